@@ -16,11 +16,11 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from benchmarks.report import write
-from router.calibration.certify import upper_bound
-from router.calibration.rows import Row
-from router.cli.route.judge import local_rule
-from router.cli.route.learn import learn
-from router.cli.route.local import open_local
+from router.extensions.calibration.certify import upper_bound
+from router.extensions.calibration.commands.judge import local_rule
+from router.extensions.calibration.commands.learn import learn
+from router.extensions.calibration.commands.local import open_local
+from router.extensions.calibration.rows import Row
 
 ROOT = Path(__file__).parents[1]
 ROUTING, PLUGINS = ROOT / "recipes" / "routing", ROOT / "plugins"

@@ -14,14 +14,14 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import report
-from router.evaluation.answering import AnsweringEngine
-from router.evaluation.exam import draw_rows
-from router.evaluation.metrics import METRICS, score_answers
-from router.evaluation.plan import Plan, every_folder, make_plan
-from router.evaluation.scoring import Resampled, Task, resample
+from router.extensions.training.base import LoadedBase, load_base
+from router.extensions.training.batch import Rendering
+from router.extensions.training.evaluation.answering import AnsweringEngine
+from router.extensions.training.evaluation.exam import draw_rows
+from router.extensions.training.evaluation.metrics import METRICS, score_answers
+from router.extensions.training.evaluation.plan import Plan, every_folder, make_plan
+from router.extensions.training.evaluation.scoring import Resampled, Task, resample
 from router.registry.format.probes import parse_probes
-from router.training.base import LoadedBase, load_base
-from router.training.batch import Rendering
 from router.types import SamplingParams
 
 WAYS = ("none", "int8")

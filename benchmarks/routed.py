@@ -21,10 +21,10 @@ import numpy as np
 from benchmarks import report
 from benchmarks.routing import ROOT
 from router.client import Answer, AsyncClient
-from router.evaluation.metrics import METRICS, score_answers
-from router.evaluation.scoring import Task
-from router.training.data import Row, load_splits
-from router.training.recipe import Recipe, load_recipe
+from router.extensions.training.data import Row, load_splits
+from router.extensions.training.evaluation.metrics import METRICS, score_answers
+from router.extensions.training.evaluation.scoring import Task
+from router.extensions.training.recipe import Recipe, load_recipe
 from tests.serving import serving
 
 IN_FLIGHT = 16

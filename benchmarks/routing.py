@@ -18,9 +18,9 @@ from typing import Any
 from benchmarks.report import table, write
 from benchmarks.routing_many import Shelf
 from router.classifiers.regression import read_background
+from router.extensions.training.recipe import load_recipe
 from router.plugins import PluginHost
 from router.routing.router import Router
-from router.training.recipe import load_recipe
 from router.types import AdapterProfile, Request, Turn
 
 ROOT = Path(__file__).parents[1]

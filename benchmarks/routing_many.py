@@ -25,7 +25,7 @@ import psutil
 
 from benchmarks.report import write
 from benchmarks.topics import Topic, topics
-from router.calibration.rows import Row, read_rows
+from router.extensions.calibration.rows import Row, read_rows
 from router.plugins import PluginHost
 from router.routing.policy import Policy, RuleInForce
 from router.routing.router import Router
@@ -157,8 +157,8 @@ def _choice(router: Router, texts: Sequence[str]) -> float:
 
 async def beside_seven(count: int, rows: Sequence[Row], calibration: str) -> dict[str, Any]:
     """The adapters here with their calibration, and so many topics beside them."""
-    from router.cli.route.local import read_profiles, resident_base
     from router.cli.settings import load_settings, rule_of
+    from router.extensions.calibration.commands.local import read_profiles, resident_base
 
     said = {"adapters_dir": (ROOT / "adapters",), "calibration": calibration}
     settings = load_settings(said)
@@ -232,7 +232,7 @@ def main() -> None:
 
 
 def _seven() -> tuple[AdapterProfile, ...]:
-    from router.cli.route.local import read_profiles
+    from router.extensions.calibration.commands.local import read_profiles
 
     return read_profiles([ROOT / "adapters"])
 

@@ -20,10 +20,11 @@ import numpy as np
 from benchmarks.peer_semantic_router import Answers, ask, environment, installed
 from benchmarks.report import write
 from benchmarks.routing import ROOT, adapters, quantile
-from router.calibration.evaluation import coverage_at, macro_f1, risk_coverage
-from router.calibration.rows import CalibrationError, Row, read_rows
+from router.calibration.model import CalibrationError
 from router.classifiers.axes import axes_of
 from router.classifiers.contract import Classifier, read_answers
+from router.extensions.calibration.evaluation import coverage_at, macro_f1, risk_coverage
+from router.extensions.calibration.rows import Row, read_rows
 from router.plugins import PluginHost
 from router.routing.policy import Policy
 from router.types import AdapterProfile, Request, Turn, Vote

@@ -29,10 +29,17 @@ from router.calibration.file import read_calibration
 from router.classifiers.languages import is_foreign
 from router.classifiers.registration import Registration
 from router.cli.plugins import load_plugins
-from router.cli.route.calibrate import calibrate
-from router.cli.route.local import Panel, ask_batch, fit_panel, open_local, read_profiles, resident_base
 from router.cli.settings import load_settings, rule_of
 from router.config import Settings
+from router.extensions.calibration.commands.calibrate import calibrate
+from router.extensions.calibration.commands.local import (
+    Panel,
+    ask_batch,
+    fit_panel,
+    open_local,
+    read_profiles,
+    resident_base,
+)
 from router.routing import BaseModel
 from router.routing.conversations import Chosen, Finding, choose
 from router.routing.knowledge import Labels, languages_of_examples

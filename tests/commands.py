@@ -8,8 +8,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import pytest
+import typer.main
 
-from router.cli.main import run
+from router.cli.main import app, run
 from tests.experiments.scripted import scripted_server
 
 
@@ -20,6 +21,14 @@ class Done:
     code: int
     out: str
     err: str
+
+
+def all_commands() -> typer.core.TyperGroup:
+    """The root of the command line with the commands of built-in plugins."""
+    root = typer.main.get_command(app)
+    assert isinstance(root, typer.core.TyperGroup)
+    root.list_commands(typer.Context(root))
+    return root
 
 
 def without_network(command: list[str]) -> list[str] | None:

@@ -14,16 +14,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import typer.main
 from pydantic import BaseModel
 
 from router import hookspecs, web
 from router.access import clients
-from router.cli.main import app
 from router.config import Settings
 from router.errors import RouterError
+from router.extensions.training.recipe import Recipe
 from router.registry.format import manifest
-from router.training.recipe import Recipe
+from tests.commands import all_commands
 
 ROOT = Path(__file__).parents[1]
 RELEASED = Path(__file__).with_name("released.json")
@@ -57,7 +56,7 @@ def surface() -> dict[str, list[str]]:
 
 def commands() -> Iterator[str]:
     """Every command, and every command with each of its options."""
-    waiting = [("lora-router", typer.main.get_command(app))]
+    waiting = [("lora-router", all_commands())]
     while waiting:
         name, command = waiting.pop()
         children = getattr(command, "commands", {})

@@ -8,11 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import typer.main
 
 from deploy.pages import anchors, links
 from router import errors, hookspecs
-from router.cli.main import app
 from router.client.sync import Adapters, Client
 from router.client.values import SAMPLING, GenerateOptions
 from router.config import Settings
@@ -22,6 +20,7 @@ from router.judging import Case, Judgement
 from router.plugins import PluginHost
 from router.types import Request, Turn
 from router.v1 import adapters_pb2, inference_pb2
+from tests.commands import all_commands
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -107,7 +106,7 @@ def test_every_method_and_option_of_the_client_is_told():
 
 
 def commands() -> Iterator[tuple[str, list[str]]]:
-    stack = [("lora-router", typer.main.get_command(app))]
+    stack = [("lora-router", all_commands())]
     while stack:
         name, command = stack.pop()
         if children := getattr(command, "commands", None):

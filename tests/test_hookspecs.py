@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from router import hookimpl
 from router.cli.compose import Composition, engine_of
 from router.cli.plugins import host_of
 from router.cli.settings import load_settings
@@ -211,6 +212,41 @@ def test_a_command_of_a_plugin_runs_and_is_in_the_help(
     run(["--help"])
     assert "Greet somebody." in capsys.readouterr().out
     assert run(["greet"]) == 2
+
+
+def test_a_plugin_adds_a_command_to_a_group(
+    write: Write, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from router.cli.main import run
+
+    page = (ROOT / "docs" / "hooks.md").read_text(encoding="utf-8")
+    (example,) = re.findall(r"```python\n# plugins/count.py\n(.*?)```", page, re.DOTALL)
+    write("count.py", example)
+    write_adapter(tmp_path / "adapters" / "contracts")
+    assert run(["adapters", "count"]) == 0
+    assert capsys.readouterr().out == "1\n"
+    run(["adapters", "--help"])
+    shown = capsys.readouterr().out
+    assert "Count the adapter folders here." in shown
+    assert "List the adapters of a server." in shown
+
+
+def test_a_fault_of_a_built_in_plugin_costs_its_commands(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from router.cli.main import run
+
+    @hookimpl
+    def register_commands(app: object) -> None:
+        raise RuntimeError("out of order")
+
+    monkeypatch.setattr("router.extensions.training.register_commands", register_commands)
+    run(["adapters", "--help"])
+    done = capsys.readouterr()
+    assert done.err == "commands of the plugin training are left out: out of order\n"
+    assert "validate" in done.out
+    assert "learning-curve" not in done.out
+    assert run(["route", "calibrate", "--help"]) == 0
 
 
 # -- engines and adapter sources

@@ -29,17 +29,17 @@ sys.path[:0] = [str(ROOT), str(HERE)]
 from encoder import HELD_BACK  # noqa: E402
 
 from benchmarks.routing_unseen import lines, profiles_of, votes_of  # noqa: E402
-from router.calibration.cascade import Run, join_runs, run_cascade  # noqa: E402
-from router.calibration.certify import Goal  # noqa: E402
 from router.calibration.file import write_calibration  # noqa: E402
-from router.calibration.fit import fit_stops  # noqa: E402
 from router.calibration.model import Binding, Calibration  # noqa: E402
-from router.calibration.rows import Ballot, Row  # noqa: E402
-from router.calibration.stages import fit_scaler, fit_stage  # noqa: E402
+from router.calibration.targets import Goal  # noqa: E402
 from router.classifiers.axes import Axes, Axis  # noqa: E402
 from router.cli.plugins import load_plugins  # noqa: E402
-from router.cli.route.local import fit_panel, resident_base  # noqa: E402
 from router.cli.settings import load_settings  # noqa: E402
+from router.extensions.calibration.cascade import Run, join_runs, run_cascade  # noqa: E402
+from router.extensions.calibration.commands.local import fit_panel, resident_base  # noqa: E402
+from router.extensions.calibration.fit import fit_stops  # noqa: E402
+from router.extensions.calibration.rows import Ballot, Row  # noqa: E402
+from router.extensions.calibration.stages import fit_scaler, fit_stage  # noqa: E402
 from router.routing import BaseModel  # noqa: E402
 from router.routing.knowledge import Labels  # noqa: E402
 from router.routing.panel import Lessons  # noqa: E402

@@ -19,7 +19,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from router.evaluation.column_order import in_asked_order, question_of
+from router.extensions.training.evaluation.column_order import in_asked_order, question_of
 
 HERE = Path(__file__).parent
 PREFIX = "Write a SQLite query with ? for values.\nTables: "

@@ -10,8 +10,7 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
-from router.calibration.model import Binding, Calibration, Scaler, Stage, profile_digest
-from router.calibration.rows import CalibrationError
+from router.calibration.model import Binding, Calibration, CalibrationError, Scaler, Stage, profile_digest
 from router.classifiers.axes import Axes
 from router.reread import read_file
 from router.types import AdapterProfile

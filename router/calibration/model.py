@@ -14,11 +14,16 @@ from typing import Any
 
 from router.classifiers.axes import Axes, Axis
 from router.classifiers.contract import softmax
+from router.errors import ConfigError
 from router.types import AdapterProfile, Vote
 
 NEVER = 1.01  # a confidence that nobody has
 FLOOR = 1e-4  # no classifier is surer than this that something is not so
 LONGEST = 7.0  # bound of a log-odds, in nats
+
+
+class CalibrationError(ConfigError):
+    """The rows, the votes or the file cannot be used; the message says what to do."""
 
 
 @dataclass(frozen=True, slots=True)

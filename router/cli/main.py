@@ -13,20 +13,13 @@ from router import __version__, optional
 from router.cli import audit, bench, clients, models, plugins, replicas, settings
 from router.cli.adapters import served
 from router.cli.adapters.add import add
-from router.cli.adapters.convert import convert
 from router.cli.adapters.sign import digest, keygen, sign
-from router.cli.adapters.train import evaluate, learning_curve, merge, new, train
 from router.cli.adapters.validate import validate
 from router.cli.ask import ask
 from router.cli.command import DEFAULT_COMMAND, FAILED, INTERRUPTED, PromptOrCommand, group, or_help, report
 from router.cli.flags import connecting
 from router.cli.route import corrections
 from router.cli.route.ask import route
-from router.cli.route.calibrate import calibrate
-from router.cli.route.curve import curve
-from router.cli.route.diff import diff
-from router.cli.route.evaluate import evaluate as evaluate_routing
-from router.cli.route.learn import learn
 from router.cli.serve import serve
 
 app = typer.Typer(
@@ -43,11 +36,6 @@ routing = typer.Typer(
     help="Where requests go: one request, and how well the classifiers here do.",
 )
 routing.command(DEFAULT_COMMAND)(connecting(route))
-routing.command("calibrate")(calibrate)
-routing.command("evaluate")(evaluate_routing)
-routing.command("curve")(curve)
-routing.command("diff")(diff)
-routing.command("learn")(learn)
 routing.command("correct")(connecting(corrections.correct))
 routing.add_typer(
     group("Who should have answered.", list=corrections.list_, clear=corrections.clear), name="corrections"
@@ -63,15 +51,9 @@ app.add_typer(
         default=served.default,
         add=add,
         validate=validate,
-        convert=convert,
         digest=digest,
         keygen=keygen,
         sign=sign,
-        new=new,
-        train=train,
-        merge=merge,
-        evaluate=evaluate,
-        **{"learning-curve": learning_curve},
     ),
     name="adapters",
 )

@@ -15,11 +15,13 @@ from typer.core import TyperGroup
 from router.carried import carried
 from router.cli import flags
 from router.cli.command import MISUSED, CliError
+from router.errors import ConfigError
 
 if TYPE_CHECKING:
     from router.client import Plugin
     from router.config import Settings
     from router.plugins import PluginHost, PluginStatus
+    from router.plugins.loader import Loaded
 
 BUILT_IN = "built-in"
 SHOWN_BELOW = ("register_classifiers", "register_judges")  # by what they register
@@ -190,7 +192,7 @@ SETTINGS_FILE = "lora-router.toml"  # router.config.CONFIG_FILE, which imports p
 class WithPlugins(TyperGroup):
     """The root of the command line: commands that are not built in, groups and --help look at plugins.
 
-    Only plugins whose code names `register_commands` are imported, so other commands pay nothing.
+    Only plugins whose code names `register_commands` are imported, and none for other commands.
     """
 
     _extended = False
@@ -208,29 +210,57 @@ class WithPlugins(TyperGroup):
         return super().get_command(ctx, cmd_name)
 
     def _extend(self) -> None:
-        if self._extended or not may_have_commands():
+        if self._extended:
+            return
+        self._extended = True
+        self._extend_by_built_in()
+        if not may_have_commands():
             return
         from router.cli.settings import load_settings
 
-        self._extended = True
         try:
             host = plugins_with(COMMANDS, load_settings())
         except Exception as error:
             print(f"commands of plugins are left out: {error}", file=sys.stderr)
             return
         for status in host.status():
-            if status.error:
+            if status.error and status.source != BUILT_IN:
                 print(f"plugin {status.name} is broken: {status.error}", file=sys.stderr)
         for loaded, plugin in host.running().items():
-            if (hook := loaded.hooks.get(COMMANDS)) is None:
+            if plugin.source != BUILT_IN:
+                self._add(plugin.name, loaded)
+
+    def _extend_by_built_in(self) -> None:
+        """Built-in plugins do not wait for the settings, whose reading takes longer than --help."""
+        from router.plugins import host, tables
+        from router.plugins.loader import LoadError, built_in_name, load_built_in
+
+        try:
+            found = tables.read_tables(Path(SETTINGS_FILE), os.environ, {})
+        except ConfigError:
+            found = {}  # commands that read settings report it
+        names = naming(COMMANDS, [host.EXTENSIONS])
+        for module in host.built_in_modules():
+            if (name := built_in_name(module)) not in names:
                 continue
-            own = typer.Typer(rich_markup_mode=None)
-            own.callback()(lambda: None)  # so that one command is a group of one
             try:
-                hook(app=own)
-                merge(self.commands, typer.main.get_group(own).commands)
-            except Exception as error:
-                print(f"commands of the plugin {plugin.name} are left out: {error}", file=sys.stderr)
+                loaded = load_built_in(module, found.get(tables.canonical(name)))
+            except LoadError as error:
+                print(f"plugin {name} is broken: {error}", file=sys.stderr)
+            else:
+                self._add(name, loaded)
+
+    def _add(self, name: str, loaded: Loaded) -> None:
+        """Add a plugin's commands; one whose hook raises, or names a command that is there, adds none."""
+        if (hook := loaded.hooks.get(COMMANDS)) is None:
+            return
+        own = typer.Typer(rich_markup_mode=None)
+        own.callback()(lambda: None)  # so that one command is a group of one
+        try:
+            hook(app=own)
+            merge(self.commands, typer.main.get_group(own).commands)
+        except Exception as error:
+            print(f"commands of the plugin {name} are left out: {error}", file=sys.stderr)
 
 
 def merge(commands: MutableMapping[str, Any], more: Mapping[str, Any]) -> None:

@@ -286,8 +286,8 @@ def calibration_file(settings: Settings) -> CalibrationFile:
 def load_calibration(settings: Settings) -> Calibration | None:
     """For the targets of the settings. Raises ConfigError if the file is missing, damaged or of another
     version, or cannot keep such a target."""
-    from router.calibration.certify import aimed
     from router.calibration.file import read_calibration
+    from router.calibration.targets import aimed
 
     path = find_calibration(settings.calibration, settings.adapter_folders)
     return aimed(read_calibration(path), settings.target_error, settings.target_ood) if path else None

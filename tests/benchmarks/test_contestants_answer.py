@@ -10,7 +10,7 @@ import pytest
 from benchmarks.contestants import Entry, Field, environment, ours, physical_cores
 from benchmarks.engine import SERVED
 from benchmarks.workload import random_adapter
-from tests.training.tiny import save_base
+from tests.extensions.training.tiny import save_base
 
 WORK = {"prompts": [[5, 6, 7], [8, 9], [10, 11, 12, 13]], "new": 4}
 

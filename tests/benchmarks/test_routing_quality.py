@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.routing_quality import Arm, best, judge, main, shares
-from router.calibration.rows import Row
+from router.extensions.calibration.rows import Row
 
 ROWS = [Row("t1", "tea", "a"), Row("t2", "tea", "b"), Row("c1", "coffee", "a"), Row("n1", "", "b")]
 ARM = Arm(

@@ -10,10 +10,9 @@ from typing import Any
 import pytest
 
 from router.calibration.file import FILE_NAME, read_calibration, write_calibration
-from router.calibration.rows import CalibrationError
+from router.calibration.model import CalibrationError
 
 
-@pytest.mark.slow
 def test_the_file_gives_back_what_was_written(calibration: Any, tmp_path: Path) -> None:
     path = tmp_path / FILE_NAME
     write_calibration(path, calibration)

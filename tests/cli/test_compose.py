@@ -15,12 +15,12 @@ from router.calibration.model import Calibration, Scaler, Stage, binding_of
 from router.carried import carried
 from router.classifiers.axes import Axes
 from router.cli.compose import Composition, keep, lines_to_paste, print_summary, question_of
-from router.cli.route.calibrate import calibrate
 from router.cli.route.corrections import store_here
-from router.cli.route.learn import learn
 from router.client import AsyncClient
 from router.config import Settings
 from router.engine.fake import FakeEngine
+from router.extensions.calibration.commands.calibrate import calibrate
+from router.extensions.calibration.commands.learn import learn
 from router.routing.drift import EVERY, LEAST
 from router.types import AdapterProfile, LostVote, VoteError
 from tests.cli.tiny import MODULES, write_adapter

@@ -2,14 +2,12 @@ import subprocess
 import sys
 
 import pytest
-import typer.main
 
-from router.cli.main import app
+from tests.commands import all_commands
 
 
 def commands():
-    root = typer.main.get_command(app)
-    stack = [("lora-router", root)]
+    stack = [("lora-router", all_commands())]
     while stack:
         name, command = stack.pop()
         children = getattr(command, "commands", None)

@@ -15,7 +15,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from router.calibration.rows import read_rows
 from router.corrections.model import MAX_TEXT, Correction, from_line, latest, to_line
 from router.corrections.store import CorrectionStore, Found, file_name
 from router.registry.format.limits import EXAMPLE_CHARS
@@ -151,13 +150,6 @@ def test_clearing(tmp_path: Path) -> None:
     assert not (tmp_path / file_name("acme")).exists()
     assert len(store.read().corrections) == 4
     assert (store.clear(), store.read()) == (4, Found(()))
-
-
-def test_a_file_with_texts_is_one_of_requests(tmp_path: Path) -> None:
-    store = CorrectionStore(tmp_path)
-    store.append(made(1, text='say "hi"\n\u2028 there'))
-    (row,) = read_rows(tmp_path / file_name(""), {"legal"})
-    assert (row.text, row.label) == ('say "hi"\n\u2028 there', "legal")
 
 
 def test_a_disk_that_takes_a_part_keeps_nothing_of_it(

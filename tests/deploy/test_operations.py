@@ -15,16 +15,14 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-import typer.main
 
 from router.cli.demo import free_address
-from router.cli.main import app
 from router.config import Settings
 from router.server.edges import EdgesCollector
 from router.server.metrics import Metrics
 from router.server.mirrors import MirrorsCollector
 from tests.cli.tiny import write_adapter
-from tests.commands import cli, own_folder
+from tests.commands import all_commands, cli, own_folder
 
 __all__ = ["cli", "own_folder"]
 
@@ -49,7 +47,7 @@ def test_every_command_is_looked_after_here():
 @pytest.mark.parametrize("line", starting_with("lora-router"))
 def test_commands_of_ours_exist_with_their_options(line):
     words = [word for word in shlex.split(line)[1:] if word != ">"]
-    command = typer.main.get_command(app)
+    command = all_commands()
     while words and words[0] in getattr(command, "commands", {}):
         command = command.commands[words.pop(0)]
     assert not hasattr(command, "commands"), f"{line}: {words[:1]}"

@@ -18,7 +18,7 @@ import pytest
 
 from router.cli.main import run as command
 from router.client import Accepted, ArmSpec, AsyncClient, ClientError, Lifecycle, Outcome, Spec, metric
-from router.training.data import read_rows
+from router.extensions.training.data import read_rows
 from router.types import AdapterRef
 from tests.serving import serving
 

@@ -27,13 +27,13 @@ from router.calibration.model import choose
 from router.classifiers.axes import Axis
 from router.cli.command import CliError
 from router.cli.settings import load_settings
-from router.corrections.manifest import with_examples
 from router.corrections.model import Correction, from_line, latest, to_line
-from router.corrections.proposals import Addition, propose
 from router.engine.constrained.source import grammar_text
 from router.errors import MOST_FINDINGS, ConfigError, FieldViolation, InvalidRequest, RouterError
 from router.experiments.cli.plan_file import EXAMPLE as PLAN_EXAMPLE
 from router.experiments.cli.plan_file import plan_of, read_plan_file
+from router.extensions.calibration.manifest import with_examples
+from router.extensions.calibration.proposals import Addition, propose
 from router.registry.format.checks import check_base, check_invocation, check_targets, plan_sites
 from router.registry.format.findings import Finding, Findings
 from router.registry.format.lora_config import LoraSettings, parse_lora_config

@@ -13,7 +13,7 @@ from types import ModuleType
 
 import pytest
 
-from router.training.recipe import load_recipe
+from router.extensions.training.recipe import load_recipe
 
 ROOT = Path(__file__).parents[2]
 RECIPES = ROOT / "recipes"

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from router.training.recipe import load_recipe
+from router.extensions.training.recipe import load_recipe
 
 ROOT = Path(__file__).parents[2] / "recipes"
 RECIPES = [load_recipe(path) for path in sorted(ROOT.glob("*.toml"))]

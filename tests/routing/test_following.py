@@ -13,8 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from router.calibration.file import read_calibration, write_calibration
-from router.calibration.model import Calibration, binding_of
-from router.calibration.rows import CalibrationError
+from router.calibration.model import Calibration, CalibrationError, binding_of
 from router.cli.settings import calibration_file
 from router.config import Settings
 from router.reread import Reread

@@ -10,7 +10,6 @@ import typer
 
 from router.cli import flags
 from router.cli.command import MISUSED, CliError
-from router.cli.route.local import AdaptersDirs
 
 if TYPE_CHECKING:
     from router.corrections.model import Correction
@@ -67,7 +66,7 @@ def correct(
 def list_(
     tenant: Tenant = None,
     last: Last = 50,
-    adapters_dir: AdaptersDirs = None,
+    adapters_dir: flags.AdaptersDirs = None,
     json: flags.Json = False,
 ) -> None:
     """List what is kept of who should have answered, the newest last.
@@ -98,7 +97,7 @@ def clear(
     tenant: Tenant = None,
     before: Before = "",
     all_: All = False,
-    adapters_dir: AdaptersDirs = None,
+    adapters_dir: flags.AdaptersDirs = None,
 ) -> None:
     """Take corrections away, with the texts in them.
 

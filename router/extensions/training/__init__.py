@@ -1,0 +1,68 @@
+"""Training: a recipe in, an adapter folder out (extra: [train]), and what else makes adapter folders offline.
+
+`recipe` and `data` are what a run depends on, `batch` encodes it, `trainer` learns, `probes` and `export`
+make the folder; `run` is the whole way. `new` writes recipes out of somebody's file, `evaluation` measures
+adapters, `merge` and `conversion` make folders out of others.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from router.errors import ConfigError, install_extra
+from router.hookspecs import hookimpl
+
+if TYPE_CHECKING:
+    import typer
+
+__all__ = ["train"]
+
+
+@hookimpl
+def register_commands(app: typer.Typer) -> None:
+    """`adapters new`, `train`, `merge`, `evaluate`, `learning-curve` and `convert`."""
+    from router.cli.command import group
+    from router.extensions.training import commands
+
+    adapters = group(
+        "Adapter folders here.",
+        convert=commands.convert,
+        new=commands.new,
+        train=commands.train,
+        merge=commands.merge,
+        evaluate=commands.evaluate,
+        **{"learning-curve": commands.learning_curve},
+    )
+    app.add_typer(adapters, name="adapters")
+
+
+def train(
+    recipe: Path,
+    output: Path | None = None,
+    *,
+    resume: bool = False,
+    work: Path = Path("runs"),
+    device: str = "auto",
+) -> Path:
+    """Train an adapter by a recipe and return its folder, `output` or adapters/NAME.
+
+    A second version has a recipe of its own: NAME-SOMETHING.toml makes adapters/NAME-SOMETHING.
+    A checkpoint in `work`/NAME, or NAME-SOMETHING, is written at every evaluation and on Ctrl-C (which then
+    raises KeyboardInterrupt); with `resume` the run goes on from it as if it had never stopped.
+    Raises ConfigError (recipe or data), FailedPrecondition (diverged; checkpoint of another run;
+    `output` is something else), ResourceExhausted (disk full).
+    """
+    try:
+        import sacrebleu  # noqa: F401  # imported first: hours of training must not end without it
+    except ImportError as error:
+        raise ConfigError(f"training needs {error.name}: {install_extra('train')}") from error
+    from router.extensions.training.recipe import load_recipe
+    from router.extensions.training.run import Request, run
+
+    name = load_recipe(recipe).adapter.name
+    if recipe.stem.startswith(f"{name}-"):
+        name = recipe.stem
+    target = output or Path("adapters") / name
+    run(Request(recipe, target, work / name / "checkpoint.pt", resume), device)
+    return target

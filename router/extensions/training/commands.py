@@ -1,0 +1,421 @@
+"""`lora-router adapters new | train | merge | evaluate | learning-curve | convert`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from router.cli import flags
+from router.cli.adapters.validate import base_for
+from router.cli.command import MISUSED, CliError
+
+if TYPE_CHECKING:
+    from router.extensions.training.merge import Source
+
+# -- flags of train and evaluate
+Recipe = Annotated[Path, typer.Argument(metavar="RECIPE", help="A training recipe, TOML.")]
+Output = Annotated[
+    Path | None, typer.Option("--output", "-o", metavar="DIR", help="Adapter folder. Default: adapters/NAME.")
+]
+Work = Annotated[Path, typer.Option("--work", metavar="DIR", help="Folder for checkpoints.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on from the checkpoint.")]
+Device = Annotated[str, typer.Option("--device", metavar="DEVICE", help="auto, cpu, cuda or cuda:N.")]
+Quantize = Annotated[
+    str,
+    typer.Option(
+        "--quantize", metavar="none|int8", help="The base's weights, as for serve. Default: the setting."
+    ),
+]
+Names = Annotated[
+    list[str] | None, typer.Argument(metavar="NAME...", help="Adapters in the adapters folder, or folders.")
+]
+All = Annotated[bool, typer.Option("--all", help="All adapters that have a recipe.")]
+Adapters = Annotated[Path, typer.Option("--adapters-dir", metavar="DIR", help="Where adapters are.")]
+Recipes = Annotated[Path, typer.Option("--recipes", metavar="DIR", help="Folder of NAME.toml recipes.")]
+Data = Annotated[
+    Path | None,
+    typer.Option("--data", metavar="FILE", help="Rows of your own (CSV, TSV, JSON lines): needs no recipe."),
+]
+Metric = Annotated[
+    str,
+    typer.Option("--metric", metavar="METRIC", help="With --data: exact_match, token_f1, rouge_l or chrf."),
+]
+Base = Annotated[
+    str, typer.Option("--base", metavar="MODEL", help="With --data: the base. Default: the one served.")
+]
+Prompt = Annotated[str, typer.Option("--prompt-column", metavar="COLUMN", help="With --data: what is asked.")]
+Response = Annotated[
+    str, typer.Option("--response-column", metavar="COLUMN", help="With --data: the right answer.")
+]
+Rows = Annotated[int | None, typer.Option("--rows", metavar="N", min=1, help="Most test rows. Default: all.")]
+
+# -- flags of merge
+Mixed = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="ADAPTER[=WEIGHT]...", help="Adapters in the adapters folder, or folders.", show_default=False
+    ),
+]
+Method = Annotated[
+    str, typer.Option("--method", metavar="METHOD", help="cat, linear, svd, ties, dare_ties, …")
+]
+Density = Annotated[
+    float, typer.Option("--density", metavar="F", help="Share of each adapter that ties and dare keep.")
+]
+Rank = Annotated[
+    int | None,
+    typer.Option("--rank", metavar="N", min=1, help="With svd: of the result. Default: the largest."),
+]
+MergeBase = Annotated[str, typer.Option("--base", metavar="MODEL", help="The base. Default: the one served.")]
+Seed = Annotated[int, typer.Option("--seed", metavar="N", help="Draws what dare drops.")]
+MergeOutput = Annotated[
+    Path | None, typer.Option("--output", "-o", metavar="DIR", help="Folder. Default: adapters/NAME.")
+]
+MergeForce = Annotated[bool, typer.Option("--force", help="Replace an adapter folder that exists.")]
+
+# -- flags of learning-curve
+Fractions = Annotated[
+    str, typer.Option("--fractions", metavar="F,F", help="Parts of the training rows, between 0 and 1.")
+]
+CurveOutput = Annotated[
+    Path | None,
+    typer.Option(
+        "--output", "-o", metavar="DIR", help="Folder of the whole adapter. Default: adapters/NAME."
+    ),
+]
+
+# -- flags of new
+Name = Annotated[str, typer.Argument(metavar="NAME", help="Name of the adapter.")]
+NewData = Annotated[
+    Path,
+    typer.Option("--data", metavar="FILE", help="CSV, TSV, JSON lines or JSON; UTF-8.", show_default=False),
+]
+NewPrompt = Annotated[str, typer.Option("--prompt-column", metavar="COLUMN", help="What is asked.")]
+NewResponse = Annotated[str, typer.Option("--response-column", metavar="COLUMN", help="The right answer.")]
+Group = Annotated[
+    str, typer.Option("--group-column", metavar="COLUMN", help="Rows alike here go to the same split.")
+]
+Domain = Annotated[str, typer.Option("--domain", metavar="TEXT", help="Subject, such as medical.")]
+Task = Annotated[str, typer.Option("--task", metavar="TEXT", help="Task, such as classification.")]
+System = Annotated[str, typer.Option("--system", metavar="TEXT", help="Stands before every request.")]
+NewMetric = Annotated[
+    str,
+    typer.Option("--metric", metavar="METRIC", help="exact_match, token_f1, rouge_l or chrf."),
+]
+Version = Annotated[str, typer.Option("--version", metavar="VERSION", help="Version of the adapter.")]
+Model = Annotated[str, typer.Option("--model", metavar="MODEL", help="Base: a name, a folder or a hub id.")]
+Steps = Annotated[
+    int | None, typer.Option("--steps", metavar="N", min=1, help="Training steps. Default: by the data.")
+]
+NewOutput = Annotated[
+    Path | None, typer.Option("--output", "-o", metavar="DIR", help="Folder. Default: NAME.")
+]
+Force = Annotated[bool, typer.Option("--force", help="Replace recipe and data that exist.")]
+Header = Annotated[
+    bool | None,
+    typer.Option(
+        "--header/--no-header", help="The first line of a CSV names the columns. Default: found out."
+    ),
+]
+Timing = Annotated[
+    bool,
+    typer.Option("--timing/--no-timing", help="Time some steps, to say how long training takes."),
+]
+
+# -- flags of convert
+ConvertSource = Annotated[Path, typer.Argument(metavar="SRC", help="Adapter folder; it stays as it is.")]
+ConvertTarget = Annotated[Path, typer.Argument(metavar="DST", help="Folder to write.")]
+ConvertModel = Annotated[
+    str, typer.Option("--model", metavar="MODEL", help="The base that it is for. Default: the one served.")
+]
+ConvertForce = Annotated[bool, typer.Option("--force", help="Replace an adapter folder that exists.")]
+
+
+def new(
+    name: Name,
+    data: NewData,
+    prompt_column: NewPrompt = "",
+    response_column: NewResponse = "",
+    group_column: Group = "",
+    domain: Domain = "",
+    task: Task = "",
+    system: System = "",
+    metric: NewMetric = "",
+    version: Version = "1.0.0",
+    model: Model = "smollm2-135m-instruct",
+    steps: Steps = None,
+    output: NewOutput = None,
+    device: Device = "auto",
+    header: Header = None,
+    timing: Timing = True,
+    force: Force = False,
+) -> None:
+    """Make a training recipe out of a table of questions and answers.
+
+    Drops empty and repeated rows, splits the rest, picks settings that fit, and says how long training takes.
+
+    \b
+    Example:
+      lora-router adapters new support --data tickets.csv --prompt-column text --response-column team
+    """
+    from router.cli.command import quiet_libraries
+    from router.extensions.training.new import Wish, new_recipe
+
+    quiet_libraries()
+    wish = Wish(
+        name=name,
+        data=data,
+        folder=output or Path(name),
+        prompt_column=prompt_column,
+        response_column=response_column,
+        group_column=group_column,
+        domain=domain,
+        task=task,
+        system=system,
+        metric=metric,
+        version=version,
+        model=model,
+        steps=steps or 0,
+        force=force,
+        header=header,
+        timing=timing,
+    )
+    recipe = new_recipe(wish, device=device)
+    print(f"\nnext, after a look at it:\n  lora-router adapters train {recipe}")
+
+
+def train(
+    recipe: Recipe,
+    output: Output = None,
+    resume: Resume = False,
+    work: Work = Path("runs"),
+    device: Device = "auto",
+) -> None:
+    """Train an adapter by a recipe.
+
+    Writes the adapter folder with manifest and probes; Ctrl-C keeps a checkpoint for --resume.
+
+    \b
+    Example:
+      lora-router adapters train recipes/medical.toml
+    """
+    from router.cli.command import quiet_libraries
+    from router.extensions.training import train as run
+
+    quiet_libraries()
+    folder = run(recipe, output, resume=resume, work=work, device=device)
+    print(f"{folder}\n\ncheck it:\n  lora-router adapters validate {folder}")
+
+
+def merge(
+    name: Name,
+    mixed: Mixed,
+    method: Method = "cat",
+    density: Density = 0.5,
+    rank: Rank = None,
+    version: Version = "1.0.0",
+    base: MergeBase = "",
+    seed: Seed = 0,
+    adapters: Adapters = Path("adapters"),
+    output: MergeOutput = None,
+    device: Device = "auto",
+    force: MergeForce = False,
+) -> None:
+    """Make one adapter out of several.
+
+    cat adds them exactly, at the sum of their ranks; svd is the nearest to that at a rank of your choice.
+    Prompt and labels are those of the first. Measure it before it serves: a mixture is no better than its
+    report.
+
+    \b
+    Examples:
+      lora-router adapters merge advisor legal=0.6 financial=0.4
+      lora-router adapters merge advisor legal financial --method svd --rank 8
+    """
+    from router.cli.command import quiet_libraries
+    from router.cli.settings import load_settings
+    from router.extensions.training.merge import Wish
+    from router.extensions.training.merge import merge as run
+
+    settings = load_settings(None)
+    quiet_libraries()
+    wish = Wish(
+        name=name,
+        sources=[_source(said, adapters) for said in mixed],
+        output=output or adapters / name,
+        base=base or settings.model,
+        version=version,
+        method=method,
+        density=density,
+        rank=rank or 0,
+        seed=seed,
+        force=force,
+    )
+    folder = run(wish, device)
+    print(
+        f"{folder}\n\nmeasure it, or it answers by name only:\n"
+        f"  lora-router adapters evaluate {folder} --data rows.jsonl --metric exact_match"
+    )
+
+
+def _source(said: str, adapters: Path) -> Source:
+    """`legal`, `legal=0.6` or `../mine/legal=0.6`. Raises CliError."""
+    from router.extensions.training.merge import Source
+
+    name, _, weight = said.rpartition("=") if "=" in said else (said, "", "1")
+    try:
+        value = float(weight)
+    except ValueError:
+        raise CliError(f"{said!r}: a weight is a number, such as {name}=0.5", MISUSED) from None
+    inside = adapters / name
+    return Source(inside if inside.is_dir() else Path(name), value)
+
+
+def evaluate(
+    names: Names = None,
+    all_: All = False,
+    data: Data = None,
+    metric: Metric = "",
+    base: Base = "",
+    prompt_column: Prompt = "",
+    response_column: Response = "",
+    adapters: Adapters = Path("adapters"),
+    recipes: Recipes = Path("recipes"),
+    rows: Rows = None,
+    header: Header = None,
+    device: Device = "auto",
+    quantize: Quantize = "",
+    json: flags.Json = False,
+) -> None:
+    """Measure adapters against their base.
+
+    On test data of their recipe, with the base alone and the base with worked examples beside them; or, with
+    --data, any adapter folder on rows of your own. Writes report.json and REPORT.md into each folder. The
+    base is loaded once for all of them.
+
+    \b
+    Examples:
+      lora-router adapters evaluate medical
+      lora-router adapters evaluate medical ../mine/legal --rows 200
+      lora-router adapters evaluate --all
+      lora-router adapters evaluate my-peft-folder --data tickets.csv --metric exact_match
+    """
+    from router.cli.command import quiet_libraries
+    from router.cli.output import print_json
+    from router.cli.settings import load_settings
+
+    own = {"metric": metric, "base": base, "prompt_column": prompt_column, "response_column": response_column}
+    _check_own_rows(names, all_, data, own)
+    load_settings({"quantize": quantize} if quantize else None)  # told now, not when the base is there
+    quiet_libraries()
+    common: Any = {"adapters": adapters, "rows": rows, "device": device, "quantize": quantize}
+    common["say"] = _say_on_stderr if json else print
+    if data is None:
+        from router.extensions.training.evaluation import evaluate as run
+
+        reports = run(names or None, recipes=recipes, **common)
+    else:
+        reports = _on_own_rows(names or [], data, own, {**common, "header": header})
+    if json:
+        print_json(reports)
+
+
+def _check_own_rows(names: list[str] | None, all_: bool, data: Path | None, own: Mapping[str, str]) -> None:
+    from router.errors import ConfigError
+
+    if bool(names) == all_:
+        raise ConfigError("name the adapters to evaluate, or give --all" + (", not both" if all_ else ""))
+    if data is not None and all_:
+        raise ConfigError("--data asks its rows of the adapters that are named, not of --all")
+    if data is not None and not own["metric"]:
+        raise ConfigError("--data needs --metric: exact_match, token_f1, rouge_l or chrf")
+    if data is None and (stray := [name for name, value in own.items() if value]):
+        raise ConfigError(f"--{stray[0].replace('_', '-')} goes with --data FILE; else the recipe says it")
+
+
+def _on_own_rows(names: list[str], data: Path, own: Mapping[str, str], common: Any) -> list[dict[str, Any]]:
+    from router.cli.settings import load_settings
+    from router.extensions.training.evaluation import evaluate_rows
+
+    options = {**common, **own, "base": own["base"] or load_settings().model}
+    return evaluate_rows(names, data=data, **options)
+
+
+def _say_on_stderr(text: str) -> None:
+    print(text, file=sys.stderr)
+
+
+def learning_curve(
+    recipe: Recipe,
+    fractions: Fractions = "0.1,0.3",
+    output: CurveOutput = None,
+    work: Work = Path("runs"),
+    device: Device = "auto",
+) -> None:
+    """Measure how much training data an adapter needs.
+
+    Trains it again on parts of its training rows, scores each on the test split and writes data_need.json
+    into the adapter's folder, where `adapters evaluate` finds it. Parts that are done are kept; after
+    Ctrl-C the same command goes on.
+
+    \b
+    Example:
+      lora-router adapters learning-curve recipes/medical.toml --fractions 0.1,0.3
+    """
+    from router.cli.command import quiet_libraries
+    from router.extensions.training.evaluation.learning_curve import learning_curve as run
+
+    quiet_libraries()
+    written = run(recipe, _numbers(fractions), output=output, work=work, device=device)
+    print(f"{written}\n\nput it into the report card:\n  lora-router adapters evaluate {written.parent}")
+
+
+def _numbers(text: str) -> list[float]:
+    from router.errors import ConfigError
+
+    try:
+        return [float(part) for part in text.split(",") if part.strip()]
+    except ValueError as error:
+        raise ConfigError(f"--fractions {text}: must be numbers with commas, such as 0.1,0.3") from error
+
+
+def convert(
+    src: ConvertSource, dst: ConvertTarget, model: ConvertModel = "", force: ConvertForce = False
+) -> None:
+    """Make an adapter folder one that can be served.
+
+    Reads adapter_model.bin and shards; leaves out a tokenizer with a new pad token, whole matrices that equal
+    the base's, and DoRA's magnitudes where they scale by 1. What would change answers is refused.
+
+    \b
+    Example:
+      lora-router adapters convert ~/trained/out adapters/support
+    """
+    from router.cli.base_files import find_base
+    from router.cli.command import quiet_libraries
+    from router.cli.settings import load_settings
+    from router.errors import AdapterRejected
+    from router.extensions.training.conversion import Base
+    from router.extensions.training.conversion import convert as run
+    from router.registry.format.artifact import validate_folder
+
+    settings = load_settings({"model": model} if model else None)
+    if dst.exists() and not force:
+        raise CliError(f"{dst} exists already; name another folder, or --force to replace it")
+    folder, base = find_base(settings.model), base_for(settings.model, [src])
+    if folder is None or base is None:
+        raise CliError("the base is not here yet: `lora-router models fetch` gets it")
+    quiet_libraries()
+
+    def check(made: Path) -> None:
+        report = validate_folder(made, base, max_rank=settings.max_rank)
+        if not report.ok:
+            raise AdapterRejected(f"{src} cannot be served, converted either: {report.inspection.error}")
+
+    for line in run(src, dst, Base(folder, base.vocab_size), check):
+        print(line)
+    print(f"{dst}\n\ncheck it:\n  lora-router adapters validate {dst}")

@@ -1,0 +1,92 @@
+"""Evaluation: report cards of adapters on data they were not trained on (extra: [train]).
+
+`plan` finds adapters, recipes and data; `exam` asks (`subject` is the adapter on its base, `answering` the
+engine) and `metrics` judge; `run` adds the sections (`efficiency`, `generalization`, `bias`,
+`learning_curve`); `report`, `markdown` and `pictures` show them. `own_rows` is the short form, on somebody's
+own rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from router.errors import ConfigError, install_extra
+
+__all__ = ["evaluate", "evaluate_rows"]
+
+PACKAGES = ("sacrebleu", "rouge_score")  # of the extra [train]
+
+
+def evaluate(
+    names: Sequence[str | Path] | None,
+    *,
+    adapters: Path = Path("adapters"),
+    recipes: Path = Path("recipes"),
+    rows: int | None = None,
+    device: str = "auto",
+    quantize: str = "",
+    say: Callable[[str], None] = print,
+) -> list[dict[str, Any]]:
+    """Measure adapters against their base; write report.json and REPORT.md into each folder.
+
+    `names` are names of adapters in `adapters`, or folders; None: all that have a recipe. The recipe
+    (`recipes`/NAME.toml, or NAME/recipe.toml) says what to ask and how to judge. `rows` limits the test rows
+    (drawn by a fixed seed). All adapters and data are checked before the base is loaded, once for all.
+    `quantize` is the setting of that name; empty: as it is set here.
+
+    Raises ConfigError (no such adapter, no recipe, bad data), AdapterRejected (other base).
+    """
+    require_extra("evaluation")
+    from router.extensions.training.evaluation.plan import every_folder, find_folder, make_plan
+    from router.extensions.training.evaluation.run import evaluate_all
+
+    if names is None:
+        folders = every_folder(adapters, recipes, say)
+    else:
+        folders = [find_folder(str(name), adapters) for name in dict.fromkeys(names)]
+    plans = [make_plan(folder, recipes) for folder in folders]
+    return evaluate_all(plans, recipes, rows, device, say, quantize)
+
+
+def evaluate_rows(
+    names: Sequence[str],
+    *,
+    data: Path,
+    metric: str,
+    base: str,
+    prompt_column: str = "",
+    response_column: str = "",
+    adapters: Path = Path("adapters"),
+    rows: int | None = None,
+    header: bool | None = None,
+    device: str = "auto",
+    quantize: str = "",
+    say: Callable[[str], None] = print,
+) -> list[dict[str, Any]]:
+    """Measure any adapter folders against `base` on the rows of a file: no recipe, no manifest needed.
+
+    `data` is CSV, TSV, JSON lines or JSON with a column that asks and one that answers; `header` says whether
+    a CSV's first line names the columns; `metric` is exact_match, token_f1, rouge_l or chrf. Writes
+    report.json and REPORT.md into each folder.
+
+    Raises ConfigError (no such adapter, bad data, unknown metric, too few rows), AdapterRejected.
+    """
+    require_extra("evaluation")
+    from router.extensions.training.evaluation.own_rows import OwnRows, evaluate_own_rows
+
+    asked = OwnRows(data, metric, base, prompt_column, response_column, rows, header)
+    return evaluate_own_rows(names, asked, adapters, device, say, quantize)
+
+
+def require_extra(what: str) -> None:
+    """Import the extra's packages. Raises ConfigError where one is missing: no long run must end for it."""
+    for package in PACKAGES:
+        try:
+            import_module(package)
+        except ModuleNotFoundError as error:
+            if error.name != package:
+                raise
+            raise ConfigError(f"{what} needs {package}: {install_extra('train')}") from error

@@ -1,0 +1,203 @@
+"""An adapter's exam: its questions, and what each arm makes of them.
+
+The base is loaded plain, for losses and the likeliest of all labels, and in the serving engine, for answers.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from types import TracebackType
+
+import torch
+
+from router.extensions.training.base import LoadedBase, load_base
+from router.extensions.training.batch import AnswerModel, Example, collate
+from router.extensions.training.data import Row
+from router.extensions.training.evaluation.answering import Answerer, AnsweringEngine, progress_bar
+from router.extensions.training.evaluation.metrics import score_answers
+from router.extensions.training.evaluation.plan import Plan
+from router.extensions.training.evaluation.scoring import MeanScorer, Resampled, Scorer, Task, resample
+from router.extensions.training.evaluation.subject import (
+    Arm,
+    Questions,
+    Subject,
+    encode_questions,
+    load_subject,
+    worked_examples,
+)
+from router.types import SamplingParams
+
+LABEL_BATCH = 48  # labels judged together: the logits of their tokens are held at once
+MOST_RANKED = 60  # rows whose labels are ranked
+MOST_PAIRS = 2400  # of row and label: every label of every row goes through the model
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class ReadyBase:
+    """A base twice: plain, for losses and ranking, and in the serving engine, for answers."""
+
+    plain: LoadedBase
+    engine: AnsweringEngine
+
+
+class ReadyBases:
+    """Bases, each loaded once for all adapters on it. Keeps the last one; another one takes its place."""
+
+    def __init__(self, device: str, quantize: str = "") -> None:
+        """`quantize`: as `AnsweringEngine` takes it."""
+        self._device, self._quantize = device, quantize
+        self._model = ""
+        self._ready: ReadyBase | None = None
+
+    def ready(self, model: str) -> ReadyBase:
+        """The base that a recipe names. Raises ConfigError if it cannot be had."""
+        if self._ready is None or self._model != model:
+            self._close()
+            base = load_base(model, self._device)
+            self._ready, self._model = ReadyBase(base, AnsweringEngine(base, self._quantize)), model
+        return self._ready
+
+    def _close(self) -> None:
+        if self._ready is not None:
+            self._ready.engine.close()
+            self._ready = None
+
+    def __enter__(self) -> ReadyBases:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._close()
+
+
+@dataclass(frozen=True, slots=True)
+class Exam:
+    """Everything a measurement needs."""
+
+    plan: Plan
+    subject: Subject
+    task: Task
+    questions: Mapping[Arm, Questions]
+    answerers: Mapping[Arm, Answerer]
+    say: Say
+
+    def tell(self, what: str, started: float) -> None:
+        """One line about a part that is done; `started` in time.monotonic() seconds."""
+        self.say(f"{self.plan.manifest.name}: {what} ({time.monotonic() - started:.0f} s)")
+
+
+@contextmanager
+def examined(plan: Plan, ready: ReadyBase, rows: int | None, say: Say) -> Iterator[Exam]:
+    """The adapter on the plain base and in the engine; neither has it any more at the end.
+
+    `rows` limits the test rows. Raises AdapterRejected for an adapter of another base, or one that the
+    registry would refuse.
+    """
+    subject = load_subject(plan.folder, plan.manifest, ready.plain)
+    try:
+        digest = ready.engine.load(plan.folder)
+        yield _set_exam(plan, subject, ready.engine, digest, draw_rows(plan.splits.test, rows), say)
+        ready.engine.unload(digest)
+    finally:
+        subject.close()
+
+
+def draw_rows(rows: Sequence[Row], count: int | None) -> list[Row]:
+    """All rows, or `count` of them drawn by a fixed seed."""
+    if count is None or count >= len(rows):
+        return list(rows)
+    return random.Random(0).sample(list(rows), count)
+
+
+def _set_exam(
+    plan: Plan, subject: Subject, engine: AnsweringEngine, digest: str, asked: Sequence[Row], say: Say
+) -> Exam:
+    judging, generation = plan.recipe.evaluation, plan.recipe.generation
+    task = Task(judging.metric, asked, _labels(plan), generation.max_tokens, judging.parts)
+    shots = worked_examples(plan.splits.train, judging.shots)
+    shape = plan.manifest.generation.constraint
+    base = Answerer(engine, SamplingParams(generation.max_tokens, stop=generation.stop, constraint=shape))
+    answerers = {arm: replace(base, adapter=digest if arm is Arm.ADAPTER else None) for arm in Arm}
+    questions = {arm: encode_questions(arm, asked, subject.rendering, shots) for arm in Arm}
+    return Exam(plan, subject, task, questions, answerers, say)
+
+
+def _labels(plan: Plan) -> list[str]:
+    """All answers of the training rows, commonest first, where answers come out of a list."""
+    if not plan.recipe.label_task:
+        return []
+    return [label for label, _ in Counter(row.response for row in plan.splits.train).most_common()]
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """One arm's results; `ranked` only where there are labels. Lengths are means, in tokens."""
+
+    answers: tuple[str, ...]
+    score: Resampled
+    blind: Resampled
+    ranked: Resampled | None
+    loss: Resampled
+    prompt_tokens: float
+    answer_tokens: float
+    parts: Mapping[str, Resampled] = field(default_factory=dict)
+
+
+def measure_arm(exam: Exam, arm: Arm) -> Measured:
+    """Greedy answers and their scores, the loss on the gold answers, how often the gold label is best."""
+    subject, task, asked = exam.subject, exam.task, exam.questions[arm]
+    title, count, ranked = arm.value.replace("_", " "), len(task.rows), ranked_rows(task)
+    given = exam.answerers[arm].answers([example.prompt for example in asked.examples], title)
+    answers = tuple(answer.text for answer in given)
+    scores = score_answers(task, answers)
+    losses = subject.losses(arm, asked.examples)
+    likeliest = _rank_labels(subject, asked, task, ranked, f"{title}, labels") if ranked else None
+    return Measured(
+        answers=answers,
+        score=resample(scores.score, count),
+        blind=resample(scores.blind, count),
+        ranked=resample(likeliest, len(ranked)) if likeliest else None,
+        loss=resample(losses, count),
+        prompt_tokens=asked.prompt_tokens,
+        answer_tokens=sum(answer.usage.completion_tokens for answer in given) / count,
+        parts={name: resample(part, count) for name, part in scores.parts.items()},
+    )
+
+
+def ranked_rows(task: Task) -> list[int]:
+    """Places of the rows whose labels are ranked: all, or a draw by a fixed seed; none without labels."""
+    count = min(len(task.rows), MOST_RANKED, MOST_PAIRS // len(task.labels)) if task.labels else 0
+    return sorted(random.Random(0).sample(range(len(task.rows)), count))
+
+
+def _rank_labels(subject: Subject, asked: Questions, task: Task, rows: Sequence[int], title: str) -> Scorer:
+    """How often the likeliest label is the gold one, over `rows`: format plays no part."""
+    labels = [subject.rendering.answer(label) for label in task.labels]
+    right = []
+    with subject.judged_as(asked.arm) as model, progress_bar(title, len(rows)) as done:
+        for row in rows:
+            found = likeliest_answer(model, asked.examples[row].prompt, labels)
+            right.append(task.labels[found] == task.rows[row].response)
+            done()
+    return MeanScorer(right)
+
+
+def likeliest_answer(model: AnswerModel, prompt: Sequence[int], answers: Sequence[Sequence[int]]) -> int:
+    """Which of `answers` the model finds likeliest after `prompt`, by nats per token.
+
+    Per token, so that long names are not at a loss (Holtzman et al. 2021 discuss the choices,
+    https://aclanthology.org/2021.emnlp-main.564).
+    """
+    rows = [Example(tuple(prompt), tuple(answer)) for answer in answers]
+    losses = []
+    for start in range(0, len(rows), LABEL_BATCH):
+        nats, tokens, _ = model.judge(collate(rows[start : start + LABEL_BATCH]).to(model.model.device))
+        losses.append(nats / tokens)
+    return int(torch.cat(losses).argmin())

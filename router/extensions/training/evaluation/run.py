@@ -1,0 +1,190 @@
+"""From adapter folders to their report cards.
+
+Each arm is measured, then the sections: efficiency, overfitting, generalization, bias and data need.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from router.engine.base import BaseInfo
+from router.extensions.training.evaluation.bias import AskTexts, load_cases, measure_bias
+from router.extensions.training.evaluation.efficiency import measure_efficiency
+from router.extensions.training.evaluation.exam import (
+    Exam,
+    Measured,
+    ReadyBase,
+    ReadyBases,
+    Say,
+    examined,
+    measure_arm,
+    ranked_rows,
+)
+from router.extensions.training.evaluation.generalization import (
+    GENERAL,
+    ROWS,
+    measure_generalization,
+    measure_overfitting,
+    paragraphs,
+    regressions,
+)
+from router.extensions.training.evaluation.learning_curve import data_need, read_curve
+from router.extensions.training.evaluation.markdown import report_page
+from router.extensions.training.evaluation.metrics import METRICS, score_answers
+from router.extensions.training.evaluation.pictures import draw_pictures
+from router.extensions.training.evaluation.plan import Plan
+from router.extensions.training.evaluation.report import (
+    first_samples,
+    measured_by,
+    report_card,
+    whose,
+    write_report,
+)
+from router.extensions.training.evaluation.scoring import Task
+from router.extensions.training.evaluation.subject import Arm, check_base
+from router.extensions.training.files import has_pictures
+from router.extensions.training.recipe import load_recipe
+
+
+def evaluate_all(
+    plans: Sequence[Plan], recipes: Path, rows: int | None, device: str, say: Say, quantize: str = ""
+) -> list[dict[str, Any]]:
+    """Measure every adapter, write its report into its folder at once, return the reports.
+
+    `recipes` is the folder whose other recipes are the other tasks; `rows` limits the test rows. `quantize`:
+    as the setting, of the engine that answers; empty: as that says here.
+    """
+    with ReadyBases(device, quantize) as bases:
+        return [_evaluate(plan, _checked_base(bases, plan, plans), recipes, rows, say) for plan in plans]
+
+
+def _checked_base(bases: ReadyBases, plan: Plan, plans: Sequence[Plan]) -> ReadyBase:
+    """The base of a plan, checked for all that need the same one, before hours of work on the first."""
+    ready = bases.ready(plan.recipe.base.model)
+    for other in plans:
+        if other.recipe.base.model == plan.recipe.base.model:
+            check_base(other.manifest, ready.plain)
+    return ready
+
+
+def _evaluate(plan: Plan, ready: ReadyBase, recipes: Path, rows: int | None, say: Say) -> dict[str, Any]:
+    engine = ready.engine.info
+    with examined(plan, ready, rows, say) as exam:
+        _check_sections(exam, recipes)
+        arms = _measure_arms(exam)
+        sections = _measure_sections(exam, arms, recipes)
+        facts = _facts(exam, engine) | {"command": _command(plan.folder, rows, engine.weights)}
+    sections["pictures"] = draw_pictures(sections, plan.folder) if has_pictures() else []
+    sections["curves"] = (plan.folder / "curves.png").is_file()
+    samples = first_samples(exam.task.rows, {arm: measured.answers for arm, measured in arms.items()})
+    report = report_card(facts, arms, sections, samples)
+    write_report(plan.folder, report, report_page(report))
+    return report
+
+
+def _check_sections(exam: Exam, recipes: Path) -> None:
+    """Raises ConfigError now, not after an hour, for a file that a section could not use."""
+    read_curve(exam.subject, exam.plan.recipe)
+    if (cases := _cases_file(exam)).is_file():
+        load_cases(cases)
+    for other in recipes.glob("*.toml"):
+        load_recipe(other)
+    if (general := recipes / GENERAL).is_file():
+        paragraphs(general)
+
+
+def _measure_arms(exam: Exam) -> dict[Arm, Measured]:
+    arms: dict[Arm, Measured] = {}
+    metric = METRICS[exam.task.metric]
+    for arm in exam.questions:
+        started = time.monotonic()
+        arms[arm] = measure_arm(exam, arm)
+        score = f"{arms[arm].score.value:.{metric.digits}f}"
+        exam.tell(f"{arm.value.replace('_', ' ')}: {metric.title} {score}", started)
+    return arms
+
+
+def _measure_sections(exam: Exam, arms: Mapping[Arm, Measured], recipes: Path) -> dict[str, Any]:
+    """What the card holds beside the scores of the arms, by key of the report."""
+    subject, recipe, count = exam.subject, exam.plan.recipe, len(exam.task.rows)
+    score = arms[Arm.ADAPTER].score.rounded()
+    parts: dict[str, Callable[[], Any]] = {
+        "efficiency": lambda: _efficiency(exam, arms),
+        "splits": lambda: measure_overfitting(subject, exam.plan.splits, count),
+        "generalization": lambda: measure_generalization(subject, recipe, recipes, min(ROWS, count)),
+        "bias": lambda: _bias(exam),
+        "data_need": lambda: data_need(subject, recipe, score, count),
+    }
+    sections: dict[str, Any] = {}
+    for name, part in parts.items():
+        started = time.monotonic()
+        sections[name] = part()
+        exam.tell(name.replace("_", " "), started)
+    sections["regressions"] = regressions(sections["generalization"])
+    return sections
+
+
+def _efficiency(exam: Exam, arms: Mapping[Arm, Measured]) -> dict[str, Any]:
+    whole = METRICS[exam.task.metric].whole
+    compared = (Arm.SHOTS, Arm.ADAPTER)
+    points = {arm: arms[arm].score.value / whole for arm in compared}
+    return measure_efficiency({arm: exam.questions[arm] for arm in compared}, exam.answerers, points)
+
+
+def _bias(exam: Exam) -> dict[str, Any]:
+    prompt = exam.subject.rendering.prompt
+
+    def ask_arm(arm: Arm) -> AskTexts:
+        title = f"bias, {arm.value}"
+        return lambda texts: [
+            answer.text for answer in exam.answerers[arm].answers([prompt(text) for text in texts], title)
+        ]
+
+    return measure_bias(_cases_file(exam), ask_arm(Arm.BASE), ask_arm(Arm.ADAPTER))
+
+
+def _cases_file(exam: Exam) -> Path:
+    return exam.plan.recipe_file.parent / "bias" / f"{exam.plan.manifest.name}.toml"
+
+
+def _facts(exam: Exam, engine: BaseInfo) -> dict[str, Any]:
+    """The report's head: adapter, base, data, machine, and scores that cost nothing."""
+    subject, task, recipe = exam.subject, exam.task, exam.plan.recipe
+    test, metric = recipe.data.test, METRICS[task.metric]
+    return {
+        **whose(subject.manifest, subject.weights_sha256, subject.base),
+        "data": {
+            "file": test.name,
+            "sha256": hashlib.sha256(test.read_bytes()).hexdigest(),
+            "rows": len(exam.plan.splits.test),
+            "asked": len(task.rows),
+            "ranked": len(ranked_rows(task)),
+            "labels": len(task.labels),
+            "shots": recipe.evaluation.shots,
+        },
+        "metric": metric.title,
+        "scale": metric.digits,
+        "reading": metric.reading,
+        "references": _references(task),
+        **measured_by(subject.base.device, engine, exam.plan.manifest.generation.constraint),
+    }
+
+
+def _references(task: Task) -> dict[str, float]:
+    everything = np.arange(len(task.rows))
+    answers = METRICS[task.metric].references(task)
+    return {
+        name: round(score_answers(task, given).score.score(everything), 6) for name, given in answers.items()
+    }
+
+
+def _command(folder: Path, rows: int | None, weights: str) -> str:
+    named = folder.name if folder.parent.name == "adapters" else f"{folder.parent.name}/{folder.name}"
+    options = (f" --rows {rows}" if rows else "") + (f" --quantize {weights}" if weights else "")
+    return f"lora-router adapters evaluate {named}{options}"

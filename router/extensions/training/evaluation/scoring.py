@@ -1,0 +1,115 @@
+"""Scores with their intervals: what a metric is asked, what it gives, and the paired bootstrap over rows.
+
+A `Scorer` is made once from all answers and asked for the score of any selection of rows, so that the
+bootstrap can resample it (Efron and Tibshirani 1993; for text, Koehn 2004, aclanthology.org/W04-3250).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from router.extensions.training.data import Row
+
+Selection = NDArray[np.intp]
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """What is asked and how answers are judged.
+
+    `labels`, commonest first, is empty unless answers are names of a list; `parts` are patterns whose
+    first group is a part of an answer that counts for itself.
+    """
+
+    metric: str
+    rows: Sequence[Row]
+    labels: Sequence[str]
+    max_tokens: int
+    parts: Mapping[str, str] = field(default_factory=dict)
+
+
+class Scorer(Protocol):
+    """Answers of one arm, ready to be scored."""
+
+    def score(self, rows: Selection) -> float:
+        """The score of these rows (a row may occur more than once)."""
+        ...
+
+
+class MeanScorer:
+    """The mean of a number for each row."""
+
+    def __init__(self, values: Sequence[float]) -> None:
+        self._values = np.asarray(values, dtype=float)
+
+    def score(self, rows: Selection) -> float:
+        """Mean over the rows."""
+        return float(self._values[rows].mean())
+
+
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """The metric, its twin that does not look at the format, and further figures."""
+
+    score: Scorer
+    blind: Scorer
+    parts: Mapping[str, Scorer] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """A metric of `[evaluation]` in a recipe."""
+
+    title: str
+    digits: int  # shown
+    reading: str  # how a reader takes its figures
+    scores: Callable[[Task, Sequence[str]], Scores]
+    references: Callable[[Task], Mapping[str, Sequence[str]]]  # answers that cost nothing, by name
+    whole: float = 1  # the score of an answer that is all right
+    check: Callable[[Sequence[Row]], None] = lambda rows: None  # raises ConfigError: rows it cannot judge
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """A value and its 95 % percentile interval."""
+
+    value: float
+    low: float
+    high: float
+
+    def rounded(self) -> dict[str, float]:
+        """As reports have it."""
+        return {"value": round(self.value, 6), "low": round(self.low, 6), "high": round(self.high, 6)}
+
+
+@dataclass(frozen=True, slots=True)
+class Resampled:
+    """A score on all rows, and on each of the resampled sets of rows."""
+
+    value: float
+    draws: NDArray[np.float64]
+
+    def estimate(self) -> Estimate:
+        """The score with its interval."""
+        low, high = np.percentile(self.draws, [2.5, 97.5])
+        return Estimate(self.value, float(low), float(high))
+
+    def rounded(self) -> dict[str, float]:
+        """The estimate as reports have it."""
+        return self.estimate().rounded()
+
+    def minus(self, other: Resampled) -> Estimate:
+        """The difference with its interval, paired: both saw the same rows in every draw."""
+        return Resampled(self.value - other.value, self.draws - other.draws).estimate()
+
+
+def resample(scorer: Scorer, rows: int, samples: int = 2000) -> Resampled:
+    """Score `samples` sets of `rows` rows drawn with replacement: always the same, so that arms pair."""
+    generator = np.random.default_rng(0)
+    draws = np.array([scorer.score(generator.integers(0, rows, rows)) for _ in range(samples)])
+    return Resampled(scorer.score(np.arange(rows)), draws)

@@ -1,0 +1,134 @@
+"""Writes a complete adapter folder in one step: weights as PEFT saves them, manifest, probes, log, curves."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from router.extensions.training.files import has_pictures, new_folder
+from router.extensions.training.recipe import Recipe
+from router.extensions.training.trainer import Progress, Record
+from router.registry.format.probes import Probe
+
+WINDOW = 10  # steps the training loss is averaged over
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """What a finished run has to show; `model` holds the best weights."""
+
+    model: Any
+    recipe: Recipe
+    base_name: str
+    base_digest: str
+    probes: Sequence[Probe]
+    progress: Progress
+    facts: Mapping[str, Any]  # hardware, versions, row counts: the first line of the log
+
+
+def export(trained: Trained, target: Path) -> None:
+    """Write the folder as PEFT would, in bfloat16, with manifest, probes and log, and curves with matplotlib.
+
+    Raises FailedPrecondition if `target` is something else, ResourceExhausted on a full disk.
+    """
+    with new_folder(target, marker="adapter_config.json") as folder:
+        _save_weights(trained, folder)
+        manifest = manifest_text(trained.recipe, trained.base_name, trained.base_digest)
+        (folder / "adapter.toml").write_text(manifest, encoding="utf-8")
+        write_lines(folder / "probes.jsonl", map(asdict, trained.probes))
+        write_lines(folder / "train_log.jsonl", [trained.facts, *trained.progress.history])
+        if has_pictures():
+            draw_curves(trained.progress.history, trained.progress.best_step, folder / "curves.png")
+
+
+def _save_weights(trained: Trained, folder: Path) -> None:
+    config = trained.model.peft_config["default"]
+    config.base_model_name_or_path = trained.base_name
+    config.target_modules = sorted(config.target_modules)  # a set: its order would differ from run to run
+    trained.model.save_pretrained(folder, save_embedding_layers=False)
+    (folder / "README.md").unlink(missing_ok=True)  # PEFT's empty model card
+
+
+def write_lines(path: Path, records: Iterable[Mapping[str, Any]]) -> None:
+    """JSON lines."""
+    lines = [json.dumps(record, ensure_ascii=False) + "\n" for record in records]
+    path.write_text("".join(lines), encoding="utf-8")
+
+
+# -- adapter.toml
+
+
+def manifest_text(recipe: Recipe, base_name: str, base_digest: str) -> str:
+    """The manifest; values that the recipe leaves at nothing are left out."""
+    tables = {
+        "adapter": recipe.adapter.model_dump(),
+        "base": {"model": base_name, "digest": base_digest},
+        "prompt": recipe.prompt.model_dump(),
+        "generation": recipe.generation.said(),
+        "routing": recipe.routing.model_dump(),
+    }
+    return toml_text(tables)
+
+
+def toml_text(tables: Mapping[str, Mapping[str, Any]]) -> str:
+    """Tables of texts, numbers and lists of texts as TOML; empty texts are left out."""
+    return "\n".join("\n".join(_table(name, values)) + "\n" for name, values in tables.items())
+
+
+def _table(name: str, values: Mapping[str, Any]) -> Iterator[str]:
+    yield f"[{name}]"
+    for key, value in values.items():
+        if isinstance(value, tuple | list):
+            yield (
+                f"{key} = ["
+                + "".join(f"\n  {toml_string(item)}," for item in value)
+                + ("\n]" if value else "]")
+            )
+        elif isinstance(value, str):
+            if value:
+                yield f"{key} = {toml_string(value)}"
+        elif isinstance(value, bool):
+            yield f"{key} = {str(value).lower()}"
+        else:
+            yield f"{key} = {value!r}"
+
+
+def toml_string(text: str) -> str:
+    """A TOML basic string."""
+    # A JSON string is a TOML basic string, but for DEL, which TOML wants escaped.
+    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007F")
+
+
+# -- curves.png
+
+
+def draw_curves(history: Sequence[Record], best_step: int, path: Path) -> None:
+    """Training loss, validation loss and validation exact match over the steps, as a PNG."""
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
+    mpl.use("agg")
+    figure = Figure(figsize=(7, 4), dpi=110, layout="constrained")
+    axes = figure.add_subplot(xlabel="step", ylabel="nats per answer token", yscale="log")
+    exact = axes.twinx()
+    exact.set(ylabel="validation exact match", ylim=(0, 1))
+    judged = [record for record in history if "valid_loss" in record]
+    steps = [record["step"] for record in judged]
+    axes.plot(
+        [r["step"] for r in history], _smooth([r["loss"] for r in history]), color="0.6", label="train loss"
+    )
+    axes.plot(steps, [r["valid_loss"] for r in judged], "o-", color="tab:blue", label="validation loss")
+    exact.plot(
+        steps, [r["valid_exact"] for r in judged], "s--", color="tab:green", label="validation exact match"
+    )
+    axes.axvline(best_step, color="tab:red", lw=0.8, ls=":", label="kept")
+    figure.legend(loc="outside upper center", ncols=4, fontsize="small")
+    figure.savefig(path)
+
+
+def _smooth(values: Sequence[float]) -> list[float]:
+    windows = [values[max(0, end - WINDOW) : end] for end in range(1, len(values) + 1)]
+    return [sum(window) / len(window) for window in windows]

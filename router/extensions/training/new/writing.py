@@ -1,0 +1,260 @@
+"""The folder of a new recipe: what the data decides, recipe.toml with its reasons, and the splits."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import chain, zip_longest
+from pathlib import Path
+from statistics import median
+
+from router.errors import FailedPrecondition
+from router.extensions.training.batch import Example
+from router.extensions.training.export import toml_string
+from router.extensions.training.files import write_file
+from router.extensions.training.new.rows import Columns, Pair, Split, is_choice
+from router.extensions.training.recipe import Base
+
+LONGEST_ROW = 1024  # tokens of prompt and answer; longer rows make a laptop's training a matter of days
+SHORT_ANSWER = 12  # words
+SHOWN_LABELS = 300  # characters of a list of labels that the system text can hold
+EXAMPLES = 128  # routing examples
+EXAMPLE_CHARACTERS = 400
+GENERIC = {"prompt", "response", "completion", "question", "answer", "instruction", "input", "output", "text"}
+RECIPE = "recipe.toml"
+TEMPLATE = """\
+# How the adapter {name} is trained. Written by `lora-router adapters new` and yours to change;
+# every key is explained in docs/training.md. Paths are relative to this file.
+
+[adapter]
+name = {name_}
+version = {version}
+description = {description}
+domain = {domain}
+task = {task}
+
+[base]
+model = {model}
+
+[data]
+# {source}: {rows}. {split_by}.
+train = "data/train.jsonl"
+valid = "data/valid.jsonl"
+test = "data/test.jsonl"
+max_tokens = {max_tokens}  # the longest row, prompt and answer; longer ones would be left out
+
+[prompt]
+# Stands before every request, in training as in serving.
+system = {system}
+template = "{{prompt}}"
+
+[lora]
+rank = 8
+alpha = 16
+
+[train]
+steps = {steps}  # {epochs:.1f} times through the training rows
+batch = {batch}
+learning_rate = 1e-3
+seed = 7
+eval_every = {eval_every}  # steps; the weights that do best on the validation rows are kept
+patience = 3  # evaluations without a gain, then it stops
+select = {select}
+
+[evaluation]
+metric = {metric}  # {why}
+probes = 4
+
+[generation]
+max_tokens = {answer_tokens}  # the longest answer in the data, and a little
+
+[routing]
+# What such requests look like, so that they find their way here unasked. These are prompts of the training
+# rows; put in some in your users' own words, and requests that should go elsewhere as negative_examples.
+examples = {examples}
+negative_examples = []
+keywords = []
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """What the command line asks for; what is empty is decided by the data."""
+
+    name: str
+    data: Path
+    folder: Path
+    prompt_column: str = ""
+    response_column: str = ""
+    group_column: str = ""
+    domain: str = ""
+    task: str = ""
+    system: str = ""
+    metric: str = ""
+    version: str = "1.0.0"
+    model: str = Base().model
+    steps: int = 0
+    force: bool = False
+    header: bool | None = None  # whether the first line of a CSV names the columns; None: found out
+    timing: bool = True  # time some steps, to say how long training takes
+
+
+# -- numbers that fit the data: how long, how large, judged by what
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What the data decides."""
+
+    steps: int
+    batch: int
+    eval_every: int
+    max_tokens: int  # of a row
+    answer_tokens: int
+    metric: str
+    labels: tuple[str, ...]  # of a choice; else empty
+    examples: tuple[str, ...]
+
+
+def make_plan(
+    split: Split, encoded: Sequence[Example], labels: tuple[str, ...], steps: int, metric: str
+) -> Plan:
+    """`encoded` are all rows; `steps` 0 and `metric` "" are decided here."""
+    train = split["train"]
+    batch = 16 if len(train) >= 200 else 8
+    steps = steps or _steps(len(train), batch)
+    return Plan(
+        steps=steps,
+        batch=batch,
+        eval_every=max(1, math.ceil(steps / 6)),
+        max_tokens=max(8, *map(len, encoded)),
+        answer_tokens=max(len(example.answer) for example in encoded) + 4,
+        metric=metric or guess_metric(train, labels),
+        labels=labels,
+        examples=_routing_examples(train, labels),
+    )
+
+
+def labels_of(train: Sequence[Pair]) -> tuple[str, ...]:
+    """The labels, commonest first, if the answers are a choice between few and short ones; else none."""
+    counts = Counter(pair.response for pair in train)
+    return tuple(label for label, _ in counts.most_common()) if is_choice(counts, len(train)) else ()
+
+
+def default_system(labels: Sequence[str], columns: Columns) -> str:
+    """That of the rows, if they have one. A choice is listed, so that the base has its chance too; else the
+    columns' names say what is wanted.
+    """
+    if columns.system:
+        return columns.system
+    listed = ", ".join(sorted(labels))
+    if labels and len(listed) <= SHOWN_LABELS:
+        return f"Answer with one of these and nothing else: {listed}."
+    asked, wanted = (name.replace("_", " ").lower() for name in (columns.prompt, columns.response))
+    unnamed = {"column"} & {name.partition(" ")[0] for name in (asked, wanted)}
+    return "" if unnamed or {asked, wanted} & GENERIC else f"Given the {asked}, answer with the {wanted}."
+
+
+def guess_metric(train: Sequence[Pair], labels: Sequence[str]) -> str:
+    """By the form of the answers: a choice, a few words, or a text."""
+    if labels:
+        return "exact_match"
+    words = median(len(pair.response.split()) for pair in train)
+    return "token_f1" if words <= SHORT_ANSWER else "rouge_l"
+
+
+def _steps(rows: int, batch: int) -> int:
+    """Three times through small data, once through large; early stopping ends it sooner."""
+    epochs = 3.0 if rows <= 1000 else max(1.0, 3000 / rows)
+    return min(400, max(30, math.ceil(epochs * rows / batch)))
+
+
+def _routing_examples(train: Sequence[Pair], labels: Sequence[str]) -> tuple[str, ...]:
+    """Prompts as they are asked, in turn for each label, none of them long."""
+    prompts = [pair for pair in train if len(pair.prompt) <= EXAMPLE_CHARACTERS]
+    if not labels:
+        return tuple(pair.prompt for pair in prompts[:EXAMPLES])
+    shelves = [[pair.prompt for pair in prompts if pair.response == label] for label in labels]
+    turns = chain.from_iterable(zip_longest(*shelves))
+    return tuple([prompt for prompt in turns if prompt is not None][:EXAMPLES])
+
+
+# -- recipe.toml
+
+
+def recipe_toml(wish: Wish, system: str, plan: Plan, split: Split) -> str:
+    """The text of recipe.toml."""
+    quoted = {name: toml_string(getattr(wish, name)) for name in ("version", "domain", "task", "model")}
+    by = f"column {wish.group_column!r}: its rows stand together" if wish.group_column else "prompt"
+    return TEMPLATE.format(
+        **quoted,
+        name=wish.name,
+        name_=toml_string(wish.name),
+        description=toml_string(f"Trained on {wish.data.name}."),
+        source=_comment(wish.data.name),
+        rows=counts(split),
+        split_by=_comment(f"Split by a hash of the {by}"),
+        max_tokens=plan.max_tokens,
+        system=toml_string(system),
+        steps=plan.steps,
+        epochs=plan.steps * plan.batch / len(split["train"]),
+        batch=plan.batch,
+        eval_every=plan.eval_every,
+        select=toml_string("exact" if plan.metric == "exact_match" else "loss"),
+        metric=toml_string(plan.metric),
+        why=judged_by(plan),
+        answer_tokens=plan.answer_tokens,
+        examples=_array(plan.examples),
+    )
+
+
+def counts(split: Split) -> str:
+    """`480 train, 60 valid, 60 test`."""
+    return ", ".join(f"{len(rows)} {name}" for name, rows in split.items())
+
+
+def judged_by(plan: Plan) -> str:
+    """Why this metric, for a person."""
+    return f"the answers are a choice of {len(plan.labels)}" if plan.labels else "the answers are free text"
+
+
+def _array(texts: Sequence[str]) -> str:
+    return "[" + "".join(f"\n  {toml_string(text)}," for text in texts) + "\n]" if texts else "[]"
+
+
+def _comment(text: str) -> str:
+    """On one line, without control characters, which TOML refuses in comments."""
+    return "".join(char if char.isprintable() else "?" for char in text)
+
+
+# -- the folder
+
+
+def write_folder(folder: Path, recipe: str, split: Split, force: bool) -> list[Path]:
+    """Write recipe and data; returns the paths, the recipe first.
+
+    Raises FailedPrecondition where one of the files is there and `force` is not asked for.
+    """
+    data = {folder / "data" / f"{name}.jsonl": _lines(rows) for name, rows in split.items()}
+    files = {folder / RECIPE: recipe.encode(), **data}
+    refuse_to_overwrite(folder, force)
+    for path in reversed(files):  # the recipe last: where it stands, its data does
+        write_file(path, files[path])
+    return list(files)
+
+
+def refuse_to_overwrite(folder: Path, force: bool) -> None:
+    """Raises FailedPrecondition for a file that stands where one would be written."""
+    wanted = [folder / RECIPE, *(folder / "data" / f"{name}.jsonl" for name in ("train", "valid", "test"))]
+    if not force and (there := [path for path in wanted if path.exists()]):
+        raise FailedPrecondition(
+            f"{there[0]} exists already; choose another --output, or --force to replace it"
+        )
+
+
+def _lines(pairs: Sequence[Pair]) -> bytes:
+    rows = [{"prompt": pair.prompt, "response": pair.response, "group": pair.group} for pair in pairs]
+    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()

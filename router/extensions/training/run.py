@@ -1,0 +1,366 @@
+"""From a recipe to an adapter folder: the run, what a person sees of it, and its checkpoints.
+
+Ctrl-C is a wish: the step in progress is finished and saved, and a resumed run goes on as if
+it had never stopped.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import shlex
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import torch
+from peft import get_peft_model_state_dict, set_peft_model_state_dict
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Bar
+from safetensors import SafetensorError
+from safetensors.torch import load
+
+from router.engine.activation import last_occurrence
+from router.errors import ConfigError, FailedPrecondition
+from router.extensions.training.base import (
+    LoadedBase,
+    cast_weights,
+    describe_machine,
+    faster_dtype,
+    load_base,
+)
+from router.extensions.training.batch import Example, Rendering
+from router.extensions.training.data import Splits, load_splits
+from router.extensions.training.export import Trained, export
+from router.extensions.training.files import write_file
+from router.extensions.training.probes import choose_probes, greedy_tokens
+from router.extensions.training.recipe import WEIGHTS, Recipe, load_recipe
+from router.extensions.training.trainer import Progress, Trainer
+from router.registry.format import limits
+
+LINE_SECONDS = 15.0  # between two lines of a log, at most about so long
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What the command line asks for."""
+
+    recipe: Path
+    output: Path
+    checkpoint: Path
+    resume: bool
+    changed: Recipe | None = None  # what to train instead of the recipe as it stands
+    again: str = ""  # the command that goes on after Ctrl-C, if not `adapters train`
+
+
+@dataclass(frozen=True, slots=True)
+class Material:
+    """A recipe with everything it names, loaded."""
+
+    recipe: Recipe
+    splits: Splits
+    base: LoadedBase
+    rendering: Rendering
+    train: list[Example]
+    valid: list[Example]
+    invocation: list[int]  # tokens from which on the adapter is to act; none: from the beginning
+
+
+def run(asked: Request, device: str) -> None:
+    """Train and export; see `router.extensions.training.train`."""
+    recipe = asked.changed or load_recipe(asked.recipe)
+    note(f"{asked.output.name}: reading the rows, loading {recipe.base.model}")
+    material = prepare(recipe, device)
+    base = material.base
+    note(
+        f"{len(material.train)} training and {len(material.valid)} validation rows; "
+        f"{recipe.train.steps} steps of {recipe.train.batch} rows on {base.device}, "
+        f"an evaluation every {recipe.train.eval_every}"
+    )
+    torch.manual_seed(recipe.train.seed)
+    model = add_lora(base.model, recipe, material.invocation)
+    start = start_from(model, recipe)
+    dtype = faster_dtype(model, base.device)
+    cast_weights(model, dtype)
+    metric = metric_of(model, material) if recipe.train.select == "metric" else None
+    trainer = Trainer(model, material.train, material.valid, recipe.train, base.device, metric)
+    mark = fingerprint(recipe, material.train, material.valid, base.digest, start)
+    if asked.resume and (state := load_checkpoint(asked.checkpoint, mark)) is not None:
+        trainer.load_state_dict(state)
+    _train(trainer, asked, mark)
+    trainer.keep_best()
+    cast_weights(model, torch.bfloat16)
+    model.eval()
+    facts = _facts(material) | {"arithmetic": str(dtype).removeprefix("torch.")}
+    facts |= {"start_sha256": start} if start else {}
+    probes = choose_probes(model, material.rendering, material.splits.valid, recipe.evaluation.probes)
+    export(
+        Trained(model, recipe, base.name, base.digest, probes, trainer.progress, facts),
+        asked.output,
+    )
+    asked.checkpoint.unlink(missing_ok=True)
+
+
+def prepare(recipe: Recipe, device: str) -> Material:
+    """Check the data, then load the base and encode the rows."""
+    splits = load_splits(recipe.data)
+    base = load_base(recipe.base.model, device)
+    rendering = Rendering.of(base.tokenizer, recipe.prompt.as_template())
+    encoded = rendering.examples(splits.train)
+    train = [example for example in encoded if len(example) <= recipe.data.max_tokens]
+    if not train:
+        raise ConfigError(f"every row of data.train is longer than data.max_tokens={recipe.data.max_tokens}")
+    valid = rendering.examples(splits.valid)
+    invocation = encode_invocation(recipe.lora.invocation, rendering, [*train, *valid])
+    return Material(recipe, splits, base, rendering, train, valid, invocation)
+
+
+def encode_invocation(text: str, rendering: Rendering, examples: Sequence[Example]) -> list[int]:
+    """Tokens of an invocation, which all prompts must have. Raises ConfigError."""
+    tokens = rendering.encoder.encode_template_text(text)
+    if len(tokens) > limits.INVOCATION:
+        raise ConfigError(f"lora.invocation has {len(tokens)} tokens, at most {limits.INVOCATION} are served")
+    for example in examples if tokens else ():
+        if last_occurrence(example.prompt, tuple(tokens)) < 0:
+            end = rendering.tokenizer.decode(example.prompt[-8:])
+            raise ConfigError(
+                f"lora.invocation: no {text!r} (tokens {tokens}) in a prompt that ends with {end!r}, so the "
+                "adapter would never act on it; take what the base's template writes before an answer"
+            )
+    return tokens
+
+
+def add_lora(model: Any, recipe: Recipe, invocation: Sequence[int] = ()) -> Any:
+    """The base with fresh LoRA weights in its own dtype: what is evaluated is what is saved."""
+    from peft import LoraConfig, get_peft_model
+
+    lora = recipe.lora
+    config = LoraConfig(
+        r=lora.rank,
+        lora_alpha=lora.alpha,
+        lora_dropout=lora.dropout,
+        target_modules=list(lora.targets),
+        task_type="CAUSAL_LM",
+        alora_invocation_tokens=list(invocation) or None,
+    )
+    try:
+        return get_peft_model(model, config, autocast_adapter_dtype=False)
+    except ValueError as error:
+        raise ConfigError(f"lora.targets: {error}") from error
+
+
+def start_from(model: Any, recipe: Recipe) -> str:
+    """Give the model the weights of `lora.start`; the sha256 of their file, "" where there is none.
+
+    Raises ConfigError for a file that is no such thing, and for weights of another rank or other layers.
+    """
+    if recipe.lora.start is None:
+        return ""
+    file = recipe.lora.start / WEIGHTS
+    try:
+        data = file.read_bytes()
+        weights = load(data)
+    except (OSError, SafetensorError) as error:
+        raise ConfigError(f"lora.start: {file} cannot be read: {error}") from error
+    wanted = {key: tuple(value.shape) for key, value in get_peft_model_state_dict(model).items()}
+    found = {key: tuple(value.shape) for key, value in weights.items()}
+    if wanted != found:
+        key = min(key for key in wanted.keys() | found.keys() if wanted.get(key) != found.get(key))
+        raise ConfigError(
+            f"lora.start: {key} is {_shape(found.get(key))} in {recipe.lora.start} and "
+            f"{_shape(wanted.get(key))} here: rank and targets have to be those of what it starts from"
+        )
+    set_peft_model_state_dict(model, weights)
+    return hashlib.sha256(data).hexdigest()
+
+
+def _shape(shape: tuple[int, ...] | None) -> str:
+    return "not there" if shape is None else " x ".join(map(str, shape))
+
+
+def metric_of(model: Any, material: Material) -> Callable[[], float]:
+    """The recipe's own metric of the model's greedy answers to all validation rows.
+
+    Raises ConfigError for rows that it cannot judge.
+    """
+    from router.extensions.training.evaluation.metrics import METRICS  # which stands on recipes and rows
+    from router.extensions.training.evaluation.scoring import Task
+
+    recipe, rows, rendering = material.recipe, material.splits.valid, material.rendering
+    metric, most = METRICS[recipe.evaluation.metric], recipe.generation.max_tokens
+    metric.check(rows)
+    labels = sorted({row.response for row in rows}) if recipe.label_task else []
+    task, everything = Task(recipe.evaluation.metric, rows, labels, most), np.arange(len(rows))
+
+    def score() -> float:
+        prompts = [example.prompt for example in material.valid]
+        answers = greedy_tokens(model, prompts, rendering.ends, most)
+        return metric.scores(task, [rendering.text(tokens) for tokens in answers]).score.score(everything)
+
+    return score
+
+
+def _train(trainer: Trainer, asked: Request, mark: str) -> None:
+    plan = trainer.plan
+    with interruptible() as stop, Display(asked.output.name, plan.steps) as display:
+
+        def after_step(done: Progress) -> bool:
+            display.update(done)
+            if stop.is_set() or done.step % plan.eval_every == 0:
+                save_checkpoint(asked.checkpoint, trainer.state_dict(), mark)
+            return not stop.is_set()
+
+        trainer.run(after_step)
+        if stop.is_set():
+            command = asked.again or _resume_command(asked)
+            display.say(f"stopped and saved after step {trainer.progress.step}; go on with: {command}")
+            raise KeyboardInterrupt
+
+
+def _resume_command(asked: Request) -> str:
+    """The command that goes on, with the folders that were asked for."""
+    folder = asked.checkpoint.parent
+    words = ["lora-router", "adapters", "train", str(asked.recipe), "--resume"]
+    if asked.output != Path("adapters") / folder.name:
+        words += ["--output", str(asked.output)]
+    if folder.parent != Path("runs"):
+        words += ["--work", str(folder.parent)]
+    return shlex.join(words)
+
+
+def _facts(material: Material) -> dict[str, Any]:
+    splits = {name: len(getattr(material.splits, name)) for name in ("train", "valid", "test")}
+    return {
+        "rows": splits,
+        "rows_left_out": len(material.splits.train) - len(material.train),
+        "base_digest": material.base.digest,
+        "settings": {name: getattr(material.recipe, name).model_dump() for name in ("lora", "train")},
+        **describe_machine(material.base.device),
+    }
+
+
+# -- what a person sees, and Ctrl-C
+
+
+def note(text: str) -> None:
+    """One line on stderr, at once."""
+    sys.stderr.write(f"{text}\n")
+    sys.stderr.flush()
+
+
+class Display:
+    """A bar on stderr where that is a terminal, and one line for each evaluation everywhere.
+
+    Elsewhere there is a line for the first step, too, and one whenever there was none for LINE_SECONDS.
+    """
+
+    def __init__(self, name: str, steps: int, clock: Callable[[], float] = time.monotonic) -> None:
+        self._steps, self._clock = steps, clock
+        self._began = self._line_at = clock()
+        self._done = 0  # steps of this run, which may have been resumed
+        self._console = Console(stderr=True)
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        self._bar = Bar(*columns, console=self._console, disable=not self._console.is_terminal)
+        self._task = self._bar.add_task(name, total=steps)
+
+    def __enter__(self) -> Display:
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bar.stop()
+
+    def update(self, done: Progress) -> None:
+        """Show one more step."""
+        last, now = done.history[-1], self._clock()
+        self._done += 1
+        self._bar.update(self._task, completed=done.step, description=f"loss {last['loss']:.3f}")
+        if "valid_loss" in last:
+            self._line_at = now
+            kept = "kept" if done.best_step == done.step else f"best was step {done.best_step}"
+            metric = f", metric {last['valid_metric']:.3f}" if "valid_metric" in last else ""
+            self.say(
+                f"step {done.step}: train {last['loss']:.3f}, validation {last['valid_loss']:.3f} nats, "
+                f"{last['valid_exact']:.1%} exact{metric} ({kept})"
+            )
+        elif not self._console.is_terminal and (self._done == 1 or now - self._line_at >= LINE_SECONDS):
+            self._line_at = now
+            left = (now - self._began) / self._done * (self._steps - done.step)
+            self.say(f"step {done.step} of {self._steps}: train {last['loss']:.3f}, about {left:.0f} s left")
+
+    def say(self, text: str) -> None:
+        """One line above the bar."""
+        self._console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+
+@contextmanager
+def interruptible() -> Iterator[threading.Event]:
+    """An event that the first Ctrl-C or SIGTERM sets; a second one kills as usual.
+
+    Outside the main thread, where Python allows no handler, the event is never set by a signal.
+    """
+    asked = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield asked
+        return
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def ask(number: int, _: object) -> None:
+        asked.set()
+        signal.signal(number, before[signal.Signals(number)])
+
+    try:
+        for number in before:
+            signal.signal(number, ask)
+        yield asked
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+# -- checkpoints
+
+
+def fingerprint(
+    recipe: Recipe, train: list[Example], valid: list[Example], base: str, start: str = ""
+) -> str:
+    """sha256 over everything that decides the weights: settings, encoded rows, digests of base and start."""
+    parts = [recipe.lora.model_dump(), recipe.train.model_dump(), base, *([start] if start else [])]
+    rows = [[example.prompt, example.answer] for example in (*train, *valid)]
+    return hashlib.sha256(json.dumps([*parts, rows]).encode()).hexdigest()
+
+
+def save_checkpoint(path: Path, state: dict[str, Any], mark: str) -> None:
+    """Write a checkpoint in one step."""
+    buffer = io.BytesIO()
+    torch.save({"fingerprint": mark, "rng": torch.get_rng_state(), "state": state}, buffer)
+    write_file(path, buffer.getvalue())
+
+
+def load_checkpoint(path: Path, mark: str) -> dict[str, Any] | None:
+    """The saved state, or None if there is none. Raises FailedPrecondition if it is another run's."""
+    if not path.is_file():
+        return None
+    try:
+        saved = torch.load(path, weights_only=True)
+    except (RuntimeError, EOFError, ValueError, KeyError) as error:
+        raise FailedPrecondition(f"checkpoint {path} is damaged: delete it and train afresh") from error
+    if saved["fingerprint"] != mark:
+        raise FailedPrecondition(
+            f"checkpoint {path} belongs to another recipe, data or base: delete it, or train without --resume"
+        )
+    torch.set_rng_state(saved["rng"])
+    state: dict[str, Any] = saved["state"]
+    return state

@@ -1,0 +1,59 @@
+"""Answers of the engine that serves, on a tiny base."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+
+from router.extensions.training.base import load_base
+from router.extensions.training.evaluation.answering import AnsweringEngine, sharing_copy
+from router.extensions.training.evaluation.subject import Arm, Questions, Subject
+from router.extensions.training.probes import greedy_tokens
+from router.types import SamplingParams
+
+
+@pytest.mark.slow
+def test_engine_answers_as_plain_generation_does(
+    staged: tuple[Subject, AnsweringEngine, dict[Arm, Questions]],
+) -> None:
+    """All but one of nine: the tiny base's random weights may leave next to nothing between two tokens."""
+    subject, engine, questions = staged
+    digest = engine.load(subject.folder)
+    words = [tuple(subject.base.tokenizer(text)["input_ids"]) for text in ("thing 3?", "a longer colour")]
+    for arm, asked in questions.items():
+        prompts = [*(example.prompt for example in asked.examples[:7]), *words]
+        done = iter(range(9))
+        adapter = digest if arm is Arm.ADAPTER else None
+        given = engine.answers(prompts, SamplingParams(max_tokens=8), adapter, partial(next, done))
+        assert next(done, None) is None
+        assert all(answer.usage.prompt_tokens == len(p) for answer, p in zip(given, prompts, strict=True))
+        with subject.answering_as(arm):
+            plain = greedy_tokens(subject.model, prompts, subject.rendering.ends, 8)
+        texts = [subject.rendering.text(tokens) for tokens in plain]
+        assert sum(answer.text == text for answer, text in zip(given, texts, strict=True)) >= 8
+        assert all(texts[7:])
+    engine.unload(digest)
+
+
+def test_stop_strings_end_an_answer(staged: tuple[Subject, AnsweringEngine, dict[Arm, Questions]]) -> None:
+    subject, engine, _ = staged
+    prompt = subject.base.tokenizer("colour of thing 3?")["input_ids"]
+    [whole] = engine.answers([prompt], SamplingParams(max_tokens=8))
+    cut = engine.alone(prompt, SamplingParams(max_tokens=8, stop=(whole.text[:2],)))
+    assert (len(whole.text), cut.text) == (8, "")
+    assert cut.usage.completion_tokens < whole.usage.completion_tokens
+
+
+def test_the_copy_shares_weights_and_leaves_the_model_whole(trained: Path) -> None:
+    model = load_base(str(trained / "base"), "cpu").model
+    copied = sharing_copy(model)
+    weights = dict(model.named_parameters())
+    assert all(value.data_ptr() == weights[name].data_ptr() for name, value in copied.named_parameters())
+    assert copied.lm_head.weight is copied.model.embed_tokens.weight
+    copied.model.layers[0] = torch.nn.Identity()
+    copied.float()
+    assert model.dtype == torch.bfloat16
+    assert not isinstance(model.model.layers[0], torch.nn.Identity)

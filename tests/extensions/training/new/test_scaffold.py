@@ -1,0 +1,180 @@
+"""From a CSV to an adapter folder on a tiny base."""
+
+from __future__ import annotations
+
+import csv
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from router.cli.main import run
+from router.errors import ConfigError, FailedPrecondition, ResourceExhausted
+from router.extensions.training import train
+from router.extensions.training.data import load_splits
+from router.extensions.training.evaluation.plan import find_recipe
+from router.extensions.training.new import Wish, new_recipe
+from router.extensions.training.new.scaffold import in_words
+from router.extensions.training.recipe import load_recipe
+from tests.extensions.training.tiny import COLOURS
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning"),
+    pytest.mark.filterwarnings("ignore:.*past_key_values:FutureWarning"),
+]
+
+
+def write_csv(path: Path, count: int) -> Path:
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["number", "thing", "colour"])
+        for place in range(count):
+            writer.writerow([place, f'colour of "thing" {place}, please?', COLOURS[place % 3]])
+        writer.writerow([count, "", "red"])
+        writer.writerow([count, "long " * 400, "red"])
+    return path
+
+
+@pytest.fixture
+def wish(tmp_path: Path, tiny_base: Path) -> Wish:
+    return Wish(
+        name="colours",
+        data=write_csv(tmp_path / "things.csv", 90),
+        folder=tmp_path / "colours",
+        prompt_column="thing",
+        response_column="colour",
+        domain="art",
+        model=str(tiny_base),
+        steps=4,
+    )
+
+
+@pytest.mark.slow
+def test_a_csv_becomes_a_recipe_that_trains(wish: Wish, tmp_path: Path) -> None:
+    said: list[str] = []
+    path = new_recipe(wish, device="cpu", say=said.append)
+    recipe = load_recipe(path)
+    splits = load_splits(recipe.data)
+    assert sum(map(len, (splits.train, splits.valid, splits.test))) == 90
+    assert (recipe.adapter.name, recipe.adapter.domain, recipe.train.steps) == ("colours", "art", 4)
+    assert recipe.evaluation.metric == "exact_match"
+    assert recipe.prompt.system == "Answer with one of these and nothing else: blue, green, red."
+    assert set(recipe.routing.examples) <= {row.prompt for row in splits.train}
+    assert len(recipe.routing.examples) == len(splits.train)
+    assert [line for line in said if not line.startswith("loading ")][:3] == [
+        "things.csv: 92 rows; 'thing' asks, 'colour' answers",
+        "left out: 1 without prompt or answer",
+        "left out: 1 longer than 1024 tokens",
+    ]
+    assert said[-1].startswith("training takes about ")
+    folder = train(path, tmp_path / "adapters" / "colours", work=tmp_path / "runs", device="cpu")
+    assert (folder / "adapter.toml").is_file()
+
+
+def test_the_same_file_gives_the_same_folder(wish: Wish, tmp_path: Path) -> None:
+    folders = [replace(wish, folder=tmp_path / name) for name in ("one", "other")]
+    recipes = [new_recipe(asked, device="cpu", say=lambda _: None) for asked in folders]
+    for name in ("recipe.toml", "data/train.jsonl", "data/test.jsonl"):
+        one, other = ((recipe.parent / name).read_bytes() for recipe in recipes)
+        assert one == other
+
+
+def test_nothing_is_overwritten_unasked(wish: Wish) -> None:
+    (wish.folder / "data").mkdir(parents=True)
+    (wish.folder / "data" / "test.jsonl").write_text("mine")
+    with pytest.raises(FailedPrecondition, match=r"test\.jsonl exists already.*--force"):
+        new_recipe(wish, device="cpu")
+    assert (wish.folder / "data" / "test.jsonl").read_text() == "mine"
+    new_recipe(replace(wish, force=True), device="cpu")
+    assert (wish.folder / "data" / "test.jsonl").read_text() != "mine"
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"name": "No Name"}, "'No Name' is no adapter name: 1 to 63"),
+        ({"version": "1 0"}, "'1 0' is no version"),
+        ({"metric": "bleu"}, "--metric 'bleu' is not known here: exact_match"),
+        ({"prompt_column": ""}, "say --prompt-column"),
+        ({"group_column": "colour"}, "must be different columns"),
+    ],
+)
+def test_wishes_that_cannot_be_met(wish: Wish, change: dict[str, str], said: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        new_recipe(replace(wish, **change), device="cpu")
+    assert said in caught.value.message
+    assert not wish.folder.exists()
+
+
+def test_too_few_rows(wish: Wish) -> None:
+    write_csv(wish.data, 30)
+    with pytest.raises(ConfigError, match=r"things\.csv has 31 usable rows of 32; 50 are needed at least"):
+        new_recipe(wish, device="cpu")
+    assert not wish.folder.exists()
+
+
+def test_a_full_disk_leaves_no_recipe(wish: Wish, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_space(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("router.extensions.training.files.os.fsync", no_space)
+    with pytest.raises(ResourceExhausted, match="disk is full"):
+        new_recipe(wish, device="cpu")
+    assert [path for path in wish.folder.rglob("*") if path.is_file()] == []
+
+
+def test_the_command_says_what_comes_next(wish: Wish, capsys: pytest.CaptureFixture[str]) -> None:
+    said = ["--prompt-column", "thing", "--response-column", "colour", "--model", wish.model, "--steps", "3"]
+    code = run(["adapters", "new", "colours", "--data", str(wish.data), "-o", str(wish.folder), *said])
+    assert code == 0
+    assert f"lora-router adapters train {wish.folder}/recipe.toml" in capsys.readouterr().out
+    assert load_recipe(wish.folder / "recipe.toml").train.steps == 3
+
+
+def test_its_recipe_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(
+        ConfigError, match=r"no recipe of x: looked for recipes/x\.toml, recipes/x/recipe\.toml"
+    ):
+        find_recipe(Path("recipes"), "x")
+    for place in (Path("x/recipe.toml"), Path("recipes/x/recipe.toml"), Path("recipes/x.toml")):
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.touch()
+        assert find_recipe(Path("recipes"), "x") == place
+
+
+def test_a_second_version_has_a_recipe_of_its_own(tmp_path: Path) -> None:
+    first, second = tmp_path / "x.toml", tmp_path / "x-second.toml"
+    first.touch()
+    assert find_recipe(tmp_path, "x", "x-second") == first
+    second.touch()
+    assert find_recipe(tmp_path, "x", "x-second") == second
+    assert find_recipe(tmp_path, "x", "y-second") == first
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [(3, "10 seconds"), (44, "40 seconds"), (170, "3 minutes"), (9000, "2.5 hours")],
+)
+def test_an_estimate_is_rounded(seconds: float, words: str) -> None:
+    assert in_words(seconds) == words
+
+
+def test_one_answer_for_all_rows_is_refused(wish: Wish) -> None:
+    rows = [f'{n},"thing {n}",red' for n in range(60)]
+    wish.data.write_text("\n".join(["number,thing,colour", *rows]))
+    with pytest.raises(ConfigError, match=r"every row has the answer 'red'.*--response-column"):
+        new_recipe(wish, device="cpu", say=lambda _: None)
+    assert not wish.folder.exists()
+
+
+@pytest.mark.slow
+def test_without_timing_no_step_is_taken(wish: Wish, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        "router.extensions.training.new.scaffold.estimate_seconds", lambda *_: pytest.fail("timed")
+    )
+    said: list[str] = []
+    new_recipe(replace(wish, timing=False), device="cpu", say=said.append)
+    assert said[-1].startswith("wrote ")
+    with pytest.raises(pytest.fail.Exception):
+        new_recipe(replace(wish, force=True), device="cpu", say=said.append)

@@ -1,0 +1,208 @@
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from router.errors import ConfigError
+from tests.cli.tiny import write_adapter, write_base
+from tests.commands import cli, own_folder
+
+__all__ = ["cli", "own_folder"]
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    """What training and evaluation are asked; they answer at once."""
+    made = []
+
+    def train(recipe, output=None, **options):
+        made.append((recipe, output, options))
+        return output or Path("adapters/medical")
+
+    def evaluate(names, *, say, **options):
+        made.append((names, options))
+        say("measuring")
+        return [{"name": name} for name in names or ["every"]]
+
+    monkeypatch.setattr("router.extensions.training.train", train)
+    monkeypatch.setattr("router.extensions.training.evaluation.evaluate", evaluate)
+    return made
+
+
+def test_train_passes_its_flags_and_says_what_is_next(cli, calls):
+    done = cli("adapters", "train", "recipes/medical.toml", "--resume", "-o", "out/medical")
+    assert done.code == 0
+    assert "lora-router adapters validate out/medical" in done.out
+    options = {"resume": True, "work": Path("runs"), "device": "auto"}
+    assert calls == [(Path("recipes/medical.toml"), Path("out/medical"), options)]
+
+
+def test_evaluate_prints_its_progress(cli, calls):
+    done = cli("adapters", "evaluate", "adapters/a", "adapters/b", "--rows", "20")
+    assert (done.code, done.out) == (0, "measuring\n")
+    options = {"adapters": Path("adapters"), "recipes": Path("recipes"), "rows": 20, "device": "auto"}
+    options |= {"quantize": ""}
+    assert calls == [(["adapters/a", "adapters/b"], options)]
+
+
+def test_evaluate_all_or_names(cli, calls):
+    assert cli("adapters", "evaluate", "--all", "--adapters-dir", "mine").code == 0
+    assert calls[0][0] is None
+    assert calls[0][1]["adapters"] == Path("mine")
+    for wrong, said in (([], "or give --all\n"), (["a", "--all"], "or give --all, not both\n")):
+        done = cli("adapters", "evaluate", *wrong)
+        assert (done.code, done.err) == (2, f"lora-router: name the adapters to evaluate, {said}")
+    assert len(calls) == 1
+
+
+def test_evaluate_with_the_bases_weights_in_8_bits(cli, calls):
+    assert cli("adapters", "evaluate", "adapters/a", "--quantize", "int8").code == 0
+    assert calls[0][1]["quantize"] == "int8"
+    done = cli("adapters", "evaluate", "adapters/a", "--quantize", "int3")
+    assert done.code == 2
+    assert "quantize (from flag)" in done.err
+    assert len(calls) == 1
+
+
+def test_evaluate_json_keeps_stdout_clean(cli, calls):
+    done = cli("adapters", "evaluate", "adapters/a", "--json")
+    assert json.loads(done.out) == [{"name": "adapters/a"}]
+    assert done.err == "measuring\n"
+
+
+def test_a_bad_recipe_is_a_misuse(cli, monkeypatch):
+    def refuse(*_, **__):
+        raise ConfigError("recipe.toml: train.steps must be 1 or more")
+
+    monkeypatch.setattr("router.extensions.training.train", refuse)
+    done = cli("adapters", "train", "recipe.toml")
+    assert (done.code, done.err) == (2, "lora-router: recipe.toml: train.steps must be 1 or more\n")
+
+
+def test_evaluate_on_rows_of_ones_own(cli, monkeypatch):
+    made = []
+
+    def evaluate_rows(names, *, say, **options):
+        made.append((names, options))
+        say("measuring")
+        return [{"name": name} for name in names]
+
+    monkeypatch.setattr("router.extensions.training.evaluation.evaluate_rows", evaluate_rows)
+    done = cli(
+        "adapters", "evaluate", "mine", "--data", "own.csv", "--metric", "chrf", "--prompt-column", "q"
+    )
+    assert (done.code, done.out) == (0, "measuring\n")
+    options = {"data": Path("own.csv"), "metric": "chrf", "base": "smollm2-135m-instruct", "rows": None}
+    options |= {"prompt_column": "q", "response_column": "", "adapters": Path("adapters"), "device": "auto"}
+    options |= {"quantize": "", "header": None}
+    assert made == [(["mine"], options)]
+    assert cli("adapters", "evaluate", "mine", "--data", "d", "--metric", "m", "--base", "b").code == 0
+    assert made[1][1]["base"] == "b"
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["mine", "--data", "own.csv"], "--data needs --metric: exact_match, token_f1, rouge_l or chrf"),
+        (["--all", "--data", "own.csv", "--metric", "chrf"], "of the adapters that are named, not of --all"),
+        (["mine", "--metric", "chrf"], "--metric goes with --data FILE; else the recipe says it"),
+        (["mine", "--response-column", "a"], "--response-column goes with --data FILE"),
+    ],
+)
+def test_flags_of_own_rows_that_do_not_fit(cli, calls, flags, said):
+    done = cli("adapters", "evaluate", *flags)
+    assert (done.code, calls) == (2, [])
+    assert said in done.err
+
+
+@pytest.fixture
+def curves(monkeypatch):
+    """What `learning_curve` is asked; it answers at once."""
+    made = []
+
+    def measure(recipe, fractions, **options):
+        made.append((recipe, fractions, options))
+        return Path("adapters/medical/data_need.json")
+
+    monkeypatch.setattr("router.extensions.training.evaluation.learning_curve.learning_curve", measure)
+    return made
+
+
+def test_learning_curve_passes_its_flags_and_says_what_is_next(cli, curves):
+    done = cli(
+        "adapters", "learning-curve", "recipes/medical.toml", "--fractions", "0.2, 0.5", "--device", "cpu"
+    )
+    assert done.code == 0
+    assert "lora-router adapters evaluate adapters/medical" in done.out
+    options = {"output": None, "work": Path("runs"), "device": "cpu"}
+    assert curves == [(Path("recipes/medical.toml"), [0.2, 0.5], options)]
+
+
+def test_two_fractions_are_the_default(cli, curves):
+    cli("adapters", "learning-curve", "recipes/medical.toml", "-o", "here")
+    assert curves[0][1] == [0.1, 0.3]
+    assert curves[0][2]["output"] == Path("here")
+
+
+def test_fractions_that_are_no_numbers_are_a_misuse(cli, curves):
+    done = cli("adapters", "learning-curve", "recipes/medical.toml", "--fractions", "a tenth")
+    assert done.code == 2
+    assert "must be numbers with commas, such as 0.1,0.3" in done.err
+    assert curves == []
+
+
+def test_a_recipe_that_is_not_there_is_a_misuse(cli):
+    done = cli("adapters", "learning-curve", "none.toml")
+    assert (done.code, done.err) == (2, "lora-router: recipe none.toml is not there\n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["advisor", "legal=much", "financial"], 2, "'legal=much': a weight is a number, such as legal=0.5"),
+        (["advisor", "legal", "financial"], 2, "legal is no adapter folder"),
+        (["advisor", "legal"], 2, "two adapters at least"),
+        (["advisor", "legal", "medical", "--method", "magic"], 2, "--method 'magic': there are"),
+        (["advisor", "legal=0", "medical"], 2, "a weight is a number other than 0"),
+    ],
+)
+def test_bad_input_of_merge_is_one_line(cli, arguments, code, message):
+    done = cli("adapters", "merge", *arguments)
+    assert done.code == code, done.err
+    assert message in done.err
+    assert done.err.count("\n") == 1
+
+
+# -- convert
+
+
+@pytest.fixture
+def pickled(own_folder):
+    write_base(own_folder / "tiny-base")
+    folder = write_adapter(own_folder / "in")
+    weights = folder / "adapter_model.safetensors"
+    torch.save(load_file(weights), folder / "adapter_model.bin")
+    weights.unlink()
+    return folder
+
+
+def test_a_pickled_folder_becomes_one_that_is_valid(cli, pickled):
+    done = cli("adapters", "convert", pickled, "adapters/m", "--model", "tiny-base")
+    assert done.code == 0, done.err
+    assert done.out.splitlines()[:2] == ["read adapter_model.bin", "adapters/m"]
+    assert cli("adapters", "validate", "adapters/m", "--model", "tiny-base").code == 0
+    again = cli("adapters", "convert", pickled, "adapters/m", "--model", "tiny-base")
+    assert again.code == 1
+    assert "--force" in again.err
+    assert cli("adapters", "convert", pickled, "adapters/m", "--model", "tiny-base", "--force").code == 0
+
+
+def test_what_cannot_be_served_either_way_is_not_written(cli, pickled, own_folder):
+    config = pickled / "adapter_config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"peft_type": "LOHA"}))
+    done = cli("adapters", "convert", pickled, "adapters/m", "--model", "tiny-base")
+    assert done.code == 1
+    assert "cannot be served, converted either" in done.err
+    assert not (own_folder / "adapters" / "m").exists()

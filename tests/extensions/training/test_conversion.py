@@ -1,0 +1,212 @@
+"""Adapter folders that cannot be served, as ones that can; what would change answers is refused."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from router.errors import AdapterRejected, ConfigError
+from router.extensions.training.conversion import Base, convert
+from router.registry.format.artifact import validate_folder
+from tests.cli.tiny import EMBEDDING, MODULES, write_adapter, write_base
+
+Q = "base_model.model.model.layers.0.self_attn.q_proj"
+WHOLE = "base_model.model.model.embed_tokens.modules_to_save.weight"
+VOCABULARY = len(EMBEDDING)
+
+
+@pytest.fixture
+def base(tmp_path: Path) -> Base:
+    return Base(write_base(tmp_path / "base"), VOCABULARY)
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    return write_adapter(tmp_path / "in", manifest='[adapter]\nname = "m"\n')
+
+
+@pytest.fixture
+def made(source: Path, base: Base, tmp_path: Path) -> Callable[[], list[str]]:
+    def run() -> list[str]:
+        return convert(source, tmp_path / "out", base, lambda folder: None)
+
+    return run
+
+
+def rewrite(source: Path, **more: torch.Tensor) -> dict[str, torch.Tensor]:
+    tensors = load_file(source / "adapter_model.safetensors") | more
+    save_file(tensors, source / "adapter_model.safetensors")
+    return tensors
+
+
+def configure(source: Path, **changes: object) -> None:
+    path = source / "adapter_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def tokenizer(source: Path, *tokens: str, pad: str = "<pad>") -> None:
+    added = [{"id": VOCABULARY + n, "content": token} for n, token in enumerate(tokens)]
+    (source / "tokenizer.json").write_text(json.dumps({"added_tokens": added}))
+    (source / "tokenizer_config.json").write_text(json.dumps({"pad_token": pad}))
+
+
+def same_weights(one: dict[str, torch.Tensor], folder: Path) -> bool:
+    other = load_file(folder / "adapter_model.safetensors")
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_a_pickle_becomes_safetensors(source: Path, made, tmp_path: Path) -> None:
+    tensors = rewrite(source)
+    torch.save(tensors, source / "adapter_model.bin")
+    (source / "adapter_model.safetensors").unlink()
+    assert made() == ["read adapter_model.bin"]
+    assert same_weights(tensors, tmp_path / "out")
+    assert (tmp_path / "out" / "adapter.toml").is_file()
+    assert validate_folder(tmp_path / "out", None).ok
+
+
+class Harm:
+    def __reduce__(self) -> tuple[object, ...]:
+        return Path.touch, (Path("harm"),)
+
+
+def test_a_folder_that_needs_nothing_says_so(source: Path, made, tmp_path: Path) -> None:
+    assert made() == ["nothing had to be changed: it could be served as it was"]
+    (source / "adapter_config.json").unlink()
+    with pytest.raises(ConfigError, match=r"in has no adapter_config\.json"):
+        made()
+
+
+def test_a_pickle_that_runs_code_is_not_loaded(
+    source: Path, made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (source / "adapter_model.safetensors").unlink()
+    (source / "adapter_model.bin").write_bytes(pickle.dumps({"a": Harm()}, protocol=2))
+    with pytest.raises(ConfigError, match="what a pickle holds is never run here"):
+        made()
+    assert not (tmp_path / "harm").exists()
+    assert not (tmp_path / "out").exists()
+
+
+def test_shards_are_joined(source: Path, made, tmp_path: Path) -> None:
+    tensors = rewrite(source)
+    (source / "adapter_model.safetensors").unlink()
+    names = {name: f"adapter_model-0000{n % 2 + 1}-of-00002.safetensors" for n, name in enumerate(tensors)}
+    for file in set(names.values()):
+        save_file({name: tensors[name] for name in tensors if names[name] == file}, source / file)
+    index = source / "adapter_model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": names}))
+    assert made() == ["joined 2 shards"]
+    assert same_weights(tensors, tmp_path / "out")
+    index.write_text(json.dumps({"weight_map": {**names, "more": names[next(iter(names))]}}))
+    with pytest.raises(ConfigError, match="names more, which is in no shard"):
+        made()
+    index.write_text(json.dumps({"weight_map": {"a": "../base/model.safetensors"}}))
+    with pytest.raises(ConfigError, match="is no name of a file beside it"):
+        made()
+
+
+def test_a_tokenizer_with_a_new_pad_token_is_left_out(source: Path, made, tmp_path: Path) -> None:
+    tokenizer(source, "<pad>")
+    (said,) = made()
+    assert "its only new token, <pad>, pads batches" in said
+    assert not (tmp_path / "out" / "tokenizer.json").exists()
+
+
+def test_other_new_tokens_are_refused(source: Path, made) -> None:
+    tokenizer(source, "<pad>", "<tool>")
+    with pytest.raises(AdapterRejected, match=r"not for padding .'<tool>'"):
+        made()
+
+
+@pytest.mark.parametrize("rows", [VOCABULARY, VOCABULARY + 1])
+def test_whole_matrices_that_are_the_bases_are_left_out(
+    source: Path, made, tmp_path: Path, rows: int
+) -> None:
+    tensors = rewrite(source)
+    whole = torch.from_numpy(np.concatenate([EMBEDDING, np.ones((rows - VOCABULARY, 8), np.float32)]))
+    rewrite(source, **{WHOLE: whole})
+    configure(source, modules_to_save=["embed_tokens"])
+    if rows > VOCABULARY:
+        with pytest.raises(AdapterRejected, match="33 rows, the base has 32"):
+            made()
+        tokenizer(source, "<pad>")
+    assert "left out 1 whole matrices that are the base's own" in made()
+    assert same_weights(tensors, tmp_path / "out")
+    assert validate_folder(tmp_path / "out", None).ok
+
+
+def test_whole_matrices_that_differ_are_refused(source: Path, made, tmp_path: Path) -> None:
+    rewrite(source, **{WHOLE: torch.from_numpy(EMBEDDING) + 1})
+    with pytest.raises(AdapterRejected, match=r"embed_tokens.*differs from the base's .modules_to_save"):
+        made()
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("factor", [1.0, 1.01])
+def test_dora_is_converted_only_where_it_scales_by_one(
+    source: Path, made, tmp_path: Path, factor: float
+) -> None:
+    tensors = rewrite(source)
+    for module, (rows, columns) in MODULES.items():
+        prefix = f"base_model.model.{module}"
+        whole = torch.ones(rows, columns) + 2.0 * (
+            tensors[f"{prefix}.lora_B.weight"] @ tensors[f"{prefix}.lora_A.weight"]
+        )
+        rewrite(source, **{f"{prefix}.lora_magnitude_vector": factor * whole.norm(dim=1)})
+    configure(source, use_dora=True)
+    if factor == 1.0:
+        assert made() == ["left out 2 magnitudes of DoRA: they scale by 1"]
+        assert same_weights(tensors, tmp_path / "out")
+        assert validate_folder(tmp_path / "out", None).ok
+    else:
+        with pytest.raises(
+            AdapterRejected, match=r"scale model.layers.0.* by up to 1.01\. .*no low rank holds"
+        ):
+            made()
+
+
+@pytest.mark.parametrize(
+    ("spoilt", "reason"),
+    [
+        ("not a number", r"scale .* by up to nan"),
+        ("missing", r"q_proj has no magnitude"),
+        ("alpha", "lora_alpha"),
+    ],
+)
+def test_dora_that_is_not_whole_is_refused(
+    source: Path, made, tmp_path: Path, spoilt: str, reason: str
+) -> None:
+    for module, (rows, _) in MODULES.items():
+        if spoilt != "missing" or not module.endswith("q_proj"):
+            vector = torch.full((rows,), float("nan"))
+            rewrite(source, **{f"base_model.model.{module}.lora_magnitude_vector": vector})
+    configure(source, use_dora=True, **({"lora_alpha": None} if spoilt == "alpha" else {}))
+    with pytest.raises((AdapterRejected, ConfigError), match=reason):
+        made()
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_that_is_refused_is_not_written(source: Path, base: Base, tmp_path: Path) -> None:
+    def check(folder: Path) -> None:
+        raise AdapterRejected("no")
+
+    with pytest.raises(AdapterRejected):
+        convert(source, tmp_path / "out", base, check)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["base", "in"]
+
+
+@pytest.mark.parametrize("data", [b"", b"\x80\x02.", b"garbage" * 10, b"PK\x03\x04" + b"x" * 100])
+def test_a_damaged_file_is_named(source: Path, made, data: bytes) -> None:
+    (source / "adapter_model.safetensors").unlink()
+    (source / "adapter_model.bin").write_bytes(data)
+    with pytest.raises(ConfigError, match=r"adapter_model\.bin"):
+        made()
