@@ -6,21 +6,25 @@ lora-router.toml, as an instance of the model that it registered, or None.
 
 | hooks                      | called                    | an exception costs                         |
 |----------------------------|---------------------------|--------------------------------------------|
-| register_*                 | when the plugin is loaded | the plugin, or its new version             |
+| other register_*           | when the plugin is loaded | the plugin, or its new version             |
 | register_commands          | by the command line       | the plugin's commands                      |
 | on_startup, on_ready       | once in a server's life   | the plugin's other hooks below this line   |
+| register_services,         | once in a server's life,  | what that hook registers, and the          |
+| register_http,             | after on_startup          | plugin's other hooks below this line       |
+| register_authenticators    |                           |                                            |
 | on_shutdown                | once in a server's life   | a line in the log                          |
 | rewrite_request            | for each request          | the rewriting, or the request (`required`) |
 | on_decision, on_answer     | in a thread of the plugin | the record                                 |
 
 Whatever it costs shows in `lora-router plugins list` and, while it lasts, under `degraded` of /readyz.
 A plugin file that changes while the server runs is loaded again: its old version gets `on_shutdown`, its new
-one `on_startup` and `on_ready`. Engines, adapter sources and commands are taken at the next start.
+one `on_startup` and `on_ready`. Engines, adapter sources, commands, services, routes and authenticators are
+taken at the next start.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar, overload
 
@@ -33,11 +37,14 @@ if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
     from pydantic import BaseModel
 
+    from router.access.access import Authenticator
     from router.classifiers.contract import Classifier
     from router.config import Settings
     from router.engine.base import Engine
     from router.judging import Judge
     from router.server.app import ServerApp
+    from router.server.http import Route
+    from router.server.policy import Policy
     from router.sources.source import Source
     from router.types import Request
 
@@ -182,6 +189,66 @@ class RegisterSource(Protocol):
 @hookspec
 def register_adapter_sources(register: RegisterSource, settings: Any) -> None:
     """Call `register("hub", HubSource)`: `lora-router adapters add hub:NAME` then asks it."""
+
+
+# -- who calls, and what is served. `server` has what an implementation needs: `server.settings`, `.registry`,
+# -- `.inference`, `.experiments`, `.health` and more. A function that is not `async` runs in a thread.
+
+
+class RegisterServices(Protocol):
+    """The callback given to `register_services`."""
+
+    def __call__(self, add: Callable[[Any, Any], None], servicer: Any, rows: Mapping[str, Policy]) -> None:
+        """`add` is the generated `add_...Servicer_to_server`. The methods of `servicer` get the request and
+        the `router.server.call.Call`. `rows` has the `router.server.policy.Policy` of each method, by
+        /SERVICE/METHOD.
+
+        Raises ConfigError for a method without a row, and for one that is served already.
+        """
+
+
+@hookspec
+def register_services(register: RegisterServices, server: ServerApp, settings: Any) -> Awaitable[None] | None:
+    """Call `register(add_EchoServicer_to_server, Echo(), ROWS)` for each gRPC service; may be `async`.
+
+    Health and reflection name it, too.
+    """
+
+
+class RegisterHttp(Protocol):
+    """The callback given to `register_http`."""
+
+    def __call__(self, routes: Sequence[Route], rows: Mapping[str, Policy]) -> None:
+        """`routes` are `router.server.http.Route`; `rows` has the `router.server.policy.Policy` of each, by
+        `VERB /PATH`.
+
+        Raises ConfigError for a route without a row, and for one that is served already.
+        """
+
+
+@hookspec
+def register_http(register: RegisterHttp, server: ServerApp, settings: Any) -> Awaitable[None] | None:
+    """Call `register([Route("GET", "/hello", hello)], {"GET /hello": Policy(Role.INFER)})`; may be `async`.
+
+    Called where the setting `http_listen` has an address.
+    """
+
+
+class RegisterAuthenticator(Protocol):
+    """The callback given to `register_authenticators`."""
+
+    def __call__(self, authenticator: Authenticator) -> None:
+        """`authenticator` says who makes a call; see `router.access.access.Authenticator`."""
+
+
+@hookspec
+def register_authenticators(
+    register: RegisterAuthenticator, server: ServerApp, settings: Any
+) -> Awaitable[None] | None:
+    """Call `register(MyAuthenticator())` for each way to prove who calls; may be `async`.
+
+    They are asked where the server has a file of clients (setting `clients`).
+    """
 
 
 # -- what an operator sees

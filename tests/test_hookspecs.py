@@ -5,15 +5,20 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import sys
 import textwrap
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import grpc
+import httpx2
 import pytest
+from google.protobuf.wrappers_pb2 import StringValue
 
 from router import hookimpl
+from router.access.clients import hash_of
 from router.cli.compose import Composition, engine_of
 from router.cli.plugins import host_of
 from router.cli.settings import load_settings
@@ -22,6 +27,7 @@ from router.config import Settings
 from router.engine.fake import FakeEngine
 from router.errors import ConfigError
 from router.plugins import PluginHost
+from router.server.app import ServerApp
 from tests.cli.tiny import write_adapter
 from tests.server.helpers import until
 
@@ -367,6 +373,169 @@ async def test_metrics_and_checks_of_a_plugin_are_shown(write: Write) -> None:
         await until(lambda: any("failing: register_checks: ZeroDivision" in f for f in health.degraded), 5)
 
 
+# -- services, routes and authenticators
+
+
+SERVICE = """
+import grpc
+from google.protobuf.wrappers_pb2 import StringValue
+from router.server.policy import INFER
+
+class Echo:
+    async def Say(self, request, call):
+        return StringValue(value="NAME " + request.value)
+
+def add(servicer, server):
+    handler = grpc.unary_unary_rpc_method_handler(
+        servicer.Say, StringValue.FromString, StringValue.SerializeToString
+    )
+    server.add_registered_method_handlers("example.Echo", {"Say": handler})
+
+@hookimpl
+def register_services(register):
+    register(add, Echo(), {"/example.Echo/Say": INFER})
+"""
+ROUTE = """
+from router.server.http import Route
+from router.server.policy import OBSERVE
+
+async def hello(request, call):
+    return {"hello": "NAME", "to": call.path_parameter("who")}
+
+@hookimpl
+async def register_http(register):
+    register([Route("GET", "/hello/{who}", hello)], {"GET /hello/{who}": OBSERVE})
+"""
+
+
+async def said_by(
+    app: ServerApp, text: str, method: str = "/example.Echo/Say", *metadata: tuple[str, str]
+) -> str:
+    """What a method of a plugin says."""
+    async with grpc.aio.insecure_channel(app.address) as channel:
+        say = channel.unary_unary(method, StringValue.SerializeToString, StringValue.FromString)
+        return str((await say(StringValue(value=text), metadata=metadata)).value)
+
+
+async def got(app: ServerApp, path: str, **headers: str) -> Any:
+    async with httpx2.AsyncClient(base_url=f"http://{app.http_address}") as client:
+        return await client.get(path, headers=headers)
+
+
+@pytest.mark.parametrize("source", ["file", "folder", "package", "built-in"])
+async def test_a_service_and_a_route_are_served(
+    write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str
+) -> None:
+    both = (SERVICE + ROUTE).replace("NAME", source)
+    settings: dict[str, Any] = {"http_listen": "127.0.0.1:0"}
+    if source == "file":
+        write("doors.py", both)
+    elif source == "folder":
+        write("doors/__init__.py", both)
+    else:
+        (tmp_path / "some_doors.py").write_text(HEAD + both)
+        monkeypatch.syspath_prepend(tmp_path)
+        (tmp_path / "plugins").mkdir()
+    if source == "package":
+        info = tmp_path / "doors-1.dist-info"
+        info.mkdir()
+        (info / "METADATA").write_text("Metadata-Version: 2.1\nName: doors\nVersion: 1\n")
+        (info / "entry_points.txt").write_text("[lora_router]\ndoors = some_doors\n")
+        settings["installed_plugins"] = "doors"
+    elif source == "built-in":
+        monkeypatch.setattr("router.plugins.host.built_in_modules", lambda: ["some_doors"])
+    try:
+        async with serving(**settings) as (composition, _):
+            assert await said_by(composition.app, "hi") == f"{source} hi"
+            answer = (await got(composition.app, "/hello/you")).json()
+            assert answer == {"hello": source, "to": "you"}
+            assert "example.Echo" in composition.app.health.names
+    finally:
+        sys.modules.pop("some_doors", None)
+
+
+@pytest.mark.parametrize(
+    ("body", "says"),
+    [
+        (SERVICE.replace('"/example.Echo/Say": INFER', ""), "{'/example.Echo/Say': Policy(Role.INFER)}"),
+        (ROUTE.replace('"GET /hello/{who}": OBSERVE', ""), "{'GET /hello/{who}': Policy(Role.INFER)}"),
+        (ROUTE.replace("OBSERVE}", "3}"), "the row of GET /hello/{who} is a int: write Policy(Role.INFER)"),
+        (ROUTE.replace("/hello/{who}", "/console/{who}"), "must begin with '/', and not with '/console'"),
+        (ROUTE.replace("{who}", "{who:odd}", 1), "Unknown path convertor 'odd'"),
+        (
+            SERVICE.replace("example.Echo", "grpc.health.v1.Health").replace("Say", "Check"),
+            "the server itself",
+        ),
+        (ROUTE.replace("[Route", "[3, Route"), "3 is no route: write router.server.http.Route"),
+    ],
+)
+async def test_what_cannot_be_served_costs_its_plugin_alone(write: Write, body: str, says: str) -> None:
+    write("bad.py", body)
+    write("good.py", ROUTE.replace("hello/", "good/"))
+    async with serving(http_listen="127.0.0.1:0") as (composition, client):
+        assert (await client.generate("hello", max_tokens=2)).text
+        assert (await got(composition.app, "/good/you")).status_code == 200
+        assert (await got(composition.app, "/hello/you")).status_code == 404
+        (flaw,) = composition.app.health.degraded
+        assert flaw.startswith("plugin bad: register_")
+        assert says in flaw
+        assert "bad.py" in flaw
+
+
+async def test_what_two_plugins_register_is_the_firsts(write: Write) -> None:
+    write("first.py", SERVICE + ROUTE)
+    write("second.py", ROUTE.replace("{who}", "{whom}"))
+    write("third.py", SERVICE)
+    async with serving(http_listen="127.0.0.1:0") as (composition, _):
+        assert await said_by(composition.app, "hi") == "NAME hi"
+        flaws = sorted(composition.app.health.degraded)
+        assert "GET /hello/{whom} of plugin 'second' is refused: plugin 'first' serves it" in flaws[0]
+        assert "/example.Echo/Say of plugin 'third' is refused: plugin 'first' serves it" in flaws[1]
+
+
+CLIENTS = """
+[[client]]
+id = "web"
+token_sha256 = ["{}"]
+roles = ["infer", "observe"]
+adapters = ["*"]
+"""
+
+
+async def test_an_authenticator_says_who_calls_and_a_fault_lets_nobody_in(
+    write: Write, tmp_path: Path
+) -> None:
+    write(
+        "keys.py",
+        """
+        from router.access.access import Authenticator, Named
+
+        class Keys(Authenticator):
+            async def authenticate(self, credentials):
+                return Named({"one": "web", "two": "nobody"}[credentials.header("x-key")])
+
+        @hookimpl
+        def register_authenticators(register):
+            register(Keys())
+        """,
+    )
+    write("bad.py", "@hookimpl\ndef register_authenticators(register):\n    register(3)\n")
+    write("who.py", ROUTE.replace('"NAME"', "call.client.id"))
+    (tmp_path / "clients.toml").write_text(CLIENTS.format(hash_of("lrk_web_" + "a" * 43)))
+    (tmp_path / "clients.toml").chmod(0o600)
+    clients = {"clients": tmp_path / "clients.toml", "http_listen": "127.0.0.1:0"}
+    async with serving(**clients) as (composition, _):
+        app = composition.app
+        assert (await got(app, "/hello/you", **{"x-key": "one"})).json()["hello"] == "web"
+        for key in ("two", "three"):
+            assert (await got(app, "/hello/you", **{"x-key": key})).status_code == 401
+        token = {"authorization": "Bearer lrk_web_" + "a" * 43}
+        assert (await got(app, "/hello/you", **token)).json()["hello"] == "web"
+        flaws = sorted(app.health.degraded)
+        assert "bad: register_authenticators: TypeError: 3 is no authenticator" in flaws[0]
+        assert "keys: register_authenticators: KeyError" in flaws[1]
+
+
 # -- requests
 
 
@@ -513,3 +682,17 @@ def test_the_engine_of_the_page_is_made(write: Write) -> None:
     write("echo.py", example("echo.py"))
     engine, _ = engine_of(Settings(engine="echo"), loaded())
     assert isinstance(engine, FakeEngine)
+
+
+async def test_the_doors_of_the_page_are_open(write: Write, tmp_path: Path) -> None:
+    for name in ("hello.py", "shout.py", "api_keys.py"):
+        write(name, example(name))
+    (tmp_path / "clients.toml").write_text(CLIENTS.format("0" * 64))
+    (tmp_path / "clients.toml").chmod(0o600)
+    settings = {"clients": tmp_path / "clients.toml", "api_keys.keys": '{"web": "secret"}'}
+    async with serving(http_listen="127.0.0.1:0", **settings) as (composition, _):
+        app = composition.app
+        answer = await got(app, "/hello/anna", **{"x-api-key": "secret"})
+        assert answer.json() == {"hello": "anna", "from": "web"}
+        assert (await got(app, "/hello/anna", **{"x-api-key": "Secret"})).status_code == 401
+        assert await said_by(app, "hi", "/example.Shout/Say", ("x-api-key", "secret")) == "HI"

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Protocol
 
 from router.access.certificates import BadNames, names_in
-from router.access.clients import ANYONE, LOCAL, Client, Clients, read_clients
+from router.access.clients import ANYONE, LOCAL, OURS, Client, Clients, read_clients
 from router.access.issuers import Issuer
 from router.access.jwks import Found
 from router.access.jwt import Proof, Tokens, is_jwt
@@ -19,6 +20,7 @@ from router.access.xfcc import HEADER, forwarded_names
 from router.errors import (
     AdminElsewhere,
     PermissionDenied,
+    RouterError,
     TokenMissing,
     Unauthenticated,
     Unavailable,
@@ -28,6 +30,7 @@ from router.reread import Reread
 LOOK_SECONDS = 0.25  # so long a client that was taken out of the file goes on at most
 OUTCOMES = "/router.v1.ExperimentService/RecordOutcomes"  # lasts, so its quotas may change meanwhile
 SCHEME = "bearer "
+AUTHENTICATOR_SECONDS = 10.0  # for one to say who calls
 MAX_HEADER = 8 << 10  # characters; ours have some 100, an issuer's may carry much
 
 
@@ -36,7 +39,8 @@ class Credentials:
     """What a call brings: its `authorization` headers, the client's certificate (PEM, verified by TLS),
     whether it came by the socket that only the server's own user can open, and a trusted sidecar's headers.
 
-    `Access.verified` adds `names`, from certificate or sidecar, and `proof`, from a JWT.
+    `Access.verified` adds `names`, from certificate or sidecar, `proof`, from a JWT, and `identity`, from an
+    authenticator.
     """
 
     authorization: Sequence[str] = ()
@@ -45,6 +49,52 @@ class Credentials:
     forwarded: Sequence[str] = ()  # the sidecar's headers
     names: Sequence[str] = ()  # each with its kind, `dns:NAME`
     proof: Proof | None = None
+    headers: Iterable[tuple[str, str | bytes]] = ()  # all of the call's, their names in lower case
+    identity: Identity | None = None
+
+    def header(self, name: str) -> str:
+        """The value of a header that the call has once; '' of any other."""
+        found = [value for key, value in self.headers if key == name]
+        return found[0] if len(found) == 1 and isinstance(found[0], str) else ""
+
+
+class Identity(Protocol):
+    """Who calls, as an authenticator found."""
+
+    def client(self, clients: Clients, now: float) -> Client | None:
+        """The client of `clients`, the file as it is, that this is at `now` (seconds since 1970); None for
+        nobody. Asked when a call begins, and while it runs four times a second at most."""
+
+
+@dataclass(frozen=True, slots=True)
+class Named:
+    """The client with that id in the file of clients."""
+
+    id: str
+
+    def client(self, clients: Clients, now: float) -> Client | None:
+        """As Identity."""
+        return clients.by_id(self.id)
+
+
+class Authenticator:
+    """One way to prove who calls. Lives on the server's event loop."""
+
+    async def authenticate(self, credentials: Credentials) -> Identity | None:
+        """Who calls; None where these are not credentials that it knows. Raises Unauthenticated for wrong
+        ones. Any other exception counts as None, and as a fault of the plugin; so does more than 10 s."""
+        return None
+
+    def follow(self, clients: Clients) -> None:
+        """Called four times a second with the file of clients as it is; must not block."""
+
+    @property
+    def problem(self) -> str:
+        """What is wrong with what it knows; shown under `degraded`."""
+        return ""
+
+    def close(self) -> None:
+        """The server ends."""
 
 
 @dataclass(eq=False, slots=True)
@@ -77,6 +127,11 @@ class Access:
         self._now, self._admin_local = now, admin_local
         self._tokens = Tokens(fetch)
         self._running: set[_Running] = set()
+        self._authenticators: list[tuple[Authenticator, Callable[[Exception], None]]] = []
+
+    def add(self, authenticator: Authenticator, failed: Callable[[Exception], None]) -> None:
+        """Ask that one, too, after those that are there; `failed` is called with what it raises."""
+        self._authenticators.append((authenticator, failed))
 
     @property
     def problem(self) -> str:
@@ -97,6 +152,10 @@ class Access:
         if self._file is None or role is Role.OPEN:
             return credentials
         token = bearer(credentials.authorization)
+        if token.startswith(OURS):
+            return credentials
+        if (identity := await self._identity(credentials)) is not None:
+            return replace(credentials, identity=identity)
         if is_jwt(token):
             return replace(credentials, proof=await self._tokens.proven(token))
         if credentials.authorization:
@@ -111,6 +170,21 @@ class Access:
         except ValueError as error:
             raise Unauthenticated(f"{HEADER}: {error}") from None
         return credentials
+
+    async def _identity(self, credentials: Credentials) -> Identity | None:
+        """Who calls, by the first authenticator that knows. What one raises lets nobody in."""
+        for authenticator, failed in self._authenticators:
+            try:
+                async with asyncio.timeout(AUTHENTICATOR_SECONDS):
+                    found = await authenticator.authenticate(credentials)
+            except RouterError:
+                raise
+            except Exception as error:
+                failed(error)
+            else:
+                if found is not None:
+                    return found
+        return None
 
     def client(self, credentials: Credentials, role: Role) -> Client:
         """The client that calls a method which needs `role`; anybody for one that is open.
@@ -161,6 +235,8 @@ class Access:
                 await asyncio.sleep(LOOK_SECONDS)
         finally:
             self._tokens.close()
+            for authenticator, _ in self._authenticators:
+                authenticator.close()
 
     def look(self) -> None:
         """Read the file if it has changed, fetch keys where that is due, and end the calls of who may no
@@ -169,6 +245,11 @@ class Access:
             return
         self._clients = self._file.value()
         self._tokens.follow(self._clients.issuers)
+        for authenticator, failed in self._authenticators:
+            try:
+                authenticator.follow(self._clients)
+            except Exception as error:
+                failed(error)
         for running in tuple(self._running):
             try:
                 now = self.client(running.credentials, running.role)
@@ -185,7 +266,9 @@ class Access:
             return LOCAL
         if self._file is None:
             return ANYONE
-        if credentials.proof is not None:
+        if credentials.identity is not None:
+            client = credentials.identity.client(self._clients, self._now())
+        elif credentials.proof is not None:
             client = self._proven(credentials.proof)
         elif credentials.authorization:
             client = self._clients.by_token(bearer(credentials.authorization))

@@ -51,6 +51,7 @@ from router.types import EVERYTHING, KEEPINGS, Keeping, Visible
 ID = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 _HASH = re.compile(r"[0-9a-f]{64}")
 _GLOB = re.compile(r"[a-z0-9._*-]{1,63}")
+OURS = "lrk_"  # how our own tokens begin
 _TOKEN = re.compile(r"lrk_([a-z0-9][a-z0-9-]{0,62})_[A-Za-z0-9_-]{43}")
 NOBODYS = ("0" * 64,)  # compared with where there is no such client, so that this takes as long
 
@@ -124,13 +125,13 @@ class Clients:
         self.all, self.tenants = tuple(clients), tuple(tenants)
         self.issuers = issuers or {}  # by URL
         self._by_subject = {(client.issuer, client.subject): client for client in self.all if client.subject}
-        self._by_id = {client.id: client for client in self.all}
+        self._ids = {client.id: client for client in self.all}
         self._by_cert = {client.cert: client for client in self.all if client.cert}
 
     def by_token(self, token: str) -> Client | None:
         """Whose token it is, expired or not; None for nobody's. Takes about as long for any."""
         shape = _TOKEN.fullmatch(token)
-        client = self._by_id.get(shape[1]) if shape else None
+        client = self._ids.get(shape[1]) if shape else None
         hashes = (client.token_sha256 if client else ()) or NOBODYS
         digest = hash_of(token) if shape else ""
         same = [hmac.compare_digest(digest, one) for one in hashes]
@@ -139,6 +140,10 @@ class Clients:
     def by_subject(self, issuer: str, subject: str) -> Client | None:
         """Whom an issuer's token with this subject names."""
         return self._by_subject.get((issuer, subject))
+
+    def by_id(self, name: str) -> Client | None:
+        """The client of that id."""
+        return self._ids.get(name)
 
     def by_names(self, names: Sequence[str]) -> Client | None:
         """Whose certificate has these names, each with its kind; None for nobody's, or where two clients have

@@ -40,8 +40,10 @@ LOAD_SECONDS = 30.0
 MODULE_PREFIX = "lora_router_plugin_"
 HOOKS = tuple(name for name in vars(hookspecs) if hasattr(vars(hookspecs)[name], f"{hookspecs.NAME}_spec"))
 OBSERVERS = ("on_decision", "on_answer")
-AT_START = ("register_engines", "register_adapter_sources", "register_commands")
-OURS = frozenset({Path(__file__).parent, Path(isolation.__file__).parent})  # no place to tell of a fault
+# No place to tell of a fault.
+OURS = frozenset(
+    {Path(__file__).parent, Path(isolation.__file__).parent, Path(hookspecs.__file__).parent / "server"}
+)
 NAME_FORM = re.compile(r"[a-z0-9][a-z0-9_-]*|\*")  # `*`: any other
 T = TypeVar("T")
 _serial = itertools.count(1)

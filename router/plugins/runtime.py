@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from router.classifiers.isolation import Breaker, await_in_thread, fault_of
 from router.errors import ConfigError, RouterError, Unavailable
@@ -45,6 +45,16 @@ class Fault:
     text: str = ""  # the last one: type and place
     time: float = 0.0  # of it, monotonic
     lasting: bool = False  # it does not pass
+
+
+class Registering(Protocol):
+    """What a plugin registers by: called by the plugin, and kept if its hook raises nothing."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> None:
+        """The `register` of the hook."""
+
+    def commit(self) -> None:
+        """Keep what was registered."""
 
 
 class Running:
@@ -150,6 +160,20 @@ class Hooks:
         await self._follow()
         self.host.refreshed = self._follow
 
+    async def register(self, name: str, registering: Callable[[Running], Registering]) -> None:
+        """Call a hook that registers with the server: of built-in plugins, then of the others.
+
+        `registering(running)` returns what a plugin registers by. What a hook registers that raises is
+        dropped.
+        """
+        for running in sorted(self._running.values(), key=lambda r: r.plugin.source != "built-in"):
+            if running.hook(name) is not None and not running.failed:
+                register = registering(running)
+                await self._life(running, name, register=register)
+                if not running.failed:
+                    register.commit()
+        self._sort()
+
     async def ready(self) -> None:
         """Call `on_ready`."""
         self._ready = True
@@ -201,14 +225,14 @@ class Hooks:
             if (found := tuple(r for r in running if r.observer and r.hook(hook) and not r.failed))
         }
 
-    async def _life(self, running: Running, name: str) -> None:
+    async def _life(self, running: Running, name: str, **given: object) -> None:
         """Call a hook of the server's life; a fault stays. Raises ConfigError of a built-in plugin."""
         hook = running.hook(name)
         if hook is None:
             return
         try:
             async with asyncio.timeout(STARTUP_SECONDS):
-                await _called(hook, name, server=self._server)
+                await _called(hook, name, server=self._server, **given)
         except TimeoutError as error:
             running.fault(name, error, lasting=True, text=f"did not return within {STARTUP_SECONDS:g} s")
         except Exception as error:

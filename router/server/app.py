@@ -34,7 +34,7 @@ from router.server.corrections import CorrectionsCollector
 from router.server.following import Following
 from router.server.grpc_adapter import GrpcServer
 from router.server.health import KSERVE, NAMES, Health
-from router.server.http import Route, application
+from router.server.http import application
 from router.server.inference import InferenceService
 from router.server.insight import Insight
 from router.server.interceptors import Interceptors
@@ -44,8 +44,9 @@ from router.server.listener import Listener
 from router.server.metrics import Metrics
 from router.server.pipeline import Pipeline
 from router.server.plugins import PluginsCollector
-from router.server.policy import ROWS, Policy
+from router.server.policy import ROWS
 from router.server.probes import listener, probes
+from router.server.registration import Authenticators, Registered, Routes, Services
 from router.server.sending import Sending
 from router.server.tls import Tls
 from router.types import AdapterState, Decision, Request, Vote
@@ -123,6 +124,9 @@ class ServerApp:
         self.pipeline = Pipeline(
             settings, engine, registry, router, experiments, corrections, on_decision, on_answer, hooks
         )
+        self.inference = InferenceService(settings, self.pipeline, registry, corrections)
+        self.interceptors: Interceptors | None = None  # around every call; from `start` on
+        self.methods: Mapping[str, Endpoint] = {}  # of gRPC services, by /SERVICE/METHOD
         self._bodies = Bodies(self.admission.memory, settings.body_seconds)
         self._sending = Sending(lambda: self.admission.pressed)
         self.address = self.metrics_address = self.sidecar_address = self.http_address = ""
@@ -143,9 +147,6 @@ class ServerApp:
         self._probes = listener(settings, self.metrics.shed.labels("http").inc)
         self.tracing: Tracing | None = None  # set by a plugin's on_startup
         self._server: GrpcServer | None = None
-        self._services: list[tuple[Callable[[Any, Any], None], Any, Mapping[str, Policy]]] = []
-        self._routes: list[Route] = []
-        self._rows: dict[str, Policy] = {}
         self._web: Listener | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self._following = Following()
@@ -175,10 +176,9 @@ class ServerApp:
         """Bind, answer NOT_SERVING, and begin to load. Raises ConfigError where an address is taken."""
         if self._hooks is not None:
             await self._hooks.startup(self)
-        interceptors = self._interceptors()
+        interceptors = self.interceptors = self._interceptors()
         server = self._bound(interceptors)
-        inference = InferenceService(self.settings, self.pipeline, self.registry, self.corrections)
-        server.add_service(add_InferenceServiceServicer_to_server, inference, ROWS)
+        server.add_service(add_InferenceServiceServicer_to_server, self.inference, ROWS)
         adapters = AdapterService(self.registry, self._plugins)
         server.add_service(add_AdapterServiceServicer_to_server, adapters, ROWS)
         fleet.register(self.fleet, server)
@@ -193,13 +193,17 @@ class ServerApp:
                 kserve,
             )  # its messages have the names of others: only where they are asked for
 
-            found = (inference, self.registry, self.health, self.lifecycle)
+            found = (self.inference, self.registry, self.health, self.lifecycle)
             kserve.register(server, interceptors, *found)
+        self.methods = server.endpoints
+        registered = Registered(server, self.access)
+        if self._hooks is not None:
+            await self._hooks.register("register_authenticators", partial(Authenticators, registered))
+            await self._hooks.register("register_services", partial(Services, registered))
+        self.health.names = (*self.health.names, *registered.services)
         await self.health.register(server)
         if self.settings.reflection:
             add_reflection((*self.health.names[1:], health.SERVICE_NAME), server)
-        for added in self._services:
-            server.add_service(*added)
         if self.settings.metrics_listen:
             self._probes.bind()
             found_at = self._probes.address
@@ -207,7 +211,7 @@ class ServerApp:
             await self._probes.start(probes(interceptors, self.settings, found_at, *pages))
             self.metrics_address = found_at
         if self.settings.http_listen:
-            await self._http(interceptors, inference, server.endpoints)
+            await self._http(interceptors, registered)
         await server.start()
         addresses = {"address": self.address, "http": self.http_address, "metrics": self.metrics_address}
         log.info("listening", extra={"fields": {name: at for name, at in addresses.items() if at}})
@@ -226,45 +230,26 @@ class ServerApp:
         absent = optional.why_absent() if self.experiments is None else ""
         return Insight(*found, self.ready, corrections=self.corrections, no_experiments=absent)
 
-    def register_service(
-        self, add: Callable[[Any, Any], None], servicer: Any, rows: Mapping[str, Policy]
-    ) -> None:
-        """Serve a gRPC service, too; before `start`.
-
-        `add` is the generated `add_...Servicer_to_server`. The methods of `servicer` get the request and the
-        `Call`. `rows` has the policy of each method, by /SERVICE/METHOD; the server does not start without
-        one.
-        """
-        self._services.append((add, servicer, rows))
-
-    def register_http(self, routes: Sequence[Route], rows: Mapping[str, Policy]) -> None:
-        """Serve routes at `http_listen`, too; before `start`.
-
-        `rows` has the policy of each route, by `VERB /PATH`; the server does not start without one.
-        """
-        self._routes += routes
-        self._rows |= rows
-
-    async def _http(
-        self, interceptors: Interceptors, inference: InferenceService, endpoints: Mapping[str, Endpoint]
-    ) -> None:
+    async def _http(self, interceptors: Interceptors, registered: Registered) -> None:
         """Serve at `http_listen`."""
         settings, tls = self.settings, self.tls is not None
         found = self._web = Listener(settings.http_listen, self.tls)
         found.bind()
         self.http_address = found.address
-        self.register_http(*web.api_routes(inference, self.registry, self.experiments, endpoints))
+        own = web.api_routes(self.inference, self.registry, self.experiments, self.methods)
+        registered.add_routes(*own)
         if (insight := self._insight()) is not None:
-            made = (interceptors, inference, settings, endpoints, insight, found.address)
-            routes, rows, follow = web.console_routes(*made)
-            self.register_http(routes, rows)
+            made = (interceptors, self.inference, settings, self.methods, insight, found.address)
+            pages, rows, follow = web.console_routes(*made)
+            registered.add_routes(pages, rows)
             for work in follow:
                 self._follow("the console", work)
+        if self._hooks is not None:
+            await self._hooks.register("register_http", partial(Routes, registered))
         hosts = Hosts(settings.http_listen, tls, settings.console_hosts)
         # Where clients have tokens, a page of another name has none; the console checks names itself.
         guarded = hosts if hosts.local and settings.clients is None else None
-        routes = self._routes
-        await found.start(application(interceptors, routes, self._rows, hosts=guarded, besides="/console"))
+        await found.start(application(interceptors, registered.routes, registered.rows, hosts=guarded))
 
     def _interceptors(self) -> Interceptors:
         return Interceptors(

@@ -52,9 +52,12 @@ class GrpcCall(Call):
     def credentials(self) -> Credentials:
         """Token and certificate; of a sidecar's call the token and what the sidecar says."""
         if self._sidecar:
-            return Credentials(self.sent_as("authorization"), forwarded=self.sent_as(XFCC))
+            return Credentials(
+                self.sent_as("authorization"), forwarded=self.sent_as(XFCC), headers=self.metadata
+            )
         certificate = next(iter(self.context.auth_context().get(CERTIFICATE, ())), b"")
-        return Credentials(self.sent_as("authorization"), certificate, self.peer.startswith(LOCAL_PEER))
+        local = self.peer.startswith(LOCAL_PEER)
+        return Credentials(self.sent_as("authorization"), certificate, local, headers=self.metadata)
 
     def time_remaining(self) -> float | None:
         """Until the caller's own deadline."""
@@ -173,13 +176,7 @@ class GrpcServer:
         Its methods get the request and the `Call`; with `library`, the library's own context. `rows` has the
         policy of each method, by /SERVICE/METHOD. Raises ConfigError for a method without one.
         """
-        found = _Registered()
-        add(servicer, found)
-        if not found.services:
-            raise ConfigError(
-                f"{add.__name__} registers no method: generate it with grpcio-tools 1.64 or later"
-            )
-        for service, handlers in found.services.items():
+        for service, handlers in methods_of(add, servicer).items():
             names = {name: f"/{service}/{name}" for name in handlers}
             check_rows(names.values(), rows)
             for name, handler in handlers.items():
@@ -220,6 +217,16 @@ class GrpcServer:
     @property
     def _servers(self) -> list[grpc.aio.Server]:
         return [self.main, *([self._sidecar] if self._sidecar is not None else [])]
+
+
+def methods_of(add: Callable[[Any, Any], None], servicer: Any) -> Mapping[str, Mapping[str, Handler]]:
+    """What the generated `add_...Servicer_to_server` registers, by service. Raises ConfigError."""
+    found = _Registered()
+    add(servicer, found)
+    if not found.services:
+        name = getattr(add, "__name__", repr(add))
+        raise ConfigError(f"{name} registers no method: generate it with grpcio-tools 1.64 or later")
+    return found.services
 
 
 class _Registered:

@@ -32,6 +32,7 @@ Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 App: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
 _CONVERTER = re.compile(r":\w+(?=})")
+CONSOLE = "/console"  # below it the console checks names of hosts itself
 JSON, EVENTS = "application/json", "text/event-stream"
 UNKNOWN_HOST = (
     "this server is not known by the name it was asked for; add that name to `console_hosts`, or ask for "
@@ -153,7 +154,7 @@ class HttpCall(Call):
     def credentials(self) -> Credentials:
         """Token and certificate."""
         shown = self.scope.get("state", {}).get("certificate", b"")
-        return Credentials(self.sent_as("authorization"), shown)
+        return Credentials(self.sent_as("authorization"), shown, headers=self.metadata)
 
     def check(self) -> None:
         """Raises WrongContentType for a body that is not JSON, before anything of it is read.
@@ -330,14 +331,13 @@ class KnownHosts:
     """An ASGI application that answers under names of this server only. A page that a browser on this machine
     loads may have its own name point here, and would read what is answered."""
 
-    def __init__(self, app: App, hosts: Hosts, besides: str = "") -> None:
-        """Paths that begin with `besides` check the name themselves."""
-        self._app, self._hosts, self._besides = app, hosts, besides
+    def __init__(self, app: App, hosts: Hosts) -> None:
+        self._app, self._hosts = app, hosts
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass it on, or 403."""
         app = self._app
-        if scope["type"] == "http" and not (self._besides and scope["path"].startswith(self._besides)):
+        if scope["type"] == "http" and not scope["path"].startswith(CONSOLE):
             names = [value.decode("latin-1") for name, value in scope["headers"] if name == b"host"]
             if not all(map(self._hosts.know, names)):  # a browser always sends one
                 app = JSONResponse(error_json(403, "NOT_THIS_PAGE", UNKNOWN_HOST, ""), 403)
@@ -350,19 +350,18 @@ def application(
     rows: Mapping[str, Policy],
     *,
     hosts: Hosts | None = None,
-    besides: str = "",
 ) -> Starlette:
     """The ASGI application of a listener.
 
     `rows` has the policy of each route, by `VERB /PATH`. With `hosts` it answers under those names only,
-    apart from paths that begin with `besides`. Raises ConfigError for a route without a policy.
+    apart from the console. Raises ConfigError for a route without a policy.
     """
     check_rows((route.name for route in routes), rows)
     served = [
         StarletteRoute(route.path, RouteApp(interceptors, route, rows[route.name]), methods=[route.verb])
         for route in routes
     ]
-    guard = [Middleware(KnownHosts, hosts=hosts, besides=besides)] if hosts is not None else []
+    guard = [Middleware(KnownHosts, hosts=hosts)] if hosts is not None else []
     handlers: Any = {404: _not_served, 405: _not_served}
     return Starlette(routes=served, middleware=guard, exception_handlers=handlers)
 

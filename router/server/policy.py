@@ -96,6 +96,6 @@ def check_rows(names: Iterable[str], rows: Mapping[str, Policy]) -> None:
     """Raise ConfigError unless each of `names` has a row."""
     if missing := sorted(set(names) - rows.keys()):
         raise ConfigError(
-            f"no row of the policy table for {', '.join(missing)}: register it together with a Policy, "
-            "which says who may call it"
+            f"no row of the policy table for {', '.join(missing)}: register it with rows="
+            f"{{{missing[0]!r}: Policy(Role.INFER)}}, which says who may call it"
         )

@@ -8,13 +8,11 @@ from typing import Any
 import grpc
 import pytest
 
-from router.errors import ConfigError, DeadlineExceeded, Overloaded
-from router.server.call import Call, Endpoint
+from router.errors import DeadlineExceeded, Overloaded
+from router.server.call import Endpoint
 from router.server.grpc_adapter import GrpcCall, whole
-from router.server.policy import GENERATE, Policy
-from router.v1 import inference_pb2 as pb
-from router.v1.inference_pb2_grpc import add_InferenceServiceServicer_to_server
-from tests.server.helpers import Connect, Start, failure
+from router.server.policy import GENERATE
+from tests.server.helpers import failure
 
 ENDPOINT = Endpoint("/S/M", GENERATE, lambda request, call: None, bytes)
 
@@ -147,39 +145,3 @@ class Left(Context):
 async def test_a_refusal_that_nobody_is_there_to_read_is_no_error() -> None:
     """The library would log a traceback for each."""
     await call_of(Left()).refuse(Overloaded("full"))
-
-
-class Echo:
-    """Another service, under the methods of InferenceService."""
-
-    async def Generate(self, request: pb.GenerateRequest, call: Call) -> pb.GenerateResponse:
-        return pb.GenerateResponse(text=f"{call.transport} {request.input.text}")
-
-    StreamGenerate = Route = CountTokens = RecordCorrection = Generate
-
-
-def add_echo(servicer: Any, server: Any) -> None:
-    """What generated code does, under a name of its own."""
-
-    class Renamed:
-        def add_generic_rpc_handlers(self, _: Any) -> None: ...
-
-        def add_registered_method_handlers(self, _: str, handlers: Any) -> None:
-            server.add_registered_method_handlers("test.Echo", {"Generate": handlers["Generate"]})
-
-    add_InferenceServiceServicer_to_server(servicer, Renamed())
-
-
-async def test_a_registered_service_is_served_with_its_policy(start_server: Start, connect: Connect) -> None:
-    rows = {"/test.Echo/Generate": GENERATE}
-    server = await start_server(before=lambda app: app.register_service(add_echo, Echo(), rows))
-    echo = connect(server).channel.unary_unary(
-        "/test.Echo/Generate", pb.GenerateRequest.SerializeToString, pb.GenerateResponse.FromString
-    )
-    assert (await echo(pb.GenerateRequest(input=pb.Input(text="hi")))).text == "grpc hi"
-
-
-async def test_a_service_without_a_policy_does_not_start(start_server: Start) -> None:
-    rows: dict[str, Policy] = {}
-    with pytest.raises(ConfigError, match="no row of the policy table for /test"):
-        await start_server(before=lambda app: app.register_service(add_echo, Echo(), rows))

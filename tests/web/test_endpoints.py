@@ -10,11 +10,7 @@ from typing import Any
 import openai
 import pytest
 
-from router.access.roles import Role
 from router.engine.fake import FakeEngine
-from router.errors import ConfigError
-from router.server.http import HttpCall, Route
-from router.server.policy import Policy
 from tests.server.helpers import until
 from tests.web.conftest import Http, StartWeb, asking, connect
 
@@ -191,21 +187,6 @@ async def test_a_server_that_drains_refuses_and_lets_answers_end(start_web: Star
         await stopping
         with pytest.raises(openai.APIError):
             await client.chat.completions.create(**asking())
-
-
-async def hello(_: None, call: HttpCall) -> dict[str, str]:
-    return {"hello": call.client.id or "anybody"}
-
-
-async def test_registered_routes_are_served_with_their_policies(start_web: StartWeb, http: Http) -> None:
-    routes, rows = [Route("GET", "/hello", hello)], {"GET /hello": Policy(Role.INFER)}
-    server = await start_web(before=lambda app: app.register_http(routes, rows))
-    assert (await http(server).get("/hello")).json() == {"hello": "anybody"}
-
-
-async def test_a_route_without_a_policy_does_not_start(start_web: StartWeb) -> None:
-    with pytest.raises(ConfigError, match="no row of the policy table for GET /hello"):
-        await start_web(before=lambda app: app.register_http([Route("GET", "/hello", hello)], {}))
 
 
 async def test_a_request_is_logged_with_its_method_path_and_status(

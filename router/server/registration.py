@@ -1,0 +1,127 @@
+"""What plugins add to a server: gRPC services, HTTP routes and authenticators.
+
+The first that registers a method or route has it. All that one hook of a plugin registers is kept together,
+or not at all.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from starlette.routing import compile_path
+
+from router.access.access import Access, Authenticator
+from router.errors import ConfigError
+from router.server.grpc_adapter import GrpcServer, methods_of
+from router.server.http import CONSOLE, Route
+from router.server.policy import ROWS, Policy, check_rows
+
+if TYPE_CHECKING:
+    from router.plugins.runtime import Running
+
+CORE = "the server itself"
+_PARAMETER = re.compile(r"\{[^}]*\}")
+
+
+class Registered:
+    """All of it. `services` are names of gRPC services, `rows` the policies of `routes`."""
+
+    def __init__(self, server: GrpcServer, access: Access) -> None:
+        self.server, self.access = server, access
+        self.services: list[str] = []
+        self.routes: list[Route] = []
+        self.rows: dict[str, Policy] = {}
+        self.owners = dict.fromkeys((*server.endpoints, *ROWS), CORE)  # of methods and routes
+
+    def add_routes(self, routes: Sequence[Route], rows: Mapping[str, Policy]) -> None:
+        """Serve routes of the core."""
+        self.routes += routes
+        self.rows |= rows
+        self.owners |= dict.fromkeys((key_of(route.name) for route in routes), CORE)
+
+
+class Register:
+    """The `register` of a hook of one plugin: checks at once, and keeps when the hook has returned."""
+
+    def __init__(self, registered: Registered, running: Running) -> None:
+        self._registered, self._running, self._plugin = registered, running, running.plugin.name
+        self._keys: list[str] = []
+        self._keep: list[Callable[[], object]] = []
+
+    def commit(self) -> None:
+        """Serve what was registered."""
+        self._registered.owners |= dict.fromkeys(self._keys, f"plugin {self._plugin!r}")
+        for keep in self._keep:
+            keep()
+
+    def _claim(self, name: str, rows: Mapping[str, Policy]) -> None:
+        """Raises ConfigError for a method or route without a row, and for one that is taken."""
+        check_rows([name], rows)
+        if not isinstance(row := rows[name], Policy):
+            raise TypeError(f"the row of {name} is a {type(row).__name__}: write Policy(Role.INFER)")
+        key = key_of(name)
+        if (owner := self._registered.owners.get(key)) is not None:
+            raise ConfigError(f"{name} of plugin {self._plugin!r} is refused: {owner} serves it")
+        if key in self._keys:
+            raise ConfigError(f"{name} is registered twice")
+        self._keys.append(key)
+
+
+class Services(Register):
+    """The `register` of `register_services`."""
+
+    def __call__(self, add: Callable[[Any, Any], None], servicer: Any, rows: Mapping[str, Policy]) -> None:
+        """As `GrpcServer.add_service`. Raises ConfigError."""
+        found = methods_of(add, servicer)
+        for service, methods in found.items():
+            for method in methods:
+                self._claim(f"/{service}/{method}", rows)
+        self._keep.append(partial(self._registered.server.add_service, add, servicer, rows))
+        self._keep.append(partial(self._registered.services.extend, found))
+
+
+class Routes(Register):
+    """The `register` of `register_http`."""
+
+    def __call__(self, routes: Sequence[Route], rows: Mapping[str, Policy]) -> None:
+        """Raises ConfigError, TypeError for what is no route, and ValueError for a path that is none."""
+        for route in routes:
+            if not isinstance(route, Route):
+                raise TypeError(f"{route!r} is no route: write router.server.http.Route(verb, path, answer)")
+            if not route.path.startswith("/") or route.path.startswith(CONSOLE):
+                raise ValueError(f"the path {route.path!r} must begin with '/', and not with {CONSOLE!r}")
+            try:
+                compile_path(route.path)
+            except (AssertionError, ValueError) as error:
+                raise ValueError(f"the path {route.path!r} is none: {error}") from None
+            self._claim(route.name, rows)
+        self._keep.append(partial(self._registered.routes.extend, routes))
+        self._keep.append(partial(self._registered.rows.update, rows))
+
+
+class Authenticators(Register):
+    """The `register` of `register_authenticators`."""
+
+    def __call__(self, authenticator: Authenticator) -> None:
+        """Raises TypeError for what is none."""
+        if not isinstance(authenticator, Authenticator):
+            raise TypeError(
+                f"{authenticator!r} is no authenticator: write a subclass of "
+                "router.access.access.Authenticator"
+            )
+        self._keep.append(partial(self._registered.access.add, authenticator, self._failed))
+
+    def _failed(self, error: Exception) -> None:
+        self._running.fault("register_authenticators", error)
+
+
+def key_of(name: str) -> str:
+    """A method or route, whatever its parameters are called.
+
+    >>> key_of("GET /v1/models/{model}")
+    'GET /v1/models/{}'
+    """
+    return _PARAMETER.sub("{}", name)
