@@ -14,7 +14,7 @@ from router.extensions.calibration.manifest import quoted, with_examples
 from router.extensions.calibration.proposals import Addition
 from router.registry.format.manifest import parse_manifest
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 SHIPPED = sorted((ROOT / "adapters").glob("*/adapter.toml"))
 NEW = Addition(("a new one",), ("not this",))
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=60)

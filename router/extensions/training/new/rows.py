@@ -173,7 +173,7 @@ def _delimited(path: Path, text: str, delimiter: str, header: bool | None) -> Ta
             )
         row = dict(zip(columns, fields, strict=True))
         records.append(Record(f"{path.name}:{number}", _chat_of_cell(row, f"{path.name}:{number}")))
-    return Table(_names_of(records), tuple(records))
+    return Table(_names_of(records) or columns, tuple(records))
 
 
 def _chat_of_cell(row: dict[str, str], place: str) -> dict[str, str]:
