@@ -15,9 +15,9 @@ from pathlib import Path
 from benchmarks.fake_replicas import DoorLink, decoded, pin
 from router.config import Settings
 from router.engine.fake import FakeEngine
-from router.fleet.engine import FleetEngine
 from router.plugins import PluginHost
 from router.registry.registry import Registry
+from router.replicas.engine import FleetEngine
 from router.routing.router import Router
 from router.server.app import ServerApp
 

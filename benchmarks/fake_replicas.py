@@ -1,4 +1,4 @@
-"""Replicas on the fake engine, each in a process of its own, reached as `router.fleet` reaches them;
+"""Replicas on the fake engine, each in a process of its own, reached as `router.replicas` reaches them;
 without Ray.
 
 `python -m benchmarks.fake_replicas`: one such process. It prints its door as a line of JSON, and ends with
@@ -18,12 +18,13 @@ from contextlib import ExitStack, aclosing, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
+from router.replicas.wire import Door, Line, Listener
+
 from router import __version__
 from router.engine.base import AdapterArtifact, SiteDelta, TensorData
 from router.engine.fake import FakeEngine, FakeGeneration
-from router.fleet.host import EngineHost
-from router.fleet.messages import Batch, Hello, Load, Post
-from router.fleet.wire import Door, Line, Listener
+from router.replicas.host import EngineHost
+from router.replicas.messages import Batch, Hello, Load, Post
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,6 +21,8 @@ from dataclasses import dataclass, field
 from statistics import mean
 from typing import Any, Protocol
 
+from router.replicas.wire import Door
+
 from benchmarks import report
 from benchmarks.fake_replicas import DoorLink, Kind, artifact, door_of, replicas
 from benchmarks.fleet_model import Costs, Machine, Policy, Request, Shape, Simulation, outcome
@@ -28,9 +30,8 @@ from benchmarks.fleet_policies import Ours, policies
 from router.engine.base import AdapterArtifact, Delta, Finished, Job, Prompt
 from router.engine.fake import FakeEngine
 from router.errors import ResourceExhausted
-from router.fleet.engine import FleetEngine
-from router.fleet.placement import Placement
-from router.fleet.wire import Door
+from router.replicas.engine import FleetEngine
+from router.replicas.placement import Placement
 from router.types import SamplingParams
 
 SIZE = 64  # bytes of an adapter, which nobody computes with

@@ -21,8 +21,8 @@ from typing import Any
 from benchmarks import report
 from router.engine.base import Delta, Engine, Finished, Job, Prompt
 from router.engine.fake import FakeEngine
-from router.fleet.engine import FleetEngine
-from router.fleet.ray_link import RayCluster
+from router.replicas.engine import FleetEngine
+from router.replicas.ray_link import RayCluster
 from router.types import SamplingParams
 
 ROWS, QUEUE, TOKENS = 16, 64, 64

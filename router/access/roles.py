@@ -34,6 +34,7 @@ ROLES: Mapping[str, Role] = {
     "/router.v1.FleetService/ListReplicas": Role.OBSERVE,
     "/router.v1.FleetService/ResizeReplicas": Role.ADMIN,
     "/router.v1.FleetService/ReplaceReplicas": Role.ADMIN,
+    "/router.v1.FleetService/DrainReplica": Role.ADMIN,
     "/router.v1.ExperimentService/RecordOutcome": Role.INFER,
     "/router.v1.ExperimentService/RecordOutcomes": Role.INFER,
     "/router.v1.ExperimentService/GetExperiment": Role.OBSERVE,

@@ -10,19 +10,19 @@ import logging
 import os
 import shlex
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from router import optional
 from router.carried import carried, is_carried
 from router.cli import units
 from router.cli.base_files import equals_base
 from router.cli.engines import make_vllm, vllms_base
-from router.cli.fleet import STORE_REST, EdgeEncoder, crew_and_links, of_all_replicas, replica_settings
+from router.cli.fleet import EdgeEncoder, crew_and_links, of_all_replicas
 from router.cli.mirrors import Mirrors, how_to_add
 from router.cli.routing_state import calibration_state, decision_shares
 from router.cli.settings import calibration_file, rule_of
@@ -83,7 +83,7 @@ def serve_until_stopped(settings: Settings) -> int:
     # make them half as fast, those that watch for work for long take the core from everybody else.
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "10000")
-    model = vllms_base(settings) if settings.engine == "vllm" else resolve_model(settings.model)
+    model = base_of(settings)
     composition = Composition(settings, make_engine(settings), model)
 
     def summarise(app: ServerApp) -> None:
@@ -103,41 +103,38 @@ def _leave_at_once() -> NoReturn:
     os._exit(1)
 
 
+def base_of(settings: Settings) -> Path:
+    """The base's folder. Raises ConfigError, also where vLLM is to run here and is not installed."""
+    if settings.engine == "vllm" and not settings.replica_addresses:
+        return vllms_base(settings)
+    return resolve_model(settings.model, any_weights=settings.engine == "vllm")
+
+
 def make_engine(settings: Settings) -> Engine:
     """The engine on torch; imported here, so that a wrong flag is told before torch is there."""
-    if settings.engine == "vllm":
-        return make_vllm(settings)
     if settings.replica_bounds[0]:
         return make_fleet(settings)
+    if settings.engine == "vllm":
+        return make_vllm(settings)
     from router.engine.torch_engine import TorchEngine
 
     return TorchEngine(settings)
 
 
 def make_fleet(settings: Settings) -> Engine:
-    """Replicas, each with an engine on torch. Raises ConfigError without the extra `ray`."""
-    from router.fleet.engine import FleetEngine
-    from router.fleet.ray_link import RayCluster, require_ray
+    """Replicas: children of this process, actors of Ray, or what is found at addresses."""
+    from router.replicas.engine import FleetEngine
 
-    require_ray()
-    cluster = RayCluster(
-        partial(replica_engine, replica_settings(settings)),
-        settings.ray,
-        cpus=(settings.threads or 1) if settings.ray else 0,
-        gpus=0 if settings.device == "cpu" else None,
-        store_bytes=(of_all_replicas(settings).host_memory_mb << 20) + STORE_REST,
-    )
-    crew, links = crew_and_links(settings, cluster)
+    crew, links = crew_and_links(settings)
     return FleetEngine(
         links,
-        partial(EdgeEncoder, settings.model),
+        partial(EdgeEncoder, settings.model, settings.engine == "vllm"),
         max_running=settings.max_running,
         max_queue=settings.max_queue,
         host_bytes=settings.host_memory_mb << 20,
         stall_seconds=settings.stall_seconds,
-        stow=cluster.stow,
         crew=crew,
-        shared=bool(settings.fleet),
+        shared=bool(settings.fleet or settings.replica_addresses),
     )
 
 
@@ -145,14 +142,9 @@ def members_of(settings: Settings, engine: Engine) -> Fleet | None:
     """The replicas that it is over; None for an engine in this process."""
     if not settings.replica_bounds[0]:
         return None
-    from router.fleet.engine import FleetEngine
+    from router.replicas.engine import FleetEngine
 
     return engine.members if isinstance(engine, FleetEngine) else None
-
-
-def replica_engine(own: Mapping[str, Any]) -> Engine:
-    """In a replica's process, which reads no file and no environment of its own."""
-    return make_engine(Settings.model_construct(**own))
 
 
 class Composition:
@@ -408,6 +400,8 @@ def _web_lines(app: ServerApp) -> list[tuple[str, str]]:
 
 
 def _replicas_line(settings: Settings) -> str:
+    if settings.replica_addresses:
+        return f"at {', '.join(settings.replica_addresses)}"
     where = f"in the Ray cluster at {settings.ray}" if settings.ray else "on this machine"
     return f"{settings.replicas} {where}"
 

@@ -21,7 +21,7 @@ from pathlib import Path
 
 from router.cli.command import INTERRUPTED, CliError, report
 from router.cli.demo import Asked, DemoServer, ask_all, brief, demo_server, failed_of, fetch_models
-from router.fleet.ray_link import ENVIRONMENT, require_ray
+from router.replicas.ray import ENVIRONMENT, require_ray
 
 HEAD, SECOND, PORT = "127.0.0.2", "127.0.0.3", 6379
 STORE_BYTES = 200 << 20

@@ -7,14 +7,14 @@ from contextlib import AsyncExitStack
 from dataclasses import replace
 
 import pytest
+from router.replicas.wire import Door, Listener
 
 from benchmarks import fleet_processes
 from benchmarks.fake_replicas import Kind, Steps, _fetch, decoded, encoded
 from benchmarks.fleet_model import Shape
 from benchmarks.fleet_policies import policies
 from benchmarks.fleet_processes import SIZE, Fleets, OneFleet, closed_loop, fleet
-from router.fleet.host import EngineHost
-from router.fleet.wire import Door, Listener
+from router.replicas.host import EngineHost
 
 SHAPE = Shape(adapters=60, replicas=2, memory=10, answer=8, prompt=1)
 

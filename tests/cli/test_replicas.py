@@ -7,10 +7,11 @@ import re
 import pytest
 
 from router.engine.fake import FakeEngine
-from router.fleet import host, members, replica
-from router.fleet.engine import FleetEngine
-from router.fleet.link import LinkLost, Links, LocalLink
-from router.fleet.local_crew import LocalCrew
+from router.replicas import host, members, replica
+from router.replicas.engine import FleetEngine
+from router.replicas.link import LinkLost, Links
+from router.replicas.local_crew import LocalCrew
+from tests.replicas.local import LocalLink
 
 
 @pytest.fixture
