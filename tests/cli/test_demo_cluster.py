@@ -15,7 +15,7 @@ from router.replicas.ray import ENVIRONMENT
 ROOT = Path(__file__).parents[2]
 SITE = (
     Path(user_cache_dir("lora-router")) / "clients" / "ray"
-)  # where tests/replicas/test_ray_link.py puts it
+)  # where tests/replicas/test_ray.py puts it
 
 
 def test_places_are_what_the_edge_logged() -> None:
@@ -54,7 +54,7 @@ def test_whatever_was_started_is_ended_and_nothing_else(monkeypatch: pytest.Monk
 @pytest.mark.timeout(900)
 def test_the_demo_answers_though_a_replica_is_killed() -> None:
     if find_spec("ray") is None and not (SITE / "ray").is_dir():
-        pytest.skip("ray is not here: tests/replicas/test_ray_link.py installs it")
+        pytest.skip("ray is not here: tests/replicas/test_ray.py installs it")
     if subprocess.run([*ALONE, "true"], capture_output=True, check=False).returncode:
         pytest.skip("no network namespaces here (unshare --net)")
     paths = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", ""), str(SITE)]))

@@ -1,4 +1,4 @@
-"""What happens in a Ray: run by test_ray_link.py in a network of its own, prints what it found as JSON.
+"""What happens in a Ray: run by test_ray.py in a network of its own, prints what it found as JSON.
 
 `python -m tests.replicas.ray_scenarios NAME`. Replicas have fake engines.
 """
@@ -25,24 +25,39 @@ from router.errors import RouterError
 from router.replicas.engine import FleetEngine
 from router.replicas.link import Links
 from router.replicas.local_crew import LocalCrew
-from router.replicas.ray_link import RayCluster
+from router.replicas.ray import RayCluster
 from router.replicas.scaling import Rules, Scaler
 from router.types import Constraint
 from tests.engine.test_contract import fake_adapter
 from tests.replicas.conftest import job
 
-HEAD, SECOND = "127.0.0.2", "127.0.0.3"
+HEAD, SECOND, PORT = "127.0.0.2", "127.0.0.3", 6379
 STORE = 100 << 20
+LIMITS = {"max_running": 8, "max_queue": 256}
+OWN = LIMITS | {"stall_seconds": 2.0, "drain_seconds": 5.0, "log_level": "warning"}
+OWN |= dict.fromkeys(("tls_cert", "tls_key", "tls_client_ca"))
 Facts = dict[str, Any]
 
 
-def fleet(address: str = "", cpus: int = 0) -> tuple[FleetEngine, RayCluster]:
-    """Of two."""
-    make = partial(FakeEngine, step_seconds=0.02)
-    cluster = RayCluster(make, address, cpus=cpus, store_bytes=STORE, start_seconds=120)
+def cluster_of(shared: str = "") -> RayCluster:
+    """The way to the head that runs."""
+    return RayCluster(
+        f"{HEAD}:{PORT}", "fake", OWN, fleet=shared, start_seconds=60, fake={"step_seconds": 0.02}
+    )
+
+
+def fleet(shared: str = "", cluster: RayCluster | None = None) -> FleetEngine:
+    """An edge over two replicas, which it shares with others under the name."""
+    cluster = cluster or cluster_of(shared)
     links = [cluster.link(str(i)) for i in range(2)]
-    limits = {"max_running": 32, "max_queue": 256}
-    return FleetEngine(links, FakeEngine, **limits, stall_seconds=2.0, stow=cluster.stow), cluster
+    return FleetEngine(links, FakeEngine, **LIMITS, stall_seconds=2.0, shared=bool(shared))
+
+
+async def head(cpus: int = 2) -> None:
+    """Ray's head, with places for so many replicas."""
+    token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "5e" * 32, "RAY_USAGE_STATS_ENABLED": "0"}
+    os.environ |= token | {"RAY_worker_niceness": "0"}
+    await _ray("start", "--head", f"--node-ip-address={HEAD}", f"--port={PORT}", f"--num-cpus={cpus}")
 
 
 async def outcome(generation: Generation) -> tuple[str, str]:
@@ -68,7 +83,7 @@ async def until(condition: Callable[[], bool], seconds: float = 60.0) -> float:
     return time.monotonic() - began
 
 
-REPLICA, ALL = ("ray::ReplicaActor",), ("ray::", "/ray/", "gcs_server", "router.replicas.ray_node")
+REPLICA = ("--child",)
 
 
 def processes(names: tuple[str, ...] = REPLICA) -> list[psutil.Process]:
@@ -78,16 +93,21 @@ def processes(names: tuple[str, ...] = REPLICA) -> list[psutil.Process]:
     for process in psutil.process_iter():
         try:
             same = os.readlink(f"/proc/{process.pid}/ns/net") == mine
-            if same and any(name in part for part in process.cmdline() for name in names):
+            if same and any(name in part for part in process.cmdline() for name in names) and _lives(process):
                 found.append(process)
         except (psutil.Error, OSError):
             continue
     return found
 
 
+def _lives(process: psutil.Process) -> bool:
+    return process.status() != psutil.STATUS_ZOMBIE
+
+
 async def killed() -> Facts:
     """A replica is killed under load: by its process id, as the kernel would."""
-    engine, cluster = fleet()
+    await head()
+    engine = fleet()
     await asyncio.to_thread(engine.start)
     adapters = [fake_adapter(f"a{i}") for i in range(4)]
     sizes = [await engine.load(adapter) for adapter in adapters]
@@ -107,7 +127,6 @@ async def killed() -> Facts:
     answered = await outcome(engine.submit(replace(shaped, grammar=checked)))
     await asyncio.to_thread(engine.close)
     await until(lambda: not processes())
-    await asyncio.to_thread(cluster.disconnect)
     return {
         "sizes": sizes,
         "ends": sorted(set(ends)),
@@ -115,13 +134,14 @@ async def killed() -> Facts:
         "again": again == [f"[{a.digest[:8]}] one two three" for a in adapters],
         "shaped": answered,
         "back": back,
-        "left": len(processes(ALL)),
+        "left": len(processes()),
     }
 
 
 async def stopped() -> Facts:
     """A replica is stopped (SIGSTOP): nobody tells of it."""
-    engine, _ = fleet()
+    await head()
+    engine = fleet()
     await asyncio.to_thread(engine.start)
     await outcome(engine.submit(job()))
     processes()[0].send_signal(signal.SIGSTOP)
@@ -133,30 +153,12 @@ async def stopped() -> Facts:
     return {"texts": sorted(texts), "replaced": replaced}
 
 
-async def drained() -> Facts:
-    """A signal ends the server when it has answered, as it does without Ray; exit code and all."""
-    told = asyncio.Event()
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, told.set)  # before Ray, as a server does
-    engine, _ = fleet()
-    await asyncio.to_thread(engine.start)
-    asked = asyncio.create_task(outcome(engine.submit(job(min_tokens=60))))
-    await until(lambda: engine.status().running == 1)
-    os.kill(os.getpid(), signal.SIGTERM)
-    await told.wait()
-    text, end = await asked
-    began = time.monotonic()
-    await asyncio.to_thread(engine.close)
-    return {"words": len(text.split()), "end": end, "close": time.monotonic() - began}
-
-
 async def replaced() -> Facts:
     """Requests all the time: all replicas are replaced, then load brings one more, then its end takes one."""
-    make = partial(FakeEngine, step_seconds=0.02)
-    cluster = RayCluster(make, store_bytes=STORE, start_seconds=120)
-    links, rules = Links(cluster.link), Rules(memory=0.5, up_seconds=1.0, down_seconds=4.0)
+    await head(4)
+    links, rules = Links(cluster_of().link), Rules(memory=0.5, up_seconds=1.0, down_seconds=4.0)
     crew = LocalCrew(2, 3, links.end, scaler=Scaler(rules))
-    limits = {"max_running": 8, "max_queue": 256}
-    engine = FleetEngine(links, FakeEngine, **limits, stall_seconds=5.0, stow=cluster.stow, crew=crew)
+    engine = FleetEngine(links, FakeEngine, **LIMITS, stall_seconds=5.0, crew=crew)
     await asyncio.to_thread(engine.start)
     adapters = [fake_adapter(f"a{i}") for i in range(6)]
     for adapter in adapters:
@@ -201,18 +203,14 @@ async def replaced() -> Facts:
 
 async def crowded() -> Facts:
     """No room for one more: the old ones stay, and nobody waits for the start of the new one."""
-    cluster = RayCluster(partial(FakeEngine), cpus=1, store_bytes=STORE, start_seconds=120)
-    links = Links(cluster.link)
+    await head(2)
+    links = Links(cluster_of().link)
     crew = LocalCrew(2, 2, links.end, start_seconds=5)
-    limits = {"max_running": 8, "max_queue": 256}
-    engine = FleetEngine(links, FakeEngine, **limits, stall_seconds=5.0, stow=cluster.stow, crew=crew)
+    engine = FleetEngine(links, FakeEngine, **LIMITS, stall_seconds=5.0, crew=crew)
     await asyncio.to_thread(engine.start)
-    cpus = int(cluster.ray.cluster_resources()["CPU"])
-    await engine.members.resize(cpus, cpus)
-    await until(lambda: sum(r.up for r in engine.members.seen()) == cpus, 120)
     await engine.members.replace(["0"])
     took = await until(lambda: any(r.over for r in engine.members.roster.replacements))
-    gone = await until(lambda: len(engine.members.seen()) == cpus)
+    gone = await until(lambda: len(engine.members.seen()) == 2)
     (found,) = engine.members.roster.replacements
     text, _ = await outcome(engine.submit(job()))
     await asyncio.to_thread(engine.close)
@@ -220,7 +218,8 @@ async def crowded() -> Facts:
 
 
 async def edge_killed() -> Facts:
-    """The edge is killed: Ray and the replicas end by themselves."""
+    """The edge is killed: its replicas end by themselves."""
+    await head()
     command = [sys.executable, "-m", "tests.replicas.ray_scenarios", "edge"]
     edge = await asyncio.create_subprocess_exec(*command, stdout=subprocess.PIPE)
     if edge.stdout is not None:
@@ -228,13 +227,13 @@ async def edge_killed() -> Facts:
     before = len(processes())
     edge.kill()
     await edge.wait()
-    seconds = await until(lambda: not processes(ALL))
+    seconds = await until(lambda: not processes())
     return {"before": before, "seconds": seconds}
 
 
 async def edge() -> Facts:
     """An edge that is there until it is killed."""
-    engine, _ = fleet()
+    engine = fleet()
     await asyncio.to_thread(engine.start)
     sys.stdout.write("up\n")
     sys.stdout.flush()
@@ -244,14 +243,13 @@ async def edge() -> Facts:
 
 async def two_nodes() -> Facts:
     """A cluster of two nodes with a replica each; the second node is lost, and comes back."""
-    os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "5e" * 32, "RAY_USAGE_STATS_ENABLED": "0"}
-    await _ray("start", "--head", f"--node-ip-address={HEAD}", "--port=6379", "--num-cpus=1")
+    await head(1)
     ports = ("--min-worker-port=20000", "--max-worker-port=29999")  # of its own: both are one machine
     agents = ("--dashboard-agent-listen-port=52366", "--dashboard-agent-grpc-port=52367")
-    place = (f"--address={HEAD}:6379", f"--node-ip-address={SECOND}", "--num-cpus=1")
+    place = (f"--address={HEAD}:{PORT}", f"--node-ip-address={SECOND}", "--num-cpus=1")
     second = ("start", *place, *ports, *agents)
     await _ray(*second)
-    engine, _ = fleet(f"{HEAD}:6379", cpus=1)
+    engine = fleet()
     await asyncio.to_thread(engine.start)
     adapters = [fake_adapter(f"a{i}") for i in range(4)]
     for adapter in adapters:
@@ -274,9 +272,8 @@ async def two_nodes() -> Facts:
 
 async def head_lost() -> Facts:
     """The head's process that knows the cluster is killed: answers go on, until Ray ends the edge."""
-    token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "5e" * 32, "RAY_USAGE_STATS_ENABLED": "0"}
-    os.environ |= token | {"RAY_gcs_rpc_server_reconnect_timeout_s": "6"}  # 60 as Ray has it
-    await _ray("start", "--head", f"--node-ip-address={HEAD}", "--port=6379", "--num-cpus=2")
+    os.environ |= {"RAY_gcs_rpc_server_reconnect_timeout_s": "6"}  # 60 as Ray has it
+    await head()
     command = [sys.executable, "-m", "tests.replicas.ray_scenarios", "asking"]
     edge = await asyncio.create_subprocess_exec(*command, stdout=subprocess.PIPE)
     if edge.stdout is None:
@@ -294,13 +291,43 @@ async def head_lost() -> Facts:
 
 async def asking() -> Facts:
     """An edge that asks and tells what it was answered, until it is ended."""
-    engine, _ = fleet(f"{HEAD}:6379", cpus=1)
+    engine = fleet()
     await asyncio.to_thread(engine.start)
     while True:
         text, end = await outcome(engine.submit(job()))
         sys.stdout.write((text or end) + "\n")
         sys.stdout.flush()
         await asyncio.sleep(0.1)
+
+
+async def shared() -> Facts:
+    """Two edges over the same replicas: a replica is killed, one is stopped, an edge ends, then both have."""
+    await head()
+    cluster = cluster_of("blue")  # a process has one way to Ray
+    one, two = fleet("blue", cluster), fleet("blue", cluster)
+    adapter = fake_adapter("a")
+    for edge in (one, two):
+        await asyncio.to_thread(edge.start)
+        await edge.load(adapter)
+    facts: Facts = {"replicas": len(processes())}
+    homes = [sum(adapter.digest in r.status.host_adapters for r in edge.replicas) for edge in (one, two)]
+    facts["homes"] = homes
+    for number in (signal.SIGKILL, signal.SIGSTOP):
+        before = {process.pid for process in processes()}
+        processes()[0].send_signal(number)
+        asked = [outcome(edge.submit(job(adapter=adapter.digest))) for edge in (one, two) for _ in range(8)]
+        texts = {text for text, _ in await asyncio.gather(*asked)}
+        await until(lambda before=before: len(before & {process.pid for process in processes()}) == 1)
+        await until(lambda: all(r.up for edge in (one, two) for r in edge.replicas))
+        now = {process.pid for process in processes()}
+        facts[number.name] = {"texts": sorted(texts), "same": len(now & before), "all": len(now)}
+    stream = asyncio.create_task(outcome(two.submit(job(min_tokens=100, max_tokens=100))))
+    await asyncio.to_thread(one.close)
+    facts["stream"] = len((await stream)[0].split())
+    await asyncio.to_thread(two.close)
+    facts["stay"] = len(processes())
+    facts["gone"] = await until(lambda: not processes(), 120)
+    return facts
 
 
 async def _ray(*arguments: str) -> None:
@@ -312,7 +339,7 @@ async def _ray(*arguments: str) -> None:
 
 SCENARIOS: dict[str, Callable[[], Awaitable[Facts]]] = {
     kind.__name__: kind
-    for kind in (killed, stopped, drained, replaced, crowded, edge_killed, edge, two_nodes, head_lost, asking)
+    for kind in (killed, stopped, replaced, crowded, edge_killed, edge, two_nodes, head_lost, asking, shared)
 }
 
 
