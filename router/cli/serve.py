@@ -103,9 +103,16 @@ Replicas = Annotated[
         help="Engines in processes of their own, as many or as load asks. Default: 0, one in this process.",
     ),
 ]
+ReplicaAddresses = Annotated[
+    str | None,
+    typer.Option(
+        metavar="HOST:PORT,...",
+        help="Engines that others start (`lora-router replica`); dns:///HOST:PORT for all of a name.",
+    ),
+]
 Ray = Annotated[
     str | None,
-    typer.Option(metavar="HOST:PORT", help="Ray cluster that they run in. Default: on this machine."),
+    typer.Option(metavar="HOST:PORT", help="Ray cluster that starts them. Default: on this machine."),
 ]
 Fleet = Annotated[
     str | None,
@@ -253,6 +260,7 @@ def serve(
     native: Native = None,
     threads: Threads = None,
     replicas: Replicas = None,
+    replica_addresses: ReplicaAddresses = None,
     ray: Ray = None,
     fleet: Fleet = None,
     gate: GateFlag = None,
