@@ -22,7 +22,7 @@ from router.carried import carried, is_carried
 from router.cli import units
 from router.cli.base_files import equals_base
 from router.cli.engines import make_vllm, vllms_base
-from router.cli.fleet import EdgeEncoder, crew_and_links, of_all_replicas
+from router.cli.fleet import EdgeEncoder, membership_and_links, of_all_replicas
 from router.cli.mirrors import Mirrors, how_to_add
 from router.cli.routing_state import calibration_state, decision_shares
 from router.cli.settings import calibration_file, rule_of
@@ -125,7 +125,7 @@ def make_fleet(settings: Settings) -> Engine:
     """Replicas: children of this process, actors of Ray, or what is found at addresses."""
     from router.replicas.engine import FleetEngine
 
-    crew, links = crew_and_links(settings)
+    membership, links = membership_and_links(settings)
     return FleetEngine(
         links,
         partial(EdgeEncoder, settings.model, settings.engine == "vllm"),
@@ -133,7 +133,7 @@ def make_fleet(settings: Settings) -> Engine:
         max_queue=settings.max_queue,
         host_bytes=settings.host_memory_mb << 20,
         stall_seconds=settings.stall_seconds,
-        crew=crew,
+        membership=membership,
         shared=bool(settings.fleet or settings.replica_addresses),
     )
 

@@ -12,8 +12,8 @@ from router.errors import ConfigError
 from router.models import resolve_model
 
 if TYPE_CHECKING:
-    from router.replicas.crew import Crew
     from router.replicas.link import Link, Security
+    from router.replicas.membership import Membership
 
 OF_ENGINES = {  # settings that a replica goes by
     "model", "dtype", "quantize", "device", "native", "native_dir", "threads", "max_running", "max_queue",
@@ -40,16 +40,16 @@ def security_of(settings: Settings) -> Security:
     return Security(secret, *files)
 
 
-def crew_and_links(settings: Settings) -> tuple[Crew, Callable[[str], Link]]:
+def membership_and_links(settings: Settings) -> tuple[Membership, Callable[[str], Link]]:
     """Who decides which replicas there are, and the way to each. Raises ConfigError."""
     from router.replicas.children import ChildLink, devices
-    from router.replicas.crew import Fixed
-    from router.replicas.found import Found
+    from router.replicas.found import FoundMembership
     from router.replicas.link import Links
-    from router.replicas.local_crew import LocalCrew
+    from router.replicas.membership import FixedMembership
+    from router.replicas.owned import OwnedMembership
 
     if settings.replica_addresses:
-        found = Found(settings.replica_addresses, security_of(settings), settings.replica_tls_name)
+        found = FoundMembership(settings.replica_addresses, security_of(settings), settings.replica_tls_name)
         return found, Links(found.link)
     least, most = settings.replica_bounds
     own = replica_settings(settings)
@@ -69,8 +69,8 @@ def crew_and_links(settings: Settings) -> tuple[Crew, Callable[[str], Link]]:
         )
         links = Links(cluster.link)
         if settings.fleet:
-            return Fixed([str(number) for number in range(least)]), links
-        return LocalCrew(least, most, links.end), links
+            return FixedMembership([str(number) for number in range(least)]), links
+        return OwnedMembership(least, most, links.end), links
     gpus = devices() if settings.device != "cpu" else ()
 
     def child(name: str) -> Link:
@@ -78,7 +78,7 @@ def crew_and_links(settings: Settings) -> tuple[Crew, Callable[[str], Link]]:
         return ChildLink(name, settings.engine, own, environment=device)
 
     links = Links(child)
-    return LocalCrew(least, most, links.end), links
+    return OwnedMembership(least, most, links.end), links
 
 
 class EdgeEncoder:

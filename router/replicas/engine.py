@@ -36,17 +36,17 @@ from router.errors import (
     RouterError,
     Unavailable,
 )
-from router.replicas.crew import Crew, Fixed
-from router.replicas.errands import Checked, Errands
+from router.replicas.calls import Calls, Checked
 from router.replicas.link import Link, LinkLost
-from router.replicas.local_crew import LocalCrew
 from router.replicas.members import Members
+from router.replicas.membership import FixedMembership, Membership
 from router.replicas.messages import Hello
+from router.replicas.owned import OwnedMembership
 from router.replicas.placement import Move, Placement
 from router.replicas.replica import Replica
-from router.replicas.request import Journey
+from router.replicas.request import RoutedJob
 from router.replicas.status import Totals
-from router.replicas.weights import Kept, Shelf
+from router.replicas.weights import LoadedAdapter, Weights
 from router.types import Constraint, FinishReason
 
 if TYPE_CHECKING:
@@ -86,11 +86,11 @@ class FleetEngine:
         host_bytes: int = 2048 << 20,
         stall_seconds: float = 10.0,
         placement: Placement | None = None,
-        crew: Crew | None = None,
+        membership: Membership | None = None,
         shared: bool = False,
     ) -> None:
-        """`links` are the replicas, which are and stay those, or make one of a name: then `crew` decides
-        which there are. `shared`: other edges use them, too. `encoder` is made at `start`; `max_running`,
+        """`links` are the replicas, which are and stay those, or make one of a name; then `membership`
+        decides which there are. `shared`: other edges use them, too. `encoder` is made at `start`; `max_running`,
         `max_queue` and `host_bytes`, of adapters' weights, are those of each replica.
 
         A replica that is silent or makes no step for `stall_seconds` gets nothing new while there is another,
@@ -100,24 +100,24 @@ class FleetEngine:
             raise ConfigError("a fleet needs a replica: say --replicas 1 or more")
         edge = f"{socket.gethostname()}-{os.getpid()}-{time.time_ns():x}"
         if callable(links):
-            self.members = Members(crew or LocalCrew(1), links, edge, stall_seconds)
+            self.members = Members(membership or OwnedMembership(1), links, edge, stall_seconds)
         else:
             named = {link.name: link for link in links}
-            self.members = Members(Fixed(tuple(named)), named.__getitem__, edge, stall_seconds)
+            self.members = Members(FixedMembership(tuple(named)), named.__getitem__, edge, stall_seconds)
         self._replicas = self.members.replicas
         self._make_encoder = encoder
         self._encoder: Encoder | None = None
         self._placement = placement or Placement()
         self._using: Counter[tuple[str, str]] = Counter()  # jobs by adapter and replica
-        self._shelf = Shelf(self._replicas, self._placement, host_bytes, self._uses, shared)
-        self._errands = Errands(self._replicas, self._placement)
+        self._weights = Weights(self._replicas, self._placement, host_bytes, self._uses, shared)
+        self._calls = Calls(self._replicas, self._placement)
         self._totals = Totals(self._replicas)
         self._rows, self._queue = max_running, max_queue
         self._held: Counter[tuple[str, bool]] = Counter()  # jobs by replica and whether in the background
-        self._waiting: set[Journey] = set()  # for an adapter
+        self._waiting: set[RoutedJob] = set()  # for an adapter
         self.members.serve(
             self._placement,
-            self._shelf,
+            self._weights,
             self._totals,
             (max_running, max_queue),
             lambda name: self._held[name, False],
@@ -150,7 +150,7 @@ class FleetEngine:
 
     def close(self) -> None:
         """End all replicas; running jobs end as CANCELLED."""
-        self._closed = self._errands.closed = True
+        self._closed = self._calls.closed = True
         loop, self._loop = self._loop, None
         if loop is not None and not loop.is_closed():
             if _running() is loop:
@@ -175,32 +175,32 @@ class FleetEngine:
     async def load(self, artifact: AdapterArtifact) -> int:
         """Put the weights down for all, and have them at one replica."""
         self._attach()
-        return await self._shelf.add(artifact)
+        return await self._weights.add(artifact)
 
     async def unload(self, digest: str) -> int:
         """Drop an adapter wherever it is."""
         if self._closed:  # it went with the replicas
             return 0
         self._attach()
-        return await self._shelf.remove(digest)
+        return await self._weights.remove(digest)
 
     async def compile(self, constraint: Constraint, tenant: str = "") -> Checked:
         """Whether replicas can follow it, which one of them tries. Each makes a grammar of its own of it."""
         self._attach()
-        return await self._errands.compile(constraint, tenant)
+        return await self._calls.compile(constraint, tenant)
 
     def submit(self, job: Job) -> Stream:
         """Send a job to a replica that has its adapter and room for it."""
         self._attach()
         self._check(job)
-        journey = Journey(job, self._send, self._left)
-        self._send(journey)
-        return journey.stream
+        routed = RoutedJob(job, self._send, self._left)
+        self._send(routed)
+        return routed.stream
 
     async def read(self, reading: Reading) -> NDArray[np.float32]:
         """Done by a replica; those of one scope by the same, which has their context in its cache."""
         self._attach()
-        return await self._errands.read(reading, self.info.context_length)
+        return await self._calls.read(reading, self.info.context_length)
 
     def status(self) -> EngineStatus:
         """All replicas in one."""
@@ -218,27 +218,27 @@ class FleetEngine:
         if job.adapter is not None:
             tokens_before(job.tokens, self._adapter(job.adapter).invocation)
 
-    def _adapter(self, digest: str) -> Kept:
-        kept = self._shelf.get(digest)
+    def _adapter(self, digest: str) -> LoadedAdapter:
+        kept = self._weights.get(digest)
         if kept is None:
             raise FailedPrecondition("the adapter is not loaded")
         return kept
 
-    def _send(self, journey: Journey) -> None:
+    def _send(self, routed: RoutedJob) -> None:
         """On to a replica it has not tried. Raises Overloaded, Unavailable, FailedPrecondition."""
-        job = journey.job
-        there = self._near(job, journey.tried)
+        job = routed.job
+        there = self._near(job, routed.tried)
         if not there:
-            room = self._with_room(job, journey.tried)
+            room = self._with_room(job, routed.tried)
             there = room if job.adapter is None else room & set(self._placement.homes(job.adapter))
         if there:
-            self._give(journey, self._placement.choose(there))
+            self._give(routed, self._placement.choose(there))
             return
         kept = self._adapter(job.adapter or "")
-        task = self._spawn(self._send_once_there(journey, kept, room))
-        self._waiting.add(journey)
-        journey.waits = task.cancel
-        task.add_done_callback(lambda _: self._waiting.discard(journey))
+        task = self._spawn(self._send_once_there(routed, kept, room))
+        self._waiting.add(routed)
+        routed.waits = task.cancel
+        task.add_done_callback(lambda _: self._waiting.discard(routed))
 
     def _near(self, job: Job, tried: set[str]) -> set[str]:
         """Where it can go, without a look at all replicas, which may be a thousand: its adapter's homes, or
@@ -275,19 +275,19 @@ class FleetEngine:
         taking = {n for n, replica in self._replicas.items() if replica.takes or (replica.up and n in homes)}
         return taking or {name for name, replica in self._replicas.items() if replica.up and not replica.left}
 
-    def _give(self, journey: Journey, name: str) -> None:
-        job = journey.job
+    def _give(self, routed: RoutedJob, name: str) -> None:
+        job = routed.job
         self._held[name, job.background] += 1
         if job.adapter is not None:
             self._using[job.adapter, name] += 1
             self._adapter(job.adapter).asked = time.monotonic()
         self._placement.begin(job.adapter, name, time.monotonic())
-        journey.go(self._replicas[name])
+        routed.go(self._replicas[name])
 
-    def _left(self, journey: Journey) -> None:
-        if journey.at is None:
+    def _left(self, routed: RoutedJob) -> None:
+        if routed.at is None:
             return
-        job, name = journey.job, journey.at.name
+        job, name = routed.job, routed.at.name
         self._held[name, job.background] -= 1
         if job.adapter is not None:
             self._using[job.adapter, name] -= 1
@@ -295,23 +295,23 @@ class FleetEngine:
                 del self._using[job.adapter, name]
         self._placement.end(job.adapter, name, time.monotonic())
 
-    async def _send_once_there(self, journey: Journey, kept: Kept, room: set[str]) -> None:
+    async def _send_once_there(self, routed: RoutedJob, kept: LoadedAdapter, room: set[str]) -> None:
         """Bring its adapter to one of those with room, then send it there."""
-        late = journey.job.deadline
+        late = routed.job.deadline
         try:
             async with asyncio.timeout_at(late):
-                await self._shelf.bring(kept, room, pushing=True)
-            journey.waits = None
-            self._send(journey)
+                await self._weights.bring(kept, room, pushing=True)
+            routed.waits = None
+            self._send(routed)
         except TimeoutError:
-            journey.waits = None
-            journey.end(FinishReason.DEADLINE)
+            routed.waits = None
+            routed.end(FinishReason.DEADLINE)
         except ResourceExhausted as error:  # all that is there is in use
-            journey.waits = None
-            journey.fail(Overloaded(error.message))
+            routed.waits = None
+            routed.fail(Overloaded(error.message))
         except RouterError as error:
-            journey.waits = None
-            journey.fail(error)
+            routed.waits = None
+            routed.fail(error)
 
     # -- the fleet
 
@@ -345,19 +345,19 @@ class FleetEngine:
                 await self._move(move)
 
     async def _move(self, move: Move) -> None:
-        kept = self._shelf.get(move.digest)
+        kept = self._weights.get(move.digest)
         if kept is None:
             return
         try:
             to = self._replicas.get(move.to)
-            if to is not None and to.takes and self._shelf.has_room(kept, move.to):
-                await self._shelf.load(kept, move.to)
+            if to is not None and to.takes and self._weights.has_room(kept, move.to):
+                await self._weights.load(kept, move.to)
         except (LinkLost, RouterError) as error:
             log.warning("adapter %s could not move to %s: %s", kept.name, move.to, error)
             return
         others = set(self._placement.homes(move.digest)) - {move.away}
         if move.away and others and not self._uses(move.digest, move.away):
-            self._shelf.drop(move.digest, move.away)
+            self._weights.drop(move.digest, move.away)
 
     def _uses(self, digest: str, name: str) -> bool:
         return (digest, name) in self._using
@@ -365,13 +365,13 @@ class FleetEngine:
     def _end_all(self) -> None:
         for task in tuple(self._tasks):
             task.cancel()
-        self._shelf.close()
-        for journey in tuple(self._waiting):
-            journey.end(FinishReason.CANCELLED)
+        self._weights.close()
+        for routed in tuple(self._waiting):
+            routed.end(FinishReason.CANCELLED)
         for replica in self._replicas.values():
             pending, replica.pending = replica.pending, {}
             for receiver in pending.values():
-                if isinstance(receiver, Journey):
+                if isinstance(receiver, RoutedJob):
                     receiver.end(FinishReason.CANCELLED)
                 else:
                     receiver.put(Unavailable("the engine has stopped"))

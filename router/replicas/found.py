@@ -8,17 +8,17 @@ import socket
 from collections.abc import Sequence
 
 from router.errors import ConfigError, FailedPrecondition
-from router.replicas.crew import MOST, Member, Report, Roster
 from router.replicas.link import GrpcLink, Link, Security
+from router.replicas.membership import MOST, Member, Report, Roster
 
 log = logging.getLogger(__name__)
 
 DNS = "dns:///"
 
 
-class Found:
-    """Implements `router.replicas.crew.Crew` over addresses: HOST:PORT, or dns:///HOST:PORT for all
-    addresses of a name, which is looked up with each report.
+class FoundMembership:
+    """Implements `Membership` over addresses: HOST:PORT, or dns:///HOST:PORT for all addresses of a name,
+    which is looked up with each report.
     """
 
     found = True

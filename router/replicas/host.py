@@ -46,7 +46,7 @@ class Session:
     """One stream to one edge: what it wants, and what happened since the last batch."""
 
     edge: str
-    heard: float = field(default_factory=time.monotonic)
+    received: float = field(default_factory=time.monotonic)
     batch: pb.AttachResponse = field(default_factory=pb.AttachResponse)
     changed: asyncio.Event = field(default_factory=asyncio.Event)
     generations: dict[int, Generation] = field(default_factory=dict)
@@ -135,7 +135,7 @@ class EngineHost:
         """Begin what an edge wants. One whose stream has ended is ignored."""
         if session.ended:
             return
-        session.heard = time.monotonic()
+        session.received = time.monotonic()
         try:
             for command in request.commands:
                 self._do(session, command)
@@ -284,8 +284,8 @@ class EngineHost:
             late, looked = now - looked - BEAT, now
             for session in tuple(self._sessions.values()):
                 if late > BEAT:
-                    session.heard += late
-                if now - session.heard > self._silence:
+                    session.received += late
+                if now - session.received > self._silence:
                     log.warning("edge %s is silent, so its jobs end", session.edge)
                     self.end(session, f"this edge was silent for {self._silence:g} s")
                 session.changed.set()

@@ -13,13 +13,13 @@ from threading import Event, Thread
 from typing import Any
 
 from router.errors import ConfigError, NotFound, RouterError, Unavailable
-from router.replicas.crew import Crew, Member, MemberLoad, MemberState, Report, Roster
 from router.replicas.link import Link, LinkLost
+from router.replicas.membership import Member, MemberLoad, Membership, MemberState, Report, Roster
 from router.replicas.messages import Hello, drain
 from router.replicas.placement import Placement
 from router.replicas.replica import Replica, check_alike
 from router.replicas.status import Totals
-from router.replicas.weights import Kept, Shelf
+from router.replicas.weights import LoadedAdapter, Weights
 
 log = logging.getLogger(__name__)
 
@@ -30,25 +30,26 @@ MOMENT_SECONDS = 1.0  # for the others, once one is up
 
 
 class Members:
-    """Reports to the crew and follows its roster. `replicas` are those of this edge by name, with draining
-    ones.
+    """Reports to the membership and follows its roster. `replicas` are those of this edge by name, also those
+    that drain.
     """
 
-    def __init__(self, crew: Crew, link: Callable[[str], Link], edge: str, stall_seconds: float) -> None:
+    def __init__(
+        self, membership: Membership, link: Callable[[str], Link], edge: str, stall_seconds: float
+    ) -> None:
         """`link` gives the way to a replica by its name."""
-        self.crew, self._link, self._edge = crew, link, edge
+        self.membership, self._link, self._edge = membership, link, edge
         self._stall = stall_seconds
         self.replicas: dict[str, Replica] = {}
         self.roster = Roster(0, (), 0, 0)
         self._hello: Hello | None = None
         self._runs: dict[str, asyncio.Task[None]] = {}
         self._changed = asyncio.Event()
-        self._silent = False  # the crew cannot be reached
 
     def serve(
         self,
         placement: Placement,
-        shelf: Shelf,
+        weights: Weights,
         totals: Totals,
         places: tuple[int, int],
         jobs: Callable[[str], int],
@@ -59,7 +60,7 @@ class Members:
         """What replicas are for. Each has `places` for jobs that run and for jobs that wait; `jobs` counts
         those at a replica, `waiting` those that no replica has; `attach` has all begin on this event loop.
         """
-        self._placement, self._shelf, self._totals = placement, shelf, totals
+        self._placement, self._weights, self._totals = placement, weights, totals
         self._rows, self._queue = places
         self._jobs, self._waiting, self._spawn, self._attached = jobs, waiting, spawn, attach
 
@@ -71,7 +72,7 @@ class Members:
 
         Raises ConfigError naming one that does not start, or differs.
         """
-        with ThreadPoolExecutor(1, "crew") as thread:
+        with ThreadPoolExecutor(1, "membership") as thread:
             self.roster = thread.submit(asyncio.run, self._reported()).result()
         over = Event()
         try:
@@ -107,7 +108,7 @@ class Members:
                     return
                 except (LinkLost, RouterError) as error:
                     self.replicas[link.name].problem = str(error)
-                    if not self.crew.found or isinstance(error, ConfigError):
+                    if not self.membership.found or isinstance(error, ConfigError):
                         results.put((link.name, error))
                         return
                 if over.wait(RETRY_SECONDS):
@@ -123,7 +124,7 @@ class Members:
     def _wait(self, results: SimpleQueue[tuple[str, Hello | Exception]]) -> dict[str, Hello]:
         """Until all are up; where others start them until one is, and a moment for the rest."""
         hellos: dict[str, Hello] = {}
-        seconds = FIND_SECONDS if self.crew.found else None
+        seconds = FIND_SECONDS if self.membership.found else None
         while len(hellos) < len(self.replicas):
             try:
                 name, said = results.get(timeout=seconds)
@@ -135,7 +136,7 @@ class Members:
             if isinstance(said, Exception):
                 raise ConfigError(f"replica {name} does not start: {said}") from said
             hellos[name] = said
-            if self.crew.found:
+            if self.membership.found:
                 seconds = MOMENT_SECONDS
         return hellos
 
@@ -167,14 +168,14 @@ class Members:
         return up * self._rows, up * (self._rows + self._queue)
 
     async def resize(self, least: int, most: int) -> Roster:
-        """As Crew.resize; also raises FailedPrecondition."""
+        """As Membership.resize; also raises FailedPrecondition."""
         self._attached()
-        return self._changing(await self.crew.resize(least, most))
+        return self._changing(await self.membership.resize(least, most))
 
     async def replace(self, names: Sequence[str]) -> Roster:
-        """As Crew.replace; also raises FailedPrecondition."""
+        """As Membership.replace; also raises FailedPrecondition."""
         self._attached()
-        return self._changing(await self.crew.replace(names))
+        return self._changing(await self.membership.replace(names))
 
     async def drain(self, name: str) -> None:
         """Have a replica end what it has and end itself; whoever started it starts it again.
@@ -200,7 +201,7 @@ class Members:
 
     async def _reported(self) -> Roster:
         loads = {name: self._load(replica) for name, replica in self.replicas.items()}
-        return await self.crew.report(Report(self._edge, loads, self._waiting(), self._rows))
+        return await self.membership.report(Report(loads, self._waiting(), self._rows))
 
     def _load(self, replica: Replica) -> MemberLoad:
         jobs = self._jobs(replica.name)
@@ -212,14 +213,8 @@ class Members:
             self._changed.clear()
             try:
                 self._apply(await self._reported())
-            except RouterError as error:
-                if not self._silent:
-                    log.warning("the crew cannot be reached, so the fleet stays as it is: %s", error)
-                self._silent = True
-            except Exception:  # of a link, say: the rest of the fleet goes on
+            except Exception:  # of a link, say: the rest goes on
                 log.exception("the roster cannot be followed")
-            else:
-                self._silent = False
             with suppress(TimeoutError):  # wait_for may swallow the end of an edge
                 async with asyncio.timeout(REPORT_SECONDS):
                     await self._changed.wait()
@@ -235,7 +230,7 @@ class Members:
             if found.state is MemberState.DRAINING and not replica.draining:
                 replica.drain()
                 self._placement.close(name)
-                self._spawn(self._let_go(replica, found.heir))
+                self._spawn(self._let_go(replica, found.successor))
 
     def _join(self, name: str) -> None:
         replica = self.replicas[name] = self._replica(self._link(name))
@@ -244,14 +239,14 @@ class Members:
     def _came(self, replica: Replica) -> None:
         if not replica.draining:
             self._placement.join(replica.name)
-            self._shelf.restore()
+            self._weights.restore()
         self._changed.set()
 
     def _went(self, replica: Replica) -> None:
         self._totals.lost(replica)
-        bereft = self._placement.leave(replica.name)
-        log.info("replica %s was the only home of %d adapters", replica.name, len(bereft))
-        self._shelf.restore()
+        homeless = self._placement.leave(replica.name)
+        log.info("replica %s was the only home of %d adapters", replica.name, len(homeless))
+        self._weights.restore()
         self._changed.set()
 
     # -- one that is draining
@@ -266,22 +261,22 @@ class Members:
     async def _empty(self, replica: Replica) -> None:
         """Its adapters to others, the busiest first; then it releases all that it holds for this edge."""
         for digest in self._placement.living(replica.name, time.monotonic()):
-            kept = self._shelf.get(digest)
+            kept = self._weights.get(digest)
             if kept is not None and replica.up:
                 await self._rehome(kept, replica.name, "")
         await replica.idle()
         if replica.ending:
             replica.detach()
 
-    async def _let_go(self, replica: Replica, heir: str) -> None:
+    async def _let_go(self, replica: Replica, successor: str) -> None:
         """Its adapters to others, the busiest first, which it serves until then; its jobs to their end."""
         name = replica.name
         for digest in self._placement.living(name, time.monotonic()):
-            kept = self._shelf.get(digest)
+            kept = self._weights.get(digest)
             if kept is not None and replica.up:
-                await self._rehome(kept, name, heir)
+                await self._rehome(kept, name, successor)
         self._placement.leave(name)
-        self._shelf.restore()  # what came there meanwhile
+        self._weights.restore()  # what came there meanwhile
         await replica.idle()
         replica.leave()
         await asyncio.wait((self._runs.pop(name),))
@@ -291,20 +286,20 @@ class Members:
         log.info("replica %s has been let go", name)
         self._changed.set()
 
-    async def _rehome(self, kept: Kept, name: str, heir: str) -> None:
+    async def _rehome(self, kept: LoadedAdapter, name: str, successor: str) -> None:
         def elsewhere() -> set[str]:
             return set(self._placement.homes(kept.digest)) - self._placement.closing
 
-        if heir and heir not in elsewhere():
-            await self._bring(kept, {heir})
+        if successor and successor not in elsewhere():
+            await self._bring(kept, {successor})
         if not elsewhere():
             await self._bring(kept, None)
         if elsewhere():
             self._placement.unsettle(kept.digest, name)
 
-    async def _bring(self, kept: Kept, among: set[str] | None) -> None:
+    async def _bring(self, kept: LoadedAdapter, among: set[str] | None) -> None:
         try:
-            await self._shelf.bring(kept, among)
+            await self._weights.bring(kept, among)
         except RouterError as error:
             to = f" to {', '.join(among)}" if among else ""
             log.warning("adapter %s cannot move%s: %s", kept.name, to, error)

@@ -113,17 +113,17 @@ class Placement:
     def leave(self, replica: str) -> tuple[str, ...]:
         """It is gone, and what it held with it; returns the adapters that have no other home."""
         self.closing.discard(replica)
-        bereft = []
+        homeless = []
         for digest, homes in self._homes.items():
             if replica in homes:
                 self._weigh(digest, -1)
                 homes.remove(replica)
                 self._weigh(digest, 1)
                 if not homes:
-                    bereft.append(digest)
+                    homeless.append(digest)
         for table in (self._count, self._expected, self.held, self.used):
             table.pop(replica, None)
-        return tuple(bereft)
+        return tuple(homeless)
 
     def settle(self, digest: str, replica: str, size: int = 0) -> None:
         """It lives there, too, in so many bytes."""

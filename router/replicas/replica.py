@@ -39,7 +39,7 @@ class Receiver(Protocol):
         ...
 
 
-class Asked:
+class PendingCall:
     """Who waits for one answer."""
 
     def __init__(self) -> None:
@@ -89,7 +89,7 @@ class Replica:
         self._keys, self._sessions = count(), count()
         self._outbox: list[pb.EngineCommand] = []
         self._session = ""  # of the stream, once its first batch came
-        self._sent = self._heard = 0.0
+        self._sent = self._received = 0.0
         self._reading: asyncio.Task[None] | None = None
         self._flushing = False
 
@@ -161,7 +161,7 @@ class Replica:
 
     async def call(self, make: Callable[[int], pb.EngineCommand]) -> Any:
         """The one answer to a command. Raises what the replica's engine raised, or LinkLost."""
-        asked = Asked()
+        asked = PendingCall()
         key = self.ask(asked, make)
         try:
             return await asked.answer
@@ -213,7 +213,7 @@ class Replica:
     async def _read_stream(self) -> str:
         """Until it ends or nothing goes on; returns why."""
         self._session = ""
-        self._heard = self._sent = time.monotonic()
+        self._received = self._sent = time.monotonic()
         loop = asyncio.get_running_loop()
         reading = self._reading = loop.create_task(self._read(f"{self._edge}/{next(self._sessions)}"))
         leaving = loop.create_task(self._leaves.wait())
@@ -223,7 +223,7 @@ class Replica:
                 await asyncio.wait((reading, leaving), timeout=BEAT, return_when=asyncio.FIRST_COMPLETED)
                 now = time.monotonic()
                 if now - looked > 2 * BEAT:  # this process was itself stopped, and heard nobody meanwhile
-                    self._heard = now
+                    self._received = now
                 looked = now
                 self.stalls = self._quiet(now, self._stall)
                 if self.stalls and (problem := self._quiet(now, PATIENCE * self._stall)):
@@ -249,7 +249,7 @@ class Replica:
                     self._flush()
 
     def _take(self, batch: pb.AttachResponse) -> None:
-        self._heard = time.monotonic()
+        self._received = time.monotonic()
         if batch.HasField("state"):
             self.status = status_of(batch.state)
             if batch.state.draining and not self.ending:
@@ -266,8 +266,8 @@ class Replica:
 
     def _quiet(self, now: float, most: float) -> str:
         """What has not come from there for `most` seconds; empty if all is well."""
-        if now - self._heard > most:
-            return f"nothing was heard of it for {now - self._heard:.0f} s"
+        if now - self._received > most:
+            return f"nothing was heard of it for {now - self._received:.0f} s"
         if self.status.failed:
             return "its engine failed"
         quiet = now - self.status.last_progress
@@ -295,7 +295,7 @@ class Replica:
                     self._hello = self._hello or hello
                     break
                 await asyncio.to_thread(self._link.kill)
-                self.problem = told(found)
+                self.problem = described(found)
             except (LinkLost, RouterError) as error:
                 self.problem = str(error)
             except Exception as error:
@@ -336,7 +336,7 @@ class Replica:
             self._link.send(pb.AttachRequest(commands=commands))
 
 
-def told(found: Mapping[str, tuple[object, object]]) -> str:
+def described(found: Mapping[str, tuple[object, object]]) -> str:
     """What a replica has not in common with the others. Of sites only that they differ: they are many."""
     parts = [
         f"its {name} is {theirs!r}, that of the others {mine!r}"
@@ -352,7 +352,7 @@ def check_alike(hellos: dict[str, Hello]) -> Hello:
     (_, hello), *others = hellos.items()
     for name, other in others:
         if found := differences(hello, other):
-            raise ConfigError(f"replica {name} cannot be one of this fleet: {told(found)}")
+            raise ConfigError(f"replica {name} cannot be one of this fleet: {described(found)}")
     return hello
 
 

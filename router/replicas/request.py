@@ -21,14 +21,14 @@ log = logging.getLogger(__name__)
 MOVES = 2  # to another replica; a job that ends every engine it meets must end itself
 
 
-class Journey:
+class RoutedJob:
     """A job that has sent no token goes on elsewhere when its replica is lost; one that has ends UNAVAILABLE.
 
     `stream` is what its caller reads. `on` sends it on its way again, and raises why that cannot be; `left`
     is told when it leaves its replica.
     """
 
-    def __init__(self, job: Job, on: Callable[[Journey], None], left: Callable[[Journey], None]) -> None:
+    def __init__(self, job: Job, on: Callable[[RoutedJob], None], left: Callable[[RoutedJob], None]) -> None:
         """Raises InvalidRequest for a job that cannot travel."""
         self.job, self._on, self._left = job, on, left
         self._command = submit(0, job)

@@ -50,7 +50,7 @@ class Mean:
 
 
 class Scaler:
-    """Asked every second or so. Times are seconds of one clock."""
+    """PendingCall every second or so. Times are seconds of one clock."""
 
     def __init__(self, rules: Rules | None = None) -> None:
         self._rules = rules or Rules()

@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(eq=False, slots=True)
-class Kept:
+class LoadedAdapter:
     """An adapter that is loaded somewhere, or will be again."""
 
     digest: str
@@ -34,7 +34,7 @@ class Kept:
     loading: dict[str, asyncio.Task[int]] = field(default_factory=dict)  # by replica
 
 
-class Shelf:
+class Weights:
     """Brings adapters to replicas: the first time, for more load, and again after one was lost."""
 
     def __init__(
@@ -50,13 +50,13 @@ class Shelf:
         """
         self._replicas, self._placement = replicas, placement
         self._most_bytes, self._used, self._shared = most_bytes, used, shared
-        self._kept: dict[str, Kept] = {}
+        self._kept: dict[str, LoadedAdapter] = {}
         self._coming: Counter[str] = Counter()  # bytes on their way, by replica
         self._restoring: asyncio.Task[None] | None = None
         self._look_again = False
         self._dropping: set[asyncio.Task[None]] = set()
 
-    def get(self, digest: str) -> Kept | None:
+    def get(self, digest: str) -> LoadedAdapter | None:
         """The adapter, unless it is not loaded."""
         return self._kept.get(digest)
 
@@ -73,7 +73,9 @@ class Shelf:
             parts = tuple(digest for digest, _ in artifact.parts)
             self._check_parts(parts)
             size = _bytes(artifact) + sum(self._kept[part].size for part in parts)
-            kept = Kept(artifact.digest, artifact.name, artifact, parts, artifact.invocation_tokens, size)
+            kept = LoadedAdapter(
+                artifact.digest, artifact.name, artifact, parts, artifact.invocation_tokens, size
+            )
             kept = self._kept.setdefault(artifact.digest, kept)
         if self._placement.homes(kept.digest):
             return kept.size
@@ -94,7 +96,9 @@ class Shelf:
         await asyncio.gather(*(self._drop(digest, name) for name in homes))
         return kept.size
 
-    async def bring(self, kept: Kept, among: Collection[str] | None = None, pushing: bool = False) -> str:
+    async def bring(
+        self, kept: LoadedAdapter, among: Collection[str] | None = None, pushing: bool = False
+    ) -> str:
         """One more home, the best of those that are up (and `among`); returns its name.
 
         Where one has no memory for it the next is tried. `pushing`: a request waits for it, so what was asked
@@ -122,11 +126,11 @@ class Shelf:
             except ResourceExhausted as full:
                 error = full
 
-    def has_room(self, kept: Kept, name: str) -> bool:
+    def has_room(self, kept: LoadedAdapter, name: str) -> bool:
         """Whether that replica can have it beside what it has."""
         return self._placement.used[name] + self._coming[name] + kept.size <= self._most_bytes
 
-    async def load(self, kept: Kept, name: str) -> int:
+    async def load(self, kept: LoadedAdapter, name: str) -> int:
         """Have it at that replica, with what it is mixed of. Who asks at once waits for the same load."""
         task = kept.loading.get(name)
         if task is None:
@@ -167,13 +171,13 @@ class Shelf:
                 except RouterError as error:
                     log.warning("adapter %s is nowhere until it is asked for: %s", kept.name, error)
 
-    def _homeless(self) -> list[Kept]:
+    def _homeless(self) -> list[LoadedAdapter]:
         """Mixtures last, which are made of others."""
         now = time.monotonic()
         found = [kept for kept in self._kept.values() if not self._placement.homes(kept.digest)]
         return sorted(found, key=lambda kept: (bool(kept.parts), -self._placement.load(kept.digest, now)))
 
-    async def _load(self, kept: Kept, name: str, expected: int) -> int:
+    async def _load(self, kept: LoadedAdapter, name: str, expected: int) -> int:
         try:
             replica = self._replicas.get(name)
             if replica is None:
@@ -204,7 +208,7 @@ class Shelf:
         except RouterError:
             log.exception("replica %s could not unload %s", name, digest[:12])
 
-    def _with_room(self, kept: Kept, names: set[str], pushing: bool) -> set[str]:
+    def _with_room(self, kept: LoadedAdapter, names: set[str], pushing: bool) -> set[str]:
         """Those with memory for it; where there is none, one that has some once others have gone."""
         if roomy := {name for name in names if self.has_room(kept, name)}:
             return roomy
@@ -223,14 +227,14 @@ class Shelf:
             only.sort(key=lambda kept: kept.asked)
             yield from (kept.digest for kept in only if not self._used(kept.digest, name))
 
-    def _held_elsewhere(self, kept: Kept, names: set[str]) -> set[str]:
+    def _held_elsewhere(self, kept: LoadedAdapter, names: set[str]) -> set[str]:
         """Those that have it for another edge, where there are some: it needs no memory there."""
         if not self._shared:
             return names
         has = {name for name in names if kept.digest in self._replicas[name].status.host_adapters}
         return has - set(self._placement.homes(kept.digest)) or names
 
-    def _near_parts(self, kept: Kept, names: set[str]) -> set[str]:
+    def _near_parts(self, kept: LoadedAdapter, names: set[str]) -> set[str]:
         """Of a mixture those replicas that have most of its parts."""
         if not kept.parts or not names:
             return names
@@ -241,7 +245,7 @@ class Shelf:
         if any(part not in self._kept for part in parts):
             raise FailedPrecondition("an adapter of the mixture is not loaded any more: ask again")
 
-    def _forget(self, kept: Kept) -> None:
+    def _forget(self, kept: LoadedAdapter) -> None:
         kept.gone = True
         if self._kept.get(kept.digest) is kept:
             del self._kept[kept.digest]

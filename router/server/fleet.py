@@ -21,7 +21,7 @@ from router.v1 import fleet_pb2 as pb
 from router.v1.fleet_pb2_grpc import FleetServiceServicer, add_FleetServiceServicer_to_server
 
 if TYPE_CHECKING:  # without replicas nothing of them is imported
-    from router.replicas.crew import Replacement, Roster
+    from router.replicas.membership import Replacement, Roster
 
 NO_FLEET = (
     "this server has one engine, in its own process: start it with `serve --replicas N` to have replicas"

@@ -17,18 +17,18 @@ import pytest
 from pydantic import SecretStr
 
 from router.cli.compose import Composition, base_of, make_engine, print_summary
-from router.cli.fleet import OF_ENGINES, crew_and_links, of_all_replicas, replica_settings
+from router.cli.fleet import OF_ENGINES, membership_and_links, of_all_replicas, replica_settings
 from router.cli.settings import load_settings
 from router.client import AsyncClient
 from router.config import MOST_REPLICAS, Settings
 from router.engine.fake import FakeEngine
 from router.errors import ConfigError
 from router.replicas.children import ChildLink
-from router.replicas.crew import MOST
 from router.replicas.engine import FleetEngine
-from router.replicas.found import Found
+from router.replicas.found import FoundMembership
 from router.replicas.link import GrpcLink
-from router.replicas.local_crew import LocalCrew
+from router.replicas.membership import MOST
+from router.replicas.owned import OwnedMembership
 from router.replicas.ray import check_reached
 from tests.cli.test_compose import MANIFEST, READER
 from tests.cli.tiny import MODULES, write_adapter
@@ -189,16 +189,18 @@ import router.replicas.ray
 
 
 def test_who_starts_the_replicas() -> None:
-    crew, links = crew_and_links(Settings(replicas="2..4"))
-    assert isinstance(crew, LocalCrew)
+    membership, links = membership_and_links(Settings(replicas="2..4"))
+    assert isinstance(membership, OwnedMembership)
     assert type(links("3")) is ChildLink
-    crew, links = crew_and_links(Settings(replica_addresses="a:1, dns:///b:2", replica_tls_name="r"))
-    assert isinstance(crew, Found)
+    membership, links = membership_and_links(
+        Settings(replica_addresses="a:1, dns:///b:2", replica_tls_name="r")
+    )
+    assert isinstance(membership, FoundMembership)
     assert type(links("a:1")) is GrpcLink
     assert Settings(replica_addresses="a:1,b:2").replica_bounds == (2, 2)
     for wrong in ("a", "a:b", "dns:///a"):
         with pytest.raises(ConfigError, match="HOST:PORT or dns:///HOST:PORT"):
-            crew_and_links(Settings(replica_addresses=wrong))
+            membership_and_links(Settings(replica_addresses=wrong))
 
 
 def test_an_edge_over_vllm_elsewhere_needs_none_here(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -13,9 +13,7 @@ from router.cli.demo_cluster import ALONE, MARK, everything_ended, marked, place
 from router.replicas.ray import ENVIRONMENT
 
 ROOT = Path(__file__).parents[2]
-SITE = (
-    Path(user_cache_dir("lora-router")) / "clients" / "ray"
-)  # where tests/replicas/test_ray.py puts it
+SITE = Path(user_cache_dir("lora-router")) / "clients" / "ray"  # where tests/replicas/test_ray.py puts it
 
 
 def test_places_are_what_the_edge_logged() -> None:

@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from router.cli.fleet import crew_and_links
+from router.cli.fleet import membership_and_links
 from router.cli.shared import Sharing, edge_name, url_of
 from router.config import Settings
 from router.errors import ConfigError
-from router.replicas.crew import Fixed
-from router.replicas.local_crew import LocalCrew
+from router.replicas.membership import FixedMembership
+from router.replicas.owned import OwnedMembership
 from router.replicas.ray import RayLink
 from tests.shared.memory import MemoryDatabase, MemoryTable
 
@@ -66,11 +66,11 @@ def test_a_fleet_has_a_name_in_a_cluster(said: dict[str, str], told: str) -> Non
 
 def test_replicas_are_this_edges_own_or_those_of_a_fleet(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("router.replicas.ray.require_ray", lambda: None)
-    crew, links = crew_and_links(settings(replicas="2", ray="h:1"))
-    assert isinstance(crew, LocalCrew)
+    membership, links = membership_and_links(settings(replicas="2", ray="h:1"))
+    assert isinstance(membership, OwnedMembership)
     assert isinstance(links("0"), RayLink)
-    crew, links = crew_and_links(settings(replicas="2", ray="h:1", fleet="blue"))
-    assert isinstance(crew, Fixed)
+    membership, links = membership_and_links(settings(replicas="2", ray="h:1", fleet="blue"))
+    assert isinstance(membership, FixedMembership)
     link = links("1")
     link.kill()  # there is none: nobody is asked
     link.close()

@@ -14,7 +14,7 @@ from router.replicas import engine as fleet_engine
 from router.replicas import host, members, replica
 from router.replicas.engine import FleetEngine
 from router.replicas.link import Links
-from router.replicas.local_crew import LocalCrew
+from router.replicas.owned import OwnedMembership
 from router.replicas.scaling import Rules, Scaler
 from router.types import SamplingParams
 from tests.replicas.local import LocalLink
@@ -87,7 +87,9 @@ async def fleet() -> AsyncIterator[Make]:
                 stall_seconds=stall_seconds,
                 placement=placement,
                 host_bytes=host_bytes,
-                crew=LocalCrew(number, most, made_links.end, scaler=Scaler(rules)) if most else None,
+                membership=OwnedMembership(number, most, made_links.end, scaler=Scaler(rules))
+                if most
+                else None,
             )
             if start:
                 engine.start()

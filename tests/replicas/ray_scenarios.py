@@ -24,7 +24,7 @@ from router.engine.fake import FakeEngine
 from router.errors import RouterError
 from router.replicas.engine import FleetEngine
 from router.replicas.link import Links
-from router.replicas.local_crew import LocalCrew
+from router.replicas.owned import OwnedMembership
 from router.replicas.ray import RayCluster
 from router.replicas.scaling import Rules, Scaler
 from router.types import Constraint
@@ -157,8 +157,8 @@ async def replaced() -> Facts:
     """Requests all the time: all replicas are replaced, then load brings one more, then its end takes one."""
     await head(4)
     links, rules = Links(cluster_of().link), Rules(memory=0.5, up_seconds=1.0, down_seconds=4.0)
-    crew = LocalCrew(2, 3, links.end, scaler=Scaler(rules))
-    engine = FleetEngine(links, FakeEngine, **LIMITS, stall_seconds=5.0, crew=crew)
+    membership = OwnedMembership(2, 3, links.end, scaler=Scaler(rules))
+    engine = FleetEngine(links, FakeEngine, **LIMITS, stall_seconds=5.0, membership=membership)
     await asyncio.to_thread(engine.start)
     adapters = [fake_adapter(f"a{i}") for i in range(6)]
     for adapter in adapters:
@@ -205,8 +205,8 @@ async def crowded() -> Facts:
     """No room for one more: the old ones stay, and nobody waits for the start of the new one."""
     await head(2)
     links = Links(cluster_of().link)
-    crew = LocalCrew(2, 2, links.end, start_seconds=5)
-    engine = FleetEngine(links, FakeEngine, **LIMITS, stall_seconds=5.0, crew=crew)
+    membership = OwnedMembership(2, 2, links.end, start_seconds=5)
+    engine = FleetEngine(links, FakeEngine, **LIMITS, stall_seconds=5.0, membership=membership)
     await asyncio.to_thread(engine.start)
     await engine.members.replace(["0"])
     took = await until(lambda: any(r.over for r in engine.members.roster.replacements))

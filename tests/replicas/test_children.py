@@ -22,9 +22,9 @@ from router.errors import ConfigError, Unavailable
 from router.replicas import members
 from router.replicas.children import Child, ChildLink, devices
 from router.replicas.engine import FleetEngine
-from router.replicas.found import Found
+from router.replicas.found import FoundMembership
 from router.replicas.link import GrpcLink, LinkLost, Links, Security
-from router.replicas.local_crew import LocalCrew
+from router.replicas.owned import OwnedMembership
 from router.server.health import Health
 from router.server.lifecycle import Lifecycle, Phase
 from tests.engine.contract import answer, job, until
@@ -55,7 +55,7 @@ class Children:
             max_running=8,
             max_queue=64,
             stall_seconds=stall_seconds,
-            crew=LocalCrew(number, number, links.end),
+            membership=OwnedMembership(number, number, links.end),
         )
 
     def pid(self, number: int) -> int:
@@ -223,9 +223,9 @@ async def test_replicas_are_found_where_others_start_them(
     monkeypatch.setattr(members, "MOMENT_SECONDS", 0.1)
     one, two, page = free_port(), free_port(), free_port()
     first = standing(one, "--metrics-listen", f"127.0.0.1:{page}")
-    found = Found([f"127.0.0.1:{one}", f"dns:///localhost:{two}"], Security(SECRET))
+    found = FoundMembership([f"127.0.0.1:{one}", f"dns:///localhost:{two}"], Security(SECRET))
     edges = [
-        FleetEngine(found.link, FakeEngine, max_running=8, max_queue=64, crew=found, shared=True)
+        FleetEngine(found.link, FakeEngine, max_running=8, max_queue=64, membership=found, shared=True)
         for _ in range(2)
     ]
     await asyncio.gather(*(asyncio.to_thread(edge.start) for edge in edges))

@@ -306,10 +306,10 @@ async def test_second_homes_go_where_others_have_none(fleet: Make) -> None:
     adapters = [fake_adapter(f"a{i}") for i in range(5)]
     for adapter in adapters[:4]:
         await made.engine.load(adapter)
-    shelf = made.engine._shelf
-    twice = shelf.get(adapters[0].digest)
+    weights = made.engine._weights
+    twice = weights.get(adapters[0].digest)
     assert twice is not None
-    await shelf.bring(twice)
+    await weights.bring(twice)
     assert sum(e.status().host_bytes for e in made.made.values()) == 40
     await made.engine.load(adapters[4])
     sixth = fake_adapter("a5")

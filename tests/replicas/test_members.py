@@ -12,9 +12,9 @@ import pytest
 
 from router.engine.base import AdapterArtifact, Finished, Reading
 from router.engine.fake import FakeEngine
-from router.errors import FailedPrecondition, NotFound, Unavailable
-from router.replicas.crew import MemberState, Report, Roster, Step
+from router.errors import FailedPrecondition, NotFound
 from router.replicas.link import LinkLost
+from router.replicas.membership import MemberState, Step
 from router.replicas.scaling import Rules
 from router.types import FinishReason
 from tests.engine.contract import until
@@ -262,28 +262,6 @@ async def test_a_fleet_made_of_links_stays_what_it_is(fleet: Make) -> None:
     for change in (made.engine.members.replace([]), made.engine.members.resize(1, 3)):
         with pytest.raises(FailedPrecondition, match="these replicas are fixed"):
             await change
-
-
-async def test_a_crew_that_cannot_be_reached_changes_nothing(
-    fleet: Make, caplog: pytest.LogCaptureFixture
-) -> None:
-    made = await fleet(2, most=2)
-    assert await outcome(made.engine.submit(job())) == "[base] one two three"
-    crew = made.engine.members.crew
-    report, asked = crew.report, 0
-
-    async def unreachable(report: Report) -> Roster:
-        nonlocal asked
-        asked += 1
-        raise Unavailable("its actor is lost")
-
-    crew.report = unreachable  # type: ignore[method-assign]
-    await until(lambda: asked > 3)
-    assert caplog.text.count("the crew cannot be reached") == 1
-    assert await outcome(made.engine.submit(job())) == "[base] one two three"
-    crew.report = report  # type: ignore[method-assign]
-    await made.engine.members.replace(["0"])
-    await until(lambda: names(made) == ["1", "2"])
 
 
 async def test_a_cancel_ends_what_keeps_a_replica(fleet: Make) -> None:

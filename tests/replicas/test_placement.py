@@ -196,8 +196,8 @@ class Anything(RuleBasedStateMachine):
     @rule(data=st.data())
     def goes(self, data: st.DataObject) -> None:
         name = data.draw(st.sampled_from(self.placement.replicas))
-        bereft = self.placement.leave(name)
-        for digest in bereft:
+        homeless = self.placement.leave(name)
+        for digest in homeless:
             assert self.placement.homes(digest) == ()
             self.placement.settle(digest, self.placement.new_home(digest, self.now), SIZE)
         for ended, at in [entry for entry in self.running if entry[1] == name]:

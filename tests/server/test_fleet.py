@@ -16,7 +16,7 @@ from router.engine.fake import FakeEngine
 from router.replicas import host, members, replica
 from router.replicas.engine import FleetEngine
 from router.replicas.link import LinkLost, Links
-from router.replicas.local_crew import LocalCrew
+from router.replicas.owned import OwnedMembership
 from router.server import app as server_app
 from router.server import fleet as server_fleet
 from router.v1 import fleet_pb2 as pb
@@ -49,8 +49,8 @@ async def at(start_server: Start, connect: Connect, tmp_path: Path) -> SimpleNam
         return made[-1]
 
     links = Links(link)
-    crew = LocalCrew(2, 2, links.end)
-    engine = FleetEngine(links, FakeEngine, max_running=4, max_queue=8, crew=crew)
+    membership = OwnedMembership(2, 2, links.end)
+    engine = FleetEngine(links, FakeEngine, max_running=4, max_queue=8, membership=membership)
     clients, file = write_clients(tmp_path), tmp_path / "audit.jsonl"
     app = await start_server(engine=engine, replicas=engine.members, clients=clients.path, audit=file)
     stubs = connect(app)
@@ -220,7 +220,7 @@ async def test_a_replacement_that_nobody_knows_of_any_more_is_told(
     steps = aiter(call)
     while (await anext(steps)).step != Steps.STEP_DRAINING:
         pass
-    at.engine.members.crew = LocalCrew(2, 2)  # the one that knew is lost
+    at.engine.members.membership = OwnedMembership(2, 2)  # the one that knew is lost
     error = await failure(call)
     assert error.code() is grpc.StatusCode.UNAVAILABLE
     assert "list the replicas" in str(error.details())

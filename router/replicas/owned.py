@@ -1,6 +1,6 @@
-"""The decisions of a crew, of one edge or of many: who joins, who goes, whose turn it is to be replaced.
+"""Replicas that this edge starts and ends: how many there are, and new ones in the place of old ones.
 
-No clock of its own, no network: edges call it, in their own process or from others.
+No clock of its own, no network: the edge reports what it sees, and follows the roster that it gets.
 """
 
 from __future__ import annotations
@@ -8,24 +8,27 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from router.errors import NotFound
-from router.replicas.crew import MOST, Member, MemberState, Replacement, Report, Roster, Step, check_bounds
+from router.replicas.membership import (
+    MOST,
+    Member,
+    MemberLoad,
+    MemberState,
+    Replacement,
+    Report,
+    Roster,
+    Step,
+    check_bounds,
+)
 from router.replicas.scaling import Load, Scaler
 
 log = logging.getLogger(__name__)
 
-SILENCE = 10.0  # seconds after which an edge is forgotten
 START_SECONDS = 900.0  # in which one must come up that is not needed for the least number
 STARTS = 3  # that may fail, likewise
-
-
-@dataclass(slots=True)
-class _Edge:
-    report: Report
-    at: float
 
 
 @dataclass(slots=True)
@@ -42,8 +45,8 @@ class _State:
     following: int = 0  # the name of the next member
 
 
-class LocalCrew:
-    """The decisions, of one edge or of many. Called on one event loop at a time."""
+class OwnedMembership:
+    """Decides for the replicas of one edge. Called on one event loop at a time."""
 
     found = False
 
@@ -53,40 +56,32 @@ class LocalCrew:
         most: int | None = None,
         end: Callable[[str], None] = lambda name: None,
         *,
-        names: Sequence[str] = (),
         scaler: Scaler | None = None,
         clock: Callable[[], float] = time.monotonic,
         start_seconds: float = START_SECONDS,
     ) -> None:
-        """`end` ends a member for good, whom no edge names any more; it may block, and is called in a thread.
-        `names` are those of the first members; without them they are numbers. Raises InvalidRequest.
+        """`end` ends a replica for good that the edge has let go; it may block, and is called in a thread.
+        Raises InvalidRequest.
         """
         self._least, self._most = check_bounds(least, least if most is None else most)
-        self._end, self._names, self._clock = end, tuple(names), clock
+        self._end, self._clock = end, clock
         self._scaler, self._start_seconds = scaler or Scaler(), start_seconds
         self._state = _State()
-        self._edges: dict[str, _Edge] = {}
+        self._report = Report({}, 0, 1)
         self._absent: dict[str, _Absence] = {}  # serving members that are not up
         self._replacements: dict[str, Replacement] = {}  # by the old one, in the order of their turns
-        self._ended: set[str] = set()  # no members, and still named by an edge
         self._ending: set[asyncio.Task[None]] = set()
 
-    # -- Crew
+    # -- Membership
 
     async def report(self, report: Report) -> Roster:
-        """As Crew.report."""
-        now = self._clock()
-        self.adopt(report.loads)
-        self._edges[report.edge] = _Edge(report, now)
-        for name, edge in tuple(self._edges.items()):
-            if now - edge.at > SILENCE:
-                log.warning("edge %s is silent, and forgotten", name)
-                del self._edges[name]
-        self._decide(now)
+        """As Membership.report."""
+        self._report = report
+        self._decide(self._clock())
         return self._roster()
 
     async def resize(self, least: int, most: int) -> Roster:
-        """As Crew.resize."""
+        """As Membership.resize."""
         self._least, self._most = check_bounds(least, most)
         self._state.number += 1
         log.info("between %d and %d replicas from now on", least, most)
@@ -94,15 +89,15 @@ class LocalCrew:
         return self._roster()
 
     async def replace(self, names: Sequence[str]) -> Roster:
-        """As Crew.replace; one that is being replaced, or is on its way out, is not replaced again."""
+        """As Membership.replace; one that is being replaced, or is on its way out, is not replaced again."""
         serving = self._serving()
         for name in names:
             if name not in self._state.members:
                 raise NotFound("replica", name, f": there are {', '.join(serving) or 'none'}")
         for name in names or serving:
             under_way = self._replacements.get(name)
-            heirs = {found.new for found in self._replacements.values() if not found.over}
-            if name in serving and name not in heirs and (under_way is None or under_way.over):
+            successors = {found.new for found in self._replacements.values() if not found.over}
+            if name in serving and name not in successors and (under_way is None or under_way.over):
                 self._replacements.pop(name, None)
                 self._replacements[name] = Replacement(name)
         self._state.number += 1
@@ -120,11 +115,7 @@ class LocalCrew:
 
     def _add(self, now: float, why: str) -> str:
         state = self._state
-        if not self._names:
-            name, state.following = str(state.following), state.following + 1
-        else:
-            (name, *rest), state.following = self._names, max(state.following, len(self._names))
-            self._names = tuple(rest)
+        name, state.following = str(state.following), state.following + 1
         self._set(Member(name))
         self._absent[name] = _Absence(now)
         log.info("replica %s is to start: %s", name, why)
@@ -134,45 +125,34 @@ class LocalCrew:
         self._state.members[member.name] = member
         self._state.number += 1
 
-    def _drain(self, name: str, why: str, heir: str = "") -> None:
-        self._set(Member(name, MemberState.DRAINING, heir))
+    def _drain(self, name: str, why: str, successor: str = "") -> None:
+        self._set(Member(name, MemberState.DRAINING, successor))
         self._absent.pop(name, None)
         log.info("replica %s is draining: %s", name, why)
 
     def _give_up(self, name: str, why: str) -> None:
-        """One that nobody has up is ended at once, so that no edge waits for its start, and again when no
-        edge names it, since one may have begun to start it just then.
+        """One that is not up is ended at once, so that nobody waits for its start, and again when the edge
+        has let it go, since it may have begun to start it just then.
         """
         self._drain(name, why)
-        if not self._up_somewhere(name):
+        if not self._up(name):
             self._end_soon(name)
-
-    def adopt(self, names: Iterable[str]) -> None:
-        """Take over members that this crew has never had: it is new, in the place of one that was lost."""
-        for name in sorted(names, key=lambda name: (len(name), name)):  # by number: each is above the last
-            if name.isdecimal() and int(name) >= self._state.following and name not in self._state.members:
-                self._state.following = int(name) + 1
-                self._set(Member(name))
-            elif name not in self._state.members:
-                self._ended.add(name)
 
     # -- deciding
 
     def _decide(self, now: float) -> None:
         self._look_who_is_up(now)
-        self._end_who_is_left(now)
+        self._end_who_is_left()
         self._replace_one(now)
         self._keep_bounds(now)
 
-    def _up(self, name: str) -> bool:
-        """Every edge finds it up."""
-        loads = [edge.report.loads.get(name) for edge in self._edges.values()]
-        return bool(loads) and all(load is not None and load.up for load in loads)
+    @property
+    def _loads(self) -> Mapping[str, MemberLoad]:
+        return self._report.loads
 
-    def _up_somewhere(self, name: str) -> bool:
-        """Some edge finds it up: where another does not, the way between them is cut."""
-        loads = [edge.report.loads.get(name) for edge in self._edges.values()]
-        return any(load is not None and load.up for load in loads)
+    def _up(self, name: str) -> bool:
+        load = self._loads.get(name)
+        return load is not None and load.up
 
     def _look_who_is_up(self, now: float) -> None:
         for name in self._serving():
@@ -182,34 +162,29 @@ class LocalCrew:
                     self._scaler.came()
                 continue
             absence = self._absent.setdefault(name, _Absence(now))
-            for edge in self._edges.values():
-                if (load := edge.report.loads.get(name)) is not None and load.problem:
-                    absence.problem = load.problem
-                    absence.failures = max(absence.failures, load.failures)
+            if (load := self._loads.get(name)) is not None and load.problem:
+                absence.problem, absence.failures = load.problem, load.failures
 
     def _given_up(self, name: str, now: float) -> str:
         """Why nobody waits for it any more; empty: it is up, or may come yet."""
         absent = self._absent.get(name)
         if absent is None:
             return ""
-        if absent.failures >= STARTS and not self._up_somewhere(name):
+        if absent.failures >= STARTS:
             return absent.problem
         seconds = now - absent.since
         if seconds < self._start_seconds:
             return ""
         return f"it is not up after {seconds:.0f} s; is there room for one more?"
 
-    def _end_who_is_left(self, now: float) -> None:
-        named = {name for edge in self._edges.values() for name in edge.report.loads}
+    def _end_who_is_left(self) -> None:
         left = [m.name for m in self._state.members.values() if m.state is MemberState.DRAINING]
-        for name in (*left, *tuple(self._ended)):
-            if name in named or not self._edges:
-                continue
-            self._ended.discard(name)
-            if self._state.members.pop(name, None) is not None:
+        for name in left:
+            if name not in self._loads:
+                del self._state.members[name]
                 self._state.number += 1
                 log.info("replica %s has nothing left to do, and is ended", name)
-            self._end_soon(name)
+                self._end_soon(name)
 
     def _end_soon(self, name: str) -> None:
         task = asyncio.get_running_loop().create_task(self._have_ended(name))
@@ -244,9 +219,9 @@ class LocalCrew:
                 return
 
     def _succeeded(self, found: Replacement, now: float) -> bool:
-        """Whether the turn of the next has come: no heir came up, so all that wait are given up, too."""
+        """Whether the turn of the next has come: no successor came up, so all that wait are given up, too."""
         if self._up(found.new):
-            self._drain(found.old, f"{found.new} is up in its place", heir=found.new)
+            self._drain(found.old, f"{found.new} is up in its place", successor=found.new)
             self._step(replace(found, step=Step.DRAINING))
             return False
         if not (problem := self._given_up(found.new, now)):
@@ -274,20 +249,20 @@ class LocalCrew:
         return any(m.state is MemberState.DRAINING for m in self._state.members.values())
 
     def _keep_bounds(self, now: float) -> None:
-        """By the bounds, and between them by load; heirs that are not up count for nothing yet."""
-        heirs = {r.new for r in self._replacements.values() if r.step is Step.STARTING}
-        names = [name for name in self._serving() if name not in heirs]
+        """By the bounds, and between them by load; successors that are not up count for nothing yet."""
+        successors = {r.new for r in self._replacements.values() if r.step is Step.STARTING}
+        names = [name for name in self._serving() if name not in successors]
         for _ in range(self._least - len(names)):
             names.append(self._add(now, f"at least {self._least}"))
         under_way = any(not found.over for found in self._replacements.values())
         still = not self._draining() and not under_way
-        lost = [n for n in names if self._given_up(n, now) and not self._up_somewhere(n)]
+        lost = [name for name in names if self._given_up(name, now)]
         if still and len(names) > self._least and lost:
             pause = self._scaler.failed(now)
             problem = self._given_up(lost[0], now)
             self._give_up(lost[0], f"it did not come up ({problem}); no other is tried for {pause:.0f} s")
             return
-        starting = under_way or bool(self._absent) or not self._edges
+        starting = under_way or bool(self._absent)
         leaving, bounds = len(self._state.members) - len(self._serving()), (self._least, self._most)
         load = self._load()
         wish = self._scaler.look(now, len(names), load, *bounds, starting=starting, leaving=leaving)
@@ -299,20 +274,15 @@ class LocalCrew:
             self._drain(self._idlest(names), "the others have room for all requests")
 
     def _load(self) -> Load:
-        rows = max((edge.report.rows for edge in self._edges.values()), default=1)
-        running = waiting = 0
-        for edge in self._edges.values():
-            waiting += edge.report.waiting
-            for load in edge.report.loads.values():
-                running, waiting = running + load.running, waiting + load.waiting
-        return Load(running, waiting, rows)
+        running = sum(load.running for load in self._loads.values())
+        waiting = sum(load.waiting for load in self._loads.values())
+        return Load(running, self._report.waiting + waiting, self._report.rows)
 
     def _idlest(self, names: Sequence[str]) -> str:
         """Who is lost, else who has least to do, else who came last."""
 
         def cost(name: str) -> tuple[bool, int, int]:
-            loads = [found for e in self._edges.values() if (found := e.report.loads.get(name)) is not None]
-            jobs = sum(load.running + load.waiting for load in loads)
-            return name not in self._absent, jobs, -names.index(name)
+            load = self._loads.get(name, MemberLoad(False))
+            return name not in self._absent, load.running + load.waiting, -names.index(name)
 
         return min(names, key=cost)

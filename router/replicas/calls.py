@@ -31,8 +31,8 @@ class Checked:
     constraint: Constraint
 
 
-class Errands:
-    """Asked of one replica, of another if that one is lost or cannot now; twice at most, as with jobs."""
+class Calls:
+    """Sent to one replica, to another if that one is lost or cannot now; twice at most, as with jobs."""
 
     def __init__(self, replicas: Mapping[str, Replica], placement: Placement) -> None:
         self._replicas, self._placement = replicas, placement

@@ -1,8 +1,7 @@
-"""Who belongs to the fleet: replicas that join, are replaced and are taken away, decided in one place.
+"""Which replicas an edge has: those that it starts, those that it finds, or those that it was given.
 
-Edges report what they have where, and follow the roster that they get: they start whom they meet in it for
-the first time, and drain who is on the way out. A member that is draining is ended when no edge names it any
-more. What travels are plain values that pickle: with several edges it is decided in another process.
+The edge reports what it sees, and follows the roster that it gets: it starts a replica that is new in it, and
+drains one that is on the way out. One that is draining is ended when the edge no longer names it.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ class MemberState(StrEnum):
     """What a member of the fleet does."""
 
     SERVING = "serving"  # or starting, or lost and started again
-    DRAINING = "draining"  # gets nothing new, and is ended when nothing of anybody runs there
+    DRAINING = "draining"  # gets nothing new, and is ended when nothing runs there
 
 
 class Step(StrEnum):
@@ -36,16 +35,16 @@ class Step(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """A replica by its name, which no other ever gets. `heir` gets the adapters of one that is draining."""
+    """A replica by its name, which no other ever gets. `successor` gets the adapters of one that drains."""
 
     name: str
     state: MemberState = MemberState.SERVING
-    heir: str = ""
+    successor: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class MemberLoad:
-    """How an edge finds a member: jobs of this edge alone. `problem`: why it is not up, if that is known;
+    """How the edge finds a replica: jobs of this edge alone. `problem`: why it is not up, if that is known;
     `failures`: starts that failed since it last was.
     """
 
@@ -58,11 +57,10 @@ class MemberLoad:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What an edge says every second. `loads` names the members that it still has something to do with;
+    """What an edge sees, every second. `loads` names the replicas that it still has something to do with;
     `waiting` are jobs that no replica has yet, `rows` what one replica runs at a time.
     """
 
-    edge: str
     loads: Mapping[str, MemberLoad]
     waiting: int
     rows: int
@@ -94,7 +92,7 @@ class Roster:
     replacements: tuple[Replacement, ...] = ()  # the latest of each member
 
 
-class Crew(Protocol):
+class Membership(Protocol):
     """Where it is decided; all raise Unavailable where that cannot be reached."""
 
     @property
@@ -115,8 +113,8 @@ class Crew(Protocol):
         ...
 
 
-class Fixed:
-    """Implements `Crew` over replicas that are and stay those."""
+class FixedMembership:
+    """Implements `Membership` over replicas that are and stay those."""
 
     found = False
 
