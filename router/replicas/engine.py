@@ -90,8 +90,8 @@ class FleetEngine:
         shared: bool = False,
     ) -> None:
         """`links` are the replicas, which are and stay those, or make one of a name; then `membership`
-        decides which there are. `shared`: other edges use them, too. `encoder` is made at `start`; `max_running`,
-        `max_queue` and `host_bytes`, of adapters' weights, are those of each replica.
+        decides which there are. `shared`: other edges use them, too. `encoder` is made at `start`;
+        `max_running`, `max_queue` and `host_bytes`, of adapters' weights, are those of each replica.
 
         A replica that is silent or makes no step for `stall_seconds` gets nothing new while there is another,
         and three times as long after its last sign it is ended and replaced.

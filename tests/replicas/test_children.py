@@ -108,10 +108,10 @@ async def test_one_is_killed_under_load_and_another_takes_its_place(started: Any
 
 async def test_one_that_is_stopped_does_not_make_the_edge_unhealthy(started: Any) -> None:
     """A hung replica, while another is well: its requests move, and the server stays SERVING."""
-    made = await started(2, 0.5)
+    made = await started(2, 1.5)
     lifecycle = Lifecycle()
     lifecycle.phase = Phase.SERVING
-    health = Health(lifecycle, made.engine.status, 0.5, lambda: True)
+    health = Health(lifecycle, made.engine.status, 1.5, lambda: True)
     old = made.pid(0)
     os.kill(old, signal.SIGSTOP)
     asked = asyncio.ensure_future(outcomes(made.engine, 8))
