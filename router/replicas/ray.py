@@ -112,8 +112,8 @@ class RayCluster:
             options |= {"name": f"{self.fleet}/replica/{name}", **shared}
         kind = self.ray.remote(max_restarts=0, max_task_retries=0, max_concurrency=4)(ReplicaActor)
         forsaken = FORSAKEN_SECONDS if self.fleet else 0.0
-        told = (self._engine, self._settings, forsaken, self._fake, self.tls_name)
-        return kind.options(**options).remote(*told)
+        arguments = (self._engine, self._settings, forsaken, self._fake, self.tls_name)
+        return kind.options(**options).remote(*arguments)
 
     def disconnect(self) -> None:
         """Leave Ray; takes seconds. A server need not: all ends with its process."""

@@ -222,7 +222,7 @@ class Replica:
             while not reading.done() and not leaving.done():
                 await asyncio.wait((reading, leaving), timeout=BEAT, return_when=asyncio.FIRST_COMPLETED)
                 now = time.monotonic()
-                if now - looked > 2 * BEAT:  # this process was itself stopped, and heard nobody meanwhile
+                if now - looked > 2 * BEAT:  # this process was itself stopped, and received nothing
                     self._received = now
                 looked = now
                 self.stalls = self._quiet(now, self._stall)
@@ -267,7 +267,7 @@ class Replica:
     def _quiet(self, now: float, most: float) -> str:
         """What has not come from there for `most` seconds; empty if all is well."""
         if now - self._received > most:
-            return f"nothing was heard of it for {now - self._received:.0f} s"
+            return f"nothing came from it for {now - self._received:.0f} s"
         if self.status.failed:
             return "its engine failed"
         quiet = now - self.status.last_progress

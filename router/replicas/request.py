@@ -25,7 +25,7 @@ class RoutedJob:
     """A job that has sent no token goes on elsewhere when its replica is lost; one that has ends UNAVAILABLE.
 
     `stream` is what its caller reads. `on` sends it on its way again, and raises why that cannot be; `left`
-    is told when it leaves its replica.
+    is called when it leaves its replica.
     """
 
     def __init__(self, job: Job, on: Callable[[RoutedJob], None], left: Callable[[RoutedJob], None]) -> None:
