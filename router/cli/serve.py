@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -290,6 +291,7 @@ def serve(
       lora-router serve --listen 127.0.0.1:6000 --adapters-dir ./adapters --set slots=64
     """
     said = dict(locals())  # every flag by its name, which is that of its setting
+    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")  # it tells of each replica that ends, as the log does
     settings = settings_of(said, set_ or [], config)
     check_reach(settings, insecure_listen, insecure_metrics)
     from router.cli.compose import serve_until_stopped

@@ -188,6 +188,8 @@ class Members:
             raise NotFound("replica", name, f": there are {', '.join(self.replicas) or 'none'}")
         if not replica.up:
             raise Unavailable(f"replica {name} is not up")
+        if not any(other.takes for other in self.replicas.values() if other is not replica):
+            raise Unavailable("no other replica is up: drain this one when another is")
         try:
             await replica.call(drain)
         except LinkLost as lost:

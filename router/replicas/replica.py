@@ -279,7 +279,8 @@ class Replica:
         self._session = ""
         self._outbox.clear()
         lost, self.pending = self.pending, {}
-        log.error("replica %s is lost: %s", self.name, why, extra={"fields": {"waiting": len(lost)}})
+        level = logging.INFO if self.ending and not lost else logging.ERROR
+        log.log(level, "replica %s is lost: %s", self.name, why, extra={"fields": {"waiting": len(lost)}})
         self.went(self)
         for receiver in lost.values():
             receiver.lost(f"replica {self.name} was lost ({why})")

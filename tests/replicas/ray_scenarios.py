@@ -310,8 +310,13 @@ async def shared() -> Facts:
         await asyncio.to_thread(edge.start)
         await edge.load(adapter)
     facts: Facts = {"replicas": len(processes())}
-    homes = [sum(adapter.digest in r.status.host_adapters for r in edge.replicas) for edge in (one, two)]
-    facts["homes"] = homes
+
+    def homes() -> list[int]:
+        edges = (one, two)
+        return [sum(adapter.digest in r.status.host_adapters for r in edge.replicas) for edge in edges]
+
+    await until(lambda: all(homes()))
+    facts["homes"] = homes()
     for number in (signal.SIGKILL, signal.SIGSTOP):
         before = {process.pid for process in processes()}
         processes()[0].send_signal(number)
