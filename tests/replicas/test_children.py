@@ -258,3 +258,35 @@ def test_devices_are_dealt_out() -> None:
     assert devices({"CUDA_VISIBLE_DEVICES": ""}) == []
     with suppress(FileNotFoundError):
         assert devices({}, Path("/nowhere")) == []
+
+
+ROUNDS, STREAMS = 20, 24
+
+
+@pytest.mark.long
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("how", ["killed", "stopped", "drained"])
+async def test_whatever_happens_no_answer_is_wrong_or_silently_short(started: Any, how: str) -> None:
+    """Many rounds: each stream is whole or ends UNAVAILABLE, and whole answers are back within 20 s."""
+    made = await started(3, 2.0)
+    adapter = fake_adapter("a")
+    await made.engine.load(adapter)
+    long = {"adapter": adapter.digest, "min_tokens": 120, "max_tokens": 120}
+    (whole,) = set(await outcomes(made.engine, 1, **long))
+    lost = 0
+    for turn in range(ROUNDS):
+        await until(lambda: all(replica.up for replica in made.engine.replicas), 60)
+        asked = asyncio.ensure_future(outcomes(made.engine, STREAMS, **long))
+        await asyncio.sleep(0.1 + 0.05 * (turn % 10))  # somewhere in the streams
+        at = turn % 3
+        if how == "drained":
+            await made.engine.members.drain(str(at))
+        else:
+            os.kill(made.pid(at), signal.SIGKILL if how == "killed" else signal.SIGSTOP)
+        began = time.monotonic()
+        texts = await asked
+        assert set(texts) <= {whole, "Unavailable"}, turn
+        lost += texts.count("Unavailable")
+        while set(await outcomes(made.engine, STREAMS, **long)) != {whole}:
+            assert time.monotonic() - began < 20
+    assert how != "drained" or lost == 0
