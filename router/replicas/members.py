@@ -142,7 +142,8 @@ class Members:
 
     def _replica(self, link: Link) -> Replica:
         replica = Replica(link, self._edge, self._stall, self._hello)
-        replica.came, replica.went, replica.ends = self._came, self._went, self._ends
+        replica.came, replica.went = self._came, self._went
+        replica.ends, replica.stalled = self._ends, self._stalled
         return replica
 
     def attach(self) -> None:
@@ -252,6 +253,11 @@ class Members:
         self._changed.set()
 
     # -- one that is draining
+
+    def _stalled(self, replica: Replica) -> None:
+        """Its jobs go elsewhere, where there is a replica that is well."""
+        if any(other.takes and not other.stalls for other in self.replicas.values()):
+            replica.abandon()
 
     def _ends(self, replica: Replica) -> None:
         """It takes nothing new and ends itself: empty it, so that it can."""

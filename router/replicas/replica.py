@@ -30,6 +30,11 @@ State = Literal["starting", "serving", "lost", "draining"]
 class Receiver(Protocol):
     """Who asked something of a replica."""
 
+    @property
+    def moves(self) -> bool:
+        """Whether another replica can do it instead."""
+        ...
+
     def put(self, what: Any) -> None:
         """Something came: Deltas, then one other thing."""
         ...
@@ -41,6 +46,8 @@ class Receiver(Protocol):
 
 class PendingCall:
     """Who waits for one answer."""
+
+    moves = False
 
     def __init__(self) -> None:
         self.answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
@@ -83,6 +90,7 @@ class Replica:
             None
         )  # it is down; before the askers are informed
         self.ends: Callable[[Replica], None] = lambda replica: None  # it drains by itself
+        self.stalled: Callable[[Replica], None] = lambda replica: None  # `stalls` is no longer empty
         self.ending = False  # it said that it takes nothing new
         self._hello = like
         self._leaves = asyncio.Event()
@@ -133,6 +141,14 @@ class Replica:
         """Until nothing that this edge asked for is there; looks every BEAT."""
         while self.up and self.pending:  # noqa: ASYNC110 - a flag for each answer would cost every request
             await asyncio.sleep(BEAT)
+
+    def abandon(self) -> None:
+        """Send all that may move elsewhere; what has begun to be answered ends."""
+        moving = {key: receiver for key, receiver in self.pending.items() if receiver.moves}
+        for key, receiver in moving.items():
+            del self.pending[key]
+            self.cancel(key)
+            receiver.lost(f"replica {self.name} stalls ({self.stalls})")
 
     def detach(self) -> None:
         """End the stream, so that the replica releases what it holds for this edge."""
@@ -225,7 +241,9 @@ class Replica:
                 if now - looked > 2 * BEAT:  # this process was itself stopped, and received nothing
                     self._received = now
                 looked = now
-                self.stalls = self._quiet(now, self._stall)
+                stalled, self.stalls = self.stalls, self._quiet(now, self._stall)
+                if self.stalls and not stalled:
+                    self.stalled(self)
                 if self.stalls and (problem := self._quiet(now, PATIENCE * self._stall)):
                     await asyncio.to_thread(self._link.kill)
                     return problem

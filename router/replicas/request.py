@@ -28,6 +28,8 @@ class RoutedJob:
     is called when it leaves its replica.
     """
 
+    moves = True
+
     def __init__(self, job: Job, on: Callable[[RoutedJob], None], left: Callable[[RoutedJob], None]) -> None:
         """Raises InvalidRequest for a job that cannot travel."""
         self.job, self._on, self._left = job, on, left

@@ -140,6 +140,26 @@ async def test_one_that_stalls_gets_nothing_new(fleet: Make) -> None:
     assert made.link("0").starts == 1
 
 
+async def test_what_a_stalled_replica_has_goes_elsewhere_before_it_is_given_up(fleet: Make) -> None:
+    made = await fleet(2, stall_seconds=0.5)
+    adapter = fake_adapter("a")
+    await made.engine.load(adapter)
+    (at,) = [name for name, engine in made.made.items() if engine.status().host_adapters]
+    begun = made.engine.submit(job(adapter=adapter.digest, min_tokens=1000, max_tokens=1000))
+    reading = begun.__aiter__()
+    assert isinstance(await anext(reading), Delta)
+    made.made[at].hold()
+    fresh = [made.engine.submit(job(adapter=adapter.digest)) for _ in range(4)]
+    assert set(await asyncio.gather(*map(outcome, fresh))) == {f"[{adapter.digest[:8]}] one two three"}
+    with pytest.raises(Unavailable, match=rf"replica {at} stalls \(it made no step.*had begun"):
+        async for _ in reading:
+            pass
+    assert made.link(at).starts == 1
+    made.made[at].resume()
+    await until(lambda: not made.made[at].busy)  # what went elsewhere is cancelled here
+    await until(lambda: not made.engine.status().flaws)
+
+
 async def test_one_that_failed_is_replaced(fleet: Make) -> None:
     made = await fleet(1)
     assert await outcome(made.engine.submit(job()))
