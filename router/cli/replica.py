@@ -33,7 +33,6 @@ PATIENCE = 3  # times `stall_seconds` without a step, after which the process en
 LOOK_SECONDS = 0.25
 ENGINE_SECONDS = 10.0  # for the end of an engine
 SERVICE = "router.v1.EngineService"
-FORSAKEN = 3  # exit code, as `router.replicas.children` has it
 EngineFlag = Annotated[
     str, typer.Option("--engine", metavar="torch|vllm|fake", help="What runs the base; fake is for tests.")
 ]
@@ -299,6 +298,8 @@ class ReplicaProcess:
         The timer is one of the interpreter's own, so that it also ends a process whose event loop hangs, or
         whose threads wait for a lock for ever; it prints where they all are.
         """
+        from router.replicas.children import FORSAKEN
+
         patience, last = PATIENCE * self._settings.stall_seconds, -1.0
         attached = time.monotonic()
         while True:

@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 
 COMMAND = (sys.executable, "-m", "router.cli", "replica", "--child")
 HELLO_SECONDS = 10.0  # of a child that has announced its address
-CLOSE_SECONDS = 5.0
+CLOSE_SECONDS = 1.5  # a server gives its engine 2
 FORSAKEN = 3  # exit code of one that ended since no edge was attached
 GPUS = Path("/proc/driver/nvidia/gpus")
 
@@ -81,7 +81,10 @@ class Child:
             if not poll.poll(1000 * max(0.0, end - time.monotonic())):
                 self.kill()
                 raise LinkLost(f"it has not started within {seconds:g} s")
-            piece = os.read(output, 65536)
+            try:
+                piece = os.read(output, 65536)
+            except OSError:  # `end` was called meanwhile
+                raise LinkLost("it was ended while it started") from None
             if not piece:
                 code = self.end()
                 raise LinkLost(f"its process ended with exit code {code} before it had started")
