@@ -22,6 +22,7 @@ OPTIONS = (
     ("grpc.max_receive_message_length", MOST_MESSAGE),
     ("grpc.max_send_message_length", MOST_MESSAGE),
     ("grpc.use_local_subchannel_pool", 1),  # weights must not hold up tokens: connections of their own
+    ("grpc.enable_http_proxy", 0),  # a proxy for the web is no way to a replica
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 2000),
 )

@@ -111,6 +111,14 @@ def test_nobody_there_is_an_error_at_once() -> None:
         GrpcLink("r", "127.0.0.1:9", Security(), 30.0).start()
 
 
+def test_a_proxy_for_the_web_is_not_asked(
+    served: Callable[..., ServedLink], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    monkeypatch.delenv("no_proxy", raising=False)
+    assert served(Security("secret")).start().info.name == "fake"
+
+
 async def test_large_weights_travel_beside_tokens(served: Callable[..., ServedLink]) -> None:
     from router.engine.base import SiteDelta, TensorData
 
