@@ -24,7 +24,8 @@ OF_ENGINES = {  # settings that a replica goes by
 
 def replica_settings(settings: Settings) -> dict[str, Any]:
     """What a replica's engine goes by, and nothing of what else the server is told, such as secrets."""
-    own = settings.model_dump(include=OF_ENGINES)
+    unset = {"max_step_tokens"} - settings.model_fields_set  # vLLM has its own where nobody set it
+    own = settings.model_dump(include=OF_ENGINES - unset)
     shared = not settings.ray and settings.engine == "torch"  # they share this machine's cores
     if shared and not settings.threads:
         own["threads"] = max(1, len(os.sched_getaffinity(0)) // settings.replica_bounds[1])

@@ -136,6 +136,8 @@ def test_a_replica_gets_what_its_engine_goes_by_and_no_secret() -> None:
     assert "hush" not in json.dumps(own)
     assert (own["slots"], "replicas" in own) == (7, False)
     assert own["threads"] >= 1
+    assert "max_step_tokens" not in own
+    assert replica_settings(Settings(replicas="2", max_step_tokens=64))["max_step_tokens"] == 64
     assert replica_settings(Settings(replicas="2", threads=3))["threads"] == 3
     assert replica_settings(Settings(replicas="2", ray="127.0.0.2:6379"))["threads"] == 0
 
