@@ -26,7 +26,7 @@ import psutil
 
 from benchmarks import report
 from benchmarks.edge_server import QUEUE, ROWS
-from benchmarks.fake_replicas import Kind, door_of, encoded, pin, replicas
+from benchmarks.fake_replicas import Kind, address_of, pin, replicas
 from router.v1 import inference_pb2 as pb
 from router.v1.inference_pb2_grpc import InferenceServiceStub
 
@@ -62,8 +62,8 @@ class Cores:
 class Edge:
     """A process that serves."""
 
-    def __init__(self, doors: list[list[Any]], cpus: Sequence[int]) -> None:
-        command = [sys.executable, "-m", "benchmarks.edge_server", "--doors", json.dumps(doors)]
+    def __init__(self, addresses: list[str], cpus: Sequence[int]) -> None:
+        command = [sys.executable, "-m", "benchmarks.edge_server", "--replicas", *addresses]
         command += ["--cpus", *map(str, cpus)]
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         assert self._process.stdout is not None
@@ -184,10 +184,10 @@ def measure(number: int, args: argparse.Namespace) -> tuple[list[dict[str, Any]]
     kind = Kind(STEP, 0.0, 0.0, 0.0, ROWS, QUEUE)
     with ExitStack() as stack:
         started = stack.enter_context(replicas(args.replicas, kind, cores.others))
-        doors = [encoded(door_of(process)) for process in started]
+        addresses = [address_of(process) for process in started]
         edges = []
         for cpus in cores.edges:
-            edges.append(Edge(doors, cpus))
+            edges.append(Edge(addresses, cpus))
             stack.callback(edges[-1].close)
         asking = stack.enter_context(clients(args.clients, [e.address for e in edges], cores.others))
         for way in (UNARY, STREAM):

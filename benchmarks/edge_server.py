@@ -7,26 +7,25 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 import sys
 import tempfile
 from pathlib import Path
 
-from benchmarks.fake_replicas import DoorLink, decoded, pin
+from benchmarks.fake_replicas import FakeLink, pin
 from router.config import Settings
 from router.engine.fake import FakeEngine
-from router.fleet.engine import FleetEngine
 from router.plugins import PluginHost
 from router.registry.registry import Registry
+from router.replicas.engine import FleetEngine
 from router.routing.router import Router
 from router.server.app import ServerApp
 
 ROWS, QUEUE = 64, 4096  # of each replica: nothing is refused
 
 
-async def serve(doors: list[list[object]], folder: Path) -> None:
+async def serve(addresses: list[str], folder: Path) -> None:
     """Until the end of standard input."""
-    links = [DoorLink(str(i), decoded(door)) for i, door in enumerate(doors)]
+    links = [FakeLink(str(i), address) for i, address in enumerate(addresses)]
     engine = FleetEngine(links, FakeEngine, max_running=ROWS, max_queue=QUEUE)
     registry = Registry(engine, [folder])
     router = Router(registry, PluginHost([], load_plugins=""))
@@ -51,11 +50,11 @@ def main() -> None:
     """One edge."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--cpus", type=int, nargs="*", default=[])
-    parser.add_argument("--doors", type=json.loads, required=True)
+    parser.add_argument("--replicas", nargs="+", required=True)
     said = parser.parse_args()
     pin(said.cpus)
     with tempfile.TemporaryDirectory() as folder:
-        asyncio.run(serve(said.doors, Path(folder)))
+        asyncio.run(serve(said.replicas, Path(folder)))
 
 
 if __name__ == "__main__":

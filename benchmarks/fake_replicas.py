@@ -1,29 +1,28 @@
-"""Replicas on the fake engine, each in a process of its own, reached as `router.fleet` reaches them;
+"""Replicas on the fake engine, each in a process of its own, reached as `router.replicas` reaches them;
 without Ray.
 
-`python -m benchmarks.fake_replicas`: one such process. It prints its door as a line of JSON, and ends with
-its standard input.
+`python -m benchmarks.fake_replicas`: one such process. It prints its address, and ends with its standard
+input.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 import os
 import subprocess
 import sys
-from collections.abc import AsyncGenerator, Iterator, Sequence
-from contextlib import ExitStack, aclosing, contextmanager
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, replace
-from typing import Any
 
-from router import __version__
+import grpc
+
 from router.engine.base import AdapterArtifact, SiteDelta, TensorData
 from router.engine.fake import FakeEngine, FakeGeneration
-from router.fleet.host import EngineHost
-from router.fleet.messages import Batch, Hello, Load, Post
-from router.fleet.wire import Door, Line, Listener
+from router.replicas.host import EngineHost
+from router.replicas.link import GrpcLink, Security
+from router.replicas.service import OPTIONS, EngineService
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,76 +55,37 @@ class Steps(FakeEngine):
         rows_seconds = kind.row_seconds * min(len(rows), kind.max_running)
         return kind.step_seconds + rows_seconds + kind.adapter_seconds * len(adapters)
 
+    async def load(self, artifact: AdapterArtifact) -> int:
+        """As many bytes as its name says; see FakeLink."""
+        size, _, name = artifact.name.partition(" ")
+        return await super().load(replace(of_size(name, int(size)), digest=artifact.digest))
+
     @step_seconds.setter
     def step_seconds(self, seconds: float) -> None:
         """What the fake engine would have without."""
 
 
-class DoorLink:
-    """The way to a replica that somebody else has started; several edges may go it."""
+class FakeLink(GrpcLink):
+    """The way to a replica that somebody else has started; several edges may use it."""
 
-    def __init__(self, name: str, door: Door) -> None:
-        self.name, self._door, self._line = name, door, Line()
+    def __init__(self, name: str, address: str) -> None:
+        super().__init__(name, address, Security(), 30.0)
 
-    def start(self) -> Hello:
-        """It has started: all fake bases are alike."""
-        engine = FakeEngine()
-        engine.start()
-        hello = Hello(engine.info, __version__)
-        engine.close()
-        return hello
-
-    def post(self, post: Post) -> None:
-        """In place of weights goes how many bytes they have: nobody computes with them."""
-        commands = [_light(c) if isinstance(c, Load) else c for c in post.commands]
-        self._line.post(replace(post, commands=tuple(commands)))
-
-    async def batches(self, edge: str) -> AsyncGenerator[Batch, None]:
-        """One stream of the replica."""
-        async with aclosing(self._line.batches(self._door, edge)) as stream:
-            async for batch in stream:
-                yield batch
-
-    def kill(self) -> None:
-        """It is not this edge's to end."""
-
-    def close(self) -> None:
-        """It goes on for others."""
+    async def put_weights(self, artifact: AdapterArtifact) -> None:
+        """In place of weights go how many bytes they have: nobody computes with them."""
+        size = sum(len(site.a.data) + len(site.b.data) for site in artifact.sites.values())
+        await super().put_weights(replace(artifact, name=f"{size} {artifact.name}", sites={}))
 
 
-def artifact(name: str, size: int) -> AdapterArtifact:
+def of_size(name: str, size: int) -> AdapterArtifact:
     """An adapter of so many bytes that a fake engine takes."""
     half = TensorData("F32", (1, size // 8), memoryview(bytes(size // 2)))
     return AdapterArtifact(name, "1", f"digest of {name}", {"all": SiteDelta(half, half, 1.0)})
 
 
-def _light(load: Load) -> Load:
-    weights = load.weights
-    if not isinstance(weights, AdapterArtifact):
-        raise TypeError("weights that are not an adapter")
-    size = sum(len(site.a.data) + len(site.b.data) for site in weights.sites.values())
-    return replace(load, weights=f"{size} {weights.name}")
-
-
-async def _fetch(weights: object) -> AdapterArtifact:
-    size, _, name = str(weights).partition(" ")
-    return artifact(name, int(size))
-
-
-def encoded(door: Door) -> list[Any]:
-    """For a line of JSON."""
-    return [door.host, door.port, door.secret.hex()]
-
-
-def decoded(said: Sequence[Any]) -> Door:
-    """The same again."""
-    host, port, secret = said
-    return Door(str(host), int(port), bytes.fromhex(secret))
-
-
 @contextmanager
 def replicas(number: int, kind: Kind, cpus: Sequence[int] = ()) -> Iterator[list[subprocess.Popen[str]]]:
-    """So many processes, pinned to `cpus` where there are some; they end with the block. See `door_of`."""
+    """So many processes, pinned to `cpus` where there are some; they end with the block. See `address_of`."""
     command = [sys.executable, "-m", "benchmarks.fake_replicas", "--cpus", *map(str, cpus)]
     for name in Kind.__dataclass_fields__:
         command += [f"--{name.replace('_', '-')}", str(getattr(kind, name))]
@@ -138,10 +98,10 @@ def replicas(number: int, kind: Kind, cpus: Sequence[int] = ()) -> Iterator[list
         yield started
 
 
-def door_of(process: subprocess.Popen[str]) -> Door:
+def address_of(process: subprocess.Popen[str]) -> str:
     """Where it listens; waits until it does."""
     assert process.stdout is not None
-    return decoded(json.loads(process.stdout.readline()))
+    return process.stdout.readline().strip()
 
 
 def _end(process: subprocess.Popen[str]) -> None:
@@ -158,15 +118,26 @@ def pin(cpus: Sequence[int]) -> None:
         os.sched_setaffinity(0, cpus)
 
 
+@asynccontextmanager
+async def served(kind: Kind) -> AsyncIterator[str]:
+    """A replica in this process; gives its address."""
+    host, server = EngineHost(Steps(kind)), grpc.aio.server(options=OPTIONS)
+    service = EngineService(host)
+    service.register(server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    await asyncio.to_thread(host.start)
+    service.loaded.set()
+    yield f"127.0.0.1:{port}"
+    await server.stop(0)
+    host.close()
+
+
 async def serve(kind: Kind) -> None:
     """Until the end of standard input."""
-    host = EngineHost(Steps(kind), _fetch)
-    listener = Listener(host)
-    await asyncio.to_thread(host.start)
-    print(json.dumps(encoded(await listener.open("127.0.0.1"))), flush=True)
-    await asyncio.to_thread(sys.stdin.read)
-    await listener.close()
-    host.close()
+    async with served(kind) as address:
+        print(address, flush=True)
+        await asyncio.to_thread(sys.stdin.read)
 
 
 def main() -> None:

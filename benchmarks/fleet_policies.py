@@ -9,7 +9,7 @@ import random
 from collections.abc import Iterator, Mapping
 
 from benchmarks.fleet_model import Machine, Policy, Request, Shape
-from router.fleet.placement import Placement
+from router.replicas.placement import Placement
 
 POINTS = 128  # of a machine on the ring
 BOUND = 1.25  # times the mean load
@@ -74,7 +74,7 @@ class ConsistentHash(RoundRobin):
 
 
 class Ours(RoundRobin):
-    """`router.fleet.placement`, used as `router.fleet.engine` uses it.
+    """`router.replicas.placement`, used as `router.replicas.engine` uses it.
 
     One edge of several sees its own requests alone. With `homes`, replicas say what they have in memory,
     and an adapter is brought where it is already, for another edge; with `loads`, they say each second how

@@ -22,15 +22,14 @@ from statistics import mean
 from typing import Any, Protocol
 
 from benchmarks import report
-from benchmarks.fake_replicas import DoorLink, Kind, artifact, door_of, replicas
+from benchmarks.fake_replicas import FakeLink, Kind, address_of, of_size, replicas
 from benchmarks.fleet_model import Costs, Machine, Policy, Request, Shape, Simulation, outcome
 from benchmarks.fleet_policies import Ours, policies
 from router.engine.base import AdapterArtifact, Delta, Finished, Job, Prompt
 from router.engine.fake import FakeEngine
 from router.errors import ResourceExhausted
-from router.fleet.engine import FleetEngine
-from router.fleet.placement import Placement
-from router.fleet.wire import Door
+from router.replicas.engine import FleetEngine
+from router.replicas.placement import Placement
 from router.types import SamplingParams
 
 SIZE = 64  # bytes of an adapter, which nobody computes with
@@ -67,7 +66,7 @@ class Keeper:
         self._used[name] += 1
         async with self._turns.setdefault(name, asyncio.Lock()):
             if name not in self._kept:
-                made = artifact(name, SIZE)
+                made = of_size(name, SIZE)
                 while True:
                     try:
                         await self.engine.load(made)
@@ -149,12 +148,12 @@ class Seen:
         self.asked, self.firsts = self.asked + more.asked, self.firsts + more.firsts
 
 
-def fleet(doors: dict[str, Door], shape: Shape, seed: int) -> tuple[FleetEngine, Keeper, Counted]:
+def fleet(addresses: dict[str, str], shape: Shape, seed: int) -> tuple[FleetEngine, Keeper, Counted]:
     """One over these replicas, with the memory that the shape gives each."""
     placement = Counted(random.Random(seed))
     placement.went = Counter()
     engine = FleetEngine(
-        [DoorLink(name, door) for name, door in doors.items()],
+        [FakeLink(name, address) for name, address in addresses.items()],
         FakeEngine,
         max_running=shape.rows,
         max_queue=shape.queue,
@@ -208,13 +207,13 @@ async def closed_loop(way: Way, shape: Shape, clients: int, warm: float, seconds
 async def measure(policy: Policy, shape: Shape, kind: Kind, args: argparse.Namespace) -> dict[str, float]:
     """One policy, with processes of its own."""
     with replicas(shape.replicas, kind) as processes:
-        doors = {str(i): door_of(process) for i, process in enumerate(processes)}
+        addresses = {str(i): address_of(process) for i, process in enumerate(processes)}
         if isinstance(policy, Ours):
-            made = [fleet(doors, shape, args.seed)]
+            made = [fleet(addresses, shape, args.seed)]
             way: Way = OneFleet(made[0][1])
         else:
-            made = [fleet({name: door}, shape, args.seed) for name, door in doors.items()]
-            way = Fleets(policy, {name: keeper for name, (_, keeper, _) in zip(doors, made, strict=True)})
+            made = [fleet({name: address}, shape, args.seed) for name, address in addresses.items()]
+            way = Fleets(policy, {name: keeper for name, (_, keeper, _) in zip(addresses, made, strict=True)})
         for engine, *_ in made:
             await asyncio.to_thread(engine.start)
         began, cpu = time.perf_counter(), time.process_time()

@@ -1,9 +1,9 @@
 """`python -m benchmarks.fleet_scale`: from 4 replicas and 400 adapters to 1,000 and 100,000, simulated.
 
 The fleet of benchmarks/fleet_model.py, with as many edges as the calls need by what `benchmarks.edge_calls`
-has measured. Each edge has its own `router.fleet.placement` and sees its own requests; replicas tell it how
-many they have of all. Popularity drifts, replicas are lost and come back empty. Then `Placement` itself is
-timed at each size: what an edge pays for knowing so many.
+has measured. Each edge has its own `router.replicas.placement` and sees its own requests; replicas tell it
+how many they have of all. Popularity drifts, replicas are lost and come back empty. Then `Placement` itself
+is timed at each size: what an edge pays for knowing so many.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from benchmarks import report
 from benchmarks.edge_calls import EDGE_COSTS
 from benchmarks.fleet_model import Costs, Policy, Shape, Simulation, outcome
 from benchmarks.fleet_policies import ConsistentHash, Ours, Ring, RoundRobin
-from router.fleet.placement import Placement
+from router.replicas.placement import Placement
 
 SIZES = ((4, 400), (32, 5_000), (250, 30_000), (1_000, 100_000))  # replicas, adapters
 MEMORY = 160  # adapters that a replica has place for

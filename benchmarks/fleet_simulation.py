@@ -1,8 +1,9 @@
 """`python -m benchmarks.fleet_simulation`: 2,000 adapters over 4 replicas, by who answers what.
 
 A discrete-event simulation, benchmarks/fleet_model.py, with the costs of steps that `benchmarks.step_times`
-measured. Where requests go is decided by `router.fleet.placement` itself, by round robin, and by consistent
-hashing; each policy gets the same clients. `benchmarks.fleet_processes` does the same with real processes.
+measured. Where requests go is decided by `router.replicas.placement` itself, by round robin, and by
+consistent hashing; each policy gets the same clients. `benchmarks.fleet_processes` does the same with real
+processes.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """`python -m benchmarks.replicas`: what the way to a replica costs, and what a second replica brings.
 
-Fake engines with a fixed step time, so that only the way differs: in this process, one replica by Ray, two
-replicas by Ray. Closed loops of clients keep all rows busy; then single requests measure the first token. The
-machine must be quiet and have a core for the edge and one for each replica. Ray listens on all interfaces
-(with a token): `unshare --map-root-user --net sh -c 'ip link set lo up; python -m ...'` keeps it inside.
+Fake engines with a fixed step time, so that only the way differs: in this process, one replica, one replica
+with TLS and certificates on both sides, two replicas. Closed loops of clients keep all rows busy; then single
+requests measure the first token; then 128 streams of 100 tokens a second go through one edge and two replicas
+with mTLS. The machine must be quiet and have a core for the edge and one for each replica.
 """
 
 from __future__ import annotations
@@ -12,42 +12,78 @@ import argparse
 import asyncio
 import os
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from functools import partial
+from collections.abc import AsyncIterator, Iterator
+from contextlib import ExitStack, asynccontextmanager, contextmanager
+from pathlib import Path
 from statistics import median, quantiles
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from benchmarks import report
 from router.engine.base import Delta, Engine, Finished, Job, Prompt
 from router.engine.fake import FakeEngine
-from router.fleet.engine import FleetEngine
-from router.fleet.ray_link import RayCluster
+from router.replicas.children import Child
+from router.replicas.engine import FleetEngine
+from router.replicas.link import GrpcLink, Security
 from router.types import SamplingParams
 
 ROWS, QUEUE, TOKENS = 16, 64, 64
-HERE, ONE, TWO = "in this process", "one replica", "two replicas"
+HERE, ONE, MUTUAL, TWO = "in this process", "one replica", "one replica, mTLS", "two replicas"
+WAYS = [HERE, ONE, MUTUAL, TWO]
+STREAMS, STREAM_STEP, STREAM_TOKENS = 128, 0.01, 1000  # of the last table
 
 
 @asynccontextmanager
-async def started(way: str, step_seconds: float) -> AsyncIterator[Engine]:
-    """ROWS rows an engine, with processes of its own; all ends with the block."""
-    fake = partial(FakeEngine, step_seconds=step_seconds, max_running=ROWS, max_queue=QUEUE)
+async def started(way: str, step_seconds: float, rows: int = ROWS) -> AsyncIterator[Engine]:
+    """`rows` rows an engine, with processes of its own; all ends with the block."""
     if way == HERE:
-        engine: Engine = fake()
+        engine: Engine = FakeEngine(step_seconds=step_seconds, max_running=rows, max_queue=QUEUE)
         engine.start()
         yield engine
         engine.close()
         return
-    cluster = RayCluster(fake, store_bytes=128 << 20)
-    links = [cluster.link(str(i)) for i in range(1 if way == ONE else 2)]
-    engine = FleetEngine(links, FakeEngine, max_running=ROWS, max_queue=QUEUE, stow=cluster.stow)
-    try:
+    with ExitStack() as stack:
+        files = certificates(Path(stack.enter_context(TemporaryDirectory()))) if way == MUTUAL else None
+        links = [
+            stack.enter_context(replica(str(i), step_seconds, rows, files))
+            for i in range(2 if way == TWO else 1)
+        ]
+        engine = FleetEngine(links, FakeEngine, max_running=rows, max_queue=QUEUE)
         await asyncio.to_thread(engine.start)
         yield engine
-    finally:
         await asyncio.to_thread(engine.close)
-        await asyncio.to_thread(cluster.disconnect)
+
+
+@contextmanager
+def replica(name: str, step_seconds: float, rows: int, files: Path | None) -> Iterator[GrpcLink]:
+    """`lora-router replica` on the fake engine; with certificates where there are `files`."""
+    own: dict[str, Any] = {
+        "max_running": rows,
+        "max_queue": QUEUE,
+        "stall_seconds": 10.0,
+        "drain_seconds": 0.0,
+    }
+    names = {"tls_cert": "cert.pem", "tls_key": "key.pem", "tls_client_ca": "ca.pem"}
+    own |= {setting: files and str(files / name) for setting, name in names.items()}
+    own |= {"drain_seconds": 0.0, "log_level": "error"}
+    child = Child("fake", own, fake={"step_seconds": step_seconds})
+    try:
+        paths = [] if files is None else [files / file for file in ("ca.pem", "cert.pem", "key.pem")]
+        yield GrpcLink(name, child.address(), Security(child.secret, *paths))
+    finally:
+        child.end()
+
+
+def certificates(folder: Path) -> Path:
+    """A CA, and one certificate that both sides show."""
+    import trustme
+
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(folder / "ca.pem")
+    made = authority.issue_cert("127.0.0.1")
+    made.private_key_pem.write_to_path(folder / "key.pem")
+    (folder / "cert.pem").write_bytes(b"".join(blob.bytes() for blob in made.cert_chain_pems))
+    return folder
 
 
 async def one(engine: Engine, tokens: int) -> tuple[int, float]:
@@ -85,6 +121,22 @@ async def first_tokens(engine: Engine, times: int) -> list[float]:
     return [1000 * (await one(engine, 1))[1] for _ in range(times)]
 
 
+async def streams() -> dict[str, Any]:
+    """STREAMS at a time through one edge, as fast as engines of STREAM_STEP a step make them."""
+    async with started(MUTUAL, STREAM_STEP, STREAMS) as engine:
+        await throughput(engine, ROWS, 1.0)
+        used, began = time.process_time(), time.perf_counter()
+        found = await asyncio.gather(*(one(engine, STREAM_TOKENS) for _ in range(STREAMS)))
+        seconds, used = time.perf_counter() - began, time.process_time() - used
+    tokens = sum(count for count, _ in found)
+    return {
+        "streams": STREAMS,
+        "tokens/s": tokens / seconds,
+        "of the engines' own": tokens / seconds * STREAM_STEP / STREAMS,
+        "edge, CPU ms per 1,000 tokens": 1e6 * used / tokens,
+    }
+
+
 async def measure(engine: Engine, way: str, seconds: float, requests: int) -> dict[str, Any]:
     """One round of a way."""
     busy = ROWS * (2 if way == TWO else 1)
@@ -102,6 +154,8 @@ async def main(arguments: argparse.Namespace) -> None:
                 found[way].append(await measure(engine, way, arguments.seconds, arguments.requests))
     rows = [row(way, rounds, found.get(HERE, rounds)) for way, rounds in found.items()]
     print(report.table(rows))
+    many = [await streams()]
+    print(report.table(many))
     if arguments.write:
         workload = (
             f"{ROWS} rows an engine, {1000 * arguments.step:g} ms a step, answers of {TOKENS} tokens; closed "
@@ -109,7 +163,10 @@ async def main(arguments: argparse.Namespace) -> None:
             f"requests one by one; medians of {arguments.rounds} interleaved rounds"
         )
         notes = [f"usable cores: {len(os.sched_getaffinity(0))}; the edge and each replica want one each"]
-        print(report.write("replicas", workload, rows, notes))
+        title = (
+            f"{STREAMS} streams through one edge to one replica with mTLS, {1000 * STREAM_STEP:g} ms a step"
+        )
+        print(report.write("replicas", workload, rows, notes, tables={title: many}))
 
 
 def row(way: str, rounds: list[dict[str, Any]], here: list[dict[str, Any]]) -> dict[str, Any]:
@@ -131,6 +188,6 @@ if __name__ == "__main__":
     parser.add_argument("--seconds", type=float, default=10.0)
     parser.add_argument("--requests", type=int, default=200)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--ways", nargs="+", default=[HERE, ONE, TWO], choices=[HERE, ONE, TWO])
+    parser.add_argument("--ways", nargs="+", default=WAYS, choices=WAYS)
     parser.add_argument("--write", action="store_true", help="keep the result in benchmarks/results")
     asyncio.run(main(parser.parse_args()))

@@ -27,6 +27,7 @@ from router.types import Continuity, Keeping
 
 CONFIG_FILE = "lora-router.toml"
 MOST_REPLICAS = 1024
+MOST_FOUND = 16  # replicas of DNS names, for the bound on the streams of one connection
 STORE = "://"  # what an address of an object store has and no folder
 MIRRORED = "adapters"
 BETWEEN_PLACES = re.compile(r":(?!//)")
@@ -98,11 +99,29 @@ class Settings(BaseSettings):
     threads: int = Field(0, ge=0, description="CPU threads of the engine; 0: all cores")
     replicas: str = Field(
         "0",
-        description="engines as processes (extra `ray`): N, or LEAST..MOST by load; 0: one, in this process",
+        description="engines in processes of their own: N, or LEAST..MOST by load; 0: one, in this process",
+    )
+    replica_addresses: Annotated[tuple[str, ...], NoDecode] = Field(
+        (),
+        description="replicas that others start (`lora-router replica`), comma list of HOST:PORT and "
+        "dns:///HOST:PORT; empty: none",
+    )
+    replica_secret: SecretStr | None = Field(
+        None, description="what edges and replicas must both know (`replica_addresses`); is never shown"
+    )
+    replica_tls_ca: Path | None = Field(
+        None, description="CA of the replicas' certificates (PEM); none: plain text"
+    )
+    replica_tls_cert: Path | None = Field(
+        None, description="certificate that an edge shows replicas (PEM), which have it in tls_client_ca"
+    )
+    replica_tls_key: Path | None = Field(None, description="private key of `replica_tls_cert` (PEM)")
+    replica_tls_name: str = Field(
+        "", description="name in the replicas' certificates; empty: the host of their address"
     )
     ray: str = Field(
         "",
-        description="Ray cluster that has room for the replicas, HOST:PORT; empty: all run on this machine",
+        description="Ray cluster that starts the replicas (extra `ray`), HOST:PORT; empty: on this machine",
     )
     fleet: str = Field(
         "",
@@ -292,8 +311,11 @@ class Settings(BaseSettings):
 
     @property
     def replica_bounds(self) -> tuple[int, int]:
-        """Least and most replicas; both 0 for an engine in this process."""
-        return bounds_of(self.replicas)
+        """Least and most replicas; both 0 for an engine in this process. Of a DNS name one is counted."""
+        found = len(self.replica_addresses)
+        if any(address.startswith("dns:") for address in self.replica_addresses):
+            return found, MOST_FOUND
+        return (found, found) if found else bounds_of(self.replicas)
 
     @field_validator("replicas", mode="before")
     @classmethod
@@ -316,10 +338,18 @@ class Settings(BaseSettings):
     @model_validator(mode="after")
     def _replicas_have_a_place(self) -> Self:
         least, _ = self.replica_bounds
-        if self.ray and not least:
+        if self.replica_addresses and bounds_of(self.replicas)[0]:
+            raise ValueError("replicas are started here, replica_addresses are started by others: give one")
+        if (self.replica_tls_cert is None) != (self.replica_tls_key is None):
+            raise ValueError("replica_tls_cert and replica_tls_key go together")
+        if self.ray and not bounds_of(self.replicas)[0]:
             raise ValueError("ray is where replicas run, and there are none: say how many (replicas)")
         if self.fleet and not self.ray:
             raise ValueError("fleet is a name in a Ray cluster, and none is named: say its address (ray)")
+        if self.fleet and ".." in self.replicas:
+            raise ValueError(
+                "edges that share replicas have a fixed number of them: give one number (replicas)"
+            )
         if self.fleet and not re.fullmatch(r"[a-z0-9][a-z0-9-]{0,62}", self.fleet):
             raise ValueError("fleet must be 1 to 63 of a-z, 0-9 and -, the first no -")
         number = self.device.partition(":")[2]
@@ -348,7 +378,7 @@ class Settings(BaseSettings):
         """Values may be JSON, which holds commas: quotes keep them whole."""
         return tuple(shlex.split(value)) if isinstance(value, str) else value
 
-    @field_validator("require_signed", "console_hosts", mode="before")
+    @field_validator("require_signed", "console_hosts", "replica_addresses", mode="before")
     @classmethod
     def _split_at_commas(cls, value: Any) -> Any:
         """The environment and `--set` give a list as one string."""

@@ -114,7 +114,12 @@ def commands() -> Iterator[tuple[str, list[str]]]:
         else:
             yield (
                 name,
-                [o for p in command.params for o in (*p.opts, *p.secondary_opts) if o.startswith("--")],
+                [
+                    o
+                    for p in command.params
+                    for o in (*p.opts, *p.secondary_opts)
+                    if o.startswith("--") and not getattr(p, "hidden", False)
+                ],
             )
 
 

@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from router.kserve import open_inference_pb2
-from router.v1 import adapters_pb2, experiments_pb2, fleet_pb2, inference_pb2
+from router.v1 import adapters_pb2, engine_pb2, experiments_pb2, fleet_pb2, inference_pb2
 from tests.stub_freshness import FOLDERS, ROOT, stale
 
 KSERVE = "router/kserve/open_inference.proto"
@@ -33,7 +33,7 @@ def test_lint_with_comments_and_no_exceptions_but_for_a_protocol_of_others() -> 
     assert not any(rule.startswith("COMMENT") for rule in lint["ignore_only"])
 
 
-@pytest.mark.parametrize("module", [adapters_pb2, experiments_pb2, fleet_pb2, inference_pb2])
+@pytest.mark.parametrize("module", [adapters_pb2, engine_pb2, experiments_pb2, fleet_pb2, inference_pb2])
 def test_go_and_java_need_no_mapping(module: Any) -> None:
     options = module.DESCRIPTOR.GetOptions()
     assert options.go_package == "lora-router/router/v1;routerv1"

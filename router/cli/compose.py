@@ -10,18 +10,18 @@ import logging
 import os
 import shlex
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from router import optional
 from router.carried import is_carried
 from router.cli import units
 from router.cli.base_files import equals_base
-from router.cli.fleet import STORE_REST, EdgeEncoder, crew_and_links, of_all_replicas, replica_settings
+from router.cli.fleet import EdgeEncoder, membership_and_links, of_all_replicas
 from router.cli.mirrors import Mirrors, how_to_add
 from router.cli.plugins import host_of
 from router.cli.routing_state import calibration_state, decision_shares
@@ -113,9 +113,11 @@ def engine_of(settings: Settings, plugins: PluginHost) -> tuple[Engine, Path | N
 
     Raises ConfigError, before anything is fetched where the settings are wrong.
     """
+    if settings.replica_addresses:  # they have the engine; the edge encodes, with the tokenizer of the base
+        return make_fleet(settings), resolve_model(settings.model, any_weights=settings.engine != TORCH)
     if settings.engine == TORCH:
         model = resolve_model(settings.model)
-        return make_engine(settings), model
+        return make_fleet(settings) if settings.replica_bounds[0] else make_engine(settings), model
     entry = plugins.engines().get(settings.engine)
     if entry is None:
         known = ", ".join(sorted({TORCH, *plugins.engines()}))
@@ -124,9 +126,7 @@ def engine_of(settings: Settings, plugins: PluginHost) -> tuple[Engine, Path | N
         raise ConfigError("; ".join([text, *broken]))
     try:
         base = entry.base(settings) if entry.base is not None else None
-        if settings.replica_bounds[0]:
-            raise ConfigError(f"replicas run the engine {TORCH}, not {settings.engine}")
-        return entry.make(settings), base
+        return make_fleet(settings) if settings.replica_bounds[0] else entry.make(settings), base
     except RouterError:
         raise
     except Exception as error:
@@ -135,37 +135,25 @@ def engine_of(settings: Settings, plugins: PluginHost) -> tuple[Engine, Path | N
 
 def make_engine(settings: Settings) -> Engine:
     """The engine on torch; imported here, so that a wrong flag is told before torch is there."""
-    if settings.replica_bounds[0]:
-        return make_fleet(settings)
     from router.engine.torch_engine import TorchEngine
 
     return TorchEngine(settings)
 
 
 def make_fleet(settings: Settings) -> Engine:
-    """Replicas, each with an engine on torch. Raises ConfigError without the extra `ray`."""
-    from router.fleet.engine import FleetEngine
-    from router.fleet.ray_link import RayCluster, require_ray
+    """Replicas: children of this process, actors of Ray, or what is found at addresses."""
+    from router.replicas.engine import FleetEngine
 
-    require_ray()
-    cluster = RayCluster(
-        partial(replica_engine, replica_settings(settings)),
-        settings.ray,
-        cpus=(settings.threads or 1) if settings.ray else 0,
-        gpus=0 if settings.device == "cpu" else None,
-        store_bytes=(of_all_replicas(settings).host_memory_mb << 20) + STORE_REST,
-    )
-    crew, links = crew_and_links(settings, cluster)
+    membership, links = membership_and_links(settings)
     return FleetEngine(
         links,
-        partial(EdgeEncoder, settings.model),
+        partial(EdgeEncoder, settings.model, settings.engine == "vllm"),
         max_running=settings.max_running,
         max_queue=settings.max_queue,
         host_bytes=settings.host_memory_mb << 20,
         stall_seconds=settings.stall_seconds,
-        stow=cluster.stow,
-        crew=crew,
-        shared=bool(settings.fleet),
+        membership=membership,
+        shared=bool(settings.fleet or settings.replica_addresses),
     )
 
 
@@ -173,14 +161,9 @@ def members_of(settings: Settings, engine: Engine) -> Fleet | None:
     """The replicas that it is over; None for an engine in this process."""
     if not settings.replica_bounds[0]:
         return None
-    from router.fleet.engine import FleetEngine
+    from router.replicas.engine import FleetEngine
 
     return engine.members if isinstance(engine, FleetEngine) else None
-
-
-def replica_engine(own: Mapping[str, Any]) -> Engine:
-    """In a replica's process, which reads no file and no environment of its own."""
-    return make_engine(Settings.model_construct(**own))
 
 
 class Composition:
@@ -449,6 +432,8 @@ def _web_lines(app: ServerApp) -> list[tuple[str, str]]:
 
 
 def _replicas_line(settings: Settings) -> str:
+    if settings.replica_addresses:
+        return f"at {', '.join(settings.replica_addresses)}"
     where = f"in the Ray cluster at {settings.ray}" if settings.ray else "on this machine"
     return f"{settings.replicas} {where}"
 

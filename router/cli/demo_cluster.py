@@ -1,4 +1,5 @@
-"""`make demo-cluster`: two Ray nodes on this machine with a replica each, and one of them is killed.
+"""`make demo-cluster`: two replicas on this machine, children first, then one in each of two Ray nodes; each
+time one of them is killed.
 
 The same server and the same client as `make demo`; the edge's log tells which replica answered. All of it
 runs in a network of its own where that is possible, since Ray listens on all interfaces; else a token alone
@@ -18,17 +19,19 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from shutil import rmtree
+from tempfile import mkdtemp
 
 from router.cli.command import INTERRUPTED, CliError, report
 from router.cli.demo import Asked, DemoServer, ask_all, brief, demo_server, failed_of, fetch_models
-from router.fleet.ray_link import ENVIRONMENT, require_ray
+from router.replicas.ray import ENVIRONMENT, require_ray
 
 HEAD, SECOND, PORT = "127.0.0.2", "127.0.0.3", 6379
 STORE_BYTES = 200 << 20
 ALONE = ("unshare", "--map-root-user", "--net", "sh", "-c", 'ip link set lo up && exec "$@"', "sh")
 INSIDE = "--inside"
 MARK = "DEMO_CLUSTER_MARK"  # in the environment of all that this starts
-REPLICA = "ray::ReplicaActor"  # a process of this name
+REPLICA = "--child"  # in the command of a replica's process
 QUICK = "keywords,linear,embedding"  # classifiers that need nothing of the replicas, and no minute to learn
 KILL_AFTER = 1.0  # seconds of the second round
 BACK_SECONDS, END_SECONDS = 120.0, 10.0
@@ -57,34 +60,41 @@ def main() -> int:
 
 
 def demonstrate() -> int:
-    """Start both nodes and the server, ask, ask while a replica is killed, ask again, end everything."""
+    """Ask servers over two replicas, without Ray and with it, while a replica is killed; end everything."""
     require_ray()
     os.environ.setdefault("LORA_ROUTER_LOAD_PLUGINS", QUICK)
     began = time.monotonic()
     with everything_ended() as mark:
+        print("starting a server with two replicas, without Ray ...", flush=True)
+        serve_and_kill((), mark)
         print(f"starting two Ray nodes, {HEAD} and {SECOND} ...", flush=True)
         start_nodes()
-        flags = ("--replicas", "2", "--ray", f"{HEAD}:{PORT}", "--threads", "1", "--set", "log_level=debug")
-        with demo_server(*flags) as server:
-            print("starting a server with a replica on each ...", flush=True)
-            server.wait_until_serving()
-            print(f"serving after {time.monotonic() - began:.1f} s on {server.address}\n", flush=True)
-            first = asyncio.run(ask_all(server))[0]
-            print_places(first, server)
-            if len(failed_of(first)) == len(first):
-                raise server.failure("nothing was answered")
-            second = asyncio.run(ask_while_killing(server, mark))
-            print_places(second, server)
-            print("waiting until there are two again ...", flush=True)
-            print(f"two again after {until_whole(server):.1f} s\n", flush=True)
-            third = asyncio.run(ask_all(server))[0]
-            print_places(third, server)
-            lost = [one for one in second if one.error and not one.first_token]
-            if wrong := [*failed_of(first), *lost, *failed_of(third)]:
-                raise server.failure(f"{len(wrong)} requests failed that should not: {wrong[0].error}")
-            server.stop()
+        print("starting a server with a replica on each ...", flush=True)
+        serve_and_kill(("--ray", f"{HEAD}:{PORT}"), mark)
     print(f"all ended; {time.monotonic() - began:.1f} s in all")
     return 0
+
+
+def serve_and_kill(where: Sequence[str], mark: str) -> None:
+    """Ask, ask while a replica is killed, ask when there are two again. Raises CliError for a lost answer."""
+    began = time.monotonic()
+    with demo_server("--replicas", "2", "--threads", "1", "--set", "log_level=debug", *where) as server:
+        server.wait_until_serving()
+        print(f"serving after {time.monotonic() - began:.1f} s on {server.address}\n", flush=True)
+        first = asyncio.run(ask_all(server))[0]
+        print_places(first, server)
+        if len(failed_of(first)) == len(first):
+            raise server.failure("nothing was answered")
+        second = asyncio.run(ask_while_killing(server, mark))
+        print_places(second, server)
+        print("waiting until there are two again ...", flush=True)
+        print(f"two again after {until_whole(server):.1f} s\n", flush=True)
+        third = asyncio.run(ask_all(server))[0]
+        print_places(third, server)
+        lost = [one for one in second if one.error and not one.first_token]
+        if wrong := [*failed_of(first), *lost, *failed_of(third)]:
+            raise server.failure(f"{len(wrong)} requests failed that should not: {wrong[0].error}")
+        server.stop()
 
 
 # -- the cluster
@@ -109,23 +119,29 @@ def ray(*arguments: str) -> None:
 
 @contextmanager
 def everything_ended() -> Iterator[str]:
-    """A mark in the environment; whatever has it ends with the block, by process id."""
-    mark = secrets.token_hex(16)
+    """A mark in the environment; whatever has it ends with the block, by process id. Ray's files are in a
+    folder that goes with it, or the next plain `ray.init()` would look for this cluster.
+    """
+    mark, folder = secrets.token_hex(16), mkdtemp(prefix="lr-")
     token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
-    os.environ.update(ENVIRONMENT | token | {MARK: mark})
+    os.environ.update(ENVIRONMENT | token | {MARK: mark, "RAY_TMPDIR": folder})
     try:
         yield mark
     finally:
-        end = time.monotonic() + END_SECONDS
-        while left := marked(mark):
-            for pid in left:
-                with suppress(ProcessLookupError):
-                    os.kill(
-                        pid, signal.SIGTERM if time.monotonic() < end - END_SECONDS / 2 else signal.SIGKILL
-                    )
-            if time.monotonic() > end:
-                raise CliError(f"{len(left)} processes of Ray do not end: {left}")
-            time.sleep(0.5)
+        end_all(mark)
+        rmtree(folder, ignore_errors=True)
+
+
+def end_all(mark: str) -> None:
+    """End whatever has the mark. Raises CliError for what does not end."""
+    end = time.monotonic() + END_SECONDS
+    while left := marked(mark):
+        for pid in left:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGTERM if time.monotonic() < end - END_SECONDS / 2 else signal.SIGKILL)
+        if time.monotonic() > end:
+            raise CliError(f"{len(left)} processes of Ray do not end: {left}")
+        time.sleep(0.5)
 
 
 def marked(mark: str, name: str = "") -> list[int]:

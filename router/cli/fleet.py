@@ -12,48 +12,85 @@ from router.errors import ConfigError
 from router.models import resolve_model
 
 if TYPE_CHECKING:
-    from router.fleet.crew import Crew
-    from router.fleet.link import Link
-    from router.fleet.ray_link import RayCluster
+    from router.replicas.link import Link, Security
+    from router.replicas.membership import Membership
 
-STORE_REST = 256 << 20  # bytes of Ray's object store beside adapters' weights
-OF_ENGINES = {  # settings that an engine goes by
+OF_ENGINES = {  # settings that a replica goes by
     "model", "dtype", "quantize", "device", "native", "native_dir", "threads", "max_running", "max_queue",
     "max_step_tokens", "max_context", "cache_tokens", "prefix_cache", "slots", "max_rank", "host_memory_mb",
+    "vllm_args", "stall_seconds", "drain_seconds", "log_level",
 }  # fmt: skip
 
 
 def replica_settings(settings: Settings) -> dict[str, Any]:
     """What a replica's engine goes by, and nothing of what else the server is told, such as secrets."""
-    own = settings.model_dump(include=OF_ENGINES)
-    if not settings.ray and not settings.threads:  # they share this machine's cores
+    unset = {"max_step_tokens"} - settings.model_fields_set  # vLLM has its own where nobody set it
+    own = settings.model_dump(include=OF_ENGINES - unset)
+    shared = not settings.ray and settings.engine == "torch"  # they share this machine's cores
+    if shared and not settings.threads:
         own["threads"] = max(1, len(os.sched_getaffinity(0)) // settings.replica_bounds[1])
     return own
 
 
-def crew_and_links(settings: Settings, cluster: RayCluster) -> tuple[Crew, Callable[[str], Link]]:
-    """Who decides which replicas there are, and the way to each: this edge's own, or those of a fleet."""
-    if settings.fleet:
-        from router.fleet.ray_crew import RayCrew, shared_links
+def security_of(settings: Settings) -> Security:
+    """How this edge and replicas that others start know each other."""
+    from router.replicas.link import Security
 
-        shared = RayCrew(cluster, settings.fleet, replica_settings(settings), settings.replica_bounds)
-        return shared, shared_links(shared, cluster, settings.stall_seconds)
-    from router.fleet.link import Links
-    from router.fleet.local_crew import LocalCrew
+    secret = settings.replica_secret.get_secret_value() if settings.replica_secret else ""
+    files = settings.replica_tls_ca, settings.replica_tls_cert, settings.replica_tls_key
+    return Security(secret, *files)
 
-    links = Links(cluster.link)
-    return LocalCrew(*settings.replica_bounds, links.end), links
+
+def membership_and_links(settings: Settings) -> tuple[Membership, Callable[[str], Link]]:
+    """Who decides which replicas there are, and the way to each. Raises ConfigError."""
+    from router.replicas.children import ChildLink, devices
+    from router.replicas.found import FoundMembership
+    from router.replicas.link import Links
+    from router.replicas.membership import FixedMembership
+    from router.replicas.owned import OwnedMembership
+
+    if settings.replica_addresses:
+        found = FoundMembership(settings.replica_addresses, security_of(settings), settings.replica_tls_name)
+        return found, Links(found.link)
+    least, most = settings.replica_bounds
+    own = replica_settings(settings)
+    if settings.ray:
+        from router.replicas.ray import RayCluster, require_ray
+
+        require_ray()
+        cluster = RayCluster(
+            settings.ray,
+            settings.engine,
+            own,
+            fleet=settings.fleet,
+            cpus=settings.threads or 1,
+            gpus=0 if settings.device == "cpu" else None,
+            security=security_of(settings),
+            tls_name=settings.replica_tls_name,
+        )
+        links = Links(cluster.link)
+        if settings.fleet:
+            return FixedMembership([str(number) for number in range(least)]), links
+        return OwnedMembership(least, most, links.end), links
+    gpus = devices() if settings.device != "cpu" else ()
+
+    def child(name: str) -> Link:
+        device = {"CUDA_VISIBLE_DEVICES": gpus[int(name) % len(gpus)]} if gpus else {}
+        return ChildLink(name, settings.engine, own, environment=device)
+
+    links = Links(child)
+    return OwnedMembership(least, most, links.end), links
 
 
 class EdgeEncoder:
     """A base's tokenizer without its weights."""
 
-    def __init__(self, model: str) -> None:
+    def __init__(self, model: str, any_weights: bool = False) -> None:
         from transformers import AutoTokenizer
 
         from router.engine.text.prompt import PromptEncoder
 
-        source: Any = resolve_model(model)
+        source: Any = resolve_model(model, any_weights=any_weights)
         try:
             self._encoder = PromptEncoder(AutoTokenizer.from_pretrained(source, trust_remote_code=False))
         except (OSError, ValueError) as error:

@@ -18,6 +18,7 @@ from router.cli.adapters.validate import validate
 from router.cli.ask import ask
 from router.cli.command import DEFAULT_COMMAND, FAILED, INTERRUPTED, PromptOrCommand, group, or_help, report
 from router.cli.flags import connecting
+from router.cli.replica import replica
 from router.cli.route import corrections
 from router.cli.route.ask import route
 from router.cli.serve import serve
@@ -63,6 +64,7 @@ app.add_typer(
         list=replicas.list_,
         resize=replicas.resize,
         replace=replicas.replace,
+        drain=replicas.drain,
     ),
     name="replicas",
 )
@@ -87,6 +89,7 @@ app.add_typer(
 )
 app.add_typer(group("Settings.", show=settings.show), name="config")
 app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(bench.bench)
+app.command()(replica)
 
 
 def _print_version(wanted: bool) -> None:

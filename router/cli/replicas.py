@@ -1,4 +1,4 @@
-"""`lora-router replicas list|resize|replace`: the engines of a server over several."""
+"""`lora-router replicas list|resize|replace|drain`: the engines of a server over several."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ Names = Annotated[
 ]
 All = Annotated[bool, typer.Option("--all", help="All that serve now.")]
 Bounds = Annotated[str, typer.Argument(metavar="N|LEAST..MOST", help="So many, or as many as load asks.")]
+Name = Annotated[str, typer.Argument(metavar="NAME", help="As `replicas list` names it.", show_default=False)]
 COLUMNS = ["REPLICA", "STATE", "SINCE", "RUNNING", "WAITING", "ADAPTERS", "DEVICE", "NOTE"]
 DONE, FAILED = "done", "failed"
 
@@ -102,6 +103,27 @@ def replace(
         raise CliError(f"not replaced: {', '.join(failed)}; `lora-router replicas list` shows who is there")
     if not json:
         print(f"{len(last)} replaced")
+
+
+def drain(
+    name: Name,
+    server: flags.Server = "",
+    timeout: flags.Timeout = 30.0,
+) -> None:
+    """Have one replica end when it has finished.
+
+    It gets nothing new from any server, finishes what it has, and its process ends. Whoever started it (a
+    server, systemd, Kubernetes, Ray) starts it again.
+
+    \b
+    Example:
+      lora-router replicas drain 10.0.0.7:50060
+    """
+    from router.cli.connect import connected
+
+    with connected(server, timeout) as client:
+        client.replicas.drain(name)
+    print(f"{name} drains; `lora-router replicas list` shows it")
 
 
 def _step_line(step: Replacement) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -103,9 +104,16 @@ Replicas = Annotated[
         help="Engines in processes of their own, as many or as load asks. Default: 0, one in this process.",
     ),
 ]
+ReplicaAddresses = Annotated[
+    str | None,
+    typer.Option(
+        metavar="HOST:PORT,...",
+        help="Engines that others start (`lora-router replica`); dns:///HOST:PORT for all of a name.",
+    ),
+]
 Ray = Annotated[
     str | None,
-    typer.Option(metavar="HOST:PORT", help="Ray cluster that they run in. Default: on this machine."),
+    typer.Option(metavar="HOST:PORT", help="Ray cluster that starts them. Default: on this machine."),
 ]
 Fleet = Annotated[
     str | None,
@@ -253,6 +261,7 @@ def serve(
     native: Native = None,
     threads: Threads = None,
     replicas: Replicas = None,
+    replica_addresses: ReplicaAddresses = None,
     ray: Ray = None,
     fleet: Fleet = None,
     gate: GateFlag = None,
@@ -282,6 +291,7 @@ def serve(
       lora-router serve --listen 127.0.0.1:6000 --adapters-dir ./adapters --set slots=64
     """
     said = dict(locals())  # every flag by its name, which is that of its setting
+    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")  # it tells of each replica that ends, as the log does
     settings = settings_of(said, set_ or [], config)
     check_reach(settings, insecure_listen, insecure_metrics)
     from router.cli.compose import serve_until_stopped

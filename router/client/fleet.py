@@ -42,6 +42,10 @@ class Replicas:
         for message in self._caller.stream(self._stub.ReplaceReplicas, replace_request(names), options):
             yield to_replacement(message)
 
+    def drain(self, name: str, **options: Unpack[CallOptions]) -> None:
+        """Have one end when it has finished; whoever started it starts it again."""
+        self._caller.unary(self._stub.DrainReplica, pb.DrainReplicaRequest(name=name), options)
+
 
 class AsyncReplicas:
     """`client.replicas`, awaited."""
@@ -73,6 +77,10 @@ class AsyncReplicas:
         async with aclosing(received):
             async for message in received:
                 yield to_replacement(message)
+
+    async def drain(self, name: str, **options: Unpack[CallOptions]) -> None:
+        """Have one end when it has finished; whoever started it starts it again."""
+        await self._caller.unary(self._stub.DrainReplica, pb.DrainReplicaRequest(name=name), options)
 
 
 def replace_request(names: Sequence[str]) -> pb.ReplaceReplicasRequest:

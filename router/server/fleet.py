@@ -21,14 +21,14 @@ from router.v1 import fleet_pb2 as pb
 from router.v1.fleet_pb2_grpc import FleetServiceServicer, add_FleetServiceServicer_to_server
 
 if TYPE_CHECKING:  # without replicas nothing of them is imported
-    from router.fleet.crew import Replacement, Roster
+    from router.replicas.membership import Replacement, Roster
     from router.server.grpc_adapter import GrpcServer
 
 NO_FLEET = (
     "this server has one engine, in its own process: start it with `serve --replicas N` to have replicas"
 )
 STATES = ("starting", "serving", "lost", "draining")
-MAX_NAME_BYTES = 64
+MAX_NAME_BYTES = 256
 LOOK_SECONDS = 0.2  # between two looks at how far replacements are
 UNKNOWN_SECONDS = 30.0  # after which one that nobody knows of is given up
 
@@ -73,7 +73,7 @@ class SeenReplica(Protocol):
 
 
 class Fleet(Protocol):
-    """Replicas that come and go; `router.fleet.members.Members`."""
+    """Replicas that come and go; `router.replicas.members.Members`."""
 
     @property
     def roster(self) -> Roster:
@@ -94,6 +94,10 @@ class Fleet(Protocol):
 
     async def replace(self, names: Sequence[str]) -> Roster:
         """New ones; without names for all. Raises NotFound, FailedPrecondition, Unavailable."""
+        ...
+
+    async def drain(self, name: str) -> None:
+        """Have one end when it has finished. Raises NotFound, Unavailable."""
         ...
 
 
@@ -134,6 +138,15 @@ class FleetService(FleetServiceServicer):
         asked = names or tuple(found.old for found in roster.replacements if not found.over)
         async for found in self._followed(roster, dict.fromkeys(asked)):
             yield step_message(found)
+
+    async def DrainReplica(self, request: pb.DrainReplicaRequest, call: Call) -> pb.DrainReplicaResponse:
+        """It drains from now on."""
+        found = Findings()
+        if not found.text("name", request.name, MAX_NAME_BYTES):
+            found.add("name", "must be the name of a replica")
+        found.check()
+        await self._fleet.drain(request.name)
+        return pb.DrainReplicaResponse()
 
     async def _followed(
         self, roster: Roster, last: dict[str, Replacement | None]

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1.health import aio
 
@@ -59,10 +60,18 @@ class Health:
 
     async def register(self, server: GrpcServer) -> None:
         """Add the service; it answers NOT_SERVING from the first call."""
-        await self._set(False)
-        self._servicer.List = self._list  # which the library leaves unanswered
+        await self._begin()
         add = health_pb2_grpc.add_HealthServicer_to_server
         server.add_service(add, self._servicer, ROWS, library=True)
+
+    async def register_unguarded(self, server: grpc.aio.Server) -> None:
+        """The same for a server without interceptors."""
+        await self._begin()
+        health_pb2_grpc.add_HealthServicer_to_server(self._servicer, server)
+
+    async def _begin(self) -> None:
+        await self._set(False)
+        self._servicer.List = self._list  # which the library leaves unanswered
 
     async def follow(self) -> None:
         """Keep the answer right."""

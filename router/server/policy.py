@@ -64,6 +64,7 @@ ROWS: Mapping[str, Policy] = {
     "/router.v1.AdapterService/ResetDefaultVersion": ADMIN,
     "/router.v1.FleetService/ListReplicas": OBSERVE,
     "/router.v1.FleetService/ResizeReplicas": ADMIN,
+    "/router.v1.FleetService/DrainReplica": ADMIN,
     "/router.v1.FleetService/ReplaceReplicas": replace(ADMIN, watch=True),
     "/router.v1.ExperimentService/RecordOutcome": RECORD,
     "/router.v1.ExperimentService/RecordOutcomes": replace(RECORD, watch=True, max_body=MAX_PLAN_BYTES),

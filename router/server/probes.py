@@ -9,6 +9,9 @@ from functools import partial
 from typing import Any, TypeAlias
 
 from starlette.applications import Starlette
+from starlette.requests import Request as StarletteRequest
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route as StarletteRoute
 
 from router.access.hosts import Hosts
 from router.config import Settings
@@ -73,6 +76,27 @@ def probes(
     )
     hosts = Hosts(address, tls=False, hosts=settings.console_hosts)
     return application(interceptors, routes, ROWS, hosts=hosts if hosts.local else None)
+
+
+def unguarded_probes(metrics: Metrics, health: Health, look: Callable[[], None]) -> Starlette:
+    """The same routes without interceptors, for a replica, which knows no callers."""
+
+    async def page(_: StarletteRequest) -> Response:
+        look()
+        body, content_type = await metrics.page()
+        return Response(body, headers={"content-type": content_type, **CLOSE})
+
+    async def state(report: Callable[[], dict[str, Any]], _: StarletteRequest) -> Response:
+        found = report()
+        return JSONResponse(found, 503 if found["reasons"] else 200, CLOSE)
+
+    return Starlette(
+        routes=[
+            StarletteRoute("/metrics", page),
+            StarletteRoute("/healthz", partial(state, health.healthz)),
+            StarletteRoute("/readyz", partial(state, health.readyz)),
+        ]
+    )
 
 
 def listener(settings: Settings, shed: Callable[[], None]) -> Listener:

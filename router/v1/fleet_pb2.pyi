@@ -80,6 +80,16 @@ class ReplaceReplicasRequest(_message.Message):
     all: bool
     def __init__(self, names: _Optional[_Iterable[str]] = ..., all: _Optional[bool] = ...) -> None: ...
 
+class DrainReplicaRequest(_message.Message):
+    __slots__ = ("name",)
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    def __init__(self, name: _Optional[str] = ...) -> None: ...
+
+class DrainReplicaResponse(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
 class ReplaceReplicasResponse(_message.Message):
     __slots__ = ("old", "new", "step", "problem")
     class Step(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):

@@ -51,6 +51,11 @@ class FleetServiceStub:
                 request_serializer=router_dot_v1_dot_fleet__pb2.ReplaceReplicasRequest.SerializeToString,
                 response_deserializer=router_dot_v1_dot_fleet__pb2.ReplaceReplicasResponse.FromString,
                 _registered_method=True)
+        self.DrainReplica = channel.unary_unary(
+                '/router.v1.FleetService/DrainReplica',
+                request_serializer=router_dot_v1_dot_fleet__pb2.DrainReplicaRequest.SerializeToString,
+                response_deserializer=router_dot_v1_dot_fleet__pb2.DrainReplicaResponse.FromString,
+                _registered_method=True)
 
 
 class FleetServiceServicer:
@@ -82,6 +87,14 @@ class FleetServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def DrainReplica(self, request, context):
+        """DrainReplica has one replica end: it takes nothing new from any edge, finishes what it has, and ends its
+        process. Whoever started it starts it again. It answers at once.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_FleetServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -99,6 +112,11 @@ def add_FleetServiceServicer_to_server(servicer, server):
                     servicer.ReplaceReplicas,
                     request_deserializer=router_dot_v1_dot_fleet__pb2.ReplaceReplicasRequest.FromString,
                     response_serializer=router_dot_v1_dot_fleet__pb2.ReplaceReplicasResponse.SerializeToString,
+            ),
+            'DrainReplica': grpc.unary_unary_rpc_method_handler(
+                    servicer.DrainReplica,
+                    request_deserializer=router_dot_v1_dot_fleet__pb2.DrainReplicaRequest.FromString,
+                    response_serializer=router_dot_v1_dot_fleet__pb2.DrainReplicaResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -184,6 +202,33 @@ class FleetService:
             '/router.v1.FleetService/ReplaceReplicas',
             router_dot_v1_dot_fleet__pb2.ReplaceReplicasRequest.SerializeToString,
             router_dot_v1_dot_fleet__pb2.ReplaceReplicasResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DrainReplica(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/router.v1.FleetService/DrainReplica',
+            router_dot_v1_dot_fleet__pb2.DrainReplicaRequest.SerializeToString,
+            router_dot_v1_dot_fleet__pb2.DrainReplicaResponse.FromString,
             options,
             channel_credentials,
             insecure,

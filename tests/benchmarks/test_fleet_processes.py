@@ -9,37 +9,28 @@ from dataclasses import replace
 import pytest
 
 from benchmarks import fleet_processes
-from benchmarks.fake_replicas import Kind, Steps, _fetch, decoded, encoded
+from benchmarks.fake_replicas import Kind, served
 from benchmarks.fleet_model import Shape
 from benchmarks.fleet_policies import policies
 from benchmarks.fleet_processes import SIZE, Fleets, OneFleet, closed_loop, fleet
-from router.fleet.host import EngineHost
-from router.fleet.wire import Door, Listener
 
 SHAPE = Shape(adapters=60, replicas=2, memory=10, answer=8, prompt=1)
 
 
 @pytest.fixture
-async def doors() -> AsyncIterator[dict[str, Door]]:
+async def addresses() -> AsyncIterator[dict[str, str]]:
     """Of two replicas in this process."""
     async with AsyncExitStack() as stack:
-        found = {}
-        for name in "01":
-            host = EngineHost(Steps(Kind(0.001, 0.0001, 0.0001, 0.002)), _fetch)
-            host.start()
-            stack.callback(host.close)
-            listener = Listener(host)
-            found[name] = decoded(encoded(await listener.open("127.0.0.1")))
-            stack.push_async_callback(listener.close)
-        yield found
+        kind = Kind(0.001, 0.0001, 0.0001, 0.002)
+        yield {name: await stack.enter_async_context(served(kind)) for name in "01"}
 
 
-async def test_ours_and_the_others_answer_over_the_same_doors(doors: dict[str, Door]) -> None:
+async def test_ours_and_the_others_answer_over_the_same_replicas(addresses: dict[str, str]) -> None:
     for name, policy in policies(1, SHAPE).items():
         alone = name.startswith("homes")
-        groups = [doors] if alone else [{name: door} for name, door in doors.items()]
+        groups = [addresses] if alone else [{name: address} for name, address in addresses.items()]
         made = [fleet(group, SHAPE, 1) for group in groups]
-        keepers = {name: keeper for name, (_, keeper, _) in zip(doors, made, strict=False)}
+        keepers = {name: keeper for name, (_, keeper, _) in zip(addresses, made, strict=False)}
         way = OneFleet(made[0][1]) if alone else Fleets(policy, keepers)
         for engine, *_ in made:
             await asyncio.to_thread(engine.start)
@@ -53,8 +44,8 @@ async def test_ours_and_the_others_answer_over_the_same_doors(doors: dict[str, D
             await asyncio.to_thread(engine.close)
 
 
-async def test_a_keeper_waits_while_all_adapters_are_in_use(doors: dict[str, Door]) -> None:
-    engine, keeper, _ = fleet({"0": doors["0"]}, replace(SHAPE, memory=1), 1)
+async def test_a_keeper_waits_while_all_adapters_are_in_use(addresses: dict[str, str]) -> None:
+    engine, keeper, _ = fleet({"0": addresses["0"]}, replace(SHAPE, memory=1), 1)
     await asyncio.to_thread(engine.start)
     await keeper.hold("one")
     waits = asyncio.create_task(keeper.hold("two"))

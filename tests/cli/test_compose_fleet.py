@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-import pickle
+import json
 import re
 import subprocess
 import sys
@@ -16,19 +16,23 @@ from typing import Any
 import pytest
 from pydantic import SecretStr
 
-from router.cli.compose import Composition, make_engine, print_summary, replica_engine
-from router.cli.fleet import OF_ENGINES, of_all_replicas, replica_settings
+from router.cli.compose import Composition, base_of, make_engine, print_summary
+from router.cli.fleet import OF_ENGINES, membership_and_links, of_all_replicas, replica_settings
 from router.cli.settings import load_settings
 from router.client import AsyncClient
 from router.config import MOST_REPLICAS, Settings
 from router.engine.fake import FakeEngine
 from router.errors import ConfigError
-from router.fleet.crew import MOST
-from router.fleet.engine import FleetEngine
-from router.fleet.link import LocalLink
-from router.fleet.ray_link import check_reached
+from router.replicas.children import ChildLink
+from router.replicas.engine import FleetEngine
+from router.replicas.found import FoundMembership
+from router.replicas.link import GrpcLink
+from router.replicas.membership import MOST
+from router.replicas.owned import OwnedMembership
+from router.replicas.ray import check_reached
 from tests.cli.test_compose import MANIFEST, READER
 from tests.cli.tiny import MODULES, write_adapter
+from tests.replicas.local import LocalLink
 
 ROOT = Path(__file__).parents[2]
 
@@ -123,17 +127,17 @@ def test_replicas_are_a_number_or_bounds(
 
 
 @pytest.mark.slow
-def test_a_replica_gets_what_its_engine_goes_by_and_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_replica_gets_what_its_engine_goes_by_and_no_secret() -> None:
     source = (ROOT / "router" / "engine" / "torch_engine.py").read_text()
     assert set(re.findall(r"settings\.([a-z_]+)", source)) - {"model_copy"} <= OF_ENGINES
     assert set(Settings.model_fields) >= OF_ENGINES
     settings = Settings(replicas="2", slots=7, experiments_webhook_secret=SecretStr("hush"))
     own = replica_settings(settings)
-    assert b"hush" not in pickle.dumps(own)
-    monkeypatch.setenv("LORA_ROUTER_SLOTS", "9")
-    engine: Any = replica_engine(own)
-    assert (engine._settings.slots, engine._settings.replicas) == (7, "0")
+    assert "hush" not in json.dumps(own)
+    assert (own["slots"], "replicas" in own) == (7, False)
     assert own["threads"] >= 1
+    assert "max_step_tokens" not in own
+    assert replica_settings(Settings(replicas="2", max_step_tokens=64))["max_step_tokens"] == 64
     assert replica_settings(Settings(replicas="2", threads=3))["threads"] == 3
     assert replica_settings(Settings(replicas="2", ray="127.0.0.2:6379"))["threads"] == 0
 
@@ -153,6 +157,9 @@ def test_a_replica_gets_what_its_engine_goes_by_and_no_secret(monkeypatch: pytes
         ({"replicas": "2..2000"}, "numbers from 1 to 1024"),
         ({"replicas": 1025}, "numbers from 1 to 1024"),
         ({"replicas": "2", "device": "cuda:1"}, "say cuda"),
+        ({"replicas": "2", "replica_addresses": "h:1"}, "give one"),
+        ({"replica_addresses": "h:1", "ray": "h:2"}, "say how many"),
+        ({"replica_tls_cert": "c.pem"}, "go together"),
     ],
 )
 def test_settings_that_make_no_fleet(values: dict[str, Any], said: str) -> None:
@@ -167,16 +174,43 @@ def test_an_address_where_no_ray_is_is_told_at_once(address: str) -> None:
 
 
 @pytest.mark.slow
-def test_without_ray_replicas_are_refused_and_nothing_else_changes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("router.fleet.ray_link.find_spec", lambda name: None)
+def test_without_ray_a_cluster_is_refused_and_nothing_else_changes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("router.replicas.ray.find_spec", lambda name: None)
     with pytest.raises(ConfigError, match=r"pip install -e '\.\[ray\]' in the checkout"):
-        make_engine(Settings(replicas="2"))
+        make_engine(Settings(replicas="2", ray="127.0.0.2:6379"))
+    assert isinstance(make_engine(Settings(replicas="2")), FleetEngine)
     code = """
 import sys
 sys.modules["ray"] = None
 import router.cli.compose
-print(*(name for name in sys.modules if name.startswith("router.fleet")))
-import router.fleet.ray_link
+print(*(name for name in sys.modules if name.startswith("router.replicas")))
+import router.replicas.ray
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == []
+
+
+def test_who_starts_the_replicas() -> None:
+    membership, links = membership_and_links(Settings(replicas="2..4"))
+    assert isinstance(membership, OwnedMembership)
+    assert type(links("3")) is ChildLink
+    membership, links = membership_and_links(
+        Settings(replica_addresses="a:1, dns:///b:2", replica_tls_name="r")
+    )
+    assert isinstance(membership, FoundMembership)
+    assert type(links("a:1")) is GrpcLink
+    assert Settings(replica_addresses="a:1,b:2").replica_bounds == (2, 2)
+    for wrong in ("a", "a:b", "dns:///a"):
+        with pytest.raises(ConfigError, match="HOST:PORT or dns:///HOST:PORT"):
+            membership_and_links(Settings(replica_addresses=wrong))
+
+
+def test_an_edge_over_vllm_elsewhere_needs_none_here(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    asked: list[Any] = []
+    monkeypatch.setattr(
+        "router.cli.compose.resolve_model", lambda model, any_weights: asked.append(any_weights) or tmp_path
+    )
+    settings = Settings(engine="vllm", replica_addresses="a:1")
+    assert base_of(settings) == tmp_path
+    assert asked == [True]
+    assert isinstance(make_engine(settings), FleetEngine)

@@ -10,10 +10,10 @@ import pytest
 from platformdirs import user_cache_dir
 
 from router.cli.demo_cluster import ALONE, MARK, everything_ended, marked, places_of
-from router.fleet.ray_link import ENVIRONMENT
+from router.replicas.ray import ENVIRONMENT
 
 ROOT = Path(__file__).parents[2]
-SITE = Path(user_cache_dir("lora-router")) / "clients" / "ray"  # where tests/fleet/test_ray_link.py puts it
+SITE = Path(user_cache_dir("lora-router")) / "clients" / "ray"  # where tests/replicas/test_ray.py puts it
 
 
 def test_places_are_what_the_edge_logged() -> None:
@@ -52,7 +52,7 @@ def test_whatever_was_started_is_ended_and_nothing_else(monkeypatch: pytest.Monk
 @pytest.mark.timeout(900)
 def test_the_demo_answers_though_a_replica_is_killed() -> None:
     if find_spec("ray") is None and not (SITE / "ray").is_dir():
-        pytest.skip("ray is not here: tests/fleet/test_ray_link.py installs it")
+        pytest.skip("ray is not here: tests/replicas/test_ray.py installs it")
     if subprocess.run([*ALONE, "true"], capture_output=True, check=False).returncode:
         pytest.skip("no network namespaces here (unshare --net)")
     paths = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", ""), str(SITE)]))

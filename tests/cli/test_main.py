@@ -54,7 +54,7 @@ EXPECTED = {
         "export",
         "hash-units",
     },
-    "replicas": {"list", "resize", "replace"},
+    "replicas": {"list", "resize", "replace", "drain"},
     "plugins": {"list", "doctor", "new"},
     "models": {"fetch", "list"},
     "audit": {"show", "verify"},
@@ -70,7 +70,7 @@ EXPECTED = {
 def test_the_commands_are_the_documented_ones():
     names = {name.removeprefix("lora-router ") for name, _ in commands()}
     nested = {f"{group} {name}" for group, found in EXPECTED.items() for name in found}
-    assert names == {"serve", "ask", "bench"} | nested
+    assert names == {"serve", "ask", "bench", "replica"} | nested
 
 
 @pytest.mark.parametrize(("name", "command"), list(commands()))

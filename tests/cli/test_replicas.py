@@ -7,10 +7,11 @@ import re
 import pytest
 
 from router.engine.fake import FakeEngine
-from router.fleet import host, members, replica
-from router.fleet.engine import FleetEngine
-from router.fleet.link import LinkLost, Links, LocalLink
-from router.fleet.local_crew import LocalCrew
+from router.replicas import host, members, replica
+from router.replicas.engine import FleetEngine
+from router.replicas.link import LinkLost, Links
+from router.replicas.owned import OwnedMembership
+from tests.replicas.local import LocalLink
 
 
 @pytest.fixture
@@ -22,8 +23,8 @@ async def command(start_server, cli, monkeypatch):
     monkeypatch.setattr(replica, "FIRST_PAUSE", 0.02)
     monkeypatch.setattr("router.server.fleet.LOOK_SECONDS", 0.01)
     links = Links(lambda name: LocalLink(name, lambda: FakeEngine(step_seconds=0.001)))
-    crew = LocalCrew(2, 2, links.end)
-    engine = FleetEngine(links, FakeEngine, max_running=4, max_queue=8, crew=crew)
+    membership = OwnedMembership(2, 2, links.end)
+    engine = FleetEngine(links, FakeEngine, max_running=4, max_queue=8, membership=membership)
     server = await start_server(engine=engine, replicas=engine.members)
     monkeypatch.setenv("LORA_ROUTER_SERVER", server.address)
 

@@ -7,14 +7,13 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from router.cli.fleet import crew_and_links, replica_settings
+from router.cli.fleet import membership_and_links
 from router.cli.shared import Sharing, edge_name, url_of
 from router.config import Settings
 from router.errors import ConfigError
-from router.fleet.link import Links
-from router.fleet.local_crew import LocalCrew
-from router.fleet.ray_crew import RayCrew, SharedLink, keeper_name, replica_name
-from router.fleet.ray_link import RayCluster
+from router.replicas.membership import FixedMembership
+from router.replicas.owned import OwnedMembership
+from router.replicas.ray import RayLink
 from tests.shared.memory import MemoryDatabase, MemoryTable
 
 URL = "postgresql://router@db/router"
@@ -57,6 +56,7 @@ async def test_what_is_wrong_with_it_is_a_flaw(tmp_path: Path) -> None:
         ({"fleet": "blue", "replicas": "2"}, "none is named"),
         ({"fleet": "Blue", "replicas": "2", "ray": "h:1"}, "1 to 63 of a-z"),
         ({"fleet": "blue", "ray": "h:1"}, "say how many"),
+        ({"fleet": "blue", "replicas": "2..4", "ray": "h:1"}, "give one number"),
     ],
 )
 def test_a_fleet_has_a_name_in_a_cluster(said: dict[str, str], told: str) -> None:
@@ -64,18 +64,13 @@ def test_a_fleet_has_a_name_in_a_cluster(said: dict[str, str], told: str) -> Non
         settings(**said)
 
 
-def test_replicas_are_this_edges_own_or_those_of_a_fleet() -> None:
-    cluster = RayCluster(lambda: None, "h:1")  # type: ignore[arg-type,return-value]
-    crew, links = crew_and_links(settings(replicas="2", ray="h:1"), cluster)
-    assert isinstance(crew, LocalCrew)
-    assert isinstance(links, Links)
-    said = settings(replicas="2..4", ray="h:1", fleet="blue", slots=7)
-    crew, links = crew_and_links(said, cluster)
-    assert isinstance(crew, RayCrew)
-    assert crew._spec["slots"] == replica_settings(said)["slots"] == 7
-    link = links("3")
-    assert isinstance(link, SharedLink)
-    assert link._shared["name"] == replica_name("blue", "3") == "blue/replica/3"
-    assert keeper_name("blue") == "blue/keeper"
+def test_replicas_are_this_edges_own_or_those_of_a_fleet(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("router.replicas.ray.require_ray", lambda: None)
+    membership, links = membership_and_links(settings(replicas="2", ray="h:1"))
+    assert isinstance(membership, OwnedMembership)
+    assert isinstance(links("0"), RayLink)
+    membership, links = membership_and_links(settings(replicas="2", ray="h:1", fleet="blue"))
+    assert isinstance(membership, FixedMembership)
+    link = links("1")
     link.kill()  # there is none: nobody is asked
     link.close()

@@ -146,3 +146,30 @@ def test_the_overlays_authority_is_in_the_secret_that_its_certificate_makes() ->
     (authority,) = [one["value"] for one in container["env"]]
     assert mounted[authority.rpartition("/")[0]] == OVERLAY["certificate.yaml"]["spec"]["secretName"]
     assert OVERLAY["certificate.yaml"]["spec"]["dnsNames"][0] == BASE["service.yaml"]["metadata"]["name"]
+
+
+REPLICAS = documents(KUBERNETES / "overlays/replicas")
+REPLICA = REPLICAS["deployment.yaml"]["spec"]["template"]["spec"]
+
+
+@pytest.mark.parametrize("name", sorted(set(REPLICAS) - {"edges.yaml", "edges-networkpolicy.yaml"}))
+def test_what_replicas_have_is_valid(name: str) -> None:
+    for version in VERSIONS:
+        kubernetes_validate.validate(REPLICAS[name], version, strict=True)
+
+
+def test_replicas_and_edges_find_each_other() -> None:
+    (container,) = REPLICA["containers"]
+    own = {one["name"]: one["value"] for one in container["env"]}
+    (edge,) = REPLICAS["edges.yaml"]["spec"]["template"]["spec"]["containers"]
+    edges = {one["name"]: one["value"] for one in edge["env"]}
+    known = {ENV_PREFIX + name.upper() for name in (*Settings.model_fields, *NO_SETTINGS)}
+    assert (set(own) | set(edges)) - known == set()
+    service = REPLICAS["service.yaml"]
+    port = service["spec"]["ports"][0]["port"]
+    assert edges["LORA_ROUTER_REPLICA_ADDRESSES"] == f"dns:///{service['metadata']['name']}:{port}"
+    assert own["LORA_ROUTER_LISTEN"].endswith(f":{port}")
+    assert service["spec"]["clusterIP"] == "None"
+    drain, rest = float(own["LORA_ROUTER_DRAIN_SECONDS"]), 10.0  # of the engine's end
+    assert REPLICA["terminationGracePeriodSeconds"] >= drain + rest + LEFT
+    assert container["image"] == CONTAINER["image"]

@@ -171,6 +171,9 @@ CASES: dict[str, list[Call]] = {
     "FleetService/ReplaceReplicas": [
         lambda at, m: at.fleet.ReplaceReplicas(fleet_pb2.ReplaceReplicasRequest(all=True), metadata=m)
     ],
+    "FleetService/DrainReplica": [
+        lambda at, m: at.fleet.DrainReplica(fleet_pb2.DrainReplicaRequest(name="0"), metadata=m)
+    ],
     "ExperimentService/RecordOutcome": [
         lambda at, m: at.experiments.RecordOutcome(
             pb.RecordOutcomeRequest(outcome=outcome(response_id=at.stolen)), metadata=m

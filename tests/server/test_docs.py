@@ -15,8 +15,7 @@ from router.corrections.store import CorrectionStore
 from router.engine.fake import FakeEngine
 from router.experiments.live.runtime import Experiments
 from router.experiments.service.served import ExperimentMetrics
-from router.fleet.engine import FleetEngine
-from router.fleet.link import LocalLink
+from router.replicas.engine import FleetEngine
 from router.routing.drift import Drift
 from router.server.corrections import CorrectionsCollector
 from router.server.drift import DriftCollector
@@ -27,6 +26,7 @@ from router.server.mirrors import MirrorsCollector
 from router.server.plugins import PluginsCollector
 from router.v1 import adapters_pb2, experiments_pb2, fleet_pb2, inference_pb2
 from tests.experiments.memory_store import MemoryStore
+from tests.replicas.local import LocalLink
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs/grpc.md").read_text()

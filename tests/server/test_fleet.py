@@ -13,14 +13,15 @@ import pytest
 
 from router.access.audit import entries
 from router.engine.fake import FakeEngine
-from router.fleet import host, members, replica
-from router.fleet.engine import FleetEngine
-from router.fleet.link import LinkLost, Links, LocalLink
-from router.fleet.local_crew import LocalCrew
+from router.replicas import host, members, replica
+from router.replicas.engine import FleetEngine
+from router.replicas.link import LinkLost, Links
+from router.replicas.owned import OwnedMembership
 from router.server import app as server_app
 from router.server import fleet as server_fleet
 from router.v1 import fleet_pb2 as pb
 from tests.engine.contract import until
+from tests.replicas.local import LocalLink
 from tests.security.helpers import bearer, write_clients
 from tests.server.helpers import Connect, Start, ask, details, failure, long_stream, messages
 
@@ -48,8 +49,8 @@ async def at(start_server: Start, connect: Connect, tmp_path: Path) -> SimpleNam
         return made[-1]
 
     links = Links(link)
-    crew = LocalCrew(2, 2, links.end)
-    engine = FleetEngine(links, FakeEngine, max_running=4, max_queue=8, crew=crew)
+    membership = OwnedMembership(2, 2, links.end)
+    engine = FleetEngine(links, FakeEngine, max_running=4, max_queue=8, membership=membership)
     clients, file = write_clients(tmp_path), tmp_path / "audit.jsonl"
     app = await start_server(engine=engine, replicas=engine.members, clients=clients.path, audit=file)
     stubs = connect(app)
@@ -179,7 +180,7 @@ async def _line(at: SimpleNamespace, method: str) -> dict[str, Any]:
         ({}, "names", "say which replicas, or set all"),
         ({"all": True, "names": ["0"]}, "names", "are left out where all is set"),
         ({"names": [""]}, "names[0]", "must be the name of a replica"),
-        ({"names": ["0", "x" * 65]}, "names[1]", "must have at most 64 bytes"),
+        ({"names": ["0", "x" * 257]}, "names[1]", "must have at most 256 bytes"),
         ({"names": ["0"] * 1025}, "names", "must have at most 1024 entries"),
     ],
 )
@@ -219,7 +220,7 @@ async def test_a_replacement_that_nobody_knows_of_any_more_is_told(
     steps = aiter(call)
     while (await anext(steps)).step != Steps.STEP_DRAINING:
         pass
-    at.engine.members.crew = LocalCrew(2, 2)  # the one that knew is lost
+    at.engine.members.membership = OwnedMembership(2, 2)  # the one that knew is lost
     error = await failure(call)
     assert error.code() is grpc.StatusCode.UNAVAILABLE
     assert "list the replicas" in str(error.details())

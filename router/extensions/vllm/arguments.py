@@ -42,7 +42,6 @@ def check(settings: Settings) -> None:
         (settings.quantize != "none", "quantize", "say what vLLM calls it: vllm_args quantization=…"),
         (not settings.native, "native", "vLLM has kernels of its own"),
         (bool(settings.native_dir), "native_dir", "vLLM has kernels of its own"),
-        (settings.replica_bounds[0] > 0, "replicas", "replicas run the engine torch; start several servers"),
         (":" in settings.device, "device", "name devices by CUDA_VISIBLE_DEVICES"),
     ]
     found = [f"{name} goes not with the engine vllm: {why}" for wrong, name, why in nothing if wrong]

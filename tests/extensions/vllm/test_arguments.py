@@ -86,7 +86,6 @@ def test_an_unknown_argument_is_refused_with_the_nearest() -> None:
         ({"quantize": "int8"}, "quantize goes not with the engine vllm"),
         ({"native": False}, "native goes"),
         ({"native_dir": "x"}, "native_dir goes"),
-        ({"replicas": 2}, "replicas goes"),
         ({"device": "cuda:1"}, "CUDA_VISIBLE_DEVICES"),
         ({"vllm_args": "model=x"}, "said by the setting model"),
     ],

@@ -1,0 +1,329 @@
+"""`lora-router replica`: one engine as a process, for edges (`serve --replica-addresses`)."""
+
+from __future__ import annotations
+
+import asyncio
+import faulthandler
+import json
+import logging
+import os
+import signal
+import sys
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import TYPE_CHECKING, Annotated, Any, TextIO
+
+import typer
+
+from router.cli import serve
+from router.cli.settings import ConfigFile, Sets
+from router.errors import ConfigError
+
+if TYPE_CHECKING:
+    from router.config import Settings
+    from router.engine.base import Engine
+
+log = logging.getLogger(__name__)
+
+LISTEN, METRICS_LISTEN = "127.0.0.1:50060", "127.0.0.1:9465"
+NO_SETTINGS = ("engine", "fake", "child", "config", "set_", "insecure_listen", "insecure_metrics")
+PATIENCE = 3  # times `stall_seconds` without a step, after which the process ends
+LOOK_SECONDS = 0.25
+ENGINE_SECONDS = 10.0  # for the end of an engine
+SERVICE = "router.v1.EngineService"
+EngineFlag = Annotated[
+    str, typer.Option("--engine", metavar="torch|vllm|fake", help="What runs the base; fake is for tests.")
+]
+Listen = Annotated[
+    str | None, typer.Option(metavar="HOST:PORT", help=f"Address for edges. Default: {LISTEN}.")
+]
+Metrics = Annotated[
+    str | None,
+    typer.Option(
+        metavar="HOST:PORT",
+        help=f"HTTP address of metrics and probes; '' for none. Default: {METRICS_LISTEN}.",
+    ),
+]
+
+
+def replica(
+    engine: EngineFlag = "torch",
+    listen: Listen = None,
+    metrics_listen: Metrics = None,
+    tls_cert: serve.TlsCert = None,
+    tls_key: serve.TlsKey = None,
+    tls_client_ca: serve.TlsClientCa = None,
+    vllm_args: serve.VllmArgs = None,
+    model: serve.Model = None,
+    dtype: serve.Dtype = None,
+    quantize: serve.Quantize = None,
+    device: serve.Device = None,
+    native: serve.Native = None,
+    threads: serve.Threads = None,
+    log_level: serve.LogLevel = None,
+    config: ConfigFile = None,
+    set_: Sets = None,
+    insecure_listen: serve.Insecure = False,
+    insecure_metrics: serve.InsecureMetrics = False,
+    fake: Annotated[
+        str, typer.Option(hidden=True, metavar="JSON", help="Options of the fake engine, for tests.")
+    ] = "{}",
+    child: Annotated[
+        bool, typer.Option("--child", hidden=True, help="Settings come from standard input.")
+    ] = False,
+) -> None:
+    """Run one engine for the servers that find it.
+
+    Servers reach it with `serve --replica-addresses HOST:PORT`. Those that other machines reach need TLS with
+    a CA for clients (--tls-client-ca), or TLS and a secret (LORA_ROUTER_REPLICA_SECRET, the same for all).
+
+    SIGTERM drains: it takes nothing new, finishes what it has, and ends. It also ends, with exit code 1, when
+    its engine has work and makes no step for three times stall_seconds; whoever started it starts it again.
+
+    \b
+    Examples:
+      lora-router replica
+      lora-router replica --listen 10.0.0.7:50060 --tls-cert r.pem --tls-key r.key --tls-client-ca edges.pem
+    """
+    given = {name: value for name, value in locals().items() if name not in NO_SETTINGS and value}
+    forsaken = 0.0
+    if child:
+        from pydantic import SecretStr
+
+        from router.config import Settings
+
+        said = json.loads(sys.stdin.readline())
+        settings = Settings.model_construct(**said["settings"], replica_secret=SecretStr(said["secret"]))
+        engine, fake, forsaken = said["engine"], said["fake"], said["forsaken_seconds"]
+    else:
+        from router.cli.settings import load_settings, parse_sets
+
+        if metrics_listen is not None:
+            given["metrics_listen"] = metrics_listen
+        loaded = load_settings(
+            parse_sets(set_ or []) | {"engine": "torch" if engine == "fake" else engine} | given, config
+        )
+        defaults = {"listen": LISTEN, "metrics_listen": METRICS_LISTEN}
+        own = {name: value for name, value in defaults.items() if name not in loaded.model_fields_set}
+        settings = loaded.model_copy(update=own)
+        check_reach(settings, insecure_listen, insecure_metrics)
+    raise typer.Exit(run(settings, engine, json.loads(fake), child, forsaken))
+
+
+def check_reach(settings: Settings, insecure: bool, insecure_metrics: bool) -> None:
+    """Refuse addresses that other machines reach without protection. Raises ConfigError."""
+    from router.client.channel import is_loopback
+    from router.server.listen import split_address
+
+    split_address(settings.listen, "listen")
+    secured = settings.tls_cert and (settings.tls_client_ca or settings.replica_secret)
+    if not insecure and not is_loopback(settings.listen) and not secured:
+        raise ConfigError(
+            f"{settings.listen} can be reached from other machines, who could send prompts and adapters: "
+            "give --tls-cert, --tls-key and --tls-client-ca, or a secret (LORA_ROUTER_REPLICA_SECRET) in "
+            "place of the CA; listen on 127.0.0.1; or say --insecure-listen if the network is yours"
+        )
+    listen = settings.metrics_listen
+    if listen and not (insecure or insecure_metrics or is_loopback(listen)):
+        raise ConfigError(
+            f"metrics at {listen} can be read from other machines, without any check: choose 127.0.0.1 with "
+            "--metrics-listen, or say --insecure-metrics if the network is yours"
+        )
+
+
+def run(
+    settings: Settings, engine: str, fake: Mapping[str, Any], child: bool, forsaken_seconds: float = 0.0
+) -> int:
+    """Serve until a signal, or as a child until standard input ends; returns the exit code."""
+    from router.server.logs import logging_to
+
+    announce: TextIO | None = None
+    if child:  # libraries may print; the first line of standard output is for the edge
+        announce = os.fdopen(os.dup(1), "w")
+        os.dup2(2, 1)
+    try:
+        with logging_to(settings.log_level):
+            made = make_engine(settings, engine, fake)
+            return asyncio.run(ReplicaProcess(settings, made, announce, forsaken_seconds).run())
+    except ConfigError as error:
+        if announce is None:
+            raise
+        _announce(announce, error=error.message)
+        return 2
+
+
+def make_engine(settings: Settings, engine: str, fake: Mapping[str, Any]) -> Engine:
+    """The engine of that name, not started. Raises ConfigError."""
+    if engine == "fake":
+        from router.engine.fake import FakeEngine
+
+        return FakeEngine(max_running=settings.max_running, max_queue=settings.max_queue, **fake)
+    from router.cli.compose import engine_of
+    from router.cli.plugins import host_of
+
+    plugins = host_of(settings)
+    plugins.refresh()
+    made, _ = engine_of(settings.model_copy(update={"engine": engine}), plugins)
+    return made
+
+
+class ReplicaProcess:
+    """An engine, its gRPC server, health and metrics, from start to drain."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        engine: Engine,
+        announce: TextIO | None = None,
+        forsaken_seconds: float = 0.0,
+    ) -> None:
+        """`announce` gets a line of JSON with the address, or with what went wrong. It ends when no edge was
+        attached for `forsaken_seconds`; 0: never.
+        """
+        from router.replicas.host import EngineHost
+        from router.replicas.service import EngineService
+        from router.server.health import Health
+        from router.server.lifecycle import Lifecycle
+        from router.server.metrics import Metrics
+        from router.server.probes import listener
+
+        self._settings, self._engine, self._announce = settings, engine, announce
+        self._host = EngineHost(engine)
+        secret = settings.replica_secret.get_secret_value() if settings.replica_secret else ""
+        self._service = EngineService(self._host, secret)
+        self._lifecycle = Lifecycle()
+        self._health = Health(
+            self._lifecycle, engine.status, settings.stall_seconds, lambda: True, names=("", SERVICE)
+        )
+        self._metrics = Metrics()
+        self._probes = listener(settings, self._metrics.shed.labels("http").inc)
+        self._stop, self._at_once = asyncio.Event(), asyncio.Event()
+        self._forsaken_seconds, self._code = forsaken_seconds, 0
+        self.address = ""
+
+    async def run(self) -> int:
+        """Returns the exit code. Raises ConfigError where the base does not load or an address is taken."""
+        import grpc
+
+        from router.replicas.service import OPTIONS
+        from router.server.lifecycle import Phase, in_daemon_thread
+        from router.server.listen import bind
+        from router.server.listener import PROBE_SECONDS
+        from router.server.probes import unguarded_probes
+        from router.server.tls import Tls
+
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._asked)
+        server = grpc.aio.server(options=OPTIONS)
+        self._service.register(server)
+        await self._health.register_unguarded(server)
+        self.address = bind(server, self._settings.listen, Tls.of(self._settings))
+        if self._settings.metrics_listen:
+            self._probes.bind()
+            await self._probes.start(unguarded_probes(self._metrics, self._health, self._look))
+        await server.start()
+        log.info("listening", extra={"fields": {"address": self.address, "metrics": self._probes.address}})
+        tasks = [loop.create_task(self._watch_edge())] if self._announce is not None else []
+        starting = loop.create_task(in_daemon_thread(self._start_engine))
+        stopping = loop.create_task(self._stop.wait())
+        await asyncio.wait((starting, stopping), return_when=asyncio.FIRST_COMPLETED)
+        if starting.done():
+            starting.result()
+            self._lifecycle.phase = Phase.SERVING
+            self._service.loaded.set()
+            tasks += [loop.create_task(self._health.follow()), loop.create_task(self._watch_engine())]
+            if self._announce is not None:
+                _announce(self._announce, address=self.address)
+            await asyncio.wait(
+                (stopping, loop.create_task(self._host.draining.wait())), return_when=asyncio.FIRST_COMPLETED
+            )
+        await self._drain()
+        for task in tasks:
+            task.cancel()
+        faulthandler.cancel_dump_traceback_later()
+        await server.stop(0)
+        await self._probes.stop(PROBE_SECONDS)
+        try:
+            async with asyncio.timeout(ENGINE_SECONDS):
+                await in_daemon_thread(self._host.close)
+        except TimeoutError:
+            log.error("the engine did not stop", extra={"fields": {"seconds": ENGINE_SECONDS}})
+            os._exit(1)
+        log.info("stopped")
+        return self._code
+
+    def _start_engine(self) -> None:
+        self._host.start()
+
+    def _asked(self) -> None:
+        """A signal: drain; the second one ends at once."""
+        if self._stop.is_set():
+            self._at_once.set()
+        self._stop.set()
+
+    async def _drain(self) -> None:
+        """Edges see it at once, and send their work elsewhere."""
+        await self._health.drain()
+        self._lifecycle.drain()
+        self._host.drain()
+        end = time.monotonic() + self._settings.drain_seconds
+        while not self._host.idle and time.monotonic() < end:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._at_once.wait(), LOOK_SECONDS / 5)
+                return
+
+    async def _watch_edge(self) -> None:
+        """A child ends with its edge, whatever ended that: its standard input ends."""
+        loop = asyncio.get_running_loop()
+        ended = asyncio.Event()
+
+        def read() -> None:
+            if not os.read(0, 1024):
+                loop.remove_reader(0)
+                ended.set()
+
+        loop.add_reader(0, read)
+        await ended.wait()
+        log.info("the edge has ended")
+        self._at_once.set()
+        self._stop.set()
+
+    async def _watch_engine(self) -> None:
+        """End the process where the engine has work and makes no step.
+
+        The timer is one of the interpreter's own, so that it also ends a process whose event loop hangs, or
+        whose threads wait for a lock for ever; it prints where they all are.
+        """
+        from router.replicas.children import FORSAKEN
+
+        patience, last = PATIENCE * self._settings.stall_seconds, -1.0
+        attached = time.monotonic()
+        while True:
+            status = self._engine.status()
+            if self._host.edges or not self._forsaken_seconds:
+                attached = time.monotonic()
+            elif time.monotonic() - attached > self._forsaken_seconds:
+                log.warning("no edge was attached for %g s", self._forsaken_seconds)
+                self._code = FORSAKEN
+                self._stop.set()
+            if status.failed:
+                log.error("the engine failed", extra={"fields": {"problem": status.failed}})
+                os._exit(1)
+            if not status.busy or status.last_progress != last:
+                last = status.last_progress
+                faulthandler.dump_traceback_later(patience, exit=True)
+            await asyncio.sleep(LOOK_SECONDS)
+
+    def _look(self) -> None:
+        self._metrics.look(self._engine.status(), (), 0)
+
+
+def _announce(to: TextIO, **what: str) -> None:
+    """A line for the edge, which may have gone."""
+    try:
+        to.write(json.dumps(what) + "\n")
+        to.flush()
+    except BrokenPipeError:
+        log.info("the edge has ended")

@@ -1,0 +1,328 @@
+"""A replica's side: any engine, served to edges in one stream each. Knows nothing of how messages travel.
+
+Nobody can be sure that an edge says goodbye: its process is killed, its machine is lost, the network between
+is cut. So an edge that was silent for `silence` seconds loses its stream, its jobs and its adapters.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import time
+from collections import defaultdict
+from collections.abc import AsyncGenerator, Coroutine
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any
+from uuid import uuid4
+from weakref import WeakValueDictionary
+
+from router import __version__
+from router.engine.base import AdapterArtifact, Engine, Finished, Generation, Job, with_grammar
+from router.errors import EngineFailed, FailedPrecondition, NotLoaded, RouterError, Unavailable
+from router.replicas.messages import (
+    Answer,
+    Hello,
+    Value,
+    constraint_of,
+    job_of,
+    reading_of,
+    state_message,
+    write_event,
+)
+from router.types import Constraint, FinishReason, Usage
+from router.v1 import engine_pb2 as pb
+
+log = logging.getLogger(__name__)
+
+SILENCE = 3.0  # seconds; an edge sends something every BEAT
+BEAT = 0.5
+UPLOAD_SECONDS = 60.0  # for which weights are kept that no Load has asked for
+
+
+@dataclass(eq=False, slots=True)
+class Session:
+    """One stream to one edge: what it wants, and what happened since the last batch."""
+
+    edge: str
+    received: float = field(default_factory=time.monotonic)
+    batch: pb.AttachResponse = field(default_factory=pb.AttachResponse)
+    changed: asyncio.Event = field(default_factory=asyncio.Event)
+    generations: dict[int, Generation] = field(default_factory=dict)
+    tasks: dict[int, asyncio.Task[None]] = field(default_factory=dict)  # answers, readings, grammars
+    moves: dict[int, asyncio.Task[None]] = field(default_factory=dict)  # loads and unloads, never broken off
+    stated: float = 0.0  # when the edge last got a state
+    ended: str = ""  # why
+
+    def put(self, key: int, what: Value) -> None:
+        """One more event for the next batch."""
+        write_event(self.batch.events.add(), key, what)
+        self.changed.set()
+
+    def taken(self) -> pb.AttachResponse:
+        """All events that wait; those of one step are together, since the engine hands them over together."""
+        batch, self.batch = self.batch, pb.AttachResponse()
+        self.changed.clear()
+        return batch
+
+
+class EngineHost:
+    """Serves an engine to edges. Everything but `start` and `close` is called on one event loop."""
+
+    def __init__(self, engine: Engine, silence: float = SILENCE) -> None:
+        """An edge that was silent for `silence` seconds loses its stream."""
+        self._engine, self._silence = engine, silence
+        self._edges: defaultdict[str, set[str]] = defaultdict(set)  # that hold an adapter, by digest
+        self._sizes: dict[str, int] = {}
+        self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()  # by digest
+        self._uploads: dict[str, AdapterArtifact] = {}  # until they are loaded
+        self._sessions: dict[str, Session] = {}
+        self._leaving: set[asyncio.Task[None]] = set()
+        self._guard: asyncio.Task[None] | None = None
+        self._hello: Hello | None = None
+        self.draining = asyncio.Event()
+
+    def start(self) -> Hello:
+        """Load the base; blocks."""
+        self._engine.start()
+        self._hello = Hello(self._engine.info, uuid4().hex)
+        return self._hello
+
+    def close(self) -> None:
+        """End the engine; blocks. What runs ends as CANCELLED."""
+        self._engine.close()
+
+    @property
+    def hello(self) -> Hello:
+        """What `start` returned. Raises NotLoaded before."""
+        if self._hello is None:
+            raise NotLoaded("the base model is still loading")
+        return self._hello
+
+    @property
+    def edges(self) -> tuple[str, ...]:
+        """Those that are served now."""
+        return tuple(self._sessions)
+
+    def holders(self, digest: str) -> frozenset[str]:
+        """The edges that hold an adapter here."""
+        return frozenset(self._edges.get(digest, ()))
+
+    def drain(self) -> None:
+        """Tell every edge to send nothing new; what runs goes on."""
+        self.draining.set()
+        for session in self._sessions.values():
+            session.stated = -math.inf
+            session.changed.set()
+
+    @property
+    def idle(self) -> bool:
+        """Whether no command of any edge is under way and no adapter is held."""
+        busy = any(session.tasks or session.moves for session in self._sessions.values())
+        return not busy and not self._leaving and not any(self._edges.values())
+
+    def open(self, edge: str) -> Session:
+        """Begin a stream. Raises Unavailable for an edge that has one already."""
+        if edge in self._sessions:
+            raise Unavailable(f"edge {edge} has a stream already")
+        session = self._sessions[edge] = Session(edge)
+        if self._guard is None or self._guard.done():
+            self._guard = asyncio.get_running_loop().create_task(self._watch())
+        return session
+
+    def receive(self, session: Session, request: pb.AttachRequest) -> None:
+        """Begin what an edge wants. One whose stream has ended is ignored."""
+        if session.ended:
+            return
+        session.received = time.monotonic()
+        try:
+            for command in request.commands:
+                self._do(session, command)
+        except Exception as error:  # the edge sees it by the end of its stream
+            log.exception("a command cannot be carried out")
+            self.end(session, f"{type(error).__name__}: {error}")
+
+    async def batches(self, session: Session) -> AsyncGenerator[pb.AttachResponse, None]:
+        """The stream of an edge: a batch at once, with every step, and every BEAT seconds with a state.
+
+        Raises Unavailable where the replica ends the stream, as for an edge that is silent.
+        """
+        try:
+            while True:
+                batch = session.taken()
+                if time.monotonic() - session.stated >= BEAT / 2:
+                    session.stated = time.monotonic()
+                    batch.state.CopyFrom(state_message(self._engine.status(), self.draining.is_set()))
+                yield batch
+                await session.changed.wait()
+                if session.ended:
+                    raise Unavailable(session.ended)
+        finally:
+            self.end(session, "the stream was left")
+
+    def put_weights(self, artifact: AdapterArtifact) -> None:
+        """Keep the weights of an adapter for the Load that follows."""
+        self._uploads[artifact.digest] = artifact
+        asyncio.get_running_loop().call_later(UPLOAD_SECONDS, self._uploads.pop, artifact.digest, None)
+
+    # -- what edges want
+
+    def _do(self, session: Session, command: pb.EngineCommand) -> None:
+        key, what = command.key, command.WhichOneof("what")
+        if what == "cancel":
+            self._cancel(session, key)
+        elif what == "submit":
+            job = job_of(command.submit)
+            if job.params.constraint is None:
+                self._begin(session, key, job)
+            else:
+                _spawn(session.tasks, key, self._compiled(session, key, job))
+        elif what == "read":
+            read = self._engine.read(reading_of(command.read))
+            _spawn(session.tasks, key, self._answered(session, key, read))
+        elif what == "compile":
+            compiled = self._compile(constraint_of(command.compile.constraint), command.compile.tenant)
+            _spawn(session.tasks, key, self._answered(session, key, compiled))
+        elif what == "load":
+            held = self._hold(session.edge, command.load.digest)
+            _spawn(session.moves, key, self._answered(session, key, held))
+        elif what == "unload":
+            freed = self._release(session.edge, command.unload.digest)
+            _spawn(session.moves, key, self._answered(session, key, freed))
+        elif what == "drain":
+            self.drain()
+            session.put(key, Answer.DONE)
+        else:  # of a later release
+            session.put(key, FailedPrecondition(f"this replica, of version {__version__}, cannot do that"))
+
+    def _cancel(self, session: Session, key: int) -> None:
+        generation, task = session.generations.get(key), session.tasks.get(key)
+        if generation is not None:
+            generation.cancel()
+        elif task is not None and task.cancel():
+            session.put(key, Finished(FinishReason.CANCELLED, Usage()))
+
+    def _begin(self, session: Session, key: int, job: Job) -> None:
+        try:
+            generation = session.generations[key] = self._engine.submit(job)
+        except Exception as error:
+            session.put(key, _known(error))
+            return
+        _spawn(session.tasks, key, self._answer(session, key, generation))
+
+    async def _compiled(self, session: Session, key: int, job: Job) -> None:
+        try:
+            generation = self._engine.submit(await with_grammar(self._engine, job))
+        except Exception as error:
+            session.put(key, _known(error))
+            return
+        session.generations[key] = generation
+        await self._answer(session, key, generation)
+
+    async def _answer(self, session: Session, key: int, generation: Generation) -> None:
+        try:
+            async for event in generation:
+                session.put(key, event)
+        except Exception as error:
+            session.put(key, _known(error))
+        finally:
+            session.generations.pop(key, None)
+            generation.cancel()
+
+    async def _answered(self, session: Session, key: int, work: Coroutine[Any, Any, Value]) -> None:
+        try:
+            session.put(key, await work)
+        except Exception as error:
+            session.put(key, _known(error))
+
+    async def _compile(self, constraint: Constraint, tenant: str) -> Answer:
+        await self._engine.compile(constraint, tenant)
+        return Answer.DONE
+
+    # -- adapters: loaded for the first edge that holds them, unloaded after the last
+
+    async def _hold(self, edge: str, digest: str) -> int | Answer:
+        """Its bytes, or MISSING where its weights have to be put first. Where Engine.load raises, nothing is
+        held.
+        """
+        async with self._lock(digest):
+            if digest not in self._sizes:
+                artifact = self._uploads.pop(digest, None)
+                if artifact is None:
+                    return Answer.MISSING
+                self._sizes[digest] = await self._engine.load(artifact)
+            self._edges[digest].add(edge)
+            return self._sizes[digest]
+
+    async def _release(self, edge: str, digest: str) -> int:
+        """The bytes that were freed: 0 unless this was the last edge."""
+        async with self._lock(digest):
+            holders = self._edges.get(digest, set())
+            holders.discard(edge)
+            if holders or digest not in self._sizes:
+                return 0
+            self._edges.pop(digest, None)
+            del self._sizes[digest]
+            return await self._engine.unload(digest)
+
+    def _lock(self, digest: str) -> asyncio.Lock:
+        """A load and an unload of one adapter never meet in the engine."""
+        return self._locks.setdefault(digest, asyncio.Lock())
+
+    # -- edges that are gone
+
+    async def _watch(self) -> None:
+        """Wake every stream for its sign of life, and end those whose edge is silent.
+
+        A process that was itself stopped for a while received nothing: then all edges get the time again.
+        """
+        looked = time.monotonic()
+        while self._sessions:
+            await asyncio.sleep(BEAT)
+            now = time.monotonic()
+            late, looked = now - looked - BEAT, now
+            for session in tuple(self._sessions.values()):
+                if late > BEAT:
+                    session.received += late
+                if now - session.received > self._silence:
+                    log.warning("edge %s is silent, so its jobs end", session.edge)
+                    self.end(session, f"this edge was silent for {self._silence:g} s")
+                session.changed.set()
+
+    def end(self, session: Session, why: str) -> None:
+        """End a stream, its jobs, and what its edge alone holds."""
+        if session.ended:
+            return
+        session.ended = why
+        session.changed.set()
+        self._sessions.pop(session.edge, None)
+        task = asyncio.get_running_loop().create_task(self._leave(session))
+        self._leaving.add(task)
+        task.add_done_callback(self._leaving.discard)
+
+    async def _leave(self, session: Session) -> None:
+        """Jobs first: an adapter may be unloaded only when nobody uses it."""
+        for generation in tuple(session.generations.values()):
+            generation.cancel()
+        for key, task in tuple(session.tasks.items()):
+            if key not in session.generations:
+                task.cancel()
+        if left := (*session.tasks.values(), *session.moves.values()):
+            await asyncio.wait(left)
+        with suppress(RouterError):  # an engine that is closed has nothing to unload
+            for digest in [digest for digest, edges in self._edges.items() if session.edge in edges]:
+                await self._release(session.edge, digest)
+
+
+def _spawn(where: dict[int, asyncio.Task[None]], key: int, work: Coroutine[Any, Any, None]) -> None:
+    task = where[key] = asyncio.get_running_loop().create_task(work)
+    task.add_done_callback(lambda _: where.pop(key, None))
+
+
+def _known(error: Exception) -> RouterError:
+    """The error as the edge gets it; one that nobody made on purpose goes to the log whole."""
+    if isinstance(error, RouterError):
+        return error
+    log.error("a replica's engine raised", exc_info=error)
+    return EngineFailed(f"{type(error).__name__}: {error}")

@@ -1,0 +1,146 @@
+"""Which replicas an edge has: those that it starts, those that it finds, or those that it was given.
+
+The edge reports what it sees, and follows the roster that it gets: it starts a replica that is new in it, and
+drains one that is on the way out. One that is draining is ended when the edge no longer names it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Protocol
+
+from router.errors import FailedPrecondition, FieldViolation, InvalidRequest
+
+MOST = 1024  # replicas of a fleet
+
+
+class MemberState(StrEnum):
+    """What a member of the fleet does."""
+
+    SERVING = "serving"  # or starting, or lost and started again
+    DRAINING = "draining"  # gets nothing new, and is ended when nothing runs there
+
+
+class Step(StrEnum):
+    """How far a replacement has come."""
+
+    QUEUED = "queued"
+    STARTING = "starting"  # the new one is not up yet
+    DRAINING = "draining"  # the new one is up, the old one ends what it has
+    DONE = "done"
+    FAILED = "failed"  # the old one stays
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """A replica by its name, which no other ever gets. `successor` gets the adapters of one that drains."""
+
+    name: str
+    state: MemberState = MemberState.SERVING
+    successor: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class MemberLoad:
+    """How the edge finds a replica: jobs of this edge alone. `problem`: why it is not up, if that is known;
+    `failures`: starts that failed since it last was.
+    """
+
+    up: bool
+    running: int = 0
+    waiting: int = 0
+    problem: str = ""
+    failures: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What an edge sees, every second. `loads` names the replicas that it still has something to do with;
+    `waiting` are jobs that no replica has yet, `rows` what one replica runs at a time.
+    """
+
+    loads: Mapping[str, MemberLoad]
+    waiting: int
+    rows: int
+
+
+@dataclass(frozen=True, slots=True)
+class Replacement:
+    """One member in the place of another."""
+
+    old: str
+    new: str = ""
+    step: Step = Step.QUEUED
+    problem: str = ""  # of one that failed
+
+    @property
+    def over(self) -> bool:
+        """Nothing more comes of it."""
+        return self.step in (Step.DONE, Step.FAILED)
+
+
+@dataclass(frozen=True, slots=True)
+class Roster:
+    """The fleet as it is to be. `number` counts its changes."""
+
+    number: int
+    members: tuple[Member, ...]
+    least: int
+    most: int
+    replacements: tuple[Replacement, ...] = ()  # the latest of each member
+
+
+class Membership(Protocol):
+    """Where it is decided; all raise Unavailable where that cannot be reached."""
+
+    @property
+    def found(self) -> bool:
+        """Whether others start the replicas. Then one that is up is enough to begin."""
+        ...
+
+    async def report(self, report: Report) -> Roster:
+        """Say how it is here, every second and after changes; returns what is to be followed."""
+        ...
+
+    async def resize(self, least: int, most: int) -> Roster:
+        """Other bounds from now on. Raises InvalidRequest."""
+        ...
+
+    async def replace(self, names: Sequence[str]) -> Roster:
+        """One after the other, each by a new one; with no names all. Raises NotFound, and replaces nobody."""
+        ...
+
+
+class FixedMembership:
+    """Implements `Membership` over replicas that are and stay those."""
+
+    found = False
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self._roster = Roster(1, tuple(map(Member, names)), len(names), len(names))
+
+    async def report(self, report: Report) -> Roster:
+        """Always the same."""
+        return self._roster
+
+    async def resize(self, least: int, most: int) -> Roster:
+        """Raises FailedPrecondition."""
+        raise FailedPrecondition("these replicas are fixed: start the server again with another number")
+
+    async def replace(self, names: Sequence[str]) -> Roster:
+        """Raises FailedPrecondition."""
+        raise FailedPrecondition("these replicas are fixed: drain them (`lora-router replicas drain`)")
+
+
+def check_bounds(least: int, most: int) -> tuple[int, int]:
+    """Both. Raises InvalidRequest naming what is wrong."""
+    found = []
+    if not 1 <= least <= MOST:
+        found.append(FieldViolation("least", f"must be from 1 to {MOST}, not {least}"))
+    if not least <= most <= MOST:
+        found.append(FieldViolation("most", f"must be from least ({least}) to {MOST}, not {most}"))
+    if found:
+        raise InvalidRequest(found)
+    return least, most

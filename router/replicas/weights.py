@@ -1,0 +1,257 @@
+"""The adapters of a fleet: their weights, put down once, and the replicas that have them."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass, field
+
+from router.engine.base import AdapterArtifact
+from router.errors import FailedPrecondition, ResourceExhausted, RouterError, Unavailable
+from router.replicas.link import LinkLost
+from router.replicas.messages import unload
+from router.replicas.placement import Placement
+from router.replicas.replica import Replica
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(eq=False, slots=True)
+class LoadedAdapter:
+    """An adapter that is loaded somewhere, or will be again."""
+
+    digest: str
+    name: str
+    artifact: AdapterArtifact
+    parts: tuple[str, ...]
+    invocation: tuple[int, ...]
+    size: int = 0
+    gone: bool = False
+    asked: float = 0.0  # when a job last went to it
+    loading: dict[str, asyncio.Task[int]] = field(default_factory=dict)  # by replica
+
+
+class Weights:
+    """Brings adapters to replicas: the first time, for more load, and again after one was lost."""
+
+    def __init__(
+        self,
+        replicas: Mapping[str, Replica],
+        placement: Placement,
+        most_bytes: int,
+        used: Callable[[str, str], bool],
+        shared: bool = False,
+    ) -> None:
+        """A replica has at most `most_bytes` of weights; `used` tells whether a job uses an adapter at a
+        replica. `shared`: other edges have adapters there, too.
+        """
+        self._replicas, self._placement = replicas, placement
+        self._most_bytes, self._used, self._shared = most_bytes, used, shared
+        self._kept: dict[str, LoadedAdapter] = {}
+        self._coming: Counter[str] = Counter()  # bytes on their way, by replica
+        self._restoring: asyncio.Task[None] | None = None
+        self._look_again = False
+        self._dropping: set[asyncio.Task[None]] = set()
+
+    def get(self, digest: str) -> LoadedAdapter | None:
+        """The adapter, unless it is not loaded."""
+        return self._kept.get(digest)
+
+    def close(self) -> None:
+        """Bring nothing any more."""
+        tasks = [task for kept in self._kept.values() for task in kept.loading.values()]
+        for task in (*tasks, *self._dropping, *([self._restoring] if self._restoring else [])):
+            task.cancel()
+
+    async def add(self, artifact: AdapterArtifact) -> int:
+        """Keep it, at one replica to begin with; returns its bytes. Raises as Engine.load."""
+        kept = self._kept.get(artifact.digest)
+        if kept is None:
+            parts = tuple(digest for digest, _ in artifact.parts)
+            self._check_parts(parts)
+            size = _bytes(artifact) + sum(self._kept[part].size for part in parts)
+            kept = LoadedAdapter(
+                artifact.digest, artifact.name, artifact, parts, artifact.invocation_tokens, size
+            )
+            kept = self._kept.setdefault(artifact.digest, kept)
+        if self._placement.homes(kept.digest):
+            return kept.size
+        try:
+            await self.bring(kept)
+        except BaseException:
+            self._forget(kept)
+            raise
+        return kept.size
+
+    async def remove(self, digest: str) -> int:
+        """Let it go everywhere; returns its bytes, 0 if it is unknown."""
+        kept = self._kept.get(digest)
+        if kept is None:
+            return 0
+        homes = self._placement.homes(digest)
+        self._forget(kept)
+        await asyncio.gather(*(self._drop(digest, name) for name in homes))
+        return kept.size
+
+    async def bring(
+        self, kept: LoadedAdapter, among: Collection[str] | None = None, pushing: bool = False
+    ) -> str:
+        """One more home, the best of those that are up (and `among`); returns its name.
+
+        Where one has no memory for it the next is tried. `pushing`: a request waits for it, so what was asked
+        for least recently goes, and is nowhere until it is asked for. Raises as Engine.load, Unavailable if
+        none is up.
+        """
+        tried: set[str] = set()
+        error: RouterError = Unavailable("no replica is up")
+        while True:
+            names = {name for name, replica in self._replicas.items() if replica.takes} - tried
+            names = names if among is None else names & set(among)
+            roomy = names & set(kept.loading) or self._with_room(kept, names, pushing)
+            if names and not roomy:
+                error = ResourceExhausted(f"no replica has memory left for {kept.name!r} (host_memory_mb)")
+            names = self._near_parts(kept, self._held_elsewhere(kept, roomy))
+            to = self._placement.new_home(kept.digest, time.monotonic(), names)
+            if not to:
+                raise error
+            tried.add(to)
+            try:
+                await self.load(kept, to)
+                return to
+            except LinkLost as lost:
+                error = Unavailable(f"{lost}: ask again")
+            except ResourceExhausted as full:
+                error = full
+
+    def has_room(self, kept: LoadedAdapter, name: str) -> bool:
+        """Whether that replica can have it beside what it has."""
+        return self._placement.used[name] + self._coming[name] + kept.size <= self._most_bytes
+
+    async def load(self, kept: LoadedAdapter, name: str) -> int:
+        """Have it at that replica, with what it is mixed of. Who asks at once waits for the same load."""
+        task = kept.loading.get(name)
+        if task is None:
+            self._coming[name] += kept.size  # now: who asks for room before the task runs must know of it
+            task = asyncio.get_running_loop().create_task(self._load(kept, name, kept.size))
+            kept.loading[name] = task
+            task.add_done_callback(lambda ended: ended.cancelled() or ended.exception())  # if nobody waits
+        return await asyncio.shield(task)
+
+    def drop(self, digest: str, name: str) -> None:
+        """Let one home go; no job of it runs there."""
+        self._placement.unsettle(digest, name)
+        task = asyncio.get_running_loop().create_task(self._drop(digest, name))
+        self._dropping.add(task)
+        task.add_done_callback(self._dropping.discard)
+
+    def restore(self) -> None:
+        """A replica went or came: adapters that are nowhere are brought somewhere, the busiest first."""
+        self._look_again = True
+        if self._restoring is None or self._restoring.done():
+            self._restoring = asyncio.get_running_loop().create_task(self._restore())
+
+    async def _restore(self) -> None:
+        while self._look_again:
+            self._look_again = False
+            for kept in self._homeless():
+                if kept.gone or kept.loading or self._placement.homes(kept.digest):
+                    continue
+                if not any(replica.takes for replica in self._replicas.values()):
+                    break  # who comes next begins again
+                try:
+                    await self.bring(kept)
+                except ResourceExhausted:
+                    log.warning(
+                        "replicas that are up have no memory for all adapters: others wait for requests"
+                    )
+                    break
+                except RouterError as error:
+                    log.warning("adapter %s is nowhere until it is asked for: %s", kept.name, error)
+
+    def _homeless(self) -> list[LoadedAdapter]:
+        """Mixtures last, which are made of others."""
+        now = time.monotonic()
+        found = [kept for kept in self._kept.values() if not self._placement.homes(kept.digest)]
+        return sorted(found, key=lambda kept: (bool(kept.parts), -self._placement.load(kept.digest, now)))
+
+    async def _load(self, kept: LoadedAdapter, name: str, expected: int) -> int:
+        try:
+            replica = self._replicas.get(name)
+            if replica is None:
+                raise LinkLost(f"replica {name} has left")
+            for part in kept.parts:
+                if name not in self._placement.homes(part):
+                    self._check_parts((part,))
+                    await self.load(self._kept[part], name)
+            size = await replica.load(kept.digest, kept.artifact)
+        finally:
+            kept.loading.pop(name, None)
+            self._coming[name] -= expected
+        kept.size = size
+        if kept.gone:
+            await self._drop(kept.digest, name)
+        else:
+            self._placement.settle(kept.digest, name, size)
+        return size
+
+    async def _drop(self, digest: str, name: str) -> None:
+        replica = self._replicas.get(name)
+        if replica is None or not replica.up:
+            return
+        try:
+            await replica.call(lambda key: unload(key, digest))
+        except LinkLost:
+            return  # and the adapter with it
+        except RouterError:
+            log.exception("replica %s could not unload %s", name, digest[:12])
+
+    def _with_room(self, kept: LoadedAdapter, names: set[str], pushing: bool) -> set[str]:
+        """Those with memory for it; where there is none, one that has some once others have gone."""
+        if roomy := {name for name in names if self.has_room(kept, name)}:
+            return roomy
+        for name in sorted(names, key=lambda name: self._placement.used[name]):
+            for digest in self._who_may_go(name, pushing):
+                self.drop(digest, name)
+                if self.has_room(kept, name):
+                    return {name}
+        return set()
+
+    def _who_may_go(self, name: str, pushing: bool) -> Iterator[str]:
+        """Second homes there; if somebody is `pushing`, what was asked for least recently. None in use."""
+        yield from (digest for digest in self._placement.spare(name) if not self._used(digest, name))
+        if pushing:
+            only = [kept for kept in self._kept.values() if self._placement.homes(kept.digest) == (name,)]
+            only.sort(key=lambda kept: kept.asked)
+            yield from (kept.digest for kept in only if not self._used(kept.digest, name))
+
+    def _held_elsewhere(self, kept: LoadedAdapter, names: set[str]) -> set[str]:
+        """Those that have it for another edge, where there are some: it needs no memory there."""
+        if not self._shared:
+            return names
+        has = {name for name in names if kept.digest in self._replicas[name].status.host_adapters}
+        return has - set(self._placement.homes(kept.digest)) or names
+
+    def _near_parts(self, kept: LoadedAdapter, names: set[str]) -> set[str]:
+        """Of a mixture those replicas that have most of its parts."""
+        if not kept.parts or not names:
+            return names
+        have = {name: sum(name in self._placement.homes(part) for part in kept.parts) for name in names}
+        return {name for name, count in have.items() if count == max(have.values())}
+
+    def _check_parts(self, parts: Collection[str]) -> None:
+        if any(part not in self._kept for part in parts):
+            raise FailedPrecondition("an adapter of the mixture is not loaded any more: ask again")
+
+    def _forget(self, kept: LoadedAdapter) -> None:
+        kept.gone = True
+        if self._kept.get(kept.digest) is kept:
+            del self._kept[kept.digest]
+            self._placement.forget(kept.digest)
+
+
+def _bytes(artifact: AdapterArtifact) -> int:
+    """About what it takes; a replica says how much it is."""
+    return sum(site.a.data.nbytes + site.b.data.nbytes for site in artifact.sites.values())

@@ -1,0 +1,104 @@
+"""Fleets of fake engines in this process, with clocks that tests can wait for."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack
+from typing import Any
+
+import pytest
+
+from router.engine.base import Job, Prompt
+from router.engine.fake import FakeEngine
+from router.replicas import engine as fleet_engine
+from router.replicas import host, members, replica
+from router.replicas.engine import FleetEngine
+from router.replicas.link import Links
+from router.replicas.owned import OwnedMembership
+from router.replicas.scaling import Rules, Scaler
+from router.types import SamplingParams
+from tests.replicas.local import LocalLink
+
+
+class Fleet:
+    """A FleetEngine with its links, and the engine that each has now."""
+
+    def __init__(self, engine: FleetEngine, links: list[LocalLink], made: dict[str, FakeEngine]) -> None:
+        self.engine, self.links, self.made = engine, links, made
+
+    def link(self, name: str) -> LocalLink:
+        return next(link for link in self.links if link.name == name)
+
+
+Make = Callable[..., Awaitable[Fleet]]
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (host, replica):
+        monkeypatch.setattr(module, "BEAT", 0.02)
+    monkeypatch.setattr(fleet_engine, "LOOK_SECONDS", 0.02)
+    monkeypatch.setattr(members, "REPORT_SECONDS", 0.02)
+
+
+@pytest.fixture
+async def fleet() -> AsyncIterator[Make]:
+    """`await fleet(2, step_seconds=…, stall_seconds=…)`; `each={"1": {...}}` for options of one.
+
+    With `most` replicas come and go, by `rules` as their load does.
+    """
+    async with AsyncExitStack() as stack:
+
+        async def make(
+            number: int = 2,
+            stall_seconds: float = 30.0,
+            silence: float = 3.0,
+            each: dict[str, dict[str, Any]] | None = None,
+            placement: Any = None,
+            host_bytes: int = 1 << 20,
+            start: bool = True,
+            most: int = 0,
+            rules: Rules | None = None,
+            **options: Any,
+        ) -> Fleet:
+            made: dict[str, FakeEngine] = {}
+            values = {"step_seconds": 0.001, "max_running": 4, "max_queue": 64} | options
+
+            def maker(name: str) -> Callable[[], FakeEngine]:
+                def new() -> FakeEngine:
+                    made[name] = FakeEngine(**values | (each or {}).get(name, {}))
+                    return made[name]
+
+                return new
+
+            links: list[LocalLink] = []
+
+            def link(name: str) -> LocalLink:
+                links.append(LocalLink(name, maker(name), silence))
+                return links[-1]
+
+            made_links = Links(link)
+            fixed = [] if most else [link(str(i)) for i in range(number)]
+            engine = FleetEngine(
+                fixed or made_links,
+                FakeEngine,
+                max_running=values["max_running"],
+                max_queue=values["max_queue"],
+                stall_seconds=stall_seconds,
+                placement=placement,
+                host_bytes=host_bytes,
+                membership=OwnedMembership(number, most, made_links.end, scaler=Scaler(rules))
+                if most
+                else None,
+            )
+            if start:
+                engine.start()
+            stack.callback(engine.close)
+            return Fleet(engine, links, made)
+
+        yield make
+
+
+def job(text: str = "one two three", adapter: str | None = None, **params: Any) -> Job:
+    tokens = FakeEngine().encode(Prompt(raw=text))
+    return Job("r", tokens, SamplingParams(**{"max_tokens": 50} | params), adapter)

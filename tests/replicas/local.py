@@ -1,0 +1,103 @@
+"""Replicas in the process of a test, without a network."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable
+from typing import Any
+
+from router.engine.base import AdapterArtifact, Engine
+from router.replicas.host import SILENCE, EngineHost
+from router.replicas.link import LinkLost
+from router.replicas.messages import Hello, Upload, weights
+from router.v1 import engine_pb2 as pb
+
+
+class LocalLink:
+    """A replica in this very process and event loop, for tests; messages are passed as they are.
+
+    Tests break it: `kill`, `cut` (nothing passes, nobody is informed) and `mend`.
+    """
+
+    def __init__(self, name: str, make: Callable[[], Engine], silence: float = SILENCE) -> None:
+        self.name, self._make, self._silence = name, make, silence
+        self.host: EngineHost | None = None
+        self.starts = 0
+        self._dead = asyncio.Event()
+        self._passes = asyncio.Event()
+        self._passes.set()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._session: Any = None
+
+    def start(self) -> Hello:
+        """A new engine, unless there is one."""
+        if self.host is None:
+            self.starts += 1
+            self._dead = asyncio.Event()
+            host = EngineHost(self._make(), silence=self._silence)
+            hello = self._hello = host.start()
+            self.host = host
+            return hello
+        return self._hello
+
+    def send(self, request: pb.AttachRequest) -> None:
+        """Carried out at once."""
+        if self.host is not None and self._session is not None and self._passes.is_set():
+            self.host.receive(self._session, request)
+
+    async def batches(self, edge: str) -> AsyncGenerator[pb.AttachResponse, None]:
+        """The host's, until it is killed."""
+        host, dead, self._loop = self.host, self._dead, asyncio.get_running_loop()
+        if host is None:
+            raise LinkLost("it is not there")
+        self._session = host.open(edge)
+        stream = host.batches(self._session)
+        ended = asyncio.ensure_future(dead.wait())
+        following: asyncio.Future[pb.AttachResponse] = asyncio.ensure_future(anext(stream))
+        try:
+            while True:
+                await asyncio.wait((following, ended), return_when=asyncio.FIRST_COMPLETED)
+                if dead.is_set():  # also where its engine still says that it ended what ran
+                    raise LinkLost("it was killed")
+                try:
+                    batch = following.result()
+                except Exception as error:
+                    raise LinkLost(str(error)) from None
+                await self._passes.wait()
+                yield batch
+                following = asyncio.ensure_future(anext(stream))
+        finally:
+            ended.cancel()
+            following.cancel()
+            await asyncio.wait((following,))
+            await stream.aclose()
+
+    async def put_weights(self, artifact: AdapterArtifact) -> None:
+        """As they come out of messages."""
+        if self.host is None:
+            raise LinkLost("it is not there")
+        parts = list(weights(artifact))
+        upload = Upload(parts[0].header)
+        for part in parts[1:]:
+            upload.add(part.piece)
+        self.host.put_weights(upload.artifact())
+
+    def kill(self) -> None:
+        """As if its process were gone: whoever waits is informed, the engine ends."""
+        host, self.host = self.host, None
+        if host is not None:
+            if self._loop is not None:
+                self._loop.call_soon_threadsafe(self._dead.set)
+            host.close()
+
+    def close(self) -> None:
+        """Nothing else to release."""
+        self.kill()
+
+    def cut(self) -> None:
+        """Nothing passes any more."""
+        self._passes.clear()
+
+    def mend(self) -> None:
+        """All passes again."""
+        self._passes.set()

@@ -1,0 +1,292 @@
+"""Replicas as processes: `lora-router replica` on the fake engine, killed, stopped, drained, found."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, suppress
+from pathlib import Path
+from typing import Any
+from urllib.request import urlopen
+
+import pytest
+
+from router.engine.fake import FakeEngine
+from router.errors import ConfigError, Unavailable
+from router.replicas import members
+from router.replicas.children import Child, ChildLink, devices
+from router.replicas.engine import FleetEngine
+from router.replicas.found import FoundMembership
+from router.replicas.link import GrpcLink, LinkLost, Links, Security
+from router.replicas.owned import OwnedMembership
+from router.server.health import Health
+from router.server.lifecycle import Lifecycle, Phase
+from tests.engine.contract import answer, job, until
+from tests.engine.test_contract import fake_adapter
+
+pytestmark = pytest.mark.slow
+OWN = {"max_running": 8, "max_queue": 64, "stall_seconds": 10.0, "drain_seconds": 5.0, "log_level": "warning"}
+OWN |= dict.fromkeys(("tls_cert", "tls_key", "tls_client_ca"))
+SECRET = "of all"
+STEP = {"step_seconds": 0.01}
+
+
+class Children:
+    """An edge over children that run."""
+
+    def __init__(self, number: int, stall_seconds: float, **fake: Any) -> None:
+        own = OWN | {"stall_seconds": stall_seconds}
+        self.links: list[ChildLink] = []
+
+        def link(name: str) -> ChildLink:
+            self.links.append(ChildLink(name, "fake", own, fake=STEP | fake))
+            return self.links[-1]
+
+        links = Links(link)
+        self.engine = FleetEngine(
+            links,
+            FakeEngine,
+            max_running=8,
+            max_queue=64,
+            stall_seconds=stall_seconds,
+            membership=OwnedMembership(number, number, links.end),
+        )
+
+    def pid(self, number: int) -> int:
+        child = self.links[number].child
+        assert child is not None
+        return child.process.pid
+
+
+@pytest.fixture
+async def started() -> AsyncIterator[Any]:
+    """`await started(number, stall_seconds, **fake)`."""
+    async with AsyncExitStack() as stack:
+
+        async def start(number: int = 2, stall_seconds: float = 10.0, **fake: Any) -> Children:
+            made = Children(number, stall_seconds, **fake)
+            await asyncio.to_thread(made.engine.start)
+            stack.push_async_callback(asyncio.to_thread, made.engine.close)
+            return made
+
+        yield start
+
+
+async def outcomes(engine: FleetEngine, number: int, **params: Any) -> list[str]:
+    """Texts, or names of errors."""
+
+    async def one() -> str:
+        try:
+            return (await answer(engine, job(engine, **params)))[0]
+        except Exception as error:
+            return type(error).__name__
+
+    return await asyncio.gather(*(one() for _ in range(number)))
+
+
+async def test_one_is_killed_under_load_and_another_takes_its_place(started: Any) -> None:
+    made = await started()
+    adapter = fake_adapter("a")
+    await made.engine.load(adapter)
+    asked = asyncio.ensure_future(outcomes(made.engine, 24, min_tokens=150, max_tokens=150))
+    await until(lambda: made.engine.status().running > 8)
+    old = made.pid(0)
+    os.kill(old, signal.SIGKILL)
+    (whole,) = {text for text in await asked if text != "Unavailable"}
+    assert len(whole.split()) > 3
+    await until(lambda: made.engine.replicas[0].up and made.pid(0) != old, 20)
+    assert set(await outcomes(made.engine, 8, adapter=adapter.digest)) == {
+        f"[{adapter.digest[:8]}] one two three"
+    }
+
+
+async def test_one_that_is_stopped_does_not_make_the_edge_unhealthy(started: Any) -> None:
+    """A hung replica, while another is well: its requests move, and the server stays SERVING."""
+    made = await started(2, 1.5)
+    lifecycle = Lifecycle()
+    lifecycle.phase = Phase.SERVING
+    health = Health(lifecycle, made.engine.status, 1.5, lambda: True)
+    old = made.pid(0)
+    os.kill(old, signal.SIGSTOP)
+    asked = asyncio.ensure_future(outcomes(made.engine, 8))
+    seen = []
+    while made.links[0].child is None or made.pid(0) == old or not made.engine.replicas[0].up:
+        seen.append(health.ready)
+        await asyncio.sleep(0.05)
+    assert all(seen)
+    assert len(seen) > 10
+    assert set(await asked) == {"[base] one two three"}
+
+
+async def test_one_whose_engine_makes_no_step_ends_itself(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    own = OWN | {"stall_seconds": 0.3}
+    child = Child("fake", own, fake={"step_seconds": 1000.0})
+    link = GrpcLink("0", await asyncio.to_thread(child.address), Security(child.secret))
+    engine = FleetEngine([link], FakeEngine, max_running=8, max_queue=64)
+    await asyncio.to_thread(engine.start)
+    with pytest.raises(Unavailable):
+        await answer(engine, job(engine))
+    assert await asyncio.to_thread(child.process.wait, 10) == 1
+    assert "Timeout" in capfd.readouterr().err  # and where its threads were
+    await asyncio.to_thread(engine.close)
+    child.end()
+
+
+def test_a_child_ends_with_its_edge() -> None:
+    code = """
+import sys, time
+from router.replicas.children import Child
+from tests.replicas.test_children import OWN
+child = Child("fake", OWN)
+child.address()
+print(child.process.pid, flush=True)
+time.sleep(60)
+"""
+    edge = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    assert edge.stdout is not None
+    pid = int(edge.stdout.readline())
+    edge.kill()
+    edge.wait()
+    end = time.monotonic() + 10
+    while Path(f"/proc/{pid}").exists() and "zombie" not in Path(f"/proc/{pid}/status").read_text():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+    edge.stdout.close()
+
+
+def test_why_a_child_does_not_start_is_the_edges_error() -> None:
+    with pytest.raises(ConfigError, match="--engine is torch, vllm or fake, not 'absent'"):
+        ChildLink("0", "absent", OWN).start()
+    with pytest.raises(LinkLost, match=r"has not started within 0\.1 s"):
+        ChildLink("0", "fake", OWN, 0.1, fake={"start_seconds": 30.0}).start()
+
+
+async def test_one_that_drains_loses_nothing_and_another_takes_its_place(started: Any) -> None:
+    made = await started()
+    adapters = [fake_adapter(f"a{i}") for i in range(4)]
+    for adapter in adapters:
+        await made.engine.load(adapter)
+    asked = asyncio.ensure_future(outcomes(made.engine, 16, min_tokens=150, max_tokens=150))
+    await until(lambda: made.engine.status().running > 8)
+    old = made.pid(1)
+    await made.engine.members.drain("1")
+    while not asked.done() or made.links[1].child is None or made.pid(1) == old:
+        adapter = adapters[0]
+        assert (
+            await outcomes(made.engine, 2, adapter=adapter.digest)
+            == [f"[{adapter.digest[:8]}] one two three"] * 2
+        )
+    assert "Unavailable" not in await asked
+    await until(lambda: made.engine.replicas[1].up)
+
+
+def free_port() -> int:
+    import socket
+
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+    return port
+
+
+@pytest.fixture
+def standing() -> Iterator[Any]:
+    """`standing(port)`: a replica that somebody else has started."""
+    processes: list[subprocess.Popen[bytes]] = []
+
+    def start(port: int, *more: str) -> subprocess.Popen[bytes]:
+        command = [sys.executable, "-m", "router.cli", "replica", "--engine", "fake"]
+        command += ["--listen", f"127.0.0.1:{port}", "--fake", json.dumps(STEP), *more]
+        if "--metrics-listen" not in more:
+            command += ["--metrics-listen", ""]
+        environment = os.environ | {"LORA_ROUTER_REPLICA_SECRET": SECRET}
+        processes.append(subprocess.Popen(command, env=environment))
+        return processes[-1]
+
+    yield start
+    for process in processes:
+        process.kill()
+        process.wait()
+
+
+async def test_replicas_are_found_where_others_start_them(
+    standing: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(members, "MOMENT_SECONDS", 0.1)
+    one, two, page = free_port(), free_port(), free_port()
+    first = standing(one, "--metrics-listen", f"127.0.0.1:{page}")
+    found = FoundMembership([f"127.0.0.1:{one}", f"dns:///localhost:{two}"], Security(SECRET))
+    edges = [
+        FleetEngine(found.link, FakeEngine, max_running=8, max_queue=64, membership=found, shared=True)
+        for _ in range(2)
+    ]
+    await asyncio.gather(*(asyncio.to_thread(edge.start) for edge in edges))
+    for edge in edges:
+        assert await outcomes(edge, 4) == ["[base] one two three"] * 4  # by the one that is there
+    standing(two)
+    for edge in edges:
+        await until(lambda edge=edge: sum(replica.up for replica in edge.replicas) == 2, 20)
+    text = await asyncio.to_thread(lambda: urlopen(f"http://127.0.0.1:{page}/metrics").read().decode())
+    assert "\nlora_router_requests_waiting 0.0" in text
+    asked = asyncio.gather(*(outcomes(edge, 16, min_tokens=150, max_tokens=150) for edge in edges))
+    await until(lambda: all(edge.status().running > 8 for edge in edges))
+    first.terminate()  # drains: replaced under load
+    assert all("Unavailable" not in texts for texts in await asked)
+    assert await asyncio.to_thread(first.wait, 10) == 0
+    await asyncio.to_thread(edges[0].close)  # an edge that ends leaves replicas to others
+    assert await outcomes(edges[1], 4) == ["[base] one two three"] * 4
+    await asyncio.to_thread(edges[1].close)
+
+
+def test_a_replica_is_not_open_to_other_machines_by_accident() -> None:
+    command = [sys.executable, "-m", "router.cli", "replica", "--engine", "fake", "--listen", "0.0.0.0:0"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "can be reached from other machines" in done.stderr
+
+
+def test_devices_are_dealt_out() -> None:
+    assert devices({"CUDA_VISIBLE_DEVICES": "2,GPU-x"}) == ["2", "GPU-x"]
+    assert devices({"CUDA_VISIBLE_DEVICES": ""}) == []
+    with suppress(FileNotFoundError):
+        assert devices({}, Path("/nowhere")) == []
+
+
+ROUNDS, STREAMS = 20, 24
+
+
+@pytest.mark.long
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("how", ["killed", "stopped", "drained"])
+async def test_whatever_happens_no_answer_is_wrong_or_silently_short(started: Any, how: str) -> None:
+    """Many rounds: each stream is whole or ends UNAVAILABLE, and whole answers are back within 20 s."""
+    made = await started(3, 2.0)
+    adapter = fake_adapter("a")
+    await made.engine.load(adapter)
+    long = {"adapter": adapter.digest, "min_tokens": 120, "max_tokens": 120}
+    (whole,) = set(await outcomes(made.engine, 1, **long))
+    lost = 0
+    for turn in range(ROUNDS):
+        await until(lambda: all(replica.up for replica in made.engine.replicas), 60)
+        asked = asyncio.ensure_future(outcomes(made.engine, STREAMS, **long))
+        await asyncio.sleep(0.1 + 0.05 * (turn % 10))  # somewhere in the streams
+        at = turn % 3
+        if how == "drained":
+            await made.engine.members.drain(str(at))
+        else:
+            os.kill(made.pid(at), signal.SIGKILL if how == "killed" else signal.SIGSTOP)
+        began = time.monotonic()
+        texts = await asked
+        assert set(texts) <= {whole, "Unavailable"}, turn
+        lost += texts.count("Unavailable")
+        while set(await outcomes(made.engine, STREAMS, **long)) != {whole}:
+            assert time.monotonic() - began < 20
+    assert how != "drained" or lost == 0

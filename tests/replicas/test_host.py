@@ -1,0 +1,239 @@
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, Callable
+from typing import Any
+
+import pytest
+
+from router.engine.base import Delta, Finished, Reading
+from router.engine.fake import FakeEngine
+from router.errors import EngineFailed, FailedPrecondition, InvalidRequest, RouterError, Unavailable
+from router.replicas import messages
+from router.replicas.host import EngineHost
+from router.replicas.messages import Answer, cancel, compile_, load, read, submit, unload
+from router.types import Constraint, FinishReason
+from router.v1 import engine_pb2 as pb
+from tests.engine.contract import until
+from tests.engine.test_contract import fake_adapter
+from tests.replicas.conftest import job
+
+
+class Edge:
+    """The other end of a host's stream."""
+
+    def __init__(self, host: EngineHost, name: str = "edge") -> None:
+        self.host, self.name = host, name
+        self.session = host.open(name)
+        self.stream = host.batches(self.session)
+        self.batches: list[pb.AttachResponse] = []
+        self.ended = ""
+        self.task = asyncio.ensure_future(self._read(self.stream))
+
+    async def _read(self, stream: AsyncGenerator[pb.AttachResponse, None]) -> None:
+        try:
+            async for batch in stream:
+                self.batches.append(batch)
+        except Unavailable as error:
+            self.ended = error.message
+
+    def send(self, *commands: pb.EngineCommand) -> None:
+        self.host.receive(self.session, pb.AttachRequest(commands=commands))
+
+    def of(self, key: int) -> list[Any]:
+        events = [event for batch in self.batches for event in batch.events]
+        return [messages.value_of(event) for event in events if event.key == key]
+
+    async def last(self, key: int) -> Any:
+        await until(lambda: any(not isinstance(what, Delta) for what in self.of(key)))
+        return self.of(key)[-1]
+
+
+Meet = Callable[..., Any]
+
+
+@pytest.fixture
+async def meet() -> AsyncGenerator[Meet, None]:
+    """A host with a fake engine, and its edges."""
+    hosts: list[EngineHost] = []
+    edges: list[Edge] = []
+
+    async def met(
+        *names: str, silence: float = 30.0, **options: Any
+    ) -> tuple[FakeEngine, EngineHost, list[Edge]]:
+        engine = FakeEngine(**options)
+        host = EngineHost(engine, silence=silence)
+        host.start()
+        hosts.append(host)
+        made = [Edge(host, name) for name in names or ("edge",)]
+        edges.extend(made)
+        await until(lambda: all(edge.batches for edge in made))
+        return engine, host, made
+
+    yield met
+    for edge in edges:
+        edge.task.cancel()
+    for host in hosts:
+        host.close()
+
+
+async def test_a_batch_carries_the_whole_step_and_now_and_then_the_status(
+    meet: Meet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("router.replicas.host.BEAT", 100.0)
+    engine, _, (edge,) = await meet(step_seconds=0.005)
+    edge.send(*(submit(key, job()) for key in range(8)))
+    for key in range(8):
+        assert isinstance(await edge.last(key), Finished)
+    busy = [batch for batch in edge.batches if batch.events]
+    assert len(busy) <= 2 * engine.steps  # not one for each of 40 events
+    assert {len(edge.of(key)) for key in range(8)} == {5}
+    assert len([batch for batch in edge.batches if batch.HasField("state")]) == 1
+
+
+async def test_a_silent_edge_loses_jobs_and_holds(meet: Meet) -> None:
+    engine, host, (silent, other) = await meet("silent", "other", silence=0.2, step_seconds=0.001)
+    one, both = fake_adapter("one"), fake_adapter("both")
+    for adapter in (one, both):
+        host.put_weights(adapter)
+    silent.send(load(0, one.digest), load(1, both.digest))
+    await silent.last(1)
+    other.send(load(0, both.digest))
+    await asyncio.gather(silent.last(0), silent.last(1), other.last(0))
+    silent.send(submit(2, job(adapter=one.digest, min_tokens=1500, max_tokens=1500)))
+    await until(lambda: engine.busy)
+    while not silent.ended:
+        other.send()
+        await asyncio.sleep(0.02)
+    assert "was silent for" in silent.ended
+    while one.digest in engine.status().host_adapters:
+        other.send()
+        await asyncio.sleep(0.01)
+    assert not engine.busy
+    assert host.edges == ("other",)
+    assert host.holders(both.digest) == {"other"}
+    assert engine.status().host_adapters == (both.digest,)
+
+
+async def test_who_was_stopped_itself_blames_nobody(meet: Meet) -> None:
+    _, host, (edge,) = await meet(silence=0.3)
+    edge.send()
+    time.sleep(0.5)  # noqa: ASYNC251 - as a stopped process
+    await asyncio.sleep(0.05)
+    edge.send()
+    await asyncio.sleep(0.1)
+    assert host.edges == ("edge",)
+
+
+async def test_an_adapter_is_there_until_the_last_edge_lets_go(meet: Meet) -> None:
+    engine, host, (one, two) = await meet("one", "two")
+    adapter = fake_adapter("a")
+    host.put_weights(adapter)
+    for edge in (one, two):
+        edge.send(load(0, adapter.digest), load(1, adapter.digest))
+        assert [await edge.last(0), await edge.last(1)] == [8, 8]
+    one.send(unload(2, adapter.digest))
+    assert await one.last(2) == 0
+    assert engine.status().host_adapters
+    two.send(unload(2, adapter.digest), unload(3, adapter.digest))
+    assert [await two.last(2), await two.last(3)] == [8, 0]
+    assert not engine.status().host_adapters
+
+
+async def test_what_is_refused_is_told_by_its_own_error(meet: Meet) -> None:
+    engine, _, (edge,) = await meet()
+    edge.send(
+        submit(0, job(adapter="absent")),
+        compile_(1, Constraint("regex", "("), ""),
+        read(2, Reading([], depth=0.5)),
+        pb.EngineCommand(key=3),  # as one of a later release looks here
+        submit(4, job(constraint=Constraint("regex", "("))),
+        compile_(5, Constraint("regex", "a"), ""),
+    )
+    refused: list[type[RouterError]] = [
+        FailedPrecondition,
+        InvalidRequest,
+        InvalidRequest,
+        FailedPrecondition,
+        InvalidRequest,
+    ]
+    for key, kind in enumerate(refused):
+        assert type(await edge.last(key)) is kind
+    assert await edge.last(5) is Answer.DONE
+    engine.fail_step("boom")
+    edge.send(submit(6, job()))
+    assert type(await edge.last(6)) is EngineFailed
+
+
+async def test_a_job_may_be_cancelled_while_its_constraint_is_compiled(meet: Meet) -> None:
+    engine, _, (edge,) = await meet()
+    slow = asyncio.Event()
+    compiled = engine.compile
+
+    async def compile(constraint: Constraint, tenant: str) -> Any:
+        await slow.wait()
+        return await compiled(constraint, tenant)
+
+    engine.compile = compile
+    asked = job(constraint=Constraint("choices", choices=("a", "b")))
+    edge.send(submit(0, asked), submit(1, asked))
+    await asyncio.sleep(0.01)
+    edge.send(cancel(0))
+    assert (await edge.last(0)).reason is FinishReason.CANCELLED
+    slow.set()
+    assert (await edge.last(1)).reason is FinishReason.STOP
+    assert len(engine.jobs) == 1
+
+
+async def test_a_load_under_way_is_finished_and_then_let_go(meet: Meet) -> None:
+    engine, host, (edge,) = await meet(load_seconds=0.05)
+    adapter, unloaded = fake_adapter("a"), []
+    unload = engine.unload
+
+    async def noted(digest: str) -> int:
+        freed: int = await unload(digest)
+        unloaded.append(freed)
+        return freed
+
+    engine.unload = noted
+    host.put_weights(adapter)
+    edge.send(load(0, adapter.digest))
+    await asyncio.sleep(0.01)
+    edge.task.cancel()
+    await until(lambda: unloaded)
+    assert unloaded == [8]
+    assert not engine.status().host_adapters
+
+
+async def test_weights_are_put_first_and_travel_once(meet: Meet) -> None:
+    engine, host, (one, two) = await meet("one", "two")
+    adapter = fake_adapter("a")
+    one.send(load(0, adapter.digest))
+    assert await one.last(0) is Answer.MISSING
+    host.put_weights(adapter)
+    one.send(load(1, adapter.digest))
+    assert await one.last(1) == 8
+    two.send(load(0, adapter.digest))
+    assert await two.last(0) == 8
+    assert engine.status().host_adapters == (adapter.digest,)
+
+
+async def test_one_that_drains_says_so_at_once_and_is_idle_when_all_is_done(meet: Meet) -> None:
+    _, host, (edge,) = await meet(step_seconds=0.005)
+    host.put_weights(fake_adapter("a"))
+    edge.send(submit(0, job()), load(1, fake_adapter("a").digest))
+    await edge.last(1)
+    edge.send(messages.drain(2))
+    await until(lambda: any(batch.state.draining for batch in edge.batches))
+    assert host.draining.is_set()
+    assert not host.idle
+    edge.send(unload(3, fake_adapter("a").digest))
+    await edge.last(0)
+    await until(lambda: host.idle)
+
+
+async def test_an_edge_has_one_stream(meet: Meet) -> None:
+    _, host, _ = await meet()
+    with pytest.raises(Unavailable, match="already"):
+        host.open("edge")

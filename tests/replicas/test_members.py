@@ -1,0 +1,283 @@
+"""Replicas that come, are replaced and are taken away while requests run."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import numpy as np
+import pytest
+
+from router.engine.base import AdapterArtifact, Finished, Reading
+from router.engine.fake import FakeEngine
+from router.errors import FailedPrecondition, NotFound
+from router.replicas.link import LinkLost
+from router.replicas.membership import MemberState, Step
+from router.replicas.scaling import Rules
+from router.types import FinishReason
+from tests.engine.contract import until
+from tests.engine.test_contract import fake_adapter
+from tests.replicas.conftest import Fleet, Make, job
+from tests.replicas.test_failures import outcome
+
+QUICK = Rules(memory=0.05, up_seconds=0.05, down_seconds=0.3)
+
+
+def names(made: Fleet, state: MemberState = MemberState.SERVING) -> list[str]:
+    return [member.name for member in made.engine.members.roster.members if member.state is state]
+
+
+def up(made: Fleet) -> list[str]:
+    return [replica.name for replica in made.engine.replicas if replica.up]
+
+
+def alive(made: Fleet) -> list[str]:
+    """Whose engine has not been ended."""
+    return [link.name for link in made.links if link.host is not None]
+
+
+def step(made: Fleet, old: str) -> Step:
+    return {found.old: found.step for found in made.engine.members.roster.replacements}.get(old, Step.QUEUED)
+
+
+@asynccontextmanager
+async def clients(made: Fleet, adapters: list[AdapterArtifact], number: int = 6) -> AsyncIterator[list[str]]:
+    """Requests for all adapters and the base, one after the other by each; what was not answered as asked."""
+    stop, lost, count = asyncio.Event(), [], 0
+
+    async def client(at: int) -> None:
+        nonlocal count
+        while not stop.is_set():
+            adapter = [None, *adapters][at % (len(adapters) + 1)]
+            at += 1
+            got = await outcome(made.engine.submit(job(adapter=adapter.digest if adapter else None)))
+            if got != f"[{adapter.digest[:8] if adapter else 'base'}] one two three":
+                lost.append(got)
+            count += 1
+
+    tasks = [asyncio.create_task(client(i)) for i in range(number)]
+    try:
+        yield lost
+    finally:
+        stop.set()
+        await asyncio.gather(*tasks)
+    assert count > number
+
+
+async def test_all_are_replaced_and_nothing_is_lost(fleet: Make) -> None:
+    made = await fleet(3, most=3)
+    adapters = [fake_adapter(f"a{i}") for i in range(6)]
+    for adapter in adapters:
+        await made.engine.load(adapter)
+    async with clients(made, adapters) as lost:
+        await until(lambda: made.engine.status().steps > 20)
+        steps = made.engine.status().steps
+        await made.engine.members.replace([])
+        await until(lambda: names(made) == ["3", "4", "5"] and up(made) == ["3", "4", "5"])
+        await until(lambda: alive(made) == ["3", "4", "5"])
+    assert lost == []
+    assert {link.starts for link in made.links} == {1}
+    assert {digest for e in made.made.values() for digest in e.status().host_adapters} >= {
+        adapter.digest for adapter in adapters
+    }
+    assert made.engine.status().steps >= steps  # those of the old ones stay in the sum
+    assert made.engine.status().flaws == ()
+
+
+async def test_adapters_are_with_the_heir_before_the_old_one_has_gone(fleet: Make) -> None:
+    made = await fleet(2, most=2)
+    adapters = [fake_adapter(f"a{i}") for i in range(6)]
+    for adapter in adapters:
+        await made.engine.load(adapter)
+    theirs = set(made.made["0"].status().host_adapters)
+    assert len(theirs) == 3
+    await made.engine.members.replace(["0"])
+    await until(lambda: step(made, "0") is Step.DONE)
+    assert set(made.made["2"].status().host_adapters) == theirs
+
+
+async def test_a_long_stream_goes_on_to_its_end_on_one_that_drains(fleet: Make) -> None:
+    made = await fleet(2, most=2)
+    adapter = fake_adapter("a")
+    await made.engine.load(adapter)
+    (at,) = [name for name, engine in made.made.items() if engine.status().host_adapters]
+    made.made[at].hold()
+    long = made.engine.submit(job(adapter=adapter.digest, min_tokens=50))
+    await until(lambda: made.made[at].busy)
+    await made.engine.members.replace([at])
+    await until(lambda: names(made, MemberState.DRAINING) == [at])
+    await until(lambda: made.engine._placement.homes(adapter.digest) == ("2",))
+    had = len(made.made[at].jobs)
+    assert [await outcome(made.engine.submit(job(adapter=adapter.digest))) for _ in range(4)]
+    assert [await outcome(made.engine.submit(job())) for _ in range(8)]
+    assert len(made.made[at].jobs) == had  # nothing new
+    assert at in alive(made)
+    made.made[at].resume()
+    events = [event async for event in long]
+    assert isinstance(events[-1], Finished)
+    assert (events[-1].reason, events[-1].usage.completion_tokens) == (FinishReason.STOP, 50)
+    await until(lambda: at not in alive(made))
+    assert sorted(name for name in "012" if name != at) == sorted(up(made))
+
+
+async def test_one_that_dies_while_it_drains_is_not_started_again(fleet: Make) -> None:
+    made = await fleet(2, most=2)
+    for engine in made.made.values():
+        engine.hold()
+    fresh = [made.engine.submit(job()) for _ in range(4)]
+    await until(lambda: all(engine.busy for engine in made.made.values()))
+    await made.engine.members.replace(["0"])
+    await until(lambda: names(made, MemberState.DRAINING) == ["0"])
+    await asyncio.to_thread(made.link("0").kill)
+    made.made["1"].resume()
+    assert {await outcome(generation) for generation in fresh} == {"[base] one two three"}
+    await until(lambda: step(made, "0") is Step.DONE)
+    assert made.link("0").starts == 1
+    assert up(made) == ["1", "2"]
+
+
+async def test_where_the_new_one_does_not_start_the_old_one_stays(
+    fleet: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("router.replicas.replica.FIRST_PAUSE", 0.02)
+    made = await fleet(2, most=2)
+    adapter = fake_adapter("a")
+    await made.engine.load(adapter)
+    make_link = made.engine.members._link
+
+    def broken(name: str) -> Any:
+        link: Any = make_link(name)
+        link._make = fails
+        return link
+
+    def fails() -> Any:
+        raise LinkLost("no node has room for it")
+
+    made.engine.members._link = broken
+    async with clients(made, [adapter], 2) as lost:
+        await made.engine.members.replace([])
+        await until(lambda: step(made, "0") is Step.FAILED)
+        await until(lambda: [replica.name for replica in made.engine.replicas] == ["0", "1"])
+    assert lost == []
+    first, second = made.engine.members.roster.replacements
+    assert first.problem == "replica 2 did not come up: no node has room for it"
+    assert second.step is Step.FAILED
+
+
+async def test_one_that_differs_does_not_join(fleet: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("router.replicas.replica.FIRST_PAUSE", 0.02)
+    made = await fleet(1, most=1)
+    make_link = made.engine.members._link
+
+    def other() -> FakeEngine:
+        return FakeEngine(context_length=99)
+
+    def different(name: str) -> Any:
+        link: Any = make_link(name)
+        link._make = other
+        return link
+
+    made.engine.members._link = different
+    await made.engine.members.replace([])
+    await until(lambda: step(made, "0") is Step.FAILED)
+    assert "its context_length is 99" in made.engine.members.roster.replacements[0].problem
+    assert await outcome(made.engine.submit(job())) == "[base] one two three"
+
+
+async def test_load_brings_replicas_and_takes_them_away(fleet: Make) -> None:
+    made = await fleet(1, most=3, rules=QUICK, step_seconds=0.005)
+    adapters = [fake_adapter(f"a{i}") for i in range(4)]
+    for adapter in adapters:
+        await made.engine.load(adapter)
+    async with clients(made, adapters, 24) as lost:
+        await until(lambda: len(up(made)) == 3)
+        await until(lambda: all(made.made[name].jobs for name in "012"))
+    await until(lambda: names(made) == alive(made) == up(made) and len(up(made)) == 1)
+    assert lost == []
+    for adapter in adapters:
+        assert await outcome(made.engine.submit(job(adapter=adapter.digest)))
+
+
+async def test_more_are_asked_for_by_hand_and_fewer(fleet: Make) -> None:
+    made = await fleet(1, most=1)
+    assert (await made.engine.members.resize(3, 3)).most == 3
+    await until(lambda: up(made) == ["0", "1", "2"])
+    adapters = [fake_adapter(f"a{i}") for i in range(6)]
+    for adapter in adapters:
+        await made.engine.load(adapter)
+    async with clients(made, adapters) as lost:
+        await made.engine.members.resize(1, 1)
+        await until(lambda: len(alive(made)) == 1)
+    assert lost == []
+    assert len(made.made[alive(made)[0]].status().host_adapters) == 6
+
+
+async def test_more_adapters_than_who_is_left_has_memory_for(fleet: Make) -> None:
+    made = await fleet(2, most=2, host_bytes=24)  # three adapters each
+    adapters = [fake_adapter(f"a{i}") for i in range(6)]
+    for adapter in adapters:
+        await made.engine.load(adapter)
+    async with clients(made, adapters, 2) as lost:
+        await made.engine.members.resize(1, 1)
+        await until(lambda: len(alive(made)) == 1)
+    assert lost == []
+    assert made.made[alive(made)[0]].status().host_bytes == 24
+
+
+async def test_the_last_one_up_answers_though_it_drains(fleet: Make) -> None:
+    made = await fleet(2, most=2)
+    for engine in made.made.values():
+        engine.hold()
+    held = [made.engine.submit(job()) for _ in range(2)]  # one each
+    await until(lambda: all(engine.busy for engine in made.made.values()))
+    await made.engine.members.resize(1, 1)
+    await until(lambda: names(made, MemberState.DRAINING) == ["1"])
+    loop, waits, start = asyncio.get_running_loop(), asyncio.Event(), made.link("0").start
+
+    def late() -> Any:
+        asyncio.run_coroutine_threadsafe(waits.wait(), loop).result(10)
+        return start()
+
+    made.link("0").start = late  # type: ignore[method-assign]
+    await asyncio.to_thread(made.link("0").kill)
+    await until(lambda: up(made) == ["1"])
+    asked = made.engine.submit(job())
+    made.made["1"].resume()
+    assert np.isfinite(await made.engine.read(Reading([65, 66], depth=0.5))).all()
+    assert [await outcome(generation) for generation in (asked, *held)] == ["[base] one two three"] * 3
+    waits.set()
+    await until(lambda: up(made) == ["0"])
+
+
+async def test_who_is_not_there_cannot_be_replaced(fleet: Make) -> None:
+    made = await fleet(2, most=2)
+    with pytest.raises(NotFound, match="replica '9' not found: there are 0, 1"):
+        await made.engine.members.replace(["9"])
+
+
+async def test_a_fleet_made_of_links_stays_what_it_is(fleet: Make) -> None:
+    made = await fleet(2)
+    for change in (made.engine.members.replace([]), made.engine.members.resize(1, 3)):
+        with pytest.raises(FailedPrecondition, match="these replicas are fixed"):
+            await change
+
+
+async def test_a_cancel_ends_what_keeps_a_replica(fleet: Make) -> None:
+    made = await fleet(2, most=2)
+    made.made["0"].hold()
+    made.made["1"].hold()
+    asked = [made.engine.submit(job(min_tokens=9)) for _ in range(2)]
+    await until(lambda: all(engine.busy for engine in made.made.values()))
+    await made.engine.members.replace(["0"])
+    await until(lambda: names(made, MemberState.DRAINING) == ["0"])
+    for generation in asked:
+        generation.cancel()
+    for engine in made.made.values():
+        engine.resume()
+    await until(lambda: "0" not in alive(made))
+    for generation in asked:
+        events = [event async for event in generation]
+        assert isinstance(events[-1], Finished)
+        assert events[-1].reason is FinishReason.CANCELLED

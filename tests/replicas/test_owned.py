@@ -1,0 +1,256 @@
+"""The decisions alone: edges and their replicas are told of, and time is a number."""
+
+from __future__ import annotations
+
+import asyncio
+import pickle
+
+import pytest
+
+from router.errors import InvalidRequest, NotFound
+from router.replicas.membership import Member, MemberLoad, MemberState, Report, Roster, Step
+from router.replicas.owned import START_SECONDS, STARTS, OwnedMembership
+from tests.engine.contract import until
+
+ROWS = 4
+DRAINING = MemberState.DRAINING
+
+
+class Edge:
+    """One that has up whatever the roster says, and lets go of what is draining at the next report."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.loads: dict[str, MemberLoad] = {}
+        self.broken: set[str] = set()  # do not start
+        self.keeps: set[str] = set()  # has jobs that do not end
+        self.jobs = 0  # at each
+        self.waiting = 0
+
+    async def report(self) -> Roster:
+        roster = await self.world.membership.report(Report(dict(self.loads), self.waiting, ROWS))
+        members = {member.name: member for member in roster.members}
+        for name, member in members.items():
+            if member.state is MemberState.SERVING and name in self.broken:
+                failures = self.loads[name].failures + 1 if name in self.loads else 1
+                self.loads[name] = MemberLoad(False, problem="no room", failures=failures)
+            elif member.state is MemberState.SERVING or name in self.keeps:
+                running = min(self.jobs, ROWS)
+                self.loads[name] = MemberLoad(True, running, self.jobs - running)
+        for name in tuple(self.loads):
+            member = members.get(name, Member(name, DRAINING))
+            if member.state is DRAINING and name not in self.keeps:
+                del self.loads[name]
+        return roster
+
+
+class World:
+    def __init__(self, least: int, most: int | None = None) -> None:
+        self.now = 0.0
+        self.ended: list[str] = []
+        self.membership = OwnedMembership(least, most, self.ended.append, clock=lambda: self.now)
+        self.edge = Edge(self)
+        self.roster = Roster(0, (), 0, 0)
+
+    async def pass_seconds(self, seconds: int) -> Roster:
+        for _ in range(seconds):
+            self.now += 1
+            self.roster = await self.edge.report()
+        await asyncio.sleep(0)
+        return self.roster
+
+    def names(self, state: MemberState = MemberState.SERVING) -> list[str]:
+        return [member.name for member in self.roster.members if member.state is state]
+
+    def steps(self) -> dict[str, Step]:
+        return {found.old: found.step for found in self.roster.replacements}
+
+
+async def test_the_first_are_there_at_once_and_nothing_changes_without_reason() -> None:
+    world = World(2)
+    first = await world.pass_seconds(1)
+    assert world.names() == ["0", "1"]
+    last = await world.pass_seconds(400)
+    assert first == last == pickle.loads(pickle.dumps(last))
+    assert world.ended == []
+
+
+async def test_load_brings_more_and_their_end_takes_them_away() -> None:
+    world = World(1, 3)
+    await world.pass_seconds(5)
+    world.edge.jobs = 2 * ROWS
+    await world.pass_seconds(60)
+    assert world.names() == ["0", "1", "2"]
+    world.edge.jobs = 0
+    await world.pass_seconds(500)
+    assert world.names() == ["0"]
+    await until(lambda: world.ended == ["2", "1"])  # the last that came goes first
+
+
+async def test_one_is_ended_when_the_edge_has_let_it_go() -> None:
+    world = World(2)
+    await world.pass_seconds(2)
+    world.edge.keeps = {"0"}
+    await world.membership.replace(["0"])
+    await world.pass_seconds(30)
+    assert world.names(DRAINING) == ["0"]
+    assert world.names() == ["1", "2"]
+    assert world.ended == []
+    world.edge.keeps = set()
+    await world.pass_seconds(3)
+    await until(lambda: world.ended == ["0"])
+    assert world.steps() == {"0": Step.DONE}
+
+
+async def test_one_after_the_other_and_the_old_one_only_when_the_new_one_is_up() -> None:
+    world = World(3)
+    await world.pass_seconds(2)
+    roster = await world.membership.replace([])
+    assert [found.old for found in roster.replacements] == ["0", "1", "2"]
+    seen: list[tuple[int, int]] = []
+    for _ in range(30):
+        await world.pass_seconds(1)
+        up = sum(load.up for load in world.edge.loads.values())
+        seen.append((up, len(world.names(DRAINING))))
+        assert len(world.names()) <= 4
+        assert len(world.names(DRAINING)) <= 1
+    assert min(up for up, _ in seen) >= 3
+    assert world.names() == ["3", "4", "5"]
+    assert set(world.steps().values()) == {Step.DONE}
+    assert [found.new for found in world.roster.replacements] == ["3", "4", "5"]
+    await until(lambda: world.ended == ["0", "1", "2"])
+
+
+async def test_the_heir_is_named_to_the_edges() -> None:
+    world = World(1)
+    await world.pass_seconds(2)
+    world.edge.keeps = {"0"}
+    await world.membership.replace(["0"])
+    await world.pass_seconds(3)
+    assert Member("0", DRAINING, "1") in world.roster.members
+
+
+async def test_where_the_new_one_does_not_come_up_the_old_one_stays() -> None:
+    world = World(2)
+    await world.pass_seconds(2)
+    world.edge.broken = {"2"}
+    await world.membership.replace([])
+    await world.pass_seconds(STARTS + 5)
+    assert world.names() == ["0", "1"]
+    first, second = world.roster.replacements
+    assert (first.step, first.problem) == (Step.FAILED, "replica 2 did not come up: no room")
+    assert (second.step, second.problem) == (Step.FAILED, "not tried, since that of 0 failed")
+    await until(lambda: world.ended == ["2", "2"])  # at once, and when no edge named it
+    world.edge.broken = set()  # it may be tried again
+    await world.membership.replace(["0"])
+    await world.pass_seconds(10)
+    assert world.names() == ["1", "3"]
+
+
+async def test_one_that_is_being_replaced_is_not_replaced_again() -> None:
+    world = World(2)
+    await world.pass_seconds(2)
+    await world.membership.replace(["0", "0"])
+    await world.pass_seconds(1)
+    await world.membership.replace(["0"])
+    await world.membership.replace([])  # 1 only: 0 is under way, 2 is new
+    assert await world.pass_seconds(20)
+    assert world.names() == ["2", "3"]
+
+
+async def test_who_is_not_there_is_named() -> None:
+    world = World(2)
+    await world.pass_seconds(2)
+    with pytest.raises(NotFound, match="replica '7' not found: there are 0, 1"):
+        await world.membership.replace(["0", "7"])
+    await world.pass_seconds(5)
+    assert world.names() == ["0", "1"]
+
+
+@pytest.mark.parametrize(
+    ("least", "most", "said"),
+    [
+        (0, 2, "least: must be from 1 to 1024, not 0"),
+        (3, 2, r"most: must be from least \(3\) to 1024, not 2"),
+        (2, 9999, "to 1024, not 9999"),
+    ],
+)
+async def test_bounds_that_are_none(least: int, most: int, said: str) -> None:
+    world = World(2)
+    with pytest.raises(InvalidRequest, match=said):
+        await world.membership.resize(least, most)
+    with pytest.raises(InvalidRequest, match=said):
+        OwnedMembership(least, most)
+    await world.pass_seconds(1)
+    assert (world.roster.least, world.roster.most) == (2, 2)
+
+
+async def test_other_bounds_are_kept_at_once() -> None:
+    world = World(2)
+    await world.pass_seconds(2)
+    roster = await world.membership.resize(4, 6)
+    assert [m.name for m in roster.members] == ["0", "1", "2", "3"]
+    await world.pass_seconds(2)
+    await world.membership.resize(1, 2)
+    await world.pass_seconds(1)
+    assert len(world.names(DRAINING)) == 1  # one at a time
+    await world.pass_seconds(10)
+    assert world.names() == ["0", "1"]
+
+
+async def test_one_that_starts_in_the_place_of_another_is_not_counted_for_the_least() -> None:
+    world = World(2)
+    await world.pass_seconds(2)
+    world.edge.broken = {"2"}
+    await world.membership.replace(["0"])
+    await world.pass_seconds(1)
+    roster = await world.membership.resize(3, 3)
+    assert [member.name for member in roster.members] == ["0", "1", "2", "3"]
+
+
+async def test_one_that_cannot_be_had_is_let_go_where_enough_are_there() -> None:
+    world = World(1, 4)
+    world.edge.broken = {"1", "2", "3"}
+    world.edge.jobs = 3 * ROWS
+    seen = [(world.now, (await world.pass_seconds(1)).members[1:]) for _ in range(100)]
+    tried = [(now, rest[0].name) for now, rest in seen if rest]
+    assert [name for _, name in tried] == sorted(name for _, name in tried)
+    (first, *_), (second, *_) = ([now for now, found in tried if found == name] for name in "12")
+    assert second - first >= 60  # a pause, after which another is tried
+    assert world.names() == ["0"]
+    assert "1" in world.ended
+
+
+async def test_one_that_takes_too_long_is_let_go_but_not_one_that_is_needed() -> None:
+    world = World(1)
+    await world.pass_seconds(2)
+
+    async def never() -> Roster:
+        roster = await world.membership.report(Report({"0": MemberLoad(False)}, 0, ROWS))
+        world.roster = roster
+        return roster
+
+    for _ in range(10):
+        world.now += START_SECONDS / 5
+        await never()
+    assert world.names() == ["0"]
+    await world.membership.replace(["0"])
+    for _ in range(10):
+        world.now += START_SECONDS / 8
+        await never()
+    assert world.names() == ["0"]
+    assert world.roster.replacements[0].problem.startswith("replica 1 did not come up: it is not up after")
+
+
+async def test_an_end_that_fails_is_told_and_harms_nobody(caplog: pytest.LogCaptureFixture) -> None:
+    world = World(2)
+
+    def fails(name: str) -> None:
+        raise OSError("no such process")
+
+    world.membership._end = fails
+    await world.pass_seconds(2)
+    await world.membership.replace(["0"])
+    await world.pass_seconds(10)
+    await until(lambda: "replica 0 could not be ended" in caplog.text)
+    assert world.names() == ["1", "2"]

@@ -1,0 +1,129 @@
+"""Replicas in a real Ray, in a network that has loopback only: Ray listens on all interfaces.
+
+Ray is installed on first use, some 250 MB, and kept in the user's cache folder, where it is not here.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import uuid
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from platformdirs import user_cache_dir
+
+pytestmark = [pytest.mark.cluster, pytest.mark.long, pytest.mark.timeout(400)]
+
+ROOT = Path(__file__).parents[2]
+SITE = Path(user_cache_dir("lora-router")) / "clients" / "ray"
+MARK = "LORA_TEST_SCENARIO"
+ALONE = ["unshare", "--map-root-user", "--net", "sh", "-c", 'ip link set lo up && exec "$@"', "sh"]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _possible() -> None:
+    if find_spec("ray") is None and not (SITE / "ray").is_dir():
+        install = (sys.executable, "-m", "pip", "install", "-q", "--target", str(SITE), "ray>=2.60,<3")
+        if subprocess.run(install, check=False).returncode:
+            pytest.skip("ray cannot be installed")
+    if subprocess.run([*ALONE, "true"], capture_output=True, check=False).returncode:
+        pytest.skip("no network namespaces here (unshare --net)")
+
+
+def facts(name: str, module: str = "tests.replicas.ray_scenarios") -> dict[str, Any]:
+    """What the scenario found; whatever it left behind in its network is ended."""
+    command = [*ALONE, sys.executable, "-m", module, name]
+    paths = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", ""), str(SITE)]))
+    mark = uuid.uuid4().hex
+    environment = os.environ | {"PYTHONPATH": paths, MARK: mark}
+    child = subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+    )
+    try:
+        out, err = child.communicate(timeout=300)
+    finally:
+        for process in begun(mark):
+            process.kill()
+    assert child.returncode == 0, err[-4000:]
+    lines = [line for line in out.splitlines() if line.startswith("{")]  # Ray may say something, too
+    found: dict[str, Any] = json.loads(lines[-1])
+    return found
+
+
+def begun(mark: str) -> list[psutil.Process]:
+    """Processes of the scenario, by id: `ray stop` would end everybody's Ray."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if process.environ().get(MARK) == mark:
+                found.append(process)
+        except psutil.Error:
+            continue
+    return found
+
+
+def test_a_killed_replica_costs_only_what_it_had_begun() -> None:
+    found = facts("killed")
+    assert found["sizes"] == [8, 8, 8, 8]
+    assert found["ends"] == ["UNAVAILABLE", "stop"]
+    assert len(found["late"]) == 4
+    assert found["again"]
+    assert found["shaped"] == ["a", "stop"]
+    assert found["left"] == 0
+
+
+def test_a_stopped_replica_is_replaced() -> None:
+    found = facts("stopped")
+    assert found["texts"] == ["[base] one two three"]
+    assert found["replaced"] == 1
+
+
+def test_all_are_replaced_and_their_number_follows_the_load_without_a_lost_request() -> None:
+    found = facts("replaced")
+    assert found["wrong"] == []
+    assert found["answered"] > 50
+    assert found["others"]
+    assert found["again"]
+    assert found["long"] == 300
+
+
+def test_without_room_for_one_more_the_old_ones_stay() -> None:
+    found = facts("crowded")
+    assert found["step"] == "failed"
+    assert "is there room for one more?" in found["problem"]
+    assert found["took"] + found["gone"] < 30  # a start takes 120 s to give up by itself
+    assert found["text"] == "[base] one two three"
+
+
+def test_nothing_stays_behind_a_killed_edge() -> None:
+    found = facts("edge_killed")
+    assert found["before"] == 2
+    assert found["seconds"] < 30
+
+
+def test_a_lost_node_and_its_return() -> None:
+    found = facts("two_nodes")
+    assert found["lost"] == 1
+    assert found["texts"]
+
+
+def test_answers_go_on_without_the_head_until_ray_ends_the_edge() -> None:
+    found = facts("head_lost")
+    assert found["answered"] > 10
+    assert found["code"] == 1
+
+
+def test_edges_share_replicas_and_what_one_loses_both_have_again() -> None:
+    found = facts("shared")
+    assert (found["replicas"], found["homes"]) == (2, [1, 1])
+    for number in ("SIGKILL", "SIGSTOP"):
+        assert found[number] == {"texts": ["[ca978112] one two three"], "same": 1, "all": 2}
+    assert found["stream"] == 100
+    assert found["stay"] == 2  # they outlive their edges for a while
+    assert found["gone"] < 90
