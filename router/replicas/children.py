@@ -28,7 +28,7 @@ from router.replicas.messages import Hello
 log = logging.getLogger(__name__)
 
 COMMAND = (sys.executable, "-m", "router.cli", "replica", "--child")
-HELLO_SECONDS = 10.0  # of a child that has announced its address
+HELLO_SECONDS = 20.0  # of a child that has announced its address
 CLOSE_SECONDS = 1.5  # a server gives its engine 2
 FORSAKEN = 3  # exit code of one that ended since no edge was attached
 GPUS = Path("/proc/driver/nvidia/gpus")

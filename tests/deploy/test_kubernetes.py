@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,10 @@ import pytest
 import yaml
 
 from router import __version__
+from router.cli.replica import check_reach
 from router.cli.settings import ENV_PREFIX, NO_SETTINGS
 from router.config import Settings
+from router.errors import ConfigError
 
 KUBERNETES = Path(__file__).parents[2] / "deploy/kubernetes"
 VERSIONS = ("1.31", "1.34")
@@ -158,7 +161,7 @@ def test_what_replicas_have_is_valid(name: str) -> None:
         kubernetes_validate.validate(REPLICAS[name], version, strict=True)
 
 
-def test_replicas_and_edges_find_each_other() -> None:
+def test_replicas_and_edges_find_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
     (container,) = REPLICA["containers"]
     own = {one["name"]: one["value"] for one in container["env"]}
     (edge,) = REPLICAS["edges.yaml"]["spec"]["template"]["spec"]["containers"]
@@ -170,6 +173,13 @@ def test_replicas_and_edges_find_each_other() -> None:
     assert edges["LORA_ROUTER_REPLICA_ADDRESSES"] == f"dns:///{service['metadata']['name']}:{port}"
     assert own["LORA_ROUTER_LISTEN"].endswith(f":{port}")
     assert service["spec"]["clusterIP"] == "None"
+    for absent in ("", "LORA_ROUTER_TLS_CLIENT_CA", "LORA_ROUTER_TLS_CERT"):
+        with monkeypatch.context() as patched:
+            for name, value in own.items():
+                if name != absent:
+                    patched.setenv(name, value)
+            with pytest.raises((ConfigError, ValueError)) if absent else nullcontext():
+                check_reach(Settings(), False, True)
     drain, rest = float(own["LORA_ROUTER_DRAIN_SECONDS"]), 10.0  # of the engine's end
     assert REPLICA["terminationGracePeriodSeconds"] >= drain + rest + LEFT
     assert container["image"] == CONTAINER["image"]

@@ -106,6 +106,7 @@ async def test_one_is_killed_under_load_and_another_takes_its_place(started: Any
     }
 
 
+@pytest.mark.alone
 async def test_one_that_is_stopped_does_not_make_the_edge_unhealthy(started: Any) -> None:
     """A hung replica, while another is well: its requests move, and the server stays SERVING."""
     made = await started(2, 1.5)
