@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
+from importlib import import_module
+from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,15 +17,15 @@ from typer.core import TyperGroup
 from router.carried import carried
 from router.cli import flags
 from router.cli.command import MISUSED, CliError
-from router.errors import ConfigError
 
 if TYPE_CHECKING:
     from router.client import Plugin
     from router.config import Settings
     from router.plugins import PluginHost, PluginStatus
-    from router.plugins.loader import Loaded
+    from router.plugins.loader import Hook
 
 BUILT_IN = "built-in"
+EXTENSIONS = Path(__file__).parents[1] / "extensions"
 SHOWN_BELOW = ("register_classifiers", "register_judges")  # by what they register
 Dirs = Annotated[
     list[Path] | None,
@@ -227,33 +229,23 @@ class WithPlugins(TyperGroup):
             if status.error and status.source != BUILT_IN:
                 print(f"plugin {status.name} is broken: {status.error}", file=sys.stderr)
         for loaded, plugin in host.running().items():
-            if plugin.source != BUILT_IN:
-                self._add(plugin.name, loaded)
+            if plugin.source != BUILT_IN and COMMANDS in loaded.hooks:
+                self._add(plugin.name, loaded.hooks[COMMANDS])
 
     def _extend_by_built_in(self) -> None:
-        """Built-in plugins do not wait for the settings, whose reading takes longer than --help."""
-        from router.plugins import host, tables
-        from router.plugins.loader import LoadError, built_in_name, load_built_in
-
-        try:
-            found = tables.read_tables(Path(SETTINGS_FILE), os.environ, {})
-        except ConfigError:
-            found = {}  # commands that read settings report it
-        names = naming(COMMANDS, [host.EXTENSIONS])
-        for module in host.built_in_modules():
-            if (name := built_in_name(module)) not in names:
-                continue
+        """Without the plugin host and the settings, which take longer to import than all commands here."""
+        for name in naming(COMMANDS, [EXTENSIONS]):
             try:
-                loaded = load_built_in(module, found.get(tables.canonical(name)))
-            except LoadError as error:
+                hook = import_module(f"router.extensions.{name}").register_commands
+                if "settings" in signature(hook).parameters:
+                    hook = _with_settings(name)
+            except Exception as error:
                 print(f"plugin {name} is broken: {error}", file=sys.stderr)
             else:
-                self._add(name, loaded)
+                self._add(name, hook)
 
-    def _add(self, name: str, loaded: Loaded) -> None:
-        """Add a plugin's commands; one whose hook raises, or names a command that is there, adds none."""
-        if (hook := loaded.hooks.get(COMMANDS)) is None:
-            return
+    def _add(self, name: str, hook: Callable[..., None]) -> None:
+        """Add the commands of a plugin; a fault of its hook costs those that are left."""
         own = typer.Typer(rich_markup_mode=None)
         own.callback()(lambda: None)  # so that one command is a group of one
         try:
@@ -261,6 +253,15 @@ class WithPlugins(TyperGroup):
             merge(self.commands, typer.main.get_group(own).commands)
         except Exception as error:
             print(f"commands of the plugin {name} are left out: {error}", file=sys.stderr)
+
+
+def _with_settings(name: str) -> Hook:
+    """The hook of a built-in plugin that takes its settings. Raises LoadError, ConfigError."""
+    from router.plugins.loader import load_built_in
+    from router.plugins.tables import canonical, read_tables
+
+    tables = read_tables(Path(SETTINGS_FILE), os.environ, {})
+    return load_built_in(f"router.extensions.{name}", tables.get(canonical(name))).hooks[COMMANDS]
 
 
 def merge(commands: MutableMapping[str, Any], more: Mapping[str, Any]) -> None:
@@ -290,8 +291,8 @@ def naming(hook: str, folders: Sequence[Path]) -> list[str]:
     """Names of plugins in these folders whose code names the hook."""
     found = []
     for folder in folders:
-        for path in (*folder.glob("*.py"), *folder.glob("*/__init__.py")):
-            name = path.parent.name if path.name == "__init__.py" else path.stem
+        files = [(path.stem, path) for path in folder.glob("*.py")]
+        for name, path in [*files, *((path.parent.name, path) for path in folder.glob("*/__init__.py"))]:
             if name[0] not in "_." and hook.encode() in path.read_bytes():
                 found.append(name)
     return found
