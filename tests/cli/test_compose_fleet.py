@@ -16,8 +16,9 @@ from typing import Any
 import pytest
 from pydantic import SecretStr
 
-from router.cli.compose import Composition, base_of, make_engine, print_summary
+from router.cli.compose import Composition, engine_of, make_fleet, print_summary
 from router.cli.fleet import OF_ENGINES, membership_and_links, of_all_replicas, replica_settings
+from router.cli.plugins import host_of
 from router.cli.settings import load_settings
 from router.client import AsyncClient
 from router.config import MOST_REPLICAS, Settings
@@ -177,8 +178,8 @@ def test_an_address_where_no_ray_is_is_told_at_once(address: str) -> None:
 def test_without_ray_a_cluster_is_refused_and_nothing_else_changes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("router.replicas.ray.find_spec", lambda name: None)
     with pytest.raises(ConfigError, match=r"pip install -e '\.\[ray\]' in the checkout"):
-        make_engine(Settings(replicas="2", ray="127.0.0.2:6379"))
-    assert isinstance(make_engine(Settings(replicas="2")), FleetEngine)
+        make_fleet(Settings(replicas="2", ray="127.0.0.2:6379"))
+    assert isinstance(make_fleet(Settings(replicas="2")), FleetEngine)
     code = """
 import sys
 sys.modules["ray"] = None
@@ -211,6 +212,6 @@ def test_an_edge_over_vllm_elsewhere_needs_none_here(monkeypatch: pytest.MonkeyP
         "router.cli.compose.resolve_model", lambda model, any_weights: asked.append(any_weights) or tmp_path
     )
     settings = Settings(engine="vllm", replica_addresses="a:1")
-    assert base_of(settings) == tmp_path
-    assert asked == [True]
-    assert isinstance(make_engine(settings), FleetEngine)
+    engine, model = engine_of(settings, host_of(settings))
+    assert (model, asked) == (tmp_path, [True])
+    assert isinstance(engine, FleetEngine)
