@@ -13,9 +13,10 @@ import pytest
 from pydantic import BaseModel
 
 from router.errors import MOST_FINDINGS, InvalidRequest
+from router.extensions.ofrep import flags
 from router.server.decoding import json_decoder
 from router.server.grpc_status import status_of
-from router.web import feedback, ofrep, openai
+from router.web import feedback, openai
 from router.web.console.exchange import MOST_FIELDS, count_form
 from tests.web.conftest import Http, StartWeb, asking
 
@@ -116,7 +117,7 @@ def test_no_list_of_a_model_is_read_beyond_its_maximum(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "decode", [*MODELS.values(), ofrep.parsed], ids=[*(m.__name__ for m in MODELS), "OFREP"]
+    "decode", [*MODELS.values(), flags.parsed], ids=[*(m.__name__ for m in MODELS), "OFREP"]
 )
 @pytest.mark.parametrize("entry", SMALL)
 def test_values_that_no_model_has_are_bounded_too(decode: Callable[[bytes], Any], entry: bytes) -> None:
