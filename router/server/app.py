@@ -236,8 +236,6 @@ class ServerApp:
         found = self._web = Listener(settings.http_listen, self.tls)
         found.bind()
         self.http_address = found.address
-        own = web.api_routes(self.inference, self.registry, self.methods)
-        registered.add_routes(*own)
         if (insight := self._insight()) is not None:
             made = (interceptors, self.inference, settings, self.methods, insight, found.address)
             pages, rows, follow = web.console_routes(*made)

@@ -3,27 +3,18 @@
 from __future__ import annotations
 
 import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
 import httpx2
 import openai
-import pytest
 import trustme
 
 from router.server.app import ServerApp
 
 StartWeb = Callable[..., Awaitable[ServerApp]]
 Http = Callable[..., httpx2.AsyncClient]
-
-
-@pytest.fixture
-async def client(start_web: StartWeb) -> AsyncIterator[openai.AsyncOpenAI]:
-    """OpenAI's client of a server with the adapters medical and legal."""
-    server = await start_web()
-    async with connect(server) as made:
-        yield made
 
 
 async def with_certificates(
