@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.extensions.kserve.test_clients import environment
 from tests.security.worlds import answered, begun, world
 from tests.server.helpers import Connect, Start
-from tests.server.test_kserve_clients import environment
 
 pytestmark = [pytest.mark.long, pytest.mark.interop, pytest.mark.timeout(900)]
 
