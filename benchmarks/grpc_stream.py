@@ -27,7 +27,7 @@ from router.config import Settings
 from router.engine.base import Job, Prompt
 from router.engine.fake import FakeEngine
 from router.engine.torch_engine import TorchEngine
-from router.plugins import PluginHost
+from router.plugins import Hooks, PluginHost
 from router.registry.registry import Registry
 from router.routing.router import Router
 from router.server.app import ServerApp
@@ -135,12 +135,14 @@ async def measure(rounds: int, fake: bool) -> dict[str, list[float]]:
     with tempfile.TemporaryDirectory() as folder:
         registry, router = _parts(engine, Path(folder))
 
+        hooks = Hooks(PluginHost([], built_in=True))
+
         async def startup() -> None:
             await asyncio.to_thread(engine.start)
             await registry.start()
             await router.start()
 
-        app = ServerApp(settings, engine, registry, router, startup)
+        app = ServerApp(settings, engine, registry, router, startup, hooks=hooks)
         await app.start()
         await app.ready.wait()
         command = [sys.executable, "-m", "benchmarks.grpc_stream", "--client", app.address, app.http_address]

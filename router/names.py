@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import re
+from typing import TYPE_CHECKING
 
 from router.errors import FieldViolation, InvalidRequest
 from router.types import AdapterRef
+
+if TYPE_CHECKING:
+    from router.v1 import inference_pb2 as pb
 
 AUTO = "auto"  # the model that means: whoever routing picks
 BASE = "base"  # asks for the base, as `base` or `adapters/base`: no adapter is called so
 _ID = r"[^/\s\x00-\x1f\x7f]{1,63}"
 _ADAPTER = re.compile(rf"adapters/({_ID})(?:/versions/({_ID}))?")
+_MODEL = re.compile(r"(?:adapters/)?([^/@\s]+)(?:(?:@|/versions/|/)([^/@\s]+))?")
 ADAPTER_FORM = "adapters/NAME or adapters/NAME/versions/VERSION"
 SHOWN = 63  # characters of a name that is wrong
 VERSION_FORM = "adapters/NAME/versions/VERSION"
@@ -60,3 +65,29 @@ def parse_version(resource: str, field: str = "name") -> AdapterRef:
     if not version:
         raise InvalidRequest([FieldViolation(field, f"must be {VERSION_FORM}")])
     return AdapterRef(name, version)
+
+
+def resource_of(model: str) -> str:
+    """The adapter's resource name: of NAME, NAME@VERSION, or a resource name; '' for `auto`.
+
+    What is no such name is passed on as it is, and refused where resource names are.
+    """
+    if model in (AUTO, BASE):
+        return "" if model == AUTO else BASE
+    found = _MODEL.fullmatch(model)
+    if found is None:
+        return model
+    name, version = found.groups()
+    return f"adapters/{name}" + (f"/versions/{version}" if version else "")
+
+
+def model_of(decision: pb.Decision) -> str:
+    """Who answered, as a model's name."""
+    if decision.mixture:
+        return "+".join(model_name(part.adapter) for part in decision.mixture)
+    return model_name(decision.adapter) if decision.adapter else BASE
+
+
+def model_name(resource: str) -> str:
+    """NAME@VERSION."""
+    return resource.removeprefix("adapters/").replace("/versions/", "@")

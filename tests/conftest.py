@@ -14,6 +14,8 @@ import hypothesis
 import pytest
 
 if TYPE_CHECKING:  # a test of something else does not pay for grpc
+    import httpx2
+
     from router.server.app import ServerApp
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when torch is loaded: its threads must not spin
@@ -50,6 +52,7 @@ async def start_server() -> AsyncIterator[Start]:
     """Start servers: `await start_server(engine=…, registry=…, router=…, **settings)`; stopped at the end."""
     from router.config import Settings
     from router.engine.fake import FakeEngine
+    from router.plugins import Hooks, PluginHost
     from router.server.app import ServerApp
     from tests.fakes import FakeRegistry, FakeRouter, adapter
 
@@ -87,6 +90,8 @@ async def start_server() -> AsyncIterator[Start]:
             }
             if routing is not None:
                 parts["routing"] = routing
+            if hooks is None:  # the built-in extensions, as every server has them
+                parts["hooks"] = Hooks(PluginHost([], built_in=True))
             app = ServerApp(said, engine, registry, router, startup, **parts)
             router.on_vote = app.voted
             if before is not None:
@@ -98,6 +103,31 @@ async def start_server() -> AsyncIterator[Start]:
             return app
 
         yield start
+
+
+@pytest.fixture
+def start_web(start_server: Start) -> Start:
+    """`start_server` with an HTTP address."""
+
+    async def start(**settings: Any) -> ServerApp:
+        return await start_server(http_listen="127.0.0.1:0", **settings)
+
+    return start
+
+
+@pytest.fixture
+async def http() -> AsyncIterator[Callable[..., httpx2.AsyncClient]]:
+    """Plain HTTP to a server."""
+    import httpx2
+
+    async with AsyncExitStack() as stack:
+
+        def connect(server: ServerApp, **options: Any) -> httpx2.AsyncClient:
+            client = httpx2.AsyncClient(base_url=f"http://{server.http_address}", timeout=20, **options)
+            stack.push_async_callback(client.aclose)
+            return client
+
+        yield connect
 
 
 @pytest.fixture

@@ -13,15 +13,18 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 from pydantic import BaseModel
 
-from router import hookspecs, web
+from router import hookspecs
 from router.access import clients
 from router.config import Settings
 from router.errors import RouterError
 from router.extensions.training.recipe import Recipe
+from router.plugins import PluginHost
 from router.registry.format import manifest
+from router.server.http import Route
 from tests.commands import all_commands
 
 ROOT = Path(__file__).parents[1]
@@ -36,7 +39,6 @@ OF_PLUGINS = {
 
 def surface() -> dict[str, list[str]]:
     """Names by kind, sorted."""
-    nothing: Any = None  # routes are only listed
     client_tables = {"client": clients.FIELDS, "tenant": clients.TENANT_FIELDS}
     found = {
         "commands": commands(),
@@ -44,7 +46,7 @@ def surface() -> dict[str, list[str]]:
         "errors": (
             f"{kind.code} {kind.reason}" for kind in errors(RouterError) if kind.__module__ == "router.errors"
         ),
-        "http": (route.path for route in web.api_routes(nothing, nothing, None, {})[0]),
+        "http": http_routes(),
         "metrics": re.findall(r"`(lora_router_[a-z_]+)`", (ROOT / "docs/grpc.md").read_text()),
         "adapter.toml": (f"{table}.{key}" for table, keys in manifest.KEYS.items() for key in keys),
         "recipe": fields(Recipe),
@@ -52,6 +54,16 @@ def surface() -> dict[str, list[str]]:
         "python": names(),
     }
     return {kind: sorted(set(all_)) for kind, all_ in found.items()}
+
+
+def http_routes() -> Iterator[str]:
+    """Paths of the routes that built-in plugins add."""
+    host, found = PluginHost([], built_in=True), list[Route]()
+    host.refresh()
+    for loaded in host.running():
+        if (hook := loaded.hooks.get("register_http")) is not None:
+            hook(register=lambda routes, rows: found.extend(routes), server=Mock())
+    return (route.path for route in found)
 
 
 def commands() -> Iterator[str]:

@@ -33,7 +33,7 @@ from router.server.compat import VllmNames
 from router.server.corrections import CorrectionsCollector
 from router.server.following import Following
 from router.server.grpc_adapter import GrpcServer
-from router.server.health import KSERVE, NAMES, Health
+from router.server.health import Health
 from router.server.http import application
 from router.server.inference import InferenceService
 from router.server.insight import Insight
@@ -119,13 +119,12 @@ class ServerApp:
             settings.stall_seconds,
             self._store_up,
             self._flaws,
-            (*NAMES, *([KSERVE] if settings.kserve else [])),
         )
         self.pipeline = Pipeline(
             settings, engine, registry, router, experiments, corrections, on_decision, on_answer, hooks
         )
         self.inference = InferenceService(settings, self.pipeline, registry, corrections)
-        self.interceptors: Interceptors | None = None  # around every call; from `start` on
+        self.interceptors: Interceptors  # around every call; from `start` on
         self.methods: Mapping[str, Endpoint] = {}  # of gRPC services, by /SERVICE/METHOD
         self._bodies = Bodies(self.admission.memory, settings.body_seconds)
         self._sending = Sending(lambda: self.admission.pressed)
@@ -188,13 +187,6 @@ class ServerApp:
             server.add_service(add_ExperimentServiceServicer_to_server, refusing, ROWS)
         else:
             self.experiments.register(server, self.registry)
-        if self.settings.kserve:
-            from router.server import (
-                kserve,
-            )  # its messages have the names of others: only where they are asked for
-
-            found = (self.inference, self.registry, self.health, self.lifecycle)
-            kserve.register(server, interceptors, *found)
         self.methods = server.endpoints
         registered = Registered(server, self.access)
         if self._hooks is not None:
@@ -236,8 +228,6 @@ class ServerApp:
         found = self._web = Listener(settings.http_listen, self.tls)
         found.bind()
         self.http_address = found.address
-        own = web.api_routes(self.inference, self.registry, self.experiments, self.methods)
-        registered.add_routes(*own)
         if (insight := self._insight()) is not None:
             made = (interceptors, self.inference, settings, self.methods, insight, found.address)
             pages, rows, follow = web.console_routes(*made)

@@ -31,7 +31,6 @@ NAMES = (
     "router.v1.FleetService",
     EXPERIMENTS,
 )
-KSERVE = "inference.GRPCInferenceService"
 
 
 class Health:
@@ -48,11 +47,11 @@ class Health:
         stall_seconds: float,
         store_up: Callable[[], bool],
         flaws: Callable[[], Sequence[str]] = tuple,
-        names: Sequence[str] = NAMES,
     ) -> None:
         self._servicer = aio.HealthServicer()
         self._lifecycle, self._status, self._stall_seconds = lifecycle, status, stall_seconds
-        self._store_up, self._flaws, self.names = store_up, flaws, names
+        self._store_up, self._flaws = store_up, flaws
+        self.names: Sequence[str] = NAMES  # of the services, those of plugins, too
         self._serving: bool | None = None
         self._said: dict[str, bool] = {}
         self._draining = False

@@ -1,4 +1,4 @@
-"""The server's API over HTTP: OpenAI's API, OFREP and the console, each request a call like those by gRPC."""
+"""The console over HTTP: each of its requests is a call like those by gRPC."""
 
 from __future__ import annotations
 
@@ -10,28 +10,12 @@ from router.server.policy import Policy
 
 if TYPE_CHECKING:
     from router.config import Settings
-    from router.ports import AdapterRegistry, ServedExperiments
     from router.server.call import Endpoint
     from router.server.inference import InferenceService
     from router.server.insight import Insight
     from router.server.interceptors import Interceptors
 
 Follow = Callable[[], Awaitable[None]]
-
-
-def api_routes(
-    inference: InferenceService,
-    registry: AdapterRegistry,
-    experiments: ServedExperiments | None,
-    endpoints: Mapping[str, Endpoint],
-) -> tuple[Sequence[Route], Mapping[str, Policy]]:
-    """Routes of OpenAI's API and of OFREP, and their rows of the policy table. `endpoints` are the methods of
-    gRPC services, which take feedback."""
-    from router.web import endpoints as openai_api
-    from router.web import ofrep
-
-    routes = [*openai_api.routes(inference, registry, endpoints), *ofrep.routes(experiments)]
-    return routes, {**openai_api.ROWS, **ofrep.ROWS}
 
 
 def console_routes(

@@ -17,14 +17,16 @@ from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
 
 from router.errors import MOST_FINDINGS, InvalidRequest, RouterError
+from router.extensions.kserve import tensors
+from router.extensions.ofrep import flags as ofrep
+from router.extensions.openai import feedback
+from router.extensions.openai import messages as openai
 from router.kserve import open_inference_pb2 as oip
-from router.server import tensors
 from router.server.convert import Limits, generate_request
 from router.server.decoding import Decoder, decoder_of, json_decoder
 from router.server.grpc_status import status_of
 from router.v1 import experiments_pb2, fleet_pb2
 from router.v1 import inference_pb2 as pb
-from router.web import feedback, ofrep, openai
 from router.web.console.exchange import count_form
 from router.web.console.exchange import parsed as parsed_form
 from tests.fuzz.inputs import TEXTS, Change, bytes_changed, json_changed, message_changed

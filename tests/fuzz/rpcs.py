@@ -26,9 +26,9 @@ from grpc_reflection.v1alpha import reflection_pb2
 from router.cli.compose import Composition
 from router.config import Settings
 from router.engine.fake import FakeEngine
+from router.extensions.kserve.service import ROWS as KSERVE
 from router.kserve import open_inference_pb2
 from router.server.app import ServerApp
-from router.server.kserve import ROWS as KSERVE
 from router.server.policy import ROWS
 from router.v1 import adapters_pb2, experiments_pb2, fleet_pb2, inference_pb2
 from tests.fuzz.engines import Tally

@@ -13,6 +13,7 @@ from typing import Any
 from router.config import Settings
 from router.engine.fake import FakeEngine
 from router.errors import ConfigError
+from router.plugins import Hooks, PluginHost
 from router.ports import ServedExperiments
 from router.server.app import ServerApp
 from router.server.logs import logging_to
@@ -32,7 +33,8 @@ async def serve(options: argparse.Namespace) -> None:
         **changed,
     )
     live = await experiments(options.experiments)
-    app = ServerApp(settings, engine, registry, FakeRouter(registry), experiments=live)
+    hooks = Hooks(PluginHost([], built_in=True))
+    app = ServerApp(settings, engine, registry, FakeRouter(registry), experiments=live, hooks=hooks)
     running = asyncio.ensure_future(app.run())
     up = app.listening if options.start else app.ready  # who wants a long start wants to meet it
     await asyncio.wait((running, asyncio.ensure_future(up.wait())), return_when="FIRST_COMPLETED")

@@ -17,6 +17,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from router.errors import MOST_FINDINGS, InvalidRequest
+from router.extensions.kserve.service import ROWS as KSERVE
 from router.kserve import open_inference_pb2 as oip
 from router.server import decoding
 from router.server.decoding import (
@@ -31,7 +32,6 @@ from router.server.decoding import (
     json_decoder,
 )
 from router.server.grpc_adapter import GrpcServer
-from router.server.kserve import ROWS as KSERVE
 from router.types import MAX_MESSAGES, MAX_OUTCOMES
 from router.v1 import experiments_pb2
 from router.v1 import inference_pb2 as pb

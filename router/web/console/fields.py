@@ -8,10 +8,9 @@ from itertools import islice
 from typing import Any
 
 from router.errors import Findings
-from router.names import AUTO, BASE
+from router.names import AUTO, BASE, resource_of
 from router.ports import AdapterRegistry
 from router.types import AdapterState, Visible
-from router.web.openai import resource_of
 
 MOST_OFFERED, MOST_LOOKED_AT = 400, 2000  # names in a list to pick from; others can be typed
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from router.access.roles import Role
 from router.errors import FieldViolation, Findings, InvalidRequest
+from router.names import model_of
 from router.server.lifecycle import Phase
 from router.server.policy import Policy
 from router.v1 import experiments_pb2 as experiments
@@ -19,8 +20,6 @@ from router.v1 import inference_pb2 as pb
 from router.web.console.exchange import Answer, data
 from router.web.console.fields import AUTO, BASE, adapter_of, number, offered, put, texts, whole
 from router.web.console.site import Action, Entry, Page, Stream, Visit
-from router.web.feedback import CORRECTION, OUTCOME
-from router.web.openai import model_of
 
 PLAYGROUND = Policy(Role.INFER)
 STREAM = "/router.v1.InferenceService/StreamGenerate"
@@ -55,6 +54,8 @@ async def show(visit: Visit) -> dict[str, Any]:
     }
 
 
+CORRECTION = "/router.v1.InferenceService/RecordCorrection"
+OUTCOME = "/router.v1.ExperimentService/RecordOutcome"
 CORRECTIONS_OFF = "Corrections are off here: `lora-router serve --corrections labels` turns them on."
 
 

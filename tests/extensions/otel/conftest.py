@@ -8,16 +8,9 @@ from typing import Any
 
 import pytest
 
-from router.plugins import Hooks, PluginHost
 from router.server.app import ServerApp
 from tests.extensions.otel.collector import Collector
 from tests.server.helpers import Start
-
-
-def built_in() -> Hooks:
-    """The hooks of built-in plugins."""
-    return Hooks(PluginHost([], built_in=True))
-
 
 StartTraced = Callable[..., Awaitable[ServerApp]]
 
@@ -40,6 +33,6 @@ def soon(monkeypatch: pytest.MonkeyPatch) -> None:
 def traced(collector: Collector, start_server: Start, fakes: SimpleNamespace, soon: None) -> StartTraced:
     async def start(**settings: Any) -> ServerApp:
         said = {"otlp_endpoint": collector.url, "metrics_listen": "127.0.0.1:0", **settings}
-        return await start_server(**vars(fakes), hooks=built_in(), **said)
+        return await start_server(**vars(fakes), **said)
 
     return start

@@ -15,7 +15,7 @@ from router.errors import ConfigError
 from router.extensions.otel import opened
 from router.server.metrics import Metrics
 from tests.extensions.otel.collector import Collector, until
-from tests.extensions.otel.conftest import StartTraced, built_in
+from tests.extensions.otel.conftest import StartTraced
 from tests.server.helpers import Connect, Start, ask
 
 
@@ -32,7 +32,7 @@ async def test_a_dead_collector_changes_nothing_and_is_told_once(
     with socket.socket() as nobody:  # bound, and never listens
         nobody.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{nobody.getsockname()[1]}"
-        server = await start_server(**vars(fakes), hooks=built_in(), otlp_endpoint=url)
+        server = await start_server(**vars(fakes), otlp_endpoint=url)
         stubs, lost = connect(server), server.metrics.telemetry_lost.labels("traces")
         for _ in range(3):
             before = lost._value.get()

@@ -19,10 +19,10 @@ import pytest
 
 from router.ports import ClassifierState, Measured, RoutingState
 from router.types import AdapterRef, AdapterState
+from tests.extensions.openai.test_foreign_clients import elsewhere, node_with, output, python_with
 from tests.fakes import FakeRegistry, adapter
 from tests.web.conftest import Http, StartWeb, asking
 from tests.web.console.conftest import Roled
-from tests.web.test_foreign_clients import elsewhere, node_with, output, python_with
 
 SCRIPTS, ROOT = Path(__file__).parent / "browser", Path(__file__).parents[3]
 PLAYWRIGHT, AXE = "playwright==1.65.2", "axe-core@4.14.1"

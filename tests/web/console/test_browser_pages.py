@@ -14,11 +14,11 @@ from router.corrections.keeper import Corrections
 from router.corrections.store import CorrectionStore
 from tests.experiments.memory_store import MemoryStore
 from tests.experiments.service.lab import experimenting
+from tests.extensions.openai.test_foreign_clients import elsewhere
 from tests.server.helpers import Connect
 from tests.web.conftest import StartWeb
 from tests.web.console.test_browser import seen_by
 from tests.web.console.trials import draft, routing, trial
-from tests.web.test_foreign_clients import elsewhere
 
 PATHS = (
     "/console/playground",

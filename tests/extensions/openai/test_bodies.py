@@ -13,23 +13,24 @@ import pytest
 from pydantic import BaseModel
 
 from router.errors import MOST_FINDINGS, InvalidRequest
+from router.extensions.ofrep import flags
+from router.extensions.openai import feedback, messages
 from router.server.decoding import json_decoder
 from router.server.grpc_status import status_of
-from router.web import feedback, ofrep, openai
 from router.web.console.exchange import MOST_FIELDS, count_form
 from tests.web.conftest import Http, StartWeb, asking
 
 SIZE = (2 << 20) - 64
 SECONDS = 0.25  # of processor time; the defect took minutes
 CHAT = "/v1/chat/completions"
-MODELS: Mapping[type[openai.Model], Callable[[bytes], Any]] = {
-    openai.ChatCompletion: lambda body: openai.parsed(openai.ChatCompletion, body),
-    openai.Completion: lambda body: openai.parsed(openai.Completion, body),
+MODELS: Mapping[type[messages.Model], Callable[[bytes], Any]] = {
+    messages.ChatCompletion: lambda body: messages.parsed(messages.ChatCompletion, body),
+    messages.Completion: lambda body: messages.parsed(messages.Completion, body),
     feedback.Feedback: feedback.parsed,
 }
-GOOD: Mapping[type[openai.Model], dict[str, Any]] = {
-    openai.ChatCompletion: asking(),
-    openai.Completion: {"prompt": "x"},
+GOOD: Mapping[type[messages.Model], dict[str, Any]] = {
+    messages.ChatCompletion: asking(),
+    messages.Completion: {"prompt": "x"},
     feedback.Feedback: {"response_id": "x", "metric": "m", "value": 1},
 }
 SMALL: tuple[bytes, ...] = (b"{}", b"[]", b'""', b"0", b"null")
@@ -73,7 +74,7 @@ def around(place: Place, content: bytes) -> bytes:
     return content
 
 
-def body_of(model: type[openai.Model], place: Place, content: bytes) -> bytes:
+def body_of(model: type[messages.Model], place: Place, content: bytes) -> bytes:
     """A body that is right but for what is at that place."""
     rest = {name: value for name, value in GOOD[model].items() if name != place[0]}
     first = around(place, content)
@@ -116,7 +117,7 @@ def test_no_list_of_a_model_is_read_beyond_its_maximum(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "decode", [*MODELS.values(), ofrep.parsed], ids=[*(m.__name__ for m in MODELS), "OFREP"]
+    "decode", [*MODELS.values(), flags.parsed], ids=[*(m.__name__ for m in MODELS), "OFREP"]
 )
 @pytest.mark.parametrize("entry", SMALL)
 def test_values_that_no_model_has_are_bounded_too(decode: Callable[[bytes], Any], entry: bytes) -> None:
@@ -127,18 +128,18 @@ def test_values_that_no_model_has_are_bounded_too(decode: Callable[[bytes], Any]
 
 
 def test_of_many_errors_some_are_named_and_the_others_counted() -> None:
-    messages = [{"role": "nobody", "content": 1}] * 100
-    error = refused(MODELS[openai.ChatCompletion], json.dumps({"messages": messages}).encode())
+    turns = [{"role": "nobody", "content": 1}] * 100
+    error = refused(MODELS[messages.ChatCompletion], json.dumps({"messages": turns}).encode())
     assert error is not None
     assert [v.field for v in error.violations[:2]] == ["messages[0].role", "messages[0].content.str"]
     assert error.violations[-1].description == f"and {300 - MOST_FINDINGS} more"
 
 
 def test_errors_without_number_are_not_built() -> None:
-    class Many(openai.Model):
+    class Many(messages.Model):
         numbers: list[int]
 
-    error = refused(lambda body: openai.parsed(Many, body), b'{"numbers":[%s]}' % b",".join([b"[]"] * 5000))
+    error = refused(lambda body: messages.parsed(Many, body), b'{"numbers":[%s]}' % b",".join([b"[]"] * 5000))
     assert error is not None
     assert error.message == "body: has 5000 errors, too many to name them"
 
@@ -155,7 +156,7 @@ async def test_a_neighbour_is_served_beside_a_body_of_empty_objects(
     start_web: StartWeb, http: Http, entry: bytes
 ) -> None:
     client = http(await start_web())
-    body = body_of(openai.ChatCompletion, ("messages",), filled(list, entry, SIZE // 6))
+    body = body_of(messages.ChatCompletion, ("messages",), filled(list, entry, SIZE // 6))
     hostile = asyncio.ensure_future(
         client.post(CHAT, content=body, headers={"content-type": "application/json"})
     )

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from router.engine.fake import FakeEngine
-from tests.server.helpers import ROOT, Start
+from tests.server.helpers import Start
 
 pytestmark = [pytest.mark.long, pytest.mark.interop, pytest.mark.timeout(900)]
 
@@ -31,7 +31,7 @@ def environment(folder: Path, package: str) -> Path:
 async def test_a_client_unchanged(start_server: Start, tmp_path: Path, package: str, script: str) -> None:
     python = await asyncio.to_thread(environment, tmp_path, package)
     server = await start_server(FakeEngine(step_seconds=0.002, context_length=8192), kserve=True)
-    command = (python, ROOT / "tests" / "server" / script, server.address)
+    command = (python, Path(__file__).with_name(script), server.address)
     child = await asyncio.create_subprocess_exec(*command, stdout=PIPE, stderr=PIPE, cwd=tmp_path)
     out, err = await child.communicate()
     assert (child.returncode, out.decode().splitlines()[-1:]) == (0, ["OK"]), err.decode()

@@ -10,19 +10,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from router.errors import InvalidRequest
+from router.extensions.openai import messages
+from router.names import resource_of
 from router.v1 import inference_pb2 as pb
-from router.web import openai
 from tests.web.conftest import asking
 
 
 def chat(**fields: Any) -> pb.GenerateRequest:
-    asked = openai.parsed(openai.ChatCompletion, json.dumps(asking(**fields)).encode())
-    return openai.generate_message(asked, "")
+    asked = messages.parsed(messages.ChatCompletion, json.dumps(asking(**fields)).encode())
+    return messages.generate_message(asked, "")
 
 
 def refused(kind: Any, body: Any) -> set[str]:
     with pytest.raises(InvalidRequest) as caught:
-        openai.generate_message(openai.parsed(kind, json.dumps(body).encode()), "")
+        messages.generate_message(messages.parsed(kind, json.dumps(body).encode()), "")
     return {violation.field for violation in caught.value.violations}
 
 
@@ -67,10 +68,10 @@ def test_response_formats_are_constraints() -> None:
     assert chat(response_format={"type": "text"}).sampling.unconstrained
     assert list(chat(choice=["a", "b"]).sampling.choices.values) == ["a", "b"]
     assert chat(regex="a+").sampling.regex == "a+"
-    assert refused(openai.ChatCompletion, asking(response_format={"type": "json_schema"})) == {
+    assert refused(messages.ChatCompletion, asking(response_format={"type": "json_schema"})) == {
         "response_format.json_schema"
     }
-    assert refused(openai.ChatCompletion, asking(regex="a", choice=["a"])) == {"choice"}
+    assert refused(messages.ChatCompletion, asking(regex="a", choice=["a"])) == {"choice"}
 
 
 @pytest.mark.parametrize(
@@ -92,7 +93,7 @@ def test_response_formats_are_constraints() -> None:
     ],
 )
 def test_what_cannot_be_kept_is_refused_by_name(fields: dict[str, Any], bad: str) -> None:
-    assert any(field.startswith(bad) for field in refused(openai.ChatCompletion, asking(**fields)))
+    assert any(field.startswith(bad) for field in refused(messages.ChatCompletion, asking(**fields)))
 
 
 def test_what_asks_for_nothing_and_what_nobody_knows_is_let_be() -> None:
@@ -109,12 +110,12 @@ def test_what_asks_for_nothing_and_what_nobody_knows_is_let_be() -> None:
 
 
 def test_plain_prompts_are_raw() -> None:
-    asked = openai.parsed(openai.Completion, b'{"prompt": ["a b"], "logprobs": 2}')
-    message = openai.generate_message(asked, "")
+    asked = messages.parsed(messages.Completion, b'{"prompt": ["a b"], "logprobs": 2}')
+    message = messages.generate_message(asked, "")
     assert (message.input.raw_prompt, message.sampling.logprobs) == ("a b", 2)
-    assert any(f.startswith("prompt") for f in refused(openai.Completion, {"prompt": ["a", "b"]}))
-    assert any(f.startswith("prompt") for f in refused(openai.Completion, {"prompt": [1, 2]}))
-    assert refused(openai.Completion, {"prompt": "a", "echo": True}) == {"echo"}
+    assert any(f.startswith("prompt") for f in refused(messages.Completion, {"prompt": ["a", "b"]}))
+    assert any(f.startswith("prompt") for f in refused(messages.Completion, {"prompt": [1, 2]}))
+    assert refused(messages.Completion, {"prompt": "a", "echo": True}) == {"echo"}
 
 
 @pytest.mark.parametrize(
@@ -133,13 +134,13 @@ def test_plain_prompts_are_raw() -> None:
     ],
 )
 def test_names_of_models(model: str, resource: str) -> None:
-    assert openai.resource_of(model) == resource
+    assert resource_of(model) == resource
 
 
 def test_the_unit_of_experiments_is_the_routings_then_the_users_then_the_headers() -> None:
     def unit(header: str, **fields: Any) -> str:
-        asked = openai.parsed(openai.ChatCompletion, json.dumps(asking(**fields)).encode())
-        return openai.generate_message(asked, header).routing.unit
+        asked = messages.parsed(messages.ChatCompletion, json.dumps(asking(**fields)).encode())
+        return messages.generate_message(asked, header).routing.unit
 
     assert unit("h") == "h"
     assert unit("h", user="u") == "u"
@@ -161,14 +162,14 @@ JSON = st.recursive(
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
     max_leaves=12,
 )
-FIELDS = sorted({*openai.ChatCompletion.model_fields, *openai.Completion.model_fields})
+FIELDS = sorted({*messages.ChatCompletion.model_fields, *messages.Completion.model_fields})
 
 
 @given(st.dictionaries(st.sampled_from(FIELDS), JSON, max_size=6) | JSON, st.booleans())
 def test_any_json_is_a_request_or_refused_in_words(body: Any, plain: bool) -> None:
-    kind: Any = openai.Completion if plain else openai.ChatCompletion
+    kind: Any = messages.Completion if plain else messages.ChatCompletion
     try:
-        message = openai.generate_message(openai.parsed(kind, json.dumps(body).encode()), "")
+        message = messages.generate_message(messages.parsed(kind, json.dumps(body).encode()), "")
     except InvalidRequest as error:
         refusal = error
     else:
@@ -180,12 +181,12 @@ def test_any_json_is_a_request_or_refused_in_words(body: Any, plain: bool) -> No
 @given(st.binary(max_size=60))
 def test_any_bytes(data: bytes) -> None:
     with pytest.raises(InvalidRequest):
-        openai.parsed(openai.ChatCompletion, data)
+        messages.parsed(messages.ChatCompletion, data)
 
 
 def test_lost_votes_are_in_the_field_routing() -> None:
     lost = pb.LostVote(classifier="probe", reason="timeout")
-    told = openai.decision_json(pb.Decision(votes_lost=[lost]))
+    told = messages.decision_json(pb.Decision(votes_lost=[lost]))
     assert told["votes_lost"] == [{"classifier": "probe", "reason": "timeout"}]
 
 
@@ -193,6 +194,6 @@ def test_conversations_are_said_as_over_grpc() -> None:
     routing = chat(routing={"conversation": "c", "continuity": "none", "fresh": True}).routing
     assert (routing.conversation, routing.continuity, routing.fresh) == ("c", pb.CONTINUITY_NONE, True)
     assert chat().routing.continuity == pb.CONTINUITY_UNSPECIFIED
-    assert refused(openai.ChatCompletion, asking(routing={"continuity": "always"}))
-    told = openai.decision_json(pb.Decision(continuity="kept", previous="adapters/legal"))
+    assert refused(messages.ChatCompletion, asking(routing={"continuity": "always"}))
+    told = messages.decision_json(pb.Decision(continuity="kept", previous="adapters/legal"))
     assert (told["continuity"], told["previous"]) == ("kept", "adapters/legal")

@@ -1,6 +1,6 @@
 """OpenFeature's SDK and its OFREP provider against a server at the address given; prints OK.
 
-Run by test_ofrep_client.py in an environment that has both and nothing of ours.
+Run by test_client.py in an environment that has both and nothing of ours.
 """
 
 import sys

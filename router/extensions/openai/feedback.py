@@ -14,16 +14,16 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from pydantic import AliasChoices, AwareDatetime, Field
 
 from router.errors import FieldViolation, Findings, InvalidRequest
-from router.names import AUTO
+from router.extensions.openai import messages
+from router.names import AUTO, resource_of
 from router.v1 import experiments_pb2 as experiments
 from router.v1 import inference_pb2 as pb
-from router.web import openai
 
 OUTCOME = "/router.v1.ExperimentService/RecordOutcome"
 CORRECTION = "/router.v1.InferenceService/RecordCorrection"
 
 
-class Feedback(openai.Model):
+class Feedback(messages.Model):
     """POST /v1/feedback: `metric` and `value`, or `should_have_been`."""
 
     response_id: str = Field(min_length=1)
@@ -37,7 +37,7 @@ class Feedback(openai.Model):
 
 def parsed(body: bytes) -> Feedback:
     """Raises InvalidRequest naming every bad field."""
-    said, found = openai.parsed(Feedback, body), Findings()
+    said, found = messages.parsed(Feedback, body), Findings()
     if said.should_have_been is None:
         if said.metric is None:
             found.add("metric", "must be there, and a value; or should_have_been")
@@ -58,7 +58,7 @@ def parsed(body: bytes) -> Feedback:
 def message_of(said: Feedback) -> tuple[str, experiments.RecordOutcomeRequest | pb.RecordCorrectionRequest]:
     """The method that takes it in, and its message."""
     if said.should_have_been is not None:
-        adapter = openai.resource_of(said.should_have_been) or AUTO  # which is nobody, and refused
+        adapter = resource_of(said.should_have_been) or AUTO  # which is nobody, and refused
         return CORRECTION, pb.RecordCorrectionRequest(
             response_id=said.response_id, adapter=adapter, text=said.text or ""
         )
@@ -94,7 +94,7 @@ def answer_json(said: Feedback, kept: Any) -> dict[str, Any]:
 
 def error_json(status: int, reason: str, message: str, field: str) -> dict[str, Any]:
     """As of OpenAI's API, with the names of fields that a body here has."""
-    body = openai.error_json(status, reason, in_our_words(message), in_our_words(field))
+    body = messages.error_json(status, reason, in_our_words(message), in_our_words(field))
     if body["error"]["param"] == "model":
         body["error"]["param"] = "should_have_been"
     return body

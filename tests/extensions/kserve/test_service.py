@@ -14,11 +14,11 @@ from router import __version__
 from router.access.roles import Role
 from router.engine.fake import FakeEngine
 from router.errors import InvalidRequest
+from router.extensions.kserve import tensors
+from router.extensions.kserve.service import ROWS as KSERVE
 from router.kserve import open_inference_pb2 as oip
 from router.kserve.open_inference_pb2_grpc import GRPCInferenceServiceStub
-from router.server import tensors
 from router.server.app import ServerApp
-from router.server.kserve import ROWS as KSERVE
 from router.server.policy import ROWS
 from tests.fuzz.doors import good_infer
 from tests.security.helpers import bearer, write_clients

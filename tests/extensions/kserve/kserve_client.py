@@ -1,6 +1,6 @@
 """KServe's own client against a server at the address given, as its users call it; prints OK.
 
-Run by test_kserve_clients.py in an environment that has kserve and nothing of ours.
+Run by test_clients.py in an environment that has kserve and nothing of ours.
 """
 
 import asyncio

@@ -7,7 +7,6 @@ does. Source: https://platform.openai.com/docs/api-reference (chat, completions,
 from __future__ import annotations
 
 import json
-import re
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated, Any, Literal, TypeVar
@@ -16,7 +15,7 @@ from google.protobuf.json_format import MessageToDict
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from router.errors import MOST_FINDINGS, FieldViolation, InvalidRequest
-from router.names import AUTO, BASE
+from router.names import AUTO, BASE, model_of, resource_of
 from router.server import http
 from router.types import (
     MAX_CHOICES,
@@ -38,7 +37,6 @@ OWNER = "lora-router"
 MAX_PARTS = 256  # of one message's content
 MOST_ERRORS = 2048  # that are built for the sake of the first 32
 ANY_OBJECT = '{"type": "object"}'
-_MODEL = re.compile(r"(?:adapters/)?([^/@\s]+)(?:(?:@|/versions/|/)([^/@\s]+))?")
 
 
 def nothing(value: Any) -> None:
@@ -306,32 +304,6 @@ def _routing(asked: Shared, unit: str) -> pb.Routing:
     for part in hints.mixture:
         message.mixture.add(adapter=resource_of(part.adapter), weight=part.weight)
     return message
-
-
-def resource_of(model: str) -> str:
-    """The adapter's resource name: of NAME, NAME@VERSION, or a resource name; '' for `auto`.
-
-    What is no such name is passed on as it is, and refused where resource names are.
-    """
-    if model in (AUTO, BASE):
-        return "" if model == AUTO else BASE
-    found = _MODEL.fullmatch(model)
-    if found is None:
-        return model
-    name, version = found.groups()
-    return f"adapters/{name}" + (f"/versions/{version}" if version else "")
-
-
-def model_of(decision: pb.Decision) -> str:
-    """Who answered, as a model's name."""
-    if decision.mixture:
-        return "+".join(model_name(part.adapter) for part in decision.mixture)
-    return model_name(decision.adapter) if decision.adapter else BASE
-
-
-def model_name(resource: str) -> str:
-    """NAME@VERSION."""
-    return resource.removeprefix("adapters/").replace("/versions/", "@")
 
 
 # -- From the messages of InferenceService

@@ -1,6 +1,6 @@
 """Triton's own client against a server at the address given, as its users call it; prints OK.
 
-Run by test_kserve_clients.py in an environment that has tritonclient[grpc] and nothing of ours.
+Run by test_clients.py in an environment that has tritonclient[grpc] and nothing of ours.
 """
 
 import queue

@@ -19,9 +19,9 @@ from hypothesis import strategies as st
 from router.corrections.keeper import Corrections
 from router.corrections.store import CorrectionStore
 from router.errors import InvalidRequest
+from router.extensions.openai import feedback
 from router.v1 import experiments_pb2 as experiments
 from router.v1 import inference_pb2 as pb
-from router.web import feedback
 from tests.experiments.memory_store import MemoryStore
 from tests.experiments.service.lab import experimenting, running
 from tests.security.helpers import write_clients

@@ -9,13 +9,13 @@ from typing import Any
 
 from router.access.roles import Role
 from router.errors import AdapterNotFound
+from router.extensions.openai import feedback, messages
 from router.ports import AdapterRegistry
 from router.server.call import Endpoint
 from router.server.http import HttpCall, Reply, Route
 from router.server.inference import InferenceService
 from router.server.policy import GENERATE, OBSERVE, RECORD, Policy
 from router.v1 import inference_pb2 as pb
-from router.web import feedback, openai
 
 UNIT = "x-user-id"  # who is served, where a proxy in between drops `user`
 LIST = replace(OBSERVE, role=Role.INFER)
@@ -33,10 +33,10 @@ def routes(
 ) -> Sequence[Route]:
     """All of them; `endpoints` are the methods of gRPC services."""
     complete = partial(completion, inference)
-    chat, plain = (partial(openai.parsed, kind) for kind in (openai.ChatCompletion, openai.Completion))
+    chat, plain = (partial(messages.parsed, kind) for kind in (messages.ChatCompletion, messages.Completion))
     listed = partial(models, registry)
     told = partial(take_feedback, endpoints)
-    errors = openai.error_json
+    errors = messages.error_json
     return (
         Route("POST", "/v1/chat/completions", complete, chat, errors),
         Route("POST", "/v1/completions", complete, plain, errors),
@@ -46,16 +46,16 @@ def routes(
     )
 
 
-async def completion(inference: InferenceService, asked: openai.Asked, call: HttpCall) -> Reply | None:
+async def completion(inference: InferenceService, asked: messages.Asked, call: HttpCall) -> Reply | None:
     """A chat or plain completion, whole or streamed."""
-    message, written = openai.generate_message(asked, call.header(UNIT)), openai.Answer(asked)
+    message, written = messages.generate_message(asked, call.header(UNIT)), messages.Answer(asked)
     if not asked.stream:
         return Reply(written.whole(await inference.Generate(message, call)))
 
     async def write(event: pb.StreamGenerateResponse) -> None:
         await call.write(written.event(event))
 
-    await inference.stream(openai.stream_message(message), call, write)
+    await inference.stream(messages.stream_message(message), call, write)
     return None
 
 
@@ -70,7 +70,7 @@ async def take_feedback(
 async def models(registry: AdapterRegistry, _: None, call: HttpCall) -> Mapping[str, Any]:
     """What can be named as a model: all that the client sees, or the one that the path names."""
     visible = call.client.adapters
-    found = openai.models_json(info for info in registry.listed() if info.ref.name in visible)
+    found = messages.models_json(info for info in registry.listed() if info.ref.name in visible)
     wanted = call.path_parameter("model")
     if not wanted:
         return found

@@ -18,16 +18,12 @@ from router import __version__
 from router.access.access import Credentials
 from router.access.roles import Role
 from router.errors import AdapterNotFound, Draining, FieldViolation, InvalidRequest, RouterError
+from router.extensions.kserve import tensors
 from router.kserve import open_inference_pb2 as oip
-from router.kserve.open_inference_pb2_grpc import (
-    GRPCInferenceServiceServicer,
-    add_GRPCInferenceServiceServicer_to_server,
-)
+from router.kserve.open_inference_pb2_grpc import GRPCInferenceServiceServicer
 from router.names import AUTO, BASE
 from router.ports import AdapterRegistry
-from router.server import tensors
 from router.server.call import REQUEST_ID_KEY, Call, Endpoint, request_id_of
-from router.server.grpc_adapter import GrpcServer
 from router.server.health import Health
 from router.server.inference import InferenceService
 from router.server.interceptors import Interceptors
@@ -51,19 +47,6 @@ ROWS: Mapping[str, Policy] = {
         INFER, admitted=False, watch=True, carries=True
     ),
 }
-
-
-def register(
-    server: GrpcServer,
-    interceptors: Interceptors,
-    inference: InferenceService,
-    registry: AdapterRegistry,
-    health: Health,
-    lifecycle: Lifecycle,
-) -> None:
-    """Add the service."""
-    service = OpenInference(interceptors, inference, registry, health, lifecycle)
-    server.add_service(add_GRPCInferenceServiceServicer_to_server, service, ROWS)
 
 
 class OpenInference(GRPCInferenceServiceServicer):

@@ -14,8 +14,10 @@ import pytest
 from router.access.roles import Role
 from router.experiments.live.assigner import place_of, running_of
 from router.experiments.model import ArmSpec, Experiment, Lifecycle, Mode, Phase
+from router.extensions.ofrep import flags
+from router.plugins import Hooks, PluginHost
+from router.plugins.tables import Table, Value
 from router.types import Request, RoutingHints
-from router.web import ofrep
 from tests.experiments.plans import plan, router_plan
 from tests.security.worlds import answered, begun, world
 from tests.server.helpers import Connect, Start, until
@@ -167,7 +169,7 @@ async def test_who_may_not_is_refused(at: SimpleNamespace) -> None:
     response = await at.ask("acme-tone", who="")
     assert (response.status_code, response.json()["errorCode"]) == (401, "GENERAL")
     assert response.json()["errorDetails"].startswith("TOKEN_MISSING: ")
-    assert {(row.role, row.gated) for row in ofrep.ROWS.values()} == {(Role.INFER, True)}
+    assert {(row.role, row.gated) for row in flags.ROWS.values()} == {(Role.INFER, True)}
 
 
 async def test_while_the_store_is_down_nobody_has_an_arm(at: SimpleNamespace) -> None:
@@ -218,7 +220,7 @@ def stands(spec: Any, unit: str, holdout: float = 0.0) -> Any:
 
 def test_a_unit_outside_has_no_value() -> None:
 
-    flag = ofrep.flag_json(stands(plan(enrolment=0.0), "anna"))
+    flag = flags.flag_json(stands(plan(enrolment=0.0), "anna"))
     assert flag == {
         "key": "trial",
         "reason": "DEFAULT",
@@ -241,3 +243,9 @@ def test_the_holdout_is_a_flag_of_its_own() -> None:
         ("free", False, 0.7, ""),
     }
     assert stands(spec, "", holdout=0.3).outside == "unit_missing"
+
+
+async def test_the_setting_enabled_turns_it_off(start_web: Start, http: Http) -> None:
+    tables = {"ofrep": Table({"enabled": Value("false", "flag", text=True)})}
+    server = await start_web(hooks=Hooks(PluginHost([], tables=tables, built_in=True)))
+    assert (await http(server).post(FLAGS, json={})).status_code == 404

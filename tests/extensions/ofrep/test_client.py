@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.extensions.kserve.test_clients import environment
 from tests.security.worlds import answered, begun, world
-from tests.server.helpers import ROOT, Connect, Start
-from tests.server.test_kserve_clients import environment
+from tests.server.helpers import Connect, Start
 
 pytestmark = [pytest.mark.long, pytest.mark.interop, pytest.mark.timeout(900)]
 
@@ -21,7 +21,7 @@ async def test_the_provider_unchanged(start_server: Start, connect: Connect, tmp
         await begun(at, "acme-half", at.clients.mine, route="base", enrolment=1e-9)
         arm = (await answered(at, at.clients.mine, "a medical question", "anna")).decision.arm
         token = at.clients.mine[0][1].removeprefix("Bearer ")
-        script = ROOT / "tests" / "web" / "openfeature_client.py"
+        script = Path(__file__).with_name("openfeature_client.py")
         command = (python, script, at.app.http_address, token, "anna", arm)
         child = await asyncio.create_subprocess_exec(*command, stdout=PIPE, stderr=PIPE, cwd=tmp_path)
         out, err = await child.communicate()

@@ -1,0 +1,35 @@
+"""OpenFeature's remote evaluation (OFREP): running experiments as flags, over HTTP (docs/http.md)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from router.hookspecs import RegisterHttp, RegisterSettings, hookimpl
+
+if TYPE_CHECKING:
+    from router.server.app import ServerApp
+
+
+class Settings(BaseModel):
+    """The table [ofrep]."""
+
+    model_config = ConfigDict(frozen=True)
+
+    enabled: bool = Field(True, description="answer /ofrep/v1 at the HTTP address")
+
+
+@hookimpl
+def register_settings(register: RegisterSettings) -> None:
+    """`[ofrep]`."""
+    register(Settings)
+
+
+@hookimpl
+def register_http(register: RegisterHttp, server: ServerApp, settings: Settings) -> None:
+    """All flags, and one flag by its name."""
+    from router.extensions.ofrep.flags import ROWS, routes
+
+    if settings.enabled:
+        register(routes(server.experiments), ROWS)

@@ -1,0 +1,18 @@
+"""OpenAI's API over HTTP: completions, models, and feedback on answers (docs/http.md)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from router.hookspecs import RegisterHttp, hookimpl
+
+if TYPE_CHECKING:
+    from router.server.app import ServerApp
+
+
+@hookimpl
+def register_http(register: RegisterHttp, server: ServerApp) -> None:
+    """All of /v1."""
+    from router.extensions.openai.routes import ROWS, routes
+
+    register(routes(server.inference, server.registry, server.methods), ROWS)
