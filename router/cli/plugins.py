@@ -234,7 +234,7 @@ class WithPlugins(TyperGroup):
 
     def _extend_by_built_in(self) -> None:
         """Without the plugin host and the settings, which take longer to import than all commands here."""
-        for name in naming(COMMANDS, [EXTENSIONS]):
+        for name in sorted(naming(COMMANDS, [EXTENSIONS])):
             try:
                 hook = import_module(f"router.extensions.{name}").register_commands
                 if "settings" in signature(hook).parameters:

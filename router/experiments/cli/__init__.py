@@ -8,11 +8,8 @@ import typer
 
 from router.cli import flags
 from router.cli.command import group
-from router.experiments.cli.aa import aa as aa_
 from router.experiments.cli.create import Etag, Name, update
 from router.experiments.cli.create import create as create_
-from router.experiments.cli.export import export as export_
-from router.experiments.cli.export import hash_units
 from router.experiments.cli.plan import plan as plan_
 from router.experiments.cli.record import record as record_
 from router.experiments.cli.report import report as report_
@@ -231,7 +228,4 @@ app = group(
     promote=promote,
     rollback=rollback,
     delete=delete,
-    aa=aa_,
-    export=export_,
-    **{"hash-units": hash_units},
 )

@@ -7,7 +7,9 @@ import pytest
 
 from router.experiments.assignment import Allocation, Arm, Salts
 from router.experiments.model import Aggregate, Kind, MetricSpec
-from router.experiments.self_test import (
+from router.experiments.stats import Moments, Plan
+from router.experiments.verdict import Design
+from router.extensions.experiments_aa.self_test import (
     Drawn,
     _any_shown,
     _chi_square_tail,
@@ -18,8 +20,6 @@ from router.experiments.self_test import (
     uniformity,
     unit_powers,
 )
-from router.experiments.stats import Moments, Plan
-from router.experiments.verdict import Design
 from tests.experiments.plans import SOLVED
 
 
@@ -31,7 +31,7 @@ def test_hashes_are_uniform():
 
 def test_a_bad_hash_is_found(monkeypatch):
     monkeypatch.setattr(
-        "router.experiments.self_test.fraction", lambda salt, unit: (int(unit[5:]) % 97) / 100
+        "router.extensions.experiments_aa.self_test.fraction", lambda salt, unit: (int(unit[5:]) % 97) / 100
     )
     assert not uniformity("some salt").sound
 
@@ -53,7 +53,7 @@ def test_other_weights_are_found():
     assert arm_shares(salts, allocation).sound
     lying = Mock(wraps=Allocation)
     lying.side_effect = lambda salts, arms: Allocation(salts, (Arm("old", 0.88), Arm("new", 0.12)))
-    with patch("router.experiments.self_test.Allocation", lying):
+    with patch("router.extensions.experiments_aa.self_test.Allocation", lying):
         assert not arm_shares(salts, allocation).sound
 
 
@@ -98,7 +98,7 @@ def test_peeking_at_the_usual_test_is_found(monkeypatch, weights):
         variance = sum(r * (1 - r) / arm.n for r, arm in zip(rates, (control, treatment), strict=True))
         return np.where(np.abs(rates[1] - rates[0]) > 1.96 * np.sqrt(variance), np.inf, 0.0)
 
-    monkeypatch.setattr("router.experiments.self_test.Arms.evidence", naive)
+    monkeypatch.setattr("router.extensions.experiments_aa.self_test.Arms.evidence", naive)
     assert not error_rate(Drawn.of(SOLVED, 0.5), design(weights=weights), 1000, "seed").sound
 
 

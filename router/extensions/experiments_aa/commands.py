@@ -1,7 +1,7 @@
 """`lora-router experiments aa`: an A/A self-test through the real server.
 
-Simulated units ask through gRPC and record random outcomes; `router.experiments.self_test` judges what came
-of it. Arms are all the same; their number, weights and metrics may be those of a plan.
+Simulated units ask through gRPC and record random outcomes; `self_test` judges them. Arms are all the same;
+their number, weights and metrics may be those of a plan.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from router.cli import flags
 if TYPE_CHECKING:
     from router.client import Answer, AsyncClient, Client, Experiment, MetricSpec, Spec
     from router.experiments.report.model import Report
-    from router.experiments.self_test import Drawn, Finding, Traffic
+    from router.extensions.experiments_aa.self_test import Drawn, Finding, Traffic
 
 LABEL = "aa_unit"
 AT_ONCE, RETRY_SECONDS, TRIES = 8, 0.5, 20
@@ -115,7 +115,7 @@ class EqualArms:
 def _equal_arms(client: Client, route: str, like: str, weights: str, units: int, window: float) -> EqualArms:
     from dataclasses import replace
 
-    from router.experiments.self_test import Drawn
+    from router.extensions.experiments_aa.self_test import Drawn
 
     if not like:
         plan = _plan_of_equal_arms(client, route, weights, units, window)
@@ -145,7 +145,7 @@ def _check_like(name: str, model: Spec, route: str) -> None:
 def _outcomes_like(client: Client, metric: MetricSpec, route: str) -> Drawn:
     """At the rate, or with the mean and deviation, that the route had, where that is known."""
     from router.client import ClientError, SizeQuestion
-    from router.experiments.self_test import Drawn
+    from router.extensions.experiments_aa.self_test import Drawn
 
     try:
         known = client.experiments.plan(SizeQuestion(metric.name, metric.kind, route=route, effect=1e-3))
@@ -195,7 +195,7 @@ def _run_and_judge(
     server: str,
     timeout: float,
 ) -> list[Finding]:
-    from router.experiments.self_test import findings
+    from router.extensions.experiments_aa.self_test import findings
 
     run, seed = f"aa-{secrets.token_hex(4)}", secrets.randbits(31)
     simulation = Simulation(run, prompt, options, units, trial.recorded(units, seed))
@@ -263,7 +263,7 @@ class Simulation:
 
     async def run(self, client: AsyncClient) -> Traffic:
         """All units, some at once."""
-        from router.experiments.self_test import Traffic
+        from router.extensions.experiments_aa.self_test import Traffic
 
         traffic, room = Traffic(), asyncio.Semaphore(AT_ONCE)
 

@@ -6,10 +6,13 @@ import json
 import pytest
 
 from router.experiments.assignment import unit_hash
-from router.experiments.export import FORMS
 from router.experiments.model import Experiment, Exposure, Lifecycle, Outcome, Phase
 from router.experiments.store.sql_store import SqlStore
+from router.extensions.experiments_export.export import FORMS
+from tests.commands import cli, own_folder, remote
 from tests.experiments.plans import plan
+
+__all__ = ["cli", "own_folder", "remote"]
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from router.cli import flags
 from router.cli.command import INTERRUPTED, MISUSED, CliError
 
 if TYPE_CHECKING:
-    from router.experiments.export import Exported
+    from router.extensions.experiments_export.export import Exported
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="The experiment.")]
 What = Annotated[
@@ -64,7 +64,7 @@ def export(
       lora-router experiments export medical-v2 all exported --form csv --phase 1
       lora-router experiments export medical-v2 units units.csv --store postgresql://host/experiments
     """
-    from router.experiments.export import export as write
+    from router.extensions.experiments_export.export import export as write
 
     if form not in FORMS:
         raise CliError(f"--form {form}: there are {', '.join(FORMS)}", MISUSED)
@@ -92,8 +92,8 @@ def hash_units(
       lora-router experiments hash-units users.csv hashes.csv --column user_id
     """
     from router.experiments.cli.record import bad_file
-    from router.experiments.export import hash_file
     from router.experiments.values_in import BadFile
+    from router.extensions.experiments_export.export import hash_file
 
     try:
         with _nothing_written():

@@ -19,15 +19,15 @@ import pytest
 
 from router import __version__
 from router.errors import ConfigError, ExperimentNotFound, FailedPrecondition, ResourceExhausted, StoreDown
-from router.experiments import export as exporting
 from router.experiments.assignment import unit_hash
-from router.experiments.export import export, hash_file
 from router.experiments.model import Pair
 from router.experiments.store import tables
 from router.experiments.store.migrating import VERSION
 from router.experiments.store.sql_store import SqlStore
 from router.experiments.store.views import VIEWS
 from router.experiments.values_in import BadFile
+from router.extensions.experiments_export import export as exporting
+from router.extensions.experiments_export.export import export, hash_file
 from tests.experiments.store.conftest import empty
 from tests.experiments.store.helpers import START, WINDOW, experiment, exposed, said
 from tests.experiments.store.postgres import Server, binaries
@@ -359,7 +359,7 @@ GROWTH = """
 import resource, sys
 from pathlib import Path
 import pyarrow.parquet
-from router.experiments import export
+from router.extensions.experiments_export import export
 url, folder, forms = sys.argv[1], Path(sys.argv[2]), sys.argv[3].split()
 export.BATCH = 5000
 for form in forms:

@@ -7,12 +7,15 @@ import pytest
 
 from router.cli.command import CliError
 from router.cli.main import run
-from router.experiments.cli.aa import aa
 from router.experiments.live.runtime import Experiments
 from router.experiments.model import Aggregate, ArmSpec, Experiment, Kind, MetricSpec
 from router.experiments.service.served import ServedExperiments
+from router.extensions.experiments_aa.commands import aa
+from tests.commands import cli, own_folder, remote
 from tests.experiments.memory_store import MemoryStore
 from tests.experiments.plans import plan, router_plan
+
+__all__ = ["cli", "own_folder", "remote"]
 
 pytestmark = pytest.mark.slow
 
@@ -50,8 +53,8 @@ async def self_test(start_server, fakes, monkeypatch, capsys):
 
     async def call(store, *arguments, loses=False):
         if loses:  # what is lost stays lost, so there is no sense in waiting for it
-            monkeypatch.setattr("router.experiments.cli.aa.SLACK", 0.5)
-            monkeypatch.setattr("router.experiments.cli.aa.TRIES", 2)
+            monkeypatch.setattr("router.extensions.experiments_aa.commands.SLACK", 0.5)
+            monkeypatch.setattr("router.extensions.experiments_aa.commands.TRIES", 2)
         live = Experiments(store, poll_seconds=60.0)
         await live.start()
         try:

@@ -1,0 +1,22 @@
+"""`lora-router experiments aa`: an experiment of equal arms shows whether assignment and statistics work."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from router import optional
+from router.hookspecs import hookimpl
+
+if TYPE_CHECKING:
+    import typer
+
+
+@hookimpl
+def register_commands(app: typer.Typer) -> None:
+    """`experiments aa`; none where experiments are not installed."""
+    if not optional.has_experiments():
+        return
+    from router.cli.command import group
+    from router.extensions.experiments_aa.commands import aa
+
+    app.add_typer(group("Whether experiments work.", aa=aa), name="experiments")

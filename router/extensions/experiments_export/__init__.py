@@ -1,0 +1,25 @@
+"""`lora-router experiments export` and `hash-units`: what is kept of a phase as files."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from router import optional
+from router.hookspecs import hookimpl
+
+if TYPE_CHECKING:
+    import typer
+
+
+@hookimpl
+def register_commands(app: typer.Typer) -> None:
+    """Both; none where experiments are not installed."""
+    if not optional.has_experiments():
+        return
+    from router.cli.command import group
+    from router.extensions.experiments_export.commands import export, hash_units
+
+    app.add_typer(
+        group("What experiments keep, as files.", export=export, **{"hash-units": hash_units}),
+        name="experiments",
+    )
