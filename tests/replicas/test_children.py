@@ -164,7 +164,7 @@ time.sleep(60)
 
 
 def test_why_a_child_does_not_start_is_the_edges_error() -> None:
-    with pytest.raises(ConfigError, match="engine .* is 'absent', and there are torch, vllm"):
+    with pytest.raises(ConfigError, match=r"engine .* is 'absent', and there are torch, vllm"):
         ChildLink("0", "absent", OWN).start()
     with pytest.raises(LinkLost, match=r"has not started within 0\.1 s"):
         ChildLink("0", "fake", OWN, 0.1, fake={"start_seconds": 30.0}).start()
