@@ -8,6 +8,8 @@ server has a route for each test: the same weights under another name.
 from __future__ import annotations
 
 import asyncio
+import gzip
+import json
 import random
 import re
 import shutil
@@ -18,7 +20,6 @@ import pytest
 
 from router.cli.main import run as command
 from router.client import Accepted, ArmSpec, AsyncClient, ClientError, Lifecycle, Outcome, Spec, metric
-from router.extensions.training.data import read_rows
 from router.types import AdapterRef
 from tests.serving import serving
 
@@ -108,15 +109,16 @@ async def run(client: AsyncClient, route: str, alpha: float = 0.05) -> None:
     await client.experiments.create(route, plan(route, alpha))
     await client.experiments.start(route)
     draw = random.Random(11)
-    rows = draw.sample(list(read_rows(ROOT / "recipes" / "data" / "medical.test.jsonl.gz")), QUESTIONS)
+    with gzip.open(ROOT / "recipes" / "data" / "medical.test.jsonl.gz", "rt", encoding="utf-8") as file:
+        rows = draw.sample([json.loads(line) for line in file], QUESTIONS)
     asked = draw.choices(rows, k=USERS[route])
     places = asyncio.Semaphore(IN_FLIGHT)
 
     async def user(number: int) -> None:
         row = asked[number]
         async with places:
-            answer = await client.generate(row.prompt, adapter=route, unit=f"user-{number}", max_tokens=24)
-            right = float(answer.text.strip() == row.response)
+            answer = await client.generate(row["prompt"], adapter=route, unit=f"user-{number}", max_tokens=24)
+            right = float(answer.text.strip() == row["response"])
             told = Outcome("right", right, response_id=answer.response_id)
             assert await client.experiments.record_outcome(told) is Accepted.COUNTED
 
