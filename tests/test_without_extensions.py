@@ -1,0 +1,51 @@
+"""Each extension may be taken away: the command line and a server work without its folder."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from router.cli import plugins
+from router.cli.main import run
+from router.plugins import host
+from tests.test_hookspecs import Write, serving, write
+
+__all__ = ["write"]
+
+NAMES = sorted(module.rpartition(".")[2] for module in host.built_in_modules())
+
+
+@pytest.fixture(params=NAMES)
+def absent(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The extension that is not there."""
+    name = str(request.param)
+    folder = tmp_path / "extensions"
+    folder.mkdir()
+    for child in plugins.EXTENSIONS.iterdir():
+        if child.stem != name:
+            (folder / child.name).symlink_to(child)
+    monkeypatch.setattr(plugins, "EXTENSIONS", folder)
+    monkeypatch.setattr(host, "EXTENSIONS", folder)
+    gone = f"router.extensions.{name}"
+    for module in [m for m in sys.modules if m == gone or m.startswith(f"{gone}.")]:
+        monkeypatch.delitem(sys.modules, module)
+    monkeypatch.setitem(sys.modules, gone, None)  # whose import fails
+    return name
+
+
+async def test_the_rest_works(
+    absent: str, write: Write, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write("none.txt", "")
+    run(["adapters", "--help"])
+    shown = capsys.readouterr()
+    assert (shown.err, "validate" in shown.out) == ("", True)
+    assert ("learning-curve" in shown.out) == (absent != "training")
+    async with serving() as (composition, client):
+        assert (await client.generate("one two", max_tokens=2)).text
+        listed = {plugin.name: plugin for plugin in await client.adapters.plugins()}
+        assert sorted(listed) == [name for name in NAMES if name != absent]
+        assert [plugin.error for plugin in listed.values() if plugin.error] == []
+        assert composition.app.health.degraded == []
