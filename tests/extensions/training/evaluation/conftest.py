@@ -22,7 +22,7 @@ from router.extensions.training.recipe import load_recipe
 from tests.extensions.training.tiny import recipe_text, save_base, write_data
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(scope="package", autouse=True)
 def plain_operations() -> Iterator[None]:
     """The engine without its native operations, which do not take the tiny base's narrow heads."""
     with pytest.MonkeyPatch.context() as patch:
@@ -31,7 +31,7 @@ def plain_operations() -> Iterator[None]:
         yield
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with recipes/, its data and adapters/colours, trained for a few steps."""
     root = tmp_path_factory.mktemp("evaluated")
