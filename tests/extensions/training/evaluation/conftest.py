@@ -22,16 +22,19 @@ from router.extensions.training.recipe import load_recipe
 from tests.extensions.training.tiny import recipe_text, save_base, write_data
 
 
-@pytest.fixture(scope="package", autouse=True)
+# The engine without its native operations, which do not take the tiny base's narrow heads.
+PLAIN = {"LORA_ROUTER_NATIVE": "false", "LORA_ROUTER_THREADS": "1"}  # more threads are slower here
+
+
+@pytest.fixture(scope="module", autouse=True)
 def plain_operations() -> Iterator[None]:
-    """The engine without its native operations, which do not take the tiny base's narrow heads."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("LORA_ROUTER_NATIVE", "false")
-        patch.setenv("LORA_ROUTER_THREADS", "1")  # so small a model is slower with more
+        for name, value in PLAIN.items():
+            patch.setenv(name, value)
         yield
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="session")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with recipes/, its data and adapters/colours, trained for a few steps."""
     root = tmp_path_factory.mktemp("evaluated")
@@ -39,7 +42,10 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     recipes.mkdir()
     write_data(recipes)
     (recipes / "colours.toml").write_text(recipe_text(save_base(root / "base"), steps=12))
-    train(recipes / "colours.toml", root / "adapters" / "colours", work=root / "work", device="cpu")
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in PLAIN.items():
+            patch.setenv(name, value)
+        train(recipes / "colours.toml", root / "adapters" / "colours", work=root / "work", device="cpu")
     return root
 
 
