@@ -21,7 +21,6 @@ from router.extensions.training.evaluation.subject import (
 from router.extensions.training.recipe import load_recipe
 from tests.extensions.training.tiny import recipe_text, save_base, write_data
 
-
 # The engine without its native operations, which do not take the tiny base's narrow heads.
 PLAIN = {"LORA_ROUTER_NATIVE": "false", "LORA_ROUTER_THREADS": "1"}  # more threads are slower here
 
