@@ -105,9 +105,13 @@ def _leave_at_once() -> NoReturn:
 
 def base_of(settings: Settings) -> Path:
     """The base's folder. Raises ConfigError, also where vLLM is to run here and is not installed."""
-    if settings.engine == "vllm" and not settings.replica_addresses:
-        return vllms_base(settings)
-    return resolve_model(settings.model, any_weights=settings.engine == "vllm")
+    if settings.engine != "vllm":
+        return resolve_model(settings.model)
+    return (
+        resolve_model(settings.model, any_weights=True)
+        if settings.replica_addresses
+        else vllms_base(settings)
+    )
 
 
 def make_engine(settings: Settings) -> Engine:
