@@ -113,8 +113,8 @@ def engine_of(settings: Settings, plugins: PluginHost) -> tuple[Engine, Path | N
 
     Raises ConfigError, before anything is fetched where the settings are wrong.
     """
-    if settings.replica_addresses:  # they have the engine; the edge encodes, with the tokenizer of the base
-        return make_fleet(settings), resolve_model(settings.model, any_weights=settings.engine != TORCH)
+    if settings.replica_addresses and settings.engine != TORCH:  # the edge needs the tokenizer alone
+        return make_fleet(settings), resolve_model(settings.model, any_weights=True)
     if settings.engine == TORCH:
         model = resolve_model(settings.model)
         return make_fleet(settings) if settings.replica_bounds[0] else make_engine(settings), model
