@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,11 +12,7 @@ from typing import Protocol
 
 from router.access.certificates import BadNames, names_in
 from router.access.clients import ANYONE, LOCAL, OURS, Client, Clients, read_clients
-from router.access.issuers import Issuer
-from router.access.jwks import Found
-from router.access.jwt import Proof, Tokens, is_jwt
 from router.access.roles import Role
-from router.access.xfcc import HEADER, forwarded_names
 from router.errors import (
     AdminElsewhere,
     PermissionDenied,
@@ -37,18 +33,17 @@ MAX_HEADER = 8 << 10  # characters; ours have some 100, an issuer's may carry mu
 @dataclass(frozen=True, slots=True)
 class Credentials:
     """What a call brings: its `authorization` headers, the client's certificate (PEM, verified by TLS),
-    whether it came by the socket that only the server's own user can open, and a trusted sidecar's headers.
+    whether it came by the socket that only the server's own user can open, and whether by the address of a
+    trusted sidecar, whose headers are its word.
 
-    `Access.verified` adds `names`, from certificate or sidecar, `proof`, from a JWT, and `identity`, from an
-    authenticator.
+    `Access.verified` adds `names`, from the certificate, and `identity`, from an authenticator.
     """
 
     authorization: Sequence[str] = ()
     certificate: bytes = b""
     local: bool = False
-    forwarded: Sequence[str] = ()  # the sidecar's headers
+    sidecar: bool = False
     names: Sequence[str] = ()  # each with its kind, `dns:NAME`
-    proof: Proof | None = None
     headers: Iterable[tuple[str, str | bytes]] = ()  # all of the call's, their names in lower case
     identity: Identity | None = None
 
@@ -120,12 +115,10 @@ class Access:
         clients: Path | None = None,
         admin_local: bool = False,
         now: Callable[[], float] = time.time,
-        fetch: Callable[[Issuer], Awaitable[Found]] | None = None,
     ) -> None:
         self._file = Reread([clients], lambda: read_clients(clients)) if clients is not None else None
         self._clients = self._file.value() if self._file is not None else Clients()
         self._now, self._admin_local = now, admin_local
-        self._tokens = Tokens(fetch)
         self._running: set[_Running] = set()
         self._authenticators: list[tuple[Authenticator, Callable[[Exception], None]]] = []
 
@@ -140,35 +133,35 @@ class Access:
 
     @property
     def keys_problem(self) -> str:
-        """Why the keys of an issuer could not be fetched; empty if they were."""
-        return self._tokens.problem
+        """What authenticators say is wrong, such as that the keys of an issuer could not be fetched."""
+        found = []
+        for authenticator, failed in self._authenticators:
+            try:
+                found.append(authenticator.problem)
+            except Exception as error:
+                failed(error)
+        return "; ".join(filter(None, found))
 
     async def verified(self, credentials: Credentials, role: Role) -> Credentials:
-        """The same with what is read once a call: the subject of a JWT, and the names in a certificate or in
-        a sidecar's header.
+        """The same with what is read once a call: who authenticators say it is, or the names in a
+        certificate.
 
-        Waits, seconds at most, while an issuer's keys are fetched. Raises Unauthenticated.
+        Waits, seconds at most, for an authenticator. Raises Unauthenticated.
         """
         if self._file is None or role is Role.OPEN:
             return credentials
         token = bearer(credentials.authorization)
-        if token.startswith(OURS):
+        if token.startswith(OURS) or (credentials.local and not credentials.authorization):
             return credentials
         if (identity := await self._identity(credentials)) is not None:
             return replace(credentials, identity=identity)
-        if is_jwt(token):
-            return replace(credentials, proof=await self._tokens.proven(token))
         if credentials.authorization:
             return credentials
         try:
             if credentials.certificate:
                 return replace(credentials, names=names_in(credentials.certificate))
-            if credentials.forwarded:
-                return replace(credentials, names=forwarded_names(credentials.forwarded))
         except BadNames as error:
             raise Unauthenticated(str(error)) from None
-        except ValueError as error:
-            raise Unauthenticated(f"{HEADER}: {error}") from None
         return credentials
 
     async def _identity(self, credentials: Credentials) -> Identity | None:
@@ -234,7 +227,6 @@ class Access:
                 self.look()
                 await asyncio.sleep(LOOK_SECONDS)
         finally:
-            self._tokens.close()
             for authenticator, _ in self._authenticators:
                 authenticator.close()
 
@@ -244,7 +236,6 @@ class Access:
         if self._file is None:
             return
         self._clients = self._file.value()
-        self._tokens.follow(self._clients.issuers)
         for authenticator, failed in self._authenticators:
             try:
                 authenticator.follow(self._clients)
@@ -268,8 +259,6 @@ class Access:
             return ANYONE
         if credentials.identity is not None:
             client = credentials.identity.client(self._clients, self._now())
-        elif credentials.proof is not None:
-            client = self._proven(credentials.proof)
         elif credentials.authorization:
             client = self._clients.by_token(bearer(credentials.authorization))
         elif credentials.names:
@@ -281,11 +270,6 @@ class Access:
             who = f"{client.id} has expired" if client else "nobody's"
             raise Unauthenticated(f"token or certificate: {who}")
         return client
-
-    def _proven(self, proof: Proof) -> Client | None:
-        if not self._tokens.holds(proof, self._now()):
-            return None
-        return self._clients.by_subject(proof.issuer.url, proof.subject)
 
 
 def granted(client: Client, method: str) -> tuple[object, ...]:

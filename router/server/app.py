@@ -390,10 +390,10 @@ class ServerApp:
         own = ["the certificate has expired, so clients do not connect"] if expired else []
         stale = {
             "the clients file": self.access.problem,
-            "the keys of an issuer": self.access.keys_problem,
             "the TLS files": self.tls.problem if self.tls is not None else "",
         }
         own += [f"{what} cannot be used, those from before hold: {why}" for what, why in stale.items() if why]
+        own += [self.access.keys_problem] if self.access.keys_problem else []
         hooks = self._hooks.flaws if self._hooks is not None else []
         return [*own, *self._following.flaws, *hooks, *self._more_flaws()]
 

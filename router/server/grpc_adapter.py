@@ -12,7 +12,6 @@ from typing import Any, TypeAlias, TypeVar
 import grpc
 
 from router.access.access import Credentials
-from router.access.xfcc import HEADER as XFCC
 from router.errors import ConfigError, DeadlineExceeded
 from router.server.call import Answered, Call, Endpoint, request_id_of
 from router.server.grpc_status import status_of
@@ -52,9 +51,7 @@ class GrpcCall(Call):
     def credentials(self) -> Credentials:
         """Token and certificate; of a sidecar's call the token and what the sidecar says."""
         if self._sidecar:
-            return Credentials(
-                self.sent_as("authorization"), forwarded=self.sent_as(XFCC), headers=self.metadata
-            )
+            return Credentials(self.sent_as("authorization"), sidecar=True, headers=self.metadata)
         certificate = next(iter(self.context.auth_context().get(CERTIFICATE, ())), b"")
         local = self.peer.startswith(LOCAL_PEER)
         return Credentials(self.sent_as("authorization"), certificate, local, headers=self.metadata)

@@ -11,7 +11,7 @@ from router.access.clients import parse_clients
 from router.access.editing import removed
 from router.access.issuers import ALGORITHMS, USUAL, Issuer
 from router.errors import ConfigError
-from tests.access.issuing import AUDIENCE, URL, Issuing
+from tests.extensions.oidc.issuing import AUDIENCE, URL, Issuing
 
 ISSUING = Issuing()
 DOCUMENTED = Path(__file__).parents[2] / "docs" / "security.md"

@@ -6,7 +6,7 @@ import stat
 import pytest
 
 from router.access.clients import read_clients
-from tests.access.issuing import Issuing
+from tests.extensions.oidc.issuing import Issuing
 
 
 def test_a_client_is_made_listed_checked_and_revoked(cli, own_folder):

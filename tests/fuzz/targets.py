@@ -21,7 +21,6 @@ from pathlib import Path
 
 from router.access.audit import START, chained, entries, verify
 from router.access.clients import Clients, hash_of, parse_clients
-from router.access.xfcc import forwarded_names
 from router.calibration.file import read_calibration
 from router.calibration.model import choose
 from router.classifiers.axes import Axis
@@ -34,6 +33,7 @@ from router.experiments.cli.plan_file import EXAMPLE as PLAN_EXAMPLE
 from router.experiments.cli.plan_file import plan_of, read_plan_file
 from router.extensions.calibration.manifest import with_examples
 from router.extensions.calibration.proposals import Addition, propose
+from router.extensions.oidc.xfcc import forwarded_names
 from router.registry.format.checks import check_base, check_invocation, check_targets, plan_sites
 from router.registry.format.findings import Finding, Findings
 from router.registry.format.lora_config import LoraSettings, parse_lora_config

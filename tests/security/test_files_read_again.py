@@ -22,16 +22,18 @@ from hypothesis import strategies as st
 
 from router.access.clients import parse_clients, read_clients
 from router.access.issuers import USUAL
-from router.access.jwks import Unusable, keys_in
 from router.calibration.file import read_calibration
 from router.client import Client
 from router.errors import ConfigError
+from router.extensions.oidc import JwtAuthenticator
+from router.extensions.oidc.jwks import Unusable, keys_in
+from router.extensions.oidc.jwt import Tokens
 from router.plugins import PluginHost
 from router.registry.format.trust import Lock
 from router.registry.state import Choices
 from router.server.app import ServerApp
 from router.server.tls import read_pems
-from tests.access.issuing import Issuing
+from tests.extensions.oidc.issuing import Issuing
 from tests.security.helpers import write_clients
 from tests.server.helpers import Start, until
 
@@ -167,7 +169,7 @@ async def running(start_server: Start, tmp_path: Path) -> SimpleNamespace:
         file.write(issuing.table(jwks=str(jwks)) + issuing.client())
     shown = {"tls_cert": paths["cert"], "tls_key": paths["key"], "tls_client_ca": paths["ca"]}
     server = await start_server(clients=clients.path, **shown)
-    await until(lambda: not server.access.keys_problem and bool(server.access._tokens._keys), 5)
+    await until(lambda: not server.access.keys_problem and bool(tokens_of(server)._keys), 5)
     secured = {"tls_ca": tmp_path / "trusted.pem", "client_cert": paths["mine"], "client_key": paths["mykey"]}
     authority.cert_pem.write_to_path(secured["tls_ca"])
     tokens = {"own": Running(server, token=clients.infer, **secured)}
@@ -175,6 +177,12 @@ async def running(start_server: Start, tmp_path: Path) -> SimpleNamespace:
     return SimpleNamespace(
         at=tokens["own"], **tokens, clients=clients.path, jwks=jwks, paths=paths, server=server
     )
+
+
+def tokens_of(server: Any) -> Tokens:
+    """Those that its authenticator checks."""
+    found = (one for one, _ in server.access._authenticators if isinstance(one, JwtAuthenticator))
+    return next(found).tokens
 
 
 def is_good(read: Callable[[], Any]) -> bool:
@@ -234,7 +242,7 @@ async def test_the_keys_of_an_issuer(running: SimpleNamespace) -> None:
     path, at, good = running.jwks, running.issued, running.jwks.read_bytes()
 
     async def fetched() -> None:
-        (keys,) = running.server.access._tokens._keys.values()
+        (keys,) = tokens_of(running.server)._keys.values()
         running.server.access.look()
         await asyncio.wait({keys._fetching})
 

@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 
-from tests.access.issuing import Issuing
+from tests.extensions.oidc.issuing import Issuing
 from tests.security.helpers import write_clients
 from tests.security.test_tls import Files
 from tests.server.helpers import ROOT, Start

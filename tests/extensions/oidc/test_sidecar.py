@@ -17,7 +17,7 @@ from router.cli.serve import check_reach
 from router.config import Settings
 from router.errors import ConfigError
 from router.v1 import adapters_pb2, adapters_pb2_grpc, inference_pb2_grpc
-from tests.access.issuing import Issuing
+from tests.extensions.oidc.issuing import Issuing
 from tests.security.helpers import bearer
 from tests.server.helpers import Start, ask, details, failure, long_stream, until
 

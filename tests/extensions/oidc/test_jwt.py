@@ -1,4 +1,4 @@
-"""Tokens of issuers: whom one names, and until when; the attacks are in tests/security/test_jwt.py."""
+"""Tokens of issuers: whom one names, and until when; the attacks are in test_jwt_attacks.py."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from router.access.issuers import Issuer
-from router.access.jwt import Tokens, is_jwt
 from router.errors import Unauthenticated
-from tests.access.issuing import AUDIENCE, URL, Issuing, ec_key, ed_key, rsa_key
+from router.extensions.oidc.jwt import Tokens, is_jwt
+from tests.extensions.oidc.issuing import AUDIENCE, URL, Issuing, ec_key, ed_key, rsa_key
 
 
 def tokens(issuing: Issuing, **more: Any) -> Tokens:

@@ -21,8 +21,9 @@ from router.access.access import Access, Credentials
 from router.access.clients import hash_of, new_token
 from router.access.roles import Role
 from router.errors import Unauthenticated
+from router.extensions.oidc import JwtAuthenticator
 from router.v1 import adapters_pb2
-from tests.access.issuing import URL, Issuing, answering, ec_key, jwk_of, rsa_key, sends
+from tests.extensions.oidc.issuing import URL, Issuing, answering, ec_key, jwk_of, rsa_key, sends
 from tests.security.helpers import bearer
 from tests.server.helpers import Connect, Start, ask, details, failure, long_stream
 
@@ -189,8 +190,13 @@ def guarded(tmp_path: Path) -> SimpleNamespace:
         + OTHER.client("other", "billing")
     )
     fetch = {URL: issuing.fetch, OTHER.url: OTHER.fetch}
-    access = Access(path, fetch=lambda issuer: fetch[issuer.url](issuer))
+    access = Access(path)
+    access.add(JwtAuthenticator(lambda issuer: fetch[issuer.url](issuer)), raised)
     return SimpleNamespace(issuing=issuing, access=access, path=path)
+
+
+def raised(error: Exception) -> None:
+    raise error
 
 
 async def allowed(access: Access, *headers: str, role: Role = Role.INFER) -> str:
@@ -367,11 +373,11 @@ async def test_keys_may_be_replaced_under_traffic(
     served.issuing.keys["b"] = ec_key("b")
     new = served.issuing.token("b")
     assert await reason(generate(ask(), metadata=bearer(new))) == "TOKEN_INVALID"  # asked for a moment ago
-    monkeypatch.setattr("router.access.jwks.UNKNOWN_SECONDS", 0.0)
+    monkeypatch.setattr("router.extensions.oidc.jwks.UNKNOWN_SECONDS", 0.0)
     assert (await generate(ask(), metadata=bearer(new))).text
     assert (await generate(ask(), metadata=bearer(old))).text
     del served.issuing.keys["a"]
-    monkeypatch.setattr("router.access.jwks.REFRESH_SECONDS", 0.0)
+    monkeypatch.setattr("router.extensions.oidc.jwks.REFRESH_SECONDS", 0.0)
     held = served.stubs.adapters.WatchAdapters(adapters_pb2.WatchAdaptersRequest(), metadata=bearer(old))
     assert await reason(held) == "TOKEN_INVALID"
     assert (await generate(ask(), metadata=bearer(new))).text
@@ -396,6 +402,6 @@ async def test_an_issuer_that_is_down_at_start_keeps_nobody_else_out(
         assert await stale(server) == 1
         assert server.access.keys_problem.endswith("answered 503")
         up = True
-        monkeypatch.setattr("router.access.jwks.UNKNOWN_SECONDS", 0.0)
+        monkeypatch.setattr("router.extensions.oidc.jwks.UNKNOWN_SECONDS", 0.0)
         assert (await generate(ask(), metadata=bearer(issuing.token()))).text
         assert await stale(server) == 0

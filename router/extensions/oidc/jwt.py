@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from router.access.issuers import Issuer
-from router.access.jwks import Found, Key, Keys
 from router.errors import Unauthenticated
+from router.extensions.oidc.jwks import Found, Key, Keys
 
 _SHAPE = re.compile(r"([A-Za-z0-9_-]+)\.([A-Za-z0-9_-]+)\.([A-Za-z0-9_-]+)")
 TIMES = ("exp", "nbf", "iat")

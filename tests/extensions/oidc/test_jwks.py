@@ -15,10 +15,10 @@ from typing import Any
 import pytest
 import trustme
 
-from router.access import jwks
 from router.access.issuers import USUAL, Issuer
-from router.access.jwks import MAX_BYTES, MAX_KEYS, Keys, Unusable, fetched, keys_in
-from tests.access.issuing import AUDIENCE, Issuing, answering, ec_key, ed_key, jwk_of, rsa_key, sends
+from router.extensions.oidc import jwks
+from router.extensions.oidc.jwks import MAX_BYTES, MAX_KEYS, Keys, Unusable, fetched, keys_in
+from tests.extensions.oidc.issuing import AUDIENCE, Issuing, answering, ec_key, ed_key, jwk_of, rsa_key, sends
 
 CONFIGURATION = "/.well-known/openid-configuration"
 

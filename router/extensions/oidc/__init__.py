@@ -1,0 +1,91 @@
+"""Who calls, as others prove it: JSON Web Tokens of the issuers in the clients file, and the header of a
+sidecar in front of `sidecar_listen` (docs/security.md)."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+
+from router.access.access import Authenticator, Credentials, Identity, bearer
+from router.access.clients import Client, Clients
+from router.access.issuers import Issuer
+from router.errors import Unauthenticated
+from router.extensions.oidc.jwks import Found
+from router.extensions.oidc.jwt import Proof, Tokens, is_jwt
+from router.extensions.oidc.xfcc import HEADER, forwarded_names
+from router.hookspecs import RegisterAuthenticator, hookimpl
+
+
+@hookimpl
+def register_authenticators(register: RegisterAuthenticator) -> None:
+    """Tokens, then the sidecar's header."""
+    register(JwtAuthenticator())
+    register(SidecarAuthenticator())
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """Whom a token names, for as long as it holds."""
+
+    tokens: Tokens
+    proof: Proof
+
+    def client(self, clients: Clients, now: float) -> Client | None:
+        """As Identity."""
+        if not self.tokens.holds(self.proof, now):
+            return None
+        return clients.by_subject(self.proof.issuer.url, self.proof.subject)
+
+
+class JwtAuthenticator(Authenticator):
+    """Tokens of the issuers that the clients file names. `fetch` gets their keys, for tests."""
+
+    def __init__(self, fetch: Callable[[Issuer], Awaitable[Found]] | None = None) -> None:
+        self.tokens = Tokens(fetch)
+
+    async def authenticate(self, credentials: Credentials) -> Identity | None:
+        """Waits, seconds at most, while an issuer's keys are fetched."""
+        token = bearer(credentials.authorization)
+        return Subject(self.tokens, await self.tokens.proven(token)) if is_jwt(token) else None
+
+    def follow(self, clients: Clients) -> None:
+        """Fetch keys where that is due."""
+        self.tokens.follow(clients.issuers)
+
+    @property
+    def problem(self) -> str:
+        """Why keys could not be fetched."""
+        why = self.tokens.problem
+        return why and f"the keys of an issuer cannot be used, those from before hold: {why}"
+
+    def close(self) -> None:
+        """Fetch no more keys."""
+        self.tokens.close()
+
+
+@dataclass(frozen=True, slots=True)
+class Forwarded:
+    """The names in a certificate that a sidecar has checked, each with its kind, `dns:NAME`."""
+
+    names: Sequence[str]
+
+    def client(self, clients: Clients, now: float) -> Client | None:
+        """As Identity."""
+        return clients.by_names(self.names)
+
+
+class SidecarAuthenticator(Authenticator):
+    """`x-forwarded-client-cert` of calls that came by the sidecar's address, and have no token."""
+
+    async def authenticate(self, credentials: Credentials) -> Identity | None:
+        """Raises Unauthenticated for a header that is none."""
+        if not credentials.sidecar or credentials.authorization:
+            return None
+        headers = [value for name, value in credentials.headers if name == HEADER and isinstance(value, str)]
+        if not headers:
+            return None
+        try:
+            names = forwarded_names(headers)
+        except ValueError as error:
+            raise Unauthenticated(f"{HEADER}: {error}") from None
+        return Forwarded(names) if names else None
