@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -25,8 +26,11 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # one worker a core: more threads would
 
 WHOLLY_SLOW = re.compile(r"^pytestmark = (pytest\.mark\.slow|\[\n?\s*pytest\.mark\.slow)\b", re.MULTILINE)
 
-# The same examples at every run, however busy the machine is.
-hypothesis.settings.register_profile("project", deadline=None, derandomize=True)
+# Modules are never garbage: while they are imported nothing is looked for, and tests do not walk them again.
+gc.disable()
+
+# The same examples at every run, however busy the machine is; `make fuzz` looks for new ones.
+hypothesis.settings.register_profile("project", deadline=None, derandomize=True, max_examples=40)
 hypothesis.settings.load_profile("project")
 
 
@@ -41,6 +45,13 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
     if "not slow" not in config.option.markexpr or collection_path.suffix != ".py":
         return None
     return WHOLLY_SLOW.search(collection_path.read_text(encoding="utf-8")) is not None or None
+
+
+def pytest_collection_finish() -> None:
+    """Keep what was imported out of each collection of garbage, and collect more rarely."""
+    gc.freeze()
+    gc.set_threshold(10_000, 10, 10)
+    gc.enable()
 
 
 Start = Callable[..., Awaitable["ServerApp"]]

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import shutil
+import signal
 from pathlib import Path
 
 import pytest
@@ -31,6 +32,10 @@ def register_classifiers(register):
 """
 
 
+# What a Service called lora-router puts into the environment: none of it is a setting of ours.
+KUBERNETES = {"LORA_ROUTER_PORT": "tcp://10.0.0.1:50051", "LORA_ROUTER_SERVICE_HOST": "10.0.0.1"}
+
+
 @pytest.fixture(scope="module")
 def served(tmp_path_factory):
     """One server for all tests: its folder, which they fill, its process and its address."""
@@ -39,7 +44,7 @@ def served(tmp_path_factory):
         (folder / name).mkdir()
     more = ("load_plugins=keywords,linear,shout", "poll_seconds=0.1", "gate=off")
     flags = [flag for setting in more for flag in ("--set", setting)]
-    with serving(folder, *flags) as (child, address):
+    with serving(folder, *flags, **KUBERNETES) as (child, address):
         yield folder, child, address
 
 
@@ -128,3 +133,16 @@ async def test_pissa_is_refused_and_the_base_is_untouched(served):
         rows = [await in_state(client, "pissa", "quarantined")]
         assert "init_lora_weights" in rows[0].error
         assert (await client.generate("What is rain?", max_tokens=12)).text == before.text
+
+
+async def test_sigterm_lets_a_stream_finish(served):
+    """The last one: it ends the server of the others."""
+    _, child, address = served
+    async with AsyncClient(address) as client:
+        events = client.stream("Tell me a long story.", max_tokens=60, min_tokens=60)
+        seen = [await anext(events) for _ in range(3)]
+        child.send_signal(signal.SIGTERM)
+        seen += [event async for event in events]
+    assert isinstance(seen[-1], Finished)
+    assert seen[-1].usage.completion_tokens == 60
+    assert await asyncio.to_thread(child.wait, 60) == 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from router.classifiers.neighbours import BLOCK, COARSE, Array, Neighbours, principal, quantise
@@ -69,7 +69,6 @@ def test_places_are_used_again(basis: Array) -> None:
     assert len(near._blocks) == 1
 
 
-@settings(max_examples=40, deadline=None)
 @given(st.lists(st.tuples(st.sampled_from("abc"), st.integers(0, 4)), max_size=20), st.integers(0, 99))
 def test_it_is_the_same_as_comparing_all(changes: list[tuple[str, int]], seed: int) -> None:
     near, rows = Neighbours(principal(units(100, seed=1))), units(5, seed=seed)

@@ -1,6 +1,6 @@
 """`lora-router serve` on a tiny base, where something hangs once it is ready: FOLDER WHAT DRAIN_SECONDS.
 
-WHAT is `step`, or `flush` for the end of experiments, or `nothing`.
+WHAT is `step`, or `flush` for the end of experiments.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from router.engine.fake import FakeEngine
 from router.experiments.live.recorder import Writer
 
 
-def real_engine(hangs: bool) -> Callable[[Settings], Engine]:
+def real_engine() -> Callable[[Settings], Engine]:
     """Makes one on a tiny base."""
     from router.engine.model.loader import Loaded
     from router.engine.torch_engine import TorchEngine
@@ -27,8 +27,7 @@ def real_engine(hangs: bool) -> Callable[[Settings], Engine]:
     class Real(TorchEngine):
         def start(self) -> None:
             super().start()
-            if hangs:
-                hanging(self).begin()
+            hanging(self).begin()
 
     loaded = Loaded(tiny.model("llama"), tiny.tokenizer(), "llama")
     return lambda settings: Real(settings, loaded)
@@ -39,7 +38,7 @@ def main(folder: Path, what: str, drain: float) -> int:
         Writer.end = lambda self, seconds: threading.Event().wait()  # type: ignore[method-assign]
         compose.make_engine = lambda settings: FakeEngine()  # type: ignore[assignment,return-value]
     else:
-        compose.make_engine = real_engine(what == "step")
+        compose.make_engine = real_engine()
     compose.resolve_model = lambda name: None  # type: ignore[assignment,return-value]
     settings = Settings(
         listen="127.0.0.1:0",

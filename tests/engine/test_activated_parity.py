@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -69,31 +70,43 @@ def calls_of(name: str) -> list[int]:
     return list(ADAPTERS[name].get("alora_invocation_tokens", ()))
 
 
-@pytest.fixture(scope="module", params=["llama", "qwen3"])
+# Every path with one architecture; the other architecture has operations of its own.
+PATHS: list[tuple[str, dict[str, Any]]] = [
+    ("llama", {}),
+    *(("llama", {"native": level}) for level in cpu_levels()),
+    ("llama", {"path": "generic"}),
+    ("llama", {"max_step_tokens": 16}),
+    ("llama", {"max_step_tokens": 19, "native": "best"}),
+    ("llama", {"prefix_cache": False}),
+    ("qwen3", {}),
+    ("qwen3", {"native": "best"}),
+]
+
+
+@pytest.fixture
 def kind(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
+    return str(getattr(request, "param", "llama"))
 
 
 @pytest.fixture(scope="module")
-def tuned(kind: str, tmp_path_factory: pytest.TempPathFactory) -> Tuned:
-    root = tmp_path_factory.mktemp(kind)
-    return {
-        name: (root / name, tiny.save_adapter(kind, root / name, seed, **config))
-        for seed, (name, config) in enumerate(ADAPTERS.items())
-    }
+def adapters_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Tuned]:
+    @cache
+    def saved(kind: str) -> Tuned:
+        root = tmp_path_factory.mktemp(kind)
+        return {
+            name: (root / name, tiny.save_adapter(kind, root / name, seed, **config))
+            for seed, (name, config) in enumerate(ADAPTERS.items())
+        }
+
+    return saved
 
 
-@pytest.fixture(
-    params=[
-        {},
-        *({"native": level} for level in cpu_levels()),
-        {"path": "generic"},
-        {"max_step_tokens": 16},
-        {"max_step_tokens": 19, "native": "best"},
-        {"prefix_cache": False},
-    ],
-    ids=lambda p: "-".join(str(v) for v in p.values()) or "torch",
-)
+@pytest.fixture
+def tuned(kind: str, adapters_of: Callable[[str], Tuned]) -> Tuned:
+    return adapters_of(kind)
+
+
+@pytest.fixture
 def made(kind: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[TorchEngine]:
     settings = dict(request.param)
     if settings.pop("path", "") == "generic":
@@ -114,6 +127,9 @@ async def load(made: TorchEngine, tuned: Tuned) -> dict[str, str | None]:
     return digests
 
 
+@pytest.mark.parametrize(
+    ("kind", "made"), PATHS, indirect=True, ids=["-".join(map(str, [k, *p.values()])) for k, p in PATHS]
+)
 async def test_a_mixed_batch_equals_peft_alone(made: TorchEngine, kind: str, tuned: Tuned) -> None:
     digests = await load(made, tuned)
     models = {name: model for name, (_, model) in tuned.items()}

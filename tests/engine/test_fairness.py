@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from router.engine.fairness import TenantCache, VirtualCounters
@@ -128,7 +128,6 @@ REQUESTS = st.lists(st.tuples(st.integers(1, 60), st.integers(1, 40)), min_size=
 
 
 @pytest.mark.slow
-@settings(max_examples=60, deadline=None)
 @given(REQUESTS, REQUESTS)
 def test_while_both_wait_neither_is_ever_far_ahead(
     ones: list[tuple[int, int]], others: list[tuple[int, int]]
@@ -346,7 +345,6 @@ def played(world: World, arrivals: list[list[Arrival]]) -> Iterator[int]:
 
 
 @pytest.mark.slow
-@settings(max_examples=150, deadline=None)
 @given(ARRIVALS, st.integers(MOST_BLOCKS, 24), st.sampled_from([0.0, 1e9]))
 def test_one_tenant_is_served_step_for_step_as_before(
     arrivals: list[list[Arrival]], blocks: int, patience: float
@@ -389,7 +387,6 @@ class Tenants(World):
 
 
 @pytest.mark.slow
-@settings(max_examples=300, deadline=None)
 @given(
     ARRIVALS,
     st.lists(st.sampled_from(["a", "a", "b", ""]), min_size=48, max_size=48),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from router.engine import int8
@@ -15,7 +15,6 @@ def restored(weight: int8.Int8Weight) -> torch.Tensor:
     return weight.values.double() * weight.scales.double()[:, None]
 
 
-@settings(max_examples=80, deadline=None)
 @given(
     out=st.integers(1, 40),
     width=st.integers(1, 70),

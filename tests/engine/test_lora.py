@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from router.engine import lora
@@ -227,7 +227,6 @@ def test_a_spare_one_takes_nobodys_room() -> None:
     assert not device.slots.acquire("b", spare=True)
 
 
-@settings(max_examples=150)
 @given(
     slots=st.integers(1, 4),
     room=st.integers(1, 5),

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from router.engine import torch_engine
@@ -107,7 +107,6 @@ def test_ranks_stand_side_by_side_and_weight_nought_takes_none(ops: Ops) -> None
         assert all(torch.equal(x, y) for x, y in zip(mine or (), theirs or (), strict=True))
 
 
-@settings(max_examples=40, deadline=None)
 @given(weights=st.dictionaries(st.sampled_from(list(PARTS)), st.floats(-10, 10), min_size=1))
 def test_any_weights_give_finite_sums(weights: dict[str, float]) -> None:
     ops = TorchOps()

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ ADAPTERS: dict[str, dict[str, Any]] = {
     "one-layer": {"r": 5, "target_modules": ["up_proj"], "layers_to_transform": [1]},
 }
 NEW = 12
+Tuned = dict[str, tuple[Path, Any]]
 ENDS = frozenset({tiny.SHAPE["eos_token_id"]})
 
 
@@ -41,30 +43,41 @@ def prompts(count: int, seed: int = 0) -> list[list[int]]:
     return [[rng.randrange(256) for _ in range(rng.randint(1, 60))] for _ in range(count)]
 
 
-@pytest.fixture(scope="module", params=["llama", "llama-bias", "qwen2", "qwen3"])
+# Every path with one architecture; the others have operations of their own.
+PATHS: list[tuple[str, dict[str, Any]]] = [
+    *((kind, {"path": "packed"}) for kind in ("llama", "llama-bias", "qwen2", "qwen3")),
+    *((kind, {"path": "packed", "native": True}) for kind in ("llama", "llama-bias", "qwen2", "qwen3")),
+    ("llama", {"path": "generic"}),
+    ("qwen3", {"path": "generic"}),
+    ("llama", {"path": "packed", "max_step_tokens": 16}),
+    ("llama", {"path": "packed", "prefix_cache": False}),
+]
+
+
+@pytest.fixture
 def kind(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
 @pytest.fixture(scope="module")
-def tuned(kind: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, Any]]:
-    root = tmp_path_factory.mktemp(kind)
-    return {
-        name: (root / name, tiny.save_adapter(kind, root / name, seed, **config))
-        for seed, (name, config) in enumerate(ADAPTERS.items())
-    }
+def adapters_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Tuned]:
+    @cache
+    def saved(kind: str) -> Tuned:
+        root = tmp_path_factory.mktemp(kind)
+        return {
+            name: (root / name, tiny.save_adapter(kind, root / name, seed, **config))
+            for seed, (name, config) in enumerate(ADAPTERS.items())
+        }
+
+    return saved
 
 
-@pytest.fixture(
-    params=[
-        {"path": "packed"},
-        {"path": "packed", "native": True},
-        {"path": "generic"},
-        {"path": "packed", "max_step_tokens": 16},
-        {"path": "packed", "prefix_cache": False},
-    ],
-    ids=lambda p: "-".join(str(v) for v in p.values()),
-)
+@pytest.fixture
+def tuned(kind: str, adapters_of: Callable[[str], Tuned]) -> Tuned:
+    return adapters_of(kind)
+
+
+@pytest.fixture
 def made(kind: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[TorchEngine]:
     settings = dict(request.param)
     if settings.pop("path") == "generic":
@@ -74,6 +87,9 @@ def made(kind: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPa
     engine.close()
 
 
+@pytest.mark.parametrize(
+    ("kind", "made"), PATHS, indirect=True, ids=["-".join(map(str, [k, *p.values()])) for k, p in PATHS]
+)
 async def test_mixed_batch_equals_peft_alone(made: TorchEngine, kind: str, tuned: Any) -> None:
     digests: dict[str, str | None] = {"base": None}
     for name, (folder, _) in tuned.items():

@@ -159,10 +159,10 @@ async def test_one_that_waits_for_its_blocks_ends_at_its_deadline_or_when_it_is_
 @pytest.mark.timeout(300)
 async def test_the_same_on_the_real_base_with_the_types_it_is_served_in() -> None:
     """bfloat16 where the native operations take it, with answers pushed aside more than once."""
-    made = TorchEngine(Settings(model="smollm2-135m-instruct", cache_tokens=512))
+    made = TorchEngine(Settings(model="smollm2-135m-instruct", cache_tokens=256))
     made.start()
     try:
-        work = jobs(made, None, 160, words=True)
+        work = jobs(made, None, 64, words=True)
         alone, together, preemptions = await alone_and_together(made, work)
         assert preemptions >= 1
         check_equal(alone, together, close=1e-6 if "native" in made.info.kernels else 0.1)

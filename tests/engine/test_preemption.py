@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from router.engine.ops import BLOCK
@@ -348,7 +348,6 @@ class World:
 
 
 @pytest.mark.slow
-@settings(max_examples=300, deadline=None)
 @given(ARRIVALS, st.integers(MOST_BLOCKS, 24), st.sampled_from([0.0, 1e9]), st.booleans())
 def test_everybody_ends_and_nothing_is_lost(
     arrivals: list[list[Arrival]], blocks: int, patience: float, prefix_cache: bool

@@ -33,7 +33,7 @@ FOLDERS = (
     )
 )
 BASE = "smollm2-135m-instruct"
-NEW = 24
+NEW = 12
 HALF_AND_HALF = {"medical": 0.5, "legal": 0.5}
 
 

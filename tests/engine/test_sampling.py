@@ -72,7 +72,6 @@ params = st.fixed_dictionaries(
 
 @pytest.mark.slow
 @given(rows=st.lists(params, min_size=1, max_size=5), seed=st.integers(0, 1000))
-@settings(max_examples=60, deadline=None)
 def test_a_row_is_the_same_whatever_the_batch_around_it(
     sampler: Sampler, rows: list[dict[str, Any]], seed: int
 ) -> None:
@@ -98,7 +97,6 @@ def test_greedy_is_the_argmax_and_the_first_of_equals(sampler: Sampler, dtype: t
 
 
 @given(rows=st.lists(params, min_size=1, max_size=5), broken=st.data())
-@settings(max_examples=60, deadline=None)
 def test_a_row_that_is_not_finite_fails_alone(
     sampler: Sampler, rows: list[dict[str, Any]], broken: st.DataObject
 ) -> None:
@@ -157,7 +155,6 @@ def test_a_seed_repeats_and_no_seed_does_not(sampler: Sampler) -> None:
     penalty=st.floats(0.5, 2.0),
     seed=st.integers(0, 99),
 )
-@settings(max_examples=60, deadline=None)
 def test_repetition_penalty_is_that_of_transformers(
     sampler: Sampler, prompt: list[int], penalty: float, seed: int
 ) -> None:

@@ -6,7 +6,7 @@ import time
 from dataclasses import dataclass
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from router.engine.ops import BLOCK
@@ -443,7 +443,6 @@ def played(arrivals: list[list[Arrival]], with_background: bool, patience: float
 
 
 @pytest.mark.slow
-@settings(max_examples=150, deadline=None)
 @given(ARRIVALS, st.sampled_from([0.0, 1e9]))
 def test_background_rows_delay_no_request(arrivals: list[list[Arrival]], patience: float) -> None:
     assert played(arrivals, True, patience) == played(arrivals, False, patience)

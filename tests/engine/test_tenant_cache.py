@@ -7,7 +7,7 @@ from itertools import pairwise
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from router.engine.base import Finished, Job, Prompt
@@ -132,7 +132,6 @@ class World:
             self.wrote[blocks[place]] = tenant
 
 
-@settings(max_examples=150, deadline=None)
 @given(ASKED, st.integers(0, 50), st.integers(8, 40))
 def test_no_block_is_ever_given_to_another_tenant(
     asking: Sequence[tuple[str, int, int, int, str | None, int, int]], shared: int, blocks: int

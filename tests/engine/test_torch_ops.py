@@ -4,7 +4,7 @@ from dataclasses import fields, replace
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from router.engine.ops import BLOCK, AttentionPlan
@@ -62,7 +62,6 @@ def test_attention_reads_nothing_back_and_brings_rows_once_for_all_layers(rows, 
     assert len(brought) <= 1
 
 
-@settings(max_examples=40, deadline=None)
 @given(
     base_rows=st.integers(0, 3),
     groups=st.lists(st.tuples(st.integers(0, 9), st.sampled_from([0, 2, 4, 16])), max_size=4),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from transformers import (
     LogitsProcessorList,
@@ -55,7 +55,6 @@ def theirs(scores: torch.Tensor, p: Choice) -> torch.Tensor:
     min_p=st.sampled_from([0.0, 0.02, 0.5, 1.0]),
     seed=st.integers(0, 10**6),
 )
-@settings(max_examples=200, deadline=None)
 def test_truncation_is_that_of_transformers(
     vocab: int, spread: float, temperature: float, top_k: int, top_p: float, min_p: float, seed: int
 ) -> None:
@@ -72,7 +71,6 @@ def test_truncation_is_that_of_transformers(
 
 
 @given(rows=st.lists(st.tuples(st.integers(0, 200), st.floats(0.05, 1.0)), min_size=1, max_size=6))
-@settings(max_examples=50, deadline=None)
 def test_few_best_and_histogram_agree(rows: list[tuple[int, float]]) -> None:
     probs = torch.softmax(torch.randn(len(rows), 700, generator=torch.Generator().manual_seed(1)) * 2, -1)
     params = [Choice(top_k=k, top_p=p) for k, p in rows]
@@ -114,7 +112,6 @@ def test_draws_follow_the_distribution(vocab: int) -> None:
 
 
 @given(places=st.sets(st.integers(0, 99), min_size=1, max_size=3), uniform=st.floats(0, 1, exclude_max=True))
-@settings(max_examples=100, deadline=None)
 def test_a_token_without_probability_is_never_drawn(places: set[int], uniform: float) -> None:
     probs = torch.zeros(1, 100)
     probs[0, sorted(places)] = torch.tensor([1e-30, 0.7, 1e-3])[: len(places)]

@@ -227,7 +227,7 @@ def test_arms_alike_are_neither_promoted_nor_stopped_at_unequal_splits(weights, 
     metric = Metric("success", Kind.PROPORTION, higher_is_better=higher)
     design = Design("control", weights, metric, plan=Plan(units=5000), min_units=20)
     rng, called = np.random.default_rng(17), 0
-    for _ in range(20):
+    for _ in range(10):
         arm, one = rng.choice(list(weights), 5000, p=list(weights.values())), rng.random(5000) < 0.015
         for look in range(500, 5001, 500):
             sums = {
@@ -240,4 +240,4 @@ def test_arms_alike_are_neither_promoted_nor_stopped_at_unequal_splits(weights, 
             if judge(design, sums, health).verdict.decision is not Decision.UNDECIDED:
                 called += 1
                 break
-    assert called <= 2
+    assert called <= 1

@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 import pytest
 import trustme
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from router.access.clients import parse_clients, read_clients
@@ -197,7 +197,6 @@ def is_good(read: Callable[[], Any]) -> bool:
 async def test_the_clients_file(running: SimpleNamespace) -> None:
     path, at, good = running.clients, running.at, running.clients.read_bytes()
 
-    @settings(max_examples=150)
     @given(st.one_of(changed(good), CLIENTS, CLIENTS.map(lambda more: good + more)))
     def holds(content: bytes) -> None:
         path.write_bytes(good)
@@ -221,7 +220,6 @@ async def test_the_tls_files(running: SimpleNamespace, name: str) -> None:
     paths, at = running.paths, running.at
     good = paths[name].read_bytes()
 
-    @settings(max_examples=40)
     @given(changed(good))
     def holds(content: bytes) -> None:
         paths[name].write_bytes(good)
@@ -253,7 +251,6 @@ async def test_the_keys_of_an_issuer(running: SimpleNamespace) -> None:
             return False
         return True
 
-    @settings(max_examples=60)
     @given(st.one_of(changed(good), DOCUMENTS))
     def holds(content: bytes) -> None:
         path.write_bytes(good)
@@ -330,7 +327,6 @@ def test_a_clients_file_is_read_or_refused(content: bytes) -> None:
         is_good(lambda: parse_clients(text))
 
 
-@settings(max_examples=50)
 @given(
     st.one_of(
         st.binary(max_size=200), st.text().map(str.encode), st.just(b"a" * 64 + b"\n" + b"b" * 63)
@@ -360,7 +356,6 @@ def test_a_list_of_digests_that_is_no_readable_file(tmp_path: Path, shape: str) 
 SHIPPED = Path(__file__).parents[2] / "adapters" / "calibration.json"
 
 
-@settings(max_examples=100)
 @given(st.one_of(changed(SHIPPED.read_bytes()), DOCUMENTS))
 def test_a_calibration_is_read_or_refused(tmp_path_factory: pytest.TempPathFactory, content: bytes) -> None:
     path = tmp_path_factory.mktemp("calibration") / "calibration.json"
@@ -368,7 +363,6 @@ def test_a_calibration_is_read_or_refused(tmp_path_factory: pytest.TempPathFacto
     is_good(lambda: read_calibration(path))
 
 
-@settings(max_examples=100)
 @given(
     st.one_of(
         DOCUMENTS,
@@ -386,7 +380,6 @@ def test_kept_choices_are_read_or_left_out(tmp_path_factory: pytest.TempPathFact
 
 
 @pytest.mark.slow
-@settings(max_examples=40)
 @given(
     st.one_of(
         st.binary(max_size=100),

@@ -6,7 +6,7 @@ import time
 from email.utils import formatdate
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from router.errors import ConfigError, DataLoss, FailedPrecondition, NotFound, PermissionDenied, Unavailable
@@ -57,7 +57,6 @@ def test_it_is_asked_as_its_own_library_asks(hub):
     assert hub.url + hub.urls[-1] == url
 
 
-@settings(max_examples=50)
 @given(
     st.recursive(
         st.none()

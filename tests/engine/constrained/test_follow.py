@@ -30,7 +30,6 @@ def choices(*texts: str) -> Constraint:
     return Constraint("choices", choices=texts)
 
 
-@settings(max_examples=150)
 @given(schema=SCHEMAS, seed=SEEDS)
 def test_every_answer_is_json_that_its_schema_accepts(schema: dict[str, Any], seed: int) -> None:
     grammar = compiled(Constraint("json_schema", json.dumps(schema)))
@@ -40,7 +39,6 @@ def test_every_answer_is_json_that_its_schema_accepts(schema: dict[str, Any], se
     Draft202012Validator(schema).validate(value)
 
 
-@settings(max_examples=100)
 @given(texts=st.lists(TEXTS, min_size=1, max_size=6, unique=True), seed=SEEDS)
 def test_every_answer_is_one_of_the_choices(texts: list[str], seed: int) -> None:
     tokens, ended = walked(compiled(choices(*texts)), seed)
@@ -57,7 +55,6 @@ def test_a_choice_that_begins_another_can_be_had(texts: list[str], seed: int, ki
     assert text in texts or (kind == "sentencepiece" and f" {text}" in texts)
 
 
-@settings(max_examples=60)
 @given(data=st.data(), seed=SEEDS, kind=KINDS)
 def test_every_answer_matches_from_end_to_end(data: st.DataObject, seed: int, kind: str) -> None:
     expression = data.draw(
@@ -116,7 +113,7 @@ ASKED = (
 
 
 @pytest.mark.parametrize("kind", ["byte_level", "sentencepiece", "eager_right"])
-@settings(max_examples=40)
+@settings(max_examples=25)
 @given(constraint=st.sampled_from(ASKED), seed=SEEDS)
 def test_it_permits_one_token_if_its_mask_would(kind: str, constraint: Constraint, seed: int) -> None:
     chance, follower = random.Random(seed), compiled(constraint, kind).follower(forcing=bool(seed % 2))

@@ -6,7 +6,7 @@ import time
 from typing import Any
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from router.engine.text.detokenize import Detokenizer, shared_vocabulary
@@ -33,7 +33,6 @@ def encode(tokenizer: Any, text: str) -> list[int]:
 @pytest.mark.slow
 @pytest.mark.parametrize("make", KINDS)
 @given(text=answers)
-@settings(max_examples=60, deadline=None)
 def test_pushes_together_are_the_whole_decode(make: Any, text: str) -> None:
     tokenizer = make()
     ids = encode(tokenizer, text)
@@ -50,7 +49,6 @@ def test_a_replacement_character_that_the_model_wrote_is_text(make: Any) -> None
 
 
 @given(data=st.data())
-@settings(max_examples=100, deadline=None)
 def test_any_tokens_of_a_byte_level_vocabulary(data: st.DataObject) -> None:
     tokenizer = small.byte_level()
     ids = data.draw(st.lists(st.integers(0, len(tokenizer) - 1), max_size=30))
@@ -62,7 +60,6 @@ def test_any_tokens_of_a_byte_level_vocabulary(data: st.DataObject) -> None:
 
 @pytest.mark.parametrize("make", [small.byte_level, small.sentencepiece, small.pure_python])
 @given(text=st.text(alphabet="aé你🙂", max_size=10))
-@settings(max_examples=40, deadline=None)
 def test_no_push_splits_a_character(make: Any, text: str) -> None:
     tokenizer = make()
     parts, _ = stream(tokenizer, encode(tokenizer, text))
@@ -95,7 +92,6 @@ def test_endless_invalid_bytes_are_not_held_for_ever(make: Any) -> None:
 @example(text="aaab", stops=["aab"])
 @example(text="xabc", stops=["abc", "b"])
 @example(text="xab", stops=["b", "ab"])
-@settings(max_examples=150, deadline=None)
 def test_the_answer_ends_before_the_first_completed_stop_string(text: str, stops: list[str]) -> None:
     tokenizer = small.byte_level()
     ids = encode(tokenizer, text)
@@ -109,7 +105,6 @@ def test_the_answer_ends_before_the_first_completed_stop_string(text: str, stops
 
 
 @given(text=answers, min_tokens=st.integers(0, 6))
-@settings(max_examples=100, deadline=None)
 def test_min_tokens_only_delay_the_stop(text: str, min_tokens: int) -> None:
     tokenizer = small.byte_level()
     ids = encode(tokenizer, text)

@@ -8,7 +8,7 @@ from functools import cache
 from typing import Any
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
@@ -210,7 +210,6 @@ def test_what_is_known_of_each_kind_of_tokenizer(make: Any) -> None:
 @given(parts=texts)
 @example(parts=["x", " " * 400, "x"])
 @example(parts=["e\u0301" * 50])
-@settings(max_examples=200, deadline=None)
 def test_the_bound_is_never_above_the_truth(make: Any, parts: list[str]) -> None:
     text, plain = "".join(parts), encoder(make)._text._plain
     if plain.least is not None:
@@ -222,7 +221,6 @@ def test_the_bound_is_never_above_the_truth(make: Any, parts: list[str]) -> None
 @pytest.mark.slow
 @pytest.mark.parametrize("make", [make for make in ALL if make in CUT])
 @given(parts=texts, size=st.integers(1, 8))
-@settings(max_examples=200, deadline=None)
 def test_pieces_give_the_tokens_of_the_whole(make: Any, parts: list[str], size: int) -> None:
     text, plain = "".join(parts), encoder(make)._text._plain
     assert plain.places is not None

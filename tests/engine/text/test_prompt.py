@@ -39,7 +39,6 @@ def user(text: str) -> Prompt:
 @pytest.mark.parametrize("make", WITH_TEMPLATE)
 @given(text=st.text(alphabet=st.characters(exclude_categories=["Cs", "Cc"]), min_size=1, max_size=40))
 @example(text="  padded\n ")
-@settings(max_examples=40, deadline=None)
 def test_equals_transformers_for_ordinary_text(make: Any, text: str) -> None:
     tokenizer = make()
     turns = [("user", text), ("assistant", "It is Paris."), ("user", f"and {text}")]
@@ -51,7 +50,6 @@ def test_equals_transformers_for_ordinary_text(make: Any, text: str) -> None:
 
 @pytest.mark.parametrize("make", ALL)
 @given(parts=texts)
-@settings(max_examples=60, deadline=None)
 def test_no_text_of_anybody_gives_control_tokens(make: Any, parts: list[str]) -> None:
     tokenizer, text = make(), "".join(parts)
     encoder = PromptEncoder(tokenizer)

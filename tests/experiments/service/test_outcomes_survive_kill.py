@@ -9,8 +9,10 @@ from benchmarks.outcome_intake import databases, killed
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("kills", [1, pytest.param(20, marks=pytest.mark.long)])
-@pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
+@pytest.mark.parametrize(
+    ("kind", "kills"),
+    [("sqlite", 1), *(pytest.param(kind, 20, marks=pytest.mark.long) for kind in ("sqlite", "postgresql"))],
+)
 async def test_nothing_acknowledged_is_lost_and_nothing_is_counted_twice(kind: str, kills: int) -> None:
     with databases(None) as urls:
         url = next((url for url in urls if url.startswith(kind)), None)

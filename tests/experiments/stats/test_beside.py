@@ -110,14 +110,14 @@ def test_the_line_lies_on_the_worse_side():
 @pytest.mark.slow
 def test_at_the_margin_a_stop_is_rare_however_often_one_looks():
     rng, stopped = np.random.default_rng(4), 0
-    for _ in range(40):
+    for _ in range(20):
         bad, worse = (rng.random(600) < p for p in (0.05, 0.07))
         stopped += any(
             guard(Guardrail(ERRORS, 0.02), share(bad[:n].sum(), n), share(worse[:n].sum(), n), PLAN).state
             is State.BEYOND
             for n in range(120, 600, 60)
         )
-    assert stopped <= 2
+    assert stopped <= 1
 
 
 @pytest.mark.parametrize(

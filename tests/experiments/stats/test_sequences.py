@@ -160,7 +160,7 @@ def bandit(
     return found
 
 
-def called(factor: float, margin: float, realised: bool = False, runs: int = 300) -> float:
+def called(factor: float, margin: float, realised: bool = False, runs: int = 120) -> float:
     rng, wrong = np.random.default_rng(8), 0
     for _ in range(runs):
         epochs = [e for e in bandit(rng, factor, 0.75, realised) if 0 < e[2] < 1]

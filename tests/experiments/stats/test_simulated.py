@@ -20,7 +20,7 @@ from router.experiments.stats import Arms, Kind, Line, Moments, Plan, compare
 
 pytestmark = pytest.mark.slow
 
-RUNS = 200
+RUNS = 100
 CELLS = {cell.name: cell for cell in cells()}
 WRONG_BEFORE = (
     "proportion 0.01",

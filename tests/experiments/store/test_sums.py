@@ -168,7 +168,7 @@ def few_values_are_told_apart(monkeypatch):
 
 @pytest.mark.parametrize("url", ["sqlite"], indirect=True)
 def test_sums_in_sqlite(sql_store):
-    @settings(max_examples=60, deadline=None, phases=PHASES_RUN, suppress_health_check=SHARED)
+    @settings(max_examples=30, deadline=None, phases=PHASES_RUN, suppress_health_check=SHARED)
     @given(BATCHES)
     def holds(batches):
         check(sql_store, batches)
@@ -178,7 +178,7 @@ def test_sums_in_sqlite(sql_store):
 
 @pytest.mark.parametrize("url", ["postgresql"], indirect=True)
 def test_sums_in_postgresql(sql_store):
-    @settings(max_examples=25, deadline=None, phases=PHASES_RUN, suppress_health_check=SHARED)
+    @settings(max_examples=10, deadline=None, phases=PHASES_RUN, suppress_health_check=SHARED)
     @given(BATCHES)
     def holds(batches):
         check(sql_store, batches)

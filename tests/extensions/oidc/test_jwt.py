@@ -8,7 +8,7 @@ import time
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from router.access.issuers import Issuer
@@ -106,7 +106,6 @@ SIGNED = Issuing()
 SIGNED.keys = {"a": ed_key("a")}
 
 
-@settings(max_examples=50)
 @given(CLAIMS, HEADERS)
 async def test_whatever_is_signed_is_a_proof_or_refused(
     claims: dict[str, Any], header: dict[str, Any]

@@ -25,10 +25,12 @@ from router.registry.format.probes import Match, parse_probes
 ROOT = Path(__file__).parents[3]
 RECIPES = sorted(recipe.stem for recipe in (ROOT / "recipes").glob("*.toml"))
 FOLDERS = [ROOT / "adapters" / name for name in RECIPES]
+PROVEN = ("legal", "legal-activated")  # one of each kind; a server proves every one when it loads it
 
-pytestmark = pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
+each = pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
 
 
+@each
 @pytest.mark.slow
 def test_folder_is_accepted_and_small(folder: Path) -> None:
     report = validate_folder(folder, None)
@@ -36,12 +38,14 @@ def test_folder_is_accepted_and_small(folder: Path) -> None:
     assert sum(path.stat().st_size for path in folder.iterdir()) < 6_000_000
 
 
+@each
 def test_manifest_is_the_recipes(folder: Path) -> None:
     base = read_manifest(folder).base
     recipe = load_recipe(ROOT / "recipes" / f"{folder.name}.toml")
     assert (folder / "adapter.toml").read_text() == manifest_text(recipe, base.model, base.digest)
 
 
+@each
 def test_trained_with_the_recipes_settings(folder: Path) -> None:
     facts = json.loads((folder / "train_log.jsonl").read_text().splitlines()[0])
     recipe = load_recipe(ROOT / "recipes" / f"{folder.name}.toml")
@@ -50,6 +54,7 @@ def test_trained_with_the_recipes_settings(folder: Path) -> None:
     assert facts["base_digest"] == read_manifest(folder).base.digest
 
 
+@each
 def test_report_is_of_these_weights_and_this_data(folder: Path) -> None:
     report = json.loads((folder / "report.json").read_text())
     weights = (folder / "adapter_model.safetensors").read_bytes()
@@ -59,12 +64,14 @@ def test_report_is_of_these_weights_and_this_data(folder: Path) -> None:
     assert report_page(report) == (folder / "REPORT.md").read_text()
 
 
+@each
 def test_gain_over_base_with_examples_excludes_zero(folder: Path) -> None:
     gains = json.loads((folder / "report.json").read_text())["gains"]
     assert all(gain["score"]["low"] > 0 for gain in gains.values())
     assert all(gain["format_blind"]["low"] > 0 for gain in gains.values())
 
 
+@each
 def test_probes_are_not_of_the_test_split(folder: Path) -> None:
     probes, findings = parse_probes((folder / "probes.jsonl").read_bytes())
     assert findings == ()
@@ -90,6 +97,13 @@ def subject(folder: Path, base: Callable[[str], LoadedBase]) -> Iterator[Subject
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    "folder",
+    [
+        pytest.param(folder, id=folder.name, marks=[] if folder.name in PROVEN else pytest.mark.long)
+        for folder in FOLDERS
+    ],
+)
 def test_probes_are_what_plain_peft_would_answer(folder: Path, subject: Subject) -> None:
     """One pass over all: each token of each answer, its end included, is the likeliest, and by far."""
     probes, _ = parse_probes((folder / "probes.jsonl").read_bytes())
@@ -103,6 +117,7 @@ def test_probes_are_what_plain_peft_would_answer(folder: Path, subject: Subject)
     assert float((first - second).min()) >= LEAD / 2
 
 
+@each
 @pytest.mark.slow
 @pytest.mark.long  # token by token, as `router.extensions.training.probes` chose them
 def test_probes_are_what_plain_peft_answers(folder: Path, subject: Subject) -> None:

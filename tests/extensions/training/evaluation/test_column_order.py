@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from router.extensions.training.data import Row
@@ -220,7 +220,6 @@ PIECES = [
 EXPRESSIONS = [*WORDS[:4], "avg(price)", "max(price)", "count(*)", "count(DISTINCT city)"]
 
 
-@settings(deadline=None, max_examples=60)
 @given(
     st.lists(st.sampled_from(PIECES), max_size=25),
     st.lists(st.sampled_from(EXPRESSIONS), min_size=1, max_size=4),

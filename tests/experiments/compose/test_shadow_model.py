@@ -1,4 +1,4 @@
-"""Shadow arms on the real base: the same answer for the user, and a pair judged by the base itself."""
+"""Shadow arms on a model: the same answer for the user, and a pair judged by the base itself."""
 
 import asyncio
 import shutil
@@ -7,13 +7,16 @@ from pathlib import Path
 
 import pytest
 
-from router.cli.compose import Composition, make_engine
+from router.cli.compose import Composition
 from router.client import AsyncClient
 from router.config import Settings
+from router.engine.model.loader import Loaded
+from router.engine.torch_engine import TorchEngine
 from router.experiments.model import ArmSpec, Experiment, Kind, Lifecycle, MetricSpec, Mode, Phase, Spec
 from router.types import AdapterRef
+from tests.engine import tiny
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[3]
 PROMPT = "Which court hears an appeal against a fine?"
 
@@ -21,7 +24,7 @@ PROMPT = "Which court hears an appeal against a fine?"
 @pytest.fixture
 async def running(own_folder, monkeypatch):
     monkeypatch.setenv("XDG_STATE_HOME", str(own_folder / "state"))
-    shutil.copytree(ROOT / "adapters" / "legal", own_folder / "adapters" / "legal")
+    tiny.save_adapter("llama", own_folder / "adapters" / "legal")
     (own_folder / "plugins").mkdir()
     shutil.copy(ROOT / "plugins" / "judges.py", own_folder / "plugins")
     settings = Settings(
@@ -30,8 +33,14 @@ async def running(own_folder, monkeypatch):
         adapters_dir=(Path("adapters"),),
         plugins_dir=(Path("plugins"),),
         drain_seconds=2,
+        gate="off",
+        dtype="float32",
+        device="cpu",
+        cache_tokens=2048,
+        native=False,
     )
-    composition = Composition(settings, make_engine(settings))
+    engine = TorchEngine(settings, Loaded(tiny.model("llama"), tiny.tokenizer(), "llama"))
+    composition = Composition(settings, engine)
     ready = asyncio.Event()
     task = asyncio.create_task(composition.run(lambda app: ready.set()))
     await asyncio.wait({task, asyncio.ensure_future(ready.wait())}, return_when=asyncio.FIRST_COMPLETED)
