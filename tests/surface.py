@@ -6,6 +6,7 @@ has to stay: tests/test_surface.py looks, docs/stability.md says it.
 
 from __future__ import annotations
 
+import asyncio
 import importlib
 import inspect
 import json
@@ -62,7 +63,9 @@ def http_routes() -> Iterator[str]:
     host.refresh()
     for loaded in host.running():
         if (hook := loaded.hooks.get("register_http")) is not None:
-            hook(register=lambda routes, rows: found.extend(routes), server=Mock())
+            done = hook(register=lambda routes, rows: found.extend(routes), server=Mock(recent=None))
+            if inspect.isawaitable(done):
+                asyncio.run(done)
     return (route.path for route in found)
 
 

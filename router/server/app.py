@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from grpc_health.v1 import health
 
-from router import optional, web
+from router import optional
 from router.access.access import Access
 from router.access.audit import Audit
 from router.access.hosts import Hosts
@@ -36,7 +36,6 @@ from router.server.grpc_adapter import GrpcServer
 from router.server.health import Health
 from router.server.http import application
 from router.server.inference import InferenceService
-from router.server.insight import Insight
 from router.server.interceptors import Interceptors
 from router.server.lifecycle import Lifecycle, Phase, in_daemon_thread
 from router.server.listen import add_reflection, bind, bind_sidecar, bind_socket, server_options
@@ -101,9 +100,7 @@ class ServerApp:
         self.access, self.quotas = Access(settings.clients, bool(settings.admin_listen)), Quotas()
         self.tls = Tls.of(settings)
         self.audit = Audit(settings.audit) if settings.audit is not None else None
-        self.recent = Recent(self.audit) if settings.http_listen and settings.console else None
-        if self.recent is not None and settings.audit is not None:
-            self.recent.remember(settings.audit)
+        self.recent: Recent | None = None  # set by the console's on_startup: it shows what is audited
         self.lifecycle = Lifecycle()
         self.admission = Admission(
             settings.max_running,
@@ -133,7 +130,7 @@ class ServerApp:
         self._plugins, self._hooks = plugins, hooks
         if hooks is not None:
             self.metrics.registry.register(PluginsCollector(hooks))
-        self._startup, self._on_ready, self._routing, self._more_flaws = startup, on_ready, routing, flaws
+        self._startup, self._on_ready, self.routing, self._more_flaws = startup, on_ready, routing, flaws
         if experiments is not None:
             self.metrics.registry.register(experiments.metrics)
         if corrections is not None:
@@ -209,18 +206,11 @@ class ServerApp:
         log.info("listening", extra={"fields": {name: at for name, at in addresses.items() if at}})
         self.listening.set()
         self._spawn(self._load())
-        self._follow("the event loop's lag", self.metrics.follow_lag)
-        self._follow("the clients file", self.access.follow)
-        self._follow("what waits to be sent", self._sending.follow)
+        self.follow("the event loop's lag", self.metrics.follow_lag)
+        self.follow("the clients file", self.access.follow)
+        self.follow("what waits to be sent", self._sending.follow)
         if self.fleet is not None:
-            self._follow("the places of replicas", partial(self._follow_places, self.fleet))
-
-    def _insight(self) -> Insight | None:
-        if self.recent is None:
-            return None
-        found = (self.engine, self.registry, self.metrics, self.health, self.recent, self._routing)
-        absent = optional.why_absent() if self.experiments is None else ""
-        return Insight(*found, self.ready, corrections=self.corrections, no_experiments=absent)
+            self.follow("the places of replicas", partial(self._follow_places, self.fleet))
 
     async def _http(self, interceptors: Interceptors, registered: Registered) -> None:
         """Serve at `http_listen`."""
@@ -228,12 +218,6 @@ class ServerApp:
         found = self._web = Listener(settings.http_listen, self.tls)
         found.bind()
         self.http_address = found.address
-        if (insight := self._insight()) is not None:
-            made = (interceptors, self.inference, settings, self.methods, insight, found.address)
-            pages, rows, follow = web.console_routes(*made)
-            registered.add_routes(pages, rows)
-            for work in follow:
-                self._follow("the console", work)
         if self._hooks is not None:
             await self._hooks.register("register_http", partial(Routes, registered))
         hosts = Hosts(settings.http_listen, tls, settings.console_hosts)
@@ -346,11 +330,11 @@ class ServerApp:
             await self._startup()
         self.lifecycle.phase = Phase.SERVING
         self._spawn(self.health.follow())  # a server that cannot judge itself ends, and a new one begins
-        self._follow("states of adapters", lambda: self.metrics.follow_adapters(self.registry.watch()))
+        self.follow("states of adapters", lambda: self.metrics.follow_adapters(self.registry.watch()))
         await self.health.update()
         if self._hooks is not None:
             await self._hooks.ready()
-            self._follow("checks of plugins", self._hooks.check)
+            self.follow("checks of plugins", self._hooks.check)
         self.ready.set()
         if self._on_ready is not None:
             self._on_ready()
@@ -371,7 +355,7 @@ class ServerApp:
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         self._tasks.append(asyncio.get_running_loop().create_task(work))
 
-    def _follow(self, name: str, work: Callable[[], Awaitable[None]]) -> None:
+    def follow(self, name: str, work: Callable[[], Awaitable[None]]) -> None:
         """In the background for as long as the server; an exception does not end it."""
         self._spawn(self._following.keep(name, work))
 

@@ -36,12 +36,6 @@ class Registered:
         self.rows: dict[str, Policy] = {}
         self.owners = dict.fromkeys((*server.endpoints, *ROWS), CORE)  # of methods and routes
 
-    def add_routes(self, routes: Sequence[Route], rows: Mapping[str, Policy]) -> None:
-        """Serve routes of the core."""
-        self.routes += routes
-        self.rows |= rows
-        self.owners |= dict.fromkeys((key_of(route.name) for route in routes), CORE)
-
 
 class Register:
     """The `register` of a hook of one plugin: checks at once, and keeps when the hook has returned."""
@@ -91,7 +85,8 @@ class Routes(Register):
         for route in routes:
             if not isinstance(route, Route):
                 raise TypeError(f"{route!r} is no route: write router.server.http.Route(verb, path, answer)")
-            if not route.path.startswith("/") or route.path.startswith(CONSOLE):
+            theirs = route.path.startswith(CONSOLE) and self._running.plugin.source != "built-in"
+            if not route.path.startswith("/") or theirs:
                 raise ValueError(f"the path {route.path!r} must begin with '/', and not with {CONSOLE!r}")
             try:
                 compile_path(route.path)

@@ -17,6 +17,8 @@ from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
 
 from router.errors import MOST_FINDINGS, InvalidRequest, RouterError
+from router.extensions.console.exchange import count_form
+from router.extensions.console.exchange import parsed as parsed_form
 from router.extensions.kserve import tensors
 from router.extensions.ofrep import flags as ofrep
 from router.extensions.openai import feedback
@@ -27,8 +29,6 @@ from router.server.decoding import Decoder, decoder_of, json_decoder
 from router.server.grpc_status import status_of
 from router.v1 import experiments_pb2, fleet_pb2
 from router.v1 import inference_pb2 as pb
-from router.web.console.exchange import count_form
-from router.web.console.exchange import parsed as parsed_form
 from tests.fuzz.inputs import TEXTS, Change, bytes_changed, json_changed, message_changed
 
 LIMITS = Limits(1 << 20, 4096)

@@ -13,11 +13,11 @@ import pytest
 from pydantic import BaseModel
 
 from router.errors import MOST_FINDINGS, InvalidRequest
+from router.extensions.console.exchange import MOST_FIELDS, count_form
 from router.extensions.ofrep import flags
 from router.extensions.openai import feedback, messages
 from router.server.decoding import json_decoder
 from router.server.grpc_status import status_of
-from router.web.console.exchange import MOST_FIELDS, count_form
 from tests.web.conftest import Http, StartWeb, asking
 
 SIZE = (2 << 20) - 64

@@ -1,0 +1,35 @@
+"""The console: pages for operators at /console of the HTTP address, rendered here (docs/console.md)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from router.access.recent import Recent
+from router.hookspecs import RegisterHttp, hookimpl
+
+if TYPE_CHECKING:
+    from router.server.app import ServerApp
+
+
+@hookimpl
+async def on_startup(server: ServerApp) -> None:
+    """Remember what administrators do, beside the file that the setting `audit` names."""
+    if server.settings.http_listen and server.settings.console:
+        server.recent = Recent(server.audit)
+        if server.settings.audit is not None:
+            server.recent.remember(server.settings.audit)
+
+
+@hookimpl
+async def register_http(register: RegisterHttp, server: ServerApp) -> None:
+    """Its pages, actions and files."""
+    if server.recent is None:
+        return
+    from router.extensions.console.insight import Insight
+    from router.extensions.console.pages import ENTRIES, ROWS, Console, routes
+
+    made = (server.interceptors, server.methods, server.inference, server.settings)
+    console = Console(*made, Insight.of(server, server.recent), server.http_address, ENTRIES)
+    register(routes(console), ROWS)
+    for work in (console.history.follow, console.events.follow):
+        server.follow("the console", work)

@@ -1,0 +1,80 @@
+"""What became of adapters since the server started: the last changes of state, default and pin."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, cast
+
+from router.types import AdapterEvent, AdapterEventKind, AdapterInfo, AdapterRef, AdapterState
+
+if TYPE_CHECKING:
+    from router.extensions.console.insight import Insight
+
+MOST = 1000
+Seen = tuple[AdapterState, bool, bool]
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What happened to a version."""
+
+    time: float  # unix seconds
+    ref: AdapterRef
+    what: str
+    more: str = ""  # why
+
+
+class Events:
+    """Follows the registry; lives on the event loop."""
+
+    def __init__(self, insight: Insight) -> None:
+        self._insight = insight
+        self._changes: deque[Change] = deque(maxlen=MOST)
+        self._seen: dict[AdapterRef, Seen] = {}
+
+    def __iter__(self) -> Iterator[Change]:
+        """The newest first."""
+        return reversed(self._changes)
+
+    async def follow(self) -> None:
+        """For ever, once there is something to follow."""
+        await self._insight.ready.wait()
+        for info in self._insight.registry.listed():
+            self._seen[info.ref] = seen(info)
+        async with aclosing(cast(Any, self._insight.registry.watch())) as events:
+            async for event in events:
+                self.note(event)
+
+    def note(self, event: AdapterEvent) -> None:
+        """Keep what is new in it."""
+        info, ref = event.adapter, event.adapter.ref
+        if event.kind is AdapterEventKind.REMOVED:
+            self._seen.pop(ref, None)
+            self._changes.append(Change(event.time, ref, "removed from disk"))
+            return
+        before = self._seen.get(ref)
+        self._seen[ref] = seen(info)
+        if before is None:
+            self._changes.append(Change(event.time, ref, "appeared", info.error))
+            return
+        for what, more in differences(before, info):
+            self._changes.append(Change(event.time, ref, what, more))
+
+
+def seen(info: AdapterInfo) -> Seen:
+    """What is compared."""
+    return info.state, info.default, info.pinned
+
+
+def differences(before: Seen, info: AdapterInfo) -> Iterator[tuple[str, str]]:
+    """In words, and why."""
+    state, default, pinned = before
+    if info.state is not state and info.state is not AdapterState.LOADING:
+        yield info.state.value, info.error
+    if info.default is not default:
+        yield "became the default" if info.default else "is the default no more", ""
+    if info.pinned is not pinned:
+        yield "pinned" if info.pinned else "unpinned", ""

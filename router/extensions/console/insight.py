@@ -1,0 +1,43 @@
+"""What an operator may look at beside what the services tell."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from router import optional
+from router.access.recent import Recent
+from router.corrections.keeper import Corrections
+from router.engine.base import Engine
+from router.ports import AdapterRegistry, RoutingState
+from router.server.health import Health
+from router.server.metrics import Metrics
+
+if TYPE_CHECKING:
+    from router.server.app import ServerApp
+
+
+@dataclass(frozen=True, slots=True)
+class Insight:
+    """Parts of a server, for its console."""
+
+    engine: Engine
+    registry: AdapterRegistry
+    metrics: Metrics
+    health: Health
+    recent: Recent
+    routing: Callable[[], RoutingState]
+    ready: asyncio.Event  # requests are let in
+    started: float = field(default_factory=time.time)  # unix seconds
+    corrections: Corrections | None = None
+    no_experiments: str = ""  # why there are none
+
+    @classmethod
+    def of(cls, server: ServerApp, recent: Recent) -> Insight:
+        """Of that server; `recent` has what administrators did."""
+        absent = optional.why_absent() if server.experiments is None else ""
+        found = (server.engine, server.registry, server.metrics, server.health, recent, server.routing)
+        return cls(*found, server.ready, corrections=server.corrections, no_experiments=absent)

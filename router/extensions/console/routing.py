@@ -1,0 +1,175 @@
+"""Routing: what decides, how sure it has to be, what it came to lately, and what was corrected."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from router.access.roles import Role
+from router.extensions.console.curve import curve_of, held_out
+from router.extensions.console.history import quantile, samples_of
+from router.extensions.console.site import Entry, Page, Visit
+from router.ports import ClassifierState, DecisionShare, RoutingState
+from router.server.policy import Policy
+from router.types import Reason, Visible
+
+if TYPE_CHECKING:
+    from router.corrections.model import Correction
+    from router.server.metrics import Metrics
+
+ROUTING = Policy(Role.OBSERVE)
+CORRECTIONS = Policy(Role.ADMIN)  # users' words: each look is in the audit
+MOST_SHOWN = 200  # corrections
+MOST_SHARES = 100
+REASONS: Mapping[str, str] = {
+    Reason.CLASSIFIED.value: "Classifiers were sure: an adapter answered",
+    Reason.ABSTAINED.value: "Nobody was sure: the base answered",
+    Reason.UNFAMILIAR.value: "Sure, but unlike what adapters know: the base answered",
+    Reason.EXPLICIT.value: "The request named who answers",
+    Reason.HINT.value: "Domain or task left one",
+    Reason.FALLBACK.value: "No classifier could be asked: the base answered",
+    "none": "Refused before it was decided",
+}
+HIDDEN = "It does not fit what is served now; what differs names adapters that you may not know of."
+
+
+async def show(visit: Visit) -> dict[str, Any]:
+    """The page."""
+    console, visible = visit.console, visit.client.adapters
+    state = console.insight.routing()
+    fitted = state.fitted
+    curve = curve_of(fitted) if fitted is not None else None
+    return {
+        "state": state,
+        "reasons": by_reason(console.insight.metrics),
+        "shares": list(shares_seen(state.shares, visible))[:MOST_SHARES],
+        "proven": any(share.proven is not None for share in state.shares),
+        "classifiers": classifier_rows(state.classifiers, console.insight.metrics),
+        "fitted": fitted,
+        "made": when(fitted.created) if fitted is not None else None,
+        "adapters": [name for name in fitted.adapters if name in visible] if fitted is not None else [],
+        "stale": stale_words(state, visible),
+        "newcomers": [name for name in fitted.newcomers if name in visible] if fitted is not None else [],
+        "held_out": held_out(fitted) if fitted is not None else None,
+        "curve": curve,
+        "plotted": curve.plotted(fitted) if curve is not None and fitted is not None else None,
+        "settings": console.settings,
+        "no_corrections": visit.why_not(CORRECTIONS),
+    }
+
+
+def by_reason(metrics: Metrics) -> list[dict[str, Any]]:
+    """How requests were decided since the server started, the commonest first."""
+    counts: Counter[str] = Counter()
+    for labels, value in samples_of(metrics.requests, "_total"):
+        if labels["reason"]:
+            counts[labels["reason"]] += round(value)
+    total = counts.total()
+    return [
+        {"reason": reason, "words": REASONS.get(reason, reason), "count": count, "share": count / total}
+        for reason, count in counts.most_common()
+        if count
+    ]
+
+
+def shares_seen(shares: Iterable[DecisionShare], visible: Visible) -> Iterator[DecisionShare]:
+    """Without those of adapters that the client may not know of."""
+    for share in shares:
+        if not share.what.startswith("adapters/") or share.what.removeprefix("adapters/") in visible:
+            yield share
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A classifier with its times, in seconds, and how many of its votes were lost."""
+
+    state: ClassifierState
+    p50: float | None
+    p95: float | None
+    verdicts: Mapping[str, int]
+
+
+def classifier_rows(classifiers: Sequence[ClassifierState], metrics: Metrics) -> list[Row]:
+    """In the order in which they are asked."""
+    buckets: dict[str, list[tuple[float, float]]] = {}
+    for labels, value in samples_of(metrics.classified, "_bucket"):
+        buckets.setdefault(labels["classifier"], []).append((float(labels["le"]), value))
+    verdicts: dict[str, Counter[str]] = {}
+    for labels, value in samples_of(metrics.verdicts, "_total"):
+        verdicts.setdefault(labels["classifier"], Counter())[labels["verdict"]] += round(value)
+    return [
+        Row(
+            one,
+            quantile(buckets.get(one.name, ()), 0.5),
+            quantile(buckets.get(one.name, ()), 0.95),
+            verdicts.get(one.name, {}),
+        )
+        for one in sorted(classifiers, key=lambda one: (one.priority, one.name))
+    ]
+
+
+def stale_words(state: RoutingState, visible: Visible) -> list[str]:
+    """What is not as it was when the calibration was made, for a client that may know of all of it."""
+    differences = state.fitted.differences if state.fitted is not None else ()
+    if not differences:
+        return []
+    return list(differences) if visible.everything else [HIDDEN]
+
+
+def when(created: str) -> float | None:
+    """Unix seconds of what a file says; None for what is no time."""
+    try:
+        at = datetime.fromisoformat(created)
+    except ValueError:
+        return None
+    return (at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp()
+
+
+# -- Corrections: users' words, for who administers the server
+
+
+async def corrections(visit: Visit) -> dict[str, Any]:
+    """The latest ones, and who is taken for whom."""
+    kept = visit.console.insight.corrections
+    found: Sequence[Correction] = ()
+    damaged = 0
+    if kept is not None:
+        client = visit.client
+        # Who may know of everything looks after all tenants; anybody else sees its own.
+        read = await kept.read(None if client.adapters.everything else client.tenant)
+        visible = client.adapters
+        found = [one for one in read.corrections if _seen(one, visible)]
+        damaged = read.damaged
+    return {
+        "kept": kept is not None,
+        "keeping": visit.console.settings.corrections,
+        "latest": list(reversed(found))[:MOST_SHOWN],
+        "count": len(found),
+        "damaged": damaged,
+        "confusions": confusions(found),
+    }
+
+
+def _seen(one: Correction, visible: Visible) -> bool:
+    return all(name in visible for name in (one.label, one.chosen) if name)
+
+
+def confusions(found: Iterable[Correction]) -> list[dict[str, Any]]:
+    """Who answered, who should have, and how often; the commonest first. Nobody is the base."""
+    counts: Counter[tuple[str, str, str]] = Counter()
+    for one in found:
+        if one.wrong:
+            counts[one.chosen or "base", one.label or "base", one.reason] += 1
+    return [
+        {"chosen": chosen, "label": label, "reason": reason, "count": count}
+        for (chosen, label, reason), count in counts.most_common(50)
+    ]
+
+
+ENTRIES: tuple[Entry, ...] = (
+    Page("/routing", ROUTING, show, "routing.html", "Routing", nav="Routing"),
+    Page("/routing/corrections", CORRECTIONS, corrections, "corrections.html", "Corrections"),
+)

@@ -1,0 +1,56 @@
+"""Signing in and out. The browser keeps a session's id in a cookie that scripts cannot read."""
+
+from __future__ import annotations
+
+from router.errors import FieldViolation, InvalidRequest, NotFound
+from router.extensions.console.exchange import Answer, redirect
+from router.extensions.console.site import ROOT, SIGN_IN, Action, Entry, Page, Visit
+
+MOST_TOKEN = 8 << 10  # characters, as in a header
+
+
+async def show(visit: Visit) -> dict[str, object]:
+    """The form."""
+    return {"next": inside(visit.query.get("next", "")), "message": "", "missing": True, "nav": []}
+
+
+async def sign_in(visit: Visit) -> Answer:
+    """Check the token, and begin a session. Raises InvalidRequest, Unauthenticated."""
+    token = visit.form.get("token", "").strip()
+    if not token or len(token) > MOST_TOKEN or not token.isascii() or not token.isprintable():
+        raise InvalidRequest([FieldViolation("token", "must be there, as `lora-router clients new` gave it")])
+    await visit.console.interceptors.known(token)
+    cookie = visit.console.signed_in(visit.call, token)
+    return redirect(inside(visit.form.get("next", "")), **{"set-cookie": cookie})
+
+
+async def sign_out(visit: Visit) -> Answer:
+    """End the session."""
+    visit.console.sessions.end(visit.call.session)
+    return redirect(ROOT + "/sign-in", **{"set-cookie": visit.console.forgotten(visit.call)})
+
+
+async def nothing(visit: Visit) -> Answer:
+    """Whatever else is asked for below /console. Raises NotFound."""
+    if not visit.path("rest"):
+        return redirect(ROOT)
+    raise NotFound("page", visit.call.path)
+
+
+def inside(path: str) -> str:
+    """The path if it leads into the console, else its first page.
+
+    >>> inside("/console/adapters"), inside("//evil.example"), inside("/console/../x")
+    ('/console/adapters', '/console', '/console')
+    """
+    plain = path.isascii() and path.isprintable() and not set(path) & set("\\?#:") and ".." not in path
+    within = path == ROOT or path.startswith(ROOT + "/")
+    return path if plain and within and not path.startswith(ROOT + "/sign-") else ROOT
+
+
+ENTRIES: tuple[Entry, ...] = (
+    Page("/sign-in", SIGN_IN, show, "sign_in.html", "Sign in"),
+    Action("/sign-in", SIGN_IN, sign_in),
+    Action("/sign-out", SIGN_IN, sign_out),
+    Page("/{rest:path}", SIGN_IN, nothing),
+)

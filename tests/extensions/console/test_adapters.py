@@ -1,0 +1,114 @@
+"""The list, and one version's page: what is shown, to whom, and that texts stay texts."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+from router.ports import Measured
+from router.types import AdapterRef, AdapterState, Override
+from tests.extensions.console.conftest import Roled
+from tests.fakes import adapter
+
+ROOT = Path(__file__).parents[3]
+MEDICAL = AdapterRef("medical", "1.0.0")
+EVIL = '"><script>alert(1)</script><img src=x onerror=alert(2)> {{ 7*7 }} <b onmouseover="alert(3)">'
+PNG = b"\x89PNG\r\n\x1a\n"
+
+
+async def test_the_list_shows_states_scores_and_reasons(opened: SimpleNamespace) -> None:
+    registry = opened.registry
+    registry.measures[MEDICAL] = Measured("exact match", (0.772, 0.7, 0.8), (0.63, 0.5, 0.7))
+    registry.put(replace(adapter("broken"), state=AdapterState.QUARANTINED, error="rank is 0"))
+    registry.put(replace(registry.infos[MEDICAL], pinned=True, size_bytes=4_939_072))
+    page = (await opened.http.get("/console/adapters")).text
+    for text in ("medical", "legal", "quarantined", "rank is 0", "0.772", "+0.63", "pinned", "4.9 MB"):
+        assert text in page
+    assert 'href="/console/adapters/medical/1.0.0"' in page
+    only = (await opened.http.get("/console/adapters?domain=legal")).text
+    assert "legal" in only
+    assert "/console/adapters/medical" not in only
+
+
+async def test_long_lists_have_pages(opened: SimpleNamespace) -> None:
+    for number in range(150):
+        opened.registry.put(adapter(f"many-{number:03}"))
+    first = (await opened.http.get("/console/adapters")).text
+    more = re.search(r'href="(/console/adapters\?[^"]+)">Next page', first)
+    assert more
+    second = (await opened.http.get(more[1].replace("&amp;", "&"))).text
+    assert "many-149" in second
+    assert "Next page" not in second
+    assert (await opened.http.get("/console/adapters?page=nonsense")).status_code == 400
+
+
+async def test_whatever_an_adapter_says_is_text(opened: SimpleNamespace) -> None:
+    """Manifests, reports and probes are written by whoever made the adapter."""
+    registry, ref = opened.registry, AdapterRef("evil", "1.0.0")
+    registry.put(
+        replace(
+            adapter(*("evil", "1.0.0"), description=EVIL, task=EVIL, base_model=EVIL),
+            target_modules=(EVIL,),
+            notes=(EVIL,),
+            gate=EVIL,
+            gate_advice=EVIL,
+            override=Override("1.0.0", EVIL, 1.0, EVIL, EVIL),
+        )
+    )
+    registry.put(adapter(EVIL, EVIL.replace("/", "|")))
+    said = json.dumps(EVIL)
+    card = f'{{"metric": {said}, "samples": [{{"prompt": {said}}}], "command": {said}}}'
+    registry.documents[ref, "adapter.toml"] = (
+        f"[prompt]\nsystem = {said}\n[routing]\nexamples = [{said}]".encode()
+    )
+    registry.documents[ref, "report.json"] = card.encode()
+    registry.documents[ref, "probes.jsonl"] = f'{{"prompt": {said}, "expect": {said}}}'.encode()
+    for path in ("", "/live", "/evil/1.0.0", "/evil/1.0.0/default"):
+        answer = await opened.http.get(f"/console/adapters{path}")
+        assert answer.status_code == 200, answer.text
+        assert "&lt;script&gt;" in answer.text
+        for raw in ("<script>alert", "<img src=x", "<b onmouse", "> 49 <"):
+            assert raw not in answer.text
+
+
+async def test_a_version_shows_its_report_card_with_pictures(opened: SimpleNamespace) -> None:
+    registry, folder = opened.registry, ROOT / "adapters" / "medical"
+    for name in ("report.json", "adapter.toml", "probes.jsonl", "curves.png", "bias.png"):
+        registry.documents[MEDICAL, name] = (folder / name).read_bytes()
+    page = (await opened.http.get("/console/adapters/medical/1.0.0")).text
+    for text in ("exact match, 281 test rows", "0.772", "+0.630", "curves.png", "Name the ICD-10-CM chapter"):
+        assert text in page
+    assert "generalization.png" not in page  # it has none
+    picture = await opened.http.get("/console/adapters/medical/1.0.0/pictures/curves.png")
+    assert picture.headers["content-type"] == "image/png"
+    assert picture.content == (folder / "curves.png").read_bytes()
+
+
+async def test_pictures_are_of_known_names_and_are_pictures(opened: SimpleNamespace) -> None:
+    registry = opened.registry
+    registry.documents[MEDICAL, "curves.png"] = b"<html><script>alert(1)</script>"
+    registry.documents[MEDICAL, "adapter.toml"] = PNG
+    for name in ("curves.png", "adapter.toml", "..%2f..%2fetc%2fpasswd", "bias.png"):
+        answer = await opened.http.get(f"/console/adapters/medical/1.0.0/pictures/{name}")
+        assert answer.status_code == 404, name
+        assert "<script>alert" not in answer.text
+
+
+async def test_what_a_client_may_not_know_of_is_not_there(roled: Roled) -> None:
+    site = await roled(adapters=["legal"])
+    page = (await site.olga.get("/console/adapters")).text
+    assert "legal" in page
+    assert "medical" not in page
+    for path in ("", "/default", "/pictures/curves.png"):
+        answer = await site.olga.get(f"/console/adapters/medical/1.0.0{path}")
+        assert answer.status_code == 404
+        assert "legal" not in answer.text
+
+
+async def test_nobody_of_that_name(opened: SimpleNamespace) -> None:
+    answer = await opened.http.get("/console/adapters/nobody/1.0.0")
+    assert answer.status_code == 404
+    assert "nobody" in answer.text

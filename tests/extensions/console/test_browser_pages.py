@@ -1,0 +1,120 @@
+"""Playground, routing and experiments in Chromium."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from router.corrections.keeper import Corrections
+from router.corrections.store import CorrectionStore
+from tests.experiments.memory_store import MemoryStore
+from tests.experiments.service.lab import experimenting
+from tests.extensions.console.test_browser import seen_by
+from tests.extensions.console.trials import draft, routing, trial
+from tests.extensions.openai.test_foreign_clients import elsewhere
+from tests.server.helpers import Connect
+from tests.web.conftest import StartWeb
+
+PATHS = (
+    "/console/playground",
+    "/console/routing",
+    "/console/routing/corrections",
+    "/console/experiments",
+    "/console/experiments/trial",
+    "/console/experiments/too-early",
+    "/console/experiments/a-draft",
+    "/console/new-experiment",
+)
+
+
+@pytest.fixture
+async def site(
+    fakes: SimpleNamespace, start_web: StartWeb, connect: Connect, tmp_path: Path
+) -> AsyncIterator[SimpleNamespace]:
+    """A server with all that there is to see: its `url`."""
+    store = MemoryStore()
+    trial(store)
+    trial(store, "too-early", 40, (0.5, 0.5))
+    draft(store)
+    kept = Corrections(CorrectionStore(tmp_path / "kept"), "texts")
+    started = partial(start_web, corrections=kept, routing=routing)
+    async with experimenting(store, fakes, started, connect) as stubs:
+        fakes.engine.step_seconds = 0.02
+        yield SimpleNamespace(**vars(stubs), url=f"http://{stubs.app.http_address}")
+
+
+@elsewhere
+async def test_pages(site: SimpleNamespace, tmp_path: Path) -> None:
+    seen = await seen_by("pages.py", site.url, tmp_path, "-", *PATHS)
+    assert not seen["wrong"], json.dumps(seen["wrong"], indent=1)
+
+
+@elsewhere
+async def test_playground(site: SimpleNamespace, tmp_path: Path) -> None:
+    seen = await seen_by("playground.py", site.url, tmp_path, "-")
+    for name in ("axe", "axe_many", "wide", "complaints", "narrow"):
+        assert seen[name] == [], name
+    (one,) = seen["one"]
+    digest = site.registry.get("medical").digest
+    assert (one["who"], one["digest"], one["badge"], one["busy"]) == (
+        "medical@1.0.0",
+        digest,
+        "done",
+        "false",
+    )
+    assert (one["votes"], one["bars"]) == (1, 1)
+    assert "<script>alert(1)</script>" in one["answer"]  # as text
+    assert "tokens/s" in one["numbers"]
+    assert seen["corrected"] == "Kept: text."
+    assert "no experiment was exposed" in seen["thumb"]
+    assert seen["copied"] == one["answer"]
+    assert (seen["decided"][0]["who"], seen["decided"][0]["answer"]) == ("medical@1.0.0", "")
+    digests = [site.registry.get("medical", version).digest for version in ("1.0.0", "1.1.0")]
+    expected = [*digests, "", site.registry.get("legal").digest]
+    assert [column["digest"] for column in seen["many"]] == expected
+    for column, of in zip(seen["many"], expected, strict=True):  # who answered is who it says
+        assert column["answer"].startswith(f"[{of[:8] or 'base'}]")
+    assert "seed" in seen["state"]
+    stopped, live = seen["stopped"]
+    assert (stopped["badge"], "tokens" in live) == ("stopped", True)
+    assert len(stopped["answer"]) < 3000
+    assert seen["wrong_field"] == [
+        "sampling.temperature: must be a number, got 'warm'",
+        "temperature",
+        "one ",
+        "true",
+    ]
+    assert "nobody" in seen["nobody"]
+    assert (seen["cut"]["badge"], "cut off" in seen["cut"]["notices"][0]) == ("cut off", True)
+
+
+@elsewhere
+async def test_experiments_and_thresholds(site: SimpleNamespace, tmp_path: Path) -> None:
+    seen = await seen_by("experiments.py", site.url, tmp_path)
+    life = seen["life"]
+    assert set(life["errors"]) == {"name", "arms[1].adapter"}
+    assert life["kept"]["arms[1].adapter"] == "legal@9.0.0"
+    assert life["kept"]["hypothesis"].endswith("</script>")
+    assert "Units of all arms" in life["size"]
+    assert life["draft"][0].endswith("/console/experiments/tone")
+    assert life["draft"][1:] == ["tone", "draft"]
+    assert (life["running"], life["stopped"]) == ("running", ["stopped", True])
+    assert seen["complaints"] == []
+    assert seen["wrong"] == []
+    assert seen["verdict"].startswith("promote")
+    assert "new promoted" in seen["promoted"]
+    assert "promoted" not in seen["rolled_back"]
+    assert "roll back" in seen["history"]
+    assert "undecided" in seen["why_not"][0]
+    assert seen["why_not"][0] in seen["why_not"][1]
+    assert "This is in force. Within the targets." in seen["in_force"][0]
+    assert "Beyond the targets" in seen["looser"][0]
+    assert seen["looser"][1].startswith("confidence ")
+    assert seen["drawn"]
+    assert "it cannot run" in seen["plain"]  # another one has its units
+    assert seen["plain_rows"] == 43

@@ -1,0 +1,306 @@
+"""Experiments in the console: planned, run, judged and ended by the service's own methods."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncIterator
+from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from router.experiments.model import Kind, MetricSpec
+from router.experiments.wire.plans import experiment_message
+from router.experiments.wire.report import report_message
+from router.extensions.console import experiments as page
+from router.v1 import experiments_pb2 as pb
+from tests.experiments.memory_store import MemoryStore
+from tests.experiments.report.told import REPORT
+from tests.experiments.service.lab import answer, create, experimenting, running
+from tests.extensions.console import test_playground as playground
+from tests.extensions.console.conftest import post, signed_in
+from tests.security.helpers import write_clients
+from tests.server.helpers import Connect
+from tests.web.conftest import Http, StartWeb
+
+HOME = "/console/experiments"
+NEW = "/console/new-experiment"
+HOSTILE = "<script>alert(1)</script>"
+PLAN = {
+    "name": "tone",
+    "hypothesis": HOSTILE,
+    "route": "medical",
+    "mode": "split",
+    "arms[0].name": "old",
+    "arms[0].adapter": "medical@1.0.0",
+    "arms[0].weight": "0.5",
+    "arms[2].name": "new",  # a row between them is empty
+    "arms[2].adapter": "medical@1.1.0",
+    "arms[2].weight": "0.5",
+    "primary.name": "solved",
+    "primary.kind": "proportion",
+    "primary.missing_is_zero": "yes",
+    "guardrails[1].name": "error",
+    "guardrails[1].kind": "proportion",
+    "guardrails[1].lower_is_better": "yes",
+    "guardrails[1].margin": "0.01",
+    "unit": "user",
+    "segments": "plan, country",
+    "window": "1.5",
+    "planned_units": "2000",
+}
+
+
+@pytest.fixture
+async def lab(
+    fakes: SimpleNamespace, start_web: StartWeb, connect: Connect, http: Http
+) -> AsyncIterator[SimpleNamespace]:
+    """A server with experiments, and a browser."""
+    async with experimenting(MemoryStore(), fakes, start_web, connect) as stubs:
+        yield SimpleNamespace(**vars(stubs), http=http(stubs.app))
+
+
+def errors_at(text: str) -> dict[str, str]:
+    """What stands beside the fields of a form."""
+    return dict(re.findall(r'<p class="error" id="([^"]+)-error-1">([^<]*)</p>', text))
+
+
+async def test_without_experiments_the_pages_say_why(opened: SimpleNamespace) -> None:
+    for path in (HOME, NEW):
+        text = (await opened.http.get(path)).text
+        assert "xperiments are off, since the setting" in text
+        assert '<form method="post" action="/console/new' not in text
+    refused = await post(opened.http, NEW + "/create", **PLAN)
+    assert (refused.status_code, "experiments are off" in refused.text) == (400, True)
+
+
+async def test_a_plan_becomes_a_draft(lab: SimpleNamespace) -> None:
+    assert "None yet" in (await lab.http.get(HOME)).text
+    made = await post(lab.http, NEW + "/create", **PLAN)
+    assert (made.status_code, made.headers["location"]) == (303, HOME + "/tone"), made.text
+    spec = lab.store.experiments["tone"].spec
+    assert [(arm.name, str(arm.adapter), arm.weight) for arm in spec.arms] == [
+        ("old", "medical@1.0.0", 0.5),
+        ("new", "medical@1.1.0", 0.5),
+    ]
+    assert (spec.control, spec.route, spec.window, spec.planned_units) == ("old", "medical", 5400.0, 2000)
+    assert spec.primary == MetricSpec("solved", Kind.PROPORTION, missing="zero")
+    assert [(rail.name, rail.margin, rail.higher_is_better) for rail in spec.guardrails] == [
+        ("error", 0.01, False)
+    ]
+    assert [segment.label for segment in spec.segments] == ["plan", "country"]
+    shown = (await lab.http.get(HOME + "/tone")).text
+    assert HOSTILE not in shown
+    assert "&lt;script&gt;alert(1)" in shown
+    assert ">draft</span>" in shown
+    for path in ("promote", "stop", "roll-back"):
+        assert f'/experiments/{path}"' not in shown
+    assert HOSTILE not in (await lab.http.get(HOME)).text
+    assert lab.app.recent is not None
+    assert [(e.act.method, e.act.resource, e.act.code) for e in lab.app.recent] == [
+        ("router.v1.ExperimentService/CreateExperiment", "tone", "OK")
+    ]
+
+
+async def test_every_error_stands_at_its_field_and_nothing_typed_is_lost(lab: SimpleNamespace) -> None:
+    wrong = PLAN | {
+        "name": "No Name",
+        "arms[2].adapter": "medical@9.9.9",
+        "guardrails[1].margin": "-1",
+        "planned_units": "0",
+        "hypothesis": HOSTILE + "é" * 5000,
+    }
+    refused = await post(lab.http, NEW + "/create", **wrong)
+    assert refused.status_code == 400
+    found = errors_at(refused.text)
+    assert {"name", "arms[2].adapter", "guardrails[1].margin", "planned_units", "hypothesis"} <= set(found)
+    assert "9.9.9" in found["arms[2].adapter"]
+    assert HOSTILE not in refused.text
+    assert 'value="medical@9.9.9"' in refused.text
+    assert 'value="plan, country"' in refused.text
+    assert "é" * 5000 in refused.text
+    assert not lab.store.experiments
+    assert lab.app.recent is not None
+    assert [e.act.code for e in lab.app.recent] == ["INVALID_ARGUMENT"]
+    refused = await post(lab.http, NEW + "/create", **(PLAN | {"alpha": "often", "planned_units": "1.5"}))
+    assert set(errors_at(refused.text)) == {"alpha", "planned_units"}
+    await post(lab.http, NEW + "/create", **PLAN)
+    again = await post(lab.http, NEW + "/create", **PLAN)
+    assert (again.status_code, "exists already" in errors_at(again.text)["name"]) == (409, True)
+
+
+async def test_a_store_that_is_down_loses_no_word(lab: SimpleNamespace) -> None:
+    lab.store.down = True
+    refused = await post(lab.http, NEW + "/create", **PLAN)
+    assert (refused.status_code, 'value="medical@1.1.0"' in refused.text) == (503, True)
+    assert "Nothing was kept" in refused.text
+    lab.store.down = False
+
+
+async def test_how_long_it_takes(lab: SimpleNamespace) -> None:
+    asked = PLAN | {"effect": "0.05", "baseline": "0.5", "units_per_day": "800"}
+    told = await post(lab.http, NEW + "/size", **asked)
+    assert told.status_code == 200, told.text
+    assert "Units of all arms" in told.text
+    assert "800 units a day" in told.text
+    assert 'value="0.05"' in told.text
+    refused = await post(lab.http, NEW + "/size", **(asked | {"baseline": "7"}))
+    assert "baseline" in errors_at(refused.text)
+    unknown = await post(lab.http, NEW + "/size", **(PLAN | {"baseline": ""}))
+    assert (unknown.status_code, "baseline" in errors_at(unknown.text)) == (400, True)
+    assert not lab.store.experiments
+
+
+async def test_start_stop_and_what_they_are_refused_with(lab: SimpleNamespace) -> None:
+    await lab.experiments.CreateExperiment(create())
+    name = "experiments/trial"
+    started = await post(lab.http, HOME + "/start", name=name, etag="")
+    assert (started.status_code, started.headers["location"]) == (303, HOME + "/trial")
+    assert lab.store.experiments["trial"].state == "running"
+    stale = await post(lab.http, HOME + "/stop", name=name, etag="another", reason="as I say")
+    assert stale.status_code == 409
+    assert "changed since its etag was read" in stale.text
+    assert 'value="as I say"' in stale.text
+    long = await post(lab.http, HOME + "/stop", name=name, etag="", reason="x" * 501)
+    assert (long.status_code, "at most 500 bytes" in long.text) == (400, True)
+    stopped = await post(lab.http, HOME + "/stop", name=name, etag="", reason=HOSTILE)
+    assert stopped.status_code == 303
+    assert lab.store.experiments["trial"].stop_reason == HOSTILE
+    shown = (await lab.http.get(HOME + "/trial")).text
+    assert HOSTILE not in shown
+    assert "Start again" in shown
+
+
+async def test_an_arm_is_promoted_on_its_verdict_alone_and_goes_back(lab: SimpleNamespace) -> None:
+    await running(lab)
+    shown = (await lab.http.get(HOME + "/trial")).text
+    assert "cannot be promoted: The verdict is undecided" in shown
+    assert "It is control" in shown
+    refused = await post(
+        lab.http, HOME + "/promote", name="experiments/trial", arm="new", etag="", force="yes"
+    )
+    assert (refused.status_code, "force overrules it" in refused.text) == (400, True)
+    request = pb.PromoteArmRequest(name="experiments/trial", arm="new", force=True)
+    await lab.experiments.PromoteArm(request)
+    shown = (await lab.http.get(HOME + "/trial")).text
+    assert "new promoted" in shown
+    assert "Roll back" in shown
+    back = await post(lab.http, HOME + "/roll-back", name="experiments/trial", reason="too bold")
+    assert back.status_code == 303
+    assert lab.registry.get("medical").ref.version == "1.0.0"
+
+
+async def test_one_that_was_deleted_meanwhile(lab: SimpleNamespace) -> None:
+    for path, fields in (("/start", {}), ("/stop", {}), ("/promote", {"arm": "new"}), ("/roll-back", {})):
+        gone = await post(lab.http, HOME + path, name="experiments/gone", **fields)
+        assert (gone.status_code, "experiment &#39;gone&#39; not found" in gone.text) == (404, True), path
+    for name in ("gone", "No%20Name", "%3Cscript%3E"):
+        answered = await lab.http.get(f"{HOME}/{name}")
+        assert answered.status_code in (400, 404)
+        assert "<script>" not in answered.text
+
+
+async def test_a_report_shows_arms_checks_and_history(lab: SimpleNamespace) -> None:
+    await running(lab)
+    for unit in ("anna", "ben", "cleo"):
+        response = await answer(lab, unit)
+        said = pb.Outcome(response_id=response.response_id, metric="solved", value=1)
+        await lab.experiments.RecordOutcome(pb.RecordOutcomeRequest(outcome=said))
+    shown = (await lab.http.get(HOME + "/trial")).text
+    digest = lab.registry.get("medical", "1.1.0").digest
+    assert f'title="{digest}">{digest[:12]}' in shown
+    for words in ("Sample ratio", "50.0 %", ">start<", "medical 1.1.0", "Judge again"):
+        assert words in shown, words
+    assert (await lab.http.get(HOME + "/trial?phase=7")).status_code == 400
+
+
+async def test_roles_are_those_of_the_methods(
+    fakes: SimpleNamespace, start_web: StartWeb, connect: Connect, http: Http, tmp_path: Path
+) -> None:
+    clients = write_clients(tmp_path, olga=("observe",), ada=("admin", "observe"))
+    started = partial(start_web, clients=clients.path)
+    async with experimenting(MemoryStore(), fakes, started, connect) as stubs:
+        olga = await signed_in(http(stubs.app), clients.olga)
+        ada = await signed_in(http(stubs.app), clients.ada)
+        assert (await post(ada, NEW + "/create", **PLAN)).status_code == 303
+        shown = (await olga.get(HOME + "/tone")).text
+        assert "StartExperiment needs the role admin" in shown
+        assert (await post(olga, HOME + "/start", name="experiments/tone")).status_code == 403
+        assert "CreateExperiment needs the role admin" in (await olga.get(NEW)).text
+        assert (await post(olga, NEW + "/create", **PLAN)).status_code == 403
+        assert (
+            await post(olga, NEW + "/size", **(PLAN | {"baseline": "0.5", "effect": "0.1"}))
+        ).status_code == 200
+
+
+async def test_a_thumb_is_an_outcome_of_the_arm_that_answered(lab: SimpleNamespace) -> None:
+    await running(lab, primary=MetricSpec("thumbs_up", Kind.PROPORTION))
+    assert 'data-no-outcomes=""' in (await lab.http.get(playground.HOME)).text
+    events = await playground.streamed(lab.http, text="a medical question", unit="anna")
+    decision, rid = events[0][1]["decision"], events[0][1]["response_id"]
+    assert (decision["experiment"], decision["arm"] in ("old", "new")) == ("trial", True)
+    version = {"old": "1.0.0", "new": "1.1.0"}[decision["arm"]]
+    assert decision["digest"] == lab.registry.get("medical", version).digest
+    await lab.live.recorder.flush()
+    assert await playground.told(lab.http, "/outcome", response_id=rid, value="1") == (
+        200,
+        {"status": "counted"},
+    )
+    again = await playground.told(lab.http, "/outcome", response_id=rid, value="0")
+    assert again == (200, {"status": "duplicate"})
+    told = [kept.outcome.value for kept in lab.store.outcomes.values() if kept.outcome.metric == "thumbs_up"]
+    assert told == [1.0]
+
+
+async def test_a_report_with_something_in_every_field(
+    lab: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await running(lab)
+    monkeypatch.setattr(
+        "router.experiments.service.service.report_message",
+        lambda _, experiment: report_message(REPORT, experiment_message(REPORT.experiment)),
+    )
+    shown = (await lab.http.get(HOME + "/trial")).text
+    for words in (
+        "data-effects=",
+        "new beside control, unseen: 30 won, 10 lost, 5 ties; 75.0 % of pairs",
+        "at equal answer length: +0.04 ± 0.03",
+        "If the experiment were valid, new would be: promote",
+        "of all units",
+        "1.2 s",  # total time of the new one's answers
+        "ticket 7",
+    ):
+        assert words in shown, words
+    assert "<script>alert" not in shown
+
+
+def compared(low: float, high: float, **more: object) -> dict[str, object]:
+    return page.comparison(
+        pb.GetReportResponse.Comparison(effect=(low + high) / 2, low=low, high=high, **more)
+    )  # type: ignore[arg-type]
+
+
+def test_intervals_have_places_and_tones() -> None:
+    better = compared(0.1, 0.3)
+    assert (better["tone"], better["low"] > 50, better["low"] + better["width"] <= 98.1) == ("ok", True, True)  # type: ignore[operator]
+    assert compared(0.1, 0.3, lower_is_better=True)["tone"] == "bad"
+    assert compared(-0.1, 0.3)["tone"] == ""
+    unknown = page.comparison(pb.GetReportResponse.Comparison(low=-float("inf"), high=float("inf")))
+    assert not unknown["known"]
+
+
+def test_points_become_columns() -> None:
+    report = pb.GetReportResponse()
+    assert page.series(report) is None
+    for seconds, arm, high in ((10, "b", 0.2), (10, "c", float("inf")), (20, "b", 0.1)):
+        point = report.points.add(arm=arm, effect=0.05, low=-0.1, high=high)
+        point.time.FromSeconds(seconds)
+    assert page.series(report) == {
+        "metric": "",
+        "time": [10.0, 20.0],
+        "arms": [
+            {"name": "b", "effect": [0.05, 0.05], "low": [-0.1, -0.1], "high": [0.2, 0.1]},
+            {"name": "c", "effect": [0.05, None], "low": [-0.1, None], "high": [None, None]},
+        ],
+    }

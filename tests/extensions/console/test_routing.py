@@ -1,0 +1,144 @@
+"""Routing: what decides and how it does, for who may know of it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from router.cli.routing_state import decision_shares
+from router.corrections.keeper import Corrections
+from router.corrections.model import Correction
+from router.corrections.store import CorrectionStore
+from router.extensions.console.routing import when
+from router.ports import ClassifierState, DecisionShare, RoutingState
+from router.routing.drift import Compared, Seen
+from router.types import Vote
+from tests.extensions.console.conftest import Roled, signed_in
+from tests.extensions.console.test_curve import FITTED
+from tests.security.helpers import write_clients
+from tests.web.conftest import Http, StartWeb
+
+PAGE = "/console/routing"
+WORDS = ClassifierState("words", "words.py", 10, "ready", "open", 12, 2, "raised: <b>boom</b>")
+SHARES = (DecisionShare("abstained", 0.4, 0.2, 0.1, True), DecisionShare("adapters/legal", 0.6, None, 0.9))
+
+
+async def test_without_anything_it_says_so(opened: SimpleNamespace) -> None:
+    page = (await opened.http.get(PAGE)).text
+    for words in ("no calibration", "No request has been answered", "No classifier", "from 200 decisions"):
+        assert words in page
+
+
+async def test_decisions_and_times_come_from_the_metrics(opened: SimpleNamespace) -> None:
+    opened.router.on_vote = opened.server.metrics.vote
+    for text in ("a medical question", "a legal one", "what?"):
+        body = {"model": "auto", "messages": [{"role": "user", "content": text}]}
+        assert (await opened.http.post("/v1/chat/completions", json=body)).status_code == 200
+    opened.server.metrics.vote(Vote("words", {"legal": 0.9}, latency=0.02))
+    page = (await opened.http.get(PAGE)).text
+    assert "66.7 %" in page
+    assert "Nobody was sure: the base answered" in page
+
+
+@pytest.mark.parametrize("stale", [(), ("classifier <probe> is gone",)])
+async def test_calibration_shares_and_classifiers(
+    start_web: StartWeb, http: Http, fakes: SimpleNamespace, stale: Any
+) -> None:
+    server = await start_web(**vars(fakes), routing=lambda: state)
+    state = RoutingState("fitted", (WORDS,), (), replace(FITTED, differences=stale), 500, SHARES)
+    page = (await http(server).get(PAGE)).text
+    for words in (
+        "at most 5.0 % errors",
+        "70.0 % confidence",
+        "50 requests to fit and 100 to prove",
+        "moved",
+    ):
+        assert words in page, words
+    assert ("calibration stale" in page) is bool(stale)
+    assert "classifier &lt;probe&gt; is gone" in page or not stale
+    assert "boom&lt;/b&gt;" in page
+    assert "data-curve='{" in page
+    assert page.count("in force</span>") == 1
+    assert 'value="1" aria-describedby="would"' in page
+
+
+async def test_names_are_for_those_who_may_know_them(
+    start_web: StartWeb, http: Http, fakes: SimpleNamespace, tmp_path: Path
+) -> None:
+    clients = write_clients(tmp_path, ["medical"], olga=("observe",))
+    state = RoutingState(
+        "stale",
+        (WORDS,),
+        ("legal.py: broken",),
+        replace(FITTED, differences=("adapter legal is gone",), newcomers=("legal",)),
+        500,
+        SHARES,
+    )
+    server = await start_web(**vars(fakes), routing=lambda: state, clients=clients.path)
+    page = (await (await signed_in(http(server), clients.olga)).get(PAGE)).text
+    assert "legal" not in page
+    assert "boom" not in page
+    assert "may not know of" in page
+    assert "40.0 %" in page
+
+
+def test_shares_have_all_that_they_were_compared_with() -> None:
+    compared = (
+        Compared("abstained", "calibration", 0.4, 0.2, False),
+        Compared("abstained", "baseline", 0.4, 0.1, True),
+        Compared("adapters/gone", "baseline", 0.0, 0.5, True),
+    )
+    assert decision_shares(Seen(300, {"abstained": 0.4, "adapters/legal": 0.6}, compared)) == (
+        DecisionShare("abstained", 0.4, 0.2, 0.1, True),
+        DecisionShare("adapters/gone", 0.0, None, 0.5, True),
+        DecisionShare("adapters/legal", 0.6),
+    )
+
+
+def test_times_of_files() -> None:
+    assert when("2026-11-27T00:00:00+00:00") == when("2026-11-27T00:00:00")
+    assert when("yesterday") is None
+
+
+async def test_corrections_are_for_administrators_and_each_look_is_on_record(
+    roled: Roled, tmp_path: Path
+) -> None:
+    store = CorrectionStore(tmp_path / "kept")
+    site = await roled(corrections=Corrections(store, "texts"))
+    said = {
+        "label": "legal",
+        "chosen": "medical",
+        "reason": "classified",
+        "text": "<script>alert(1)</script>",
+    }
+    for place, tenant in enumerate(("anna", "ivan")):
+        store.append(Correction(1000.0 + place, f"{place}" * 32, tenant=tenant, **said))
+    page = await site.anna.get(PAGE + "/corrections")
+    assert page.status_code == 200
+    assert "2</td>" in page.text
+    assert "<script>alert" not in page.text
+    assert "&lt;script&gt;alert(1)" in page.text
+    assert (await site.olga.get(PAGE + "/corrections")).status_code == 403
+    assert "needs the role admin" in (await site.olga.get(PAGE)).text
+    acts = [(e.act.client, e.act.method, e.act.code) for e in site.server.recent]
+    assert acts == [
+        ("olga", "GET /console/routing/corrections", "PERMISSION_DENIED"),
+        ("anna", "GET /console/routing/corrections", "OK"),
+    ]
+
+
+async def test_a_tenant_sees_its_own_corrections(
+    start_web: StartWeb, http: Http, fakes: SimpleNamespace, tmp_path: Path
+) -> None:
+    store = CorrectionStore(tmp_path / "kept")
+    for place, tenant in enumerate(("anna", "ivan")):
+        store.append(Correction(1000.0, f"{place}" * 32, "medical", text=f"of {tenant}", tenant=tenant))
+    clients = write_clients(tmp_path, ["med*"], anna=("admin",))
+    server = await start_web(**vars(fakes), clients=clients.path, corrections=Corrections(store, "texts"))
+    page = (await (await signed_in(http(server), clients.anna)).get(PAGE + "/corrections")).text
+    assert "of anna" in page
+    assert "of ivan" not in page
