@@ -148,6 +148,7 @@ def test_the_whole_demonstration(demonstration):
     assert " base " in done.stdout
     assert "tokens a step" in done.stdout
     assert "server stopped" in done.stdout
+    assert "is quarantined" not in done.stdout  # every shipped adapter passed its probes
 
 
 @pytest.mark.slow
