@@ -34,12 +34,14 @@ FOLDERS = (
 )
 BASE = "smollm2-135m-instruct"
 NEW = 12
+STEP = 256  # tokens: longer prompts are read in several steps
 HALF_AND_HALF = {"medical": 0.5, "legal": 0.5}
 
 
 @pytest.fixture(scope="module")
 def made() -> Iterator[TorchEngine]:
-    engine = TorchEngine(Settings(model=BASE, dtype="float32", cache_tokens=8192))
+    settings = Settings(model=BASE, dtype="float32", cache_tokens=8192, max_step_tokens=STEP)
+    engine = TorchEngine(settings)
     engine.start()
     yield engine
     engine.close()
@@ -94,8 +96,11 @@ async def test_sixteen_mixed_requests_equal_peft_alone(
         *(tiny.answer(made, tokens, digest, max_tokens=NEW) for _, digest, tokens in work),
         churn(made, artifacts),
     )
-    for (name, _, tokens), result in zip(work, answers, strict=False):
+    of_the_base = [at for at, (name, *_) in enumerate(work) if name is None]
+    for at, ((name, _, tokens), result) in enumerate(zip(work, answers, strict=False)):
         assert result is not None
+        if at in of_the_base[2:]:
+            continue  # two of the base's rows are enough to compare
         with reference(name) as model:
             assert result[0] == tiny.greedy(model, tokens, result[0], NEW, made._eos), name
 
@@ -159,6 +164,7 @@ async def test_mixtures_of_shipped_adapters_are_pefts(
         assert said == pytest.approx(log_probabilities(model, tokens, found), abs=1e-4)
 
 
+@pytest.mark.long
 async def test_in_bfloat16_a_mixture_is_off_by_what_an_adapter_is(
     artifacts: dict[str, tuple[AdapterArtifact, Any]], reference: Any
 ) -> None:
@@ -205,13 +211,12 @@ async def test_special_tokens_written_by_a_user_stay_text(made: TorchEngine) -> 
     assert sum(i in special for i in hostile) == sum(i in special for i in plain)
 
 
-@pytest.mark.parametrize("length", [1040, pytest.param(8184, marks=pytest.mark.long)])
+@pytest.mark.parametrize("length", [2 * STEP + 8, pytest.param(8184, marks=pytest.mark.long)])
 async def test_a_prompt_in_chunks_up_to_the_bases_own_limit(
     made: TorchEngine, reference: Any, length: int
 ) -> None:
     """The longest leaves room for eight tokens. Four are asked for, and are PEFT's own."""
     assert made.info.context_length == 8192
-    assert length > 2 * Settings().max_step_tokens
     tokens = list(torch.randint(1000, 40000, (length,), generator=torch.manual_seed(0)).tolist())
     found, end = await tiny.answer(made, tokens, max_tokens=4, min_tokens=4)
     assert end.usage.completion_tokens == 4

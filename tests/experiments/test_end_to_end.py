@@ -66,17 +66,6 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         yield where
 
 
-@pytest.fixture(scope="module")
-def asked(address: str) -> None:
-    """Users have asked on both even routes at once, and the windows are closed."""
-
-    async def ask() -> None:
-        async with AsyncClient(address) as client:
-            await asyncio.gather(run(client, EVEN), run(client, TWINS, alpha=0.001))
-
-    asyncio.run(ask())
-
-
 @pytest.fixture
 async def client(address: str) -> AsyncIterator[AsyncClient]:
     async with AsyncClient(address) as made:
@@ -132,10 +121,10 @@ async def default_version(client: AsyncClient, route: str) -> str:
     return next(a.ref.version for a in await client.adapters.list() if a.default and a.ref.name == route)
 
 
-@pytest.mark.usefixtures("asked")
 async def test_the_better_version_is_found_promoted_and_rolled_back(
     client: AsyncClient, address: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    await run(client, EVEN)
     html = tmp_path / "report.html"
     words = ["experiments", "report", EVEN, "--server", address, "--html", str(html)]
     assert await asyncio.to_thread(command, words) == 0
@@ -168,9 +157,10 @@ async def found_promoted_and_rolled_back(client: AsyncClient, route: str) -> Non
     assert await default_version(client, route) == OLD
 
 
-@pytest.mark.usefixtures("asked")
+@pytest.mark.long  # drawn answers of equal arms are judged in `test_verdict`
 async def test_equal_versions_give_no_verdict(client: AsyncClient) -> None:
     """At an alpha of a thousandth, so that a false verdict is as rare as that."""
+    await run(client, TWINS, alpha=0.001)
     report = await client.experiments.report(TWINS)
     assert report.verdict.decision == "undecided", report.verdict.text
     with pytest.raises(ClientError, match="undecided"):

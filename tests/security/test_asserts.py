@@ -37,6 +37,7 @@ def test_there_are_none() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.long  # where there are no asserts, -O changes nothing
 def test_the_checks_hold_without_asserts() -> None:
     """pytest rewrites asserts of test files, so those stay under -O; asserts of anything else are gone."""
     command = [sys.executable, "-O", "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *OPTIMISED]

@@ -99,7 +99,7 @@ def test_peeking_at_the_usual_test_is_found(monkeypatch, weights):
         return np.where(np.abs(rates[1] - rates[0]) > 1.96 * np.sqrt(variance), np.inf, 0.0)
 
     monkeypatch.setattr("router.extensions.experiments_aa.self_test.Arms.evidence", naive)
-    assert not error_rate(Drawn.of(SOLVED, 0.5), design(weights=weights), 1000, "seed").sound
+    assert not error_rate(Drawn.of(SOLVED, 0.5), design(weights=weights), 1000, "seed", again=200).sound
 
 
 def test_an_effect_would_be_shown():

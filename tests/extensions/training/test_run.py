@@ -30,13 +30,22 @@ from router.registry.format.artifact import read_artifact
 from router.registry.format.manifest import parse_manifest
 from router.registry.format.probes import parse_probes
 from router.types import SamplingParams, Turn
-from tests.extensions.training.tiny import recipe_text
+from tests.extensions.training.tiny import recipe_text, write_data
 
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning"),
     pytest.mark.filterwarnings("ignore:.*past_key_values:FutureWarning"),
 ]
+
+
+@pytest.fixture(scope="module")
+def colours(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What the recipe makes as it stands."""
+    root = tmp_path_factory.mktemp("colours")
+    write_data(root)
+    (root / "colours.toml").write_text(recipe_text(tiny_base))
+    return train(root / "colours.toml", root / "colours", work=root / "work", device="cpu")
 
 
 @pytest.fixture
@@ -72,22 +81,20 @@ def interrupt(monkeypatch: pytest.MonkeyPatch):
     return at
 
 
-def test_folder_is_complete_and_peft_loads_it(run, tiny_base: Path) -> None:
-    folder = run("colours")
-    assert sorted(path.name for path in folder.iterdir()) == [
+def test_folder_is_complete_and_peft_loads_it(colours: Path, tiny_base: Path) -> None:
+    assert sorted(path.name for path in colours.iterdir()) == [
         "adapter.toml", "adapter_config.json", "adapter_model.safetensors", "curves.png", "probes.jsonl",
         "train_log.jsonl",
     ]  # fmt: skip
-    assert {tensor.dtype for tensor in weights(folder).values()} == {torch.bfloat16}
+    assert {tensor.dtype for tensor in weights(colours).values()} == {torch.bfloat16}
     base = AutoModelForCausalLM.from_pretrained(tiny_base, dtype=torch.float32)
     before = base(torch.tensor([[5, 6, 7]])).logits.detach().clone()
-    after = PeftModel.from_pretrained(base, folder)(torch.tensor([[5, 6, 7]])).logits
+    after = PeftModel.from_pretrained(base, colours)(torch.tensor([[5, 6, 7]])).logits
     assert not torch.allclose(before, after)
 
 
-def test_manifest_says_what_the_recipe_said(run, tiny_base: Path) -> None:
-    folder = run("colours")
-    manifest, findings = parse_manifest((folder / "adapter.toml").read_bytes(), "colours")
+def test_manifest_says_what_the_recipe_said(colours: Path, tiny_base: Path) -> None:
+    manifest, findings = parse_manifest((colours / "adapter.toml").read_bytes(), "colours")
     assert findings == ()
     assert (manifest.name, manifest.version, manifest.domain) == ("colours", "1.0.0", "art")
     assert manifest.prompt.system == "Name the colour."
@@ -95,7 +102,7 @@ def test_manifest_says_what_the_recipe_said(run, tiny_base: Path) -> None:
     assert manifest.routing.examples == ('which colour is "it"?', "back\\slash")
     base = AutoModelForCausalLM.from_pretrained(tiny_base, dtype=torch.float32)
     assert manifest.base.digest == base_digest(base)
-    config = json.loads((folder / "adapter_config.json").read_text())
+    config = json.loads((colours / "adapter_config.json").read_text())
     assert config["base_model_name_or_path"] == manifest.base.model == "base"
     assert config["target_modules"] == sorted(config["target_modules"])
 
@@ -213,32 +220,31 @@ def test_a_checkpoint_belongs_to_its_start(run, recipe: Path, interrupt) -> None
         run("second", resume=True)
 
 
-def test_log_and_probes(run) -> None:
-    folder = run("colours")
-    facts, *records = [json.loads(line) for line in (folder / "train_log.jsonl").read_text().splitlines()]
+def test_log_and_probes(colours: Path) -> None:
+    facts, *records = [json.loads(line) for line in (colours / "train_log.jsonl").read_text().splitlines()]
     assert facts["rows"] == {"train": 24, "valid": 9, "test": 9}
     assert [record["step"] for record in records] == [1, 2, 3, 4, 5, 6]
     assert [record["step"] for record in records if "valid_loss" in record] == [2, 4, 6]
     assert records[-1]["valid_loss"] < records[1]["valid_loss"]
-    _, findings = parse_probes((folder / "probes.jsonl").read_bytes())
+    _, findings = parse_probes((colours / "probes.jsonl").read_bytes())
     assert findings == ()
 
 
-def test_same_seed_same_weights_other_seed_others(run, recipe: Path) -> None:
-    one, other = run("one"), run("other")
-    assert same(one, other)
+def test_same_seed_same_weights_other_seed_others(run, recipe: Path, colours: Path) -> None:
+    assert same(colours, run("other"))
     recipe.write_text(recipe.read_text().replace("seed = 3", "seed = 4"))
-    assert not same(one, run("third"))
+    assert not same(colours, run("third"))
 
 
-def test_interrupted_run_resumes_as_if_it_had_not_stopped(run, interrupt, tmp_path: Path) -> None:
-    whole = run("whole")
+def test_interrupted_run_resumes_as_if_it_had_not_stopped(
+    run, interrupt, colours: Path, tmp_path: Path
+) -> None:
     interrupt(3)
     with pytest.raises(KeyboardInterrupt):
         run("cut", work="cut")
     assert not (tmp_path / "cut").joinpath("adapter.toml").exists()
     interrupt(0)
-    assert same(run("cut2", resume=True, work="cut"), whole)
+    assert same(run("cut2", resume=True, work="cut"), colours)
     log = (tmp_path / "cut2" / "train_log.jsonl").read_text().splitlines()
     assert len(log) == 7
 
