@@ -48,7 +48,8 @@ class Terminal:
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
         state = {"XDG_STATE_HOME": str(folder / "state"), "PATH": path, "LORA_ROUTER_SERVER": self.address}
         listen = {"LORA_ROUTER_LISTEN": self.address, "LORA_ROUTER_METRICS_LISTEN": ""}
-        self.environment = os.environ | state | listen
+        code = {"PYTHONPATH": str(ROOT)}  # this checkout's, whichever one is installed
+        self.environment = os.environ | state | listen | code
         self._server: subprocess.Popen[bytes] | None = None
 
     def run(self, command: list[str]) -> str:
