@@ -124,6 +124,7 @@ def test_every_field_that_names_something_is_sent_such_names() -> None:
             for field in ("adapter", "mixture.adapter")
         ),
         "RecordCorrectionRequest.adapter",
+        "DrainReplicaRequest.name",  # of a replica: compared with those that there are
         *(f"{m}ExperimentRequest.name" for m in ("Get", "Delete", "Start", "Stop")),
         *("GetReportRequest.name", "PromoteArmRequest.name", "RollBackPromotionRequest.name"),
         *("UpdateExperimentRequest.experiment.name", "CreateExperimentRequest.experiment_id"),

@@ -59,7 +59,7 @@ PIECES = (
 )
 ENDS = ("!", "X\n")
 LONG = 10_000  # characters
-OFFLINE = ("cli", "evaluation", "training", "models", "testing.py")  # commands of an operator
+OFFLINE = ("cli/", "extensions/training/", "models/", "testing.py")  # commands of an operator
 # Made of the names of a tokenizer's special tokens, each escaped; of patterns and keys that stand beside it.
 MADE = {"engine/text/prompt.py", "engine/text/lengths.py", "experiments/store/database.py"}
 
@@ -87,7 +87,7 @@ def from_outside(tree: ast.Module) -> Iterator[int]:
 def sources() -> Iterator[tuple[str, ast.Module]]:
     """What runs in a server: by file, its code."""
     for file, tree in trees().items():
-        if file.split("/")[0] not in OFFLINE and not file.startswith("engine/triton/"):
+        if not file.startswith((*OFFLINE, "engine/triton/")):
             yield file, tree
 
 

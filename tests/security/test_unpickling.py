@@ -21,9 +21,12 @@ MODULES = {"pickle", "_pickle", "cPickle", "dill", "cloudpickle", "marshal", "sh
 CALLS = {"eval", "exec", "compile", "__import__"}
 LOADERS = {("torch", "load"), ("numpy", "load"), ("np", "load"), ("yaml", "load"), ("yaml", "unsafe_load")}
 ALLOWED = {
-    ("training/run.py", "torch.load"),  # the state of one's own interrupted run, numbers only
-    ("training/conversion.py", "torch.load"),  # `adapters convert`, which a person runs: tensors only
-    ("training/conversion.py", "pickle"),  # the exception that torch raises for anything else
+    ("extensions/training/run.py", "torch.load"),  # the state of one's own interrupted run, numbers only
+    (
+        "extensions/training/conversion.py",
+        "torch.load",
+    ),  # `adapters convert`, which a person runs: tensors only
+    ("extensions/training/conversion.py", "pickle"),  # the exception that torch raises for anything else
     ("engine/base.py", "pickle"),  # PickleBuffer: how weights go to replicas of ours, and no loading
 }
 
@@ -44,10 +47,10 @@ def suspects(tree: ast.AST) -> Iterator[str]:
 def test_no_code_of_the_server_unpickles_or_evaluates() -> None:
     found = {(file, name) for file, tree in trees().items() for name in suspects(tree)}
     assert found == ALLOWED
-    for file in ("training/run.py", "training/conversion.py"):
+    for file in ("extensions/training/run.py", "extensions/training/conversion.py"):
         text = (ROUTER / file).read_text()
         assert text.count("torch.load(") == text.count("weights_only=True") == 1, file
-    assert "pickle.load" not in (ROUTER / "training/conversion.py").read_text()
+    assert "pickle.load" not in (ROUTER / "extensions/training/conversion.py").read_text()
     assert re.findall(r"^.*pickle import.*$", (ROUTER / "engine/base.py").read_text(), re.MULTILINE) == [
         "from pickle import PickleBuffer"
     ]

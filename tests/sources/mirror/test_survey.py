@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from types import SimpleNamespace
 
 import pytest
 
@@ -11,6 +12,12 @@ from router.sources.mirror.survey import OLD_SECONDS, QUIET_SECONDS, Survey
 from tests.sources.mirror.conftest import CONFIG, MANIFEST, WEIGHTS
 
 NOW = time.time()
+
+
+@pytest.fixture(autouse=True)
+def clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The time at which the folders below were made, however long ago that was."""
+    monkeypatch.setattr("router.sources.mirror.store.time", SimpleNamespace(time=lambda: NOW))
 
 
 def folder(place: str = "a", **dates: float | None) -> RemoteFolder:
