@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import tomllib
 import urllib.request
 import zipfile
 from pathlib import Path
@@ -54,7 +55,7 @@ def test_it_carries_what_it_serves(site):
         there = {p.relative_to(carried / name) for p in (carried / name).rglob("*") if p.is_file()}
         assert {p for p in here if "__pycache__" not in p.parts and p.name != ".gitkeep"} <= there
     assert list((site / "router").rglob("*.cpp")), "the native source is needed to build it on first start"
-    console = Path("router") / "web" / "console"
+    console = Path("router") / "extensions" / "console"
     for name in ("templates", "static"):
         here = {path.name for path in (ROOT / console / name).iterdir()}
         assert here == {path.name for path in (site / console / name).iterdir()}
@@ -77,7 +78,8 @@ def test_it_serves_there_with_nothing_else(site, tmp_path):
         asked = ("ask", "--quiet", "--adapter", "medical", "--server", address, question)
         assert run(site, tmp_path, *asked) == "Certain infectious and parasitic diseases\n"
         listed = json.loads(run(site, tmp_path, "adapters", "list", "--json", "--server", address))
-        carried = {folder.name for folder in (site / "router/_data/adapters").iterdir() if folder.is_dir()}
+        manifests = (site / "router/_data/adapters").glob("*/adapter.toml")
+        carried = {tomllib.loads(path.read_text())["adapter"]["name"] for path in manifests}
         assert {adapter["ref"].split("/")[1] for adapter in listed} == carried
         with urllib.request.urlopen(f"http://{http}/v1/models") as answer:
             assert "medical" in {model["id"] for model in json.load(answer)["data"]}
