@@ -20,7 +20,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(save_base(tmp_path_factory.mktemp("tiny") / "base"))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_this_engine_answers_and_writes_its_adapters(base: str, tmp_path: Path):
     command = ours("contestant_engine", "--model", base, "--adapters", "2", "--export", str(tmp_path))
     with Field() as field:
@@ -34,7 +34,7 @@ def test_this_engine_answers_and_writes_its_adapters(base: str, tmp_path: Path):
     assert json.loads((tmp_path / "1" / "adapter_config.json").read_text())["r"] == 16
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_peft_has_all_physical_cores_and_no_settings_of_ours(base: str, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("OMP_WAIT_POLICY", "PASSIVE")
     monkeypatch.setenv("OMP_NUM_THREADS", "1")

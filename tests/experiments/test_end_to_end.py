@@ -36,7 +36,7 @@ LEAST = {EVEN: 100, CANARY: 60, TWINS: 100}  # users in the smaller arm
 QUESTIONS = 64  # so many users ask the same: the KV cache answers half of their prompts
 WINDOW = 20.0  # seconds; outcomes come right after the answers, however slow these are on a busy machine
 IN_FLIGHT = 16  # on a route
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.long, pytest.mark.timeout(600)]
 
 
 def install(source: Path, name: str, version: str, folder: Path) -> None:

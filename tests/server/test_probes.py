@@ -31,7 +31,9 @@ async def exchange(address: str, request: bytes) -> bytes:
 
 
 async def get(address: str, path: str, method: str = "GET") -> tuple[int, bytes]:
-    answer = await exchange(address, f"{method} {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+    answer = await exchange(
+        address, f"{method} {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode()
+    )
     head, _, body = answer.partition(b"\r\n\r\n")
     return int(head.split()[1]), body
 
