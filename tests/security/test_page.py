@@ -1,4 +1,4 @@
-"""The steps of docs/security.md, as they stand there, with a real server on the real base."""
+"""The steps of docs/security.md, as they stand there, with a server that is real in all but its base."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from router.cli.demo import free_address
+from tests.registry.tiny import write_adapter
 
 ROOT = Path(__file__).parents[2]
 SECTION = (ROOT / "docs" / "security.md").read_text(encoding="utf-8").split("\n## ")[1]
@@ -35,11 +36,13 @@ class Shell:
         self.folder = folder
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
         address, adapters = free_address(), folder / "adapters"
-        shutil.copytree(ROOT / "adapters" / "medical", adapters / "medical")
+        write_adapter(adapters / "medical")
         self.environment = os.environ | {
             "PATH": path,
             "XDG_STATE_HOME": str(folder / "state"),
+            "PYTHONPATH": str(ROOT),
             "LORA_ROUTER_ADAPTERS_DIR": str(adapters),
+            "LORA_ROUTER_GATE": "off",
             "LORA_ROUTER_LOAD_PLUGINS": "keywords",
             "LORA_ROUTER_PLUGINS_DIR": str(ROOT / "plugins"),
             "LORA_ROUTER_LISTEN": address,
@@ -68,7 +71,7 @@ def shell(tmp_path: Path) -> Iterator[Shell]:
     made.done(f'{prepare}\nprintf %s "$TOKEN" > token')
     made.environment["TOKEN"] = (tmp_path / "token").read_text()
     with (tmp_path / "log").open("w") as log:
-        command = ["bash", "-euc", f"exec lora-router serve{serve}"]
+        command = ["bash", "-euc", f'exec "{sys.executable}" -m tests.faults.serve serve{serve}']
         server = subprocess.Popen(command, cwd=tmp_path, env=made.environment, stdout=log, stderr=log)
     end = time.monotonic() + WAIT
     while "is ready" not in (said := (tmp_path / "log").read_text()):

@@ -36,7 +36,10 @@ UNITS = [
     "<|im_end|>",
 ]
 Measure = Callable[[dict[str, Any]], dict[str, Any]]
-TOKENIZERS = ["base", "byte_level", "sentencepiece", "unigram", "word_piece", "pure_python"]
+TOKENIZERS = [  # the base's is byte-level
+    *("base", "sentencepiece", "pure_python"),
+    *(pytest.param(name, marks=pytest.mark.long) for name in ("byte_level", "unigram", "word_piece")),
+]
 
 
 @pytest.fixture(scope="module", params=TOKENIZERS)
@@ -79,7 +82,7 @@ asking = st.fixed_dictionaries(
 
 @given(asking)
 @settings(
-    max_examples=25,
+    max_examples=10,
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
