@@ -79,7 +79,7 @@ def replica(
     a CA for clients (--tls-client-ca), or TLS and a secret (LORA_ROUTER_REPLICA_SECRET, the same for all).
 
     SIGTERM drains: it takes nothing new, finishes what it has, and ends. It also ends, with exit code 1, when
-    its engine has work and makes no step for three times stall_seconds; whoever started it starts it again.
+    its engine has work and makes no step for three times stall_seconds; what started it starts it again.
 
     \b
     Examples:

@@ -55,14 +55,14 @@ class FoundMembership:
     async def resize(self, least: int, most: int) -> Roster:
         """Raises FailedPrecondition."""
         raise FailedPrecondition(
-            "these replicas are found by their addresses: whoever starts them says how many"
+            "these replicas are found by their addresses: what starts them says how many"
         )
 
     async def replace(self, names: Sequence[str]) -> Roster:
         """Raises FailedPrecondition."""
         raise FailedPrecondition(
             "these replicas are found by their addresses: drain them (`lora-router replicas drain`), and "
-            "whoever started them starts new ones"
+            "what started them starts new ones"
         )
 
     async def _resolved(self, address: str) -> tuple[str, ...]:

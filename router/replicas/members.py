@@ -179,7 +179,7 @@ class Members:
         return self._changing(await self.membership.replace(names))
 
     async def drain(self, name: str) -> None:
-        """Have a replica end what it has and end itself; whoever started it starts it again.
+        """Have a replica end what it has and end itself; what started it starts it again.
 
         Raises NotFound, Unavailable.
         """
