@@ -164,7 +164,7 @@ def nearest_right(trainee: Trainee, name: str) -> float:
 
 
 def train(deployments: Sequence[Deployment], steps: int, seed: int, check: Sequence[str]) -> Trainee:
-    """One training; prints its loss, and how well the deployments of `check` are told apart."""
+    """One training; prints its loss, and how often the right adapter is nearest in those of `check`."""
     rng = random.Random(seed)
     torch.manual_seed(seed)
     trainee = Trainee()

@@ -112,7 +112,7 @@ def drain(
 ) -> None:
     """Have one replica end when it has finished.
 
-    It gets nothing new from any server, finishes what it has, and its process ends. Whoever started it (a
+    It gets nothing new from any server, finishes what it has, and its process ends. What started it (a
     server, systemd, Kubernetes, Ray) starts it again.
 
     \b

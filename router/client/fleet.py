@@ -43,7 +43,7 @@ class Replicas:
             yield to_replacement(message)
 
     def drain(self, name: str, **options: Unpack[CallOptions]) -> None:
-        """Have one end when it has finished; whoever started it starts it again."""
+        """Have one end when it has finished; what started it starts it again."""
         self._caller.unary(self._stub.DrainReplica, pb.DrainReplicaRequest(name=name), options)
 
 
@@ -79,7 +79,7 @@ class AsyncReplicas:
                 yield to_replacement(message)
 
     async def drain(self, name: str, **options: Unpack[CallOptions]) -> None:
-        """Have one end when it has finished; whoever started it starts it again."""
+        """Have one end when it has finished; what started it starts it again."""
         await self._caller.unary(self._stub.DrainReplica, pb.DrainReplicaRequest(name=name), options)
 
 

@@ -89,7 +89,7 @@ class FleetServiceServicer:
 
     def DrainReplica(self, request, context):
         """DrainReplica has one replica end: it takes nothing new from any edge, finishes what it has, and ends its
-        process. Whoever started it starts it again. It answers at once.
+        process. What started it starts it again. It answers at once.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
