@@ -19,7 +19,8 @@ from google.protobuf.wrappers_pb2 import StringValue
 
 from router import hookimpl
 from router.access.clients import hash_of
-from router.cli.compose import Composition, engine_of
+from router.cli.compose import Composition
+from router.cli.engines import engine_of
 from router.cli.plugins import host_of
 from router.cli.settings import load_settings
 from router.client import AsyncClient

@@ -18,7 +18,7 @@ import asyncio, sys
 import grpc.aio
 from router.cli.compose import Composition
 from router.cli.main import run
-from router.cli.compose import print_summary
+from router.cli.summary import print_summary
 from router.client import AsyncClient, RouterVariant
 from router.config import Settings
 from router.engine.fake import FakeEngine

@@ -159,7 +159,7 @@ def make_engine(settings: Settings, engine: str, fake: Mapping[str, Any]) -> Eng
         from router.engine.fake import FakeEngine
 
         return FakeEngine(max_running=settings.max_running, max_queue=settings.max_queue, **fake)
-    from router.cli.compose import engine_of
+    from router.cli.engines import engine_of
     from router.cli.plugins import host_of
 
     plugins = host_of(settings)

@@ -18,9 +18,10 @@ import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
 from router.carried import carried
-from router.cli.compose import Composition, lines_to_paste, print_summary
+from router.cli.compose import Composition
 from router.cli.mirrors import Mirrors, how_to_add
 from router.cli.settings import load_settings, places
+from router.cli.summary import lines_to_paste, print_summary
 from router.client import AsyncClient
 from router.config import Settings
 from router.engine.fake import FakeEngine
