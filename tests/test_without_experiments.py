@@ -101,6 +101,21 @@ def test_a_store_that_was_asked_for_is_refused(package: Path) -> None:
     assert "ConfigError: experiments are not installed" in found.stderr
 
 
+def test_a_setting_of_a_part_that_is_not_there_ends_the_start(package: Path) -> None:
+    (package / "router" / "extensions" / "vllm_names").rename(package / "taken")
+    code = (
+        "from router.cli.compose import Composition; from router.config import Settings; "
+        "from router.engine.fake import FakeEngine; "
+        "Composition(Settings(adapters_dir=(), metrics_compat='vllm'), FakeEngine())"
+    )
+    found = done(package, "-c", code)
+    (package / "taken").rename(package / "router" / "extensions" / "vllm_names")
+    assert (
+        "ConfigError: there is no built-in plugin vllm_names, and the setting `metrics_compat`"
+        in found.stderr
+    )
+
+
 def test_names_of_experiments_are_not_there(package: Path) -> None:
     found = done(
         package, "-c", "from router.client import Client, RouterVariant; from router.client import Spec"

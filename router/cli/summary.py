@@ -8,15 +8,14 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from router import optional
 from router.carried import carried, is_carried
 from router.cli import units
 from router.config import Settings
 from router.engine.base import BaseInfo
+from router.errors import NO_EXPERIMENTS
 
 if TYPE_CHECKING:
     from router.plugins import PluginStatus
-    from router.ports import ServedExperiments
     from router.server.app import ServerApp
     from router.types import AdapterInfo, AdapterProfile
 
@@ -50,7 +49,7 @@ def print_summary(app: ServerApp, plugins: Sequence[PluginStatus], calibration: 
             ("plugins", f"{_classifiers_line(plugins)} in {_folders_line(settings.plugins_dir, 'plugins')}"),
             *(("plugin", f"{p.name} is broken: {p.error}") for p in plugins if p.error),
             ("calibration", calibration or "none: `lora-router route calibrate` makes one"),
-            ("experiments", _experiments_line(app.experiments)),
+            ("experiments", _experiments_line(app)),
             ("corrections", settings.corrections),
             *([("shared", "defaults, clients and quotas with other edges")] if settings.shared_state else []),
             ("gRPC", app.address),
@@ -178,7 +177,7 @@ def _classifiers_line(plugins: Sequence[PluginStatus]) -> str:
     return ", ".join(name for _, name in classifiers) or "no classifier"
 
 
-def _experiments_line(found: ServedExperiments | None) -> str:
-    if found is not None:
-        return found.summary
-    return "off" if optional.has_experiments() else "not installed"
+def _experiments_line(app: ServerApp) -> str:
+    if app.experiments is not None:
+        return app.experiments.summary
+    return "not installed" if app.no_experiments == NO_EXPERIMENTS else "off"

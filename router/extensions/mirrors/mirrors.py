@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from router.config import Settings
 from router.errors import ConfigError
-from router.server.mirrors import MirrorState
+from router.extensions.mirrors.metrics import MirrorState
 
 if TYPE_CHECKING:
     from router.plugins.loader import SourceEntry
