@@ -74,6 +74,14 @@ class Tls:
         """Whether clients refuse the certificate in force."""
         return self._now() >= self.expires
 
+    @property
+    def flaws(self) -> list[str]:
+        """What is wrong with the certificate or its files."""
+        found = ["the certificate has expired, so clients do not connect"] if self.expired else []
+        if why := self.problem:
+            found.append(f"the TLS files cannot be used, those from before hold: {why}")
+        return found
+
     def credentials(self) -> grpc.ServerCredentials:
         """For `add_secure_port`. gRPC asks in a thread of its own at every handshake.
 
