@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from grpc_health.v1 import health
 
 from router import optional
+from router.access import certificates
 from router.access.access import Access
 from router.access.audit import Audit
 from router.access.hosts import Hosts
@@ -97,6 +98,8 @@ class ServerApp:
     ) -> None:
         self.settings, self.engine, self.registry = settings, engine, registry
         self.experiments, self.corrections, self.fleet = experiments, corrections, replicas
+        if settings.clients is not None and settings.tls_client_ca is not None:
+            certificates.check_library()
         self.access, self.quotas = Access(settings.clients, bool(settings.admin_listen)), Quotas()
         self.tls = Tls.of(settings)
         self.audit = Audit(settings.audit) if settings.audit is not None else None
