@@ -22,7 +22,6 @@ from router.registry.state import state_dir
 from router.server.admission import Admission
 from router.server.bodies import Bodies
 from router.server.call import CURRENT, Endpoint
-from router.server.doors import Doors
 from router.server.ending import Ending, signals
 from router.server.following import Following
 from router.server.health import Health
@@ -34,6 +33,7 @@ from router.server.pipeline import Pipeline
 from router.server.plugins import PluginsCollector
 from router.server.sending import Sending
 from router.server.tls import Tls
+from router.server.transports import Transports
 from router.types import Vote
 
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ class ServerApp:
         self.background = Following()
         self.follow = self.background.follow
         self.methods: Mapping[str, Endpoint] = {}  # of gRPC services, by /SERVICE/METHOD
-        self._doors: Doors | None = None
+        self._transports: Transports | None = None
         self.address = self.sidecar_address = self.metrics_address = self.http_address = ""
         self.listening, self.ready = asyncio.Event(), asyncio.Event()
         self.ending = Ending()
@@ -138,12 +138,12 @@ class ServerApp:
             self.tracing,
             self.quotas,
         )
-        doors = self._doors = Doors(settings, self.tls, self.interceptors, self.metrics)
-        doors.bind()
-        self.address, self.sidecar_address = doors.address, doors.sidecar_address
-        self.metrics_address, self.http_address = doors.metrics_address, doors.http_address
-        self.methods = doors.grpc.endpoints
-        await doors.open(self)
+        transports = self._transports = Transports(settings, self.tls, self.interceptors, self.metrics)
+        transports.bind()
+        self.address, self.sidecar_address = transports.address, transports.sidecar_address
+        self.metrics_address, self.http_address = transports.metrics_address, transports.http_address
+        self.methods = transports.grpc.endpoints
+        await transports.open(self)
         self.listening.set()
         self.background.spawn(self._load())
         self.follow("the event loop's lag", self.metrics.follow_lag)
@@ -164,9 +164,9 @@ class ServerApp:
 
     def request_stop(self) -> None:
         """Begin to drain; asked again, end at once."""
-        if self.ending.asked.is_set() and self._doors is not None:
+        if self.ending.asked.is_set() and self._transports is not None:
             log.warning("stopping at once")
-            self.background.spawn(self._doors.stop_at_once())
+            self.background.spawn(self._transports.stop_at_once())
         self.ending.ask()
 
     def _read_again(self) -> None:
@@ -177,11 +177,11 @@ class ServerApp:
 
     async def stop(self) -> None:
         """NOT_SERVING, refuse, let running calls end, then close what plugins have, and the engine."""
-        if self._doors is not None:
-            await self._drain(self._doors)
+        if self._transports is not None:
+            await self._drain(self._transports)
         await self.background.close()
-        if self._doors is not None:
-            await self._doors.close()
+        if self._transports is not None:
+            await self._transports.close()
         await self.hooks.shutdown()
         self.pipeline.close()
         self._bodies.close()
@@ -195,7 +195,7 @@ class ServerApp:
             await asyncio.to_thread(self.audit.close)
         log.info("stopped")
 
-    async def _drain(self, doors: Doors) -> None:
+    async def _drain(self, transports: Transports) -> None:
         serving = self.lifecycle.phase is Phase.SERVING
         await self.health.drain()
         if serving:
@@ -206,7 +206,7 @@ class ServerApp:
         # The library cancels calls that came and that nobody has looked at yet, so these are refused first.
         refusing = min(REFUSING_SECONDS, self.settings.drain_seconds) if self.admission.in_flight else 0.0
         await self.ending.pause(refusing)
-        await doors.stop(self.settings.drain_seconds - refusing)
+        await transports.stop(self.settings.drain_seconds - refusing)
 
     def _flaws(self) -> list[str]:
         files = [*(self.tls.flaws if self.tls is not None else []), *self.access.flaws]

@@ -13,6 +13,7 @@ from typing import Any
 
 import grpc
 
+from router.access import certificates
 from router.config import Settings
 from router.errors import ConfigError
 from router.reread import Reread, problem_of, read_file
@@ -53,9 +54,11 @@ class Tls:
 
     @classmethod
     def of(cls, settings: Settings) -> Tls | None:
-        """None without a certificate."""
+        """None without a certificate. Raises ConfigError."""
         if settings.tls_cert is None or settings.tls_key is None:
             return None
+        if settings.clients is not None and settings.tls_client_ca is not None:
+            certificates.check_library()  # certificates name clients then
         return cls(settings.tls_cert, settings.tls_key, settings.tls_client_ca)
 
     @property

@@ -33,7 +33,7 @@ log = logging.getLogger(__name__)
 PROBE_SECONDS = 1.0  # for probes to end at shutdown
 
 
-class Doors:
+class Transports:
     """All addresses of a server; each is empty where the settings name none."""
 
     def __init__(
