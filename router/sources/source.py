@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Literal, Protocol
 
 from router.errors import AdapterRejected
+from router.registry.format.names import looks_like_version
 from router.registry.format.text import show
 
 HASH_BYTES = 1 << 20
@@ -90,7 +91,8 @@ class Readable(Protocol):
 
 
 class Source(Readable, Protocol):
-    """Where an adapter comes from. All of it blocks, and raises Passing or a RouterError."""
+    """Where an adapter comes from. All of it blocks, and raises Passing, an OSError, which counts as
+    Passing, or a RouterError."""
 
     @property
     def said(self) -> str:
@@ -119,6 +121,53 @@ class Source(Readable, Protocol):
     def unchanged(self, listing: Listing) -> bool:
         """Whether what was read since is of one moment."""
         ...
+
+
+class FolderSource:
+    """Base of a Source that is a folder at one address, without commits. A subclass writes `listing`, whose
+    `state` changes when a file does, and `read`.
+
+    `said` is SCHEME:ADDRESS/SUBFOLDER/, as `register("SCHEME", MySource)` makes it. It is recorded, so it
+    must have no secret. Name and version are the last parts of it.
+    """
+
+    subfolder = ""  # `said` names it
+
+    def __init__(self, said: str, subfolder: str = "") -> None:
+        self.said = f"{said.rstrip('/')}/{subfolder}".rstrip("/") + "/"
+
+    @property
+    def address(self) -> str:
+        """What stands behind SCHEME: in `said`."""
+        return self.said if self.said.startswith("/") else self.said.partition(":")[2]
+
+    @property
+    def name(self) -> str:
+        """The last part of the address, or the one before it where that is a version."""
+        before, last = self._last()
+        return before if before and self.version else last
+
+    @property
+    def version(self) -> str:
+        """The last part of the address where that is a version, else ''."""
+        last = self._last()[1]
+        return last if looks_like_version(last) else ""
+
+    def listing(self) -> Listing:
+        """See Source."""
+        raise NotImplementedError(f"{type(self).__name__} has no method listing(self)")
+
+    def read(self, file: RemoteFile, start: int) -> Generator[bytes, None, None]:
+        """See Readable."""
+        raise NotImplementedError(f"{type(self).__name__} has no method read(self, file, start)")
+
+    def unchanged(self, listing: Listing) -> bool:
+        """Lists again and compares."""
+        return self.listing().state == listing.state
+
+    def _last(self) -> tuple[str, str]:
+        before, _, last = self.address.rstrip("/").rpartition("/")
+        return before.rpartition("/")[2], last
 
 
 def wrong_name(name: str) -> str:

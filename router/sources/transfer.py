@@ -53,13 +53,23 @@ class Patience:
 
 
 def patiently(ask: Callable[[], R], pause: Pause) -> R:
-    """The answer, asked for again while faults are passing ones."""
+    """The answer, asked for again while faults are passing ones, as an OSError is."""
     patience = Patience(pause)
     while True:
         try:
-            return ask()
+            with _passing():
+                return ask()
         except Passing as fault:
             patience.wait(fault)
+
+
+@contextmanager
+def _passing() -> Iterator[None]:
+    """An OSError of a source, such as urllib's, as Passing."""
+    try:
+        yield
+    except OSError as error:
+        raise Passing(str(error) or type(error).__name__) from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +136,7 @@ class Transfer:
         if at == file.size and at:
             return
         with closing(self.source.read(file, at)) as blocks:
-            for block in blocks:
+            while (block := self._next(blocks)) is not None:
                 if at + len(block) > file.size:
                     raise DataLoss(f"{file.name}: {file.size} bytes were announced, and more come")
                 _write(out, block)
@@ -134,6 +144,11 @@ class Transfer:
                 self.progress(file.name, at, file.size)
         if at < file.size:
             raise Passing(f"{file.name}: {file.size} bytes were announced, and {at} came")
+
+    @staticmethod
+    def _next(blocks: Iterator[bytes]) -> bytes | None:
+        with _passing():
+            return next(blocks, None)
 
 
 def _write(out: int, block: bytes) -> None:

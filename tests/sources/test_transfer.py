@@ -55,6 +55,12 @@ def test_what_came_counts_and_the_next_failure_is_a_first_one(transfer):
     assert [seconds for _, seconds in waited] == [1, 2, 1, 2, 4]
 
 
+def test_an_oserror_of_a_source_is_tried_again(transfer):
+    made, source, waited = transfer([b"ab", ConnectionResetError("reset")], [b"", b"c"])
+    assert fetched(made, 3) == b"abc"
+    assert (source.starts, waited) == ([0, 2], [("reset", 1)])
+
+
 def test_a_source_that_gives_nothing_is_given_up(transfer):
     made, source, _ = transfer(*[[]] * 50)
     with pytest.raises(Unavailable, match=r"a: 3 bytes were announced, and 0 came \(6 attempts\)"):

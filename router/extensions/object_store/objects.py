@@ -19,9 +19,8 @@ from router.errors import (
     RouterError,
     install_extra,
 )
-from router.registry.format.names import looks_like_version
 from router.registry.format.text import show
-from router.sources.source import Listing, Passing, RemoteFile, state_of
+from router.sources.source import FolderSource, Listing, Passing, RemoteFile, state_of
 
 BLOCK = 4 << 20
 MOST_SIZE = 1 << 50
@@ -48,28 +47,13 @@ NO_CREDENTIALS = ("NoCredentialsError", "PartialCredentialsError", "TokenRetriev
 R = TypeVar("R")
 
 
-class Objects:
+class Objects(FolderSource):
     """The files under one prefix. See Source."""
-
-    subfolder = ""
 
     def __init__(self, url: str, subfolder: str = "") -> None:
         check_url(url)
-        whole = url.rstrip("/") + (f"/{subfolder}" if subfolder else "")
-        self.said = f"{whole}/"
-        self._files, self._path = open_store(whole)
-
-    @property
-    def name(self) -> str:
-        """See Source: the last part, or the one before it where that is a version."""
-        *before, last = self._path.split("/")
-        return before[-1] if before and looks_like_version(last) else last
-
-    @property
-    def version(self) -> str:
-        """See Source."""
-        last = self._path.rpartition("/")[2]
-        return last if looks_like_version(last) else ""
+        super().__init__(url, subfolder)
+        self._files, self._path = open_store(self.said.rstrip("/"))
 
     def listing(self) -> Listing:
         """See Source."""
@@ -99,10 +83,6 @@ class Objects:
     def read(self, file: RemoteFile, start: int) -> Generator[bytes, None, None]:
         """See Source."""
         return read_blocks(self._files, self.said, f"{self._path}/{file.name}", file, start)
-
-    def unchanged(self, listing: Listing) -> bool:
-        """See Source."""
-        return self.listing().state == listing.state
 
 
 # -- what one adapter and a whole store of them have in common
