@@ -24,6 +24,7 @@ from router.cli.plugins import host_of
 from router.cli.settings import load_settings
 from router.client import AsyncClient
 from router.config import Settings
+from router.engine import TextEngine
 from router.engine.fake import FakeEngine
 from router.errors import ConfigError
 from router.plugins import PluginHost
@@ -259,6 +260,7 @@ def test_a_fault_of_a_built_in_plugin_costs_its_commands(
 
 
 ENGINE = """
+from router.engine import TextEngine
 from router.engine.fake import FakeEngine
 
 @hookimpl
@@ -681,7 +683,17 @@ async def test_the_mask_of_the_page_masks(write: Write) -> None:
 def test_the_engine_of_the_page_is_made(write: Write) -> None:
     write("echo.py", example("echo.py"))
     engine, _ = engine_of(Settings(engine="echo"), loaded())
-    assert isinstance(engine, FakeEngine)
+    assert isinstance(engine, TextEngine)
+
+
+def test_the_source_of_the_page_has_an_adapter(write: Write, tmp_path: Path) -> None:
+    from router.cli.main import run
+
+    write("shelf.py", example("shelf.py"))
+    write_adapter(tmp_path / "shelf" / "contracts" / "1.2.0")
+    command = ["adapters", "add", f"shelf:{tmp_path}/shelf/contracts/1.2.0", "--no-base"]
+    assert run([*command, "--adapters-dir", "adapters"]) == 0
+    assert (tmp_path / "adapters" / "contracts" / "1.2.0" / "adapter_config.json").is_file()
 
 
 async def test_the_doors_of_the_page_are_open(write: Write, tmp_path: Path) -> None:
