@@ -83,10 +83,17 @@ class TextEngine(ByteTokens):
         """The base, which has no weights here."""
         if not self._started:
             raise NotLoaded("the base model is still loading")
-        digest = hashlib.sha256(self.name.encode()).hexdigest()
-        kind = type(self).__name__
         return BaseInfo(
-            self.name, digest, kind, "text", "none", self.context_length, 256, {}, abilities=frozenset()
+            self.name,
+            digest=hashlib.sha256(self.name.encode()).hexdigest(),
+            architecture=type(self).__name__,
+            dtype="text",
+            device="none",
+            context_length=self.context_length,
+            vocab_size=256,
+            sites={},
+            kernels="none",
+            abilities=frozenset(),
         )
 
     async def load(self, artifact: AdapterArtifact) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import shutil
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -26,9 +27,40 @@ MOST_LINES = 40
 Place = Callable[..., None]
 
 
-@pytest.fixture(params=["file", "folder", "package"])
+PROJECT = """
+[project]
+name = "examples"
+version = "1.0"
+[project.entry-points.lora_router]
+{entries}
+[build-system]
+requires = ["setuptools"]
+build-backend = "setuptools.build_meta"
+[tool.setuptools]
+py-modules = {names}
+packages = ["greeter_stubs"]
+"""
+
+
+@pytest.fixture(scope="session")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where pip installed all examples as a package."""
+    source, site = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("site")
+    for name in NAMES:
+        copy(name, source, name)
+    entries = "\n".join(f'{name} = "{name}"' for name in NAMES)
+    (source / "pyproject.toml").write_text(PROJECT.format(entries=entries, names=list(NAMES)))
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation"]
+    subprocess.run([*pip, "--target", site, source], check=True)
+    return site
+
+
+WAYS = ["file", "folder", "package", pytest.param("pip", marks=pytest.mark.long)]
+
+
+@pytest.fixture(params=WAYS)
 def place(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Place]:
-    """Have the server and the commands of the current folder load an example, in one of the three ways."""
+    """Have the server and the commands of the current folder load examples, in one of the ways."""
     way: str = request.param
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
@@ -38,12 +70,14 @@ def place(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mo
     before = set(sys.modules)
 
     def place(*names: str) -> None:
-        for name in names:
-            folder = {"file": "plugins", "folder": f"plugins/{name}", "package": "site"}[way]
-            copy(name, tmp_path / folder, "__init__" if way == "folder" else name)
-        if way == "package":
-            install(names, tmp_path / "site")
-            monkeypatch.syspath_prepend(tmp_path / "site")
+        folders = {"file": "plugins", "folder": "plugins/{}", "package": "site"}
+        for name in names if way in folders else ():
+            copy(name, tmp_path / folders[way].format(name), "__init__" if way == "folder" else name)
+        if way in ("package", "pip"):
+            installed = request.getfixturevalue("site") if way == "pip" else tmp_path / "site"
+            if way == "package":
+                declare(names, installed)
+            monkeypatch.syspath_prepend(installed)
             monkeypatch.setenv("LORA_ROUTER_INSTALLED_PLUGINS", ",".join(names))
 
     yield place
@@ -59,8 +93,8 @@ def copy(name: str, folder: Path, stem: str) -> None:
         shutil.copytree(stubs, folder / stubs.name)
 
 
-def install(names: tuple[str, ...], site: Path) -> None:
-    """What an installer leaves beside the modules."""
+def declare(names: tuple[str, ...], site: Path) -> None:
+    """Write what an installer writes beside the modules."""
     info = site / "examples-1.0.dist-info"
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: examples\nVersion: 1.0\n")
