@@ -2,7 +2,7 @@
 
 class TestShout(ClassifierContract):
     def make(self):
-        return Shout()
+        return classifier_of("plugins/shout.py")
 
 For other plugins: `serving` runs a server with them.
 """
@@ -24,13 +24,30 @@ from router.classifiers.registration import Registrar
 from router.judging import Judge
 from router.plugins import trial
 from router.plugins.judges import JudgeRegistrar
+from router.plugins.loader import LoadError, load_file
+from router.plugins.tables import Table, Value
 
 if TYPE_CHECKING:
     from router.client import AsyncClient
     from router.plugins import PluginHost
     from router.server.app import ServerApp
 
-__all__ = ["ClassifierContract", "JudgeContract", "Served", "serving"]
+__all__ = ["ClassifierContract", "JudgeContract", "Served", "classifier_of", "serving"]
+
+
+def classifier_of(plugin: Path | str, **settings: Any) -> Classifier:
+    """A fresh instance of the classifier that a plugin, a file or folder, registers; `settings` are its own.
+
+    Raises ValueError for a plugin that cannot be loaded, and unless it registers one classifier.
+    """
+    path = Path(plugin)
+    try:
+        loaded = load_file(path, Table({key: Value(value, "the test") for key, value in settings.items()}))
+    except LoadError as error:
+        raise ValueError(f"{path}: {error}") from error
+    if len(loaded.registrations) != 1:
+        raise ValueError(f"{path} registers {len(loaded.registrations)} classifiers and should register one")
+    return loaded.registrations[0].classifier
 
 
 @dataclass(frozen=True, slots=True)

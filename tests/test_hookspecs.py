@@ -687,6 +687,16 @@ def test_the_source_of_the_page_has_an_adapter(write: Write, tmp_path: Path) -> 
     assert (tmp_path / "adapters" / "contracts" / "1.2.0" / "adapter_config.json").is_file()
 
 
+def test_the_test_of_the_page_passes(write: Write) -> None:
+    for name in ("decisions.py", "mask.py"):
+        write(name, example(name))
+    page = (ROOT / "docs" / "hooks.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"```python\n(import asyncio\n.*?)```", page, re.DOTALL)
+    names: dict[str, Any] = {}
+    exec(block, names)
+    names["test_addresses_are_masked"]()
+
+
 async def test_the_doors_of_the_page_are_open(write: Write, tmp_path: Path) -> None:
     for name in ("hello.py", "shout.py", "api_keys.py"):
         write(name, example(name))

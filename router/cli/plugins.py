@@ -338,27 +338,19 @@ def register_classifiers(register):
 TEST = """\
 from pathlib import Path
 
-from router.plugins import PluginHost
-from router.testing import ClassifierContract
+from router.testing import ClassifierContract, classifier_of
 from router.types import Request, Turn
 
-PLUGINS = Path(__file__).resolve().parent / "{plugins}"
-
-
-def load():
-    host = PluginHost([PLUGINS], load_plugins="{module}")
-    host.refresh()
-    (registered,) = host.registrations()
-    return registered.classifier
+PLUGIN = Path(__file__).resolve().parent / "{plugins}" / "{module}.py"
 
 
 class Test{klass}(ClassifierContract):
     def make(self):
-        return load()
+        return classifier_of(PLUGIN)
 
 
 def classify(text):
-    return load().classify_batch([Request("test", turns=(Turn("user", text),))])[0]
+    return classifier_of(PLUGIN).classify_batch([Request("test", turns=(Turn("user", text),))])[0]
 
 
 def test_it_votes_for_its_adapter():
