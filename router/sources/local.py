@@ -15,7 +15,7 @@ class Local(FolderSource):
 
     def __init__(self, path: Path, subfolder: str = "") -> None:
         self._path = (path / subfolder).absolute()
-        self.said = str(self._path)
+        self.reference = str(self._path)
 
     def listing(self) -> Listing:
         """See Source."""

@@ -95,13 +95,13 @@ class Source(Readable, Protocol):
     Passing, or a RouterError."""
 
     @property
-    def said(self) -> str:
-        """The source as it is recorded and can be said again."""
+    def reference(self) -> str:
+        """The source as it is recorded, and as `adapters add` takes it."""
         ...
 
     @property
     def subfolder(self) -> str:
-        """The folder in it, where `said` does not name it already."""
+        """The folder in it, where `reference` does not name it already."""
         ...
 
     @property
@@ -127,19 +127,19 @@ class FolderSource:
     """Base of a Source that is a folder at one address, without commits. A subclass writes `listing`, whose
     `state` changes when a file does, and `read`.
 
-    `said` is SCHEME:ADDRESS/SUBFOLDER/, as `register("SCHEME", MySource)` makes it. It is recorded, so it
-    must have no secret. Name and version are the last parts of it.
+    `FolderSource("SCHEME:ADDRESS", "SUBFOLDER")` has the reference SCHEME:ADDRESS/SUBFOLDER/. It is recorded,
+    so it must have no secret. Name and version are its last parts.
     """
 
-    subfolder = ""  # `said` names it
+    subfolder = ""  # the reference names it
 
-    def __init__(self, said: str, subfolder: str = "") -> None:
-        self.said = f"{said.rstrip('/')}/{subfolder}".rstrip("/") + "/"
+    def __init__(self, text: str, subfolder: str = "") -> None:
+        self.reference = f"{text.rstrip('/')}/{subfolder}".rstrip("/") + "/"
 
     @property
     def address(self) -> str:
-        """What stands behind SCHEME: in `said`."""
-        return self.said if self.said.startswith("/") else self.said.partition(":")[2]
+        """The reference without its SCHEME:."""
+        return self.reference if self.reference.startswith("/") else self.reference.partition(":")[2]
 
     @property
     def name(self) -> str:

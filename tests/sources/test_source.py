@@ -35,7 +35,7 @@ def test_a_name_that_comes_twice_is_refused():
 
 
 @pytest.mark.parametrize(
-    ("said", "inside", "address", "name", "version"),
+    ("text", "inside", "address", "name", "version"),
     [
         ("web:http://host/contracts/1.2.0/", "", "http://host/contracts/1.2.0/", "contracts", "1.2.0"),
         ("web:http://host/contracts", "1.2.0", "http://host/contracts/1.2.0/", "contracts", "1.2.0"),
@@ -45,8 +45,8 @@ def test_a_name_that_comes_twice_is_refused():
         ("/srv/a:b", "", "/srv/a:b/", "a:b", ""),
     ],
 )
-def test_a_folder_source_has_its_name_from_its_address(said, inside, address, name, version):
-    source = FolderSource(said, inside)
+def test_a_folder_source_has_its_name_from_its_address(text, inside, address, name, version):
+    source = FolderSource(text, inside)
     assert (source.address, source.name, source.version) == (address, name, version)
     with pytest.raises(NotImplementedError, match="FolderSource has no method listing"):
         source.unchanged(Listing(()))

@@ -53,12 +53,12 @@ class Objects(FolderSource):
     def __init__(self, url: str, subfolder: str = "") -> None:
         check_url(url)
         super().__init__(url, subfolder)
-        self._files, self._path = open_store(self.said.rstrip("/"))
+        self._files, self._path = open_store(self.reference.rstrip("/"))
 
     def listing(self) -> Listing:
         """See Source."""
         files, folders, marks = [], [], {}
-        for entry in asked(self.said, self._entries):
+        for entry in asked(self.reference, self._entries):
             full = str(entry.get("name", ""))
             name = full.removeprefix(self._path).lstrip("/") if full.startswith(self._path) else full
             if not name.rstrip("/"):
@@ -77,12 +77,12 @@ class Objects(FolderSource):
         self._files.invalidate_cache()
         entries = self._files.ls(self._path, detail=True)
         if len(entries) > MOST_FILES:
-            raise DataLoss(f"{self.said} holds {len(entries)} files: name the folder of the adapter")
+            raise DataLoss(f"{self.reference} holds {len(entries)} files: name the folder of the adapter")
         return list(entries)
 
     def read(self, file: RemoteFile, start: int) -> Generator[bytes, None, None]:
         """See Source."""
-        return read_blocks(self._files, self.said, f"{self._path}/{file.name}", file, start)
+        return read_blocks(self._files, self.reference, f"{self._path}/{file.name}", file, start)
 
 
 # -- what one adapter and a whole store of them have in common
