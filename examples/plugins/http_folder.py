@@ -1,11 +1,9 @@
 """Adapters from a web server that lists its folders: `adapters add httpdir:http://HOST/contracts/`."""
 
 import re
-from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
 from router import hookimpl
-from router.errors import FailedPrecondition
 from router.sources import FolderSource, Listing, RemoteFile, StartOver, state_of
 
 
@@ -27,12 +25,7 @@ class HttpFolder(FolderSource):
             yield from iter(lambda: answer.read(1 << 20), b"")
 
     def ask(self, name="", method="GET", **headers):
-        try:
-            return urlopen(Request(self.address + name, method=method, headers=headers), timeout=30)
-        except HTTPError as error:
-            if error.code >= 500:
-                raise  # an OSError: it is tried again
-            raise FailedPrecondition(f"{self.address}{name}: {error}") from error
+        return urlopen(Request(self.address + name, method=method, headers=headers), timeout=30)
 
 
 @hookimpl

@@ -91,8 +91,11 @@ class Readable(Protocol):
 
 
 class Source(Readable, Protocol):
-    """Where an adapter comes from. All of it blocks, and raises Passing, an OSError, which counts as
-    Passing, or a RouterError."""
+    """Where an adapter comes from. All of it blocks, and raises Passing, an OSError or a RouterError.
+
+    An OSError counts as Passing, but for files that are not there or may not be read, and for urllib's
+    HTTPError of a status below 500 other than 408 and 429: these are FailedPrecondition.
+    """
 
     @property
     def reference(self) -> str:

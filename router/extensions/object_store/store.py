@@ -47,8 +47,10 @@ class Store:
         inside: dict[str, list[Remote]] = {}
         for count, (name, entry) in enumerate(asked(self.reference, self._entries), start=1):
             if count > MOST_OBJECTS:
-                text = f"{self.reference} holds more than {MOST_OBJECTS} objects: name the prefix of adapters alone"
-                raise ResourceExhausted(text)
+                raise ResourceExhausted(
+                    f"{self.reference} holds more than {MOST_OBJECTS} objects: "
+                    "name the prefix of adapters alone"
+                )
             folder, _, file = name.rpartition("/")
             if file in TAKEN and (known := _remote(file, entry)) is not None:
                 inside.setdefault(folder, []).append(known)
