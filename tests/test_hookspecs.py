@@ -680,7 +680,7 @@ async def test_a_slow_observer_costs_records_and_no_request(
         for _ in range(4):
             await asyncio.wait_for(client.generate("one", max_tokens=2), 3)
         slow, bad = (
-            next(r for r in served.server._hooks.running() if r.plugin.name == name)
+            next(r for r in served.server.hooks.running() if r.plugin.name == name)
             for name in ("slow", "bad")
         )
         assert slow.observer is not None
