@@ -44,9 +44,8 @@ def security_of(settings: Settings) -> Security:
 def membership_and_links(settings: Settings) -> tuple[Membership, Callable[[str], Link]]:
     """Who decides which replicas there are, and the way to each. Raises ConfigError."""
     from router.replicas.children import ChildLink, devices
-    from router.replicas.found import FoundMembership
     from router.replicas.link import Links
-    from router.replicas.membership import FixedMembership
+    from router.replicas.membership import FixedMembership, FoundMembership
     from router.replicas.owned import OwnedMembership
 
     if settings.replica_addresses:

@@ -30,7 +30,7 @@ class LoadedAdapter:
     invocation: tuple[int, ...]
     size: int = 0
     gone: bool = False
-    asked: float = 0.0  # when a job last went to it
+    asked: float = field(default_factory=time.monotonic)  # when a job last went to it, or when it came
     loading: dict[str, asyncio.Task[int]] = field(default_factory=dict)  # by replica
 
 
@@ -130,6 +130,16 @@ class Weights:
         """Whether that replica can have it beside what it has."""
         return self._placement.used[name] + self._coming[name] + kept.size <= self._most_bytes
 
+    def make_room(self, kept: LoadedAdapter, name: str, pushing: bool) -> bool:
+        """Let others go from that replica until it can have this one, too; False where that is not enough."""
+        if self.has_room(kept, name):
+            return True
+        for digest in self._who_may_go(name, pushing):
+            self.drop(digest, name)
+            if self.has_room(kept, name):
+                return True
+        return False
+
     async def load(self, kept: LoadedAdapter, name: str) -> int:
         """Have it at that replica, with what it is mixed of. Who asks at once waits for the same load."""
         task = kept.loading.get(name)
@@ -213,10 +223,8 @@ class Weights:
         if roomy := {name for name in names if self.has_room(kept, name)}:
             return roomy
         for name in sorted(names, key=lambda name: self._placement.used[name]):
-            for digest in self._who_may_go(name, pushing):
-                self.drop(digest, name)
-                if self.has_room(kept, name):
-                    return {name}
+            if self.make_room(kept, name, pushing):
+                return {name}
         return set()
 
     def _who_may_go(self, name: str, pushing: bool) -> Iterator[str]:

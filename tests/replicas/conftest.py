@@ -14,8 +14,7 @@ from router.replicas import engine as fleet_engine
 from router.replicas import host, members, replica
 from router.replicas.engine import FleetEngine
 from router.replicas.link import Links
-from router.replicas.owned import OwnedMembership
-from router.replicas.scaling import Rules, Scaler
+from router.replicas.owned import OwnedMembership, Rules, Scaler
 from router.types import SamplingParams
 from tests.replicas.local import LocalLink
 

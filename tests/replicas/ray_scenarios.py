@@ -24,9 +24,8 @@ from router.engine.fake import FakeEngine
 from router.errors import RouterError
 from router.replicas.engine import FleetEngine
 from router.replicas.link import Links
-from router.replicas.owned import OwnedMembership
+from router.replicas.owned import OwnedMembership, Rules, Scaler
 from router.replicas.ray import RayCluster
-from router.replicas.scaling import Rules, Scaler
 from router.types import Constraint
 from tests.engine.test_contract import fake_adapter
 from tests.replicas.conftest import job

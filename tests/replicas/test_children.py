@@ -22,8 +22,8 @@ from router.errors import ConfigError, Unavailable
 from router.replicas import members
 from router.replicas.children import Child, ChildLink, devices
 from router.replicas.engine import FleetEngine
-from router.replicas.found import FoundMembership
 from router.replicas.link import GrpcLink, LinkLost, Links, Security
+from router.replicas.membership import FoundMembership
 from router.replicas.owned import OwnedMembership
 from router.server.health import Health
 from router.server.lifecycle import Lifecycle, Phase

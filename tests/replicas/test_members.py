@@ -15,7 +15,7 @@ from router.engine.fake import FakeEngine
 from router.errors import FailedPrecondition, NotFound
 from router.replicas.link import LinkLost
 from router.replicas.membership import MemberState, Step
-from router.replicas.scaling import Rules
+from router.replicas.owned import Rules
 from router.types import FinishReason
 from tests.engine.contract import until
 from tests.engine.test_contract import fake_adapter
