@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -193,20 +193,3 @@ async def _write(call: Any, edge: str, requests: asyncio.Queue[pb.AttachRequest]
 
 def _why(error: grpc.RpcError) -> str:
     return (error.details() or "").partition("\n")[0] or error.code().name
-
-
-class Links:
-    """The links of one edge, made as they are asked for, and how their replicas are ended."""
-
-    def __init__(self, make: Callable[[str], Link]) -> None:
-        self._make = make
-        self._made: dict[str, Link] = {}
-
-    def __call__(self, name: str) -> Link:
-        """The link of that name."""
-        return self._made.setdefault(name, self._make(name))
-
-    def end(self, name: str) -> None:
-        """End its replica, for good; blocks. May be said again: a start may have been under way."""
-        if (link := self._made.get(name)) is not None:
-            link.close()

@@ -16,7 +16,7 @@ from typing import Any
 from router.engine.base import EngineStatus
 from router.errors import ConfigError, NotFound, RouterError, Unavailable
 from router.replicas.link import Link, LinkLost
-from router.replicas.membership import Member, MemberLoad, Membership, MemberState, Report, Roster
+from router.replicas.membership import Member, MemberLoad, Membership, Report, Roster
 from router.replicas.messages import Hello, check_alike, drain
 from router.replicas.placement import Placement
 from router.replicas.replica import Replica
@@ -72,7 +72,7 @@ class Members:
         self.totals = Totals(replicas)
         self._rows, self._queue = places
         self._jobs, self._waiting, self._spawn, self._attached = jobs, waiting, spawn, attach
-        self.roster = Roster(0, (), 0, 0)
+        self.roster = Roster((), 0, 0)
         self._hello: Hello | None = None
         self._runs: dict[str, asyncio.Task[None]] = {}
         self._changed = asyncio.Event()
@@ -107,7 +107,7 @@ class Members:
     def _begin(self, over: Event) -> SimpleQueue[tuple[str, Hello | Exception]]:
         """Start the first replicas, each in a thread, until `over`; where others start them, try again."""
         end = time.monotonic() + FIND_SECONDS
-        while not (names := [m.name for m in self.roster.members if m.state is MemberState.SERVING]):
+        while not (names := [m.name for m in self.roster.members if not m.draining]):
             if time.monotonic() > end:
                 raise ConfigError(f"no replica was found in {FIND_SECONDS:g} s")
             time.sleep(RETRY_SECONDS)
@@ -210,6 +210,7 @@ class Members:
             raise Unavailable(str(lost)) from None
 
     def _changing(self, roster: Roster) -> Roster:
+        self.roster = roster
         self._changed.set()  # the next report is now, and its answer is followed
         return roster
 
@@ -239,11 +240,11 @@ class Members:
         self.roster = roster
         wanted = {member.name: member for member in roster.members}
         for name, member in wanted.items():
-            if name not in self.replicas and member.state is MemberState.SERVING:
+            if name not in self.replicas and not member.draining:
                 self._join(name)
         for name, replica in tuple(self.replicas.items()):
-            found = wanted.get(name, Member(name, MemberState.DRAINING))
-            if found.state is MemberState.DRAINING and not replica.draining:
+            found = wanted.get(name, Member(name, draining=True))
+            if found.draining and not replica.draining:
                 replica.drain()
                 self._placement.close(name)
                 self._spawn(self._let_go(replica, found.successor))
@@ -290,8 +291,13 @@ class Members:
             replica.detach()
 
     async def _let_go(self, replica: Replica, successor: str) -> None:
-        """Its adapters to others, the busiest first, which it serves until then; its jobs to their end."""
+        """Its adapters to others, the busiest first, which it serves until then; its jobs to their end.
+
+        One that is not up is ended at once, so that nobody waits for its start, and again afterwards.
+        """
         name = replica.name
+        if not replica.up:
+            await self._end(replica)
         for digest in self._placement.living(name, time.monotonic()):
             kept = self._weights.get(digest)
             if kept is not None and replica.up:
@@ -301,11 +307,19 @@ class Members:
         await replica.idle()
         replica.leave()
         await asyncio.wait((self._runs.pop(name),))
+        await self._end(replica)
         self._placement.leave(name)
         self.totals.left(replica)
         del self.replicas[name]
         log.info("replica %s has been let go", name)
         self._changed.set()
+
+    async def _end(self, replica: Replica) -> None:
+        """End its process, unless somebody else has started it."""
+        try:
+            await asyncio.to_thread(replica.close)
+        except Exception:  # whatever a link raises: the fleet goes on without it
+            log.exception("replica %s could not be ended", replica.name)
 
     async def _rehome(self, kept: LoadedAdapter, name: str, successor: str) -> None:
         def elsewhere() -> set[str]:

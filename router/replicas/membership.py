@@ -23,13 +23,6 @@ MOST = 1024  # replicas of a fleet
 DNS = "dns:///"
 
 
-class MemberState(StrEnum):
-    """What a member of the fleet does."""
-
-    SERVING = "serving"  # or starting, or lost and started again
-    DRAINING = "draining"  # gets nothing new, and is ended when nothing runs there
-
-
 class Step(StrEnum):
     """How far a replacement has come."""
 
@@ -45,7 +38,7 @@ class Member:
     """A replica by its name, which no other ever gets. `successor` gets the adapters of one that drains."""
 
     name: str
-    state: MemberState = MemberState.SERVING
+    draining: bool = False  # it gets nothing new, and is ended when nothing runs there
     successor: str = ""
 
 
@@ -90,9 +83,8 @@ class Replacement:
 
 @dataclass(frozen=True, slots=True)
 class Roster:
-    """The fleet as it is to be. `number` counts its changes."""
+    """The fleet as it is to be."""
 
-    number: int
     members: tuple[Member, ...]
     least: int
     most: int
@@ -126,7 +118,7 @@ class FixedMembership:
     found = False
 
     def __init__(self, names: Sequence[str]) -> None:
-        self._roster = Roster(1, tuple(map(Member, names)), len(names), len(names))
+        self._roster = Roster(tuple(map(Member, names)), len(names), len(names))
 
     async def report(self, report: Report) -> Roster:
         """Always the same."""
@@ -163,8 +155,6 @@ class FoundMembership:
         self._last: dict[str, tuple[str, ...]] = {}  # what a name stood for, while it cannot be looked up
         self._tls_name = tls_name
         self._hosts: dict[str, str] = {}  # the name that an address was found under
-        self._number = 0
-        self._names: tuple[str, ...] = ()
 
     def link(self, name: str) -> Link:
         """The way to the replica at that address."""
@@ -175,9 +165,7 @@ class FoundMembership:
         names: dict[str, None] = {}
         for address in self._addresses:
             names |= dict.fromkeys(await self._resolved(address))
-        if tuple(names) != self._names:
-            self._names, self._number = tuple(names), self._number + 1
-        return Roster(self._number, tuple(map(Member, self._names)), 1, MOST)
+        return Roster(tuple(map(Member, names)), 1, MOST)
 
     async def resize(self, least: int, most: int) -> Roster:
         """Raises FailedPrecondition."""

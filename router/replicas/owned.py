@@ -5,19 +5,18 @@ No clock of its own, no network: the edge reports what it sees, and follows the 
 
 from __future__ import annotations
 
-import asyncio
+import itertools
 import logging
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 from router.errors import NotFound
 from router.replicas.membership import (
     MOST,
     Member,
     MemberLoad,
-    MemberState,
     Replacement,
     Report,
     Roster,
@@ -126,20 +125,6 @@ class Scaler:
         return by
 
 
-@dataclass(slots=True)
-class _Absence:
-    since: float
-    failures: int = 0
-    problem: str = ""
-
-
-@dataclass(slots=True)
-class _State:
-    members: dict[str, Member] = field(default_factory=dict)
-    number: int = 0
-    following: int = 0  # the name of the next member
-
-
 class OwnedMembership:
     """Decides for the replicas of one edge. Called on one event loop at a time."""
 
@@ -149,23 +134,20 @@ class OwnedMembership:
         self,
         least: int,
         most: int | None = None,
-        end: Callable[[str], None] = lambda name: None,
         *,
         scaler: Scaler | None = None,
         clock: Callable[[], float] = time.monotonic,
         start_seconds: float = START_SECONDS,
     ) -> None:
-        """`end` ends a replica for good that the edge has let go; it may block, and is called in a thread.
-        Raises InvalidRequest.
-        """
+        """Raises InvalidRequest."""
         self._least, self._most = check_bounds(least, least if most is None else most)
-        self._end, self._clock = end, clock
+        self._clock = clock
         self._scaler, self._start_seconds = scaler or Scaler(), start_seconds
-        self._state = _State()
+        self._members: dict[str, Member] = {}
+        self._names = map(str, itertools.count())  # of those to come
         self._report = Report({}, 0, 1)
-        self._absent: dict[str, _Absence] = {}  # serving members that are not up
+        self._absent: dict[str, float] = {}  # serving members that are not up, and since when
         self._replacements: dict[str, Replacement] = {}  # by the old one, in the order of their turns
-        self._ending: set[asyncio.Task[None]] = set()
 
     # -- Membership
 
@@ -178,7 +160,6 @@ class OwnedMembership:
     async def resize(self, least: int, most: int) -> Roster:
         """As Membership.resize."""
         self._least, self._most = check_bounds(least, most)
-        self._state.number += 1
         log.info("between %d and %d replicas from now on", least, most)
         self._decide(self._clock())
         return self._roster()
@@ -187,7 +168,7 @@ class OwnedMembership:
         """As Membership.replace; one that is being replaced, or is on its way out, is not replaced again."""
         serving = self._serving()
         for name in names:
-            if name not in self._state.members:
+            if name not in self._members:
                 raise NotFound("replica", name, f": there are {', '.join(serving) or 'none'}")
         for name in names or serving:
             under_way = self._replacements.get(name)
@@ -195,43 +176,29 @@ class OwnedMembership:
             if name in serving and name not in successors and (under_way is None or under_way.over):
                 self._replacements.pop(name, None)
                 self._replacements[name] = Replacement(name)
-        self._state.number += 1
         self._decide(self._clock())
         return self._roster()
 
     # -- what was decided
 
     def _roster(self) -> Roster:
-        members, replacements = tuple(self._state.members.values()), tuple(self._replacements.values())
-        return Roster(self._state.number, members, self._least, self._most, replacements)
+        members, replacements = tuple(self._members.values()), tuple(self._replacements.values())
+        return Roster(members, self._least, self._most, replacements)
 
     def _serving(self) -> list[str]:
-        return [m.name for m in self._state.members.values() if m.state is MemberState.SERVING]
+        return [member.name for member in self._members.values() if not member.draining]
 
     def _add(self, now: float, why: str) -> str:
-        state = self._state
-        name, state.following = str(state.following), state.following + 1
-        self._set(Member(name))
-        self._absent[name] = _Absence(now)
+        name = next(self._names)
+        self._members[name] = Member(name)
+        self._absent[name] = now
         log.info("replica %s is to start: %s", name, why)
         return name
 
-    def _set(self, member: Member) -> None:
-        self._state.members[member.name] = member
-        self._state.number += 1
-
     def _drain(self, name: str, why: str, successor: str = "") -> None:
-        self._set(Member(name, MemberState.DRAINING, successor))
+        self._members[name] = Member(name, draining=True, successor=successor)
         self._absent.pop(name, None)
         log.info("replica %s is draining: %s", name, why)
-
-    def _give_up(self, name: str, why: str) -> None:
-        """One that is not up is ended at once, so that nobody waits for its start, and again when the edge
-        has let it go, since it may have begun to start it just then.
-        """
-        self._drain(name, why)
-        if not self._up(name):
-            self._end_soon(name)
 
     # -- deciding
 
@@ -255,49 +222,33 @@ class OwnedMembership:
                 if self._absent.pop(name, None) is not None:
                     log.info("replica %s is up", name)
                     self._scaler.came()
-                continue
-            absence = self._absent.setdefault(name, _Absence(now))
-            if (load := self._loads.get(name)) is not None and load.problem:
-                absence.problem, absence.failures = load.problem, load.failures
+            else:
+                self._absent.setdefault(name, now)
 
     def _given_up(self, name: str, now: float) -> str:
         """Why nobody waits for it any more; empty: it is up, or may come yet."""
-        absent = self._absent.get(name)
-        if absent is None:
+        if name not in self._absent:
             return ""
-        if absent.failures >= STARTS:
-            return absent.problem
-        seconds = now - absent.since
+        load = self._loads.get(name)
+        if load is not None and load.failures >= STARTS:
+            return load.problem
+        seconds = now - self._absent[name]
         if seconds < self._start_seconds:
             return ""
         return f"it is not up after {seconds:.0f} s; is there room for one more?"
 
     def _end_who_is_left(self) -> None:
-        left = [m.name for m in self._state.members.values() if m.state is MemberState.DRAINING]
-        for name in left:
-            if name not in self._loads:
-                del self._state.members[name]
-                self._state.number += 1
-                log.info("replica %s has nothing left to do, and is ended", name)
-                self._end_soon(name)
-
-    def _end_soon(self, name: str) -> None:
-        task = asyncio.get_running_loop().create_task(self._have_ended(name))
-        self._ending.add(task)
-        task.add_done_callback(self._ending.discard)
-
-    async def _have_ended(self, name: str) -> None:
-        try:
-            await asyncio.to_thread(self._end, name)
-        except Exception:  # whatever a link raises: the fleet goes on without it
-            log.exception("replica %s could not be ended", name)
+        for name, member in tuple(self._members.items()):
+            if member.draining and name not in self._loads:
+                del self._members[name]
+                log.info("replica %s has ended", name)
 
     def _replace_one(self, now: float) -> None:
         """The first whose turn has come goes a step on."""
         for old, found in tuple(self._replacements.items()):
             if found.over:
                 continue
-            if found.step is Step.DRAINING and old in self._state.members:
+            if found.step is Step.DRAINING and old in self._members:
                 return
             if found.step is Step.DRAINING:
                 self._step(replace(found, step=Step.DONE))
@@ -321,7 +272,7 @@ class OwnedMembership:
             return False
         if not (problem := self._given_up(found.new, now)):
             return False
-        self._give_up(found.new, f"it did not come up: {problem}")
+        self._drain(found.new, f"it did not come up: {problem}")
         self._step(
             replace(found, step=Step.FAILED, problem=f"replica {found.new} did not come up: {problem}")
         )
@@ -333,7 +284,6 @@ class OwnedMembership:
 
     def _step(self, replacement: Replacement) -> None:
         self._replacements[replacement.old] = replacement
-        self._state.number += 1
         words = f": {replacement.problem}" if replacement.problem else ""
         log.info("replacement of %s: %s%s", replacement.old, replacement.step, words)
         over = [old for old, found in self._replacements.items() if found.over]
@@ -341,7 +291,7 @@ class OwnedMembership:
             del self._replacements[old]
 
     def _draining(self) -> bool:
-        return any(m.state is MemberState.DRAINING for m in self._state.members.values())
+        return any(member.draining for member in self._members.values())
 
     def _keep_bounds(self, now: float) -> None:
         """By the bounds, and between them by load; successors that are not up count for nothing yet."""
@@ -355,10 +305,10 @@ class OwnedMembership:
         if still and len(names) > self._least and lost:
             pause = self._scaler.failed(now)
             problem = self._given_up(lost[0], now)
-            self._give_up(lost[0], f"it did not come up ({problem}); no other is tried for {pause:.0f} s")
+            self._drain(lost[0], f"it did not come up ({problem}); no other is tried for {pause:.0f} s")
             return
         starting = under_way or bool(self._absent)
-        leaving, bounds = len(self._state.members) - len(self._serving()), (self._least, self._most)
+        leaving, bounds = len(self._members) - len(self._serving()), (self._least, self._most)
         load = self._load()
         wish = self._scaler.look(now, len(names), load, *bounds, starting=starting, leaving=leaving)
         if still and len(names) > self._most:

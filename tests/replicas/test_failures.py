@@ -125,7 +125,7 @@ async def test_one_that_hangs_is_replaced(fleet: Make) -> None:
 
 
 async def test_one_that_stalls_gets_nothing_new(fleet: Make) -> None:
-    made = await fleet(2, stall_seconds=0.1)
+    made = await fleet(2, stall_seconds=0.3)
     made.made["0"].hold()
     asked = [made.engine.submit(job()) for _ in range(6)]
     await until(lambda: bool(made.engine.replicas[0].stalls))
