@@ -53,7 +53,7 @@ from router.server.mirrors import MirrorsCollector
 if TYPE_CHECKING:
     from router.classifiers.registration import ClassifierStatus
     from router.plugins import PluginStatus
-    from router.server.fleet import Fleet
+    from router.replicas.engine import FleetEngine
     from router.types import AdapterInfo, AdapterProfile, Decision, Request
 
 log = logging.getLogger(__name__)
@@ -157,13 +157,13 @@ def make_fleet(settings: Settings) -> Engine:
     )
 
 
-def members_of(settings: Settings, engine: Engine) -> Fleet | None:
-    """The replicas that it is over; None for an engine in this process."""
+def fleet_of(settings: Settings, engine: Engine) -> FleetEngine | None:
+    """The engine, if it is one over replicas."""
     if not settings.replica_bounds[0]:
         return None
     from router.replicas.engine import FleetEngine
 
-    return engine.members if isinstance(engine, FleetEngine) else None
+    return engine if isinstance(engine, FleetEngine) else None
 
 
 class Composition:
@@ -188,6 +188,8 @@ class Composition:
         self.mirrors = Mirrors.of(settings, plugins.sources())
         shared = self._sharing.state
         self.registry = Registry(engine, settings.adapter_folders, options, caught_up=keep, shared=shared)
+        if (fleet := fleet_of(settings, engine)) is not None:
+            fleet.pin(self.registry.keeps)
         calibration = calibration_file(settings)
         self.router = Router(
             self.registry,
@@ -215,7 +217,7 @@ class Composition:
             on_decision=self._drift.observe,
             on_answer=self._answering,
             routing=self._routing_state,
-            replicas=members_of(settings, engine),
+            replicas=fleet.members if fleet is not None else None,
             plugins=self.plugins.status,
             hooks=self.hooks,
             flaws=lambda: [

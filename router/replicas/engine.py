@@ -173,6 +173,10 @@ class FleetEngine:
         """How many of its `tokens` every prompt under its template begins with."""
         return self._at_the_edge().shared(prompt, tokens)
 
+    def pin(self, pinned: Callable[[str], bool]) -> None:
+        """Which adapters must not wait: they stay where they are, though others are asked for more."""
+        self._weights.pinned = pinned
+
     async def load(self, artifact: AdapterArtifact) -> int:
         """Put the weights down for all, and have them at one replica."""
         self._attach()

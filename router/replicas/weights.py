@@ -50,6 +50,7 @@ class Weights:
         """
         self._replicas, self._placement = replicas, placement
         self._most_bytes, self._used, self._shared = most_bytes, used, shared
+        self.pinned: Callable[[str], bool] = lambda digest: False
         self._kept: dict[str, LoadedAdapter] = {}
         self._coming: Counter[str] = Counter()  # bytes on their way, by replica
         self._restoring: asyncio.Task[None] | None = None
@@ -134,7 +135,7 @@ class Weights:
         """Let others go from that replica until it can have this one, too; False where that is not enough."""
         if self.has_room(kept, name):
             return True
-        for digest in self._who_may_go(name, pushing):
+        for digest in self._who_may_go(name, pushing, pinned=not self._placement.homes(kept.digest)):
             self.drop(digest, name)
             if self.has_room(kept, name):
                 return True
@@ -227,13 +228,16 @@ class Weights:
                 return {name}
         return set()
 
-    def _who_may_go(self, name: str, pushing: bool) -> Iterator[str]:
-        """Second homes there; if somebody is `pushing`, what was asked for least recently. None in use."""
+    def _who_may_go(self, name: str, pushing: bool, pinned: bool) -> Iterator[str]:
+        """Second homes there; if somebody is `pushing`, what was asked for least recently, and what is pinned
+        last and only with `pinned`. None in use.
+        """
         yield from (digest for digest in self._placement.spare(name) if not self._used(digest, name))
         if pushing:
             only = [kept for kept in self._kept.values() if self._placement.homes(kept.digest) == (name,)]
-            only.sort(key=lambda kept: kept.asked)
-            yield from (kept.digest for kept in only if not self._used(kept.digest, name))
+            free = [kept for kept in only if not self._used(kept.digest, name)]
+            order = sorted(free, key=lambda kept: (self.pinned(kept.digest), kept.asked))
+            yield from (kept.digest for kept in order if pinned or not self.pinned(kept.digest))
 
     def _held_elsewhere(self, kept: LoadedAdapter, names: set[str]) -> set[str]:
         """Those that have it for another edge, where there are some: it needs no memory there."""

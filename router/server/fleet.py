@@ -134,7 +134,7 @@ class FleetService(FleetServiceServicer):
         roster = await self._fleet.replace(names)
         await call.begin()
         asked = names or tuple(found.old for found in roster.replacements if not found.over)
-        async for found in self._followed(asked):
+        async for found in self._followed(roster, asked):
             yield step_message(found)
 
     async def DrainReplica(self, request: pb.DrainReplicaRequest, call: Call) -> pb.DrainReplicaResponse:
@@ -146,11 +146,11 @@ class FleetService(FleetServiceServicer):
         await self._fleet.drain(request.name)
         return pb.DrainReplicaResponse()
 
-    async def _followed(self, names: Collection[str]) -> AsyncIterator[Replacement]:
-        """Every step of these replacements, until all are over."""
+    async def _followed(self, roster: Roster, names: Collection[str]) -> AsyncIterator[Replacement]:
+        """Every step of these replacements from `roster` on, until all are over."""
         last: dict[str, Replacement] = {}
         while True:
-            found = [one for one in self._fleet.roster.replacements if one.old in names]
+            found = [one for one in roster.replacements if one.old in names]
             for one in found:
                 if last.get(one.old) != one:
                     last[one.old] = one
@@ -158,6 +158,7 @@ class FleetService(FleetServiceServicer):
             if all(one.over for one in found):
                 return
             await asyncio.sleep(LOOK_SECONDS)
+            roster = self._fleet.roster
 
 
 def check_names(request: pb.ReplaceReplicasRequest) -> tuple[str, ...]:

@@ -503,6 +503,24 @@ async def test_where_memory_is_full_the_hot_one_gets_homes_all_the_same(
     assert all(engine.status().host_bytes <= 24 for engine in made.made.values())
 
 
+async def test_what_is_pinned_makes_no_room_for_more_homes(fleet: Make) -> None:
+    made = await fleet(2, max_running=2, host_bytes=8)  # one adapter each
+    pinned, other = fake_adapter("pinned"), fake_adapter("other")
+    for adapter in (pinned, other):
+        await made.engine.load(adapter)
+    made.engine.pin(lambda digest: digest == pinned.digest)
+    (home,) = [name for name, e in made.made.items() if other.digest in e.status().host_adapters]
+    made.made[home].hold()
+    asked = [made.engine.submit(job(adapter=other.digest)) for _ in range(4)]
+    await until(lambda: len(made.made[home].jobs) == 4)  # none goes where a row is free
+    made.made[home].resume()
+    assert {await outcome(generation) for generation in asked} == {f"[{other.digest[:8]}] one two three"}
+    third = fake_adapter("third")
+    with pytest.raises(ResourceExhausted):
+        await made.engine.load(third)
+    assert made.engine._placement.homes(pinned.digest)
+
+
 async def test_a_request_takes_a_free_row_beside_its_crowded_home(fleet: Make) -> None:
     made = await fleet(2, max_running=2)
     adapter = fake_adapter("a")
