@@ -2,13 +2,15 @@
 
 A plugin implements a hook by a function of the hook's name under `@hookimpl`, with any of the arguments that
 the hook has here. Each hook but `register_settings` has the argument `settings`: the plugin's own table of
-lora-router.toml, as an instance of the model that it registered, or None.
+lora-router.toml, as an instance of the model that it registered, or None. A plugin that keeps something
+between its hooks has them as methods of a class `Plugin`, of which an object is made for each server.
 
 | hooks                      | called                    | an exception costs                         |
 |----------------------------|---------------------------|--------------------------------------------|
 | other register_*           | when the plugin is loaded | the plugin, or its new version             |
 | register_commands          | by the command line       | the plugin's commands                      |
-| on_startup, on_ready       | once in a server's life   | the plugin's other hooks below this line   |
+| on_startup, on_load,       | once in a server's life   | the plugin's other hooks below this line   |
+| on_loaded, on_ready        |                           |                                            |
 | register_services,         | once in a server's life,  | what that hook registers, and the          |
 | register_http,             | after on_startup          | plugin's other hooks below this line       |
 | register_authenticators    |                           |                                            |
@@ -18,8 +20,8 @@ lora-router.toml, as an instance of the model that it registered, or None.
 
 Whatever it costs shows in `lora-router plugins list` and, while it lasts, under `degraded` of /readyz.
 A plugin file that changes while the server runs is loaded again: its old version gets `on_shutdown`, its new
-one `on_startup` and `on_ready`. Engines, adapter sources, commands, services, routes and authenticators are
-taken at the next start.
+one `on_startup`, `on_load`, `on_loaded` and `on_ready`. Engines, adapter sources, commands, services, routes
+and authenticators are taken at the next start.
 """
 
 from __future__ import annotations
@@ -96,10 +98,11 @@ class RegisterSettings(Protocol):
 
 @hookspec
 def register_settings(register: RegisterSettings) -> None:
-    """Call `register(Model)`: a pydantic model of the table [NAME] of lora-router.toml, NAME the plugin's.
+    """Call `register(Model)`: a pydantic model of the table [NAME] of lora-router.toml. NAME is the plugin's:
+    its file without `.py`, its folder, or its entry point.
 
     A field KEY is also set by `serve --set NAME.KEY=VALUE` and LORA_ROUTER_NAME__KEY, in this order of
-    strength: flag, environment, file, default.
+    strength: flag, environment, file, default. Other hooks get an instance of the model as `settings`.
     """
 
 
@@ -107,7 +110,8 @@ def register_settings(register: RegisterSettings) -> None:
 def register_commands(app: typer.Typer, settings: Any) -> None:
     """Add commands to `app`: `@app.command()` becomes `lora-router COMMAND`. A group that exists is extended.
 
-    Import what is heavy inside the command: all commands are registered for `lora-router --help`.
+    `app` is a typer.Typer. Import what is heavy inside the command: all commands are registered for
+    `lora-router --help`.
     """
 
 
@@ -161,7 +165,8 @@ class RegisterEngine(Protocol):
     """The callback given to `register_engines`."""
 
     def __call__(self, name: str, make: MakeEngine, base: FindBase | None = None) -> None:
-        """`make(settings)` returns an engine that is not started (`router.engine.base.Engine`).
+        """`make(settings)` returns an engine that is not started; `settings` are the server's. A subclass of
+        `router.engine.TextEngine` may be `make` itself; `router.engine.base.Engine` is the whole protocol.
 
         `base(settings)` fetches the base model and returns its folder, or None where there is none; it runs
         before `make` and raises ConfigError for what an operator has to mend.
@@ -177,7 +182,9 @@ class RegisterSource(Protocol):
     """The callback given to `register_adapter_sources`."""
 
     def __call__(self, scheme: str, source: MakeSource, store: MakeStore | None = None) -> None:
-        """`source(text, subfolder)` returns a `router.sources.source.Source` for a text such as SCHEME:PATH.
+        """`source(text, subfolder)` returns a source for a text such as SCHEME:PATH. A subclass of
+        `router.sources.FolderSource` may be `source` itself; `router.sources.source.Source` is the whole
+        protocol. `subfolder` is what `adapters add --subfolder` says, or "".
 
         The scheme `*` is every SCHEME:// that no other plugin has.
 
@@ -198,10 +205,18 @@ def register_adapter_sources(register: RegisterSource, settings: Any) -> None:
 class RegisterServices(Protocol):
     """The callback given to `register_services`."""
 
-    def __call__(self, add: Callable[[Any, Any], None], servicer: Any, rows: Mapping[str, Policy]) -> None:
+    def __call__(
+        self,
+        add: Callable[[Any, Any], None],
+        servicer: Any,
+        rows: Mapping[str, Policy],
+        problem: Callable[[], str] | None = None,
+    ) -> None:
         """`add` is the generated `add_...Servicer_to_server`. The methods of `servicer` get the request and
-        the `router.server.call.Call`. `rows` has the `router.server.policy.Policy` of each method, by
-        /SERVICE/METHOD.
+        the `router.server.call.Call`. `rows` has the `router.serving.Policy` of each method, by
+        /SERVICE/METHOD; INFER, GENERATE, OBSERVE and ADMIN of `router.serving` are ready-made.
+        `problem()` says why the service cannot work for now, '' while it can: health answers NOT_SERVING for
+        it, and `degraded` shows the text. It runs on the event loop and must not block.
 
         Raises ConfigError for a method without a row, and for one that is served already.
         """
@@ -219,7 +234,7 @@ class RegisterHttp(Protocol):
     """The callback given to `register_http`."""
 
     def __call__(self, routes: Sequence[Route], rows: Mapping[str, Policy]) -> None:
-        """`routes` are `router.server.http.Route`; `rows` has the `router.server.policy.Policy` of each, by
+        """`routes` are `router.serving.Route`; `rows` has the `router.serving.Policy` of each, by
         `VERB /PATH`.
 
         Raises ConfigError for a route without a row, and for one that is served already.
@@ -238,7 +253,7 @@ class RegisterAuthenticator(Protocol):
     """The callback given to `register_authenticators`."""
 
     def __call__(self, authenticator: Authenticator) -> None:
-        """`authenticator` says who makes a call; see `router.access.access.Authenticator`."""
+        """`authenticator` says who makes a call; see `router.serving.Authenticator`."""
 
 
 @hookspec
@@ -280,9 +295,20 @@ def register_checks(register: RegisterCheck, settings: Any) -> None:
 def on_startup(server: ServerApp, settings: Any) -> Awaitable[None] | None:
     """Called before the server listens and loads the base, at most 30 s long; may be `async`.
 
-    `server.settings`, `.engine`, `.registry` and `.metrics` are there. A function that is not `async` runs
-    in a thread.
+    `server.settings`, `.engine`, `.registry`, `.metrics` and `.state_dir` are there. It may set what the
+    server is to use: `server.experiments` (`router.ports.Experiments`: who decides on arms), `.tracing`
+    (`router.server.tracing.Tracing`). A function that is not `async` runs in a thread.
     """
+
+
+@hookspec
+def on_load(server: ServerApp, settings: Any) -> Awaitable[None] | None:
+    """Called as `on_startup`, while the base is loaded; adapters are read when all plugins have returned."""
+
+
+@hookspec
+def on_loaded(server: ServerApp, settings: Any) -> Awaitable[None] | None:
+    """Called as `on_startup`, when base, adapters and classifiers are loaded and no request is let in yet."""
 
 
 @hookspec
@@ -361,7 +387,8 @@ class AnswerRecord:
 
 @hookspec
 def on_decision(record: DecisionRecord, settings: Any) -> None:
-    """Called for each decision, in a thread of the plugin, in order.
+    """Called for each decision on a request that is to be answered, in a thread of the plugin, in order. The
+    request is as `rewrite_request` left it.
 
     It cannot slow a request: at most 1,000 records of a plugin wait, further ones are dropped and counted in
     lora_router_plugin_records_dropped_total.

@@ -28,7 +28,7 @@ async def command(start_server, cli, monkeypatch):
 
     membership = OwnedMembership(2, 2)
     engine = FleetEngine(link, FakeEngine, max_running=4, max_queue=8, membership=membership)
-    server = await start_server(engine=engine, replicas=engine.members)
+    server = await start_server(engine=engine)
     monkeypatch.setenv("LORA_ROUTER_SERVER", server.address)
 
     async def run(*arguments: str):

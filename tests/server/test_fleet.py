@@ -13,11 +13,11 @@ import pytest
 
 from router.access.audit import entries
 from router.engine.fake import FakeEngine
+from router.extensions import replicas as replicas_plugin
 from router.replicas import host, members, replica
 from router.replicas.engine import FleetEngine
 from router.replicas.link import LinkLost
 from router.replicas.owned import OwnedMembership
-from router.server import app as server_app
 from router.server import fleet as server_fleet
 from router.v1 import fleet_pb2 as pb
 from tests.engine.contract import until
@@ -36,7 +36,7 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(members, "REPORT_SECONDS", 0.02)
     monkeypatch.setattr(replica, "FIRST_PAUSE", 0.02)
     monkeypatch.setattr(server_fleet, "LOOK_SECONDS", 0.01)
-    monkeypatch.setattr(server_app, "PLACES_SECONDS", 0.02)
+    monkeypatch.setattr(replicas_plugin, "PLACES_SECONDS", 0.02)
 
 
 @pytest.fixture
@@ -51,7 +51,7 @@ async def at(start_server: Start, connect: Connect, tmp_path: Path) -> SimpleNam
     membership = OwnedMembership(2, 2)
     engine = FleetEngine(link, FakeEngine, max_running=4, max_queue=8, membership=membership)
     clients, file = write_clients(tmp_path), tmp_path / "audit.jsonl"
-    app = await start_server(engine=engine, replicas=engine.members, clients=clients.path, audit=file)
+    app = await start_server(engine=engine, clients=clients.path, audit=file)
     stubs = connect(app)
 
     async def listed() -> dict[str, pb.Replica]:
