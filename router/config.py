@@ -77,9 +77,6 @@ class Settings(BaseSettings):
     metrics_compat: Literal["none", "vllm"] = Field(
         "none", description="names that gateways' endpoint pickers read, beside our own: vllm, or none"
     )
-    otlp_endpoint: str = Field(
-        "", description="OTLP collector (gRPC) of traces and metrics: a URL, or env for OTEL_*; empty: off"
-    )
     engine: str = Field(
         "torch", description="what runs the base: torch (our own engine), vllm (extra `vllm`) or a plugin's"
     )

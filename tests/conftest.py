@@ -60,10 +60,14 @@ Connect = Callable[..., SimpleNamespace]
 
 @pytest.fixture
 async def start_server() -> AsyncIterator[Start]:
-    """Start servers: `await start_server(engine=…, registry=…, router=…, **settings)`; stopped at the end."""
+    """Start servers: `await start_server(engine=…, registry=…, router=…, **settings)`; stopped at the end.
+
+    A setting NAME.KEY is a plugin's.
+    """
     from router.config import Settings
     from router.engine.fake import FakeEngine
     from router.plugins import Hooks, PluginHost
+    from router.plugins.tables import read_tables
     from router.server.app import ServerApp
     from tests.fakes import FakeRegistry, FakeRouter, adapter
 
@@ -92,7 +96,9 @@ async def start_server() -> AsyncIterator[Start]:
             engine = engine or FakeEngine()
             registry = registry or FakeRegistry(engine, [adapter("medical"), adapter("legal", "2.0.0")])
             router = router or FakeRouter(registry)
-            said = Settings(**{**defaults, **settings})
+            of_plugins = {name: value for name, value in settings.items() if "." in name}
+            own = {name: value for name, value in settings.items() if name not in of_plugins}
+            said = Settings(**{**defaults, **own})
             parts = {
                 "experiments": experiments,
                 "corrections": corrections,
@@ -102,7 +108,9 @@ async def start_server() -> AsyncIterator[Start]:
             if routing is not None:
                 parts["routing"] = routing
             if hooks is None:  # the built-in extensions, as every server has them
-                parts["hooks"] = Hooks(PluginHost([], built_in=True))
+                parts["hooks"] = Hooks(
+                    PluginHost([], tables=read_tables(Path(), {}, of_plugins), built_in=True)
+                )
             app = ServerApp(said, engine, registry, router, startup, **parts)
             router.on_vote = app.voted
             if before is not None:
