@@ -68,9 +68,6 @@ class Settings(BaseSettings):
         (),
         description="names by which HTTP, console and metrics are reached beside their address (comma list)",
     )
-    kserve: bool = Field(
-        False, description="serve the Open Inference Protocol (KServe, Triton) at the gRPC address, too"
-    )
     metrics_listen: str = Field(
         "127.0.0.1:9464", description="HTTP address of metrics and probes; empty: off"
     )

@@ -62,12 +62,12 @@ Connect = Callable[..., SimpleNamespace]
 async def start_server() -> AsyncIterator[Start]:
     """Start servers: `await start_server(engine=…, registry=…, router=…, **settings)`; stopped at the end.
 
-    A setting NAME.KEY is a plugin's.
+    A setting NAME.KEY is a plugin's, and so is one whose name is in `MOVED`.
     """
     from router.config import Settings
     from router.engine.fake import FakeEngine
     from router.plugins import Hooks, PluginHost
-    from router.plugins.tables import read_tables
+    from router.plugins.tables import MOVED, read_tables
     from router.server.app import ServerApp
     from tests.fakes import FakeRegistry, FakeRouter, adapter
 
@@ -96,7 +96,7 @@ async def start_server() -> AsyncIterator[Start]:
             engine = engine or FakeEngine()
             registry = registry or FakeRegistry(engine, [adapter("medical"), adapter("legal", "2.0.0")])
             router = router or FakeRouter(registry)
-            of_plugins = {name: value for name, value in settings.items() if "." in name}
+            of_plugins = {n: value for n, value in settings.items() if "." in n or n in MOVED}
             own = {name: value for name, value in settings.items() if name not in of_plugins}
             said = Settings(**{**defaults, **own})
             parts = {
