@@ -61,9 +61,6 @@ class Settings(BaseSettings):
         None, description="clients must show a certificate of this CA (PEM); none: they need none"
     )
     http_listen: str = Field("", description="HTTP address of OpenAI's API, HOST:PORT; empty: off")
-    console: bool = Field(
-        True, description="serve the console for operators at /console of the HTTP address, too"
-    )
     console_hosts: Annotated[tuple[str, ...], NoDecode] = Field(
         (),
         description="names by which HTTP, console and metrics are reached beside their address (comma list)",
