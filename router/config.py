@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -73,9 +72,6 @@ class Settings(BaseSettings):
     )
     engine: str = Field(
         "torch", description="what runs the base: torch (our own engine), vllm (extra `vllm`) or a plugin's"
-    )
-    vllm_args: Annotated[tuple[str, ...], NoDecode] = Field(
-        (), description="arguments of vLLM itself, KEY=VALUE, separated by spaces"
     )
     model: str = Field("smollm2-135m-instruct", description="base model: the default, a path or a hub id")
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = Field("auto", description="serving dtype")
@@ -321,12 +317,6 @@ class Settings(BaseSettings):
         return value
 
     @model_validator(mode="after")
-    def _vllms_arguments_have_vllm(self) -> Self:
-        if self.vllm_args and self.engine != "vllm":
-            raise ValueError("vllm_args is for the engine vllm: say that one, too (engine)")
-        return self
-
-    @model_validator(mode="after")
     def _replicas_have_a_place(self) -> Self:
         least, _ = self.replica_bounds
         if self.replica_addresses and bounds_of(self.replicas)[0]:
@@ -362,12 +352,6 @@ class Settings(BaseSettings):
         if not isinstance(said, list | tuple):
             return said
         return tuple(Path(one) if isinstance(one, str) and STORE not in one else one for one in said if one)
-
-    @field_validator("vllm_args", mode="before")
-    @classmethod
-    def _split_like_a_shell(cls, value: Any) -> Any:
-        """Values may be JSON, which holds commas: quotes keep them whole."""
-        return tuple(shlex.split(value)) if isinstance(value, str) else value
 
     @field_validator("require_signed", "console_hosts", "replica_addresses", mode="before")
     @classmethod

@@ -43,6 +43,7 @@ from router.plugins.tables import MOVED, NamesDisagree, Table, canonical
 
 log = logging.getLogger(__name__)
 SCAN_SECONDS = 0.2
+ENGINE_HOOKS = {"register_settings", "register_engines"}
 EXTENSIONS = Path(__file__).parents[1] / "extensions"
 Allowed = frozenset[str] | None  # names of plugins; None: all
 
@@ -168,6 +169,24 @@ class PluginHost:
                 raise ConfigError(plugin.disagreement)
             for text in plugin.loaded.renamed if plugin.loaded else ():
                 log.warning("%s", text)
+
+    def check_engine(self, engine: str) -> None:
+        """Raises ConfigError for settings of a plugin that is there for other engines than this one."""
+        for plugin in self._plugins():
+            names = [entry.name for entry in plugin.engines]
+            table = self._tables.get(canonical(plugin.name))
+            if (
+                table
+                and plugin.loaded
+                and names
+                and engine not in names
+                and plugin.loaded.hooks.keys() <= ENGINE_HOOKS
+            ):
+                first, which = table.values[0], " or ".join(names)
+                raise ConfigError(
+                    f"{first.name} (from {first.origin}) is for the engine {which}, and engine is {engine}: "
+                    f"set engine to {which}, or take {first.name} away"
+                )
 
     def registrations(self) -> tuple[Registration, ...]:
         """Classifiers in the order in which they are asked: by priority, then name."""

@@ -10,7 +10,7 @@ import difflib
 import json
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from enum import IntEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -26,7 +26,7 @@ ENV_PREFIX = "LORA_ROUTER_"
 BETWEEN = "__"  # of a table's name and a key, in the environment
 # Settings of the server that went to a built-in plugin, where they are old names of fields. They are known
 # here without the plugin, so that no command imports it for a name, and that a missing one can be named.
-MOVED = {"console": "console", "kserve": "kserve", "otlp_endpoint": "otel"}
+MOVED = {"console": "console", "kserve": "kserve", "otlp_endpoint": "otel", "vllm_args": "vllm"}
 
 
 class Place(IntEnum):
@@ -61,6 +61,15 @@ class Table:
 
     def __bool__(self) -> bool:
         return bool(self.values)
+
+    @classmethod
+    def of_json(cls, values: Sequence[Mapping[str, Any]]) -> Table:
+        """From what `to_json` returned."""
+        return cls([Value(**{**one, "place": Place(one["place"])}) for one in values])
+
+    def to_json(self) -> list[dict[str, Any]]:
+        """Plain values, for another process."""
+        return [asdict(one) for one in self.values]
 
 
 class NamesDisagree(ValueError):

@@ -80,6 +80,7 @@ FLAT: list[tuple[str, str, str, Any, Any]] = [  # name, in the environment, as t
     ("console", "off", "enabled", False, False),
     ("kserve", "yes", "enabled", True, True),
     ("otlp_endpoint", "env", "endpoint", "env", "env"),
+    ("vllm_args", "a=1 b='{\"c\": [1, 2]}'", "args", ["a=1", 'b={"c": [1, 2]}'], ("a=1", 'b={"c": [1, 2]}')),
 ]
 
 
