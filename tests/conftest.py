@@ -74,6 +74,7 @@ async def start_server() -> AsyncIterator[Start]:
     defaults = {
         "listen": "127.0.0.1:0",
         "metrics_listen": "",
+        "experiments": "",
         "drain_seconds": 1.0,
         "lame_duck_seconds": 0.05,
     }
@@ -88,7 +89,6 @@ async def start_server() -> AsyncIterator[Start]:
             experiments: Any = None,
             corrections: Any = None,
             routing: Any = None,
-            replicas: Any = None,
             hooks: Any = None,
             before: Any = None,
             **settings: Any,
@@ -99,20 +99,12 @@ async def start_server() -> AsyncIterator[Start]:
             of_plugins = {n: value for n, value in settings.items() if "." in n or n in MOVED}
             own = {name: value for name, value in settings.items() if name not in of_plugins}
             said = Settings(**{**defaults, **own})
-            parts = {
-                "experiments": experiments,
-                "corrections": corrections,
-                "replicas": replicas,
-                "hooks": hooks,
-            }
             if routing is not None:
-                parts["routing"] = routing
-            if hooks is None:  # the built-in extensions, as every server has them
-                parts["hooks"] = Hooks(
-                    PluginHost([], tables=read_tables(Path(), {}, of_plugins), built_in=True)
-                )
-            app = ServerApp(said, engine, registry, router, startup, **parts)
-            router.on_vote = app.voted
+                router.state = routing
+            if hooks is None:  # the built-in plugins, as every server has them
+                hooks = Hooks(PluginHost([], tables=read_tables(Path(), {}, of_plugins), built_in=True))
+            app = ServerApp(said, engine, registry, router, startup, hooks=hooks)
+            app.experiments, app.corrections, router.on_vote = experiments, corrections, app.voted
             if before is not None:
                 before(app)
             stack.push_async_callback(app.stop)

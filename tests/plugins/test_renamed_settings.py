@@ -131,7 +131,7 @@ def test_the_stronger_place_wins_whatever_the_name(
 
 def test_a_flat_name_of_a_plugin_that_is_gone_names_it(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
     write("none.txt", "")
-    monkeypatch.setattr("router.plugins.host.built_in_modules", list)
+    monkeypatch.setattr("router.plugins.host.built_in_modules", dict)
     with pytest.raises(
         ConfigError, match=r"otlp_endpoint \(from flag\) .* built-in plugin otel, .* not there"
     ):

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import sys
 import time
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from router.cli import flags
+from router.cli.command import CliError
+from router.errors import install_extra
 from router.experiments.cli import tables, wording
 from router.experiments.cli.create import Name
 from router.experiments.cli.wording import at, following, heading, since
@@ -49,6 +52,8 @@ def report(
     from router.cli.connect import connected
     from router.cli.output import print_json
 
+    if html and find_spec("jinja2") is None:
+        raise CliError(f"--html needs the package jinja2: {install_extra('console')}")
     with connected(server, timeout) as client:
         found = client.experiments.report(name, phase)
     if html:

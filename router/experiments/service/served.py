@@ -27,10 +27,7 @@ from router.experiments.service.outcomes import Intake, StoreThreads
 from router.experiments.service.service import ExperimentService, present_sight
 from router.ports import AdapterRegistry, Assignment, Force, Place, RequestRouter, Served, Watcher
 from router.server.call import present_client
-from router.server.grpc_adapter import GrpcServer
-from router.server.policy import ROWS
 from router.types import AdapterInfo, AdapterRef, Decision, Request
-from router.v1.experiments_pb2_grpc import add_ExperimentServiceServicer_to_server
 
 log = logging.getLogger(__name__)
 LOOP_SECONDS = 10.0  # for the event loop to come to a call
@@ -84,7 +81,7 @@ class ServedExperiments:
 
     @property
     def problem(self) -> str:
-        """As the port says."""
+        """Why they are off for now, as while their store is down; empty if all is well."""
         return self.live.availability.problem
 
     @property
@@ -96,16 +93,13 @@ class ServedExperiments:
 
     @property
     def metrics(self) -> Collector:
-        """As the port says."""
+        """Their numbers, read at every scrape."""
         return ExperimentMetrics(self.live)
 
-    def register(self, server: GrpcServer, registry: AdapterRegistry) -> None:
-        """As the port says."""
-        self.live.subscribe(WarmArms(registry))
-        service = self._service(self.live, registry)
-        server.add_service(add_ExperimentServiceServicer_to_server, service, ROWS)
-
-    def _service(self, live: Experiments, registry: AdapterRegistry) -> ExperimentService:
+    def service(self, registry: AdapterRegistry) -> ExperimentService:
+        """ExperimentService; versions of arms are kept in memory from now on. On the event loop."""
+        live = self.live
+        live.subscribe(WarmArms(registry))
         from_thread = RegistryOnLoop(registry, asyncio.get_running_loop())
         known = Known(
             from_thread.resolve, live.judges, live.classifiers, lambda one: present_sight().sees(one)

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import logging
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from router.access.recent import Recent
+from router.errors import install_extra
 from router.hookspecs import Formerly, RegisterHttp, RegisterSettings, hookimpl
 
 if TYPE_CHECKING:
     from router.server.app import ServerApp
+
+log = logging.getLogger(__name__)
 
 
 class Settings(BaseModel):
@@ -42,6 +47,9 @@ async def on_startup(server: ServerApp, settings: Settings) -> None:
 async def register_http(register: RegisterHttp, server: ServerApp) -> None:
     """Its pages, actions and files."""
     if server.recent is None:
+        return
+    if find_spec("jinja2") is None:
+        log.warning("no console: its pages need the package jinja2: %s", install_extra("console"))
         return
     from router.extensions.console.insight import Insight
     from router.extensions.console.pages import ENTRIES, ROWS, Console, routes

@@ -14,9 +14,9 @@ from router.client import AsyncClient, ClientError
 from router.config import Settings
 from router.engine.fake import FakeEngine
 from router.errors import ConfigError
-from router.experiments.compose import store_of
 from router.experiments.live.notices import Event, Notice, verify
 from router.experiments.model import ArmSpec, Kind, MetricSpec, Spec
+from router.experiments.plugin import store_of
 from tests.experiments.live.receiving import receiving
 
 pytestmark = pytest.mark.slow
@@ -107,7 +107,7 @@ async def test_from_plan_to_report_over_two_lives_of_a_server(serve):
     async with AsyncClient(composition.app.address, timeout=10) as client:
         again = [await client.generate("hello", max_tokens=3, unit=f"user-{i}") for i in range(12)]
         assert [a.decision.arm for a in again] == [a.decision.arm for a in answers]
-        await composition.experiments.live.recorder.flush()
+        await composition.app.experiments.live.recorder.flush()
         report = await client.experiments.report("same")
     assert sum(n.units for n in report.numbers) == 12
     assert sum(n.responses for n in report.numbers) == 24
@@ -120,7 +120,7 @@ async def test_a_webhook_is_told_by_the_whole_server(serve, monkeypatch):
     with receiving() as receiver:
         said = {"experiments_webhook": receiver.url, "experiments_webhook_secret": SECRET}
         composition, stop = await serve(**said)
-        live = composition.experiments.live
+        live = composition.app.experiments.live
         live.notifier.tell(Notice("same", 1, Event.PROMOTABLE, "new", "text", 1.0))
         await stop()
         ((_, headers, body),) = receiver.got
@@ -146,7 +146,7 @@ async def test_a_webhook_that_cannot_work_stops_the_start_and_names_no_secret(se
 
 async def test_off_says_how_to_turn_it_on(serve):
     composition, stop = await serve(experiments="")
-    assert composition.experiments is None
+    assert composition.app.experiments is None
     async with AsyncClient(composition.app.address, timeout=10) as client:
         with pytest.raises(ClientError, match="experiments are off"):
             await client.experiments.list()

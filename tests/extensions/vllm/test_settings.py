@@ -11,10 +11,11 @@ from typing import Any
 
 import pytest
 
-from router.cli.compose import base_lines, engine_of
+from router.cli.engines import engine_of
 from router.cli.fleet import replica_settings
 from router.cli.plugins import host_of
 from router.cli.settings import load_settings
+from router.cli.summary import base_lines
 from router.config import Settings
 from router.engine.base import Ability, BaseInfo
 from router.errors import ConfigError
