@@ -67,9 +67,6 @@ class Settings(BaseSettings):
     metrics_listen: str = Field(
         "127.0.0.1:9464", description="HTTP address of metrics and probes; empty: off"
     )
-    metrics_compat: Literal["none", "vllm"] = Field(
-        "none", description="names that gateways' endpoint pickers read, beside our own: vllm, or none"
-    )
     engine: str = Field(
         "torch", description="what runs the base: torch (our own engine), vllm (extra `vllm`) or a plugin's"
     )

@@ -26,7 +26,13 @@ ENV_PREFIX = "LORA_ROUTER_"
 BETWEEN = "__"  # of a table's name and a key, in the environment
 # Settings of the server that went to a built-in plugin, where they are old names of fields. They are known
 # here without the plugin, so that no command imports it for a name, and that a missing one can be named.
-MOVED = {"console": "console", "kserve": "kserve", "otlp_endpoint": "otel", "vllm_args": "vllm"}
+MOVED = {
+    "console": "console",
+    "kserve": "kserve",
+    "metrics_compat": "vllm_names",
+    "otlp_endpoint": "otel",
+    "vllm_args": "vllm",
+}
 
 
 class Place(IntEnum):

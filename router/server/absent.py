@@ -46,7 +46,6 @@ PARTS = {
     "experiments": "experiments",
     "shared_state": "sharing",
     "corrections": "corrections",
-    "metrics_compat": "vllm_names",
 }  # settings, and the built-in plugins that they are for
 
 

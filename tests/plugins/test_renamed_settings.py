@@ -79,6 +79,7 @@ def test_an_old_name_in_a_file_is_told_once_at_the_start(
 FLAT: list[tuple[str, str, str, Any, Any]] = [  # name, in the environment, as the flag gives it; field, value
     ("console", "off", "enabled", False, False),
     ("kserve", "yes", "enabled", True, True),
+    ("metrics_compat", "vllm", "metrics", "vllm", "vllm"),
     ("otlp_endpoint", "env", "endpoint", "env", "env"),
     ("vllm_args", "a=1 b='{\"c\": [1, 2]}'", "args", ["a=1", 'b={"c": [1, 2]}'], ("a=1", 'b={"c": [1, 2]}')),
 ]
