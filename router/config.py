@@ -116,15 +116,8 @@ class Settings(BaseSettings):
         description="adapter folders or stores (s3://BUCKET/KEY), watched; default ./adapters over the "
         "carried ones",
     )
-    mirror_seconds: float = Field(5.0, gt=0, description="how often stores of adapters are listed")
     mirror_dir: str = Field(
         "", description="folder of what is mirrored from stores, and its cache; empty: in the state folder"
-    )
-    mirror_cache_mb: int = Field(
-        8192, ge=0, description="files of stores that are kept by their digest beside what is mirrored"
-    )
-    mirror_wait_seconds: float = Field(
-        300.0, ge=0, description="most time for which a start waits until all of a store was mirrored once"
     )
     plugins_dir: Annotated[tuple[Path, ...], NoDecode] = Field(
         (), description="plugin folders, watched; default ./plugins over the carried ones"

@@ -30,6 +30,9 @@ MOVED = {
     "console": "console",
     "kserve": "kserve",
     "metrics_compat": "vllm_names",
+    "mirror_cache_mb": "mirrors",
+    "mirror_seconds": "mirrors",
+    "mirror_wait_seconds": "mirrors",
     "otlp_endpoint": "otel",
     "vllm_args": "vllm",
 }

@@ -80,6 +80,9 @@ FLAT: list[tuple[str, str, str, Any, Any]] = [  # name, in the environment, as t
     ("console", "off", "enabled", False, False),
     ("kserve", "yes", "enabled", True, True),
     ("metrics_compat", "vllm", "metrics", "vllm", "vllm"),
+    ("mirror_cache_mb", "9", "cache_mb", 9, 9),
+    ("mirror_seconds", "0.5", "seconds", 0.5, 0.5),
+    ("mirror_wait_seconds", "0.5", "wait_seconds", 0.5, 0.5),
     ("otlp_endpoint", "env", "endpoint", "env", "env"),
     ("vllm_args", "a=1 b='{\"c\": [1, 2]}'", "args", ["a=1", 'b={"c": [1, 2]}'], ("a=1", 'b={"c": [1, 2]}')),
 ]
