@@ -43,13 +43,13 @@ async def test_the_rest_works(
     shown = capsys.readouterr()
     assert (shown.err, "validate" in shown.out) == ("", True)
     assert ("learning-curve" in shown.out) == (absent != "training")
-    async with serving(http_listen="127.0.0.1:0", kserve=True) as (composition, client):
+    async with serving(http_listen="127.0.0.1:0", kserve=True) as (served, client):
         assert (await client.generate("one two", max_tokens=2)).text
         for name, path in (("openai", "/v1/models"), ("ofrep", "/ofrep/v1/evaluate/flags")):
-            status = (await got(composition.app, path)).status_code
+            status = (await got(served.server, path)).status_code
             assert (status == 404) == (name == absent)
-        assert ("inference.GRPCInferenceService" in composition.app.health.names) == (absent != "kserve")
+        assert ("inference.GRPCInferenceService" in served.server.health.names) == (absent != "kserve")
         listed = {plugin.name: plugin for plugin in await client.adapters.plugins()}
         assert sorted(listed) == sorted(name for name in NAMES if name != absent)
         assert [plugin.error for plugin in listed.values() if plugin.error] == []
-        assert composition.app.health.degraded == []
+        assert served.server.health.degraded == []

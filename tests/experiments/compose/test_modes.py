@@ -86,7 +86,7 @@ async def client(running):
 
 async def started(running: Composition, spec: Spec, age: float = 0.0):
     """The store, with the experiment running since `age` seconds."""
-    live = running.experiments.live
+    live = running.app.experiments.live
     phase = Phase(1, time.time() - age, "enrolment", "variant", spec)
     live.store.create(Experiment("trial", spec, Lifecycle.RUNNING, (phase,)))
     await live.refresh()
@@ -113,7 +113,7 @@ async def test_a_shadow_answers_beside_and_is_judged(running, client):
     found = await eventually(lambda: store.paired("trial", 1))
     assert {arm: pairs[:3] for arm, pairs in found.items()} == {"old": (1, 0, 0)}
     await client.generate("which chapter", max_tokens=8, unit="ann")
-    counts = running.experiments.live.counts.shadows
+    counts = running.app.experiments.live.counts.shadows
     await eventually(lambda: counts["trial", "old", "declined"])
     assert counts["trial", "old", "judged"] == 1
     assert store.data("trial", 1).buckets == ()
@@ -125,7 +125,7 @@ async def test_a_shadow_is_dropped_when_requests_need_its_row(running, client):
     running.app.engine.max_running = 1
     answer = await client.generate("which chapter", max_tokens=8, unit="ann")
     assert str(answer.decision.adapter) == "medical@1.3.0"
-    counts = running.experiments.live.counts.shadows
+    counts = running.app.experiments.live.counts.shadows
     await eventually(lambda: counts["trial", "old", "load"])
     assert store.paired("trial", 1) == {}
 
@@ -139,7 +139,7 @@ async def test_units_are_divided_between_routers(running, client):
         assert decision.experiment == "trial"
         answered.add((decision.arm, str(decision.adapter)))
     assert answered == {("control", "medical@1.3.0"), ("strict", "None")}
-    await running.experiments.live.recorder.flush()
+    await running.app.experiments.live.recorder.flush()
     await eventually(lambda: sum(b.exposed for b in store.triggered("trial", 1).buckets) == 12)
     digests = store.data("trial", 1).digests
     ends = {arm: {one.rpartition("/")[2] for one in found} for arm, found in digests.items()}
@@ -153,9 +153,9 @@ async def test_a_bandit_gets_its_epochs_weights(running, client):
     (entry,) = await eventually(lambda: [e for e in store.trail("trial") if e.act == REWEIGHT])
     assert entry.detail["epoch"] == 1
     weights = entry.detail["weights"]
-    await eventually(lambda: running.experiments.live.assigner.snapshot.all()[0].epochs)
+    await eventually(lambda: running.app.experiments.live.assigner.snapshot.all()[0].epochs)
     answer = await client.generate("which chapter", max_tokens=2, unit="ann")
-    await running.experiments.live.recorder.flush()
-    (one,) = running.experiments.live.assigner.snapshot.all()
+    await running.app.experiments.live.recorder.flush()
+    (one,) = running.app.experiments.live.assigner.snapshot.all()
     assert {arm.name: arm.weight for arm in one.at(time.time()).arms} == pytest.approx(weights)
     assert answer.decision.arm in weights
