@@ -89,6 +89,16 @@ def hookimpl(
 # -- settings and commands
 
 
+class Formerly:
+    """Old names of a setting: `path: Annotated[Path, Formerly("file")] = Path("log")` in the plugin's model.
+
+    They work wherever the new name does. One in a settings file is a warning.
+    """
+
+    def __init__(self, *names: str) -> None:
+        self.names = names
+
+
 class RegisterSettings(Protocol):
     """The callback given to `register_settings`."""
 
@@ -99,10 +109,14 @@ class RegisterSettings(Protocol):
 @hookspec
 def register_settings(register: RegisterSettings) -> None:
     """Call `register(Model)`: a pydantic model of the table [NAME] of lora-router.toml. NAME is the plugin's:
-    its file without `.py`, its folder, or its entry point.
+        its file without `.py`, its folder, or its entry point.
 
-    A field KEY is also set by `serve --set NAME.KEY=VALUE` and LORA_ROUTER_NAME__KEY, in this order of
-    strength: flag, environment, file, default. Other hooks get an instance of the model as `settings`.
+        A field KEY is also set by `serve --set NAME.KEY=VALUE` and LORA_ROUTER_NAME__KEY, in this order of
+    <<<<<<< HEAD
+        strength: flag, environment, file, default. `Formerly` gives a field old names.
+    =======
+        strength: flag, environment, file, default. Other hooks get an instance of the model as `settings`.
+    >>>>>>> main
     """
 
 

@@ -165,7 +165,10 @@ def register_checks(register):
 def test_built_in_plugins_are_listed_as_all_others(write: Write) -> None:
     write("one.py", CHECK.format("None"))
     found = {status.name: status for status in loaded().status()}
-    assert (found["vllm"].source, found["vllm"].hooks) == ("built-in", ("register_engines",))
+    assert (found["vllm"].source, found["vllm"].hooks) == (
+        "built-in",
+        ("register_engines", "register_settings"),
+    )
     assert (found["one"].source, found["one"].hooks) == ("file", ("register_checks",))
 
 

@@ -10,6 +10,7 @@ from router.config import Settings
 from router.engine.base import Prompt
 from router.errors import ConfigError
 from router.models import resolve_model
+from router.plugins.tables import canonical
 
 if TYPE_CHECKING:
     from router.replicas.link import Link, Security
@@ -18,17 +19,23 @@ if TYPE_CHECKING:
 OF_ENGINES = {  # settings that a replica goes by
     "model", "dtype", "quantize", "device", "native", "native_dir", "threads", "max_running", "max_queue",
     "max_step_tokens", "max_context", "cache_tokens", "prefix_cache", "slots", "max_rank", "host_memory_mb",
-    "vllm_args", "stall_seconds", "drain_seconds", "log_level",
+    "stall_seconds", "drain_seconds", "log_level",
 }  # fmt: skip
 
 
 def replica_settings(settings: Settings) -> dict[str, Any]:
-    """What a replica's engine goes by, and nothing of what else the server is told, such as secrets."""
+    """What a replica's engine goes by, and nothing of what else the server is told, such as secrets.
+
+    `tables` has that of the plugin called as the engine.
+    """
     unset = {"max_step_tokens"} - settings.model_fields_set  # vLLM has its own where nobody set it
     own = settings.model_dump(include=OF_ENGINES - unset)
     shared = not settings.ray and settings.engine == "torch"  # they share this machine's cores
     if shared and not settings.threads:
         own["threads"] = max(1, len(os.sched_getaffinity(0)) // settings.replica_bounds[1])
+    name = canonical(settings.engine)
+    if name in settings.tables:
+        own["tables"] = {name: settings.tables[name].to_json()}
     return own
 
 

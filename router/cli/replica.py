@@ -92,9 +92,12 @@ def replica(
         from pydantic import SecretStr
 
         from router.config import Settings
+        from router.plugins.tables import Table
 
         said = json.loads(sys.stdin.readline())
-        settings = Settings.model_construct(**said["settings"], replica_secret=SecretStr(said["secret"]))
+        tables = {name: Table.of_json(values) for name, values in said["settings"].pop("tables", {}).items()}
+        made = Settings.model_construct(**said["settings"], replica_secret=SecretStr(said["secret"]))
+        settings = made.with_tables(tables)
         engine, fake, forsaken = said["engine"], said["fake"], said["forsaken_seconds"]
     else:
         from router.cli.settings import load_settings, parse_sets

@@ -36,6 +36,7 @@ from router.plugins.tables import SettingsRegistrar, Table
 
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
+    from pydantic import BaseModel
 
 LOAD_SECONDS = 30.0
 MODULE_PREFIX = "lora_router_plugin_"
@@ -100,6 +101,9 @@ class Loaded:
     checks: tuple[Check, ...] = ()
     metrics: CollectorRegistry | None = None
     warnings: tuple[str, ...] = ()
+    renamed: tuple[str, ...] = ()  # warnings of old names of its settings
+    settings: BaseModel | None = None  # an instance of the model that it registered
+    origins: Mapping[str, str] = field(default_factory=dict)  # of the fields that are set
     version: str = ""
     digest: str = ""  # sha256 of a file's bytes, or of a folder's files; hex
     module: str = ""  # its key in sys.modules if it is ours to drop
@@ -227,16 +231,13 @@ def collect(plugin: object, name: str, table: Table | None = None) -> Loaded:
     """
     kept = getattr(plugin, "Plugin", None)
     found, warnings = _hooks_of(name, [plugin, *([kept()] if isinstance(kept, type) else [])])
-    settings: object = None
+    registrar = SettingsRegistrar(name, table)
     if "register_settings" in found:
-        registrar = SettingsRegistrar(name, table)
         found["register_settings"](register=registrar)
-        settings = registrar.settings
     elif table:
-        warnings.append(
-            f"its settings are not used, since it registers none: {', '.join(sorted(table.values))}"
-        )
-    hooks = {hook: replace(impl, settings=settings) for hook, impl in found.items()}
+        unused = ", ".join(sorted(one.key for one in table.values))
+        warnings.append(f"its settings are not used, since it registers none: {unused}")
+    hooks = {hook: replace(impl, settings=registrar.settings) for hook, impl in found.items()}
     classifiers, judges = Registrar(name), JudgeRegistrar(name)
     engines, sources, checks = Entries[EngineEntry](), Entries[SourceEntry](), list[Check]()
 
@@ -274,6 +275,9 @@ def collect(plugin: object, name: str, table: Table | None = None) -> Loaded:
         tuple(checks),
         registry,
         tuple(warnings),
+        tuple(registrar.renamed),
+        registrar.settings,
+        registrar.origins,
     )
 
 

@@ -208,7 +208,7 @@ async def test_headers_and_names_of_the_environment(
     monkeypatch.setenv("OTEL_RESOURCE_ATTRIBUTES", "deployment.environment.name=test")
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_HEADERS", "authorization=Bearer%20x")
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", collector.url)
-    stubs = connect(await traced(otlp_endpoint="env"))
+    stubs = connect(await traced(**{"otel.endpoint": "env"}))
     await stubs.inference.Generate(ask())
     await collector.tree("chat auto")
     assert collector.resource["service.name"] == "answers"
