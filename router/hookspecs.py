@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from router.classifiers.contract import Classifier
     from router.config import Settings
     from router.engine.base import Engine
+    from router.experiments.report.model import Report
     from router.judging import Judge
     from router.server.app import ServerApp
     from router.server.http import Route
@@ -189,6 +190,23 @@ class RegisterSource(Protocol):
 @hookspec
 def register_adapter_sources(register: RegisterSource, settings: Any) -> None:
     """Call `register("hub", HubSource)`: `lora-router adapters add hub:NAME` then asks it."""
+
+
+# -- experiments
+
+WriteReport = Callable[["Report"], "str | bytes"]
+
+
+class RegisterReportFormat(Protocol):
+    """The callback given to `register_report_formats`."""
+
+    def __call__(self, name: str, write: WriteReport) -> None:
+        """`write(report)` returns the content of a file."""
+
+
+@hookspec
+def register_report_formats(register: RegisterReportFormat, settings: Any) -> None:
+    """Call `register("md", write)`: `lora-router experiments report NAME --write FILE.md` then calls it."""
 
 
 # -- who calls, and what is served. `server` has what an implementation needs: `server.settings`, `.registry`,

@@ -53,3 +53,14 @@ async def test_the_rest_works(
         assert sorted(listed) == [name for name in NAMES if name != absent]
         assert [plugin.error for plugin in listed.values() if plugin.error] == []
         assert composition.app.health.degraded == []
+
+
+@pytest.mark.parametrize("absent", ["experiments_page"], indirect=True)
+def test_a_page_is_refused_without_its_extension(
+    absent: str, write: Write, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write("none.txt", "")
+    assert run(["experiments", "report", "trial", "--html", "trial.html"]) == 2
+    assert (
+        "a report as html needs the extension experiments_page, which is not there" in capsys.readouterr().err
+    )

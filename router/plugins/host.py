@@ -32,6 +32,7 @@ from router.plugins.loader import (
     Hook,
     Loaded,
     LoadError,
+    ReportFormat,
     SourceEntry,
     describe,
     forget,
@@ -155,6 +156,10 @@ class PluginHost:
     def sources(self) -> dict[str, SourceEntry]:
         """Adapter sources of plugins by scheme; the first of a scheme counts."""
         return {e.name: e for plugin in reversed(self._plugins()) for e in plugin.sources}
+
+    def report_formats(self) -> dict[str, ReportFormat]:
+        """Forms of experiments' reports by name; the first of a name counts."""
+        return {e.name: e for plugin in reversed(self._plugins()) for e in plugin.report_formats}
 
     def check_tables(self) -> None:
         """Raises ConfigError for settings of a plugin that is nowhere, with the nearest name."""
@@ -298,10 +303,16 @@ class Plugin:
         return self.loaded.sources if self.loaded else ()
 
     @property
-    def entries(self) -> Iterator[tuple[str, EngineEntry | SourceEntry]]:
-        """Both, with what they are called."""
+    def report_formats(self) -> tuple[ReportFormat, ...]:
+        """Forms of reports that the working version registered."""
+        return self.loaded.report_formats if self.loaded else ()
+
+    @property
+    def entries(self) -> Iterator[tuple[str, EngineEntry | SourceEntry | ReportFormat]]:
+        """All that have names, with what they are called."""
         yield from (("engine", entry) for entry in self.engines)
         yield from (("adapter source", entry) for entry in self.sources)
+        yield from (("report format", entry) for entry in self.report_formats)
 
     def hook(self, name: str) -> Hook | None:
         """Its implementation of a hook."""

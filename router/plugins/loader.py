@@ -29,7 +29,16 @@ from router import hookspecs
 from router.classifiers import isolation
 from router.classifiers.isolation import StillRunning, call_in_thread
 from router.classifiers.registration import Registrar, Registration
-from router.hookspecs import LIMITS, Check, FindBase, Limits, MakeEngine, MakeSource, MakeStore
+from router.hookspecs import (
+    LIMITS,
+    Check,
+    FindBase,
+    Limits,
+    MakeEngine,
+    MakeSource,
+    MakeStore,
+    WriteReport,
+)
 from router.plugins.judges import JudgeRegistrar, JudgeRegistration
 from router.plugins.tables import SettingsRegistrar, Table
 
@@ -87,6 +96,14 @@ class SourceEntry:
     store: MakeStore | None
 
 
+@dataclass(frozen=True, slots=True)
+class ReportFormat:
+    """A form of experiments' reports that a plugin registered."""
+
+    name: str
+    write: WriteReport
+
+
 @dataclass(frozen=True, eq=False, slots=True)
 class Loaded:
     """A plugin that works: its hooks, what it registered, and what is odd about it."""
@@ -96,6 +113,7 @@ class Loaded:
     judges: tuple[JudgeRegistration, ...] = ()
     engines: tuple[EngineEntry, ...] = ()
     sources: tuple[SourceEntry, ...] = ()
+    report_formats: tuple[ReportFormat, ...] = ()
     checks: tuple[Check, ...] = ()
     metrics: CollectorRegistry | None = None
     warnings: tuple[str, ...] = ()
@@ -244,18 +262,23 @@ def collect(plugin: object, name: str, table: Table | None = None) -> Loaded:
     hooks = {hook: replace(impl, settings=settings) for hook, impl in found.items()}
     classifiers, judges = Registrar(name), JudgeRegistrar(name)
     engines, sources, checks = Entries[EngineEntry](), Entries[SourceEntry](), list[Check]()
+    formats = Entries[ReportFormat]()
 
     def add_engine(name: str, make: MakeEngine, base: FindBase | None = None) -> None:
-        engines.add("engine", EngineEntry(name, make, base))
+        engines.add("engine", EngineEntry(name, make, base), make)
 
     def add_source(scheme: str, source: MakeSource, store: MakeStore | None = None) -> None:
-        sources.add("scheme", SourceEntry(scheme, source, store))
+        sources.add("scheme", SourceEntry(scheme, source, store), source)
+
+    def add_format(name: str, write: WriteReport) -> None:
+        formats.add("report format", ReportFormat(name, write), write)
 
     registrars: dict[str, Any] = {
         "register_classifiers": classifiers,
         "register_judges": judges,
         "register_engines": add_engine,
         "register_adapter_sources": add_source,
+        "register_report_formats": add_format,
         "register_checks": checks.append,
     }
     for hook, register in registrars.items():
@@ -267,7 +290,7 @@ def collect(plugin: object, name: str, table: Table | None = None) -> Loaded:
 
         registry = CollectorRegistry()
         hooks["register_metrics"](registry=registry)
-    registered = (*classifiers.registrations, *judges.registrations, *engines, *sources, *checks)
+    registered = (*classifiers.registrations, *judges.registrations, *engines, *sources, *formats, *checks)
     if hooks.keys() <= registrars.keys() and not registered:
         warnings.append("it registers no classifier and no judge, nor anything else")
     return Loaded(
@@ -276,25 +299,29 @@ def collect(plugin: object, name: str, table: Table | None = None) -> Loaded:
         tuple(judges.registrations),
         tuple(engines),
         tuple(sources),
+        tuple(formats),
         tuple(checks),
         registry,
         tuple(warnings),
     )
 
 
-E = TypeVar("E", EngineEntry, SourceEntry)
+E = TypeVar("E", EngineEntry, SourceEntry, ReportFormat)
 
 
 class Entries(list[E], Generic[E]):
     """What a plugin registered by name."""
 
-    def add(self, what: str, entry: E) -> None:
-        """Raises ValueError for a name that is none, and for one that is there; TypeError for no function."""
+    def add(self, what: str, entry: E, made: object) -> None:
+        """`made` is what the entry stands for.
+
+        Raises ValueError for a name that is none, and for one that is there; TypeError where `made` is no
+        function.
+        """
         if not isinstance(entry.name, str) or not NAME_FORM.fullmatch(entry.name):
             raise ValueError(
                 f"{what} {entry.name!r}: use a-z, 0-9, '_' and '-', starting with a letter or digit"
             )
-        made = entry.make if isinstance(entry, EngineEntry) else entry.source
         if not callable(made):
             raise TypeError(f"{what} {entry.name!r}: register() got a {type(made).__name__}, not a function")
         if any(other.name == entry.name for other in self):
