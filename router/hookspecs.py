@@ -14,7 +14,8 @@ lora-router.toml, as an instance of the model that it registered, or None.
 | register_authenticators    |                           |                                            |
 | on_shutdown                | once in a server's life   | a line in the log                          |
 | rewrite_request            | for each request          | the rewriting, or the request (`required`) |
-| on_decision, on_answer     | in a thread of the plugin | the record                                 |
+| on_decision, on_answer,    | in a thread of the plugin | the record                                 |
+| on_report                  |                           |                                            |
 
 Whatever it costs shows in `lora-router plugins list` and, while it lasts, under `degraded` of /readyz.
 A plugin file that changes while the server runs is loaded again: its old version gets `on_shutdown`, its new
@@ -389,3 +390,12 @@ def on_decision(record: DecisionRecord, settings: Any) -> None:
 @hookspec
 def on_answer(record: AnswerRecord, settings: Any) -> None:
     """Called for each answer when it has ended, in the same thread as `on_decision`."""
+
+
+@hookspec
+def on_report(report: Report, server: ServerApp, settings: Any) -> None:
+    """Called in the same thread with the report of each look at a running experiment, every 10 s.
+
+    `report` is a `router.experiments.report.model.Report`: its `verdict`, `arms`, `checks`, and `audit`, what
+    was done so far. Every server that has the experiment's database looks.
+    """

@@ -30,6 +30,8 @@ from router.types import (
 if TYPE_CHECKING:
     from prometheus_client.registry import Collector
 
+    from router.experiments.report.model import Report
+    from router.experiments.store.port import Store
     from router.server.grpc_adapter import GrpcServer
 
 
@@ -405,6 +407,20 @@ class Experiments(Protocol):
 
 class ServedExperiments(Experiments, Protocol):
     """The same with what a server shows of them. Whoever made them starts and closes them."""
+
+    @property
+    def store(self) -> Store:
+        """What is kept of them."""
+        ...
+
+    def observe(self, observer: Callable[[Report], None]) -> None:
+        """Have `observer` called with the report of each look at a running experiment, in a thread; it must
+        not block and not raise."""
+        ...
+
+    async def rest(self) -> None:
+        """Judge no running experiment any more, and wait for what is being judged, for seconds at most."""
+        ...
 
     @property
     def problem(self) -> str:

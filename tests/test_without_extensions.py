@@ -9,6 +9,7 @@ import pytest
 
 from router.cli import plugins
 from router.cli.main import run
+from router.errors import ConfigError
 from router.plugins import host
 from tests.test_hookspecs import Write, got, serving, write
 
@@ -64,3 +65,11 @@ def test_a_page_is_refused_without_its_extension(
     assert (
         "a report as html needs the extension experiments_page, which is not there" in capsys.readouterr().err
     )
+
+
+@pytest.mark.parametrize("absent", ["experiments_notices"], indirect=True)
+async def test_a_webhook_is_refused_without_its_extension(absent: str, write: Write) -> None:
+    write("none.txt", "")
+    with pytest.raises(ConfigError, match="needs the extension experiments_notices, which is not there"):
+        async with serving(experiments="auto", experiments_webhook="http://127.0.0.1:1/hook"):
+            pass

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 AUTO = "auto"
 FILE = "experiments.db"
+NOTICES = "experiments_notices"
 
 
 def store_of(settings: Settings, state: Path | None = None) -> Store | None:
@@ -48,9 +49,8 @@ def experiments_of(
     settings: Settings, engine: Engine, router: Router, plugins: PluginHost, state: Path | None = None
 ) -> ServedExperiments | None:
     """Not started yet; None where experiments are off. Raises ConfigError."""
-    from router.experiments.live.notices import Notifier
-
-    notifier = Notifier(*webhook_of(settings))
+    if settings.experiments_webhook and NOTICES not in {plugin.name for plugin in plugins.status()}:
+        raise ConfigError(f"experiments_webhook needs the extension {NOTICES}, which is not there")
     store = store_of(settings, state)
     if store is None:
         return None
@@ -63,18 +63,11 @@ def experiments_of(
         look_seconds=settings.experiments_look_seconds,
         base_digest=lambda: engine.info.served_digest,
         router_digest=router.digest,
-        notifier=notifier,
         flush_seconds=settings.flush_seconds,
     )
     live.classifiers = lambda: [r.name for r in plugins.registrations()]
     live.judges = plugins.judges
     return ServedExperiments(live)
-
-
-def webhook_of(settings: Settings) -> tuple[str, str]:
-    """Where notices go, and the secret that they are signed with; empty where there is none."""
-    secret = settings.experiments_webhook_secret
-    return settings.experiments_webhook or "", secret.get_secret_value() if secret else ""
 
 
 def add_modes(

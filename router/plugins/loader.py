@@ -48,7 +48,7 @@ if TYPE_CHECKING:
 LOAD_SECONDS = 30.0
 MODULE_PREFIX = "lora_router_plugin_"
 HOOKS = tuple(name for name in vars(hookspecs) if hasattr(vars(hookspecs)[name], f"{hookspecs.NAME}_spec"))
-OBSERVERS = ("on_decision", "on_answer")
+OBSERVERS = {"on_decision": "record", "on_answer": "record", "on_report": "report"}  # and what they get
 # No place to tell of a fault.
 OURS = frozenset(
     {Path(__file__).parent, Path(isolation.__file__).parent, Path(hookspecs.__file__).parent / "server"}

@@ -24,6 +24,7 @@ from router.plugins.loader import OBSERVERS, Hook, Loaded, describe
 from router.types import Request
 
 if TYPE_CHECKING:
+    from router.experiments.report.model import Report
     from router.ports import End
     from router.server.app import ServerApp
     from router.types import Decision
@@ -103,10 +104,10 @@ class Running:
 
 
 class Observer:
-    """Calls a plugin's `on_decision` and `on_answer` in a thread of its own, in the order of the records."""
+    """Calls a plugin's observers in a thread of its own, in the order of the records."""
 
-    def __init__(self, running: Running) -> None:
-        self._running = running
+    def __init__(self, running: Running, server: ServerApp | None) -> None:
+        self._running, self._server = running, server
         self._waiting: queue.SimpleQueue[tuple[str, Callable[[], object]] | None] = queue.SimpleQueue()
         self.dropped = self.observed = 0
         self._thread = threading.Thread(target=self._run, name=f"observe {running.plugin.name}", daemon=True)
@@ -130,7 +131,7 @@ class Observer:
         while (item := self._waiting.get()) is not None:
             hook, make = item
             try:
-                self._running.loaded.hooks[hook](record=make())
+                self._running.loaded.hooks[hook](**{OBSERVERS[hook]: make()}, server=self._server)
             except BaseException as error:
                 self._running.fault(hook, error)
             self.observed += 1
@@ -159,6 +160,8 @@ class Hooks:
         await self.host.pick_up()
         await self._follow()
         self.host.refreshed = self._follow
+        if server.experiments is not None:
+            server.experiments.observe(self.reported)
 
     async def register(self, name: str, registering: Callable[[Running], Registering]) -> None:
         """Call a hook that registers with the server: of built-in plugins, then of the others.
@@ -182,6 +185,8 @@ class Hooks:
     async def shutdown(self) -> None:
         """Call `on_shutdown`, of those that started last first, after their records."""
         self.host.refreshed = None
+        if self._server is not None and self._server.experiments is not None:
+            await self._server.experiments.rest()
         try:
             async with asyncio.timeout(SHUTDOWN_SECONDS):
                 for running in reversed(tuple(self._running.values())):
@@ -209,7 +214,7 @@ class Hooks:
                 running.started = True
                 await self._life(running, "on_startup")
                 if not running.failed and any(hook in version.hooks for hook in OBSERVERS):
-                    running.observer = Observer(running)
+                    running.observer = Observer(running, self._server)
             if self._ready and not running.readied:
                 running.readied = True
                 if not running.failed:
@@ -318,6 +323,12 @@ class Hooks:
         for running in self._observers.get("on_decision", ()):
             if running.observer is not None:
                 running.observer.put("on_decision", lambda: decision_record(now, request, decision))
+
+    def reported(self, report: Report) -> None:
+        """A look at a running experiment. From any thread."""
+        for running in self._observers.get("on_report", ()):
+            if running.observer is not None:
+                running.observer.put("on_report", lambda: report)
 
     def watcher(self, request: Request, decision: Decision) -> Watching | None:
         """What tells `on_answer` how the answer ends; None where nobody asks."""

@@ -29,7 +29,6 @@ from router.experiments.live.assigner import (
     running_of,
 )
 from router.experiments.live.guardian import LOOK_SECONDS, Guardian, Judge
-from router.experiments.live.notices import Notifier
 from router.experiments.live.recorder import FLUSH_SECONDS, Availability, Recorder
 from router.experiments.model import BASE, SERVER_KEYS, Experiment, Exposure, Lifecycle, Outcome, SegmentSpec
 from router.experiments.sight import Sight
@@ -62,15 +61,12 @@ class Experiments:
         judge: Judge | None = None,
         base_digest: Callable[[], str] = str,
         router_digest: Callable[[RouterVariant | None], str] = lambda _: "",
-        notifier: Notifier | None = None,
         flush_seconds: float = FLUSH_SECONDS,
     ) -> None:
-        self.store, self.counts, self.notifier = store, Counts(), notifier or Notifier()
+        self.store, self.counts = store, Counts()
         self.availability, self.assigner = Availability(), Assigner()
         self.recorder = Recorder(store, self.availability, self.counts)
-        self.guardian = Guardian(
-            store, self.assigner, self.counts, self.refresh, judge, look_seconds, self.notifier
-        )
+        self.guardian = Guardian(store, self.assigner, self.counts, self.refresh, judge, look_seconds)
         self.known: tuple[Experiment, ...] = ()  # all, as they were read last
         self.routers: ChooseRouter | None = None
         self.beside: list[Callable[[Served], Watcher | None]] = []
@@ -84,11 +80,7 @@ class Experiments:
         self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
-        """Read what runs and follow it. A store that is down stops nobody: it is tried again.
-
-        Raises ConfigError where notices cannot be sent.
-        """
-        self.notifier.start()
+        """Read what runs and follow it. A store that is down stops nobody: it is tried again."""
         self.recorder.start()
         first = asyncio.create_task(self._attempt(), name="experiments")
         await asyncio.wait({first}, timeout=START_SECONDS)
@@ -99,11 +91,10 @@ class Experiments:
         ]
 
     async def close(self) -> None:
-        """Stop following, send what is to be told, write what is queued: in `flush_seconds` altogether."""
+        """Stop following, and write what is queued: in `flush_seconds` altogether."""
         end = time.monotonic() + self._flush_seconds
         await leave_tasks(self._tasks)
-        await self.guardian.close()
-        await self.notifier.close()
+        await self.guardian.rest()
         await self.recorder.close(max(1.0, end - time.monotonic()))
         await asyncio.to_thread(self.store.close)
 

@@ -25,6 +25,7 @@ from router.experiments.report.build import report
 from router.experiments.report.model import Report
 from router.experiments.service.outcomes import Intake, StoreThreads
 from router.experiments.service.service import ExperimentService, present_sight
+from router.experiments.store.port import Store
 from router.ports import AdapterRegistry, Assignment, Force, Place, RequestRouter, Served, Watcher
 from router.server.call import present_client
 from router.server.grpc_adapter import GrpcServer
@@ -81,6 +82,19 @@ class ServedExperiments:
     def places(self, request: Request) -> Sequence[Place]:
         """As the port says."""
         return self.live.places(request)
+
+    @property
+    def store(self) -> Store:
+        """As the port says."""
+        return self.live.store
+
+    def observe(self, observer: Callable[[Report], None]) -> None:
+        """As the port says."""
+        self.live.guardian.observers.append(observer)
+
+    async def rest(self) -> None:
+        """As the port says."""
+        await self.live.guardian.rest()
 
     @property
     def problem(self) -> str:
@@ -189,11 +203,6 @@ class ExperimentMetrics(Collector):
         shadows = "Shadow answers and what came of them."
         yield _counter("shadows", shadows, (*ARM, "result"), counts.shadows)
         yield _counter("acts", "What rules did by themselves.", ("experiment", "act"), counts.acts)
-        yield _counter(
-            "notices", "What was told of experiments.", ("experiment", "event"), live.notifier.told
-        )
-        deliveries = "What became of notices on their way to the webhook."
-        yield _counter("notice_deliveries", deliveries, ("result",), live.notifier.deliveries)
         yield _counter("outcomes", "Outcomes of clients.", ("status",), counts.outcomes)
         yield _counter("lost", "Records that were not kept.", ("kind",), counts.lost)
         running = len(live.assigner.snapshot.all())
