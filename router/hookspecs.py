@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from router.classifiers.contract import Classifier
     from router.config import Settings
     from router.engine.base import Engine
+    from router.experiments.modes import MakeMode
     from router.experiments.report.model import Report
     from router.judging import Judge
     from router.server.app import ServerApp
@@ -208,6 +209,21 @@ class RegisterReportFormat(Protocol):
 @hookspec
 def register_report_formats(register: RegisterReportFormat, settings: Any) -> None:
     """Call `register("md", write)`: `lora-router experiments report NAME --write FILE.md` then calls it."""
+
+
+class RegisterExperimentMode(Protocol):
+    """The callback given to `register_experiment_modes`."""
+
+    def __call__(self, name: str, make: MakeMode) -> None:
+        """`make(live, router)` returns a `router.experiments.modes.ExperimentMode` when a server starts.
+
+        `name` is `bandit`: experiments of this mode.
+        """
+
+
+@hookspec
+def register_experiment_modes(register: RegisterExperimentMode, settings: Any) -> None:
+    """Call `register("bandit", make)`: what `make` returns divides the units of bandits, and judges them."""
 
 
 # -- who calls, and what is served. `server` has what an implementation needs: `server.settings`, `.registry`,

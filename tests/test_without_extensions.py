@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import sys
+import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from router.cli import plugins
 from router.cli.main import run
+from router.client import ClientError
 from router.errors import ConfigError
+from router.experiments.model import ArmSpec, Experiment, Kind, Lifecycle, MetricSpec, Mode, Phase, Spec
 from router.plugins import host
 from tests.test_hookspecs import Write, got, serving, write
 
@@ -73,3 +77,35 @@ async def test_a_webhook_is_refused_without_its_extension(absent: str, write: Wr
     with pytest.raises(ConfigError, match="needs the extension experiments_notices, which is not there"):
         async with serving(experiments="auto", experiments_webhook="http://127.0.0.1:1/hook"):
             pass
+
+
+PLAN = Spec(
+    hypothesis="none",
+    route="base",
+    arms=(ArmSpec("control", 0.5), ArmSpec("new", 0.5)),
+    control="control",
+    primary=MetricSpec("liked", Kind.PROPORTION),
+)
+NEEDING = {"experiments_bandit": ("a bandit", replace(PLAN, mode=Mode.BANDIT))}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("absent", NEEDING, indirect=True)
+async def test_an_experiment_is_kept_and_not_served_without_its_extension(absent: str, write: Write) -> None:
+    write("none.txt", "")
+    what, spec = NEEDING[absent]
+    missing = f"{what} needs the extension {absent}, which is not there"
+    async with serving(experiments="auto") as (composition, client):
+        with pytest.raises(ClientError, match=missing):
+            await client.experiments.create("new", spec)
+        phase = Phase(1, time.time() - 9000, "enrolment", "variant", spec)
+        stored = Experiment("kept", spec, Lifecycle.RUNNING, (phase,), etag="1")
+        composition.experiments.store.create(stored)
+        await composition.experiments.live.refresh()
+        assert (await client.generate("one two", max_tokens=2, unit="ann")).decision.experiment == ""
+        assert [one.name for one in await client.experiments.list()] == ["kept"]
+        assert f"not served: {missing}" in composition.experiments.live.assigner.warnings("kept")
+        report = await client.experiments.report("kept")
+        assert [one.arm for one in report.numbers] == ["control", "new"]
+        assert report.verdict.decision == "undecided"
+        assert (await client.experiments.stop("kept")).spec == spec

@@ -80,4 +80,4 @@ def add_modes(
 
     answers = ShadowAnswers(app.pipeline.complete, app.registry, engine.status)
     panel = JudgePanel(plugins.judges, partial(EngineBase, engine))
-    served.modes = Modes(served.live, router, answers, panel.judge)
+    served.modes = Modes(served.live, router, answers, panel.judge, plugins.experiment_modes())

@@ -20,6 +20,7 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import EntryPoint
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from router import hookspecs
 from router.classifiers.isolation import await_in_thread
@@ -32,6 +33,7 @@ from router.plugins.loader import (
     Hook,
     Loaded,
     LoadError,
+    ModeEntry,
     ReportFormat,
     SourceEntry,
     describe,
@@ -41,6 +43,9 @@ from router.plugins.loader import (
     load_file,
 )
 from router.plugins.tables import Table, canonical
+
+if TYPE_CHECKING:
+    from router.experiments.modes import MakeMode
 
 log = logging.getLogger(__name__)
 SCAN_SECONDS = 0.2
@@ -160,6 +165,10 @@ class PluginHost:
     def report_formats(self) -> dict[str, ReportFormat]:
         """Forms of experiments' reports by name; the first of a name counts."""
         return {e.name: e for plugin in reversed(self._plugins()) for e in plugin.report_formats}
+
+    def experiment_modes(self) -> dict[str, MakeMode]:
+        """What makes the modes of experiments, by name; the first of a name counts."""
+        return {e.name: e.make for plugin in reversed(self._plugins()) for e in plugin.modes}
 
     def check_tables(self) -> None:
         """Raises ConfigError for settings of a plugin that is nowhere, with the nearest name."""
@@ -308,11 +317,17 @@ class Plugin:
         return self.loaded.report_formats if self.loaded else ()
 
     @property
-    def entries(self) -> Iterator[tuple[str, EngineEntry | SourceEntry | ReportFormat]]:
+    def modes(self) -> tuple[ModeEntry, ...]:
+        """Modes of experiments that the working version registered."""
+        return self.loaded.modes if self.loaded else ()
+
+    @property
+    def entries(self) -> Iterator[tuple[str, EngineEntry | SourceEntry | ReportFormat | ModeEntry]]:
         """All that have names, with what they are called."""
         yield from (("engine", entry) for entry in self.engines)
         yield from (("adapter source", entry) for entry in self.sources)
         yield from (("report format", entry) for entry in self.report_formats)
+        yield from (("experiment mode", entry) for entry in self.modes)
 
     def hook(self, name: str) -> Hook | None:
         """Its implementation of a hook."""

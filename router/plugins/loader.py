@@ -15,7 +15,7 @@ import re
 import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec, SourceFileLoader
 from importlib.metadata import EntryPoint
@@ -44,6 +44,8 @@ from router.plugins.tables import SettingsRegistrar, Table
 
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
+
+    from router.experiments.modes import MakeMode
 
 LOAD_SECONDS = 30.0
 MODULE_PREFIX = "lora_router_plugin_"
@@ -84,16 +86,21 @@ class EngineEntry:
 
     name: str
     make: MakeEngine
-    base: FindBase | None
+    base: FindBase | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class SourceEntry:
     """A scheme of adapter sources that a plugin registered."""
 
-    name: str
+    scheme: str
     source: MakeSource
-    store: MakeStore | None
+    store: MakeStore | None = None
+
+    @property
+    def name(self) -> str:
+        """As other entries have it."""
+        return self.scheme
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +109,14 @@ class ReportFormat:
 
     name: str
     write: WriteReport
+
+
+@dataclass(frozen=True, slots=True)
+class ModeEntry:
+    """A mode of experiments that a plugin registered."""
+
+    name: str
+    make: MakeMode
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -114,6 +129,7 @@ class Loaded:
     engines: tuple[EngineEntry, ...] = ()
     sources: tuple[SourceEntry, ...] = ()
     report_formats: tuple[ReportFormat, ...] = ()
+    modes: tuple[ModeEntry, ...] = ()
     checks: tuple[Check, ...] = ()
     metrics: CollectorRegistry | None = None
     warnings: tuple[str, ...] = ()
@@ -261,24 +277,16 @@ def collect(plugin: object, name: str, table: Table | None = None) -> Loaded:
         )
     hooks = {hook: replace(impl, settings=settings) for hook, impl in found.items()}
     classifiers, judges = Registrar(name), JudgeRegistrar(name)
-    engines, sources, checks = Entries[EngineEntry](), Entries[SourceEntry](), list[Check]()
-    formats = Entries[ReportFormat]()
-
-    def add_engine(name: str, make: MakeEngine, base: FindBase | None = None) -> None:
-        engines.add("engine", EngineEntry(name, make, base), make)
-
-    def add_source(scheme: str, source: MakeSource, store: MakeStore | None = None) -> None:
-        sources.add("scheme", SourceEntry(scheme, source, store), source)
-
-    def add_format(name: str, write: WriteReport) -> None:
-        formats.add("report format", ReportFormat(name, write), write)
-
+    engines, sources = Entries("engine", EngineEntry), Entries("scheme", SourceEntry)
+    formats, modes = Entries("report format", ReportFormat), Entries("experiment mode", ModeEntry)
+    checks: list[Check] = []
     registrars: dict[str, Any] = {
         "register_classifiers": classifiers,
         "register_judges": judges,
-        "register_engines": add_engine,
-        "register_adapter_sources": add_source,
-        "register_report_formats": add_format,
+        "register_engines": engines.add,
+        "register_adapter_sources": sources.add,
+        "register_report_formats": formats.add,
+        "register_experiment_modes": modes.add,
         "register_checks": checks.append,
     }
     for hook, register in registrars.items():
@@ -290,7 +298,15 @@ def collect(plugin: object, name: str, table: Table | None = None) -> Loaded:
 
         registry = CollectorRegistry()
         hooks["register_metrics"](registry=registry)
-    registered = (*classifiers.registrations, *judges.registrations, *engines, *sources, *formats, *checks)
+    registered = (
+        *classifiers.registrations,
+        *judges.registrations,
+        *engines,
+        *sources,
+        *formats,
+        *modes,
+        *checks,
+    )
     if hooks.keys() <= registrars.keys() and not registered:
         warnings.append("it registers no classifier and no judge, nor anything else")
     return Loaded(
@@ -300,32 +316,41 @@ def collect(plugin: object, name: str, table: Table | None = None) -> Loaded:
         tuple(engines),
         tuple(sources),
         tuple(formats),
+        tuple(modes),
         tuple(checks),
         registry,
         tuple(warnings),
     )
 
 
-E = TypeVar("E", EngineEntry, SourceEntry, ReportFormat)
+E = TypeVar("E", EngineEntry, SourceEntry, ReportFormat, ModeEntry)
 
 
 class Entries(list[E], Generic[E]):
-    """What a plugin registered by name."""
+    """What a plugin registered by name; `what` it is, in words, and its class."""
 
-    def add(self, what: str, entry: E, made: object) -> None:
-        """`made` is what the entry stands for.
+    def __init__(self, what: str, kind: type[E]) -> None:
+        super().__init__()
+        self._what = what
+        self._kind: type[E] = kind
 
-        Raises ValueError for a name that is none, and for one that is there; TypeError where `made` is no
-        function.
+    def add(self, *args: Any, **named: Any) -> None:
+        """The `register` of a hook: the fields of an entry, a name and a function first.
+
+        Raises ValueError for a name that is none, and for one that is there; TypeError for no function.
         """
+        entry = self._kind(*args, **named)
         if not isinstance(entry.name, str) or not NAME_FORM.fullmatch(entry.name):
             raise ValueError(
-                f"{what} {entry.name!r}: use a-z, 0-9, '_' and '-', starting with a letter or digit"
+                f"{self._what} {entry.name!r}: use a-z, 0-9, '_' and '-', starting with a letter or digit"
             )
+        made = getattr(entry, fields(entry)[1].name)
         if not callable(made):
-            raise TypeError(f"{what} {entry.name!r}: register() got a {type(made).__name__}, not a function")
+            raise TypeError(
+                f"{self._what} {entry.name!r}: register() got a {type(made).__name__}, not a function"
+            )
         if any(other.name == entry.name for other in self):
-            raise ValueError(f"{what} {entry.name!r} is registered twice")
+            raise ValueError(f"{self._what} {entry.name!r} is registered twice")
         self.append(entry)
 
 

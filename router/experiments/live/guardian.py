@@ -52,11 +52,11 @@ class Guardian:
         assigner: Assigner,
         counts: Counts,
         refresh: Callable[[], Awaitable[None]],
-        judge: Judge | None = None,
+        judge: Judge,
         look_seconds: float = LOOK_SECONDS,
     ) -> None:
         self._store, self._assigner, self._counts, self._refresh = store, assigner, counts, refresh
-        self._judge = judge or self._report
+        self._judge = judge
         self._look_seconds = look_seconds
         self.observers: list[Callable[[Report], None]] = []  # called with each report, in the look's thread
         self._looks: set[asyncio.Future[Look]] = set()
@@ -116,11 +116,6 @@ class Guardian:
         for observer in self.observers:
             observer(seen)
         return Look(report, act)
-
-    def _report(self, name: str) -> Report:
-        from router.experiments.report.build import report  # numpy, only where something is judged
-
-        return report(self._store, name, now=time.time(), points=0)
 
 
 def act_on(report: Report, now: float) -> Act | None:

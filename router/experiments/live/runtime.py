@@ -31,6 +31,8 @@ from router.experiments.live.assigner import (
 from router.experiments.live.guardian import LOOK_SECONDS, Guardian, Judge
 from router.experiments.live.recorder import FLUSH_SECONDS, Availability, Recorder
 from router.experiments.model import BASE, SERVER_KEYS, Experiment, Exposure, Lifecycle, Outcome, SegmentSpec
+from router.experiments.modes import MISSING, ExperimentMode, needed
+from router.experiments.report.model import Report
 from router.experiments.sight import Sight
 from router.experiments.store.port import Store
 from router.ports import AdapterRegistry, End, Exposed, Place, RequestRouter, Served, Watcher
@@ -66,8 +68,11 @@ class Experiments:
         self.store, self.counts = store, Counts()
         self.availability, self.assigner = Availability(), Assigner()
         self.recorder = Recorder(store, self.availability, self.counts)
-        self.guardian = Guardian(store, self.assigner, self.counts, self.refresh, judge, look_seconds)
+        self.guardian = Guardian(
+            store, self.assigner, self.counts, self.refresh, judge or self.judged, look_seconds
+        )
         self.known: tuple[Experiment, ...] = ()  # all, as they were read last
+        self.modes: Mapping[str, ExperimentMode] | None = None  # of plugins; None: whatever a plan needs
         self.routers: ChooseRouter | None = None
         self.beside: list[Callable[[Served], Watcher | None]] = []
         self.judges: Callable[[], Collection[str]] | None = None  # names that plans may use; None: any
@@ -113,21 +118,39 @@ class Experiments:
                 return
             self.known = known
             self.assigner.use(running)
-            self._warn_of_holdouts()
+            self._warn_of_unserved()
         for changed in self._changed:
             changed(self.assigner.snapshot)
 
     def _read(self) -> tuple[tuple[Experiment, ...], list[Running]]:
         with self.availability.calling("read"):
             known = self.store.list()
-            found = [running_of(one, self._salt, self._holdout) for one in known]
+            served = [one for one in known if not self._missing(one)]
+            found = [running_of(one, self._salt, self._holdout) for one in served]
         return known, [one for one in found if one is not None]
 
-    def _warn_of_holdouts(self) -> None:
+    def _missing(self, one: Experiment) -> str:
+        """Why an experiment is not served: its plugin is not there. Empty if it is served."""
+        mode = needed(one.spec)
+        return "" if self.modes is None or mode in ("", *self.modes) else f"not served: {MISSING[mode]}"
+
+    def _warn_of_unserved(self) -> None:
         for one in self.known:
-            problem = holdout_problem(one.spec, self._holdout)
+            problem = self._missing(one) or holdout_problem(one.spec, self._holdout)
             if problem and one.state is Lifecycle.RUNNING:
                 self.assigner.suspect(one.name, problem)
+
+    def judged(self, name: str) -> Report:
+        """The report of the last phase, without points. Blocks. Raises as `report.build.report`."""
+        return self.reported(name, points=False)
+
+    def reported(self, name: str, phase: int = 0, points: bool = True) -> Report:
+        """The report of a phase, 0 the last one. Blocks. Raises as `report.build.report`."""
+        from router.experiments.report.build import POINTS, report  # numpy, only where something is judged
+
+        judges = {mode: one.judge for mode, one in (self.modes or {}).items()}
+        most = POINTS if points else 0
+        return report(self.store, name, phase, now=time.time(), points=most, judges=judges)
 
     def _salt(self, purpose: str) -> str:
         """Kept for ever by the store, so asked for once."""

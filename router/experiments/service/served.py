@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from concurrent.futures import TimeoutError as NotInTime
 from typing import Any, ParamSpec, TypeVar
@@ -13,15 +12,14 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from router.errors import StoreDown, Unavailable
-from router.experiments.live.bandit import Epochs
-from router.experiments.live.routers import Routers, VariantRouter
+from router.experiments.live.routers import Routers
 from router.experiments.live.runtime import Experiments, WarmArms
 from router.experiments.live.shadow import AskJudge, ShadowAnswers, Shadows
 from router.experiments.management.manager import Manager
 from router.experiments.management.plans import Known, arm_warnings, plan_warnings
 from router.experiments.management.promotion import Promoter
 from router.experiments.model import Experiment
-from router.experiments.report.build import report
+from router.experiments.modes import ExperimentMode, MakeMode, VariantRouter
 from router.experiments.report.model import Report
 from router.experiments.service.outcomes import Intake, StoreThreads
 from router.experiments.service.service import ExperimentService, present_sight
@@ -122,15 +120,13 @@ class ServedExperiments:
     def _service(self, live: Experiments, registry: AdapterRegistry) -> ExperimentService:
         from_thread = RegistryOnLoop(registry, asyncio.get_running_loop())
         known = Known(
-            from_thread.resolve, live.judges, live.classifiers, lambda one: present_sight().sees(one)
+            from_thread.resolve,
+            live.judges,
+            live.classifiers,
+            lambda one: present_sight().sees(one),
+            None if live.modes is None else live.modes.keys,
         )
         manager = Manager(live.store, known)
-
-        def judged(experiment: Experiment) -> Report:
-            return report(live.store, experiment.name, now=time.time(), points=0)
-
-        def reported(name: str, phase: int) -> Report:
-            return report(live.store, name, phase, now=time.time())
 
         async def changed() -> None:
             try:
@@ -151,8 +147,8 @@ class ServedExperiments:
 
         return ExperimentService(
             manager,
-            Promoter(manager, from_thread, judged),
-            reported,
+            Promoter(manager, from_thread, lambda experiment: live.judged(experiment.name)),
+            live.reported,
             Intake(live.recorder, lambda: live.known, self._threads, refused),
             self._threads,
             changed,
@@ -161,29 +157,48 @@ class ServedExperiments:
 
 
 class Modes:
-    """What experiments do beside a plain split: shadow arms, other routers and bandits, hooked into `live`.
+    """What experiments do beside a plain split: shadow arms, other routers, and the modes of plugins, hooked
+    into `live`.
 
     `start` and `close` on the event loop, `close` before that of `live`.
     """
 
     def __init__(
-        self, live: Experiments, router: VariantRouter, answers: ShadowAnswers, judge: AskJudge
+        self,
+        live: Experiments,
+        router: VariantRouter,
+        answers: ShadowAnswers,
+        judge: AskJudge,
+        modes: Mapping[str, MakeMode],
     ) -> None:
         self._shadows = Shadows(live, answers, judge)
         self._routers = Routers(live, router)
-        self._epochs = Epochs(live)
+        live.modes = self._modes = dict(_made(live, router, modes))
         live.routers = self._routers.choose
-        live.beside += [self._routers.beside, self._shadows]
+        live.beside += [*(mode.beside for mode in self._modes.values()), self._routers.beside, self._shadows]
 
     def start(self) -> None:
-        """Follow the clock of bandits."""
-        self._epochs.start()
+        """Begin what runs beside requests."""
+        for mode in self._modes.values():
+            mode.start()
 
     async def close(self) -> None:
         """Drop what is under way."""
-        await self._epochs.close()
+        for mode in self._modes.values():
+            await mode.close()
         await self._routers.close()
         await self._shadows.close()
+
+
+def _made(
+    live: Experiments, router: VariantRouter, modes: Mapping[str, MakeMode]
+) -> Iterator[tuple[str, ExperimentMode]]:
+    """One that cannot be made is left out, and logged."""
+    for name, make in modes.items():
+        try:
+            yield name, make(live, router)
+        except Exception:
+            log.exception("the mode %s of experiments cannot be made", name)
 
 
 class ExperimentMetrics(Collector):

@@ -1,4 +1,4 @@
-"""Shadow arms, router experiments and bandits of a whole server: all is real but the engine."""
+"""Shadow arms and router experiments of a whole server: all is real but the engine."""
 
 import asyncio
 import dataclasses
@@ -13,7 +13,6 @@ from router.client import AsyncClient
 from router.config import Settings
 from router.engine.fake import FakeEngine
 from router.experiments.model import ArmSpec, Experiment, Kind, Lifecycle, MetricSpec, Mode, Phase, Spec
-from router.experiments.report.source import REWEIGHT
 from router.types import AdapterRef, RouterVariant
 from tests.cli.tiny import MODULES, write_adapter
 
@@ -145,17 +144,3 @@ async def test_units_are_divided_between_routers(running, client):
     ends = {arm: {one.rpartition("/")[2] for one in found} for arm, found in digests.items()}
     variant = RouterVariant(threshold=0.9)
     assert ends == {"control": {running.router.digest()}, "strict": {running.router.digest(variant)}}
-
-
-async def test_a_bandit_gets_its_epochs_weights(running, client):
-    spec = dataclasses.replace(SPEC, mode=Mode.BANDIT, epoch=3600.0)
-    store = await started(running, spec, age=5400.0)
-    (entry,) = await eventually(lambda: [e for e in store.trail("trial") if e.act == REWEIGHT])
-    assert entry.detail["epoch"] == 1
-    weights = entry.detail["weights"]
-    await eventually(lambda: running.experiments.live.assigner.snapshot.all()[0].epochs)
-    answer = await client.generate("which chapter", max_tokens=2, unit="ann")
-    await running.experiments.live.recorder.flush()
-    (one,) = running.experiments.live.assigner.snapshot.all()
-    assert {arm.name: arm.weight for arm in one.at(time.time()).arms} == pytest.approx(weights)
-    assert answer.decision.arm in weights

@@ -54,7 +54,7 @@ class Kit:
         self.store.create(experiment(spec=spec))
         self.live = Experiments(self.store, base_digest=lambda: "base", router_digest=self.router.digest)
         self.live.recorder.start()
-        self.modes = Modes(self.live, self.router, None, None)
+        self.modes = Modes(self.live, self.router, None, None, {})
 
     async def choose(self, **fields):
         return await self.live.routers(request(**fields), self.router, True)
