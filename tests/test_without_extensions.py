@@ -15,6 +15,7 @@ from router.client import ClientError
 from router.errors import ConfigError
 from router.experiments.model import ArmSpec, Experiment, Kind, Lifecycle, MetricSpec, Mode, Phase, Spec
 from router.plugins import host
+from router.types import RouterVariant
 from tests.test_hookspecs import Write, got, serving, write
 
 __all__ = ["write"]
@@ -86,7 +87,11 @@ PLAN = Spec(
     control="control",
     primary=MetricSpec("liked", Kind.PROPORTION),
 )
-NEEDING = {"experiments_bandit": ("a bandit", replace(PLAN, mode=Mode.BANDIT))}
+ROUTERS = (ArmSpec("control", 0.5), ArmSpec("new", 0.5, router=RouterVariant(threshold=0.9)))
+NEEDING = {
+    "experiments_bandit": ("a bandit", replace(PLAN, mode=Mode.BANDIT)),
+    "experiments_routers": ("a router experiment", replace(PLAN, route="", arms=ROUTERS)),
+}
 
 
 @pytest.mark.slow

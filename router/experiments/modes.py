@@ -15,8 +15,11 @@ if TYPE_CHECKING:
     from router.ports import RequestRouter, Served, Watcher
     from router.types import Decision, Heard, Request, RouterVariant
 
-BANDIT = "bandit"
-MISSING = {BANDIT: "a bandit needs the extension experiments_bandit, which is not there"}
+BANDIT, ROUTERS = "bandit", "routers"
+MISSING = {
+    BANDIT: "a bandit needs the extension experiments_bandit, which is not there",
+    ROUTERS: "a router experiment needs the extension experiments_routers, which is not there",
+}
 """Why an experiment is refused without the mode that it needs."""
 
 
@@ -71,4 +74,6 @@ Judges = Mapping[str, JudgeMode]  # by the name of their mode
 
 def needed(spec: Spec) -> str:
     """The mode of a plugin that a plan needs; empty if it needs none."""
-    return BANDIT if spec.mode is Mode.BANDIT else ""
+    if spec.mode is Mode.BANDIT:
+        return BANDIT
+    return "" if spec.route or spec.mode is Mode.HOLDOUT else ROUTERS

@@ -162,7 +162,7 @@ def _mode(spec: Spec, known: Known) -> Iterator[FieldViolation]:
     if spec.mode is Mode.SHADOW and known.judges is not None and spec.judge not in known.judges():
         yield FieldViolation("judge", _not_known(spec.judge, known.judges()))
     if known.modes is not None and (mode := needed(spec)) and mode not in known.modes():
-        yield FieldViolation("mode", MISSING[mode])
+        yield FieldViolation("mode" if spec.mode is not Mode.SPLIT else "route", MISSING[mode])
     if spec.mode is Mode.BANDIT:
         most = 1 / max(len(spec.arms), 1)
         if not 0 < spec.floor <= most:

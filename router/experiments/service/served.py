@@ -12,14 +12,13 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from router.errors import StoreDown, Unavailable
-from router.experiments.live.routers import Routers
 from router.experiments.live.runtime import Experiments, WarmArms
 from router.experiments.live.shadow import AskJudge, ShadowAnswers, Shadows
 from router.experiments.management.manager import Manager
 from router.experiments.management.plans import Known, arm_warnings, plan_warnings
 from router.experiments.management.promotion import Promoter
 from router.experiments.model import Experiment
-from router.experiments.modes import ExperimentMode, MakeMode, VariantRouter
+from router.experiments.modes import ROUTERS, ExperimentMode, MakeMode, VariantRouter
 from router.experiments.report.model import Report
 from router.experiments.service.outcomes import Intake, StoreThreads
 from router.experiments.service.service import ExperimentService, present_sight
@@ -157,8 +156,7 @@ class ServedExperiments:
 
 
 class Modes:
-    """What experiments do beside a plain split: shadow arms, other routers, and the modes of plugins, hooked
-    into `live`.
+    """What experiments do beside a plain split: shadow arms, and the modes of plugins, hooked into `live`.
 
     `start` and `close` on the event loop, `close` before that of `live`.
     """
@@ -172,10 +170,10 @@ class Modes:
         modes: Mapping[str, MakeMode],
     ) -> None:
         self._shadows = Shadows(live, answers, judge)
-        self._routers = Routers(live, router)
         live.modes = self._modes = dict(_made(live, router, modes))
-        live.routers = self._routers.choose
-        live.beside += [*(mode.beside for mode in self._modes.values()), self._routers.beside, self._shadows]
+        if ROUTERS in self._modes:
+            live.routers = self._modes[ROUTERS].choose
+        live.beside += [*(mode.beside for mode in self._modes.values()), self._shadows]
 
     def start(self) -> None:
         """Begin what runs beside requests."""
@@ -186,7 +184,6 @@ class Modes:
         """Drop what is under way."""
         for mode in self._modes.values():
             await mode.close()
-        await self._routers.close()
         await self._shadows.close()
 
 

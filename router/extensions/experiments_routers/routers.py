@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from router.experiments.live.assigner import Assignment
 from router.experiments.live.runtime import Experiments, leave_tasks
 from router.experiments.model import BASE, Disagreement
-from router.experiments.modes import VariantRouter
+from router.experiments.modes import ExperimentMode, VariantRouter
 from router.ports import End, RequestRouter, Served, Watcher
 from router.types import Decision, Heard, Request
 
@@ -30,8 +30,8 @@ class _Pending:
     heard: Heard = field(default_factory=dict)
 
 
-class Routers:
-    """`Experiments.routers`, and one of `Experiments.beside`."""
+class Routers(ExperimentMode):
+    """The mode `routers` of a server's experiments."""
 
     def __init__(self, live: Experiments, router: VariantRouter) -> None:
         self._live, self._router = live, router
