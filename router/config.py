@@ -13,7 +13,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-import platformdirs
 from pydantic import Field, PrivateAttr, SecretStr, field_validator, model_validator
 from pydantic_settings import (
     BaseSettings,
@@ -23,6 +22,7 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
+from router.folders import state_folder
 from router.types import Continuity, Keeping
 
 CONFIG_FILE = "lora-router.toml"
@@ -280,8 +280,7 @@ class Settings(BaseSettings):
 
     def mirror_folder(self, url: str = "") -> Path:
         """Where the store at `url` is mirrored; without one, where all mirrors and their cache are."""
-        state = Path(platformdirs.user_state_dir("lora-router", appauthor=False))
-        root = Path(self.mirror_dir) if self.mirror_dir else state / "mirrors"
+        root = Path(self.mirror_dir) if self.mirror_dir else state_folder() / "mirrors"
         return root / hashlib.sha256(url.rstrip("/").encode()).hexdigest()[:16] if url else root
 
     @property

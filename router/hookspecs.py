@@ -2,13 +2,15 @@
 
 A plugin implements a hook by a function of the hook's name under `@hookimpl`, with any of the arguments that
 the hook has here. Each hook but `register_settings` has the argument `settings`: the plugin's own table of
-lora-router.toml, as an instance of the model that it registered, or None.
+lora-router.toml, as an instance of the model that it registered, or None. A plugin that keeps something
+between its hooks has them as methods of a class `Plugin`, of which an object is made for each server.
 
 | hooks                      | called                    | an exception costs                         |
 |----------------------------|---------------------------|--------------------------------------------|
 | other register_*           | when the plugin is loaded | the plugin, or its new version             |
 | register_commands          | by the command line       | the plugin's commands                      |
-| on_startup, on_ready       | once in a server's life   | the plugin's other hooks below this line   |
+| on_startup, on_load,       | once in a server's life   | the plugin's other hooks below this line   |
+| on_loaded, on_ready        |                           |                                            |
 | register_services,         | once in a server's life,  | what that hook registers, and the          |
 | register_http,             | after on_startup          | plugin's other hooks below this line       |
 | register_authenticators    |                           |                                            |
@@ -19,8 +21,8 @@ lora-router.toml, as an instance of the model that it registered, or None.
 
 Whatever it costs shows in `lora-router plugins list` and, while it lasts, under `degraded` of /readyz.
 A plugin file that changes while the server runs is loaded again: its old version gets `on_shutdown`, its new
-one `on_startup` and `on_ready`. Engines, adapter sources, commands, services, routes and authenticators are
-taken at the next start.
+one `on_startup`, `on_load`, `on_loaded` and `on_ready`. Engines, adapter sources, commands, services, routes
+and authenticators are taken at the next start.
 """
 
 from __future__ import annotations
@@ -236,10 +238,18 @@ def register_experiment_modes(register: RegisterExperimentMode, settings: Any) -
 class RegisterServices(Protocol):
     """The callback given to `register_services`."""
 
-    def __call__(self, add: Callable[[Any, Any], None], servicer: Any, rows: Mapping[str, Policy]) -> None:
+    def __call__(
+        self,
+        add: Callable[[Any, Any], None],
+        servicer: Any,
+        rows: Mapping[str, Policy],
+        problem: Callable[[], str] | None = None,
+    ) -> None:
         """`add` is the generated `add_...Servicer_to_server`. The methods of `servicer` get the request and
         the `router.server.call.Call`. `rows` has the `router.server.policy.Policy` of each method, by
-        /SERVICE/METHOD.
+        /SERVICE/METHOD. `problem()` says why the service cannot work for now, '' while it can: health
+        answers NOT_SERVING for it, and `degraded` shows the text. It runs on the event loop and must not
+        block.
 
         Raises ConfigError for a method without a row, and for one that is served already.
         """
@@ -318,9 +328,20 @@ def register_checks(register: RegisterCheck, settings: Any) -> None:
 def on_startup(server: ServerApp, settings: Any) -> Awaitable[None] | None:
     """Called before the server listens and loads the base, at most 30 s long; may be `async`.
 
-    `server.settings`, `.engine`, `.registry` and `.metrics` are there. A function that is not `async` runs
-    in a thread.
+    `server.settings`, `.engine`, `.registry`, `.metrics` and `.state_dir` are there. It may set what the
+    server is to use: `server.experiments` (`router.ports.Experiments`: who decides on arms), `.tracing`
+    (`router.server.tracing.Tracing`). A function that is not `async` runs in a thread.
     """
+
+
+@hookspec
+def on_load(server: ServerApp, settings: Any) -> Awaitable[None] | None:
+    """Called as `on_startup`, while the base is loaded; adapters are read when all plugins have returned."""
+
+
+@hookspec
+def on_loaded(server: ServerApp, settings: Any) -> Awaitable[None] | None:
+    """Called as `on_startup`, when base, adapters and classifiers are loaded and no request is let in yet."""
 
 
 @hookspec

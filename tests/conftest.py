@@ -70,6 +70,7 @@ async def start_server() -> AsyncIterator[Start]:
     defaults = {
         "listen": "127.0.0.1:0",
         "metrics_listen": "",
+        "experiments": "",
         "drain_seconds": 1.0,
         "lame_duck_seconds": 0.05,
     }
@@ -84,7 +85,6 @@ async def start_server() -> AsyncIterator[Start]:
             experiments: Any = None,
             corrections: Any = None,
             routing: Any = None,
-            replicas: Any = None,
             hooks: Any = None,
             before: Any = None,
             **settings: Any,
@@ -93,18 +93,12 @@ async def start_server() -> AsyncIterator[Start]:
             registry = registry or FakeRegistry(engine, [adapter("medical"), adapter("legal", "2.0.0")])
             router = router or FakeRouter(registry)
             said = Settings(**{**defaults, **settings})
-            parts = {
-                "experiments": experiments,
-                "corrections": corrections,
-                "replicas": replicas,
-                "hooks": hooks,
-            }
             if routing is not None:
-                parts["routing"] = routing
-            if hooks is None:  # the built-in extensions, as every server has them
-                parts["hooks"] = Hooks(PluginHost([], built_in=True))
-            app = ServerApp(said, engine, registry, router, startup, **parts)
-            router.on_vote = app.voted
+                router.state = routing
+            if hooks is None:  # the built-in plugins, as every server has them
+                hooks = Hooks(PluginHost([], built_in=True))
+            app = ServerApp(said, engine, registry, router, startup, hooks=hooks)
+            app.experiments, app.corrections, router.on_vote = experiments, corrections, app.voted
             if before is not None:
                 before(app)
             stack.push_async_callback(app.stop)

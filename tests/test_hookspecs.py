@@ -16,10 +16,13 @@ import grpc
 import httpx2
 import pytest
 from google.protobuf.wrappers_pb2 import StringValue
+from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
+from grpc_health.v1.health_pb2_grpc import HealthStub
 
 from router import hookimpl
 from router.access.clients import hash_of
-from router.cli.compose import Composition, engine_of
+from router.cli.compose import Composition
+from router.cli.engines import engine_of
 from router.cli.plugins import host_of
 from router.cli.settings import load_settings
 from router.client import AsyncClient
@@ -178,7 +181,9 @@ def test_built_in_plugins_are_listed_as_all_others(write: Write) -> None:
 
 def test_a_core_without_extensions_does_without_them(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
     write("one.py", CHECK.format("None"))
-    monkeypatch.setattr("router.plugins.host.built_in_modules", lambda: ["router.extensions.absent"])
+    monkeypatch.setattr(
+        "router.plugins.host.built_in_modules", lambda: {"router.extensions.absent": Path("absent.py")}
+    )
     host = loaded()
     assert "ModuleNotFoundError" in status_of(host, "absent").error
     with pytest.raises(ConfigError, match=r"engine .* is 'vllm', and there are torch"):
@@ -341,6 +346,44 @@ async def test_a_changed_plugin_is_ended_and_started_again(write: Write, tmp_pat
     assert "ready again" in (tmp_path / "calls").read_text()
 
 
+STEPS = """
+from pathlib import Path
+
+class Plugin:
+    def __init__(self):
+        self.steps = []
+
+    @hookimpl
+    async def on_startup(self, server):
+        self.steps.append(("startup", server.address))
+
+    @hookimpl
+    def on_load(self, server):
+        self.steps.append(("load", server.address != ""))
+
+    @hookimpl
+    def on_loaded(self, server):
+        self.steps.append(("loaded", server.ready.is_set(), server.engine._started))
+
+    @hookimpl
+    def on_shutdown(self, server):
+        Path("steps").write_text(repr(self.steps))
+"""
+
+
+async def test_a_plugins_object_follows_the_steps_of_a_start(write: Write, tmp_path: Path) -> None:
+    write("steps.py", STEPS)
+    async with serving():
+        pass
+    steps = [("startup", ""), ("load", True), ("loaded", False, True)]
+    assert (tmp_path / "steps").read_text() == repr(steps)
+
+
+def test_a_hook_is_a_function_or_a_method(write: Write) -> None:
+    write("both.py", STEPS + "@hookimpl\ndef on_load(server): ...\n")
+    assert "on_load is implemented twice" in status_of(loaded(), "both").error
+
+
 async def test_a_plugin_that_fails_at_start_costs_itself(write: Write) -> None:
     write("bad.py", "@hookimpl\nasync def on_startup(server):\n    raise ValueError('no disk')\n")
     write("worse.py", "@hookimpl\ndef on_startup(server):\n    raise SystemExit(3)\n")
@@ -443,7 +486,9 @@ async def test_a_service_and_a_route_are_served(
         (info / "entry_points.txt").write_text("[lora_router]\ndoors = some_doors\n")
         settings["installed_plugins"] = "doors"
     elif source == "built-in":
-        monkeypatch.setattr("router.plugins.host.built_in_modules", lambda: ["some_doors"])
+        monkeypatch.setattr(
+            "router.plugins.host.built_in_modules", lambda: {"some_doors": Path("some_doors.py")}
+        )
     try:
         async with serving(**settings) as (composition, _):
             assert await said_by(composition.app, "hi") == f"{source} hi"
@@ -452,6 +497,19 @@ async def test_a_service_and_a_route_are_served(
             assert "example.Echo" in composition.app.health.names
     finally:
         sys.modules.pop("some_doors", None)
+
+
+async def test_a_service_that_cannot_work_is_not_serving_and_the_rest_is(write: Write) -> None:
+    problem = "{'/example.Echo/Say': INFER}, problem=lambda: 'it is too loud'"
+    write("loud.py", SERVICE.replace('{"/example.Echo/Say": INFER}', problem))
+    async with serving() as (composition, _):
+        async with grpc.aio.insecure_channel(composition.app.address) as channel:
+            health = HealthStub(channel)
+            states = [
+                (await health.Check(HealthCheckRequest(service=name))).status for name in ("", "example.Echo")
+            ]
+        assert states == [HealthCheckResponse.SERVING, HealthCheckResponse.NOT_SERVING]
+        assert composition.app.health.degraded == ["it is too loud"]
 
 
 @pytest.mark.parametrize(
@@ -676,6 +734,14 @@ async def test_the_example_of_the_page_logs_and_counts(
     monkeypatch.setenv("LORA_ROUTER_DECISIONS__FILE", "today.jsonl")
     assert await asyncio.to_thread(run, ["decided"]) == 0
     assert capsys.readouterr().out.split()[-2:] == ["1", "base"]
+
+
+async def test_the_check_of_the_page_counts(write: Write) -> None:
+    write("slow.py", example("slow.py").replace("> 10", "> -1"))
+    async with serving() as (composition, client):
+        await client.generate("one two", max_tokens=2)
+        told = ["plugin slow: 1 answers took more than 10 s"]
+        await until(lambda: composition.app.health.degraded == told, 5)
 
 
 async def test_the_mask_of_the_page_masks(write: Write) -> None:

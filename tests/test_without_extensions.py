@@ -9,31 +9,31 @@ from pathlib import Path
 
 import pytest
 
-from router.cli import plugins
+from router import built_in
 from router.cli.main import run
 from router.client import ClientError
 from router.errors import ConfigError
 from router.experiments.model import ArmSpec, Experiment, Kind, Lifecycle, MetricSpec, Mode, Phase, Spec
-from router.plugins import host
 from router.types import RouterVariant
 from tests.test_hookspecs import Write, got, serving, write
 
 __all__ = ["write"]
 
-NAMES = sorted(module.rpartition(".")[2] for module in host.built_in_modules())
+MODULES = built_in.built_in_modules()
+NAMES = [built_in.name_of(module) for module in MODULES]
+EXTENSIONS = [built_in.name_of(module) for module in MODULES if module.startswith("router.extensions.")]
 
 
-@pytest.fixture(params=NAMES)
+@pytest.fixture(params=EXTENSIONS)
 def absent(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """The extension that is not there."""
     name = str(request.param)
     folder = tmp_path / "extensions"
     folder.mkdir()
-    for child in plugins.EXTENSIONS.iterdir():
+    for child in built_in.EXTENSIONS.iterdir():
         if child.stem != name:
             (folder / child.name).symlink_to(child)
-    monkeypatch.setattr(plugins, "EXTENSIONS", folder)
-    monkeypatch.setattr(host, "EXTENSIONS", folder)
+    monkeypatch.setattr(built_in, "EXTENSIONS", folder)
     gone = f"router.extensions.{name}"
     for module in [m for m in sys.modules if m == gone or m.startswith(f"{gone}.")]:
         monkeypatch.delitem(sys.modules, module)
@@ -56,7 +56,7 @@ async def test_the_rest_works(
             assert (status == 404) == (name == absent)
         assert ("inference.GRPCInferenceService" in composition.app.health.names) == (absent != "kserve")
         listed = {plugin.name: plugin for plugin in await client.adapters.plugins()}
-        assert sorted(listed) == [name for name in NAMES if name != absent]
+        assert sorted(listed) == sorted(name for name in NAMES if name != absent)
         assert [plugin.error for plugin in listed.values() if plugin.error] == []
         assert composition.app.health.degraded == []
 
@@ -105,11 +105,11 @@ async def test_an_experiment_is_kept_and_not_served_without_its_extension(absent
             await client.experiments.create("new", spec)
         phase = Phase(1, time.time() - 9000, "enrolment", "variant", spec)
         stored = Experiment("kept", spec, Lifecycle.RUNNING, (phase,), etag="1")
-        composition.experiments.store.create(stored)
-        await composition.experiments.live.refresh()
+        composition.app.experiments.live.store.create(stored)
+        await composition.app.experiments.live.refresh()
         assert (await client.generate("one two", max_tokens=2, unit="ann")).decision.experiment == ""
         assert [one.name for one in await client.experiments.list()] == ["kept"]
-        assert f"not served: {missing}" in composition.experiments.live.assigner.warnings("kept")
+        assert f"not served: {missing}" in composition.app.experiments.live.assigner.warnings("kept")
         report = await client.experiments.report("kept")
         assert [one.arm for one in report.numbers] == ["control", "new"]
         assert report.verdict.decision == "undecided"

@@ -159,7 +159,7 @@ def make_engine(settings: Settings, engine: str, fake: Mapping[str, Any]) -> Eng
         from router.engine.fake import FakeEngine
 
         return FakeEngine(max_running=settings.max_running, max_queue=settings.max_queue, **fake)
-    from router.cli.compose import engine_of
+    from router.cli.engines import engine_of
     from router.cli.plugins import host_of
 
     plugins = host_of(settings)
@@ -193,7 +193,7 @@ class ReplicaProcess:
         secret = settings.replica_secret.get_secret_value() if settings.replica_secret else ""
         self._service = EngineService(self._host, secret)
         self._lifecycle = Lifecycle()
-        self._health = Health(self._lifecycle, engine.status, settings.stall_seconds, lambda: True)
+        self._health = Health(self._lifecycle, engine.status, settings.stall_seconds)
         self._health.names = ("", SERVICE)
         self._metrics = Metrics()
         self._probes = listener(settings, self._metrics.shed.labels("http").inc)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from router.experiments.model import Mode, Spec
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from router.experiments.report.model import ArmReport
     from router.experiments.report.source import Source
     from router.ports import RequestRouter, Served, Watcher
-    from router.types import Decision, Heard, Request, RouterVariant
+    from router.types import Decision, Request
 
 BANDIT, ROUTERS = "bandit", "routers"
 MISSING = {
@@ -21,20 +21,6 @@ MISSING = {
     ROUTERS: "a router experiment needs the extension experiments_routers, which is not there",
 }
 """Why an experiment is refused without the mode that it needs."""
-
-
-class VariantRouter(Protocol):
-    """A router that can decide as other configurations of it would."""
-
-    async def decide(
-        self, request: Request, variant: RouterVariant | None = None, heard: Heard | None = None
-    ) -> Decision:
-        """The decision of a variant (None: of the router itself); `heard` are votes so far, and new ones."""
-        ...
-
-    def digest(self, variant: RouterVariant | None = None) -> str:
-        """sha256 of a variant's configuration and calibration."""
-        ...
 
 
 class ExperimentMode:
@@ -67,7 +53,7 @@ class ExperimentMode:
         return None
 
 
-MakeMode = Callable[["Experiments", VariantRouter], ExperimentMode]
+MakeMode = Callable[["Experiments", "RequestRouter"], ExperimentMode]
 JudgeMode = Callable[["Source"], "tuple[ArmReport, ...] | None"]
 Judges = Mapping[str, JudgeMode]  # by the name of their mode
 

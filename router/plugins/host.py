@@ -1,6 +1,6 @@
 """Finds plugins, keeps their faults as data, and picks up changes of the folders while the server runs.
 
-Built-in plugins are the modules of `router.extensions`. Any package that some other one draws in may say
+Built-in plugins are those of `router.built_in`. Any package that some other one draws in may say
 that it has a plugin. So an installed plugin is code that the operator has not chosen until it is named; a
 file in a plugins folder was put there.
 """
@@ -12,7 +12,6 @@ import difflib
 import importlib.metadata
 import logging
 import os
-import pkgutil
 import re
 import threading
 import time
@@ -23,6 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from router import hookspecs
+from router.built_in import built_in_modules, name_of
 from router.classifiers.isolation import await_in_thread
 from router.classifiers.registration import ClassifierStatus, Registration
 from router.errors import ConfigError
@@ -49,7 +49,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 SCAN_SECONDS = 0.2
-EXTENSIONS = Path(__file__).parents[1] / "extensions"
 Allowed = frozenset[str] | None  # names of plugins; None: all
 
 
@@ -390,11 +389,11 @@ def _load_version(plugin: Plugin, path: Path, before: Plugin | None, table: Tabl
 
 
 def built_in_plugins(tables: Mapping[str, Table]) -> list[Plugin]:
-    """The modules of `router.extensions`; one that cannot be loaded has an error, as any other plugin."""
+    """All of them; one that cannot be loaded has an error, as any other plugin."""
     found = []
-    for module in built_in_modules():
-        name = module.rpartition(".")[2]
-        plugin = Plugin(name, "built-in", str(EXTENSIONS / name), carried=True)
+    for module, path in built_in_modules().items():
+        name = name_of(module)
+        plugin = Plugin(name, "built-in", str(path), carried=True)
         try:
             plugin.loaded = load_built_in(module, tables.get(canonical(name)))
         except LoadError as error:
@@ -402,12 +401,6 @@ def built_in_plugins(tables: Mapping[str, Table]) -> list[Plugin]:
             log.warning("built-in plugin %s not loaded: %s", name, error)
         found.append(plugin)
     return found
-
-
-def built_in_modules() -> list[str]:
-    """Names of the modules of `router.extensions`, which are not imported."""
-    found = pkgutil.iter_modules([str(EXTENSIONS)])
-    return [f"router.extensions.{one.name}" for one in found if one.name[0] != "_"]
 
 
 def entry_point_plugins(named: frozenset[str], tables: Mapping[str, Table]) -> list[Plugin]:

@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 import pluggy
 
 from router import hookspecs
+from router.built_in import name_of
 from router.classifiers import isolation
 from router.classifiers.isolation import StillRunning, call_in_thread
 from router.classifiers.registration import Registrar, Registration
@@ -172,21 +173,14 @@ def forget(module: str) -> None:
 
 
 def load_built_in(module: str, table: Table | None = None) -> Loaded:
-    """Import a module of `router.extensions` and collect what it registers."""
+    """Import a module of `router.built_in` and collect what it registers."""
 
     def load() -> Loaded:
         from router import __version__
 
-        return replace(
-            collect(importlib.import_module(module), built_in_name(module), table), version=__version__
-        )
+        return replace(collect(importlib.import_module(module), name_of(module), table), version=__version__)
 
     return _guarded(load, module)
-
-
-def built_in_name(module: str) -> str:
-    """The name of a built-in plugin."""
-    return module.rpartition(".")[2]
 
 
 def load_entry_point(entry: EntryPoint, table: Table | None = None) -> Loaded:
@@ -261,11 +255,12 @@ class HookError(Exception):
 
 
 def collect(plugin: object, name: str, table: Table | None = None) -> Loaded:
-    """What `plugin` registers. Raises HookError, and whatever its hooks raise."""
-    manager = pluggy.PluginManager(hookspecs.NAME)
-    manager.add_hookspecs(hookspecs)
-    manager.register(plugin, name)
-    found, warnings = _hooks_of(manager, plugin)
+    """What `plugin` registers. Raises HookError, and whatever its hooks raise.
+
+    The methods of a class `Plugin` in it are hooks, too: an object of the class is made here.
+    """
+    kept = getattr(plugin, "Plugin", None)
+    found, warnings = _hooks_of(name, [plugin, *([kept()] if isinstance(kept, type) else [])])
     settings: object = None
     if "register_settings" in found:
         registrar = SettingsRegistrar(name, table)
@@ -354,18 +349,25 @@ class Entries(list[E], Generic[E]):
         self.append(entry)
 
 
-def _hooks_of(manager: pluggy.PluginManager, plugin: object) -> tuple[dict[str, Hook], list[str]]:
-    """Its hooks, and warnings on unknown ones.
+def _hooks_of(name: str, parts: Sequence[object]) -> tuple[dict[str, Hook], list[str]]:
+    """The hooks of a plugin's module and object, and warnings on unknown ones.
 
-    Raises HookError where no hook is left, an argument would never arrive, or an observer is asynchronous.
+    Raises HookError where there is none, one is there twice, an argument would never arrive, or an observer
+    is asynchronous.
     """
+    manager = pluggy.PluginManager(hookspecs.NAME)
+    manager.add_hookspecs(hookspecs)
     warnings: list[str] = []
     found: dict[str, Hook] = {}
-    for caller in manager.get_hookcallers(plugin) or []:
-        if not caller.has_spec():
-            warnings.append(_unknown_hook(caller.name))
-            continue
-        for impl in caller.get_hookimpls():
+    for part in parts:
+        manager.register(part, f"{name} {len(manager.get_plugins())}")
+        for caller in manager.get_hookcallers(part) or []:
+            if not caller.has_spec():
+                warnings.append(_unknown_hook(caller.name))
+                continue
+            if caller.name in found:
+                raise HookError(f"{caller.name} is implemented twice: by a function and by the class Plugin")
+            (impl,) = (one for one in caller.get_hookimpls() if one.plugin is part)
             if impl.kwargnames:
                 raise HookError(
                     f"{caller.name}: argument {impl.kwargnames[0]!r} has a default, so it is never passed: "

@@ -14,19 +14,13 @@ from prometheus_client.registry import Collector
 
 from router.engine.base import EngineStatus
 from router.errors import Findings, Unavailable
-from router.server.absent import absent
 from router.server.call import Call
-from router.server.policy import ROWS
 from router.v1 import fleet_pb2 as pb
-from router.v1.fleet_pb2_grpc import FleetServiceServicer, add_FleetServiceServicer_to_server
+from router.v1.fleet_pb2_grpc import FleetServiceServicer
 
 if TYPE_CHECKING:  # without replicas nothing of them is imported
     from router.replicas.membership import Replacement, Roster
-    from router.server.grpc_adapter import GrpcServer
 
-NO_FLEET = (
-    "this server has one engine, in its own process: start it with `serve --replicas N` to have replicas"
-)
 STATES = ("starting", "serving", "lost", "draining")
 MAX_NAME_BYTES = 256
 LOOK_SECONDS = 0.2  # between two looks at how far replacements are
@@ -99,13 +93,6 @@ class Fleet(Protocol):
     async def drain(self, name: str) -> None:
         """Have one end when it has finished. Raises NotFound, Unavailable."""
         ...
-
-
-def register(fleet: Fleet | None, server: GrpcServer) -> None:
-    """The service, or one that says that there are no replicas."""
-    service = pb.DESCRIPTOR.services_by_name["FleetService"]
-    found = absent(FleetServiceServicer, service, NO_FLEET) if fleet is None else FleetService(fleet)
-    server.add_service(add_FleetServiceServicer_to_server, found, ROWS)
 
 
 class FleetService(FleetServiceServicer):

@@ -8,7 +8,6 @@ from contextlib import aclosing
 from dataclasses import replace
 
 from router.config import Settings
-from router.corrections.keeper import Corrections
 from router.engine.base import Delta, Finished
 from router.errors import DeadlineExceeded, EngineFailed, Unavailable
 from router.ports import AdapterRegistry
@@ -30,11 +29,10 @@ class InferenceService(InferenceServiceServicer):
         settings: Settings,
         pipeline: Pipeline,
         registry: AdapterRegistry,
-        corrections: Corrections | None = None,
     ) -> None:
         self._limits = Limits(settings.max_prompt_bytes, settings.max_tokens_limit)
         self._every, self._log_prompts = settings.stream_interval, settings.log_prompts
-        self._pipeline, self._registry, self._corrections = pipeline, registry, corrections
+        self._pipeline, self._registry = pipeline, registry
 
     async def Generate(self, request: pb.GenerateRequest, call: Call) -> pb.GenerateResponse:
         """The whole answer in one message."""
@@ -105,7 +103,7 @@ class InferenceService(InferenceServiceServicer):
         self, request: pb.RecordCorrectionRequest, call: Call
     ) -> pb.RecordCorrectionResponse:
         """Durable when it answers."""
-        return await record_correction(request, call, self._corrections, self._registry)
+        return await record_correction(request, call, self._pipeline.corrections, self._registry)
 
     def _asked(self, request: Request, call: Call) -> Request:
         call.request, call.labels = request, request.labels

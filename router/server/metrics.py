@@ -11,7 +11,7 @@ import math
 import time
 from collections import Counter as Count
 from collections.abc import AsyncIterable, Callable, Hashable, Iterable, Iterator
-from typing import Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 from prometheus_client import (
     CONTENT_TYPE_LATEST,
@@ -40,6 +40,11 @@ from router.types import (
     Vote,
 )
 
+if TYPE_CHECKING:
+    from router.access.access import Access
+    from router.access.audit import Audit
+    from router.server.tls import Tls
+
 # Upper ends of buckets
 SECONDS = tuple(0.01 * 2**n for n in range(14))
 FIRST_TOKEN = (0.005, 0.01, 0.02, 0.04, 0.08, 0.15, 0.3, 0.6, 1.2, 2.5, 5, 10, 30)
@@ -60,6 +65,7 @@ class Metrics:
     """Every metric of a server, in a registry of its own."""
 
     def __init__(self) -> None:
+        self.updates: list[Callable[[], None]] = []  # called on the event loop before metrics are read
         disable_created_metrics()  # type: ignore[no-untyped-call]  # they double what a scraper stores
         self.registry = CollectorRegistry()
         self._versions = Bounded(MAX_VERSIONS, OTHER)
@@ -251,6 +257,17 @@ class Metrics:
         for state in AdapterState:
             self.versions.labels(state.value).set(counted[state])
         self._state.look(status, adapters)
+        for update in self.updates:
+            update()
+
+    def look_at_files(self, access: Access, tls: Tls | None, audit: Audit | None) -> None:
+        """Whether what was read of files is what they hold now."""
+        self.stale.labels("clients").set(bool(access.problem))
+        self.stale.labels("jwks").set(bool(access.keys_problem))
+        self.stale.labels("tls").set(tls is not None and bool(tls.problem))
+        self.unaudited.set(audit.failed if audit is not None else 0)
+        if tls is not None:
+            self.certificate_ends.set(tls.expires)
 
     async def page(self) -> tuple[bytes, str]:
         """What a scraper gets, and its content type; made in a worker thread, since it may be long."""

@@ -18,13 +18,14 @@ import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
 from router.carried import carried
-from router.cli.compose import Composition, lines_to_paste, print_summary
-from router.cli.mirrors import Mirrors, how_to_add
+from router.cli.compose import Composition
 from router.cli.settings import load_settings, places
+from router.cli.summary import how_to_add, lines_to_paste, print_summary
 from router.client import AsyncClient
 from router.config import Settings
 from router.engine.fake import FakeEngine
 from router.errors import ConfigError, NotFound
+from router.extensions.mirrors.mirrors import Mirrors
 from router.registry.format.artifact import digest_of_folder
 from tests.cli.tiny import MODULES, write_adapter
 from tests.sources.sources import ENTRIES
@@ -169,7 +170,7 @@ async def test_a_start_waits_for_no_store_that_is_silent_where_something_is_here
     first.close()
     go_on = threading.Event()
     monkeypatch.setattr(MemoryFileSystem, "ls", lambda *_, **__: go_on.wait(20) and [])
-    monkeypatch.setattr("router.cli.mirrors.OPEN_SECONDS", 0.1)
+    monkeypatch.setattr("router.extensions.mirrors.mirrors.OPEN_SECONDS", 0.1)
     second = Mirrors.of(settings(), ENTRIES)
     began = time.monotonic()
     await second.opened(), await second.whole()

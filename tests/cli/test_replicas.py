@@ -25,7 +25,7 @@ async def command(start_server, cli, monkeypatch):
     links = Links(lambda name: LocalLink(name, lambda: FakeEngine(step_seconds=0.001)))
     membership = OwnedMembership(2, 2, links.end)
     engine = FleetEngine(links, FakeEngine, max_running=4, max_queue=8, membership=membership)
-    server = await start_server(engine=engine, replicas=engine.members)
+    server = await start_server(engine=engine)
     monkeypatch.setenv("LORA_ROUTER_SERVER", server.address)
 
     async def run(*arguments: str):

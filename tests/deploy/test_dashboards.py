@@ -25,10 +25,10 @@ from router.corrections.keeper import Corrections
 from router.corrections.store import CorrectionStore
 from router.experiments.live.runtime import Experiments
 from router.experiments.service.served import ExperimentMetrics
+from router.extensions.sharing.metrics import EdgesCollector
 from router.routing.drift import Drift
 from router.server.corrections import CorrectionsCollector
 from router.server.drift import DriftCollector
-from router.server.edges import EdgesCollector
 from router.server.metrics import Metrics
 from tests.experiments.memory_store import MemoryStore
 from tests.server.helpers import Connect, Start, ask

@@ -102,8 +102,6 @@ async def serving(folder: Path) -> AsyncIterator[ServerApp]:
         yield made.app
     finally:
         await made.app.stop()
-        if made.experiments is not None:
-            await made.experiments.close()
         await made.router.close()
         await made.registry.close()
 

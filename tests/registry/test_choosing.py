@@ -35,12 +35,12 @@ async def edge(database: MemoryDatabase, root: Path, tmp_path: Path) -> AsyncIte
 
         async def begin(name: str, alone: bool = False, dirs: Path = root, gate: bool = False) -> Registry:
             options = replace(FAST, state_dir=tmp_path / name, gate=gate)
-            shared = None
+            registry = Registry(cast(Any, StubEngine()), [dirs], options)
             if not alone:
                 shared = SharedState(MemoryTable(database, name), look_seconds=0.02)
                 await shared.start()
                 stack.push_async_callback(shared.close)
-            registry = Registry(cast(Any, StubEngine()), [dirs], options, shared=shared)
+                registry.share(shared)
             stack.push_async_callback(registry.close)
             await registry.start()
             await registry.settled(10)

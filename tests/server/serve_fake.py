@@ -28,13 +28,15 @@ async def serve(options: argparse.Namespace) -> None:
         listen=options.listen,
         metrics_listen=options.metrics,
         http_listen=options.http,
+        experiments="",
         drain_seconds=options.drain,
         lame_duck_seconds=0.25,
         **changed,
     )
     live = await experiments(options.experiments)
     hooks = Hooks(PluginHost([], built_in=True))
-    app = ServerApp(settings, engine, registry, FakeRouter(registry), experiments=live, hooks=hooks)
+    app = ServerApp(settings, engine, registry, FakeRouter(registry), hooks=hooks)
+    app.experiments = live
     running = asyncio.ensure_future(app.run())
     up = app.listening if options.start else app.ready  # who wants a long start wants to meet it
     await asyncio.wait((running, asyncio.ensure_future(up.wait())), return_when="FIRST_COMPLETED")

@@ -15,14 +15,14 @@ from router.corrections.store import CorrectionStore
 from router.engine.fake import FakeEngine
 from router.experiments.live.runtime import Experiments
 from router.experiments.service.served import ExperimentMetrics
+from router.extensions.mirrors.metrics import MirrorsCollector
+from router.extensions.sharing.metrics import EdgesCollector
 from router.replicas.engine import FleetEngine
 from router.routing.drift import Drift
 from router.server.corrections import CorrectionsCollector
 from router.server.drift import DriftCollector
-from router.server.edges import EdgesCollector
 from router.server.fleet import FleetCollector
 from router.server.metrics import Metrics
-from router.server.mirrors import MirrorsCollector
 from router.server.plugins import PluginsCollector
 from router.v1 import adapters_pb2, experiments_pb2, fleet_pb2, inference_pb2
 from tests.experiments.memory_store import MemoryStore

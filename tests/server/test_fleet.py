@@ -52,7 +52,7 @@ async def at(start_server: Start, connect: Connect, tmp_path: Path) -> SimpleNam
     membership = OwnedMembership(2, 2, links.end)
     engine = FleetEngine(links, FakeEngine, max_running=4, max_queue=8, membership=membership)
     clients, file = write_clients(tmp_path), tmp_path / "audit.jsonl"
-    app = await start_server(engine=engine, replicas=engine.members, clients=clients.path, audit=file)
+    app = await start_server(engine=engine, clients=clients.path, audit=file)
     stubs = connect(app)
 
     async def listed() -> dict[str, pb.Replica]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from router.cli import flags
+from router.cli.command import MISUSED, CliError
 from router.experiments.cli import tables, wording
 from router.experiments.cli.create import Name
 from router.experiments.cli.wording import at, following, heading, since
@@ -75,7 +76,6 @@ def report(
 
 def writer_of(form: str) -> WriteReport:
     """What writes reports in a format. Raises CliError where no plugin does, ConfigError."""
-    from router.cli.command import MISUSED, CliError
     from router.cli.plugins import plugins_with
     from router.cli.settings import load_settings
 
@@ -109,7 +109,6 @@ def watch(
     Example:
       lora-router experiments watch medical-v2 --every 30
     """
-    from router.cli.command import MISUSED, CliError
     from router.cli.connect import connected
 
     if every <= 0:

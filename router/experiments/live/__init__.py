@@ -1,6 +1,6 @@
 """Experiments at run time: who is assigned, what is recorded, what acts by itself.
 
-`runtime.Experiments` holds the rest together; `router.experiments.compose` makes one, and the server asks it
+`runtime.Experiments` holds the rest together; `router.experiments.plugin` makes one, and the server asks it
 through `router.ports.Experiments`.
 
 The life of a request in an experiment (`router/server/pipeline.py`):

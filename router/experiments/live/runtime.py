@@ -129,10 +129,14 @@ class Experiments:
             found = [running_of(one, self._salt, self._holdout) for one in served]
         return known, [one for one in found if one is not None]
 
+    def has_mode(self, mode: str) -> bool:
+        """Whether there is a plugin for a mode."""
+        return self.modes is None or mode in self.modes
+
     def _missing(self, one: Experiment) -> str:
         """Why an experiment is not served: its plugin is not there. Empty if it is served."""
         mode = needed(one.spec)
-        return "" if self.modes is None or mode in ("", *self.modes) else f"not served: {MISSING[mode]}"
+        return "" if not mode or self.has_mode(mode) else f"not served: {MISSING[mode]}"
 
     def _warn_of_unserved(self) -> None:
         for one in self.known:

@@ -66,7 +66,7 @@ class Known:
     judges: Callable[[], Collection[str]] | None = None
     classifiers: Callable[[], Collection[str]] | None = None
     sees: Callable[[Experiment], bool] = all_seen
-    modes: Callable[[], Collection[str]] | None = None
+    has_mode: Callable[[str], bool] = bool  # those of `modes.needed`
 
     def adapter_problem(self, name: str, version: str = "") -> str:
         """Why no arm or route can be this adapter; empty if it can."""
@@ -161,7 +161,7 @@ def _mode(spec: Spec, known: Known) -> Iterator[FieldViolation]:
         yield FieldViolation("shadow_share", text)
     if spec.mode is Mode.SHADOW and known.judges is not None and spec.judge not in known.judges():
         yield FieldViolation("judge", _not_known(spec.judge, known.judges()))
-    if known.modes is not None and (mode := needed(spec)) and mode not in known.modes():
+    if (mode := needed(spec)) and not known.has_mode(mode):
         yield FieldViolation("mode" if spec.mode is not Mode.SPLIT else "route", MISSING[mode])
     if spec.mode is Mode.BANDIT:
         most = 1 / max(len(spec.arms), 1)

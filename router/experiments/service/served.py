@@ -18,17 +18,13 @@ from router.experiments.management.manager import Manager
 from router.experiments.management.plans import Known, arm_warnings, plan_warnings
 from router.experiments.management.promotion import Promoter
 from router.experiments.model import Experiment
-from router.experiments.modes import ROUTERS, ExperimentMode, MakeMode, VariantRouter
+from router.experiments.modes import ROUTERS, ExperimentMode, MakeMode
 from router.experiments.report.model import Report
 from router.experiments.service.outcomes import Intake, StoreThreads
 from router.experiments.service.service import ExperimentService, present_sight
-from router.experiments.store.port import Store
 from router.ports import AdapterRegistry, Assignment, Force, Place, RequestRouter, Served, Watcher
 from router.server.call import present_client
-from router.server.grpc_adapter import GrpcServer
-from router.server.policy import ROWS
 from router.types import AdapterInfo, AdapterRef, Decision, Request
-from router.v1.experiments_pb2_grpc import add_ExperimentServiceServicer_to_server
 
 log = logging.getLogger(__name__)
 LOOP_SECONDS = 10.0  # for the event loop to come to a call
@@ -80,22 +76,17 @@ class ServedExperiments:
         """As the port says."""
         return self.live.places(request)
 
-    @property
-    def store(self) -> Store:
-        """As the port says."""
-        return self.live.store
-
     def observe(self, observer: Callable[[Report], None]) -> None:
-        """As the port says."""
+        """Have `observer` called with the report of each look at a running experiment, in a thread."""
         self.live.guardian.observers.append(observer)
 
     async def rest(self) -> None:
-        """As the port says."""
+        """Judge no running experiment any more, and wait for what is being judged, for seconds at most."""
         await self.live.guardian.rest()
 
     @property
     def problem(self) -> str:
-        """As the port says."""
+        """Why they are off for now, as while their store is down; empty if all is well."""
         return self.live.availability.problem
 
     @property
@@ -107,23 +98,20 @@ class ServedExperiments:
 
     @property
     def metrics(self) -> Collector:
-        """As the port says."""
+        """Their numbers, read at every scrape."""
         return ExperimentMetrics(self.live)
 
-    def register(self, server: GrpcServer, registry: AdapterRegistry) -> None:
-        """As the port says."""
-        self.live.subscribe(WarmArms(registry))
-        service = self._service(self.live, registry)
-        server.add_service(add_ExperimentServiceServicer_to_server, service, ROWS)
-
-    def _service(self, live: Experiments, registry: AdapterRegistry) -> ExperimentService:
+    def service(self, registry: AdapterRegistry) -> ExperimentService:
+        """ExperimentService; versions of arms are kept in memory from now on. On the event loop."""
+        live = self.live
+        live.subscribe(WarmArms(registry))
         from_thread = RegistryOnLoop(registry, asyncio.get_running_loop())
         known = Known(
             from_thread.resolve,
             live.judges,
             live.classifiers,
             lambda one: present_sight().sees(one),
-            None if live.modes is None else live.modes.keys,
+            live.has_mode,
         )
         manager = Manager(live.store, known)
 
@@ -164,7 +152,7 @@ class Modes:
     def __init__(
         self,
         live: Experiments,
-        router: VariantRouter,
+        router: RequestRouter,
         answers: ShadowAnswers,
         judge: AskJudge,
         modes: Mapping[str, MakeMode],
@@ -188,7 +176,7 @@ class Modes:
 
 
 def _made(
-    live: Experiments, router: VariantRouter, modes: Mapping[str, MakeMode]
+    live: Experiments, router: RequestRouter, modes: Mapping[str, MakeMode]
 ) -> Iterator[tuple[str, ExperimentMode]]:
     """One that cannot be made is left out, and logged."""
     for name, make in modes.items():

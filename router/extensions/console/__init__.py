@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import logging
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from router.access.recent import Recent
+from router.errors import install_extra
 from router.hookspecs import RegisterHttp, hookimpl
 
 if TYPE_CHECKING:
     from router.server.app import ServerApp
+
+
+log = logging.getLogger(__name__)
 
 
 @hookimpl
@@ -24,6 +30,9 @@ async def on_startup(server: ServerApp) -> None:
 async def register_http(register: RegisterHttp, server: ServerApp) -> None:
     """Its pages, actions and files."""
     if server.recent is None:
+        return
+    if find_spec("jinja2") is None:
+        log.warning("no console: its pages need the package jinja2: %s", install_extra("console"))
         return
     from router.extensions.console.insight import Insight
     from router.extensions.console.pages import ENTRIES, ROWS, Console, routes

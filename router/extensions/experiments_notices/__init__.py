@@ -3,43 +3,45 @@
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
-from weakref import WeakKeyDictionary
 
-from router import optional
+from router.built_in import has_experiments
 from router.hookspecs import hookimpl
 
 if TYPE_CHECKING:
-    from router.experiments.report.model import Report
-    from router.extensions.experiments_notices.telling import Telling
+    from router.experiments.service.served import ServedExperiments
+    from router.extensions.experiments_notices.notices import Notifier
     from router.server.app import ServerApp
 
-_telling: WeakKeyDictionary[ServerApp, Telling] = WeakKeyDictionary()
 
+class Plugin:
+    """The notices of one server.
 
-@hookimpl
-async def on_startup(server: ServerApp) -> None:
-    """Get ready to send. Raises ConfigError where notices cannot be sent."""
-    if not optional.has_experiments():
-        return
-    from router.extensions.experiments_notices.telling import NoticeMetrics, Telling, notifier_of
+    It observes reports in the thread of a look, and not by `on_report`: so what is claimed is sent, also
+    where the server ends.
+    """
 
-    notifier = notifier_of(server.settings)
-    if server.experiments is None:
-        return
-    notifier.start()
-    _telling[server] = Telling(notifier)
-    server.metrics.registry.register(NoticeMetrics(notifier))
+    def __init__(self) -> None:
+        self._notifier: Notifier | None = None
+        self._served: ServedExperiments | None = None
 
+    @hookimpl
+    async def on_startup(self, server: ServerApp) -> None:
+        """Get ready to send. Raises ConfigError where notices cannot be sent."""
+        if not has_experiments():
+            return
+        from router.experiments.service.served import ServedExperiments
+        from router.extensions.experiments_notices.telling import NoticeMetrics, notifier_of, telling
 
-@hookimpl
-def on_report(report: Report, server: ServerApp) -> None:
-    """Tell what the report calls for, once."""
-    if server in _telling and server.experiments is not None:
-        _telling[server].tell(server.experiments.store, report)
+        notifier = notifier_of(server.settings)
+        if isinstance(server.experiments, ServedExperiments):
+            notifier.start()
+            self._notifier, self._served = notifier, server.experiments
+            self._served.observe(telling(notifier, self._served.live.store))
+            server.metrics.registry.register(NoticeMetrics(notifier))
 
-
-@hookimpl
-async def on_shutdown(server: ServerApp) -> None:
-    """Try once more what waits, for two seconds at most."""
-    if server in _telling:
-        await _telling.pop(server).notifier.close()
+    @hookimpl
+    async def on_shutdown(self) -> None:
+        """No look any more; try once more what waits, for seconds at most."""
+        if self._served is not None and self._notifier is not None:
+            await self._served.rest()
+            await self._notifier.close()

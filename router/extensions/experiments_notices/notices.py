@@ -15,16 +15,19 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
+from importlib.util import find_spec
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 from uuid import NAMESPACE_URL, uuid4, uuid5
 
-import httpx2
-
 from router import __version__
-from router.errors import ConfigError, StoreDown
+from router.errors import ConfigError, StoreDown, install_extra
 from router.experiments.model import RULE, AuditEntry, Lifecycle
 from router.experiments.report.model import Report
 from router.experiments.store.port import Store
+
+if TYPE_CHECKING:
+    import httpx2
 
 log = logging.getLogger(__name__)
 NOTICE = "notice"  # the act of an audit entry
@@ -163,6 +166,8 @@ def verify(secret: str, header: str, body: bytes, now: float, tolerance: float =
 
 def check_webhook(url: str, secret: str = "") -> None:
     """Raise ConfigError unless notices can be sent there; '' is nowhere."""
+    if url and find_spec("httpx2") is None:
+        raise ConfigError(f"experiments_webhook needs the package httpx2: {install_extra('standard')}")
     if url and (problem := _problem(url)):
         raise ConfigError(f"experiments_webhook {problem}")
     if secret and not url:
@@ -170,6 +175,8 @@ def check_webhook(url: str, secret: str = "") -> None:
 
 
 def _problem(url: str) -> str:
+    import httpx2
+
     try:
         parts = urlsplit(url)
         host, _, _ = parts.hostname, parts.port, httpx2.URL(url)
@@ -201,6 +208,8 @@ class Notifier:
     def start(self) -> None:
         """Get ready to send. Raises ConfigError where the environment lets no client be made."""
         if self._url:
+            import httpx2
+
             try:
                 self._client = httpx2.AsyncClient(timeout=None)
             except (OSError, ValueError, httpx2.InvalidURL) as error:
@@ -256,6 +265,8 @@ class Notifier:
 
     async def _try(self, client: httpx2.AsyncClient, notice: Notice, body: bytes) -> tuple[str, bool]:
         """What went wrong, and whether it may go better later."""
+        import httpx2
+
         try:
             async with self._turn, asyncio.timeout(TRY_SECONDS):
                 status = await self._post(client, notice, body)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from prometheus_client.core import CounterMetricFamily, Metric
@@ -23,17 +23,16 @@ def notifier_of(settings: Settings) -> Notifier:
     return Notifier(settings.experiments_webhook or "", secret.get_secret_value() if secret else "")
 
 
-class Telling:
-    """Tells what reports call for. Make it on the event loop."""
+def telling(notifier: Notifier, store: Store) -> Callable[[Report], None]:
+    """What tells what a report calls for: it claims that, so that no other server tells it. It blocks, in a
+    thread; make it on the event loop."""
+    loop = asyncio.get_running_loop()
 
-    def __init__(self, notifier: Notifier) -> None:
-        self.notifier = notifier
-        self._loop = asyncio.get_running_loop()
-
-    def tell(self, store: Store, report: Report) -> None:
-        """Claim what is due, so that no other server tells it, and have it told. Blocks; not on the loop."""
+    def tell(report: Report) -> None:
         for notice in claimed_notices(store, report):
-            self._loop.call_soon_threadsafe(self.notifier.tell, notice)
+            loop.call_soon_threadsafe(notifier.tell, notice)
+
+    return tell
 
 
 class NoticeMetrics(Collector):

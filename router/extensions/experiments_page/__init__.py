@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
+from router.errors import ConfigError, install_extra
 from router.hookspecs import RegisterReportFormat, hookimpl
 
 if TYPE_CHECKING:
@@ -17,7 +19,9 @@ def register_report_formats(register: RegisterReportFormat) -> None:
 
 
 def make_page(report: Report) -> str:
-    """The page. jinja2 is imported where a page is made."""
+    """The page. Raises ConfigError without jinja2."""
+    if find_spec("jinja2") is None:
+        raise ConfigError(f"a page needs the package jinja2: {install_extra('console')}")
     from router.extensions.experiments_page.page import page
 
     return page(report)

@@ -8,7 +8,8 @@ from router.hookspecs import RegisterExperimentMode, hookimpl
 
 if TYPE_CHECKING:
     from router.experiments.live.runtime import Experiments
-    from router.experiments.modes import ExperimentMode, VariantRouter
+    from router.experiments.modes import ExperimentMode
+    from router.ports import RequestRouter
 
 
 @hookimpl
@@ -17,7 +18,7 @@ def register_experiment_modes(register: RegisterExperimentMode) -> None:
     register("routers", make_routers)
 
 
-def make_routers(live: Experiments, router: VariantRouter) -> ExperimentMode:
+def make_routers(live: Experiments, router: RequestRouter) -> ExperimentMode:
     """The router experiments of a server."""
     from router.extensions.experiments_routers.routers import Routers
 

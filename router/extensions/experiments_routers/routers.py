@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from router.experiments.live.assigner import Assignment
 from router.experiments.live.runtime import Experiments, leave_tasks
 from router.experiments.model import BASE, Disagreement
-from router.experiments.modes import ExperimentMode, VariantRouter
+from router.experiments.modes import ExperimentMode
 from router.ports import End, RequestRouter, Served, Watcher
 from router.types import Decision, Heard, Request
 
@@ -33,7 +33,7 @@ class _Pending:
 class Routers(ExperimentMode):
     """The mode `routers` of a server's experiments."""
 
-    def __init__(self, live: Experiments, router: VariantRouter) -> None:
+    def __init__(self, live: Experiments, router: RequestRouter) -> None:
         self._live, self._router = live, router
         self._pending: OrderedDict[str, _Pending] = OrderedDict()
         self._tasks: set[asyncio.Task[None]] = set()

@@ -12,8 +12,8 @@ from router.client import AsyncClient, ClientError
 from router.config import Settings
 from router.engine.fake import FakeEngine
 from router.errors import ConfigError
-from router.experiments.compose import store_of
 from router.experiments.model import ArmSpec, Kind, MetricSpec, Spec
+from router.experiments.plugin import store_of
 
 pytestmark = pytest.mark.slow
 
@@ -102,7 +102,7 @@ async def test_from_plan_to_report_over_two_lives_of_a_server(serve):
     async with AsyncClient(composition.app.address, timeout=10) as client:
         again = [await client.generate("hello", max_tokens=3, unit=f"user-{i}") for i in range(12)]
         assert [a.decision.arm for a in again] == [a.decision.arm for a in answers]
-        await composition.experiments.live.recorder.flush()
+        await composition.app.experiments.live.recorder.flush()
         report = await client.experiments.report("same")
     assert sum(n.units for n in report.numbers) == 12
     assert sum(n.responses for n in report.numbers) == 24
@@ -112,7 +112,7 @@ async def test_from_plan_to_report_over_two_lives_of_a_server(serve):
 
 async def test_off_says_how_to_turn_it_on(serve):
     composition, stop = await serve(experiments="")
-    assert composition.experiments is None
+    assert composition.app.experiments is None
     async with AsyncClient(composition.app.address, timeout=10) as client:
         with pytest.raises(ClientError, match="experiments are off"):
             await client.experiments.list()

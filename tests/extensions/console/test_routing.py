@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 
-from router.cli.routing_state import decision_shares
 from router.corrections.keeper import Corrections
 from router.corrections.model import Correction
 from router.corrections.store import CorrectionStore
 from router.extensions.console.routing import when
 from router.ports import ClassifierState, DecisionShare, RoutingState
 from router.routing.drift import Compared, Seen
+from router.routing.state import decision_shares
 from router.types import Vote
 from tests.extensions.console.conftest import Roled, signed_in
 from tests.extensions.console.test_curve import FITTED

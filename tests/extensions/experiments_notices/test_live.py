@@ -14,7 +14,7 @@ from router.experiments.live.runtime import Experiments
 from router.experiments.model import Lifecycle
 from router.extensions.experiments_notices import notices
 from router.extensions.experiments_notices.notices import Notifier
-from router.extensions.experiments_notices.telling import Telling
+from router.extensions.experiments_notices.telling import telling
 from tests.experiments.live.made import experiment
 from tests.experiments.live.test_guardian import HARM, Bench
 from tests.experiments.live.test_recorder import until
@@ -39,8 +39,7 @@ class Served:
 
     def __init__(self, live: Experiments, notifier: Notifier) -> None:
         self.live, self.notifier = live, notifier
-        telling = Telling(notifier)
-        live.guardian.observers.append(lambda report: telling.tell(live.store, report))
+        live.guardian.observers.append(telling(notifier, live.store))
 
     @property
     def running(self) -> bool:

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from router.cli.compose import base_lines
 from router.cli.settings import load_settings
+from router.cli.summary import base_lines
 from router.config import Settings
 from router.engine.base import Ability, BaseInfo
 from router.errors import ConfigError

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from router.cli.clients import write
 from router.config import Settings
 from router.errors import ConfigError, SharedDown
-from router.server.edges import EdgesCollector
+from router.extensions.sharing.metrics import EdgesCollector
 from router.shared.clients import KEY, ClientsFile
 from router.shared.state import SharedState
 
@@ -38,27 +38,7 @@ def url_of(settings: Settings) -> str:
     return settings.experiments
 
 
-class Alone:
-    """A server that shares nothing."""
-
-    state: SharedState | None = None
-
-    @property
-    def flaws(self) -> Sequence[str]:
-        """What is wrong, for a person."""
-        return ()
-
-    def serve(self, app: ServerApp) -> None:
-        """What clients use counts at all edges, and metrics tell of these."""
-
-    async def start(self) -> None:
-        """Know what is shared; see `SharedState.start`."""
-
-    async def close(self) -> None:
-        """Leave the others."""
-
-
-class Sharing(Alone):
+class Sharing:
     """An edge among others: started before the registry, closed after it. `state` is the registry's folder.
 
     Raises ConfigError for a database that cannot be one, and for a clients file that is not here where it
@@ -71,44 +51,40 @@ class Sharing(Alone):
             from router.shared.postgres import PostgresTable
 
             table = PostgresTable(url, edge_name())
-        self.state: SharedState = SharedState(table)
+        self.state = SharedState(table)
         self._clients: ClientsFile | None = None
         if settings.clients is not None:
             if not settings.clients.exists():
                 _fetch_clients(url, settings.clients)
             self._clients = ClientsFile(settings.clients, self.state, state / SYNCED, write)
 
-    def serve(self, app: ServerApp) -> None:
-        """As Alone."""
-        quotas = app.quotas
+    def serve(self, server: ServerApp) -> None:
+        """Chosen defaults and what clients use count at all edges, and metrics tell of these."""
+        quotas = server.quotas
 
         def others(beats: Sequence[Beat]) -> None:
             quotas.used_elsewhere({beat.edge: beat.used for beat in beats})
 
         self.state.used, self.state.others = quotas.used, others
-        app.metrics.registry.register(EdgesCollector(self.state))
+        server.registry.share(self.state)
+        server.metrics.registry.register(EdgesCollector(self.state))
 
     async def start(self) -> None:
-        """As Alone."""
+        """Know what is shared; see `SharedState.start`."""
         await self.state.start()
         if self._clients is not None:
             await self._clients.start()
 
     async def close(self) -> None:
-        """As Alone."""
+        """Leave the others."""
         if self._clients is not None:
             await self._clients.close()
         await self.state.close()
 
     @property
     def flaws(self) -> Sequence[str]:
-        """As Alone."""
+        """What is wrong, for a person."""
         return [*self.state.flaws, *(self._clients.flaws if self._clients is not None else [])]
-
-
-def sharing_of(settings: Settings, state: Path) -> Alone:
-    """What the settings say. Raises ConfigError, as Sharing."""
-    return Sharing(settings, state) if settings.shared_state else Alone()
 
 
 def edge_name() -> str:

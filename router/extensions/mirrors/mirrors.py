@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import shlex
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from router.carried import carried
 from router.config import Settings
 from router.errors import ConfigError
-from router.server.mirrors import MirrorState
+from router.extensions.mirrors.metrics import MirrorState
 
 if TYPE_CHECKING:
     from router.plugins.loader import SourceEntry
@@ -22,7 +19,6 @@ if TYPE_CHECKING:
     from router.sources.mirror.store import Folders
 
 OPEN_SECONDS = 10.0  # a start waits so long for each store's first answer, which may say what is wrong
-COPY_TO = {"file": "cp -r", "s3": "aws s3 cp --recursive", "gs": "gcloud storage cp --recursive"}
 
 
 class Mirrors:
@@ -115,17 +111,3 @@ def _may_begin(mirror: Mirror) -> bool:
     """What an earlier server mirrored is served while the store is away, or takes long to say so."""
     status = mirror.status
     return status.whole or bool(mirror.folders and (status.problem or not mirror.looked))
-
-
-def how_to_add(settings: Settings) -> str:
-    """A line to paste that puts an adapter where this server looks."""
-    if settings.adapters_dir in ((), carried("adapters")):  # not where one's own belong
-        why = ": yours lie over the carried ones" if settings.adapters_dir else ""
-        return f"mkdir adapters && cp -r my-adapter adapters/  # and start again{why}"
-    first = settings.adapters_dir[0]
-    if isinstance(first, Path):
-        return f"cp -r my-adapter {shlex.quote(f'{first}/')}"
-    scheme, _, path = first.partition("://")
-    copy = COPY_TO.get(scheme)
-    folder = shlex.quote(f"{path if scheme == 'file' else first}".rstrip("/") + "/my-adapter/")
-    return f"{copy} my-adapter {folder}" if copy else f"# upload my-adapter to {folder}"

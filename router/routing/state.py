@@ -2,9 +2,35 @@
 
 from __future__ import annotations
 
-from router.ports import CalibrationState, DecisionShare
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from router.ports import CalibrationState, ClassifierState, DecisionShare, RoutingState
 from router.routing.drift import BASELINE, CALIBRATION, Seen
-from router.routing.policy import Calibrated, Rule
+from router.routing.policy import Calibrated, Rule, RuleInForce
+
+if TYPE_CHECKING:
+    from router.classifiers.registration import ClassifierStatus
+    from router.plugins import PluginStatus
+
+
+def routing_state(rule: RuleInForce, seen: Seen, plugins: Sequence[PluginStatus]) -> RoutingState:
+    """The rule in force, its classifiers, and the latest decisions."""
+    return RoutingState(
+        rule.status,
+        tuple(classifier_state(plugin.name, c) for plugin in plugins for c in plugin.classifiers),
+        tuple(f"{plugin.name}: {plugin.error}" for plugin in plugins if plugin.error),
+        calibration_state(rule.now),
+        seen.decisions,
+        decision_shares(seen),
+    )
+
+
+def classifier_state(plugin: str, of: ClassifierStatus) -> ClassifierState:
+    """A classifier of that plugin."""
+    counts = (of.requests, of.errors)
+    problem = of.fit_error or of.last_error
+    return ClassifierState(of.name, plugin, of.priority, of.state, of.breaker, *counts, problem)
 
 
 def calibration_state(rule: Rule) -> CalibrationState | None:
