@@ -101,10 +101,11 @@ class RegisterSettings(Protocol):
 
 @hookspec
 def register_settings(register: RegisterSettings) -> None:
-    """Call `register(Model)`: a pydantic model of the table [NAME] of lora-router.toml, NAME the plugin's.
+    """Call `register(Model)`: a pydantic model of the table [NAME] of lora-router.toml. NAME is the plugin's:
+    its file without `.py`, its folder, or its entry point.
 
     A field KEY is also set by `serve --set NAME.KEY=VALUE` and LORA_ROUTER_NAME__KEY, in this order of
-    strength: flag, environment, file, default.
+    strength: flag, environment, file, default. Other hooks get an instance of the model as `settings`.
     """
 
 
@@ -112,7 +113,8 @@ def register_settings(register: RegisterSettings) -> None:
 def register_commands(app: typer.Typer, settings: Any) -> None:
     """Add commands to `app`: `@app.command()` becomes `lora-router COMMAND`. A group that exists is extended.
 
-    Import what is heavy inside the command: all commands are registered for `lora-router --help`.
+    `app` is a typer.Typer. Import what is heavy inside the command: all commands are registered for
+    `lora-router --help`.
     """
 
 
@@ -166,7 +168,8 @@ class RegisterEngine(Protocol):
     """The callback given to `register_engines`."""
 
     def __call__(self, name: str, make: MakeEngine, base: FindBase | None = None) -> None:
-        """`make(settings)` returns an engine that is not started (`router.engine.base.Engine`).
+        """`make(settings)` returns an engine that is not started; `settings` are the server's. A subclass of
+        `router.engine.TextEngine` may be `make` itself; `router.engine.base.Engine` is the whole protocol.
 
         `base(settings)` fetches the base model and returns its folder, or None where there is none; it runs
         before `make` and raises ConfigError for what an operator has to mend.
@@ -182,7 +185,9 @@ class RegisterSource(Protocol):
     """The callback given to `register_adapter_sources`."""
 
     def __call__(self, scheme: str, source: MakeSource, store: MakeStore | None = None) -> None:
-        """`source(text, subfolder)` returns a `router.sources.source.Source` for a text such as SCHEME:PATH.
+        """`source(text, subfolder)` returns a source for a text such as SCHEME:PATH. A subclass of
+        `router.sources.FolderSource` may be `source` itself; `router.sources.source.Source` is the whole
+        protocol. `subfolder` is what `adapters add --subfolder` says, or "".
 
         The scheme `*` is every SCHEME:// that no other plugin has.
 
@@ -246,10 +251,10 @@ class RegisterServices(Protocol):
         problem: Callable[[], str] | None = None,
     ) -> None:
         """`add` is the generated `add_...Servicer_to_server`. The methods of `servicer` get the request and
-        the `router.server.call.Call`. `rows` has the `router.server.policy.Policy` of each method, by
-        /SERVICE/METHOD. `problem()` says why the service cannot work for now, '' while it can: health
-        answers NOT_SERVING for it, and `degraded` shows the text. It runs on the event loop and must not
-        block.
+        the `router.server.call.Call`. `rows` has the `router.serving.Policy` of each method, by
+        /SERVICE/METHOD; INFER, GENERATE, OBSERVE and ADMIN of `router.serving` are ready-made.
+        `problem()` says why the service cannot work for now, '' while it can: health answers NOT_SERVING for
+        it, and `degraded` shows the text. It runs on the event loop and must not block.
 
         Raises ConfigError for a method without a row, and for one that is served already.
         """
@@ -267,7 +272,7 @@ class RegisterHttp(Protocol):
     """The callback given to `register_http`."""
 
     def __call__(self, routes: Sequence[Route], rows: Mapping[str, Policy]) -> None:
-        """`routes` are `router.server.http.Route`; `rows` has the `router.server.policy.Policy` of each, by
+        """`routes` are `router.serving.Route`; `rows` has the `router.serving.Policy` of each, by
         `VERB /PATH`.
 
         Raises ConfigError for a route without a row, and for one that is served already.
@@ -286,7 +291,7 @@ class RegisterAuthenticator(Protocol):
     """The callback given to `register_authenticators`."""
 
     def __call__(self, authenticator: Authenticator) -> None:
-        """`authenticator` says who makes a call; see `router.access.access.Authenticator`."""
+        """`authenticator` says who makes a call; see `router.serving.Authenticator`."""
 
 
 @hookspec
@@ -420,7 +425,8 @@ class AnswerRecord:
 
 @hookspec
 def on_decision(record: DecisionRecord, settings: Any) -> None:
-    """Called for each decision, in a thread of the plugin, in order.
+    """Called for each decision on a request that is to be answered, in a thread of the plugin, in order. The
+    request is as `rewrite_request` left it.
 
     It cannot slow a request: at most 1,000 records of a plugin wait, further ones are dropped and counted in
     lora_router_plugin_records_dropped_total.

@@ -30,9 +30,27 @@ from tests.commands import all_commands
 
 ROOT = Path(__file__).parents[1]
 RELEASED = Path(__file__).with_name("released.json")
-PUBLIC = ("router", "router.client", "router.routing", "router.testing")
+PUBLIC = (
+    "router",
+    "router.client",
+    "router.engine",
+    "router.routing",
+    "router.serving",
+    "router.sources",
+    "router.testing",
+)
 # Of modules without a list of their own: what plugins are given and give.
 OF_PLUGINS = {
+    "router.errors": (
+        "ConfigError",
+        "FailedPrecondition",
+        "InvalidRequest",
+        "NotFound",
+        "PermissionDenied",
+        "RouterError",
+        "Unauthenticated",
+        "Unavailable",
+    ),
     "router.judging": ("Case", "Heard", "Judge", "Judgement", "Preference", "Scorer"),
     "router.types": ("AdapterProfile", "Request", "Turn"),
 }

@@ -49,16 +49,16 @@ async def test_the_rest_works(
     shown = capsys.readouterr()
     assert (shown.err, "validate" in shown.out) == ("", True)
     assert ("learning-curve" in shown.out) == (absent != "training")
-    async with serving(http_listen="127.0.0.1:0", kserve=True) as (composition, client):
+    async with serving(http_listen="127.0.0.1:0", kserve=True) as (served, client):
         assert (await client.generate("one two", max_tokens=2)).text
         for name, path in (("openai", "/v1/models"), ("ofrep", "/ofrep/v1/evaluate/flags")):
-            status = (await got(composition.app, path)).status_code
+            status = (await got(served.server, path)).status_code
             assert (status == 404) == (name == absent)
-        assert ("inference.GRPCInferenceService" in composition.app.health.names) == (absent != "kserve")
+        assert ("inference.GRPCInferenceService" in served.server.health.names) == (absent != "kserve")
         listed = {plugin.name: plugin for plugin in await client.adapters.plugins()}
         assert sorted(listed) == sorted(name for name in NAMES if name != absent)
         assert [plugin.error for plugin in listed.values() if plugin.error] == []
-        assert composition.app.health.degraded == []
+        assert served.server.health.degraded == []
 
 
 @pytest.mark.parametrize("absent", ["experiments_page"], indirect=True)
@@ -100,16 +100,16 @@ async def test_an_experiment_is_kept_and_not_served_without_its_extension(absent
     write("none.txt", "")
     what, spec = NEEDING[absent]
     missing = f"{what} needs the extension {absent}, which is not there"
-    async with serving(experiments="auto") as (composition, client):
+    async with serving(experiments="auto") as (served, client):
         with pytest.raises(ClientError, match=missing):
             await client.experiments.create("new", spec)
         phase = Phase(1, time.time() - 9000, "enrolment", "variant", spec)
         stored = Experiment("kept", spec, Lifecycle.RUNNING, (phase,), etag="1")
-        composition.app.experiments.live.store.create(stored)
-        await composition.app.experiments.live.refresh()
+        served.server.experiments.live.store.create(stored)
+        await served.server.experiments.live.refresh()
         assert (await client.generate("one two", max_tokens=2, unit="ann")).decision.experiment == ""
         assert [one.name for one in await client.experiments.list()] == ["kept"]
-        assert f"not served: {missing}" in composition.app.experiments.live.assigner.warnings("kept")
+        assert f"not served: {missing}" in served.server.experiments.live.assigner.warnings("kept")
         report = await client.experiments.report("kept")
         assert [one.arm for one in report.numbers] == ["control", "new"]
         assert report.verdict.decision == "undecided"

@@ -153,6 +153,7 @@ class ServerApp:
     async def _load(self) -> None:
         await self._startup()
         await self.hooks.reach("on_loaded")
+        await self.hooks.look()  # what was wrong while it loaded may be past
         self.lifecycle.phase = Phase.SERVING
         self.background.spawn(self.health.follow())  # a server that cannot judge itself ends
         self.follow("states of adapters", lambda: self.metrics.follow_adapters(self.registry.watch()))

@@ -13,11 +13,11 @@ import pytest
 
 from router.access.audit import entries
 from router.engine.fake import FakeEngine
+from router.extensions import replicas as replicas_plugin
 from router.replicas import host, members, replica
 from router.replicas.engine import FleetEngine
 from router.replicas.link import LinkLost, Links
 from router.replicas.owned import OwnedMembership
-from router.server import app as server_app
 from router.server import fleet as server_fleet
 from router.v1 import fleet_pb2 as pb
 from tests.engine.contract import until
@@ -36,7 +36,7 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(members, "REPORT_SECONDS", 0.02)
     monkeypatch.setattr(replica, "FIRST_PAUSE", 0.02)
     monkeypatch.setattr(server_fleet, "LOOK_SECONDS", 0.01)
-    monkeypatch.setattr(server_app, "PLACES_SECONDS", 0.02)
+    monkeypatch.setattr(replicas_plugin, "PLACES_SECONDS", 0.02)
 
 
 @pytest.fixture

@@ -96,7 +96,7 @@ class Mirrors:
         """For a scraper."""
         for mirror in self._mirrors:
             status = mirror.status
-            yield MirrorState(mirror.said, mirror.behind_seconds, status.folders, status.refused)
+            yield MirrorState(mirror.reference, mirror.behind_seconds, status.folders, status.refused)
 
     def close(self) -> None:
         """Stop them; blocks."""

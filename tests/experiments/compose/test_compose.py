@@ -14,6 +14,7 @@ from router.engine.fake import FakeEngine
 from router.errors import ConfigError
 from router.experiments.model import ArmSpec, Kind, MetricSpec, Spec
 from router.experiments.plugin import store_of
+from router.registry.state import state_dir
 
 pytestmark = pytest.mark.slow
 
@@ -41,12 +42,13 @@ def settings(folder: Path, **said) -> Settings:
 
 
 def test_empty_is_off(tmp_path):
-    assert store_of(settings(tmp_path, experiments="")) is None
+    assert store_of(settings(tmp_path, experiments=""), tmp_path) is None
 
 
 def test_auto_is_a_file_beside_the_other_state_the_same_at_every_start(tmp_path):
+    state = state_dir((tmp_path / "adapters",), tmp_path / "state")
     for _ in range(2):
-        store = store_of(settings(tmp_path), tmp_path / "state")
+        store = store_of(settings(tmp_path), state)
         assert store is not None
         store.close()
     (found,) = (tmp_path / "state").rglob("experiments.db")
@@ -61,7 +63,7 @@ def test_a_state_folder_that_cannot_be_written_stops_no_server(tmp_path, caplog)
 
 def test_a_url_that_cannot_work_stops_the_start(tmp_path):
     with pytest.raises(ConfigError, match="known are"):
-        store_of(settings(tmp_path, experiments="oracle://somewhere/db"))
+        store_of(settings(tmp_path, experiments="oracle://somewhere/db"), tmp_path)
 
 
 @pytest.fixture
