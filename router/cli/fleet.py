@@ -44,14 +44,12 @@ def security_of(settings: Settings) -> Security:
 def membership_and_links(settings: Settings) -> tuple[Membership, Callable[[str], Link]]:
     """Who decides which replicas there are, and the way to each. Raises ConfigError."""
     from router.replicas.children import ChildLink, devices
-    from router.replicas.found import FoundMembership
-    from router.replicas.link import Links
-    from router.replicas.membership import FixedMembership
+    from router.replicas.membership import FixedMembership, FoundMembership
     from router.replicas.owned import OwnedMembership
 
     if settings.replica_addresses:
         found = FoundMembership(settings.replica_addresses, security_of(settings), settings.replica_tls_name)
-        return found, Links(found.link)
+        return found, found.link
     least, most = settings.replica_bounds
     own = replica_settings(settings)
     if settings.ray:
@@ -68,18 +66,16 @@ def membership_and_links(settings: Settings) -> tuple[Membership, Callable[[str]
             security=security_of(settings),
             tls_name=settings.replica_tls_name,
         )
-        links = Links(cluster.link)
         if settings.fleet:
-            return FixedMembership([str(number) for number in range(least)]), links
-        return OwnedMembership(least, most, links.end), links
+            return FixedMembership([str(number) for number in range(least)]), cluster.link
+        return OwnedMembership(least, most), cluster.link
     gpus = devices() if settings.device != "cpu" else ()
 
     def child(name: str) -> Link:
         device = {"CUDA_VISIBLE_DEVICES": gpus[int(name) % len(gpus)]} if gpus else {}
         return ChildLink(name, settings.engine, own, environment=device)
 
-    links = Links(child)
-    return OwnedMembership(least, most, links.end), links
+    return OwnedMembership(least, most), child
 
 
 class EdgeEncoder:

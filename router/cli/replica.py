@@ -181,8 +181,7 @@ class ReplicaProcess:
         """`announce` gets a line of JSON with the address, or with what went wrong. It ends when no edge was
         attached for `forsaken_seconds`; 0: never.
         """
-        from router.replicas.host import EngineHost
-        from router.replicas.service import EngineService
+        from router.replicas.host import EngineHost, EngineService
         from router.server.health import Health
         from router.server.lifecycle import Lifecycle
         from router.server.metrics import Metrics
@@ -205,7 +204,7 @@ class ReplicaProcess:
         """Returns the exit code. Raises ConfigError where the base does not load or an address is taken."""
         import grpc
 
-        from router.replicas.service import OPTIONS
+        from router.replicas.host import OPTIONS
         from router.server.lifecycle import Phase, in_daemon_thread
         from router.server.listen import bind
         from router.server.listener import PROBE_SECONDS
