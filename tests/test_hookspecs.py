@@ -699,6 +699,13 @@ def test_an_asynchronous_observer_is_refused(write: Write) -> None:
     assert "on_answer is asynchronous" in status_of(loaded(), "late").error
 
 
+async def test_a_plugin_observes_reports_of_experiments(write: Write) -> None:
+    write("seen.py", "@hookimpl\ndef on_report(report, server):\n    server.seen = report\n")
+    async with serving() as (served, _):
+        served.server.hooks.reported("a report")
+        await until(lambda: getattr(served.server, "seen", "") == "a report")
+
+
 # -- docs/hooks.md
 
 

@@ -19,6 +19,7 @@ from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Se
 from dataclasses import dataclass, field
 from importlib.metadata import EntryPoint
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from router import hookspecs
 from router.built_in import built_in_modules, name_of
@@ -32,6 +33,8 @@ from router.plugins.loader import (
     Hook,
     Loaded,
     LoadError,
+    ModeEntry,
+    ReportFormat,
     SourceEntry,
     describe,
     forget,
@@ -40,6 +43,9 @@ from router.plugins.loader import (
     load_file,
 )
 from router.plugins.tables import MOVED, NamesDisagree, Table, canonical
+
+if TYPE_CHECKING:
+    from router.experiments.modes import MakeMode
 
 log = logging.getLogger(__name__)
 SCAN_SECONDS = 0.2
@@ -155,6 +161,14 @@ class PluginHost:
     def sources(self) -> dict[str, SourceEntry]:
         """Adapter sources of plugins by scheme; the first of a scheme counts."""
         return {e.name: e for plugin in reversed(self._plugins()) for e in plugin.sources}
+
+    def report_formats(self) -> dict[str, ReportFormat]:
+        """Forms of experiments' reports by name; the first of a name counts."""
+        return {e.name: e for plugin in reversed(self._plugins()) for e in plugin.report_formats}
+
+    def experiment_modes(self) -> dict[str, MakeMode]:
+        """What makes the modes of experiments, by name; the first of a name counts."""
+        return {e.name: e.make for plugin in reversed(self._plugins()) for e in plugin.modes}
 
     def check_tables(self) -> None:
         """Log old names in the settings file. Raises ConfigError for settings of a plugin that is nowhere,
@@ -328,10 +342,22 @@ class Plugin:
         return self.loaded.sources if self.loaded else ()
 
     @property
-    def entries(self) -> Iterator[tuple[str, EngineEntry | SourceEntry]]:
-        """Both, with what they are called."""
+    def report_formats(self) -> tuple[ReportFormat, ...]:
+        """Forms of reports that the working version registered."""
+        return self.loaded.report_formats if self.loaded else ()
+
+    @property
+    def modes(self) -> tuple[ModeEntry, ...]:
+        """Modes of experiments that the working version registered."""
+        return self.loaded.modes if self.loaded else ()
+
+    @property
+    def entries(self) -> Iterator[tuple[str, EngineEntry | SourceEntry | ReportFormat | ModeEntry]]:
+        """All that have names, with what they are called."""
         yield from (("engine", entry) for entry in self.engines)
         yield from (("adapter source", entry) for entry in self.sources)
+        yield from (("report format", entry) for entry in self.report_formats)
+        yield from (("experiment mode", entry) for entry in self.modes)
 
     def hook(self, name: str) -> Hook | None:
         """Its implementation of a hook."""

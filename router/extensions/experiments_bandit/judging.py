@@ -1,7 +1,7 @@
 """A bandit judged by what holds while its weights follow outcomes and rates drift: labels of events by epoch.
 
 Plain means are biased then (Nie and others 2018, arXiv:1708.01977), and intervals of fixed rates wrong. What
-is left: given that a unit had an event, which arm was it of (`stats.sequences`)? Within an epoch weights do
+is left: given that a unit had an event, which arm was it of (`labels`)? Within an epoch weights do
 not move, so each arm's part of the units says what it should be. That needs a metric of 0 or 1 and, of a
 guardrail, a margin that is a share of control's rate. Nothing else stops an arm.
 """
@@ -17,8 +17,8 @@ from router.experiments.report.model import ArmReport, Measured, Ruling, Waiting
 from router.experiments.report.source import Source, total_moments
 from router.experiments.stats import Guardrail, Kind, Metric, compare, holm
 from router.experiments.stats.compare import p_of
-from router.experiments.stats.sequences import EventsByArm, fewer_events, more_events
 from router.experiments.verdict import Decision
+from router.extensions.experiments_bandit.labels import EventsByArm, fewer_events, more_events
 
 METHOD = "labels"
 DRIFT = "no interval holds while a bandit's weights follow outcomes and rates may drift"

@@ -12,7 +12,7 @@ weights of the plan.
 
 While weights follow outcomes, plain estimates are biased (Nie et al. 2018, arXiv:1708.01977), and rates that
 move while weights do make them worse: exposures keep their propensities, and reports rest on events by label
-within epochs (`router/experiments/stats/sequences.py`), which is all that stops an arm.
+within epochs (`labels.py`), which is all that stops an arm.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import hashlib
 import logging
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -33,10 +33,9 @@ from router.experiments.live.runtime import Experiments
 from router.experiments.model import RULE, AuditEntry, Experiment, Lifecycle, Mode, Phase, Unanswered
 from router.experiments.report.source import (
     REWEIGHT,
-    kept_weights,
     mature_buckets,
     metric_of,
-    reweighting_detail,
+    reweightings,
     total_moments,
 )
 from router.experiments.stats import Kind, Metric, Moments
@@ -108,6 +107,18 @@ def primary_sums(store: Store, name: str, phase: Phase, now: float) -> dict[str,
     if spec.primary.missing is Unanswered.ZERO:
         buckets = mature_buckets(buckets, now, spec.closing)
     return {arm.name: total_moments(buckets, arm.name, metric) for arm in spec.arms}
+
+
+def reweighting_detail(
+    phase: Phase, epoch: int, weights: Mapping[str, float], units: Mapping[str, int]
+) -> dict[str, object]:
+    """The detail of an entry; `units` are those that the weights rest on."""
+    return {"phase": phase.number, "epoch": epoch, "weights": dict(weights), "units": dict(units)}
+
+
+def kept_weights(trail: Iterable[AuditEntry], phase: Phase, epoch: int) -> dict[str, float] | None:
+    """Weights that were made for an epoch; the first to write them won."""
+    return next((found for number, found in reweightings(trail, phase) if number == epoch), None)
 
 
 class Epochs:

@@ -11,19 +11,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from router.errors import InvalidRequest
-from router.experiments.live.bandit import (
+from router.experiments.live.runtime import Experiments
+from router.experiments.model import AuditEntry, Exposure, Lifecycle, Mode, Outcome, Unanswered
+from router.experiments.report.build import report
+from router.experiments.report.source import REWEIGHT, latest_weights
+from router.experiments.stats import Kind, Metric, Moments
+from router.extensions.experiments_bandit.epochs import (
     Epochs,
     best_chances,
     epoch_of,
     epoch_seed,
+    kept_weights,
     primary_sums,
     thompson_weights,
 )
-from router.experiments.live.runtime import Experiments
-from router.experiments.model import AuditEntry, Exposure, Lifecycle, Mode, Outcome, Unanswered
-from router.experiments.report.build import report
-from router.experiments.report.source import REWEIGHT, kept_weights, latest_weights
-from router.experiments.stats import Kind, Metric, Moments
+from router.extensions.experiments_bandit.judging import judged
 from tests.experiments.live.made import SPEC, experiment
 from tests.experiments.memory_store import MemoryStore
 
@@ -245,7 +247,7 @@ def test_the_report_shows_the_weights_in_use():
     store = filled()
     epoch = epoch_of(store, store.get("trial"), BEGIN + 110.0)
     assert epoch is not None
-    found = report(store, "trial", now=BEGIN + 120.0)
+    found = report(store, "trial", now=BEGIN + 120.0, judges={"bandit": judged})
     assert {n.arm: n.weight for n in found.numbers} == epoch.weights
 
 

@@ -11,30 +11,16 @@ import logging
 import time
 from collections import OrderedDict
 from dataclasses import dataclass, field
-from typing import Protocol
 
 from router.experiments.live.assigner import Assignment
 from router.experiments.live.runtime import Experiments, leave_tasks
 from router.experiments.model import BASE, Disagreement
+from router.experiments.modes import ExperimentMode
 from router.ports import End, RequestRouter, Served, Watcher
-from router.types import Decision, Heard, Request, RouterVariant
+from router.types import Decision, Heard, Request
 
 log = logging.getLogger(__name__)
 MOST_PENDING = 4096  # decisions whose answers have not begun
-
-
-class VariantRouter(Protocol):
-    """A router that can decide as other configurations of it would."""
-
-    async def decide(
-        self, request: Request, variant: RouterVariant | None = None, heard: Heard | None = None
-    ) -> Decision:
-        """The decision of a variant (None: of the router itself); `heard` are votes so far, and new ones."""
-        ...
-
-    def digest(self, variant: RouterVariant | None = None) -> str:
-        """sha256 of a variant's configuration and calibration."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,10 +30,10 @@ class _Pending:
     heard: Heard = field(default_factory=dict)
 
 
-class Routers:
-    """`Experiments.routers`, and one of `Experiments.beside`."""
+class Routers(ExperimentMode):
+    """The mode `routers` of a server's experiments."""
 
-    def __init__(self, live: Experiments, router: VariantRouter) -> None:
+    def __init__(self, live: Experiments, router: RequestRouter) -> None:
         self._live, self._router = live, router
         self._pending: OrderedDict[str, _Pending] = OrderedDict()
         self._tasks: set[asyncio.Task[None]] = set()

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from router.experiments.cli.page import MARK_TITLE, page
 from router.experiments.cli.plan_file import plan_of
 from router.experiments.cli.wording import LEGEND
 from router.experiments.live.assigner import holdout_problem
@@ -17,10 +16,14 @@ from router.experiments.management.plans import Known, check_plan
 from router.experiments.model import ArmSpec, Experiment, MetricSpec, Mode
 from router.experiments.report.build import report
 from router.experiments.report.model import Forecast, Measured, SegmentReport, Waiting
+from router.extensions.experiments_page.page import MARK_TITLE, page
 from router.types import AdapterInfo, AdapterRef, AdapterState, RouterVariant
+from tests.commands import cli, own_folder, remote
 from tests.experiments.example_report import example
 from tests.experiments.report.sums import DAY, LONG_AFTER, SPEC, STARTED, SumsStore, both, bucket, running
 from tests.experiments.report.told import REPORT
+
+__all__ = ["cli", "own_folder", "remote"]
 
 MOST_BYTES = 400_000
 
@@ -278,3 +281,26 @@ def test_they_are_what_the_page_says():
     assert (router.route, router.arms[1].router) == ("", RouterVariant(threshold=0.8))
     assert (holdout.mode, holdout.route, holdout.control) == (Mode.HOLDOUT, "", "kept-out")
     assert holdout_problem(holdout, 0.05) == ""
+
+
+def test_a_format_of_a_plugin_is_written(cli, remote, tmp_path):
+    plugin = tmp_path / "plugins" / "markdown.py"
+    plugin.parent.mkdir()
+    plugin.write_text(
+        "from router import hookimpl\n\n"
+        "@hookimpl\n"
+        "def register_report_formats(register):\n"
+        '    register("md", lambda report: f"# {report.experiment.name}")\n'
+    )
+    cli(
+        *("experiments", "create", "medical-v2", "--route", "medical", "--metric", "success"),
+        *("--arm", "control=medical@1.0.0", "--arm", "new=medical@1.1.0", "--start"),
+    )
+    done = cli("experiments", "report", "medical-v2", "--write", "report.md")
+    assert done.out.splitlines()[-1] == "report: report.md"
+    assert Path("report.md").read_text() == "# medical-v2"
+    refused = cli("experiments", "report", "medical-v2", "--write", "report.pdf")
+    assert (refused.code, refused.err) == (
+        2,
+        "lora-router: no plugin writes reports as 'pdf'; the formats are: html, md\n",
+    )

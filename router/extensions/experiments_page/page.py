@@ -11,10 +11,11 @@ import math
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from router.experiments.cli import plots, tables, wording
-from router.experiments.cli.plots import color
+from router.experiments.cli import tables, wording
 from router.experiments.cli.tables import Table
 from router.experiments.cli.wording import MARK, at, following, heading, pairs_of, since
+from router.extensions.experiments_page import plots
+from router.extensions.experiments_page.plots import color
 
 if TYPE_CHECKING:
     from markupsafe import Markup
@@ -30,7 +31,7 @@ def page(report: Report) -> str:
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     found = Environment(
-        loader=PackageLoader("router.experiments.cli"),
+        loader=PackageLoader("router.extensions.experiments_page"),
         autoescape=True,
         trim_blocks=True,
         lstrip_blocks=True,

@@ -1,4 +1,4 @@
-"""What runs beside requests, and who is told of it."""
+"""A receiver of notices."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.experiments.live.receiving import Receiver, receiving
+from tests.extensions.experiments_notices.receiving import Receiver, receiving
 
 
 @pytest.fixture

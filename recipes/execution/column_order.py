@@ -12,9 +12,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 
-Schema = Sequence[
-    tuple[str, Sequence[str]]
-]  # as in router.extensions.training.data: tables and their columns
+Schema = tuple[tuple[str, tuple[str, ...]], ...]  # tables and their columns
 
 QUESTION = re.compile(r"Question:[ \t]*([^\n]+)\s*\Z")
 SELECT_LIST = re.compile(r"\s*SELECT\s+(DISTINCT\s+)?(.+?)\s+FROM\s", re.IGNORECASE | re.DOTALL)

@@ -6,14 +6,14 @@ from dataclasses import replace
 
 import pytest
 
-from router.experiments.cli.plots import (
+from router.experiments.report.model import Measured, Point
+from router.extensions.experiments_page.plots import (
     guardrail_bar,
     lift_chart,
     new_units_chart,
     relative_points,
     units_chart,
 )
-from router.experiments.report.model import Measured, Point
 from tests.experiments.report.sums import STARTED
 from tests.experiments.report.told import REPORT
 

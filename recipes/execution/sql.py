@@ -17,10 +17,7 @@ from functools import lru_cache
 from itertools import permutations, product
 from typing import Any
 
-from router.errors import ConfigError
-from router.extensions.training.data import Row, Schema
-from router.extensions.training.evaluation.column_order import asked_order, question_of
-from router.extensions.training.evaluation.scoring import MeanScorer, Metric, Scores, Task
+from .column_order import Schema
 
 Rows = list[tuple[Any, ...]]  # a result
 Tables = Mapping[str, list[tuple[int, ...]]]  # rows of every table
@@ -45,55 +42,6 @@ TOKEN = re.compile(
     r"""'(?:[^']|'')*'|"(?:[^"]|"")*"|`[^`]*`|\[[^\]]*\]|\d+\.\d+|\w+|<=|>=|!=|<>|==|\|\||\S"""
 )
 STATEMENT = re.compile(r"\bselect\b.*?(?=;|```|\n\s*\n|\Z)", re.IGNORECASE | re.DOTALL)
-
-
-def is_right(answer: str, row: Row) -> bool:
-    """The answer is a query, and nothing else, with the gold's result, columns as the question has them."""
-    return query_judge(row).accepts(answer.strip())
-
-
-def is_right_anywhere(answer: str, row: Row) -> bool:
-    """Format-blind: the first SELECT in the answer counts, values written out count as `?`."""
-    query = first_select(answer)
-    readings = (answer.strip(), query, without_literals(query, row.schema))
-    return any(query_judge(row).accepts(reading) for reading in readings)
-
-
-def same_text(answer: str, gold: str) -> bool:
-    """Token by token, whatever the case."""
-    return tokens(answer.strip().removesuffix(";")) == tokens(gold.strip().removesuffix(";"))
-
-
-def _execution_scores(task: Task, answers: Sequence[str]) -> Scores:
-    pairs = list(zip(answers, task.rows, strict=True))
-    return Scores(
-        MeanScorer([is_right(*pair) for pair in pairs]),
-        MeanScorer([is_right_anywhere(*pair) for pair in pairs]),
-        {
-            "compiles": MeanScorer([query_judge(row).compiles(answer.strip()) for answer, row in pairs]),
-            "same text": MeanScorer([same_text(answer, row.response) for answer, row in pairs]),
-        },
-    )
-
-
-def _check_gold_queries(rows: Sequence[Row]) -> None:
-    for row in rows:
-        query_judge(row)
-
-
-EXECUTION = Metric(
-    "same result when executed",
-    3,
-    "An answer is right if it is one SELECT statement that gives the gold query's result in all of 8 to 10 "
-    "tries: SQLite databases of random rows, with values for ? that find something. Columns must stand in "
-    "the order in which the question lists them, whatever the gold's; if it does not list them all, in any "
-    "order. Rows may stand in any order unless the gold sorts them; so may the ?, which have no names. "
-    "Format-blind: the first SELECT anywhere in the answer counts, without code fences, and values written "
-    "out count as ?.",
-    _execution_scores,
-    references=lambda _: {},
-    check=_check_gold_queries,
-)
 
 
 # -- whether a query does what the gold query does
@@ -148,18 +96,6 @@ class QueryJudge:
         except QueryFailed:
             return False
         return same_result(case.result, rows, self._ordered, self._columns)
-
-
-@lru_cache(maxsize=4096)
-def query_judge(row: Row) -> QueryJudge:
-    """The judge of a data row. Raises ConfigError, naming the row, if its gold query cannot judge."""
-    if not row.schema:
-        raise ConfigError(f"{row.place} has no 'schema': the metric execution needs tables and columns")
-    try:
-        columns = asked_order(question_of(row.prompt), row.response, row.schema)
-        return QueryJudge(row.schema, row.response, columns)
-    except QueryFailed as error:
-        raise ConfigError(f"{row.place}: the gold query cannot be judged by execution: {error}") from error
 
 
 def same_result(gold: Rows, rows: Rows, ordered: bool, columns: Sequence[int] | None = None) -> bool:
@@ -360,6 +296,11 @@ def _rounded(value: Any) -> Any:
 def tokens(sql: str) -> list[str]:
     """Tokens in lower case, names without their quotes."""
     return [_bare(token) if token[0] in '"`[' else token.lower() for token in TOKEN.findall(sql)]
+
+
+def same_text(answer: str, gold: str) -> bool:
+    """Token by token, whatever the case."""
+    return tokens(answer.strip().removesuffix(";")) == tokens(gold.strip().removesuffix(";"))
 
 
 def placeholders(sql: str) -> int:

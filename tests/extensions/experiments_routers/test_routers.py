@@ -11,6 +11,7 @@ import pytest
 from router.experiments.live.runtime import Experiments
 from router.experiments.model import ArmSpec
 from router.experiments.service.served import Modes
+from router.extensions.experiments_routers import make_routers
 from router.ports import End, Served
 from router.types import AdapterRef, FinishReason, RouterVariant, SamplingParams, Usage, Vote
 from tests.experiments.live.made import OLD, SPEC, decision, experiment, request
@@ -54,7 +55,7 @@ class Kit:
         self.store.create(experiment(spec=spec))
         self.live = Experiments(self.store, base_digest=lambda: "base", router_digest=self.router.digest)
         self.live.recorder.start()
-        self.modes = Modes(self.live, self.router, None, None)
+        self.modes = Modes(self.live, self.router, None, None, {"routers": make_routers})
 
     async def choose(self, **fields):
         return await self.live.routers(request(**fields), self.router, True)
@@ -67,7 +68,7 @@ class Kit:
             if whole:
                 watcher.began()
             watcher.ended(WHOLE if whole else End(None, "", Usage(), error="OVERLOADED"))
-        while tasks := tuple(self.modes._routers._tasks):
+        while tasks := tuple(self.live.modes["routers"]._tasks):
             await asyncio.wait(tasks)
         await self.live.recorder.flush()
         return assignment.arm.name
@@ -144,17 +145,17 @@ async def test_a_decision_alone_counts_for_nothing(made):
     found, assignment = await kit.live.routers(asked, kit.router, False)
     assert assignment is not None
     assert found.adapter == {"control": OLD, "strict": None, "bold": OLD}[assignment.arm.name]
-    assert not kit.modes._routers._pending
+    assert not kit.live.modes["routers"]._pending
     await kit.live.routers(nobody, kit.router, False)
     assert kit.live.counts.unit_missing["trial"] == 0
 
 
 async def test_decisions_whose_answers_never_come_are_forgotten(made, monkeypatch):
-    monkeypatch.setattr("router.experiments.live.routers.MOST_PENDING", 5)
+    monkeypatch.setattr("router.extensions.experiments_routers.routers.MOST_PENDING", 5)
     kit = await made()
     for i in range(20):
         await kit.choose(request_id=f"r{i}")
-    assert list(kit.modes._routers._pending) == [f"r{i}" for i in range(15, 20)]
+    assert list(kit.live.modes["routers"]._pending) == [f"r{i}" for i in range(15, 20)]
 
 
 async def test_a_router_that_fails_for_the_others_is_told_and_harms_nobody(made, caplog):

@@ -12,9 +12,13 @@ import pytest
 
 from router import __version__
 from router.errors import ConfigError
-from router.experiments.live import notices
 from router.experiments.live.guardian import act_on
-from router.experiments.live.notices import (
+from router.experiments.model import AuditEntry, Lifecycle
+from router.experiments.report.model import ArmNumbers, ArmReport, Check, Measured, Report, Ruling
+from router.experiments.store.sql_store import SqlStore
+from router.experiments.verdict import Decision
+from router.extensions.experiments_notices import notices
+from router.extensions.experiments_notices.notices import (
     Event,
     Notice,
     Notifier,
@@ -23,15 +27,11 @@ from router.experiments.live.notices import (
     due_notices,
     notice_entry,
 )
-from router.experiments.model import AuditEntry, Lifecycle
-from router.experiments.report.model import ArmNumbers, ArmReport, Check, Measured, Report, Ruling
-from router.experiments.store.sql_store import SqlStore
-from router.experiments.verdict import Decision
 from tests.experiments.live.made import experiment
-from tests.experiments.live.receiving import FLOOD, HANG, HOOK, OK, QUERY
 from tests.experiments.live.test_guardian import BROKEN, HARM, OPEN
 from tests.experiments.live.test_recorder import until
 from tests.experiments.memory_store import MemoryStore
+from tests.extensions.experiments_notices.receiving import FLOOD, HANG, HOOK, OK, QUERY
 
 BETTER = Ruling(Decision.PROMOTE, "primary-better", "success: 0.6 against 0.5")
 SUCCESS = Measured("success", (50, 50), (0.5, 0.6), 0.1, float("-inf"), 0.2, 0.01, "asymptotic")
