@@ -196,7 +196,11 @@ class Finished:
 
 
 class Generation(Protocol):
-    """A submitted job. Iterate once; cancelling or closing frees its row within two steps."""
+    """A submitted job. Iterate once; cancelling or closing frees its row within two steps.
+
+    It may also have `ready() -> Sequence[Delta | Finished]`, which takes the events that are there, without
+    waiting: then a caller that reads slowly gets fewer and longer deltas.
+    """
 
     def __aiter__(self) -> AsyncIterator[Delta | Finished]:
         """Deltas, then exactly one Finished; raises EngineFailed if a step raised."""
@@ -205,6 +209,12 @@ class Generation(Protocol):
     def cancel(self) -> None:
         """Ask the engine to drop it; idempotent, also after the end."""
         ...
+
+
+def ready(generation: Generation) -> Sequence[Delta | Finished]:
+    """Take the events that are there already; none where the generation cannot tell."""
+    take: Callable[[], Sequence[Delta | Finished]] | None = getattr(generation, "ready", None)
+    return take() if take is not None else ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -60,6 +60,15 @@ class Stream:
         if self._awaited is not None and not self._awaited.done():
             self._awaited.set_result(None)
 
+    def ready(self) -> list[Delta | Finished]:
+        """Take the events that are there. An error waits for who iterates."""
+        found: list[Delta | Finished] = []
+        events = self._events
+        while events and not isinstance(event := events[0], RouterError):
+            found.append(event)
+            events.popleft()
+        return found
+
     async def __aiter__(self) -> AsyncIterator[Delta | Finished]:
         """Deltas, then one Finished; leaving early cancels."""
         try:

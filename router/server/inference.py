@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import replace
 
 from router.config import Settings
 from router.corrections.keeper import Corrections
-from router.engine.base import Delta, Finished
+from router.engine.base import Delta, Finished, Generation, ready
 from router.errors import DeadlineExceeded, EngineFailed, Unavailable
 from router.ports import AdapterRegistry
 from router.server import convert
@@ -144,42 +143,38 @@ def completed(event: Finished, call: Call) -> Finished:
     return event
 
 
-async def coalesced(
-    events: AsyncIterable[Delta | Finished], every: int
-) -> AsyncGenerator[Delta | Finished, None]:
+async def coalesced(generation: Generation, every: int) -> AsyncGenerator[Delta | Finished, None]:
     """The same events, fewer and longer for a slow reader: deltas that came while it was away are joined.
 
     After the first, `every` deltas at least are joined: fewer messages for the price of that many steps.
-    Holds at most one answer's text (bounded by max_tokens). Close it to stop reading.
+    What waits is at most one answer's text (bounded by max_tokens). Close it to stop reading.
     """
-    waiting: list[Delta | Finished] = []
-    ready = asyncio.Event()
-
-    async def read() -> None:
-        enough = 1
-        try:
-            async for event in events:
-                waiting.append(event)
-                if len(waiting) >= enough or isinstance(event, Finished):
-                    enough = every
-                    ready.set()
-        finally:
-            ready.set()
-
-    reader = asyncio.create_task(read())
+    events, enough = aiter(generation), 1
+    ended: Exception | None = None
     try:
-        while not (reader.done() and not waiting):
-            await ready.wait()
-            ready.clear()
-            batch, waiting[:] = tuple(waiting), ()
-            if deltas := [event for event in batch if isinstance(event, Delta)]:
+        while ended is None:
+            deltas: list[Delta] = []
+            finished: Finished | None = None
+            try:
+                while finished is None and len(deltas) < enough:
+                    for event in (await anext(events), *ready(generation)):
+                        if isinstance(event, Finished):
+                            finished = event
+                        else:
+                            deltas.append(event)
+            except Exception as error:  # after what came before
+                ended = error
+            enough = every
+            if deltas:
                 yield _joined(deltas)
-            if batch and isinstance(batch[-1], Finished):
-                yield batch[-1]
-        reader.result()
+            if finished is not None:
+                yield finished
+                return
+        if not isinstance(ended, StopAsyncIteration):
+            raise ended
     finally:
-        reader.cancel()
-        await asyncio.wait((reader,))
+        if isinstance(events, AsyncGenerator):
+            await events.aclose()
 
 
 def _joined(deltas: Sequence[Delta]) -> Delta:

@@ -8,7 +8,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import contextmanager
 
-from router.engine.base import Delta, Finished, Generation
+from router.engine.base import Delta, Finished, Generation, ready
 from router.errors import EngineFailed, RouterError
 from router.ports import End, Watcher
 from router.types import FinishReason, Usage
@@ -55,16 +55,26 @@ class Watched:
         """The same events."""
         try:
             async for event in self._generation:
-                if isinstance(event, Delta):
-                    self._begin()
-                    self._texts.append(event.text)
-                    self._tokens += event.tokens
-                else:
-                    self._finish(event)
+                self._saw(event)
                 yield event
         except EngineFailed:
             self._begin()  # the step that failed was its own
             raise
+
+    def ready(self) -> Sequence[Delta | Finished]:
+        """Those of them that are there."""
+        found = ready(self._generation)
+        for event in found:
+            self._saw(event)
+        return found
+
+    def _saw(self, event: Delta | Finished) -> None:
+        if isinstance(event, Delta):
+            self._begin()
+            self._texts.append(event.text)
+            self._tokens += event.tokens
+        else:
+            self._finish(event)
 
     def cancel(self) -> None:
         """Ask the engine to drop it."""

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import pytest
 
 from router.engine.base import Delta, Finished
+from router.engine.handoff import Stream
 from router.errors import EngineFailed
 from router.server.app import ServerApp
 from router.server.inference import coalesced
@@ -108,13 +109,16 @@ async def test_a_reader_that_pauses_gets_everything(fakes: SimpleNamespace, stub
 END = Finished(FinishReason.STOP)
 
 
-async def source(*events: Delta | Finished | Exception, gap: bool = True) -> AsyncIterator[Delta | Finished]:
-    for event in events:
-        if gap:
-            await asyncio.sleep(0.001)
-        if isinstance(event, Exception):
-            raise event
-        yield event
+def source(*events: Delta | Finished | EngineFailed, gap: bool = True) -> Stream:
+    """A generation whose events come one after the other, or are there already."""
+    stream = Stream(lambda _: None, lambda _: None)
+    if gap:
+        for i, event in enumerate(events, 1):
+            stream.loop.call_later(0.002 * i, stream.put, event)
+    else:
+        for event in events:
+            stream.put(event)
+    return stream
 
 
 async def test_a_quick_reader_sees_every_delta() -> None:
@@ -146,16 +150,21 @@ async def test_an_error_comes_after_what_was_there() -> None:
 
 
 async def test_closing_stops_the_reading() -> None:
-    closed = asyncio.Event()
-
-    async def endless() -> AsyncIterator[Delta | Finished]:
-        try:
-            while True:
-                yield Delta("x")
-                await asyncio.sleep(0)
-        finally:
-            closed.set()
-
-    async with aclosing(coalesced(endless(), 1)) as events:
+    left: list[Stream] = []
+    stream = Stream(left.append, lambda _: None)
+    stream.put(Delta("x"))
+    async with aclosing(coalesced(stream, 1)) as events:
         assert await anext(events) == Delta("x")
-    await asyncio.wait_for(closed.wait(), 1)
+    assert left == [stream]
+
+
+async def test_a_generation_that_only_iterates_is_read_too() -> None:
+    class Plain:
+        async def __aiter__(self) -> AsyncIterator[Delta | Finished]:
+            for event in (Delta("a"), Delta("b"), END):
+                yield event
+
+        def cancel(self) -> None:
+            """Nothing."""
+
+    assert [event async for event in coalesced(Plain(), 1)] == [Delta("a"), Delta("b"), END]
