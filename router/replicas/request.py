@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 from router.engine.base import Delta, Finished, Job
@@ -81,7 +80,7 @@ class RoutedJob:
         if isinstance(what, Finished) and what.reason is FinishReason.CANCELLED and not self.cancelled:
             self._elsewhere(Unavailable(f"replica {at} has stopped: ask again"))
         elif isinstance(what, Finished):
-            self.stream.put(replace(what, usage=self._usage(what.usage)))
+            self.stream.put(Finished(what.reason, self._usage(what.usage), what.stop))
         elif isinstance(what, Unavailable):
             self._elsewhere(what)
         else:
@@ -129,8 +128,10 @@ class RoutedJob:
     def _usage(self, usage: Usage) -> Usage:
         """With times as they were at the edge, where the way is part of them."""
         now = time.monotonic()
-        return replace(
-            usage,
+        return Usage(
+            usage.prompt_tokens,
+            usage.cached_tokens,
+            usage.completion_tokens,
             queue_time=usage.queue_time + self._sent - self._began,
             time_to_first_token=(self._first or now) - self._began,
             total_time=now - self._began,
