@@ -298,7 +298,6 @@ class FakeGeneration:
         self._sent = 0
         self._cancelled = False
         self._events: asyncio.Queue[Delta | Finished | Exception] = asyncio.Queue()
-        self._failure: Exception | None = None  # which came behind events that `ready` took
         self._submitted = time.monotonic()
         self._first_step = self._first_token = 0.0
 
@@ -306,21 +305,10 @@ class FakeGeneration:
         """Deltas, then one Finished."""
         return self._iterate()
 
-    def ready(self) -> list[Delta | Finished]:
-        """Take the events that are there, up to an error."""
-        found: list[Delta | Finished] = []
-        while not self._failure and not self._events.empty():
-            event = self._events.get_nowait()
-            if isinstance(event, Exception):
-                self._failure = event
-            else:
-                found.append(event)
-        return found
-
     async def _iterate(self) -> AsyncGenerator[Delta | Finished, None]:
         try:
             while True:
-                event = self._failure or await self._events.get()
+                event = await self._events.get()
                 if isinstance(event, Exception):
                     raise event
                 yield event
