@@ -47,8 +47,7 @@ class Watched:
         self._submitted = time.monotonic()
         self._first = 0.0
         self._began = False
-        self._texts: list[str] = []
-        self._tokens = 0
+        self._read: list[Delta | Finished] = []
         self._finished: Finished | None = None
 
     async def wait(self, least: int) -> None:
@@ -62,17 +61,13 @@ class Watched:
         except EngineFailed:
             self._begin()  # the step that failed was its own
             raise
-        for event in found:
-            self._saw(event)
+        if found:
+            self._read += found
+            if isinstance(found[0], Delta):
+                self._begin()
+            if isinstance(found[-1], Finished):
+                self._finish(found[-1])
         return found
-
-    def _saw(self, event: Delta | Finished) -> None:
-        if isinstance(event, Delta):
-            self._begin()
-            self._texts.append(event.text)
-            self._tokens += event.tokens
-        else:
-            self._finish(event)
 
     def cancel(self) -> None:
         """Ask the engine to drop it."""
@@ -89,7 +84,7 @@ class Watched:
         whole = finished is not None and not failed
         end = End(
             finished.reason if finished is not None and whole else None,
-            "".join(self._texts),
+            "".join([delta.text for delta in self._deltas]),
             finished.usage if finished is not None else self._so_far(),
             failed,
             left,
@@ -114,10 +109,14 @@ class Watched:
             except Exception:
                 log.exception("a watcher failed; the answer goes on")
 
+    @property
+    def _deltas(self) -> list[Delta]:
+        return [event for event in self._read if isinstance(event, Delta)]
+
     def _so_far(self) -> Usage:
         now = time.monotonic()
         return Usage(
-            completion_tokens=self._tokens,
+            completion_tokens=sum(delta.tokens for delta in self._deltas),
             time_to_first_token=(self._first or now) - self._submitted,
             total_time=now - self._submitted,
         )
