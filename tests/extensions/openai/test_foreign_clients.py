@@ -21,7 +21,7 @@ from typing import Any
 import pytest
 from platformdirs import user_cache_dir
 
-from tests.web.conftest import StartWeb
+from tests.server.http_helpers import StartWeb
 
 CLIENTS = Path(__file__).parent / "clients"
 CACHE = Path(user_cache_dir("lora-router")) / "clients"

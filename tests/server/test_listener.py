@@ -19,7 +19,7 @@ from router.server import listener
 from router.server.app import ServerApp
 from router.server.listen import METADATA_BYTES
 from tests.security.helpers import write_clients
-from tests.web.conftest import Http, StartWeb, asking, connect, with_certificates
+from tests.server.http_helpers import Http, StartWeb, asking, connect, with_certificates
 
 
 async def test_a_client_needs_its_token_and_sees_its_own_adapters(
