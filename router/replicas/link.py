@@ -25,6 +25,7 @@ OPTIONS = (
     ("grpc.enable_http_proxy", 0),  # a proxy for the web is no way to a replica
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 2000),
+    ("grpc.http2.bdp_probe", 0),  # a ping for each burst of tokens; they need no larger window
 )
 
 

@@ -269,6 +269,8 @@ def _no_unicode(field: str) -> InvalidRequest:
 
 # -- events
 
+_USAGE = tuple(field.name for field in fields(Usage))
+
 
 def write_event(event: pb.EngineEvent, key: int, what: Value) -> None:
     """Fill an event of `key`. Raises TypeError for what is none."""
@@ -278,8 +280,8 @@ def write_event(event: pb.EngineEvent, key: int, what: Value) -> None:
     elif isinstance(what, Finished):
         usage, message = what.usage, event.finished
         message.reason, message.stop = what.reason.value, what.stop
-        for field in fields(Usage):
-            setattr(message, field.name, getattr(usage, field.name))
+        for name in _USAGE:
+            setattr(message, name, getattr(usage, name))
     elif isinstance(what, RouterError):
         _write_error(event.error, what)
     elif isinstance(what, np.ndarray):
@@ -299,10 +301,11 @@ def value_of(event: pb.EngineEvent) -> Value:
     what = event.WhichOneof("what")
     if what == "delta":
         delta = event.delta
-        return Delta(delta.text, delta.tokens, tuple(map(_logprob_of, delta.logprobs)))
+        logprobs = tuple(map(_logprob_of, delta.logprobs)) if delta.logprobs else ()
+        return Delta(delta.text, delta.tokens, logprobs)
     if what == "finished":
         end = event.finished
-        usage = Usage(**{field.name: getattr(end, field.name) for field in fields(Usage)})
+        usage = Usage(*(getattr(end, name) for name in _USAGE))
         return Finished(FinishReason(end.reason), usage, end.stop)
     if what == "error":
         return _error_of(event.error)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Coroutine, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from router.engine.base import MAX_READINGS, Delta, Finished, Job, Reading, check_reading
@@ -90,7 +90,7 @@ class RoutedJob:
         if isinstance(what, Finished) and what.reason is FinishReason.CANCELLED and not self.cancelled:
             self._elsewhere(Unavailable(f"replica {at} has stopped: ask again"))
         elif isinstance(what, Finished):
-            self.stream.put(replace(what, usage=self._usage(what.usage)))
+            self.stream.put(Finished(what.reason, self._usage(what.usage), what.stop))
         elif isinstance(what, Unavailable):
             self._elsewhere(what)
         else:
@@ -138,8 +138,10 @@ class RoutedJob:
     def _usage(self, usage: Usage) -> Usage:
         """With times as they were at the edge, where the way is part of them."""
         now = time.monotonic()
-        return replace(
-            usage,
+        return Usage(
+            usage.prompt_tokens,
+            usage.cached_tokens,
+            usage.completion_tokens,
             queue_time=usage.queue_time + self._sent - self._began,
             time_to_first_token=(self._first or now) - self._began,
             total_time=now - self._began,

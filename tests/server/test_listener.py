@@ -19,7 +19,7 @@ from router.server import listener
 from router.server.app import ServerApp
 from router.server.listen import METADATA_BYTES
 from tests.security.helpers import write_clients
-from tests.web.conftest import Http, StartWeb, asking, connect, with_certificates
+from tests.server.http_helpers import Http, StartWeb, asking, connect, with_certificates
 
 
 async def test_a_client_needs_its_token_and_sees_its_own_adapters(
@@ -222,3 +222,21 @@ async def test_a_body_that_does_not_end_is_the_clients_fault(start_web: StartWeb
     assert answer.startswith(b"HTTP/1.1 408")
     error = json.loads(answer.partition(b"\r\n\r\n")[2])["error"]
     assert (error["code"], error["type"]) == ("body_incomplete", "invalid_request_error")
+
+
+@pytest.mark.parametrize(
+    ("verb", "path", "host", "status"),
+    [
+        ("GET", "/nothing", "localhost", 404),
+        ("DELETE", "/v1/models", "localhost", 405),
+        ("GET", "/v1/models", "evil.example", 403),
+    ],
+)
+async def test_what_is_not_served_has_its_request_id(
+    start_web: StartWeb, http: Http, verb: str, path: str, host: str, status: int
+) -> None:
+    client = http(await start_web())
+    named = await client.request(verb, path, headers={"x-request-id": "mine", "host": host})
+    assert (named.status_code, named.headers["x-request-id"]) == (status, "mine")
+    unnamed = await client.request(verb, path, headers={"host": host})
+    assert unnamed.headers["x-request-id"]

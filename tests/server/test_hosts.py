@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from router.access.hosts import Hosts
-from tests.web.conftest import Http, StartWeb
+from tests.server.http_helpers import Http, StartWeb
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ import pytest
 
 from router.engine.fake import FakeEngine
 from tests.server.helpers import until
-from tests.web.conftest import Http, StartWeb, asking
+from tests.server.http_helpers import Http, StartWeb, asking
 
 HEAD = b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
 PIECE = b"x" * (64 << 10)
