@@ -1,4 +1,4 @@
-"""The figures of the adapters on docs/results.md and benchmarks/results/training.md are those of the report cards."""
+"""The scores of the adapters, on docs/results.md and among the results, are those of the report cards."""
 
 from __future__ import annotations
 
