@@ -14,6 +14,8 @@ from router.corrections.store import CorrectionStore
 from router.engine.fake import FakeEngine
 from router.experiments.live.runtime import Experiments
 from router.experiments.service.served import ExperimentMetrics
+from router.extensions.experiments_notices.notices import Notifier
+from router.extensions.experiments_notices.telling import NoticeMetrics
 from router.extensions.mirrors.metrics import MirrorsCollector
 from router.extensions.sharing.metrics import EdgesCollector
 from router.replicas.engine import FleetEngine
@@ -54,8 +56,9 @@ def metrics() -> list[str]:
     fleet = FleetCollector(engine.members).collect()
     mirrors = MirrorsCollector(tuple).collect()
     edges = EdgesCollector(SimpleNamespace(problem="", edges=1)).collect()
+    notices = NoticeMetrics(Notifier()).collect()
     plugins = PluginsCollector(SimpleNamespace(running=tuple)).collect()
-    server = [*fleet, *mirrors, *edges, *plugins]
+    server = [*fleet, *mirrors, *edges, *notices, *plugins]
     collected = [*Metrics().registry.collect(), *experiments, *corrections, *drift, *server]
     return [f"{m.name}_total" if m.type == "counter" else m.name for m in collected]
 
