@@ -1,5 +1,4 @@
-"""Sentence embeddings of a request, its first and its last sentence: how near they are to the examples, and a
-regression on them and on n-grams.
+"""Sentence embeddings of a request, its first and its last sentence: how near they are to the examples.
 
 The encoder was trained to place requests for one adapter together, whatever the adapter, so that a few
 examples are enough. Slower than the other two and asked after them. Needs the encoder in the model cache,
@@ -14,14 +13,18 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
 from router import hookimpl
+from router.classifiers import fewshot
+from router.classifiers.fewshot import FEW, PARTS, FewShot
 from router.classifiers.kept import KeptFit
 from router.classifiers.regression import (
+    Block,
     Lessons,
+    Ngrams,
     Regression,
     best_scores,
     file_digest,
@@ -40,14 +43,61 @@ BACKGROUND = Path(__file__).with_name("background.txt")
 STRANGERS = Path(__file__).with_name("strangers.txt")
 PENALTY = 1e-3
 TEMPERATURE = 1.0
-# Of the cosines to an adapter's nearest examples: a smooth maximum, and what it comes to in nats. None of the
-# adapters has the cosine `NONE` or, where that is more, that of general requests less `LEAD`. Chosen with
-# recipes/routing/company and hospital.
-PARTS = (1.0, 0.5, 0.5)  # weights of the whole, the first sentence and the last one
+# For adapters with many examples. Of the cosines to an adapter's nearest examples: a smooth maximum, and what
+# it comes to in nats. None of the adapters has the cosine `NONE` or, where that is more, that of general
+# requests less `LEAD`.
 SMOOTH, NEAREST = 11.0, 8
 SHARPNESS, NONE, LEAD, NEAREST_GENERAL = 22.0, 0.33, 0.1, 3
 TINY = 1e-9
 Array = np.ndarray[Any, Any]
+
+
+class _Model(Protocol):
+    """What was learned."""
+
+    def chances(self, texts: Sequence[str], vectors: Array) -> Array:
+        """[requests, adapters + 1] of texts and their vectors [requests, 3 * 384]; the last is none of the
+        adapters."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class _Few:
+    """For adapters with few examples."""
+
+    shots: FewShot
+
+    def chances(self, texts: Sequence[str], vectors: Array) -> Array:
+        """By the network that was trained on other adapters."""
+        return self.shots.chances(vectors, _ngrams_of(texts))
+
+
+@dataclass(frozen=True, slots=True)
+class _Many:
+    """For adapters with many examples: the geometric mean of two opinions."""
+
+    regression: Regression
+    examples: _Examples
+
+    def chances(self, texts: Sequence[str], vectors: Array) -> Array:
+        """By regression and by the nearest examples."""
+        regression = [self.regression.chances(t, v) for t, v in zip(texts, vectors, strict=True)]
+        return softmax(
+            (np.log(self.examples.chances(vectors) + TINY) + np.log(np.stack(regression) + TINY)) / 2
+        )
+
+
+@cache
+def _background_ngrams() -> Ngrams:
+    """With the frequencies in the background, which are the same for all adapters."""
+    ngrams = Ngrams(read_background(BACKGROUND, ()))
+    ngrams.rows.clear()
+    return ngrams
+
+
+def _ngrams_of(texts: Sequence[str]) -> list[list[Block]]:
+    ngrams = _background_ngrams()
+    return [ngrams(text) for text in texts]
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,14 +110,9 @@ class _Examples:
     general: Array  # [requests, 3 * 384], of unit length
 
     @classmethod
-    def of(cls, lessons: Lessons, vectors: Array, strangers: Array) -> _Examples:
-        """Of the vectors of the lessons [texts, 3 * 384] and of strange requests."""
-        single = lessons.allowed.sum(axis=1) == 1
-        places = [np.flatnonzero(single & (column == 1)) for column in lessons.allowed.T[:-1]]
-        ends = np.cumsum([len(rows) for rows in places])
-        general = vectors[single & (lessons.allowed[:, -1] == 1)]
-        owned = vectors[np.concatenate(places)]
-        return cls(_weighed(owned), ends, _weighed(np.concatenate([general, strangers])))
+    def of(cls, taught: _Taught) -> _Examples:
+        """Of what is learned from."""
+        return cls(_weighed(taught.owned), taught.ends, _weighed(taught.general))
 
     def chances(self, vectors: Array) -> Array:
         """[requests, adapters + 1] of vectors [requests, 3 * 384]; the last is none of the adapters."""
@@ -81,24 +126,58 @@ class _Examples:
         return softmax(SHARPNESS * near)
 
 
-class Embedding(Classifier):
-    """The geometric mean of two opinions, each with a class "none of them".
+@dataclass(frozen=True, slots=True)
+class _Taught:
+    """The lessons apart: those of each adapter, and general requests with strange ones."""
 
-    One is a smooth maximum of the cosines to an adapter's nearest examples: it is right with few examples.
-    The other is softmax regression on vectors and n-grams, taught "none" by general requests: it gains more
-    by further examples. The description of an adapter counts as an example.
+    owned: Array  # [examples, 3 * 384], adapter by adapter
+    texts: list[str]  # of these
+    ends: Array  # [adapters], of each one's rows
+    described: Array  # [adapters], whether its last row is its description
+    general: Array  # [requests, 3 * 384]
+    negative: Array  # [negative examples, 3 * 384]
+    refused: Array  # [negative examples], the adapter that each is not for
+
+    @classmethod
+    def of(
+        cls, lessons: Lessons, vectors: Array, strangers: Array, adapters: Sequence[AdapterProfile]
+    ) -> _Taught:
+        """Of the vectors of the lessons [texts, 3 * 384] and of strange requests."""
+        places, ends = _places(lessons)
+        rows = np.concatenate(places)
+        texts = [lessons.texts[i] for i in rows]
+        descriptions = {adapter.name: adapter.description for adapter in adapters}
+        described = [
+            texts[end - 1] == descriptions[name] for name, end in zip(lessons.names, ends, strict=False)
+        ]
+        single = lessons.allowed.sum(axis=1) == 1
+        general = vectors[single & (lessons.allowed[:, -1] == 1)]
+        every = np.concatenate([general, strangers])
+        refused = lessons.allowed[~single].argmin(axis=1)
+        return cls(vectors[rows], texts, ends, np.array(described), every, vectors[~single], refused)
+
+
+class Embedding(Classifier):
+    """Chances of the adapters and of "none of them", by vectors and n-grams.
+
+    The description of an adapter counts as an example.
+
+    Where adapters have few examples, a network that was trained on other adapters gives them
+    (router/classifiers/fewshot.py). Where one has more than `FEW`, they are the geometric mean of two
+    opinions: a smooth maximum of the cosines to an adapter's nearest examples, and softmax regression on
+    vectors and n-grams, which gains more by further examples.
 
     The parts of a request are encoded apart: in a vector of the whole, a short instruction drowns in a long
     text.
     """
 
     name = "embedding"
-    version = "3"
+    version = "4"
 
     def __init__(self, reader: Reader | None = None) -> None:
         """`reader`: the process's own where none is given."""
         self._reader = reader or sentence_reader()
-        self._model: tuple[Regression, _Examples] | None = None
+        self._learned: tuple[tuple[str, ...], _Model] | None = None  # names of the classes, and the model
         self._known: dict[str, Any] = {}
         self._kept: KeptFit | None = None
         self._kept_examples: KeptFit | None = None
@@ -114,7 +193,7 @@ class Embedding(Classifier):
 
     def fingerprint(self) -> str:
         """What a calibration is bound to: the encoder and the general requests too."""
-        texts = f"{file_digest(BACKGROUND)}/{file_digest(STRANGERS)}"
+        texts = "/".join(map(file_digest, (BACKGROUND, STRANGERS, fewshot.WEIGHTS)))
         return f"{super().fingerprint()}/{self._reader.maker}/{texts}"
 
     def warmup(self) -> None:
@@ -125,7 +204,7 @@ class Embedding(Classifier):
         """Train on vectors of the examples, encoding what is new; or find what was learned in the folder."""
         learned = lessons_of(adapters, BACKGROUND, described=True)
         if learned is None:
-            self._model = None
+            self._learned = None
             return
         strangers = read_background(STRANGERS, adapters)
 
@@ -135,15 +214,23 @@ class Embedding(Classifier):
             read = self._vectors([*learned.texts, *strangers])
             return read[: len(learned.texts)], read[len(learned.texts) :]
 
+        counts = np.diff(_places(learned)[1], prepend=0)
+        few = counts.min() > 0 and counts.max() <= FEW
+        kind: type[_Examples | FewShot] = FewShot if few else _Examples
+        key = learned.key(self.fingerprint(), kind.__name__, *(a.description for a in adapters))
+        arrays = None if self._kept_examples is None else self._kept_examples.find(key)
+        if arrays is None:
+            taught = _Taught.of(learned, *vectors(), adapters)
+            arrays = asdict(_few_shot(taught) if few else _Examples.of(taught))
+            if self._kept_examples is not None:
+                self._kept_examples.put(key, arrays)
+        if few:
+            self._learned = learned.names, _Few(FewShot(**arrays))
+            return
         regression = kept_regression(
             self._kept, self.fingerprint(), learned, lambda: vectors()[0], PENALTY, TEMPERATURE
         )
-        key = learned.key(self.fingerprint(), "examples")
-        arrays = None if self._kept_examples is None else self._kept_examples.find(key)
-        examples = _Examples.of(learned, *vectors()) if arrays is None else _Examples(**arrays)
-        if arrays is None and self._kept_examples is not None:
-            self._kept_examples.put(key, asdict(examples))
-        self._model = regression, examples
+        self._learned = learned.names, _Many(regression, _Examples(**arrays))
 
     def _vectors(self, texts: Sequence[str]) -> Any:
         """[texts, 3 * 384]"""
@@ -159,19 +246,49 @@ class Embedding(Classifier):
 
     def classify_batch(self, requests: Sequence[Request]) -> list[Scores | None]:
         """Declines where there is no text or no adapter has examples."""
-        model = self._model
+        learned = self._learned
         asked = [i for i, r in enumerate(requests) if r.text.strip()]
         answers: list[Scores | None] = [None] * len(requests)
-        if model is None or not asked:
+        if learned is None or not asked:
             return answers
-        pieces = [whole_first_last(requests[i].text) for i in asked]
-        vectors = _join(pieces, self._reader.lately({piece for three in pieces for piece in three}))
-        regression, examples = model
-        near = examples.chances(vectors)
-        for i, vector, chances in zip(asked, vectors, near, strict=True):
-            both = np.log(chances + TINY) + np.log(regression.chances(requests[i].text, vector) + TINY)
-            answers[i] = best_scores(regression.names, softmax(both / 2))
+        names, model = learned
+        texts = [requests[i].text for i in asked]
+        for i, chances in zip(asked, model.chances(texts, self._lately(texts)), strict=True):
+            answers[i] = best_scores(names, chances)
         return answers
+
+    def features(self, texts: Sequence[str]) -> tuple[Array, Array, Array]:
+        """What the network for few examples gets of requests (`FewShot.features`), to train it."""
+        model = None if self._learned is None else self._learned[1]
+        if not isinstance(model, _Few):
+            raise TypeError("these adapters have too many examples or none")
+        return model.shots.features(self._lately(texts), _ngrams_of(texts))
+
+    def _lately(self, texts: Sequence[str]) -> Array:
+        """Vectors [texts, 3 * 384] of requests."""
+        pieces = [whole_first_last(text) for text in texts]
+        vectors: Array = _join(pieces, self._reader.lately({piece for three in pieces for piece in three}))
+        return vectors
+
+
+def _places(lessons: Lessons) -> tuple[list[Array], Array]:
+    """Rows of each adapter's examples, and how many they are up to each adapter."""
+    single = lessons.allowed.sum(axis=1) == 1
+    places = [np.flatnonzero(single & (column == 1)) for column in lessons.allowed.T[:-1]]
+    return places, np.cumsum([len(rows) for rows in places])
+
+
+def _few_shot(taught: _Taught) -> FewShot:
+    ngrams = _ngrams_of(taught.texts)
+    return FewShot.of(
+        taught.owned,
+        taught.ends,
+        taught.described,
+        taught.general,
+        ngrams,
+        taught.negative,
+        taught.refused,
+    )
 
 
 def _smooth_maximum(cosines: Array, count: int) -> Array:

@@ -16,7 +16,8 @@ between its hooks has them as methods of a class `Plugin`, of which an object is
 | register_authenticators    |                           |                                            |
 | on_shutdown                | once in a server's life   | a line in the log                          |
 | rewrite_request            | for each request          | the rewriting, or the request (`required`) |
-| on_decision, on_answer     | in a thread of the plugin | the record                                 |
+| on_decision, on_answer,    | in a thread of the plugin | the record                                 |
+| on_report                  |                           |                                            |
 
 Whatever it costs shows in `lora-router plugins list` and, while it lasts, under `degraded` of /readyz.
 A plugin file that changes while the server runs is loaded again: its old version gets `on_shutdown`, its new
@@ -43,6 +44,8 @@ if TYPE_CHECKING:
     from router.classifiers.contract import Classifier
     from router.config import Settings
     from router.engine.base import Engine
+    from router.experiments.modes import MakeMode
+    from router.experiments.report.model import Report
     from router.judging import Judge
     from router.server.app import ServerApp
     from router.server.http import Route
@@ -89,6 +92,16 @@ def hookimpl(
 # -- settings and commands
 
 
+class Formerly:
+    """Old names of a setting: `path: Annotated[Path, Formerly("file")] = Path("log")` in the plugin's model.
+
+    They work wherever the new name does. One in a settings file is a warning.
+    """
+
+    def __init__(self, *names: str) -> None:
+        self.names = names
+
+
 class RegisterSettings(Protocol):
     """The callback given to `register_settings`."""
 
@@ -99,10 +112,14 @@ class RegisterSettings(Protocol):
 @hookspec
 def register_settings(register: RegisterSettings) -> None:
     """Call `register(Model)`: a pydantic model of the table [NAME] of lora-router.toml. NAME is the plugin's:
-    its file without `.py`, its folder, or its entry point.
+        its file without `.py`, its folder, or its entry point.
 
-    A field KEY is also set by `serve --set NAME.KEY=VALUE` and LORA_ROUTER_NAME__KEY, in this order of
-    strength: flag, environment, file, default. Other hooks get an instance of the model as `settings`.
+        A field KEY is also set by `serve --set NAME.KEY=VALUE` and LORA_ROUTER_NAME__KEY, in this order of
+    <<<<<<< HEAD
+        strength: flag, environment, file, default. `Formerly` gives a field old names.
+    =======
+        strength: flag, environment, file, default. Other hooks get an instance of the model as `settings`.
+    >>>>>>> main
     """
 
 
@@ -196,6 +213,41 @@ class RegisterSource(Protocol):
 @hookspec
 def register_adapter_sources(register: RegisterSource, settings: Any) -> None:
     """Call `register("hub", HubSource)`: `lora-router adapters add hub:NAME` then asks it."""
+
+
+# -- experiments
+
+WriteReport = Callable[["Report"], "str | bytes"]
+
+
+class RegisterReportFormat(Protocol):
+    """The callback given to `register_report_formats`."""
+
+    def __call__(self, name: str, write: WriteReport) -> None:
+        """`write(report)` returns the content of a file."""
+
+
+@hookspec
+def register_report_formats(register: RegisterReportFormat, settings: Any) -> None:
+    """Call `register("md", write)`: `lora-router experiments report NAME --write FILE.md` then calls it."""
+
+
+class RegisterExperimentMode(Protocol):
+    """The callback given to `register_experiment_modes`."""
+
+    def __call__(self, name: str, make: MakeMode) -> None:
+        """`make(live, router)` returns a `router.experiments.modes.ExperimentMode` when a server starts.
+
+        `name` is `bandit`, for experiments of this mode, or `routers`, for those whose arms are routers.
+        """
+
+
+@hookspec
+def register_experiment_modes(register: RegisterExperimentMode, settings: Any) -> None:
+    """Call `register("bandit", make)`: what `make` returns divides the units of bandits, and judges them.
+
+    Call `register("routers", make)`: what it returns routes the requests of router experiments.
+    """
 
 
 # -- who calls, and what is served. `server` has what an implementation needs: `server.settings`, `.registry`,
@@ -398,3 +450,12 @@ def on_decision(record: DecisionRecord, settings: Any) -> None:
 @hookspec
 def on_answer(record: AnswerRecord, settings: Any) -> None:
     """Called for each answer when it has ended, in the same thread as `on_decision`."""
+
+
+@hookspec
+def on_report(report: Report, server: ServerApp, settings: Any) -> None:
+    """Called in the same thread with the report of each look at a running experiment, every 10 s.
+
+    `report` is a `router.experiments.report.model.Report`: its `verdict`, `arms`, `checks`, and `audit`, what
+    was done so far. Every server that has the experiment's database looks.
+    """

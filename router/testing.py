@@ -25,7 +25,7 @@ from router.judging import Judge
 from router.plugins import trial
 from router.plugins.judges import JudgeRegistrar
 from router.plugins.loader import LoadError, load_file
-from router.plugins.tables import Table, Value
+from router.plugins.tables import Place, Table, Value
 
 if TYPE_CHECKING:
     from router.client import AsyncClient
@@ -42,7 +42,8 @@ def classifier_of(plugin: Path | str, **settings: Any) -> Classifier:
     """
     path = Path(plugin)
     try:
-        loaded = load_file(path, Table({key: Value(value, "the test") for key, value in settings.items()}))
+        given = [Value(key, value, Place.FILE, key, "the test") for key, value in settings.items()]
+        loaded = load_file(path, Table(given))
     except LoadError as error:
         raise ValueError(f"{path}: {error}") from error
     if len(loaded.registrations) != 1:

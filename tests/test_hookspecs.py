@@ -165,7 +165,10 @@ def register_checks(register):
 def test_built_in_plugins_are_listed_as_all_others(write: Write) -> None:
     write("one.py", CHECK.format("None"))
     found = {status.name: status for status in loaded().status()}
-    assert (found["vllm"].source, found["vllm"].hooks) == ("built-in", ("register_engines",))
+    assert (found["vllm"].source, found["vllm"].hooks) == (
+        "built-in",
+        ("register_engines", "register_settings"),
+    )
     assert (found["one"].source, found["one"].hooks) == ("file", ("register_checks",))
 
 
@@ -694,6 +697,13 @@ async def test_a_slow_observer_costs_records_and_no_request(
 def test_an_asynchronous_observer_is_refused(write: Write) -> None:
     write("late.py", "@hookimpl\nasync def on_answer(record): ...\n")
     assert "on_answer is asynchronous" in status_of(loaded(), "late").error
+
+
+async def test_a_plugin_observes_reports_of_experiments(write: Write) -> None:
+    write("seen.py", "@hookimpl\ndef on_report(report, server):\n    server.seen = report\n")
+    async with serving() as (served, _):
+        served.server.hooks.reported("a report")
+        await until(lambda: getattr(served.server, "seen", "") == "a report")
 
 
 # -- docs/hooks.md

@@ -103,16 +103,12 @@ def test_a_store_that_was_asked_for_is_refused(package: Path) -> None:
 
 def test_a_setting_of_a_part_that_is_not_there_ends_the_start(package: Path) -> None:
     (package / "router" / "extensions" / "vllm_names").rename(package / "taken")
-    code = (
-        "from router.cli.compose import Composition; from router.config import Settings; "
-        "from router.engine.fake import FakeEngine; "
-        "Composition(Settings(adapters_dir=(), metrics_compat='vllm'), FakeEngine())"
-    )
-    found = done(package, "-c", code)
+    found = done(package, "-m", "router.cli", "serve", "--listen=127.0.0.1:0", "--metrics-compat=vllm")
     (package / "taken").rename(package / "router" / "extensions" / "vllm_names")
+    assert found.returncode == 2
     assert (
-        "ConfigError: there is no built-in plugin vllm_names, and the setting `metrics_compat`"
-        in found.stderr
+        "metrics_compat (from flag) is a setting of the built-in plugin vllm_names, whose folder "
+        "router/extensions/vllm_names is not there" in found.stderr
     )
 
 

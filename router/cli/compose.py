@@ -53,6 +53,11 @@ class Composition:
         if model is not None:
             options = replace(options, equals_base=equals_base(model))
         self.registry = Registry(engine, settings.adapter_folders, options, caught_up=keep)
+        if settings.replica_bounds[0]:
+            from router.replicas.engine import FleetEngine
+
+            if isinstance(engine, FleetEngine):
+                engine.pin(self.registry.keeps)
         calibration = calibration_file(settings)
         self.router = Router(
             self.registry,

@@ -24,6 +24,7 @@ def engine_of(settings: Settings, plugins: PluginHost) -> tuple[Engine, Path | N
 
     Raises ConfigError, before anything is fetched where the settings are wrong.
     """
+    plugins.check_engine(settings.engine)
     if settings.replica_addresses and settings.engine != TORCH:  # the edge needs the tokenizer alone
         return make_fleet(settings), resolve_model(settings.model, any_weights=True)
     if settings.engine == TORCH:

@@ -58,7 +58,7 @@ def print_summary(app: ServerApp, plugins: Sequence[PluginStatus], calibration: 
             *([("sidecar", app.sidecar_address)] if app.sidecar_address else []),
             *_web_lines(app),
             ("metrics", f"http://{app.metrics_address}/metrics" if app.metrics_address else "off"),
-            *([("OTLP", settings.otlp_endpoint)] if settings.otlp_endpoint else []),
+            *([("OTLP", app.tracing.endpoint)] if app.tracing is not None else []),
         ]
     )
     if shown:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 AUTO = "auto"
 FILE = "experiments.db"
+NOTICES = "experiments_notices"
 STORE_DOWN = "the store of experiments does not answer"
 OFF = (
     "experiments are off, since the setting `experiments` is empty: set it to auto or to the URL of a "
@@ -56,6 +57,7 @@ class Plugin:
 
         if isinstance(server.experiments, ServedExperiments):
             self._served = server.experiments
+            self._served.observe(server.hooks.reported)
             server.metrics.registry.register(self._served.metrics)
 
     @hookimpl
@@ -85,7 +87,8 @@ class Plugin:
 
         answers = ShadowAnswers(server.pipeline.complete, server.registry, server.engine.status)
         panel = JudgePanel(server.plugins.judges, partial(EngineBase, server.engine))
-        self._own.modes = Modes(self._own.live, server.router, answers, panel.judge)
+        modes = server.plugins.experiment_modes()
+        self._own.modes = Modes(self._own.live, server.router, answers, panel.judge, modes)
         await self._own.start()
 
     @hookimpl
@@ -97,10 +100,9 @@ class Plugin:
 
 def experiments_of(server: ServerApp) -> ServedExperiments | None:
     """Not started yet; None where experiments are off. Raises ConfigError."""
-    from router.experiments.live.notices import Notifier
-
     settings, engine, router, plugins = server.settings, server.engine, server.router, server.plugins
-    notifier = Notifier(*webhook_of(settings))
+    if settings.experiments_webhook and NOTICES not in {plugin.name for plugin in plugins.status()}:
+        raise ConfigError(f"experiments_webhook needs the extension {NOTICES}, which is not there")
     store = store_of(settings, server.state_dir)
     if store is None:
         return None
@@ -113,7 +115,6 @@ def experiments_of(server: ServerApp) -> ServedExperiments | None:
         look_seconds=settings.experiments_look_seconds,
         base_digest=lambda: engine.info.served_digest,
         router_digest=router.digest,
-        notifier=notifier,
         flush_seconds=settings.flush_seconds,
     )
     live.classifiers = lambda: [r.name for r in plugins.registrations()]
@@ -139,9 +140,3 @@ def store_of(settings: Settings, state: Path) -> Store | None:
     except ConfigError as error:
         log.warning("experiments are off: %s", error.message)
         return None
-
-
-def webhook_of(settings: Settings) -> tuple[str, str]:
-    """Where notices go, and the secret that they are signed with; empty where there is none."""
-    secret = settings.experiments_webhook_secret
-    return settings.experiments_webhook or "", secret.get_secret_value() if secret else ""

@@ -15,7 +15,7 @@ import re
 import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec, SourceFileLoader
 from importlib.metadata import EntryPoint
@@ -30,17 +30,29 @@ from router.built_in import name_of
 from router.classifiers import isolation
 from router.classifiers.isolation import StillRunning, call_in_thread
 from router.classifiers.registration import Registrar, Registration
-from router.hookspecs import LIMITS, Check, FindBase, Limits, MakeEngine, MakeSource, MakeStore
+from router.hookspecs import (
+    LIMITS,
+    Check,
+    FindBase,
+    Limits,
+    MakeEngine,
+    MakeSource,
+    MakeStore,
+    WriteReport,
+)
 from router.plugins.judges import JudgeRegistrar, JudgeRegistration
 from router.plugins.tables import SettingsRegistrar, Table
 
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
+    from pydantic import BaseModel
+
+    from router.experiments.modes import MakeMode
 
 LOAD_SECONDS = 30.0
 MODULE_PREFIX = "lora_router_plugin_"
 HOOKS = tuple(name for name in vars(hookspecs) if hasattr(vars(hookspecs)[name], f"{hookspecs.NAME}_spec"))
-OBSERVERS = ("on_decision", "on_answer")
+OBSERVERS = {"on_decision": "record", "on_answer": "record", "on_report": "report"}  # and what they get
 # No place to tell of a fault.
 OURS = frozenset(
     {Path(__file__).parent, Path(isolation.__file__).parent, Path(hookspecs.__file__).parent / "server"}
@@ -76,16 +88,37 @@ class EngineEntry:
 
     name: str
     make: MakeEngine
-    base: FindBase | None
+    base: FindBase | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class SourceEntry:
     """A scheme of adapter sources that a plugin registered."""
 
-    name: str
+    scheme: str
     source: MakeSource
-    store: MakeStore | None
+    store: MakeStore | None = None
+
+    @property
+    def name(self) -> str:
+        """As other entries have it."""
+        return self.scheme
+
+
+@dataclass(frozen=True, slots=True)
+class ReportFormat:
+    """A form of experiments' reports that a plugin registered."""
+
+    name: str
+    write: WriteReport
+
+
+@dataclass(frozen=True, slots=True)
+class ModeEntry:
+    """A mode of experiments that a plugin registered."""
+
+    name: str
+    make: MakeMode
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -97,9 +130,14 @@ class Loaded:
     judges: tuple[JudgeRegistration, ...] = ()
     engines: tuple[EngineEntry, ...] = ()
     sources: tuple[SourceEntry, ...] = ()
+    report_formats: tuple[ReportFormat, ...] = ()
+    modes: tuple[ModeEntry, ...] = ()
     checks: tuple[Check, ...] = ()
     metrics: CollectorRegistry | None = None
     warnings: tuple[str, ...] = ()
+    renamed: tuple[str, ...] = ()  # warnings of old names of its settings
+    settings: BaseModel | None = None  # an instance of the model that it registered
+    origins: Mapping[str, str] = field(default_factory=dict)  # of the fields that are set
     version: str = ""
     digest: str = ""  # sha256 of a file's bytes, or of a folder's files; hex
     module: str = ""  # its key in sys.modules if it is ours to drop
@@ -227,30 +265,24 @@ def collect(plugin: object, name: str, table: Table | None = None) -> Loaded:
     """
     kept = getattr(plugin, "Plugin", None)
     found, warnings = _hooks_of(name, [plugin, *([kept()] if isinstance(kept, type) else [])])
-    settings: object = None
+    registrar = SettingsRegistrar(name, table)
     if "register_settings" in found:
-        registrar = SettingsRegistrar(name, table)
         found["register_settings"](register=registrar)
-        settings = registrar.settings
     elif table:
-        warnings.append(
-            f"its settings are not used, since it registers none: {', '.join(sorted(table.values))}"
-        )
-    hooks = {hook: replace(impl, settings=settings) for hook, impl in found.items()}
+        unused = ", ".join(sorted(one.key for one in table.values))
+        warnings.append(f"its settings are not used, since it registers none: {unused}")
+    hooks = {hook: replace(impl, settings=registrar.settings) for hook, impl in found.items()}
     classifiers, judges = Registrar(name), JudgeRegistrar(name)
-    engines, sources, checks = Entries[EngineEntry](), Entries[SourceEntry](), list[Check]()
-
-    def add_engine(name: str, make: MakeEngine, base: FindBase | None = None) -> None:
-        engines.add("engine", EngineEntry(name, make, base))
-
-    def add_source(scheme: str, source: MakeSource, store: MakeStore | None = None) -> None:
-        sources.add("scheme", SourceEntry(scheme, source, store))
-
+    engines, sources = Entries("engine", EngineEntry), Entries("scheme", SourceEntry)
+    formats, modes = Entries("report format", ReportFormat), Entries("experiment mode", ModeEntry)
+    checks: list[Check] = []
     registrars: dict[str, Any] = {
         "register_classifiers": classifiers,
         "register_judges": judges,
-        "register_engines": add_engine,
-        "register_adapter_sources": add_source,
+        "register_engines": engines.add,
+        "register_adapter_sources": sources.add,
+        "register_report_formats": formats.add,
+        "register_experiment_modes": modes.add,
         "register_checks": checks.append,
     }
     for hook, register in registrars.items():
@@ -262,7 +294,15 @@ def collect(plugin: object, name: str, table: Table | None = None) -> Loaded:
 
         registry = CollectorRegistry()
         hooks["register_metrics"](registry=registry)
-    registered = (*classifiers.registrations, *judges.registrations, *engines, *sources, *checks)
+    registered = (
+        *classifiers.registrations,
+        *judges.registrations,
+        *engines,
+        *sources,
+        *formats,
+        *modes,
+        *checks,
+    )
     if hooks.keys() <= registrars.keys() and not registered:
         warnings.append("it registers no classifier and no judge, nor anything else")
     return Loaded(
@@ -271,29 +311,45 @@ def collect(plugin: object, name: str, table: Table | None = None) -> Loaded:
         tuple(judges.registrations),
         tuple(engines),
         tuple(sources),
+        tuple(formats),
+        tuple(modes),
         tuple(checks),
         registry,
         tuple(warnings),
+        tuple(registrar.renamed),
+        registrar.settings,
+        registrar.origins,
     )
 
 
-E = TypeVar("E", EngineEntry, SourceEntry)
+E = TypeVar("E", EngineEntry, SourceEntry, ReportFormat, ModeEntry)
 
 
 class Entries(list[E], Generic[E]):
-    """What a plugin registered by name."""
+    """What a plugin registered by name; `what` it is, in words, and its class."""
 
-    def add(self, what: str, entry: E) -> None:
-        """Raises ValueError for a name that is none, and for one that is there; TypeError for no function."""
+    def __init__(self, what: str, kind: type[E]) -> None:
+        super().__init__()
+        self._what = what
+        self._kind: type[E] = kind
+
+    def add(self, *args: Any, **named: Any) -> None:
+        """The `register` of a hook: the fields of an entry, a name and a function first.
+
+        Raises ValueError for a name that is none, and for one that is there; TypeError for no function.
+        """
+        entry = self._kind(*args, **named)
         if not isinstance(entry.name, str) or not NAME_FORM.fullmatch(entry.name):
             raise ValueError(
-                f"{what} {entry.name!r}: use a-z, 0-9, '_' and '-', starting with a letter or digit"
+                f"{self._what} {entry.name!r}: use a-z, 0-9, '_' and '-', starting with a letter or digit"
             )
-        made = entry.make if isinstance(entry, EngineEntry) else entry.source
+        made = getattr(entry, fields(entry)[1].name)
         if not callable(made):
-            raise TypeError(f"{what} {entry.name!r}: register() got a {type(made).__name__}, not a function")
+            raise TypeError(
+                f"{self._what} {entry.name!r}: register() got a {type(made).__name__}, not a function"
+            )
         if any(other.name == entry.name for other in self):
-            raise ValueError(f"{what} {entry.name!r} is registered twice")
+            raise ValueError(f"{self._what} {entry.name!r} is registered twice")
         self.append(entry)
 
 

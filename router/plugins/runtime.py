@@ -24,6 +24,7 @@ from router.plugins.loader import OBSERVERS, Hook, Loaded, describe
 from router.types import Request
 
 if TYPE_CHECKING:
+    from router.experiments.report.model import Report
     from router.ports import End
     from router.server.app import ServerApp
     from router.types import Decision
@@ -110,10 +111,10 @@ class Running:
 
 
 class Observer:
-    """Calls a plugin's `on_decision` and `on_answer` in a thread of its own, in the order of the records."""
+    """Calls a plugin's observers in a thread of its own, in the order of the records."""
 
-    def __init__(self, running: Running) -> None:
-        self._running = running
+    def __init__(self, running: Running, server: ServerApp | None) -> None:
+        self._running, self._server = running, server
         self._waiting: queue.SimpleQueue[tuple[str, Callable[[], object]] | None] = queue.SimpleQueue()
         self.dropped = self.observed = 0
         self._thread = threading.Thread(target=self._run, name=f"observe {running.plugin.name}", daemon=True)
@@ -137,7 +138,7 @@ class Observer:
         while (item := self._waiting.get()) is not None:
             hook, make = item
             try:
-                self._running.loaded.hooks[hook](record=make())
+                self._running.loaded.hooks[hook](**{OBSERVERS[hook]: make()}, server=self._server)
             except BaseException as error:
                 self._running.fault(hook, error)
             self.observed += 1
@@ -223,7 +224,7 @@ class Hooks:
                 await self._life(running, STAGES[running.stage - 1])
             watches = any(hook in version.hooks for hook in OBSERVERS)
             if watches and running.observer is None and not running.failed:
-                running.observer = Observer(running)
+                running.observer = Observer(running, self._server)
         self._sort()
 
     def _sort(self) -> None:
@@ -329,6 +330,12 @@ class Hooks:
         for running in self._observers.get("on_decision", ()):
             if running.observer is not None:
                 running.observer.put("on_decision", lambda: decision_record(now, request, decision))
+
+    def reported(self, report: Report) -> None:
+        """A look at a running experiment. From any thread."""
+        for running in self._observers.get("on_report", ()):
+            if running.observer is not None:
+                running.observer.put("on_report", lambda: report)
 
     def watcher(self, request: Request, decision: Decision) -> Watching | None:
         """What tells `on_answer` how the answer ends; None where nobody asks."""

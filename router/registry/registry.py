@@ -202,6 +202,10 @@ class Registry:
         owners = (owner for resident in self._residency for owner in resident.owners)
         return (self._index.info(owner) for owner in owners if isinstance(owner, Record))
 
+    def keeps(self, digest: str) -> bool:
+        """Whether it is loaded and must stay so: it is pinned, or somebody waits for it."""
+        return self._residency.keeps(digest)
+
     def get(self, name: str, version: str = "", visible: Visible = EVERYTHING) -> AdapterInfo:
         """See AdapterRegistry."""
         return self._index.info(self._index.find(name, version, visible))

@@ -46,8 +46,6 @@ PARTS = {
     "experiments": "experiments",
     "shared_state": "sharing",
     "corrections": "corrections",
-    "otlp_endpoint": "otel",
-    "metrics_compat": "vllm_names",
 }  # settings, and the built-in plugins that they are for
 
 

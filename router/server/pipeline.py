@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from router.access.quotas import Meter
 from router.config import Settings
 from router.corrections.keeper import Corrections
-from router.engine.base import Delta, Engine, Finished, Generation, Job, Prompt, with_grammar
+from router.engine.base import Buffered, Delta, Engine, Finished, Generation, Job, Prompt, with_grammar
 from router.errors import (
     DataLoss,
     DeadlineExceeded,
@@ -107,7 +107,7 @@ class Pipeline:
         return self._engine.info.context_length
 
     @asynccontextmanager
-    async def answer(self, request: Request, call: Call) -> AsyncIterator[tuple[Decision, Generation]]:
+    async def answer(self, request: Request, call: Call) -> AsyncIterator[tuple[Decision, Buffered]]:
         """Admitted by the engine when the block is entered; its row is freed when it is left."""
         async with AsyncExitStack() as held:
             request = await self._rewritten(request)

@@ -28,9 +28,8 @@ from router.engine.fake import FakeEngine
 from router.errors import ConfigError
 from router.replicas.children import ChildLink
 from router.replicas.engine import FleetEngine
-from router.replicas.found import FoundMembership
 from router.replicas.link import GrpcLink
-from router.replicas.membership import MOST
+from router.replicas.membership import MOST, FoundMembership
 from router.replicas.owned import OwnedMembership
 from router.replicas.ray import check_reached
 from tests.cli.test_compose import MANIFEST, READER

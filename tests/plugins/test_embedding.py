@@ -72,6 +72,16 @@ def test_the_nearest_adapter_wins(toy: Any) -> None:
     assert values(toy, "aaac")["a"] > values(toy, "aaac")["b"]
 
 
+def test_with_many_examples_the_nearest_adapter_wins_and_the_background_goes_to_none(
+    module: Any, letters: Letters
+) -> None:
+    classifier = made(module, letters)
+    many = {letter: tuple(f"{letter * 5} {i}" for i in range(40)) for letter in "ab"}
+    classifier.fit([AdapterProfile(letter, "1", examples=examples) for letter, examples in many.items()])
+    assert values(classifier, "bbb")["b"] > 0.5
+    assert max(values(classifier, "What should I cook tonight with two eggs?").values()) < 0.2
+
+
 def test_what_looks_like_the_background_goes_to_none(toy: Any) -> None:
     assert max(values(toy, "What should I cook tonight with two eggs?").values()) < 0.2
 

@@ -4,23 +4,40 @@ from __future__ import annotations
 
 import logging
 from importlib.util import find_spec
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
 
 from router.access.recent import Recent
 from router.errors import install_extra
-from router.hookspecs import RegisterHttp, hookimpl
+from router.hookspecs import Formerly, RegisterHttp, RegisterSettings, hookimpl
 
 if TYPE_CHECKING:
     from router.server.app import ServerApp
 
-
 log = logging.getLogger(__name__)
 
 
+class Settings(BaseModel):
+    """The table [console]."""
+
+    model_config = ConfigDict(frozen=True)
+
+    enabled: Annotated[bool, Formerly("console")] = Field(
+        True, description="serve the console for operators at /console of the HTTP address, too"
+    )
+
+
 @hookimpl
-async def on_startup(server: ServerApp) -> None:
+def register_settings(register: RegisterSettings) -> None:
+    """`[console]`."""
+    register(Settings)
+
+
+@hookimpl
+async def on_startup(server: ServerApp, settings: Settings) -> None:
     """Remember what administrators do, beside the file that the setting `audit` names."""
-    if server.settings.http_listen and server.settings.console:
+    if server.settings.http_listen and settings.enabled:
         server.recent = Recent(server.audit)
         if server.settings.audit is not None:
             server.recent.remember(server.settings.audit)

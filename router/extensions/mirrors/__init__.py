@@ -8,10 +8,17 @@ from typing import TYPE_CHECKING
 
 from router.extensions.mirrors.metrics import MirrorsCollector
 from router.extensions.mirrors.mirrors import Mirrors
-from router.hookspecs import RegisterCheck, hookimpl
+from router.extensions.mirrors.settings import Settings
+from router.hookspecs import RegisterCheck, RegisterSettings, hookimpl
 
 if TYPE_CHECKING:
     from router.server.app import ServerApp
+
+
+@hookimpl
+def register_settings(register: RegisterSettings) -> None:
+    """`[mirrors]`."""
+    register(Settings)
 
 
 class Plugin:
@@ -26,9 +33,9 @@ class Plugin:
         register(self._flaws)
 
     @hookimpl
-    def on_startup(self, server: ServerApp) -> None:
+    def on_startup(self, server: ServerApp, settings: Settings) -> None:
         """Find the plugin of each store. Raises ConfigError."""
-        self._mirrors = Mirrors.of(server.settings, server.plugins.sources())
+        self._mirrors = Mirrors.of(server.settings, settings, server.plugins.sources())
         server.metrics.registry.register(MirrorsCollector(self._mirrors.states))
 
     @hookimpl

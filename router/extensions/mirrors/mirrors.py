@@ -9,11 +9,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
-from router.config import Settings
 from router.errors import ConfigError
 from router.extensions.mirrors.metrics import MirrorState
 
 if TYPE_CHECKING:
+    from router import config
+    from router.extensions.mirrors.settings import Settings
     from router.plugins.loader import SourceEntry
     from router.sources.mirror.mirror import Mirror
     from router.sources.mirror.store import Folders
@@ -30,7 +31,7 @@ class Mirrors:
         self._bar: Callable[[str, int, int], None] | None = None  # on a terminal, while a start waits
 
     @classmethod
-    def of(cls, settings: Settings, sources: Mapping[str, SourceEntry]) -> Mirrors:
+    def of(cls, settings: config.Settings, own: Settings, sources: Mapping[str, SourceEntry]) -> Mirrors:
         """`sources`: those of plugins by scheme. Raises ConfigError for a store that cannot be opened."""
         urls = [one for one in settings.adapters_dir if isinstance(one, str)]
         if not urls:
@@ -49,11 +50,11 @@ class Mirrors:
                 )
             return entry.store(url)  # type: ignore[no-any-return]
 
-        made = cls((), settings.mirror_wait_seconds)
-        cache = Cache(settings.mirror_folder() / "cache", settings.mirror_cache_mb << 20)
+        made = cls((), own.wait_seconds)
+        cache = Cache(settings.mirror_folder() / "cache", own.cache_mb << 20)
         most = settings.host_memory_mb << 20
         made._mirrors = [
-            Mirror(store(url), settings.mirror_folder(url), cache, settings.mirror_seconds, most, made._show)
+            Mirror(store(url), settings.mirror_folder(url), cache, own.seconds, most, made._show)
             for url in urls
         ]
         return made

@@ -1,20 +1,38 @@
-"""Metrics by vLLM's names, which gateways' endpoint pickers read (setting `metrics_compat`)."""
+"""Metrics by vLLM's names, which gateways' endpoint pickers read."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated, Literal
 
-from router.hookspecs import hookimpl
+from pydantic import BaseModel, ConfigDict, Field
+
+from router.hookspecs import Formerly, RegisterSettings, hookimpl
 from router.types import AdapterState
 
 if TYPE_CHECKING:
     from router.server.app import ServerApp
 
 
+class Settings(BaseModel):
+    """The table [vllm_names]."""
+
+    model_config = ConfigDict(frozen=True)
+
+    metrics: Annotated[Literal["none", "vllm"], Formerly("metrics_compat")] = Field(
+        "none", description="names that gateways' endpoint pickers read, beside our own: vllm, or none"
+    )
+
+
 @hookimpl
-async def on_startup(server: ServerApp) -> None:
+def register_settings(register: RegisterSettings) -> None:
+    """`[vllm_names]`."""
+    register(Settings)
+
+
+@hookimpl
+async def on_startup(server: ServerApp, settings: Settings) -> None:
     """Show them beside our own."""
-    if server.settings.metrics_compat != "vllm":
+    if settings.metrics != "vllm":
         return
     from router.extensions.vllm_names.names import VllmNames
 

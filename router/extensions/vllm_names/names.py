@@ -1,4 +1,4 @@
-"""Names of vLLM's that gateways' endpoint pickers read, beside our own (`metrics_compat`).
+"""Names of vLLM's that gateways' endpoint pickers read, beside our own (`vllm_names.metrics`).
 
 A picker sends a request that names an adapter to a server that has it, by `vllm:lora_requests_info`: its
 newest series wins, so there is one, and it names every version in memory, whether or not it answers just now.

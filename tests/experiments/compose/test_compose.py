@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import threading
-import time
 from pathlib import Path
 
 import pytest
@@ -14,15 +12,12 @@ from router.client import AsyncClient, ClientError
 from router.config import Settings
 from router.engine.fake import FakeEngine
 from router.errors import ConfigError
-from router.experiments.live.notices import Event, Notice, verify
 from router.experiments.model import ArmSpec, Kind, MetricSpec, Spec
 from router.experiments.plugin import store_of
 from router.registry.state import state_dir
-from tests.experiments.live.receiving import receiving
 
 pytestmark = pytest.mark.slow
 
-SECRET = "s3cret"
 SPEC = Spec(
     hypothesis="none",
     route="base",
@@ -115,35 +110,6 @@ async def test_from_plan_to_report_over_two_lives_of_a_server(serve):
     assert sum(n.responses for n in report.numbers) == 24
     assert not [check.name for check in report.checks if check.failed]
     await stop()
-
-
-async def test_a_webhook_is_told_by_the_whole_server(serve, monkeypatch):
-    monkeypatch.setenv("NO_PROXY", "*")
-    with receiving() as receiver:
-        said = {"experiments_webhook": receiver.url, "experiments_webhook_secret": SECRET}
-        composition, stop = await serve(**said)
-        live = composition.app.experiments.live
-        live.notifier.tell(Notice("same", 1, Event.PROMOTABLE, "new", "text", 1.0))
-        await stop()
-        ((_, headers, body),) = receiver.got
-    assert verify(SECRET, headers["Lora-Router-Signature"], body, time.time())
-    assert live.notifier.deliveries["delivered"] == 1
-
-
-@pytest.mark.parametrize(
-    ("said", "told"),
-    [
-        ({"experiments_webhook": "ftp://somewhere/x"}, "experiments_webhook must begin with https"),
-        ({"experiments_webhook": "nowhere"}, "is no URL with a host"),
-        ({"experiments_webhook_secret": SECRET}, "set both"),
-    ],
-)
-async def test_a_webhook_that_cannot_work_stops_the_start_and_names_no_secret(serve, said, told):
-    before = set(threading.enumerate())
-    with pytest.raises(ConfigError, match=told) as caught:
-        await serve(**said)
-    assert SECRET not in caught.value.message
-    assert not [thread for thread in set(threading.enumerate()) - before if "experiments" in thread.name]
 
 
 async def test_off_says_how_to_turn_it_on(serve):

@@ -1,4 +1,4 @@
-"""Shadow arms, router experiments and bandits of a whole server: all is real but the engine."""
+"""Shadow arms of a whole server: all is real but the engine."""
 
 import asyncio
 import dataclasses
@@ -13,8 +13,7 @@ from router.client import AsyncClient
 from router.config import Settings
 from router.engine.fake import FakeEngine
 from router.experiments.model import ArmSpec, Experiment, Kind, Lifecycle, MetricSpec, Mode, Phase, Spec
-from router.experiments.report.source import REWEIGHT
-from router.types import AdapterRef, RouterVariant
+from router.types import AdapterRef
 from tests.cli.tiny import MODULES, write_adapter
 
 pytestmark = pytest.mark.slow
@@ -128,34 +127,3 @@ async def test_a_shadow_is_dropped_when_requests_need_its_row(running, client):
     counts = running.app.experiments.live.counts.shadows
     await eventually(lambda: counts["trial", "old", "load"])
     assert store.paired("trial", 1) == {}
-
-
-async def test_units_are_divided_between_routers(running, client):
-    arms = (ArmSpec("control", 0.5), ArmSpec("strict", 0.5, router=RouterVariant(threshold=0.9)))
-    store = await started(running, dataclasses.replace(SPEC, route="", arms=arms))
-    answered = set()
-    for i in range(12):
-        decision = (await client.generate("which chapter", max_tokens=2, unit=f"user{i}")).decision
-        assert decision.experiment == "trial"
-        answered.add((decision.arm, str(decision.adapter)))
-    assert answered == {("control", "medical@1.3.0"), ("strict", "None")}
-    await running.app.experiments.live.recorder.flush()
-    await eventually(lambda: sum(b.exposed for b in store.triggered("trial", 1).buckets) == 12)
-    digests = store.data("trial", 1).digests
-    ends = {arm: {one.rpartition("/")[2] for one in found} for arm, found in digests.items()}
-    variant = RouterVariant(threshold=0.9)
-    assert ends == {"control": {running.router.digest()}, "strict": {running.router.digest(variant)}}
-
-
-async def test_a_bandit_gets_its_epochs_weights(running, client):
-    spec = dataclasses.replace(SPEC, mode=Mode.BANDIT, epoch=3600.0)
-    store = await started(running, spec, age=5400.0)
-    (entry,) = await eventually(lambda: [e for e in store.trail("trial") if e.act == REWEIGHT])
-    assert entry.detail["epoch"] == 1
-    weights = entry.detail["weights"]
-    await eventually(lambda: running.app.experiments.live.assigner.snapshot.all()[0].epochs)
-    answer = await client.generate("which chapter", max_tokens=2, unit="ann")
-    await running.app.experiments.live.recorder.flush()
-    (one,) = running.app.experiments.live.assigner.snapshot.all()
-    assert {arm.name: arm.weight for arm in one.at(time.time()).arms} == pytest.approx(weights)
-    assert answer.decision.arm in weights

@@ -20,7 +20,7 @@ from router.types import Vote
 from tests.extensions.console.conftest import Roled, signed_in
 from tests.extensions.console.test_curve import FITTED
 from tests.security.helpers import write_clients
-from tests.web.conftest import Http, StartWeb
+from tests.server.http_helpers import Http, StartWeb
 
 PAGE = "/console/routing"
 WORDS = ClassifierState("words", "words.py", 10, "ready", "open", 12, 2, "raised: <b>boom</b>")

@@ -21,7 +21,7 @@ from typing import Any
 import pytest
 
 from router.folders import cache_folder
-from tests.web.conftest import StartWeb
+from tests.server.http_helpers import StartWeb
 
 CLIENTS = Path(__file__).parent / "clients"
 CACHE = cache_folder() / "clients"

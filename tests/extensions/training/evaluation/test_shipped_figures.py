@@ -1,4 +1,4 @@
-"""The figures of the adapters on docs/results.md and on docs/training.md are those of the report cards."""
+"""The scores of the adapters, on docs/results.md and among the results, are those of the report cards."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ import pytest
 
 ROOT = Path(__file__).parents[4]
 NAMES = sorted(report.parent.name for report in (ROOT / "adapters").glob("*/report.json"))
-RESULTS, TRAINING = ((ROOT / "docs" / page).read_text() for page in ("results.md", "training.md"))
+RESULTS, TRAINING = (
+    (ROOT / page).read_text() for page in ("docs/results.md", "benchmarks/results/training.md")
+)
 
 
 def row(text: str, start: str) -> list[str]:
