@@ -39,7 +39,7 @@ install: $(STAMP) ## create .venv and install the project with its tools
 
 $(STAMP): pyproject.toml
 	$(PY) -m venv $(VENV)
-	$(BIN)/pip install -q --disable-pip-version-check -e '.[dev,train,pictures,native]'
+	$(BIN)/pip install -q --disable-pip-version-check -e '.[dev,standard,train,pictures,native]'
 	@touch $@
 
 install-locked: ## the same with exactly the packages of requirements-dev.lock, by their hashes
@@ -52,7 +52,7 @@ demo: $(STAMP) ## fetch the base, serve it with the adapters here, send real req
 	$(BIN)/python -m router.cli.demo
 
 demo-cluster: $(STAMP) ## the same on two Ray nodes of this machine, a replica on each, one of them killed meanwhile
-	$(BIN)/pip install -q --disable-pip-version-check -e '.[ray]'
+	$(BIN)/pip install -q --disable-pip-version-check -e '.[standard,ray]'
 	$(BIN)/python -m router.cli.demo_cluster
 
 serve: $(STAMP) ## serve the default base with ./adapters and ./plugins
@@ -110,8 +110,8 @@ $(TOOLS_STAMP): deploy/tools.txt
 	@touch $@
 
 lock: $(TOOLS_STAMP) ## write requirements.lock (the image) and requirements-dev.lock (tests); UPGRADE=--upgrade for newer ones
-	$(LOCK) pyproject.toml --extra export --extra http --extra jwt --extra native --extra otel --extra postgres --extra signed -o requirements.lock
-	$(LOCK) pyproject.toml deploy/build.txt --extra dev --extra native --extra train --extra pictures --extra signed -c requirements.lock -o requirements-dev.lock
+	$(LOCK) pyproject.toml --extra standard --extra export --extra jwt --extra native --extra otel --extra postgres -o requirements.lock
+	$(LOCK) pyproject.toml deploy/build.txt --extra dev --extra standard --extra native --extra train --extra pictures -c requirements.lock -o requirements-dev.lock
 	$(LOCK) deploy/build.txt -c requirements-dev.lock -o deploy/build.lock
 
 audit: $(TOOLS_STAMP) ## ask the advisory database about every package of the locks; fails where it cannot be asked

@@ -33,7 +33,7 @@ from router.experiments.live.runtime import Experiments
 from router.experiments.model import ArmSpec, AuditEntry, Experiment, Kind, Lifecycle, MetricSpec, Phase, Spec
 from router.experiments.service.served import ServedExperiments
 from router.experiments.store.sql_store import SqlStore
-from router.plugins import PluginHost
+from router.plugins import Hooks, PluginHost
 from router.registry.registry import Registry
 from router.routing.router import Router
 from router.server.app import ServerApp
@@ -98,7 +98,9 @@ async def served(engine: Engine, folder: Path) -> AsyncIterator[tuple[Experiment
         await router.start()
         await live.start()
 
-    app = ServerApp(settings, engine, registry, router, startup, experiments=ServedExperiments(live))
+    hooks = Hooks(PluginHost([], built_in=True))
+    app = ServerApp(settings, engine, registry, router, startup, hooks=hooks)
+    app.experiments = ServedExperiments(live)
     await app.start()
     await app.ready.wait()
     command = [sys.executable, "-m", "benchmarks.overhead_client", app.address]

@@ -20,9 +20,8 @@ import grpc
 
 from router.engine.base import AdapterArtifact, SiteDelta, TensorData
 from router.engine.fake import FakeEngine, FakeGeneration
-from router.replicas.host import EngineHost
+from router.replicas.host import OPTIONS, EngineHost, EngineService
 from router.replicas.link import GrpcLink, Security
-from router.replicas.service import OPTIONS, EngineService
 
 
 @dataclass(frozen=True, slots=True)

@@ -86,7 +86,7 @@ class Ours(RoundRobin):
     def __init__(self, seed: int, shape: Shape, loads: bool = False, homes: bool = False) -> None:
         super().__init__()
         self._loads, self._homes, self._most = loads, homes, shape.rows + shape.queue
-        self.placement = Placement(random.Random(seed))
+        self.placement = Placement(random.Random(seed), rows=shape.rows)
         for i in range(shape.replicas):
             self.placement.join(str(i))
 
@@ -107,6 +107,9 @@ class Ours(RoundRobin):
                 there = list(placement.homes(adapter))
             else:
                 placement.settle(adapter, there[0])
+        elif more := placement.overflow(there):
+            placement.settle(adapter, more)
+            there.append(more)
         name = placement.choose(there)
         placement.begin(adapter, name, now)
         return name

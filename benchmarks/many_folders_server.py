@@ -20,7 +20,7 @@ from asyncio.events import Handle
 from dataclasses import replace
 from pathlib import Path
 
-from router.cli import compose, main
+from router.cli import compose, engines, main
 from router.engine.fake import FakeEngine
 from tests.registry.tiny import BASE
 
@@ -96,8 +96,8 @@ def serve() -> int:
     """The command line, with another engine."""
     engine = FakeEngine()
     engine._info = replace(BASE, context_length=2048, sites=SITES)
-    compose.make_engine = lambda settings: engine  # type: ignore[assignment,return-value]
-    compose.resolve_model = lambda name: None  # type: ignore[assignment,return-value]
+    engines.make_engine = lambda settings: engine  # type: ignore[assignment,return-value]
+    engines.resolve_model = lambda name: None  # type: ignore[assignment,return-value]
     watch = Watch(Path(os.environ["WATCH_LOOP"]), "WATCH_STACKS" in os.environ)
     start = compose.Composition._start
 

@@ -11,14 +11,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from platformdirs import user_cache_dir
-
 from benchmarks.contestants import environment as without_settings
+from router.folders import cache_folder
 from router.models import fetch_encoder
 
 PACKAGE = "semantic-router>=1.1,<2"
 SCRIPT = Path(__file__).with_name("semantic_router_peer.py")
-ROOT = Path(user_cache_dir("lora-router")) / "peers" / "semantic-router"
+ROOT = cache_folder() / "peers" / "semantic-router"
 
 
 @dataclass(frozen=True, slots=True)

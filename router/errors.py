@@ -41,6 +41,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+NO_EXPERIMENTS = "experiments are not installed: the folder router/experiments is not there"
+
 
 def install_extra(extra: str) -> str:
     """How to install an optional part of this package; its name is in no index."""

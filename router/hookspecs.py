@@ -2,24 +2,27 @@
 
 A plugin implements a hook by a function of the hook's name under `@hookimpl`, with any of the arguments that
 the hook has here. Each hook but `register_settings` has the argument `settings`: the plugin's own table of
-lora-router.toml, as an instance of the model that it registered, or None.
+lora-router.toml, as an instance of the model that it registered, or None. A plugin that keeps something
+between its hooks has them as methods of a class `Plugin`, of which an object is made for each server.
 
 | hooks                      | called                    | an exception costs                         |
 |----------------------------|---------------------------|--------------------------------------------|
 | other register_*           | when the plugin is loaded | the plugin, or its new version             |
 | register_commands          | by the command line       | the plugin's commands                      |
-| on_startup, on_ready       | once in a server's life   | the plugin's other hooks below this line   |
+| on_startup, on_load,       | once in a server's life   | the plugin's other hooks below this line   |
+| on_loaded, on_ready        |                           |                                            |
 | register_services,         | once in a server's life,  | what that hook registers, and the          |
 | register_http,             | after on_startup          | plugin's other hooks below this line       |
 | register_authenticators    |                           |                                            |
 | on_shutdown                | once in a server's life   | a line in the log                          |
 | rewrite_request            | for each request          | the rewriting, or the request (`required`) |
-| on_decision, on_answer     | in a thread of the plugin | the record                                 |
+| on_decision, on_answer,    | in a thread of the plugin | the record                                 |
+| on_report                  |                           |                                            |
 
 Whatever it costs shows in `lora-router plugins list` and, while it lasts, under `degraded` of /readyz.
 A plugin file that changes while the server runs is loaded again: its old version gets `on_shutdown`, its new
-one `on_startup` and `on_ready`. Engines, adapter sources, commands, services, routes and authenticators are
-taken at the next start.
+one `on_startup`, `on_load`, `on_loaded` and `on_ready`. Engines, adapter sources, commands, services, routes
+and authenticators are taken at the next start.
 """
 
 from __future__ import annotations
@@ -41,6 +44,8 @@ if TYPE_CHECKING:
     from router.classifiers.contract import Classifier
     from router.config import Settings
     from router.engine.base import Engine
+    from router.experiments.modes import MakeMode
+    from router.experiments.report.model import Report
     from router.judging import Judge
     from router.server.app import ServerApp
     from router.server.http import Route
@@ -87,6 +92,16 @@ def hookimpl(
 # -- settings and commands
 
 
+class Formerly:
+    """Old names of a setting: `path: Annotated[Path, Formerly("file")] = Path("log")` in the plugin's model.
+
+    They work wherever the new name does. One in a settings file is a warning.
+    """
+
+    def __init__(self, *names: str) -> None:
+        self.names = names
+
+
 class RegisterSettings(Protocol):
     """The callback given to `register_settings`."""
 
@@ -96,10 +111,15 @@ class RegisterSettings(Protocol):
 
 @hookspec
 def register_settings(register: RegisterSettings) -> None:
-    """Call `register(Model)`: a pydantic model of the table [NAME] of lora-router.toml, NAME the plugin's.
+    """Call `register(Model)`: a pydantic model of the table [NAME] of lora-router.toml. NAME is the plugin's:
+        its file without `.py`, its folder, or its entry point.
 
-    A field KEY is also set by `serve --set NAME.KEY=VALUE` and LORA_ROUTER_NAME__KEY, in this order of
-    strength: flag, environment, file, default.
+        A field KEY is also set by `serve --set NAME.KEY=VALUE` and LORA_ROUTER_NAME__KEY, in this order of
+    <<<<<<< HEAD
+        strength: flag, environment, file, default. `Formerly` gives a field old names.
+    =======
+        strength: flag, environment, file, default. Other hooks get an instance of the model as `settings`.
+    >>>>>>> main
     """
 
 
@@ -107,7 +127,8 @@ def register_settings(register: RegisterSettings) -> None:
 def register_commands(app: typer.Typer, settings: Any) -> None:
     """Add commands to `app`: `@app.command()` becomes `lora-router COMMAND`. A group that exists is extended.
 
-    Import what is heavy inside the command: all commands are registered for `lora-router --help`.
+    `app` is a typer.Typer. Import what is heavy inside the command: all commands are registered for
+    `lora-router --help`.
     """
 
 
@@ -161,7 +182,8 @@ class RegisterEngine(Protocol):
     """The callback given to `register_engines`."""
 
     def __call__(self, name: str, make: MakeEngine, base: FindBase | None = None) -> None:
-        """`make(settings)` returns an engine that is not started (`router.engine.base.Engine`).
+        """`make(settings)` returns an engine that is not started; `settings` are the server's. A subclass of
+        `router.engine.TextEngine` may be `make` itself; `router.engine.base.Engine` is the whole protocol.
 
         `base(settings)` fetches the base model and returns its folder, or None where there is none; it runs
         before `make` and raises ConfigError for what an operator has to mend.
@@ -177,7 +199,9 @@ class RegisterSource(Protocol):
     """The callback given to `register_adapter_sources`."""
 
     def __call__(self, scheme: str, source: MakeSource, store: MakeStore | None = None) -> None:
-        """`source(text, subfolder)` returns a `router.sources.source.Source` for a text such as SCHEME:PATH.
+        """`source(text, subfolder)` returns a source for a text such as SCHEME:PATH. A subclass of
+        `router.sources.FolderSource` may be `source` itself; `router.sources.source.Source` is the whole
+        protocol. `subfolder` is what `adapters add --subfolder` says, or "".
 
         The scheme `*` is every SCHEME:// that no other plugin has.
 
@@ -191,6 +215,41 @@ def register_adapter_sources(register: RegisterSource, settings: Any) -> None:
     """Call `register("hub", HubSource)`: `lora-router adapters add hub:NAME` then asks it."""
 
 
+# -- experiments
+
+WriteReport = Callable[["Report"], "str | bytes"]
+
+
+class RegisterReportFormat(Protocol):
+    """The callback given to `register_report_formats`."""
+
+    def __call__(self, name: str, write: WriteReport) -> None:
+        """`write(report)` returns the content of a file."""
+
+
+@hookspec
+def register_report_formats(register: RegisterReportFormat, settings: Any) -> None:
+    """Call `register("md", write)`: `lora-router experiments report NAME --write FILE.md` then calls it."""
+
+
+class RegisterExperimentMode(Protocol):
+    """The callback given to `register_experiment_modes`."""
+
+    def __call__(self, name: str, make: MakeMode) -> None:
+        """`make(live, router)` returns a `router.experiments.modes.ExperimentMode` when a server starts.
+
+        `name` is `bandit`, for experiments of this mode, or `routers`, for those whose arms are routers.
+        """
+
+
+@hookspec
+def register_experiment_modes(register: RegisterExperimentMode, settings: Any) -> None:
+    """Call `register("bandit", make)`: what `make` returns divides the units of bandits, and judges them.
+
+    Call `register("routers", make)`: what it returns routes the requests of router experiments.
+    """
+
+
 # -- who calls, and what is served. `server` has what an implementation needs: `server.settings`, `.registry`,
 # -- `.inference`, `.experiments`, `.health` and more. A function that is not `async` runs in a thread.
 
@@ -198,10 +257,18 @@ def register_adapter_sources(register: RegisterSource, settings: Any) -> None:
 class RegisterServices(Protocol):
     """The callback given to `register_services`."""
 
-    def __call__(self, add: Callable[[Any, Any], None], servicer: Any, rows: Mapping[str, Policy]) -> None:
+    def __call__(
+        self,
+        add: Callable[[Any, Any], None],
+        servicer: Any,
+        rows: Mapping[str, Policy],
+        problem: Callable[[], str] | None = None,
+    ) -> None:
         """`add` is the generated `add_...Servicer_to_server`. The methods of `servicer` get the request and
-        the `router.server.call.Call`. `rows` has the `router.server.policy.Policy` of each method, by
-        /SERVICE/METHOD.
+        the `router.server.call.Call`. `rows` has the `router.serving.Policy` of each method, by
+        /SERVICE/METHOD; INFER, GENERATE, OBSERVE and ADMIN of `router.serving` are ready-made.
+        `problem()` says why the service cannot work for now, '' while it can: health answers NOT_SERVING for
+        it, and `degraded` shows the text. It runs on the event loop and must not block.
 
         Raises ConfigError for a method without a row, and for one that is served already.
         """
@@ -219,7 +286,7 @@ class RegisterHttp(Protocol):
     """The callback given to `register_http`."""
 
     def __call__(self, routes: Sequence[Route], rows: Mapping[str, Policy]) -> None:
-        """`routes` are `router.server.http.Route`; `rows` has the `router.server.policy.Policy` of each, by
+        """`routes` are `router.serving.Route`; `rows` has the `router.serving.Policy` of each, by
         `VERB /PATH`.
 
         Raises ConfigError for a route without a row, and for one that is served already.
@@ -238,7 +305,7 @@ class RegisterAuthenticator(Protocol):
     """The callback given to `register_authenticators`."""
 
     def __call__(self, authenticator: Authenticator) -> None:
-        """`authenticator` says who makes a call; see `router.access.access.Authenticator`."""
+        """`authenticator` says who makes a call; see `router.serving.Authenticator`."""
 
 
 @hookspec
@@ -280,9 +347,20 @@ def register_checks(register: RegisterCheck, settings: Any) -> None:
 def on_startup(server: ServerApp, settings: Any) -> Awaitable[None] | None:
     """Called before the server listens and loads the base, at most 30 s long; may be `async`.
 
-    `server.settings`, `.engine`, `.registry` and `.metrics` are there. A function that is not `async` runs
-    in a thread.
+    `server.settings`, `.engine`, `.registry`, `.metrics` and `.state_dir` are there. It may set what the
+    server is to use: `server.experiments` (`router.ports.Experiments`: who decides on arms), `.tracing`
+    (`router.server.tracing.Tracing`). A function that is not `async` runs in a thread.
     """
+
+
+@hookspec
+def on_load(server: ServerApp, settings: Any) -> Awaitable[None] | None:
+    """Called as `on_startup`, while the base is loaded; adapters are read when all plugins have returned."""
+
+
+@hookspec
+def on_loaded(server: ServerApp, settings: Any) -> Awaitable[None] | None:
+    """Called as `on_startup`, when base, adapters and classifiers are loaded and no request is let in yet."""
 
 
 @hookspec
@@ -361,7 +439,8 @@ class AnswerRecord:
 
 @hookspec
 def on_decision(record: DecisionRecord, settings: Any) -> None:
-    """Called for each decision, in a thread of the plugin, in order.
+    """Called for each decision on a request that is to be answered, in a thread of the plugin, in order. The
+    request is as `rewrite_request` left it.
 
     It cannot slow a request: at most 1,000 records of a plugin wait, further ones are dropped and counted in
     lora_router_plugin_records_dropped_total.
@@ -371,3 +450,12 @@ def on_decision(record: DecisionRecord, settings: Any) -> None:
 @hookspec
 def on_answer(record: AnswerRecord, settings: Any) -> None:
     """Called for each answer when it has ended, in the same thread as `on_decision`."""
+
+
+@hookspec
+def on_report(report: Report, server: ServerApp, settings: Any) -> None:
+    """Called in the same thread with the report of each look at a running experiment, every 10 s.
+
+    `report` is a `router.experiments.report.model.Report`: its `verdict`, `arms`, `checks`, and `audit`, what
+    was done so far. Every server that has the experiment's database looks.
+    """

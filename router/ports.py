@@ -28,9 +28,7 @@ from router.types import (
 )
 
 if TYPE_CHECKING:
-    from prometheus_client.registry import Collector
-
-    from router.server.grpc_adapter import GrpcServer
+    from router.types import Heard, RouterVariant
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,6 +179,15 @@ class AdapterRegistry(Catalog, Protocol):
         """The present set as ADDED, then every change, until the iterator is closed."""
         ...
 
+    def share(self, documents: SharedDocuments) -> None:
+        """What is chosen holds for all who have `documents`, too; before it starts."""
+        ...
+
+    @property
+    def flaws(self) -> Sequence[str]:
+        """What is wrong and holds up no request."""
+        ...
+
 
 class SharedDocuments(Protocol):
     """Documents that several servers have together, each a value as JSON has it. Used on the event loop."""
@@ -275,6 +282,29 @@ class RequestRouter(Protocol):
         """Never raises for a classifier's fault; raises AdapterNotFound for an unknown explicit name."""
         ...
 
+    def answered(self, request: Request, decision: Decision, own: bool) -> None:
+        """The request is to be answered as decided. `own`: by this router, and not by one of an arm."""
+        ...
+
+    async def decide(
+        self, request: Request, variant: RouterVariant | None = None, heard: Heard | None = None
+    ) -> Decision:
+        """The decision of this router, or of a variant of it; `heard` are votes on this very request."""
+        ...
+
+    def digest(self, variant: RouterVariant | None = None) -> str:
+        """What decides beside the adapters, as one value."""
+        ...
+
+    def state(self) -> RoutingState:
+        """What decides, and what it came to lately."""
+        ...
+
+    @property
+    def flaws(self) -> Sequence[str]:
+        """Why decisions may be worse now."""
+        ...
+
 
 class Assignment(Protocol):
     """The arm that a request has in an experiment. Whoever gave it gets it back in `Served`."""
@@ -357,6 +387,10 @@ class RequestHooks(Protocol):
         """The request that is routed and answered instead. Raises RouterError."""
         ...
 
+    def decided(self, request: Request, decision: Decision) -> None:
+        """The request is to be answered as decided."""
+        ...
+
     def watcher(self, request: Request, decision: Decision) -> Watcher | None:
         """What tells them how the answer ends; None where none wants to know."""
         ...
@@ -404,36 +438,14 @@ class Experiments(Protocol):
 
 
 class ServedExperiments(Experiments, Protocol):
-    """The same with what a server shows of them. Whoever made them starts and closes them."""
-
-    @property
-    def problem(self) -> str:
-        """Why they are off for now, as while their store is down; empty if all is well."""
-        ...
+    """The same with what a server shows of them."""
 
     @property
     def summary(self) -> str:
         """How many run, in words."""
         ...
 
-    @property
-    def metrics(self) -> Collector:
-        """Their numbers, read at every scrape."""
-        ...
-
     def places(self, request: Request) -> Sequence[Place]:
         """Where the request's unit stands in every running experiment whose arms answer and which its caller
         may know of, by name. Nothing is counted or kept. Raises StoreDown: then no unit has an arm."""
-        ...
-
-    async def start(self) -> None:
-        """Read what runs and follow it; what their store says is waited for some seconds only."""
-        ...
-
-    async def close(self) -> None:
-        """Write what is queued; after the server has stopped."""
-        ...
-
-    def register(self, server: GrpcServer, registry: AdapterRegistry) -> None:
-        """Add ExperimentService, and keep the versions of arms in memory; on the event loop."""
         ...

@@ -2,20 +2,108 @@
 
 class TestShout(ClassifierContract):
     def make(self):
-        return Shout()
+        return classifier_of("plugins/shout.py")
+
+For other plugins: `serving` runs a server with them.
 """
 
 from __future__ import annotations
 
-from typing import ClassVar
+import asyncio
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any, ClassVar
+from unittest.mock import patch
 
 from router.classifiers.contract import Classifier
 from router.classifiers.registration import Registrar
 from router.judging import Judge
 from router.plugins import trial
 from router.plugins.judges import JudgeRegistrar
+from router.plugins.loader import LoadError, load_file
+from router.plugins.tables import Place, Table, Value
 
-__all__ = ["ClassifierContract", "JudgeContract"]
+if TYPE_CHECKING:
+    from router.client import AsyncClient
+    from router.plugins import PluginHost
+    from router.server.app import ServerApp
+
+__all__ = ["ClassifierContract", "JudgeContract", "Served", "classifier_of", "serving"]
+
+
+def classifier_of(plugin: Path | str, **settings: Any) -> Classifier:
+    """A fresh instance of the classifier that a plugin, a file or folder, registers; `settings` are its own.
+
+    Raises ValueError for a plugin that cannot be loaded, and unless it registers one classifier.
+    """
+    path = Path(plugin)
+    try:
+        given = [Value(key, value, Place.FILE, key, "the test") for key, value in settings.items()]
+        loaded = load_file(path, Table(given))
+    except LoadError as error:
+        raise ValueError(f"{path}: {error}") from error
+    if len(loaded.registrations) != 1:
+        raise ValueError(f"{path} registers {len(loaded.registrations)} classifiers and should register one")
+    return loaded.registrations[0].classifier
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """A server that takes requests. `server` is what hooks get: it has `address` and `http_address`."""
+
+    server: ServerApp
+    client: AsyncClient
+    plugins: PluginHost  # `status()`: each plugin, with its error and warnings
+
+
+@asynccontextmanager
+async def serving(plugins: Path | str = "plugins", **settings: Any) -> AsyncIterator[Served]:
+    """A server in this process with the plugins of a folder, without a model, on ports that are free.
+
+    It answers `[base]` and then the words of the prompt; `engine="NAME"` takes an engine of a plugin. It has
+    no adapters but those of the setting `adapters_dir`, and its state is in a folder of its own. `settings`
+    are those of lora-router.toml, NAME.KEY those of a plugin: `serving("plugins", **{"shout.loud": True})`.
+
+    Needs the main thread. Raises ConfigError for wrong settings.
+    """
+    from router.cli.compose import Composition
+    from router.cli.engines import engine_of
+    from router.cli.plugins import host_of
+    from router.cli.settings import load_settings
+    from router.client import AsyncClient
+    from router.engine.fake import FakeEngine
+
+    with TemporaryDirectory() as state, patch.dict(os.environ, XDG_STATE_HOME=state):
+        default = {
+            "listen": "127.0.0.1:0",
+            "metrics_listen": "127.0.0.1:0",
+            "adapters_dir": (),
+            "experiments": "",
+            "lame_duck_seconds": 0.0,
+        }
+        found = load_settings({**default, "plugins_dir": (Path(plugins),), **settings})
+        host = host_of(found)
+        host.refresh()
+        host.check_tables()
+        engine = engine_of(found, host)[0] if "engine" in settings else FakeEngine()
+        composition, ready = Composition(found, engine, plugins=host), asyncio.Event()
+        running = asyncio.create_task(composition.run(lambda app: ready.set()))
+        try:
+            waiting = asyncio.create_task(ready.wait())
+            await asyncio.wait({running, waiting}, return_when=asyncio.FIRST_COMPLETED)
+            waiting.cancel()
+            if running.done():
+                running.result()
+            async with AsyncClient(composition.app.address, timeout=10) as client:
+                yield Served(composition.app, client, host)
+        finally:
+            composition.app.request_stop()
+            await asyncio.wait({running})
+        running.result()
 
 
 class ClassifierContract:

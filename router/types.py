@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from enum import StrEnum
 from fnmatch import fnmatchcase
-from typing import Literal
+from typing import Any, Literal
 
 Role = Literal["system", "user", "assistant"]
 HIDDEN_STATES = "hidden states"  # what engines have of a base, and classifiers may need
@@ -106,11 +106,6 @@ class Sampling:
     logprobs: int | None = None
     constraint: Constraint | None = None
 
-    def over(self, lower: Sampling) -> Sampling:
-        """These values where said, those of `lower` elsewhere."""
-        said = {f.name: v for f in fields(self) if (v := getattr(self, f.name)) is not None}
-        return replace(lower, **said)
-
 
 SAMPLING_DEFAULTS = Sampling(
     max_tokens=256,
@@ -190,12 +185,21 @@ class SamplingParams:
     @classmethod
     def of(cls, *layers: Sampling) -> SamplingParams:
         """Merge layers, strongest first, over the defaults."""
-        merged = Sampling()
-        for layer in (*layers, SAMPLING_DEFAULTS):
-            merged = merged.over(layer)
-        if merged.constraint is not None and merged.constraint.kind == "unconstrained":
-            merged = replace(merged, constraint=None)
-        return cls(**{f.name: getattr(merged, f.name) for f in fields(cls)})
+        layers = (*layers, SAMPLING_DEFAULTS)
+        values = {name: _first(name, layers) for name in _SAMPLING}
+        if values["constraint"] is not None and values["constraint"].kind == "unconstrained":
+            values["constraint"] = None
+        return cls(**values)
+
+
+_SAMPLING = tuple(field.name for field in fields(SamplingParams))
+
+
+def _first(name: str, layers: Sequence[Sampling]) -> Any:
+    for layer in layers:
+        if (value := getattr(layer, name)) is not None:
+            return value
+    return None
 
 
 @dataclass(frozen=True, slots=True)

@@ -60,16 +60,21 @@ Connect = Callable[..., SimpleNamespace]
 
 @pytest.fixture
 async def start_server() -> AsyncIterator[Start]:
-    """Start servers: `await start_server(engine=…, registry=…, router=…, **settings)`; stopped at the end."""
+    """Start servers: `await start_server(engine=…, registry=…, router=…, **settings)`; stopped at the end.
+
+    A setting NAME.KEY is a plugin's, and so is one whose name is in `MOVED`.
+    """
     from router.config import Settings
     from router.engine.fake import FakeEngine
     from router.plugins import Hooks, PluginHost
+    from router.plugins.tables import MOVED, read_tables
     from router.server.app import ServerApp
     from tests.fakes import FakeRegistry, FakeRouter, adapter
 
     defaults = {
         "listen": "127.0.0.1:0",
         "metrics_listen": "",
+        "experiments": "",
         "drain_seconds": 1.0,
         "lame_duck_seconds": 0.05,
     }
@@ -84,7 +89,6 @@ async def start_server() -> AsyncIterator[Start]:
             experiments: Any = None,
             corrections: Any = None,
             routing: Any = None,
-            replicas: Any = None,
             hooks: Any = None,
             before: Any = None,
             **settings: Any,
@@ -92,19 +96,15 @@ async def start_server() -> AsyncIterator[Start]:
             engine = engine or FakeEngine()
             registry = registry or FakeRegistry(engine, [adapter("medical"), adapter("legal", "2.0.0")])
             router = router or FakeRouter(registry)
-            said = Settings(**{**defaults, **settings})
-            parts = {
-                "experiments": experiments,
-                "corrections": corrections,
-                "replicas": replicas,
-                "hooks": hooks,
-            }
+            of_plugins = {n: value for n, value in settings.items() if "." in n or n in MOVED}
+            own = {name: value for name, value in settings.items() if name not in of_plugins}
+            said = Settings(**{**defaults, **own})
             if routing is not None:
-                parts["routing"] = routing
-            if hooks is None:  # the built-in extensions, as every server has them
-                parts["hooks"] = Hooks(PluginHost([], built_in=True))
-            app = ServerApp(said, engine, registry, router, startup, **parts)
-            router.on_vote = app.voted
+                router.state = routing
+            if hooks is None:  # the built-in plugins, as every server has them
+                hooks = Hooks(PluginHost([], tables=read_tables(Path(), {}, of_plugins), built_in=True))
+            app = ServerApp(said, engine, registry, router, startup, hooks=hooks)
+            app.experiments, app.corrections, router.on_vote = experiments, corrections, app.voted
             if before is not None:
                 before(app)
             stack.push_async_callback(app.stop)

@@ -12,7 +12,7 @@ from dataclasses import replace
 from router.engine.base import AdapterArtifact, Engine
 from router.errors import AdapterNotFound, AdapterRejected, FailedPrecondition, GateNotPassed, StaleEtag
 from router.names import parse_adapter
-from router.ports import Catalog, Force, Lease, Measured
+from router.ports import Catalog, Force, Lease, Measured, RoutingState
 from router.registry.mixtures import digest_of_mixture
 from router.routing.mixture import mixed
 from router.types import (
@@ -53,6 +53,7 @@ class FakeRegistry:
         self.generation: dict[str, Sampling] = {}
         self.infos: dict[AdapterRef, AdapterInfo] = {}
         self.mixed = 0
+        self.flaws: Sequence[str] = ()
         self.measures: dict[AdapterRef, Measured] = {}
         self.documents: dict[tuple[AdapterRef, str], bytes] = {}
         self._etags: dict[AdapterRef, int] = {}
@@ -62,6 +63,9 @@ class FakeRegistry:
             known = {ref.name for ref in self.infos}
             first = info.ref.name not in known
             self.put(replace(info, default=first, routable=first and not info.gate))
+
+    def share(self, documents: object) -> None:
+        pass
 
     def put(self, info: AdapterInfo) -> None:
         """Add or change a version."""
@@ -239,8 +243,22 @@ class FakeRouter:
     def __init__(self, catalog: Catalog) -> None:
         self.catalog = catalog
         self.requests: list[Request] = []
+        self.answers: list[tuple[Decision, bool]] = []
+        self.flaws: Sequence[str] = ()
         self.error: Exception | None = None
         self.on_vote: Callable[[Vote], None] = lambda vote: None
+
+    def answered(self, request: Request, decision: Decision, own: bool) -> None:
+        self.answers.append((decision, own))
+
+    def state(self) -> RoutingState:
+        return RoutingState()
+
+    def digest(self, variant: object = None) -> str:
+        return ""
+
+    async def decide(self, request: Request, variant: object = None, heard: object = None) -> Decision:
+        return await self.route(request)
 
     async def route(self, request: Request) -> Decision:
         self.requests.append(request)

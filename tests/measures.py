@@ -6,6 +6,7 @@ Informative: nothing fails because of them.
 from __future__ import annotations
 
 import ast
+import tomllib
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
@@ -20,6 +21,7 @@ def measures(root: Path) -> dict[str, int]:
     core = [path for path in modules if package / "extensions" not in path.parents]
     classes = Counter(name for path in modules for name in class_names(path))
     return {
+        "direct dependencies of the core": len(dependencies(root / "pyproject.toml")),
         "lines of router": lines(modules),
         "lines of the core": lines(core),
         "modules of router": len(modules),
@@ -29,6 +31,12 @@ def measures(root: Path) -> dict[str, int]:
         "words of docs": words((root / "docs").rglob("*.md")),
         "words of README": words([root / "README.md"]),
     }
+
+
+def dependencies(project: Path) -> list[str]:
+    """What an install without extras asks for itself."""
+    found: list[str] = tomllib.loads(project.read_text(encoding="utf-8"))["project"]["dependencies"]
+    return found
 
 
 def modules_in(folder: Path) -> list[Path]:

@@ -24,15 +24,34 @@ from router.config import Settings
 from router.errors import RouterError
 from router.extensions.training.recipe import Recipe
 from router.plugins import PluginHost
+from router.plugins.tables import old_names
 from router.registry.format import manifest
 from router.server.http import Route
 from tests.commands import all_commands
 
 ROOT = Path(__file__).parents[1]
 RELEASED = Path(__file__).with_name("released.json")
-PUBLIC = ("router", "router.client", "router.routing", "router.testing")
+PUBLIC = (
+    "router",
+    "router.client",
+    "router.engine",
+    "router.routing",
+    "router.serving",
+    "router.sources",
+    "router.testing",
+)
 # Of modules without a list of their own: what plugins are given and give.
 OF_PLUGINS = {
+    "router.errors": (
+        "ConfigError",
+        "FailedPrecondition",
+        "InvalidRequest",
+        "NotFound",
+        "PermissionDenied",
+        "RouterError",
+        "Unauthenticated",
+        "Unavailable",
+    ),
     "router.judging": ("Case", "Heard", "Judge", "Judgement", "Preference", "Scorer"),
     "router.types": ("AdapterProfile", "Request", "Turn"),
 }
@@ -43,7 +62,7 @@ def surface() -> dict[str, list[str]]:
     client_tables = {"client": clients.FIELDS, "tenant": clients.TENANT_FIELDS}
     found = {
         "commands": commands(),
-        "settings": Settings.model_fields,
+        "settings": (*Settings.model_fields, *settings_of_plugins()),
         "errors": (
             f"{kind.code} {kind.reason}" for kind in errors(RouterError) if kind.__module__ == "router.errors"
         ),
@@ -55,6 +74,15 @@ def surface() -> dict[str, list[str]]:
         "python": names(),
     }
     return {kind: sorted(set(all_)) for kind, all_ in found.items()}
+
+
+def settings_of_plugins() -> Iterator[str]:
+    """PLUGIN.KEY of built-in plugins, and the old names of those."""
+    host = PluginHost([], built_in=True)
+    host.refresh()
+    for loaded, plugin in host.running().items():
+        for name, field in type(loaded.settings).model_fields.items() if loaded.settings else ():
+            yield from (f"{plugin.name}.{name}", *old_names(field))
 
 
 def http_routes() -> Iterator[str]:

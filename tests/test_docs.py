@@ -18,6 +18,7 @@ from router.errors import RouterError
 from router.experiments.client import Experiments
 from router.judging import Case, Judgement
 from router.plugins import PluginHost
+from router.plugins.tables import old_names
 from router.types import Request, Turn
 from router.v1 import adapters_pb2, inference_pb2
 from tests.commands import all_commands
@@ -78,6 +79,19 @@ def test_every_setting_is_told_with_its_default():
     for name, field in Settings.model_fields.items():
         default = "" if field.default in (None, ()) else f"`{str(field.default).lower()}`"
         assert f"| `{name}` | {default} | {field.description} |" in told
+
+
+def test_every_setting_of_a_built_in_plugin_is_told_with_its_old_name():
+    told = section(page("cli.md"), "## Settings")
+    host = PluginHost([], built_in=True)
+    host.refresh()
+    tables = {plugin.name: loaded.settings for loaded, plugin in host.running().items() if loaded.settings}
+    assert tables
+    for plugin, table in tables.items():
+        for name, field in type(table).model_fields.items():
+            default = "" if field.default == () else f"`{str(field.default).lower()}`"
+            old = ", ".join(f"`{one}`" for one in old_names(field))
+            assert f"| `{plugin}.{name}` | {old} | {default} | {field.description} |" in told
 
 
 def subclasses(kind: type[RouterError]) -> Iterator[type[RouterError]]:

@@ -16,18 +16,22 @@ import grpc
 import httpx2
 import pytest
 from google.protobuf.wrappers_pb2 import StringValue
+from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
+from grpc_health.v1.health_pb2_grpc import HealthStub
 
-from router import hookimpl
+from router import hookimpl, testing
 from router.access.clients import hash_of
-from router.cli.compose import Composition, engine_of
+from router.cli.engines import engine_of
 from router.cli.plugins import host_of
 from router.cli.settings import load_settings
 from router.client import AsyncClient
 from router.config import Settings
+from router.engine import TextEngine
 from router.engine.fake import FakeEngine
 from router.errors import ConfigError
 from router.plugins import PluginHost
 from router.server.app import ServerApp
+from router.testing import Served
 from tests.cli.tiny import write_adapter
 from tests.server.helpers import until
 
@@ -64,21 +68,10 @@ def status_of(host: PluginHost, name: str) -> Any:
 
 
 @asynccontextmanager
-async def serving(**settings: Any) -> AsyncIterator[tuple[Composition, AsyncClient]]:
+async def serving(**settings: Any) -> AsyncIterator[tuple[Served, AsyncClient]]:
     """A server in the current folder, with its plugins; a client of it."""
-    said = {"listen": "127.0.0.1:0", "metrics_listen": "127.0.0.1:0", "lame_duck_seconds": 0.0, "gate": "off"}
-    given = {**said, "plugins_dir": (Path("plugins"),), "experiments": "", **settings}
-    composition, ready = Composition(load_settings(given), FakeEngine()), asyncio.Event()
-    task = asyncio.create_task(composition.run(lambda app: ready.set()))
-    await asyncio.wait({task, asyncio.ensure_future(ready.wait())}, return_when=asyncio.FIRST_COMPLETED)
-    if task.done():
-        task.result()
-    try:
-        async with AsyncClient(composition.app.address, timeout=10) as client:
-            yield composition, client
-    finally:
-        composition.app.request_stop()
-        await task
+    async with testing.serving(gate="off", **settings) as served:
+        yield served, served.client
 
 
 # -- settings
@@ -172,13 +165,18 @@ def register_checks(register):
 def test_built_in_plugins_are_listed_as_all_others(write: Write) -> None:
     write("one.py", CHECK.format("None"))
     found = {status.name: status for status in loaded().status()}
-    assert (found["vllm"].source, found["vllm"].hooks) == ("built-in", ("register_engines",))
+    assert (found["vllm"].source, found["vllm"].hooks) == (
+        "built-in",
+        ("register_engines", "register_settings"),
+    )
     assert (found["one"].source, found["one"].hooks) == ("file", ("register_checks",))
 
 
 def test_a_core_without_extensions_does_without_them(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
     write("one.py", CHECK.format("None"))
-    monkeypatch.setattr("router.plugins.host.built_in_modules", lambda: ["router.extensions.absent"])
+    monkeypatch.setattr(
+        "router.plugins.host.built_in_modules", lambda: {"router.extensions.absent": Path("absent.py")}
+    )
     host = loaded()
     assert "ModuleNotFoundError" in status_of(host, "absent").error
     with pytest.raises(ConfigError, match=r"engine .* is 'vllm', and there are torch"):
@@ -259,6 +257,7 @@ def test_a_fault_of_a_built_in_plugin_costs_its_commands(
 
 
 ENGINE = """
+from router.engine import TextEngine
 from router.engine.fake import FakeEngine
 
 @hookimpl
@@ -327,29 +326,67 @@ async def on_shutdown(server):
 
 async def test_a_plugin_is_told_of_the_servers_life(write: Write, tmp_path: Path) -> None:
     write("life.py", LIFE)
-    async with serving() as (composition, _):
-        address = composition.app.address
+    async with serving() as (served, _):
+        address = served.server.address
     assert (tmp_path / "calls").read_text() == repr([("startup", ""), ("ready", address)])
 
 
 async def test_a_changed_plugin_is_ended_and_started_again(write: Write, tmp_path: Path) -> None:
     write("life.py", LIFE)
-    async with serving() as (composition, _):
+    async with serving() as (served, _):
         write("life.py", LIFE.replace('"ready"', '"ready again"'))
-        await composition.plugins.pick_up()
+        await served.plugins.pick_up()
         assert (tmp_path / "calls").read_text().startswith("[('startup', '')")
     assert "ready again" in (tmp_path / "calls").read_text()
+
+
+STEPS = """
+from pathlib import Path
+
+class Plugin:
+    def __init__(self):
+        self.steps = []
+
+    @hookimpl
+    async def on_startup(self, server):
+        self.steps.append(("startup", server.address))
+
+    @hookimpl
+    def on_load(self, server):
+        self.steps.append(("load", server.address != ""))
+
+    @hookimpl
+    def on_loaded(self, server):
+        self.steps.append(("loaded", server.ready.is_set(), server.engine._started))
+
+    @hookimpl
+    def on_shutdown(self, server):
+        Path("steps").write_text(repr(self.steps))
+"""
+
+
+async def test_a_plugins_object_follows_the_steps_of_a_start(write: Write, tmp_path: Path) -> None:
+    write("steps.py", STEPS)
+    async with serving():
+        pass
+    steps = [("startup", ""), ("load", True), ("loaded", False, True)]
+    assert (tmp_path / "steps").read_text() == repr(steps)
+
+
+def test_a_hook_is_a_function_or_a_method(write: Write) -> None:
+    write("both.py", STEPS + "@hookimpl\ndef on_load(server): ...\n")
+    assert "on_load is implemented twice" in status_of(loaded(), "both").error
 
 
 async def test_a_plugin_that_fails_at_start_costs_itself(write: Write) -> None:
     write("bad.py", "@hookimpl\nasync def on_startup(server):\n    raise ValueError('no disk')\n")
     write("worse.py", "@hookimpl\ndef on_startup(server):\n    raise SystemExit(3)\n")
-    async with serving() as (composition, client):
+    async with serving() as (served, client):
         assert (await client.generate("hello", max_tokens=2)).text
-        flaws = composition.app.health.degraded
+        flaws = served.server.health.degraded
         assert any("plugin bad: on_startup: ValueError: no disk" in flaw for flaw in flaws)
         assert any("plugin worse: on_startup: RuntimeError" in flaw for flaw in flaws)
-        assert any("no disk" in warning for warning in status_of(composition.plugins, "bad").warnings)
+        assert any("no disk" in warning for warning in status_of(served.plugins, "bad").warnings)
 
 
 METRICS = """
@@ -365,10 +402,10 @@ async def test_metrics_and_checks_of_a_plugin_are_shown(write: Write) -> None:
     write("counting.py", METRICS)
     write("disk.py", CHECK.format("'the disk is nearly full'"))
     write("failing.py", CHECK.format("1 / 0"))
-    async with serving() as (composition, _):
-        page = (await composition.app.metrics.page())[0].decode()
+    async with serving() as (served, _):
+        page = (await served.server.metrics.page())[0].decode()
         assert "my_greetings_total 3.0" in page
-        health = composition.app.health
+        health = served.server.health
         await until(lambda: "plugin disk: the disk is nearly full" in health.degraded, 5)
         await until(lambda: any("failing: register_checks: ZeroDivision" in f for f in health.degraded), 5)
 
@@ -443,15 +480,30 @@ async def test_a_service_and_a_route_are_served(
         (info / "entry_points.txt").write_text("[lora_router]\ndoors = some_doors\n")
         settings["installed_plugins"] = "doors"
     elif source == "built-in":
-        monkeypatch.setattr("router.plugins.host.built_in_modules", lambda: ["some_doors"])
+        monkeypatch.setattr(
+            "router.plugins.host.built_in_modules", lambda: {"some_doors": Path("some_doors.py")}
+        )
     try:
-        async with serving(**settings) as (composition, _):
-            assert await said_by(composition.app, "hi") == f"{source} hi"
-            answer = (await got(composition.app, "/hello/you")).json()
+        async with serving(**settings) as (served, _):
+            assert await said_by(served.server, "hi") == f"{source} hi"
+            answer = (await got(served.server, "/hello/you")).json()
             assert answer == {"hello": source, "to": "you"}
-            assert "example.Echo" in composition.app.health.names
+            assert "example.Echo" in served.server.health.names
     finally:
         sys.modules.pop("some_doors", None)
+
+
+async def test_a_service_that_cannot_work_is_not_serving_and_the_rest_is(write: Write) -> None:
+    problem = "{'/example.Echo/Say': INFER}, problem=lambda: 'it is too loud'"
+    write("loud.py", SERVICE.replace('{"/example.Echo/Say": INFER}', problem))
+    async with serving() as (served, _):
+        async with grpc.aio.insecure_channel(served.server.address) as channel:
+            health = HealthStub(channel)
+            states = [
+                (await health.Check(HealthCheckRequest(service=name))).status for name in ("", "example.Echo")
+            ]
+        assert states == [HealthCheckResponse.SERVING, HealthCheckResponse.NOT_SERVING]
+        assert served.server.health.degraded == ["it is too loud"]
 
 
 @pytest.mark.parametrize(
@@ -472,11 +524,11 @@ async def test_a_service_and_a_route_are_served(
 async def test_what_cannot_be_served_costs_its_plugin_alone(write: Write, body: str, says: str) -> None:
     write("bad.py", body)
     write("good.py", ROUTE.replace("hello/", "good/"))
-    async with serving(http_listen="127.0.0.1:0") as (composition, client):
+    async with serving(http_listen="127.0.0.1:0") as (served, client):
         assert (await client.generate("hello", max_tokens=2)).text
-        assert (await got(composition.app, "/good/you")).status_code == 200
-        assert (await got(composition.app, "/hello/you")).status_code == 404
-        (flaw,) = composition.app.health.degraded
+        assert (await got(served.server, "/good/you")).status_code == 200
+        assert (await got(served.server, "/hello/you")).status_code == 404
+        (flaw,) = served.server.health.degraded
         assert flaw.startswith("plugin bad: register_")
         assert says in flaw
         assert "bad.py" in flaw
@@ -486,9 +538,9 @@ async def test_what_two_plugins_register_is_the_firsts(write: Write) -> None:
     write("first.py", SERVICE + ROUTE)
     write("second.py", ROUTE.replace("{who}", "{whom}"))
     write("third.py", SERVICE)
-    async with serving(http_listen="127.0.0.1:0") as (composition, _):
-        assert await said_by(composition.app, "hi") == "NAME hi"
-        flaws = sorted(composition.app.health.degraded)
+    async with serving(http_listen="127.0.0.1:0") as (served, _):
+        assert await said_by(served.server, "hi") == "NAME hi"
+        flaws = sorted(served.server.health.degraded)
         assert "GET /hello/{whom} of plugin 'second' is refused: plugin 'first' serves it" in flaws[0]
         assert "/example.Echo/Say of plugin 'third' is refused: plugin 'first' serves it" in flaws[1]
 
@@ -524,8 +576,8 @@ async def test_an_authenticator_says_who_calls_and_a_fault_lets_nobody_in(
     (tmp_path / "clients.toml").write_text(CLIENTS.format(hash_of("lrk_web_" + "a" * 43)))
     (tmp_path / "clients.toml").chmod(0o600)
     clients = {"clients": tmp_path / "clients.toml", "http_listen": "127.0.0.1:0"}
-    async with serving(**clients) as (composition, _):
-        app = composition.app
+    async with serving(**clients) as (served, _):
+        app = served.server
         assert (await got(app, "/hello/you", **{"x-key": "one"})).json()["hello"] == "web"
         for key in ("two", "three"):
             assert (await got(app, "/hello/you", **{"x-key": key})).status_code == 401
@@ -554,13 +606,13 @@ def rewrite_request(request):
 
 async def test_a_request_is_rewritten_before_it_is_routed(write: Write) -> None:
     write("upper.py", REWRITE)
-    async with serving() as (composition, client):
+    async with serving() as (served, client):
         answer = await client.generate("one two", max_tokens=8)
         assert "ONE TWO" in answer.text
-        assert composition.app.engine.jobs[-1].request_id != "changed"  # type: ignore[attr-defined]
+        assert served.server.engine.jobs[-1].request_id != "changed"  # type: ignore[attr-defined]
         answer = await client.generate("fail not", max_tokens=8)
         assert "fail not" in answer.text
-        (warning,) = status_of(composition.plugins, "upper").warnings
+        (warning,) = status_of(served.plugins, "upper").warnings
         assert "rewrite_request failed 1 times, at last: KeyError at upper.py" in warning
         assert "a@b.example" not in warning
 
@@ -627,16 +679,17 @@ async def test_a_slow_observer_costs_records_and_no_request(
     monkeypatch.setattr("router.plugins.runtime.FLUSH_SECONDS", 0.0)
     write("slow.py", "import time\n@hookimpl\ndef on_decision(record):\n    time.sleep(5)\n")
     write("bad.py", "@hookimpl\ndef on_answer(record):\n    raise KeyError(record.text)\n")
-    async with serving() as (composition, client):
+    async with serving() as (served, client):
         for _ in range(4):
             await asyncio.wait_for(client.generate("one", max_tokens=2), 3)
         slow, bad = (
-            next(r for r in composition.hooks.running() if r.plugin.name == name) for name in ("slow", "bad")
+            next(r for r in served.server.hooks.running() if r.plugin.name == name)
+            for name in ("slow", "bad")
         )
         assert slow.observer is not None
         assert slow.observer.dropped >= 2
         await until(lambda: "on_answer" in bad.faults and bad.faults["on_answer"].count == 4)
-        page = (await composition.app.metrics.page())[0].decode()
+        page = (await served.server.metrics.page())[0].decode()
         assert 'lora_router_plugin_faults_total{hook="on_answer",plugin="bad"} 4.0' in page
         assert f'lora_router_plugin_records_dropped_total{{plugin="slow"}} {slow.observer.dropped}' in page
 
@@ -644,6 +697,13 @@ async def test_a_slow_observer_costs_records_and_no_request(
 def test_an_asynchronous_observer_is_refused(write: Write) -> None:
     write("late.py", "@hookimpl\nasync def on_answer(record): ...\n")
     assert "on_answer is asynchronous" in status_of(loaded(), "late").error
+
+
+async def test_a_plugin_observes_reports_of_experiments(write: Write) -> None:
+    write("seen.py", "@hookimpl\ndef on_report(report, server):\n    server.seen = report\n")
+    async with serving() as (served, _):
+        served.server.hooks.reported("a report")
+        await until(lambda: getattr(served.server, "seen", "") == "a report")
 
 
 # -- docs/hooks.md
@@ -671,6 +731,14 @@ async def test_the_example_of_the_page_logs_and_counts(
     assert capsys.readouterr().out.split()[-2:] == ["1", "base"]
 
 
+async def test_the_check_of_the_page_counts(write: Write) -> None:
+    write("slow.py", example("slow.py").replace("> 10", "> -1"))
+    async with serving() as (served, client):
+        await client.generate("one two", max_tokens=2)
+        told = ["plugin slow: 1 answers took more than 10 s"]
+        await until(lambda: served.server.health.degraded == told, 5)
+
+
 async def test_the_mask_of_the_page_masks(write: Write) -> None:
     write("mask.py", example("mask.py"))
     async with serving() as (_, client):
@@ -681,7 +749,27 @@ async def test_the_mask_of_the_page_masks(write: Write) -> None:
 def test_the_engine_of_the_page_is_made(write: Write) -> None:
     write("echo.py", example("echo.py"))
     engine, _ = engine_of(Settings(engine="echo"), loaded())
-    assert isinstance(engine, FakeEngine)
+    assert isinstance(engine, TextEngine)
+
+
+def test_the_source_of_the_page_has_an_adapter(write: Write, tmp_path: Path) -> None:
+    from router.cli.main import run
+
+    write("shelf.py", example("shelf.py"))
+    write_adapter(tmp_path / "shelf" / "contracts" / "1.2.0")
+    command = ["adapters", "add", f"shelf:{tmp_path}/shelf/contracts/1.2.0", "--no-base"]
+    assert run([*command, "--adapters-dir", "adapters"]) == 0
+    assert (tmp_path / "adapters" / "contracts" / "1.2.0" / "adapter_config.json").is_file()
+
+
+def test_the_test_of_the_page_passes(write: Write) -> None:
+    for name in ("decisions.py", "mask.py"):
+        write(name, example(name))
+    page = (ROOT / "docs" / "hooks.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"```python\n(import asyncio\n.*?)```", page, re.DOTALL)
+    names: dict[str, Any] = {}
+    exec(block, names)
+    names["test_addresses_are_masked"]()
 
 
 async def test_the_doors_of_the_page_are_open(write: Write, tmp_path: Path) -> None:
@@ -690,8 +778,8 @@ async def test_the_doors_of_the_page_are_open(write: Write, tmp_path: Path) -> N
     (tmp_path / "clients.toml").write_text(CLIENTS.format("0" * 64))
     (tmp_path / "clients.toml").chmod(0o600)
     settings = {"clients": tmp_path / "clients.toml", "api_keys.keys": '{"web": "secret"}'}
-    async with serving(http_listen="127.0.0.1:0", **settings) as (composition, _):
-        app = composition.app
+    async with serving(http_listen="127.0.0.1:0", **settings) as (served, _):
+        app = served.server
         answer = await got(app, "/hello/anna", **{"x-api-key": "secret"})
         assert answer.json() == {"hello": "anna", "from": "web"}
         assert (await got(app, "/hello/anna", **{"x-api-key": "Secret"})).status_code == 401

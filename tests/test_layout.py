@@ -28,7 +28,7 @@ def test_nothing_is_unfinished():
         "router/classifiers/contract.py",
         "router/judging.py",
         "router/server/call.py",
-    }  # by plugins and transports
+    }  # by plugins
     allowed = {*overridden, "tests/test_layout.py"}
     found = {
         str(p.relative_to(ROOT)) for p in sources(*FOLDERS) if marks.search(p.read_text(encoding="utf-8"))

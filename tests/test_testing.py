@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from router.judging import Case, Judge, Judgement, Preference
 from router.routing import Classifier, Scores
-from router.testing import ClassifierContract, JudgeContract
+from router.testing import ClassifierContract, JudgeContract, classifier_of
 from router.types import AdapterProfile, Request
 
 
@@ -49,6 +50,20 @@ def test_a_broken_promise_of_a_classifier_fails_with_what_is_wrong() -> None:
 
     with pytest.raises(AssertionError, match="then"):
         Contract().test_the_same_request_gets_the_same_answer()
+
+
+def test_a_classifier_comes_from_the_file_of_its_plugin(tmp_path: Path) -> None:
+    example = Path(__file__).parents[1] / "examples" / "plugins" / "urgent_words.py"
+    classifier = classifier_of(example, words=["fire"])
+    urgent, other = classifier.classify_batch([Request(t, raw_prompt=t) for t in ("Fire!", "Urgent!")])
+    assert (urgent is not None, other) == (True, None)
+    assert classifier_of(example) is not classifier_of(example)
+    with pytest.raises(ValueError, match=r"urgent_words.py: ValueError: unknown setting urgent_words.wrods"):
+        classifier_of(example, wrods=["fire"])
+    with pytest.raises(ValueError, match=r"mask_email.py registers 0 classifiers and should"):
+        classifier_of(example.with_name("mask_email.py"))
+    with pytest.raises(ValueError, match=r"absent.py: FileNotFoundError"):
+        classifier_of(tmp_path / "absent.py")
 
 
 def test_forgetting_make_of_a_classifier_is_explained() -> None:

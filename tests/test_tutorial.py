@@ -112,7 +112,8 @@ def test_four_commands_lead_from_a_csv_of_chats_to_a_routed_adapter(terminal: Te
     terminal.run(new)
     terminal.run(train)
     terminal.serve(serve)
-    terminal.wait_for("bikes@1.0.0", lambda: terminal.run(ask))  # once all classifiers have learned
+    learned = ["lora-router", "route", *ask[2:]]  # until all classifiers have learned; no answer to wait for
+    terminal.wait_for("bikes@1.0.0", lambda: terminal.run(learned))
     answered = terminal.run(ask)
     assert "(classified)" in answered
     assert "deposit" in answered

@@ -18,7 +18,7 @@ import asyncio, sys
 import grpc.aio
 from router.cli.compose import Composition
 from router.cli.main import run
-from router.cli.compose import print_summary
+from router.cli.summary import print_summary
 from router.client import AsyncClient, RouterVariant
 from router.config import Settings
 from router.engine.fake import FakeEngine
@@ -99,6 +99,17 @@ def test_a_store_that_was_asked_for_is_refused(package: Path) -> None:
     found = done(package, "-c", code)
     assert found.returncode == 1
     assert "ConfigError: experiments are not installed" in found.stderr
+
+
+def test_a_setting_of_a_part_that_is_not_there_ends_the_start(package: Path) -> None:
+    (package / "router" / "extensions" / "vllm_names").rename(package / "taken")
+    found = done(package, "-m", "router.cli", "serve", "--listen=127.0.0.1:0", "--metrics-compat=vllm")
+    (package / "taken").rename(package / "router" / "extensions" / "vllm_names")
+    assert found.returncode == 2
+    assert (
+        "metrics_compat (from flag) is a setting of the built-in plugin vllm_names, whose folder "
+        "router/extensions/vllm_names is not there" in found.stderr
+    )
 
 
 def test_names_of_experiments_are_not_there(package: Path) -> None:

@@ -3,31 +3,37 @@
 from __future__ import annotations
 
 import sys
+import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from router.cli import plugins
+from router import built_in
 from router.cli.main import run
-from router.plugins import host
+from router.client import ClientError
+from router.errors import ConfigError
+from router.experiments.model import ArmSpec, Experiment, Kind, Lifecycle, MetricSpec, Mode, Phase, Spec
+from router.types import RouterVariant
 from tests.test_hookspecs import Write, got, serving, write
 
 __all__ = ["write"]
 
-NAMES = sorted(module.rpartition(".")[2] for module in host.built_in_modules())
+MODULES = built_in.built_in_modules()
+NAMES = [built_in.name_of(module) for module in MODULES]
+EXTENSIONS = [built_in.name_of(module) for module in MODULES if module.startswith("router.extensions.")]
 
 
-@pytest.fixture(params=NAMES)
+@pytest.fixture(params=EXTENSIONS)
 def absent(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """The extension that is not there."""
     name = str(request.param)
     folder = tmp_path / "extensions"
     folder.mkdir()
-    for child in plugins.EXTENSIONS.iterdir():
+    for child in built_in.EXTENSIONS.iterdir():
         if child.stem != name:
             (folder / child.name).symlink_to(child)
-    monkeypatch.setattr(plugins, "EXTENSIONS", folder)
-    monkeypatch.setattr(host, "EXTENSIONS", folder)
+    monkeypatch.setattr(built_in, "EXTENSIONS", folder)
     gone = f"router.extensions.{name}"
     for module in [m for m in sys.modules if m == gone or m.startswith(f"{gone}.")]:
         monkeypatch.delitem(sys.modules, module)
@@ -43,13 +49,68 @@ async def test_the_rest_works(
     shown = capsys.readouterr()
     assert (shown.err, "validate" in shown.out) == ("", True)
     assert ("learning-curve" in shown.out) == (absent != "training")
-    async with serving(http_listen="127.0.0.1:0", kserve=True) as (composition, client):
+    async with serving(http_listen="127.0.0.1:0", kserve=True) as (served, client):
         assert (await client.generate("one two", max_tokens=2)).text
         for name, path in (("openai", "/v1/models"), ("ofrep", "/ofrep/v1/evaluate/flags")):
-            status = (await got(composition.app, path)).status_code
+            status = (await got(served.server, path)).status_code
             assert (status == 404) == (name == absent)
-        assert ("inference.GRPCInferenceService" in composition.app.health.names) == (absent != "kserve")
+        assert ("inference.GRPCInferenceService" in served.server.health.names) == (absent != "kserve")
         listed = {plugin.name: plugin for plugin in await client.adapters.plugins()}
-        assert sorted(listed) == [name for name in NAMES if name != absent]
+        assert sorted(listed) == sorted(name for name in NAMES if name != absent)
         assert [plugin.error for plugin in listed.values() if plugin.error] == []
-        assert composition.app.health.degraded == []
+        assert served.server.health.degraded == []
+
+
+@pytest.mark.parametrize("absent", ["experiments_page"], indirect=True)
+def test_a_page_is_refused_without_its_extension(
+    absent: str, write: Write, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write("none.txt", "")
+    assert run(["experiments", "report", "trial", "--html", "trial.html"]) == 2
+    assert (
+        "a report as html needs the extension experiments_page, which is not there" in capsys.readouterr().err
+    )
+
+
+@pytest.mark.parametrize("absent", ["experiments_notices"], indirect=True)
+async def test_a_webhook_is_refused_without_its_extension(absent: str, write: Write) -> None:
+    write("none.txt", "")
+    with pytest.raises(ConfigError, match="needs the extension experiments_notices, which is not there"):
+        async with serving(experiments="auto", experiments_webhook="http://127.0.0.1:1/hook"):
+            pass
+
+
+PLAN = Spec(
+    hypothesis="none",
+    route="base",
+    arms=(ArmSpec("control", 0.5), ArmSpec("new", 0.5)),
+    control="control",
+    primary=MetricSpec("liked", Kind.PROPORTION),
+)
+ROUTERS = (ArmSpec("control", 0.5), ArmSpec("new", 0.5, router=RouterVariant(threshold=0.9)))
+NEEDING = {
+    "experiments_bandit": ("a bandit", replace(PLAN, mode=Mode.BANDIT)),
+    "experiments_routers": ("a router experiment", replace(PLAN, route="", arms=ROUTERS)),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("absent", NEEDING, indirect=True)
+async def test_an_experiment_is_kept_and_not_served_without_its_extension(absent: str, write: Write) -> None:
+    write("none.txt", "")
+    what, spec = NEEDING[absent]
+    missing = f"{what} needs the extension {absent}, which is not there"
+    async with serving(experiments="auto") as (served, client):
+        with pytest.raises(ClientError, match=missing):
+            await client.experiments.create("new", spec)
+        phase = Phase(1, time.time() - 9000, "enrolment", "variant", spec)
+        stored = Experiment("kept", spec, Lifecycle.RUNNING, (phase,), etag="1")
+        served.server.experiments.live.store.create(stored)
+        await served.server.experiments.live.refresh()
+        assert (await client.generate("one two", max_tokens=2, unit="ann")).decision.experiment == ""
+        assert [one.name for one in await client.experiments.list()] == ["kept"]
+        assert f"not served: {missing}" in served.server.experiments.live.assigner.warnings("kept")
+        report = await client.experiments.report("kept")
+        assert [one.arm for one in report.numbers] == ["control", "new"]
+        assert report.verdict.decision == "undecided"
+        assert (await client.experiments.stop("kept")).spec == spec

@@ -15,13 +15,15 @@ import json
 import random
 import re
 import sqlite3
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from router.extensions.training.evaluation.column_order import in_asked_order, question_of
-
 HERE = Path(__file__).parent
+sys.path.append(str(HERE.parents[1]))
+from recipes.execution.column_order import in_asked_order, question_of  # noqa: E402
+
 PREFIX = "Write a SQLite query with ? for values.\nTables: "
 VALUES = """North Star Oak Delta Harbour Miller Green 2019 Rosa Premium Lisbon Silver Kenya Type-B Amber Chen
     Basic Falcon Maria Urban West Classic River Anders Gold Night Ohio Atlas Mixed Summer Port_Elgin

@@ -142,6 +142,12 @@ class Access:
                 failed(error)
         return "; ".join(filter(None, found))
 
+    @property
+    def flaws(self) -> list[str]:
+        """What is wrong with the file, and with what authenticators know."""
+        stale = f"the clients file cannot be used, those from before hold: {self.problem}"
+        return [*([stale] if self.problem else []), *([self.keys_problem] if self.keys_problem else [])]
+
     async def verified(self, credentials: Credentials, role: Role) -> Credentials:
         """The same with what is read once a call: who authenticators say it is, or the names in a
         certificate.

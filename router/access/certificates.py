@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import ipaddress
 from functools import lru_cache
+from importlib.util import find_spec
+
+from router.errors import ConfigError, install_extra
 
 KINDS = ("dns", "uri", "email", "ip")
 MOST_KNOWN = 4096  # certificates whose names are remembered
@@ -15,6 +18,13 @@ MOST_KNOWN = 4096  # certificates whose names are remembered
 
 class BadNames(ValueError):
     """A certificate's names cannot be used; the text is for the log."""
+
+
+def check_library() -> None:
+    """Raises ConfigError where the names in certificates cannot be read."""
+    if find_spec("cryptography") is None:
+        text = f"names in certificates of clients need the package cryptography: {install_extra('signed')}"
+        raise ConfigError(text)
 
 
 def names_in(pem: bytes) -> tuple[str, ...]:

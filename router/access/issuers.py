@@ -13,6 +13,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -64,18 +65,20 @@ def read_issuers(tables: Any) -> dict[str, Issuer]:
             raise ConfigError(f"two issuers have the same url: {issuer.url!r}")
         found[issuer.url] = issuer
     if found:
-        check_library()
+        check_library(fetches=any(issuer.file is None for issuer in found.values()))
     return found
 
 
-def check_library() -> None:
-    """Raises ConfigError where tokens cannot be checked."""
+def check_library(fetches: bool = False) -> None:
+    """Raises ConfigError where tokens cannot be checked, or keys not be fetched by HTTP."""
     try:
         from jwt.algorithms import has_crypto
     except ImportError as error:
         raise ConfigError(MISSING) from error
     if not has_crypto:
         raise ConfigError(MISSING)
+    if fetches and find_spec("httpx2") is None:
+        raise ConfigError(f"keys of an issuer are fetched by the package httpx2: {install_extra('jwt')}")
 
 
 def _issuer(table: Mapping[str, Any], place: int) -> Issuer:

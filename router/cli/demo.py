@@ -21,10 +21,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
-import platformdirs
-
 from router.cli import units
 from router.cli.command import INTERRUPTED, CliError, report
+from router.folders import state_folder
 from router.types import Decision
 
 if TYPE_CHECKING:
@@ -99,7 +98,7 @@ def drop_folder() -> Iterator[tuple[Path, list[str]]]:
     from router.cli.settings import load_settings, places
 
     served = places(load_settings())
-    folder = Path(platformdirs.user_state_dir("lora-router", appauthor=False)) / "demo" / "adapters"
+    folder = state_folder() / "demo" / "adapters"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     try:

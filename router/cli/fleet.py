@@ -10,6 +10,7 @@ from router.config import Settings
 from router.engine.base import Prompt
 from router.errors import ConfigError
 from router.models import resolve_model
+from router.plugins.tables import canonical
 
 if TYPE_CHECKING:
     from router.replicas.link import Link, Security
@@ -18,17 +19,23 @@ if TYPE_CHECKING:
 OF_ENGINES = {  # settings that a replica goes by
     "model", "dtype", "quantize", "device", "native", "native_dir", "threads", "max_running", "max_queue",
     "max_step_tokens", "max_context", "cache_tokens", "prefix_cache", "slots", "max_rank", "host_memory_mb",
-    "vllm_args", "stall_seconds", "drain_seconds", "log_level",
+    "stall_seconds", "drain_seconds", "log_level",
 }  # fmt: skip
 
 
 def replica_settings(settings: Settings) -> dict[str, Any]:
-    """What a replica's engine goes by, and nothing of what else the server is told, such as secrets."""
+    """What a replica's engine goes by, and nothing of what else the server is told, such as secrets.
+
+    `tables` has that of the plugin called as the engine.
+    """
     unset = {"max_step_tokens"} - settings.model_fields_set  # vLLM has its own where nobody set it
     own = settings.model_dump(include=OF_ENGINES - unset)
     shared = not settings.ray and settings.engine == "torch"  # they share this machine's cores
     if shared and not settings.threads:
         own["threads"] = max(1, len(os.sched_getaffinity(0)) // settings.replica_bounds[1])
+    name = canonical(settings.engine)
+    if name in settings.tables:
+        own["tables"] = {name: settings.tables[name].to_json()}
     return own
 
 
@@ -44,14 +51,12 @@ def security_of(settings: Settings) -> Security:
 def membership_and_links(settings: Settings) -> tuple[Membership, Callable[[str], Link]]:
     """Who decides which replicas there are, and the way to each. Raises ConfigError."""
     from router.replicas.children import ChildLink, devices
-    from router.replicas.found import FoundMembership
-    from router.replicas.link import Links
-    from router.replicas.membership import FixedMembership
+    from router.replicas.membership import FixedMembership, FoundMembership
     from router.replicas.owned import OwnedMembership
 
     if settings.replica_addresses:
         found = FoundMembership(settings.replica_addresses, security_of(settings), settings.replica_tls_name)
-        return found, Links(found.link)
+        return found, found.link
     least, most = settings.replica_bounds
     own = replica_settings(settings)
     if settings.ray:
@@ -68,18 +73,16 @@ def membership_and_links(settings: Settings) -> tuple[Membership, Callable[[str]
             security=security_of(settings),
             tls_name=settings.replica_tls_name,
         )
-        links = Links(cluster.link)
         if settings.fleet:
-            return FixedMembership([str(number) for number in range(least)]), links
-        return OwnedMembership(least, most, links.end), links
+            return FixedMembership([str(number) for number in range(least)]), cluster.link
+        return OwnedMembership(least, most), cluster.link
     gpus = devices() if settings.device != "cpu" else ()
 
     def child(name: str) -> Link:
         device = {"CUDA_VISIBLE_DEVICES": gpus[int(name) % len(gpus)]} if gpus else {}
         return ChildLink(name, settings.engine, own, environment=device)
 
-    links = Links(child)
-    return OwnedMembership(least, most, links.end), links
+    return OwnedMembership(least, most), child
 
 
 class EdgeEncoder:

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from router import __version__, optional
+from router import __version__
 from router.cli import audit, bench, clients, models, plugins, replicas, settings
 from router.cli.adapters import served
 from router.cli.adapters.add import add
@@ -68,8 +68,6 @@ app.add_typer(
     ),
     name="replicas",
 )
-if optional.has_experiments():
-    app.add_typer(optional.experiments("cli").app, name="experiments")
 app.add_typer(
     group("Classifier plugins.", list=plugins.list_, doctor=plugins.doctor, new=plugins.new), name="plugins"
 )

@@ -11,6 +11,8 @@ import unicodedata
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from enum import Enum
+from functools import cache
+from importlib.util import find_spec
 from itertools import zip_longest
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, TypeVar
@@ -28,7 +30,7 @@ T = TypeVar("T")
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Columns aligned as `ps` does; on a terminal the header is bold and what is too wide is folded."""
     cells = [tuple(map(one_line, row)) for row in rows]
-    if not sys.stdout.isatty() or len(cells) > MOST_FOLDED:
+    if not sys.stdout.isatty() or len(cells) > MOST_FOLDED or not has_rich():
         _print_aligned(columns, cells)
         return
     from rich.table import Table
@@ -45,8 +47,7 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 
 
 def _print_aligned(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    from rich.cells import cell_len
-
+    cell_len = _measure()
     lines = [columns, *rows]
     widths = [max(map(cell_len, column)) for column in zip_longest(*lines, fillvalue="")]
 
@@ -55,6 +56,15 @@ def _print_aligned(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Non
         return "  ".join(padded).rstrip()
 
     print("\n".join(map(aligned, lines)))
+
+
+def _measure() -> Callable[[str], int]:
+    """Counts cells; without rich characters, so that those of two cells move what follows them."""
+    if not has_rich():
+        return len
+    from rich.cells import cell_len
+
+    return cell_len
 
 
 def print_pairs(pairs: Sequence[tuple[str, str]]) -> None:
@@ -99,8 +109,16 @@ def one_line(text: str) -> str:
 
 
 def is_plain(stream: IO[str]) -> bool:
-    """No colour and no redrawing: not a terminal, a dumb one, or NO_COLOR is set."""
-    return not stream.isatty() or bool(os.environ.get("NO_COLOR")) or os.environ.get("TERM") == "dumb"
+    """No colour and no redrawing: not a terminal, a dumb one, NO_COLOR is set, or rich is not installed."""
+    if not stream.isatty() or os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb":
+        return True
+    return not has_rich()
+
+
+@cache
+def has_rich() -> bool:
+    """Whether anything can be drawn."""
+    return find_spec("rich") is not None
 
 
 def console(stderr: bool = False) -> Console:
@@ -120,11 +138,11 @@ def console(stderr: bool = False) -> Console:
 
 def track(items: Sequence[T], title: str) -> Iterator[T]:
     """The items; a bar on stderr, where that is a terminal, shows how far they are."""
-    from rich.progress import track as bar
-
     if is_plain(sys.stderr):
         yield from items
     else:
+        from rich.progress import track as bar
+
         yield from bar(items, title, console=console(stderr=True), transient=True)
 
 
@@ -134,8 +152,6 @@ def fetching() -> Iterator[Callable[[str, int, int], None]]:
 
     On a terminal a bar on stderr with size and speed, else a line as each begins.
     """
-    from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TransferSpeedColumn
-
     if is_plain(sys.stderr):
         begun: set[str] = set()
 
@@ -149,6 +165,8 @@ def fetching() -> Iterator[Callable[[str, int, int], None]]:
 
         yield say
         return
+    from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TransferSpeedColumn
+
     columns = (TextColumn("{task.description:<26}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
     tasks: dict[str, TaskID] = {}
     with Progress(*columns, console=console(stderr=True), transient=True) as bars:

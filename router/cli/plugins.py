@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from router.built_in import built_in_modules, name_of
 from router.carried import carried
 from router.cli import flags
 from router.cli.command import MISUSED, CliError
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
     from router.plugins.loader import Hook
 
 BUILT_IN = "built-in"
-EXTENSIONS = Path(__file__).parents[1] / "extensions"
 SHOWN_BELOW = ("register_classifiers", "register_judges")  # by what they register
 Dirs = Annotated[
     list[Path] | None,
@@ -106,9 +106,9 @@ def rows(plugin: PluginStatus | Plugin) -> list[tuple[str, ...]]:
 
 
 def doctor(plugins_dir: Dirs = None, json: flags.Json = False) -> None:
-    """Try every plugin as a server would.
+    """Load every plugin as a server would, and try classifiers and judges.
 
-    Load, warm up, fit, odd texts, batches against single calls, repetition, speed. Exit code 1 if anything
+    Warm up, fit, odd texts, batches against single calls, repetition, speed. Exit code 1 if anything
     does not work; what works worse than it could is a warning.
 
     \b
@@ -126,7 +126,8 @@ def doctor(plugins_dir: Dirs = None, json: flags.Json = False) -> None:
         lines = [(f.level, f.plugin, f.classifier, f.check, f.message) for f in findings]
         print_table(["", "PLUGIN", "CLASSIFIER", "CHECK", "WHAT IS WRONG"], lines)
     else:
-        print(f"nothing is wrong with {', '.join(r.name for r in host.registrations()) or 'no plugin'}")
+        tried = sorted(p.name for p in host.status() if p.enabled and p.source != BUILT_IN)
+        print(f"nothing is wrong with {', '.join(tried) or 'no plugin'}")
     if any(f.level == "error" for f in findings):
         raise typer.Exit(1)
 
@@ -234,15 +235,17 @@ class WithPlugins(TyperGroup):
 
     def _extend_by_built_in(self) -> None:
         """Without the plugin host and the settings, which take longer to import than all commands here."""
-        for name in sorted(naming(COMMANDS, [EXTENSIONS])):
+        for module, path in built_in_modules().items():
+            if COMMANDS.encode() not in path.read_bytes():
+                continue
             try:
-                hook = import_module(f"router.extensions.{name}").register_commands
+                hook = import_module(module).register_commands
                 if "settings" in signature(hook).parameters:
-                    hook = _with_settings(name)
+                    hook = _with_settings(module)
             except Exception as error:
-                print(f"plugin {name} is broken: {error}", file=sys.stderr)
+                print(f"plugin {name_of(module)} is broken: {error}", file=sys.stderr)
             else:
-                self._add(name, hook)
+                self._add(name_of(module), hook)
 
     def _add(self, name: str, hook: Callable[..., None]) -> None:
         """Add the commands of a plugin; a fault of its hook costs those that are left."""
@@ -255,13 +258,13 @@ class WithPlugins(TyperGroup):
             print(f"commands of the plugin {name} are left out: {error}", file=sys.stderr)
 
 
-def _with_settings(name: str) -> Hook:
+def _with_settings(module: str) -> Hook:
     """The hook of a built-in plugin that takes its settings. Raises LoadError, ConfigError."""
     from router.plugins.loader import load_built_in
     from router.plugins.tables import canonical, read_tables
 
     tables = read_tables(Path(SETTINGS_FILE), os.environ, {})
-    return load_built_in(f"router.extensions.{name}", tables.get(canonical(name))).hooks[COMMANDS]
+    return load_built_in(module, tables.get(canonical(name_of(module)))).hooks[COMMANDS]
 
 
 def merge(commands: MutableMapping[str, Any], more: Mapping[str, Any]) -> None:
@@ -337,27 +340,19 @@ def register_classifiers(register):
 TEST = """\
 from pathlib import Path
 
-from router.plugins import PluginHost
-from router.testing import ClassifierContract
+from router.testing import ClassifierContract, classifier_of
 from router.types import Request, Turn
 
-PLUGINS = Path(__file__).resolve().parent / "{plugins}"
-
-
-def load():
-    host = PluginHost([PLUGINS], load_plugins="{module}")
-    host.refresh()
-    (registered,) = host.registrations()
-    return registered.classifier
+PLUGIN = Path(__file__).resolve().parent / "{plugins}" / "{module}.py"
 
 
 class Test{klass}(ClassifierContract):
     def make(self):
-        return load()
+        return classifier_of(PLUGIN)
 
 
 def classify(text):
-    return load().classify_batch([Request("test", turns=(Turn("user", text),))])[0]
+    return classifier_of(PLUGIN).classify_batch([Request("test", turns=(Turn("user", text),))])[0]
 
 
 def test_it_votes_for_its_adapter():

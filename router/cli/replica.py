@@ -92,9 +92,12 @@ def replica(
         from pydantic import SecretStr
 
         from router.config import Settings
+        from router.plugins.tables import Table
 
         said = json.loads(sys.stdin.readline())
-        settings = Settings.model_construct(**said["settings"], replica_secret=SecretStr(said["secret"]))
+        tables = {name: Table.of_json(values) for name, values in said["settings"].pop("tables", {}).items()}
+        made = Settings.model_construct(**said["settings"], replica_secret=SecretStr(said["secret"]))
+        settings = made.with_tables(tables)
         engine, fake, forsaken = said["engine"], said["fake"], said["forsaken_seconds"]
     else:
         from router.cli.settings import load_settings, parse_sets
@@ -159,7 +162,7 @@ def make_engine(settings: Settings, engine: str, fake: Mapping[str, Any]) -> Eng
         from router.engine.fake import FakeEngine
 
         return FakeEngine(max_running=settings.max_running, max_queue=settings.max_queue, **fake)
-    from router.cli.compose import engine_of
+    from router.cli.engines import engine_of
     from router.cli.plugins import host_of
 
     plugins = host_of(settings)
@@ -181,8 +184,7 @@ class ReplicaProcess:
         """`announce` gets a line of JSON with the address, or with what went wrong. It ends when no edge was
         attached for `forsaken_seconds`; 0: never.
         """
-        from router.replicas.host import EngineHost
-        from router.replicas.service import EngineService
+        from router.replicas.host import EngineHost, EngineService
         from router.server.health import Health
         from router.server.lifecycle import Lifecycle
         from router.server.metrics import Metrics
@@ -193,7 +195,7 @@ class ReplicaProcess:
         secret = settings.replica_secret.get_secret_value() if settings.replica_secret else ""
         self._service = EngineService(self._host, secret)
         self._lifecycle = Lifecycle()
-        self._health = Health(self._lifecycle, engine.status, settings.stall_seconds, lambda: True)
+        self._health = Health(self._lifecycle, engine.status, settings.stall_seconds)
         self._health.names = ("", SERVICE)
         self._metrics = Metrics()
         self._probes = listener(settings, self._metrics.shed.labels("http").inc)
@@ -205,7 +207,7 @@ class ReplicaProcess:
         """Returns the exit code. Raises ConfigError where the base does not load or an address is taken."""
         import grpc
 
-        from router.replicas.service import OPTIONS
+        from router.replicas.host import OPTIONS
         from router.server.lifecycle import Phase, in_daemon_thread
         from router.server.listen import bind
         from router.server.listener import PROBE_SECONDS

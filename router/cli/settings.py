@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import os
 import re
-import tomllib
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -43,12 +43,15 @@ Sets = Annotated[
 
 
 def load_settings(flags: Mapping[str, Any] | None = None, config: Path | None = None) -> Settings:
-    """Flag > LORA_ROUTER_* > file > default. A flag called NAME.KEY is a plugin's. Raises ConfigError."""
+    """Flag > LORA_ROUTER_* > file > default. Raises ConfigError.
+
+    A flag called NAME.KEY is a plugin's, and so is one whose name is in `tables.MOVED`.
+    """
     from pydantic import ValidationError
     from pydantic_settings import SettingsConfigDict
 
     from router.config import CONFIG_FILE, Settings
-    from router.plugins.tables import read_tables
+    from router.plugins.tables import MOVED, read_tables
 
     if config is not None and not config.is_file():
         raise ConfigError(f"{config}: no such file; --config names a TOML file such as {CONFIG_FILE}")
@@ -62,7 +65,7 @@ def load_settings(flags: Mapping[str, Any] | None = None, config: Path | None = 
         model_config = SettingsConfigDict(toml_file=path)
 
     given = flags or {}
-    of_plugins = {name: str(value) for name, value in given.items() if "." in name}
+    of_plugins = {name: value for name, value in given.items() if "." in name or name in MOVED}
     try:
         found = Located(**{name: value for name, value in given.items() if name not in of_plugins})
         return found.with_tables(read_tables(path, os.environ, of_plugins))
@@ -76,27 +79,25 @@ def read_settings_file(path: Path) -> dict[str, Any]:
     An unknown key is an error with the nearest name.
     """
     from router.config import Settings
+    from router.plugins.tables import MOVED, read_toml
 
-    if not path.is_file():
-        return {}
-    try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:  # not UTF-8, not TOML, a number of too many digits
-        raise ConfigError(f"{path}: not valid TOML: {error}") from None
+    values = read_toml(path)
     if "plugins" in values:
         raise ConfigError(f"{path}: [plugins.NAME] is no table: settings of the plugin NAME are in [NAME]")
     plain = {key: value for key, value in values.items() if not isinstance(value, dict)}
+    known = (*Settings.model_fields, *MOVED)
     for key in plain:
-        if key not in Settings.model_fields:
-            raise ConfigError(f"{path}: {unknown_setting(key, Settings.model_fields)}")
+        if key not in known:
+            raise ConfigError(f"{path}: {unknown_setting(key, known)}")
     return plain
 
 
 def check_environment(environment: Mapping[str, str]) -> None:
     """Raises ConfigError for a variable with our prefix that sets nothing, with the nearest setting's."""
     from router.config import Settings
+    from router.plugins.tables import MOVED
 
-    known = [name.upper() for name in (*Settings.model_fields, *NO_SETTINGS)]
+    known = [name.upper() for name in (*Settings.model_fields, *MOVED, *NO_SETTINGS)]
     for key in environment:
         prefix, name = key[: len(ENV_PREFIX)].upper(), key[len(ENV_PREFIX) :].upper()
         of_plugin = "__" in name.strip("_")
@@ -109,7 +110,7 @@ def check_environment(environment: Mapping[str, str]) -> None:
         raise ConfigError(f"environment: {key} sets nothing; {hint}")
 
 
-def unknown_setting(key: str, known: Mapping[str, Any]) -> str:
+def unknown_setting(key: str, known: Sequence[str]) -> str:
     """`unknown setting 'max_runing'; did you mean 'max_running'?`"""
     near = difflib.get_close_matches(key, known, 1)
     hint = f"did you mean {near[0]!r}?" if near else "`lora-router config show` lists all"
@@ -139,15 +140,16 @@ def origin(name: str, flags: Mapping[str, Any], path: Path) -> str:
 def parse_sets(pairs: Sequence[str]) -> dict[str, str]:
     """`--set KEY=VALUE`, for the settings that have no flag of their own; NAME.KEY is a plugin's."""
     from router.config import Settings
+    from router.plugins.tables import MOVED
 
-    values = {}
+    values, known = {}, (*Settings.model_fields, *MOVED)
     for pair in pairs:
         key, equals, value = pair.partition("=")
         key = key.strip().replace("-", "_")
         if not equals:
             raise ConfigError(f"--set takes KEY=VALUE, not {pair!r}")
-        if "." not in key and key not in Settings.model_fields:
-            raise ConfigError(unknown_setting(key, Settings.model_fields))
+        if "." not in key and key not in known:
+            raise ConfigError(unknown_setting(key, known))
         values[key] = value.strip()
     return values
 
@@ -185,7 +187,7 @@ def folders(named: Sequence[Path], name: str, bare: bool) -> tuple[Path, ...]:
 
 
 def show(config: ConfigFile = None, set_: Sets = None, json: flags.Json = False) -> None:
-    """Show every setting and its origin.
+    """Show every setting and its origin, also those of plugins, as PLUGIN.KEY.
 
     The origin is a flag, the environment, the file or the default.
 
@@ -209,11 +211,33 @@ def show(config: ConfigFile = None, set_: Sets = None, json: flags.Json = False)
         }
         for name, info in Settings.model_fields.items()
     ]
+    found += settings_of_plugins(settings)
     if json:
         print_json(found)
     else:
         rows = [(s["name"], _text(s["value"]), s["origin"], s["help"] or "") for s in found]
         print_table(["SETTING", "VALUE", "FROM", "MEANING"], rows)
+
+
+def settings_of_plugins(settings: Settings) -> list[dict[str, Any]]:
+    """The tables of the plugins that a server with these settings has. Broken plugins are named on stderr."""
+    from router.cli.plugins import plugins_with
+
+    host = plugins_with("register_settings", settings)
+    for status in host.status():
+        if status.error:
+            print(f"plugin {status.name} is broken: {status.error}", file=sys.stderr)
+    return [
+        {
+            "name": f"{plugin.name}.{key}",
+            "value": _shown(getattr(loaded.settings, key)),
+            "origin": loaded.origins.get(key, "default"),
+            "help": info.description,
+        }
+        for loaded, plugin in sorted(host.running().items(), key=lambda item: item[1].name)
+        if loaded.settings is not None
+        for key, info in type(loaded.settings).model_fields.items()
+    ]
 
 
 def _shown(value: Any) -> Any:

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from router import optional
+from router.built_in import has_experiments
 from router.client.aio import AsyncClient
 from router.client.channel import ClientError
+from router.client.experiments import of_experiments
 from router.client.sync import Client
 from router.client.values import (
     Adapter,
@@ -105,6 +106,6 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     """A name of experiments, as in `__all__`."""
-    if name in __all__ and optional.has_experiments():
-        return getattr(optional.experiments("client"), name)
+    if name in __all__ and has_experiments():
+        return of_experiments(name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any, Self, Unpack
 
 import grpc.aio
 
-from router import optional
 from router.client import messages
 from router.client.channel import (
     DEFAULT_TARGET,
@@ -19,6 +18,7 @@ from router.client.channel import (
     channel_credentials,
     channel_options,
 )
+from router.client.experiments import of_experiments
 from router.client.fleet import AsyncReplicas
 from router.client.values import (
     Adapter,
@@ -66,7 +66,7 @@ class AsyncClient:
     @cached_property
     def experiments(self) -> AsyncExperiments:
         """Experiments. Raises ModuleNotFoundError where they are not installed."""
-        made: AsyncExperiments = optional.experiments("client").AsyncExperiments(self._channel, self._caller)
+        made: AsyncExperiments = of_experiments("AsyncExperiments")(self._channel, self._caller)
         return made
 
     async def generate(self, prompt: Prompt, **options: Unpack[GenerateOptions]) -> Answer:

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any, Self, Unpack
 
 import grpc
 
-from router import optional
 from router.client import messages
 from router.client.channel import (
     DEFAULT_TARGET,
@@ -18,6 +17,7 @@ from router.client.channel import (
     channel_credentials,
     channel_options,
 )
+from router.client.experiments import of_experiments
 from router.client.fleet import Replicas
 from router.client.values import (
     Adapter,
@@ -68,7 +68,7 @@ class Client:
     @cached_property
     def experiments(self) -> Experiments:
         """Experiments. Raises ModuleNotFoundError where they are not installed."""
-        made: Experiments = optional.experiments("client").Experiments(self._channel, self._caller)
+        made: Experiments = of_experiments("Experiments")(self._channel, self._caller)
         return made
 
     def generate(self, prompt: Prompt, **options: Unpack[GenerateOptions]) -> Answer:

@@ -7,14 +7,21 @@ real work and belong in a worker thread.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from itertools import takewhile
 from pickle import PickleBuffer
-from typing import TYPE_CHECKING, Any, Protocol, SupportsIndex
+from typing import TYPE_CHECKING, Any, Protocol, SupportsIndex, cast
 
-from router.errors import FailedPrecondition, FieldViolation, InvalidRequest, Overloaded, PromptTooLong
+from router.errors import (
+    EngineFailed,
+    FailedPrecondition,
+    FieldViolation,
+    InvalidRequest,
+    Overloaded,
+    PromptTooLong,
+)
 from router.types import (
     HIDDEN_STATES,
     Constraint,
@@ -196,7 +203,10 @@ class Finished:
 
 
 class Generation(Protocol):
-    """A submitted job. Iterate once; cancelling or closing frees its row within two steps."""
+    """A submitted job. Iterate once; cancelling or closing frees its row within two steps.
+
+    One that is also `Buffered` wakes its reader for many events at once.
+    """
 
     def __aiter__(self) -> AsyncIterator[Delta | Finished]:
         """Deltas, then exactly one Finished; raises EngineFailed if a step raised."""
@@ -205,6 +215,86 @@ class Generation(Protocol):
     def cancel(self) -> None:
         """Ask the engine to drop it; idempotent, also after the end."""
         ...
+
+
+class Buffered(Protocol):
+    """A generation that keeps its events until its reader takes them."""
+
+    async def wait(self, least: int) -> None:
+        """Return when `least` events are there, or the last one or an error."""
+        ...
+
+    def ready(self) -> Sequence[Delta | Finished]:
+        """Take the events that are there. An error is raised once those before it are taken."""
+        ...
+
+    def cancel(self) -> None:
+        """As `Generation.cancel`."""
+        ...
+
+
+def buffered(generation: Generation) -> Buffered:
+    """The generation itself if it is buffered, else one that reads it."""
+    return cast("Buffered", generation) if hasattr(generation, "ready") else Iterated(generation)
+
+
+class Iterated:
+    """The `Buffered` protocol over a generation that can only be iterated."""
+
+    def __init__(self, generation: Generation) -> None:
+        self._generation, self._events = generation, aiter(generation)
+        self._read: list[Delta | Finished] = []
+        self._error: Exception | None = None
+
+    async def wait(self, least: int) -> None:
+        """Read so many events, or to the end."""
+        while len(self._read) < least and self._error is None:
+            try:
+                event = await anext(self._events)
+            except StopAsyncIteration:
+                self._error = EngineFailed("the generation ended without a last event")
+            except Exception as error:
+                self._error = error
+            else:
+                self._read.append(event)
+                if isinstance(event, Finished):
+                    return
+
+    def ready(self) -> Sequence[Delta | Finished]:
+        """What was read."""
+        found, self._read = self._read, []
+        if not found and self._error is not None:
+            raise self._error
+        return found
+
+    def cancel(self) -> None:
+        """Ask the engine to drop it."""
+        self._generation.cancel()
+
+    async def close(self) -> None:
+        """Stop reading."""
+        if isinstance(self._events, AsyncGenerator):
+            await self._events.aclose()
+
+
+async def batches(generation: Buffered, every: int) -> AsyncGenerator[Sequence[Delta | Finished], None]:
+    """The events of a generation, the first one as soon as it is there, then `every` at once, and with them
+    all that came while the caller was busy. Close it to stop reading.
+
+    What waits is at most one answer's text (bounded by max_tokens).
+    """
+    least = 1
+    try:
+        while True:
+            await generation.wait(least)
+            if batch := generation.ready():
+                yield batch
+                if isinstance(batch[-1], Finished):
+                    return
+                least = every
+    finally:
+        if isinstance(generation, Iterated):
+            await generation.close()
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ import itertools
 import time
 import zlib
 from collections import Counter, deque
-from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Iterator, Sequence
 from typing import TYPE_CHECKING, TypeAlias
 
 from router.classifiers.stand_in import hidden_of, log_probabilities_of
@@ -24,12 +24,11 @@ from router.engine.base import (
     EngineStatus,
     Finished,
     Job,
-    Prompt,
     Reading,
     check_job,
     check_reading,
-    common_length,
 )
+from router.engine.byte_tokens import ByteTokens, text_of
 from router.engine.constrained.grammars import CompiledGrammar
 from router.engine.constrained.stand_in import byte_grammars, pieces_of
 from router.errors import (
@@ -38,7 +37,6 @@ from router.errors import (
     FailedPrecondition,
     NotLoaded,
     Overloaded,
-    PromptTooLong,
     Unavailable,
 )
 from router.types import Constraint, FinishReason, TokenLogprob, Usage
@@ -50,7 +48,7 @@ if TYPE_CHECKING:
     FakeRow: TypeAlias = "FakeGeneration | FakeReading"
 
 
-class FakeEngine:
+class FakeEngine(ByteTokens):
     """Deterministic, with switches for slowness (`step_seconds`), faults (`fail_step`) and hangs (`hold`).
 
     Runs in the event loop of its first `submit`; all times are seconds.
@@ -109,27 +107,6 @@ class FakeEngine:
         self._waiting.clear()
         if self._loop_task is not None and not self._loop_task.done():
             self._loop_task.get_loop().call_soon_threadsafe(self._loop_task.cancel)
-
-    def encode(
-        self, prompt: Prompt, most: int | None = None, check: Callable[[], None] | None = None
-    ) -> list[int]:
-        """The bytes of the prompt's text."""
-        if check is not None:
-            check()
-        asked = len(prompt.raw or "") + sum(len(turn.text) for turn in prompt.turns)
-        if most is not None and asked > most:
-            raise PromptTooLong(most, asked, at_least=True)
-        text = self._text(prompt)
-        if most is not None and len(text) > most:
-            raise PromptTooLong(most, len(text))
-        return list(text)
-
-    def shared(self, prompt: Prompt, tokens: Sequence[int]) -> int:
-        """Bytes of the template before what is asked; nothing is cached here."""
-        if prompt.raw is not None:
-            return 0
-        before = prompt.template.template.partition("{prompt}")[0]
-        return common_length("\n".join(filter(None, [prompt.template.system, before])).encode(), tokens)
 
     async def load(self, artifact: AdapterArtifact) -> int:
         """Remember the adapter; its bytes are what its tensors say, those of a mixture its parts'."""
@@ -207,15 +184,6 @@ class FakeEngine:
     def break_down(self, message: str) -> None:
         """Make the engine unusable, as a lost device does."""
         self._failed = message
-
-    @staticmethod
-    def _text(prompt: Prompt) -> bytes:
-        if prompt.raw is not None:
-            return prompt.raw.encode()
-        system = "" if prompt.turns and prompt.turns[0].role == "system" else prompt.template.system
-        *before, last = prompt.turns
-        asked = prompt.template.template.replace("{prompt}", last.text)
-        return "\n".join(filter(None, [system, *(turn.text for turn in before), asked])).encode()
 
     def _queue(self, row: FakeRow) -> None:
         if not self.busy:
@@ -424,7 +392,7 @@ def _whole_answer(job: Job) -> Iterator[str]:
     if isinstance(job.grammar, CompiledGrammar):
         yield from pieces_of(job.grammar)
         return
-    words = bytes(job.tokens).decode(errors="replace").split()  # `encode` gives bytes
+    words = text_of(job.tokens).split()
     yield f"[{job.adapter[:8] if job.adapter else 'base'}]"
     repeat = max(job.params.min_tokens - 1, len(words))
     yield from (f" {word}" for word in itertools.islice(itertools.cycle(words), repeat))

@@ -39,7 +39,8 @@ class Stream:
     def __init__(self, cancel: Callable[[Stream], None], ended: Callable[[Stream], None]) -> None:
         self.loop = asyncio.get_running_loop()
         self._events: deque[Delta | Finished | RouterError] = deque()
-        self._awaited: asyncio.Future[None] | None = None  # by who iterates, while there is no event
+        self._awaited: asyncio.Future[None] | None = None  # by who waits for `_least` events
+        self._least = 1
         self._cancel = cancel
         self._on_end = ended
         self.ended = False
@@ -57,24 +58,46 @@ class Stream:
         if not isinstance(event, Delta):
             self.ended = True
             self._on_end(self)
-        if self._awaited is not None and not self._awaited.done():
-            self._awaited.set_result(None)
+        if self._awaited is not None and (self.ended or len(self._events) >= self._least):
+            self._wake()
+
+    async def wait(self, least: int) -> None:
+        """Return when `least` events are there, or the last one or an error."""
+        while len(self._events) < least and not self.ended:
+            self._least = least
+            self._awaited = self.loop.create_future()
+            await self._awaited
+
+    def ready(self) -> list[Delta | Finished]:
+        """Take the events that are there. An error is raised once those before it are taken."""
+        found: list[Delta | Finished] = []
+        events = self._events
+        while events:
+            event = events[0]
+            if isinstance(event, RouterError):
+                if not found:
+                    raise event
+                break
+            found.append(event)
+            events.popleft()
+        return found
 
     async def __aiter__(self) -> AsyncIterator[Delta | Finished]:
         """Deltas, then one Finished; leaving early cancels."""
         try:
             while True:
-                while not self._events:
-                    self._awaited = self.loop.create_future()
-                    await self._awaited
-                event = self._events.popleft()
-                if isinstance(event, RouterError):
-                    raise event
-                yield event
-                if isinstance(event, Finished):
+                await self.wait(1)
+                for event in self.ready():
+                    yield event
+                if self.ended and not self._events:
                     return
         finally:
             self.cancel()
+
+    def _wake(self) -> None:
+        awaited, self._awaited = self._awaited, None
+        if awaited is not None and not awaited.done():
+            awaited.set_result(None)
 
 
 class PendingReading:

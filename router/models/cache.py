@@ -17,9 +17,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import platformdirs
-
 from router.errors import ConfigError, DataLoss
+from router.folders import cache_folder
 
 SUMS = "SHA256SUMS"
 Sums = Mapping[str, str]
@@ -50,7 +49,7 @@ class Checked:
 
 def models_dir() -> Path:
     """Where fetched models live: `models` in the user's cache folder for lora-router."""
-    return Path(platformdirs.user_cache_dir("lora-router")) / "models"
+    return cache_folder() / "models"
 
 
 def build_once(name: str, build: Callable[[Path], None], pins: Pins) -> Path:

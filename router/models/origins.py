@@ -93,8 +93,11 @@ def _pinned(pins: Pins) -> str:
 
 def _from_hub() -> Iterator[Origin]:
     """Models with safetensors in the cache of `huggingface_hub`, one of each revision."""
-    from huggingface_hub import constants, scan_cache_dir
-    from huggingface_hub.errors import CacheNotFound
+    try:
+        from huggingface_hub import constants, scan_cache_dir
+        from huggingface_hub.errors import CacheNotFound
+    except ModuleNotFoundError:
+        return
 
     try:
         cached = scan_cache_dir(constants.HF_HUB_CACHE)

@@ -111,7 +111,10 @@ def _below(name: str, folder: str) -> bool:
 
 @contextmanager
 def progress_bars() -> Iterator[Progress]:
-    """Bars on stderr, one for each stage that is reported."""
+    """Bars on stderr, one for each stage that is reported; without rich nothing."""
+    if importlib.util.find_spec("rich") is None:
+        yield lambda stage, done, total: None
+        return
     from rich.console import Console
     from rich.progress import BarColumn, TaskID, TaskProgressColumn, TextColumn, TimeElapsedColumn
     from rich.progress import Progress as Bars

@@ -1,6 +1,6 @@
 """Finds plugins, keeps their faults as data, and picks up changes of the folders while the server runs.
 
-Built-in plugins are the modules of `router.extensions`. Any package that some other one draws in may say
+Built-in plugins are those of `router.built_in`. Any package that some other one draws in may say
 that it has a plugin. So an installed plugin is code that the operator has not chosen until it is named; a
 file in a plugins folder was put there.
 """
@@ -12,16 +12,17 @@ import difflib
 import importlib.metadata
 import logging
 import os
-import pkgutil
 import re
 import threading
 import time
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import EntryPoint
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from router import hookspecs
+from router.built_in import built_in_modules, name_of
 from router.classifiers.isolation import await_in_thread
 from router.classifiers.registration import ClassifierStatus, Registration
 from router.errors import ConfigError
@@ -32,6 +33,8 @@ from router.plugins.loader import (
     Hook,
     Loaded,
     LoadError,
+    ModeEntry,
+    ReportFormat,
     SourceEntry,
     describe,
     forget,
@@ -39,11 +42,14 @@ from router.plugins.loader import (
     load_entry_point,
     load_file,
 )
-from router.plugins.tables import Table, canonical
+from router.plugins.tables import MOVED, NamesDisagree, Table, canonical
+
+if TYPE_CHECKING:
+    from router.experiments.modes import MakeMode
 
 log = logging.getLogger(__name__)
 SCAN_SECONDS = 0.2
-EXTENSIONS = Path(__file__).parents[1] / "extensions"
+ENGINE_HOOKS = {"register_settings", "register_engines"}
 Allowed = frozenset[str] | None  # names of plugins; None: all
 
 
@@ -156,18 +162,43 @@ class PluginHost:
         """Adapter sources of plugins by scheme; the first of a scheme counts."""
         return {e.name: e for plugin in reversed(self._plugins()) for e in plugin.sources}
 
+    def report_formats(self) -> dict[str, ReportFormat]:
+        """Forms of experiments' reports by name; the first of a name counts."""
+        return {e.name: e for plugin in reversed(self._plugins()) for e in plugin.report_formats}
+
+    def experiment_modes(self) -> dict[str, MakeMode]:
+        """What makes the modes of experiments, by name; the first of a name counts."""
+        return {e.name: e.make for plugin in reversed(self._plugins()) for e in plugin.modes}
+
     def check_tables(self) -> None:
-        """Raises ConfigError for settings of a plugin that is nowhere, with the nearest name."""
+        """Log old names in the settings file. Raises ConfigError for settings of a plugin that is nowhere,
+        with the nearest name, and for two names of one setting that disagree."""
         known = {canonical(status.name) for status in self.status()}
         for name, table in self._tables.items():
             if name not in known:
-                origin = next(iter(table.values.values())).origin if table else "a settings file"
-                near = difflib.get_close_matches(name, known, 1)
-                hint = (
-                    f"did you mean [{near[0]}]?" if near else "`lora-router plugins list` shows all plugins"
-                )
+                raise ConfigError(_no_plugin(name, table, known))
+        for plugin in self._plugins():
+            if plugin.disagreement:
+                raise ConfigError(plugin.disagreement)
+            for text in plugin.loaded.renamed if plugin.loaded else ():
+                log.warning("%s", text)
+
+    def check_engine(self, engine: str) -> None:
+        """Raises ConfigError for settings of a plugin that is there for other engines than this one."""
+        for plugin in self._plugins():
+            names = [entry.name for entry in plugin.engines]
+            table = self._tables.get(canonical(plugin.name))
+            if (
+                table
+                and plugin.loaded
+                and names
+                and engine not in names
+                and plugin.loaded.hooks.keys() <= ENGINE_HOOKS
+            ):
+                first, which = table.values[0], " or ".join(names)
                 raise ConfigError(
-                    f"[{name}] (from {origin}) is no setting, and no plugin is called so; {hint}"
+                    f"{first.name} (from {first.origin}) is for the engine {which}, and engine is {engine}: "
+                    f"set engine to {which}, or take {first.name} away"
                 )
 
     def registrations(self) -> tuple[Registration, ...]:
@@ -243,6 +274,18 @@ class PluginHost:
             await self.pick_up()
 
 
+def _no_plugin(name: str, table: Table, known: Iterable[str]) -> str:
+    first = next(iter(table.values), None)
+    origin = first.origin if first else "a settings file"
+    if name in MOVED.values():
+        what = f"{first.name if first else f'[{name}]'} (from {origin})"
+        folder = f"router/extensions/{name}"
+        return f"{what} is a setting of the built-in plugin {name}, whose folder {folder} is not there"
+    near = difflib.get_close_matches(name, known, 1)
+    hint = f"did you mean [{near[0]}]?" if near else "`lora-router plugins list` shows all plugins"
+    return f"[{name}] (from {origin}) is no setting, and no plugin is called so; {hint}"
+
+
 def _taken(kind: str, first: Registration | JudgeRegistration) -> str:
     return f"{kind} {first.name!r} is not used: plugin {first.plugin!r} has one of that name"
 
@@ -267,6 +310,7 @@ class Plugin:
     stamp: Stamp = field(default=())
     enabled: bool = True
     error: str = ""
+    disagreement: str = ""  # of two names of one setting, which ends the start
     loaded: Loaded | None = None
     package: str = ""  # of an entry point
     carried: bool = False
@@ -298,10 +342,22 @@ class Plugin:
         return self.loaded.sources if self.loaded else ()
 
     @property
-    def entries(self) -> Iterator[tuple[str, EngineEntry | SourceEntry]]:
-        """Both, with what they are called."""
+    def report_formats(self) -> tuple[ReportFormat, ...]:
+        """Forms of reports that the working version registered."""
+        return self.loaded.report_formats if self.loaded else ()
+
+    @property
+    def modes(self) -> tuple[ModeEntry, ...]:
+        """Modes of experiments that the working version registered."""
+        return self.loaded.modes if self.loaded else ()
+
+    @property
+    def entries(self) -> Iterator[tuple[str, EngineEntry | SourceEntry | ReportFormat | ModeEntry]]:
+        """All that have names, with what they are called."""
         yield from (("engine", entry) for entry in self.engines)
         yield from (("adapter source", entry) for entry in self.sources)
+        yield from (("report format", entry) for entry in self.report_formats)
+        yield from (("experiment mode", entry) for entry in self.modes)
 
     def hook(self, name: str) -> Hook | None:
         """Its implementation of a hook."""
@@ -318,13 +374,19 @@ class Plugin:
             digest=loaded.digest if loaded else "",
             enabled=self.enabled,
             error=self.error,
-            warnings=(*(loaded.warnings if loaded else ()), *duplicates, *self.faults()),
+            warnings=(*(loaded.warnings + loaded.renamed if loaded else ()), *duplicates, *self.faults()),
             classifiers=tuple(r.status() for r in self.registrations),
             judges=tuple(r.status() for r in self.judges),
             package=self.package,
             carried=self.carried,
             hooks=tuple(sorted(loaded.hooks)) if loaded else (),
         )
+
+    def fail(self, error: LoadError) -> None:
+        """It, or its new version, cannot be loaded."""
+        self.error = str(error)
+        if isinstance(error.__cause__, NamesDisagree):
+            self.disagreement = str(error.__cause__)
 
     def drop(self) -> None:
         """Forget the code."""
@@ -355,7 +417,7 @@ def _load_version(plugin: Plugin, path: Path, before: Plugin | None, table: Tabl
     try:
         plugin.loaded = load_file(path, table)
     except LoadError as error:
-        plugin.error = str(error)
+        plugin.fail(error)
         plugin.loaded = before.loaded if before else None
         log.warning("plugin %s not loaded: %s", path, error)
         return
@@ -364,24 +426,18 @@ def _load_version(plugin: Plugin, path: Path, before: Plugin | None, table: Tabl
 
 
 def built_in_plugins(tables: Mapping[str, Table]) -> list[Plugin]:
-    """The modules of `router.extensions`; one that cannot be loaded has an error, as any other plugin."""
+    """All of them; one that cannot be loaded has an error, as any other plugin."""
     found = []
-    for module in built_in_modules():
-        name = module.rpartition(".")[2]
-        plugin = Plugin(name, "built-in", str(EXTENSIONS / name), carried=True)
+    for module, path in built_in_modules().items():
+        name = name_of(module)
+        plugin = Plugin(name, "built-in", str(path), carried=True)
         try:
             plugin.loaded = load_built_in(module, tables.get(canonical(name)))
         except LoadError as error:
-            plugin.error = str(error)
+            plugin.fail(error)
             log.warning("built-in plugin %s not loaded: %s", name, error)
         found.append(plugin)
     return found
-
-
-def built_in_modules() -> list[str]:
-    """Names of the modules of `router.extensions`, which are not imported."""
-    found = pkgutil.iter_modules([str(EXTENSIONS)])
-    return [f"router.extensions.{one.name}" for one in found if one.name[0] != "_"]
 
 
 def entry_point_plugins(named: frozenset[str], tables: Mapping[str, Table]) -> list[Plugin]:
@@ -410,7 +466,7 @@ def _load_entry(plugin: Plugin, entry: EntryPoint, table: Table | None) -> None:
     try:
         plugin.loaded = load_entry_point(entry, table)
     except LoadError as error:
-        plugin.error = str(error)
+        plugin.fail(error)
         log.warning("plugin %s not loaded: %s", entry.name, error)
 
 

@@ -15,7 +15,7 @@ import re
 import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec, SourceFileLoader
 from importlib.metadata import EntryPoint
@@ -26,20 +26,33 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 import pluggy
 
 from router import hookspecs
+from router.built_in import name_of
 from router.classifiers import isolation
 from router.classifiers.isolation import StillRunning, call_in_thread
 from router.classifiers.registration import Registrar, Registration
-from router.hookspecs import LIMITS, Check, FindBase, Limits, MakeEngine, MakeSource, MakeStore
+from router.hookspecs import (
+    LIMITS,
+    Check,
+    FindBase,
+    Limits,
+    MakeEngine,
+    MakeSource,
+    MakeStore,
+    WriteReport,
+)
 from router.plugins.judges import JudgeRegistrar, JudgeRegistration
 from router.plugins.tables import SettingsRegistrar, Table
 
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
+    from pydantic import BaseModel
+
+    from router.experiments.modes import MakeMode
 
 LOAD_SECONDS = 30.0
 MODULE_PREFIX = "lora_router_plugin_"
 HOOKS = tuple(name for name in vars(hookspecs) if hasattr(vars(hookspecs)[name], f"{hookspecs.NAME}_spec"))
-OBSERVERS = ("on_decision", "on_answer")
+OBSERVERS = {"on_decision": "record", "on_answer": "record", "on_report": "report"}  # and what they get
 # No place to tell of a fault.
 OURS = frozenset(
     {Path(__file__).parent, Path(isolation.__file__).parent, Path(hookspecs.__file__).parent / "server"}
@@ -75,16 +88,37 @@ class EngineEntry:
 
     name: str
     make: MakeEngine
-    base: FindBase | None
+    base: FindBase | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class SourceEntry:
     """A scheme of adapter sources that a plugin registered."""
 
-    name: str
+    scheme: str
     source: MakeSource
-    store: MakeStore | None
+    store: MakeStore | None = None
+
+    @property
+    def name(self) -> str:
+        """As other entries have it."""
+        return self.scheme
+
+
+@dataclass(frozen=True, slots=True)
+class ReportFormat:
+    """A form of experiments' reports that a plugin registered."""
+
+    name: str
+    write: WriteReport
+
+
+@dataclass(frozen=True, slots=True)
+class ModeEntry:
+    """A mode of experiments that a plugin registered."""
+
+    name: str
+    make: MakeMode
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -96,9 +130,14 @@ class Loaded:
     judges: tuple[JudgeRegistration, ...] = ()
     engines: tuple[EngineEntry, ...] = ()
     sources: tuple[SourceEntry, ...] = ()
+    report_formats: tuple[ReportFormat, ...] = ()
+    modes: tuple[ModeEntry, ...] = ()
     checks: tuple[Check, ...] = ()
     metrics: CollectorRegistry | None = None
     warnings: tuple[str, ...] = ()
+    renamed: tuple[str, ...] = ()  # warnings of old names of its settings
+    settings: BaseModel | None = None  # an instance of the model that it registered
+    origins: Mapping[str, str] = field(default_factory=dict)  # of the fields that are set
     version: str = ""
     digest: str = ""  # sha256 of a file's bytes, or of a folder's files; hex
     module: str = ""  # its key in sys.modules if it is ours to drop
@@ -138,21 +177,14 @@ def forget(module: str) -> None:
 
 
 def load_built_in(module: str, table: Table | None = None) -> Loaded:
-    """Import a module of `router.extensions` and collect what it registers."""
+    """Import a module of `router.built_in` and collect what it registers."""
 
     def load() -> Loaded:
         from router import __version__
 
-        return replace(
-            collect(importlib.import_module(module), built_in_name(module), table), version=__version__
-        )
+        return replace(collect(importlib.import_module(module), name_of(module), table), version=__version__)
 
     return _guarded(load, module)
-
-
-def built_in_name(module: str) -> str:
-    """The name of a built-in plugin."""
-    return module.rpartition(".")[2]
 
 
 def load_entry_point(entry: EntryPoint, table: Table | None = None) -> Loaded:
@@ -227,35 +259,30 @@ class HookError(Exception):
 
 
 def collect(plugin: object, name: str, table: Table | None = None) -> Loaded:
-    """What `plugin` registers. Raises HookError, and whatever its hooks raise."""
-    manager = pluggy.PluginManager(hookspecs.NAME)
-    manager.add_hookspecs(hookspecs)
-    manager.register(plugin, name)
-    found, warnings = _hooks_of(manager, plugin)
-    settings: object = None
+    """What `plugin` registers. Raises HookError, and whatever its hooks raise.
+
+    The methods of a class `Plugin` in it are hooks, too: an object of the class is made here.
+    """
+    kept = getattr(plugin, "Plugin", None)
+    found, warnings = _hooks_of(name, [plugin, *([kept()] if isinstance(kept, type) else [])])
+    registrar = SettingsRegistrar(name, table)
     if "register_settings" in found:
-        registrar = SettingsRegistrar(name, table)
         found["register_settings"](register=registrar)
-        settings = registrar.settings
     elif table:
-        warnings.append(
-            f"its settings are not used, since it registers none: {', '.join(sorted(table.values))}"
-        )
-    hooks = {hook: replace(impl, settings=settings) for hook, impl in found.items()}
+        unused = ", ".join(sorted(one.key for one in table.values))
+        warnings.append(f"its settings are not used, since it registers none: {unused}")
+    hooks = {hook: replace(impl, settings=registrar.settings) for hook, impl in found.items()}
     classifiers, judges = Registrar(name), JudgeRegistrar(name)
-    engines, sources, checks = Entries[EngineEntry](), Entries[SourceEntry](), list[Check]()
-
-    def add_engine(name: str, make: MakeEngine, base: FindBase | None = None) -> None:
-        engines.add("engine", EngineEntry(name, make, base))
-
-    def add_source(scheme: str, source: MakeSource, store: MakeStore | None = None) -> None:
-        sources.add("scheme", SourceEntry(scheme, source, store))
-
+    engines, sources = Entries("engine", EngineEntry), Entries("scheme", SourceEntry)
+    formats, modes = Entries("report format", ReportFormat), Entries("experiment mode", ModeEntry)
+    checks: list[Check] = []
     registrars: dict[str, Any] = {
         "register_classifiers": classifiers,
         "register_judges": judges,
-        "register_engines": add_engine,
-        "register_adapter_sources": add_source,
+        "register_engines": engines.add,
+        "register_adapter_sources": sources.add,
+        "register_report_formats": formats.add,
+        "register_experiment_modes": modes.add,
         "register_checks": checks.append,
     }
     for hook, register in registrars.items():
@@ -267,7 +294,15 @@ def collect(plugin: object, name: str, table: Table | None = None) -> Loaded:
 
         registry = CollectorRegistry()
         hooks["register_metrics"](registry=registry)
-    registered = (*classifiers.registrations, *judges.registrations, *engines, *sources, *checks)
+    registered = (
+        *classifiers.registrations,
+        *judges.registrations,
+        *engines,
+        *sources,
+        *formats,
+        *modes,
+        *checks,
+    )
     if hooks.keys() <= registrars.keys() and not registered:
         warnings.append("it registers no classifier and no judge, nor anything else")
     return Loaded(
@@ -276,44 +311,67 @@ def collect(plugin: object, name: str, table: Table | None = None) -> Loaded:
         tuple(judges.registrations),
         tuple(engines),
         tuple(sources),
+        tuple(formats),
+        tuple(modes),
         tuple(checks),
         registry,
         tuple(warnings),
+        tuple(registrar.renamed),
+        registrar.settings,
+        registrar.origins,
     )
 
 
-E = TypeVar("E", EngineEntry, SourceEntry)
+E = TypeVar("E", EngineEntry, SourceEntry, ReportFormat, ModeEntry)
 
 
 class Entries(list[E], Generic[E]):
-    """What a plugin registered by name."""
+    """What a plugin registered by name; `what` it is, in words, and its class."""
 
-    def add(self, what: str, entry: E) -> None:
-        """Raises ValueError for a name that is none, and for one that is there; TypeError for no function."""
+    def __init__(self, what: str, kind: type[E]) -> None:
+        super().__init__()
+        self._what = what
+        self._kind: type[E] = kind
+
+    def add(self, *args: Any, **named: Any) -> None:
+        """The `register` of a hook: the fields of an entry, a name and a function first.
+
+        Raises ValueError for a name that is none, and for one that is there; TypeError for no function.
+        """
+        entry = self._kind(*args, **named)
         if not isinstance(entry.name, str) or not NAME_FORM.fullmatch(entry.name):
             raise ValueError(
-                f"{what} {entry.name!r}: use a-z, 0-9, '_' and '-', starting with a letter or digit"
+                f"{self._what} {entry.name!r}: use a-z, 0-9, '_' and '-', starting with a letter or digit"
             )
-        made = entry.make if isinstance(entry, EngineEntry) else entry.source
+        made = getattr(entry, fields(entry)[1].name)
         if not callable(made):
-            raise TypeError(f"{what} {entry.name!r}: register() got a {type(made).__name__}, not a function")
+            raise TypeError(
+                f"{self._what} {entry.name!r}: register() got a {type(made).__name__}, not a function"
+            )
         if any(other.name == entry.name for other in self):
-            raise ValueError(f"{what} {entry.name!r} is registered twice")
+            raise ValueError(f"{self._what} {entry.name!r} is registered twice")
         self.append(entry)
 
 
-def _hooks_of(manager: pluggy.PluginManager, plugin: object) -> tuple[dict[str, Hook], list[str]]:
-    """Its hooks, and warnings on unknown ones.
+def _hooks_of(name: str, parts: Sequence[object]) -> tuple[dict[str, Hook], list[str]]:
+    """The hooks of a plugin's module and object, and warnings on unknown ones.
 
-    Raises HookError where no hook is left, an argument would never arrive, or an observer is asynchronous.
+    Raises HookError where there is none, one is there twice, an argument would never arrive, or an observer
+    is asynchronous.
     """
+    manager = pluggy.PluginManager(hookspecs.NAME)
+    manager.add_hookspecs(hookspecs)
     warnings: list[str] = []
     found: dict[str, Hook] = {}
-    for caller in manager.get_hookcallers(plugin) or []:
-        if not caller.has_spec():
-            warnings.append(_unknown_hook(caller.name))
-            continue
-        for impl in caller.get_hookimpls():
+    for part in parts:
+        manager.register(part, f"{name} {len(manager.get_plugins())}")
+        for caller in manager.get_hookcallers(part) or []:
+            if not caller.has_spec():
+                warnings.append(_unknown_hook(caller.name))
+                continue
+            if caller.name in found:
+                raise HookError(f"{caller.name} is implemented twice: by a function and by the class Plugin")
+            (impl,) = (one for one in caller.get_hookimpls() if one.plugin is part)
             if impl.kwargnames:
                 raise HookError(
                     f"{caller.name}: argument {impl.kwargnames[0]!r} has a default, so it is never passed: "

@@ -17,20 +17,22 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 from router.classifiers.isolation import Breaker, await_in_thread, fault_of
-from router.errors import ConfigError, RouterError, Unavailable
+from router.errors import RouterError, Unavailable
 from router.hookspecs import AnswerRecord, DecisionRecord
 from router.plugins.host import Plugin, PluginHost
 from router.plugins.loader import OBSERVERS, Hook, Loaded, describe
 from router.types import Request
 
 if TYPE_CHECKING:
+    from router.experiments.report.model import Report
     from router.ports import End
     from router.server.app import ServerApp
     from router.types import Decision
 
 log = logging.getLogger(__name__)
-STARTUP_SECONDS = 30.0
-SHUTDOWN_SECONDS = 2.5  # for all plugins together
+STAGES = ("on_startup", "on_load", "on_loaded", "on_ready")  # of a server's life, in this order
+STARTUP_SECONDS = 30.0  # for a hook of these
+SHUTDOWN_SECONDS = 2.5  # for all plugins together, without the built-in ones
 CHECK_SECONDS = 1.0  # between two rounds of checks; each may take as long
 MOST_RECORDS = 1000  # that wait for one plugin
 FLUSH_SECONDS = 1.0  # for the records that wait at shutdown
@@ -62,11 +64,16 @@ class Running:
 
     def __init__(self, plugin: Plugin, loaded: Loaded) -> None:
         self.plugin, self.loaded = plugin, loaded
-        self.started = self.readied = False
+        self.stage = 0  # so many of STAGES it has had
         self.faults: dict[str, Fault] = {}
         self.breaker = Breaker()  # of rewrite_request
         self.degraded: tuple[str, ...] = ()  # what its checks return
         self.observer: Observer | None = None
+
+    @property
+    def built_in(self) -> bool:
+        """Whether it comes with the server, which trusts it to end by itself what it begins."""
+        return self.plugin.source == "built-in"
 
     @property
     def failed(self) -> bool:
@@ -99,14 +106,15 @@ class Running:
         for hook, fault in tuple(self.faults.items()):
             if fault.lasting or now - fault.time < RECENT_SECONDS:
                 yield f"plugin {self.plugin.name}: {hook}: {fault.text}"
-        yield from (f"plugin {self.plugin.name}: {text}" for text in self.degraded)
+        whose = "" if self.built_in else f"plugin {self.plugin.name}: "
+        yield from (f"{whose}{text}" for text in self.degraded)
 
 
 class Observer:
-    """Calls a plugin's `on_decision` and `on_answer` in a thread of its own, in the order of the records."""
+    """Calls a plugin's observers in a thread of its own, in the order of the records."""
 
-    def __init__(self, running: Running) -> None:
-        self._running = running
+    def __init__(self, running: Running, server: ServerApp | None) -> None:
+        self._running, self._server = running, server
         self._waiting: queue.SimpleQueue[tuple[str, Callable[[], object]] | None] = queue.SimpleQueue()
         self.dropped = self.observed = 0
         self._thread = threading.Thread(target=self._run, name=f"observe {running.plugin.name}", daemon=True)
@@ -130,7 +138,7 @@ class Observer:
         while (item := self._waiting.get()) is not None:
             hook, make = item
             try:
-                self._running.loaded.hooks[hook](record=make())
+                self._running.loaded.hooks[hook](**{OBSERVERS[hook]: make()}, server=self._server)
             except BaseException as error:
                 self._running.fault(hook, error)
             self.observed += 1
@@ -148,17 +156,25 @@ class Hooks:
     _rewriters: tuple[Running, ...] = ()
     _observers: dict[str, tuple[Running, ...]] = field(default_factory=dict)
     _server: ServerApp | None = None
-    _ready: bool = False
+    _stage: int = 0  # so many of STAGES all plugins have had
     _following: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     # -- the server's life
 
     async def startup(self, server: ServerApp) -> None:
-        """Load plugins if that was not done, and call `on_startup`. Raises ConfigError of a built-in one."""
+        """Load plugins if that was not done, and call `on_startup`. Raises as `reach` does."""
         self._server = server
         await self.host.pick_up()
-        await self._follow()
+        await self.reach("on_startup")
         self.host.refreshed = self._follow
+
+    async def reach(self, stage: str) -> None:
+        """Call that hook of STAGES: of built-in plugins, then of the others.
+
+        Raises RouterError of a built-in plugin: the server cannot start as it is set up.
+        """
+        self._stage = STAGES.index(stage) + 1
+        await self._follow()
 
     async def register(self, name: str, registering: Callable[[Running], Registering]) -> None:
         """Call a hook that registers with the server: of built-in plugins, then of the others.
@@ -166,7 +182,7 @@ class Hooks:
         `registering(running)` returns what a plugin registers by. What a hook registers that raises is
         dropped.
         """
-        for running in sorted(self._running.values(), key=lambda r: r.plugin.source != "built-in"):
+        for running in tuple(self._running.values()):
             if running.hook(name) is not None and not running.failed:
                 register = registering(running)
                 await self._life(running, name, register=register)
@@ -174,20 +190,20 @@ class Hooks:
                     register.commit()
         self._sort()
 
-    async def ready(self) -> None:
-        """Call `on_ready`."""
-        self._ready = True
-        await self._follow()
-
     async def shutdown(self) -> None:
-        """Call `on_shutdown`, of those that started last first, after their records."""
+        """Call `on_shutdown`, last started first, after their records; built-in ones end last."""
         self.host.refreshed = None
+        started = [*reversed(self._running.values())]
         try:
             async with asyncio.timeout(SHUTDOWN_SECONDS):
-                for running in reversed(tuple(self._running.values())):
-                    await self._end(running)
+                for running in started:
+                    if not running.built_in:
+                        await self._end(running)
         except TimeoutError:
             log.error("plugins did not end", extra={"fields": {"seconds": SHUTDOWN_SECONDS}})
+        for running in started:
+            if running.built_in:
+                await self._end(running)
         self._running.clear()
         self._sort()
 
@@ -199,21 +215,16 @@ class Hooks:
     async def _bring(self, loaded: dict[Loaded, Plugin]) -> None:
         for version in [version for version in self._running if version not in loaded]:
             await self._end(self._running.pop(version))
-        for version, plugin in loaded.items():
-            running = self._running.get(version)
-            if running is None:
-                running = self._running[version] = Running(plugin, version)
+        for version, plugin in sorted(loaded.items(), key=lambda item: item[1].source != "built-in"):
+            running = self._running.setdefault(version, Running(plugin, version))
             running.plugin = plugin
             plugin.faults = running.told
-            if not running.started:
-                running.started = True
-                await self._life(running, "on_startup")
-                if not running.failed and any(hook in version.hooks for hook in OBSERVERS):
-                    running.observer = Observer(running)
-            if self._ready and not running.readied:
-                running.readied = True
-                if not running.failed:
-                    await self._life(running, "on_ready")
+            while running.stage < self._stage and not running.failed:
+                running.stage += 1
+                await self._life(running, STAGES[running.stage - 1])
+            watches = any(hook in version.hooks for hook in OBSERVERS)
+            if watches and running.observer is None and not running.failed:
+                running.observer = Observer(running, self._server)
         self._sort()
 
     def _sort(self) -> None:
@@ -226,17 +237,18 @@ class Hooks:
         }
 
     async def _life(self, running: Running, name: str, **given: object) -> None:
-        """Call a hook of the server's life; a fault stays. Raises ConfigError of a built-in plugin."""
+        """Call a hook of the server's life; a fault stays. Raises RouterError of a built-in plugin."""
         hook = running.hook(name)
         if hook is None:
             return
+        limit = None if running.built_in and name in ("on_load", "on_loaded") else STARTUP_SECONDS
         try:
-            async with asyncio.timeout(STARTUP_SECONDS):
+            async with asyncio.timeout(limit):
                 await _called(hook, name, server=self._server, **given)
         except TimeoutError as error:
             running.fault(name, error, lasting=True, text=f"did not return within {STARTUP_SECONDS:g} s")
         except Exception as error:
-            if isinstance(error, ConfigError) and running.plugin.source == "built-in":
+            if isinstance(error, RouterError) and running.built_in:
                 raise
             running.fault(name, error, lasting=True, text=describe(error))
 
@@ -247,7 +259,7 @@ class Hooks:
         if hook is None or running.failed:
             return
         try:
-            async with asyncio.timeout(SHUTDOWN_SECONDS):
+            async with asyncio.timeout(None if running.built_in else SHUTDOWN_SECONDS):
                 await _called(hook, "on_shutdown", server=self._server)
         except Exception as error:
             log.exception("on_shutdown of plugin %s failed", running.plugin.name, exc_info=error)
@@ -319,6 +331,12 @@ class Hooks:
             if running.observer is not None:
                 running.observer.put("on_decision", lambda: decision_record(now, request, decision))
 
+    def reported(self, report: Report) -> None:
+        """A look at a running experiment. From any thread."""
+        for running in self._observers.get("on_report", ()):
+            if running.observer is not None:
+                running.observer.put("on_report", lambda: report)
+
     def watcher(self, request: Request, decision: Decision) -> Watching | None:
         """What tells `on_answer` how the answer ends; None where nobody asks."""
         running = self._observers.get("on_answer")
@@ -329,10 +347,13 @@ class Hooks:
     async def check(self) -> None:
         """Ask the checks of all plugins, again and again."""
         while True:
-            for running in tuple(self._running.values()):
-                if running.loaded.checks and not running.failed:
-                    await self._checked(running)
+            await self.look()
             await asyncio.sleep(CHECK_SECONDS)
+
+    async def look(self) -> None:
+        """Ask the checks of all plugins now; takes a second at most."""
+        asked = [r for r in tuple(self._running.values()) if r.loaded.checks and not r.failed]
+        await asyncio.gather(*map(self._checked, asked))
 
     async def _checked(self, running: Running) -> None:
         def ask() -> tuple[str, ...]:
@@ -347,9 +368,10 @@ class Hooks:
 
     @property
     def flaws(self) -> list[str]:
-        """What is wrong with hooks, and what checks return."""
+        """What is wrong with plugins and their hooks, and what checks return."""
         now = time.monotonic()
-        return [text for running in tuple(self._running.values()) for text in running.flaws(now)]
+        of_hooks = [text for running in tuple(self._running.values()) for text in running.flaws(now)]
+        return [*of_hooks, *self.host.flaws]
 
     def running(self) -> Sequence[Running]:
         """For metrics."""

@@ -30,16 +30,15 @@ class Chooser:
     all edges or at none.
     """
 
-    def __init__(
-        self, index: Index, choices: Choices, gatekeeper: Gatekeeper, shared: SharedDocuments | None = None
-    ) -> None:
-        self._index, self._choices, self._gatekeeper, self._shared = index, choices, gatekeeper, shared
+    def __init__(self, index: Index, choices: Choices, gatekeeper: Gatekeeper) -> None:
+        self._index, self._choices, self._gatekeeper = index, choices, gatekeeper
+        self.shared: SharedDocuments | None = None  # set before it starts
         self._lock, self._tasks = asyncio.Lock(), set[asyncio.Task[Any]]()
         choices.touched = self._touched
 
     async def start(self) -> None:
         """Take over what other edges chose."""
-        if (shared := self._shared) is None:
+        if (shared := self.shared) is None:
             return
 
         def agree(keys: Collection[str]) -> None:
@@ -51,9 +50,9 @@ class Chooser:
     @property
     def flaws(self) -> list[str]:
         """Defaults that were chosen for all edges and cannot be served at this one."""
-        if self._shared is None:
+        if self.shared is None:
             return []
-        names = (key.removeprefix(DEFAULTS) for key in self._shared.keys(DEFAULTS))
+        names = (key.removeprefix(DEFAULTS) for key in self.shared.keys(DEFAULTS))
         return [flaw for name in names if (flaw := self._flaw(name, self._choices.get(name)))]
 
     def _flaw(self, name: str, version: str) -> str:
@@ -122,13 +121,13 @@ class Chooser:
             return self._index.info(self._index.find(name)), AdapterRef(name, previous) if previous else None
 
     async def _make(self, change: Change) -> None:
-        if self._shared is not None:
+        if self.shared is not None:
             entry = self._choices.entry(change.name, change)
-            await self._shared.put(f"{DEFAULTS}{change.name}", entry)
+            await self.shared.put(f"{DEFAULTS}{change.name}", entry)
         try:
             await asyncio.to_thread(self._choices.save, change)
         except NotSaved as error:
-            if self._shared is None:
+            if self.shared is None:
                 raise
             log.warning("it holds at all edges, but this one's file lacks it: %s", error.message)
         self._choices.take(change)
@@ -151,9 +150,9 @@ class Chooser:
                 await asyncio.to_thread(self._choices.write, document)
             except OSError as error:
                 log.warning("holds until restart, what is known of versions that were the default: %s", error)
-        if self._shared is not None:
+        if self.shared is not None:
             for name in self._choices.moved():
-                await self._share_rest(self._shared, name)
+                await self._share_rest(self.shared, name)
 
     async def _share_rest(self, shared: SharedDocuments, name: str) -> None:
         """Every edge finds it out by itself; one that comes later does not."""

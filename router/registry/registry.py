@@ -46,8 +46,7 @@ class Registry:
 
     Everything but `start` and `close` may be called at any time on the event loop that ran `start`; the
     engine must have started. Duplicates of a version: the folder that comes first in `dirs` and by name wins.
-    `caught_up` is called there when all of a mass of folders was examined. What is chosen holds for all who
-    have `shared`, too.
+    `caught_up` is called there when all of a mass of folders was examined.
     """
 
     def __init__(
@@ -58,7 +57,6 @@ class Registry:
         *,
         reader: Reader | None = None,
         caught_up: Callable[[], None] = lambda: None,
-        shared: SharedDocuments | None = None,
     ) -> None:
         options = options or RegistryOptions()
         self._workers, self._hub, self._trust = Workers(), EventHub(), options.trust
@@ -76,7 +74,7 @@ class Registry:
             self._hasher.ask,
             lambda: self._planner.plan_soon(),
         )
-        self._chooser = Chooser(self._index, self._choices, self._gatekeeper, shared)
+        self._chooser = Chooser(self._index, self._choices, self._gatekeeper)
         reader = reader or FolderReader(
             engine, options.max_rank, options.ignore_fields, options.equals_base, options.trust
         )
@@ -105,6 +103,10 @@ class Registry:
         self._look_loop = LookLoop(dirs, self._reconciler, self._planner.plan, options)
 
     # -- life
+
+    def share(self, documents: SharedDocuments) -> None:
+        """What is chosen holds for all who have `documents`, too; before `start`."""
+        self._chooser.shared = documents
 
     async def start(self) -> None:
         """Find what is there, then watch. Defaults are loaded in the background; see `settled`."""
@@ -199,6 +201,10 @@ class Registry:
         """See AdapterRegistry."""
         owners = (owner for resident in self._residency for owner in resident.owners)
         return (self._index.info(owner) for owner in owners if isinstance(owner, Record))
+
+    def keeps(self, digest: str) -> bool:
+        """Whether it is loaded and must stay so: it is pinned, or somebody waits for it."""
+        return self._residency.keeps(digest)
 
     def get(self, name: str, version: str = "", visible: Visible = EVERYTHING) -> AdapterInfo:
         """See AdapterRegistry."""

@@ -84,6 +84,11 @@ class Residency:
     def __len__(self) -> int:
         return len(self._table)
 
+    def keeps(self, digest: str) -> bool:
+        """Whether it is here and must not be evicted now, though nobody uses it."""
+        resident = self._table.get(digest)
+        return resident is not None and any(owner.keeps for owner in resident.owners)
+
     def fits(self, size: int) -> bool:
         """Whether `size` bytes are free without evicting anybody."""
         return self.used + size <= self.budget

@@ -15,10 +15,9 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-import platformdirs
-
 from router.carried import own
 from router.errors import NotSaved
+from router.folders import state_folder
 from router.types import Override
 
 log = logging.getLogger(__name__)
@@ -32,7 +31,7 @@ def state_dir(dirs: Sequence[Path], base: Path | None = None) -> Path:
     A carried folder below others does not count, so that it makes no difference whether it is served. State
     that an earlier release kept for all of `dirs` is used on.
     """
-    root = base or Path(platformdirs.user_state_dir("lora-router", appauthor=False))
+    root = base or state_folder()
     of_all = _state_of(root, dirs)
     mine = own(dirs, "adapters")
     return _state_of(root, mine) if mine and not of_all.is_dir() else of_all

@@ -36,7 +36,6 @@ from router.errors import (
     RouterError,
     Unavailable,
 )
-from router.replicas.calls import Calls, Checked
 from router.replicas.link import Link, LinkLost
 from router.replicas.members import Members
 from router.replicas.membership import FixedMembership, Membership
@@ -44,8 +43,7 @@ from router.replicas.messages import Hello
 from router.replicas.owned import OwnedMembership
 from router.replicas.placement import Move, Placement
 from router.replicas.replica import Replica
-from router.replicas.request import RoutedJob
-from router.replicas.status import Totals
+from router.replicas.requests import Calls, Checked, RoutedJob
 from router.replicas.weights import LoadedAdapter, Weights
 from router.types import Constraint, FinishReason
 
@@ -98,32 +96,35 @@ class FleetEngine:
         """
         if not links:
             raise ConfigError("a fleet needs a replica: say --replicas 1 or more")
-        edge = f"{socket.gethostname()}-{os.getpid()}-{time.time_ns():x}"
-        if callable(links):
-            self.members = Members(membership or OwnedMembership(1), links, edge, stall_seconds)
-        else:
-            named = {link.name: link for link in links}
-            self.members = Members(FixedMembership(tuple(named)), named.__getitem__, edge, stall_seconds)
-        self._replicas = self.members.replicas
+        self._replicas: dict[str, Replica] = {}
         self._make_encoder = encoder
         self._encoder: Encoder | None = None
         self._placement = placement or Placement()
+        self._placement.rows = max_running
         self._using: Counter[tuple[str, str]] = Counter()  # jobs by adapter and replica
         self._weights = Weights(self._replicas, self._placement, host_bytes, self._uses, shared)
         self._calls = Calls(self._replicas, self._placement)
-        self._totals = Totals(self._replicas)
         self._rows, self._queue = max_running, max_queue
         self._held: Counter[tuple[str, bool]] = Counter()  # jobs by replica and whether in the background
         self._waiting: set[RoutedJob] = set()  # for an adapter
-        self.members.serve(
+        if callable(links):
+            link, membership = links, membership or OwnedMembership(1)
+        else:
+            named = {link.name: link for link in links}
+            link, membership = named.__getitem__, FixedMembership(tuple(named))
+        self.members = Members(
+            membership,
+            link,
+            f"{socket.gethostname()}-{os.getpid()}-{time.time_ns():x}",
+            stall_seconds,
+            self._replicas,
             self._placement,
             self._weights,
-            self._totals,
-            (max_running, max_queue),
-            lambda name: self._held[name, False],
-            lambda: len(self._waiting),
-            self._spawn,
-            self._attach,
+            places=(max_running, max_queue),
+            jobs=lambda name: self._held[name, False],
+            waiting=lambda: len(self._waiting),
+            spawn=self._spawn,
+            attach=self._attach,
         )
         self._hello: Hello | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -172,6 +173,10 @@ class FleetEngine:
         """How many of its `tokens` every prompt under its template begins with."""
         return self._at_the_edge().shared(prompt, tokens)
 
+    def pin(self, pinned: Callable[[str], bool]) -> None:
+        """Which adapters must not wait: they stay where they are, though others are asked for more."""
+        self._weights.pinned = pinned
+
     async def load(self, artifact: AdapterArtifact) -> int:
         """Put the weights down for all, and have them at one replica."""
         self._attach()
@@ -208,7 +213,7 @@ class FleetEngine:
             return EngineStatus()
         if not self._closed and _running() is not None:
             self._attach()
-        return self._totals.status(len(self._waiting))
+        return self.members.totals.status(len(self._waiting))
 
     # -- jobs on their way
 
@@ -231,11 +236,16 @@ class FleetEngine:
         if not there:
             room = self._with_room(job, routed.tried)
             there = room if job.adapter is None else room & set(self._placement.homes(job.adapter))
-        if there:
+        if not there:
+            self._wait(routed, self._send_once_there(routed, self._adapter(job.adapter or ""), room))
+        elif beside := self._beside(routed, there):
+            self._wait(routed, self._send_beside(routed, self._adapter(job.adapter or ""), beside))
+        else:
             self._give(routed, self._placement.choose(there))
-            return
-        kept = self._adapter(job.adapter or "")
-        task = self._spawn(self._send_once_there(routed, kept, room))
+
+    def _wait(self, routed: RoutedJob, loading: Coroutine[Any, Any, None]) -> None:
+        """Until its adapter is where it goes."""
+        task = self._spawn(loading)
         self._waiting.add(routed)
         routed.waits = task.cancel
         task.add_done_callback(lambda _: self._waiting.discard(routed))
@@ -255,6 +265,14 @@ class FleetEngine:
             return {name for name in self._placement.homes(job.adapter) if good(name)}
         pair = self._placement.drawn()
         return set(pair) if pair and all(map(good, pair)) else set()
+
+    def _beside(self, routed: RoutedJob, homes: set[str]) -> str:
+        """A replica with a free row where its homes have none; "" where it waits at its homes."""
+        if routed.job.adapter is None or routed.job.background or routed.beside:
+            return ""
+        name = self._placement.overflow(homes)
+        replica = self._replicas.get(name)
+        return name if replica is not None and replica.takes and not replica.stalls else ""
 
     def _most(self, job: Job) -> int:
         return self._rows + (0 if job.background else self._queue)
@@ -313,6 +331,24 @@ class FleetEngine:
             routed.waits = None
             routed.fail(error)
 
+    async def _send_beside(self, routed: RoutedJob, kept: LoadedAdapter, to: str) -> None:
+        """Bring its adapter to one more replica, then send it where fewest wait. It looks no third time."""
+        routed.beside = True
+        self._placement.held[to] += 1  # it counts there while it waits, or all others would go there, too
+        try:
+            async with asyncio.timeout_at(routed.job.deadline):
+                await self._weights.bring(kept, {to}, pushing=True)
+        except (RouterError, TimeoutError) as error:  # its homes have it still
+            log.debug("adapter %s cannot be at %s, too: %s", kept.name, to, error)
+        finally:
+            if to in self._placement.replicas:
+                self._placement.held[to] -= 1
+        routed.waits = None
+        try:
+            self._send(routed)
+        except RouterError as error:
+            routed.fail(error)
+
     # -- the fleet
 
     def _attach(self) -> None:
@@ -350,7 +386,7 @@ class FleetEngine:
             return
         try:
             to = self._replicas.get(move.to)
-            if to is not None and to.takes and self._weights.has_room(kept, move.to):
+            if to is not None and to.takes and self._weights.make_room(kept, move.to, pushing=True):
                 await self._weights.load(kept, move.to)
         except (LinkLost, RouterError) as error:
             log.warning("adapter %s could not move to %s: %s", kept.name, move.to, error)

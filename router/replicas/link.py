@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,7 +13,7 @@ import grpc
 
 from router.engine.base import AdapterArtifact
 from router.errors import ConfigError
-from router.replicas.messages import MOST_MESSAGE, Hello, hello_of, weights
+from router.replicas.messages import MOST_MESSAGE, Hello, check_protocol, hello_of, weights
 from router.v1 import engine_pb2 as pb
 from router.v1.engine_pb2_grpc import EngineServiceStub
 
@@ -25,6 +25,7 @@ OPTIONS = (
     ("grpc.enable_http_proxy", 0),  # a proxy for the web is no way to a replica
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 2000),
+    ("grpc.http2.bdp_probe", 0),  # a ping for each burst of tokens; they need no larger window
 )
 
 
@@ -110,7 +111,10 @@ class GrpcLink:
         self._requests: asyncio.Queue[pb.AttachRequest] | None = None
 
     def start(self) -> Hello:
-        """What the replica there is; waits until its base is loaded."""
+        """What the replica there is; waits until its base is loaded.
+
+        Raises ConfigError where the secret or the protocol is not that of this edge.
+        """
         credentials = self._security.credentials()
         if credentials is None:
             channel = grpc.insecure_channel(self.address, self._options)
@@ -127,7 +131,9 @@ class GrpcLink:
                     text = f"replica {self.name} does not accept this edge: {error.details()}"
                     raise ConfigError(f"{text} (replica_secret)") from None
                 raise LinkLost(_why(error)) from None
-        return hello_of(said)
+        hello = hello_of(said)
+        check_protocol(self.name, hello)
+        return hello
 
     def send(self, request: pb.AttachRequest) -> None:
         """One task writes: gRPC takes one message at a time."""
@@ -188,20 +194,3 @@ async def _write(call: Any, edge: str, requests: asyncio.Queue[pb.AttachRequest]
 
 def _why(error: grpc.RpcError) -> str:
     return (error.details() or "").partition("\n")[0] or error.code().name
-
-
-class Links:
-    """The links of one edge, made as they are asked for, and how their replicas are ended."""
-
-    def __init__(self, make: Callable[[str], Link]) -> None:
-        self._make = make
-        self._made: dict[str, Link] = {}
-
-    def __call__(self, name: str) -> Link:
-        """The link of that name."""
-        return self._made.setdefault(name, self._make(name))
-
-    def end(self, name: str) -> None:
-        """End its replica, for good; blocks. May be said again: a start may have been under way."""
-        if (link := self._made.get(name)) is not None:
-            link.close()

@@ -5,20 +5,21 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Coroutine, Sequence
+from collections import Counter
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from queue import Empty, SimpleQueue
 from threading import Event, Thread
 from typing import Any
 
+from router.engine.base import EngineStatus
 from router.errors import ConfigError, NotFound, RouterError, Unavailable
 from router.replicas.link import Link, LinkLost
-from router.replicas.membership import Member, MemberLoad, Membership, MemberState, Report, Roster
-from router.replicas.messages import Hello, drain
+from router.replicas.membership import Member, MemberLoad, Membership, Report, Roster
+from router.replicas.messages import Hello, check_alike, drain
 from router.replicas.placement import Placement
-from router.replicas.replica import Replica, check_alike
-from router.replicas.status import Totals
+from router.replicas.replica import Replica
 from router.replicas.weights import LoadedAdapter, Weights
 
 log = logging.getLogger(__name__)
@@ -27,6 +28,17 @@ REPORT_SECONDS = 1.0  # between two reports, if nothing changes
 FIND_SECONDS = 600.0  # until one replica that others start is up
 RETRY_SECONDS = 0.5  # between two tries to reach one
 MOMENT_SECONDS = 1.0  # for the others, once one is up
+SUMS = (
+    "running",
+    "waiting",
+    "reading",
+    "background",
+    "cache_blocks",
+    "cache_blocks_free",
+    "slots",
+    "host_bytes",
+)
+COUNTERS = ("steps", "preemptions", "background_dropped", "prefix_hit_tokens", "prefix_query_tokens")
 
 
 class Members:
@@ -35,34 +47,35 @@ class Members:
     """
 
     def __init__(
-        self, membership: Membership, link: Callable[[str], Link], edge: str, stall_seconds: float
-    ) -> None:
-        """`link` gives the way to a replica by its name."""
-        self.membership, self._link, self._edge = membership, link, edge
-        self._stall = stall_seconds
-        self.replicas: dict[str, Replica] = {}
-        self.roster = Roster(0, (), 0, 0)
-        self._hello: Hello | None = None
-        self._runs: dict[str, asyncio.Task[None]] = {}
-        self._changed = asyncio.Event()
-
-    def serve(
         self,
+        membership: Membership,
+        link: Callable[[str], Link],
+        edge: str,
+        stall_seconds: float,
+        replicas: dict[str, Replica],
         placement: Placement,
         weights: Weights,
-        totals: Totals,
+        *,
         places: tuple[int, int],
         jobs: Callable[[str], int],
         waiting: Callable[[], int],
         spawn: Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]],
         attach: Callable[[], None],
     ) -> None:
-        """What replicas are for. Each has `places` for jobs that run and for jobs that wait; `jobs` counts
-        those at a replica, `waiting` those that no replica has; `attach` has all begin on this event loop.
+        """`link` gives the way to a replica by its name. Each has `places` for jobs that run and that wait;
+        `jobs` counts those at a replica, `waiting` those that no replica has; `attach` has all begin on this
+        event loop.
         """
-        self._placement, self._weights, self._totals = placement, weights, totals
+        self.membership, self._link, self._edge = membership, link, edge
+        self._stall = stall_seconds
+        self.replicas, self._placement, self._weights = replicas, placement, weights
+        self.totals = Totals(replicas)
         self._rows, self._queue = places
         self._jobs, self._waiting, self._spawn, self._attached = jobs, waiting, spawn, attach
+        self.roster = Roster((), 0, 0)
+        self._hello: Hello | None = None
+        self._runs: dict[str, asyncio.Task[None]] = {}
+        self._changed = asyncio.Event()
 
     # -- from start to end
 
@@ -94,7 +107,7 @@ class Members:
     def _begin(self, over: Event) -> SimpleQueue[tuple[str, Hello | Exception]]:
         """Start the first replicas, each in a thread, until `over`; where others start them, try again."""
         end = time.monotonic() + FIND_SECONDS
-        while not (names := [m.name for m in self.roster.members if m.state is MemberState.SERVING]):
+        while not (names := [m.name for m in self.roster.members if not m.draining]):
             if time.monotonic() > end:
                 raise ConfigError(f"no replica was found in {FIND_SECONDS:g} s")
             time.sleep(RETRY_SECONDS)
@@ -197,6 +210,7 @@ class Members:
             raise Unavailable(str(lost)) from None
 
     def _changing(self, roster: Roster) -> Roster:
+        self.roster = roster
         self._changed.set()  # the next report is now, and its answer is followed
         return roster
 
@@ -226,11 +240,11 @@ class Members:
         self.roster = roster
         wanted = {member.name: member for member in roster.members}
         for name, member in wanted.items():
-            if name not in self.replicas and member.state is MemberState.SERVING:
+            if name not in self.replicas and not member.draining:
                 self._join(name)
         for name, replica in tuple(self.replicas.items()):
-            found = wanted.get(name, Member(name, MemberState.DRAINING))
-            if found.state is MemberState.DRAINING and not replica.draining:
+            found = wanted.get(name, Member(name, draining=True))
+            if found.draining and not replica.draining:
                 replica.drain()
                 self._placement.close(name)
                 self._spawn(self._let_go(replica, found.successor))
@@ -246,7 +260,7 @@ class Members:
         self._changed.set()
 
     def _went(self, replica: Replica) -> None:
-        self._totals.lost(replica)
+        self.totals.lost(replica)
         homeless = self._placement.leave(replica.name)
         log.info("replica %s was the only home of %d adapters", replica.name, len(homeless))
         self._weights.restore()
@@ -277,8 +291,13 @@ class Members:
             replica.detach()
 
     async def _let_go(self, replica: Replica, successor: str) -> None:
-        """Its adapters to others, the busiest first, which it serves until then; its jobs to their end."""
+        """Its adapters to others, the busiest first, which it serves until then; its jobs to their end.
+
+        One that is not up is ended at once, so that nobody waits for its start, and again afterwards.
+        """
         name = replica.name
+        if not replica.up:
+            await self._end(replica)
         for digest in self._placement.living(name, time.monotonic()):
             kept = self._weights.get(digest)
             if kept is not None and replica.up:
@@ -288,11 +307,19 @@ class Members:
         await replica.idle()
         replica.leave()
         await asyncio.wait((self._runs.pop(name),))
+        await self._end(replica)
         self._placement.leave(name)
-        self._totals.left(replica)
+        self.totals.left(replica)
         del self.replicas[name]
         log.info("replica %s has been let go", name)
         self._changed.set()
+
+    async def _end(self, replica: Replica) -> None:
+        """End its process, unless somebody else has started it."""
+        try:
+            await asyncio.to_thread(replica.close)
+        except Exception:  # whatever a link raises: the fleet goes on without it
+            log.exception("replica %s could not be ended", replica.name)
 
     async def _rehome(self, kept: LoadedAdapter, name: str, successor: str) -> None:
         def elsewhere() -> set[str]:
@@ -311,3 +338,60 @@ class Members:
         except RouterError as error:
             to = f" to {', '.join(among)}" if among else ""
             log.warning("adapter %s cannot move%s: %s", kept.name, to, error)
+
+
+class Totals:
+    """The status of all replicas in one, for health, metrics and admission.
+
+    Counters never go back: what a replica had counted when it was lost stays in the sum."""
+
+    def __init__(self, replicas: Mapping[str, Replica]) -> None:
+        self._replicas = replicas
+        self._past: Counter[str] = Counter()
+        self._down_since = time.monotonic()
+
+    def lost(self, replica: Replica) -> None:
+        """A replica is down; the next one in its place counts from 0."""
+        self.left(replica)
+        self._down_since = time.monotonic()
+
+    def left(self, replica: Replica) -> None:
+        """A replica is not counted any more."""
+        for name in COUNTERS:
+            self._past[name] += getattr(replica.status, name)
+        replica.status = EngineStatus()
+
+    def status(self, waiting: int) -> EngineStatus:
+        """`waiting` are jobs that no replica has yet.
+
+        All make progress while one replica does, or is idle and answers: one that hangs gets nothing new.
+        With none up, they are busy, and their last progress was when the last one went.
+        """
+        found = [replica for replica in self._replicas.values() if replica.up]
+        up = [replica.status for replica in found]
+        busy = [status for status in up if status.busy]
+        idle = any(not replica.status.busy and not replica.stalls for replica in found)
+        sums = {name: sum(getattr(status, name) for status in up) for name in SUMS}
+        counters = {name: self._past[name] + sum(getattr(s, name) for s in up) for name in COUNTERS}
+        progress = max((status.last_progress for status in up), default=self._down_since)
+        progress = time.monotonic() if idle else progress
+        sums["waiting"] += waiting
+        return EngineStatus(
+            **sums,
+            **counters,
+            last_progress=progress,
+            busy=bool(busy) or not up,
+            device_adapters=tuple(dict.fromkeys(d for s in up for d in s.device_adapters)),
+            host_adapters=tuple(dict.fromkeys(d for s in up for d in s.host_adapters)),
+            flaws=tuple(self._flaws()),
+        )
+
+    def _flaws(self) -> Iterator[str]:
+        for replica in self._replicas.values():
+            if not replica.up and (replica.draining or not replica.problem):
+                continue  # it leaves, or is starting
+            if not replica.up:
+                what = "is lost" if replica.losses else "does not start"
+                yield f"replica {replica.name} {what}: {replica.problem}"
+            elif replica.stalls:
+                yield f"replica {replica.name} stalls: {replica.stalls}"

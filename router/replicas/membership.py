@@ -6,21 +6,21 @@ drains one that is on the way out. One that is draining is ended when the edge n
 
 from __future__ import annotations
 
+import asyncio
+import logging
+import socket
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
 
-from router.errors import FailedPrecondition, FieldViolation, InvalidRequest
+from router.errors import ConfigError, FailedPrecondition, FieldViolation, InvalidRequest
+from router.replicas.link import GrpcLink, Link, Security
+
+log = logging.getLogger(__name__)
 
 MOST = 1024  # replicas of a fleet
-
-
-class MemberState(StrEnum):
-    """What a member of the fleet does."""
-
-    SERVING = "serving"  # or starting, or lost and started again
-    DRAINING = "draining"  # gets nothing new, and is ended when nothing runs there
+DNS = "dns:///"
 
 
 class Step(StrEnum):
@@ -38,7 +38,7 @@ class Member:
     """A replica by its name, which no other ever gets. `successor` gets the adapters of one that drains."""
 
     name: str
-    state: MemberState = MemberState.SERVING
+    draining: bool = False  # it gets nothing new, and is ended when nothing runs there
     successor: str = ""
 
 
@@ -83,9 +83,8 @@ class Replacement:
 
 @dataclass(frozen=True, slots=True)
 class Roster:
-    """The fleet as it is to be. `number` counts its changes."""
+    """The fleet as it is to be."""
 
-    number: int
     members: tuple[Member, ...]
     least: int
     most: int
@@ -119,7 +118,7 @@ class FixedMembership:
     found = False
 
     def __init__(self, names: Sequence[str]) -> None:
-        self._roster = Roster(1, tuple(map(Member, names)), len(names), len(names))
+        self._roster = Roster(tuple(map(Member, names)), len(names), len(names))
 
     async def report(self, report: Report) -> Roster:
         """Always the same."""
@@ -132,6 +131,70 @@ class FixedMembership:
     async def replace(self, names: Sequence[str]) -> Roster:
         """Raises FailedPrecondition."""
         raise FailedPrecondition("these replicas are fixed: drain them (`lora-router replicas drain`)")
+
+
+class FoundMembership:
+    """Implements `Membership` over replicas that somebody else starts: systemd, Kubernetes, a person.
+
+    They are found by their addresses: HOST:PORT, or dns:///HOST:PORT for all addresses of a name,
+    which is looked up with each report.
+    """
+
+    found = True
+
+    def __init__(self, addresses: Sequence[str], security: Security, tls_name: str = "") -> None:
+        """`tls_name` is the name in all certificates. Raises ConfigError for what is no address."""
+        for address in addresses:
+            host, _, port = address.removeprefix(DNS).rpartition(":")
+            if not host or not port.isdecimal():
+                raise ConfigError(
+                    f"a replica's address is HOST:PORT or dns:///HOST:PORT, such as 10.0.0.7:50060, not "
+                    f"{address!r}"
+                )
+        self._addresses, self._security = tuple(dict.fromkeys(addresses)), security
+        self._last: dict[str, tuple[str, ...]] = {}  # what a name stood for, while it cannot be looked up
+        self._tls_name = tls_name
+        self._hosts: dict[str, str] = {}  # the name that an address was found under
+
+    def link(self, name: str) -> Link:
+        """The way to the replica at that address."""
+        return GrpcLink(name, name, self._security, tls_name=self._tls_name or self._hosts.get(name, ""))
+
+    async def report(self, report: Report) -> Roster:
+        """Those that are found now."""
+        names: dict[str, None] = {}
+        for address in self._addresses:
+            names |= dict.fromkeys(await self._resolved(address))
+        return Roster(tuple(map(Member, names)), 1, MOST)
+
+    async def resize(self, least: int, most: int) -> Roster:
+        """Raises FailedPrecondition."""
+        raise FailedPrecondition(
+            "these replicas are found by their addresses: what starts them says how many"
+        )
+
+    async def replace(self, names: Sequence[str]) -> Roster:
+        """Raises FailedPrecondition."""
+        raise FailedPrecondition(
+            "these replicas are found by their addresses: drain them (`lora-router replicas drain`), and "
+            "what started them starts new ones"
+        )
+
+    async def _resolved(self, address: str) -> tuple[str, ...]:
+        if not address.startswith(DNS):
+            return (address,)
+        host, _, port = address.removeprefix(DNS).rpartition(":")
+        try:
+            found = await asyncio.get_running_loop().getaddrinfo(
+                host.strip("[]"), int(port), type=socket.SOCK_STREAM
+            )
+        except OSError as error:
+            log.warning("replicas of %s cannot be looked up: %s", host, error)
+            return self._last.get(address, ())
+        pairs = sorted({(str(info[4][0]), info[4][1]) for info in found})
+        self._last[address] = tuple(f"[{ip}]:{at!s}" if ":" in ip else f"{ip}:{at!s}" for ip, at in pairs)
+        self._hosts |= dict.fromkeys(self._last[address], host)
+        return self._last[address]
 
 
 def check_bounds(least: int, most: int) -> tuple[int, int]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from enum import Enum
 from typing import Any, TypeAlias
 
@@ -28,11 +28,12 @@ from router.engine.base import (
     SiteDelta,
     TensorData,
 )
-from router.errors import FieldViolation, InvalidRequest, PromptTooLong, RouterError, Unavailable
+from router.errors import ConfigError, FieldViolation, InvalidRequest, PromptTooLong, RouterError, Unavailable
 from router.types import Constraint, FinishReason, SamplingParams, TokenLogprob, Usage
 from router.v1 import engine_pb2 as pb
 
 PROTOCOL = 1  # raised where an edge must know that a replica can do something new
+OLDEST = 1  # that this release works with on the other side: PROTOCOL of the release before, or older
 PIECE = 1 << 20  # bytes of weights in a message
 MOST_MESSAGE = 64 << 20  # bytes
 MOST_WEIGHTS = 16 << 30  # bytes of one adapter
@@ -72,6 +73,7 @@ class Hello:
     instance: str = ""
     version: str = __version__
     protocol: int = PROTOCOL
+    oldest: int = OLDEST  # protocol of an edge that it works with
 
 
 def hello_message(hello: Hello) -> pb.HelloResponse:
@@ -81,7 +83,11 @@ def hello_message(hello: Hello) -> pb.HelloResponse:
     sites = [pb.EngineBase.Site(path=p, out_features=o, in_features=i) for p, (o, i) in info.sites.items()]
     base = pb.EngineBase(**values, sites=sites, abilities=sorted(info.abilities))
     return pb.HelloResponse(
-        protocol=hello.protocol, version=hello.version, base=base, instance=hello.instance
+        protocol=hello.protocol,
+        version=hello.version,
+        base=base,
+        instance=hello.instance,
+        oldest=hello.oldest,
     )
 
 
@@ -94,88 +100,99 @@ def hello_of(message: pb.HelloResponse) -> Hello:
         sites={site.path: (site.out_features, site.in_features) for site in base.sites},
         abilities=frozenset(ability for ability in Ability if ability in base.abilities),
     )
-    return Hello(info, message.instance, message.version, message.protocol)
+    return Hello(info, message.instance, message.version, message.protocol, message.oldest)
 
 
-def differences(one: Hello, other: Hello) -> Mapping[str, tuple[object, object]]:
-    """What two replicas must have in common and do not, by name. Version, device and kernels may differ."""
-    pairs = {name: (getattr(one.info, name), getattr(other.info, name)) for name in MUST_MATCH}
+def check_protocol(name: str, hello: Hello) -> None:
+    """Raises ConfigError for a replica of a release that this one cannot work with."""
+    if hello.protocol < OLDEST:
+        raise ConfigError(
+            f"replica {name} (version {hello.version}) speaks protocol {hello.protocol}, and this edge "
+            f"(version {__version__}) needs {OLDEST} or later: upgrade the replica, one release at a time"
+        )
+    if hello.oldest > PROTOCOL:
+        raise ConfigError(
+            f"replica {name} (version {hello.version}) needs protocol {hello.oldest} or later, and this edge "
+            f"(version {__version__}) speaks {PROTOCOL}: upgrade the edge, one release at a time"
+        )
+
+
+def differences(fleet: Hello, other: Hello) -> Mapping[str, tuple[object, object]]:
+    """What a replica must have in common with the others and has not, by name.
+
+    Version, device and kernels may differ. One of another version may have more abilities, which nobody uses.
+    """
+    pairs = {name: (getattr(fleet.info, name), getattr(other.info, name)) for name in MUST_MATCH}
+    if fleet.version != other.version and fleet.info.abilities <= other.info.abilities:
+        del pairs["abilities"]
     return {name: (mine, theirs) for name, (mine, theirs) in pairs.items() if mine != theirs}
 
 
+def check_alike(hellos: Mapping[str, Hello]) -> Hello:
+    """What all replicas are; those of several versions, which is then "", with the abilities that all have.
+
+    Raises ConfigError naming who differs from the first, and in what.
+    """
+    fleet, *_ = hellos.values()
+    if len({hello.version for hello in hellos.values()}) > 1:
+        abilities = frozenset.intersection(*(hello.info.abilities for hello in hellos.values()))
+        fleet = replace(fleet, version="", info=replace(fleet.info, abilities=abilities))
+    for name, other in hellos.items():
+        if found := differences(fleet, other):
+            raise ConfigError(f"replica {name} cannot be one of this fleet: {described(found)}")
+    return fleet
+
+
+def described(found: Mapping[str, tuple[object, object]]) -> str:
+    """What a replica has not in common with the others. Of sites only that they differ: they are many."""
+    parts = [
+        f"its {name} is {theirs!r}, that of the others {mine!r}"
+        if name != "sites"
+        else "its layers for adapters are not those of the others"
+        for name, (mine, theirs) in found.items()
+    ]
+    return "; ".join(parts)
+
+
 # -- commands
+
+
+_SAMPLING = tuple(f.name for f in fields(SamplingParams) if f.name not in ("seed", "stop", "constraint"))
+_JOB = ("request_id", "tokens", "priority", "background", "tenant", "share", "own_constraint", "shared")
 
 
 def submit(key: int, job: Job) -> pb.EngineCommand:
     """Answer a job. Raises InvalidRequest for text that is no Unicode."""
     params = job.params
     try:
-        return pb.EngineCommand(
-            key=key,
-            submit=pb.EngineCommand.Submit(
-                request_id=job.request_id,
-                tokens=job.tokens,
-                sampling=pb.EngineSampling(
-                    max_tokens=params.max_tokens,
-                    min_tokens=params.min_tokens,
-                    temperature=params.temperature,
-                    top_p=params.top_p,
-                    top_k=params.top_k,
-                    min_p=params.min_p,
-                    repetition_penalty=params.repetition_penalty,
-                    frequency_penalty=params.frequency_penalty,
-                    presence_penalty=params.presence_penalty,
-                    seed=params.seed,
-                    stop=params.stop,
-                    logprobs=params.logprobs,
-                    constraint=None if params.constraint is None else _constraint(params.constraint),
-                ),
-                adapter=job.adapter or "",
-                seconds_left=_left(job.deadline),
-                priority=job.priority,
-                background=job.background,
-                tenant=job.tenant,
-                share=job.share,
-                own_constraint=job.own_constraint,
-                shared=job.shared,
-            ),
+        sampling = pb.EngineSampling(
+            **{name: getattr(params, name) for name in _SAMPLING},
+            seed=params.seed,
+            stop=params.stop,
+            constraint=None if params.constraint is None else _constraint(params.constraint),
+        )
+        message = pb.EngineCommand.Submit(
+            **{name: getattr(job, name) for name in _JOB},
+            sampling=sampling,
+            adapter=job.adapter or "",
+            seconds_left=_left(job.deadline),
         )
     except UnicodeEncodeError:
         raise _no_unicode("sampling") from None
+    return pb.EngineCommand(key=key, submit=message)
 
 
 def job_of(message: pb.EngineCommand.Submit) -> Job:
     """The job, whose constraint is not compiled yet."""
-    said = message.sampling
+    sampling = message.sampling
     params = SamplingParams(
-        said.max_tokens,
-        said.min_tokens,
-        said.temperature,
-        said.top_p,
-        said.top_k,
-        said.min_p,
-        said.repetition_penalty,
-        said.frequency_penalty,
-        said.presence_penalty,
-        said.seed if said.HasField("seed") else None,
-        tuple(said.stop),
-        said.logprobs,
-        constraint_of(said.constraint) if said.HasField("constraint") else None,
+        **{name: getattr(sampling, name) for name in _SAMPLING},
+        seed=sampling.seed if sampling.HasField("seed") else None,
+        stop=tuple(sampling.stop),
+        constraint=constraint_of(sampling.constraint) if sampling.HasField("constraint") else None,
     )
-    return Job(
-        message.request_id,
-        list(message.tokens),
-        params,
-        message.adapter or None,
-        _deadline(message),
-        message.priority,
-        message.background,
-        None,
-        message.tenant,
-        message.share,
-        message.own_constraint,
-        message.shared,
-    )
+    values = {name: getattr(message, name) for name in _JOB} | {"tokens": list(message.tokens)}
+    return Job(**values, params=params, adapter=message.adapter or None, deadline=_deadline(message))
 
 
 def read(key: int, reading: Reading) -> pb.EngineCommand:
@@ -252,6 +269,8 @@ def _no_unicode(field: str) -> InvalidRequest:
 
 # -- events
 
+_USAGE = tuple(field.name for field in fields(Usage))
+
 
 def write_event(event: pb.EngineEvent, key: int, what: Value) -> None:
     """Fill an event of `key`. Raises TypeError for what is none."""
@@ -261,8 +280,8 @@ def write_event(event: pb.EngineEvent, key: int, what: Value) -> None:
     elif isinstance(what, Finished):
         usage, message = what.usage, event.finished
         message.reason, message.stop = what.reason.value, what.stop
-        for field in fields(Usage):
-            setattr(message, field.name, getattr(usage, field.name))
+        for name in _USAGE:
+            setattr(message, name, getattr(usage, name))
     elif isinstance(what, RouterError):
         _write_error(event.error, what)
     elif isinstance(what, np.ndarray):
@@ -282,10 +301,11 @@ def value_of(event: pb.EngineEvent) -> Value:
     what = event.WhichOneof("what")
     if what == "delta":
         delta = event.delta
-        return Delta(delta.text, delta.tokens, tuple(map(_logprob_of, delta.logprobs)))
+        logprobs = tuple(map(_logprob_of, delta.logprobs)) if delta.logprobs else ()
+        return Delta(delta.text, delta.tokens, logprobs)
     if what == "finished":
         end = event.finished
-        usage = Usage(**{field.name: getattr(end, field.name) for field in fields(Usage)})
+        usage = Usage(*(getattr(end, name) for name in _USAGE))
         return Finished(FinishReason(end.reason), usage, end.stop)
     if what == "error":
         return _error_of(event.error)

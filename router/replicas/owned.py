@@ -5,25 +5,24 @@ No clock of its own, no network: the edge reports what it sees, and follows the 
 
 from __future__ import annotations
 
-import asyncio
+import itertools
 import logging
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 from router.errors import NotFound
 from router.replicas.membership import (
     MOST,
     Member,
     MemberLoad,
-    MemberState,
     Replacement,
     Report,
     Roster,
     Step,
     check_bounds,
 )
-from router.replicas.scaling import Load, Scaler
 
 log = logging.getLogger(__name__)
 
@@ -31,18 +30,99 @@ START_SECONDS = 900.0  # in which one must come up that is not needed for the le
 STARTS = 3  # that may fail, likewise
 
 
-@dataclass(slots=True)
-class _Absence:
-    since: float
-    failures: int = 0
-    problem: str = ""
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """What is full, what is roomy, and for how long it has to be so. Shares are of all rows."""
+
+    full: float = 0.85  # rows that run or wait: one more is needed
+    waits: float = 0.25  # jobs that wait though rows may be free: for memory, or for an adapter
+    roomy: float = 0.6  # of the rows that one fewer would have
+    memory: float = 5.0  # seconds after which a change of load has been seen to 63 %
+    up_seconds: float = 5.0
+    down_seconds: float = 180.0
+    pause: float = 60.0  # after a start that failed; twice as long after each further one
+    longest_pause: float = 900.0
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """Jobs of all edges, running and waiting, and the rows of a replica."""
+
+    running: int
+    waiting: int
+    rows: int
 
 
 @dataclass(slots=True)
-class _State:
-    members: dict[str, Member] = field(default_factory=dict)
-    number: int = 0
-    following: int = 0  # the name of the next member
+class Mean:
+    """A mean over time of what was there when one looked, beginning with nothing."""
+
+    memory: float
+    value: float = 0.0
+    at: float = math.inf
+
+    def look(self, now: float, there: float) -> float:
+        """The mean now."""
+        kept = math.exp(min(0.0, self.at - now) / self.memory)
+        self.value, self.at = there + (self.value - there) * kept, now
+        return self.value
+
+
+class Scaler:
+    """How many replicas a load asks for; asked every second or so. Times are seconds of one clock.
+
+    Up when what runs and waits has nearly filled the places for some seconds; down, minutes later, when one
+    fewer would still have room. Between the two lies a band in which nothing happens, so a steady load is
+    never answered by both, and one that swings faster than `down_seconds` keeps what its peaks need.
+    """
+
+    def __init__(self, rules: Rules | None = None) -> None:
+        self._rules = rules or Rules()
+        self._demand, self._waiting = Mean(self._rules.memory), Mean(self._rules.memory)
+        self._full_since = self._roomy_since = math.inf
+        self._failures, self._not_before = 0, -math.inf
+
+    def look(
+        self, now: float, size: int, load: Load, least: int, most: int, *, starting: bool, leaving: int
+    ) -> int:
+        """1: one more, -1: one fewer, 0: as it is.
+
+        `size` replicas are there to stay. While one is `starting`, or lost, nothing is decided; while some
+        are `leaving`, none more is taken away, and they count for `most`.
+        """
+        rules = self._rules
+        demand = self._demand.look(now, load.running + load.waiting)
+        waiting = self._waiting.look(now, load.waiting)
+        places = max(1, size * load.rows)
+        full = demand >= rules.full * places or waiting >= max(1.0, rules.waits * places)
+        roomy = demand <= rules.roomy * (size - 1) * load.rows and not full
+        self._full_since = min(self._full_since, now) if full else math.inf
+        self._roomy_since = min(self._roomy_since, now) if roomy else math.inf
+        if starting or leaving:
+            self._roomy_since = math.inf  # of a fleet that is about to be another
+        if starting:
+            self._full_since = math.inf
+            return 0
+        if size + leaving < most and now - self._full_since >= rules.up_seconds and now >= self._not_before:
+            return self._decided(1)
+        if size > least and now - self._roomy_since >= rules.down_seconds:
+            return self._decided(-1)
+        return 0
+
+    def failed(self, now: float) -> float:
+        """One more did not come up; returns after how many seconds the next may be tried."""
+        pause = min(self._rules.longest_pause, self._rules.pause * 2.0**self._failures)
+        self._failures += 1
+        self._not_before = now + pause
+        return pause
+
+    def came(self) -> None:
+        """One more came up."""
+        self._failures = 0
+
+    def _decided(self, by: int) -> int:
+        self._full_since = self._roomy_since = math.inf
+        return by
 
 
 class OwnedMembership:
@@ -54,23 +134,20 @@ class OwnedMembership:
         self,
         least: int,
         most: int | None = None,
-        end: Callable[[str], None] = lambda name: None,
         *,
         scaler: Scaler | None = None,
         clock: Callable[[], float] = time.monotonic,
         start_seconds: float = START_SECONDS,
     ) -> None:
-        """`end` ends a replica for good that the edge has let go; it may block, and is called in a thread.
-        Raises InvalidRequest.
-        """
+        """Raises InvalidRequest."""
         self._least, self._most = check_bounds(least, least if most is None else most)
-        self._end, self._clock = end, clock
+        self._clock = clock
         self._scaler, self._start_seconds = scaler or Scaler(), start_seconds
-        self._state = _State()
+        self._members: dict[str, Member] = {}
+        self._names = map(str, itertools.count())  # of those to come
         self._report = Report({}, 0, 1)
-        self._absent: dict[str, _Absence] = {}  # serving members that are not up
+        self._absent: dict[str, float] = {}  # serving members that are not up, and since when
         self._replacements: dict[str, Replacement] = {}  # by the old one, in the order of their turns
-        self._ending: set[asyncio.Task[None]] = set()
 
     # -- Membership
 
@@ -83,7 +160,6 @@ class OwnedMembership:
     async def resize(self, least: int, most: int) -> Roster:
         """As Membership.resize."""
         self._least, self._most = check_bounds(least, most)
-        self._state.number += 1
         log.info("between %d and %d replicas from now on", least, most)
         self._decide(self._clock())
         return self._roster()
@@ -92,7 +168,7 @@ class OwnedMembership:
         """As Membership.replace; one that is being replaced, or is on its way out, is not replaced again."""
         serving = self._serving()
         for name in names:
-            if name not in self._state.members:
+            if name not in self._members:
                 raise NotFound("replica", name, f": there are {', '.join(serving) or 'none'}")
         for name in names or serving:
             under_way = self._replacements.get(name)
@@ -100,43 +176,29 @@ class OwnedMembership:
             if name in serving and name not in successors and (under_way is None or under_way.over):
                 self._replacements.pop(name, None)
                 self._replacements[name] = Replacement(name)
-        self._state.number += 1
         self._decide(self._clock())
         return self._roster()
 
     # -- what was decided
 
     def _roster(self) -> Roster:
-        members, replacements = tuple(self._state.members.values()), tuple(self._replacements.values())
-        return Roster(self._state.number, members, self._least, self._most, replacements)
+        members, replacements = tuple(self._members.values()), tuple(self._replacements.values())
+        return Roster(members, self._least, self._most, replacements)
 
     def _serving(self) -> list[str]:
-        return [m.name for m in self._state.members.values() if m.state is MemberState.SERVING]
+        return [member.name for member in self._members.values() if not member.draining]
 
     def _add(self, now: float, why: str) -> str:
-        state = self._state
-        name, state.following = str(state.following), state.following + 1
-        self._set(Member(name))
-        self._absent[name] = _Absence(now)
+        name = next(self._names)
+        self._members[name] = Member(name)
+        self._absent[name] = now
         log.info("replica %s is to start: %s", name, why)
         return name
 
-    def _set(self, member: Member) -> None:
-        self._state.members[member.name] = member
-        self._state.number += 1
-
     def _drain(self, name: str, why: str, successor: str = "") -> None:
-        self._set(Member(name, MemberState.DRAINING, successor))
+        self._members[name] = Member(name, draining=True, successor=successor)
         self._absent.pop(name, None)
         log.info("replica %s is draining: %s", name, why)
-
-    def _give_up(self, name: str, why: str) -> None:
-        """One that is not up is ended at once, so that nobody waits for its start, and again when the edge
-        has let it go, since it may have begun to start it just then.
-        """
-        self._drain(name, why)
-        if not self._up(name):
-            self._end_soon(name)
 
     # -- deciding
 
@@ -160,49 +222,33 @@ class OwnedMembership:
                 if self._absent.pop(name, None) is not None:
                     log.info("replica %s is up", name)
                     self._scaler.came()
-                continue
-            absence = self._absent.setdefault(name, _Absence(now))
-            if (load := self._loads.get(name)) is not None and load.problem:
-                absence.problem, absence.failures = load.problem, load.failures
+            else:
+                self._absent.setdefault(name, now)
 
     def _given_up(self, name: str, now: float) -> str:
         """Why nobody waits for it any more; empty: it is up, or may come yet."""
-        absent = self._absent.get(name)
-        if absent is None:
+        if name not in self._absent:
             return ""
-        if absent.failures >= STARTS:
-            return absent.problem
-        seconds = now - absent.since
+        load = self._loads.get(name)
+        if load is not None and load.failures >= STARTS:
+            return load.problem
+        seconds = now - self._absent[name]
         if seconds < self._start_seconds:
             return ""
         return f"it is not up after {seconds:.0f} s; is there room for one more?"
 
     def _end_who_is_left(self) -> None:
-        left = [m.name for m in self._state.members.values() if m.state is MemberState.DRAINING]
-        for name in left:
-            if name not in self._loads:
-                del self._state.members[name]
-                self._state.number += 1
-                log.info("replica %s has nothing left to do, and is ended", name)
-                self._end_soon(name)
-
-    def _end_soon(self, name: str) -> None:
-        task = asyncio.get_running_loop().create_task(self._have_ended(name))
-        self._ending.add(task)
-        task.add_done_callback(self._ending.discard)
-
-    async def _have_ended(self, name: str) -> None:
-        try:
-            await asyncio.to_thread(self._end, name)
-        except Exception:  # whatever a link raises: the fleet goes on without it
-            log.exception("replica %s could not be ended", name)
+        for name, member in tuple(self._members.items()):
+            if member.draining and name not in self._loads:
+                del self._members[name]
+                log.info("replica %s has ended", name)
 
     def _replace_one(self, now: float) -> None:
         """The first whose turn has come goes a step on."""
         for old, found in tuple(self._replacements.items()):
             if found.over:
                 continue
-            if found.step is Step.DRAINING and old in self._state.members:
+            if found.step is Step.DRAINING and old in self._members:
                 return
             if found.step is Step.DRAINING:
                 self._step(replace(found, step=Step.DONE))
@@ -226,7 +272,7 @@ class OwnedMembership:
             return False
         if not (problem := self._given_up(found.new, now)):
             return False
-        self._give_up(found.new, f"it did not come up: {problem}")
+        self._drain(found.new, f"it did not come up: {problem}")
         self._step(
             replace(found, step=Step.FAILED, problem=f"replica {found.new} did not come up: {problem}")
         )
@@ -238,7 +284,6 @@ class OwnedMembership:
 
     def _step(self, replacement: Replacement) -> None:
         self._replacements[replacement.old] = replacement
-        self._state.number += 1
         words = f": {replacement.problem}" if replacement.problem else ""
         log.info("replacement of %s: %s%s", replacement.old, replacement.step, words)
         over = [old for old, found in self._replacements.items() if found.over]
@@ -246,7 +291,7 @@ class OwnedMembership:
             del self._replacements[old]
 
     def _draining(self) -> bool:
-        return any(m.state is MemberState.DRAINING for m in self._state.members.values())
+        return any(member.draining for member in self._members.values())
 
     def _keep_bounds(self, now: float) -> None:
         """By the bounds, and between them by load; successors that are not up count for nothing yet."""
@@ -260,10 +305,10 @@ class OwnedMembership:
         if still and len(names) > self._least and lost:
             pause = self._scaler.failed(now)
             problem = self._given_up(lost[0], now)
-            self._give_up(lost[0], f"it did not come up ({problem}); no other is tried for {pause:.0f} s")
+            self._drain(lost[0], f"it did not come up ({problem}); no other is tried for {pause:.0f} s")
             return
         starting = under_way or bool(self._absent)
-        leaving, bounds = len(self._state.members) - len(self._serving()), (self._least, self._most)
+        leaving, bounds = len(self._members) - len(self._serving()), (self._least, self._most)
         load = self._load()
         wish = self._scaler.look(now, len(names), load, *bounds, starting=starting, leaving=leaving)
         if still and len(names) > self._most:

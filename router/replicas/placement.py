@@ -73,6 +73,7 @@ class Placement:
     held: Counter[str] = field(default_factory=Counter)  # requests by replica, running or waiting
     used: Counter[str] = field(default_factory=Counter)  # bytes of adapters, by replica
     closing: set[str] = field(default_factory=set)  # replicas whose adapters are on their way to others
+    rows: int = 0  # requests that a replica runs at a time, the others wait; 0: not known
     _homes: dict[str, list[str]] = field(default_factory=dict)
     _sizes: dict[str, int] = field(default_factory=dict)
     _count: dict[str, int] = field(default_factory=dict)  # adapters at home, by replica
@@ -187,6 +188,20 @@ class Placement:
         if len(pair) == 2 and self.held[pair[0]] == self.held[pair[1]]:
             return self.draw.choice(pair)
         return min(pair, key=lambda name: self.held[name])
+
+    def overflow(self, homes: Collection[str]) -> str:
+        """A replica with a free row beside `homes`, where a queue is at each of them; "" if there is none.
+
+        Of EIGHT that are drawn, so that fleets of many cost no more. A request that goes there waits for its
+        adapter instead of for others to end.
+        """
+        crowded = self.rows + max(1, self.rows // EIGHT)
+        if not self.rows or any(self.held[name] < crowded for name in homes):
+            return ""
+        names = self.replicas
+        names = names if len(names) <= EIGHT else tuple(self.draw.sample(names, EIGHT))
+        free = [n for n in names if n not in homes and n not in self.closing and self.held[n] < self.rows]
+        return min(free, key=lambda name: self.held[name], default="")
 
     def new_home(self, digest: str, now: float, among: Collection[str] | None = None) -> str:
         """Where it would best live beside its homes; "" if it lives everywhere.

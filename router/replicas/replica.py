@@ -5,16 +5,16 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import aclosing, suppress
 from itertools import count
 from typing import Any, Literal, Protocol
 
 from router.engine.base import AdapterArtifact, Delta, EngineStatus
-from router.errors import ConfigError, RouterError
+from router.errors import RouterError
 from router.replicas.host import BEAT
 from router.replicas.link import Link, LinkLost
-from router.replicas.messages import Answer, Hello, cancel, differences, load, status_of, value_of
+from router.replicas.messages import Answer, Hello, cancel, described, differences, load, status_of, value_of
 from router.v1 import engine_pb2 as pb
 
 log = logging.getLogger(__name__)
@@ -353,26 +353,6 @@ class Replica:
         if self._session:
             self._sent = time.monotonic()
             self._link.send(pb.AttachRequest(commands=commands))
-
-
-def described(found: Mapping[str, tuple[object, object]]) -> str:
-    """What a replica has not in common with the others. Of sites only that they differ: they are many."""
-    parts = [
-        f"its {name} is {theirs!r}, that of the others {mine!r}"
-        if name != "sites"
-        else "its layers for adapters are not those of the others"
-        for name, (mine, theirs) in found.items()
-    ]
-    return "; ".join(parts)
-
-
-def check_alike(hellos: dict[str, Hello]) -> Hello:
-    """What all say. Raises ConfigError naming who differs from the first, and in what."""
-    (_, hello), *others = hellos.items()
-    for name, other in others:
-        if found := differences(hello, other):
-            raise ConfigError(f"replica {name} cannot be one of this fleet: {described(found)}")
-    return hello
 
 
 def _why(error: BaseException | None) -> str:

@@ -30,7 +30,7 @@ class LoadedAdapter:
     invocation: tuple[int, ...]
     size: int = 0
     gone: bool = False
-    asked: float = 0.0  # when a job last went to it
+    asked: float = field(default_factory=time.monotonic)  # when a job last went to it, or when it came
     loading: dict[str, asyncio.Task[int]] = field(default_factory=dict)  # by replica
 
 
@@ -50,6 +50,7 @@ class Weights:
         """
         self._replicas, self._placement = replicas, placement
         self._most_bytes, self._used, self._shared = most_bytes, used, shared
+        self.pinned: Callable[[str], bool] = lambda digest: False
         self._kept: dict[str, LoadedAdapter] = {}
         self._coming: Counter[str] = Counter()  # bytes on their way, by replica
         self._restoring: asyncio.Task[None] | None = None
@@ -129,6 +130,16 @@ class Weights:
     def has_room(self, kept: LoadedAdapter, name: str) -> bool:
         """Whether that replica can have it beside what it has."""
         return self._placement.used[name] + self._coming[name] + kept.size <= self._most_bytes
+
+    def make_room(self, kept: LoadedAdapter, name: str, pushing: bool) -> bool:
+        """Let others go from that replica until it can have this one, too; False where that is not enough."""
+        if self.has_room(kept, name):
+            return True
+        for digest in self._who_may_go(name, pushing, pinned=not self._placement.homes(kept.digest)):
+            self.drop(digest, name)
+            if self.has_room(kept, name):
+                return True
+        return False
 
     async def load(self, kept: LoadedAdapter, name: str) -> int:
         """Have it at that replica, with what it is mixed of. Who asks at once waits for the same load."""
@@ -213,19 +224,20 @@ class Weights:
         if roomy := {name for name in names if self.has_room(kept, name)}:
             return roomy
         for name in sorted(names, key=lambda name: self._placement.used[name]):
-            for digest in self._who_may_go(name, pushing):
-                self.drop(digest, name)
-                if self.has_room(kept, name):
-                    return {name}
+            if self.make_room(kept, name, pushing):
+                return {name}
         return set()
 
-    def _who_may_go(self, name: str, pushing: bool) -> Iterator[str]:
-        """Second homes there; if somebody is `pushing`, what was asked for least recently. None in use."""
+    def _who_may_go(self, name: str, pushing: bool, pinned: bool) -> Iterator[str]:
+        """Second homes there; if somebody is `pushing`, what was asked for least recently, and what is pinned
+        last and only with `pinned`. None in use.
+        """
         yield from (digest for digest in self._placement.spare(name) if not self._used(digest, name))
         if pushing:
             only = [kept for kept in self._kept.values() if self._placement.homes(kept.digest) == (name,)]
-            only.sort(key=lambda kept: kept.asked)
-            yield from (kept.digest for kept in only if not self._used(kept.digest, name))
+            free = [kept for kept in only if not self._used(kept.digest, name)]
+            order = sorted(free, key=lambda kept: (self.pinned(kept.digest), kept.asked))
+            yield from (kept.digest for kept in order if pinned or not self.pinned(kept.digest))
 
     def _held_elsewhere(self, kept: LoadedAdapter, names: set[str]) -> set[str]:
         """Those that have it for another edge, where there are some: it needs no memory there."""

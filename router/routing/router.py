@@ -19,8 +19,10 @@ from router.classifiers.languages import is_foreign
 from router.classifiers.registration import Registration
 from router.errors import FailedPrecondition, FieldViolation, InvalidRequest, NotFound
 from router.names import BASE
-from router.ports import Catalog
+from router.ports import Catalog, RoutingState
+from router.routing.baseline import BaselineFile
 from router.routing.conversations import QUIET_SECONDS, Chosen, Finding, Previous, Recent, choose
+from router.routing.drift import Drift
 from router.routing.following import CalibrationFile, CalibrationFollower
 from router.routing.knowledge import Knowledge
 from router.routing.lane import BaseFor
@@ -37,6 +39,7 @@ from router.routing.policy import (
     taught_by,
 )
 from router.routing.reading import read
+from router.routing.state import routing_state
 from router.routing.variants import rule_digest, varied
 from router.types import (
     AdapterInfo,
@@ -53,6 +56,7 @@ from router.types import (
 
 if TYPE_CHECKING:
     from router.calibration.model import Calibration
+    from router.plugins import PluginStatus
     from router.types import RouterVariant
 
 STALE = "stale: for another set of adapters or classifiers"  # to who may not know of all
@@ -76,6 +80,10 @@ class ClassifierHost(Protocol):
         """Classifiers in the order in which they are asked; the same object while nothing changes."""
         ...
 
+    def status(self) -> Sequence[PluginStatus]:
+        """Where they come from, and how each does."""
+        ...
+
     def subscribe(self, changed: Callable[[], None]) -> None:
         """`changed` is called after they changed."""
         ...
@@ -97,9 +105,10 @@ class Router:
     """Explicit adapter, then hints, then classifiers in order of cost until one is sure, else the base.
 
     `rule` weighs the votes (without a calibration if none is given); `on_vote` sees every vote, for metrics;
-    `base_for` gives classifiers the base model; below the folder `keep` they may keep what outlives the
-    process; `start` waits `ready_seconds` for classifiers at most. The calibration of `rule` follows the file
-    `calibration`. `continuity` is how conversations carry their adapter on where a request does not say it.
+    `base_for` gives classifiers the base model; below the folder `keep` they and `drift` keep what outlives
+    the process; `start` waits `ready_seconds` for classifiers at most. The calibration of `rule` follows the
+    file `calibration`. `continuity` is how conversations carry their adapter on where a request does not say
+    it.
     """
 
     def __init__(
@@ -117,7 +126,9 @@ class Router:
     ) -> None:
         self._catalog, self._host, self._ready_seconds = catalog, host, ready_seconds
         self.rule = rule or RuleInForce(Policy())
-        self._lanes = Lanes(base_for, keep)
+        self._lanes = Lanes(base_for, keep / "routing" if keep is not None else None)
+        self._baselines = BaselineFile(keep, catalog.profiles, self.digest) if keep is not None else None
+        self.drift = Drift(lambda: self.rule.now, self._baselines)
         self._knowledge = Knowledge(catalog, self._learn)
         self._panel = Panel(self._lanes, on_vote, self._is_foreign)
         self._learning = asyncio.Lock()  # one new set or calibration at a time
@@ -166,6 +177,12 @@ class Router:
             with suppress(asyncio.CancelledError):
                 await self._watch
         await self._lanes.close(CLOSE_SECONDS)
+        if self._baselines is not None:
+            await asyncio.to_thread(self._baselines.close)
+
+    def state(self) -> RoutingState:
+        """What decides, and what it came to lately."""
+        return routing_state(self.rule, self.drift.seen, self._host.status())
 
     async def _learn(self, profiles: tuple[AdapterProfile, ...]) -> None:
         async with self._learning:
@@ -263,8 +280,13 @@ class Router:
             undecided=chosen.undecided,
         )
 
-    def answered(self, request: Request, decision: Decision) -> None:
-        """The request is being answered as decided: the conversation that it names goes on from here."""
+    def answered(self, request: Request, decision: Decision, own: bool = True) -> None:
+        """The request is being answered as decided: the conversation that it names goes on from here.
+
+        `own`: this router decided, and no arm's. Such decisions are counted for drift.
+        """
+        if own:
+            self.drift.observe(request, decision)
         hints = request.routing
         if not hints.conversation or (hints.continuity or self._continuity) == "none" or decision.mixture:
             return

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Collection, Iterator, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -13,24 +12,17 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from router.engine.base import EngineStatus
-from router.errors import Findings, Unavailable
-from router.server.absent import absent
+from router.errors import Findings
 from router.server.call import Call
-from router.server.policy import ROWS
 from router.v1 import fleet_pb2 as pb
-from router.v1.fleet_pb2_grpc import FleetServiceServicer, add_FleetServiceServicer_to_server
+from router.v1.fleet_pb2_grpc import FleetServiceServicer
 
 if TYPE_CHECKING:  # without replicas nothing of them is imported
     from router.replicas.membership import Replacement, Roster
-    from router.server.grpc_adapter import GrpcServer
 
-NO_FLEET = (
-    "this server has one engine, in its own process: start it with `serve --replicas N` to have replicas"
-)
 STATES = ("starting", "serving", "lost", "draining")
 MAX_NAME_BYTES = 256
 LOOK_SECONDS = 0.2  # between two looks at how far replacements are
-UNKNOWN_SECONDS = 30.0  # after which one that nobody knows of is given up
 
 
 class SeenReplica(Protocol):
@@ -101,13 +93,6 @@ class Fleet(Protocol):
         ...
 
 
-def register(fleet: Fleet | None, server: GrpcServer) -> None:
-    """The service, or one that says that there are no replicas."""
-    service = pb.DESCRIPTOR.services_by_name["FleetService"]
-    found = absent(FleetServiceServicer, service, NO_FLEET) if fleet is None else FleetService(fleet)
-    server.add_service(add_FleetServiceServicer_to_server, found, ROWS)
-
-
 class FleetService(FleetServiceServicer):
     """What operators see of the fleet, and change."""
 
@@ -136,7 +121,7 @@ class FleetService(FleetServiceServicer):
         roster = await self._fleet.replace(names)
         await call.begin()
         asked = names or tuple(found.old for found in roster.replacements if not found.over)
-        async for found in self._followed(roster, dict.fromkeys(asked)):
+        async for found in self._followed(roster, asked):
             yield step_message(found)
 
     async def DrainReplica(self, request: pb.DrainReplicaRequest, call: Call) -> pb.DrainReplicaResponse:
@@ -148,25 +133,19 @@ class FleetService(FleetServiceServicer):
         await self._fleet.drain(request.name)
         return pb.DrainReplicaResponse()
 
-    async def _followed(
-        self, roster: Roster, last: dict[str, Replacement | None]
-    ) -> AsyncIterator[Replacement]:
-        """Of each the steps that it has not had. Raises Unavailable where nobody knows of them any more."""
-        known = time.monotonic()
+    async def _followed(self, roster: Roster, names: Collection[str]) -> AsyncIterator[Replacement]:
+        """Every step of these replacements from `roster` on, until all are over."""
+        last: dict[str, Replacement] = {}
         while True:
-            for found in roster.replacements:
-                if found.old in last and last[found.old] != found:
-                    last[found.old] = found
-                    yield found
-            if all(found is not None and found.over for found in last.values()):
+            found = [one for one in roster.replacements if one.old in names]
+            for one in found:
+                if last.get(one.old) != one:
+                    last[one.old] = one
+                    yield one
+            if all(one.over for one in found):
                 return
             await asyncio.sleep(LOOK_SECONDS)
-            newest = self._fleet.roster
-            if newest.number >= roster.number and last.keys() <= {r.old for r in newest.replacements}:
-                roster, known = newest, time.monotonic()
-            elif time.monotonic() - known > UNKNOWN_SECONDS:
-                text = "who decides of the fleet has begun anew and knows nothing of this: list the replicas"
-                raise Unavailable(text)
+            roster = self._fleet.roster
 
 
 def check_names(request: pb.ReplaceReplicasRequest) -> tuple[str, ...]:

@@ -1,11 +1,12 @@
-"""Background work that lasts as long as the server: after an exception it begins again, and that is seen."""
+"""Background work of a server: it ends with the server; what is followed begins again after an exception."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any
 
 from router.reread import problem_of
 
@@ -15,11 +16,12 @@ SHOWN_SECONDS = 60.0  # after the last exception, until `flaws` leaves it out
 
 
 class Following:
-    """Keeps work running. No exception of it ends the server or goes unseen."""
+    """Tasks of a server, on its event loop."""
 
     def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
         self._now = now
         self._failed: dict[str, tuple[float, str]] = {}  # by name: when it failed last, and why
+        self._tasks: list[asyncio.Task[None]] = []
 
     @property
     def flaws(self) -> list[str]:
@@ -30,6 +32,14 @@ class Following:
             for name, (when, problem) in self._failed.items()
             if when > latest
         ]
+
+    def spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        """Run `work`; its exception is raised by `until`."""
+        self._tasks.append(asyncio.get_running_loop().create_task(work))
+
+    def follow(self, name: str, work: Callable[[], Awaitable[None]]) -> None:
+        """Run `work` for as long as the server; no exception of it ends the server or goes unseen."""
+        self.spawn(self.keep(name, work))
 
     async def keep(self, name: str, work: Callable[[], Awaitable[None]]) -> None:
         """Run `work` until it returns or is cancelled. One second after an exception it begins again.
@@ -48,3 +58,23 @@ class Following:
                 before = problem
                 self._failed[name] = self._now(), problem
             await asyncio.sleep(AGAIN_SECONDS)
+
+    async def until(self, asked: asyncio.Event) -> None:
+        """Wait for the event. Raises what a task raises before."""
+        waiting = asyncio.ensure_future(asked.wait())
+        try:
+            while not waiting.done():
+                for task in self._tasks:
+                    if task.done():
+                        task.result()
+                running = [task for task in self._tasks if not task.done()]
+                await asyncio.wait((waiting, *running), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            waiting.cancel()
+
+    async def close(self) -> None:
+        """Cancel all tasks."""
+        for task in self._tasks:
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks)

@@ -5,8 +5,10 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Callable, Coroutine, Generator, Iterable, Mapping
 from contextlib import suppress
+from functools import partial
+from types import coroutine
 from typing import Any, TypeAlias, TypeVar
 
 import grpc
@@ -75,11 +77,12 @@ class GrpcCall(Call):
         gRPC takes no error status while they are on their way: the caller would wait for one until the
         deadline.
         """
-        sending = asyncio.ensure_future(self.context.send_initial_metadata(self.headers))
+        sending: list[asyncio.Task[None]] = []
         try:
-            await whole(sending)
+            await whole(self.context.send_initial_metadata(self.headers), sending.append)
         except asyncio.CancelledError:
-            await asyncio.wait((sending,), timeout=HEADERS_SECONDS)
+            if sending:
+                await asyncio.wait(sending, timeout=HEADERS_SECONDS)
             raise
 
     async def write(self, message: Any) -> None:
@@ -108,18 +111,66 @@ class GrpcCall(Call):
             await whole(self.context.abort(status.code, status.message, trailing_metadata=status.trailers))
 
 
-async def whole(operation: Awaitable[T]) -> T:
-    """What an operation of gRPC gives. A caller that is cut off meanwhile leaves it to end by itself.
+@coroutine
+def whole(
+    operation: Coroutine[Any, Any, T], cut: Callable[[asyncio.Task[None]], None] = lambda _: None
+) -> Generator[Any, None, T]:
+    """Await an operation of gRPC. A caller that is cut off meanwhile leaves it to end by itself; `cut` gets
+    the task in which it does.
 
     grpcio frees what an operation holds when its coroutine goes on after it: one that is cancelled instead
-    keeps some 400 bytes for ever.
+    keeps some 400 bytes for ever. The caller's own task drives the operation: a task for each would cost
+    more than all the rest of waiting for it.
     """
-    running = asyncio.ensure_future(operation)
     try:
-        return await asyncio.shield(running)
-    except asyncio.CancelledError:
-        running.add_done_callback(lambda ended: ended.cancelled() or ended.exception())  # nobody else asks
-        raise
+        awaited = operation.send(None)
+        while True:
+            try:
+                yield from _after(awaited)
+            except asyncio.CancelledError:
+                resting = asyncio.get_running_loop().create_task(_rest(operation, awaited))
+                _RESTING.add(resting)
+                resting.add_done_callback(_rested)
+                cut(resting)
+                raise
+            awaited = operation.send(None)
+    except StopIteration as ended:
+        result: T = ended.value
+        return result
+
+
+_RESTING: set[asyncio.Task[None]] = set()  # an event loop keeps no task alive
+
+
+def _after(awaited: asyncio.Future[Any] | None) -> Generator[Any, None, None]:
+    """Wait until it is done, whatever its result; being cancelled does not cancel it."""
+    if awaited is None:  # its turn on the event loop is over, and that is all
+        yield
+        return
+    awaited._asyncio_future_blocking = False  # nobody yields it to a task
+    done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    awaited.add_done_callback(partial(_pass_on, done))
+    yield from done
+
+
+def _pass_on(done: asyncio.Future[None], _: asyncio.Future[Any]) -> None:
+    if not done.done():
+        done.set_result(None)
+
+
+@coroutine
+def _rest(operation: Coroutine[Any, Any, Any], awaited: Any) -> Generator[Any, None, None]:
+    """The rest of an operation, which waits for `awaited`."""
+    with suppress(StopIteration):
+        while True:
+            yield from _after(awaited)
+            awaited = operation.send(None)
+
+
+def _rested(task: asyncio.Task[None]) -> None:
+    _RESTING.discard(task)
+    if not task.cancelled():
+        task.exception()  # nobody else asks
 
 
 class LibraryContext:

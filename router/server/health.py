@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import grpc
@@ -22,22 +22,19 @@ from router.server.lifecycle import Lifecycle, Phase
 from router.server.policy import ROWS
 
 log = logging.getLogger(__name__)
-STORE_DOWN = "the store of experiments does not answer"
-EXPERIMENTS = "router.v1.ExperimentService"
 NAMES = (
     "",
     "router.v1.InferenceService",
     "router.v1.AdapterService",
     "router.v1.FleetService",
-    EXPERIMENTS,
+    "router.v1.ExperimentService",
 )
 
 
 class Health:
     """The health servicer, and the judgement of the engine that it reports.
 
-    `store_up` tells whether the store of experiments answers. It says something of their service only:
-    requests are served without it. `flaws` are other things that are wrong and hold up no request here.
+    `flaws` are things that are wrong and hold up no request here.
     """
 
     def __init__(
@@ -45,17 +42,22 @@ class Health:
         lifecycle: Lifecycle,
         status: Callable[[], EngineStatus],
         stall_seconds: float,
-        store_up: Callable[[], bool],
         flaws: Callable[[], Sequence[str]] = tuple,
     ) -> None:
         self._servicer = aio.HealthServicer()
         self._lifecycle, self._status, self._stall_seconds = lifecycle, status, stall_seconds
-        self._store_up, self._flaws = store_up, flaws
+        self._flaws = flaws
         self.names: Sequence[str] = NAMES  # of the services, those of plugins, too
+        self._problems: Mapping[str, Callable[[], str]] = {}  # of services of plugins
         self._serving: bool | None = None
         self._said: dict[str, bool] = {}
         self._draining = False
         self._interval = min(stall_seconds / 10, 0.5)
+
+    def know(self, services: Iterable[str], problems: Mapping[str, Callable[[], str]]) -> None:
+        """Report these services of plugins, too; a problem says why one cannot work, '' while it can."""
+        self.names = tuple(dict.fromkeys((*self.names, *services)))
+        self._problems = problems
 
     async def register(self, server: GrpcServer) -> None:
         """Add the service; it answers NOT_SERVING from the first call."""
@@ -130,7 +132,8 @@ class Health:
     @property
     def degraded(self) -> list[str]:
         """What is wrong and holds up no request here."""
-        return [*([] if self._store_up() else [STORE_DOWN]), *self._flaws(), *self._status().flaws]
+        of_services = (problem() for problem in self._problems.values())
+        return [*filter(None, of_services), *self._flaws(), *self._status().flaws]
 
     @property
     def reasons(self) -> list[str]:
@@ -172,7 +175,8 @@ class Health:
         self._serving = serving
         kinds = health_pb2.HealthCheckResponse
         for name in self.names:
-            state = serving and (name != EXPERIMENTS or self._store_up())
+            problem = self._problems.get(name)
+            state = serving and not (problem is not None and problem())
             if self._said.get(name) is not state:
                 self._said[name] = state
                 await self._servicer.set(name, kinds.SERVING if state else kinds.NOT_SERVING)

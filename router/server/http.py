@@ -9,6 +9,7 @@ import re
 import time
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any, TypeAlias
 
 from starlette.applications import Starlette
@@ -20,7 +21,7 @@ from starlette.routing import Route as StarletteRoute
 from router.access.access import Credentials
 from router.access.hosts import Hosts
 from router.errors import InvalidRequest, QuotaExceeded, Unavailable, WrongContentType
-from router.server.call import Call, Endpoint, request_id_of
+from router.server.call import REQUEST_ID_KEY, Call, Endpoint, request_id_of
 from router.server.decoding import Decoder, json_decoder
 from router.server.interceptors import Interceptors
 from router.server.policy import Policy, check_rows
@@ -113,9 +114,7 @@ class HttpCall(Call):
     )
 
     def __init__(self, route: Route, endpoint: Endpoint, scope: Scope, receive: Receive, send: Send) -> None:
-        metadata = tuple(
-            (name.decode("latin-1"), value.decode("latin-1")) for name, value in scope["headers"]
-        )
+        metadata = metadata_of(scope)
         super().__init__(
             endpoint.method,
             request_id_of(metadata),
@@ -340,7 +339,7 @@ class KnownHosts:
         if scope["type"] == "http" and not scope["path"].startswith(CONSOLE):
             names = [value.decode("latin-1") for name, value in scope["headers"] if name == b"host"]
             if not all(map(self._hosts.know, names)):  # a browser always sends one
-                app = JSONResponse(error_json(403, "NOT_THIS_PAGE", UNKNOWN_HOST, ""), 403)
+                app = _refusal(scope, 403, "NOT_THIS_PAGE", UNKNOWN_HOST)
         await app(scope, receive, send)
 
 
@@ -369,5 +368,17 @@ def application(
 async def _not_served(request: Request, error: Any) -> JSONResponse:
     reason = "NOT_FOUND" if error.status_code == 404 else "METHOD_NOT_ALLOWED"
     text = f"{request.method} {request.url.path} is not served here; docs/http.md says what is"
-    body = error_json(error.status_code, reason, text[:300], "")
-    return JSONResponse(body, error.status_code, headers=dict(error.headers or {}))
+    return _refusal(request.scope, error.status_code, reason, text[:300], error.headers or {})
+
+
+def _refusal(
+    scope: Scope, status: int, reason: str, message: str, headers: Mapping[str, str] = MappingProxyType({})
+) -> JSONResponse:
+    """The answer to a request that reaches no route."""
+    sent = {**headers, REQUEST_ID_KEY: request_id_of(metadata_of(scope))}
+    return JSONResponse(error_json(status, reason, message, ""), status, headers=sent)
+
+
+def metadata_of(scope: Scope) -> tuple[tuple[str, str], ...]:
+    """The headers of a request."""
+    return tuple((name.decode("latin-1"), value.decode("latin-1")) for name, value in scope["headers"])

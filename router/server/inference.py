@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Sequence
-from contextlib import aclosing
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import aclosing, suppress
 from dataclasses import replace
 
 from router.config import Settings
-from router.corrections.keeper import Corrections
-from router.engine.base import Delta, Finished
-from router.errors import DeadlineExceeded, EngineFailed, Unavailable
+from router.engine.base import Delta, Finished, batches
+from router.errors import DeadlineExceeded, EngineFailed, RouterError, Unavailable
 from router.ports import AdapterRegistry
 from router.server import convert
 from router.server.call import Call
@@ -21,6 +20,8 @@ from router.types import FinishReason, Request, TokenLogprob
 from router.v1 import inference_pb2 as pb
 from router.v1.inference_pb2_grpc import InferenceServiceServicer
 
+ALL = 1 << 31  # events: more than any answer has
+
 
 class InferenceService(InferenceServiceServicer):
     """Errors leave as RouterError; the interceptors map them."""
@@ -30,27 +31,34 @@ class InferenceService(InferenceServiceServicer):
         settings: Settings,
         pipeline: Pipeline,
         registry: AdapterRegistry,
-        corrections: Corrections | None = None,
     ) -> None:
         self._limits = Limits(settings.max_prompt_bytes, settings.max_tokens_limit)
         self._every, self._log_prompts = settings.stream_interval, settings.log_prompts
-        self._pipeline, self._registry, self._corrections = pipeline, registry, corrections
+        self._pipeline, self._registry = pipeline, registry
 
     async def Generate(self, request: pb.GenerateRequest, call: Call) -> pb.GenerateResponse:
         """The whole answer in one message."""
         asked = self._asked(generate_request(request, call.response_id, self._limits), call)
         texts: list[str] = []
         logprobs: list[TokenLogprob] = []
+        end = Finished(FinishReason.ERROR)
         async with self._pipeline.answer(asked, call) as (decision, generation):
-            async for event in generation:
-                if isinstance(event, Finished):
-                    end = completed(event, call)
-                    break
-                counted(event, call)
-                texts.append(event.text)
-                logprobs.extend(event.logprobs)
-            else:
-                raise EngineFailed("the generation ended without a last event")
+            try:
+                async with aclosing(batches(generation, ALL)) as each:
+                    async for batch in each:
+                        delta, last = joined(batch)
+                        if delta is not None:
+                            counted(delta, call)
+                            texts.append(delta.text)
+                            logprobs.extend(delta.logprobs)
+                        end = last or end
+            except asyncio.CancelledError:
+                with suppress(RouterError):
+                    delta, _ = joined(generation.ready())
+                    if delta is not None:
+                        counted(delta, call)
+                raise
+            completed(end, call)
         return pb.GenerateResponse(
             response_id=call.response_id,
             text="".join(texts),
@@ -75,13 +83,14 @@ class InferenceService(InferenceServiceServicer):
         async with self._pipeline.answer(asked, call) as (decision, generation):
             await call.begin()
             await write(convert.started_message(call.response_id, decision, asked.routing.explain))
-            async with aclosing(coalesced(generation, self._every)) as events:
-                async for event in events:
-                    if isinstance(event, Delta):
-                        counted(event, call)
-                        await write(convert.delta_message(event))
-                    else:
-                        end = completed(event, call)
+            async with aclosing(batches(generation, self._every)) as each:
+                async for batch in each:
+                    delta, end = joined(batch)
+                    if delta is not None:
+                        counted(delta, call)
+                        await write(convert.delta_message(delta))
+                    if end is not None:
+                        completed(end, call)
                         await write(convert.finished_message(end.reason, end.usage))
 
     async def Route(self, request: pb.RouteRequest, call: Call) -> pb.RouteResponse:
@@ -105,7 +114,7 @@ class InferenceService(InferenceServiceServicer):
         self, request: pb.RecordCorrectionRequest, call: Call
     ) -> pb.RecordCorrectionResponse:
         """Durable when it answers."""
-        return await record_correction(request, call, self._corrections, self._registry)
+        return await record_correction(request, call, self._pipeline.corrections, self._registry)
 
     def _asked(self, request: Request, call: Call) -> Request:
         call.request, call.labels = request, request.labels
@@ -144,50 +153,12 @@ def completed(event: Finished, call: Call) -> Finished:
     return event
 
 
-async def coalesced(
-    events: AsyncIterable[Delta | Finished], every: int
-) -> AsyncGenerator[Delta | Finished, None]:
-    """The same events, fewer and longer for a slow reader: deltas that came while it was away are joined.
-
-    After the first, `every` deltas at least are joined: fewer messages for the price of that many steps.
-    Holds at most one answer's text (bounded by max_tokens). Close it to stop reading.
-    """
-    waiting: list[Delta | Finished] = []
-    ready = asyncio.Event()
-
-    async def read() -> None:
-        enough = 1
-        try:
-            async for event in events:
-                waiting.append(event)
-                if len(waiting) >= enough or isinstance(event, Finished):
-                    enough = every
-                    ready.set()
-        finally:
-            ready.set()
-
-    reader = asyncio.create_task(read())
-    try:
-        while not (reader.done() and not waiting):
-            await ready.wait()
-            ready.clear()
-            batch, waiting[:] = tuple(waiting), ()
-            if deltas := [event for event in batch if isinstance(event, Delta)]:
-                yield _joined(deltas)
-            if batch and isinstance(batch[-1], Finished):
-                yield batch[-1]
-        reader.result()
-    finally:
-        reader.cancel()
-        await asyncio.wait((reader,))
-
-
-def _joined(deltas: Sequence[Delta]) -> Delta:
-    """One delta that says what all of them say."""
-    if len(deltas) == 1:
-        return deltas[0]
-    return Delta(
-        "".join(delta.text for delta in deltas),
-        sum(delta.tokens for delta in deltas),
-        tuple(entry for delta in deltas for entry in delta.logprobs),
-    )
+def joined(batch: Sequence[Delta | Finished]) -> tuple[Delta | None, Finished | None]:
+    """One delta that says what all of them say, and the end; None for what is not among them."""
+    end = batch[-1] if batch and isinstance(batch[-1], Finished) else None
+    deltas = [event for event in batch if isinstance(event, Delta)]
+    if len(deltas) < 2:
+        return deltas[0] if deltas else None, end
+    text = "".join(delta.text for delta in deltas)
+    logprobs = tuple(entry for delta in deltas for entry in delta.logprobs)
+    return Delta(text, sum(delta.tokens for delta in deltas), logprobs), end

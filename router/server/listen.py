@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import resource
 import socket
@@ -11,16 +12,15 @@ from pathlib import Path
 from typing import Any
 
 import grpc
-from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
-from grpc_reflection.v1alpha._async import ReflectionServicer
-from grpc_reflection.v1alpha.reflection_pb2 import ServerReflectionRequest, ServerReflectionResponse
 
 from router.access.addresses import is_loopback
 from router.config import Settings
-from router.errors import ConfigError
+from router.errors import ConfigError, install_extra
 from router.server.grpc_adapter import GrpcServer
 from router.server.policy import MAX_PLAN_BYTES, ROWS
 from router.server.tls import Tls
+
+log = logging.getLogger(__name__)
 
 MAX_SENT_BYTES = 16 << 20
 METADATA_BYTES = 12 << 10  # of a call's headers, a token of 8 KiB among them; above, some are refused
@@ -186,10 +186,22 @@ def most_connections() -> int:
 
 
 def add_reflection(services: Iterable[str], server: GrpcServer) -> None:
-    """Tell of these services, and of reflection itself, by v1 and v1alpha: older clients ask for the second.
+    """Describe these services, and reflection itself, by v1 and v1alpha: older clients ask for the second.
 
-    The library has v1alpha only; the messages of both are the same on the wire.
+    The library has v1alpha only; the messages of both are the same on the wire. Where it is not installed,
+    a line in the log says so.
     """
+    try:
+        from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
+        from grpc_reflection.v1alpha._async import ReflectionServicer
+        from grpc_reflection.v1alpha.reflection_pb2 import ServerReflectionRequest, ServerReflectionResponse
+    except ModuleNotFoundError:
+        log.warning(
+            "no reflection: it needs the package grpcio-reflection: %s; or set reflection = false",
+            install_extra("reflection"),
+        )
+        return
+
     servicer = ReflectionServicer((*services, reflection.SERVICE_NAME))
 
     def add(servicer: ReflectionServicer, server: Any) -> None:

@@ -11,7 +11,7 @@ import math
 import time
 from collections import Counter as Count
 from collections.abc import AsyncIterable, Callable, Hashable, Iterable, Iterator
-from typing import Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from prometheus_client import (
     CONTENT_TYPE_LATEST,
@@ -40,6 +40,11 @@ from router.types import (
     Vote,
 )
 
+if TYPE_CHECKING:
+    from router.access.access import Access
+    from router.access.audit import Audit
+    from router.server.tls import Tls
+
 # Upper ends of buckets
 SECONDS = tuple(0.01 * 2**n for n in range(14))
 FIRST_TOKEN = (0.005, 0.01, 0.02, 0.04, 0.08, 0.15, 0.3, 0.6, 1.2, 2.5, 5, 10, 30)
@@ -54,14 +59,17 @@ MAX_VERSIONS, MAX_CLASSIFIERS = 4096, 64  # that get labels of their own
 OPENMETRICS = "application/openmetrics-text"  # the form of the page that has exemplars
 LAG_SECONDS = 0.05  # between two looks at how late the event loop is
 T = TypeVar("T", bound=Hashable)
+M = TypeVar("M", Counter, Histogram)
 
 
 class Metrics:
     """Every metric of a server, in a registry of its own."""
 
     def __init__(self) -> None:
+        self.updates: list[Callable[[], None]] = []  # called on the event loop before metrics are read
         disable_created_metrics()  # type: ignore[no-untyped-call]  # they double what a scraper stores
         self.registry = CollectorRegistry()
+        self._children: dict[tuple[Any, ...], Any] = {}
         self._versions = Bounded(MAX_VERSIONS, OTHER)
         self._classifiers = Bounded(MAX_CLASSIFIERS, "other")
         self._state = StateCollector(self._version)
@@ -194,24 +202,24 @@ class Metrics:
         seconds, exemplar = time.monotonic() - call.started, call.trace.exemplar if call.trace else None
         if call.transport == "http":
             verb, _, route = call.method.partition(" ")
-            self.http_seconds.labels(verb, route, str(call.status)).observe(seconds, exemplar)
+            self._child(self.http_seconds, verb, route, str(call.status)).observe(seconds, exemplar)
         else:
-            self.call_seconds.labels(call.method, code).observe(seconds, exemplar)
+            self._child(self.call_seconds, call.method, code).observe(seconds, exemplar)
         decision = call.decision
         if decision is not None:
             self.routed.observe(decision.latency)
         if call.client.id:
-            self.client_calls.labels(call.client.id, call.client.tenant, code).inc()
+            self._child(self.client_calls, call.client.id, call.client.tenant, code).inc()
         if not call.policy.generates:
             return
         labels = self._labels(decision)
-        self.requests.labels(*labels, decision.reason.value if decision else "none", outcome).inc()
-        self.request_seconds.labels(*labels, outcome).observe(seconds, exemplar)
+        self._child(self.requests, *labels, decision.reason.value if decision else "none", outcome).inc()
+        self._child(self.request_seconds, *labels, outcome).observe(seconds, exemplar)
         if call.usage is not None:
             self._record_usage(labels, call.usage, exemplar)
             if tenant := call.client.tenant:
-                self.tenant_tokens.labels(tenant, "prompt").inc(call.usage.prompt_tokens)
-                self.tenant_tokens.labels(tenant, "completion").inc(call.usage.completion_tokens)
+                self._child(self.tenant_tokens, tenant, "prompt").inc(call.usage.prompt_tokens)
+                self._child(self.tenant_tokens, tenant, "completion").inc(call.usage.completion_tokens)
 
     async def follow_adapters(self, events: AsyncIterable[AdapterEvent]) -> None:
         """Keep every version's state, and measure every cold load: a LOADING that became READY, by the
@@ -251,6 +259,17 @@ class Metrics:
         for state in AdapterState:
             self.versions.labels(state.value).set(counted[state])
         self._state.look(status, adapters)
+        for update in self.updates:
+            update()
+
+    def look_at_files(self, access: Access, tls: Tls | None, audit: Audit | None) -> None:
+        """Whether what was read of files is what they hold now."""
+        self.stale.labels("clients").set(bool(access.problem))
+        self.stale.labels("jwks").set(bool(access.keys_problem))
+        self.stale.labels("tls").set(tls is not None and bool(tls.problem))
+        self.unaudited.set(audit.failed if audit is not None else 0)
+        if tls is not None:
+            self.certificate_ends.set(tls.expires)
 
     async def page(self) -> tuple[bytes, str]:
         """What a scraper gets, and its content type; made in a worker thread, since it may be long."""
@@ -277,16 +296,24 @@ class Metrics:
     def _version(self, ref: AdapterRef) -> tuple[str, str]:
         return self._versions.of((ref.name, ref.version))
 
+    def _child(self, metric: M, *labels: str) -> M:
+        """As `metric.labels`, without its lock and checks; children are never removed."""
+        key = (metric, *labels)
+        child: M | None = self._children.get(key)
+        if child is None:
+            child = self._children[key] = metric.labels(*labels)
+        return child
+
     def _record_usage(self, labels: tuple[str, str], usage: Usage, exemplar: dict[str, str] | None) -> None:
-        self.prompt_tokens.labels(*labels).inc(usage.prompt_tokens)
-        self.cached_tokens.labels(*labels).inc(usage.cached_tokens)
-        self.completion_tokens.labels(*labels).inc(usage.completion_tokens)
+        self._child(self.prompt_tokens, *labels).inc(usage.prompt_tokens)
+        self._child(self.cached_tokens, *labels).inc(usage.cached_tokens)
+        self._child(self.completion_tokens, *labels).inc(usage.completion_tokens)
         self.queued.observe(usage.queue_time, exemplar)
         if usage.completion_tokens:
-            self.first_token.labels(*labels).observe(usage.time_to_first_token, exemplar)
+            self._child(self.first_token, *labels).observe(usage.time_to_first_token, exemplar)
         if usage.completion_tokens > 1:
             decoding = usage.total_time - usage.time_to_first_token
-            self.per_token.labels(*labels).observe(decoding / (usage.completion_tokens - 1), exemplar)
+            self._child(self.per_token, *labels).observe(decoding / (usage.completion_tokens - 1), exemplar)
 
 
 def _verdict(vote: Vote) -> str:

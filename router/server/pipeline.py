@@ -4,14 +4,14 @@ whatever happens."""
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 
 from router.access.quotas import Meter
 from router.config import Settings
 from router.corrections.keeper import Corrections
-from router.engine.base import Delta, Engine, Finished, Generation, Job, Prompt, with_grammar
+from router.engine.base import Buffered, Delta, Engine, Finished, Generation, Job, Prompt, with_grammar
 from router.errors import (
     DataLoss,
     DeadlineExceeded,
@@ -75,7 +75,10 @@ class Submitted:
 
 
 class Pipeline:
-    """What all inference methods share. Nothing here waits for the engine's thread or the disk."""
+    """What all inference methods share. Nothing here waits for the engine's thread or the disk.
+
+    `experiments` and `corrections` may be set until the first request.
+    """
 
     def __init__(
         self,
@@ -85,16 +88,11 @@ class Pipeline:
         router: RequestRouter,
         experiments: Experiments | None = None,
         corrections: Corrections | None = None,
-        on_decision: Callable[[Request, Decision], None] | None = None,
-        on_answer: Callable[[Request, Decision], None] | None = None,
         hooks: RequestHooks | None = None,
     ) -> None:
-        """`on_decision` gets each decision of the server's own router for a request that is to be answered,
-        `on_answer` each decision for one, an arm's router included."""
         self._engine, self._registry, self._router = engine, registry, router
-        self._experiments, self._resting = experiments, Resting()
-        self._corrections, self._on_decision, self._on_answer = corrections, on_decision, on_answer
-        self._hooks = hooks
+        self.experiments, self._resting = experiments, Resting()
+        self.corrections, self._hooks = corrections, hooks
         self._max_tokens = settings.max_tokens_limit
         self._encoding = Encoding(lambda prompt, most, check: engine.encode(prompt, most, check))
         self.draining = False  # cancelled from now on is cancelled by the server
@@ -109,7 +107,7 @@ class Pipeline:
         return self._engine.info.context_length
 
     @asynccontextmanager
-    async def answer(self, request: Request, call: Call) -> AsyncIterator[tuple[Decision, Generation]]:
+    async def answer(self, request: Request, call: Call) -> AsyncIterator[tuple[Decision, Buffered]]:
         """Admitted by the engine when the block is entered; its row is freed when it is left."""
         async with AsyncExitStack() as held:
             request = await self._rewritten(request)
@@ -122,8 +120,8 @@ class Pipeline:
                 except RouterError as error:
                     choices.failed(error)  # raises it unless another can stand in
             call.decision = taken.decision
-            if self._corrections is not None:
-                self._corrections.remember(request, taken.decision, call.client)
+            if self.corrections is not None:
+                self.corrections.remember(request, taken.decision, call.client)
             watchers = self._watchers(request, taken, choices, call)
             told = telling(watchers, taken.generation, lambda: self._stopped(call))
             yield taken.decision, held.enter_context(told)
@@ -171,7 +169,7 @@ class Pipeline:
 
         Who names a mixture takes part in no experiment: no arm has asked for it.
         """
-        live, assignment = self._experiments, None
+        live, assignment = self.experiments, None
         with call.phases.during(ROUTE):
             if live is not None and live.running and not request.routing.mixture:
                 decision, assignment = await live.choose(request, self._router, counted)
@@ -181,10 +179,10 @@ class Pipeline:
         if decision.mixture:
             self._registry.check_mixture(decision.mixture)
         own = assignment is None or assignment.versions  # else an arm's router decided
-        if counted and own and self._on_decision is not None:
-            self._on_decision(request, decision)
-        if counted and self._on_answer is not None:
-            self._on_answer(request, decision)
+        if counted:
+            self._router.answered(request, decision, bool(own))
+            if self._hooks is not None:
+                self._hooks.decided(request, decision)
         return Choices(decision, assignment, self._registry, self._resting, request.visible)
 
     async def _submitted(
@@ -281,7 +279,7 @@ class Pipeline:
         found: list[Watcher] = []
         if self._hooks is not None and (watcher := self._hooks.watcher(request, taken.decision)) is not None:
             found.append(watcher)
-        live = self._experiments
+        live = self.experiments
         if live is not None and live.running and not request.routing.mixture:
             arm, told = (choices.assignment, choices.degraded), call.exposures.append
             found += live.watchers(Served(request, taken.decision, taken.params, *arm, exposed=told))

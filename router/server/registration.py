@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from router.plugins.runtime import Running
 
 CORE = "the server itself"
+OF_PLUGINS = ("/router.v1.FleetService/", "/router.v1.ExperimentService/")  # whose rows are the server's
 _PARAMETER = re.compile(r"\{[^}]*\}")
 
 
@@ -32,9 +33,11 @@ class Registered:
     def __init__(self, server: GrpcServer, access: Access) -> None:
         self.server, self.access = server, access
         self.services: list[str] = []
+        self.problems: dict[str, Callable[[], str]] = {}  # of services: why one cannot work for now
         self.routes: list[Route] = []
         self.rows: dict[str, Policy] = {}
-        self.owners = dict.fromkeys((*server.endpoints, *ROWS), CORE)  # of methods and routes
+        core = (name for name in ROWS if not name.startswith(OF_PLUGINS))
+        self.owners = dict.fromkeys((*server.endpoints, *core), CORE)  # of methods and routes
 
 
 class Register:
@@ -67,14 +70,31 @@ class Register:
 class Services(Register):
     """The `register` of `register_services`."""
 
-    def __call__(self, add: Callable[[Any, Any], None], servicer: Any, rows: Mapping[str, Policy]) -> None:
-        """As `GrpcServer.add_service`. Raises ConfigError."""
+    def __call__(
+        self,
+        add: Callable[[Any, Any], None],
+        servicer: Any,
+        rows: Mapping[str, Policy],
+        problem: Callable[[], str] | None = None,
+    ) -> None:
+        """As `GrpcServer.add_service`; `problem` as the hook says. Raises ConfigError."""
         found = methods_of(add, servicer)
         for service, methods in found.items():
             for method in methods:
                 self._claim(f"/{service}/{method}", rows)
         self._keep.append(partial(self._registered.server.add_service, add, servicer, rows))
         self._keep.append(partial(self._registered.services.extend, found))
+        if problem is not None:
+            asked = partial(self._problem, problem)
+            self._keep.append(partial(self._registered.problems.update, dict.fromkeys(found, asked)))
+
+    def _problem(self, problem: Callable[[], str]) -> str:
+        """What `problem` returns. A service whose plugin cannot say how it does is believed to work."""
+        try:
+            return problem()
+        except Exception as error:
+            self._running.fault("register_services", error)
+            return ""
 
 
 class Routes(Register):

@@ -13,6 +13,7 @@ from typing import Any
 
 import grpc
 
+from router.access import certificates
 from router.config import Settings
 from router.errors import ConfigError
 from router.reread import Reread, problem_of, read_file
@@ -53,9 +54,11 @@ class Tls:
 
     @classmethod
     def of(cls, settings: Settings) -> Tls | None:
-        """None without a certificate."""
+        """None without a certificate. Raises ConfigError."""
         if settings.tls_cert is None or settings.tls_key is None:
             return None
+        if settings.clients is not None and settings.tls_client_ca is not None:
+            certificates.check_library()  # certificates name clients then
         return cls(settings.tls_cert, settings.tls_key, settings.tls_client_ca)
 
     @property
@@ -73,6 +76,14 @@ class Tls:
     def expired(self) -> bool:
         """Whether clients refuse the certificate in force."""
         return self._now() >= self.expires
+
+    @property
+    def flaws(self) -> list[str]:
+        """What is wrong with the certificate or its files."""
+        found = ["the certificate has expired, so clients do not connect"] if self.expired else []
+        if why := self.problem:
+            found.append(f"the TLS files cannot be used, those from before hold: {why}")
+        return found
 
     def credentials(self) -> grpc.ServerCredentials:
         """For `add_secure_port`. gRPC asks in a thread of its own at every handshake.

@@ -85,6 +85,8 @@ class Trace:
 class Tracing(Protocol):
     """Makes traces. Both are called on the event loop, must return at once and not raise."""
 
+    endpoint: str  # where they go, for operators
+
     def begin(self, metadata: Metadata) -> Trace | None:
         """The trace of a call that came with these headers; None for one that is not recorded."""
         ...
@@ -96,6 +98,8 @@ class Tracing(Protocol):
 
 class NoTracing:
     """Records nothing."""
+
+    endpoint = ""
 
     def begin(self, metadata: Metadata) -> Trace | None:
         """None."""

@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
-from router.engine.base import Delta, Finished, Generation
+from router.engine.base import Buffered, Delta, Finished, Generation, buffered
 from router.errors import EngineFailed, RouterError
 from router.ports import End, Watcher
 from router.types import FinishReason, Usage
@@ -19,13 +19,13 @@ log = logging.getLogger(__name__)
 @contextmanager
 def telling(
     watchers: Sequence[Watcher], generation: Generation, stopped: Callable[[], str]
-) -> Iterator[Generation]:
+) -> Iterator[Buffered]:
     """The generation; the watchers hear when it begins, and at the end of the block how it ended.
 
     `stopped` names the reason for which a cancellation would not be the user's, or ''.
     """
     if not watchers:
-        yield generation
+        yield buffered(generation)
         return
     told = Watched(generation, watchers)
     try:
@@ -37,38 +37,41 @@ def telling(
 
 
 class Watched:
-    """The `Generation` protocol around another; `end` must be called once, whatever happened.
+    """The `Buffered` protocol around a generation; `end` must be called once, whatever happened.
 
     A watcher that raises is logged, and changes nothing for the user.
     """
 
     def __init__(self, generation: Generation, watchers: Sequence[Watcher]) -> None:
-        self._generation, self._watchers = generation, watchers
+        self._source, self._watchers = buffered(generation), watchers
         self._submitted = time.monotonic()
         self._first = 0.0
         self._began = False
-        self._texts: list[str] = []
-        self._tokens = 0
+        self._read: list[Delta | Finished] = []
         self._finished: Finished | None = None
 
-    async def __aiter__(self) -> AsyncIterator[Delta | Finished]:
+    async def wait(self, least: int) -> None:
+        """As the generation does."""
+        await self._source.wait(least)
+
+    def ready(self) -> Sequence[Delta | Finished]:
         """The same events."""
         try:
-            async for event in self._generation:
-                if isinstance(event, Delta):
-                    self._begin()
-                    self._texts.append(event.text)
-                    self._tokens += event.tokens
-                else:
-                    self._finish(event)
-                yield event
+            found = self._source.ready()
         except EngineFailed:
             self._begin()  # the step that failed was its own
             raise
+        if found:
+            self._read += found
+            if isinstance(found[0], Delta):
+                self._begin()
+            if isinstance(found[-1], Finished):
+                self._finish(found[-1])
+        return found
 
     def cancel(self) -> None:
         """Ask the engine to drop it."""
-        self._generation.cancel()
+        self._source.cancel()
 
     def end(self, error: BaseException | None, stopped: str = "") -> None:
         """Tell the watchers. A cancellation is the user's unless `stopped` names another reason."""
@@ -81,7 +84,7 @@ class Watched:
         whole = finished is not None and not failed
         end = End(
             finished.reason if finished is not None and whole else None,
-            "".join(self._texts),
+            "".join([delta.text for delta in self._deltas]),
             finished.usage if finished is not None else self._so_far(),
             failed,
             left,
@@ -106,10 +109,14 @@ class Watched:
             except Exception:
                 log.exception("a watcher failed; the answer goes on")
 
+    @property
+    def _deltas(self) -> list[Delta]:
+        return [event for event in self._read if isinstance(event, Delta)]
+
     def _so_far(self) -> Usage:
         now = time.monotonic()
         return Usage(
-            completion_tokens=self._tokens,
+            completion_tokens=sum(delta.tokens for delta in self._deltas),
             time_to_first_token=(self._first or now) - self._submitted,
             total_time=now - self._submitted,
         )

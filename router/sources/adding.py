@@ -74,13 +74,15 @@ def add(wish: Wish, validate: Validate, progress: Progress, pause: Pause) -> Add
     choice = choose(listing, report=wish.report, most=wish.most_bytes)
     if (known := _known(wish, listing, choice)) is not None:
         return known
-    key = f"{wish.source.said}\0{wish.source.subfolder}\0{listing.pin}"
+    key = f"{wish.source.reference}\0{wish.source.subfolder}\0{listing.pin}"
     with disk_told(wish.adapters), staged(wish.adapters, key) as place:
         try:
             transfer = Transfer(wish.source, place.files, progress, pause)
             sums = _fetch(wish, transfer, choice)
             if not patiently(lambda: wish.source.unchanged(listing), pause):
-                raise DataLoss(f"{wish.source.said} changed while it was read; run the same command again")
+                raise DataLoss(
+                    f"{wish.source.reference} changed while it was read; run the same command again"
+                )
             return _take(wish, place, listing, choice, sums, validate)
         except (DataLoss, AdapterRejected):
             place.drop()
@@ -93,7 +95,9 @@ def _known(wish: Wish, listing: Listing, choice: Choice) -> Added | None:
         origin = Origin.read(folder)
         if origin is None or not wish.wanted.fits(ref) or origin.pin != listing.pin:
             continue
-        same = origin.subfolder == wish.source.subfolder and _repo(origin.source) == _repo(wish.source.said)
+        same = origin.subfolder == wish.source.subfolder and _repo(origin.source) == _repo(
+            wish.source.reference
+        )
         whole = origin.files.keys() >= {file.name for file in choice.taken}
         if same and whole and wish.digest in ("", origin.digest) and _digest(folder) == origin.digest:
             return Added(Outcome.PRESENT, ref, folder, origin, choice.left)
@@ -155,11 +159,13 @@ def _take(
     validation = validate(place.files)
     if not validation.ok:
         codes = ",".join(sorted({f.code for f in validation.inspection.refusals}))
-        raise AdapterRejected(f"{wish.source.said} is refused: {validation.inspection.error}", codes=codes)
+        raise AdapterRejected(
+            f"{wish.source.reference} is refused: {validation.inspection.error}", codes=codes
+        )
     says = validation.inspection.manifest if MANIFEST in sums else None
     spot = Shelf(wish.adapters).spot(called(says, place.files.name, wish.source, wish.wanted), says)
     origin = Origin(
-        wish.source.said, digest, listing.pin, wish.source.subfolder, license_in(place.files), sums
+        wish.source.reference, digest, listing.pin, wish.source.subfolder, license_in(place.files), sums
     )
     if spot.present is not None and _digest(spot.present) == digest:
         outcome = _add_report(place.files, spot.present, origin)

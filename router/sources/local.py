@@ -7,32 +7,15 @@ from pathlib import Path
 
 from router.errors import AdapterRejected, DataLoss
 from router.registry.format.folder import Folder, FolderError
-from router.registry.format.names import looks_like_version
-from router.sources.source import HASH_BYTES, Listing, RemoteFile, state_of
+from router.sources.source import HASH_BYTES, FolderSource, Listing, RemoteFile, state_of
 
 
-class Local:
+class Local(FolderSource):
     """See Source."""
-
-    subfolder = ""
 
     def __init__(self, path: Path, subfolder: str = "") -> None:
         self._path = (path / subfolder).absolute()
-
-    @property
-    def said(self) -> str:
-        """See Source."""
-        return str(self._path)
-
-    @property
-    def name(self) -> str:
-        """See Source: the folder's, or the one's above where it is called like a version."""
-        return self._path.parent.name if self.version else self._path.name
-
-    @property
-    def version(self) -> str:
-        """See Source."""
-        return self._path.name if looks_like_version(self._path.name) else ""
+        self.reference = str(self._path)
 
     def listing(self) -> Listing:
         """See Source."""
@@ -57,7 +40,3 @@ class Local:
                         yield block
         except FolderError as error:
             raise AdapterRejected(f"{self._path}: {error.where}: {error.message}") from None
-
-    def unchanged(self, listing: Listing) -> bool:
-        """See Source."""
-        return self.listing().state == listing.state

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Literal, Protocol
 
 from router.errors import AdapterRejected
+from router.registry.format.names import looks_like_version
 from router.registry.format.text import show
 
 HASH_BYTES = 1 << 20
@@ -90,16 +91,20 @@ class Readable(Protocol):
 
 
 class Source(Readable, Protocol):
-    """Where an adapter comes from. All of it blocks, and raises Passing or a RouterError."""
+    """Where an adapter comes from. All of it blocks, and raises Passing, an OSError or a RouterError.
+
+    An OSError counts as Passing, but for files that are not there or may not be read, and for urllib's
+    HTTPError of a status below 500 other than 408 and 429: these are FailedPrecondition.
+    """
 
     @property
-    def said(self) -> str:
-        """The source as it is recorded and can be said again."""
+    def reference(self) -> str:
+        """The source as it is recorded, and as `adapters add` takes it."""
         ...
 
     @property
     def subfolder(self) -> str:
-        """The folder in it, where `said` does not name it already."""
+        """The folder in it, where `reference` does not name it already."""
         ...
 
     @property
@@ -119,6 +124,53 @@ class Source(Readable, Protocol):
     def unchanged(self, listing: Listing) -> bool:
         """Whether what was read since is of one moment."""
         ...
+
+
+class FolderSource:
+    """Base of a Source that is a folder at one address, without commits. A subclass writes `listing`, whose
+    `state` changes when a file does, and `read`.
+
+    `FolderSource("SCHEME:ADDRESS", "SUBFOLDER")` has the reference SCHEME:ADDRESS/SUBFOLDER/. It is recorded,
+    so it must have no secret. Name and version are its last parts.
+    """
+
+    subfolder = ""  # the reference names it
+
+    def __init__(self, text: str, subfolder: str = "") -> None:
+        self.reference = f"{text.rstrip('/')}/{subfolder}".rstrip("/") + "/"
+
+    @property
+    def address(self) -> str:
+        """The reference without its SCHEME:."""
+        return self.reference if self.reference.startswith("/") else self.reference.partition(":")[2]
+
+    @property
+    def name(self) -> str:
+        """The last part of the address, or the one before it where that is a version."""
+        before, last = self._last()
+        return before if before and self.version else last
+
+    @property
+    def version(self) -> str:
+        """The last part of the address where that is a version, else ''."""
+        last = self._last()[1]
+        return last if looks_like_version(last) else ""
+
+    def listing(self) -> Listing:
+        """See Source."""
+        raise NotImplementedError(f"{type(self).__name__} has no method listing(self)")
+
+    def read(self, file: RemoteFile, start: int) -> Generator[bytes, None, None]:
+        """See Readable."""
+        raise NotImplementedError(f"{type(self).__name__} has no method read(self, file, start)")
+
+    def unchanged(self, listing: Listing) -> bool:
+        """Lists again and compares."""
+        return self.listing().state == listing.state
+
+    def _last(self) -> tuple[str, str]:
+        before, _, last = self.address.rstrip("/").rpartition("/")
+        return before.rpartition("/")[2], last
 
 
 def wrong_name(name: str) -> str:

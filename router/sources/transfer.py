@@ -10,16 +10,19 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from http import HTTPStatus
 from pathlib import Path
 from typing import TypeVar
+from urllib.error import HTTPError
 
-from router.errors import DataLoss, ResourceExhausted, Unavailable
+from router.errors import DataLoss, FailedPrecondition, ResourceExhausted, Unavailable
 from router.sources.source import HASH_BYTES, Passing, Readable, RemoteFile, StartOver
 
 PART = ".part"
 ATTEMPTS = 6  # one after the other that bring nothing
 MOST_ATTEMPTS = 200  # of one file: a source that gives a byte at a time is not waited for
 LONGEST_WAIT = 120.0  # seconds a source may ask for
+BUSY = (HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_MANY_REQUESTS)
 FULL = (errno.ENOSPC, errno.EDQUOT)
 R = TypeVar("R")
 
@@ -53,13 +56,29 @@ class Patience:
 
 
 def patiently(ask: Callable[[], R], pause: Pause) -> R:
-    """The answer, asked for again while faults are passing ones."""
+    """The answer, asked for again while faults are passing ones, as most OSErrors are."""
     patience = Patience(pause)
     while True:
         try:
-            return ask()
+            with _passing():
+                return ask()
         except Passing as fault:
             patience.wait(fault)
+
+
+@contextmanager
+def _passing() -> Iterator[None]:
+    """An OSError of a source as Passing, or as FailedPrecondition where another attempt would not help."""
+    try:
+        yield
+    except HTTPError as error:
+        text = f"{error.url}: {error}"
+        passing = error.code in BUSY or error.code >= HTTPStatus.INTERNAL_SERVER_ERROR
+        raise (Passing(text) if passing else FailedPrecondition(text)) from error
+    except (FileNotFoundError, NotADirectoryError, PermissionError) as error:
+        raise FailedPrecondition(str(error)) from error
+    except OSError as error:
+        raise Passing(str(error) or type(error).__name__) from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +145,7 @@ class Transfer:
         if at == file.size and at:
             return
         with closing(self.source.read(file, at)) as blocks:
-            for block in blocks:
+            while (block := self._next(blocks)) is not None:
                 if at + len(block) > file.size:
                     raise DataLoss(f"{file.name}: {file.size} bytes were announced, and more come")
                 _write(out, block)
@@ -134,6 +153,11 @@ class Transfer:
                 self.progress(file.name, at, file.size)
         if at < file.size:
             raise Passing(f"{file.name}: {file.size} bytes were announced, and {at} came")
+
+    @staticmethod
+    def _next(blocks: Iterator[bytes]) -> bytes | None:
+        with _passing():
+            return next(blocks, None)
 
 
 def _write(out: int, block: bytes) -> None:

@@ -11,16 +11,18 @@ class HelloRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class HelloResponse(_message.Message):
-    __slots__ = ("protocol", "version", "base", "instance")
+    __slots__ = ("protocol", "version", "base", "instance", "oldest")
     PROTOCOL_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     BASE_FIELD_NUMBER: _ClassVar[int]
     INSTANCE_FIELD_NUMBER: _ClassVar[int]
+    OLDEST_FIELD_NUMBER: _ClassVar[int]
     protocol: int
     version: str
     base: EngineBase
     instance: str
-    def __init__(self, protocol: _Optional[int] = ..., version: _Optional[str] = ..., base: _Optional[_Union[EngineBase, _Mapping]] = ..., instance: _Optional[str] = ...) -> None: ...
+    oldest: int
+    def __init__(self, protocol: _Optional[int] = ..., version: _Optional[str] = ..., base: _Optional[_Union[EngineBase, _Mapping]] = ..., instance: _Optional[str] = ..., oldest: _Optional[int] = ...) -> None: ...
 
 class EngineBase(_message.Message):
     __slots__ = ("name", "digest", "architecture", "dtype", "device", "context_length", "vocab_size", "sites", "size_bytes", "kernels", "weights", "abilities", "chat_template")

@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
-from router.cli import compose
+from router.cli import engines, process
 from router.config import Settings
 from router.engine.base import Engine
 from router.engine.fake import FakeEngine
@@ -36,10 +36,10 @@ def real_engine() -> Callable[[Settings], Engine]:
 def main(folder: Path, what: str, drain: float) -> int:
     if what == "flush":
         Writer.end = lambda self, seconds: threading.Event().wait()  # type: ignore[method-assign]
-        compose.make_engine = lambda settings: FakeEngine()  # type: ignore[assignment,return-value]
+        engines.make_engine = lambda settings: FakeEngine()  # type: ignore[assignment,return-value]
     else:
-        compose.make_engine = real_engine()
-    compose.resolve_model = lambda name: None  # type: ignore[assignment,return-value]
+        engines.make_engine = real_engine()
+    engines.resolve_model = lambda name: None  # type: ignore[assignment,return-value]
     settings = Settings(
         listen="127.0.0.1:0",
         metrics_listen="",
@@ -54,7 +54,7 @@ def main(folder: Path, what: str, drain: float) -> int:
         flush_seconds=0.5,
         lame_duck_seconds=0.2,
     )
-    return compose.serve_until_stopped(settings)
+    return process.serve_until_stopped(settings)
 
 
 if __name__ == "__main__":

@@ -13,8 +13,9 @@ from router.calibration.file import write_calibration
 from router.calibration.model import Calibration, Scaler, Stage, binding_of
 from router.carried import carried
 from router.classifiers.axes import Axes
-from router.cli.compose import Composition, keep, lines_to_paste, print_summary, question_of
+from router.cli.compose import Composition, keep
 from router.cli.route.corrections import store_here
+from router.cli.summary import lines_to_paste, print_summary, question_of
 from router.client import AsyncClient
 from router.config import Settings
 from router.engine.fake import FakeEngine
@@ -204,7 +205,7 @@ async def test_the_summary_says_what_runs(running, capsys):
 
 
 async def test_of_thousands_of_adapters_the_summary_shows_some(running, capsys, monkeypatch):
-    monkeypatch.setattr("router.cli.compose.MOST_SHOWN", 0)
+    monkeypatch.setattr("router.cli.summary.MOST_SHOWN", 0)
     print_summary(running.app, running.plugins.status())
     out = capsys.readouterr().out
     assert f"and {running.app.registry.count()} more: `lora-router adapters list` shows all" in out

@@ -16,19 +16,20 @@ from typing import Any
 import pytest
 from pydantic import SecretStr
 
-from router.cli.compose import Composition, engine_of, make_fleet, print_summary
+from router.cli.compose import Composition
+from router.cli.engines import engine_of, make_fleet
 from router.cli.fleet import OF_ENGINES, membership_and_links, of_all_replicas, replica_settings
 from router.cli.plugins import host_of
 from router.cli.settings import load_settings
+from router.cli.summary import print_summary
 from router.client import AsyncClient
 from router.config import MOST_REPLICAS, Settings
 from router.engine.fake import FakeEngine
 from router.errors import ConfigError
 from router.replicas.children import ChildLink
 from router.replicas.engine import FleetEngine
-from router.replicas.found import FoundMembership
 from router.replicas.link import GrpcLink
-from router.replicas.membership import MOST
+from router.replicas.membership import MOST, FoundMembership
 from router.replicas.owned import OwnedMembership
 from router.replicas.ray import check_reached
 from tests.cli.test_compose import MANIFEST, READER
@@ -209,7 +210,7 @@ def test_who_starts_the_replicas() -> None:
 def test_an_edge_over_vllm_elsewhere_needs_none_here(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     asked: list[Any] = []
     monkeypatch.setattr(
-        "router.cli.compose.resolve_model", lambda model, any_weights: asked.append(any_weights) or tmp_path
+        "router.cli.engines.resolve_model", lambda model, any_weights: asked.append(any_weights) or tmp_path
     )
     settings = Settings(engine="vllm", replica_addresses="a:1")
     engine, model = engine_of(settings, host_of(settings))

@@ -7,13 +7,13 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
-from platformdirs import user_cache_dir
 
 from router.cli.demo_cluster import ALONE, MARK, everything_ended, marked, places_of
+from router.folders import cache_folder
 from router.replicas.ray import ENVIRONMENT
 
 ROOT = Path(__file__).parents[2]
-SITE = Path(user_cache_dir("lora-router")) / "clients" / "ray"  # where tests/replicas/test_ray.py puts it
+SITE = cache_folder() / "clients" / "ray"  # where tests/replicas/test_ray.py puts it
 
 
 def test_places_are_what_the_edge_logged() -> None:

@@ -46,7 +46,7 @@ def test_a_new_plugin_works_and_so_does_its_test(cli, own_folder):
     assert "failed" not in ran.stdout
     assert int(ran.stdout.split(" passed")[0].split()[-1]) > 2
     doctor = cli("plugins", "doctor", "--plugins-dir", "plugins")
-    assert (doctor.code, doctor.out) == (0, "nothing is wrong with lease-law\n")
+    assert (doctor.code, doctor.out) == (0, "nothing is wrong with lease_law\n")
 
 
 def test_nothing_is_overwritten_unless_forced(cli, own_folder):

@@ -9,7 +9,7 @@ import pytest
 from router.engine.fake import FakeEngine
 from router.replicas import host, members, replica
 from router.replicas.engine import FleetEngine
-from router.replicas.link import LinkLost, Links
+from router.replicas.link import LinkLost
 from router.replicas.owned import OwnedMembership
 from tests.replicas.local import LocalLink
 
@@ -22,17 +22,20 @@ async def command(start_server, cli, monkeypatch):
     monkeypatch.setattr(members, "REPORT_SECONDS", 0.02)
     monkeypatch.setattr(replica, "FIRST_PAUSE", 0.02)
     monkeypatch.setattr("router.server.fleet.LOOK_SECONDS", 0.01)
-    links = Links(lambda name: LocalLink(name, lambda: FakeEngine(step_seconds=0.001)))
-    membership = OwnedMembership(2, 2, links.end)
-    engine = FleetEngine(links, FakeEngine, max_running=4, max_queue=8, membership=membership)
-    server = await start_server(engine=engine, replicas=engine.members)
+
+    def link(name: str) -> LocalLink:
+        return LocalLink(name, lambda: FakeEngine(step_seconds=0.001))
+
+    membership = OwnedMembership(2, 2)
+    engine = FleetEngine(link, FakeEngine, max_running=4, max_queue=8, membership=membership)
+    server = await start_server(engine=engine)
     monkeypatch.setenv("LORA_ROUTER_SERVER", server.address)
 
     async def run(*arguments: str):
         done = await asyncio.to_thread(cli, "replicas", *arguments)
         return done.code, done.out, done.err
 
-    run.links = links
+    run.members = engine.members
     return run
 
 
@@ -58,7 +61,7 @@ async def test_all_are_replaced_with_every_step(command):
 
 
 async def test_one_that_is_not_replaced_is_named(command):
-    make = command.links._make
+    make = command.members._link
 
     def broken(name):
         link = make(name)
@@ -68,7 +71,7 @@ async def test_one_that_is_not_replaced_is_named(command):
     def fails():
         raise LinkLost("no node has room for it")
 
-    command.links._make = broken
+    command.members._link = broken
     code, out, err = await command("replace", "0")
     assert code == 1
     assert "0 -> 2: failed, replica 2 did not come up: no node has room for it" in out.splitlines()

@@ -13,7 +13,7 @@ from router.errors import ConfigError
 def served(monkeypatch):
     """Settings that `serve` would run with."""
     seen = []
-    monkeypatch.setattr("router.cli.compose.serve_until_stopped", lambda settings: seen.append(settings) or 0)
+    monkeypatch.setattr("router.cli.process.serve_until_stopped", lambda settings: seen.append(settings) or 0)
     return seen
 
 
@@ -160,8 +160,8 @@ def test_an_unknown_dtype_is_explained(cli, served):
 
 @pytest.mark.parametrize("flag", ["--listen", "--metrics-listen", "--http-listen"])
 def test_a_taken_port_is_told_before_anything_is_loaded(cli, monkeypatch, flag):
-    monkeypatch.setattr("router.cli.compose.resolve_model", lambda model: pytest.fail("loaded"))
-    monkeypatch.setattr("router.cli.compose.make_engine", lambda settings: pytest.fail("loaded"))
+    monkeypatch.setattr("router.cli.engines.resolve_model", lambda model: pytest.fail("loaded"))
+    monkeypatch.setattr("router.cli.engines.make_engine", lambda settings: pytest.fail("loaded"))
     free = {"--listen": "127.0.0.1:0", "--metrics-listen": ""}
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
@@ -174,8 +174,8 @@ def test_a_taken_port_is_told_before_anything_is_loaded(cli, monkeypatch, flag):
 
 
 def test_a_taken_port_ends_with_2(cli, monkeypatch, own_folder):
-    monkeypatch.setattr("router.cli.compose.resolve_model", lambda model: own_folder)
-    monkeypatch.setattr("router.cli.compose.make_engine", lambda settings: FakeEngine())
+    monkeypatch.setattr("router.cli.engines.resolve_model", lambda model: own_folder)
+    monkeypatch.setattr("router.cli.engines.make_engine", lambda settings: FakeEngine())
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()

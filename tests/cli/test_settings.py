@@ -32,6 +32,14 @@ def test_flag_over_environment_over_file_over_default(cli, file, monkeypatch):
     assert values["drain_seconds"] == (20.0, "default")
 
 
+def test_settings_of_plugins_are_shown_with_their_origin(cli, file, monkeypatch):
+    file("[ofrep]\nenabled = false\n")
+    monkeypatch.setenv("LORA_ROUTER_OTLP_ENDPOINT", "env")
+    values = shown(cli("config", "show", "--json"))
+    assert values["ofrep.enabled"] == (False, "lora-router.toml")
+    assert values["otel.endpoint"] == ("env", "environment")
+
+
 def test_the_table_shows_the_origin(cli, file):
     file('adapters_dir = ["a", "b"]\n')
     lines = {line.split()[0]: line.split() for line in cli("config", "show").out.splitlines()}

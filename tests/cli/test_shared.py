@@ -8,9 +8,9 @@ import pytest
 from pydantic import ValidationError
 
 from router.cli.fleet import membership_and_links
-from router.cli.shared import Sharing, edge_name, url_of
 from router.config import Settings
 from router.errors import ConfigError
+from router.extensions.sharing.sharing import Sharing, edge_name, url_of
 from router.replicas.membership import FixedMembership
 from router.replicas.owned import OwnedMembership
 from router.replicas.ray import RayLink

@@ -25,10 +25,12 @@ from router.corrections.keeper import Corrections
 from router.corrections.store import CorrectionStore
 from router.experiments.live.runtime import Experiments
 from router.experiments.service.served import ExperimentMetrics
+from router.extensions.experiments_notices.notices import Notifier
+from router.extensions.experiments_notices.telling import NoticeMetrics
+from router.extensions.sharing.metrics import EdgesCollector
 from router.routing.drift import Drift
 from router.server.corrections import CorrectionsCollector
 from router.server.drift import DriftCollector
-from router.server.edges import EdgesCollector
 from router.server.metrics import Metrics
 from tests.experiments.memory_store import MemoryStore
 from tests.server.helpers import Connect, Start, ask
@@ -47,6 +49,7 @@ def metrics() -> Metrics:
     """All that a server may have on its page."""
     made = Metrics()
     made.registry.register(ExperimentMetrics(Experiments(MemoryStore())))
+    made.registry.register(NoticeMetrics(Notifier()))
     made.registry.register(CorrectionsCollector(Corrections(CorrectionStore(Path("nowhere")), "labels")))
     made.registry.register(DriftCollector(Drift(lambda: None)))
     made.registry.register(EdgesCollector(SimpleNamespace(problem="", edges=1)))

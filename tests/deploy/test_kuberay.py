@@ -17,6 +17,7 @@ from packaging.version import Version
 from router import __version__
 from router.cli.settings import ENV_PREFIX, NO_SETTINGS
 from router.config import Settings
+from router.extensions.mirrors.settings import Settings as MirrorSettings
 from tests.deploy.test_kubernetes import LEFT, VERSIONS
 
 ROOT = Path(__file__).parents[2]
@@ -208,6 +209,6 @@ def test_an_edges_probes_and_grace_fit_the_server() -> None:
 
 
 def test_a_start_of_an_edge_may_take_as_long_as_a_mirror() -> None:
-    """As `mirror_wait_seconds` says, and some time for the base."""
+    """As `wait_seconds` of [mirrors] says, and some time for the base."""
     probe = EDGE["startupProbe"]
-    assert probe["periodSeconds"] * probe["failureThreshold"] > Settings().mirror_wait_seconds
+    assert probe["periodSeconds"] * probe["failureThreshold"] > MirrorSettings().wait_seconds

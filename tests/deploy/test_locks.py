@@ -13,8 +13,8 @@ from packaging.utils import canonicalize_name
 ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 EXTRAS = {
-    "requirements.lock": ("export", "http", "jwt", "native", "otel", "postgres", "signed"),
-    "requirements-dev.lock": ("dev", "native", "train", "pictures", "signed"),
+    "requirements.lock": ("standard", "export", "jwt", "native", "otel", "postgres"),
+    "requirements-dev.lock": ("dev", "standard", "native", "train", "pictures"),
 }
 # What advisories ask for: no later edit may lower them.
 FLOORS = {

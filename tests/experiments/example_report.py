@@ -17,7 +17,6 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from router.experiments.cli.page import page
 from router.experiments.model import (
     Aggregate,
     ArmSpec,
@@ -34,6 +33,7 @@ from router.experiments.report.build import report
 from router.experiments.report.model import ArmReport, Forecast, Measured, Report, SegmentReport, Waiting
 from router.experiments.stats import Comparison, Metric, Moments, Plan, compare, corrected, segmented
 from router.experiments.store.port import Bucket
+from router.extensions.experiments_page.page import page
 from router.types import AdapterRef
 from tests.experiments.report.sums import DAY, SumsStore
 

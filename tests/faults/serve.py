@@ -10,7 +10,7 @@ import os
 import sys
 from dataclasses import replace
 
-from router.cli import compose, main
+from router.cli import engines, main
 from router.engine.fake import FakeEngine
 from tests.registry.tiny import BASE
 
@@ -24,8 +24,8 @@ def serve() -> int:
         step_seconds=seconds("STEP"), start_seconds=seconds("START"), load_seconds=seconds("LOAD")
     )
     engine._info = replace(BASE, context_length=2048)
-    compose.make_engine = lambda settings: engine  # type: ignore[assignment,return-value]
-    compose.resolve_model = lambda name: None  # type: ignore[assignment,return-value]
+    engines.make_engine = lambda settings: engine  # type: ignore[assignment,return-value]
+    engines.resolve_model = lambda name: None  # type: ignore[assignment,return-value]
     return main.run()
 
 

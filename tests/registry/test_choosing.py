@@ -35,12 +35,12 @@ async def edge(database: MemoryDatabase, root: Path, tmp_path: Path) -> AsyncIte
 
         async def begin(name: str, alone: bool = False, dirs: Path = root, gate: bool = False) -> Registry:
             options = replace(FAST, state_dir=tmp_path / name, gate=gate)
-            shared = None
+            registry = Registry(cast(Any, StubEngine()), [dirs], options)
             if not alone:
                 shared = SharedState(MemoryTable(database, name), look_seconds=0.02)
                 await shared.start()
                 stack.push_async_callback(shared.close)
-            registry = Registry(cast(Any, StubEngine()), [dirs], options, shared=shared)
+                registry.share(shared)
             stack.push_async_callback(registry.close)
             await registry.start()
             await registry.settled(10)
@@ -94,7 +94,7 @@ async def test_while_the_database_is_away_nothing_changes_and_a_start_has_what_w
     again = await edge("b")
     assert default(again) == "1.0"
     database.down = False
-    await eventually(lambda: not again._chooser._shared.problem, 2)  # type: ignore[union-attr]
+    await eventually(lambda: not again._chooser.shared.problem, 2)  # type: ignore[union-attr]
     await again.set_default(ref("m", "2.0"))
     await eventually(lambda: default(a) == "2.0", 2)
 
@@ -108,7 +108,7 @@ async def test_the_first_edge_brings_what_it_had_and_the_second_gives_way(edge: 
         await alone.close()
     a = await edge("a")
     assert default(a) == "1.0"
-    await eventually(lambda: bool(a._chooser._shared.keys("default/")), 2)  # type: ignore[union-attr]
+    await eventually(lambda: bool(a._chooser.shared.keys("default/")), 2)  # type: ignore[union-attr]
     assert default(await edge("b")) == "1.0"
 
 
@@ -153,6 +153,6 @@ async def test_what_is_not_understood_changes_nothing(
     a, b = await edge("a"), await edge("b")
     await a.set_default(ref("m", "1.0"))
     await eventually(lambda: b._choices.get("m") == "1.0", 2)
-    await a._chooser._shared.put("default/m", {"version": 3})  # type: ignore[union-attr]
+    await a._chooser.shared.put("default/m", {"version": 3})  # type: ignore[union-attr]
     await eventually(lambda: "cannot be used" in caplog.text, 2)
     assert b._choices.get("m") == "1.0"

@@ -136,6 +136,16 @@ async def test_etag_changes_with_changes_not_with_use(root: Path, start_registry
     assert registry.etag(ref("m")) != before
 
 
+async def test_what_is_pinned_must_stay(root: Path, start_registry: StartRegistry) -> None:
+    drop(root, "m")
+    registry = await start_registry()
+    digest = (await registry.load(ref("m"))).digest
+    assert not registry.keeps(digest)
+    await registry.load(ref("m"), pinned=True)
+    assert registry.keeps(digest)
+    assert not registry.keeps("unknown")
+
+
 async def test_a_quarantined_version_cannot_be_the_default(root: Path, start_registry: StartRegistry) -> None:
     drop(root, "m", "1.0", folder="m/1.0")
     (drop(root, "m", "2.0", folder="m/2.0") / "adapter_config.json").write_text("{")

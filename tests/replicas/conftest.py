@@ -13,9 +13,7 @@ from router.engine.fake import FakeEngine
 from router.replicas import engine as fleet_engine
 from router.replicas import host, members, replica
 from router.replicas.engine import FleetEngine
-from router.replicas.link import Links
-from router.replicas.owned import OwnedMembership
-from router.replicas.scaling import Rules, Scaler
+from router.replicas.owned import OwnedMembership, Rules, Scaler
 from router.types import SamplingParams
 from tests.replicas.local import LocalLink
 
@@ -77,19 +75,16 @@ async def fleet() -> AsyncIterator[Make]:
                 links.append(LocalLink(name, maker(name), silence))
                 return links[-1]
 
-            made_links = Links(link)
             fixed = [] if most else [link(str(i)) for i in range(number)]
             engine = FleetEngine(
-                fixed or made_links,
+                fixed or link,
                 FakeEngine,
                 max_running=values["max_running"],
                 max_queue=values["max_queue"],
                 stall_seconds=stall_seconds,
                 placement=placement,
                 host_bytes=host_bytes,
-                membership=OwnedMembership(number, most, made_links.end, scaler=Scaler(rules))
-                if most
-                else None,
+                membership=OwnedMembership(number, most, scaler=Scaler(rules)) if most else None,
             )
             if start:
                 engine.start()

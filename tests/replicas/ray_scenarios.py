@@ -23,10 +23,8 @@ from router.engine.base import Delta, Finished, Generation
 from router.engine.fake import FakeEngine
 from router.errors import RouterError
 from router.replicas.engine import FleetEngine
-from router.replicas.link import Links
-from router.replicas.owned import OwnedMembership
+from router.replicas.owned import OwnedMembership, Rules, Scaler
 from router.replicas.ray import RayCluster
-from router.replicas.scaling import Rules, Scaler
 from router.types import Constraint
 from tests.engine.test_contract import fake_adapter
 from tests.replicas.conftest import job
@@ -156,9 +154,9 @@ async def stopped() -> Facts:
 async def replaced() -> Facts:
     """Requests all the time: all replicas are replaced, then load brings one more, then its end takes one."""
     await head(4)
-    links, rules = Links(cluster_of().link), Rules(memory=0.5, up_seconds=1.0, down_seconds=4.0)
-    membership = OwnedMembership(2, 3, links.end, scaler=Scaler(rules))
-    engine = FleetEngine(links, FakeEngine, **LIMITS, stall_seconds=5.0, membership=membership)
+    link, rules = cluster_of().link, Rules(memory=0.5, up_seconds=1.0, down_seconds=4.0)
+    membership = OwnedMembership(2, 3, scaler=Scaler(rules))
+    engine = FleetEngine(link, FakeEngine, **LIMITS, stall_seconds=5.0, membership=membership)
     await asyncio.to_thread(engine.start)
     adapters = [fake_adapter(f"a{i}") for i in range(6)]
     for adapter in adapters:
@@ -204,9 +202,9 @@ async def replaced() -> Facts:
 async def crowded() -> Facts:
     """No room for one more: the old ones stay, and nobody waits for the start of the new one."""
     await head(2)
-    links = Links(cluster_of().link)
-    membership = OwnedMembership(2, 2, links.end, start_seconds=5)
-    engine = FleetEngine(links, FakeEngine, **LIMITS, stall_seconds=5.0, membership=membership)
+    link = cluster_of().link
+    membership = OwnedMembership(2, 2, start_seconds=5)
+    engine = FleetEngine(link, FakeEngine, **LIMITS, stall_seconds=5.0, membership=membership)
     await asyncio.to_thread(engine.start)
     await engine.members.replace(["0"])
     took = await until(lambda: any(r.over for r in engine.members.roster.replacements))

@@ -9,14 +9,15 @@ from threading import Event, Thread
 import grpc
 
 from router.engine.base import Engine
-from router.replicas.host import EngineHost
+from router.replicas.host import OPTIONS, EngineHost, EngineService
 from router.replicas.link import GrpcLink, Security
 from router.replicas.messages import Hello
-from router.replicas.service import OPTIONS, EngineService
 
 
 class ServedLink(GrpcLink):
     """The way to a replica of its own, which `start` makes where there is none."""
+
+    service = EngineService
 
     def __init__(
         self,
@@ -42,7 +43,7 @@ class ServedLink(GrpcLink):
     async def _serve(self, listening: Event) -> None:
         self._loop, self._ended = asyncio.get_running_loop(), asyncio.Event()
         self.host = host = EngineHost(self._make())
-        server, service = grpc.aio.server(options=OPTIONS), EngineService(host, self._security.secret)
+        server, service = grpc.aio.server(options=OPTIONS), self.service(host, self._security.secret)
         service.register(server)
         if self._credentials is None:
             port = server.add_insecure_port("127.0.0.1:0")

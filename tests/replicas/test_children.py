@@ -22,8 +22,8 @@ from router.errors import ConfigError, Unavailable
 from router.replicas import members
 from router.replicas.children import Child, ChildLink, devices
 from router.replicas.engine import FleetEngine
-from router.replicas.found import FoundMembership
-from router.replicas.link import GrpcLink, LinkLost, Links, Security
+from router.replicas.link import GrpcLink, LinkLost, Security
+from router.replicas.membership import FoundMembership
 from router.replicas.owned import OwnedMembership
 from router.server.health import Health
 from router.server.lifecycle import Lifecycle, Phase
@@ -48,14 +48,13 @@ class Children:
             self.links.append(ChildLink(name, "fake", own, fake=STEP | fake))
             return self.links[-1]
 
-        links = Links(link)
         self.engine = FleetEngine(
-            links,
+            link,
             FakeEngine,
             max_running=8,
             max_queue=64,
             stall_seconds=stall_seconds,
-            membership=OwnedMembership(number, number, links.end),
+            membership=OwnedMembership(number, number),
         )
 
     def pid(self, number: int) -> int:
@@ -186,7 +185,7 @@ async def test_one_that_drains_loses_nothing_and_another_takes_its_place(started
             == [f"[{adapter.digest[:8]}] one two three"] * 2
         )
     assert "Unavailable" not in await asked
-    await until(lambda: made.engine.replicas[1].up)
+    await until(lambda: made.engine.replicas[1].up, 20)
 
 
 def free_port() -> int:

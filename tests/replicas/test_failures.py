@@ -125,7 +125,7 @@ async def test_one_that_hangs_is_replaced(fleet: Make) -> None:
 
 
 async def test_one_that_stalls_gets_nothing_new(fleet: Make) -> None:
-    made = await fleet(2, stall_seconds=0.1)
+    made = await fleet(2, stall_seconds=0.3)
     made.made["0"].hold()
     asked = [made.engine.submit(job()) for _ in range(6)]
     await until(lambda: bool(made.engine.replicas[0].stalls))
@@ -477,6 +477,78 @@ async def test_hot_adapters_live_on_more_replicas_and_cold_ones_on_one(
     assert homes(cold) == 1
     await until(lambda: homes(hot) == 1)  # it has cooled
     assert await outcome(made.engine.submit(job(adapter=hot.digest))) == f"[{hot.digest[:8]}] one two three"
+
+
+async def test_where_memory_is_full_the_hot_one_gets_homes_all_the_same(
+    fleet: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was asked for least recently makes room, and is brought again when it is asked for."""
+    monkeypatch.setattr("router.replicas.placement.MEMORY", 0.2)
+    made = await fleet(2, max_running=8, host_bytes=24)  # three adapters each
+    hot, *others = [fake_adapter(f"a{i}") for i in range(6)]
+    for adapter in (hot, *others):
+        await made.engine.load(adapter)
+    stop = time.monotonic() + 10
+
+    async def client() -> None:
+        while sum(hot.digest in e.status().host_adapters for e in made.made.values()) < 2:
+            assert time.monotonic() < stop
+            assert await outcome(made.engine.submit(job(adapter=hot.digest)))
+
+    await asyncio.gather(*(client() for _ in range(6)))
+    for adapter in others:
+        assert await outcome(made.engine.submit(job(adapter=adapter.digest))) == (
+            f"[{adapter.digest[:8]}] one two three"
+        )
+    assert all(engine.status().host_bytes <= 24 for engine in made.made.values())
+
+
+async def test_what_is_pinned_makes_no_room_for_more_homes(fleet: Make) -> None:
+    made = await fleet(2, max_running=2, host_bytes=8)  # one adapter each
+    pinned, other = fake_adapter("pinned"), fake_adapter("other")
+    for adapter in (pinned, other):
+        await made.engine.load(adapter)
+    made.engine.pin(lambda digest: digest == pinned.digest)
+    (home,) = [name for name, e in made.made.items() if other.digest in e.status().host_adapters]
+    made.made[home].hold()
+    asked = [made.engine.submit(job(adapter=other.digest)) for _ in range(4)]
+    await until(lambda: len(made.made[home].jobs) == 4)  # none goes where a row is free
+    made.made[home].resume()
+    assert {await outcome(generation) for generation in asked} == {f"[{other.digest[:8]}] one two three"}
+    third = fake_adapter("third")
+    with pytest.raises(ResourceExhausted):
+        await made.engine.load(third)
+    assert made.engine._placement.homes(pinned.digest)
+
+
+async def test_a_request_takes_a_free_row_beside_its_crowded_home(fleet: Make) -> None:
+    made = await fleet(2, max_running=2)
+    adapter = fake_adapter("a")
+    await made.engine.load(adapter)
+    (home,) = [name for name, engine in made.made.items() if engine.status().host_adapters]
+    made.made[home].hold()
+    waiting = [made.engine.submit(job(adapter=adapter.digest)) for _ in range(3)]
+    text = f"[{adapter.digest[:8]}] one two three"
+    assert await outcome(made.engine.submit(job(adapter=adapter.digest))) == text
+    made.made[home].resume()
+    assert [await outcome(generation) for generation in waiting] == [text] * 3
+
+
+async def test_where_no_replica_beside_takes_the_adapter_it_waits_at_its_home(fleet: Make) -> None:
+    made = await fleet(2, max_running=2)
+    adapter = fake_adapter("a")
+    await made.engine.load(adapter)
+    (home,) = [name for name, engine in made.made.items() if engine.status().host_adapters]
+
+    async def full(artifact: AdapterArtifact) -> int:
+        raise ResourceExhausted("no memory is left")
+
+    made.made["1" if home == "0" else "0"].load = full  # type: ignore[method-assign]
+    made.made[home].hold()
+    asked = [made.engine.submit(job(adapter=adapter.digest)) for _ in range(4)]
+    await until(lambda: len(made.made[home].jobs) == 4)
+    made.made[home].resume()
+    assert {await outcome(generation) for generation in asked} == {f"[{adapter.digest[:8]}] one two three"}
 
 
 async def test_one_that_stops_by_itself_cancels_nothing_of_others(fleet: Make) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from threading import Event
 from typing import Any
 
 import numpy as np
@@ -14,8 +15,8 @@ from router.engine.base import AdapterArtifact, Finished, Reading
 from router.engine.fake import FakeEngine
 from router.errors import FailedPrecondition, NotFound
 from router.replicas.link import LinkLost
-from router.replicas.membership import MemberState, Step
-from router.replicas.scaling import Rules
+from router.replicas.membership import Step
+from router.replicas.owned import Rules
 from router.types import FinishReason
 from tests.engine.contract import until
 from tests.engine.test_contract import fake_adapter
@@ -25,8 +26,8 @@ from tests.replicas.test_failures import outcome
 QUICK = Rules(memory=0.05, up_seconds=0.05, down_seconds=0.3)
 
 
-def names(made: Fleet, state: MemberState = MemberState.SERVING) -> list[str]:
-    return [member.name for member in made.engine.members.roster.members if member.state is state]
+def names(made: Fleet, draining: bool = False) -> list[str]:
+    return [member.name for member in made.engine.members.roster.members if member.draining is draining]
 
 
 def up(made: Fleet) -> list[str]:
@@ -107,7 +108,7 @@ async def test_a_long_stream_goes_on_to_its_end_on_one_that_drains(fleet: Make) 
     long = made.engine.submit(job(adapter=adapter.digest, min_tokens=50))
     await until(lambda: made.made[at].busy)
     await made.engine.members.replace([at])
-    await until(lambda: names(made, MemberState.DRAINING) == [at])
+    await until(lambda: names(made, draining=True) == [at])
     await until(lambda: made.engine._placement.homes(adapter.digest) == ("2",))
     had = len(made.made[at].jobs)
     assert [await outcome(made.engine.submit(job(adapter=adapter.digest))) for _ in range(4)]
@@ -129,7 +130,7 @@ async def test_one_that_dies_while_it_drains_is_not_started_again(fleet: Make) -
     fresh = [made.engine.submit(job()) for _ in range(4)]
     await until(lambda: all(engine.busy for engine in made.made.values()))
     await made.engine.members.replace(["0"])
-    await until(lambda: names(made, MemberState.DRAINING) == ["0"])
+    await until(lambda: names(made, draining=True) == ["0"])
     await asyncio.to_thread(made.link("0").kill)
     made.made["1"].resume()
     assert {await outcome(generation) for generation in fresh} == {"[base] one two three"}
@@ -164,6 +165,43 @@ async def test_where_the_new_one_does_not_start_the_old_one_stays(
     first, second = made.engine.members.roster.replacements
     assert first.problem == "replica 2 did not come up: no node has room for it"
     assert second.step is Step.FAILED
+
+
+async def test_one_that_cannot_be_ended_is_logged_and_harms_nobody(
+    fleet: Make, caplog: pytest.LogCaptureFixture
+) -> None:
+    made = await fleet(2, most=2)
+
+    def fails() -> None:
+        raise OSError("no such process")
+
+    made.link("0").close = fails  # type: ignore[method-assign]
+    await made.engine.members.replace(["0"])
+    await until(lambda: up(made) == ["1", "2"])
+    assert "replica 0 could not be ended" in caplog.text
+    del made.link("0").close
+
+
+async def test_one_that_is_let_go_while_it_starts_is_ended_at_once(fleet: Make) -> None:
+    made = await fleet(1, most=1)
+    make_link, ended = made.engine.members._link, Event()
+
+    def slow(name: str) -> Any:
+        link: Any = make_link(name)
+
+        def start() -> Any:
+            assert ended.wait(10)
+            raise LinkLost("it was ended while it started")
+
+        link.start, link.close = start, ended.set
+        return link
+
+    made.engine.members._link = slow
+    await made.engine.members.resize(2, 2)
+    await until(lambda: len(made.links) == 2)
+    await made.engine.members.resize(1, 1)
+    await until(ended.is_set)
+    await until(lambda: [replica.name for replica in made.engine.replicas] == ["0"])
 
 
 async def test_one_that_differs_does_not_join(fleet: Make, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -233,7 +271,7 @@ async def test_the_last_one_up_answers_though_it_drains(fleet: Make) -> None:
     held = [made.engine.submit(job()) for _ in range(2)]  # one each
     await until(lambda: all(engine.busy for engine in made.made.values()))
     await made.engine.members.resize(1, 1)
-    await until(lambda: names(made, MemberState.DRAINING) == ["1"])
+    await until(lambda: names(made, draining=True) == ["1"])
     loop, waits, start = asyncio.get_running_loop(), asyncio.Event(), made.link("0").start
 
     def late() -> Any:
@@ -271,7 +309,7 @@ async def test_a_cancel_ends_what_keeps_a_replica(fleet: Make) -> None:
     asked = [made.engine.submit(job(min_tokens=9)) for _ in range(2)]
     await until(lambda: all(engine.busy for engine in made.made.values()))
     await made.engine.members.replace(["0"])
-    await until(lambda: names(made, MemberState.DRAINING) == ["0"])
+    await until(lambda: names(made, draining=True) == ["0"])
     for generation in asked:
         generation.cancel()
     for engine in made.made.values():

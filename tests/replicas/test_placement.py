@@ -9,6 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+from benchmarks.fleet_model import Costs, Policy, Shape, Simulation
+from benchmarks.fleet_policies import Ours, RoundRobin
 from router.replicas.placement import MEMORY, Gauge, Move, Placement
 
 SIZE = 8
@@ -173,6 +175,30 @@ def test_what_was_only_on_a_lost_replica_is_named() -> None:
     assert placement.new_home("one", 0.0) == "b"
     placement.settle("one", "gone")  # a load that ended after its replica did
     assert placement.homes("one") == ()
+
+
+def test_where_steps_cost_the_same_whatever_is_in_them_no_row_is_left_free() -> None:
+    """Memory is full, and loads cost nothing but waiting: then round robin is the best there is."""
+    shape = Shape(adapters=400, replicas=4, rows=16, memory=80, prompt=1, answer=16)
+
+    def tokens(policy: Policy) -> int:
+        simulation = Simulation([policy], shape, Costs(0.02, 0.0, 0.0, 0.0, 0.0335), 1)
+        simulation.run(80, 5.0, 20.0)
+        return sum(machine.tokens for machine in simulation.machines.values())
+
+    assert tokens(Ours(1, shape)) > 0.98 * tokens(RoundRobin())
+
+
+def test_a_free_row_is_looked_for_where_requests_wait_at_all_homes() -> None:
+    placement = of("a", "b", "c")
+    placement.rows = 2
+    placement.held.update({"a": 3, "b": 1, "c": 2})
+    assert placement.overflow(["a"]) == "b"
+    assert placement.overflow(["a", "b"]) == placement.overflow(["c"]) == ""  # nobody waits at a home
+    placement.close("b")
+    assert placement.overflow(["a"]) == ""
+    placement.rows = 0  # not known
+    assert placement.overflow(["a"]) == ""
 
 
 class Anything(RuleBasedStateMachine):

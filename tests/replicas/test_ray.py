@@ -16,12 +16,13 @@ from typing import Any
 
 import psutil
 import pytest
-from platformdirs import user_cache_dir
+
+from router.folders import cache_folder
 
 pytestmark = [pytest.mark.cluster, pytest.mark.long, pytest.mark.timeout(400)]
 
 ROOT = Path(__file__).parents[2]
-SITE = Path(user_cache_dir("lora-router")) / "clients" / "ray"
+SITE = cache_folder() / "clients" / "ray"
 MARK = "LORA_TEST_SCENARIO"
 ALONE = ["unshare", "--map-root-user", "--net", "sh", "-c", 'ip link set lo up && exec "$@"', "sh"]
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from router.replicas.scaling import Load, Mean, Rules, Scaler
+from router.replicas.owned import Load, Mean, Rules, Scaler
 
 ROWS = 10
 RULES = Rules()

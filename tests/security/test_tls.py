@@ -29,8 +29,8 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 
-from router.cli.compose import lines_to_paste
 from router.cli.main import run
+from router.cli.summary import lines_to_paste
 from router.client import AsyncClient, Client, ClientError
 from router.config import Settings
 from router.errors import ConfigError

@@ -1,12 +1,14 @@
 """A server process on the fake engine; prints its address once it serves, or listens with `--start`.
 
-`--set NAME=VALUE` changes a setting.
+`--set NAME=VALUE` changes a setting. With `--replicas HOST:PORT,...` it is an edge over those, with `--older`
+one of the release before.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import os
 import sys
 from typing import Any
 
@@ -15,26 +17,32 @@ from router.engine.fake import FakeEngine
 from router.errors import ConfigError
 from router.plugins import Hooks, PluginHost
 from router.ports import ServedExperiments
+from router.replicas.engine import FleetEngine
+from router.replicas.link import Security
+from router.replicas.membership import FoundMembership
 from router.server.app import ServerApp
 from router.server.logs import logging_to
 from tests.fakes import FakeRegistry, FakeRouter, adapter
+from tests.replicas.older import OlderLink
 
 
 async def serve(options: argparse.Namespace) -> None:
-    engine = FakeEngine(step_seconds=options.step, start_seconds=options.start)
+    engine = edge(options) if options.replicas else FakeEngine(**fake(options))
     registry = FakeRegistry(engine, [adapter("medical"), adapter("legal", "2.0.0")])
     changed: dict[str, Any] = dict(one.split("=", 1) for one in options.set)
     settings = Settings(
         listen=options.listen,
         metrics_listen=options.metrics,
         http_listen=options.http,
+        experiments="",
         drain_seconds=options.drain,
         lame_duck_seconds=0.25,
         **changed,
     )
     live = await experiments(options.experiments)
     hooks = Hooks(PluginHost([], built_in=True))
-    app = ServerApp(settings, engine, registry, FakeRouter(registry), experiments=live, hooks=hooks)
+    app = ServerApp(settings, engine, registry, FakeRouter(registry), hooks=hooks)
+    app.experiments = live
     running = asyncio.ensure_future(app.run())
     up = app.listening if options.start else app.ready  # who wants a long start wants to meet it
     await asyncio.wait((running, asyncio.ensure_future(up.wait())), return_when="FIRST_COMPLETED")
@@ -43,6 +51,23 @@ async def serve(options: argparse.Namespace) -> None:
     await running
     if live is not None:
         await live.close()
+
+
+def fake(options: argparse.Namespace) -> dict[str, float]:
+    """Options of the engine."""
+    return {"step_seconds": options.step, "start_seconds": options.start}
+
+
+def edge(options: argparse.Namespace) -> FleetEngine:
+    """An engine over replicas that somebody else has started."""
+    security = Security(os.environ.get("LORA_ROUTER_REPLICA_SECRET", ""))
+    found = FoundMembership(options.replicas.split(","), security)
+
+    def older(name: str) -> OlderLink:
+        return OlderLink(name, name, security)
+
+    link = older if options.older else found.link
+    return FleetEngine(link, FakeEngine, max_running=8, max_queue=64, membership=found, shared=True)
 
 
 async def experiments(url: str) -> ServedExperiments | None:
@@ -64,6 +89,8 @@ def main() -> int:
     parser.add_argument("--metrics", default="")
     parser.add_argument("--http", default="")
     parser.add_argument("--experiments", default="")
+    parser.add_argument("--replicas", default="")
+    parser.add_argument("--older", action="store_true")
     parser.add_argument("--set", action="append", default=[])
     for name, default in (("--step", 0.0), ("--start", 0.0), ("--drain", 5.0)):
         parser.add_argument(name, type=float, default=default)

@@ -20,8 +20,8 @@ from router.engine.fake import FakeEngine
 from router.engine.text.prompt import PromptEncoder
 from router.errors import DeadlineExceeded, InvalidRequest, Overloaded, PromptTooLong
 from router.server import encoding
-from router.server.encoding import SHORT, SHORT_THREADS, Check, Encoding
-from router.types import Turn
+from router.server.encoding import AT_ONCE, FEW_TURNS, SHORT, SHORT_THREADS, Check, Encoding
+from router.types import PromptTemplate, Turn
 from router.v1 import inference_pb2 as pb
 from tests.engine import small_tokenizers as small
 from tests.fakes import FakeRegistry, FakeRouter, adapter
@@ -139,7 +139,7 @@ class Endless:
         return []
 
 
-@pytest.mark.parametrize("size", [10, LONG])
+@pytest.mark.parametrize("size", [AT_ONCE, LONG])
 async def test_one_that_leaves_ends_its_encoding(size: int) -> None:
     endless = Endless()
     room = Encoding(endless.encode)
@@ -150,6 +150,28 @@ async def test_one_that_leaves_ends_its_encoding(size: int) -> None:
     await until(lambda: room._short._busy == room._long._busy == 0)
     assert leaving.cancelled()
     assert endless.pieces < 99_999
+    room.close()
+
+
+@pytest.mark.parametrize(
+    ("prompt", "at_once"),
+    [
+        (Prompt(raw="." * 500), True),
+        (Prompt(raw="." * AT_ONCE), False),
+        (Prompt((Turn("user", "."),), template=PromptTemplate(system="." * AT_ONCE)), False),
+        (Prompt((Turn("user", "."),) * (FEW_TURNS + 1)), False),
+    ],
+)
+async def test_a_short_prompt_does_not_wait_for_a_thread(prompt: Prompt, at_once: bool) -> None:
+    threads: list[threading.Thread] = []
+
+    def encode(prompt: Prompt, most: int | None, check: Check) -> list[int]:
+        threads.append(threading.current_thread())
+        return []
+
+    room = Encoding(encode)
+    await room.encode(prompt)
+    assert (threads == [threading.main_thread()]) is at_once
     room.close()
 
 

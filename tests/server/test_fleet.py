@@ -13,11 +13,11 @@ import pytest
 
 from router.access.audit import entries
 from router.engine.fake import FakeEngine
+from router.extensions import replicas as replicas_plugin
 from router.replicas import host, members, replica
 from router.replicas.engine import FleetEngine
-from router.replicas.link import LinkLost, Links
+from router.replicas.link import LinkLost
 from router.replicas.owned import OwnedMembership
-from router.server import app as server_app
 from router.server import fleet as server_fleet
 from router.v1 import fleet_pb2 as pb
 from tests.engine.contract import until
@@ -36,7 +36,7 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(members, "REPORT_SECONDS", 0.02)
     monkeypatch.setattr(replica, "FIRST_PAUSE", 0.02)
     monkeypatch.setattr(server_fleet, "LOOK_SECONDS", 0.01)
-    monkeypatch.setattr(server_app, "PLACES_SECONDS", 0.02)
+    monkeypatch.setattr(replicas_plugin, "PLACES_SECONDS", 0.02)
 
 
 @pytest.fixture
@@ -48,11 +48,10 @@ async def at(start_server: Start, connect: Connect, tmp_path: Path) -> SimpleNam
         made.append(LocalLink(name, lambda: FakeEngine(step_seconds=0.001, max_running=4, max_queue=8)))
         return made[-1]
 
-    links = Links(link)
-    membership = OwnedMembership(2, 2, links.end)
-    engine = FleetEngine(links, FakeEngine, max_running=4, max_queue=8, membership=membership)
+    membership = OwnedMembership(2, 2)
+    engine = FleetEngine(link, FakeEngine, max_running=4, max_queue=8, membership=membership)
     clients, file = write_clients(tmp_path), tmp_path / "audit.jsonl"
-    app = await start_server(engine=engine, replicas=engine.members, clients=clients.path, audit=file)
+    app = await start_server(engine=engine, clients=clients.path, audit=file)
     stubs = connect(app)
 
     async def listed() -> dict[str, pb.Replica]:
@@ -128,14 +127,14 @@ async def test_all_are_replaced_under_a_stream_of_requests(at: SimpleNamespace) 
 
 
 async def test_one_that_does_not_come_up_is_told_and_the_old_ones_stay(at: SimpleNamespace) -> None:
-    make = at.engine.members._link._make
+    make = at.engine.members._link
 
     def broken(name: str) -> Any:
         link = make(name)
         link._make = lambda: _fails("no node has room for it")
         return link
 
-    at.engine.members._link._make = broken
+    at.engine.members._link = broken
     steps = await messages(at.replace(all=True))
     last = {step.old: step for step in steps}
     assert {step.step for step in last.values()} == {Steps.STEP_FAILED}
@@ -206,32 +205,6 @@ async def test_bounds_that_are_none(at: SimpleNamespace, least: int, most: int, 
     assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
     assert field in said(error)
     assert (at.engine.members.roster.least, at.engine.members.roster.most) == (2, 2)
-
-
-async def test_a_replacement_that_nobody_knows_of_any_more_is_told(
-    at: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(server_fleet, "UNKNOWN_SECONDS", 0.05)
-    for link in at.links:
-        link.host._engine.hold()
-    held = [asyncio.create_task(_held(at)) for _ in range(2)]
-    await until(lambda: all(link.host._engine.busy for link in at.links))
-    call = at.replace(names=["0"])
-    steps = aiter(call)
-    while (await anext(steps)).step != Steps.STEP_DRAINING:
-        pass
-    at.engine.members.membership = OwnedMembership(2, 2)  # the one that knew is lost
-    error = await failure(call)
-    assert error.code() is grpc.StatusCode.UNAVAILABLE
-    assert "list the replicas" in str(error.details())
-    for link in at.links:
-        if link.host is not None:
-            link.host._engine.resume()
-    await asyncio.gather(*held)
-
-
-async def _held(at: SimpleNamespace) -> None:
-    await at.stubs.inference.Generate(ask(), metadata=bearer(at.clients.infer))
 
 
 async def test_how_many_there_are_is_in_the_metrics(at: SimpleNamespace) -> None:

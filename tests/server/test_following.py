@@ -48,7 +48,7 @@ async def test_a_server_outlives_what_it_follows(
     start_server: Start, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     server = await start_server()
-    running = asyncio.create_task(server._until_asked())
+    running = asyncio.create_task(server.background.until(server.ending.asked))
     follower, calls = getattr(server, name), 0
 
     def fail() -> None:
@@ -80,4 +80,4 @@ async def test_a_start_that_fails_still_ends_the_server(start_server: Start) -> 
 
     server = await start_server(startup=startup, wait=False)
     with pytest.raises(RuntimeError, match="no base"):
-        await asyncio.wait_for(server._until_asked(), 5)
+        await asyncio.wait_for(server.background.until(server.ending.asked), 5)

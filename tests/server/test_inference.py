@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 from types import SimpleNamespace
 
 import pytest
 
-from router.engine.base import Delta, Finished
+from router.engine.base import Delta, Finished, Generation, batches, buffered
+from router.engine.handoff import Stream
 from router.errors import EngineFailed
 from router.server.app import ServerApp
-from router.server.inference import coalesced
+from router.server.inference import ALL, joined
 from router.types import FinishReason, TokenLogprob
 from router.v1 import inference_pb2 as pb
 from tests.server.helpers import ask, long_stream, settled, stream, until
@@ -108,24 +109,45 @@ async def test_a_reader_that_pauses_gets_everything(fakes: SimpleNamespace, stub
 END = Finished(FinishReason.STOP)
 
 
-async def source(*events: Delta | Finished | Exception, gap: bool = True) -> AsyncIterator[Delta | Finished]:
-    for event in events:
-        if gap:
+FEEDING: set[asyncio.Task[None]] = set()
+
+
+def source(*events: Delta | Finished | EngineFailed, gap: bool = True) -> Stream:
+    """A generation whose events come one after the other, or are there already."""
+    stream = Stream(lambda _: None, lambda _: None)
+
+    async def feed() -> None:
+        for event in events:
             await asyncio.sleep(0.001)
-        if isinstance(event, Exception):
-            raise event
-        yield event
+            stream.put(event)
+
+    if gap:
+        FEEDING.add(task := asyncio.create_task(feed()))
+        task.add_done_callback(FEEDING.discard)
+    else:
+        for event in events:
+            stream.put(event)
+    return stream
+
+
+async def read(generation: Generation, every: int) -> AsyncGenerator[Delta | Finished, None]:
+    """The events as a stream writes them."""
+    async with aclosing(batches(buffered(generation), every)) as each:
+        async for batch in each:
+            for event in joined(batch):
+                if event is not None:
+                    yield event
 
 
 async def test_a_quick_reader_sees_every_delta() -> None:
-    got = [event async for event in coalesced(source(Delta("a"), Delta("b"), END), 1)]
+    got = [event async for event in read(source(Delta("a"), Delta("b"), END), 1)]
     assert got == [Delta("a"), Delta("b"), END]
 
 
 async def test_a_slow_reader_gets_joined_deltas() -> None:
     entry = TokenLogprob("b", 1, -0.5)
     got = []
-    async with aclosing(coalesced(source(Delta("a"), Delta("b", 1, (entry,)), Delta("c"), END), 1)) as events:
+    async with aclosing(read(source(Delta("a"), Delta("b", 1, (entry,)), Delta("c"), END), 1)) as events:
         async for event in events:
             got.append(event)
             await asyncio.sleep(0.05)
@@ -134,12 +156,12 @@ async def test_a_slow_reader_gets_joined_deltas() -> None:
 
 async def test_interval_joins_steps_after_the_first() -> None:
     deltas = [Delta(str(i)) for i in range(6)]
-    got = [event async for event in coalesced(source(*deltas, END), every=3)]
+    got = [event async for event in read(source(*deltas, END), every=3)]
     assert got == [Delta("0"), Delta("123", 3), Delta("45", 2), END]
 
 
 async def test_an_error_comes_after_what_was_there() -> None:
-    events = coalesced(source(Delta("a"), EngineFailed("x"), gap=False), 1)
+    events = read(source(Delta("a"), EngineFailed("x"), gap=False), 1)
     assert await anext(events) == Delta("a")
     with pytest.raises(EngineFailed):
         await anext(events)
@@ -148,14 +170,46 @@ async def test_an_error_comes_after_what_was_there() -> None:
 async def test_closing_stops_the_reading() -> None:
     closed = asyncio.Event()
 
-    async def endless() -> AsyncIterator[Delta | Finished]:
-        try:
-            while True:
-                yield Delta("x")
-                await asyncio.sleep(0)
-        finally:
-            closed.set()
+    class Endless:
+        async def __aiter__(self) -> AsyncIterator[Delta | Finished]:
+            try:
+                while True:
+                    yield Delta("x")
+                    await asyncio.sleep(0)
+            finally:
+                closed.set()
 
-    async with aclosing(coalesced(endless(), 1)) as events:
+        def cancel(self) -> None:
+            """Nothing."""
+
+    async with aclosing(read(Endless(), 1)) as events:
         assert await anext(events) == Delta("x")
     await asyncio.wait_for(closed.wait(), 1)
+
+
+async def test_a_whole_answer_wakes_its_reader_twice() -> None:
+    stream = Stream(lambda _: None, lambda _: None)
+    sizes: list[int] = []
+
+    async def whole() -> None:
+        async for batch in batches(stream, ALL):
+            sizes.append(len(batch))
+
+    reading = asyncio.create_task(whole())
+    for event in (*[Delta("x")] * 5, END):
+        await asyncio.sleep(0.002)
+        stream.put(event)
+    await asyncio.wait_for(reading, 5)
+    assert sizes == [1, 5]
+
+
+async def test_a_generation_that_only_iterates_is_read_too() -> None:
+    class Plain:
+        async def __aiter__(self) -> AsyncIterator[Delta | Finished]:
+            for event in (Delta("a"), Delta("b"), END):
+                yield event
+
+        def cancel(self) -> None:
+            """Nothing."""
+
+    assert [event async for event in read(Plain(), 1)] == [Delta("a"), Delta("b"), END]

@@ -103,17 +103,14 @@ async def test_what_routing_decided_for_an_answer_is_seen_once_whatever_arm_answ
             arm = SimpleNamespace(versions=versions) if versions is not None else None
             return await router.route(request), arm  # without versions the arm is another router
 
-    found: list[Decision] = []
-    answered: list[Decision] = []
     made = pipeline.Pipeline(
         *(Settings(), fakes.engine, fakes.registry, fakes.router),
         experiments=Live(),
-        on_decision=lambda request, decision: found.append(decision),
-        on_answer=lambda request, decision: answered.append(decision),
     )
     await made._routed(Request("r", (Turn("user", "medical"),)), Call("m", "r", GENERATE), counted)
-    assert [one.adapter for one in found] == [OLD] * seen
-    assert [one.adapter for one in answered] == [OLD] * counted
+    answered = fakes.router.answers
+    assert [one.adapter for one, own in answered if own] == [OLD] * seen
+    assert [one.adapter for one, _ in answered] == [OLD] * counted
     made.close()
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from router.errors import ConfigError
+from router.experiments.plugin import STORE_DOWN
 from router.server import listener
 from router.server.app import ServerApp
 from router.server.listen import METADATA_BYTES
@@ -223,11 +224,9 @@ async def test_a_hang_while_it_drains_is_told_beside_the_drain(
     await stopping
 
 
-async def test_a_store_that_is_down_is_told_and_holds_up_nothing(
-    start: Start, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_store_that_is_down_is_told_and_holds_up_nothing(start: Start) -> None:
     server = await start()
-    monkeypatch.setattr(server, "experiments", SimpleNamespace(problem="no answer"))
+    server.health.know((), {"router.v1.ExperimentService": lambda: STORE_DOWN})
     status, body = await probe(server, "/readyz")
     assert (status, body["reasons"]) == (200, [])
-    assert body["degraded"] == ["the store of experiments does not answer"]
+    assert body["degraded"] == [STORE_DOWN]

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import aclosing
 
 import pytest
 
-from router.engine.base import Delta, Finished
+from router.engine.base import Delta, Finished, batches
 from router.errors import EngineFailed, Unavailable
 from router.ports import End
 from router.server.watching import Watched
@@ -49,10 +50,11 @@ async def watch(*events, error=None, stopped="", take=100) -> tuple[Seen, list]:
     seen, got = Seen(), []
     watched = Watched(Given(*events), [seen])
     try:
-        async for event in watched:
-            got.append(event)
-            if len(got) == take:
-                break
+        async with aclosing(batches(watched, 1)) as each:
+            async for batch in each:
+                got.extend(batch)
+                if len(got) == take:
+                    break
     except EngineFailed as raised:
         error = raised
     watched.end(error, stopped)
@@ -115,7 +117,7 @@ async def test_a_watcher_that_raises_costs_nobody_anything(caplog):
 
     seen = Seen()
     watched = Watched(Given(Delta("one"), STOP), [Broken(), seen])
-    assert [event async for event in watched] == [Delta("one"), STOP]
+    assert [event async for batch in batches(watched, 1) for event in batch] == [Delta("one"), STOP]
     watched.end(None)
     assert (seen.began_times, len(seen.ends)) == (1, 1)
     assert caplog.text.count("a watcher failed") == 2

@@ -14,7 +14,7 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from router.cli import compose
+from router.cli import engines, process
 from router.cli.main import main
 from router.config import Settings
 from router.engine.base import Engine, Job
@@ -86,9 +86,9 @@ def replace_engine(options: argparse.Namespace) -> None:
     def make_engine(settings: Settings) -> Engine:
         return Telling(leaks.make(options.leak), options.step, options.joint, options.mixed_up)
 
-    compose.make_engine = make_engine
-    compose.resolve_model = lambda name: None  # type: ignore[assignment,return-value]
-    compose.Composition = leaks.Held  # type: ignore[misc]
+    engines.make_engine = make_engine
+    engines.resolve_model = lambda name: None  # type: ignore[assignment,return-value]
+    process.Composition = leaks.Held  # type: ignore[misc]
 
 
 if __name__ == "__main__":

@@ -15,10 +15,11 @@ from pathlib import Path
 
 import httpx2
 import pytest
-from platformdirs import user_cache_dir
+
+from router.folders import cache_folder
 
 PACKAGES = ("s3fs", "moto[s3,server]")
-SITE = Path(user_cache_dir("lora-router")) / "clients" / "s3"
+SITE = cache_folder() / "clients" / "s3"
 MADE = "made"  # of a folder that is whole
 KEYS = {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret", "AWS_DEFAULT_REGION": "us-east-1"}
 SERVER = "import sys; sys.path.insert(0, sys.argv.pop(1)); from moto.server import main; main(sys.argv[1:])"

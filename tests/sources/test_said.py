@@ -10,7 +10,7 @@ from tests.sources.sources import source_of
 def test_a_hub_is_said_in_several_ways(hub, said):
     source = source_of(said)
     assert isinstance(source, Hub)
-    assert source.said == "hub:org/name@v1"
+    assert source.reference == "hub:org/name@v1"
 
 
 def test_a_folder_is_one_wherever_it_is(tmp_path, monkeypatch):
@@ -20,7 +20,7 @@ def test_a_folder_is_one_wherever_it_is(tmp_path, monkeypatch):
     for said in ("a b", "./a b/", "~/a b", f"file://{tmp_path}/a b"):
         source = source_of(said)
         assert isinstance(source, Local)
-        assert source.said == str(tmp_path / "a b")
+        assert source.reference == str(tmp_path / "a b")
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,10 @@
 from dataclasses import dataclass, field
+from email.message import Message
+from urllib.error import HTTPError
 
 import pytest
 
-from router.errors import DataLoss, Unavailable
+from router.errors import DataLoss, FailedPrecondition, Unavailable
 from router.sources.source import Passing, RemoteFile, StartOver
 from router.sources.transfer import ATTEMPTS, MOST_ATTEMPTS, Transfer, patiently
 
@@ -53,6 +55,38 @@ def test_what_came_counts_and_the_next_failure_is_a_first_one(transfer):
     assert fetched(made, 5) == b"abcde"
     assert source.starts == [0, 2, 2, 3, 3, 3]
     assert [seconds for _, seconds in waited] == [1, 2, 1, 2, 4]
+
+
+def test_an_oserror_of_a_source_is_tried_again(transfer):
+    made, source, waited = transfer([b"ab", ConnectionResetError("reset")], [b"", b"c"])
+    assert fetched(made, 3) == b"abc"
+    assert (source.starts, waited) == ([0, 2], [("reset", 1)])
+
+
+@pytest.mark.parametrize(
+    ("error", "final"),
+    [
+        (FileNotFoundError("no folder"), True),
+        (PermissionError("not yours"), True),
+        (HTTPError("http://host/a", 404, "Not Found", Message(), None), True),
+        (HTTPError("http://host/a", 429, "Too Many Requests", Message(), None), False),
+        (HTTPError("http://host/a", 503, "Unavailable", Message(), None), False),
+    ],
+)
+def test_an_oserror_that_stays_is_final(error, final):
+    waited = []
+
+    def ask():
+        if not waited:
+            raise error
+        return "an answer"
+
+    if final:
+        with pytest.raises(FailedPrecondition, match=str(error)):
+            patiently(ask, lambda why, _: waited.append(why))
+    else:
+        assert patiently(ask, lambda why, _: waited.append(why)) == "an answer"
+        assert waited == [f"http://host/a: {error}"]
 
 
 def test_a_source_that_gives_nothing_is_given_up(transfer):

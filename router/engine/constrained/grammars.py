@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from router.engine.constrained.explain import explained
 from router.engine.constrained.follow import Follower
-from router.engine.constrained.source import grammar_text, refused
+from router.engine.constrained.source import grammar_text, refused, why_not
 from router.engine.constrained.trial import Trials
 from router.engine.constrained.vocabulary import VocabularySpec, limits
 from router.engine.fairness import TenantCache, VirtualCounters
@@ -185,6 +185,8 @@ class Grammars:
         return CompiledGrammar(constraint, base.spec, matcher)
 
     def _base(self) -> _Base:
+        if problem := why_not():
+            raise FailedPrecondition(problem)
         with self._reading:
             if self._read is None:
                 spec = self._find_spec()

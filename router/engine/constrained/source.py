@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
-from router.errors import FieldViolation, Findings, InvalidRequest
+from router.errors import FailedPrecondition, FieldViolation, Findings, InvalidRequest, install_extra
 from router.types import MAX_CHOICE_BYTES, MAX_CHOICES, MAX_CONSTRAINT_BYTES, Constraint
 
 if TYPE_CHECKING:
@@ -23,6 +24,13 @@ _COUNTED = re.compile(r"\{(\d+)(?:,(\d*))?\}")
 _LARK_PART = re.compile(
     r'//[^\n]*|"(?:\\.|[^"\\\n])*"|/(?:\\.|[^/\\\n])+/|(?P<special><[^<>\s]*>?)|(?P<line>\n)|.'
 )
+
+
+def why_not() -> str:
+    """Why nothing can be constrained in this environment; empty if it can."""
+    if find_spec("llguidance") is not None:
+        return ""
+    return f"constraints need the package llguidance: {install_extra('constraints')}"
 
 
 def field_of(constraint: Constraint) -> str:
@@ -62,10 +70,15 @@ def _check_choices(choices: tuple[str, ...], field: str, found: Findings) -> Non
 
 
 def grammar_text(constraint: Constraint) -> str:
-    """The grammar that llguidance compiles. Raises InvalidRequest with what is wrong and where."""
+    """The grammar that llguidance compiles.
+
+    Raises InvalidRequest with what is wrong and where, FailedPrecondition without llguidance.
+    """
     found = Findings()
     check_size(constraint, field_of(constraint), found)
     found.check()
+    if problem := why_not():
+        raise FailedPrecondition(problem)
     if constraint.kind == "json_schema":
         return _from_schema(constraint)
     from llguidance import LLMatcher

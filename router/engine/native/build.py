@@ -25,8 +25,9 @@ from functools import cache
 from pathlib import Path
 from types import ModuleType
 
-import platformdirs
 import torch
+
+from router.folders import cache_folder
 
 log = logging.getLogger(__name__)
 
@@ -64,7 +65,7 @@ def load_module(level: str) -> ModuleType:
     if name in sys.modules:
         return sys.modules[name]
     try:
-        folder = platformdirs.user_cache_path("lora-router") / "native" / key
+        folder = cache_folder() / "native" / key
         folder.mkdir(parents=True, exist_ok=True)
         with _locked(folder / "lock"):
             return _from_cache(folder / f"{name}.so", level) or _build(folder / f"{name}.so", level)

@@ -10,10 +10,10 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from importlib.metadata import version
+from importlib.util import find_spec
 from threading import Lock
 from typing import Any
-
-from jinja2 import TemplateError
 
 from router.engine.base import Prompt, common_length
 from router.engine.text.lengths import (
@@ -24,12 +24,20 @@ from router.engine.text.lengths import (
     least_tokens,
     places_to_cut,
 )
-from router.errors import AdapterRejected, FieldViolation, InvalidRequest, PromptTooLong
+from router.errors import (
+    AdapterRejected,
+    ConfigError,
+    FieldViolation,
+    InvalidRequest,
+    PromptTooLong,
+    install_extra,
+)
 from router.types import PLACEHOLDER, PromptTemplate, Turn
 
 Encode = Callable[[str], list[int]]
 Check = Callable[[], None]  # raises where nothing more is to be encoded
 
+JINJA = (3, 1, 6)  # earlier ones let a template out of its sandbox (CVE-2025-27516)
 TEMPLATES = 256  # whose beginnings are kept
 PROBES = ("x", "7 days", "\n- a", "你好", '"Why?"')
 # Stands for a turn's text while the template renders. The unit separators count as white space, so
@@ -161,9 +169,10 @@ class Piece:
 
 
 class ChatTemplate:
-    """The chat template of a tokenizer."""
+    """The chat template of a tokenizer. Raises ConfigError without a jinja2 that may render it."""
 
     def __init__(self, tokenizer: Any) -> None:
+        _check_renderer()
         self._tokenizer = tokenizer
         self.source: str = tokenizer.get_chat_template()
 
@@ -183,6 +192,8 @@ class ChatTemplate:
 
     def _rendered(self, turns: Sequence[Turn], answer_follows: bool) -> list[Piece] | None:
         """None if the template raises, or leaves out a turn or changes their order."""
+        from jinja2 import TemplateError
+
         messages = [{"role": turn.role, "content": _MARK.format(i)} for i, turn in enumerate(turns)]
         try:
             rendered = self._tokenizer.apply_chat_template(
@@ -192,6 +203,18 @@ class ChatTemplate:
             return None
         order = [int(found[2]) for found in _MARKED.finditer(rendered)]
         return list(_split_at_turns(rendered, turns)) if order == list(range(len(turns))) else None
+
+
+def _check_renderer() -> None:
+    """Raises ConfigError without jinja2, and where it has a known hole in its sandbox."""
+    if find_spec("jinja2") is not None:
+        found = tuple(int(part) for part in re.findall(r"\d+", version("jinja2"))[:3])
+        if found >= JINJA:
+            return
+    raise ConfigError(
+        f"the chat template of this base needs the package jinja2, {'.'.join(map(str, JINJA))} or newer: "
+        + install_extra("standard")
+    )
 
 
 def _split_at_turns(rendered: str, turns: Sequence[Turn]) -> Iterator[Piece]:

@@ -10,19 +10,27 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from router.cli import flags
+from router.cli.command import MISUSED, CliError
 from router.experiments.cli import tables, wording
 from router.experiments.cli.create import Name
 from router.experiments.cli.wording import at, following, heading, since
 
 if TYPE_CHECKING:
     from router.experiments.report.model import Report
+    from router.hookspecs import WriteReport
 
 Phase = Annotated[int, typer.Option("--phase", metavar="N", help="The phase; 0 is the last one.")]
 Html = Annotated[
     Path | None, typer.Option("--html", metavar="FILE", help="Also write one self-contained page.")
 ]
+Write = Annotated[
+    Path | None,
+    typer.Option("--write", metavar="FILE", help="Also write FILE in the format of its suffix, as .html."),
+]
 Every = Annotated[float, typer.Option("--every", metavar="SECONDS", help="Time between two looks.")]
 Looks = Annotated[int, typer.Option("--looks", metavar="N", help="End after so many looks; 0: go on.")]
+PAGE = "html"
+BUILT_IN = {PAGE: "experiments_page"}  # formats, and the extensions that write them
 CLEAR = "\x1b[2J\x1b[H"
 ACTS = 6
 
@@ -31,6 +39,7 @@ def report(
     name: Name,
     phase: Phase = 0,
     html: Html = None,
+    write: Write = None,
     server: flags.Server = "",
     timeout: flags.Timeout = 60.0,
     json: flags.Json = False,
@@ -39,7 +48,7 @@ def report(
 
     The verdict comes first, then effect and interval, guardrails, checks and the numbers of each arm.
     Intervals and p-values are valid however often you look; what is not has a dagger, or "anytime": false.
-    --html writes a page with plots that needs no other file.
+    --html writes a page with plots that needs no other file. --write knows the formats of plugins, too.
 
     \b
     Examples:
@@ -49,18 +58,39 @@ def report(
     from router.cli.connect import connected
     from router.cli.output import print_json
 
+    files = [(html, PAGE)] if html else []
+    files += [(write, write.suffix.removeprefix("."))] if write else []
+    writers = [writer_of(form) for _, form in files]
     with connected(server, timeout) as client:
         found = client.experiments.report(name, phase)
-    if html:
-        from router.experiments.cli.page import page
-
-        html.write_text(page(found), encoding="utf-8")
+    for (file, _), writer in zip(files, writers, strict=True):
+        content = writer(found)
+        file.write_bytes(content.encode() if isinstance(content, str) else content)
     if json:
         print_json(document(found))
-    else:
-        print_report(found)
-        if html:
-            print(f"page: {html}")
+        return
+    print_report(found)
+    for file, form in files:
+        print(f"{'page' if form == PAGE else 'report'}: {file}")
+
+
+def writer_of(form: str) -> WriteReport:
+    """What writes reports in a format. Raises CliError where no plugin does, ConfigError."""
+    from router.cli.plugins import plugins_with
+    from router.cli.settings import load_settings
+
+    host = plugins_with("register_report_formats", load_settings())
+    formats = host.report_formats()
+    if form in formats:
+        return formats[form].write
+    if form in BUILT_IN:
+        broken = [
+            f"which is broken: {p.error}" for p in host.status() if p.error and p.name == BUILT_IN[form]
+        ]
+        why = broken[0] if broken else "which is not there"
+        raise CliError(f"a report as {form} needs the extension {BUILT_IN[form]}, {why}", MISUSED)
+    known = ", ".join(sorted(formats)) or "none"
+    raise CliError(f"no plugin writes reports as {form!r}; the formats are: {known}", MISUSED)
 
 
 def watch(
@@ -79,7 +109,6 @@ def watch(
     Example:
       lora-router experiments watch medical-v2 --every 30
     """
-    from router.cli.command import MISUSED, CliError
     from router.cli.connect import connected
 
     if every <= 0:

@@ -1,12 +1,13 @@
 """Experiments at run time: who is assigned, what is recorded, what acts by itself.
 
-`runtime.Experiments` holds the rest together; `router.experiments.compose` makes one, and the server asks it
+`runtime.Experiments` holds the rest together; `router.experiments.plugin` makes one, and the server asks it
 through `router.ports.Experiments`.
 
 The life of a request in an experiment (`router/server/pipeline.py`):
 
-1. A router experiment chooses the router before routing: `Experiments.routers`, if set, is awaited as
-   `routers(request, router, counted)` and gives the decision together with its Assignment (None: no part).
+1. A router experiment chooses the router before routing: `Experiments.routers`, which a plugin's mode
+   `routers` sets (`router/experiments/modes.py`), is awaited as `routers(request, router, counted)` and gives
+   the decision together with its Assignment (None: no part).
    `Assigner.router(request, now)` says which arm of which router experiment a request has. A request in a
    router experiment takes part in no other.
 2. After routing, `Assigner.assign(request, decision, now)` gives an `Assignment` (experiment, phase, arm,
@@ -22,9 +23,10 @@ The life of a request in an experiment (`router/server/pipeline.py`):
    served answer has `ended`.
 5. `Recorder` puts everything on one ordered queue that a thread writes to the store in batches.
 
-A bandit's weights come in by `Assigner.reweight(name, phase, start, weights)`: from `start` (unix seconds)
-on, enrolled units are divided by them, and exposures carry them as propensities. Before the next `start`
-they stay as they are, so units are sticky within an epoch; enrolment and salts never change.
+A bandit's weights come from a plugin's mode `bandit`, by `Assigner.reweight(name, phase, start, weights)`:
+from `start` (unix seconds) on, enrolled units are divided by them, and exposures carry them as propensities.
+Before the next `start` they stay as they are, so units are sticky within an epoch; enrolment and salts never
+change.
 
 Rule for a store that is down: from the first call that fails (or takes longer than `PATIENCE`) until one
 works again, nobody is assigned; requests are served as routing says and are counted as skipped. What was

@@ -1,4 +1,4 @@
-"""Looks at the running experiments again and again: stops what does harm by rule, and tells what matters.
+"""Looks at the running experiments again and again, and stops what does harm by rule.
 
 Rules rest on verdicts alone, never on an interval that the report shows beside them: which numbers may stop
 an arm depends on the mode, and the report knows it.
@@ -15,7 +15,6 @@ from dataclasses import dataclass, replace
 from router.errors import ExperimentNotFound, StaleEtag, StoreDown
 from router.experiments.assignment import never_repeats
 from router.experiments.live.assigner import Assigner, Counts
-from router.experiments.live.notices import Notice, Notifier, claimed_notices
 from router.experiments.management.manager import opened, stopped
 from router.experiments.model import RULE, ArmSpec, AuditEntry, Experiment, Lifecycle, Mode, Spec
 from router.experiments.report.model import ArmReport, Report, Ruling
@@ -38,11 +37,10 @@ class Act:
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """What a look at an experiment found, what was done about it, and what this server is to tell."""
+    """What a look at an experiment found, and what was done about it."""
 
     report: Report
     act: Act | None
-    told: tuple[Notice, ...]
 
 
 class Guardian:
@@ -54,15 +52,15 @@ class Guardian:
         assigner: Assigner,
         counts: Counts,
         refresh: Callable[[], Awaitable[None]],
-        judge: Judge | None = None,
+        judge: Judge,
         look_seconds: float = LOOK_SECONDS,
-        notifier: Notifier | None = None,
     ) -> None:
         self._store, self._assigner, self._counts, self._refresh = store, assigner, counts, refresh
-        self._judge = judge or self._report
+        self._judge = judge
         self._look_seconds = look_seconds
-        self._notifier = notifier or Notifier()
+        self.observers: list[Callable[[Report], None]] = []  # called with each report, in the look's thread
         self._looks: set[asyncio.Future[Look]] = set()
+        self._resting = False
 
     async def run(self) -> None:
         """Look for ever."""
@@ -70,14 +68,17 @@ class Guardian:
             await asyncio.sleep(self._look_seconds)
             await self.look()
 
-    async def close(self) -> None:
-        """Once `run` was cancelled: wait for the look that its thread is at, for seconds at most."""
-        if self._looks:
+    async def rest(self) -> None:
+        """No further look; wait for the one that its thread is at, for seconds at most."""
+        if self._looks and not self._resting:
             await asyncio.wait(self._looks, timeout=CLOSE_SECONDS)
+        self._resting = True
 
     async def look(self) -> None:
         """Look at every running experiment once. What fails for one is logged, and tried at the next look."""
         for one in self._assigner.snapshot.all():
+            if self._resting:
+                return
             try:
                 await self._look_at(one.name)
             except (StaleEtag, ExperimentNotFound):
@@ -91,7 +92,7 @@ class Guardian:
     async def _look_at(self, name: str) -> None:
         look = asyncio.ensure_future(asyncio.to_thread(self._judge_and_act, name))
         self._looks.add(look)
-        look.add_done_callback(self._looked)
+        look.add_done_callback(self._looks.discard)
         found = await asyncio.shield(look)
         numbers, act = found.report.numbers, found.act
         if never_repeats(sum(n.responses for n in numbers), sum(n.units for n in numbers)):
@@ -104,13 +105,6 @@ class Guardian:
         if act.experiment is not None:
             await self._refresh()
 
-    def _looked(self, look: asyncio.Future[Look]) -> None:
-        """Tell also where nobody waits for the look any more: what is claimed no other server tells."""
-        self._looks.discard(look)
-        if not look.cancelled() and look.exception() is None:
-            for notice in look.result().told:
-                self._notifier.tell(notice)
-
     def _judge_and_act(self, name: str) -> Look:
         report = self._judge(name)
         act = act_on(report, time.time())
@@ -119,12 +113,9 @@ class Guardian:
         elif act is not None:
             self._store.audit(act.entry)
         seen = replace(report, audit=(*report.audit, act.entry)) if act else report
-        return Look(report, act, claimed_notices(self._store, seen))
-
-    def _report(self, name: str) -> Report:
-        from router.experiments.report.build import report  # numpy, only where something is judged
-
-        return report(self._store, name, now=time.time(), points=0)
+        for observer in self.observers:
+            observer(seen)
+        return Look(report, act)
 
 
 def act_on(report: Report, now: float) -> Act | None:

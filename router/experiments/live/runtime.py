@@ -29,9 +29,10 @@ from router.experiments.live.assigner import (
     running_of,
 )
 from router.experiments.live.guardian import LOOK_SECONDS, Guardian, Judge
-from router.experiments.live.notices import Notifier
 from router.experiments.live.recorder import FLUSH_SECONDS, Availability, Recorder
 from router.experiments.model import BASE, SERVER_KEYS, Experiment, Exposure, Lifecycle, Outcome, SegmentSpec
+from router.experiments.modes import MISSING, ExperimentMode, needed
+from router.experiments.report.model import Report
 from router.experiments.sight import Sight
 from router.experiments.store.port import Store
 from router.ports import AdapterRegistry, End, Exposed, Place, RequestRouter, Served, Watcher
@@ -62,16 +63,16 @@ class Experiments:
         judge: Judge | None = None,
         base_digest: Callable[[], str] = str,
         router_digest: Callable[[RouterVariant | None], str] = lambda _: "",
-        notifier: Notifier | None = None,
         flush_seconds: float = FLUSH_SECONDS,
     ) -> None:
-        self.store, self.counts, self.notifier = store, Counts(), notifier or Notifier()
+        self.store, self.counts = store, Counts()
         self.availability, self.assigner = Availability(), Assigner()
         self.recorder = Recorder(store, self.availability, self.counts)
         self.guardian = Guardian(
-            store, self.assigner, self.counts, self.refresh, judge, look_seconds, self.notifier
+            store, self.assigner, self.counts, self.refresh, judge or self.judged, look_seconds
         )
         self.known: tuple[Experiment, ...] = ()  # all, as they were read last
+        self.modes: Mapping[str, ExperimentMode] | None = None  # of plugins; None: whatever a plan needs
         self.routers: ChooseRouter | None = None
         self.beside: list[Callable[[Served], Watcher | None]] = []
         self.judges: Callable[[], Collection[str]] | None = None  # names that plans may use; None: any
@@ -84,11 +85,7 @@ class Experiments:
         self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
-        """Read what runs and follow it. A store that is down stops nobody: it is tried again.
-
-        Raises ConfigError where notices cannot be sent.
-        """
-        self.notifier.start()
+        """Read what runs and follow it. A store that is down stops nobody: it is tried again."""
         self.recorder.start()
         first = asyncio.create_task(self._attempt(), name="experiments")
         await asyncio.wait({first}, timeout=START_SECONDS)
@@ -99,11 +96,10 @@ class Experiments:
         ]
 
     async def close(self) -> None:
-        """Stop following, send what is to be told, write what is queued: in `flush_seconds` altogether."""
+        """Stop following, and write what is queued: in `flush_seconds` altogether."""
         end = time.monotonic() + self._flush_seconds
         await leave_tasks(self._tasks)
-        await self.guardian.close()
-        await self.notifier.close()
+        await self.guardian.rest()
         await self.recorder.close(max(1.0, end - time.monotonic()))
         await asyncio.to_thread(self.store.close)
 
@@ -122,21 +118,43 @@ class Experiments:
                 return
             self.known = known
             self.assigner.use(running)
-            self._warn_of_holdouts()
+            self._warn_of_unserved()
         for changed in self._changed:
             changed(self.assigner.snapshot)
 
     def _read(self) -> tuple[tuple[Experiment, ...], list[Running]]:
         with self.availability.calling("read"):
             known = self.store.list()
-            found = [running_of(one, self._salt, self._holdout) for one in known]
+            served = [one for one in known if not self._missing(one)]
+            found = [running_of(one, self._salt, self._holdout) for one in served]
         return known, [one for one in found if one is not None]
 
-    def _warn_of_holdouts(self) -> None:
+    def has_mode(self, mode: str) -> bool:
+        """Whether there is a plugin for a mode."""
+        return self.modes is None or mode in self.modes
+
+    def _missing(self, one: Experiment) -> str:
+        """Why an experiment is not served: its plugin is not there. Empty if it is served."""
+        mode = needed(one.spec)
+        return "" if not mode or self.has_mode(mode) else f"not served: {MISSING[mode]}"
+
+    def _warn_of_unserved(self) -> None:
         for one in self.known:
-            problem = holdout_problem(one.spec, self._holdout)
+            problem = self._missing(one) or holdout_problem(one.spec, self._holdout)
             if problem and one.state is Lifecycle.RUNNING:
                 self.assigner.suspect(one.name, problem)
+
+    def judged(self, name: str) -> Report:
+        """The report of the last phase, without points. Blocks. Raises as `report.build.report`."""
+        return self.reported(name, points=False)
+
+    def reported(self, name: str, phase: int = 0, points: bool = True) -> Report:
+        """The report of a phase, 0 the last one. Blocks. Raises as `report.build.report`."""
+        from router.experiments.report.build import POINTS, report  # numpy, only where something is judged
+
+        judges = {mode: one.judge for mode, one in (self.modes or {}).items()}
+        most = POINTS if points else 0
+        return report(self.store, name, phase, now=time.time(), points=most, judges=judges)
 
     def _salt(self, purpose: str) -> str:
         """Kept for ever by the store, so asked for once."""

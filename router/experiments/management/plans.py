@@ -31,6 +31,7 @@ from router.experiments.model import (
     id_problem,
     is_word,
 )
+from router.experiments.modes import MISSING, needed
 from router.experiments.stats import Plan
 from router.experiments.verdict import Design
 from router.types import AdapterInfo, RouterVariant
@@ -65,6 +66,7 @@ class Known:
     judges: Callable[[], Collection[str]] | None = None
     classifiers: Callable[[], Collection[str]] | None = None
     sees: Callable[[Experiment], bool] = all_seen
+    has_mode: Callable[[str], bool] = bool  # those of `modes.needed`
 
     def adapter_problem(self, name: str, version: str = "") -> str:
         """Why no arm or route can be this adapter; empty if it can."""
@@ -159,6 +161,8 @@ def _mode(spec: Spec, known: Known) -> Iterator[FieldViolation]:
         yield FieldViolation("shadow_share", text)
     if spec.mode is Mode.SHADOW and known.judges is not None and spec.judge not in known.judges():
         yield FieldViolation("judge", _not_known(spec.judge, known.judges()))
+    if (mode := needed(spec)) and not known.has_mode(mode):
+        yield FieldViolation("mode" if spec.mode is not Mode.SPLIT else "route", MISSING[mode])
     if spec.mode is Mode.BANDIT:
         most = 1 / max(len(spec.arms), 1)
         if not 0 < spec.floor <= most:

@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from router.experiments.model import Mode
-from router.experiments.report import bandit, beside
+from router.experiments.modes import BANDIT, MISSING, Judges, needed
+from router.experiments.report import beside
 from router.experiments.report.checks import checks_of, health_of, notes_of, share_band
 from router.experiments.report.model import ArmNumbers, ArmReport, Measured, Pairs, Point, Report, Ruling
 from router.experiments.report.source import (
@@ -37,13 +38,23 @@ from router.experiments.verdict import ArmVerdict, Decision, Health, Judgement, 
 
 POINTS = 200
 NOT_STARTED = Ruling(Decision.UNDECIDED.value, "not-started", "nobody is assigned before the start")
+NOT_JUDGED = Ruling(Decision.UNDECIDED.value, "not-judged", MISSING[BANDIT])
 HOLDOUT = "a read-out of all experiments together: nothing is promoted or stopped by it. So far: {}"
 
 
-def report(store: Store, name: str, phase: int = 0, *, now: float, points: int = POINTS) -> Report:
+def report(
+    store: Store,
+    name: str,
+    phase: int = 0,
+    *,
+    now: float,
+    points: int = POINTS,
+    judges: Judges | None = None,
+) -> Report:
     """Judge `experiments/name` in a phase (0: the last) at `now`, unix seconds; valid however often asked.
 
-    `points`: most points of each arm's plot; 0 leaves them out, which is faster. The largest evidence of
+    `points`: most points of each arm's plot; 0 leaves them out, which is faster. `judges` are of modes that
+    plugins add. The largest evidence of
     the sample-ratio test is kept in the store. Raises ExperimentNotFound, InvalidRequest for a phase that
     is not there, StoreDown.
     """
@@ -56,12 +67,7 @@ def report(store: Store, name: str, phase: int = 0, *, now: float, points: int =
     health = health_of(source)
     if health.sample_ratio.peak > source.data.peak:
         store.set_peak(name, asked.number, health.sample_ratio.peak)
-    if source.spec.mode is Mode.BANDIT:
-        arms, said, arm = _bandit_verdicts(bandit.judged(source), health)
-    else:
-        judgement = judge(source.design, source.outcomes(), health)
-        arms = _arms(store, source, judgement)
-        said, arm = _overall(source, _ruling_of(judgement.verdict), arms), judgement.arm
+    arms, said, arm = _verdicts(store, source, health, judges or {})
     if points:
         arms = tuple(_with_details(source, one) for one in arms)
     return Report(
@@ -78,6 +84,19 @@ def report(store: Store, name: str, phase: int = 0, *, now: float, points: int =
         time=now,
         forecast=beside.forecast(source, arms, said.decision) if points else None,
     )
+
+
+def _verdicts(
+    store: Store, source: Source, health: Health, judges: Judges
+) -> tuple[tuple[ArmReport, ...], Ruling, str | None]:
+    """Arms, the experiment's ruling and the arm that it is about."""
+    mode = needed(source.spec)
+    found = judges[mode](source) if mode in judges else None
+    if found is not None or mode == BANDIT:
+        return _verdicts_of_mode(found or (), health)
+    judgement = judge(source.design, source.outcomes(), health)
+    arms = _arms(store, source, judgement)
+    return arms, _overall(source, _ruling_of(judgement.verdict), arms), judgement.arm
 
 
 def _arms(store: Store, source: Source, judgement: Judgement) -> tuple[ArmReport, ...]:
@@ -163,13 +182,15 @@ def _allowed(source: Source, said: Ruling) -> Ruling:
     return said
 
 
-def _bandit_verdicts(
+def _verdicts_of_mode(
     arms: tuple[ArmReport, ...], health: Health
 ) -> tuple[tuple[ArmReport, ...], Ruling, str | None]:
-    """Arms, the experiment's ruling and the arm that it is about: harm where all do harm."""
+    """As `_verdicts`, of arms that a mode has judged: harm where all do harm."""
     if faults := health.faults():
         invalid = Ruling(Decision.INVALID.value, faults[0].rule, "; ".join(f.text for f in faults))
         return tuple(replace(arm, verdict=invalid, blocked=arm.verdict) for arm in arms), invalid, None
+    if not arms:
+        return arms, NOT_JUDGED, None
     still = [arm for arm in arms if arm.verdict.decision != Decision.HARM]
     leading = still[0] if still else arms[0]
     return arms, leading.verdict, leading.arm if len(arms) == 1 else None

@@ -185,24 +185,12 @@ def answered_units(buckets: Iterable[Bucket], arm: str, metric: str) -> int:
     return sum(b.answered.get(metric, 0) for b in buckets if b.arm == arm)
 
 
-def reweighting_detail(
-    phase: Phase, epoch: int, weights: Mapping[str, float], units: Mapping[str, int]
-) -> dict[str, object]:
-    """The detail of an entry; `units` are those that the weights rest on."""
-    return {"phase": phase.number, "epoch": epoch, "weights": dict(weights), "units": dict(units)}
-
-
-def kept_weights(trail: Iterable[AuditEntry], phase: Phase, epoch: int) -> dict[str, float] | None:
-    """Weights that were made for an epoch; the first to write them won."""
-    return next((found for number, found in _reweightings(trail, phase) if number == epoch), None)
-
-
 def latest_weights(trail: Iterable[AuditEntry], phase: Phase) -> dict[str, float]:
     """Weights of the last epoch that has some; empty before the second."""
-    return max(_reweightings(trail, phase), key=lambda entry: entry[0], default=(0, {}))[1]
+    return max(reweightings(trail, phase), key=lambda entry: entry[0], default=(0, {}))[1]
 
 
-def _reweightings(trail: Iterable[AuditEntry], phase: Phase) -> Iterator[tuple[int, dict[str, float]]]:
+def reweightings(trail: Iterable[AuditEntry], phase: Phase) -> Iterator[tuple[int, dict[str, float]]]:
     """Epochs of a phase with weights for just its arms, as they were written."""
     arms = {arm.name for arm in phase.spec.arms}
     for entry in trail:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from concurrent.futures import TimeoutError as NotInTime
 from typing import Any, ParamSpec, TypeVar
@@ -13,24 +12,19 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from router.errors import StoreDown, Unavailable
-from router.experiments.live.bandit import Epochs
-from router.experiments.live.routers import Routers, VariantRouter
 from router.experiments.live.runtime import Experiments, WarmArms
 from router.experiments.live.shadow import AskJudge, ShadowAnswers, Shadows
 from router.experiments.management.manager import Manager
 from router.experiments.management.plans import Known, arm_warnings, plan_warnings
 from router.experiments.management.promotion import Promoter
 from router.experiments.model import Experiment
-from router.experiments.report.build import report
+from router.experiments.modes import ROUTERS, ExperimentMode, MakeMode
 from router.experiments.report.model import Report
 from router.experiments.service.outcomes import Intake, StoreThreads
 from router.experiments.service.service import ExperimentService, present_sight
 from router.ports import AdapterRegistry, Assignment, Force, Place, RequestRouter, Served, Watcher
 from router.server.call import present_client
-from router.server.grpc_adapter import GrpcServer
-from router.server.policy import ROWS
 from router.types import AdapterInfo, AdapterRef, Decision, Request
-from router.v1.experiments_pb2_grpc import add_ExperimentServiceServicer_to_server
 
 log = logging.getLogger(__name__)
 LOOP_SECONDS = 10.0  # for the event loop to come to a call
@@ -82,9 +76,17 @@ class ServedExperiments:
         """As the port says."""
         return self.live.places(request)
 
+    def observe(self, observer: Callable[[Report], None]) -> None:
+        """Have `observer` called with the report of each look at a running experiment, in a thread."""
+        self.live.guardian.observers.append(observer)
+
+    async def rest(self) -> None:
+        """Judge no running experiment any more, and wait for what is being judged, for seconds at most."""
+        await self.live.guardian.rest()
+
     @property
     def problem(self) -> str:
-        """As the port says."""
+        """Why they are off for now, as while their store is down; empty if all is well."""
         return self.live.availability.problem
 
     @property
@@ -96,27 +98,22 @@ class ServedExperiments:
 
     @property
     def metrics(self) -> Collector:
-        """As the port says."""
+        """Their numbers, read at every scrape."""
         return ExperimentMetrics(self.live)
 
-    def register(self, server: GrpcServer, registry: AdapterRegistry) -> None:
-        """As the port says."""
-        self.live.subscribe(WarmArms(registry))
-        service = self._service(self.live, registry)
-        server.add_service(add_ExperimentServiceServicer_to_server, service, ROWS)
-
-    def _service(self, live: Experiments, registry: AdapterRegistry) -> ExperimentService:
+    def service(self, registry: AdapterRegistry) -> ExperimentService:
+        """ExperimentService; versions of arms are kept in memory from now on. On the event loop."""
+        live = self.live
+        live.subscribe(WarmArms(registry))
         from_thread = RegistryOnLoop(registry, asyncio.get_running_loop())
         known = Known(
-            from_thread.resolve, live.judges, live.classifiers, lambda one: present_sight().sees(one)
+            from_thread.resolve,
+            live.judges,
+            live.classifiers,
+            lambda one: present_sight().sees(one),
+            live.has_mode,
         )
         manager = Manager(live.store, known)
-
-        def judged(experiment: Experiment) -> Report:
-            return report(live.store, experiment.name, now=time.time(), points=0)
-
-        def reported(name: str, phase: int) -> Report:
-            return report(live.store, name, phase, now=time.time())
 
         async def changed() -> None:
             try:
@@ -137,8 +134,8 @@ class ServedExperiments:
 
         return ExperimentService(
             manager,
-            Promoter(manager, from_thread, judged),
-            reported,
+            Promoter(manager, from_thread, lambda experiment: live.judged(experiment.name)),
+            live.reported,
             Intake(live.recorder, lambda: live.known, self._threads, refused),
             self._threads,
             changed,
@@ -147,29 +144,46 @@ class ServedExperiments:
 
 
 class Modes:
-    """What experiments do beside a plain split: shadow arms, other routers and bandits, hooked into `live`.
+    """What experiments do beside a plain split: shadow arms, and the modes of plugins, hooked into `live`.
 
     `start` and `close` on the event loop, `close` before that of `live`.
     """
 
     def __init__(
-        self, live: Experiments, router: VariantRouter, answers: ShadowAnswers, judge: AskJudge
+        self,
+        live: Experiments,
+        router: RequestRouter,
+        answers: ShadowAnswers,
+        judge: AskJudge,
+        modes: Mapping[str, MakeMode],
     ) -> None:
         self._shadows = Shadows(live, answers, judge)
-        self._routers = Routers(live, router)
-        self._epochs = Epochs(live)
-        live.routers = self._routers.choose
-        live.beside += [self._routers.beside, self._shadows]
+        live.modes = self._modes = dict(_made(live, router, modes))
+        if ROUTERS in self._modes:
+            live.routers = self._modes[ROUTERS].choose
+        live.beside += [*(mode.beside for mode in self._modes.values()), self._shadows]
 
     def start(self) -> None:
-        """Follow the clock of bandits."""
-        self._epochs.start()
+        """Begin what runs beside requests."""
+        for mode in self._modes.values():
+            mode.start()
 
     async def close(self) -> None:
         """Drop what is under way."""
-        await self._epochs.close()
-        await self._routers.close()
+        for mode in self._modes.values():
+            await mode.close()
         await self._shadows.close()
+
+
+def _made(
+    live: Experiments, router: RequestRouter, modes: Mapping[str, MakeMode]
+) -> Iterator[tuple[str, ExperimentMode]]:
+    """One that cannot be made is left out, and logged."""
+    for name, make in modes.items():
+        try:
+            yield name, make(live, router)
+        except Exception:
+            log.exception("the mode %s of experiments cannot be made", name)
 
 
 class ExperimentMetrics(Collector):
@@ -189,11 +203,6 @@ class ExperimentMetrics(Collector):
         shadows = "Shadow answers and what came of them."
         yield _counter("shadows", shadows, (*ARM, "result"), counts.shadows)
         yield _counter("acts", "What rules did by themselves.", ("experiment", "act"), counts.acts)
-        yield _counter(
-            "notices", "What was told of experiments.", ("experiment", "event"), live.notifier.told
-        )
-        deliveries = "What became of notices on their way to the webhook."
-        yield _counter("notice_deliveries", deliveries, ("result",), live.notifier.deliveries)
         yield _counter("outcomes", "Outcomes of clients.", ("status",), counts.outcomes)
         yield _counter("lost", "Records that were not kept.", ("kind",), counts.lost)
         running = len(live.assigner.snapshot.all())

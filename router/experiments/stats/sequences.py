@@ -1,4 +1,4 @@
-"""Evidence that may be looked at after every unit: mixtures, exact ones, and which arm events fell to.
+"""Evidence that may be looked at after every unit: mixtures, and exact ones.
 
 Normal mixtures: Robbins 1970 (doi:10.1214/aoms/1177696786) for the two-sided boundary; Howard, Ramdas,
 McAuliffe and Sekhon 2021 (arXiv:1810.08240) for the one-sided; Waudby-Smith, Arbour, Sinha, Kennedy and
@@ -10,24 +10,19 @@ e(p) = B(a+s, b+f) / (B(a,b) p^s (1-p)^f), a martingale if p is the arm's true r
 any values within 0 and 1 whose mean is p, with s their sum and f what is left to 1 (since x -> u^x v^(1-x) is
 convex). Two arms: the product of theirs, least over all pairs of rates on a line, which is tighter than the
 difference of two intervals at half the error each.
-
-Labels, for a bandit, whose shares of units follow outcomes while rates go up and down: given that a unit had
-an event, which arm was it of? It is one of the treatment's with the odds of the shares times the ratio of the
-rates, whatever the rates are just then. Every factor has a mean of 1 or less under the null (a test
-martingale; for multinomial counts of known shares Lindon and Malek 2022, arXiv:2011.03567).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from router.experiments.stats.moments import Array, invalid
+from router.experiments.stats.moments import Array
 
 PRIOR = 0.5  # Jeffreys': loses least where rates are near 0 or 1
 _LOG_ERFC = np.frompyfunc(lambda x: math.log(math.erfc(x)) if x < 26 else -x * x - math.log(x * 1.7725), 1, 1)
@@ -302,40 +297,3 @@ def difference_interval(
     """The same as two numbers."""
     low, high = difference_bounds(control, treatment, alpha)
     return float(low), float(high)
-
-
-EVENT_RATIOS = (1.1, 1.25, 1.5, 2.0, 3.0, 5.0, 10.0, 30.0)
-"""By how many times a rate may be larger: the mixture's grid."""
-EventsByArm = tuple[float, float, float]
-"""Events of control and of the treatment, and the treatment's share of both under equal rates: the share by
-which units were divided, or, of an epoch that is over, the treatment's part of its units; then events are
-drawn without replacement, which spreads less (Hoeffding 1963, theorem 4)."""
-
-
-def more_events(epochs: Iterable[EventsByArm], margin: float = 1.0) -> float:
-    """Log evidence that the treatment's rate is above `margin` times control's in some epoch.
-
-    Under the null it is at most that in every epoch.
-    """
-    found = np.array(list(epochs), np.float64).reshape(-1, 3)
-    control, treatment, share = found.T
-    if ((share <= 0) | (share >= 1)).any():
-        raise invalid("share", "must be above 0 and below 1 in every epoch")
-    odds = margin * share / (1 - share)
-    return _log_mean_exp([_log_label_factor(control, treatment, odds, ratio) for ratio in EVENT_RATIOS])
-
-
-def fewer_events(epochs: Iterable[EventsByArm], margin: float = 1.0) -> float:
-    """Log evidence that the treatment's rate is below `margin` times control's in some epoch."""
-    return more_events(((t, c, 1 - share) for c, t, share in epochs), 1 / margin)
-
-
-def _log_label_factor(control: Array, treatment: Array, odds: Array, ratio: float) -> float:
-    """Likelihood of the labels with odds `ratio` times as large, against those of the null."""
-    gain = treatment * math.log(ratio) - (treatment + control) * np.log((1 + ratio * odds) / (1 + odds))
-    return float(gain.sum())
-
-
-def _log_mean_exp(logs: Sequence[float]) -> float:
-    most = max(logs)
-    return most + math.log(math.fsum(math.exp(x - most) for x in logs) / len(logs))

@@ -2,19 +2,42 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import logging
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
 
 from router.access.recent import Recent
-from router.hookspecs import RegisterHttp, hookimpl
+from router.errors import install_extra
+from router.hookspecs import Formerly, RegisterHttp, RegisterSettings, hookimpl
 
 if TYPE_CHECKING:
     from router.server.app import ServerApp
 
+log = logging.getLogger(__name__)
+
+
+class Settings(BaseModel):
+    """The table [console]."""
+
+    model_config = ConfigDict(frozen=True)
+
+    enabled: Annotated[bool, Formerly("console")] = Field(
+        True, description="serve the console for operators at /console of the HTTP address, too"
+    )
+
 
 @hookimpl
-async def on_startup(server: ServerApp) -> None:
+def register_settings(register: RegisterSettings) -> None:
+    """`[console]`."""
+    register(Settings)
+
+
+@hookimpl
+async def on_startup(server: ServerApp, settings: Settings) -> None:
     """Remember what administrators do, beside the file that the setting `audit` names."""
-    if server.settings.http_listen and server.settings.console:
+    if server.settings.http_listen and settings.enabled:
         server.recent = Recent(server.audit)
         if server.settings.audit is not None:
             server.recent.remember(server.settings.audit)
@@ -24,6 +47,9 @@ async def on_startup(server: ServerApp) -> None:
 async def register_http(register: RegisterHttp, server: ServerApp) -> None:
     """Its pages, actions and files."""
     if server.recent is None:
+        return
+    if find_spec("jinja2") is None:
+        log.warning("no console: its pages need the package jinja2: %s", install_extra("console"))
         return
     from router.extensions.console.insight import Insight
     from router.extensions.console.pages import ENTRIES, ROWS, Console, routes

@@ -8,7 +8,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from router import optional
 from router.access.recent import Recent
 from router.corrections.keeper import Corrections
 from router.engine.base import Engine
@@ -38,6 +37,6 @@ class Insight:
     @classmethod
     def of(cls, server: ServerApp, recent: Recent) -> Insight:
         """Of that server; `recent` has what administrators did."""
-        absent = optional.why_absent() if server.experiments is None else ""
-        found = (server.engine, server.registry, server.metrics, server.health, recent, server.routing)
+        absent = server.no_experiments if server.experiments is None else ""
+        found = (server.engine, server.registry, server.metrics, server.health, recent, server.router.state)
         return cls(*found, server.ready, corrections=server.corrections, no_experiments=absent)

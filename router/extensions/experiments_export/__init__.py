@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from router import optional
+from router.built_in import has_experiments
 from router.hookspecs import hookimpl
 
 if TYPE_CHECKING:
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 @hookimpl
 def register_commands(app: typer.Typer) -> None:
     """Both; none where experiments are not installed."""
-    if not optional.has_experiments():
+    if not has_experiments():
         return
     from router.cli.command import group
     from router.extensions.experiments_export.commands import export, hash_units

@@ -106,7 +106,7 @@ def hash_units(
 def _store_here() -> str:
     """The URL of the store that a server with the settings found here has."""
     from router.cli.settings import load_settings, places
-    from router.experiments.compose import AUTO, FILE
+    from router.experiments.plugin import AUTO, FILE
     from router.registry.state import state_dir
 
     settings = load_settings()

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
 from urllib.parse import unquote
 
+from router.errors import ConfigError, install_extra
 from router.hookspecs import RegisterSource, hookimpl
 
 if TYPE_CHECKING:
@@ -20,6 +22,9 @@ def register_adapter_sources(register: RegisterSource) -> None:
 
 def make_source(text: str, subfolder: str) -> Source:
     """The source of such a text. Raises ConfigError."""
+    for package in ("huggingface_hub", "httpx2"):
+        if find_spec(package) is None:
+            raise ConfigError(f"{text} needs the package {package}: {install_extra('hub')}")
     from router.extensions.hub.source import Hub
 
     place = text.partition(":")[2].removeprefix("//")

@@ -60,7 +60,7 @@ class Hub:
         self._client = _client(self._endpoint)
 
     @property
-    def said(self) -> str:
+    def reference(self) -> str:
         """See Source."""
         return f"hub:{self._repo}@{self._revision}"
 

@@ -1,19 +1,37 @@
-"""The Open Inference Protocol of KServe and Triton, over gRPC, where the setting `kserve` asks for it."""
+"""The Open Inference Protocol of KServe and Triton, over gRPC."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
-from router.hookspecs import RegisterServices, hookimpl
+from pydantic import BaseModel, ConfigDict, Field
+
+from router.hookspecs import Formerly, RegisterServices, RegisterSettings, hookimpl
 
 if TYPE_CHECKING:
     from router.server.app import ServerApp
 
 
+class Settings(BaseModel):
+    """The table [kserve]."""
+
+    model_config = ConfigDict(frozen=True)
+
+    enabled: Annotated[bool, Formerly("kserve")] = Field(
+        False, description="serve the Open Inference Protocol (KServe, Triton) at the gRPC address, too"
+    )
+
+
 @hookimpl
-def register_services(register: RegisterServices, server: ServerApp) -> None:
+def register_settings(register: RegisterSettings) -> None:
+    """`[kserve]`."""
+    register(Settings)
+
+
+@hookimpl
+def register_services(register: RegisterServices, server: ServerApp, settings: Settings) -> None:
     """GRPCInferenceService. Its messages have names that other packages' have, so they are imported here."""
-    if not server.settings.kserve:
+    if not settings.enabled:
         return
     from router.extensions.kserve.service import ROWS, OpenInference
     from router.kserve.open_inference_pb2_grpc import add_GRPCInferenceServiceServicer_to_server

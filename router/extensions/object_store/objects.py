@@ -19,9 +19,8 @@ from router.errors import (
     RouterError,
     install_extra,
 )
-from router.registry.format.names import looks_like_version
 from router.registry.format.text import show
-from router.sources.source import Listing, Passing, RemoteFile, state_of
+from router.sources.source import FolderSource, Listing, Passing, RemoteFile, state_of
 
 BLOCK = 4 << 20
 MOST_SIZE = 1 << 50
@@ -48,33 +47,18 @@ NO_CREDENTIALS = ("NoCredentialsError", "PartialCredentialsError", "TokenRetriev
 R = TypeVar("R")
 
 
-class Objects:
+class Objects(FolderSource):
     """The files under one prefix. See Source."""
-
-    subfolder = ""
 
     def __init__(self, url: str, subfolder: str = "") -> None:
         check_url(url)
-        whole = url.rstrip("/") + (f"/{subfolder}" if subfolder else "")
-        self.said = f"{whole}/"
-        self._files, self._path = open_store(whole)
-
-    @property
-    def name(self) -> str:
-        """See Source: the last part, or the one before it where that is a version."""
-        *before, last = self._path.split("/")
-        return before[-1] if before and looks_like_version(last) else last
-
-    @property
-    def version(self) -> str:
-        """See Source."""
-        last = self._path.rpartition("/")[2]
-        return last if looks_like_version(last) else ""
+        super().__init__(url, subfolder)
+        self._files, self._path = open_store(self.reference.rstrip("/"))
 
     def listing(self) -> Listing:
         """See Source."""
         files, folders, marks = [], [], {}
-        for entry in asked(self.said, self._entries):
+        for entry in asked(self.reference, self._entries):
             full = str(entry.get("name", ""))
             name = full.removeprefix(self._path).lstrip("/") if full.startswith(self._path) else full
             if not name.rstrip("/"):
@@ -93,16 +77,12 @@ class Objects:
         self._files.invalidate_cache()
         entries = self._files.ls(self._path, detail=True)
         if len(entries) > MOST_FILES:
-            raise DataLoss(f"{self.said} holds {len(entries)} files: name the folder of the adapter")
+            raise DataLoss(f"{self.reference} holds {len(entries)} files: name the folder of the adapter")
         return list(entries)
 
     def read(self, file: RemoteFile, start: int) -> Generator[bytes, None, None]:
         """See Source."""
-        return read_blocks(self._files, self.said, f"{self._path}/{file.name}", file, start)
-
-    def unchanged(self, listing: Listing) -> bool:
-        """See Source."""
-        return self.listing().state == listing.state
+        return read_blocks(self._files, self.reference, f"{self._path}/{file.name}", file, start)
 
 
 # -- what one adapter and a whole store of them have in common

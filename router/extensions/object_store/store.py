@@ -36,7 +36,7 @@ class Store:
 
     def __init__(self, url: str) -> None:
         check_url(url)
-        self.said = f"{url.rstrip('/')}/"
+        self.reference = f"{url.rstrip('/')}/"
         self._files, self._path = open_store(url.rstrip("/"))
 
     def listing(self) -> dict[str, RemoteFolder]:
@@ -45,12 +45,12 @@ class Store:
         than MOST_OBJECTS.
         """
         inside: dict[str, list[Remote]] = {}
-        for count, (name, entry) in enumerate(asked(self.said, self._entries), start=1):
+        for count, (name, entry) in enumerate(asked(self.reference, self._entries), start=1):
             if count > MOST_OBJECTS:
-                text = (
-                    f"{self.said} holds more than {MOST_OBJECTS} objects: name the prefix of adapters alone"
+                raise ResourceExhausted(
+                    f"{self.reference} holds more than {MOST_OBJECTS} objects: "
+                    "name the prefix of adapters alone"
                 )
-                raise ResourceExhausted(text)
             folder, _, file = name.rpartition("/")
             if file in TAKEN and (known := _remote(file, entry)) is not None:
                 inside.setdefault(folder, []).append(known)
@@ -60,7 +60,7 @@ class Store:
         """One of them as it is now; without files if it is gone."""
         path = f"{self._path}/{place}"
         try:
-            entries = asked(f"{self.said}{place}/", lambda: self._ls(path))
+            entries = asked(f"{self.reference}{place}/", lambda: self._ls(path))
         except NotFound:
             return RemoteFolder.of(place, ())
         named = ((_below(path, entry), entry) for entry in entries if entry.get("type") != "directory")
@@ -105,7 +105,7 @@ class Store:
 
     def read(self, place: str, file: RemoteFile, start: int) -> Generator[bytes, None, None]:
         """The bytes of a file from `start` on."""
-        return read_blocks(self._files, self.said, f"{self._path}/{place}/{file.name}", file, start)
+        return read_blocks(self._files, self.reference, f"{self._path}/{place}/{file.name}", file, start)
 
 
 def _below(path: str, entry: Mapping[str, Any]) -> str:

@@ -32,4 +32,4 @@ def register_http(register: RegisterHttp, server: ServerApp, settings: Settings)
     from router.extensions.ofrep.flags import ROWS, routes
 
     if settings.enabled:
-        register(routes(server.experiments), ROWS)
+        register(routes(server.experiments, server.no_experiments), ROWS)

@@ -10,7 +10,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from router import optional
 from router.access.roles import Role
 from router.errors import ExperimentNotFound, FailedPrecondition, FieldViolation, InvalidRequest
 from router.ports import UNIT_MISSING, Place, ServedExperiments
@@ -34,9 +33,9 @@ EVALUATE = replace(OBSERVE, role=Role.INFER)
 ROWS: Mapping[str, Policy] = {f"POST {FLAGS}": EVALUATE, f"POST {FLAGS}/{{key}}": EVALUATE}
 
 
-def routes(experiments: ServedExperiments | None) -> Sequence[Route]:
-    """All flags, and the flag that the path names."""
-    flags = Flags(experiments)
+def routes(experiments: ServedExperiments | None, absent: str = "") -> Sequence[Route]:
+    """All flags, and the flag that the path names. `absent` says why there are no experiments."""
+    flags = Flags(experiments, absent)
     return (
         Route("POST", FLAGS, flags.all, parsed, call=FlagCall),
         Route("POST", FLAGS + "/{key}", flags.one, parsed, call=FlagCall),
@@ -55,8 +54,9 @@ class FlagCall(HttpCall):
 class Flags:
     """Experiments as flags: which arm a unit would get. A question, and no exposure."""
 
-    def __init__(self, experiments: ServedExperiments | None) -> None:
-        self._experiments = experiments
+    def __init__(self, experiments: ServedExperiments | None, absent: str) -> None:
+        """`absent` says why there are no experiments."""
+        self._experiments, self._absent = experiments, absent
 
     async def one(self, asked: Asked, call: HttpCall) -> Mapping[str, Any]:
         """The flag of the path."""
@@ -76,7 +76,7 @@ class Flags:
 
     def _places(self, asked: Asked, call: HttpCall) -> Sequence[Place]:
         if self._experiments is None:
-            raise FailedPrecondition(optional.why_absent())
+            raise FailedPrecondition(self._absent)
         client = call.client
         return self._experiments.places(request_of(asked, client.adapters, client.experiments))
 

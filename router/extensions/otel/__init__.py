@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
 
 from router.errors import ConfigError, install_extra
-from router.hookspecs import hookimpl
+from router.hookspecs import Formerly, RegisterSettings, hookimpl
 
 if TYPE_CHECKING:
-    from router.config import Settings
     from router.extensions.otel.otlp import Telemetry
     from router.server.app import ServerApp
     from router.server.metrics import Metrics
@@ -17,10 +18,26 @@ if TYPE_CHECKING:
 CLOSE_SECONDS = 2.0
 
 
+class Settings(BaseModel):
+    """The table [otel]."""
+
+    model_config = ConfigDict(frozen=True)
+
+    endpoint: Annotated[str, Formerly("otlp_endpoint")] = Field(
+        "", description="OTLP collector (gRPC) of traces and metrics: a URL, or env for OTEL_*; empty: off"
+    )
+
+
 @hookimpl
-async def on_startup(server: ServerApp) -> None:
-    """Trace calls and send metrics where `otlp_endpoint` names a collector. Raises ConfigError."""
-    telemetry = opened(server.settings, server.metrics, server.look)
+def register_settings(register: RegisterSettings) -> None:
+    """`[otel]`."""
+    register(Settings)
+
+
+@hookimpl
+async def on_startup(server: ServerApp, settings: Settings) -> None:
+    """Trace calls and send metrics where `endpoint` names a collector. Raises ConfigError."""
+    telemetry = opened(settings.endpoint, server.metrics, server.look)
     if telemetry is not None:
         server.tracing = telemetry
         telemetry.start()
@@ -36,17 +53,17 @@ async def on_shutdown(server: ServerApp) -> None:
             await server.tracing.close(CLOSE_SECONDS)
 
 
-def opened(settings: Settings, metrics: Metrics, look: Callable[[], None]) -> Telemetry | None:
-    """What sends to the collector of `otlp_endpoint`; None where there is none.
+def opened(endpoint: str, metrics: Metrics, look: Callable[[], None]) -> Telemetry | None:
+    """What sends to the collector at `endpoint`; None where there is none.
 
     `look` brings the metrics up to date, on the event loop. Raises ConfigError without the extra, and for a
     setting or variable that cannot be.
     """
-    if not settings.otlp_endpoint:
+    if not endpoint:
         return None
     try:
         from router.extensions.otel.otlp import Telemetry
     except ModuleNotFoundError as error:
-        text = f"otlp_endpoint needs {error.name}, which is not installed: {install_extra('otel')}"
+        text = f"otel.endpoint needs {error.name}, which is not installed: {install_extra('otel')}"
         raise ConfigError(text) from None
-    return Telemetry.of(settings.otlp_endpoint, metrics, look)
+    return Telemetry.of(endpoint, metrics, look)

@@ -66,9 +66,10 @@ class Telemetry:
         except ConfigError:
             raise
         except Exception as error:  # the library's, about a variable
-            raise ConfigError(f"otlp_endpoint: {error}; look at OTEL_* in the environment") from error
+            raise ConfigError(f"otel.endpoint: {error}; look at OTEL_* in the environment") from error
 
     def __init__(self, endpoint: str | None, metrics: Metrics, look: Callable[[], None]) -> None:
+        self.endpoint = endpoint or ENV
         resource, self._look = resource_of(), look
         self._following: asyncio.Task[None] | None = None
         provider = TracerProvider(resource=resource, shutdown_on_exit=False)
@@ -170,7 +171,7 @@ def check(endpoint: str) -> None:
     """Raises ConfigError for what is no collector that can be spoken to."""
     if endpoint != ENV and not endpoint.startswith(("http://", "https://")):
         form = "http://HOST:4317, https://HOST:4317, or env where OTEL_EXPORTER_OTLP_ENDPOINT says it"
-        raise ConfigError(f"otlp_endpoint must be {form}")
+        raise ConfigError(f"otel.endpoint must be {form}")
     for signal in ("", "TRACES_", "METRICS_"):
         name = f"OTEL_EXPORTER_OTLP_{signal}PROTOCOL"
         if os.environ.get(name, "grpc") != "grpc":

@@ -54,6 +54,7 @@ def train(
     `output` is something else), ResourceExhausted (disk full).
     """
     try:
+        import rich  # noqa: F401
         import sacrebleu  # noqa: F401  # imported first: hours of training must not end without it
     except ImportError as error:
         raise ConfigError(f"training needs {error.name}: {install_extra('train')}") from error

@@ -36,10 +36,10 @@ FIXED = {
 }  # fmt: skip
 
 
-def check(settings: Settings) -> None:
+def check(settings: Settings, args: Collection[str]) -> None:
     """Raises ConfigError for settings that mean nothing to vLLM, and for arguments that are no KEY=VALUE."""
     nothing = [
-        (settings.quantize != "none", "quantize", "say what vLLM calls it: vllm_args quantization=…"),
+        (settings.quantize != "none", "quantize", "say what vLLM calls it: --vllm-args quantization=…"),
         (not settings.native, "native", "vLLM has kernels of its own"),
         (bool(settings.native_dir), "native_dir", "vLLM has kernels of its own"),
         (":" in settings.device, "device", "name devices by CUDA_VISIBLE_DEVICES"),
@@ -47,7 +47,7 @@ def check(settings: Settings) -> None:
     found = [f"{name} goes not with the engine vllm: {why}" for wrong, name, why in nothing if wrong]
     if found:
         raise ConfigError("; ".join(found))
-    parsed(settings.vllm_args)
+    parsed(args)
 
 
 def parsed(pairs: Collection[str]) -> dict[str, Any]:
@@ -57,11 +57,11 @@ def parsed(pairs: Collection[str]) -> dict[str, Any]:
         key, equals, value = pair.partition("=")
         key = key.strip().lstrip("-").replace("-", "_")
         if not equals or not key:
-            raise ConfigError(f"vllm_args takes KEY=VALUE, not {pair!r}")
+            raise ConfigError(f"vllm.args takes KEY=VALUE, not {pair!r}")
         if key in OURS:
-            raise ConfigError(f"vllm_args: {key} is said by the setting {OURS[key]}")
+            raise ConfigError(f"vllm.args: {key} is said by the setting {OURS[key]}")
         if key in FIXED:
-            raise ConfigError(f"vllm_args: {key} is not free: this server depends on what it sets there")
+            raise ConfigError(f"vllm.args: {key} is not free: this server depends on what it sets there")
         found[key] = _value(value)
     return found
 
@@ -72,16 +72,24 @@ def check_known(args: Mapping[str, Any], known: Collection[str]) -> None:
         if key not in known:
             near = difflib.get_close_matches(key, known, 1)
             hint = f"; did you mean {near[0]}?" if near else ""
-            raise ConfigError(f"vllm_args: vLLM has no argument {key}{hint}")
+            raise ConfigError(f"vllm.args: vLLM has no argument {key}{hint}")
 
 
 def engine_args(
-    settings: Settings, folder: Path, config: Mapping[str, Any], device: str, dtype: str
+    settings: Settings,
+    args: Collection[str],
+    folder: Path,
+    config: Mapping[str, Any],
+    device: str,
+    dtype: str,
 ) -> dict[str, Any]:
-    """All of vLLM's arguments; `config` is the base's, `device` vLLM's word: cpu or cuda."""
+    """All of vLLM's arguments. `args` are those of the operator, `config` is the base's.
+
+    `device` is vLLM's word: cpu or cuda.
+    """
     if settings.device not in ("auto", device):
         raise ConfigError(f"device {settings.device} was asked for, and this vLLM is built for {device}")
-    said = parsed(settings.vllm_args)
+    said = parsed(args)
     made: dict[str, Any] = {
         "model": str(folder),
         "served_model_name": settings.model,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import suppress
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
@@ -29,15 +29,15 @@ def require_vllm() -> None:
         )
 
 
-def connect(settings: Settings, base: Base) -> Client:
-    """Start vLLM's processes and wait for them. Raises ConfigError."""
+def connect(settings: Settings, base: Base, args: Sequence[str] = ()) -> Client:
+    """Start vLLM's processes and wait for them. `args` are KEY=VALUE of its own. Raises ConfigError."""
     from vllm.engine.arg_utils import AsyncEngineArgs
     from vllm.platforms import current_platform
     from vllm.v1.engine.async_llm import AsyncLLM
 
     device = str(current_platform.device_type)
     dtype = _dtype(settings.dtype, device)
-    made = engine_args(settings, base.folder, base.config, device, dtype)
+    made = engine_args(settings, args, base.folder, base.config, device, dtype)
     check_known(made, AsyncEngineArgs.__dataclass_fields__)
     meter = Meter()
     try:

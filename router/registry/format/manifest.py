@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from router.engine.constrained.source import grammar_text
-from router.errors import InvalidRequest
+from router.errors import FailedPrecondition, InvalidRequest
 from router.names import name_from_folder
 from router.registry.format import limits
 from router.registry.format.findings import Code, Finding, Findings
@@ -249,6 +249,8 @@ def _constraint(table: Table) -> Constraint | None:
     except InvalidRequest as error:
         table.bad(kind, error.violations[0].description)
         return None
+    except FailedPrecondition:
+        return made  # this environment cannot check it, and refuses the adapter when it loads
     return made
 
 

@@ -16,6 +16,8 @@ import struct
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
+from router.errors import ConfigError, install_extra
+
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric import ed25519
 
@@ -31,8 +33,15 @@ class BadSignature(Exception):
 
 
 def classes() -> tuple[type[ed25519.Ed25519PublicKey], type[ed25519.Ed25519PrivateKey]]:
-    """The library's, for public and for secret keys; imported where signatures are used."""
-    from cryptography.hazmat.primitives.asymmetric import ed25519
+    """The library's, for public and for secret keys; imported where signatures are used.
+
+    Raises ConfigError where it is not installed.
+    """
+    try:
+        from cryptography.hazmat.primitives.asymmetric import ed25519
+    except ModuleNotFoundError:
+        text = f"signatures need the package cryptography: {install_extra('signed')}"
+        raise ConfigError(text) from None
 
     return ed25519.Ed25519PublicKey, ed25519.Ed25519PrivateKey
 
@@ -95,9 +104,9 @@ class PublicKey:
 
     def check(self, message: bytes, signature: Signature) -> None:
         """Raises BadSignature unless this key signed both the message and the comment."""
+        public, _ = classes()
         from cryptography.exceptions import InvalidSignature
 
-        public, _ = classes()
         try:
             key = public.from_public_bytes(self.key)
             key.verify(signature.signature, _hashed(message))
@@ -138,9 +147,9 @@ class SecretKey:
     @property
     def public(self) -> PublicKey:
         """The key that checks what this one signs."""
+        _, private = classes()
         from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-        _, private = classes()
         key = private.from_private_bytes(self.seed).public_key()
         return PublicKey(self.key_id, key.public_bytes(Encoding.Raw, PublicFormat.Raw))
 

@@ -65,7 +65,7 @@ class Fetcher:
         if self.store.folder(folder.place).pin != folder.pin:
             for path in came.values():
                 shutil.rmtree(path.parent, ignore_errors=True)
-            raise DataLoss(f"{self.store.said}{folder.place}/ changed while it was read")
+            raise DataLoss(f"{self.store.reference}{folder.place}/ changed while it was read")
         for name, path in came.items():
             self.cache.keep(path, sums[name])
             os.replace(path, target / name)
@@ -73,12 +73,12 @@ class Fetcher:
         self.cache.note(
             known
         )  # not earlier: a mark is of these bytes only if it was the file's own to the end
-        Origin(self.store.said, "", folder.pin, files=sums).write(target)
+        Origin(self.store.reference, "", folder.pin, files=sums).write(target)
 
     def _marks(self, place: str, file: Remote) -> list[str]:
         """By what the cache may know it: this very file, or any with these bytes."""
-        own = f"{self.store.said} {place}/{file.name} {file.mark}"
-        return [own, f"{self.store.said} {file.content}"] if file.content else [own]
+        own = f"{self.store.reference} {place}/{file.name} {file.mark}"
+        return [own, f"{self.store.reference} {file.content}"] if file.content else [own]
 
     def _cached(self, file: Remote, marks: list[str], target: Path) -> str:
         for mark in marks:

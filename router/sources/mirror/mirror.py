@@ -82,13 +82,13 @@ class Mirror:
         shown: Shown = lambda *_: None,
     ) -> None:
         self._store, self._folder, self._seconds, self._cache = store, folder, seconds, cache
-        self._copies, self._survey = Copies(folder, self._store.said), Survey()
+        self._copies, self._survey = Copies(folder, self._store.reference), Survey()
         aside = folder / "fetching"
         self._stop = threading.Event()
         self._deliveries = Deliveries(
             lambda folder: self._fetcher.bring(folder),
             self._stop,
-            lambda came, to_come: shown(self.said, came, to_come),
+            lambda came, to_come: shown(self.reference, came, to_come),
         )
         self._fetcher = Fetcher(
             self._store, cache, self._copies, aside, most_bytes, self._deliveries.progress, self._pause
@@ -108,9 +108,9 @@ class Mirror:
         self._copies.root.mkdir(mode=0o700, exist_ok=True)
 
     @property
-    def said(self) -> str:
+    def reference(self) -> str:
         """The prefix."""
-        return self._store.said
+        return self._store.reference
 
     @property
     def status(self) -> Status:
@@ -127,13 +127,13 @@ class Mirror:
         """What is wrong, and since when; '' if nothing is."""
         status, silent = self._status, self._silent_seconds
         if self._failed:
-            return f"a look at {self.said} failed and is tried again: {self._failed}"
+            return f"a look at {self.reference} failed and is tried again: {self._failed}"
         if status.problem:
             since = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(status.since))
-            return f"adapters of {self.said} do not follow it since {since}: {status.problem}"
+            return f"adapters of {self.reference} do not follow it since {since}: {status.problem}"
         if silent > SILENT_SECONDS:
-            return f"{self.said} has not answered for {silent:.0f} s"
-        return "" if status.whole else f"not all adapters of {self.said} are here yet"
+            return f"{self.reference} has not answered for {silent:.0f} s"
+        return "" if status.whole else f"not all adapters of {self.reference} are here yet"
 
     @property
     def behind_seconds(self) -> float:
@@ -177,7 +177,7 @@ class Mirror:
             except Exception as error:
                 problem = problem_of(error)
                 if problem != self._failed:
-                    log.error("a look at %s failed; it is tried again", self.said, exc_info=error)
+                    log.error("a look at %s failed; it is tried again", self.reference, exc_info=error)
                 self._failed = problem
             else:
                 self._failed = ""
@@ -259,7 +259,9 @@ class Mirror:
         for place in due.gone:
             self._copies.remove(place)
             del self._pins[place]
-            log.info("removed, as in the store", extra={"fields": {"adapter": place, "store": self.said}})
+            log.info(
+                "removed, as in the store", extra={"fields": {"adapter": place, "store": self.reference}}
+            )
         self._deliveries.send_for(due.ready)
         self._receive()
         return due.fresh
@@ -269,7 +271,7 @@ class Mirror:
         before = len(self._pins)
         few = len(self._deliveries.places) <= FEW
         for folder, fault in self._deliveries.arrivals(max(LOOK_SECONDS, self._pause_seconds)):
-            fields = {"adapter": folder.place, "store": self.said}
+            fields = {"adapter": folder.place, "store": self.reference}
             self._faults.pop(folder.place, None)
             if fault is None:
                 self._refused.pop(folder.place, None)
@@ -287,7 +289,7 @@ class Mirror:
             else:
                 raise fault
         if not few:
-            fields = {"store": self.said, "folders": str(len(self._pins) - before)}
+            fields = {"store": self.reference, "folders": str(len(self._pins) - before)}
             log.info("mirrored", extra={"fields": fields})
         self._cache.trim()
 
@@ -303,7 +305,7 @@ class Mirror:
             problem,
             (before.since if before.problem else time.time()) if problem else 0.0,
         )
-        fields = {"store": self.said}
+        fields = {"store": self.reference}
         if problem and problem != before.problem:
             log.warning("%s; what is here stays", problem, extra={"fields": fields})
         if before.problem and not problem:

@@ -51,7 +51,7 @@ class Folders(Protocol):
     """A store that is mirrored. All of it blocks, and raises Passing or a RouterError."""
 
     @property
-    def said(self) -> str:
+    def reference(self) -> str:
         """The store as it is recorded and shown, with a `/` at its end."""
         ...
 

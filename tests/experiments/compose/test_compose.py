@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import threading
-import time
 from pathlib import Path
 
 import pytest
@@ -14,14 +12,12 @@ from router.client import AsyncClient, ClientError
 from router.config import Settings
 from router.engine.fake import FakeEngine
 from router.errors import ConfigError
-from router.experiments.compose import store_of
-from router.experiments.live.notices import Event, Notice, verify
 from router.experiments.model import ArmSpec, Kind, MetricSpec, Spec
-from tests.experiments.live.receiving import receiving
+from router.experiments.plugin import store_of
+from router.registry.state import state_dir
 
 pytestmark = pytest.mark.slow
 
-SECRET = "s3cret"
 SPEC = Spec(
     hypothesis="none",
     route="base",
@@ -46,12 +42,13 @@ def settings(folder: Path, **said) -> Settings:
 
 
 def test_empty_is_off(tmp_path):
-    assert store_of(settings(tmp_path, experiments="")) is None
+    assert store_of(settings(tmp_path, experiments=""), tmp_path) is None
 
 
 def test_auto_is_a_file_beside_the_other_state_the_same_at_every_start(tmp_path):
+    state = state_dir((tmp_path / "adapters",), tmp_path / "state")
     for _ in range(2):
-        store = store_of(settings(tmp_path), tmp_path / "state")
+        store = store_of(settings(tmp_path), state)
         assert store is not None
         store.close()
     (found,) = (tmp_path / "state").rglob("experiments.db")
@@ -66,7 +63,7 @@ def test_a_state_folder_that_cannot_be_written_stops_no_server(tmp_path, caplog)
 
 def test_a_url_that_cannot_work_stops_the_start(tmp_path):
     with pytest.raises(ConfigError, match="known are"):
-        store_of(settings(tmp_path, experiments="oracle://somewhere/db"))
+        store_of(settings(tmp_path, experiments="oracle://somewhere/db"), tmp_path)
 
 
 @pytest.fixture
@@ -107,7 +104,7 @@ async def test_from_plan_to_report_over_two_lives_of_a_server(serve):
     async with AsyncClient(composition.app.address, timeout=10) as client:
         again = [await client.generate("hello", max_tokens=3, unit=f"user-{i}") for i in range(12)]
         assert [a.decision.arm for a in again] == [a.decision.arm for a in answers]
-        await composition.experiments.live.recorder.flush()
+        await composition.app.experiments.live.recorder.flush()
         report = await client.experiments.report("same")
     assert sum(n.units for n in report.numbers) == 12
     assert sum(n.responses for n in report.numbers) == 24
@@ -115,38 +112,9 @@ async def test_from_plan_to_report_over_two_lives_of_a_server(serve):
     await stop()
 
 
-async def test_a_webhook_is_told_by_the_whole_server(serve, monkeypatch):
-    monkeypatch.setenv("NO_PROXY", "*")
-    with receiving() as receiver:
-        said = {"experiments_webhook": receiver.url, "experiments_webhook_secret": SECRET}
-        composition, stop = await serve(**said)
-        live = composition.experiments.live
-        live.notifier.tell(Notice("same", 1, Event.PROMOTABLE, "new", "text", 1.0))
-        await stop()
-        ((_, headers, body),) = receiver.got
-    assert verify(SECRET, headers["Lora-Router-Signature"], body, time.time())
-    assert live.notifier.deliveries["delivered"] == 1
-
-
-@pytest.mark.parametrize(
-    ("said", "told"),
-    [
-        ({"experiments_webhook": "ftp://somewhere/x"}, "experiments_webhook must begin with https"),
-        ({"experiments_webhook": "nowhere"}, "is no URL with a host"),
-        ({"experiments_webhook_secret": SECRET}, "set both"),
-    ],
-)
-async def test_a_webhook_that_cannot_work_stops_the_start_and_names_no_secret(serve, said, told):
-    before = set(threading.enumerate())
-    with pytest.raises(ConfigError, match=told) as caught:
-        await serve(**said)
-    assert SECRET not in caught.value.message
-    assert not [thread for thread in set(threading.enumerate()) - before if "experiments" in thread.name]
-
-
 async def test_off_says_how_to_turn_it_on(serve):
     composition, stop = await serve(experiments="")
-    assert composition.experiments is None
+    assert composition.app.experiments is None
     async with AsyncClient(composition.app.address, timeout=10) as client:
         with pytest.raises(ClientError, match="experiments are off"):
             await client.experiments.list()

@@ -1,4 +1,4 @@
-"""Shadow arms, router experiments and bandits of a whole server: all is real but the engine."""
+"""Shadow arms of a whole server: all is real but the engine."""
 
 import asyncio
 import dataclasses
@@ -13,8 +13,7 @@ from router.client import AsyncClient
 from router.config import Settings
 from router.engine.fake import FakeEngine
 from router.experiments.model import ArmSpec, Experiment, Kind, Lifecycle, MetricSpec, Mode, Phase, Spec
-from router.experiments.report.source import REWEIGHT
-from router.types import AdapterRef, RouterVariant
+from router.types import AdapterRef
 from tests.cli.tiny import MODULES, write_adapter
 
 pytestmark = pytest.mark.slow
@@ -86,7 +85,7 @@ async def client(running):
 
 async def started(running: Composition, spec: Spec, age: float = 0.0):
     """The store, with the experiment running since `age` seconds."""
-    live = running.experiments.live
+    live = running.app.experiments.live
     phase = Phase(1, time.time() - age, "enrolment", "variant", spec)
     live.store.create(Experiment("trial", spec, Lifecycle.RUNNING, (phase,)))
     await live.refresh()
@@ -113,7 +112,7 @@ async def test_a_shadow_answers_beside_and_is_judged(running, client):
     found = await eventually(lambda: store.paired("trial", 1))
     assert {arm: pairs[:3] for arm, pairs in found.items()} == {"old": (1, 0, 0)}
     await client.generate("which chapter", max_tokens=8, unit="ann")
-    counts = running.experiments.live.counts.shadows
+    counts = running.app.experiments.live.counts.shadows
     await eventually(lambda: counts["trial", "old", "declined"])
     assert counts["trial", "old", "judged"] == 1
     assert store.data("trial", 1).buckets == ()
@@ -125,37 +124,6 @@ async def test_a_shadow_is_dropped_when_requests_need_its_row(running, client):
     running.app.engine.max_running = 1
     answer = await client.generate("which chapter", max_tokens=8, unit="ann")
     assert str(answer.decision.adapter) == "medical@1.3.0"
-    counts = running.experiments.live.counts.shadows
+    counts = running.app.experiments.live.counts.shadows
     await eventually(lambda: counts["trial", "old", "load"])
     assert store.paired("trial", 1) == {}
-
-
-async def test_units_are_divided_between_routers(running, client):
-    arms = (ArmSpec("control", 0.5), ArmSpec("strict", 0.5, router=RouterVariant(threshold=0.9)))
-    store = await started(running, dataclasses.replace(SPEC, route="", arms=arms))
-    answered = set()
-    for i in range(12):
-        decision = (await client.generate("which chapter", max_tokens=2, unit=f"user{i}")).decision
-        assert decision.experiment == "trial"
-        answered.add((decision.arm, str(decision.adapter)))
-    assert answered == {("control", "medical@1.3.0"), ("strict", "None")}
-    await running.experiments.live.recorder.flush()
-    await eventually(lambda: sum(b.exposed for b in store.triggered("trial", 1).buckets) == 12)
-    digests = store.data("trial", 1).digests
-    ends = {arm: {one.rpartition("/")[2] for one in found} for arm, found in digests.items()}
-    variant = RouterVariant(threshold=0.9)
-    assert ends == {"control": {running.router.digest()}, "strict": {running.router.digest(variant)}}
-
-
-async def test_a_bandit_gets_its_epochs_weights(running, client):
-    spec = dataclasses.replace(SPEC, mode=Mode.BANDIT, epoch=3600.0)
-    store = await started(running, spec, age=5400.0)
-    (entry,) = await eventually(lambda: [e for e in store.trail("trial") if e.act == REWEIGHT])
-    assert entry.detail["epoch"] == 1
-    weights = entry.detail["weights"]
-    await eventually(lambda: running.experiments.live.assigner.snapshot.all()[0].epochs)
-    answer = await client.generate("which chapter", max_tokens=2, unit="ann")
-    await running.experiments.live.recorder.flush()
-    (one,) = running.experiments.live.assigner.snapshot.all()
-    assert {arm.name: arm.weight for arm in one.at(time.time()).arms} == pytest.approx(weights)
-    assert answer.decision.arm in weights

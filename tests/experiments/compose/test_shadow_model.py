@@ -63,7 +63,7 @@ async def test_the_base_judges_its_own_answer_and_an_adapters(running):
         mode=Mode.SHADOW,
         judge="likelihood",
     )
-    live = running.experiments.live
+    live = running.app.experiments.live
     async with AsyncClient(running.app.address, timeout=120) as client:
         before = await client.generate(PROMPT, max_tokens=24)
         phase = Phase(1, time.time(), "enrolment", "variant", spec)

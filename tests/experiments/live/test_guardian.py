@@ -1,25 +1,21 @@
-"""Looks of the guardian: what a report makes the server do, and what is told of it."""
+"""Looks of the guardian: what a report makes the server do, and who gets it."""
 
 from __future__ import annotations
 
 import asyncio
-import json
 import threading
 import time
 from dataclasses import replace
 
 import pytest
 
-from router.errors import StoreDown
-from router.experiments.live import guardian, notices, recorder
+from router.experiments.live import guardian
 from router.experiments.live.guardian import act_on
-from router.experiments.live.notices import Notifier
 from router.experiments.live.runtime import Experiments
 from router.experiments.model import ArmSpec, AuditEntry, Experiment, Lifecycle, Mode
 from router.experiments.report.model import ArmReport, Measured, Report, Ruling
 from router.types import AdapterRef
 from tests.experiments.live.made import SPEC, experiment
-from tests.experiments.live.receiving import HANG
 from tests.experiments.live.test_recorder import until
 from tests.experiments.memory_store import MemoryStore
 
@@ -45,119 +41,53 @@ class Bench:
 
 
 @pytest.fixture
-def store() -> MemoryStore:
-    made = MemoryStore()
-    made.create(experiment())
-    return made
-
-
-@pytest.fixture
-def bench(store) -> Bench:
-    return Bench(store)
-
-
-@pytest.fixture
-async def begin(store, bench, monkeypatch):
-    monkeypatch.setattr(recorder, "RETRY", 0.02)
+async def begin():
     made = []
 
-    async def start(notifier: Notifier | None = None, look_seconds: float = 0.01) -> Experiments:
-        live = Experiments(
-            store, poll_seconds=0.02, look_seconds=look_seconds, judge=bench, notifier=notifier
-        )
-        made.append(live)
+    async def start(bench: Bench) -> Experiments:
+        live = Experiments(bench.store, poll_seconds=0.02, look_seconds=0.01, judge=bench)
+        made.append((live, bench))
         await live.start()
         return live
 
     yield start
-    store.down = False
-    bench.go.set()
-    for live in made:
+    for live, bench in made:
+        bench.go.set()
         await live.close()
 
 
-async def test_what_matters_is_told_once_however_often_it_is_looked_at(begin, bench, store, receiver):
-    live = await begin(Notifier(receiver.url))
-    await until(lambda: bench.looks > 5 and receiver.got)
-    ((_, _, body),) = receiver.got
-    told = json.loads(body)
-    assert (told["experiment"], told["event"], told["arm"]) == ("trial", "may-be-promoted", "new")
-    assert live.notifier.told == {("trial", "may-be-promoted"): 1}
-    assert [entry.act for entry in store.trail("trial")] == ["notice"]
-
-
-async def test_a_stop_is_told_with_its_numbers_by_the_look_that_stops(begin, bench, store, receiver):
-    bench.ruling = HARM
-    live = await begin(Notifier(receiver.url))
-    await until(lambda: receiver.got and not live.running)
-    assert store.get("trial").state is Lifecycle.STOPPED
-    assert [entry.act for entry in store.trail("trial")] == ["stop", "notice"]
-    told = json.loads(receiver.got[0][2])
-    assert (told["event"], told["numbers"]["rule"]) == ("stopped-for-harm", "guardrail")
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("answer", [HANG, 500])
-async def test_a_webhook_that_hangs_or_fails_holds_up_neither_looks_nor_the_end(
-    begin, bench, store, receiver, monkeypatch, answer
-):
-    monkeypatch.setattr(notices, "CLOSE_SECONDS", 0.3)
-    receiver.say(answer)
-    live = await begin(Notifier(receiver.url))
-    await until(lambda: receiver.got)
-    looks = bench.looks
-    bench.ruling = HARM
-    await until(lambda: store.get("trial").state is Lifecycle.STOPPED and bench.looks > looks)
-    await until(lambda: not live.running)
-    began = time.monotonic()
-    await live.close()
-    assert time.monotonic() - began < 3
-    assert live.notifier.deliveries["failed"] == 2
-    assert live.notifier.deliveries["delivered"] == 0
-
-
-async def test_a_webhook_that_is_not_there_is_the_same(begin, bench):
-    live = await begin(Notifier("http://127.0.0.1:1/nobody", waits=(0.01,)))
-    await until(lambda: live.notifier.deliveries["failed"] == 1)
-    looks = bench.looks
-    await until(lambda: bench.looks > looks + 2)
-
-
-async def test_what_was_claimed_is_told_although_the_server_ends(begin, bench, store, receiver):
-    bench.go.clear()
-    live = await begin(Notifier(receiver.url))
-    await until(lambda: bench.looks == 1)
-    closing = asyncio.create_task(live.close())
-    await asyncio.sleep(0.05)
-    bench.go.set()
-    await closing
-    assert [entry.act for entry in store.trail("trial")] == ["notice"]
-    assert len(receiver.got) == live.notifier.deliveries["delivered"] == 1
+@pytest.fixture
+def bench() -> Bench:
+    store = MemoryStore()
+    store.create(experiment())
+    return Bench(store)
 
 
 async def test_a_look_that_hangs_does_not_hold_up_the_end(begin, bench, monkeypatch):
     monkeypatch.setattr(guardian, "CLOSE_SECONDS", 0.1)
     bench.go.clear()
-    live = await begin()
+    live = await begin(bench)
     await until(lambda: bench.looks == 1)
     began = time.monotonic()
     await live.close()
     assert time.monotonic() - began < 2
-    bench.go.set()
-    await until(lambda: live.notifier.told)  # in the log, which is all that is left
 
 
-async def test_a_store_that_is_down_has_nothing_told_until_it_is_back(begin, bench, store, monkeypatch):
-    def down(_):
-        raise StoreDown("the database cannot be reached")
+async def test_who_observes_gets_the_report_with_what_the_look_did(begin, bench):
+    bench.ruling, seen = HARM, []
+    live = await begin(bench)
+    live.guardian.observers.append(seen.append)
+    await until(lambda: seen and not live.running)
+    assert [entry.act for entry in seen[0].audit] == ["stop"]
 
-    with monkeypatch.context() as patched:
-        patched.setattr(store, "audit", down)
-        live = await begin()
-        await until(lambda: bench.looks > 3)
-        assert not live.notifier.told
-    await until(lambda: live.notifier.told)
-    assert live.notifier.told == {("trial", "may-be-promoted"): 1}
+
+async def test_nothing_is_judged_at_rest(begin, bench):
+    live = await begin(bench)
+    await until(lambda: bench.looks)
+    await live.guardian.rest()
+    looks = bench.looks
+    await asyncio.sleep(0.05)
+    assert bench.looks == looks
 
 
 OPEN = Ruling("undecided", "primary-open", "nothing yet")

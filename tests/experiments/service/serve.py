@@ -10,6 +10,7 @@ from router.engine.fake import FakeEngine
 from router.experiments.live.runtime import Experiments
 from router.experiments.service.served import ServedExperiments
 from router.experiments.store.sql_store import SqlStore
+from router.plugins import Hooks, PluginHost
 from router.server.app import ServerApp
 from router.server.logs import logging_to
 from tests.fakes import FakeRegistry, FakeRouter, adapter
@@ -27,7 +28,9 @@ async def serve(url: str) -> None:
         await live.start()
 
     router = FakeRouter(registry)
-    app = ServerApp(settings, engine, registry, router, startup, experiments=ServedExperiments(live))
+    hooks = Hooks(PluginHost([], built_in=True))
+    app = ServerApp(settings, engine, registry, router, startup, hooks=hooks)
+    app.experiments = ServedExperiments(live)
     app_ready = asyncio.ensure_future(app.ready.wait())
     running = asyncio.ensure_future(app.run())
     await asyncio.wait((running, app_ready), return_when="FIRST_COMPLETED")

@@ -13,7 +13,6 @@ from prometheus_client import generate_latest
 from router.access.clients import Client
 from router.engine.fake import FakeEngine
 from router.errors import AdapterNotFound, Unavailable
-from router.experiments.live.notices import Event, Notice
 from router.experiments.service import served
 from router.experiments.service.outcomes import StoreThreads
 from router.experiments.service.served import RegistryOnLoop, ServedExperiments
@@ -41,12 +40,7 @@ async def test_metrics(start_server, connect, fakes):
     arm = (await connect(app).inference.Generate(of_unit("ann"))).decision.arm
     await connect(app).inference.Generate(of_unit(""))
     await live.recorder.flush()
-    live.notifier.tell(Notice("trial", 1, Event.HARM, "new", "text", 1.0))
     found = metrics(app)
-    told = 'event="stopped-for-harm",experiment="trial"'
-    assert f"lora_router_experiment_notices_total{{{told}}} 1.0" in found
-    for result in ("delivered", "failed", "dropped", "retried"):
-        assert f'lora_router_experiment_notice_deliveries_total{{result="{result}"}} 0.0' in found
     assert f'lora_router_experiment_exposures_total{{arm="{arm}",experiment="trial"}} 1.0' in found
     assert 'lora_router_experiment_unit_missing_total{experiment="trial"} 1.0' in found
     assert "lora_router_experiments_running 1.0" in found

@@ -12,7 +12,7 @@ import httpx2
 import pytest
 
 from tests.security.helpers import write_clients
-from tests.web.conftest import Http, StartWeb
+from tests.server.http_helpers import Http, StartWeb
 
 Roled = Callable[..., Awaitable[SimpleNamespace]]
 ROLES = {

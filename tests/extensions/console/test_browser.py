@@ -22,7 +22,7 @@ from router.types import AdapterRef, AdapterState
 from tests.extensions.console.conftest import Roled
 from tests.extensions.openai.test_foreign_clients import elsewhere, node_with, output, python_with
 from tests.fakes import FakeRegistry, adapter
-from tests.web.conftest import Http, StartWeb, asking
+from tests.server.http_helpers import Http, StartWeb, asking
 
 SCRIPTS, ROOT = Path(__file__).parent / "browser", Path(__file__).parents[3]
 PLAYWRIGHT, AXE = "playwright==1.65.2", "axe-core@4.14.1"

@@ -18,7 +18,7 @@ from tests.extensions.console.test_browser import seen_by
 from tests.extensions.console.trials import draft, routing, trial
 from tests.extensions.openai.test_foreign_clients import elsewhere
 from tests.server.helpers import Connect
-from tests.web.conftest import StartWeb
+from tests.server.http_helpers import StartWeb
 
 PATHS = (
     "/console/playground",

@@ -22,7 +22,7 @@ from tests.extensions.console import test_playground as playground
 from tests.extensions.console.conftest import post, signed_in
 from tests.security.helpers import write_clients
 from tests.server.helpers import Connect
-from tests.web.conftest import Http, StartWeb
+from tests.server.http_helpers import Http, StartWeb
 
 HOME = "/console/experiments"
 NEW = "/console/new-experiment"

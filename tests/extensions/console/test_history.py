@@ -19,7 +19,7 @@ from router.extensions.console.history import (
     summed,
 )
 from router.extensions.console.insight import Insight
-from tests.web.conftest import asking
+from tests.server.http_helpers import asking
 
 
 def sample(time: float, requests: float, errors: float = 0, running: int = 0) -> Sample:

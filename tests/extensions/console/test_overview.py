@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 from router.ports import ClassifierState, RoutingState
 from tests.extensions.console.conftest import Roled
-from tests.web.conftest import Http, StartWeb
+from tests.server.http_helpers import Http, StartWeb
 
 
 async def test_columns_grow_by_what_is_new(opened: SimpleNamespace) -> None:

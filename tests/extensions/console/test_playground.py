@@ -14,7 +14,7 @@ from router.corrections.keeper import Corrections
 from router.corrections.store import CorrectionStore
 from tests.extensions.console.conftest import Roled, csrf, post
 from tests.server.helpers import until
-from tests.web.conftest import Http, StartWeb
+from tests.server.http_helpers import Http, StartWeb
 
 HOME = "/console/playground"
 HOSTILE = "<script>alert(1)</script>\"'><img src=x onerror=alert(1)>"

@@ -9,18 +9,18 @@ from typing import Any
 
 import pytest
 
-from router.cli.routing_state import decision_shares
 from router.corrections.keeper import Corrections
 from router.corrections.model import Correction
 from router.corrections.store import CorrectionStore
 from router.extensions.console.routing import when
 from router.ports import ClassifierState, DecisionShare, RoutingState
 from router.routing.drift import Compared, Seen
+from router.routing.state import decision_shares
 from router.types import Vote
 from tests.extensions.console.conftest import Roled, signed_in
 from tests.extensions.console.test_curve import FITTED
 from tests.security.helpers import write_clients
-from tests.web.conftest import Http, StartWeb
+from tests.server.http_helpers import Http, StartWeb
 
 PAGE = "/console/routing"
 WORDS = ClassifierState("words", "words.py", 10, "ready", "open", 12, 2, "raised: <b>boom</b>")

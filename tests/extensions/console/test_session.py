@@ -10,7 +10,7 @@ import pytest
 
 from router.extensions.console.session import inside
 from tests.extensions.console.conftest import Roled, csrf, post
-from tests.web.conftest import StartWeb, with_certificates
+from tests.server.http_helpers import StartWeb, with_certificates
 
 
 async def test_a_browser_keeps_a_session_and_not_the_token(roled: Roled) -> None:

@@ -11,7 +11,7 @@ from router.access.roles import Role
 from router.extensions.console.pages import ENTRIES
 from router.extensions.console.site import ROOT, Page
 from tests.extensions.console.conftest import Roled, csrf, post
-from tests.web.conftest import Http, StartWeb
+from tests.server.http_helpers import Http, StartWeb
 
 PAGES = sorted({ROOT + entry.path for entry in ENTRIES if isinstance(entry, Page) and "{" not in entry.path})
 FORMS = sorted({ROOT + entry.path for entry in ENTRIES if not isinstance(entry, Page)})

@@ -21,7 +21,7 @@ from router.types import Request, RoutingHints
 from tests.experiments.plans import plan, router_plan
 from tests.security.worlds import answered, begun, world
 from tests.server.helpers import Connect, Start, until
-from tests.web.conftest import Http
+from tests.server.http_helpers import Http
 
 FLAGS = "/ofrep/v1/evaluate/flags"
 UNITS = [f"user-{number}" for number in range(24)]

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 import openai
 import pytest
 
-from tests.web.conftest import StartWeb, connect
+from tests.server.http_helpers import StartWeb, connect
 
 
 @pytest.fixture

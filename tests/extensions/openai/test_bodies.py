@@ -18,7 +18,7 @@ from router.extensions.ofrep import flags
 from router.extensions.openai import feedback, messages
 from router.server.decoding import json_decoder
 from router.server.grpc_status import status_of
-from tests.web.conftest import Http, StartWeb, asking
+from tests.server.http_helpers import Http, StartWeb, asking
 
 SIZE = (2 << 20) - 64
 SECONDS = 0.25  # of processor time; the defect took minutes

@@ -26,7 +26,7 @@ from tests.experiments.memory_store import MemoryStore
 from tests.experiments.service.lab import experimenting, running
 from tests.security.helpers import write_clients
 from tests.server.helpers import Connect
-from tests.web.conftest import Http, StartWeb, asking
+from tests.server.http_helpers import Http, StartWeb, asking
 
 FEEDBACK = "/v1/feedback"
 

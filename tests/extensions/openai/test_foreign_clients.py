@@ -19,12 +19,12 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from platformdirs import user_cache_dir
 
-from tests.web.conftest import StartWeb
+from router.folders import cache_folder
+from tests.server.http_helpers import StartWeb
 
 CLIENTS = Path(__file__).parent / "clients"
-CACHE = Path(user_cache_dir("lora-router")) / "clients"
+CACHE = cache_folder() / "clients"
 MADE = "made"  # of an environment that is whole
 NODE = "openai@7.57.0"
 ADAPTER = "adapters/medical/versions/1.0.0"

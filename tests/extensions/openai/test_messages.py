@@ -13,7 +13,7 @@ from router.errors import InvalidRequest
 from router.extensions.openai import messages
 from router.names import resource_of
 from router.v1 import inference_pb2 as pb
-from tests.web.conftest import asking
+from tests.server.http_helpers import asking
 
 
 def chat(**fields: Any) -> pb.GenerateRequest:

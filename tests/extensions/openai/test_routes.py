@@ -12,7 +12,7 @@ import pytest
 
 from router.engine.fake import FakeEngine
 from tests.server.helpers import until
-from tests.web.conftest import Http, StartWeb, asking, connect
+from tests.server.http_helpers import Http, StartWeb, asking, connect
 
 USER: Any = [{"role": "user", "content": "one two three"}]
 

@@ -32,7 +32,7 @@ def soon(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def traced(collector: Collector, start_server: Start, fakes: SimpleNamespace, soon: None) -> StartTraced:
     async def start(**settings: Any) -> ServerApp:
-        said = {"otlp_endpoint": collector.url, "metrics_listen": "127.0.0.1:0", **settings}
+        said = {"otel.endpoint": collector.url, "metrics_listen": "127.0.0.1:0", **settings}
         return await start_server(**vars(fakes), **said)
 
     return start

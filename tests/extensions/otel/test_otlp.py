@@ -10,13 +10,14 @@ from types import SimpleNamespace
 
 import pytest
 
-from router.config import Settings
 from router.errors import ConfigError
 from router.extensions.otel import opened
 from router.server.metrics import Metrics
 from tests.extensions.otel.collector import Collector, until
 from tests.extensions.otel.conftest import StartTraced
 from tests.server.helpers import Connect, Start, ask
+
+COLLECTOR = "http://127.0.0.1:4317"
 
 
 async def test_a_dead_collector_changes_nothing_and_is_told_once(
@@ -32,7 +33,7 @@ async def test_a_dead_collector_changes_nothing_and_is_told_once(
     with socket.socket() as nobody:  # bound, and never listens
         nobody.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{nobody.getsockname()[1]}"
-        server = await start_server(**vars(fakes), otlp_endpoint=url)
+        server = await start_server(**vars(fakes), **{"otel.endpoint": url})
         stubs, lost = connect(server), server.metrics.telemetry_lost.labels("traces")
         for _ in range(3):
             before = lost._value.get()
@@ -61,14 +62,10 @@ async def test_what_waits_is_sent_when_the_server_stops(
     assert "gen_ai.server.request.duration" in collector.metrics
 
 
-def settings(endpoint: str = "http://127.0.0.1:4317") -> Settings:
-    return Settings(otlp_endpoint=endpoint)
-
-
 @pytest.mark.parametrize(
     ("endpoint", "variables", "said"),
     [
-        ("localhost:4317", {}, "otlp_endpoint must be http://HOST:4317"),
+        ("localhost:4317", {}, "otel.endpoint must be http://HOST:4317"),
         ("env", {"OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf"}, "spoken by gRPC alone: set it to grpc"),
         ("env", {"OTEL_EXPORTER_OTLP_METRICS_PROTOCOL": "http/json"}, "METRICS_PROTOCOL is http/json"),
         ("env", {"OTEL_BSP_MAX_QUEUE_SIZE": "many"}, "OTEL_BSP_MAX_QUEUE_SIZE must be a number above 0"),
@@ -81,17 +78,17 @@ def test_what_cannot_be_is_said_at_the_start(
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     with pytest.raises(ConfigError, match=said):
-        opened(settings(endpoint), Metrics(), lambda: None)
+        opened(endpoint, Metrics(), lambda: None)
 
 
 def test_without_the_extra_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(sys.modules, "router.extensions.otel.otlp", raising=False)
     monkeypatch.setitem(sys.modules, "opentelemetry.context", None)
     with pytest.raises(ConfigError, match=r"pip install -e '\.\[otel\]' in the checkout"):
-        opened(settings(), Metrics(), lambda: None)
-    assert opened(settings(""), Metrics(), lambda: None) is None
+        opened(COLLECTOR, Metrics(), lambda: None)
+    assert opened("", Metrics(), lambda: None) is None
 
 
 def test_off_by_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OTEL_SDK_DISABLED", "true")
-    assert opened(settings(), Metrics(), lambda: None) is None
+    assert opened(COLLECTOR, Metrics(), lambda: None) is None

@@ -18,8 +18,8 @@ from router.types import Decision, Reason
 from tests.extensions.otel.collector import Collector, until
 from tests.extensions.otel.conftest import StartTraced
 from tests.server.helpers import Connect, ask, failure, long_stream, messages, stream
-from tests.web.conftest import asking
-from tests.web.conftest import connect as openai_client
+from tests.server.http_helpers import asking
+from tests.server.http_helpers import connect as openai_client
 
 TRACE, SPAN = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 PARENT = (("traceparent", f"00-{TRACE}-{SPAN}-01"), ("tracestate", "vendor=1"))
@@ -208,7 +208,7 @@ async def test_headers_and_names_of_the_environment(
     monkeypatch.setenv("OTEL_RESOURCE_ATTRIBUTES", "deployment.environment.name=test")
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_HEADERS", "authorization=Bearer%20x")
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", collector.url)
-    stubs = connect(await traced(otlp_endpoint="env"))
+    stubs = connect(await traced(**{"otel.endpoint": "env"}))
     await stubs.inference.Generate(ask())
     await collector.tree("chat auto")
     assert collector.resource["service.name"] == "answers"

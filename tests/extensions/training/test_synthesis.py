@@ -13,7 +13,7 @@ from types import ModuleType
 
 import pytest
 
-from router.extensions.training.evaluation.column_order import asked_order, question_of
+from recipes.execution.column_order import asked_order, question_of
 
 RECIPES = Path(__file__).parents[3] / "recipes"
 

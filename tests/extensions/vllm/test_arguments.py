@@ -9,6 +9,7 @@ import pytest
 
 from router.config import Settings
 from router.errors import ConfigError
+from router.extensions.vllm import split_like_a_shell
 from router.extensions.vllm.arguments import check, check_known, engine_args, parsed, rank_of, slots_of
 
 CONFIG = {
@@ -17,8 +18,9 @@ CONFIG = {
 }  # fmt: skip
 
 
-def made(device: str = "cpu", dtype: str = "bfloat16", **settings: Any) -> dict[str, Any]:
-    return engine_args(Settings(engine="vllm", **settings), Path("base"), CONFIG, device, dtype)
+def made(device: str = "cpu", dtype: str = "bfloat16", args: str = "", **settings: Any) -> dict[str, Any]:
+    of_server = Settings(engine="vllm", **settings)
+    return engine_args(of_server, split_like_a_shell(args), Path("base"), CONFIG, device, dtype)
 
 
 def test_settings_that_mean_the_same_go_through() -> None:
@@ -35,7 +37,7 @@ def test_on_a_cpu_the_cache_has_bytes_and_holds_a_request() -> None:
     assert found["kv_cache_memory_bytes"] == (1024 + 32) * 2 * 2 * 64 * 3 * 30
     assert made()["max_model_len"] == 2048
     assert (
-        made(cache_tokens=1000, vllm_args="tensor_parallel_size=2")["kv_cache_memory_bytes"] * 2
+        made(cache_tokens=1000, args="tensor_parallel_size=2")["kv_cache_memory_bytes"] * 2
         == found["kv_cache_memory_bytes"]
     )
 
@@ -55,7 +57,7 @@ def test_steps_are_short_on_a_cpu_and_as_long_as_vllm_wants_on_cuda() -> None:
 
 def test_vllms_own_arguments_are_typed() -> None:
     text = "tensor_parallel_size=2 enforce-eager=true quantization=fp8 speculative_config='{\"a\": [1, 2]}'"
-    found = made(vllm_args=text)
+    found = made(args=text)
     assert (found["tensor_parallel_size"], found["enforce_eager"], found["quantization"]) == (2, True, "fp8")
     assert found["speculative_config"] == {"a": [1, 2]}
 
@@ -87,17 +89,21 @@ def test_an_unknown_argument_is_refused_with_the_nearest() -> None:
         ({"native": False}, "native goes"),
         ({"native_dir": "x"}, "native_dir goes"),
         ({"device": "cuda:1"}, "CUDA_VISIBLE_DEVICES"),
-        ({"vllm_args": "model=x"}, "said by the setting model"),
     ],
 )
 def test_settings_without_a_meaning_are_refused(settings: Any, said: str) -> None:
     with pytest.raises(ConfigError, match=said):
-        check(Settings(engine="vllm", **settings))
+        check(Settings(engine="vllm", **settings), ())
+
+
+def test_arguments_are_looked_at_before_anything_is_fetched() -> None:
+    with pytest.raises(ConfigError, match="said by the setting model"):
+        check(Settings(engine="vllm"), ["model=x"])
 
 
 def test_another_device_than_vllms_is_refused() -> None:
     with pytest.raises(ConfigError, match="built for cpu"):
-        engine_args(Settings(engine="vllm", device="cuda"), Path("b"), CONFIG, "cpu", "bfloat16")
+        engine_args(Settings(engine="vllm", device="cuda"), (), Path("b"), CONFIG, "cpu", "bfloat16")
 
 
 def test_ranks_and_slots_are_those_that_vllm_has() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from dataclasses import replace
@@ -10,19 +11,22 @@ from typing import Any
 
 import pytest
 
-from router.cli.compose import base_lines
+from router.cli.engines import engine_of
+from router.cli.fleet import replica_settings
+from router.cli.plugins import host_of
 from router.cli.settings import load_settings
+from router.cli.summary import base_lines
 from router.config import Settings
 from router.engine.base import Ability, BaseInfo
 from router.errors import ConfigError
 from router.extensions.vllm import find_base, make_engine
 from router.extensions.vllm.engine import VllmEngine
+from router.plugins.tables import Table
 
 
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        ({"vllm_args": "seed=1"}, "vllm_args is for the engine vllm"),
         ({"engine": "vllm", "quantize": "int8"}, "quantize goes not with the engine vllm"),
         ({"engine": "vllm"}, r"install the extra `vllm`.*docs/vllm.md"),
     ],
@@ -30,25 +34,33 @@ from router.extensions.vllm.engine import VllmEngine
 def test_what_cannot_be_is_told_at_once(monkeypatch: pytest.MonkeyPatch, settings: Any, said: str) -> None:
     monkeypatch.setattr("router.extensions.vllm.link.find_spec", lambda name: None)
     with pytest.raises(ConfigError, match=said):
-        find_base(load_settings(settings))
+        find_base((), load_settings(settings))
+
+
+@pytest.mark.parametrize("name", ["vllm_args", "vllm.args"])
+def test_arguments_are_for_this_engine_alone(name: str) -> None:
+    settings = load_settings({name: "seed=1"})
+    host = host_of(settings)
+    host.refresh()
+    with pytest.raises(ConfigError, match=rf"{name} \(from flag\) is for the engine vllm"):
+        engine_of(settings, host)
+
+
+def test_arguments_reach_the_engine_in_a_replica() -> None:
+    settings = load_settings({"engine": "vllm", "replicas": "2", "vllm_args": ["seed=1"]})
+    own = json.loads(json.dumps(replica_settings(settings), default=str))
+    tables = {name: Table.of_json(values) for name, values in own["tables"].items()}
+    assert tables["vllm"].values == settings.tables["vllm"].values
 
 
 def test_a_quantised_base_is_vllms(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("router.extensions.vllm.link.find_spec", lambda name: name)
     (tmp_path / "config.json").write_text('{"quantization_config": {"quant_method": "awq"}}')
-    assert find_base(Settings(engine="vllm", model=str(tmp_path))) == tmp_path
-
-
-def test_arguments_of_the_environment_are_split_like_a_shells(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("LORA_ROUTER_VLLM_ARGS", """quantization=fp8 speculative_config='{"a": 1, "b": 2}'""")
-    assert load_settings({"engine": "vllm"}).vllm_args == (
-        "quantization=fp8",
-        'speculative_config={"a": 1, "b": 2}',
-    )
+    assert find_base((), Settings(engine="vllm", model=str(tmp_path))) == tmp_path
 
 
 def test_nothing_of_vllm_is_imported_before_the_start() -> None:
-    assert isinstance(make_engine(Settings(engine="vllm")), VllmEngine)
+    assert isinstance(make_engine((), Settings(engine="vllm")), VllmEngine)
     code = (
         "import sys, router.extensions.vllm.link; print({'vllm', 'torch', 'transformers'} & set(sys.modules))"
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import sys
 
-from router.cli import compose
+from router.cli import engines
 from router.config import Settings
 from router.engine.fake import FakeEngine
 from tests.cli.tiny import MODULES
@@ -20,8 +20,8 @@ def engine(settings: Settings) -> FakeEngine:
 
 if __name__ == "__main__":
     sys.path.append(sys.argv.pop(1))
-    compose.make_engine = engine
-    compose.resolve_model = lambda name: None  # type: ignore[assignment,return-value]
+    engines.make_engine = engine
+    engines.resolve_model = lambda name: None  # type: ignore[assignment,return-value]
     from router.cli.main import main
 
     main()

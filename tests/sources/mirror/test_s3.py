@@ -73,7 +73,7 @@ class Server:
         folder.mkdir(exist_ok=True)
         alone = {key: value for key, value in os.environ.items() if not key.startswith(("AWS_", "FSSPEC_"))}
         flags = ["--listen", self.address, "--metrics-listen", self.metrics, "--adapters-dir", PREFIX]
-        sets = ("mirror_seconds=0.5", "load_plugins=", "experiments=", "lame_duck_seconds=0.1")
+        sets = ("mirrors.seconds=0.5", "load_plugins=", "experiments=", "lame_duck_seconds=0.1")
         flags += ["--gate", "off", *(part for one in sets for part in ("--set", one))]
         with (folder / "log").open("ab") as log:
             self.process = subprocess.Popen(

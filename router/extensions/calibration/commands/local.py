@@ -373,7 +373,7 @@ def latencies(panel: Panel, rows: Sequence[Row]) -> dict[str, tuple[float, float
 @contextmanager
 def resident_base(settings: Settings) -> Iterator[BaseModel]:
     """Fetch and load the base of these settings; let it go at the end. Raises ConfigError."""
-    from router.cli.compose import engine_of
+    from router.cli.engines import engine_of
     from router.cli.plugins import host_of
 
     plugins = host_of(settings)

@@ -17,7 +17,7 @@ from router.errors import ConfigError, install_extra
 
 __all__ = ["evaluate", "evaluate_rows"]
 
-PACKAGES = ("sacrebleu", "rouge_score")  # of the extra [train]
+PACKAGES = ("sacrebleu", "rouge_score", "rich")  # of the extra [train]
 
 
 def evaluate(

@@ -1,6 +1,6 @@
 """All metrics, by the names that recipes call them; `METRICS`, at the end, is the list.
 
-exact_match, rouge_l, token_f1 and chrf judge texts; execution, which runs queries, stands in `sql.py`.
+exact_match, rouge_l, token_f1 and chrf judge texts; execution, which runs queries, is in recipes/execution.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from rouge_score.rouge_scorer import RougeScorer
 from sacrebleu.metrics import BLEU, CHRF
 
 from router.extensions.training.data import Row
+from router.extensions.training.evaluation.recipe_metrics import RECIPE_METRICS, recipe_metric
 from router.extensions.training.evaluation.scoring import MeanScorer, Metric, Scores, Selection, Task
-from router.extensions.training.evaluation.sql import EXECUTION
 
 FIRST_WORDS = 12  # of the text, as a summary that costs nothing
 ROUGE = RougeScorer(["rouge1", "rougeL"])
@@ -273,10 +273,16 @@ CHRF_SCORE = Metric(
 )
 
 
-METRICS: Mapping[str, Metric] = {
-    "exact_match": EXACT_MATCH,
-    "chrf": CHRF_SCORE,
-    "token_f1": TOKEN_F1,
-    "rouge_l": ROUGE_L,
-    "execution": EXECUTION,
-}
+class Metrics(dict[str, Metric]):
+    """Metrics by name. One of `RECIPE_METRICS` is loaded when it is first asked for."""
+
+    def __missing__(self, name: str) -> Metric:
+        if name not in RECIPE_METRICS:
+            raise KeyError(name)
+        self[name] = recipe_metric(name)
+        return self[name]
+
+
+METRICS: Mapping[str, Metric] = Metrics(
+    exact_match=EXACT_MATCH, chrf=CHRF_SCORE, token_f1=TOKEN_F1, rouge_l=ROUGE_L
+)

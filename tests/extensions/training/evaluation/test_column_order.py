@@ -8,15 +8,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router.extensions.training.data import Row
-from router.extensions.training.evaluation.column_order import (
+from recipes.execution.column_order import (
     asked_order,
     in_asked_order,
     question_of,
     selected,
     stem,
 )
-from router.extensions.training.evaluation.sql import QueryJudge, is_right, is_right_anywhere, same_result
+from recipes.execution.metric import is_right, is_right_anywhere
+from recipes.execution.sql import QueryJudge, same_result
+from router.extensions.training.data import Row
 
 SCHEMA = (
     ("singer", ("singer_id", "name", "song_name", "age", "country", "net_worth_millions")),

@@ -1,4 +1,4 @@
-"""The figures of the adapters on README and on docs/training.md are those of the report cards."""
+"""The scores of the adapters, on docs/results.md and among the results, are those of the report cards."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ import pytest
 
 ROOT = Path(__file__).parents[4]
 NAMES = sorted(report.parent.name for report in (ROOT / "adapters").glob("*/report.json"))
-README, TRAINING = ((ROOT / page).read_text() for page in ("README.md", "docs/training.md"))
+RESULTS, TRAINING = (
+    (ROOT / page).read_text() for page in ("docs/results.md", "benchmarks/results/training.md")
+)
 
 
 def row(text: str, start: str) -> list[str]:
@@ -32,7 +34,7 @@ def test_figures_are_the_reports(name: str) -> None:
 
     scores = [report["arms"][arm]["score"] for arm in ("base", "base_with_examples", "adapter")]
     plain = [told(score, interval=False) for score in scores]
-    what, *figures = row(README, f"[{name}](adapters/{name}/REPORT.md)")
+    what, *figures = row(RESULTS, f"[{name}](../adapters/{name}/REPORT.md)")
     assert f", {report['data']['asked']} test rows" in what
     assert figures == plain
     gain = report["gains"]["adapter - base_with_examples"]["score"]

@@ -1,0 +1,69 @@
+"""The engine that the settings ask for: on torch, of a plugin, or over replicas."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from router.cli.fleet import EdgeEncoder, membership_and_links
+from router.errors import ConfigError, RouterError
+from router.models import resolve_model
+from router.plugins.loader import describe
+
+if TYPE_CHECKING:
+    from router.config import Settings
+    from router.engine.base import Engine
+    from router.plugins import PluginHost
+
+TORCH = "torch"  # the engine of the core
+
+
+def engine_of(settings: Settings, plugins: PluginHost) -> tuple[Engine, Path | None]:
+    """The engine of the settings, not started, and the folder of its base, fetched; None without one.
+
+    Raises ConfigError, before anything is fetched where the settings are wrong.
+    """
+    plugins.check_engine(settings.engine)
+    if settings.replica_addresses and settings.engine != TORCH:  # the edge needs the tokenizer alone
+        return make_fleet(settings), resolve_model(settings.model, any_weights=True)
+    if settings.engine == TORCH:
+        model = resolve_model(settings.model)
+        return make_fleet(settings) if settings.replica_bounds[0] else make_engine(settings), model
+    entry = plugins.engines().get(settings.engine)
+    if entry is None:
+        known = ", ".join(sorted({TORCH, *plugins.engines()}))
+        broken = [f"plugin {p.name} is broken: {p.error}" for p in plugins.status() if p.error]
+        text = f"engine (from the settings) is {settings.engine!r}, and there are {known}"
+        raise ConfigError("; ".join([text, *broken]))
+    try:
+        base = entry.base(settings) if entry.base is not None else None
+        return make_fleet(settings) if settings.replica_bounds[0] else entry.make(settings), base
+    except RouterError:
+        raise
+    except Exception as error:
+        raise ConfigError(f"the engine {settings.engine} cannot be made: {describe(error)}") from error
+
+
+def make_engine(settings: Settings) -> Engine:
+    """The engine on torch; imported here, so that a wrong flag is told before torch is there."""
+    from router.engine.torch_engine import TorchEngine
+
+    return TorchEngine(settings)
+
+
+def make_fleet(settings: Settings) -> Engine:
+    """Replicas: children of this process, actors of Ray, or what is found at addresses."""
+    from router.replicas.engine import FleetEngine
+
+    membership, links = membership_and_links(settings)
+    return FleetEngine(
+        links,
+        partial(EdgeEncoder, settings.model, settings.engine == "vllm"),
+        max_running=settings.max_running,
+        max_queue=settings.max_queue,
+        host_bytes=settings.host_memory_mb << 20,
+        stall_seconds=settings.stall_seconds,
+        membership=membership,
+        shared=bool(settings.fleet or settings.replica_addresses),
+    )

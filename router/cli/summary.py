@@ -1,0 +1,183 @@
+"""What `serve` prints when it is ready: what runs, where, and lines to paste."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from router.carried import carried, is_carried
+from router.cli import units
+from router.config import Settings
+from router.engine.base import BaseInfo
+from router.errors import NO_EXPERIMENTS
+
+if TYPE_CHECKING:
+    from router.plugins import PluginStatus
+    from router.server.app import ServerApp
+    from router.types import AdapterInfo, AdapterProfile
+
+MOST_SHOWN = 50  # adapters; the event loop waits while they are printed
+NO_CHAT_TEMPLATE = (
+    "the base has no chat template: system text and turns are joined by empty lines and continued, not "
+    "answered; an instruct model has one, or an adapter is trained on the form that [prompt] of its "
+    "adapter.toml says"
+)
+COLUMNS = ["ADAPTER", "VERSION", "STATE", "DOMAIN", "TASK", "RANK", "SIZE", "NOTE"]
+MOST_OF_QUESTION = 120  # characters of an adapter's example that the summary suggests to ask
+COPY_TO = {"file": "cp -r", "s3": "aws s3 cp --recursive", "gs": "gcloud storage cp --recursive"}
+
+
+def print_summary(app: ServerApp, plugins: Sequence[PluginStatus], calibration: str = "") -> None:
+    """Base, adapters, plugins, addresses and three lines to paste."""
+    from router import __version__
+    from router.cli.output import print_pairs, print_table
+
+    settings = app.settings
+    adapters, shown = app.registry.count(), list(islice(app.registry.listed(), MOST_SHOWN))
+    print(f"\nlora-router {__version__} is ready\n")
+    print_pairs(
+        [
+            *base_lines(app.engine.info),
+            *([("replicas", _replicas_line(settings))] if settings.replica_bounds[0] else []),
+            (
+                "adapters",
+                f"{adapters} in {_folders_line(settings.adapters_dir, 'adapters')}{_trust_line(settings)}",
+            ),
+            ("plugins", f"{_classifiers_line(plugins)} in {_folders_line(settings.plugins_dir, 'plugins')}"),
+            *(("plugin", f"{p.name} is broken: {p.error}") for p in plugins if p.error),
+            ("calibration", calibration or "none: `lora-router route calibrate` makes one"),
+            ("experiments", _experiments_line(app)),
+            ("corrections", settings.corrections),
+            *([("shared", "defaults, clients and quotas with other edges")] if settings.shared_state else []),
+            ("gRPC", app.address),
+            ("access", _access_line(settings)),
+            *([("admin", settings.admin_listen)] if settings.admin_listen else []),
+            *([("sidecar", app.sidecar_address)] if app.sidecar_address else []),
+            *_web_lines(app),
+            ("metrics", f"http://{app.metrics_address}/metrics" if app.metrics_address else "off"),
+            *([("OTLP", app.tracing.endpoint)] if app.tracing is not None else []),
+        ]
+    )
+    if shown:
+        print()
+        print_table(COLUMNS, [adapter_row(info) for info in shown])
+    if adapters > len(shown):
+        print(f"and {adapters - len(shown)} more: `lora-router adapters list` shows all")
+    print()
+    for line in lines_to_paste(app.address, settings, question_of(app.registry.profiles())):
+        print(f"  {line}")
+    print(flush=True)
+
+
+def base_lines(info: BaseInfo) -> list[tuple[str, str]]:
+    """The resident base and how it runs."""
+    size = f", {units.size(info.size_bytes)}" if info.size_bytes else ""
+    return [
+        ("base", f"{info.name} ({info.architecture}{size}, context {info.context_length})"),
+        ("device", f"{info.device}, {info.precision}"),
+        ("kernels", info.kernels),
+        *([("cannot", info.inabilities)] if info.inabilities else []),
+        *([] if info.chat_template else [("warning", NO_CHAT_TEMPLATE)]),
+    ]
+
+
+def adapter_row(info: AdapterInfo) -> tuple[str, ...]:
+    """One line of the table."""
+    return (
+        info.ref.name,
+        info.ref.version + (" *" if info.default else ""),
+        info.state.value,
+        info.domain,
+        info.task,
+        str(info.rank or ""),
+        units.size(info.size_bytes) if info.size_bytes else "",
+        info.error or info.gate or "; ".join([*["carried"] * info.carried, *info.notes]),
+    )
+
+
+def question_of(profiles: Sequence[AdapterProfile]) -> str:
+    """A question that an adapter here knows: its first example of one short line."""
+    examples = (example for profile in profiles for example in profile.examples)
+    short = (text for text in examples if len(text) <= MOST_OF_QUESTION and text.isprintable())
+    return next(short, "Hello")
+
+
+def lines_to_paste(address: str, settings: Settings, question: str) -> list[str]:
+    """Ask, ask with no .proto at hand, add an adapter."""
+    from router.client.channel import DEFAULT_TARGET
+
+    tls, token = settings.tls_cert is not None, settings.clients is not None
+    server = "" if address == DEFAULT_TARGET else f" --server {address}"
+    server += (" --tls-ca CA.pem" if tls else "") + (" --token TOKEN" if token else "")
+    how = "--cacert CA.pem" if tls else "--http2-prior-knowledge"
+    if token:  # one whose client has the roles infer and observe: reflection needs the second
+        how += ' -H "authorization: Bearer TOKEN" --reflect-header "authorization: Bearer TOKEN"'
+    body = shlex.quote('{"input":{"text":"Hello"}}')
+    url = f"{'https' if tls else 'http'}://{address}/router.v1.InferenceService/StreamGenerate"
+    return [
+        f"lora-router ask{server} {shlex.quote(question)}",
+        f"buf curl --protocol grpc {how} -d {body} {url}",
+        how_to_add(settings),
+    ]
+
+
+def how_to_add(settings: Settings) -> str:
+    """A line to paste that puts an adapter where this server looks."""
+    if settings.adapters_dir in ((), carried("adapters")):  # not where one's own belong
+        why = ": yours lie over the carried ones" if settings.adapters_dir else ""
+        return f"mkdir adapters && cp -r my-adapter adapters/  # and start again{why}"
+    first = settings.adapters_dir[0]
+    if isinstance(first, Path):
+        return f"cp -r my-adapter {shlex.quote(f'{first}/')}"
+    scheme, _, path = first.partition("://")
+    copy = COPY_TO.get(scheme)
+    folder = shlex.quote(f"{path if scheme == 'file' else first}".rstrip("/") + "/my-adapter/")
+    return f"{copy} my-adapter {folder}" if copy else f"# upload my-adapter to {folder}"
+
+
+def _web_lines(app: ServerApp) -> list[tuple[str, str]]:
+    if not app.http_address:
+        return []
+    url = f"{'https' if app.settings.tls_cert else 'http'}://{app.http_address}"
+    console = [("console", f"{url}/console")] if app.recent is not None else []
+    return [("HTTP", f"{url}/v1"), *console]
+
+
+def _replicas_line(settings: Settings) -> str:
+    if settings.replica_addresses:
+        return f"at {', '.join(settings.replica_addresses)}"
+    where = f"in the Ray cluster at {settings.ray}" if settings.ray else "on this machine"
+    return f"{settings.replicas} {where}"
+
+
+def _access_line(settings: Settings) -> str:
+    who = f"clients of {settings.clients}" if settings.clients else "everybody may do everything"
+    mutual = ", certificates of clients checked" if settings.tls_client_ca else ""
+    return f"{who}; {'TLS' if settings.tls_cert else 'plain text'}{mutual}"
+
+
+def _folders_line(folders: Sequence[Path | str], name: str) -> str:
+    """`adapters, over those that come with lora-router (/usr/lib/.../adapters)`."""
+    mine = [str(one) for one in folders if isinstance(one, str) or not is_carried(one, name)]
+    below = [f"those that come with lora-router ({one})" for one in folders if str(one) not in mine]
+    return ", over ".join(filter(None, [", ".join(mine), *below])) or "no folder"
+
+
+def _trust_line(settings: Settings) -> str:
+    asked = ["signed"] if settings.require_signed else []
+    asked += [f"listed in {settings.adapters_lock}"] if settings.adapters_lock else []
+    return f"; only those {' and '.join(asked)} are served" if asked else ""
+
+
+def _classifiers_line(plugins: Sequence[PluginStatus]) -> str:
+    classifiers = sorted((c.priority, c.name) for plugin in plugins for c in plugin.classifiers)
+    return ", ".join(name for _, name in classifiers) or "no classifier"
+
+
+def _experiments_line(app: ServerApp) -> str:
+    if app.experiments is not None:
+        return app.experiments.summary
+    return "not installed" if app.no_experiments == NO_EXPERIMENTS else "off"

@@ -1,0 +1,65 @@
+"""What a plugin adds to experiments: how a bandit divides units and is judged, and arms that are routers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
+
+from router.experiments.model import Mode, Spec
+
+if TYPE_CHECKING:
+    from router.experiments.live.assigner import Assignment
+    from router.experiments.live.runtime import Experiments
+    from router.experiments.report.model import ArmReport
+    from router.experiments.report.source import Source
+    from router.ports import RequestRouter, Served, Watcher
+    from router.types import Decision, Request
+
+BANDIT, ROUTERS = "bandit", "routers"
+MISSING = {
+    BANDIT: "a bandit needs the extension experiments_bandit, which is not there",
+    ROUTERS: "a router experiment needs the extension experiments_routers, which is not there",
+}
+"""Why an experiment is refused without the mode that it needs."""
+
+
+class ExperimentMode:
+    """One way of running experiments, of one server. A subclass overrides what differs from a plain split.
+
+    `start` and `close` are called on the event loop, with the server's.
+    """
+
+    def start(self) -> None:
+        """Begin what runs beside requests."""
+
+    async def close(self) -> None:
+        """End it; the store is still there."""
+
+    async def choose(
+        self, request: Request, router: RequestRouter, counted: bool = True
+    ) -> tuple[Decision, Assignment | None]:
+        """Route a request, and say which arm it has. Called for the mode `routers` alone.
+
+        Without `counted` nothing will be generated, and metrics stay as they are.
+        """
+        return await router.route(request), None
+
+    def beside(self, served: Served) -> Watcher | None:
+        """A watcher of an answer that begins, or None."""
+        return None
+
+    def judge(self, source: Source) -> tuple[ArmReport, ...] | None:
+        """The report of each arm but control, or None: as a split. Blocks."""
+        return None
+
+
+MakeMode = Callable[["Experiments", "RequestRouter"], ExperimentMode]
+JudgeMode = Callable[["Source"], "tuple[ArmReport, ...] | None"]
+Judges = Mapping[str, JudgeMode]  # by the name of their mode
+
+
+def needed(spec: Spec) -> str:
+    """The mode of a plugin that a plan needs; empty if it needs none."""
+    if spec.mode is Mode.BANDIT:
+        return BANDIT
+    return "" if spec.route or spec.mode is Mode.HOLDOUT else ROUTERS

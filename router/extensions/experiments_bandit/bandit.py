@@ -1,0 +1,29 @@
+"""The mode `bandit` of a server's experiments."""
+
+from __future__ import annotations
+
+from router.experiments.live.runtime import Experiments
+from router.experiments.modes import ExperimentMode
+from router.experiments.report.model import ArmReport
+from router.experiments.report.source import Source
+from router.extensions.experiments_bandit.epochs import Epochs
+from router.extensions.experiments_bandit.judging import judged
+
+
+class Bandit(ExperimentMode):
+    """Sets weights epoch by epoch, and judges by labels of events."""
+
+    def __init__(self, live: Experiments) -> None:
+        self._epochs = Epochs(live)
+
+    def start(self) -> None:
+        """Follow the clock."""
+        self._epochs.start()
+
+    async def close(self) -> None:
+        """Stop following it."""
+        await self._epochs.close()
+
+    def judge(self, source: Source) -> tuple[ArmReport, ...]:
+        """Harm, or nothing yet, of every arm but control."""
+        return judged(source)

@@ -1,0 +1,48 @@
+"""Defaults, clients and quotas that several edges have together, where `shared_state` names a database."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from router.hookspecs import RegisterCheck, hookimpl
+
+if TYPE_CHECKING:
+    from router.extensions.sharing.sharing import Sharing
+    from router.server.app import ServerApp
+
+
+class Plugin:
+    """What one server shares."""
+
+    def __init__(self) -> None:
+        self._sharing: Sharing | None = None
+
+    @hookimpl
+    def register_checks(self, register: RegisterCheck) -> None:
+        """What is wrong with it."""
+        register(self._flaws)
+
+    @hookimpl
+    def on_startup(self, server: ServerApp) -> None:
+        """Fetch the clients file where it is not here. Raises ConfigError."""
+        if server.settings.shared_state:
+            from router.extensions.sharing.sharing import Sharing
+
+            self._sharing = Sharing(server.settings, server.state_dir)
+            self._sharing.serve(server)
+
+    @hookimpl
+    async def on_load(self) -> None:
+        """Read what the others have."""
+        if self._sharing is not None:
+            await self._sharing.start()
+
+    @hookimpl
+    async def on_shutdown(self) -> None:
+        """Leave the others."""
+        if self._sharing is not None:
+            await self._sharing.close()
+
+    def _flaws(self) -> Sequence[str]:
+        return self._sharing.flaws if self._sharing is not None else ()

@@ -1,0 +1,306 @@
+"""The page of a report: whole, valid, small, and needing nothing else."""
+
+import math
+import re
+import tomllib
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from router.experiments.cli.plan_file import plan_of
+from router.experiments.cli.wording import LEGEND
+from router.experiments.live.assigner import holdout_problem
+from router.experiments.management.plans import Known, check_plan
+from router.experiments.model import ArmSpec, Experiment, MetricSpec, Mode
+from router.experiments.report.build import report
+from router.experiments.report.model import Forecast, Measured, SegmentReport, Waiting
+from router.extensions.experiments_page.page import MARK_TITLE, page
+from router.types import AdapterInfo, AdapterRef, AdapterState, RouterVariant
+from tests.commands import cli, own_folder, remote
+from tests.experiments.example_report import example
+from tests.experiments.report.sums import DAY, LONG_AFTER, SPEC, STARTED, SumsStore, both, bucket, running
+from tests.experiments.report.told import REPORT
+
+__all__ = ["cli", "own_folder", "remote"]
+
+MOST_BYTES = 400_000
+
+
+@pytest.fixture(scope="module")
+def whole():
+    """A report with every part but shadow pairs."""
+    return example(Forecast(3000.0, 40_000, 4.0, 0.02, "about 4.0 days more at 3,000 new units a day"))
+
+
+class Page(HTMLParser):
+    """What a page is made of; tags must nest."""
+
+    VOID = ("meta", "link", "br", "img")
+
+    def __init__(self, text):
+        super().__init__()
+        self.open, self.tags, self.attributes, self.headings = [], [], [], []
+        self.feed(text)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.attributes += attrs
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.tags.append(tag)
+        self.attributes += attrs
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if self.open and self.open[-1] == "h2":
+            self.headings.append(data)
+
+
+def test_the_page_needs_nothing_else(cli, remote, tmp_path):
+    cli(
+        *("experiments", "create", "medical-v2", "--route", "medical", "--metric", "success"),
+        *("--arm", "control=medical@1.0.0", "--arm", "new=medical@1.1.0", "--start"),
+    )
+    done = cli("experiments", "report", "medical-v2", "--html", tmp_path / "report.html")
+    assert done.out.splitlines()[-1] == f"page: {tmp_path / 'report.html'}"
+    stands_alone(text := (tmp_path / "report.html").read_text(encoding="utf-8"))
+    assert Page(text).tags.count("svg") == 6  # effect, lift, sample ratio, one guardrail, units and new ones
+
+
+@pytest.mark.slow
+def test_a_page_of_everything_needs_nothing_else(whole):
+    stands_alone(page(whole))
+
+
+def stands_alone(text):
+    found = Page(text)
+    assert not {"script", "link", "img", "iframe", "object"} & set(found.tags)
+    assert not [name for name, _ in found.attributes if name in ("src", "href") or name.startswith("on")]
+    assert not re.search(r"https?:|url\((?!#)|@import", text)
+    ids = [value for name, value in found.attributes if name == "id"]
+    assert len(ids) == len(set(ids))
+
+
+@pytest.mark.slow
+def test_texts_from_outside_are_escaped():
+    text = page(REPORT)
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in text
+    arms = (SPEC.arms[0], ArmSpec("<b>", 0.5))
+    made = replace(SPEC, arms=arms, hypothesis="<i>x</i>")
+    buckets = [replace(b, arm="<b>" if b.arm == "new" else b.arm) for b in both(500, 510, hours=5)]
+    text = page(report(SumsStore(buckets, running(made)), "medical-v2", now=LONG_AFTER))
+    assert "<b>" not in text
+    assert "<i>" not in text
+
+
+def test_the_page_tells_all_parts():
+    assert Page(page(REPORT)).headings == [
+        "success: proportion, more is better",
+        "success by arm",
+        "Shadow answers against served ones",
+        "Guardrails",
+        "Sample ratio and answers by arm",
+        "Exposures over time",
+        "Checks",
+        "Plan",
+        "Audit trail",
+        "What the words mean",
+    ]
+
+
+def test_a_page_of_nothing_yet():
+    draft = report(SumsStore([], Experiment("draft", SPEC)), "draft", now=STARTED)
+    assert Page(page(draft)).headings == ["Plan", "What the words mean"]
+    empty = report(SumsStore([]), "medical-v2", now=STARTED)
+    assert "Checks" in Page(page(empty)).headings
+
+
+def test_a_failed_check_stands_at_the_top():
+    buckets = [*both(1000, 1150), bucket("new", 600, 300, at=1)]
+    text = page(report(SumsStore(buckets), "medical-v2", now=LONG_AFTER))
+    assert Page(text).headings[0] == "Checks that failed"
+    assert 'class="verdict invalid"' in text
+
+
+def test_several_arms_have_their_rulings_and_colours():
+    arms = (
+        *(replace(a, weight=0.34) for a in SPEC.arms),
+        ArmSpec("base", 0.32, AdapterRef("medical", "1.2.0")),
+    )
+    buckets = [*both(1000, 1010), bucket("base", 1900, 700)]
+    text = page(report(SumsStore(buckets, running(replace(SPEC, arms=arms))), "medical-v2", now=LONG_AFTER))
+    assert text.count('class="chip"') == 2
+    assert '<span class="arm c2">base</span> <span class="pill harm">stop for harm</span>' in text
+
+
+def test_modes_without_a_sample_ratio_have_no_plot_of_it():
+    points = tuple(replace(point, share_low=0.0, share_high=1.0) for point in REPORT.points)
+    text = page(replace(REPORT, experiment=running(replace(SPEC, mode=Mode.BANDIT)), points=points))
+    assert 'id="shares"' not in text
+    assert 'id="effect"' in text
+
+
+@pytest.mark.slow
+def test_points_within_the_window_are_not_drawn():
+    found = report(SumsStore(both(500, 510, hours=48)), "medical-v2", now=STARTED + 2 * DAY)
+    text = page(found)
+    points = re.search(r'class="line c1" points="([^"]*)"', text)
+    assert points is not None
+    assert len(points[1].split()) == 24
+
+
+def crowded(treatments=3, values=12, labels=3, metrics=10, points=200):
+    """As much as a report may hold."""
+    spec = replace(
+        SPEC,
+        arms=(SPEC.arms[0], *(ArmSpec(f"treatment-{i}", 0.15) for i in range(treatments))),
+        secondary=tuple(MetricSpec(f"metric_number_{i}", SPEC.primary.kind) for i in range(metrics)),
+    )
+    one = replace(REPORT.arms[0].primary, alpha=0.05 / 90, length=None)
+    effects = {f"a value of some length {i}": one for i in range(values)}
+    segments = tuple(SegmentReport(f"label-{i}", effects, 0.5, False, "") for i in range(labels))
+    named = tuple(replace(one, metric=metric.name) for metric in spec.secondary)
+    arms = tuple(
+        replace(REPORT.arms[0], arm=arm.name, secondary=named, segments=segments, unadjusted=one)
+        for arm in spec.arms[1:]
+    )
+    made = [
+        replace(
+            REPORT.points[-1],
+            time=STARTED + 3600.0 * i,
+            arm=arm.name,
+            effect=math.sin(i * 1.234) / 3,
+            low=-math.sqrt(i + 1),
+            high=math.inf if i < 3 else math.sqrt(i + 1),
+            units=100 * i,
+        )
+        for i in range(points)
+        for arm in spec.arms
+    ]
+    return replace(
+        REPORT, experiment=running(spec), arms=arms, points=tuple(made), time=LONG_AFTER, arm="treatment-0"
+    )
+
+
+def test_a_page_of_three_arms_with_all_there_may_be_is_small():
+    text = page(crowded())
+    assert text.count("<polyline") == 3 + 3 + 4 + 4 + 4  # all, each, shares, units, new units
+    assert len(text.encode()) < MOST_BYTES
+    assert not re.search(r"\b(nan|inf)\b", text)
+
+
+@pytest.mark.slow
+def test_what_may_not_be_looked_at_often_has_a_dagger_that_says_so(whole):
+    text = page(whole)
+    dagger = f'<abbr title="{MARK_TITLE}">†</abbr>'
+    assert LEGEND.replace("†", dagger) in text
+    for place in ('<th class="n">value{}</th>', "first token{}</th>", "Forecast{}:", "control{}</th>"):
+        assert place.format(dagger) in text
+    assert f"]{dagger}" not in text  # no interval is marked
+    assert "holds at every moment" in text
+
+
+def test_an_interval_for_one_look_is_marked_and_said_to_be_so():
+    arm = replace(REPORT.arms[0], primary=replace(REPORT.arms[0].primary, anytime=False))
+    text = page(replace(REPORT, arms=(arm,)))
+    assert "is for one look, at the end" in text
+    assert re.search(r"\[\+0\.0259, \+0\.124\]<abbr", text)
+
+
+def test_a_missing_interval_says_why_and_how_long():
+    waiting = Waiting("too-few-units", "<12> units, 750 are needed", 1476)
+    young = Measured("success", (6, 6), (0.0, 0.5), 0.5, -math.inf, math.inf, 1.0, "burn-in", waiting=waiting)
+    arm = replace(
+        REPORT.arms[0],
+        primary=young,
+        guardrails=(replace(young, state="open", margin=0.03),),
+        secondary=(young,),
+        unadjusted=young,
+        segments=(SegmentReport("language", {"en": young}, 1.0, False, ""),),
+    )
+    text = page(replace(REPORT, arms=(arm,)))
+    told = "no interval yet: &lt;12&gt; units, 750 are needed; about 1,476 more units"
+    assert text.count(told) == 5  # below effects, guardrails, secondary metrics, segments, and a lift plot
+    assert not re.search(r"\b(nan|inf)\b", text)
+
+
+def test_secondary_metrics_segments_and_the_past_are_told(whole):
+    text = page(whole)
+    headings = Page(text).headings
+    assert "Secondary metrics (decide nothing; intervals corrected for all 4)" in headings
+    assert "Segments" in headings
+    for part in (
+        "seconds_to_solution (capped at 300)",
+        "98.8% interval, corrected for 4",
+        "99.4% interval, corrected for 8",
+        "thumbs_up by language: new against old",
+        "adjusted by the past (CUPED)",
+        "as measured",
+        "% narrower",
+        "in percent of",
+        "New units in each 6 hours",
+    ):
+        assert part in text
+
+
+def test_the_holdout_is_told():
+    experiment = running(replace(SPEC, mode=Mode.HOLDOUT))
+    assert "everybody in experiments against the holdout" in page(replace(REPORT, experiment=experiment))
+
+
+def test_it_is_read_in_the_dark_and_on_a_phone():
+    text = page(REPORT)
+    assert "prefers-color-scheme: dark" in text
+    assert 'name="viewport"' in text
+
+
+PAGE = (Path(__file__).parents[3] / "docs" / "experiment-modes.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"```toml\n(.*?)```", PAGE, re.DOTALL)
+
+
+def resolve(name: str, version: str = "") -> AdapterInfo:
+    return AdapterInfo(AdapterRef(name, version or "1.0.0"), AdapterState.READY)
+
+
+@pytest.mark.parametrize("block", BLOCKS, ids=["shadow", "router", "holdout"])
+def test_a_plan_can_be_kept_and_started(block):
+    check_plan(plan_of(tomllib.loads(block)), Known(resolve, lambda: ["exact_match"], lambda: ["keywords"]))
+
+
+def test_they_are_what_the_page_says():
+    shadow, router, holdout = (plan_of(tomllib.loads(block)) for block in BLOCKS)
+    assert (shadow.mode, shadow.judge, shadow.shadow_share) == (Mode.SHADOW, "exact_match", 0.5)
+    assert (router.route, router.arms[1].router) == ("", RouterVariant(threshold=0.8))
+    assert (holdout.mode, holdout.route, holdout.control) == (Mode.HOLDOUT, "", "kept-out")
+    assert holdout_problem(holdout, 0.05) == ""
+
+
+def test_a_format_of_a_plugin_is_written(cli, remote, tmp_path):
+    plugin = tmp_path / "plugins" / "markdown.py"
+    plugin.parent.mkdir()
+    plugin.write_text(
+        "from router import hookimpl\n\n"
+        "@hookimpl\n"
+        "def register_report_formats(register):\n"
+        '    register("md", lambda report: f"# {report.experiment.name}")\n'
+    )
+    cli(
+        *("experiments", "create", "medical-v2", "--route", "medical", "--metric", "success"),
+        *("--arm", "control=medical@1.0.0", "--arm", "new=medical@1.1.0", "--start"),
+    )
+    done = cli("experiments", "report", "medical-v2", "--write", "report.md")
+    assert done.out.splitlines()[-1] == "report: report.md"
+    assert Path("report.md").read_text() == "# medical-v2"
+    refused = cli("experiments", "report", "medical-v2", "--write", "report.pdf")
+    assert (refused.code, refused.err) == (
+        2,
+        "lora-router: no plugin writes reports as 'pdf'; the formats are: html, md\n",
+    )

@@ -1,0 +1,250 @@
+"""Edges and replicas of two releases, side by side and one after the other."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+import subprocess
+import sys
+from asyncio.subprocess import Process
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, replace
+
+import grpc
+import pytest
+
+from router.engine.base import Ability
+from router.engine.fake import FakeEngine
+from router.errors import ConfigError, FailedPrecondition
+from router.replicas import messages
+from router.replicas.engine import FleetEngine
+from router.replicas.link import GrpcLink, Security
+from router.replicas.messages import OLDEST, PROTOCOL, Hello
+from router.v1 import fleet_pb2 as pb
+from router.v1 import fleet_pb2_grpc, inference_pb2_grpc
+from tests.engine.contract import until
+from tests.replicas import test_link
+from tests.replicas.older import OlderLink, OlderService
+from tests.replicas.served import ServedLink
+from tests.replicas.test_children import SECRET, free_port
+from tests.replicas.test_messages import INFO
+from tests.server.helpers import ask, launch, long_stream
+
+
+class OlderReplica(ServedLink):
+    """A replica of the release before, and this edge's way to it."""
+
+    service = OlderService
+
+
+class OlderEdge(OlderLink, ServedLink):
+    """A replica of this release, and the way to it of an edge of the release before."""
+
+
+class TestOlderReplica(test_link.TestOverGrpc):
+    """This edge keeps the contract of engines over a replica of the release before."""
+
+    def link(self) -> ServedLink:
+        return OlderReplica("0", test_link.FAKE, Security("secret"))
+
+
+class TestOlderEdge(test_link.TestOverGrpc):
+    """An edge of the release before keeps it over a replica of this one."""
+
+    def link(self) -> ServedLink:
+        return OlderEdge("0", test_link.FAKE, Security("secret"))
+
+
+@pytest.fixture
+def served() -> Iterator[Callable[..., ServedLink]]:
+    """`served(kind)`: a replica that runs."""
+    made: list[ServedLink] = []
+
+    def make(kind: type[ServedLink] = ServedLink) -> ServedLink:
+        made.append(kind(str(len(made)), test_link.FAKE))
+        made[-1].start()
+        return made[-1]
+
+    yield make
+    for link in made:
+        link.kill()
+
+
+def test_what_cannot_work_together_is_refused_with_what_to_upgrade(
+    served: Callable[..., ServedLink], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    at = served().address
+    monkeypatch.setattr(messages, "OLDEST", PROTOCOL + 1)
+    with pytest.raises(ConfigError, match=r"replica r .* needs 2 or later: upgrade the replica"):
+        GrpcLink("r", at, Security(), 5.0).start()
+    monkeypatch.setattr(messages, "OLDEST", OLDEST)
+    monkeypatch.setattr(messages, "PROTOCOL", 0)
+    with pytest.raises(ConfigError, match=r"replica r .* needs protocol 1 or later, .* upgrade the edge"):
+        GrpcLink("r", at, Security(), 5.0).start()
+
+
+async def test_a_command_that_the_other_release_does_not_know_is_refused_alone(
+    served: Callable[..., ServedLink],
+) -> None:
+    engine = FleetEngine([served(OlderReplica), served()], FakeEngine, max_running=4, max_queue=4)
+    await asyncio.to_thread(engine.start)
+    with pytest.raises(FailedPrecondition, match="cannot do that"):
+        await engine.members.drain("0")
+    assert [replica.up for replica in engine.replicas] == [True, True]
+    await asyncio.to_thread(engine.close)
+
+
+def test_what_a_later_release_can_do_more_is_left_out_until_all_can() -> None:
+    new = Hello(INFO, version="2")
+    old = Hello(replace(INFO, abilities=INFO.abilities - {Ability.ACTIVATED}), version="1")
+    assert messages.check_alike({"0": new, "1": old}).info == old.info
+    assert messages.differences(old, new) == {}
+    assert "abilities" in messages.differences(new, old)
+    with pytest.raises(ConfigError, match="replica 1 cannot be one of this fleet: its abilities"):
+        messages.check_alike({"0": new, "1": replace(old, version="2")})
+
+
+class Balancer:
+    """Clients whose calls go to the edges that it knows, in turn, one after the other by each client."""
+
+    def __init__(self, edges: list[Edge]) -> None:
+        self.edges = edges
+        self.answered = 0
+        self.lost: list[str] = []
+        self._stop = asyncio.Event()
+        self._clients: list[asyncio.Task[None]] = []
+
+    def start(self, clients: int) -> None:
+        self._clients = [asyncio.create_task(self._client(at)) for at in range(clients)]
+
+    async def stop(self) -> None:
+        self._stop.set()
+        await asyncio.gather(*self._clients)
+
+    async def _client(self, at: int) -> None:
+        while not self._stop.is_set():
+            at += 1
+            stub = self.edges[at % len(self.edges)].inference
+            try:
+                if at % 3 == 0:
+                    answer = [m async for m in stub.StreamGenerate(long_stream(60))][-1]
+                    good = answer.finished.usage.completion_tokens == 60
+                else:
+                    name = ("base", "medical", "legal")[at % 5 % 3]
+                    answer = await stub.Generate(ask(routing={"adapter": f"adapters/{name}"}))
+                    good = answer.text.endswith("] one two three")
+                if not good:
+                    self.lost.append(str(answer))
+            except grpc.aio.AioRpcError as error:
+                self.lost.append(f"{error.code().name}: {error.details()}")
+            self.answered += 1
+
+    async def more(self) -> None:
+        """Some answers later."""
+        seen = self.answered
+        await until(lambda: self.answered > seen + 50, 90)
+
+
+@pytest.fixture
+async def rolling(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Rolling]:
+    """Processes of both releases, ended with the test."""
+    monkeypatch.setenv("LORA_ROUTER_REPLICA_SECRET", SECRET)
+    async with AsyncExitStack() as stack:
+        yield Rolling(stack)
+
+
+class Rolling:
+    """Two places for replicas, at addresses that stay, and edges at addresses of their own."""
+
+    def __init__(self, stack: AsyncExitStack) -> None:
+        self._stack, self._ports = stack, (free_port(), free_port())
+        self.replicas: dict[int, subprocess.Popen[bytes]] = {}
+
+    def address(self, at: int) -> str:
+        """Of the replica there."""
+        return f"127.0.0.1:{self._ports[at]}"
+
+    def replica(self, at: int, older: bool) -> None:
+        """Start one there."""
+        module = "tests.replicas.older" if older else "router.cli"
+        command = [sys.executable, "-m", module, "replica", "--engine", "fake", "--metrics-listen", ""]
+        command += ["--listen", self.address(at), "--fake", json.dumps({"step_seconds": 0.01})]
+        process = self.replicas[at] = subprocess.Popen(command)
+        self._stack.callback(process.wait)
+        self._stack.callback(process.kill)
+
+    async def edge(self, older: bool) -> Edge:
+        """Start one; it serves."""
+        replicas = ",".join(map(self.address, (0, 1)))
+        process, address = await launch("--replicas", replicas, *(["--older"] if older else []))
+        assert address
+        logs = asyncio.create_task(process.communicate())
+        channel = grpc.aio.insecure_channel(address)
+        self._stack.push_async_callback(channel.close)
+
+        async def end() -> None:
+            if process.returncode is None:
+                process.kill()
+            await logs
+
+        self._stack.push_async_callback(end)
+        fleet = fleet_pb2_grpc.FleetServiceStub(channel)
+        return Edge(process, inference_pb2_grpc.InferenceServiceStub(channel), fleet)
+
+
+@dataclass
+class Edge:
+    """A server process."""
+
+    process: Process
+    inference: inference_pb2_grpc.InferenceServiceStub
+    fleet: fleet_pb2_grpc.FleetServiceStub
+
+    async def has_both(self) -> None:
+        """Wait until both replicas are up there."""
+        async with asyncio.timeout(90):
+            while True:
+                found = (await self.fleet.ListReplicas(pb.ListReplicasRequest())).replicas
+                if [one.state for one in found] == [pb.Replica.STATE_SERVING] * 2:
+                    return
+                await asyncio.sleep(0.1)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("first", ["edges", "replicas"])
+async def test_a_rolling_upgrade_of_edges_and_replicas_loses_no_accepted_request(
+    rolling: Rolling, first: str
+) -> None:
+    """Two edges and two replicas of the release before, each replaced by one of this one under load."""
+    for at in (0, 1):
+        rolling.replica(at, older=True)
+    old = [await rolling.edge(older=True), await rolling.edge(older=True)]
+    serving = list(old)
+    balancer = Balancer(serving)
+    balancer.start(12)
+    await balancer.more()
+
+    async def edges() -> None:
+        for at, edge in enumerate(old):
+            serving[at] = await rolling.edge(older=False)
+            edge.process.send_signal(signal.SIGTERM)
+            assert await asyncio.wait_for(edge.process.wait(), 60) == 0
+            await balancer.more()
+
+    async def replicas() -> None:
+        for at in (0, 1):
+            process = rolling.replicas[at]
+            process.send_signal(signal.SIGTERM)
+            assert await asyncio.to_thread(process.wait, 60) == 0
+            rolling.replica(at, older=False)
+            await asyncio.gather(*(edge.has_both() for edge in serving))
+            await balancer.more()
+
+    for part in (edges, replicas) if first == "edges" else (replicas, edges):
+        await part()
+    await balancer.stop()
+    assert balancer.lost == []
+    assert balancer.answered > 250
