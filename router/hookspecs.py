@@ -111,15 +111,11 @@ class RegisterSettings(Protocol):
 
 @hookspec
 def register_settings(register: RegisterSettings) -> None:
-    """Call `register(Model)`: a pydantic model of the table [NAME] of lora-router.toml. NAME is the plugin's:
-        its file without `.py`, its folder, or its entry point.
+    """Call `register(Model)`: a pydantic model of the table [NAME] of lora-router.toml.
 
-        A field KEY is also set by `serve --set NAME.KEY=VALUE` and LORA_ROUTER_NAME__KEY, in this order of
-    <<<<<<< HEAD
-        strength: flag, environment, file, default. `Formerly` gives a field old names.
-    =======
-        strength: flag, environment, file, default. Other hooks get an instance of the model as `settings`.
-    >>>>>>> main
+    NAME is the plugin's: its file without `.py`, its folder, or its entry point. `serve --set NAME.KEY=VALUE`
+    and LORA_ROUTER_NAME__KEY set a field KEY, too. The order of strength is flag, environment, file, default.
+    `Formerly` gives a field old names. Other hooks get an instance of the model as `settings`.
     """
 
 
