@@ -41,7 +41,7 @@ def section(text: str, heading: str) -> str:
 
 
 def test_every_folder_is_on_the_map_with_the_file_to_open_first():
-    told = section(page("architecture.md"), "## Rooms")
+    told = section(page("architecture.md"), "## Folders")
     rows = {
         m[1]: m[2]
         for m in re.finditer(r"^\| `([\w/]+)` \| .{10,} \| (?:`(\w+\.py)`)? ?\|$", told, re.MULTILINE)
