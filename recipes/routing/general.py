@@ -40,14 +40,14 @@ from router.classifiers.registration import Registration  # noqa: E402
 from router.cli.plugins import load_plugins  # noqa: E402
 from router.cli.settings import load_settings  # noqa: E402
 from router.extensions.calibration.cascade import Run, join_runs, run_cascade  # noqa: E402
-from router.extensions.calibration.commands.local import fit_panel, resident_base  # noqa: E402
+from router.extensions.calibration.commands.local import fit_classifiers, resident_base  # noqa: E402
 from router.extensions.calibration.fit import fit_stops  # noqa: E402
 from router.extensions.calibration.rows import Ballot, Row  # noqa: E402
 from router.extensions.calibration.stages import fit_scaler, fit_stage  # noqa: E402
 from router.models.encoder import Reader, sentence_reader  # noqa: E402
 from router.routing import BaseModel  # noqa: E402
-from router.routing.knowledge import Labels  # noqa: E402
-from router.routing.panel import Lessons  # noqa: E402
+from router.routing.catalog_view import Labels  # noqa: E402
+from router.routing.chain import FitProfiles  # noqa: E402
 from router.routing.policy import WEIGHTS  # noqa: E402
 from router.types import AdapterProfile, Vote  # noqa: E402
 
@@ -114,8 +114,8 @@ def asked_of(
     base: BaseModel,
 ) -> Asked:
     """Votes of these classifiers, which learned these adapters."""
-    panel = fit_panel(registrations, Lessons(tuple(profiles), tuple(profiles)), base)
-    votes = votes_of(panel.registrations, [text for text, _ in rows], Labels(tuple(profiles)), {"en"})
+    fitted = fit_classifiers(registrations, FitProfiles(tuple(profiles), tuple(profiles)), base)
+    votes = votes_of(fitted.registrations, [text for text, _ in rows], Labels(tuple(profiles)), {"en"})
     places = {profile.name: str(i) for i, profile in enumerate(profiles)}
     ballots = []
     for (text, label), found in zip(rows, votes, strict=True):
