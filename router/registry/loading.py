@@ -30,8 +30,8 @@ from router.registry.format.findings import Code, Finding, Severity
 from router.registry.format.folder import CONFIG
 from router.registry.format.probes import Probe
 from router.registry.format.text import show
-from router.registry.notes import Proven
 from router.registry.options import Workers
+from router.registry.persistent_cache import Proven
 from router.registry.record import Live, Record
 from router.registry.residency import Residency, Resident, Room
 from router.types import Constraint, FinishReason, Sampling, SamplingParams, Turn

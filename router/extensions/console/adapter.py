@@ -31,9 +31,9 @@ MOST_VERSIONS, MOST_PROBES, MOST_EXAMPLES, MOST_LINES = 50, 20, 12, 30
 async def show(visit: Visit) -> dict[str, Any]:
     """The page."""
     adapter, ref = await found(visit)
-    insight = visit.console.insight
-    status, traffic = insight.engine.status(), traffic_of(visit)
-    read = {name: await insight.registry.document(ref, name) for name in DOCUMENTS}
+    context = visit.console.context
+    status, traffic = context.engine.status(), traffic_of(visit)
+    read = {name: await context.registry.document(ref, name) for name in DOCUMENTS}
     card, manifest, probes = await asyncio.to_thread(parsed, read)
     acts = [(act, act.why_not(visit, adapter)) for act in ACTS]
     return {
@@ -64,7 +64,7 @@ async def picture(visit: Visit) -> Answer:
     """A picture of its report card."""
     _, ref = await found(visit)
     name = visit.path("picture")
-    data = await visit.console.insight.registry.document(ref, name) if name in PICTURES else None
+    data = await visit.console.context.registry.document(ref, name) if name in PICTURES else None
     if data is None or not data.startswith(PNG):
         raise NotFound("picture", name)
     return Answer(data, "image/png", headers={"cache-control": "private, max-age=60"})
@@ -72,7 +72,7 @@ async def picture(visit: Visit) -> Answer:
 
 async def pictures_of(visit: Visit, ref: AdapterRef) -> list[tuple[str, str]]:
     """Those that are there."""
-    registry = visit.console.insight.registry
+    registry = visit.console.context.registry
     return [
         (name, told)
         for name, told in PICTURES.items()
@@ -138,7 +138,7 @@ def probes_of(data: bytes) -> list[dict[str, str]]:
 
 def versions_of(visit: Visit, ref: AdapterRef, status: Any, traffic: Any) -> dict[str, Any]:
     """All versions of that name, the newest first, and the place of the default among them."""
-    registry = visit.console.insight.registry
+    registry = visit.console.context.registry
     same = same_name(registry, ref.name)
     messages = [adapter_message(info, registry.etag(info.ref)) for info in same][-MOST_VERSIONS:]
     messages.reverse()
