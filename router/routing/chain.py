@@ -46,13 +46,13 @@ class ClassifierChain:
         labels: Labels,
         candidates: Collection[str],
         rule: Rule,
-        heard: dict[str, Vote] | None = None,
+        votes_before: dict[str, Vote] | None = None,
     ) -> list[Vote]:
         """Votes in order, up to the one that settles it; who does not count is not asked.
 
         `heard` are votes on this request that were asked for before, by classifier; new ones are added.
         """
-        known = {} if heard is None else heard
+        known = {} if votes_before is None else votes_before
         votes: list[Vote] = []
         for executor in await self._for_text(request, rule):
             if not rule.asks(executor.name):
@@ -65,10 +65,10 @@ class ClassifierChain:
         return votes
 
     async def everyone(
-        self, request: Request, labels: Labels, rule: Rule, heard: dict[str, Vote] | None = None
+        self, request: Request, labels: Labels, rule: Rule, votes_before: dict[str, Vote] | None = None
     ) -> list[Vote]:
         """All votes, asked at once, in the order in which they count; `heard` as above."""
-        known, executors = {} if heard is None else heard, await self._for_text(request, rule)
+        known, executors = {} if votes_before is None else votes_before, await self._for_text(request, rule)
         new = [executor for executor in executors if executor.name not in known]
         votes = await asyncio.gather(
             *(self._vote(executor, request, labels, rule.asks(executor.name)) for executor in new)

@@ -46,12 +46,12 @@ from router.types import (
     AdapterProfile,
     Continuity,
     Decision,
-    Heard,
     Reason,
     Request,
     Turn,
     Visible,
     Vote,
+    VotesByClassifier,
 )
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ _RESOURCE = re.compile(
 
 
 class ClassifierHost(Protocol):
-    """Whoever finds classifiers, such as the host of plugins; all calls are made on the event loop."""
+    """Finds classifiers, such as the host of plugins; all calls are made on the event loop."""
 
     def registrations(self) -> tuple[Registration, ...]:
         """Classifiers in the order in which they are asked; the same object while nothing changes."""
@@ -225,7 +225,7 @@ class Router:
         return await self.decide(request)
 
     async def decide(
-        self, request: Request, variant: RouterVariant | None = None, heard: Heard | None = None
+        self, request: Request, variant: RouterVariant | None = None, heard: VotesByClassifier | None = None
     ) -> Decision:
         """The decision of this router, or of a variant of it.
 
@@ -248,9 +248,9 @@ class Router:
                 await self._executors.wait_for_fits(PICK_UP_SECONDS)
 
     async def _decide(
-        self, request: Request, variant: RouterVariant | None, heard: Heard
+        self, request: Request, variant: RouterVariant | None, heard: VotesByClassifier
     ) -> tuple[Decision, Sequence[Vote]]:
-        said, candidates = self._said_by_caller(request)
+        said, candidates = self._caller_choice(request)
         ask = _Ask(self, request, variant, candidates, heard)
         if said is not None or not candidates:
             votes = (await ask(request.text)).votes if request.routing.explain else ()
@@ -265,12 +265,12 @@ class Router:
             if remembered is not None and remembered.conclusion.adapter not in (*candidates, ""):
                 remembered = None
         chosen = await choose(read(request), ask, mode, remembered, hints.fresh)
-        return self._of_turn(chosen, request.visible), chosen.heard.votes
+        return self._of_turn(chosen, request.visible), chosen.finding.votes
 
     def _of_turn(self, chosen: Chosen, visible: Visible) -> Decision:
         """The decision on a turn of a conversation."""
         decision = self._carried_out(chosen.conclusion, visible)
-        lost, status = chosen.heard.lost, decision.calibration
+        lost, status = chosen.finding.lost, decision.calibration
         if status == FITTED and lost and chosen.conclusion.incomplete:
             status = LOST + ", ".join(f"{one.classifier} ({one.reason})" for one in lost)
         elif status == FITTED and chosen.conclusion.foreign:
@@ -305,7 +305,7 @@ class Router:
         conclusion = Conclusion(name, reason, decision.confidence, decision.classifier, decision.threshold)
         self._conversations.put(request.tenant, hints.conversation, Previous(conclusion, decision.undecided))
 
-    def _said_by_caller(self, request: Request) -> tuple[Decision | None, frozenset[str]]:
+    def _caller_choice(self, request: Request) -> tuple[Decision | None, frozenset[str]]:
         """The decision that the caller made, or the candidates that the caller left."""
         hints, visible = request.routing, request.visible
         if is_base(hints.adapter):
@@ -365,7 +365,7 @@ class _Ask:
         request: Request,
         variant: RouterVariant | None,
         candidates: frozenset[str],
-        heard: Heard,
+        heard: VotesByClassifier,
     ) -> None:
         self._router, self._request, self._heard = router, request, heard
         self._variant, self._candidates = variant, candidates

@@ -95,21 +95,21 @@ def parsed(read: dict[str, bytes | None]) -> tuple[Any, dict[str, Any], list[dic
 def manifest_of(data: bytes) -> dict[str, Any]:
     """What a manifest says of prompt, sampling and routing."""
     try:
-        said = tomllib.loads(data.decode())
+        manifest = tomllib.loads(data.decode())
     except (ValueError, RecursionError):
-        said = {}
-    generation = at(said, "generation")
+        manifest = {}
+    generation = at(manifest, "generation")
     return {
-        "license": text(at(said, "adapter", "license")),
-        "system": text(at(said, "prompt", "system")),
-        "template": text(at(said, "prompt", "template")),
+        "license": text(at(manifest, "adapter", "license")),
+        "system": text(at(manifest, "prompt", "system")),
+        "template": text(at(manifest, "prompt", "template")),
         "generation": [
             (name, shown(value))
             for name, value in (generation if isinstance(generation, dict) else {}).items()
         ],
-        "examples": texts(at(said, "routing", "examples")),
-        "negative": texts(at(said, "routing", "negative_examples")),
-        "keywords": texts(at(said, "routing", "keywords")),
+        "examples": texts(at(manifest, "routing", "examples")),
+        "negative": texts(at(manifest, "routing", "negative_examples")),
+        "keywords": texts(at(manifest, "routing", "keywords")),
     }
 
 
@@ -130,10 +130,10 @@ def probes_of(data: bytes) -> list[dict[str, str]]:
     """The first of them."""
     lines = data.decode(errors="replace").splitlines()[:MOST_PROBES]
     try:
-        said = [json.loads(line) for line in lines if line.strip()]
+        probes = [json.loads(line) for line in lines if line.strip()]
     except (ValueError, RecursionError):
         return []
-    return [{name: text(one.get(name)) for name in ("prompt", "expect", "match")} for one in tables(said)]
+    return [{name: text(one.get(name)) for name in ("prompt", "expect", "match")} for one in tables(probes)]
 
 
 def versions_of(visit: Visit, ref: AdapterRef, status: Any, traffic: Any) -> dict[str, Any]:
