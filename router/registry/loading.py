@@ -61,7 +61,7 @@ class Hooks:
 
 
 class Loader:
-    """Loads versions in tasks of its own: whoever waits for one may give up without harm to the others."""
+    """Loads versions in tasks of its own, so that a waiting caller may give up without harm to others."""
 
     def __init__(
         self,

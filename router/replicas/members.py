@@ -214,7 +214,7 @@ class Members:
         self._changed.set()  # the next report is now, and its answer is followed
         return fleet_plan
 
-    # -- reports up, rosters down
+    # -- reports up, fleet plans down
 
     async def _reported(self) -> FleetPlan:
         loads = {name: self._load(replica) for name, replica in self.replicas.items()}

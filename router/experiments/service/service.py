@@ -239,7 +239,7 @@ def _caller() -> Caller:
 
 
 def current_visibility() -> Visibility:
-    """What whoever makes the present call may know of."""
+    """What the caller may know of."""
     client = present_client()
     return Visibility(client.adapters, client.experiments)
 

@@ -184,7 +184,7 @@ class Console:
         if call.fragment:
             return self._renderer.render("notice.html", values)
         template = "sign_in.html" if status == 401 else "refusal.html"
-        # Whoever came for the first time has done nothing wrong.
+        # Anyone who came for the first time has done nothing wrong.
         values |= {"title": "Sign in" if status == 401 else message, "missing": reason == "TOKEN_MISSING"}
         values |= {"nav": [] if status == 401 else self._shown_nav(""), "csrf": self.guard.secret("")}
         return self._render(call, template, values)

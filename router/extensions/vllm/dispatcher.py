@@ -83,7 +83,7 @@ class WaitingQueue:
 
 
 class Dispatcher:
-    """`send` brings an event to whoever waits for it."""
+    """`send` brings an event to its receiver."""
 
     def __init__(self, client: Client, max_running: int, slots: int, send: Send) -> None:
         self._client, self._max_running, self._slots, self._send = client, max_running, slots, send

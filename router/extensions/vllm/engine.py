@@ -218,7 +218,7 @@ class VllmEngine:
             raise Overloaded("the queue is full", retry_after=1.0)
         return None if held is None else held.lora
 
-    # -- how it does, for whoever watches us
+    # -- how it does, for monitoring
 
     @property
     def _problem(self) -> str:
@@ -240,7 +240,7 @@ class VllmEngine:
             self._busy_since = time.monotonic()
 
     def _end(self, receiver: Receiver) -> None:
-        """Whoever waits has left."""
+        """The waiting caller has left."""
         if not self._loop.is_closed():
             self._loop.call_soon_threadsafe(self._dispatcher.end, receiver, FinishReason.CANCELLED)
 
@@ -273,7 +273,7 @@ class VllmEngine:
         try:
             with self._environment, self._processes.beginning():
                 client = self._connect(self._settings, self._base)
-        except BaseException as error:  # handed to whoever waits for the start
+        except BaseException as error:  # handed to the caller that waits for the start
             self._release()
             started.set_exception(error)
             return
@@ -347,7 +347,7 @@ class VllmEngine:
             await asyncio.sleep(min(stall / 10, 0.25))
 
     def _fail(self, reason: str) -> None:
-        """It cannot go on: whoever waits is told, and its processes are ended."""
+        """It cannot go on: waiting callers get an error, and its processes are ended."""
         self._failed = reason
         log.error("the engine has failed: %s", reason)
         self._dispatcher.fail(Unavailable(f"the engine has stopped: {reason}"))

@@ -80,6 +80,9 @@ async def test_it_counts_what_the_server_does(opened: SimpleNamespace) -> None:
     await history.look()
     last = history.samples[-1]
     assert last.by_version["medical", "1.0.0"].requests == 2
-    assert (last.requests, last.errors) == (3, 0)  # whoever asks for nobody is no fault of the server
+    assert (last.requests, last.errors) == (
+        3,
+        0,
+    )  # a request for an unknown adapter is no fault of the server
     assert last.resident_bytes > 1e6
     assert last.first_token[-1][1] == 2

@@ -54,7 +54,7 @@ KeptIn = Annotated[
     typer.Option(
         "--votes",
         metavar="FILE",
-        help="Keep votes here; whoever voted on a request there is not asked again.",
+        help="Keep votes here; a classifier is not asked again for a request whose vote is there.",
         show_default=False,
     ),
 ]
