@@ -69,7 +69,7 @@ test-fast: $(STAMP) ## the tests that take no more than a moment, in a minute
 test-long: $(STAMP) ## what a release needs, too: rehearsals in full, many kills; writes benchmarks/results/test-long.md
 	$(BIN)/python -m tests.long
 
-check: $(STAMP) ## format, lint, types, import rules, proto lint, stub freshness
+check: $(STAMP) ## format, lint, types, import rules, proto lint, stub freshness, words
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
@@ -77,6 +77,7 @@ check: $(STAMP) ## format, lint, types, import rules, proto lint, stub freshness
 	$(BIN)/buf lint
 	$(BIN)/buf format --diff --exit-code
 	$(BIN)/python -m tests.stub_freshness
+	$(BIN)/python -m tests.words
 
 format: $(STAMP) ## format and fix what can be fixed
 	$(BIN)/ruff format .

@@ -47,7 +47,7 @@ class Counted(Placement):
         super().begin(digest, replica, now)
 
 
-class Keeper:
+class AdapterCache:
     """Adapters of one fleet, as a registry keeps them: what was asked for least recently makes room."""
 
     def __init__(self, engine: FleetEngine, placement: Placement) -> None:
@@ -92,7 +92,7 @@ class Keeper:
 class Way(Protocol):
     """A policy with fleets behind it."""
 
-    def choose(self, name: str) -> tuple[Keeper, str]:
+    def choose(self, name: str) -> tuple[AdapterCache, str]:
         """Whose adapter it is to be, and the replica, where the policy has said it."""
         ...
 
@@ -104,10 +104,10 @@ class Way(Protocol):
 class OneFleet:
     """Ours: the fleet chooses."""
 
-    def __init__(self, keeper: Keeper) -> None:
-        self._keeper = keeper
+    def __init__(self, cache: AdapterCache) -> None:
+        self._keeper = cache
 
-    def choose(self, name: str) -> tuple[Keeper, str]:
+    def choose(self, name: str) -> tuple[AdapterCache, str]:
         """Always the same."""
         return self._keeper, ""
 
@@ -118,11 +118,11 @@ class OneFleet:
 class Fleets:
     """Another policy chooses among fleets of one replica each."""
 
-    def __init__(self, policy: Policy, keepers: dict[str, Keeper]) -> None:
+    def __init__(self, policy: Policy, keepers: dict[str, AdapterCache]) -> None:
         self._policy, self._keepers = policy, keepers
         self._machines = {name: Machine(name) for name in keepers}
 
-    def choose(self, name: str) -> tuple[Keeper, str]:
+    def choose(self, name: str) -> tuple[AdapterCache, str]:
         """As the policy says."""
         at = self._policy.choose(Request(name, 0, 0.0), self._machines, time.monotonic())
         self._machines[at].held += 1
@@ -148,7 +148,7 @@ class Seen:
         self.asked, self.firsts = self.asked + more.asked, self.firsts + more.firsts
 
 
-def fleet(addresses: dict[str, str], shape: Shape, seed: int) -> tuple[FleetEngine, Keeper, Counted]:
+def fleet(addresses: dict[str, str], shape: Shape, seed: int) -> tuple[FleetEngine, AdapterCache, Counted]:
     """One over these replicas, with the memory that the shape gives each."""
     placement = Counted(random.Random(seed))
     placement.went = Counter()
@@ -160,26 +160,26 @@ def fleet(addresses: dict[str, str], shape: Shape, seed: int) -> tuple[FleetEngi
         host_bytes=shape.memory * SIZE,
         placement=placement,
     )
-    return engine, Keeper(engine, placement), placement
+    return engine, AdapterCache(engine, placement), placement
 
 
 async def ask(way: Way, name: str, answer: int) -> Seen:
     """One request."""
     began, first, count = time.perf_counter(), 0.0, 0
-    keeper, at = way.choose(name)
-    at_hand = keeper.has(name)
-    digest = await keeper.hold(name)
+    cache, at = way.choose(name)
+    at_hand = cache.has(name)
+    digest = await cache.hold(name)
     try:
         params = SamplingParams(max_tokens=answer, min_tokens=2 * answer)
-        job = Job("r", keeper.engine.encode(Prompt(raw=PROMPT)), params, digest)
-        async for event in keeper.engine.submit(job):
+        job = Job("r", cache.engine.encode(Prompt(raw=PROMPT)), params, digest)
+        async for event in cache.engine.submit(job):
             if isinstance(event, Delta):
                 first = first or time.perf_counter() - began
                 count += event.tokens
             elif isinstance(event, Finished) and event.reason.value != "length":
                 raise SystemExit(f"an answer ended with {event.reason}")
     finally:
-        keeper.let_go(name)
+        cache.let_go(name)
         way.ended(at)
     return Seen(count, int(at_hand), 1, [first])
 
@@ -213,7 +213,7 @@ async def measure(policy: Policy, shape: Shape, kind: Kind, args: argparse.Names
             way: Way = OneFleet(made[0][1])
         else:
             made = [fleet({name: address}, shape, args.seed) for name, address in addresses.items()]
-            way = Fleets(policy, {name: keeper for name, (_, keeper, _) in zip(addresses, made, strict=True)})
+            way = Fleets(policy, {name: cache for name, (_, cache, _) in zip(addresses, made, strict=True)})
         for engine, *_ in made:
             await asyncio.to_thread(engine.start)
         began, cpu = time.perf_counter(), time.process_time()

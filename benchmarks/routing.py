@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.report import table, write
-from benchmarks.routing_many import Shelf
+from benchmarks.routing_many import FixedCatalog
 from router.classifiers.regression import read_background
 from router.extensions.training.recipe import load_recipe
 from router.plugins import PluginHost
@@ -64,7 +64,7 @@ def requests(profiles: Sequence[AdapterProfile], count: int) -> list[Request]:
 async def measure(plugins: str, count: int) -> dict[str, Any]:
     """Times of `count` requests through a router with these plugins, in milliseconds."""
     profiles = adapters()
-    router = Router(Shelf(profiles), PluginHost([ROOT / "plugins"], plugins))
+    router = Router(FixedCatalog(profiles), PluginHost([ROOT / "plugins"], plugins))
     started = time.perf_counter()
     await router.start()
     start = time.perf_counter() - started

@@ -49,7 +49,7 @@ STRANGE = 600  # requests for nobody
 CLASSIFIERS = "keywords,linear,embedding,nearest"
 
 
-class Shelf:
+class FixedCatalog:
     """A catalog of adapters that are nowhere else."""
 
     def __init__(self, profiles: Sequence[AdapterProfile]) -> None:
@@ -98,8 +98,10 @@ async def among_topics(count: int, keep: Path) -> dict[str, Any]:
     """One start, and what it routes."""
     known = topics(count + 1)
     before = psutil.Process().memory_info().rss
-    shelf = Shelf([topic.profile for topic in known[:count]])
-    router = Router(shelf, PluginHost([ROOT / "plugins"], CLASSIFIERS), rule=RuleInForce(Policy()), keep=keep)
+    catalog = FixedCatalog([topic.profile for topic in known[:count]])
+    router = Router(
+        catalog, PluginHost([ROOT / "plugins"], CLASSIFIERS), rule=RuleInForce(Policy()), keep=keep
+    )
     began = time.perf_counter()
     await router.start()
     some = known[: min(ASKED, count)]
@@ -113,7 +115,7 @@ async def among_topics(count: int, keep: Path) -> dict[str, Any]:
     rows = read_rows(ROOT / "recipes/routing/ood.jsonl", set(), "")
     strange = [row.text for row in rows if " ".join(row.text.split()) not in taught][-STRANGE:]
     away, _ = await decisions(router, strange)
-    added = await _added(router, shelf, known[count])
+    added = await _added(router, catalog, known[count])
     await router.close()
     routed = [(name, right) for name, right in zip(found, meant, strict=True) if name]
     return {
@@ -129,10 +131,10 @@ async def among_topics(count: int, keep: Path) -> dict[str, Any]:
     }
 
 
-async def _added(router: Router, shelf: Shelf, topic: Topic) -> dict[str, float]:
+async def _added(router: Router, catalog: FixedCatalog, topic: Topic) -> dict[str, float]:
     """Seconds until one more is routed to, and the longest call meanwhile."""
     began, longest = time.perf_counter(), 0.0
-    shelf.add(topic.profile)
+    catalog.add(topic.profile)
     while True:
         (name,), (took,) = await decisions(router, topic.asked[:1])
         longest = max(longest, took)
@@ -162,14 +164,14 @@ async def beside_seven(count: int, rows: Sequence[Row], calibration: str) -> dic
 
     said = {"adapters_dir": (ROOT / "adapters",), "calibration": calibration}
     settings = load_settings(said)
-    shelf = Shelf([*read_profiles([ROOT / "adapters"]), *(topic.profile for topic in topics(count))])
+    catalog = FixedCatalog([*read_profiles([ROOT / "adapters"]), *(topic.profile for topic in topics(count))])
     with ExitStack() as stack:
         base = stack.enter_context(resident_base(settings))
         rule = rule_of(settings)
-        router = Router(shelf, PluginHost([ROOT / "plugins"]), rule=rule, base_for=lambda timeout: base)
+        router = Router(catalog, PluginHost([ROOT / "plugins"]), rule=rule, base_for=lambda timeout: base)
         await router.start()
-        await router._lanes.wait_for_fits(600)
-        while not all(lane.ready for lane in router._lanes.in_order()):  # noqa: ASYNC110
+        await router._executors.wait_for_fits(600)
+        while not all(executor.ready for executor in router._executors.in_order()):  # noqa: ASYNC110
             await asyncio.sleep(0.2)
         found, _ = await decisions(router, [row.text for row in rows])
         status = router.rule.status

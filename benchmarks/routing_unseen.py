@@ -33,17 +33,17 @@ from router.cli.settings import load_settings, rule_of
 from router.config import Settings
 from router.extensions.calibration.commands.calibrate import calibrate
 from router.extensions.calibration.commands.local import (
-    Panel,
+    FittedClassifiers,
     ask_batch,
-    fit_panel,
+    fit_classifiers,
     open_local,
     read_profiles,
     resident_base,
 )
 from router.routing import BaseModel
+from router.routing.catalog_view import Labels, languages_of_examples
+from router.routing.chain import FitProfiles
 from router.routing.conversations import Chosen, Finding, choose
-from router.routing.knowledge import Labels, languages_of_examples
-from router.routing.panel import Lessons
 from router.routing.policy import FITTED, Leaning, Policy, RuleInForce
 from router.routing.reading import read
 from router.types import AdapterProfile, Continuity, Request, Turn, Vote
@@ -120,8 +120,10 @@ def votes_of(
 def measured(name: str, more: bool, base: BaseModel) -> dict[str, Any]:
     """One line of the table."""
     profiles = profiles_of(ROUTING / name, more)
-    panel = fit_panel(load_plugins([ROOT / "plugins"]).registrations(), Lessons(profiles, profiles), base)
-    found = asked_of(rule_of(load_settings({"calibration": ""})), panel, profiles, name)
+    fitted = fit_classifiers(
+        load_plugins([ROOT / "plugins"]).registrations(), FitProfiles(profiles, profiles), base
+    )
+    found = asked_of(rule_of(load_settings({"calibration": ""})), fitted, profiles, name)
     return {**whose(name, profiles), **found}
 
 
@@ -138,7 +140,7 @@ def calibrated(name: str) -> dict[str, Any]:
         of = read_calibration(path)
         with open_local(adapters, [ROOT / "plugins"], calibration=str(path)) as local:
             rule = RuleInForce(Policy(), of, base=local.settings.model)
-            found = asked_of(rule, local.panel, profiles, name)
+            found = asked_of(rule, local.fitted, profiles, name)
         assert rule.status == FITTED, rule.status
     proven = of.report.get("method", "proof")
     supported = {"threshold": of.threshold, "target supported": of.target, "by": proven}
@@ -157,14 +159,14 @@ def whose(name: str, profiles: Sequence[AdapterProfile]) -> dict[str, Any]:
 
 
 def asked_of(
-    in_force: RuleInForce, panel: Panel, profiles: Sequence[AdapterProfile], name: str
+    in_force: RuleInForce, fitted: FittedClassifiers, profiles: Sequence[AdapterProfile], name: str
 ) -> dict[str, Any]:
     """What becomes of the deployment's test requests, and of those for none."""
-    in_force.classifiers_are(panel.registrations)
+    in_force.classifiers_are(fitted.registrations)
     in_force.adapters_are(profiles)
     rows = lines(ROUTING / name / "test.jsonl") + lines(ROUTING / name / "none.jsonl")
     known = languages_of_examples(profiles)
-    votes = votes_of(panel.registrations, [text for text, _ in rows], Labels(profiles), known)
+    votes = votes_of(fitted.registrations, [text for text, _ in rows], Labels(profiles), known)
     names = {profile.name for profile in profiles}
     chosen = [in_force.now.conclude(ballot, names).adapter for ballot in votes]
     known = [(label, adapter) for (_, label), adapter in zip(rows, chosen, strict=True) if label]
@@ -185,8 +187,8 @@ class Deciding:
     def __init__(self, settings: Settings, base: BaseModel) -> None:
         rule = rule_of(settings)
         self._profiles = read_profiles(settings.adapter_folders)
-        taught = Lessons(self._profiles, rule.taught(self._profiles))
-        self._panel = fit_panel(load_plugins([ROOT / "plugins"]).registrations(), taught, base)
+        taught = FitProfiles(self._profiles, rule.taught(self._profiles))
+        self._panel = fit_classifiers(load_plugins([ROOT / "plugins"]).registrations(), taught, base)
         rule.classifiers_are(self._panel.registrations)
         rule.adapters_are(self._profiles)
         self._rule, self._labels = rule.now, Labels(self._profiles)
@@ -286,14 +288,16 @@ def foreign(base: BaseModel, decide: Deciding) -> list[dict[str, Any]]:
 def deciding_untuned(name: str, base: BaseModel) -> Callable[[str], str]:
     """Where a deployment without a calibration sends a text."""
     profiles = profiles_of(ROUTING / name, more=False)
-    panel = fit_panel(load_plugins([ROOT / "plugins"]).registrations(), Lessons(profiles, profiles), base)
+    fitted = fit_classifiers(
+        load_plugins([ROOT / "plugins"]).registrations(), FitProfiles(profiles, profiles), base
+    )
     rule, labels, known = RuleInForce(Policy()), Labels(profiles), languages_of_examples(profiles)
-    rule.classifiers_are(panel.registrations)
+    rule.classifiers_are(fitted.registrations)
     rule.adapters_are(profiles)
     names = {profile.name for profile in profiles}
 
     def ask(text: str) -> str:
-        (votes,) = votes_of(panel.registrations, [text], labels, known)
+        (votes,) = votes_of(fitted.registrations, [text], labels, known)
         return rule.now.conclude(votes, names).adapter
 
     return ask

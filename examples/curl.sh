@@ -23,5 +23,5 @@ call /chat/completions -i -d "{\"model\": \"auto\", \"messages\": $messages}"
 # The same as it is written: events, the last of which is [DONE].
 call /chat/completions -N -d "{\"model\": \"auto\", \"stream\": true, \"messages\": $messages}"
 
-# An answer that is one of two words, whoever gives it.
+# An answer that is one of two words, from any adapter.
 call /chat/completions -d "{\"model\": \"base\", \"choice\": [\"yes\", \"no\"], \"messages\": $messages}"

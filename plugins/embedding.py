@@ -23,16 +23,16 @@ from router.classifiers.fewshot import FEW, PARTS, FewShot
 from router.classifiers.kept import KeptFit
 from router.classifiers.regression import (
     Block,
-    Lessons,
     Ngrams,
     Regression,
+    TrainingSet,
     best_scores,
     file_digest,
     kept_regression,
-    lessons_of,
     product_in_pieces,
     read_background,
     softmax,
+    training_set_of,
 )
 from router.classifiers.texts import whole_first_last
 from router.models.encoder import Reader, sentence_reader
@@ -102,7 +102,7 @@ def _ngrams_of(texts: Sequence[str]) -> list[list[Block]]:
 
 @dataclass(frozen=True, slots=True)
 class _Examples:
-    """Vectors of the adapters' examples, adapter by adapter in the order of the lessons' names, and of
+    """Vectors of the adapters' examples, adapter by adapter in the order of the training set's names, and of
     general requests."""
 
     rows: Array  # [examples, 3 * 384], of unit length
@@ -128,7 +128,7 @@ class _Examples:
 
 @dataclass(frozen=True, slots=True)
 class _Taught:
-    """The lessons apart: those of each adapter, and general requests with strange ones."""
+    """The training set apart: those of each adapter, and general requests with strange ones."""
 
     owned: Array  # [examples, 3 * 384], adapter by adapter
     texts: list[str]  # of these
@@ -140,20 +140,20 @@ class _Taught:
 
     @classmethod
     def of(
-        cls, lessons: Lessons, vectors: Array, strangers: Array, adapters: Sequence[AdapterProfile]
+        cls, training_set: TrainingSet, vectors: Array, strangers: Array, adapters: Sequence[AdapterProfile]
     ) -> _Taught:
-        """Of the vectors of the lessons [texts, 3 * 384] and of strange requests."""
-        places, ends = _places(lessons)
+        """Of the vectors of the training set [texts, 3 * 384] and of strange requests."""
+        places, ends = _places(training_set)
         rows = np.concatenate(places)
-        texts = [lessons.texts[i] for i in rows]
+        texts = [training_set.texts[i] for i in rows]
         descriptions = {adapter.name: adapter.description for adapter in adapters}
         described = [
-            texts[end - 1] == descriptions[name] for name, end in zip(lessons.names, ends, strict=False)
+            texts[end - 1] == descriptions[name] for name, end in zip(training_set.names, ends, strict=False)
         ]
-        single = lessons.allowed.sum(axis=1) == 1
-        general = vectors[single & (lessons.allowed[:, -1] == 1)]
+        single = training_set.allowed.sum(axis=1) == 1
+        general = vectors[single & (training_set.allowed[:, -1] == 1)]
         every = np.concatenate([general, strangers])
-        refused = lessons.allowed[~single].argmin(axis=1)
+        refused = training_set.allowed[~single].argmin(axis=1)
         return cls(vectors[rows], texts, ends, np.array(described), every, vectors[~single], refused)
 
 
@@ -202,7 +202,7 @@ class Embedding(Classifier):
 
     def fit(self, adapters: Sequence[AdapterProfile]) -> None:
         """Train on vectors of the examples, encoding what is new; or find what was learned in the folder."""
-        learned = lessons_of(adapters, BACKGROUND, described=True)
+        learned = training_set_of(adapters, BACKGROUND, described=True)
         if learned is None:
             self._learned = None
             return
@@ -210,7 +210,7 @@ class Embedding(Classifier):
 
         @cache
         def vectors() -> tuple[Array, Array]:
-            """Of the lessons and of the strangers; read only where something was not kept."""
+            """Of the training set and of the background; read only where something was not kept."""
             read = self._vectors([*learned.texts, *strangers])
             return read[: len(learned.texts)], read[len(learned.texts) :]
 
@@ -271,10 +271,10 @@ class Embedding(Classifier):
         return vectors
 
 
-def _places(lessons: Lessons) -> tuple[list[Array], Array]:
+def _places(training_set: TrainingSet) -> tuple[list[Array], Array]:
     """Rows of each adapter's examples, and how many they are up to each adapter."""
-    single = lessons.allowed.sum(axis=1) == 1
-    places = [np.flatnonzero(single & (column == 1)) for column in lessons.allowed.T[:-1]]
+    single = training_set.allowed.sum(axis=1) == 1
+    places = [np.flatnonzero(single & (column == 1)) for column in training_set.allowed.T[:-1]]
     return places, np.cumsum([len(rows) for rows in places])
 
 

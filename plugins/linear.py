@@ -9,7 +9,7 @@ import numpy as np
 
 from router import hookimpl
 from router.classifiers.kept import KeptFit
-from router.classifiers.regression import Regression, file_digest, kept_regression, lessons_of
+from router.classifiers.regression import Regression, file_digest, kept_regression, training_set_of
 from router.routing import Classifier, Scores
 from router.types import AdapterProfile, Request
 
@@ -44,7 +44,7 @@ class Linear(Classifier):
 
     def fit(self, adapters: Sequence[AdapterProfile]) -> None:
         """Train on the examples; adapters without examples cannot be chosen."""
-        learned = lessons_of(adapters, BACKGROUND)
+        learned = training_set_of(adapters, BACKGROUND)
         if learned is None:
             self._model = None
             return

@@ -15,13 +15,13 @@ import numpy as np
 from router import hookimpl
 from router.classifiers.regression import (
     Array,
-    Lessons,
+    TrainingSet,
     best_scores,
     file_digest,
     fit_dual,
-    lessons_of,
     softmax,
     spread_evenly,
+    training_set_of,
 )
 from router.classifiers.texts import cut_middle
 from router.routing import BaseModel, Classifier, Scores
@@ -77,7 +77,7 @@ class Llm(Classifier):
             replace(a, examples=tuple(spread_evenly(a.examples, EXAMPLES)), negative_examples=())
             for a in adapters
         ]
-        learned = lessons_of(few, BACKGROUND)
+        learned = training_set_of(few, BACKGROUND)
         if learned is None:
             self._model = None
             return
@@ -127,7 +127,7 @@ def _normed(rows: Array, mean: Array, scale: Array) -> Array:
     return (rows - mean) / scale / np.sqrt(np.float32(rows.shape[-1]))
 
 
-def _train(learned: Lessons, descriptions: tuple[str, ...], rows: Array) -> _Model:
+def _train(learned: TrainingSet, descriptions: tuple[str, ...], rows: Array) -> _Model:
     mean, scale = rows.mean(axis=0), rows.std(axis=0) + 1e-6
     unit = _normed(rows, mean, scale)
     dual = fit_dual(unit @ unit.T + np.float32(BIAS), learned.allowed, PENALTY, ITERATIONS)

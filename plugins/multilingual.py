@@ -18,15 +18,15 @@ from router.classifiers.kept import KeptFit
 from router.classifiers.languages import ENGLISH, language_of
 from router.classifiers.regression import (
     Array,
-    Lessons,
+    TrainingSet,
     best_scores,
     file_digest,
     fit_dual,
     gram_in_pieces,
-    lessons_of,
     read_background,
     softmax,
     spread_evenly,
+    training_set_of,
 )
 from router.classifiers.texts import whole_first_last
 from router.models import MULTILINGUAL, has_multilingual
@@ -105,20 +105,20 @@ class Multilingual(Classifier):
     def fit(self, adapters: Sequence[AdapterProfile]) -> None:
         """Learn from the examples, of each adapter at most MOST_EXAMPLES; or find what was learned."""
         few = [replace(a, examples=tuple(spread_evenly(a.examples, MOST_EXAMPLES))) for a in adapters]
-        lessons = lessons_of(few, BACKGROUND)
-        if lessons is None:
+        training_set = training_set_of(few, BACKGROUND)
+        if training_set is None:
             self._model = None
             return
         general = [text for path in (BACKGROUND, STRANGERS) for text in read_background(path, ())]
         languages = _grouped(general)
         strange = [t for t in read_background(STRANGERS, adapters) if language_of(t) not in ("", ENGLISH)]
-        kept, key = self._kept, lessons.key(self.fingerprint(), self._reader.maker)
+        kept, key = self._kept, training_set.key(self.fingerprint(), self._reader.maker)
         if kept is None or (arrays := kept.find(key)) is None:
-            arrays = self._learned(lessons, languages, strange)
+            arrays = self._learned(training_set, languages, strange)
             if kept is not None:
                 kept.put(key, arrays)
         self._model = _Model(
-            lessons.names,
+            training_set.names,
             (*languages, ""),
             arrays["means"],
             arrays["weights"],
@@ -127,19 +127,19 @@ class Multilingual(Classifier):
         )
 
     def _learned(
-        self, lessons: Lessons, languages: Mapping[str, Sequence[str]], strange: Sequence[str]
+        self, training_set: TrainingSet, languages: Mapping[str, Sequence[str]], strange: Sequence[str]
     ) -> dict[str, Array]:
-        pieces = {piece for text in (*lessons.texts, *strange) for piece in _pieces(text)}
+        pieces = {piece for text in (*training_set.texts, *strange) for piece in _pieces(text)}
         vectors: dict[str, Array] = {}
         for text, vector in self._reader.learned(pieces.union(*languages.values())):
             if self._closed:
                 raise RuntimeError("closed while learning")
             vectors[text] = vector
         means = _means([[vectors[text] for text in texts] for texts in languages.values()], languages)
-        model = _Model(lessons.names, (*languages, ""), means, np.zeros(0), np.zeros(0), 0.5)
-        rows = np.stack([_features(model, text, vectors) for text in lessons.texts])
+        model = _Model(training_set.names, (*languages, ""), means, np.zeros(0), np.zeros(0), 0.5)
+        rows = np.stack([_features(model, text, vectors) for text in training_set.texts])
         gram = gram_in_pieces(rows) + np.float32(BIAS)
-        dual = fit_dual(gram, lessons.allowed, PENALTY, ITERATIONS)
+        dual = fit_dual(gram, training_set.allowed, PENALTY, ITERATIONS)
         weights, bias = rows.T @ dual, BIAS * dual.sum(axis=0)
         reached = [
             float(softmax(_features(model, text, vectors) @ weights + bias)[:-1].max()) for text in strange

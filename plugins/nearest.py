@@ -16,11 +16,11 @@ from typing import Any
 import numpy as np
 
 from router import __version__, hookimpl
+from router.classifiers.background_negatives import BackgroundNegatives, Verdict, inverse_of
 from router.classifiers.contract import softmax
 from router.classifiers.kept import KeptFit, KeptVectors, in_parts
 from router.classifiers.neighbours import Near, Neighbours, principal
 from router.classifiers.regression import file_digest, read_background, spread_evenly
-from router.classifiers.strangers import Strangers, Verdict, inverse_of
 from router.classifiers.texts import whole_first_last
 from router.models.encoder import SIZE, Reader, sentence_reader
 from router.routing import Classifier, Scores
@@ -64,7 +64,7 @@ class Nearest(Classifier):
         self._reader = reader or sentence_reader()
         self._kept: KeptVectors | None = None
         self._kept_strangers: KeptFit | None = None
-        self._strangers: Strangers | None = None
+        self._negatives: BackgroundNegatives | None = None
         self._space: Neighbours | None = None
         self._verdicts: dict[str, Verdict] = {}
         self._broad: tuple[str, ...] = ()
@@ -89,7 +89,7 @@ class Nearest(Classifier):
         """Load the encoder and read the strangers. Raises ConfigError where there is no encoder."""
         self._reader.warmup()
         made = self._of_strangers()
-        self._strangers = Strangers(made["vectors"], made["inverse"])
+        self._negatives = BackgroundNegatives(made["vectors"], made["inverse"])
         self._space = Neighbours(made["basis"])
 
     def _of_strangers(self) -> Mapping[str, Array]:
@@ -140,7 +140,7 @@ class Nearest(Classifier):
         broad = (name for name, rows in space.owners.items() if len(rows) > BROAD)
         self._broad = tuple(islice(broad, MOST_BROAD))
         if self._kept is not None and first:
-            self._kept.only(self._kept.key(texts) for a in adapters for texts in (*lesson(a), judged(a)))
+            self._kept.only(self._kept.key(texts) for a in adapters for texts in (*learn_texts(a), judged(a)))
 
     def _forget(self, name: str, space: Neighbours) -> None:
         space.drop(name)
@@ -152,17 +152,17 @@ class Nearest(Classifier):
     ) -> Iterator[tuple[AdapterProfile, Array, Array, Verdict | None]]:
         """Each with the vectors of its examples and of its negative ones; no verdict where there are none."""
         for some in in_parts(adapters, AT_ONCE):
-            lessons = [lesson(adapter) for adapter in some]
-            vectors = self._of({texts for both in lessons for texts in both if texts}, read)
+            learned = [learn_texts(adapter) for adapter in some]
+            vectors = self._of({texts for both in learned for texts in both if texts}, read)
             judged_before = self._find({judged(adapter) for adapter in some})
             made: dict[Texts, Array] = {}
-            for adapter, (positive, negative) in zip(some, lessons, strict=True):
-                if not positive or self._strangers is None:
+            for adapter, (positive, negative) in zip(some, learned, strict=True):
+                if not positive or self._negatives is None:
                     yield adapter, NOTHING, NOTHING, None
                     continue
                 own, against = vectors[positive], vectors.get(negative, vectors[positive][:0])
                 if (packed := judged_before.get(judged(adapter))) is None:
-                    packed = made[judged(adapter)] = self._strangers.learn(own, against).packed()
+                    packed = made[judged(adapter)] = self._negatives.learn(own, against).packed()
                 yield adapter, own, against, Verdict.of(packed)
             self._keep(made)
 
@@ -222,11 +222,11 @@ class Nearest(Classifier):
 
 def judged(adapter: AdapterProfile) -> Texts:
     """Under which its verdict is kept."""
-    positive, negative = lesson(adapter)
+    positive, negative = learn_texts(adapter)
     return ("verdict", *positive, "but not", *negative)
 
 
-def lesson(adapter: AdapterProfile | None) -> tuple[Texts, Texts]:
+def learn_texts(adapter: AdapterProfile | None) -> tuple[Texts, Texts]:
     """Texts that are for the adapter, and texts that are not. Without examples its description and keywords
     stand for them."""
     if adapter is None:
@@ -239,7 +239,7 @@ def lesson(adapter: AdapterProfile | None) -> tuple[Texts, Texts]:
 
 def _same(adapter: AdapterProfile, known: AdapterProfile | None) -> bool:
     """Whether there is nothing new to learn of it."""
-    return known is not None and (adapter is known or lesson(adapter) == lesson(known))
+    return known is not None and (adapter is known or learn_texts(adapter) == learn_texts(known))
 
 
 def _join(pieces: Sequence[tuple[str, str, str]], vectors: Mapping[str, Array]) -> Array:

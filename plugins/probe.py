@@ -16,13 +16,13 @@ from router import hookimpl
 from router.classifiers.kept import KeptFit, KeptVectors, in_parts, pack, unpack
 from router.classifiers.regression import (
     Array,
-    Lessons,
+    TrainingSet,
     best_scores,
     file_digest,
     fit_dual,
-    lessons_of,
     product_in_pieces,
     softmax,
+    training_set_of,
 )
 from router.classifiers.texts import cut_middle
 from router.routing import HIDDEN_STATES, BaseModel, Classifier, Scores
@@ -87,7 +87,7 @@ class Probe(Classifier):
 
         Where all of that was done before with this base, it is found in the folder.
         """
-        learned = lessons_of(adapters, BACKGROUND)
+        learned = training_set_of(adapters, BACKGROUND)
         if learned is None:
             self._model = None
             return
@@ -102,9 +102,9 @@ class Probe(Classifier):
         model = self._model = self._learned(learned)
         kept.put(key, {name: getattr(model, name) for name in ARRAYS})
 
-    def _learned(self, lessons: Lessons) -> _Model:
-        self._read(lessons.texts)
-        return _train(lessons, np.stack([self._vectors[t] for t in lessons.texts]))
+    def _learned(self, training_set: TrainingSet) -> _Model:
+        self._read(training_set.texts)
+        return _train(training_set, np.stack([self._vectors[t] for t in training_set.texts]))
 
     def _read(self, texts: Sequence[str]) -> None:
         """Have a vector of each of these and of no other."""
@@ -175,7 +175,7 @@ def _normed(rows: Array, mean: Array, scale: Array) -> Array:
     return standard.reshape(len(rows), -1)
 
 
-def _train(learned: Lessons, rows: Array) -> _Model:
+def _train(learned: TrainingSet, rows: Array) -> _Model:
     mean, scale = rows.mean(axis=0), rows.std(axis=0) + 1e-6
     unit = _normed(rows, mean, scale)
     dual = fit_dual(product_in_pieces(unit, unit.T) + np.float32(BIAS), learned.allowed, PENALTY, ITERATIONS)

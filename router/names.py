@@ -11,7 +11,7 @@ from router.types import AdapterRef
 if TYPE_CHECKING:
     from router.v1 import inference_pb2 as pb
 
-AUTO = "auto"  # the model that means: whoever routing picks
+AUTO = "auto"  # the model name for: routing picks
 BASE = "base"  # asks for the base, as `base` or `adapters/base`: no adapter is called so
 _ID = r"[^/\s\x00-\x1f\x7f]{1,63}"
 _ADAPTER = re.compile(rf"adapters/({_ID})(?:/versions/({_ID}))?")

@@ -28,7 +28,7 @@ from router.types import (
 )
 
 if TYPE_CHECKING:
-    from router.types import Heard, RouterVariant
+    from router.types import RouterVariant, VotesByClassifier
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,7 +221,7 @@ class SharedDocuments(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class ClassifierState:
-    """How a classifier does, for whoever looks after the server."""
+    """How a classifier does, for operators."""
 
     name: str
     plugin: str
@@ -287,7 +287,7 @@ class RequestRouter(Protocol):
         ...
 
     async def decide(
-        self, request: Request, variant: RouterVariant | None = None, heard: Heard | None = None
+        self, request: Request, variant: RouterVariant | None = None, heard: VotesByClassifier | None = None
     ) -> Decision:
         """The decision of this router, or of a variant of it; `heard` are votes on this very request."""
         ...
@@ -307,7 +307,7 @@ class RequestRouter(Protocol):
 
 
 class Assignment(Protocol):
-    """The arm that a request has in an experiment. Whoever gave it gets it back in `Served`."""
+    """The arm that a request has in an experiment. Its giver gets it back in `Served`."""
 
     @property
     def versions(self) -> tuple[AdapterRef | None, ...]:

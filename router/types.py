@@ -415,7 +415,7 @@ class Vote:
     evidence: str = ""
 
 
-Heard = dict[str, dict[str, Vote]]  # votes by the text that they are on, then by classifier
+VotesByClassifier = dict[str, dict[str, Vote]]  # votes by the text that they are on, then by classifier
 
 
 @dataclass(frozen=True, slots=True)

@@ -40,14 +40,14 @@ from router.classifiers.registration import Registration  # noqa: E402
 from router.cli.plugins import load_plugins  # noqa: E402
 from router.cli.settings import load_settings  # noqa: E402
 from router.extensions.calibration.cascade import Run, join_runs, run_cascade  # noqa: E402
-from router.extensions.calibration.commands.local import fit_panel, resident_base  # noqa: E402
+from router.extensions.calibration.commands.local import fit_classifiers, resident_base  # noqa: E402
 from router.extensions.calibration.fit import fit_stops  # noqa: E402
 from router.extensions.calibration.rows import Ballot, Row  # noqa: E402
 from router.extensions.calibration.stages import fit_scaler, fit_stage  # noqa: E402
 from router.models.encoder import Reader, sentence_reader  # noqa: E402
 from router.routing import BaseModel  # noqa: E402
-from router.routing.knowledge import Labels  # noqa: E402
-from router.routing.panel import Lessons  # noqa: E402
+from router.routing.catalog_view import Labels  # noqa: E402
+from router.routing.chain import FitProfiles  # noqa: E402
 from router.routing.policy import WEIGHTS  # noqa: E402
 from router.types import AdapterProfile, Vote  # noqa: E402
 
@@ -59,7 +59,7 @@ THRESHOLDS = (0.4, 0.5, 0.55, 0.6, 0.64, 0.66, 0.68, 0.7, 0.75, 0.8)
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class Question:
     """A deployment's requests with their votes; adapters are named by their place, as "0", "1", ..."""
 
     name: str
@@ -112,10 +112,10 @@ def asked_of(
     rows: Sequence[tuple[str, str]],
     registrations: Sequence[Registration],
     base: BaseModel,
-) -> Asked:
+) -> Question:
     """Votes of these classifiers, which learned these adapters."""
-    panel = fit_panel(registrations, Lessons(tuple(profiles), tuple(profiles)), base)
-    votes = votes_of(panel.registrations, [text for text, _ in rows], Labels(tuple(profiles)), {"en"})
+    fitted = fit_classifiers(registrations, FitProfiles(tuple(profiles), tuple(profiles)), base)
+    votes = votes_of(fitted.registrations, [text for text, _ in rows], Labels(tuple(profiles)), {"en"})
     places = {profile.name: str(i) for i, profile in enumerate(profiles)}
     ballots = []
     for (text, label), found in zip(rows, votes, strict=True):
@@ -124,10 +124,10 @@ def asked_of(
             for vote in found
         )
         ballots.append(Ballot(Row(text, places.get(label, "")), moved))
-    return Asked(name, dict.fromkeys(places.values(), Axis.PLAIN), tuple(ballots))
+    return Question(name, dict.fromkeys(places.values(), Axis.PLAIN), tuple(ballots))
 
 
-def fitted(deployments: Sequence[Asked]) -> Calibration:
+def fitted(deployments: Sequence[Question]) -> Calibration:
     """Scalers and stages over all of them; the stops are left at never."""
     ballots = [ballot for one in deployments for ballot in one.ballots]
     kinds = deployments[0].kinds
@@ -151,12 +151,12 @@ def fitted(deployments: Sequence[Asked]) -> Calibration:
     )
 
 
-def run_of(weights: Calibration, one: Asked) -> Run:
+def run_of(weights: Calibration, one: Question) -> Run:
     """Every stage on every request."""
     return run_cascade(one.ballots, weights.stages, weights.scalers, weights.axes, one.kinds)
 
 
-def table(weights: Calibration, deployments: Sequence[Asked], runs: Sequence[Run]) -> None:
+def table(weights: Calibration, deployments: Sequence[Question], runs: Sequence[Run]) -> None:
     """Print right, wrong and strange for each threshold, with the stops of the weights."""
     for limit in (1.0, 0.7, 0.5, 0.4):
         for threshold in THRESHOLDS:
@@ -189,7 +189,7 @@ def main() -> None:
         for more in (False, True)
     ]
     places = {one.name: i for i, one in enumerate(learning())}
-    deployments, classifiers = list[Asked](), carried()
+    deployments, classifiers = list[Question](), carried()
     with resident_base(load_settings({})) as base:
         for name, profiles, rows in jobs:
             kept = asked.votes / f"{name}.json" if asked.votes else None
@@ -216,7 +216,7 @@ def main() -> None:
     write_calibration(asked.output, weights)
 
 
-def write_votes(path: Path, one: Asked) -> None:
+def write_votes(path: Path, one: Question) -> None:
     """For `read_votes`."""
     path.parent.mkdir(parents=True, exist_ok=True)
     rows = [
@@ -226,14 +226,14 @@ def write_votes(path: Path, one: Asked) -> None:
     path.write_text(json.dumps([one.name, list(one.kinds), rows]))
 
 
-def read_votes(path: Path) -> Asked:
+def read_votes(path: Path) -> Question:
     """What `write_votes` wrote."""
     name, kinds, rows = json.loads(path.read_text())
     ballots = tuple(
         Ballot(Row(text, label), tuple(Vote(n, scores, declined=declined) for n, scores, declined in votes))
         for text, label, votes in rows
     )
-    return Asked(name, dict.fromkeys(kinds, Axis.PLAIN), ballots)
+    return Question(name, dict.fromkeys(kinds, Axis.PLAIN), ballots)
 
 
 if __name__ == "__main__":

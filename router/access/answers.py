@@ -1,7 +1,7 @@
 """Ids of answers. Where callers are told apart, an id shows whose answer it is, without a list of them.
 
 An id is 128 random bits, which nobody can guess, and two are never the same. One of a tenant's has 32 bits
-more, a digest of the random ones and the tenant. Whoever changes those has an id that no answer has.
+more, a digest of the random ones and the tenant. Anyone who changes those has an id that no answer has.
 """
 
 from __future__ import annotations

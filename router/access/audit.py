@@ -47,7 +47,7 @@ class Act:
 
 
 class Acts(Protocol):
-    """Whoever is told what was done and what was refused."""
+    """Receives what was done and what was refused."""
 
     def acted(self, act: Act) -> Future[None]:
         """Done when it is kept, as far as it can be."""

@@ -52,8 +52,8 @@ def _read(pem: bytes) -> tuple[tuple[str, ...], str]:
     }
     try:
         extensions = x509.load_pem_x509_certificate(pem).extensions
-        said = extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-        names = tuple(f"{kinds[type(one)]}:{one.value}" for one in said if type(one) in kinds)
+        alternatives = extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+        names = tuple(f"{kinds[type(one)]}:{one.value}" for one in alternatives if type(one) in kinds)
     except x509.ExtensionNotFound:
         return (), ""
     except Exception as error:  # whatever the library does not understand, nobody may be known by
@@ -66,22 +66,22 @@ def _read(pem: bytes) -> tuple[tuple[str, ...], str]:
     )
 
 
-def rule_of(said: str) -> str:
+def rule_of(rule: str) -> str:
     """The name, with its kind, that `cert` in the clients file means. Raises ValueError.
 
     >>> rule_of("dns:a.example"), rule_of("a.example"), rule_of("spiffe://a/b"), rule_of("ops@a.example")
     ('dns:a.example', 'dns:a.example', 'uri:spiffe://a/b', 'email:ops@a.example')
     """
-    kind, colon, name = said.partition(":")
+    kind, colon, name = rule.partition(":")
     if kind not in KINDS or not colon:
-        kind, name = _kind_of(said), said
+        kind, name = _kind_of(rule), rule
     if not name or not is_plain(name):
-        raise ValueError(f"cert must be a name of printable ASCII, such as dns:billing.example, not {said!r}")
+        raise ValueError(f"cert must be a name of printable ASCII, such as dns:billing.example, not {rule!r}")
     if kind == "ip":
         try:
             name = str(ipaddress.ip_address(name))
         except ValueError:
-            raise ValueError(f"cert must be an address after ip:, not {said!r}") from None
+            raise ValueError(f"cert must be an address after ip:, not {rule!r}") from None
     return f"{kind}:{name}"
 
 

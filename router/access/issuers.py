@@ -20,7 +20,7 @@ from typing import Any
 from router.access.addresses import is_safe
 from router.errors import ConfigError, install_extra
 
-# What keys each takes: type and curve. With a shared secret whoever can check a token could make one.
+# What keys each takes: type and curve. With a shared secret anyone who can check a token could make one.
 ALGORITHMS: Mapping[str, tuple[str, str]] = {
     **{f"{kind}{size}": ("RSA", "") for kind in ("RS", "PS") for size in (256, 384, 512)},
     "ES256": ("EC", "P-256"),

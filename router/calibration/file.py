@@ -31,22 +31,22 @@ def write_calibration(path: Path, calibration: Calibration) -> None:
 def read_calibration(path: Path) -> Calibration:
     """Raises CalibrationError naming the file and what is wrong with it."""
     try:
-        said = json.loads(read_file(path, MOST_BYTES).decode("utf-8"))
+        document = json.loads(read_file(path, MOST_BYTES).decode("utf-8"))
     except OSError as error:
         raise CalibrationError(
             f"{path}: {error.strerror}; `lora-router route calibrate` writes one"
         ) from None
     except (ValueError, RecursionError) as error:
         raise _damaged(path, f"not JSON: {error}") from None
-    if not isinstance(said, dict) or "format" not in said:
+    if not isinstance(document, dict) or "format" not in document:
         raise _damaged(path, "no calibration file")
-    if said["format"] != FORMAT:
+    if document["format"] != FORMAT:
         raise CalibrationError(
-            f"{path} has format {said['format']!r}, this version reads {FORMAT}: run `lora-router route "
+            f"{path} has format {document['format']!r}, this version reads {FORMAT}: run `lora-router route "
             "calibrate` again"
         )
     try:
-        found = _calibration(said)
+        found = _calibration(document)
         _check(path, found)
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise _damaged(path, f"{type(error).__name__}: {error}") from None
@@ -57,27 +57,27 @@ def _damaged(path: Path, what: str) -> CalibrationError:
     return CalibrationError(f"{path} is damaged: {what}; run `lora-router route calibrate` again")
 
 
-def _calibration(said: Mapping[str, Any]) -> Calibration:
+def _calibration(document: Mapping[str, Any]) -> Calibration:
     known = {f.name for f in fields(Calibration)} - {"profiles", "learned"}
-    values = {name: said[name] for name in known}
-    values["profiles"] = tuple(_profile(one) for one in said.get("profiles", ()))
-    values["learned"] = {name: _texts(name, texts) for name, texts in said.get("learned", {}).items()}
-    values["scalers"] = {name: Scaler(**one) for name, one in said["scalers"].items()}
-    values["stages"] = tuple(Stage(**one) for one in said["stages"])
-    values["left_out"] = tuple(said["left_out"])
-    values["axes"] = Axes(**said["axes"])
-    values["binding"] = Binding(**said["binding"])
+    values = {name: document[name] for name in known}
+    values["profiles"] = tuple(_profile(one) for one in document.get("profiles", ()))
+    values["learned"] = {name: _texts(name, texts) for name, texts in document.get("learned", {}).items()}
+    values["scalers"] = {name: Scaler(**one) for name, one in document["scalers"].items()}
+    values["stages"] = tuple(Stage(**one) for one in document["stages"])
+    values["left_out"] = tuple(document["left_out"])
+    values["axes"] = Axes(**document["axes"])
+    values["binding"] = Binding(**document["binding"])
     return Calibration(**values)
 
 
-def _texts(name: str, said: Any) -> tuple[str, ...]:
-    if not isinstance(said, list) or not all(isinstance(text, str) for text in said):
+def _texts(name: str, texts: Any) -> tuple[str, ...]:
+    if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
         raise ValueError(f"what adapter {name!r} learned is no list of texts")
-    return tuple(said)
+    return tuple(texts)
 
 
-def _profile(said: Mapping[str, Any]) -> AdapterProfile:
-    values: dict[str, Any] = {n: tuple(v) if isinstance(v, list) else v for n, v in said.items()}
+def _profile(entry: Mapping[str, Any]) -> AdapterProfile:
+    values: dict[str, Any] = {n: tuple(v) if isinstance(v, list) else v for n, v in entry.items()}
     profile = AdapterProfile(**values)
     for value in asdict(profile).values():
         if not all(isinstance(text, str) for text in (value if isinstance(value, tuple) else (value,))):

@@ -100,7 +100,7 @@ class KeptVectors:
 
 
 class KeptFit:
-    """Arrays that a fit came to, in one file, for the same lessons only. Of any thread.
+    """Arrays that a fit came to, in one file, for the same training set only. Of any thread.
 
     The file is the key, the sha256 of the rest, and the rest in the format of safetensors.
     """

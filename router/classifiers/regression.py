@@ -43,7 +43,7 @@ PENALTY = 1e-3
 
 
 @dataclass(frozen=True, slots=True)
-class Lessons:
+class TrainingSet:
     """Texts and what each may be. A negative example teaches "not this adapter", not what it is instead."""
 
     names: tuple[str, ...]  # classes; the last, "", is none of the adapters
@@ -56,9 +56,9 @@ class Lessons:
         return hashlib.sha256(said.encode() + self.allowed.tobytes()).digest()
 
 
-def lessons_of(
+def training_set_of(
     adapters: Sequence[AdapterProfile], background: Path, described: bool = False
-) -> Lessons | None:
+) -> TrainingSet | None:
     """Of all adapters that have examples; None if there is no such adapter. Where `described`, the
     description of an adapter is one more example of it."""
     learnable = [a for a in adapters if a.examples]
@@ -77,7 +77,7 @@ def lessons_of(
         allowed += [1 - classes[i]] * len(negative)
     texts += (general := read_background(background, adapters))
     allowed += [classes[-1]] * len(general)
-    return Lessons(names, tuple(texts), np.array(allowed))
+    return TrainingSet(names, tuple(texts), np.array(allowed))
 
 
 def spread_evenly(texts: Sequence[str], count: int) -> list[str]:
@@ -111,31 +111,35 @@ def file_digest(path: Path) -> str:
 # -- the regression on n-grams and vectors
 
 
-def fit_regression(lessons: Lessons, vectors: Array, penalty: float, temperature: float) -> Regression:
-    """Learn from the lessons. `vectors` are [texts, size]; of size 0 where there is no encoder."""
-    ngrams = Ngrams(lessons.texts)
+def fit_regression(
+    training_set: TrainingSet, vectors: Array, penalty: float, temperature: float
+) -> Regression:
+    """Learn from the training set. `vectors` are [texts, size]; of size 0 where there is no encoder."""
+    ngrams = Ngrams(training_set.texts)
     similar = gram_in_pieces(vectors) + ngrams.gram() + np.float32(BIAS)
-    dual = fit_dual(similar.astype(np.float32), lessons.allowed, penalty)
+    dual = fit_dual(similar.astype(np.float32), training_set.allowed, penalty)
     weights = np.stack([_primal([row[part] for row in ngrams.rows], dual) for part in range(PARTS)])
     ngrams.rows.clear()
-    return Regression(lessons.names, ngrams, weights, vectors.T @ dual, BIAS * dual.sum(axis=0), temperature)
+    return Regression(
+        training_set.names, ngrams, weights, vectors.T @ dual, BIAS * dual.sum(axis=0), temperature
+    )
 
 
 def kept_regression(
     kept: KeptFit | None,
     maker: str,
-    lessons: Lessons,
+    training_set: TrainingSet,
     vectors: Callable[[], Array],
     penalty: float,
     temperature: float,
 ) -> Regression:
     """The same from `kept`, if it is there; else learned, and kept. `maker` names what makes `vectors`."""
     if kept is None:
-        return fit_regression(lessons, vectors(), penalty, temperature)
-    key = lessons.key(maker, penalty, temperature)
+        return fit_regression(training_set, vectors(), penalty, temperature)
+    key = training_set.key(maker, penalty, temperature)
     if (arrays := kept.find(key)) is not None:
-        return Regression.of(arrays, lessons.names, temperature)
-    learned = fit_regression(lessons, vectors(), penalty, temperature)
+        return Regression.of(arrays, training_set.names, temperature)
+    learned = fit_regression(training_set, vectors(), penalty, temperature)
     kept.put(key, learned.arrays())
     return learned
 

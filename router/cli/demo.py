@@ -40,7 +40,7 @@ STEPS = "lora_router_steps_total"
 
 
 @dataclass(slots=True)
-class Asked:
+class DemoRequest:
     """One request of the demonstration and what came back."""
 
     expected: str
@@ -84,7 +84,7 @@ def demonstrate() -> int:
     return 0
 
 
-def failed_of(asked: Sequence[Asked]) -> list[Asked]:
+def failed_of(asked: Sequence[DemoRequest]) -> list[DemoRequest]:
     """Those that ended with an error."""
     return [one for one in asked if one.error]
 
@@ -120,7 +120,7 @@ def fetch_models() -> None:
         print(f"the embedding classifier stays out: {error.message}", file=sys.stderr)
 
 
-async def ask_all(server: DemoServer) -> tuple[list[Asked], int, float]:
+async def ask_all(server: DemoServer) -> tuple[list[DemoRequest], int, float]:
     """Every request at once; also the most that ran in one batch, and the steps that it took."""
     from router.client import AdapterState, AsyncClient
 
@@ -130,7 +130,7 @@ async def ask_all(server: DemoServer) -> tuple[list[Asked], int, float]:
         for broken in (a for a in adapters if a.state is AdapterState.QUARANTINED):
             print(f"adapter {broken.ref} is quarantined: {broken.error}")
         await until_learned(client)
-        asked = [Asked(*request) for request in requests_for(names)]
+        asked = [DemoRequest(*request) for request in requests_for(names)]
         print(f"asking {len(asked)} things at once, adapters: {', '.join(names) or 'none here'} ...\n")
         before = await asyncio.to_thread(server.metric, STEPS)  # classifiers have been reading
         watch = asyncio.create_task(most_running(server))
@@ -161,7 +161,7 @@ async def until_learned(client: AsyncClient) -> None:
     print(f"going on without what {said} would say\n")
 
 
-async def drop_in(server: DemoServer, folder: Path) -> list[Asked]:
+async def drop_in(server: DemoServer, folder: Path) -> list[DemoRequest]:
     """Copy one more adapter into `folder` and ask it, before and after; returns both requests.
 
     Its weights are those of the adapter here that answers from a passage: none is trained for this.
@@ -173,7 +173,7 @@ async def drop_in(server: DemoServer, folder: Path) -> list[Asked]:
     weights = next((one / WEIGHTS_OF for one in carried("adapters") if (one / WEIGHTS_OF).is_dir()), None)
     if weights is None:
         return []
-    before, after = Asked("", DROPPED_PROMPT), Asked(DROPPED, DROPPED_PROMPT)
+    before, after = DemoRequest("", DROPPED_PROMPT), DemoRequest(DROPPED, DROPPED_PROMPT)
     async with AsyncClient(server.address, timeout=TIMEOUT) as client:
         await ask_one(client, before)
         print(f"\ncopying one more adapter, {DROPPED}, into {folder} ...", flush=True)
@@ -205,7 +205,7 @@ async def until_routed(client: AsyncClient) -> float:
     raise CliError(f"no request was routed to {DROPPED} within {ROUTED_SECONDS:.0f} s after it was copied in")
 
 
-async def ask_one(client: AsyncClient, one: Asked) -> None:
+async def ask_one(client: AsyncClient, one: DemoRequest) -> None:
     """Stream one answer and note when its first token came."""
     from router.client import ClientError, Delta, Finished, Started
 
@@ -236,7 +236,7 @@ async def most_running(server: DemoServer) -> int:
         return most
 
 
-def print_answers(asked: Sequence[Asked]) -> None:
+def print_answers(asked: Sequence[DemoRequest]) -> None:
     """The table: who answered, how sure routing was, how fast, and what."""
     from router.cli.output import print_table
 
@@ -263,7 +263,7 @@ def brief(text: str, most: int) -> str:
     return line if len(line) <= most else line[: most - 1] + "…"
 
 
-def batching_summary(asked: Sequence[Asked], steps: float, most: int) -> str:
+def batching_summary(asked: Sequence[DemoRequest], steps: float, most: int) -> str:
     """How many requests were answered together, from the server's own counters."""
     tokens = sum(one.tokens for one in asked)
     adapters = {one.decision.adapter for one in asked if one.decision and one.decision.adapter}

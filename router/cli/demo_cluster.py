@@ -23,7 +23,7 @@ from shutil import rmtree
 from tempfile import mkdtemp
 
 from router.cli.command import INTERRUPTED, CliError, report
-from router.cli.demo import Asked, DemoServer, ask_all, brief, demo_server, failed_of, fetch_models
+from router.cli.demo import DemoRequest, DemoServer, ask_all, brief, demo_server, failed_of, fetch_models
 from router.replicas.ray import ENVIRONMENT, require_ray
 
 HEAD, SECOND, PORT = "127.0.0.2", "127.0.0.3", 6379
@@ -157,7 +157,7 @@ def marked(mark: str, name: str = "") -> list[int]:
     return found
 
 
-async def ask_while_killing(server: DemoServer, mark: str) -> list[Asked]:
+async def ask_while_killing(server: DemoServer, mark: str) -> list[DemoRequest]:
     """The same requests again; in between a replica's process is killed, as the kernel would."""
 
     async def kill() -> None:
@@ -185,7 +185,7 @@ def until_whole(server: DemoServer) -> float:
 # -- who answered where
 
 
-def print_places(asked: Sequence[Asked], server: DemoServer) -> None:
+def print_places(asked: Sequence[DemoRequest], server: DemoServer) -> None:
     """A line for each request: who answered, on which replica, and what."""
     from router.cli.output import print_table
 

@@ -291,16 +291,16 @@ def calibration_file(settings: Settings) -> CalibrationFile:
     from router.calibration.file import FILE_NAME
     from router.reread import Reread
 
-    said = settings.calibration
-    named = [Path(said)] if said else []
-    paths = [folder / FILE_NAME for folder in settings.adapter_folders] if said == "auto" else named
+    location = settings.calibration
+    named = [Path(location)] if location else []
+    paths = [folder / FILE_NAME for folder in settings.adapter_folders] if location == "auto" else named
     had: list[Path] = []
 
     def read() -> Calibration | None:
-        if had and find_calibration(said, settings.adapter_folders) is None:
+        if had and find_calibration(location, settings.adapter_folders) is None:
             raise ConfigError(f"{had[0]} is gone; start the server again to serve without it")
         found = load_calibration(settings)
-        path = find_calibration(said, settings.adapter_folders)
+        path = find_calibration(location, settings.adapter_folders)
         had[:] = [path] if path is not None else []
         return found
 
@@ -317,10 +317,10 @@ def load_calibration(settings: Settings) -> Calibration | None:
     return aimed(read_calibration(path), settings.target_error, settings.target_ood) if path else None
 
 
-def find_calibration(said: str, adapters: Sequence[Path]) -> Path | None:
+def find_calibration(location: str, adapters: Sequence[Path]) -> Path | None:
     """The file that was said; with `auto` the first calibration.json in an adapters folder; none if empty."""
     from router.calibration.file import FILE_NAME
 
-    if said != "auto":
-        return Path(said) if said else None
+    if location != "auto":
+        return Path(location) if location else None
     return next((folder / FILE_NAME for folder in adapters if (folder / FILE_NAME).is_file()), None)

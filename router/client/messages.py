@@ -133,8 +133,8 @@ def _input(prompt: Prompt, options: RouteOptions) -> pb.Input:
 
 def _routing(options: RouteOptions) -> pb.Routing:
     """The caller's hints."""
-    said = {name: options[name] for name in ROUTING if name in options}  # type: ignore[literal-required]
-    for name in ("adapter", *said):
+    fields = {name: options[name] for name in ROUTING if name in options}  # type: ignore[literal-required]
+    for name in ("adapter", *fields):
         _check_texts(options.get(name, ""), name)
     mixture = options.get("mixture", {})
     _check_texts(mixture.keys(), "mixture")
@@ -146,16 +146,16 @@ def _routing(options: RouteOptions) -> pb.Routing:
         adapter=resource_name(options.get("adapter", "")),
         mixture=parts,
         continuity=f"CONTINUITY_{mode.upper()}",
-        **said,
+        **fields,
     )
 
 
 def _sampling(options: GenerateOptions) -> pb.Sampling:
-    said = {name: options[name] for name in SAMPLING if name in options}  # type: ignore[literal-required]
-    if isinstance(said.get("stop"), str):
-        said["stop"] = [said["stop"]]
-    _check_texts(said.get("stop", ()), "stop")
-    return pb.Sampling(**said, **_constraint(options))
+    fields = {name: options[name] for name in SAMPLING if name in options}  # type: ignore[literal-required]
+    if isinstance(fields.get("stop"), str):
+        fields["stop"] = [fields["stop"]]
+    _check_texts(fields.get("stop", ()), "stop")
+    return pb.Sampling(**fields, **_constraint(options))
 
 
 def _constraint(options: GenerateOptions) -> dict[str, Any]:

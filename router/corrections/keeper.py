@@ -30,7 +30,7 @@ NOT_OF_THIS_CLIENT = "nothing is kept of this client: `corrections` of its entry
 
 
 @dataclass(frozen=True, slots=True)
-class Said:
+class CorrectionRequest:
     """What a caller says: who should have answered ("" the base), and perhaps what was asked."""
 
     response_id: str
@@ -67,7 +67,7 @@ class Corrections:
         answered = Answered(chosen, decision.reason.value, decision.confidence, text)
         self._recent.add(request.request_id, request.tenant, answered)
 
-    async def record(self, said: Said, client: Client) -> Keeping:
+    async def record(self, request: CorrectionRequest, client: Client) -> Keeping:
         """What it was kept with, once it is durable.
 
         Raises FailedPrecondition where nothing is kept of the client, NotFound for an answer that is not its
@@ -76,7 +76,7 @@ class Corrections:
         may = weaker(self._keeping, client.corrections)
         if may == "off":
             raise FailedPrecondition(NOT_OF_THIS_CLIENT)
-        correction = self._correction(said, client.tenant, may == "texts")
+        correction = self._correction(request, client.tenant, may == "texts")
         await self._write(correction)
         kept: Keeping = "texts" if correction.text else "labels"
         self.kept[kept, correction.wrong] += 1
@@ -94,17 +94,19 @@ class Corrections:
         """Write what is left."""
         self._writer.shutdown()
 
-    def _correction(self, said: Said, tenant: str, with_text: bool) -> Correction:
-        known = self._recent.get(said.response_id, tenant)
+    def _correction(self, request: CorrectionRequest, tenant: str, with_text: bool) -> Correction:
+        known = self._recent.get(request.response_id, tenant)
         if known is None:
-            if not (with_text and said.text and _may_be_answer(said.response_id, tenant)):
-                raise NotFound("response", said.response_id, FORGOTTEN)
-            return Correction(self._now(), said.response_id, said.label, text=said.text, tenant=tenant)
-        text = (known.text or said.text) if with_text else ""
+            if not (with_text and request.text and _may_be_answer(request.response_id, tenant)):
+                raise NotFound("response", request.response_id, FORGOTTEN)
+            return Correction(
+                self._now(), request.response_id, request.label, text=request.text, tenant=tenant
+            )
+        text = (known.text or request.text) if with_text else ""
         return Correction(
             self._now(),
-            said.response_id,
-            said.label,
+            request.response_id,
+            request.label,
             known.chosen,
             known.reason,
             known.confidence,

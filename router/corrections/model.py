@@ -36,7 +36,7 @@ class Correction:
 
 def to_line(correction: Correction) -> bytes:
     """One line, its end included. The keys `text` and `label` are those of requests for `route evaluate`."""
-    said: dict[str, Any] = {
+    fields: dict[str, Any] = {
         "time": datetime.fromtimestamp(correction.time, UTC).isoformat(timespec="milliseconds"),
         "tenant": correction.tenant,
         "response_id": correction.response_id,
@@ -46,35 +46,35 @@ def to_line(correction: Correction) -> bytes:
         "confidence": round(correction.confidence, 6),
     }
     if correction.text:
-        said["text"] = correction.text
-    return json.dumps(said).encode() + b"\n"  # ASCII: no reader takes a letter of it for the end of a line
+        fields["text"] = correction.text
+    return json.dumps(fields).encode() + b"\n"  # ASCII: no reader takes a letter of it for the end of a line
 
 
 def from_line(line: bytes) -> Correction | None:
     """None for what is no correction, such as a line that was cut off."""
     try:
-        said = json.loads(line)
-        found = _from_said(said) if isinstance(said, dict) else None
+        fields = json.loads(line)
+        found = _from_fields(fields) if isinstance(fields, dict) else None
     except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
         return None
     return found
 
 
-def _from_said(said: dict[str, Any]) -> Correction:
+def _from_fields(fields: dict[str, Any]) -> Correction:
     """Raises ValueError, KeyError or TypeError for fields that are not there or of another kind."""
-    chosen = said.get("chosen")
-    texts = {key: said.get(key, "") for key in ("response_id", "reason", "text", "tenant")}
+    chosen = fields.get("chosen")
+    texts = {key: fields.get(key, "") for key in ("response_id", "reason", "text", "tenant")}
     if not isinstance(chosen, str | None) or not all(
-        isinstance(value, str) for value in (said["label"], *texts.values())
+        isinstance(value, str) for value in (fields["label"], *texts.values())
     ):
         raise TypeError("a text is none")
-    when = datetime.fromisoformat(said["time"]) if "time" in said else datetime.fromtimestamp(0, UTC)
-    confidence = float(said.get("confidence", 0.0))
+    when = datetime.fromisoformat(fields["time"]) if "time" in fields else datetime.fromtimestamp(0, UTC)
+    confidence = float(fields.get("confidence", 0.0))
     if not math.isfinite(confidence):
         raise ValueError("confidence is not finite")
     return Correction(
         time=(when if when.tzinfo else when.replace(tzinfo=UTC)).timestamp(),
-        label=said["label"],
+        label=fields["label"],
         chosen=chosen,
         confidence=confidence,
         **texts,

@@ -1,4 +1,4 @@
-"""Who is served next where several tenants want to be: whoever was served least.
+"""Who is served next where several tenants want to be: the one that was served least.
 
 Virtual token counters (Sheng et al., "Fairness in Serving Large Language Models", OSDI 2024,
 arxiv.org/abs/2401.00588): tokens are counted for each tenant as it is served, those of answers twice, and the

@@ -143,7 +143,7 @@ Receiver = Stream | PendingReading
 Events = list[tuple[Receiver, Event]]
 
 
-class Messenger:
+class EventDispatcher:
     """Brings events to their event loops, in order, by a thread of its own.
 
     Who wakes a loop loses the interpreter to it until it has done its work. The engine's thread puts events
@@ -152,7 +152,7 @@ class Messenger:
 
     def __init__(self) -> None:
         self._batches: SimpleQueue[Events | None] = SimpleQueue()
-        self._thread = Thread(target=self._run, name="messenger", daemon=True)
+        self._thread = Thread(target=self._run, name="dispatcher", daemon=True)
 
     def start(self) -> None:
         """Start the thread."""

@@ -14,7 +14,7 @@ from router.engine.base import Delta, EngineStatus
 from router.engine.constrained.choosing import choose
 from router.engine.constrained.masks import MaskMaker
 from router.engine.growing import Grown, begin, grow
-from router.engine.handoff import Event, Events, Messenger, Read, Receiver, deliver
+from router.engine.handoff import Event, EventDispatcher, Events, Read, Receiver, deliver
 from router.engine.ops import BLOCK
 from router.engine.reading import ReadingRow
 from router.engine.rows import AnswerRow, Chunk, Row
@@ -48,7 +48,7 @@ class StepLoop:
         self._busy_since: float | None = None  # when work came to an idle loop; None while there is none
         self._scheduler, self._runner, self._sampler = scheduler, runner, sampler
         self._masks = MaskMaker()
-        self._messenger = Messenger()
+        self._dispatcher = EventDispatcher()
         self._rows: dict[Receiver, Row] = {}
         self._inbox: list[Callable[[], None]] = []
         self._wake = Condition()
@@ -82,7 +82,7 @@ class StepLoop:
 
     def start(self) -> None:
         """Start the thread."""
-        self._messenger.start()
+        self._dispatcher.start()
         self._thread.start()
 
     def add(self, make_row: Callable[[], Row], stream: Receiver) -> None:
@@ -128,10 +128,10 @@ class StepLoop:
                 except Exception:
                     log.exception("the step loop failed outside a step")
                     self._failures += 1
-                    self._messenger.send([self._fail(row) for row in list(self._rows.values())])
+                    self._dispatcher.send([self._fail(row) for row in list(self._rows.values())])
                 self._note_progress()
         self._masks.close()
-        self._messenger.close()
+        self._dispatcher.close()
         with self._wake:  # what comes from now on, nobody else would answer
             self._ended = True
             for command in self._inbox:
@@ -241,10 +241,10 @@ class StepLoop:
             self._send([(stream, row.finished(reason))])
 
     def _send(self, events: Events) -> None:
-        if self._ended:  # and the messenger with it
+        if self._ended:  # and the dispatcher with it
             deliver(events)
         else:
-            self._messenger.send(events)
+            self._dispatcher.send(events)
 
     def _drop(self, digest: str, done: Future[None]) -> None:
         self._runner.forget(digest)

@@ -82,7 +82,7 @@ class Scheduler:
         self.offered: list[Row] = []  # background rows that came since the last step
         self.background: list[Row] = []  # and those that run, oldest first
         self.failed: list[tuple[Row, Exception]] = []  # their adapters cannot be brought in: likewise
-        self.dropped: list[Row] = []  # background rows that had no room or made room: whoever steps ends them
+        self.dropped: list[Row] = []  # background rows that had no room or made room: the next step ends them
         self.preemptions = 0
         self._fair = FairQueue()
         self._full: dict[Row, None] = {}  # rows with full blocks that nobody knows of yet

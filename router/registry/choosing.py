@@ -135,7 +135,7 @@ class Chooser:
         await self._write_rest()
 
     def _touched(self) -> None:
-        if not self._lock.locked():  # else whoever holds it writes it
+        if not self._lock.locked():  # else its holder writes it
             self._task(self._later())
 
     async def _later(self) -> None:

@@ -35,8 +35,8 @@ from router.registry.gate import (
     fallen_behind,
     judge,
 )
-from router.registry.notes import Hashed
 from router.registry.options import Workers, breathe
+from router.registry.persistent_cache import Hashed
 from router.registry.record import Record
 from router.registry.state import Choices
 from router.types import AdapterRef, Override

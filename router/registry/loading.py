@@ -30,8 +30,8 @@ from router.registry.format.findings import Code, Finding, Severity
 from router.registry.format.folder import CONFIG
 from router.registry.format.probes import Probe
 from router.registry.format.text import show
-from router.registry.notes import Proven
 from router.registry.options import Workers
+from router.registry.persistent_cache import Proven
 from router.registry.record import Live, Record
 from router.registry.residency import Residency, Resident, Room
 from router.types import Constraint, FinishReason, Sampling, SamplingParams, Turn
@@ -61,7 +61,7 @@ class Hooks:
 
 
 class Loader:
-    """Loads versions in tasks of its own: whoever waits for one may give up without harm to the others."""
+    """Loads versions in tasks of its own, so that a waiting caller may give up without harm to others."""
 
     def __init__(
         self,

@@ -1,6 +1,6 @@
 """One adapter version: what is on disk, what serves, and what was asked of it.
 
-A record alone changes its state. Whoever learns of something calls the transition of that name: it checks
+A record alone changes its state. Code that learns of something calls the transition of that name: it checks
 that this may happen now, and tells of what users can see. All of it happens on the event loop.
 """
 

@@ -20,8 +20,8 @@ from router.registry.index import Index
 from router.registry.leases import Leases
 from router.registry.loading import Hooks, Loader, Prover
 from router.registry.mixtures import Mixtures
-from router.registry.notes import Hashed, Proven
 from router.registry.options import RegistryOptions, Workers
+from router.registry.persistent_cache import Hashed, Proven
 from router.registry.planner import Planner
 from router.registry.reconcile import Reconciler
 from router.registry.record import Record

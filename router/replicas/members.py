@@ -1,4 +1,4 @@
-"""The replicas of one edge, as the roster wants them: who joins, who is emptied, who is let go."""
+"""The replicas of one edge, as the fleet plan wants them: who joins, who is emptied, who is let go."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from typing import Any
 from router.engine.base import EngineStatus
 from router.errors import ConfigError, NotFound, RouterError, Unavailable
 from router.replicas.link import Link, LinkLost
-from router.replicas.membership import Member, MemberLoad, Membership, Report, Roster
+from router.replicas.membership import FleetPlan, Member, MemberLoad, Membership, Report
 from router.replicas.messages import Hello, check_alike, drain
 from router.replicas.placement import Placement
 from router.replicas.replica import Replica
@@ -42,8 +42,8 @@ COUNTERS = ("steps", "preemptions", "background_dropped", "prefix_hit_tokens", "
 
 
 class Members:
-    """Reports to the membership and follows its roster. `replicas` are those of this edge by name, also those
-    that drain.
+    """Reports to the membership and follows its fleet plan. `replicas` are those of this edge by name, with
+    those that drain.
     """
 
     def __init__(
@@ -72,7 +72,7 @@ class Members:
         self.totals = Totals(replicas)
         self._rows, self._queue = places
         self._jobs, self._waiting, self._spawn, self._attached = jobs, waiting, spawn, attach
-        self.roster = Roster((), 0, 0)
+        self.fleet_plan = FleetPlan((), 0, 0)
         self._hello: Hello | None = None
         self._runs: dict[str, asyncio.Task[None]] = {}
         self._changed = asyncio.Event()
@@ -86,7 +86,7 @@ class Members:
         Raises ConfigError naming one that does not start, or differs.
         """
         with ThreadPoolExecutor(1, "membership") as thread:
-            self.roster = thread.submit(asyncio.run, self._reported()).result()
+            self.fleet_plan = thread.submit(asyncio.run, self._reported()).result()
         over = Event()
         try:
             results = self._begin(over)
@@ -107,11 +107,11 @@ class Members:
     def _begin(self, over: Event) -> SimpleQueue[tuple[str, Hello | Exception]]:
         """Start the first replicas, each in a thread, until `over`; where others start them, try again."""
         end = time.monotonic() + FIND_SECONDS
-        while not (names := [m.name for m in self.roster.members if not m.draining]):
+        while not (names := [m.name for m in self.fleet_plan.members if not m.draining]):
             if time.monotonic() > end:
                 raise ConfigError(f"no replica was found in {FIND_SECONDS:g} s")
             time.sleep(RETRY_SECONDS)
-            self.roster = asyncio.run(self._reported())
+            self.fleet_plan = asyncio.run(self._reported())
         results: SimpleQueue[tuple[str, Hello | Exception]] = SimpleQueue()
 
         def begin(link: Link) -> None:
@@ -160,7 +160,7 @@ class Members:
         return replica
 
     def attach(self) -> None:
-        """Follow replicas and roster on this event loop."""
+        """Follow replicas and fleet plan on this event loop."""
         for replica in self.replicas.values():
             self._runs[replica.name] = self._spawn(replica.run())
         self._spawn(self._follow())
@@ -181,12 +181,12 @@ class Members:
         up = max(1, sum(replica.up for replica in self.replicas.values()))
         return up * self._rows, up * (self._rows + self._queue)
 
-    async def resize(self, least: int, most: int) -> Roster:
+    async def resize(self, least: int, most: int) -> FleetPlan:
         """As Membership.resize; also raises FailedPrecondition."""
         self._attached()
         return self._changing(await self.membership.resize(least, most))
 
-    async def replace(self, names: Sequence[str]) -> Roster:
+    async def replace(self, names: Sequence[str]) -> FleetPlan:
         """As Membership.replace; also raises FailedPrecondition."""
         self._attached()
         return self._changing(await self.membership.replace(names))
@@ -209,14 +209,14 @@ class Members:
         except LinkLost as lost:
             raise Unavailable(str(lost)) from None
 
-    def _changing(self, roster: Roster) -> Roster:
-        self.roster = roster
+    def _changing(self, fleet_plan: FleetPlan) -> FleetPlan:
+        self.fleet_plan = fleet_plan
         self._changed.set()  # the next report is now, and its answer is followed
-        return roster
+        return fleet_plan
 
-    # -- reports up, rosters down
+    # -- reports up, fleet plans down
 
-    async def _reported(self) -> Roster:
+    async def _reported(self) -> FleetPlan:
         loads = {name: self._load(replica) for name, replica in self.replicas.items()}
         return await self.membership.report(Report(loads, self._waiting(), self._rows))
 
@@ -231,14 +231,14 @@ class Members:
             try:
                 self._apply(await self._reported())
             except Exception:  # of a link, say: the rest goes on
-                log.exception("the roster cannot be followed")
+                log.exception("the fleet plan cannot be followed")
             with suppress(TimeoutError):  # wait_for may swallow the end of an edge
                 async with asyncio.timeout(REPORT_SECONDS):
                     await self._changed.wait()
 
-    def _apply(self, roster: Roster) -> None:
-        self.roster = roster
-        wanted = {member.name: member for member in roster.members}
+    def _apply(self, fleet_plan: FleetPlan) -> None:
+        self.fleet_plan = fleet_plan
+        wanted = {member.name: member for member in fleet_plan.members}
         for name, member in wanted.items():
             if name not in self.replicas and not member.draining:
                 self._join(name)

@@ -1,7 +1,7 @@
 """Which replicas an edge has: those that it starts, those that it finds, or those that it was given.
 
-The edge reports what it sees, and follows the roster that it gets: it starts a replica that is new in it, and
-drains one that is on the way out. One that is draining is ended when the edge no longer names it.
+The edge reports what it sees, and follows the fleet plan that it gets. It starts a replica that is new in the
+plan, and drains one that is on the way out. One that is draining is ended when the edge no longer names it.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ class Replacement:
 
 
 @dataclass(frozen=True, slots=True)
-class Roster:
+class FleetPlan:
     """The fleet as it is to be."""
 
     members: tuple[Member, ...]
@@ -99,15 +99,15 @@ class Membership(Protocol):
         """Whether others start the replicas. Then one that is up is enough to begin."""
         ...
 
-    async def report(self, report: Report) -> Roster:
+    async def report(self, report: Report) -> FleetPlan:
         """Say how it is here, every second and after changes; returns what is to be followed."""
         ...
 
-    async def resize(self, least: int, most: int) -> Roster:
+    async def resize(self, least: int, most: int) -> FleetPlan:
         """Other bounds from now on. Raises InvalidRequest."""
         ...
 
-    async def replace(self, names: Sequence[str]) -> Roster:
+    async def replace(self, names: Sequence[str]) -> FleetPlan:
         """One after the other, each by a new one; with no names all. Raises NotFound, and replaces nobody."""
         ...
 
@@ -118,17 +118,17 @@ class FixedMembership:
     found = False
 
     def __init__(self, names: Sequence[str]) -> None:
-        self._roster = Roster(tuple(map(Member, names)), len(names), len(names))
+        self._fleet_plan = FleetPlan(tuple(map(Member, names)), len(names), len(names))
 
-    async def report(self, report: Report) -> Roster:
+    async def report(self, report: Report) -> FleetPlan:
         """Always the same."""
-        return self._roster
+        return self._fleet_plan
 
-    async def resize(self, least: int, most: int) -> Roster:
+    async def resize(self, least: int, most: int) -> FleetPlan:
         """Raises FailedPrecondition."""
         raise FailedPrecondition("these replicas are fixed: start the server again with another number")
 
-    async def replace(self, names: Sequence[str]) -> Roster:
+    async def replace(self, names: Sequence[str]) -> FleetPlan:
         """Raises FailedPrecondition."""
         raise FailedPrecondition("these replicas are fixed: drain them (`lora-router replicas drain`)")
 
@@ -160,20 +160,20 @@ class FoundMembership:
         """The way to the replica at that address."""
         return GrpcLink(name, name, self._security, tls_name=self._tls_name or self._hosts.get(name, ""))
 
-    async def report(self, report: Report) -> Roster:
+    async def report(self, report: Report) -> FleetPlan:
         """Those that are found now."""
         names: dict[str, None] = {}
         for address in self._addresses:
             names |= dict.fromkeys(await self._resolved(address))
-        return Roster(tuple(map(Member, names)), 1, MOST)
+        return FleetPlan(tuple(map(Member, names)), 1, MOST)
 
-    async def resize(self, least: int, most: int) -> Roster:
+    async def resize(self, least: int, most: int) -> FleetPlan:
         """Raises FailedPrecondition."""
         raise FailedPrecondition(
             "these replicas are found by their addresses: what starts them says how many"
         )
 
-    async def replace(self, names: Sequence[str]) -> Roster:
+    async def replace(self, names: Sequence[str]) -> FleetPlan:
         """Raises FailedPrecondition."""
         raise FailedPrecondition(
             "these replicas are found by their addresses: drain them (`lora-router replicas drain`), and "

@@ -1,6 +1,6 @@
 """Replicas that this edge starts and ends: how many there are, and new ones in the place of old ones.
 
-No clock of its own, no network: the edge reports what it sees, and follows the roster that it gets.
+No clock of its own, no network: the edge reports what it sees, and follows the fleet plan that it gets.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from dataclasses import dataclass, replace
 from router.errors import NotFound
 from router.replicas.membership import (
     MOST,
+    FleetPlan,
     Member,
     MemberLoad,
     Replacement,
     Report,
-    Roster,
     Step,
     check_bounds,
 )
@@ -151,20 +151,20 @@ class OwnedMembership:
 
     # -- Membership
 
-    async def report(self, report: Report) -> Roster:
+    async def report(self, report: Report) -> FleetPlan:
         """As Membership.report."""
         self._report = report
         self._decide(self._clock())
-        return self._roster()
+        return self._fleet_plan()
 
-    async def resize(self, least: int, most: int) -> Roster:
+    async def resize(self, least: int, most: int) -> FleetPlan:
         """As Membership.resize."""
         self._least, self._most = check_bounds(least, most)
         log.info("between %d and %d replicas from now on", least, most)
         self._decide(self._clock())
-        return self._roster()
+        return self._fleet_plan()
 
-    async def replace(self, names: Sequence[str]) -> Roster:
+    async def replace(self, names: Sequence[str]) -> FleetPlan:
         """As Membership.replace; one that is being replaced, or is on its way out, is not replaced again."""
         serving = self._serving()
         for name in names:
@@ -177,13 +177,13 @@ class OwnedMembership:
                 self._replacements.pop(name, None)
                 self._replacements[name] = Replacement(name)
         self._decide(self._clock())
-        return self._roster()
+        return self._fleet_plan()
 
     # -- what was decided
 
-    def _roster(self) -> Roster:
+    def _fleet_plan(self) -> FleetPlan:
         members, replacements = tuple(self._members.values()), tuple(self._replacements.values())
-        return Roster(members, self._least, self._most, replacements)
+        return FleetPlan(members, self._least, self._most, replacements)
 
     def _serving(self) -> list[str]:
         return [member.name for member in self._members.values() if not member.draining]

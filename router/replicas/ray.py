@@ -89,7 +89,9 @@ class RayCluster:
             for variable, value in ENVIRONMENT.items():
                 os.environ.setdefault(variable, value)
             if os.environ.get("RAY_AUTH_MODE") != "token":
-                log.warning("RAY_AUTH_MODE is not token: whoever reaches the ports of Ray may run code there")
+                log.warning(
+                    "RAY_AUTH_MODE is not token: anyone who reaches the ports of Ray may run code there"
+                )
             check_reached(self._address)
             import ray  # which reads here how it is protected
 

@@ -164,7 +164,7 @@ class Replica:
         self._link.close()
 
     def ask(self, receiver: Receiver, make: Callable[[int], pb.EngineCommand]) -> int:
-        """Send a command with the next post; returns its key. What comes of it goes to `receiver`.
+        """Send a command with the next post; returns its key. The result goes to `receiver`.
 
         Raises LinkLost if it has left.
         """

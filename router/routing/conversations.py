@@ -69,7 +69,7 @@ class Judged:
     `alone`: classifiers got the turn's text and nothing else, as a calibration expects it.
     """
 
-    heard: Finding
+    finding: Finding
     decided: bool
     alone: bool = True
 
@@ -80,7 +80,7 @@ class Chosen:
     included; `previous` is an adapter's name or `base`, empty for the first turn."""
 
     conclusion: Conclusion
-    heard: Finding
+    finding: Finding
     progress: Progress = "initial"
     previous: str = ""
     undecided: int = 0
@@ -94,19 +94,19 @@ def continued(previous: Previous | None, now: Judged, sticky: bool = False) -> C
     in a row; after them the conversation is over, and this turn is the first of another. Where it is
     `sticky` a previous adapter stays whatever the turn is about.
     """
-    own = now.heard.conclusion
+    own = now.finding.conclusion
     if previous is None:
-        return Chosen(own, now.heard, undecided=0 if now.decided else 1, alone=now.alone)
+        return Chosen(own, now.finding, undecided=0 if now.decided else 1, alone=now.alone)
     before = previous.conclusion.adapter
     pinned = sticky and bool(before)
     if now.decided and not pinned:
         progress: Progress = "kept" if own.adapter == before else "switched"
-        return Chosen(own, now.heard, progress, previous.name, alone=now.alone)
+        return Chosen(own, now.finding, progress, previous.name, alone=now.alone)
     undecided = previous.undecided + 1
     if undecided > MOST_UNDECIDED and not pinned:
-        return Chosen(own, now.heard, undecided=1, alone=now.alone)
+        return Chosen(own, now.finding, undecided=1, alone=now.alone)
     kept = previous.conclusion if before else own
-    return Chosen(kept, now.heard, "kept", previous.name, undecided, alone=False)
+    return Chosen(kept, now.finding, "kept", previous.name, undecided, alone=False)
 
 
 async def choose(
@@ -126,9 +126,9 @@ async def choose(
         previous = await _first(reading, ask) if sticky else await _latest(earlier, reading, ask)
     chosen = continued(previous, now, sticky)
     if chosen.progress == "initial" and not now.decided and newest.answer:
-        heard = await ask(newest.with_answer)
-        if heard.conclusion.adapter:
-            return Chosen(heard.conclusion, heard, alone=False)
+        finding = await ask(newest.with_answer)
+        if finding.conclusion.adapter:
+            return Chosen(finding.conclusion, finding, alone=False)
     return chosen
 
 
@@ -142,47 +142,47 @@ async def judged(turn: UserTurn, reading: Reading, ask: Ask, follows: bool, agai
         await ask(reading.system, again=True) if reading.system else Finding(Conclusion("", Reason.ABSTAINED))
     )
     if asked_for := system.conclusion.adapter:
-        heard = await ask(reading.under_system(turn), again)
-        if heard.conclusion.adapter == asked_for:
-            return Judged(heard, decided=True, alone=False)
+        finding = await ask(reading.under_system(turn), again)
+        if finding.conclusion.adapter == asked_for:
+            return Judged(finding, decided=True, alone=False)
     found = await _by_its_text(turn, ask, again)
     if found.decided:
         return found
     if not asked_for and system.leaning.confidence >= GUESS:
-        heard = await ask(reading.under_system(turn), again)
-        if heard.conclusion.adapter == system.leaning.guess:
-            return Judged(heard, decided=True, alone=False)
-    return (await _by_its_place(turn, found.heard, ask, again) if follows else None) or found
+        finding = await ask(reading.under_system(turn), again)
+        if finding.conclusion.adapter == system.leaning.guess:
+            return Judged(finding, decided=True, alone=False)
+    return (await _by_its_place(turn, found.finding, ask, again) if follows else None) or found
 
 
 async def _by_its_text(turn: UserTurn, ask: Ask, again: bool) -> Judged:
     """Instructions between the ends of a long text count first. A text that decides nothing is read again
     without sentences that prescribe the form of the answer."""
     if instruction := turn.instruction:
-        heard = await ask(instruction, again)
-        if heard.conclusion.adapter:
-            return Judged(heard, decided=True, alone=False)
-    heard = await ask(turn.text, again)
-    if heard.conclusion.adapter:
-        return Judged(heard, decided=True)
+        finding = await ask(instruction, again)
+        if finding.conclusion.adapter:
+            return Judged(finding, decided=True, alone=False)
+    finding = await ask(turn.text, again)
+    if finding.conclusion.adapter:
+        return Judged(finding, decided=True)
     if request := turn.without_form:
         other = await ask(request, again)
         if other.conclusion.adapter:
             return Judged(other, decided=True, alone=False)
-    none = heard.leaning.none
-    return Judged(heard, decided=none >= SURE_NONE or (none >= LIKELY_NONE and turn.stands_alone))
+    none = finding.leaning.none
+    return Judged(finding, decided=none >= SURE_NONE or (none >= LIKELY_NONE and turn.stands_alone))
 
 
-async def _by_its_place(turn: UserTurn, heard: Finding, ask: Ask, again: bool) -> Judged | None:
+async def _by_its_place(turn: UserTurn, finding: Finding, ask: Ask, again: bool) -> Judged | None:
     """A turn that follows others is read without its opening, such as "Other question:". Then its best guess
     counts if reading it with the answer before it confirms that."""
     if rest := turn.without_opening:
         other = await ask(rest, again)
         if other.conclusion.adapter:
             return Judged(other, decided=True, alone=False)
-    if turn.answer and heard.leaning.confidence >= GUESS:
+    if turn.answer and finding.leaning.confidence >= GUESS:
         other = await ask(turn.with_answer, again)
-        if other.conclusion.adapter == heard.leaning.guess:
+        if other.conclusion.adapter == finding.leaning.guess:
             return Judged(other, decided=True, alone=False)
     return None
 
@@ -192,7 +192,7 @@ async def _latest(earlier: Sequence[UserTurn], reading: Reading, ask: Ask) -> Pr
     for undecided, turn in enumerate(earlier):
         found = await judged(turn, reading, ask, turn.follows, again=True)
         if found.decided:
-            return Previous(found.heard.conclusion, undecided)
+            return Previous(found.finding.conclusion, undecided)
     return None
 
 
@@ -200,8 +200,8 @@ async def _first(reading: Reading, ask: Ask) -> Previous | None:
     """The first decision for an adapter."""
     for turn in reading.earliest:
         found = await judged(turn, reading, ask, turn.follows, again=True)
-        if found.heard.conclusion.adapter:
-            return Previous(found.heard.conclusion)
+        if found.finding.conclusion.adapter:
+            return Previous(found.finding.conclusion)
     return None
 
 

@@ -278,7 +278,7 @@ class Calibrated:
 
     For `newcomers`, which it does not know, the classifiers in `scaling` speak. They are heard first: where
     one is sure of a newcomer (by `plain`, ahead of all that it knows of the others), that is where the
-    request goes; else the panel decides as though there were no newcomers.
+    request goes; else the other classifiers decide as though there were no newcomers.
 
     `differences` says what is not as it was fitted for. With any, and where a classifier's vote was lost, the
     guarantee does not hold: at least `strict` confidence is needed then, and classifiers that the calibration
@@ -509,7 +509,7 @@ class RuleInForce:
         if self._registrations is None or self._profiles is None:
             self.now = self._policy
             return
-        panel = self._panel(of)
+        panel = self._weighed(of)
         core = of.known(self._profiles)
         found = self._differences(of)
         self.now = Calibrated(
@@ -526,14 +526,14 @@ class RuleInForce:
             self.status = status
             self._tell(found)
 
-    def _panel(self, of: Calibration) -> list[Registration]:
+    def _weighed(self, of: Calibration) -> list[Registration]:
         """The classifiers here that a calibration weighs or could have weighed."""
         there = [r for r in self._registrations or () if not r.classifier.foreign]
         return [r for r in there if not r.classifier.scales or r.name in of.scalers]
 
     def _differences(self, of: Calibration) -> tuple[str, ...]:
         """What is not as the calibration was made for."""
-        asked = {r.name: fingerprint(r) for r in self._panel(of) if r.name not in of.left_out}
+        asked = {r.name: fingerprint(r) for r in self._weighed(of) if r.name not in of.left_out}
         found = differences(of.binding, binding_of(of.known(self._profiles or ()), asked, self._base))
         if self._policy.axes != of.axes:
             found = (*found, "task_first or domain_first is set otherwise")

@@ -21,13 +21,13 @@ from router.errors import FailedPrecondition, FieldViolation, InvalidRequest, No
 from router.names import BASE
 from router.ports import Catalog, RoutingState
 from router.routing.baseline import BaselineFile
+from router.routing.catalog_view import CatalogView
+from router.routing.chain import ClassifierChain, Executors, FitProfiles, OnVote
 from router.routing.conversations import QUIET_SECONDS, Chosen, Finding, Previous, Recent, choose
 from router.routing.drift import Drift
+from router.routing.executor import BaseFor
 from router.routing.following import CalibrationFile, CalibrationFollower
-from router.routing.knowledge import Knowledge
-from router.routing.lane import BaseFor
 from router.routing.mixture import mixed
-from router.routing.panel import Lanes, Lessons, OnVote, Panel
 from router.routing.policy import (
     FITTED,
     PROVISIONAL,
@@ -46,12 +46,12 @@ from router.types import (
     AdapterProfile,
     Continuity,
     Decision,
-    Heard,
     Reason,
     Request,
     Turn,
     Visible,
     Vote,
+    VotesByClassifier,
 )
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ _RESOURCE = re.compile(
 
 
 class ClassifierHost(Protocol):
-    """Whoever finds classifiers, such as the host of plugins; all calls are made on the event loop."""
+    """Finds classifiers, such as the host of plugins; all calls are made on the event loop."""
 
     def registrations(self) -> tuple[Registration, ...]:
         """Classifiers in the order in which they are asked; the same object while nothing changes."""
@@ -126,11 +126,11 @@ class Router:
     ) -> None:
         self._catalog, self._host, self._ready_seconds = catalog, host, ready_seconds
         self.rule = rule or RuleInForce(Policy())
-        self._lanes = Lanes(base_for, keep / "routing" if keep is not None else None)
+        self._executors = Executors(base_for, keep / "routing" if keep is not None else None)
         self._baselines = BaselineFile(keep, catalog.profiles, self.digest) if keep is not None else None
         self.drift = Drift(lambda: self.rule.now, self._baselines)
-        self._knowledge = Knowledge(catalog, self._learn)
-        self._panel = Panel(self._lanes, on_vote, self._is_foreign)
+        self._catalog_view = CatalogView(catalog, self._learn)
+        self._chain = ClassifierChain(self._executors, on_vote, self._is_foreign)
         self._learning = asyncio.Lock()  # one new set or calibration at a time
         self._follower: CalibrationFollower | None = None
         if calibration is not None:
@@ -147,12 +147,12 @@ class Router:
     async def start(self) -> None:
         """Load plugins, wait until those that are asked have learned the adapters, and follow changes."""
         await self._host.pick_up()
-        self._knowledge.start()
+        self._catalog_view.start()
         self._host.subscribe(self._classifiers_changed)
-        self.rule.adapters_are(self._knowledge.learned)
+        self.rule.adapters_are(self._catalog_view.learned)
         self._classifiers_changed()
-        await self._lanes.wait_for_fits(self._ready_seconds, self.rule.now.asks, with_base=True)
-        await self._lanes.fit(self._lessons(self._knowledge.learned), wait=0)
+        await self._executors.wait_for_fits(self._ready_seconds, self.rule.now.asks, with_base=True)
+        await self._executors.fit(self._profiles_to_fit(self._catalog_view.learned), wait=0)
         self.rule.compare()
         self._watch = asyncio.create_task(self._host.watch(), name="plugins watch")
         if self._follower is not None:
@@ -162,21 +162,25 @@ class Router:
     def flaws(self) -> list[str]:
         """Why decisions may be worse now: classifiers that the rule in force asks and that give no votes,
         adapters that could not be learned, a calibration file that cannot be used."""
-        asked = (lane for lane in self._lanes.in_order() if self.rule.now.asks(lane.name))
+        asked = (executor for executor in self._executors.in_order() if self.rule.now.asks(executor.name))
         unused = self._follower.flaws if self._follower is not None else []
-        return [flaw for flaw in (self._knowledge.flaw, *(lane.flaw for lane in asked), *unused) if flaw]
+        return [
+            flaw
+            for flaw in (self._catalog_view.flaw, *(executor.flaw for executor in asked), *unused)
+            if flaw
+        ]
 
     async def close(self) -> None:
         """Stop following; classifiers are asked no more."""
-        self._knowledge.close()
+        self._catalog_view.close()
         if self._follower is not None:
             self._follower.close()
-        self._panel.close()
+        self._chain.close()
         if self._watch is not None:
             self._watch.cancel()
             with suppress(asyncio.CancelledError):
                 await self._watch
-        await self._lanes.close(CLOSE_SECONDS)
+        await self._executors.close(CLOSE_SECONDS)
         if self._baselines is not None:
             await asyncio.to_thread(self._baselines.close)
 
@@ -186,29 +190,31 @@ class Router:
 
     async def _learn(self, profiles: tuple[AdapterProfile, ...]) -> None:
         async with self._learning:
-            await self._lanes.fit(self._lessons(profiles), FIT_SECONDS)
+            await self._executors.fit(self._profiles_to_fit(profiles), FIT_SECONDS)
             self._findings.clear()
             self.rule.adapters_are(profiles)
 
     async def _recalibrate(self, calibration: Calibration | None) -> None:
         """Have classifiers learn what this calibration was made with, then weigh their votes by it."""
         async with self._learning:
-            profiles = self._knowledge.learned
-            await self._lanes.fit(Lessons(profiles, taught_by(calibration, profiles)), FIT_SECONDS)
+            profiles = self._catalog_view.learned
+            await self._executors.fit(FitProfiles(profiles, taught_by(calibration, profiles)), FIT_SECONDS)
             self._findings.clear()
             self.rule.calibration_is(calibration)
 
-    def _lessons(self, profiles: tuple[AdapterProfile, ...]) -> Lessons:
-        return Lessons(profiles, self.rule.taught(profiles))
+    def _profiles_to_fit(self, profiles: tuple[AdapterProfile, ...]) -> FitProfiles:
+        return FitProfiles(profiles, self.rule.taught(profiles))
 
     def _classifiers_changed(self) -> None:
         registrations = self._host.registrations()
         self.rule.classifiers_are(registrations)
-        self._lanes.sync(registrations, self._lessons(self._knowledge.learned), self.rule.now.asks)
+        self._executors.sync(
+            registrations, self._profiles_to_fit(self._catalog_view.learned), self.rule.now.asks
+        )
         self.rule.compare()  # some may be unable to work here
 
     def _is_foreign(self, text: str) -> bool:
-        return is_foreign(text, self._knowledge.languages)
+        return is_foreign(text, self._catalog_view.languages)
 
     async def route(self, request: Request) -> Decision:
         """The decision; never raises for a classifier's fault.
@@ -219,7 +225,7 @@ class Router:
         return await self.decide(request)
 
     async def decide(
-        self, request: Request, variant: RouterVariant | None = None, heard: Heard | None = None
+        self, request: Request, variant: RouterVariant | None = None, heard: VotesByClassifier | None = None
     ) -> Decision:
         """The decision of this router, or of a variant of it.
 
@@ -239,12 +245,12 @@ class Router:
             before = self._host.registrations()
             await self._host.pick_up(PICK_UP_SECONDS)
             if self._host.registrations() != before:
-                await self._lanes.wait_for_fits(PICK_UP_SECONDS)
+                await self._executors.wait_for_fits(PICK_UP_SECONDS)
 
     async def _decide(
-        self, request: Request, variant: RouterVariant | None, heard: Heard
+        self, request: Request, variant: RouterVariant | None, heard: VotesByClassifier
     ) -> tuple[Decision, Sequence[Vote]]:
-        said, candidates = self._said_by_caller(request)
+        said, candidates = self._caller_choice(request)
         ask = _Ask(self, request, variant, candidates, heard)
         if said is not None or not candidates:
             votes = (await ask(request.text)).votes if request.routing.explain else ()
@@ -259,12 +265,12 @@ class Router:
             if remembered is not None and remembered.conclusion.adapter not in (*candidates, ""):
                 remembered = None
         chosen = await choose(read(request), ask, mode, remembered, hints.fresh)
-        return self._of_turn(chosen, request.visible), chosen.heard.votes
+        return self._of_turn(chosen, request.visible), chosen.finding.votes
 
     def _of_turn(self, chosen: Chosen, visible: Visible) -> Decision:
         """The decision on a turn of a conversation."""
         decision = self._carried_out(chosen.conclusion, visible)
-        lost, status = chosen.heard.lost, decision.calibration
+        lost, status = chosen.finding.lost, decision.calibration
         if status == FITTED and lost and chosen.conclusion.incomplete:
             status = LOST + ", ".join(f"{one.classifier} ({one.reason})" for one in lost)
         elif status == FITTED and chosen.conclusion.foreign:
@@ -299,7 +305,7 @@ class Router:
         conclusion = Conclusion(name, reason, decision.confidence, decision.classifier, decision.threshold)
         self._conversations.put(request.tenant, hints.conversation, Previous(conclusion, decision.undecided))
 
-    def _said_by_caller(self, request: Request) -> tuple[Decision | None, frozenset[str]]:
+    def _caller_choice(self, request: Request) -> tuple[Decision | None, frozenset[str]]:
         """The decision that the caller made, or the candidates that the caller left."""
         hints, visible = request.routing, request.visible
         if is_base(hints.adapter):
@@ -312,7 +318,7 @@ class Router:
             name = alone.ref.name if alone is not None else ""
             said = self._decision(Conclusion(name, Reason.EXPLICIT, 1.0), alone)
             return replace(said, mixture=parts), frozenset()
-        left = self._knowledge.candidates(hints, visible)
+        left = self._catalog_view.candidates(hints, visible)
         if (hints.domain or hints.task) and len(left) == 1:
             adapter = self._catalog.resolve(next(iter(left)), "", visible)
             return self._decision(Conclusion(adapter.ref.name, Reason.HINT, 1.0), adapter), frozenset()
@@ -359,7 +365,7 @@ class _Ask:
         request: Request,
         variant: RouterVariant | None,
         candidates: frozenset[str],
-        heard: Heard,
+        heard: VotesByClassifier,
     ) -> None:
         self._router, self._request, self._heard = router, request, heard
         self._variant, self._candidates = variant, candidates
@@ -374,14 +380,14 @@ class _Ask:
         asked = request
         if text != request.text:
             asked = replace(request, turns=(Turn("user", text),), raw_prompt=None)
-        heard, labels = self._heard.setdefault(text, {}), router._knowledge.labels
+        heard, labels = self._heard.setdefault(text, {}), router._catalog_view.labels
         if request.routing.explain and not again:
-            votes = await router._panel.everyone(asked, labels, rule, heard)
+            votes = await router._chain.everyone(asked, labels, rule, heard)
         else:
-            votes = await router._panel.until_settled(asked, labels, candidates, rule, heard)
+            votes = await router._chain.until_settled(asked, labels, candidates, rule, heard)
         conclusion = rule.conclude(votes, candidates)
         leaning = Leaning() if conclusion.adapter else rule.leaning(votes, candidates)
-        found = Finding(conclusion, leaning, votes, router._panel.lost(votes, candidates, rule))
+        found = Finding(conclusion, leaning, votes, router._chain.lost(votes, candidates, rule))
         if not any(vote.error for vote in votes):
             router._findings.put(request.tenant, key, replace(found, votes=()))
         return found

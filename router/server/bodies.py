@@ -108,7 +108,7 @@ class Messages:
         self, call: Call, decoded: Callable[[bytes], Awaitable[tuple[Any, int]]], memory: Memory
     ) -> None:
         self._call, self._decoded, self._memory = call, decoded, memory
-        self._taken: dict[int, int] = {}  # by the id of a message, which whoever has it holds
+        self._taken: dict[int, int] = {}  # by the id of a message, which its owner holds
 
     def __aiter__(self) -> Messages:
         return self

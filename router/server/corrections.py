@@ -8,7 +8,7 @@ from prometheus_client.core import CounterMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from router.access.quotas import Meter
-from router.corrections.keeper import Corrections, Said
+from router.corrections.keeper import CorrectionRequest, Corrections
 from router.corrections.model import MAX_TEXT
 from router.errors import FailedPrecondition, Findings, NotSaved, Overloaded
 from router.names import BASE, split_adapter
@@ -40,26 +40,30 @@ async def record_correction(
     Raises FailedPrecondition where nothing is kept, InvalidRequest, AdapterNotFound, QuotaExceeded, and what
     `Corrections.record` raises.
     """
-    said = said_by(message, registry, call.client.adapters)
+    request = correction_of(message, registry, call.client.adapters)
     if corrections is None:
         raise FailedPrecondition(OFF)
     if call.meter is not None:
         call.meter.take_outcomes(1)
-    kept = await _kept(corrections, said, call, call.meter)
+    kept = await _kept(corrections, request, call, call.meter)
     return pb.RecordCorrectionResponse(kept=KEPT[kept])
 
 
-async def _kept(corrections: Corrections, said: Said, call: Call, meter: Meter | None) -> Keeping:
+async def _kept(
+    corrections: Corrections, request: CorrectionRequest, call: Call, meter: Meter | None
+) -> Keeping:
     """What is not stored after all costs the caller's day nothing."""
     try:
-        return await corrections.record(said, call.client)
+        return await corrections.record(request, call.client)
     except (NotSaved, Overloaded):
         if meter is not None:
             meter.not_stored(1)
         raise
 
 
-def said_by(message: pb.RecordCorrectionRequest, registry: AdapterRegistry, visible: Visible) -> Said:
+def correction_of(
+    message: pb.RecordCorrectionRequest, registry: AdapterRegistry, visible: Visible
+) -> CorrectionRequest:
     """Raises InvalidRequest naming every bad field, and AdapterNotFound for what the caller cannot mean."""
     found = Findings()
     if not found.text("response_id", message.response_id, MAX_ID_BYTES):
@@ -74,8 +78,8 @@ def said_by(message: pb.RecordCorrectionRequest, registry: AdapterRegistry, visi
     found.check()
     name = parts[0] if parts is not None else BASE
     if name == BASE:
-        return Said(message.response_id, "", message.text)
-    return Said(message.response_id, registry.get(name, "", visible).ref.name, message.text)
+        return CorrectionRequest(message.response_id, "", message.text)
+    return CorrectionRequest(message.response_id, registry.get(name, "", visible).ref.name, message.text)
 
 
 class CorrectionsCollector(Collector):

@@ -43,8 +43,8 @@ class Encoding:
 
     def __init__(self, encode: Encode, most_waiting: int = MOST_WAITING) -> None:
         self._encode = encode
-        self._short = _Lane(SHORT_THREADS, "encode", most_waiting)
-        self._long = _Lane(LONG_THREADS, "encode-long", most_waiting)
+        self._short = _EncoderPool(SHORT_THREADS, "encode", most_waiting)
+        self._long = _EncoderPool(LONG_THREADS, "encode-long", most_waiting)
 
     def close(self) -> None:
         """Let the threads go; who waits is cancelled."""
@@ -63,8 +63,8 @@ class Encoding:
         around = len(prompt.template.system) + len(prompt.template.template)
         if size + around <= AT_ONCE and len(prompt.turns) <= FEW_TURNS:
             return self._encode(prompt, most, partial(check_time, deadline))
-        lane = self._short if size <= SHORT else self._long
-        return await lane.run(lambda check: self._encode(prompt, most, check), size, deadline, tenant)
+        pool = self._short if size <= SHORT else self._long
+        return await pool.run(lambda check: self._encode(prompt, most, check), size, deadline, tenant)
 
 
 @dataclass(slots=True, order=True)
@@ -96,7 +96,7 @@ class _Abandoned(Exception):
     """The caller left; the result is not wanted."""
 
 
-class _Lane:
+class _EncoderPool:
     """Some threads and the queues before them, in characters at most `most`.
 
     Where tenants have names, none may hold more than three times the characters that are free.

@@ -18,7 +18,7 @@ from router.v1 import fleet_pb2 as pb
 from router.v1.fleet_pb2_grpc import FleetServiceServicer
 
 if TYPE_CHECKING:  # without replicas nothing of them is imported
-    from router.replicas.membership import Replacement, Roster
+    from router.replicas.membership import FleetPlan, Replacement
 
 STATES = ("starting", "serving", "lost", "draining")
 MAX_NAME_BYTES = 256
@@ -68,7 +68,7 @@ class Fleet(Protocol):
     """Replicas that come and go; `router.replicas.members.Members`."""
 
     @property
-    def roster(self) -> Roster:
+    def fleet_plan(self) -> FleetPlan:
         """The fleet as it is to be."""
         ...
 
@@ -80,11 +80,11 @@ class Fleet(Protocol):
         """Jobs that those that are up can run, and can run or let wait."""
         ...
 
-    async def resize(self, least: int, most: int) -> Roster:
+    async def resize(self, least: int, most: int) -> FleetPlan:
         """Other bounds. Raises InvalidRequest, FailedPrecondition, Unavailable."""
         ...
 
-    async def replace(self, names: Sequence[str]) -> Roster:
+    async def replace(self, names: Sequence[str]) -> FleetPlan:
         """New ones; without names for all. Raises NotFound, FailedPrecondition, Unavailable."""
         ...
 
@@ -101,27 +101,27 @@ class FleetService(FleetServiceServicer):
 
     async def ListReplicas(self, request: pb.ListReplicasRequest, call: Call) -> pb.ListReplicasResponse:
         """All, whatever they do."""
-        roster = self._fleet.roster
+        fleet_plan = self._fleet.fleet_plan
         return pb.ListReplicasResponse(
-            replicas=map(replica_message, self._fleet.seen()), least=roster.least, most=roster.most
+            replicas=map(replica_message, self._fleet.seen()), least=fleet_plan.least, most=fleet_plan.most
         )
 
     async def ResizeReplicas(
         self, request: pb.ResizeReplicasRequest, call: Call
     ) -> pb.ResizeReplicasResponse:
         """The bounds that hold from now on."""
-        roster = await self._fleet.resize(request.least, request.most)
-        return pb.ResizeReplicasResponse(least=roster.least, most=roster.most)
+        fleet_plan = await self._fleet.resize(request.least, request.most)
+        return pb.ResizeReplicasResponse(least=fleet_plan.least, most=fleet_plan.most)
 
     async def ReplaceReplicas(
         self, request: pb.ReplaceReplicasRequest, call: Call
     ) -> AsyncIterator[pb.ReplaceReplicasResponse]:
         """Every step, until all are over."""
         names = check_names(request)
-        roster = await self._fleet.replace(names)
+        fleet_plan = await self._fleet.replace(names)
         await call.begin()
-        asked = names or tuple(found.old for found in roster.replacements if not found.over)
-        async for found in self._followed(roster, asked):
+        asked = names or tuple(found.old for found in fleet_plan.replacements if not found.over)
+        async for found in self._followed(fleet_plan, asked):
             yield step_message(found)
 
     async def DrainReplica(self, request: pb.DrainReplicaRequest, call: Call) -> pb.DrainReplicaResponse:
@@ -133,11 +133,11 @@ class FleetService(FleetServiceServicer):
         await self._fleet.drain(request.name)
         return pb.DrainReplicaResponse()
 
-    async def _followed(self, roster: Roster, names: Collection[str]) -> AsyncIterator[Replacement]:
-        """Every step of these replacements from `roster` on, until all are over."""
+    async def _followed(self, fleet_plan: FleetPlan, names: Collection[str]) -> AsyncIterator[Replacement]:
+        """Every step of these replacements from `fleet_plan` on, until all are over."""
         last: dict[str, Replacement] = {}
         while True:
-            found = [one for one in roster.replacements if one.old in names]
+            found = [one for one in fleet_plan.replacements if one.old in names]
             for one in found:
                 if last.get(one.old) != one:
                     last[one.old] = one
@@ -145,7 +145,7 @@ class FleetService(FleetServiceServicer):
             if all(one.over for one in found):
                 return
             await asyncio.sleep(LOOK_SECONDS)
-            roster = self._fleet.roster
+            fleet_plan = self._fleet.fleet_plan
 
 
 def check_names(request: pb.ReplaceReplicasRequest) -> tuple[str, ...]:

@@ -97,14 +97,14 @@ def bind_sidecar(server: grpc.aio.Server, listen: str) -> str:
 
 
 def check_sidecar(listen: str) -> None:
-    """Raises ConfigError for an address that others reach: there whoever calls may say that he is anybody."""
+    """Raises ConfigError for an address that others reach: there any caller may claim any name."""
     if listen.startswith(UNIX):
         return
     host, _ = split_address(listen, "sidecar_listen")
     if not is_loopback(host.strip("[]")):
         raise ConfigError(
             f"sidecar_listen must be on this machine, 127.0.0.1:PORT or unix:/PATH, not {listen}: "
-            "whoever reaches it is believed to be whom he says"
+            "every caller that reaches it is believed to be whom it names"
         )
 
 

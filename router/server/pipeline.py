@@ -296,7 +296,8 @@ class Choices:
     """Decisions for one request, the best first: the arm's version, then control's, then the one routed to.
 
     So a user of an arm sees no error that a user of control would not have seen; without an arm there is one
-    choice. Whoever iterates tells `failed` why one could not answer; `degraded` is the first error's reason.
+    choice. The iterating caller tells `failed` why one could not answer; `degraded` is the first error's
+    reason.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""What a trace of a call is made of, and the port to whoever makes one.
+"""What a trace of a call is made of, and the port to what makes one.
 
 A call keeps a few times as it goes. Spans are made of them when it has ended, so that nothing of tracing
 stands in the way of a request, and where nobody traces there is nothing to leave out.

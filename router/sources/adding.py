@@ -17,9 +17,9 @@ from router.registry.disk.reading import identity
 from router.registry.format.artifact import Validation, digest_of_folder
 from router.registry.format.folder import MANIFEST, OURS, REPORT
 from router.registry.format.manifest import Manifest, parse_manifest
+from router.sources.adapters_folder import AdaptersFolder, NameOverride, Spot, called
 from router.sources.choice import Choice, Left, choose
 from router.sources.origin import FILE_NAME, Origin, license_in
-from router.sources.shelf import Shelf, Spot, Wanted, called
 from router.sources.source import Listing, Source
 from router.sources.staging import Staging, staged
 from router.sources.transfer import Pause, Progress, Transfer, disk_told, patiently
@@ -44,7 +44,7 @@ class Wish:
     source: Source
     adapters: Path
     most_bytes: int
-    wanted: Wanted = Wanted()
+    wanted: NameOverride = NameOverride()
     digest: str = ""  # hex: the only one that is taken
     report: bool = False
     force: bool = False
@@ -91,7 +91,7 @@ def add(wish: Wish, validate: Validate, progress: Progress, pause: Pause) -> Add
 
 def _known(wish: Wish, listing: Listing, choice: Choice) -> Added | None:
     """The same files of the same source, if they are here and as they came."""
-    for ref, folder in Shelf(wish.adapters).versions():
+    for ref, folder in AdaptersFolder(wish.adapters).versions():
         origin = Origin.read(folder)
         if origin is None or not wish.wanted.fits(ref) or origin.pin != listing.pin:
             continue
@@ -139,7 +139,7 @@ def _check_room(folder: Path, choice: Choice) -> None:
 
 def _check_early(wish: Wish, says: Manifest | None, folder: str, choice: Choice) -> None:
     """Raise now what would be raised once the weights are here."""
-    spot = Shelf(wish.adapters).spot(called(says, folder, wish.source, wish.wanted), says)
+    spot = AdaptersFolder(wish.adapters).spot(called(says, folder, wish.source, wish.wanted), says)
     if spot.present is None or wish.force:
         return
     coming = {file.name: file.size for file in choice.taken if file.name in OURS}
@@ -163,7 +163,7 @@ def _take(
             f"{wish.source.reference} is refused: {validation.inspection.error}", codes=codes
         )
     says = validation.inspection.manifest if MANIFEST in sums else None
-    spot = Shelf(wish.adapters).spot(called(says, place.files.name, wish.source, wish.wanted), says)
+    spot = AdaptersFolder(wish.adapters).spot(called(says, place.files.name, wish.source, wish.wanted), says)
     origin = Origin(
         wish.source.reference, digest, listing.pin, wish.source.subfolder, license_in(place.files), sums
     )

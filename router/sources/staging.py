@@ -25,7 +25,7 @@ KEPT_SECONDS = 7 * 86_400.0  # of what was begun and never ended
 
 @dataclass(frozen=True, slots=True)
 class Staging:
-    """The place of one adapter of one source; whoever has it is alone there."""
+    """The place of one adapter of one source; its holder is alone there."""
 
     folder: Path
 

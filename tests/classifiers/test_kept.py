@@ -103,7 +103,7 @@ KEY, OTHER = b"k" * 32, b"o" * 32
 FIT = {"weights": ROWS, "bias": np.array([0.1, 1e-9])}
 
 
-def test_a_fit_is_found_as_it_was_for_the_same_lessons_only(tmp_path: Path) -> None:
+def test_a_fit_is_found_as_it_was_for_the_same_training_set_only(tmp_path: Path) -> None:
     KeptFit(tmp_path / "fit").put(KEY, FIT)
     found = KeptFit(tmp_path / "fit").find(KEY)
     assert found is not None

@@ -1,4 +1,4 @@
-"""What shipped classifiers learn with: lessons, n-grams, parts of a request, and the regression."""
+"""What shipped classifiers learn with: training sets, n-grams, parts of a request, and the regression."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from router.classifiers.regression import (
     file_digest,
     fit_dual,
     gram_in_pieces,
-    lessons_of,
     product_in_pieces,
     softmax,
     sparse_gram,
     spread_evenly,
+    training_set_of,
 )
 from router.classifiers.texts import HEAD, SENTENCE_WORDS, TAIL, whole_first_last
 from router.types import AdapterProfile
@@ -92,7 +92,7 @@ def background(tmp_path: Path) -> Path:
 
 
 def test_examples_negatives_and_background(background: Path) -> None:
-    learned = lessons_of([TEA, BARE, AdapterProfile("ale", "1", examples=("draw ale",))], background)
+    learned = training_set_of([TEA, BARE, AdapterProfile("ale", "1", examples=("draw ale",))], background)
     assert learned is not None
     assert learned.names == ("tea", "ale", "")
     assert learned.texts == ("brew tea", "a tea towel", "draw ale", "hello")
@@ -100,7 +100,7 @@ def test_examples_negatives_and_background(background: Path) -> None:
 
 
 def test_nothing_to_learn(background: Path) -> None:
-    assert lessons_of([BARE], background) is None
+    assert training_set_of([BARE], background) is None
 
 
 def test_many_examples_are_thinned_evenly() -> None:

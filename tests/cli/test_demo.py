@@ -15,7 +15,7 @@ from router.cli.demo import (
     DROPPED_PROMPT,
     PINNED,
     PROMPTS,
-    Asked,
+    DemoRequest,
     batching_summary,
     brief,
     demo_server,
@@ -57,11 +57,13 @@ def test_no_prompt_is_training_data():
 def test_the_table_and_the_summary(capsys):
     medical = AdapterRef("medical", "1.0.0")
     asked = [
-        Asked("medical", "Which\nchapter?", decision=Decision(medical, Reason.CLASSIFIED, confidence=0.93)),
-        Asked(
+        DemoRequest(
+            "medical", "Which\nchapter?", decision=Decision(medical, Reason.CLASSIFIED, confidence=0.93)
+        ),
+        DemoRequest(
             "", "Why?", decision=Decision(None, Reason.ABSTAINED), text="Because.", first_token=0.2, tokens=30
         ),
-        Asked("", "Lost", error="UNAVAILABLE: gone"),
+        DemoRequest("", "Lost", error="UNAVAILABLE: gone"),
     ]
     print_answers(asked)
     header, first, second, lost = capsys.readouterr().out.splitlines()

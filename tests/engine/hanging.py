@@ -9,7 +9,7 @@ from router.engine.torch_engine import TorchEngine
 
 
 class Hang:
-    """From `begin` to `let_go` whoever calls `wait` waits. `hangs` is set while somebody does."""
+    """From `begin` to `let_go` anyone who calls `wait` waits. `hangs` is set while somebody does."""
 
     def __init__(self) -> None:
         self.hangs = threading.Event()

@@ -1,4 +1,4 @@
-"""Answers with an activated LoRA are PEFT's, whoever computed what came before its invocation tokens."""
+"""Answers with an activated LoRA are PEFT's, no matter which request computed the prefix."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from router.engine.base import Delta, Finished
-from router.engine.handoff import Events, Messenger, Stream, deliver
+from router.engine.handoff import EventDispatcher, Events, Stream, deliver
 from router.errors import EngineFailed
 from router.types import FinishReason
 
@@ -24,13 +24,13 @@ async def texts(one: Stream) -> list[str]:
 
 
 async def test_events_arrive_in_order_and_all_before_it_closes() -> None:
-    messenger, streams = Messenger(), [stream() for _ in range(3)]
-    messenger.start()
+    dispatcher, streams = EventDispatcher(), [stream() for _ in range(3)]
+    dispatcher.start()
     readers = [asyncio.ensure_future(texts(one)) for one in streams]
     for step in range(50):
-        messenger.send([(one, Delta(f"{step} ")) for one in streams])
-    messenger.send([(one, Finished(FinishReason.STOP)) for one in streams])
-    await asyncio.to_thread(messenger.close)
+        dispatcher.send([(one, Delta(f"{step} ")) for one in streams])
+    dispatcher.send([(one, Finished(FinishReason.STOP)) for one in streams])
+    await asyncio.to_thread(dispatcher.close)
     told = ["".join(found) for found in await asyncio.gather(*readers)]
     assert told == ["".join(f"{step} " for step in range(50))] * 3
 
@@ -48,15 +48,15 @@ async def test_who_cannot_be_reached_does_not_stop_the_others(caplog: pytest.Log
         def loop(self) -> asyncio.AbstractEventLoop:
             raise RuntimeError("a bug")
 
-    messenger, one = Messenger(), stream()
-    messenger.start()
+    dispatcher, one = EventDispatcher(), stream()
+    dispatcher.start()
     broken: Any = Broken()
     with caplog.at_level(logging.ERROR):
-        messenger.send([(broken, Delta("lost"))])
-        messenger.send([(one, Delta("told")), (one, Finished(FinishReason.STOP))])
+        dispatcher.send([(broken, Delta("lost"))])
+        dispatcher.send([(one, Delta("told")), (one, Finished(FinishReason.STOP))])
         assert await texts(one) == ["told"]
     assert "cannot be delivered" in caplog.text
-    await asyncio.to_thread(messenger.close)
+    await asyncio.to_thread(dispatcher.close)
 
 
 def test_a_loop_that_is_closed_is_passed_over() -> None:
@@ -68,18 +68,18 @@ def test_a_loop_that_is_closed_is_passed_over() -> None:
 
 
 async def test_who_sends_does_not_wait_for_the_loop() -> None:
-    messenger, one, sent = Messenger(), stream(), threading.Event()
-    messenger.start()
+    dispatcher, one, sent = EventDispatcher(), stream(), threading.Event()
+    dispatcher.start()
 
     def send() -> None:
-        messenger.send([(one, Delta("a"))])
+        dispatcher.send([(one, Delta("a"))])
         sent.set()
 
     thread = threading.Thread(target=send)
     thread.start()
     assert sent.wait(10), "the loop is held up here, and the sender must not be"
     thread.join()
-    await asyncio.to_thread(messenger.close)
+    await asyncio.to_thread(dispatcher.close)
 
 
 async def test_a_reader_that_leaves_and_an_error() -> None:

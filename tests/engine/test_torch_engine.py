@@ -312,7 +312,7 @@ async def test_they_take_no_place_in_the_queue_and_are_not_endless(made: TorchEn
         assert (await ended(request))[1].reason is FinishReason.CANCELLED
 
 
-# -- An engine that has stopped answers whoever still asks: nobody waits for a thread that is gone.
+# -- An engine that has stopped answers anyone who still asks: nobody waits for a thread that is gone.
 
 
 JOB = Job("late", [5, 6, 7], SamplingParams(max_tokens=4))

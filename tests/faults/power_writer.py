@@ -1,6 +1,6 @@
 """Writes one kind of what is kept, as the server does, and says how much is acknowledged: FOLDER WHAT CARE.
 
-WHAT is `outcomes`, `choices` or `audit`: one alone, since whoever waits for the disk makes it write what
+WHAT is `outcomes`, `choices` or `audit`: one alone, since anyone who waits for the disk makes it write what
 others left to it. Each line is a number, of outcomes, of the last default version or of audit lines. CARE is
 `careful`, or `careless` for a control that waits for no disk.
 """
@@ -21,7 +21,7 @@ def outcomes(folder: Path, careful: bool) -> Iterator[int]:
     from router.experiments.model import Aggregate, Kind, MetricSpec
     from router.experiments.store import database
     from router.experiments.store.sql_store import SqlStore
-    from tests.experiments.store.helpers import experiment, exposed, said
+    from tests.experiments.store.helpers import experiment, exposed, outcome
 
     if not careful:
         database.SQLITE_PRAGMAS = (*database.SQLITE_PRAGMAS, "synchronous=OFF")
@@ -31,7 +31,7 @@ def outcomes(folder: Path, careful: bool) -> Iterator[int]:
         keys = [f"{number}-{i}" for i in range(EACH)]
         units = [f"u{number % 500}-{i}" for i in range(EACH)]
         store.expose([exposed(unit, key, at=1, name=NAME) for unit, key in zip(units, keys, strict=True)])
-        store.record([said(key, METRIC, at=2, key=key) for key in keys])
+        store.record([outcome(key, METRIC, at=2, key=key) for key in keys])
         yield (number + 1) * EACH
 
 

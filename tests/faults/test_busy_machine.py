@@ -10,7 +10,7 @@ import pytest
 
 from benchmarks.lost_votes import busy, texts
 from benchmarks.routing import adapters
-from benchmarks.routing_many import Shelf
+from benchmarks.routing_many import FixedCatalog
 from router.plugins import PluginHost
 from router.routing.router import Router
 from router.types import Request, RoutingHints, Turn
@@ -24,7 +24,7 @@ CALLERS = 16
 @pytest.mark.parametrize("requests", [400, pytest.param(1000, marks=pytest.mark.long)])
 async def test_a_busy_machine_loses_no_votes(requests: int, tmp_path: Path) -> None:
     host = PluginHost([ROOT / "plugins"], ",".join(CLASSIFIERS))
-    router = Router(Shelf(adapters()), host, keep=tmp_path, ready_seconds=120.0)
+    router = Router(FixedCatalog(adapters()), host, keep=tmp_path, ready_seconds=120.0)
     await router.start()
     lost, waiting = Counter[tuple[str, str]](), iter(enumerate(texts(requests)))
 

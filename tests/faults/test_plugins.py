@@ -132,7 +132,7 @@ async def test_one_that_hangs_costs_its_vote(tmp_path: Path) -> None:
 
 
 async def test_one_that_ends_the_process_is_a_new_start(tmp_path: Path) -> None:
-    """Plugins are code of the server; nothing holds `os._exit` up. Whoever looks after it starts it again."""
+    """Plugins are code of the server; nothing holds `os._exit` up. Its supervisor starts it again."""
     root = folders(tmp_path / "server")
     (root / "plugins" / "bad.py").write_text(BAD.replace("TIMEOUT", "1000"))
     async with served(root) as server:

@@ -70,10 +70,10 @@ def completion(data: bytes) -> None:
     _completion(openai.Completion, data)
 
 
-def _completion(kind: type[openai.Asked], data: bytes) -> None:
+def _completion(kind: type[openai.ParsedRequest], data: bytes) -> None:
     def run() -> None:
-        asked = _made(json_decoder(partial(openai.parsed, kind)), data)
-        generate_request(openai.generate_message(asked, ""), "id", LIMITS)
+        parsed = _made(json_decoder(partial(openai.parsed, kind)), data)
+        generate_request(openai.generate_message(parsed, ""), "id", LIMITS)
 
     told(run)
 
@@ -85,7 +85,7 @@ def vote(data: bytes) -> None:
 
 def flags(data: bytes) -> None:
     """POST /ofrep/v1/evaluate/flags."""
-    told(lambda: _made(json_decoder(ofrep.parsed), data))
+    told(lambda: _made(json_decoder(ofrep.parse_context), data))
 
 
 def form(data: bytes) -> None:
@@ -95,7 +95,7 @@ def form(data: bytes) -> None:
 
 def infer(data: bytes) -> None:
     """ModelInfer of KServe, whose parameters may be JSON in a tensor."""
-    told(lambda: tensors.asked_of(_made(decoder_of(oip.ModelInferRequest.FromString), data)))
+    told(lambda: tensors.parse_request(_made(decoder_of(oip.ModelInferRequest.FromString), data)))
 
 
 def wire(data: bytes) -> None:

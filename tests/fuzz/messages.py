@@ -25,7 +25,7 @@ from router.names import parse_adapter, parse_version
 from router.server.adapters import name_and_version, page
 from router.server.bodies import decoded
 from router.server.convert import Limits, generate_request, route_request
-from router.server.corrections import said_by
+from router.server.corrections import correction_of
 from router.types import EVERYTHING
 from router.v1 import adapters_pb2 as adapters_pb
 from router.v1 import experiments_pb2 as experiments_pb
@@ -58,7 +58,7 @@ def request(data: bytes) -> None:
         infos = (adapter("medical"), adapter("legal", "1.10"))
         page(infos, name_and_version, message.page_size, message.page_token, (message.domain, message.task))
     elif isinstance(message, pb.RecordCorrectionRequest):
-        said_by(message, FakeRegistry(FakeEngine(), [adapter("medical")]), EVERYTHING)
+        correction_of(message, FakeRegistry(FakeEngine(), [adapter("medical")]), EVERYTHING)
     elif isinstance(message, adapters_pb.GetAdapterRequest):
         parse_adapter(message.name)
     else:

@@ -16,8 +16,8 @@ from router.registry.disk.places import Scanner
 from router.registry.format import limits
 from router.registry.format.artifact import inspect_folder
 from router.registry.gatekeeper import WeightHasher
-from router.registry.notes import Hashed
 from router.registry.options import Workers
+from router.registry.persistent_cache import Hashed
 from router.registry.record import Record
 from tests.registry.cards import card, hand_in, routed, version, weights_of, worse
 from tests.registry.conftest import StartRegistry

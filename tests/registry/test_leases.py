@@ -1,4 +1,4 @@
-"""Leases: one load for all who wait, nothing lost by whoever gives up, unload after the last."""
+"""Leases: one load for all who wait, nothing lost by anyone who gives up, unload after the last."""
 
 from __future__ import annotations
 

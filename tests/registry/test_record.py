@@ -32,7 +32,7 @@ def live(number: int) -> Live:
     return Live(Resident(f"digest {number}", 1), SEEN, found(number).stamp)
 
 
-class Told:
+class CountedRecord:
     """A record of files number 1, and how often it told of a change."""
 
     def __init__(self, **more: Any) -> None:
@@ -133,14 +133,14 @@ def table() -> dict[tuple[str, str], str]:
 
 
 def outcome(start: str, transition: str) -> str:
-    told = Told()
-    FROM[start](told.record)
-    before = told.times
+    counted = CountedRecord()
+    FROM[start](counted.record)
+    before = counted.times
     try:
-        TRANSITIONS[transition](told.record)
+        TRANSITIONS[transition](counted.record)
     except AssertionError:
         return "-"
-    return str(told.record.state)[0].upper() + "!" * (told.times - before)
+    return str(counted.record.state)[0].upper() + "!" * (counted.times - before)
 
 
 @pytest.mark.parametrize("transition", TRANSITIONS)
@@ -157,7 +157,7 @@ def test_the_table_is_whole() -> None:
 
 @pytest.mark.slow
 def test_only_a_record_changes_itself() -> None:
-    fields, wrong = vars(Told().record).keys(), []
+    fields, wrong = vars(CountedRecord().record).keys(), []
     for path in (p for p in ROUTER.rglob("*.py") if p != ROUTER / "registry/record.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if not isinstance(node, ast.Attribute) or isinstance(node.ctx, ast.Load):
@@ -174,11 +174,11 @@ def test_what_others_read_cannot_be_set() -> None:
     assert len(read) > 15
     for name in read:
         with pytest.raises(AttributeError):
-            setattr(Told().record, name, None)
+            setattr(CountedRecord().record, name, None)
 
 
 def test_refused_files_are_not_tried_again_by_themselves() -> None:
-    record = Told().record
+    record = CountedRecord().record
     record.load_began(TASK)
     refuse_load(record)
     record.load_ended()
@@ -190,7 +190,7 @@ def test_refused_files_are_not_tried_again_by_themselves() -> None:
 
 
 def test_a_load_of_files_that_were_replaced_meanwhile_says_nothing_of_the_new_ones() -> None:
-    record = Told().record
+    record = CountedRecord().record
     record.load_began(TASK)
     record.load_attempted()
     record.files_found(found(2), SEEN)
@@ -200,7 +200,7 @@ def test_a_load_of_files_that_were_replaced_meanwhile_says_nothing_of_the_new_on
 
 
 def test_files_refused_during_a_load_are_said_beside_what_serves() -> None:
-    record = Told().record
+    record = CountedRecord().record
     load(record)
     record.load_began(TASK)
     record.load_attempted()
@@ -214,7 +214,7 @@ def test_files_refused_during_a_load_are_said_beside_what_serves() -> None:
 
 
 def test_a_fault_of_others_is_tried_again_later() -> None:
-    record = Told().record
+    record = CountedRecord().record
     record.load_began(TASK)
     record.load_postponed("busy", 5.0)
     record.load_ended()
@@ -223,7 +223,7 @@ def test_a_fault_of_others_is_tried_again_later() -> None:
 
 
 def test_a_version_is_offered_once_and_wanted_until_it_was_loaded() -> None:
-    record = Told().record
+    record = CountedRecord().record
     record.preload_offered()
     assert record.awaits_preload
     record.preload_dropped()
@@ -238,7 +238,7 @@ def test_a_version_is_offered_once_and_wanted_until_it_was_loaded() -> None:
 
 
 def test_what_keeps_it_in_memory() -> None:
-    record = Told().record
+    record = CountedRecord().record
     load(record)
     assert not record.keeps
     with record.awaited():
@@ -252,27 +252,27 @@ def test_what_keeps_it_in_memory() -> None:
 
 
 def test_leases_are_counted_and_told_to_nobody() -> None:
-    told = Told()
-    load(told.record)
-    before = (told.times, told.record.revision)
-    told.record.leased()
-    told.record.leased()
-    told.record.released()
-    info = told.record.info(default=True)
+    counted = CountedRecord()
+    load(counted.record)
+    before = (counted.times, counted.record.revision)
+    counted.record.leased()
+    counted.record.leased()
+    counted.record.released()
+    info = counted.record.info(default=True)
     assert (info.leases, info.last_used is not None, info.default) == (1, True, True)
-    assert (told.times, told.record.revision) == before
+    assert (counted.times, counted.record.revision) == before
 
 
 def test_a_duplicate_says_another_reason_once() -> None:
-    told = Told(problem="other contents", duplicate=True)
-    told.record.conflict_changed("other contents")
-    assert (told.record.state, told.times) == ("quarantined", 0)
-    told.record.conflict_changed("unreadable")
-    assert (told.record.error, told.times) == ("unreadable", 1)
+    counted = CountedRecord(problem="other contents", duplicate=True)
+    counted.record.conflict_changed("other contents")
+    assert (counted.record.state, counted.times) == ("quarantined", 0)
+    counted.record.conflict_changed("unreadable")
+    assert (counted.record.error, counted.times) == ("unreadable", 1)
 
 
 def test_weights_that_were_read_count_until_the_files_change() -> None:
-    record = Told().record
+    record = CountedRecord().record
     record.weights_read(found(1), "cd")
     assert record.weights_sha256 == "cd"
     record.files_found(found(2), SEEN)

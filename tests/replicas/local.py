@@ -83,7 +83,7 @@ class LocalLink:
         self.host.put_weights(upload.artifact())
 
     def kill(self) -> None:
-        """As if its process were gone: whoever waits is informed, the engine ends."""
+        """As if its process were gone: anyone who waits is informed, the engine ends."""
         host, self.host = self.host, None
         if host is not None:
             if self._loop is not None:

@@ -207,9 +207,9 @@ async def crowded() -> Facts:
     engine = FleetEngine(link, FakeEngine, **LIMITS, stall_seconds=5.0, membership=membership)
     await asyncio.to_thread(engine.start)
     await engine.members.replace(["0"])
-    took = await until(lambda: any(r.over for r in engine.members.roster.replacements))
+    took = await until(lambda: any(r.over for r in engine.members.fleet_plan.replacements))
     gone = await until(lambda: len(engine.members.seen()) == 2)
-    (found,) = engine.members.roster.replacements
+    (found,) = engine.members.fleet_plan.replacements
     text, _ = await outcome(engine.submit(job()))
     await asyncio.to_thread(engine.close)
     return {"step": found.step, "problem": found.problem, "took": took, "gone": gone, "text": text}

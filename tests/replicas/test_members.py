@@ -27,7 +27,7 @@ QUICK = Rules(memory=0.05, up_seconds=0.05, down_seconds=0.3)
 
 
 def names(made: Fleet, draining: bool = False) -> list[str]:
-    return [member.name for member in made.engine.members.roster.members if member.draining is draining]
+    return [member.name for member in made.engine.members.fleet_plan.members if member.draining is draining]
 
 
 def up(made: Fleet) -> list[str]:
@@ -40,7 +40,9 @@ def alive(made: Fleet) -> list[str]:
 
 
 def step(made: Fleet, old: str) -> Step:
-    return {found.old: found.step for found in made.engine.members.roster.replacements}.get(old, Step.QUEUED)
+    return {found.old: found.step for found in made.engine.members.fleet_plan.replacements}.get(
+        old, Step.QUEUED
+    )
 
 
 @asynccontextmanager
@@ -162,7 +164,7 @@ async def test_where_the_new_one_does_not_start_the_old_one_stays(
         await until(lambda: step(made, "0") is Step.FAILED)
         await until(lambda: [replica.name for replica in made.engine.replicas] == ["0", "1"])
     assert lost == []
-    first, second = made.engine.members.roster.replacements
+    first, second = made.engine.members.fleet_plan.replacements
     assert first.problem == "replica 2 did not come up: no node has room for it"
     assert second.step is Step.FAILED
 
@@ -220,7 +222,7 @@ async def test_one_that_differs_does_not_join(fleet: Make, monkeypatch: pytest.M
     made.engine.members._link = different
     await made.engine.members.replace([])
     await until(lambda: step(made, "0") is Step.FAILED)
-    assert "its context_length is 99" in made.engine.members.roster.replacements[0].problem
+    assert "its context_length is 99" in made.engine.members.fleet_plan.replacements[0].problem
     assert await outcome(made.engine.submit(job())) == "[base] one two three"
 
 

@@ -8,14 +8,14 @@ import pickle
 import pytest
 
 from router.errors import InvalidRequest, NotFound
-from router.replicas.membership import Member, MemberLoad, Report, Roster, Step
+from router.replicas.membership import FleetPlan, Member, MemberLoad, Report, Step
 from router.replicas.owned import START_SECONDS, STARTS, OwnedMembership
 
 ROWS = 4
 
 
 class Edge:
-    """One that has up whatever the roster says, and lets go of what is draining at the next report."""
+    """One that has up whatever the fleet plan says, and lets go of what is draining at the next report."""
 
     def __init__(self, world: World) -> None:
         self.world = world
@@ -25,9 +25,9 @@ class Edge:
         self.jobs = 0  # at each
         self.waiting = 0
 
-    async def report(self) -> Roster:
-        roster = await self.world.membership.report(Report(dict(self.loads), self.waiting, ROWS))
-        members = {member.name: member for member in roster.members}
+    async def report(self) -> FleetPlan:
+        fleet_plan = await self.world.membership.report(Report(dict(self.loads), self.waiting, ROWS))
+        members = {member.name: member for member in fleet_plan.members}
         for name, member in members.items():
             if not member.draining and name in self.broken:
                 failures = self.loads[name].failures + 1 if name in self.loads else 1
@@ -40,7 +40,7 @@ class Edge:
             if member.draining and name not in self.keeps:
                 del self.loads[name]
                 self.world.ended.append(name)
-        return roster
+        return fleet_plan
 
 
 class World:
@@ -49,20 +49,20 @@ class World:
         self.ended: list[str] = []
         self.membership = OwnedMembership(least, most, clock=lambda: self.now)
         self.edge = Edge(self)
-        self.roster = Roster((), 0, 0)
+        self.fleet_plan = FleetPlan((), 0, 0)
 
-    async def pass_seconds(self, seconds: int) -> Roster:
+    async def pass_seconds(self, seconds: int) -> FleetPlan:
         for _ in range(seconds):
             self.now += 1
-            self.roster = await self.edge.report()
+            self.fleet_plan = await self.edge.report()
         await asyncio.sleep(0)
-        return self.roster
+        return self.fleet_plan
 
     def names(self, draining: bool = False) -> list[str]:
-        return [member.name for member in self.roster.members if member.draining is draining]
+        return [member.name for member in self.fleet_plan.members if member.draining is draining]
 
     def steps(self) -> dict[str, Step]:
-        return {found.old: found.step for found in self.roster.replacements}
+        return {found.old: found.step for found in self.fleet_plan.replacements}
 
 
 async def test_the_first_are_there_at_once_and_nothing_changes_without_reason() -> None:
@@ -104,8 +104,8 @@ async def test_one_is_ended_when_the_edge_has_let_it_go() -> None:
 async def test_one_after_the_other_and_the_old_one_only_when_the_new_one_is_up() -> None:
     world = World(3)
     await world.pass_seconds(2)
-    roster = await world.membership.replace([])
-    assert [found.old for found in roster.replacements] == ["0", "1", "2"]
+    fleet_plan = await world.membership.replace([])
+    assert [found.old for found in fleet_plan.replacements] == ["0", "1", "2"]
     seen: list[tuple[int, int]] = []
     for _ in range(30):
         await world.pass_seconds(1)
@@ -116,7 +116,7 @@ async def test_one_after_the_other_and_the_old_one_only_when_the_new_one_is_up()
     assert min(up for up, _ in seen) >= 3
     assert world.names() == ["3", "4", "5"]
     assert set(world.steps().values()) == {Step.DONE}
-    assert [found.new for found in world.roster.replacements] == ["3", "4", "5"]
+    assert [found.new for found in world.fleet_plan.replacements] == ["3", "4", "5"]
     assert world.ended == ["0", "1", "2"]
 
 
@@ -126,7 +126,7 @@ async def test_the_heir_is_named_to_the_edges() -> None:
     world.edge.keeps = {"0"}
     await world.membership.replace(["0"])
     await world.pass_seconds(3)
-    assert Member("0", draining=True, successor="1") in world.roster.members
+    assert Member("0", draining=True, successor="1") in world.fleet_plan.members
 
 
 async def test_where_the_new_one_does_not_come_up_the_old_one_stays() -> None:
@@ -136,7 +136,7 @@ async def test_where_the_new_one_does_not_come_up_the_old_one_stays() -> None:
     await world.membership.replace([])
     await world.pass_seconds(STARTS + 5)
     assert world.names() == ["0", "1"]
-    first, second = world.roster.replacements
+    first, second = world.fleet_plan.replacements
     assert (first.step, first.problem) == (Step.FAILED, "replica 2 did not come up: no room")
     assert (second.step, second.problem) == (Step.FAILED, "not tried, since that of 0 failed")
     assert world.ended == ["2"]
@@ -181,14 +181,14 @@ async def test_bounds_that_are_none(least: int, most: int, said: str) -> None:
     with pytest.raises(InvalidRequest, match=said):
         OwnedMembership(least, most)
     await world.pass_seconds(1)
-    assert (world.roster.least, world.roster.most) == (2, 2)
+    assert (world.fleet_plan.least, world.fleet_plan.most) == (2, 2)
 
 
 async def test_other_bounds_are_kept_at_once() -> None:
     world = World(2)
     await world.pass_seconds(2)
-    roster = await world.membership.resize(4, 6)
-    assert [m.name for m in roster.members] == ["0", "1", "2", "3"]
+    fleet_plan = await world.membership.resize(4, 6)
+    assert [m.name for m in fleet_plan.members] == ["0", "1", "2", "3"]
     await world.pass_seconds(2)
     await world.membership.resize(1, 2)
     await world.pass_seconds(1)
@@ -203,8 +203,8 @@ async def test_one_that_starts_in_the_place_of_another_is_not_counted_for_the_le
     world.edge.broken = {"2"}
     await world.membership.replace(["0"])
     await world.pass_seconds(1)
-    roster = await world.membership.resize(3, 3)
-    assert [member.name for member in roster.members] == ["0", "1", "2", "3"]
+    fleet_plan = await world.membership.resize(3, 3)
+    assert [member.name for member in fleet_plan.members] == ["0", "1", "2", "3"]
 
 
 async def test_one_that_cannot_be_had_is_let_go_where_enough_are_there() -> None:
@@ -224,10 +224,10 @@ async def test_one_that_takes_too_long_is_let_go_but_not_one_that_is_needed() ->
     world = World(1)
     await world.pass_seconds(2)
 
-    async def never() -> Roster:
-        roster = await world.membership.report(Report({"0": MemberLoad(False)}, 0, ROWS))
-        world.roster = roster
-        return roster
+    async def never() -> FleetPlan:
+        fleet_plan = await world.membership.report(Report({"0": MemberLoad(False)}, 0, ROWS))
+        world.fleet_plan = fleet_plan
+        return fleet_plan
 
     for _ in range(10):
         world.now += START_SECONDS / 5
@@ -238,4 +238,6 @@ async def test_one_that_takes_too_long_is_let_go_but_not_one_that_is_needed() ->
         world.now += START_SECONDS / 8
         await never()
     assert world.names() == ["0"]
-    assert world.roster.replacements[0].problem.startswith("replica 1 did not come up: it is not up after")
+    assert world.fleet_plan.replacements[0].problem.startswith(
+        "replica 1 did not come up: it is not up after"
+    )

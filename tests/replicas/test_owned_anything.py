@@ -28,7 +28,7 @@ class Anything(RuleBasedStateMachine):
         return self.loop.run_until_complete(work)
 
     def report(self) -> None:
-        self.world.roster = self.run(self.world.edge.report())
+        self.world.fleet_plan = self.run(self.world.edge.report())
 
     @rule(seconds=st.sampled_from([1, 1, 1, 3, 9, 200]))
     def time_passes(self, seconds: int) -> None:
@@ -49,24 +49,24 @@ class Anything(RuleBasedStateMachine):
 
     @rule(least=st.integers(1, 3), more=st.integers(0, 3))
     def an_operator_resizes(self, least: int, more: int) -> None:
-        self.world.roster = self.run(self.world.membership.resize(least, least + more))
+        self.world.fleet_plan = self.run(self.world.membership.resize(least, least + more))
 
     @precondition(lambda self: bool(self.world.names()))
     @rule(data=st.data(), every=st.booleans())
     def an_operator_replaces(self, data: st.DataObject, every: bool) -> None:
         names = [] if every else [data.draw(st.sampled_from(self.world.names()))]
-        self.world.roster = self.run(self.world.membership.replace(names))
+        self.world.fleet_plan = self.run(self.world.membership.replace(names))
 
     @invariant()
     def what_holds(self) -> None:
-        roster = self.world.roster
-        if not roster.members:
+        fleet_plan = self.world.fleet_plan
+        if not fleet_plan.members:
             return
         serving = self.world.names()
-        under_way = [found for found in roster.replacements if not found.over]
-        assert len(serving) >= roster.least
+        under_way = [found for found in fleet_plan.replacements if not found.over]
+        assert len(serving) >= fleet_plan.least
         assert sum(found.step in (Step.STARTING, Step.DRAINING) for found in under_way) <= 1
-        names = {member.name for member in roster.members}
+        names = {member.name for member in fleet_plan.members}
         self.gone |= self.there - names
         self.there = names
         assert not self.gone & names  # nobody comes back
@@ -78,8 +78,8 @@ class Anything(RuleBasedStateMachine):
         edge.keeps, edge.broken, edge.jobs = set(), set(), 0
         for _ in range(60):
             self.time_passes(200)
-        assert all(found.over for found in self.world.roster.replacements)
-        assert self.world.roster.least == len(self.world.names())
+        assert all(found.over for found in self.world.fleet_plan.replacements)
+        assert self.world.fleet_plan.least == len(self.world.names())
         assert self.world.names(draining=True) == []
         self.loop.close()
 

@@ -14,7 +14,7 @@ from router.classifiers.axes import Axes
 from router.errors import AdapterNotFound
 from router.plugins import Registration
 from router.routing import Classifier, Scores
-from router.routing.lane import Lane
+from router.routing.executor import ClassifierExecutor
 from router.types import (
     EVERYTHING,
     AdapterInfo,
@@ -158,14 +158,14 @@ def kit() -> type[Kit]:
 
 
 @pytest.fixture
-async def lane_of():
-    """Open lanes that are closed after the test."""
-    lanes: list[Lane] = []
+async def executor_of():
+    """Open executors that are closed after the test."""
+    executors: list[ClassifierExecutor] = []
 
-    def open_lane(registration: Registration, **kw: Any) -> Lane:
-        lanes.append(Lane(registration, **kw))
-        return lanes[-1]
+    def open_executor(registration: Registration, **kw: Any) -> ClassifierExecutor:
+        executors.append(ClassifierExecutor(registration, **kw))
+        return executors[-1]
 
-    yield open_lane
-    for lane in lanes:
-        lane.close()
+    yield open_executor
+    for executor in executors:
+        executor.close()

@@ -613,7 +613,7 @@ async def test_what_was_found_before_adapters_changed_holds_no_longer(kit: Any, 
     router = await start(kit.registered(says), catalog=catalog)
     await turn(router, chat(kit, "legal?"))
     catalog.become(kit.medical)
-    await kit.eventually(lambda: len(router._knowledge.learned) == 1)
+    await kit.eventually(lambda: len(router._catalog_view.learned) == 1)
     assert await turn(router, chat(kit, "legal?", "1", "and?")) == ("", "initial", "")
 
 

@@ -14,7 +14,7 @@ from router.routing import Scores
 from router.routing.policy import Calibrated, Policy
 from router.routing.router import Router
 from router.routing.variants import rule_digest, varied
-from router.types import AdapterProfile, Heard, Reason, RouterVariant, Vote
+from router.types import AdapterProfile, Reason, RouterVariant, Vote, VotesByClassifier
 
 PROFILES = (
     AdapterProfile("legal", "1", domain="legal"),
@@ -119,7 +119,7 @@ def test_a_digest_does_not_change_with_the_adapters_alone() -> None:
 async def test_a_second_decision_asks_only_who_was_not_asked(kit: Any, start: Start) -> None:
     cheap, dear = kit.says("cheap", Scores({"medical": 0.6})), kit.says("dear", Scores({"legal": 0.9}))
     router = await start(kit.registered(cheap, priority=1), kit.registered(dear, priority=2))
-    heard: Heard = {}
+    heard: VotesByClassifier = {}
     first = await router.decide(kit.asking(), None, heard)
     assert first.adapter is not None
     assert (first.adapter.name, dear.batches) == ("medical", [])

@@ -22,7 +22,7 @@ READ_SECONDS = 0.001  # of the event loop, for the body of a call
 
 
 @dataclass(eq=False)
-class Asked:
+class SimulatedRequest:
     """One request, and what became of it."""
 
     at: float
@@ -49,7 +49,7 @@ class Engine:
 
 @dataclass(eq=False)
 class Row:
-    asked: Asked
+    asked: SimulatedRequest
     call: Call
     held: ExitStack
     submitted: float = 0.0
@@ -76,7 +76,7 @@ class Server:
         self._stepping = False
         self._loop_free = 0.0
 
-    def simulate(self, requests: Sequence[Asked]) -> None:
+    def simulate(self, requests: Sequence[SimulatedRequest]) -> None:
         """From now on; `at` counts from now."""
         start = self.now
         for asked in requests:
@@ -88,7 +88,7 @@ class Server:
     def _at(self, time: float, act: Callable[[], None]) -> None:
         heapq.heappush(self._events, (max(time, self.now), next(self._number), act))
 
-    def _arrive(self, asked: Asked) -> None:
+    def _arrive(self, asked: SimulatedRequest) -> None:
         call = Call(GENERATE, "id", ROWS[GENERATE], started=self.now)
         call.deadline = self.now + asked.deadline if self.by_deadline else None
         row = Row(asked, call, ExitStack())
@@ -152,12 +152,14 @@ class Server:
             row.held.close()
 
 
-def mixed(chance: random.Random, number: int, over: float, deadlines: Sequence[float]) -> list[Asked]:
+def mixed(
+    chance: random.Random, number: int, over: float, deadlines: Sequence[float]
+) -> list[SimulatedRequest]:
     """Requests of many kinds within `over` seconds: short and long prompts and answers, bounded or not."""
     made = []
     for _ in range(number):
         most = chance.choice((0, 0, 1, 16, 64, 256))
         tokens = min(most or 256, 1 + int(chance.expovariate(1 / 60)))
         prompt = int(chance.lognormvariate(5, 1.2))
-        made.append(Asked(chance.uniform(0, over), prompt, tokens, most, chance.choice(deadlines)))
+        made.append(SimulatedRequest(chance.uniform(0, over), prompt, tokens, most, chance.choice(deadlines)))
     return sorted(made, key=lambda asked: asked.at)

@@ -29,7 +29,7 @@ from router.server.admission import (
 from router.server.call import Call
 from router.server.policy import ROWS as POLICIES
 from router.types import Request, Sampling, Turn, Usage
-from tests.server.engine_model import GENERATE, Asked, Server, mixed
+from tests.server.engine_model import GENERATE, Server, SimulatedRequest, mixed
 from tests.server.helpers import ROOT, until
 
 # -- Places in flight.
@@ -278,20 +278,23 @@ def test_a_late_answer_in_a_queue_that_lasts_makes_the_estimate_likely() -> None
 CAPACITY = 47  # answers of 16 tokens that the model gives a second
 
 
-def burst(kind: str, number: int, chance: random.Random) -> list[Asked]:
+def burst(kind: str, number: int, chance: random.Random) -> list[SimulatedRequest]:
     deadlines = (0.5, 1, 2, 4, 8)
     if kind == "mixed":
         return mixed(chance, number, 0.3, deadlines)
     most, tokens = {"one token": (1, 1), "16 tokens": (16, 16)}[kind]
-    return [Asked(chance.uniform(0, 0.3), 40, tokens, most, chance.choice(deadlines)) for _ in range(number)]
+    return [
+        SimulatedRequest(chance.uniform(0, 0.3), 40, tokens, most, chance.choice(deadlines))
+        for _ in range(number)
+    ]
 
 
-def before(kind: str, chance: random.Random) -> list[Asked]:
+def before(kind: str, chance: random.Random) -> list[SimulatedRequest]:
     """What the server answered earlier."""
     return {
         "nothing": lambda: [],
-        "long answers": lambda: [Asked(i, 4000, 250) for i in range(20)],
-        "short answers": lambda: [Asked(i / 2, 40, 16, 16) for i in range(40)],
+        "long answers": lambda: [SimulatedRequest(i, 4000, 250) for i in range(20)],
+        "short answers": lambda: [SimulatedRequest(i / 2, 40, 16, 16) for i in range(40)],
         "load": lambda: mixed(chance, 300, 12, (600,)),
     }[kind]()
 
@@ -324,9 +327,9 @@ def test_at_most_2_percent_of_refusals_of_a_burst_would_have_been_in_time(kind: 
 @pytest.mark.slow
 @pytest.mark.parametrize("deadlines", [(2,), (1, 2, 4, 8)])
 def test_under_twice_the_load_goodput_stays(deadlines: Sequence[float]) -> None:
-    chance, at, asked = random.Random(1), 0.0, list[Asked]()
+    chance, at, asked = random.Random(1), 0.0, list[SimulatedRequest]()
     while (at := at + chance.expovariate(2 * CAPACITY)) < 40:
-        asked.append(Asked(at, 40, 16, 16, chance.choice(deadlines)))
+        asked.append(SimulatedRequest(at, 40, 16, 16, chance.choice(deadlines)))
     server = Server()
     server.simulate(asked)
     counted = Counter(one.outcome for one in asked if one.at > 5)
@@ -336,7 +339,7 @@ def test_under_twice_the_load_goodput_stays(deadlines: Sequence[float]) -> None:
 
 def test_without_the_rule_hardly_an_answer_is_in_time() -> None:
     """That the model shows what the rule is for."""
-    asked = [Asked(i / (2 * CAPACITY), 40, 16, 16, 2.0) for i in range(2000)]
+    asked = [SimulatedRequest(i / (2 * CAPACITY), 40, 16, 16, 2.0) for i in range(2000)]
     Server(by_deadline=False, queue=2000).simulate(asked)
     assert sum(one.outcome == "answered" for one in asked) < 500
 

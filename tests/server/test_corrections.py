@@ -15,7 +15,7 @@ import pytest
 from router.access.clients import Client
 from router.config import Settings
 from router.corrections import keeper
-from router.corrections.keeper import Corrections, Said
+from router.corrections.keeper import CorrectionRequest, Corrections
 from router.corrections.model import Correction
 from router.corrections.recent import Recent
 from router.corrections.store import CorrectionStore
@@ -274,10 +274,12 @@ async def test_no_more_wait_for_the_disk_than_may(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(keeper, "MOST_WAITING", 2)
     corrections = Corrections(Slow(Path("/nowhere")), "texts")
     corrections.remember(*answered("a"), CLIENT)
-    waiting = [asyncio.ensure_future(corrections.record(Said("a", ""), CLIENT)) for _ in range(2)]
+    waiting = [
+        asyncio.ensure_future(corrections.record(CorrectionRequest("a", ""), CLIENT)) for _ in range(2)
+    ]
     await asyncio.sleep(0)
     with pytest.raises(Overloaded):
-        await corrections.record(Said("a", ""), CLIENT)
+        await corrections.record(CorrectionRequest("a", ""), CLIENT)
     waiting[0].cancel()  # a caller who left: its correction is on its way all the same
     free.set()
     with pytest.raises(NotSaved):
@@ -292,7 +294,7 @@ async def test_a_mixture_that_a_caller_named_is_no_choice_of_routings(tmp_path: 
     request, decision = answered("a")
     parts = tuple(MixturePart(AdapterRef(name, "1"), 500) for name in ("legal", "medical"))
     corrections.remember(request, replace(decision, mixture=parts), CLIENT)
-    await corrections.record(Said("a", "legal"), CLIENT)
+    await corrections.record(CorrectionRequest("a", "legal"), CLIENT)
     assert [(one.chosen, one.wrong) for one in store.read().corrections] == [(None, False)]
     corrections.close()
 
@@ -300,10 +302,10 @@ async def test_a_mixture_that_a_caller_named_is_no_choice_of_routings(tmp_path: 
 async def test_a_long_text_is_not_remembered(tmp_path: Path) -> None:
     corrections = Corrections(CorrectionStore(tmp_path), "texts", Recent())
     corrections.remember(*answered("a", "x" * 4001), CLIENT)
-    assert await corrections.record(Said("a", "legal"), CLIENT) == "labels"
-    assert await corrections.record(Said("a", "legal", "its beginning"), CLIENT) == "texts"
+    assert await corrections.record(CorrectionRequest("a", "legal"), CLIENT) == "labels"
+    assert await corrections.record(CorrectionRequest("a", "legal", "its beginning"), CLIENT) == "texts"
     with pytest.raises(NotFound):
-        await corrections.record(Said("b", "legal"), CLIENT)
+        await corrections.record(CorrectionRequest("b", "legal"), CLIENT)
     corrections.close()
 
 

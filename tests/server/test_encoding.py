@@ -258,9 +258,9 @@ def test_nothing_is_lost_whatever_comes_and_leaves(coming: list[tuple[int, bool,
         ends = await asyncio.gather(*tasks, return_exceptions=True)
         for (size, leaves, _), end in zip(coming, ends, strict=True):
             assert end == [size] or (leaves and isinstance(end, asyncio.CancelledError))
-        for lane in (room._short, room._long):
-            await until(lambda lane=lane: lane._busy == 0)  # type: ignore[misc]
-            assert (lane._waiting, +lane._held, lane._queues) == (0, Counter(), {})
+        for pool in (room._short, room._long):
+            await until(lambda pool=pool: pool._busy == 0)  # type: ignore[misc]
+            assert (pool._waiting, +pool._held, pool._queues) == (0, Counter(), {})
         room.close()
 
     asyncio.run(play())

@@ -189,14 +189,14 @@ async def test_names_that_are_none(
     error = await failure(at.replace(**request_fields))
     assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
     assert said(error) == {field: text}
-    assert not at.engine.members.roster.replacements
+    assert not at.engine.members.fleet_plan.replacements
 
 
 async def test_a_name_that_nobody_has_replaces_nobody(at: SimpleNamespace) -> None:
     error = await failure(at.replace(names=["0", "nobody"]))
     assert error.code() is grpc.StatusCode.NOT_FOUND
     assert error.details() == "replica 'nobody' not found: there are 0, 1"
-    assert not at.engine.members.roster.replacements
+    assert not at.engine.members.fleet_plan.replacements
 
 
 @pytest.mark.parametrize(("least", "most", "field"), [(0, 2, "least"), (2, 1, "most"), (-1, -1, "least")])
@@ -204,7 +204,7 @@ async def test_bounds_that_are_none(at: SimpleNamespace, least: int, most: int, 
     error = await failure(at.resize(least, most))
     assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
     assert field in said(error)
-    assert (at.engine.members.roster.least, at.engine.members.roster.most) == (2, 2)
+    assert (at.engine.members.fleet_plan.least, at.engine.members.fleet_plan.most) == (2, 2)
 
 
 async def test_how_many_there_are_is_in_the_metrics(at: SimpleNamespace) -> None:

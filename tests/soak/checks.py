@@ -13,7 +13,7 @@ TEMPLATE = "{name} {version} g{generation}:"  # stands before the prompt in the 
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class SentRequest:
     """One request as its caller made it. `adapter`: NAME or NAME@VERSION, '' if routing is to choose."""
 
     client: str
@@ -45,7 +45,7 @@ class Truth(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
+class NamedAnswers:
     """The fake engine's answers name tenant, response, files and prompt themselves (see `telling`)."""
 
     joint: bool = False
@@ -81,12 +81,12 @@ class Alone:
         return self.texts[content.weights if content is not None else BASE, prompt]
 
 
-def problem(journal: Journal, truth: Truth, asked: Asked, got: Answered) -> str:
+def problem(journal: Journal, truth: Truth, asked: SentRequest, got: Answered) -> str:
     """What is wrong with an answer; '' if nothing is."""
     return _decision_problem(journal, asked, got) or _text_problem(journal, truth, asked, got)
 
 
-def _decision_problem(journal: Journal, asked: Asked, got: Answered) -> str:
+def _decision_problem(journal: Journal, asked: SentRequest, got: Answered) -> str:
     name, _, version = asked.adapter.partition("@")
     if asked.adapter and (got.name, version and got.version) != ("" if name == BASE else name, version):
         return f"{asked.adapter} was asked for, {got.name}@{got.version} answered"
@@ -103,7 +103,7 @@ def _decision_problem(journal: Journal, asked: Asked, got: Answered) -> str:
     return ""
 
 
-def _text_problem(journal: Journal, truth: Truth, asked: Asked, got: Answered) -> str:
+def _text_problem(journal: Journal, truth: Truth, asked: SentRequest, got: Answered) -> str:
     content = journal.contents[got.name, got.version][got.digest] if got.name else None
     tenant = journal.entry(asked.client).tenant
     text = truth.text(tenant, got.response_id, content, asked.prompt)

@@ -1,4 +1,4 @@
-"""What was true when: written by whoever changes adapters and clients, read by all who check answers.
+"""What was true when: written by anyone who changes adapters and clients, read by all who check answers.
 
 Times are those of the machine's monotonic clock, which its processes share. A change is written before it is
 made, and again when the server has confirmed it: in between, old and new are both right.

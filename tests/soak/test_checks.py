@@ -10,11 +10,11 @@ import pytest
 
 from router.engine.base import Job
 from router.types import SamplingParams
-from tests.soak.checks import BASE, Alone, Answered, Asked, Told, Truth, problem, telling
+from tests.soak.checks import BASE, Alone, Answered, NamedAnswers, SentRequest, Truth, problem, telling
 from tests.soak.journal import IN_FORCE_SECONDS, Journal
 
 OLD, NEW, OTHER = "0a" * 32, "1b" * 32, "2c" * 32
-TOLD = Told()
+NAMED = NamedAnswers()
 
 
 @pytest.fixture
@@ -33,7 +33,7 @@ def journal(tmp_path: Path) -> Journal:
     return made
 
 
-def answer(journal: Journal, asked: Asked, digest: str = NEW, truth: Truth = TOLD) -> Answered:
+def answer(journal: Journal, asked: SentRequest, digest: str = NEW, truth: Truth = NAMED) -> Answered:
     """The right one of north-legal, to a call that began after all changes."""
     found = journal.contents["north-legal", "1.0.0"][digest]
     text = truth.text("north", "r1", found, asked.prompt)
@@ -41,18 +41,18 @@ def answer(journal: Journal, asked: Asked, digest: str = NEW, truth: Truth = TOL
     return Answered("r1", "north-legal", "1.0.0", digest, text, now, now + 1)
 
 
-ASKED = Asked("north-1", "one two", "north-legal")
+ASKED = SentRequest("north-1", "one two", "north-legal")
 
 
 def test_right_answers_are_right(journal: Journal) -> None:
     right = answer(journal, ASKED)
-    assert problem(journal, TOLD, ASKED, right) == ""
-    assert problem(journal, TOLD, replace(ASKED, adapter="north-legal@1.0.0"), right) == ""
-    assert problem(journal, TOLD, replace(ASKED, adapter=""), right) == ""
+    assert problem(journal, NAMED, ASKED, right) == ""
+    assert problem(journal, NAMED, replace(ASKED, adapter="north-legal@1.0.0"), right) == ""
+    assert problem(journal, NAMED, replace(ASKED, adapter=""), right) == ""
     begun = replace(right, text=right.text[:30], whole=False)
-    assert problem(journal, TOLD, ASKED, begun) == ""
-    base = replace(right, name="", version="", digest="", text=TOLD.text("north", "r1", None, "one two"))
-    assert problem(journal, TOLD, replace(ASKED, adapter=BASE), base) == ""
+    assert problem(journal, NAMED, ASKED, begun) == ""
+    base = replace(right, name="", version="", digest="", text=NAMED.text("north", "r1", None, "one two"))
+    assert problem(journal, NAMED, replace(ASKED, adapter=BASE), base) == ""
 
 
 @pytest.mark.parametrize(
@@ -73,22 +73,22 @@ def test_right_answers_are_right(journal: Journal) -> None:
     ],
 )
 def test_wrong_answers_are_noticed(journal: Journal, wrong: dict[str, object], said: str) -> None:
-    assert said in problem(journal, TOLD, ASKED, replace(answer(journal, ASKED), **wrong))
+    assert said in problem(journal, NAMED, ASKED, replace(answer(journal, ASKED), **wrong))
 
 
 def test_an_adapter_that_the_client_may_not_know_of_is_noticed(journal: Journal) -> None:
     asked = replace(ASKED, adapter="")
     theirs = replace(answer(journal, asked), name="south-legal", digest=OTHER)
-    assert "may not know of south-legal" in problem(journal, TOLD, asked, theirs)
+    assert "may not know of south-legal" in problem(journal, NAMED, asked, theirs)
 
 
 def test_around_a_replacement_both_are_right(journal: Journal) -> None:
     old = journal.contents["north-legal", "1.0.0"][OLD]
     during = replace(answer(journal, ASKED, OLD), start=old.over - 0.001)
-    assert problem(journal, TOLD, ASKED, during) == ""
+    assert problem(journal, NAMED, ASKED, during) == ""
     new = journal.contents["north-legal", "1.0.0"][NEW]
     early = replace(answer(journal, ASKED), start=new.begun - 0.002, end=new.begun - 0.001)
-    assert "generation 3" in problem(journal, TOLD, ASKED, early)
+    assert "generation 3" in problem(journal, NAMED, ASKED, early)
 
 
 def test_what_is_hidden_may_be_seen_until_that_is_in_force(journal: Journal) -> None:
@@ -97,9 +97,9 @@ def test_what_is_hidden_may_be_seen_until_that_is_in_force(journal: Journal) -> 
     hidden = journal.entry("north-1").begun
     right = answer(journal, ASKED)
     begun = replace(right, start=hidden + IN_FORCE_SECONDS / 2, end=hidden + 60)
-    assert problem(journal, TOLD, ASKED, begun) == ""
+    assert problem(journal, NAMED, ASKED, begun) == ""
     late = replace(begun, start=hidden + IN_FORCE_SECONDS + 0.001)
-    assert "may not know" in problem(journal, TOLD, ASKED, late)
+    assert "may not know" in problem(journal, NAMED, ASKED, late)
 
 
 def test_a_real_answer_is_compared_with_the_one_given_alone(journal: Journal) -> None:
@@ -124,4 +124,4 @@ def test_what_the_fake_engine_is_told_is_what_is_expected() -> None:
     job = Job("r1", list(b"one two"), SamplingParams(max_tokens=64), None, tenant="north")
     for joint in (False, True):
         said = bytes(telling(job, joint)).decode()
-        assert Told(joint).text("north", "r1", None, "one two") == f"[base] {said}"
+        assert NamedAnswers(joint).text("north", "r1", None, "one two") == f"[base] {said}"

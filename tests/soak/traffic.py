@@ -32,7 +32,7 @@ from router.experiments.client import AsyncExperiments
 from router.v1 import inference_pb2 as pb
 from router.v1.inference_pb2_grpc import InferenceServiceStub
 from tests.soak.changes import Changes
-from tests.soak.checks import BASE, Alone, Answered, Asked, Told, Truth, problem
+from tests.soak.checks import BASE, Alone, Answered, NamedAnswers, SentRequest, Truth, problem
 from tests.soak.journal import Journal
 from tests.soak.prompts import PROMPTS
 from tests.soak.world import ADMIN, ALL, ASKING, BOUNDED, GUEST, ROTATING, World, asked_text
@@ -166,7 +166,7 @@ class Caller:
     async def _checked(
         self,
         kind: str,
-        asked: Asked,
+        asked: SentRequest,
         call: Callable[[AsyncCaller, str, float], Awaitable[tuple[Any, str, bool]]],
         timeout: float,
     ) -> Any | None:
@@ -223,7 +223,7 @@ class Caller:
                 status = await experiments.record_outcome(outcome, timeout=PATIENCE)
             except ClientError as error:
                 known = error.code == "NOT_FOUND"  # its exposure is still on the way to the store
-                became = "refused" if known else self._became(error, Asked(self.id, ""))
+                became = "refused" if known else self._became(error, SentRequest(self.id, ""))
                 if became == "unknown" and attempt < TRIES - 1:
                     self._load.tally.add("outcome", "retried")
                     continue
@@ -242,21 +242,21 @@ class Caller:
 
     # -- what is asked, and by whom
 
-    def _asked(self) -> Asked:
+    def _asked(self) -> SentRequest:
         draw = self._random
         prompt = draw.choice(PROMPTS) if self._real else asked_text(draw, self.id)
         user = f"user-{draw.randrange(USERS)}"
         adapter, chance = "", draw.random()
-        if chance < 0.6:  # whoever may not know of it has to be told that there is no such adapter
+        if chance < 0.6:  # anyone who may not know of it has to be told that there is no such adapter
             name, version = draw.choice(ALL)
             visible = name in self._load.journal.entry(self.id).adapters
             if visible or chance < 0.1:
                 adapter = f"{name}@{version}" if chance < 0.3 else name
         elif chance < 0.7:
             adapter = BASE
-        return Asked(self.id, prompt, adapter, user)
+        return SentRequest(self.id, prompt, adapter, user)
 
-    def _request(self, asked: Asked, kind: Any) -> Any:
+    def _request(self, asked: SentRequest, kind: Any) -> Any:
         name, _, version = asked.adapter.partition("@")
         resource = f"adapters/{name}" + (f"/versions/{version}" if version else "") if name else ""
         return kind(
@@ -269,7 +269,7 @@ class Caller:
         self._load.journal.read()
         return AsyncCaller(PATIENCE, self._load.journal.entry(client or self.id).token)
 
-    def _became(self, error: ClientError, asked: Asked) -> str:
+    def _became(self, error: ClientError, asked: SentRequest) -> str:
         """Refused where this client had to expect it, unknown where nothing is known, else an error."""
         if error.code in ("DEADLINE_EXCEEDED", "CANCELLED") or error.unreachable:
             return "unknown"
@@ -304,7 +304,7 @@ async def run(options: argparse.Namespace) -> Tally:
     """All callers until the end; the process with `--changes` leaves everything as it was."""
     world = World(options.folder, options.engine == "real")
     world.take_over()
-    truth: Truth = Told(joint=options.mix == "answers")
+    truth: Truth = NamedAnswers(joint=options.mix == "answers")
     if options.engine == "real":
         texts = json.loads((options.folder / "alone.json").read_text())
         truth = Alone({(weights, prompt): text for weights, prompt, text in texts})
@@ -312,7 +312,7 @@ async def run(options: argparse.Namespace) -> Tally:
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, load.stop.set)
     changes = Changes(world, load.tally.add) if options.changes else None
-    print(load.tally.line(), flush=True)  # whoever started this may end it from now on
+    print(load.tally.line(), flush=True)  # anyone who started this may end it from now on
     callers = [Caller(load, options.first + number, changes) for number in range(options.clients)]
     around = [asyncio.create_task(_tell(load.tally))]
     if changes is not None:

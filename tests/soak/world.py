@@ -80,7 +80,7 @@ class World:
     # -- adapters
 
     def lock(self, name: str, version: str) -> asyncio.Lock:
-        """Held by whoever changes the files of a version."""
+        """Held by anyone who changes the files of a version."""
         return self._locks[name, version]
 
     def replace(self, name: str, version: str) -> str:
@@ -182,7 +182,7 @@ class World:
 
 
 def asked_text(random_: random.Random, client: str) -> str:
-    """A prompt for the fake engine; a third of them are for the billing adapter of whoever asks."""
+    """A prompt for the fake engine; a third of them are for the billing adapter of the caller."""
     number = random_.getrandbits(64)
     if random_.random() < 1 / 3:
         return f"{client} asks {number:016x} of " + " and ".join(PHRASES)

@@ -129,7 +129,7 @@ class Handler(BaseHTTPRequestHandler):
             self.send_header("Content-Length", str(len(body)))
         self.send_header("Connection", "close")
         self.end_headers()
-        with contextlib.suppress(ConnectionError):  # whoever heard enough hangs up
+        with contextlib.suppress(ConnectionError):  # anyone who heard enough hangs up
             self.wfile.write(body[:cut])
 
 

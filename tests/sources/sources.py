@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from router.plugins import PluginHost
-from router.sources import said
+from router.sources import specifier
 from router.sources.source import Source
 
 _host = PluginHost([], built_in=True)
@@ -13,5 +13,5 @@ MAKERS = {scheme: entry.source for scheme, entry in ENTRIES.items()}
 
 
 def source_of(text: str, subfolder: str = "") -> Source:
-    """As `router.sources.said`, with these."""
-    return said.source_of(text, subfolder, MAKERS)
+    """As `router.sources.specifier`, with these."""
+    return specifier.source_of(text, subfolder, MAKERS)

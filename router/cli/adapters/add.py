@@ -88,10 +88,10 @@ def add(
     from router.cli.output import print_json
     from router.cli.plugins import plugins_with
     from router.cli.settings import load_settings
+    from router.sources.adapters_folder import NameOverride
     from router.sources.adding import Wish
     from router.sources.adding import add as run
-    from router.sources.said import source_of
-    from router.sources.shelf import Wanted
+    from router.sources.specifier import source_of
 
     settings = load_settings({"model": model} if model else None)
     sources = plugins_with("register_adapter_sources", settings).sources()
@@ -100,7 +100,7 @@ def add(
         adapters_dir
         or next((one for one in settings.adapters_dir if isinstance(one, Path)), Path("adapters")),
         most_bytes=max_bytes or settings.host_memory_mb << 20,
-        wanted=Wanted(name, version),
+        wanted=NameOverride(name, version),
         digest=_hex(digest),
         report=report,
         force=force,

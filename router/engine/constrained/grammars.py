@@ -47,7 +47,7 @@ Outcome = CompiledGrammar | tuple[FieldViolation, ...]
 
 
 @dataclass(eq=False, slots=True)
-class _Asked:
+class _PendingGrammar:
     """A constraint of a tenant: compiled, being compiled, or in the queue."""
 
     constraint: Constraint
@@ -69,8 +69,8 @@ class Grammars:
     def __init__(self, find_spec: Callable[[], VocabularySpec | str]) -> None:
         """`find_spec` gives the vocabulary, or why this base's answers cannot be constrained."""
         self._find_spec = find_spec
-        self._kept: TenantCache[Constraint, _Asked] = TenantCache(KEPT)
-        self._queues: dict[str, list[_Asked]] = {}  # by tenant, none is empty
+        self._kept: TenantCache[Constraint, _PendingGrammar] = TenantCache(KEPT)
+        self._queues: dict[str, list[_PendingGrammar]] = {}  # by tenant, none is empty
         self._counters = VirtualCounters()  # in constraints
         self._busy = 0  # threads
         self._threads = ThreadPoolExecutor(THREADS, "grammars")
@@ -84,11 +84,11 @@ class Grammars:
 
         `tenant` is "" for constraints of adapters, which are not kept for each tenant.
         """
-        asked = self._asked(constraint, tenant)
+        pending = self._pending_of(constraint, tenant)
         try:
-            outcome = await asyncio.shield(asyncio.wrap_future(asked.future))
+            outcome = await asyncio.shield(asyncio.wrap_future(pending.future))
         finally:
-            self._left(asked)
+            self._left(pending)
         if isinstance(outcome, CompiledGrammar):
             return outcome
         raise InvalidRequest(outcome)
@@ -97,34 +97,34 @@ class Grammars:
         """Let threads and processes go."""
         with self._lock:
             self._closed = True
-            waiting = [asked for queue in self._queues.values() for asked in queue]
+            waiting = [pending for queue in self._queues.values() for pending in queue]
             self._queues.clear()
-        for asked in waiting:
-            asked.future.cancel()
+        for pending in waiting:
+            pending.future.cancel()
         self._threads.shutdown(wait=False)
         if isinstance(self._read, _Base):
             self._read.trials.close()
 
-    def _asked(self, constraint: Constraint, tenant: str) -> _Asked:
+    def _pending_of(self, constraint: Constraint, tenant: str) -> _PendingGrammar:
         """The one that is kept, or a new one in the queue, with one more caller."""
         displaced = None
         with self._lock:
             if self._closed:
                 raise Unavailable("the engine has stopped")
-            asked = self._kept.get(tenant, constraint)
-            if asked is None or _worthless(asked.future):
+            pending = self._kept.get(tenant, constraint)
+            if pending is None or _worthless(pending.future):
                 displaced = self._make_room(tenant)
-                asked = _Asked(constraint, tenant)
-                self._queues.setdefault(tenant, []).append(asked)
+                pending = _PendingGrammar(constraint, tenant)
+                self._queues.setdefault(tenant, []).append(pending)
                 self._counters.enter(tenant)
-                self._kept.put(tenant, constraint, asked)
+                self._kept.put(tenant, constraint, pending)
                 self._start()
-            asked.callers += 1
+            pending.callers += 1
         if displaced is not None:
             displaced.future.set_exception(_overloaded())
-        return asked
+        return pending
 
-    def _make_room(self, tenant: str) -> _Asked | None:
+    def _make_room(self, tenant: str) -> _PendingGrammar | None:
         """The one that gives way to another of `tenant`, if the queue is full. Raises Overloaded."""
         if self._busy + sum(map(len, self._queues.values())) < MOST_WAITING:
             return None
@@ -135,42 +135,42 @@ class Grammars:
         self._drop(displaced)
         return displaced
 
-    def _left(self, asked: _Asked) -> None:
+    def _left(self, pending: _PendingGrammar) -> None:
         """One caller less; a constraint for which no caller waits any more leaves the queue."""
         with self._lock:
-            asked.callers -= 1
-            if not asked.callers and asked in self._queues.get(asked.tenant, ()):
-                self._drop(asked)
+            pending.callers -= 1
+            if not pending.callers and pending in self._queues.get(pending.tenant, ()):
+                self._drop(pending)
 
-    def _drop(self, asked: _Asked) -> None:
+    def _drop(self, pending: _PendingGrammar) -> None:
         """Out of the queue, without having been compiled."""
-        self._dequeue(asked)
-        self._kept.discard(asked.tenant, asked.constraint, asked)
+        self._dequeue(pending)
+        self._kept.discard(pending.tenant, pending.constraint, pending)
 
-    def _dequeue(self, asked: _Asked) -> None:
-        queue = self._queues[asked.tenant]
-        queue.remove(asked)
+    def _dequeue(self, pending: _PendingGrammar) -> None:
+        queue = self._queues[pending.tenant]
+        queue.remove(pending)
         if not queue:
-            del self._queues[asked.tenant]
-        self._counters.leave(asked.tenant)
+            del self._queues[pending.tenant]
+        self._counters.leave(pending.tenant)
 
     def _start(self) -> None:
         """Give threads the next constraints."""
         while self._queues and self._busy < THREADS and not self._closed:
             tenant = min(self._queues, key=self._counters.served)
-            asked = self._queues[tenant][0]
-            self._dequeue(asked)
+            pending = self._queues[tenant][0]
+            self._dequeue(pending)
             self._counters.charge(tenant, 1)
             self._busy += 1
-            self._threads.submit(self._run, asked)
+            self._threads.submit(self._run, pending)
 
-    def _run(self, asked: _Asked) -> None:
+    def _run(self, pending: _PendingGrammar) -> None:
         try:
-            outcome = self._make(asked.constraint)
+            outcome = self._make(pending.constraint)
         except BaseException as error:  # raised where it is waited for
-            asked.future.set_exception(error)
+            pending.future.set_exception(error)
         else:
-            asked.future.set_result(outcome)
+            pending.future.set_result(outcome)
         finally:
             with self._lock:
                 self._busy -= 1

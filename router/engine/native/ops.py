@@ -39,7 +39,7 @@ class NativeOps:
 
     @property
     def threads(self) -> int:
-        """Those of the team: one for the process, whoever asks."""
+        """The threads of the team, one team for the process."""
         count: int = self._native.threads()
         return count
 

@@ -73,7 +73,7 @@ Etag = Annotated[
 
 
 @dataclass(frozen=True, slots=True)
-class Said:
+class PlanOptions:
     """What a file and flags say of a plan."""
 
     file: Path | None
@@ -184,8 +184,10 @@ def create(
         return
     if not name:
         raise CliError("an experiment needs a NAME; `--example` prints a plan to begin with", MISUSED)
-    said = Said(file, route, arm, split, metric, guardrail, secondary, segment, cap, hypothesis, set_)
-    values = said.values()
+    options = PlanOptions(
+        file, route, arm, split, metric, guardrail, secondary, segment, cap, hypothesis, set_
+    )
+    values = options.values()
     values.setdefault("hypothesis", f"{metric or 'the metric'} is better with {' or '.join((arm or [])[1:])}")
     with connected(server, timeout) as client:
         made = client.experiments.create(name, plan_of(values))
@@ -230,12 +232,14 @@ def update(
     from router.experiments.cli import show_one
     from router.experiments.cli.plan_file import plan_of, values_of_plan
 
-    said = Said(file, route, arm, split, metric, guardrail, secondary, segment, cap, hypothesis, set_)
-    if not (said.caps or said.split or said.values()):
+    options = PlanOptions(
+        file, route, arm, split, metric, guardrail, secondary, segment, cap, hypothesis, set_
+    )
+    if not (options.caps or options.split or options.values()):
         raise CliError("nothing to change: give a FILE, --set FIELD=VALUE or another flag", MISUSED)
     with connected(server, timeout) as client:
         before = values_of_plan(client.experiments.get(name).spec)
-        values = said.values(before)
+        values = options.values(before)
         plan = plan_of(before | values)
         changes = {field: getattr(plan, field) for field in values}
         made = client.experiments.update(name, changes, etag=etag)

@@ -354,7 +354,7 @@ class Counts:
 
 
 class Warned:
-    """Texts by experiment. Those of one that has stopped stay, for whoever reads its report."""
+    """Texts by experiment. Those of one that has stopped stay, for readers of its report."""
 
     def __init__(self) -> None:
         self._texts: dict[str, list[str]] = {}

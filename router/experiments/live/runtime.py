@@ -33,8 +33,8 @@ from router.experiments.live.recorder import FLUSH_SECONDS, Availability, Record
 from router.experiments.model import BASE, SERVER_KEYS, Experiment, Exposure, Lifecycle, Outcome, SegmentSpec
 from router.experiments.modes import MISSING, ExperimentMode, needed
 from router.experiments.report.model import Report
-from router.experiments.sight import Sight
 from router.experiments.store.port import Store
+from router.experiments.visibility import Visibility
 from router.ports import AdapterRegistry, End, Exposed, Place, RequestRouter, Served, Watcher
 from router.types import AdapterRef, Decision, FinishReason, Request, RouterVariant, SamplingParams
 
@@ -194,7 +194,7 @@ class Experiments:
         if found is None:
             return decision, None
         name, spec = found.running.name, found.running.spec
-        secret = not Sight(request.visible, request.experiments).tells(name, spec)
+        secret = not Visibility(request.visible, request.experiments).tells(name, spec)
         return replace(decision, experiment=name, arm=found.arm.name, secret=secret), found
 
     def assign(self, request: Request, decision: Decision, counted: bool = True) -> Assignment | None:
@@ -221,8 +221,8 @@ class Experiments:
         """As `ports.ServedExperiments`: of each experiment alone, as for a request that comes to it."""
         if not self.availability.up:
             raise StoreDown(self.availability.problem)
-        sight, now = Sight(request.visible, request.experiments), time.time()
-        seen = {one.name for one in self.known if sight.sees(one)}
+        visibility, now = Visibility(request.visible, request.experiments), time.time()
+        seen = {one.name for one in self.known if visibility.sees(one)}
         running = [one for one in self.assigner.snapshot.all() if one.name in seen]
         return [place_of(one, request, now) for one in running if one.assigns or one.of_holdout]
 

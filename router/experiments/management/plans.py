@@ -59,7 +59,7 @@ def all_seen(_: Experiment) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """Asked anew for every plan. None: whatever is named is taken. `sees`: whether whoever makes the plan may
+    """Asked anew for every plan. None: whatever is named is taken. `sees`: whether the author of the plan may
     know of another experiment."""
 
     resolve: Resolve

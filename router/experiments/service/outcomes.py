@@ -26,7 +26,7 @@ from router.errors import (
 )
 from router.experiments.management.plans import Declared
 from router.experiments.model import Accepted, Experiment, Outcome
-from router.experiments.sight import Sight
+from router.experiments.visibility import Visibility
 from router.experiments.wire.outcomes import STATUSES, outcome_of
 from router.v1 import experiments_pb2 as pb
 
@@ -61,7 +61,7 @@ class Caller:
     """Whose outcomes they are: the tenant ('': nobody is told apart), what it may know of, and its quotas."""
 
     tenant: str = ""
-    sight: Sight = Sight()
+    visibility: Visibility = Visibility()
     meter: Meter | None = None
 
 
@@ -88,14 +88,14 @@ class Intake:
         self._recorder, self._plans, self._threads, self._refused = recorder, plans, threads, refused
         self._room = asyncio.Semaphore(MAX_BATCHES)
         self._read: Sequence[Experiment] = ()
-        self._there: dict[Sight, _There] = {}
+        self._there: dict[Visibility, _There] = {}
 
     async def one(self, message: pb.Outcome, caller: Caller) -> pb.RecordOutcomeResponse:
         """Raises InvalidRequest, NotFound where it belongs to nothing that was exposed, QuotaExceeded, and
         Overloaded where it would have to wait and may not."""
         if caller.meter is not None:
             caller.meter.take_outcomes(1)
-        there = self._seen_by(caller.sight)
+        there = self._seen_by(caller.visibility)
         try:
             outcome = there.claimed(outcome_of(message, "outcome", time.time(), there.declared), caller)
         except InvalidRequest:
@@ -111,7 +111,7 @@ class Intake:
     async def batch(self, request: pb.RecordOutcomesRequest, caller: Caller) -> pb.RecordOutcomesResponse:
         """The acknowledgement of a batch. Waits while the queue is full; raises StoreDown."""
         async with self._room:
-            parsed = await self._threads.run(self._parse, request, self._seen_by(caller.sight), caller)
+            parsed = await self._threads.run(self._parse, request, self._seen_by(caller.visibility), caller)
             recorded = await self._recorded(parsed.good, caller, self._record)
         self._refused(len(parsed.errors))
         statuses = [pb.OUTCOME_STATUS_INVALID] * len(request.outcomes)
@@ -159,24 +159,24 @@ class Intake:
             caller.meter.not_stored(lost)
         return found
 
-    def _seen_by(self, sight: Sight) -> _There:
+    def _seen_by(self, visibility: Visibility) -> _There:
         """What is there for a caller, made anew where experiments have changed."""
         plans = self._plans()
         if plans is not self._read or len(self._there) > MAX_SIGHTS:
             self._read, self._there = plans, {}
-        if (found := self._there.get(sight)) is None:
-            found = self._there[sight] = _There(plans, sight)
+        if (found := self._there.get(visibility)) is None:
+            found = self._there[visibility] = _There(plans, visibility)
         return found
 
 
 class _There:
     """Experiments as they are there for a caller, and what it may say of them."""
 
-    def __init__(self, plans: Sequence[Experiment], sight: Sight) -> None:
-        self._sight = sight
-        self._seen = {plan.name for plan in plans if sight.sees(plan)}
+    def __init__(self, plans: Sequence[Experiment], visibility: Visibility) -> None:
+        self._visibility = visibility
+        self._seen = {plan.name for plan in plans if visibility.sees(plan)}
         self._hidden = {plan.name for plan in plans} - self._seen
-        self.declared = Declared(plans, sight.sees)
+        self.declared = Declared(plans, visibility.sees)
 
     def claimed(self, outcome: Outcome, caller: Caller) -> Outcome:
         """As it is kept: under a key of the tenant's own, so that two tenants may use the same one. One of an
@@ -187,7 +187,7 @@ class _There:
             own = may_be_of(outcome.response_id, caller.tenant)
             return outcome if own else replace(outcome, response_id=NOBODYS + outcome.response_id)
         name = outcome.experiment
-        if name not in self._hidden and name in self._sight.experiments:
+        if name not in self._hidden and name in self._visibility.experiments:
             return outcome
         return replace(outcome, experiment=NOBODYS + name, unit=NOBODYS + outcome.unit)
 

@@ -21,7 +21,7 @@ from router.experiments.model import Experiment
 from router.experiments.modes import ROUTERS, ExperimentMode, MakeMode
 from router.experiments.report.model import Report
 from router.experiments.service.outcomes import Intake, StoreThreads
-from router.experiments.service.service import ExperimentService, present_sight
+from router.experiments.service.service import ExperimentService, current_visibility
 from router.ports import AdapterRegistry, Assignment, Force, Place, RequestRouter, Served, Watcher
 from router.server.call import present_client
 from router.types import AdapterInfo, AdapterRef, Decision, Request
@@ -110,7 +110,7 @@ class ServedExperiments:
             from_thread.resolve,
             live.judges,
             live.classifiers,
-            lambda one: present_sight().sees(one),
+            lambda one: current_visibility().sees(one),
             live.has_mode,
         )
         manager = Manager(live.store, known)

@@ -13,7 +13,7 @@ from router.experiments.management.promotion import Promoter
 from router.experiments.model import Experiment, Spec, id_problem, parse_experiment
 from router.experiments.report.model import Report
 from router.experiments.service.outcomes import Caller, Intake, StoreThreads, answers_in_order, paced
-from router.experiments.sight import Sight
+from router.experiments.visibility import Visibility
 from router.experiments.wire.plans import (
     answer_message,
     checked_paths,
@@ -60,7 +60,7 @@ class ExperimentService(ExperimentServiceServicer):
         found = Findings()
         if problem := id_problem(request.experiment_id):
             found.add("experiment_id", problem)
-        if request.experiment_id not in present_sight().experiments:
+        if request.experiment_id not in current_visibility().experiments:
             found.add("experiment_id", NOT_ITS_NAME)
         spec = plan_of(request.experiment, found, WITHIN)
         _add(found, await self._threads.run(self._manager.problems, spec))
@@ -81,7 +81,7 @@ class ExperimentService(ExperimentServiceServicer):
         found = Findings()
         found.text("page_token", request.page_token, MAX_TOKEN_BYTES)
         found.check()
-        seen = filter(present_sight().sees, await self._threads.run(self._manager.list))
+        seen = filter(current_visibility().sees, await self._threads.run(self._manager.list))
         shown, token = page(
             seen, lambda one: (one.name, ""), request.page_size, request.page_token, ("experiments",)
         )
@@ -178,8 +178,8 @@ class ExperimentService(ExperimentServiceServicer):
         found.check()
         await self._check_seen(name)
         report = await self._threads.run(self._report, name, request.phase)
-        sight = present_sight()
-        audit = tuple(replace(entry, detail=sight.detail(entry.detail)) for entry in report.audit)
+        visibility = current_visibility()
+        audit = tuple(replace(entry, detail=visibility.detail(entry.detail)) for entry in report.audit)
         return report_message(replace(report, audit=audit), self._message(report.judged))
 
     async def PlanExperiment(
@@ -215,13 +215,13 @@ class ExperimentService(ExperimentServiceServicer):
     async def _seen(self, name: str) -> Experiment:
         """The experiment. Raises ExperimentNotFound for one that the caller may not know of, as for none."""
         found = await self._threads.run(self._manager.get, name)
-        if not present_sight().sees(found):
+        if not current_visibility().sees(found):
             raise ExperimentNotFound(name)
         return found
 
     async def _check_seen(self, name: str) -> None:
         """Raise what `_seen` raises; who may know of all needs no look."""
-        if not present_sight().everything:
+        if not current_visibility().everything:
             await self._seen(name)
 
     async def _change(self, change: Callable[..., T], *args: Any, **kwargs: Any) -> T:
@@ -235,17 +235,17 @@ class ExperimentService(ExperimentServiceServicer):
 
 def _caller() -> Caller:
     call = current_call()
-    return Caller(call.client.tenant, present_sight(), call.meter)
+    return Caller(call.client.tenant, current_visibility(), call.meter)
 
 
-def present_sight() -> Sight:
-    """What whoever makes the present call may know of."""
+def current_visibility() -> Visibility:
+    """What the caller may know of."""
     client = present_client()
-    return Sight(client.adapters, client.experiments)
+    return Visibility(client.adapters, client.experiments)
 
 
 def _check_width(found: Findings, spec: Spec) -> None:
-    if problem := present_sight().too_wide(spec):
+    if problem := current_visibility().too_wide(spec):
         found.add(f"{WITHIN}route", problem)
 
 

@@ -51,14 +51,14 @@ _OUTCOME = [
     outcomes.c[n] for n in ("key", "metric", "value", "time", "response_id", "experiment", "unit", "came")
 ]
 Shown: TypeAlias = tuple[PhaseInfo, Exposure]
-Said: TypeAlias = tuple[PhaseInfo, Disagreement]
+DisagreementOfPhase: TypeAlias = tuple[PhaseInfo, Disagreement]
 LONGEST = 256  # characters of a value that is told apart: it is part of a key
 KnownValues: TypeAlias = dict[tuple[int, str], set[str]]  # phase and label -> values told apart
 
 
-def expose(session: Session, said: Sequence[Exposure]) -> None:
+def expose(session: Session, reported: Sequence[Exposure]) -> None:
     """Keep what is new of them."""
-    shown, elsewhere = _fresh(session, _known(session, said))
+    shown, elsewhere = _fresh(session, _known(session, reported))
     if not shown:
         return
     session.find((info, e.unit) for info, e in shown)
@@ -79,12 +79,12 @@ def expose(session: Session, said: Sequence[Exposure]) -> None:
     session.finish()
 
 
-def _known(session: Session, said: Sequence[Exposure]) -> list[Shown]:
-    infos = session.phases.named(session.conn, {e.experiment for e in said})
-    lost = {(e.experiment, e.phase) for e in said} - infos.keys()
+def _known(session: Session, reported: Sequence[Exposure]) -> list[Shown]:
+    infos = session.phases.named(session.conn, {e.experiment for e in reported})
+    lost = {(e.experiment, e.phase) for e in reported} - infos.keys()
     for name, phase in sorted(lost):
         log.warning("exposures of %s, phase %d, which is not there, are dropped", name, phase)
-    return [(infos[e.experiment, e.phase], e) for e in said if (e.experiment, e.phase) in infos]
+    return [(infos[e.experiment, e.phase], e) for e in reported if (e.experiment, e.phase) in infos]
 
 
 def _fresh(session: Session, known: Sequence[Shown]) -> tuple[list[Shown], dict[str, list[int]]]:
@@ -152,8 +152,8 @@ def _of_responses(
     for e, unit in answering:
         by_response.setdefault(e.response_id, []).append(unit)
     here = session.bulk.among(outcomes.c.response_id, by_response)
-    for said in _read_outcomes(session, WAITING, here):
-        yield Placed(said, by_response[said.response_id])
+    for outcome in _read_outcomes(session, WAITING, here):
+        yield Placed(outcome, by_response[outcome.response_id])
     if elsewhere:
         yield from _counted_elsewhere(session, by_response, elsewhere)
 
@@ -166,11 +166,11 @@ def _counted_elsewhere(
     query = select(units.c.unit, *_OUTCOME).join_from(outcomes, units, outcomes.c.unit_id == units.c.id)
     found: dict[str, tuple[Outcome, set[str]]] = {}
     for name, *rest in session.conn.execute(query.where(session.bulk.among(outcomes.c.unit_id, ids))):
-        said = Outcome(*rest)
-        if said.response_id in by_response:
-            found.setdefault(said.key, (said, set()))[1].add(name)
-    for said, names in found.values():
-        yield Placed(said, by_response[said.response_id], frozenset(names))
+        outcome = Outcome(*rest)
+        if outcome.response_id in by_response:
+            found.setdefault(outcome.key, (outcome, set()))[1].add(name)
+    for outcome, names in found.values():
+        yield Placed(outcome, by_response[outcome.response_id], frozenset(names))
 
 
 def _of_units(
@@ -186,10 +186,10 @@ def _of_units(
     if not first:
         return
     here = session.bulk.among(outcomes.c.unit, {name for _, name in first})
-    for said in _read_outcomes(session, WAITING, here):
-        shown = [u for u in first.get((said.experiment, said.unit), ()) if said.time >= u.first]
+    for outcome in _read_outcomes(session, WAITING, here):
+        shown = [u for u in first.get((outcome.experiment, outcome.unit), ()) if outcome.time >= u.first]
         if shown:
-            yield Placed(said, shown[:1], frozenset([said.unit]))
+            yield Placed(outcome, shown[:1], frozenset([outcome.unit]))
 
 
 def _read_outcomes(session: Session, *which: ColumnElement[bool]) -> Iterator[Outcome]:
@@ -241,7 +241,7 @@ def _segment_value(segment: SegmentSpec, e: Exposure, there: Collection[str]) ->
 def disagree(session: Session, found: Sequence[Disagreement]) -> None:
     """Keep them, and move their units to the sums of those for which the routers differed."""
     infos = session.phases.named(session.conn, {d.experiment for d in found})
-    new: dict[tuple[int, str], Said] = {}
+    new: dict[tuple[int, str], DisagreementOfPhase] = {}
     for d in found:
         if info := infos.get((d.experiment, d.phase)):
             new.setdefault((info.id, d.response_id), (info, d))

@@ -21,14 +21,14 @@ from router.experiments.store.session import Session, Unit
 from router.experiments.store.tables import WAITING, experiments, exposures, outcomes, phases, units
 
 
-def record(session: Session, said: Sequence[Outcome], room: int = sys.maxsize) -> tuple[Accepted, ...]:
+def record(session: Session, reported: Sequence[Outcome], room: int = sys.maxsize) -> tuple[Accepted, ...]:
     """What became of each, in order. `room`: so many that belong to nothing are kept at most."""
-    once = {outcome.key: outcome for outcome in reversed(said)}  # the first of each key
+    once = {outcome.key: outcome for outcome in reversed(reported)}  # the first of each key
     statuses = _known(session, once)
     fresh = [Placed(outcome) for key, outcome in once.items() if key not in statuses]
     _by_response(session, [p for p in fresh if p.outcome.response_id])
     _by_unit(session, [p for p in fresh if not p.outcome.response_id])
-    statuses |= _turned_away(said, fresh, room)
+    statuses |= _turned_away(reported, fresh, room)
     fresh = [p for p in fresh if p.outcome.key not in statuses]
     told = seek_later(session, fresh)
     session.load({EVERYTHING} if told else {p.outcome.metric for p in fresh})
@@ -36,13 +36,13 @@ def record(session: Session, said: Sequence[Outcome], room: int = sys.maxsize) -
     remember_later(session, told)
     session.finish()
     new = {p.outcome.key: p.status for p in fresh}
-    return tuple(_answer(outcome.key, new, statuses) for outcome in said)
+    return tuple(_answer(outcome.key, new, statuses) for outcome in reported)
 
 
-def _turned_away(said: Iterable[Outcome], fresh: Iterable[Placed], room: int) -> dict[str, Accepted]:
+def _turned_away(reported: Iterable[Outcome], fresh: Iterable[Placed], room: int) -> dict[str, Accepted]:
     """Those that belong to nothing and have no room: the last ones."""
     of_nothing = {p.outcome.key for p in fresh if not p.units}
-    waiting = [key for key in dict.fromkeys(outcome.key for outcome in said) if key in of_nothing]
+    waiting = [key for key in dict.fromkeys(outcome.key for outcome in reported) if key in of_nothing]
     return dict.fromkeys(waiting[room:], Accepted.NOT_KEPT)
 
 
@@ -100,8 +100,10 @@ def _by_unit(session: Session, found: Sequence[Placed]) -> None:
     for row in rows:
         shown.setdefault((row.name, row.unit), []).append((row.number, session.units[row.id]))
     for placed in found:
-        said = placed.outcome
-        there = [(n, u) for n, u in shown.get((said.experiment, said.unit), ()) if u.first <= said.time]
+        outcome = placed.outcome
+        there = [
+            (n, u) for n, u in shown.get((outcome.experiment, outcome.unit), ()) if u.first <= outcome.time
+        ]
         placed.units += [max(there, key=lambda found: found[0])[1]] if there else []
 
 
@@ -122,10 +124,10 @@ class Placed:
         return Accepted.COUNTED if counted else Accepted.LATE
 
 
-def _is_counted(said: Outcome, unit: Unit) -> bool:
+def _is_counted(outcome: Outcome, unit: Unit) -> bool:
     """Whether it counts for a unit; if not it is late. It must have happened in the unit's window, and have
     come before the window and its grace were over: then a unit may be judged, and nothing changes it."""
-    return unit.in_window(said.time) and unit.in_time(said.received)
+    return unit.in_window(outcome.time) and unit.in_time(outcome.received)
 
 
 def place_outcomes(session: Session, found: Iterable[Placed]) -> None:
@@ -136,15 +138,22 @@ def place_outcomes(session: Session, found: Iterable[Placed]) -> None:
 
 
 def _rows(placed: Placed, now: float) -> Iterator[tuple[Any, ...]]:
-    said = placed.outcome
-    what = (said.metric, said.value, said.time, said.response_id, said.experiment, said.unit)
+    outcome = placed.outcome
+    what = (
+        outcome.metric,
+        outcome.value,
+        outcome.time,
+        outcome.response_id,
+        outcome.experiment,
+        outcome.unit,
+    )
     for unit in placed.units:
-        late = not _is_counted(said, unit)
+        late = not _is_counted(outcome, unit)
         if not late:
-            unit.count(said.metric, said.value, said.time)
-        yield said.key, unit.info.id, unit.id, *what, int(late), now, said.received
+            unit.count(outcome.metric, outcome.value, outcome.time)
+        yield outcome.key, unit.info.id, unit.id, *what, int(late), now, outcome.received
     if not placed.units:
-        yield said.key, 0, None, *what, 0, now, said.received
+        yield outcome.key, 0, None, *what, 0, now, outcome.received
 
 
 def seek_later(session: Session, found: Collection[Placed]) -> list[tuple[Placed, PhaseInfo, str]]:
@@ -195,10 +204,10 @@ def recall_past(
     waiting = select(of.key, of.unit, of.metric, of.value, of.came).where(WAITING)
     seen: set[tuple[str, str]] = set()
     for query, name in ((placed, units.c.unit), (waiting, of.unit)):
-        for key, unit, *said in session.conn.execute(query.where(among(name, named), *before)):
+        for key, unit, *row in session.conn.execute(query.where(among(name, named), *before)):
             if (key, unit) not in seen:
                 seen.add((key, unit))
-                named[unit].recall(*said)
+                named[unit].recall(*row)
 
 
 def _names(placed: Placed) -> set[str]:

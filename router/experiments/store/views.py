@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 OTHER_COLUMNS, STILL_READ = "42P16", "2BP01"  # SQLSTATE: of a view to replace, of one to drop
 
 
-class Holds(StrEnum):
+class ColumnType(StrEnum):
     """What a column holds."""
 
     TEXT = "text"
@@ -36,7 +36,7 @@ class ViewColumn(NamedTuple):
     """One column. `source`: the tables' column, or an expression over them."""
 
     name: str
-    holds: Holds
+    holds: ColumnType
     means: str
     source: ColumnElement[Any]
 
@@ -63,14 +63,14 @@ def _joined(first: FromClause, phase: ColumnElement[int]) -> FromClause:
 
 def _where(*more: ViewColumn) -> tuple[ViewColumn, ...]:
     place = (
-        ViewColumn("experiment", Holds.TEXT, "its name", experiments.c.name),
-        ViewColumn("phase", Holds.INTEGER, "the phase's number, from 1", phases.c.number),
+        ViewColumn("experiment", ColumnType.TEXT, "its name", experiments.c.name),
+        ViewColumn("phase", ColumnType.INTEGER, "the phase's number, from 1", phases.c.number),
     )
     return place + more
 
 
-_UNIT = ViewColumn("unit", Holds.TEXT, "the unit's hash, 32 hexadecimal digits", units.c.unit)
-_ARM = ViewColumn("arm", Holds.TEXT, "the unit's arm, that of its first exposure", units.c.arm)
+_UNIT = ViewColumn("unit", ColumnType.TEXT, "the unit's hash, 32 hexadecimal digits", units.c.unit)
+_ARM = ViewColumn("arm", ColumnType.TEXT, "the unit's arm, that of its first exposure", units.c.arm)
 
 
 def _if_counted(source: ColumnElement[float]) -> ColumnElement[float]:
@@ -83,15 +83,15 @@ _UNITS = View(
     _where(
         _UNIT,
         _ARM,
-        ViewColumn("first_exposed", Holds.TIME, "when its window began", units.c.first),
-        ViewColumn("answers", Holds.INTEGER, "responses to it in the phase", units.c.answers),
-        ViewColumn("responses", Holds.INTEGER, "those of them within its window", units.c.responses),
-        ViewColumn("degraded", Holds.FLAG, "an answer did not come from its arm", units.c.degraded),
-        ViewColumn("crossed", Holds.FLAG, "it was shown more than one arm", units.c.crossed),
-        ViewColumn("differed", Holds.FLAG, "two routers once chose differently", units.c.differed),
+        ViewColumn("first_exposed", ColumnType.TIME, "when its window began", units.c.first),
+        ViewColumn("answers", ColumnType.INTEGER, "responses to it in the phase", units.c.answers),
+        ViewColumn("responses", ColumnType.INTEGER, "those of them within its window", units.c.responses),
+        ViewColumn("degraded", ColumnType.FLAG, "an answer did not come from its arm", units.c.degraded),
+        ViewColumn("crossed", ColumnType.FLAG, "it was shown more than one arm", units.c.crossed),
+        ViewColumn("differed", ColumnType.FLAG, "two routers once chose differently", units.c.differed),
         ViewColumn(
             "segments",
-            Holds.TEXT,
+            ColumnType.TEXT,
             "label to value of the plan's segments, as JSON; empty if it has none",
             units.c.segments,
         ),
@@ -104,17 +104,21 @@ _OUTCOMES = View(
     _where(
         _UNIT,
         _ARM,
-        ViewColumn("metric", Holds.TEXT, "the outcome's name", outcomes.c.metric),
-        ViewColumn("value", Holds.NUMBER, "its value", outcomes.c.value),
-        ViewColumn("time", Holds.TIME, "when it happened", outcomes.c.time),
-        ViewColumn("counted", Holds.FLAG, "happened and came in time, so not late", outcomes.c.late == 0),
+        ViewColumn("metric", ColumnType.TEXT, "the outcome's name", outcomes.c.metric),
+        ViewColumn("value", ColumnType.NUMBER, "its value", outcomes.c.value),
+        ViewColumn("time", ColumnType.TIME, "when it happened", outcomes.c.time),
+        ViewColumn(
+            "counted", ColumnType.FLAG, "happened and came in time, so not late", outcomes.c.late == 0
+        ),
         ViewColumn(
             "key",
-            Holds.TEXT,
+            ColumnType.TEXT,
             "the key that makes it count once, after `TENANT/` where clients have tenants",
             outcomes.c.key,
         ),
-        ViewColumn("response_id", Holds.TEXT, "of this response; empty: of the unit", outcomes.c.response_id),
+        ViewColumn(
+            "response_id", ColumnType.TEXT, "of this response; empty: of the unit", outcomes.c.response_id
+        ),
     ),
     _joined(outcomes.join(units, outcomes.c.unit_id == units.c.id), units.c.phase),
 )
@@ -124,15 +128,20 @@ _VALUES = View(
     _where(
         _UNIT,
         _ARM,
-        ViewColumn("metric", Holds.TEXT, "the outcome's name", values.c.metric),
-        ViewColumn("n", Holds.INTEGER, "outcomes that were not late", values.c.n),
-        ViewColumn("total", Holds.NUMBER, "their sum", values.c.total),
-        ViewColumn("largest", Holds.NUMBER, "the largest; null if n is 0", _if_counted(values.c.largest)),
-        ViewColumn("last", Holds.NUMBER, "the latest; null if n is 0", _if_counted(values.c.last)),
+        ViewColumn("metric", ColumnType.TEXT, "the outcome's name", values.c.metric),
+        ViewColumn("n", ColumnType.INTEGER, "outcomes that were not late", values.c.n),
+        ViewColumn("total", ColumnType.NUMBER, "their sum", values.c.total),
         ViewColumn(
-            "before_n", Holds.INTEGER, "outcomes before the phase, where it reads them", values.c.before_n
+            "largest", ColumnType.NUMBER, "the largest; null if n is 0", _if_counted(values.c.largest)
         ),
-        ViewColumn("before_total", Holds.NUMBER, "their sum", values.c.before_total),
+        ViewColumn("last", ColumnType.NUMBER, "the latest; null if n is 0", _if_counted(values.c.last)),
+        ViewColumn(
+            "before_n",
+            ColumnType.INTEGER,
+            "outcomes before the phase, where it reads them",
+            values.c.before_n,
+        ),
+        ViewColumn("before_total", ColumnType.NUMBER, "their sum", values.c.before_total),
     ),
     _joined(values.join(units, values.c.unit_id == units.c.id), units.c.phase),
 )
@@ -140,13 +149,13 @@ _PAIRS = View(
     PREFIX + "v_pairs",
     "a served answer and a shadow arm's to the same request, judged",
     _where(
-        ViewColumn("arm", Holds.TEXT, "the shadow arm", pairs.c.arm),
-        ViewColumn("response_id", Holds.TEXT, "the served answer's", pairs.c.response_id),
-        ViewColumn("time", Holds.TIME, "when it was judged", pairs.c.time),
-        ViewColumn("result", Holds.INTEGER, "1: the shadow won, 0: a tie, -1: it lost", pairs.c.result),
-        ViewColumn("numbers", Holds.TEXT, "what the judge measured, as JSON", pairs.c.numbers),
+        ViewColumn("arm", ColumnType.TEXT, "the shadow arm", pairs.c.arm),
+        ViewColumn("response_id", ColumnType.TEXT, "the served answer's", pairs.c.response_id),
+        ViewColumn("time", ColumnType.TIME, "when it was judged", pairs.c.time),
+        ViewColumn("result", ColumnType.INTEGER, "1: the shadow won, 0: a tie, -1: it lost", pairs.c.result),
+        ViewColumn("numbers", ColumnType.TEXT, "what the judge measured, as JSON", pairs.c.numbers),
         ViewColumn(
-            "unit", Holds.TEXT, "the hash of the unit that asked; empty if there was none", pairs.c.unit
+            "unit", ColumnType.TEXT, "the hash of the unit that asked; empty if there was none", pairs.c.unit
         ),
     ),
     _joined(pairs, pairs.c.phase),

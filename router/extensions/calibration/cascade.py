@@ -1,4 +1,4 @@
-"""The cascade over many rows at once: what each stage says, and what comes of it at given thresholds."""
+"""The cascade over many rows at once: what each stage decides, and the result at given thresholds."""
 
 from __future__ import annotations
 

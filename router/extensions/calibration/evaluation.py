@@ -46,22 +46,22 @@ def evaluate(
     """Everything that is told of labelled requests and of out-of-distribution ones."""
     rows = [(ballot, decide(ballot.votes)) for ballot in known]
     meant = [(b, j) for b, j in rows if b.row.label]
-    truth, said = [b.row.label for b, _ in meant], [j.forced for _, j in meant]
+    truth, predicted = [b.row.label for b, _ in meant], [j.forced for _, j in meant]
     confidence = np.array([j.confidence for _, j in rows])
     right = np.array([j.forced == b.row.label for b, j in rows], bool)
     curve = risk_coverage(confidence, right)
-    labels = sorted({*truth, *said})
+    labels = sorted({*truth, *predicted})
     named = [label for label in (*names, "") if any(b.row.label == label for b, _ in rows)]
     sources = sorted({b.row.source for b, _ in rows})
     return {
         "rows": len(rows),
-        "accuracy": _share([t == s for t, s in zip(truth, said, strict=True)]),
-        "macro_f1": macro_f1(truth, said, sorted(set(truth))),
+        "accuracy": _share([t == s for t, s in zip(truth, predicted, strict=True)]),
+        "macro_f1": macro_f1(truth, predicted, sorted(set(truth))),
         "labels": {label: _of_label(rows, label) for label in named},
         "sources": {name: _counts([r for r in rows if r[0].row.source == name]) for name in sources},
         "confusion": {
             "labels": [label or NONE for label in labels],
-            "table": confusion_table(truth, said, labels),
+            "table": confusion_table(truth, predicted, labels),
         },
         "routing": routing_report(rows, delta),
         "ece": ece_with_interval(confidence, right),
@@ -140,11 +140,11 @@ def held_out_report(
     there = outcome_at(votes, stops, of.threshold, of.novelty_limit)
     meant = np.array([bool(ballot.row.label) for ballot in known], bool)
     truth = [ballot.row.label for ballot in known if ballot.row.label]
-    said = [names[c] for c in votes.choice[meant, -1]]
+    predicted = [names[c] for c in votes.choice[meant, -1]]
     away = outcome_at(others, stops, of.threshold, of.novelty_limit)
     return {
         "accuracy": float(votes.right[meant, -1].mean()) if meant.any() else 0.0,
-        "macro_f1": macro_f1(truth, said, sorted(set(truth))),
+        "macro_f1": macro_f1(truth, predicted, sorted(set(truth))),
         "coverage": float(there.routed[meant].mean()) if meant.any() else 0.0,
         "error": there.errors / there.count if there.count else 0.0,
         "stages": {name: int((there.stage[there.routed] == j).sum()) for j, name in enumerate(of.order)},
@@ -198,9 +198,9 @@ def ece_with_interval(confidence: Any, right: Any) -> dict[str, Any]:
 # -- measures of a router: plain functions of arrays, none knows of adapters or files
 
 
-def macro_f1(truth: Sequence[str], said: Sequence[str], labels: Sequence[str]) -> float:
+def macro_f1(truth: Sequence[str], predicted: Sequence[str], labels: Sequence[str]) -> float:
     """Mean F1 of `labels`; one that is neither true nor said counts 0."""
-    pairs = list(zip(truth, said, strict=True))
+    pairs = list(zip(truth, predicted, strict=True))
     scores = []
     for label in labels:
         hits = sum(t == s == label for t, s in pairs)
@@ -209,11 +209,11 @@ def macro_f1(truth: Sequence[str], said: Sequence[str], labels: Sequence[str]) -
     return sum(scores) / len(scores) if scores else 0.0
 
 
-def confusion_table(truth: Sequence[str], said: Sequence[str], labels: Sequence[str]) -> list[list[int]]:
+def confusion_table(truth: Sequence[str], predicted: Sequence[str], labels: Sequence[str]) -> list[list[int]]:
     """[true label, said label] counts."""
     place = {label: i for i, label in enumerate(labels)}
     table = [[0] * len(labels) for _ in labels]
-    for t, s in zip(truth, said, strict=True):
+    for t, s in zip(truth, predicted, strict=True):
         table[place[t]][place[s]] += 1
     return table
 

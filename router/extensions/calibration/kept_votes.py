@@ -51,7 +51,7 @@ class KeptVotes:
 
     def save(self) -> None:
         """Write the file, whole or not at all. Raises CalibrationError where it cannot be."""
-        said = {
+        document = {
             "format": FORMAT,
             "classifiers": {
                 name: {"made_by": maker, "votes": self._votes[name]} for name, maker in self._makers.items()
@@ -59,7 +59,7 @@ class KeptVotes:
         }
         beside = self._path.with_name(f".{self._path.name}.new")
         try:
-            beside.write_text(json.dumps(said) + "\n", encoding="utf-8")
+            beside.write_text(json.dumps(document) + "\n", encoding="utf-8")
             os.replace(beside, self._path)
         except OSError as error:
             raise CalibrationError(f"{self._path}: {error.strerror}; votes cannot be kept there") from None
@@ -67,8 +67,8 @@ class KeptVotes:
 
 def _maker(binding: Binding, name: str) -> str:
     """sha256 over what a vote of this classifier depends on, its text apart."""
-    said = [sorted(binding.adapters.items()), binding.classifiers[name], binding.base]
-    return hashlib.sha256(json.dumps(said).encode()).hexdigest()
+    parts = [sorted(binding.adapters.items()), binding.classifiers[name], binding.base]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
 def _key(text: str) -> str:
@@ -78,12 +78,12 @@ def _key(text: str) -> str:
 def _read(path: Path) -> Mapping[str, tuple[str, dict[str, Any]]]:
     """Maker and votes of each classifier."""
     try:
-        said = json.loads(path.read_text(encoding="utf-8"))
-        if said["format"] != FORMAT:
+        document = json.loads(path.read_text(encoding="utf-8"))
+        if document["format"] != FORMAT:
             raise CalibrationError(
-                f"{path} has format {said['format']!r}, this version reads {FORMAT}: name another file"
+                f"{path} has format {document['format']!r}, this version reads {FORMAT}: name another file"
             )
-        found = {name: (str(one["made_by"]), one["votes"]) for name, one in said["classifiers"].items()}
+        found = {name: (str(one["made_by"]), one["votes"]) for name, one in document["classifiers"].items()}
         if not all(_is_vote(vote) for _, votes in found.values() for vote in votes.values()):
             raise ValueError
     except FileNotFoundError:
@@ -95,10 +95,10 @@ def _read(path: Path) -> Mapping[str, tuple[str, dict[str, Any]]]:
     return found
 
 
-def _is_vote(said: object) -> bool:
+def _is_vote(vote: object) -> bool:
     """None is a classifier that declined."""
-    if said is None:
+    if vote is None:
         return True
-    return isinstance(said, dict) and all(
-        isinstance(s, int | float) and not isinstance(s, bool) for s in said.values()
+    return isinstance(vote, dict) and all(
+        isinstance(s, int | float) and not isinstance(s, bool) for s in vote.values()
     )

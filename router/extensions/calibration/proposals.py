@@ -22,7 +22,7 @@ FULL = "the adapter has as many examples as it may"
 
 
 @dataclass(frozen=True, slots=True)
-class Lesson:
+class LabelledRequest:
     """A request and the adapter that it is for, "" the base; `wrong` answered it and should not have."""
 
     text: str
@@ -48,10 +48,10 @@ class Addition:
 
 @dataclass(frozen=True, slots=True)
 class Proposals:
-    """`additions` by adapter, of the `lessons`; `held_back` are for testing; `left_out` by reason."""
+    """`additions` by adapter, of the `requests`; `held_back` are for testing; `left_out` by reason."""
 
-    lessons: tuple[Lesson, ...] = ()
-    held_back: tuple[Lesson, ...] = ()
+    requests: tuple[LabelledRequest, ...] = ()
+    held_back: tuple[LabelledRequest, ...] = ()
     additions: Mapping[str, Addition] = field(default_factory=dict)
     left_out: Mapping[str, int] = field(default_factory=dict)
 
@@ -69,31 +69,31 @@ def propose(
     one that was held back.
     """
     left_out: Counter[str] = Counter()
-    lessons = _distinct(corrections, profiles, left_out)
-    held_back = [lesson for lesson in lessons if _drawn(lesson.text) < hold_back]
-    away, kept = Near([*held_out, *(lesson.text for lesson in held_back)]), []
+    requests = _distinct(corrections, profiles, left_out)
+    held_back = [labelled for labelled in requests if _drawn(labelled.text) < hold_back]
+    away, kept = Near([*held_out, *(labelled.text for labelled in held_back)]), []
     taken: dict[str, Near] = {}
-    for lesson in lessons:
-        if _drawn(lesson.text) < hold_back:
+    for labelled in requests:
+        if _drawn(labelled.text) < hold_back:
             continue
-        others = taken.setdefault(lesson.label, Near())
-        if away.like(lesson.text) is not None:
+        others = taken.setdefault(labelled.label, Near())
+        if away.like(labelled.text) is not None:
             left_out[HELD_OUT] += 1
-        elif others.like(lesson.text) is not None:
+        elif others.like(labelled.text) is not None:
             left_out[LIKE_ANOTHER] += 1
         else:
-            others.add(lesson.text)
-            kept.append(lesson)
+            others.add(labelled.text)
+            kept.append(labelled)
     additions = _additions(kept, profiles, most_examples, left_out)
     return Proposals(tuple(kept), tuple(held_back), additions, dict(left_out))
 
 
 def _distinct(
     corrections: Iterable[Correction], profiles: Sequence[AdapterProfile], left_out: Counter[str]
-) -> list[Lesson]:
+) -> list[LabelledRequest]:
     names = {profile.name for profile in profiles}
     examples = {profile.name: set(map(normal, profile.examples)) for profile in profiles}
-    found: dict[str, Lesson] = {}
+    found: dict[str, LabelledRequest] = {}
     conflicts: set[str] = set()
     for one in corrections:
         text = normal(one.text)
@@ -109,7 +109,7 @@ def _distinct(
             conflicts |= {text} if conflict else set()
         else:
             wrong = one.chosen if one.wrong and one.chosen in names else None
-            found[text] = Lesson(one.text, one.label, wrong or "")
+            found[text] = LabelledRequest(one.text, one.label, wrong or "")
     for text in conflicts:
         del found[text]
         left_out[CONFLICT] += 1
@@ -117,13 +117,13 @@ def _distinct(
 
 
 def _additions(
-    lessons: Sequence[Lesson], profiles: Sequence[AdapterProfile], most: int, left_out: Counter[str]
+    requests: Sequence[LabelledRequest], profiles: Sequence[AdapterProfile], most: int, left_out: Counter[str]
 ) -> dict[str, Addition]:
     found: dict[str, Addition] = {}
     for profile in profiles:
         known = set(map(normal, profile.negative_examples))
-        examples = [lesson.text for lesson in lessons if lesson.label == profile.name]
-        negative = [x.text for x in lessons if x.wrong == profile.name and normal(x.text) not in known]
+        examples = [labelled.text for labelled in requests if labelled.label == profile.name]
+        negative = [x.text for x in requests if x.wrong == profile.name and normal(x.text) not in known]
         room = most - len(profile.examples), most - len(profile.negative_examples)
         if over := max(0, len(examples) - room[0]) + max(0, len(negative) - room[1]):
             left_out[FULL] += over

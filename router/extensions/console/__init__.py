@@ -51,11 +51,11 @@ async def register_http(register: RegisterHttp, server: ServerApp) -> None:
     if find_spec("jinja2") is None:
         log.warning("no console: its pages need the package jinja2: %s", install_extra("console"))
         return
-    from router.extensions.console.insight import Insight
+    from router.extensions.console.context import ConsoleContext
     from router.extensions.console.pages import ENTRIES, ROWS, Console, routes
 
     made = (server.interceptors, server.methods, server.inference, server.settings)
-    console = Console(*made, Insight.of(server, server.recent), server.http_address, ENTRIES)
+    console = Console(*made, ConsoleContext.of(server, server.recent), server.http_address, ENTRIES)
     register(routes(console), ROWS)
     for work in (console.history.follow, console.events.follow):
         server.follow("the console", work)

@@ -26,7 +26,7 @@ async def show(visit: Visit) -> dict[str, Any]:
     return {
         "lines": found[:PAGE_SIZE],
         "older": found[PAGE_SIZE - 1].number if len(found) > PAGE_SIZE else None,
-        "since": visit.console.insight.recent.since,
+        "since": visit.console.context.recent.since,
         "everything": visit.client.adapters.everything,
         "kinds": KINDS,
         "file": visit.console.settings.audit is not None,
@@ -37,7 +37,7 @@ async def show(visit: Visit) -> dict[str, Any]:
 def lines_for(visit: Visit) -> Iterator[Line]:
     """What the client may know of, the newest first: who may not know of all adapters sees its own acts."""
     client = visit.client
-    lines = iter(visit.console.insight.recent)
+    lines = iter(visit.console.context.recent)
     if client.adapters.everything:
         return lines
     return (line for line in lines if line.act.client == client.id)

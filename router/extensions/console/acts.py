@@ -111,9 +111,9 @@ ACTS = (
 async def confirm(act: Act, visit: Visit) -> dict[str, Any]:
     """What will happen, and the form that does it."""
     name, version = visit.path("name"), visit.path("version")
-    insight = visit.console.insight
+    context = visit.console.context
     answer = await visit.ask(GET, pb.GetAdapterRequest(name=f"adapters/{name}/versions/{version}"))
-    present = next((info for info in same_name(insight.registry, name) if info.default), None)
+    present = next((info for info in same_name(context.registry, name) if info.default), None)
     return {
         "title": f"{act.title}: {name} {version}",
         "act": act,

@@ -31,9 +31,9 @@ MOST_VERSIONS, MOST_PROBES, MOST_EXAMPLES, MOST_LINES = 50, 20, 12, 30
 async def show(visit: Visit) -> dict[str, Any]:
     """The page."""
     adapter, ref = await found(visit)
-    insight = visit.console.insight
-    status, traffic = insight.engine.status(), traffic_of(visit)
-    read = {name: await insight.registry.document(ref, name) for name in DOCUMENTS}
+    context = visit.console.context
+    status, traffic = context.engine.status(), traffic_of(visit)
+    read = {name: await context.registry.document(ref, name) for name in DOCUMENTS}
     card, manifest, probes = await asyncio.to_thread(parsed, read)
     acts = [(act, act.why_not(visit, adapter)) for act in ACTS]
     return {
@@ -64,7 +64,7 @@ async def picture(visit: Visit) -> Answer:
     """A picture of its report card."""
     _, ref = await found(visit)
     name = visit.path("picture")
-    data = await visit.console.insight.registry.document(ref, name) if name in PICTURES else None
+    data = await visit.console.context.registry.document(ref, name) if name in PICTURES else None
     if data is None or not data.startswith(PNG):
         raise NotFound("picture", name)
     return Answer(data, "image/png", headers={"cache-control": "private, max-age=60"})
@@ -72,7 +72,7 @@ async def picture(visit: Visit) -> Answer:
 
 async def pictures_of(visit: Visit, ref: AdapterRef) -> list[tuple[str, str]]:
     """Those that are there."""
-    registry = visit.console.insight.registry
+    registry = visit.console.context.registry
     return [
         (name, told)
         for name, told in PICTURES.items()
@@ -95,21 +95,21 @@ def parsed(read: dict[str, bytes | None]) -> tuple[Any, dict[str, Any], list[dic
 def manifest_of(data: bytes) -> dict[str, Any]:
     """What a manifest says of prompt, sampling and routing."""
     try:
-        said = tomllib.loads(data.decode())
+        manifest = tomllib.loads(data.decode())
     except (ValueError, RecursionError):
-        said = {}
-    generation = at(said, "generation")
+        manifest = {}
+    generation = at(manifest, "generation")
     return {
-        "license": text(at(said, "adapter", "license")),
-        "system": text(at(said, "prompt", "system")),
-        "template": text(at(said, "prompt", "template")),
+        "license": text(at(manifest, "adapter", "license")),
+        "system": text(at(manifest, "prompt", "system")),
+        "template": text(at(manifest, "prompt", "template")),
         "generation": [
             (name, shown(value))
             for name, value in (generation if isinstance(generation, dict) else {}).items()
         ],
-        "examples": texts(at(said, "routing", "examples")),
-        "negative": texts(at(said, "routing", "negative_examples")),
-        "keywords": texts(at(said, "routing", "keywords")),
+        "examples": texts(at(manifest, "routing", "examples")),
+        "negative": texts(at(manifest, "routing", "negative_examples")),
+        "keywords": texts(at(manifest, "routing", "keywords")),
     }
 
 
@@ -130,15 +130,15 @@ def probes_of(data: bytes) -> list[dict[str, str]]:
     """The first of them."""
     lines = data.decode(errors="replace").splitlines()[:MOST_PROBES]
     try:
-        said = [json.loads(line) for line in lines if line.strip()]
+        probes = [json.loads(line) for line in lines if line.strip()]
     except (ValueError, RecursionError):
         return []
-    return [{name: text(one.get(name)) for name in ("prompt", "expect", "match")} for one in tables(said)]
+    return [{name: text(one.get(name)) for name in ("prompt", "expect", "match")} for one in tables(probes)]
 
 
 def versions_of(visit: Visit, ref: AdapterRef, status: Any, traffic: Any) -> dict[str, Any]:
     """All versions of that name, the newest first, and the place of the default among them."""
-    registry = visit.console.insight.registry
+    registry = visit.console.context.registry
     same = same_name(registry, ref.name)
     messages = [adapter_message(info, registry.etag(info.ref)) for info in same][-MOST_VERSIONS:]
     messages.reverse()

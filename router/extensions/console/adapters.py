@@ -38,11 +38,11 @@ async def live(visit: Visit) -> dict[str, Any]:
         task=query.get("task", ""),
     )
     answer = await visit.ask(LIST, request)
-    status, traffic = visit.console.insight.engine.status(), traffic_of(visit)
+    status, traffic = visit.console.context.engine.status(), traffic_of(visit)
     return {
         "rows": [row(visit, adapter, status, traffic) for adapter in answer.adapters],
         "next_page": answer.next_page_token,
-        "count": visit.console.insight.registry.count() if visit.client.adapters.everything else None,
+        "count": visit.console.context.registry.count() if visit.client.adapters.everything else None,
         "domain": query.get("domain", ""),
         "task": query.get("task", ""),
         "page": query.get("page", ""),
@@ -63,7 +63,7 @@ def row(
         "tier": tier_of(adapter.digest, status),
         "share": traffic.get((ref.name, ref.version)),
         "last_used": adapter.last_used.ToDatetime(UTC).timestamp() if adapter.HasField("last_used") else None,
-        "measured": visit.console.insight.registry.measured(ref),
+        "measured": visit.console.context.registry.measured(ref),
     }
 
 

@@ -61,11 +61,11 @@ def curve_of(of: CalibrationState) -> Curve | None:
     return Curve(tuple(found), rows, strange, present)
 
 
-def _candidate(said: Mapping[str, Any]) -> Candidate:
+def _candidate(value: Mapping[str, Any]) -> Candidate:
     """Raises KeyError, TypeError, ValueError for what is none."""
-    counts = {name: int(said[name]) for name in ("routed", "errors", "strange_routed")}
+    counts = {name: int(value[name]) for name in ("routed", "errors", "strange_routed")}
     shares = {
-        name: float(said[name]) for name in ("threshold", "novelty_limit", "error_bound", "strange_bound")
+        name: float(value[name]) for name in ("threshold", "novelty_limit", "error_bound", "strange_bound")
     }
     if min(counts.values()) < 0 or not all(0 <= share <= 1 for share in shares.values()):
         raise ValueError("out of range")
@@ -87,8 +87,8 @@ class HeldOut:
 
 def held_out(of: CalibrationState) -> HeldOut:
     """As far as the file tells."""
-    said = of.report.get("held_out")
-    there: Mapping[str, Any] = said if isinstance(said, Mapping) else {}
+    value = of.report.get("held_out")
+    there: Mapping[str, Any] = value if isinstance(value, Mapping) else {}
     return HeldOut(
         _share(there.get("accuracy")),
         _share(there.get("coverage")),
@@ -99,12 +99,12 @@ def held_out(of: CalibrationState) -> HeldOut:
     )
 
 
-def _share(said: Any) -> float | None:
-    number = isinstance(said, int | float) and not isinstance(said, bool)
-    return float(said) if number and 0 <= said <= 1 else None
+def _share(value: Any) -> float | None:
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return float(value) if number and 0 <= value <= 1 else None
 
 
-def _counts(said: Any) -> Mapping[str, int]:
-    if not isinstance(said, Mapping):
+def _counts(value: Any) -> Mapping[str, int]:
+    if not isinstance(value, Mapping):
         return {}
-    return {str(name): count for name, count in said.items() if isinstance(count, int) and count >= 0}
+    return {str(name): count for name, count in value.items() if isinstance(count, int) and count >= 0}

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 from router.types import AdapterEvent, AdapterEventKind, AdapterInfo, AdapterRef, AdapterState
 
 if TYPE_CHECKING:
-    from router.extensions.console.insight import Insight
+    from router.extensions.console.context import ConsoleContext
 
 MOST = 1000
 Seen = tuple[AdapterState, bool, bool]
@@ -30,8 +30,8 @@ class Change:
 class Events:
     """Follows the registry; lives on the event loop."""
 
-    def __init__(self, insight: Insight) -> None:
-        self._insight = insight
+    def __init__(self, context: ConsoleContext) -> None:
+        self._context = context
         self._changes: deque[Change] = deque(maxlen=MOST)
         self._seen: dict[AdapterRef, Seen] = {}
 
@@ -41,10 +41,10 @@ class Events:
 
     async def follow(self) -> None:
         """For ever, once there is something to follow."""
-        await self._insight.ready.wait()
-        for info in self._insight.registry.listed():
+        await self._context.ready.wait()
+        for info in self._context.registry.listed():
             self._seen[info.ref] = seen(info)
-        async with aclosing(cast(Any, self._insight.registry.watch())) as events:
+        async with aclosing(cast(Any, self._context.registry.watch())) as events:
             async for event in events:
                 self.note(event)
 

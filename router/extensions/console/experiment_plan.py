@@ -40,10 +40,10 @@ def values(
     answer: pb.PlanExperimentResponse | None = None,
 ) -> dict[str, Any]:
     """What the form shows: all that was typed, what is wrong with it, and how long it takes."""
-    registry, visible = visit.console.insight.registry, visit.client.adapters
+    registry, visible = visit.console.context.registry, visit.client.adapters
     return {
         "title": PAGE.title,
-        "absent": visit.console.insight.no_experiments,
+        "absent": visit.console.context.no_experiments,
         "typed": typed,
         "errors": errors or {},
         "answer": answer,

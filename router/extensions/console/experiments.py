@@ -52,7 +52,7 @@ CHECKS: Mapping[str, str] = {
 
 async def show(visit: Visit) -> dict[str, Any]:
     """The list."""
-    if absent := visit.console.insight.no_experiments:
+    if absent := visit.console.context.no_experiments:
         return {"absent": absent, "rows": [], "next_page": "", "why_not": ""}
     request = pb.ListExperimentsRequest(page_size=PAGE_SIZE, page_token=visit.query.get("page", ""))
     answer = await visit.ask(LIST, request)
@@ -145,7 +145,7 @@ def digest_of(visit: Visit, adapter: str) -> str:
     if not version:
         return ""
     try:
-        return visit.console.insight.registry.get(name, version, visit.client.adapters).digest
+        return visit.console.context.registry.get(name, version, visit.client.adapters).digest
     except NotFound:
         return ""
 

@@ -15,7 +15,7 @@ from prometheus_client import Histogram, ProcessCollector
 
 if TYPE_CHECKING:
     from router.engine.base import EngineStatus
-    from router.extensions.console.insight import Insight
+    from router.extensions.console.context import ConsoleContext
 
 log = logging.getLogger(__name__)
 EVERY = 5.0  # seconds between two samples
@@ -69,8 +69,8 @@ class Sample:
 class History:
     """The samples of the last quarter of an hour. Lives on the event loop; reads the counters in a thread."""
 
-    def __init__(self, insight: Insight) -> None:
-        self._insight = insight
+    def __init__(self, context: ConsoleContext) -> None:
+        self._context = context
         self._process = ProcessCollector(registry=None)
         self.samples: deque[Sample] = deque(maxlen=round(KEPT / EVERY) + 1)
 
@@ -86,7 +86,7 @@ class History:
 
     async def look(self) -> None:
         """Take one sample."""
-        status = self._insight.engine.status()
+        status = self._context.engine.status()
         self.samples.append(await asyncio.to_thread(self._sample, status))
 
     def over(self, seconds: float) -> tuple[Sample, Sample] | None:
@@ -103,7 +103,7 @@ class History:
         return {name: [one[name] for one in rows] for name in COLUMNS}
 
     def _sample(self, status: EngineStatus) -> Sample:
-        metrics = self._insight.metrics
+        metrics = self._context.metrics
         by_version = counts_of(metrics)
         memory = [s.value for m in self._process.collect() for s in m.samples if "resident" in s.name]
         used = 1 - status.cache_blocks_free / status.cache_blocks if status.cache_blocks else 0.0

@@ -24,11 +24,11 @@ MOST_ROWS = 50
 
 async def show(visit: Visit) -> dict[str, Any]:
     """The page."""
-    insight = visit.console.insight
-    loading = insight.health.phase is Phase.LOADING
+    context = visit.console.context
+    loading = context.health.phase is Phase.LOADING
     return {
         **await live(visit),
-        "base": None if loading else insight.engine.info,
+        "base": None if loading else context.engine.info,
         "version": __version__,
         "settings": visit.console.settings,
     }
@@ -36,17 +36,17 @@ async def show(visit: Visit) -> dict[str, Any]:
 
 async def live(visit: Visit) -> dict[str, Any]:
     """What changes while one looks."""
-    console, insight = visit.console, visit.console.insight
-    history, status, routing = console.history, insight.engine.status(), insight.routing()
+    console, context = visit.console, visit.console.context
+    history, status, routing = console.history, context.engine.status(), context.routing()
     classifiers = sorted(routing.classifiers, key=lambda one: (one.state == "off", one.priority, one.name))
     # What does not fit or failed may name adapters, which are not for everybody; nor is what others ask.
     everything = visit.client.adapters.everything
     whole = everything or routing.calibration in ("", "fitted")
     return {
-        "phase": insight.health.phase.name.lower(),
-        "reasons": insight.health.reasons,
-        "degraded": insight.health.degraded,
-        "uptime": time.time() - insight.started,
+        "phase": context.health.phase.name.lower(),
+        "reasons": context.health.reasons,
+        "degraded": context.health.degraded,
+        "uptime": time.time() - context.started,
         "everything": everything,
         "status": status,
         "last": history.samples[-1] if history.samples else None,

@@ -41,15 +41,15 @@ WHY: Mapping[int, tuple[str, str]] = {
 
 async def show(visit: Visit) -> dict[str, Any]:
     """The form; the page's script does the rest."""
-    insight, client = visit.console.insight, visit.client
-    loading = insight.health.phase is Phase.LOADING
-    corrections = "" if insight.corrections is not None else CORRECTIONS_OFF
+    context, client = visit.console.context, visit.client
+    loading = context.health.phase is Phase.LOADING
+    corrections = "" if context.corrections is not None else CORRECTIONS_OFF
     return {
-        "models": offered(insight.registry, client.adapters, AUTO, BASE),
-        "names": offered(insight.registry, client.adapters, BASE, versions=False),
-        "base": "" if loading else insight.engine.info.name,
+        "models": offered(context.registry, client.adapters, AUTO, BASE),
+        "names": offered(context.registry, client.adapters, BASE, versions=False),
+        "base": "" if loading else context.engine.info.name,
         "no_corrections": corrections or visit.why_not(CORRECTION),
-        "no_outcomes": insight.no_experiments or visit.why_not(OUTCOME),
+        "no_outcomes": context.no_experiments or visit.why_not(OUTCOME),
         "values": visit.query,
     }
 

@@ -1,4 +1,4 @@
-"""A report card (report.json) as its page shows it. Whoever made the file may have put anything into it."""
+"""A report card (report.json) as its page shows it. The author of the file may have put anything into it."""
 
 from __future__ import annotations
 

@@ -39,15 +39,15 @@ HIDDEN = "It does not fit what is served now; what differs names adapters that y
 async def show(visit: Visit) -> dict[str, Any]:
     """The page."""
     console, visible = visit.console, visit.client.adapters
-    state = console.insight.routing()
+    state = console.context.routing()
     fitted = state.fitted
     curve = curve_of(fitted) if fitted is not None else None
     return {
         "state": state,
-        "reasons": by_reason(console.insight.metrics),
+        "reasons": by_reason(console.context.metrics),
         "shares": list(shares_seen(state.shares, visible))[:MOST_SHARES],
         "proven": any(share.proven is not None for share in state.shares),
-        "classifiers": classifier_rows(state.classifiers, console.insight.metrics),
+        "classifiers": classifier_rows(state.classifiers, console.context.metrics),
         "fitted": fitted,
         "made": when(fitted.created) if fitted is not None else None,
         "adapters": [name for name in fitted.adapters if name in visible] if fitted is not None else [],
@@ -133,7 +133,7 @@ def when(created: str) -> float | None:
 
 async def corrections(visit: Visit) -> dict[str, Any]:
     """The latest ones, and who is taken for whom."""
-    kept = visit.console.insight.corrections
+    kept = visit.console.context.corrections
     found: Sequence[Correction] = ()
     damaged = 0
     if kept is not None:

@@ -29,7 +29,7 @@ from router.server.policy import ROWS, Policy
 
 if TYPE_CHECKING:
     from router.config import Settings
-    from router.extensions.console.insight import Insight
+    from router.extensions.console.context import ConsoleContext
     from router.server.inference import InferenceService
     from router.server.interceptors import Interceptors
 
@@ -159,19 +159,19 @@ class Console:
         endpoints: Mapping[str, Endpoint],
         inference: InferenceService,
         settings: Settings,
-        insight: Insight,
+        context: ConsoleContext,
         address: str,
         entries: Sequence[Entry],
     ) -> None:
         self.interceptors, self.endpoints, self.inference = interceptors, endpoints, inference
-        self.settings, self.insight = settings, insight
+        self.settings, self.context = settings, context
         tls = settings.tls_cert is not None
         self.guard = Guard(Hosts(address, tls, settings.console_hosts))
         # Cookies know no ports: servers side by side on one machine would take each other's.
         self.cookie = f"lora_router_{address.rpartition(':')[2]}"
         self._nav = [entry for entry in entries if isinstance(entry, Page) and entry.nav]
         self._renderer = Renderer(ROOT)
-        self.history, self.events, self.sessions = History(insight), Events(insight), Sessions()
+        self.history, self.events, self.sessions = History(context), Events(context), Sessions()
 
     def page(self, visit: Visit, page: Page, values: Values) -> Answer:
         """The page, or the fragment of one."""
@@ -184,7 +184,7 @@ class Console:
         if call.fragment:
             return self._renderer.render("notice.html", values)
         template = "sign_in.html" if status == 401 else "refusal.html"
-        # Whoever came for the first time has done nothing wrong.
+        # Anyone who came for the first time has done nothing wrong.
         values |= {"title": "Sign in" if status == 401 else message, "missing": reason == "TOKEN_MISSING"}
         values |= {"nav": [] if status == 401 else self._shown_nav(""), "csrf": self.guard.secret("")}
         return self._render(call, template, values)

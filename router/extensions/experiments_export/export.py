@@ -27,7 +27,7 @@ from router.errors import ConfigError, ExperimentNotFound, FailedPrecondition, R
 from router.experiments.assignment import unit_hash
 from router.experiments.store import tables
 from router.experiments.store.sql_store import SqlStore
-from router.experiments.store.views import VIEWS, Holds
+from router.experiments.store.views import VIEWS, ColumnType
 from router.experiments.values_in import Findings, pyarrow, read_rows, shown, text_of
 
 ALL = "all"
@@ -38,7 +38,7 @@ PATIENCE = (  # of PostgreSQL with one transaction that only reads
     "SET LOCAL statement_timeout = 0",
     "SET LOCAL idle_in_transaction_session_timeout = '10min'",
 )
-Columns: TypeAlias = Sequence[tuple[str, Holds]]
+Columns: TypeAlias = Sequence[tuple[str, ColumnType]]
 Batches: TypeAlias = Iterable[Sequence[Sequence[Any]]]
 Progress: TypeAlias = Callable[[str, int], None]
 
@@ -92,7 +92,7 @@ def hash_file(source: Path, target: Path, column: str = "unit", *, overwrite: bo
     Raises what `export` raises, and BadFile naming the rows without a unit.
     """
     _ready(target, overwrite)
-    columns = [("unit", Holds.TEXT), ("unit_hash", Holds.TEXT)]
+    columns = [("unit", ColumnType.TEXT), ("unit_hash", ColumnType.TEXT)]
     with _Files(overwrite) as files:
         count = _Counting(_hashed(source, column), "units", None)
         size = files.write(target, _encoded(target, columns, {"what": "unit hashes"}, count))
@@ -308,20 +308,20 @@ def _parquet(columns: Columns, about: Mapping[str, str], batches: Batches) -> It
     yield _taken(sink)
 
 
-def _arrow_types(arrow: Any) -> dict[Holds, Any]:
+def _arrow_types(arrow: Any) -> dict[ColumnType, Any]:
     return {
-        Holds.TEXT: arrow.string(),
-        Holds.INTEGER: arrow.int64(),
-        Holds.NUMBER: arrow.float64(),
-        Holds.FLAG: arrow.bool_(),
-        Holds.TIME: arrow.timestamp("us", "UTC"),
+        ColumnType.TEXT: arrow.string(),
+        ColumnType.INTEGER: arrow.int64(),
+        ColumnType.NUMBER: arrow.float64(),
+        ColumnType.FLAG: arrow.bool_(),
+        ColumnType.TIME: arrow.timestamp("us", "UTC"),
     }
 
 
-def _arrow_cells(holds: Holds, cells: Sequence[Any]) -> Sequence[Any]:
-    if holds is Holds.TIME:
+def _arrow_cells(holds: ColumnType, cells: Sequence[Any]) -> Sequence[Any]:
+    if holds is ColumnType.TIME:
         return [_ticks(cell) for cell in cells]
-    return [bool(cell) for cell in cells] if holds is Holds.FLAG else cells
+    return [bool(cell) for cell in cells] if holds is ColumnType.FLAG else cells
 
 
 def _taken(sink: io.BytesIO) -> bytes:
@@ -357,9 +357,9 @@ def _plain(
     """Rows with times as ISO 8601 and flags as these."""
     found: list[Sequence[Any]] = list(zip(*batch, strict=True))
     for i, (_, holds) in enumerate(columns):
-        if holds is Holds.TIME:
+        if holds is ColumnType.TIME:
             found[i] = [_iso(cell) for cell in found[i]]
-        elif holds is Holds.FLAG:
+        elif holds is ColumnType.FLAG:
             found[i] = [flags[bool(cell)] for cell in found[i]]
     return zip(*found, strict=True)
 

@@ -85,7 +85,7 @@ def due_notices(report: Report) -> tuple[Notice, ...]:
 
 
 def notice_entry(notice: Notice, claim: str = "") -> AuditEntry:
-    """What remembers that it was told; `claim` is of whoever tells it."""
+    """What remembers that it was told; `claim` is of the server that sends it."""
     detail = {"phase": notice.phase, "event": str(notice.event), "arm": notice.arm, "started": notice.started}
     return AuditEntry(notice.experiment, notice.time, RULE, NOTICE, notice.text, {**detail, "claim": claim})
 

@@ -17,7 +17,7 @@ from router.experiments.live.runtime import Experiments, leave_tasks
 from router.experiments.model import BASE, Disagreement
 from router.experiments.modes import ExperimentMode
 from router.ports import End, RequestRouter, Served, Watcher
-from router.types import Decision, Heard, Request
+from router.types import Decision, Request, VotesByClassifier
 
 log = logging.getLogger(__name__)
 MOST_PENDING = 4096  # decisions whose answers have not begun
@@ -27,7 +27,7 @@ MOST_PENDING = 4096  # decisions whose answers have not begun
 class _Pending:
     assignment: Assignment
     decision: Decision
-    heard: Heard = field(default_factory=dict)
+    heard: VotesByClassifier = field(default_factory=dict)
 
 
 class Routers(ExperimentMode):
@@ -51,7 +51,7 @@ class Routers(ExperimentMode):
         assignment = live.admitted(live.assigner.router(request, time.time()), counted)
         if assignment is None:
             return await router.route(request), None
-        heard: Heard = {}
+        heard: VotesByClassifier = {}
         decision = await self._router.decide(request, assignment.arm.router, heard)
         if counted:
             self._pending[request.request_id] = _Pending(assignment, decision, heard)

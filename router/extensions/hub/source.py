@@ -79,14 +79,14 @@ class Hub:
         """See Source."""
         path = f"/api/models/{self._repo}/revision/{quote(self._revision, safe='')}?blobs=true"
         with self._get(path, {}) as answer:
-            said = _object(_whole(answer))
-        commit = said.get("sha")
+            document = _object(_whole(answer))
+        commit = document.get("sha")
         if not isinstance(commit, str) or not COMMIT.fullmatch(commit):
             raise _strange("names no commit")
         if COMMIT.fullmatch(self._revision) and commit != self._revision:
             raise _strange("answers with another commit than the one that was asked for")
         self._commit = commit
-        files = said.get("siblings")
+        files = document.get("siblings")
         if not isinstance(files, list):
             raise _strange("lists no files")
         return Listing(tuple(self._inside(map(_file, files))), commit=commit)
@@ -179,15 +179,15 @@ def _endpoint() -> str:
 
     if is_offline_mode():
         raise FailedPrecondition("HF_HUB_OFFLINE is set, so no hub is asked: unset it, or add a folder")
-    said = (os.environ.get("HF_ENDPOINT") or constants.ENDPOINT).rstrip("/")
+    endpoint = (os.environ.get("HF_ENDPOINT") or constants.ENDPOINT).rstrip("/")
     try:
-        parts = urlsplit(said)
+        parts = urlsplit(endpoint)
         ok = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.username is None
     except ValueError:
         ok = False
     if not ok:
-        raise ConfigError(f"HF_ENDPOINT {show(said)} is no address such as https://huggingface.co")
-    return said
+        raise ConfigError(f"HF_ENDPOINT {show(endpoint)} is no address such as https://huggingface.co")
+    return endpoint
 
 
 def _token() -> str:
@@ -247,19 +247,23 @@ def _whole(answer: httpx2.Response) -> bytes:
 
 def _object(data: bytes) -> dict[str, Any]:
     try:
-        said = json.loads(data)
+        document = json.loads(data)
     except (ValueError, RecursionError):
-        said = None
-    if not isinstance(said, dict):
+        document = None
+    if not isinstance(document, dict):
         raise _strange("lists files by what is no JSON object")
-    return said
+    return document
 
 
-def _file(said: Any) -> RemoteFile:
+def _file(entry: Any) -> RemoteFile:
     """One file of the list, with the best checksum that the hub gives."""
-    said = said if isinstance(said, dict) else {}
-    lfs = said.get("lfs") if isinstance(said.get("lfs"), dict) else {}
-    name, size, blob = said.get("rfilename"), lfs.get("size", said.get("size")), said.get("blobId")
+    entry = entry if isinstance(entry, dict) else {}
+    lfs = entry.get("lfs") if isinstance(entry.get("lfs"), dict) else {}
+    name, size, blob = (
+        entry.get("rfilename"),
+        lfs.get("size", entry.get("size")),
+        entry.get("blobId"),
+    )
     if not isinstance(name, str):
         raise _strange("lists a file without a name")
     if type(size) is not int or not 0 <= size <= MOST_SIZE:
@@ -294,10 +298,10 @@ def _other_size(file: RemoteFile, size: int) -> DataLoss:
 
 def _after(headers: Mapping[str, str]) -> float | None:
     """How long a busy hub asks to wait: Retry-After, in seconds or as a date, or when its rate limit ends."""
-    said = headers.get("retry-after", "").strip()
-    if said.isascii() and said.isdigit() and len(said) < 10:
-        return float(said)
-    if said and (date := email.utils.parsedate_tz(said)) is not None:
+    retry_after = headers.get("retry-after", "").strip()
+    if retry_after.isascii() and retry_after.isdigit() and len(retry_after) < 10:
+        return float(retry_after)
+    if retry_after and (date := email.utils.parsedate_tz(retry_after)) is not None:
         return max(0.0, email.utils.mktime_tz(date) - time.time())
     used_up = USED_UP.search(headers.get("ratelimit", ""))
     return float(used_up[1]) if used_up is not None else None

@@ -102,13 +102,13 @@ class OpenInference(GRPCInferenceServiceServicer):
 
     async def ModelInfer(self, request: oip.ModelInferRequest, call: Call) -> oip.ModelInferResponse:
         """The whole answer in one message."""
-        asked = tensors.asked_of(request)
-        if isinstance(asked.message, pb.StreamGenerateRequest):
+        parsed = tensors.parse_request(request)
+        if isinstance(parsed.message, pb.StreamGenerateRequest):
             text = "is for ModelStreamInfer: this method answers in one message"
             raise InvalidRequest([FieldViolation(tensors.STREAM, text)])
         with in_their_words():
-            answer = await self._inference.Generate(asked.message, call)
-        return tensors.whole_message(asked, answer)
+            answer = await self._inference.Generate(parsed.message, call)
+        return tensors.whole_message(parsed, answer)
 
     async def ModelStreamInfer(self, requests: Any, call: Call) -> None:
         """A call for each request, side by side; once a drain has begun no more are read."""
@@ -158,13 +158,13 @@ class OpenInference(GRPCInferenceServiceServicer):
 
     async def _answer(self, request: oip.ModelInferRequest, call: Call) -> None:
         """One request of a stream."""
-        asked = tensors.asked_of(request)
+        parsed = tensors.parse_request(request)
         with in_their_words():
-            if isinstance(asked.message, pb.StreamGenerateRequest):
-                await self._inference.stream(asked.message, call, Parts(call, asked).write)
+            if isinstance(parsed.message, pb.StreamGenerateRequest):
+                await self._inference.stream(parsed.message, call, Parts(call, parsed).write)
                 return
-            answer = await self._inference.Generate(asked.message, call)
-        message = tensors.whole_message(asked, answer)
+            answer = await self._inference.Generate(parsed.message, call)
+        message = tensors.whole_message(parsed, answer)
         tensors.tell(message, tensors.IS_LAST, True)
         await call.write(message)
 
@@ -238,8 +238,8 @@ class CarriedCall(Call):
 class Parts:
     """Writes events as parts of an answer."""
 
-    def __init__(self, call: Call, asked: tensors.Asked) -> None:
-        self._call, self._asked = call, asked
+    def __init__(self, call: Call, parsed: tensors.ParsedRequest) -> None:
+        self._call, self._parsed = call, parsed
         self._started = pb.Started()
 
     async def write(self, event: pb.StreamGenerateResponse) -> None:
@@ -248,8 +248,8 @@ class Parts:
             self._started = event.started
             return
         last = event.HasField("finished")
-        text = event.delta.text if not last else None if self._asked.empty_last else ""
-        message = tensors.text_message(self._asked, text)
+        text = event.delta.text if not last else None if self._parsed.empty_last else ""
+        message = tensors.text_message(self._parsed, text)
         tensors.tell_decision(message, self._started.response_id, self._started.decision)
         if last:
             tensors.tell_end(message, event.finished.reason, event.finished.usage)

@@ -37,7 +37,7 @@ SHOWN = 64  # characters of a name that nobody knows
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class ParsedRequest:
     """What a request says. `empty_last`: a stream ends with a message that has no outputs."""
 
     request: oip.ModelInferRequest
@@ -50,7 +50,7 @@ class Asked:
         return isinstance(self.message, pb.StreamGenerateRequest)
 
 
-def asked_of(request: oip.ModelInferRequest) -> Asked:
+def parse_request(request: oip.ModelInferRequest) -> ParsedRequest:
     """Read it. Raises InvalidRequest naming every bad field."""
     found = Findings()
     adapter = adapter_of(request.model_name, request.model_version, found)
@@ -71,7 +71,7 @@ def asked_of(request: oip.ModelInferRequest) -> Asked:
         if not _put(message, name, value):
             found.add(f"parameters[{name[:SHOWN]}]", "is not known here, or not such a value")
     found.check()
-    return Asked(request, message, empty_last)
+    return ParsedRequest(request, message, empty_last)
 
 
 def adapter_of(name: str, version: str, found: Findings) -> str:
@@ -215,9 +215,9 @@ def _stops(value: Any) -> list[str]:
 # -- What leaves
 
 
-def text_message(asked: Asked, text: str | None) -> oip.ModelInferResponse:
+def text_message(parsed: ParsedRequest, text: str | None) -> oip.ModelInferResponse:
     """An answer or a part of one; None for a part without outputs. It is raw where the request was."""
-    request = asked.request
+    request = parsed.request
     message = oip.ModelInferResponse(model_name=request.model_name, id=request.id)
     if text is not None:
         output = message.outputs.add(name=OUTPUT, datatype="BYTES", shape=[1])
@@ -229,9 +229,9 @@ def text_message(asked: Asked, text: str | None) -> oip.ModelInferResponse:
     return message
 
 
-def whole_message(asked: Asked, answer: pb.GenerateResponse) -> oip.ModelInferResponse:
+def whole_message(parsed: ParsedRequest, answer: pb.GenerateResponse) -> oip.ModelInferResponse:
     """The answer in one piece."""
-    message = text_message(asked, answer.text)
+    message = text_message(parsed, answer.text)
     tell_decision(message, answer.response_id, answer.decision)
     tell_end(message, answer.finish_reason, answer.usage)
     return message

@@ -38,7 +38,7 @@ class Mirrors:
             return cls()
         from router.sources.mirror.cache import Cache
         from router.sources.mirror.mirror import Mirror
-        from router.sources.said import ANY
+        from router.sources.specifier import ANY
 
         def store(url: str) -> Folders:
             scheme = url.partition("://")[0]

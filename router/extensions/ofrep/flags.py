@@ -37,8 +37,8 @@ def routes(experiments: ServedExperiments | None, absent: str = "") -> Sequence[
     """All flags, and the flag that the path names. `absent` says why there are no experiments."""
     flags = Flags(experiments, absent)
     return (
-        Route("POST", FLAGS, flags.all, parsed, call=FlagCall),
-        Route("POST", FLAGS + "/{key}", flags.one, parsed, call=FlagCall),
+        Route("POST", FLAGS, flags.all, parse_context, call=FlagCall),
+        Route("POST", FLAGS + "/{key}", flags.one, parse_context, call=FlagCall),
     )
 
 
@@ -58,38 +58,38 @@ class Flags:
         """`absent` says why there are no experiments."""
         self._experiments, self._absent = experiments, absent
 
-    async def one(self, asked: Asked, call: HttpCall) -> Mapping[str, Any]:
+    async def one(self, evaluation: EvaluationContext, call: HttpCall) -> Mapping[str, Any]:
         """The flag of the path."""
         key = call.path_parameter("key")
-        place = next((place for place in self._places(asked, call) if place.experiment == key), None)
+        place = next((place for place in self._places(evaluation, call) if place.experiment == key), None)
         if place is None:
             raise ExperimentNotFound(key)
         if place.outside == UNIT_MISSING:
             raise missing(place.label)
         return flag_json(place)
 
-    async def all(self, asked: Asked, call: HttpCall) -> Mapping[str, Any]:
+    async def all(self, evaluation: EvaluationContext, call: HttpCall) -> Mapping[str, Any]:
         """Every flag that the client sees."""
-        if not asked.unit:
+        if not evaluation.unit:
             raise missing()
-        return {"flags": [flag_json(place) for place in self._places(asked, call)]}
+        return {"flags": [flag_json(place) for place in self._places(evaluation, call)]}
 
-    def _places(self, asked: Asked, call: HttpCall) -> Sequence[Place]:
+    def _places(self, evaluation: EvaluationContext, call: HttpCall) -> Sequence[Place]:
         if self._experiments is None:
             raise FailedPrecondition(self._absent)
         client = call.client
-        return self._experiments.places(request_of(asked, client.adapters, client.experiments))
+        return self._experiments.places(request_of(evaluation, client.adapters, client.experiments))
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class EvaluationContext:
     """A context: who is asked for, and what else is known of them, as labels of a request say it."""
 
     unit: str
     labels: Mapping[str, str]
 
 
-def parsed(body: bytes) -> Asked:
+def parse_context(body: bytes) -> EvaluationContext:
     """Of bytes. Raises InvalidRequest."""
     try:
         said = json.loads(body or b"{}")
@@ -104,7 +104,9 @@ def parsed(body: bytes) -> Asked:
     if not isinstance(unit, str) or len(unit.encode("utf-8", "surrogatepass")) > MAX_UNIT_BYTES:
         text = f"targetingKey must be a text of at most {MAX_UNIT_BYTES} bytes"
         raise InvalidRequest([FieldViolation("context", text)])
-    return Asked(unit, {name: text for name, value in context.items() if (text := label_of(value))})
+    return EvaluationContext(
+        unit, {name: text for name, value in context.items() if (text := label_of(value))}
+    )
 
 
 def label_of(value: Any) -> str:
@@ -115,10 +117,10 @@ def label_of(value: Any) -> str:
     return text if len(text.encode("utf-8", "surrogatepass")) <= MAX_LABEL_BYTES else ""
 
 
-def request_of(asked: Asked, adapters: Visible, experiments: Visible) -> Request:
+def request_of(evaluation: EvaluationContext, adapters: Visible, experiments: Visible) -> Request:
     """A request of that unit."""
-    hints = RoutingHints(unit=asked.unit)
-    return Request("", routing=hints, labels=asked.labels, visible=adapters, experiments=experiments)
+    hints = RoutingHints(unit=evaluation.unit)
+    return Request("", routing=hints, labels=evaluation.labels, visible=adapters, experiments=experiments)
 
 
 def missing(label: str = "") -> InvalidRequest:

@@ -149,10 +149,10 @@ async def _downloaded(issuer: Issuer) -> bytes:
 async def _place(issuer: Issuer) -> str:
     """Where the issuer says that its keys are."""
     url = issuer.url.rstrip("/") + CONFIGURATION
-    said = _object(await _body(url), url)
-    if said.get("issuer") != issuer.url:
-        raise Unusable(f"{url} is of another issuer: {said.get('issuer')!r}")
-    place = said.get("jwks_uri")
+    document = _object(await _body(url), url)
+    if document.get("issuer") != issuer.url:
+        raise Unusable(f"{url} is of another issuer: {document.get('issuer')!r}")
+    place = document.get("jwks_uri")
     if not isinstance(place, str) or not is_safe(place):
         raise Unusable(f"{url} has no https URL as jwks_uri")
     return place
@@ -216,15 +216,15 @@ def _keys_of(jwk: Any, algorithms: Sequence[str]) -> Iterator[Key]:
 
 def _checks(jwk: Mapping[str, Any]) -> bool:
     """Whether the issuer means it for checking signatures."""
-    said = jwk.get("key_ops", ["verify"])
-    return jwk.get("use", "sig") == "sig" and isinstance(said, list) and "verify" in said
+    operations = jwk.get("key_ops", ["verify"])
+    return jwk.get("use", "sig") == "sig" and isinstance(operations, list) and "verify" in operations
 
 
 def _object(data: bytes, what: str) -> dict[str, Any]:
     try:
-        said = json.loads(data)
+        document = json.loads(data)
     except (ValueError, RecursionError):
-        said = None
-    if not isinstance(said, dict):
+        document = None
+    if not isinstance(document, dict):
         raise Unusable(f"{what} is no JSON object")
-    return said
+    return document

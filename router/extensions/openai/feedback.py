@@ -37,37 +37,39 @@ class Feedback(messages.Model):
 
 def parsed(body: bytes) -> Feedback:
     """Raises InvalidRequest naming every bad field."""
-    said, found = messages.parsed(Feedback, body), Findings()
-    if said.should_have_been is None:
-        if said.metric is None:
+    feedback, found = messages.parsed(Feedback, body), Findings()
+    if feedback.should_have_been is None:
+        if feedback.metric is None:
             found.add("metric", "must be there, and a value; or should_have_been")
-        elif said.value is None:
+        elif feedback.value is None:
             found.add("value", "must be there: a number, true or false")
-        if said.text is not None:
+        if feedback.text is not None:
             found.add("text", "goes with should_have_been alone")
     else:
         for name in ("metric", "value", "time", "idempotency_key"):
-            if getattr(said, name) is not None:
+            if getattr(feedback, name) is not None:
                 found.add(
                     name, "cannot be told together with should_have_been: send both, one after the other"
                 )
     found.check()
-    return said
+    return feedback
 
 
-def message_of(said: Feedback) -> tuple[str, experiments.RecordOutcomeRequest | pb.RecordCorrectionRequest]:
+def message_of(
+    feedback: Feedback,
+) -> tuple[str, experiments.RecordOutcomeRequest | pb.RecordCorrectionRequest]:
     """The method that takes it in, and its message."""
-    if said.should_have_been is not None:
-        adapter = resource_of(said.should_have_been) or AUTO  # which is nobody, and refused
+    if feedback.should_have_been is not None:
+        adapter = resource_of(feedback.should_have_been) or AUTO  # which is nobody, and refused
         return CORRECTION, pb.RecordCorrectionRequest(
-            response_id=said.response_id, adapter=adapter, text=said.text or ""
+            response_id=feedback.response_id, adapter=adapter, text=feedback.text or ""
         )
     outcome = experiments.Outcome(
-        response_id=said.response_id,
-        metric=said.metric or "",
-        value=float(said.value or 0),
-        time=None if said.time is None else timestamp(said.time),
-        idempotency_key=said.idempotency_key or "",
+        response_id=feedback.response_id,
+        metric=feedback.metric or "",
+        value=float(feedback.value or 0),
+        time=None if feedback.time is None else timestamp(feedback.time),
+        idempotency_key=feedback.idempotency_key or "",
     )
     return OUTCOME, experiments.RecordOutcomeRequest(outcome=outcome)
 
@@ -82,10 +84,10 @@ def timestamp(time: datetime) -> Timestamp:
     return made
 
 
-def answer_json(said: Feedback, kept: Any) -> dict[str, Any]:
+def answer_json(feedback: Feedback, kept: Any) -> dict[str, Any]:
     """What became of it: the names of the proto, in lower case."""
-    body = {"object": "feedback", "response_id": said.response_id}
-    if said.should_have_been is not None:
+    body = {"object": "feedback", "response_id": feedback.response_id}
+    if feedback.should_have_been is not None:
         name = pb.CorrectionKept.Name(kept.kept)
         return body | {"kept": name.removeprefix("CORRECTION_KEPT_").lower()}
     name = experiments.OutcomeStatus.Name(kept.status)

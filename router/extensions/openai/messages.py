@@ -174,7 +174,7 @@ class Completion(Shared):
     best_of: Literal[1] | None = None
 
 
-Asked = ChatCompletion | Completion
+CompletionBody = ChatCompletion | Completion
 Read = TypeVar("Read", bound=Model)
 
 
@@ -203,12 +203,12 @@ def _violation(entry: Any) -> FieldViolation:
 # -- To the messages of InferenceService
 
 
-def generate_message(asked: Asked, unit: str) -> pb.GenerateRequest:
+def generate_message(completion: CompletionBody, unit: str) -> pb.GenerateRequest:
     """The same request; `unit` is who is served where the body does not say it."""
     message = pb.GenerateRequest(
-        input=_input(asked), sampling=_sampling(asked), routing=_routing(asked, unit)
+        input=_input(completion), sampling=_sampling(completion), routing=_routing(completion, unit)
     )
-    message.labels.update(asked.metadata or {})
+    message.labels.update(completion.metadata or {})
     return message
 
 
@@ -219,17 +219,19 @@ def stream_message(message: pb.GenerateRequest) -> pb.StreamGenerateRequest:
     )
 
 
-def _input(asked: Asked) -> pb.Input:
-    if isinstance(asked, Completion):
-        return pb.Input(raw_prompt=asked.prompt if isinstance(asked.prompt, str) else asked.prompt[0])
+def _input(completion: CompletionBody) -> pb.Input:
+    if isinstance(completion, Completion):
+        return pb.Input(
+            raw_prompt=completion.prompt if isinstance(completion.prompt, str) else completion.prompt[0]
+        )
     leading = 0
-    while leading < len(asked.messages) and asked.messages[leading].role in SYSTEM:
+    while leading < len(completion.messages) and completion.messages[leading].role in SYSTEM:
         leading += 1
-    system = "\n\n".join(message.text for message in asked.messages[:leading])
+    system = "\n\n".join(message.text for message in completion.messages[:leading])
     turns = [pb.ChatMessage(role=pb.ROLE_SYSTEM, text=system)] if leading else []
     turns += [
         pb.ChatMessage(role=ROLES.get(message.role, pb.ROLE_SYSTEM), text=message.text)
-        for message in asked.messages[leading:]
+        for message in completion.messages[leading:]
     ]
     return pb.Input(chat=pb.Chat(messages=turns))
 
@@ -237,23 +239,27 @@ def _input(asked: Asked) -> pb.Input:
 DIFFERENT = ("max_tokens", "logprobs")  # in chats and plain completions
 
 
-def _sampling(asked: Asked) -> pb.Sampling:
+def _sampling(completion: CompletionBody) -> pb.Sampling:
     message = pb.Sampling()
-    fields = {name: getattr(asked, name) for name in SAMPLING_RANGES if name not in DIFFERENT}
-    if isinstance(asked, ChatCompletion):
+    fields = {name: getattr(completion, name) for name in SAMPLING_RANGES if name not in DIFFERENT}
+    if isinstance(completion, ChatCompletion):
         fields["max_tokens"] = (
-            asked.max_completion_tokens if asked.max_completion_tokens is not None else asked.max_tokens
+            completion.max_completion_tokens
+            if completion.max_completion_tokens is not None
+            else completion.max_tokens
         )
-        if asked.logprobs:
-            fields["logprobs"] = max(1, asked.top_logprobs or 0)
+        if completion.logprobs:
+            fields["logprobs"] = max(1, completion.top_logprobs or 0)
     else:
-        fields |= {"max_tokens": asked.max_tokens, "logprobs": asked.logprobs}
+        fields |= {"max_tokens": completion.max_tokens, "logprobs": completion.logprobs}
     for name, value in fields.items():
         if value is not None:
             _set(message, name, value)
-    stop = asked.stop if isinstance(asked.stop, list) else [asked.stop] if asked.stop else []
+    stop = (
+        completion.stop if isinstance(completion.stop, list) else [completion.stop] if completion.stop else []
+    )
     message.stop.extend(stop)
-    _constrain(message, asked)
+    _constrain(message, completion)
     return message
 
 
@@ -264,19 +270,19 @@ def _set(message: pb.Sampling, name: str, value: float) -> None:
         raise InvalidRequest([FieldViolation(name, "is out of range")]) from None
 
 
-def _constrain(message: pb.Sampling, asked: Shared) -> None:
-    wanted = [name for name in ("regex", "choice", "grammar") if getattr(asked, name) is not None]
-    form = asked.response_format
+def _constrain(message: pb.Sampling, completion: Shared) -> None:
+    wanted = [name for name in ("regex", "choice", "grammar") if getattr(completion, name) is not None]
+    form = completion.response_format
     if form is not None and form.type != "text":
         wanted.append("response_format")
     if len(wanted) > 1:
         raise InvalidRequest([FieldViolation(wanted[1], f"cannot be asked for together with {wanted[0]}")])
-    if asked.regex is not None:
-        message.regex = asked.regex
-    if asked.grammar is not None:
-        message.grammar = asked.grammar
-    if asked.choice is not None:
-        message.choices.values.extend(asked.choice)
+    if completion.regex is not None:
+        message.regex = completion.regex
+    if completion.grammar is not None:
+        message.grammar = completion.grammar
+    if completion.choice is not None:
+        message.choices.values.extend(completion.choice)
     if form is None:
         return
     if form.type == "text":
@@ -289,13 +295,13 @@ def _constrain(message: pb.Sampling, asked: Shared) -> None:
         message.json_schema = json.dumps(form.json_schema.schema_)
 
 
-def _routing(asked: Shared, unit: str) -> pb.Routing:
-    hints = asked.routing
+def _routing(completion: Shared, unit: str) -> pb.Routing:
+    hints = completion.routing
     message = pb.Routing(
-        adapter=resource_of(asked.model),
+        adapter=resource_of(completion.model),
         domain=hints.domain,
         task=hints.task,
-        unit=hints.unit or asked.user or unit,
+        unit=hints.unit or completion.user or unit,
         explain=hints.explain,
         conversation=hints.conversation,
         continuity=f"CONTINUITY_{(hints.continuity or 'unspecified').upper()}",
@@ -312,12 +318,12 @@ def _routing(asked: Shared, unit: str) -> pb.Routing:
 class Answer:
     """Writes answers to one request."""
 
-    def __init__(self, asked: Asked) -> None:
-        self._chat = isinstance(asked, ChatCompletion)
+    def __init__(self, completion: CompletionBody) -> None:
+        self._chat = isinstance(completion, ChatCompletion)
         self._kind = "chat.completion" if self._chat else "text_completion"
-        self._usage = asked.stream_options is not None and asked.stream_options.include_usage
-        self._logprobs = bool(asked.logprobs)
-        self._top = (asked.top_logprobs or 0) if isinstance(asked, ChatCompletion) else 0
+        self._usage = completion.stream_options is not None and completion.stream_options.include_usage
+        self._logprobs = bool(completion.logprobs)
+        self._top = (completion.top_logprobs or 0) if isinstance(completion, ChatCompletion) else 0
         self._created = int(time.time())
         self._head: dict[str, Any] = {}
 
@@ -418,7 +424,7 @@ def text_logprobs(entries: Sequence[pb.TokenLogprob]) -> dict[str, Any]:
 
 def models_json(adapters: Iterable[AdapterInfo]) -> dict[str, Any]:
     """`auto`, the base, every name with a default version, and every version."""
-    named = [(AUTO, "whoever routing picks"), (BASE, "the base alone")]
+    named = [(AUTO, "the adapter that routing picks"), (BASE, "the base alone")]
     for info in adapters:
         if info.state is not AdapterState.QUARANTINED:
             named += [(info.ref.name, info.description)] if info.default else []

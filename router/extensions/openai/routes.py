@@ -46,7 +46,9 @@ def routes(
     )
 
 
-async def completion(inference: InferenceService, asked: messages.Asked, call: HttpCall) -> Reply | None:
+async def completion(
+    inference: InferenceService, asked: messages.CompletionBody, call: HttpCall
+) -> Reply | None:
     """A chat or plain completion, whole or streamed."""
     message, written = messages.generate_message(asked, call.header(UNIT)), messages.Answer(asked)
     if not asked.stream:

@@ -99,6 +99,6 @@ def _fetch_clients(url: str, path: Path) -> None:
         found = fetch(url, KEY)
     except SharedDown as error:
         raise ConfigError(f"{path}: no such file, and other edges cannot be asked: {error.message}") from None
-    if found is not None:  # else whoever reads it says that it is not there
+    if found is not None:  # else its reader says that it is not there
         write(path, str(found["text"]))
         log.info("the clients file is as the other edges have it: %s", path)

@@ -35,8 +35,8 @@ from router.extensions.vllm.answers import Answer
 from router.extensions.vllm.arguments import slots_of
 from router.extensions.vllm.base import Base, read_base
 from router.extensions.vllm.client import DEAD, Client, Lora
-from router.extensions.vllm.desk import Desk
-from router.extensions.vllm.hearing import check_base_is_alone
+from router.extensions.vllm.dispatcher import Dispatcher
+from router.extensions.vllm.isolation_check import check_base_is_alone
 from router.extensions.vllm.process import Environment, Processes, environment
 from router.extensions.vllm.staging import Staging
 from router.types import Constraint, FinishReason
@@ -157,7 +157,7 @@ class VllmEngine:
         answer = Answer(job, stream, self._base.tokenizer, self._base.ends, lora)
         self._begins()
         live.add(stream)
-        self._loop.call_soon_threadsafe(self._desk.add, answer)
+        self._loop.call_soon_threadsafe(self._dispatcher.add, answer)
         return stream
 
     async def read(self, reading: Reading) -> NDArray[np.float32]:
@@ -169,21 +169,21 @@ class VllmEngine:
         pending = PendingReading(self._end, self._readings.discard)
         self._begins()
         self._readings.add(pending)
-        self._loop.call_soon_threadsafe(self._desk.read, reading, pending)
+        self._loop.call_soon_threadsafe(self._dispatcher.read, reading, pending)
         return await pending.wait()
 
     def status(self) -> EngineStatus:
         """A snapshot. Which adapters are in a slot is known to vLLM alone."""
         if self._info is None:
             return EngineStatus(failed=self._failed)
-        desk, meter, facts = self._desk, self._client.meter, self._client.facts
+        dispatcher, meter, facts = self._dispatcher, self._client.meter, self._client.facts
         digests, total = self._adapters.snapshot()
         return EngineStatus(
-            running=desk.running,
-            waiting=desk.waiting,
-            reading=desk.reading,
-            background=desk.background,
-            background_dropped=desk.dropped,
+            running=dispatcher.running,
+            waiting=dispatcher.waiting,
+            reading=dispatcher.reading,
+            background=dispatcher.background,
+            background_dropped=dispatcher.dropped,
             preemptions=meter.preemptions,
             steps=meter.steps,
             last_progress=self._progress,
@@ -218,7 +218,7 @@ class VllmEngine:
             raise Overloaded("the queue is full", retry_after=1.0)
         return None if held is None else held.lora
 
-    # -- how it does, for whoever watches us
+    # -- how it does, for monitoring
 
     @property
     def _problem(self) -> str:
@@ -240,9 +240,9 @@ class VllmEngine:
             self._busy_since = time.monotonic()
 
     def _end(self, receiver: Receiver) -> None:
-        """Whoever waits has left."""
+        """The waiting caller has left."""
         if not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(self._desk.end, receiver, FinishReason.CANCELLED)
+            self._loop.call_soon_threadsafe(self._dispatcher.end, receiver, FinishReason.CANCELLED)
 
     async def _counted(self, work: Coroutine[Any, Any, int]) -> int:
         """Done on the engine's loop; a load counts as work that has to go on."""
@@ -273,7 +273,7 @@ class VllmEngine:
         try:
             with self._environment, self._processes.beginning():
                 client = self._connect(self._settings, self._base)
-        except BaseException as error:  # handed to whoever waits for the start
+        except BaseException as error:  # handed to the caller that waits for the start
             self._release()
             started.set_exception(error)
             return
@@ -292,7 +292,7 @@ class VllmEngine:
         self._client = client
         self._down: asyncio.Future[None] = self._loop.create_future()
         self._adapters = Adapters(client, Staging(self._processes.folder, base.sites, NAMES[facts.dtype]))
-        self._desk = Desk(client, settings.max_running, settings.slots, self._send)
+        self._dispatcher = Dispatcher(client, settings.max_running, settings.slots, self._send)
         if facts.device == "cpu":
             slots = slots_of(settings, facts.device)
             self._loop.run_until_complete(check_base_is_alone(client, self._adapters, slots))
@@ -340,23 +340,23 @@ class VllmEngine:
             quiet = time.monotonic() - self._progress
             if self._client.dead:
                 self._fail(DEAD)
-            elif self._desk.spoilt:
+            elif self._dispatcher.spoilt:
                 self._fail("vLLM computed numbers that are none, and its cache may hold more of them")
             elif self._busy and quiet > GIVE_UP * stall:
                 self._fail(f"vLLM made no step for {quiet:.1f} s")
             await asyncio.sleep(min(stall / 10, 0.25))
 
     def _fail(self, reason: str) -> None:
-        """It cannot go on: whoever waits is told, and its processes are ended."""
+        """It cannot go on: waiting callers get an error, and its processes are ended."""
         self._failed = reason
         log.error("the engine has failed: %s", reason)
-        self._desk.fail(Unavailable(f"the engine has stopped: {reason}"))
+        self._dispatcher.fail(Unavailable(f"the engine has stopped: {reason}"))
         if not self._down.done():
             self._down.set_result(None)
         self._processes.kill()
 
     def _stop(self) -> None:
-        self._desk.stop()
+        self._dispatcher.stop()
         self._flush()
         if not self._down.done():
             self._down.set_result(None)

@@ -26,7 +26,7 @@ def begun(pid: int) -> str:
 
 
 def children_of(pid: int) -> list[int]:
-    """All processes below one, whoever began them."""
+    """All descendants of a process."""
     parents: dict[int, list[int]] = {}
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit() and (parent := _parent(int(entry.name))):

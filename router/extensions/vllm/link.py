@@ -107,7 +107,7 @@ class _Linked:
     async def abort(self, id: str) -> None:
         """Forget a request."""
         if not self.dead:
-            with suppress(Exception):  # it died in this moment: whoever watches it says so
+            with suppress(Exception):  # it died in this moment: its watcher reports it
                 await self._engine.abort(id)
 
     async def add(self, lora: Lora) -> None:

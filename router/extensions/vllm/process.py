@@ -24,7 +24,7 @@ KEEPER_SECONDS = 1.0
 
 
 class Processes:
-    """Whoever was begun below this process after this was made, and a folder of ours for them."""
+    """The processes that were begun below this one after this was made, and a folder of ours for them."""
 
     def __init__(self) -> None:
         resource_tracker.ensure_running()  # it is everybody's, and lets signals through where it is begun
@@ -50,7 +50,7 @@ class Processes:
 
     @contextmanager
     def beginning(self) -> Iterator[None]:
-        """While processes are begun: whoever is there is known to the keeper a moment later."""
+        """While processes are begun: those that exist are known to the keeper a moment later."""
         thread = threading.Thread(target=self._look_on, name="vllm processes", daemon=True)
         thread.start()
         try:
@@ -65,7 +65,7 @@ class Processes:
         keeper.end(self._begun)
 
     def end_workers(self) -> None:
-        """Ask those that began none of the others to end: whoever waits for them need not."""
+        """Ask those that began none of the others to end: nothing has to wait for them."""
         parents = {pid for pid in self._begun if keeper.children_of(pid)}
         workers = {pid: start for pid, start in self._begun.items() if pid not in parents}
         keeper.end(workers, signal.SIGTERM)

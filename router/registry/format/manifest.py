@@ -213,22 +213,22 @@ def _routing(table: Table) -> RoutingText:
 
 def _generation(table: Table) -> Sampling:
     """Sampling as `[generation]` gives it; bad values become findings and are left out."""
-    said: dict[str, Any] = {}
+    values: dict[str, Any] = {}
     for key, allowed in SAMPLING_RANGES.items():
         if key not in table.values:
             continue
         value = table.values[key]
         number = "a whole number" if allowed.kind is int else "a number"
         if isinstance(value, (int, allowed.kind)) and not isinstance(value, bool) and value in allowed:
-            said[key] = allowed.kind(value)
+            values[key] = allowed.kind(value)
         else:
             table.bad(key, f"must be {number} in {allowed}, is {show(value)}")
-    if said.get("min_tokens", 0) > said.get("max_tokens", SAMPLING_RANGES["max_tokens"].high):
-        table.bad("min_tokens", f"{said['min_tokens']} is more than max_tokens {said['max_tokens']}")
+    if values.get("min_tokens", 0) > values.get("max_tokens", SAMPLING_RANGES["max_tokens"].high):
+        table.bad("min_tokens", f"{values['min_tokens']} is more than max_tokens {values['max_tokens']}")
     if "stop" in table.values:
-        said["stop"] = _stops(table)
-    said["constraint"] = _constraint(table)
-    return Sampling(**said)
+        values["stop"] = _stops(table)
+    values["constraint"] = _constraint(table)
+    return Sampling(**values)
 
 
 def _constraint(table: Table) -> Constraint | None:

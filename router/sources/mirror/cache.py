@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from router.errors import ConfigError
-from router.registry.notes import Notes
+from router.registry.persistent_cache import PersistentCache
 from router.sources.source import HASH_BYTES
 
 MOST_MARKS = 200_000  # two for each file
@@ -30,7 +30,7 @@ class Cache:
     def __init__(self, folder: Path, most_bytes: int) -> None:
         self._folder, self._most = private_folder(folder) / "sha256", most_bytes
         self._lock_file = folder / "lock"
-        self._marks = Notes(folder / "marks", "files are fetched again", MOST_MARKS)
+        self._marks = PersistentCache(folder / "marks", "files are fetched again", MOST_MARKS)
         self._lock = threading.Lock()
         self._grew = True
         self._folder.mkdir(mode=0o700, exist_ok=True)

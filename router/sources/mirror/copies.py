@@ -26,7 +26,7 @@ class Copies:
     def pins(self) -> dict[str, str]:
         """What is here, by place, with the pin that it was brought with; '' for what was not brought.
 
-        What was left half done goes. For whoever is alone here.
+        What was left half done goes. For a caller that is alone here.
         """
         shutil.rmtree(self._aside, ignore_errors=True)
         for folder in (self.root, self._aside):

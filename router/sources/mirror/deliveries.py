@@ -93,7 +93,7 @@ class Deliveries:
                 if self._faults >= MOST_FAULTS or self._stop.is_set():
                     raise GivenBack
                 self._bring(folder)
-            except BaseException as error:  # told to whoever waits
+            except BaseException as error:  # raised at all that wait
                 fault = error
             with self._lock:
                 mine = [key for key in self._coming if key[0] == threading.get_ident()]

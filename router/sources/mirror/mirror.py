@@ -218,7 +218,7 @@ class Mirror:
                 shutil.rmtree(path, ignore_errors=True)
 
     def _follow(self) -> bool:
-        """As whoever has the folder says."""
+        """As the owner of the folder says."""
         try:
             self._status = Status(**json.loads((self._folder / "status.json").read_bytes()))
         except (OSError, ValueError, TypeError):

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from router.registry.format.folder import CONFIG, MANIFEST, WEIGHTS
 from router.sources.mirror.store import RemoteFolder, age
 
-QUIET_SECONDS = 30.0  # nothing changed for so long: whoever uploads is done, or interrupted
+QUIET_SECONDS = 30.0  # nothing changed for so long: the upload is done, or interrupted
 OLD_SECONDS = 600.0  # by the store's dates; more than clocks are off by
 
 

@@ -302,7 +302,7 @@ def test_a_linear_layer_of_other_operations_makes_it_one_by_one(native):
 
 
 def test_many_at_once_from_many_threads(native):
-    """Whoever comes late to a job finds it done, and never one that is gone."""
+    """Anyone who comes late to a job finds it done, and never one that is gone."""
     native.threads = 4
     jobs = [work_of(native, Shape(), [(1, 20 + i)] * 3, 0, [4], torch.float32, seed=i) for i in range(3)]
     stacks = [NativeStack(native._native, job.model) for job in jobs]

@@ -45,7 +45,7 @@ def exposed(
     return Exposure(name, phase, unit, arm, START + at, response, 0.5, **more)
 
 
-def said(
+def outcome(
     response: str, metric: str = "good", value: float = 1.0, at: float = 1.0, key: str = "", came: float = 0.0
 ) -> Outcome:
     """An outcome of a response. `came`: seconds after START, 0: at once."""
@@ -53,7 +53,9 @@ def said(
     return replace(made, received=START + came if came else 0.0)
 
 
-def told(unit: str, metric: str = "good", value: float = 1.0, at: float = 1.0, name: str = "x") -> Outcome:
+def unit_outcome(
+    unit: str, metric: str = "good", value: float = 1.0, at: float = 1.0, name: str = "x"
+) -> Outcome:
     """An outcome of a unit."""
     return Outcome(f"key-{next(_keys)}", metric, value, START + at, experiment=name, unit=unit)
 

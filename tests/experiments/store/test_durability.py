@@ -15,7 +15,7 @@ from router.errors import StoreDown
 from router.experiments.model import Accepted, Aggregate, Kind, MetricSpec
 from router.experiments.store.sql_store import SqlStore
 from tests.experiments.store.conftest import empty
-from tests.experiments.store.helpers import experiment, exposed, row, said
+from tests.experiments.store.helpers import experiment, exposed, outcome, row
 
 pytestmark = pytest.mark.slow
 
@@ -32,7 +32,7 @@ def send(url: str, run: int, pipe: Connection) -> None:
     while True:
         names = [f"{run}-{batch}-{i}" for i in range(EACH)]
         store.expose([exposed(f"u{i}", name, at=1) for i, name in enumerate(names)])
-        found = store.record([said(name, "n", at=2, key=name) for name in names])
+        found = store.record([outcome(name, "n", at=2, key=name) for name in names])
         pipe.send((names, set(found) == {Accepted.COUNTED}))
         batch += 1
 
@@ -71,7 +71,7 @@ def test_nothing_acknowledged_is_lost_or_counted_twice(url, runs):
     for run in range(runs):
         acknowledged += killed(url, run, random.uniform(0, 0.15))
     store = SqlStore(url)
-    again = [said(key, "n", at=2, key=key) for key in acknowledged]
+    again = [outcome(key, "n", at=2, key=key) for key in acknowledged]
     assert set(store.record(again)) == {Accepted.DUPLICATE}
     units, total = row(store, "n")
     written = store.data("x", 1).responses["a"]
@@ -88,7 +88,7 @@ def write(url: str, me: int, keys: int) -> None:
     for i in range(0, keys, 25):
         part = names[i : i + 25]
         store.expose([exposed(f"u{hash(name) % 7}", name, at=1) for name in part])
-        store.record([said(name, "n", at=2, key=name) for name in part])
+        store.record([outcome(name, "n", at=2, key=name) for name in part])
 
 
 def test_two_servers_at_once(url):
@@ -140,11 +140,11 @@ def test_a_server_that_comes_back(server):
     server.stop()
     try:
         with pytest.raises(StoreDown):
-            store.record([said("r", "n")])
+            store.record([outcome("r", "n")])
         with pytest.raises(StoreDown):
             store.data("x", 1)
     finally:
         server.start()
-    assert store.record([said("r", "n")]) == (Accepted.COUNTED,)
+    assert store.record([outcome("r", "n")]) == (Accepted.COUNTED,)
     assert row(store, "n") == (1, 1.0)
     store.close()

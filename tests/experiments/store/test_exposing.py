@@ -15,7 +15,7 @@ from router.experiments.model import (
 )
 from router.experiments.store.exposing import LONGEST
 from router.experiments.store.sql_store import SqlStore
-from tests.experiments.store.helpers import START, act, experiment, exposed, said, with_secondary
+from tests.experiments.store.helpers import START, act, experiment, exposed, outcome, with_secondary
 
 NAMED, OPEN = SegmentSpec("plan", ("free", "paid")), SegmentSpec("country")
 SECONDS = MetricSpec("seconds", Kind.MEAN)
@@ -36,27 +36,27 @@ def test_units_are_summed_up_by_the_label_of_their_first_exposure(store):
     store.create(experiment(segments=(NAMED, OPEN)))
     store.expose([shown("u", plan="free", country="de"), shown("v", plan="paid"), shown("w", plan="team")])
     store.expose([shown("u", at=1, plan="paid", country="fr"), shown("z", "b", plan="free", more="x")])
-    store.record([said(f"r-{unit}-0.0", value=float(unit != "v")) for unit in "uvwz"])
+    store.record([outcome(f"r-{unit}-0.0", value=float(unit != "v")) for unit in "uvwz"])
     assert units(store, "plan") == {"free": (1, 1.0), "paid": (1, 0.0), OTHER_VALUE: (1, 1.0)}
     assert units(store, "country") == {"de": (1, 1.0), NO_VALUE: (2, 1.0)}
     assert units(store, "plan", "b") == {"free": (1, 1.0)}
-    store.record([said("r-v-0.0")])
+    store.record([outcome("r-v-0.0")])
     assert units(store, "plan")["paid"] == (1, 1.0)
 
 
 def test_only_the_primary_metric_is_told_by_segment(store):
     store.create(experiment("x", MetricSpec("good", Kind.PROPORTION), SECONDS, segments=(NAMED,)))
     store.expose([shown("u", plan="free")])
-    store.record([said("r-u-0.0", "seconds", 3.0)])
+    store.record([outcome("r-u-0.0", "seconds", 3.0)])
     assert units(store, "plan") == {}
-    store.record([said("r-u-0.0")])
+    store.record([outcome("r-u-0.0")])
     assert units(store, "plan") == {"free": (1, 1.0)}
 
 
 def test_a_plan_without_segments_has_none(store):
     store.create(experiment())
     store.expose([shown("u", plan="free")])
-    store.record([said("r-u-0.0")])
+    store.record([outcome("r-u-0.0")])
     assert store.data("x", 1).buckets[0].segments == {}
 
 
@@ -65,20 +65,20 @@ def test_the_first_values_are_told_apart(store):
     names = [f"c{i}" for i in range(MAX_SEGMENT_VALUES + 3)]
     for part in (names[:5], [*names[5:], names[0]]):
         store.expose([shown(f"{n}-{len(part)}", country=n) for n in part])
-        store.record([said(f"r-{n}-{len(part)}-0.0") for n in part])
+        store.record([outcome(f"r-{n}-{len(part)}-0.0") for n in part])
     found = units(store, "country")
     assert found.pop(OTHER_VALUE) == (3, 3.0)
     assert found.pop("c0") == (2, 2.0)
     assert set(found) == set(names[1:MAX_SEGMENT_VALUES])
     store.expose([shown("none")])
-    store.record([said("r-none-0.0")])
+    store.record([outcome("r-none-0.0")])
     assert units(store, "country")[NO_VALUE] == (1, 1.0)
 
 
 def test_units_move_with_their_segments_where_the_routers_differ(store):
     store.create(experiment(segments=(NAMED,)))
     store.expose([shown("u", plan="free"), shown("v", plan="free")])
-    store.record([said("r-u-0.0"), said("r-v-0.0")])
+    store.record([outcome("r-u-0.0"), outcome("r-v-0.0")])
     store.disagree([Disagreement("x", 1, "u", "r", START, "base", "adapters/m/versions/1")])
     assert units(store, "plan", triggered=True) == {"free": (1, 1.0)}
     assert units(store, "plan") == {"free": (2, 2.0)}
@@ -94,7 +94,7 @@ def test_two_servers_agree(url):
         store.expose(
             [shown(f"late-{id(store)}", country="one more"), shown(f"old-{id(store)}", country="c1")]
         )
-        store.record([said(f"r-{name}-{id(store)}-0.0") for name in ("late", "old")])
+        store.record([outcome(f"r-{name}-{id(store)}-0.0") for name in ("late", "old")])
     assert units(first, "country") == units(second, "country") == {OTHER_VALUE: (2, 2.0), "c1": (2, 2.0)}
     first.close()
     second.close()
@@ -105,15 +105,15 @@ def test_two_servers_agree(url):
 def test_any_value_is_kept_as_it_is(sql_store, value):
     sql_store.create(experiment(segments=(OPEN,)))
     sql_store.expose([shown("u", country=value)])
-    sql_store.record([said("r-u-0.0")])
+    sql_store.record([outcome("r-u-0.0")])
     assert units(sql_store, "country") == {value: (1, 1.0)}
     sql_store.replace(with_secondary(sql_store.get("x"), SECONDS), act())
     assert units(sql_store, "country") == {value: (1, 1.0)}
 
 
 @pytest.mark.parametrize(("value", "told"), [("x" * (LONGEST + 1), OTHER_VALUE), ("a\0b", "ab")])
-def test_what_no_database_can_have_in_a_key(sql_store, value, told):
+def test_what_no_database_can_have_in_a_key(sql_store, value, unit_outcome):
     sql_store.create(experiment(segments=(OPEN,)))
     sql_store.expose([shown("u", country=value)])
-    sql_store.record([said("r-u-0.0")])
-    assert units(sql_store, "country") == {told: (1, 1.0)}
+    sql_store.record([outcome("r-u-0.0")])
+    assert units(sql_store, "country") == {unit_outcome: (1, 1.0)}

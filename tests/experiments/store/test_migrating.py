@@ -18,7 +18,7 @@ from router.experiments.store.database import parse_url
 from router.experiments.store.migrating import STEPS, VERSION, migrate
 from router.experiments.store.sql_store import SqlStore
 from router.experiments.store.views import VIEWS
-from tests.experiments.store.helpers import act, experiment, exposed, said, with_secondary
+from tests.experiments.store.helpers import act, experiment, exposed, outcome, with_secondary
 
 
 @pytest.fixture
@@ -229,7 +229,7 @@ def test_it_goes_on(store):
     assert totals(store, "cuped")["old/completion_tokens"][0] > 5
     assert totals(store, "cuped")["old/score"] == pytest.approx(SAID["cuped"]["old/score"])
     before = totals(store, "cuped")["old/score"][0]
-    store.record([said("cuped-0-0", "score", 1.0, at=1.7e9 + 9020 - 1e6)])
+    store.record([outcome("cuped-0-0", "score", 1.0, at=1.7e9 + 9020 - 1e6)])
     assert totals(store, "cuped")["old/score"][0] == before
 
 

@@ -8,7 +8,16 @@ from dataclasses import replace
 import pytest
 
 from router.experiments.model import Accepted, Disagreement, Kind, MetricSpec, Pair
-from tests.experiments.store.helpers import START, WINDOW, experiment, exposed, moments, row, said, told
+from tests.experiments.store.helpers import (
+    START,
+    WINDOW,
+    experiment,
+    exposed,
+    moments,
+    outcome,
+    row,
+    unit_outcome,
+)
 
 COUNTED, DUPLICATE, LATE, UNKNOWN = Accepted.COUNTED, Accepted.DUPLICATE, Accepted.LATE, Accepted.UNKNOWN
 
@@ -78,8 +87,8 @@ def test_exposures_of_nothing_are_dropped_with_a_word(running, caplog):
 
 def test_an_outcome_counts_once(running):
     running.expose([exposed("u", "r")])
-    first = said("r", key="k")
-    assert running.record([first, first, said("r", key="other")]) == (COUNTED, DUPLICATE, COUNTED)
+    first = outcome("r", key="k")
+    assert running.record([first, first, outcome("r", key="other")]) == (COUNTED, DUPLICATE, COUNTED)
     assert running.record([first]) == (DUPLICATE,)
     assert row(running) == (1, 1.0)
     assert running.data("x", 1).buckets[0].answered == {"good": 1}
@@ -87,7 +96,7 @@ def test_an_outcome_counts_once(running):
 
 def test_a_unit_without_an_outcome_is_left_out(running):
     running.expose([exposed("u", "r1"), exposed("v", "r2")])
-    running.record([said("r1", value=0.0)])
+    running.record([outcome("r1", value=0.0)])
     assert row(running) == (1, 0.0)
     (bucket,) = running.data("x", 1).buckets
     assert (bucket.exposed, bucket.answered["good"]) == (2, 1)
@@ -95,7 +104,7 @@ def test_a_unit_without_an_outcome_is_left_out(running):
 
 def test_the_window_ends(running):
     running.expose([exposed("u", "r1", at=10)])
-    at_end, after = said("r1", at=10 + WINDOW), said("r1", at=10 + WINDOW + 0.001)
+    at_end, after = outcome("r1", at=10 + WINDOW), outcome("r1", at=10 + WINDOW + 0.001)
     assert running.record([after, at_end, after]) == (LATE, COUNTED, LATE)
     assert running.record([after]) == (LATE,)
     assert row(running) == (1, 1.0)
@@ -105,18 +114,22 @@ def test_what_comes_after_the_grace_is_late_whenever_it_happened(store):
     store.create(experiment(grace=60.0))
     store.expose([exposed("u", "r", at=10), exposed("v", "r2", "b", at=20)])
     end = 10 + WINDOW + 60
-    found = [said("r", at=11, came=end), said("r", at=12, came=end + 0.001), said("r2", at=12, came=end + 1)]
+    found = [
+        outcome("r", at=11, came=end),
+        outcome("r", at=12, came=end + 0.001),
+        outcome("r2", at=12, came=end + 1),
+    ]
     assert store.record(found) == (COUNTED, LATE, COUNTED)
     assert store.record([found[1], found[0]]) == (LATE, DUPLICATE)
-    assert store.record([said("r", at=10 + WINDOW + 1, came=end)]) == (LATE,)
-    assert store.record([told("u", at=13)]) == (COUNTED,)  # at once
+    assert store.record([outcome("r", at=10 + WINDOW + 1, came=end)]) == (LATE,)
+    assert store.record([unit_outcome("u", at=13)]) == (COUNTED,)  # at once
     assert row(store) == (1, 1.0)
 
 
 def test_an_outcome_that_waited_came_when_it_came(store):
     """Not when its exposure was written."""
     store.create(experiment())
-    waits = [said("r", at=5, key="in time", came=WINDOW), said("r", at=5, key="not", came=WINDOW + 1)]
+    waits = [outcome("r", at=5, key="in time", came=WINDOW), outcome("r", at=5, key="not", came=WINDOW + 1)]
     assert store.record(waits) == (UNKNOWN, UNKNOWN)
     store.expose([exposed("u", "r")])
     assert store.record(waits) == (DUPLICATE, LATE)
@@ -125,52 +138,61 @@ def test_an_outcome_that_waited_came_when_it_came(store):
 
 def test_a_past_that_comes_too_late_changes_nothing(store):
     store.create(experiment("x", MetricSpec("n", Kind.MEAN, covariate=True), grace=60.0))
-    late, other = (replace(told("u", "n", v, at=-9), received=START + WINDOW + 61) for v in (50.0, 60.0))
-    store.record([late, replace(told("u", "n", 7.0, at=-9), received=START + WINDOW + 60)])
+    late, other = (
+        replace(unit_outcome("u", "n", v, at=-9), received=START + WINDOW + 61) for v in (50.0, 60.0)
+    )
+    store.record([late, replace(unit_outcome("u", "n", 7.0, at=-9), received=START + WINDOW + 60)])
     store.expose([exposed("u", "r")])
-    store.record([said("r", "n", 2.0), other])
+    store.record([outcome("r", "n", 2.0), other])
     assert row(store, "n") == (1, 2.0, 7.0)
 
 
 def test_the_window_is_of_the_first_exposure(running):
     running.expose([exposed("u", "r1"), exposed("u", "r2", at=WINDOW + 5)])
-    assert running.record([said("r2", at=WINDOW + 6)]) == (LATE,)
+    assert running.record([outcome("r2", at=WINDOW + 6)]) == (LATE,)
 
 
 def test_a_clock_that_is_behind_costs_no_outcome(running):
     running.expose([exposed("u", "r", at=10)])
-    assert running.record([said("r", at=9)]) == (COUNTED,)
+    assert running.record([outcome("r", at=9)]) == (COUNTED,)
 
 
 def test_outcomes_of_units(running):
     running.expose([exposed("u", "r", at=10)])
-    found = running.record([told("u", at=11), told("nobody"), told("u", name="other"), told("u", at=9)])
+    found = running.record(
+        [
+            unit_outcome("u", at=11),
+            unit_outcome("nobody"),
+            unit_outcome("u", name="other"),
+            unit_outcome("u", at=9),
+        ]
+    )
     assert found == (COUNTED, UNKNOWN, UNKNOWN, UNKNOWN)
     assert row(running) == (1, 1.0)
 
 
 def test_outcomes_that_come_before_their_exposure_count_when_it_comes(running):
-    early = [said("r1", key="k1"), told("v"), said("r9"), told("v", at=-1)]
+    early = [outcome("r1", key="k1"), unit_outcome("v"), outcome("r9"), unit_outcome("v", at=-1)]
     assert running.record(early) == (UNKNOWN,) * 4
-    assert running.record([said("r1", key="k1")]) == (UNKNOWN,)
+    assert running.record([outcome("r1", key="k1")]) == (UNKNOWN,)
     running.expose([exposed("u", "r1"), exposed("v", "r2", "b")])
     assert row(running) == (1, 1.0)
     assert row(running, arm="b") == (1, 1.0)
-    assert running.record([said("r1", key="k1"), early[1], early[2]]) == (DUPLICATE, DUPLICATE, UNKNOWN)
+    assert running.record([outcome("r1", key="k1"), early[1], early[2]]) == (DUPLICATE, DUPLICATE, UNKNOWN)
 
 
 def test_a_waiting_outcome_may_be_late(running):
-    assert running.record([said("r", at=WINDOW + 1, key="k")]) == (UNKNOWN,)
+    assert running.record([outcome("r", at=WINDOW + 1, key="k")]) == (UNKNOWN,)
     running.expose([exposed("u", "r")])
-    assert running.record([said("r", at=WINDOW + 1, key="k")]) == (LATE,)
+    assert running.record([outcome("r", at=WINDOW + 1, key="k")]) == (LATE,)
     assert row(running) == (0, 0.0)
 
 
 @pytest.mark.slow
 def test_an_outcome_no_metric_reads_is_kept(running):
     running.expose([exposed("u", "r")])
-    assert running.record([said("r", "csat", 5.0, key="k")]) == (COUNTED,)
-    assert running.record([said("r", "csat", 5.0, key="k")]) == (DUPLICATE,)
+    assert running.record([outcome("r", "csat", 5.0, key="k")]) == (COUNTED,)
+    assert running.record([outcome("r", "csat", 5.0, key="k")]) == (DUPLICATE,)
     assert running.data("x", 1).buckets[0].answered == {"good": 0}
 
 
@@ -178,10 +200,10 @@ def test_one_response_in_two_experiments(store):
     for name in ("x", "y"):
         store.create(experiment(name))
     store.expose([exposed("u", "r"), exposed("session", "r", "b", name="y")])
-    store.record([said("r", key="k"), said("r2", key="k2")])
+    store.record([outcome("r", key="k"), outcome("r2", key="k2")])
     store.expose([exposed("u", "r2")])
     store.expose([exposed("session", "r2", "b", name="y")])
-    assert store.record([said("r", key="k"), said("r2", key="k2")]) == (DUPLICATE, DUPLICATE)
+    assert store.record([outcome("r", key="k"), outcome("r2", key="k2")]) == (DUPLICATE, DUPLICATE)
     assert row(store) == (1, 1.0)
     assert row(store, arm="b", name="y") == (1, 1.0)
 
@@ -189,7 +211,7 @@ def test_one_response_in_two_experiments(store):
 def test_an_outcome_of_a_unit_belongs_to_the_last_phase_it_was_exposed_in(store):
     store.create(experiment(phases=(START, START + 500)))
     store.expose([exposed("u", "r1"), exposed("u", "r2", "b", at=600, phase=2)])
-    store.record([told("u", at=599), told("u", at=600), said("r1", at=700)])
+    store.record([unit_outcome("u", at=599), unit_outcome("u", at=600), outcome("r1", at=700)])
     assert row(store) == (1, 1.0)
     assert row(store, arm="b", phase=2) == (1, 1.0)
 
@@ -228,7 +250,7 @@ def test_units_for_which_the_routers_differed(running):
 
     running.disagree([differ("u", "r1"), differ("w", "r3", "adapters/m/versions/1")])
     running.expose([exposed("u", "r1"), exposed("v", "r2"), exposed("w", "r3"), exposed("z", "r4", "b")])
-    running.record([said("r1"), said("r2"), said("r3")])
+    running.record([outcome("r1"), outcome("r2"), outcome("r3")])
     assert running.triggered("x", 1).responses == {"a": 1}
     running.disagree([differ("v", "r2"), differ("v", "r2"), differ("nobody", "r9"), differ("z", "r4")])
     found = running.triggered("x", 1)

@@ -23,7 +23,7 @@ from router.experiments.model import (
 from router.experiments.store import database, resources, tables
 from router.experiments.store.resources import RESPONSE_WAITS, UNIT_WAITS, remove_some
 from router.types import AdapterRef, RouterVariant
-from tests.experiments.store.helpers import START, act, experiment, exposed, row, said, told
+from tests.experiments.store.helpers import START, act, experiment, exposed, outcome, row, unit_outcome
 
 
 def rich():
@@ -118,7 +118,7 @@ def test_delete_forgets_everything(store):
     kept = store.create(experiment())
     store.audit(act())
     store.expose([exposed("u", "r")])
-    store.record([said("r", key="k")])
+    store.record([outcome("r", key="k")])
     with pytest.raises(StaleEtag):
         store.delete("x", "another")
     store.delete("x", kept.etag)
@@ -127,7 +127,7 @@ def test_delete_forgets_everything(store):
     store.create(experiment())
     assert store.data("x", 1).buckets == ()
     store.expose([exposed("u", "r2")])
-    store.record([said("r2")])
+    store.record([outcome("r2")])
     assert row(store) == (1, 1.0)
 
 
@@ -171,7 +171,7 @@ def test_nothing_of_a_deleted_experiment_stays(sql_store, monkeypatch):
         sql_store.create(experiment(name, segments=(SegmentSpec("plan"),)))
         labels = {"segments": {"plan": "free"}}
         sql_store.expose([exposed(f"u{i}", f"{name}{i}", name=name, **labels) for i in range(8)])
-        sql_store.record([said(f"{name}{i}") for i in range(8)])
+        sql_store.record([outcome(f"{name}{i}") for i in range(8)])
         sql_store.pairs([Pair(name, 1, "b", "r", START, 1)])
         sql_store.disagree([Disagreement(name, 1, "u1", "r", START, "base", "adapters/m/versions/1")])
     before = rows(sql_store)
@@ -189,7 +189,7 @@ def test_batches_remove_what_was_deleted(sql_store):
     sql_store.create(experiment("y"))
     sql_store.expose([exposed("u", "r")])
     sql_store.delete("x")
-    assert sql_store.record([said("r")]) == (Accepted.UNKNOWN,)
+    assert sql_store.record([outcome("r")]) == (Accepted.UNKNOWN,)
     for i in range(3):
         sql_store.expose([exposed("u", f"r{i}", name="y")])
     assert rows(sql_store)["experiments"] == 1
@@ -199,7 +199,7 @@ def test_batches_remove_what_was_deleted(sql_store):
 @pytest.mark.parametrize(("after", "left"), [(RESPONSE_WAITS, 2), (UNIT_WAITS, 0)])
 def test_outcomes_wait_for_a_while(sql_store, monkeypatch, after, left):
     monkeypatch.setattr("router.experiments.store.recording.time.time", lambda: START)
-    sql_store.record([said("r1"), replace(told("u"), experiment=""), told("u")])
+    sql_store.record([outcome("r1"), replace(unit_outcome("u"), experiment=""), unit_outcome("u")])
     remove_all(sql_store, START + after - 1)
     monkeypatch.undo()
     remove_all(sql_store, START + after + 1)
@@ -209,7 +209,7 @@ def test_outcomes_wait_for_a_while(sql_store, monkeypatch, after, left):
 def test_what_counts_does_not_wait(sql_store):
     sql_store.create(experiment())
     sql_store.expose([exposed("u", "r")])
-    sql_store.record([said("r")])
+    sql_store.record([outcome("r")])
     remove_all(sql_store, 1e12)
     assert row(sql_store) == (1, 1.0)
     assert rows(sql_store)["outcomes"] == 1

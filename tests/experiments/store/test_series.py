@@ -18,7 +18,16 @@ from router.experiments.store.series import (
     stretch_span,
     stretches_of,
 )
-from tests.experiments.store.helpers import START, WINDOW, experiment, exposed, moments, row, said, told
+from tests.experiments.store.helpers import (
+    START,
+    WINDOW,
+    experiment,
+    exposed,
+    moments,
+    outcome,
+    row,
+    unit_outcome,
+)
 
 
 @pytest.mark.parametrize(("window", "width"), [(0, 1), (24, 1), (2400, 100), (86_400, 3600), (1e7, 3600)])
@@ -74,8 +83,8 @@ MEAN, RATIO = Kind.MEAN, Kind.RATIO
 def test_several_outcomes_become_one_value(store, aggregate, value):
     store.create(experiment("x", MetricSpec("n", MEAN, aggregate=aggregate)))
     store.expose([exposed("u", "r1"), exposed("u", "r2", at=5)])
-    store.record([said("r1", "n", 4.0, at=30), said("r2", "n", 5.0, at=20)])
-    store.record([said("r1", "n", 0.0, at=10)])
+    store.record([outcome("r1", "n", 4.0, at=30), outcome("r2", "n", 5.0, at=20)])
+    store.record([outcome("r1", "n", 0.0, at=10)])
     assert row(store, "n") == (1, value)
     assert moments(store.data("x", 1), "n").products == (value**2,)
 
@@ -83,29 +92,29 @@ def test_several_outcomes_become_one_value(store, aggregate, value):
 def test_the_last_of_two_at_the_same_time_is_the_larger(store):
     store.create(experiment("x", MetricSpec("n", MEAN, aggregate=Aggregate.LAST)))
     store.expose([exposed("u", "r1"), exposed("v", "r2")])
-    store.record([said("r1", "n", -4.0), said("r2", "n", -5.0)])
-    store.record([said("r1", "n", -5.0), said("r2", "n", -4.0)])
+    store.record([outcome("r1", "n", -4.0), outcome("r2", "n", -5.0)])
+    store.record([outcome("r1", "n", -5.0), outcome("r2", "n", -4.0)])
     assert row(store, "n") == (2, -8.0)
 
 
 def test_the_largest_may_be_negative(store):
     store.create(experiment("x", MetricSpec("n", MEAN)))
     store.expose([exposed("u", "r1")])
-    store.record([said("r1", "n", -4.0)])
+    store.record([outcome("r1", "n", -4.0)])
     assert row(store, "n") == (1, -4.0)
 
 
 def test_a_value_is_capped_as_a_whole_and_so_is_its_past(store):
     metric = MetricSpec("n", MEAN, aggregate=Aggregate.SUM, covariate=True, cap=10.0, least=1.0)
     store.create(experiment("x", metric))
-    store.record([told("u", "n", 99.0, at=-5), told("v", "n", 4.0, at=-5)])
+    store.record([unit_outcome("u", "n", 99.0, at=-5), unit_outcome("v", "n", 4.0, at=-5)])
     store.expose([exposed(unit, unit) for unit in "uvw"])
-    store.record([said(r, "n", v) for r, v in (("u", 8.0), ("u", 7.0), ("v", 0.25), ("w", 3.0))])
+    store.record([outcome(r, "n", v) for r, v in (("u", 8.0), ("u", 7.0), ("v", 0.25), ("w", 3.0))])
     found = moments(store.data("x", 1), "n")
     assert (found.n, found.sums) == (3, (10.0 + 1 + 3, 10.0 + 4 + 1))
     assert found.products == (110.0, 107.0, 117.0)
     assert found.cubes == (1028.0, 1000.0 + 4 + 9, 1000.0 + 16 + 3, 1065.0)
-    store.record([said("u", "n", -20.0)])
+    store.record([outcome("u", "n", -20.0)])
     assert row(store, "n") == (3, 1.0 + 1 + 3, 15.0)
 
 
@@ -120,7 +129,7 @@ def test_a_unit_counts_at_once_where_missing_is_zero(store):
     store.create(experiment("x", MetricSpec("bought", MEAN, missing=Unanswered.ZERO)))
     store.expose([exposed("u", "r1"), exposed("v", "r2")])
     assert row(store, "bought") == (2, 0.0)
-    store.record([said("r1", "bought", 3.0)])
+    store.record([outcome("r1", "bought", 3.0)])
     assert row(store, "bought") == (2, 3.0)
     assert store.data("x", 1).buckets[0].answered == {"bought": 1}
 
@@ -128,7 +137,7 @@ def test_a_unit_counts_at_once_where_missing_is_zero(store):
 def test_a_ratio_by_responses(store):
     store.create(experiment("x", MetricSpec("thumbs", RATIO)))
     store.expose([exposed("u", "r1"), exposed("u", "r2"), exposed("v", "r3")])
-    store.record([said("r1", "thumbs"), said("r1", "thumbs")])
+    store.record([outcome("r1", "thumbs"), outcome("r1", "thumbs")])
     assert row(store, "thumbs") == (1, 2.0, 2.0)
     store.expose([exposed("u", "r4", at=WINDOW), exposed("u", "r5", at=WINDOW + 1)])
     assert row(store, "thumbs") == (1, 2.0, 3.0)
@@ -139,7 +148,7 @@ def test_a_ratio_whose_missing_is_zero_has_every_response(store):
     store.create(experiment("x", MetricSpec("thumbs", RATIO, missing=Unanswered.ZERO)))
     store.expose([exposed("u", "r1"), exposed("u", "r2"), exposed("v", "r3")])
     assert row(store, "thumbs") == (2, 0.0, 3.0)
-    store.record([said("r3", "thumbs")])
+    store.record([outcome("r3", "thumbs")])
     assert row(store, "thumbs") == (2, 1.0, 3.0)
 
 
@@ -148,9 +157,9 @@ def test_a_ratio_by_outcomes_and_by_another_outcome(store):
     by_other = MetricSpec("errors", RATIO, per="words")
     store.create(experiment("x", by_outcomes, by_other))
     store.expose([exposed("u", "r1")])
-    store.record([said("r1", "words", 50.0), said("r1", "cost", 3.0)])
+    store.record([outcome("r1", "words", 50.0), outcome("r1", "cost", 3.0)])
     assert row(store, "errors") == (0, 0.0, 0.0)
-    store.record([said("r1", "errors", 2.0), said("r1", "cost", 4.0), said("r1", "words", 10.0)])
+    store.record([outcome("r1", "errors", 2.0), outcome("r1", "cost", 4.0), outcome("r1", "words", 10.0)])
     assert row(store, "cost") == (1, 7.0, 2.0)
     assert row(store, "errors") == (1, 2.0, 60.0)
 
@@ -169,11 +178,11 @@ def test_the_past_of_a_unit(store, metric, covariate):
     store.create(experiment("old", phases=(START - 900,)))
     store.create(experiment("x", metric))
     store.expose([exposed("u", "r0", at=-800, name="old")])
-    store.record([said("r0", "n", 4.0, at=-700), told("u", "words", 40.0, at=-600, name="never")])
-    store.record([told("u", "n", 5.0, at=-1, name="x"), told("v", "n", 99.0, at=-1)])
+    store.record([outcome("r0", "n", 4.0, at=-700), unit_outcome("u", "words", 40.0, at=-600, name="never")])
+    store.record([unit_outcome("u", "n", 5.0, at=-1, name="x"), unit_outcome("v", "n", 99.0, at=-1)])
     store.expose([exposed("u", "r1", at=10)])
-    store.record([said("r1", "n", 1.0, at=20), told("u", "n", 50.0, at=0)])
-    store.record([told("u", "n", 0.0, at=-5, name="old")])  # told late
+    store.record([outcome("r1", "n", 1.0, at=20), unit_outcome("u", "n", 50.0, at=0)])
+    store.record([unit_outcome("u", "n", 0.0, at=-5, name="old")])  # told late
     below = {"responses": (1.0,), "outcomes": (1.0,), "words": (0.0,)}[metric.per]
     now = (1.0, *below) if metric.kind is RATIO else (1.0,)
     assert row(store, "n") == (1, *now, *covariate)
@@ -183,7 +192,7 @@ def test_a_unit_without_a_past(store):
     mean, ratio = MetricSpec("n", MEAN, covariate=True), MetricSpec("m", RATIO, covariate=True)
     store.create(experiment("x", mean, ratio))
     store.expose([exposed("u", "r1")])
-    store.record([said("r1", "n", 2.0), said("r1", "m", 3.0)])
+    store.record([outcome("r1", "n", 2.0), outcome("r1", "m", 3.0)])
     assert row(store, "n") == (1, 2.0, 0.0)
     assert row(store, "m") == (1, 3.0, 1.0, 0.0, 1.0)
 
@@ -193,7 +202,7 @@ def test_a_waiting_outcome_of_another_experiment_is_past_once(store):
     for name, started in (("old", START - 900), ("x", START)):
         store.create(experiment(name, metric, phases=(started,)))
     store.expose([exposed("u", "r1", at=10)])
-    store.record([said("r1", "n", 1.0, at=20), said("r0", "n", 7.0, at=-700)])
+    store.record([outcome("r1", "n", 1.0, at=20), outcome("r0", "n", 7.0, at=-700)])
     assert row(store, "n") == (1, 1.0, 0.0)
     store.expose([exposed("u", "r0", at=-800, name="old")])
     assert row(store, "n") == (1, 1.0, 7.0)
@@ -202,8 +211,12 @@ def test_a_waiting_outcome_of_another_experiment_is_past_once(store):
 def test_built_in_means_and_lengths(store):
     store.create(experiment())
     store.expose([exposed("u", "r1"), exposed("u", "r2"), exposed("v", "r3"), exposed("w", "r4", "b")])
-    store.record([said(r, "completion_tokens", n) for r, n in (("r1", 10), ("r2", 30), ("r3", 5), ("r4", 1))])
-    store.record([said("r1", "error", 0.0), said("r2", "error", 1.0), said("r2"), said("r4", value=0.0)])
+    store.record(
+        [outcome(r, "completion_tokens", n) for r, n in (("r1", 10), ("r2", 30), ("r3", 5), ("r4", 1))]
+    )
+    store.record(
+        [outcome("r1", "error", 0.0), outcome("r2", "error", 1.0), outcome("r2"), outcome("r4", value=0.0)]
+    )
     data = store.data("x", 1)
     assert data.built_in == {
         "a": {"completion_tokens": 15.0, "error": 0.5},

@@ -7,7 +7,15 @@ from sqlalchemy import event
 
 from router.experiments.model import Disagreement, Kind, MetricSpec, Pair
 from router.experiments.store import database
-from tests.experiments.store.helpers import START, act, experiment, exposed, said, told, with_secondary
+from tests.experiments.store.helpers import (
+    START,
+    act,
+    experiment,
+    exposed,
+    outcome,
+    unit_outcome,
+    with_secondary,
+)
 
 COUNTED = "INDEX lora_router_waiting_received"  # outcomes that wait, once a minute and as many as may
 LARGE = ("units", "exposures", "outcomes", "values", "disagreements", "pairs")
@@ -25,11 +33,11 @@ def test_every_large_table_is_searched_by_an_index(sql_store):
     past = MetricSpec("n", Kind.MEAN, covariate=True)
     for name in ("x", "y"):
         sql_store.create(experiment(name, past))
-    sql_store.record([said("r1", "n"), told("u", "n", at=-5)])
+    sql_store.record([outcome("r1", "n"), unit_outcome("u", "n", at=-5)])
     sql_store.disagree([Disagreement("x", 1, "u", "r1", START, "base", "m")])
     sql_store.expose([exposed("u", "r1"), exposed("v", "r2")])
     sql_store.expose([exposed("u", "r1", name="y"), exposed("u", "r2", name="y")])
-    sql_store.record([said("r1", "n"), told("u", "n"), told("u", "n", at=-5)])
+    sql_store.record([outcome("r1", "n"), unit_outcome("u", "n"), unit_outcome("u", "n", at=-5)])
     sql_store.triggered("x", 1)
     sql_store.pairs([Pair("x", 1, "b", "r1", START, 1, {}, "u")])
     sql_store.paired("x", 1)

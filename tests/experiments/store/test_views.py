@@ -12,8 +12,8 @@ from router.errors import StoreDown
 from router.experiments.model import Aggregate, Kind, MetricSpec, Pair, SegmentSpec
 from router.experiments.store import tables, views
 from router.experiments.store.sql_store import SqlStore
-from router.experiments.store.views import VIEWS, Holds, ViewColumn, make_views
-from tests.experiments.store.helpers import START, WINDOW, experiment, exposed, row, said, told
+from router.experiments.store.views import VIEWS, ColumnType, ViewColumn, make_views
+from tests.experiments.store.helpers import START, WINDOW, experiment, exposed, outcome, row, unit_outcome
 
 PAGE = Path(__file__).parents[3] / "docs/experiments-store.md"
 MINUTES = MetricSpec("minutes", Kind.MEAN, aggregate=Aggregate.SUM, covariate=True)
@@ -33,11 +33,13 @@ def viewed(sql_store) -> SqlStore:
     ]
     sql_store.expose([*shown, exposed("u3", "r4", "b", at=10), exposed("u1", "r9", name="gone")])
     said_of = [
-        said("r1", "minutes", 2.0),
-        said("r2", "minutes", 3.0, at=2),
-        said("r3", "minutes", at=WINDOW + 9),
+        outcome("r1", "minutes", 2.0),
+        outcome("r2", "minutes", 3.0, at=2),
+        outcome("r3", "minutes", at=WINDOW + 9),
     ]
-    sql_store.record([*said_of, told("u3", "minutes", 4.0, at=20, name="x"), said("r9"), said("r1", "other")])
+    sql_store.record(
+        [*said_of, unit_outcome("u3", "minutes", 4.0, at=20, name="x"), outcome("r9"), outcome("r1", "other")]
+    )
     sql_store.pairs([Pair("x", 1, "b", "r1", START + 1, -1, {"agreed": 0.5}, "u1")])
     sql_store.delete("gone")
     return sql_store
@@ -107,7 +109,7 @@ def test_values_are_those_that_the_sums_are_made_of(viewed):
 
 def test_a_unit_with_nothing_but_a_past_has_no_largest_and_no_last(sql_store):
     sql_store.create(experiment("x", MINUTES))
-    sql_store.record([told("u1", "minutes", 7.0, at=-50)])
+    sql_store.record([unit_outcome("u1", "minutes", 7.0, at=-50)])
     sql_store.expose([exposed("u1", "r1")])
     (found,) = read(sql_store, "values", "unit")
     assert (found["n"], found["total"], found["before_n"], found["before_total"]) == (0, 0.0, 1, 7.0)
@@ -149,7 +151,7 @@ def definitions(store: SqlStore) -> list:
 def older(monkeypatch, **columns: str) -> None:
     """As if this program were one whose view of units has these columns only: name -> the table's."""
     view = VIEWS["units"]
-    made = tuple(ViewColumn(n, Holds.TEXT, "", tables.units.c[c]) for n, c in columns.items())
+    made = tuple(ViewColumn(n, ColumnType.TEXT, "", tables.units.c[c]) for n, c in columns.items())
     monkeypatch.setattr(views, "VIEWS", {**VIEWS, "units": replace(view, columns=made)})
 
 

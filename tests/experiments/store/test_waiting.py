@@ -10,7 +10,7 @@ from router.experiments.model import Accepted
 from router.experiments.store import waiting
 from router.experiments.store.sql_store import SqlStore
 from router.experiments.store.waiting import Waiting
-from tests.experiments.store.helpers import experiment, exposed, row, said, told
+from tests.experiments.store.helpers import experiment, exposed, outcome, row, unit_outcome
 
 COUNTED, UNKNOWN, NOT_KEPT = Accepted.COUNTED, Accepted.UNKNOWN, Accepted.NOT_KEPT
 
@@ -39,15 +39,26 @@ def bounded(url, clock):
 
 def test_the_last_are_turned_away_and_those_of_something_are_kept(bounded):
     bounded.expose([exposed("u", "r")])
-    outcomes = [said("n1"), said("r"), told("nobody"), said("n2"), said("n3"), told("u"), told("nobody")]
+    outcomes = [
+        outcome("n1"),
+        outcome("r"),
+        unit_outcome("nobody"),
+        outcome("n2"),
+        outcome("n3"),
+        unit_outcome("u"),
+        unit_outcome("nobody"),
+    ]
     assert bounded.record(outcomes) == (UNKNOWN, COUNTED, UNKNOWN, UNKNOWN, NOT_KEPT, COUNTED, NOT_KEPT)
-    assert bounded.record([said("n4"), said("r")]) == (NOT_KEPT, COUNTED)
+    assert bounded.record([outcome("n4"), outcome("r")]) == (NOT_KEPT, COUNTED)
     assert row(bounded) == (1, 1.0)
 
 
 def test_one_that_was_turned_away_may_come_again(bounded, clock):
-    late = said("n4", key="k")
-    assert bounded.record([said("n1"), said("n2"), said("n3"), late, late])[3:] == (NOT_KEPT, NOT_KEPT)
+    late = outcome("n4", key="k")
+    assert bounded.record([outcome("n1"), outcome("n2"), outcome("n3"), late, late])[3:] == (
+        NOT_KEPT,
+        NOT_KEPT,
+    )
     assert bounded.record([late]) == (NOT_KEPT,)
     bounded.expose([exposed("u", "n1")])  # whose outcome waits no more
     clock.now += waiting.FULL_SECONDS
@@ -57,17 +68,17 @@ def test_one_that_was_turned_away_may_come_again(bounded, clock):
 
 
 def test_rows_of_others_are_found_now_and_then(bounded, clock, url):
-    assert bounded.record([said("n1")]) == (UNKNOWN,)
+    assert bounded.record([outcome("n1")]) == (UNKNOWN,)
     other = SqlStore(url)
-    assert set(other.record([said(f"o{i}") for i in range(5)])) == {UNKNOWN}
+    assert set(other.record([outcome(f"o{i}") for i in range(5)])) == {UNKNOWN}
     other.close()
-    assert bounded.record([said("n2")]) == (UNKNOWN,)
+    assert bounded.record([outcome("n2")]) == (UNKNOWN,)
     clock.now += waiting.COUNT_SECONDS
-    assert bounded.record([said("n3")]) == (NOT_KEPT,)
+    assert bounded.record([outcome("n3")]) == (NOT_KEPT,)
 
 
 def test_a_store_that_is_opened_anew_knows_what_waits(bounded, url):
-    bounded.record([said("n1"), said("n2")])
+    bounded.record([outcome("n1"), outcome("n2")])
     again = SqlStore(url, max_waiting=3)
-    assert again.record([said("n3"), said("n4")]) == (UNKNOWN, NOT_KEPT)
+    assert again.record([outcome("n3"), outcome("n4")]) == (UNKNOWN, NOT_KEPT)
     again.close()

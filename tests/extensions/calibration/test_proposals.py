@@ -23,7 +23,7 @@ from router.extensions.calibration.proposals import (
     TWICE,
     UNKNOWN,
     Addition,
-    Lesson,
+    LabelledRequest,
     propose,
 )
 from router.extensions.calibration.rows import Row
@@ -57,7 +57,7 @@ def test_examples_for_the_right_one_and_negative_ones_for_the_wrong_one() -> Non
             ("May my neighbour fell my oak?", "Tell me a joke about surgeons"),
         ),
     }
-    assert found.lessons[0] == Lesson("May my neighbour fell my oak?", "legal", "medical")
+    assert found.requests[0] == LabelledRequest("May my neighbour fell my oak?", "legal", "medical")
     assert (found.held_back, found.left_out) == ((), {})
 
 
@@ -86,7 +86,7 @@ def test_what_is_left_out(said: Sequence[Correction], reason: str, count: int) -
     assert found.left_out[reason] == count
     assert good.text in found.additions["legal"].examples
     if reason not in (TWICE, LIKE_ANOTHER):
-        assert len(found.lessons) == 1
+        assert len(found.requests) == 1
 
 
 def test_as_many_as_a_manifest_may_have() -> None:
@@ -103,13 +103,13 @@ def test_nothing_is_learned_from_what_it_is_tested_on(texts: list[str], share: f
     held_out = ["a b c d", "dd cc"]
     found = propose(said, PROFILES, held_out, share, 1000)
     tests = Near([*held_out, *(one.text for one in found.held_back)])
-    assert all(tests.like(one.text) is None for one in found.lessons)
-    assert len({normal(one.text) for one in (*found.lessons, *found.held_back)}) == len(found.lessons) + len(
-        found.held_back
-    )
+    assert all(tests.like(one.text) is None for one in found.requests)
+    assert len({normal(one.text) for one in (*found.requests, *found.held_back)}) == len(
+        found.requests
+    ) + len(found.held_back)
     examples = [text for name in found.additions for text in found.additions[name].examples]
-    assert sorted(examples) == sorted(one.text for one in found.lessons)
-    assert len(found.lessons) + len(found.held_back) + sum(found.left_out.values()) == len(said)
+    assert sorted(examples) == sorted(one.text for one in found.requests)
+    assert len(found.requests) + len(found.held_back) + sum(found.left_out.values()) == len(said)
 
 
 def test_the_share_that_is_held_back() -> None:

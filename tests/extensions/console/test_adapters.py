@@ -46,7 +46,7 @@ async def test_long_lists_have_pages(opened: SimpleNamespace) -> None:
 
 
 async def test_whatever_an_adapter_says_is_text(opened: SimpleNamespace) -> None:
-    """Manifests, reports and probes are written by whoever made the adapter."""
+    """Manifests, reports and probes are written by anyone who made the adapter."""
     registry, ref = opened.registry, AdapterRef("evil", "1.0.0")
     registry.put(
         replace(

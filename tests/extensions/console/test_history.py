@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 from prometheus_client import CollectorRegistry, Histogram
 
+from router.extensions.console.context import ConsoleContext
 from router.extensions.console.history import (
     KEPT,
     Counts,
@@ -18,7 +19,6 @@ from router.extensions.console.history import (
     since,
     summed,
 )
-from router.extensions.console.insight import Insight
 from tests.server.http_helpers import asking
 
 
@@ -76,10 +76,13 @@ async def test_it_counts_what_the_server_does(opened: SimpleNamespace) -> None:
         assert answer.status_code == 200
     gone = await opened.http.post("/v1/chat/completions", json=asking(model="nobody"))
     assert gone.status_code == 404
-    history = History(Insight.of(opened.server, opened.server.recent))
+    history = History(ConsoleContext.of(opened.server, opened.server.recent))
     await history.look()
     last = history.samples[-1]
     assert last.by_version["medical", "1.0.0"].requests == 2
-    assert (last.requests, last.errors) == (3, 0)  # whoever asks for nobody is no fault of the server
+    assert (last.requests, last.errors) == (
+        3,
+        0,
+    )  # a request for an unknown adapter is no fault of the server
     assert last.resident_bytes > 1e6
     assert last.first_token[-1][1] == 2

@@ -29,7 +29,7 @@ from router.experiments.values_in import BadFile
 from router.extensions.experiments_export import export as exporting
 from router.extensions.experiments_export.export import export, hash_file
 from tests.experiments.store.conftest import empty
-from tests.experiments.store.helpers import START, WINDOW, experiment, exposed, said
+from tests.experiments.store.helpers import START, WINDOW, experiment, exposed, outcome
 from tests.experiments.store.postgres import Server, binaries
 
 pytestmark = pytest.mark.slow
@@ -62,8 +62,10 @@ def store(url) -> Iterator[SqlStore]:
     found.create(experiment("other"))
     shown = [exposed("u1", "r1", at=0.25), exposed("u2", "r2", "b", at=2), exposed("u3", "r3", "b")]
     found.expose([*shown, exposed("u1", "r8", phase=2, at=9000), exposed("u9", "r9", name="other")])
-    late = said("r2", value=0.125, at=WINDOW + 9, key="late")
-    found.record([said("r1"), said("r3", value=0.1), late, said("r3", "ü=1", 5.0, key='a "quoted", ü\nkey')])
+    late = outcome("r2", value=0.125, at=WINDOW + 9, key="late")
+    found.record(
+        [outcome("r1"), outcome("r3", value=0.1), late, outcome("r3", "ü=1", 5.0, key='a "quoted", ü\nkey')]
+    )
     found.pairs([Pair("x", 1, "b", "r1", START + 1, -1, {"agreed": 0.5})])
     yield found
     found.close()
@@ -122,13 +124,13 @@ def test_outcomes_come_back_as_they_were(store, tmp_path, form):
 @pytest.mark.parametrize("form", FORMS)
 def test_all_go_into_a_folder_from_one_snapshot(store, url, tmp_path, form):
     other = SqlStore(url)
-    told: list[tuple[str, int]] = []
+    unit_outcome: list[tuple[str, int]] = []
 
     def progress(what: str, rows: int) -> None:
-        if not told:  # between units and the rest
+        if not unit_outcome:  # between units and the rest
             other.expose([exposed("u4", "r4", at=20)])
-            other.record([said("r4", at=21)])
-        told.append((what, rows))
+            other.record([outcome("r4", at=21)])
+        unit_outcome.append((what, rows))
 
     done = export(store, "x", 1, "all", tmp_path / "out", progress, form=form)
     other.close()
@@ -138,7 +140,7 @@ def test_all_go_into_a_folder_from_one_snapshot(store, url, tmp_path, form):
         f"values.{form}": 2,
         f"pairs.{form}": 1,
     }
-    assert told == [("units", 3), ("outcomes", 4), ("values", 2), ("pairs", 1)]
+    assert unit_outcome == [("units", 3), ("outcomes", 4), ("values", 2), ("pairs", 1)]
     for what, view in VIEWS.items():
         rows = rows_of(tmp_path / "out" / f"{what}.{form}")
         assert list(rows[0]) == [c.name for c in view.columns]
@@ -172,12 +174,12 @@ def test_a_url_does(store, url, tmp_path):
 
 def test_what_is_not_there(store, tmp_path):
     store.create(experiment("draft", phases=()))
-    for name, phase, told in (
+    for name, phase, unit_outcome in (
         ("nowhere", None, "'nowhere' not found"),
         ("x", 3, "phase 3 is not there, there are: 1, 2"),
         ("draft", None, "never started"),
     ):
-        with pytest.raises(ExperimentNotFound, match=told):
+        with pytest.raises(ExperimentNotFound, match=unit_outcome):
             export(store, name, phase, "all", tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
@@ -191,8 +193,8 @@ def test_what_is_not_there(store, tmp_path):
         ("all", "u.csv", "all go into a folder"),
     ],
 )
-def test_what_cannot_be_done(sqlite_store, tmp_path, what, name, told):
-    with pytest.raises(ConfigError, match=told):
+def test_what_cannot_be_done(sqlite_store, tmp_path, what, name, unit_outcome):
+    with pytest.raises(ConfigError, match=unit_outcome):
         export(sqlite_store, "x", 1, what, tmp_path / name)
 
 

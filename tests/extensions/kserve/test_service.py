@@ -488,4 +488,4 @@ async def test_requests_of_a_stream_are_made_by_whom_the_stream_is(
 )
 def test_parameters_in_json_are_counted_before_they_are_parsed(parameters: bytes, text: str) -> None:
     with pytest.raises(InvalidRequest, match=text):
-        tensors.asked_of(good_infer(parameters))
+        tensors.parse_request(good_infer(parameters))

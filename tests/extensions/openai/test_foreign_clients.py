@@ -92,7 +92,7 @@ async def seen_by(requirement: str, script: str, at: SimpleNamespace, folder: Pa
     """What a client in Python saw."""
     python = await asyncio.to_thread(python_with, requirement)
     printed = await output((python, "-P", str(CLIENTS / script), at.url), folder)
-    print(printed)  # its version, for whoever runs this with -s
+    print(printed)  # its version, for anyone who runs this with -s
     return checked(printed)
 
 

@@ -39,7 +39,7 @@ class Script:
         self.held: dict[int, Lora] = {}
         self.pinned: set[int] = set()
         self.rejects = ""
-        self.overheard = False  # the base gets the weights of whoever is loaded
+        self.overheard = False  # the base gets the weights of the adapter that is loaded
         self.spoilt = False
         self.dead = False
         self.closed = False

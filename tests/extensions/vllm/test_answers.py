@@ -12,7 +12,7 @@ from router.engine.base import Delta, Finished, Job
 from router.errors import EngineFailed
 from router.extensions.vllm.answers import Answer, sampling_of
 from router.extensions.vllm.client import Chances, Piece
-from router.extensions.vllm.desk import Line
+from router.extensions.vllm.dispatcher import WaitingQueue
 from router.types import Constraint, FinishReason, SamplingParams
 
 
@@ -126,13 +126,13 @@ def test_a_tenant_finds_only_its_own_in_the_cache_and_the_background_goes_last()
     assert behind.ask("2-r").priority > 1000
 
 
-def waiting(line: Line, *jobs: tuple[str, int, float]) -> None:
+def waiting(line: WaitingQueue, *jobs: tuple[str, int, float]) -> None:
     for tenant, priority, share in jobs:
         job = Job(tenant, [1] * 10, SamplingParams(), priority=priority, tenant=tenant, share=share)
         line.add(Answer(job, None, LETTERS, frozenset()))  # type: ignore[arg-type]
 
 
-def served(line: Line) -> str:
+def served(line: WaitingQueue) -> str:
     names = []
     while (one := line.next()) is not None:
         line.charge(one, 5)
@@ -141,25 +141,25 @@ def served(line: Line) -> str:
 
 
 def test_of_one_tenant_the_first_is_first_and_priority_before_that() -> None:
-    line = Line()
+    line = WaitingQueue()
     waiting(line, ("a", 0, 1), ("b", 5, 1), ("c", 0, 1))
     assert served(line) == "bac"
 
 
 def test_tenants_take_turns_by_what_they_were_served() -> None:
-    line = Line()
+    line = WaitingQueue()
     waiting(line, *[("a", 0, 1)] * 4, ("b", 0, 1), ("b", 0, 1))
     assert served(line) == "ababaa"
 
 
 def test_a_share_counts() -> None:
-    line = Line()
+    line = WaitingQueue()
     waiting(line, *[("a", 0, 2)] * 4, *[("b", 0, 1)] * 4)
     assert served(line).count("a", 0, 6) == 4
 
 
 def test_who_leaves_is_not_served() -> None:
-    line = Line()
+    line = WaitingQueue()
     waiting(line, ("a", 0, 1))
     one = line.next()
     assert one is not None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace as Said
+from types import SimpleNamespace as Fields
 from typing import Any
 
 import pytest
@@ -13,17 +13,17 @@ from router.extensions.vllm.client import Chances
 
 
 def output(**more: Any) -> Any:
-    part = Said(token_ids=[7, 8], logprobs=None, finish_reason=None)
+    part = Fields(token_ids=[7, 8], logprobs=None, finish_reason=None)
     part.__dict__.update(more.pop("part", {}))
     values: dict[str, Any] = {
-        "outputs": [part], "metrics": Said(scheduled_ts=5.0, is_corrupted=False), "finished": False,
+        "outputs": [part], "metrics": Fields(scheduled_ts=5.0, is_corrupted=False), "finished": False,
         "num_cached_tokens": 16, "prompt_logprobs": None, "prompt_token_ids": [1, 2, 3],
     }  # fmt: skip
-    return Said(**(values | more))
+    return Fields(**(values | more))
 
 
 def chance(value: float) -> Any:
-    return Said(logprob=value)
+    return Fields(logprob=value)
 
 
 def test_a_step_of_an_answer() -> None:
@@ -40,7 +40,7 @@ def test_a_reading_has_a_value_for_each_token_but_the_first() -> None:
 
 
 def test_an_end_without_a_reason_is_an_error_and_spoilt_numbers_are_told() -> None:
-    metrics = Said(scheduled_ts=5.0, is_corrupted=True)
+    metrics = Fields(scheduled_ts=5.0, is_corrupted=True)
     piece = link._piece(output(finished=True, metrics=metrics))
     assert (piece.end, piece.spoilt) == ("error", True)
     assert link._piece(output(metrics=None)).scheduled == 0.0

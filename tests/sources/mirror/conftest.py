@@ -124,7 +124,7 @@ def as_put(**places: dict[str, bytes]) -> dict[str, bytes]:
 
 
 def settle(monkeypatch, seconds: float) -> None:
-    """So much time goes by for whoever waits for quiet."""
+    """So much time goes by for anyone who waits for quiet."""
     real = time.monotonic
     monkeypatch.setattr("router.sources.mirror.mirror.time.monotonic", lambda: real() + seconds)
 

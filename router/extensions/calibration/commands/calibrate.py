@@ -190,12 +190,12 @@ def _setting(local: Local, goal: Goal) -> Setting:
     from router.extensions.calibration.fit import Setting
 
     return Setting(
-        classifiers=local.panel.names,
+        classifiers=local.fitted.names,
         kinds=local.kinds,
         axes=Axes(local.settings.task_first, local.settings.domain_first),
         goal=goal,
         binding=local.binding(),
-        left_out=tuple(local.panel.skipped),
+        left_out=tuple(local.fitted.skipped),
         profiles=local.profiles,
     )
 

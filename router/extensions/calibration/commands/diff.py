@@ -98,7 +98,7 @@ def unseen_examples(local: Local, calibration: str, new: AdapterProfile) -> dict
     from router.routing.policy import Calibrated
 
     rule = local_rule(local, calibration).now
-    scaling = [r for r in local.panel.registrations if r.classifier.scales]
+    scaling = [r for r in local.fitted.registrations if r.classifier.scales]
     if not isinstance(rule, Calibrated) or new.name not in rule.newcomers or not scaling:
         return {}
     others = [profile for profile in local.profiles if profile.name != new.name]

@@ -60,10 +60,10 @@ def evaluate(
             local.votes(known, "requests", votes),
             local.votes(strange, "out-of-distribution", votes),
         )
-        latency = latencies(local.panel, known)
+        latency = latencies(local.fitted, known)
     found = measure(*ballots, judge_of(rule, local), sorted(local.kinds), delta, target)
     found |= {"calibration": rule.status, "target": target, "latency": latency}
-    found["skipped"] = dict(local.panel.skipped)
+    found["skipped"] = dict(local.fitted.skipped)
     if picture is not None:
         draw_curve(picture, found["risk_coverage"], target, (_all_coverage(found), found["routing"]["error"]))
     if json:

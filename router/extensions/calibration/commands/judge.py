@@ -31,7 +31,7 @@ CalibrationFile = Annotated[
 def local_rule(local: Local, calibration: str) -> RuleInForce:
     """The rule of a server that serves this folder."""
     in_force = rule_of(local.settings.model_copy(update={"calibration": calibration}))
-    in_force.classifiers_are(local.panel.registrations)
+    in_force.classifiers_are(local.fitted.registrations)
     in_force.adapters_are(local.profiles)
     return in_force
 

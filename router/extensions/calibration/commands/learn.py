@@ -174,7 +174,7 @@ def _learn_once(
             raise CliError(
                 "nothing to test on: name labelled requests with --rows, or raise --hold-back", MISUSED
             )
-        asked = [*tested, *_as_rows(found.lessons, "learned from")]
+        asked = [*tested, *_as_rows(found.requests, "learned from")]
         judge = _judge(fitting, asked, calibration, here.of.learned if here else {})
         learned = tried(judge, fitting.profiles, found.additions, tested, note)
         again = None
@@ -267,10 +267,10 @@ def proposed(
     return found
 
 
-def _as_rows(lessons: Sequence[Any], source: str) -> list[Row]:
+def _as_rows(requests: Sequence[Any], source: str) -> list[Row]:
     from router.extensions.calibration.rows import Row
 
-    return [Row(lesson.text, lesson.label, source) for lesson in lessons]
+    return [Row(labelled.text, labelled.label, source) for labelled in requests]
 
 
 def _judge(
@@ -348,11 +348,11 @@ def report(
     """All of it; `rows` of those tested on are no corrections."""
     from router.extensions.calibration.learning import score_of
 
-    back, lessons = tested[rows:], _as_rows(found.lessons, "learned from")
+    back, taught = tested[rows:], _as_rows(found.requests, "learned from")
     parts = {
         "held_out": (tested, 0),
         "corrections_held_back": (back, rows),
-        "corrections_learned_from": (lessons, len(tested)),
+        "corrections_learned_from": (taught, len(tested)),
     }
     scores = {
         name: {
@@ -363,13 +363,13 @@ def report(
     }
     return {
         "corrections": {
-            "learned_from": len(found.lessons),
+            "learned_from": len(found.requests),
             "held_back": len(found.held_back),
             "left_out": dict(sorted(found.left_out.items())),
         },
         "tried": [asdict(one) for one in learned.tried],
         "scores": {name: {when: asdict(one) for when, one in of.items()} for name, of in scores.items()},
-        "moved": _moved([*tested, *lessons], learned),
+        "moved": _moved([*tested, *taught], learned),
         "written": list(written),
     }
 

@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from router.extensions.calibration.kept_votes import KeptVotes
     from router.extensions.calibration.rows import Ballot, Row
     from router.routing import BaseModel
-    from router.routing.knowledge import Labels
-    from router.routing.panel import Lessons
+    from router.routing.catalog_view import Labels
+    from router.routing.chain import FitProfiles
     from router.types import AdapterProfile, Request, Vote
 
 PATIENCE_SECONDS = 600.0  # nobody waits for a single request here
@@ -54,7 +54,7 @@ KeptIn = Annotated[
     typer.Option(
         "--votes",
         metavar="FILE",
-        help="Keep votes here; whoever voted on a request there is not asked again.",
+        help="Keep votes here; a classifier is not asked again for a request whose vote is there.",
         show_default=False,
     ),
 ]
@@ -71,7 +71,7 @@ class Local:
 
     settings: Settings
     profiles: tuple[AdapterProfile, ...]
-    panel: Panel
+    fitted: FittedClassifiers
     learned: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     @property
@@ -92,7 +92,7 @@ class Local:
         """What a calibration made here is bound to."""
         from router.calibration.model import binding_of
 
-        return binding_of(self.profiles, self.panel.fingerprints(), self.settings.model)
+        return binding_of(self.profiles, self.fitted.fingerprints(), self.settings.model)
 
     def votes(self, rows: Sequence[Row], title: str, kept_in: Path | None = None) -> list[Ballot]:
         """Of all classifiers on all rows, with a progress bar on a terminal. Those that the file has under
@@ -101,10 +101,10 @@ class Local:
         from router.extensions.calibration.kept_votes import KeptVotes
         from router.extensions.calibration.rows import Ballot
 
-        made_by = binding_of(self.taught, self.panel.fingerprints(), self.settings.model)
+        made_by = binding_of(self.taught, self.fitted.fingerprints(), self.settings.model)
         kept = None if kept_in is None else KeptVotes(kept_in, made_by)
         columns: list[list[Vote]] = []
-        for registration in self.panel.registrations:
+        for registration in self.fitted.registrations:
             columns.append(self._column(registration, rows, title, kept))
             if kept is not None:  # what was asked for minutes outlives an interruption
                 kept.save()
@@ -115,7 +115,7 @@ class Local:
     ) -> list[Vote]:
         """Of one classifier."""
         from router.cli.output import track
-        from router.routing.knowledge import Labels
+        from router.routing.catalog_view import Labels
 
         labels, name = Labels(self.profiles), registration.name
         found = {row.text: vote for row in rows if kept and (vote := kept.get(name, row.text)) is not None}
@@ -148,7 +148,7 @@ def open_local(
     from router.calibration.model import with_learned
     from router.cli.plugins import load_plugins
     from router.cli.settings import load_calibration, rule_of
-    from router.routing.panel import Lessons
+    from router.routing.chain import FitProfiles
 
     settings = _settings(adapters_dir)
     profiles = _profiles(settings, more)
@@ -162,8 +162,8 @@ def open_local(
         taught = rule_of(settings.model_copy(update={"calibration": calibration})).taught(profiles)
     wanted = base and any(r.wants_base for r in registrations)
     with resident_base(settings) if wanted else nullcontext() as resident:
-        panel = _fitted_panel(registrations, Lessons(profiles, taught), resident)
-        yield Local(settings, profiles, panel, learned)
+        fitted = _fitted(registrations, FitProfiles(profiles, taught), resident)
+        yield Local(settings, profiles, fitted, learned)
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,11 +180,11 @@ class Fitting:
     ) -> Local:
         """The classifiers, once all of them have learned these adapters, and `learned` beside."""
         from router.calibration.model import with_learned
-        from router.routing.panel import Lessons
+        from router.routing.chain import FitProfiles
 
         taught = with_learned(profiles, learned or {})
-        panel = _fitted_panel(self.registrations, Lessons(taught, taught), self.base)
-        return Local(self.settings, profiles, panel, learned or {})
+        fitted = _fitted(self.registrations, FitProfiles(taught, taught), self.base)
+        return Local(self.settings, profiles, fitted, learned or {})
 
 
 @contextmanager
@@ -221,13 +221,15 @@ def _profiles(settings: Settings, more: Sequence[AdapterProfile]) -> tuple[Adapt
     return tuple(by_name[name] for name in sorted(by_name))
 
 
-def _fitted_panel(registrations: Sequence[Registration], lessons: Lessons, base: BaseModel | None) -> Panel:
-    panel = fit_panel(registrations, lessons, base)
-    for name, why in panel.skipped.items():
+def _fitted(
+    registrations: Sequence[Registration], profiles_to_fit: FitProfiles, base: BaseModel | None
+) -> FittedClassifiers:
+    fitted = fit_classifiers(registrations, profiles_to_fit, base)
+    for name, why in fitted.skipped.items():
         note(f"classifier {name} is left out: {why}")
-    if not panel.registrations:
+    if not fitted.registrations:
         raise CliError("no classifier can be asked here: `lora-router plugins doctor` says why")
-    return panel
+    return fitted
 
 
 def note(text: str) -> None:
@@ -289,7 +291,7 @@ def read_profile(folder: Path) -> AdapterProfile:
 
 
 @dataclass(frozen=True, slots=True)
-class Panel:
+class FittedClassifiers:
     """Classifiers that were fitted to the adapters, in order, and those left out with the reason."""
 
     registrations: tuple[Registration, ...]
@@ -305,9 +307,9 @@ class Panel:
         return {r.name: r.classifier.fingerprint() for r in self.registrations}
 
 
-def fit_panel(
-    registrations: Sequence[Registration], lessons: Lessons, base: BaseModel | None = None
-) -> Panel:
+def fit_classifiers(
+    registrations: Sequence[Registration], profiles_to_fit: FitProfiles, base: BaseModel | None = None
+) -> FittedClassifiers:
     """Warm up and fit; one that cannot is left out, and without `base` one that asks for it."""
     from router.classifiers.isolation import fault_of
 
@@ -324,19 +326,19 @@ def fit_panel(
             if registration.wants_base and base is not None:
                 classifier.bind(base)
             classifier.warmup()
-            classifier.fit(lessons.of(registration))
+            classifier.fit(profiles_to_fit.of(registration))
         except Exception as error:
             skipped[registration.name] = f"{fault_of(error)}: {error}"
         else:
             kept.append(registration)
-    return Panel(tuple(kept), skipped)
+    return FittedClassifiers(tuple(kept), skipped)
 
 
 def ask_batch(registration: Registration, texts: Sequence[str], labels: Labels) -> list[Vote]:
     """One batch; a classifier that raises loses these votes."""
     from router.classifiers.contract import Answer, read_answers
     from router.plugins.trial import call_classifier, requests_of
-    from router.routing.panel import as_vote
+    from router.routing.chain import as_vote
     from router.types import VoteError
 
     batch: tuple[Request, ...] = requests_of(texts)
@@ -349,13 +351,13 @@ def ask_batch(registration: Registration, texts: Sequence[str], labels: Labels) 
     return [as_vote(registration.name, answer, labels, took) for answer in said]
 
 
-def latencies(panel: Panel, rows: Sequence[Row]) -> dict[str, tuple[float, float]]:
+def latencies(fitted: FittedClassifiers, rows: Sequence[Row]) -> dict[str, tuple[float, float]]:
     """Median and 95th percentile of one request alone, seconds, by classifier; a spread of the rows."""
     from router.plugins.trial import call_classifier, requests_of
 
     step = max(1, len(rows) // TIMED)
     found = {}
-    for registration in panel.registrations:
+    for registration in fitted.registrations:
         times = []
         for row in rows[::step]:
             batch = requests_of([row.text])

@@ -122,7 +122,7 @@ def _setting(local: Local, of: Calibration) -> Setting:
     from router.extensions.calibration.fit import Setting
 
     return Setting(
-        classifiers=local.panel.names,
+        classifiers=local.fitted.names,
         kinds=local.kinds,
         axes=of.axes,
         goal=Goal(of.target, of.delta, of.ood_target),

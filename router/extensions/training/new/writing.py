@@ -177,8 +177,8 @@ def _routing_examples(train: Sequence[Pair], labels: Sequence[str]) -> tuple[str
     prompts = [pair for pair in train if len(pair.prompt) <= EXAMPLE_CHARACTERS]
     if not labels:
         return tuple(pair.prompt for pair in prompts[:EXAMPLES])
-    shelves = [[pair.prompt for pair in prompts if pair.response == label] for label in labels]
-    turns = chain.from_iterable(zip_longest(*shelves))
+    by_label = [[pair.prompt for pair in prompts if pair.response == label] for label in labels]
+    turns = chain.from_iterable(zip_longest(*by_label))
     return tuple([prompt for prompt in turns if prompt is not None][:EXAMPLES])
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from router.classifiers.strangers import BIAS, PENALTY, SHARE, Array, Strangers, Verdict
+from router.classifiers.background_negatives import BIAS, PENALTY, SHARE, Array, BackgroundNegatives, Verdict
 
 SIZE = 40
 NONE = np.zeros((0, SIZE), np.float32)
@@ -40,14 +40,14 @@ def strange() -> Array:
 
 def test_the_score_is_that_of_ridge_regression(strange: Array) -> None:
     own, asked = units(OWN, seed=2, towards=0), units(1, seed=3)[0]
-    verdict = Strangers(strange).learn(own, NONE)
+    verdict = BackgroundNegatives(strange).learn(own, NONE)
     assert verdict.above(asked) + verdict.level == pytest.approx(slow_score(own, strange, asked), abs=0.01)
 
 
 def test_left_out_is_as_though_it_had_not_been_there(strange: Array) -> None:
     """The level of texts apart is half-way between the last stranger and nine of ten of their own."""
     own = units(OWN, seed=2, towards=0)
-    verdict = Strangers(strange).learn(own, NONE)
+    verdict = BackgroundNegatives(strange).learn(own, NONE)
     left_out = [slow_score(np.delete(own, i, axis=0), strange, own[i]) for i in range(OWN)]
     away = [slow_score(own, np.delete(strange, i, axis=0), strange[i]) for i in range(STRANGE)]
     expected = (max(away) + float(np.quantile(left_out, 0.1))) / 2
@@ -55,7 +55,7 @@ def test_left_out_is_as_though_it_had_not_been_there(strange: Array) -> None:
 
 
 def test_a_topic_of_its_own_is_recognised_and_strangers_are_not(strange: Array) -> None:
-    verdict = Strangers(strange).learn(units(OWN, seed=2, towards=0), NONE)
+    verdict = BackgroundNegatives(strange).learn(units(OWN, seed=2, towards=0), NONE)
     assert verdict.recognised == 1.0
     assert verdict.taken == 0.0
     assert sum(verdict.above(row) > 0 for row in units(20, seed=4, towards=0)) >= 16
@@ -63,20 +63,20 @@ def test_a_topic_of_its_own_is_recognised_and_strangers_are_not(strange: Array) 
 
 
 def test_examples_like_everything_else_take_few_strangers(strange: Array) -> None:
-    verdict = Strangers(strange).learn(units(OWN, seed=6), NONE)
+    verdict = BackgroundNegatives(strange).learn(units(OWN, seed=6), NONE)
     assert verdict.recognised < 0.5
     assert verdict.taken <= 0.05
 
 
 def test_a_negative_example_pulls_down(strange: Array) -> None:
     own, against = units(OWN, seed=2, towards=0), units(4, seed=7, towards=0)
-    strangers = Strangers(strange)
+    strangers = BackgroundNegatives(strange)
     before, after = strangers.learn(own, NONE), strangers.learn(own, against)
     assert all(after.above(row) < before.above(row) for row in against)
 
 
 def test_it_survives_being_kept(strange: Array) -> None:
-    verdict = Strangers(strange).learn(units(OWN, seed=2, towards=0), NONE)
+    verdict = BackgroundNegatives(strange).learn(units(OWN, seed=2, towards=0), NONE)
     again = Verdict.of(verdict.packed().astype(np.float32))
     asked = units(1, seed=3)[0]
     assert again.above(asked) == pytest.approx(verdict.above(asked), abs=0.01)

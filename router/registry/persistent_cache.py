@@ -12,19 +12,19 @@ from router.registry.state import write_atomically
 
 log = logging.getLogger(__name__)
 
-MOST_NOTES = 20_000
+MAX_ENTRIES = 20_000
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
-class Notes:
+class PersistentCache:
     """What was found out once, one line each: a key and perhaps a value. The newest `most` are kept (0:
-    MOST_NOTES).
+    MAX_ENTRIES).
 
     `again` says what happens again where the file cannot be used.
     """
 
     def __init__(self, file: Path, again: str, most: int = 0) -> None:
-        self._file, self._again, self._most = file, again, most or MOST_NOTES
+        self._file, self._again, self._most = file, again, most or MAX_ENTRIES
         self._values: dict[str, str] = {}
         self._writable = True
 
@@ -65,7 +65,7 @@ class Notes:
             log.warning("%s after a restart: cannot write %s (%s)", self._again, self._file, error)
 
 
-class Proven(Notes):
+class Proven(PersistentCache):
     """Digests whose probes passed on this base, in `proven`."""
 
     def __init__(self, folder: Path) -> None:
@@ -76,7 +76,7 @@ class Proven(Notes):
         self.note({key: ""})
 
 
-class Hashed(Notes):
+class Hashed(PersistentCache):
     """The sha256 of weights files that look as they did when they were read, in `weights`.
 
     It decides about routing alone: whatever is loaded is hashed again.

@@ -1,4 +1,4 @@
-"""Lanes of all classifiers together."""
+"""Executors of all classifiers together."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Any
 
 from router.classifiers.stand_in import StandInBase
 from router.routing import BaseModel, Classifier, Scores
-from router.routing.knowledge import Labels
-from router.routing.panel import Lanes, Lessons, Panel
+from router.routing.catalog_view import Labels
+from router.routing.chain import ClassifierChain, Executors, FitProfiles
 from router.routing.policy import Policy
 
 
@@ -25,15 +25,15 @@ async def test_nobody_waits_for_the_fit_of_one_that_asks_the_base(kit: Any) -> N
         def fit(self, adapters: Any) -> None:
             gate.wait(10)
 
-    lanes = Lanes(lambda timeout: StandInBase())
-    lanes.sync([kit.registered(Slow())], Lessons((kit.medical,), (kit.medical,)))
+    executors = Executors(lambda timeout: StandInBase())
+    executors.sync([kit.registered(Slow())], FitProfiles((kit.medical,), (kit.medical,)))
     async with asyncio.timeout(2):
-        await lanes.wait_for_fits(10)
-    (lane,) = lanes.in_order()
-    assert not lane.ready
+        await executors.wait_for_fits(10)
+    (executor,) = executors.in_order()
+    assert not executor.ready
     gate.set()
-    await kit.eventually(lambda: lane.ready)
-    await lanes.close(5)
+    await kit.eventually(lambda: executor.ready)
+    await executors.close(5)
 
 
 async def test_one_that_asks_the_base_learns_after_the_others(kit: Any) -> None:
@@ -55,18 +55,18 @@ async def test_one_that_asks_the_base_learns_after_the_others(kit: Any) -> None:
         def fit(self, adapters: Any) -> None:
             order.append(self.name)
 
-    lanes = Lanes(lambda timeout: StandInBase())
-    lanes.sync(
+    executors = Executors(lambda timeout: StandInBase())
+    executors.sync(
         [kit.registered(Reads(), priority=1), kit.registered(Encodes(), priority=2)],
-        Lessons((kit.medical,), (kit.medical,)),
+        FitProfiles((kit.medical,), (kit.medical,)),
     )
     await asyncio.sleep(0.05)
     assert order == []
     gate.set()
     async with asyncio.timeout(10):
-        await lanes.wait_for_fits(10, with_base=True)
+        await executors.wait_for_fits(10, with_base=True)
     assert order == ["encodes", "reads"]
-    await lanes.close(5)
+    await executors.close(5)
 
 
 async def test_a_close_tells_a_fit_to_end_and_waits_for_it(kit: Any) -> None:
@@ -82,10 +82,10 @@ async def test_a_close_tells_a_fit_to_end_and_waits_for_it(kit: Any) -> None:
         def close(self) -> None:
             told.set()
 
-    lanes = Lanes()
-    lanes.sync([kit.registered(Long())], Lessons((kit.medical,), (kit.medical,)))
+    executors = Executors()
+    executors.sync([kit.registered(Long())], FitProfiles((kit.medical,), (kit.medical,)))
     await asyncio.sleep(0.05)
-    await lanes.close(5)
+    await executors.close(5)
     assert ended.is_set()
 
 
@@ -101,11 +101,11 @@ async def test_a_fit_that_does_not_end_holds_nobody_up_for_long(kit: Any) -> Non
         def close(self) -> None:
             raise ValueError("deaf")
 
-    lanes = Lanes()
-    lanes.sync([kit.registered(Deaf())], Lessons((kit.medical,), (kit.medical,)))
+    executors = Executors()
+    executors.sync([kit.registered(Deaf())], FitProfiles((kit.medical,), (kit.medical,)))
     await asyncio.sleep(0.05)
     async with asyncio.timeout(5):
-        await lanes.close(0.05)
+        await executors.close(0.05)
     gate.set()
 
 
@@ -132,36 +132,41 @@ class Voice(Classifier):
         return [Scores({"medical": 0.9})] * len(requests)
 
 
-def panel_with(kit: Any, voice: Voice) -> tuple[Lanes, Panel]:
-    lanes = Lanes()
+def chain_with(kit: Any, voice: Voice) -> tuple[Executors, ClassifierChain]:
+    executors = Executors()
     given = [kit.registered(voice, priority=1), kit.registered(kit.says("other", None), priority=2)]
-    lanes.sync(given, Lessons((kit.medical,), (kit.medical,)))
-    return lanes, Panel(lanes, foreign=lambda text: text == "hallo")
+    executors.sync(given, FitProfiles((kit.medical,), (kit.medical,)))
+    return executors, ClassifierChain(executors, foreign=lambda text: text == "hallo")
 
 
-async def voted(kit: Any, panel: Panel, text: str) -> list[str]:
+async def voted(kit: Any, chain: ClassifierChain, text: str) -> list[str]:
     request, labels = kit.asking(text), Labels((kit.medical,))
-    everyone = [vote.classifier for vote in await panel.everyone(request, labels, Policy())]
-    votes = await panel.until_settled(request, labels, {"medical"}, Policy())
+    everyone = [vote.classifier for vote in await chain.everyone(request, labels, Policy())]
+    votes = await chain.until_settled(request, labels, {"medical"}, Policy())
     assert [vote.classifier for vote in votes] == everyone[: len(votes)]
     return everyone
 
 
 async def test_one_for_other_languages_learns_with_the_first_such_request(kit: Any) -> None:
     voice = Voice()
-    lanes, panel = panel_with(kit, voice)
-    lane = lanes.in_order()[0]
-    assert await voted(kit, panel, "hello") == ["other"]
-    assert (voice.learned, voice.asked, lane.registration.health.state, lane.flaw) == (0, 0, "asleep", "")
-    assert await voted(kit, panel, "hallo") == ["voice", "other"]
-    assert (voice.learned, lane.registration.health.state) == (1, "ready")
-    await lanes.close(5)
+    executors, chain = chain_with(kit, voice)
+    executor = executors.in_order()[0]
+    assert await voted(kit, chain, "hello") == ["other"]
+    assert (voice.learned, voice.asked, executor.registration.health.state, executor.flaw) == (
+        0,
+        0,
+        "asleep",
+        "",
+    )
+    assert await voted(kit, chain, "hallo") == ["voice", "other"]
+    assert (voice.learned, executor.registration.health.state) == (1, "ready")
+    await executors.close(5)
 
 
 async def test_one_that_lacks_something_is_not_asked_and_that_is_no_flaw(kit: Any) -> None:
-    lanes, panel = panel_with(kit, Voice("fetch its model"))
-    lane = lanes.in_order()[0]
-    assert await voted(kit, panel, "hallo") == ["other"]
-    health = lane.registration.health
-    assert (health.state, health.fit_error, lane.flaw) == ("unable", "fetch its model", "")
-    await lanes.close(5)
+    executors, chain = chain_with(kit, Voice("fetch its model"))
+    executor = executors.in_order()[0]
+    assert await voted(kit, chain, "hallo") == ["other"]
+    health = executor.registration.health
+    assert (health.state, health.fit_error, executor.flaw) == ("unable", "fetch its model", "")
+    await executors.close(5)

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from router.errors import NotFound
-from router.routing import knowledge
-from router.routing.knowledge import Knowledge, Labels, narrow
+from router.routing import catalog_view
+from router.routing.catalog_view import CatalogView, Labels, narrow
 from router.types import AdapterProfile, RoutingHints
 
 A = AdapterProfile("a", "1", domain="medical", task="summarization")
@@ -79,14 +79,14 @@ def test_without_adapters_every_hint_is_not_found() -> None:
 async def test_an_exception_while_learning_is_shown_and_learning_goes_on(
     kit: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(knowledge, "AGAIN_SECONDS", 0.01)
+    monkeypatch.setattr(catalog_view, "AGAIN_SECONDS", 0.01)
     catalog, broken = kit.catalog([A]), True
 
     async def learn(profiles: tuple[AdapterProfile, ...]) -> None:
         if broken:
             raise RuntimeError("no room")
 
-    known = Knowledge(catalog, learn)
+    known = CatalogView(catalog, learn)
     known.start()
     catalog.become(A, B)
     await kit.eventually(lambda: "could not be learned: RuntimeError" in known.flaw)

@@ -28,7 +28,7 @@ from router.types import AdapterRef
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class NameOverride:
     """How an adapter is to be called, by the user; '' where nothing was said."""
 
     name: str = ""
@@ -55,7 +55,7 @@ class Spot:
     present: Path | None
 
 
-class Shelf:
+class AdaptersFolder:
     """An adapters folder as it is now."""
 
     def __init__(self, adapters: Path) -> None:
@@ -92,7 +92,7 @@ class Shelf:
         return Spot(ref, beside, None)
 
 
-def called(says: Manifest | None, folder: str, source: Source, wanted: Wanted) -> AdapterRef:
+def called(says: Manifest | None, folder: str, source: Source, wanted: NameOverride) -> AdapterRef:
     """Name and version: what the manifest says, else the user, else the source.
 
     `folder`: what the manifest's folder is called, which is its name where it says none. Raises ConfigError

@@ -1,4 +1,4 @@
-"""Who is handed to vLLM when, and that whatever comes to a closed desk is ended, not forgotten."""
+"""Who is handed to vLLM when, and that whatever comes to a closed dispatcher is ended, not forgotten."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from router.engine.handoff import PendingReading
 from router.errors import Unavailable
 from router.extensions.vllm.answers import Answer
 from router.extensions.vllm.client import Lora
-from router.extensions.vllm.desk import Desk
+from router.extensions.vllm.dispatcher import Dispatcher
 from router.types import FinishReason, SamplingParams
 from tests.engine.contract import until
 from tests.extensions.vllm.script import Script
@@ -20,13 +20,13 @@ from tests.extensions.vllm.test_answers import LETTERS
 
 
 class Trial:
-    """A desk with a script behind it, and what was sent to whom."""
+    """A dispatcher with a script behind it, and what was sent to whom."""
 
     def __init__(self, rows: int = 2, slots: int = 2) -> None:
         self.script = Script()
         self.sent: list[tuple[str, Any]] = []
         self.names: dict[Any, str] = {}
-        self.desk = Desk(
+        self.dispatcher = Dispatcher(
             self.script, rows, slots, lambda who, event: self.sent.append((self.names[who], event))
         )
 
@@ -35,7 +35,7 @@ class Trial:
         self.names[stream] = name
         job = Job(name, [1, 2], SamplingParams(max_tokens=tokens), **more)
         adapter = Lora(f"lora {lora}", lora, "path") if lora else None
-        self.desk.add(Answer(job, stream, LETTERS, frozenset(), adapter))  # type: ignore[arg-type]
+        self.dispatcher.add(Answer(job, stream, LETTERS, frozenset(), adapter))  # type: ignore[arg-type]
         return stream
 
     def ends(self) -> dict[str, Any]:
@@ -57,12 +57,12 @@ async def test_who_leaves_while_waiting_is_never_asked() -> None:
     trial = Trial(rows=1)
     trial.add("a")
     waiting = trial.add("b")
-    trial.desk.end(waiting)
-    trial.desk.end(waiting)
+    trial.dispatcher.end(waiting)
+    trial.dispatcher.end(waiting)
     await trial.until(2)
     assert trial.ends()["b"].reason is FinishReason.CANCELLED
     assert len(trial.script.asked) == 1
-    assert (trial.desk.running, trial.desk.waiting) == (0, 0)
+    assert (trial.dispatcher.running, trial.dispatcher.waiting) == (0, 0)
 
 
 @pytest.mark.parametrize("how", ["fail", "stop"])
@@ -71,13 +71,13 @@ async def test_what_comes_too_late_is_ended(how: str) -> None:
     trial.add("running", 1000)
     await asyncio.sleep(0.01)
     if how == "fail":
-        trial.desk.fail(Unavailable("dead"))
+        trial.dispatcher.fail(Unavailable("dead"))
     else:
-        trial.desk.stop()
+        trial.dispatcher.stop()
     trial.add("late")
     pending = PendingReading(lambda it: None, lambda it: None)
     trial.names[pending] = "reading"
-    trial.desk.read(Reading([1], [2]), pending)
+    trial.dispatcher.read(Reading([1], [2]), pending)
     ends = trial.ends()
     kind = Unavailable if how == "fail" else Finished
     assert {name: type(event) for name, event in ends.items()} == dict.fromkeys(
@@ -102,7 +102,7 @@ async def test_a_slot_is_free_when_vllm_has_let_go_of_it() -> None:
     trial.add("b", lora=2)
     await until(lambda: trial.script.running)
     trial.script.aborting.clear()
-    trial.desk.end(first)
+    trial.dispatcher.end(first)
     assert trial.ends()["a"].reason is FinishReason.CANCELLED
     await asyncio.sleep(0.02)
     assert len(trial.script.asked) == 1
@@ -112,14 +112,14 @@ async def test_a_slot_is_free_when_vllm_has_let_go_of_it() -> None:
 
 async def test_a_job_that_never_began_gives_its_slot_back() -> None:
     trial = Trial(rows=8, slots=1)
-    trial.desk.end(trial.add("a", lora=1))  # before its task had a turn
+    trial.dispatcher.end(trial.add("a", lora=1))  # before its task had a turn
     trial.add("b", lora=2)
     await trial.until(2)
     assert trial.ends()["b"].reason is FinishReason.LENGTH
 
 
 async def test_who_waits_for_a_slot_is_not_overtaken_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("router.extensions.vllm.desk.PATIENCE", 0.0)
+    monkeypatch.setattr("router.extensions.vllm.dispatcher.PATIENCE", 0.0)
     trial = Trial(rows=8, slots=1)
     for name, lora in (("a", 1), ("b", 2), ("c", 1)):
         trial.add(name, lora=lora)

@@ -52,7 +52,7 @@ class Verdict:
         return cls(row[:-FACTS].astype(np.float16), *(float(fact) for fact in row[-FACTS:]))
 
 
-class Strangers:
+class BackgroundNegatives:
     """Unit vectors [n, size] of requests that no adapter should get."""
 
     def __init__(self, vectors: Array, inverse: Array | None = None) -> None:

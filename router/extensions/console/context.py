@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Insight:
+class ConsoleContext:
     """Parts of a server, for its console."""
 
     engine: Engine
@@ -35,7 +35,7 @@ class Insight:
     no_experiments: str = ""  # why there are none
 
     @classmethod
-    def of(cls, server: ServerApp, recent: Recent) -> Insight:
+    def of(cls, server: ServerApp, recent: Recent) -> ConsoleContext:
         """Of that server; `recent` has what administrators did."""
         absent = server.no_experiments if server.experiments is None else ""
         found = (server.engine, server.registry, server.metrics, server.health, recent, server.router.state)

@@ -15,7 +15,7 @@ from router.types import EVERYTHING, Visible
 
 
 @dataclass(frozen=True, slots=True)
-class Sight:
+class Visibility:
     """What a caller may know of, adapters and experiments."""
 
     adapters: Visible = EVERYTHING

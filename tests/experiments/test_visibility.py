@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from router.experiments.model import ArmSpec, Mode, Phase, Spec
-from router.experiments.sight import Sight
+from router.experiments.visibility import Visibility
 from router.types import EVERYTHING, AdapterRef, Visible
 from tests.experiments.live.made import experiment
 from tests.experiments.plans import plan, router_plan
@@ -33,17 +33,17 @@ MEDICAL, TRIALS, NONE = Visible(("medical",)), Visible(("tri*",)), Visible()
     ],
 )
 def test_by_name_and_by_adapters(adapters: Visible, experiments: Visible, spec: Spec, seen: bool) -> None:
-    sight = Sight(adapters, experiments)
-    assert sight.tells("trial", spec) == seen
-    assert sight.sees(replace(experiment("trial", spec), phases=())) == seen
+    visibility = Visibility(adapters, experiments)
+    assert visibility.tells("trial", spec) == seen
+    assert visibility.sees(replace(experiment("trial", spec), phases=())) == seen
 
 
 def test_an_earlier_phase_counts() -> None:
     hidden = plan(route="legal", arms=(ArmSpec("a", 0.5), ArmSpec("b", 0.5)))
     phases = (Phase(1, 0.0, "e", "v", hidden), Phase(2, 1.0, "e", "v", plan()))
     found = replace(experiment("trial", plan()), phases=phases)
-    assert not Sight(MEDICAL, TRIALS).sees(found)
-    assert Sight(Visible(("medical", "legal")), TRIALS).sees(found)
+    assert not Visibility(MEDICAL, TRIALS).sees(found)
+    assert Visibility(Visible(("medical", "legal")), TRIALS).sees(found)
 
 
 @pytest.mark.parametrize(
@@ -61,5 +61,5 @@ def test_an_earlier_phase_counts() -> None:
     ],
 )
 def test_an_audit_entry_names_no_hidden_adapter(detail: dict[str, object], shown: bool) -> None:
-    assert Sight(MEDICAL, TRIALS).detail(detail) == (detail if shown else {})
-    assert Sight(EVERYTHING, TRIALS).detail(detail) == detail
+    assert Visibility(MEDICAL, TRIALS).detail(detail) == (detail if shown else {})
+    assert Visibility(EVERYTHING, TRIALS).detail(detail) == detail

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from router.registry import notes
-from router.registry.notes import Hashed, Proven
+from router.registry import persistent_cache
+from router.registry.persistent_cache import Hashed, Proven
 
 
 def test_what_is_proven_is_remembered_without_a_disk_too(
@@ -22,7 +22,7 @@ def test_what_is_proven_is_remembered_without_a_disk_too(
 
 
 def test_proven_digests_survive_and_stay_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(notes, "MOST_NOTES", 3)
+    monkeypatch.setattr(persistent_cache, "MAX_ENTRIES", 3)
     proven = Proven(tmp_path)
     proven.read()
     for i in range(8):

@@ -35,7 +35,7 @@ READINGS = BACKGROUND // 2  # of vLLM's priorities: behind requests, before jobs
 Send = Callable[[Receiver, Event], None]
 
 
-class Line:
+class WaitingQueue:
     """Requests that wait, the next first: the higher priority, then the tenant that was served least, then
     who came first. vLLM serves in the order of arrival, so no more is handed to it than it can run.
     Background jobs never wait.
@@ -82,14 +82,14 @@ class Line:
         return -answer.job.priority, self._served.served(answer.job.tenant), answer.number
 
 
-class Desk:
-    """`send` brings an event to whoever waits for it."""
+class Dispatcher:
+    """`send` brings an event to its receiver."""
 
     def __init__(self, client: Client, max_running: int, slots: int, send: Send) -> None:
         self._client, self._max_running, self._slots, self._send = client, max_running, slots, send
         self._in_slots: Counter[int] = Counter()  # adapters' numbers, until vLLM has let go of the request
         self._ids = Ids()
-        self._line = Line()
+        self._queue = WaitingQueue()
         self._served: dict[Stream, Answer] = {}  # with vLLM
         self._read: dict[PendingReading, asyncio.Task[None]] = {}
         self._tasks: dict[Answer, asyncio.Task[None]] = {}
@@ -114,7 +114,7 @@ class Desk:
     @property
     def waiting(self) -> int:
         """Requests that wait here."""
-        return len(self._line)
+        return len(self._queue)
 
     @property
     def reading(self) -> int:
@@ -137,7 +137,7 @@ class Desk:
             return
         self._time(answer.stream, answer.job.deadline)
         self._waits[answer.stream] = answer
-        self._line.add(answer)
+        self._queue.add(answer)
         self._go_on()
 
     def end(self, receiver: Receiver, reason: FinishReason = FinishReason.CANCELLED) -> None:
@@ -175,10 +175,10 @@ class Desk:
 
     def _go_on(self) -> None:
         """Hand over who is next, at the expense of jobs in the background."""
-        while len(self._line) and self._closed is None:
+        while len(self._queue) and self._closed is None:
             if len(self._served) >= self._max_running and not self._give_up_one():
                 return
-            answer = self._line.next(self._fits)
+            answer = self._queue.next(self._fits)
             if answer is None:
                 break
             self._waits.pop(answer.stream, None)
@@ -226,7 +226,7 @@ class Desk:
             async with aclosing(self._client.generate(ask)) as pieces:
                 async for piece in pieces:
                     if not answer.job.background:
-                        self._line.charge(answer, len(piece.tokens))
+                        self._queue.charge(answer, len(piece.tokens))
                     self.spoilt = self.spoilt or piece.spoilt
                     for event in answer.take(piece):
                         self._send(answer.stream, event)
@@ -257,7 +257,7 @@ class Desk:
         self._go_on()
 
     def _forget(self, answer: Answer) -> None:
-        self._line.remove(answer)
+        self._queue.remove(answer)
         self._waits.pop(answer.stream, None)
         if (timer := self._timers.pop(answer.stream, None)) is not None:
             timer.cancel()

@@ -18,7 +18,7 @@ WEB = "https://huggingface.co/"
 Make = Callable[[str, str], Source]
 
 
-def source_of(said: str, subfolder: str = "", sources: Mapping[str, Make] | None = None) -> Source:
+def source_of(specifier: str, subfolder: str = "", sources: Mapping[str, Make] | None = None) -> Source:
     """The source that is meant. `sources`: those of plugins by scheme.
 
     Raises ConfigError; nothing is asked for yet.
@@ -27,20 +27,20 @@ def source_of(said: str, subfolder: str = "", sources: Mapping[str, Make] | None
     inside = subfolder.rstrip("/")
     if inside and (problem := wrong_name(inside)):
         raise ConfigError(f"--subfolder {show(subfolder)} {problem}")
-    scheme = named[1] if (named := SCHEME.match(said)) else ""
+    scheme = named[1] if (named := SCHEME.match(specifier)) else ""
     if scheme in found and scheme != "file":
-        return found[scheme](said, inside)
-    if said.startswith(WEB) and "hub" in found:
-        repo = "/".join(said.removeprefix(WEB).split("/")[:2])
-        raise ConfigError(f"{show(said)[1:-1]} is a page: say hub:{show(repo)[1:-1]}")
-    if "://" in said and not said.startswith(FILE):
+        return found[scheme](specifier, inside)
+    if specifier.startswith(WEB) and "hub" in found:
+        repo = "/".join(specifier.removeprefix(WEB).split("/")[:2])
+        raise ConfigError(f"{show(specifier)[1:-1]} is a page: say hub:{show(repo)[1:-1]}")
+    if "://" in specifier and not specifier.startswith(FILE):
         if ANY not in found:
             known = ", ".join(f"{name}:" for name in sorted(found)) or "none"
             raise ConfigError(f"{scheme}:// is no source of adapters here; plugins have {known}")
-        return found[ANY](said, inside)
-    path = Path(said.removeprefix(FILE)).expanduser()
+        return found[ANY](specifier, inside)
+    path = Path(specifier.removeprefix(FILE)).expanduser()
     if not path.is_dir():
-        short = said.count("/") == 1 and not said.startswith(("/", "."))
-        hint = f"; hub:{said} is one on the hub" if short and "hub" in found else ""
-        raise ConfigError(f"{show(said)[1:-1]} is no folder here{hint}")
+        short = specifier.count("/") == 1 and not specifier.startswith(("/", "."))
+        hint = f"; hub:{specifier} is one on the hub" if short and "hub" in found else ""
+        raise ConfigError(f"{show(specifier)[1:-1]} is no folder here{hint}")
     return Local(path, inside)

@@ -15,7 +15,7 @@ import pytest
 from router.classifiers.contract import Answer
 from router.classifiers.stand_in import StandInBase
 from router.routing import HIDDEN_STATES, Classifier, Scores
-from router.routing.lane import Fitter
+from router.routing.executor import Fitter
 from router.types import AdapterProfile
 
 SURE = Scores({"a": 1.0})
@@ -28,13 +28,15 @@ def raising(error: BaseException) -> Any:
     return answer
 
 
-async def test_an_idle_classifier_is_called_at_once_and_a_busy_one_collects(kit: Any, lane_of: Any) -> None:
+async def test_an_idle_classifier_is_called_at_once_and_a_busy_one_collects(
+    kit: Any, executor_of: Any
+) -> None:
     gate = threading.Event()
     says = kit.says("c", lambda r: gate.wait(5) and SURE)
-    lane = lane_of(kit.registered(says))
-    first = lane.ask(kit.asking())
+    executor = executor_of(kit.registered(says))
+    first = executor.ask(kit.asking())
     await asyncio.sleep(0.05)
-    rest = [lane.ask(kit.asking(str(i))) for i in range(40)]
+    rest = [executor.ask(kit.asking(str(i))) for i in range(40)]
     gate.set()
     assert {a.confidences["a"] for a in await asyncio.gather(first, *rest)} == {1.0}
     assert says.batches == [1, 32, 8]
@@ -44,32 +46,32 @@ async def test_an_idle_classifier_is_called_at_once_and_a_busy_one_collects(kit:
     "error", [ValueError("secret"), SystemExit(1), KeyboardInterrupt(), GeneratorExit(), MemoryError()]
 )
 async def test_whatever_is_raised_costs_a_vote_and_the_thread_lives(
-    kit: Any, lane_of: Any, error: BaseException
+    kit: Any, executor_of: Any, error: BaseException
 ) -> None:
     registration = kit.registered(kit.says("c", raising(error)))
-    lane = lane_of(registration)
+    executor = executor_of(registration)
     for _ in range(2):
-        assert await lane.ask(kit.asking()) == Answer(error="raised")
+        assert await executor.ask(kit.asking()) == Answer(error="raised")
     assert registration.health.errors == 2
     assert type(error).__name__ in registration.health.last_error
     assert "secret" not in registration.health.last_error
 
 
 @pytest.mark.parametrize("answer", [Scores({"a": math.nan}), "yes", Scores({"a": 2.0}), 0.9, Scores({})])
-async def test_nonsense_costs_a_vote(kit: Any, lane_of: Any, answer: Any) -> None:
+async def test_nonsense_costs_a_vote(kit: Any, executor_of: Any, answer: Any) -> None:
     registration = kit.registered(kit.says("c", answer))
-    assert await lane_of(registration).ask(kit.asking()) == Answer(error="invalid")
+    assert await executor_of(registration).ask(kit.asking()) == Answer(error="invalid")
     assert registration.health.last_error == "invalid scores"
 
 
-async def test_a_wrong_length_costs_all_votes_of_the_batch(kit: Any, lane_of: Any) -> None:
+async def test_a_wrong_length_costs_all_votes_of_the_batch(kit: Any, executor_of: Any) -> None:
     class Short(Classifier):
         name = "short"
 
         def classify_batch(self, requests: Any) -> Any:
             return [SURE] * (len(requests) + 1)
 
-    assert await lane_of(kit.registered(Short())).ask(kit.asking()) == Answer(error="invalid")
+    assert await executor_of(kit.registered(Short())).ask(kit.asking()) == Answer(error="invalid")
 
 
 @pytest.fixture
@@ -85,23 +87,23 @@ def patient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 async def test_a_call_that_hangs_costs_the_vote_and_later_requests_do_not_wait(
-    kit: Any, lane_of: Any, impatient: None
+    kit: Any, executor_of: Any, impatient: None
 ) -> None:
     gate = threading.Event()
     registration = kit.registered(kit.says("c", lambda r: gate.wait(20) and SURE), timeout=0.02)
-    lane = lane_of(registration)
-    first, waiting = lane.ask(kit.asking()), lane.ask(kit.asking())
+    executor = executor_of(registration)
+    first, waiting = executor.ask(kit.asking()), executor.ask(kit.asking())
     assert await asyncio.gather(first, waiting) == [Answer(error="timeout")] * 2
-    assert lane.ask(kit.asking()).result() == Answer(error="timeout")  # at once: it is still out
+    assert executor.ask(kit.asking()).result() == Answer(error="timeout")  # at once: it is still out
     gate.set()
-    await kit.eventually(lambda: lane._call is None)
-    assert (await lane.ask(kit.asking())).confidences == {"a": 1.0}
+    await kit.eventually(lambda: executor._call is None)
+    assert (await executor.ask(kit.asking())).confidences == {"a": 1.0}
     assert registration.health.errors == 1
 
 
-async def test_time_without_the_processor_does_not_count(kit: Any, lane_of: Any, patient: None) -> None:
+async def test_time_without_the_processor_does_not_count(kit: Any, executor_of: Any, patient: None) -> None:
     registration = kit.registered(kit.says("c", lambda r: time.sleep(0.3) or SURE), timeout=0.02)
-    assert (await lane_of(registration).ask(kit.asking())).confidences == {"a": 1.0}
+    assert (await executor_of(registration).ask(kit.asking())).confidences == {"a": 1.0}
     assert registration.health.errors == 0
 
 
@@ -112,73 +114,75 @@ def computing(seconds: float) -> None:
         pass
 
 
-async def test_processor_time_beyond_the_limit_costs_the_vote(kit: Any, lane_of: Any, patient: None) -> None:
+async def test_processor_time_beyond_the_limit_costs_the_vote(
+    kit: Any, executor_of: Any, patient: None
+) -> None:
     registration = kit.registered(kit.says("c", lambda r: computing(1.0) or SURE), timeout=0.05)
-    assert await lane_of(registration).ask(kit.asking()) == Answer(error="timeout")
+    assert await executor_of(registration).ask(kit.asking()) == Answer(error="timeout")
     assert registration.health.last_error == "timeout"
 
 
-async def test_each_request_of_a_batch_has_the_limit(kit: Any, lane_of: Any, patient: None) -> None:
+async def test_each_request_of_a_batch_has_the_limit(kit: Any, executor_of: Any, patient: None) -> None:
     gate = threading.Event()
     says = kit.says("c", lambda r: gate.wait(20) and (computing(0.1) or SURE))
-    lane = lane_of(kit.registered(says, timeout=0.4))
-    answers = [lane.ask(kit.asking(str(i))) for i in range(9)]
+    executor = executor_of(kit.registered(says, timeout=0.4))
+    answers = [executor.ask(kit.asking(str(i))) for i in range(9)]
     gate.set()
     assert [answer.error for answer in await asyncio.gather(*answers)] == [""] * 9
     assert says.batches == [1, 8]  # the second call takes twice the limit of one request
 
 
-async def test_the_wait_behind_another_call_does_not_count(kit: Any, lane_of: Any, patient: None) -> None:
+async def test_the_wait_behind_another_call_does_not_count(kit: Any, executor_of: Any, patient: None) -> None:
     gate = threading.Event()
-    lane = lane_of(kit.registered(kit.says("c", lambda r: gate.wait(20) and SURE), timeout=0.01))
-    first, behind = lane.ask(kit.asking()), lane.ask(kit.asking())
+    executor = executor_of(kit.registered(kit.says("c", lambda r: gate.wait(20) and SURE), timeout=0.01))
+    first, behind = executor.ask(kit.asking()), executor.ask(kit.asking())
     await asyncio.sleep(0.1)
     gate.set()
     assert [answer.error for answer in await asyncio.gather(first, behind)] == ["", ""]
 
 
 async def test_five_failures_open_the_breaker_and_a_good_call_closes_it(
-    kit: Any, lane_of: Any, monkeypatch: pytest.MonkeyPatch
+    kit: Any, executor_of: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bad = True
     says = kit.says("c", lambda r: "nonsense" if bad else SURE)
     registration = kit.registered(says)
     monkeypatch.setattr("router.classifiers.isolation.OPEN_SECONDS", 0.05)
-    lane = lane_of(registration)
+    executor = executor_of(registration)
     for _ in range(5):
-        await lane.ask(kit.asking())
-    assert lane.ask(kit.asking()).result() == Answer(error="breaker-open")
+        await executor.ask(kit.asking())
+    assert executor.ask(kit.asking()).result() == Answer(error="breaker-open")
     assert (registration.health.breaker, len(says.batches)) == ("open", 5)
     bad = False
     await asyncio.sleep(0.06)
-    assert (await lane.ask(kit.asking())).confidences == {"a": 1.0}
+    assert (await executor.ask(kit.asking())).confidences == {"a": 1.0}
     assert registration.health.breaker == "closed"
 
 
 async def test_threads_that_never_return_are_capped(
-    kit: Any, lane_of: Any, monkeypatch: pytest.MonkeyPatch
+    kit: Any, executor_of: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("router.classifiers.registration.PATIENCE", 0.02)
     gate = threading.Event()
     registration = kit.registered(kit.says("hang", lambda r: gate.wait(10) and SURE), timeout=0.002)
-    lane = lane_of(registration)
+    executor = executor_of(registration)
     for stuck in (1, 2, 3):
-        assert (await lane.ask(kit.asking())).error == "timeout"
+        assert (await executor.ask(kit.asking())).error == "timeout"
         await kit.eventually(lambda stuck=stuck: registration.health.stuck == stuck)
-    assert lane.ask(kit.asking()).result() == Answer(error="disabled")
+    assert executor.ask(kit.asking()).result() == Answer(error="disabled")
     assert registration.health.state == "disabled"
     assert sum(t.name == "classifier hang" for t in threading.enumerate()) <= 4
     gate.set()
     await kit.eventually(lambda: registration.health.stuck == 0)
     assert registration.health.state == "ready"
-    assert lane._refusal() is None
+    assert executor._refusal() is None
 
 
-async def test_a_request_that_is_cancelled_is_not_asked_about(kit: Any, lane_of: Any) -> None:
+async def test_a_request_that_is_cancelled_is_not_asked_about(kit: Any, executor_of: Any) -> None:
     gate = threading.Event()
     says = kit.says("c", lambda r: gate.wait(5) and SURE)
-    lane = lane_of(kit.registered(says))
-    first, gone, last = (lane.ask(kit.asking()) for _ in range(3))
+    executor = executor_of(kit.registered(says))
+    first, gone, last = (executor.ask(kit.asking()) for _ in range(3))
     gone.cancel()
     gate.set()
     await asyncio.gather(first, last)
@@ -186,7 +190,7 @@ async def test_a_request_that_is_cancelled_is_not_asked_about(kit: Any, lane_of:
 
 
 @pytest.mark.slow
-async def test_an_async_classifier_runs_beside_the_loop_and_in_time(kit: Any, lane_of: Any) -> None:
+async def test_an_async_classifier_runs_beside_the_loop_and_in_time(kit: Any, executor_of: Any) -> None:
     class Async(Classifier):
         name = "async"
 
@@ -195,18 +199,18 @@ async def test_an_async_classifier_runs_beside_the_loop_and_in_time(kit: Any, la
             return [Scores({"loop": float(asyncio.get_running_loop() is main)}) for _ in requests]
 
     main = asyncio.get_running_loop()
-    lane = lane_of(kit.registered(Async(), timeout=0.5, is_async=True))
-    assert (await lane.ask(kit.asking("fast"))).confidences == {"loop": 0.0}
-    assert (await lane.ask(kit.asking("slow"))).error == "timeout"
-    await kit.eventually(lambda: lane._call is None)
-    assert (await lane.ask(kit.asking("fast"))).confidences == {"loop": 0.0}
+    executor = executor_of(kit.registered(Async(), timeout=0.5, is_async=True))
+    assert (await executor.ask(kit.asking("fast"))).confidences == {"loop": 0.0}
+    assert (await executor.ask(kit.asking("slow"))).error == "timeout"
+    await kit.eventually(lambda: executor._call is None)
+    assert (await executor.ask(kit.asking("fast"))).confidences == {"loop": 0.0}
 
 
-async def test_a_closed_lane_settles_those_who_wait(kit: Any, lane_of: Any) -> None:
+async def test_a_closed_executor_settles_those_who_wait(kit: Any, executor_of: Any) -> None:
     gate = threading.Event()
-    lane = lane_of(kit.registered(kit.says("c", lambda r: gate.wait(5) and SURE)))
-    waiting = [lane.ask(kit.asking()) for _ in range(2)]
-    lane.close()
+    executor = executor_of(kit.registered(kit.says("c", lambda r: gate.wait(5) and SURE)))
+    waiting = [executor.ask(kit.asking()) for _ in range(2)]
+    executor.close()
     assert [a.error for a in await asyncio.gather(*waiting)] == ["disabled"] * 2
     gate.set()
 
@@ -247,42 +251,42 @@ async def test_a_classifier_that_learns_nothing_is_ready_at_once(kit: Any) -> No
     assert Fitter(kit.registered(kit.says("c"))).ready
 
 
-async def test_it_is_not_asked_before_its_first_fit(kit: Any, lane_of: Any) -> None:
+async def test_it_is_not_asked_before_its_first_fit(kit: Any, executor_of: Any) -> None:
     learner = Learner()
-    lane = lane_of(kit.registered(learner))
-    assert lane.ask(kit.asking()).result().error == "not-ready"
-    lane.fit([kit.medical])
-    await fitted(lane.fitter)
-    assert (await lane.ask(kit.asking())).confidences == {"medical": 1.0}
+    executor = executor_of(kit.registered(learner))
+    assert executor.ask(kit.asking()).result().error == "not-ready"
+    executor.fit([kit.medical])
+    await fitted(executor.fitter)
+    assert (await executor.ask(kit.asking())).confidences == {"medical": 1.0}
     assert threading.get_ident() not in learner.threads
 
 
 async def test_a_folder_that_cannot_be_made_costs_only_what_would_be_kept(
-    kit: Any, lane_of: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    kit: Any, executor_of: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     class Keeps(Learner):
         def keep(self, folder: Path) -> None:
             raise AssertionError("there is no folder")
 
     (tmp_path / "file").write_text("no folder")
-    lane = lane_of(kit.registered(Keeps()), keep=tmp_path / "file")
-    lane.fit([kit.medical])
-    await fitted(lane.fitter)
-    assert (await lane.ask(kit.asking())).confidences == {"medical": 1.0}
+    executor = executor_of(kit.registered(Keeps()), keep=tmp_path / "file")
+    executor.fit([kit.medical])
+    await fitted(executor.fitter)
+    assert (await executor.ask(kit.asking())).confidences == {"medical": 1.0}
     assert "what classifier learner learns is not kept" in caplog.text
 
 
-async def test_requests_go_on_with_the_old_fit_during_a_slow_one(kit: Any, lane_of: Any) -> None:
+async def test_requests_go_on_with_the_old_fit_during_a_slow_one(kit: Any, executor_of: Any) -> None:
     learner = Learner()
-    lane = lane_of(kit.registered(learner))
-    lane.fit([kit.medical])
-    await fitted(lane.fitter)
+    executor = executor_of(kit.registered(learner))
+    executor.fit([kit.medical])
+    await fitted(executor.fitter)
     learner.gate.clear()
-    lane.fit([kit.legal])
-    assert (await lane.ask(kit.asking())).confidences == {"medical": 1.0}
+    executor.fit([kit.legal])
+    assert (await executor.ask(kit.asking())).confidences == {"medical": 1.0}
     learner.gate.set()
-    await fitted(lane.fitter)
-    assert (await lane.ask(kit.asking())).confidences == {"legal": 1.0}
+    await fitted(executor.fitter)
+    assert (await executor.ask(kit.asking())).confidences == {"legal": 1.0}
     assert learner.warm == 1
 
 
@@ -301,28 +305,28 @@ async def test_only_the_newest_set_is_fitted_after_the_one_in_progress(kit: Any)
     assert learner.fits == [("medical",), ("translation",)]
 
 
-async def test_a_failed_fit_is_a_status_and_leaves_the_last_one(kit: Any, lane_of: Any) -> None:
+async def test_a_failed_fit_is_a_status_and_leaves_the_last_one(kit: Any, executor_of: Any) -> None:
     learner = Learner()
     registration = kit.registered(learner)
-    lane = lane_of(registration)
+    executor = executor_of(registration)
     learner.fail = SystemExit("no encoder")
-    lane.fit([kit.medical])
-    await fitted(lane.fitter)
-    assert (registration.health.state, lane.ready) == ("failed", False)
+    executor.fit([kit.medical])
+    await fitted(executor.fitter)
+    assert (registration.health.state, executor.ready) == ("failed", False)
     assert "no encoder" in registration.health.fit_error
     learner.fail = None
-    lane.fit([kit.medical])  # the same set again is tried again
-    await fitted(lane.fitter)
+    executor.fit([kit.medical])  # the same set again is tried again
+    await fitted(executor.fitter)
     assert (registration.health.state, registration.health.fit_error) == ("ready", "")
     learner.fail = ValueError("worse")
-    lane.fit([kit.legal])
-    await fitted(lane.fitter)
+    executor.fit([kit.legal])
+    await fitted(executor.fitter)
     assert "worse" in registration.health.fit_error
-    assert (await lane.ask(kit.asking())).confidences == {"medical": 1.0}
+    assert (await executor.ask(kit.asking())).confidences == {"medical": 1.0}
     learner.fail = None
-    lane.fit([kit.legal])
-    await fitted(lane.fitter)
-    assert (await lane.ask(kit.asking())).confidences == {"legal": 1.0}
+    executor.fit([kit.legal])
+    await fitted(executor.fitter)
+    assert (await executor.ask(kit.asking())).confidences == {"legal": 1.0}
 
 
 async def test_a_fit_that_raises_cancellation_is_only_a_fault(kit: Any) -> None:
@@ -356,7 +360,7 @@ class Bound(Classifier):
         return [Scores({"medical": 1.0}) for _ in requests]
 
 
-async def test_a_classifier_gets_the_base_with_ten_limits(kit: Any, lane_of: Any) -> None:
+async def test_a_classifier_gets_the_base_with_ten_limits(kit: Any, executor_of: Any) -> None:
     timeouts: list[float] = []
 
     def base_for(timeout: float) -> Any:
@@ -364,32 +368,32 @@ async def test_a_classifier_gets_the_base_with_ten_limits(kit: Any, lane_of: Any
         return StandInBase()
 
     classifier = Bound()
-    lane = lane_of(kit.registered(classifier, timeout=1.5), base_for=base_for)
-    assert lane.ask(kit.asking()).result().error == "not-ready"
+    executor = executor_of(kit.registered(classifier, timeout=1.5), base_for=base_for)
+    assert executor.ask(kit.asking()).result().error == "not-ready"
     for profiles in ([kit.medical], [kit.medical, kit.legal]):
-        lane.fit(profiles)
-        await kit.eventually(lambda: lane.ready and lane.fitter.running is None)
+        executor.fit(profiles)
+        await kit.eventually(lambda: executor.ready and executor.fitter.running is None)
     assert (timeouts, classifier.fits) == ([15.0], 2)
-    assert (await lane.ask(kit.asking())).confidences == {"medical": 1.0}
+    assert (await executor.ask(kit.asking())).confidences == {"medical": 1.0}
 
 
-async def test_without_a_base_it_is_not_asked_and_says_why(kit: Any, lane_of: Any) -> None:
+async def test_without_a_base_it_is_not_asked_and_says_why(kit: Any, executor_of: Any) -> None:
     registration = kit.registered(Bound())
-    lane = lane_of(registration)
-    lane.fit([kit.medical])
-    assert lane.ask(kit.asking()).result().error == "not-ready"
+    executor = executor_of(registration)
+    executor.fit([kit.medical])
+    assert executor.ask(kit.asking()).result().error == "not-ready"
     assert registration.status().state == "failed"
     assert "no engine" in registration.status().fit_error
 
 
-async def test_what_needs_more_than_the_engine_gives_is_never_asked(kit: Any, lane_of: Any) -> None:
+async def test_what_needs_more_than_the_engine_gives_is_never_asked(kit: Any, executor_of: Any) -> None:
     class Seeing(Bound):
         needs = (HIDDEN_STATES, "sight")
 
     registration = kit.registered(Seeing())
-    lane = lane_of(registration, base_for=lambda timeout: StandInBase())
-    lane.fit([kit.medical])
-    assert lane.fitter.running is None
-    assert lane.ask(kit.asking()).result().error == "disabled"
+    executor = executor_of(registration, base_for=lambda timeout: StandInBase())
+    executor.fit([kit.medical])
+    assert executor.fitter.running is None
+    assert executor.ask(kit.asking()).result().error == "disabled"
     assert registration.status().state == "unable"
     assert registration.status().fit_error == "the engine of this base gives no sight"

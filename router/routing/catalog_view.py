@@ -22,7 +22,7 @@ MOST_NAMED = 20  # domains or tasks in an error
 Learn = Callable[[tuple[AdapterProfile, ...]], Awaitable[None]]
 
 
-class Knowledge:
+class CatalogView:
     """Follows a catalog. `learn` is awaited for each new set, one at a time, before `labels` speak of it."""
 
     def __init__(self, catalog: Catalog, learn: Learn) -> None:

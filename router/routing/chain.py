@@ -1,4 +1,4 @@
-"""All classifiers as a panel that votes on a request; their lanes follow what plugins register."""
+"""The chain of all classifiers, which votes on a request. Its executors follow what plugins register."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from pathlib import Path
 
 from router.classifiers.contract import Answer
 from router.classifiers.registration import Registration
-from router.routing.knowledge import Labels
-from router.routing.lane import BaseFor, Lane
+from router.routing.catalog_view import Labels
+from router.routing.executor import BaseFor, ClassifierExecutor
 from router.routing.losses import LossLog
 from router.routing.policy import FEW, Rule
 from router.types import AdapterProfile, LostVote, Request, Vote, VoteError
@@ -20,17 +20,20 @@ OnVote = Callable[[Vote], None]
 WAKING_SECONDS = 3.0  # for which the first request in another language waits for the classifiers of such
 
 
-class Panel:
-    """Asks lanes and reads their answers as votes for adapters. `on_vote` sees every vote, for metrics.
+class ClassifierChain:
+    """Asks executors and reads their answers as votes for adapters. `on_vote` sees every vote, for metrics.
 
     `foreign` says whether a text is in another language than the examples of the adapters. Classifiers for
     such texts are asked for no others.
     """
 
     def __init__(
-        self, lanes: Lanes, on_vote: OnVote | None = None, foreign: Callable[[str], bool] | None = None
+        self,
+        executors: Executors,
+        on_vote: OnVote | None = None,
+        foreign: Callable[[str], bool] | None = None,
     ) -> None:
-        self._lanes, self._on_vote, self._foreign = lanes, on_vote, foreign
+        self._executors, self._on_vote, self._foreign = executors, on_vote, foreign
         self._losses = LossLog()
 
     def close(self) -> None:
@@ -43,50 +46,50 @@ class Panel:
         labels: Labels,
         candidates: Collection[str],
         rule: Rule,
-        heard: dict[str, Vote] | None = None,
+        votes_before: dict[str, Vote] | None = None,
     ) -> list[Vote]:
         """Votes in order, up to the one that settles it; who does not count is not asked.
 
         `heard` are votes on this request that were asked for before, by classifier; new ones are added.
         """
-        known = {} if heard is None else heard
+        known = {} if votes_before is None else votes_before
         votes: list[Vote] = []
-        for lane in await self._for_text(request, rule):
-            if not rule.asks(lane.name):
+        for executor in await self._for_text(request, rule):
+            if not rule.asks(executor.name):
                 continue
-            if lane.name not in known:
-                known[lane.name] = await self._vote(lane, request, labels, counts=True)
-            votes.append(known[lane.name])
+            if executor.name not in known:
+                known[executor.name] = await self._vote(executor, request, labels, counts=True)
+            votes.append(known[executor.name])
             if rule.settled(votes, candidates):
                 break
         return votes
 
     async def everyone(
-        self, request: Request, labels: Labels, rule: Rule, heard: dict[str, Vote] | None = None
+        self, request: Request, labels: Labels, rule: Rule, votes_before: dict[str, Vote] | None = None
     ) -> list[Vote]:
         """All votes, asked at once, in the order in which they count; `heard` as above."""
-        known, lanes = {} if heard is None else heard, await self._for_text(request, rule)
-        new = [lane for lane in lanes if lane.name not in known]
+        known, executors = {} if votes_before is None else votes_before, await self._for_text(request, rule)
+        new = [executor for executor in executors if executor.name not in known]
         votes = await asyncio.gather(
-            *(self._vote(lane, request, labels, rule.asks(lane.name)) for lane in new)
+            *(self._vote(executor, request, labels, rule.asks(executor.name)) for executor in new)
         )
         known.update((vote.classifier, vote) for vote in votes)
-        return [known[lane.name] for lane in lanes]
+        return [known[executor.name] for executor in executors]
 
-    async def _for_text(self, request: Request, rule: Rule) -> list[Lane]:
+    async def _for_text(self, request: Request, rule: Rule) -> list[ClassifierExecutor]:
         """Those to be asked for this text: classifiers for other languages only where it is in one."""
-        lanes = self._lanes.in_order()
-        others = [lane for lane in lanes if lane.registration.classifier.foreign]
+        executors = self._executors.in_order()
+        others = [executor for executor in executors if executor.registration.classifier.foreign]
         if not others:
-            return lanes
-        able = [lane for lane in others if rule.asks(lane.name) and not lane.unable]
+            return executors
+        able = [executor for executor in others if rule.asks(executor.name) and not executor.unable]
         if not able or self._foreign is None or not self._foreign(request.text):
-            return [lane for lane in lanes if lane not in others]
+            return [executor for executor in executors if executor not in others]
         seconds = WAKING_SECONDS
         if request.deadline is not None:
             seconds = max(0.0, min(seconds, request.deadline - time.monotonic()))
-        ready = [lane for lane in able if await lane.wake(seconds)]
-        return [lane for lane in lanes if lane in ready or lane not in others]
+        ready = [executor for executor in able if await executor.wake(seconds)]
+        return [executor for executor in executors if executor in ready or executor not in others]
 
     def lost(self, votes: Sequence[Vote], candidates: Collection[str], rule: Rule) -> tuple[LostVote, ...]:
         """Of these votes those that `rule` needed for its conclusion and had to do without.
@@ -95,7 +98,7 @@ class Panel:
         """
         if not any(vote.error for vote in votes):
             return ()
-        unable = {lane.name for lane in self._lanes.in_order() if lane.unable}
+        unable = {executor.name for executor in self._executors.in_order() if executor.unable}
         needed: list[Vote] = []
         for vote in votes:
             if rule.asks(vote.classifier):
@@ -108,13 +111,15 @@ class Panel:
             if vote.error and vote.classifier not in unable
         )
 
-    async def _vote(self, lane: Lane, request: Request, labels: Labels, counts: bool) -> Vote:
+    async def _vote(
+        self, executor: ClassifierExecutor, request: Request, labels: Labels, counts: bool
+    ) -> Vote:
         started = time.perf_counter()
-        answer = await _in_time(lane.ask(request), request.deadline)
-        vote = as_vote(lane.name, answer, labels, time.perf_counter() - started)
+        answer = await _in_time(executor.ask(request), request.deadline)
+        vote = as_vote(executor.name, answer, labels, time.perf_counter() - started)
         if self._on_vote is not None:
             self._on_vote(vote)
-        if vote.error and counts and not lane.unable:
+        if vote.error and counts and not executor.unable:
             self._losses.note(LostVote(vote.classifier, vote.error))
         return vote
 
@@ -141,60 +146,60 @@ async def _in_time(answer: asyncio.Future[Answer], deadline: float | None) -> An
 
 
 @dataclass(frozen=True, slots=True)
-class Lessons:
-    """What classifiers learn: those that scale everything, the others some adapters only."""
+class FitProfiles:
+    """The adapters to fit classifiers to: `everything` for those that scale, `some` for the others."""
 
     everything: tuple[AdapterProfile, ...]
     some: tuple[AdapterProfile, ...]
 
     def of(self, registration: Registration) -> tuple[AdapterProfile, ...]:
-        """What this one learns."""
+        """The adapters that this classifier learns."""
         classifier = registration.classifier
         few = classifier.foreign and len(self.everything) <= FEW
         return self.everything if classifier.scales or few else self.some
 
 
-class Lanes:
-    """One lane for each classifier, in the order in which they are asked."""
+class Executors:
+    """One executor for each classifier, in call order."""
 
     def __init__(self, base_for: BaseFor | None = None, keep: Path | None = None) -> None:
         """`base_for` makes the base for one classifier; None: those that want it are not asked. Below the
         folder `keep` classifiers may keep what outlives the process."""
         self._base_for, self._keep = base_for, keep
-        self._lanes: dict[str, Lane] = {}
-        self._predecessors: dict[str, Lane] = {}
+        self._executors: dict[str, ClassifierExecutor] = {}
+        self._predecessors: dict[str, ClassifierExecutor] = {}
         self._order: tuple[str, ...] = ()
 
     def sync(
         self,
         registrations: Sequence[Registration],
-        lessons: Lessons,
+        profiles_to_fit: FitProfiles,
         asked: Callable[[str], bool] = lambda name: True,
     ) -> None:
-        """Open lanes for new classifiers and close those of classifiers gone. Who is not `asked` now learns
-        with the next `fit`: it would hold up the others.
+        """Open executors for new classifiers, close those of removed ones. One that is not `asked` now learns
+        with the next `fit`: it would delay the others.
 
         A reloaded classifier takes over when it is warmed up and fitted; until then its predecessor answers.
         """
         wanted = {r.name: r for r in registrations}
-        for name in self._lanes.keys() - wanted.keys():
-            self._lanes.pop(name).close()
+        for name in self._executors.keys() - wanted.keys():
+            self._executors.pop(name).close()
             self._retire(name)
         for name, registration in wanted.items():
-            lane = self._lanes.get(name)
-            if lane is None or lane.registration is not registration:
-                self._open(registration, lessons if asked(name) else None)
+            executor = self._executors.get(name)
+            if executor is None or executor.registration is not registration:
+                self._open(registration, profiles_to_fit if asked(name) else None)
         self._order = tuple(r.name for r in registrations)
 
-    def _open(self, registration: Registration, lessons: Lessons | None) -> None:
-        before = self._lanes.get(registration.name)
-        lane = Lane(registration, self._base_for, self._keep, others=self._running)
-        self._lanes[registration.name] = lane
-        if lessons is not None:
-            lane.fit(lessons.of(registration))
+    def _open(self, registration: Registration, profiles_to_fit: FitProfiles | None) -> None:
+        before = self._executors.get(registration.name)
+        executor = ClassifierExecutor(registration, self._base_for, self._keep, others=self._running)
+        self._executors[registration.name] = executor
+        if profiles_to_fit is not None:
+            executor.fit(profiles_to_fit.of(registration))
         if before is not None and before.ready:
-            self._retire(lane.name)
-            self._predecessors[lane.name] = before
+            self._retire(executor.name)
+            self._predecessors[executor.name] = before
         elif before is not None:
             before.close()
 
@@ -202,22 +207,22 @@ class Lanes:
         if (old := self._predecessors.pop(name, None)) is not None:
             old.close()
 
-    def in_order(self) -> list[Lane]:
+    def in_order(self) -> list[ClassifierExecutor]:
         """Who is to be asked now."""
         return [self._current(name) for name in self._order]
 
-    def _current(self, name: str) -> Lane:
-        lane = self._lanes[name]
+    def _current(self, name: str) -> ClassifierExecutor:
+        executor = self._executors[name]
         if name in self._predecessors:
-            if not lane.ready:
+            if not executor.ready:
                 return self._predecessors[name]
             self._retire(name)
-        return lane
+        return executor
 
-    async def fit(self, lessons: Lessons, wait: float) -> None:
+    async def fit(self, profiles_to_fit: FitProfiles, wait: float) -> None:
         """Have all learn these adapters; returns when they have, or after `wait` seconds."""
-        for lane in (*self._lanes.values(), *self._predecessors.values()):
-            lane.fit(lessons.of(lane.registration))
+        for executor in (*self._executors.values(), *self._predecessors.values()):
+            executor.fit(profiles_to_fit.of(executor.registration))
         await self.wait_for_fits(wait)
 
     async def wait_for_fits(
@@ -235,25 +240,25 @@ class Lanes:
         self, asked: Callable[[str], bool] = lambda name: True, with_base: bool = False
     ) -> set[asyncio.Task[None]]:
         """Fits in progress, as `wait_for_fits` has it."""
-        lanes = (
-            lane
-            for lane in self._lanes.values()
-            if asked(lane.name)
-            and (with_base or not lane.registration.wants_base)
-            and not lane.registration.classifier.foreign
+        executors = (
+            executor
+            for executor in self._executors.values()
+            if asked(executor.name)
+            and (with_base or not executor.registration.wants_base)
+            and not executor.registration.classifier.foreign
         )
-        return {task for lane in lanes if (task := lane.fitter.running) is not None}
+        return {task for executor in executors if (task := executor.fitter.running) is not None}
 
     async def close(self, wait: float) -> None:
         """Close all; fits have so many seconds to end. One that is in foreign code when the process ends may
         end it badly."""
-        lanes = (*self._lanes.values(), *self._predecessors.values())
-        for lane in lanes:
-            lane.close()
-        self._lanes, self._predecessors, self._order = {}, {}, ()
+        executors = (*self._executors.values(), *self._predecessors.values())
+        for executor in executors:
+            executor.close()
+        self._executors, self._predecessors, self._order = {}, {}, ()
         loop = asyncio.get_running_loop()
         until = loop.time() + wait
-        for lane in lanes:
+        for executor in executors:
             left = until - loop.time()
-            if left > 0 and not lane.fitter.idle.is_set():
-                await asyncio.to_thread(lane.fitter.idle.wait, left)
+            if left > 0 and not executor.fitter.idle.is_set():
+                await asyncio.to_thread(executor.fitter.idle.wait, left)

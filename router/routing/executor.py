@@ -39,7 +39,7 @@ Done = Callable[[tuple[Answer, ...], str], object]
 _Job = tuple[tuple[Request, ...], Done]
 
 
-class Lane:
+class ClassifierExecutor:
     """Lives on one event loop; all methods are called there."""
 
     def __init__(
