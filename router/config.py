@@ -42,13 +42,15 @@ class Settings(BaseSettings):
 
     listen: str = Field("127.0.0.1:50051", description="gRPC address, HOST:PORT")
     admin_listen: str | None = Field(
-        None, description="unix:/PATH of a socket; then methods of the role admin are answered there only"
+        None, description="unix:/PATH of a socket; methods of the role admin then work only there"
     )
     sidecar_listen: str | None = Field(
-        None, description="HOST:PORT on loopback, or unix:/PATH, where x-forwarded-client-cert is believed"
+        None,
+        description="HOST:PORT on loopback, or unix:/PATH, for a proxy that sets x-forwarded-client-cert",
     )
     clients: Path | None = Field(
-        None, description="file of the clients that may call; read again when it changes; none: everybody may"
+        None,
+        description="file of the clients that may call; read again when it changes; none: anyone may call",
     )
     audit: Path | None = Field(
         None,
@@ -57,7 +59,7 @@ class Settings(BaseSettings):
     tls_cert: Path | None = Field(None, description="certificate chain of the server (PEM); none: plain text")
     tls_key: Path | None = Field(None, description="private key of `tls_cert` (PEM)")
     tls_client_ca: Path | None = Field(
-        None, description="clients must show a certificate of this CA (PEM); none: they need none"
+        None, description="clients must show a certificate of this CA (PEM); none: no certificate is needed"
     )
     http_listen: str = Field("", description="HTTP address of OpenAI's API, HOST:PORT; empty: off")
     console_hosts: Annotated[tuple[str, ...], NoDecode] = Field(
@@ -91,13 +93,13 @@ class Settings(BaseSettings):
         "dns:///HOST:PORT; empty: none",
     )
     replica_secret: SecretStr | None = Field(
-        None, description="what edges and replicas must both know (`replica_addresses`); is never shown"
+        None, description="secret that edges and replicas share (`replica_addresses`); is never shown"
     )
     replica_tls_ca: Path | None = Field(
         None, description="CA of the replicas' certificates (PEM); none: plain text"
     )
     replica_tls_cert: Path | None = Field(
-        None, description="certificate that an edge shows replicas (PEM), which have it in tls_client_ca"
+        None, description="certificate that an edge shows replicas (PEM), by a CA of their tls_client_ca"
     )
     replica_tls_key: Path | None = Field(None, description="private key of `replica_tls_cert` (PEM)")
     replica_tls_name: str = Field(
@@ -117,13 +119,13 @@ class Settings(BaseSettings):
         "carried ones",
     )
     mirror_dir: str = Field(
-        "", description="folder of what is mirrored from stores, and its cache; empty: in the state folder"
+        "", description="folder for copies and cache of stores; empty: in the state folder"
     )
     plugins_dir: Annotated[tuple[Path, ...], NoDecode] = Field(
         (), description="plugin folders, watched; default ./plugins over the carried ones"
     )
     bare: bool = Field(
-        False, description="leave out the carried adapters, and the carried plugins where ./plugins is there"
+        False, description="leave out the carried adapters, and the carried plugins where ./plugins exists"
     )
     load_plugins: str | None = Field(
         None, description="load only these plugin files (comma list; empty: none)"
@@ -132,7 +134,7 @@ class Settings(BaseSettings):
         "", description="plugins of installed packages to load (comma list: NAME or PACKAGE:NAME)"
     )
     max_running: int = Field(32, ge=1, le=1024, description="requests in one step")
-    max_queue: int = Field(256, ge=0, description="requests waiting for a place; more are refused")
+    max_queue: int = Field(256, ge=0, description="requests that wait for a place; more are refused")
     max_step_tokens: int = Field(512, ge=16, description="tokens in one step; longer prompts go in chunks")
     max_context: int = Field(0, ge=0, description="tokens of prompt and answer; 0: the base's own limit")
     cache_tokens: Annotated[int, Field(ge=256)] | Literal["auto"] = Field(
@@ -156,11 +158,11 @@ class Settings(BaseSettings):
         (), description="minisign public keys of adapters (comma list of files or base64); empty: any adapter"
     )
     adapters_lock: str = Field("", description="file that lists digests of adapters; empty: any adapter")
-    poll_seconds: float = Field(1.0, gt=0, description="how often adapter folders are compared")
+    poll_seconds: float = Field(1.0, gt=0, description="seconds between checks of adapter folders")
     classifiers_ready_seconds: float = Field(
         30.0,
         ge=0,
-        description="most time for which a start waits until the classifiers that are asked are ready",
+        description="longest wait at the start for classifiers to be ready",
     )
     abstain_threshold: float = Field(
         0.5, ge=0, le=1, description="confidence a classifier needs to route, without a calibration"
@@ -169,50 +171,53 @@ class Settings(BaseSettings):
         "auto", description="calibration file; auto: calibration.json in an adapters folder; empty: none"
     )
     target_error: float | None = Field(
-        None, gt=0, lt=1, description="most error among routed requests; unset: the calibration's own target"
+        None, gt=0, lt=1, description="highest error among routed requests; unset: the calibration's own"
     )
     target_ood: float | None = Field(
-        None, gt=0, lt=1, description="most share of strange requests routed; unset: the calibration's own"
+        None,
+        gt=0,
+        lt=1,
+        description="highest share of foreign requests that is routed; unset: the calibration's own",
     )
     strict_threshold: float = Field(
-        0.9, ge=0, le=1, description="confidence needed where the calibration is for another set"
+        0.9, ge=0, le=1, description="confidence needed where the calibration is stale"
     )
     task_first: bool = Field(True, description="a task instruction beats the topic")
     domain_first: bool = Field(True, description="a question in a domain beats plain question answering")
     routing_continuity: Continuity = Field(
-        "adaptive", description="how a conversation carries its adapter on: adaptive, sticky or none"
+        "adaptive", description="whether a conversation keeps its adapter: adaptive, sticky or none"
     )
     multilingual: Literal["auto", "off"] = Field(
         "auto",
-        description="classifiers for requests in another language than the examples: where their model is "
-        "there, or off",
+        description="classifiers for requests in another language than the examples: auto, where their model "
+        "is cached, or off",
     )
     corrections: Keeping = Field(
-        "off", description="what is kept of who should have answered: off, labels, or texts of requests, too"
+        "off", description="corrections that are kept: off, labels, or texts (the requests, too)"
     )
     experiments: str = Field(
-        "auto", description="where experiments are kept: a URL; auto: SQLite in the state folder; empty: off"
+        "auto", description="database of experiments: a URL; auto: SQLite in the state folder; empty: off"
     )
     experiments_holdout: float = Field(
         0.0, ge=0, lt=1, description="share of units that takes part in no experiment"
     )
     experiments_look_seconds: float = Field(
-        10.0, gt=0, description="how often running experiments are judged, so that harm is stopped"
+        10.0, gt=0, description="seconds between checks of running experiments, which stop harm"
     )
     experiments_webhook: str | None = Field(
         None,
-        description="URL told when an experiment may be promoted, does harm or is broken; empty: none",
+        description="URL that is called when an experiment may be promoted, harms or breaks; empty: none",
     )
     experiments_webhook_secret: SecretStr | None = Field(
-        None, description="signs what the webhook gets, so that it knows the sender; is never shown"
+        None, description="secret that signs messages to the webhook; is never shown"
     )
     max_waiting_outcomes: int = Field(
-        1_000_000, ge=1000, description="outcomes kept whose response or unit is not known; more are refused"
+        1_000_000, ge=1000, description="outcomes kept for unknown responses or units; more are refused"
     )
     shared_state: str = Field(
         "",
         description="database where edges share default versions, clients and quotas: postgresql://..., or "
-        "experiments for theirs; empty: none",
+        "experiments for the same database; empty: none",
     )
     max_tokens_limit: int = Field(4096, ge=1, description="largest max_tokens accepted")
     max_prompt_bytes: int = Field(1 << 20, ge=1, description="largest input accepted, in bytes")
@@ -220,8 +225,10 @@ class Settings(BaseSettings):
         2 << 20, ge=1 << 16, le=64 << 20, description="largest message of an inference request, in bytes"
     )
     body_memory_mb: int = Field(256, ge=1, description="request bodies read or held at once")
-    body_seconds: float = Field(10.0, gt=0, description="time the body of a request may take to come")
-    max_deadline_seconds: float = Field(600.0, gt=0, description="deadline of requests that bring none")
+    body_seconds: float = Field(
+        10.0, gt=0, description="longest time in which the body of a request must arrive"
+    )
+    max_deadline_seconds: float = Field(600.0, gt=0, description="deadline of requests without one")
     stream_interval: int = Field(1, ge=1, le=64, description="steps joined in one streamed message")
     lame_duck_seconds: float = Field(
         1.0, ge=0, description="time between NOT_SERVING and the first refusal at shutdown"
@@ -230,7 +237,11 @@ class Settings(BaseSettings):
     flush_seconds: float = Field(
         5.0, ge=0, description="time experiments get at shutdown to write what is queued"
     )
-    stall_seconds: float = Field(10.0, gt=0, description="no step for so long with work queued: NOT_SERVING")
+    stall_seconds: float = Field(
+        10.0,
+        gt=0,
+        description="seconds without a step, with work queued, after which the server is NOT_SERVING",
+    )
     log_prompts: bool = Field(False, description="write prompt text to the log")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="log level")
     reflection: bool = Field(True, description="serve gRPC reflection")

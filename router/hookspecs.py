@@ -1,28 +1,9 @@
-"""Every hook that a plugin can implement: what it adds, when it is called, and what an exception costs.
+"""Every hook that a plugin can implement. docs/hooks.md has when each is called and what an exception costs.
 
 A plugin implements a hook by a function of the hook's name under `@hookimpl`, with any of the arguments that
 the hook has here. Each hook but `register_settings` has the argument `settings`: the plugin's own table of
 lora-router.toml, as an instance of the model that it registered, or None. A plugin that keeps something
 between its hooks has them as methods of a class `Plugin`, of which an object is made for each server.
-
-| hooks                      | called                    | an exception costs                         |
-|----------------------------|---------------------------|--------------------------------------------|
-| other register_*           | when the plugin is loaded | the plugin, or its new version             |
-| register_commands          | by the command line       | the plugin's commands                      |
-| on_startup, on_load,       | once in a server's life   | the plugin's other hooks below this line   |
-| on_loaded, on_ready        |                           |                                            |
-| register_services,         | once in a server's life,  | what that hook registers, and the          |
-| register_http,             | after on_startup          | plugin's other hooks below this line       |
-| register_authenticators    |                           |                                            |
-| on_shutdown                | once in a server's life   | a line in the log                          |
-| rewrite_request            | for each request          | the rewriting, or the request (`required`) |
-| on_decision, on_answer,    | in a thread of the plugin | the record                                 |
-| on_report                  |                           |                                            |
-
-Whatever it costs shows in `lora-router plugins list` and, while it lasts, under `degraded` of /readyz.
-A plugin file that changes while the server runs is loaded again: its old version gets `on_shutdown`, its new
-one `on_startup`, `on_load`, `on_loaded` and `on_ready`. Engines, adapter sources, commands, services, routes
-and authenticators are taken at the next start.
 """
 
 from __future__ import annotations
@@ -111,15 +92,11 @@ class RegisterSettings(Protocol):
 
 @hookspec
 def register_settings(register: RegisterSettings) -> None:
-    """Call `register(Model)`: a pydantic model of the table [NAME] of lora-router.toml. NAME is the plugin's:
-        its file without `.py`, its folder, or its entry point.
+    """Call `register(Model)`: a pydantic model of the table [NAME] of lora-router.toml.
 
-        A field KEY is also set by `serve --set NAME.KEY=VALUE` and LORA_ROUTER_NAME__KEY, in this order of
-    <<<<<<< HEAD
-        strength: flag, environment, file, default. `Formerly` gives a field old names.
-    =======
-        strength: flag, environment, file, default. Other hooks get an instance of the model as `settings`.
-    >>>>>>> main
+    NAME is the plugin's: its file without `.py`, its folder, or its entry point. `serve --set NAME.KEY=VALUE`
+    and LORA_ROUTER_NAME__KEY set a field KEY, too. The order of strength is flag, environment, file, default.
+    `Formerly` gives a field old names. Other hooks get an instance of the model as `settings`.
     """
 
 
@@ -454,7 +431,7 @@ def on_answer(record: AnswerRecord, settings: Any) -> None:
 
 @hookspec
 def on_report(report: Report, server: ServerApp, settings: Any) -> None:
-    """Called in the same thread with the report of each look at a running experiment, every 10 s.
+    """Called in the same thread with the report of each look at a running experiment.
 
     `report` is a `router.experiments.report.model.Report`: its `verdict`, `arms`, `checks`, and `audit`, what
     was done so far. Every server that has the experiment's database looks.

@@ -11,6 +11,7 @@ import pytest
 
 from deploy.pages import anchors, links
 from router import errors, hookspecs
+from router.built_in import built_in_modules, name_of
 from router.client.sync import Adapters, Client
 from router.client.values import SAMPLING, GenerateOptions
 from router.config import Settings
@@ -41,7 +42,7 @@ def section(text: str, heading: str) -> str:
 
 
 def test_every_folder_is_on_the_map_with_the_file_to_open_first():
-    told = section(page("architecture.md"), "## Rooms")
+    told = section(page("architecture.md"), "## Folders")
     rows = {
         m[1]: m[2]
         for m in re.finditer(r"^\| `([\w/]+)` \| .{10,} \| (?:`(\w+\.py)`)? ?\|$", told, re.MULTILINE)
@@ -65,6 +66,11 @@ def test_every_hook_is_shown_with_its_signature():
     for hook in hooks:
         names = ", ".join(name for name in inspect.signature(hook).parameters if name != "settings")
         assert f"\n| `{hook.__name__}({names})` |" in page("hooks.md")
+
+
+def test_every_built_in_plugin_is_listed() -> None:
+    rows = re.findall(r"^\| `(\w+)` \|", section(page("hooks.md"), "## Built-in plugins"), re.MULTILINE)
+    assert sorted(rows) == sorted(map(name_of, built_in_modules()))
 
 
 @pytest.mark.parametrize("proto", [inference_pb2, adapters_pb2])

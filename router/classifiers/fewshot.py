@@ -288,27 +288,24 @@ class Network:
         w = self.weights
         own = np.clip((of_adapters - w["mean"]) / w["scale"], -LIMIT, LIMIT)
         shared = np.clip((of_request - w["request_mean"]) / w["request_scale"], -LIMIT, LIMIT)
-        every = [self._one(i, own, shared, there) for i in range(len(w["own.0.weight"]))]
-        mean: Array = np.mean(every, axis=0)
-        return mean
-
-    def _one(self, i: int, own: Array, shared: Array, there: Array) -> Array:
-        seen = self._layers(i, "own", own)
+        seen = np.maximum(self._layers("own", own[None]), 0)
         mask = there[..., None]
-        most = np.where(mask, seen, -np.inf).max(1)
-        mean = (seen * mask).sum(1) / mask.sum(1)
-        joint = np.concatenate([most, mean, shared], 1)
-        spread = np.broadcast_to(joint[:, None], (*seen.shape[:2], joint.shape[1]))
-        logits = self._layers(i, "adapter", np.concatenate([seen, spread], 2))[..., 0]
+        most = np.where(mask, seen, -np.inf).max(2)
+        mean = (seen * mask).sum(2) / mask.sum(1)
+        joint = np.concatenate([most, mean, np.broadcast_to(shared, (len(seen), *shared.shape))], 2)
+        spread = np.broadcast_to(joint[:, :, None], (*seen.shape[:3], joint.shape[2]))
+        logits = self._layers("adapter", np.concatenate([seen, spread], 3))[..., 0]
         logits = np.where(there, logits, -np.inf)
-        return softmax(np.concatenate([logits, self._layers(i, "none", joint)], 1))
+        chances: Array = softmax(np.concatenate([logits, self._layers("none", joint)], 2)).mean(0)
+        return chances
 
-    def _layers(self, i: int, name: str, rows: Array) -> Array:
-        """Two layers; those of `own` end as they go on, with what is positive."""
+    def _layers(self, name: str, rows: Array) -> Array:
+        """[networks, ..., outputs] by two layers of rows [networks or 1, ..., inputs]."""
         w = self.weights
-        hidden = np.maximum(rows @ w[f"{name}.0.weight"][i] + w[f"{name}.0.bias"][i], 0)
-        made: Array = hidden @ w[f"{name}.1.weight"][i] + w[f"{name}.1.bias"][i]
-        return np.maximum(made, 0) if name == "own" else made
+        flat = rows.reshape(len(rows), -1, rows.shape[-1])
+        hidden = np.maximum(flat @ w[f"{name}.0.weight"] + w[f"{name}.0.bias"], 0)
+        made: Array = hidden @ w[f"{name}.1.weight"] + w[f"{name}.1.bias"]
+        return made.reshape(len(made), *rows.shape[1:-1], made.shape[-1])
 
 
 @cache

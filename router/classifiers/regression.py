@@ -350,8 +350,9 @@ class Ngrams:
 
 
 def _blocks(text: str) -> Iterator[Block]:
-    for part in whole_first_last(text):
-        yield _features(words(part))
+    parts = whole_first_last(text)
+    made = {part: _features(words(part)) for part in dict.fromkeys(parts)}
+    return (made[part] for part in parts)
 
 
 def _features(tokens: Sequence[str]) -> Block:

@@ -211,7 +211,7 @@ class ReplicaProcess:
         from router.server.lifecycle import Phase, in_daemon_thread
         from router.server.listen import bind
         from router.server.listener import PROBE_SECONDS
-        from router.server.probes import unguarded_probes
+        from router.server.probes import Unguarded, probes
         from router.server.tls import Tls
 
         loop = asyncio.get_running_loop()
@@ -223,7 +223,11 @@ class ReplicaProcess:
         self.address = bind(server, self._settings.listen, Tls.of(self._settings))
         if self._settings.metrics_listen:
             self._probes.bind()
-            await self._probes.start(unguarded_probes(self._metrics, self._health, self._look))
+            address = self._probes.address
+            application = probes(
+                Unguarded(), self._settings, address, self._metrics, self._health, self._look
+            )
+            await self._probes.start(application)
         await server.start()
         log.info("listening", extra={"fields": {"address": self.address, "metrics": self._probes.address}})
         tasks = [loop.create_task(self._watch_edge())] if self._announce is not None else []

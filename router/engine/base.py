@@ -343,7 +343,8 @@ class Engine(Protocol):
     def encode(
         self, prompt: Prompt, most: int | None = None, check: Callable[[], None] | None = None
     ) -> list[int]:
-        """Token ids. Text of turns never produces special ids. Thread-safe, may take a while.
+        """Token ids. Text of turns never produces special ids. Thread-safe, may take a while for a prompt of
+        more than 512 characters; a shorter one is encoded on the event loop.
 
         Raises PromptTooLong, and does not read on, once it is certain that there are more than `most`. Long
         texts are encoded in pieces; `check` is called before each, and ends the encoding if it raises.

@@ -10,7 +10,7 @@ import time
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
@@ -23,7 +23,6 @@ from router.access.hosts import Hosts
 from router.errors import InvalidRequest, QuotaExceeded, Unavailable, WrongContentType
 from router.server.call import REQUEST_ID_KEY, Call, Endpoint, request_id_of
 from router.server.decoding import Decoder, json_decoder
-from router.server.interceptors import Interceptors
 from router.server.policy import Policy, check_rows
 from router.server.status import code_of, http_status, message_of, reason_of, shown
 from router.types import Decision
@@ -291,10 +290,18 @@ def field_of(error: Exception) -> str:
 # -- Routes
 
 
+class Serves(Protocol):
+    """What a call goes through: the interceptors, or nothing."""
+
+    async def serve(self, endpoint: Endpoint, call: Call) -> None:
+        """Answer one call."""
+        ...
+
+
 class RouteApp:
     """An ASGI application: one route, whose requests are calls."""
 
-    def __init__(self, interceptors: Interceptors, route: Route, policy: Policy) -> None:
+    def __init__(self, interceptors: Serves, route: Route, policy: Policy) -> None:
         self._interceptors, self._route = interceptors, route
         decode = route.decode
         if decode is not None and not isinstance(decode, Decoder):
@@ -344,7 +351,7 @@ class KnownHosts:
 
 
 def application(
-    interceptors: Interceptors,
+    interceptors: Serves,
     routes: Sequence[Route],
     rows: Mapping[str, Policy],
     *,

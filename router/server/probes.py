@@ -9,15 +9,12 @@ from functools import partial
 from typing import Any, TypeAlias
 
 from starlette.applications import Starlette
-from starlette.requests import Request as StarletteRequest
-from starlette.responses import JSONResponse, Response
-from starlette.routing import Route as StarletteRoute
 
 from router.access.hosts import Hosts
 from router.config import Settings
+from router.server.call import Call, Endpoint
 from router.server.health import Health
-from router.server.http import HttpCall, Reply, Route, application
-from router.server.interceptors import Interceptors
+from router.server.http import HttpCall, Reply, Route, Serves, application
 from router.server.listener import Listener, Probes
 from router.server.metrics import OPENMETRICS, Metrics
 from router.server.policy import PROBE, Policy
@@ -25,6 +22,14 @@ from router.server.policy import PROBE, Policy
 Page: TypeAlias = tuple[bytes, str]
 ROWS: Mapping[str, Policy] = {"GET /metrics": PROBE, "GET /healthz": PROBE, "GET /readyz": PROBE}
 CLOSE = {"connection": "close"}
+
+
+class Unguarded:
+    """Answers every call, for a process that knows no callers."""
+
+    async def serve(self, endpoint: Endpoint, call: Call) -> None:
+        """Answer one call, which has no body."""
+        await call.reply(call.encode(await endpoint.answer(None, call)))
 
 
 class MetricsPages:
@@ -61,7 +66,7 @@ async def probe(report: Callable[[], dict[str, Any]], _: Any, call: HttpCall) ->
 
 
 def probes(
-    interceptors: Interceptors,
+    interceptors: Serves,
     settings: Settings,
     address: str,
     metrics: Metrics,
@@ -76,27 +81,6 @@ def probes(
     )
     hosts = Hosts(address, tls=False, hosts=settings.console_hosts)
     return application(interceptors, routes, ROWS, hosts=hosts if hosts.local else None)
-
-
-def unguarded_probes(metrics: Metrics, health: Health, look: Callable[[], None]) -> Starlette:
-    """The same routes without interceptors, for a replica, which knows no callers."""
-
-    async def page(_: StarletteRequest) -> Response:
-        look()
-        body, content_type = await metrics.page()
-        return Response(body, headers={"content-type": content_type, **CLOSE})
-
-    async def state(report: Callable[[], dict[str, Any]], _: StarletteRequest) -> Response:
-        found = report()
-        return JSONResponse(found, 503 if found["reasons"] else 200, CLOSE)
-
-    return Starlette(
-        routes=[
-            StarletteRoute("/metrics", page),
-            StarletteRoute("/healthz", partial(state, health.healthz)),
-            StarletteRoute("/readyz", partial(state, health.readyz)),
-        ]
-    )
 
 
 def listener(settings: Settings, shed: Callable[[], None]) -> Listener:

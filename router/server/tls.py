@@ -181,7 +181,8 @@ def _end_of(context: ssl.SSLContext, cert: Path) -> float:
 
 def _read(cert: Path, key: Path, client_ca: Path | None) -> Pems:
     try:
-        return Pems(read_file(key), read_file(cert), read_file(client_ca) if client_ca else None)
+        ca = read_file(client_ca, private=True) if client_ca else None
+        return Pems(read_file(key, private=True), read_file(cert, private=True), ca)
     except OSError as error:
         raise ConfigError(f"TLS cannot read {problem_of(error)}") from None
 

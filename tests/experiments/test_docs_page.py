@@ -96,7 +96,7 @@ def test_it_names_what_there_is():
     assert all(f"`{name}`" in PAGE for name in BUILT_IN)
     assert all(f"| {decision.value} |" in PAGE for decision in Decision)
     fields = {*Spec.__annotations__, *MetricSpec.__annotations__}
-    table = PAGE.split("What to think about:")[1].split("How long it will take")[0]
+    table = PAGE.split("### Fields to think about\n")[1].split("###")[0]
     told = [
         n for row in table.splitlines()[3:] for n in re.findall(r"`(\w+)`", row.split("|")[1] if row else "")
     ]

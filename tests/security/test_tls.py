@@ -448,6 +448,13 @@ async def test_one_that_expires_while_it_is_in_force_is_told(start_server: Start
         await asyncio.open_connection(host, int(port), ssl=context)
 
 
+@pytest.mark.parametrize("name", ["ca", "cert", "key"])
+def test_a_file_that_every_user_may_write_is_an_error_at_start(files: Files, name: str) -> None:
+    getattr(files, name).chmod(0o666)
+    with pytest.raises(ConfigError, match="every user of this machine may write it"):
+        read_pems(files.cert, files.key, files.ca)
+
+
 def test_an_expired_certificate_is_an_error_at_start(files: Files) -> None:
     files.renew(not_before=LAST_YEAR, not_after=LAST_YEAR + timedelta(days=90))
     with pytest.raises(ConfigError, match="certificate has expired"):

@@ -118,7 +118,7 @@ class Lock:
 
     def _read(self) -> frozenset[str]:
         try:
-            return parse_lock(read_file(self.path).decode("utf-8"))
+            return parse_lock(read_file(self.path, private=True).decode("utf-8"))
         except OSError as error:
             raise ConfigError(f"adapters_lock {self.path}: {error.strerror}") from None
         except ValueError as error:

@@ -279,3 +279,10 @@ def test_a_list_that_cannot_be_read_stops_the_start(tmp_path: Path) -> None:
     (tmp_path / "bad.lock").write_text("nonsense\n")
     with pytest.raises(ConfigError, match="line 1"):
         Trust.of((), str(tmp_path / "bad.lock"))
+
+
+def test_a_list_that_every_user_may_write_stops_the_start(tmp_path: Path) -> None:
+    (tmp_path / "open.lock").write_text("")
+    (tmp_path / "open.lock").chmod(0o666)
+    with pytest.raises(ConfigError, match="every user of this machine may write it"):
+        Trust.of((), str(tmp_path / "open.lock"))
