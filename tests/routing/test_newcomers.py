@@ -202,7 +202,7 @@ async def test_a_router_with_a_newcomer(kit: Any, tmp_path: Path) -> None:
         assert (decision.reason, decision.classifier) == (Reason.CLASSIFIED, "many")
         assert sorted(scaling.fitted[-1]) == ["cooking", "legal", "medical"]
         assert fitted.fitted == [[("legal", "2.1.0"), ("medical", "1.0.0")]]  # once for all requests
-        assert scaling.folder == tmp_path / "many"
+        assert scaling.folder == tmp_path / "routing" / "many"
         assert scaling.folder.is_dir()
     finally:
         await router.close()
