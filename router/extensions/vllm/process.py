@@ -121,7 +121,8 @@ def environment(folder: Path, log_level: str, threads: int) -> dict[str, str]:
     if threads:
         cpus = sorted(os.sched_getaffinity(0))[:threads]
         wanted["VLLM_CPU_OMP_THREADS_BIND"] = ",".join(map(str, cpus))
-    own = {"VLLM_RPC_BASE_PATH": str(folder)}
+    # Without TMPDIR its processes leave a file `vllm_dist_*` behind at every start.
+    own = {"VLLM_RPC_BASE_PATH": str(folder), "TMPDIR": str(folder)}
     return {key: value for key, value in wanted.items() if key not in os.environ} | own
 
 

@@ -66,7 +66,7 @@ class Served:
         while any(self.left) and time.monotonic() < end:
             time.sleep(0.1)
         assert self.left == ([], [])
-        assert not list(self.folder.glob("lora-vllm-*"))
+        assert not [path for path in self.folder.iterdir() if "vllm" in path.name]
 
     @property
     def left(self) -> tuple[list[str], list[str]]:

@@ -100,7 +100,7 @@ def test_what_they_inherit_is_taken_back(monkeypatch: pytest.MonkeyPatch, tmp_pa
     wanted = environment(tmp_path, "info", 1)
     assert "HF_HUB_OFFLINE" not in wanted  # said by the user
     assert wanted["VLLM_LOGGING_STREAM"] == "ext://sys.stderr"
-    assert wanted["VLLM_RPC_BASE_PATH"] == str(tmp_path)
+    assert wanted["VLLM_RPC_BASE_PATH"] == wanted["TMPDIR"] == str(tmp_path)
     assert wanted["VLLM_CPU_OMP_THREADS_BIND"].isdigit()
     before = dict(os.environ)
     with Environment({"VLLM_X": "1", "HF_HUB_OFFLINE": "1"}) as ours:
