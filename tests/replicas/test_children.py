@@ -267,6 +267,14 @@ def test_cores_are_dealt_out() -> None:
     assert share_of_cores(4, 8, 1, range(2)) == [0]
 
 
+def test_a_child_runs_on_its_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("router.replicas.children.COMMAND", ("sleep", "60"))
+    last = max(os.sched_getaffinity(0))
+    child = Child("fake", OWN, cores=[last])
+    assert os.sched_getaffinity(child.process.pid) == {last}
+    child.kill()
+
+
 ROUNDS, STREAMS = 20, 24
 
 
