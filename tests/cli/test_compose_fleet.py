@@ -141,6 +141,7 @@ def test_a_replica_gets_what_its_engine_goes_by_and_no_secret() -> None:
     assert "max_step_tokens" not in own
     assert replica_settings(Settings(replicas="2", max_step_tokens=64))["max_step_tokens"] == 64
     assert replica_settings(Settings(replicas="2", threads=3))["threads"] == 3
+    assert replica_settings(Settings(replicas="2", engine="vllm"))["threads"] == own["threads"]
     assert replica_settings(Settings(replicas="2", ray="127.0.0.2:6379"))["threads"] == 0
 
 

@@ -20,7 +20,7 @@ import pytest
 from router.engine.fake import FakeEngine
 from router.errors import ConfigError, Unavailable
 from router.replicas import members
-from router.replicas.children import Child, ChildLink, devices
+from router.replicas.children import Child, ChildLink, devices, share_of_cores
 from router.replicas.engine import FleetEngine
 from router.replicas.link import GrpcLink, LinkLost, Security
 from router.replicas.membership import FoundMembership
@@ -258,6 +258,21 @@ def test_devices_are_dealt_out() -> None:
     assert devices({"CUDA_VISIBLE_DEVICES": ""}) == []
     with suppress(FileNotFoundError):
         assert devices({}, Path("/nowhere")) == []
+
+
+def test_cores_are_dealt_out() -> None:
+    assert [share_of_cores(number, 2, 1, range(2)) for number in range(3)] == [[0], [1], [0]]
+    assert share_of_cores(1, 2, 1, range(4, 9)) == [6, 7]  # room for its scheduler beside its thread
+    assert share_of_cores(1, 2, 3, range(4)) == [0, 1, 3]
+    assert share_of_cores(4, 8, 1, range(2)) == [0]
+
+
+def test_a_child_runs_on_its_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("router.replicas.children.COMMAND", ("sleep", "60"))
+    last = max(os.sched_getaffinity(0))
+    child = Child("fake", OWN, cores=[last])
+    assert os.sched_getaffinity(child.process.pid) == {last}
+    child.kill()
 
 
 ROUNDS, STREAMS = 20, 24

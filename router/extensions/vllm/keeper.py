@@ -1,8 +1,10 @@
-"""Ends processes that somebody left behind: run as a child with a pipe, it acts when the pipe is closed.
+"""Ends processes that a killed server leaves behind: it reads from a pipe, and acts when the pipe is closed.
 
 vLLM's processes outlive a server that was killed. `python keeper.py` reads lines from its standard input,
-`process PID` and `folder PATH`; at the end of input it kills those processes, if they are the same still, and
-removes those folders. Standard library only: it starts in no time and needs no more than a few megabytes.
+`process PID`, `file PATH` and `folder PATH`; at the end of input it kills those processes, if they are still
+the same, removes those files and folders, and closes its standard output. It leaves the server's process tree
+at once, so a signal to the whole tree does not end it. Standard library only: it starts in no time and needs
+no more than a few megabytes.
 """
 
 from __future__ import annotations
@@ -13,6 +15,8 @@ import signal
 import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+
+SHARED = "/dev/shm/"  # noqa: S108 - of the kernel, and only compared with
 
 
 def begun(pid: int) -> str:
@@ -39,6 +43,16 @@ def children_of(pid: int) -> list[int]:
     return found
 
 
+def shared_files(pid: int) -> set[str]:
+    """The files of shared memory that a process has mapped."""
+    try:
+        maps = Path(f"/proc/{pid}/maps").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return set()
+    paths = {line[line.index(SHARED) :] for line in maps.splitlines() if SHARED in line}
+    return {path for path in paths if not path.endswith(" (deleted)")}
+
+
 def _parent(pid: int) -> int:
     try:
         said = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
@@ -61,13 +75,18 @@ def main(lines: Iterable[str]) -> None:
     """Remember what is said until the end, then act."""
     processes: dict[int, str] = {}
     folders: list[str] = []
+    files: list[str] = []
     for line in lines:
         what, _, value = line.rstrip("\n").partition(" ")
         if what == "process":
             processes[int(value)] = begun(int(value))
+        elif what == "file":
+            files.append(value)
         elif what == "folder":
             folders.append(value)
     end(processes)
+    for file in files:
+        Path(file).unlink(missing_ok=True)
     for folder in folders:
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -75,4 +94,6 @@ def main(lines: Iterable[str]) -> None:
 if __name__ == "__main__":
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # it goes when the server has gone
         signal.signal(number, signal.SIG_IGN)
+    if os.fork():  # the child goes on, and its parent is not the server
+        os._exit(0)
     main(sys.stdin)

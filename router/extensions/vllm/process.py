@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import select
 import shutil
 import signal
 import subprocess
@@ -32,21 +33,29 @@ class Processes:
         self._keeper = subprocess.Popen(
             [sys.executable, "-I", "-S", keeper.__file__],
             stdin=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
             text=True,
             start_new_session=True,
         )
-        self._not_ours = {self._keeper.pid, *keeper.children_of(os.getpid())}
+        self._keeper.wait()  # its first process, which starts the one that stays
+        self._not_ours = set(keeper.children_of(os.getpid()))
         self._begun: dict[int, str] = {}
+        self._shared: set[str] = set()  # files of shared memory
         self._settled = threading.Event()
         self._tell(f"folder {self.folder}")
 
     def look(self) -> None:
-        """Find those that were begun since."""
+        """Find those that were begun since, and the shared memory of all.
+
+        Python removes that memory at the end, unless its resource tracker is killed, too.
+        """
         for pid in keeper.children_of(os.getpid()):
             if pid not in self._not_ours and pid not in self._begun:
                 self._begun[pid] = keeper.begun(pid)
                 self._tell(f"process {pid}")
+        for file in sorted(set().union(*map(keeper.shared_files, self._begun)) - self._shared):
+            self._shared.add(file)
+            self._tell(f"file {file}")
 
     @contextmanager
     def beginning(self) -> Iterator[None]:
@@ -76,10 +85,11 @@ class Processes:
         with suppress(OSError):
             if self._keeper.stdin is not None:
                 self._keeper.stdin.close()
-        try:
-            self._keeper.wait(KEEPER_SECONDS)
-        except subprocess.TimeoutExpired:
-            log.warning("the keeper of vLLM's processes did not end")
+        if self._keeper.stdout is not None:
+            done, _, _ = select.select([self._keeper.stdout], [], [], KEEPER_SECONDS)
+            if not done:
+                log.warning("the keeper of vLLM's processes did not end")
+            self._keeper.stdout.close()
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def _look_on(self) -> None:
@@ -111,7 +121,8 @@ def environment(folder: Path, log_level: str, threads: int) -> dict[str, str]:
     if threads:
         cpus = sorted(os.sched_getaffinity(0))[:threads]
         wanted["VLLM_CPU_OMP_THREADS_BIND"] = ",".join(map(str, cpus))
-    own = {"VLLM_RPC_BASE_PATH": str(folder)}
+    # Without TMPDIR its processes leave a file `vllm_dist_*` behind at every start.
+    own = {"VLLM_RPC_BASE_PATH": str(folder), "TMPDIR": str(folder)}
     return {key: value for key, value in wanted.items() if key not in os.environ} | own
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import select
+import signal
 import subprocess
 import sys
 import time
@@ -56,17 +57,29 @@ def test_what_is_begun_meanwhile_is_found_and_ended(sleeper: subprocess.Popen[by
     assert not processes.folder.exists()
 
 
-def test_a_killed_server_leaves_nobody_behind(tmp_path: Path) -> None:
+@pytest.mark.parametrize("whole_tree", [False, True])
+def test_a_killed_server_leaves_nothing_behind(whole_tree: bool) -> None:
+    """Neither processes nor folder nor shared memory, also where all below it is killed at once."""
+    shares = (
+        "import sys, time; from multiprocessing.shared_memory import SharedMemory\n"
+        "memory = SharedMemory(create=True, size=100); print(memory.name, flush=True); time.sleep(60)"
+    )
     code = (
         "import os, subprocess, sys, time; from router.extensions.vllm.process import Processes\n"
         "p = Processes()\n"
-        "with p.beginning(): child = subprocess.Popen(['sleep', '60'])\n"
-        "print(child.pid, p.folder, flush=True); time.sleep(60)"
+        "with p.beginning():\n"
+        f"    child = subprocess.Popen([sys.executable, '-c', {shares!r}], stdout=-1, text=True)\n"
+        "    name = child.stdout.readline().strip()\n"
+        "print(child.pid, p.folder, name, flush=True); time.sleep(60)"
     )
     server = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
     assert server.stdout is not None
-    pid, folder = server.stdout.readline().split()
+    pid, folder, name = server.stdout.readline().split()
+    shared = Path("/dev/shm", name)
+    assert shared.exists()
     descriptor = os.pidfd_open(int(pid))
+    for victim in keeper.children_of(server.pid) if whole_tree else ():
+        os.kill(victim, signal.SIGKILL)
     server.kill()
     server.wait()
     server.stdout.close()
@@ -74,10 +87,11 @@ def test_a_killed_server_leaves_nobody_behind(tmp_path: Path) -> None:
     os.close(descriptor)
     assert ended
     for _ in range(500):
-        if not Path(folder).exists():
+        if not Path(folder).exists() and not shared.exists():
             break
         time.sleep(0.01)
     assert not Path(folder).exists()
+    assert not shared.exists()
 
 
 def test_what_they_inherit_is_taken_back(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -86,7 +100,7 @@ def test_what_they_inherit_is_taken_back(monkeypatch: pytest.MonkeyPatch, tmp_pa
     wanted = environment(tmp_path, "info", 1)
     assert "HF_HUB_OFFLINE" not in wanted  # said by the user
     assert wanted["VLLM_LOGGING_STREAM"] == "ext://sys.stderr"
-    assert wanted["VLLM_RPC_BASE_PATH"] == str(tmp_path)
+    assert wanted["VLLM_RPC_BASE_PATH"] == wanted["TMPDIR"] == str(tmp_path)
     assert wanted["VLLM_CPU_OMP_THREADS_BIND"].isdigit()
     before = dict(os.environ)
     with Environment({"VLLM_X": "1", "HF_HUB_OFFLINE": "1"}) as ours:

@@ -30,7 +30,7 @@ def python() -> str:
     return sys.executable
 
 
-@pytest.mark.parametrize("what", ["contract", "parity", "failures"])
+@pytest.mark.parametrize("what", ["contract", "parity", "failures", "replicas"])
 def test_in_its_environment(python: str, what: str) -> None:
     command = (python, "-m", "pytest", "-q", "-n", "0", "-o", "timeout=600", "-s")
     not_ours = ("-p", "no:cacheprovider", "-p", "no:unraisableexception")  # sockets that vLLM leaves open
