@@ -10,7 +10,7 @@ Hard requests of the unseen half are asked with --unseen only, too. Requests in 
 multilingual-e5-small where it was fetched (`lora-router models fetch`).
 With --calibrated each deployment is calibrated first, as by `lora-router route calibrate labelled.jsonl
 --accept`, with its 20 labelled requests an adapter and the built-in strange requests; that takes about six
-minutes for each, with and without --learn.
+minutes for each.
 """
 
 from __future__ import annotations
@@ -127,7 +127,7 @@ def measured(name: str, more: bool, base: BaseModel) -> dict[str, Any]:
     return {**whose(name, profiles), **found}
 
 
-def calibrated(name: str, learn: bool) -> dict[str, Any]:
+def calibrated(name: str) -> dict[str, Any]:
     """One line of the table of calibrated deployments. The command and the rule are those of users."""
     profiles = profiles_of(ROUTING / name, more=False)
     with TemporaryDirectory() as folder:
@@ -136,7 +136,7 @@ def calibrated(name: str, learn: bool) -> dict[str, Any]:
         labelled.write_text("".join(json.dumps({"text": t, "label": a}) + "\n" for t, a in rows))
         adapters = [ROUTING / name / "adapters"]
         how = {"output": path, "adapters_dir": adapters, "plugins_dir": [ROOT / "plugins"]}
-        calibrate([labelled], accept=True, learn=learn, **how)
+        calibrate([labelled], accept=True, **how)
         of = read_calibration(path)
         with open_local(adapters, [ROOT / "plugins"], calibration=str(path)) as local:
             rule = RuleInForce(Policy(), of, base=local.settings.model)
@@ -147,7 +147,6 @@ def calibrated(name: str, learn: bool) -> dict[str, Any]:
     return {
         **whose(name, profiles),
         "labelled each": len(rows) // len(profiles),
-        "--learn": learn,
         **supported,
         **found,
     }
@@ -313,7 +312,7 @@ def main() -> None:
     asked = parser.parse_args()
     names = BUILDING + (UNSEEN if asked.unseen else ())
     if asked.calibrated:
-        rows = [calibrated(name, learn) for name in names for learn in (False, True)]
+        rows = [calibrated(name) for name in names]
         print(write("routing-calibrated", "After `route calibrate --accept`.", rows, NOTES))
         return
     settings = load_settings({"adapters_dir": (ROOT / "adapters",)})

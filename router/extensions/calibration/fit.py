@@ -72,7 +72,7 @@ def prove(
     say(f"fitting on {len(fit_known)} requests and {len(fit_strange)} out-of-distribution ones")
     found, fitting = fit_calibration(fit_known, fit_strange, setting)
     say(f"proving on {len(test_known)} requests and {len(test_strange)} out-of-distribution ones")
-    testing = _run(found, test_known, setting), _run(found, test_strange, setting)
+    testing = run_of(found, test_known, setting.kinds), run_of(found, test_strange, setting.kinds)
     step, tested = certify(fitting, testing, [stage.stop for stage in found.stages], setting.goal)
     found = replace(found, threshold=step.threshold, novelty_limit=step.novelty_limit)
     report = {
@@ -169,13 +169,14 @@ def _cross_fitted(known: Sequence[Ballot], strange: Sequence[Ballot], setting: S
         )
         model = _fit_model(kept[0], kept[1], setting)
         for side, rows in enumerate((known, strange)):
-            parts[side].append(_run(model, [rows[j] for j in folds[side][i]], setting))
+            parts[side].append(run_of(model, [rows[j] for j in folds[side][i]], setting.kinds))
             places[side].extend(folds[side][i])
     return join_runs(parts[0], places[0]), join_runs(parts[1], places[1])
 
 
-def _run(of: Calibration, rows: Sequence[Ballot], setting: Setting) -> Run:
-    return run_cascade(rows, of.stages, of.scalers, setting.axes, setting.kinds)
+def run_of(of: Calibration, rows: Sequence[Ballot], kinds: Mapping[str, Axis]) -> Run:
+    """Every stage of a calibration on every row, for adapters of these kinds."""
+    return run_cascade(rows, of.stages, of.scalers, of.axes, kinds)
 
 
 def fit_stops(fitting: Run, goal: Goal) -> tuple[float, ...]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
 
 import numpy as np
 
@@ -31,6 +32,7 @@ from router.extensions.calibration.fit import (
     Setting,
     check_rows,
     fit_calibration,
+    run_of,
     split_rows,
 )
 from router.extensions.calibration.rows import Ballot, stratified_folds
@@ -51,14 +53,28 @@ class Offer:
     wrong: tuple[Ballot, ...] = ()
 
 
-def offer(known: Sequence[Ballot], strange: Sequence[Ballot], setting: Setting) -> Offer:
+def offer(
+    known: Sequence[Ballot],
+    strange: Sequence[Ballot],
+    setting: Setting,
+    general: Calibration | None = None,
+) -> Offer:
     """Of the same rows as `calibrate`, each with votes of classifiers that did not learn from it.
+
+    With `general`, votes are pooled by its weights, which were fitted on other adapters, and the rows choose
+    the thresholds alone. Classifiers that it does not know are left out. Weights that are fitted on a few
+    rows for each adapter are worse: they are sure of what resembles those rows.
 
     Raises CalibrationError for rows or votes that cannot be used at all.
     """
     check_rows(known, strange, setting)
     goal = setting.goal
-    found, guide = fit_calibration(known, strange, setting)
+    if general is not None:
+        found = _bound_to(general, setting)
+        known, strange = ([_as_known_to(general, ballot) for ballot in rows] for rows in (known, strange))
+        guide = (run_of(found, known, setting.kinds), run_of(found, strange, setting.kinds))
+    else:
+        found, guide = fit_calibration(known, strange, setting)
     stops = [stage.stop for stage in found.stages]
     threshold, limit = choose_pair(guide, stops, goal)
     step, wrong = _cross_validated(guide, (known, strange), stops, goal, (threshold, limit))
@@ -81,7 +97,7 @@ def offer(known: Sequence[Ballot], strange: Sequence[Ballot], setting: Setting) 
         "counts": counts,
         "proof": asdict(step),
         "tested": [asdict(step)],
-        "held_out": _held_out(found, known, strange, setting),
+        "held_out": _held_out(found, known, strange, setting, general is None),
     }
     return Offer(replace(found, report=report), needed_rows(guide[0], stops, limit, goal), wrong)
 
@@ -173,11 +189,38 @@ def _rounded_up(bound: float, target: float) -> float:
     return max(target, min(math.ceil(bound * 1000) / 1000, MOST_TARGET))
 
 
+def _bound_to(general: Calibration, setting: Setting) -> Calibration:
+    """The weights of `general` for the adapters and classifiers of a setting."""
+    order = tuple(name for name in setting.classifiers if name in general.scalers)
+    asked = {name: setting.binding.classifiers[name] for name in order}
+    return replace(
+        general,
+        target=setting.goal.target,
+        delta=setting.goal.delta,
+        ood_target=setting.goal.ood_target,
+        axes=setting.axes,
+        binding=replace(setting.binding, classifiers=asked),
+        left_out=(*setting.left_out, *(name for name in setting.classifiers if name not in order)),
+        profiles=setting.profiles,
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+
+
+def _as_known_to(general: Calibration, ballot: Ballot) -> Ballot:
+    """With the votes that `general` weighs."""
+    return replace(ballot, votes=tuple(vote for vote in ballot.votes if vote.classifier in general.scalers))
+
+
 def _held_out(
-    found: Calibration, known: Sequence[Ballot], strange: Sequence[Ballot], setting: Setting
+    found: Calibration,
+    known: Sequence[Ballot],
+    strange: Sequence[Ballot],
+    setting: Setting,
+    fitted: bool,
 ) -> dict[str, object]:
-    """The report on rows that a model of a third of them did not see, at the thresholds of `found`."""
+    """The report on rows that the model did not see, at the thresholds of `found`. A model that is `fitted`
+    on rows is fitted on a third of them for that."""
     (fit_known, rest_known), (fit_strange, rest_strange) = split_rows(known), split_rows(strange)
-    model, _ = fit_calibration(fit_known, fit_strange, setting)
+    model = fit_calibration(fit_known, fit_strange, setting)[0] if fitted else found
     model = replace(model, threshold=found.threshold, novelty_limit=found.novelty_limit)
     return held_out_report(model, rest_known, rest_strange, setting.kinds)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -64,3 +65,16 @@ def test_rows_that_cannot_be_used_are_refused(world: Any, setting_of: Any) -> No
     rows = [b for b in world.ballots(100) if b.row.label != "qa"]
     with pytest.raises(CalibrationError, match="no request is labelled 'qa'"):
         offer(rows, [], setting_of())
+
+
+def test_weights_of_other_adapters_leave_the_thresholds_to_the_rows(worlds: Any, setting_of: Any) -> None:
+    setting = setting_of()
+    general = offer(worlds(5).ballots(400), worlds(5).ballots(60, none=1.0), setting).calibration
+    known = {name: scaler for name, scaler in general.scalers.items() if name != "dear"}
+    general = replace(general, scalers=known, stages=general.stages[:1])
+    world = worlds(3)
+    of = offer(world.ballots(80), world.ballots(60, none=1.0), setting, general).calibration
+    assert (of.scalers, of.stages) == (general.scalers, general.stages)
+    assert (list(of.binding.classifiers), of.left_out) == (["cheap"], ("dear",))
+    assert 0.0 < of.threshold < 1.0
+    assert of.target < 0.3

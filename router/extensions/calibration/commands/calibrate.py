@@ -217,8 +217,17 @@ def _offered(
     if ballots is None:
         note(f"no proof; classifiers learn all {len(known)} requests, fold by fold")
         ballots = without_their_own(fitting, fitting.profiles, known, strange)
-    found = offer(*ballots, setting)
+    found = offer(*ballots, setting, _general(setting) if learned else None)
     return replace(found.calibration, learned=learned), found.needed
+
+
+def _general(setting: Setting) -> Calibration | None:
+    """The built-in weights, where all classifiers that they weigh are here."""
+    from router.calibration.file import read_calibration
+    from router.routing.policy import WEIGHTS
+
+    weights = read_calibration(WEIGHTS)
+    return weights if set(weights.scalers) <= set(setting.classifiers) else None
 
 
 def _examples(rows: Sequence[Row]) -> dict[str, tuple[str, ...]]:
