@@ -20,8 +20,8 @@ from tests.experiments.store.helpers import (
     act,
     experiment,
     exposed,
-    said,
-    told,
+    outcome,
+    unit_outcome,
     with_secondary,
 )
 
@@ -83,10 +83,10 @@ def event(run: str, kind: str, *parts):
         return exposed(run + unit, run + response, arm, at, run + name, phase, **more)
     if kind == "record":
         key, response, metric, value, at, came = parts
-        return said(run + response, metric, value, at, f"{run}{key}", came)
+        return outcome(run + response, metric, value, at, f"{run}{key}", came)
     if kind == "tell":
         key, unit, metric, value, at, came, (name, _) = parts
-        made = told(run + unit, metric, value, at, run + name)
+        made = unit_outcome(run + unit, metric, value, at, run + name)
         return replace(made, key=f"{run}{key}", received=START + came if came else 0.0)
     if kind == "judge":
         (name, phase), arm, response, result, unit = parts

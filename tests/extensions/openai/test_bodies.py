@@ -117,7 +117,7 @@ def test_no_list_of_a_model_is_read_beyond_its_maximum(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "decode", [*MODELS.values(), flags.parsed], ids=[*(m.__name__ for m in MODELS), "OFREP"]
+    "decode", [*MODELS.values(), flags.parse_context], ids=[*(m.__name__ for m in MODELS), "OFREP"]
 )
 @pytest.mark.parametrize("entry", SMALL)
 def test_values_that_no_model_has_are_bounded_too(decode: Callable[[bytes], Any], entry: bytes) -> None:
