@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 
 COMMAND = (sys.executable, "-m", "router.cli", "replica", "--child")
 HELLO_SECONDS = 20.0  # of a child that has announced its address
-CLOSE_SECONDS = 1.5  # a server gives its engine 2
+CLOSE_SECONDS = 1.0  # a server gives its engine 2, and the end of a killed process takes time, too
 FORSAKEN = 3  # exit code of one that ended since no edge was attached
 GPUS = Path("/proc/driver/nvidia/gpus")
 

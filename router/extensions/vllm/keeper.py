@@ -44,13 +44,16 @@ def children_of(pid: int) -> list[int]:
 
 
 def shared_files(pid: int) -> set[str]:
-    """The files of shared memory that a process has mapped."""
+    """The files of shared memory that a process has mapped.
+
+    They are found by inode: a semaphore is mapped under another name than it has afterwards.
+    """
     try:
         maps = Path(f"/proc/{pid}/maps").read_text(encoding="utf-8", errors="replace")
+        inodes = {int(line.split()[4]) for line in maps.splitlines() if SHARED in line}
+        return {entry.path for entry in os.scandir(SHARED) if entry.inode() in inodes}
     except OSError:
         return set()
-    paths = {line[line.index(SHARED) :] for line in maps.splitlines() if SHARED in line}
-    return {path for path in paths if not path.endswith(" (deleted)")}
 
 
 def _parent(pid: int) -> int:

@@ -40,7 +40,8 @@ class Processes:
         self._keeper.wait()  # its first process, which starts the one that stays
         self._not_ours = set(keeper.children_of(os.getpid()))
         self._begun: dict[int, str] = {}
-        self._shared: set[str] = set()  # files of shared memory
+        self._not_shared = keeper.shared_files(os.getpid())  # files of shared memory that were there before
+        self._shared: set[str] = set()  # and those that came since
         self._settled = threading.Event()
         self._tell(f"folder {self.folder}")
 
@@ -53,7 +54,8 @@ class Processes:
             if pid not in self._not_ours and pid not in self._begun:
                 self._begun[pid] = keeper.begun(pid)
                 self._tell(f"process {pid}")
-        for file in sorted(set().union(*map(keeper.shared_files, self._begun)) - self._shared):
+        found = set().union(*map(keeper.shared_files, (os.getpid(), *self._begun)))
+        for file in sorted(found - self._shared - self._not_shared):
             self._shared.add(file)
             self._tell(f"file {file}")
 

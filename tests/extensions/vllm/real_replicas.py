@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -54,7 +53,7 @@ class Served:
         below = keeper.children_of(self.process.pid)
         for pid in below:
             self.seen.setdefault(pid, keeper.begun(pid))
-            self.shared |= set(re.findall(r"/dev/shm/[^ \n]+", _read(f"/proc/{pid}/maps")))
+            self.shared |= keeper.shared_files(pid)
         return [pid for pid in below if "replica\0--child" in name_of(pid)]
 
     def end(self) -> None:
@@ -75,23 +74,16 @@ class Served:
         return processes, [name for name in sorted(self.shared) if Path(name).exists()]
 
 
-def _read(path: str) -> str:
-    try:
-        return Path(path).read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return ""
-
-
 async def up(client: AsyncClient, but: Collection[int], served: Served) -> None:
     """Until two replicas are up whose processes are none of `but`."""
     end = time.monotonic() + START_SECONDS
     while True:
         pids = served.look()
         try:
-            states = [replica.state for replica in (await client.fleet.get()).replicas]
+            states = [replica.state for replica in (await client.replicas.list()).replicas]
         except ClientError as error:
             states = [str(error)]
-        if states == ["up", "up"] and len(pids) == 2 and not set(pids) & set(but):
+        if states == ["serving", "serving"] and len(pids) == 2 and not set(pids) & set(but):
             return
         assert time.monotonic() < end, states
         assert served.process.poll() is None

@@ -66,17 +66,19 @@ def test_a_killed_server_leaves_nothing_behind(whole_tree: bool) -> None:
     )
     code = (
         "import os, subprocess, sys, time; from router.extensions.vllm.process import Processes\n"
+        "from multiprocessing import get_context\n"
         "p = Processes()\n"
         "with p.beginning():\n"
+        "    lock = get_context('spawn').Lock()\n"
         f"    child = subprocess.Popen([sys.executable, '-c', {shares!r}], stdout=-1, text=True)\n"
         "    name = child.stdout.readline().strip()\n"
-        "print(child.pid, p.folder, name, flush=True); time.sleep(60)"
+        "print(child.pid, p.folder, name, 'sem.' + lock._semlock.name[1:], flush=True); time.sleep(60)"
     )
     server = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
     assert server.stdout is not None
-    pid, folder, name = server.stdout.readline().split()
-    shared = Path("/dev/shm", name)
-    assert shared.exists()
+    pid, folder, *names = server.stdout.readline().split()
+    shared = [Path("/dev/shm", name) for name in names]
+    assert all(path.exists() for path in shared)
     descriptor = os.pidfd_open(int(pid))
     for victim in keeper.children_of(server.pid) if whole_tree else ():
         os.kill(victim, signal.SIGKILL)
@@ -87,11 +89,11 @@ def test_a_killed_server_leaves_nothing_behind(whole_tree: bool) -> None:
     os.close(descriptor)
     assert ended
     for _ in range(500):
-        if not Path(folder).exists() and not shared.exists():
+        if not Path(folder).exists() and not any(path.exists() for path in shared):
             break
         time.sleep(0.01)
     assert not Path(folder).exists()
-    assert not shared.exists()
+    assert not any(path.exists() for path in shared)
 
 
 def test_what_they_inherit_is_taken_back(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
