@@ -185,7 +185,7 @@ def test_what_is_not_there(store, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("what", "name", "told"),
+    ("what", "name", "error"),
     [
         ("users", "u.csv", "'users' cannot be exported; known are units, outcomes, values, pairs and all"),
         ("units", "u.xlsx", "must end with .parquet, .csv, .jsonl"),
@@ -193,8 +193,8 @@ def test_what_is_not_there(store, tmp_path):
         ("all", "u.csv", "all go into a folder"),
     ],
 )
-def test_what_cannot_be_done(sqlite_store, tmp_path, what, name, unit_outcome):
-    with pytest.raises(ConfigError, match=unit_outcome):
+def test_what_cannot_be_done(sqlite_store, tmp_path, what, name, error):
+    with pytest.raises(ConfigError, match=error):
         export(sqlite_store, "x", 1, what, tmp_path / name)
 
 
