@@ -174,12 +174,12 @@ def test_a_url_does(store, url, tmp_path):
 
 def test_what_is_not_there(store, tmp_path):
     store.create(experiment("draft", phases=()))
-    for name, phase, unit_outcome in (
+    for name, phase, reason in (
         ("nowhere", None, "'nowhere' not found"),
         ("x", 3, "phase 3 is not there, there are: 1, 2"),
         ("draft", None, "never started"),
     ):
-        with pytest.raises(ExperimentNotFound, match=unit_outcome):
+        with pytest.raises(ExperimentNotFound, match=reason):
             export(store, name, phase, "all", tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
