@@ -188,19 +188,23 @@ class Deciding:
         rule = rule_of(settings)
         self._profiles = read_profiles(settings.adapter_folders)
         taught = FitProfiles(self._profiles, rule.taught(self._profiles))
-        self._panel = fit_classifiers(load_plugins([ROOT / "plugins"]).registrations(), taught, base)
-        rule.classifiers_are(self._panel.registrations)
+        self._fitted = fit_classifiers(load_plugins([ROOT / "plugins"]).registrations(), taught, base)
+        rule.classifiers_are(self._fitted.registrations)
         rule.adapters_are(self._profiles)
-        self._rule, self._labels = rule.now, Labels(self._profiles)
-        self._names = {profile.name for profile in self._profiles}
+        self.rule, self._labels = rule.now, Labels(self._profiles)
+        self.names = {profile.name for profile in self._profiles}
         self._known = languages_of_examples(self._profiles)
         self._found: dict[str, Finding] = {}
 
+    def votes(self, texts: Sequence[str]) -> list[tuple[Vote, ...]]:
+        """Of all classifiers on each text."""
+        return list(votes_of(self._fitted.registrations, texts, self._labels, self._known))
+
     async def _ask(self, text: str, again: bool = False) -> Finding:
         if text not in self._found:
-            (votes,) = votes_of(self._panel.registrations, [text], self._labels, self._known)
-            conclusion = self._rule.conclude(votes, self._names)
-            leaning = Leaning() if conclusion.adapter else self._rule.leaning(votes, self._names)
+            (votes,) = self.votes([text])
+            conclusion = self.rule.conclude(votes, self.names)
+            leaning = Leaning() if conclusion.adapter else self.rule.leaning(votes, self.names)
             self._found[text] = Finding(conclusion, leaning, votes)
         return self._found[text]
 

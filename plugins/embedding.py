@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any, Protocol
@@ -32,6 +32,7 @@ from router.classifiers.regression import (
     product_in_pieces,
     read_background,
     softmax,
+    spread_evenly,
     training_set_of,
 )
 from router.classifiers.texts import whole_first_last
@@ -49,6 +50,7 @@ TEMPERATURE = 1.0
 SMOOTH, NEAREST = 11.0, 8
 SHARPNESS, NONE, LEAD, NEAREST_GENERAL = 22.0, 0.33, 0.1, 3
 TINY = 1e-9
+MOST_ADAPTERS = 64  # that `Newcomers` learns
 Array = np.ndarray[Any, Any]
 
 
@@ -271,6 +273,25 @@ class Embedding(Classifier):
         return vectors
 
 
+class Newcomers(Embedding):
+    """The network for few examples, for adapters that no calibration knows, beside those that one does.
+
+    It learns all adapters, of each as many examples as the network was trained for, spread evenly. Beyond
+    `MOST_ADAPTERS` it declines.
+    """
+
+    name = "newcomers"
+    version = "1"
+    scales = True
+    compares = True
+
+    def fit(self, adapters: Sequence[AdapterProfile]) -> None:
+        """Learn them anew; the encoder keeps vectors."""
+        known = [adapter for adapter in adapters if adapter.examples or adapter.description]
+        few = [replace(one, examples=tuple(spread_evenly(one.examples, FEW - 1))) for one in known]
+        super().fit(few if len(few) <= MOST_ADAPTERS else ())
+
+
 def _places(training_set: TrainingSet) -> tuple[list[Array], Array]:
     """Rows of each adapter's examples, and how many they are up to each adapter."""
     single = training_set.allowed.sum(axis=1) == 1
@@ -318,3 +339,4 @@ def _join(pieces: Sequence[tuple[str, str, str]], vectors: dict[str, Any]) -> An
 def register_classifiers(register):
     """Asked last, for requests that are still undecided."""
     register(Embedding(), priority=50, timeout_ms=1000)
+    register(Newcomers(), priority=56, timeout_ms=1000)

@@ -31,6 +31,10 @@ class Classifier:
     are fitted to those that one does, or to all where they are few. Its confidence is a probability that
     holds whatever else there is: 0.5 and more, and ahead of every other adapter, routes.
 
+    `compares`, beside `scales`: its chances compare adapters that no calibration knows with those that one
+    does. Where it has an opinion, it alone names the former, and it keeps a request from the latter that is
+    more likely for the former (router/routing/policy.py). Without a calibration it is not asked.
+
     `foreign`: it is asked only for requests in another language than the examples, and has to come before all
     others; its opinion counts more than theirs then (router/routing/policy.py). It is warmed up and learns
     when the first such request comes.
@@ -42,6 +46,7 @@ class Classifier:
     name: str = ""
     version: str = "0"
     scales: bool = False
+    compares: bool = False
     foreign: bool = False
     needs: Sequence[str] = ()
 

@@ -276,9 +276,11 @@ class Calibrated:
     """The rule of a calibration (router/calibration: how it is fitted and proven), for the adapters of
     `kinds`, which it knows.
 
-    For `newcomers`, which it does not know, the classifiers in `scaling` speak. They are heard first: where
-    one is sure of a newcomer (by `plain`, ahead of all that it knows of the others), that is where the
-    request goes; else the other classifiers decide as though there were no newcomers.
+    The classifiers in `scaling` vote on `newcomers`, which it does not know, and their votes count first. A
+    request goes to the newcomer that one of the `comparing` is sure of by `plain` or, where none of these has
+    an opinion, another one of the `scaling`. Else the others decide as though there were no newcomers, but
+    for adapters to which the `comparing` prefer a newcomer with at least `supporting`: the calibration was
+    fitted without requests for newcomers, so it is sure of some of them.
 
     `differences` says what is not as it was fitted for. With any, and where a classifier's vote was lost, the
     guarantee does not hold: at least `strict` confidence is needed then, and classifiers that the calibration
@@ -295,6 +297,7 @@ class Calibrated:
     kinds: Mapping[str, Axis] | None = None  # those of `plain` where there are no newcomers
     newcomers: frozenset[str] = frozenset()
     scaling: frozenset[str] = frozenset()
+    comparing: frozenset[str] = frozenset()  # of the scaling ones
 
     def asks(self, classifier: str) -> bool:
         """Whether that classifier's vote counts."""
@@ -363,16 +366,38 @@ class Calibrated:
 
     def _decided(self, votes: Sequence[Vote], candidates: Collection[str]) -> Conclusion | None:
         """What these votes come to, once all have been heard that speak for newcomers."""
-        for vote in votes:
-            found = self.plain.sure(vote, candidates) if vote.classifier in self.scaling else None
-            if found is not None and found.adapter in self.newcomers:
-                return replace(found, provisional=True)
+        if (found := self._newcomer(votes, candidates)) is not None:
+            return replace(found, provisional=True)
         panel = [v for v in votes if v.classifier not in self.scaling and self.asks(v.classifier)]
         first = 1 if len(panel) < len(votes) else len(panel)  # earlier ones were not asked while it was open
         for count in range(max(first, 1), len(panel) + 1):
-            if (sure := self._sure(panel[:count], candidates)) is not None:
+            sure = self._sure(panel[:count], candidates)
+            if sure is not None and not self._contested(sure.adapter, votes, candidates):
                 return replace(sure, incomplete=_incomplete(panel[:count]))
         return None
+
+    def _newcomer(self, votes: Sequence[Vote], candidates: Collection[str]) -> Conclusion | None:
+        """The newcomer that these votes decide on."""
+        comparing = self._comparing(votes)
+        others = [v for v in votes if v.classifier in self.scaling - self.comparing]
+        for vote in comparing or others:
+            found = self.plain.sure(vote, candidates)
+            if found is not None and found.adapter in self.newcomers:
+                return found
+        return None
+
+    def _contested(self, adapter: str, votes: Sequence[Vote], candidates: Collection[str]) -> bool:
+        """Whether a newcomer is more likely than this adapter."""
+        rivals = self.newcomers.intersection(candidates)
+        for vote in self._comparing(votes):
+            best = max((vote.scores.get(name, 0.0) for name in rivals), default=0.0)
+            if best >= self.plain.supporting and best > vote.scores.get(adapter, 0.0):
+                return True
+        return False
+
+    def _comparing(self, votes: Sequence[Vote]) -> list[Vote]:
+        """The opinions that compare newcomers with the others."""
+        return [v for v in votes if v.classifier in self.comparing and v.scores and not v.error]
 
     def _needed(self, votes: Sequence[Vote]) -> float:
         doubtful = self.differences or _incomplete(votes)
@@ -472,13 +497,16 @@ class RuleInForce:
         are idle: they learn them too, and err more often. Beyond, the others learn none."""
         registrations, few = self._registrations or (), len(self._profiles or ()) <= FEW
         voices = frozenset(r.name for r in registrations if r.classifier.foreign)
+        comparing = frozenset(r.name for r in registrations if r.classifier.compares)
         learning = [
-            r for r in registrations if type(r.classifier).fit is not Classifier.fit and r.name not in voices
+            r
+            for r in registrations
+            if type(r.classifier).fit is not Classifier.fit and r.name not in voices | comparing
         ]
         scaling = frozenset(r.name for r in learning if r.classifier.scales)
         others = frozenset(r.name for r in learning) - scaling
         learners, idle = (others, scaling) if few and others else (scaling, frozenset[str]())
-        idle = idle if self._multilingual else idle | voices
+        idle |= comparing if self._multilingual else comparing | voices
         self._policy = replace(self._policy, learners=learners, idle=idle, voices=voices)
 
     def taught(self, profiles: Sequence[AdapterProfile]) -> tuple[AdapterProfile, ...]:
@@ -510,6 +538,7 @@ class RuleInForce:
             self.now = self._policy
             return
         panel = self._weighed(of)
+        scaling = [r for r in self._registrations if r.classifier.scales and r not in panel]
         core = of.known(self._profiles)
         found = self._differences(of)
         self.now = Calibrated(
@@ -519,7 +548,8 @@ class RuleInForce:
             self._strict,
             axes_of(core),
             newcomers(of.binding, self._profiles),
-            frozenset(r.name for r in self._registrations if r.classifier.scales and r not in panel),
+            frozenset(r.name for r in scaling),
+            frozenset(r.name for r in scaling if r.classifier.compares),
         )
         status = f"stale: {'; '.join(found)}" if found else FITTED
         if status != self.status:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -70,6 +71,18 @@ def values(classifier: Any, text: str) -> dict[str, float]:
 def test_the_nearest_adapter_wins(toy: Any) -> None:
     assert values(toy, "bbb")["b"] > 0.5
     assert values(toy, "aaac")["a"] > values(toy, "aaac")["b"]
+
+
+def test_newcomers_are_told_apart_by_few_of_many_examples_up_to_64_adapters(
+    module: Any, letters: Letters
+) -> None:
+    classifier = module.Newcomers(Reader(lambda: letters))
+    classifier.warmup()
+    many = replace(A, examples=tuple("a" * i for i in range(1, 60)))
+    classifier.fit([many, B])
+    assert values(classifier, "bbb")["b"] > 0.5
+    classifier.fit([replace(B, name=f"b{i}") for i in range(module.MOST_ADAPTERS + 1)])
+    assert classifier.classify_batch(requests_of(["bbb"])) == [None]
 
 
 def test_with_many_examples_the_nearest_adapter_wins_and_the_background_goes_to_none(
@@ -161,7 +174,7 @@ def test_loading_the_plugin_imports_no_torch() -> None:
     )
     root = __file__.rsplit("/tests/", 1)[0]
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=root)
-    assert shown.stdout.strip() == "['embedding'] False"
+    assert shown.stdout.strip() == "['embedding', 'newcomers'] False"
 
 
 @pytest.mark.slow

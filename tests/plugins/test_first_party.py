@@ -27,6 +27,7 @@ def test_the_classifiers_cheap_ones_first() -> None:
         "linear",
         "embedding",
         "nearest",
+        "newcomers",
         "probe",
     ]
     assert all(not s.error and not s.warnings for s in host.status())

@@ -104,6 +104,57 @@ def test_else_the_panel_decides_as_though_there_were_none(kit: Any, said: dict[s
     assert with_it.differences == without.differences == ()
 
 
+class Comparing(Scaling):
+    """Compares newcomers with the others."""
+
+    name = "second"
+    compares = True
+
+
+def comparing_rule(kit: Any, calibration: Calibration | None) -> Policy | Calibrated:
+    in_force = RuleInForce(Policy(0.5), calibration)
+    in_force.adapters_are((kit.medical, kit.legal, COOKING))
+    in_force.classifiers_are([kit.registered(one()) for one in (Fitted, Scaling, Comparing)])
+    return in_force.now
+
+
+@pytest.mark.parametrize(
+    ("second", "adapter"),
+    [
+        ({"cooking": 0.6, "medical": 0.1}, "cooking"),
+        ({"cooking": 0.4, "medical": 0.1}, ""),  # not sure, but rather for cooking
+        ({"cooking": 0.4, "medical": 0.5}, "medical"),
+        ({"cooking": 0.2}, "medical"),
+        ({}, "cooking"),  # no opinion: the other one decides
+    ],
+)
+def test_one_that_compares_names_newcomers_and_contests_the_others(
+    kit: Any, second: dict[str, float], adapter: str
+) -> None:
+    rule = comparing_rule(kit, calibration_of(kit))
+    cast = votes(c={"medical": 0.9}, many={"cooking": 0.8, "medical": 0.1}, second=second)
+    assert rule.conclude(cast, ALL).adapter == adapter
+
+
+def test_a_newcomer_that_the_caller_may_not_see_contests_nothing(kit: Any) -> None:
+    rule = comparing_rule(kit, calibration_of(kit))
+    cast = votes(c={"medical": 0.9}, many={}, second={"cooking": 0.9})
+    assert rule.conclude(cast, frozenset({"medical", "legal"})).adapter == "medical"
+
+
+def test_a_lost_comparison_leaves_the_other_vote(kit: Any) -> None:
+    rule = comparing_rule(kit, calibration_of(kit))
+    cast = [*votes(c={"medical": 0.9}, many={"cooking": 0.8}), Vote("second", error="timeout")]
+    assert rule.conclude(cast, ALL).adapter == "cooking"
+
+
+def test_without_a_calibration_nothing_is_compared(kit: Any) -> None:
+    rule = comparing_rule(kit, None)
+    assert isinstance(rule, Policy)
+    assert not rule.asks("second")
+    assert "second" not in rule.learners
+
+
 def test_where_there_is_no_newcomer_nobody_asks_for_one(kit: Any) -> None:
     rule = rule_of(kit, kit.medical, kit.legal)
     assert rule.asks("c")
