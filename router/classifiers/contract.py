@@ -32,8 +32,9 @@ class Classifier:
     holds whatever else there is: 0.5 and more, and ahead of every other adapter, routes.
 
     `compares`, beside `scales`: its chances compare adapters that no calibration knows with those that one
-    does. Where it has an opinion, it alone names the former, and it keeps a request from the latter that is
-    more likely for the former (router/routing/policy.py). Without a calibration it is not asked.
+    does. Where it has an opinion, no other decides for the former without it, and it keeps a request from the
+    latter that is more likely for the former (router/routing/policy.py). Without a calibration it is not
+    asked.
 
     `foreign`: it is asked only for requests in another language than the examples, and has to come before all
     others; its opinion counts more than theirs then (router/routing/policy.py). It is warmed up and learns

@@ -277,10 +277,11 @@ class Calibrated:
     `kinds`, which it knows.
 
     The classifiers in `scaling` vote on `newcomers`, which it does not know, and their votes count first. A
-    request goes to the newcomer that one of the `comparing` is sure of by `plain` or, where none of these has
-    an opinion, another one of the `scaling`. Else the others decide as though there were no newcomers, but
-    for adapters to which the `comparing` prefer a newcomer with at least `supporting`: the calibration was
-    fitted without requests for newcomers, so it is sure of some of them.
+    request goes to the newcomer that one of the `comparing` is sure of by `plain`, or another one of the
+    `scaling` if each of the `comparing` that has an opinion names it with `supporting`. Else the others
+    decide as though there were no newcomers, but for adapters to which the `comparing` prefer a newcomer with
+    at least `supporting`: the calibration was fitted without requests for newcomers, so it is sure of some of
+    them.
 
     `differences` says what is not as it was fitted for. With any, and where a classifier's vote was lost, the
     guarantee does not hold: at least `strict` confidence is needed then, and classifiers that the calibration
@@ -380,9 +381,16 @@ class Calibrated:
         """The newcomer that these votes decide on."""
         comparing = self._comparing(votes)
         others = [v for v in votes if v.classifier in self.scaling - self.comparing]
-        for vote in comparing or others:
+        for vote in (*comparing, *others):
             found = self.plain.sure(vote, candidates)
-            if found is not None and found.adapter in self.newcomers:
+            if found is None or found.adapter not in self.newcomers:
+                continue
+            if vote in comparing or all(
+                (named := self.plain.named(second, candidates)) is not None
+                and named.adapter == found.adapter
+                and named.confidence >= self.plain.supporting
+                for second in comparing
+            ):
                 return found
         return None
 

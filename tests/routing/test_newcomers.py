@@ -122,7 +122,7 @@ def comparing_rule(kit: Any, calibration: Calibration | None) -> Policy | Calibr
     ("second", "adapter"),
     [
         ({"cooking": 0.6, "medical": 0.1}, "cooking"),
-        ({"cooking": 0.4, "medical": 0.1}, ""),  # not sure, but rather for cooking
+        ({"cooking": 0.4, "medical": 0.1}, "cooking"),  # the other one is sure, and it agrees
         ({"cooking": 0.4, "medical": 0.5}, "medical"),
         ({"cooking": 0.2}, "medical"),
         ({}, "cooking"),  # no opinion: the other one decides
@@ -134,6 +134,12 @@ def test_one_that_compares_names_newcomers_and_contests_the_others(
     rule = comparing_rule(kit, calibration_of(kit))
     cast = votes(c={"medical": 0.9}, many={"cooking": 0.8, "medical": 0.1}, second=second)
     assert rule.conclude(cast, ALL).adapter == adapter
+
+
+def test_a_newcomer_that_nothing_is_sure_of_contests_the_others(kit: Any) -> None:
+    rule = comparing_rule(kit, calibration_of(kit))
+    cast = votes(c={"medical": 0.9}, many={"cooking": 0.3}, second={"cooking": 0.4, "medical": 0.1})
+    assert rule.conclude(cast, ALL).adapter == ""
 
 
 def test_a_newcomer_that_the_caller_may_not_see_contests_nothing(kit: Any) -> None:
