@@ -196,7 +196,7 @@ class Policy:
         learners = self.learners | self.voices
         for vote in earlier:
             least = 0.0 if voice is None else self.supporting if vote is voice else self.threshold
-            if vote.classifier in learners and (agreed := self._agreed(vote, last, candidates, least)):
+            if vote.classifier in learners and (agreed := self.agreed(vote, last, candidates, least)):
                 return agreed
         return None
 
@@ -239,7 +239,7 @@ class Policy:
         among = [name for name in self.kinds if name in candidates]
         return choose(opinion, self.axes, self.kinds, among), opinion.novelty
 
-    def _agreed(self, vote: Vote, last: Vote, candidates: Collection[str], least: float) -> Conclusion | None:
+    def agreed(self, vote: Vote, last: Vote, candidates: Collection[str], least: float) -> Conclusion | None:
         """What these two decide together, both with confidence of at least `least`."""
         one, other = self.named(vote, candidates), self.named(last, candidates)
         if one is None or other is None or one.adapter != other.adapter:
@@ -381,16 +381,13 @@ class Calibrated:
         """The newcomer that these votes decide on."""
         comparing = self._comparing(votes)
         others = [v for v in votes if v.classifier in self.scaling - self.comparing]
+        plain, least = self.plain, self.plain.supporting
         for vote in (*comparing, *others):
-            found = self.plain.sure(vote, candidates)
+            found = plain.sure(vote, candidates)
+            seconds = [] if vote in comparing else comparing
             if found is None or found.adapter not in self.newcomers:
                 continue
-            if vote in comparing or all(
-                (named := self.plain.named(second, candidates)) is not None
-                and named.adapter == found.adapter
-                and named.confidence >= self.plain.supporting
-                for second in comparing
-            ):
+            if all(plain.agreed(second, vote, candidates, least) for second in seconds):
                 return found
         return None
 
