@@ -46,7 +46,7 @@ def engine_of(settings: Settings, plugins: PluginHost) -> tuple[Engine, Path | N
 
 
 def make_engine(settings: Settings) -> Engine:
-    """The engine on torch; imported here, so that a wrong flag is told before torch is there."""
+    """The engine on torch. Imported here, so that a wrong flag is reported before torch is loaded."""
     from router.engine.torch_engine import TorchEngine
 
     return TorchEngine(settings)

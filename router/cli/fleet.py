@@ -25,7 +25,7 @@ OF_ENGINES = {  # settings that a replica goes by
 
 
 def replica_settings(settings: Settings) -> dict[str, Any]:
-    """What a replica's engine goes by, and nothing of what else the server is told, such as secrets.
+    """The settings that a replica's engine needs. Other settings of the server, such as secrets, stay here.
 
     `tables` has that of the plugin called as the engine.
     """

@@ -1,4 +1,4 @@
-"""Notices: what a report calls for is told once, as a metric, a log line and a signed webhook."""
+"""Notices: what a report calls for is sent once, as a metric, a log line and a signed webhook."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ REFUSED = {401: "the secret", 403: "the secret", 404: "the path", 405: "the path
 
 
 class Event(StrEnum):
-    """What is told."""
+    """The kinds of notices."""
 
     PROMOTABLE = "may-be-promoted"
     HARM = "stopped-for-harm"

@@ -1,4 +1,4 @@
-"""What is told of running experiments, by the looks of the guardian, however the webhook does."""
+"""Notices of running experiments, sent when the guardian looks, whether or not the webhook answers."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def bench(store) -> Bench:
 
 
 class Served:
-    """Experiments whose looks are told of."""
+    """Experiments whose looks send notices."""
 
     def __init__(self, live: Experiments, notifier: Notifier) -> None:
         self.live, self.notifier = live, notifier

@@ -20,7 +20,7 @@ from tests.extensions.vllm.test_answers import LETTERS
 
 
 class Trial:
-    """A dispatcher with a script behind it, and what was sent to whom."""
+    """A dispatcher over a scripted engine, and the messages that it sent to each receiver."""
 
     def __init__(self, rows: int = 2, slots: int = 2) -> None:
         self.script = Script()
