@@ -2,7 +2,7 @@
 
 The eight adapters of a deployment of recipes/routing, with 8 examples each, are newcomers to the calibration.
 Their test requests, the deployment's requests for none, and half of dev.jsonl for the shipped adapters are
-routed as a server with both folders does. The base is loaded. It takes about four minutes for each deployment
+routed as a server with both folders does. The base is loaded. It takes about two minutes
 on two cores.
 """
 
