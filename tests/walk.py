@@ -140,16 +140,16 @@ def request_walks(walker: Walker) -> dict[str, Walk]:
     """Of a request that names its adapter, and of one that is classified."""
     with Client(walker.address) as client:
 
-        def ask(adapter: str | None) -> None:
+        def ask(adapter: str = "") -> None:
             for _ in client.stream(FRENCH, adapter=adapter, max_tokens=2):
                 pass
 
-        for adapter in ("translation", None):
+        for adapter in ("translation", ""):
             ask(adapter)  # first calls do work of their own
         walker.learn_idle()
         return {
             NAMED: walker.walk(lambda: ask("translation")),
-            CLASSIFIED: walker.walk(lambda: ask(None)),
+            CLASSIFIED: walker.walk(lambda: ask()),
         }
 
 
