@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 
 from router.registry.format.artifact import Validation, validate_folder
-from router.sources.adapters_folder import NameOverride
-from router.sources.adding import Added, Wish, add
+from router.sources.adding import Added, AddRequest, NameOverride, add
 from tests.cli.tiny import write_adapter
 from tests.sources.fake_hub import REPO, FakeHub, fake_hub
 from tests.sources.sources import source_of
@@ -56,7 +55,7 @@ def added(adapters) -> Callable[..., Added]:
     ) -> Added:
         source = source_of(str(said), subfolder)
         options = {"most_bytes": 1 << 20, "wanted": NameOverride(name, version), **wish}
-        return add(Wish(source, adapters, **options), validate, lambda *_: None, lambda *_: None)
+        return add(AddRequest(source, adapters, **options), validate, lambda *_: None, lambda *_: None)
 
     return run
 

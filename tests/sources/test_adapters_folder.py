@@ -4,7 +4,7 @@ import pytest
 
 from router.errors import AlreadyExists, ConfigError
 from router.registry.format.manifest import Manifest
-from router.sources.adapters_folder import AdaptersFolder, NameOverride, called
+from router.sources.adding import AdaptersFolder, NameOverride, called
 from router.types import AdapterRef
 from tests.cli.tiny import write_adapter
 

@@ -8,9 +8,8 @@ import pytest
 
 from router.errors import AdapterRejected, AlreadyExists, ConfigError, DataLoss, ResourceExhausted
 from router.registry.format.artifact import digest_of_folder
-from router.sources.adding import Outcome
-from router.sources.origin import Origin
-from router.sources.staging import _exchange
+from router.sources.adding import AddOutcome
+from router.sources.staging import SourceRecord, _exchange
 from tests.cli.tiny import write_adapter
 from tests.sources.conftest import MANIFEST, in_view, staged
 from tests.sources.fake_hub import COMMIT, REPO
@@ -21,10 +20,10 @@ WEIGHTS = "adapter_model.safetensors"
 def test_an_adapter_comes_with_the_commit_that_it_is_of(hub, added, adapters, adapter_files):
     hub.files["README.md"] = b"---\nlicense: mit\n---\nhello"
     done = added()
-    assert (str(done.ref), done.outcome) == ("some-lora@v1.0", Outcome.ADDED)
+    assert (str(done.ref), done.outcome) == ("some-lora@v1.0", AddOutcome.ADDED)
     folder = adapters / "some-lora" / "v1.0"
     assert {p.name: p.read_bytes() for p in folder.iterdir() if p.name in adapter_files} == adapter_files
-    origin = Origin.read(folder)
+    origin = SourceRecord.read(folder)
     assert (origin.source, origin.pin) == (f"hub:{REPO}@v1.0", COMMIT)
     assert origin.digest == digest_of_folder(folder)
     assert done.origin.license == "mit"
@@ -38,7 +37,7 @@ def test_added_again_nothing_is_fetched(hub, added):
     first = added()
     hub.asked.clear()
     again = added(f"hub:{REPO}@{COMMIT}")
-    assert (again.outcome, again.folder) == (Outcome.PRESENT, first.folder)
+    assert (again.outcome, again.folder) == (AddOutcome.PRESENT, first.folder)
     assert [path for path in hub.paths() if "/api/" not in path] == []
 
 
@@ -67,7 +66,7 @@ def test_other_contents_need_a_version_of_their_own_or_force(hub, added, adapter
     assert in_view(adapters) == before
     assert str(added(other, name="some-lora", version="0.1").ref) == "some-lora@0.1"
     done = added(other, name="some-lora", version="0", force=True)
-    assert (done.outcome, digest_of_folder(done.folder)) == (Outcome.REPLACED, digest_of_folder(other))
+    assert (done.outcome, digest_of_folder(done.folder)) == (AddOutcome.REPLACED, digest_of_folder(other))
     assert list(adapters.glob(".*")) == []
 
 
@@ -115,10 +114,10 @@ def test_a_report_comes_only_if_it_is_asked_for(hub, added):
     done = added()
     assert not (done.folder / "report.json").exists()
     assert [left.name for left in done.left] == ["report.json"]
-    assert added(report=True).outcome is Outcome.REPORTED
+    assert added(report=True).outcome is AddOutcome.REPORTED
     assert (done.folder / "report.json").read_bytes() == b"{}"
     hub.asked.clear()
-    assert added(report=True).outcome is Outcome.PRESENT
+    assert added(report=True).outcome is AddOutcome.PRESENT
     assert len(hub.asked) == 1
 
 
@@ -128,7 +127,7 @@ def test_an_adapter_in_a_subfolder(hub, added):
         added()
     done = added(subfolder="adapters/legal")
     assert str(done.ref) == "legal@v1.0"
-    assert added(subfolder="adapters/legal/").outcome is Outcome.PRESENT
+    assert added(subfolder="adapters/legal/").outcome is AddOutcome.PRESENT
 
 
 @pytest.mark.parametrize(
@@ -193,7 +192,7 @@ def test_a_full_disk_loses_nothing(hub, added, adapters, monkeypatch):
     assert sum(staged(adapters).values()) == 400
     monkeypatch.setattr("router.sources.transfer.os.write", real)
     hub.asked.clear()
-    assert added().outcome is Outcome.ADDED
+    assert added().outcome is AddOutcome.ADDED
     assert any("range" in headers for _, headers in hub.asked)
 
 

@@ -1,5 +1,5 @@
-from router.sources.choice import Left, choose, told
 from router.sources.source import Listing, RemoteFile
+from router.sources.transfer import Left, choose, left_out
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 
@@ -29,8 +29,8 @@ def test_what_was_left_is_told_by_reason():
     left = choose(
         listing("a.png", "x.pt", "b.png", "c/x", "c/y", folders=("d",)), report=False, most=100
     ).left
-    assert told(left) == (
+    assert left_out(left) == (
         "'x.pt' (pickle, which runs code when it is read); 'd/' (a folder); 'c/' (a folder with 2 files); "
         "'a.png', 'b.png' (no file of an adapter)"
     )
-    assert told([Left("\x1b[2J", "code")]) == "'\\x1b[2J' (code)"
+    assert left_out([Left("\x1b[2J", "code")]) == "'\\x1b[2J' (code)"

@@ -3,8 +3,8 @@ import os
 import pytest
 
 from router.errors import AdapterRejected, DataLoss
-from router.sources.adding import Outcome
-from router.sources.local import Local
+from router.sources.adding import AddOutcome
+from router.sources.source import LocalFolder
 from tests.cli.tiny import write_adapter
 
 
@@ -20,7 +20,7 @@ def test_a_folder_is_copied_and_left_as_it_is(folder, added, adapters):
     assert (str(done.ref), done.folder) == ("my-lora@0", adapters / "my-lora" / "0")
     assert [left.name for left in done.left] == ["checkpoint-1/"]
     assert sorted(os.listdir(folder)) == before
-    assert added(f"file://{folder}").outcome is Outcome.PRESENT
+    assert added(f"file://{folder}").outcome is AddOutcome.PRESENT
 
 
 def test_a_folder_that_is_called_like_a_version(tmp_path, added):
@@ -42,7 +42,7 @@ def test_links_are_not_followed(folder, tmp_path, added, adapters):
 
 
 def test_a_file_that_grows_is_refused(folder):
-    source = Local(folder)
+    source = LocalFolder(folder)
     (file,) = (f for f in source.listing().files if f.name == "adapter_config.json")
     (folder / file.name).write_text("{}")
     with pytest.raises(DataLoss, match="changed while it was read"):

@@ -4,13 +4,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router.sources.origin import FILE_NAME, Origin, license_in, quoted
+from router.sources.staging import FILE_NAME, SourceRecord, license_in, quoted
 
 
 def test_what_is_written_is_read(tmp_path):
-    origin = Origin("hub:a/b@main", "ab" * 32, "cd" * 20, "sub/é", "mit", {"adapter_config.json": "ef" * 32})
+    origin = SourceRecord(
+        "hub:a/b@main", "ab" * 32, "cd" * 20, "sub/é", "mit", {"adapter_config.json": "ef" * 32}
+    )
     origin.write(tmp_path)
-    assert Origin.read(tmp_path) == Origin(
+    assert SourceRecord.read(tmp_path) == SourceRecord(
         "hub:a/b@main", "ab" * 32, "cd" * 20, "sub/é", files={"adapter_config.json": "ef" * 32}
     )
 
@@ -22,9 +24,9 @@ def test_any_text_can_be_quoted(text):
 
 @pytest.mark.parametrize("text", ["", "= 1", "source = 1", 'source = "x"', "\ufffd", "a = [" * 5000])
 def test_a_record_that_is_none(tmp_path, text):
-    assert Origin.read(tmp_path) is None
+    assert SourceRecord.read(tmp_path) is None
     (tmp_path / FILE_NAME).write_text(text)
-    assert Origin.read(tmp_path) is None
+    assert SourceRecord.read(tmp_path) is None
 
 
 @pytest.mark.parametrize(

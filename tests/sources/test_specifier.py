@@ -2,7 +2,7 @@ import pytest
 
 from router.errors import ConfigError
 from router.extensions.hub.source import Hub
-from router.sources.local import Local
+from router.sources.source import LocalFolder
 from tests.sources.sources import source_of
 
 
@@ -19,7 +19,7 @@ def test_a_folder_is_one_wherever_it_is(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     for said in ("a b", "./a b/", "~/a b", f"file://{tmp_path}/a b"):
         source = source_of(said)
-        assert isinstance(source, Local)
+        assert isinstance(source, LocalFolder)
         assert source.reference == str(tmp_path / "a b")
 
 

@@ -35,7 +35,7 @@ def old(adapters):
 
 
 def test_a_version_is_replaced_in_one_step(adapters, old, monkeypatch):
-    monkeypatch.setattr("router.sources.staging.Staging._replace", lambda *_: 1 / 0)
+    monkeypatch.setattr("router.sources.staging.StagingArea._replace", lambda *_: 1 / 0)
     with staged(adapters, "a") as place:
         filled(place)
         place.publish(old, replace=True)
@@ -49,7 +49,7 @@ def test_where_folders_cannot_be_exchanged_the_old_one_is_back_if_it_fails(adapt
     with staged(adapters, "a") as place:
         filled(place)
         with monkeypatch.context() as patched:
-            patched.setattr("router.sources.staging.Staging._move_in", lambda *_: 1 / 0)
+            patched.setattr("router.sources.staging.StagingArea._move_in", lambda *_: 1 / 0)
             with pytest.raises(ZeroDivisionError):
                 place.publish(old, replace=True)
         assert (old / "adapter_config.json").read_text() == "old"

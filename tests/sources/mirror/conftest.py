@@ -13,8 +13,8 @@ import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
 from router.extensions.object_store.store import Store
-from router.sources.mirror.cache import Cache
-from router.sources.mirror.mirror import Mirror
+from router.sources.fetching import Cache
+from router.sources.mirror import Mirror
 
 URL = "memory://bucket/adapters"
 CONFIG, WEIGHTS, MANIFEST = "adapter_config.json", "adapter_model.safetensors", "adapter.toml"
@@ -72,7 +72,7 @@ def bucket(monkeypatch) -> Bucket:
 
     monkeypatch.setattr(MemoryFileSystem, "ls", listed)
     monkeypatch.setattr(MemoryFileSystem, "cat_file", read)
-    monkeypatch.setattr("router.sources.mirror.copies.os.fsync", lambda _: None)
+    monkeypatch.setattr("router.sources.fetching.os.fsync", lambda _: None)
     return made
 
 
@@ -126,7 +126,7 @@ def as_put(**places: dict[str, bytes]) -> dict[str, bytes]:
 def settle(monkeypatch, seconds: float) -> None:
     """So much time goes by for anyone who waits for quiet."""
     real = time.monotonic
-    monkeypatch.setattr("router.sources.mirror.mirror.time.monotonic", lambda: real() + seconds)
+    monkeypatch.setattr("router.sources.mirror.time.monotonic", lambda: real() + seconds)
 
 
 def other(adapter: dict[str, bytes], byte: bytes = b"!") -> dict[str, bytes]:

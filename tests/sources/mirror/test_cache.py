@@ -10,7 +10,7 @@ import time
 import pytest
 
 from router.errors import ConfigError
-from router.sources.mirror.cache import LEFT_SECONDS, Cache, private_folder
+from router.sources.fetching import LEFT_SECONDS, Cache, private_folder
 
 
 def kept(cache: Cache, folder, data: bytes) -> str:

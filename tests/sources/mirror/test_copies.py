@@ -7,8 +7,8 @@ import stat
 import pytest
 
 from router.registry.disk.places import Scanner
-from router.sources.mirror.copies import Copies
-from router.sources.origin import Origin
+from router.sources.fetching import Copies
+from router.sources.staging import SourceRecord
 from tests.sources.mirror.conftest import CONFIG
 
 SAID = "s3://bucket/"
@@ -17,7 +17,7 @@ SAID = "s3://bucket/"
 def writing(pin: str):
     def fill(folder) -> None:
         (folder / CONFIG).write_text(pin)
-        Origin(SAID, "", pin).write(folder)
+        SourceRecord(SAID, "", pin).write(folder)
 
     return fill
 

@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from router.errors import AdapterRejected, Unavailable
-from router.sources.mirror import deliveries as module
-from router.sources.mirror.deliveries import Deliveries
-from router.sources.mirror.store import Remote, RemoteFolder
+from router.sources import mirror as module
+from router.sources.mirror import Deliveries
+from router.sources.store import Remote, RemoteFolder
 from tests.sources.mirror.conftest import WEIGHTS
 
 Make = Callable[[Callable[[RemoteFolder], None]], Deliveries]

@@ -12,10 +12,9 @@ import pytest
 
 from router.errors import AdapterRejected
 from router.registry.format import limits
-from router.sources.mirror import copies
-from router.sources.mirror.cache import Cache
-from router.sources.mirror.fetching import taken
-from router.sources.mirror.store import Remote, RemoteFolder
+from router.sources.fetching import Cache, taken
+from router.sources.staging import StagingArea
+from router.sources.store import Remote, RemoteFolder
 from tests.sources.mirror.conftest import CONFIG, MANIFEST, WEIGHTS, as_put, here, other, turns
 
 
@@ -157,7 +156,7 @@ def killed_after(patched, steps: int) -> list[int]:
 
     for owner, name in (
         (os, "replace"), (os, "write"), (Path, "rename"), (Path, "rmdir"), (Path, "unlink"), (Path, "mkdir"),
-        (copies.Staging, "publish"), (shutil, "rmtree"),
+        (StagingArea, "publish"), (shutil, "rmtree"),
     ):  # fmt: skip
         patched.setattr(owner, name, dying(getattr(owner, name)))
     return left
@@ -167,7 +166,7 @@ def killed_after(patched, steps: int) -> list[int]:
 def test_whenever_it_is_killed_each_folder_is_old_or_new_and_the_next_one_goes_on(
     bucket, make, adapter, tmp_path, change, monkeypatch
 ):
-    monkeypatch.setattr("router.sources.mirror.deliveries.FETCHERS", 1)
+    monkeypatch.setattr("router.sources.mirror.FETCHERS", 1)
     monkeypatch.setattr("router.extensions.object_store.objects.BLOCK", 300)
     before = {"keep": adapter} if change == "new" else {"keep": adapter, "a": adapter}
     after = {"keep": adapter} if change == "removed" else {"keep": adapter, "a": other(adapter)}

@@ -11,7 +11,7 @@ from fsspec.asyn import AsyncFileSystem
 from router.errors import NotFound, ResourceExhausted
 from router.extensions.object_store import store as module
 from router.extensions.object_store.store import Store
-from router.sources.mirror.store import RemoteFolder, age
+from router.sources.store import RemoteFolder, age
 from tests.sources.mirror.conftest import CONFIG, MANIFEST, URL, WEIGHTS
 
 

@@ -7,8 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from router.sources.mirror.store import Remote, RemoteFolder
-from router.sources.mirror.survey import OLD_SECONDS, QUIET_SECONDS, Survey
+from router.sources.store import OLD_SECONDS, QUIET_SECONDS, Remote, RemoteFolder, Survey
 from tests.sources.mirror.conftest import CONFIG, MANIFEST, WEIGHTS
 
 NOW = time.time()
@@ -17,7 +16,7 @@ NOW = time.time()
 @pytest.fixture(autouse=True)
 def clock(monkeypatch: pytest.MonkeyPatch) -> None:
     """The time at which the folders below were made, however long ago that was."""
-    monkeypatch.setattr("router.sources.mirror.store.time", SimpleNamespace(time=lambda: NOW))
+    monkeypatch.setattr("router.sources.store.time", SimpleNamespace(time=lambda: NOW))
 
 
 def folder(place: str = "a", **dates: float | None) -> RemoteFolder:
