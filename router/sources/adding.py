@@ -12,21 +12,20 @@ from enum import StrEnum
 from pathlib import Path
 
 from router.errors import AdapterRejected, AlreadyExists, ConfigError, DataLoss, ResourceExhausted
-from router.names import name_from_folder
-from router.registry.disk.places import Found, Place, Scanner
-from router.registry.disk.reading import identity, sketch
-from router.registry.format.artifact import Validation, digest_of_folder
-from router.registry.format.folder import CONFIG, MANIFEST, OURS, REPORT, WEIGHTS
-from router.registry.format.manifest import Manifest, parse_manifest
-from router.registry.format.names import (
+from router.names import (
     DEFAULT_VERSION,
     NAME_RULE,
     VERSION_RULE,
     is_name,
     is_version,
     looks_like_version,
+    name_from_folder,
 )
-from router.registry.format.text import show
+from router.registry.folders import AdapterPlace, FoundFolder, Scanner, identity, sketch
+from router.registry.format.artifact import Validation, digest_of_folder
+from router.registry.format.folder import CONFIG, MANIFEST, OURS, REPORT, WEIGHTS
+from router.registry.format.manifest import Manifest, parse_manifest
+from router.registry.format.untrusted import show
 from router.sources.source import AdapterSource, Listing
 from router.sources.staging import FILE_NAME, SourceRecord, StagingArea, license_in, staged
 from router.sources.transfer import (
@@ -126,7 +125,7 @@ def called(says: Manifest | None, folder: str, source: AdapterSource, wanted: Na
     return AdapterRef(found, version or wanted.version or source.version or DEFAULT_VERSION)
 
 
-def _identity(found: Found) -> AdapterRef:
+def _identity(found: FoundFolder) -> AdapterRef:
     seen = sketch(found)
     return seen.ref if seen is not None else identity(found.place, None)
 
@@ -314,7 +313,9 @@ def _check_identity(spot: Spot, files: Path, adapters: Path) -> None:
     """Raise ConfigError if these files in that folder would be called otherwise."""
     folder = spot.folder
     inside = folder.parent != adapters
-    place = Place(folder, folder.parent.name, folder.name) if inside else Place(folder, folder.name)
+    place = (
+        AdapterPlace(folder, folder.parent.name, folder.name) if inside else AdapterPlace(folder, folder.name)
+    )
     would = identity(place, _manifest(files, folder.name) or Manifest(name="", version="0"))
     if would != spot.ref:
         raise ConfigError(

@@ -18,8 +18,8 @@ from pathlib import Path
 from uuid import uuid4
 
 from router.errors import AdapterRejected, ConfigError, DataLoss, ResourceExhausted
-from router.registry.format.text import some
-from router.registry.persistent_cache import PersistentCache
+from router.registry.format.untrusted import some
+from router.registry.state import PersistentCache
 from router.sources.source import HASH_BYTES, RemoteFile
 from router.sources.staging import FILE_NAME, FILES, SourceRecord, StagingArea, pin_in
 from router.sources.store import Folders, Remote, RemoteFolder

@@ -48,7 +48,9 @@ class GivenBack(Exception):
 
 
 class Deliveries:
-    """What is under way. For one thread, but `progress`, which those that fetch call."""
+    """Folders that are being brought: several at a time, and none waits for a large one. For one thread, but
+    `progress`, which those that fetch call.
+    """
 
     def __init__(
         self,
@@ -351,7 +353,7 @@ class Mirror:
         if self._stop.is_set():
             return False
         under_way = bool(self._deliveries.places)
-        self._tell(problem, whole=self._status.whole or not (problem or fresh or under_way))
+        self._set_status(problem, whole=self._status.whole or not (problem or fresh or under_way))
         return bool(under_way or fresh)
 
     def _look(self) -> int:
@@ -407,7 +409,7 @@ class Mirror:
     def _of_disk(self, error: OSError) -> str:
         return f"{error.filename or self._folder}: {error.strerror or error}"
 
-    def _tell(self, problem: str, whole: bool) -> None:
+    def _set_status(self, problem: str, whole: bool) -> None:
         before = self._status
         now = MirrorStatus(
             whole,
@@ -423,9 +425,9 @@ class Mirror:
             log.info("follows the store again", extra={"fields": fields})
         if now != before:
             self._status = now
-            self._tell_others(now)
+            self._write_status(now)
 
-    def _tell_others(self, status: MirrorStatus) -> None:
+    def _write_status(self, status: MirrorStatus) -> None:
         file = self._folder / "status.json"
         try:
             write_atomically(file, json.dumps(asdict(status)).encode())

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Literal, Protocol
 
 from router.errors import AdapterRejected, ConfigError, DataLoss
+from router.names import looks_like_version
 from router.registry.format.folder import Folder, FolderError
-from router.registry.format.names import looks_like_version
-from router.registry.format.text import show
+from router.registry.format.untrusted import show
 
 HASH_BYTES = 1 << 20
 MOST_NAME_BYTES = 1_024

@@ -18,8 +18,6 @@ from typing import TypeVar
 from urllib.error import HTTPError
 
 from router.errors import AdapterRejected, DataLoss, FailedPrecondition, ResourceExhausted, Unavailable
-from router.registry.format import limits
-from router.registry.format.findings import Findings
 from router.registry.format.folder import (
     CONFIG,
     MANIFEST,
@@ -30,20 +28,30 @@ from router.registry.format.folder import (
     WEIGHTS,
     explain_missing,
 )
-from router.registry.format.text import some
+from router.registry.format.untrusted import (
+    CONFIG_BYTES,
+    MANIFEST_BYTES,
+    MIB,
+    PROBES_BYTES,
+    REPORT_BYTES,
+    SIGNATURE_FILE_BYTES,
+    WEIGHTS_BYTES,
+    FolderFindings,
+    some,
+)
 from router.sources.source import HASH_BYTES, Listing, Passing, Readable, RemoteFile, StartOver
 
 # Small ones first: what is wrong with them is known before the weights come.
 TAKEN = {
-    MANIFEST: limits.MANIFEST_BYTES,
-    CONFIG: limits.CONFIG_BYTES,
-    PROBES: limits.PROBES_BYTES,
-    SIGNATURE: limits.SIGNATURE_BYTES,
-    REPORT: limits.REPORT_BYTES,
-    "README.md": limits.MIB,
-    **dict.fromkeys(("LICENSE", "LICENSE.md", "LICENSE.txt", "NOTICE", "NOTICE.txt"), limits.MIB),
-    "tokenizer.json": 64 * limits.MIB,  # its added tokens are compared with the base's vocabulary
-    WEIGHTS: limits.WEIGHTS_BYTES,
+    MANIFEST: MANIFEST_BYTES,
+    CONFIG: CONFIG_BYTES,
+    PROBES: PROBES_BYTES,
+    SIGNATURE: SIGNATURE_FILE_BYTES,
+    REPORT: REPORT_BYTES,
+    "README.md": MIB,
+    **dict.fromkeys(("LICENSE", "LICENSE.md", "LICENSE.txt", "NOTICE", "NOTICE.txt"), MIB),
+    "tokenizer.json": 64 * MIB,  # its added tokens are compared with the base's vocabulary
+    WEIGHTS: WEIGHTS_BYTES,
 }
 NEEDED = (
     CONFIG,
@@ -115,7 +123,7 @@ def _refuse_no_adapter(listing: Listing, plain: dict[str, RemoteFile]) -> None:
     inside = sorted({f.name.rpartition("/")[0] for f in listing.files if f.name.endswith(f"/{CONFIG}")})
     if CONFIG not in plain and inside:
         raise AdapterRejected(f"the adapter is in a folder: say --subfolder with one of {some(inside, 5)}")
-    found = Findings()
+    found = FolderFindings()
     explain_missing(plain, found)
     if found.refused:
         raise AdapterRejected("; ".join(map(str, found)))

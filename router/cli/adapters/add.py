@@ -123,14 +123,14 @@ def _hex(said: str) -> str:
 def _validation(settings: Settings, no_base: bool) -> Validate:
     """`adapters validate` with these settings."""
     from router.cli.adapters.validate import base_for
-    from router.registry.format.artifact import Validation, validate_folder
+    from router.registry.format.artifact import FolderRules, Validation, validate_folder
     from router.registry.format.trust import Trust
 
     trust = Trust.of(settings.require_signed, settings.adapters_lock)
 
     def validate(folder: Path) -> Validation:
         base = None if no_base else base_for(settings.model, [folder])
-        return validate_folder(folder, base, max_rank=settings.max_rank, trust=trust)
+        return validate_folder(folder, FolderRules(base, max_rank=settings.max_rank, trust=trust))
 
     return validate
 

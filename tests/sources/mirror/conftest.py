@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import fsspec
@@ -46,7 +46,7 @@ class Bucket:
 
 
 @pytest.fixture
-def bucket(monkeypatch) -> Bucket:
+def bucket(monkeypatch):
     made = Bucket()
     ls, cat = MemoryFileSystem.ls, MemoryFileSystem.cat_file
 
@@ -77,18 +77,18 @@ def bucket(monkeypatch) -> Bucket:
 
 
 @pytest.fixture
-def adapter(adapter_files) -> dict[str, bytes]:
+def adapter(adapter_files):
     """One with a manifest."""
     return {**adapter_files, MANIFEST: b'[adapter]\nname = "contracts"\n'}
 
 
 @pytest.fixture
-def cache(tmp_path) -> Cache:
+def cache(tmp_path):
     return Cache(tmp_path / "mirrors" / "cache", 1 << 30)
 
 
 @pytest.fixture
-def make(tmp_path, cache) -> Iterator[Callable[..., Mirror]]:
+def make(tmp_path, cache):
     made: list[Mirror] = []
 
     def make(url: str = URL, folder: str = "one", most_bytes: int = 1 << 30, **options) -> Mirror:

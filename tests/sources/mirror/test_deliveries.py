@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 
@@ -21,17 +21,17 @@ def folder(place: str, content: str = "", size: int = 10) -> RemoteFolder:
 
 
 @pytest.fixture
-def stop() -> threading.Event:
+def stop():
     return threading.Event()
 
 
 @pytest.fixture
-def shown() -> list[tuple[int, int]]:
+def shown():
     return []
 
 
 @pytest.fixture
-def make(stop, shown) -> Iterator[Make]:
+def make(stop, shown):
     made: list[Deliveries] = []
 
     def make(bring: Callable[[RemoteFolder], None]) -> Deliveries:

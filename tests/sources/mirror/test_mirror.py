@@ -8,7 +8,6 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Iterator
 
 import pytest
 
@@ -370,7 +369,7 @@ def test_a_large_one_holds_up_no_other(bucket, make, adapter, monkeypatch):
 
 
 @pytest.fixture
-def hanging(bucket, adapter, monkeypatch) -> Iterator[None]:
+def hanging(bucket, adapter, monkeypatch):
     """The only folder comes when the test is over."""
     monkeypatch.setattr(module, "LOOK_SECONDS", 0.05)
     go_on = threading.Event()
