@@ -20,8 +20,7 @@ from router.config import Settings
 from router.engine.access import EngineBase
 from router.engine.base import Engine
 from router.plugins import Hooks, PluginHost
-from router.registry.options import RegistryOptions
-from router.registry.registry import Registry
+from router.registry.registry import Registry, RegistryOptions
 from router.registry.state import state_dir
 from router.routing.router import Router
 from router.server.absent import check_parts

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from router.corrections.model import MAX_TEXT, Correction, from_line, latest, to_line
 from router.corrections.store import CorrectionStore, Found, file_name
-from router.registry.format.limits import EXAMPLE_CHARS
+from router.registry.format.untrusted import EXAMPLE_CHARS
 
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=200)
 CORRECTIONS = st.builds(

@@ -37,9 +37,9 @@ def outcomes(folder: Path, careful: bool) -> Iterator[int]:
 
 def choices(folder: Path, careful: bool) -> Iterator[int]:
     """Default versions of medical, which are numbers here."""
-    from router.registry.state import Choices
+    from router.registry.state import DefaultChoices
 
-    found = Choices(folder / "state", [folder])
+    found = DefaultChoices(folder / "state", [folder])
     for number in range(1, 1 << 30):
         change = found.planned("medical", str(number))
         found.save(change)

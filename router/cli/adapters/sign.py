@@ -11,7 +11,7 @@ import typer
 from router.cli.command import CliError
 
 if TYPE_CHECKING:
-    from router.registry.format.minisign import SecretKey
+    from router.registry.format.trust import SecretKey
 
 Folders = Annotated[list[Path], typer.Argument(metavar="FOLDER...", help="Adapter folders.")]
 KeyFile = Annotated[Path, typer.Option("--key", metavar="FILE", help="Secret key, as `keygen` writes it.")]
@@ -47,7 +47,7 @@ def keygen(
     Example:
       lora-router adapters keygen release.key
     """
-    from router.registry.format.minisign import SecretKey, write_secret
+    from router.registry.format.trust import SecretKey, write_secret
 
     public = path.with_name(path.name + PUBLIC_SUFFIX)
     if path.exists() or public.exists():
@@ -72,7 +72,7 @@ def sign(paths: Folders, key: KeyFile) -> None:
     from router.cli.output import one_line
     from router.registry.format.artifact import digest_of_folder
     from router.registry.format.folder import MANIFEST, SIGNATURE
-    from router.registry.format.minisign import shown
+    from router.registry.format.trust import shown
     from router.registry.format.trust import sign as signature_of
 
     secret = _secret_key(key)
@@ -88,7 +88,7 @@ def sign(paths: Folders, key: KeyFile) -> None:
 
 
 def _secret_key(path: Path) -> SecretKey:
-    from router.registry.format.minisign import BadSignature, SecretKey
+    from router.registry.format.trust import BadSignature, SecretKey
 
     try:
         return SecretKey.parse(path.read_text(encoding="utf-8"))

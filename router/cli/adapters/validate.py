@@ -48,7 +48,7 @@ def validate(
     """
     from router.cli.output import print_json
     from router.cli.settings import load_settings
-    from router.registry.format.artifact import validate_folder
+    from router.registry.format.artifact import FolderRules, validate_folder
     from router.registry.format.trust import Trust
 
     settings = load_settings({"model": model} if model else None)
@@ -57,7 +57,9 @@ def validate(
     trust = Trust.of(settings.require_signed, settings.adapters_lock)
     most = settings.max_rank
     reports = [
-        _over_carried(validate_folder(p, base, max_rank=most, ignore_fields=ignored, trust=trust), settings)
+        _over_carried(
+            validate_folder(p, FolderRules(base, max_rank=most, ignore_fields=ignored, trust=trust)), settings
+        )
         for p in paths
     ]
     if json:

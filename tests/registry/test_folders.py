@@ -9,14 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from router.registry.disk.places import (
+from router.registry.folders import (
     LONG_UNTOUCHED,
+    AdapterPlace,
     Changes,
     Debouncer,
     Depth,
-    Due,
-    Found,
-    Place,
+    DueFolders,
+    FoundFolder,
     Scan,
     Scanner,
     Stamp,
@@ -24,8 +24,10 @@ from router.registry.disk.places import (
     places,
     report_stamp_of,
     stamp_of,
+    weights_sha256,
 )
-from tests.registry.cards import hand_in
+from router.registry.format.folder import FolderError
+from tests.registry.cards import hand_in, weights_of
 from tests.registry.life import drop
 
 
@@ -40,13 +42,13 @@ def layout(top: Path) -> list[tuple[str, str, str]]:
     return [(p.folder.relative_to(top.parent).as_posix(), p.name, p.version) for p in places(top)]
 
 
-def test_one_folder_is_one_version_whatever_lies_beside_its_files(tmp_path: Path) -> None:
+def test_one_folder_is_one_version_whatever_lies_beside_its_files(tmp_path):
     top = folder(tmp_path / "medical", "adapter_config.json")
     folder(top / "1.0.0", "adapter_config.json")
     assert layout(top) == [("medical", "medical", "")]
 
 
-def test_folders_called_like_versions_or_with_a_manifest_are_versions(tmp_path: Path) -> None:
+def test_folders_called_like_versions_or_with_a_manifest_are_versions(tmp_path):
     top = folder(tmp_path / "medical")
     folder(top / "1.0.0", "adapter_config.json")
     folder(top / "stable", "adapter.toml")
@@ -55,7 +57,7 @@ def test_folders_called_like_versions_or_with_a_manifest_are_versions(tmp_path: 
     assert layout(top) == [("medical/1.0.0", "medical", "1.0.0"), ("medical/stable", "medical", "stable")]
 
 
-def test_an_adapter_one_level_down_belongs_to_its_parent(tmp_path: Path) -> None:
+def test_an_adapter_one_level_down_belongs_to_its_parent(tmp_path):
     top = folder(tmp_path / "medical")
     inner = folder(top / "custom", "adapter_config.json")
     assert layout(top) == [("medical", "medical", "")]
@@ -66,13 +68,13 @@ def test_an_adapter_one_level_down_belongs_to_its_parent(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("name", [".hidden", "a.tmp", "a~", "a.part", ".a.swp"])
-def test_hidden_and_temporary_names_are_ignored(name: str, tmp_path: Path) -> None:
+def test_hidden_and_temporary_names_are_ignored(name, tmp_path):
     assert is_ignored(name)
     top = folder(tmp_path / "a", "adapter_config.json", name)
     assert [f[0] for f in stamp_of(top, tmp_path).files] == ["adapter_config.json"]
 
 
-def test_a_stamp_shows_every_kind_of_change(tmp_path: Path) -> None:
+def test_a_stamp_shows_every_kind_of_change(tmp_path):
     top = folder(tmp_path / "a", "adapter_config.json", "adapter_model.safetensors")
     weights, seen = top / "adapter_model.safetensors", [stamp_of(top, tmp_path)]
     assert stamp_of(top, tmp_path) == seen[0]
@@ -93,7 +95,7 @@ def test_a_stamp_shows_every_kind_of_change(tmp_path: Path) -> None:
     assert len(set(seen)) == len(seen)
 
 
-def test_what_a_trainer_keeps_writing_beside_an_adapter_does_not_count(tmp_path: Path) -> None:
+def test_what_a_trainer_keeps_writing_beside_an_adapter_does_not_count(tmp_path):
     top = folder(tmp_path / "a", "adapter_config.json")
     before = stamp_of(top, tmp_path)
     folder(top / "checkpoint-500", "adapter_model.safetensors")
@@ -102,7 +104,7 @@ def test_what_a_trainer_keeps_writing_beside_an_adapter_does_not_count(tmp_path:
     assert stamp_of(top, tmp_path) == before
 
 
-def test_links_are_refused_wherever_they_lead(tmp_path: Path) -> None:
+def test_links_are_refused_wherever_they_lead(tmp_path):
     outside = folder(tmp_path / "outside", "adapter_config.json")
     root = folder(tmp_path / "root")
     folder(root / "real" / "1.0", "adapter_config.json")
@@ -113,7 +115,7 @@ def test_links_are_refused_wherever_they_lead(tmp_path: Path) -> None:
     assert not stamp_of(root / "real/1.0", root).refused
 
 
-def test_a_folder_that_cannot_be_listed_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_that_cannot_be_listed_says_so(tmp_path, monkeypatch):
     top = folder(tmp_path / "a", "adapter_config.json")
 
     def denied(_: object) -> None:
@@ -137,7 +139,7 @@ def names(scan: Scan) -> list[str]:
     return [p.name for p in scan.found]
 
 
-def test_order_is_that_of_the_dirs_then_names(tmp_path: Path) -> None:
+def test_order_is_that_of_the_dirs_then_names(tmp_path):
     for path in ("one/b", "one/a", "two/a", "one/.hidden", "one/c.tmp"):
         adapter(tmp_path / path)
     (tmp_path / "one/README.md").write_text("")
@@ -146,7 +148,7 @@ def test_order_is_that_of_the_dirs_then_names(tmp_path: Path) -> None:
     assert not scan.unreadable
 
 
-def test_new_removed_and_renamed_files_are_found_without_looking_at_every_file(tmp_path: Path) -> None:
+def test_new_removed_and_renamed_files_are_found_without_looking_at_every_file(tmp_path):
     for name in "abc":
         adapter(tmp_path / name)
     scanner = Scanner([tmp_path])
@@ -163,10 +165,8 @@ def test_new_removed_and_renamed_files_are_found_without_looking_at_every_file(t
     assert all(second.found[tmp_path / n].stamp != first.found[tmp_path / n].stamp for n in "ab")
 
 
-def test_files_written_in_place_are_found_by_hint_or_in_turns(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("router.registry.disk.places.SHARE", 2)
+def test_files_written_in_place_are_found_by_hint_or_in_turns(tmp_path, monkeypatch):
+    monkeypatch.setattr("router.registry.folders.SHARE", 2)
     for name in "abcde":
         adapter(tmp_path / name)
     scanner = Scanner([tmp_path])
@@ -185,7 +185,7 @@ def test_files_written_in_place_are_found_by_hint_or_in_turns(
     assert first.found[tmp_path / "d"].stamp != seen[-1]
 
 
-def test_versions_inside_a_name_are_watched_too(tmp_path: Path) -> None:
+def test_versions_inside_a_name_are_watched_too(tmp_path):
     adapter(tmp_path / "m/1.0")
     adapter(tmp_path / "m/2.0")
     scanner = Scanner([tmp_path])
@@ -196,9 +196,7 @@ def test_versions_inside_a_name_are_watched_too(tmp_path: Path) -> None:
     assert before.found[tmp_path / "m/2.0"].stamp != after.found[tmp_path / "m/2.0"].stamp
 
 
-def test_a_dir_that_cannot_be_listed_keeps_what_it_had(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_dir_that_cannot_be_listed_keeps_what_it_had(tmp_path, monkeypatch):
     adapter(tmp_path / "x/a")
     adapter(tmp_path / "y/b")
     scanner, real = Scanner([tmp_path / "x", tmp_path / "y"]), os.scandir
@@ -215,7 +213,7 @@ def test_a_dir_that_cannot_be_listed_keeps_what_it_had(
     assert scan.unreadable == {tmp_path / "x": "Input/output error"}
 
 
-def test_a_link_as_adapters_dir_is_followed_each_time(tmp_path: Path) -> None:
+def test_a_link_as_adapters_dir_is_followed_each_time(tmp_path):
     adapter(tmp_path / "v1/a")
     adapter(tmp_path / "v2/b")
     link = tmp_path / "current"
@@ -227,8 +225,8 @@ def test_a_link_as_adapters_dir_is_followed_each_time(tmp_path: Path) -> None:
     assert names(scanner.scan(depth=Depth.FOLDERS)) == ["b"]
 
 
-def test_an_idle_compare_looks_into_few_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("router.registry.disk.places.SHARE", 5)
+def test_an_idle_compare_looks_into_few_folders(tmp_path, monkeypatch):
+    monkeypatch.setattr("router.registry.folders.SHARE", 5)
     for i in range(50):
         adapter(tmp_path / f"a{i}")
     scanner, real, listed = Scanner([tmp_path]), os.scandir, list[Path]()
@@ -243,7 +241,7 @@ def test_an_idle_compare_looks_into_few_folders(tmp_path: Path, monkeypatch: pyt
     assert len(set(listed)) == 1 + 5
 
 
-def test_a_scan_gives_the_same_object_for_what_did_not_change(tmp_path: Path) -> None:
+def test_a_scan_gives_the_same_object_for_what_did_not_change(tmp_path):
     for name in "abc":
         adapter(tmp_path / name)
     scanner = Scanner([tmp_path])
@@ -258,9 +256,7 @@ def test_a_scan_gives_the_same_object_for_what_did_not_change(tmp_path: Path) ->
     assert changes.missing == (tmp_path / "b",)
 
 
-def test_a_scan_by_names_looks_into_what_is_new_or_named_and_no_other(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_scan_by_names_looks_into_what_is_new_or_named_and_no_other(tmp_path, monkeypatch):
     for i in range(20):
         adapter(tmp_path / f"a{i:02}")
     adapter(tmp_path / "m/1.0")
@@ -285,12 +281,12 @@ def test_a_scan_by_names_looks_into_what_is_new_or_named_and_no_other(
 A, B = Path("/x/a"), Path("/x/b")
 
 
-def found(path: Path, size: int, age: float = 0.0) -> Found:
+def found(path: Path, size: int, age: float = 0.0) -> FoundFolder:
     changed = int((time.time() - age) * 1e9)
-    return Found(Place(path, path.name), path.parent, Stamp((("w", size, changed, changed, 1),)))
+    return FoundFolder(AdapterPlace(path, path.name), path.parent, Stamp((("w", size, changed, changed, 1),)))
 
 
-def scan(*there: Found) -> Scan:
+def scan(*there: FoundFolder) -> Scan:
     return Scan({f.place.folder: f for f in there})
 
 
@@ -299,12 +295,12 @@ class Watched(Debouncer):
 
     seen = Scan({})
 
-    def look_at(self, scan: Scan, now: float) -> Due:
+    def look_at(self, scan: Scan, now: float) -> DueFolders:
         changes, self.seen = scan.since(self.seen), scan
         return self.look(changes, now)
 
 
-def test_a_folder_is_due_once_after_it_was_the_same_for_two_looks() -> None:
+def test_a_folder_is_due_once_after_it_was_the_same_for_two_looks():
     debouncer, one, two = Watched(0.3), found(A, 1), found(A, 2)
     assert debouncer.look_at(scan(one), 10.0).unsettled
     assert not debouncer.look_at(scan(two), 10.4).ready  # changed in between
@@ -319,7 +315,7 @@ def test_a_folder_is_due_once_after_it_was_the_same_for_two_looks() -> None:
     assert debouncer.quiet(one, 13.4) == 0
 
 
-def test_what_was_examined_while_it_changed_is_not_done() -> None:
+def test_what_was_examined_while_it_changed_is_not_done():
     debouncer, one, two = Watched(0.3), found(A, 1), found(A, 2)
     debouncer.look_at(scan(one), 10.0)
     debouncer.look_at(scan(two), 10.1)
@@ -327,7 +323,7 @@ def test_what_was_examined_while_it_changed_is_not_done() -> None:
     assert debouncer.look_at(scan(two), 11.0).ready == [two]
 
 
-def test_at_the_start_what_is_old_need_not_be_waited_for() -> None:
+def test_at_the_start_what_is_old_need_not_be_waited_for():
     debouncer, old, new = Watched(0.3), found(A, 1, LONG_UNTOUCHED + 5), found(B, 1)
     due = debouncer.look_at(scan(old, new), 10.0)
     assert (due.ready, due.unsettled) == ([old], True)
@@ -335,7 +331,7 @@ def test_at_the_start_what_is_old_need_not_be_waited_for() -> None:
     assert not debouncer.look_at(scan(old, new, moved_in), 10.1).ready[1:]
 
 
-def test_a_folder_is_gone_after_it_was_missing_for_two_looks() -> None:
+def test_a_folder_is_gone_after_it_was_missing_for_two_looks():
     debouncer, one = Watched(0.3), found(A, 1, 100)
     debouncer.look_at(scan(one), 10.0)
     debouncer.done([one])
@@ -346,7 +342,7 @@ def test_a_folder_is_gone_after_it_was_missing_for_two_looks() -> None:
     assert not debouncer.look_at(scan(), 12.2).gone
 
 
-def test_a_report_is_watched_on_its_own(tmp_path: Path) -> None:
+def test_a_report_is_watched_on_its_own(tmp_path):
     folder = drop(tmp_path, "m")
     assert not report_stamp_of(folder).files
     hand_in(folder)
@@ -356,7 +352,7 @@ def test_a_report_is_watched_on_its_own(tmp_path: Path) -> None:
     assert report_stamp_of(folder) != first
 
 
-def test_an_adapter_two_folders_down_is_seen(tmp_path: Path) -> None:
+def test_an_adapter_two_folders_down_is_seen(tmp_path):
     drop(tmp_path / "m" / "out", "final")
     before = stamp_of(tmp_path / "m", tmp_path)
     assert [name for name, *_ in before.files if name.endswith(".safetensors")] == [
@@ -364,3 +360,16 @@ def test_an_adapter_two_folders_down_is_seen(tmp_path: Path) -> None:
     ]
     (tmp_path / "m" / "out" / "final" / "adapter_model.safetensors").write_bytes(b"other")
     assert stamp_of(tmp_path / "m", tmp_path) != before
+
+
+# -- reading
+
+
+def test_weights_are_those_that_a_load_would_read(tmp_path):
+    folder = drop(tmp_path, "m")
+    assert weights_sha256(folder) == weights_of(folder)
+    inner = drop(tmp_path / "nested", "default", value=2)  # as PEFT saves an adapter of another name
+    assert weights_sha256(tmp_path / "nested") == weights_of(inner)
+    (folder / "adapter_model.safetensors").unlink()
+    with pytest.raises(FolderError):
+        weights_sha256(folder)

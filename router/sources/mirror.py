@@ -11,9 +11,11 @@ import os
 import shutil
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from queue import Empty, SimpleQueue
 
 from router.errors import (
     AdapterRejected,
@@ -25,16 +27,127 @@ from router.errors import (
     RouterError,
     Unavailable,
 )
+from router.registry.format.folder import WEIGHTS
 from router.registry.state import write_atomically
 from router.reread import problem_of
-from router.sources.mirror.cache import Cache, private_folder
-from router.sources.mirror.copies import Copies
-from router.sources.mirror.deliveries import Deliveries
-from router.sources.mirror.fetching import Fetcher
-from router.sources.mirror.store import Folders
-from router.sources.mirror.survey import Survey
+from router.sources.fetching import Cache, Copies, Fetcher, private_folder
 from router.sources.source import Passing
 from router.sources.staging import KEPT_SECONDS
+from router.sources.store import Folders, RemoteFolder, Survey
+
+FETCHERS = 8  # folders that are brought at a time
+MOST_FAULTS = 20  # of store or disk between two sends; then what waits is given back
+ITS_OWN = (AdapterRejected, DataLoss, NotFound)  # say nothing of the next folder
+
+Arrival = tuple[RemoteFolder, BaseException | None]
+"""A folder that is here, or why it is not."""
+
+
+class GivenBack(Exception):
+    """It was not tried: too many others failed."""
+
+
+class Deliveries:
+    """Folders that are being brought: several at a time, and none waits for a large one. For one thread, but
+    `progress`, which those that fetch call.
+    """
+
+    def __init__(
+        self,
+        bring: Callable[[RemoteFolder], None],
+        stop: threading.Event,
+        shown: Callable[[int, int], None],
+    ) -> None:
+        """`shown` is called with the bytes that are here and those of all that was sent for."""
+        self._bring, self._stop, self._shown = bring, stop, shown
+        self._pool = ThreadPoolExecutor(FETCHERS, thread_name_prefix="adapters-fetch")
+        self._arrived: SimpleQueue[Arrival] = SimpleQueue()
+        self._under_way: dict[str, RemoteFolder] = {}
+        self._failed: set[str] = set()  # when they were last tried; they come last
+        self._faults = 0
+        self._lock = threading.Lock()
+        self._coming: dict[tuple[int, str], int] = {}  # bytes of files, by thread and name
+        self._came = self._to_come = 0
+        self._moved = 0.0  # when bytes last came, monotonic
+
+    @property
+    def places(self) -> frozenset[str]:
+        """What is under way."""
+        return frozenset(self._under_way)
+
+    @property
+    def silent_seconds(self) -> float:
+        """For how long nothing has come of what is under way."""
+        return time.monotonic() - self._moved if self._under_way else 0.0
+
+    def send_for(self, folders: Iterable[RemoteFolder]) -> None:
+        """Have these brought."""
+        if not self._under_way:
+            self._came = self._to_come = 0
+        self._faults, self._moved = 0, time.monotonic()
+        ready = sorted(folders, key=lambda folder: folder.place in self._failed)
+        for folder in ready:
+            self._under_way[folder.place] = folder
+            self._to_come += sum(file.size for file in folder.files.values())
+        for group in _by_weights(ready):
+            self._pool.submit(self._carry, group)
+
+    def arrivals(self, seconds: float) -> Iterator[Arrival]:
+        """What came or failed until now, or comes within so many seconds; ends when nothing is under way."""
+        end = time.monotonic() + seconds
+        while self._under_way:
+            try:
+                folder, fault = self._arrived.get(timeout=max(0.0, end - time.monotonic()))
+            except Empty:
+                return
+            del self._under_way[folder.place]
+            if not isinstance(fault, GivenBack):
+                (self._failed.discard if fault is None else self._failed.add)(folder.place)
+                yield folder, fault
+
+    def close(self) -> None:
+        """Begin nothing more."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+    # -- in the threads that fetch
+
+    def _carry(self, group: list[RemoteFolder]) -> None:
+        for folder in group:
+            fault: BaseException | None = None
+            try:
+                if self._faults >= MOST_FAULTS or self._stop.is_set():
+                    raise GivenBack
+                self._bring(folder)
+            except BaseException as error:  # raised at all that wait
+                fault = error
+            with self._lock:
+                mine = [key for key in self._coming if key[0] == threading.get_ident()]
+                self._came += sum(self._coming.pop(key) for key in mine)
+                self._faults += fault is not None and not isinstance(fault, (*ITS_OWN, GivenBack))
+            self._arrived.put((folder, fault))
+
+    def progress(self, name: str, done: int, size: int) -> None:
+        """See Transfer. Raises Unavailable when all is to stop."""
+        if self._stop.is_set():
+            raise Unavailable("the server is stopping")
+        self._moved = time.monotonic()
+        with self._lock:
+            self._coming[threading.get_ident(), name] = done
+            came = self._came + sum(self._coming.values())
+        self._shown(came, self._to_come)
+
+
+def _by_weights(folders: Iterable[RemoteFolder]) -> list[list[RemoteFolder]]:
+    """Those with the same weights together: they come one after the other, and fetch them once."""
+    groups: dict[str, list[RemoteFolder]] = {}
+    for folder in folders:
+        weights = folder.files.get(WEIGHTS)
+        groups.setdefault((weights and weights.content) or folder.place, []).append(folder)
+    return list(groups.values())
+
+
+# -- the store, followed
+
 
 log = logging.getLogger(__name__)
 
@@ -45,7 +158,7 @@ LOOK_SECONDS = (
 )
 FEW = 50  # of one look, each of which the log names
 LONGEST_PAUSE = 2.0  # a fault that asks for a longer one is tried again at the next look
-SILENT_SECONDS = 30.0  # without an answer: the store is away, though no fault was heard
+SILENT_SECONDS = 30.0  # without an answer: the store is away, though nothing failed
 CLOSE_SECONDS = 2.0
 WRONG = (PermissionDenied, NotFound, ConfigError, FailedPrecondition)  # at a start: somebody has to act
 
@@ -54,7 +167,7 @@ Shown = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True, slots=True)
-class Status:
+class MirrorStatus:
     """`whole`: all that was there at the first look is here. `problem`: why it does not follow the store, ''
     if it does; `since`: unix seconds."""
 
@@ -93,7 +206,7 @@ class Mirror:
         self._fetcher = Fetcher(
             self._store, cache, self._copies, aside, most_bytes, self._deliveries.progress, self._pause
         )
-        self._status = Status()
+        self._status = MirrorStatus()
         self._leads: int | None = None  # the lock's descriptor, while this process has it
         self._pins: dict[str, str] = {}
         self._refused: dict[str, str] = {}  # pins of what is not to be had
@@ -113,7 +226,7 @@ class Mirror:
         return self._store.reference
 
     @property
-    def status(self) -> Status:
+    def status(self) -> MirrorStatus:
         """How it stands, now."""
         return self._status
 
@@ -220,9 +333,9 @@ class Mirror:
     def _follow(self) -> bool:
         """As the owner of the folder says."""
         try:
-            self._status = Status(**json.loads((self._folder / "status.json").read_bytes()))
+            self._status = MirrorStatus(**json.loads((self._folder / "status.json").read_bytes()))
         except (OSError, ValueError, TypeError):
-            self._status = Status()  # not written yet
+            self._status = MirrorStatus()  # not written yet
         return not self._status.whole
 
     def _lead(self) -> bool:
@@ -240,7 +353,7 @@ class Mirror:
         if self._stop.is_set():
             return False
         under_way = bool(self._deliveries.places)
-        self._tell(problem, whole=self._status.whole or not (problem or fresh or under_way))
+        self._set_status(problem, whole=self._status.whole or not (problem or fresh or under_way))
         return bool(under_way or fresh)
 
     def _look(self) -> int:
@@ -296,9 +409,9 @@ class Mirror:
     def _of_disk(self, error: OSError) -> str:
         return f"{error.filename or self._folder}: {error.strerror or error}"
 
-    def _tell(self, problem: str, whole: bool) -> None:
+    def _set_status(self, problem: str, whole: bool) -> None:
         before = self._status
-        now = Status(
+        now = MirrorStatus(
             whole,
             len(self._pins),
             len(self._refused),
@@ -312,9 +425,9 @@ class Mirror:
             log.info("follows the store again", extra={"fields": fields})
         if now != before:
             self._status = now
-            self._tell_others(now)
+            self._write_status(now)
 
-    def _tell_others(self, status: Status) -> None:
+    def _write_status(self, status: MirrorStatus) -> None:
         file = self._folder / "status.json"
         try:
             write_atomically(file, json.dumps(asdict(status)).encode())

@@ -1,7 +1,9 @@
-"""Finding adapter folders again and again, cheaply: where they are, what changed, what is still by now.
+"""Adapter folders that may change at any moment: found again and again, and read when they have stopped
+changing.
 
 Three layouts are one: DIR/NAME/, DIR/NAME/VERSION/, and several folders whose manifests give one name.
-Nothing here opens a file: a compare costs one `stat` for each file.
+Finding opens no file: a compare costs one `stat` for each file. What was read of a folder is used only if the
+folder looks the same before and after.
 """
 
 from __future__ import annotations
@@ -9,14 +11,32 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
 from enum import IntEnum
 from itertools import islice
 from pathlib import Path
 
 from router.carried import is_carried
-from router.registry.format.folder import CONFIG, MANIFEST, PROBES, REPORT, SEARCHED, SIGNATURE
-from router.registry.format.names import looks_like_version
+from router.engine.base import AdapterArtifact, Engine
+from router.errors import AdapterNotFound, AdapterRejected, Unavailable
+from router.names import DEFAULT_VERSION, is_version, looks_like_version, name_from_folder
+from router.registry.format.artifact import FolderRules, Inspection, inspect_folder, read_artifact
+from router.registry.format.folder import (
+    CONFIG,
+    MANIFEST,
+    PROBES,
+    REPORT,
+    SEARCHED,
+    SIGNATURE,
+    WEIGHTS,
+    Folder,
+    FolderError,
+    find_layout,
+)
+from router.registry.format.manifest import Manifest, parse_manifest
+from router.registry.format.untrusted import MANIFEST_BYTES, Code, FolderFindings
+from router.types import AdapterRef
 
 COUNTING = (MANIFEST, CONFIG, PROBES, SIGNATURE, "chat_template.jinja")
 WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".gguf")  # also the refused ones: they explain a refusal
@@ -44,7 +64,7 @@ class Stamp:
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class AdapterPlace:
     """Where an adapter version may be. `name` and `version` are what the folders are called, as a default."""
 
     folder: Path
@@ -53,10 +73,10 @@ class Place:
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class FoundFolder:
     """An adapter folder as it is now."""
 
-    place: Place
+    place: AdapterPlace
     root: Path
     stamp: Stamp
     report: Stamp = field(default=Stamp(), compare=False)  # read on its own, whatever becomes of the adapter
@@ -67,7 +87,7 @@ class Found:
 class Changes:
     """What differs between two scans: folders that are new or look different, and those that are gone."""
 
-    there: tuple[Found, ...] = ()
+    there: tuple[FoundFolder, ...] = ()
     missing: tuple[Path, ...] = ()
 
 
@@ -75,7 +95,7 @@ class Changes:
 class Scan:
     """All adapter folders, in the order in which duplicates win, and the adapters folders not readable."""
 
-    found: Mapping[Path, Found]
+    found: Mapping[Path, FoundFolder]
     unreadable: Mapping[Path, str] = field(default_factory=dict)
 
     def since(self, before: Scan) -> Changes:
@@ -85,7 +105,7 @@ class Scan:
 
 
 class Depth(IntEnum):
-    """How much a scan looks at, whatever it has heard of."""
+    """How much a scan looks at beside what changed for sure."""
 
     NAMES = 0  # what folders there are: one listing of each adapters folder
     FOLDERS = 1  # one `stat` for each folder, which shows new, removed and renamed files; files in turns
@@ -95,7 +115,7 @@ class Depth(IntEnum):
 @dataclass(frozen=True, slots=True)
 class _Top:
     folders: Mapping[Path, tuple[int, int]]  # ctime ns and inode: new, removed and renamed files show here
-    found: Mapping[Path, Found]
+    found: Mapping[Path, FoundFolder]
 
 
 class Scanner:
@@ -103,7 +123,7 @@ class Scanner:
 
     New and removed folders are found by any scan. New, removed and renamed files change their folder, so one
     `stat` for each folder finds them. Files written in place do not: they are found through `dirty` (what the
-    watcher heard of) or in turns.
+    kernel reported) or in turns.
     """
 
     def __init__(self, dirs: Sequence[Path]) -> None:
@@ -169,19 +189,19 @@ class Scanner:
 
 def _look(top: Path, root: Path, old: _Top | None, carried: bool) -> _Top:
     """What is in an entry of an adapters folder; what looks as it did is the very same object."""
-    found: dict[Path, Found] = {}
+    found: dict[Path, FoundFolder] = {}
     # The folders first: what changes while the files are looked at is seen again the next time.
     try:
         inside = places(top)
     except FileNotFoundError:
         return _Top({}, {})
     except OSError:
-        inside = [Place(top, top.name)]  # its stamp says why
+        inside = [AdapterPlace(top, top.name)]  # its stamp says why
     folders = _folders(dict.fromkeys([top, *(p.folder for p in inside)]))
     for place in inside:
         try:
             stamps = stamp_of(place.folder, root), report_stamp_of(place.folder)
-            now = Found(place, root, *stamps, carried=carried)
+            now = FoundFolder(place, root, *stamps, carried=carried)
         except FileNotFoundError:
             continue
         before = old.found.get(place.folder) if old is not None else None
@@ -207,19 +227,19 @@ def is_ignored(name: str) -> bool:
     return name.startswith(".") or name.endswith((".tmp", "~", ".part", ".partial", ".swp"))
 
 
-def places(top: Path) -> list[Place]:
+def places(top: Path) -> list[AdapterPlace]:
     """The adapter versions of one entry of an adapters folder.
 
     Folders inside it are versions when they are called like one or bring their own manifest, and `top` is
     no adapter itself (trainers leave checkpoint folders beside one).
     """
-    inner: list[Place] = []
+    inner: list[AdapterPlace] = []
     for entry in _entries(top):
         if entry.name in (MANIFEST, CONFIG) or entry.name.endswith(".safetensors"):
-            return [Place(top, top.name)]
+            return [AdapterPlace(top, top.name)]
         if entry.is_dir() and _is_version_folder(entry):
-            inner.append(Place(Path(entry.path), top.name, entry.name))
-    return sorted(inner, key=lambda p: p.version) or [Place(top, top.name)]
+            inner.append(AdapterPlace(Path(entry.path), top.name, entry.name))
+    return sorted(inner, key=lambda p: p.version) or [AdapterPlace(top, top.name)]
 
 
 def _is_version_folder(entry: os.DirEntry[str]) -> bool:
@@ -287,17 +307,16 @@ def _entries(folder: Path | str) -> list[os.DirEntry[str]]:
 
 @dataclass(slots=True)
 class _Watched:
-    found: Found
+    found: FoundFolder
     stamp: Stamp
     since: float  # monotonic: how long it has looked like this
-    done: bool = False  # was examined like this
 
 
 @dataclass(frozen=True, slots=True)
-class Due:
+class DueFolders:
     """What one look found. `awaited`: folders that must be looked at again soon."""
 
-    ready: list[Found] = field(default_factory=list)
+    ready: list[FoundFolder] = field(default_factory=list)
     gone: list[Path] = field(default_factory=list)
     awaited: list[Path] = field(default_factory=list)
 
@@ -313,14 +332,14 @@ class Debouncer:
     A look costs what has changed and what is still to be examined, however many folders there are.
     """
 
-    def __init__(self, settle: float, of: Callable[[Found], Stamp] = lambda found: found.stamp) -> None:
+    def __init__(self, settle: float, of: Callable[[FoundFolder], Stamp] = lambda found: found.stamp) -> None:
         self._settle, self._of = settle, of
         self._watched: dict[Path, _Watched] = {}
         self._open: dict[Path, None] = {}  # not examined as they look now
         self._missing: dict[Path, float] = {}  # since when
         self._first = True
 
-    def look(self, changes: Changes, now: float) -> Due:
+    def look(self, changes: Changes, now: float) -> DueFolders:
         """Folders that look as they did `settle` seconds ago and were not examined like this, or are gone."""
         for found in changes.there:
             self._note(found, now)
@@ -328,7 +347,7 @@ class Debouncer:
             if path in self._watched:
                 self._missing.setdefault(path, now)
         self._first = False
-        due = Due()
+        due = DueFolders()
         for path in self._open:
             watched = self._watched[path]
             if path in self._missing:
@@ -340,7 +359,7 @@ class Debouncer:
         self._look_for_missing(now, due)
         return due
 
-    def _note(self, found: Found, now: float) -> None:
+    def _note(self, found: FoundFolder, now: float) -> None:
         path, stamp = found.place.folder, self._of(found)
         self._missing.pop(path, None)
         watched = self._watched.get(path)
@@ -351,7 +370,7 @@ class Debouncer:
         else:
             watched.found = found
 
-    def _look_for_missing(self, now: float, due: Due) -> None:
+    def _look_for_missing(self, now: float, due: DueFolders) -> None:
         for path, since in tuple(self._missing.items()):
             if now - since >= self._settle:
                 del self._watched[path], self._missing[path]
@@ -360,31 +379,189 @@ class Debouncer:
             else:
                 due.awaited.append(path)  # replaced by renaming, perhaps
 
-    def done(self, found: Iterable[Found]) -> None:
+    def done(self, found: Iterable[FoundFolder]) -> None:
         """These were examined; they come again when they change."""
         for one in found:
             watched = self._watched.get(one.place.folder)
             if watched is not None and watched.stamp == self._of(one):
-                watched.done = True
                 self._open.pop(one.place.folder, None)
 
-    def is_done(self, found: Found) -> bool:
+    def is_done(self, found: FoundFolder) -> bool:
         """Whether it was examined as it looks now."""
-        watched = self._watched.get(found.place.folder)
-        return watched is not None and watched.done and watched.stamp == self._of(found)
+        path = found.place.folder
+        watched = self._watched.get(path)
+        return watched is not None and path not in self._open and watched.stamp == self._of(found)
 
     def again(self, path: Path) -> None:
         """Let it come again although it has not changed."""
         if path in self._watched:
-            self._watched[path].done = False
             self._open[path] = None
 
-    def quiet(self, found: Found, now: float) -> float:
+    def quiet(self, found: FoundFolder, now: float) -> float:
         """Seconds for which it has looked like this."""
         watched = self._watched.get(found.place.folder)
         return now - watched.since if watched is not None and watched.stamp == self._of(found) else 0.0
 
-    def _untouched(self, found: Found) -> float:
+    def _untouched(self, found: FoundFolder) -> float:
         """At start-up the file system's own times count: what is old need not be waited for."""
         age = time.time() - self._of(found).newest
         return age if age > LONG_UNTOUCHED else 0.0
+
+
+# -- reading: what was read is used only if the folder was whole and did not change
+
+
+UNNAMED = "unnamed"
+_PASSING = (Code.FOLDER_UNREADABLE, Code.FILE_UNREADABLE, Code.FILE_CHANGED, Code.DIGEST_NOT_LISTED)
+
+
+class FolderReader:
+    """Reads PEFT folders for the base of `engine`, which must have started; `rules` has the rest of what they
+    are examined against. All of it blocks: call it from worker threads.
+    """
+
+    def __init__(self, engine: Engine, rules: FolderRules) -> None:
+        self._engine, self._rules = engine, rules
+
+    @property
+    def vets(self) -> bool:
+        """Whether nobody may parse anything of a folder before `inspect` found no problem with it."""
+        return self._rules.trust is not None
+
+    def inspect(self, folder: Path) -> Inspection:
+        """Everything but the weights; never raises for what is in the folder."""
+        return inspect_folder(folder, replace(self._rules, base=self._engine.info))
+
+    def read(self, folder: Path) -> tuple[AdapterArtifact, Inspection]:
+        """Everything, once. Raises AdapterRejected, ResourceExhausted."""
+        return read_artifact(folder, replace(self._rules, base=self._engine.info))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Examined:
+    """A folder and what it holds. `problem` is empty if it can be served as far as one can see.
+
+    `passing`: the problem may go away although the folder does not change.
+    """
+
+    found: FoundFolder
+    ref: AdapterRef
+    inspection: Inspection | None
+    problem: str
+    passing: bool = False
+
+
+def examine(reader: FolderReader, found: FoundFolder) -> Examined | None:
+    """Look at a folder; None if it changed meanwhile and must be looked at again."""
+    place = found.place
+    if found.stamp.refused:
+        problem = f"folder {place.folder.name!r} {found.stamp.refused}"
+        return Examined(found, identity(place, None), None, problem, passing=True)
+    inspection = reader.inspect(place.folder)
+    if not unchanged(found):
+        return None
+    slim = replace(inspection, sites=(), probes=())  # thousands of these are kept
+    passing = any(f.code in _PASSING for f in inspection.refusals)
+    return Examined(found, identity(place, inspection), slim, inspection.error, passing)
+
+
+def sketch(found: FoundFolder) -> Examined | None:
+    """What the manifest alone says: enough to be asked for by name, until there is time to `examine`.
+
+    None where even that is not plain. Takes a tenth of the time.
+    """
+    if found.stamp.refused:
+        return None
+    try:
+        with Folder.open(found.place.folder) as folder:
+            present = folder.entry(MANIFEST) is not None
+            data = folder.read(MANIFEST, MANIFEST_BYTES) if present else None
+    except FolderError:
+        return None
+    manifest, findings = parse_manifest(data, found.place.folder.name)
+    size = sum(file[1] for file in found.stamp.files)
+    seen = Inspection(
+        name=manifest.name,
+        version=manifest.version,
+        manifest=manifest,
+        rank=0,
+        target_modules=(),
+        size_bytes=size,
+        findings=findings,
+        fingerprint="",
+        base_model=manifest.base.model,
+    )
+    return Examined(found, identity(found.place, seen), seen, "") if seen.ok else None
+
+
+def identity(place: AdapterPlace, inspection: Inspection | Manifest | None) -> AdapterRef:
+    """Name and version: what the manifest says, where it says nothing what the folders are called."""
+    given = inspection.name if inspection else ""
+    name, version = given, inspection.version if inspection else DEFAULT_VERSION
+    if place.version:
+        if not given or given == name_from_folder(place.folder.name):
+            name = name_from_folder(place.name)
+        if version == DEFAULT_VERSION and is_version(place.version):
+            version = place.version
+    return AdapterRef(name or name_from_folder(place.name) or UNNAMED, version)
+
+
+@dataclass(frozen=True, slots=True)
+class ReadFolder:
+    """An adapter in memory, with its probes."""
+
+    artifact: AdapterArtifact
+    inspection: Inspection
+
+
+def read_whole(reader: FolderReader, found: FoundFolder) -> ReadFolder:
+    """Read a folder that looks as it did when it was `found`, before and after.
+
+    Raises Unavailable if it does not (nothing is known of it then), AdapterNotFound if it is gone, and what
+    FolderReader.read raises.
+    """
+    if _stamp_now(found) is None:
+        raise AdapterNotFound(found.place.name, "; its folder was removed")
+    if not unchanged(found):
+        raise _changing(found)
+    if found.stamp.refused:
+        raise AdapterRejected(f"adapter folder {found.place.folder.name!r} {found.stamp.refused}")
+    try:
+        artifact, inspection = reader.read(found.place.folder)
+    except AdapterRejected as error:
+        if not unchanged(found) or Code.FILE_CHANGED in error.metadata.get("codes", ""):
+            raise _changing(found) from error
+        raise
+    except OSError as error:
+        reason = error.strerror or type(error).__name__
+        raise Unavailable(f"adapter folder {found.place.folder.name!r} cannot be read: {reason}") from error
+    if not unchanged(found):
+        raise _changing(found)
+    return ReadFolder(artifact, replace(inspection, sites=()))
+
+
+def weights_sha256(path: Path) -> str:
+    """sha256 of the weights file of an adapter folder, in hex. Blocks; raises FolderError."""
+    with ExitStack() as opened:
+        folder = opened.enter_context(Folder.open(path))
+        nested = find_layout(folder, FolderFindings()).nested
+        inner = opened.enter_context(folder.subfolder(nested)) if nested else folder
+        return opened.enter_context(inner.file(WEIGHTS)).sha256()
+
+
+def _changing(found: FoundFolder) -> Unavailable:
+    return Unavailable(
+        f"the files of adapter folder {found.place.folder.name!r} are being changed; try again"
+    )
+
+
+def unchanged(found: FoundFolder) -> bool:
+    """Whether the folder looks as it did when it was found. Blocks."""
+    return _stamp_now(found) == found.stamp
+
+
+def _stamp_now(found: FoundFolder) -> Stamp | None:
+    try:
+        return stamp_of(found.place.folder, found.root)
+    except FileNotFoundError:
+        return None
