@@ -23,10 +23,10 @@ from router.plugins import Hooks, PluginHost
 from router.registry.registry import Registry, RegistryOptions
 from router.registry.state import state_dir
 from router.routing.router import Router
-from router.server.absent import check_parts
 from router.server.app import ServerApp
-from router.server.drift import DriftCollector
 from router.server.lifecycle import in_daemon_thread
+from router.server.metrics import DriftCollector
+from router.server.registration import check_parts
 
 log = logging.getLogger(__name__)
 PRELOAD_SECONDS = 5.0  # requests are let in after so long, whatever is still being loaded

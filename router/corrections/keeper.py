@@ -11,7 +11,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-from router.access.answers import may_be_of
+from router.access.access import may_be_of
 from router.access.clients import Client
 from router.corrections.model import MAX_TEXT, Correction
 from router.corrections.recent import Answered, Recent

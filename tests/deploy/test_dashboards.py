@@ -29,9 +29,7 @@ from router.extensions.experiments_notices.notices import Notifier
 from router.extensions.experiments_notices.telling import NoticeMetrics
 from router.extensions.sharing.metrics import EdgesCollector
 from router.routing.drift import Drift
-from router.server.corrections import CorrectionsCollector
-from router.server.drift import DriftCollector
-from router.server.metrics import Metrics
+from router.server.metrics import CorrectionsCollector, DriftCollector, ServerMetrics
 from tests.experiments.memory_store import MemoryStore
 from tests.server.helpers import Connect, Start, ask
 
@@ -45,9 +43,9 @@ PREFIXES = {"histogram": ("_bucket", "_count", "_sum"), "counter": ("_total",), 
 SCRAPER = {"instance", "job"}
 
 
-def metrics() -> Metrics:
+def metrics() -> ServerMetrics:
     """All that a server may have on its page."""
-    made = Metrics()
+    made = ServerMetrics()
     made.registry.register(ExperimentMetrics(Experiments(MemoryStore())))
     made.registry.register(NoticeMetrics(Notifier()))
     made.registry.register(CorrectionsCollector(Corrections(CorrectionStore(Path("nowhere")), "labels")))

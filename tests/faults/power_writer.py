@@ -49,9 +49,9 @@ def choices(folder: Path, careful: bool) -> Iterator[int]:
 
 def audit(folder: Path, careful: bool) -> Iterator[int]:
     """Lines about administration."""
-    from router.access.audit import Act, Audit
+    from router.access.audit import Audit, AuditedCall
 
-    act = Act("id", "local", "here", "router.v1.AdapterService/SetDefaultVersion", "medical", "OK")
+    act = AuditedCall("id", "local", "here", "router.v1.AdapterService/SetDefaultVersion", "medical", "OK")
     found = Audit(folder / LINES)
     for number in range(1, 1 << 30):
         found.acted(act).result()

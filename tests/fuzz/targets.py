@@ -43,7 +43,7 @@ from router.registry.format.untrusted import FolderFinding, FolderFindings
 from router.registry.gate import judge
 from router.registry.state import DefaultChoices
 from router.server.call import caller_of, request_id_of
-from router.server.grpc_status import status_of
+from router.server.grpc_adapter import status_of
 from router.types import CONSTRAINT_KINDS, AdapterProfile, Constraint, Vote
 from tests.fuzz import doors, messages
 from tests.fuzz.inputs import Change, bytes_changed, json_changed, message_changed, toml_changed

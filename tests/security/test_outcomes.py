@@ -12,7 +12,7 @@ from typing import Any
 import grpc
 import pytest
 
-from router.access.answers import new_response_id
+from router.access.access import new_response_id
 from router.access.clients import Client, Tenant
 from router.access.quotas import Quotas
 from router.errors import QuotaExceeded

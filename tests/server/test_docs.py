@@ -20,11 +20,9 @@ from router.extensions.mirrors.metrics import MirrorsCollector
 from router.extensions.sharing.metrics import EdgesCollector
 from router.replicas.engine import FleetEngine
 from router.routing.drift import Drift
-from router.server.corrections import CorrectionsCollector
-from router.server.drift import DriftCollector
 from router.server.fleet import FleetCollector
-from router.server.metrics import Metrics
-from router.server.plugins import PluginsCollector
+from router.server.metrics import CorrectionsCollector, DriftCollector, ServerMetrics
+from router.server.registration import PluginsCollector
 from router.v1 import adapters_pb2, experiments_pb2, fleet_pb2, inference_pb2
 from tests.experiments.memory_store import MemoryStore
 from tests.replicas.local import LocalLink
@@ -59,7 +57,7 @@ def metrics() -> list[str]:
     notices = NoticeMetrics(Notifier()).collect()
     plugins = PluginsCollector(SimpleNamespace(running=tuple)).collect()
     server = [*fleet, *mirrors, *edges, *notices, *plugins]
-    collected = [*Metrics().registry.collect(), *experiments, *corrections, *drift, *server]
+    collected = [*ServerMetrics().registry.collect(), *experiments, *corrections, *drift, *server]
     return [f"{m.name}_total" if m.type == "counter" else m.name for m in collected]
 
 

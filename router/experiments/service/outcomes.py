@@ -15,8 +15,8 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, ParamSpec, Protocol, TypeVar
 
-from router.access.answers import may_be_of
-from router.access.quotas import Meter
+from router.access.access import may_be_of
+from router.access.quotas import UsageMeter
 from router.errors import (
     ExperimentNotFound,
     InvalidRequest,
@@ -62,7 +62,7 @@ class Caller:
 
     tenant: str = ""
     visibility: Visibility = Visibility()
-    meter: Meter | None = None
+    meter: UsageMeter | None = None
 
 
 @dataclass(slots=True)
@@ -203,7 +203,7 @@ class _There:
 
 async def paced(
     batches: AsyncIterator[pb.RecordOutcomesRequest],
-    meter: Meter | None,
+    meter: UsageMeter | None,
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
 ) -> AsyncGenerator[pb.RecordOutcomesRequest, None]:
     """The same, counted. While the caller owes outcomes a second the next batch is not read, so that the

@@ -17,7 +17,7 @@ from router.experiments.model import Accepted
 from router.experiments.service import outcomes as intake
 from router.experiments.service.outcomes import answers_in_order
 from router.experiments.service.service import UNACKNOWLEDGED
-from router.server.decoding import decoder_of
+from router.server.bodies import decoder_of
 from router.v1 import experiments_pb2 as pb
 from tests.experiments.service.lab import NAME, answer, create, running
 from tests.server.helpers import details, failure, until

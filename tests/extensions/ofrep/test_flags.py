@@ -11,7 +11,7 @@ from typing import Any
 import httpx2
 import pytest
 
-from router.access.roles import Role
+from router.access.clients import Role
 from router.experiments.live.assigner import place_of, running_of
 from router.experiments.model import ArmSpec, Experiment, Lifecycle, Mode, Phase
 from router.extensions.ofrep import flags
