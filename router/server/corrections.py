@@ -8,8 +8,8 @@ from prometheus_client.core import CounterMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from router.access.quotas import Meter
-from router.corrections.keeper import CorrectionRequest, Corrections
-from router.corrections.model import MAX_TEXT
+from router.corrections.recorder import CorrectionRequest, Corrections
+from router.corrections.store import MAX_TEXT
 from router.errors import FailedPrecondition, Findings, NotSaved, Overloaded
 from router.names import BASE, split_adapter
 from router.ports import AdapterRegistry

@@ -7,10 +7,11 @@ import time
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from router.access.quotas import Meter
 from router.config import Settings
-from router.corrections.keeper import Corrections
+from router.corrections.recorder import Corrections
 from router.engine.base import Buffered, Delta, Engine, Finished, Generation, Job, Prompt, with_grammar
 from router.errors import (
     DataLoss,
@@ -23,16 +24,7 @@ from router.errors import (
     ResourceExhausted,
     RouterError,
 )
-from router.ports import (
-    AdapterRegistry,
-    Assignment,
-    Experiments,
-    Lease,
-    RequestHooks,
-    RequestRouter,
-    Served,
-    Watcher,
-)
+from router.ports import AdapterRegistry, Assignment, Experiments, Lease, Served, Watcher
 from router.server.call import Call
 from router.server.encoding import Encoding
 from router.server.tracing import ENCODE, LEASE, ROUTE, Phases
@@ -48,6 +40,10 @@ from router.types import (
     SamplingParams,
     Visible,
 )
+
+if TYPE_CHECKING:
+    from router.plugins import Hooks
+    from router.routing.router import Router
 
 FAULTS = (NotFound, FailedPrecondition, DataLoss)  # of the version: gone, quarantined, damaged
 UNFIT = (ResourceExhausted, PromptTooLong, NotActivated)  # the request for this version; not for another
@@ -85,10 +81,10 @@ class Pipeline:
         settings: Settings,
         engine: Engine,
         registry: AdapterRegistry,
-        router: RequestRouter,
+        router: Router,
         experiments: Experiments | None = None,
         corrections: Corrections | None = None,
-        hooks: RequestHooks | None = None,
+        hooks: Hooks | None = None,
     ) -> None:
         self._engine, self._registry, self._router = engine, registry, router
         self.experiments, self._resting = experiments, Resting()

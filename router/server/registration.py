@@ -20,7 +20,7 @@ from router.server.http import CONSOLE, Route
 from router.server.policy import ROWS, Policy, check_rows
 
 if TYPE_CHECKING:
-    from router.plugins.runtime import Running
+    from router.plugins.runtime import RunningPlugin
 
 CORE = "the server itself"
 OF_PLUGINS = ("/router.v1.FleetService/", "/router.v1.ExperimentService/")  # whose rows are the server's
@@ -43,7 +43,7 @@ class Registered:
 class Register:
     """The `register` of a hook of one plugin: checks at once, and keeps when the hook has returned."""
 
-    def __init__(self, registered: Registered, running: Running) -> None:
+    def __init__(self, registered: Registered, running: RunningPlugin) -> None:
         self._registered, self._running, self._plugin = registered, running, running.plugin.name
         self._keys: list[str] = []
         self._keep: list[Callable[[], object]] = []

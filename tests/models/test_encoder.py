@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from router.classifiers.kept import KeptVectors
+from router.classifiers.caches import VectorCache
 from router.models import encoder
 from router.models.encoder import KEPT, LEARNED, Reader
 
@@ -90,7 +90,7 @@ def test_what_is_learned_from_outlives_the_process_and_requests_do_not(
     lengths: Lengths, tmp_path: Path
 ) -> None:
     def made() -> Reader:
-        reader = Reader(lambda: lengths, KeptVectors(tmp_path / "v.sqlite", "lengths"))
+        reader = Reader(lambda: lengths, VectorCache(tmp_path / "v.sqlite", "lengths"))
         reader.warmup()
         lengths.read.clear()
         return reader
@@ -106,7 +106,7 @@ def test_what_is_learned_from_outlives_the_process_and_requests_do_not(
 
 
 def test_two_threads_that_learn_the_same_read_each_text_once(lengths: Lengths, tmp_path: Path) -> None:
-    reader = Reader(lambda: lengths, KeptVectors(tmp_path / "v.sqlite", "lengths"))
+    reader = Reader(lambda: lengths, VectorCache(tmp_path / "v.sqlite", "lengths"))
     reader.warmup()
     lengths.read.clear()
     texts = [f"text {i}" for i in range(3 * LEARNED)]
