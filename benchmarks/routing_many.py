@@ -27,7 +27,8 @@ from benchmarks.report import write
 from benchmarks.topics import Topic, topics
 from router.extensions.calibration.rows import Row, read_rows
 from router.plugins import PluginHost
-from router.routing.policy import Policy, RuleInForce
+from router.routing.in_force import RuleInForce
+from router.routing.policy import PlainRule
 from router.routing.router import Router
 from router.types import (
     EVERYTHING,
@@ -100,7 +101,7 @@ async def among_topics(count: int, keep: Path) -> dict[str, Any]:
     before = psutil.Process().memory_info().rss
     catalog = FixedCatalog([topic.profile for topic in known[:count]])
     router = Router(
-        catalog, PluginHost([ROOT / "plugins"], CLASSIFIERS), rule=RuleInForce(Policy()), keep=keep
+        catalog, PluginHost([ROOT / "plugins"], CLASSIFIERS), rule=RuleInForce(PlainRule()), keep=keep
     )
     began = time.perf_counter()
     await router.start()

@@ -1,7 +1,7 @@
 """`python -m benchmarks.routing_memory`: what the vectors of up to 100,000 adapters take, and a look at
 them.
 
-The index of `nearest` alone (router/classifiers/neighbours.py), with vectors of no texts: to encode the
+The index of `nearest` alone (router/classifiers/nearest.py), with vectors of no texts: to encode the
 examples of so many adapters takes half an hour, and changes neither its memory nor the time of a look. Each
 size has a process of its own. What is right or wrong in an answer is measured by `benchmarks.routing_many`.
 """
@@ -19,7 +19,7 @@ import numpy as np
 import psutil
 
 from benchmarks import report
-from router.classifiers.neighbours import Neighbours, principal
+from router.classifiers.nearest import Neighbours, principal
 from router.models.encoder import SIZE
 
 SIZES = (10_000, 30_000, 100_000)

@@ -20,13 +20,12 @@ import numpy as np
 from benchmarks.peer_semantic_router import Answers, ask, environment, installed
 from benchmarks.report import write
 from benchmarks.routing import ROOT, adapters, quantile
-from router.calibration.model import CalibrationError
-from router.classifiers.axes import axes_of
+from router.calibration.model import CalibrationError, axes_of
 from router.classifiers.contract import Classifier, read_answers
 from router.extensions.calibration.evaluation import coverage_at, macro_f1, risk_coverage
 from router.extensions.calibration.rows import Row, read_rows
 from router.plugins import PluginHost
-from router.routing.policy import Policy
+from router.routing.policy import PlainRule
 from router.types import AdapterProfile, Request, Turn, Vote
 
 CLASSIFIERS = "keywords,linear,embedding"
@@ -81,7 +80,7 @@ def _timed(answer: Callable[[Sequence[str]], object], text: str) -> float:
 
 def _cascade(found: Mapping[str, Arm], profiles: Sequence[AdapterProfile], place: str) -> list[Confidences]:
     """The first sure vote, as a server without a calibration decides; else what the last classifier says."""
-    policy, names, joined = Policy(kinds=axes_of(profiles)), {p.name for p in profiles}, []
+    policy, names, joined = PlainRule(kinds=axes_of(profiles)), {p.name for p in profiles}, []
     for given in zip(*(getattr(arm, place) for arm in found.values()), strict=True):
         votes = [Vote(name, one, not one) for name, one in zip(found, given, strict=True)]
         concluded = policy.conclude(votes, names)

@@ -92,10 +92,12 @@ def replica(
         from pydantic import SecretStr
 
         from router.config import Settings
-        from router.plugins.tables import Table
+        from router.plugins.tables import SettingsTable
 
         said = json.loads(sys.stdin.readline())
-        tables = {name: Table.of_json(values) for name, values in said["settings"].pop("tables", {}).items()}
+        tables = {
+            name: SettingsTable.of_json(values) for name, values in said["settings"].pop("tables", {}).items()
+        }
         made = Settings.model_construct(**said["settings"], replica_secret=SecretStr(said["secret"]))
         settings = made.with_tables(tables)
         engine, fake, forsaken = said["engine"], said["fake"], said["forsaken_seconds"]

@@ -15,7 +15,7 @@ from collections import Counter, deque
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from typing import TYPE_CHECKING, TypeAlias
 
-from router.classifiers.stand_in import hidden_of, log_probabilities_of
+from router.classifiers.fake_base import hidden_of, log_probabilities_of
 from router.engine.activation import tokens_before
 from router.engine.base import (
     AdapterArtifact,

@@ -12,7 +12,8 @@ if TYPE_CHECKING:
     from router.experiments.live.runtime import Experiments
     from router.experiments.report.model import ArmReport
     from router.experiments.report.source import Source
-    from router.ports import RequestRouter, Served, Watcher
+    from router.ports import Served, Watcher
+    from router.routing.router import Router
     from router.types import Decision, Request
 
 BANDIT, ROUTERS = "bandit", "routers"
@@ -36,7 +37,7 @@ class ExperimentMode:
         """End it; the store is still there."""
 
     async def choose(
-        self, request: Request, router: RequestRouter, counted: bool = True
+        self, request: Request, router: Router, counted: bool = True
     ) -> tuple[Decision, Assignment | None]:
         """Route a request, and say which arm it has. Called for the mode `routers` alone.
 
@@ -53,7 +54,7 @@ class ExperimentMode:
         return None
 
 
-MakeMode = Callable[["Experiments", "RequestRouter"], ExperimentMode]
+MakeMode = Callable[["Experiments", "Router"], ExperimentMode]
 JudgeMode = Callable[["Source"], "tuple[ArmReport, ...] | None"]
 Judges = Mapping[str, JudgeMode]  # by the name of their mode
 

@@ -10,9 +10,8 @@ from pathlib import Path
 import pytest
 
 from router.calibration.file import write_calibration
-from router.calibration.model import Calibration, Scaler, Stage, binding_of
+from router.calibration.model import Axes, Calibration, Stage, TemperatureScaler, binding_of
 from router.carried import carried
-from router.classifiers.axes import Axes
 from router.cli.compose import Composition, keep
 from router.cli.route.corrections import store_here
 from router.cli.summary import lines_to_paste, print_summary, question_of
@@ -292,7 +291,7 @@ async def test_a_calibration_copied_in_decides_within_seconds(running, client, f
     assert (str(first.adapter), first.calibration) == ("medical@1.2.0", "")
     (profile,) = running.registry.profiles()
     calibration = Calibration(
-        scalers={"shout": Scaler()},
+        scalers={"shout": TemperatureScaler()},
         stages=(Stage({"shout": 1.0}),),
         threshold=1.0,
         novelty_limit=0.0,

@@ -21,7 +21,7 @@ from prometheus_client import generate_latest
 from prometheus_client.core import Metric
 
 from router.cli.demo import free_address
-from router.corrections.keeper import Corrections
+from router.corrections.recorder import Corrections
 from router.corrections.store import CorrectionStore
 from router.experiments.live.runtime import Experiments
 from router.experiments.service.served import ExperimentMetrics

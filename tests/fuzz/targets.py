@@ -22,11 +22,10 @@ from pathlib import Path
 from router.access.audit import START, chained, entries, verify
 from router.access.clients import Clients, hash_of, parse_clients
 from router.calibration.file import read_calibration
-from router.calibration.model import choose
-from router.classifiers.axes import Axis
+from router.calibration.model import Axis, choose
 from router.cli.command import CliError
 from router.cli.settings import load_settings
-from router.corrections.model import Correction, from_line, latest, to_line
+from router.corrections.store import Correction, from_line, latest, to_line
 from router.engine.constrained.source import grammar_text
 from router.errors import MOST_FINDINGS, ConfigError, FieldViolation, InvalidRequest, RouterError
 from router.experiments.cli.plan_file import EXAMPLE as PLAN_EXAMPLE

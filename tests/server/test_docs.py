@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 from router import errors
-from router.corrections.keeper import Corrections
+from router.corrections.recorder import Corrections
 from router.corrections.store import CorrectionStore
 from router.engine.fake import FakeEngine
 from router.experiments.live.runtime import Experiments

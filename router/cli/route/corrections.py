@@ -12,8 +12,7 @@ from router.cli import flags
 from router.cli.command import MISUSED, CliError
 
 if TYPE_CHECKING:
-    from router.corrections.model import Correction
-    from router.corrections.store import CorrectionStore
+    from router.corrections.store import Correction, CorrectionStore
 
 Answer = Annotated[
     str, typer.Argument(metavar="RESPONSE_ID", help="Of the answer, as `ask --json` shows it.")

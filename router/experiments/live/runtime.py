@@ -14,7 +14,7 @@ import time
 from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from router.errors import RouterError, StoreDown
 from router.experiments.live.assigner import (
@@ -35,15 +35,18 @@ from router.experiments.modes import MISSING, ExperimentMode, needed
 from router.experiments.report.model import Report
 from router.experiments.store.port import Store
 from router.experiments.visibility import Visibility
-from router.ports import AdapterRegistry, End, Exposed, Place, RequestRouter, Served, Watcher
+from router.ports import AdapterRegistry, End, Exposed, Place, Served, Watcher
 from router.types import AdapterRef, Decision, FinishReason, Request, RouterVariant, SamplingParams
+
+if TYPE_CHECKING:
+    from router.routing.router import Router
 
 log = logging.getLogger(__name__)
 POLL_SECONDS = 1.0  # a change at another edge holds here after so long at most, and the time to read it
 START_SECONDS = 5.0
 MAX_SEGMENT_BYTES = 64
 
-ChooseRouter = Callable[[Request, RequestRouter, bool], Awaitable[tuple[Decision, Assignment | None]]]
+ChooseRouter = Callable[[Request, "Router", bool], Awaitable[tuple[Decision, Assignment | None]]]
 
 
 class Experiments:
@@ -182,7 +185,7 @@ class Experiments:
         return bool(self.assigner.snapshot)
 
     async def choose(
-        self, request: Request, router: RequestRouter, counted: bool = True
+        self, request: Request, router: Router, counted: bool = True
     ) -> tuple[Decision, Assignment | None]:
         """As `ports.Experiments`: a router experiment chooses the router, then a route's one the version."""
         if self.routers is None:
@@ -218,7 +221,7 @@ class Experiments:
         return found
 
     def places(self, request: Request) -> list[Place]:
-        """As `ports.ServedExperiments`: of each experiment alone, as for a request that comes to it."""
+        """As `ports.Experiments`: of each experiment alone, as for a request that comes to it."""
         if not self.availability.up:
             raise StoreDown(self.availability.problem)
         visibility, now = Visibility(request.visible, request.experiments), time.time()

@@ -23,8 +23,7 @@ from router.experiments.assignment import fraction
 from router.experiments.live.assigner import Running, hash_of
 from router.experiments.live.runtime import Experiments, leave_tasks, route_of
 from router.experiments.model import BASE, ArmSpec, Pair
-from router.judging import Case, Heard, Judge, Judgement
-from router.plugins.judges import JudgeRegistration, is_judgement
+from router.judging import Case, Heard, Judge, Judgement, JudgeRegistration, is_judgement
 from router.ports import AdapterRegistry, End, Served, Watcher
 from router.types import AdapterRef, AdapterState, Decision, FinishReason, Request, Usage
 

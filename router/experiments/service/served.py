@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from concurrent.futures import TimeoutError as NotInTime
-from typing import Any, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
@@ -22,9 +22,12 @@ from router.experiments.modes import ROUTERS, ExperimentMode, MakeMode
 from router.experiments.report.model import Report
 from router.experiments.service.outcomes import Intake, StoreThreads
 from router.experiments.service.service import ExperimentService, current_visibility
-from router.ports import AdapterRegistry, Assignment, Force, Place, RequestRouter, Served, Watcher
+from router.ports import AdapterRegistry, Assignment, Force, Place, Served, Watcher
 from router.server.call import present_client
 from router.types import AdapterInfo, AdapterRef, Decision, Request
+
+if TYPE_CHECKING:
+    from router.routing.router import Router
 
 log = logging.getLogger(__name__)
 LOOP_SECONDS = 10.0  # for the event loop to come to a call
@@ -34,7 +37,7 @@ T = TypeVar("T")
 
 
 class ServedExperiments:
-    """Follows `ports.ServedExperiments`: `live` with its service, metrics, and what runs beside answers.
+    """Follows `ports.Experiments`: `live` with its service, metrics, and what runs beside answers.
 
     `close` on the event loop, after the server has stopped.
     """
@@ -63,7 +66,7 @@ class ServedExperiments:
         return self.live.running
 
     async def choose(
-        self, request: Request, router: RequestRouter, counted: bool
+        self, request: Request, router: Router, counted: bool
     ) -> tuple[Decision, Assignment | None]:
         """As the port says."""
         return await self.live.choose(request, router, counted)
@@ -152,7 +155,7 @@ class Modes:
     def __init__(
         self,
         live: Experiments,
-        router: RequestRouter,
+        router: Router,
         answers: ShadowAnswers,
         judge: AskJudge,
         modes: Mapping[str, MakeMode],
@@ -176,7 +179,7 @@ class Modes:
 
 
 def _made(
-    live: Experiments, router: RequestRouter, modes: Mapping[str, MakeMode]
+    live: Experiments, router: Router, modes: Mapping[str, MakeMode]
 ) -> Iterator[tuple[str, ExperimentMode]]:
     """One that cannot be made is left out, and logged."""
     for name, make in modes.items():

@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
+from router.classifiers.fake_base import FakeBase
 from router.classifiers.isolation import FAILURES
-from router.classifiers.stand_in import StandInBase
 from router.engine.base import Delta, EngineStatus, Finished
 from router.errors import AdapterNotFound, DeadlineExceeded, EngineFailed, Overloaded
 from router.experiments.assignment import unit_hash
@@ -23,8 +23,7 @@ from router.experiments.live.assigner import Assignment
 from router.experiments.live.runtime import Experiments
 from router.experiments.live.shadow import Answered, JudgePanel, NotAnswered, ShadowAnswers, Shadows
 from router.experiments.model import ArmSpec, Mode
-from router.judging import Case, Heard, Judge, Judgement
-from router.plugins.judges import JudgeRegistration
+from router.judging import Case, Heard, Judge, Judgement, JudgeRegistration
 from router.ports import End, Served
 from router.types import (
     AdapterRef,
@@ -445,9 +444,9 @@ async def test_the_base_where_there_is_one() -> None:
     assert await without.judge("reads", CASE) == Heard(error="no-base")
     asked: list[float] = []
 
-    def base_for(timeout: float) -> StandInBase:
+    def base_for(timeout: float) -> FakeBase:
         asked.append(timeout)
-        return StandInBase()
+        return FakeBase()
 
     made, _ = seated(Reads(), base_for=base_for)
     heard = await made.judge("reads", CASE)

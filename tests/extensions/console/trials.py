@@ -19,7 +19,7 @@ from router.experiments.model import (
     Phase,
     SegmentSpec,
 )
-from router.ports import CalibrationState, ClassifierState, DecisionShare, RoutingState
+from router.routing.state import CalibrationState, ClassifierState, DecisionShare, RoutingState
 from tests.experiments.memory_store import MemoryStore
 from tests.experiments.plans import plan
 

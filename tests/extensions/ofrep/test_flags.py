@@ -16,7 +16,7 @@ from router.experiments.live.assigner import place_of, running_of
 from router.experiments.model import ArmSpec, Experiment, Lifecycle, Mode, Phase
 from router.extensions.ofrep import flags
 from router.plugins import Hooks, PluginHost
-from router.plugins.tables import Place, Table, Value
+from router.plugins.tables import SettingPlace, SettingsTable, SettingValue
 from router.types import Request, RoutingHints
 from tests.experiments.plans import plan, router_plan
 from tests.security.worlds import answered, begun, world
@@ -246,6 +246,8 @@ def test_the_holdout_is_a_flag_of_its_own() -> None:
 
 
 async def test_the_setting_enabled_turns_it_off(start_web: Start, http: Http) -> None:
-    tables = {"ofrep": Table([Value("enabled", "false", Place.FLAG, "ofrep.enabled", "flag")])}
+    tables = {
+        "ofrep": SettingsTable([SettingValue("enabled", "false", SettingPlace.FLAG, "ofrep.enabled", "flag")])
+    }
     server = await start_web(hooks=Hooks(PluginHost([], tables=tables, built_in=True)))
     assert (await http(server).post(FLAGS, json={})).status_code == 404

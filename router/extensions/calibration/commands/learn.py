@@ -21,7 +21,7 @@ from router.extensions.calibration.commands.refit import Present, present, refit
 
 if TYPE_CHECKING:
     from router.calibration.model import Calibration
-    from router.corrections.model import Correction
+    from router.corrections.store import Correction
     from router.extensions.calibration.commands.local import Fitting
     from router.extensions.calibration.evaluation import Decided
     from router.extensions.calibration.learning import Judge, Learned
@@ -209,7 +209,7 @@ def read_corrections(
 ) -> list[Correction]:
     """Of the files, else of the server's. Raises CliError where there are none."""
     from router.cli.route.corrections import checked_tenant, store_here
-    from router.corrections.model import from_line, latest
+    from router.corrections.store import from_line, latest
     from router.extensions.calibration.commands.local import note
 
     tenant = checked_tenant(tenant)

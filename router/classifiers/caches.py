@@ -34,7 +34,7 @@ _OLDER = "DELETE FROM vectors WHERE rowid NOT IN (SELECT rowid FROM vectors ORDE
 T = TypeVar("T")
 
 
-class KeptVectors:
+class VectorCache:
     """Sets of vectors, one for each sequence of texts. `maker` names encoder and version: others' are not
     found. Of any thread."""
 
@@ -43,8 +43,8 @@ class KeptVectors:
 
     def key(self, texts: Sequence[str]) -> bytes:
         """Of a sequence of texts."""
-        said = json.dumps([self._maker, *texts]).encode()
-        return hashlib.sha256(said).digest()
+        text = json.dumps([self._maker, *texts]).encode()
+        return hashlib.sha256(text).digest()
 
     def find(self, keys: Collection[bytes]) -> dict[bytes, Array]:
         """[texts, size] float32 of those that are there."""
@@ -99,7 +99,7 @@ class KeptVectors:
         return otherwise
 
 
-class KeptFit:
+class FitCache:
     """Arrays that a fit came to, in one file, for the same training set only. Of any thread.
 
     The file is the key, the sha256 of the rest, and the rest in the format of safetensors.

@@ -19,7 +19,7 @@ WIDTH = 64
 KNOWN, UNKNOWN = -0.5, -4.0  # log-probabilities
 
 
-class StandInBase:
+class FakeBase:
     """`router.routing.BaseModel` without a model."""
 
     abilities: Collection[str] = (HIDDEN_STATES,)

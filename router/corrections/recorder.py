@@ -1,25 +1,95 @@
-"""What a server does with corrections: remembers its latest answers, and keeps what is said of them."""
+"""What a server does with corrections: remembers its latest answers, and records who should have given
+them.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 import re
+import sys
 import time
-from collections import Counter
+from collections import Counter, OrderedDict
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from router.access.access import may_be_of
 from router.access.clients import Client
-from router.corrections.model import MAX_TEXT, Correction
-from router.corrections.recent import Answered, Recent
-from router.corrections.store import CorrectionStore, Found
+from router.corrections.store import MAX_TEXT, Correction, CorrectionStore, StoredCorrections
 from router.errors import FailedPrecondition, NotFound, NotSaved, Overloaded, Unavailable
 from router.types import Decision, Keeping, Request, weaker
 
+MOST_ANSWERS = 10_000
+MOST_BYTES = 16 << 20  # of memory, texts and all that is kept beside them
+OVERHEAD = 600  # bytes of an answer beside its text: id, entry and place, measured on CPython 3.11
+
+
+@dataclass(frozen=True, slots=True)
+class RecentAnswer:
+    """One answer. `chosen` "" is the base, None several adapters at once; `text` None was not kept."""
+
+    chosen: str | None
+    reason: str
+    confidence: float
+    text: str | None = None
+
+    @property
+    def size(self) -> int:
+        """Bytes of memory, about."""
+        return OVERHEAD + (sys.getsizeof(self.text) if self.text is not None else 0)
+
+
+@dataclass(slots=True)
+class _Own:
+    """A tenant's answers, the oldest first."""
+
+    answers: OrderedDict[str, RecentAnswer] = field(default_factory=OrderedDict)
+    size: int = 0
+
+
+class RecentAnswers:
+    """Bounded by number and bytes. Where there is no more room the oldest answer goes of the tenant that has
+    most here, so that nobody's flood makes another's be forgotten. Lives on one event loop."""
+
+    def __init__(self, most_answers: int = MOST_ANSWERS, most_bytes: int = MOST_BYTES) -> None:
+        self._most_answers, self._most_bytes = most_answers, most_bytes
+        self._tenants: dict[str, _Own] = {}
+        self._count = self.size = 0
+
+    def __len__(self) -> int:
+        return self._count
+
+    def add(self, response_id: str, tenant: str, answered: RecentAnswer) -> None:
+        """Keep it, and let go what there is no room for."""
+        own = self._tenants.setdefault(tenant, _Own())
+        own.answers[response_id] = answered
+        self._grow(own, 1, answered.size)
+        while self._count > self._most_answers or self.size > self._most_bytes:
+            self._forget_one()
+
+    def get(self, response_id: str, tenant: str) -> RecentAnswer | None:
+        """That answer, if it was given to this tenant and is still here."""
+        own = self._tenants.get(tenant)
+        return own.answers.get(response_id) if own is not None else None
+
+    def _forget_one(self) -> None:
+        tenant = max(self._tenants, key=lambda name: self._tenants[name].size)
+        own = self._tenants[tenant]
+        _, gone = own.answers.popitem(last=False)
+        self._grow(own, -1, -gone.size)
+        if not own.answers:
+            del self._tenants[tenant]
+
+    def _grow(self, own: _Own, count: int, size: int) -> None:
+        own.size += size
+        self.size += size
+        self._count += count
+
+
 log = logging.getLogger(__name__)
+# -- recording
+
 MOST_WAITING = 64  # corrections on their way to the disk
 _ID = {False: re.compile(r"[0-9a-f]{32}"), True: re.compile(r"[0-9a-f]{40}")}  # True: of a tenant
 FORGOTTEN = (
@@ -46,11 +116,11 @@ class Corrections:
         self,
         store: CorrectionStore,
         keeping: Keeping,
-        recent: Recent | None = None,
+        recent: RecentAnswers | None = None,
         now: Callable[[], float] = time.time,
     ) -> None:
         self._store, self._keeping, self._now = store, keeping, now
-        self._recent = recent if recent is not None else Recent()
+        self._recent = recent if recent is not None else RecentAnswers()
         self._writer = ThreadPoolExecutor(1, "corrections")
         self._waiting = 0
         self.kept: Counter[tuple[Keeping, bool]] = (
@@ -64,7 +134,7 @@ class Corrections:
             return
         text = request.text if may == "texts" and len(request.text) <= MAX_TEXT else None
         chosen = decision.adapter.name if decision.adapter is not None else None if decision.mixture else ""
-        answered = Answered(chosen, decision.reason.value, decision.confidence, text)
+        answered = RecentAnswer(chosen, decision.reason.value, decision.confidence, text)
         self._recent.add(request.request_id, request.tenant, answered)
 
     async def record(self, request: CorrectionRequest, client: Client) -> Keeping:
@@ -82,7 +152,7 @@ class Corrections:
         self.kept[kept, correction.wrong] += 1
         return kept
 
-    async def read(self, tenant: str | None = None) -> Found:
+    async def read(self, tenant: str | None = None) -> StoredCorrections:
         """What is on the disk, of all tenants or of one, the oldest first. Raises Unavailable."""
         try:
             return await asyncio.to_thread(self._store.read, tenant)
