@@ -11,8 +11,7 @@ from dataclasses import dataclass, replace
 from enum import Enum, auto
 from pathlib import Path
 
-from router.engine.activation import last_occurrence
-from router.engine.base import Delta, Engine, Generation, Job, Prompt, with_grammar
+from router.engine.base import Delta, Engine, Generation, Job, Prompt, last_occurrence, with_grammar
 from router.errors import (
     AdapterNotFound,
     AdapterRejected,
