@@ -1,6 +1,6 @@
 """Choosing a step's tokens, native against torch, for the default base: `python -m benchmarks.sampling`.
 
-Milliseconds a step for all rows together, median over many steps, from `SamplingState` to `Sampled`. Rows are
+Milliseconds a step for all rows together, median over many steps, from `SamplingState` to the token. Rows are
 "likely" (a few tokens have nearly all of the mass, as a model's mostly do) or "flat" (spread over thousands).
 """
 

@@ -17,8 +17,8 @@ from router.cli.plugins import host_of
 from router.cli.settings import calibration_file, rule_of
 from router.cli.summary import NO_CHAT_TEMPLATE
 from router.config import Settings
-from router.engine.access import EngineBase
 from router.engine.base import Engine
+from router.engine.base_model import EngineBaseModel
 from router.plugins import Hooks, PluginHost
 from router.registry.registry import Registry, RegistryOptions
 from router.registry.state import state_dir
@@ -62,7 +62,7 @@ class Composition:
             self.registry,
             plugins,
             on_vote=lambda vote: self.app.voted(vote),
-            base_for=partial(EngineBase, engine),
+            base_for=partial(EngineBaseModel, engine),
             rule=rule_of(settings, calibration),
             calibration=calibration,
             keep=state_dir(settings.adapter_folders),

@@ -81,12 +81,12 @@ class Plugin:
         """Read what runs and follow it, with what runs beside answers."""
         if self._own is None:
             return
-        from router.engine.access import EngineBase
+        from router.engine.base_model import EngineBaseModel
         from router.experiments.live.shadow import JudgePanel, ShadowAnswers
         from router.experiments.service.served import Modes
 
         answers = ShadowAnswers(server.pipeline.complete, server.registry, server.engine.status)
-        panel = JudgePanel(server.plugins.judges, partial(EngineBase, server.engine))
+        panel = JudgePanel(server.plugins.judges, partial(EngineBaseModel, server.engine))
         modes = server.plugins.experiment_modes()
         self._own.modes = Modes(self._own.live, server.router, answers, panel.judge, modes)
         await self._own.start()

@@ -16,17 +16,17 @@ from contextlib import suppress
 from threading import Event
 from typing import TYPE_CHECKING, Any, Protocol
 
-from router.engine.activation import tokens_before
 from router.engine.base import (
     AdapterArtifact,
     BaseInfo,
     EngineStatus,
     Job,
+    PoolingRequest,
     Prompt,
-    Reading,
     check_job,
+    tokens_before,
 )
-from router.engine.handoff import Stream
+from router.engine.output import EventStream
 from router.errors import (
     ConfigError,
     FailedPrecondition,
@@ -194,7 +194,7 @@ class FleetEngine:
         self._attach()
         return await self._calls.compile(constraint, tenant)
 
-    def submit(self, job: Job) -> Stream:
+    def submit(self, job: Job) -> EventStream:
         """Send a job to a replica that has its adapter and room for it."""
         self._attach()
         self._check(job)
@@ -202,7 +202,7 @@ class FleetEngine:
         self._send(routed)
         return routed.stream
 
-    async def read(self, reading: Reading) -> NDArray[np.float32]:
+    async def read(self, reading: PoolingRequest) -> NDArray[np.float32]:
         """Done by a replica; those of one scope by the same, which has their context in its cache."""
         self._attach()
         return await self._calls.read(reading, self.info.context_length)

@@ -24,7 +24,7 @@ from router.engine.base import (
     EngineStatus,
     Finished,
     Job,
-    Reading,
+    PoolingRequest,
     SiteDelta,
     TensorData,
 )
@@ -195,7 +195,7 @@ def job_of(message: pb.EngineCommand.Submit) -> Job:
     return Job(**values, params=params, adapter=message.adapter or None, deadline=_deadline(message))
 
 
-def read(key: int, reading: Reading) -> pb.EngineCommand:
+def read(key: int, reading: PoolingRequest) -> pb.EngineCommand:
     """Do a reading."""
     message = pb.EngineCommand.Read(
         tokens=reading.tokens,
@@ -209,12 +209,12 @@ def read(key: int, reading: Reading) -> pb.EngineCommand:
     return pb.EngineCommand(key=key, read=message)
 
 
-def reading_of(message: pb.EngineCommand.Read) -> Reading:
+def reading_of(message: pb.EngineCommand.Read) -> PoolingRequest:
     """The reading."""
     depth = message.depth if message.HasField("depth") else None
     tokens, context = list(message.tokens), list(message.context)
     rest = (message.ends, _deadline(message), message.background, message.scope)
-    return Reading(tokens, context, depth, *rest)
+    return PoolingRequest(tokens, context, depth, *rest)
 
 
 def compile_(key: int, constraint: Constraint, tenant: str) -> pb.EngineCommand:

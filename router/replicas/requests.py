@@ -8,9 +8,9 @@ from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from router.engine.base import MAX_READINGS, Delta, Finished, Job, Reading, check_reading
+from router.engine.base import MAX_POOLING, Delta, Finished, Job, PoolingRequest, check_pooling
 from router.engine.fairness import TenantCache
-from router.engine.handoff import Stream
+from router.engine.output import EventStream
 from router.errors import RouterError, Unavailable
 from router.replicas.link import LinkLost
 from router.replicas.messages import compile_, read, submit
@@ -42,7 +42,7 @@ class RoutedJob:
         """Raises InvalidRequest for a job that cannot travel."""
         self.job, self._on, self._left = job, on, left
         self._command = submit(0, job)
-        self.stream = Stream(lambda _: self.cancel(), lambda _: None)
+        self.stream = EventStream(lambda _: self.cancel(), lambda _: None)
         self.tried: set[str] = set()
         self.at: Replica | None = None
         self.waits: Callable[[], object] | None = None  # while it is at no replica: stops what it waits for
@@ -164,10 +164,10 @@ class Calls:
         self._known: TenantCache[Constraint, Checked] = TenantCache(KNOWN)
         self.closed = False
 
-    async def read(self, reading: Reading, context_length: int) -> NDArray[np.float32]:
+    async def read(self, reading: PoolingRequest, context_length: int) -> NDArray[np.float32]:
         """As Engine.read; those of one scope go to the same replica, which has their context in its cache."""
-        most = MAX_READINGS * (len(self._replicas) - 1)
-        check_reading(reading, context_length, self._readings - most)
+        most = MAX_POOLING * (len(self._replicas) - 1)
+        check_pooling(reading, context_length, self._readings - most)
         self._readings += 1
         try:
             numbers: NDArray[np.float32] = await self._anywhere(

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from router.engine.constrained.stand_in import byte_grammars
+from router.engine.fake import byte_grammars
 from router.errors import InvalidRequest
 from router.experiments.store.sql_store import SqlStore
 from router.types import Constraint

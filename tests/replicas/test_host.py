@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from router.engine.base import Delta, Finished, Reading
+from router.engine.base import Delta, Finished, PoolingRequest
 from router.engine.fake import FakeEngine
 from router.errors import EngineFailed, FailedPrecondition, InvalidRequest, RouterError, Unavailable
 from router.replicas import messages
@@ -146,7 +146,7 @@ async def test_what_is_refused_is_told_by_its_own_error(meet: Meet) -> None:
     edge.send(
         submit(0, job(adapter="absent")),
         compile_(1, Constraint("regex", "("), ""),
-        read(2, Reading([], depth=0.5)),
+        read(2, PoolingRequest([], depth=0.5)),
         pb.EngineCommand(key=3),  # as one of a later release looks here
         submit(4, job(constraint=Constraint("regex", "("))),
         compile_(5, Constraint("regex", "a"), ""),

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from router.engine.base import AdapterArtifact, SiteDelta
-from router.engine.floats import float32_of, stored_as
+from router.engine.checkpoint import float32_of, stored_as
 from router.errors import AdapterRejected, ResourceExhausted
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ import pytest
 from router.cli.compose import Composition
 from router.client import AsyncClient
 from router.config import Settings
-from router.engine.model.loader import Loaded
+from router.engine.loader import LoadedModel
 from router.engine.torch_engine import TorchEngine
 from router.experiments.model import ArmSpec, Experiment, Kind, Lifecycle, MetricSpec, Mode, Phase, Spec
 from router.types import AdapterRef
@@ -39,7 +39,7 @@ async def running(own_folder, monkeypatch):
         cache_tokens=2048,
         native=False,
     )
-    engine = TorchEngine(settings, Loaded(tiny.model("llama"), tiny.tokenizer(), "llama"))
+    engine = TorchEngine(settings, LoadedModel(tiny.model("llama"), tiny.tokenizer(), "llama"))
     composition = Composition(settings, engine)
     ready = asyncio.Event()
     task = asyncio.create_task(composition.run(lambda app: ready.set()))

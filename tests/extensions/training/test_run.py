@@ -19,7 +19,7 @@ from transformers import AutoModelForCausalLM
 
 from router.config import Settings
 from router.engine.base import Delta, Job, Prompt
-from router.engine.model.loader import base_digest
+from router.engine.loader import base_digest
 from router.engine.torch_engine import TorchEngine
 from router.errors import ConfigError, FailedPrecondition, ResourceExhausted
 from router.extensions.training import train

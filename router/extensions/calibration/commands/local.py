@@ -394,9 +394,9 @@ def resident_base(settings: Settings) -> Iterator[BaseModel]:
 
 
 async def _reader(engine: Engine) -> BaseModel:
-    from router.engine.access import EngineBase
+    from router.engine.base_model import EngineBaseModel
 
-    return EngineBase(engine, PATIENCE_SECONDS)
+    return EngineBaseModel(engine, PATIENCE_SECONDS)
 
 
 # -- labelled requests
