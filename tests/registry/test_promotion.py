@@ -8,12 +8,11 @@ from pathlib import Path
 import pytest
 
 from router.errors import GateNotPassed
-from router.experiments.management.manager import Manager
-from router.experiments.management.plans import Known
-from router.experiments.management.promotion import Promoter
+from router.experiments.manager import Manager, Promoter
 from router.experiments.model import ArmSpec, Experiment
+from router.experiments.plans import Known
 from router.experiments.report.model import ArmReport, Report, Ruling
-from router.experiments.service.served import RegistryOnLoop
+from router.experiments.service import RegistryOnLoop
 from tests.experiments.memory_store import MemoryStore
 from tests.experiments.plans import plan
 from tests.registry.cards import routed, version
