@@ -28,11 +28,19 @@ from benchmarks.prompts import NEW_TOKENS, REQUESTS
 from router.config import Settings
 from router.engine.base import Engine
 from router.engine.fake import FakeEngine
-from router.experiments.live.assigner import Assigner, running_of
-from router.experiments.live.runtime import Experiments
-from router.experiments.model import ArmSpec, AuditEntry, Experiment, Kind, Lifecycle, MetricSpec, Phase, Spec
-from router.experiments.service.served import ServedExperiments
-from router.experiments.store.sql_store import SqlStore
+from router.experiments.assignment import Assigner, running_of
+from router.experiments.model import (
+    ArmSpec,
+    AuditEntry,
+    Experiment,
+    ExperimentPhase,
+    Kind,
+    Lifecycle,
+    MetricSpec,
+    Spec,
+)
+from router.experiments.runtime import LiveExperiments
+from router.experiments.store.store import ExperimentStore
 from router.plugins import Hooks, PluginHost
 from router.registry.registry import Registry
 from router.routing.router import Router
@@ -54,7 +62,7 @@ WITHOUT, WITH = "no experiment runs", "A/A experiment"
 
 def trial(spec: Spec = SPEC, name: str = NAME, state: Lifecycle = Lifecycle.RUNNING) -> Experiment:
     """Started now."""
-    phase = Phase(1, time.time(), f"{name}-enrolment", f"{name}-variant", spec)
+    phase = ExperimentPhase(1, time.time(), f"{name}-enrolment", f"{name}-variant", spec)
     return Experiment(name, spec, state, (phase,))
 
 
@@ -72,7 +80,7 @@ async def round_of(process: Process, seed: int, batches: int, told: bool) -> dic
     }
 
 
-async def set_state(live: Experiments, state: Lifecycle) -> None:
+async def set_state(live: LiveExperiments, state: Lifecycle) -> None:
     """Start or stop it, and serve so."""
     found = await asyncio.to_thread(live.store.get, NAME)
     entry = AuditEntry(NAME, time.time(), "benchmark", state.value, "")
@@ -82,15 +90,15 @@ async def set_state(live: Experiments, state: Lifecycle) -> None:
 
 
 @asynccontextmanager
-async def served(engine: Engine, folder: Path) -> AsyncIterator[tuple[Experiments, Process]]:
+async def served(engine: Engine, folder: Path) -> AsyncIterator[tuple[LiveExperiments, Process]]:
     """A server on `engine` with the experiment, and the client's process."""
     settings = Settings(listen="127.0.0.1:0", metrics_listen="")
     (folder / "adapters").mkdir()
     registry = Registry(engine, [folder / "adapters"])
     router = Router(registry, PluginHost([], load_plugins=""))
-    store = SqlStore(f"sqlite:///{folder / 'experiments.db'}")
+    store = ExperimentStore(f"sqlite:///{folder / 'experiments.db'}")
     store.create(trial(state=Lifecycle.STOPPED))
-    live = Experiments(store, base_digest=lambda: engine.info.digest, router_digest=router.digest)
+    live = LiveExperiments(store, base_digest=lambda: engine.info.digest, router_digest=router.digest)
 
     async def startup() -> None:
         await asyncio.to_thread(engine.start)
@@ -100,7 +108,7 @@ async def served(engine: Engine, folder: Path) -> AsyncIterator[tuple[Experiment
 
     hooks = Hooks(PluginHost([], built_in=True))
     app = ServerApp(settings, engine, registry, router, startup, hooks=hooks)
-    app.experiments = ServedExperiments(live)
+    app.experiments = live
     await app.start()
     await app.ready.wait()
     command = [sys.executable, "-m", "benchmarks.overhead_client", app.address]

@@ -15,7 +15,7 @@ import numpy as np
 
 from benchmarks import report
 from benchmarks.experiment_simulation import CHUNK, Array
-from router.experiments.assignment import Allocation, Arm, Salts
+from router.experiments.assignment import AssignmentSalts, UnitAllocation, WeightedArm
 from router.experiments.stats.checks import ALPHA, arm_term, total_term
 
 EXPOSURES = 40_000
@@ -63,8 +63,8 @@ def _when(found: Array, share: float) -> str:
 
 def assignment_cost() -> float:
     """Processor microseconds for one unit with holdout, namespace, enrolment and three arms."""
-    arms = (Arm("control", 0.5), Arm("new", 0.3), Arm("newer", 0.2))
-    allocation = Allocation(Salts("e", "v", "n", "h"), arms, 0.9, (0.0, 0.9), 0.01)
+    arms = (WeightedArm("control", 0.5), WeightedArm("new", 0.3), WeightedArm("newer", 0.2))
+    allocation = UnitAllocation(AssignmentSalts("e", "v", "n", "h"), arms, 0.9, (0.0, 0.9), 0.01)
     units, costs = [f"user-{i}" for i in range(1000)], []
     for _ in range(20):
         begin = time.process_time()

@@ -13,11 +13,14 @@ from typing import Any
 import numpy as np
 
 from benchmarks import report
-from router.experiments.stats import Guardrail, Kind, Metric, Moments, Plan, State, guard
+from router.experiments.model import Kind
+from router.experiments.stats.checks import Guardrail, State, guard
+from router.experiments.stats.compare import SequencePlan
+from router.experiments.stats.moments import ComparedMetric, Moments
 
 UNITS, ANSWERS, LOOKS = 1000, 4, 25  # units of both arms, answers of each, looks
 MARGIN = 0.02
-PLAN = Plan(units=UNITS)
+PLAN = SequencePlan(units=UNITS)
 Array = np.ndarray[Any, Any]
 
 
@@ -28,7 +31,7 @@ def looks(rng: np.random.Generator, rates: tuple[float, float], kind: Kind) -> i
     times = np.sort(first[:, None] + rng.exponential(UNITS / 4, (UNITS, ANSWERS)).cumsum(axis=1) - 1)
     times[:, 0] = first
     failed = rng.random((UNITS, ANSWERS)) < np.array(rates)[arm][:, None]
-    rail = Guardrail(Metric("error", kind, higher_is_better=False), MARGIN)
+    rail = Guardrail(ComparedMetric("error", kind, higher_is_better=False), MARGIN)
     for now in np.linspace(UNITS / LOOKS, UNITS * 1.5, LOOKS):
         came = first < now
         seen = times < now

@@ -22,7 +22,7 @@ from benchmarks import report
 from benchmarks.grpc_cost import used
 from benchmarks.intake_sender import Sender
 from benchmarks.intake_server import METRIC, NAME, IntakeServer, responses
-from router.experiments.store.sql_store import SqlStore
+from router.experiments.store.store import ExperimentStore
 from tests.experiments.store.postgres import Server, binaries
 
 TARGET = 5000
@@ -31,7 +31,7 @@ HEARD_SECONDS = 60.0
 
 def counted(url: str) -> int:
     """Outcomes in the sums of the database."""
-    store = SqlStore(url)
+    store = ExperimentStore(url)
     try:
         buckets = store.data(NAME, 1).buckets
         return round(sum(float(b.moments[METRIC].sums[0]) for b in buckets if METRIC in b.moments))

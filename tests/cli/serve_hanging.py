@@ -14,7 +14,7 @@ from router.cli import engines, process
 from router.config import Settings
 from router.engine.base import Engine
 from router.engine.fake import FakeEngine
-from router.experiments.live.recorder import Writer
+from router.experiments.recorder import Writer
 
 
 def real_engine() -> Callable[[Settings], Engine]:

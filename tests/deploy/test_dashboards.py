@@ -23,8 +23,8 @@ from prometheus_client.core import Metric
 from router.cli.demo import free_address
 from router.corrections.recorder import Corrections
 from router.corrections.store import CorrectionStore
-from router.experiments.live.runtime import Experiments
-from router.experiments.service.served import ExperimentMetrics
+from router.experiments.runtime import LiveExperiments
+from router.experiments.service import ExperimentMetrics
 from router.extensions.experiments_notices.notices import Notifier
 from router.extensions.experiments_notices.telling import NoticeMetrics
 from router.extensions.sharing.metrics import EdgesCollector
@@ -46,7 +46,7 @@ SCRAPER = {"instance", "job"}
 def metrics() -> ServerMetrics:
     """All that a server may have on its page."""
     made = ServerMetrics()
-    made.registry.register(ExperimentMetrics(Experiments(MemoryStore())))
+    made.registry.register(ExperimentMetrics(LiveExperiments(MemoryStore())))
     made.registry.register(NoticeMetrics(Notifier()))
     made.registry.register(CorrectionsCollector(Corrections(CorrectionStore(Path("nowhere")), "labels")))
     made.registry.register(DriftCollector(Drift(lambda: None)))

@@ -28,8 +28,8 @@ from router.cli.settings import load_settings
 from router.corrections.store import Correction, from_line, latest, to_line
 from router.engine.constrained.source import grammar_text
 from router.errors import MOST_FINDINGS, ConfigError, FieldViolation, InvalidRequest, RouterError
-from router.experiments.cli.plan_file import EXAMPLE as PLAN_EXAMPLE
-from router.experiments.cli.plan_file import plan_of, read_plan_file
+from router.experiments.cli.create import EXAMPLE as PLAN_EXAMPLE
+from router.experiments.cli.create import plan_of, read_plan_file
 from router.extensions.calibration.manifest import with_examples
 from router.extensions.calibration.proposals import Addition, propose
 from router.extensions.oidc.xfcc import forwarded_names

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from router.classifiers.fake_base import FakeBase
 from router.errors import AdapterNotFound, InvalidRequest, NotFound
-from router.experiments.live.assigner import Assigner, Assignment
+from router.experiments.assignment import ArmAssignment, Assigner
 from router.plugins import PluginHost
 from router.routing import Classifier, Scores
 from router.routing.in_force import RuleInForce
@@ -665,7 +665,7 @@ async def test_a_units_arm_stays_within_a_conversation(kit: Any, start: Start) -
     arms = set()
     for asked in (chat(kit, "medical?", unit="ann"), chat(kit, "medical?", "1", "and?", unit="ann")):
         found = assigner.assign(asked, await router.route(asked), 0.0)
-        assert isinstance(found, Assignment)
+        assert isinstance(found, ArmAssignment)
         arms.add(found.arm.name)
     assert len(arms) == 1
 

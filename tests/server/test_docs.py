@@ -12,8 +12,8 @@ from router import errors
 from router.corrections.recorder import Corrections
 from router.corrections.store import CorrectionStore
 from router.engine.fake import FakeEngine
-from router.experiments.live.runtime import Experiments
-from router.experiments.service.served import ExperimentMetrics
+from router.experiments.runtime import LiveExperiments
+from router.experiments.service import ExperimentMetrics
 from router.extensions.experiments_notices.notices import Notifier
 from router.extensions.experiments_notices.telling import NoticeMetrics
 from router.extensions.mirrors.metrics import MirrorsCollector
@@ -47,7 +47,7 @@ def reasons() -> set[str]:
 
 
 def metrics() -> list[str]:
-    experiments = ExperimentMetrics(Experiments(MemoryStore())).collect()
+    experiments = ExperimentMetrics(LiveExperiments(MemoryStore())).collect()
     corrections = CorrectionsCollector(Corrections(CorrectionStore(Path("nowhere")), "labels")).collect()
     drift = DriftCollector(Drift(lambda: None)).collect()
     engine = FleetEngine([LocalLink("0", FakeEngine)], FakeEngine, max_running=1, max_queue=1)

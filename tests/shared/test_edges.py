@@ -237,7 +237,7 @@ async def test_an_experiment_is_begun_changed_and_stopped(two: tuple[Edge, Edge]
     await b.client.experiments.update("same", {"arms": (ArmSpec("control", 0.9), ArmSpec("same", 0.1))})
 
     async def other_shares() -> bool:
-        (one,) = a.composition.app.experiments.live.known  # type: ignore[union-attr]
+        (one,) = a.composition.app.experiments.known  # type: ignore[union-attr]
         return bool(one.spec.arms[0].weight == 0.9)
 
     await within(other_shares)
@@ -245,7 +245,7 @@ async def test_an_experiment_is_begun_changed_and_stopped(two: tuple[Edge, Edge]
     await b.client.experiments.stop("same", reason="enough")
 
     async def stopped() -> bool:
-        (one,) = a.composition.app.experiments.live.known  # type: ignore[union-attr]
+        (one,) = a.composition.app.experiments.known  # type: ignore[union-attr]
         asked = await a.client.generate("hello", max_tokens=2, unit="u")
         return one.state is not Lifecycle.RUNNING and not asked.decision.experiment
 

@@ -1,26 +1,42 @@
-"""The one way into the store for everything that requests leave behind: ordered, bounded, in batches.
+"""What answers leave behind, and its one way into the store: ordered, bounded, in batches.
 
-A thread writes the queue, one batch after the other. Whether the store answers is written by those who call
-it, and read at every request.
+A `Trial` watches one answer to an enrolled unit. It records exposures, and the outcomes that need no client.
+A thread writes the queue, one batch after the other. Every call of the store notes whether it answers, and
+every request reads that.
 """
 
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
 from enum import Enum
+from functools import lru_cache
 from queue import Empty, SimpleQueue
 from typing import Any
 
 from router.errors import Overloaded, StoreDown
-from router.experiments.live.assigner import Counts
-from router.experiments.model import Accepted, Disagreement, Exposure, Outcome, Pair
-from router.experiments.store.port import Store
+from router.experiments.assignment import (
+    ArmAssignment,
+)
+from router.experiments.model import (
+    SERVER_KEYS,
+    Accepted,
+    Disagreement,
+    Exposure,
+    JudgedPair,
+    SegmentSpec,
+    StoredOutcome,
+)
+from router.experiments.store.store import ExperimentStore
+from router.ports import End, Exposed, Served
+from router.types import FinishReason, SamplingParams
 
 log = logging.getLogger(__name__)
 LIMIT = 50_000  # records in the queue
@@ -42,12 +58,12 @@ class Recorder:
 
     def __init__(
         self,
-        store: Store,
+        store: ExperimentStore,
         availability: Availability | None = None,
-        counts: Counts | None = None,
+        counts: ServingCounts | None = None,
     ) -> None:
         self.availability = availability or Availability()
-        self.counts = counts or Counts()
+        self.counts = counts or ServingCounts()
         self._put = 0
         self._writer = Writer(store, self.availability, self.counts.lose)
         self._open = False
@@ -66,11 +82,11 @@ class Recorder:
         """An arm began to answer. Returns at once; durable within about half a second."""
         self._later(RecordKind.EXPOSURES, (exposure,))
 
-    def observe(self, outcomes: Sequence[Outcome]) -> None:
+    def observe(self, outcomes: Sequence[StoredOutcome]) -> None:
         """Outcomes that the server itself makes. Returns at once."""
         self._later(RecordKind.OUTCOMES, outcomes)
 
-    def pairs(self, pairs: Sequence[Pair]) -> None:
+    def pairs(self, pairs: Sequence[JudgedPair]) -> None:
         """Judged shadow answers. Returns at once."""
         self._later(RecordKind.PAIRS, pairs)
 
@@ -78,7 +94,7 @@ class Recorder:
         """What both routers said. Returns at once."""
         self._later(RecordKind.DISAGREEMENTS, found)
 
-    async def record(self, outcomes: Sequence[Outcome]) -> tuple[Accepted, ...]:
+    async def record(self, outcomes: Sequence[StoredOutcome]) -> tuple[Accepted, ...]:
         """What became of each, in order, once they are durable, after all that was put in before.
 
         Batches of many callers share a transaction. Raises StoreDown (send them again, with the same keys)
@@ -111,7 +127,7 @@ class Recorder:
             self.counts.lose(kind.value, len(rows))
             return
         self._put += len(rows)
-        self._writer.put(Entry(kind, rows))
+        self._writer.put(QueuedRecords(kind, rows))
 
     async def _awaited(self, kind: RecordKind, rows: Sequence[Any]) -> Any:
         if not self._open:
@@ -120,7 +136,7 @@ class Recorder:
             raise StoreDown(problem)
         answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self._put += len(rows)
-        self._writer.put(Entry(kind, rows, answer), urgent=True)
+        self._writer.put(QueuedRecords(kind, rows, answer), urgent=True)
         return await answer
 
 
@@ -143,7 +159,7 @@ CALLS = {
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class QueuedRecords:
     """Rows of one kind, and who waits for them."""
 
     kind: RecordKind
@@ -151,18 +167,20 @@ class Entry:
     waiter: asyncio.Future[Any] | None = None
 
 
-Batch = dict[RecordKind, list[Entry]]
+Batch = dict[RecordKind, list[QueuedRecords]]
 Answers = Sequence[tuple[asyncio.Future[Any], Any]]  # who waits, and a result or an exception
 
 
 class Writer:
     """`put` from the event loop; the rest happens in the thread. `done` counts rows that left the queue."""
 
-    def __init__(self, store: Store, availability: Availability, lose: Callable[[str, int], None]) -> None:
+    def __init__(
+        self, store: ExperimentStore, availability: Availability, lose: Callable[[str, int], None]
+    ) -> None:
         self.done = 0
         self._availability, self._lose = availability, lose
         self._store = store
-        self._queue: SimpleQueue[Entry | None] = SimpleQueue()
+        self._queue: SimpleQueue[QueuedRecords | None] = SimpleQueue()
         self._urgent, self._ending = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._run, name="experiments writer", daemon=True)
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -172,7 +190,7 @@ class Writer:
         self._loop = loop
         self._thread.start()
 
-    def put(self, entry: Entry, urgent: bool = False) -> None:
+    def put(self, entry: QueuedRecords, urgent: bool = False) -> None:
         """Queue an entry; an urgent one is not left to gather company."""
         self._queue.put(entry)
         if urgent:
@@ -227,7 +245,7 @@ class Writer:
                 return
             self._gather(batch)
 
-    def _send(self, kind: RecordKind, entries: list[Entry]) -> None:
+    def _send(self, kind: RecordKind, entries: list[QueuedRecords]) -> None:
         """Write all and empty the list; an entry that the store refuses is lost alone. Raises StoreDown."""
         most = MOST
         while entries:
@@ -252,7 +270,7 @@ class Writer:
         with self._availability.calling("write"):
             return getattr(self._store, CALLS[kind])(rows)
 
-    def _settle(self, entries: Sequence[Entry], found: Any) -> None:
+    def _settle(self, entries: Sequence[QueuedRecords], found: Any) -> None:
         """Each waiter gets its part of what the store answered."""
         answers, begin = [], 0
         for entry in entries:
@@ -276,7 +294,7 @@ class Writer:
             for entry in entries:
                 self._lost(entry, StoreDown("the server stopped while the store was down"))
 
-    def _lost(self, entry: Entry, error: Exception) -> None:
+    def _lost(self, entry: QueuedRecords, error: Exception) -> None:
         self.done += len(entry.rows)
         if entry.waiter is None:
             self._lose(entry.kind.value, len(entry.rows))
@@ -293,7 +311,7 @@ def _rows(batch: Batch) -> int:
     return sum(len(entry.rows) for entries in batch.values() for entry in entries)
 
 
-def _first(entries: Sequence[Entry], most: int) -> Sequence[Entry]:
+def _first(entries: Sequence[QueuedRecords], most: int) -> Sequence[QueuedRecords]:
     """The first entry, and as many more as have `most` rows together."""
     end, rows = 1, len(entries[0].rows)
     while end < len(entries) and rows + len(entries[end].rows) <= most:
@@ -366,3 +384,126 @@ class Availability:
         elif self._said and not problem:
             log.info("experiments are on again")
         self._said = problem
+
+
+@dataclass(slots=True)
+class ServingCounts:
+    """Everything but `lost` is changed on the event loop only."""
+
+    exposures: Counter[tuple[str, str]] = field(default_factory=Counter)  # experiment, arm
+    degraded: Counter[tuple[str, str]] = field(default_factory=Counter)  # experiment, arm
+    unit_missing: Counter[str] = field(default_factory=Counter)  # experiment
+    skipped: Counter[str] = field(default_factory=Counter)  # experiment: not assigned, the store was down
+    shadows: Counter[tuple[str, str, str]] = field(default_factory=Counter)  # experiment, arm, result
+    acts: Counter[tuple[str, str]] = field(default_factory=Counter)  # experiment, what a rule did
+    outcomes: Counter[str] = field(default_factory=Counter)  # what became of them: Accepted, or invalid
+    lost: Counter[str] = field(default_factory=Counter)  # kind of record that was not kept
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def lose(self, kind: str, number: int) -> None:
+        """Records of a kind were not kept. From any thread."""
+        with self._lock:
+            self.lost[kind] += number
+
+
+MAX_SEGMENT_BYTES = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """An experiment that an answer is an exposure in. `adapter` is the digest of the arm's own adapter: what
+    stands in for it is not what is tested, and everything is where nothing of an arm's own is."""
+
+    assignment: ArmAssignment
+    adapter: str
+    base: str
+    router: str
+    degraded: str = ""
+
+
+class Trial:
+    """A watcher. Nothing is kept of an answer that never began: nobody was shown anything."""
+
+    def __init__(self, recorder: Recorder, served: Served, shown: Sequence[Shown]) -> None:
+        self._recorder, self._served, self._shown = recorder, served, shown
+        self._began = False
+
+    def began(self) -> None:
+        """The arm, or what stands in for it, has begun to answer."""
+        self._began = True
+        now, counts = time.time(), self._recorder.counts
+        for one in self._shown:
+            exposure = self._exposure(one, now)
+            counts.exposures[exposure.experiment, exposure.arm] += 1
+            if one.degraded:
+                counts.degraded[exposure.experiment, exposure.arm] += 1
+            self._recorder.expose(exposure)
+            self._served.exposed(
+                Exposed(exposure.experiment, exposure.phase, exposure.arm, exposure.unit, now, one.degraded)
+            )
+
+    def _exposure(self, one: Shown, now: float) -> Exposure:
+        running, request = one.assignment.running, self._served.request
+        return Exposure(
+            experiment=running.name,
+            phase=running.phase,
+            unit=one.assignment.unit,
+            arm=one.assignment.arm.name,
+            time=now,
+            response_id=request.request_id,
+            propensity=one.assignment.propensity,
+            adapter_digest=one.adapter,
+            base_digest=one.base,
+            router_digest=one.router,
+            sampling=sampling_json(self._served.params),
+            degraded=one.degraded,
+            segments=segments_of(running.spec.segments, request.labels),
+        )
+
+    def ended(self, end: End) -> None:
+        """Keep the built-in outcomes, once for all experiments: those of a response count in each."""
+        if self._began:
+            self._recorder.observe(built_in_outcomes(self._served.request.request_id, end, time.time()))
+
+
+def segments_of(segments: Iterable[SegmentSpec], labels: Mapping[str, str]) -> dict[str, str]:
+    """Label -> value of the request's labels that a plan names; those that are missing or empty are left out.
+
+    A value is cut to `MAX_SEGMENT_BYTES` bytes between two characters. What no database takes in a text (the
+    character NUL, half a surrogate pair) becomes a character that stands for it.
+    """
+    return {one.label: _storable(value) for one in segments if (value := labels.get(one.label))}
+
+
+def _storable(value: str) -> str:
+    whole = value.replace("\0", "\N{REPLACEMENT CHARACTER}").encode("utf-8", "replace")
+    return whole[:MAX_SEGMENT_BYTES].decode("utf-8", "ignore")
+
+
+def built_in_outcomes(response_id: str, end: End, now: float) -> tuple[StoredOutcome, ...]:
+    """`model.BUILT_IN` of one response. An answer that broke off counts with what was given until then."""
+    usage = end.usage
+    values: dict[str, float] = {
+        "total_time": usage.total_time,
+        "completion_tokens": usage.completion_tokens,
+        "length_stop": end.reason is FinishReason.LENGTH,
+        "error": bool(end.error),
+        "cancelled": end.cancelled,
+    }
+    if usage.completion_tokens:
+        values["time_to_first_token"] = usage.time_to_first_token
+    return tuple(
+        StoredOutcome(
+            f"{SERVER_KEYS}{metric}:{response_id}", metric, float(value), now, response_id=response_id
+        )
+        for metric, value in values.items()
+    )
+
+
+@lru_cache(maxsize=256)
+def sampling_json(params: SamplingParams) -> str:
+    """Sampling as JSON, keys in order; what is off is left out. Of a constraint it says the kind."""
+    said = {f.name: value for f in fields(params) if (value := getattr(params, f.name)) not in (None, (), 0)}
+    if params.constraint is not None:
+        said["constraint"] = params.constraint.kind
+    return json.dumps(said, sort_keys=True)

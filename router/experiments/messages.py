@@ -1,34 +1,65 @@
-"""Plans and experiments on the wire: spec, arms, metrics, phases both ways; edits by field mask; sizes."""
+"""Plans and experiments as messages: spec, arms, metrics, phases both ways; edits by field mask; sizes.
+
+Each conversion is written once, for the server and for clients. The server names every bad field of what it
+reads, in `Findings`. A client drops its findings: what a newer server says and an older client does not know
+has the default.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence, Sized
-from dataclasses import dataclass, fields, replace
+from dataclasses import fields, replace
 from typing import Any
 
+from google.protobuf.duration_pb2 import Duration
 from google.protobuf.field_mask_pb2 import FieldMask
+from google.protobuf.timestamp_pb2 import Timestamp
 
 from router.errors import Findings
-from router.experiments import model
 from router.experiments.model import (
     BASE,
     Aggregate,
     ArmSpec,
+    Experiment,
+    ExperimentPhase,
     Kind,
     Lifecycle,
     MetricSpec,
     Mode,
-    Phase,
     SegmentSpec,
     SizeAnswer,
     SizeQuestion,
     Spec,
     Unanswered,
 )
-from router.experiments.wire import duration, seconds_of, timestamp, unix_seconds
 from router.names import VERSION_FORM, split_adapter
 from router.types import AdapterRef, RouterVariant
 from router.v1 import experiments_pb2 as pb
+
+_BILLION = 1_000_000_000
+
+
+def timestamp(unix_seconds: float) -> Timestamp:
+    """A proto timestamp."""
+    nanos = round(unix_seconds * 1e9)
+    return Timestamp(seconds=nanos // _BILLION, nanos=nanos % _BILLION)
+
+
+def unix_seconds(value: Timestamp) -> float:
+    """A proto timestamp as unix seconds."""
+    return float(value.ToNanoseconds() / 1e9)
+
+
+def duration(seconds: float) -> Duration:
+    """A proto duration."""
+    nanos = round(seconds * 1e9)
+    return Duration(seconds=nanos // _BILLION, nanos=nanos % _BILLION)
+
+
+def seconds_of(value: Duration) -> float:
+    """The double next to a proto duration, in seconds."""
+    return float((value.seconds * 10**9 + value.nanos) / 10**9)
+
 
 STATES = {
     Lifecycle.DRAFT: pb.Experiment.STATE_DRAFT,
@@ -83,19 +114,12 @@ _EMPTY = Spec("", "", (), "", MetricSpec("", Kind.PROPORTION))
 _SEPARATE = {"slot": ("slot_start", "slot_end")}  # fields of a Spec that are several in the proto
 
 
-@dataclass(frozen=True, slots=True)
-class Experiment(model.Experiment):
-    """An experiment as a client sees it; `warnings` are what deserves a second look."""
-
-    warnings: tuple[str, ...] = ()
-
-
 def experiment_name(name: str) -> str:
     """NAME or a resource name, as a resource name."""
     return name if name.startswith("experiments/") else f"experiments/{name}"
 
 
-def experiment_message(experiment: model.Experiment, warnings: Iterable[str] = ()) -> pb.Experiment:
+def experiment_message(experiment: Experiment, warnings: Iterable[str] = ()) -> pb.Experiment:
     """The resource."""
     message = plan_message(experiment.spec)
     message.name = experiment.resource
@@ -130,7 +154,7 @@ def experiment_of(message: pb.Experiment) -> Experiment:
     )
 
 
-def _phase_message(phase: Phase) -> pb.Experiment.Phase:
+def _phase_message(phase: ExperimentPhase) -> pb.Experiment.Phase:
     return pb.Experiment.Phase(
         number=phase.number,
         start_time=timestamp(phase.started),
@@ -143,10 +167,10 @@ def _phase_message(phase: Phase) -> pb.Experiment.Phase:
     )
 
 
-def _phase_of(message: pb.Experiment.Phase, spec: Spec) -> Phase:
+def _phase_of(message: pb.Experiment.Phase, spec: Spec) -> ExperimentPhase:
     """A phase; its plan is today's with the arms and the share of then."""
     arms = tuple(_arm_of(arm, "", Findings()) for arm in message.arms)
-    return Phase(
+    return ExperimentPhase(
         number=message.number,
         started=unix_seconds(message.start_time),
         enrolment_salt=message.enrolment_salt,

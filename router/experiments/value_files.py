@@ -37,7 +37,7 @@ _ARROW_ROWS = 10_000
 Parsers: TypeAlias = Mapping[str, Callable[[Any], Any]]
 
 
-class Value(NamedTuple):
+class FileValue(NamedTuple):
     """One row: of `unit`, or of the unit with `unit_hash`. `row` is its line, or its number in Parquet."""
 
     row: int
@@ -49,7 +49,7 @@ class Value(NamedTuple):
     key: str = ""
 
 
-class Checked(NamedTuple):
+class CheckedFile(NamedTuple):
     """A file without a fault. `repeated` rows have the key of another row: only one of those counts."""
 
     rows: int
@@ -70,7 +70,7 @@ class BadFile(InvalidRequest):
         self.args = (self.message,)
 
 
-class Row(NamedTuple):
+class FileRow(NamedTuple):
     """A row of a file as it stands there, or what is wrong with it as a whole."""
 
     number: int
@@ -83,23 +83,25 @@ def no_problem(_name: str) -> str:
     return ""
 
 
-def check_values(path: Path, experiment: str, metric_problem: Callable[[str], str] = no_problem) -> Checked:
+def check_values(
+    path: Path, experiment: str, metric_problem: Callable[[str], str] = no_problem
+) -> CheckedFile:
     """Read all of it. Raises BadFile, ConfigError, OSError as `read_values` does."""
     keys = array("Q")
     for batch in read_values(path, experiment, metric_problem):
         keys.extend(int.from_bytes(sha256(value.key.encode()).digest()[:8], "big") for value in batch)
-    return Checked(len(keys), len(keys) - len(np.unique(np.frombuffer(keys, np.uint64))))
+    return CheckedFile(len(keys), len(keys) - len(np.unique(np.frombuffer(keys, np.uint64))))
 
 
 def read_values(
     path: Path, experiment: str, metric_problem: Callable[[str], str] = no_problem
-) -> Iterator[list[Value]]:
+) -> Iterator[list[FileValue]]:
     """Batches in the file's order. `metric_problem` says why no outcome may be called so; empty: it may.
 
     Raises BadFile when all was read, and then yields no more from the first bad row on: `check_values`
     first, so that nothing is sent of a file with a fault. ConfigError for a file of another kind.
     """
-    found, batch, parsers = Findings(path), list[Value](), _parsers(metric_problem)
+    found, batch, parsers = FileFindings(path), list[FileValue](), _parsers(metric_problem)
     of = experiment.removeprefix("experiments/")
     for row in read_rows(path):
         if row.problem:
@@ -118,7 +120,7 @@ def read_values(
         yield batch
 
 
-class Findings:
+class FileFindings:
     """What is wrong with a file."""
 
     def __init__(self, path: Path) -> None:
@@ -134,7 +136,7 @@ class Findings:
             field = f"{self._path.name}{place if number else ''}{column}"
             self._named.append(FieldViolation(field, problem))
 
-    def add_columns(self, row: Row, problem: str) -> None:
+    def add_columns(self, row: FileRow, problem: str) -> None:
         """Of the columns that a row has: where there is one header, of the file."""
         there = ", ".join(map(shown, row.cells))
         self.add(0 if self.one_header else row.number, "", f"{problem}; there are: {there}")
@@ -145,7 +147,7 @@ class Findings:
             raise BadFile(self._named, self.total)
 
 
-def read_rows(path: Path) -> Iterator[Row]:
+def read_rows(path: Path) -> Iterator[FileRow]:
     """Rows as they stand in the file, by its suffix. What is not UTF-8 is in them as lone surrogates.
 
     Raises ConfigError for another suffix, or without pyarrow; BadFile for a file without a row.
@@ -161,7 +163,7 @@ def read_rows(path: Path) -> Iterator[Row]:
         raise BadFile([FieldViolation(path.name, "has no rows")], 1)
 
 
-def _csv_rows(path: Path) -> Iterator[Row]:
+def _csv_rows(path: Path) -> Iterator[FileRow]:
     with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
         lines = csv.reader(file, strict=True)
         names: list[str] | None = None
@@ -172,17 +174,17 @@ def _csv_rows(path: Path) -> Iterator[Row]:
                 if names is None:
                     names = cells
                     if len(set(names)) < len(names):
-                        yield Row(number, {}, "two columns have the same name")
+                        yield FileRow(number, {}, "two columns have the same name")
                         return
                 elif cells and len(cells) != len(names):
-                    yield Row(number, {}, f"has {len(cells)} cells, the header {len(names)}")
+                    yield FileRow(number, {}, f"has {len(cells)} cells, the header {len(names)}")
                 elif cells:
-                    yield Row(number, dict(zip(names, cells, strict=True)))
+                    yield FileRow(number, dict(zip(names, cells, strict=True)))
         except csv.Error as error:
-            yield Row(lines.line_num, {}, f"is no CSV from here on: {error}")
+            yield FileRow(lines.line_num, {}, f"is no CSV from here on: {error}")
 
 
-def _json_rows(path: Path) -> Iterator[Row]:
+def _json_rows(path: Path) -> Iterator[FileRow]:
     with path.open("rb") as file:
         for number, line in enumerate(file, 1):
             text = line.removeprefix(b"\xef\xbb\xbf").decode("utf-8", "surrogateescape").strip()
@@ -190,15 +192,15 @@ def _json_rows(path: Path) -> Iterator[Row]:
                 yield _json_row(number, text)
 
 
-def _json_row(number: int, text: str) -> Row:
+def _json_row(number: int, text: str) -> FileRow:
     try:
         cells = json.loads(text)
     except (ValueError, RecursionError) as error:
-        return Row(number, {}, f"is not JSON: {error}")
-    return Row(number, cells) if isinstance(cells, dict) else Row(number, {}, "is no JSON object")
+        return FileRow(number, {}, f"is not JSON: {error}")
+    return FileRow(number, cells) if isinstance(cells, dict) else FileRow(number, {}, "is no JSON object")
 
 
-def _parquet_rows(path: Path) -> Iterator[Row]:
+def _parquet_rows(path: Path) -> Iterator[FileRow]:
     arrow, parquet = pyarrow(path), pyarrow(path, "parquet")
     number = 0
     with path.open("rb") as file:
@@ -207,9 +209,9 @@ def _parquet_rows(path: Path) -> Iterator[Row]:
                 columns = [_cells(arrow, column) for column in batch.columns]
                 for cells in zip(*columns, strict=True):
                     number += 1
-                    yield Row(number, dict(zip(batch.schema.names, cells, strict=True)))
+                    yield FileRow(number, dict(zip(batch.schema.names, cells, strict=True)))
         except (arrow.ArrowException, OSError) as error:
-            yield Row(number + 1, {}, f"is no Parquet from here on: {error}")
+            yield FileRow(number + 1, {}, f"is no Parquet from here on: {error}")
 
 
 def pyarrow(path: Path, part: str = "") -> Any:
@@ -240,7 +242,7 @@ def _cells(arrow: Any, column: Any) -> list[Any]:
 
 PARQUET = ".parquet"
 LINES = (".jsonl", ".ndjson")
-_READERS: Mapping[str, Callable[[Path], Iterator[Row]]] = {
+_READERS: Mapping[str, Callable[[Path], Iterator[FileRow]]] = {
     ".csv": _csv_rows,
     **dict.fromkeys(LINES, _json_rows),
     PARQUET: _parquet_rows,
@@ -259,7 +261,7 @@ def _columns_problem(cells: Mapping[str, Any]) -> str:
     return "has both unit and unit_hash; leave one out" if len(units) > 1 else ""
 
 
-def _value(row: Row, experiment: str, found: Findings, parsers: Parsers) -> Value | None:
+def _value(row: FileRow, experiment: str, found: FileFindings, parsers: Parsers) -> FileValue | None:
     """None if a cell is wrong."""
     before, got = found.total, dict[str, Any]()
     for name, cell in row.cells.items():
@@ -271,7 +273,7 @@ def _value(row: Row, experiment: str, found: Findings, parsers: Parsers) -> Valu
         return None
     hashed = got.get("unit_hash") or unit_hash(got["unit"])
     key = got.pop("key", "") or _made_key(experiment, hashed, got["metric"], got.get("time"))
-    return Value(row.number, key=key, **got)
+    return FileValue(row.number, key=key, **got)
 
 
 def _made_key(experiment: str, hashed: str, metric: str, time: float | None) -> str:

@@ -1,24 +1,128 @@
-"""Views for people and programs that read the database themselves: the part of it that stays as it is.
+"""The versions of the tables, and the views over them.
 
-The tables may change with any version; a view keeps its columns, and new ones come behind the old. Only
-experiments that were not deleted are in them. Made with the tables, and anew when their definition changed.
+A server brings its own database up to date when it opens it, step by step, in one transaction, on both kinds
+of database. Steps are plain functions rather than Alembic's, so there is no second tool or folder of scripts
+to ship. They change tables by name, since `tables.py` may have gone on. A newer database is refused.
+
+Views are for people and programs that read the database themselves: the part of it that stays as it is. The
+tables may change with any version; a view keeps its columns, and new ones come behind the old. Only
+experiments that were not deleted are in them. They are made with the tables, and anew when their definition
+changed.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from hashlib import sha256
 from typing import Any, NamedTuple
 
-from sqlalchemy import ColumnElement, Connection, FromClause, Select, case, literal_column, select
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    FromClause,
+    Select,
+    case,
+    delete,
+    insert,
+    inspect,
+    literal_column,
+    select,
+)
 from sqlalchemy.exc import DBAPIError
 
-from router.experiments.store.tables import PREFIX, experiments, outcomes, pairs, phases, units, values
+from router.errors import ConfigError
+from router.experiments.store import tables
+from router.experiments.store.database import bulk_for
+from router.experiments.store.series import PhaseInfos
+from router.experiments.store.session import WriteSession, rebuild_all
+from router.experiments.store.tables import (
+    PREFIX,
+    experiments,
+    outcomes,
+    pairs,
+    phases,
+    units,
+    values,
+    version,
+)
 
 log = logging.getLogger(__name__)
+VERSION = 2
+SUMS_SINCE = 2
+"""Sums of versions before this one lack something: they are made anew."""
+
+
+def migrate(conn: Connection) -> None:
+    """Bring the tables to the newest version. The connection is the only writer: two servers that open
+    one database at once come one after the other. Raises ConfigError if it is newer than this program."""
+    there = _version(conn)
+    if there is None:
+        tables.metadata.create_all(conn)
+    else:
+        _refuse_newer(there)
+        for number in range(there, VERSION):
+            log.warning("the tables of experiments are taken from version %d to %d", number, number + 1)
+            STEPS[number + 1](conn)
+    if there is not None and there < SUMS_SINCE:
+        bulk = bulk_for(conn.dialect.name)
+        rebuild_all(WriteSession(conn, bulk, PhaseInfos(bulk)))
+    if there != VERSION:
+        conn.execute(delete(version))
+        conn.execute(insert(version).values(version=VERSION))
+
+
+def check_version(conn: Connection) -> None:
+    """Raises ConfigError if the tables are not there, or are of another version."""
+    there = _version(conn)
+    if there is None:
+        raise ConfigError("there is no such database of experiments: it has no tables of lora-router")
+    _refuse_newer(there)
+    if there < VERSION:
+        raise ConfigError(
+            f"the store's tables have version {there}, this program reads {VERSION}: start the server of "
+            "this lora-router once, which takes them up to date"
+        )
+
+
+def _refuse_newer(there: int) -> None:
+    if there > VERSION:
+        raise ConfigError(
+            f"the store's tables have version {there}, this program knows {VERSION}: they were written by a "
+            "newer lora-router; update this one, or name another database"
+        )
+
+
+def _version(conn: Connection) -> int | None:
+    """None: the tables are not there."""
+    if not inspect(conn).has_table(version.name):
+        return None
+    return conn.execute(select(version.c.version)).scalar_one_or_none()
+
+
+def _to_second(conn: Connection) -> None:
+    """Third powers, when an outcome came, segments of units, and units of pairs."""
+    number = "DOUBLE PRECISION" if conn.dialect.name == "postgresql" else "DOUBLE"
+    added = [
+        ("units", "segments", "TEXT", "''"),
+        ("pairs", "unit", "TEXT", "''"),
+        ("outcomes", "came", number, "0"),
+    ]
+    added += [("sums", f"c{i}", number, "0") for i in range(20)]
+    for table, column, kind, default in added:
+        conn.exec_driver_sql(
+            f"ALTER TABLE {PREFIX}{table} ADD COLUMN {column} {kind} NOT NULL DEFAULT {default}"
+        )
+    tables.segment_values.create(conn, checkfirst=True)
+    conn.exec_driver_sql(f"DROP INDEX IF EXISTS {PREFIX}pairs_result")
+
+
+STEPS: Mapping[int, Callable[[Connection], None]] = {2: _to_second}
+"""Version -> what makes it out of the one before."""
+
+
 OTHER_COLUMNS, STILL_READ = "42P16", "2BP01"  # SQLSTATE: of a view to replace, of one to drop
 
 

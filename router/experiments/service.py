@@ -1,20 +1,22 @@
-"""ExperimentService: plans, their life, reports, and outcomes over gRPC."""
+"""Experiments as a server has them: ExperimentService, metrics, and what runs beside answers."""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping
+from concurrent.futures import TimeoutError as NotInTime
 from contextlib import aclosing
 from dataclasses import replace
-from typing import Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
 
-from router.errors import ExperimentNotFound, FieldViolation, Findings
-from router.experiments.management.manager import Manager
-from router.experiments.management.promotion import Promoter
-from router.experiments.model import Experiment, Spec, id_problem, parse_experiment
-from router.experiments.report.model import Report
-from router.experiments.service.outcomes import Caller, Intake, StoreThreads, answers_in_order, paced
-from router.experiments.visibility import Visibility
-from router.experiments.wire.plans import (
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from router.errors import ExperimentNotFound, FieldViolation, Findings, RouterError, StoreDown, Unavailable
+from router.experiments.assignment import Snapshot
+from router.experiments.manager import Manager, Promoter
+from router.experiments.messages import (
     answer_message,
     checked_paths,
     experiment_message,
@@ -22,13 +24,179 @@ from router.experiments.wire.plans import (
     plan_of,
     question_of,
 )
-from router.experiments.wire.report import report_message
+from router.experiments.model import Experiment, Spec, Visibility, id_problem, parse_experiment
+from router.experiments.modes import ExperimentMode, MakeMode
+from router.experiments.outcomes import Intake, OutcomeSender, answers_in_order, paced
+from router.experiments.plans import Known, arm_warnings, plan_warnings
+from router.experiments.report.model import Report
+from router.experiments.report_messages import report_message
+from router.experiments.runtime import LiveExperiments, StoreThreads
+from router.ports import AdapterRegistry, Force
 from router.server.adapters import page
 from router.server.call import Call, current_call, present_client
+from router.types import AdapterInfo, AdapterRef
 from router.v1 import experiments_pb2 as pb
 from router.v1.experiments_pb2_grpc import ExperimentServiceServicer
 
+if TYPE_CHECKING:
+    from router.routing.router import Router
+
+log = logging.getLogger(__name__)
+LOOP_SECONDS = 10.0  # for the event loop to come to a call
+ARM = ("experiment", "arm")
+P = ParamSpec("P")
 T = TypeVar("T")
+
+
+def made_modes(
+    live: LiveExperiments, router: Router, modes: Mapping[str, MakeMode]
+) -> dict[str, ExperimentMode]:
+    """Modes of plugins by name. One that cannot be made is left out, and logged."""
+    found = {}
+    for name, make in modes.items():
+        try:
+            found[name] = make(live, router)
+        except Exception:
+            log.exception("the mode %s of experiments cannot be made", name)
+    return found
+
+
+def experiment_service(live: LiveExperiments, registry: AdapterRegistry) -> ExperimentService:
+    """ExperimentService; versions of arms are kept in memory from now on. On the event loop."""
+    live.subscribe(WarmArms(registry))
+    from_thread = RegistryOnLoop(registry, asyncio.get_running_loop())
+    known = Known(
+        from_thread.resolve,
+        live.judges,
+        live.classifiers,
+        lambda one: current_visibility().sees(one),
+        live.has_mode,
+    )
+    manager = Manager(live.store, known)
+
+    async def changed() -> None:
+        try:
+            await live.refresh()
+        except StoreDown as error:  # what was changed is kept, and taken over when the store is back
+            log.warning("a change of experiments is not served yet: %s", error.message)
+
+    def refused(number: int) -> None:
+        live.counts.outcomes["invalid"] += number
+
+    def warnings(experiment: Experiment) -> tuple[str, ...]:
+        seen = present_client().adapters
+        of_arms = arm_warnings(
+            experiment.spec, lambda name, version="": registry.resolve(name, version, seen)
+        )
+        of_plan = plan_warnings(experiment.spec, manager.rates.get(experiment.name))
+        return (*live.assigner.warnings(experiment.name), *of_plan, *of_arms)
+
+    return ExperimentService(
+        manager,
+        Promoter(manager, from_thread, lambda experiment: live.judged(experiment.name)),
+        live.reported,
+        Intake(live.recorder, lambda: live.known, live.threads, refused),
+        live.threads,
+        changed,
+        warnings,
+    )
+
+
+class ExperimentMetrics(Collector):
+    """Labels are names that operators gave, so there are few."""
+
+    def __init__(self, experiments: LiveExperiments) -> None:
+        self._experiments = experiments
+
+    def collect(self) -> Iterator[Metric]:
+        """Everything as it is now."""
+        live, counts = self._experiments, self._experiments.counts
+        one = ("experiment",)
+        yield _counter("exposures", "Answers that an arm began.", ARM, counts.exposures)
+        yield _counter("degraded", "Of these, answered by something else.", ARM, counts.degraded)
+        yield _counter("unit_missing", "Requests without a unit.", one, counts.unit_missing)
+        yield _counter("skipped", "Requests served without, the store was down.", one, counts.skipped)
+        shadows = "Shadow answers and what came of them."
+        yield _counter("shadows", shadows, (*ARM, "result"), counts.shadows)
+        yield _counter("acts", "What rules did by themselves.", ("experiment", "act"), counts.acts)
+        yield _counter("outcomes", "Outcomes of clients.", ("status",), counts.outcomes)
+        yield _counter("lost", "Records that were not kept.", ("kind",), counts.lost)
+        running = len(live.assigner.snapshot.all())
+        yield GaugeMetricFamily("lora_router_experiments_running", "Experiments that assign.", running)
+        yield GaugeMetricFamily("lora_router_experiment_queue", "Records to write.", live.recorder.queued)
+        yield GaugeMetricFamily("lora_router_experiment_store_up", "1 if it answers.", live.availability.up)
+
+
+def _counter(name: str, text: str, labels: tuple[str, ...], values: Mapping[Any, int]) -> CounterMetricFamily:
+    family = CounterMetricFamily(f"lora_router_experiment_{name}", text, labels=labels)
+    for key, value in tuple(values.items()):
+        family.add_metric([str(k) for k in (key if isinstance(key, tuple) else (key,))], value)
+    return family
+
+
+class WarmArms:
+    """Called with every new snapshot, on the event loop."""
+
+    def __init__(self, registry: AdapterRegistry) -> None:
+        self._registry = registry
+        self._asked: frozenset[AdapterRef] = frozenset()
+        self._loads: set[asyncio.Task[None]] = set()
+
+    def __call__(self, snapshot: Snapshot) -> None:
+        """Load what was not asked for before. A version that cannot be loaded is a matter of its requests."""
+        wanted = frozenset(arm.adapter for one in snapshot.all() for arm in one.arms.values() if arm.adapter)
+        for ref in sorted(wanted - self._asked, key=str):
+            task = asyncio.get_running_loop().create_task(self._load(ref), name=f"load {ref}")
+            self._loads.add(task)
+            task.add_done_callback(self._loads.discard)
+        self._asked = wanted
+
+    async def _load(self, ref: AdapterRef) -> None:
+        try:
+            await self._registry.load(ref)
+        except RouterError as error:
+            log.warning("the arm's version %s cannot be loaded: %s", ref, error.message)
+
+
+class RegistryOnLoop:
+    """What experiments ask of the registry, as far as the caller may know of it. Call it from a thread, never
+    on the loop itself.
+
+    Raises Unavailable where the loop does not come to it in ten seconds.
+    """
+
+    def __init__(self, registry: AdapterRegistry, loop: asyncio.AbstractEventLoop) -> None:
+        self._registry, self._loop = registry, loop
+
+    def resolve(self, name: str, version: str = "", /) -> AdapterInfo:
+        """As `Catalog.resolve`."""
+        return self._call(self._registry.resolve, name, version, present_client().adapters)
+
+    def get(self, name: str, version: str = "", /) -> AdapterInfo:
+        """As `AdapterRegistry.get`."""
+        return self._call(self._registry.get, name, version, present_client().adapters)
+
+    def set_default(
+        self, ref: AdapterRef, etag: str = "", force: Force | None = None, /
+    ) -> tuple[AdapterInfo, AdapterRef | None]:
+        """As `AdapterRegistry.set_default`."""
+        return self._done(self._registry.set_default(ref, etag, force))
+
+    def _call(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        async def call() -> T:
+            return function(*args, **kwargs)
+
+        return self._done(call())
+
+    def _done(self, work: Coroutine[Any, Any, T]) -> T:
+        future = asyncio.run_coroutine_threadsafe(work, self._loop)
+        try:
+            return future.result(LOOP_SECONDS)
+        except NotInTime:
+            future.cancel()
+            raise Unavailable(f"the server did not come to it in {LOOP_SECONDS:g} s") from None
+
+
 MAX_REASON_BYTES, MAX_TOKEN_BYTES, MAX_ARM_BYTES = 500, 1024, 64
 UNACKNOWLEDGED = 8
 WITHIN = "experiment."
@@ -233,9 +401,9 @@ class ExperimentService(ExperimentServiceServicer):
         return experiment_message(experiment, self._warnings(experiment))
 
 
-def _caller() -> Caller:
+def _caller() -> OutcomeSender:
     call = current_call()
-    return Caller(call.client.tenant, current_visibility(), call.meter)
+    return OutcomeSender(call.client.tenant, current_visibility(), call.meter)
 
 
 def current_visibility() -> Visibility:

@@ -8,23 +8,21 @@ from typing import Any
 from google.protobuf.json_format import MessageToDict
 from google.protobuf.struct_pb2 import Struct
 
-from router.experiments.model import AuditEntry
+from router.experiments.messages import experiment_of, timestamp, unix_seconds
+from router.experiments.model import AuditEntry, NoInterval
 from router.experiments.report.model import (
     ArmNumbers,
     ArmReport,
-    Check,
-    Forecast,
     Length,
-    Measured,
+    MetricReport,
     Pairs,
-    Point,
+    PipelineCheck,
+    PlotPoint,
     Report,
     Ruling,
     SegmentReport,
-    Waiting,
+    VerdictForecast,
 )
-from router.experiments.wire import timestamp, unix_seconds
-from router.experiments.wire.plans import experiment_of
 from router.v1 import experiments_pb2 as pb
 
 Out = pb.GetReportResponse
@@ -57,7 +55,7 @@ def report_of(message: pb.GetReportResponse) -> Report:
         verdict=_ruling_of(message.verdict),
         arm=message.arm or None,
         arms=tuple(map(_arm_of, message.arms)),
-        checks=tuple(Check(c.name, c.failed, c.text) for c in message.checks),
+        checks=tuple(PipelineCheck(c.name, c.failed, c.text) for c in message.checks),
         numbers=tuple(map(_numbers_of, message.numbers)),
         audit=tuple(_audit_of(experiment.name, entry) for entry in message.audit),
         points=tuple(map(_point_of, message.points)),
@@ -67,7 +65,7 @@ def report_of(message: pb.GetReportResponse) -> Report:
     )
 
 
-def _forecast_message(found: Forecast) -> pb.GetReportResponse.Forecast:
+def _forecast_message(found: VerdictForecast) -> pb.GetReportResponse.Forecast:
     return Out.Forecast(
         units_per_day=found.units_per_day,
         units=found.units,
@@ -77,8 +75,8 @@ def _forecast_message(found: Forecast) -> pb.GetReportResponse.Forecast:
     )
 
 
-def _forecast_of(message: pb.GetReportResponse.Forecast) -> Forecast:
-    return Forecast(
+def _forecast_of(message: pb.GetReportResponse.Forecast) -> VerdictForecast:
+    return VerdictForecast(
         message.units_per_day,
         message.units if message.HasField("units") else None,
         message.days if message.HasField("days") else None,
@@ -145,7 +143,7 @@ def _segment_of(message: pb.GetReportResponse.SegmentReport) -> SegmentReport:
     return SegmentReport(message.label, effects, message.p, message.differ, message.text)
 
 
-def _measured_message(found: Measured) -> pb.GetReportResponse.Comparison:
+def _measured_message(found: MetricReport) -> pb.GetReportResponse.Comparison:
     length = found.length
     return Out.Comparison(
         metric=found.metric,
@@ -176,13 +174,13 @@ def _measured_message(found: Measured) -> pb.GetReportResponse.Comparison:
     )
 
 
-def _waiting_message(found: Waiting) -> pb.GetReportResponse.Waiting:
+def _waiting_message(found: NoInterval) -> pb.GetReportResponse.Waiting:
     return Out.Waiting(rule=found.rule, text=found.text, units=found.units)
 
 
-def _measured_of(message: pb.GetReportResponse.Comparison) -> Measured:
+def _measured_of(message: pb.GetReportResponse.Comparison) -> MetricReport:
     relative = message.HasField("relative")
-    return Measured(
+    return MetricReport(
         metric=message.metric,
         units=(message.control_units, message.treatment_units),
         values=(message.control, message.treatment),
@@ -206,8 +204,8 @@ def _measured_of(message: pb.GetReportResponse.Comparison) -> Measured:
     )
 
 
-def _waiting_of(message: pb.GetReportResponse.Waiting) -> Waiting:
-    return Waiting(message.rule, message.text, message.units if message.HasField("units") else None)
+def _waiting_of(message: pb.GetReportResponse.Waiting) -> NoInterval:
+    return NoInterval(message.rule, message.text, message.units if message.HasField("units") else None)
 
 
 def _length_of(message: pb.GetReportResponse.Comparison) -> Length | None:
@@ -240,7 +238,7 @@ def _pairs_of(message: pb.GetReportResponse.Pairs) -> Pairs:
     return Pairs(m.wins, m.losses, m.ties, m.share, m.low, m.high, m.p, m.units, m.anytime)
 
 
-def _check_message(check: Check) -> pb.GetReportResponse.Check:
+def _check_message(check: PipelineCheck) -> pb.GetReportResponse.Check:
     return Out.Check(name=check.name, failed=check.failed, text=check.text)
 
 
@@ -274,7 +272,7 @@ def _numbers_of(message: pb.GetReportResponse.ArmNumbers) -> ArmNumbers:
     )
 
 
-def _point_message(point: Point) -> pb.GetReportResponse.Point:
+def _point_message(point: PlotPoint) -> pb.GetReportResponse.Point:
     return Out.Point(
         time=timestamp(point.time),
         arm=point.arm,
@@ -291,11 +289,13 @@ def _point_message(point: Point) -> pb.GetReportResponse.Point:
     )
 
 
-def _point_of(message: pb.GetReportResponse.Point) -> Point:
+def _point_of(message: pb.GetReportResponse.Point) -> PlotPoint:
     m = message
     time, known = unix_seconds(m.time), m.HasField("relative")
     relative = (m.relative, m.relative_low, m.relative_high) if known else (None, None, None)
-    return Point(time, m.arm, m.effect, m.low, m.high, m.units, m.share, m.share_low, m.share_high, *relative)
+    return PlotPoint(
+        time, m.arm, m.effect, m.low, m.high, m.units, m.share, m.share_low, m.share_high, *relative
+    )
 
 
 def _audit_message(entry: AuditEntry) -> pb.GetReportResponse.AuditEntry:

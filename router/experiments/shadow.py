@@ -19,10 +19,10 @@ from router.classifiers.contract import BaseModel
 from router.classifiers.isolation import Breaker, await_in_thread, fault_of
 from router.engine.base import Delta, EngineStatus, Finished
 from router.errors import DeadlineExceeded, Overloaded, RouterError
-from router.experiments.assignment import fraction
-from router.experiments.live.assigner import Running, hash_of
-from router.experiments.live.runtime import Experiments, leave_tasks, route_of
-from router.experiments.model import BASE, ArmSpec, Pair
+from router.experiments.assignment import RunningExperiment, fraction, hash_of
+from router.experiments.model import BASE, ArmSpec, JudgedPair
+from router.experiments.modes import ExperimentMode
+from router.experiments.runtime import LiveExperiments, leave_tasks, route_of
 from router.judging import Case, Heard, Judge, Judgement, JudgeRegistration, is_judgement
 from router.ports import AdapterRegistry, End, Served, Watcher
 from router.types import AdapterRef, AdapterState, Decision, FinishReason, Request, Usage
@@ -40,7 +40,7 @@ PREPARE_SECONDS = 120.0
 
 
 @dataclass(frozen=True, slots=True)
-class Answered:
+class CompletedShadow:
     """A shadow's whole answer."""
 
     text: str
@@ -48,20 +48,20 @@ class Answered:
 
 
 @dataclass(frozen=True, slots=True)
-class NotAnswered:
+class DroppedShadow:
     """Why there is none: load (room was needed), cold (its version is not in memory), deadline, failed."""
 
     why: str
 
 
-class Shadows:
-    """One of `Experiments.beside`: starts the shadows of an answer that the engine has taken."""
+class Shadows(ExperimentMode):
+    """The shadows of a server: one starts when the engine has taken the request of the user."""
 
-    def __init__(self, live: Experiments, answers: ShadowAnswers, judge: AskJudge) -> None:
+    def __init__(self, live: LiveExperiments, answers: ShadowAnswers, judge: AskJudge) -> None:
         self._live, self._answers, self._judge = live, answers, judge
         self._tasks: set[asyncio.Task[str]] = set()
 
-    def __call__(self, served: Served) -> Watcher | None:
+    def beside(self, served: Served) -> Watcher | None:
         """The watcher that waits for the served answer; None if the request has no shadow."""
         pairs = list(self._wanted(served))
         if not pairs:
@@ -78,7 +78,7 @@ class Shadows:
         """Drop all."""
         await leave_tasks(self._tasks)
 
-    def _wanted(self, served: Served) -> Iterator[tuple[Running, ArmSpec]]:
+    def _wanted(self, served: Served) -> Iterator[tuple[RunningExperiment, ArmSpec]]:
         shadows = self._live.assigner.snapshot.shadows
         if not shadows or not self._live.availability.up or "/versions/" in served.request.routing.adapter:
             return
@@ -92,7 +92,7 @@ class Shadows:
                 continue
             yield from ((one, arm) for arm in arms)
 
-    def _not_controls(self, one: Running, arms: list[ArmSpec], served: Served) -> None:
+    def _not_controls(self, one: RunningExperiment, arms: list[ArmSpec], served: Served) -> None:
         """What was served is not control's: there is nothing to compare with."""
         for arm in arms:
             self._live.counts.shadows[one.name, arm.name, OTHER_VERSION] += 1
@@ -104,7 +104,9 @@ class Shadows:
             )
             self._live.assigner.suspect(one.name, text)
 
-    async def _pair(self, served: Served, one: Running, arm: ArmSpec, end: asyncio.Future[End]) -> str:
+    async def _pair(
+        self, served: Served, one: RunningExperiment, arm: ArmSpec, end: asyncio.Future[End]
+    ) -> str:
         """Answer, wait for the served answer, have both judged; what came of it."""
         decision = replace(
             served.decision,
@@ -116,7 +118,7 @@ class Shadows:
             arm=arm.name,
         )
         answer = await self._answers.answer(served.request, decision)
-        if isinstance(answer, NotAnswered):
+        if isinstance(answer, DroppedShadow):
             return answer.why
         shown = await end
         heard = await self._judge(one.spec.judge, Case(served.request, shown.text, answer.text))
@@ -131,7 +133,7 @@ class Shadows:
         }
         response, result = served.request.request_id, heard.judgement.result
         unit = hash_of(one, served.request)
-        pair = Pair(one.name, one.phase, arm.name, response, time.time(), result, numbers, unit)
+        pair = JudgedPair(one.name, one.phase, arm.name, response, time.time(), result, numbers, unit)
         self._live.recorder.pairs((pair,))
         return JUDGED
 
@@ -177,40 +179,40 @@ class ShadowAnswers:
     ) -> None:
         self._complete, self._registry, self._status = complete, registry, status
 
-    async def answer(self, request: Request, decision: Decision) -> Answered | NotAnswered:
+    async def answer(self, request: Request, decision: Decision) -> CompletedShadow | DroppedShadow:
         """The whole answer, or why there is none."""
         status = self._status()
         if status.running and status.waiting > 1:  # one may be the request itself, on its way in
-            return NotAnswered(LOAD)
+            return DroppedShadow(LOAD)
         try:
             if not self._resident(decision.adapter):
-                return NotAnswered(COLD)
+                return DroppedShadow(COLD)
             asked = replace(request, sampling=replace(request.sampling, logprobs=None))
             return await self._answer(asked, decision)
         except Overloaded:
-            return NotAnswered(LOAD)
+            return DroppedShadow(LOAD)
         except DeadlineExceeded:
-            return NotAnswered(DEADLINE)
+            return DroppedShadow(DEADLINE)
         except RouterError as error:
             log.debug("a shadow of %s was not answered: %s", decision.adapter, error.message)
-            return NotAnswered(FAILED)
+            return DroppedShadow(FAILED)
 
     def _resident(self, ref: AdapterRef | None) -> bool:
         return ref is None or self._registry.get(ref.name, ref.version).state is AdapterState.READY
 
-    async def _answer(self, request: Request, decision: Decision) -> Answered | NotAnswered:
+    async def _answer(self, request: Request, decision: Decision) -> CompletedShadow | DroppedShadow:
         texts: list[str] = []
         async with aclosing(self._complete(request, decision)) as events:
             async for event in events:
                 if isinstance(event, Delta):
                     texts.append(event.text)
                 elif event.reason in (FinishReason.STOP, FinishReason.LENGTH):
-                    return Answered("".join(texts), event.usage)
+                    return CompletedShadow("".join(texts), event.usage)
                 elif event.reason is FinishReason.DEADLINE:
-                    return NotAnswered(DEADLINE)
+                    return DroppedShadow(DEADLINE)
                 else:
-                    return NotAnswered(LOAD if event.reason is FinishReason.CANCELLED else FAILED)
-        return NotAnswered(FAILED)
+                    return DroppedShadow(LOAD if event.reason is FinishReason.CANCELLED else FAILED)
+        return DroppedShadow(FAILED)
 
 
 class JudgePanel:

@@ -1,34 +1,56 @@
-"""Outcomes over gRPC: checked in a thread, recorded in order, acknowledged when they are durable.
+"""Outcomes that clients send: checked in a thread, recorded in order, acknowledged when they are durable.
 
-Threads of their own wait for the database, so that neither the event loop nor other threads do.
+Every bad field is named. Threads of their own wait for the database, so that neither the event loop nor other
+threads do.
 """
 
 from __future__ import annotations
 
 import asyncio
-import threading
+import math
+import re
 import time
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextvars import copy_context
+import uuid
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterable,
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Sequence,
+)
 from dataclasses import dataclass, field, replace
-from functools import partial
-from typing import Any, ParamSpec, Protocol, TypeVar
+from hashlib import sha256
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from router.access.access import may_be_of
 from router.access.quotas import UsageMeter
 from router.errors import (
     ExperimentNotFound,
+    Findings,
     InvalidRequest,
     NotFound,
     Overloaded,
     Unavailable,
 )
-from router.experiments.management.plans import Declared
-from router.experiments.model import Accepted, Experiment, Outcome
-from router.experiments.visibility import Visibility
-from router.experiments.wire.outcomes import STATUSES, outcome_of
+from router.experiments import model
+from router.experiments.assignment import is_missing, unit_hash
+from router.experiments.model import (
+    SERVER_KEYS,
+    Accepted,
+    Experiment,
+    StoredOutcome,
+    Visibility,
+    outcome_problem,
+    parse_experiment,
+)
+from router.experiments.plans import Declared
+from router.experiments.recorder import Recorder
+from router.experiments.runtime import StoreThreads
 from router.v1 import experiments_pb2 as pb
+
+if TYPE_CHECKING:
+    from router.experiments.plans import Declared
 
 MAX_BATCHES = 16  # of all streams, at once
 FULL_SECONDS = 0.1
@@ -43,21 +65,10 @@ MAX_SIGHTS = 1024  # of callers, at once
 NO_UNIT = "it was not exposed there; what is recorded of it now is its past, which a covariate may use"
 Request = TypeVar("Request")
 Answer = TypeVar("Answer")
-P = ParamSpec("P")
-T = TypeVar("T")
-THREADS, WAITING = 4, 64
-
-
-class Recorder(Protocol):
-    """Where outcomes go."""
-
-    async def record(self, outcomes: Sequence[Outcome]) -> tuple[Accepted, ...]:
-        """What became of each, once they are durable. Raises StoreDown, Overloaded (the queue is full)."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
-class Caller:
+class OutcomeSender:
     """Whose outcomes they are: the tenant ('': nobody is told apart), what it may know of, and its quotas."""
 
     tenant: str = ""
@@ -69,7 +80,7 @@ class Caller:
 class _Parsed:
     """A batch: `good` are outcomes with their places in it, `errors` what is wrong with others, by place."""
 
-    good: list[Outcome] = field(default_factory=list)
+    good: list[StoredOutcome] = field(default_factory=list)
     places: list[int] = field(default_factory=list)
     errors: dict[int, str] = field(default_factory=dict)
 
@@ -90,7 +101,7 @@ class Intake:
         self._read: Sequence[Experiment] = ()
         self._there: dict[Visibility, _There] = {}
 
-    async def one(self, message: pb.Outcome, caller: Caller) -> pb.RecordOutcomeResponse:
+    async def one(self, message: pb.Outcome, caller: OutcomeSender) -> pb.RecordOutcomeResponse:
         """Raises InvalidRequest, NotFound where it belongs to nothing that was exposed, QuotaExceeded, and
         Overloaded where it would have to wait and may not."""
         if caller.meter is not None:
@@ -108,7 +119,9 @@ class Intake:
             raise there.unknown(message)
         return pb.RecordOutcomeResponse(status=STATUSES[status])
 
-    async def batch(self, request: pb.RecordOutcomesRequest, caller: Caller) -> pb.RecordOutcomesResponse:
+    async def batch(
+        self, request: pb.RecordOutcomesRequest, caller: OutcomeSender
+    ) -> pb.RecordOutcomesResponse:
         """The acknowledgement of a batch. Waits while the queue is full; raises StoreDown."""
         async with self._room:
             parsed = await self._threads.run(self._parse, request, self._seen_by(caller.visibility), caller)
@@ -123,7 +136,7 @@ class Intake:
         errors = [parsed.errors[place] for place in sorted(parsed.errors)]
         return pb.RecordOutcomesResponse(sequence=request.sequence, statuses=statuses, errors=errors)
 
-    def _parse(self, request: pb.RecordOutcomesRequest, there: _There, caller: Caller) -> _Parsed:
+    def _parse(self, request: pb.RecordOutcomesRequest, there: _There, caller: OutcomeSender) -> _Parsed:
         parsed, now = _Parsed(), time.time()
         for i, message in enumerate(request.outcomes):
             try:
@@ -135,7 +148,7 @@ class Intake:
                 parsed.places.append(i)
         return parsed
 
-    async def _record(self, outcomes: Sequence[Outcome]) -> tuple[Accepted, ...]:
+    async def _record(self, outcomes: Sequence[StoredOutcome]) -> tuple[Accepted, ...]:
         while True:
             try:
                 return await self._recorder.record(outcomes)
@@ -144,9 +157,9 @@ class Intake:
 
     async def _recorded(
         self,
-        outcomes: Sequence[Outcome],
-        caller: Caller,
-        record: Callable[[Sequence[Outcome]], Awaitable[tuple[Accepted, ...]]],
+        outcomes: Sequence[StoredOutcome],
+        caller: OutcomeSender,
+        record: Callable[[Sequence[StoredOutcome]], Awaitable[tuple[Accepted, ...]]],
     ) -> tuple[Accepted, ...]:
         """What is not stored after all costs the caller's day nothing."""
         try:
@@ -178,7 +191,7 @@ class _There:
         self._hidden = {plan.name for plan in plans} - self._seen
         self.declared = Declared(plans, visibility.sees)
 
-    def claimed(self, outcome: Outcome, caller: Caller) -> Outcome:
+    def claimed(self, outcome: StoredOutcome, caller: OutcomeSender) -> StoredOutcome:
         """As it is kept: under a key of the tenant's own, so that two tenants may use the same one. One of an
         answer or experiment that is not the caller's becomes one of what nobody can ever have."""
         if caller.tenant:
@@ -263,28 +276,104 @@ async def answers_in_order(
         await asyncio.gather(*left, return_exceptions=True)
 
 
-class StoreThreads:
-    """A few threads, and a bounded number of calls that wait for one."""
+AHEAD = 300.0  # seconds that a client's clock may be ahead of ours
+MAX_KEY, MAX_RESPONSE_ID, MAX_UNIT = 128, 128, 256  # bytes
+UNIT_HASH = re.compile(r"[0-9a-f]{32}")
+STATUSES = {
+    Accepted.COUNTED: pb.OUTCOME_STATUS_COUNTED,
+    Accepted.DUPLICATE: pb.OUTCOME_STATUS_DUPLICATE,
+    Accepted.LATE: pb.OUTCOME_STATUS_LATE,
+    Accepted.UNKNOWN: pb.OUTCOME_STATUS_UNKNOWN,
+}
 
-    def __init__(self) -> None:
-        self._pool = ThreadPoolExecutor(THREADS, "experiments")
-        self._inside, self._most, self._lock = 0, THREADS + WAITING, threading.Lock()
 
-    async def run(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """`work(...)` in a thread, in the context of the call; raises Overloaded at once where too many wait.
-        Who gives up waiting does not stop the work."""
-        with self._lock:
-            if self._inside >= self._most:
-                raise Overloaded(f"{self._inside} calls of experiments wait for the store already")
-            self._inside += 1
-        future = self._pool.submit(partial(copy_context().run, work, *args, **kwargs))
-        future.add_done_callback(self._left)
-        return await asyncio.wrap_future(future)
+def outcome_of(message: pb.Outcome, field: str, now: float, declared: Declared) -> model.StoredOutcome:
+    """The outcome under a key, received at `now` (unix seconds).
 
-    def close(self) -> None:
-        """Take no more; what runs ends by itself."""
-        self._pool.shutdown(wait=False, cancel_futures=True)
+    Raises InvalidRequest naming every bad field.
+    """
+    found = Findings()
+    response, experiment, unit = _subject(message, field, found)
+    if problem := outcome_problem(message.metric):
+        found.add(f"{field}.metric", problem)
+    value = message.value
+    if not math.isfinite(value):
+        found.add(f"{field}.value", f"must be a finite number, got {value}")
+    elif problem := declared.problem(message.metric, value, experiment):
+        found.add(f"{field}.value", problem)
+    time = _time(message, field, now, found)
+    key = _text(found, f"{field}.idempotency_key", message.idempotency_key, MAX_KEY)
+    if key.startswith(SERVER_KEYS):
+        found.add(f"{field}.idempotency_key", f"{SERVER_KEYS} is what keys of the server's own begin with")
+    found.check()
+    at = now if time is None else time
+    outcome = model.StoredOutcome(key, message.metric, value, at, response, experiment, unit, received=now)
+    return outcome if key else _with_key(outcome, timed=time is not None)
 
-    def _left(self, future: Future[T]) -> None:
-        with self._lock:
-            self._inside -= 1
+
+def _subject(message: pb.Outcome, field: str, found: Findings) -> tuple[str, str, str]:
+    """Response id, experiment and unit's hash; what is not given is empty."""
+    kind = message.WhichOneof("subject")
+    if kind == "response_id":
+        if not message.response_id:
+            found.add(f"{field}.response_id", "must not be empty")
+        return _text(found, f"{field}.response_id", message.response_id, MAX_RESPONSE_ID), "", ""
+    if kind is None:
+        found.add(field, "one of response_id and unit must be set")
+        return "", "", ""
+    name = ""
+    try:
+        name = parse_experiment(message.unit.experiment, f"{field}.unit.experiment")
+    except InvalidRequest as error:
+        for v in error.violations:
+            found.add(v.field, v.description)
+    return "", name, _hash(message.unit, f"{field}.unit", found)
+
+
+def _hash(message: pb.Outcome.UnitOfExperiment, field: str, found: Findings) -> str:
+    """The unit's hash, from the one of both fields that is set."""
+    unit, hashed = message.unit, message.unit_hash
+    if unit and hashed:
+        found.add(f"{field}.unit_hash", "must be empty where unit is set: a unit is named once")
+    elif hashed:
+        if UNIT_HASH.fullmatch(hashed) is None:
+            text = "must be the hash of a unit as exports have it, 32 of the characters 0-9 and a-f"
+            found.add(f"{field}.unit_hash", text)
+        return hashed
+    if is_missing(unit):
+        text = "must be a unit as in routing.unit, not empty or a word for nobody, or unit_hash must be set"
+        found.add(f"{field}.unit", text)
+    found.text(f"{field}.unit", unit, MAX_UNIT)
+    return unit_hash(unit)
+
+
+def _text(found: Findings, field: str, value: str, most: int) -> str:
+    """A text that every database takes: PostgreSQL has no NUL."""
+    if "\0" in value:
+        found.add(field, "must not hold the character NUL")
+    return found.text(field, value, most)
+
+
+def _time(message: pb.Outcome, field: str, now: float, found: Findings) -> float | None:
+    """Unix seconds; None where it is not set."""
+    if not message.HasField("time"):
+        return None
+    seconds, nanos = message.time.seconds, message.time.nanos
+    if not (0 <= seconds <= 253_402_300_799 and 0 <= nanos < 1_000_000_000):
+        found.add(f"{field}.time", "must be a time between 1970 and 9999")
+        return now
+    time = float((seconds * 10**9 + nanos) / 10**9)
+    if time > now + AHEAD:
+        text = f"is {time - now:.0f} s ahead of the server's clock, {AHEAD:.0f} s are allowed"
+        found.add(f"{field}.time", f"{text}: set the client's clock, or leave the time out")
+    return time
+
+
+def _with_key(outcome: model.StoredOutcome, timed: bool) -> model.StoredOutcome:
+    """The key that the server makes: the same for the same subject, metric and time.
+
+    Without a time nothing tells two outcomes apart, so each has a key of its own.
+    """
+    said = (outcome.response_id, outcome.experiment, outcome.unit, outcome.metric, repr(outcome.time))
+    made = sha256("\x1f".join(said).encode()).hexdigest()[:32] if timed else uuid.uuid4().hex
+    return replace(outcome, key=f"auto-{made}")

@@ -13,24 +13,24 @@ from statistics import StatisticsError
 from typing import Protocol
 
 from router.errors import FieldViolation, InvalidRequest
-from router.experiments.management.measures import RULES, cap_problems, events_needed
 from router.experiments.model import (
     WORD_FORM,
     Aggregate,
     Experiment,
+    ExperimentPhase,
     Kind,
     MetricSpec,
     Mode,
-    Phase,
     SizeAnswer,
     SizeQuestion,
     is_word,
 )
-from router.experiments.report.checks import duration, plural
-from router.experiments.report.source import mature_buckets, metric_of, total_moments
-from router.experiments.stats import Metric, Plan, Size, size_for, smallest_effect
-from router.experiments.stats.moments import adjusted_estimates, estimate, invalid
-from router.experiments.store.port import Bucket, PhaseData
+from router.experiments.plans import RULES, cap_problems, events_needed
+from router.experiments.report.source import duration, mature_buckets, metric_of, plural, total_moments
+from router.experiments.stats.compare import SequencePlan
+from router.experiments.stats.moments import ComparedMetric, adjusted_estimates, estimate, invalid
+from router.experiments.stats.planning import Size, size_for, smallest_effect
+from router.experiments.store.series import PhaseData, TimeBucket
 
 PLANNED = 5000
 MOST_UNITS, MOST_DAYS, MOST_ARMS = 10**12, 36_500.0, 32
@@ -50,7 +50,7 @@ class Sizing:
     are the part `both` of all. `spread` None: a proportion's own."""
 
     question: SizeQuestion
-    metric: Metric
+    metric: ComparedMetric
     baseline: float
     spread: float | None
     share: float
@@ -93,7 +93,7 @@ class Sizing:
         """`units` of all arms that the sequences are tuned for; None: for the answer."""
 
         def tuned(pair: int) -> Size:
-            plan = Plan(alpha=self.alpha, units=max(2 * RULES.burn_in_units, pair))
+            plan = SequencePlan(alpha=self.alpha, units=max(2 * RULES.burn_in_units, pair))
             given = (self.baseline if math.isfinite(self.baseline) else 0.0, effect, self.spread, self.share)
             return size_for(self.metric, *given, plan, self.question.power)
 
@@ -123,7 +123,7 @@ class History(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
+class VisibleHistory:
     """The history of those experiments that `sees` lets somebody know of."""
 
     store: History
@@ -239,7 +239,9 @@ def _spec(question: SizeQuestion) -> MetricSpec:
     return MetricSpec(question.metric, kind, better, usual, cap=question.cap, least=question.least)
 
 
-def _history(question: SizeQuestion, store: History | None, now: float) -> tuple[Past | None, Traffic | None]:
+def _history(
+    question: SizeQuestion, store: History | None, now: float
+) -> tuple[Past | None, RouteTraffic | None]:
     if store is None or is_whole(question):
         return None, None
     kind = question.kind or (None if question.cap is None else Kind.MEAN)
@@ -249,14 +251,16 @@ def _history(question: SizeQuestion, store: History | None, now: float) -> tuple
     return past, traffic_of(store, question.route, question.metric, now)
 
 
-def _sizing(question: SizeQuestion, past: Past | None, traffic: Traffic | None, notes: list[str]) -> Sizing:
+def _sizing(
+    question: SizeQuestion, past: Past | None, traffic: RouteTraffic | None, notes: list[str]
+) -> Sizing:
     """With what history says in place of what is not given. Raises InvalidRequest for what is not known."""
     spec = _spec(question)
     if past is not None and question.kind is None:
         spec = replace(past.metric, covariate=False)
         if question.cap is not None:
             spec = replace(spec, cap=question.cap, least=question.least)
-    metric = Metric(
+    metric = ComparedMetric(
         spec.name,
         spec.kind,
         spec.higher_is_better,
@@ -282,7 +286,7 @@ def _sizing(question: SizeQuestion, past: Past | None, traffic: Traffic | None, 
 
 
 def _values(
-    question: SizeQuestion, metric: Metric, past: Past | None, notes: list[str]
+    question: SizeQuestion, metric: ComparedMetric, past: Past | None, notes: list[str]
 ) -> tuple[float, float | None]:
     """Baseline, and the variance of a unit; None: a proportion's own."""
     proportion, named = metric.kind is Kind.PROPORTION, metric.name
@@ -312,7 +316,7 @@ def _values(
     return math.nan if baseline is None else baseline, spread
 
 
-def _adjusted(past: Past, metric: Metric) -> str:
+def _adjusted(past: Past, metric: ComparedMetric) -> str:
     """What sets the values of then apart from those of the plan."""
     told = "; adjusted by the units' own past" if past.metric.covariate else ""
     then = None if past.metric.cap is None else (past.metric.least, past.metric.cap)
@@ -419,7 +423,7 @@ class Past:
 
 
 @dataclass(frozen=True, slots=True)
-class Traffic:
+class RouteTraffic:
     """New units a day on a route, by the last week of an earlier phase at most."""
 
     place: str
@@ -442,7 +446,7 @@ def past_of(store: History, route: str, metric: str, kind: Kind | None, now: flo
     return None
 
 
-def traffic_of(store: History, route: str, metric: str, now: float) -> Traffic | None:
+def traffic_of(store: History, route: str, metric: str, now: float) -> RouteTraffic | None:
     """Of the last phase that had units; one that had the metric comes first. Raises StoreDown."""
     phases = list(_phases(store, route))
     phases.sort(key=lambda found: metric not in {m.name for m in found[1].spec.metrics})
@@ -450,7 +454,7 @@ def traffic_of(store: History, route: str, metric: str, now: float) -> Traffic |
     return next(filter(None, found), None)
 
 
-def _phases(store: History, route: str) -> Iterator[tuple[Experiment, Phase]]:
+def _phases(store: History, route: str) -> Iterator[tuple[Experiment, ExperimentPhase]]:
     """Those on the route, whatever the route if there is none; the last first."""
     found = [
         (experiment, phase)
@@ -461,11 +465,13 @@ def _phases(store: History, route: str) -> Iterator[tuple[Experiment, Phase]]:
     yield from sorted(found, key=lambda pair: pair[1].started, reverse=True)
 
 
-def _place(experiment: Experiment, phase: Phase) -> str:
+def _place(experiment: Experiment, phase: ExperimentPhase) -> str:
     return f"{experiment.resource}, phase {phase.number}"
 
 
-def _past(store: History, experiment: Experiment, phase: Phase, spec: MetricSpec, now: float) -> Past | None:
+def _past(
+    store: History, experiment: Experiment, phase: ExperimentPhase, spec: MetricSpec, now: float
+) -> Past | None:
     buckets = store.data(experiment.name, phase.number).buckets
     mature = mature_buckets(buckets, now, phase.spec.closing)
     metric, control = metric_of(spec), phase.spec.control
@@ -481,7 +487,9 @@ def _past(store: History, experiment: Experiment, phase: Phase, spec: MetricSpec
     )
 
 
-def _traffic(store: History, experiment: Experiment, phase: Phase, now: float) -> Traffic | None:
+def _traffic(
+    store: History, experiment: Experiment, phase: ExperimentPhase, now: float
+) -> RouteTraffic | None:
     """By all arms, and as many more as the plan let in fewer than all."""
     spec = phase.spec
     end = min(now, now if phase.ended is None else phase.ended)
@@ -491,10 +499,10 @@ def _traffic(store: History, experiment: Experiment, phase: Phase, now: float) -
     if end <= since or share <= 0 or units < 1:
         return None
     days = (end - since) / DAY
-    return Traffic(_place(experiment, phase), units / days / share, round(units), days)
+    return RouteTraffic(_place(experiment, phase), units / days / share, round(units), days)
 
 
-def _units(buckets: Sequence[Bucket], since: float, end: float) -> float:
+def _units(buckets: Sequence[TimeBucket], since: float, end: float) -> float:
     """Units exposed between two times; of a bucket that lies across them, in proportion."""
     total = 0.0
     for bucket in buckets:
