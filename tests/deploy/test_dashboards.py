@@ -27,7 +27,7 @@ from router.experiments.live.runtime import Experiments
 from router.experiments.service.served import ExperimentMetrics
 from router.extensions.experiments_notices.notices import Notifier
 from router.extensions.experiments_notices.telling import NoticeMetrics
-from router.extensions.sharing.metrics import EdgesCollector
+from router.extensions.sharing.sharing import EdgesCollector
 from router.routing.drift import Drift
 from router.server.corrections import CorrectionsCollector
 from router.server.drift import DriftCollector
