@@ -217,8 +217,11 @@ class FakeEngine(ByteTokens):
             raise Overloaded("the queue is full")
 
     async def _run(self) -> None:
+        due = time.monotonic()
         while self.busy:
-            await asyncio.sleep(self.step_seconds)
+            # As on a device, a step takes its time, whatever else this event loop does meanwhile.
+            due = max(due + self.step_seconds, time.monotonic())
+            await asyncio.sleep(due - time.monotonic())
             await self._go.wait()
             self._admit()
             try:

@@ -10,11 +10,10 @@ from router.experiments.model import Mode, Spec
 if TYPE_CHECKING:
     from router.experiments.assignment import ArmAssignment
     from router.experiments.report.model import ArmReport
-    from router.ports import Served
-    from router.ports import Watcher
-    from router.routing.router import Router
     from router.experiments.report.source import PhaseEvidence
     from router.experiments.runtime import LiveExperiments
+    from router.ports import Served, Watcher
+    from router.routing.router import Router
     from router.types import Decision, Request
 
 BANDIT, ROUTERS, SHADOW = "bandit", "routers", "shadow"

@@ -27,7 +27,7 @@ from router.experiments.runtime import LiveExperiments
 from router.experiments.service import ExperimentMetrics
 from router.extensions.experiments_notices.notices import Notifier
 from router.extensions.experiments_notices.telling import NoticeMetrics
-from router.extensions.sharing.metrics import EdgesCollector
+from router.extensions.sharing.sharing import EdgesCollector
 from router.routing.drift import Drift
 from router.server.metrics import CorrectionsCollector, DriftCollector, ServerMetrics
 from tests.experiments.memory_store import MemoryStore

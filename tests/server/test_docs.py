@@ -17,10 +17,10 @@ from router.experiments.service import ExperimentMetrics
 from router.extensions.experiments_notices.notices import Notifier
 from router.extensions.experiments_notices.telling import NoticeMetrics
 from router.extensions.mirrors.metrics import MirrorsCollector
-from router.extensions.sharing.metrics import EdgesCollector
+from router.extensions.replicas.service import FleetCollector
+from router.extensions.sharing.sharing import EdgesCollector
 from router.replicas.engine import FleetEngine
 from router.routing.drift import Drift
-from router.server.fleet import FleetCollector
 from router.server.metrics import CorrectionsCollector, DriftCollector, ServerMetrics
 from router.server.registration import PluginsCollector
 from router.v1 import adapters_pb2, experiments_pb2, fleet_pb2, inference_pb2

@@ -163,21 +163,6 @@ async def test_a_default_version(two: tuple[Edge, Edge]) -> None:
     await within(back)
 
 
-async def test_of_two_at_once_one_is_told(two: tuple[Edge, Edge]) -> None:
-    a, b = two
-    done = await asyncio.gather(
-        a.client.adapters.set_default(OLD), b.client.adapters.set_default(NEW), return_exceptions=True
-    )
-    (refused,) = [one for one in done if isinstance(one, ClientError)]
-    assert (refused.code, refused.reason) == ("ABORTED", "CHANGED_ELSEWHERE")
-    holds = OLD if isinstance(done[1], ClientError) else NEW
-
-    async def agreed() -> bool:
-        return await default(a) == await default(b) == holds
-
-    await within(agreed)
-
-
 async def test_a_quota_and_who_has_used_it(two: tuple[Edge, Edge]) -> None:
     a, b = two
     a.clients.write_text(clients_file(requests_per_minute=400))

@@ -45,7 +45,7 @@ from sqlalchemy.sql import ColumnElement
 from sqlalchemy.sql.schema import Table
 
 from router.errors import ConfigError, StoreDown, install_extra
-from router.shared.patience import heard
+from router.shared.postgres import with_patience
 
 log = logging.getLogger(__name__)
 EXAMPLES = "sqlite:////var/lib/lora-router/experiments.db or postgresql://user:password@host/database"
@@ -222,7 +222,7 @@ def _impatient() -> Any:
 
     class ImpatientConnection(psycopg.Connection[Any]):
         def wait(self, gen: Any, *arguments: Any, **named: Any) -> Any:
-            return super().wait(heard(gen, ANSWER_SECONDS, self._leave), *arguments, **named)
+            return super().wait(with_patience(gen, ANSWER_SECONDS, self._leave), *arguments, **named)
 
         def _leave(self) -> Exception:
             self.pgconn.finish()

@@ -8,8 +8,8 @@ from router.hookspecs import RegisterExperimentMode, hookimpl
 
 if TYPE_CHECKING:
     from router.experiments.modes import ExperimentMode
-    from router.routing.router import Router
     from router.experiments.runtime import LiveExperiments
+    from router.routing.router import Router
 
 
 @hookimpl

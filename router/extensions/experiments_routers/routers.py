@@ -16,11 +16,8 @@ from typing import TYPE_CHECKING
 from router.experiments.assignment import ArmAssignment
 from router.experiments.model import BASE, Disagreement
 from router.experiments.modes import ExperimentMode
-from router.ports import End
-from router.ports import Served
-from router.ports import Watcher
-from router.experiments.runtime import LiveExperiments
-from router.experiments.runtime import leave_tasks
+from router.experiments.runtime import LiveExperiments, leave_tasks
+from router.ports import End, Served, Watcher
 from router.types import Decision, Request, VotesByClassifier
 
 if TYPE_CHECKING:

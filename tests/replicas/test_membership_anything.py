@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from router.replicas.membership import Step
-from tests.replicas.test_owned import ROWS, World
+from tests.replicas.test_membership import ROWS, World
 
 
 class Anything(RuleBasedStateMachine):
