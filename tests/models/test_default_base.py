@@ -88,7 +88,6 @@ def test_what_is_cached_is_what_is_pinned(model: KnownModel) -> None:
     assert (models_dir() / model.folder / SUMS).is_file()
 
 
-@pytest.mark.alone
 def test_the_check_at_start_takes_a_moment() -> None:
     """Some 0.3 s on two cores with instructions for SHA-256."""
     model = KNOWN_MODELS[0]

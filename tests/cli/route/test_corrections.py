@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from router.cli.route.corrections import store_here
+from router.cli.route import store_here
 from router.corrections.model import Correction
 from router.corrections.store import CorrectionStore
 
