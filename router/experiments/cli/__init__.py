@@ -258,7 +258,7 @@ def list_(server: flags.Server = "", timeout: flags.Timeout = 30.0, json: flags.
 
 
 def _row(experiment: Experiment) -> tuple[str, ...]:
-    from router.cli import units
+    from router.cli import output
 
     spec, phase = experiment.spec, experiment.phase
     promoted = f"{experiment.promoted} promoted" if experiment.promoted else ""
@@ -270,7 +270,7 @@ def _row(experiment: Experiment) -> tuple[str, ...]:
         ", ".join(f"{arm.name} {arm.weight:.3g}" for arm in spec.arms),
         spec.primary.name,
         str(phase.number) if phase else "",
-        units.ago(phase.started) if phase else "",
+        output.ago(phase.started) if phase else "",
         "; ".join(filter(None, [promoted, experiment.stop_reason, *experiment.warnings])),
     )
 

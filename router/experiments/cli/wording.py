@@ -317,13 +317,13 @@ def length(found: MetricReport) -> str:
 
 def built_in(numbers: ArmNumbers, name: str, kind: str) -> str:
     """A built-in metric's mean over answers."""
-    from router.cli import units
+    from router.cli import output
 
     value = numbers.built_in.get(name)
     if value is None:
         return UNKNOWN
     if kind == "time":
-        return units.duration(value)
+        return output.duration(value)
     return f"{value:.1%}" if kind == "share" else plain(value)
 
 

@@ -157,12 +157,12 @@ def _progress() -> Iterator[Callable[[str, int], None] | None]:
 
 
 def _print(done: tuple[Exported, ...], json: bool) -> None:
-    from router.cli import units
+    from router.cli import output
     from router.cli.output import print_json, print_table
 
     if json:
         print_json([{"path": d.path, "rows": d.rows, "bytes": d.size} for d in done])
     else:
         print_table(
-            ["FILE", "ROWS", "SIZE"], [(str(d.path), f"{d.rows:,}", units.size(d.size)) for d in done]
+            ["FILE", "ROWS", "SIZE"], [(str(d.path), f"{d.rows:,}", output.size(d.size)) for d in done]
         )

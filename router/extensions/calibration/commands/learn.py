@@ -208,7 +208,7 @@ def read_corrections(
     files: Sequence[Path], tenant: str | None, adapters_dir: list[Path] | None
 ) -> list[Correction]:
     """Of the files, else of the server's. Raises CliError where there are none."""
-    from router.cli.route.corrections import checked_tenant, store_here
+    from router.cli.route import checked_tenant, store_here
     from router.corrections.store import from_line, latest
     from router.extensions.calibration.commands.local import note
 

@@ -12,6 +12,7 @@ from router.cli import flags
 if TYPE_CHECKING:
     from router.client import Adapter
 
+
 Name = Annotated[
     str, typer.Argument(metavar="NAME[@VERSION]", help="The adapter; without a version, the default one.")
 ]
@@ -64,7 +65,7 @@ def list_(
 
 def row(adapter: Adapter) -> tuple[str, ...]:
     """One line of the table."""
-    from router.cli import units
+    from router.cli import output
 
     overruled = adapter.override is not None and adapter.routable
     marks = (
@@ -80,9 +81,9 @@ def row(adapter: Adapter) -> tuple[str, ...]:
         adapter.domain,
         adapter.task,
         str(adapter.rank or ""),
-        units.size(adapter.size_bytes) if adapter.size_bytes else "",
+        output.size(adapter.size_bytes) if adapter.size_bytes else "",
         str(adapter.leases or ""),
-        units.ago(adapter.last_used),
+        output.ago(adapter.last_used),
         note,
     )
 
@@ -108,7 +109,7 @@ def show(
 
 
 def _pairs(adapter: Adapter) -> list[tuple[str, str]]:
-    from router.cli import units
+    from router.cli import output
     from router.cli.connect import override_line
 
     pairs = [
@@ -127,10 +128,10 @@ def _pairs(adapter: Adapter) -> list[tuple[str, str]]:
         ("rank", str(adapter.rank or "")),
         ("sites", ", ".join(adapter.target_modules)),
         ("acts from", _spelt(adapter.invocation_tokens)),
-        ("size", units.size(adapter.size_bytes) if adapter.size_bytes else ""),
+        ("size", output.size(adapter.size_bytes) if adapter.size_bytes else ""),
         ("digest", adapter.digest),
         ("in use", str(adapter.leases)),
-        ("last used", units.ago(adapter.last_used)),
+        ("last used", output.ago(adapter.last_used)),
         *(("note", note) for note in adapter.notes),
     ]
     return [(key, value) for key, value in pairs if value]
@@ -153,7 +154,7 @@ def load(
     Example:
       lora-router adapters load medical --pin
     """
-    from router.cli import units
+    from router.cli import output
     from router.cli.connect import connected
     from router.cli.output import print_json
 
@@ -162,7 +163,7 @@ def load(
     if json:
         print_json(loaded)
     else:
-        print(f"{loaded.ref} is {loaded.state.value}, {units.size(loaded.size_bytes)}")
+        print(f"{loaded.ref} is {loaded.state.value}, {output.size(loaded.size_bytes)}")
 
 
 def unload(
@@ -176,7 +177,7 @@ def unload(
     Example:
       lora-router adapters unload medical@1.0.0
     """
-    from router.cli import units
+    from router.cli import output
     from router.cli.connect import connected
     from router.cli.output import print_json
 
@@ -185,9 +186,8 @@ def unload(
     if json:
         print_json(dropped)
     else:
-        print(
-            f"{dropped.adapter.ref} is {dropped.adapter.state.value}, {units.size(dropped.freed_bytes)} freed"
-        )
+        state = dropped.adapter.state.value
+        print(f"{dropped.adapter.ref} is {state}, {output.size(dropped.freed_bytes)} freed")
 
 
 def default(

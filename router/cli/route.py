@@ -1,18 +1,97 @@
-"""`lora-router route correct` and `route corrections list|clear`: who should have answered."""
+"""`lora-router route`: where a request would go, and why; who should have answered."""
 
 from __future__ import annotations
 
+import sys
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from router.cli import flags
+from router.cli import connect, flags
 from router.cli.command import MISUSED, CliError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from router.corrections.store import Correction, CorrectionStore
+    from router.types import Decision, Vote
+
+
+BAR = 24
+LEARNING = "not ready yet"  # nothing is wrong: it reads its examples, for a minute or two at the first start
+
+
+def route(
+    prompt: connect.Words = None,
+    adapter: connect.Adapter = "",
+    mix: connect.Mix = "",
+    domain: connect.Domain = "",
+    task: connect.Task = "",
+    server: flags.Server = "",
+    timeout: flags.Timeout = 30.0,
+    json: flags.Json = False,
+) -> None:
+    """Show where a request would go, and why.
+
+    Lists every classifier's vote, the threshold and the reason; nothing is generated.
+
+    \b
+    Examples:
+      lora-router route "Which ICD-10-CM chapter does Beard ringworm belong to?"
+      lora-router route --json - < question.txt
+    """
+    from router.cli.connect import connected
+    from router.cli.output import print_json
+
+    mixture = connect.read_mixture(mix)
+    text = connect.read_prompt(prompt)
+    with connected(server, timeout) as client:
+        decision = client.route(
+            text, adapter=adapter, mixture=mixture, domain=domain, task=task, explain=True
+        )
+    if json:
+        print_json(decision)
+    else:
+        _print_decision(decision)
+
+
+def _print_decision(decision: Decision) -> None:
+    from router.cli import output
+    from router.cli.connect import decision_line
+    from router.cli.output import is_plain, print_table
+
+    if decision.votes:
+        plain = is_plain(sys.stdout)
+        rows = [row for vote in decision.votes for row in _vote_rows(vote, plain)]
+        print_table(["CLASSIFIER", "ADAPTER", "CONFIDENCE", "", "TIME", "EVIDENCE"], rows)
+        print(f"\nthreshold {decision.threshold:.2f}{_calibration(decision)}")
+    print(f"{decision_line(decision)}  in {output.duration(decision.latency)}")
+
+
+def _calibration(decision: Decision) -> str:
+    return f"  calibration {decision.calibration}" if decision.calibration else ""
+
+
+def _vote_rows(vote: Vote, plain: bool) -> Sequence[tuple[str, ...]]:
+    from router.cli import output
+    from router.types import VoteError
+
+    took = output.duration(vote.latency)
+    if vote.error or vote.declined or not vote.scores:
+        learning = vote.error is VoteError.NOT_READY
+        said = LEARNING if learning else f"lost: {vote.error}" if vote.error else "declined"
+        return [(vote.classifier, said, "", "", took, vote.evidence)]
+    ranked = sorted(vote.scores.items(), key=lambda item: (-item[1], item[0]))
+    first = (vote.classifier, took, vote.evidence)
+    rows = []
+    for name, score in ranked:
+        head, time, evidence = first
+        rows.append((head, name, f"{score:.2f}", output.bar(score, BAR, plain), time, evidence))
+        first = ("", "", "")
+    return rows
+
 
 Answer = Annotated[
     str, typer.Argument(metavar="RESPONSE_ID", help="Of the answer, as `ask --json` shows it.")
@@ -85,7 +164,7 @@ def list_(
     if json:
         print_json([asdict(one) for one in shown])
     elif shown:
-        print_table(COLUMNS, [_row(one) for one in shown])
+        print_table(COLUMNS, [_correction_row(one) for one in shown])
         rest = f", {found.damaged} lines are damaged" if found.damaged else ""
         print(f"\n{len(shown)} of {len(found.corrections)}{rest}")
     else:
@@ -146,7 +225,7 @@ def _time(said: str) -> float:
     return (found if found.tzinfo else found.replace(tzinfo=UTC)).timestamp()
 
 
-def _row(one: Correction) -> tuple[str, ...]:
+def _correction_row(one: Correction) -> tuple[str, ...]:
     when = datetime.fromtimestamp(one.time, UTC).isoformat(" ", timespec="seconds").removesuffix("+00:00")
     chosen = "?" if one.chosen is None else one.chosen or "base"
     text = one.text if len(one.text) <= SHOWN else one.text[: SHOWN - 1] + "…"
