@@ -19,7 +19,7 @@ from tests.experiments.memory_store import MemoryStore
 from tests.experiments.report.told import REPORT
 from tests.experiments.service.lab import answer, create, experimenting, running
 from tests.extensions.console.conftest import post, signed_in
-from tests.extensions.console.test_browser_pages import test_playground as playground
+from tests.extensions.console import test_playground as playground
 from tests.security.helpers import write_clients
 from tests.server.helpers import Connect
 from tests.server.http_helpers import Http, StartWeb

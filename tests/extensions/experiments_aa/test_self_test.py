@@ -56,7 +56,7 @@ def test_other_weights_are_found():
     lying.side_effect = lambda salts, arms: UnitAllocation(
         salts, (WeightedArm("old", 0.88), WeightedArm("new", 0.12))
     )
-    with patch("router.extensions.experiments_aa.self_test.Allocation", lying):
+    with patch("router.extensions.experiments_aa.self_test.UnitAllocation", lying):
         assert not arm_shares(salts, allocation).sound
 
 
@@ -101,7 +101,7 @@ def test_peeking_at_the_usual_test_is_found(monkeypatch, weights):
         variance = sum(r * (1 - r) / arm.n for r, arm in zip(rates, (control, treatment), strict=True))
         return np.where(np.abs(rates[1] - rates[0]) > 1.96 * np.sqrt(variance), np.inf, 0.0)
 
-    monkeypatch.setattr("router.extensions.experiments_aa.self_test.Arms.evidence", naive)
+    monkeypatch.setattr("router.extensions.experiments_aa.self_test.ArmPair.evidence", naive)
     assert not error_rate(Drawn.of(SOLVED, 0.5), design(weights=weights), 1000, "seed", again=200).sound
 
 
