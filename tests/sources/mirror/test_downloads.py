@@ -9,11 +9,11 @@ import pytest
 
 from router.errors import AdapterRejected, Unavailable
 from router.sources import mirror as module
-from router.sources.mirror import Deliveries
+from router.sources.mirror import Downloads
 from router.sources.store import Remote, RemoteFolder
 from tests.sources.mirror.conftest import WEIGHTS
 
-Make = Callable[[Callable[[RemoteFolder], None]], Deliveries]
+Make = Callable[[Callable[[RemoteFolder], None]], Downloads]
 
 
 def folder(place: str, content: str = "", size: int = 10) -> RemoteFolder:
@@ -32,10 +32,10 @@ def shown():
 
 @pytest.fixture
 def make(stop, shown):
-    made: list[Deliveries] = []
+    made: list[Downloads] = []
 
-    def make(bring: Callable[[RemoteFolder], None]) -> Deliveries:
-        made.append(Deliveries(bring, stop, lambda *now: shown.append(now)))
+    def make(bring: Callable[[RemoteFolder], None]) -> Downloads:
+        made.append(Downloads(bring, stop, lambda *now: shown.append(now)))
         return made[-1]
 
     yield make
@@ -43,8 +43,8 @@ def make(stop, shown):
         one.close()
 
 
-def came(deliveries: Deliveries, seconds: float = 5.0) -> dict[str, BaseException | None]:
-    return {folder.place: fault for folder, fault in deliveries.arrivals(seconds)}
+def came(downloads: Downloads, seconds: float = 5.0) -> dict[str, BaseException | None]:
+    return {folder.place: fault for folder, fault in downloads.finished(seconds)}
 
 
 def test_each_arrives_with_what_became_of_it(make):
@@ -54,23 +54,23 @@ def test_each_arrives_with_what_became_of_it(make):
         if one.place == "b":
             raise refused
 
-    deliveries = make(bring)
-    deliveries.send_for([folder("a"), folder("b")])
-    assert deliveries.places == {"a", "b"}
-    assert came(deliveries) == {"a": None, "b": refused}
-    assert deliveries.places == frozenset()
-    assert came(deliveries) == {}
+    downloads = make(bring)
+    downloads.start([folder("a"), folder("b")])
+    assert downloads.places == {"a", "b"}
+    assert came(downloads) == {"a": None, "b": refused}
+    assert downloads.places == frozenset()
+    assert came(downloads) == {}
 
 
 def test_nobody_waits_longer_than_was_said(make):
     go_on = threading.Event()
-    deliveries = make(lambda one: None if one.place == "a" else go_on.wait(20) and None)
-    deliveries.send_for([folder("a"), folder("b")])
-    assert came(deliveries, 0.2) == {"a": None}
-    assert deliveries.silent_seconds > 0
+    downloads = make(lambda one: None if one.place == "a" else go_on.wait(20) and None)
+    downloads.start([folder("a"), folder("b")])
+    assert came(downloads, 0.2) == {"a": None}
+    assert downloads.silent_seconds > 0
     go_on.set()
-    assert came(deliveries) == {"b": None}
-    assert deliveries.silent_seconds == 0
+    assert came(downloads) == {"b": None}
+    assert downloads.silent_seconds == 0
 
 
 def test_the_same_weights_come_one_after_the_other(make):
@@ -84,9 +84,9 @@ def test_the_same_weights_come_one_after_the_other(make):
         with lock:
             now[0] -= 1
 
-    deliveries = make(bring)
-    deliveries.send_for([folder(str(number), "the same") for number in range(5)])
-    assert len(came(deliveries)) == 5
+    downloads = make(bring)
+    downloads.start([folder(str(number), "the same") for number in range(5)])
+    assert len(came(downloads)) == 5
     assert most == [1]
 
 
@@ -98,12 +98,12 @@ def test_after_many_faults_the_rest_is_given_back_and_not_blamed(make, monkeypat
         tried.append(one.place)
         raise Unavailable("away")
 
-    deliveries = make(bring)
-    deliveries.send_for([folder(str(number), "the same") for number in range(9)])
-    assert sorted(came(deliveries)) == sorted(tried) == ["0", "1", "2"]
-    assert deliveries.places == frozenset()
-    deliveries.send_for([folder(str(number), "the same") for number in range(9)])
-    came(deliveries)
+    downloads = make(bring)
+    downloads.start([folder(str(number), "the same") for number in range(9)])
+    assert sorted(came(downloads)) == sorted(tried) == ["0", "1", "2"]
+    assert downloads.places == frozenset()
+    downloads.start([folder(str(number), "the same") for number in range(9)])
+    came(downloads)
     assert tried[3:] == ["3", "4", "5"], "what failed comes last"
 
 
@@ -113,45 +113,45 @@ def test_what_is_refused_is_no_fault_of_the_store(make, monkeypatch):
     def bring(one: RemoteFolder) -> None:
         raise AdapterRejected("no")
 
-    deliveries = make(bring)
-    deliveries.send_for([folder(str(number), "the same") for number in range(4)])
-    assert len(came(deliveries)) == 4
+    downloads = make(bring)
+    downloads.start([folder(str(number), "the same") for number in range(4)])
+    assert len(came(downloads)) == 4
 
 
 def test_when_it_stops_nothing_more_is_begun(make, stop):
     tried: list[str] = []
-    deliveries = make(lambda one: tried.append(one.place))
+    downloads = make(lambda one: tried.append(one.place))
     stop.set()
-    deliveries.send_for([folder("a")])
-    assert (came(deliveries), tried) == ({}, [])
+    downloads.start([folder("a")])
+    assert (came(downloads), tried) == ({}, [])
     with pytest.raises(Unavailable, match="the server is stopping"):
-        deliveries.progress(WEIGHTS, 1, 10)
+        downloads.progress(WEIGHTS, 1, 10)
 
 
 def test_bytes_that_come_are_a_sign(make):
     seen: list[float] = []
 
     def bring(one: RemoteFolder) -> None:
-        deliveries._moved -= 100
-        seen.append(deliveries.silent_seconds)
-        deliveries.progress(WEIGHTS, 5, 10)
-        seen.append(deliveries.silent_seconds)
+        downloads._moved -= 100
+        seen.append(downloads.silent_seconds)
+        downloads.progress(WEIGHTS, 5, 10)
+        seen.append(downloads.silent_seconds)
 
-    deliveries = make(bring)
-    deliveries.send_for([folder("a")])
-    came(deliveries)
+    downloads = make(bring)
+    downloads.start([folder("a")])
+    came(downloads)
     assert seen[0] >= 100 > 50 > seen[1]
 
 
 def test_bytes_are_counted_over_all_that_is_under_way(make, shown):
     def bring(one: RemoteFolder) -> None:
-        deliveries.progress(WEIGHTS, 5, 10)
-        deliveries.progress(WEIGHTS, 10, 10)
+        downloads.progress(WEIGHTS, 5, 10)
+        downloads.progress(WEIGHTS, 10, 10)
 
-    deliveries = make(bring)
-    deliveries.send_for([folder("a", "the same"), folder("b", "the same")])
-    came(deliveries)
+    downloads = make(bring)
+    downloads.start([folder("a", "the same"), folder("b", "the same")])
+    came(downloads)
     assert shown == [(5, 20), (10, 20), (15, 20), (20, 20)]
-    deliveries.send_for([folder("c", size=10)])
-    came(deliveries)
+    downloads.start([folder("c", size=10)])
+    came(downloads)
     assert shown[-1] == (10, 10), "counted anew when all had come"
