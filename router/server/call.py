@@ -20,7 +20,7 @@ from urllib.parse import unquote
 from router.access.access import Credentials, new_response_id
 from router.access.clients import ANYONE, Client
 from router.access.quotas import UsageMeter
-from router.errors import RouterError
+from router.errors import DeadlineExceeded, RouterError
 from router.ports import Exposed
 from router.server.policy import Policy
 from router.types import Decision, MixturePart, Request, Usage, Vote
@@ -249,6 +249,12 @@ def present_client() -> Client:
     """Who makes the present call; anybody where there is none."""
     call = CURRENT.get(None)
     return call.client if call is not None else ANYONE
+
+
+def check_time(deadline: float | None) -> None:
+    """Raise DeadlineExceeded where it has passed: for a prompt that is being read."""
+    if deadline is not None and deadline <= time.monotonic():
+        raise DeadlineExceeded("the prompt was not read in time")
 
 
 def caller_of(peer: str) -> str:

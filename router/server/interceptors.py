@@ -83,10 +83,16 @@ class Interceptors:
         self._max_deadline, self._max_body = settings.max_deadline_seconds, settings.max_body_bytes
 
     async def serve(self, endpoint: Endpoint, call: Call) -> None:
-        """Answer one call."""
-        async with AsyncExitStack() as stack:
-            slot = await self._enter(stack, endpoint, call)
-            await self._answer(stack, endpoint, call, slot)
+        """Answer one call. Whatever is raised inside ends it with its status."""
+        try:
+            async with AsyncExitStack() as stack:
+                slot = await self._enter(stack, endpoint, call)
+                await self._answer(stack, endpoint, call, slot)
+        except AnsweredByLibrary:
+            raise
+        except Exception as error:
+            _log_withheld(error, call)
+            await call.refuse(error)
 
     async def _enter(self, stack: AsyncExitStack, endpoint: Endpoint, call: Call) -> ReadSlot | None:
         """All that comes before the body; returns the slot to read it where it is one message."""
@@ -95,7 +101,6 @@ class Interceptors:
         CURRENT.set(call)
         if policy.logged and not policy.watch:
             call.trace = self._tracing.begin(call.metadata)
-        await stack.enter_async_context(mapped_errors(call))
         stack.enter_context(observed(call, self._metrics, self._lines, self._tracing))
         if self._audit is not None:
             await stack.enter_async_context(audited(call, self._audit))
@@ -104,7 +109,7 @@ class Interceptors:
         call.made_by(self._access.client(credentials, role))
         self._access.check(call.client, credentials, role, name)
         await stack.enter_async_context(self._access.holding(credentials, role, name, call.client))
-        if not policy.carries:
+        if call.client.metered and not policy.carries:
             call.meter = stack.enter_context(self._quotas.call(call.client))
         if policy.gated:
             self._lifecycle.gate()
@@ -174,18 +179,6 @@ class Interceptors:
 
 
 # -- The interceptors, the outermost first.
-
-
-@asynccontextmanager
-async def mapped_errors(call: Call) -> AsyncIterator[None]:
-    """End the call with the status of what is raised inside."""
-    try:
-        yield
-    except (AnsweredByLibrary, asyncio.CancelledError):
-        raise
-    except Exception as error:
-        _log_withheld(error, call)
-        await call.refuse(error)
 
 
 def _log_withheld(error: Exception, call: Call) -> None:
@@ -293,11 +286,12 @@ def observed(call: Call, metrics: ServerMetrics, lines: Sparse, tracing: Tracing
         metrics.record(call, code, outcome or code)
         if call.trace is not None:
             tracing.ended(call, outcome or code, reason)
-        if call.policy.logged and (not bound or lines.next()):
+        level = LEVELS.get(code, logging.INFO)
+        if call.policy.logged and (not bound or lines.next()) and access_log.isEnabledFor(level):
             fields = log_fields(call, code, reason)
             if left_out := lines.left_out():
                 fields["left_out"] = left_out
-            access_log.log(LEVELS.get(code, logging.INFO), "request", extra={"fields": fields})
+            access_log.log(level, "request", extra={"fields": fields})
 
 
 def log_fields(call: Call, code: str, error: str) -> dict[str, Any]:
