@@ -25,7 +25,7 @@ import psutil
 
 from benchmarks.report import write
 from benchmarks.topics import Topic, topics
-from router.extensions.calibration.rows import Row, read_rows
+from router.extensions.calibration.rows import DataRow, read_rows
 from router.plugins import PluginHost
 from router.routing.in_force import RuleInForce
 from router.routing.policy import PlainRule
@@ -158,7 +158,7 @@ def _choice(router: Router, texts: Sequence[str]) -> float:
     return sorted(times)[len(times) // 2] * 1e3
 
 
-async def beside_seven(count: int, rows: Sequence[Row], calibration: str) -> dict[str, Any]:
+async def beside_seven(count: int, rows: Sequence[DataRow], calibration: str) -> dict[str, Any]:
     """The adapters here with their calibration, and so many topics beside them."""
     from router.cli.settings import load_settings, rule_of
     from router.extensions.calibration.commands.local import read_profiles, resident_base

@@ -15,7 +15,7 @@ from router.client import ClientError
 from router.errors import ConfigError
 from router.experiments.model import ArmSpec, Experiment, Kind, Lifecycle, MetricSpec, Mode, Phase, Spec
 from router.types import RouterVariant
-from tests.test_hookspecs import Write, got, serving, write
+from tests.hooks import Write, got, serving, write
 
 __all__ = ["write"]
 
