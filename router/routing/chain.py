@@ -314,7 +314,8 @@ class Executors:
     """One executor for each classifier, in call order."""
 
     def __init__(self, base_for: BaseFor | None = None, keep: Path | None = None) -> None:
-        """`base_for` makes the base for one classifier; None: those that want it are not asked. Below the
+        """`base_for` makes the base for one classifier. Without it, classifiers that need the base get no
+        requests. Below the
         folder `keep` classifiers may keep what outlives the process."""
         self._base_for, self._keep = base_for, keep
         self._executors: dict[str, ClassifierExecutor] = {}
@@ -359,7 +360,7 @@ class Executors:
             old.close()
 
     def in_order(self) -> list[ClassifierExecutor]:
-        """Who is to be asked now."""
+        """The executors that get requests now."""
         return [self._current(name) for name in self._order]
 
     def _current(self, name: str) -> ClassifierExecutor:
@@ -415,7 +416,6 @@ class Executors:
                 await asyncio.to_thread(executor.fitter.idle.wait, left)
 
 
-log = logging.getLogger(__name__)
 # -- lost votes in the log: one line for each classifier and minute, with how many and why
 
 LOG_SECONDS = 60.0  # between two lines about one classifier

@@ -53,7 +53,7 @@ if TYPE_CHECKING:
     from router.plugins import PluginHost
     from router.types import RouterVariant
 
-STALE = "stale: for another set of adapters or classifiers"  # to who may not know of all
+STALE = "stale: for another set of adapters or classifiers"  # for a caller that may not know of all adapters
 LOST = "stale: no vote of "  # and classifiers, where the calibration fits and votes were lost
 IN_LANGUAGE = "stale: the text is in another language than the examples"  # where the calibration fits those
 IN_CONTEXT = "stale: more than the text of this turn decided"  # where the calibration fits such texts
@@ -151,7 +151,7 @@ class Router:
             await asyncio.to_thread(self._baselines.close)
 
     def state(self) -> RoutingState:
-        """What decides, and what it came to lately."""
+        """What decides, and the latest decisions."""
         return routing_state(self.rule, self.drift.seen, self._host.status())
 
     async def _learn(self, profiles: tuple[AdapterProfile, ...]) -> None:
@@ -361,7 +361,7 @@ class TextClassifier:
 
     def _key(self, text: str) -> tuple[object, ...]:
         router = self._router
-        if router._classified_by is not router.rule.now:  # what another rule came to holds no longer
+        if router._classified_by is not router.rule.now:  # results by another rule hold no longer
             router._classifications.clear()
             router._classified_by = router.rule.now
         data = text.encode("utf-8", "surrogatepass")

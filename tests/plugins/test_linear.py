@@ -121,7 +121,6 @@ def test_an_instruction_counts_on_either_side_of_a_long_text_of_another_topic(mo
     assert scores.values["shorten"] > scores.values["cooking"]
 
 
-@pytest.mark.alone
 def test_cpu_time_of_a_fit_and_of_a_request(module: Any) -> None:
     """Ten adapters of forty examples; process time, so that a busy machine does not matter."""
     adapters = [

@@ -180,13 +180,12 @@ def test_what_points_at_nothing_stands_alone(text: str, alone: bool) -> None:
     assert UserTurn(text).stands_alone is alone
 
 
-@pytest.mark.alone
 @pytest.mark.parametrize("unit", ["a", " ", ". ", "? ", "please ", "- ", "\n", "what is it? ", "(\"' "])
 def test_a_megabyte_is_read_in_bounded_time(unit: str) -> None:
     turn = UserTurn(unit * (1_000_000 // len(unit)))
-    started = time.perf_counter()
+    started = time.process_time()
     _ = (turn.instruction, turn.without_form, turn.without_opening, turn.stands_alone)
-    assert time.perf_counter() - started < 2
+    assert time.process_time() - started < 2
 
 
 def concluded(adapter: str = "") -> Conclusion:

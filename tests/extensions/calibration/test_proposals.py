@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from router.corrections.store import Correction
 from router.extensions.calibration.evaluation import Decided
 from router.extensions.calibration.learning import learn, score_of, taught
-from router.extensions.calibration.near import ALIKE, NearDuplicates, normal
 from router.extensions.calibration.proposals import (
+    ALIKE,
     CONFLICT,
     FULL,
     HELD_OUT,
@@ -24,6 +24,8 @@ from router.extensions.calibration.proposals import (
     UNKNOWN,
     Addition,
     LabelledRequest,
+    NearDuplicates,
+    normal,
     propose,
 )
 from router.extensions.calibration.rows import DataRow

@@ -1,19 +1,27 @@
-"""Labelled requests as people write them, with every mistake named."""
+"""Labelled requests: what is read, left out and split, and what is stored beside a calibration."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from router.calibration.model import CalibrationError
 from router.corrections.store import Correction, CorrectionStore, file_name
 from router.extensions.calibration.rows import (
+    MOST_FIT,
+    MOST_PROOF,
     Ballot,
     DataRow,
+    StoredRows,
+    digest,
     distinct,
     one_of_each,
+    path_of,
     read_rows,
+    read_stored,
     stratified_folds,
     stratified_split,
     unseen,
@@ -126,3 +134,45 @@ def test_corrections_with_texts_are_labelled_requests(tmp_path: Path) -> None:
     CorrectionStore(tmp_path).append(Correction(1e9, "1", "legal", "medical", "classified", 0.5, text=text))
     (row,) = read_rows(tmp_path / file_name(""), {"legal"})
     assert (row.text, row.label) == (text, "legal")
+
+
+TEXTS = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=20)
+ROWS = st.lists(
+    st.builds(DataRow, TEXTS, st.sampled_from(["legal", "medical", ""]), TEXTS, TEXTS), max_size=5
+)
+
+
+@given(fit=ROWS, known=ROWS, strange=ROWS)
+def test_what_was_written_is_read(
+    tmp_path_factory: pytest.TempPathFactory,
+    fit: list[DataRow],
+    known: list[DataRow],
+    strange: list[DataRow],
+) -> None:
+    path = tmp_path_factory.mktemp("kept") / "calibration.json"
+    kept = StoredRows.of(fit, known, strange)
+    data = kept.written()
+    path_of(path).write_bytes(data)
+    assert read_stored(path, digest(data)) == kept
+
+
+def test_no_more_are_kept_than_a_file_holds() -> None:
+    rows = [DataRow(f"request {n}", "legal") for n in range(4000)]
+    kept = StoredRows.of(rows, rows, rows)
+    assert (len(kept.fit), len(kept.known), len(kept.strange)) == (MOST_FIT, MOST_PROOF, MOST_PROOF)
+    assert StoredRows.of(rows, rows, rows) == kept
+
+
+def test_a_calibration_without_rows_has_none(tmp_path: Path) -> None:
+    assert read_stored(tmp_path / "calibration.json", "") is None
+    assert read_stored(tmp_path / "calibration.json", digest(b"")) is None
+
+
+@pytest.mark.parametrize("content", [b"{", b"[]", b'{"part": "x"}', b'{"part": "fit"}', b"1", b"\xff"])
+def test_a_damaged_file_is_refused(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "calibration.json"
+    path_of(path).write_bytes(content)
+    with pytest.raises(CalibrationError, match="requests of another calibration"):
+        read_stored(path, digest(b""))
+    with pytest.raises(CalibrationError, match=r"calibration.rows.jsonl is damaged"):
+        read_stored(path, digest(content))

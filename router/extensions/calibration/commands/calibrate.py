@@ -18,8 +18,7 @@ if TYPE_CHECKING:
     from router.calibration.targets import Goal
     from router.extensions.calibration.commands.local import Fitting, LocalRouting
     from router.extensions.calibration.fit import Setting
-    from router.extensions.calibration.kept_rows import KeptRows
-    from router.extensions.calibration.rows import Ballot, DataRow
+    from router.extensions.calibration.rows import Ballot, DataRow, StoredRows
     from router.types import AdapterProfile
 
     Ballots = tuple[list[Ballot], list[Ballot]]
@@ -88,7 +87,7 @@ def calibrate(
     from router.calibration.targets import Goal, Unproven
     from router.cli.output import print_json
     from router.extensions.calibration.commands.local import note, open_fitting, read_known, read_strange
-    from router.extensions.calibration.kept_rows import KeptRows
+    from router.extensions.calibration.rows import StoredRows
 
     goal = Goal(target, delta, ood_target)
     with open_fitting(adapters_dir, plugins_dir, base=base) as fitting:
@@ -109,7 +108,7 @@ def calibrate(
         except Unproven as error:
             refused = error.message
             found, needed = _offered(fitting, known, strange, setting, None if learn else ballots)
-            kept = KeptRows.of((), known, strange)
+            kept = StoredRows.of((), known, strange)
     written = accept or not refused
     if written:
         found = _with_rows(path, found, kept)
@@ -150,12 +149,12 @@ def built_in_strange(profiles: Sequence[AdapterProfile], known: Sequence[DataRow
     return unseen(rows, {*examples, *(row.text for row in known)})
 
 
-def _with_rows(path: Path, of: Calibration, kept: KeptRows) -> Calibration:
+def _with_rows(path: Path, of: Calibration, kept: StoredRows) -> Calibration:
     """The calibration, once the rows that `route learn` proves it on again are in the file beside it."""
     from dataclasses import replace
 
     from router.corrections.store import write_whole
-    from router.extensions.calibration.kept_rows import DIGEST, digest, path_of
+    from router.extensions.calibration.rows import DIGEST, digest, path_of
 
     data = kept.written()
     write_whole(path_of(path), data)
@@ -168,7 +167,7 @@ def _proven(
     strange: list[DataRow],
     setting: Setting,
     ballots: Ballots | None,
-) -> tuple[Calibration, KeptRows]:
+) -> tuple[Calibration, StoredRows]:
     """A calibration with a proof, and its rows. Without `ballots`, classifiers learn the requests that are
     not for the proof. Raises Unproven."""
     from dataclasses import replace
@@ -176,13 +175,12 @@ def _proven(
     from router.extensions.calibration.certify import require_enough
     from router.extensions.calibration.commands.local import note
     from router.extensions.calibration.fit import calibrate, prove, split_rows
-    from router.extensions.calibration.kept_rows import KeptRows
-    from router.extensions.calibration.rows import Ballot
+    from router.extensions.calibration.rows import Ballot, StoredRows
 
     sides = tuple(split_rows([Ballot(row, ()) for row in rows]) for rows in (known, strange))
     fit, test = (tuple([ballot.row for ballot in side[part]] for side in sides) for part in (0, 1))
     if ballots is not None:
-        return calibrate(*ballots, setting, say=note), KeptRows.of(fit[0], *test)
+        return calibrate(*ballots, setting, say=note), StoredRows.of(fit[0], *test)
     require_enough(len(test[0]), len(test[1]), setting.goal)
     note(f"classifiers learn {len(fit[0])} of the requests, fold by fold")
     learned = _examples(fit[0])
@@ -190,7 +188,7 @@ def _proven(
     taught = fitting.fitted(fitting.profiles, learned)
     test_votes = taught.votes(test[0], "requests"), taught.votes(test[1], "out-of-distribution")
     found = prove(fit_votes, test_votes, setting, note)
-    return replace(found, learned=learned), KeptRows.of((), *test)
+    return replace(found, learned=learned), StoredRows.of((), *test)
 
 
 def _setting(local: LocalRouting, goal: Goal) -> Setting:

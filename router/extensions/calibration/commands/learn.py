@@ -312,7 +312,7 @@ def _write_calibration(here: Present, new: Calibration, out: Path | None) -> Pat
     """In the place of the one before, or in the folder `out` with the rows that it keeps."""
     from router.calibration.file import write_calibration
     from router.corrections.store import write_whole
-    from router.extensions.calibration.kept_rows import path_of
+    from router.extensions.calibration.rows import path_of
 
     path = here.path if out is None else out / here.path.name
     if out is not None:

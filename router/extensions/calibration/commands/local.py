@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from router.classifiers.contract import Registration
     from router.config import Settings
     from router.engine.base import Engine
-    from router.extensions.calibration.kept_votes import KeptVotes
     from router.extensions.calibration.rows import Ballot, DataRow
+    from router.extensions.calibration.stored_votes import StoredVotes
     from router.routing import BaseModel
     from router.routing.chain import FitProfiles, Labels
     from router.types import AdapterProfile, Request, Vote
@@ -96,11 +96,11 @@ class LocalRouting:
         """Of all classifiers on all rows, with a progress bar on a terminal. Those that the file has under
         the same adapters, classifier and base come from there, the others are added to it."""
         from router.calibration.model import binding_of
-        from router.extensions.calibration.kept_votes import KeptVotes
         from router.extensions.calibration.rows import Ballot
+        from router.extensions.calibration.stored_votes import StoredVotes
 
         made_by = binding_of(self.taught, self.fitted.fingerprints(), self.settings.model)
-        kept = None if kept_in is None else KeptVotes(kept_in, made_by)
+        kept = None if kept_in is None else StoredVotes(kept_in, made_by)
         columns: list[list[Vote]] = []
         for registration in self.fitted.registrations:
             columns.append(self._column(registration, rows, title, kept))
@@ -109,7 +109,7 @@ class LocalRouting:
         return [Ballot(row, votes) for row, votes in zip(rows, zip(*columns, strict=True), strict=True)]
 
     def _column(
-        self, registration: Registration, rows: Sequence[DataRow], title: str, kept: KeptVotes | None
+        self, registration: Registration, rows: Sequence[DataRow], title: str, kept: StoredVotes | None
     ) -> list[Vote]:
         """Of one classifier."""
         from router.cli.output import track
