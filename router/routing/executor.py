@@ -128,7 +128,7 @@ class ClassifierExecutor:
         return None if allowed else VoteError.BREAKER_OPEN
 
     def _call_next(self) -> None:
-        """Start the next call with those who still wait."""
+        """Start the next call with the requests that still wait."""
         oldest = self._loop.time() - self.registration.patience
         pending: list[_Pending] = []
         while self._waiting and len(pending) < BATCH:

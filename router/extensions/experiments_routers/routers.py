@@ -56,7 +56,7 @@ class Routers(ExperimentMode):
         if assignment is None:
             return await router.route(request), None
         heard: VotesByClassifier = {}
-        decision = await self._router.decide(request, assignment.arm.router, heard)
+        decision = await self._router.route(request, assignment.arm.router, heard)
         if counted:
             self._pending[request.request_id] = _Pending(assignment, decision, heard)
         if len(self._pending) > MOST_PENDING:
@@ -84,7 +84,7 @@ class Routers(ExperimentMode):
         assignment, said = pending.assignment, {pending.assignment.arm.name: _target(pending.decision)}
         for name, arm in assignment.running.arms.items():
             if name not in said:
-                decision = await self._router.decide(request, arm.router, pending.heard)
+                decision = await self._router.route(request, arm.router, pending.heard)
                 said[name] = _target(decision)
         running = assignment.running
         control = said[running.spec.control]

@@ -16,7 +16,7 @@ from router.types import Vote
 FORMAT = 1
 
 
-class KeptVotes:
+class StoredVotes:
     """Votes by classifier and text, each for the adapters, the classifier and the base that made it.
 
     Lost votes are not kept: their classifier is asked again. Of a vote only what routing weighs is kept.

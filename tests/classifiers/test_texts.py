@@ -1,10 +1,18 @@
-"""Languages of requests: what is asked counts, not the passage that comes with it."""
+"""First and last sentences; languages of requests: the instruction counts, not the passage behind it."""
 
 from __future__ import annotations
 
 import pytest
 
-from router.classifiers.texts import is_foreign, language_of, languages_of
+from router.classifiers.texts import (
+    HEAD,
+    SENTENCE_WORDS,
+    TAIL,
+    is_foreign,
+    language_of,
+    languages_of,
+    whole_first_last,
+)
 
 
 @pytest.mark.parametrize(
@@ -41,3 +49,27 @@ def test_a_text_is_foreign_where_no_good_share_of_the_examples_is_in_its_languag
     assert not is_foreign("E14", known)
     assert is_foreign("My screen is black, what do I do?", {"de"})
     assert not is_foreign("Mein Bildschirm ist schwarz, was mache ich?", frozenset())
+
+
+@pytest.mark.parametrize(
+    ("text", "first", "last"),
+    [
+        ("Title for this?\n\nBees dance. They sing.", "Title for this?", "They sing."),
+        ("Bees dance. They sing.\nSay it in one line.", "Bees dance.", "Say it in one line."),
+        ("In French: the bees dance", "In French:", "the bees dance"),
+        ("Bees dance\n-> title?", "Bees dance", "Bees dance title?"),
+        ("Which bee dances?\nA. the queen\nB. a drone", "Which bee dances?", "Which bee dances?"),
+        ("A. the queen\nB. a drone", "A. the queen", "a drone"),
+        ("who dances", "who dances", "who dances"),
+        ("?!", "?!", "?!"),
+        ("", "", ""),
+    ],
+)
+def test_first_and_last_sentence(text: str, first: str, last: str) -> None:
+    assert whole_first_last(text) == (text, first, last)
+
+
+def test_long_texts_and_long_sentences_are_cut() -> None:
+    whole, first, last = whole_first_last("word " * 1000)
+    assert len(whole) < HEAD + TAIL + 10
+    assert len(first.split()) == len(last.split()) == SENTENCE_WORDS

@@ -5,8 +5,6 @@ from __future__ import annotations
 import gzip
 import importlib
 import json
-import subprocess
-import sys
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -81,10 +79,3 @@ def test_what_is_written_is_read_again_and_has_no_word(heldout: ModuleType, tmp_
     assert [known.repeated(text) for text in (ROW, "hi", "\u5929\u665a\u4e0a")] == [1.0, 1.0, 1.0]
     assert known.repeated("Where is the nearest settlement?") == 0.0
     assert "settlers" not in path.read_text()
-
-
-def test_the_script_asks_for_files() -> None:
-    script = RECIPES / "routing" / "heldout.py"
-    done = subprocess.run([sys.executable, script], capture_output=True, text=True, check=False)
-    assert done.returncode == 1
-    assert "name the files of the test" in done.stderr

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from router.calibration.model import Binding, CalibrationError
-from router.extensions.calibration.kept_votes import KeptVotes
+from router.extensions.calibration.stored_votes import StoredVotes
 from router.types import Vote, VoteError
 
 BINDING = Binding({"legal": "a", "medical": "b"}, {"linear": "c", "probe": "d"}, "tiny")
@@ -22,7 +22,7 @@ def path(tmp_path: Path) -> Path:
 
 
 def filled(path: Path) -> None:
-    kept = KeptVotes(path, BINDING)
+    kept = StoredVotes(path, BINDING)
     kept.keep("who is liable?", SURE)
     kept.keep("hello", Vote("linear", declined=True))
     kept.keep("", Vote("probe", {}))
@@ -31,7 +31,7 @@ def filled(path: Path) -> None:
 
 def test_what_was_kept_is_found_again(path: Path) -> None:
     filled(path)
-    kept = KeptVotes(path, BINDING)
+    kept = StoredVotes(path, BINDING)
     assert kept.get("linear", "who is liable?") == Vote("linear", SURE.scores)
     assert kept.get("linear", "hello") == Vote("linear", declined=True)
     assert kept.get("probe", "") == Vote("probe", {})
@@ -39,12 +39,12 @@ def test_what_was_kept_is_found_again(path: Path) -> None:
 
 
 def test_keeping_gives_what_another_run_will_read(path: Path) -> None:
-    kept = KeptVotes(path, BINDING)
+    kept = StoredVotes(path, BINDING)
     assert kept.keep("x", SURE) == kept.get("linear", "x")
 
 
 def test_a_lost_vote_is_not_kept(path: Path) -> None:
-    kept = KeptVotes(path, BINDING)
+    kept = StoredVotes(path, BINDING)
     lost = Vote("linear", error=VoteError.RAISED)
     assert kept.keep("x", lost) == lost
     assert kept.get("linear", "x") is None
@@ -63,7 +63,7 @@ def test_a_lost_vote_is_not_kept(path: Path) -> None:
 )
 def test_votes_hold_for_what_made_them(path: Path, changed: dict[str, object], who_holds: set[str]) -> None:
     filled(path)
-    kept = KeptVotes(path, dataclasses.replace(BINDING, **changed))  # type: ignore[arg-type]
+    kept = StoredVotes(path, dataclasses.replace(BINDING, **changed))  # type: ignore[arg-type]
     found = {name for name, text in (("linear", "hello"), ("probe", "")) if kept.get(name, text)}
     assert found == who_holds
 
@@ -83,21 +83,21 @@ def test_votes_hold_for_what_made_them(path: Path, changed: dict[str, object], w
 def test_a_file_that_has_no_votes_is_refused(path: Path, said: str) -> None:
     path.write_bytes(said.encode("latin-1"))
     with pytest.raises(CalibrationError, match="no file of votes: name another one"):
-        KeptVotes(path, BINDING)
+        StoredVotes(path, BINDING)
 
 
 def test_another_format_is_refused(path: Path) -> None:
     path.write_text('{"format": 2}')
     with pytest.raises(CalibrationError, match="has format 2, this version reads 1"):
-        KeptVotes(path, BINDING)
+        StoredVotes(path, BINDING)
 
 
 def test_a_folder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(CalibrationError, match="it must be a file of votes, or none yet"):
-        KeptVotes(tmp_path, BINDING)
+        StoredVotes(tmp_path, BINDING)
 
 
 def test_a_place_that_is_not_there_is_named(tmp_path: Path) -> None:
-    kept = KeptVotes(tmp_path / "missing" / "votes.json", BINDING)
+    kept = StoredVotes(tmp_path / "missing" / "votes.json", BINDING)
     with pytest.raises(CalibrationError, match="votes cannot be kept there"):
         kept.save()

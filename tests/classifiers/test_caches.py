@@ -17,10 +17,10 @@ ROWS = np.array([[0.5, -0.25], [1.0, 0.0]], np.float32)
 
 
 def test_what_was_kept_is_found_by_the_same_maker_only(tmp_path: Path) -> None:
-    kept = VectorCache(tmp_path / "v.sqlite", "encoder/1")
-    key = kept.key(["a", "b"])
-    assert kept.find([key]) == {}
-    kept.add({key: ROWS})
+    cache = VectorCache(tmp_path / "v.sqlite", "encoder/1")
+    key = cache.key(["a", "b"])
+    assert cache.find([key]) == {}
+    cache.add({key: ROWS})
     again = VectorCache(tmp_path / "v.sqlite", "encoder/1")
     assert again.find([again.key(["a", "b"])])[key].tolist() == ROWS.tolist()
     assert again.key(["ab"]) != key != again.key(["b", "a"])
@@ -28,45 +28,45 @@ def test_what_was_kept_is_found_by_the_same_maker_only(tmp_path: Path) -> None:
 
 
 def test_texts_that_are_no_unicode_have_a_key(tmp_path: Path) -> None:
-    kept = VectorCache(tmp_path / "v.sqlite", "m")
-    assert kept.key(["\ud800"]) != kept.key(["\ud801"])
+    cache = VectorCache(tmp_path / "v.sqlite", "m")
+    assert cache.key(["\ud800"]) != cache.key(["\ud801"])
 
 
 def test_what_is_not_in_use_goes_where_it_is_much(tmp_path: Path) -> None:
-    kept = VectorCache(tmp_path / "v.sqlite", "m")
-    keys = [kept.key([str(i)]) for i in range(SPARE + 2)]
-    kept.add(dict.fromkeys(keys, ROWS))
-    kept.only(keys[:2])
-    assert len(kept.find(keys)) == SPARE + 2
-    kept.only(keys[:1])
-    assert list(kept.find(keys)) == keys[:1]
+    cache = VectorCache(tmp_path / "v.sqlite", "m")
+    keys = [cache.key([str(i)]) for i in range(SPARE + 2)]
+    cache.add(dict.fromkeys(keys, ROWS))
+    cache.only(keys[:2])
+    assert len(cache.find(keys)) == SPARE + 2
+    cache.only(keys[:1])
+    assert list(cache.find(keys)) == keys[:1]
 
 
 def test_the_older_half_goes_where_there_are_too_many(tmp_path: Path) -> None:
-    kept = VectorCache(tmp_path / "v.sqlite", "m")
-    keys = [kept.key([str(i)]) for i in range(7)]
+    cache = VectorCache(tmp_path / "v.sqlite", "m")
+    keys = [cache.key([str(i)]) for i in range(7)]
     for key in keys:
-        kept.add({key: ROWS}, most=6)
-    assert set(kept.find(keys)) == set(keys[-3:])
+        cache.add({key: ROWS}, most=6)
+    assert set(cache.find(keys)) == set(keys[-3:])
 
 
 def test_a_damaged_file_is_begun_anew(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     path = tmp_path / "v.sqlite"
     path.write_bytes(b"no database at all, but long enough to be looked at" * 50)
-    kept = VectorCache(path, "m")
+    cache = VectorCache(path, "m")
     with caplog.at_level(logging.WARNING):
-        assert kept.find([kept.key(["a"])]) == {}
+        assert cache.find([cache.key(["a"])]) == {}
     assert "damaged and begun anew" in caplog.text
-    kept.add({kept.key(["a"]): ROWS})
-    assert kept.find([kept.key(["a"])])
+    cache.add({cache.key(["a"]): ROWS})
+    assert cache.find([cache.key(["a"])])
 
 
 def test_where_nothing_can_be_written_nothing_is_kept(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    kept = VectorCache(tmp_path / "absent" / "v.sqlite", "m")
-    kept.add({kept.key(["a"]): ROWS})
-    assert kept.find([kept.key(["a"])]) == {}
+    cache = VectorCache(tmp_path / "absent" / "v.sqlite", "m")
+    cache.add({cache.key(["a"]): ROWS})
+    assert cache.find([cache.key(["a"])]) == {}
     assert "not kept" in caplog.text
 
 
@@ -78,13 +78,13 @@ def test_rows_that_are_none(rows: bytes, size: int) -> None:
 
 
 def test_damaged_rows_are_made_again(tmp_path: Path) -> None:
-    kept = VectorCache(tmp_path / "v.sqlite", "m")
-    key = kept.key(["a"])
-    kept.add({key: ROWS})
+    cache = VectorCache(tmp_path / "v.sqlite", "m")
+    key = cache.key(["a"])
+    cache.add({key: ROWS})
     with sqlite3.connect(tmp_path / "v.sqlite") as database:
         database.execute("UPDATE vectors SET rows = ?", (b"xyz",))
     database.close()
-    assert kept.find([key]) == {}
+    assert cache.find([key]) == {}
 
 
 def test_four_digits_are_kept() -> None:
@@ -114,12 +114,12 @@ def test_a_fit_is_found_as_it_was_for_the_same_training_set_only(tmp_path: Path)
 
 
 def test_another_fit_takes_its_place(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    kept = FitCache(tmp_path / "fit")
-    assert kept.find(KEY) is None
-    kept.put(KEY, FIT)
-    kept.put(OTHER, {"bias": FIT["bias"]})
-    assert kept.find(KEY) is None
-    assert kept.find(OTHER) is not None
+    cache = FitCache(tmp_path / "fit")
+    assert cache.find(KEY) is None
+    cache.put(KEY, FIT)
+    cache.put(OTHER, {"bias": FIT["bias"]})
+    assert cache.find(KEY) is None
+    assert cache.find(OTHER) is not None
     assert [path.name for path in tmp_path.iterdir()] == ["fit"]
     assert caplog.records == []
 
@@ -159,12 +159,12 @@ def test_what_is_no_table_of_arrays_is_damage_even_with_a_right_digest(
 def test_what_is_too_large_is_neither_written_nor_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    kept = FitCache(tmp_path / "fit")
-    kept.put(KEY, FIT)
+    cache = FitCache(tmp_path / "fit")
+    cache.put(KEY, FIT)
     monkeypatch.setattr(module, "MOST_BYTES", 100)
-    assert kept.find(KEY) is None
+    assert cache.find(KEY) is None
     (tmp_path / "fit").unlink()
-    kept.put(KEY, FIT)
+    cache.put(KEY, FIT)
     assert not (tmp_path / "fit").exists()
     assert "not kept" in caplog.text
 
