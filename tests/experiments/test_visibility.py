@@ -33,7 +33,7 @@ MEDICAL, TRIALS, NONE = Visible(("medical",)), Visible(("tri*",)), Visible()
 )
 def test_by_name_and_by_adapters(adapters: Visible, experiments: Visible, spec: Spec, seen: bool) -> None:
     visibility = Visibility(adapters, experiments)
-    assert visibility.tells("trial", spec) == seen
+    assert visibility.sees_plan("trial", spec) == seen
     assert visibility.sees(replace(experiment("trial", spec), phases=())) == seen
 
 

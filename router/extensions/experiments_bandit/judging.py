@@ -19,7 +19,7 @@ from router.experiments.report.source import PhaseEvidence, total_moments
 from router.experiments.stats.checks import Guardrail
 from router.experiments.stats.compare import compare, holm, p_of
 from router.experiments.stats.moments import ComparedMetric
-from router.experiments.verdict import Conclusion
+from router.experiments.verdict import VerdictDecision
 from router.extensions.experiments_bandit.labels import EventsByArm, fewer_events, more_events
 
 METHOD = "labels"
@@ -53,14 +53,14 @@ def _ruling(
     for rail in rails:
         if rail.state == "beyond":
             text = f"guardrail {rail.metric}: {_numbers(rail)}, p = {rail.p:.2g} for worse by more than"
-            return Ruling(Conclusion.HARM, "guardrail", f"{text} {rail.margin:.1%} of control")
+            return Ruling(VerdictDecision.HARM, "guardrail", f"{text} {rail.margin:.1%} of control")
     if primary is None:
-        return Ruling(Conclusion.UNDECIDED, "too-few-units", "an arm has fewer than two units")
+        return Ruling(VerdictDecision.UNDECIDED, "too-few-units", "an arm has fewer than two units")
     if worse is not None and p <= alpha:
         text = f"{primary.metric}: {_numbers(primary)}, p = {p:.2g} for worse, with Holm over arms"
-        return Ruling(Conclusion.HARM, "primary-worse", text)
+        return Ruling(VerdictDecision.HARM, "primary-worse", text)
     text = f"{primary.metric}: {_numbers(primary)}; a bandit moves traffic by itself and ends in no promotion"
-    return Ruling(Conclusion.UNDECIDED, "bandit", f"{text}: run a split to confirm")
+    return Ruling(VerdictDecision.UNDECIDED, "bandit", f"{text}: run a split to confirm")
 
 
 def _numbers(found: MetricReport) -> str:

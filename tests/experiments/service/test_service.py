@@ -356,7 +356,7 @@ async def test_bad_questions_are_named(lab: SimpleNamespace) -> None:
     unknown = await refused(
         lab.experiments.PlanExperiment(pb.PlanExperimentRequest(metric=METRIC)), "INVALID_ARGUMENT"
     )
-    assert "no experiment told of solved yet" in unknown["text"]
+    assert "no experiment has had solved yet" in unknown["text"]
 
 
 SECONDS = MetricSpec("seconds", Kind.MEAN, aggregate=Aggregate.SUM)

@@ -16,7 +16,7 @@ from router.experiments.model import AuditEntry, Lifecycle
 from router.experiments.report.model import ArmNumbers, ArmReport, MetricReport, PipelineCheck, Report, Ruling
 from router.experiments.runtime import act_on
 from router.experiments.store.store import ExperimentStore
-from router.experiments.verdict import Conclusion
+from router.experiments.verdict import VerdictDecision
 from router.extensions.experiments_notices import notices
 from router.extensions.experiments_notices.notices import (
     Event,
@@ -33,7 +33,7 @@ from tests.experiments.live.test_recorder import until
 from tests.experiments.memory_store import MemoryStore
 from tests.extensions.experiments_notices.receiving import FLOOD, HANG, HOOK, OK, QUERY
 
-BETTER = Ruling(Conclusion.PROMOTE, "primary-better", "success: 0.6 against 0.5")
+BETTER = Ruling(VerdictDecision.PROMOTE, "primary-better", "success: 0.6 against 0.5")
 SUCCESS = MetricReport("success", (50, 50), (0.5, 0.6), 0.1, float("-inf"), 0.2, 0.01, "asymptotic")
 NOTICE = Notice("trial", 1, Event.PROMOTABLE, "new", "text", 50.0, {"rule": "primary-better"}, 10.0)
 SECRET = "s3cret-of-both"
