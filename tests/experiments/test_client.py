@@ -30,7 +30,7 @@ from router.errors import Findings
 from router.experiments.client import outcome_message
 from router.experiments.messages import answer_message, plan_message, plan_of, question_of, update_request
 from router.experiments.model import Aggregate, Mode, Unanswered
-from tests.experiments.report.told import REPORT
+from tests.experiments.report.sums import REPORT
 from tests.experiments.scripted import scripted_server
 
 SPEC = Spec(

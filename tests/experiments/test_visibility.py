@@ -8,7 +8,7 @@ import pytest
 
 from router.experiments.model import ArmSpec, ExperimentPhase, Mode, Spec, Visibility
 from router.types import EVERYTHING, AdapterRef, Visible
-from tests.experiments.live.made import experiment
+from tests.experiments.made import experiment
 from tests.experiments.plans import plan, router_plan
 
 MEDICAL, TRIALS, NONE = Visible(("medical",)), Visible(("tri*",)), Visible()

@@ -11,7 +11,7 @@ from router.experiments.model import BUILT_IN, ArmSpec, SegmentSpec
 from router.types import AdapterState
 from router.v1 import experiments_pb2 as votes
 from router.v1 import inference_pb2 as pb
-from tests.experiments.live.made import HOLDOUT, NEW, OLD, SPEC
+from tests.experiments.made import HOLDOUT, NEW, OLD, SPEC
 from tests.experiments.service.trials import UNITS, WORDS, arms_of, exposures, of_unit, trial, values
 from tests.server.helpers import details, failure, long_stream, messages, until
 

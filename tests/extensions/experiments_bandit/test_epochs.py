@@ -26,7 +26,7 @@ from router.extensions.experiments_bandit.epochs import (
     thompson_weights,
 )
 from router.extensions.experiments_bandit.judging import judged
-from tests.experiments.live.made import SPEC, experiment
+from tests.experiments.made import SPEC, experiment
 from tests.experiments.memory_store import MemoryStore
 
 CLICK = ComparedMetric("click", Kind.PROPORTION)

@@ -15,10 +15,10 @@ from router.experiments.runtime import LiveExperiments
 from router.extensions.experiments_notices import notices
 from router.extensions.experiments_notices.notices import Notifier
 from router.extensions.experiments_notices.telling import telling
-from tests.experiments.live.made import experiment
-from tests.experiments.live.test_guardian import HARM, Bench
-from tests.experiments.live.test_recorder import until
+from tests.experiments.made import experiment
 from tests.experiments.memory_store import MemoryStore
+from tests.experiments.test_guardian import HARM, Bench
+from tests.experiments.test_recorder import until
 from tests.extensions.experiments_notices.receiving import HANG
 
 

@@ -27,10 +27,10 @@ from router.extensions.experiments_notices.notices import (
     due_notices,
     notice_entry,
 )
-from tests.experiments.live.made import experiment
-from tests.experiments.live.test_guardian import BROKEN, HARM, OPEN
-from tests.experiments.live.test_recorder import until
+from tests.experiments.made import experiment
 from tests.experiments.memory_store import MemoryStore
+from tests.experiments.test_guardian import BROKEN, HARM, OPEN
+from tests.experiments.test_recorder import until
 from tests.extensions.experiments_notices.receiving import FLOOD, HANG, HOOK, OK, QUERY
 
 BETTER = Ruling(VerdictDecision.PROMOTE, "primary-better", "success: 0.6 against 0.5")
