@@ -12,7 +12,7 @@ weights of the plan.
 
 While weights follow outcomes, plain estimates are biased (Nie et al. 2018, arXiv:1708.01977), and rates that
 move while weights do make them worse: exposures keep their propensities, and reports rest on events by label
-within epochs (`labels.py`), which is all that stops an arm.
+within epochs (`bandit.py`), which is all that stops an arm.
 """
 
 from __future__ import annotations
