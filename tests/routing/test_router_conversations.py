@@ -6,11 +6,13 @@ from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import Any
 
+from router.experiments.assignment import ArmAssignment, Assigner
 from router.routing import Scores
 from router.routing.in_force import RuleInForce
 from router.routing.policy import PlainRule
 from router.routing.router import Router
 from router.types import Turn, Visible
+from tests.experiments.made import running
 
 Start = Callable[..., Awaitable[Router]]
 
@@ -159,3 +161,15 @@ async def test_the_calibration_says_when_more_than_the_turns_text_decided(kit: A
     assert (await router.route(kit.asking("legal?"))).calibration == "fitted"
     kept = await router.route(chat(kit, "legal?", "1", "and?"))
     assert (kept.continuity, kept.calibration) == ("kept", "stale: more than the text of this turn decided")
+
+
+async def test_a_units_arm_stays_within_a_conversation(kit: Any, start: Start) -> None:
+    router = await start(kit.registered(kit.says("c", by_word)))
+    assigner = Assigner()
+    assigner.use((running(),))
+    arms = set()
+    for asked in (chat(kit, "medical?", unit="ann"), chat(kit, "medical?", "1", "and?", unit="ann")):
+        found = assigner.assign(asked, await router.route(asked), 0.0)
+        assert isinstance(found, ArmAssignment)
+        arms.add(found.arm.name)
+    assert len(arms) == 1

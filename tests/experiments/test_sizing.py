@@ -148,7 +148,7 @@ def test_a_rate_of_0_can_still_grow() -> None:
         ({"alpha": 0.5}, "alpha", "at most 0.2"),
         ({"power": 0.01}, "power", "above alpha"),
         ({"power": 1.0}, "power", "at most 0.999"),
-        ({"baseline": None}, "baseline", "no experiment told of solved yet"),
+        ({"baseline": None}, "baseline", "no experiment has had solved yet"),
         ({"days": 3.0, "units_per_day": None}, "units_per_day", "needed with days"),
     ],
 )
@@ -296,7 +296,7 @@ def test_a_holdout_and_an_empty_phase_are_no_history() -> None:
     store = MemoryStore()
     ran(store, "held", plan(mode=Mode.HOLDOUT, route=""), START)
     ran(store, "empty", plan(), START, units=0)
-    with pytest.raises(InvalidRequest, match="baseline: is not known: no experiment told of solved"):
+    with pytest.raises(InvalidRequest, match="baseline: is not known: no experiment has had solved"):
         size_of(SizeQuestion("solved"), store, NOW)
 
 
