@@ -20,7 +20,6 @@ from router.client import AsyncClient, ClientError
 from router.config import Settings
 from router.engine.fake import FakeEngine
 from router.errors import ConfigError
-from router.experiments.model import ArmSpec, Kind, Lifecycle, MetricSpec, Spec
 from tests.cli.tiny import MODULES, write_adapter
 from tests.experiments.store.postgres import Server
 from tests.shared.conftest import fresh
@@ -30,14 +29,6 @@ pytestmark = [pytest.mark.slow, pytest.mark.asyncio(loop_scope="module")]
 SECONDS = 2.0
 OLD, NEW = "medical@1.2.0", "medical@1.3.0"
 MANIFEST = '[adapter]\nname = "medical"\nversion = "{}"\ndomain = "medicine"\n'
-SPEC = Spec(
-    hypothesis="the new one is better",
-    route="base",
-    arms=(ArmSpec("control", 0.5), ArmSpec("same", 0.5)),
-    control="control",
-    primary=MetricSpec("liked", Kind.PROPORTION),
-)
-UNITS = [f"user-{n}" for n in range(16)]
 
 
 @dataclass
@@ -201,40 +192,6 @@ async def test_a_quota_and_who_has_used_it(two: tuple[Edge, Edge]) -> None:
         return not a.composition.app.access._clients.all[0].requests_per_minute
 
     await within(asked)
-
-
-async def test_an_experiment_is_begun_changed_and_stopped(two: tuple[Edge, Edge]) -> None:
-    a, b = two
-    await a.client.experiments.create("same", SPEC)
-    await a.client.experiments.start("same")
-
-    async def arms(edge: Edge) -> list[str]:
-        answers = [await edge.client.generate("hello", max_tokens=2, unit=unit) for unit in UNITS]
-        return [answer.decision.arm for answer in answers]
-
-    async def begun() -> bool:
-        return (await b.client.generate("hello", max_tokens=2, unit="u")).decision.experiment == "same"
-
-    await within(begun)
-    found = await arms(a)
-    assert set(found) == {"control", "same"}
-    assert await arms(b) == found  # a hash, whose salt is in the database
-    await b.client.experiments.update("same", {"arms": (ArmSpec("control", 0.9), ArmSpec("same", 0.1))})
-
-    async def other_shares() -> bool:
-        (one,) = a.composition.app.experiments.live.known  # type: ignore[union-attr]
-        return bool(one.spec.arms[0].weight == 0.9)
-
-    await within(other_shares)
-    assert await arms(a) == await arms(b)
-    await b.client.experiments.stop("same", reason="enough")
-
-    async def stopped() -> bool:
-        (one,) = a.composition.app.experiments.live.known  # type: ignore[union-attr]
-        asked = await a.client.generate("hello", max_tokens=2, unit="u")
-        return one.state is not Lifecycle.RUNNING and not asked.decision.experiment
-
-    await within(stopped)
 
 
 async def test_one_that_joins_takes_all_of_it(edges: Edges, two: tuple[Edge, Edge]) -> None:
