@@ -93,7 +93,7 @@ class EdgeEncoder:
     def __init__(self, model: str, any_weights: bool = False) -> None:
         from transformers import AutoTokenizer
 
-        from router.engine.text.prompt import PromptEncoder
+        from router.engine.prompt import PromptEncoder
 
         source: Any = resolve_model(model, any_weights=any_weights)
         try:

@@ -18,20 +18,20 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from router.engine.activation import tokens_before
 from router.engine.base import (
-    MAX_READINGS,
+    MAX_POOLING,
     AdapterArtifact,
     BaseInfo,
     EngineStatus,
     Job,
+    PoolingRequest,
     Prompt,
-    Reading,
     check_job,
-    check_reading,
+    check_pooling,
+    tokens_before,
 )
 from router.engine.fairness import TenantCache
-from router.engine.handoff import Stream
+from router.engine.output import EventStream
 from router.errors import (
     ConfigError,
     FailedPrecondition,
@@ -210,7 +210,7 @@ class FleetEngine:
             self._known.put(tenant, constraint, known)
         return known
 
-    def submit(self, job: Job) -> Stream:
+    def submit(self, job: Job) -> EventStream:
         """Send a job to a replica that has its adapter and room for it."""
         self.members.attach()
         check_job(job, self.info.context_length)
@@ -220,11 +220,11 @@ class FleetEngine:
         self._send(routed)
         return routed.stream
 
-    async def read(self, reading: Reading) -> NDArray[np.float32]:
+    async def read(self, reading: PoolingRequest) -> NDArray[np.float32]:
         """Done by a replica; those of one scope by the same, which has their context in its cache."""
         self.members.attach()
-        most = MAX_READINGS * (len(self._replicas) - 1)
-        check_reading(reading, self.info.context_length, self._readings - most)
+        most = MAX_POOLING * (len(self._replicas) - 1)
+        check_pooling(reading, self.info.context_length, self._readings - most)
         self._readings += 1
         try:
             event = await self._anywhere(lambda replica: replica.call(read(reading)), reading.scope)

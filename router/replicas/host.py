@@ -29,7 +29,7 @@ from router.engine.base import (
     Finished,
     Generation,
     Job,
-    Reading,
+    PoolingRequest,
     with_grammar,
 )
 from router.errors import EngineFailed, FailedPrecondition, NotLoaded, RouterError, Unavailable
@@ -271,7 +271,7 @@ class EngineHost:
 
         _spawn(where, key, answered())
 
-    async def _read(self, reading: Reading) -> pb.EngineEvent:
+    async def _read(self, reading: PoolingRequest) -> pb.EngineEvent:
         return pb.EngineEvent(numbers=(await self._engine.read(reading)).astype("<f4").tobytes())
 
     async def _compile(self, constraint: Constraint, tenant: str) -> pb.EngineEvent:

@@ -19,7 +19,7 @@ from router.engine.base import (
     EngineStatus,
     Finished,
     Job,
-    Reading,
+    PoolingRequest,
     SiteDelta,
     TensorData,
 )
@@ -163,18 +163,18 @@ def job_of(message: pb.EngineCommand.Submit) -> Job:
 _READING = ("tokens", "context", "depth", "ends", "background", "scope")
 
 
-def read(reading: Reading) -> pb.EngineCommand:
+def read(reading: PoolingRequest) -> pb.EngineCommand:
     """Do a reading."""
     values = {name: getattr(reading, name) for name in _READING}
     return pb.EngineCommand(read=pb.EngineCommand.Read(**values, seconds_left=_left(reading.deadline)))
 
 
-def reading_of(message: pb.EngineCommand.Read) -> Reading:
+def reading_of(message: pb.EngineCommand.Read) -> PoolingRequest:
     """The reading."""
     values = {name: getattr(message, name) for name in _READING}
     values |= {"tokens": list(message.tokens), "context": list(message.context)}
     values["depth"] = message.depth if message.HasField("depth") else None
-    return Reading(**values, deadline=_deadline(message))
+    return PoolingRequest(**values, deadline=_deadline(message))
 
 
 def compile_(constraint: Constraint, tenant: str) -> pb.EngineCommand:

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 
 from router.engine.base import Finished, Job
-from router.engine.handoff import Stream
+from router.engine.output import EventStream
 from router.errors import RouterError, Unavailable
 from router.replicas.messages import delta_of, error_of, finished_of, submit
 from router.replicas.replica import FleetReplica
@@ -32,7 +32,7 @@ class RoutedJob:
         """Raises InvalidRequest for a job that cannot travel."""
         self.job, self._on, self._left = job, on, left
         self._command = submit(job)
-        self.stream = Stream(lambda _: self.cancel(), lambda _: None)
+        self.stream = EventStream(lambda _: self.cancel(), lambda _: None)
         self.tried: set[str] = set()
         self.at: FleetReplica | None = None
         self.waits: Callable[[], object] | None = None  # while it is at no replica: stops what it waits for

@@ -24,8 +24,8 @@ from router.replicas.children import Child, ChildLink, devices, share_of_cores
 from router.replicas.engine import FleetEngine
 from router.replicas.link import Link, LinkLost, Security
 from router.replicas.membership import FoundMembership
-from router.server.health import Health
-from router.server.lifecycle import Lifecycle, Phase
+from router.server.admission import PhaseGate, ServerPhase
+from router.server.health import ServerHealth
 from tests.engine.contract import answer, job, until
 from tests.engine.test_contract import fake_adapter
 from tests.replicas.processes import OWN, SECRET, STEP, free_port, outcomes
@@ -53,9 +53,9 @@ async def test_one_is_killed_under_load_and_another_takes_its_place(started: Any
 async def test_one_that_is_stopped_does_not_make_the_edge_unhealthy(started: Any) -> None:
     """A hung replica, while another is well: its requests move, and the server stays SERVING."""
     made = await started(2, 1.5)
-    lifecycle = Lifecycle()
-    lifecycle.phase = Phase.SERVING
-    health = Health(lifecycle, made.engine.status, 1.5, lambda: True)
+    lifecycle = PhaseGate()
+    lifecycle.phase = ServerPhase.SERVING
+    health = ServerHealth(lifecycle, made.engine.status, 1.5, lambda: True)
     old = made.pid(0)
     os.kill(old, signal.SIGSTOP)
     asked = asyncio.ensure_future(outcomes(made.engine, 8))

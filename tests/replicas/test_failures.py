@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from router.engine.base import AdapterArtifact, Delta, Finished, Generation, Reading
+from router.engine.base import AdapterArtifact, Delta, Finished, Generation, PoolingRequest
 from router.engine.fake import FakeEngine
 from router.errors import AdapterRejected, ConfigError, Overloaded, ResourceExhausted, Unavailable
 from router.replicas.engine import FleetEngine
@@ -100,7 +100,7 @@ async def test_all_are_lost_and_come_back(fleet: Make, monkeypatch: pytest.Monke
     with pytest.raises(Unavailable, match="no replica is up"):
         made.engine.submit(job())
     with pytest.raises(Unavailable):
-        await made.engine.read(Reading([1], depth=0.5))
+        await made.engine.read(PoolingRequest([1], depth=0.5))
     assert made.engine.status().busy  # so that health says NOT_SERVING after stall_seconds
     assert made.engine.status().steps >= steps
     waits.set()
@@ -379,7 +379,7 @@ async def test_readings_and_constraints_go_elsewhere(fleet: Make) -> None:
     made = await fleet(2)
     for engine in made.made.values():
         engine.hold()
-    reading = asyncio.ensure_future(made.engine.read(Reading([65, 66], depth=0.5)))
+    reading = asyncio.ensure_future(made.engine.read(PoolingRequest([65, 66], depth=0.5)))
     await until(lambda: len(busy(made)) == 1)
     (at,) = busy(made)
     made.made["1" if at == "0" else "0"].resume()

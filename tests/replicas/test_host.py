@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from router.engine.base import Delta, Finished, Reading
+from router.engine.base import Delta, Finished, PoolingRequest
 from router.engine.fake import FakeEngine
 from router.errors import EngineFailed, FailedPrecondition, InvalidRequest, RouterError, Unavailable
 from router.replicas.host import EngineHost
@@ -169,7 +169,7 @@ async def test_what_is_refused_is_told_by_its_own_error(meet: Meet) -> None:
         {
             0: submit(job(adapter="absent")),
             1: compile_(Constraint("regex", "("), ""),
-            2: read(Reading([], depth=0.5)),
+            2: read(PoolingRequest([], depth=0.5)),
             3: pb.EngineCommand(),  # as one of a later release looks here
             4: submit(job(constraint=Constraint("regex", "("))),
             5: compile_(Constraint("regex", "a"), ""),

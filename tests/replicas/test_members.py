@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from router.engine.base import AdapterArtifact, Finished, Reading
+from router.engine.base import AdapterArtifact, Finished, PoolingRequest
 from router.errors import FailedPrecondition
 from router.replicas.link import LinkLost
 from router.replicas.membership import ScalingRules, Step
@@ -213,7 +213,7 @@ async def test_the_last_one_up_answers_though_it_drains(fleet: Make) -> None:
     await until(lambda: up(made) == ["1"])
     asked = made.engine.submit(job())
     made.made["1"].resume()
-    assert np.isfinite(await made.engine.read(Reading([65, 66], depth=0.5))).all()
+    assert np.isfinite(await made.engine.read(PoolingRequest([65, 66], depth=0.5))).all()
     assert [await outcome(generation) for generation in (asked, *held)] == ["[base] one two three"] * 3
     waits.set()
     await until(lambda: up(made) == ["0"])

@@ -15,7 +15,7 @@ from router.engine.base import (
     EngineStatus,
     Finished,
     Job,
-    Reading,
+    PoolingRequest,
     SiteDelta,
     TensorData,
 )
@@ -45,7 +45,11 @@ def test_jobs_come_as_they_went() -> None:
 
 
 def test_readings_come_as_they_went() -> None:
-    for reading in (Reading([1], [2], 0.5, 3, None, True, -7), Reading([1], [2]), Reading([1], [], 0.0)):
+    for reading in (
+        PoolingRequest([1], [2], 0.5, 3, None, True, -7),
+        PoolingRequest([1], [2]),
+        PoolingRequest([1], [], 0.0),
+    ):
         assert messages.reading_of(messages.read(reading).read) == reading
 
 

@@ -220,7 +220,7 @@ def _impatient() -> Any:
     without end for one that was stopped."""
     import psycopg
 
-    class Impatient(psycopg.Connection[Any]):
+    class ImpatientConnection(psycopg.Connection[Any]):
         def wait(self, gen: Any, *arguments: Any, **named: Any) -> Any:
             return super().wait(with_patience(gen, ANSWER_SECONDS, self._leave), *arguments, **named)
 
@@ -228,7 +228,7 @@ def _impatient() -> Any:
             self.pgconn.finish()
             return psycopg.OperationalError(f"no answer within {ANSWER_SECONDS:g} s")
 
-    return Impatient
+    return ImpatientConnection
 
 
 def _set_up_postgres(connection: Any, _record: object) -> None:

@@ -11,8 +11,7 @@ from itertools import count
 from typing import Any
 
 from router.engine.base import Delta, Finished, Job
-from router.engine.handoff import Event, Stream
-from router.engine.text.detokenize import Detokenizer, shared_vocabulary
+from router.engine.output import Detokenizer, Event, EventStream, shared_vocabulary
 from router.errors import EngineFailed
 from router.extensions.vllm.link import StepOutput, VllmLora, VllmRequest
 from router.types import FinishReason, SamplingParams, TokenLogprob, Usage
@@ -52,7 +51,12 @@ class VllmAnswer:
     """A job on its way through vLLM. Touched by the engine's thread only."""
 
     def __init__(
-        self, job: Job, stream: Stream, tokenizer: Any, ends: frozenset[int], lora: VllmLora | None = None
+        self,
+        job: Job,
+        stream: EventStream,
+        tokenizer: Any,
+        ends: frozenset[int],
+        lora: VllmLora | None = None,
     ) -> None:
         self.job, self.stream, self.lora = job, stream, lora
         self.number = next(_numbers)

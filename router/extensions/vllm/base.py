@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from router.engine.checkpoint import config_of, digest_of, ends_of, sites_of, tensors_of
-from router.engine.text.prompt import PromptEncoder
+from router.engine.prompt import PromptEncoder
 from router.errors import ConfigError
 
 

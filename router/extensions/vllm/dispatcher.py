@@ -20,9 +20,9 @@ from typing import Any
 
 import numpy as np
 
-from router.engine.base import Finished, Reading
+from router.engine.base import Finished, PoolingRequest
 from router.engine.fairness import ANSWER_COST, VirtualCounters
-from router.engine.handoff import Event, PendingReading, Read, Receiver, Stream
+from router.engine.output import Event, EventStream, PendingPooling, PoolingResult, Receiver
 from router.errors import EngineFailed, RouterError
 from router.extensions.vllm.answers import BACKGROUND, VllmAnswer
 from router.extensions.vllm.link import VllmClient, VllmLora, VllmRequest
@@ -91,11 +91,11 @@ class Dispatcher:
         self._in_slots: Counter[int] = Counter()  # adapters' numbers, until vLLM has let go of the request
         self._numbers = count()  # of requests: vLLM would abort both of two that are called alike
         self._queue = WaitingQueue()
-        self._served: dict[Stream, VllmAnswer] = {}  # with vLLM
-        self._read: dict[PendingReading, asyncio.Task[None]] = {}
+        self._served: dict[EventStream, VllmAnswer] = {}  # with vLLM
+        self._read: dict[PendingPooling, asyncio.Task[None]] = {}
         self._tasks: dict[VllmAnswer, asyncio.Task[None]] = {}
         self._timers: dict[Receiver, asyncio.TimerHandle] = {}
-        self._waits: dict[Stream, VllmAnswer] = {}
+        self._waits: dict[EventStream, VllmAnswer] = {}
         self.dropped = 0  # jobs in the background that made room or found none
         self._closed: Event | None = None  # how whatever comes from now on ends
         self.spoilt = False  # numbers that are none were computed, and may be in the cache
@@ -143,7 +143,7 @@ class Dispatcher:
 
     def end(self, receiver: Receiver, reason: FinishReason = FinishReason.CANCELLED) -> None:
         """Drop it and say why; nothing happens if it is over."""
-        if isinstance(receiver, PendingReading):
+        if isinstance(receiver, PendingPooling):
             self._end_reading(receiver, reason)
             return
         answer = self._served.get(receiver) or self._waits.get(receiver)
@@ -268,7 +268,7 @@ class Dispatcher:
 
     # -- readings
 
-    def read(self, reading: Reading, pending: PendingReading) -> None:
+    def read(self, reading: PoolingRequest, pending: PendingPooling) -> None:
         """Have it read."""
         if self._closed is not None:
             self._send(pending, self._closed)
@@ -276,7 +276,7 @@ class Dispatcher:
         self._time(pending, reading.deadline)
         self._read[pending] = self._task(self._follow_reading(reading, pending))
 
-    async def _follow_reading(self, reading: Reading, pending: PendingReading) -> None:
+    async def _follow_reading(self, reading: PoolingRequest, pending: PendingPooling) -> None:
         tokens = [*reading.context, *reading.tokens]
         sampling = {"max_tokens": 1, "temperature": 0.0, "prompt_logprobs": 0, "detokenize": False}
         priority = READINGS + (BACKGROUND if reading.background else 0)
@@ -301,14 +301,14 @@ class Dispatcher:
             self._untime(pending)
             self._send(pending, event)
 
-    def _values(self, reading: Reading, found: tuple[float, ...]) -> Event:
+    def _values(self, reading: PoolingRequest, found: tuple[float, ...]) -> Event:
         values = np.array(found[-len(reading.tokens) :], np.float32)
         if len(values) != len(reading.tokens) or not np.isfinite(values).all():
             self.spoilt = self.spoilt or not np.isfinite(values).all()
             return EngineFailed("the engine failed on this reading")
-        return Read(values)
+        return PoolingResult(values)
 
-    def _end_reading(self, pending: PendingReading, reason: FinishReason) -> None:
+    def _end_reading(self, pending: PendingPooling, reason: FinishReason) -> None:
         task = self._read.pop(pending, None)
         if task is not None:
             task.cancel()

@@ -15,15 +15,15 @@ from router.engine.base import (
     BaseInfo,
     EngineStatus,
     Job,
+    PoolingRequest,
     Prompt,
-    Reading,
     check_job,
-    check_reading,
+    check_pooling,
 )
-from router.engine.constrained.grammars import CompiledGrammar, Grammars
-from router.engine.constrained.vocabulary import spec_of
-from router.engine.floats import NAMES
-from router.engine.handoff import Event, Events, PendingReading, Receiver, Stream, deliver
+from router.engine.checkpoint import NAMES
+from router.engine.constrained.compiler import CompiledGrammar, Grammars
+from router.engine.constrained.source import spec_of
+from router.engine.output import Event, Events, EventStream, PendingPooling, Receiver, deliver
 from router.errors import (
     FailedPrecondition,
     NotLoaded,
@@ -66,9 +66,9 @@ class VllmEngine:
     ) -> None:
         """`connect` starts vLLM: `link.connect`, or a test's."""
         self._settings, self._connect, self._find_base = settings, connect, find_base
-        self._live: set[Stream] = set()
-        self._background: set[Stream] = set()
-        self._readings: set[PendingReading] = set()
+        self._live: set[EventStream] = set()
+        self._background: set[EventStream] = set()
+        self._readings: set[PendingPooling] = set()
         self._loads = 0
         self._busy_since = 0.0
         self._failed = ""
@@ -147,25 +147,25 @@ class VllmEngine:
         self._check_up()
         return await self._grammars.compile(constraint, tenant)
 
-    def submit(self, job: Job) -> Stream:
+    def submit(self, job: Job) -> EventStream:
         """Queue a job; refuses at once what cannot be served."""
         self._check_up()
         lora = self._check(job)
         live = self._background if job.background else self._live
-        stream = Stream(self._end, live.discard)
+        stream = EventStream(self._end, live.discard)
         answer = VllmAnswer(job, stream, self._base.tokenizer, self._base.ends, lora)
         self._begins()
         live.add(stream)
         self._loop.call_soon_threadsafe(self._dispatcher.add, answer)
         return stream
 
-    async def read(self, reading: Reading) -> NDArray[np.float32]:
+    async def read(self, reading: PoolingRequest) -> NDArray[np.float32]:
         """Log-probabilities. Raises FailedPrecondition where hidden states are asked for."""
         self._check_up()
-        check_reading(reading, self.info.context_length - 1, len(self._readings))
+        check_pooling(reading, self.info.context_length - 1, len(self._readings))
         if reading.depth is not None:
             raise FailedPrecondition(NO_STATES)
-        pending = PendingReading(self._end, self._readings.discard)
+        pending = PendingPooling(self._end, self._readings.discard)
         self._begins()
         self._readings.add(pending)
         self._loop.call_soon_threadsafe(self._dispatcher.read, reading, pending)

@@ -114,7 +114,7 @@ def _dtype(wanted: str, device: str) -> str:
         return wanted
     import torch
 
-    from router.engine.model.loader import pick_dtype
+    from router.engine.loader import pick_dtype
 
     return str(pick_dtype(wanted, torch.device(device))).removeprefix("torch.")
 

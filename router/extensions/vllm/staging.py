@@ -19,7 +19,7 @@ import numpy as np
 from safetensors import deserialize
 
 from router.engine.base import AdapterArtifact, SiteDelta
-from router.engine.floats import float32_of, stored_as
+from router.engine.checkpoint import float32_of, stored_as
 from router.errors import AdapterRejected, ResourceExhausted
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from typing import Any
 
 from router.config import Settings
 from router.engine.base import AdapterArtifact, SiteDelta, TensorData
-from router.engine.text.prompt import PromptEncoder
+from router.engine.prompt import PromptEncoder
 from router.errors import AdapterRejected, Unavailable
 from router.extensions.vllm.base import VllmBase
 from router.extensions.vllm.engine import VllmEngine
@@ -135,7 +135,7 @@ def tokenizer() -> Any:
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
-    from router.engine.text.detokenize import byte_letters
+    from router.engine.output import byte_letters
 
     raw = Tokenizer(models.BPE(vocab=byte_letters(), merges=[]))
     raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -170,7 +170,7 @@ def tensor(shape: tuple[int, int], start: int, dtype: str = "F32") -> TensorData
     """start, start + 1, …"""
     import numpy as np
 
-    from router.engine.floats import stored_as
+    from router.engine.checkpoint import stored_as
 
     values = np.arange(start, start + shape[0] * shape[1], dtype=np.float32)
     return TensorData(dtype, shape, memoryview(stored_as(dtype, values)))

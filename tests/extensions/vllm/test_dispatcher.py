@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from router.engine.base import Delta, Finished, Job, Reading
-from router.engine.handoff import PendingReading
+from router.engine.base import Delta, Finished, Job, PoolingRequest
+from router.engine.output import PendingPooling
 from router.errors import Unavailable
 from router.extensions.vllm.answers import VllmAnswer
 from router.extensions.vllm.dispatcher import Dispatcher
@@ -67,9 +67,9 @@ async def test_what_comes_too_late_is_ended(how: str) -> None:
     else:
         trial.dispatcher.stop()
     trial.add("late")
-    pending = PendingReading(lambda it: None, lambda it: None)
+    pending = PendingPooling(lambda it: None, lambda it: None)
     trial.names[pending] = "reading"
-    trial.dispatcher.read(Reading([1], [2]), pending)
+    trial.dispatcher.read(PoolingRequest([1], [2]), pending)
     ends = trial.ends()
     kind = Unavailable if how == "fail" else Finished
     assert {name: type(event) for name, event in ends.items()} == dict.fromkeys(

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from router.engine.base import AdapterArtifact, Engine, Reading
+from router.engine.base import AdapterArtifact, Engine, PoolingRequest
 from router.errors import ConfigError, Unavailable
 from router.extensions.vllm.engine import VllmEngine
 from router.types import FinishReason
@@ -81,7 +81,7 @@ async def test_a_hang_shows_and_ends_who_waits(made: VllmEngine, script: Script,
     works: dict[str, Any] = {
         "answer": lambda: answer(made, job(made)),
         "load": lambda: made.load(artifact()),
-        "reading": lambda: made.read(Reading([5, 6], [4])),
+        "reading": lambda: made.read(PoolingRequest([5, 6], [4])),
     }
     with pytest.raises(Unavailable, match="no step for"):
         await works[what]()
@@ -110,7 +110,7 @@ async def test_the_background_makes_room_for_a_request(made: VllmEngine, script:
 
 
 async def test_readings_go_behind_requests_and_keep_to_their_scope(made: VllmEngine, script: Script) -> None:
-    values = await made.read(Reading([5, 6], [4], scope=3))
+    values = await made.read(PoolingRequest([5, 6], [4], scope=3))
     assert values.tolist() == [-0.5, -0.5]
     assert (script.asked[-1].priority > 0, script.asked[-1].salt) == (True, "reading 3")
 

@@ -13,7 +13,7 @@ from safetensors import safe_open
 from safetensors.numpy import load_file
 
 from router.engine.base import AdapterArtifact, SiteDelta
-from router.engine.floats import float32_of
+from router.engine.checkpoint import float32_of
 from router.errors import AdapterRejected, ResourceExhausted
 from router.extensions.vllm.staging import CONFIG, WEIGHTS, AdapterStaging
 from tests.extensions.vllm.script import SITES, artifact, tensor
