@@ -225,7 +225,7 @@ def test_the_last_phase_on_the_route_that_had_the_metric(store: MemoryStore) -> 
     past = past_of(store, "medical", "solved", Kind.PROPORTION, NOW)
     assert past is not None
     assert (past.place, past.units, past.value) == ("experiments/last, phase 1", 200, 0.5)
-    assert past.told.startswith("from experiments/last, phase 1: 200 units of control, 4 days")
+    assert past.source.startswith("from experiments/last, phase 1: 200 units of control, 4 days")
     anywhere = past_of(store, "", "solved", None, NOW)
     assert anywhere is not None
     assert anywhere.place == "experiments/other, phase 1"
@@ -243,7 +243,7 @@ def test_traffic_is_of_the_route_whatever_the_share(store: MemoryStore) -> None:
     traffic = traffic_of(store, "medical", "minutes", NOW)
     assert traffic is not None
     assert traffic.per_day == pytest.approx(200, rel=0.02)  # 100 a day of half the units
-    assert traffic.told == "from experiments/last, phase 1: 400 new units in its last 4 days"
+    assert traffic.source == "from experiments/last, phase 1: 400 new units in its last 4 days"
     other = traffic_of(store, "base", "never-seen", NOW)
     assert other is not None
     assert other.place == "experiments/other, phase 1"
