@@ -82,7 +82,7 @@ class Bounds:
     outcomes_per_day: int = 0
 
     @property
-    def any(self) -> bool:
+    def bounded(self) -> bool:
         """Whether there is a bound."""
         return any(getattr(self, bound.name) for bound in fields(Bounds))
 
@@ -115,7 +115,7 @@ class Client(Bounds):
     metered: bool = field(init=False, default=False)  # it or its tenant has a bound
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "metered", self.any or self.group.any)
+        object.__setattr__(self, "metered", self.bounded or self.group.bounded)
 
     def expired(self, now: float) -> bool:
         """Whether its time is over at `now`, in seconds since 1970."""

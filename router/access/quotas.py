@@ -213,7 +213,7 @@ class Quotas:
         found: list[_Level] = []
         holders: tuple[tuple[str, Client | Tenant], ...] = (("client", client), ("tenant", client.group))
         for kind, holder in holders:
-            if holder.any:
+            if holder.bounded:
                 used = self._used.setdefault((kind, holder.id), _Used.since(self._now()))
                 found.append(_Level(kind, holder, used))
         return tuple(found)

@@ -128,7 +128,8 @@ class Call:
     most: int = 0  # bytes that a message of this call may have
     status: int = 0  # of HTTP, once the answer has begun
     writing_since: float = 0.0  # when the present write began; 0: there is none
-    not_read: asyncio.Timeout | None = None  # ends the call whose answer nobody reads
+    timeout: asyncio.Timeout | None = None  # ends the call, at its deadline or earlier
+    ended_by: RouterError | None = None  # why earlier
 
     # -- What a transport provides
 
@@ -186,6 +187,12 @@ class Call:
     def actor(self) -> str:
         """Who makes the call, for a record: the client, else the address that the call comes from."""
         return self.client.id or caller_of(self.peer)
+
+    def end(self, error: RouterError) -> None:
+        """End the call early, with that error; on its event loop. A call that has ended is left alone."""
+        if self.timeout is not None and not self.timeout.expired():
+            self.ended_by = error
+            self.timeout.reschedule(0)
 
     def made_by(self, client: Client) -> None:
         """Note who calls."""
@@ -287,16 +294,3 @@ class Tracing(Protocol):
     def ended(self, call: Call, code: str, reason: str) -> None:
         """A call that has a trace has ended, with that status and, after an error, for that reason."""
         ...
-
-
-class NoTracing:
-    """Records nothing."""
-
-    endpoint = ""
-
-    def begin(self, metadata: Metadata) -> Trace | None:
-        """None."""
-        return None
-
-    def ended(self, call: Call, code: str, reason: str) -> None:
-        """Not called."""

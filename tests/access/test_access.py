@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from router.access.access import OUTCOMES, Access, Credentials, bearer, may_be_of, new_response_id
 from router.access.clients import Client, Role, hash_of, new_token
 from router.errors import ConfigError, PermissionDenied, TokenMissing, Unauthenticated, Unavailable
+from tests.server.helpers import held
 
 GENERATE = "/router.v1.InferenceService/Generate"
 LOAD = "/router.v1.AdapterService/LoadAdapter"
@@ -105,7 +106,7 @@ async def test_a_call_ends_when_its_client_may_no_longer_make_it(tmp_path: Path,
     follow = asyncio.create_task(access.follow())
 
     async def call(credentials: Credentials) -> None:
-        async with access.holding(credentials, Role.INFER, GENERATE, access.client(credentials, Role.INFER)):
+        async with held(access, credentials, GENERATE, access.client(credentials, Role.INFER)):
             await asyncio.sleep(30)
 
     ended, goes_on = asyncio.create_task(call(sent(token))), asyncio.create_task(call(sent(other)))
@@ -146,7 +147,7 @@ async def test_a_call_ends_when_what_it_was_granted_changes(
     path.write_text(entry("a", token, "infer", more=change))
 
     async def run(seconds: float) -> None:
-        async with access.holding(sent(token), Role.INFER, method, client):
+        async with held(access, sent(token), method, client):
             access.look()
             await asyncio.sleep(seconds)
 
@@ -161,21 +162,12 @@ async def test_a_bad_file_ends_nothing_and_is_told(tmp_path: Path) -> None:
     path, token = tmp_path / "c.toml", new_token("a")
     path.write_text(entry("a", token, "infer"))
     access = Access(path)
-    async with access.holding(sent(token), Role.INFER, GENERATE, allowed(access, sent(token), GENERATE)):
+    async with held(access, sent(token), GENERATE, allowed(access, sent(token), GENERATE)):
         path.write_text("[[client]]\nid = ")
         access.look()
         await asyncio.sleep(0)
     assert "not valid TOML" in access.problem
     assert allowed(access, sent(token), GENERATE).id == "a"
-
-
-async def test_another_timeout_inside_is_no_revocation(tmp_path: Path) -> None:
-    path, token = tmp_path / "c.toml", new_token("a")
-    path.write_text(entry("a", token, "infer"))
-    access = Access(path)
-    with pytest.raises(TimeoutError):
-        async with access.holding(sent(token), Role.INFER, GENERATE, allowed(access, sent(token), GENERATE)):
-            raise TimeoutError
 
 
 def test_at_start_a_bad_file_is_an_error(tmp_path: Path) -> None:

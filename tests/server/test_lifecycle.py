@@ -15,7 +15,10 @@ from router.errors import Draining, NotLoaded, Overloaded
 from router.server import interceptors, lifecycle
 from router.server.admission import PhaseGate, ServerPhase
 from router.server.app import ServerApp
+from router.server.call import Call
+from router.server.interceptors import bounded
 from router.server.lifecycle import SHOWN_SECONDS, Following, in_daemon_thread
+from router.server.policy import REFLECTION
 from tests.security.helpers import bearer, write_clients
 from tests.server.helpers import Connect, Start, ask, details, failure, long_stream, until
 
@@ -58,20 +61,16 @@ async def test_a_drain_ends_watches() -> None:
     lifecycle = PhaseGate()
 
     async def watch() -> None:
-        async with lifecycle.watching("ipv4:127.0.0.1:1"):
-            await asyncio.Event().wait()
+        call = Call("/S/Watch", "r", REFLECTION, peer="ipv4:127.0.0.1:1")
+        async with bounded(call, None):
+            with lifecycle.watching(call):
+                await asyncio.Event().wait()
 
     task = asyncio.create_task(watch())
     await asyncio.sleep(0)
     lifecycle.drain()
     with pytest.raises(Draining):
         await task
-
-
-async def test_another_timeout_inside_a_watch_is_its_own() -> None:
-    with pytest.raises(TimeoutError):
-        async with PhaseGate().watching("ipv4:127.0.0.1:1"):
-            raise TimeoutError
 
 
 async def test_daemon_threads_hand_over_results_and_errors() -> None:
