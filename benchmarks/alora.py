@@ -20,9 +20,9 @@ import numpy as np
 from transformers import AutoTokenizer
 
 from benchmarks import report
+from benchmarks.answering import RANK
 from benchmarks.contestants import told
 from benchmarks.long_prompts import long
-from benchmarks.prompts import RANK
 from benchmarks.workload import random_adapter, start
 from router.engine.base import AdapterArtifact, Finished, Job, PoolingRequest
 from router.engine.ops import BLOCK

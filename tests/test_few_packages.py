@@ -27,7 +27,7 @@ from router.extensions.experiments_notices.notices import check_webhook
 from router.extensions.experiments_page import make_page
 from router.extensions.hub import make_source
 from router.models.base import fetch_base, fetch_from_hub
-from router.registry.format.minisign import SecretKey
+from router.registry.format.trust import SecretKey
 from router.types import Constraint
 from tests.cli.tiny import write_adapter
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
-from router.classifiers.stand_in import hidden_of, log_probabilities_of
+from router.classifiers.fake_base import hidden_of, log_probabilities_of
 from router.engine.base import (
     AdapterArtifact,
     BaseInfo,
@@ -45,7 +45,6 @@ from router.errors import (
 from router.types import Constraint, FinishReason, TokenLogprob, Usage
 
 if TYPE_CHECKING:
-    import numpy as np
     from numpy.typing import NDArray
 
     FakeRow: TypeAlias = "FakeGeneration | FakePooling"
@@ -218,8 +217,11 @@ class FakeEngine(ByteTokens):
             raise Overloaded("the queue is full")
 
     async def _run(self) -> None:
+        due = time.monotonic()
         while self.busy:
-            await asyncio.sleep(self.step_seconds)
+            # As on a device, a step takes its time, whatever else this event loop does meanwhile.
+            due = max(due + self.step_seconds, time.monotonic())
+            await asyncio.sleep(due - time.monotonic())
             await self._go.wait()
             self._admit()
             try:

@@ -10,11 +10,11 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
-from router.cli import engines, process
+from router.cli import compose, engines
 from router.config import Settings
 from router.engine.base import Engine
 from router.engine.fake import FakeEngine
-from router.experiments.live.recorder import Writer
+from router.experiments.recorder import Writer
 
 
 def real_engine() -> Callable[[Settings], Engine]:
@@ -54,7 +54,7 @@ def main(folder: Path, what: str, drain: float) -> int:
         flush_seconds=0.5,
         lame_duck_seconds=0.2,
     )
-    return process.serve_until_stopped(settings)
+    return compose.serve_until_stopped(settings)
 
 
 if __name__ == "__main__":

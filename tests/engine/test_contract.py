@@ -45,9 +45,9 @@ class TestTorchEngine(EngineContract):
     def artifact(self, engine: Engine, name: str, invocation: tuple[int, ...] = ()) -> AdapterArtifact:
         from dataclasses import replace
 
-        from router.registry.format.artifact import read_artifact
+        from router.registry.format.artifact import FolderRules, read_artifact
         from tests.engine import tiny
 
         folder = self.folders.mktemp(name)
         tiny.save_adapter("llama", folder, seed=len(name))
-        return replace(read_artifact(folder, engine.info, max_rank=64)[0], invocation_tokens=invocation)
+        return replace(read_artifact(folder, FolderRules(engine.info))[0], invocation_tokens=invocation)

@@ -18,7 +18,7 @@ from router.engine.base import AdapterArtifact, Prompt
 from router.engine.loader import load_model
 from router.engine.torch_engine import TorchEngine
 from router.models import resolve_model
-from router.registry.format.artifact import read_artifact
+from router.registry.format.artifact import FolderRules, read_artifact
 from router.types import Turn
 from tests.engine import tiny
 from tests.engine.test_mixing import log_probabilities, scored
@@ -48,7 +48,7 @@ def made() -> Iterator[TorchEngine]:
 @pytest.fixture(scope="module")
 def artifacts(made: TorchEngine) -> dict[str, tuple[AdapterArtifact, Any]]:
     assert len(FOLDERS) >= 2, "the repository ships at least two trained adapters"
-    read = [read_artifact(folder, made.info, max_rank=64) for folder in FOLDERS]
+    read = [read_artifact(folder, FolderRules(made.info)) for folder in FOLDERS]
     return {artifact.name: (artifact, inspection) for artifact, inspection in read}
 
 

@@ -21,7 +21,7 @@ from router.config import Settings
 from router.engine.base import AdapterArtifact, Finished, Job
 from router.engine.loader import LoadedModel
 from router.engine.torch_engine import TorchEngine
-from router.registry.format.artifact import read_artifact
+from router.registry.format.artifact import FolderRules, read_artifact
 from router.types import SamplingParams
 
 VOCABULARY = 300
@@ -101,7 +101,7 @@ def save_adapter(kind: str, folder: Path, seed: int = 0, **config: Any) -> Any:
 
 def artifact(folder: Path, made: TorchEngine) -> AdapterArtifact:
     """The adapter as the registry reads it."""
-    return read_artifact(folder, made.info, max_rank=64)[0]
+    return read_artifact(folder, FolderRules(made.info))[0]
 
 
 def reference(tuned: Any, tokens: Sequence[int], new: int) -> list[int]:

@@ -215,20 +215,9 @@ async def test_a_slow_one_gets_less(fleet: Make) -> None:
     assert counts[0] > 2 * counts[1]
 
 
-@pytest.mark.parametrize("field", ["digest", "context_length", "sites"])
-async def test_another_base_is_refused(fleet: Make, field: str) -> None:
-    made = await fleet(2, start=False)
-    link = made.link("1")
-    make = link._make
-
-    def other() -> Any:
-        engine = make()
-        value: Any = {"digest": "1" * 64, "context_length": 99, "sites": {"q": (1, 1)}}[field]
-        engine._info = replace(engine._info, **{field: value})  # type: ignore[attr-defined]
-        return engine
-
-    link._make = other
-    with pytest.raises(ConfigError, match=r"replica [01] cannot be one of this fleet: its (layers|\w+ is)"):
+async def test_another_base_is_refused(fleet: Make) -> None:
+    made = await fleet(2, each={"1": {"context_length": 99}}, start=False)
+    with pytest.raises(ConfigError, match=r"replica [01] cannot be one of this fleet: its context_length is"):
         made.engine.start()
     assert all(link.host is None for link in made.links)  # none stays behind
 

@@ -19,7 +19,7 @@ from router.engine.base import BaseInfo, Finished, Job, with_grammar
 from router.engine.loader import LoadedModel
 from router.engine.torch_engine import TorchEngine
 from router.extensions.training.base import LoadedBase
-from router.registry.format.artifact import read_artifact
+from router.registry.format.artifact import FolderRules, read_artifact
 from router.types import SamplingParams, Usage
 
 Tokens = Sequence[int]
@@ -61,7 +61,9 @@ class AnsweringEngine:
 
     def load(self, folder: Path) -> str:
         """Bring an adapter into the engine; returns its digest. Raises AdapterRejected with all findings."""
-        artifact, _ = read_artifact(folder.absolute(), self.info, max_rank=self._settings.max_rank)
+        artifact, _ = read_artifact(
+            folder.absolute(), FolderRules(self.info, max_rank=self._settings.max_rank)
+        )
         self._runner.run(self._engine.load(artifact))
         return artifact.digest
 
