@@ -326,7 +326,7 @@ def on_startup(server: ServerApp, settings: Any) -> Awaitable[None] | None:
 
     `server.settings`, `.engine`, `.registry`, `.metrics` and `.state_dir` are there. It may set what the
     server is to use: `server.experiments` (`router.ports.Experiments`: who decides on arms), `.tracing`
-    (`router.server.tracing.Tracing`). A function that is not `async` runs in a thread.
+    (`router.server.call.Tracing`). A function that is not `async` runs in a thread.
     """
 
 

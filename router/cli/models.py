@@ -81,7 +81,7 @@ def list_(json: flags.Json = False) -> None:
 
 def _pairs(model: ModelOrigin) -> list[tuple[str, str]]:
     """One model as lines, each with its name."""
-    from router.cli import units
+    from router.cli import output
 
     source = f"{model.package}: {model.origin}" if model.package else model.origin
     pairs = [("what", model.what), ("origin", source)]
@@ -95,6 +95,6 @@ def _pairs(model: ModelOrigin) -> list[tuple[str, str]]:
     elif model.problem:
         pairs.append(("cache", model.problem))
     return [(name, value) for name, value in pairs if value] + [
-        ("size", units.size(model.bytes)),
+        ("size", output.size(model.bytes)),
         ("path", str(model.path)),
     ]

@@ -18,7 +18,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from router.classifiers.kept import KeptVectors, in_parts
+from router.classifiers.caches import VectorCache, in_parts
 from router.models.base import DEFAULT_ENCODER, MULTILINGUAL, fetch_encoder, fetch_multilingual
 from router.models.cache import models_dir
 
@@ -122,7 +122,7 @@ class Reader:
     def __init__(
         self,
         load: Callable[[], Callable[[Sequence[str]], Any]],
-        kept: KeptVectors | None = None,
+        kept: VectorCache | None = None,
         maker: str = "",
     ) -> None:
         self._load, self._kept, self.maker = load, kept, maker
@@ -206,7 +206,7 @@ class Reader:
                 vectors = self._learned(part, self._kept)
             yield from vectors.items()
 
-    def _learned(self, texts: Sequence[str], kept: KeptVectors) -> dict[str, Vector]:
+    def _learned(self, texts: Sequence[str], kept: VectorCache) -> dict[str, Vector]:
         keys = {text: kept.key([text]) for text in texts}
         there = kept.find(keys.values())
         made = dict(self.each(text for text in texts if keys[text] not in there))
@@ -238,5 +238,5 @@ def _reader(load: Callable[[], SentenceEncoder], maker: str, file: str) -> Reade
     folder = models_dir()
     maker = f"{maker}/{HEAD}/{TAIL}/{MAX_TOKENS}"
     writable = folder.is_dir() and os.access(folder, os.W_OK)
-    kept = KeptVectors(folder / file, maker) if writable else None
+    kept = VectorCache(folder / file, maker) if writable else None
     return Reader(load, kept, maker)

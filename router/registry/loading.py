@@ -15,8 +15,7 @@ from heapq import heappop, heappush, nsmallest
 from itertools import count
 from pathlib import Path
 
-from router.engine.activation import last_occurrence
-from router.engine.base import Delta, Engine, Generation, Job, Prompt, with_grammar
+from router.engine.base import Delta, Engine, Generation, Job, Prompt, last_occurrence, with_grammar
 from router.errors import (
     AdapterNotFound,
     AdapterRejected,

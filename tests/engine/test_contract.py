@@ -26,7 +26,6 @@ def fake_adapter(name: str, invocation: tuple[int, ...] = ()) -> AdapterArtifact
     return AdapterArtifact(name, "1", digest, {"q": SiteDelta(tensor, tensor, 1.0)}, (), invocation)
 
 
-@pytest.mark.slow
 class TestTorchEngine(EngineContract):
     @pytest.fixture(autouse=True)
     def _folder(self, tmp_path_factory: pytest.TempPathFactory) -> None:
@@ -34,14 +33,14 @@ class TestTorchEngine(EngineContract):
 
     def make(self) -> Engine:
         from router.config import Settings
-        from router.engine.model.loader import Loaded
+        from router.engine.loader import LoadedModel
         from router.engine.torch_engine import TorchEngine
         from tests.engine import tiny
 
         settings = Settings(
             dtype="float32", device="cpu", cache_tokens=2048, native=False, max_running=ROWS, max_queue=QUEUE
         )
-        return TorchEngine(settings, Loaded(tiny.model("llama"), tiny.tokenizer(), "llama"))
+        return TorchEngine(settings, LoadedModel(tiny.model("llama"), tiny.tokenizer(), "llama"))
 
     def artifact(self, engine: Engine, name: str, invocation: tuple[int, ...] = ()) -> AdapterArtifact:
         from dataclasses import replace

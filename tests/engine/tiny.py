@@ -19,7 +19,7 @@ from transformers import (
 
 from router.config import Settings
 from router.engine.base import AdapterArtifact, Finished, Job
-from router.engine.model.loader import Loaded
+from router.engine.loader import LoadedModel
 from router.engine.torch_engine import TorchEngine
 from router.registry.format.artifact import FolderRules, read_artifact
 from router.types import SamplingParams
@@ -79,7 +79,7 @@ def model(kind: str) -> Any:
 def engine(kind: str, **settings: Any) -> TorchEngine:
     """A started engine on the CPU in float32."""
     values: dict[str, Any] = {"dtype": "float32", "device": "cpu", "cache_tokens": 2048, "native": False}
-    made = TorchEngine(Settings(**(values | settings)), Loaded(model(kind), tokenizer(), kind))
+    made = TorchEngine(Settings(**(values | settings)), LoadedModel(model(kind), tokenizer(), kind))
     made.start()
     return made
 

@@ -22,15 +22,14 @@ from pathlib import Path
 from router.access.audit import START, chained, entries, verify
 from router.access.clients import Clients, hash_of, parse_clients
 from router.calibration.file import read_calibration
-from router.calibration.model import choose
-from router.classifiers.axes import Axis
+from router.calibration.model import Axis, choose
 from router.cli.command import CliError
 from router.cli.settings import load_settings
-from router.corrections.model import Correction, from_line, latest, to_line
+from router.corrections.store import Correction, from_line, latest, to_line
 from router.engine.constrained.source import grammar_text
 from router.errors import MOST_FINDINGS, ConfigError, FieldViolation, InvalidRequest, RouterError
-from router.experiments.cli.plan_file import EXAMPLE as PLAN_EXAMPLE
-from router.experiments.cli.plan_file import plan_of, read_plan_file
+from router.experiments.cli.create import EXAMPLE as PLAN_EXAMPLE
+from router.experiments.cli.create import plan_of, read_plan_file
 from router.extensions.calibration.manifest import with_examples
 from router.extensions.calibration.proposals import Addition, propose
 from router.extensions.oidc.xfcc import forwarded_names
@@ -43,7 +42,7 @@ from router.registry.format.untrusted import FolderFinding, FolderFindings
 from router.registry.gate import judge
 from router.registry.state import DefaultChoices
 from router.server.call import caller_of, request_id_of
-from router.server.grpc_status import status_of
+from router.server.grpc_adapter import status_of
 from router.types import CONSTRAINT_KINDS, AdapterProfile, Constraint, Vote
 from tests.fuzz import doors, messages
 from tests.fuzz.inputs import Change, bytes_changed, json_changed, message_changed, toml_changed

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from router.engine.base import Prompt
-from router.engine.text.lengths import cut_in_pieces
-from router.engine.text.prompt import PromptEncoder
+from router.engine.lengths import cut_in_pieces
+from router.engine.prompt import PromptEncoder
 from router.errors import PromptTooLong
 from router.models import MULTILINGUAL, fetch_base, fetch_encoder, models_dir
 from router.models.base import KNOWN_MODELS

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from router.classifiers.kept import KeptVectors
+from router.classifiers.caches import VectorCache
 from router.models import encoder
 from router.models.encoder import KEPT, LEARNED, Reader
 
@@ -87,7 +87,7 @@ def test_only_so_many_are_kept(reader, lengths):
 
 def test_what_is_learned_from_outlives_the_process_and_requests_do_not(lengths, tmp_path):
     def made() -> Reader:
-        reader = Reader(lambda: lengths, KeptVectors(tmp_path / "v.sqlite", "lengths"))
+        reader = Reader(lambda: lengths, VectorCache(tmp_path / "v.sqlite", "lengths"))
         reader.warmup()
         lengths.read.clear()
         return reader
@@ -103,7 +103,7 @@ def test_what_is_learned_from_outlives_the_process_and_requests_do_not(lengths, 
 
 
 def test_two_threads_that_learn_the_same_read_each_text_once(lengths, tmp_path):
-    reader = Reader(lambda: lengths, KeptVectors(tmp_path / "v.sqlite", "lengths"))
+    reader = Reader(lambda: lengths, VectorCache(tmp_path / "v.sqlite", "lengths"))
     reader.warmup()
     lengths.read.clear()
     texts = [f"text {i}" for i in range(3 * LEARNED)]

@@ -11,12 +11,11 @@ from pathlib import Path
 import pytest
 
 from router.errors import AdapterNotFound, GateNotPassed
-from router.experiments.management.manager import Manager
-from router.experiments.management.plans import Known
-from router.experiments.management.promotion import Promoter
+from router.experiments.manager import Manager, Promoter
 from router.experiments.model import ArmSpec, Experiment
+from router.experiments.plans import Known
 from router.experiments.report.model import ArmReport, Report, Ruling
-from router.experiments.service.served import RegistryOnLoop
+from router.experiments.service import RegistryOnLoop
 from router.ports import Force
 from router.registry.state import (
     MOST_SERVED,

@@ -54,7 +54,7 @@ from router.errors import (
     WrongContentType,
 )
 from router.registry.registry import Registry, RegistryOptions
-from router.server.grpc_status import status_of
+from router.server.grpc_adapter import status_of
 from router.server.status import redacted, told
 from router.types import AdapterState
 from router.v1 import adapters_pb2 as pb

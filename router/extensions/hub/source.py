@@ -20,7 +20,7 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urljoin, urlsplit
 
-from router.access.addresses import is_local, is_safe
+from router.access.hosts import is_local, is_safe
 from router.errors import ConfigError, DataLoss, FailedPrecondition, NotFound, PermissionDenied, RouterError
 from router.names import is_version, looks_like_version
 from router.registry.format.untrusted import show

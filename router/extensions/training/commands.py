@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from router.cli import flags
-from router.cli.adapters.validate import base_for
+from router.cli.adapter_folders import base_for
 from router.cli.command import MISUSED, CliError
 
 if TYPE_CHECKING:

@@ -30,7 +30,7 @@ from rich.progress import Progress as Bar
 from safetensors import SafetensorError
 from safetensors.torch import load
 
-from router.engine.activation import last_occurrence
+from router.engine.base import last_occurrence
 from router.errors import ConfigError, FailedPrecondition
 from router.extensions.training.base import (
     LoadedBase,

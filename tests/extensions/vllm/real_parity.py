@@ -23,8 +23,8 @@ from router.engine.base import (
     Engine,
     Finished,
     Job,
+    PoolingRequest,
     Prompt,
-    Reading,
     with_grammar,
 )
 from router.engine.torch_engine import TorchEngine
@@ -121,7 +121,7 @@ async def test_likelihoods_are_those_of_our_engine(engines: Sequence[Engine]) ->
     ours = engines[1]
     context = ours.encode(Prompt(raw="The capital of France is"))
     tokens = ours.encode(Prompt(raw=" Paris, and that of Italy is Rome.", follows=True))
-    found, wanted = [await engine.read(Reading(tokens, context)) for engine in engines]
+    found, wanted = [await engine.read(PoolingRequest(tokens, context)) for engine in engines]
     assert np.abs(found - wanted).max() < NEAR
 
 

@@ -21,7 +21,7 @@ from router.extensions.calibration.commands.refit import Present, present, refit
 
 if TYPE_CHECKING:
     from router.calibration.model import Calibration
-    from router.corrections.model import Correction
+    from router.corrections.store import Correction
     from router.extensions.calibration.commands.local import Fitting
     from router.extensions.calibration.evaluation import Decided
     from router.extensions.calibration.learning import Judge, Learned
@@ -208,8 +208,8 @@ def read_corrections(
     files: Sequence[Path], tenant: str | None, adapters_dir: list[Path] | None
 ) -> list[Correction]:
     """Of the files, else of the server's. Raises CliError where there are none."""
-    from router.cli.route.corrections import checked_tenant, store_here
-    from router.corrections.model import from_line, latest
+    from router.cli.route import checked_tenant, store_here
+    from router.corrections.store import from_line, latest
     from router.extensions.calibration.commands.local import note
 
     tenant = checked_tenant(tenant)
