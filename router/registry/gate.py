@@ -211,6 +211,7 @@ class Gate:
                 else ""
             )
             return GateVerdict(Standing.PASSED, open=True, reason=gain, override=override)
+        only_weights_missing = judgement.standing is Standing.PENDING and judgement.report is not None
         covers = override is not None and weights in ("", override.weights_sha256)
         overruled = covers and bool(weights)
         finding = judgement.finding
@@ -223,7 +224,7 @@ class Gate:
             finding=finding,
             advice="" if overruled else _advice(record, judgement),
             override=override,
-            needs_weights=not weights and (covers or _hopeful(judgement)),
+            needs_weights=not weights and (covers or only_weights_missing),
         )
 
     def _override(self, ref: AdapterRef, weights: str) -> Override | None:
@@ -296,11 +297,6 @@ def _overruled(override: Override) -> str:
     if override.by.startswith(EXPERIMENTS):
         return f"it won {override.by}"
     return f"{override.by} overruled the gate"
-
-
-def _hopeful(judgement: ReportJudgement) -> bool:
-    """Whether only the weights are missing."""
-    return judgement.standing is Standing.PENDING and judgement.report is not None
 
 
 def _behind(record: VersionRecord, best: VersionRecord) -> str:
