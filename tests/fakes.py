@@ -13,7 +13,7 @@ from router.engine.base import AdapterArtifact, Engine
 from router.errors import AdapterNotFound, AdapterRejected, FailedPrecondition, GateNotPassed, StaleEtag
 from router.names import parse_adapter
 from router.ports import Catalog, Force, Lease, Measured
-from router.registry.mixtures import digest_of_mixture
+from router.registry.residency import digest_of_mixture
 from router.routing.router import resolve_mixture
 from router.routing.state import RoutingState
 from router.types import (

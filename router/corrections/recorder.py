@@ -14,7 +14,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
-from router.access.answers import may_be_of
+from router.access.access import may_be_of
 from router.access.clients import Client
 from router.corrections.store import MAX_TEXT, Correction, CorrectionStore, StoredCorrections
 from router.errors import FailedPrecondition, NotFound, NotSaved, Overloaded, Unavailable

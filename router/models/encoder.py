@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     Vector = NDArray[np.float32]
 
 
-class Encoder:
+class SentenceEncoder:
     """Mean-pooled unit vectors of texts, on the CPU, with one thread.
 
     Beside a busy engine two threads take ten times as long as one: each waits for the other's turn.
@@ -220,18 +220,20 @@ def sentence_reader() -> Reader:
     """The process's own of the default encoder, with its LoRA."""
     trained = hashlib.sha256((LORA / WEIGHTS).read_bytes()).hexdigest()[:8]
     maker = f"{DEFAULT_ENCODER}+{trained}"
-    return _reader(lambda: Encoder(fetch_encoder(), lora=LORA), maker, "sentences.sqlite")
+    return _reader(lambda: SentenceEncoder(fetch_encoder(), lora=LORA), maker, "sentences.sqlite")
 
 
 @cache
 def multilingual_reader() -> Reader:
     """The process's own of the multilingual encoder."""
     return _reader(
-        lambda: Encoder(fetch_multilingual(), PREFIX), f"{MULTILINGUAL}/{PREFIX}", "multilingual.sqlite"
+        lambda: SentenceEncoder(fetch_multilingual(), PREFIX),
+        f"{MULTILINGUAL}/{PREFIX}",
+        "multilingual.sqlite",
     )
 
 
-def _reader(load: Callable[[], Encoder], maker: str, file: str) -> Reader:
+def _reader(load: Callable[[], SentenceEncoder], maker: str, file: str) -> Reader:
     """What it learned from is kept beside the models, in the user's cache folder."""
     folder = models_dir()
     maker = f"{maker}/{HEAD}/{TAIL}/{MAX_TOKENS}"

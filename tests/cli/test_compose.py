@@ -13,7 +13,7 @@ from router.calibration.file import write_calibration
 from router.calibration.model import Axes, Calibration, Stage, TemperatureScaler, binding_of
 from router.carried import carried
 from router.cli.compose import Composition, keep
-from router.cli.route.corrections import store_here
+from router.cli.route import store_here
 from router.cli.summary import lines_to_paste, print_summary, question_of
 from router.client import AsyncClient
 from router.config import Settings
@@ -201,14 +201,6 @@ async def test_the_summary_says_what_runs(running, capsys):
     assert medical.split()[:4] == ["medical", "1.2.0", "*", "ready"]
     assert f"lora-router ask --server {running.app.address}" in out
     assert out.rstrip().endswith("cp -r my-adapter adapters/")
-
-
-async def test_of_thousands_of_adapters_the_summary_shows_some(running, capsys, monkeypatch):
-    monkeypatch.setattr("router.cli.summary.MOST_SHOWN", 0)
-    print_summary(running.app, running.plugins.status())
-    out = capsys.readouterr().out
-    assert f"and {running.app.registry.count()} more: `lora-router adapters list` shows all" in out
-    assert not [line for line in out.splitlines() if line.startswith("medical")]
 
 
 def test_what_is_kept_is_not_looked_at_by_a_collection():

@@ -25,7 +25,7 @@ from router.corrections.store import (
     latest,
     to_line,
 )
-from router.registry.format.limits import EXAMPLE_CHARS
+from router.registry.format.untrusted import EXAMPLE_CHARS
 
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=200)
 CORRECTIONS = st.builds(

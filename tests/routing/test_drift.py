@@ -305,7 +305,7 @@ def test_it_stays_small_with_any_number_of_adapters() -> None:
 def test_a_scraper_sees_shares_and_alarms() -> None:
     from prometheus_client import CollectorRegistry, generate_latest
 
-    from router.server.drift import DriftCollector
+    from router.server.metrics import DriftCollector
 
     registry, rule = CollectorRegistry(), calibrated()
     drift = Drift(lambda: rule)

@@ -74,11 +74,10 @@ async def experiments(url: str) -> ports.Experiments | None:
     """Those kept there, running."""
     if not url:
         return None
-    from router.experiments.live.runtime import Experiments  # SQLAlchemy, only where it is wanted
-    from router.experiments.service.served import ServedExperiments
-    from router.experiments.store.sql_store import SqlStore
+    from router.experiments.runtime import LiveExperiments
+    from router.experiments.store.store import ExperimentStore
 
-    live = ServedExperiments(Experiments(SqlStore(url)))
+    live = LiveExperiments(ExperimentStore(url))
     await live.start()
     return live
 

@@ -7,14 +7,14 @@ from types import SimpleNamespace
 
 import pytest
 
-from router.server import following
-from router.server.following import SHOWN_SECONDS, Following
+from router.server import lifecycle
+from router.server.lifecycle import SHOWN_SECONDS, Following
 from tests.server.helpers import Start, until
 
 
 @pytest.fixture(autouse=True)
 def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(following, "AGAIN_SECONDS", 0.001)
+    monkeypatch.setattr(lifecycle, "AGAIN_SECONDS", 0.001)
 
 
 async def test_work_that_raises_begins_again_and_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:

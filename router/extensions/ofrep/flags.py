@@ -10,11 +10,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from router.access.roles import Role
+from router.access.clients import Role
 from router.errors import ExperimentNotFound, FailedPrecondition, FieldViolation, InvalidRequest
 from router.ports import UNIT_MISSING, Experiments, Place
-from router.server.convert import MAX_LABEL_BYTES, MAX_UNIT_BYTES
 from router.server.http import JSON, HttpCall, Route
+from router.server.inference import MAX_LABEL_BYTES, MAX_UNIT_BYTES
 from router.server.policy import OBSERVE, Policy
 from router.types import Request, RoutingHints, Visible
 

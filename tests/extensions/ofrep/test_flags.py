@@ -11,9 +11,9 @@ from typing import Any
 import httpx2
 import pytest
 
-from router.access.roles import Role
-from router.experiments.live.assigner import place_of, running_of
-from router.experiments.model import ArmSpec, Experiment, Lifecycle, Mode, Phase
+from router.access.clients import Role
+from router.experiments.assignment import place_of, running_of
+from router.experiments.model import ArmSpec, Experiment, ExperimentPhase, Lifecycle, Mode
 from router.extensions.ofrep import flags
 from router.plugins import Hooks, PluginHost
 from router.plugins.tables import SettingPlace, SettingsTable, SettingValue
@@ -212,7 +212,9 @@ async def test_without_experiments_it_says_how_to_get_them(start_server: Start, 
 
 def stands(spec: Any, unit: str, holdout: float = 0.0) -> Any:
     """The place of a unit in an experiment with that plan."""
-    experiment = Experiment("trial", spec, Lifecycle.RUNNING, phases=(Phase(1, 0.0, "e", "v", spec),))
+    experiment = Experiment(
+        "trial", spec, Lifecycle.RUNNING, phases=(ExperimentPhase(1, 0.0, "e", "v", spec),)
+    )
     running = running_of(experiment, lambda purpose: f"salt of {purpose}", holdout)
     assert running is not None
     return place_of(running, Request("", routing=RoutingHints(unit=unit)), 1.0)

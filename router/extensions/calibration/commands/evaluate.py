@@ -134,7 +134,7 @@ def save_figure(figure: Figure, path: Path, title: str) -> None:
 
 
 def _print(found: dict[str, Any]) -> None:
-    from router.cli import units
+    from router.cli import output
     from router.cli.output import print_pairs, print_table
 
     print_pairs(_pairs(found))
@@ -153,7 +153,7 @@ def _print(found: dict[str, Any]) -> None:
     print_table(
         ["CLASSIFIER", "MEDIAN", "95 %", "DECIDED"],
         [
-            (name, units.duration(median), units.duration(high), str(decided.get(name, 0)))
+            (name, output.duration(median), output.duration(high), str(decided.get(name, 0)))
             for name, (median, high) in found["latency"].items()
         ],
     )

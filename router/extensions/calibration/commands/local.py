@@ -251,7 +251,7 @@ def find_profiles(dirs: Sequence[Path]) -> dict[str, tuple[AdapterProfile, Path]
 
 
 def _highest(dirs: Iterable[Path]) -> dict[str, tuple[AdapterProfile, Path]]:
-    from router.registry.format.names import version_key
+    from router.names import version_key
 
     found: dict[str, tuple[AdapterProfile, Path]] = {}
     for folder in (f for d in dirs for f in _folders(d)):
@@ -272,8 +272,8 @@ def _folders(root: Path) -> Iterator[Path]:
 
 def read_profile(folder: Path) -> AdapterProfile:
     """Of one adapter folder. Raises CliError naming what is wrong with its manifest."""
-    from router.registry.format.findings import Severity
     from router.registry.format.manifest import parse_manifest
+    from router.registry.format.untrusted import Severity
 
     path = folder / "adapter.toml"
     if not path.is_file():
@@ -393,9 +393,9 @@ def resident_base(settings: Settings) -> Iterator[BaseModel]:
 
 
 async def _reader(engine: Engine) -> BaseModel:
-    from router.engine.access import EngineBase
+    from router.engine.base_model import EngineBaseModel
 
-    return EngineBase(engine, PATIENCE_SECONDS)
+    return EngineBaseModel(engine, PATIENCE_SECONDS)
 
 
 # -- labelled requests
