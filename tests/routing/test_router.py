@@ -43,7 +43,9 @@ def went(decision: Decision) -> tuple[str, Reason, str]:
 
 async def test_an_explicit_adapter_wins_and_asks_nobody(kit: Any, start: Start) -> None:
     says = kit.says("c", Scores({"legal": 1.0}))
-    router = await start(kit.registered(says))
+    host = kit.host(kit.registered(says))
+    router = await start(host=host)
+    host.stale = lambda: pytest.fail("it looks for plugins")
     decision = await router.route(kit.asking(adapter="adapters/medical/versions/1.0.0", domain="legal"))
     assert decision.adapter == AdapterRef("medical", "1.0.0")
     assert (decision.reason, decision.confidence, decision.domain) == (Reason.EXPLICIT, 1.0, "medical")
