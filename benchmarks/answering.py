@@ -1,6 +1,7 @@
-"""A contestant's side of a benchmark: a process that says what it is, then works a round a line.
+"""The standard work in numbers, and a contestant's side of it: a process that works a round a line.
 
-It imports the standard library only, since a peer runs it by the Python of an environment of its own.
+16 requests of about 90 prompt tokens, 64 new tokens each. It imports the standard library only, since a peer
+runs it by the Python of an environment of its own.
 """
 
 from __future__ import annotations
@@ -8,14 +9,26 @@ from __future__ import annotations
 import gc
 import json
 import os
+import random
 import sys
 from collections.abc import Callable
 from importlib.metadata import version
 from typing import Any
 
+REQUESTS, PROMPT_TOKENS, NEW_TOKENS, RANK = 16, 90, 64, 16
+TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 THREADING = ("OMP_", "GOMP_", "KMP_", "MKL_", "OPENBLAS_", "NUMEXPR_", "VLLM_CPU_", "LD_PRELOAD")
 About = dict[str, Any]
 Round = Callable[[dict[str, Any]], dict[str, Any]]
+
+
+def prompts(vocabulary: int, seed: int = 0, count: int = REQUESTS) -> list[list[int]]:
+    """Random token ids (no special ones), all different from the first token on: no prefix is shared."""
+    rng = random.Random(seed)
+    return [
+        [rng.randrange(1000, vocabulary) for _ in range(PROMPT_TOKENS + rng.randint(-8, 8))]
+        for _ in range(count)
+    ]
 
 
 def answer(prepare: Callable[[], tuple[About, Round]]) -> None:

@@ -20,7 +20,7 @@ from jsonschema import Draft202012Validator
 from rich.progress import track
 
 from benchmarks import report
-from benchmarks.prompts import NEW_TOKENS, REQUESTS, prompts
+from benchmarks.answering import NEW_TOKENS, REQUESTS, prompts
 from benchmarks.workload import jobs, run_jobs, start
 from router.engine.base import Finished, Job, Prompt, with_grammar
 from router.engine.torch_engine import TorchEngine

@@ -1,10 +1,11 @@
 """This engine as a contestant of a benchmark: a line in, a round, a line out.
 
-In: {"prompts": [...], "new": N, "adapters": N}; out: {"seconds": ..., "tokens": ..., "step": ...}, where step
-has milliseconds of a step in which every row has one token, by what they went into. With "alone": true the
-first prompt has the engine to itself; out: {"step": seconds from token to token, "memory": seconds to read
-what a step reads}. With "beside": true the first prompt's answer runs while the second prompt is read; out:
-{"usual": [...], "beside": [...]}, seconds from token to token before and meanwhile.
+In: {"prompts": [...], "new": N, "adapters": N}; out: {"seconds", "tokens", "step", "gap"}, where step has
+milliseconds of a step in which every row has one token, by what they went into, and gap has the mean seconds
+from one token of a request to its next. With "alone": true the first prompt has the engine to itself; out:
+{"step": seconds from token to token, "memory": seconds to read what a step reads}. With "beside": true the
+first prompt's answer runs while the second prompt is read; out: {"usual": [...], "beside": [...]}, seconds
+from token to token before and meanwhile.
 """
 
 from __future__ import annotations
@@ -16,14 +17,14 @@ from dataclasses import replace
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
-from statistics import median
+from statistics import fmean, median
 from typing import Any
 
 import torch
 
 from benchmarks.answering import About, Round, about, answer
-from benchmarks.workload import export, jobs, random_adapter, run_jobs, start
-from router.engine.base import Delta, Job
+from benchmarks.workload import export, jobs, random_adapter, start, usages
+from router.engine.base import BaseInfo, Delta, Job
 from router.engine.native.ops import NativeStack
 from router.engine.torch_engine import TorchEngine
 
@@ -34,7 +35,7 @@ OUTSIDE = "planning, sampling, delivering"
 def prepare(args: argparse.Namespace) -> tuple[About, Round]:
     """The engine with its adapters in memory."""
     runner = asyncio.Runner()
-    engine = start(args.model, args.dtype, native=not args.torch_operations)
+    engine = start(args.model, args.dtype, native=not args.torch_operations, quantize=args.quantize)
     info = engine.info
     digests: list[str] = []
     sizes: dict[str, int] = {}
@@ -54,8 +55,10 @@ def prepare(args: argparse.Namespace) -> tuple[About, Round]:
         if work.get("beside"):
             return runner.run(gaps_beside(engine, *jobs(work["prompts"][:2], [None], work["new"])))
         steps_of(stack)
-        seconds, tokens = runner.run(run_jobs(engine, jobs(work["prompts"], chosen, work["new"])))
-        return {"seconds": seconds, "tokens": tokens, "step": steps_of(stack, seconds)}
+        seconds, used = runner.run(usages(engine, jobs(work["prompts"], chosen, work["new"])))
+        gaps = [(one.total_time - one.time_to_first_token) / (one.completion_tokens - 1) for one in used]
+        tokens = sum(one.completion_tokens for one in used)
+        return {"seconds": seconds, "tokens": tokens, "step": steps_of(stack, seconds), "gap": fmean(gaps)}
 
     def alone(job: Job) -> dict[str, Any]:
         memory = read_seconds(stack)
@@ -65,8 +68,24 @@ def prepare(args: argparse.Namespace) -> tuple[About, Round]:
         adapter = sizes[job.adapter] if job.adapter is not None else 0
         return {"step": step, "memory": memory * (weights + adapter) / weights}
 
-    more = {"dtype": info.dtype, "kernels": info.kernels, "vocabulary": info.vocab_size}
+    more = {
+        "dtype": info.dtype,
+        "precision": info.precision,
+        "kernels": info.kernels,
+        "vocabulary": info.vocab_size,
+        "linear": linear_bytes(info) / 2**20,
+    }
     return about(torch.get_num_threads(), "lora-router", "torch", **more), run
+
+
+def linear_bytes(info: BaseInfo) -> int:
+    """Bytes that a step reads of the linear layers' weights, the head's among them, and their scales."""
+    hidden = next(width for name, (_, width) in info.sites.items() if name.endswith("q_proj"))
+    shapes = [*info.sites.values(), (info.vocab_size, hidden)]
+    if info.weights:
+        return sum(out * width + 4 * out for out, width in shapes)
+    size: int = getattr(torch, info.dtype).itemsize
+    return sum(out * width * size for out, width in shapes)
 
 
 def steps_of(stack: Any, seconds: float | None = None) -> dict[str, float]:
@@ -130,6 +149,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", required=True)
     parser.add_argument("--dtype", default="auto")
+    parser.add_argument("--quantize", default="none")
     parser.add_argument("--adapters", type=int, default=0, help="in memory before the first round")
     parser.add_argument("--torch-operations", action="store_true", help="as without a C++ compiler")
     parser.add_argument("--export", type=Path, help="write the adapters there, for others to read")

@@ -27,8 +27,7 @@ import psutil
 from rich.console import Console
 from rich.progress import Progress
 
-from benchmarks.answering import threading_settings
-from benchmarks.prompts import NEW_TOKENS, prompts
+from benchmarks.answering import NEW_TOKENS, prompts, threading_settings
 
 ROOT = Path(__file__).parents[1]
 LOOK_SECONDS = 1.0  # between looks at whether a contestant that says nothing is still there

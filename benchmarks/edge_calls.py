@@ -25,8 +25,12 @@ import grpc
 import psutil
 
 from benchmarks import report
-from benchmarks.edge_server import QUEUE, ROWS
-from benchmarks.fake_replicas import Kind, address_of, pin, replicas
+from benchmarks.fake_replicas import FakeLink, Kind, address_of, pin, replicas
+from benchmarks.serving import HOST, answer, nothing, parts, served, used
+from router.config import Settings
+from router.engine.fake import FakeEngine
+from router.replicas.engine import FleetEngine
+from router.server.app import ServerApp
 from router.v1 import inference_pb2 as pb
 from router.v1.inference_pb2_grpc import InferenceServiceStub
 
@@ -35,6 +39,7 @@ UNARY, STREAM = "unary", "streaming"
 TOKENS = {UNARY: 8, STREAM: 64}  # of an answer
 STEP = 0.002  # seconds of the fake engines
 WARM = 1.0
+ROWS, QUEUE = 64, 4096  # of each replica: nothing is refused
 BALANCED = json.dumps({"loadBalancingConfig": [{"round_robin": {}}]})
 
 
@@ -63,7 +68,7 @@ class Edge:
     """A process that serves."""
 
     def __init__(self, addresses: list[str], cpus: Sequence[int]) -> None:
-        command = [sys.executable, "-m", "benchmarks.edge_server", "--replicas", *addresses]
+        command = [sys.executable, "-m", "benchmarks.edge_calls", "--edge", *addresses]
         command += ["--cpus", *map(str, cpus)]
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         assert self._process.stdout is not None
@@ -72,8 +77,7 @@ class Edge:
 
     def used(self) -> float:
         """Processor seconds so far."""
-        times = self._watched.cpu_times()
-        return float(times.user + times.system)
+        return used(self._watched)
 
     def memory(self) -> float:
         """Resident megabytes."""
@@ -86,6 +90,19 @@ class Edge:
         self._process.stdin.close()
         self._process.wait()
         self._process.stdout.close()
+
+
+async def serve(addresses: Sequence[str], cpus: Sequence[int]) -> None:
+    """An edge's process: a server over replicas that run already, until the end of standard input."""
+    pin(cpus)
+    links = [FakeLink(str(i), address) for i, address in enumerate(addresses)]
+    engine = FleetEngine(links, FakeEngine, max_running=ROWS, max_queue=QUEUE)
+    settings = Settings(listen=f"{HOST}:0", metrics_listen="", max_running=ROWS * len(links))
+    async with parts(engine) as (registry, router):
+        app = ServerApp(settings, engine, registry, router, nothing)
+        async with served(app):
+            print(app.address, flush=True)
+            await asyncio.to_thread(sys.stdin.read)
 
 
 async def call(stub: Any, way: str) -> int:
@@ -107,25 +124,25 @@ async def client(addresses: Sequence[str], cpus: Sequence[int]) -> None:
     options = (("grpc.service_config", BALANCED), ("grpc.use_local_subchannel_pool", 1))
     async with grpc.aio.insecure_channel("ipv4:" + ",".join(addresses), options=options) as channel:
         stub = InferenceServiceStub(channel)
-        while line := await asyncio.to_thread(sys.stdin.readline):
-            way, callers, seconds = json.loads(line)
-            times: list[float] = []
-            tokens, end = 0, time.perf_counter() + seconds
 
-            async def caller(way: str = way, end: float = end, times: list[float] = times) -> int:
+        async def one_round(work: tuple[str, int, float]) -> dict[str, float]:
+            way, callers, seconds = work
+            times: list[float] = []
+            began = time.perf_counter()
+
+            async def caller() -> int:
                 came = 0
-                while (began := time.perf_counter()) < end:
+                while (asked := time.perf_counter()) < began + seconds:
                     came += await call(stub, way)
-                    times.append(time.perf_counter() - began)
+                    times.append(time.perf_counter() - asked)
                 return came
 
-            began = time.perf_counter()
             tokens = sum(await asyncio.gather(*(caller() for _ in range(callers))))
-            took = time.perf_counter() - began
-            cuts = sorted(times)
+            took, cuts = time.perf_counter() - began, sorted(times)
             said = {"calls": len(times), "tokens": tokens, "seconds": took}
-            said |= {"p50": cuts[len(cuts) // 2], "p99": cuts[len(cuts) * 99 // 100]}
-            print(json.dumps(said), flush=True)
+            return said | {"p50": cuts[len(cuts) // 2], "p99": cuts[len(cuts) * 99 // 100]}
+
+        await answer(one_round)
 
 
 @contextmanager
@@ -133,15 +150,8 @@ def clients(
     number: int, addresses: Sequence[str], cpus: Sequence[int]
 ) -> Iterator[list[subprocess.Popen[str]]]:
     """Processes of callers; they end with the block."""
-    command = [
-        sys.executable,
-        "-m",
-        "benchmarks.edge_calls",
-        "--client",
-        *addresses,
-        "--cpus",
-        *map(str, cpus),
-    ]
+    command = [sys.executable, "-m", "benchmarks.edge_calls", "--client", *addresses]
+    command += ["--cpus", *map(str, cpus)]
     made = [
         subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         for _ in range(number)
@@ -165,15 +175,15 @@ def round_of(
         process.stdin.flush()
     said = [json.loads(process.stdout.readline()) for process in processes if process.stdout is not None]
     took = time.perf_counter() - began
-    used = sum(edge.used() for edge in edges) - sum(before)
+    spent = sum(edge.used() for edge in edges) - sum(before)
     calls, tokens = sum(s["calls"] for s in said), sum(s["tokens"] for s in said)
     return {
         "calls/s": sum(s["calls"] / s["seconds"] for s in said),
         "p50 ms": 1e3 * max(s["p50"] for s in said),
         "p99 ms": 1e3 * max(s["p99"] for s in said),
-        "edge ms a call": 1e3 * used / calls,
+        "edge ms a call": 1e3 * spent / calls,
         "tokens a call": tokens / calls,
-        "edge, cores": used / took,
+        "edge, cores": spent / took,
     }
 
 
@@ -227,11 +237,15 @@ def main() -> None:
     parser.add_argument("--callers", type=int, nargs="+", default=[1, 4, 16, 64])
     parser.add_argument("--seconds", type=float, default=8.0, help="of each number of callers")
     parser.add_argument("--write", action="store_true")
-    parser.add_argument("--client", nargs="+", help=argparse.SUPPRESS)
+    for name in ("client", "edge"):
+        parser.add_argument(f"--{name}", nargs="+", metavar="ADDRESS", help=argparse.SUPPRESS)
     parser.add_argument("--cpus", type=int, nargs="*", default=[], help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.client:
         asyncio.run(client(args.client, args.cpus))
+        return
+    if args.edge:
+        asyncio.run(serve(args.edge, args.cpus))
         return
     rows, cored, notes = [], [], []
     for number in args.edges:

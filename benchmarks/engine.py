@@ -12,8 +12,8 @@ from statistics import median
 from typing import Any
 
 from benchmarks import report
+from benchmarks.answering import NEW_TOKENS, PROMPT_TOKENS, RANK, REQUESTS
 from benchmarks.contestants import Arm, Entry, Field, ending, measure, measure_alone, ours
-from benchmarks.prompts import NEW_TOKENS, PROMPT_TOKENS, RANK, REQUESTS
 from router.models import resolve_model
 
 COUNTS = (1, 4, 8, 16)

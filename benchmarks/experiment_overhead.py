@@ -10,34 +10,43 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
-import sys
 import tempfile
 import time
-from asyncio.subprocess import PIPE, Process
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 from statistics import median
 from typing import Any
 
+import grpc
+
 from benchmarks import report
-from benchmarks.grpc_stream import texts
-from benchmarks.prompts import NEW_TOKENS, REQUESTS
+from benchmarks.answering import NEW_TOKENS, REQUESTS
+from benchmarks.serving import Ask, answer, asked, parts, served, texts
 from router.config import Settings
 from router.engine.base import Engine
 from router.engine.fake import FakeEngine
-from router.experiments.live.assigner import Assigner, running_of
-from router.experiments.live.runtime import Experiments
-from router.experiments.model import ArmSpec, AuditEntry, Experiment, Kind, Lifecycle, MetricSpec, Phase, Spec
-from router.experiments.service.served import ServedExperiments
-from router.experiments.store.sql_store import SqlStore
+from router.experiments.assignment import Assigner, running_of
+from router.experiments.model import (
+    ArmSpec,
+    AuditEntry,
+    Experiment,
+    ExperimentPhase,
+    Kind,
+    Lifecycle,
+    MetricSpec,
+    Spec,
+)
+from router.experiments.runtime import LiveExperiments
+from router.experiments.store.store import ExperimentStore
 from router.plugins import Hooks, PluginHost
-from router.registry.registry import Registry
-from router.routing.router import Router
 from router.server.app import ServerApp
 from router.types import AdapterRef, Decision, Reason, Request, RoutingHints
+from router.v1 import experiments_pb2
+from router.v1 import inference_pb2 as pb
+from router.v1.experiments_pb2_grpc import ExperimentServiceStub
+from router.v1.inference_pb2_grpc import InferenceServiceStub
 
 NAME = "same-and-same"
 SPEC = Spec(
@@ -54,25 +63,65 @@ WITHOUT, WITH = "no experiment runs", "A/A experiment"
 
 def trial(spec: Spec = SPEC, name: str = NAME, state: Lifecycle = Lifecycle.RUNNING) -> Experiment:
     """Started now."""
-    phase = Phase(1, time.time(), f"{name}-enrolment", f"{name}-variant", spec)
+    phase = ExperimentPhase(1, time.time(), f"{name}-enrolment", f"{name}-variant", spec)
     return Experiment(name, spec, state, (phase,))
 
 
-async def round_of(process: Process, seed: int, batches: int, told: bool) -> dict[str, float]:
+async def round_of(ask: Ask, seed: int, batches: int, told: bool) -> dict[str, float]:
     """REQUESTS streams that never pause; tokens a second, and processor ms of the server for an answer."""
-    assert process.stdin is not None
-    assert process.stdout is not None
     spent = time.process_time()
-    asked = [text for batch in range(batches) for text in texts(seed * batches + batch)]
-    process.stdin.write(json.dumps({"texts": asked, "told": told}).encode() + b"\n")
-    answer = json.loads(await process.stdout.readline())
-    return {
-        "tokens/s": answer["tokens"] / answer["seconds"],
-        "cpu ms": 1e3 * (time.process_time() - spent) / len(asked),
-    }
+    prompts = [text for batch in range(batches) for text in texts(seed * batches + batch)]
+    seconds, tokens = await ask((prompts, told))
+    return {"tokens/s": tokens / seconds, "cpu ms": 1e3 * (time.process_time() - spent) / len(prompts)}
 
 
-async def set_state(live: Experiments, state: Lifecycle) -> None:
+class Round:
+    """The answers of one line, in the client's process."""
+
+    def __init__(self, channel: grpc.aio.Channel, told: bool) -> None:
+        self._stub, self._outcomes = InferenceServiceStub(channel), ExperimentServiceStub(channel)
+        self._told, self._telling, self._tokens = told, set[asyncio.Task[None]](), 0
+
+    async def run(self, texts: list[str]) -> tuple[float, int]:
+        """Seconds until the last answer, and all tokens; returns when all outcomes are kept too."""
+        begin, left = time.perf_counter(), iter(enumerate(texts))
+        await asyncio.gather(*(self._stream(left) for _ in range(REQUESTS)))
+        seconds = time.perf_counter() - begin
+        await asyncio.gather(*self._telling)
+        return seconds, self._tokens
+
+    async def _stream(self, left: Iterator[tuple[int, str]]) -> None:
+        for number, text in left:
+            response_id = await self._answer(number, text)
+            if self._told:
+                self._telling.add(asyncio.create_task(self._tell(response_id)))
+
+    async def _answer(self, number: int, text: str) -> str:
+        asked = pb.StreamGenerateRequest(
+            input=pb.Input(raw_prompt=text),
+            sampling=pb.Sampling(max_tokens=NEW_TOKENS, min_tokens=NEW_TOKENS),
+            routing=pb.Routing(unit=f"user-{number}"),
+        )
+        events = [event async for event in self._stub.StreamGenerate(asked)]
+        self._tokens += events[-1].finished.usage.completion_tokens
+        return str(events[0].started.response_id)
+
+    async def _tell(self, response_id: str) -> None:
+        about = experiments_pb2.Outcome(response_id=response_id, metric="liked", value=1)
+        await self._outcomes.RecordOutcome(experiments_pb2.RecordOutcomeRequest(outcome=about))
+
+
+async def client(address: str) -> None:
+    """The client's process: texts, and whether it tells outcomes, in; seconds and tokens out."""
+    async with grpc.aio.insecure_channel(address) as channel:
+
+        async def one_round(work: tuple[list[str], bool]) -> tuple[float, int]:
+            return await Round(channel, work[1]).run(work[0])
+
+        await answer(one_round)
+
+
+async def set_state(live: LiveExperiments, state: Lifecycle) -> None:
     """Start or stop it, and serve so."""
     found = await asyncio.to_thread(live.store.get, NAME)
     entry = AuditEntry(NAME, time.time(), "benchmark", state.value, "")
@@ -82,50 +131,31 @@ async def set_state(live: Experiments, state: Lifecycle) -> None:
 
 
 @asynccontextmanager
-async def served(engine: Engine, folder: Path) -> AsyncIterator[tuple[Experiments, Process]]:
+async def under_trial(engine: Engine, folder: Path) -> AsyncIterator[tuple[LiveExperiments, Ask]]:
     """A server on `engine` with the experiment, and the client's process."""
-    settings = Settings(listen="127.0.0.1:0", metrics_listen="")
-    (folder / "adapters").mkdir()
-    registry = Registry(engine, [folder / "adapters"])
-    router = Router(registry, PluginHost([], load_plugins=""))
-    store = SqlStore(f"sqlite:///{folder / 'experiments.db'}")
+    store = ExperimentStore(f"sqlite:///{folder / 'experiments.db'}")
     store.create(trial(state=Lifecycle.STOPPED))
-    live = Experiments(store, base_digest=lambda: engine.info.digest, router_digest=router.digest)
-
-    async def startup() -> None:
-        await asyncio.to_thread(engine.start)
-        await registry.start()
-        await router.start()
-        await live.start()
-
-    hooks = Hooks(PluginHost([], built_in=True))
-    app = ServerApp(settings, engine, registry, router, startup, hooks=hooks)
-    app.experiments = ServedExperiments(live)
-    await app.start()
-    await app.ready.wait()
-    command = [sys.executable, "-m", "benchmarks.overhead_client", app.address]
-    process = await asyncio.create_subprocess_exec(*command, stdin=PIPE, stdout=PIPE)
-    try:
-        yield live, process
-    finally:
-        process.kill()
-        await process.wait()
-        await app.stop()
+    async with parts(engine) as (registry, router):
+        live = LiveExperiments(store, base_digest=lambda: engine.info.digest, router_digest=router.digest)
+        hooks = Hooks(PluginHost([], built_in=True))
+        settings = Settings(listen="127.0.0.1:0", metrics_listen="")
+        app = ServerApp(settings, engine, registry, router, live.start, hooks=hooks)
+        app.experiments = live
+        async with served(app), asked("benchmarks.experiment_overhead", "--client", app.address) as ask:
+            yield live, ask
         await live.close()
-        await router.close()
-        await registry.close()
 
 
 async def measure(engine: Engine, rounds: int, batches: int, told: bool) -> tuple[Found, str]:
     """Both in turn, the one first that was second before; and what was kept."""
     found: Found = {WITHOUT: [], WITH: []}
     with tempfile.TemporaryDirectory() as name:
-        async with served(engine, Path(name)) as (live, process):
+        async with under_trial(engine, Path(name)) as (live, ask):
             for run in range(rounds + 1):
                 for kind in (WITHOUT, WITH) if run % 2 else (WITH, WITHOUT):
                     running = kind is WITH
                     await set_state(live, Lifecycle.RUNNING if running else Lifecycle.STOPPED)
-                    figures = await round_of(process, 2 * run + running, batches, running and told)
+                    figures = await round_of(ask, 2 * run + running, batches, running and told)
                     if run:  # the first warms up
                         found[kind].append(figures)
             await live.recorder.flush()
@@ -188,7 +218,11 @@ def main() -> None:
     parser.add_argument("--engine", choices=("torch", "fake"), default="torch")
     parser.add_argument("--dry", action="store_true", help="print, write nothing")
     parser.add_argument("--no-outcomes", action="store_true", help="the client records none")
+    parser.add_argument("--client", metavar="ADDRESS", help=argparse.SUPPRESS)
     args = parser.parse_args()
+    if args.client:
+        asyncio.run(client(args.client))
+        return
     found, kept = asyncio.run(
         measure(engine_of(args.engine), args.rounds, args.batches, not args.no_outcomes)
     )

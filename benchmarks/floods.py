@@ -16,15 +16,14 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import grpc
-import psutil
 
-from benchmarks.report import write
+from benchmarks.report import quantile, write
+from benchmarks.serving import HOST, fake, used
 from router.v1 import inference_pb2 as pb
 from router.v1.inference_pb2_grpc import InferenceServiceStub
 
@@ -94,8 +93,7 @@ class Felt:
 
     def at(self, part: float, since: float, until: float) -> float:
         """A quantile in milliseconds of the calls made in that time."""
-        values = sorted(took for made, took in self.took if since <= made < until)
-        return 1000 * values[min(int(part * len(values)), len(values) - 1)] if values else 0.0
+        return 1000 * quantile([took for made, took in self.took if since <= made < until], part)
 
 
 async def neighbour(address: str, ended: asyncio.Event, felt: Felt) -> None:
@@ -134,23 +132,7 @@ async def probe(address: str, ended: asyncio.Event, felt: Felt) -> None:
         await asyncio.sleep(EVERY)
 
 
-@asynccontextmanager
-async def serving(settings: Sequence[str]) -> AsyncIterator[tuple[psutil.Process, dict[str, str]]]:
-    """A new server: its process and its addresses."""
-    metrics, http = "127.0.0.1:9474", "127.0.0.1:9475"
-    child = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "tests.server.serve_fake", "--step", "0.01", "--metrics", metrics),
-        *("--http", http, *(part for one in settings for part in ("--set", one))),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-    )
-    try:
-        assert child.stdout is not None
-        address = (await child.stdout.readline()).decode().strip()
-        yield psutil.Process(child.pid), {"grpc": address, "http": http, "metrics": metrics}
-    finally:
-        child.kill()
-        await child.wait()
+METRICS, HTTP = f"{HOST}:9474", f"{HOST}:9475"
 
 
 async def shed(address: str) -> str:
@@ -166,13 +148,15 @@ async def shed(address: str) -> str:
 async def measured(attack: Attack, part: float) -> dict[str, Any]:
     """A row of the table."""
     number = max(1, int(attack.number * part))
-    async with serving(attack.settings) as (process, at):
+    settings = (part for one in attack.settings for part in ("--set", one))
+    with fake(0.01, "--metrics", METRICS, "--http", HTTP, *settings) as (process, address):
+        at = {"grpc": address, "http": HTTP, "metrics": METRICS}
         felt, ended = Felt(), asyncio.Event()
         asking = asyncio.create_task(neighbour(at["grpc"], ended, felt))
         probing = asyncio.create_task(probe(at["metrics"], ended, felt))
         await asyncio.sleep(BEFORE)
         memory, began = process.memory_info().rss, time.monotonic()
-        used, felt.attacked = sum(process.cpu_times()[:2]), True
+        spent, felt.attacked = used(process), True
         attacking = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "tests.security.attacks", attack.program, at[attack.at]),
             *(str(number), *attack.more),
@@ -183,7 +167,7 @@ async def measured(attack: Attack, part: float) -> dict[str, Any]:
         while not saying.done():
             peak = max(peak, process.memory_info().rss)
             await asyncio.sleep(0.05)
-        over, used = time.monotonic(), sum(process.cpu_times()[:2]) - used
+        over, spent = time.monotonic(), used(process) - spent
         await asyncio.sleep(AFTER)
         ended.set()
         await asyncio.gather(asking, probing)
@@ -200,7 +184,7 @@ async def measured(attack: Attack, part: float) -> dict[str, Any]:
         "most": felt.at(1, began, over),
         "/healthz most": 1000 * felt.silent,
         "failed": len(felt.failed),
-        "CPU s": used,
+        "CPU s": spent,
         "peak +MB": (peak - memory) / 2**20,
         "after +MB": (after - memory) / 2**20,
         "attacker saw": ", ".join(f"{what} {count}" for what, count in seen.items()) or "nothing",

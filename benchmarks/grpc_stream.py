@@ -9,69 +9,44 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import random
-import sys
-import tempfile
 import time
-from asyncio.subprocess import PIPE, Process
 from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
 from statistics import median
 from typing import Any
 
 from benchmarks import report
-from benchmarks.prompts import NEW_TOKENS, REQUESTS
+from benchmarks.answering import NEW_TOKENS, REQUESTS
+from benchmarks.serving import answer, asked, nothing, parts, served, texts
 from benchmarks.workload import run_jobs
 from router.config import Settings
 from router.engine.base import Job, Prompt
 from router.engine.fake import FakeEngine
 from router.engine.torch_engine import TorchEngine
 from router.plugins import Hooks, PluginHost
-from router.registry.registry import Registry
-from router.routing.router import Router
 from router.server.app import ServerApp
 from router.types import SamplingParams
 
 HERE, GRPC, HTTP = "in-process", "through gRPC", "over HTTP, server-sent events"
 FAKE_STEP = 0.004  # seconds: 4,000 tokens a second of 16 streams, if nothing else took time
-WORDS = [
-    "river",
-    "stone",
-    "market",
-    "window",
-    "letter",
-    "garden",
-    "winter",
-    "paper",
-    "signal",
-    "engine",
-    "copper",
-    "border",
-    "lemon",
-    "history",
-]
-
-
-def texts(seed: int) -> list[str]:
-    """Prompts of about 90 tokens, all different from the first word on."""
-    rng = random.Random(seed)
-    return [f"{seed} {i} " + " ".join(rng.choices(WORDS, k=82)) for i in range(REQUESTS)]
 
 
 async def client(grpc_address: str, http_address: str) -> None:
-    """The client's process: a way and prompts in, as a line of JSON, a line of seconds and tokens out."""
+    """The client's process: a way and prompts in, tokens a second out."""
     import grpc
 
     from router.v1.inference_pb2_grpc import InferenceServiceStub
 
     async with grpc.aio.insecure_channel(grpc_address) as channel:
         ways = {GRPC: partial(by_grpc, InferenceServiceStub(channel)), HTTP: partial(by_http, http_address)}
-        while line := await asyncio.to_thread(sys.stdin.readline):
-            way, prompts = json.loads(line)
+
+        async def one_round(work: tuple[str, list[str]]) -> float:
+            way, prompts = work
             begin = time.perf_counter()
             tokens = sum(await asyncio.gather(*map(ways[way], prompts)))
-            print(json.dumps({"seconds": time.perf_counter() - begin, "tokens": tokens}), flush=True)
+            return tokens / (time.perf_counter() - begin)
+
+        await answer(one_round)
 
 
 async def by_grpc(stub: Any, text: str) -> int:
@@ -110,15 +85,6 @@ async def by_http(address: str, text: str) -> int:
     return tokens
 
 
-async def through(process: Process, way: str, prompts: Sequence[str]) -> float:
-    """Tokens a second as the client sees them."""
-    assert process.stdin is not None
-    assert process.stdout is not None
-    process.stdin.write(json.dumps([way, prompts]).encode() + b"\n")
-    answer = json.loads(await process.stdout.readline())
-    return float(answer["tokens"] / answer["seconds"])
-
-
 async def in_process(engine: Any, prompts: Sequence[str]) -> float:
     """Tokens a second without a server between."""
     params = SamplingParams(max_tokens=NEW_TOKENS, min_tokens=NEW_TOKENS)
@@ -132,38 +98,20 @@ async def measure(rounds: int, fake: bool) -> dict[str, list[float]]:
     settings = Settings(listen="127.0.0.1:0", http_listen="127.0.0.1:0", metrics_listen="")
     engine: Any = FakeEngine(step_seconds=FAKE_STEP) if fake else TorchEngine(settings)
     speeds: dict[str, list[float]] = {HERE: [], GRPC: [], HTTP: []}
-    with tempfile.TemporaryDirectory() as folder:
-        registry, router = _parts(engine, Path(folder))
-
-        hooks = Hooks(PluginHost([], built_in=True))
-
-        async def startup() -> None:
-            await asyncio.to_thread(engine.start)
-            await registry.start()
-            await router.start()
-
-        app = ServerApp(settings, engine, registry, router, startup, hooks=hooks)
-        await app.start()
-        await app.ready.wait()
-        command = [sys.executable, "-m", "benchmarks.grpc_stream", "--client", app.address, app.http_address]
-        process = await asyncio.create_subprocess_exec(*command, stdin=PIPE, stdout=PIPE)
-        for run in range(rounds + 1):
-            found = {HERE: await in_process(engine, texts(3 * run))}
-            for at, way in enumerate((GRPC, HTTP) if run % 2 else (HTTP, GRPC), 1):
-                found[way] = await through(process, way, texts(3 * run + at))
-            for way, speed in found.items() if run else ():
-                speeds[way].append(speed)
-        process.kill()
-        await process.wait()
-        await app.stop()
-        await router.close()
-        await registry.close()
+    hooks = Hooks(PluginHost([], built_in=True))
+    async with parts(engine) as (registry, router):
+        app = ServerApp(settings, engine, registry, router, nothing, hooks=hooks)
+        async with (
+            served(app),
+            asked("benchmarks.grpc_stream", "--client", app.address, app.http_address) as ask,
+        ):
+            for run in range(rounds + 1):
+                found = {HERE: await in_process(engine, texts(3 * run))}
+                for at, way in enumerate((GRPC, HTTP) if run % 2 else (HTTP, GRPC), 1):
+                    found[way] = await ask((way, texts(3 * run + at)))
+                for way, speed in found.items() if run else ():
+                    speeds[way].append(speed)
     return speeds
-
-
-def _parts(engine: Any, folder: Path) -> tuple[Registry, Router]:
-    registry = Registry(engine, [folder])
-    return registry, Router(registry, PluginHost([]))
 
 
 def main() -> None:

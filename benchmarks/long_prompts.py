@@ -11,9 +11,9 @@ from statistics import median
 from typing import Any
 
 from benchmarks import report
+from benchmarks.answering import prompts
 from benchmarks.contestants import Entry, Field, ending, ours, told
 from benchmarks.engine import AS_PEFT, AS_SERVED, SERVED
-from benchmarks.prompts import prompts
 from router.models import resolve_model
 
 OURS, THEIRS = "lora-router", "transformers"

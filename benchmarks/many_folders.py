@@ -9,16 +9,18 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import gc
 import json
 import os
 import shutil
 import sys
 import tempfile
 import time
+from asyncio.events import Handle
 from asyncio.subprocess import Process
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -30,13 +32,14 @@ from grpc_health.v1.health_pb2_grpc import HealthStub
 from rich.progress import track
 
 from benchmarks import report
-from benchmarks.many_folders_server import SITES
+from benchmarks.serving import used
 from router.cli.demo import free_address
 from router.client import AdapterState, AsyncClient, ClientError
+from router.engine.fake import FakeEngine
 from router.v1 import inference_pb2 as pb
 from router.v1.inference_pb2_grpc import InferenceServiceStub
 from tests.registry.cards import hand_in
-from tests.registry.tiny import CONFIG, lora_tensors, safetensors
+from tests.registry.tiny import BASE, CONFIG, lora_tensors, safetensors
 
 RANK, EXAMPLES, CHANGES = 2, 6, 5
 RATE = 50  # light calls a second
@@ -50,6 +53,10 @@ NOTES = (
 )
 TOPICS = ("contracts", "fevers", "ledgers", "engines", "gardens", "poems", "tariffs", "bridges", "proteins")
 NAMED = "adapter-00000"
+LINE_SECONDS, STEP_SECONDS = 0.2, 0.005
+LAYERS, HIDDEN = 30, 576
+SHAPES = {"q_proj": (HIDDEN, HIDDEN), "k_proj": (192, HIDDEN), "v_proj": (192, HIDDEN)}
+SITES = {f"model.layers.{i}.self_attn.{name}": shape for i in range(LAYERS) for name, shape in SHAPES.items()}
 
 
 # -- folders
@@ -89,6 +96,73 @@ def manifest(name: str, number: int, description: str = "") -> str:
 # -- a server, and what it says of itself
 
 
+class Watch:
+    """Measures the loop that it is started on, by wrapping how asyncio runs a callback.
+
+    Every 0.2 s a line of JSON goes to `file`: how late the loop came back at worst (wall clock, so what other
+    processes take counts), the longest that one callback kept the processor (thread time, so it does not),
+    and the longest collection of garbage.
+    """
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+        self._late = self._longest = self._garbage = self._collecting = 0.0
+
+    def start(self) -> None:
+        """Begin to measure; on the event loop."""
+        run = Handle._run  # type: ignore[attr-defined]
+
+        def timed(handle: Handle) -> None:
+            began = time.thread_time()
+            run(handle)
+            self._longest = max(self._longest, time.thread_time() - began)
+
+        Handle._run = timed  # type: ignore[attr-defined]
+        gc.callbacks.append(self._collected)
+        loop = asyncio.get_running_loop()
+        self._tasks = [loop.create_task(self._look()), loop.create_task(self._write())]
+
+    def _collected(self, phase: str, _: dict[str, int]) -> None:
+        now = time.thread_time()
+        if phase == "stop":
+            self._garbage = max(self._garbage, now - self._collecting)
+        self._collecting = now
+
+    async def _look(self) -> None:
+        while True:
+            due = time.monotonic() + STEP_SECONDS
+            await asyncio.sleep(STEP_SECONDS)
+            self._late = max(self._late, time.monotonic() - due)
+
+    async def _write(self) -> None:
+        with self._file.open("a", buffering=1) as file:
+            while True:
+                await asyncio.sleep(LINE_SECONDS)
+                line = {"time": time.time(), "late": self._late, "callback": self._longest}
+                line["garbage"] = self._garbage
+                file.write(json.dumps(line) + "\n")
+                self._late = self._longest = self._garbage = 0.0
+
+
+def serve() -> int:
+    """A server's process: `lora-router serve` on a fake engine, its event loop watched."""
+    from router.cli import compose, engines, main
+
+    engine = FakeEngine()
+    engine._info = replace(BASE, context_length=2048, sites=SITES)
+    engines.make_engine = lambda settings: engine  # type: ignore[assignment,return-value]
+    engines.resolve_model = lambda name: None  # type: ignore[assignment,return-value]
+    watch = Watch(Path(os.environ["WATCH_LOOP"]))
+    start = compose.Composition._start
+
+    async def watched(composition: compose.Composition) -> None:
+        watch.start()
+        await start(composition)
+
+    compose.Composition._start = watched  # type: ignore[method-assign]
+    return main.run()
+
+
 @dataclass
 class Server:
     """A process, and the file in which it tells of its event loop."""
@@ -101,8 +175,7 @@ class Server:
     @property
     def cpu(self) -> float:
         """Processor seconds so far."""
-        times = psutil.Process(self.process.pid).cpu_times()
-        return float(times.user + times.system)
+        return used(psutil.Process(self.process.pid))
 
     @property
     def memory(self) -> float:
@@ -130,7 +203,7 @@ async def serving(folder: Path, options: argparse.Namespace) -> AsyncIterator[Se
     environment = {**os.environ, "WATCH_LOOP": str(watch), "XDG_STATE_HOME": str(folder / "state")}
     with (folder / "log").open("ab") as log:
         process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "benchmarks.many_folders_server", "serve", *flags),
+            *(sys.executable, "-m", "benchmarks.many_folders", "serve", *flags),
             *("--adapters-dir", str(folder / "adapters"), "--plugins-dir", str(folder / "plugins")),
             stdout=log,
             stderr=log,
@@ -379,4 +452,6 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    if "WATCH_LOOP" in os.environ:
+        sys.exit(serve())
     main()

@@ -18,9 +18,9 @@ from pathlib import Path
 from statistics import median
 
 from benchmarks import report
+from benchmarks.answering import NEW_TOKENS, PROMPT_TOKENS, RANK, REQUESTS
 from benchmarks.contestants import Arm, Entry, Field, ending, measure, ours, physical_cores
 from benchmarks.engine import AS_SERVED, SERVED
-from benchmarks.prompts import NEW_TOKENS, PROMPT_TOKENS, RANK, REQUESTS
 from router.folders import cache_folder
 from router.models import resolve_model
 

@@ -13,9 +13,9 @@ from statistics import median
 from typing import Any
 
 from benchmarks import report
+from benchmarks.answering import PROMPT_TOKENS, RANK, prompts
 from benchmarks.contestants import Entry, Field, ending, ours, told
 from benchmarks.engine import AS_SERVED, SERVED
-from benchmarks.prompts import PROMPT_TOKENS, RANK, prompts
 from router.models import resolve_model
 
 PLAIN, INT8 = "weights as they are", "weights in int8"
@@ -55,7 +55,7 @@ def main() -> None:
     with ending(), Field() as field:
         about = {
             name: field.start(
-                Entry(name, ours("contestant_decode", *base, "--quantize", way), SERVED, AS_SERVED)
+                Entry(name, ours("contestant_engine", *base, "--quantize", way), SERVED, AS_SERVED)
             )
             for name, way in ((PLAIN, "none"), (INT8, "int8"))
         }
@@ -97,8 +97,8 @@ def summarise(rounds: Rounds) -> list[dict[str, Any]]:
     return [
         {
             "load": load.name,
-            "step as they are, ms": median(1000 * one["step"] for one in rounds[load.name, PLAIN]),
-            "step in int8, ms": median(1000 * one["step"] for one in rounds[load.name, INT8]),
+            "step as they are, ms": median(1000 * one["gap"] for one in rounds[load.name, PLAIN]),
+            "step in int8, ms": median(1000 * one["gap"] for one in rounds[load.name, INT8]),
             "decodes faster": faster(rounds, load.name),
             "tokens/s as they are": median(
                 one["tokens"] / one["seconds"] for one in rounds[load.name, PLAIN]
@@ -112,7 +112,7 @@ def summarise(rounds: Rounds) -> list[dict[str, Any]]:
 def faster(rounds: Rounds, load: str) -> float:
     """How many times as fast steps in int8 are: the median of the rounds' ratios."""
     pairs = zip(rounds[load, PLAIN], rounds[load, INT8], strict=True)
-    return median(plain["step"] / small["step"] for plain, small in pairs)
+    return median(plain["gap"] / small["gap"] for plain, small in pairs)
 
 
 def memory_rows(about: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:

@@ -1,11 +1,10 @@
-"""What a result stands with: hardware, versions, date; and the table people read."""
+"""What a result stands with: hardware, versions, date; and its page, which is of the newest run."""
 
 from __future__ import annotations
 
-import json
 import os
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -40,41 +39,31 @@ def versions(*packages: str) -> dict[str, str]:
 
 
 def write(
-    name: str, workload: str, rows: Sequence[dict[str, Any]], notes: Sequence[str], **more: Any
+    name: str,
+    workload: str,
+    rows: Sequence[dict[str, Any]],
+    notes: Sequence[str],
+    tables: Mapping[str, Sequence[dict[str, Any]]] | None = None,
+    **about: str,
 ) -> Path:
-    """Write results/NAME-DATE.json and results/NAME.md; returns the latter. `tables`: more rows by title."""
-    RESULTS.mkdir(exist_ok=True)
-    now = datetime.now(UTC)
-    record = {
-        "benchmark": name,
-        "date": now.isoformat(timespec="seconds"),
-        "hardware": hardware(),
-        "versions": versions("torch", "transformers", "peft", "grpcio", "lora-router"),
-        "workload": workload,
-        "rows": list(rows),
-        "notes": list(notes),
-        **more,
-    }
-    (RESULTS / f"{name}-{now:%Y%m%d-%H%M}.json").write_text(json.dumps(record, indent=1) + "\n")
-    page = RESULTS / f"{name}.md"
-    page.write_text(_page(record))
-    return page
-
-
-def _page(record: dict[str, Any]) -> str:
-    machine = record["hardware"]
-    head = [
-        f"# {record['benchmark']}",
+    """Write results/NAME.md in place of an earlier one. `tables`: more rows by title; `about`: more notes."""
+    machine = hardware()
+    used = versions("torch", "transformers", "peft", "grpcio", "lora-router")
+    lines = [
+        f"# {name}",
         "",
-        f"{record['date']}, {machine['cpu']}, {machine['cores']} cores {' '.join(machine['bf16'])}, "
-        f"{machine['memory_gib']} GiB; " + ", ".join(f"{k} {v}" for k, v in record["versions"].items()),
-        "",
-        record["workload"],
-        "",
+        f"{datetime.now(UTC).isoformat(timespec='seconds')}, {machine['cpu']}, {machine['cores']} cores "
+        f"{' '.join(machine['bf16'])}, {machine['memory_gib']} GiB; "
+        + ", ".join(f"{package} {number}" for package, number in used.items()),
+        *("", workload, "", table(rows), ""),
     ]
-    tables = record.get("tables", {}).items()
-    further = [line for title, rows in tables for line in (f"## {title}", "", table(rows), "")]
-    return "\n".join([*head, table(record["rows"]), "", *further, *[f"- {n}" for n in record["notes"]], ""])
+    for title, more in (tables or {}).items():
+        lines += [f"## {title}", "", table(more), ""]
+    lines += [f"- {note}" for note in (*notes, *(f"{what}: {said}" for what, said in about.items()))]
+    RESULTS.mkdir(exist_ok=True)
+    page = RESULTS / f"{name}.md"
+    page.write_text("\n".join([*lines, ""]))
+    return page
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:
@@ -102,3 +91,8 @@ def _cell(value: Any) -> str:
 def spread(values: Sequence[float]) -> dict[str, float]:
     """Median, least and most."""
     return {"median": median(values), "min": min(values), "max": max(values)}
+
+
+def quantile(values: Sequence[float], part: float) -> float:
+    """The value below which so large a part lies; 0 of nothing."""
+    return sorted(values)[min(int(part * len(values)), len(values) - 1)] if values else 0.0

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.report import table, write
+from benchmarks.report import quantile, table, write
 from benchmarks.routing_many import FixedCatalog
 from router.classifiers.regression import read_background
 from router.extensions.training.recipe import load_recipe
@@ -95,11 +95,6 @@ async def measure(plugins: str, count: int) -> dict[str, Any]:
         "classified": reasons["classified"] / count,
         "no answer": reasons["fallback"] / count,
     }
-
-
-def quantile(values: Sequence[float], share: float) -> float:
-    """The value below which `share` of them lie."""
-    return sorted(values)[min(len(values) - 1, int(share * len(values)))]
 
 
 def main() -> None:

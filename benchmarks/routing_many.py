@@ -1,10 +1,14 @@
 """`python -m benchmarks.routing_many`: routing among 10 to 10,000 adapters, and seven beside many.
 
-Adapters are synthetic topics (benchmarks/topics.py), six examples each, without a calibration: the router
-that is served, with the plugins that ship, is asked about requests that are worded otherwise. With `--rows`
+Adapters are synthetic topics, six examples each, without a calibration: the router that is served, with the
+plugins that ship, is asked about requests that are worded otherwise. A topic has three words of its own,
+whole words of the base's vocabulary; with 10,000 topics every word belongs to several. With `--rows`
 the seven adapters here keep their calibration while topics come beside them (0, 10, 100, 1,000), and the
 labelled requests of FILE are routed. Every count has a process of its own; the state folder is kept between a
 cold start and a warm one.
+
+With `--memory`: what the vectors of up to 100,000 adapters take, and a look at them, without texts: to encode
+the examples of so many takes half an hour, and changes neither memory nor the time of a look.
 """
 
 from __future__ import annotations
@@ -12,22 +16,30 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import random
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import psutil
+from transformers import AutoTokenizer
 
 from benchmarks.report import write
-from benchmarks.topics import Topic, topics
+from router.classifiers.nearest import Neighbours, principal
 from router.extensions.calibration.rows import Row, read_rows
+from router.models import DEFAULT_BASE, resolve_model
+from router.models.encoder import SIZE
 from router.plugins import PluginHost
-from router.routing.policy import Policy, RuleInForce
+from router.routing.in_force import RuleInForce
+from router.routing.policy import PlainRule
 from router.routing.router import Router
 from router.types import (
     EVERYTHING,
@@ -43,10 +55,62 @@ from router.types import (
 
 ROOT = Path(__file__).parents[1]
 COUNTS = (10, 100, 1000, 10_000)
+SIZES = (10_000, 30_000, 100_000)  # of vectors alone
+PARTS, LOOKS, NEAR = 3, 200, 16  # of a vector; of a measurement; adapters of an answer
 BESIDE = (0, 10, 100, 1000)
 ASKED = 300  # topics that are asked about, four requests each
 STRANGE = 600  # requests for nobody
 CLASSIFIERS = "keywords,linear,embedding,nearest"
+SEED = 20261127
+LEAST_LETTERS = 4
+LEARN = (
+    "My {b} breaks when I use {a}, please help with {c}",
+    "How do I set up {a} for a new {c}?",
+    "The {c} shows an error after the {b} was changed",
+    "Explain the difference between {a} and {b}",
+    "Write a note to the team about {b} and {c}",
+    "What does {a} cost for one {c} a year?",
+)
+ASK = (
+    "Can somebody look at our {c}? Since yesterday {a} and {b} do not work together",
+    "I need a short guide to {b}, with {a} in mind",
+    "Which {a} fits a {b} with {c}?",
+    "Tell me what to check first when {c} fails because of {a}",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Topic:
+    """A specialist, and requests that are meant for it."""
+
+    profile: AdapterProfile
+    asked: tuple[str, ...]
+
+
+def topics(count: int, seed: int = SEED) -> list[Topic]:
+    """The first `count` of them; the same for every count."""
+    drawn, vocabulary = random.Random(seed), words()
+    return [_topic(f"topic-{i:05d}", drawn.sample(vocabulary, 3)) for i in range(count)]
+
+
+def _topic(name: str, own: Sequence[str]) -> Topic:
+    a, b, c = own
+    profile = AdapterProfile(
+        name=name,
+        version="1",
+        domain=name,
+        description=f"{a}, {b} and {c}",
+        examples=tuple(text.format(a=a, b=b, c=c) for text in LEARN),
+    )
+    return Topic(profile, tuple(text.format(a=a, b=b, c=c) for text in ASK))
+
+
+@cache
+def words() -> list[str]:
+    """Whole words of letters only, in order."""
+    tokenizer = AutoTokenizer.from_pretrained(resolve_model(DEFAULT_BASE), local_files_only=True)
+    found = {token[1:] for token in tokenizer.get_vocab() if token.startswith("Ġ")}
+    return sorted(w for w in found if len(w) >= LEAST_LETTERS and w.isascii() and w.isalpha() and w.islower())
 
 
 class FixedCatalog:
@@ -100,7 +164,7 @@ async def among_topics(count: int, keep: Path) -> dict[str, Any]:
     before = psutil.Process().memory_info().rss
     catalog = FixedCatalog([topic.profile for topic in known[:count]])
     router = Router(
-        catalog, PluginHost([ROOT / "plugins"], CLASSIFIERS), rule=RuleInForce(Policy()), keep=keep
+        catalog, PluginHost([ROOT / "plugins"], CLASSIFIERS), rule=RuleInForce(PlainRule()), keep=keep
     )
     began = time.perf_counter()
     await router.start()
@@ -187,6 +251,39 @@ async def beside_seven(count: int, rows: Sequence[Row], calibration: str) -> dic
     }
 
 
+def index_of(adapters: int) -> dict[str, Any]:
+    """Fill an index of `nearest` with random vectors, look at it, add one more."""
+    draw = np.random.default_rng(1)
+
+    def rows(count: int) -> Any:
+        found = draw.standard_normal((count, PARTS * SIZE), np.float32)
+        return found / np.linalg.norm(found, axis=1, keepdims=True)
+
+    space = Neighbours(principal(rows(2000)))
+    asked, before = rows(LOOKS), psutil.Process().memory_info().rss
+    began = time.perf_counter()
+    for number in range(adapters):
+        space.put(f"adapter-{number}", rows(len(LEARN)))
+    filled = time.perf_counter() - began
+    memory = psutil.Process().memory_info().rss - before
+    times = []
+    for vector in asked:
+        began = time.perf_counter()
+        space.near(vector, NEAR)
+        times.append(time.perf_counter() - began)
+    began = time.perf_counter()
+    space.put("one more", rows(len(LEARN)))
+    return {
+        "adapters": adapters,
+        "memory MB": memory / 1e6,
+        "KB an adapter": memory / adapters / 1e3,
+        "a look p50 ms": 1e3 * sorted(times)[LOOKS // 2],
+        "a look p99 ms": 1e3 * sorted(times)[LOOKS * 99 // 100],
+        "one more, ms": 1e3 * (time.perf_counter() - began),
+        "all of them, s": filled,
+    }
+
+
 def _child(*args: object) -> dict[str, Any]:
     """One measurement in a process of its own."""
     command = [sys.executable, "-m", "benchmarks.routing_many", *map(str, args)]
@@ -199,21 +296,31 @@ def _child(*args: object) -> dict[str, Any]:
 def main() -> None:
     """Measure and write benchmarks/results/routing-many.md."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--counts", type=int, nargs="*", default=COUNTS)
+    parser.add_argument("--counts", type=int, nargs="*")
+    parser.add_argument("--memory", action="store_true", help="vectors alone, of up to 100,000 adapters")
     parser.add_argument("--rows", type=Path, help="labelled requests for the seven adapters here")
     parser.add_argument("--calibration", default="auto")
     parser.add_argument("--one", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--keep", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.one is not None:
-        if args.rows:
+        if args.memory:
+            print(json.dumps(index_of(args.one)))
+        elif args.rows:
             rows = read_rows(args.rows, {p.name for p in _seven()})
             print(json.dumps(asyncio.run(beside_seven(args.one, rows, args.calibration))))
         else:
             print(json.dumps(asyncio.run(among_topics(args.one, args.keep))))
         return
+    if args.memory:
+        table = [_child("--one", count, "--memory") for count in args.counts or SIZES]
+        workload = f"{len(LEARN)} examples an adapter, vectors of {PARTS} x {SIZE} numbers; {LOOKS} looks."
+        print(
+            write("routing-memory", workload, table, ["without the encoder, which reads the request first"])
+        )
+        return
     table = []
-    for count in args.counts:
+    for count in args.counts or COUNTS:
         with tempfile.TemporaryDirectory() as keep:
             cold = _child("--one", count, "--keep", keep)
             warm = _child("--one", count, "--keep", keep)

@@ -9,7 +9,12 @@ here: `lora-router route evaluate` measures calibrated routing.
 from __future__ import annotations
 
 import argparse
+import json
+import subprocess
+import sys
+import sysconfig
 import time
+import venv
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,16 +22,17 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.peer_semantic_router import Answers, ask, environment, installed
-from benchmarks.report import write
-from benchmarks.routing import ROOT, adapters, quantile
-from router.calibration.model import CalibrationError
-from router.classifiers.axes import axes_of
+from benchmarks.contestants import environment as without_settings
+from benchmarks.report import quantile, write
+from benchmarks.routing import ROOT, adapters
+from router.calibration.model import CalibrationError, axes_of
 from router.classifiers.contract import Classifier, read_answers
 from router.extensions.calibration.evaluation import coverage_at, macro_f1, risk_coverage
 from router.extensions.calibration.rows import Row, read_rows
+from router.folders import cache_folder
+from router.models import fetch_encoder
 from router.plugins import PluginHost
-from router.routing.policy import Policy
+from router.routing.policy import PlainRule
 from router.types import AdapterProfile, Request, Turn, Vote
 
 CLASSIFIERS = "keywords,linear,embedding"
@@ -34,6 +40,9 @@ RISK = 0.05
 TIMED = 60  # requests whose time is taken, one by one
 BATCH = 16
 Confidences = Mapping[str, float]
+PACKAGE = "semantic-router>=1.1,<2"
+SCRIPT = Path(__file__).with_name("semantic_router_peer.py")
+PEER = cache_folder() / "peers" / "semantic-router"
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +90,7 @@ def _timed(answer: Callable[[Sequence[str]], object], text: str) -> float:
 
 def _cascade(found: Mapping[str, Arm], profiles: Sequence[AdapterProfile], place: str) -> list[Confidences]:
     """The first sure vote, as a server without a calibration decides; else what the last classifier says."""
-    policy, names, joined = Policy(kinds=axes_of(profiles)), {p.name for p in profiles}, []
+    policy, names, joined = PlainRule(kinds=axes_of(profiles)), {p.name for p in profiles}, []
     for given in zip(*(getattr(arm, place) for arm in found.values()), strict=True):
         votes = [Vote(name, one, not one) for name, one in zip(found, given, strict=True)]
         concluded = policy.conclude(votes, names)
@@ -140,6 +149,57 @@ def _about_times(found: Mapping[str, Arm]) -> list[str]:
         for name, arm in found.items()
         if arm.threads
     ]
+
+
+@dataclass(frozen=True, slots=True)
+class Answers:
+    """Confidences of the routes it returned for each text, the time of single requests, and its threads."""
+
+    confidences: list[dict[str, float]]
+    milliseconds: list[float]
+    threads: int
+
+
+def environment() -> Path:
+    """Python of the peer's environment, installed on first use.
+
+    Its packages are its own; torch and transformers, which it asks for without an upper bound, are those of
+    this environment, so that both sides run the encoder on the same library.
+    """
+    python = PEER / "bin" / "python"
+    if not (PEER / "installed").exists():
+        print(f"installing {PACKAGE} into {PEER} (a minute or two, once)", file=sys.stderr)
+        venv.create(PEER, with_pip=True, clear=True)
+        subprocess.run([str(python), "-m", "pip", "install", "-q", PACKAGE, "requests"], check=True)
+        code = "import sysconfig; print(sysconfig.get_path('purelib'))"
+        theirs = subprocess.run([str(python), "-c", code], check=True, capture_output=True, text=True).stdout
+        Path(theirs.strip(), "shared.pth").write_text(sysconfig.get_path("purelib") + "\n")
+        (PEER / "installed").touch()
+    return python
+
+
+def ask(routes: Mapping[str, Sequence[str]], texts: Sequence[str], times: int) -> Answers:
+    """What it says to `texts`; the first `times` are asked again, one by one, with a clock."""
+    task = {"encoder": str(fetch_encoder()), "routes": routes, "texts": texts, "times": times}
+    said = subprocess.run(
+        [str(environment()), str(SCRIPT)],
+        input=json.dumps(task),
+        stdout=subprocess.PIPE,
+        text=True,
+        check=False,
+        env=without_settings({}),  # its documentation asks for none
+    )
+    if said.returncode:
+        raise SystemExit(f"semantic-router failed; its messages are above. To install it anew, delete {PEER}")
+    return Answers(**json.loads(said.stdout.splitlines()[-1]))
+
+
+def installed() -> str:
+    """Name and version of the peer."""
+    code = "from importlib.metadata import version; print('semantic-router', version('semantic-router'))"
+    return subprocess.run(
+        [str(environment()), "-c", code], check=True, capture_output=True, text=True
+    ).stdout.strip()
 
 
 def main() -> None:

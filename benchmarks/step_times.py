@@ -29,9 +29,9 @@ from typing import Any
 import numpy as np
 
 from benchmarks import report
+from benchmarks.answering import NEW_TOKENS, PROMPT_TOKENS, RANK, prompts
 from benchmarks.fleet_model import STEP_TIMES, Costs, Shape, Simulation, outcome
 from benchmarks.fleet_policies import RoundRobin
-from benchmarks.prompts import NEW_TOKENS, PROMPT_TOKENS, RANK, prompts
 from router.engine.base import Delta, Finished, Job
 from router.types import AdapterRef, SamplingParams
 
@@ -119,8 +119,7 @@ class Bench:
 
     def registry(self, adapters: int) -> Any:
         """One with memory for so many."""
-        from router.registry.options import RegistryOptions
-        from router.registry.registry import Registry
+        from router.registry.registry import Registry, RegistryOptions
 
         size = self.size or 2 * (self.folder / "adapters/0/adapter_model.safetensors").stat().st_size
         options = RegistryOptions(

@@ -12,11 +12,11 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from benchmarks.prompts import RANK, TARGETS
+from benchmarks.answering import RANK, TARGETS
 from router.config import Settings
 from router.engine.base import AdapterArtifact, Finished, Job, SiteDelta, TensorData
 from router.engine.torch_engine import TorchEngine
-from router.types import SamplingParams
+from router.types import SamplingParams, Usage
 
 
 def start(model: str, dtype: str, *, native: bool, quantize: str = "none") -> TorchEngine:
@@ -90,15 +90,21 @@ def jobs(tokens: Sequence[list[int]], adapters: Sequence[str | None], new: int) 
 
 async def run_jobs(engine: TorchEngine, work: Sequence[Job]) -> tuple[float, int]:
     """Seconds and generated tokens for all jobs at once."""
+    seconds, found = await usages(engine, work)
+    return seconds, sum(usage.completion_tokens for usage in found)
+
+
+async def usages(engine: TorchEngine, work: Sequence[Job]) -> tuple[float, list[Usage]]:
+    """Seconds for all jobs at once, and what each took."""
     start = time.perf_counter()
-    counts = await asyncio.gather(*(_consume(engine, job) for job in work))
-    return time.perf_counter() - start, sum(counts)
+    found = await asyncio.gather(*(_usage(engine, job) for job in work))
+    return time.perf_counter() - start, found
 
 
-async def _consume(engine: TorchEngine, job: Job) -> int:
+async def _usage(engine: TorchEngine, job: Job) -> Usage:
     async for event in engine.submit(job):
         if isinstance(event, Finished):
-            return event.usage.completion_tokens
+            return event.usage
     raise RuntimeError("a generation ended without Finished")
 
 

@@ -282,11 +282,11 @@ def test_an_engine_that_cannot_be_made_is_told(write: Write) -> None:
 
 
 SOURCE = """
-from router.sources.local import Local
+from router.sources.source import LocalFolder
 
 @hookimpl
 def register_adapter_sources(register):
-    register("shelf", lambda text, inside: Local(Path("shelf") / text.removeprefix("shelf:"), inside))
+    register("shelf", lambda text, inside: LocalFolder(Path("shelf") / text.removeprefix("shelf:"), inside))
 """
 
 
@@ -621,7 +621,7 @@ async def test_a_request_is_rewritten_before_it_is_routed(write: Write) -> None:
     ("body", "code"),
     [
         ("raise KeyError", "UNAVAILABLE"),
-        ("import time; time.sleep(5)", "UNAVAILABLE"),
+        ("import time; time.sleep(1)", "UNAVAILABLE"),
         ("return 3", "UNAVAILABLE"),
         ("raise PermissionDenied('not today')", "PERMISSION_DENIED"),
     ],

@@ -4,28 +4,34 @@ from __future__ import annotations
 
 import asyncio
 import atexit
+import faulthandler
 import gc
 import logging
+import os
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import NoReturn
 
 from router.cli.base_files import equals_base
+from router.cli.engines import engine_of
 from router.cli.fleet import of_all_replicas
 from router.cli.plugins import host_of
 from router.cli.settings import calibration_file, rule_of
-from router.cli.summary import NO_CHAT_TEMPLATE
+from router.cli.summary import NO_CHAT_TEMPLATE, print_summary
 from router.config import Settings
-from router.engine.access import EngineBase
 from router.engine.base import Engine
+from router.engine.base_model import EngineBaseModel
 from router.plugins import Hooks, PluginHost
-from router.registry.options import RegistryOptions
-from router.registry.registry import Registry
+from router.registry.registry import Registry, RegistryOptions
 from router.registry.state import state_dir
 from router.routing.router import Router
 from router.server.app import ServerApp
 from router.server.lifecycle import in_daemon_thread
+from router.server.listen import check_free
+from router.server.logs import logging_to
 from router.server.metrics import DriftCollector
 from router.server.registration import check_parts
 
@@ -63,7 +69,7 @@ class Composition:
             self.registry,
             plugins,
             on_vote=lambda vote: self.app.voted(vote),
-            base_for=partial(EngineBase, engine),
+            base_for=partial(EngineBaseModel, engine),
             rule=rule_of(settings, calibration),
             calibration=calibration,
             keep=state_dir(settings.adapter_folders),
@@ -111,3 +117,41 @@ def keep(whole: bool = False) -> None:
     gc.freeze()
     if whole:
         atexit.register(gc.unfreeze)  # at the end libraries' threads are taken apart in the usual order
+
+
+def serve_until_stopped(settings: Settings) -> int:
+    """Fetch the base with a progress bar, then serve; returns the exit code.
+
+    Raises ConfigError, for an address that is in use before anything is fetched or loaded.
+
+    From the first signal on a clock runs that no thread can hold up. If it runs out, the stacks of all
+    threads go to standard error and the exit code is 1.
+    """
+    check_free(settings)
+    if not sys.stderr.isatty():
+        os.environ.setdefault("TQDM_DISABLE", "1")  # no bars in a log
+    # Read when torch is loaded, and of use where torch's own operations compute. Threads that sleep at once
+    # make them half as fast, those that watch for work for long take the core from everybody else.
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+    plugins = host_of(settings)
+    plugins.refresh()
+    plugins.check_tables()
+    engine, model = engine_of(settings, plugins)
+    composition = Composition(settings, engine, model, plugins)
+
+    def summarise(app: ServerApp) -> None:
+        print_summary(app, composition.plugins.status(), composition.router.rule.status)
+
+    with logging_to(settings.log_level):
+        asyncio.run(composition.run(summarise, partial(faulthandler.dump_traceback_later, exit=True)))
+    if composition.app.engine_hangs:
+        _leave_at_once()
+    return 0
+
+
+def _leave_at_once() -> NoReturn:
+    """End without waiting for a thread that hangs; nothing is left to be written."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(1)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from router.cli import flags, units
+from router.cli import flags, output
 from router.cli.command import FAILED, MISUSED, CliError
 from router.types import Decision, Override, Reason, Usage
 
@@ -183,7 +183,7 @@ def usage_line(usage: Usage, finish: str) -> str:
     cached = f" ({usage.cached_tokens} cached)" if usage.cached_tokens else ""
     parts = [finish, f"{usage.prompt_tokens} + {usage.completion_tokens} tokens{cached}"]
     if usage.time_to_first_token:
-        parts.append(f"first after {units.duration(usage.time_to_first_token)}")
+        parts.append(f"first after {output.duration(usage.time_to_first_token)}")
     decoding = usage.total_time - usage.time_to_first_token
     if usage.completion_tokens > 1 and decoding > 0:
         parts.append(f"{(usage.completion_tokens - 1) / decoding:.1f} tokens/s")

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
-from router.cli import units
+from router.cli import output
 from router.cli.command import INTERRUPTED, CliError, report
 from router.folders import state_folder
 from router.types import Decision
@@ -250,7 +250,7 @@ def print_answers(asked: Sequence[DemoRequest]) -> None:
                 brief(one.prompt, 44),
                 who,
                 sure,
-                units.duration(one.first_token),
+                output.duration(one.first_token),
                 one.error or brief(one.text, 60),
             )
         )

@@ -5,24 +5,29 @@ from __future__ import annotations
 import os
 import sys
 import threading
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from router import __version__
-from router.cli import audit, bench, clients, models, plugins, replicas, settings
-from router.cli.adapters import served
-from router.cli.adapters.add import add
-from router.cli.adapters.sign import digest, keygen, sign
-from router.cli.adapters.validate import validate
+from router.cli import adapter_folders, adapters, audit, clients, models, plugins, replicas, route, settings
 from router.cli.ask import ask
-from router.cli.command import DEFAULT_COMMAND, FAILED, INTERRUPTED, PromptOrCommand, group, or_help, report
+from router.cli.command import (
+    DEFAULT_COMMAND,
+    FAILED,
+    INTERRUPTED,
+    CliError,
+    PromptOrCommand,
+    group,
+    or_help,
+    report,
+)
 from router.cli.flags import connecting
 from router.cli.replica import replica
-from router.cli.route import corrections
-from router.cli.route.ask import route
 from router.cli.serve import serve
 
+ROOT = Path(__file__).resolve().parents[2]
 app = typer.Typer(
     cls=plugins.WithPlugins,
     rich_markup_mode=None,
@@ -36,25 +41,23 @@ routing = typer.Typer(
     rich_markup_mode=None,
     help="Where requests go: one request, and how well the classifiers here do.",
 )
-routing.command(DEFAULT_COMMAND)(connecting(route))
-routing.command("correct")(connecting(corrections.correct))
-routing.add_typer(
-    group("Who should have answered.", list=corrections.list_, clear=corrections.clear), name="corrections"
-)
+routing.command(DEFAULT_COMMAND)(connecting(route.route))
+routing.command("correct")(connecting(route.correct))
+routing.add_typer(group("Who should have answered.", list=route.list_, clear=route.clear), name="corrections")
 app.add_typer(routing, name="route")
 app.add_typer(
     group(
         "What a server has, and adapter folders here.",
-        list=served.list_,
-        show=served.show,
-        load=served.load,
-        unload=served.unload,
-        default=served.default,
-        add=add,
-        validate=validate,
-        digest=digest,
-        keygen=keygen,
-        sign=sign,
+        list=adapters.list_,
+        show=adapters.show,
+        load=adapters.load,
+        unload=adapters.unload,
+        default=adapters.default,
+        add=adapter_folders.add,
+        validate=adapter_folders.validate,
+        digest=adapter_folders.digest,
+        keygen=adapter_folders.keygen,
+        sign=adapter_folders.sign,
     ),
     name="adapters",
 )
@@ -86,7 +89,34 @@ app.add_typer(
     group("Who administered what, and who was refused.", show=audit.show, verify=audit.verify), name="audit"
 )
 app.add_typer(group("Settings.", show=settings.show), name="config")
-app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(bench.bench)
+
+
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def bench(context: typer.Context) -> None:
+    """Measure this engine on this machine, beside PEFT.
+
+    Each contestant has a process of its own. Arguments go to the benchmark. It lives in the source checkout,
+    not in the installed package.
+
+    \b
+    Arguments:
+      --rounds N     counted rounds (5)
+      --model MODEL  the base
+      --dtype DTYPE  as for serve
+      --no-peft      leave the PEFT baseline out
+
+    \b
+    Example:
+      lora-router bench --rounds 3 --no-peft
+    """
+    if not (ROOT / "benchmarks" / "engine.py").is_file():
+        raise CliError("the benchmark comes with the source: run `make bench` in a checkout of lora-router")
+    os.chdir(ROOT)
+    sys.stdout.flush()
+    # In this process' place, so that Ctrl-C and other signals reach the one that ends all contestants.
+    os.execv(sys.executable, [sys.executable, "-m", "benchmarks.engine", *context.args])  # noqa: S606
+
+
 app.command()(replica)
 
 

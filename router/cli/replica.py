@@ -92,13 +92,16 @@ def replica(
         from pydantic import SecretStr
 
         from router.config import Settings
-        from router.plugins.tables import Table
+        from router.plugins.tables import SettingsTable
 
-        said = json.loads(sys.stdin.readline())
-        tables = {name: Table.of_json(values) for name, values in said["settings"].pop("tables", {}).items()}
-        made = Settings.model_construct(**said["settings"], replica_secret=SecretStr(said["secret"]))
+        start = json.loads(sys.stdin.readline())
+        tables = {
+            name: SettingsTable.of_json(values)
+            for name, values in start["settings"].pop("tables", {}).items()
+        }
+        made = Settings.model_construct(**start["settings"], replica_secret=SecretStr(start["secret"]))
         settings = made.with_tables(tables)
-        engine, fake, forsaken = said["engine"], said["fake"], said["forsaken_seconds"]
+        engine, fake, forsaken = start["engine"], start["fake"], start["forsaken_seconds"]
     else:
         from router.cli.settings import load_settings, parse_sets
 

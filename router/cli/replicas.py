@@ -132,10 +132,10 @@ def _step_line(step: Replacement) -> str:
 
 
 def _row(replica: Replica) -> list[str]:
-    from router.cli import units
+    from router.cli import output
 
     counts = map(str, (replica.running, replica.waiting, replica.adapters))
-    return [replica.name, replica.state, units.ago(replica.since), *counts, replica.device, replica.problem]
+    return [replica.name, replica.state, output.ago(replica.since), *counts, replica.device, replica.problem]
 
 
 def _how_many(least: int, most: int) -> str:

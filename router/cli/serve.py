@@ -294,7 +294,7 @@ def serve(
     os.environ.setdefault("GRPC_VERBOSITY", "ERROR")  # it tells of each replica that ends, as the log does
     settings = settings_of(said, set_ or [], config)
     check_reach(settings, insecure_listen, insecure_metrics)
-    from router.cli.process import serve_until_stopped
+    from router.cli.compose import serve_until_stopped
 
     raise typer.Exit(serve_until_stopped(settings))
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from router.carried import carried, is_carried
-from router.cli import units
+from router.cli import output
 from router.config import Settings
 from router.engine.base import BaseInfo
 from router.errors import NO_EXPERIMENTS
@@ -74,7 +74,7 @@ def print_summary(app: ServerApp, plugins: Sequence[PluginStatus], calibration: 
 
 def base_lines(info: BaseInfo) -> list[tuple[str, str]]:
     """The resident base and how it runs."""
-    size = f", {units.size(info.size_bytes)}" if info.size_bytes else ""
+    size = f", {output.size(info.size_bytes)}" if info.size_bytes else ""
     return [
         ("base", f"{info.name} ({info.architecture}{size}, context {info.context_length})"),
         ("device", f"{info.device}, {info.precision}"),
@@ -93,7 +93,7 @@ def adapter_row(info: AdapterInfo) -> tuple[str, ...]:
         info.domain,
         info.task,
         str(info.rank or ""),
-        units.size(info.size_bytes) if info.size_bytes else "",
+        output.size(info.size_bytes) if info.size_bytes else "",
         info.error or info.gate or "; ".join([*["carried"] * info.carried, *info.notes]),
     )
 

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from router.built_in import has_experiments
 from router.client.aio import AsyncClient
-from router.client.channel import ClientError
-from router.client.experiments import of_experiments
+from router.client.channel import ClientError, of_experiments
 from router.client.sync import Client
 from router.client.values import (
     Adapter,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Self, Unpack
@@ -17,24 +17,25 @@ from router.client.channel import (
     Secured,
     channel_credentials,
     channel_options,
+    of_experiments,
 )
-from router.client.experiments import of_experiments
-from router.client.fleet import AsyncReplicas
 from router.client.values import (
     Adapter,
     Answer,
     CallOptions,
     DefaultChange,
     Event,
+    Fleet,
     GenerateOptions,
     Plugin,
     Prompt,
+    Replacement,
     RouteOptions,
     TokenCount,
     Unloaded,
 )
 from router.types import AdapterEvent, Decision, Keeping
-from router.v1 import adapters_pb2, adapters_pb2_grpc, inference_pb2_grpc
+from router.v1 import adapters_pb2, adapters_pb2_grpc, fleet_pb2, fleet_pb2_grpc, inference_pb2_grpc
 
 if TYPE_CHECKING:
     from router.experiments.client import AsyncExperiments
@@ -191,3 +192,41 @@ class AsyncAdapters:
         async with aclosing(received):
             async for message in received:
                 yield messages.to_adapter_event(message)
+
+
+class AsyncReplicas:
+    """`client.replicas`, awaited."""
+
+    def __init__(self, channel: grpc.aio.Channel, caller: AsyncCaller) -> None:
+        self._stub: Any = fleet_pb2_grpc.FleetServiceStub(channel)  # type: ignore[no-untyped-call]
+        self._caller = caller
+
+    async def list(self, **options: Unpack[CallOptions]) -> Fleet:
+        """All, and how many there may be."""
+        answer = await self._caller.unary(self._stub.ListReplicas, fleet_pb2.ListReplicasRequest(), options)
+        return messages.to_fleet(answer)
+
+    async def resize(self, least: int, most: int, **options: Unpack[CallOptions]) -> tuple[int, int]:
+        """No fewer than `least` and no more than `most` from now on; returns both."""
+        request = fleet_pb2.ResizeReplicasRequest(least=least, most=most)
+        answer = await self._caller.unary(self._stub.ResizeReplicas, request, options)
+        return answer.least, answer.most
+
+    async def replace(
+        self, names: Sequence[str] = (), **options: Unpack[CallOptions]
+    ) -> AsyncIterator[Replacement]:
+        """A new one for each of these, or for all, one after the other: every step as it comes.
+
+        What was begun goes on when the loop is left. No deadline unless given.
+        """
+        options.setdefault("timeout", None)
+        received: Any = self._caller.stream(
+            self._stub.ReplaceReplicas, messages.replace_request(names), options
+        )
+        async with aclosing(received):
+            async for message in received:
+                yield messages.to_replacement(message)
+
+    async def drain(self, name: str, **options: Unpack[CallOptions]) -> None:
+        """Have one end when it has finished; what started it starts it again."""
+        await self._caller.unary(self._stub.DrainReplica, fleet_pb2.DrainReplicaRequest(name=name), options)

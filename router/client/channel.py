@@ -7,12 +7,14 @@ import json
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from importlib import import_module
 from pathlib import Path
 from typing import Any, TypedDict
 
 import grpc
 
-from router.errors import FieldViolation
+from router.built_in import has_experiments
+from router.errors import NO_EXPERIMENTS, FieldViolation
 
 DEFAULT_TARGET = "127.0.0.1:50051"
 DEFAULT_TIMEOUT = 60.0
@@ -229,3 +231,10 @@ def _details(trailers: Any) -> dict[str, Any]:
             if packed.Unpack(message):
                 found[kind.__name__] = message
     return found
+
+
+def of_experiments(name: str) -> Any:
+    """That name of `router.experiments.client`. Raises ModuleNotFoundError where they are not installed."""
+    if not has_experiments():
+        raise ModuleNotFoundError(NO_EXPERIMENTS, name="router.experiments")
+    return getattr(import_module("router.experiments.client"), name)

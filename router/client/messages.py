@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from enum import StrEnum
 from typing import Any, Literal, TypeVar
 
@@ -20,11 +20,14 @@ from router.client.values import (
     Delta,
     Event,
     Finished,
+    Fleet,
     GenerateOptions,
     Plugin,
     PluginClassifier,
     PluginJudge,
     Prompt,
+    Replacement,
+    Replica,
     RouteOptions,
     Started,
     TokenCount,
@@ -52,7 +55,7 @@ from router.types import (
     Vote,
     VoteError,
 )
-from router.v1 import adapters_pb2
+from router.v1 import adapters_pb2, fleet_pb2
 from router.v1 import inference_pb2 as pb
 
 E = TypeVar("E", bound=StrEnum)
@@ -405,3 +408,33 @@ def _ref(resource: str) -> AdapterRef | None:
 def _seconds(value: Duration) -> float:
     """A duration in seconds."""
     return value.seconds + value.nanos / 1e9
+
+
+def replace_request(names: Sequence[str]) -> fleet_pb2.ReplaceReplicasRequest:
+    """No names are all."""
+    return fleet_pb2.ReplaceReplicasRequest(names=names, all=not names)
+
+
+def to_fleet(message: fleet_pb2.ListReplicasResponse) -> Fleet:
+    """Without proto types."""
+    return Fleet(tuple(map(to_replica, message.replicas)), message.least, message.most)
+
+
+def to_replica(message: fleet_pb2.Replica) -> Replica:
+    """Without proto types."""
+    return Replica(
+        message.name,
+        fleet_pb2.Replica.State.Name(message.state).removeprefix("STATE_").lower(),
+        message.since.ToNanoseconds() / 1e9,
+        message.problem,
+        message.running,
+        message.waiting,
+        message.adapters,
+        message.device,
+    )
+
+
+def to_replacement(message: fleet_pb2.ReplaceReplicasResponse) -> Replacement:
+    """Without proto types."""
+    step = fleet_pb2.ReplaceReplicasResponse.Step.Name(message.step).removeprefix("STEP_").lower()
+    return Replacement(message.old, message.new, step, message.problem)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Self, Unpack
 
@@ -16,24 +16,25 @@ from router.client.channel import (
     Secured,
     channel_credentials,
     channel_options,
+    of_experiments,
 )
-from router.client.experiments import of_experiments
-from router.client.fleet import Replicas
 from router.client.values import (
     Adapter,
     Answer,
     CallOptions,
     DefaultChange,
     Event,
+    Fleet,
     GenerateOptions,
     Plugin,
     Prompt,
+    Replacement,
     RouteOptions,
     TokenCount,
     Unloaded,
 )
 from router.types import AdapterEvent, Decision, Keeping
-from router.v1 import adapters_pb2, adapters_pb2_grpc, inference_pb2_grpc
+from router.v1 import adapters_pb2, adapters_pb2_grpc, fleet_pb2, fleet_pb2_grpc, inference_pb2_grpc
 
 if TYPE_CHECKING:
     from router.experiments.client import Experiments
@@ -186,3 +187,37 @@ class Adapters:
         request = adapters_pb2.WatchAdaptersRequest()
         for message in self._caller.stream(self._stub.WatchAdapters, request, options):
             yield messages.to_adapter_event(message)
+
+
+class Replicas:
+    """`client.replicas`. A server without replicas answers FAILED_PRECONDITION."""
+
+    def __init__(self, channel: grpc.Channel, caller: Caller) -> None:
+        self._stub = fleet_pb2_grpc.FleetServiceStub(channel)  # type: ignore[no-untyped-call]
+        self._caller = caller
+
+    def list(self, **options: Unpack[CallOptions]) -> Fleet:
+        """All, and how many there may be."""
+        answer = self._caller.unary(self._stub.ListReplicas, fleet_pb2.ListReplicasRequest(), options)
+        return messages.to_fleet(answer)
+
+    def resize(self, least: int, most: int, **options: Unpack[CallOptions]) -> tuple[int, int]:
+        """No fewer than `least` and no more than `most` from now on; returns both."""
+        request = fleet_pb2.ResizeReplicasRequest(least=least, most=most)
+        answer = self._caller.unary(self._stub.ResizeReplicas, request, options)
+        return answer.least, answer.most
+
+    def replace(self, names: Sequence[str] = (), **options: Unpack[CallOptions]) -> Iterator[Replacement]:
+        """A new one for each of these, or for all, one after the other: every step as it comes.
+
+        What was begun goes on when the loop is left. No deadline unless given.
+        """
+        options.setdefault("timeout", None)
+        for message in self._caller.stream(
+            self._stub.ReplaceReplicas, messages.replace_request(names), options
+        ):
+            yield messages.to_replacement(message)
+
+    def drain(self, name: str, **options: Unpack[CallOptions]) -> None:
+        """Have one end when it has finished; what started it starts it again."""
+        self._caller.unary(self._stub.DrainReplica, fleet_pb2.DrainReplicaRequest(name=name), options)

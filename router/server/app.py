@@ -12,11 +12,11 @@ from router.access.access import Access
 from router.access.audit import Audit, RecentAudit
 from router.access.quotas import Quotas
 from router.config import Settings
-from router.corrections.keeper import Corrections
+from router.corrections.recorder import Corrections
 from router.engine.base import Engine
 from router.errors import NO_EXPERIMENTS
 from router.plugins import Hooks, PluginHost
-from router.ports import AdapterRegistry, RequestRouter, ServedExperiments
+from router.ports import AdapterRegistry, Experiments
 from router.registry.state import state_dir
 from router.server.admission import Admission, PhaseGate, ServerPhase
 from router.server.bodies import Bodies
@@ -33,6 +33,7 @@ from router.server.tls import Tls
 from router.types import Vote
 
 if TYPE_CHECKING:
+    from router.routing.router import Router
     from router.server.call import Tracing
 
 log = logging.getLogger(__name__)
@@ -55,7 +56,7 @@ class ServerApp:
         settings: Settings,
         engine: Engine,
         registry: AdapterRegistry,
-        router: RequestRouter,
+        router: Router,
         startup: Callable[[], Awaitable[None]] | None = None,
         on_ready: Callable[[], None] | None = None,
         hooks: Hooks | None = None,
@@ -64,7 +65,7 @@ class ServerApp:
         self.hooks = hooks if hooks is not None else Hooks(PluginHost([]))
         self.plugins, self.state_dir = self.hooks.host, state_dir(settings.adapter_folders)
         self._startup, self._on_ready = startup or partial(in_daemon_thread, engine.start), on_ready
-        self.experiments: ServedExperiments | None = None
+        self.experiments: Experiments | None = None
         self.no_experiments = NO_EXPERIMENTS  # why there are none
         self.corrections: Corrections | None = None
         self.tracing: Tracing | None = None

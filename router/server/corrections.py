@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from router.access.quotas import UsageMeter
-from router.corrections.keeper import CorrectionRequest, Corrections
-from router.corrections.model import MAX_TEXT
+from router.corrections.recorder import CorrectionRequest, Corrections
+from router.corrections.store import MAX_TEXT
 from router.errors import FailedPrecondition, Findings, NotSaved, Overloaded
 from router.names import BASE, split_adapter
 from router.ports import AdapterRegistry

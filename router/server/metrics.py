@@ -43,7 +43,7 @@ from router.types import (
 if TYPE_CHECKING:
     from router.access.access import Access
     from router.access.audit import Audit
-    from router.corrections.keeper import Corrections
+    from router.corrections.recorder import Corrections
     from router.routing.drift import Drift
     from router.server.tls import Tls
 

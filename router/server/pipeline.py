@@ -10,10 +10,11 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, S
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import TYPE_CHECKING
 
 from router.access.quotas import UsageMeter
 from router.config import Settings
-from router.corrections.keeper import Corrections
+from router.corrections.recorder import Corrections
 from router.engine.base import (
     Buffered,
     Delta,
@@ -37,17 +38,7 @@ from router.errors import (
     ResourceExhausted,
     RouterError,
 )
-from router.ports import (
-    AdapterRegistry,
-    Assignment,
-    End,
-    Experiments,
-    Lease,
-    RequestHooks,
-    RequestRouter,
-    Served,
-    Watcher,
-)
+from router.ports import AdapterRegistry, Assignment, End, Experiments, Lease, Served, Watcher
 from router.server.call import ENCODE, LEASE, ROUTE, Call, CallPhases, check_time
 from router.server.encoding import Encoding
 from router.types import (
@@ -63,6 +54,10 @@ from router.types import (
     Usage,
     Visible,
 )
+
+if TYPE_CHECKING:
+    from router.plugins import Hooks
+    from router.routing.router import Router
 
 log = logging.getLogger(__name__)
 FAULTS = (NotFound, FailedPrecondition, DataLoss)  # of the version: gone, quarantined, damaged
@@ -102,10 +97,10 @@ class Pipeline:
         settings: Settings,
         engine: Engine,
         registry: AdapterRegistry,
-        router: RequestRouter,
+        router: Router,
         experiments: Experiments | None = None,
         corrections: Corrections | None = None,
-        hooks: RequestHooks | None = None,
+        hooks: Hooks | None = None,
     ) -> None:
         self._engine, self._registry, self._router = engine, registry, router
         self.experiments, self._resting = experiments, Resting()

@@ -27,7 +27,7 @@ from router.v1 import experiments_pb2, experiments_pb2_grpc, fleet_pb2, fleet_pb
 
 if TYPE_CHECKING:
     from router.plugins import Hooks
-    from router.plugins.runtime import Running
+    from router.plugins.runtime import RunningPlugin
 
 CORE = "the server itself"
 OF_PLUGINS = ("/router.v1.FleetService/", "/router.v1.ExperimentService/")  # whose rows are the server's
@@ -59,7 +59,7 @@ class Registered:
 class Register:
     """The `register` of a hook of one plugin: checks at once, and keeps when the hook has returned."""
 
-    def __init__(self, registered: Registered, running: Running) -> None:
+    def __init__(self, registered: Registered, running: RunningPlugin) -> None:
         self._registered, self._running, self._plugin = registered, running, running.plugin.name
         self._keys: list[str] = []
         self._keep: list[Callable[[], object]] = []

@@ -10,16 +10,16 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
-from router.cli import engines, process
+from router.cli import compose, engines
 from router.config import Settings
 from router.engine.base import Engine
 from router.engine.fake import FakeEngine
-from router.experiments.live.recorder import Writer
+from router.experiments.recorder import Writer
 
 
 def real_engine() -> Callable[[Settings], Engine]:
     """Makes one on a tiny base."""
-    from router.engine.model.loader import Loaded
+    from router.engine.loader import LoadedModel
     from router.engine.torch_engine import TorchEngine
     from tests.engine import tiny
     from tests.engine.hanging import hanging
@@ -29,7 +29,7 @@ def real_engine() -> Callable[[Settings], Engine]:
             super().start()
             hanging(self).begin()
 
-    loaded = Loaded(tiny.model("llama"), tiny.tokenizer(), "llama")
+    loaded = LoadedModel(tiny.model("llama"), tiny.tokenizer(), "llama")
     return lambda settings: Real(settings, loaded)
 
 
@@ -54,7 +54,7 @@ def main(folder: Path, what: str, drain: float) -> int:
         flush_seconds=0.5,
         lame_duck_seconds=0.2,
     )
-    return process.serve_until_stopped(settings)
+    return compose.serve_until_stopped(settings)
 
 
 if __name__ == "__main__":

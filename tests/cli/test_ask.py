@@ -63,11 +63,6 @@ def test_a_mixture_that_is_none_is_one_line(cli, remote, command, mix, message):
     assert not remote.inference.requests
 
 
-def test_the_base_by_name(cli, remote):
-    assert cli("ask", "--adapter", "base", "hi").code == 0
-    assert remote.inference.requests[0].routing.adapter == "adapters/base"
-
-
 def test_raw_is_continued_as_it_is(cli, remote):
     assert cli("ask", "--raw", "Once upon").code == 0
     assert remote.inference.requests[0].input.raw_prompt == "Once upon"

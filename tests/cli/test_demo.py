@@ -131,6 +131,7 @@ def test_a_server_that_ends_is_told_with_its_last_lines(capsys, monkeypatch):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(600)
 def test_the_whole_demonstration(tmp_path):
     """In a network namespace where only loopback exists, if there are any: a filled cache is enough."""

@@ -17,7 +17,6 @@ import httpx2
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
-from router.carried import carried
 from router.cli.compose import Composition
 from router.cli.settings import load_settings, places
 from router.cli.summary import how_to_add, lines_to_paste, print_summary
@@ -240,12 +239,6 @@ def test_a_start_on_a_terminal_shows_how_far_it_is(upload, monkeypatch):
     assert (f"{URL}/", size, size) in seen
 
 
-def test_without_a_store_there_is_nothing_to_wait_for():
-    made = Mirrors.of(Settings(adapters_dir=(Path("adapters"),)), OWN, ENTRIES)
-    asyncio.run(made.opened()), asyncio.run(made.whole()), made.close()
-    assert made.flaws() == []
-
-
 def test_folders_and_stores_side_by_side(own_folder, monkeypatch):
     (own_folder / "one").mkdir()
     monkeypatch.setenv("LORA_ROUTER_ADAPTERS_DIR", "one:s3://bucket/a:gs://bucket/b")
@@ -282,7 +275,3 @@ def test_how_to_add(said, line):
     made = Settings(adapters_dir=said)
     assert how_to_add(made) == line
     assert line in lines_to_paste("127.0.0.1:50051", made, "Hello")
-
-
-def test_beside_the_carried_ones_nothing_is_put():
-    assert "start again" in how_to_add(Settings(adapters_dir=carried("adapters")))

@@ -1,40 +1,26 @@
 import json
-import os
-import pty
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from router.cli import units
+from router.cli import output
 from router.cli.output import clean, jsonable, one_line, print_pairs, print_table
 from router.types import AdapterRef, AdapterState, Decision, Reason
 
 
-def on_a_terminal(*arguments: str, **environment: str) -> str:
-    """Run a command with a pseudo-terminal as its stdout."""
-    primary, secondary = pty.openpty()
-    command = [sys.executable, "-m", "router.cli", *arguments]
-    kept = {k: v for k, v in os.environ.items() if k not in ("NO_COLOR", "FORCE_COLOR")}
-    with subprocess.Popen(command, stdout=secondary, env=kept | {"TERM": "xterm"} | environment) as child:
-        os.close(secondary)
-        seen = b""
-        try:
-            while chunk := os.read(primary, 65536):
-                seen += chunk
-        except OSError:
-            pass  # how Linux says that the other side is closed
-    os.close(primary)
-    assert child.returncode == 0
-    return seen.decode()
-
-
-@pytest.mark.slow
-def test_the_header_is_bold_on_a_terminal_only():
-    assert "\x1b[1mSETTING" in on_a_terminal("config", "show")
-    assert "\x1b" not in on_a_terminal("config", "show", NO_COLOR="1")
-    assert "\x1b" not in on_a_terminal("config", "show", TERM="dumb")
+@pytest.mark.parametrize(
+    ("environment", "bold"),
+    [({"TERM": "xterm"}, True), ({"TERM": "dumb"}, False), ({"NO_COLOR": "1"}, False)],
+)
+def test_the_header_is_bold_on_a_terminal_alone(capsys, monkeypatch, environment, bold):
+    for name in ("NO_COLOR", "FORCE_COLOR"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    print_table(["SETTING"], [("x",)])
+    assert ("\x1b[1mSETTING" in capsys.readouterr().out) is bold
 
 
 def test_a_table_in_a_pipe_is_plain_and_never_wrapped(capsys):
@@ -77,28 +63,11 @@ def test_json_names_adapters_as_resources():
     json.dumps(shown)
 
 
-@pytest.mark.parametrize(
-    ("count", "text"), [(0, "0 B"), (999, "999 B"), (9_400_000, "9.4 MB"), (3 * 10**12, "3.0 TB")]
-)
-def test_sizes(count, text):
-    assert units.size(count) == text
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"), [(0.0004, "0.4 ms"), (0.12, "120 ms"), (1.5, "1.5 s"), (0.0, "0.0 ms")]
-)
-def test_durations(seconds, text):
-    assert units.duration(seconds) == text
-
-
-@pytest.mark.parametrize(
-    ("then", "text"),
-    [(None, ""), (100.0, "0 s ago"), (40.0, "1 min ago"), (-7100.0, "2 h ago"), (200.0, "0 s ago")],
-)
-def test_how_long_ago(then, text):
-    assert units.ago(then, now=100.0) == text
-
-
-@pytest.mark.parametrize(("value", "length"), [(0.5, 5), (1.7, 10), (-1.0, 0)])
-def test_bars_stay_in_their_width(value, length):
-    assert units.bar(value, 10, plain=True) == "#" * length
+def test_numbers_for_people():
+    sizes = {0: "0 B", 999: "999 B", 9_400_000: "9.4 MB", 3 * 10**12: "3.0 TB"}
+    assert {count: output.size(count) for count in sizes} == sizes
+    durations = {0.0004: "0.4 ms", 0.12: "120 ms", 1.5: "1.5 s", 0.0: "0.0 ms"}
+    assert {seconds: output.duration(seconds) for seconds in durations} == durations
+    times = {None: "", 100.0: "0 s ago", 40.0: "1 min ago", -7100.0: "2 h ago", 200.0: "0 s ago"}
+    assert {then: output.ago(then, now=100.0) for then in times} == times
+    assert [output.bar(value, 10, plain=True) for value in (0.5, 1.7, -1.0)] == ["#" * 5, "#" * 10, ""]

@@ -59,9 +59,9 @@ def test_nothing_is_overwritten_unless_forced(cli, own_folder):
     assert cli("plugins", "new", "one", "--force").code == 0
 
 
-@pytest.mark.parametrize("name", ["Upper", "a b", "../up", "-x", "1st", "a.b", "x" * 41, "é"])
-def test_names_that_are_no_names_are_refused(cli, own_folder, name):
-    assert cli("plugins", "new", "--", name).code == 2
+def test_names_that_are_no_names_are_refused(cli, own_folder):
+    for name in ("Upper", "a b", "../up", "-x", "1st", "a.b", "x" * 41, "é"):
+        assert cli("plugins", "new", "--", name).code == 2, name
     assert not list(own_folder.iterdir())
 
 

@@ -13,7 +13,7 @@ from router.errors import ConfigError
 def served(monkeypatch):
     """Settings that `serve` would run with."""
     seen = []
-    monkeypatch.setattr("router.cli.process.serve_until_stopped", lambda settings: seen.append(settings) or 0)
+    monkeypatch.setattr("router.cli.compose.serve_until_stopped", lambda settings: seen.append(settings) or 0)
     return seen
 
 

@@ -86,7 +86,7 @@ async def test_sigterm_ends_a_process_whose_step_hangs(tmp_path: Path) -> None:
 
 
 async def test_a_second_signal_ends_it_at_once(tmp_path: Path) -> None:
-    async with serving(tmp_path, "step", 30.0) as (process, address), asked(address):
+    async with serving(tmp_path, "flush", 30.0) as (process, address), asked(address):
         process.send_signal(signal.SIGTERM)
         await asyncio.sleep(0.5)
         assert process.returncode is None

@@ -154,19 +154,8 @@ def test_a_misspelt_variable_is_an_error_with_the_nearest_name(cli, monkeypatch,
     assert (done.code, done.err) == (2, f"lora-router: environment: {name} sets nothing; {hint}\n")
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "LORA_ROUTER_SERVICE_PORT_GRPC",
-        "LORA_ROUTER_PORT_50051_TCP",
-        "LORA_ROUTER_PORT_50051_TCP_ADDR",
-        "LORA_ROUTER_METRICS_SERVICE_HOST",
-        "LORA_ROUTER_SERVER",
-        "LORA_ROUTER_INSECURE_LISTEN",
-        "LORA_ROUTER_INSECURE_METRICS",
-        "LORA_ROUTER_TRACEBACK",
-        "lora_router_slots",
-    ],
-)
-def test_variables_that_are_meant_for_somebody(name):
-    check_environment({name: "1", "PATH": "/bin"})
+def test_variables_that_are_meant_for_somebody():
+    of_kubernetes = ("SERVICE_PORT_GRPC", "PORT_50051_TCP", "PORT_50051_TCP_ADDR", "METRICS_SERVICE_HOST")
+    of_commands = ("SERVER", "INSECURE_LISTEN", "INSECURE_METRICS", "TRACEBACK")
+    names = [f"LORA_ROUTER_{name}" for name in (*of_kubernetes, *of_commands)]
+    check_environment(dict.fromkeys([*names, "lora_router_slots", "PATH"], "1"))

@@ -34,9 +34,9 @@ def slow_plugin(tmp_path, monkeypatch):
     return tmp_path
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["ask", "--help"], ["serve", "--help"]])
-def test_help_imports_nothing_heavy(slow_plugin, arguments):
-    code = f"import sys; from router.cli.main import run; run({arguments}); print(sorted(set(sys.modules)))"
+def test_help_imports_nothing_heavy(slow_plugin):
+    asked = [["--help"], ["--version"], ["ask", "--help"], ["serve", "--help"]]
+    code = f"from router.cli.main import run, sys; [run(one) for one in {asked}]; print(sorted(sys.modules))"
     loaded = set(ast.literal_eval(run("-c", code).splitlines()[-1]))
     assert not loaded & HEAVY
 
@@ -45,7 +45,7 @@ def test_help_imports_nothing_heavy(slow_plugin, arguments):
 def test_help_takes_a_small_multiple_of_an_empty_python(slow_plugin):
     def median(*arguments):
         taken = []
-        for _ in range(5):
+        for _ in range(3):
             start = time.perf_counter()
             run(*arguments)
             taken.append(time.perf_counter() - start)
@@ -55,18 +55,9 @@ def test_help_takes_a_small_multiple_of_an_empty_python(slow_plugin):
     assert median("-m", "router.cli", "--help") < max(LIMIT, 4 * empty)
 
 
-def test_version_is_one_line():
-    assert run("-m", "router.cli", "--version").startswith("lora-router ")
-
-
-@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
-def test_completion_offers_the_commands(shell):
-    environment = {"_LORA_ROUTER_COMPLETE": f"complete_{shell}", "_TYPER_COMPLETE_ARGS": "lora-router "}
-    environment |= {
-        "COMP_WORDS": "lora-router ",
-        "COMP_CWORD": "1",
-        "_TYPER_COMPLETE_FISH_ACTION": "get-args",
-    }
+def test_completion_offers_the_commands():
+    environment = {"_LORA_ROUTER_COMPLETE": "complete_bash", "_TYPER_COMPLETE_ARGS": "lora-router "}
+    environment |= {"COMP_WORDS": "lora-router ", "COMP_CWORD": "1"}
     out = run("-c", "import sys; from router.cli.main import main; sys.exit(main())", **environment)
     for command in ("serve", "ask", "adapters"):
         assert command in out

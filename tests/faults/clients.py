@@ -11,8 +11,7 @@ from pathlib import Path
 
 import grpc
 
-from benchmarks.intake_sender import Sender
-from benchmarks.outcome_intake import counted
+from benchmarks.outcome_intake import Sender, counted
 from router.access import audit
 from router.v1 import experiments_pb2 as pb
 from router.v1.inference_pb2 import GenerateResponse

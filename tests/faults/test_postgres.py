@@ -13,8 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from benchmarks.intake_sender import Sender
-from benchmarks.outcome_intake import counted
+from benchmarks.outcome_intake import Sender, counted
 from tests.experiments.store.postgres import Server as Database
 from tests.experiments.store.postgres import binaries
 from tests.faults.clients import answer, begin_experiment

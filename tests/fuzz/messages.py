@@ -9,11 +9,8 @@ from google.protobuf.message import Message
 
 from router.engine.fake import FakeEngine
 from router.errors import Findings
-from router.experiments.management.plans import Declared
-from router.experiments.management.sizing import size_of
-from router.experiments.model import parse_experiment
-from router.experiments.wire.outcomes import Outcome, outcome_message, outcome_of
-from router.experiments.wire.plans import (
+from router.experiments.client import Outcome, outcome_message
+from router.experiments.messages import (
     answer_message,
     checked_paths,
     merged,
@@ -21,6 +18,10 @@ from router.experiments.wire.plans import (
     plan_of,
     question_of,
 )
+from router.experiments.model import parse_experiment
+from router.experiments.outcomes import outcome_of
+from router.experiments.plans import Declared
+from router.experiments.sizing import size_of
 from router.names import parse_adapter, parse_version
 from router.server.adapters import name_and_version, page
 from router.server.bodies import decoder_of

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from router.classifiers import regression
-from router.plugins.trial import SAMPLE_ADAPTERS, requests_of
+from router.plugins.doctor import SAMPLE_ADAPTERS, requests_of
 from router.routing import Classifier
 from router.testing import ClassifierContract
 from router.types import AdapterProfile
@@ -133,7 +133,6 @@ def test_an_instruction_counts_on_either_side_of_a_long_text_of_another_topic(mo
     assert scores.values["shorten"] > scores.values["cooking"]
 
 
-@pytest.mark.alone
 def test_cpu_time_of_a_fit_and_of_a_request(module: Any) -> None:
     """Ten adapters of forty examples; process time, so that a busy machine does not matter."""
     adapters = [

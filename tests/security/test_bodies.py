@@ -107,9 +107,9 @@ LARGE = ("--set", f"max_body_bytes={16 << 20}", "--set", "body_memory_mb=512")
     ("program", "more", "settings"),
     [
         ("empty_chats", ("256",), ()),  # 512 MiB; it took 4.1 GB
-        ("empty_chats", ("8", "15"), LARGE),
+        pytest.param("empty_chats", ("8", "15"), LARGE, marks=pytest.mark.long),
         ("json_lists", ("64",), ()),
-        ("json_lists", ("8", str(15 << 20)), LARGE),
+        pytest.param("json_lists", ("8", str(15 << 20)), LARGE, marks=pytest.mark.long),
     ],
     ids=["256 chats of 2 MiB", "8 chats of 15 MiB", "64 times 2 MiB of JSON", "8 times 15 MiB of JSON"],
 )
@@ -128,8 +128,9 @@ async def test_bodies_of_empty_entries_take_no_more_memory_than_a_few_bodies(
 
 
 @pytest.mark.slow
-@pytest.mark.alone
-@pytest.mark.parametrize("entry", ["{}", "[]", '""', "0"])
+@pytest.mark.parametrize(
+    "entry", ["{}", *(pytest.param(one, marks=pytest.mark.long) for one in ("[]", '""', "0"))]
+)
 async def test_one_body_of_empty_objects_takes_little_of_a_processor(entry: str) -> None:
     http = free_address()
     process, _ = await launch("--http", http)

@@ -8,8 +8,7 @@ from typing import Any
 
 import pytest
 
-from router.registry.options import RegistryOptions
-from router.registry.registry import Registry
+from router.registry.registry import Registry, RegistryOptions
 from tests.fakes import FakeRouter
 from tests.registry.life import StubEngine, drop
 from tests.security.worlds import world

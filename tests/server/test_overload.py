@@ -11,7 +11,7 @@ from typing import Any
 import grpc
 import pytest
 
-from benchmarks import bursts, overload
+from benchmarks import overload
 from router.server.metrics import ServerMetrics
 from router.v1 import inference_pb2 as pb
 from router.v1.inference_pb2_grpc import InferenceServiceStub
@@ -34,7 +34,7 @@ async def test_goodput_stays_under_five_times_the_load() -> None:
 
     What is asked in the first 5 s is not counted: until a queue has lasted for a deadline, it may be a burst.
     """
-    with overload.fake(0.02) as address:
+    with overload.fake(0.02) as (_, address):
         peak, overloaded = await overload.measure(address, options())
     assert overloaded["goodput/s"] > 0.8 * peak["goodput/s"], (peak, overloaded)
     assert overloaded["refused/s"] > peak["goodput/s"]
@@ -46,15 +46,12 @@ STREAMS = 250  # as many as rows and queue hold, less 38
 
 @pytest.mark.alone
 @pytest.mark.timeout(180)
-@pytest.mark.parametrize("busy", [0, 2])
-async def test_all_streams_of_a_connection_are_answered_in_ten_runs(busy: int) -> None:
+async def test_all_streams_of_a_connection_are_answered_on_a_busy_machine() -> None:
     """However late the event loop is: the queue has room for all of them."""
-    others = [
-        await asyncio.create_subprocess_exec(sys.executable, "-c", "while 1: pass") for _ in range(busy)
-    ]
+    others = [await asyncio.create_subprocess_exec(sys.executable, "-c", "while 1: pass") for _ in range(2)]
     process, address = await launch("--step", "0.02")
     try:
-        for _ in range(10):
+        for _ in range(3):
             options = (("grpc.use_local_subchannel_pool", 1),)
             async with grpc.aio.insecure_channel(address, options=options) as channel:
                 stub = InferenceServiceStub(channel)
@@ -72,8 +69,8 @@ async def test_all_streams_of_a_connection_are_answered_in_ten_runs(busy: int) -
 async def test_of_refusals_in_bursts_at_most_2_percent_would_have_been_in_time() -> None:
     """The tests of admission show the same for 40 bursts of several kinds, in a model of the engine."""
     asked = argparse.Namespace(bursts=4, tokens=16, deadline=1.5, step=0.02)
-    with overload.fake(asked.step) as address:
-        rows = await bursts.measure(address, asked)
+    with overload.fake(asked.step) as (_, address):
+        rows = await overload.measure_bursts(address, asked)
     refused, wrong = (sum(row[name] for row in rows) for name in ("refused", "would be in time"))
     assert refused > 0, rows
     assert wrong <= 0.02 * refused, rows

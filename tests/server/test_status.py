@@ -53,8 +53,7 @@ from router.errors import (
     Unavailable,
     WrongContentType,
 )
-from router.registry.options import RegistryOptions
-from router.registry.registry import Registry
+from router.registry.registry import Registry, RegistryOptions
 from router.server.grpc_adapter import status_of
 from router.server.status import redacted
 from router.types import AdapterState

@@ -14,7 +14,7 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from router.cli import engines, process
+from router.cli import compose, engines
 from router.cli.main import main
 from router.config import Settings
 from router.engine.base import Engine, Job
@@ -88,7 +88,7 @@ def replace_engine(options: argparse.Namespace) -> None:
 
     engines.make_engine = make_engine
     engines.resolve_model = lambda name: None  # type: ignore[assignment,return-value]
-    process.Composition = leaks.Held  # type: ignore[misc]
+    compose.Composition = leaks.Held  # type: ignore[misc]
 
 
 if __name__ == "__main__":

@@ -9,9 +9,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from router.access.audit import RecentAudit
-from router.corrections.keeper import Corrections
+from router.corrections.recorder import Corrections
 from router.engine.base import Engine
-from router.ports import AdapterRegistry, RoutingState
+from router.ports import AdapterRegistry
+from router.routing.state import RoutingState
 from router.server.health import ServerHealth
 from router.server.metrics import ServerMetrics
 

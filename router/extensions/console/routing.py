@@ -12,12 +12,12 @@ from router.access.clients import Role
 from router.extensions.console.curve import curve_of, held_out
 from router.extensions.console.history import quantile, samples_of
 from router.extensions.console.site import Entry, Page, Visit
-from router.ports import ClassifierState, DecisionShare, RoutingState
+from router.routing.state import ClassifierState, DecisionShare, RoutingState
 from router.server.policy import Policy
 from router.types import Reason, Visible
 
 if TYPE_CHECKING:
-    from router.corrections.model import Correction
+    from router.corrections.store import Correction
     from router.server.metrics import ServerMetrics
 
 ROUTING = Policy(Role.OBSERVE)

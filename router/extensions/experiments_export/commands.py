@@ -92,7 +92,7 @@ def hash_units(
       lora-router experiments hash-units users.csv hashes.csv --column user_id
     """
     from router.experiments.cli.record import bad_file
-    from router.experiments.values_in import BadFile
+    from router.experiments.value_files import BadFile
     from router.extensions.experiments_export.export import hash_file
 
     try:
@@ -157,12 +157,12 @@ def _progress() -> Iterator[Callable[[str, int], None] | None]:
 
 
 def _print(done: tuple[Exported, ...], json: bool) -> None:
-    from router.cli import units
+    from router.cli import output
     from router.cli.output import print_json, print_table
 
     if json:
         print_json([{"path": d.path, "rows": d.rows, "bytes": d.size} for d in done])
     else:
         print_table(
-            ["FILE", "ROWS", "SIZE"], [(str(d.path), f"{d.rows:,}", units.size(d.size)) for d in done]
+            ["FILE", "ROWS", "SIZE"], [(str(d.path), f"{d.rows:,}", output.size(d.size)) for d in done]
         )

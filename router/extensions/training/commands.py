@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from router.cli import flags
-from router.cli.adapters.validate import base_for
+from router.cli.adapter_folders import base_for
 from router.cli.command import MISUSED, CliError
 
 if TYPE_CHECKING:
@@ -401,7 +401,7 @@ def convert(
     from router.errors import AdapterRejected
     from router.extensions.training.conversion import Base
     from router.extensions.training.conversion import convert as run
-    from router.registry.format.artifact import validate_folder
+    from router.registry.format.artifact import FolderRules, validate_folder
 
     settings = load_settings({"model": model} if model else None)
     if dst.exists() and not force:
@@ -412,7 +412,7 @@ def convert(
     quiet_libraries()
 
     def check(made: Path) -> None:
-        report = validate_folder(made, base, max_rank=settings.max_rank)
+        report = validate_folder(made, FolderRules(base, max_rank=settings.max_rank))
         if not report.ok:
             raise AdapterRejected(f"{src} cannot be served, converted either: {report.inspection.error}")
 

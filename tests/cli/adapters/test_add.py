@@ -150,7 +150,7 @@ def test_after_ctrl_c_the_same_command_goes_on(cli, hub, monkeypatch):
 def test_a_busy_hub_is_told_while_it_is_waited_for(cli, hub, monkeypatch):
     hub.busy = [(429, {"Retry-After": "55"})]
     slept = []
-    monkeypatch.setattr("router.cli.adapters.add.time.sleep", slept.append)
+    monkeypatch.setattr("router.cli.adapter_folders.time.sleep", slept.append)
     done = cli("adapters", "add", SOURCE, "--no-base")
     assert (done.code, slept) == (0, [55])
     assert f"{hub.url} answers 429; again in 55 s" in done.err

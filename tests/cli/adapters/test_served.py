@@ -20,7 +20,7 @@ def test_list_reads_like_ps(cli, remote):
 def test_a_long_reason_stays_on_one_line(cli, remote):
     long = "lora_B of q_proj " * 40 + "\x1b[31m\nis all zero"
     remote.adapters.ListAdapters = lambda *_: None
-    from router.cli.adapters.served import row
+    from router.cli.adapters import row
     from router.client.messages import to_adapter
 
     cells = row(to_adapter(adapter("legal", default=True, rank=16, size_bytes=9_400_000, error=long)))

@@ -202,15 +202,6 @@ def test_votes_that_are_kept_are_not_asked_for_again(cli, here):
     assert "lost" in done.err
 
 
-@pytest.mark.parametrize("command", ["calibrate", "evaluate", "curve"])
-def test_a_file_that_has_no_votes_is_refused(cli, here, command):
-    if command == "curve":
-        assert cli("route", "calibrate", "requests.jsonl", "--ood", "strange.jsonl").code == 0
-    done = cli("route", command, "requests.jsonl", "--votes", "strange.jsonl")
-    assert done.code == 2
-    assert "strange.jsonl is no file of votes: name another one, or delete it" in done.err
-
-
 def test_evaluate_without_a_calibration_is_the_plain_rule(cli, here):
     done = cli("route", "evaluate", "requests.jsonl", "--ood", "strange.jsonl")
     assert done.code == 0, done.err
@@ -426,12 +417,3 @@ def test_diff_beside_a_calibration_tries_the_newcomers_own_examples(cli, here):
     assert not [m for m in found["moved"] if m["from"]]
     told = cli("route", "diff", "--with", "new/cooking", "more.jsonl").out
     assert "of 4 examples of cooking, each tried as though it were not one, 3 would come to it" in told
-
-
-@pytest.mark.slow
-def test_who_scales_is_in_no_calibration(cli, here):
-    (here / "plugins" / "many.py").write_text(MANY)
-    assert cli("route", "calibrate", "requests.jsonl", "--ood", "strange.jsonl").code == 0
-    said = json.loads((here / "adapters" / "calibration.json").read_text())
-    assert list(said["binding"]["classifiers"]) == ["guess"]
-    assert [p["name"] for p in said["profiles"]] == sorted(TOPICS)

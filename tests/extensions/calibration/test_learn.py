@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from router.calibration.file import read_calibration
-from router.cli.route.corrections import store_here
-from router.corrections.model import Correction
+from router.cli.route import store_here
+from router.corrections.store import Correction
 from router.extensions.calibration.commands.learn import seconds_until
 from router.extensions.calibration.commands.local import read_profiles
 from tests.commands import cli, own_folder

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 from pathlib import Path
@@ -39,53 +38,12 @@ def edit(path: Path, old: str, new: str) -> None:
     path.write_text(text.replace(old, new))
 
 
-def test_unknown_key(train, recipe: Path, tmp_path: Path) -> None:
-    edit(recipe, "rank = 4", "rnak = 4")
-    code, said = train()
-    assert (code, said.count("\n")) == (2, 1)
-    assert "unknown key lora.rnak (did you mean lora.rank?)" in said
-    assert not (tmp_path / "out").exists()
-
-
-def test_missing_data(train, tmp_path: Path) -> None:
-    (tmp_path / "valid.jsonl").unlink()
-    code, said = train()
-    assert code == 2
-    assert f"data.valid: {tmp_path / 'valid.jsonl'} is not there" in said
-
-
-@pytest.mark.parametrize("split", ["train", "valid", "test"])
-def test_empty_split(train, tmp_path: Path, split: str) -> None:
-    (tmp_path / f"{split}.jsonl").write_text("")
-    code, said = train()
-    assert code == 2
-    assert f"data.{split}: {tmp_path / split}.jsonl holds no row" in said
-
-
-def test_a_test_row_that_also_stands_in_train(train, tmp_path: Path) -> None:
-    row = {"prompt": "colour of THING 5?", "response": "green"}
-    with (tmp_path / "test.jsonl").open("a") as file:
-        file.write(json.dumps(row) + "\n")
-    code, said = train()
-    assert code == 2
-    assert "test.jsonl:10 also stands in train.jsonl:6: 'colour of THING 5?'" in said
-    assert not (tmp_path / "out").exists()
-
-
 def test_a_base_that_is_none(train, recipe: Path, tiny_base: Path, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     edit(recipe, f'"{tiny_base}"', f'"{tmp_path / "empty"}"')
     code, said = train()
     assert code == 2
     assert str(tmp_path / "empty") in said.splitlines()[-1]
-
-
-def test_a_base_without_the_targets(train, recipe: Path) -> None:
-    edit(recipe, "rank = 4", 'rank = 4\ntargets = ["c_attn"]')
-    code, said = train()
-    assert code == 2
-    assert "lora.targets: " in said
-    assert "c_attn" in said
 
 
 def test_a_checkpoint_of_another_base(

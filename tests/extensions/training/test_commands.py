@@ -140,22 +140,11 @@ def test_learning_curve_passes_its_flags_and_says_what_is_next(cli, curves):
     assert curves == [(Path("recipes/medical.toml"), [0.2, 0.5], options)]
 
 
-def test_two_fractions_are_the_default(cli, curves):
-    cli("adapters", "learning-curve", "recipes/medical.toml", "-o", "here")
-    assert curves[0][1] == [0.1, 0.3]
-    assert curves[0][2]["output"] == Path("here")
-
-
 def test_fractions_that_are_no_numbers_are_a_misuse(cli, curves):
     done = cli("adapters", "learning-curve", "recipes/medical.toml", "--fractions", "a tenth")
     assert done.code == 2
     assert "must be numbers with commas, such as 0.1,0.3" in done.err
     assert curves == []
-
-
-def test_a_recipe_that_is_not_there_is_a_misuse(cli):
-    done = cli("adapters", "learning-curve", "none.toml")
-    assert (done.code, done.err) == (2, "lora-router: recipe none.toml is not there\n")
 
 
 @pytest.mark.parametrize(

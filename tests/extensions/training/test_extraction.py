@@ -5,7 +5,6 @@ from __future__ import annotations
 import gzip
 import importlib
 import json
-import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -200,13 +199,3 @@ def test_translation_takes_two_synopses_and_a_paragraph_of_a_source(scripts: dic
     assert made[1]["x"] in {"plays b songs", "plays c songs", "plays d songs"}
     assert made[2]["source"].endswith("paragraph")
     assert len(translation.more_rows(train, found, rows_of_paragraphs=0, seed=1)) == 2
-
-
-def test_missing_package_says_what_to_install(tmp_path: Path) -> None:
-    script = SCRIPTS / "icd_rows.py"
-    run = subprocess.run(
-        [sys.executable, "-S", script, "-o", tmp_path / "out.gz"], capture_output=True, text=True, check=False
-    )
-    assert run.returncode == 1
-    assert "pip install simple-icd-10-cm==1.5.0" in run.stderr
-    assert not (tmp_path / "out.gz").exists()

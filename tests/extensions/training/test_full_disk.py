@@ -42,6 +42,7 @@ MOUNTS = (
 )
 
 
+@pytest.mark.long  # `test_run` and `test_files` have a disk that says so
 def test_full_while_the_adapter_or_a_checkpoint_is_written(recipe: Path, tmp_path: Path) -> None:
     for name in ("adapter", "checkpoint"):
         (tmp_path / name).mkdir()

@@ -19,16 +19,15 @@ from transformers import AutoModelForCausalLM
 
 from router.config import Settings
 from router.engine.base import Delta, Job, Prompt
-from router.engine.model.loader import base_digest
+from router.engine.loader import base_digest
 from router.engine.torch_engine import TorchEngine
 from router.errors import ConfigError, FailedPrecondition, ResourceExhausted
 from router.extensions.training import train
 from router.extensions.training.recipe import Lora
 from router.extensions.training.run import Display, interruptible
 from router.extensions.training.trainer import Progress, Trainer
-from router.registry.format.artifact import read_artifact
-from router.registry.format.manifest import parse_manifest
-from router.registry.format.probes import parse_probes
+from router.registry.format.artifact import FolderRules, read_artifact
+from router.registry.format.manifest import parse_manifest, parse_probes
 from router.types import SamplingParams, Turn
 from tests.extensions.training.tiny import recipe_text, write_data
 
@@ -125,19 +124,16 @@ def late(run, recipe: Path) -> Path:
     return run("colours")
 
 
-def test_an_activated_lora_learns(late: Path) -> None:
+async def test_an_activated_lora_learns_and_serves_as_it_was_trained(late: Path, tiny_base: Path) -> None:
     facts, *records = [json.loads(line) for line in (late / "train_log.jsonl").read_text().splitlines()]
     assert facts["settings"]["lora"]["invocation"] == "<|im_start|>assistant\n"
     first, last = [record["valid_loss"] for record in records if "valid_loss" in record]
     assert last < first
-
-
-async def test_an_activated_lora_serves_as_it_was_trained(late: Path, tiny_base: Path) -> None:
     settings = Settings(model=str(tiny_base), dtype="float32", device="cpu", cache_tokens=2048, native=False)
     made = TorchEngine(settings)
     made.start()
     try:
-        artifact, seen = read_artifact(late, made.info, max_rank=64)
+        artifact, seen = read_artifact(late, FolderRules(made.info))
         tokens = made.encode(Prompt((Turn("user", "colour?"),), template=seen.manifest.prompt))
         calls = artifact.invocation_tokens
         assert tuple(tokens[-len(calls) :]) == calls
@@ -230,10 +226,9 @@ def test_log_and_probes(colours: Path) -> None:
     assert findings == ()
 
 
-def test_same_seed_same_weights_other_seed_others(run, recipe: Path, colours: Path) -> None:
-    assert same(colours, run("other"))
+def test_another_seed_gives_other_weights(run, recipe: Path, colours: Path) -> None:
     recipe.write_text(recipe.read_text().replace("seed = 3", "seed = 4"))
-    assert not same(colours, run("third"))
+    assert not same(colours, run("other"))
 
 
 def test_interrupted_run_resumes_as_if_it_had_not_stopped(
@@ -247,15 +242,6 @@ def test_interrupted_run_resumes_as_if_it_had_not_stopped(
     assert same(run("cut2", resume=True, work="cut"), colours)
     log = (tmp_path / "cut2" / "train_log.jsonl").read_text().splitlines()
     assert len(log) == 7
-
-
-def test_resuming_another_recipe_is_refused(run, interrupt, recipe: Path) -> None:
-    interrupt(3)
-    with pytest.raises(KeyboardInterrupt):
-        run("cut")
-    recipe.write_text(recipe.read_text().replace("rank = 4", "rank = 2"))
-    with pytest.raises(FailedPrecondition, match="another recipe, data or base"):
-        run("cut", resume=True)
 
 
 def test_damaged_checkpoint_is_refused(run, interrupt, tmp_path: Path) -> None:
@@ -343,14 +329,6 @@ def test_a_log_has_a_line_from_the_first_step_on(capsys: pytest.CaptureFixture[s
         "step 1 of 100: train 1.500, about 396 s left",
         "step 5 of 100: train 1.500, about 380 s left",
     ]
-
-
-def test_a_run_says_what_it_does_before_it_does_it(run, capsys: pytest.CaptureFixture[str]) -> None:
-    run("a")
-    said = capsys.readouterr().err
-    order = ["reading the rows, loading ", "validation rows; ", "step 1 of "]
-    places = [said.index(text) for text in order]
-    assert places == sorted(places)
 
 
 def test_without_matplotlib_a_run_has_no_picture(run, monkeypatch: pytest.MonkeyPatch) -> None:

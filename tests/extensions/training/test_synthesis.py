@@ -30,6 +30,7 @@ def sql_rows() -> ModuleType:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_the_shipped_file_is_what_the_command_makes(sql_rows: ModuleType) -> None:
     lines = gzip.decompress((RECIPES / "data" / "code.mixed.jsonl.gz").read_bytes()).decode().splitlines()
     shipped = {line for line in lines if '"source": "synthetic"' in line}

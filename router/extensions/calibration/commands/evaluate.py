@@ -18,7 +18,7 @@ from router.extensions.calibration.commands.local import Base, Files, KeptIn, Oo
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from router.routing.policy import RuleInForce
+    from router.routing.in_force import RuleInForce
 
 Plot = Annotated[
     Path | None,
@@ -74,10 +74,14 @@ def evaluate(
 
 def _goal(in_force: RuleInForce) -> tuple[float, float]:
     """(target, delta) of the calibration, or the usual ones."""
-    from router.routing.policy import Calibrated
+    from router.routing.policy import CalibratedRule
 
     rule = in_force.now
-    return (rule.calibration.target, rule.calibration.delta) if isinstance(rule, Calibrated) else (0.05, 0.05)
+    return (
+        (rule.calibration.target, rule.calibration.delta)
+        if isinstance(rule, CalibratedRule)
+        else (0.05, 0.05)
+    )
 
 
 def picture_file(path: Path | None) -> Path | None:
@@ -130,7 +134,7 @@ def save_figure(figure: Figure, path: Path, title: str) -> None:
 
 
 def _print(found: dict[str, Any]) -> None:
-    from router.cli import units
+    from router.cli import output
     from router.cli.output import print_pairs, print_table
 
     print_pairs(_pairs(found))
@@ -149,7 +153,7 @@ def _print(found: dict[str, Any]) -> None:
     print_table(
         ["CLASSIFIER", "MEDIAN", "95 %", "DECIDED"],
         [
-            (name, units.duration(median), units.duration(high), str(decided.get(name, 0)))
+            (name, output.duration(median), output.duration(high), str(decided.get(name, 0)))
             for name, (median, high) in found["latency"].items()
         ],
     )

@@ -142,6 +142,7 @@ def test_gold_that_cannot_judge_is_named(gold: str, schema: tuple[()], said: str
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_shipped_queries_are_told_apart() -> None:
     """Every gold in its question's order is right; of others hardly any, and those that mean the same."""
     golds = defaultdict[object, dict[str, Row]](dict)

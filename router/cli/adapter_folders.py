@@ -1,0 +1,400 @@
+"""`lora-router adapters add|validate|digest|keygen|sign`: adapter folders, without a server."""
+
+from __future__ import annotations
+
+import re
+import sys
+import time
+import tomllib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from router.cli import flags
+from router.cli.command import MISUSED, CliError
+
+if TYPE_CHECKING:
+    from router.config import Settings
+    from router.engine.base import BaseInfo
+    from router.registry.format.artifact import Validation
+    from router.registry.format.trust import SecretKey
+    from router.sources.adding import Added, Validate
+    from router.sources.transfer import Progress
+
+
+Said = Annotated[
+    str,
+    typer.Argument(
+        metavar="SOURCE",
+        help="hub:ORG/NAME@REVISION, s3://BUCKET/KEY/ or another store, a plugin's SCHEME:, or a folder.",
+        show_default=False,
+    ),
+]
+AdaptersDir = Annotated[
+    Path | None,
+    typer.Option(
+        "--adapters-dir", metavar="DIR", help="Where to. Default: the adapters folder of the settings."
+    ),
+]
+Name = Annotated[
+    str, typer.Option("--name", metavar="NAME", help="What to call it, where its adapter.toml does not say.")
+]
+Version = Annotated[str, typer.Option("--version", metavar="VERSION", help="The same for its version.")]
+Subfolder = Annotated[
+    str, typer.Option("--subfolder", metavar="PATH", help="The folder in the source that holds the adapter.")
+]
+Digest = Annotated[
+    str, typer.Option("--digest", metavar="sha256:HEX", help="Take these very bytes and no others.")
+]
+Report = Annotated[
+    bool, typer.Option("--report", help="Take its report.json, too: routing will rely on what it claims.")
+]
+MaxBytes = Annotated[
+    int | None,
+    typer.Option("--max-bytes", metavar="N", min=1, help="Most bytes fetched. Default: host_memory_mb."),
+]
+Model = Annotated[
+    str, typer.Option("--model", metavar="MODEL", help="Base to compare with. Default: the one served.")
+]
+NoBase = Annotated[bool, typer.Option("--no-base", help="Do not compare modules and shapes with a base.")]
+Force = Annotated[bool, typer.Option("--force", help="Replace a version that has other contents.")]
+DIGEST = re.compile(r"(?:sha256:)?([0-9a-f]{64})")
+
+
+def add(
+    said: Said,
+    adapters_dir: AdaptersDir = None,
+    name: Name = "",
+    version: Version = "",
+    subfolder: Subfolder = "",
+    digest: Digest = "",
+    report: Report = False,
+    max_bytes: MaxBytes = None,
+    model: Model = "",
+    no_base: NoBase = False,
+    force: Force = False,
+    json: flags.Json = False,
+) -> None:
+    """Add an adapter from a hub, an object store or a folder.
+
+    Only the files that an adapter may have are fetched, into a place that no server looks into; they are
+    checked as `adapters validate` does, and moved into the adapters folder at once. Ctrl-C keeps what came:
+    the same command goes on. A server that runs takes the adapter then as any other that is copied in.
+
+    \b
+    Examples:
+      lora-router adapters add hub:ORG/NAME@v1.0
+      lora-router adapters add hub:ORG/NAME@COMMIT --digest sha256:HEX --name contracts --version 1.0.0
+      lora-router adapters add s3://BUCKET/adapters/contracts/1.2.0/
+    """
+    from router.cli.output import print_json
+    from router.cli.plugins import plugins_with
+    from router.cli.settings import load_settings
+    from router.sources.adding import AddRequest, NameOverride
+    from router.sources.adding import add as run
+    from router.sources.source import source_of
+
+    settings = load_settings({"model": model} if model else None)
+    sources = plugins_with("register_adapter_sources", settings).sources()
+    wish = AddRequest(
+        source_of(said, subfolder, {scheme: entry.source for scheme, entry in sources.items()}),
+        adapters_dir
+        or next((one for one in settings.adapters_dir if isinstance(one, Path)), Path("adapters")),
+        most_bytes=max_bytes or settings.host_memory_mb << 20,
+        wanted=NameOverride(name, version),
+        digest=_hex(digest),
+        report=report,
+        force=force,
+        vetted=bool(settings.require_signed or settings.adapters_lock),
+    )
+    with _shown() as progress:
+        added = run(wish, _validation(settings, no_base), progress, _pause)
+    if json:
+        print_json(_plain(added))
+    else:
+        _print_added(added)
+
+
+def _hex(said: str) -> str:
+    found = DIGEST.fullmatch(said)
+    if said and found is None:
+        raise CliError("--digest is sha256: and 64 digits of hex, as `adapters digest` prints it", MISUSED)
+    return found[1] if found else ""
+
+
+def _validation(settings: Settings, no_base: bool) -> Validate:
+    """`adapters validate` with these settings."""
+    from router.registry.format.artifact import FolderRules, validate_folder
+    from router.registry.format.trust import Trust
+
+    trust = Trust.of(settings.require_signed, settings.adapters_lock)
+
+    def validate(folder: Path) -> Validation:
+        base = None if no_base else base_for(settings.model, [folder])
+        return validate_folder(folder, FolderRules(base, max_rank=settings.max_rank, trust=trust))
+
+    return validate
+
+
+@contextmanager
+def _shown() -> Iterator[Progress]:
+    """A bar for each file on a terminal, else a line; and what stays after Ctrl-C."""
+    from router.cli.output import fetching
+
+    seen: set[str] = set()
+    with fetching() as bars:
+
+        def progress(name: str, done: int, total: int) -> None:
+            seen.add(name)
+            bars(name, done, total)
+
+        try:
+            yield progress
+        except KeyboardInterrupt:
+            if seen:
+                print("\nwhat came is kept; the same command goes on", file=sys.stderr)
+            raise
+
+
+def _pause(fault: str, seconds: float) -> None:
+    from router.cli.output import one_line
+
+    print(f"{one_line(fault)}; again in {seconds:g} s", file=sys.stderr)
+    time.sleep(seconds)
+
+
+def _plain(added: Added) -> dict[str, object]:
+    origin = added.origin
+    findings = added.validation.to_json()["findings"] if added.validation else []
+    return {
+        "outcome": added.outcome,
+        "name": added.ref.name,
+        "version": added.ref.version,
+        "folder": added.folder,
+        "source": origin.source,
+        "subfolder": origin.subfolder,
+        "pin": origin.pin,
+        "digest": f"sha256:{origin.digest}",
+        "license": origin.license,
+        "left": added.left,
+        "findings": findings,
+        "base_checked": added.validation.base_checked if added.validation else None,
+    }
+
+
+def _print_added(added: Added) -> None:
+    from router.cli import output
+    from router.cli.output import one_line
+    from router.sources.adding import AddOutcome
+    from router.sources.transfer import left_out
+
+    folder = added.folder.relative_to(Path.cwd()) if added.folder.is_relative_to(Path.cwd()) else added.folder
+    seen = added.validation.inspection if added.validation else None
+    facts = f", rank {seen.rank}, {output.size(seen.size_bytes)}" if seen else ""
+    what = {
+        AddOutcome.PRESENT: "is there already, the same bytes, in",
+        AddOutcome.REPORTED: "was there already; its report came to",
+    }.get(added.outcome, f"{added.outcome} in")
+    print(f"{added.ref} {what} {one_line(str(folder))}{facts}")
+    commit = f", commit {added.origin.pin}" if added.origin.source.startswith("hub:") else ""
+    print(f"  from {one_line(added.origin.source)}{commit}\n  digest sha256:{added.origin.digest}")
+    if added.origin.license:
+        print(f"  licence, as its README says: {added.origin.license}")
+    for finding in seen.findings if seen else ():
+        print(f"  {finding.severity.value}  {finding.code}  {one_line(str(finding))}")
+    if added.validation and not added.validation.base_checked:
+        print("  note  modules and shapes were not compared with a base; `lora-router models fetch` gets it")
+    if added.left:
+        print(f"  not taken: {left_out(added.left)}")
+    if added.outcome is AddOutcome.ADDED and not (added.folder / "report.json").is_file():
+        print(f'\nit answers by name: lora-router ask --adapter {added.ref.name} "..."')
+
+
+Paths = Annotated[list[Path], typer.Argument(metavar="FOLDER...", help="Adapter folders.")]
+Ignore = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--ignore-field", metavar="KEY", help="Unknown key of adapter_config.json to let pass; repeatable."
+    ),
+]
+
+
+def validate(
+    paths: Paths,
+    model: Model = "",
+    no_base: NoBase = False,
+    ignore_field: Ignore = None,
+    json: flags.Json = False,
+) -> None:
+    """Check adapter folders, without a server.
+
+    Tells everything that is wrong at once. Exit code 1 if any folder is refused.
+
+    \b
+    Examples:
+      lora-router adapters validate adapters/medical
+      lora-router adapters validate --json adapters/*
+    """
+    from router.cli.output import print_json
+    from router.cli.settings import load_settings
+    from router.registry.format.artifact import FolderRules, validate_folder
+    from router.registry.format.trust import Trust
+
+    settings = load_settings({"model": model} if model else None)
+    base = None if no_base else base_for(settings.model, paths)
+    ignored = tuple(ignore_field or ())
+    trust = Trust.of(settings.require_signed, settings.adapters_lock)
+    most = settings.max_rank
+    reports = [
+        _over_carried(
+            validate_folder(p, FolderRules(base, max_rank=most, ignore_fields=ignored, trust=trust)), settings
+        )
+        for p in paths
+    ]
+    if json:
+        print_json([report.to_json() for report in reports])
+    else:
+        for report in reports:
+            _print_report(report)
+    if not all(report.ok for report in reports):
+        raise typer.Exit(1)
+
+
+def _over_carried(report: Validation, settings: Settings) -> Validation:
+    """With the version of the carried adapter of its name, where a server has that one below one's own."""
+    from router.carried import carried, is_carried
+    from router.registry.format.manifest import parse_manifest
+
+    here = Path(report.folder).resolve()
+    if settings.bare or settings.adapters_dir or is_carried(Path("adapters"), "adapters"):
+        return report
+    for file in (path / "adapter.toml" for root in carried("adapters") for path in sorted(root.iterdir())):
+        if file.is_file() and file.parent.resolve() != here:
+            manifest, _ = parse_manifest(file.read_bytes(), file.parent.name)
+            if manifest.name == report.inspection.name:
+                return replace(report, covered=manifest.version)
+    return report
+
+
+def base_for(model: str, paths: Sequence[Path]) -> BaseInfo | None:
+    """The base to compare these folders with, if it is here; its digest only where a manifest pins one."""
+    from router.cli.base_files import find_base, read_base
+
+    folder = find_base(model)
+    return read_base(folder, model, any(map(_pins_digest, paths))) if folder else None
+
+
+def _pins_digest(path: Path) -> bool:
+    """Whether the manifest names its base by digest; a manifest that cannot be read is reported later."""
+    try:
+        base = tomllib.loads((path / "adapter.toml").read_text(encoding="utf-8")).get("base")
+    except (OSError, ValueError):
+        return False
+    return isinstance(base, dict) and bool(base.get("digest"))
+
+
+def _print_report(report: Validation) -> None:
+    from router.cli import output
+    from router.cli.output import one_line
+
+    seen = report.inspection
+    sites = f"{len(seen.sites)} sites: {', '.join(seen.target_modules)}"
+    facts = f"{seen.name}@{seen.version}  rank {seen.rank}  {sites}  {output.size(seen.size_bytes)}"
+    if seen.invocation_tokens:
+        facts += f"  acts from the tokens {', '.join(map(str, seen.invocation_tokens))} on"
+    print(f"{one_line(report.folder)}: {f'ok  {facts}' if report.ok else 'REFUSED'}")
+    if report.ok:
+        print(f"  routing  {report.routing}")
+    for finding in report.findings:
+        print(f"  {finding.severity.value}  {finding.code}  {one_line(str(finding))}")
+    if not report.base_checked:
+        print("  note  modules and shapes were not compared with a base; `lora-router models fetch` gets it")
+    if report.ok and not report.values_checked:
+        print("  note  values of the weights were not checked")
+
+
+Folders = Annotated[list[Path], typer.Argument(metavar="FOLDER...", help="Adapter folders.")]
+KeyFile = Annotated[Path, typer.Option("--key", metavar="FILE", help="Secret key, as `keygen` writes it.")]
+PUBLIC_SUFFIX = ".pub"
+
+
+def digest(paths: Folders) -> None:
+    """Print the digests of adapters, one a line.
+
+    As a file given to `serve --adapters-lock`, the lines allow these adapters and no others.
+
+    \b
+    Example:
+      lora-router adapters digest adapters/* > adapters.lock
+    """
+    from router.registry.format.artifact import digest_of_folder
+
+    for path in paths:
+        print(f"sha256:{digest_of_folder(path)}  {path}")
+
+
+def keygen(
+    path: Annotated[
+        Path, typer.Argument(metavar="FILE", help="For the secret key; FILE.pub is the public one.")
+    ],
+) -> None:
+    """Make a key that signs adapters.
+
+    The secret key has no password: keep it away from the servers, which need the public one alone. Both are
+    as minisign writes them.
+
+    \b
+    Example:
+      lora-router adapters keygen release.key
+    """
+    from router.registry.format.trust import SecretKey, write_secret
+
+    public = path.with_name(path.name + PUBLIC_SUFFIX)
+    if path.exists() or public.exists():
+        raise CliError(f"{path} or {public} exists already; a key is never overwritten")
+    key = SecretKey.make()
+    write_secret(path, key)
+    public.write_text(key.public.text(), encoding="ascii")
+    print(f"wrote {path} (secret) and {public}\n\n  lora-router adapters sign FOLDER --key {path}")
+    print(f"  lora-router serve --require-signed {public}")
+
+
+def sign(paths: Folders, key: KeyFile) -> None:
+    """Sign adapters.
+
+    Writes adapter.sig into each folder: a signature of the adapter's digest, which covers adapter.toml,
+    adapter_config.json, the weights and the probes. Nothing is checked but that the files are there.
+
+    \b
+    Example:
+      lora-router adapters sign adapters/medical --key release.key
+    """
+    from router.cli.output import one_line
+    from router.registry.format.artifact import digest_of_folder
+    from router.registry.format.folder import MANIFEST, SIGNATURE
+    from router.registry.format.trust import shown
+    from router.registry.format.trust import sign as signature_of
+
+    secret = _secret_key(key)
+    digests = [(path, digest_of_folder(path)) for path in paths]
+    for path, value in digests:
+        comment = f"timestamp:{int(time.time())}\tfile:{one_line(path.absolute().name)}\thashed"
+        staged = path / f".{SIGNATURE}.part"
+        staged.write_text(signature_of(value, secret, comment), encoding="utf-8")
+        staged.replace(path / SIGNATURE)
+        print(f"signed {path} (sha256:{value}) by {shown(secret.key_id)}")
+        if not (path / MANIFEST).is_file():
+            print(f"  it has no {MANIFEST}, so its name is the folder's, which the signature does not cover")
+
+
+def _secret_key(path: Path) -> SecretKey:
+    from router.registry.format.trust import BadSignature, SecretKey
+
+    try:
+        return SecretKey.parse(path.read_text(encoding="utf-8"))
+    except (BadSignature, UnicodeDecodeError) as error:
+        raise CliError(f"{path}: {error}") from None

@@ -1,1 +1,0 @@
-"""`lora-router adapters ...`: adapters of a server and adapter folders, from training to report."""

@@ -1,1 +1,0 @@
-"""`lora-router route ...`: where requests go, and how well."""
