@@ -68,7 +68,7 @@ class Composition:
         self.router = Router(
             self.registry,
             plugins,
-            on_vote=lambda vote: self.app.voted(vote),
+            on_vote=lambda vote: self.app.metrics.vote(vote),
             base_for=partial(EngineBaseModel, engine),
             rule=rule_of(settings, calibration),
             calibration=calibration,
