@@ -23,7 +23,7 @@ from router.engine.base import Delta, Finished, batches
 from router.engine.output import EventStream
 from router.plugins import PluginHost
 from router.plugins.runtime import Hooks
-from router.server.pipeline import telling
+from router.server.pipeline import watching
 from router.types import AdapterRef, Decision, FinishReason, Reason, Request, Turn, Usage
 
 NONE, IDLE, ONE = "without hooks", "no plugin observes", "one observer"
@@ -58,7 +58,7 @@ async def request(hooks: Hooks | None) -> None:
     stream = EventStream(lambda _: None, lambda _: None)
     for event in ANSWER:
         stream.put(event)
-    with telling(watchers, stream, lambda: "") as generation:
+    with watching(watchers, stream, lambda: "") as generation:
         async with aclosing(batches(generation, 1)) as each:
             async for _ in each:
                 pass

@@ -108,7 +108,7 @@ async def start_server() -> AsyncIterator[Start]:
             if hooks is None:  # the built-in plugins, as every server has them
                 hooks = Hooks(PluginHost([], tables=read_tables(Path(), {}, of_plugins), built_in=True))
             app = ServerApp(said, engine, registry, router, startup, hooks=hooks)
-            app.experiments, app.corrections, router.on_vote = experiments, corrections, app.voted
+            app.experiments, app.corrections, router.on_vote = experiments, corrections, app.metrics.vote
             if before is not None:
                 before(app)
             stack.push_async_callback(app.stop)

@@ -27,6 +27,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 ELSEWHERE = {
     "server/http.py",
     "server/policy.py",
+    "server/encoding.py",
     "access/quotas.py",
     "experiments/runtime.py",
     "experiments/assignment.py",

@@ -35,7 +35,7 @@ REFUSALS_PER_SECOND = 50  # lines; of more, the number
 TAIL_BYTES = 1 << 16
 REMEMBERED_BYTES = 512 << 10  # of the file, at start-up
 REFUSALS = ("UNAUTHENTICATED", "PERMISSION_DENIED", "RESOURCE_EXHAUSTED")  # codes
-TOLD = ("request_id", "client", "peer", "method", "resource", "code", "reason")
+KEPT_FIELDS = ("request_id", "client", "peer", "method", "resource", "code", "reason")
 MOST_ACTS, MOST_REFUSALS = 1000, 500  # each apart, so that a flood of refusals pushes no act out
 ANOTHER = "another server writes it; give each server an audit file of its own"
 
@@ -311,13 +311,13 @@ class RecentAudit:
     def remember(self, path: Path) -> None:
         """What the end of the audit file tells of before this server started. Raises OSError."""
         for fields in last_entries(path, REMEMBERED_BYTES):
-            told = {name: str(fields.get(name, "")) for name in TOLD}
+            entry = {name: str(fields.get(name, "")) for name in KEPT_FIELDS}
             moment = moment_of(str(fields.get("time", "")))
-            if not told["method"] or moment is None:
+            if not entry["method"] or moment is None:
                 continue  # it only says how many more refusals there were
-            refused = told["code"] in REFUSALS
+            refused = entry["code"] in REFUSALS
             kept = self._refusals if refused else self._acts
-            kept.append(RecentAuditEntry(next(self._numbers), moment, AuditedCall(**told), refused))
+            kept.append(RecentAuditEntry(next(self._numbers), moment, AuditedCall(**entry), refused))
             self.since = min(self.since, moment)
 
     def acted(self, act: AuditedCall) -> Future[None]:

@@ -3,7 +3,7 @@ minute, outcomes a second and a day.
 
 What one level refuses is taken from neither. Edges that share their clients tell each other what was used:
 what was used elsewhere is taken here too, there or not, so that all together give no more than one would, but
-for what they let in before they heard of each other.
+for what they let in before they know of each other.
 """
 
 from __future__ import annotations
@@ -129,7 +129,7 @@ class _Draw:
         return self.bucket.wait(self.size, self.most, now) if self.most else 0.0
 
     def refusal(self, wait: float) -> QuotaExceeded:
-        """What is said where it cannot."""
+        """The error where it cannot."""
         return self.level.refusal(self.quota, self.text, wait)
 
 
@@ -149,8 +149,8 @@ class Quotas:
     def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
         self._now = now
         self._used: dict[tuple[str, str], _Used] = {}
-        self._told: dict[str, tuple[list[float], float]] = {}  # and when it was another one last
-        self._heard: dict[str, dict[str, Sequence[float]]] = {}  # by edge and holder, what it said last
+        self._used_here: dict[str, tuple[list[float], float]] = {}  # and when it was another one last
+        self._used_there: dict[str, dict[str, Sequence[float]]] = {}  # by edge and holder, as reported last
 
     @contextmanager
     def call(self, client: Client) -> Iterator[UsageMeter | None]:
@@ -185,20 +185,20 @@ class Quotas:
         now = self._now()
         for (kind, holder), used in self._used.items():
             key, totals = f"{kind}:{holder}", [*(b.taken for b in used.buckets), float(used.running)]
-            if key not in self._told or self._told[key][0] != totals:
-                self._told[key] = totals, now
-        return {key: totals for key, (totals, at) in self._told.items() if now - at < TELL_SECONDS}
+            if key not in self._used_here or self._used_here[key][0] != totals:
+                self._used_here[key] = totals, now
+        return {key: totals for key, (totals, at) in self._used_here.items() if now - at < TELL_SECONDS}
 
     def used_elsewhere(self, edges: Mapping[str, Mapping[str, Sequence[float]]]) -> None:
-        """What all other edges that are there say. Of one that is heard of for the first time only what it
+        """What all other edges report. Of one that is seen for the first time only what it
         uses from now on counts."""
         for edge, totals in edges.items():
-            known = self._heard.get(edge)
+            known = self._used_there.get(edge)
             for holder, now in totals.items():
                 self._count(edge, holder, now, now if known is None else known.get(holder, ()))
-            self._heard[edge] = {**(known or {}), **totals}
-        for edge in [edge for edge in self._heard if edge not in edges]:
-            del self._heard[edge]
+            self._used_there[edge] = {**(known or {}), **totals}
+        for edge in [edge for edge in self._used_there if edge not in edges]:
+            del self._used_there[edge]
         for used in self._used.values():
             used.elsewhere = {edge: n for edge, n in used.elsewhere.items() if edge in edges}
 

@@ -77,7 +77,7 @@ class Composition:
         )
         parts = (for_all, engine, self.registry, self.router)
         self.app = ServerApp(*parts, startup=self._start, on_ready=self._ready, hooks=self.hooks)
-        self.router.observe_votes(self.app.voted)
+        self.router.observe_votes(self.app.metrics.vote)
         self.app.metrics.registry.register(DriftCollector(self.router.drift))
         self._when_ready: Callable[[ServerApp], None] | None = None
 

@@ -20,7 +20,7 @@ from router.ports import AdapterRegistry, Experiments
 from router.registry.state import state_dir
 from router.server.admission import Admission, PhaseGate, ServerPhase
 from router.server.bodies import Bodies
-from router.server.call import CURRENT, Endpoint
+from router.server.call import Endpoint
 from router.server.health import ServerHealth
 from router.server.inference import InferenceService
 from router.server.interceptors import Interceptors, Sending
@@ -30,7 +30,6 @@ from router.server.metrics import ServerMetrics
 from router.server.pipeline import Pipeline
 from router.server.registration import PluginsCollector
 from router.server.tls import Tls
-from router.types import Vote
 
 if TYPE_CHECKING:
     from router.routing.router import Router
@@ -210,12 +209,6 @@ class ServerApp:
         files = [*(self.tls.flaws if self.tls is not None else []), *self.access.flaws]
         of_parts = [*self.hooks.flaws, *self.registry.flaws, *self.router.flaws]
         return [*files, *self.background.flaws, *of_parts]
-
-    def voted(self, vote: Vote) -> None:
-        """A classifier has answered: for the metrics, and for the trace of the call that it was asked for."""
-        self.metrics.vote(vote)
-        if (call := CURRENT.get(None)) is not None:
-            call.votes.append(vote)
 
     def look(self) -> None:
         """What is now, for a page of metrics; on the event loop."""

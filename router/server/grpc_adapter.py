@@ -34,7 +34,16 @@ from router.errors import (
 from router.server.call import AnsweredByLibrary, Call, Endpoint, request_id_of
 from router.server.interceptors import Interceptors
 from router.server.policy import Policy, check_rows
-from router.server.status import INTERNAL, clip, code_of, message_of, reason_of, redacted, shown, told
+from router.server.status import (
+    INTERNAL,
+    clip,
+    code_of,
+    message_of,
+    public_message,
+    reason_of,
+    redacted,
+    shown,
+)
 
 CERTIFICATE = "x509_pem_cert"  # of the client, in the library's context
 LOCAL_PEER = "unix:"  # only the admin listener is a socket of this machine
@@ -414,7 +423,7 @@ def _precondition(error: FailedPrecondition) -> rpc.PreconditionFailure:
             rpc.PreconditionFailure.Violation(
                 type=error.reason,
                 subject=shown(error.metadata.get("resource", "")),
-                description=clip(told(error)),
+                description=clip(public_message(error)),
             )
         ]
     )
@@ -422,13 +431,13 @@ def _precondition(error: FailedPrecondition) -> rpc.PreconditionFailure:
 
 def _quota(error: ResourceExhausted) -> rpc.QuotaFailure:
     return rpc.QuotaFailure(
-        violations=[rpc.QuotaFailure.Violation(subject="memory", description=clip(told(error)))]
+        violations=[rpc.QuotaFailure.Violation(subject="memory", description=clip(public_message(error)))]
     )
 
 
 def _used_up(error: QuotaExceeded) -> rpc.QuotaFailure:
     return rpc.QuotaFailure(
-        violations=[rpc.QuotaFailure.Violation(subject=error.holder, description=clip(told(error)))]
+        violations=[rpc.QuotaFailure.Violation(subject=error.holder, description=clip(public_message(error)))]
     )
 
 

@@ -63,7 +63,7 @@ class ServerHealth:
         self.names: Sequence[str] = NAMES  # of the services, those of plugins, too
         self._problems: Mapping[str, Callable[[], str]] = {}  # of services of plugins
         self._serving: bool | None = None
-        self._said: dict[str, bool] = {}
+        self._reported: dict[str, bool] = {}
         self._draining = False
         self._interval = min(stall_seconds / 10, 0.5)
 
@@ -112,11 +112,11 @@ class ServerHealth:
     async def _list(self, request: Any, context: Any) -> Any:
         """What Check says of each name."""
         kinds = health_pb2.HealthCheckResponse
-        said = {
+        statuses = {
             name: kinds(status=kinds.SERVING if state and not self._draining else kinds.NOT_SERVING)
-            for name, state in self._said.items()
+            for name, state in self._reported.items()
         }
-        return health_pb2.HealthListResponse(statuses=said)
+        return health_pb2.HealthListResponse(statuses=statuses)
 
     @property
     def alive(self) -> bool:
@@ -190,8 +190,8 @@ class ServerHealth:
         for name in self.names:
             problem = self._problems.get(name)
             state = serving and not (problem is not None and problem())
-            if self._said.get(name) is not state:
-                self._said[name] = state
+            if self._reported.get(name) is not state:
+                self._reported[name] = state
                 await self._servicer.set(name, kinds.SERVING if state else kinds.NOT_SERVING)
 
 

@@ -337,26 +337,26 @@ def _labels(labels: Mapping[str, str], found: Findings) -> dict[str, str]:
     return dict(labels)
 
 
-# -- Sampling: each field that was said is checked against the range in the proto's comments.
+# -- Sampling: each given field is checked against the range in the proto's comments.
 
 
 def sampling_of(message: pb.Sampling, max_tokens_limit: int, found: Findings) -> Sampling:
-    """What the caller said; a field that was not said stays None, an explicit 0 stays 0."""
-    said: dict[str, float | int] = {}
+    """What the caller sets; a field that is not set stays None, an explicit 0 stays 0."""
+    given: dict[str, float | int] = {}
     for field, allowed in SAMPLING_RANGES.items():
         if not message.HasField(field):
             continue
         if field in ("max_tokens", "min_tokens"):
             allowed = replace(allowed, high=max_tokens_limit)
-        said[field] = value = getattr(message, field)
+        given[field] = value = getattr(message, field)
         if not math.isfinite(value):
             found.add(f"sampling.{field}", "must be a finite number")
         elif value not in allowed:
             found.add(f"sampling.{field}", f"must be in {allowed}, got {value:g}")
-    if "max_tokens" in said and said.get("min_tokens", 0) > said["max_tokens"] >= 1:
+    if "max_tokens" in given and given.get("min_tokens", 0) > given["max_tokens"] >= 1:
         found.add("sampling.min_tokens", "must not be more than max_tokens")
     stop, constraint = _stops(message.stop, found), constraint_of(message, found)
-    return Sampling(stop=stop, constraint=constraint, **said)  # type: ignore[arg-type]  # the proto fixes int or float for each
+    return Sampling(stop=stop, constraint=constraint, **given)  # type: ignore[arg-type]  # the proto fixes int or float for each
 
 
 def constraint_of(message: pb.Sampling, found: Findings) -> Constraint | None:

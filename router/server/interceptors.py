@@ -183,7 +183,7 @@ class Interceptors:
 
 
 def _log_withheld(error: Exception, call: Call) -> None:
-    """Log what the caller is not told. What every call of an hour may end with gets no traceback."""
+    """Log what is withheld from the caller. What every call of an hour may end with gets no traceback."""
     if not isinstance(error, RouterError) or code_of(error) == INTERNAL:
         log.error("internal error", exc_info=error, extra={"fields": call.ids})
     elif withheld(error):
@@ -230,8 +230,8 @@ def act_of(call: Call, code: str, reason: str = "") -> AuditedCall:
 def resource_of(message: Any) -> str:
     """What a request names: an adapter, an experiment, replicas, or how many of them."""
     for name in ("name", "experiment_id"):
-        if isinstance(said := getattr(message, name, ""), str) and said:
-            return said
+        if isinstance(resource := getattr(message, name, ""), str) and resource:
+            return resource
     if isinstance(message, ReplaceReplicasRequest):
         return "all" if message.all else ", ".join(message.names)
     if isinstance(message, ResizeReplicasRequest):

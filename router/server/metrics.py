@@ -28,7 +28,7 @@ from prometheus_client.openmetrics import exposition as openmetrics
 from prometheus_client.registry import Collector
 
 from router.engine.base import EngineStatus
-from router.server.call import Call
+from router.server.call import CURRENT, Call
 from router.types import (
     AdapterEvent,
     AdapterEventKind,
@@ -194,7 +194,9 @@ class ServerMetrics:
         self.states: dict[AdapterRef, AdapterState] = {}  # as the registry's events told them
 
     def vote(self, vote: Vote) -> None:
-        """A classifier has answered, or failed to."""
+        """A classifier has answered, or failed to; the present call notes it for its trace."""
+        if (call := CURRENT.get(None)) is not None:
+            call.votes.append(vote)
         name = self._classifiers.of(vote.classifier)
         self.classified.labels(name).observe(vote.latency)
         self.verdicts.labels(name, _verdict(vote)).inc()

@@ -135,8 +135,8 @@ class Pipeline:
             if self.corrections is not None:
                 self.corrections.remember(request, taken.decision, call.client)
             watchers = self._watchers(request, taken, choices, call)
-            told = telling(watchers, taken.generation, lambda: self._stopped(call))
-            yield taken.decision, held.enter_context(told)
+            watched = watching(watchers, taken.generation, lambda: self._stopped(call))
+            yield taken.decision, held.enter_context(watched)
 
     @asynccontextmanager
     async def prepare(self, request: Request, call: Call) -> AsyncIterator[Prepared]:
@@ -295,8 +295,8 @@ class Pipeline:
             found.append(watcher)
         live = self.experiments
         if live is not None and live.running and not request.routing.mixture:
-            arm, told = (choices.assignment, choices.degraded), call.exposures.append
-            found += live.watchers(Served(request, taken.decision, taken.params, *arm, exposed=told))
+            arm, exposed = (choices.assignment, choices.degraded), call.exposures.append
+            found += live.watchers(Served(request, taken.decision, taken.params, *arm, exposed=exposed))
         return found
 
     def _stopped(self, call: Call) -> str:
@@ -347,7 +347,7 @@ class Candidates:
         """The choice at hand could not answer; raises `error` again where no other could do better.
 
         A version rests for a fault of its own; a request that does not suit it says nothing of the next one.
-        Where nobody named an adapter that would not act on the prompt, the base answers, and it is told.
+        Where nobody named an adapter that would not act on the prompt, the base answers.
         """
         named = self._decision.reason is Reason.EXPLICIT
         if isinstance(error, NotActivated) and not (named or self._left or self._tried is None):
@@ -398,30 +398,32 @@ def short(prompt: Prompt) -> bool:
     return size + around <= AT_ONCE and len(prompt.turns) <= FEW_TURNS
 
 
-def needed(said: Sampling) -> int:
+def needed(requested: Sampling) -> int:
     """Tokens of the answer that must fit beside the prompt."""
-    return said.max_tokens or max(said.min_tokens or 0, 1)
+    return requested.max_tokens or max(requested.min_tokens or 0, 1)
 
 
-def fit(said: Sampling, adapter: Sampling, prompt_tokens: int, context: int, most: int) -> SamplingParams:
-    """What the caller said, else the adapter's defaults, else the server's.
+def fit(
+    requested: Sampling, adapter: Sampling, prompt_tokens: int, context: int, most: int
+) -> SamplingParams:
+    """What the caller requests, else the adapter's defaults, else the server's.
 
-    A max_tokens the caller said must fit beside the prompt in `context` tokens, else PromptTooLong; one that
-    was not said becomes what fits, at most `most`. A prompt is never cut.
+    A requested max_tokens must fit beside the prompt in `context` tokens, else PromptTooLong; one that
+    is not requested becomes what fits, at most `most`. A prompt is never cut.
     """
-    params = SamplingParams.of(said, adapter)
-    room, least = context - prompt_tokens, needed(said)
+    params = SamplingParams.of(requested, adapter)
+    room, least = context - prompt_tokens, needed(requested)
     if least > room:
         raise PromptTooLong(context, prompt_tokens + least)
-    max_tokens = said.max_tokens or min(max(params.max_tokens, least), most, room)
+    max_tokens = requested.max_tokens or min(max(params.max_tokens, least), most, room)
     return replace(params, max_tokens=max_tokens, min_tokens=min(params.min_tokens, max_tokens))
 
 
-# -- How an answer goes: experiments and plugins are told when it begins and how it ends.
+# -- Watchers: experiments and plugins learn when an answer begins and how it ends.
 
 
 @contextmanager
-def telling(
+def watching(
     watchers: Sequence[Watcher], generation: Generation, stopped: Callable[[], str]
 ) -> Iterator[Buffered]:
     """The generation; the watchers hear when it begins, and at the end of the block how it ended.
@@ -431,13 +433,13 @@ def telling(
     if not watchers:
         yield buffered(generation)
         return
-    told = Watched(generation, watchers)
+    watched = Watched(generation, watchers)
     try:
-        yield told
+        yield watched
     except BaseException as error:
-        told.end(error, stopped())
+        watched.end(error, stopped())
         raise
-    told.end(None)
+    watched.end(None)
 
 
 class Watched:

@@ -60,18 +60,20 @@ def message_of(error: Exception) -> str:
     counts three times a byte."""
     if not isinstance(error, RouterError) or code_of(error) == INTERNAL:
         return INTERNAL_TEXT
-    line = "".join(char if char.isprintable() else " " for char in told(error)[:MAX_MESSAGE])
+    line = "".join(char if char.isprintable() else " " for char in public_message(error)[:MAX_MESSAGE])
     return clip(line, MAX_MESSAGE if line.isascii() else MAX_MESSAGE // 3)
 
 
-def told(error: RouterError) -> str:
+def public_message(error: RouterError) -> str:
     """The message as callers get it; of some classes the text is fixed."""
     return error.told or redacted(error.message)
 
 
 def withheld(error: RouterError) -> bool:
     """Whether message or metadata say more than callers are told."""
-    return told(error) != error.message or any(redacted(text) != text for text in error.metadata.values())
+    return public_message(error) != error.message or any(
+        redacted(text) != text for text in error.metadata.values()
+    )
 
 
 def clip(text: str, most: int = MAX_FIELD) -> str:

@@ -143,9 +143,9 @@ def read_pems(cert: Path, key: Path, client_ca: Path | None) -> Pems:
             context.load_verify_locations(client_ca)
         expires = _end_of(context, cert)
     except (ssl.SSLError, ValueError) as error:
-        said = getattr(error, "verify_message", "") or getattr(error, "reason", "") or str(error)
+        reason = getattr(error, "verify_message", "") or getattr(error, "reason", "") or str(error)
         names = ", ".join(str(path) for path in (cert, key, client_ca) if path is not None)
-        raise ConfigError(f"TLS cannot use {names}: {said}") from None
+        raise ConfigError(f"TLS cannot use {names}: {reason}") from None
     if _read(cert, key, client_ca) != before:
         raise ConfigError("the TLS files are being written")  # the next look finds them whole
     if client_ca is not None:

@@ -21,7 +21,7 @@ from router.extensions.console.plan_form import (
 )
 from router.extensions.console.rendering import segment
 from router.extensions.console.site import ROOT, Action, Entry, Page, Visit
-from router.server.status import INTERNAL, code_of, shown, told
+from router.server.status import INTERNAL, code_of, public_message, shown
 from router.v1 import experiments_pb2 as pb
 
 SIZE = SERVICE + "PlanExperiment"
@@ -90,7 +90,7 @@ async def _tried(
     except RouterError as error:
         where = "name" if isinstance(error, AlreadyExists) else ""
         if code_of(error) != INTERNAL:
-            visit.refused_with(PAGE, values(visit, form, {where: [told(error)]}))
+            visit.refused_with(PAGE, values(visit, form, {where: [public_message(error)]}))
         raise
 
 

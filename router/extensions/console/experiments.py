@@ -16,7 +16,7 @@ from router.errors import FailedPrecondition, InvalidRequest, NotFound, RouterEr
 from router.extensions.console.exchange import Answer, redirect
 from router.extensions.console.rendering import segment
 from router.extensions.console.site import ROOT, Action, Entry, Page, Visit
-from router.server.status import told
+from router.server.status import public_message
 from router.v1 import experiments_pb2 as pb
 
 SERVICE = "/router.v1.ExperimentService/"
@@ -292,7 +292,7 @@ async def _tell(visit: Visit, name: str, error: RouterError, act: str) -> None:
     if visit.why_not(REPORT):
         return
     try:
-        values = await judged(visit, name, wrong=told(error), at=act, typed=dict(visit.form))
+        values = await judged(visit, name, wrong=public_message(error), at=act, typed=dict(visit.form))
     except RouterError:  # it is gone, or has no good name: then the refusal is shown by itself
         return
     visit.refused_with(DETAIL, values)
