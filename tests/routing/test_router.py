@@ -34,7 +34,7 @@ from router.types import (
     Vote,
     VoteError,
 )
-from tests.experiments.live.made import running
+from tests.experiments.made import running
 
 Start = Callable[..., Awaitable[Router]]
 

@@ -1,4 +1,4 @@
-"""Router experiments: the unit's router decides, and what the others would have said is logged.
+"""Router experiments: the unit's router decides, and what the others would have chosen is logged.
 
 Classifiers are asked once: a request's votes are shared by all routers. The user waits for the assigned
 router alone; the others decide when the answer has begun.
@@ -28,10 +28,10 @@ MOST_PENDING = 4096  # decisions whose answers have not begun
 
 
 @dataclass(frozen=True, slots=True)
-class _Pending:
+class _PendingDecision:
     assignment: ArmAssignment
     decision: Decision
-    heard: VotesByClassifier = field(default_factory=dict)
+    votes: VotesByClassifier = field(default_factory=dict)
 
 
 class Routers(ExperimentMode):
@@ -39,7 +39,7 @@ class Routers(ExperimentMode):
 
     def __init__(self, live: LiveExperiments, router: Router) -> None:
         self._live, self._router = live, router
-        self._pending: OrderedDict[str, _Pending] = OrderedDict()
+        self._pending: OrderedDict[str, _PendingDecision] = OrderedDict()
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def choose(
@@ -55,10 +55,10 @@ class Routers(ExperimentMode):
         assignment = live.admitted(live.assigner.router(request, time.time()), counted)
         if assignment is None:
             return await router.route(request), None
-        heard: VotesByClassifier = {}
-        decision = await self._router.decide(request, assignment.arm.router, heard)
+        votes: VotesByClassifier = {}
+        decision = await self._router.decide(request, assignment.arm.router, votes)
         if counted:
-            self._pending[request.request_id] = _Pending(assignment, decision, heard)
+            self._pending[request.request_id] = _PendingDecision(assignment, decision, votes)
         if len(self._pending) > MOST_PENDING:
             self._pending.popitem(last=False)
         return decision, assignment
@@ -70,7 +70,7 @@ class Routers(ExperimentMode):
             return None
         return _Began(self, served.request, pending)
 
-    def began(self, request: Request, pending: _Pending) -> None:
+    def began(self, request: Request, pending: _PendingDecision) -> None:
         """Log what all routers say."""
         task = asyncio.create_task(self._compare(request, pending), name="other routers")
         self._tasks.add(task)
@@ -80,15 +80,15 @@ class Routers(ExperimentMode):
         """Leave what is under way."""
         await leave_tasks(self._tasks)
 
-    async def _compare(self, request: Request, pending: _Pending) -> None:
-        assignment, said = pending.assignment, {pending.assignment.arm.name: _target(pending.decision)}
+    async def _compare(self, request: Request, pending: _PendingDecision) -> None:
+        assignment, choices = pending.assignment, {pending.assignment.arm.name: _target(pending.decision)}
         for name, arm in assignment.running.arms.items():
-            if name not in said:
-                decision = await self._router.decide(request, arm.router, pending.heard)
-                said[name] = _target(decision)
+            if name not in choices:
+                decision = await self._router.decide(request, arm.router, pending.votes)
+                choices[name] = _target(decision)
         running = assignment.running
-        control = said[running.spec.control]
-        treatments = [said[name] for name in running.arms if name != running.spec.control]
+        control = choices[running.spec.control]
+        treatments = [choices[name] for name in running.arms if name != running.spec.control]
         # With several treatments a request counts as differing if any of them differs: the same for all arms.
         treatment = next((t for t in treatments if t != control), control)
         self._live.recorder.disagree(
@@ -114,7 +114,7 @@ class Routers(ExperimentMode):
 class _Began:
     """Tells `Routers` of the first token."""
 
-    def __init__(self, routers: Routers, request: Request, pending: _Pending) -> None:
+    def __init__(self, routers: Routers, request: Request, pending: _PendingDecision) -> None:
         self._routers, self._request, self._pending = routers, request, pending
 
     def began(self) -> None:

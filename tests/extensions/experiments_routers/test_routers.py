@@ -13,7 +13,7 @@ from router.experiments.runtime import LiveExperiments
 from router.extensions.experiments_routers import make_routers
 from router.ports import End, Served
 from router.types import AdapterRef, FinishReason, RouterVariant, SamplingParams, Usage, Vote
-from tests.experiments.live.made import OLD, SPEC, decision, experiment, request
+from tests.experiments.made import OLD, SPEC, decision, experiment, request
 from tests.experiments.memory_store import MemoryStore
 
 pytestmark = pytest.mark.slow
@@ -84,7 +84,6 @@ async def made():
 
     yield make
     for kit in kits:
-        await kit.modes.close()
         await kit.live.close()
 
 

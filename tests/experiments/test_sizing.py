@@ -148,7 +148,7 @@ def test_a_rate_of_0_can_still_grow() -> None:
         ({"alpha": 0.5}, "alpha", "at most 0.2"),
         ({"power": 0.01}, "power", "above alpha"),
         ({"power": 1.0}, "power", "at most 0.999"),
-        ({"baseline": None}, "baseline", "no experiment told of solved yet"),
+        ({"baseline": None}, "baseline", "no experiment has had solved yet"),
         ({"days": 3.0, "units_per_day": None}, "units_per_day", "needed with days"),
     ],
 )
@@ -225,7 +225,7 @@ def test_the_last_phase_on_the_route_that_had_the_metric(store: MemoryStore) -> 
     past = past_of(store, "medical", "solved", Kind.PROPORTION, NOW)
     assert past is not None
     assert (past.place, past.units, past.value) == ("experiments/last, phase 1", 200, 0.5)
-    assert past.told.startswith("from experiments/last, phase 1: 200 units of control, 4 days")
+    assert past.source.startswith("from experiments/last, phase 1: 200 units of control, 4 days")
     anywhere = past_of(store, "", "solved", None, NOW)
     assert anywhere is not None
     assert anywhere.place == "experiments/other, phase 1"
@@ -243,7 +243,7 @@ def test_traffic_is_of_the_route_whatever_the_share(store: MemoryStore) -> None:
     traffic = traffic_of(store, "medical", "minutes", NOW)
     assert traffic is not None
     assert traffic.per_day == pytest.approx(200, rel=0.02)  # 100 a day of half the units
-    assert traffic.told == "from experiments/last, phase 1: 400 new units in its last 4 days"
+    assert traffic.source == "from experiments/last, phase 1: 400 new units in its last 4 days"
     other = traffic_of(store, "base", "never-seen", NOW)
     assert other is not None
     assert other.place == "experiments/other, phase 1"
@@ -296,7 +296,7 @@ def test_a_holdout_and_an_empty_phase_are_no_history() -> None:
     store = MemoryStore()
     ran(store, "held", plan(mode=Mode.HOLDOUT, route=""), START)
     ran(store, "empty", plan(), START, units=0)
-    with pytest.raises(InvalidRequest, match="baseline: is not known: no experiment told of solved"):
+    with pytest.raises(InvalidRequest, match="baseline: is not known: no experiment has had solved"):
         size_of(SizeQuestion("solved"), store, NOW)
 
 

@@ -1,16 +1,18 @@
-"""The running experiments follow the store, and act on what it says; what is kept of one answer."""
+"""The experiments of one server while it runs."""
 
 from __future__ import annotations
 
 import asyncio
 import json
+import threading
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
 
-from router.errors import StoreDown
-from router.experiments import recorder
+from router.errors import Overloaded, StoreDown
+from router.experiments import recorder, runtime
 from router.experiments.assignment import ArmAssignment, unit_hash
 from router.experiments.model import (
     BUILT_IN,
@@ -24,12 +26,12 @@ from router.experiments.model import (
 )
 from router.experiments.recorder import built_in_outcomes, sampling_json, segments_of
 from router.experiments.report.model import ArmNumbers, Report, Ruling
-from router.experiments.runtime import LiveExperiments, leave_tasks, route_of
+from router.experiments.runtime import LiveExperiments, StoreThreads, leave_tasks, route_of
 from router.ports import End, Exposed, Served
 from router.types import Constraint, FinishReason, SamplingParams, Usage
-from tests.experiments.live.made import HOLDOUT, SPEC, decision, experiment, exposure, outcome, request
-from tests.experiments.live.test_recorder import until
+from tests.experiments.made import HOLDOUT, SPEC, decision, experiment, exposure, outcome, request
 from tests.experiments.memory_store import MemoryStore
+from tests.experiments.test_recorder import until
 
 ERRORS = MetricSpec("error", Kind.PROPORTION, higher_is_better=False, margin=0.02)
 GUARDED = replace(SPEC, guardrails=(ERRORS,), window=1.0)
@@ -424,3 +426,51 @@ async def test_all_are_gone_afterwards() -> None:
     await leave_tasks(tasks)
     assert all(task.cancelled() for task in tasks)
     await leave_tasks(())
+
+
+@pytest.fixture
+def threads(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[StoreThreads]:
+    """One thread, and room for as many calls that wait as the test says."""
+    monkeypatch.setattr(runtime, "THREADS", 1)
+    monkeypatch.setattr(runtime, "WAITING", request.param)
+    found = StoreThreads()
+    yield found
+    found.close()
+
+
+@pytest.mark.parametrize("threads", [1], indirect=True)
+async def test_calls_run_in_threads_and_too_many_are_refused(threads: StoreThreads) -> None:
+    go = threading.Event()
+
+    def work(text: str) -> str:
+        go.wait(5)
+        return f"{text} {threading.current_thread().name}"
+
+    first, second = (asyncio.ensure_future(threads.run(work, text)) for text in ("a", "b"))
+    await asyncio.sleep(0)
+    with pytest.raises(Overloaded):
+        await threads.run(work, "c")
+    go.set()
+    assert (await first).startswith("a experiments")
+    assert (await second).startswith("b experiments")
+    assert (await threads.run(work, "d")).startswith("d")
+
+
+@pytest.mark.parametrize("threads", [0], indirect=True)
+async def test_who_gives_up_waiting_keeps_the_place_until_the_work_is_done(threads: StoreThreads) -> None:
+    go, done = threading.Event(), threading.Event()
+
+    def work() -> None:
+        go.wait(5)
+        done.set()
+
+    waiting = asyncio.ensure_future(threads.run(work))
+    await asyncio.sleep(0.01)
+    waiting.cancel()
+    await asyncio.wait({waiting})
+    with pytest.raises(Overloaded):
+        await threads.run(work)
+    go.set()
+    assert await asyncio.to_thread(done.wait, 5)
+    await asyncio.sleep(0.01)
+    await threads.run(work)

@@ -9,8 +9,7 @@ from router.errors import InvalidRequest
 from router.experiments import client as wire
 from router.experiments.assignment import unit_hash
 from router.experiments.model import Experiment, ExperimentPhase, Lifecycle, Spec, StoredOutcome
-from router.experiments.outcomes import outcome_of
-from router.experiments.plans import Declared
+from router.experiments.outcomes import Declared, outcome_of
 from router.v1 import experiments_pb2 as pb
 from tests.experiments.plans import plan
 

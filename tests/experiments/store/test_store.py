@@ -1,11 +1,11 @@
-"""Experiments, their audit trail and salts, and what is removed when: the same in every store."""
+"""Experiments, audit trail and salts are kept; old rows are removed; large tables are read by an index."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
 import pytest
-from sqlalchemy import func, select
+from sqlalchemy import event, func, select
 
 from router.errors import AlreadyExists, ExperimentNotFound, StaleEtag
 from router.experiments.model import (
@@ -13,18 +13,34 @@ from router.experiments.model import (
     Aggregate,
     ArmSpec,
     Disagreement,
-    JudgedPair,
     Kind,
     MetricSpec,
     Mode,
     SegmentSpec,
+    ShadowPair,
     Unanswered,
 )
 from router.experiments.store import database, tables
 from router.experiments.store import store as resources
-from router.experiments.store.store import RESPONSE_WAITS, UNIT_WAITS, remove_some
+from router.experiments.store import store as waiting
+from router.experiments.store.store import (
+    RESPONSE_WAITS,
+    UNIT_WAITS,
+    ExperimentStore,
+    WaitingRows,
+    remove_some,
+)
 from router.types import AdapterRef, RouterVariant
-from tests.experiments.store.helpers import START, act, experiment, exposed, outcome, row, unit_outcome
+from tests.experiments.store.helpers import (
+    START,
+    act,
+    experiment,
+    exposed,
+    outcome,
+    row,
+    unit_outcome,
+    with_secondary,
+)
 
 
 def rich():
@@ -173,7 +189,7 @@ def test_nothing_of_a_deleted_experiment_stays(sql_store, monkeypatch):
         labels = {"segments": {"plan": "free"}}
         sql_store.expose([exposed(f"u{i}", f"{name}{i}", name=name, **labels) for i in range(8)])
         sql_store.record([outcome(f"{name}{i}") for i in range(8)])
-        sql_store.pairs([JudgedPair(name, 1, "b", "r", START, 1)])
+        sql_store.pairs([ShadowPair(name, 1, "b", "r", START, 1)])
         sql_store.disagree([Disagreement(name, 1, "u1", "r", START, "base", "adapters/m/versions/1")])
     before = rows(sql_store)
     sql_store.delete("x")
@@ -214,3 +230,113 @@ def test_what_counts_does_not_wait(sql_store):
     remove_all(sql_store, 1e12)
     assert row(sql_store) == (1, 1.0)
     assert rows(sql_store)["outcomes"] == 1
+
+
+COUNTED, UNKNOWN, NOT_KEPT = Accepted.COUNTED, Accepted.UNKNOWN, Accepted.NOT_KEPT
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock():
+    return Clock()
+
+
+@pytest.fixture
+def bounded(url, clock):
+    """A store in which three outcomes may wait, with a running experiment."""
+    found = ExperimentStore(url, max_waiting=3)
+    found._waiting = WaitingRows(3, clock)
+    found.create(experiment())
+    yield found
+    found.close()
+
+
+def test_the_last_are_turned_away_and_those_of_something_are_kept(bounded):
+    bounded.expose([exposed("u", "r")])
+    outcomes = [
+        outcome("n1"),
+        outcome("r"),
+        unit_outcome("nobody"),
+        outcome("n2"),
+        outcome("n3"),
+        unit_outcome("u"),
+        unit_outcome("nobody"),
+    ]
+    assert bounded.record(outcomes) == (UNKNOWN, COUNTED, UNKNOWN, UNKNOWN, NOT_KEPT, COUNTED, NOT_KEPT)
+    assert bounded.record([outcome("n4"), outcome("r")]) == (NOT_KEPT, COUNTED)
+    assert row(bounded) == (1, 1.0)
+
+
+def test_one_that_was_turned_away_may_come_again(bounded, clock):
+    late = outcome("n4", key="k")
+    assert bounded.record([outcome("n1"), outcome("n2"), outcome("n3"), late, late])[3:] == (
+        NOT_KEPT,
+        NOT_KEPT,
+    )
+    assert bounded.record([late]) == (NOT_KEPT,)
+    bounded.expose([exposed("u", "n1")])  # whose outcome waits no more
+    clock.now += waiting.FULL_SECONDS
+    assert bounded.record([late, replace(late, key="l")]) == (UNKNOWN, NOT_KEPT)
+    bounded.expose([exposed("v", "n4")])
+    assert bounded.record([late]) == (Accepted.DUPLICATE,)
+
+
+def test_rows_of_others_are_found_now_and_then(bounded, clock, url):
+    assert bounded.record([outcome("n1")]) == (UNKNOWN,)
+    other = ExperimentStore(url)
+    assert set(other.record([outcome(f"o{i}") for i in range(5)])) == {UNKNOWN}
+    other.close()
+    assert bounded.record([outcome("n2")]) == (UNKNOWN,)
+    clock.now += waiting.COUNT_SECONDS
+    assert bounded.record([outcome("n3")]) == (NOT_KEPT,)
+
+
+def test_a_store_that_is_opened_anew_knows_what_waits(bounded, url):
+    bounded.record([outcome("n1"), outcome("n2")])
+    again = ExperimentStore(url, max_waiting=3)
+    assert again.record([outcome("n3"), outcome("n4")]) == (UNKNOWN, NOT_KEPT)
+    again.close()
+
+
+WAITING_INDEX = "INDEX lora_router_waiting_received"  # outcomes that wait, once a minute and as many as may
+LARGE = ("units", "exposures", "outcomes", "values", "disagreements", "pairs")
+
+
+@pytest.mark.parametrize("url", ["sqlite"], indirect=True)
+def test_every_large_table_is_searched_by_an_index(sql_store):
+    found: dict[str, tuple] = {}
+
+    def keep(_conn, _cursor, statement, parameters, *_rest):
+        if statement.startswith(("SELECT", "DELETE")):
+            found[statement] = parameters
+
+    event.listen(sql_store._engine, "after_cursor_execute", keep)
+    past = MetricSpec("n", Kind.MEAN, covariate=True)
+    for name in ("x", "y"):
+        sql_store.create(experiment(name, past))
+    sql_store.record([outcome("r1", "n"), unit_outcome("u", "n", at=-5)])
+    sql_store.disagree([Disagreement("x", 1, "u", "r1", START, "base", "m")])
+    sql_store.expose([exposed("u", "r1"), exposed("v", "r2")])
+    sql_store.expose([exposed("u", "r1", name="y"), exposed("u", "r2", name="y")])
+    sql_store.record([outcome("r1", "n"), unit_outcome("u", "n"), unit_outcome("u", "n", at=-5)])
+    sql_store.data("x", 1, only_differing=True)
+    sql_store.pairs([ShadowPair("x", 1, "b", "r1", START, 1, {}, "u")])
+    sql_store.paired("x", 1)
+    later = MetricSpec("later", Kind.MEAN, covariate=True)
+    sql_store.replace(with_secondary(sql_store.get("x"), later), act())
+    event.remove(sql_store._engine, "after_cursor_execute", keep)
+    assert len(found) > 20
+    with database.reading(sql_store._engine) as conn:
+        plans = {
+            text: [step[3] for step in conn.exec_driver_sql(f"EXPLAIN QUERY PLAN {text}", parameters)]
+            for text, parameters in found.items()
+        }
+    scans = [(t, s) for t, steps in plans.items() for s in steps if s.startswith("SCAN lora_router_")]
+    scans = [(t, s) for t, s in scans if WAITING_INDEX not in s]
+    assert [(t, s) for t, s in scans if s.split("_")[2].split()[0] in LARGE] == []

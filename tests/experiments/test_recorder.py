@@ -14,7 +14,7 @@ import pytest
 from router.errors import Overloaded, StoreDown
 from router.experiments.model import Accepted
 from router.experiments.recorder import Availability, Recorder
-from tests.experiments.live.made import experiment, exposure, outcome
+from tests.experiments.made import experiment, exposure, outcome
 from tests.experiments.memory_store import MemoryStore
 
 

@@ -14,9 +14,9 @@ from router.experiments.model import ArmSpec, AuditEntry, Experiment, Lifecycle,
 from router.experiments.report.model import ArmReport, MetricReport, Report, Ruling
 from router.experiments.runtime import LiveExperiments, act_on
 from router.types import AdapterRef
-from tests.experiments.live.made import SPEC, experiment
-from tests.experiments.live.test_recorder import until
+from tests.experiments.made import SPEC, experiment
 from tests.experiments.memory_store import MemoryStore
+from tests.experiments.test_recorder import until
 
 BETTER = Ruling("promote", "primary-better", "success: 0.6 against 0.5")
 HARM = Ruling("stop for harm", "guardrail", "errors: 0.2 against 0.01")

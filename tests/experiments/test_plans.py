@@ -21,7 +21,8 @@ from router.experiments.model import (
     SegmentSpec,
     Spec,
 )
-from router.experiments.plans import Declared, Known, conflict, plan_problems, plan_warnings
+from router.experiments.outcomes import Declared
+from router.experiments.plans import Known, conflict, plan_problems, plan_warnings
 from router.types import AdapterInfo, AdapterRef, AdapterState, RouterVariant
 from tests.experiments.plans import SOLVED, plan, router_plan
 

@@ -35,7 +35,7 @@ from router.types import (
     SamplingParams,
     Usage,
 )
-from tests.experiments.live.made import NEW, OLD, SPEC, decision, experiment, request, running
+from tests.experiments.made import NEW, OLD, SPEC, decision, experiment, request, running
 from tests.experiments.memory_store import MemoryStore
 
 SHADOW = replace(SPEC, mode=Mode.SHADOW, judge="length")

@@ -1,3 +1,5 @@
+"""Plans, experiments and reports as messages, both ways."""
+
 from __future__ import annotations
 
 from dataclasses import replace
@@ -31,8 +33,11 @@ from router.experiments.model import (
     SizeQuestion,
     Spec,
 )
+from router.experiments.report.build import report
+from router.experiments.report_messages import report_message, report_of
 from router.v1 import experiments_pb2 as pb
 from tests.experiments.plans import plan, plans
+from tests.experiments.report.sums import REPORT, STARTED, SumsStore
 
 SET_BY_THE_SERVER = {
     "name", "state", "phases", "create_time", "update_time", "stop_time", "stop_reason", "promoted", "etag",
@@ -200,3 +205,22 @@ def test_an_answer_comes_back_as_it_was(effect: float | None) -> None:
 def test_a_least_value_without_a_cap_is_not_lost_on_the_way() -> None:
     odd = plan(primary=MetricSpec("minutes", Kind.MEAN, aggregate=Aggregate.SUM, least=2.0))
     assert read(plan_message(odd)) == odd
+
+
+def carried(made):
+    """There and back; the experiment travels by a conversion of its own."""
+    whole = pb.GetReportResponse.FromString(
+        report_message(made, pb.Experiment(name="experiments/medical-v2")).SerializeToString()
+    )
+    return replace(report_of(whole), experiment=made.experiment)
+
+
+def test_nothing_is_lost_on_the_way():
+    assert carried(REPORT) == REPORT
+
+
+def test_what_is_unset_stays_unset():
+    made = report(SumsStore([]), "medical-v2", now=STARTED)
+    found = carried(made)
+    assert found == made
+    assert found.arms[0].primary is None
