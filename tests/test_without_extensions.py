@@ -115,11 +115,11 @@ async def test_an_experiment_is_kept_and_not_served_without_its_extension(absent
             await client.experiments.create("new", spec)
         phase = ExperimentPhase(1, time.time() - 9000, "enrolment", "variant", spec)
         stored = Experiment("kept", spec, Lifecycle.RUNNING, (phase,), etag="1")
-        served.server.experiments.live.store.create(stored)
-        await served.server.experiments.live.refresh()
+        served.server.experiments.store.create(stored)
+        await served.server.experiments.refresh()
         assert (await client.generate("one two", max_tokens=2, unit="ann")).decision.experiment == ""
         assert [one.name for one in await client.experiments.list()] == ["kept"]
-        assert f"not served: {missing}" in served.server.experiments.live.assigner.warnings("kept")
+        assert f"not served: {missing}" in served.server.experiments.assigner.warnings("kept")
         report = await client.experiments.report("kept")
         assert [one.arm for one in report.numbers] == ["control", "new"]
         assert report.verdict.decision == "undecided"

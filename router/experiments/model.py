@@ -271,7 +271,7 @@ class Accepted(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class JudgedPair:
+class ShadowPair:
     """A served answer and a shadow's, judged: 1 the shadow won, 0 a tie, -1 it lost.
 
     `unit` is the hash of the unit that asked; empty where the request had none.

@@ -30,8 +30,8 @@ from router.experiments.model import (
     Accepted,
     Disagreement,
     Exposure,
-    JudgedPair,
     SegmentSpec,
+    ShadowPair,
     StoredOutcome,
 )
 from router.experiments.store.store import ExperimentStore
@@ -86,7 +86,7 @@ class Recorder:
         """Outcomes that the server itself makes. Returns at once."""
         self._later(RecordKind.OUTCOMES, outcomes)
 
-    def pairs(self, pairs: Sequence[JudgedPair]) -> None:
+    def pairs(self, pairs: Sequence[ShadowPair]) -> None:
         """Judged shadow answers. Returns at once."""
         self._later(RecordKind.PAIRS, pairs)
 

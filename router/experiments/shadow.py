@@ -20,7 +20,7 @@ from router.classifiers.isolation import Breaker, await_in_thread, fault_of
 from router.engine.base import Delta, EngineStatus, Finished
 from router.errors import DeadlineExceeded, Overloaded, RouterError
 from router.experiments.assignment import RunningExperiment, fraction, hash_of
-from router.experiments.model import BASE, ArmSpec, JudgedPair
+from router.experiments.model import BASE, ArmSpec, ShadowPair
 from router.experiments.modes import ExperimentMode
 from router.experiments.runtime import LiveExperiments, leave_tasks, route_of
 from router.judging import Case, Heard, Judge, Judgement, JudgeRegistration, is_judgement
@@ -133,7 +133,7 @@ class Shadows(ExperimentMode):
         }
         response, result = served.request.request_id, opinion.judgement.result
         unit = hash_of(one, served.request)
-        pair = JudgedPair(one.name, one.phase, arm.name, response, time.time(), result, numbers, unit)
+        pair = ShadowPair(one.name, one.phase, arm.name, response, time.time(), result, numbers, unit)
         self._live.recorder.pairs((pair,))
         return JUDGED
 

@@ -14,7 +14,7 @@ from enum import StrEnum
 from router.errors import FieldViolation, InvalidRequest
 from router.experiments.report.model import Ruling
 from router.experiments.stats.checks import Guarded, Guardrail, Maturity, Missing, SampleRatio, State, guard
-from router.experiments.stats.compare import Comparison, SequencePlan, compare, holm
+from router.experiments.stats.compare import ArmComparison, SequencePlan, compare, holm
 from router.experiments.stats.moments import ComparedMetric, Moments, invalid
 from router.experiments.stats.sequences import Line
 
@@ -141,7 +141,7 @@ class ArmVerdict:
 
     arm: str
     verdict: Ruling
-    primary: Comparison | None
+    primary: ArmComparison | None
     p: float
     guardrails: tuple[Guarded, ...] = ()
     blocked: Ruling | None = None
@@ -187,7 +187,7 @@ def _sums(outcomes: Outcomes, control: str, arm: str, metric: str) -> tuple[Mome
     return (first, second) if min(first.n, second.n) >= 2 else None
 
 
-def _primary(design: ExperimentDesign, outcomes: Outcomes, arm: str) -> Comparison | None:
+def _primary(design: ExperimentDesign, outcomes: Outcomes, arm: str) -> ArmComparison | None:
     sums = _sums(outcomes, design.control, arm, design.primary.name)
     line = Line(offset=-design.primary.sign * design.margin)
     return compare(design.primary, *sums, design.plan_for(arm), line) if sums else None
@@ -198,7 +198,7 @@ def _arm(
     outcomes: Outcomes,
     health: PipelineHealth,
     arm: str,
-    primary: Comparison | None,
+    primary: ArmComparison | None,
     p: float,
 ) -> ArmVerdict:
     guarded = tuple(
@@ -213,7 +213,7 @@ def _arm(
 def _rule(
     design: ExperimentDesign,
     health: PipelineHealth,
-    primary: Comparison | None,
+    primary: ArmComparison | None,
     p: float,
     guarded: tuple[Guarded, ...],
 ) -> Ruling:
@@ -270,7 +270,7 @@ def _together(arms: tuple[ArmVerdict, ...], faults: list[FailedCheck]) -> Experi
     return ExperimentVerdict(still.verdict, still.arm if len(arms) == 1 else None, arms)
 
 
-def _numbers(found: Comparison) -> str:
+def _numbers(found: ArmComparison) -> str:
     low, high = found.interval
     control, treatment = found.values
     start = f"{found.metric}: {treatment:.4g} against {control:.4g} on {sum(found.units)} units, "

@@ -32,7 +32,7 @@ from router.experiments.model import (
 from router.experiments.report.build import report
 from router.experiments.report.model import ArmReport, MetricReport, Report, SegmentReport, VerdictForecast
 from router.experiments.stats.checks import corrected, segmented
-from router.experiments.stats.compare import Comparison, SequencePlan, compare
+from router.experiments.stats.compare import ArmComparison, SequencePlan, compare
 from router.experiments.stats.moments import ComparedMetric, Moments
 from router.experiments.store.series import TimeBucket
 from router.extensions.experiments_page.page import page
@@ -136,7 +136,7 @@ def statistic(metric: MetricSpec) -> ComparedMetric:
     return ComparedMetric(metric.name, metric.kind, metric.higher_is_better, metric.covariate, bounds)
 
 
-def measured(found: Comparison, metric: MetricSpec, alpha: float) -> MetricReport:
+def measured(found: ArmComparison, metric: MetricSpec, alpha: float) -> MetricReport:
     """A comparison as plain values."""
     share, waiting = found.relative_interval, found.waiting
     return MetricReport(

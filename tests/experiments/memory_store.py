@@ -18,7 +18,7 @@ from router.experiments.model import (
     Experiment,
     ExperimentPhase,
     Exposure,
-    JudgedPair,
+    ShadowPair,
     StoredOutcome,
 )
 from router.experiments.store.series import PairCounts, PhaseData
@@ -161,7 +161,7 @@ class MemoryStore:
     def _counts(self, outcome: StoredOutcome, place: Place, unit: str) -> bool:
         return counts(outcome, self._phase(*place), self.rows[place].firsts[unit])
 
-    def pairs(self, pairs: Sequence[JudgedPair]) -> None:
+    def pairs(self, pairs: Sequence[ShadowPair]) -> None:
         for pair in pairs:
             if rows := self.rows.get((pair.experiment, pair.phase)):
                 rows.pairs.setdefault((pair.arm, pair.response_id), pair)

@@ -13,9 +13,9 @@ from router.experiments.model import (
     Disagreement,
     ExperimentPhase,
     Exposure,
-    JudgedPair,
     Kind,
     MetricSpec,
+    ShadowPair,
     Spec,
     StoredOutcome,
     Unanswered,
@@ -44,7 +44,7 @@ class Rows:
     firsts: dict[str, Exposure] = field(default_factory=dict)
     segments: dict[str, dict[str, str]] = field(default_factory=dict)
     apart: dict[str, list[str]] = field(default_factory=dict)
-    pairs: dict[tuple[str, str], JudgedPair] = field(default_factory=dict)
+    pairs: dict[tuple[str, str], ShadowPair] = field(default_factory=dict)
     disagreements: dict[str, Disagreement] = field(default_factory=dict)
     peak: float = 0.0
 

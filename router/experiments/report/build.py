@@ -49,7 +49,7 @@ from router.experiments.report.source import (
     usable_moments,
 )
 from router.experiments.stats.checks import Guarded, corrected, length_adjusted, paired, segmented
-from router.experiments.stats.compare import ArmPair, Comparison, SequencePlan, compare
+from router.experiments.stats.compare import ArmComparison, ArmPair, SequencePlan, compare
 from router.experiments.stats.moments import Array, ComparedMetric, Moments, Real
 from router.experiments.stats.planning import size_for, smallest_effect
 from router.experiments.store.series import PairCounts, TimeBucket
@@ -369,7 +369,7 @@ POWER = 0.8
 
 
 def measured_of(
-    found: Comparison, metric: ComparedMetric, plan: SequencePlan, length: Length | None = None
+    found: ArmComparison, metric: ComparedMetric, plan: SequencePlan, length: Length | None = None
 ) -> MetricReport:
     """A comparison as plain values."""
     relative = found.relative_interval

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
-from router.experiments.stats.compare import ArmPair, Comparison, SequencePlan, compare, compared, p_of
+from router.experiments.stats.compare import ArmComparison, ArmPair, SequencePlan, compare, compared, p_of
 from router.experiments.stats.moments import Array, ComparedMetric, Moments, Real, invalid
 from router.experiments.stats.sequences import (
     Line,
@@ -66,7 +66,7 @@ class Guarded:
     """A guardrail at this look: the comparison, how sure `beyond` and `within` are, and what is shown."""
 
     guardrail: Guardrail
-    comparison: Comparison
+    comparison: ArmComparison
     p_beyond: float
     p_within: float
     state: State
@@ -94,7 +94,7 @@ class Segmented:
     mean more than the effect of everybody.
     """
 
-    effects: Mapping[str, Comparison]
+    effects: Mapping[str, ArmComparison]
     p: float
 
     def differ(self, alpha: float) -> bool:

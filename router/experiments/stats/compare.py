@@ -93,7 +93,7 @@ FAR = 14.0
 
 
 @dataclass(frozen=True, slots=True)
-class Comparison:
+class ArmComparison:
     """Treatment against control. `p` is for the line asked about, the intervals are of the differences.
 
     All of it may be looked at as often as one likes.
@@ -407,12 +407,12 @@ class ArmPair:
 
 def compare(
     metric: ComparedMetric, control: Moments, treatment: Moments, plan: SequencePlan, line: Line = EQUAL
-) -> Comparison:
+) -> ArmComparison:
     """The comparison at this look. Raises InvalidRequest if the sums cannot be of this metric."""
     return compared(ArmPair(metric, control, treatment, plan), line)
 
 
-def compared(arms: ArmPair, line: Line = EQUAL) -> Comparison:
+def compared(arms: ArmPair, line: Line = EQUAL) -> ArmComparison:
     """The same of arms that are compared further."""
     metric, control, treatment = arms.metric, arms.control, arms.treatment
     first, second = arms.estimates
@@ -423,7 +423,7 @@ def compared(arms: ArmPair, line: Line = EQUAL) -> Comparison:
         method = Method.EXACT if arms.has_exact else Method.BURN_IN
     relative = ConfidenceInterval(*(float(end) for end in arms.relative_bounds()))
     base, effect = float(first.value), float(arms.difference())
-    return Comparison(
+    return ArmComparison(
         metric.name,
         (int(control.n), int(treatment.n)),
         (base, float(second.value)),

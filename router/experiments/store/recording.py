@@ -27,8 +27,8 @@ from router.experiments.model import (
     Accepted,
     Disagreement,
     Exposure,
-    JudgedPair,
     SegmentSpec,
+    ShadowPair,
     StoredOutcome,
 )
 from router.experiments.store.database import Clash
@@ -461,7 +461,7 @@ def _mark_differing(session: WriteSession, new: Sequence[Unit]) -> None:
             unit.differ()
 
 
-def keep_pairs(session: WriteSession, found: Sequence[JudgedPair]) -> None:
+def keep_pairs(session: WriteSession, found: Sequence[ShadowPair]) -> None:
     """The same arm and response again changes nothing."""
     infos = session.phases.named(session.conn, {p.experiment for p in found})
     rows = {}

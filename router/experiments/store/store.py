@@ -35,7 +35,7 @@ from router.experiments.model import (
     Experiment,
     ExperimentPhase,
     Exposure,
-    JudgedPair,
+    ShadowPair,
     StoredOutcome,
 )
 from router.experiments.store import database, tables
@@ -258,7 +258,7 @@ class ExperimentStore:
         self._tidy()
         return found
 
-    def pairs(self, pairs: Sequence[JudgedPair]) -> None:
+    def pairs(self, pairs: Sequence[ShadowPair]) -> None:
         """Keep judged pairs of shadow arms."""
         with self._session() as session:
             keep_pairs(session, pairs)

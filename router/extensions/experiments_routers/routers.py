@@ -28,7 +28,7 @@ MOST_PENDING = 4096  # decisions whose answers have not begun
 
 
 @dataclass(frozen=True, slots=True)
-class _Pending:
+class _PendingDecision:
     assignment: ArmAssignment
     decision: Decision
     votes: VotesByClassifier = field(default_factory=dict)
@@ -39,7 +39,7 @@ class Routers(ExperimentMode):
 
     def __init__(self, live: LiveExperiments, router: Router) -> None:
         self._live, self._router = live, router
-        self._pending: OrderedDict[str, _Pending] = OrderedDict()
+        self._pending: OrderedDict[str, _PendingDecision] = OrderedDict()
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def choose(
@@ -58,7 +58,7 @@ class Routers(ExperimentMode):
         votes: VotesByClassifier = {}
         decision = await self._router.route(request, assignment.arm.router, votes)
         if counted:
-            self._pending[request.request_id] = _Pending(assignment, decision, votes)
+            self._pending[request.request_id] = _PendingDecision(assignment, decision, votes)
         if len(self._pending) > MOST_PENDING:
             self._pending.popitem(last=False)
         return decision, assignment
@@ -70,7 +70,7 @@ class Routers(ExperimentMode):
             return None
         return _Began(self, served.request, pending)
 
-    def began(self, request: Request, pending: _Pending) -> None:
+    def began(self, request: Request, pending: _PendingDecision) -> None:
         """Log what all routers say."""
         task = asyncio.create_task(self._compare(request, pending), name="other routers")
         self._tasks.add(task)
@@ -80,7 +80,7 @@ class Routers(ExperimentMode):
         """Leave what is under way."""
         await leave_tasks(self._tasks)
 
-    async def _compare(self, request: Request, pending: _Pending) -> None:
+    async def _compare(self, request: Request, pending: _PendingDecision) -> None:
         assignment, choices = pending.assignment, {pending.assignment.arm.name: _target(pending.decision)}
         for name, arm in assignment.running.arms.items():
             if name not in choices:
@@ -114,7 +114,7 @@ class Routers(ExperimentMode):
 class _Began:
     """Tells `Routers` of the first token."""
 
-    def __init__(self, routers: Routers, request: Request, pending: _Pending) -> None:
+    def __init__(self, routers: Routers, request: Request, pending: _PendingDecision) -> None:
         self._routers, self._request, self._pending = routers, request, pending
 
     def began(self) -> None:

@@ -13,10 +13,10 @@ from router.experiments.model import (
     OTHER_VALUE,
     Accepted,
     Disagreement,
-    JudgedPair,
     Kind,
     MetricSpec,
     SegmentSpec,
+    ShadowPair,
 )
 from router.experiments.store.recording import LONGEST
 from router.experiments.store.store import ExperimentStore
@@ -238,14 +238,14 @@ def test_nothing_changes_nothing(running):
     assert running.data("x", 1).buckets == ()
 
 
-def pair(response: str, result: int, arm: str = "b", unit: str = "") -> JudgedPair:
-    return JudgedPair("x", 1, arm, response, START, result, {"likelihood": -1.5}, unit)
+def pair(response: str, result: int, arm: str = "b", unit: str = "") -> ShadowPair:
+    return ShadowPair("x", 1, arm, response, START, result, {"likelihood": -1.5}, unit)
 
 
 def test_pairs_are_counted_once(running):
 
     running.pairs([pair("r1", 1), pair("r2", 1), pair("r3", -1), pair("r4", 0), pair("r1", 1, "c")])
-    running.pairs([pair("r1", -1), pair("r5", 0), JudgedPair("gone", 1, "b", "r", START, 1)])
+    running.pairs([pair("r1", -1), pair("r5", 0), ShadowPair("gone", 1, "b", "r", START, 1)])
     assert running.paired("x", 1) == {"b": (2, 1, 2, 3, 2.0), "c": (1, 0, 0, 1, 1.0)}
 
 

@@ -13,7 +13,7 @@ import pytest
 from sqlalchemy import create_engine, insert, inspect, select, text, update
 
 from router.errors import ConfigError, StoreDown
-from router.experiments.model import Aggregate, JudgedPair, Kind, MetricSpec, SegmentSpec
+from router.experiments.model import Aggregate, Kind, MetricSpec, SegmentSpec, ShadowPair
 from router.experiments.stats.moments import Moments
 from router.experiments.store import database, session, tables
 from router.experiments.store import schema as migrating
@@ -326,7 +326,7 @@ def viewed(sql_store) -> ExperimentStore:
     sql_store.record(
         [*said_of, unit_outcome("u3", "minutes", 4.0, at=20, name="x"), outcome("r9"), outcome("r1", "other")]
     )
-    sql_store.pairs([JudgedPair("x", 1, "b", "r1", START + 1, -1, {"agreed": 0.5}, "u1")])
+    sql_store.pairs([ShadowPair("x", 1, "b", "r1", START + 1, -1, {"agreed": 0.5}, "u1")])
     sql_store.delete("gone")
     return sql_store
 

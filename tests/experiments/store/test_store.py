@@ -13,11 +13,11 @@ from router.experiments.model import (
     Aggregate,
     ArmSpec,
     Disagreement,
-    JudgedPair,
     Kind,
     MetricSpec,
     Mode,
     SegmentSpec,
+    ShadowPair,
     Unanswered,
 )
 from router.experiments.store import database, tables
@@ -189,7 +189,7 @@ def test_nothing_of_a_deleted_experiment_stays(sql_store, monkeypatch):
         labels = {"segments": {"plan": "free"}}
         sql_store.expose([exposed(f"u{i}", f"{name}{i}", name=name, **labels) for i in range(8)])
         sql_store.record([outcome(f"{name}{i}") for i in range(8)])
-        sql_store.pairs([JudgedPair(name, 1, "b", "r", START, 1)])
+        sql_store.pairs([ShadowPair(name, 1, "b", "r", START, 1)])
         sql_store.disagree([Disagreement(name, 1, "u1", "r", START, "base", "adapters/m/versions/1")])
     before = rows(sql_store)
     sql_store.delete("x")
@@ -326,7 +326,7 @@ def test_every_large_table_is_searched_by_an_index(sql_store):
     sql_store.expose([exposed("u", "r1", name="y"), exposed("u", "r2", name="y")])
     sql_store.record([outcome("r1", "n"), unit_outcome("u", "n"), unit_outcome("u", "n", at=-5)])
     sql_store.data("x", 1, only_differing=True)
-    sql_store.pairs([JudgedPair("x", 1, "b", "r1", START, 1, {}, "u")])
+    sql_store.pairs([ShadowPair("x", 1, "b", "r1", START, 1, {}, "u")])
     sql_store.paired("x", 1)
     later = MetricSpec("later", Kind.MEAN, covariate=True)
     sql_store.replace(with_secondary(sql_store.get("x"), later), act())

@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from router.experiments.model import (
     Aggregate,
     Disagreement,
-    JudgedPair,
     Kind,
     MetricSpec,
     SegmentSpec,
+    ShadowPair,
     Unanswered,
 )
 from router.experiments.stats.moments import Moments
@@ -98,7 +98,7 @@ def event(run: str, kind: str, *parts):
         return replace(made, key=f"{run}{key}", received=START + came if came else 0.0)
     if kind == "judge":
         (name, phase), arm, response, result, unit = parts
-        return JudgedPair(run + name, phase, arm, response, START, result, {}, unit)
+        return ShadowPair(run + name, phase, arm, response, START, result, {}, unit)
     if kind == "change":
         return run + parts[0], parts[1]
     (name, phase), unit, response, same = parts

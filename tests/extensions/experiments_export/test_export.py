@@ -20,7 +20,7 @@ import pytest
 from router import __version__
 from router.errors import ConfigError, ExperimentNotFound, FailedPrecondition, ResourceExhausted, StoreDown
 from router.experiments.assignment import unit_hash
-from router.experiments.model import JudgedPair
+from router.experiments.model import ShadowPair
 from router.experiments.store import tables
 from router.experiments.store.schema import VERSION, VIEWS
 from router.experiments.store.store import ExperimentStore
@@ -65,7 +65,7 @@ def store(url) -> Iterator[ExperimentStore]:
     found.record(
         [outcome("r1"), outcome("r3", value=0.1), late, outcome("r3", "ü=1", 5.0, key='a "quoted", ü\nkey')]
     )
-    found.pairs([JudgedPair("x", 1, "b", "r1", START + 1, -1, {"agreed": 0.5})])
+    found.pairs([ShadowPair("x", 1, "b", "r1", START + 1, -1, {"agreed": 0.5})])
     yield found
     found.close()
 

@@ -83,7 +83,6 @@ async def made():
 
     yield make
     for kit in kits:
-        await kit.modes.close()
         await kit.live.close()
 
 
