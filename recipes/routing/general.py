@@ -42,7 +42,7 @@ from router.cli.settings import load_settings  # noqa: E402
 from router.extensions.calibration.cascade import Run, join_runs, run_cascade  # noqa: E402
 from router.extensions.calibration.commands.local import fit_classifiers, resident_base  # noqa: E402
 from router.extensions.calibration.fit import fit_stops  # noqa: E402
-from router.extensions.calibration.rows import Ballot, Row  # noqa: E402
+from router.extensions.calibration.rows import Ballot, LabelledRow  # noqa: E402
 from router.extensions.calibration.stages import fit_scaler, fit_stage  # noqa: E402
 from router.models.encoder import Reader, sentence_reader  # noqa: E402
 from router.routing import BaseModel  # noqa: E402
@@ -123,7 +123,7 @@ def asked_of(
             replace(vote, scores={places[n]: c for n, c in vote.scores.items()}, evidence="")
             for vote in found
         )
-        ballots.append(Ballot(Row(text, places.get(label, "")), moved))
+        ballots.append(Ballot(LabelledRow(text, places.get(label, "")), moved))
     return Question(name, dict.fromkeys(places.values(), Axis.PLAIN), tuple(ballots))
 
 
@@ -230,7 +230,10 @@ def read_votes(path: Path) -> Question:
     """What `write_votes` wrote."""
     name, kinds, rows = json.loads(path.read_text())
     ballots = tuple(
-        Ballot(Row(text, label), tuple(Vote(n, scores, declined=declined) for n, scores, declined in votes))
+        Ballot(
+            LabelledRow(text, label),
+            tuple(Vote(n, scores, declined=declined) for n, scores, declined in votes),
+        )
         for text, label, votes in rows
     )
     return Question(name, dict.fromkeys(kinds, Axis.PLAIN), ballots)

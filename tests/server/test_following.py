@@ -47,6 +47,7 @@ async def test_it_can_be_cancelled() -> None:
 async def test_a_server_outlives_what_it_follows(
     start_server: Start, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
+    monkeypatch.setattr("router.server.following.AGAIN_SECONDS", 0.05)
     server = await start_server()
     running = asyncio.create_task(server.background.until(server.ending.asked))
     follower, calls = getattr(server, name), 0

@@ -71,7 +71,8 @@ async def status_of(server: ServerApp, request: bytes) -> bytes:
 async def test_on_loopback_it_answers_under_its_own_names(start: Start, host: str, status: bytes) -> None:
     """A page that a browser here loads may have its name point here."""
     server = await start(console_hosts=("metrics.example",))
-    answer = await exchange(server.metrics_address, f"GET /healthz HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())
+    request = f"GET /healthz HTTP/1.1\r\nConnection: close\r\nHost: {host}\r\n\r\n"
+    answer = await exchange(server.metrics_address, request.encode())
     assert answer[9:12] == status
     assert (b'"phase"' in answer) == (status == b"200")
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from router.calibration.model import CalibrationError
-from router.extensions.calibration.rows import Row
+from router.extensions.calibration.rows import LabelledRow
 from router.reread import read_file
 
 MOST_BYTES = 16 << 20
@@ -23,12 +23,14 @@ DIGEST = "rows"  # in a calibration's report: sha256 of the file
 class KeptRows:
     """`fit` are labelled rows that weights were fitted on; `known` and `strange` are for the proof."""
 
-    fit: tuple[Row, ...]
-    known: tuple[Row, ...]
-    strange: tuple[Row, ...]
+    fit: tuple[LabelledRow, ...]
+    known: tuple[LabelledRow, ...]
+    strange: tuple[LabelledRow, ...]
 
     @classmethod
-    def of(cls, fit: Sequence[Row], known: Sequence[Row], strange: Sequence[Row]) -> KeptRows:
+    def of(
+        cls, fit: Sequence[LabelledRow], known: Sequence[LabelledRow], strange: Sequence[LabelledRow]
+    ) -> KeptRows:
         """At most so many as a file keeps, drawn by a hash."""
         return cls(_drawn(fit, MOST_FIT), _drawn(known, MOST_PROOF), _drawn(strange, MOST_PROOF))
 
@@ -64,24 +66,24 @@ def read_kept(calibration: Path, wanted: str) -> KeptRows | None:
         raise CalibrationError(
             f"{path} has the requests of another calibration: run `lora-router route calibrate` again"
         )
-    found: dict[str, list[Row]] = {"fit": [], "proof": [], "strange": []}
+    found: dict[str, list[LabelledRow]] = {"fit": [], "proof": [], "strange": []}
     try:
         for line in data.decode().split("\n"):
             if line:
                 said = json.loads(line)
-                found[said.pop("part")].append(Row(**said))
+                found[said.pop("part")].append(LabelledRow(**said))
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise CalibrationError(f"{path} is damaged: {type(error).__name__}: {error}") from None
     return KeptRows(tuple(found["fit"]), tuple(found["proof"]), tuple(found["strange"]))
 
 
-def _line(part: str, row: Row) -> bytes:
+def _line(part: str, row: LabelledRow) -> bytes:
     said: dict[str, Any] = {"part": part, "text": row.text, "label": row.label}
     said |= {name: value for name in ("source", "group") if (value := getattr(row, name))}
     return json.dumps(said, ensure_ascii=False).encode("utf-8", "surrogatepass") + b"\n"
 
 
-def _drawn(rows: Sequence[Row], most: int) -> tuple[Row, ...]:
+def _drawn(rows: Sequence[LabelledRow], most: int) -> tuple[LabelledRow, ...]:
     if len(rows) <= most:
         return tuple(rows)
     order = sorted(range(len(rows)), key=lambda i: _key(rows[i].text))

@@ -18,7 +18,7 @@ def normal(text: str) -> str:
     return " ".join(text.split())
 
 
-class Near:
+class SimilarTexts:
     """Known texts, to ask which of them is much like another text."""
 
     def __init__(self, texts: Iterable[str] = ()) -> None:

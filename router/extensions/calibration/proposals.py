@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from router.corrections.model import Correction
-from router.extensions.calibration.near import Near, normal
+from router.extensions.calibration.near import SimilarTexts, normal
 from router.types import AdapterProfile
 
 NO_TEXT = "kept without a text"
@@ -71,12 +71,12 @@ def propose(
     left_out: Counter[str] = Counter()
     requests = _distinct(corrections, profiles, left_out)
     held_back = [labelled for labelled in requests if _drawn(labelled.text) < hold_back]
-    away, kept = Near([*held_out, *(labelled.text for labelled in held_back)]), []
-    taken: dict[str, Near] = {}
+    away, kept = SimilarTexts([*held_out, *(labelled.text for labelled in held_back)]), []
+    taken: dict[str, SimilarTexts] = {}
     for labelled in requests:
         if _drawn(labelled.text) < hold_back:
             continue
-        others = taken.setdefault(labelled.label, Near())
+        others = taken.setdefault(labelled.label, SimilarTexts())
         if away.like(labelled.text) is not None:
             left_out[HELD_OUT] += 1
         elif others.like(labelled.text) is not None:

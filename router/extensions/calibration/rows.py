@@ -16,7 +16,7 @@ MOST_LOST = 0.05  # share of votes that may be lost
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class LabelledRow:
     """A request and the adapter it is for; `label` "" is none of them, `source` where it comes from.
 
     Rows of one `group` are about the same text, such as two questions on a passage; "" is alone.
@@ -32,7 +32,7 @@ class Row:
 class Ballot:
     """One row, and one vote of each classifier in the order in which they are asked."""
 
-    row: Row
+    row: LabelledRow
     votes: tuple[Vote, ...]
 
 
@@ -41,7 +41,7 @@ def spoke(vote: Vote) -> bool:
     return bool(vote.scores) and not vote.error and not vote.declined
 
 
-def read_rows(path: Path, names: Collection[str], label: str | None = None) -> list[Row]:
+def read_rows(path: Path, names: Collection[str], label: str | None = None) -> list[LabelledRow]:
     """Rows of a file, in order. `label` is that of rows which say none (None: each must say one).
 
     Raises CalibrationError naming file and line: no JSON, no text, a label that no adapter has, no rows.
@@ -60,7 +60,7 @@ def read_rows(path: Path, names: Collection[str], label: str | None = None) -> l
     return rows
 
 
-def _row(where: str, line: str, names: Collection[str], default: str | None) -> Row:
+def _row(where: str, line: str, names: Collection[str], default: str | None) -> LabelledRow:
     try:
         said = json.loads(line)
     except (ValueError, RecursionError) as error:
@@ -73,12 +73,12 @@ def _row(where: str, line: str, names: Collection[str], default: str | None) -> 
     if label and label not in names:
         known = ", ".join(sorted(names)) or "none"
         raise CalibrationError(f"{where}: no adapter is called {label!r}; there are {known}")
-    return Row(said["text"], label, str(said.get("source", "")), str(said.get("group", "")))
+    return LabelledRow(said["text"], label, str(said.get("source", "")), str(said.get("group", "")))
 
 
-def distinct(rows: Iterable[Row]) -> list[Row]:
+def distinct(rows: Iterable[LabelledRow]) -> list[LabelledRow]:
     """Each text once. Raises CalibrationError for a text with two labels."""
-    found: dict[str, Row] = {}
+    found: dict[str, LabelledRow] = {}
     for row in rows:
         known = found.setdefault(" ".join(row.text.split()), row)
         if known.label != row.label:
@@ -88,7 +88,7 @@ def distinct(rows: Iterable[Row]) -> list[Row]:
     return list(found.values())
 
 
-def unseen(rows: Sequence[Row], examples: Collection[str]) -> list[Row]:
+def unseen(rows: Sequence[LabelledRow], examples: Collection[str]) -> list[LabelledRow]:
     """Without those that classifiers learned from: their scores say nothing of other requests."""
     learned = {" ".join(text.split()) for text in examples}
     return [row for row in rows if " ".join(row.text.split()) not in learned]
@@ -112,7 +112,7 @@ def check_votes(ballots: Sequence[Ballot], classifiers: Sequence[str]) -> None:
             )
 
 
-def stratified_split(rows: Sequence[Row], share: float) -> tuple[list[int], list[int]]:
+def stratified_split(rows: Sequence[LabelledRow], share: float) -> tuple[list[int], list[int]]:
     """Indices of about `share` of the rows of each label, and of the rest; drawn by a hash of the text, a
     group as a whole."""
     first: list[int] = []
@@ -127,7 +127,7 @@ def stratified_split(rows: Sequence[Row], share: float) -> tuple[list[int], list
     return sorted(first), sorted(rest)
 
 
-def stratified_folds(rows: Sequence[Row], folds: int) -> list[list[int]]:
+def stratified_folds(rows: Sequence[LabelledRow], folds: int) -> list[list[int]]:
     """Indices in `folds` parts with about the same share of each label; drawn by a hash of the text, a group
     as a whole."""
     alone, grouped = _apart(rows)
@@ -151,12 +151,12 @@ def one_of_each(ballots: Sequence[Ballot]) -> list[Ballot]:
     return list(kept.values())
 
 
-def _apart(rows: Sequence[Row]) -> tuple[list[int], list[int]]:
+def _apart(rows: Sequence[LabelledRow]) -> tuple[list[int], list[int]]:
     """Indices of rows without a group, and of those with one."""
     return [i for i, row in enumerate(rows) if not row.group], [i for i, row in enumerate(rows) if row.group]
 
 
-def _shuffled(rows: Sequence[Row], among: Sequence[int]) -> list[list[int]]:
+def _shuffled(rows: Sequence[LabelledRow], among: Sequence[int]) -> list[list[int]]:
     """Indices of each label."""
     labels: dict[str, list[int]] = {}
     for i in among:

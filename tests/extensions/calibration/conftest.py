@@ -11,7 +11,7 @@ from router.calibration.model import Calibration, binding_of
 from router.calibration.targets import Goal
 from router.classifiers.axes import Axes, axes_of
 from router.extensions.calibration.fit import Setting, calibrate
-from router.extensions.calibration.rows import Ballot, Row
+from router.extensions.calibration.rows import Ballot, LabelledRow
 from router.types import AdapterProfile, Vote
 
 PROFILES = (
@@ -53,7 +53,7 @@ class World:
             chances /= chances.sum()
             votes.append(Vote(name, {n: float(c) for n, c in zip(NAMES, chances, strict=False)}))
         self._drawn += 1
-        return Ballot(Row(f"request {self._drawn}", (*NAMES, "")[label], "drawn"), tuple(votes))
+        return Ballot(LabelledRow(f"request {self._drawn}", (*NAMES, "")[label], "drawn"), tuple(votes))
 
 
 @pytest.fixture

@@ -10,15 +10,20 @@ from hypothesis import strategies as st
 
 from router.calibration.model import CalibrationError
 from router.extensions.calibration.kept_rows import MOST_FIT, MOST_PROOF, KeptRows, digest, path_of, read_kept
-from router.extensions.calibration.rows import Row
+from router.extensions.calibration.rows import LabelledRow
 
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=20)
-ROWS = st.lists(st.builds(Row, TEXTS, st.sampled_from(["legal", "medical", ""]), TEXTS, TEXTS), max_size=5)
+ROWS = st.lists(
+    st.builds(LabelledRow, TEXTS, st.sampled_from(["legal", "medical", ""]), TEXTS, TEXTS), max_size=5
+)
 
 
 @given(fit=ROWS, known=ROWS, strange=ROWS)
 def test_what_was_written_is_read(
-    tmp_path_factory: pytest.TempPathFactory, fit: list[Row], known: list[Row], strange: list[Row]
+    tmp_path_factory: pytest.TempPathFactory,
+    fit: list[LabelledRow],
+    known: list[LabelledRow],
+    strange: list[LabelledRow],
 ) -> None:
     path = tmp_path_factory.mktemp("kept") / "calibration.json"
     kept = KeptRows.of(fit, known, strange)
@@ -28,7 +33,7 @@ def test_what_was_written_is_read(
 
 
 def test_no_more_are_kept_than_a_file_holds() -> None:
-    rows = [Row(f"request {n}", "legal") for n in range(4000)]
+    rows = [LabelledRow(f"request {n}", "legal") for n in range(4000)]
     kept = KeptRows.of(rows, rows, rows)
     assert (len(kept.fit), len(kept.known), len(kept.strange)) == (MOST_FIT, MOST_PROOF, MOST_PROOF)
     assert KeptRows.of(rows, rows, rows) == kept

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from router.corrections.model import Correction
 from router.extensions.calibration.evaluation import Decided
 from router.extensions.calibration.learning import learn, score_of, taught
-from router.extensions.calibration.near import ALIKE, Near, normal
+from router.extensions.calibration.near import ALIKE, SimilarTexts, normal
 from router.extensions.calibration.proposals import (
     CONFLICT,
     FULL,
@@ -26,7 +26,7 @@ from router.extensions.calibration.proposals import (
     LabelledRequest,
     propose,
 )
-from router.extensions.calibration.rows import Row
+from router.extensions.calibration.rows import LabelledRow
 from router.types import AdapterProfile
 
 PROFILES = (
@@ -102,7 +102,7 @@ def test_nothing_is_learned_from_what_it_is_tested_on(texts: list[str], share: f
     said = [correction(text, "legal" if len(text) % 2 else "medical", "") for text in texts]
     held_out = ["a b c d", "dd cc"]
     found = propose(said, PROFILES, held_out, share, 1000)
-    tests = Near([*held_out, *(one.text for one in found.held_back)])
+    tests = SimilarTexts([*held_out, *(one.text for one in found.held_back)])
     assert all(tests.like(one.text) is None for one in found.requests)
     assert len({normal(one.text) for one in (*found.requests, *found.held_back)}) == len(
         found.requests
@@ -126,7 +126,7 @@ WORDS = st.lists(st.sampled_from("abcdefg"), min_size=1, max_size=6)
 @given(st.lists(WORDS, max_size=8), WORDS)
 def test_near_is_the_share_of_common_words(known: list[list[str]], asked: list[str]) -> None:
     texts = [" ".join(words) for words in known]
-    found = Near(texts).like(" ".join(asked))
+    found = SimilarTexts(texts).like(" ".join(asked))
     alike = [
         text
         for text, words in zip(texts, known, strict=True)
@@ -147,13 +147,13 @@ def test_near_is_the_share_of_common_words(known: list[list[str]], asked: list[s
     ],
 )
 def test_near_in_any_script(one: str, other: str, near: bool) -> None:
-    assert (Near([one]).like(other) is not None) is near
+    assert (SimilarTexts([one]).like(other) is not None) is near
 
 
 # -- what is kept of them
 
 
-ROWS = [Row("t1", "legal"), Row("t2", "medical"), Row("t3", "")]
+ROWS = [LabelledRow("t1", "legal"), LabelledRow("t2", "medical"), LabelledRow("t3", "")]
 
 
 def decided(*routed: str) -> list[Decided]:

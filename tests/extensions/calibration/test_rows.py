@@ -11,7 +11,7 @@ from router.corrections.model import Correction
 from router.corrections.store import CorrectionStore, file_name
 from router.extensions.calibration.rows import (
     Ballot,
-    Row,
+    LabelledRow,
     distinct,
     one_of_each,
     read_rows,
@@ -33,8 +33,10 @@ def test_rows_in_order(tmp_path: Path) -> None:
     path = written(
         tmp_path, '{"text": "a", "label": "legal", "source": "s"}\n\n{"text": "b", "label": "", "more": 1}\n'
     )
-    assert read_rows(path, NAMES) == [Row("a", "legal", "s"), Row("b", "")]
-    assert read_rows(written(tmp_path, '{"text": "a", "group": "g"}'), NAMES, "") == [Row("a", "", group="g")]
+    assert read_rows(path, NAMES) == [LabelledRow("a", "legal", "s"), LabelledRow("b", "")]
+    assert read_rows(written(tmp_path, '{"text": "a", "group": "g"}'), NAMES, "") == [
+        LabelledRow("a", "", group="g")
+    ]
 
 
 @pytest.mark.parametrize(
@@ -70,18 +72,20 @@ def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
 
 
 def test_a_text_counts_once_and_has_one_label() -> None:
-    assert distinct([Row("a  b", "legal"), Row("a b", "legal", "again")]) == [Row("a  b", "legal")]
+    assert distinct([LabelledRow("a  b", "legal"), LabelledRow("a b", "legal", "again")]) == [
+        LabelledRow("a  b", "legal")
+    ]
     with pytest.raises(CalibrationError, match="labelled both 'legal' and 'medical'"):
-        distinct([Row("a b", "legal"), Row("a\nb", "medical")])
+        distinct([LabelledRow("a b", "legal"), LabelledRow("a\nb", "medical")])
 
 
 def test_what_classifiers_learned_from_is_left_out() -> None:
-    rows = [Row("a b", "legal"), Row("c", "legal")]
+    rows = [LabelledRow("a b", "legal"), LabelledRow("c", "legal")]
     assert unseen(rows, {"a  b"}) == rows[1:]
 
 
 def test_a_split_keeps_the_share_of_each_label_and_does_not_depend_on_order() -> None:
-    rows = [Row(f"request {i}", NAMES[i % 3 == 0]) for i in range(90)]
+    rows = [LabelledRow(f"request {i}", NAMES[i % 3 == 0]) for i in range(90)]
     first, rest = stratified_split(rows, 1 / 3)
     assert sorted(first + rest) == list(range(90))
     assert [sum(rows[i].label == n for i in first) for n in NAMES] == [20, 10]
@@ -90,15 +94,15 @@ def test_a_split_keeps_the_share_of_each_label_and_does_not_depend_on_order() ->
 
 
 def test_folds_are_even() -> None:
-    rows = [Row(f"request {i}", NAMES[i % 2]) for i in range(22)]
+    rows = [LabelledRow(f"request {i}", NAMES[i % 2]) for i in range(22)]
     folds = stratified_folds(rows, 5)
     assert sorted(i for fold in folds for i in fold) == list(range(22))
     assert all(len(fold) in (4, 5) for fold in folds)
 
 
 def test_a_group_is_never_split() -> None:
-    rows = [Row(f"question {i} on {i % 60}", NAMES[i % 2], group=str(i % 60)) for i in range(300)]
-    rows += [Row(f"request {i}", NAMES[i % 2]) for i in range(90)]
+    rows = [LabelledRow(f"question {i} on {i % 60}", NAMES[i % 2], group=str(i % 60)) for i in range(300)]
+    rows += [LabelledRow(f"request {i}", NAMES[i % 2]) for i in range(90)]
     first, rest = stratified_split(rows, 1 / 3)
     assert sorted(first + rest) == list(range(390))
     assert not {rows[i].group for i in first} & {rows[i].group for i in rest} - {""}
@@ -110,8 +114,8 @@ def test_a_group_is_never_split() -> None:
 
 
 def test_one_of_each_group_is_kept_whatever_the_order() -> None:
-    rows = [Row(f"on {i % 4}, {i}", "legal", group=str(i % 4)) for i in range(12)]
-    rows += [Row("alone", "legal"), Row("1", "legal")]
+    rows = [LabelledRow(f"on {i % 4}, {i}", "legal", group=str(i % 4)) for i in range(12)]
+    rows += [LabelledRow("alone", "legal"), LabelledRow("1", "legal")]
     ballots = [Ballot(row, ()) for row in rows]
     kept = {ballot.row for ballot in one_of_each(ballots)}
     assert sorted(row.group for row in kept) == ["", "", "0", "1", "2", "3"]

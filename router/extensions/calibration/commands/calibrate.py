@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 
     from router.calibration.model import Calibration
     from router.calibration.targets import Goal
-    from router.extensions.calibration.commands.local import Fitting, Local
+    from router.extensions.calibration.commands.local import Fitting, LocalSetup
     from router.extensions.calibration.fit import Setting
     from router.extensions.calibration.kept_rows import KeptRows
-    from router.extensions.calibration.rows import Ballot, Row
+    from router.extensions.calibration.rows import Ballot, LabelledRow
     from router.types import AdapterProfile
 
     Ballots = tuple[list[Ballot], list[Ballot]]
@@ -129,19 +129,23 @@ def calibrate(
         raise CliError(f"nothing was written; --accept takes what is shown. {refused}")
 
 
-def _ballots(local: Local, known: list[Row], strange: list[Row], votes: Path | None) -> Ballots:
+def _ballots(
+    local: LocalSetup, known: list[LabelledRow], strange: list[LabelledRow], votes: Path | None
+) -> Ballots:
     return local.votes(known, "requests", votes), local.votes(strange, "out-of-distribution", votes)
 
 
-def built_in_strange(profiles: Sequence[AdapterProfile], known: Sequence[Row]) -> list[Row]:
+def built_in_strange(profiles: Sequence[AdapterProfile], known: Sequence[LabelledRow]) -> list[LabelledRow]:
     """The strange requests of this project that no adapter and no labelled request has; none where the
     package came without its plugins."""
     from router.carried import carried
     from router.classifiers.regression import read_background
-    from router.extensions.calibration.rows import Row, distinct, unseen
+    from router.extensions.calibration.rows import LabelledRow, distinct, unseen
 
     paths = [path for folder in carried("plugins") if (path := folder / STRANGERS).is_file()]
-    rows = distinct(Row(text, "", "built in") for path in paths for text in read_background(path, profiles))
+    rows = distinct(
+        LabelledRow(text, "", "built in") for path in paths for text in read_background(path, profiles)
+    )
     examples = (text for p in profiles for text in (*p.examples, *p.negative_examples))
     return unseen(rows, {*examples, *(row.text for row in known)})
 
@@ -159,7 +163,11 @@ def _with_rows(path: Path, of: Calibration, kept: KeptRows) -> Calibration:
 
 
 def _proven(
-    fitting: Fitting, known: list[Row], strange: list[Row], setting: Setting, ballots: Ballots | None
+    fitting: Fitting,
+    known: list[LabelledRow],
+    strange: list[LabelledRow],
+    setting: Setting,
+    ballots: Ballots | None,
 ) -> tuple[Calibration, KeptRows]:
     """A calibration with a proof, and its rows. Without `ballots`, classifiers learn the requests that are
     not for the proof. Raises Unproven."""
@@ -185,7 +193,7 @@ def _proven(
     return replace(found, learned=learned), KeptRows.of((), *test)
 
 
-def _setting(local: Local, goal: Goal) -> Setting:
+def _setting(local: LocalSetup, goal: Goal) -> Setting:
     from router.classifiers.axes import Axes
     from router.extensions.calibration.fit import Setting
 
@@ -204,7 +212,11 @@ def _setting(local: Local, goal: Goal) -> Setting:
 
 
 def _offered(
-    fitting: Fitting, known: list[Row], strange: list[Row], setting: Setting, ballots: Ballots | None
+    fitting: Fitting,
+    known: list[LabelledRow],
+    strange: list[LabelledRow],
+    setting: Setting,
+    ballots: Ballots | None,
 ) -> tuple[Calibration, int | None]:
     """The best that the requests support. Without `ballots`, classifiers learn the requests, too, and each is
     judged by classifiers that did not learn it."""
@@ -230,14 +242,17 @@ def _general(setting: Setting) -> Calibration | None:
     return weights if set(weights.scalers) <= set(setting.classifiers) else None
 
 
-def _examples(rows: Sequence[Row]) -> dict[str, tuple[str, ...]]:
+def _examples(rows: Sequence[LabelledRow]) -> dict[str, tuple[str, ...]]:
     """The requests of each adapter."""
     labels = sorted({row.label for row in rows} - {""})
     return {label: tuple(row.text for row in rows if row.label == label) for label in labels}
 
 
 def without_their_own(
-    fitting: Fitting, profiles: tuple[AdapterProfile, ...], known: Sequence[Row], strange: Sequence[Row]
+    fitting: Fitting,
+    profiles: tuple[AdapterProfile, ...],
+    known: Sequence[LabelledRow],
+    strange: Sequence[LabelledRow],
 ) -> Ballots:
     """Votes on all rows, on each of classifiers that learned the rows of the other folds."""
     from router.extensions.calibration.fit import FOLDS

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from router.config import Settings
     from router.engine.base import Engine
     from router.extensions.calibration.kept_votes import KeptVotes
-    from router.extensions.calibration.rows import Ballot, Row
+    from router.extensions.calibration.rows import Ballot, LabelledRow
     from router.routing import BaseModel
     from router.routing.catalog_view import Labels
     from router.routing.chain import FitProfiles
@@ -65,7 +65,7 @@ Base = Annotated[
 
 
 @dataclass(frozen=True, slots=True)
-class Local:
+class LocalSetup:
     """Settings, adapters and fitted classifiers of this folder; `learned` are labelled requests that these
     learned beside the examples."""
 
@@ -94,7 +94,7 @@ class Local:
 
         return binding_of(self.profiles, self.fitted.fingerprints(), self.settings.model)
 
-    def votes(self, rows: Sequence[Row], title: str, kept_in: Path | None = None) -> list[Ballot]:
+    def votes(self, rows: Sequence[LabelledRow], title: str, kept_in: Path | None = None) -> list[Ballot]:
         """Of all classifiers on all rows, with a progress bar on a terminal. Those that the file has under
         the same adapters, classifier and base come from there, the others are added to it."""
         from router.calibration.model import binding_of
@@ -111,7 +111,7 @@ class Local:
         return [Ballot(row, votes) for row, votes in zip(rows, zip(*columns, strict=True), strict=True)]
 
     def _column(
-        self, registration: Registration, rows: Sequence[Row], title: str, kept: KeptVotes | None
+        self, registration: Registration, rows: Sequence[LabelledRow], title: str, kept: KeptVotes | None
     ) -> list[Vote]:
         """Of one classifier."""
         from router.cli.output import track
@@ -135,7 +135,7 @@ def open_local(
     base: bool = True,
     calibration: str | None = None,
     learned_by: str = "",
-) -> Iterator[Local]:
+) -> Iterator[LocalSetup]:
     """Read adapters, load plugins, fit; `more` adapters replace those of the same name.
 
     With a `calibration` (a file, "auto", or "" for none) everybody learns what a server with it would have
@@ -163,7 +163,7 @@ def open_local(
     wanted = base and any(r.wants_base for r in registrations)
     with resident_base(settings) if wanted else nullcontext() as resident:
         fitted = _fitted(registrations, FitProfiles(profiles, taught), resident)
-        yield Local(settings, profiles, fitted, learned)
+        yield LocalSetup(settings, profiles, fitted, learned)
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,14 +177,14 @@ class Fitting:
 
     def fitted(
         self, profiles: tuple[AdapterProfile, ...], learned: Mapping[str, tuple[str, ...]] | None = None
-    ) -> Local:
+    ) -> LocalSetup:
         """The classifiers, once all of them have learned these adapters, and `learned` beside."""
         from router.calibration.model import with_learned
         from router.routing.chain import FitProfiles
 
         taught = with_learned(profiles, learned or {})
         fitted = _fitted(self.registrations, FitProfiles(taught, taught), self.base)
-        return Local(self.settings, profiles, fitted, learned or {})
+        return LocalSetup(self.settings, profiles, fitted, learned or {})
 
 
 @contextmanager
@@ -351,7 +351,7 @@ def ask_batch(registration: Registration, texts: Sequence[str], labels: Labels) 
     return [as_vote(registration.name, answer, labels, took) for answer in said]
 
 
-def latencies(fitted: FittedClassifiers, rows: Sequence[Row]) -> dict[str, tuple[float, float]]:
+def latencies(fitted: FittedClassifiers, rows: Sequence[LabelledRow]) -> dict[str, tuple[float, float]]:
     """Median and 95th percentile of one request alone, seconds, by classifier; a spread of the rows."""
     from router.plugins.trial import call_classifier, requests_of
 
@@ -403,7 +403,7 @@ async def _reader(engine: Engine) -> BaseModel:
 # -- labelled requests
 
 
-def read_known(files: Sequence[Path], profiles: Sequence[AdapterProfile]) -> list[Row]:
+def read_known(files: Sequence[Path], profiles: Sequence[AdapterProfile]) -> list[LabelledRow]:
     """Labelled requests of these files, each once, without those that the classifiers learned from."""
     from router.extensions.calibration.rows import distinct, read_rows
 
@@ -411,7 +411,7 @@ def read_known(files: Sequence[Path], profiles: Sequence[AdapterProfile]) -> lis
     return _unseen(distinct(row for path in files for row in read_rows(path, names)), profiles)
 
 
-def read_strange(path: Path | None, profiles: Sequence[AdapterProfile]) -> list[Row]:
+def read_strange(path: Path | None, profiles: Sequence[AdapterProfile]) -> list[LabelledRow]:
     """Out-of-distribution requests; a label may be left out."""
     from router.extensions.calibration.rows import distinct, read_rows
 
@@ -420,7 +420,7 @@ def read_strange(path: Path | None, profiles: Sequence[AdapterProfile]) -> list[
     return _unseen(distinct(read_rows(path, {p.name for p in profiles}, "")), profiles)
 
 
-def _unseen(rows: list[Row], profiles: Sequence[AdapterProfile]) -> list[Row]:
+def _unseen(rows: list[LabelledRow], profiles: Sequence[AdapterProfile]) -> list[LabelledRow]:
     from router.extensions.calibration.rows import unseen
 
     kept = unseen(rows, {t for p in profiles for t in (*p.examples, *p.negative_examples)})

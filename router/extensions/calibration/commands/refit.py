@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from router.calibration.model import Calibration
-    from router.extensions.calibration.commands.local import Fitting, Local
+    from router.extensions.calibration.commands.local import Fitting, LocalSetup
     from router.extensions.calibration.fit import Setting
     from router.extensions.calibration.kept_rows import KeptRows
     from router.extensions.calibration.proposals import Addition
@@ -117,7 +117,7 @@ def _offered_again(
     return Refit(kept)
 
 
-def _setting(local: Local, of: Calibration) -> Setting:
+def _setting(local: LocalSetup, of: Calibration) -> Setting:
     from router.calibration.targets import Goal
     from router.extensions.calibration.fit import Setting
 
