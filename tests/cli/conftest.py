@@ -1,25 +1,5 @@
 """Commands run in an empty folder, against a scripted server where they ask one."""
 
-from __future__ import annotations
+from tests.commands import cli, impatient, own_folder, remote
 
-from dataclasses import replace
-
-import pytest
-
-from router.config import Settings
-from router.registry.options import RegistryOptions
-from tests.commands import cli, own_folder, remote
-
-__all__ = ["cli", "own_folder", "remote"]
-
-
-@pytest.fixture
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A folder that is bad, or that changes, is waited for only for a moment."""
-    made = RegistryOptions.of
-
-    def of(settings: Settings) -> RegistryOptions:
-        return replace(made(settings), grace_seconds=0.2)
-
-    monkeypatch.setattr(RegistryOptions, "of", of)
-    monkeypatch.setattr("router.registry.loading.CHANGING_SECONDS", 0.3)
+__all__ = ["cli", "impatient", "own_folder", "remote"]
