@@ -24,9 +24,9 @@ from benchmarks.answering import RANK
 from benchmarks.contestants import told
 from benchmarks.long_prompts import long
 from benchmarks.workload import random_adapter, start
-from router.engine.base import AdapterArtifact, Finished, Job, Reading
+from router.engine.base import AdapterArtifact, Finished, Job, PoolingRequest
 from router.engine.ops import BLOCK
-from router.engine.text.prompt import PromptEncoder
+from router.engine.prompt import PromptEncoder
 from router.engine.torch_engine import TorchEngine
 from router.models import resolve_model
 from router.types import SamplingParams
@@ -112,9 +112,9 @@ async def one_round(
     return found
 
 
-def reading(tokens: Sequence[int]) -> Reading:
+def reading(tokens: Sequence[int]) -> PoolingRequest:
     """What the probe asks for of a long request."""
-    return Reading(tokens[:PROBE_TOKENS], depth=PROBE_DEPTH, ends=16)
+    return PoolingRequest(tokens[:PROBE_TOKENS], depth=PROBE_DEPTH, ends=16)
 
 
 async def first_token(engine: TorchEngine, tokens: Sequence[int], adapter: str | None, known: int) -> None:

@@ -16,7 +16,7 @@ import torch
 from benchmarks.answering import About, Round, about, answer
 from benchmarks.contestants import physical_cores
 from benchmarks.workload import peft_generate, peft_model, random_adapter, sites
-from router.engine.model.loader import load_model
+from router.engine.loader import load_model
 from router.models import resolve_model
 
 

@@ -40,7 +40,11 @@ from benchmarks.experiment_simulation import (
     timeouts,
     units_to_verdict,
 )
-from router.experiments.stats import Guardrail, Kind, Metric, Moments, Plan, fixed_size
+from router.experiments.model import Kind
+from router.experiments.stats.checks import Guardrail
+from router.experiments.stats.compare import SequencePlan
+from router.experiments.stats.moments import ComparedMetric, Moments
+from router.experiments.stats.planning import fixed_size
 from router.experiments.stats.sequences import one_arm
 
 SPLITS = (0.5, 0.2, 0.1, 0.05, 0.02)
@@ -57,33 +61,33 @@ class Cell:
 
     name: str
     source: Source
-    judged: Callable[[Source, Plan], Judged]
+    judged: Callable[[Source, SequencePlan], Judged]
     long: bool = False
 
 
-def difference(source: Source, plan: Plan) -> Judged:
+def difference(source: Source, plan: SequencePlan) -> Judged:
     """That there is a difference, by effect, p and interval, which are one."""
     return partial(evidence, source.metric, plan=plan)
 
 
-def within(margin: float, relative: bool = False) -> Callable[[Source, Plan], Judged]:
+def within(margin: float, relative: bool = False) -> Callable[[Source, SequencePlan], Judged]:
     """That a guardrail, truly at its margin, is within it."""
     return partial(_guarded, margin, relative, 1)
 
 
-def beyond(margin: float, relative: bool = False) -> Callable[[Source, Plan], Judged]:
+def beyond(margin: float, relative: bool = False) -> Callable[[Source, SequencePlan], Judged]:
     """That a guardrail, truly at its margin, is beyond it."""
     return partial(_guarded, margin, relative, -1)
 
 
-def _guarded(margin: float, relative: bool, side: int, source: Source, plan: Plan) -> Judged:
+def _guarded(margin: float, relative: bool, side: int, source: Source, plan: SequencePlan) -> Judged:
     rail = Guardrail(source.metric, margin, relative)
     return partial(evidence, source.metric, plan=plan, line=rail.line, side=side * source.metric.sign)
 
 
 def worse(source: Source) -> Source:
     """Of an effect upwards: the metric is one of which less is better."""
-    metric = Metric(source.metric.name, source.metric.kind, higher_is_better=False)
+    metric = ComparedMetric(source.metric.name, source.metric.kind, higher_is_better=False)
     return Source(source.name, metric, source.control, source.treatment, source.effect, source.variances)
 
 
@@ -91,8 +95,8 @@ def cells() -> Iterator[Cell]:
     """All of them."""
     for p in (0.005, 0.01, 0.02, 0.03, 0.05, 0.3, 0.99):
         yield Cell(f"proportion {p:g}", proportion(p), difference)
-    mean, ratios = Metric("mean", Kind.MEAN), Metric("ratio", Kind.RATIO)
-    with_past = Metric("mean", Kind.MEAN, covariate=True)
+    mean, ratios = ComparedMetric("mean", Kind.MEAN), ComparedMetric("ratio", Kind.RATIO)
+    with_past = ComparedMetric("mean", Kind.MEAN, covariate=True)
     for name, source in (
         ("revenue, 2 % of units pay", alike("revenue", mean, revenue)),
         ("latency with 0.5 % timeouts", alike("latency", LATENCY, timeouts)),
@@ -129,7 +133,7 @@ def margins() -> Iterator[Cell]:
 def called(cell: Cell, share: float, runs: int, seed: int) -> float:
     """Share of runs in which it was called at any look."""
     units, every = (LONG, LONG_EVERY) if cell.long else (UNITS, EVERY)
-    plan = Plan(units=units)
+    plan = SequencePlan(units=units)
     found = first_looks(cell.source, cell.judged(cell.source, plan), runs, units, seed, share, every)
     return float(np.isfinite(found).mean())
 
@@ -154,7 +158,7 @@ def arms_alike(source: Source, weights: Sequence[float], runs: int, seed: int) -
         sums = [_sums(drawn, arm == i) for i in range(len(weights))]
         shown = np.zeros(count, bool)
         for i in range(1, len(weights)):
-            plan = Plan(units=max(200, round(UNITS * (weights[0] + weights[i]))))
+            plan = SequencePlan(units=max(200, round(UNITS * (weights[0] + weights[i]))))
             found = evidence(source.metric, (sums[0], sums[i]), plan)
             shown |= (found >= np.log(20 * treatments)).any(axis=1)
         wrong += int(shown.sum())
@@ -172,8 +176,8 @@ def changing(aggregate: str, kind: Kind, share: float, runs: int, seed: int) -> 
     guardrails are, from all units so far (a unit's last value: from those whose window is over)."""
     units, answers, count = 4000, 4, 60
     rng, wrong = np.random.default_rng(seed), 0
-    metric = Metric("value", kind)
-    plan = Plan(units=units)
+    metric = ComparedMetric("value", kind)
+    plan = SequencePlan(units=units)
     for _ in range(runs):
         treated = rng.random(units) < share
         begin = np.arange(units)
@@ -207,10 +211,10 @@ def aggregated(aggregate: str, values: Array, seen: Any) -> Array:
     return values[np.arange(len(values)), last]
 
 
-def _shown(metric: Metric, both: Sequence[Moments], plan: Plan) -> bool:
-    from router.experiments.stats import Arms
+def _shown(metric: ComparedMetric, both: Sequence[Moments], plan: SequencePlan) -> bool:
+    from router.experiments.stats.compare import ArmPair
 
-    return bool(Arms(metric, both[0], both[1], plan).evidence() >= np.log(20))
+    return bool(ArmPair(metric, both[0], both[1], plan).evidence() >= np.log(20))
 
 
 def shadow_pairs(runs: int, seed: int) -> float:
@@ -255,7 +259,7 @@ def power(source: Source, share: float, runs: int, seed: int) -> dict[str, Any]:
     fixed = fixed_size(source.effect, source.variances, share=share, under_equality=null)
     every = max(1, fixed // 100)
     found = units_to_verdict(
-        source, Plan(units=max(200, fixed)), runs, int(HORIZON * fixed), seed, share, every
+        source, SequencePlan(units=max(200, fixed)), runs, int(HORIZON * fixed), seed, share, every
     )
     times = found / fixed
     return {
@@ -282,7 +286,7 @@ def error_rows(runs: int, only: str = "") -> Iterator[dict[str, Any]]:
 def other_rows(runs: int) -> Iterator[dict[str, Any]]:
     """Several arms, and pairs."""
     several = {"90/5/5": (0.9, 0.05, 0.05), "98/1/1": (0.98, 0.01, 0.01), "20 arms": (0.05,) * 20}
-    mean = Metric("mean", Kind.MEAN)
+    mean = ComparedMetric("mean", Kind.MEAN)
     sources = (
         proportion(0.01),
         proportion(0.05),

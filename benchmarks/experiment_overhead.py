@@ -27,11 +27,19 @@ from benchmarks.serving import Ask, answer, asked, parts, served, texts
 from router.config import Settings
 from router.engine.base import Engine
 from router.engine.fake import FakeEngine
-from router.experiments.live.assigner import Assigner, running_of
-from router.experiments.live.runtime import Experiments
-from router.experiments.model import ArmSpec, AuditEntry, Experiment, Kind, Lifecycle, MetricSpec, Phase, Spec
-from router.experiments.service.served import ServedExperiments
-from router.experiments.store.sql_store import SqlStore
+from router.experiments.assignment import Assigner, running_of
+from router.experiments.model import (
+    ArmSpec,
+    AuditEntry,
+    Experiment,
+    ExperimentPhase,
+    Kind,
+    Lifecycle,
+    MetricSpec,
+    Spec,
+)
+from router.experiments.runtime import LiveExperiments
+from router.experiments.store.store import ExperimentStore
 from router.plugins import Hooks, PluginHost
 from router.server.app import ServerApp
 from router.types import AdapterRef, Decision, Reason, Request, RoutingHints
@@ -55,7 +63,7 @@ WITHOUT, WITH = "no experiment runs", "A/A experiment"
 
 def trial(spec: Spec = SPEC, name: str = NAME, state: Lifecycle = Lifecycle.RUNNING) -> Experiment:
     """Started now."""
-    phase = Phase(1, time.time(), f"{name}-enrolment", f"{name}-variant", spec)
+    phase = ExperimentPhase(1, time.time(), f"{name}-enrolment", f"{name}-variant", spec)
     return Experiment(name, spec, state, (phase,))
 
 
@@ -113,7 +121,7 @@ async def client(address: str) -> None:
         await answer(one_round)
 
 
-async def set_state(live: Experiments, state: Lifecycle) -> None:
+async def set_state(live: LiveExperiments, state: Lifecycle) -> None:
     """Start or stop it, and serve so."""
     found = await asyncio.to_thread(live.store.get, NAME)
     entry = AuditEntry(NAME, time.time(), "benchmark", state.value, "")
@@ -123,16 +131,16 @@ async def set_state(live: Experiments, state: Lifecycle) -> None:
 
 
 @asynccontextmanager
-async def under_trial(engine: Engine, folder: Path) -> AsyncIterator[tuple[Experiments, Ask]]:
+async def under_trial(engine: Engine, folder: Path) -> AsyncIterator[tuple[LiveExperiments, Ask]]:
     """A server on `engine` with the experiment, and the client's process."""
-    store = SqlStore(f"sqlite:///{folder / 'experiments.db'}")
+    store = ExperimentStore(f"sqlite:///{folder / 'experiments.db'}")
     store.create(trial(state=Lifecycle.STOPPED))
     async with parts(engine) as (registry, router):
-        live = Experiments(store, base_digest=lambda: engine.info.digest, router_digest=router.digest)
+        live = LiveExperiments(store, base_digest=lambda: engine.info.digest, router_digest=router.digest)
         hooks = Hooks(PluginHost([], built_in=True))
         settings = Settings(listen="127.0.0.1:0", metrics_listen="")
         app = ServerApp(settings, engine, registry, router, live.start, hooks=hooks)
-        app.experiments = ServedExperiments(live)
+        app.experiments = live
         async with served(app), asked("benchmarks.experiment_overhead", "--client", app.address) as ask:
             yield live, ask
         await live.close()

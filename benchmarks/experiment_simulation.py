@@ -9,9 +9,10 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from router.experiments.stats import Arms, Kind, Line, Metric, Moments, Plan
-from router.experiments.stats.moments import places
-from router.experiments.stats.sequences import EQUAL
+from router.experiments.model import Kind
+from router.experiments.stats.compare import ArmPair, SequencePlan
+from router.experiments.stats.moments import ComparedMetric, Moments, places
+from router.experiments.stats.sequences import EQUAL, Line
 
 Array = NDArray[np.float64]
 Shape = tuple[int, ...]
@@ -24,14 +25,14 @@ class Source:
     """A metric and how units' columns are drawn in each arm; `variances` are of one unit's value."""
 
     name: str
-    metric: Metric
+    metric: ComparedMetric
     control: Draw
     treatment: Draw
     effect: float = 0.0
     variances: tuple[float, float] = (0.0, 0.0)
 
 
-def alike(name: str, metric: Metric, draw: Draw) -> Source:
+def alike(name: str, metric: ComparedMetric, draw: Draw) -> Source:
     """No effect at all: both arms are drawn in the same way."""
     return Source(name, metric, draw, draw)
 
@@ -46,7 +47,7 @@ def proportion(p: float, effect: float = 0.0) -> Source:
     q = p + effect
     name = f"proportion {p:g}" + (f" -> {q:g}" if effect else "")
     return Source(
-        name, Metric("proportion", Kind.PROPORTION), ones(p), ones(q), effect, (p - p * p, q - q * q)
+        name, ComparedMetric("proportion", Kind.PROPORTION), ones(p), ones(q), effect, (p - p * p, q - q * q)
     )
 
 
@@ -59,7 +60,7 @@ def skewed(effect: float = 0.0, sigma: float = 1.0) -> Source:
     variance = float(np.exp(sigma * sigma) - 1)
     both = (variance, variance * (1 + effect) ** 2)
     name = f"log-normal, sigma {sigma:g}" + (f", {effect:+.0%}" if effect else "")
-    return Source(name, Metric("mean", Kind.MEAN), arm(1), arm(1 + effect), effect, both)
+    return Source(name, ComparedMetric("mean", Kind.MEAN), arm(1), arm(1 + effect), effect, both)
 
 
 def ratio(effect: float = 0.0, requests: float = 3.0) -> Source:
@@ -81,7 +82,7 @@ def ratio(effect: float = 0.0, requests: float = 3.0) -> Source:
         return (count * spread * 8 / 9 + square * spread / 9) / count**2
 
     name = f"ratio{effect:+g}" if effect else "ratio"
-    metric, variances = Metric("ratio", Kind.RATIO), (variance(0), variance(effect))
+    metric, variances = ComparedMetric("ratio", Kind.RATIO), (variance(0), variance(effect))
     return Source(name, metric, arm(0), arm(effect), effect, variances)
 
 
@@ -148,7 +149,7 @@ def capped(source: Source, high: float, low: float = 0.0) -> Source:
     )
 
 
-LATENCY = Metric("seconds", Kind.MEAN, higher_is_better=False)
+LATENCY = ComparedMetric("seconds", Kind.MEAN, higher_is_better=False)
 
 
 def looks(
@@ -177,7 +178,11 @@ def _cumulative(columns: Sequence[Array], member: NDArray[np.bool_], every: int)
 
 
 def evidence(
-    metric: Metric, both: tuple[Moments, Moments], plan: Plan, line: Line = EQUAL, side: int = 0
+    metric: ComparedMetric,
+    both: tuple[Moments, Moments],
+    plan: SequencePlan,
+    line: Line = EQUAL,
+    side: int = 0,
 ) -> Array:
     """Log evidence [experiments, looks]; none where the arms cannot be compared yet."""
     usable = np.minimum(both[0].n, both[1].n) >= 2
@@ -187,7 +192,7 @@ def evidence(
                 usable &= arm.sums[column] > 0
     found = np.zeros(usable.shape)
     there = tuple(_where(arm, usable) for arm in both)
-    found[usable] = Arms(metric, there[0], there[1], plan).evidence(line, side)
+    found[usable] = ArmPair(metric, there[0], there[1], plan).evidence(line, side)
     return found
 
 
@@ -222,7 +227,13 @@ def first_looks(
 
 
 def units_to_verdict(
-    source: Source, plan: Plan, experiments: int, units: int, seed: int, share: float = 0.5, every: int = 1
+    source: Source,
+    plan: SequencePlan,
+    experiments: int,
+    units: int,
+    seed: int,
+    share: float = 0.5,
+    every: int = 1,
 ) -> Array:
     """Units of both arms until a difference is shown; else infinite."""
     judged = partial(evidence, source.metric, plan=plan)

@@ -20,9 +20,8 @@ import torch
 
 from benchmarks import report
 from router.engine.base import Job
-from router.engine.blocks import BlockPool
 from router.engine.lora import DeviceSlots, HostStore, PackedAdapter
-from router.engine.rows import AnswerRow
+from router.engine.rows import AnswerRow, BlockPool
 from router.engine.scheduler import Scheduler
 from router.types import SamplingParams
 

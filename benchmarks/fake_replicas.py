@@ -21,7 +21,7 @@ import grpc
 from router.engine.base import AdapterArtifact, SiteDelta, TensorData
 from router.engine.fake import FakeEngine, FakeGeneration
 from router.replicas.host import OPTIONS, EngineHost, EngineService
-from router.replicas.link import GrpcLink, Security
+from router.replicas.link import Link, Security
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +64,7 @@ class Steps(FakeEngine):
         """What the fake engine would have without."""
 
 
-class FakeLink(GrpcLink):
+class FakeLink(Link):
     """The way to a replica that somebody else has started; several edges may use it."""
 
     def __init__(self, name: str, address: str) -> None:
@@ -112,7 +112,7 @@ def _end(process: subprocess.Popen[str]) -> None:
 
 
 def pin(cpus: Sequence[int]) -> None:
-    """This process runs there alone, if it is said."""
+    """Pin this process to `cpus`, if there are some."""
     if cpus:
         os.sched_setaffinity(0, cpus)
 
@@ -145,9 +145,9 @@ def main() -> None:
     parser.add_argument("--cpus", type=int, nargs="*", default=[])
     for name, default in ((n, getattr(Kind(), n)) for n in Kind.__dataclass_fields__):
         parser.add_argument(f"--{name.replace('_', '-')}", type=type(default), default=default)
-    said = vars(parser.parse_args())
-    pin(said.pop("cpus"))
-    asyncio.run(serve(Kind(**said)))
+    arguments = vars(parser.parse_args())
+    pin(arguments.pop("cpus"))
+    asyncio.run(serve(Kind(**arguments)))
 
 
 if __name__ == "__main__":

@@ -41,8 +41,8 @@ class Costs:
     @classmethod
     def read(cls, path: Path = STEP_TIMES) -> Costs:
         """Those that were measured last."""
-        said = json.loads(path.read_text())
-        return cls(**said["costs"], source=f"{said['hardware']['cpu']}, {said['date']} ({path.name})")
+        found = json.loads(path.read_text())
+        return cls(**found["costs"], source=f"{found['hardware']['cpu']}, {found['date']} ({path.name})")
 
     def step(self, rows: int, adapters: int, prompt: int) -> float:
         """One of so many answers that get a token, adapters, and tokens of prompts."""
@@ -335,7 +335,7 @@ def keep(kept: OrderedDict[str, None], name: str, most: int) -> None:
 
 
 def outcome(simulation: Simulation, seconds: float) -> dict[str, float]:
-    """What is told of one run."""
+    """The result of one run."""
     machines = simulation.all.values()
     tokens = [machine.tokens for machine in machines]
     steps = sum(sum(machine.together.values()) for machine in machines)

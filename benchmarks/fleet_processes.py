@@ -93,7 +93,7 @@ class Way(Protocol):
     """A policy with fleets behind it."""
 
     def choose(self, name: str) -> tuple[AdapterCache, str]:
-        """Whose adapter it is to be, and the replica, where the policy has said it."""
+        """Whose adapter it is to be, and the replica, where the policy chooses one."""
         ...
 
     def ended(self, at: str) -> None:
@@ -246,10 +246,10 @@ async def compare(shape: Shape, kind: Kind, args: argparse.Namespace) -> list[di
     rows: list[dict[str, Any]] = []
     for name, policy in policies(args.seed, shape).items():
         real = await measure(policy, shape, kind, args)
-        said = simulated(policies(args.seed, shape)[name], shape, kind, args)
+        expected = simulated(policies(args.seed, shape)[name], shape, kind, args)
         row: dict[str, Any] = {"policy": name}
         for what, value in real.items():
-            row |= {what: value} | ({f"{what}, simulated": said[what]} if what in said else {})
+            row |= {what: value} | ({f"{what}, simulated": expected[what]} if what in expected else {})
         rows.append(row)
         print(row, flush=True)
     return rows

@@ -49,9 +49,9 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=120.0)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--write", action="store_true")
-    said = parser.parse_args()
-    seeds = range(1, said.seeds + 1)
-    shape, costs, times = Shape(), Costs.read(), (said.clients, said.warm, said.seconds, seeds)
+    arguments = parser.parse_args()
+    seeds = range(1, arguments.seeds + 1)
+    shape, costs, times = Shape(), Costs.read(), (arguments.clients, arguments.warm, arguments.seconds, seeds)
     rows = compare(shape, costs, *times)
     tables = {
         "Steeper (exponent 1.3)": compare(replace(shape, exponent=1.3), costs, *times),
@@ -60,13 +60,13 @@ def main() -> None:
     print(report.table(rows))
     for title, more in tables.items():
         print(f"\n{title}\n\n{report.table(more)}")
-    if said.write:
+    if arguments.write:
         workload = (
             f"SIMULATED: {shape.adapters} adapters by Zipf's law (exponent 1) over {shape.replicas} "
             f"replicas of {shape.rows} rows, {shape.slots} slots and memory for {shape.memory} adapters "
-            f"each; {said.clients} clients in a closed loop, prompts of {shape.prompt} and answers of "
-            f"{shape.answer} tokens; {said.seconds:g} s after {said.warm:g} s of warm-up, medians of "
-            f"{said.seeds} seeds."
+            f"each; {arguments.clients} clients in a closed loop, prompts of {shape.prompt} and answers of "
+            f"{shape.answer} tokens; {arguments.seconds:g} s after {arguments.warm:g} s of warm-up, "
+            f"medians of {arguments.seeds} seeds."
         )
         notes = [
             f"what a step and a load cost was measured: {costs.source}",

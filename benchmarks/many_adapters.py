@@ -23,8 +23,7 @@ from benchmarks.answering import NEW_TOKENS, PROMPT_TOKENS, REQUESTS, prompts
 from benchmarks.workload import export, random_adapter, start
 from router.engine.base import Finished, Job
 from router.engine.torch_engine import TorchEngine
-from router.registry.options import RegistryOptions
-from router.registry.registry import Registry
+from router.registry.registry import Registry, RegistryOptions
 from router.types import AdapterRef, SamplingParams
 
 FEW = 5

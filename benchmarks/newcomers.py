@@ -18,7 +18,7 @@ from benchmarks.report import write
 from benchmarks.routing_unseen import BUILDING, ROOT, ROUTING, Deciding, lines
 from router.cli.settings import load_settings
 from router.extensions.calibration.commands.local import resident_base
-from router.routing.policy import Calibrated
+from router.routing.policy import CalibratedRule
 from router.types import Vote
 
 NOTES = [
@@ -57,10 +57,10 @@ def measured(name: str) -> list[dict[str, Any]]:
         deciding = Deciding(settings, base)
         votes = deciding.votes([*(text for text, _ in rows), *(row["text"] for row in dev)])
     rule = deciding.rule
-    assert isinstance(rule, Calibrated)
+    assert isinstance(rule, CalibratedRule)
     nearest = replace(rule, comparing=frozenset(), scaling=rule.scaling - rule.comparing)
 
-    def decided(by: Calibrated, ballots: Sequence[Sequence[Vote]]) -> list[str]:
+    def decided(by: CalibratedRule, ballots: Sequence[Sequence[Vote]]) -> list[str]:
         return [by.conclude(ballot, deciding.names).adapter for ballot in ballots]
 
     found = []

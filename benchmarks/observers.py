@@ -20,10 +20,10 @@ from typing import Any
 
 from benchmarks import report
 from router.engine.base import Delta, Finished, batches
-from router.engine.handoff import Stream
+from router.engine.output import EventStream
 from router.plugins import PluginHost
 from router.plugins.runtime import Hooks
-from router.server.watching import telling
+from router.server.pipeline import telling
 from router.types import AdapterRef, Decision, FinishReason, Reason, Request, Turn, Usage
 
 NONE, IDLE, ONE = "without hooks", "no plugin observes", "one observer"
@@ -55,7 +55,7 @@ async def request(hooks: Hooks | None) -> None:
         hooks.decided(REQUEST, DECISION)
         if (watcher := hooks.watcher(REQUEST, DECISION)) is not None:
             watchers.append(watcher)
-    stream = Stream(lambda _: None, lambda _: None)
+    stream = EventStream(lambda _: None, lambda _: None)
     for event in ANSWER:
         stream.put(event)
     with telling(watchers, stream, lambda: "") as generation:

@@ -29,7 +29,7 @@ import psutil
 
 from benchmarks import report
 from benchmarks.serving import used
-from router.experiments.store.sql_store import SqlStore
+from router.experiments.store.store import ExperimentStore
 from router.v1 import experiments_pb2 as pb
 from router.v1 import inference_pb2
 from router.v1.experiments_pb2_grpc import ExperimentServiceStub
@@ -187,7 +187,7 @@ class Sender:
 
 def counted(url: str) -> int:
     """Outcomes in the sums of the database."""
-    store = SqlStore(url)
+    store = ExperimentStore(url)
     try:
         buckets = store.data(NAME, 1).buckets
         return round(sum(float(b.moments[METRIC].sums[0]) for b in buckets if METRIC in b.moments))

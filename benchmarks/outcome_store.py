@@ -20,15 +20,15 @@ from router.experiments.model import (
     Accepted,
     ArmSpec,
     Experiment,
+    ExperimentPhase,
     Exposure,
     Kind,
     Lifecycle,
     MetricSpec,
-    Outcome,
-    Phase,
     Spec,
+    StoredOutcome,
 )
-from router.experiments.store.sql_store import SqlStore
+from router.experiments.store.store import ExperimentStore
 from tests.experiments.store.postgres import Server, binaries
 
 ARMS = (ArmSpec("control", 0.5), ArmSpec("treatment", 0.5))
@@ -40,14 +40,14 @@ METRICS = (
 DAY = 86_400.0
 BATCH, LARGE_BATCH = 1000, 5000  # a client's batch, and what the server puts into one transaction at most
 SAMPLING = '{"max_tokens": 256, "temperature": 0.7, "top_p": 0.9}'
-Events = tuple[list[Exposure], list[Outcome]]
+Events = tuple[list[Exposure], list[StoredOutcome]]
 
 
 def experiment(name: str) -> Experiment:
     """A month old, with a window of a day."""
     primary, *rest = METRICS
     spec = Spec("h", "medical", ARMS, "control", primary, tuple(rest), window=DAY)
-    return Experiment(name, spec, Lifecycle.RUNNING, (Phase(1, 0.0, "e", "v", spec),))
+    return Experiment(name, spec, Lifecycle.RUNNING, (ExperimentPhase(1, 0.0, "e", "v", spec),))
 
 
 def events(name: str, responses: int, each: int, batch: int) -> Iterator[Events]:
@@ -66,11 +66,11 @@ def events(name: str, responses: int, each: int, batch: int) -> Iterator[Events]
                 Exposure(name, 1, f"{unit:032x}", arm, at, key, 0.5, "a" * 64, "b" * 64, "", SAMPLING)
             )
             metric, value = rng.choice((("resolved", 1.0), ("thumbs", 1.0), ("total_time", rng.random())))
-            said.append(Outcome(f"{key}-{metric}", metric, value, at + 60, response_id=key))
+            said.append(StoredOutcome(f"{key}-{metric}", metric, value, at + 60, response_id=key))
         yield shown, said
 
 
-def fill(store: SqlStore, name: str, responses: int, each: int, batch: int) -> dict[str, Any]:
+def fill(store: ExperimentStore, name: str, responses: int, each: int, batch: int) -> dict[str, Any]:
     """Seconds of each batch."""
     store.create(experiment(name))
     exposing, recording = [], []
@@ -94,7 +94,7 @@ def fill(store: SqlStore, name: str, responses: int, each: int, batch: int) -> d
     }
 
 
-def read(store: SqlStore, name: str) -> dict[str, Any]:
+def read(store: ExperimentStore, name: str) -> dict[str, Any]:
     """Milliseconds to read all sums, five times."""
     times = []
     for _ in range(5):
@@ -106,7 +106,7 @@ def read(store: SqlStore, name: str) -> dict[str, Any]:
 
 
 @contextmanager
-def stores() -> Iterator[dict[str, SqlStore]]:
+def stores() -> Iterator[dict[str, ExperimentStore]]:
     """One of each kind, empty."""
     where = binaries()
     if where is None:
@@ -114,7 +114,7 @@ def stores() -> Iterator[dict[str, SqlStore]]:
     server = Server(where)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "experiments.db"
-        found = {"SQLite": SqlStore(f"sqlite:///{path}"), "PostgreSQL": SqlStore(server.url())}
+        found = {"SQLite": ExperimentStore(f"sqlite:///{path}"), "PostgreSQL": ExperimentStore(server.url())}
         try:
             yield found
         finally:

@@ -21,7 +21,7 @@ from router.extensions.training.evaluation.exam import draw_rows
 from router.extensions.training.evaluation.metrics import METRICS, score_answers
 from router.extensions.training.evaluation.plan import EvaluationPlan, every_folder, make_plan
 from router.extensions.training.evaluation.scoring import Resampled, Task, resample
-from router.registry.format.probes import parse_probes
+from router.registry.format.manifest import parse_probes
 from router.types import SamplingParams
 
 WAYS = ("none", "int8")

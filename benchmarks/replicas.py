@@ -24,7 +24,7 @@ from router.engine.base import Delta, Engine, Finished, Job, Prompt
 from router.engine.fake import FakeEngine
 from router.replicas.children import Child
 from router.replicas.engine import FleetEngine
-from router.replicas.link import GrpcLink, Security
+from router.replicas.link import Link, Security
 from router.types import SamplingParams
 
 ROWS, QUEUE, TOKENS = 16, 64, 64
@@ -55,7 +55,7 @@ async def started(way: str, step_seconds: float, rows: int = ROWS) -> AsyncItera
 
 
 @contextmanager
-def replica(name: str, step_seconds: float, rows: int, files: Path | None) -> Iterator[GrpcLink]:
+def replica(name: str, step_seconds: float, rows: int, files: Path | None) -> Iterator[Link]:
     """`lora-router replica` on the fake engine; with certificates where there are `files`."""
     own: dict[str, Any] = {
         "max_running": rows,
@@ -69,7 +69,7 @@ def replica(name: str, step_seconds: float, rows: int, files: Path | None) -> It
     child = Child("fake", own, fake={"step_seconds": step_seconds})
     try:
         paths = [] if files is None else [files / file for file in ("ca.pem", "cert.pem", "key.pem")]
-        yield GrpcLink(name, child.address(), Security(child.secret, *paths))
+        yield Link(name, child.address(), Security(child.secret, *paths))
     finally:
         child.end()
 

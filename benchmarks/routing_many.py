@@ -33,12 +33,13 @@ import psutil
 from transformers import AutoTokenizer
 
 from benchmarks.report import write
-from router.classifiers.neighbours import Neighbours, principal
+from router.classifiers.nearest import Neighbours, principal
 from router.extensions.calibration.rows import LabelledRow, read_rows
 from router.models import DEFAULT_BASE, resolve_model
 from router.models.encoder import SIZE
 from router.plugins import PluginHost
-from router.routing.policy import Policy, RuleInForce
+from router.routing.in_force import RuleInForce
+from router.routing.policy import PlainRule
 from router.routing.router import Router
 from router.types import (
     EVERYTHING,
@@ -163,7 +164,7 @@ async def among_topics(count: int, keep: Path) -> dict[str, Any]:
     before = psutil.Process().memory_info().rss
     catalog = FixedCatalog([topic.profile for topic in known[:count]])
     router = Router(
-        catalog, PluginHost([ROOT / "plugins"], CLASSIFIERS), rule=RuleInForce(Policy()), keep=keep
+        catalog, PluginHost([ROOT / "plugins"], CLASSIFIERS), rule=RuleInForce(PlainRule()), keep=keep
     )
     began = time.perf_counter()
     await router.start()

@@ -25,15 +25,14 @@ import numpy as np
 from benchmarks.contestants import environment as without_settings
 from benchmarks.report import quantile, write
 from benchmarks.routing import ROOT, adapters
-from router.calibration.model import CalibrationError
-from router.classifiers.axes import axes_of
+from router.calibration.model import CalibrationError, axes_of
 from router.classifiers.contract import Classifier, read_answers
 from router.extensions.calibration.evaluation import coverage_at, macro_f1, risk_coverage
 from router.extensions.calibration.rows import LabelledRow, read_rows
 from router.folders import cache_folder
 from router.models import fetch_encoder
 from router.plugins import PluginHost
-from router.routing.policy import Policy
+from router.routing.policy import PlainRule
 from router.types import AdapterProfile, Request, Turn, Vote
 
 CLASSIFIERS = "keywords,linear,embedding"
@@ -91,7 +90,7 @@ def _timed(answer: Callable[[Sequence[str]], object], text: str) -> float:
 
 def _cascade(found: Mapping[str, Arm], profiles: Sequence[AdapterProfile], place: str) -> list[Confidences]:
     """The first sure vote, as a server without a calibration decides; else what the last classifier says."""
-    policy, names, joined = Policy(kinds=axes_of(profiles)), {p.name for p in profiles}, []
+    policy, names, joined = PlainRule(kinds=axes_of(profiles)), {p.name for p in profiles}, []
     for given in zip(*(getattr(arm, place) for arm in found.values()), strict=True):
         votes = [Vote(name, one, not one) for name, one in zip(found, given, strict=True)]
         concluded = policy.conclude(votes, names)

@@ -26,8 +26,8 @@ from typing import Any
 
 from benchmarks.report import write
 from router.calibration.file import read_calibration
-from router.classifiers.languages import is_foreign
-from router.classifiers.registration import Registration
+from router.classifiers.contract import Registration
+from router.classifiers.texts import is_foreign
 from router.cli.plugins import load_plugins
 from router.cli.settings import load_settings, rule_of
 from router.config import Settings
@@ -43,9 +43,9 @@ from router.extensions.calibration.commands.local import (
 from router.routing import BaseModel
 from router.routing.catalog_view import Labels, languages_of_examples
 from router.routing.chain import FitProfiles
-from router.routing.conversations import Chosen, Finding, choose
-from router.routing.policy import FITTED, Leaning, Policy, RuleInForce
-from router.routing.reading import read
+from router.routing.conversations import Classification, TurnDecision, choose, routing_input
+from router.routing.in_force import RuleInForce
+from router.routing.policy import FITTED, Leaning, PlainRule
 from router.types import AdapterProfile, Continuity, Request, Turn, Vote
 
 ROOT = Path(__file__).parents[1]
@@ -139,7 +139,7 @@ def calibrated(name: str) -> dict[str, Any]:
         calibrate([labelled], accept=True, **how)
         of = read_calibration(path)
         with open_local(adapters, [ROOT / "plugins"], calibration=str(path)) as local:
-            rule = RuleInForce(Policy(), of, base=local.settings.model)
+            rule = RuleInForce(PlainRule(), of, base=local.settings.model)
             found = asked_of(rule, local.fitted, profiles, name)
         assert rule.status == FITTED, rule.status
     proven = of.report.get("method", "proof")
@@ -194,23 +194,23 @@ class Deciding:
         self.rule, self._labels = rule.now, Labels(self._profiles)
         self.names = {profile.name for profile in self._profiles}
         self._known = languages_of_examples(self._profiles)
-        self._found: dict[str, Finding] = {}
+        self._found: dict[str, Classification] = {}
 
     def votes(self, texts: Sequence[str]) -> list[tuple[Vote, ...]]:
         """Of all classifiers on each text."""
         return list(votes_of(self._fitted.registrations, texts, self._labels, self._known))
 
-    async def _ask(self, text: str, again: bool = False) -> Finding:
+    async def _ask(self, text: str, again: bool = False) -> Classification:
         if text not in self._found:
             (votes,) = self.votes([text])
             conclusion = self.rule.conclude(votes, self.names)
             leaning = Leaning() if conclusion.adapter else self.rule.leaning(votes, self.names)
-            self._found[text] = Finding(conclusion, leaning, votes)
+            self._found[text] = Classification(conclusion, leaning, votes)
         return self._found[text]
 
-    def __call__(self, turns: Sequence[Turn], mode: Continuity) -> Chosen:
+    def __call__(self, turns: Sequence[Turn], mode: Continuity) -> TurnDecision:
         """Where the last of these turns goes."""
-        return asyncio.run(choose(read(Request("r", turns=tuple(turns))), self._ask, mode))
+        return asyncio.run(choose(routing_input(Request("r", turns=tuple(turns))), self._ask, mode))
 
 
 def half_of(name: str, half: str) -> list[dict[str, Any]]:
@@ -295,7 +295,7 @@ def deciding_untuned(name: str, base: BaseModel) -> Callable[[str], str]:
     fitted = fit_classifiers(
         load_plugins([ROOT / "plugins"]).registrations(), FitProfiles(profiles, profiles), base
     )
-    rule, labels, known = RuleInForce(Policy()), Labels(profiles), languages_of_examples(profiles)
+    rule, labels, known = RuleInForce(PlainRule()), Labels(profiles), languages_of_examples(profiles)
     rule.classifiers_are(fitted.registrations)
     rule.adapters_are(profiles)
     names = {profile.name for profile in profiles}

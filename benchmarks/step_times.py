@@ -119,8 +119,7 @@ class Bench:
 
     def registry(self, adapters: int) -> Any:
         """One with memory for so many."""
-        from router.registry.options import RegistryOptions
-        from router.registry.registry import Registry
+        from router.registry.registry import Registry, RegistryOptions
 
         size = self.size or 2 * (self.folder / "adapters/0/adapter_model.safetensors").stat().st_size
         options = RegistryOptions(

@@ -25,9 +25,8 @@ from router.engine.torch_engine import TorchEngine
 from router.plugins import Hooks, PluginHost
 from router.plugins.tables import read_tables
 from router.server.app import ServerApp
-from router.server.call import Call
+from router.server.call import ENCODE, LEASE, ROUTE, Call, CallPhase
 from router.server.policy import GENERATE
-from router.server.tracing import ENCODE, LEASE, ROUTE, Phase
 from router.types import Decision, Reason, Request, Sampling, Turn, Usage, Vote
 
 OFF, ON, AGAIN = "nothing sent", "traces and metrics", "nothing sent, once more"
@@ -99,7 +98,7 @@ def ended_call() -> Call:
     call.decision = Decision(None, Reason.ABSTAINED, threshold=0.5, latency=0.002)
     call.usage = Usage(90, 0, NEW_TOKENS, 0.001, 0.05, 1.0)
     call.finish, now = "length", time.monotonic()
-    call.phases.seen = [Phase(name, now, now) for name in (ROUTE, LEASE, ENCODE)]
+    call.phases.seen = [CallPhase(name, now, now) for name in (ROUTE, LEASE, ENCODE)]
     call.phases.submitted = now
     call.votes = [Vote(name, {"medical": 0.5}, latency=0.001) for name in ("keywords", "linear", "probe")]
     return call
@@ -111,10 +110,10 @@ def of_one_request() -> list[dict[str, Any]]:
 
     from router.extensions.otel import opened
     from router.extensions.otel.spans import ended
-    from router.server.metrics import Metrics
+    from router.server.metrics import ServerMetrics
 
     os.environ["OTEL_METRICS_EXPORTER"] = "none"
-    telemetry = opened(f"http://{HOST}:1", Metrics(), lambda: None)
+    telemetry = opened(f"http://{HOST}:1", ServerMetrics(), lambda: None)
     del os.environ["OTEL_METRICS_EXPORTER"]
     assert telemetry is not None
     caller = [("traceparent", "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01")]

@@ -19,16 +19,16 @@ import numpy as np
 
 from router import hookimpl
 from router.classifiers import fewshot
+from router.classifiers.caches import FitCache
 from router.classifiers.fewshot import FEW, PARTS, FewShot
-from router.classifiers.kept import KeptFit
 from router.classifiers.regression import (
     Block,
     Ngrams,
-    Regression,
+    SoftmaxRegression,
     TrainingSet,
     best_scores,
+    cached_regression,
     file_digest,
-    kept_regression,
     product_in_pieces,
     read_background,
     softmax,
@@ -78,7 +78,7 @@ class _Few:
 class _Many:
     """For adapters with many examples: the geometric mean of two opinions."""
 
-    regression: Regression
+    regression: SoftmaxRegression
     examples: _Examples
 
     def chances(self, texts: Sequence[str], vectors: Array) -> Array:
@@ -181,13 +181,13 @@ class Embedding(Classifier):
         self._reader = reader or sentence_reader()
         self._learned: tuple[tuple[str, ...], _Model] | None = None  # names of the classes, and the model
         self._known: dict[str, Any] = {}
-        self._kept: KeptFit | None = None
-        self._kept_examples: KeptFit | None = None
+        self._kept: FitCache | None = None
+        self._kept_examples: FitCache | None = None
         self._closed = False
 
     def keep(self, folder: Path) -> None:
         """What was learned outlives the process there; vectors of texts are kept by the encoder."""
-        self._kept, self._kept_examples = KeptFit(folder / "fit"), KeptFit(folder / "examples")
+        self._kept, self._kept_examples = FitCache(folder / "fit"), FitCache(folder / "examples")
 
     def close(self) -> None:
         """Give up learning."""
@@ -229,7 +229,7 @@ class Embedding(Classifier):
         if few:
             self._learned = learned.names, _Few(FewShot(**arrays))
             return
-        regression = kept_regression(
+        regression = cached_regression(
             self._kept, self.fingerprint(), learned, lambda: vectors()[0], PENALTY, TEMPERATURE
         )
         self._learned = learned.names, _Many(regression, _Examples(**arrays))

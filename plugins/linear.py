@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from router import hookimpl
-from router.classifiers.kept import KeptFit
-from router.classifiers.regression import Regression, file_digest, kept_regression, training_set_of
+from router.classifiers.caches import FitCache
+from router.classifiers.regression import SoftmaxRegression, cached_regression, file_digest, training_set_of
 from router.routing import Classifier, Scores
 from router.types import AdapterProfile, Request
 
@@ -31,12 +31,12 @@ class Linear(Classifier):
     version = "2"
 
     def __init__(self) -> None:
-        self._model: Regression | None = None
-        self._kept: KeptFit | None = None
+        self._model: SoftmaxRegression | None = None
+        self._kept: FitCache | None = None
 
     def keep(self, folder: Path) -> None:
         """What was learned outlives the process there."""
-        self._kept = KeptFit(folder / "fit")
+        self._kept = FitCache(folder / "fit")
 
     def fingerprint(self) -> str:
         """What a calibration is bound to: the background too."""
@@ -48,7 +48,7 @@ class Linear(Classifier):
         if learned is None:
             self._model = None
             return
-        self._model = kept_regression(
+        self._model = cached_regression(
             self._kept,
             self.fingerprint(),
             learned,

@@ -14,8 +14,7 @@ from typing import Any
 import numpy as np
 
 from router import hookimpl
-from router.classifiers.kept import KeptFit
-from router.classifiers.languages import ENGLISH, language_of
+from router.classifiers.caches import FitCache
 from router.classifiers.regression import (
     Array,
     TrainingSet,
@@ -28,7 +27,7 @@ from router.classifiers.regression import (
     spread_evenly,
     training_set_of,
 )
-from router.classifiers.texts import whole_first_last
+from router.classifiers.texts import ENGLISH, language_of, whole_first_last
 from router.models import MULTILINGUAL, has_multilingual
 from router.models.encoder import SIZE, Reader, multilingual_reader
 from router.routing import Classifier, Scores
@@ -74,7 +73,7 @@ class Multilingual(Classifier):
         self._reader = reader or multilingual_reader()
         self._own_reader = reader is None
         self._model: _Model | None = None
-        self._kept: KeptFit | None = None
+        self._kept: FitCache | None = None
         self._closed = False
 
     def lacks(self) -> str:
@@ -88,7 +87,7 @@ class Multilingual(Classifier):
 
     def keep(self, folder: Path) -> None:
         """What was learned outlives the process there; vectors of texts are kept by the encoder."""
-        self._kept = KeptFit(folder / "fit")
+        self._kept = FitCache(folder / "fit")
 
     def close(self) -> None:
         """Give up learning."""

@@ -16,10 +16,16 @@ from typing import Any
 import numpy as np
 
 from router import __version__, hookimpl
-from router.classifiers.background_negatives import BackgroundNegatives, Verdict, inverse_of
+from router.classifiers.caches import FitCache, VectorCache, in_parts
 from router.classifiers.contract import softmax
-from router.classifiers.kept import KeptFit, KeptVectors, in_parts
-from router.classifiers.neighbours import Near, Neighbours, principal
+from router.classifiers.nearest import (
+    BackgroundNegatives,
+    LinearScorer,
+    NearestOwner,
+    Neighbours,
+    inverse_of,
+    principal,
+)
 from router.classifiers.regression import file_digest, read_background, spread_evenly
 from router.classifiers.texts import whole_first_last
 from router.models.encoder import SIZE, Reader, sentence_reader
@@ -62,11 +68,11 @@ class Nearest(Classifier):
     def __init__(self, reader: Reader | None = None) -> None:
         """`reader`: the process's own where none is given."""
         self._reader = reader or sentence_reader()
-        self._kept: KeptVectors | None = None
-        self._kept_strangers: KeptFit | None = None
+        self._kept: VectorCache | None = None
+        self._kept_strangers: FitCache | None = None
         self._negatives: BackgroundNegatives | None = None
         self._space: Neighbours | None = None
-        self._verdicts: dict[str, Verdict] = {}
+        self._verdicts: dict[str, LinearScorer] = {}
         self._broad: tuple[str, ...] = ()
         self._known: dict[str, AdapterProfile] = {}
         self._closed = False
@@ -82,8 +88,8 @@ class Nearest(Classifier):
 
     def keep(self, folder: Path) -> None:
         """Vectors, and what is made of the strangers, outlive the process there."""
-        self._kept = KeptVectors(folder / "vectors.sqlite", self.fingerprint())
-        self._kept_strangers = KeptFit(folder / "strangers")
+        self._kept = VectorCache(folder / "vectors.sqlite", self.fingerprint())
+        self._kept_strangers = FitCache(folder / "strangers")
 
     def warmup(self) -> None:
         """Load the encoder and read the strangers. Raises ConfigError where there is no encoder."""
@@ -149,7 +155,7 @@ class Nearest(Classifier):
 
     def _learned(
         self, adapters: Sequence[AdapterProfile], read: Read
-    ) -> Iterator[tuple[AdapterProfile, Array, Array, Verdict | None]]:
+    ) -> Iterator[tuple[AdapterProfile, Array, Array, LinearScorer | None]]:
         """Each with the vectors of its examples and of its negative ones; no verdict where there are none."""
         for some in in_parts(adapters, AT_ONCE):
             learned = [learn_texts(adapter) for adapter in some]
@@ -163,7 +169,7 @@ class Nearest(Classifier):
                 own, against = vectors[positive], vectors.get(negative, vectors[positive][:0])
                 if (packed := judged_before.get(judged(adapter))) is None:
                     packed = made[judged(adapter)] = self._negatives.learn(own, against).packed()
-                yield adapter, own, against, Verdict.of(packed)
+                yield adapter, own, against, LinearScorer.of(packed)
             self._keep(made)
 
     def _of(self, wanted: Collection[Texts], read: Read) -> dict[Texts, Array]:
@@ -199,7 +205,7 @@ class Nearest(Classifier):
             answers[i] = self._scores(vector, self._space.near(vector, NEAR))
         return answers
 
-    def _scores(self, vector: Array, found: Sequence[Near]) -> Scores | None:
+    def _scores(self, vector: Array, found: Sequence[NearestOwner]) -> Scores | None:
         """Chances of those that are near or broad, and not nearer to what they must not have."""
         barred = {near.owner for near in found if near.against >= near.similarity}
         named = dict.fromkeys([near.owner for near in found] + list(self._broad))

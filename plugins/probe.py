@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from router import hookimpl
-from router.classifiers.kept import KeptFit, KeptVectors, in_parts, pack, unpack
+from router.classifiers.caches import FitCache, VectorCache, in_parts, pack, unpack
 from router.classifiers.regression import (
     Array,
     TrainingSet,
@@ -66,8 +66,8 @@ class Probe(Classifier):
         self._model: _Model | None = None
         self._vectors: dict[str, Array] = {}
         self._folder: Path | None = None
-        self._kept: KeptVectors | None = None
-        self._kept_fit: KeptFit | None = None
+        self._kept: VectorCache | None = None
+        self._kept_fit: FitCache | None = None
         self._mark = ""
 
     def fingerprint(self) -> str:
@@ -76,7 +76,7 @@ class Probe(Classifier):
 
     def keep(self, folder: Path) -> None:
         """States of what is learned, and what was learned, outlive the process there."""
-        self._folder, self._kept_fit = folder, KeptFit(folder / "fit")
+        self._folder, self._kept_fit = folder, FitCache(folder / "fit")
 
     def bind(self, base: BaseModel) -> None:
         """Keep the base."""
@@ -124,7 +124,7 @@ class Probe(Classifier):
         if self._folder is None or not texts:
             return {}
         if self._kept is None:
-            self._kept = KeptVectors(
+            self._kept = VectorCache(
                 self._folder / "states.sqlite", f"{self.fingerprint()}/{self._base_mark()}"
             )
         keys = {self._kept.key([t]): t for t in texts}

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from router.server.app import ServerApp
     from router.server.http import Route
     from router.server.policy import Policy
-    from router.sources.source import Source
+    from router.sources.source import AdapterSource
     from router.types import Request
 
 NAME = "lora_router"
@@ -151,8 +151,8 @@ def register_judges(register: RegisterJudge, settings: Any) -> None:
 
 MakeEngine = Callable[["Settings"], "Engine"]
 FindBase = Callable[["Settings"], "Path | None"]
-MakeSource = Callable[[str, str], "Source"]
-MakeStore = Callable[[str], Any]  # router.sources.mirror.store.Folders
+MakeSource = Callable[[str, str], "AdapterSource"]
+MakeStore = Callable[[str], Any]  # router.sources.store.Folders
 
 
 class RegisterEngine(Protocol):
@@ -183,7 +183,7 @@ class RegisterSource(Protocol):
         The scheme `*` is every SCHEME:// that no other plugin has.
 
         `store(url)` returns what `serve --adapters-dir SCHEME://...` mirrors
-        (`router.sources.mirror.store.Folders`).
+        (`router.sources.store.Folders`).
         """
 
 
@@ -326,7 +326,7 @@ def on_startup(server: ServerApp, settings: Any) -> Awaitable[None] | None:
 
     `server.settings`, `.engine`, `.registry`, `.metrics` and `.state_dir` are there. It may set what the
     server is to use: `server.experiments` (`router.ports.Experiments`: who decides on arms), `.tracing`
-    (`router.server.tracing.Tracing`). A function that is not `async` runs in a thread.
+    (`router.server.call.Tracing`). A function that is not `async` runs in a thread.
     """
 
 

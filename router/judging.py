@@ -1,4 +1,5 @@
-"""Outcome functions: which of two answers to one request is better, as plugins write them.
+"""Judges, which say which of two answers to one request is better: the classes that plugins write, and how
+they are registered.
 
 A plugin's judge is one of three: a `Scorer` that gives each answer a number, a `Preference` that reads both
 and names the better one, or a `Judge` of any other kind.
@@ -6,10 +7,13 @@ and names the better one, or a `Judge` of any other kind.
 
 from __future__ import annotations
 
+import inspect
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING
 
+from router.classifiers.contract import check_instance, check_number
 from router.types import Request
 
 if TYPE_CHECKING:
@@ -97,3 +101,105 @@ class Preference(Judge):
         back = self.prefer(case.request, case.shadow, case.served)
         agreed = forth == -back
         return Judgement(back if agreed else 0, {"agreed": float(agreed)})
+
+
+# -- how a plugin registers judges
+
+MAX_TIMEOUT_MS = 600_000
+MOST_NUMBERS = 16  # of one judgement
+METHODS = {Scorer: "score", Preference: "prefer", Judge: "judge"}  # what each kind must write
+
+
+class JudgeRegistrar:
+    """Collects what one plugin registers; a wrong argument raises, saying what to do."""
+
+    def __init__(self, plugin: str) -> None:
+        self.registrations: list[JudgeRegistration] = []
+        self._plugin = plugin
+
+    def __call__(self, judge: Judge, *, timeout_ms: int = 5000) -> None:
+        """The `register` of `register_judges(register)`."""
+        _check_judge(judge)
+        check_number("timeout_ms", timeout_ms, 1, MAX_TIMEOUT_MS)
+        self.registrations.append(JudgeRegistration(judge, self._plugin, timeout_ms / 1000))
+
+
+def _check_judge(judge: Judge) -> None:
+    check_instance(judge, Judge, "router.judging.Judge")
+    kind = next(k for k in METHODS if isinstance(judge, k))
+    method = getattr(judge, METHODS[kind])
+    if getattr(method, "__func__", None) is getattr(kind, METHODS[kind]):
+        raise TypeError(f"judge {judge.name!r} does not define {METHODS[kind]}")
+    if inspect.iscoroutinefunction(method):
+        raise TypeError(
+            f"{METHODS[kind]} of {judge.name!r} is asynchronous: it has a thread of its own and may block"
+        )
+
+
+def is_judgement(returned: object) -> bool:
+    """Whether a judge may return this: None, or -1, 0 or 1 with finite numbers."""
+    if returned is None:
+        return True
+    if not isinstance(returned, Judgement) or returned.result not in (-1, 0, 1):
+        return False
+    try:
+        values = [float(value) for value in returned.numbers.values()]
+    except (TypeError, ValueError, AttributeError):
+        return False
+    return len(values) <= MOST_NUMBERS and all(map(math.isfinite, values))
+
+
+@dataclass(slots=True)
+class JudgeHealth:
+    """Live state of one judge. Written on the event loop, read by anyone."""
+
+    breaker: str = "closed"  # closed, open, half-open
+    judged: int = 0
+    declined: int = 0
+    errors: int = 0  # raised, timeout, invalid
+    last_error: str = ""
+    stuck: int = 0  # calls that have not returned yet
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class JudgeRegistration:
+    """A judge as its plugin registered it. `timeout` in seconds."""
+
+    judge: Judge
+    plugin: str
+    timeout: float
+    health: JudgeHealth = field(default_factory=JudgeHealth)
+
+    @property
+    def name(self) -> str:
+        """The judge's name, unique in a host."""
+        return self.judge.name
+
+    @property
+    def wants_base(self) -> bool:
+        """Whether it cannot work without the base model."""
+        return type(self.judge).bind is not Judge.bind
+
+    def status(self) -> JudgeStatus:
+        """A snapshot."""
+        return JudgeStatus(
+            name=self.name,
+            version=str(self.judge.version),
+            timeout_ms=round(self.timeout * 1000),
+            **asdict(self.health),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class JudgeStatus:
+    """One registered judge."""
+
+    name: str
+    version: str
+    timeout_ms: int
+    breaker: str
+    judged: int
+    declined: int
+    errors: int
+    last_error: str
+    stuck: int

@@ -1,6 +1,6 @@
-"""What the server asks of the registry, of routing and of experiments: each is built and tested alone.
+"""What the core asks of the registry, and of experiments.
 
-Experiments are a part that may be taken away: the server knows no more of them than what stands here.
+Experiments are a part that may be removed: the server knows no more of them than what stands here.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from router.types import (
 )
 
 if TYPE_CHECKING:
-    from router.types import RouterVariant, VotesByClassifier
+    from router.routing.router import Router
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,93 +219,6 @@ class SharedDocuments(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class ClassifierState:
-    """How a classifier does, for operators."""
-
-    name: str
-    plugin: str
-    priority: int
-    state: str  # starting, ready, failed, disabled, off
-    breaker: str  # closed, open, half-open
-    requests: int
-    errors: int
-    problem: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class CalibrationState:
-    """What routing was calibrated for. `report` is what its file tells of how it was made: of any form."""
-
-    created: str
-    threshold: float
-    novelty_limit: float
-    target: float
-    ood_target: float
-    delta: float
-    adapters: tuple[str, ...]
-    order: tuple[str, ...]  # classifiers, as they are asked
-    differences: tuple[str, ...]  # what is not as it was, in words
-    newcomers: tuple[str, ...]  # adapters that it does not know
-    report: Mapping[str, Any]
-
-
-@dataclass(frozen=True, slots=True)
-class DecisionShare:
-    """How often requests came to this lately: `abstained`, `unfamiliar` or adapters/NAME; how often they did
-    where the calibration was proven, and at first here; and whether that has moved."""
-
-    what: str
-    share: float
-    proven: float | None = None
-    first: float | None = None
-    alarm: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class RoutingState:
-    """What decides. `calibration` is empty without one, `fitted`, or says what does not fit; `problems` are
-    plugins that do not work, each in a line."""
-
-    calibration: str = ""
-    classifiers: tuple[ClassifierState, ...] = ()
-    problems: tuple[str, ...] = ()
-    fitted: CalibrationState | None = None
-    decisions: int = 0  # the latest ones, of which `shares` are
-    shares: tuple[DecisionShare, ...] = ()
-
-
-class RequestRouter(Protocol):
-    """Routing as the server sees it."""
-
-    async def route(self, request: Request) -> Decision:
-        """Never raises for a classifier's fault; raises AdapterNotFound for an unknown explicit name."""
-        ...
-
-    def answered(self, request: Request, decision: Decision, own: bool) -> None:
-        """The request is to be answered as decided. `own`: by this router, and not by one of an arm."""
-        ...
-
-    async def decide(
-        self, request: Request, variant: RouterVariant | None = None, heard: VotesByClassifier | None = None
-    ) -> Decision:
-        """The decision of this router, or of a variant of it; `heard` are votes on this very request."""
-        ...
-
-    def digest(self, variant: RouterVariant | None = None) -> str:
-        """What decides beside the adapters, as one value."""
-        ...
-
-    def state(self) -> RoutingState:
-        """What decides, and what it came to lately."""
-        ...
-
-    @property
-    def flaws(self) -> Sequence[str]:
-        """Why decisions may be worse now."""
-        ...
-
-
 class Assignment(Protocol):
     """The arm that a request has in an experiment. Its giver gets it back in `Served`."""
 
@@ -375,27 +288,6 @@ class Watcher(Protocol):
         ...
 
 
-class RequestHooks(Protocol):
-    """What plugins have to do with requests."""
-
-    @property
-    def rewrites(self) -> bool:
-        """Whether any of them rewrites requests."""
-        ...
-
-    async def rewrite(self, request: Request) -> Request:
-        """The request that is routed and answered instead. Raises RouterError."""
-        ...
-
-    def decided(self, request: Request, decision: Decision) -> None:
-        """The request is to be answered as decided."""
-        ...
-
-    def watcher(self, request: Request, decision: Decision) -> Watcher | None:
-        """What tells them how the answer ends; None where none wants to know."""
-        ...
-
-
 @dataclass(frozen=True, slots=True)
 class Place:
     """Where a unit stands in a running experiment: its arm, or, where that is empty, why it has none.
@@ -418,7 +310,7 @@ UNIT_MISSING = "unit_missing"  # of `Place.outside`: the request has no unit
 
 
 class Experiments(Protocol):
-    """Experiments as a request meets them: on the event loop, and without waiting for a database."""
+    """Experiments as a server has them: on the event loop, and without waiting for a database."""
 
     @property
     def running(self) -> bool:
@@ -426,7 +318,7 @@ class Experiments(Protocol):
         ...
 
     async def choose(
-        self, request: Request, router: RequestRouter, counted: bool
+        self, request: Request, router: Router, counted: bool
     ) -> tuple[Decision, Assignment | None]:
         """The decision, with the names of experiment and arm in it, and the arm; None if the request takes
         no part. `router` routes what no arm routes. Without `counted` nothing will be generated."""
@@ -435,10 +327,6 @@ class Experiments(Protocol):
     def watchers(self, served: Served) -> Sequence[Watcher]:
         """All who want to know how this answer goes."""
         ...
-
-
-class ServedExperiments(Experiments, Protocol):
-    """The same with what a server shows of them."""
 
     @property
     def summary(self) -> str:

@@ -19,13 +19,11 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, ClassVar
 from unittest.mock import patch
 
-from router.classifiers.contract import Classifier
-from router.classifiers.registration import Registrar
-from router.judging import Judge
-from router.plugins import trial
-from router.plugins.judges import JudgeRegistrar
+from router.classifiers.contract import Classifier, Registrar
+from router.judging import Judge, JudgeRegistrar
+from router.plugins import doctor
 from router.plugins.loader import LoadError, load_file
-from router.plugins.tables import Place, Table, Value
+from router.plugins.tables import SettingPlace, SettingsTable, SettingValue
 
 if TYPE_CHECKING:
     from router.client import AsyncClient
@@ -42,8 +40,10 @@ def classifier_of(plugin: Path | str, **settings: Any) -> Classifier:
     """
     path = Path(plugin)
     try:
-        given = [Value(key, value, Place.FILE, key, "the test") for key, value in settings.items()]
-        loaded = load_file(path, Table(given))
+        given = [
+            SettingValue(key, value, SettingPlace.FILE, key, "the test") for key, value in settings.items()
+        ]
+        loaded = load_file(path, SettingsTable(given))
     except LoadError as error:
         raise ValueError(f"{path}: {error}") from error
     if len(loaded.registrations) != 1:
@@ -118,7 +118,7 @@ class ClassifierContract:
     def fitted(self) -> Classifier:
         """A classifier that was warmed up and has learned the sample adapters, on a stand-in for the base."""
         classifier = self.make()
-        trial.prepare(classifier)
+        doctor.prepare(classifier)
         return classifier
 
     def test_it_can_be_registered(self) -> None:
@@ -132,31 +132,31 @@ class ClassifierContract:
 
     def test_every_request_gets_one_valid_answer(self) -> None:
         """Scores or None, in batches of none, one and several."""
-        _expect_none(trial.valid(self.fitted()))
+        _expect_none(doctor.valid(self.fitted()))
 
     def test_odd_texts_are_survived(self) -> None:
         """Empty, huge, control characters, other scripts."""
-        _expect_none(trial.odd_texts(self.fitted()))
+        _expect_none(doctor.odd_texts(self.fitted()))
 
     def test_a_batch_is_answered_like_single_requests(self) -> None:
         """Neighbours in a batch do not matter."""
-        _expect_none(trial.batch_equals_single(self.fitted()))
+        _expect_none(doctor.batch_equals_single(self.fitted()))
 
     def test_the_same_request_gets_the_same_answer(self) -> None:
         """Decisions can be repeated."""
-        _expect_none(trial.deterministic(self.fitted()))
+        _expect_none(doctor.deterministic(self.fitted()))
 
     def test_adapters_come_and_go(self) -> None:
         """Fitting again, to fewer, to none, to one without examples."""
-        _expect_none(trial.refits(self.fitted()))
+        _expect_none(doctor.refits(self.fitted()))
 
     def test_requests_are_answered_during_a_fit(self) -> None:
         """`fit` runs beside `classify_batch`."""
-        _expect_none(trial.answers_while_fitting(self.fitted()))
+        _expect_none(doctor.answers_while_fitting(self.fitted()))
 
     def test_warm_calls_keep_the_timeout(self) -> None:
         """At least 90 of 100 do; a busy machine may delay some."""
-        _expect_none(trial.latency(self.fitted(), self.timeout_ms / 1000))
+        _expect_none(doctor.latency(self.fitted(), self.timeout_ms / 1000))
 
 
 class JudgeContract:
@@ -171,7 +171,7 @@ class JudgeContract:
     def prepared(self) -> Judge:
         """A judge that was warmed up, on a stand-in for the base."""
         judge = self.make()
-        _expect_none(trial.prepared(judge))
+        _expect_none(doctor.prepared(judge))
         return judge
 
     def test_it_can_be_registered(self) -> None:
@@ -180,19 +180,19 @@ class JudgeContract:
 
     def test_judgements_are_valid(self) -> None:
         """-1, 0 or 1 with finite numbers, or None."""
-        _expect_none(trial.valid_judgements(self.prepared()))
+        _expect_none(doctor.valid_judgements(self.prepared()))
 
     def test_odd_answers_are_survived(self) -> None:
         """Empty, huge, control characters, other scripts."""
-        _expect_none(trial.odd_answers(self.prepared()))
+        _expect_none(doctor.odd_answers(self.prepared()))
 
     def test_equal_answers_tie(self) -> None:
         """The same text is no better than itself."""
-        _expect_none(trial.equal_answers_tie(self.prepared()))
+        _expect_none(doctor.equal_answers_tie(self.prepared()))
 
     def test_order_does_not_matter(self) -> None:
         """The same answer wins, whichever was served."""
-        _expect_none(trial.order_does_not_matter(self.prepared()))
+        _expect_none(doctor.order_does_not_matter(self.prepared()))
 
 
 def _expect_none(problems: list[str]) -> None:

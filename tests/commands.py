@@ -12,7 +12,7 @@ import typer.main
 
 from router.cli.main import app, run
 from router.config import Settings
-from router.registry.options import RegistryOptions
+from router.registry.registry import RegistryOptions
 from tests.experiments.scripted import scripted_server
 
 

@@ -12,9 +12,10 @@ from dataclasses import replace
 from router.engine.base import AdapterArtifact, Engine
 from router.errors import AdapterNotFound, AdapterRejected, FailedPrecondition, GateNotPassed, StaleEtag
 from router.names import parse_adapter
-from router.ports import Catalog, Force, Lease, Measured, RoutingState
-from router.registry.mixtures import digest_of_mixture
-from router.routing.mixture import mixed
+from router.ports import Catalog, Force, Lease, Measured
+from router.registry.residency import digest_of_mixture
+from router.routing.router import resolve_mixture
+from router.routing.state import RoutingState
 from router.types import (
     EVERYTHING,
     AdapterEvent,
@@ -272,7 +273,7 @@ class FakeRouter:
             )
             return Decision(info.ref, Reason.EXPLICIT, confidence=1.0)
         if request.routing.mixture:
-            alone, parts = mixed(self.catalog, request.routing.mixture, request.visible)
+            alone, parts = resolve_mixture(self.catalog, request.routing.mixture, request.visible)
             ref = alone.ref if alone else None
             return Decision(ref, Reason.EXPLICIT, confidence=1.0, mixture=parts)
         words = [word for word in request.text.lower().split() if word in request.visible]

@@ -21,13 +21,13 @@ from router.access.issuers import read_issuers
 from router.cli import output
 from router.cli.command import CliError
 from router.engine.constrained.source import grammar_text
-from router.engine.text.prompt import ChatTemplate
+from router.engine.prompt import ChatTemplate
 from router.errors import ConfigError, RouterError
 from router.extensions.experiments_notices.notices import check_webhook
 from router.extensions.experiments_page import make_page
 from router.extensions.hub import make_source
 from router.models.base import fetch_base, fetch_from_hub
-from router.registry.format.minisign import SecretKey
+from router.registry.format.trust import SecretKey
 from router.types import Constraint
 from tests.cli.tiny import write_adapter
 
@@ -93,7 +93,7 @@ def test_without_a_package_its_feature_names_the_extra(
 
 
 def test_a_jinja2_with_a_hole_renders_no_chat_template(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("router.engine.text.prompt.version", lambda package: "3.1.5")
+    monkeypatch.setattr("router.engine.prompt.version", lambda package: "3.1.5")
     with pytest.raises(ConfigError, match=r"needs the package jinja2, 3\.1\.6 or newer: pip install"):
         ChatTemplate(None)
 

@@ -282,11 +282,11 @@ def test_an_engine_that_cannot_be_made_is_told(write: Write) -> None:
 
 
 SOURCE = """
-from router.sources.local import Local
+from router.sources.source import LocalFolder
 
 @hookimpl
 def register_adapter_sources(register):
-    register("shelf", lambda text, inside: Local(Path("shelf") / text.removeprefix("shelf:"), inside))
+    register("shelf", lambda text, inside: LocalFolder(Path("shelf") / text.removeprefix("shelf:"), inside))
 """
 
 

@@ -13,7 +13,16 @@ from router import built_in
 from router.cli.main import run
 from router.client import ClientError
 from router.errors import ConfigError
-from router.experiments.model import ArmSpec, Experiment, Kind, Lifecycle, MetricSpec, Mode, Phase, Spec
+from router.experiments.model import (
+    ArmSpec,
+    Experiment,
+    ExperimentPhase,
+    Kind,
+    Lifecycle,
+    MetricSpec,
+    Mode,
+    Spec,
+)
 from router.types import RouterVariant
 from tests.test_hookspecs import Write, got, serving, write
 
@@ -104,7 +113,7 @@ async def test_an_experiment_is_kept_and_not_served_without_its_extension(absent
     async with serving(experiments="auto") as (served, client):
         with pytest.raises(ClientError, match=missing):
             await client.experiments.create("new", spec)
-        phase = Phase(1, time.time() - 9000, "enrolment", "variant", spec)
+        phase = ExperimentPhase(1, time.time() - 9000, "enrolment", "variant", spec)
         stored = Experiment("kept", spec, Lifecycle.RUNNING, (phase,), etag="1")
         served.server.experiments.live.store.create(stored)
         await served.server.experiments.live.refresh()

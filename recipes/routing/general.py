@@ -33,10 +33,9 @@ from scorer import reader_of  # noqa: E402
 
 from benchmarks.routing_unseen import lines, profiles_of, votes_of  # noqa: E402
 from router.calibration.file import write_calibration  # noqa: E402
-from router.calibration.model import Binding, Calibration  # noqa: E402
+from router.calibration.model import Axes, Axis, Binding, Calibration  # noqa: E402  # noqa: E402
 from router.calibration.targets import Goal  # noqa: E402
-from router.classifiers.axes import Axes, Axis  # noqa: E402
-from router.classifiers.registration import Registration  # noqa: E402
+from router.classifiers.contract import Registration  # noqa: E402
 from router.cli.plugins import load_plugins  # noqa: E402
 from router.cli.settings import load_settings  # noqa: E402
 from router.extensions.calibration.cascade import Run, join_runs, run_cascade  # noqa: E402

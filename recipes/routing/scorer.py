@@ -36,11 +36,11 @@ sys.path[:0] = [str(ROOT), str(HERE)]
 from encoder import FOLDS, HELD_BACK, Deployment, fold_of, general_requests, learning  # noqa: E402
 
 from router.classifiers import fewshot  # noqa: E402
-from router.classifiers.kept import KeptVectors  # noqa: E402
+from router.classifiers.caches import VectorCache  # noqa: E402
 from router.classifiers.texts import whole_first_last  # noqa: E402
 from router.cli.plugins import load_plugins  # noqa: E402
 from router.models.base import fetch_encoder  # noqa: E402
-from router.models.encoder import WEIGHTS, Encoder, Reader  # noqa: E402
+from router.models.encoder import WEIGHTS, Reader, SentenceEncoder  # noqa: E402
 from router.types import AdapterProfile  # noqa: E402
 
 COUNTS = (3, 4, 6, 8, 8, 8, 10, 12, 16, 24)  # examples of an adapter
@@ -79,8 +79,8 @@ class Known(Reader):
 def reader_of(work: Path, fold: int) -> Reader:
     """Of the encoder that did not learn from the deployments of a fold."""
     lora = work / str(fold)
-    kept = KeptVectors(work / f"vectors{fold}.sqlite", str((lora / WEIGHTS).stat().st_mtime_ns))
-    return Reader(lambda: Encoder(fetch_encoder(), lora=lora), kept, str(lora))
+    kept = VectorCache(work / f"vectors{fold}.sqlite", str((lora / WEIGHTS).stat().st_mtime_ns))
+    return Reader(lambda: SentenceEncoder(fetch_encoder(), lora=lora), kept, str(lora))
 
 
 def known(work: Path, fold: int, deployments: Sequence[Deployment]) -> Known:

@@ -1,8 +1,12 @@
-"""Asked at every call: who is it, may they, and do they still."""
+"""Asked at every call: who is it, may they, and do they still; and whose an answer is, by its id."""
 
 from __future__ import annotations
 
 import asyncio
+import hashlib
+import hmac
+import re
+import secrets
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
@@ -11,8 +15,7 @@ from pathlib import Path
 from typing import Protocol
 
 from router.access.certificates import BadNames, names_in
-from router.access.clients import ANYONE, LOCAL, OURS, Client, Clients, read_clients
-from router.access.roles import Role
+from router.access.clients import ANYONE, LOCAL, OURS, Client, Clients, Role, read_clients
 from router.errors import (
     AdminElsewhere,
     PermissionDenied,
@@ -27,6 +30,8 @@ LOOK_SECONDS = 0.25  # so long a client that was taken out of the file goes on a
 OUTCOMES = "/router.v1.ExperimentService/RecordOutcomes"  # lasts, so its quotas may change meanwhile
 SCHEME = "bearer "
 AUTHENTICATOR_SECONDS = 10.0  # for one to say who calls
+RANDOM, TAG = 32, 8  # hexadecimal digits of the id of an answer
+_TAGGED = re.compile(rf"[0-9a-f]{{{RANDOM + TAG}}}")
 MAX_HEADER = 8 << 10  # characters; ours have some 100, an issuer's may carry much
 
 
@@ -45,7 +50,7 @@ class Credentials:
     sidecar: bool = False
     names: Sequence[str] = ()  # each with its kind, `dns:NAME`
     headers: Iterable[tuple[str, str | bytes]] = ()  # all of the call's, their names in lower case
-    identity: Identity | None = None
+    identity: CallerIdentity | None = None
 
     def header(self, name: str) -> str:
         """The value of a header that the call has once; '' of any other."""
@@ -53,7 +58,7 @@ class Credentials:
         return found[0] if len(found) == 1 and isinstance(found[0], str) else ""
 
 
-class Identity(Protocol):
+class CallerIdentity(Protocol):
     """Who calls, as an authenticator found."""
 
     def client(self, clients: Clients, now: float) -> Client | None:
@@ -68,14 +73,14 @@ class Named:
     id: str
 
     def client(self, clients: Clients, now: float) -> Client | None:
-        """As Identity."""
+        """As CallerIdentity."""
         return clients.by_id(self.id)
 
 
 class Authenticator:
     """One way to prove who calls. Lives on the server's event loop."""
 
-    async def authenticate(self, credentials: Credentials) -> Identity | None:
+    async def authenticate(self, credentials: Credentials) -> CallerIdentity | None:
         """Who calls; None where these are not credentials that it knows. Raises Unauthenticated for wrong
         ones. Any other exception counts as None, and as a fault of the plugin; so does more than 10 s."""
         return None
@@ -170,7 +175,7 @@ class Access:
             raise Unauthenticated(str(error)) from None
         return credentials
 
-    async def _identity(self, credentials: Credentials) -> Identity | None:
+    async def _identity(self, credentials: Credentials) -> CallerIdentity | None:
         """Who calls, by the first authenticator that knows. What one raises lets nobody in."""
         for authenticator, failed in self._authenticators:
             try:
@@ -290,3 +295,26 @@ def bearer(headers: Sequence[str]) -> str:
         return ""
     scheme, token = headers[0][: len(SCHEME)], headers[0][len(SCHEME) :]
     return token if scheme.lower() == SCHEME else ""
+
+
+# -- Ids of answers. Where callers are told apart, an id shows whose answer it is, without a list of them.
+# An id is 128 random bits, which nobody can guess, and two are never the same. One of a tenant's has 32 bits
+# more, a digest of the random ones and the tenant. Anyone who changes those has an id that no answer has.
+
+
+def new_response_id(tenant: str = "") -> str:
+    """Of an answer to a client of that tenant; '' where nobody is told apart."""
+    drawn = secrets.token_hex(RANDOM // 2)
+    return drawn + _tag(drawn, tenant) if tenant else drawn
+
+
+def may_be_of(response_id: str, tenant: str) -> bool:
+    """Whether it can be the id of an answer to that tenant: one without a tag, as servers without a clients
+    file make them, can be anybody's. Who is nobody's tenant may name any."""
+    if not tenant or not _TAGGED.fullmatch(response_id):
+        return True
+    return hmac.compare_digest(_tag(response_id[:RANDOM], tenant), response_id[RANDOM:])
+
+
+def _tag(drawn: str, tenant: str) -> str:
+    return hashlib.sha256(f"{drawn}:{tenant}".encode()).hexdigest()[:TAG]

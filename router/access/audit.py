@@ -8,17 +8,20 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import heapq
 import json
 import logging
 import os
 import queue
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from itertools import count
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -30,11 +33,15 @@ START = "0" * 64  # the hash before the first line
 MAX_FIELD = 256  # characters
 REFUSALS_PER_SECOND = 50  # lines; of more, the number
 TAIL_BYTES = 1 << 16
+REMEMBERED_BYTES = 512 << 10  # of the file, at start-up
+REFUSALS = ("UNAUTHENTICATED", "PERMISSION_DENIED", "RESOURCE_EXHAUSTED")  # codes
+TOLD = ("request_id", "client", "peer", "method", "resource", "code", "reason")
+MOST_ACTS, MOST_REFUSALS = 1000, 500  # each apart, so that a flood of refusals pushes no act out
 ANOTHER = "another server writes it; give each server an audit file of its own"
 
 
 @dataclass(frozen=True, slots=True)
-class Act:
+class AuditedCall:
     """What is kept of one call."""
 
     request_id: str
@@ -46,14 +53,14 @@ class Act:
     reason: str = ""
 
 
-class Acts(Protocol):
+class AuditSink(Protocol):
     """Receives what was done and what was refused."""
 
-    def acted(self, act: Act) -> Future[None]:
+    def acted(self, act: AuditedCall) -> Future[None]:
         """Done when it is kept, as far as it can be."""
         ...
 
-    def refused(self, act: Act) -> None:
+    def refused(self, act: AuditedCall) -> None:
         """A refusal."""
         ...
 
@@ -79,11 +86,11 @@ class Audit:
         self._thread = threading.Thread(target=self._write_all, name="audit", daemon=True)
         self._thread.start()
 
-    def acted(self, act: Act) -> Future[None]:
+    def acted(self, act: AuditedCall) -> Future[None]:
         """Done when the line is on the disk, or could not be written, which is logged and counted."""
         return self._put(asdict(act))
 
-    def refused(self, act: Act) -> None:
+    def refused(self, act: AuditedCall) -> None:
         """Note a refusal. Of more than 50 a second the number alone is kept, in the next line."""
         second = int(self._now())
         if second != self._second:
@@ -277,3 +284,65 @@ def entries(path: Path) -> Iterator[dict[str, Any]]:
         for line in file:
             if (fields := _parsed(line)) is not None:
                 yield fields
+
+
+# -- The last acts and refusals, in memory, with a file for the audit or without.
+
+
+@dataclass(frozen=True, slots=True)
+class RecentAuditEntry:
+    """One of them. `time` in unix seconds, `number` in the order in which they came."""
+
+    number: int
+    time: float
+    act: AuditedCall
+    refused: bool = False
+
+
+class RecentAudit:
+    """Keeps the last ones and passes each on to the file, where there is one. Lives on one event loop."""
+
+    def __init__(self, audit: AuditSink | None = None, now: Callable[[], float] = time.time) -> None:
+        self._audit, self._now, self._numbers = audit, now, count(1)
+        self._acts: deque[RecentAuditEntry] = deque(maxlen=MOST_ACTS)
+        self._refusals: deque[RecentAuditEntry] = deque(maxlen=MOST_REFUSALS)
+        self.since = now()
+
+    def remember(self, path: Path) -> None:
+        """What the end of the audit file tells of before this server started. Raises OSError."""
+        for fields in last_entries(path, REMEMBERED_BYTES):
+            told = {name: str(fields.get(name, "")) for name in TOLD}
+            moment = moment_of(str(fields.get("time", "")))
+            if not told["method"] or moment is None:
+                continue  # it only says how many more refusals there were
+            refused = told["code"] in REFUSALS
+            kept = self._refusals if refused else self._acts
+            kept.append(RecentAuditEntry(next(self._numbers), moment, AuditedCall(**told), refused))
+            self.since = min(self.since, moment)
+
+    def acted(self, act: AuditedCall) -> Future[None]:
+        """Done when the file has it."""
+        self._acts.append(RecentAuditEntry(next(self._numbers), self._now(), act))
+        if self._audit is not None:
+            return self._audit.acted(act)
+        kept: Future[None] = Future()
+        kept.set_result(None)
+        return kept
+
+    def refused(self, act: AuditedCall) -> None:
+        """Note a refusal."""
+        self._refusals.append(RecentAuditEntry(next(self._numbers), self._now(), act, refused=True))
+        if self._audit is not None:
+            self._audit.refused(act)
+
+    def __iter__(self) -> Iterator[RecentAuditEntry]:
+        """The newest first."""
+        return heapq.merge(reversed(self._acts), reversed(self._refusals), key=lambda entry: -entry.number)
+
+
+def moment_of(text: str) -> float | None:
+    """Unix seconds of a time as the file has it."""
+    try:
+        return datetime.fromisoformat(text).timestamp()
+    except ValueError:
+        return None

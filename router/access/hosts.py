@@ -1,4 +1,4 @@
-"""The names by which a listener for HTTP is reached.
+"""The names by which a listener for HTTP is reached, and the addresses that are this machine's own.
 
 A foreign page may have its own name point here (DNS rebinding): then a browser takes what is here for that
 page's own, and lets it ask and read.
@@ -9,8 +9,6 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Sequence
 from urllib.parse import urlsplit
-
-from router.access.addresses import is_loopback
 
 
 class Hosts:
@@ -41,3 +39,28 @@ def host_name(host: str) -> str:
         return urlsplit(f"//{host}").hostname or ""
     except ValueError:
         return ""
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host, an IPv6 address without its brackets, stays on this machine."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def is_local(url: str) -> bool:
+    """Whether a URL leads to this machine."""
+    return is_loopback(urlsplit(url).hostname or "")
+
+
+def is_safe(url: str) -> bool:
+    """Whether what comes from there is what its owner sent: https, or http on this machine."""
+    try:
+        parts = urlsplit(url)
+        host, _ = parts.hostname, parts.port  # a port that is none raises
+    except ValueError:
+        return False
+    if not host or parts.username is not None or not url.isascii() or not url.isprintable():
+        return False
+    return parts.scheme == "https" or (parts.scheme == "http" and is_loopback(host))

@@ -17,7 +17,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from router.access.addresses import is_safe
+from router.access.hosts import is_safe
 from router.errors import ConfigError, install_extra
 
 # What keys each takes: type and curve. With a shared secret anyone who can check a token could make one.

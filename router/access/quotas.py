@@ -24,7 +24,7 @@ TELL_SECONDS = 60.0  # an edge tells for so long what was used
 BUSY_SECONDS = 1.0  # when to try again where calls have to end first: nobody knows
 
 
-class Bucket:
+class TokenBucket:
     """Fills up to `most` within `seconds`. What is in it may be taken at once; what is new of it is full."""
 
     def __init__(self, now: float, seconds: float = MINUTE) -> None:
@@ -61,15 +61,15 @@ class Bucket:
 class _Used:
     """What a client or a tenant uses."""
 
-    calls: Bucket
-    tokens: Bucket
-    outcomes: Bucket
-    rows: Bucket
+    calls: TokenBucket
+    tokens: TokenBucket
+    outcomes: TokenBucket
+    rows: TokenBucket
     running: int = 0
     elsewhere: dict[str, float] = field(default_factory=dict)  # running at other edges, by edge
 
     @property
-    def buckets(self) -> tuple[Bucket, ...]:
+    def buckets(self) -> tuple[TokenBucket, ...]:
         """In the order in which edges tell of them."""
         return self.calls, self.tokens, self.outcomes, self.rows
 
@@ -80,7 +80,7 @@ class _Used:
 
     @classmethod
     def since(cls, now: float) -> _Used:
-        return cls(Bucket(now), Bucket(now), Bucket(now, BURST_SECONDS), Bucket(now, DAY))
+        return cls(TokenBucket(now), TokenBucket(now), TokenBucket(now, BURST_SECONDS), TokenBucket(now, DAY))
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +119,7 @@ class _Draw:
 
     level: _Level
     quota: str
-    bucket: Bucket
+    bucket: TokenBucket
     size: float
     most: float
     text: str
@@ -153,7 +153,7 @@ class Quotas:
         self._heard: dict[str, dict[str, Sequence[float]]] = {}  # by edge and holder, what it said last
 
     @contextmanager
-    def call(self, client: Client) -> Iterator[Meter | None]:
+    def call(self, client: Client) -> Iterator[UsageMeter | None]:
         """One call of the client; tokens that were reserved and not used are given back at its end.
 
         None where neither it nor its tenant has a quota. Raises QuotaExceeded.
@@ -167,7 +167,7 @@ class Quotas:
                 raise level.refusal("max_concurrent", f"{most} calls of {level} are running", BUSY_SECONDS)
         text = "{self} may make {most} calls a minute"
         _take((level.draw("requests_per_minute", 1, text) for level in levels), self._now())
-        meter = Meter(levels, self._now)
+        meter = UsageMeter(levels, self._now)
         for level in levels:
             level.used.running += 1
         try:
@@ -226,14 +226,14 @@ BOUNDS = (
 
 
 @dataclass(eq=False, slots=True)
-class Meter:
+class UsageMeter:
     """What one call uses: tokens of its answer, or outcomes that it brings."""
 
     _levels: tuple[_Level, ...]
     _now: Callable[[], float]
     used: int = 0  # tokens
     _reserved: int = 0
-    _from: list[Bucket] = field(default_factory=list)
+    _from: list[TokenBucket] = field(default_factory=list)
 
     def reserve(self, prompt: int, answer: int) -> None:
         """Take what the answer may cost, instead of what was taken before. Raises QuotaExceeded.

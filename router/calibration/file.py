@@ -10,8 +10,15 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
-from router.calibration.model import Binding, Calibration, CalibrationError, Scaler, Stage, profile_digest
-from router.classifiers.axes import Axes
+from router.calibration.model import (
+    Axes,
+    Binding,
+    Calibration,
+    CalibrationError,
+    Stage,
+    TemperatureScaler,
+    profile_digest,
+)
 from router.reread import read_file
 from router.types import AdapterProfile
 
@@ -62,7 +69,7 @@ def _calibration(document: Mapping[str, Any]) -> Calibration:
     values = {name: document[name] for name in known}
     values["profiles"] = tuple(_profile(one) for one in document.get("profiles", ()))
     values["learned"] = {name: _texts(name, texts) for name, texts in document.get("learned", {}).items()}
-    values["scalers"] = {name: Scaler(**one) for name, one in document["scalers"].items()}
+    values["scalers"] = {name: TemperatureScaler(**one) for name, one in document["scalers"].items()}
     values["stages"] = tuple(Stage(**one) for one in document["stages"])
     values["left_out"] = tuple(document["left_out"])
     values["axes"] = Axes(**document["axes"])
@@ -111,5 +118,5 @@ def _check(path: Path, of: Calibration) -> None:
 
 
 def _pairs(stage: Stage) -> Iterator[Mapping[str, float]]:
-    for told in stage.pairs.values():
-        yield from told.values()
+    for effects in stage.pairs.values():
+        yield from effects.values()

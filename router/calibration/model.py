@@ -1,6 +1,12 @@
-"""What a calibration is, and what it says of votes: chances of the adapters, and how strange the request is.
+"""What a calibration is, and what it says of votes: chances of the adapters, and how strange the request
+is.
 
-Routing asks it for every request, so there is no numpy here.
+`Axes` says which of two adapters gets a request that both could take. An adapter is a specialist in a
+domain or in a task. A task instruction beats the topic (a medical text *to summarize* is for the
+summarizer), and a bare question in a domain beats plain question answering (a question on tax law is for
+the lawyer).
+
+Routing uses this for every request, so there is no numpy here.
 """
 
 from __future__ import annotations
@@ -10,12 +16,78 @@ import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from enum import StrEnum
 from typing import Any
 
-from router.classifiers.axes import Axes, Axis
 from router.classifiers.contract import softmax
 from router.errors import ConfigError
 from router.types import AdapterProfile, Vote
+
+PLAIN_TASKS = frozenset({"question-answering", "chat"})  # what any request asks for that gives no instruction
+LEAST_CONFIDENCE = 0.1  # below which nobody takes a request from another
+
+
+class Axis(StrEnum):
+    """What an adapter is a specialist in."""
+
+    TASK = "task"  # a task with an instruction of its own, whatever the topic
+    DOMAIN = "domain"  # a topic
+    PLAIN = "plain"  # question answering on no topic
+    BOTH = "both"  # a task on a topic, or neither: takes nothing from others and yields to none
+
+
+def axis_of(profile: AdapterProfile) -> Axis:
+    """By the manifest's `domain` and `task`."""
+    plain = profile.task in PLAIN_TASKS
+    if profile.domain and (plain or not profile.task):
+        return Axis.DOMAIN
+    if profile.task and not profile.domain:
+        return Axis.PLAIN if plain else Axis.TASK
+    return Axis.BOTH
+
+
+def axes_of(profiles: Iterable[AdapterProfile]) -> dict[str, Axis]:
+    """Axis of each adapter by name."""
+    return {profile.name: axis_of(profile) for profile in profiles}
+
+
+@dataclass(frozen=True, slots=True)
+class AxisPreference:
+    """Who gets a request, and who leads it but yields ("" if nobody does)."""
+
+    winner: str
+    over: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Axes:
+    """`near` is the share of the leader's confidence from which an adapter of the stronger axis wins."""
+
+    task_first: bool = True
+    domain_first: bool = True
+    near: float = 0.8
+
+    def prefer(self, confidences: Mapping[str, float], axes: Mapping[str, Axis]) -> AxisPreference | None:
+        """The adapter that wins; None if there are no confidences. Ties go to the later name."""
+        ranked = sorted(((c, name) for name, c in confidences.items()), reverse=True)
+        if not ranked:
+            return None
+        confidence, leader = ranked[0]
+        for stronger in self._stronger(axes.get(leader, Axis.BOTH)):
+            for other, name in ranked[1:]:
+                if axes.get(name) is stronger and other >= max(LEAST_CONFIDENCE, self.near * confidence):
+                    return AxisPreference(name, leader)
+        return AxisPreference(leader)
+
+    def _stronger(self, axis: Axis) -> tuple[Axis, ...]:
+        """Axes that win over this one, strongest first."""
+        stronger = []
+        if self.task_first and axis in (Axis.DOMAIN, Axis.PLAIN):
+            stronger.append(Axis.TASK)
+        if self.domain_first and axis is Axis.PLAIN:
+            stronger.append(Axis.DOMAIN)
+        return tuple(stronger)
+
 
 NEVER = 1.01  # a confidence that nobody has
 FLOOR = 1e-4  # no classifier is surer than this that something is not so
@@ -38,7 +110,7 @@ class Calibration:
     are taught beside the examples.
     """
 
-    scalers: Mapping[str, Scaler]
+    scalers: Mapping[str, TemperatureScaler]
     stages: tuple[Stage, ...]
     threshold: float
     novelty_limit: float
@@ -61,9 +133,9 @@ class Calibration:
     def known(self, present: Iterable[AdapterProfile]) -> tuple[AdapterProfile, ...]:
         """The adapters of this calibration by name: as it knew them, or as they are now where it does not
         say. One that is neither kept nor present is missing."""
-        kept = {profile.name: profile for profile in self.profiles}
+        known = {profile.name: profile for profile in self.profiles}
         now = {p.name: p for p in present if p.name in self.binding.adapters}
-        found = {**now, **kept}
+        found = {**now, **known}
         return tuple(found[name] for name in sorted(found))
 
     @property
@@ -124,7 +196,7 @@ class Opinion:
 
 
 def pool_votes(
-    stage: Stage, scalers: Mapping[str, Scaler], votes: Sequence[Vote], kinds: Mapping[str, Axis]
+    stage: Stage, scalers: Mapping[str, TemperatureScaler], votes: Sequence[Vote], kinds: Mapping[str, Axis]
 ) -> Opinion:
     """Log-linear pooling of the calibrated votes for adapters and their axes; a lost vote says nothing."""
     names = tuple(kinds)
@@ -142,13 +214,13 @@ def pool_votes(
         chances = scalers[name].chances(vote.scores, names)
         weight, more = stage.weights[name], stage.task_weights.get(name, 0.0)
         pairs = stage.pairs.get(name, {})
-        for i, (told, chance) in enumerate(zip((*names, ""), chances, strict=True)):
+        for i, (named, chance) in enumerate(zip((*names, ""), chances, strict=True)):
             log = math.log(max(chance, 1e-12))
             logits[i] += (weight + more * task[i]) * log
-            if told in pairs:
-                said = pairs[told]
+            if named in pairs:
+                effects = pairs[named]
                 for j, meant in enumerate((*names, "")):
-                    logits[j] += said.get(meant, 0.0) * log
+                    logits[j] += effects.get(meant, 0.0) * log
         strange += stage.novelty.get(name, 0.0) * log_odds(chances[-1])
     *chances, none = softmax(logits)
     novelty = logistic(strange) if stage.novelty else none
@@ -156,28 +228,30 @@ def pool_votes(
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
+class AdapterChoice:
     """Whom an opinion is for, and the confidence of that; the one that yields lends its chance."""
 
     adapter: str
     confidence: float
 
 
-def choose(opinion: Opinion, axes: Axes, kinds: Mapping[str, Axis], among: Sequence[str]) -> Choice | None:
+def choose(
+    opinion: Opinion, axes: Axes, kinds: Mapping[str, Axis], among: Sequence[str]
+) -> AdapterChoice | None:
     """The adapter that the opinion and the policy of axes come to, of those `among`."""
     chances = {name: opinion.chances[name] for name in among if name in opinion.chances}
     preference = axes.prefer(chances, kinds)
     if preference is None:
         return None
     confidence = chances[preference.winner] + chances.get(preference.over, 0.0)
-    return Choice(preference.winner, min(confidence, 1.0))
+    return AdapterChoice(preference.winner, min(confidence, 1.0))
 
 
 # -- one classifier's confidences as log chances of the adapters and of "none of them"
 
 
 @dataclass(frozen=True, slots=True)
-class Scaler:
+class TemperatureScaler:
     """Temperature scaling (Guo et al., 2017) of one classifier, with a bias for "none"."""
 
     temperature: float = 1.0
@@ -205,8 +279,8 @@ def log_chances(confidences: Mapping[str, float], names: Sequence[str]) -> list[
 def log_odds(chance: float) -> float:
     """log(p / (1 - p)), bounded."""
     edge = math.exp(-LONGEST)
-    kept = min(max(chance, edge), 1 - edge)
-    return math.log(kept / (1 - kept))
+    bounded = min(max(chance, edge), 1 - edge)
+    return math.log(bounded / (1 - bounded))
 
 
 def logistic(odds: float) -> float:
@@ -244,7 +318,7 @@ def binding_of(
 
 def profile_digest(profile: AdapterProfile) -> str:
     """sha256 over all that classifiers may read of an adapter."""
-    said = [
+    fields = [
         profile.name,
         profile.domain,
         profile.task,
@@ -253,7 +327,7 @@ def profile_digest(profile: AdapterProfile) -> str:
         profile.negative_examples,
         profile.keywords,
     ]
-    return hashlib.sha256(json.dumps(said, ensure_ascii=False).encode("utf-8", "surrogatepass")).hexdigest()
+    return hashlib.sha256(json.dumps(fields, ensure_ascii=False).encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def differences(fitted: Binding, present: Binding) -> tuple[str, ...]:

@@ -149,13 +149,13 @@ class FewShot:
         """An adapter whose negative example is nearer than its nearest example loses chance to none of them:
         the network knows no negative examples."""
         own, negative = _cosines(vectors, self.vectors)[0], _cosines(vectors, self.negative)[0]
-        kept = chances.copy()
+        adjusted = chances.copy()
         for adapter in np.unique(self.refused):
             examples = self.places[adapter][self.places[adapter] >= 0]
             ahead = negative[:, self.refused == adapter].max(1) - own[:, examples].max(1)
-            kept[:, adapter] *= np.exp(-REFUSING * np.maximum(ahead, 0))
-        kept[:, -1] += 1 - kept.sum(1)
-        return kept
+            adjusted[:, adapter] *= np.exp(-REFUSING * np.maximum(ahead, 0))
+        adjusted[:, -1] += 1 - adjusted.sum(1)
+        return adjusted
 
     def _shared_words(self, ngrams: Sequence[Sequence[Block]], chosen: Array) -> Array:
         """[requests, chosen, 2]: the largest and the mean product of n-grams, summed over the parts."""

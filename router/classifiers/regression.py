@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 
 from router import __version__
+from router.classifiers.caches import FitCache
 from router.classifiers.contract import Scores
-from router.classifiers.kept import KeptFit
 from router.classifiers.texts import whole_first_last, words
 from router.types import AdapterProfile
 
@@ -52,8 +52,8 @@ class TrainingSet:
 
     def key(self, *maker: object) -> bytes:
         """32 bytes: of what is learned, and of what learns it, which is the release and `maker`."""
-        said = json.dumps([__version__, *map(str, maker), self.names, self.texts, self.allowed.shape])
-        return hashlib.sha256(said.encode() + self.allowed.tobytes()).digest()
+        text = json.dumps([__version__, *map(str, maker), self.names, self.texts, self.allowed.shape])
+        return hashlib.sha256(text.encode() + self.allowed.tobytes()).digest()
 
 
 def training_set_of(
@@ -70,8 +70,8 @@ def training_set_of(
     texts: list[str] = []
     allowed: list[Array] = []
     for i, adapter in enumerate(learnable):
-        said = [adapter.description] if described else []
-        texts += (positive := spread_evenly([*adapter.examples, *said], each))
+        more = [adapter.description] if described else []
+        texts += (positive := spread_evenly([*adapter.examples, *more], each))
         allowed += [classes[i]] * len(positive)
         texts += (negative := spread_evenly(adapter.negative_examples, each))
         allowed += [1 - classes[i]] * len(negative)
@@ -82,9 +82,9 @@ def training_set_of(
 
 def spread_evenly(texts: Sequence[str], count: int) -> list[str]:
     """At most `count` of them, evenly from first to last."""
-    kept = [t for t in texts if t.strip()]
-    step = max(1.0, len(kept) / count)
-    return [kept[int(i * step)] for i in range(min(count, len(kept)))]
+    present = [t for t in texts if t.strip()]
+    step = max(1.0, len(present) / count)
+    return [present[int(i * step)] for i in range(min(count, len(present)))]
 
 
 def read_background(path: Path, adapters: Sequence[AdapterProfile]) -> list[str]:
@@ -113,34 +113,37 @@ def file_digest(path: Path) -> str:
 
 def fit_regression(
     training_set: TrainingSet, vectors: Array, penalty: float, temperature: float
-) -> Regression:
+) -> SoftmaxRegression:
     """Learn from the training set. `vectors` are [texts, size]; of size 0 where there is no encoder."""
     ngrams = Ngrams(training_set.texts)
     similar = gram_in_pieces(vectors) + ngrams.gram() + np.float32(BIAS)
     dual = fit_dual(similar.astype(np.float32), training_set.allowed, penalty)
     weights = np.stack([_primal([row[part] for row in ngrams.rows], dual) for part in range(PARTS)])
     ngrams.rows.clear()
-    return Regression(
+    return SoftmaxRegression(
         training_set.names, ngrams, weights, vectors.T @ dual, BIAS * dual.sum(axis=0), temperature
     )
 
 
-def kept_regression(
-    kept: KeptFit | None,
+def cached_regression(
+    cache: FitCache | None,
     maker: str,
     training_set: TrainingSet,
     vectors: Callable[[], Array],
     penalty: float,
     temperature: float,
-) -> Regression:
-    """The same from `kept`, if it is there; else learned, and kept. `maker` names what makes `vectors`."""
-    if kept is None:
+) -> SoftmaxRegression:
+    """The same from the cache, if it is there; else learned, and added to the cache.
+
+    `maker` names what makes `vectors`.
+    """
+    if cache is None:
         return fit_regression(training_set, vectors(), penalty, temperature)
     key = training_set.key(maker, penalty, temperature)
-    if (arrays := kept.find(key)) is not None:
-        return Regression.of(arrays, training_set.names, temperature)
+    if (arrays := cache.find(key)) is not None:
+        return SoftmaxRegression.of(arrays, training_set.names, temperature)
     learned = fit_regression(training_set, vectors(), penalty, temperature)
-    kept.put(key, learned.arrays())
+    cache.put(key, learned.arrays())
     return learned
 
 
@@ -153,7 +156,7 @@ def _primal(rows: list[Block], dual: Array) -> Array:
 
 
 @dataclass(frozen=True, slots=True)
-class Regression:
+class SoftmaxRegression:
     """Weights of a fit. Probabilities are softmax(logits / temperature)."""
 
     names: tuple[str, ...]  # classes; the last is none of the adapters
@@ -164,7 +167,7 @@ class Regression:
     temperature: float
 
     @classmethod
-    def of(cls, arrays: Mapping[str, Array], names: tuple[str, ...], temperature: float) -> Regression:
+    def of(cls, arrays: Mapping[str, Array], names: tuple[str, ...], temperature: float) -> SoftmaxRegression:
         """What `arrays` gave."""
         ngrams = Ngrams.of(arrays["idf"])
         return cls(names, ngrams, arrays["weights"], arrays["vectors"], arrays["bias"], temperature)

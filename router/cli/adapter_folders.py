@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from router.config import Settings
     from router.engine.base import BaseInfo
     from router.registry.format.artifact import Validation
-    from router.registry.format.minisign import SecretKey
+    from router.registry.format.trust import SecretKey
     from router.sources.adding import Added, Validate
     from router.sources.transfer import Progress
 
@@ -94,14 +94,13 @@ def add(
     from router.cli.output import print_json
     from router.cli.plugins import plugins_with
     from router.cli.settings import load_settings
-    from router.sources.adapters_folder import NameOverride
-    from router.sources.adding import Wish
+    from router.sources.adding import AddRequest, NameOverride
     from router.sources.adding import add as run
-    from router.sources.specifier import source_of
+    from router.sources.source import source_of
 
     settings = load_settings({"model": model} if model else None)
     sources = plugins_with("register_adapter_sources", settings).sources()
-    wish = Wish(
+    wish = AddRequest(
         source_of(said, subfolder, {scheme: entry.source for scheme, entry in sources.items()}),
         adapters_dir
         or next((one for one in settings.adapters_dir if isinstance(one, Path)), Path("adapters")),
@@ -129,14 +128,14 @@ def _hex(said: str) -> str:
 
 def _validation(settings: Settings, no_base: bool) -> Validate:
     """`adapters validate` with these settings."""
-    from router.registry.format.artifact import validate_folder
+    from router.registry.format.artifact import FolderRules, validate_folder
     from router.registry.format.trust import Trust
 
     trust = Trust.of(settings.require_signed, settings.adapters_lock)
 
     def validate(folder: Path) -> Validation:
         base = None if no_base else base_for(settings.model, [folder])
-        return validate_folder(folder, base, max_rank=settings.max_rank, trust=trust)
+        return validate_folder(folder, FolderRules(base, max_rank=settings.max_rank, trust=trust))
 
     return validate
 
@@ -190,15 +189,15 @@ def _plain(added: Added) -> dict[str, object]:
 def _print_added(added: Added) -> None:
     from router.cli import output
     from router.cli.output import one_line
-    from router.sources.adding import Outcome
-    from router.sources.choice import told
+    from router.sources.adding import AddOutcome
+    from router.sources.transfer import left_out
 
     folder = added.folder.relative_to(Path.cwd()) if added.folder.is_relative_to(Path.cwd()) else added.folder
     seen = added.validation.inspection if added.validation else None
     facts = f", rank {seen.rank}, {output.size(seen.size_bytes)}" if seen else ""
     what = {
-        Outcome.PRESENT: "is there already, the same bytes, in",
-        Outcome.REPORTED: "was there already; its report came to",
+        AddOutcome.PRESENT: "is there already, the same bytes, in",
+        AddOutcome.REPORTED: "was there already; its report came to",
     }.get(added.outcome, f"{added.outcome} in")
     print(f"{added.ref} {what} {one_line(str(folder))}{facts}")
     commit = f", commit {added.origin.pin}" if added.origin.source.startswith("hub:") else ""
@@ -210,8 +209,8 @@ def _print_added(added: Added) -> None:
     if added.validation and not added.validation.base_checked:
         print("  note  modules and shapes were not compared with a base; `lora-router models fetch` gets it")
     if added.left:
-        print(f"  not taken: {told(added.left)}")
-    if added.outcome is Outcome.ADDED and not (added.folder / "report.json").is_file():
+        print(f"  not taken: {left_out(added.left)}")
+    if added.outcome is AddOutcome.ADDED and not (added.folder / "report.json").is_file():
         print(f'\nit answers by name: lora-router ask --adapter {added.ref.name} "..."')
 
 
@@ -242,7 +241,7 @@ def validate(
     """
     from router.cli.output import print_json
     from router.cli.settings import load_settings
-    from router.registry.format.artifact import validate_folder
+    from router.registry.format.artifact import FolderRules, validate_folder
     from router.registry.format.trust import Trust
 
     settings = load_settings({"model": model} if model else None)
@@ -251,7 +250,9 @@ def validate(
     trust = Trust.of(settings.require_signed, settings.adapters_lock)
     most = settings.max_rank
     reports = [
-        _over_carried(validate_folder(p, base, max_rank=most, ignore_fields=ignored, trust=trust), settings)
+        _over_carried(
+            validate_folder(p, FolderRules(base, max_rank=most, ignore_fields=ignored, trust=trust)), settings
+        )
         for p in paths
     ]
     if json:
@@ -350,7 +351,7 @@ def keygen(
     Example:
       lora-router adapters keygen release.key
     """
-    from router.registry.format.minisign import SecretKey, write_secret
+    from router.registry.format.trust import SecretKey, write_secret
 
     public = path.with_name(path.name + PUBLIC_SUFFIX)
     if path.exists() or public.exists():
@@ -375,7 +376,7 @@ def sign(paths: Folders, key: KeyFile) -> None:
     from router.cli.output import one_line
     from router.registry.format.artifact import digest_of_folder
     from router.registry.format.folder import MANIFEST, SIGNATURE
-    from router.registry.format.minisign import shown
+    from router.registry.format.trust import shown
     from router.registry.format.trust import sign as signature_of
 
     secret = _secret_key(key)
@@ -391,7 +392,7 @@ def sign(paths: Folders, key: KeyFile) -> None:
 
 
 def _secret_key(path: Path) -> SecretKey:
-    from router.registry.format.minisign import BadSignature, SecretKey
+    from router.registry.format.trust import BadSignature, SecretKey
 
     try:
         return SecretKey.parse(path.read_text(encoding="utf-8"))

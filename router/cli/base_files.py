@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from router.engine.base import BaseInfo, TensorData
-from router.engine.checkpoint import Tensor, digest_of, sites_of, tensors_of
-from router.engine.floats import WIDTHS, float32_of
+from router.engine.checkpoint import WIDTHS, Tensor, digest_of, float32_of, sites_of, tensors_of
 from router.errors import ConfigError
 
 TIED = {"lm_head": "model.embed_tokens"}  # stored once where the base shares them
@@ -55,7 +54,7 @@ def equals_base(folder: Path) -> Callable[[str, TensorData], bool]:
 def base_digest_of(folder: Path, name: str, tensors: dict[str, Tensor]) -> str:
     """As the engine's `base_digest`: from the bytes where they are bfloat16, else by loading the model."""
     if any(tensor.dtype != "BF16" for tensor in tensors.values()):
-        from router.engine.model.loader import base_digest, load_model
+        from router.engine.loader import base_digest, load_model
 
         return base_digest(load_model(folder, name).model)
     return digest_of(tensors)

@@ -89,8 +89,7 @@ def new(
       lora-router clients new tests --tenant acme --role admin --adapter "acme-*" --experiment "acme-*"
       lora-router clients new grafana --role observe --cert grafana.svc.example --expires 2027-01-01
     """
-    from router.access.clients import hash_of, new_token
-    from router.access.editing import added, entry
+    from router.access.clients import added, entry, hash_of, new_token
 
     path = file_of(clients)
     token = "" if cert else new_token(name)
@@ -184,7 +183,7 @@ def revoke(name: Name, clients: File = None) -> None:
     Example:
       lora-router clients revoke billing
     """
-    from router.access.editing import removed
+    from router.access.clients import removed
 
     path = file_of(clients)
     if not path.exists():

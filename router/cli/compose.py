@@ -22,19 +22,18 @@ from router.cli.plugins import host_of
 from router.cli.settings import calibration_file, rule_of
 from router.cli.summary import NO_CHAT_TEMPLATE, print_summary
 from router.config import Settings
-from router.engine.access import EngineBase
 from router.engine.base import Engine
+from router.engine.base_model import EngineBaseModel
 from router.plugins import Hooks, PluginHost
-from router.registry.options import RegistryOptions
-from router.registry.registry import Registry
+from router.registry.registry import Registry, RegistryOptions
 from router.registry.state import state_dir
 from router.routing.router import Router
-from router.server.absent import check_parts
 from router.server.app import ServerApp
-from router.server.drift import DriftCollector
 from router.server.lifecycle import in_daemon_thread
 from router.server.listen import check_free
 from router.server.logs import logging_to
+from router.server.metrics import DriftCollector
+from router.server.registration import check_parts
 
 log = logging.getLogger(__name__)
 PRELOAD_SECONDS = 5.0  # requests are let in after so long, whatever is still being loaded
@@ -70,7 +69,7 @@ class Composition:
             self.registry,
             plugins,
             on_vote=lambda vote: self.app.voted(vote),
-            base_for=partial(EngineBase, engine),
+            base_for=partial(EngineBaseModel, engine),
             rule=rule_of(settings, calibration),
             calibration=calibration,
             keep=state_dir(settings.adapter_folders),

@@ -206,9 +206,9 @@ def places_of(lines: Sequence[str]) -> dict[str, list[str]]:
         if not line.startswith("{"):
             continue
         with suppress(ValueError):
-            said = json.loads(line)
-            if "replica" in said and "response_id" in said:
-                found.setdefault(str(said["response_id"]), []).append(str(said["replica"]))
+            entry = json.loads(line)
+            if "replica" in entry and "response_id" in entry:
+                found.setdefault(str(entry["response_id"]), []).append(str(entry["replica"]))
     return found
 
 

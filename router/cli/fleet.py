@@ -1,4 +1,4 @@
-"""A server over replicas, from its settings: what each is told, what all are together, the edge's part."""
+"""A server over replicas, from its settings: those of each replica, of all together, of the edge."""
 
 from __future__ import annotations
 
@@ -52,8 +52,7 @@ def security_of(settings: Settings) -> Security:
 def membership_and_links(settings: Settings) -> tuple[Membership, Callable[[str], Link]]:
     """Who decides which replicas there are, and the way to each. Raises ConfigError."""
     from router.replicas.children import ChildLink, devices, share_of_cores
-    from router.replicas.membership import FixedMembership, FoundMembership
-    from router.replicas.owned import OwnedMembership
+    from router.replicas.membership import FixedMembership, FoundMembership, OwnedMembership
 
     if settings.replica_addresses:
         found = FoundMembership(settings.replica_addresses, security_of(settings), settings.replica_tls_name)
@@ -94,7 +93,7 @@ class EdgeEncoder:
     def __init__(self, model: str, any_weights: bool = False) -> None:
         from transformers import AutoTokenizer
 
-        from router.engine.text.prompt import PromptEncoder
+        from router.engine.prompt import PromptEncoder
 
         source: Any = resolve_model(model, any_weights=any_weights)
         try:

@@ -9,7 +9,7 @@ import typer
 from router.cli import flags
 
 if TYPE_CHECKING:
-    from router.models.origins import Origin
+    from router.models.base import ModelOrigin
 
 
 def fetch(
@@ -62,7 +62,7 @@ def list_(json: flags.Json = False) -> None:
     """
     from router.cli.output import one_line, print_json, print_pairs
     from router.cli.settings import load_settings
-    from router.models.origins import absent_models, cached_models
+    from router.models.base import absent_models, cached_models
 
     found = cached_models(load_settings().model)
     if json:
@@ -79,7 +79,7 @@ def list_(json: flags.Json = False) -> None:
         print_pairs([(f"  {key}", value) for key, value in pairs])
 
 
-def _pairs(model: Origin) -> list[tuple[str, str]]:
+def _pairs(model: ModelOrigin) -> list[tuple[str, str]]:
     """One model as lines, each with its name."""
     from router.cli import output
 

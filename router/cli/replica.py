@@ -38,7 +38,7 @@ EngineFlag = Annotated[
 Listen = Annotated[
     str | None, typer.Option(metavar="HOST:PORT", help=f"Address for edges. Default: {LISTEN}.")
 ]
-Metrics = Annotated[
+ServerMetrics = Annotated[
     str | None,
     typer.Option(
         metavar="HOST:PORT",
@@ -50,7 +50,7 @@ Metrics = Annotated[
 def replica(
     engine: EngineFlag = "torch",
     listen: Listen = None,
-    metrics_listen: Metrics = None,
+    metrics_listen: ServerMetrics = None,
     tls_cert: serve.TlsCert = None,
     tls_key: serve.TlsKey = None,
     tls_client_ca: serve.TlsClientCa = None,
@@ -92,13 +92,16 @@ def replica(
         from pydantic import SecretStr
 
         from router.config import Settings
-        from router.plugins.tables import Table
+        from router.plugins.tables import SettingsTable
 
-        said = json.loads(sys.stdin.readline())
-        tables = {name: Table.of_json(values) for name, values in said["settings"].pop("tables", {}).items()}
-        made = Settings.model_construct(**said["settings"], replica_secret=SecretStr(said["secret"]))
+        start = json.loads(sys.stdin.readline())
+        tables = {
+            name: SettingsTable.of_json(values)
+            for name, values in start["settings"].pop("tables", {}).items()
+        }
+        made = Settings.model_construct(**start["settings"], replica_secret=SecretStr(start["secret"]))
         settings = made.with_tables(tables)
-        engine, fake, forsaken = said["engine"], said["fake"], said["forsaken_seconds"]
+        engine, fake, forsaken = start["engine"], start["fake"], start["forsaken_seconds"]
     else:
         from router.cli.settings import load_settings, parse_sets
 
@@ -185,20 +188,20 @@ class ReplicaProcess:
         attached for `forsaken_seconds`; 0: never.
         """
         from router.replicas.host import EngineHost, EngineService
-        from router.server.health import Health
-        from router.server.lifecycle import Lifecycle
-        from router.server.metrics import Metrics
-        from router.server.probes import listener
+        from router.server.admission import PhaseGate
+        from router.server.health import ServerHealth
+        from router.server.listen import metrics_listener
+        from router.server.metrics import ServerMetrics
 
         self._settings, self._engine, self._announce = settings, engine, announce
         self._host = EngineHost(engine)
         secret = settings.replica_secret.get_secret_value() if settings.replica_secret else ""
         self._service = EngineService(self._host, secret)
-        self._lifecycle = Lifecycle()
-        self._health = Health(self._lifecycle, engine.status, settings.stall_seconds)
+        self._lifecycle = PhaseGate()
+        self._health = ServerHealth(self._lifecycle, engine.status, settings.stall_seconds)
         self._health.names = ("", SERVICE)
-        self._metrics = Metrics()
-        self._probes = listener(settings, self._metrics.shed.labels("http").inc)
+        self._metrics = ServerMetrics()
+        self._probes = metrics_listener(settings, self._metrics.shed.labels("http").inc)
         self._stop, self._at_once = asyncio.Event(), asyncio.Event()
         self._forsaken_seconds, self._code = forsaken_seconds, 0
         self.address = ""
@@ -208,10 +211,10 @@ class ReplicaProcess:
         import grpc
 
         from router.replicas.host import OPTIONS
-        from router.server.lifecycle import Phase, in_daemon_thread
-        from router.server.listen import bind
-        from router.server.listener import PROBE_SECONDS
-        from router.server.probes import Unguarded, probes
+        from router.server.admission import ServerPhase
+        from router.server.health import Unguarded, probes
+        from router.server.lifecycle import in_daemon_thread
+        from router.server.listen import PROBE_SECONDS, bind
         from router.server.tls import Tls
 
         loop = asyncio.get_running_loop()
@@ -236,7 +239,7 @@ class ReplicaProcess:
         await asyncio.wait((starting, stopping), return_when=asyncio.FIRST_COMPLETED)
         if starting.done():
             starting.result()
-            self._lifecycle.phase = Phase.SERVING
+            self._lifecycle.phase = ServerPhase.SERVING
             self._service.loaded.set()
             tasks += [loop.create_task(self._health.follow()), loop.create_task(self._watch_engine())]
             if self._announce is not None:

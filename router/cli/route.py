@@ -15,8 +15,7 @@ from router.cli.command import MISUSED, CliError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from router.corrections.model import Correction
-    from router.corrections.store import CorrectionStore
+    from router.corrections.store import Correction, CorrectionStore
     from router.types import Decision, Vote
 
 

@@ -21,8 +21,7 @@ if TYPE_CHECKING:
 
     from router.calibration.model import Calibration
     from router.config import Settings
-    from router.routing.following import CalibrationFile
-    from router.routing.policy import RuleInForce
+    from router.routing.in_force import CalibrationFile, RuleInForce
 
 ENV_PREFIX = "LORA_ROUTER_"
 # Read by commands, not by Settings.
@@ -270,11 +269,12 @@ def rule_of(settings: Settings, calibration: CalibrationFile | None = None) -> R
     """How a server with these settings weighs votes, with the calibration of that file (None: of the
     settings)."""
     from router.calibration.file import read_calibration
-    from router.classifiers.axes import Axes
-    from router.routing.policy import WEIGHTS, Policy, RuleInForce
+    from router.calibration.model import Axes
+    from router.routing.in_force import RuleInForce
+    from router.routing.policy import WEIGHTS, PlainRule
 
     axes = Axes(settings.task_first, settings.domain_first)
-    policy = Policy(settings.abstain_threshold, axes=axes, weights=read_calibration(WEIGHTS))
+    policy = PlainRule(settings.abstain_threshold, axes=axes, weights=read_calibration(WEIGHTS))
     used = load_calibration(settings) if calibration is None else calibration.value()
     return RuleInForce(
         policy,

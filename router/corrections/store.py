@@ -1,20 +1,107 @@
-"""Corrections on the disk: for each tenant a file of JSON lines, durable, bounded, and easily taken away.
+"""A correction, which says who should have answered a request, and corrections on the disk: for each tenant
+a file of JSON lines.
 
-A line that was cut off by a crash or a full disk is no correction, and spoils none. Server and commands may
-work on the files at the same time.
+The files are durable and bounded. A line that was cut off by a crash or a full disk is no correction, and
+spoils none. Server and commands may work on the files at the same time.
 """
 
 from __future__ import annotations
 
 import fcntl
+import json
+import math
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
-from router.corrections.model import Correction, from_line, latest, to_line
+MAX_TEXT = 4_000  # characters: a longer text can be no example of an adapter
+
+
+@dataclass(frozen=True, slots=True)
+class Correction:
+    """`label` is who should have answered, `chosen` who did; "" is the base, and None for `chosen`: nobody
+    knows any more, or several did at once. `reason` and `confidence` are the decision's. Without `text` it
+    says only that it was so.
+    """
+
+    time: float  # unix seconds
+    response_id: str
+    label: str
+    chosen: str | None = None
+    reason: str = ""
+    confidence: float = 0.0
+    text: str = ""
+    tenant: str = ""
+
+    @property
+    def wrong(self) -> bool:
+        """Whether somebody else answered."""
+        return self.chosen is not None and self.chosen != self.label
+
+
+def to_line(correction: Correction) -> bytes:
+    """One line, its end included. The keys `text` and `label` are those of requests for `route evaluate`."""
+    fields: dict[str, Any] = {
+        "time": datetime.fromtimestamp(correction.time, UTC).isoformat(timespec="milliseconds"),
+        "tenant": correction.tenant,
+        "response_id": correction.response_id,
+        "label": correction.label,
+        "chosen": correction.chosen,
+        "reason": correction.reason,
+        "confidence": round(correction.confidence, 6),
+    }
+    if correction.text:
+        fields["text"] = correction.text
+    return json.dumps(fields).encode() + b"\n"  # ASCII: no reader takes a letter of it for the end of a line
+
+
+def from_line(line: bytes) -> Correction | None:
+    """None for what is no correction, such as a line that was cut off."""
+    try:
+        fields = json.loads(line)
+        found = _from_fields(fields) if isinstance(fields, dict) else None
+    except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
+        return None
+    return found
+
+
+def _from_fields(fields: dict[str, Any]) -> Correction:
+    """Raises ValueError, KeyError or TypeError for fields that are not there or of another kind."""
+    chosen = fields.get("chosen")
+    texts = {key: fields.get(key, "") for key in ("response_id", "reason", "text", "tenant")}
+    if not isinstance(chosen, str | None) or not all(
+        isinstance(value, str) for value in (fields["label"], *texts.values())
+    ):
+        raise TypeError("a text is none")
+    when = datetime.fromisoformat(fields["time"]) if "time" in fields else datetime.fromtimestamp(0, UTC)
+    confidence = float(fields.get("confidence", 0.0))
+    if not math.isfinite(confidence):
+        raise ValueError("confidence is not finite")
+    return Correction(
+        time=(when if when.tzinfo else when.replace(tzinfo=UTC)).timestamp(),
+        label=fields["label"],
+        chosen=chosen,
+        confidence=confidence,
+        **texts,
+    )
+
+
+def latest(corrections: Iterable[Correction]) -> list[Correction]:
+    """Of each answer the latest correction, in the order in which they were made."""
+    found: dict[tuple[object, ...], Correction] = {}
+    for number, one in enumerate(corrections):
+        key = (one.tenant, one.response_id) if one.response_id else (number,)
+        found.pop(key, None)
+        found[key] = one
+    return list(found.values())
+
+
+# -- files
 
 FOLDER = "corrections"  # in the state folder
 MOST_BYTES = 16 << 20  # of a tenant's file
@@ -25,7 +112,7 @@ _TENANT = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class StoredCorrections:
     """`damaged` lines were no corrections."""
 
     corrections: tuple[Correction, ...]
@@ -52,7 +139,7 @@ class CorrectionStore:
             if new:
                 _sync(self._folder)
 
-    def read(self, tenant: str | None = None) -> Found:
+    def read(self, tenant: str | None = None) -> StoredCorrections:
         """All, or those of one tenant ("": nobody's); of each answer the last word. Raises OSError."""
         found: list[Correction] = []
         damaged = 0
@@ -62,7 +149,7 @@ class CorrectionStore:
                     found.append(one)
                 elif line.strip():
                     damaged += 1
-        return Found(tuple(sorted(latest(found), key=lambda one: one.time)), damaged)
+        return StoredCorrections(tuple(sorted(latest(found), key=lambda one: one.time)), damaged)
 
     def clear(self, before: float | None = None, tenant: str | None = None) -> int:
         """Take away those of a tenant (None: all) from before that time (None: whenever), in unix seconds;
@@ -73,10 +160,10 @@ class CorrectionStore:
         with self._locked():
             for path in self._files(tenant):
                 lines = [line for line in path.read_bytes().split(b"\n") if line.strip()]
-                kept = [line for line in lines if _is_since(line, before)]
-                gone += len(lines) - len(kept)
-                if kept:
-                    write_whole(path, b"\n".join(kept) + b"\n")
+                left = [line for line in lines if _is_since(line, before)]
+                gone += len(lines) - len(left)
+                if left:
+                    write_whole(path, b"\n".join(left) + b"\n")
                 else:
                     path.unlink()
             _sync(self._folder)

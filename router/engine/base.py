@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from functools import lru_cache
 from itertools import takewhile
 from pickle import PickleBuffer
 from typing import TYPE_CHECKING, Any, Protocol, SupportsIndex, cast
@@ -19,6 +20,7 @@ from router.errors import (
     FailedPrecondition,
     FieldViolation,
     InvalidRequest,
+    NotActivated,
     Overloaded,
     PromptTooLong,
 )
@@ -37,7 +39,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-MAX_READINGS = 256  # in progress or waiting
+MAX_POOLING = 256  # in progress or waiting
 
 
 class Ability(StrEnum):
@@ -166,7 +168,7 @@ class Job:
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
+class PoolingRequest:
     """Tokens that the base reads and does not answer; float32 numbers come of it.
 
     With a `depth`: the mean over `tokens` of the hidden states after that share of the layers, in [0, 1]
@@ -181,7 +183,7 @@ class Reading:
     ends: int = 0
     deadline: float | None = None  # time.monotonic() seconds
     background: bool = False  # read when nobody waits
-    scope: int = 0  # only readings of the same scope find each other's context in the prefix cache
+    scope: int = 0  # only requests of the same scope find each other's context in the prefix cache
 
 
 @dataclass(frozen=True, slots=True)
@@ -303,7 +305,7 @@ class EngineStatus:
 
     running: int = 0
     waiting: int = 0
-    reading: int = 0  # readings in progress or queued
+    reading: int = 0  # pooling requests in progress or queued
     background: int = 0  # background jobs in the batch
     background_dropped: int = 0  # of all so far, those that made room or found none
     preemptions: int = 0  # so far: rows that gave their cache blocks back, and were computed again
@@ -393,7 +395,7 @@ class Engine(Protocol):
         """
         ...
 
-    async def read(self, reading: Reading) -> NDArray[np.float32]:
+    async def read(self, request: PoolingRequest) -> NDArray[np.float32]:
         """[hidden size], three of them with `ends`; [len(tokens)] where it has no depth. Cancelling drops it.
 
         Raises InvalidRequest, PromptTooLong, Overloaded, DeadlineExceeded, EngineFailed.
@@ -436,20 +438,67 @@ def check_job(job: Job, context_length: int) -> None:
         raise PromptTooLong(context_length, total)
 
 
-def check_reading(reading: Reading, context_length: int, held: int) -> None:
-    """Raises what `Engine.read` says of readings that can be refused at once; `held` are not done yet."""
-    if not reading.tokens:
+def check_pooling(request: PoolingRequest, context_length: int, held: int) -> None:
+    """Raises what `Engine.read` names, for what can be refused at once; `held` requests are not done yet."""
+    if not request.tokens:
         raise InvalidRequest([FieldViolation("tokens", "are none: there is nothing to read")])
-    if reading.depth is None and not reading.context:
+    if request.depth is None and not request.context:
         raise InvalidRequest(
             [FieldViolation("context", "has no token, and likelihoods need one before them")]
         )
-    if reading.depth is not None and not 0 <= reading.depth <= 1:
-        raise InvalidRequest([FieldViolation("depth", f"must lie in 0 to 1, got {reading.depth}")])
-    if reading.ends < 0:
-        raise InvalidRequest([FieldViolation("ends", f"must be 0 or more, got {reading.ends}")])
-    total = len(reading.context) + len(reading.tokens)
+    if request.depth is not None and not 0 <= request.depth <= 1:
+        raise InvalidRequest([FieldViolation("depth", f"must lie in 0 to 1, got {request.depth}")])
+    if request.ends < 0:
+        raise InvalidRequest([FieldViolation("ends", f"must be 0 or more, got {request.ends}")])
+    total = len(request.context) + len(request.tokens)
     if total > context_length:
         raise PromptTooLong(context_length, total)
-    if held >= MAX_READINGS:
-        raise Overloaded("too many readings wait")
+    if held >= MAX_POOLING:
+        raise Overloaded("too many pooling requests wait")
+
+
+# Activated LoRA (Greenewald et al. 2025, arXiv 2504.12397), as in PEFT: the base computes what comes before
+# the last occurrence of the adapter's invocation tokens in a prompt. The adapter acts on these, on all that
+# follows and on the answer. So it can use keys and values that the base computed.
+
+
+def tokens_before(tokens: Sequence[int], invocation: tuple[int, ...]) -> int:
+    """How many of a prompt's `tokens` the base computes; 0 for an adapter without `invocation` tokens.
+
+    Raises NotActivated where they do not occur: the adapter would never act.
+    """
+    if not invocation:
+        return 0
+    place = last_occurrence(tokens, invocation)
+    if place < 0:
+        raise NotActivated(invocation)
+    return place
+
+
+def last_occurrence(tokens: Sequence[int], wanted: tuple[int, ...]) -> int:
+    """Where `wanted` last begins, -1 if nowhere. From the end, in linear time (Knuth, Morris, Pratt 1977)."""
+    pattern, borders = _backwards(wanted)
+    matched = 0
+    for place in range(len(tokens) - 1, -1, -1):
+        token = tokens[place]
+        while matched and token != pattern[matched]:
+            matched = borders[matched - 1]
+        if token == pattern[matched]:
+            matched += 1
+            if matched == len(pattern):
+                return place
+    return -1
+
+
+@lru_cache(256)
+def _backwards(wanted: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """The pattern from its end, and the longest proper border of each of its beginnings."""
+    pattern = wanted[::-1]
+    borders = [0] * len(pattern)
+    length = 0
+    for place in range(1, len(pattern)):
+        while length and pattern[place] != pattern[length]:
+            length = borders[length - 1]
+        length += pattern[place] == pattern[length]
+        borders[place] = length
+    return pattern, tuple(borders)

@@ -8,9 +8,38 @@ import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from router.engine.floats import WIDTHS, float32_of, stored_as
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+
+WIDTHS = {"BF16": 2, "F16": 2, "F32": 4}  # bytes, by safetensors' names
+NAMES = {"bfloat16": "BF16", "float16": "F16", "float32": "F32"}
+_QUIET_NAN = 0x7FC0
+
+
+def float32_of(dtype: str, data: bytes | memoryview) -> NDArray[np.float32]:
+    """The values that are stored there, flat."""
+    if dtype == "BF16":
+        return (np.frombuffer(data, np.uint16).astype(np.uint32) << 16).view(np.float32)
+    return np.frombuffer(data, np.float16 if dtype == "F16" else np.float32).astype(np.float32)
+
+
+def stored_as(dtype: str, values: NDArray[np.float32]) -> bytes:
+    """The values rounded to the nearest that `dtype` has, ties to even, as torch rounds."""
+    if dtype == "F32":
+        return np.ascontiguousarray(values, np.float32).tobytes()
+    if dtype == "F16":
+        with np.errstate(over="ignore"):
+            return values.astype(np.float16).tobytes()
+    bits = np.ascontiguousarray(values, np.float32).view(np.uint32)
+    rounded = ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
+    rounded[np.isnan(values)] = _QUIET_NAN
+    return rounded.tobytes()
+
 
 NOT_LINEAR = ("embed_tokens", "wte", "wpe", "lm_head")
 HEAD = "lm_head.weight"
@@ -66,7 +95,7 @@ def sites_of(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, int]]:
 
 
 def digest_of(tensors: Mapping[str, Tensor]) -> str:
-    """The base's identity as `router.engine.model.loader.base_digest` computes it of the loaded model.
+    """The base's identity as `router.engine.loader.base_digest` computes it of the loaded model.
 
     The same for files that name weights as transformers does, in bfloat16, float16 or float32. Weights of
     other kinds, such as those of a quantised base, count by their bytes.
@@ -91,8 +120,8 @@ def config_of(folder: Path) -> dict[str, Any]:
 def ends_of(folder: Path) -> frozenset[int]:
     """Tokens that end an answer, as generation_config.json says, or else config.json."""
     file = folder / "generation_config.json"
-    said = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else config_of(folder)
-    value = said.get("eos_token_id")
+    config = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else config_of(folder)
+    value = config.get("eos_token_id")
     if value is None:
         return frozenset()
     return frozenset([value] if isinstance(value, int) else value)

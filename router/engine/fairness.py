@@ -13,7 +13,7 @@ from itertools import groupby
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 if TYPE_CHECKING:
-    from router.engine.rows import Row
+    from router.engine.rows import BatchRow
 
 Key = TypeVar("Key", bound=Hashable)
 Value = TypeVar("Value")
@@ -94,15 +94,15 @@ class TenantCache(Generic[Key, Value]):
 class FairQueue:
     """In which order the requests of several tenants are admitted, read and pushed aside.
 
-    With requests of one tenant it is the order of rank. Readings and rows in the background are not counted.
-    Counts are brought up to date when somebody waits, not at every step.
+    With requests of one tenant it is the order of rank. Pooling requests and rows in the background are not
+    counted. Counts are brought up to date when somebody waits, not at every step.
     """
 
     def __init__(self) -> None:
         self._counters = VirtualCounters()
         self._rows: Counter[str] = Counter()  # in the engine
         self._running: Counter[str] = Counter()  # of these
-        self._waiting: list[dict[str, list[Row]]] = []  # by priority and tenant; none once that changed
+        self._waiting: list[dict[str, list[BatchRow]]] = []  # by priority and tenant; none once that changed
 
     @property
     def several(self) -> bool:
@@ -115,7 +115,7 @@ class FairQueue:
 
     # -- What happens to requests.
 
-    def add(self, row: Row, running: Iterable[Row]) -> None:
+    def add(self, row: BatchRow, running: Iterable[BatchRow]) -> None:
         """It begins to wait."""
         if _counts(row):
             if not self._counters.waits(row.tenant) and self._rows.keys() - {row.tenant}:
@@ -124,7 +124,7 @@ class FairQueue:
             self._counters.enter(row.tenant)
             self._waiting = []
 
-    def admitted(self, row: Row) -> None:
+    def admitted(self, row: BatchRow) -> None:
         """It runs; its prompt is paid for now, so that the next to be admitted may be another's."""
         if _counts(row):
             self._counters.leave(row.tenant)
@@ -132,7 +132,7 @@ class FairQueue:
             self._settle([row])
             self._waiting = []
 
-    def preempted(self, row: Row) -> None:
+    def preempted(self, row: BatchRow) -> None:
         """It waits again."""
         if _counts(row):
             self._settle([row])
@@ -140,7 +140,7 @@ class FairQueue:
             self._counters.enter(row.tenant, again=True)
             self._waiting = []
 
-    def ended(self, row: Row, *, ran: bool) -> None:
+    def ended(self, row: BatchRow, *, ran: bool) -> None:
         """It is gone; `ran`: it was not waiting."""
         if _counts(row):
             self._settle([row])
@@ -151,7 +151,7 @@ class FairQueue:
                 self._counters.leave(row.tenant)
                 self._waiting = []
 
-    def _settle(self, rows: Iterable[Row]) -> None:
+    def _settle(self, rows: Iterable[BatchRow]) -> None:
         """Count what they were served since that was last done."""
         for row in rows:
             if (new := row.cost - row.paid) > 0:
@@ -160,7 +160,7 @@ class FairQueue:
 
     # -- Orders.
 
-    def queue(self, waiting: Sequence[Row], running: Iterable[Row]) -> Iterator[Row]:
+    def queue(self, waiting: Sequence[BatchRow], running: Iterable[BatchRow]) -> Iterator[BatchRow]:
         """Those that wait, first who is admitted first; `waiting` is in the order of rank.
 
         Of equal priority it is the first of the tenant that was served least, what is admitted meanwhile
@@ -182,10 +182,10 @@ class FairQueue:
                 else:
                     del firsts[first.tenant]
 
-    def _turn(self, row: Row) -> tuple[float, int, int]:
+    def _turn(self, row: BatchRow) -> tuple[float, int, int]:
         return self._counters.served(row.tenant), self._running[row.tenant], row.number
 
-    def reading(self, prompts: Sequence[Row]) -> Sequence[Row]:
+    def prompt_order(self, prompts: Sequence[BatchRow]) -> Sequence[BatchRow]:
         """In which order prompts get what of a step the first in rank does not; given in the order of rank.
 
         With several tenants the first of each other, then the next of each.
@@ -194,29 +194,29 @@ class FairQueue:
             return prompts
         places = Counter(prompt.tenant for prompt in prompts[:1])
 
-        def key(row: Row) -> tuple[int, int, float, int]:
+        def key(row: BatchRow) -> tuple[int, int, float, int]:
             places[row.tenant] += 1
             return -row.priority, places[row.tenant], self._counters.served(row.tenant), row.number
 
         return sorted(prompts, key=key)
 
-    def giving_way(self, rows: Iterable[Row], running: Sequence[Row]) -> list[Row]:
+    def giving_way(self, rows: Iterable[BatchRow], running: Sequence[BatchRow]) -> list[BatchRow]:
         """Of these, who is pushed aside first: the last in rank.
 
         Of several tenants, those of equal priority whose tenant was served most, but the first of each tenant
-        last. A reading counts as of who was served most.
+        last. A pooling request counts as of who was served most.
         """
         if not self.several:
             return sorted(rows, key=lambda row: row.rank, reverse=True)
         firsts, most = _firsts(running), max(map(self._counters.served, self._rows))
 
-        def key(row: Row) -> tuple[int, bool, float, int]:
+        def key(row: BatchRow) -> tuple[int, bool, float, int]:
             served = self._counters.served(row.tenant) if _counts(row) else most
             return row.priority, row in firsts, -served, -row.number
 
         return sorted(rows, key=key)
 
-    def yielding(self, row: Row, running: Sequence[Row]) -> list[Row]:
+    def yielding(self, row: BatchRow, running: Sequence[BatchRow]) -> list[BatchRow]:
         """Who may be pushed aside, beside those behind it in rank, where one that runs needs a block.
 
         Of tenants that were served as much at least, its own included, all but the first of each.
@@ -226,7 +226,7 @@ class FairQueue:
         self._settle(running)
         return [other for other in self._heavier(row, running) if other.rank <= row.rank]
 
-    def displaceable(self, row: Row, running: Sequence[Row]) -> list[Row]:
+    def displaceable(self, row: BatchRow, running: Sequence[BatchRow]) -> list[BatchRow]:
         """Whom one that has waited too long may push aside, where there are several tenants.
 
         Those of its own tenant behind it in rank. Of tenants that were served as much at least, all but the
@@ -237,7 +237,7 @@ class FairQueue:
         any_rank = not self.runs(row.tenant)
         return [*own, *(other for other in heavier if any_rank or other.rank > row.rank)]
 
-    def _heavier(self, row: Row, running: Sequence[Row]) -> Iterator[Row]:
+    def _heavier(self, row: BatchRow, running: Sequence[BatchRow]) -> Iterator[BatchRow]:
         """Of no higher priority, of tenants that were served as much at least, and not the first of one."""
         firsts, served = _firsts(running), self._counters.served(row.tenant)
         for other in running:
@@ -246,24 +246,24 @@ class FairQueue:
                 yield other
 
 
-def _by_tenant(waiting: Sequence[Row]) -> list[dict[str, list[Row]]]:
+def _by_tenant(waiting: Sequence[BatchRow]) -> list[dict[str, list[BatchRow]]]:
     """The queue of each, apart for each priority."""
-    found: list[dict[str, list[Row]]] = []
+    found: list[dict[str, list[BatchRow]]] = []
     for _, equal in groupby(waiting, lambda row: row.priority):
-        queues: dict[str, list[Row]] = {}
+        queues: dict[str, list[BatchRow]] = {}
         for row in equal:
             queues.setdefault(row.tenant, []).append(row)
         found.append(queues)
     return found
 
 
-def _counts(row: Row) -> bool:
+def _counts(row: BatchRow) -> bool:
     return row.samples and not row.background
 
 
-def _firsts(running: Iterable[Row]) -> set[Row]:
+def _firsts(running: Iterable[BatchRow]) -> set[BatchRow]:
     """The first in rank of each tenant."""
-    firsts: dict[str, Row] = {}
+    firsts: dict[str, BatchRow] = {}
     for row in running:
         if row.tenant not in firsts or row.rank < firsts[row.tenant].rank:
             firsts[row.tenant] = row

@@ -1,13 +1,14 @@
 """An engine without a model: the `Engine` protocol in plain Python, for protocol tests and demonstrations.
 
 A prompt costs one token a UTF-8 byte. The answer is the tag of the adapter that gave it, then the words
-of the prompt, one a step, so that a test can see what was asked of whom and in which order. Where it is
+of the prompt, one a step, so that a test can see which adapter got which prompt, in which order. Where it is
 constrained, it is what its grammar allows and nothing else.
 """
 
 from __future__ import annotations
 
 import asyncio
+import codecs
 import itertools
 import time
 import zlib
@@ -15,8 +16,9 @@ from collections import Counter, deque
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from typing import TYPE_CHECKING, TypeAlias
 
-from router.classifiers.stand_in import hidden_of, log_probabilities_of
-from router.engine.activation import tokens_before
+import numpy as np
+
+from router.classifiers.fake_base import hidden_of, log_probabilities_of
 from router.engine.base import (
     AdapterArtifact,
     BaseInfo,
@@ -24,13 +26,14 @@ from router.engine.base import (
     EngineStatus,
     Finished,
     Job,
-    Reading,
+    PoolingRequest,
     check_job,
-    check_reading,
+    check_pooling,
+    tokens_before,
 )
-from router.engine.byte_tokens import ByteTokens, text_of
-from router.engine.constrained.grammars import CompiledGrammar
-from router.engine.constrained.stand_in import byte_grammars, pieces_of
+from router.engine.constrained.compiler import CompiledGrammar, Grammars
+from router.engine.constrained.source import BYTES, VocabularySpec
+from router.engine.text_engine import ByteTokens, text_of
 from router.errors import (
     DeadlineExceeded,
     EngineFailed,
@@ -42,10 +45,13 @@ from router.errors import (
 from router.types import Constraint, FinishReason, TokenLogprob, Usage
 
 if TYPE_CHECKING:
-    import numpy as np
     from numpy.typing import NDArray
 
-    FakeRow: TypeAlias = "FakeGeneration | FakeReading"
+    FakeRow: TypeAlias = "FakeGeneration | FakePooling"
+
+
+_END = 261
+_LIKED = b'"}])0aA '  # what is soon at an end
 
 
 class FakeEngine(ByteTokens):
@@ -138,12 +144,12 @@ class FakeEngine(ByteTokens):
         self._queue(row)
         return row
 
-    async def read(self, reading: Reading) -> NDArray[np.float32]:
+    async def read(self, request: PoolingRequest) -> NDArray[np.float32]:
         """Numbers of the bytes that were read."""
         self._check_open()
-        held = sum(isinstance(row, FakeReading) for row in (*self._running, *self._waiting))
-        check_reading(reading, self._info.context_length, held)
-        row = FakeReading(reading)
+        held = sum(isinstance(row, FakePooling) for row in (*self._running, *self._waiting))
+        check_pooling(request, self._info.context_length, held)
+        row = FakePooling(request)
         self._queue(row)
         return await row.answer
 
@@ -211,8 +217,11 @@ class FakeEngine(ByteTokens):
             raise Overloaded("the queue is full")
 
     async def _run(self) -> None:
+        due = time.monotonic()
         while self.busy:
-            await asyncio.sleep(self.step_seconds)
+            # As on a device, a step takes its time, whatever else this event loop does meanwhile.
+            due = max(due + self.step_seconds, time.monotonic())
+            await asyncio.sleep(due - time.monotonic())
             await self._go.wait()
             self._admit()
             try:
@@ -334,14 +343,14 @@ class FakeGeneration:
         return (TokenLogprob(piece, token_id, -0.5, top),)
 
 
-class FakeReading:
-    """A reading among the rows: one step, and it is done."""
+class FakePooling:
+    """A request among the rows: one step, and it is done."""
 
     background, tenant = False, ""
 
-    def __init__(self, reading: Reading) -> None:
+    def __init__(self, request: PoolingRequest) -> None:
         self.answer: asyncio.Future[NDArray[np.float32]] = asyncio.get_running_loop().create_future()
-        self._reading = reading
+        self._request = request
 
     @property
     def ended(self) -> bool:
@@ -350,18 +359,18 @@ class FakeReading:
 
     def reap(self) -> bool:
         """End it if its deadline passed; True if it has ended."""
-        deadline = self._reading.deadline
+        deadline = self._request.deadline
         if not self.ended and deadline is not None and time.monotonic() >= deadline:
             self.end(FinishReason.DEADLINE)
         return self.ended
 
     def step(self) -> None:
         """All of it."""
-        reading = self._reading
-        if reading.depth is None:
-            self.answer.set_result(log_probabilities_of(reading.context, reading.tokens))
+        request = self._request
+        if request.depth is None:
+            self.answer.set_result(log_probabilities_of(request.context, request.tokens))
         else:
-            self.answer.set_result(hidden_of(reading.tokens, reading.ends))
+            self.answer.set_result(hidden_of(request.tokens, request.ends))
 
     def end(self, reason: FinishReason) -> None:
         """End it without a result."""
@@ -404,3 +413,32 @@ def _first_letters(pieces: Sequence[str], length: int) -> Iterator[str]:
             return
         yield piece[:length]
         length -= len(piece)
+
+
+def byte_grammars(why_not: str = "") -> Grammars:
+    """Compiles for a vocabulary of bytes; with `why_not` nothing is compiled, for that reason."""
+    return Grammars(lambda: why_not or VocabularySpec(BYTES, _END + 1, (_END,)))
+
+
+def pieces_of(grammar: CompiledGrammar) -> Iterator[str]:
+    """An answer, the same each time: what is forced in one piece, what is chosen in pieces of one character.
+
+    It ends as soon as it may, which in some grammars is never. Raises EngineFailed at a dead end.
+    """
+    state = grammar.start()
+    decoder = codecs.getincrementaldecoder("utf-8")("replace")
+    while True:
+        if piece := decoder.decode(bytes(state.forced())):
+            yield piece
+        if state.complete:
+            return
+        state.make_mask(keep_going=False)
+        if state.error is not None:
+            raise EngineFailed(state.error.message)
+        allowed = np.flatnonzero(np.unpackbits(state.allowed.view(np.uint8), bitorder="little")).tolist()
+        if _END in allowed:
+            return
+        chosen = next((byte for byte in _LIKED if byte in allowed), allowed[0])
+        state.accept(chosen)
+        if piece := decoder.decode(bytes([chosen])):
+            yield piece

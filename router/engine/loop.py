@@ -6,20 +6,28 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
+from contextlib import nullcontext
 from threading import Condition, Thread
 
 import torch
 
 from router.engine.base import Delta, EngineStatus
-from router.engine.constrained.choosing import choose
-from router.engine.constrained.masks import MaskMaker
-from router.engine.growing import Grown, begin, grow
-from router.engine.handoff import Event, EventDispatcher, Events, Read, Receiver, deliver
-from router.engine.ops import BLOCK
-from router.engine.reading import ReadingRow
-from router.engine.rows import AnswerRow, Chunk, Row
+from router.engine.constrained.state import MaskMaker
+from router.engine.ops import BLOCK, ChosenToken
+from router.engine.output import (
+    Event,
+    EventDispatcher,
+    Events,
+    PoolingResult,
+    Receiver,
+    TokenOutput,
+    accept_token,
+    deliver,
+    start_answer,
+)
+from router.engine.rows import AnswerRow, BatchRow, Chunk, PoolingRow
 from router.engine.runner import Runner
-from router.engine.sampling import Sampled, Sampler
+from router.engine.sampling import Sampler, rows_to_mask, sample_rows
 from router.engine.scheduler import Scheduler
 from router.errors import EngineFailed, RouterError, Unavailable
 from router.types import FinishReason, TokenLogprob
@@ -28,6 +36,7 @@ log = logging.getLogger(__name__)
 
 IDLE_SECONDS = 0.5  # how often an idle loop wakes to show that it is alive
 BLOCKED_SECONDS = 0.005  # how soon it looks again when nothing that waits can be admitted
+_NO_MASKS = nullcontext()
 _FAILED_TEXT = "the engine failed on this request"
 MOST_FAILURES = 3  # steps that may fail in a row before the engine says it cannot go on
 
@@ -49,7 +58,7 @@ class StepLoop:
         self._scheduler, self._runner, self._sampler = scheduler, runner, sampler
         self._masks = MaskMaker()
         self._dispatcher = EventDispatcher()
-        self._rows: dict[Receiver, Row] = {}
+        self._rows: dict[Receiver, BatchRow] = {}
         self._inbox: list[Callable[[], None]] = []
         self._wake = Condition()
         self._stopping = self._ended = False
@@ -66,7 +75,7 @@ class StepLoop:
             preemptions=scheduler.preemptions,
             steps=self._steps,
             last_progress=self._progressed if since is None else max(self._progressed, since),
-            reading=len(scheduler.reading) + len(scheduler.unread),
+            reading=len(scheduler.pooling) + len(scheduler.pooling_queue),
             background=len(scheduler.background),
             background_dropped=self._dropped,
             busy=since is not None,
@@ -85,7 +94,7 @@ class StepLoop:
         self._dispatcher.start()
         self._thread.start()
 
-    def add(self, make_row: Callable[[], Row], stream: Receiver) -> None:
+    def add(self, make_row: Callable[[], BatchRow], stream: Receiver) -> None:
         """Queue a job; its row is made by the engine's thread."""
         self._post(lambda: self._add(make_row, stream))
 
@@ -106,18 +115,19 @@ class StepLoop:
             self._thread.join()
 
     def step(self, chunks: Sequence[Chunk]) -> Events:
-        """Compute the chunks, sample where one is complete, and say what became certain."""
-        reads = bool(self._scheduler.reading)
-        complete = [row for c in chunks if c.samples and isinstance(row := c.row, AnswerRow)]
-        with self._masks.made_meanwhile(complete):
-            logits = self._runner.run_with_readings(chunks) if reads else self._runner.run(chunks)
-        sampled = choose(complete, logits, self._sampler, self._masks) if complete else []
+        """Run the chunks, sample where a row's tokens are all computed, and return the rows' new events."""
+        pooling = bool(self._scheduler.pooling)
+        rows = [row for c in chunks if c.samples and isinstance(row := c.row, AnswerRow)]
+        masked = rows_to_mask(rows)
+        with self._masks.made_meanwhile(masked) if masked else _NO_MASKS:
+            logits = self._runner.run(chunks, pooling=pooling)
+        tokens = sample_rows(rows, logits, self._sampler, self._masks) if rows else []
         for chunk in chunks:
             self._scheduler.computed(chunk)
         events: Events = []
-        for row, token in zip(complete, sampled, strict=True):
-            events += self._grow(row, token)
-        return [*events, *self._finished_readings(chunks)] if reads else events
+        for row, token in zip(rows, tokens, strict=True):
+            events += self._accept(row, token)
+        return [*events, *self._finished_pooling(chunks)] if pooling else events
 
     def _run(self) -> None:
         self._enter()
@@ -132,37 +142,38 @@ class StepLoop:
                 self._note_progress()
         self._masks.close()
         self._dispatcher.close()
-        with self._wake:  # what comes from now on, nobody else would answer
+        with self._wake:  # no other thread answers what comes from now on
             self._ended = True
             for command in self._inbox:
                 command()
 
     def _turn(self) -> None:
+        """Obey the callers' commands, end what is over, and make a step of what there is to compute."""
         self._take_inbox()
         for row in list(self._scheduler.expired()):
             self._end(row.stream, FinishReason.DEADLINE)
         chunks = self._scheduler.schedule()
         if self._scheduler.dropped or self._scheduler.failed:
-            self._end_dropped()
-            self._end_failed()
+            self._end_refused()
         if chunks:
             self._guarded_step(chunks)
 
-    def _end_dropped(self) -> None:
-        dropped, self._scheduler.dropped = self._scheduler.dropped, []
+    def _end_refused(self) -> None:
+        """End the rows that the scheduler dropped or could not admit."""
+        scheduler = self._scheduler
+        dropped, scheduler.dropped = scheduler.dropped, []
+        failed, scheduler.failed = scheduler.failed, []
         for row in dropped:
             self._end(row.stream, FinishReason.CANCELLED)
         self._dropped += len(dropped)
-
-    def _end_failed(self) -> None:
-        failed, self._scheduler.failed = self._scheduler.failed, []
         for row, error in failed:
             log.error("a row's adapter cannot be brought to the device", exc_info=error)
             self._rows.pop(row.stream, None)
-            said = error if isinstance(error, RouterError) else EngineFailed(_FAILED_TEXT)
-            self._send([(row.stream, said)])
+            shown = error if isinstance(error, RouterError) else EngineFailed(_FAILED_TEXT)
+            self._send([(row.stream, shown)])
 
     def _guarded_step(self, chunks: Sequence[Chunk]) -> None:
+        """One step; one that raises fails its rows and no others."""
         try:
             events = self.step(chunks)
         except Exception:
@@ -174,45 +185,46 @@ class StepLoop:
         self._steps += 1
         self._send(events)
 
-    def _finished_readings(self, chunks: Sequence[Chunk]) -> Iterator[tuple[Receiver, Event]]:
+    def _finished_pooling(self, chunks: Sequence[Chunk]) -> Iterator[tuple[Receiver, Event]]:
         for row in (c.row for c in chunks):
-            if isinstance(row, ReadingRow) and not row.remaining:
+            if isinstance(row, PoolingRow) and not row.remaining:
                 values = row.result()
                 if values is None:
                     yield self._fail(row)
                 else:
                     self._finish(row)
-                    yield row.stream, Read(values)
+                    yield row.stream, PoolingResult(values)
 
-    def _grow(self, row: AnswerRow, token: Sampled) -> Events:
-        if token.failed or (row.follower is not None and _broken(row)):
+    def _accept(self, row: AnswerRow, token: ChosenToken) -> Events:
+        """Add a sampled token to its answer, and what its grammar forces after it."""
+        if token.failed or row.error is not None:
             return [self._fail(row)]
         row.first_token = row.first_token or time.monotonic()
-        grown = grow(row, token.id)
-        logprobs = () if grown.by_token or token.logprob is None else (token.logprob,)
-        return self._said(row, grown, logprobs)
+        output = accept_token(row, token.token)
+        return self._events(row, output, None if output.by_token else self._sampler.logprob(token))
 
-    def _said(self, row: AnswerRow, grown: Grown, logprobs: tuple[TokenLogprob, ...] = ()) -> Events:
+    def _events(self, row: AnswerRow, output: TokenOutput, logprob: TokenLogprob | None = None) -> Events:
         events: Events = []
-        if grown.text or logprobs:
-            events.append((row.stream, Delta(grown.text, row.unsent, logprobs)))
+        if output.text or logprob is not None:
+            delta = Delta(output.text, row.unsent, () if logprob is None else (logprob,))
+            events.append((row.stream, delta))
             row.unsent = 0
-        if grown.reason is not None:
+        if output.reason is not None:
             self._finish(row)
-            events.append((row.stream, row.finished(grown.reason)))
-        elif row.follower is not None and _broken(row):
+            events.append((row.stream, row.finished(output.reason)))
+        elif row.error is not None:
             events.append(self._fail(row))
         return events
 
-    def _finish(self, row: Row) -> None:
+    def _finish(self, row: BatchRow) -> None:
         self._scheduler.finish(row)
         self._rows.pop(row.stream, None)
 
-    def _fail(self, row: Row) -> tuple[Receiver, RouterError]:
+    def _fail(self, row: BatchRow) -> tuple[Receiver, RouterError]:
         self._finish(row)
-        return row.stream, _broken(row) or EngineFailed(_FAILED_TEXT)
+        return row.stream, row.error or EngineFailed(_FAILED_TEXT)
 
-    def _add(self, make_row: Callable[[], Row], stream: Receiver) -> None:
+    def _add(self, make_row: Callable[[], BatchRow], stream: Receiver) -> None:
         if self._stopping:
             self._send([(stream, Unavailable("the engine has stopped"))])
             return
@@ -222,17 +234,17 @@ class StepLoop:
             log.exception("a job cannot be prepared")
             self._send([(stream, EngineFailed(_FAILED_TEXT))])
             return
-        if isinstance(row, AnswerRow) and row.follower is not None:
-            self._send(self._begin(row))
+        if isinstance(row, AnswerRow) and row.grammar is not None:
+            self._send(self._start_answer(row))
         if stream in self._rows:
             self._scheduler.add(row)
 
-    def _begin(self, row: AnswerRow) -> Events:
-        """What a constrained answer begins with whatever the model says, which may be all of it."""
-        grown = begin(row)
+    def _start_answer(self, row: AnswerRow) -> Events:
+        """What its grammar forces a constrained answer to begin with, which may be all of it."""
+        output = start_answer(row)
         if row.generated:
             row.first_token = time.monotonic()
-        return self._said(row, grown)
+        return self._events(row, output)
 
     def _end(self, stream: Receiver, reason: FinishReason) -> None:
         row = self._rows.get(stream)
@@ -282,8 +294,3 @@ class StepLoop:
                 if not self._inbox:
                     self._busy_since = None
         self._progressed = time.monotonic()
-
-
-def _broken(row: Row) -> RouterError | None:
-    """Why a constrained answer cannot go on."""
-    return row.follower.error if isinstance(row, AnswerRow) and row.follower is not None else None

@@ -19,8 +19,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from router.engine.int8 import Int8Weight
-
 BLOCK = 16  # tokens in one block of the KV cache
 
 Linear = Callable[[torch.Tensor], torch.Tensor]  # x [T, in] -> [T, out]
@@ -88,7 +86,7 @@ class Layer:
 
 
 @dataclass(slots=True)
-class Model:
+class PackedModel:
     """Layers of one shape with what comes before and after them."""
 
     embed: torch.Tensor  # [vocabulary, hidden]
@@ -125,7 +123,7 @@ class Stack(Protocol):
         ...
 
 
-class Choice(NamedTuple):
+class TokenChoice(NamedTuple):
     """How a token is chosen from a row of logits.
 
     First logits are adjusted. Repetition (CTRL, Keskar et al. 2019): positive logits of `seen` tokens are
@@ -150,7 +148,7 @@ class Choice(NamedTuple):
     counts: NDArray[np.float32] | None = None  # [distinct] times that each was answered
     forbidden: tuple[int, ...] = ()
     allowed: NDArray[np.int32] | None = None  # [>= vocabulary / 32] a bit for each token
-    logprobs: int = 0  # how many of the likeliest to tell, beside the token's own; 0: none of them
+    logprobs: int = 0  # how many of the likeliest to return, beside the token's own; 0: none of them
 
     @property
     def likeliest(self) -> bool:
@@ -163,16 +161,21 @@ class Choice(NamedTuple):
         return allowed and token not in self.forbidden
 
 
-class Chosen(NamedTuple):
+class ChosenToken(NamedTuple):
     """A row's token. Log-probabilities are natural and of the raw distribution."""
 
     token: int  # FAILED: there is none
     logprob: float = 0.0
     top: Sequence[tuple[int, float]] = ()  # token and log-probability, the likeliest first
 
+    @property
+    def failed(self) -> bool:
+        """Whether the row's logits were not finite, or nothing was left to choose from."""
+        return self.token == FAILED
+
 
 FAILED = -1
-GREEDY = Choice()
+GREEDY = TokenChoice()
 
 
 class Ops(Protocol):
@@ -210,12 +213,12 @@ class Ops(Protocol):
         """What `pack_b` made that of, [rows, rank]; may share its memory."""
         ...
 
-    def stack(self, model: Model) -> Stack:
+    def stack(self, model: PackedModel) -> Stack:
         """The layers of a model, whose linear layers `pack_linear` made."""
         ...
 
-    def choose(self, logits: torch.Tensor, choices: Sequence[Choice]) -> list[Chosen]:
-        """A token for each row of logits [S, vocabulary], which stay as they are, by its own `Choice`.
+    def choose(self, logits: torch.Tensor, choices: Sequence[TokenChoice]) -> list[ChosenToken]:
+        """A token for each row of logits [S, vocabulary], which stay as they are, by its own `TokenChoice`.
 
         A row whose logits hold NaN or whose largest is not finite fails alone; so does one that has nothing
         left to choose from. A result depends on its own row only.
@@ -270,3 +273,38 @@ class Ops(Protocol):
     def lora(self, y: torch.Tensor, x: torch.Tensor, plan: LoraPlan, group: SiteGroup) -> None:
         """y [T, out_total] += (x @ a.T) @ b for each group's tokens; z in float32."""
         ...
+
+
+LARGEST = 127  # -128 has no counterpart, and no place in the native operations' table
+_AT_ONCE = 1 << 20  # weights rounded together: the float32 copy stays small beside the model
+
+
+@dataclass(frozen=True, slots=True)
+class Int8Weight:
+    """values * scales[:, None] stands for a weight [out, in]."""
+
+    values: torch.Tensor  # int8 [out, in], -127 .. 127
+    scales: torch.Tensor  # float32 [out]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of both."""
+        return self.values.nbytes + self.scales.nbytes
+
+
+def quantise(weight: torch.Tensor) -> Int8Weight:
+    """weight [out, in] -> the nearest whole numbers; the largest of each output is 127, ties go to even.
+
+    Every weight is off by half a scale at most. An output of zeros alone gets scale 0; one with a value that
+    is not finite gets one that is not finite either, so that it stays as visibly broken as it was.
+    """
+    values = torch.empty(weight.shape, dtype=torch.int8, device=weight.device)
+    scales = torch.empty(len(weight), dtype=torch.float32, device=weight.device)
+    rows = max(1, _AT_ONCE // max(1, weight.shape[1]))
+    for start in range(0, len(weight), rows):
+        part = weight[start : start + rows].float()
+        scale = part.abs().amax(1) / LARGEST
+        steps = (part / scale[:, None]).nan_to_num(0.0, LARGEST, -LARGEST)
+        values[start : start + rows] = steps.round().clamp(-LARGEST, LARGEST)
+        scales[start : start + rows] = scale
+    return Int8Weight(values, scales)

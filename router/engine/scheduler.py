@@ -12,17 +12,16 @@ import time
 from bisect import insort
 from collections.abc import Iterable, Iterator, Sequence
 
-from router.engine.blocks import BlockPool, Chain, Salts, activated, chain_root
 from router.engine.fairness import TURN, FairQueue
 from router.engine.lora import DeviceSlots
 from router.engine.ops import BLOCK
-from router.engine.rows import Chunk, Row
+from router.engine.rows import BatchRow, BlockPool, CacheSalts, Chain, Chunk, activated, chain_root
 
 log = logging.getLogger(__name__)
 
-READING_ROWS = 8
+POOLING_ROWS = 8
 DEEP_PRICE = 1.5  # of a token deep in a prompt, in tokens without context, from which chunks are smaller
-READING_TOKENS = 256  # of one step: each may need its logits kept
+POOLING_TOKENS = 256  # of one step: each may need its logits kept
 AHEAD = 4  # blocks that each answer in progress may still take before a new one pushes anybody aside
 
 
@@ -51,13 +50,13 @@ class Scheduler:
     tenant gives way to one ahead of it only. One of a tenant of which nothing runs has less patience, and is
     given the place, the blocks or the slot of those whose tenants were served more.
 
-    Readings have a queue and places of their own, so that they neither take a request's place nor wait for
-    one. Of a step they get what requests leave, up to a bound, but an eighth always; those in the background
-    get no more than that eighth while there are requests.
+    Pooling requests have a queue and places of their own: they neither take nor wait for an answer's place.
+    Of a step they get what answers leave, up to a bound, but an eighth always; those in the background get
+    no more than that eighth while there are answers.
 
     Background answers (shadows) run while nobody waits and rows and blocks are plenty, with the step's tokens
-    that requests and readings leave, an eighth at most beside them. One that cannot begin in the step it
-    comes in is dropped; the newest are dropped one by one before any request waits for a place, blocks or a
+    that all others leave, an eighth at most beside them. One that cannot begin in the step it comes in is
+    dropped; the newest are dropped one by one before any request waits for a place, blocks or a
     slot, and before any is preempted.
     """
 
@@ -75,19 +74,19 @@ class Scheduler:
         """`even_context`: tokens of context at which a token's attention costs as much as all else."""
         self.pool = pool
         self.slots = slots
-        self.waiting: list[Row] = []
-        self.running: list[Row] = []
-        self.unread: list[Row] = []  # readings that wait
-        self.reading: list[Row] = []  # and those in progress
-        self.offered: list[Row] = []  # background rows that came since the last step
-        self.background: list[Row] = []  # and those that run, oldest first
-        self.failed: list[tuple[Row, Exception]] = []  # their adapters cannot be brought in: likewise
-        self.dropped: list[Row] = []  # background rows that had no room or made room: the next step ends them
+        self.waiting: list[BatchRow] = []
+        self.running: list[BatchRow] = []
+        self.pooling_queue: list[BatchRow] = []  # pooling requests that wait
+        self.pooling: list[BatchRow] = []  # and those in progress
+        self.offered: list[BatchRow] = []  # background rows that came since the last step
+        self.background: list[BatchRow] = []  # and those that run, oldest first
+        self.failed: list[tuple[BatchRow, Exception]] = []  # their adapters cannot be brought in
+        self.dropped: list[BatchRow] = []  # background rows: the next step ends them
         self.preemptions = 0
         self._fair = FairQueue()
-        self._full: dict[Row, None] = {}  # rows with full blocks that nobody knows of yet
+        self._full: dict[BatchRow, None] = {}  # rows with full blocks that nobody knows of yet
         self._decoded: list[Chunk] = []  # of a step in which all of `running` decode; none once that changed
-        self._base_digest, self._salts = base_digest, Salts()
+        self._base_digest, self._salts = base_digest, CacheSalts()
         self._max_running = max_running
         self._max_step_tokens = max_step_tokens
         self._patience = patience
@@ -96,14 +95,14 @@ class Scheduler:
     @property
     def busy(self) -> bool:
         """Whether there is anything to compute or admit."""
-        return self.active or bool(self.waiting or self.unread or self.offered)
+        return self.active or bool(self.waiting or self.pooling_queue or self.offered)
 
     @property
     def active(self) -> bool:
         """Whether there is anything to compute now."""
-        return bool(self.running or self.reading or self.background)
+        return bool(self.running or self.pooling or self.background)
 
-    def add(self, row: Row) -> None:
+    def add(self, row: BatchRow) -> None:
         """Queue it behind all of its priority."""
         row.queued = row.arrived
         row.chain = self._chain(row)
@@ -125,7 +124,7 @@ class Scheduler:
         Most steps are of this kind, so its chunks are made anew only when a row has come or gone.
         """
         running = self.running
-        if self.reading or self.background or len(running) > self._max_step_tokens:
+        if self.pooling or self.background or len(running) > self._max_step_tokens:
             return []
         for row in running:
             if len(row.tokens) - row.computed != 1:
@@ -136,13 +135,13 @@ class Scheduler:
 
     def _mixed(self) -> list[Chunk]:
         eighth = max(1, self._max_step_tokens // 8)
-        kept = eighth if self.reading else 0
+        kept = eighth if self.pooling else 0
         chunks = list(_answers(self.running, self._max_step_tokens - kept, self._fair))
         if any(chunk.row.remaining == 1 for chunk in chunks):
             chunks = list(self._lighter(chunks))
-        if self.reading:
-            left = min(self._left(chunks), READING_TOKENS)
-            chunks += self._readings(left, min(left, kept) if self.running else left)
+        if self.pooling:
+            left = min(self._left(chunks), POOLING_TOKENS)
+            chunks += self._pooling_chunks(left, min(left, kept) if self.running else left)
         if self.background:
             left = self._left(chunks)
             chunks += _answers(self.background, min(left, eighth) if chunks else left, self._fair)
@@ -155,7 +154,7 @@ class Scheduler:
         if row.computed % BLOCK < chunk.count and not row.background:  # theirs are not worth others' blocks
             self._full[row] = None
 
-    def finish(self, row: Row) -> None:
+    def finish(self, row: BatchRow) -> None:
         """Free its place, its blocks and its hold on the slot, wherever it is. Idempotent."""
         running, waiting = self._queues(row)
         if row in running:
@@ -165,10 +164,10 @@ class Scheduler:
             waiting.remove(row)
             self._fair.ended(row, ran=False)
 
-    def expired(self) -> Iterator[Row]:
+    def expired(self) -> Iterator[BatchRow]:
         """Rows whose deadline has passed."""
         now = time.monotonic()
-        for row in (*self.running, *self.waiting, *self.reading, *self.unread, *self.background):
+        for row in (*self.running, *self.waiting, *self.pooling, *self.pooling_queue, *self.background):
             if row.deadline is not None and row.deadline <= now:
                 yield row
 
@@ -192,8 +191,8 @@ class Scheduler:
     def _left(self, chunks: list[Chunk]) -> int:
         return self._max_step_tokens - sum(chunk.count for chunk in chunks)
 
-    def _readings(self, budget: int, background: int) -> Iterator[Chunk]:
-        for row in sorted(self.reading, key=lambda r: r.rank):
+    def _pooling_chunks(self, budget: int, background: int) -> Iterator[Chunk]:
+        for row in sorted(self.pooling, key=lambda r: r.rank):
             aside = row.priority < 0
             count = min(row.remaining, budget, background if aside else budget)
             if count > 0:
@@ -203,23 +202,23 @@ class Scheduler:
 
     # -- Places, blocks and slots.
 
-    def _chain(self, row: Row) -> Chain:
+    def _chain(self, row: BatchRow) -> Chain:
         base, salt = self._base_digest, self._salts.of(row.owner)
         if row.adapter is None or not row.inactive:
             return Chain(chain_root(base, row.adapter), salt, row.shared)
         late = activated(row.adapter, row.inactive)
         return Chain(chain_root(base, None), salt, row.shared, late, row.inactive)
 
-    def _queues(self, row: Row) -> tuple[list[Row], list[Row]]:
+    def _queues(self, row: BatchRow) -> tuple[list[BatchRow], list[BatchRow]]:
         if not row.samples:
-            return self.reading, self.unread
+            return self.pooling, self.pooling_queue
         return (self.background, self.offered) if row.background else (self.running, self.waiting)
 
-    def _queue(self, row: Row) -> None:
+    def _queue(self, row: BatchRow) -> None:
         _, waiting = self._queues(row)
         insort(waiting, row, key=lambda r: r.rank)
 
-    def _publish(self, rows: Iterable[Row]) -> None:
+    def _publish(self, rows: Iterable[BatchRow]) -> None:
         """Tell the prefix cache of their full blocks: before it is asked, or their blocks are free."""
         for row in rows:
             if row in self._full and row.allocation is not None:
@@ -227,7 +226,7 @@ class Scheduler:
                 self.pool.publish(row.allocation, row.chain, prefix, min(row.computed, len(prefix)))
             self._full.pop(row, None)
 
-    def _leave(self, row: Row) -> None:
+    def _leave(self, row: BatchRow) -> None:
         self._publish([row])
         running, _ = self._queues(row)
         running.remove(row)
@@ -237,11 +236,11 @@ class Scheduler:
             self.pool.release(row.allocation)
             row.allocation = None
 
-    def _drop(self, row: Row) -> None:
+    def _drop(self, row: BatchRow) -> None:
         self.finish(row)
         self.dropped.append(row)
 
-    def _preempt(self, row: Row) -> None:
+    def _preempt(self, row: BatchRow) -> None:
         log.debug("preempted: a row of %d tokens gives its cache blocks back", len(row.tokens))
         self._leave(row)
         self._fair.preempted(row)
@@ -251,15 +250,15 @@ class Scheduler:
         self.preemptions += 1
         self._queue(row)
 
-    def _behind(self, row: Row) -> list[Row]:
-        return [r for r in (*self.running, *self.reading) if r.rank > row.rank]
+    def _behind(self, row: BatchRow) -> list[BatchRow]:
+        return [r for r in (*self.running, *self.pooling) if r.rank > row.rank]
 
-    def _last_for(self, row: Row) -> Row:
+    def _last_for(self, row: BatchRow) -> BatchRow:
         """Who is preempted where it needs a block: it itself if there is nobody else."""
         rows = [*self._behind(row), *self._fair.yielding(row, self.running)]
         return next(iter(self._fair.giving_way(rows, self.running)), row)
 
-    def _displaceable(self, row: Row) -> list[Row]:
+    def _displaceable(self, row: BatchRow) -> list[BatchRow]:
         """Who may be preempted for one that has waited for too long, the first to go first."""
         rows = self._behind(row)
         if row.samples and self._fair.several and not self._first_of_all(row):
@@ -267,7 +266,7 @@ class Scheduler:
             rows += self._fair.displaceable(row, self.running)
         return self._fair.giving_way(rows, self.running)
 
-    def _first_of_all(self, row: Row) -> bool:
+    def _first_of_all(self, row: BatchRow) -> bool:
         """Whether it is the first in rank of all requests."""
         return row is self.waiting[0] and all(r.rank > row.rank for r in self.running)
 
@@ -291,7 +290,7 @@ class Scheduler:
                 if last is row:
                     break
 
-    def _spare(self, behind: Sequence[Row] = ()) -> int:
+    def _spare(self, behind: Sequence[BatchRow] = ()) -> int:
         """Blocks that admission leaves to the answers in progress; `behind` are not among them."""
         wanted = 0
         for row in self.running:
@@ -300,12 +299,12 @@ class Scheduler:
         return min(wanted, self.pool.total // 8)
 
     def _admit(self) -> None:
-        if not (self.waiting or self.unread or self.offered or self.background):
+        if not (self.waiting or self.pooling_queue or self.offered or self.background):
             return
         self._publish(list(self._full))
         now = time.monotonic()
         self._admit_requests(now)
-        for place, row in enumerate(tuple(self.unread[: READING_ROWS - len(self.reading)])):
+        for place, row in enumerate(tuple(self.pooling_queue[: POOLING_ROWS - len(self.pooling)])):
             if row.priority < 0:
                 self._try_admit(row, now)
             elif not self._admit_first(row, now) and not place and now - row.queued > self._patience:
@@ -331,16 +330,16 @@ class Scheduler:
                 if not slot_awaited:
                     self._make_way(row, now)
 
-    def _patience_of(self, row: Row) -> float:
+    def _patience_of(self, row: BatchRow) -> float:
         alone = self._fair.several and not self._fair.runs(row.tenant)
         return self._patience * (TURN if alone else 1)
 
-    def _free_slot(self, row: Row) -> bool:
+    def _free_slot(self, row: BatchRow) -> bool:
         """Take a slot from tenants that were served more, for one of which nothing runs."""
         if not self._fair.several or self._fair.runs(row.tenant):
             return False
         may = set(self._fair.displaceable(row, self.running))
-        users: dict[str, list[Row]] = {}
+        users: dict[str, list[BatchRow]] = {}
         for other in self.running:
             if other.adapter is not None:
                 users.setdefault(other.adapter, []).append(other)
@@ -349,7 +348,7 @@ class Scheduler:
             self._preempt(other)
         return bool(fewest)
 
-    def _admit_first(self, row: Row, now: float) -> bool:
+    def _admit_first(self, row: BatchRow, now: float) -> bool:
         """Admit it, if need be in place of background rows, the newest first."""
         while not self._try_admit(row, now):
             if not self.background or self.slots.coming(row.adapter):
@@ -357,7 +356,7 @@ class Scheduler:
             self._drop(self.background[-1])
         return True
 
-    def _make_way(self, row: Row, now: float) -> None:
+    def _make_way(self, row: BatchRow, now: float) -> None:
         """Admit the first in a queue in place of as few of those that may be preempted for it as will do."""
         behind = self._displaceable(row)
         answers = sum(r.samples for r in behind)
@@ -368,7 +367,7 @@ class Scheduler:
             if self.slots.coming(row.adapter):
                 return  # nothing but its upload is missing
             if not last.samples and self._fits(row):
-                continue  # only a place is missing, and a reading takes none
+                continue  # only a place is missing, and a pooling request takes none
             self._preempt(last)
             if (not row.samples or len(self.running) < self._max_running) and self._try_admit(row, now):
                 return
@@ -384,12 +383,12 @@ class Scheduler:
             if self.waiting or not plenty or not self._try_admit(row, now):
                 self._drop(row)
 
-    def _fits(self, row: Row, without: Sequence[Row] = ()) -> bool:
+    def _fits(self, row: BatchRow, without: Sequence[BatchRow] = ()) -> bool:
         """Whether there are blocks for it, once those of `without` are given back."""
         given_back = [r.allocation for r in without if r.allocation is not None]
         return self.pool.fits(row.chain, row.prefix, row.room, self._spare(without), given_back)
 
-    def _try_admit(self, row: Row, now: float) -> bool:
+    def _try_admit(self, row: BatchRow, now: float) -> bool:
         """False while there is no room for it. One whose adapter cannot be brought in fails alone."""
         if not self._fits(row):
             return False
@@ -435,25 +434,25 @@ def _parted(chunks: Iterable[Chunk]) -> Iterator[Chunk]:
             yield chunk
 
 
-def _answers(rows: Sequence[Row], budget: int, fair: FairQueue) -> Iterator[Chunk]:
+def _answers(rows: Sequence[BatchRow], budget: int, fair: FairQueue) -> Iterator[Chunk]:
     """Rows that decode, the first in rank first, then prompts, within `budget` tokens."""
     prompts = sorted((r for r in rows if r.remaining > 1), key=lambda r: r.rank)
     kept = max(1, budget // 8) if prompts else 0
     decoding = sorted((r for r in rows if r.remaining == 1), key=lambda r: r.rank)[: max(0, budget - kept)]
     for row in decoding:
         yield Chunk(row, 1, samples=True)
-    for row, tokens in _shared(prompts, fair.reading(prompts), budget - len(decoding)).items():
+    for row, tokens in _shared(prompts, fair.prompt_order(prompts), budget - len(decoding)).items():
         yield Chunk(row, tokens, tokens == row.remaining)
 
 
-def _shared(prompts: Sequence[Row], in_turn: Sequence[Row], budget: int) -> dict[Row, int]:
+def _shared(prompts: Sequence[BatchRow], in_turn: Sequence[BatchRow], budget: int) -> dict[BatchRow, int]:
     """Tokens of each prompt, given in the order of rank, then in turn; the first gets half of them at least.
 
     Before what it gets beyond that come those that have not half as much left, the shortest first.
     """
-    shares: dict[Row, int] = {}
+    shares: dict[BatchRow, int] = {}
 
-    def give(row: Row, most: int) -> int:
+    def give(row: BatchRow, most: int) -> int:
         tokens = min(row.remaining - shares.get(row, 0), most)
         if tokens > 0:
             shares[row] = shares.get(row, 0) + tokens

@@ -6,7 +6,7 @@ import asyncio
 import hashlib
 import logging
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from typing import TYPE_CHECKING, NoReturn
 
 from router.engine.base import (
@@ -17,16 +17,19 @@ from router.engine.base import (
     Finished,
     Grammar,
     Job,
-    Reading,
+    PoolingRequest,
+    Prompt,
     check_job,
+    common_length,
 )
-from router.engine.byte_tokens import ByteTokens, text_of
+from router.engine.output import StopStrings
 from router.errors import (
     AdapterRejected,
     EngineFailed,
     FailedPrecondition,
     NotLoaded,
     Overloaded,
+    PromptTooLong,
     RouterError,
     Unavailable,
 )
@@ -34,6 +37,47 @@ from router.types import Constraint, FinishReason, SamplingParams, Usage
 
 if TYPE_CHECKING:
     from router.config import Settings
+
+
+class ByteTokens:
+    """The part of an `Engine` that encodes: a token is a byte of the prompt's text."""
+
+    def encode(
+        self, prompt: Prompt, most: int | None = None, check: Callable[[], None] | None = None
+    ) -> list[int]:
+        """The bytes of the prompt's text."""
+        if check is not None:
+            check()
+        least = len(prompt.raw or "") + sum(len(turn.text) for turn in prompt.turns)
+        if most is not None and least > most:
+            raise PromptTooLong(most, least, at_least=True)
+        text = _text(prompt)
+        if most is not None and len(text) > most:
+            raise PromptTooLong(most, len(text))
+        return list(text)
+
+    def shared(self, prompt: Prompt, tokens: Sequence[int]) -> int:
+        """Bytes of the template before the user's text; nothing is cached here."""
+        if prompt.raw is not None:
+            return 0
+        before = prompt.template.template.partition("{prompt}")[0]
+        return common_length("\n".join(filter(None, [prompt.template.system, before])).encode(), tokens)
+
+
+def _text(prompt: Prompt) -> bytes:
+    """System text, turns and the last turn in its template, a line each; or the raw prompt."""
+    if prompt.raw is not None:
+        return prompt.raw.encode()
+    system = "" if prompt.turns and prompt.turns[0].role == "system" else prompt.template.system
+    *before, last = prompt.turns
+    question = prompt.template.template.replace("{prompt}", last.text)
+    return "\n".join(filter(None, [system, *(turn.text for turn in before), question])).encode()
+
+
+def text_of(tokens: Sequence[int]) -> str:
+    """The text that `encode` made these tokens of."""
+    return bytes(tokens).decode(errors="replace")
+
 
 log = logging.getLogger(__name__)
 Event = Delta | Finished | Exception
@@ -108,7 +152,7 @@ class TextEngine(ByteTokens):
         """Refuse it."""
         raise FailedPrecondition(f"answers of the engine {self.name} cannot be constrained")
 
-    async def read(self, reading: Reading) -> NoReturn:
+    async def read(self, request: PoolingRequest) -> NoReturn:
         """Refuse it."""
         raise FailedPrecondition(f"the engine {self.name} gives no hidden states and no likelihoods")
 
@@ -270,39 +314,6 @@ class TextGeneration:
             total_time=now - self._submitted,
         )
         return Finished(reason, usage, self._stop.found)
-
-
-class StopStrings:
-    """Holds back the end of a text that may be the beginning of a stop string."""
-
-    def __init__(self, stops: Sequence[str]) -> None:
-        self.found = ""  # the stop string that ended the text
-        self._stops = [stop for stop in stops if stop]
-        self._held = ""
-
-    def push(self, piece: str) -> str:
-        """What may be shown now."""
-        text, self._held = self._held + piece, ""
-        places = [(at, stop) for stop in self._stops if (at := text.find(stop)) >= 0]
-        if places:
-            at, self.found = min(places)
-            return text[:at]
-        longest = max(map(len, self._stops), default=1)
-        start = next(
-            (
-                at
-                for at in range(max(0, len(text) - longest + 1), len(text))
-                if any(stop.startswith(text[at:]) for stop in self._stops)
-            ),
-            len(text),
-        )
-        self._held = text[start:]
-        return text[:start]
-
-    def rest(self) -> str:
-        """What was held back, at the end of the text."""
-        text, self._held = self._held, ""
-        return text
 
 
 def _failed(error: BaseException) -> RouterError:

@@ -13,35 +13,22 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from router.config import Settings
-from router.engine.activation import tokens_before
 from router.engine.base import (
     AdapterArtifact,
     BaseInfo,
     EngineStatus,
     Job,
+    PoolingRequest,
     Prompt,
-    Reading,
     check_job,
-    check_reading,
+    check_pooling,
+    tokens_before,
 )
-from router.engine.blocks import BlockPool
-from router.engine.constrained.grammars import CompiledGrammar, Grammars
-from router.engine.constrained.vocabulary import spec_of
-from router.engine.handoff import PendingReading, Stream
-from router.engine.loop import StepLoop
-from router.engine.lora import DeviceSlots, HostStore, pack_adapter, uploads
-from router.engine.memory import (
-    CPU_CACHE_TOKENS,
-    adapters_at_most,
-    blocks_of,
-    fill_with_cache,
-    measure_cuda,
-)
-from router.engine.mixing import mix_adapters
-from router.engine.model.backbone import Backbone
-from router.engine.model.generic import GenericBackbone
-from router.engine.model.loader import (
-    Loaded,
+from router.engine.constrained.compiler import CompiledGrammar, Grammars
+from router.engine.constrained.source import spec_of
+from router.engine.generic import GenericBackbone
+from router.engine.loader import (
+    LoadedModel,
     base_digest,
     context_length,
     end_tokens,
@@ -52,17 +39,26 @@ from router.engine.model.loader import (
     place,
     use_device,
 )
-from router.engine.model.packed import PackedBackbone, why_not_packed
+from router.engine.loop import StepLoop
+from router.engine.lora import DeviceSlots, HostStore, mix_adapters, pack_adapter, uploads
 from router.engine.native import load_ops
 from router.engine.ops import BLOCK, Ops, Stack
-from router.engine.reading import ReadingRow
-from router.engine.rows import AnswerRow
-from router.engine.runner import Runner
+from router.engine.output import Detokenizer, EventStream, PendingPooling, shared_vocabulary
+from router.engine.prompt import PromptEncoder
+from router.engine.resources import (
+    CPU_CACHE_TOKENS,
+    adapters_at_most,
+    blocks_of,
+    fill_with_cache,
+    in_ending_thread,
+    measure_cuda,
+    usable_cpus,
+    use_one_thread,
+)
+from router.engine.rows import AnswerRow, BlockPool, PoolingRow
+from router.engine.runner import Backbone, PackedBackbone, Runner, why_not_packed
 from router.engine.sampling import Sampler, SamplingState
-from router.engine.scheduler import READING_TOKENS, Scheduler
-from router.engine.text.detokenize import Detokenizer, shared_vocabulary
-from router.engine.text.prompt import PromptEncoder
-from router.engine.threads import in_ending_thread, usable_cpus, use_one_thread
+from router.engine.scheduler import POOLING_TOKENS, Scheduler
 from router.errors import (
     ConfigError,
     FailedPrecondition,
@@ -83,13 +79,13 @@ ATTENTION_RATE = 0.7  # of the rate at which the linear layers multiply
 class TorchEngine:
     """Implements `router.engine.base.Engine` with torch."""
 
-    def __init__(self, settings: Settings, loaded: Loaded | None = None) -> None:
+    def __init__(self, settings: Settings, loaded: LoadedModel | None = None) -> None:
         self._settings = settings
         self._loaded = loaded
         self._host = HostStore()
-        self._live: set[Stream] = set()
-        self._background: set[Stream] = set()  # background jobs, which take nobody's place in the queue
-        self._readings: set[PendingReading] = set()
+        self._live: set[EventStream] = set()
+        self._background: set[EventStream] = set()  # background jobs, which take nobody's place in the queue
+        self._pooling: set[PendingPooling] = set()
         self._loop: StepLoop | None = None
         self._info: BaseInfo | None = None
         self._stack: Stack | None = None
@@ -202,24 +198,24 @@ class TorchEngine:
         self._running()
         return await self._grammars.compile(constraint, tenant)
 
-    def submit(self, job: Job) -> Stream:
+    def submit(self, job: Job) -> EventStream:
         """Queue a job; refuses at once what cannot be served."""
         loop = self._running()
         inactive = self._check(job)
         live = self._background if job.background else self._live
-        stream = Stream(loop.cancel, live.discard)
+        stream = EventStream(loop.cancel, live.discard)
         live.add(stream)
         loop.add(partial(self._row, job, stream, inactive), stream)
         return stream
 
-    async def read(self, reading: Reading) -> NDArray[np.float32]:
+    async def read(self, request: PoolingRequest) -> NDArray[np.float32]:
         """Hidden states or log-probabilities, computed in the steps of the others."""
         loop = self._running()
-        check_reading(reading, self._context, len(self._readings))
-        answer = PendingReading(loop.cancel, self._readings.discard)
-        self._readings.add(answer)
-        layer = None if reading.depth is None else round(reading.depth * self._layers)
-        loop.add(lambda: ReadingRow(stream=answer, reading=reading, layer=layer), answer)
+        check_pooling(request, self._context, len(self._pooling))
+        answer = PendingPooling(loop.cancel, self._pooling.discard)
+        self._pooling.add(answer)
+        layer = None if request.depth is None else round(request.depth * self._layers)
+        loop.add(lambda: PoolingRow(stream=answer, request=request, layer=layer), answer)
         return await answer.wait()
 
     def status(self) -> EngineStatus:
@@ -265,7 +261,7 @@ class TorchEngine:
         host = settings.host_memory_mb << 20
         adapters = adapters_at_most(sites, settings.slots, settings.max_rank, self._dtype.itemsize, host)
         copies = 2 if self._ops.name == "torch" else 1  # plain torch lays those that run side by side
-        scored = settings.max_running + READING_TOKENS
+        scored = settings.max_running + POOLING_TOKENS
         self._blocks = fill_with_cache(
             backbone, step_tokens, scored, copies * adapters, self._device, measure_cuda
         )
@@ -305,12 +301,11 @@ class TorchEngine:
         sampler = Sampler(self._vocabulary, spell, self._ops.choose)
         return StepLoop(scheduler, runner, sampler, partial(use_device, self._device))
 
-    def _row(self, job: Job, stream: Stream, inactive: int) -> AnswerRow:
-        params, follower = job.params, None
+    def _row(self, job: Job, stream: EventStream, inactive: int) -> AnswerRow:
+        params, grammar = job.params, None
         if isinstance(job.grammar, CompiledGrammar):
-            follower = job.grammar.follower(
-                forcing=not params.logprobs
-            )  # a forced token has no probabilities
+            # A forced token has no probabilities.
+            grammar = job.grammar.start(forcing=not params.logprobs)
         return AnswerRow(
             job=job,
             stream=stream,
@@ -318,11 +313,11 @@ class TorchEngine:
             sampling=SamplingState(params, job.tokens, self._eos),
             detokenizer=Detokenizer(self._tokenizer, params.stop, params.min_tokens),
             eos=self._eos,
-            follower=follower,
+            grammar=grammar,
         )
 
 
-def _load_base(model: str) -> Loaded:
+def _load_base(model: str) -> LoadedModel:
     from router.models import resolve_model
 
     return load_model(resolve_model(model), model)

@@ -11,22 +11,22 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from router.engine.int8 import Int8Weight
 from router.engine.ops import (
     BLOCK,
     AttentionPlan,
-    Choice,
-    Chosen,
+    ChosenToken,
+    Int8Weight,
     Layer,
     Linear,
     LoraPlan,
     LoraStep,
-    Model,
     Ops,
+    PackedModel,
     SiteGroup,
     Stack,
+    TokenChoice,
 )
-from router.engine.torch_sampling import TorchChooser
+from router.engine.sampling import TorchChooser
 
 # q [R, heads, dim], k_cache, v_cache, block_table [R, blocks], context [R], scale -> [R, heads * dim]
 Decode = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, float], torch.Tensor]
@@ -71,11 +71,11 @@ class TorchOps:
         """[rows, rank], as it is."""
         return packed.view(rows, rank)
 
-    def stack(self, model: Model) -> Stack:
+    def stack(self, model: PackedModel) -> Stack:
         """The layers, operation by operation."""
         return OneByOne(model, self)
 
-    def choose(self, logits: torch.Tensor, choices: Sequence[Choice]) -> list[Chosen]:
+    def choose(self, logits: torch.Tensor, choices: Sequence[TokenChoice]) -> list[ChosenToken]:
         """A token for each row, by its own choice."""
         return self._chooser.choose(logits, choices)
 
@@ -153,7 +153,7 @@ class TorchOps:
 class OneByOne:
     """`Stack` that calls one operation after the other: what a stack in one call must agree with."""
 
-    def __init__(self, model: Model, ops: Ops) -> None:
+    def __init__(self, model: PackedModel, ops: Ops) -> None:
         self._model, self._ops = model, ops
 
     def run(

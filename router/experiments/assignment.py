@@ -1,23 +1,31 @@
-"""Which arm a unit gets: the same for ever, computed from hashes alone, in any language.
+"""Which arm a unit gets, and which arm of which experiment a request has.
+
+The arm is the same for ever, computed from hashes alone, in any language. A request is assigned from a
+snapshot, without a database and without waiting.
 
 Holdout, namespace, enrolment and variant hash the unit with salts of their own, so none of them tells
 anything about another: raising the enrolment share keeps everybody in the arm they have. A unit is a number
-in [0, 1), or a pseudonym, by SHA-256 of salt and unit. What is no unit is told apart: nothing at all, a
+in [0, 1), or a pseudonym, by SHA-256 of salt and unit. What is no unit is recognised: nothing at all, a
 client's word for nothing, or the id of a single request.
 """
 
 from __future__ import annotations
 
+import logging
 import math
 import re
 import secrets
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from functools import cached_property
 from hashlib import sha256
 from itertools import accumulate
 
 from router.errors import FieldViolation, InvalidRequest
+from router.experiments.model import BASE, ArmSpec, Experiment, Lifecycle, Mode, Spec
+from router.ports import Place
+from router.types import AdapterRef, Decision, Request
 
 # What clients send when they have no user. Hashed, they would put all such traffic into one arm.
 PLACEHOLDERS = frozenset(
@@ -35,7 +43,7 @@ SEPARATOR = "\x1f"  # ASCII unit separator: no salt may hold it, so salt and uni
 UNIT_SALT = "lora-router/unit"
 
 
-class Reason(StrEnum):
+class NotAssignedReason(StrEnum):
     """Why a unit takes no part."""
 
     UNIT_MISSING = "unit_missing"
@@ -45,7 +53,7 @@ class Reason(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Arm:
+class WeightedArm:
     """One arm and its share of the enrolled units."""
 
     name: str
@@ -64,11 +72,11 @@ class Assigned:
 class NotAssigned:
     """The unit takes no part."""
 
-    reason: Reason
+    reason: NotAssignedReason
 
 
 @dataclass(frozen=True, slots=True)
-class Salts:
+class AssignmentSalts:
     """Texts that make hashes independent. Holdout's and namespace's are shared by many experiments."""
 
     enrolment: str
@@ -77,21 +85,21 @@ class Salts:
     holdout: str = ""
 
     @staticmethod
-    def fresh() -> Salts:
+    def fresh() -> AssignmentSalts:
         """Those of a new phase: nothing carries over from the last one."""
-        return Salts(secrets.token_hex(16), secrets.token_hex(16))
+        return AssignmentSalts(secrets.token_hex(16), secrets.token_hex(16))
 
 
 @dataclass(frozen=True)
-class Allocation:
+class UnitAllocation:
     """How units are divided. Raises InvalidRequest naming every field that is wrong.
 
     `slot` is the part [from, to) of the namespace that this experiment has; `enrolment` the share of it
     that takes part; `holdout` the share of all units that takes part in no experiment.
     """
 
-    salts: Salts
-    arms: tuple[Arm, ...]
+    salts: AssignmentSalts
+    arms: tuple[WeightedArm, ...]
     enrolment: float = 1.0
     slot: tuple[float, float] = (0.0, 1.0)
     holdout: float = 0.0
@@ -107,21 +115,21 @@ class Allocation:
     def assign(self, unit: str | None) -> Assigned | NotAssigned:
         """The arm of `unit`, or why it has none. A missing unit is never enrolled."""
         if unit is None or is_missing(unit):
-            return NotAssigned(Reason.UNIT_MISSING)
+            return NotAssigned(NotAssignedReason.UNIT_MISSING)
         if self.holdout and fraction(self.salts.holdout, unit) < self.holdout:
-            return NotAssigned(Reason.HOLDOUT)
+            return NotAssigned(NotAssignedReason.HOLDOUT)
         if self.slot != (0.0, 1.0):
             low, high = self.slot
             if not low <= fraction(self.salts.namespace, unit) < high:
-                return NotAssigned(Reason.OTHER_EXPERIMENT)
+                return NotAssigned(NotAssignedReason.OTHER_EXPERIMENT)
         if fraction(self.salts.enrolment, unit) >= self.enrolment:
-            return NotAssigned(Reason.NOT_ENROLLED)
+            return NotAssigned(NotAssignedReason.NOT_ENROLLED)
         place = fraction(self.salts.variant, unit)
         arm = self.arms[sum(place >= bound for bound in self._bounds)]
         return Assigned(arm.name, arm.weight)
 
 
-def _bad_arms(arms: tuple[Arm, ...]) -> list[FieldViolation]:
+def _bad_arms(arms: tuple[WeightedArm, ...]) -> list[FieldViolation]:
     found = [
         FieldViolation(f"arms[{i}].weight", f"must be above 0 and below 1, got {arm.weight}")
         for i, arm in enumerate(arms)
@@ -137,7 +145,7 @@ def _bad_arms(arms: tuple[Arm, ...]) -> list[FieldViolation]:
     return found
 
 
-def _bad_shares(allocation: Allocation) -> list[FieldViolation]:
+def _bad_shares(allocation: UnitAllocation) -> list[FieldViolation]:
     found = []
     low, high = allocation.slot
     if not 0 <= allocation.enrolment <= 1:
@@ -149,7 +157,7 @@ def _bad_shares(allocation: Allocation) -> list[FieldViolation]:
     return found
 
 
-def _bad_salts(allocation: Allocation) -> list[FieldViolation]:
+def _bad_salts(allocation: UnitAllocation) -> list[FieldViolation]:
     salts = allocation.salts
     used = {"salts.enrolment": salts.enrolment, "salts.variant": salts.variant}
     if allocation.slot != (0.0, 1.0):
@@ -235,3 +243,342 @@ def _uuid_time(number: int) -> float | None:
         low, middle, high = number >> 96, number >> 80 & 0xFFFF, number >> 64 & 0xFFF
         return ((high << 48 | middle << 32 | low) - _GREGORIAN) / 1e7
     return None
+
+
+log = logging.getLogger(__name__)
+MOST_WARNINGS = 8  # of one experiment
+
+
+@dataclass(frozen=True, slots=True)
+class ArmAssignment:
+    """The arm of a request. `unit` is the unit's hash, `propensity` how likely an enrolled unit got it."""
+
+    running: RunningExperiment
+    arm: ArmSpec
+    propensity: float
+    unit: str
+
+    @property
+    def versions(self) -> tuple[AdapterRef | None, ...]:
+        """As `ports.Assignment`: the arm's version, then control's; none where the arm is a router."""
+        return () if self.running.by_router else (self.arm.adapter, self.running.control.adapter)
+
+
+@dataclass(frozen=True, slots=True)
+class Outside:
+    """A request that an experiment is about, but that takes no part, and why."""
+
+    experiment: str
+    reason: NotAssignedReason
+
+
+class Assigner:
+    """Order of decisions: eligibility, holdout, namespace, enrolment, variant.
+
+    A request that names a version takes no part: it gets that version. One that names an adapter takes part
+    in experiments on it, since the default version is what it asked for.
+    """
+
+    def __init__(self) -> None:
+        self.snapshot = Snapshot()
+        self._weights: dict[tuple[str, int], dict[float, Mapping[str, float]]] = {}
+        self._warned = Warned()
+        self._looked: set[tuple[str, int]] = set()  # phases in which a unit was found that is none
+
+    def use(self, running: Iterable[RunningExperiment]) -> None:
+        """From now on these; weights that were set for a phase that still runs stay."""
+        found = list(running)
+        phases = {(one.name, one.phase) for one in found}
+        self._weights = {key: epochs for key, epochs in self._weights.items() if key in phases}
+        self._looked &= phases
+        self._warned.use(found)
+        self.snapshot = snapshot_of(map(self._weighted, found))
+        for name, text in _other_units(self.snapshot):
+            self.suspect(name, text)
+
+    def reweight(self, name: str, phase: int, start: float, weights: Mapping[str, float]) -> None:
+        """Divide the units of a running phase by other weights from `start` (unix seconds) on.
+
+        Nothing happens if that phase is over. Raises InvalidRequest where weights do not fit the arms.
+        """
+        running = {(r.name, r.phase): r for r in self.snapshot.all()}
+        if (one := running.get((name, phase))) is None:
+            return
+        changed = one.reweighted(start, weights)
+        kept = {epoch.start for epoch in changed.epochs}
+        epochs = {**self._weights.get((name, phase), {}), start: weights}
+        self._weights[name, phase] = {at: found for at, found in epochs.items() if at in kept}
+        self.snapshot = snapshot_of({**running, (name, phase): changed}.values())
+
+    def _weighted(self, one: RunningExperiment) -> RunningExperiment:
+        for start, weights in sorted(self._weights.get((one.name, one.phase), {}).items()):
+            one = one.reweighted(start, weights)
+        return one
+
+    def assign(self, request: Request, decision: Decision, now: float) -> ArmAssignment | Outside | None:
+        """The arm among the experiments on the route of `decision`; None if there is nothing to say.
+
+        `now` is unix seconds.
+        """
+        snapshot = self.snapshot
+        if not snapshot.split or "/versions/" in request.routing.adapter:
+            return None
+        route = decision.adapter.name if decision.adapter else BASE
+        return self._first(snapshot.split.get(route, ()), request, now)
+
+    def router(self, request: Request, now: float) -> ArmAssignment | Outside | None:
+        """The arm among the router experiments: requests that name an adapter take no part."""
+        if not self.snapshot.routers or request.routing.adapter:
+            return None
+        return self._first(self.snapshot.routers, request, now)
+
+    def holdouts(self, request: Request, route: str, now: float) -> tuple[ArmAssignment, ...]:
+        """The unit's side in every experiment on the holdout, of a request that another one is about.
+
+        `route` is the one before an arm took its place. Whether the unit is enrolled elsewhere makes no
+        difference: sides are compared as they were drawn.
+        """
+        snapshot = self.snapshot
+        if not snapshot.holdouts or "/versions/" in request.routing.adapter:
+            return ()
+        about = (*snapshot.split.get(route, ()), *(() if request.routing.adapter else snapshot.routers))
+        labels = {one.spec.unit_label for one in about}
+        found = []
+        for one in snapshot.holdouts:
+            unit = unit_of(one, request)
+            if one.spec.unit_label in labels and not is_missing(unit):
+                self._look(one, unit, request, now)
+                found.append(_side(one, unit))
+        return tuple(found)
+
+    def _first(
+        self, candidates: Iterable[RunningExperiment], request: Request, now: float
+    ) -> ArmAssignment | Outside | None:
+        outside = None
+        for one in candidates:
+            unit = unit_of(one, request)
+            found = one.at(now).assign(unit)
+            if isinstance(found, Assigned):
+                self._look(one, unit, request, now)
+                return ArmAssignment(one, one.arms[found.arm], found.propensity, unit_hash(unit))
+            outside = outside or _told(one, found)
+        return outside
+
+    def _look(self, one: RunningExperiment, unit: str, request: Request, now: float) -> None:
+        if (one.name, one.phase) in self._looked:
+            return
+        if why := request_id_like(unit, request.caller_id, now):
+            self._looked.add((one.name, one.phase))
+            label = f"label {one.spec.unit_label!r}" if one.spec.unit_label else "routing.unit"
+            self.suspect(one.name, f"a unit ({label}) {why}: units must be the same at every request")
+
+    def suspect(self, name: str, text: str) -> None:
+        """Warn about an experiment: once in the log, and in `warnings` until its next phase."""
+        self._warned.add(name, text)
+
+    def warnings(self, name: str) -> tuple[str, ...]:
+        """What deserves a second look."""
+        return self._warned.of(name)
+
+
+def unit_of(one: RunningExperiment, request: Request) -> str:
+    """The unit as the request has it; empty if it has none."""
+    label = one.spec.unit_label
+    return request.labels.get(label, "") if label else request.routing.unit
+
+
+def hash_of(one: RunningExperiment, request: Request) -> str:
+    """The hash of the request's unit; empty if it has none."""
+    unit = unit_of(one, request)
+    return "" if is_missing(unit) else unit_hash(unit)
+
+
+def _side(one: RunningExperiment, unit: str) -> ArmAssignment:
+    """Control for a unit that the server keeps out of all experiments, else the other arm."""
+    share = one.allocation.holdout
+    held = fraction(one.allocation.salts.holdout, unit) < share
+    arm = next(arm for arm in one.arms.values() if (arm.name == one.spec.control) is held)
+    return ArmAssignment(one, arm, share if held else 1 - share, unit_hash(unit))
+
+
+def place_of(one: RunningExperiment, request: Request, now: float) -> Place:
+    """Where the request's unit stands in one experiment, at a time in unix seconds."""
+    unit, place = unit_of(one, request), Place(one.name, one.phase, one.spec.unit_label)
+    if one.of_holdout:
+        if is_missing(unit):
+            return replace(place, outside=NotAssignedReason.UNIT_MISSING.value)
+        side = _side(one, unit)
+        arm, share = side.arm, side.propensity
+    else:
+        found = one.at(now).assign(unit)
+        if isinstance(found, NotAssigned):
+            return replace(place, outside=found.reason.value)
+        arm, share = one.arms[found.arm], found.propensity
+    answers = "" if one.by_router or one.of_holdout else arm.adapter.resource if arm.adapter else BASE
+    return replace(place, arm=arm.name, control=arm is one.control, share=share, answers=answers)
+
+
+def _other_units(snapshot: Snapshot) -> Iterator[tuple[str, str]]:
+    """What experiments on the holdout cannot tell of: the holdout of one unit is none of another."""
+    for one in snapshot.holdouts:
+        for other in snapshot.all():
+            if other.assigns and other.spec.unit_label != one.spec.unit_label:
+                text = f"the unit of {other.name} is another: requests of that experiment are not counted"
+                yield one.name, text
+
+
+def _told(one: RunningExperiment, found: NotAssigned) -> Outside | None:
+    return Outside(one.name, found.reason) if found.reason is NotAssignedReason.UNIT_MISSING else None
+
+
+@dataclass(frozen=True, slots=True)
+class Reweighted:
+    """Weights from `start` on, in unix seconds."""
+
+    start: float
+    allocation: UnitAllocation
+
+
+@dataclass(frozen=True, slots=True)
+class RunningExperiment:
+    """One running experiment. `epochs`, oldest first, overrule `allocation` from their start on."""
+
+    name: str
+    phase: int
+    spec: Spec
+    allocation: UnitAllocation
+    arms: Mapping[str, ArmSpec]
+    epochs: tuple[Reweighted, ...] = ()
+
+    @property
+    def control(self) -> ArmSpec:
+        """The arm that the others are compared with."""
+        return self.arms[self.spec.control]
+
+    @property
+    def by_router(self) -> bool:
+        """Whether its arms are router configurations."""
+        return not self.spec.route and not self.of_holdout
+
+    @property
+    def of_holdout(self) -> bool:
+        """Whether it compares the server's holdout with everybody else."""
+        return self.spec.mode is Mode.HOLDOUT
+
+    @property
+    def assigns(self) -> bool:
+        """Whether its units are answered by their arms."""
+        return self.by_router or self.spec.mode in (Mode.SPLIT, Mode.BANDIT)
+
+    def at(self, now: float) -> UnitAllocation:
+        """How units are divided at a time."""
+        return next((e.allocation for e in reversed(self.epochs) if e.start <= now), self.allocation)
+
+    def reweighted(self, start: float, weights: Mapping[str, float]) -> RunningExperiment:
+        """With other weights from `start` on. Raises InvalidRequest where they do not fit the arms."""
+        arms = tuple(WeightedArm(name, weights.get(name, 0.0)) for name in self.arms)
+        epochs = [e for e in self.epochs if e.start < start][-1:]  # one that runs, one to come
+        return replace(self, epochs=(*epochs, Reweighted(start, replace(self.allocation, arms=arms))))
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """By route, in the order of their names. False if nothing runs."""
+
+    split: Mapping[str, tuple[RunningExperiment, ...]] = field(default_factory=dict)
+    shadows: Mapping[str, tuple[RunningExperiment, ...]] = field(default_factory=dict)
+    routers: tuple[RunningExperiment, ...] = ()
+    holdouts: tuple[RunningExperiment, ...] = ()
+
+    def __bool__(self) -> bool:
+        return bool(self.split or self.shadows or self.routers or self.holdouts)
+
+    def all(self) -> tuple[RunningExperiment, ...]:
+        """Every running experiment."""
+        by_route = (*self.split.values(), *self.shadows.values(), self.routers, self.holdouts)
+        return tuple(sorted((r for some in by_route for r in some), key=lambda r: r.name))
+
+
+def snapshot_of(running: Iterable[RunningExperiment]) -> Snapshot:
+    """Sort them by what they do to a request."""
+    split: dict[str, tuple[RunningExperiment, ...]] = {}
+    shadows: dict[str, tuple[RunningExperiment, ...]] = {}
+    routers: tuple[RunningExperiment, ...] = ()
+    holdouts: tuple[RunningExperiment, ...] = ()
+    for one in sorted(running, key=lambda r: r.name):
+        if one.of_holdout:
+            holdouts += (one,)
+        elif one.by_router:
+            routers += (one,)
+        else:
+            group = shadows if one.spec.mode is Mode.SHADOW else split
+            group[one.spec.route] = (*group.get(one.spec.route, ()), one)
+    return Snapshot(split, shadows, routers, holdouts)
+
+
+def running_of(
+    experiment: Experiment, salt: Callable[[str], str], holdout: float
+) -> RunningExperiment | None:
+    """The experiment ready to assign, if it runs; `salt` is the store's.
+
+    One that cannot be assigned by (a database that somebody wrote to by hand) is left out, and logged. One on
+    the holdout is left out while it has a `holdout_problem`.
+    """
+    phase, spec = experiment.phase, experiment.spec
+    if experiment.state is not Lifecycle.RUNNING or phase is None or holdout_problem(spec, holdout):
+        return None
+    shared = salt(f"namespace:{spec.namespace}") if spec.namespace else ""
+    salts = AssignmentSalts(
+        phase.enrolment_salt, phase.variant_salt, shared, salt("holdout") if holdout else ""
+    )
+    arms = tuple(WeightedArm(arm.name, arm.weight) for arm in spec.arms)
+    try:
+        allocation = UnitAllocation(salts, arms, spec.enrolment, spec.slot, holdout)
+    except InvalidRequest as error:
+        log.error("experiment %s is not served: %s", experiment.name, error.message)
+        return None
+    return RunningExperiment(
+        experiment.name, phase.number, spec, allocation, {arm.name: arm for arm in spec.arms}
+    )
+
+
+def holdout_problem(spec: Spec, holdout: float) -> str:
+    """Why an experiment on the holdout is not served where the server's is this share; empty for others."""
+    if spec.mode is not Mode.HOLDOUT:
+        return ""
+    if not holdout:
+        return "the server has no holdout: set experiments_holdout"
+    shares = {arm.name: arm.weight for arm in spec.arms}
+    control = shares.pop(spec.control, 0.0)
+    if len(shares) == 1 and math.isclose(control, holdout, abs_tol=1e-9):
+        return ""
+    return (
+        f"the weight of {spec.control} is {control:g}, and the server keeps {holdout:g} of all units out: "
+        "not served until that weight and experiments_holdout are equal"
+    )
+
+
+class Warned:
+    """Texts by experiment. Those of one that has stopped stay, for readers of its report."""
+
+    def __init__(self) -> None:
+        self._texts: dict[str, list[str]] = {}
+        self._phases: dict[str, int] = {}
+
+    def use(self, running: Iterable[RunningExperiment]) -> None:
+        """Forget what was said of an earlier phase."""
+        for one in running:
+            if self._phases.get(one.name) != one.phase:
+                self._phases[one.name] = one.phase
+                self._texts.pop(one.name, None)
+
+    def add(self, name: str, text: str) -> None:
+        """Say it, unless it was said. `text` is the same for the same fault, so without numbers that grow."""
+        known = self._texts.setdefault(name, [])
+        if text not in known and len(known) < MOST_WARNINGS:
+            known.append(text)
+            log.warning("experiment %s: %s", name, text)
+
+    def of(self, name: str) -> tuple[str, ...]:
+        """All of one experiment, in the order in which they were found."""
+        return tuple(self._texts.get(name, ()))

@@ -1,24 +1,36 @@
 """`client.experiments`: plan, run, judge and decide experiments, record outcomes; for threads and asyncio.
 
-These names are also `router.client`'s: `from router.client import Spec, metric`.
+These names are also those of `router.client`: `from router.client import Spec, metric`.
 """
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import Any, Unpack
+from itertools import count, islice
+from typing import TYPE_CHECKING, Any, Unpack
 
 import grpc
 import grpc.aio
 
 from router.client.channel import AsyncCaller, SyncCaller
 from router.client.values import CallOptions
+from router.experiments.messages import (
+    answer_of,
+    experiment_name,
+    experiment_of,
+    plan_message,
+    question_message,
+    timestamp,
+    update_request,
+)
 from router.experiments.model import (
     Accepted,
     Aggregate,
     ArmSpec,
+    Experiment,
     Kind,
     Lifecycle,
     MetricSpec,
@@ -30,28 +42,88 @@ from router.experiments.model import (
     Unanswered,
 )
 from router.experiments.report.model import Report
-from router.experiments.wire.outcomes import (
-    ACCEPTED,
-    Outcome,
-    Recorded,
-    batches,
-    outcome_message,
-    recorded_of,
-)
-from router.experiments.wire.plans import (
-    Experiment,
-    answer_of,
-    experiment_name,
-    experiment_of,
-    plan_message,
-    question_message,
-    update_request,
-)
-from router.experiments.wire.report import report_of
+from router.experiments.report_messages import report_of
 from router.names import split_adapter
 from router.types import AdapterRef
 from router.v1 import experiments_pb2 as pb
 from router.v1 import experiments_pb2_grpc
+
+if TYPE_CHECKING:
+    pass
+
+BATCH = 500
+STATUSES = {
+    Accepted.COUNTED: pb.OUTCOME_STATUS_COUNTED,
+    Accepted.DUPLICATE: pb.OUTCOME_STATUS_DUPLICATE,
+    Accepted.LATE: pb.OUTCOME_STATUS_LATE,
+    Accepted.UNKNOWN: pb.OUTCOME_STATUS_UNKNOWN,
+}
+ACCEPTED = {number: status for status, number in STATUSES.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """One value of one metric, of a response or of a unit in an experiment.
+
+    A unit is named by `unit`, or by `unit_hash` as exports have it. `time` in unix seconds, None: when the
+    server gets it. The same `key` is counted once; without one the client makes one for each call, so that
+    its own retries are safe, but not yours.
+    """
+
+    metric: str
+    value: float
+    response_id: str = ""
+    experiment: str = ""
+    unit: str = ""
+    time: float | None = None
+    key: str = ""
+    unit_hash: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """What became of an outcome of a batch; status None: refused, and `error` says why."""
+
+    status: Accepted | None
+    error: str = ""
+
+
+def outcome_message(outcome: Outcome) -> pb.Outcome:
+    """One outcome, with a key. ValueError unless it is of a response or of a unit in an experiment."""
+    units = [unit for unit in (outcome.unit, outcome.unit_hash) if unit]
+    by_unit = bool(outcome.experiment or units)
+    if bool(outcome.response_id) == by_unit or by_unit != bool(outcome.experiment and len(units) == 1):
+        raise ValueError("an outcome is of a response_id, or of an experiment and a unit or a unit_hash")
+    made = pb.Outcome(
+        metric=outcome.metric,
+        value=outcome.value,
+        idempotency_key=outcome.key or uuid.uuid4().hex,
+        time=None if outcome.time is None else timestamp(outcome.time),
+    )
+    if by_unit:
+        made.unit.experiment = experiment_name(outcome.experiment)
+        made.unit.unit, made.unit.unit_hash = outcome.unit, outcome.unit_hash
+    else:
+        made.response_id = outcome.response_id
+    return made
+
+
+def batches(outcomes: Iterable[Outcome]) -> Iterator[pb.RecordOutcomesRequest]:
+    """Numbered batches of outcomes."""
+    left = iter(outcomes)
+    for number in count(1):
+        if not (batch := list(islice(left, BATCH))):
+            return
+        yield pb.RecordOutcomesRequest(sequence=number, outcomes=map(outcome_message, batch))
+
+
+def recorded_of(message: pb.RecordOutcomesResponse) -> Iterator[Recorded]:
+    """One for each outcome of a batch; errors stand with those that were refused."""
+    errors = iter(message.errors)
+    for status in message.statuses:
+        found = ACCEPTED.get(status)
+        yield Recorded(found, "" if found else next(errors, "refused"))
+
 
 __all__ = [
     "Accepted",

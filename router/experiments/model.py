@@ -8,12 +8,12 @@ them. Clients import this, so nothing here needs numpy.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
 from router.errors import FieldViolation, InvalidRequest
-from router.types import AdapterRef, RouterVariant
+from router.types import EVERYTHING, AdapterRef, RouterVariant, Visible
 
 BASE = "base"
 """The route of requests that no adapter is for; the base model has no name of its own."""
@@ -178,7 +178,7 @@ class Spec:
 
 
 @dataclass(frozen=True, slots=True)
-class Phase:
+class ExperimentPhase:
     """A stretch of an experiment under one spec and one set of salts."""
 
     number: int
@@ -197,13 +197,14 @@ class Experiment:
     name: str
     spec: Spec
     state: Lifecycle = Lifecycle.DRAFT
-    phases: tuple[Phase, ...] = ()
+    phases: tuple[ExperimentPhase, ...] = ()
     created: float = 0.0
     updated: float = 0.0
     stopped: float | None = None
     stop_reason: str = ""
     promoted: str = ""  # the arm
     etag: str = ""
+    warnings: tuple[str, ...] = ()  # as a server shows it: what deserves a second look; not kept
 
     @property
     def resource(self) -> str:
@@ -211,7 +212,7 @@ class Experiment:
         return f"experiments/{self.name}"
 
     @property
-    def phase(self) -> Phase | None:
+    def phase(self) -> ExperimentPhase | None:
         """The running, or the last, phase."""
         return self.phases[-1] if self.phases else None
 
@@ -240,7 +241,7 @@ class Exposure:
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class StoredOutcome:
     """One value of one metric, of a response or of a unit. Exactly one of them is set.
 
     The key makes it safe to send again: the same key is counted once, and answered the same. `time` is when
@@ -271,7 +272,7 @@ class Accepted(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Pair:
+class JudgedPair:
     """A served answer and a shadow's, judged: 1 the shadow won, 0 a tie, -1 it lost.
 
     `unit` is the hash of the unit that asked; empty where the request had none.
@@ -314,6 +315,23 @@ class AuditEntry:
     act: str
     reason: str
     detail: Mapping[str, object] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class NoInterval:
+    """Why there is no interval yet: a rule, words with numbers, and about how many units of both arms are
+    still needed (None where more of them would not help)."""
+
+    rule: str
+    text: str
+    units: int | None = None
+
+    @property
+    def words(self) -> str:
+        """All of it in words."""
+        if self.units is None:
+            return self.text
+        return f"{self.text}; that is about {self.units:,} more units of both arms"
 
 
 @dataclass(frozen=True, slots=True)
@@ -400,3 +418,69 @@ def outcome_problem(metric: str) -> str:
     if metric in DENOMINATORS:
         return "is a denominator that the server counts; choose another name"
     return ""
+
+
+@dataclass(frozen=True, slots=True)
+class Visibility:
+    """What a caller may know of, adapters and experiments."""
+
+    adapters: Visible = EVERYTHING
+    experiments: Visible = EVERYTHING
+
+    @property
+    def everything(self) -> bool:
+        """Whether nothing is hidden."""
+        return self.adapters.everything and self.experiments.everything
+
+    def sees(self, experiment: Experiment) -> bool:
+        """Whether it is there for the caller."""
+        return all(self.tells(experiment.name, spec) for spec in plans_of(experiment))
+
+    def tells(self, name: str, spec: Spec) -> bool:
+        """Whether an experiment of that name and plan is."""
+        if self.everything:
+            return True
+        seen = name in self.experiments and all(one in self.adapters for one in adapters_of(spec))
+        return seen and not self.too_wide(spec)
+
+    def too_wide(self, spec: Spec) -> str:
+        """Why a plan is about more than the caller may know of, whatever its adapters; empty if it is not."""
+        if spec.mode is Mode.HOLDOUT and not self.everything:
+            return "a holdout is about all experiments and adapters, and this client may not know of all"
+        if not spec.route and not self.adapters.everything:
+            return "without a route it is about all adapters, and this client may not know of all"
+        return ""
+
+    def detail(self, detail: Mapping[str, object]) -> Mapping[str, object]:
+        """What an audit entry says, empty where it tells of an adapter that the caller may not know of: plans
+        are edited, so an old one may name what the present one does not."""
+        if self.adapters.everything or all(name in self.adapters for name in _named(detail)):
+            return detail
+        return {}
+
+
+def plans_of(experiment: Experiment) -> Iterator[Spec]:
+    """The present plan, and those of all phases."""
+    yield experiment.spec
+    yield from (phase.spec for phase in experiment.phases)
+
+
+def adapters_of(spec: Spec) -> Iterator[str]:
+    """Names of the adapters that a plan is about."""
+    if spec.route not in ("", BASE):
+        yield spec.route
+    yield from (arm.adapter.name for arm in spec.arms if arm.adapter is not None)
+
+
+def _named(value: object, key: str = "") -> Iterator[str]:
+    """Names of adapters in the detail of an audit entry, as `Manager.update` makes it."""
+    if isinstance(value, Mapping):
+        if key == "adapter":
+            yield str(value.get("name", ""))
+        for inner, found in value.items():
+            yield from _named(found, key if key == "route" else str(inner))
+    elif isinstance(value, list | tuple):
+        for found in value:
+            yield from _named(found, key)
+    elif key == "route" and value not in ("", BASE):
+        yield str(value)

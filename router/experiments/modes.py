@@ -8,14 +8,15 @@ from typing import TYPE_CHECKING
 from router.experiments.model import Mode, Spec
 
 if TYPE_CHECKING:
-    from router.experiments.live.assigner import Assignment
-    from router.experiments.live.runtime import Experiments
+    from router.experiments.assignment import ArmAssignment
     from router.experiments.report.model import ArmReport
-    from router.experiments.report.source import Source
-    from router.ports import RequestRouter, Served, Watcher
+    from router.experiments.report.source import PhaseEvidence
+    from router.experiments.runtime import LiveExperiments
+    from router.ports import Served, Watcher
+    from router.routing.router import Router
     from router.types import Decision, Request
 
-BANDIT, ROUTERS = "bandit", "routers"
+BANDIT, ROUTERS, SHADOW = "bandit", "routers", "shadow"
 MISSING = {
     BANDIT: "a bandit needs the extension experiments_bandit, which is not there",
     ROUTERS: "a router experiment needs the extension experiments_routers, which is not there",
@@ -36,8 +37,8 @@ class ExperimentMode:
         """End it; the store is still there."""
 
     async def choose(
-        self, request: Request, router: RequestRouter, counted: bool = True
-    ) -> tuple[Decision, Assignment | None]:
+        self, request: Request, router: Router, counted: bool = True
+    ) -> tuple[Decision, ArmAssignment | None]:
         """Route a request, and say which arm it has. Called for the mode `routers` alone.
 
         Without `counted` nothing will be generated, and metrics stay as they are.
@@ -48,13 +49,13 @@ class ExperimentMode:
         """A watcher of an answer that begins, or None."""
         return None
 
-    def judge(self, source: Source) -> tuple[ArmReport, ...] | None:
+    def judge(self, source: PhaseEvidence) -> tuple[ArmReport, ...] | None:
         """The report of each arm but control, or None: as a split. Blocks."""
         return None
 
 
-MakeMode = Callable[["Experiments", "RequestRouter"], ExperimentMode]
-JudgeMode = Callable[["Source"], "tuple[ArmReport, ...] | None"]
+MakeMode = Callable[["LiveExperiments", "Router"], ExperimentMode]
+JudgeMode = Callable[["PhaseEvidence"], "tuple[ArmReport, ...] | None"]
 Judges = Mapping[str, JudgeMode]  # by the name of their mode
 
 

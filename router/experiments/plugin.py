@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     import typer
 
     from router.config import Settings
-    from router.experiments.service.served import ServedExperiments
-    from router.experiments.store.port import Store
+    from router.experiments.runtime import LiveExperiments
+    from router.experiments.store.store import ExperimentStore
     from router.server.app import ServerApp
 
 log = logging.getLogger(__name__)
@@ -42,8 +42,8 @@ class Plugin:
     """The experiments of one server. Those that it has already are started and closed by who made them."""
 
     def __init__(self) -> None:
-        self._served: ServedExperiments | None = None  # whose service is registered
-        self._own: ServedExperiments | None = None  # to be started and closed
+        self._served: LiveExperiments | None = None  # whose service is registered
+        self._own: LiveExperiments | None = None  # to be started and closed
 
     @hookimpl
     async def on_startup(self, server: ServerApp) -> None:
@@ -53,22 +53,25 @@ class Plugin:
             server.experiments = self._own = experiments_of(server)
         if server.experiments is None:
             return
-        from router.experiments.service.served import ServedExperiments
+        from router.experiments.runtime import LiveExperiments
 
-        if isinstance(server.experiments, ServedExperiments):
+        if isinstance(server.experiments, LiveExperiments):
             self._served = server.experiments
-            self._served.observe(server.hooks.reported)
-            server.metrics.registry.register(self._served.metrics)
+            from router.experiments.service import ExperimentMetrics
+
+            self._served.guardian.observers.append(server.hooks.reported)
+            server.metrics.registry.register(ExperimentMetrics(self._served))
 
     @hookimpl
     async def register_services(self, register: RegisterServices, server: ServerApp) -> None:
         """ExperimentService."""
         if (served := self._served) is None:
             return
+        from router.experiments.service import experiment_service
         from router.server.policy import ROWS
         from router.v1.experiments_pb2_grpc import add_ExperimentServiceServicer_to_server
 
-        service = served.service(server.registry)
+        service = experiment_service(served, server.registry)
         register(
             add_ExperimentServiceServicer_to_server,
             service,
@@ -81,14 +84,15 @@ class Plugin:
         """Read what runs and follow it, with what runs beside answers."""
         if self._own is None:
             return
-        from router.engine.access import EngineBase
-        from router.experiments.live.shadow import JudgePanel, ShadowAnswers
-        from router.experiments.service.served import Modes
+        from router.engine.base_model import EngineBaseModel
+        from router.experiments.modes import SHADOW
+        from router.experiments.service import made_modes
+        from router.experiments.shadow import JudgePanel, ShadowAnswers, Shadows
 
         answers = ShadowAnswers(server.pipeline.complete, server.registry, server.engine.status)
-        panel = JudgePanel(server.plugins.judges, partial(EngineBase, server.engine))
-        modes = server.plugins.experiment_modes()
-        self._own.modes = Modes(self._own.live, server.router, answers, panel.judge, modes)
+        panel = JudgePanel(server.plugins.judges, partial(EngineBaseModel, server.engine))
+        modes = made_modes(self._own, server.router, server.plugins.experiment_modes())
+        self._own.use_modes({**modes, SHADOW: Shadows(self._own, answers, panel.judge)})
         await self._own.start()
 
     @hookimpl
@@ -98,7 +102,7 @@ class Plugin:
             await self._own.close()
 
 
-def experiments_of(server: ServerApp) -> ServedExperiments | None:
+def experiments_of(server: ServerApp) -> LiveExperiments | None:
     """Not started yet; None where experiments are off. Raises ConfigError."""
     settings, engine, router, plugins = server.settings, server.engine, server.router, server.plugins
     if settings.experiments_webhook and NOTICES not in {plugin.name for plugin in plugins.status()}:
@@ -106,10 +110,9 @@ def experiments_of(server: ServerApp) -> ServedExperiments | None:
     store = store_of(settings, server.state_dir)
     if store is None:
         return None
-    from router.experiments.live.runtime import Experiments
-    from router.experiments.service.served import ServedExperiments
+    from router.experiments.runtime import LiveExperiments
 
-    live = Experiments(
+    live = LiveExperiments(
         store,
         holdout=settings.experiments_holdout,
         look_seconds=settings.experiments_look_seconds,
@@ -119,10 +122,10 @@ def experiments_of(server: ServerApp) -> ServedExperiments | None:
     )
     live.classifiers = lambda: [r.name for r in plugins.registrations()]
     live.judges = plugins.judges
-    return ServedExperiments(live)
+    return live
 
 
-def store_of(settings: Settings, state: Path) -> Store | None:
+def store_of(settings: Settings, state: Path) -> ExperimentStore | None:
     """The store, or None where there is to be none. `state`: the server's folder for what it keeps.
 
     Raises ConfigError for a URL that cannot work. The store that nobody asked for stops no server: if its
@@ -130,13 +133,13 @@ def store_of(settings: Settings, state: Path) -> Store | None:
     """
     if not settings.experiments:
         return None
-    from router.experiments.store.sql_store import SqlStore  # SQLAlchemy, only where there are experiments
+    from router.experiments.store.store import ExperimentStore
 
     if settings.experiments != AUTO:
-        return SqlStore(settings.experiments, max_waiting=settings.max_waiting_outcomes)
+        return ExperimentStore(settings.experiments, max_waiting=settings.max_waiting_outcomes)
     try:
         url = f"sqlite:///{state / FILE}"
-        return SqlStore(url, max_waiting=settings.max_waiting_outcomes)
+        return ExperimentStore(url, max_waiting=settings.max_waiting_outcomes)
     except ConfigError as error:
         log.warning("experiments are off: %s", error.message)
         return None

@@ -12,29 +12,17 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from router.errors import FieldViolation, InvalidRequest
-from router.experiments.stats import (
-    Comparison,
-    Guarded,
-    Guardrail,
-    Line,
-    Maturity,
-    Metric,
-    Missing,
-    Moments,
-    Plan,
-    SampleRatio,
-    State,
-    compare,
-    guard,
-    holm,
-)
-from router.experiments.stats.moments import invalid
+from router.experiments.report.model import Ruling
+from router.experiments.stats.checks import Guarded, Guardrail, Maturity, Missing, SampleRatio, State, guard
+from router.experiments.stats.compare import Comparison, SequencePlan, compare, holm
+from router.experiments.stats.moments import ComparedMetric, Moments, invalid
+from router.experiments.stats.sequences import Line
 
 CROSSED = 0.01
 
 
 @dataclass(frozen=True)
-class Design:
+class ExperimentDesign:
     """Primary metric, guardrails and thresholds. Raises InvalidRequest naming every wrong field.
 
     `weights` by arm, control included. `margin` is how much worse the primary metric may be for an arm to
@@ -44,10 +32,10 @@ class Design:
 
     control: str
     weights: Mapping[str, float]
-    primary: Metric
+    primary: ComparedMetric
     guardrails: tuple[Guardrail, ...] = ()
     margin: float = 0.0
-    plan: Plan = field(default_factory=Plan)
+    plan: SequencePlan = field(default_factory=SequencePlan)
     min_units: int = 100
     min_matured: float = 0.8
 
@@ -60,7 +48,7 @@ class Design:
         """All arms but control."""
         return tuple(arm for arm in self.weights if arm != self.control)
 
-    def plan_for(self, arm: str) -> Plan:
+    def plan_for(self, arm: str) -> SequencePlan:
         """The plan of one arm against control: with its share of the planned units."""
         share = self.weights[self.control] + self.weights[arm]
         units = max(2 * self.plan.burn_in_units, round(self.plan.units * share))
@@ -88,7 +76,7 @@ class Design:
 
 
 @dataclass(frozen=True, slots=True)
-class Fault:
+class FailedCheck:
     """A check that failed: its rule, and what it found with the numbers."""
 
     rule: str
@@ -96,7 +84,7 @@ class Fault:
 
 
 @dataclass(frozen=True, slots=True)
-class Health:
+class PipelineHealth:
     """Results of the checks. `missing` is by arm, each against control.
 
     `crossed` is the share of units that were shown more than one arm; `mixed` names what changed under
@@ -111,45 +99,36 @@ class Health:
     mixed: tuple[str, ...] = ()
     triggered: SampleRatio | None = None
 
-    def faults(self) -> list[Fault]:
+    def faults(self) -> list[FailedCheck]:
         """Everything that makes verdicts invalid; empty if sound."""
         return list(self._faults())
 
-    def _faults(self) -> Iterator[Fault]:
+    def _faults(self) -> Iterator[FailedCheck]:
         for rule, ratio in (("sample-ratio", self.sample_ratio), ("triggered-ratio", self.triggered)):
             if ratio is not None and ratio.alarm:
                 wanted = ", ".join(f"{n:.0f}" for n in ratio.expected)
                 got = ", ".join(map(str, ratio.counts))
                 level = f"p = {ratio.p:.2g}, alarm at {ratio.alpha:g}"
-                yield Fault(rule, f"units by arm are {got}, expected were {wanted} ({level})")
+                yield FailedCheck(rule, f"units by arm are {got}, expected were {wanted} ({level})")
         for arm, found in self.missing.items():
             if found.alarm:
                 text = (
                     f"{found.treatment:.1%} of outcomes are missing in {arm}, {found.control:.1%} in control"
                 )
-                yield Fault("missing-outcomes", text)
+                yield FailedCheck("missing-outcomes", text)
         if self.crossed > CROSSED:
-            yield Fault("crossed-units", f"{self.crossed:.1%} of units were shown more than one arm")
+            yield FailedCheck("crossed-units", f"{self.crossed:.1%} of units were shown more than one arm")
         if self.mixed:
-            yield Fault("mixed-digests", f"changed while the phase ran: {', '.join(self.mixed)}")
+            yield FailedCheck("mixed-digests", f"changed while the phase ran: {', '.join(self.mixed)}")
 
 
-class Decision(StrEnum):
+class Conclusion(StrEnum):
     """What may be done."""
 
     PROMOTE = "promote"
     HARM = "stop for harm"
     UNDECIDED = "undecided"
     INVALID = "invalid"
-
-
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """A decision, the rule that gave it, and what it rests on in words with numbers."""
-
-    decision: Decision
-    rule: str
-    text: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,19 +140,19 @@ class ArmVerdict:
     """
 
     arm: str
-    verdict: Verdict
+    verdict: Ruling
     primary: Comparison | None
     p: float
     guardrails: tuple[Guarded, ...] = ()
-    blocked: Verdict | None = None
+    blocked: Ruling | None = None
     gain: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
-class Judgement:
+class ExperimentVerdict:
     """The experiment's verdict, the arm it is about (if one), and every arm's."""
 
-    verdict: Verdict
+    verdict: Ruling
     arm: str | None
     arms: tuple[ArmVerdict, ...]
 
@@ -181,7 +160,7 @@ class Judgement:
 Outcomes = Mapping[str, Mapping[str, Moments]]  # arm, then metric
 
 
-def judge(design: Design, outcomes: Outcomes, health: Health) -> Judgement:
+def judge(design: ExperimentDesign, outcomes: Outcomes, health: PipelineHealth) -> ExperimentVerdict:
     """The verdict at this look, from the matured units' sums by arm and metric."""
     _check(design, outcomes)
     primaries = {arm: _primary(design, outcomes, arm) for arm in design.treatments}
@@ -194,7 +173,7 @@ def judge(design: Design, outcomes: Outcomes, health: Health) -> Judgement:
     return _together(arms, faults)
 
 
-def _check(design: Design, outcomes: Outcomes) -> None:
+def _check(design: ExperimentDesign, outcomes: Outcomes) -> None:
     metrics = [design.primary, *(g.metric for g in design.guardrails)]
     for arm in design.weights:
         for metric in metrics:
@@ -208,16 +187,16 @@ def _sums(outcomes: Outcomes, control: str, arm: str, metric: str) -> tuple[Mome
     return (first, second) if min(first.n, second.n) >= 2 else None
 
 
-def _primary(design: Design, outcomes: Outcomes, arm: str) -> Comparison | None:
+def _primary(design: ExperimentDesign, outcomes: Outcomes, arm: str) -> Comparison | None:
     sums = _sums(outcomes, design.control, arm, design.primary.name)
     line = Line(offset=-design.primary.sign * design.margin)
     return compare(design.primary, *sums, design.plan_for(arm), line) if sums else None
 
 
 def _arm(
-    design: Design,
+    design: ExperimentDesign,
     outcomes: Outcomes,
-    health: Health,
+    health: PipelineHealth,
     arm: str,
     primary: Comparison | None,
     p: float,
@@ -232,59 +211,63 @@ def _arm(
 
 
 def _rule(
-    design: Design, health: Health, primary: Comparison | None, p: float, guarded: tuple[Guarded, ...]
-) -> Verdict:
+    design: ExperimentDesign,
+    health: PipelineHealth,
+    primary: Comparison | None,
+    p: float,
+    guarded: tuple[Guarded, ...],
+) -> Ruling:
     """The first rule that applies: harm before everything, promotion only when all else is fulfilled."""
     for found in guarded:
         if found.state is State.BEYOND:
-            return Verdict(Decision.HARM, "guardrail", _told(found))
+            return Ruling(Conclusion.HARM, "guardrail", _told(found))
     if primary is None:
-        return Verdict(Decision.UNDECIDED, "too-few-units", "an arm has fewer than two units")
+        return Ruling(Conclusion.UNDECIDED, "too-few-units", "an arm has fewer than two units")
     side = design.primary.sign * primary.effect + design.margin
     shown = p <= design.plan.alpha
     told = f"{_numbers(primary)}, p = {p:.2g} with Holm over arms, level {design.plan.alpha:g}"
     if shown and side < 0:
-        return Verdict(Decision.HARM, "primary-worse", told)
+        return Ruling(Conclusion.HARM, "primary-worse", told)
     if min(primary.units) < design.min_units:
         text = f"{min(primary.units)} units in the smaller arm, {design.min_units} are needed"
-        return Verdict(Decision.UNDECIDED, "too-few-units", text)
+        return Ruling(Conclusion.UNDECIDED, "too-few-units", text)
     if health.maturity.share < design.min_matured:
         text = f"{health.maturity.share:.0%} of exposures are mature, {design.min_matured:.0%} are needed"
-        return Verdict(Decision.UNDECIDED, "immature", text)
+        return Ruling(Conclusion.UNDECIDED, "immature", text)
     if not shown:
         if primary.waiting is not None and not math.isfinite(primary.interval.low):
-            return Verdict(Decision.UNDECIDED, primary.waiting.rule, primary.waiting.told)
-        return Verdict(Decision.UNDECIDED, "primary-open", told)
+            return Ruling(Conclusion.UNDECIDED, primary.waiting.rule, primary.waiting.words)
+        return Ruling(Conclusion.UNDECIDED, "primary-open", told)
     unsure = [g for g in guarded if g.state is not State.WITHIN]
     if unsure or len(guarded) < len(design.guardrails):
         text = "; ".join(map(_told, unsure)) or "a guardrail has too few units"
-        return Verdict(Decision.UNDECIDED, "guardrail-open", text)
+        return Ruling(Conclusion.UNDECIDED, "guardrail-open", text)
     rule = "primary-not-worse" if design.margin else "primary-better"
-    return Verdict(Decision.PROMOTE, rule, told)
+    return Ruling(Conclusion.PROMOTE, rule, told)
 
 
-def _blocked(found: ArmVerdict, faults: list[Fault]) -> ArmVerdict:
+def _blocked(found: ArmVerdict, faults: list[FailedCheck]) -> ArmVerdict:
     if not faults:
         return found
     return replace(found, verdict=_invalid(faults), blocked=found.verdict)
 
 
-def _invalid(faults: list[Fault]) -> Verdict:
-    return Verdict(Decision.INVALID, faults[0].rule, "; ".join(f.text for f in faults))
+def _invalid(faults: list[FailedCheck]) -> Ruling:
+    return Ruling(Conclusion.INVALID, faults[0].rule, "; ".join(f.text for f in faults))
 
 
-def _together(arms: tuple[ArmVerdict, ...], faults: list[Fault]) -> Judgement:
+def _together(arms: tuple[ArmVerdict, ...], faults: list[FailedCheck]) -> ExperimentVerdict:
     """One verdict of all arms: promote the best that may be, stop if all harm, else go on."""
     if faults:
-        return Judgement(_invalid(faults), None, arms)
-    promoted = [a for a in arms if a.verdict.decision is Decision.PROMOTE]
+        return ExperimentVerdict(_invalid(faults), None, arms)
+    promoted = [a for a in arms if a.verdict.decision == Conclusion.PROMOTE]
     if promoted:
         best = max(promoted, key=lambda a: a.gain)
-        return Judgement(best.verdict, best.arm, arms)
-    if all(a.verdict.decision is Decision.HARM for a in arms):
-        return Judgement(arms[0].verdict, arms[0].arm if len(arms) == 1 else None, arms)
-    still = next(a for a in arms if a.verdict.decision is not Decision.HARM)
-    return Judgement(still.verdict, still.arm if len(arms) == 1 else None, arms)
+        return ExperimentVerdict(best.verdict, best.arm, arms)
+    if all(a.verdict.decision == Conclusion.HARM for a in arms):
+        return ExperimentVerdict(arms[0].verdict, arms[0].arm if len(arms) == 1 else None, arms)
+    still = next(a for a in arms if a.verdict.decision != Conclusion.HARM)
+    return ExperimentVerdict(still.verdict, still.arm if len(arms) == 1 else None, arms)
 
 
 def _numbers(found: Comparison) -> str:
@@ -292,7 +275,7 @@ def _numbers(found: Comparison) -> str:
     control, treatment = found.values
     said = f"{found.metric}: {treatment:.4g} against {control:.4g} on {sum(found.units)} units, "
     if found.waiting is not None and not math.isfinite(low):
-        return f"{said}difference {found.effect:+.4g}, no interval yet: {found.waiting.told}"
+        return f"{said}difference {found.effect:+.4g}, no interval yet: {found.waiting.words}"
     return f"{said}difference {found.effect:+.4g} in [{low:.4g}, {high:.4g}] ({found.method})"
 
 

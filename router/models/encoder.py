@@ -18,7 +18,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from router.classifiers.kept import KeptVectors, in_parts
+from router.classifiers.caches import VectorCache, in_parts
 from router.models.base import DEFAULT_ENCODER, MULTILINGUAL, fetch_encoder, fetch_multilingual
 from router.models.cache import models_dir
 
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     Vector = NDArray[np.float32]
 
 
-class Encoder:
+class SentenceEncoder:
     """Mean-pooled unit vectors of texts, on the CPU, with one thread.
 
     Beside a busy engine two threads take ten times as long as one: each waits for the other's turn.
@@ -122,7 +122,7 @@ class Reader:
     def __init__(
         self,
         load: Callable[[], Callable[[Sequence[str]], Any]],
-        kept: KeptVectors | None = None,
+        kept: VectorCache | None = None,
         maker: str = "",
     ) -> None:
         self._load, self._kept, self.maker = load, kept, maker
@@ -206,7 +206,7 @@ class Reader:
                 vectors = self._learned(part, self._kept)
             yield from vectors.items()
 
-    def _learned(self, texts: Sequence[str], kept: KeptVectors) -> dict[str, Vector]:
+    def _learned(self, texts: Sequence[str], kept: VectorCache) -> dict[str, Vector]:
         keys = {text: kept.key([text]) for text in texts}
         there = kept.find(keys.values())
         made = dict(self.each(text for text in texts if keys[text] not in there))
@@ -220,21 +220,23 @@ def sentence_reader() -> Reader:
     """The process's own of the default encoder, with its LoRA."""
     trained = hashlib.sha256((LORA / WEIGHTS).read_bytes()).hexdigest()[:8]
     maker = f"{DEFAULT_ENCODER}+{trained}"
-    return _reader(lambda: Encoder(fetch_encoder(), lora=LORA), maker, "sentences.sqlite")
+    return _reader(lambda: SentenceEncoder(fetch_encoder(), lora=LORA), maker, "sentences.sqlite")
 
 
 @cache
 def multilingual_reader() -> Reader:
     """The process's own of the multilingual encoder."""
     return _reader(
-        lambda: Encoder(fetch_multilingual(), PREFIX), f"{MULTILINGUAL}/{PREFIX}", "multilingual.sqlite"
+        lambda: SentenceEncoder(fetch_multilingual(), PREFIX),
+        f"{MULTILINGUAL}/{PREFIX}",
+        "multilingual.sqlite",
     )
 
 
-def _reader(load: Callable[[], Encoder], maker: str, file: str) -> Reader:
+def _reader(load: Callable[[], SentenceEncoder], maker: str, file: str) -> Reader:
     """What it learned from is kept beside the models, in the user's cache folder."""
     folder = models_dir()
     maker = f"{maker}/{HEAD}/{TAIL}/{MAX_TOKENS}"
     writable = folder.is_dir() and os.access(folder, os.W_OK)
-    kept = KeptVectors(folder / file, maker) if writable else None
+    kept = VectorCache(folder / file, maker) if writable else None
     return Reader(load, kept, maker)

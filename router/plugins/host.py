@@ -15,41 +15,45 @@ import os
 import re
 import threading
 import time
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import EntryPoint
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from router import hookspecs
 from router.built_in import built_in_modules, name_of
+from router.classifiers.contract import ClassifierStatus, Registration
 from router.classifiers.isolation import await_in_thread
-from router.classifiers.registration import ClassifierStatus, Registration
 from router.errors import ConfigError
-from router.plugins.folder import Found, Stamp, folder_stamp, scan
-from router.plugins.judges import JudgeRegistration, JudgeStatus
+from router.judging import JudgeRegistration, JudgeStatus
 from router.plugins.loader import (
     EngineEntry,
-    Hook,
-    Loaded,
+    FoundPlugin,
+    LoadedPlugin,
     LoadError,
     ModeEntry,
     ReportFormat,
     SourceEntry,
+    Stamp,
     describe,
+    folder_stamp,
     forget,
     load_built_in,
     load_entry_point,
     load_file,
+    scan,
 )
-from router.plugins.tables import MOVED, NamesDisagree, Table, canonical
+from router.plugins.tables import MOVED, NamesDisagree, SettingsTable, canonical
 
 if TYPE_CHECKING:
     from router.experiments.modes import MakeMode
 
+E = TypeVar("E", EngineEntry, SourceEntry, ReportFormat, ModeEntry)
 log = logging.getLogger(__name__)
 SCAN_SECONDS = 0.2
 ENGINE_HOOKS = {"register_settings", "register_engines"}
+NOTHING = LoadedPlugin()
 Allowed = frozenset[str] | None  # names of plugins; None: all
 
 
@@ -69,7 +73,7 @@ class PluginHost:
         load_plugins: str | None = None,
         installed_plugins: str = "",
         carried: Sequence[Path] = (),
-        tables: Mapping[str, Table] | None = None,
+        tables: Mapping[str, SettingsTable] | None = None,
         built_in: bool = False,
     ) -> None:
         self._dirs = tuple(Path(d).absolute() for d in dirs)
@@ -79,12 +83,12 @@ class PluginHost:
         self._installed = frozenset(map(_canonical, _names(installed_plugins)))
         self._lock = threading.Lock()
         self._tables = dict(tables or {})
-        self._files: dict[Path, Plugin] = {}
-        self._built_in: list[Plugin] | None = None if built_in else []
-        self._entries: list[Plugin] | None = None
+        self._files: dict[Path, PluginRecord] = {}
+        self._built_in: list[PluginRecord] | None = None if built_in else []
+        self._entries: list[PluginRecord] | None = None
         self._active: tuple[Registration, ...] = ()
         self._judges: dict[str, JudgeRegistration] = {}
-        self._duplicates: dict[Plugin, tuple[str, ...]] = {}
+        self._duplicates: dict[PluginRecord, tuple[str, ...]] = {}
         self._folder_stamps: tuple[Stamp, ...] = ()
         self._next_scan = 0.0
         self._started = 0.0
@@ -116,7 +120,7 @@ class PluginHost:
             self._folder_stamps = stamps
             return self._activate()
 
-    def _uncovered(self, found: Sequence[Found]) -> list[Found]:
+    def _uncovered(self, found: Sequence[FoundPlugin]) -> list[FoundPlugin]:
         """Without carried files that another folder has a file of the same name for."""
         mine = {f.name for f in found if not f.unusable and f.path.parent not in self._carried}
         return [f for f in found if f.path.parent not in self._carried or f.name not in mine]
@@ -125,21 +129,21 @@ class PluginHost:
         """The first classifier or judge of a name wins; the others are reported."""
         classifiers: dict[str, Registration] = {}
         judges: dict[str, JudgeRegistration] = {}
-        duplicates: dict[Plugin, tuple[str, ...]] = {}
+        duplicates: dict[PluginRecord, tuple[str, ...]] = {}
         used: dict[tuple[str, str], str] = {}  # kind and name of an engine or source, and whose it is
         for plugin in self._plugins():
-            for kind, entry in plugin.entries:
-                if (owner := used.setdefault((kind, entry.name), plugin.name)) != plugin.name:
-                    text = f"{kind} {entry.name!r} is not used: plugin {owner!r} has one of that name"
+            for entry in plugin.contents.entries:
+                if (owner := used.setdefault((entry.kind, entry.name), plugin.name)) != plugin.name:
+                    text = f"{entry.kind} {entry.name!r} is not used: plugin {owner!r} has one of that name"
                     duplicates[plugin] = (*duplicates.get(plugin, ()), text)
-            for registration in plugin.registrations:
+            for registration in plugin.contents.registrations:
                 if registration.optional and self._allowed is None and plugin.source == "file":
                     registration.health.state = "off"
                     continue
                 first = classifiers.setdefault(registration.name, registration)
                 if first is not registration:
                     duplicates[plugin] = (*duplicates.get(plugin, ()), _taken("classifier", first))
-            for judge in plugin.judges:
+            for judge in plugin.contents.judges:
                 if (earlier := judges.setdefault(judge.name, judge)) is not judge:
                     duplicates[plugin] = (*duplicates.get(plugin, ()), _taken("judge", earlier))
         active = tuple(sorted(classifiers.values(), key=lambda r: (r.priority, r.name)))
@@ -147,28 +151,33 @@ class PluginHost:
         self._active, self._judges, self._duplicates = active, judges, duplicates
         return changed
 
-    def _plugins(self) -> list[Plugin]:
+    def _plugins(self) -> list[PluginRecord]:
         return [*self._files.values(), *(self._entries or ()), *(self._built_in or ())]
 
-    def running(self) -> dict[Loaded, Plugin]:
+    def running(self) -> dict[LoadedPlugin, PluginRecord]:
         """The plugins that are loaded, by the version that works."""
         return {plugin.loaded: plugin for plugin in self._plugins() if plugin.loaded is not None}
 
     def engines(self) -> dict[str, EngineEntry]:
         """Engines of plugins by name; the first of a name counts."""
-        return {e.name: e for plugin in reversed(self._plugins()) for e in plugin.engines}
+        return self._entries_of(EngineEntry)
 
     def sources(self) -> dict[str, SourceEntry]:
         """Adapter sources of plugins by scheme; the first of a scheme counts."""
-        return {e.name: e for plugin in reversed(self._plugins()) for e in plugin.sources}
+        return self._entries_of(SourceEntry)
 
     def report_formats(self) -> dict[str, ReportFormat]:
         """Forms of experiments' reports by name; the first of a name counts."""
-        return {e.name: e for plugin in reversed(self._plugins()) for e in plugin.report_formats}
+        return self._entries_of(ReportFormat)
 
     def experiment_modes(self) -> dict[str, MakeMode]:
         """What makes the modes of experiments, by name; the first of a name counts."""
-        return {e.name: e.make for plugin in reversed(self._plugins()) for e in plugin.modes}
+        return {name: entry.make for name, entry in self._entries_of(ModeEntry).items()}
+
+    def _entries_of(self, kind: type[E]) -> dict[str, E]:
+        """Entries by name; the first of a name counts."""
+        found = (entry for plugin in reversed(self._plugins()) for entry in plugin.contents.entries)
+        return {entry.name: entry for entry in found if isinstance(entry, kind)}
 
     def check_tables(self) -> None:
         """Log old names in the settings file. Raises ConfigError for settings of a plugin that is nowhere,
@@ -180,13 +189,13 @@ class PluginHost:
         for plugin in self._plugins():
             if plugin.disagreement:
                 raise ConfigError(plugin.disagreement)
-            for text in plugin.loaded.renamed if plugin.loaded else ():
+            for text in plugin.contents.renamed:
                 log.warning("%s", text)
 
     def check_engine(self, engine: str) -> None:
         """Raises ConfigError for settings of a plugin that is there for other engines than this one."""
         for plugin in self._plugins():
-            names = [entry.name for entry in plugin.engines]
+            names = [entry.name for entry in plugin.contents.entries if isinstance(entry, EngineEntry)]
             table = self._tables.get(canonical(plugin.name))
             if (
                 table
@@ -274,7 +283,7 @@ class PluginHost:
             await self.pick_up()
 
 
-def _no_plugin(name: str, table: Table, known: Iterable[str]) -> str:
+def _no_plugin(name: str, table: SettingsTable, known: Iterable[str]) -> str:
     first = next(iter(table.values), None)
     origin = first.origin if first else "a settings file"
     if name in MOVED.values():
@@ -301,7 +310,7 @@ def _canonical(name: str) -> str:
 
 
 @dataclass(eq=False, slots=True)
-class Plugin:
+class PluginRecord:
     """One plugin over its life. `loaded` is the last version that worked."""
 
     name: str
@@ -311,7 +320,7 @@ class Plugin:
     enabled: bool = True
     error: str = ""
     disagreement: str = ""  # of two names of one setting, which ends the start
-    loaded: Loaded | None = None
+    loaded: LoadedPlugin | None = None
     package: str = ""  # of an entry point
     carried: bool = False
     faults: Callable[[], Sequence[str]] = tuple  # of its hooks while the server runs
@@ -322,64 +331,27 @@ class Plugin:
         return _canonical(f"{self.package}:{self.name}")
 
     @property
-    def registrations(self) -> tuple[Registration, ...]:
-        """What the working version registered."""
-        return self.loaded.registrations if self.loaded else ()
-
-    @property
-    def judges(self) -> tuple[JudgeRegistration, ...]:
-        """Judges that the working version registered."""
-        return self.loaded.judges if self.loaded else ()
-
-    @property
-    def engines(self) -> tuple[EngineEntry, ...]:
-        """Engines that the working version registered."""
-        return self.loaded.engines if self.loaded else ()
-
-    @property
-    def sources(self) -> tuple[SourceEntry, ...]:
-        """Adapter sources that the working version registered."""
-        return self.loaded.sources if self.loaded else ()
-
-    @property
-    def report_formats(self) -> tuple[ReportFormat, ...]:
-        """Forms of reports that the working version registered."""
-        return self.loaded.report_formats if self.loaded else ()
-
-    @property
-    def modes(self) -> tuple[ModeEntry, ...]:
-        """Modes of experiments that the working version registered."""
-        return self.loaded.modes if self.loaded else ()
-
-    @property
-    def entries(self) -> Iterator[tuple[str, EngineEntry | SourceEntry | ReportFormat | ModeEntry]]:
-        """All that have names, with what they are called."""
-        yield from (("engine", entry) for entry in self.engines)
-        yield from (("adapter source", entry) for entry in self.sources)
-        yield from (("report format", entry) for entry in self.report_formats)
-        yield from (("experiment mode", entry) for entry in self.modes)
-
-    def hook(self, name: str) -> Hook | None:
-        """Its implementation of a hook."""
-        return self.loaded.hooks.get(name) if self.loaded else None
+    def contents(self) -> LoadedPlugin:
+        """The version that works; an empty one where there is none."""
+        return self.loaded or NOTHING
 
     def status(self, duplicates: tuple[str, ...]) -> PluginStatus:
         """A snapshot."""
-        loaded = self.loaded
+        loaded = self.contents
         return PluginStatus(
             name=self.name,
             source=self.source,
             path=self.path,
-            version=loaded.version if loaded else "",
-            digest=loaded.digest if loaded else "",
+            version=loaded.version,
+            digest=loaded.digest,
             enabled=self.enabled,
             error=self.error,
-            warnings=(*(loaded.warnings + loaded.renamed if loaded else ()), *duplicates, *self.faults()),
-            classifiers=tuple(r.status() for r in self.registrations),
-            judges=tuple(r.status() for r in self.judges),
+            warnings=(*loaded.warnings, *loaded.renamed, *duplicates, *self.faults()),
+            classifiers=tuple(r.status() for r in loaded.registrations),
+            judges=tuple(r.status() for r in loaded.judges),
             package=self.package,
             carried=self.carried,
-            hooks=tuple(sorted(loaded.hooks)) if loaded else (),
+            hooks=tuple(sorted(loaded.hooks)),
         )
 
     def fail(self, error: LoadError) -> None:
@@ -395,11 +367,13 @@ class Plugin:
         self.loaded = None
 
 
-def file_plugin(found: Found, before: Plugin | None, allowed: Allowed, tables: Mapping[str, Table]) -> Plugin:
+def file_plugin(
+    found: FoundPlugin, before: PluginRecord | None, allowed: Allowed, tables: Mapping[str, SettingsTable]
+) -> PluginRecord:
     """What was found as a plugin: the one before if nothing changed, else a newly loaded one."""
     if before is not None and before.stamp == found.stamp:
         return before
-    plugin = Plugin(found.name, "folder" if found.unusable else "file", str(found.path), found.stamp)
+    plugin = PluginRecord(found.name, "folder" if found.unusable else "file", str(found.path), found.stamp)
     plugin.error = found.refusal
     plugin.enabled = found.unusable or allowed is None or plugin.name in allowed
     if found.refusal or not plugin.enabled:
@@ -412,7 +386,9 @@ def file_plugin(found: Found, before: Plugin | None, allowed: Allowed, tables: M
     return plugin
 
 
-def _load_version(plugin: Plugin, path: Path, before: Plugin | None, table: Table | None) -> None:
+def _load_version(
+    plugin: PluginRecord, path: Path, before: PluginRecord | None, table: SettingsTable | None
+) -> None:
     """A broken new version leaves the old one working and shows the error."""
     try:
         plugin.loaded = load_file(path, table)
@@ -425,12 +401,12 @@ def _load_version(plugin: Plugin, path: Path, before: Plugin | None, table: Tabl
         before.drop()
 
 
-def built_in_plugins(tables: Mapping[str, Table]) -> list[Plugin]:
+def built_in_plugins(tables: Mapping[str, SettingsTable]) -> list[PluginRecord]:
     """All of them; one that cannot be loaded has an error, as any other plugin."""
     found = []
     for module, path in built_in_modules().items():
         name = name_of(module)
-        plugin = Plugin(name, "built-in", str(path), carried=True)
+        plugin = PluginRecord(name, "built-in", str(path), carried=True)
         try:
             plugin.loaded = load_built_in(module, tables.get(canonical(name)))
         except LoadError as error:
@@ -440,7 +416,7 @@ def built_in_plugins(tables: Mapping[str, Table]) -> list[Plugin]:
     return found
 
 
-def entry_point_plugins(named: frozenset[str], tables: Mapping[str, Table]) -> list[Plugin]:
+def entry_point_plugins(named: frozenset[str], tables: Mapping[str, SettingsTable]) -> list[PluginRecord]:
     """Installed plugins, by entry-point name; those that are `named` are imported, once."""
     entries = importlib.metadata.entry_points(group=hookspecs.NAME)
     made = [(_entry_plugin(entry), entry) for entry in sorted(entries, key=lambda e: (e.name, e.value))]
@@ -458,11 +434,11 @@ def entry_point_plugins(named: frozenset[str], tables: Mapping[str, Table]) -> l
     return [plugin for plugin, _ in made]
 
 
-def _entry_plugin(entry: EntryPoint) -> Plugin:
-    return Plugin(entry.name, "entry-point", entry.value, package=entry.dist.name if entry.dist else "")
+def _entry_plugin(entry: EntryPoint) -> PluginRecord:
+    return PluginRecord(entry.name, "entry-point", entry.value, package=entry.dist.name if entry.dist else "")
 
 
-def _load_entry(plugin: Plugin, entry: EntryPoint, table: Table | None) -> None:
+def _load_entry(plugin: PluginRecord, entry: EntryPoint, table: SettingsTable | None) -> None:
     try:
         plugin.loaded = load_entry_point(entry, table)
     except LoadError as error:

@@ -1,35 +1,44 @@
-"""From a file, folder, entry point or built-in module to what it registers; what goes wrong is a LoadError.
+"""Plugins found in a folder, and imported: from a file, folder, entry point or built-in module to what it
+registers.
 
-pluggy finds and checks the hooks of each plugin on its own: one that raises stops none of the others.
+Plugins are code, so a folder or file that strangers can write is refused. A stranger is anybody who could
+not make this server run their code anyway: all but its user, root, and those who can write the router
+package. Finding plugins takes `stat` alone. What goes wrong while one is loaded is a LoadError. pluggy
+finds and checks the hooks of each plugin on its own: one that raises stops none of the others.
 """
 
 from __future__ import annotations
 
 import difflib
+import grp
 import hashlib
 import importlib
 import importlib.util
 import inspect
 import itertools
+import os
+import pwd
 import re
+import stat
 import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
+from functools import partial
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec, SourceFileLoader
 from importlib.metadata import EntryPoint
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import pluggy
 
 from router import hookspecs
 from router.built_in import name_of
 from router.classifiers import isolation
+from router.classifiers.contract import Registrar, Registration
 from router.classifiers.isolation import StillRunning, call_in_thread
-from router.classifiers.registration import Registrar, Registration
 from router.hookspecs import (
     LIMITS,
     Check,
@@ -40,14 +49,130 @@ from router.hookspecs import (
     MakeStore,
     WriteReport,
 )
-from router.plugins.judges import JudgeRegistrar, JudgeRegistration
-from router.plugins.tables import SettingsRegistrar, Table
+from router.judging import JudgeRegistrar, JudgeRegistration
+from router.plugins.tables import SettingsRegistrar, SettingsTable
 
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
     from pydantic import BaseModel
 
     from router.experiments.modes import MakeMode
+
+PACKAGE = Path(__file__).parents[1]
+Stamp = tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class FoundPlugin:
+    """A plugin, a file or a folder with `__init__.py`; or a plugins folder that is `unusable`.
+
+    `refusal` empty: it may be loaded.
+    """
+
+    path: Path
+    stamp: Stamp
+    refusal: str = ""
+    unusable: bool = False
+
+    @property
+    def name(self) -> str:
+        """The plugin's name."""
+        return self.path.stem if self.path.suffix == ".py" and not self.unusable else self.path.name
+
+
+def scan(folders: Sequence[Path]) -> list[FoundPlugin]:
+    """Plugins in order of folder and name, and folders that are refused."""
+    return [found for folder in folders for found in _scan_one(folder)]
+
+
+def _scan_one(folder: Path) -> list[FoundPlugin]:
+    try:
+        status = os.stat(folder)
+        refusal = distrust(status, "folder") if stat.S_ISDIR(status.st_mode) else "not a folder"
+        if refusal:
+            return [FoundPlugin(folder, stamp_of(status), refusal, unusable=True)]
+        names = sorted(os.listdir(folder))
+    except OSError as error:
+        return [FoundPlugin(folder, (), f"{error.strerror or type(error).__name__}", unusable=True)]
+    files = (_look(folder / name) for name in names if name[0] not in "_.")
+    return [found for found in files if found is not None]
+
+
+def _look(path: Path) -> FoundPlugin | None:
+    try:
+        status = os.stat(path)
+    except FileNotFoundError:
+        return None  # removed since it was listed, or a dangling link
+    except OSError as error:
+        return FoundPlugin(path, (), error.strerror or type(error).__name__)
+    if stat.S_ISDIR(status.st_mode):
+        return _look_inside(path, status)
+    if not stat.S_ISREG(status.st_mode) or path.suffix != ".py":
+        return None
+    return FoundPlugin(path, stamp_of(status), distrust(status, "file"))
+
+
+def _look_inside(path: Path, status: os.stat_result) -> FoundPlugin | None:
+    """A folder that is one plugin: with a stamp of all its modules, each of which must be trusted."""
+    if path.suffix or not (path / "__init__.py").is_file():
+        return None
+    stamp, refusal = stamp_of(status), distrust(status, "folder")
+    for folder, below, files in os.walk(path):
+        below[:] = sorted(name for name in below if name[0] not in "_.")
+        for name in sorted(one for one in files if one.endswith(".py")):
+            try:
+                inside = os.stat(os.path.join(folder, name))
+            except OSError:
+                continue  # removed since it was listed
+            stamp += stamp_of(inside)
+            refusal = refusal or distrust(inside, f"file {name}")
+    return FoundPlugin(path, stamp, refusal)
+
+
+def folder_stamp(folder: Path) -> Stamp:
+    """One stat: differs when a file was added to or removed from the folder. Empty: not there."""
+    try:
+        return stamp_of(os.stat(folder))
+    except OSError:
+        return ()
+
+
+def stamp_of(found: os.stat_result) -> Stamp:
+    """Differs when a file was written, replaced, or its owner or mode changed."""
+    return (found.st_mtime_ns, found.st_ctime_ns, found.st_size, found.st_ino)
+
+
+def distrust(found: os.stat_result, what: str) -> str:
+    """Why code from a file or folder with this stat must not run; empty if it may."""
+    package = os.stat(PACKAGE)
+    if found.st_uid not in (os.geteuid(), 0, package.st_uid):
+        return (
+            f"{what} belongs to another user (uid {found.st_uid}): plugins are code and must belong to the "
+            "server's user or root (chown it)"
+        )
+    if found.st_mode & stat.S_IWOTH:
+        return f"{what} is writable by everyone: plugins are code (chmod o-w it)"
+    group_writes = bool(found.st_mode & stat.S_IWGRP)
+    group_writes_package = bool(package.st_mode & stat.S_IWGRP) and package.st_gid == found.st_gid
+    if group_writes and not group_writes_package and not _private_group(found):
+        return f"{what} is writable by its group: plugins are code (chmod g-w it)"
+    return ""
+
+
+def _private_group(found: os.stat_result) -> bool:
+    """Whether the group is its owner's alone, as umask 002 with one group per user makes it."""
+    if found.st_uid == 0:
+        return False
+    try:
+        user, group = pwd.getpwuid(found.st_uid), grp.getgrgid(found.st_gid)
+    except KeyError:
+        return False
+    return (
+        user.pw_gid == found.st_gid and group.gr_name == user.pw_name and set(group.gr_mem) <= {user.pw_name}
+    )
+
+
+# -- loading
 
 LOAD_SECONDS = 30.0
 MODULE_PREFIX = "lora_router_plugin_"
@@ -58,7 +183,6 @@ OURS = frozenset(
     {Path(__file__).parent, Path(isolation.__file__).parent, Path(hookspecs.__file__).parent / "server"}
 )
 NAME_FORM = re.compile(r"[a-z0-9][a-z0-9_-]*|\*")  # `*`: any other
-T = TypeVar("T")
 _serial = itertools.count(1)
 
 
@@ -86,6 +210,7 @@ class Hook:
 class EngineEntry:
     """An engine that a plugin registered."""
 
+    kind: ClassVar[str] = "engine"
     name: str
     make: MakeEngine
     base: FindBase | None = None
@@ -93,8 +218,9 @@ class EngineEntry:
 
 @dataclass(frozen=True, slots=True)
 class SourceEntry:
-    """A scheme of adapter sources that a plugin registered."""
+    """An adapter source that a plugin registered, with the scheme of its addresses as its name."""
 
+    kind: ClassVar[str] = "adapter source"
     scheme: str
     source: MakeSource
     store: MakeStore | None = None
@@ -109,6 +235,7 @@ class SourceEntry:
 class ReportFormat:
     """A form of experiments' reports that a plugin registered."""
 
+    kind: ClassVar[str] = "report format"
     name: str
     write: WriteReport
 
@@ -117,21 +244,22 @@ class ReportFormat:
 class ModeEntry:
     """A mode of experiments that a plugin registered."""
 
+    kind: ClassVar[str] = "experiment mode"
     name: str
     make: MakeMode
 
 
+Entry = EngineEntry | SourceEntry | ReportFormat | ModeEntry
+
+
 @dataclass(frozen=True, eq=False, slots=True)
-class Loaded:
+class LoadedPlugin:
     """A plugin that works: its hooks, what it registered, and what is odd about it."""
 
     hooks: Mapping[str, Hook] = field(default_factory=dict)
     registrations: tuple[Registration, ...] = ()
     judges: tuple[JudgeRegistration, ...] = ()
-    engines: tuple[EngineEntry, ...] = ()
-    sources: tuple[SourceEntry, ...] = ()
-    report_formats: tuple[ReportFormat, ...] = ()
-    modes: tuple[ModeEntry, ...] = ()
+    entries: tuple[Entry, ...] = ()
     checks: tuple[Check, ...] = ()
     metrics: CollectorRegistry | None = None
     warnings: tuple[str, ...] = ()
@@ -147,11 +275,11 @@ class LoadError(Exception):
     """A plugin could not be loaded; the text is for the operator."""
 
 
-def load_file(path: Path, table: Table | None = None) -> Loaded:
+def load_file(path: Path, table: SettingsTable | None = None) -> LoadedPlugin:
     """Import a plugin file, or a folder with `__init__.py`, as a fresh module; collect what it registers."""
     name = f"{MODULE_PREFIX}{re.sub(r'[^0-9A-Za-z]', '_', path.stem)}_{next(_serial)}"
 
-    def load() -> Loaded:
+    def load() -> LoadedPlugin:
         folder = path.is_dir()
         first = path / "__init__.py" if folder else path
         source = first.read_bytes()
@@ -176,10 +304,10 @@ def forget(module: str) -> None:
         del sys.modules[name]
 
 
-def load_built_in(module: str, table: Table | None = None) -> Loaded:
+def load_built_in(module: str, table: SettingsTable | None = None) -> LoadedPlugin:
     """Import a module of `router.built_in` and collect what it registers."""
 
-    def load() -> Loaded:
+    def load() -> LoadedPlugin:
         from router import __version__
 
         return replace(collect(importlib.import_module(module), name_of(module), table), version=__version__)
@@ -187,17 +315,17 @@ def load_built_in(module: str, table: Table | None = None) -> Loaded:
     return _guarded(load, module)
 
 
-def load_entry_point(entry: EntryPoint, table: Table | None = None) -> Loaded:
+def load_entry_point(entry: EntryPoint, table: SettingsTable | None = None) -> LoadedPlugin:
     """Import an installed plugin and collect what it registers."""
 
-    def load() -> Loaded:
+    def load() -> LoadedPlugin:
         version = entry.dist.version if entry.dist else ""
         return replace(collect(entry.load(), entry.name, table), version=version)
 
     return _guarded(load, entry.name)
 
 
-def _guarded(load: Callable[[], Loaded], label: str) -> Loaded:
+def _guarded(load: Callable[[], LoadedPlugin], label: str) -> LoadedPlugin:
     try:
         return call_in_thread(load, LOAD_SECONDS, f"load {label}")
     except StillRunning as error:
@@ -258,13 +386,13 @@ class HookError(Exception):
     """The plugin's hooks cannot be used as they are written."""
 
 
-def collect(plugin: object, name: str, table: Table | None = None) -> Loaded:
+def collect(plugin: object, name: str, table: SettingsTable | None = None) -> LoadedPlugin:
     """What `plugin` registers. Raises HookError, and whatever its hooks raise.
 
     The methods of a class `Plugin` in it are hooks, too: an object of the class is made here.
     """
-    kept = getattr(plugin, "Plugin", None)
-    found, warnings = _hooks_of(name, [plugin, *([kept()] if isinstance(kept, type) else [])])
+    stateful = getattr(plugin, "Plugin", None)
+    found, warnings = _hooks_of(name, [plugin, *([stateful()] if isinstance(stateful, type) else [])])
     registrar = SettingsRegistrar(name, table)
     if "register_settings" in found:
         found["register_settings"](register=registrar)
@@ -273,16 +401,15 @@ def collect(plugin: object, name: str, table: Table | None = None) -> Loaded:
         warnings.append(f"its settings are not used, since it registers none: {unused}")
     hooks = {hook: replace(impl, settings=registrar.settings) for hook, impl in found.items()}
     classifiers, judges = Registrar(name), JudgeRegistrar(name)
-    engines, sources = Entries("engine", EngineEntry), Entries("scheme", SourceEntry)
-    formats, modes = Entries("report format", ReportFormat), Entries("experiment mode", ModeEntry)
+    entries: list[Entry] = []
     checks: list[Check] = []
     registrars: dict[str, Any] = {
         "register_classifiers": classifiers,
         "register_judges": judges,
-        "register_engines": engines.add,
-        "register_adapter_sources": sources.add,
-        "register_report_formats": formats.add,
-        "register_experiment_modes": modes.add,
+        "register_engines": partial(_add_entry, entries, EngineEntry),
+        "register_adapter_sources": partial(_add_entry, entries, SourceEntry),
+        "register_report_formats": partial(_add_entry, entries, ReportFormat),
+        "register_experiment_modes": partial(_add_entry, entries, ModeEntry),
         "register_checks": checks.append,
     }
     for hook, register in registrars.items():
@@ -294,25 +421,14 @@ def collect(plugin: object, name: str, table: Table | None = None) -> Loaded:
 
         registry = CollectorRegistry()
         hooks["register_metrics"](registry=registry)
-    registered = (
-        *classifiers.registrations,
-        *judges.registrations,
-        *engines,
-        *sources,
-        *formats,
-        *modes,
-        *checks,
-    )
+    registered = (*classifiers.registrations, *judges.registrations, *entries, *checks)
     if hooks.keys() <= registrars.keys() and not registered:
         warnings.append("it registers no classifier and no judge, nor anything else")
-    return Loaded(
+    return LoadedPlugin(
         hooks,
         tuple(classifiers.registrations),
         tuple(judges.registrations),
-        tuple(engines),
-        tuple(sources),
-        tuple(formats),
-        tuple(modes),
+        tuple(entries),
         tuple(checks),
         registry,
         tuple(warnings),
@@ -322,35 +438,22 @@ def collect(plugin: object, name: str, table: Table | None = None) -> Loaded:
     )
 
 
-E = TypeVar("E", EngineEntry, SourceEntry, ReportFormat, ModeEntry)
+def _add_entry(entries: list[Entry], kind: type[Entry], /, *args: Any, **named: Any) -> None:
+    """The `register` of a hook: adds an entry of the fields given, a name and a function first.
 
-
-class Entries(list[E], Generic[E]):
-    """What a plugin registered by name; `what` it is, in words, and its class."""
-
-    def __init__(self, what: str, kind: type[E]) -> None:
-        super().__init__()
-        self._what = what
-        self._kind: type[E] = kind
-
-    def add(self, *args: Any, **named: Any) -> None:
-        """The `register` of a hook: the fields of an entry, a name and a function first.
-
-        Raises ValueError for a name that is none, and for one that is there; TypeError for no function.
-        """
-        entry = self._kind(*args, **named)
-        if not isinstance(entry.name, str) or not NAME_FORM.fullmatch(entry.name):
-            raise ValueError(
-                f"{self._what} {entry.name!r}: use a-z, 0-9, '_' and '-', starting with a letter or digit"
-            )
-        made = getattr(entry, fields(entry)[1].name)
-        if not callable(made):
-            raise TypeError(
-                f"{self._what} {entry.name!r}: register() got a {type(made).__name__}, not a function"
-            )
-        if any(other.name == entry.name for other in self):
-            raise ValueError(f"{self._what} {entry.name!r} is registered twice")
-        self.append(entry)
+    Raises ValueError for an invalid name and for one that is there, TypeError where there is no function.
+    """
+    entry = kind(*args, **named)
+    if not isinstance(entry.name, str) or not NAME_FORM.fullmatch(entry.name):
+        raise ValueError(
+            f"{kind.kind} {entry.name!r}: use a-z, 0-9, '_' and '-', starting with a letter or digit"
+        )
+    made = getattr(entry, fields(entry)[1].name)
+    if not callable(made):
+        raise TypeError(f"{kind.kind} {entry.name!r}: register() got a {type(made).__name__}, not a function")
+    if any(isinstance(other, kind) and other.name == entry.name for other in entries):
+        raise ValueError(f"{kind.kind} {entry.name!r} is registered twice")
+    entries.append(entry)
 
 
 def _hooks_of(name: str, parts: Sequence[object]) -> tuple[dict[str, Hook], list[str]]:

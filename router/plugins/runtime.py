@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 from router.classifiers.isolation import Breaker, await_in_thread, fault_of
 from router.errors import RouterError, Unavailable
 from router.hookspecs import AnswerRecord, DecisionRecord
-from router.plugins.host import Plugin, PluginHost
-from router.plugins.loader import OBSERVERS, Hook, Loaded, describe
+from router.plugins.host import PluginHost, PluginRecord
+from router.plugins.loader import OBSERVERS, Hook, LoadedPlugin, describe
 from router.types import Request
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ RECENT_SECONDS = 60.0  # for so long a fault shows under `degraded`
 
 
 @dataclass(slots=True)
-class Fault:
+class HookFault:
     """The faults of one hook of a plugin."""
 
     count: int = 0
@@ -59,13 +59,13 @@ class Registering(Protocol):
         """Keep what was registered."""
 
 
-class Running:
+class RunningPlugin:
     """One loaded version of a plugin in a running server."""
 
-    def __init__(self, plugin: Plugin, loaded: Loaded) -> None:
+    def __init__(self, plugin: PluginRecord, loaded: LoadedPlugin) -> None:
         self.plugin, self.loaded = plugin, loaded
         self.stage = 0  # so many of STAGES it has had
-        self.faults: dict[str, Fault] = {}
+        self.faults: dict[str, HookFault] = {}
         self.breaker = Breaker()  # of rewrite_request
         self.degraded: tuple[str, ...] = ()  # what its checks return
         self.observer: Observer | None = None
@@ -86,14 +86,14 @@ class Running:
 
     def fault(self, hook: str, error: BaseException, lasting: bool = False, text: str = "") -> None:
         """Keep a fault; the first of a hook and every hundredth are logged."""
-        kept = self.faults.setdefault(hook, Fault())
-        kept.count, kept.text, kept.time = kept.count + 1, text or fault_of(error), time.monotonic()
-        kept.lasting = kept.lasting or lasting
-        if kept.count % 100 == 1:
-            fields = {"plugin": self.plugin.name, "hook": hook, "fault": kept.text, "count": kept.count}
+        known = self.faults.setdefault(hook, HookFault())
+        known.count, known.text, known.time = known.count + 1, text or fault_of(error), time.monotonic()
+        known.lasting = known.lasting or lasting
+        if known.count % 100 == 1:
+            fields = {"plugin": self.plugin.name, "hook": hook, "fault": known.text, "count": known.count}
             log.warning("a plugin failed", extra={"fields": fields})
 
-    def told(self) -> list[str]:
+    def warnings(self) -> list[str]:
         """Its faults, for `plugins list`."""
         lost = self.observer.dropped if self.observer is not None else 0
         shown = [
@@ -113,7 +113,7 @@ class Running:
 class Observer:
     """Calls a plugin's observers in a thread of its own, in the order of the records."""
 
-    def __init__(self, running: Running, server: ServerApp | None) -> None:
+    def __init__(self, running: RunningPlugin, server: ServerApp | None) -> None:
         self._running, self._server = running, server
         self._waiting: queue.SimpleQueue[tuple[str, Callable[[], object]] | None] = queue.SimpleQueue()
         self.dropped = self.observed = 0
@@ -152,9 +152,9 @@ class Hooks:
     """
 
     host: PluginHost
-    _running: dict[Loaded, Running] = field(default_factory=dict)
-    _rewriters: tuple[Running, ...] = ()
-    _observers: dict[str, tuple[Running, ...]] = field(default_factory=dict)
+    _running: dict[LoadedPlugin, RunningPlugin] = field(default_factory=dict)
+    _rewriters: tuple[RunningPlugin, ...] = ()
+    _observers: dict[str, tuple[RunningPlugin, ...]] = field(default_factory=dict)
     _server: ServerApp | None = None
     _stage: int = 0  # so many of STAGES all plugins have had
     _following: asyncio.Lock = field(default_factory=asyncio.Lock)
@@ -176,7 +176,7 @@ class Hooks:
         self._stage = STAGES.index(stage) + 1
         await self._follow()
 
-    async def register(self, name: str, registering: Callable[[Running], Registering]) -> None:
+    async def register(self, name: str, registering: Callable[[RunningPlugin], Registering]) -> None:
         """Call a hook that registers with the server: of built-in plugins, then of the others.
 
         `registering(running)` returns what a plugin registers by. What a hook registers that raises is
@@ -212,13 +212,13 @@ class Hooks:
         async with self._following:
             await self._bring(self.host.running())
 
-    async def _bring(self, loaded: dict[Loaded, Plugin]) -> None:
+    async def _bring(self, loaded: dict[LoadedPlugin, PluginRecord]) -> None:
         for version in [version for version in self._running if version not in loaded]:
             await self._end(self._running.pop(version))
         for version, plugin in sorted(loaded.items(), key=lambda item: item[1].source != "built-in"):
-            running = self._running.setdefault(version, Running(plugin, version))
+            running = self._running.setdefault(version, RunningPlugin(plugin, version))
             running.plugin = plugin
-            plugin.faults = running.told
+            plugin.faults = running.warnings
             while running.stage < self._stage and not running.failed:
                 running.stage += 1
                 await self._life(running, STAGES[running.stage - 1])
@@ -236,7 +236,7 @@ class Hooks:
             if (found := tuple(r for r in running if r.observer and r.hook(hook) and not r.failed))
         }
 
-    async def _life(self, running: Running, name: str, **given: object) -> None:
+    async def _life(self, running: RunningPlugin, name: str, **given: object) -> None:
         """Call a hook of the server's life; a fault stays. Raises RouterError of a built-in plugin."""
         hook = running.hook(name)
         if hook is None:
@@ -252,7 +252,7 @@ class Hooks:
                 raise
             running.fault(name, error, lasting=True, text=describe(error))
 
-    async def _end(self, running: Running) -> None:
+    async def _end(self, running: RunningPlugin) -> None:
         if running.observer is not None:
             await await_in_thread(lambda: _close(running), "observer close")
         hook = running.hook("on_shutdown")
@@ -272,7 +272,7 @@ class Hooks:
             request = await self._rewritten(running, request)
         return request
 
-    async def _rewritten(self, running: Running, request: Request) -> Request:
+    async def _rewritten(self, running: RunningPlugin, request: Request) -> Request:
         hook = running.loaded.hooks["rewrite_request"]
         try:
             if running.failed or not running.breaker.allow(time.monotonic()):
@@ -352,16 +352,16 @@ class Hooks:
 
     async def look(self) -> None:
         """Ask the checks of all plugins now; takes a second at most."""
-        asked = [r for r in tuple(self._running.values()) if r.loaded.checks and not r.failed]
-        await asyncio.gather(*map(self._checked, asked))
+        checked = [r for r in tuple(self._running.values()) if r.loaded.checks and not r.failed]
+        await asyncio.gather(*map(self._checked, checked))
 
-    async def _checked(self, running: Running) -> None:
-        def ask() -> tuple[str, ...]:
+    async def _checked(self, running: RunningPlugin) -> None:
+        def call_checks() -> tuple[str, ...]:
             return tuple(text for check in running.loaded.checks for text in _texts(check()))
 
         try:
             async with asyncio.timeout(CHECK_SECONDS):
-                running.degraded = await await_in_thread(ask, f"checks {running.plugin.name}")
+                running.degraded = await await_in_thread(call_checks, f"checks {running.plugin.name}")
         except Exception as error:
             running.degraded = ()
             running.fault("register_checks", error)
@@ -373,7 +373,7 @@ class Hooks:
         of_hooks = [text for running in tuple(self._running.values()) for text in running.flaws(now)]
         return [*of_hooks, *self.host.flaws]
 
-    def running(self) -> Sequence[Running]:
+    def running(self) -> Sequence[RunningPlugin]:
         """For metrics."""
         return tuple(self._running.values())
 
@@ -387,7 +387,7 @@ class Watching:
 
     __slots__ = ("_decision", "_request", "_running")
 
-    def __init__(self, request: Request, decision: Decision, running: Sequence[Running]) -> None:
+    def __init__(self, request: Request, decision: Decision, running: Sequence[RunningPlugin]) -> None:
         self._request, self._decision, self._running = request, decision, running
 
     def began(self) -> None:
@@ -457,7 +457,7 @@ async def _called(hook: Hook, name: str, **given: object) -> Any:
         raise RuntimeError(f"{name} raised {type(error).__name__}") from error
 
 
-def _rewrites(running: Running) -> bool:
+def _rewrites(running: RunningPlugin) -> bool:
     """A required rewriter whose start failed stays, and refuses."""
     hook = running.hook("rewrite_request")
     return hook is not None and (hook.limits.required or not running.failed)
@@ -467,6 +467,6 @@ def _texts(found: str | Iterable[str] | None) -> Iterable[str]:
     return () if not found else (found,) if isinstance(found, str) else map(str, found)
 
 
-def _close(running: Running) -> None:
+def _close(running: RunningPlugin) -> None:
     if running.observer is not None:
         running.observer.close(FLUSH_SECONDS)

@@ -38,7 +38,7 @@ MOVED = {
 }
 
 
-class Place(IntEnum):
+class SettingPlace(IntEnum):
     """Where a setting is given; the greater is the stronger."""
 
     FILE = 0
@@ -47,34 +47,34 @@ class Place(IntEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Value:
+class SettingValue:
     """A setting as it was given."""
 
     key: str  # a field of the plugin's model, or an old name of one
     value: Any
-    place: Place
+    place: SettingPlace
     name: str  # in full, as it was written
     origin: str  # flag, environment, or the file's name
 
     @property
     def text(self) -> bool:
         """Whether a number or a list is text, too."""
-        return self.place is not Place.FILE and isinstance(self.value, str)
+        return self.place is not SettingPlace.FILE and isinstance(self.value, str)
 
 
 @dataclass(frozen=True, slots=True)
-class Table:
+class SettingsTable:
     """What an operator set of one plugin."""
 
-    values: Sequence[Value] = ()
+    values: Sequence[SettingValue] = ()
 
     def __bool__(self) -> bool:
         return bool(self.values)
 
     @classmethod
-    def of_json(cls, values: Sequence[Mapping[str, Any]]) -> Table:
+    def of_json(cls, values: Sequence[Mapping[str, Any]]) -> SettingsTable:
         """From what `to_json` returned."""
-        return cls([Value(**{**one, "place": Place(one["place"])}) for one in values])
+        return cls([SettingValue(**{**one, "place": SettingPlace(one["place"])}) for one in values])
 
     def to_json(self) -> list[dict[str, Any]]:
         """Plain values, for another process."""
@@ -90,29 +90,35 @@ def canonical(name: str) -> str:
     return name.replace("-", "_").lower()
 
 
-def read_tables(file: Path, environment: Mapping[str, str], flags: Mapping[str, Any]) -> dict[str, Table]:
+def read_tables(
+    file: Path, environment: Mapping[str, str], flags: Mapping[str, Any]
+) -> dict[str, SettingsTable]:
     """All tables by canonical name. Raises ConfigError for a broken file.
 
     `flags` are values by NAME.KEY, or by a name in `MOVED`.
     """
-    found: dict[str, list[Value]] = {}
+    found: dict[str, list[SettingValue]] = {}
     for name, value in read_toml(file).items():
         if isinstance(value, dict):
             table = found.setdefault(canonical(name), [])
-            table += [Value(k, v, Place.FILE, f"{name}.{k}", file.name) for k, v in value.items()]
+            table += [
+                SettingValue(k, v, SettingPlace.FILE, f"{name}.{k}", file.name) for k, v in value.items()
+            ]
         elif name in MOVED:
-            found.setdefault(MOVED[name], []).append(Value(name, value, Place.FILE, name, file.name))
+            found.setdefault(MOVED[name], []).append(
+                SettingValue(name, value, SettingPlace.FILE, name, file.name)
+            )
     for variable, text in environment.items():
         if variable.upper().startswith(ENV_PREFIX):
             plugin, key = _plugin_and_key(variable[len(ENV_PREFIX) :].lower(), BETWEEN)
             if plugin and key:
-                given = Value(key, text, Place.ENVIRONMENT, variable, "environment")
+                given = SettingValue(key, text, SettingPlace.ENVIRONMENT, variable, "environment")
                 found.setdefault(plugin, []).append(given)
     for name, value in flags.items():
         plugin, key = _plugin_and_key(name, ".")
-        given = Value(key.replace("-", "_"), value, Place.FLAG, name, "flag")
+        given = SettingValue(key.replace("-", "_"), value, SettingPlace.FLAG, name, "flag")
         found.setdefault(canonical(plugin), []).append(given)
-    return {name: Table(values) for name, values in found.items()}
+    return {name: SettingsTable(values) for name, values in found.items()}
 
 
 def _plugin_and_key(name: str, between: str) -> tuple[str, str]:
@@ -141,11 +147,11 @@ def old_names(field: FieldInfo) -> tuple[str, ...]:
 class SettingsRegistrar:
     """The `register` of `register_settings(register)`: checks the plugin's table by its model."""
 
-    def __init__(self, plugin: str, table: Table | None) -> None:
+    def __init__(self, plugin: str, table: SettingsTable | None) -> None:
         self.settings: BaseModel | None = None
         self.origins: dict[str, str] = {}  # of the fields that are set
         self.renamed: list[str] = []  # warnings of old names in the file
-        self._plugin, self._table = plugin, table or Table()
+        self._plugin, self._table = plugin, table or SettingsTable()
 
     def __call__(self, model: type[BaseModel]) -> None:
         """Raises TypeError for what is no model, ValueError for settings that do not fit, NamesDisagree."""
@@ -164,28 +170,28 @@ class SettingsRegistrar:
             raise ValueError(self._explained(error, given)) from None
         self.origins = {key: one.origin for key, one in given.items()}
 
-    def _given(self, fields: Mapping[str, FieldInfo]) -> dict[str, Value]:
+    def _given(self, fields: Mapping[str, FieldInfo]) -> dict[str, SettingValue]:
         """The strongest value of each field that has one."""
         names = {name: key for key, field in fields.items() for name in (key, *old_names(field))}
-        found: dict[str, list[Value]] = {}
+        found: dict[str, list[SettingValue]] = {}
         for one in self._table.values:
             if one.key not in names:
                 raise ValueError(self._unknown(one, fields))
             key = names[one.key]
             found.setdefault(key, []).append(one)
-            if one.place is Place.FILE and one.key != key:
+            if one.place is SettingPlace.FILE and one.key != key:
                 new = f"{self._plugin}.{key}"
                 self.renamed.append(
                     f"{one.origin}: {one.name} is an old name of {new}: write {key} in [{self._plugin}]"
                 )
         return {key: _strongest(fields[key], values) for key, values in found.items()}
 
-    def _unknown(self, one: Value, fields: Iterable[str]) -> str:
+    def _unknown(self, one: SettingValue, fields: Iterable[str]) -> str:
         near = difflib.get_close_matches(one.key, list(fields), 1)
         hint = f"did you mean {near[0]!r}?" if near else f"[{self._plugin}] has {', '.join(fields) or 'none'}"
         return f"unknown setting {self._plugin}.{one.key} (from {one.origin}); {hint}"
 
-    def _explained(self, error: ValidationError, given: Mapping[str, Value]) -> str:
+    def _explained(self, error: ValidationError, given: Mapping[str, SettingValue]) -> str:
         lines = []
         for problem in error.errors():
             key = str(problem["loc"][0]) if problem["loc"] else ""
@@ -196,7 +202,7 @@ class SettingsRegistrar:
         return "; ".join(lines)
 
 
-def _strongest(field: FieldInfo, values: Sequence[Value]) -> Value:
+def _strongest(field: FieldInfo, values: Sequence[SettingValue]) -> SettingValue:
     """The value of the strongest place. Raises NamesDisagree."""
     place = max(one.place for one in values)
     first, *others = (one for one in values if one.place is place)
@@ -216,7 +222,7 @@ def _adapter(field: FieldInfo) -> Any:
     return TypeAdapter(Annotated[(kind, *field.metadata)] if field.metadata else kind)
 
 
-def _validated(field: FieldInfo, one: Value) -> Any:
+def _validated(field: FieldInfo, one: SettingValue) -> Any:
     """As the model has it; as it is given where it does not fit."""
     from pydantic import ValidationError
 
@@ -227,7 +233,7 @@ def _validated(field: FieldInfo, one: Value) -> Any:
         return value
 
 
-def _parsed(field: FieldInfo, one: Value) -> Any:
+def _parsed(field: FieldInfo, one: SettingValue) -> Any:
     """A text of a flag or the environment: as it is where that fits, else as JSON, else split at commas."""
     from pydantic import ValidationError
 

@@ -1,4 +1,6 @@
-"""Bringing a version from disk into service: read, load, prove, flip. One at a time for each version."""
+"""Bringing a version from disk into service: read, load, prove, flip. What is loaded without a request is
+planned here, too.
+"""
 
 from __future__ import annotations
 
@@ -6,13 +8,14 @@ import asyncio
 import hashlib
 import logging
 import time
-from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from dataclasses import replace
 from enum import Enum, auto
+from heapq import heappop, heappush, nsmallest
+from itertools import count
 from pathlib import Path
 
-from router.engine.activation import last_occurrence
-from router.engine.base import Delta, Engine, Generation, Job, Prompt, with_grammar
+from router.engine.base import Delta, Engine, Generation, Job, Prompt, last_occurrence, with_grammar
 from router.errors import (
     AdapterNotFound,
     AdapterRejected,
@@ -23,17 +26,15 @@ from router.errors import (
     RouterError,
     Unavailable,
 )
-from router.registry.disk.places import Found
-from router.registry.disk.reading import Reader, identity, read_whole
+from router.registry.folders import FolderReader, FoundFolder, identity, read_whole
 from router.registry.format.artifact import Inspection
-from router.registry.format.findings import Code, Finding, Severity
 from router.registry.format.folder import CONFIG
-from router.registry.format.probes import Probe
-from router.registry.format.text import show
-from router.registry.options import Workers
-from router.registry.persistent_cache import Proven
-from router.registry.record import Live, Record
+from router.registry.format.manifest import Probe
+from router.registry.format.untrusted import Code, FolderFinding, Severity, show
+from router.registry.index import Index, candidate
+from router.registry.record import Live, VersionRecord
 from router.registry.residency import Residency, Resident, Room
+from router.registry.state import Proven, Workers
 from router.types import Constraint, FinishReason, Sampling, SamplingParams, Turn
 
 log = logging.getLogger(__name__)
@@ -52,38 +53,34 @@ _DONE = (FinishReason.STOP, FinishReason.LENGTH)
 Encode = Callable[[Prompt], Awaitable[list[int]]]
 
 
-@dataclass(frozen=True, slots=True)
-class Hooks:
-    """What the loader tells others, on the event loop."""
-
-    look: Callable[[Path], None]  # this folder is not as it was when it was examined
-    ended: Callable[[], None]  # a load ended, well or not
-
-
 class Loader:
-    """Loads versions in tasks of its own, so that a waiting caller may give up without harm to others."""
+    """Loads versions in tasks of its own, so that a waiting caller may give up without harm to others.
+
+    `changed` is called for a folder that is not as it was when it was examined, `ended` after each load.
+    """
 
     def __init__(
         self,
-        reader: Reader,
+        reader: FolderReader,
         residency: Residency,
         prover: Prover,
         proven: Proven,
         workers: Workers,
-        hooks: Hooks,
+        changed: Callable[[Path], None],
+        ended: Callable[[], None],
     ) -> None:
         self._reader, self._residency, self._prover, self._proven = reader, residency, prover, proven
-        self._workers, self._hooks = workers, hooks
+        self._workers, self._changed, self._ended = workers, changed, ended
         self._reads = asyncio.Semaphore(READS_AT_ONCE)
         self._tasks: set[asyncio.Task[None]] = set()
 
-    def begin(self, record: Record) -> asyncio.Task[None]:
+    def begin(self, record: VersionRecord) -> asyncio.Task[None]:
         """The load of this version that is under way, or a new one. Shield it."""
         if record.task is not None:
             return record.task
         task = asyncio.get_running_loop().create_task(self._run(record))
         self._tasks.add(task)
-        task.add_done_callback(self._ended)
+        task.add_done_callback(self._forget)
         record.load_began(task)
         return task
 
@@ -92,7 +89,7 @@ class Loader:
         """Whether any load is under way."""
         return bool(self._tasks)
 
-    def _ended(self, task: asyncio.Task[None]) -> None:
+    def _forget(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             log.info("%s", error)
@@ -103,7 +100,7 @@ class Loader:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    async def _run(self, record: Record) -> None:
+    async def _run(self, record: VersionRecord) -> None:
         try:
             await self._load(record)
         except AdapterRejected as error:
@@ -118,9 +115,9 @@ class Loader:
             raise AdapterRejected(f"adapter {record.ref}: {UNEXPECTED}") from error
         finally:
             record.load_ended()
-            self._hooks.ended()
+            self._ended()
 
-    async def _load(self, record: Record) -> None:
+    async def _load(self, record: VersionRecord) -> None:
         room = await self._residency.reserve(record.size_bytes)
         try:
             found, inspection, resident = await self._into_memory(record, room)
@@ -138,7 +135,9 @@ class Loader:
         finally:
             self._residency.release(resident)
 
-    async def _into_memory(self, record: Record, room: Room) -> tuple[Found, Inspection, Resident]:
+    async def _into_memory(
+        self, record: VersionRecord, room: Room
+    ) -> tuple[FoundFolder, Inspection, Resident]:
         """Read the folder as it was examined, waiting a little while it is being changed, and load it."""
         deadline = time.monotonic() + CHANGING_SECONDS
         while True:
@@ -152,7 +151,7 @@ class Loader:
             except Unavailable:
                 if time.monotonic() > deadline or record.removed:
                     raise
-            self._hooks.look(found.place.folder)
+            self._changed(found.place.folder)
             await asyncio.sleep(LOOK_SECONDS)
 
     async def _prove(self, digest: str, inspection: Inspection) -> ProbeResult:
@@ -164,7 +163,7 @@ class Loader:
             await self._workers.in_order(self._proven.add, key)
         return result
 
-    def _flip(self, record: Record, live: Live, result: ProbeResult) -> None:
+    def _flip(self, record: VersionRecord, live: Live, result: ProbeResult) -> None:
         """From here on new leases get the new files; those in flight keep the old until they end."""
         unknown = result is ProbeResult.UNKNOWN
         if unknown:
@@ -177,7 +176,7 @@ class Loader:
         if before is not None and before.resident is not live.resident:
             self._residency.detach(before.resident, record)
 
-    def _refuse(self, record: Record, reason: str) -> None:
+    def _refuse(self, record: VersionRecord, reason: str) -> None:
         log.warning("adapter %s is refused: %s", record.ref, reason)
         record.load_refused(reason)
 
@@ -186,7 +185,7 @@ class Loader:
 
 
 class ProbeResult(Enum):
-    """What probes said, unless they refused the adapter."""
+    """The result of probes, unless they refused the adapter."""
 
     PROVEN = auto()
     NO_PROBES = auto()
@@ -234,8 +233,8 @@ class Prover:
         log.info("%s passed its %d probes on the base in %s", inspection.name, len(probes), precision)
         return ProbeResult.PROVEN
 
-    async def notes(self, inspection: Inspection) -> Sequence[Finding]:
-        """What only the base's own template tells: that an activated LoRA never acts on a conversation."""
+    async def notes(self, inspection: Inspection) -> Sequence[FolderFinding]:
+        """What only the base's own template shows: that an activated LoRA never acts on a conversation."""
         wanted = inspection.invocation_tokens
         if not wanted:
             return ()
@@ -243,7 +242,7 @@ class Prover:
         if last_occurrence(await self._encode(prompt), wanted) >= 0:
             return ()
         message = "conversations do not have these tokens on this base: requests for it will be refused"
-        return [Finding(Code.NEVER_ACTIVE, Severity.NOTE, message, f"{CONFIG} alora_invocation_tokens")]
+        return [FolderFinding(Code.NEVER_ACTIVE, Severity.NOTE, message, f"{CONFIG} alora_invocation_tokens")]
 
     async def _check_constraint(self, constraint: Constraint | None) -> None:
         """Raises AdapterRejected where no answer on this base could keep to the adapter's own constraint."""
@@ -305,3 +304,139 @@ def check_answers(
                 f"got {show(answer)} (base in {precision})",
                 codes="probe-failed",
             )
+
+
+# -- what is loaded without a request: new files, new versions, and defaults while they fit
+
+
+BACKGROUND = 2  # preloads at once
+MOST_WAITING = 256  # preloads: more would keep disk and interpreter busy for minutes, for what nobody asked
+
+
+class LoadPlanner:
+    """Compares what is with what should be and begins the loads that are missing; can run at any time.
+
+    A plan looks at names of which something changed, and at those for which something is still to be done.
+    """
+
+    def __init__(self, index: Index, loader: Loader, residency: Residency) -> None:
+        self._index, self._loader, self._residency = index, loader, residency
+        self._soon = self._closed = False
+        self._waiting = False  # something becomes due when a load ends; else only news from disk matters
+        self._open: dict[str, None] = {}  # names for which something is to be done, now or later
+        self._queue: list[
+            tuple[int, int, VersionRecord]
+        ] = []  # a heap: what came last is what somebody waits for
+        self._queued: set[VersionRecord] = set()
+        self._number = count()
+        self._begun: set[VersionRecord] = set()  # preloads under way
+
+    def plan_soon(self) -> None:
+        """Plan in the next turn of the event loop, once for all calls until then."""
+        if not self._soon:
+            self._soon = True
+            asyncio.get_running_loop().call_soon(self.plan)
+
+    def load_ended(self) -> None:
+        """Plan, if something waits for that."""
+        if self._waiting:
+            self.plan_soon()
+
+    @property
+    def busy(self) -> bool:
+        """Whether something is to be preloaded that is not under way."""
+        fresh = (r for name in self._index.changed_names for r in self._index.versions(name))
+        return bool(self._queue) or any(r.awaits_preload and r.task is None for r in fresh)
+
+    def close(self) -> None:
+        """Begin nothing any more: the load that is cancelled next must not make room for another."""
+        self._closed = True
+
+    def plan(self) -> None:
+        """Begin what is due."""
+        self._soon = False
+        if self._closed:
+            return
+        self._take_changed()
+        for name in tuple(self._open):
+            self._succeed(name)
+        self._take_changed()
+        now = time.monotonic()
+        for name in tuple(self._open):
+            if not self._begin_due(name, now):
+                del self._open[name]
+        self._waiting = self._preload() or bool(self._open)
+
+    def vanish(self, record: VersionRecord) -> None:
+        """Gone from disk: no new lease, dropped after the last one."""
+        live = self._index.remove(record)
+        if live is not None:
+            self._residency.detach(live.resident, record)
+
+    def _take_changed(self) -> None:
+        self._open.update(self._index.changed_names)
+        self._index.changed_names.clear()
+
+    def _begin_due(self, name: str, now: float) -> bool:
+        """Begin what is due of a name; whether something is to be done for it even so."""
+        versions = self._index.versions(name)
+        rising = self._rising(name)
+        heirs = [self._index.get(r.successor) for r in versions if r.successor is not None]
+        due = [r for r in versions if r.outdated or r is rising]
+        for record in (*due, *(heir for heir in heirs if heir is not None and heir.live is None)):
+            if record.may_load(now):
+                self._loader.begin(record)
+        self._enqueue(versions)
+        return bool(due or heirs)
+
+    def _rising(self, name: str) -> VersionRecord | None:
+        """A version that should take over as default once it is proven."""
+        versions = self._index.versions(name)
+        if len(versions) < 2 or self._index.chosen(name):
+            return None
+        return candidate(versions, self._index.default_of(name))
+
+    def _succeed(self, name: str) -> None:
+        """Let go of versions whose folder holds another one that serves now, or none at all."""
+        for record in [r for r in self._index.versions(name) if r.successor is not None]:
+            successor = self._index.get(record.successor) if record.successor else None
+            if successor is None or successor.proven or record.live is None:
+                self.vanish(record)
+
+    def _enqueue(self, records: Iterable[VersionRecord]) -> None:
+        for record in records:
+            if record.awaits_preload and record.task is None and record not in self._queued:
+                self._queued.add(record)
+                heappush(self._queue, (-record.look, next(self._number), record))
+
+    def _preload(self) -> bool:
+        """Begin wanted loads while they fit; whether some have to wait."""
+        self._begun = {r for r in self._begun if r.task is not None}
+        begun = 0  # bytes that are not set aside yet
+        while self._queue:
+            if len(self._begun) >= BACKGROUND:
+                self._keep_few()
+                return True
+            record = heappop(self._queue)[2]
+            self._queued.discard(record)
+            if record.removed or not record.awaits_preload:
+                continue
+            if record.task is None and not self._residency.fits(begun + record.size_bytes):
+                record.preload_dropped()
+                continue
+            if record.task is None:
+                self._loader.begin(record)
+                begun += record.size_bytes
+            self._begun.add(record)
+        return False
+
+    def _keep_few(self) -> None:
+        """The others are loaded when they are asked for."""
+        if len(self._queue) <= MOST_WAITING:
+            return
+        kept = nsmallest(MOST_WAITING, self._queue)
+        self._queued = {record for _, _, record in kept}
+        for _, _, record in self._queue:
+            if record not in self._queued:
+                record.preload_dropped()
+        self._queue = kept  # sorted, so a heap

@@ -2,24 +2,202 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
-from router.registry.conflicts import Conflicts
-from router.registry.disk.places import Changes, Debouncer, Depth, Due, Found, Scan, Scanner
-from router.registry.disk.reading import Claims, Examined, Reader, examine, sketch
-from router.registry.format import limits
-from router.registry.format.folder import REPORT, Folder, FolderError
-from router.registry.gate import ReportCard, ReportError, parse_report
-from router.registry.gatekeeper import Gatekeeper
+from router.errors import RouterError
+from router.registry.folders import (
+    Changes,
+    Debouncer,
+    Depth,
+    DueFolders,
+    Examined,
+    FolderReader,
+    FoundFolder,
+    Scan,
+    Scanner,
+    examine,
+    read_whole,
+    sketch,
+)
+from router.registry.format.manifest import ReportCard, read_report
+from router.registry.gate import Gate
 from router.registry.index import Index
-from router.registry.options import Workers, breathe
-from router.registry.record import Record
+from router.registry.record import VersionRecord
+from router.registry.state import Workers, yield_if_long
 from router.types import AdapterRef
+
+
+class Claims:
+    """Folders in the order in which they came; the first one without a problem stands for its version.
+
+    Carried folders stand for nothing while another folder has an adapter of their name, in any version.
+    """
+
+    def __init__(self) -> None:
+        self._by_folder: dict[Path, Examined] = {}
+        self._folders: dict[AdapterRef, list[Path]] = {}
+        self._own = Counter[str]()  # folders that are not carried, by name of the adapter
+        self._carried: dict[str, Counter[AdapterRef]] = {}  # those that are, by name and version
+
+    def get(self, folder: Path) -> Examined | None:
+        """What a folder held when it was last examined."""
+        return self._by_folder.get(folder)
+
+    def put(self, examined: Examined) -> tuple[AdapterRef, AdapterRef | None]:
+        """Take note of a folder; gives the version it stands for, and the one before if it was another.
+
+        A folder that turned bad stands for what it stood for: bad files cannot say who they are.
+        """
+        folder = examined.found.place.folder
+        before = self._by_folder.get(folder)
+        if before is not None and examined.problem:
+            examined = replace(examined, ref=before.ref, inspection=before.inspection)
+        self._by_folder[folder] = examined
+        if before is not None and before.ref == examined.ref:
+            return examined.ref, None
+        self._folders.setdefault(examined.ref, []).append(folder)
+        self._count(examined, 1)
+        if before is None:
+            return examined.ref, None
+        self._unclaim(before)
+        return examined.ref, before.ref
+
+    def drop(self, folder: Path) -> AdapterRef | None:
+        """A folder is gone; returns the version it stood for."""
+        examined = self._by_folder.pop(folder, None)
+        if examined is None:
+            return None
+        self._unclaim(examined)
+        return examined.ref
+
+    def _unclaim(self, before: Examined) -> None:
+        folders = self._folders[before.ref]
+        folders.remove(before.found.place.folder)
+        if not folders:
+            del self._folders[before.ref]
+        self._count(before, -1)
+
+    def _count(self, examined: Examined, by: int) -> None:
+        name = examined.ref.name
+        if not examined.found.carried:
+            self._own[name] += by
+            if not self._own[name]:
+                del self._own[name]
+            return
+        versions = self._carried.setdefault(name, Counter())
+        versions[examined.ref] += by
+        if not versions[examined.ref]:
+            del versions[examined.ref]
+
+    def carried(self, name: str) -> tuple[AdapterRef, ...]:
+        """The carried versions of an adapter: whether they stand depends on the other folders of its name."""
+        return tuple(self._carried.get(name, ()))
+
+    def is_hidden(self, ref: AdapterRef) -> bool:
+        """Whether a carried folder has this version and gives way to others of its name."""
+        return ref.name in self._own and ref in self._carried.get(ref.name, ())
+
+    def claimants(self, ref: AdapterRef) -> list[Examined]:
+        """Who claims a version: first the one that stands for it."""
+        found = [self._by_folder[folder] for folder in self._folders.get(ref, ())]
+        if ref.name in self._own:
+            found = [one for one in found if not one.found.carried]
+        return sorted(found, key=lambda e: bool(e.problem))
+
+
+class Conflicts:
+    """Compares such folders in a task of its own: it reads both, and there may be many."""
+
+    def __init__(self, claims: Claims, index: Index, reader: FolderReader, workers: Workers) -> None:
+        self._claims, self._index, self._reader, self._workers = claims, index, reader, workers
+        self._shown: dict[tuple[AdapterRef, Path], VersionRecord] = {}
+        self._due: dict[AdapterRef, None] = {}
+        self._task: asyncio.Task[None] | None = None
+
+    def check(self, refs: Iterable[AdapterRef]) -> None:
+        """Look at these versions again, soon."""
+        shown = {ref for ref, _ in self._shown}
+        self._due.update((r, None) for r in refs if len(self._claims.claimants(r)) > 1 or r in shown)
+        if self._due and (self._task is None or self._task.done()):
+            self._task = asyncio.get_running_loop().create_task(self._work())
+
+    async def close(self) -> None:
+        """Stop comparing."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    async def _work(self) -> None:
+        while self._due:
+            ref = next(iter(self._due))
+            del self._due[ref]
+            claimants = self._claims.claimants(ref)
+            problems = [(other, await self._problem(claimants[0], other)) for other in claimants[1:]]
+            if any(self._claims.get(e.found.place.folder) is not e for e in claimants):
+                self._due[ref] = None  # changed meanwhile
+            else:
+                self._show(ref, [(other, text) for other, text in problems if text])
+
+    async def _problem(self, first: Examined, other: Examined) -> str:
+        if other.problem:
+            return other.problem
+        try:
+            mine = await self._workers.run(read_whole, self._reader, other.found)
+            theirs = await self._workers.run(read_whole, self._reader, first.found)
+        except RouterError as error:
+            return error.message
+        if mine.artifact.digest == theirs.artifact.digest:
+            return ""
+        mine_in, theirs_in = other.found.place.folder.name, first.found.place.folder.name
+        return (
+            f"folder {mine_in!r} claims {other.ref}, which folder {theirs_in!r} holds with other contents; "
+            "give one of them another name or version"
+        )
+
+    def _show(self, ref: AdapterRef, problems: Sequence[tuple[Examined, str]]) -> None:
+        folders = {e.found.place.folder for e, _ in problems}
+        for key in [k for k in self._shown if k[0] == ref and k[1] not in folders]:
+            self._index.remove(self._shown.pop(key))
+        for examined, text in problems:
+            key = (ref, examined.found.place.folder)
+            shown = self._shown.get(key)
+            if shown is None:
+                self._shown[key] = self._new(ref, examined, text)
+            else:
+                shown.conflict_changed(text)
+
+    def _new(self, ref: AdapterRef, examined: Examined, text: str) -> VersionRecord:
+        number = 1
+        while self._index.get(duplicate_ref(ref, number)) is not None:
+            number += 1
+        record = VersionRecord(
+            duplicate_ref(ref, number),
+            examined.found,
+            examined.inspection,
+            self._index.changed,
+            problem=text,
+            duplicate=True,
+        )
+        self._index.add(record)
+        return record
+
+
+def duplicate_ref(ref: AdapterRef, number: int) -> AdapterRef:
+    """Under what the `number`th refused duplicate of a version is listed: as build metadata, so beside it."""
+    mark = f"{'.' if '+' in ref.version else '+'}double.{number}"
+    return AdapterRef(ref.name, ref.version[: 63 - len(mark)] + mark)
+
+
+# -- one look: scan, examine, and change the table
+
 
 log = logging.getLogger(__name__)
 
@@ -36,16 +214,16 @@ class Reconciler:
         self,
         scanner: Scanner,
         settle: float,
-        reader: Reader,
+        reader: FolderReader,
         workers: Workers,
         index: Index,
-        gatekeeper: Gatekeeper,
-        vanish: Callable[[Record], None],
+        gate: Gate,
+        vanish: Callable[[VersionRecord], None],
         grace: float,
         caught_up: Callable[[], None],
     ) -> None:
         self._scanner, self._reader, self._workers = scanner, reader, workers
-        self._index, self._gatekeeper = index, gatekeeper
+        self._index, self._gate = index, gate
         self._vanish, self._grace, self._caught_up = vanish, grace, caught_up
         self._folders = Debouncer(settle)
         self._reports = Debouncer(settle, lambda found: found.report)
@@ -54,8 +232,8 @@ class Reconciler:
         self._unreadable: dict[Path, str] = {}
         self._again: dict[Path, float] = {}
         self._seen = Scan({})  # the last one that the debouncers know of
-        self._unsure: set[Path] = set()  # to be looked at the next time, whatever is heard of them
-        self._taken: set[Record] = set()  # their folder holds another version
+        self._unsure: set[Path] = set()  # to be looked at the next time, whether or not a change is reported
+        self._taken: set[VersionRecord] = set()  # their folder holds another version
         self._looks = 0
         self._left = False  # the last look had no time for all
         self.scan_seconds = 0.0  # what the last look cost when nothing had changed
@@ -63,7 +241,7 @@ class Reconciler:
     @property
     def behind(self) -> bool:
         """Whether something was left that may not be routed to until it is read."""
-        return self._left and self._gatekeeper.on
+        return self._left and self._gate.on
 
     async def look(self, dirty: Collection[Path] = (), depth: Depth = Depth.FILES) -> bool:
         """Look once; whether another look is needed soon."""
@@ -75,9 +253,9 @@ class Reconciler:
         paths = {*dirty, *self._unsure, *again}
         scan, changes = await self._workers.in_order(self._scan, paths, depth, self._seen)
         self.scan_seconds = time.monotonic() - now
-        self._tell_unreadable(dict(scan.unreadable))
+        self._log_unreadable(dict(scan.unreadable))
         due = self._folders.look(changes, time.monotonic())
-        reports = self._reports.look(changes, time.monotonic()) if self._gatekeeper.on else Due()
+        reports = self._reports.look(changes, time.monotonic()) if self._gate.on else DueFolders()
         self._seen, self._unsure = scan, {*due.awaited, *reports.awaited}
         left, self._left = self._left, False
         await self._settle(due.gone, await self._sketched(due.ready))
@@ -92,48 +270,48 @@ class Reconciler:
         scan = self._scanner.scan(paths, depth)
         return scan, scan.since(seen)
 
-    def _new_first(self, ready: Sequence[Found]) -> list[Found]:
+    def _new_first(self, ready: Sequence[FoundFolder]) -> list[FoundFolder]:
         """Somebody waits for new ones."""
-        new, known = list[Found](), list[Found]()
+        new, known = list[FoundFolder](), list[FoundFolder]()
         for found in ready:
             (known if self._is_known(found) else new).append(found)
         return new + known
 
-    async def _read_reports(self, due: Due) -> tuple[list[Path], bool]:
+    async def _read_reports(self, due: DueFolders) -> tuple[list[Path], bool]:
         """Read reports that are new; gives their folders, and whether there are more.
 
         A report waits for its adapter: copied in together, they are judged together.
         """
         for folder in due.gone:
-            self._gatekeeper.forget(folder)
+            self._gate.forget(folder)
         ready = [found for found in due.ready if self._folders.is_done(found) and self._may_read(found)]
         read = await self._workers.in_order(_in_time, ready, _report_of)
-        self._gatekeeper.reported({found.place.folder: report for found, report in read})
+        self._gate.reported({found.place.folder: report for found, report in read})
         self._reports.done(found for found, _ in read)
         self._left |= len(read) < len(ready)
         return [found.place.folder for found, _ in read], due.unsettled or len(read) < len(ready)
 
-    def _may_read(self, found: Found) -> bool:
+    def _may_read(self, found: FoundFolder) -> bool:
         """Whether the report may be parsed."""
         known = self._claims.get(found.place.folder)
         return not self._reader.vets or (known is not None and not known.problem)
 
-    async def _sketched(self, ready: Sequence[Found]) -> list[Examined]:
+    async def _sketched(self, ready: Sequence[FoundFolder]) -> list[Examined]:
         """Where many folders are new at once: all of them by name, so that none waits for its turn."""
         new = [found for found in ready if not self._is_known(found)]
         if len(new) <= BATCH or self._reader.vets:
             return []
-        sketches: list[tuple[Found, Examined | None]] = []
+        sketches: list[tuple[FoundFolder, Examined | None]] = []
         while len(sketches) < len(new):  # others want that thread, too
             sketches += await self._workers.in_order(_in_time, new[len(sketches) :], sketch)
         return [e for _, e in sketches if e is not None]
 
-    def _is_known(self, found: Found) -> bool:
+    def _is_known(self, found: FoundFolder) -> bool:
         known = self._claims.get(found.place.folder)
         return known is not None and (known.found is found or known.found == found)
 
-    async def _examine_still(self, ready: Sequence[Found]) -> list[Examined]:
-        """What can be said of folders now: not of those that changed again or may still be written."""
+    async def _examine_still(self, ready: Sequence[FoundFolder]) -> list[Examined]:
+        """What is known of folders now: not of those that changed again or may still be written."""
         seen = await self._workers.in_order(_in_time, ready, partial(examine, self._reader))
         self._left |= len(seen) < len(ready)
         known = [e for _, e in seen if e is not None and not self._too_early(e)]
@@ -151,11 +329,11 @@ class Reconciler:
         began = time.monotonic()
         for some_gone, some in pieces:
             self._change(some_gone, some)
-            began = await breathe(began)
-        told = (self._claims.get(folder) for folder in reported)
-        for name in dict.fromkeys(e.ref.name for e in told if e is not None):
+            began = await yield_if_long(began)
+        read = (self._claims.get(folder) for folder in reported)
+        for name in dict.fromkeys(e.ref.name for e in read if e is not None):
             self._index.settle_default(name)
-            began = await breathe(began)
+            began = await yield_if_long(began)
 
     def _by_name(
         self, gone: Iterable[Path], examined: Iterable[Examined]
@@ -226,7 +404,7 @@ class Reconciler:
     def _appear(self, examined: Examined) -> None:
         if examined.problem:
             log.warning("adapter %s is quarantined: %s", examined.ref, examined.problem)
-        record = Record(
+        record = VersionRecord(
             examined.ref,
             examined.found,
             examined.inspection,
@@ -236,14 +414,14 @@ class Reconciler:
         )
         self._index.add(record)
 
-    def _update(self, record: Record, examined: Examined) -> None:
+    def _update(self, record: VersionRecord, examined: Examined) -> None:
         if examined.problem:
             log.warning("new files of adapter %s are refused: %s", record.ref, examined.problem)
             record.files_refused(examined.found, examined.problem)
         else:
             record.files_found(examined.found, examined.inspection)
 
-    def _tell_unreadable(self, unreadable: dict[Path, str]) -> None:
+    def _log_unreadable(self, unreadable: dict[Path, str]) -> None:
         for path, reason in unreadable.items():
             if self._unreadable.get(path) != reason:
                 log.warning(
@@ -252,10 +430,12 @@ class Reconciler:
         self._unreadable = unreadable
 
 
-def _in_time(ready: Sequence[Found], look_at: Callable[[Found], T]) -> list[tuple[Found, T]]:
+def _in_time(
+    ready: Sequence[FoundFolder], look_at: Callable[[FoundFolder], T]
+) -> list[tuple[FoundFolder, T]]:
     """Look at as many as there is time for, the first BATCH at least."""
     end = time.monotonic() + EXAMINE_SECONDS
-    seen: list[tuple[Found, T]] = []
+    seen: list[tuple[FoundFolder, T]] = []
     for found in ready:
         if len(seen) >= BATCH and time.monotonic() >= end:
             break
@@ -263,18 +443,5 @@ def _in_time(ready: Sequence[Found], look_at: Callable[[Found], T]) -> list[tupl
     return seen
 
 
-def read_report(path: Path) -> ReportCard | str | None:
-    """The report of an adapter folder, or why it cannot be used, or None if there is none. Blocks."""
-    try:
-        with Folder.open(path) as folder:
-            if folder.entry(REPORT) is None:
-                return None
-            return parse_report(folder.read(REPORT, limits.REPORT_BYTES))
-    except FolderError as error:
-        return error.message
-    except ReportError as error:
-        return str(error)
-
-
-def _report_of(found: Found) -> ReportCard | str | None:
+def _report_of(found: FoundFolder) -> ReportCard | str | None:
     return read_report(found.place.folder) if found.report.files else None

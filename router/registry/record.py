@@ -1,7 +1,7 @@
 """One adapter version: what is on disk, what serves, and what was asked of it.
 
 A record alone changes its state. Code that learns of something calls the transition of that name: it checks
-that this may happen now, and tells of what users can see. All of it happens on the event loop.
+that this may happen now, and reports what users can see. All of it happens on the event loop.
 """
 
 from __future__ import annotations
@@ -11,13 +11,54 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from enum import Enum, auto
 from typing import Final
 
-from router.registry.disk.places import Found, Stamp
+from router.registry.folders import FoundFolder, Stamp
 from router.registry.format.artifact import Inspection
-from router.registry.gate import UNJUDGED, GateVerdict, Judgement
+from router.registry.format.folder import REPORT
+from router.registry.format.manifest import ReportCard
 from router.registry.residency import Resident
-from router.types import AdapterInfo, AdapterRef, AdapterState
+from router.types import AdapterInfo, AdapterRef, AdapterState, Override
+
+
+class Standing(Enum):
+    """Where a version stands with the gate."""
+
+    PASSED = auto()
+    PENDING = auto()  # something has not been read yet
+    FAILED = auto()
+
+
+@dataclass(frozen=True, slots=True)
+class ReportJudgement:
+    """What a report is worth for these weights. `again`: another evaluation might help."""
+
+    standing: Standing
+    finding: str = ""
+    again: bool = False
+    weights: str = ""  # sha256 hex of those it is about; empty where they were not read
+    report: ReportCard | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class GateVerdict:
+    """The gate's verdict on a version among the others of its name.
+
+    `open`: it may be routed to, for the `reason`. Otherwise `finding` is why not, and `advice` what to do.
+    """
+
+    standing: Standing
+    open: bool = False
+    reason: str = ""
+    finding: str = ""
+    advice: str = ""
+    override: Override | None = None
+    needs_weights: bool = False  # they have to be read before more is known
+
+
+UNJUDGED = GateVerdict(Standing.PENDING, finding=f"its {REPORT} has not been read yet")
+NO_GATE = GateVerdict(Standing.PASSED, open=True, reason="the gate is off")
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,10 +78,10 @@ class Parting:
     freed: asyncio.Future[int]
 
 
-class Record:
+class VersionRecord:
     """A version, and an Owner of the digest it serves from.
 
-    `tell` is called after every change that users see. A `problem` with its files quarantines it from the
+    `notify` is called after every change that users see. A `problem` with its files quarantines it from the
     start. A `duplicate` stands beside the version that its folder claims. `look` is the number of the look at
     the folders that found it.
     """
@@ -48,9 +89,9 @@ class Record:
     def __init__(
         self,
         ref: AdapterRef,
-        found: Found,
+        found: FoundFolder,
         inspection: Inspection | None,
-        tell: Callable[[Record], None],
+        notify: Callable[[VersionRecord], None],
         *,
         look: int = 0,
         problem: str = "",
@@ -59,7 +100,7 @@ class Record:
         self.ref: Final = ref
         self.look: Final = look
         self.duplicate: Final = duplicate
-        self._tell: Final = tell
+        self._notify: Final = notify
         # the files
         self._found, self._inspection = found, inspection
         self._weights: tuple[Stamp, str] | None = None  # sha256 of the weights of these files
@@ -83,16 +124,16 @@ class Record:
         self._leases = 0
         self._last_used: float | None = None  # unix seconds
         # the gate
-        self._judgement: Judgement | None = None
+        self._judgement: ReportJudgement | None = None
         self._verdict = UNJUDGED
         # what users see
         self._revision = 0
-        self._row: tuple[tuple[int, bool, int, float | None], AdapterInfo] | None = None
+        self._row: tuple[tuple[int, bool], AdapterInfo] | None = None
 
     # -- what it is
 
     @property
-    def found(self) -> Found:
+    def found(self) -> FoundFolder:
         """Its folder as it is now."""
         return self._found
 
@@ -172,7 +213,7 @@ class Record:
 
     @property
     def pinned(self) -> bool:
-        """Must not be evicted: an operator said so."""
+        """Must not be evicted: an operator pinned it."""
         return self._pinned
 
     @property
@@ -202,7 +243,7 @@ class Record:
         return self._task is None and not self._quarantined and now >= self._retry_at
 
     @property
-    def judgement(self) -> Judgement | None:
+    def judgement(self) -> ReportJudgement | None:
         """What its own report is worth."""
         return self._judgement
 
@@ -229,7 +270,7 @@ class Record:
 
     # -- on disk
 
-    def files_found(self, found: Found, inspection: Inspection | None) -> None:
+    def files_found(self, found: FoundFolder, inspection: Inspection | None) -> None:
         """Its folder was examined and can be served as far as one can see."""
         assert not self._removed
         self._successor = None
@@ -248,7 +289,7 @@ class Record:
             self._covered = carried
             self._changed()
 
-    def files_refused(self, found: Found, reason: str) -> None:
+    def files_refused(self, found: FoundFolder, reason: str) -> None:
         """Its folder was examined and cannot be served."""
         assert not self._removed
         self._successor, self._found = None, found
@@ -299,12 +340,12 @@ class Record:
         self._preload = False
 
     def load_began(self, task: asyncio.Task[None]) -> None:
-        """What happens until `load_ended` is told then, in one."""
+        """A load began; the change until `load_ended` is shown as one."""
         assert self._task is None
         self._task = task
         self._changed()
 
-    def load_attempted(self) -> Found:
+    def load_attempted(self) -> FoundFolder:
         """The load reads the files as they are now."""
         assert self._task is not None
         self._attempt = self._found.stamp
@@ -398,13 +439,13 @@ class Record:
 
     # -- the gate
 
-    def weights_read(self, found: Found, sha256: str) -> None:
+    def weights_read(self, found: FoundFolder, sha256: str) -> None:
         """The sha256 of the weights in the folder as it was `found`."""
         assert not self._removed
         self._weights = (found.stamp, sha256)
         self._changed()
 
-    def judged(self, judgement: Judgement) -> None:
+    def judged(self, judgement: ReportJudgement) -> None:
         """What its own report is worth now."""
         self._judgement = judgement
 
@@ -420,15 +461,18 @@ class Record:
 
     def info(self, default: bool) -> AdapterInfo:
         """The row of ListAdapters; made anew only when something in it changed, there may be thousands."""
-        key = (self._revision, default, self._leases, self._last_used)
-        if self._row is None or self._row[0] != key:
-            self._row = (key, self._make_row(default))
-        return self._row[1]
+        key, row = (self._revision, default), self._row
+        if row is None or row[0] != key:
+            row = (key, self._make_row(default))
+        elif (row[1].leases, row[1].last_used) != (self._leases, self._last_used):
+            row = (key, replace(row[1], leases=self._leases, last_used=self._last_used))
+        self._row = row
+        return row[1]
 
     def _changed(self) -> None:
         if not self._removed:
             self._revision += 1
-            self._tell(self)
+            self._notify(self)
 
     def _routing(self, default: bool) -> str:
         """Why requests that name no adapter may come to it, or may not: one sentence for people."""

@@ -1,19 +1,25 @@
-"""What survives a restart: chosen default versions, and overrides of the gate. See `notes` for the rest."""
+"""What survives a restart: chosen default versions, overrides of the gate, digests that were proven, hashes
+of weights.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import hashlib
 import json
 import logging
 import math
 import os
+import re
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, fields, replace
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 from router.carried import own
 from router.errors import NotSaved
@@ -43,7 +49,7 @@ def _state_of(root: Path, dirs: Sequence[Path]) -> Path:
 
 
 @dataclass(frozen=True, slots=True)
-class Served:
+class FormerDefault:
     """A version was the default until another took over: its weights then, and whether it was routed to."""
 
     weights_sha256: str
@@ -68,7 +74,7 @@ class Document:
     dirs: Sequence[str]
     chosen: Mapping[str, str]
     overrides: Mapping[str, Override]
-    served: Mapping[str, Mapping[str, Served]]
+    served: Mapping[str, Mapping[str, FormerDefault]]
     firsts: Mapping[str, str]
 
     def encoded(self) -> bytes:
@@ -88,7 +94,7 @@ class Document:
 
 
 @dataclass(frozen=True, slots=True)
-class Change:
+class PlannedDefault:
     """Another choice for `name` ('' for `version`: none), lines for the book, and the file with it."""
 
     name: str
@@ -98,7 +104,7 @@ class Change:
     document: Document
 
 
-class Choices:
+class DefaultChoices:
     """Default versions set by an operator, overrides of the gate for them, and which versions were the
     default before, in `defaults.json`.
 
@@ -110,9 +116,9 @@ class Choices:
         self._file, self._dirs = folder / "defaults.json", [str(d) for d in dirs]
         self._chosen: dict[str, str] = {}
         self._overrides: dict[str, Override] = {}
-        self._served: dict[str, dict[str, Served]] = {}
+        self._served: dict[str, dict[str, FormerDefault]] = {}
         self._firsts: dict[str, str] = {}
-        self._book = OverrideBook(folder)
+        self._book = folder / "overrides.jsonl"
         self._lines: tuple[BookLine, ...] = ()
         self._moved: set[str] = set()
         self.unsaved = False
@@ -160,7 +166,7 @@ class Choices:
         """The override of the gate for the version chosen for `name`."""
         return self._overrides.get(name)
 
-    def planned(self, name: str, version: str = "", override: Override | None = None) -> Change:
+    def planned(self, name: str, version: str = "", override: Override | None = None) -> PlannedDefault:
         """The choice of a version, or of none; nothing changes until it is saved and taken.
 
         An override of the gate holds until another version is chosen, or the same one without it.
@@ -175,13 +181,13 @@ class Choices:
             lines += (BookLine("no longer overruled", name, held, time.time()),)
         if override is not None and held != override:
             lines += (BookLine("overruled", name, override, override.time),)
-        return Change(name, version, override, lines, self._document(chosen, overrides))
+        return PlannedDefault(name, version, override, lines, self._document(chosen, overrides))
 
-    def save(self, change: Change) -> None:
+    def save(self, change: PlannedDefault) -> None:
         """Book and file on the disk; blocks. Raises NotSaved, and the book then says so where it can."""
         try:
             for line in change.lines:
-                self._book.write(line)
+                write_override(self._book, line)
             write_atomically(self._file, change.document.encoded())
         except OSError as error:
             what = f"{change.name}@{change.version}" if change.version else f"of {change.name}"
@@ -192,11 +198,11 @@ class Choices:
     def _strike(self, lines: Sequence[BookLine]) -> None:
         try:
             for line in lines:
-                self._book.write(replace(line, action=f"not saved: {line.action}"))
+                write_override(self._book, replace(line, action=f"not saved: {line.action}"))
         except OSError as error:
-            log.warning("the book may tell of what was not saved: %s", error)
+            log.warning("the book may have lines of what was not saved: %s", error)
 
-    def take(self, change: Change) -> None:
+    def take(self, change: PlannedDefault) -> None:
         """It holds from now on."""
         self._hold(change.name, change.version, change.override)
 
@@ -222,7 +228,7 @@ class Choices:
         """The file alone, on the disk; blocks. Raises OSError."""
         write_atomically(self._file, document.encoded())
 
-    def served(self, name: str, version: str) -> Served | None:
+    def served(self, name: str, version: str) -> FormerDefault | None:
         """What is remembered of a version that was the default before."""
         return self._served.get(name, {}).get(version)
 
@@ -236,7 +242,7 @@ class Choices:
             self._firsts[name] = version
             self._touch(name)
 
-    def replaced(self, name: str, version: str, served: Served) -> None:
+    def replaced(self, name: str, version: str, served: FormerDefault) -> None:
         """It was the default until now."""
         versions = self._served.setdefault(name, {})
         versions.pop(version, None)
@@ -267,7 +273,7 @@ class Choices:
         names = {*self._chosen, *self._overrides, *self._served, *self._firsts}
         return {name: self.entry(name) for name in names}
 
-    def entry(self, name: str, change: Change | None = None) -> dict[str, Any]:
+    def entry(self, name: str, change: PlannedDefault | None = None) -> dict[str, Any]:
         """The same of one name, with a change of it."""
         version, override = self.get(name), self.override(name)
         if change is not None:
@@ -309,22 +315,19 @@ class Choices:
         return Document(self._dirs, chosen, overrides, served, {**self._firsts})
 
 
-class OverrideBook:
-    """`overrides.jsonl`: one line for every override, every one taken back, every way back. Only grows."""
+def write_override(book: Path, line: BookLine) -> None:
+    """Add a line to the book and to the log; blocks until it is on the disk. Raises OSError.
 
-    def __init__(self, folder: Path) -> None:
-        self._file = folder / "overrides.jsonl"
-
-    def write(self, line: BookLine) -> None:
-        """Add a line, to the log too; blocks until it is on the disk. Raises OSError."""
-        override = line.override
-        entry = {"time": line.time, "action": line.action, "adapter": line.name}
-        log.warning(
-            "gate of %s@%s %s (by %s: %s); it said: %s",
-            *(line.name, override.version, line.action, override.by, override.reason or "no reason given"),
-            override.finding,
-        )
-        append_durably(self._file, json.dumps({**entry, "override": asdict(override)}))
+    `overrides.jsonl` has one line for every override, every one taken back, every way back. It only grows.
+    """
+    override = line.override
+    entry = {"time": line.time, "action": line.action, "adapter": line.name}
+    log.warning(
+        "gate of %s@%s %s (by %s: %s); it found: %s",
+        *(line.name, override.version, line.action, override.by, override.reason or "no reason given"),
+        override.finding,
+    )
+    append_durably(book, json.dumps({**entry, "override": asdict(override)}))
 
 
 # -- what was written as JSON, read again
@@ -341,14 +344,14 @@ def override_from_json(value: Any) -> Override:
     return Override(**{name: value[name] for name in names})
 
 
-def served_from_json(value: Any) -> Served:
+def served_from_json(value: Any) -> FormerDefault:
     """As `asdict` wrote it. Raises ValueError for anything else."""
     if not isinstance(value, Mapping):
         raise ValueError("an earlier default is not a table")
     weights, routed = value.get("weights_sha256"), value.get("routed")
     if not isinstance(weights, str) or not isinstance(routed, bool):
         raise ValueError("an earlier default is damaged")
-    return Served(weights, routed)
+    return FormerDefault(weights, routed)
 
 
 # -- files that are on the disk when a call returns
@@ -401,3 +404,133 @@ def _sync_folder(folder: Path) -> None:
             raise
     finally:
         os.close(handle)
+
+
+# -- what is found out once: digests that were proven, hashes of weights
+
+
+MAX_ENTRIES = 20_000
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+class PersistentCache:
+    """What was found out once, one line each: a key and perhaps a value. The newest `most` are kept (0:
+    MAX_ENTRIES).
+
+    `again` says what happens again where the file cannot be used.
+    """
+
+    def __init__(self, file: Path, again: str, most: int = 0) -> None:
+        self._file, self._again, self._most = file, again, most or MAX_ENTRIES
+        self._values: dict[str, str] = {}
+        self._writable = True
+
+    def read(self) -> None:
+        """Read the file; keeps the newest and shortens a file that is much longer."""
+        try:
+            lines = self._file.read_text("ascii").splitlines()
+            self._values = dict(line.partition(" ")[::2] for line in lines[-self._most :] if line)
+            if len(lines) > 2 * self._most:
+                kept = (_line(key, value) for key, value in self._values.items())
+                write_atomically(self._file, "".join(kept).encode())
+        except FileNotFoundError:
+            return
+        except (OSError, ValueError) as error:
+            log.warning("%s: %s cannot be used (%s)", self._again, self._file, error)
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._values
+
+    def get(self, key: str) -> str | None:
+        """What was noted."""
+        return self._values.get(key)
+
+    def note(self, values: Mapping[str, str]) -> None:
+        """Remember them. Blocks for one small append: call it from one worker thread, always the same."""
+        new = {key: value for key, value in values.items() if self._values.get(key) != value}
+        self._values.update(new)
+        for key in list(islice(self._values, max(len(self._values) - self._most, 0))):
+            del self._values[key]
+        if not new or not self._writable:
+            return
+        try:
+            self._file.parent.mkdir(parents=True, exist_ok=True)
+            with self._file.open("a", encoding="ascii") as file:
+                file.write("".join(_line(key, value) for key, value in new.items()))
+        except OSError as error:
+            self._writable = False
+            log.warning("%s after a restart: cannot write %s (%s)", self._again, self._file, error)
+
+
+class Proven(PersistentCache):
+    """Digests whose probes passed on this base, in `proven`."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder / "proven", "probes run again")
+
+    def add(self, key: str) -> None:
+        """Remember one; see `note`."""
+        self.note({key: ""})
+
+
+class Hashed(PersistentCache):
+    """The sha256 of weights files that look as they did when they were read, in `weights`.
+
+    It decides about routing alone: whatever is loaded is hashed again.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder / "weights", "weights are hashed again")
+
+    def get(self, key: str) -> str | None:
+        """The sha256 in hex; None where there is none, or where the line is damaged."""
+        value = super().get(key)
+        return value if value is not None and _SHA256.fullmatch(value) else None
+
+
+def _line(key: str, value: str) -> str:
+    return f"{key} {value}\n" if value else f"{key}\n"
+
+
+# -- threads for files
+
+LOAD_THREADS = 4
+PIECE_SECONDS = 0.005  # of work on the event loop until others have their turn
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class Workers:
+    """The event loop never waits for a disk, and loads that requests wait for never queue behind looks."""
+
+    def __init__(self) -> None:
+        self._loads = ThreadPoolExecutor(LOAD_THREADS, thread_name_prefix="adapters-load")
+        self._ordered = ThreadPoolExecutor(1, thread_name_prefix="adapters-look")
+
+    async def run(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Do `work` beside other work."""
+        return await self._submit(self._loads, work, *args, **kwargs)
+
+    async def in_order(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Do `work` after all earlier calls of this method: one at a time."""
+        return await self._submit(self._ordered, work, *args, **kwargs)
+
+    @staticmethod
+    async def _submit(pool: ThreadPoolExecutor, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        return await asyncio.wrap_future(pool.submit(work, *args, **kwargs))
+
+    async def close(self) -> None:
+        """Finish what runs, drop what waits."""
+        for pool in (self._loads, self._ordered):
+            pool.shutdown(wait=False, cancel_futures=True)
+        await asyncio.to_thread(self._loads.shutdown)
+        await asyncio.to_thread(self._ordered.shutdown)
+
+
+async def yield_if_long(began: float) -> float:
+    """Let others have a turn where this one has lasted long enough; gives when the present one began."""
+    if time.monotonic() - began < PIECE_SECONDS:
+        return began
+    await asyncio.sleep(0)
+    return time.monotonic()

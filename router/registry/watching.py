@@ -1,4 +1,4 @@
-"""Looking at adapter folders again and again: as soon as the kernel reports a change, and regularly."""
+"""Looks at adapter folders: as soon as the kernel reports a change, and at intervals."""
 
 from __future__ import annotations
 
@@ -12,14 +12,16 @@ from pathlib import Path
 
 import watchfiles
 
-from router.registry.disk.places import Depth, is_ignored
-from router.registry.options import RegistryOptions
+from router.registry.folders import Depth, is_ignored
 from router.registry.reconcile import Reconciler
 from router.reread import problem_of
 
 log = logging.getLogger(__name__)
 
-_GROUP_MS, _STEP_MS = 200, 50  # changes are told in groups at most so old, or when nothing came for a step
+_GROUP_MS, _STEP_MS = (
+    200,
+    50,
+)  # the kernel's changes come in groups at most so old, or when none came for a step
 _LOOK_UP_MS = 1_000
 LEAST_GAP = 0.1  # seconds between two looks, however often the kernel reports something
 START_SECONDS = 10.0  # a start waits so long for thousands of folders to be examined, where a gate needs that
@@ -30,10 +32,15 @@ class LookLoop:
     """Runs looks one after another in a task, each followed by a plan of what to load."""
 
     def __init__(
-        self, dirs: Sequence[Path], reconciler: Reconciler, plan: Callable[[], None], options: RegistryOptions
+        self,
+        dirs: Sequence[Path],
+        reconciler: Reconciler,
+        plan: Callable[[], None],
+        poll: float,
+        settle: float,
     ) -> None:
-        self._reconciler, self._plan, self._options = reconciler, plan, options
-        self._watcher = Watcher(dirs, self._heard)
+        self._reconciler, self._plan, self._poll, self._settle = reconciler, plan, poll, settle
+        self._watcher = FolderWatcher(dirs, self._note_changed)
         self._wake = asyncio.Event()
         self._dirty: set[Path] = set()
         self._due = dict.fromkeys(Depth, 0.0)  # when the next regular look of each depth is due, monotonic
@@ -44,7 +51,7 @@ class LookLoop:
         """Look until what is there is known, and judged as far as time allows; go on in the background."""
         self._watcher.start()
         if await self._look(Depth.FILES):
-            await asyncio.sleep(self._options.settle_seconds)
+            await asyncio.sleep(self._settle)
             await self._look(Depth.NAMES)
         end = time.monotonic() + START_SECONDS
         while self._reconciler.behind and time.monotonic() < end:
@@ -62,9 +69,9 @@ class LookLoop:
 
     def look_soon(self, folder: Path) -> None:
         """Look at this folder without waiting for the next turn."""
-        self._heard(frozenset((folder,)))
+        self._note_changed(frozenset((folder,)))
 
-    def _heard(self, paths: frozenset[Path]) -> None:
+    def _note_changed(self, paths: frozenset[Path]) -> None:
         self._dirty |= paths
         self._wake.set()
 
@@ -104,14 +111,16 @@ class LookLoop:
 
     def _looked(self, depth: Depth) -> None:
         """When looks of this depth and of those that it includes are due again."""
-        now, least = time.monotonic(), self._options.poll_seconds
+        now, least = time.monotonic(), self._poll
         for shallower in range(depth):
             self._due[Depth(shallower)] = max(self._due[Depth(shallower)], now + least)
         self._due[depth] = now + max(least, self._reconciler.scan_seconds / SHARE)
 
     @property
     def _regular(self) -> tuple[Depth, ...]:
-        """Which looks are made at intervals: where changes are told, only what guards against a lost one."""
+        """Which looks are made at intervals: where the kernel reports changes, only what guards against a
+        lost report.
+        """
         return (Depth.FOLDERS,) if self._watcher.working else tuple(Depth)
 
     def _depth(self) -> Depth:
@@ -121,15 +130,15 @@ class LookLoop:
     async def _pause(self, unsettled: bool) -> None:
         idle = max(min(self._due[d] for d in self._regular) - time.monotonic(), 0.0)
         try:
-            async with asyncio.timeout(self._options.settle_seconds if unsettled else idle):
+            async with asyncio.timeout(self._settle if unsettled else idle):
                 await self._wake.wait()
         except TimeoutError:
             return
         self._wake.clear()
 
 
-class Watcher:
-    """A thread that waits for the kernel to report changes and tells the event loop which paths.
+class FolderWatcher:
+    """A thread that waits for the kernel to report changes, and gives their paths to the event loop.
 
     Where that does not work (the limit on watches is reached, a file system without notifications), it says
     so once and `working` is False: then only the regular compare finds changes.
@@ -167,7 +176,7 @@ class Watcher:
                 raise_interrupt=False,
                 ignore_permission_denied=True,
             ):
-                self._tell(frozenset(Path(path) for _, path in changes if not self._is_hidden(path)))
+                self._report(frozenset(Path(path) for _, path in changes if not self._is_hidden(path)))
         except Exception as error:  # whatever notifications fail with, comparing goes on without them
             log.warning(
                 "no change notifications for adapter folders (%s); they are compared regularly instead", error
@@ -179,6 +188,6 @@ class Watcher:
         inside = next((path[len(d) + 1 :] for d in self._dirs if path.startswith(d + os.sep)), "")
         return is_ignored(inside.partition(os.sep)[0])
 
-    def _tell(self, paths: frozenset[Path]) -> None:
+    def _report(self, paths: frozenset[Path]) -> None:
         if paths and self._loop is not None and not self._stop.is_set():
             self._loop.call_soon_threadsafe(self._changed, paths)

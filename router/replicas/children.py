@@ -22,8 +22,8 @@ from pathlib import Path
 from typing import Any
 
 from router.errors import ConfigError
-from router.replicas.link import START_SECONDS, GrpcLink, LinkLost, Security
-from router.replicas.messages import Hello
+from router.replicas.link import START_SECONDS, Link, LinkLost, Security
+from router.v1 import engine_pb2 as pb
 
 log = logging.getLogger(__name__)
 
@@ -53,7 +53,7 @@ class Child:
         for `forsaken_seconds`; 0: never.
         """
         self.secret = secrets.token_hex(32)
-        said = {
+        start = {
             "engine": engine,
             "settings": {**settings, "listen": listen, "metrics_listen": ""},
             "secret": self.secret,
@@ -70,7 +70,7 @@ class Child:
         if cores:
             os.sched_setaffinity(self.process.pid, cores)
         with suppress(BrokenPipeError):  # it ended at once, which `address` finds
-            self._stdin.write(json.dumps(said, default=str).encode() + b"\n")
+            self._stdin.write(json.dumps(start, default=str).encode() + b"\n")
             self._stdin.flush()
 
     def address(self, seconds: float = START_SECONDS) -> str:
@@ -132,7 +132,7 @@ class Child:
         return self.process.stdout
 
 
-class ChildLink(GrpcLink):
+class ChildLink(Link):
     """The way to a child, which `start` makes where there is none."""
 
     def __init__(
@@ -150,7 +150,7 @@ class ChildLink(GrpcLink):
         self._closed = False
         self.child: Child | None = None
 
-    def start(self) -> Hello:
+    def start(self) -> pb.HelloResponse:
         """The child that is there, or a new one."""
         with self._lock:
             if self._closed:
@@ -187,9 +187,9 @@ class ChildLink(GrpcLink):
 
 def devices(environment: Mapping[str, str] | None = None, folder: Path = GPUS) -> Sequence[str]:
     """The GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them; none where there are none."""
-    said = (os.environ if environment is None else environment).get("CUDA_VISIBLE_DEVICES")
-    if said is not None:
-        return [name for name in said.split(",") if name.strip()]
+    named = (os.environ if environment is None else environment).get("CUDA_VISIBLE_DEVICES")
+    if named is not None:
+        return [name for name in named.split(",") if name.strip()]
     return [str(number) for number in range(len(list(folder.iterdir())))] if folder.is_dir() else []
 
 

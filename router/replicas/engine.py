@@ -12,21 +12,26 @@ import socket
 import time
 from collections import Counter
 from collections.abc import Callable, Coroutine, Sequence
-from contextlib import suppress
+from dataclasses import dataclass
 from threading import Event
 from typing import TYPE_CHECKING, Any, Protocol
 
-from router.engine.activation import tokens_before
+import numpy as np
+
 from router.engine.base import (
+    MAX_POOLING,
     AdapterArtifact,
     BaseInfo,
     EngineStatus,
     Job,
+    PoolingRequest,
     Prompt,
-    Reading,
     check_job,
+    check_pooling,
+    tokens_before,
 )
-from router.engine.handoff import Stream
+from router.engine.fairness import TenantCache
+from router.engine.output import EventStream
 from router.errors import (
     ConfigError,
     FailedPrecondition,
@@ -37,27 +42,26 @@ from router.errors import (
     Unavailable,
 )
 from router.replicas.link import Link, LinkLost
-from router.replicas.members import Members
-from router.replicas.membership import FixedMembership, Membership
-from router.replicas.messages import Hello
-from router.replicas.owned import OwnedMembership
-from router.replicas.placement import Move, Placement
-from router.replicas.replica import Replica
-from router.replicas.requests import Calls, Checked, RoutedJob
+from router.replicas.members import Members, running_loop
+from router.replicas.membership import FixedMembership, Membership, OwnedMembership
+from router.replicas.messages import compile_, info_of, read
+from router.replicas.placement import Placement
+from router.replicas.replica import FleetReplica
+from router.replicas.requests import MOVES, RoutedJob
 from router.replicas.weights import LoadedAdapter, Weights
 from router.types import Constraint, FinishReason
+from router.v1 import engine_pb2 as pb
 
 if TYPE_CHECKING:
-    import numpy as np
     from numpy.typing import NDArray
 
 log = logging.getLogger(__name__)
 
-LOOK_SECONDS = 1.0  # between two looks at who lives where
 CLOSE_SECONDS = 2.0
+KNOWN = 256  # constraints that are known to compile, of all tenants
 
 
-class Encoder(Protocol):
+class EdgeTokenizer(Protocol):
     """Prompts to tokens, at the edge: a base's tokenizer without its weights."""
 
     def encode(
@@ -71,13 +75,20 @@ class Encoder(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class CheckedConstraint:
+    """A constraint that a replica has compiled. A grammar stays in its process, so each replica makes one."""
+
+    constraint: Constraint
+
+
 class FleetEngine:
     """Implements `router.engine.base.Engine` over replicas."""
 
     def __init__(
         self,
         links: Sequence[Link] | Callable[[str], Link],
-        encoder: Callable[[], Encoder],
+        encoder: Callable[[], EdgeTokenizer],
         *,
         max_running: int,
         max_queue: int,
@@ -96,17 +107,18 @@ class FleetEngine:
         """
         if not links:
             raise ConfigError("a fleet needs a replica: say --replicas 1 or more")
-        self._replicas: dict[str, Replica] = {}
+        self._replicas: dict[str, FleetReplica] = {}
         self._make_encoder = encoder
-        self._encoder: Encoder | None = None
+        self._encoder: EdgeTokenizer | None = None
         self._placement = placement or Placement()
         self._placement.rows = max_running
         self._using: Counter[tuple[str, str]] = Counter()  # jobs by adapter and replica
-        self._weights = Weights(self._replicas, self._placement, host_bytes, self._uses, shared)
-        self._calls = Calls(self._replicas, self._placement)
+        self._weights = Weights(self._replicas, self._placement, host_bytes, self._using, shared)
         self._rows, self._queue = max_running, max_queue
         self._held: Counter[tuple[str, bool]] = Counter()  # jobs by replica and whether in the background
         self._waiting: set[RoutedJob] = set()  # for an adapter
+        self._readings = 0
+        self._known: TenantCache[Constraint, CheckedConstraint] = TenantCache(KNOWN)
         if callable(links):
             link, membership = links, membership or OwnedMembership(1)
         else:
@@ -117,44 +129,43 @@ class FleetEngine:
             link,
             f"{socket.gethostname()}-{os.getpid()}-{time.time_ns():x}",
             stall_seconds,
-            self._replicas,
-            self._placement,
             self._weights,
             places=(max_running, max_queue),
-            jobs=lambda name: self._held[name, False],
-            waiting=lambda: len(self._waiting),
-            spawn=self._spawn,
-            attach=self._attach,
+            jobs=self._held,
+            waiting=self._waiting,
         )
-        self._hello: Hello | None = None
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._closed = False
+        self._info: BaseInfo | None = None
 
     # -- Engine
 
     @property
     def info(self) -> BaseInfo:
         """The base that all replicas have."""
-        if self._hello is None:
+        if self._info is None:
             raise NotLoaded("the base model is still loading")
-        return self._hello.info
+        return self._info
 
     @property
-    def replicas(self) -> Sequence[Replica]:
+    def replicas(self) -> Sequence[FleetReplica]:
         """All that this edge has something to do with, in the order in which they came."""
         return tuple(self._replicas.values())
 
     def start(self) -> None:
         """Start the first replicas at once; blocks. Raises ConfigError naming one that fails or differs."""
-        self._hello, self._encoder = self.members.start(self._make_encoder)
+        try:
+            self.members.begin()
+            self._encoder = self._make_encoder()
+            self._info = info_of(self.members.wait().base)
+        except BaseException:
+            self.members.close()
+            raise
 
     def close(self) -> None:
         """End all replicas; running jobs end as CANCELLED."""
-        self._closed = self._calls.closed = True
-        loop, self._loop = self._loop, None
-        if loop is not None and not loop.is_closed():
-            if _running() is loop:
+        loop, closed = self.members.loop, self.members.closed
+        self.members.closed = True
+        if loop is not None and not closed and not loop.is_closed():
+            if running_loop() is loop:
                 self._end_all()
             else:
                 done = Event()
@@ -179,49 +190,84 @@ class FleetEngine:
 
     async def load(self, artifact: AdapterArtifact) -> int:
         """Put the weights down for all, and have them at one replica."""
-        self._attach()
+        self.members.attach()
         return await self._weights.add(artifact)
 
     async def unload(self, digest: str) -> int:
         """Drop an adapter wherever it is."""
-        if self._closed:  # it went with the replicas
+        if self.members.closed:  # it went with the replicas
             return 0
-        self._attach()
+        self.members.attach()
         return await self._weights.remove(digest)
 
-    async def compile(self, constraint: Constraint, tenant: str = "") -> Checked:
-        """Whether replicas can follow it, which one of them tries. Each makes a grammar of its own of it."""
-        self._attach()
-        return await self._calls.compile(constraint, tenant)
+    async def compile(self, constraint: Constraint, tenant: str = "") -> CheckedConstraint:
+        """Have a replica compile it; what a tenant had compiled once is known to compile for it."""
+        self.members.attach()
+        known = self._known.get(tenant, constraint)
+        if known is None:
+            await self._anywhere(lambda replica: replica.call(compile_(constraint, tenant)))
+            known = CheckedConstraint(constraint)
+            self._known.put(tenant, constraint, known)
+        return known
 
-    def submit(self, job: Job) -> Stream:
+    def submit(self, job: Job) -> EventStream:
         """Send a job to a replica that has its adapter and room for it."""
-        self._attach()
-        self._check(job)
+        self.members.attach()
+        check_job(job, self.info.context_length)
+        if job.adapter is not None:
+            tokens_before(job.tokens, self._adapter(job.adapter).invocation)
         routed = RoutedJob(job, self._send, self._left)
         self._send(routed)
         return routed.stream
 
-    async def read(self, reading: Reading) -> NDArray[np.float32]:
+    async def read(self, reading: PoolingRequest) -> NDArray[np.float32]:
         """Done by a replica; those of one scope by the same, which has their context in its cache."""
-        self._attach()
-        return await self._calls.read(reading, self.info.context_length)
+        self.members.attach()
+        most = MAX_POOLING * (len(self._replicas) - 1)
+        check_pooling(reading, self.info.context_length, self._readings - most)
+        self._readings += 1
+        try:
+            event = await self._anywhere(lambda replica: replica.call(read(reading)), reading.scope)
+            return np.frombuffer(event.numbers, "<f4")
+        finally:
+            self._readings -= 1
 
     def status(self) -> EngineStatus:
         """All replicas in one."""
-        if self._hello is None:
+        if self._info is None:
             return EngineStatus()
-        if not self._closed and _running() is not None:
-            self._attach()
-        return self.members.totals.status(len(self._waiting))
+        if not self.members.closed and running_loop() is not None:
+            self.members.attach()
+        return self.members.status()
+
+    async def _anywhere(
+        self, ask: Callable[[FleetReplica], Coroutine[Any, Any, pb.EngineEvent]], scope: int = 0
+    ) -> pb.EngineEvent:
+        """What one replica answers; another is asked if that one is lost or cannot now."""
+        tried: set[str] = set()
+        error = Unavailable("no replica is up")
+        while len(tried) <= MOVES:
+            up = {n: replica for n, replica in self._replicas.items() if replica.up and n not in tried}
+            names = sorted(n for n, replica in up.items() if replica.takes)
+            names = names or sorted(n for n, replica in up.items() if not replica.left)
+            if not names:
+                break
+            name = names[scope % len(names)] if scope else self._placement.choose(names)
+            tried.add(name)
+            self._placement.begin(None, name, time.monotonic())
+            try:
+                return await ask(self._replicas[name])
+            except LinkLost as lost:
+                error = Unavailable(f"{lost}: ask again")
+            except Unavailable as refused:
+                if self.members.closed:
+                    raise
+                error = refused
+            finally:
+                self._placement.end(None, name, time.monotonic())
+        raise error
 
     # -- jobs on their way
-
-    def _check(self, job: Job) -> None:
-        """What can be refused here. Raises what Engine.submit raises."""
-        check_job(job, self.info.context_length)
-        if job.adapter is not None:
-            tokens_before(job.tokens, self._adapter(job.adapter).invocation)
 
     def _adapter(self, digest: str) -> LoadedAdapter:
         kept = self._weights.get(digest)
@@ -245,7 +291,7 @@ class FleetEngine:
 
     def _wait(self, routed: RoutedJob, loading: Coroutine[Any, Any, None]) -> None:
         """Until its adapter is where it goes."""
-        task = self._spawn(loading)
+        task = self.members.spawn(loading)
         self._waiting.add(routed)
         routed.waits = task.cancel
         task.add_done_callback(lambda _: self._waiting.discard(routed))
@@ -349,76 +395,18 @@ class FleetEngine:
         except RouterError as error:
             routed.fail(error)
 
-    # -- the fleet
-
-    def _attach(self) -> None:
-        """Follow the replicas on this event loop, from the first call on that has one."""
-        if self._closed:
-            raise Unavailable("the engine has stopped")
-        if self._hello is None:
-            raise NotLoaded("the base model is still loading")
-        if self._loop is None:
-            self._loop = asyncio.get_running_loop()
-            self.members.attach()
-            self._spawn(self._follow())
-
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        task = asyncio.get_running_loop().create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._over)
-        return task
-
-    def _over(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
-            log.error("a task of the fleet ended", exc_info=error)
-
-    async def _follow(self) -> None:
-        """Adapters move as their load does."""
-        while True:
-            await asyncio.sleep(LOOK_SECONDS)
-            for move in self._placement.plan(time.monotonic()):
-                await self._move(move)
-
-    async def _move(self, move: Move) -> None:
-        kept = self._weights.get(move.digest)
-        if kept is None:
-            return
-        try:
-            to = self._replicas.get(move.to)
-            if to is not None and to.takes and self._weights.make_room(kept, move.to, pushing=True):
-                await self._weights.load(kept, move.to)
-        except (LinkLost, RouterError) as error:
-            log.warning("adapter %s could not move to %s: %s", kept.name, move.to, error)
-            return
-        others = set(self._placement.homes(move.digest)) - {move.away}
-        if move.away and others and not self._uses(move.digest, move.away):
-            self._weights.drop(move.digest, move.away)
-
-    def _uses(self, digest: str, name: str) -> bool:
-        return (digest, name) in self._using
+    # -- the end
 
     def _end_all(self) -> None:
-        for task in tuple(self._tasks):
-            task.cancel()
-        self._weights.close()
+        self.members.stop()
         for routed in tuple(self._waiting):
-            routed.end(FinishReason.CANCELLED)
+            routed.stop()
         for replica in self._replicas.values():
             pending, replica.pending = replica.pending, {}
             for receiver in pending.values():
-                if isinstance(receiver, RoutedJob):
-                    receiver.end(FinishReason.CANCELLED)
-                else:
-                    receiver.put(Unavailable("the engine has stopped"))
+                receiver.stop()
 
-    def _at_the_edge(self) -> Encoder:
+    def _at_the_edge(self) -> EdgeTokenizer:
         if self._encoder is None:
             raise NotLoaded("the base model is still loading")
         return self._encoder
-
-
-def _running() -> asyncio.AbstractEventLoop | None:
-    with suppress(RuntimeError):
-        return asyncio.get_running_loop()
-    return None

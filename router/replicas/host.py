@@ -22,15 +22,22 @@ from weakref import WeakValueDictionary
 import grpc
 
 from router import __version__
-from router.engine.base import AdapterArtifact, Engine, Finished, Generation, Job, with_grammar
+from router.engine.base import (
+    AdapterArtifact,
+    Delta,
+    Engine,
+    Finished,
+    Generation,
+    Job,
+    PoolingRequest,
+    with_grammar,
+)
 from router.errors import EngineFailed, FailedPrecondition, NotLoaded, RouterError, Unavailable
 from router.replicas.messages import (
     MOST_MESSAGE,
-    Answer,
-    Hello,
-    Upload,
-    Value,
+    artifact_of,
     constraint_of,
+    error_message,
     hello_message,
     job_of,
     reading_of,
@@ -59,7 +66,7 @@ OPTIONS = (
 
 
 @dataclass(eq=False, slots=True)
-class Session:
+class EdgeSession:
     """One stream to one edge: what it wants, and what happened since the last batch."""
 
     edge: str
@@ -72,10 +79,25 @@ class Session:
     stated: float = 0.0  # when the edge last got a state
     ended: str = ""  # why
 
-    def put(self, key: int, what: Value) -> None:
-        """One more event for the next batch."""
-        write_event(self.batch.events.add(), key, what)
+    def generated(self, key: int, what: Delta | Finished) -> None:
+        """One more event of a generation for the next batch."""
+        event = self.batch.events.add()
+        event.key = key
+        write_event(event, what)
         self.changed.set()
+
+    def put(self, key: int, event: pb.EngineEvent) -> None:
+        """The last event of a key for the next batch."""
+        event.key = key
+        self.batch.events.append(event)
+        self.changed.set()
+
+    def refuse(self, key: int, error: Exception) -> None:
+        """The error as the edge gets it; one that no engine raises on purpose goes to the log whole."""
+        if not isinstance(error, RouterError):
+            log.error("a replica's engine raised", exc_info=error)
+            error = EngineFailed(f"{type(error).__name__}: {error}")
+        self.put(key, pb.EngineEvent(error=error_message(error)))
 
     def taken(self) -> pb.AttachResponse:
         """All events that wait; those of one step are together, since the engine hands them over together."""
@@ -94,16 +116,16 @@ class EngineHost:
         self._sizes: dict[str, int] = {}
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()  # by digest
         self._uploads: dict[str, AdapterArtifact] = {}  # until they are loaded
-        self._sessions: dict[str, Session] = {}
+        self._sessions: dict[str, EdgeSession] = {}
         self._leaving: set[asyncio.Task[None]] = set()
         self._guard: asyncio.Task[None] | None = None
-        self._hello: Hello | None = None
+        self._hello: pb.HelloResponse | None = None
         self.draining = asyncio.Event()
 
-    def start(self) -> Hello:
-        """Load the base; blocks."""
+    def start(self) -> pb.HelloResponse:
+        """Load the base; blocks. Returns what the replica is."""
         self._engine.start()
-        self._hello = Hello(self._engine.info, uuid4().hex)
+        self._hello = hello_message(self._engine.info, uuid4().hex)
         return self._hello
 
     def close(self) -> None:
@@ -111,7 +133,7 @@ class EngineHost:
         self._engine.close()
 
     @property
-    def hello(self) -> Hello:
+    def hello(self) -> pb.HelloResponse:
         """What `start` returned. Raises NotLoaded before."""
         if self._hello is None:
             raise NotLoaded("the base model is still loading")
@@ -139,16 +161,16 @@ class EngineHost:
         busy = any(session.tasks or session.moves for session in self._sessions.values())
         return not busy and not self._leaving and not any(self._edges.values())
 
-    def open(self, edge: str) -> Session:
+    def open(self, edge: str) -> EdgeSession:
         """Begin a stream. Raises Unavailable for an edge that has one already."""
         if edge in self._sessions:
             raise Unavailable(f"edge {edge} has a stream already")
-        session = self._sessions[edge] = Session(edge)
+        session = self._sessions[edge] = EdgeSession(edge)
         if self._guard is None or self._guard.done():
             self._guard = asyncio.get_running_loop().create_task(self._watch())
         return session
 
-    def receive(self, session: Session, request: pb.AttachRequest) -> None:
+    def receive(self, session: EdgeSession, request: pb.AttachRequest) -> None:
         """Begin what an edge wants. One whose stream has ended is ignored."""
         if session.ended:
             return
@@ -160,7 +182,7 @@ class EngineHost:
             log.exception("a command cannot be carried out")
             self.end(session, f"{type(error).__name__}: {error}")
 
-    async def batches(self, session: Session) -> AsyncGenerator[pb.AttachResponse, None]:
+    async def batches(self, session: EdgeSession) -> AsyncGenerator[pb.AttachResponse, None]:
         """The stream of an edge: a batch at once, with every step, and every BEAT seconds with a state.
 
         Raises Unavailable where the replica ends the stream, as for an edge that is silent.
@@ -185,92 +207,94 @@ class EngineHost:
 
     # -- what edges want
 
-    def _do(self, session: Session, command: pb.EngineCommand) -> None:
+    def _do(self, session: EdgeSession, command: pb.EngineCommand) -> None:
         key, what = command.key, command.WhichOneof("what")
         if what == "cancel":
             self._cancel(session, key)
         elif what == "submit":
-            job = job_of(command.submit)
-            if job.params.constraint is None:
-                self._begin(session, key, job)
-            else:
-                _spawn(session.tasks, key, self._compiled(session, key, job))
+            _spawn(session.tasks, key, self._generate(session, key, job_of(command.submit)))
         elif what == "read":
-            read = self._engine.read(reading_of(command.read))
-            _spawn(session.tasks, key, self._answered(session, key, read))
+            self._spawn_call(session, session.tasks, key, self._read(reading_of(command.read)))
         elif what == "compile":
-            compiled = self._compile(constraint_of(command.compile.constraint), command.compile.tenant)
-            _spawn(session.tasks, key, self._answered(session, key, compiled))
+            constraint = constraint_of(command.compile.constraint)
+            self._spawn_call(session, session.tasks, key, self._compile(constraint, command.compile.tenant))
         elif what == "load":
             held = self._hold(session.edge, command.load.digest)
-            _spawn(session.moves, key, self._answered(session, key, held))
+            self._spawn_call(session, session.moves, key, held)
         elif what == "unload":
-            freed = self._release(session.edge, command.unload.digest)
-            _spawn(session.moves, key, self._answered(session, key, freed))
+            freed = self._freed(session.edge, command.unload.digest)
+            self._spawn_call(session, session.moves, key, freed)
         elif what == "drain":
             self.drain()
-            session.put(key, Answer.DONE)
+            session.put(key, pb.EngineEvent(done=pb.EngineEvent.Done()))
         else:  # of a later release
-            session.put(key, FailedPrecondition(f"this replica, of version {__version__}, cannot do that"))
+            text = f"this replica, of version {__version__}, cannot do that"
+            session.refuse(key, FailedPrecondition(text))
 
-    def _cancel(self, session: Session, key: int) -> None:
+    def _cancel(self, session: EdgeSession, key: int) -> None:
         generation, task = session.generations.get(key), session.tasks.get(key)
         if generation is not None:
             generation.cancel()
         elif task is not None and task.cancel():
-            session.put(key, Finished(FinishReason.CANCELLED, Usage()))
+            session.generated(key, Finished(FinishReason.CANCELLED, Usage()))
 
-    def _begin(self, session: Session, key: int, job: Job) -> None:
-        try:
-            generation = session.generations[key] = self._engine.submit(job)
-        except Exception as error:
-            session.put(key, _known(error))
-            return
-        _spawn(session.tasks, key, self._answer(session, key, generation))
-
-    async def _compiled(self, session: Session, key: int, job: Job) -> None:
+    async def _generate(self, session: EdgeSession, key: int, job: Job) -> None:
         try:
             generation = self._engine.submit(await with_grammar(self._engine, job))
         except Exception as error:
-            session.put(key, _known(error))
+            session.refuse(key, error)
             return
         session.generations[key] = generation
-        await self._answer(session, key, generation)
-
-    async def _answer(self, session: Session, key: int, generation: Generation) -> None:
         try:
             async for event in generation:
-                session.put(key, event)
+                session.generated(key, event)
         except Exception as error:
-            session.put(key, _known(error))
+            session.refuse(key, error)
         finally:
             session.generations.pop(key, None)
             generation.cancel()
 
-    async def _answered(self, session: Session, key: int, work: Coroutine[Any, Any, Value]) -> None:
-        try:
-            session.put(key, await work)
-        except Exception as error:
-            session.put(key, _known(error))
+    def _spawn_call(
+        self,
+        session: EdgeSession,
+        where: dict[int, asyncio.Task[None]],
+        key: int,
+        work: Coroutine[Any, Any, pb.EngineEvent],
+    ) -> None:
+        """Answer a command of one event."""
 
-    async def _compile(self, constraint: Constraint, tenant: str) -> Answer:
+        async def answered() -> None:
+            try:
+                session.put(key, await work)
+            except Exception as error:
+                session.refuse(key, error)
+
+        _spawn(where, key, answered())
+
+    async def _read(self, reading: PoolingRequest) -> pb.EngineEvent:
+        return pb.EngineEvent(numbers=(await self._engine.read(reading)).astype("<f4").tobytes())
+
+    async def _compile(self, constraint: Constraint, tenant: str) -> pb.EngineEvent:
         await self._engine.compile(constraint, tenant)
-        return Answer.DONE
+        return pb.EngineEvent(done=pb.EngineEvent.Done())
 
     # -- adapters: loaded for the first edge that holds them, unloaded after the last
 
-    async def _hold(self, edge: str, digest: str) -> int | Answer:
-        """Its bytes, or MISSING where its weights have to be put first. Where Engine.load raises, nothing is
-        held.
+    async def _hold(self, edge: str, digest: str) -> pb.EngineEvent:
+        """Its bytes, or `missing` where its weights have to be put first. Where Engine.load raises, nothing
+        is held.
         """
         async with self._lock(digest):
             if digest not in self._sizes:
                 artifact = self._uploads.pop(digest, None)
                 if artifact is None:
-                    return Answer.MISSING
+                    return pb.EngineEvent(missing=pb.EngineEvent.Missing())
                 self._sizes[digest] = await self._engine.load(artifact)
             self._edges[digest].add(edge)
-            return self._sizes[digest]
+            return pb.EngineEvent(size=self._sizes[digest])
+
+    async def _freed(self, edge: str, digest: str) -> pb.EngineEvent:
+        return pb.EngineEvent(size=await self._release(edge, digest))
 
     async def _release(self, edge: str, digest: str) -> int:
         """The bytes that were freed: 0 unless this was the last edge."""
@@ -307,7 +331,7 @@ class EngineHost:
                     self.end(session, f"this edge was silent for {self._silence:g} s")
                 session.changed.set()
 
-    def end(self, session: Session, why: str) -> None:
+    def end(self, session: EdgeSession, why: str) -> None:
         """End a stream, its jobs, and what its edge alone holds."""
         if session.ended:
             return
@@ -318,7 +342,7 @@ class EngineHost:
         self._leaving.add(task)
         task.add_done_callback(self._leaving.discard)
 
-    async def _leave(self, session: Session) -> None:
+    async def _leave(self, session: EdgeSession) -> None:
         """Jobs first: an adapter may be unloaded only when nobody uses it."""
         for generation in tuple(session.generations.values()):
             generation.cancel()
@@ -350,7 +374,7 @@ class EngineService(EngineServiceServicer):
         await self.loaded.wait()
         if self._host.draining.is_set():
             await context.abort(grpc.StatusCode.UNAVAILABLE, "the replica is stopping")
-        return hello_message(self._host.hello)
+        return self._host.hello
 
     async def Attach(
         self, requests: AsyncIterator[pb.AttachRequest], context: Context
@@ -377,22 +401,17 @@ class EngineService(EngineServiceServicer):
     ) -> pb.PutWeightsResponse:
         """An adapter in pieces."""
         await self._check(context)
-        upload: Upload | None = None
         try:
-            async for request in requests:
-                if upload is None:
-                    upload = Upload(request.header)
-                else:
-                    upload.add(request.piece)
-            if upload is None:
-                return pb.PutWeightsResponse()
-            self._host.put_weights(upload.artifact())
-            return pb.PutWeightsResponse(size=upload.size)
+            artifact = await artifact_of(requests)
         except RouterError as error:
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, error.message)
             raise
+        self._host.put_weights(artifact)
+        return pb.PutWeightsResponse(
+            size=sum(s.a.data.nbytes + s.b.data.nbytes for s in artifact.sites.values())
+        )
 
-    async def _read(self, session: Session, requests: AsyncIterator[pb.AttachRequest]) -> None:
+    async def _read(self, session: EdgeSession, requests: AsyncIterator[pb.AttachRequest]) -> None:
         async for request in requests:
             self._host.receive(session, request)
         self._host.end(session, "the edge ended the stream")
@@ -401,8 +420,8 @@ class EngineService(EngineServiceServicer):
         """Ends the call of somebody who does not know the secret."""
         if not self._secret:
             return
-        said = dict(context.invocation_metadata() or ()).get("authorization", "")
-        found = said.encode() if isinstance(said, str) else said
+        given = dict(context.invocation_metadata() or ()).get("authorization", "")
+        found = given.encode() if isinstance(given, str) else given
         if not hmac.compare_digest(found, self._secret):
             log.warning("%s does not know the secret of this replica", context.peer())
             await context.abort(grpc.StatusCode.UNAUTHENTICATED, "the secret is not that of this replica")
@@ -411,11 +430,3 @@ class EngineService(EngineServiceServicer):
 def _spawn(where: dict[int, asyncio.Task[None]], key: int, work: Coroutine[Any, Any, None]) -> None:
     task = where[key] = asyncio.get_running_loop().create_task(work)
     task.add_done_callback(lambda _: where.pop(key, None))
-
-
-def _known(error: Exception) -> RouterError:
-    """The error as the edge gets it; one that nobody made on purpose goes to the log whole."""
-    if isinstance(error, RouterError):
-        return error
-    log.error("a replica's engine raised", exc_info=error)
-    return EngineFailed(f"{type(error).__name__}: {error}")

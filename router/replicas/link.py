@@ -7,13 +7,13 @@ from collections.abc import AsyncGenerator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import grpc
 
 from router.engine.base import AdapterArtifact
 from router.errors import ConfigError
-from router.replicas.messages import MOST_MESSAGE, Hello, check_protocol, hello_of, weights
+from router.replicas.messages import MOST_MESSAGE, check_protocol, weights
 from router.v1 import engine_pb2 as pb
 from router.v1.engine_pb2_grpc import EngineServiceStub
 
@@ -31,42 +31,6 @@ OPTIONS = (
 
 class LinkLost(Exception):
     """The replica cannot be reached, or has ended. The text says why."""
-
-
-class Link(Protocol):
-    """One replica. What may block is called from worker threads, the rest on the edge's event loop."""
-
-    @property
-    def name(self) -> str:
-        """For people: in logs and in errors."""
-        ...
-
-    def start(self) -> Hello:
-        """Start the replica, or find the one that is still there, with its base loaded; blocks.
-
-        Raises LinkLost, or ConfigError where trying again changes nothing.
-        """
-        ...
-
-    def send(self, request: pb.AttachRequest) -> None:
-        """Send; returns at once. Whether it came is seen by the stream alone."""
-        ...
-
-    def batches(self, edge: str) -> AsyncGenerator[pb.AttachResponse, None]:
-        """The stream of this edge. Raises LinkLost when it ends, whatever ended it."""
-        ...
-
-    async def put_weights(self, artifact: AdapterArtifact) -> None:
-        """Upload an adapter. Raises LinkLost."""
-        ...
-
-    def kill(self) -> None:
-        """End the replica at once, though it hangs; blocks. The next `start` makes another."""
-        ...
-
-    def close(self) -> None:
-        """End the replica, or leave one that is not this edge's; blocks."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,8 +58,29 @@ class Security:
         return grpc.ssl_channel_credentials(*files)
 
 
-class GrpcLink:
-    """The way to a replica at `address`, which somebody else starts and ends."""
+class Outbox:
+    """Commands for one stream, written together: gRPC takes one message at a time."""
+
+    def __init__(self) -> None:
+        self.request = pb.AttachRequest()
+        self.filled = asyncio.Event()
+
+    async def write(self, call: Any, edge: str) -> None:
+        """Write what comes, until the call ends, which its reader sees."""
+        with suppress(grpc.RpcError, asyncio.InvalidStateError):
+            await call.write(pb.AttachRequest(edge=edge))
+            while True:
+                await self.filled.wait()
+                self.filled.clear()
+                request, self.request = self.request, pb.AttachRequest()
+                await call.write(request)
+
+
+class Link:
+    """The way to a replica at `address`, which somebody else starts and ends.
+
+    What may block is called from worker threads, the rest on the edge's event loop.
+    """
 
     def __init__(
         self,
@@ -108,12 +93,13 @@ class GrpcLink:
         """`tls_name` is the name in the replica's certificate, where the address has another."""
         self.name, self.address, self._security, self._start_seconds = name, address, security, start_seconds
         self._options = (*OPTIONS, *([("grpc.ssl_target_name_override", tls_name)] if tls_name else []))
-        self._requests: asyncio.Queue[pb.AttachRequest] | None = None
+        self._outbox: Outbox | None = None  # of the stream
 
-    def start(self) -> Hello:
-        """What the replica there is; waits until its base is loaded.
+    def start(self) -> pb.HelloResponse:
+        """What the replica there is; blocks until its base is loaded.
 
-        Raises ConfigError where the secret or the protocol is not that of this edge.
+        Raises LinkLost, or ConfigError where trying again changes nothing: the secret or the protocol is not
+        that of this edge.
         """
         credentials = self._security.credentials()
         if credentials is None:
@@ -123,7 +109,7 @@ class GrpcLink:
         with channel:
             stub: Any = EngineServiceStub(channel)  # type: ignore[no-untyped-call]
             try:
-                said = stub.Hello(
+                hello: pb.HelloResponse = stub.Hello(
                     pb.HelloRequest(), timeout=self._start_seconds, metadata=self._security.metadata
                 )
             except grpc.RpcError as error:
@@ -131,22 +117,22 @@ class GrpcLink:
                     text = f"replica {self.name} does not accept this edge: {error.details()}"
                     raise ConfigError(f"{text} (replica_secret)") from None
                 raise LinkLost(_why(error)) from None
-        hello = hello_of(said)
         check_protocol(self.name, hello)
         return hello
 
-    def send(self, request: pb.AttachRequest) -> None:
-        """One task writes: gRPC takes one message at a time."""
-        if self._requests is not None:
-            self._requests.put_nowait(request)
+    def send(self, *commands: pb.EngineCommand) -> None:
+        """Send commands, or with none a sign of life; returns at once. Only the stream shows what came."""
+        if self._outbox is not None:
+            self._outbox.request.commands.extend(commands)
+            self._outbox.filled.set()
 
     async def batches(self, edge: str) -> AsyncGenerator[pb.AttachResponse, None]:
-        """One stream of the replica."""
-        requests = self._requests = asyncio.Queue()
+        """The stream of this edge. Raises LinkLost when it ends, whatever ended it."""
+        outbox = self._outbox = Outbox()
         async with self._channel() as channel:
             stub: Any = EngineServiceStub(channel)  # type: ignore[no-untyped-call]
             call = stub.Attach(metadata=self._security.metadata)
-            writing = asyncio.get_running_loop().create_task(_write(call, edge, requests))
+            writing = asyncio.get_running_loop().create_task(outbox.write(call, edge))
             try:
                 async for batch in call:
                     yield batch
@@ -154,13 +140,13 @@ class GrpcLink:
             except grpc.RpcError as error:
                 raise LinkLost(_why(error)) from None
             finally:
-                self._requests = None
+                self._outbox = None
                 writing.cancel()
                 call.cancel()
                 await asyncio.wait((writing,))
 
     async def put_weights(self, artifact: AdapterArtifact) -> None:
-        """Over a connection of its own."""
+        """Upload an adapter over a connection of its own. Raises LinkLost."""
         async with self._channel() as channel:
             stub: Any = EngineServiceStub(channel)  # type: ignore[no-untyped-call]
             try:
@@ -169,27 +155,16 @@ class GrpcLink:
                 raise LinkLost(_why(error)) from None
 
     def kill(self) -> None:
-        """It is not this edge's to end."""
+        """End the replica at once, though it hangs; blocks. Does nothing where others start it."""
 
     def close(self) -> None:
-        """It goes on for others."""
+        """End the replica, or leave one that is not this edge's; blocks."""
 
     def _channel(self) -> grpc.aio.Channel:
         credentials = self._security.credentials()
         if credentials is None:
             return grpc.aio.insecure_channel(self.address, self._options)
         return grpc.aio.secure_channel(self.address, credentials, self._options)
-
-
-async def _write(call: Any, edge: str, requests: asyncio.Queue[pb.AttachRequest]) -> None:
-    """Write what is asked, and what waits meanwhile as one message. A call that has ended says so itself."""
-    with suppress(grpc.RpcError, asyncio.InvalidStateError):
-        await call.write(pb.AttachRequest(edge=edge))
-        while True:
-            request = await requests.get()
-            while not requests.empty():
-                request.commands.extend(requests.get_nowait().commands)
-            await call.write(request)
 
 
 def _why(error: grpc.RpcError) -> str:

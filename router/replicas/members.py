@@ -6,7 +6,7 @@ import asyncio
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Coroutine, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from queue import Empty, SimpleQueue
@@ -14,13 +14,13 @@ from threading import Event, Thread
 from typing import Any
 
 from router.engine.base import EngineStatus
-from router.errors import ConfigError, NotFound, RouterError, Unavailable
+from router.errors import ConfigError, NotFound, NotLoaded, RouterError, Unavailable
 from router.replicas.link import Link, LinkLost
-from router.replicas.membership import FleetPlan, Member, MemberLoad, Membership, Report
-from router.replicas.messages import Hello, check_alike, drain
-from router.replicas.placement import Placement
-from router.replicas.replica import Replica
+from router.replicas.membership import FleetPlan, FleetReport, Member, MemberLoad, Membership
+from router.replicas.messages import check_alike
+from router.replicas.replica import FleetReplica
 from router.replicas.weights import LoadedAdapter, Weights
+from router.v1 import engine_pb2 as pb
 
 log = logging.getLogger(__name__)
 
@@ -29,22 +29,14 @@ FIND_SECONDS = 600.0  # until one replica that others start is up
 RETRY_SECONDS = 0.5  # between two tries to reach one
 MOMENT_SECONDS = 1.0  # for the others, once one is up
 SUMS = (
-    "running",
-    "waiting",
-    "reading",
-    "background",
-    "cache_blocks",
-    "cache_blocks_free",
-    "slots",
+    *("running", "waiting", "reading", "background", "cache_blocks", "cache_blocks_free", "slots"),
     "host_bytes",
 )
 COUNTERS = ("steps", "preemptions", "background_dropped", "prefix_hit_tokens", "prefix_query_tokens")
 
 
 class Members:
-    """Reports to the membership and follows its fleet plan. `replicas` are those of this edge by name, with
-    those that drain.
-    """
+    """Starts replicas, reports to the membership and follows its fleet plan, on one event loop."""
 
     def __init__(
         self,
@@ -52,129 +44,139 @@ class Members:
         link: Callable[[str], Link],
         edge: str,
         stall_seconds: float,
-        replicas: dict[str, Replica],
-        placement: Placement,
         weights: Weights,
         *,
         places: tuple[int, int],
-        jobs: Callable[[str], int],
-        waiting: Callable[[], int],
-        spawn: Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]],
-        attach: Callable[[], None],
+        jobs: Counter[tuple[str, bool]],
+        waiting: Collection[object],
     ) -> None:
         """`link` gives the way to a replica by its name. Each has `places` for jobs that run and that wait;
-        `jobs` counts those at a replica, `waiting` those that no replica has; `attach` has all begin on this
-        event loop.
+        `jobs` counts those by replica and whether in the background, `waiting` are those that no replica has.
         """
         self.membership, self._link, self._edge = membership, link, edge
-        self._stall = stall_seconds
-        self.replicas, self._placement, self._weights = replicas, placement, weights
-        self.totals = Totals(replicas)
+        self._stall, self._weights = stall_seconds, weights
+        self.replicas, self._placement = weights.replicas, weights.placement
         self._rows, self._queue = places
-        self._jobs, self._waiting, self._spawn, self._attached = jobs, waiting, spawn, attach
+        self._jobs, self._waiting = jobs, waiting
         self.fleet_plan = FleetPlan((), 0, 0)
-        self._hello: Hello | None = None
+        self.loop: asyncio.AbstractEventLoop | None = None
+        self.closed = False
+        self._hello: pb.HelloResponse | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
         self._runs: dict[str, asyncio.Task[None]] = {}
         self._changed = asyncio.Event()
+        self._begun: SimpleQueue[tuple[str, pb.HelloResponse | Exception]] = SimpleQueue()
+        self._over = Event()  # no first start is tried again
+        self._past: Counter[str] = Counter()  # what lost replicas had counted
+        self._down_since = time.monotonic()
 
     # -- from start to end
 
-    def start(self, meanwhile: Callable[[], Any]) -> tuple[Hello, Any]:
-        """Have the least number of members up, and do something `meanwhile`; blocks. Returns what they say,
-        and what came of it.
+    def begin(self) -> None:
+        """Start the first replicas, each in a thread; where others start them, try until they are there.
 
-        Raises ConfigError naming one that does not start, or differs.
+        Blocks until it is known which they are. Raises ConfigError where none is found.
         """
-        with ThreadPoolExecutor(1, "membership") as thread:
-            self.fleet_plan = thread.submit(asyncio.run, self._reported()).result()
-        over = Event()
-        try:
-            results = self._begin(over)
-            made = meanwhile()
-            hellos = self._wait(results)
-            hello = self._hello = check_alike(hellos)
-        except BaseException:
-            over.set()
-            self.close()
-            raise
-        over.set()
-        for name, replica in self.replicas.items():
-            replica.expect(hello, up=name in hellos)
-            if replica.up:
-                self._placement.join(name)
-        return hello, made
-
-    def _begin(self, over: Event) -> SimpleQueue[tuple[str, Hello | Exception]]:
-        """Start the first replicas, each in a thread, until `over`; where others start them, try again."""
         end = time.monotonic() + FIND_SECONDS
-        while not (names := [m.name for m in self.fleet_plan.members if not m.draining]):
+        while True:
+            with ThreadPoolExecutor(1, "membership") as thread:
+                self.fleet_plan = thread.submit(asyncio.run, self._reported()).result()
+            if names := [member.name for member in self.fleet_plan.members if not member.draining]:
+                break
             if time.monotonic() > end:
                 raise ConfigError(f"no replica was found in {FIND_SECONDS:g} s")
             time.sleep(RETRY_SECONDS)
-            self.fleet_plan = asyncio.run(self._reported())
-        results: SimpleQueue[tuple[str, Hello | Exception]] = SimpleQueue()
-
-        def begin(link: Link) -> None:
-            while True:
-                try:
-                    results.put((link.name, link.start()))
-                    return
-                except (LinkLost, RouterError) as error:
-                    self.replicas[link.name].problem = str(error)
-                    if not self.membership.found or isinstance(error, ConfigError):
-                        results.put((link.name, error))
-                        return
-                if over.wait(RETRY_SECONDS):
-                    return
-
         links = [self._link(name) for name in names]
+        self.replicas.update({link.name: self._replica(link) for link in links})
         for link in links:
-            self.replicas[link.name] = self._replica(link)
-        for link in links:
-            Thread(target=begin, args=(link,), name=f"replica {link.name}", daemon=True).start()
-        return results
+            Thread(target=self._begin, args=(link,), name=f"replica {link.name}", daemon=True).start()
 
-    def _wait(self, results: SimpleQueue[tuple[str, Hello | Exception]]) -> dict[str, Hello]:
-        """Until all are up; where others start them until one is, and a moment for the rest."""
-        hellos: dict[str, Hello] = {}
+    def _begin(self, link: Link) -> None:
+        while True:
+            try:
+                self._begun.put((link.name, link.start()))
+                return
+            except (LinkLost, RouterError) as error:
+                self.replicas[link.name].problem = str(error)
+                if not self.membership.found or isinstance(error, ConfigError):
+                    self._begun.put((link.name, error))
+                    return
+            if self._over.wait(RETRY_SECONDS):
+                return
+
+    def wait(self) -> pb.HelloResponse:
+        """Block until all are up; where others start them until one is, and a moment for the rest. Returns
+        what they have in common.
+
+        Raises ConfigError naming one that does not start, or differs.
+        """
+        hellos: dict[str, pb.HelloResponse] = {}
         seconds = FIND_SECONDS if self.membership.found else None
         while len(hellos) < len(self.replicas):
             try:
-                name, said = results.get(timeout=seconds)
+                name, result = self._begun.get(timeout=seconds)
             except Empty:
                 if hellos:
                     break
                 why = "; ".join(f"{name}: {replica.problem}" for name, replica in self.replicas.items())
                 raise ConfigError(f"no replica is up after {FIND_SECONDS:g} s: {why}") from None
-            if isinstance(said, Exception):
-                raise ConfigError(f"replica {name} does not start: {said}") from said
-            hellos[name] = said
+            if isinstance(result, Exception):
+                raise ConfigError(f"replica {name} does not start: {result}") from result
+            hellos[name] = result
             if self.membership.found:
                 seconds = MOMENT_SECONDS
-        return hellos
+        self._over.set()
+        self._hello = check_alike(hellos)
+        for name, replica in self.replicas.items():
+            replica.expect(self._hello, up=name in hellos)
+            if replica.up:
+                self._placement.join(name)
+        return self._hello
 
-    def _replica(self, link: Link) -> Replica:
-        replica = Replica(link, self._edge, self._stall, self._hello)
-        replica.came, replica.went = self._came, self._went
-        replica.ends, replica.stalled = self._ends, self._stalled
-        return replica
+    def _replica(self, link: Link) -> FleetReplica:
+        return FleetReplica(link, self._edge, self._stall, self, self._hello)
 
     def attach(self) -> None:
-        """Follow replicas and fleet plan on this event loop."""
-        for replica in self.replicas.values():
-            self._runs[replica.name] = self._spawn(replica.run())
-        self._spawn(self._follow())
+        """Follow replicas and fleet plan on this event loop, from the first call on.
+
+        Raises Unavailable after the end, NotLoaded before the replicas are up.
+        """
+        if self.closed:
+            raise Unavailable("the engine has stopped")
+        if self._hello is None:
+            raise NotLoaded("the base model is still loading")
+        if self.loop is None:
+            self.loop = asyncio.get_running_loop()
+            for replica in self.replicas.values():
+                self._runs[replica.name] = self.spawn(replica.run())
+            self.spawn(self._follow())
+            self.spawn(self._weights.follow_load())
+
+    def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """A task that `stop` ends; an error that it raises is logged."""
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+        return task
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("a task of the fleet ended", exc_info=error)
+
+    def stop(self) -> None:
+        """Follow nothing any more. Called on the event loop."""
+        for task in tuple(self._tasks):
+            task.cancel()
+        self._weights.close()
 
     def close(self) -> None:
         """End them all; blocks."""
+        self._over.set()
         with ThreadPoolExecutor(max(1, len(self.replicas)), "replicas") as threads:
-            list(threads.map(Replica.close, tuple(self.replicas.values())))
+            list(threads.map(FleetReplica.close, tuple(self.replicas.values())))
 
     # -- what operators and admission ask
-
-    def seen(self) -> Sequence[Replica]:
-        """All that this edge has something to do with, in the order in which they came."""
-        return tuple(self.replicas.values())
 
     def places(self) -> tuple[int, int]:
         """Jobs that those that are up can run, and can run or let wait; never less than one replica's."""
@@ -183,12 +185,12 @@ class Members:
 
     async def resize(self, least: int, most: int) -> FleetPlan:
         """As Membership.resize; also raises FailedPrecondition."""
-        self._attached()
+        self.attach()
         return self._changing(await self.membership.resize(least, most))
 
     async def replace(self, names: Sequence[str]) -> FleetPlan:
         """As Membership.replace; also raises FailedPrecondition."""
-        self._attached()
+        self.attach()
         return self._changing(await self.membership.replace(names))
 
     async def drain(self, name: str) -> None:
@@ -196,7 +198,7 @@ class Members:
 
         Raises NotFound, Unavailable.
         """
-        self._attached()
+        self.attach()
         replica = self.replicas.get(name)
         if replica is None:
             raise NotFound("replica", name, f": there are {', '.join(self.replicas) or 'none'}")
@@ -205,7 +207,7 @@ class Members:
         if not any(other.takes for other in self.replicas.values() if other is not replica):
             raise Unavailable("no other replica is up: drain this one when another is")
         try:
-            await replica.call(drain)
+            await replica.call(pb.EngineCommand(drain=pb.EngineCommand.Drain()))
         except LinkLost as lost:
             raise Unavailable(str(lost)) from None
 
@@ -218,10 +220,10 @@ class Members:
 
     async def _reported(self) -> FleetPlan:
         loads = {name: self._load(replica) for name, replica in self.replicas.items()}
-        return await self.membership.report(Report(loads, self._waiting(), self._rows))
+        return await self.membership.report(FleetReport(loads, len(self._waiting), self._rows))
 
-    def _load(self, replica: Replica) -> MemberLoad:
-        jobs = self._jobs(replica.name)
+    def _load(self, replica: FleetReplica) -> MemberLoad:
+        jobs = self._jobs[replica.name, False]
         waiting = min(jobs, replica.status.waiting)
         return MemberLoad(replica.up, jobs - waiting, waiting, replica.problem, replica.failures)
 
@@ -247,40 +249,45 @@ class Members:
             if found.draining and not replica.draining:
                 replica.drain()
                 self._placement.close(name)
-                self._spawn(self._let_go(replica, found.successor))
+                self.spawn(self._let_go(replica, found.successor))
 
     def _join(self, name: str) -> None:
         replica = self.replicas[name] = self._replica(self._link(name))
-        self._runs[name] = self._spawn(replica.run())
+        self._runs[name] = self.spawn(replica.run())
 
-    def _came(self, replica: Replica) -> None:
+    # -- what replicas report
+
+    def came(self, replica: FleetReplica) -> None:
+        """It is up again."""
         if not replica.draining:
             self._placement.join(replica.name)
             self._weights.restore()
         self._changed.set()
 
-    def _went(self, replica: Replica) -> None:
-        self.totals.lost(replica)
+    def went(self, replica: FleetReplica) -> None:
+        """It is down. Its jobs are moved or ended afterwards."""
+        self._count_past(replica)  # the next one in its place counts from 0
+        self._down_since = time.monotonic()
         homeless = self._placement.leave(replica.name)
         log.info("replica %s was the only home of %d adapters", replica.name, len(homeless))
         self._weights.restore()
         self._changed.set()
 
-    # -- one that is draining
-
-    def _stalled(self, replica: Replica) -> None:
+    def stalled(self, replica: FleetReplica) -> None:
         """Its jobs go elsewhere, where there is a replica that is well."""
         if any(other.takes and not other.stalls for other in self.replicas.values()):
             replica.abandon()
 
-    def _ends(self, replica: Replica) -> None:
+    def ends(self, replica: FleetReplica) -> None:
         """It takes nothing new and ends itself: empty it, so that it can."""
         if not replica.draining:
             log.info("replica %s drains, and ends when nothing is left", replica.name)
             self._placement.close(replica.name)
-            self._spawn(self._empty(replica))
+            self.spawn(self._empty(replica))
 
-    async def _empty(self, replica: Replica) -> None:
+    # -- one that is draining
+
+    async def _empty(self, replica: FleetReplica) -> None:
         """Its adapters to others, the busiest first; then it releases all that it holds for this edge."""
         for digest in self._placement.living(replica.name, time.monotonic()):
             kept = self._weights.get(digest)
@@ -290,7 +297,7 @@ class Members:
         if replica.ending:
             replica.detach()
 
-    async def _let_go(self, replica: Replica, successor: str) -> None:
+    async def _let_go(self, replica: FleetReplica, successor: str) -> None:
         """Its adapters to others, the busiest first, which it serves until then; its jobs to their end.
 
         One that is not up is ended at once, so that nobody waits for its start, and again afterwards.
@@ -309,12 +316,12 @@ class Members:
         await asyncio.wait((self._runs.pop(name),))
         await self._end(replica)
         self._placement.leave(name)
-        self.totals.left(replica)
+        self._count_past(replica)
         del self.replicas[name]
         log.info("replica %s has been let go", name)
         self._changed.set()
 
-    async def _end(self, replica: Replica) -> None:
+    async def _end(self, replica: FleetReplica) -> None:
         """End its process, unless somebody else has started it."""
         try:
             await asyncio.to_thread(replica.close)
@@ -339,55 +346,38 @@ class Members:
             to = f" to {', '.join(among)}" if among else ""
             log.warning("adapter %s cannot move%s: %s", kept.name, to, error)
 
+    # -- the status of all in one, for health, metrics and admission
 
-class Totals:
-    """The status of all replicas in one, for health, metrics and admission.
+    def status(self) -> EngineStatus:
+        """All make progress while one replica does, or is idle and answers: one that hangs gets nothing new.
 
-    Counters never go back: what a replica had counted when it was lost stays in the sum."""
-
-    def __init__(self, replicas: Mapping[str, Replica]) -> None:
-        self._replicas = replicas
-        self._past: Counter[str] = Counter()
-        self._down_since = time.monotonic()
-
-    def lost(self, replica: Replica) -> None:
-        """A replica is down; the next one in its place counts from 0."""
-        self.left(replica)
-        self._down_since = time.monotonic()
-
-    def left(self, replica: Replica) -> None:
-        """A replica is not counted any more."""
-        for name in COUNTERS:
-            self._past[name] += getattr(replica.status, name)
-        replica.status = EngineStatus()
-
-    def status(self, waiting: int) -> EngineStatus:
-        """`waiting` are jobs that no replica has yet.
-
-        All make progress while one replica does, or is idle and answers: one that hangs gets nothing new.
-        With none up, they are busy, and their last progress was when the last one went.
+        With none up, they are busy, and their last progress was when the last one went. Counters never go
+        back: what a replica had counted when it was lost stays in the sum.
         """
-        found = [replica for replica in self._replicas.values() if replica.up]
+        found = [replica for replica in self.replicas.values() if replica.up]
         up = [replica.status for replica in found]
-        busy = [status for status in up if status.busy]
-        idle = any(not replica.status.busy and not replica.stalls for replica in found)
         sums = {name: sum(getattr(status, name) for status in up) for name in SUMS}
-        counters = {name: self._past[name] + sum(getattr(s, name) for s in up) for name in COUNTERS}
+        sums |= {name: self._past[name] + sum(getattr(s, name) for s in up) for name in COUNTERS}
+        sums["waiting"] += len(self._waiting)
         progress = max((status.last_progress for status in up), default=self._down_since)
-        progress = time.monotonic() if idle else progress
-        sums["waiting"] += waiting
+        if any(not replica.status.busy and not replica.stalls for replica in found):
+            progress = time.monotonic()
         return EngineStatus(
             **sums,
-            **counters,
             last_progress=progress,
-            busy=bool(busy) or not up,
+            busy=not up or any(status.busy for status in up),
             device_adapters=tuple(dict.fromkeys(d for s in up for d in s.device_adapters)),
             host_adapters=tuple(dict.fromkeys(d for s in up for d in s.host_adapters)),
             flaws=tuple(self._flaws()),
         )
 
+    def _count_past(self, replica: FleetReplica) -> None:
+        for name in COUNTERS:
+            self._past[name] += getattr(replica.status, name)
+        replica.status = EngineStatus()
+
     def _flaws(self) -> Iterator[str]:
-        for replica in self._replicas.values():
+        for replica in self.replicas.values():
             if not replica.up and (replica.draining or not replica.problem):
                 continue  # it leaves, or is starting
             if not replica.up:
@@ -395,3 +385,10 @@ class Totals:
                 yield f"replica {replica.name} {what}: {replica.problem}"
             elif replica.stalls:
                 yield f"replica {replica.name} stalls: {replica.stalls}"
+
+
+def running_loop() -> asyncio.AbstractEventLoop | None:
+    """The event loop of this thread, if there is one."""
+    with suppress(RuntimeError):
+        return asyncio.get_running_loop()
+    return None

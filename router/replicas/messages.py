@@ -7,13 +7,8 @@ seconds that are left, the last progress as the seconds since.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, fields, replace
-from enum import Enum
-from typing import Any, TypeAlias
-
-import numpy as np
-from numpy.typing import NDArray
+from collections.abc import AsyncIterable, Iterator, Mapping
+from dataclasses import fields
 
 from router import __version__, errors
 from router.engine.base import (
@@ -24,7 +19,7 @@ from router.engine.base import (
     EngineStatus,
     Finished,
     Job,
-    Reading,
+    PoolingRequest,
     SiteDelta,
     TensorData,
 )
@@ -55,55 +50,27 @@ BY_CODE: Mapping[str, type[RouterError]] = {
 }
 
 
-class Answer(Enum):
-    """What a command gets that has no value."""
-
-    DONE = "done"
-    MISSING = "missing"  # the weights of an adapter have to be put first
-
-
-Value: TypeAlias = Delta | Finished | RouterError | NDArray[np.float32] | int | Answer
-
-
-@dataclass(frozen=True, slots=True)
-class Hello:
-    """What a replica is, when its base is loaded. `instance` is unlike that of any other process."""
-
-    info: BaseInfo
-    instance: str = ""
-    version: str = __version__
-    protocol: int = PROTOCOL
-    oldest: int = OLDEST  # protocol of an edge that it works with
-
-
-def hello_message(hello: Hello) -> pb.HelloResponse:
-    """The message of `hello`."""
-    info = hello.info
+def hello_message(info: BaseInfo, instance: str = "") -> pb.HelloResponse:
+    """What a replica of this release is, whose base is loaded. `instance` differs for every process."""
     values = {f.name: getattr(info, f.name) for f in fields(BaseInfo) if f.name not in ("sites", "abilities")}
     sites = [pb.EngineBase.Site(path=p, out_features=o, in_features=i) for p, (o, i) in info.sites.items()]
     base = pb.EngineBase(**values, sites=sites, abilities=sorted(info.abilities))
     return pb.HelloResponse(
-        protocol=hello.protocol,
-        version=hello.version,
-        base=base,
-        instance=hello.instance,
-        oldest=hello.oldest,
+        protocol=PROTOCOL, version=__version__, base=base, instance=instance, oldest=OLDEST
     )
 
 
-def hello_of(message: pb.HelloResponse) -> Hello:
-    """The value of a message; abilities that this release does not know are left out."""
-    base = message.base
+def info_of(base: pb.EngineBase) -> BaseInfo:
+    """The base of a replica; abilities that this release does not know are left out."""
     names = [f.name for f in fields(BaseInfo) if f.name not in ("sites", "abilities")]
-    info = BaseInfo(
+    return BaseInfo(
         **{name: getattr(base, name) for name in names},
         sites={site.path: (site.out_features, site.in_features) for site in base.sites},
         abilities=frozenset(ability for ability in Ability if ability in base.abilities),
     )
-    return Hello(info, message.instance, message.version, message.protocol, message.oldest)
 
 
-def check_protocol(name: str, hello: Hello) -> None:
+def check_protocol(name: str, hello: pb.HelloResponse) -> None:
     """Raises ConfigError for a replica of a release that this one cannot work with."""
     if hello.protocol < OLDEST:
         raise ConfigError(
@@ -117,41 +84,39 @@ def check_protocol(name: str, hello: Hello) -> None:
         )
 
 
-def differences(fleet: Hello, other: Hello) -> Mapping[str, tuple[object, object]]:
-    """What a replica must have in common with the others and has not, by name.
+def differences(fleet: pb.HelloResponse, other: pb.HelloResponse) -> str:
+    """What a replica must have in common with the others and has not; "" if it can join them.
 
     Version, device and kernels may differ. One of another version may have more abilities, which nobody uses.
     """
-    pairs = {name: (getattr(fleet.info, name), getattr(other.info, name)) for name in MUST_MATCH}
-    if fleet.version != other.version and fleet.info.abilities <= other.info.abilities:
-        del pairs["abilities"]
-    return {name: (mine, theirs) for name, (mine, theirs) in pairs.items() if mine != theirs}
+    ours, theirs = info_of(fleet.base), info_of(other.base)
+    found = [name for name in MUST_MATCH if getattr(ours, name) != getattr(theirs, name)]
+    if "abilities" in found and fleet.version != other.version and ours.abilities <= theirs.abilities:
+        found.remove("abilities")
+    parts = [
+        f"its {name} is {getattr(theirs, name)!r}, that of the others {getattr(ours, name)!r}"
+        if name != "sites"  # which are many
+        else "its layers for adapters are not those of the others"
+        for name in found
+    ]
+    return "; ".join(parts)
 
 
-def check_alike(hellos: Mapping[str, Hello]) -> Hello:
+def check_alike(hellos: Mapping[str, pb.HelloResponse]) -> pb.HelloResponse:
     """What all replicas are; those of several versions, which is then "", with the abilities that all have.
 
     Raises ConfigError naming who differs from the first, and in what.
     """
-    fleet, *_ = hellos.values()
+    first, *_ = hellos.values()
+    fleet = pb.HelloResponse()
+    fleet.CopyFrom(first)
     if len({hello.version for hello in hellos.values()}) > 1:
-        abilities = frozenset.intersection(*(hello.info.abilities for hello in hellos.values()))
-        fleet = replace(fleet, version="", info=replace(fleet.info, abilities=abilities))
+        common = set.intersection(*(set(hello.base.abilities) for hello in hellos.values()))
+        fleet.version, fleet.base.abilities[:] = "", sorted(common)
     for name, other in hellos.items():
         if found := differences(fleet, other):
-            raise ConfigError(f"replica {name} cannot be one of this fleet: {described(found)}")
+            raise ConfigError(f"replica {name} cannot be one of this fleet: {found}")
     return fleet
-
-
-def described(found: Mapping[str, tuple[object, object]]) -> str:
-    """What a replica has not in common with the others. Of sites only that they differ: they are many."""
-    parts = [
-        f"its {name} is {theirs!r}, that of the others {mine!r}"
-        if name != "sites"
-        else "its layers for adapters are not those of the others"
-        for name, (mine, theirs) in found.items()
-    ]
-    return "; ".join(parts)
 
 
 # -- commands
@@ -161,7 +126,7 @@ _SAMPLING = tuple(f.name for f in fields(SamplingParams) if f.name not in ("seed
 _JOB = ("request_id", "tokens", "priority", "background", "tenant", "share", "own_constraint", "shared")
 
 
-def submit(key: int, job: Job) -> pb.EngineCommand:
+def submit(job: Job) -> pb.EngineCommand:
     """Answer a job. Raises InvalidRequest for text that is no Unicode."""
     params = job.params
     try:
@@ -179,7 +144,7 @@ def submit(key: int, job: Job) -> pb.EngineCommand:
         )
     except UnicodeEncodeError:
         raise _no_unicode("sampling") from None
-    return pb.EngineCommand(key=key, submit=message)
+    return pb.EngineCommand(submit=message)
 
 
 def job_of(message: pb.EngineCommand.Submit) -> Job:
@@ -195,55 +160,30 @@ def job_of(message: pb.EngineCommand.Submit) -> Job:
     return Job(**values, params=params, adapter=message.adapter or None, deadline=_deadline(message))
 
 
-def read(key: int, reading: Reading) -> pb.EngineCommand:
+_READING = ("tokens", "context", "depth", "ends", "background", "scope")
+
+
+def read(reading: PoolingRequest) -> pb.EngineCommand:
     """Do a reading."""
-    message = pb.EngineCommand.Read(
-        tokens=reading.tokens,
-        context=reading.context,
-        depth=reading.depth,
-        ends=reading.ends,
-        seconds_left=_left(reading.deadline),
-        background=reading.background,
-        scope=reading.scope,
-    )
-    return pb.EngineCommand(key=key, read=message)
+    values = {name: getattr(reading, name) for name in _READING}
+    return pb.EngineCommand(read=pb.EngineCommand.Read(**values, seconds_left=_left(reading.deadline)))
 
 
-def reading_of(message: pb.EngineCommand.Read) -> Reading:
+def reading_of(message: pb.EngineCommand.Read) -> PoolingRequest:
     """The reading."""
-    depth = message.depth if message.HasField("depth") else None
-    tokens, context = list(message.tokens), list(message.context)
-    rest = (message.ends, _deadline(message), message.background, message.scope)
-    return Reading(tokens, context, depth, *rest)
+    values = {name: getattr(message, name) for name in _READING}
+    values |= {"tokens": list(message.tokens), "context": list(message.context)}
+    values["depth"] = message.depth if message.HasField("depth") else None
+    return PoolingRequest(**values, deadline=_deadline(message))
 
 
-def compile_(key: int, constraint: Constraint, tenant: str) -> pb.EngineCommand:
+def compile_(constraint: Constraint, tenant: str) -> pb.EngineCommand:
     """Compile a constraint. Raises InvalidRequest for text that is no Unicode."""
     try:
         message = pb.EngineCommand.Compile(constraint=_constraint(constraint), tenant=tenant)
     except UnicodeEncodeError:
         raise _no_unicode("constraint") from None
-    return pb.EngineCommand(key=key, compile=message)
-
-
-def load(key: int, digest: str) -> pb.EngineCommand:
-    """Hold an adapter."""
-    return pb.EngineCommand(key=key, load=pb.EngineCommand.Load(digest=digest))
-
-
-def unload(key: int, digest: str) -> pb.EngineCommand:
-    """Release an adapter."""
-    return pb.EngineCommand(key=key, unload=pb.EngineCommand.Unload(digest=digest))
-
-
-def cancel(key: int) -> pb.EngineCommand:
-    """Nobody waits for that key."""
-    return pb.EngineCommand(key=key, cancel=pb.EngineCommand.Cancel())
-
-
-def drain(key: int) -> pb.EngineCommand:
-    """End when nothing is left."""
-    return pb.EngineCommand(key=key, drain=pb.EngineCommand.Drain())
+    return pb.EngineCommand(compile=message)
 
 
 def constraint_of(message: pb.EngineConstraint) -> Constraint:
@@ -267,67 +207,39 @@ def _no_unicode(field: str) -> InvalidRequest:
     return InvalidRequest([FieldViolation(field, "has text that is no Unicode: a lone surrogate")])
 
 
-# -- events
+# -- events of a generation
+
 
 _USAGE = tuple(field.name for field in fields(Usage))
 
 
-def write_event(event: pb.EngineEvent, key: int, what: Value) -> None:
-    """Fill an event of `key`. Raises TypeError for what is none."""
-    event.key = key
+def write_event(event: pb.EngineEvent, what: Delta | Finished) -> None:
+    """Fill an event with what an engine generated."""
     if isinstance(what, Delta):
-        _write_delta(event.delta, what)
-    elif isinstance(what, Finished):
-        usage, message = what.usage, event.finished
-        message.reason, message.stop = what.reason.value, what.stop
-        for name in _USAGE:
-            setattr(message, name, getattr(usage, name))
-    elif isinstance(what, RouterError):
-        _write_error(event.error, what)
-    elif isinstance(what, np.ndarray):
-        event.numbers = what.astype("<f4").tobytes()
-    elif isinstance(what, int):
-        event.size = what
-    elif what is Answer.DONE:
-        event.done.SetInParent()
-    elif what is Answer.MISSING:
-        event.missing.SetInParent()
+        message = event.delta
+        message.text, message.tokens = what.text, what.tokens
+        for one in what.logprobs:
+            top = [
+                pb.EngineLogprob.Alternative(token=token, token_id=token_id, logprob=logprob)
+                for token, token_id, logprob in one.top
+            ]
+            message.logprobs.add(token=one.token, token_id=one.token_id, logprob=one.logprob, top=top)
     else:
-        raise TypeError(f"{type(what).__name__} is nothing that a replica answers")
+        usage = {name: getattr(what.usage, name) for name in _USAGE}
+        finished = pb.EngineEvent.Finished(reason=what.reason.value, stop=what.stop, **usage)
+        event.finished.CopyFrom(finished)
 
 
-def value_of(event: pb.EngineEvent) -> Value:
-    """What the event says. Raises ValueError for one that this release does not know."""
-    what = event.WhichOneof("what")
-    if what == "delta":
-        delta = event.delta
-        logprobs = tuple(map(_logprob_of, delta.logprobs)) if delta.logprobs else ()
-        return Delta(delta.text, delta.tokens, logprobs)
-    if what == "finished":
-        end = event.finished
-        usage = Usage(*(getattr(end, name) for name in _USAGE))
-        return Finished(FinishReason(end.reason), usage, end.stop)
-    if what == "error":
-        return _error_of(event.error)
-    if what == "numbers":
-        return np.frombuffer(event.numbers, "<f4")
-    if what == "size":
-        return event.size
-    if what == "done":
-        return Answer.DONE
-    if what == "missing":
-        return Answer.MISSING
-    raise ValueError("a replica sent an event that this release does not know")
+def delta_of(message: pb.EngineEvent.Delta) -> Delta:
+    """The piece of text."""
+    logprobs = tuple(map(_logprob_of, message.logprobs)) if message.logprobs else ()
+    return Delta(message.text, message.tokens, logprobs)
 
 
-def _write_delta(message: pb.EngineEvent.Delta, delta: Delta) -> None:
-    message.text, message.tokens = delta.text, delta.tokens
-    for one in delta.logprobs:
-        top = [
-            pb.EngineLogprob.Alternative(token=token, token_id=token_id, logprob=logprob)
-            for token, token_id, logprob in one.top
-        ]
-        message.logprobs.add(token=one.token, token_id=one.token_id, logprob=one.logprob, top=top)
+def finished_of(message: pb.EngineEvent.Finished) -> Finished:
+    """The end of an answer."""
+    usage = Usage(**{name: getattr(message, name) for name in _USAGE})
+    return Finished(FinishReason(message.reason), usage, message.stop)
 
 
 def _logprob_of(message: pb.EngineLogprob) -> TokenLogprob:
@@ -335,11 +247,10 @@ def _logprob_of(message: pb.EngineLogprob) -> TokenLogprob:
     return TokenLogprob(message.token, message.token_id, message.logprob, top)
 
 
-def _write_error(message: pb.EngineError, error: RouterError) -> None:
-    """By the nearest class of `router.errors`: an engine may have errors of its own."""
-    message.kind = next(base.__name__ for base in type(error).__mro__ if KINDS.get(base.__name__) is base)
-    message.code, message.message = error.code, error.message
-    message.metadata.update(error.metadata)
+def error_message(error: RouterError) -> pb.EngineError:
+    """An error by the nearest class of `router.errors`: an engine may have errors of its own."""
+    kind = next(base.__name__ for base in type(error).__mro__ if KINDS.get(base.__name__) is base)
+    message = pb.EngineError(kind=kind, code=error.code, message=error.message, metadata=dict(error.metadata))
     if isinstance(error, Unavailable):
         message.retry_after = error.retry_after
     if isinstance(error, InvalidRequest):
@@ -347,10 +258,11 @@ def _write_error(message: pb.EngineError, error: RouterError) -> None:
             message.violations.add(field=violation.field, description=violation.description)
     if isinstance(error, PromptTooLong):
         message.got, message.at_least = error.got, error.at_least
+    return message
 
 
-def _error_of(message: pb.EngineError) -> RouterError:
-    """As it was raised there; constructors want other things than the message holds."""
+def error_of(message: pb.EngineError) -> RouterError:
+    """The error as the replica raised it; constructors want other things than the message holds."""
     kind = KINDS.get(message.kind) or BY_CODE.get(message.code, errors.EngineFailed)
     error = kind.__new__(kind, message.message)
     RouterError.__init__(error, message.message, **message.metadata)
@@ -366,34 +278,21 @@ def _error_of(message: pb.EngineError) -> RouterError:
 # -- states
 
 
-_COPIED = tuple(
-    field.name
-    for field in fields(EngineStatus)
-    if field.name not in ("last_progress", "device_adapters", "host_adapters", "flaws")
-)
+_LISTS = ("device_adapters", "host_adapters", "flaws")
+_COPIED = tuple(f.name for f in fields(EngineStatus) if f.name not in ("last_progress", *_LISTS))
 
 
 def state_message(status: EngineStatus, draining: bool = False) -> pb.EngineState:
     """A status, with the time of its last progress as a duration."""
-    return pb.EngineState(
-        **{name: getattr(status, name) for name in _COPIED},
-        idle_seconds=time.monotonic() - status.last_progress,
-        device_adapters=status.device_adapters,
-        host_adapters=status.host_adapters,
-        flaws=status.flaws,
-        draining=draining,
-    )
+    values = {name: getattr(status, name) for name in (*_COPIED, *_LISTS)}
+    return pb.EngineState(**values, idle_seconds=time.monotonic() - status.last_progress, draining=draining)
 
 
 def status_of(state: pb.EngineState) -> EngineStatus:
     """The status, by the clock of this process."""
-    return EngineStatus(
-        **{name: getattr(state, name) for name in _COPIED},
-        last_progress=time.monotonic() - state.idle_seconds,
-        device_adapters=tuple(state.device_adapters),
-        host_adapters=tuple(state.host_adapters),
-        flaws=tuple(state.flaws),
-    )
+    values = {name: getattr(state, name) for name in _COPIED}
+    values |= {name: tuple(getattr(state, name)) for name in _LISTS}
+    return EngineStatus(**values, last_progress=time.monotonic() - state.idle_seconds)
 
 
 # -- weights
@@ -421,44 +320,33 @@ def weights(artifact: AdapterArtifact) -> Iterator[pb.PutWeightsRequest]:
                 yield kind(piece=bytes(data[at : at + PIECE]))
 
 
-class Upload:
-    """An adapter as its pieces come."""
-
-    def __init__(self, header: pb.PutWeightsRequest.Header) -> None:
-        """Raises InvalidRequest for one that says more than an adapter has."""
-        self._header = header
-        self.size = sum(site.a.size + site.b.size for site in header.sites)
-        if self.size > MOST_WEIGHTS:
-            raise InvalidRequest([FieldViolation("header", f"has more than {MOST_WEIGHTS} bytes of weights")])
-        self._data = bytearray()
-
-    def add(self, piece: bytes) -> None:
-        """The next bytes. Raises InvalidRequest where more come than the header said."""
-        self._data += piece
-        if len(self._data) > self.size:
+async def artifact_of(requests: AsyncIterable[pb.PutWeightsRequest]) -> AdapterArtifact:
+    """The adapter whose header and pieces come. Raises InvalidRequest where these do not fit together."""
+    incoming = aiter(requests)
+    header = (await anext(incoming, pb.PutWeightsRequest())).header
+    if not header.digest:
+        raise InvalidRequest([FieldViolation("header", "is missing, or has no digest")])
+    size = sum(site.a.size + site.b.size for site in header.sites)
+    if size > MOST_WEIGHTS:
+        raise InvalidRequest([FieldViolation("header", f"has more than {MOST_WEIGHTS} bytes of weights")])
+    data = bytearray()
+    async for request in incoming:
+        data += request.piece
+        if len(data) > size:
             raise InvalidRequest([FieldViolation("piece", "has more bytes than the header says")])
-
-    def artifact(self) -> AdapterArtifact:
-        """The adapter. Raises InvalidRequest where some of it did not come."""
-        if len(self._data) != self.size:
-            found = f"{len(self._data)} of {self.size} bytes of the weights came"
-            raise InvalidRequest([FieldViolation("piece", found)])
-        header, rest = self._header, memoryview(self._data)
-        self._data = bytearray()
-        sites = {}
-        for site in header.sites:
-            both = rest[: site.a.size], rest[site.a.size : site.a.size + site.b.size]
-            rest = rest[site.a.size + site.b.size :]
-            a, b = (
-                TensorData(tensor.dtype, tuple(tensor.shape), data)
-                for tensor, data in zip((site.a, site.b), both, strict=True)
-            )
-            sites[site.site] = SiteDelta(a, b, site.scaling)
-        parts = tuple((part.digest, part.weight) for part in header.parts)
-        invocation = tuple(header.invocation_tokens)
-        return AdapterArtifact(header.name, header.version, header.digest, sites, parts, invocation)
+    if len(data) != size:
+        raise InvalidRequest([FieldViolation("piece", f"{len(data)} of {size} bytes of the weights came")])
+    rest, sites = memoryview(data), {}
+    for site in header.sites:
+        a = TensorData(site.a.dtype, tuple(site.a.shape), rest[: site.a.size])
+        rest = rest[site.a.size :]
+        b = TensorData(site.b.dtype, tuple(site.b.shape), rest[: site.b.size])
+        rest = rest[site.b.size :]
+        sites[site.site] = SiteDelta(a, b, site.scaling)
+    parts = tuple((part.digest, part.weight) for part in header.parts)
+    invocation = tuple(header.invocation_tokens)
+    return AdapterArtifact(header.name, header.version, header.digest, sites, parts, invocation)
 
 
-def _tensor(tensor: TensorData) -> Any:
-    size = tensor.data.nbytes
-    return pb.PutWeightsRequest.Tensor(dtype=tensor.dtype, shape=tensor.shape, size=size)
+def _tensor(tensor: TensorData) -> pb.PutWeightsRequest.Tensor:
+    return pb.PutWeightsRequest.Tensor(dtype=tensor.dtype, shape=tensor.shape, size=tensor.data.nbytes)

@@ -16,8 +16,8 @@ from typing import Any
 
 from router.errors import ConfigError, RouterError, install_extra
 from router.replicas.children import FORSAKEN, HELLO_SECONDS, Child
-from router.replicas.link import START_SECONDS, GrpcLink, LinkLost, Security
-from router.replicas.messages import Hello
+from router.replicas.link import START_SECONDS, Link, LinkLost, Security
+from router.v1 import engine_pb2 as pb
 
 log = logging.getLogger(__name__)
 
@@ -125,7 +125,7 @@ class RayCluster:
                 self.ray = None
 
 
-class RayLink(GrpcLink):
+class RayLink(Link):
     """The way to the replica of an actor."""
 
     def __init__(self, name: str, cluster: RayCluster) -> None:
@@ -133,20 +133,20 @@ class RayLink(GrpcLink):
         self._cluster = cluster
         self._actor: Any = None
 
-    def start(self) -> Hello:
+    def start(self) -> pb.HelloResponse:
         """The replica that there is, or a new one."""
         self._cluster.connect()
         if self._actor is None:
             self._actor = self._cluster.actor(self.name)
         try:
-            said = self._asked("start", self._cluster.start_seconds)
+            result = self._asked("start", self._cluster.start_seconds)
         except LinkLost:
             self.kill()
             raise
-        if isinstance(said, RouterError):
+        if isinstance(result, RouterError):
             self._end("end")
-            raise said
-        self.address, secret = said
+            raise result
+        self.address, secret = result
         files = self._cluster.security
         self._security = Security(secret, files.ca, files.cert, files.key)
         return super().start()
@@ -231,7 +231,7 @@ class ReplicaActor:
         files = (self._settings.get(name) for name in ("tls_client_ca", "tls_cert", "tls_key"))
         security = Security(child.secret, *files)
         try:
-            GrpcLink("", self._address, security, CHECK_SECONDS / 2, self._tls_name).start()
+            Link("", self._address, security, CHECK_SECONDS / 2, self._tls_name).start()
         except (LinkLost, RouterError) as error:
             child.kill()
             return str(error)

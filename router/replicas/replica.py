@@ -5,17 +5,20 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import aclosing, suppress
 from itertools import count
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
-from router.engine.base import AdapterArtifact, Delta, EngineStatus
-from router.errors import RouterError
+from router.engine.base import AdapterArtifact, EngineStatus
+from router.errors import RouterError, Unavailable
 from router.replicas.host import BEAT
 from router.replicas.link import Link, LinkLost
-from router.replicas.messages import Answer, Hello, cancel, described, differences, load, status_of, value_of
+from router.replicas.messages import differences, error_of, status_of
 from router.v1 import engine_pb2 as pb
+
+if TYPE_CHECKING:
+    from router.replicas.members import Members
 
 log = logging.getLogger(__name__)
 
@@ -28,53 +31,71 @@ State = Literal["starting", "serving", "lost", "draining"]
 
 
 class Receiver(Protocol):
-    """Who asked something of a replica."""
+    """Who sent a command to a replica: a job on its way (`RoutedJob`), or a caller of one answer."""
 
     @property
     def moves(self) -> bool:
         """Whether another replica can do it instead."""
         ...
 
-    def put(self, what: Any) -> None:
-        """Something came: Deltas, then one other thing."""
+    def put(self, event: pb.EngineEvent) -> None:
+        """Something came: deltas, then one other event."""
         ...
 
     def lost(self, why: str) -> None:
         """Nothing comes any more: the replica is lost."""
         ...
 
+    def stop(self) -> None:
+        """Nothing comes any more: the edge ends."""
+        ...
+
 
 class PendingCall:
-    """Who waits for one answer."""
+    """A caller that waits for one answer."""
 
     moves = False
 
     def __init__(self) -> None:
-        self.answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self.answer: asyncio.Future[pb.EngineEvent] = asyncio.get_running_loop().create_future()
 
-    def put(self, what: Any) -> None:
+    def put(self, event: pb.EngineEvent) -> None:
         """The answer, or why there is none."""
-        if self.answer.done():
-            return
-        if isinstance(what, RouterError):
-            self.answer.set_exception(what)
-        else:
-            self.answer.set_result(what)
+        if event.HasField("error"):
+            self._fail(error_of(event.error))
+        elif not self.answer.done():
+            self.answer.set_result(event)
 
     def lost(self, why: str) -> None:
         """Raises LinkLost where it is awaited."""
+        self._fail(LinkLost(why))
+
+    def stop(self) -> None:
+        """Raises Unavailable where it is awaited."""
+        self._fail(Unavailable("the engine has stopped"))
+
+    def _fail(self, error: Exception) -> None:
         if not self.answer.done():
-            self.answer.set_exception(LinkLost(why))
+            self.answer.set_exception(error)
 
 
-class Replica:
+class FleetReplica:
     """One of a fleet. `run` keeps it: when it is lost, it is started again, as often as it takes, unless it
     is draining.
     """
 
-    def __init__(self, link: Link, edge: str, stall_seconds: float, like: Hello | None = None) -> None:
-        """`like`: what it must be, if the others have said it already."""
-        self._link, self._edge, self._stall = link, edge, stall_seconds
+    def __init__(
+        self,
+        link: Link,
+        edge: str,
+        stall_seconds: float,
+        members: Members,
+        like: pb.HelloResponse | None = None,
+    ) -> None:
+        """`members` is called when it comes, goes, stalls or drains; `like`: what it must be, once that is
+        known of the others.
+        """
+        self._link, self._edge, self._stall, self._members = link, edge, stall_seconds, members
         self.name = link.name
         self.up = False
         self.since = time.time()  # seconds of the epoch: its state is the same since then
@@ -85,13 +106,7 @@ class Replica:
         self.failures = 0  # starts since it was lost, or ever
         self.status = EngineStatus()
         self.pending: dict[int, Receiver] = {}
-        self.came: Callable[[Replica], None] = lambda replica: None  # it is up again
-        self.went: Callable[[Replica], None] = lambda replica: (
-            None
-        )  # it is down; before the askers are informed
-        self.ends: Callable[[Replica], None] = lambda replica: None  # it drains by itself
-        self.stalled: Callable[[Replica], None] = lambda replica: None  # `stalls` is no longer empty
-        self.ending = False  # it said that it takes nothing new
+        self.ending = False  # it drains by itself: it takes nothing new
         self._hello = like
         self._leaves = asyncio.Event()
         self._keys, self._sessions = count(), count()
@@ -99,7 +114,6 @@ class Replica:
         self._session = ""  # of the stream, once its first batch came
         self._sent = self._received = 0.0
         self._reading: asyncio.Task[None] | None = None
-        self._flushing = False
 
     @property
     def state(self) -> State:
@@ -111,7 +125,7 @@ class Replica:
     @property
     def device(self) -> str:
         """Where it computes."""
-        return self._hello.info.device if self._hello is not None else ""
+        return self._hello.base.device if self._hello is not None else ""
 
     @property
     def takes(self) -> bool:
@@ -125,7 +139,7 @@ class Replica:
 
     # -- what the edge asks
 
-    def expect(self, hello: Hello, up: bool) -> None:
+    def expect(self, hello: pb.HelloResponse, up: bool) -> None:
         """What it must be, as the others are, and whether it is up."""
         self._hello = hello
         if up:
@@ -163,24 +177,24 @@ class Replica:
         """End it, for good; blocks."""
         self._link.close()
 
-    def ask(self, receiver: Receiver, make: Callable[[int], pb.EngineCommand]) -> int:
-        """Send a command with the next post; returns its key. The result goes to `receiver`.
+    def ask(self, receiver: Receiver, command: pb.EngineCommand) -> int:
+        """Send a command with the next message; returns its key. Its events go to `receiver`.
 
         Raises LinkLost if it has left.
         """
         if self._leaves.is_set():
             raise LinkLost(f"replica {self.name} has left")
-        key = next(self._keys)
-        self._send(make(key))
-        self.pending[key] = receiver
-        return key
+        command.key = next(self._keys)
+        self._send(command)
+        self.pending[command.key] = receiver
+        return command.key
 
-    async def call(self, make: Callable[[int], pb.EngineCommand]) -> Any:
+    async def call(self, command: pb.EngineCommand) -> pb.EngineEvent:
         """The one answer to a command. Raises what the replica's engine raised, or LinkLost."""
-        asked = PendingCall()
-        key = self.ask(asked, make)
+        pending = PendingCall()
+        key = self.ask(pending, command)
         try:
-            return await asked.answer
+            return await pending.answer
         except asyncio.CancelledError:
             if self.pending.pop(key, None) is not None:
                 self.cancel(key)
@@ -191,17 +205,18 @@ class Replica:
 
         Raises as Engine.load, or LinkLost.
         """
-        size = await self.call(lambda key: load(key, digest))
-        if size is Answer.MISSING:
+        load = pb.EngineCommand.Load(digest=digest)
+        event = await self.call(pb.EngineCommand(load=load))
+        if event.HasField("missing"):
             await self._link.put_weights(artifact)
-            size = await self.call(lambda key: load(key, digest))
-        if not isinstance(size, int):
+            event = await self.call(pb.EngineCommand(load=load))
+        if not event.HasField("size"):
             raise LinkLost(f"replica {self.name} has lost the weights that it got")
-        return size
+        return event.size
 
     def cancel(self, key: int) -> None:
         """Nobody waits for it any more."""
-        self._send(cancel(key))
+        self._send(pb.EngineCommand(key=key, cancel=pb.EngineCommand.Cancel()))
 
     # -- its life
 
@@ -243,12 +258,12 @@ class Replica:
                 looked = now
                 stalled, self.stalls = self.stalls, self._quiet(now, self._stall)
                 if self.stalls and not stalled:
-                    self.stalled(self)
+                    self._members.stalled(self)
                 if self.stalls and (problem := self._quiet(now, PATIENCE * self._stall)):
                     await asyncio.to_thread(self._link.kill)
                     return problem
                 if now - self._sent >= BEAT:
-                    self._write(())
+                    self._send()
             if leaving.done():
                 reading.cancel()
                 await asyncio.wait((reading,))
@@ -264,7 +279,8 @@ class Replica:
                 self._take(batch)
                 if not self._session:
                     self._session = session
-                    self._flush()
+                    commands, self._outbox = self._outbox, []
+                    self._send(*commands)
 
     def _take(self, batch: pb.AttachResponse) -> None:
         self._received = time.monotonic()
@@ -272,15 +288,17 @@ class Replica:
             self.status = status_of(batch.state)
             if batch.state.draining and not self.ending:
                 self.ending = True
-                self.ends(self)
+                self._members.ends(self)
         for event in batch.events:
             receiver = self.pending.get(event.key)
             if receiver is None:  # nobody waits for it any more
                 continue
-            what = value_of(event)
-            if not isinstance(what, Delta):
+            what = event.WhichOneof("what")
+            if what is None:
+                raise ValueError("a replica sent an event that this release does not know")
+            if what != "delta":
                 del self.pending[event.key]
-            receiver.put(what)
+            receiver.put(event)
 
     def _quiet(self, now: float, most: float) -> str:
         """What has not come from there for `most` seconds; empty if all is well."""
@@ -299,7 +317,7 @@ class Replica:
         lost, self.pending = self.pending, {}
         level = logging.INFO if self.ending and not lost else logging.ERROR
         log.log(level, "replica %s is lost: %s", self.name, why, extra={"fields": {"waiting": len(lost)}})
-        self.went(self)
+        self._members.went(self)
         for receiver in lost.values():
             receiver.lost(f"replica {self.name} was lost ({why})")
 
@@ -310,11 +328,11 @@ class Replica:
                 return
             try:
                 hello = await asyncio.to_thread(self._link.start)
-                if self._hello is None or not (found := differences(self._hello, hello)):
-                    self._hello = self._hello or hello
+                self._hello = self._hello or hello
+                if not (found := differences(self._hello, hello)):
                     break
                 await asyncio.to_thread(self._link.kill)
-                self.problem = described(found)
+                self.problem = found
             except (LinkLost, RouterError) as error:
                 self.problem = str(error)
             except Exception as error:
@@ -328,31 +346,20 @@ class Replica:
         self.ending = False
         self.since = time.time()
         log.info("replica %s is there", self.name)
-        self.came(self)
+        self._members.came(self)
 
     async def _leaves_within(self, seconds: float) -> bool:
         with suppress(TimeoutError):
             await asyncio.wait_for(self._leaves.wait(), seconds)
         return self._leaves.is_set()
 
-    # -- requests: one for all that is asked in a turn of the event loop
-
-    def _send(self, command: pb.EngineCommand) -> None:
-        self._outbox.append(command)
-        if self._session and not self._flushing:
-            self._flushing = True
-            asyncio.get_running_loop().call_soon(self._flush)
-
-    def _flush(self) -> None:
-        self._flushing = False
-        if self._session and self._outbox:
-            commands, self._outbox = tuple(self._outbox), []
-            self._write(commands)
-
-    def _write(self, commands: tuple[pb.EngineCommand, ...]) -> None:
+    def _send(self, *commands: pb.EngineCommand) -> None:
+        """Send now, or once the replica has answered the stream."""
         if self._session:
             self._sent = time.monotonic()
-            self._link.send(pb.AttachRequest(commands=commands))
+            self._link.send(*commands)
+        else:
+            self._outbox += commands
 
 
 def _why(error: BaseException | None) -> str:

@@ -6,17 +6,19 @@ import asyncio
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 
 from router.engine.base import AdapterArtifact
 from router.errors import FailedPrecondition, ResourceExhausted, RouterError, Unavailable
 from router.replicas.link import LinkLost
-from router.replicas.messages import unload
-from router.replicas.placement import Placement
-from router.replicas.replica import Replica
+from router.replicas.placement import Move, Placement
+from router.replicas.replica import FleetReplica
+from router.v1 import engine_pb2 as pb
 
 log = logging.getLogger(__name__)
+
+LOOK_SECONDS = 1.0  # between two looks at who lives where
 
 
 @dataclass(eq=False, slots=True)
@@ -39,16 +41,16 @@ class Weights:
 
     def __init__(
         self,
-        replicas: Mapping[str, Replica],
+        replicas: dict[str, FleetReplica],
         placement: Placement,
         most_bytes: int,
-        used: Callable[[str, str], bool],
+        used: Collection[tuple[str, str]],
         shared: bool = False,
     ) -> None:
-        """A replica has at most `most_bytes` of weights; `used` tells whether a job uses an adapter at a
-        replica. `shared`: other edges have adapters there, too.
+        """A replica has at most `most_bytes` of weights; `used` are adapters and replicas where a job uses
+        them. `shared`: other edges have adapters there, too.
         """
-        self._replicas, self._placement = replicas, placement
+        self.replicas, self.placement = replicas, placement
         self._most_bytes, self._used, self._shared = most_bytes, used, shared
         self.pinned: Callable[[str], bool] = lambda digest: False
         self._kept: dict[str, LoadedAdapter] = {}
@@ -78,7 +80,7 @@ class Weights:
                 artifact.digest, artifact.name, artifact, parts, artifact.invocation_tokens, size
             )
             kept = self._kept.setdefault(artifact.digest, kept)
-        if self._placement.homes(kept.digest):
+        if self.placement.homes(kept.digest):
             return kept.size
         try:
             await self.bring(kept)
@@ -92,7 +94,7 @@ class Weights:
         kept = self._kept.get(digest)
         if kept is None:
             return 0
-        homes = self._placement.homes(digest)
+        homes = self.placement.homes(digest)
         self._forget(kept)
         await asyncio.gather(*(self._drop(digest, name) for name in homes))
         return kept.size
@@ -109,13 +111,13 @@ class Weights:
         tried: set[str] = set()
         error: RouterError = Unavailable("no replica is up")
         while True:
-            names = {name for name, replica in self._replicas.items() if replica.takes} - tried
+            names = {name for name, replica in self.replicas.items() if replica.takes} - tried
             names = names if among is None else names & set(among)
             roomy = names & set(kept.loading) or self._with_room(kept, names, pushing)
             if names and not roomy:
                 error = ResourceExhausted(f"no replica has memory left for {kept.name!r} (host_memory_mb)")
             names = self._near_parts(kept, self._held_elsewhere(kept, roomy))
-            to = self._placement.new_home(kept.digest, time.monotonic(), names)
+            to = self.placement.new_home(kept.digest, time.monotonic(), names)
             if not to:
                 raise error
             tried.add(to)
@@ -129,13 +131,13 @@ class Weights:
 
     def has_room(self, kept: LoadedAdapter, name: str) -> bool:
         """Whether that replica can have it beside what it has."""
-        return self._placement.used[name] + self._coming[name] + kept.size <= self._most_bytes
+        return self.placement.used[name] + self._coming[name] + kept.size <= self._most_bytes
 
     def make_room(self, kept: LoadedAdapter, name: str, pushing: bool) -> bool:
         """Let others go from that replica until it can have this one, too; False where that is not enough."""
         if self.has_room(kept, name):
             return True
-        for digest in self._who_may_go(name, pushing, pinned=not self._placement.homes(kept.digest)):
+        for digest in self._who_may_go(name, pushing, pinned=not self.placement.homes(kept.digest)):
             self.drop(digest, name)
             if self.has_room(kept, name):
                 return True
@@ -153,10 +155,32 @@ class Weights:
 
     def drop(self, digest: str, name: str) -> None:
         """Let one home go; no job of it runs there."""
-        self._placement.unsettle(digest, name)
+        self.placement.unsettle(digest, name)
         task = asyncio.get_running_loop().create_task(self._drop(digest, name))
         self._dropping.add(task)
         task.add_done_callback(self._dropping.discard)
+
+    async def follow_load(self) -> None:
+        """Adapters move as their load does."""
+        while True:
+            await asyncio.sleep(LOOK_SECONDS)
+            for move in self.placement.plan(time.monotonic()):
+                await self._move(move)
+
+    async def _move(self, move: Move) -> None:
+        kept = self.get(move.digest)
+        if kept is None:
+            return
+        try:
+            to = self.replicas.get(move.to)
+            if to is not None and to.takes and self.make_room(kept, move.to, pushing=True):
+                await self.load(kept, move.to)
+        except (LinkLost, RouterError) as error:
+            log.warning("adapter %s could not move to %s: %s", kept.name, move.to, error)
+            return
+        others = set(self.placement.homes(move.digest)) - {move.away}
+        if move.away and others and (move.digest, move.away) not in self._used:
+            self.drop(move.digest, move.away)
 
     def restore(self) -> None:
         """A replica went or came: adapters that are nowhere are brought somewhere, the busiest first."""
@@ -168,9 +192,9 @@ class Weights:
         while self._look_again:
             self._look_again = False
             for kept in self._homeless():
-                if kept.gone or kept.loading or self._placement.homes(kept.digest):
+                if kept.gone or kept.loading or self.placement.homes(kept.digest):
                     continue
-                if not any(replica.takes for replica in self._replicas.values()):
+                if not any(replica.takes for replica in self.replicas.values()):
                     break  # who comes next begins again
                 try:
                     await self.bring(kept)
@@ -185,16 +209,16 @@ class Weights:
     def _homeless(self) -> list[LoadedAdapter]:
         """Mixtures last, which are made of others."""
         now = time.monotonic()
-        found = [kept for kept in self._kept.values() if not self._placement.homes(kept.digest)]
-        return sorted(found, key=lambda kept: (bool(kept.parts), -self._placement.load(kept.digest, now)))
+        found = [kept for kept in self._kept.values() if not self.placement.homes(kept.digest)]
+        return sorted(found, key=lambda kept: (bool(kept.parts), -self.placement.load(kept.digest, now)))
 
     async def _load(self, kept: LoadedAdapter, name: str, expected: int) -> int:
         try:
-            replica = self._replicas.get(name)
+            replica = self.replicas.get(name)
             if replica is None:
                 raise LinkLost(f"replica {name} has left")
             for part in kept.parts:
-                if name not in self._placement.homes(part):
+                if name not in self.placement.homes(part):
                     self._check_parts((part,))
                     await self.load(self._kept[part], name)
             size = await replica.load(kept.digest, kept.artifact)
@@ -205,15 +229,15 @@ class Weights:
         if kept.gone:
             await self._drop(kept.digest, name)
         else:
-            self._placement.settle(kept.digest, name, size)
+            self.placement.settle(kept.digest, name, size)
         return size
 
     async def _drop(self, digest: str, name: str) -> None:
-        replica = self._replicas.get(name)
+        replica = self.replicas.get(name)
         if replica is None or not replica.up:
             return
         try:
-            await replica.call(lambda key: unload(key, digest))
+            await replica.call(pb.EngineCommand(unload=pb.EngineCommand.Unload(digest=digest)))
         except LinkLost:
             return  # and the adapter with it
         except RouterError:
@@ -223,7 +247,7 @@ class Weights:
         """Those with memory for it; where there is none, one that has some once others have gone."""
         if roomy := {name for name in names if self.has_room(kept, name)}:
             return roomy
-        for name in sorted(names, key=lambda name: self._placement.used[name]):
+        for name in sorted(names, key=lambda name: self.placement.used[name]):
             if self.make_room(kept, name, pushing):
                 return {name}
         return set()
@@ -232,10 +256,10 @@ class Weights:
         """Second homes there; if somebody is `pushing`, what was asked for least recently, and what is pinned
         last and only with `pinned`. None in use.
         """
-        yield from (digest for digest in self._placement.spare(name) if not self._used(digest, name))
+        yield from (digest for digest in self.placement.spare(name) if (digest, name) not in self._used)
         if pushing:
-            only = [kept for kept in self._kept.values() if self._placement.homes(kept.digest) == (name,)]
-            free = [kept for kept in only if not self._used(kept.digest, name)]
+            only = [kept for kept in self._kept.values() if self.placement.homes(kept.digest) == (name,)]
+            free = [kept for kept in only if (kept.digest, name) not in self._used]
             order = sorted(free, key=lambda kept: (self.pinned(kept.digest), kept.asked))
             yield from (kept.digest for kept in order if pinned or not self.pinned(kept.digest))
 
@@ -243,14 +267,14 @@ class Weights:
         """Those that have it for another edge, where there are some: it needs no memory there."""
         if not self._shared:
             return names
-        has = {name for name in names if kept.digest in self._replicas[name].status.host_adapters}
-        return has - set(self._placement.homes(kept.digest)) or names
+        has = {name for name in names if kept.digest in self.replicas[name].status.host_adapters}
+        return has - set(self.placement.homes(kept.digest)) or names
 
     def _near_parts(self, kept: LoadedAdapter, names: set[str]) -> set[str]:
         """Of a mixture those replicas that have most of its parts."""
         if not kept.parts or not names:
             return names
-        have = {name: sum(name in self._placement.homes(part) for part in kept.parts) for name in names}
+        have = {name: sum(name in self.placement.homes(part) for part in kept.parts) for name in names}
         return {name for name, count in have.items() if count == max(have.values())}
 
     def _check_parts(self, parts: Collection[str]) -> None:
@@ -261,7 +285,7 @@ class Weights:
         kept.gone = True
         if self._kept.get(kept.digest) is kept:
             del self._kept[kept.digest]
-            self._placement.forget(kept.digest)
+            self.placement.forget(kept.digest)
 
 
 def _bytes(artifact: AdapterArtifact) -> int:

@@ -7,7 +7,7 @@ import logging
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from itertools import islice
 
-from router.classifiers.languages import languages_of
+from router.classifiers.texts import languages_of
 from router.errors import NotFound
 from router.ports import Catalog
 from router.reread import problem_of

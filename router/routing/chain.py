@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
+from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from router.classifiers.contract import Answer
-from router.classifiers.registration import Registration
+from router.classifiers.contract import ClassifierAnswer, Registration
 from router.routing.catalog_view import Labels
 from router.routing.executor import BaseFor, ClassifierExecutor
-from router.routing.losses import LossLog
 from router.routing.policy import FEW, Rule
 from router.types import AdapterProfile, LostVote, Request, Vote, VoteError
 
@@ -34,7 +34,7 @@ class ClassifierChain:
         foreign: Callable[[str], bool] | None = None,
     ) -> None:
         self._executors, self._on_vote, self._foreign = executors, on_vote, foreign
-        self._losses = LossLog()
+        self._losses = LostVoteLog()
 
     def close(self) -> None:
         """Log the losses that were not logged yet."""
@@ -48,14 +48,14 @@ class ClassifierChain:
         rule: Rule,
         votes_before: dict[str, Vote] | None = None,
     ) -> list[Vote]:
-        """Votes in order, up to the one that settles it; who does not count is not asked.
+        """Votes in order, up to the one that settles it; a classifier that does not count is not asked.
 
-        `heard` are votes on this request that were asked for before, by classifier; new ones are added.
+        `votes_before` are earlier votes on this request by classifier; new ones are added.
         """
         known = {} if votes_before is None else votes_before
         votes: list[Vote] = []
         for executor in await self._for_text(request, rule):
-            if not rule.asks(executor.name):
+            if not rule.counts(executor.name):
                 continue
             if executor.name not in known:
                 known[executor.name] = await self._vote(executor, request, labels, counts=True)
@@ -67,11 +67,11 @@ class ClassifierChain:
     async def everyone(
         self, request: Request, labels: Labels, rule: Rule, votes_before: dict[str, Vote] | None = None
     ) -> list[Vote]:
-        """All votes, asked at once, in the order in which they count; `heard` as above."""
+        """All votes, asked at once, in the order in which they count; `votes_before` as above."""
         known, executors = {} if votes_before is None else votes_before, await self._for_text(request, rule)
         new = [executor for executor in executors if executor.name not in known]
         votes = await asyncio.gather(
-            *(self._vote(executor, request, labels, rule.asks(executor.name)) for executor in new)
+            *(self._vote(executor, request, labels, rule.counts(executor.name)) for executor in new)
         )
         known.update((vote.classifier, vote) for vote in votes)
         return [known[executor.name] for executor in executors]
@@ -82,7 +82,7 @@ class ClassifierChain:
         others = [executor for executor in executors if executor.registration.classifier.foreign]
         if not others:
             return executors
-        able = [executor for executor in others if rule.asks(executor.name) and not executor.unable]
+        able = [executor for executor in others if rule.counts(executor.name) and not executor.unable]
         if not able or self._foreign is None or not self._foreign(request.text):
             return [executor for executor in executors if executor not in others]
         seconds = WAKING_SECONDS
@@ -101,7 +101,7 @@ class ClassifierChain:
         unable = {executor.name for executor in self._executors.in_order() if executor.unable}
         needed: list[Vote] = []
         for vote in votes:
-            if rule.asks(vote.classifier):
+            if rule.counts(vote.classifier):
                 needed.append(vote)
                 if rule.settled(needed, candidates):
                     break
@@ -115,7 +115,7 @@ class ClassifierChain:
         self, executor: ClassifierExecutor, request: Request, labels: Labels, counts: bool
     ) -> Vote:
         started = time.perf_counter()
-        answer = await _in_time(executor.ask(request), request.deadline)
+        answer = await _in_time(executor.classify(request), request.deadline)
         vote = as_vote(executor.name, answer, labels, time.perf_counter() - started)
         if self._on_vote is not None:
             self._on_vote(vote)
@@ -124,7 +124,7 @@ class ClassifierChain:
         return vote
 
 
-def as_vote(classifier: str, answer: Answer, labels: Labels, latency: float) -> Vote:
+def as_vote(classifier: str, answer: ClassifierAnswer, labels: Labels, latency: float) -> Vote:
     """A classifier's answer as a vote for adapters; labels that nothing is called are invalid."""
     scores = labels.spread(answer.confidences)
     error, evidence = answer.error, answer.evidence
@@ -134,7 +134,7 @@ def as_vote(classifier: str, answer: Answer, labels: Labels, latency: float) -> 
     return Vote(classifier, scores, answer.declined, error, latency, evidence)
 
 
-async def _in_time(answer: asyncio.Future[Answer], deadline: float | None) -> Answer:
+async def _in_time(answer: asyncio.Future[ClassifierAnswer], deadline: float | None) -> ClassifierAnswer:
     """The answer, or a timeout at the request's own deadline (monotonic seconds)."""
     if answer.done() or deadline is None:
         return await answer
@@ -142,7 +142,7 @@ async def _in_time(answer: asyncio.Future[Answer], deadline: float | None) -> An
         async with asyncio.timeout_at(deadline):
             return await answer
     except TimeoutError:
-        return Answer(error=VoteError.TIMEOUT)
+        return ClassifierAnswer(error=VoteError.TIMEOUT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -262,3 +262,54 @@ class Executors:
             left = until - loop.time()
             if left > 0 and not executor.fitter.idle.is_set():
                 await asyncio.to_thread(executor.fitter.idle.wait, left)
+
+
+log = logging.getLogger(__name__)
+# -- lost votes in the log: one line for each classifier and minute, with how many and why
+
+LOG_SECONDS = 60.0  # between two lines about one classifier
+
+
+class LostVoteLog:
+    """Lives on one event loop. A first loss is logged at once, those of the next `seconds` together."""
+
+    def __init__(self, seconds: float = LOG_SECONDS) -> None:
+        self._seconds = seconds
+        self._counts: dict[str, Counter[str]] = {}  # since the last line, of classifiers with a timer
+        self._timers: dict[str, asyncio.TimerHandle] = {}
+
+    @property
+    def waiting(self) -> bool:
+        """Whether a line was written less than `seconds` ago."""
+        return bool(self._timers)
+
+    def note(self, lost: LostVote) -> None:
+        """Count a lost vote."""
+        if lost.classifier in self._timers:
+            self._counts[lost.classifier][lost.reason.value] += 1
+        else:
+            self._begin(lost.classifier, Counter([lost.reason.value]))
+
+    def _begin(self, classifier: str, counts: Counter[str]) -> None:
+        _write(classifier, counts)
+        self._counts[classifier] = Counter()
+        loop = asyncio.get_running_loop()
+        self._timers[classifier] = loop.call_later(self._seconds, self._passed, classifier)
+
+    def _passed(self, classifier: str) -> None:
+        del self._timers[classifier]
+        if counts := self._counts.pop(classifier):
+            self._begin(classifier, counts)
+
+    def close(self) -> None:
+        """Log what was counted since the last lines."""
+        for classifier, timer in self._timers.items():
+            timer.cancel()
+            if counts := self._counts.pop(classifier):
+                _write(classifier, counts)
+        self._timers.clear()
+
+
+def _write(classifier: str, counts: Counter[str]) -> None:
+    reasons = ", ".join(f"{reason} {count}" for reason, count in counts.most_common())
+    log.warning("votes of classifier %s were lost: %s", classifier, reasons)

@@ -1,7 +1,7 @@
 """Whether requests are still those that routing was made for: shares of its latest decisions, and an alarm
 where they moved.
 
-Compared are shares among the latest 1,000 decisions that classifiers made with
+ShareComparison are shares among the latest 1,000 decisions that classifiers made with
 
 - the calibration's own, on the requests that it was proven on: how many are abstained from or unfamiliar. If
   these differ, users ask what the calibration does not speak of. The shares of adapters say nothing there:
@@ -17,15 +17,20 @@ requests. Requests that come in bursts are not independent; the 10 points are fo
 
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
 import math
+import os
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from pathlib import Path
+from typing import Any, Literal
 
-from router.routing.policy import Calibrated
-from router.types import Decision, Reason, Request
+from router.routing.policy import CalibratedRule
+from router.types import AdapterProfile, Decision, Reason, Request
 
 log = logging.getLogger(__name__)
 WINDOW = 1000  # latest decisions, and first ones
@@ -45,7 +50,7 @@ WORDS: Mapping[Against, str] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Counts:
+class DecisionCounts:
     """Decisions by what became of them: `abstained`, `unfamiliar` or adapters/NAME."""
 
     of: Mapping[str, int] = field(default_factory=dict)
@@ -57,7 +62,7 @@ class Counts:
 
 
 @dataclass(frozen=True, slots=True)
-class Compared:
+class ShareComparison:
     """A share against what it was expected to be; `alarm` while it has moved."""
 
     what: str
@@ -68,40 +73,29 @@ class Compared:
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
+class DriftReport:
     """What the last look found: of so many `decisions` the `shares`, and what they were compared with."""
 
     decisions: int = 0
     shares: Mapping[str, float] = field(default_factory=dict)
-    compared: tuple[Compared, ...] = ()
-
-
-class Baselines(Protocol):
-    """Where first decisions are kept, for the rule in force. Called on the event loop: returns at once."""
-
-    def read(self) -> Counts | None:
-        """Those of this very rule, from before a restart; None where there are none."""
-        ...
-
-    def keep(self, counts: Counts) -> None:
-        """Remember them for next time."""
-        ...
+    compared: tuple[ShareComparison, ...] = ()
 
 
 class Drift:
     """Lives on one event loop; counting takes some microseconds, a look less than 0.1 ms. `seen` may be
-    read by any thread. `rule` gives what is in force: where that changes, all begins anew."""
+    read by any thread. `rule` gives what is in force: where that changes, all begins anew.
+    `baselines` keeps the first decisions over restarts."""
 
-    def __init__(self, rule: Callable[[], object], baselines: Baselines | None = None) -> None:
+    def __init__(self, rule: Callable[[], object], baselines: BaselineFile | None = None) -> None:
         self._rule_now, self._baselines = rule, baselines
         self._rule: object = None
-        self._proven: Counts | None = None
-        self._baseline: Counts | None = None
+        self._proven: DecisionCounts | None = None
+        self._baseline: DecisionCounts | None = None
         self._window: deque[str] = deque(maxlen=WINDOW)
         self._counts: Counter[str] = Counter()
         self._until_look = 0
         self._alarms: set[tuple[str, Against]] = set()
-        self.seen = Seen()
+        self.seen = DriftReport()
 
     def observe(self, request: Request, decision: Decision) -> None:
         """Count it, if classifiers chose among all adapters that the caller knows."""
@@ -127,7 +121,7 @@ class Drift:
     def _begin_anew(self) -> None:
         self._window.clear()
         self._counts.clear()
-        self._until_look, self.seen = 0, Seen()
+        self._until_look, self.seen = 0, DriftReport()
 
     def _follow_rule(self) -> None:
         rule = self._rule_now()
@@ -148,8 +142,8 @@ class Drift:
         if not self._counts[what]:
             del self._counts[what]
 
-    def _latest(self) -> Counts:
-        return Counts(dict(self._counts), len(self._window))
+    def _latest(self) -> DecisionCounts:
+        return DecisionCounts(dict(self._counts), len(self._window))
 
     def _look(self) -> None:
         self._until_look = EVERY
@@ -158,10 +152,13 @@ class Drift:
         for one in compared:
             self._tell(one)
         self._alarms = {(one.what, one.against) for one in compared if one.alarm}
-        self.seen = Seen(now.total, {what: now.share(what) for what in sorted(now.of)}, compared)
+        self.seen = DriftReport(now.total, {what: now.share(what) for what in sorted(now.of)}, compared)
 
-    def _compared(self, now: Counts) -> Iterator[Compared]:
-        pairs: list[tuple[Against, Counts | None]] = [(CALIBRATION, self._proven), (BASELINE, self._baseline)]
+    def _compared(self, now: DecisionCounts) -> Iterator[ShareComparison]:
+        pairs: list[tuple[Against, DecisionCounts | None]] = [
+            (CALIBRATION, self._proven),
+            (BASELINE, self._baseline),
+        ]
         for against, expected in pairs:
             if expected is None:
                 continue
@@ -169,9 +166,9 @@ class Drift:
             for what in sorted({ABSTAINED, UNFAMILIAR} | names):
                 before = (what, against) in self._alarms
                 alarm = still_moved(now, expected, what) if before else has_moved(now, expected, what)
-                yield Compared(what, against, now.share(what), expected.share(what), alarm)
+                yield ShareComparison(what, against, now.share(what), expected.share(what), alarm)
 
-    def _tell(self, one: Compared) -> None:
+    def _tell(self, one: ShareComparison) -> None:
         before = (one.what, one.against) in self._alarms
         if one.alarm == before:
             return
@@ -195,26 +192,26 @@ def what_became(decision: Decision) -> str:
     return ""
 
 
-def proven_counts(rule: object) -> Counts | None:
+def proven_counts(rule: object) -> DecisionCounts | None:
     """What the calibration in force decided on the requests that it was proven on. None where it does not
     say, since an older version made it, where other thresholds are in force, and where it knows not all."""
-    if not isinstance(rule, Calibrated) or rule.differences or rule.newcomers:
+    if not isinstance(rule, CalibratedRule) or rule.differences or rule.newcomers:
         return None
     of = rule.calibration
     held_out = of.report.get("held_out")
-    said: Any = held_out.get("decisions") if isinstance(held_out, Mapping) else None
+    proven: Any = held_out.get("decisions") if isinstance(held_out, Mapping) else None
     try:
-        if (said["threshold"], said["novelty_limit"]) != (of.threshold, of.novelty_limit):
+        if (proven["threshold"], proven["novelty_limit"]) != (of.threshold, of.novelty_limit):
             return None
-        counts = {what: int(said[what]) for what in (ABSTAINED, UNFAMILIAR)}
-        total = int(said["rows"])
+        counts = {what: int(proven[what]) for what in (ABSTAINED, UNFAMILIAR)}
+        total = int(proven["rows"])
     except (KeyError, TypeError, ValueError):
         return None
     whole = all(0 <= count <= total for count in counts.values())
-    return Counts(counts, total) if whole and total >= LEAST else None
+    return DecisionCounts(counts, total) if whole and total >= LEAST else None
 
 
-def _large(counts: Counts) -> Iterator[str]:
+def _large(counts: DecisionCounts) -> Iterator[str]:
     """What has a part that could have moved, or still be; of a thousand adapters at most twenty have."""
     return (what for what in counts.of if counts.share(what) >= ENDS)
 
@@ -222,14 +219,14 @@ def _large(counts: Counts) -> Iterator[str]:
 # -- whether two shares are the same
 
 
-def has_moved(now: Counts, expected: Counts, what: str) -> bool:
+def has_moved(now: DecisionCounts, expected: DecisionCounts, what: str) -> bool:
     """Whether the shares differ by much, and by more than chance."""
     if abs(now.share(what) - expected.share(what)) < BEGINS - ROUNDING:
         return False
     return chance(now.of.get(what, 0), now.total, expected.of.get(what, 0), expected.total) < CHANCE
 
 
-def still_moved(now: Counts, expected: Counts, what: str) -> bool:
+def still_moved(now: DecisionCounts, expected: DecisionCounts, what: str) -> bool:
     """The same of shares that had moved before."""
     return abs(now.share(what) - expected.share(what)) >= ENDS - ROUNDING
 
@@ -245,3 +242,78 @@ def chance(one: int, of_one: int, other: int, of_other: int) -> float:
         if count
     )
     return math.erfc(math.sqrt(max(g, 0.0) / 2))
+
+
+log = logging.getLogger(__name__)
+# -- first decisions, kept in the state folder over restarts
+
+FILE = "routing-baseline.json"
+MOST = 8  # sets that are remembered, so that going back to one finds its own
+MOST_BYTES = 1 << 20
+
+
+class BaselineFile:
+    """Written by a thread of its own. `profiles` and `digest` say what decides now: the adapters, and all
+    beside them. A file that cannot be used counts as empty; one that cannot be written is made another time.
+    """
+
+    def __init__(
+        self, folder: Path, profiles: Callable[[], Iterable[AdapterProfile]], digest: Callable[[], str]
+    ) -> None:
+        self._file, self._profiles, self._digest = folder / FILE, profiles, digest
+        self._writer = ThreadPoolExecutor(1, "baseline")
+
+    def read(self) -> DecisionCounts | None:
+        """Of what decides now."""
+        return _counts(self._all().get(self._key()))
+
+    def keep(self, counts: DecisionCounts) -> None:
+        """For what decides now."""
+        self._writer.submit(self._keep, self._key(), counts)
+
+    def close(self) -> None:
+        """Write what is left."""
+        self._writer.shutdown()
+
+    def _key(self) -> str:
+        text = json.dumps([self._digest(), *sorted(map(_outline, self._profiles()))])
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def _all(self) -> dict[str, Any]:
+        try:
+            with self._file.open("rb") as opened:
+                found = json.loads(opened.read(MOST_BYTES))
+        except FileNotFoundError:
+            return {}
+        except (OSError, ValueError, RecursionError) as error:
+            log.warning("earlier first decisions are lost: %s cannot be used (%s)", self._file, error)
+            return {}
+        return found if isinstance(found, dict) else {}
+
+    def _keep(self, key: str, counts: DecisionCounts) -> None:
+        others = [(other, value) for other, value in self._all().items() if other != key]
+        all_sets = dict([*others, (key, {"total": counts.total, "of": dict(counts.of)})][-MOST:])
+        beside = self._file.with_name(f".{self._file.name}.new")
+        try:
+            self._file.parent.mkdir(parents=True, exist_ok=True)
+            beside.write_text(json.dumps(all_sets), encoding="utf-8")
+            os.replace(beside, self._file)
+        except OSError as error:
+            log.warning("the first decisions could not be kept for after a restart: %s", error)
+
+
+def _outline(profile: AdapterProfile) -> list[str]:
+    """What tells an adapter from what it was before: lengths stand for texts: there may be thousands."""
+    texts = profile.examples, profile.negative_examples, profile.keywords
+    return [profile.name, profile.domain, profile.task, *(f"{len(t)} {sum(map(len, t))}" for t in texts)]
+
+
+def _counts(document: Any) -> DecisionCounts | None:
+    """None where the document has another form."""
+    try:
+        of = {str(what): int(count) for what, count in document["of"].items()}
+        total = int(document["total"])
+    except (TypeError, KeyError, ValueError, AttributeError, OverflowError):
+        return None
+    whole = total > 0 and sum(of.values()) == total and min(of.values()) >= 0
+    return DecisionCounts(of, total) if whole else None

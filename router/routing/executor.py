@@ -21,9 +21,16 @@ from functools import partial
 from pathlib import Path
 from queue import SimpleQueue
 
-from router.classifiers.contract import Answer, BaseModel, Classifier, read_answers
+from router.classifiers.contract import (
+    ASLEEP,
+    UNABLE,
+    BaseModel,
+    Classifier,
+    ClassifierAnswer,
+    Registration,
+    read_answers,
+)
 from router.classifiers.isolation import Breaker, BreakerState, await_in_thread, call_on_loop, fault_of
-from router.classifiers.registration import ASLEEP, UNABLE, Registration
 from router.types import AdapterProfile, Request, VoteError
 
 log = logging.getLogger(__name__)
@@ -35,7 +42,7 @@ NO_BASE = "needs the base model, and there is no engine in this process"
 
 BaseFor = Callable[[float], BaseModel]  # the base, whose calls end after so many seconds
 Others = Callable[[], Collection[asyncio.Task[None]]]  # fits in progress of classifiers that ask no base
-Done = Callable[[tuple[Answer, ...], str], object]
+Done = Callable[[tuple[ClassifierAnswer, ...], str], object]
 _Job = tuple[tuple[Request, ...], Done]
 
 
@@ -54,7 +61,7 @@ class ClassifierExecutor:
         self._health = registration.health
         self._breaker = Breaker()
         self._loop = asyncio.get_running_loop()
-        self._waiting: deque[_Ask] = deque()
+        self._waiting: deque[_Pending] = deque()
         self._call: _Call | None = None
         self._worker = Worker(registration, self._loop)
         self._closed = False
@@ -98,13 +105,13 @@ class ClassifierExecutor:
             await asyncio.wait([learning], timeout=seconds)
         return self.ready
 
-    def ask(self, request: Request) -> asyncio.Future[Answer]:
+    def classify(self, request: Request) -> asyncio.Future[ClassifierAnswer]:
         """The answer, in bounded time whatever the classifier does."""
-        answer: asyncio.Future[Answer] = self._loop.create_future()
+        answer: asyncio.Future[ClassifierAnswer] = self._loop.create_future()
         if refusal := self._refusal():
-            answer.set_result(Answer(error=refusal))
+            answer.set_result(ClassifierAnswer(error=refusal))
             return answer
-        self._waiting.append(_Ask(request, answer, self._loop.time()))
+        self._waiting.append(_Pending(request, answer, self._loop.time()))
         if self._call is None:
             self._call_next()
         return answer
@@ -123,23 +130,23 @@ class ClassifierExecutor:
     def _call_next(self) -> None:
         """Start the next call with those who still wait."""
         oldest = self._loop.time() - self.registration.patience
-        asks: list[_Ask] = []
-        while self._waiting and len(asks) < BATCH:
-            ask = self._waiting.popleft()
-            if ask.asked < oldest:
-                ask.settle(Answer(error=VoteError.TIMEOUT))
-            elif not ask.answer.done():
-                asks.append(ask)
-        if not asks:
+        pending: list[_Pending] = []
+        while self._waiting and len(pending) < BATCH:
+            one = self._waiting.popleft()
+            if one.since < oldest:
+                one.settle(ClassifierAnswer(error=VoteError.TIMEOUT))
+            elif not one.answer.done():
+                pending.append(one)
+        if not pending:
             self._breaker.abandoned()
             return
-        call = self._call = _Call(asks, self._loop.time(), self._worker.processor_time())
+        call = self._call = _Call(pending, self._loop.time(), self._worker.processor_time())
         call.timer = self._loop.call_later(self._left(call), self._look, call)
         self._health.calls += 1
-        self._health.requests += len(asks)
-        self._worker.submit([ask.request for ask in asks], partial(self._returned, call))
+        self._health.requests += len(pending)
+        self._worker.submit([one.request for one in pending], partial(self._returned, call))
 
-    def _returned(self, call: _Call, answers: tuple[Answer, ...], fault: str) -> None:
+    def _returned(self, call: _Call, answers: tuple[ClassifierAnswer, ...], fault: str) -> None:
         if call.timer:
             call.timer.cancel()
         if call.stuck:
@@ -148,8 +155,8 @@ class ClassifierExecutor:
             return
         if not call.late:
             self._count(fault)
-        for ask, answer in zip(call.asks, answers, strict=True):
-            ask.settle(answer)
+        for one, answer in zip(call.pending, answers, strict=True):
+            one.settle(answer)
         self._call = None
         self._call_next()
 
@@ -168,7 +175,7 @@ class ClassifierExecutor:
         if self.registration.is_async:
             return self.registration.timeout - lasted
         used = self._worker.processor_time() - call.used_before
-        return min(self.registration.patience - lasted, self.registration.timeout * len(call.asks) - used)
+        return min(self.registration.patience - lasted, self.registration.timeout * len(call.pending) - used)
 
     def _look(self, call: _Call) -> None:
         left = self._left(call)
@@ -180,8 +187,8 @@ class ClassifierExecutor:
     def _overdue(self, call: _Call) -> None:
         call.late = True
         self._count("timeout")
-        for ask in (*call.asks, *self._waiting):
-            ask.settle(Answer(error=VoteError.TIMEOUT))
+        for one in (*call.pending, *self._waiting):
+            one.settle(ClassifierAnswer(error=VoteError.TIMEOUT))
         self._waiting.clear()
         call.timer = self._loop.call_later(self.registration.patience, self._give_up, call)
 
@@ -204,8 +211,8 @@ class ClassifierExecutor:
     def close(self) -> None:
         """Take no more requests; those waiting get no vote."""
         self._closed = True
-        for ask in (*(self._call.asks if self._call else ()), *self._waiting):
-            ask.settle(Answer(error=VoteError.DISABLED))
+        for one in (*(self._call.pending if self._call else ()), *self._waiting):
+            one.settle(ClassifierAnswer(error=VoteError.DISABLED))
         self._waiting.clear()
         if self._call and self._call.timer:
             self._call.timer.cancel()
@@ -214,19 +221,19 @@ class ClassifierExecutor:
 
 
 @dataclass(eq=False, slots=True)
-class _Ask:
+class _Pending:
     request: Request
-    answer: asyncio.Future[Answer]
-    asked: float
+    answer: asyncio.Future[ClassifierAnswer]
+    since: float
 
-    def settle(self, answer: Answer) -> None:
+    def settle(self, answer: ClassifierAnswer) -> None:
         if not self.answer.done():
             self.answer.set_result(answer)
 
 
 @dataclass(eq=False, slots=True)
 class _Call:
-    asks: Sequence[_Ask]
+    pending: Sequence[_Pending]
     started: float
     used_before: float  # processor time of the thread, seconds
     timer: asyncio.TimerHandle | None = None
@@ -300,10 +307,10 @@ class Fitter:
 
     def _lacking(self) -> str:
         """What it lacks here, for people."""
-        if not self.ready and (said := self._registration.classifier.lacks()):
-            if self._registration.health.fit_error != said:
-                log.info("classifier %s is not asked: %s", self._registration.name, said)
-            return said
+        if not self.ready and (lacking := self._registration.classifier.lacks()):
+            if self._registration.health.fit_error != lacking:
+                log.info("classifier %s is not asked: %s", self._registration.name, lacking)
+            return lacking
         has = self._base.abilities if self._base is not None else ()
         lacks = [need for need in self._registration.classifier.needs if need not in has]
         return f"the engine of this base gives no {', '.join(lacks)}" if lacks else ""
@@ -359,7 +366,7 @@ class Fitter:
         try:
             return own_folder(self._keep, self._registration.name)
         except OSError as error:
-            log.warning("what classifier %s learns is not kept: %s", self._registration.name, error)
+            log.warning("what classifier %s learns is not saved: %s", self._registration.name, error)
             return None
 
     def close(self) -> None:
@@ -425,15 +432,17 @@ class Worker:
                 if not call_on_loop(self._loop, partial(done, result, fault)):
                     return
 
-    def _call(self, requests: tuple[Request, ...], runner: asyncio.Runner) -> tuple[tuple[Answer, ...], str]:
+    def _call(
+        self, requests: tuple[Request, ...], runner: asyncio.Runner
+    ) -> tuple[tuple[ClassifierAnswer, ...], str]:
         """The answers and, if the classifier failed, its kind and place; never text of the exception."""
         try:
             result = read_answers(self._classify(requests, runner), len(requests))
         except TimeoutError:
-            return (Answer(error=VoteError.TIMEOUT),) * len(requests), "timeout"
+            return (ClassifierAnswer(error=VoteError.TIMEOUT),) * len(requests), "timeout"
         except BaseException as error:
             log.warning("classifier %s raised %s", self._registration.name, fault_of(error))
-            return (Answer(error=VoteError.RAISED),) * len(requests), f"raised {fault_of(error)}"
+            return (ClassifierAnswer(error=VoteError.RAISED),) * len(requests), f"raised {fault_of(error)}"
         invalid = any(answer.error for answer in result)
         return result, "invalid scores" if invalid else ""
 

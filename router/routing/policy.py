@@ -1,33 +1,35 @@
-"""What votes come to: rules, which are pure functions of votes and candidates, and which of them is in force.
+"""What votes come to: rules, which are pure functions of votes and candidates.
 
-Votes count in the order in which classifiers are asked, cheap ones first.
+Votes count in the order in which classifiers are asked, cheap ones first. `varied` gives the rule of a
+router variant, for experiments.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
 import math
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 from router.calibration.model import (
+    AdapterChoice,
+    Axes,
+    Axis,
     Calibration,
-    Choice,
     Opinion,
-    binding_of,
+    axis_of,
     choose,
-    differences,
     log_odds,
     logistic,
-    newcomers,
 )
-from router.classifiers.axes import Axes, Axis, axes_of, axis_of
-from router.classifiers.contract import Classifier
-from router.classifiers.isolation import fault_of
-from router.classifiers.registration import UNABLE, Registration
 from router.types import AdapterProfile, Reason, Vote
+
+if TYPE_CHECKING:
+    from router.types import RouterVariant
 
 log = logging.getLogger(__name__)
 WEIGHTS = Path(__file__).with_name("weights.json")  # by which votes are pooled without a calibration
@@ -37,26 +39,6 @@ STRICT = 0.9  # confidence that is needed where a calibration does not fit what 
 FITTED = "fitted"
 PROVISIONAL = "provisional"
 FEW = 64  # adapters that every classifier learns where no calibration says which
-
-
-class Rule(Protocol):
-    """How votes are weighed."""
-
-    def asks(self, classifier: str) -> bool:
-        """Whether that classifier's vote counts."""
-        ...
-
-    def settled(self, votes: Sequence[Vote], candidates: Collection[str]) -> bool:
-        """Whether no further vote can change the conclusion."""
-        ...
-
-    def conclude(self, votes: Sequence[Vote], candidates: Collection[str]) -> Conclusion:
-        """Where the request goes; the same for all votes as for those up to the one that settles it."""
-        ...
-
-    def leaning(self, votes: Sequence[Vote], candidates: Collection[str]) -> Leaning:
-        """What votes that decide nothing lean to."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +71,7 @@ class Leaning:
 
 
 @dataclass(frozen=True, slots=True)
-class Policy:
+class PlainRule:
     """The rule without a calibration.
 
     The `learners` learned from the same few examples. Their votes are pooled by the built-in `weights`, which
@@ -101,7 +83,7 @@ class Policy:
 
     A classifier that learned nothing (a rule that somebody wrote) decides alone where it is sure, and so does
     the only learner. A vote is sure if its best candidate, after the policy of axes
-    (router/classifiers/axes.py), has at least `threshold` confidence, more than 0, and leads the second by
+    (router/calibration/model.py), has at least `threshold` confidence, more than 0, and leads the second by
     `margin` (the one that yields to it does not count). Confidences and margin lie in [0, 1].
 
     The `voices` are asked only for texts in another language than the examples, before the others. Where one
@@ -126,7 +108,7 @@ class Policy:
     voices: frozenset[str] = frozenset()
     weights: Calibration | None = None
 
-    def asks(self, classifier: str) -> bool:
+    def counts(self, classifier: str) -> bool:
         """Whether that classifier's vote counts."""
         return classifier not in self.idle
 
@@ -137,7 +119,7 @@ class Policy:
     def conclude(self, votes: Sequence[Vote], candidates: Collection[str]) -> Conclusion:
         """What the first votes decide that can; else abstention with the best guess, or fallback where no
         classifier could be asked."""
-        votes = [vote for vote in votes if self.asks(vote.classifier)]
+        votes = [vote for vote in votes if self.counts(vote.classifier)]
         best = Conclusion("", Reason.ABSTAINED, threshold=self.threshold)
         for count, vote in enumerate(votes, 1):
             if self.broken(vote):
@@ -157,7 +139,7 @@ class Policy:
         if (voice := self.voice(votes)) is not None:
             votes = [voice]
         elif self.weights is not None:
-            pooled = [v for v in votes if v.classifier in self.weights.scalers and self.asks(v.classifier)]
+            pooled = [v for v in votes if v.classifier in self.weights.scalers and self.counts(v.classifier)]
             if pooled:
                 opinion = self.weights.opinion(pooled, self.kinds)
                 chosen, _ = self._opinion(pooled, self.weights, candidates)
@@ -233,7 +215,7 @@ class Policy:
 
     def _opinion(
         self, votes: Sequence[Vote], weights: Calibration, candidates: Collection[str]
-    ) -> tuple[Choice | None, float]:
+    ) -> tuple[AdapterChoice | None, float]:
         """The best candidate by the weights, and how strange the request is, in [0, 1]."""
         opinion = weights.opinion(votes, self.kinds)
         among = [name for name in self.kinds if name in candidates]
@@ -272,7 +254,7 @@ class Policy:
 
 
 @dataclass(frozen=True, slots=True)
-class Calibrated:
+class CalibratedRule:
     """The rule of a calibration (router/calibration: how it is fitted and proven), for the adapters of
     `kinds`, which it knows.
 
@@ -292,7 +274,7 @@ class Calibrated:
     """
 
     calibration: Calibration
-    plain: Policy
+    plain: PlainRule
     differences: tuple[str, ...] = ()
     strict: float = STRICT
     kinds: Mapping[str, Axis] | None = None  # those of `plain` where there are no newcomers
@@ -300,10 +282,10 @@ class Calibrated:
     scaling: frozenset[str] = frozenset()
     comparing: frozenset[str] = frozenset()  # of the scaling ones
 
-    def asks(self, classifier: str) -> bool:
+    def counts(self, classifier: str) -> bool:
         """Whether that classifier's vote counts."""
         if classifier in self.plain.voices:
-            return self.plain.asks(classifier)
+            return self.plain.counts(classifier)
         if classifier in self.scaling:
             return bool(self.newcomers)
         return classifier not in self.calibration.left_out
@@ -325,9 +307,9 @@ class Calibrated:
         if self.plain.voice(votes) is not None:
             return self.plain.conclude(votes, candidates)
         votes = self._without_voices(votes)
-        heard = [vote for vote in votes if self.asks(vote.classifier)]
-        panel = [vote for vote in heard if vote.classifier not in self.scaling]
-        for count, vote in enumerate(heard, 1):
+        counting = [vote for vote in votes if self.counts(vote.classifier)]
+        panel = [vote for vote in counting if vote.classifier not in self.scaling]
+        for count, vote in enumerate(counting, 1):
             if self.plain.broken(vote):
                 return Conclusion(
                     "",
@@ -336,9 +318,9 @@ class Calibrated:
                     threshold=self._needed(panel),
                     incomplete=True,
                 )
-            if count < len(heard) and self._open(heard[:count], candidates):
+            if count < len(counting) and self._open(counting[:count], candidates):
                 continue
-            if (sure := self._decided(heard[:count], candidates)) is not None:
+            if (sure := self._decided(counting[:count], candidates)) is not None:
                 return sure
         if all(vote.error for vote in panel):
             return Conclusion("", Reason.FALLBACK, threshold=self._needed(panel), incomplete=bool(panel))
@@ -348,7 +330,7 @@ class Calibrated:
         """Of the last stage that these votes reach."""
         if self.plain.voice(votes) is not None:
             return self.plain.leaning(votes, candidates)
-        panel = [v for v in votes if v.classifier in self.calibration.scalers and self.asks(v.classifier)]
+        panel = [v for v in votes if v.classifier in self.calibration.scalers and self.counts(v.classifier)]
         if not panel:
             return Leaning()
         opinion, chosen = self._opinion(panel, candidates)
@@ -366,10 +348,10 @@ class Calibrated:
         return not self.newcomers.isdisjoint(candidates)
 
     def _decided(self, votes: Sequence[Vote], candidates: Collection[str]) -> Conclusion | None:
-        """What these votes come to, once all have been heard that speak for newcomers."""
+        """What these votes come to, once all have voted that speak for newcomers."""
         if (found := self._newcomer(votes, candidates)) is not None:
             return replace(found, provisional=True)
-        panel = [v for v in votes if v.classifier not in self.scaling and self.asks(v.classifier)]
+        panel = [v for v in votes if v.classifier not in self.scaling and self.counts(v.classifier)]
         first = 1 if len(panel) < len(votes) else len(panel)  # earlier ones were not asked while it was open
         for count in range(max(first, 1), len(panel) + 1):
             sure = self._sure(panel[:count], candidates)
@@ -408,19 +390,21 @@ class Calibrated:
         doubtful = self.differences or _incomplete(votes)
         return max(self.calibration.threshold, self.strict) if doubtful else self.calibration.threshold
 
-    def _opinion(self, votes: Sequence[Vote], candidates: Collection[str]) -> tuple[Opinion, Choice | None]:
+    def _opinion(
+        self, votes: Sequence[Vote], candidates: Collection[str]
+    ) -> tuple[Opinion, AdapterChoice | None]:
         kinds = self.plain.kinds if self.kinds is None else self.kinds
         opinion = self.calibration.opinion(votes, kinds)
         among = [name for name in kinds if name in candidates]
         return opinion, choose(opinion, self.plain.axes, kinds, among)
 
-    def _sure(self, heard: Sequence[Vote], candidates: Collection[str]) -> Conclusion | None:
+    def _sure(self, votes: Sequence[Vote], candidates: Collection[str]) -> Conclusion | None:
         """What the last of these decides, knowing those before."""
-        last, of = heard[-1], self.calibration
+        last, of = votes[-1], self.calibration
         if last.classifier not in of.scalers:
-            return replace(self.plain, threshold=self._needed(heard)).sure(last, candidates)
-        opinion, chosen = self._opinion(heard, candidates)
-        place, needed = of.stage_of(heard), self._needed(heard)
+            return replace(self.plain, threshold=self._needed(votes)).sure(last, candidates)
+        opinion, chosen = self._opinion(votes, candidates)
+        place, needed = of.stage_of(votes), self._needed(votes)
         least = needed if place == len(of.stages) - 1 else max(needed, of.stages[place].stop)
         if chosen is None or chosen.confidence < least or opinion.novelty > of.novelty_limit:
             return None
@@ -459,154 +443,87 @@ class Kinds(Mapping[str, Axis]):
         return len(self._profiles)
 
 
-class RuleInForce:
-    """Keeps the rule of `now` in step with classifiers and adapters; says when a calibration stops to fit.
+def varied(rule: PlainRule | CalibratedRule, variant: RouterVariant | None) -> Rule:
+    """`rule` as the variant has it; what the variant leaves open stays.
 
-    `strict` is the confidence that is needed while it does not; `base` names the base that is served. Without
-    `multilingual` classifiers for other languages are not asked.
+    A calibration was proven for its own axes and classifiers: with others the strict threshold is needed, as
+    with any set that it does not fit, unless the variant says the threshold itself.
     """
-
-    def __init__(
-        self,
-        policy: Policy,
-        calibration: Calibration | None = None,
-        *,
-        base: str = "",
-        strict: float = STRICT,
-        multilingual: bool = True,
-    ) -> None:
-        self._policy, self._calibration = policy, calibration
-        self._base, self._strict, self._multilingual = base, strict, multilingual
-        self._registrations: Sequence[Registration] | None = None
-        self._profiles: Sequence[AdapterProfile] | None = None
-        self.now: Policy | Calibrated = policy
-        self.status = ""  # of the calibration: empty without one, `fitted`, or what does not fit
-
-    def classifiers_are(self, registrations: Sequence[Registration]) -> None:
-        """These are asked now."""
-        self._registrations = registrations
-        required = frozenset(r.name for r in registrations if r.required)
-        self._policy = replace(self._policy, required=required)
-        self._tell_learners()
-        self.compare()
-
-    def adapters_are(self, profiles: Sequence[AdapterProfile]) -> None:
-        """These are routed to now."""
-        self._profiles = profiles
-        self._policy = replace(self._policy, kinds=Kinds(profiles))
-        self._tell_learners()
-        self.compare()
-
-    def _tell_learners(self) -> None:
-        """Which classifiers learn from examples what the policy weighs. Up to FEW adapters those that scale
-        are idle: they learn them too, and err more often. Beyond, the others learn none."""
-        registrations, few = self._registrations or (), len(self._profiles or ()) <= FEW
-        voices = frozenset(r.name for r in registrations if r.classifier.foreign)
-        comparing = frozenset(r.name for r in registrations if r.classifier.compares)
-        learning = [
-            r
-            for r in registrations
-            if type(r.classifier).fit is not Classifier.fit and r.name not in voices | comparing
-        ]
-        scaling = frozenset(r.name for r in learning if r.classifier.scales)
-        others = frozenset(r.name for r in learning) - scaling
-        learners, idle = (others, scaling) if few and others else (scaling, frozenset[str]())
-        idle |= comparing if self._multilingual else comparing | voices
-        self._policy = replace(self._policy, learners=learners, idle=idle, voices=voices)
-
-    def taught(self, profiles: Sequence[AdapterProfile]) -> tuple[AdapterProfile, ...]:
-        """What classifiers learn of these adapters, by the calibration in force."""
-        return taught_by(self._calibration, profiles)
-
-    def calibration_is(self, calibration: Calibration | None) -> None:
-        """This one is in force now; None: none is."""
-        self._calibration = calibration
-        self.compare()
-
-    def unfit(self, other: Calibration | None) -> tuple[str, ...]:
-        """Why `other` would fit worse than the calibration in force: what it was made for and is not here.
-        Empty where it may replace the one in force."""
-        if other is None or self._registrations is None or self._profiles is None:
-            return ()
-        of = self._calibration
-        if of is not None and self._differences(of):
-            return ()
-        return self._differences(other)
-
-    def compare(self) -> None:
-        """Compare again, once both are known; a change is logged once."""
-        of = self._calibration
-        if of is None:
-            self.now, self.status = self._policy, ""
-            return
-        if self._registrations is None or self._profiles is None:
-            self.now = self._policy
-            return
-        panel = self._weighed(of)
-        scaling = [r for r in self._registrations if r.classifier.scales and r not in panel]
-        core = of.known(self._profiles)
-        found = self._differences(of)
-        self.now = Calibrated(
-            of,
-            self._policy,
-            found,
-            self._strict,
-            axes_of(core),
-            newcomers(of.binding, self._profiles),
-            frozenset(r.name for r in scaling),
-            frozenset(r.name for r in scaling if r.classifier.compares),
-        )
-        status = f"stale: {'; '.join(found)}" if found else FITTED
-        if status != self.status:
-            self.status = status
-            self._tell(found)
-
-    def _weighed(self, of: Calibration) -> list[Registration]:
-        """The classifiers here that a calibration weighs or could have weighed."""
-        there = [r for r in self._registrations or () if not r.classifier.foreign]
-        return [r for r in there if not r.classifier.scales or r.name in of.scalers]
-
-    def _differences(self, of: Calibration) -> tuple[str, ...]:
-        """What is not as the calibration was made for."""
-        asked = {r.name: fingerprint(r) for r in self._weighed(of) if r.name not in of.left_out}
-        found = differences(of.binding, binding_of(of.known(self._profiles or ()), asked, self._base))
-        if self._policy.axes != of.axes:
-            found = (*found, "task_first or domain_first is set otherwise")
-        return (*found, *self._unable(of))
-
-    def _unable(self, of: Calibration) -> Iterator[str]:
-        """Classifiers that it weighs and that cannot work with this base's engine."""
-        for registration in self._registrations or ():
-            health = registration.health
-            if health.state == UNABLE and registration.name in of.binding.classifiers:
-                yield f"classifier {registration.name} cannot be asked: {health.fit_error}"
-
-    def _tell(self, found: Sequence[str]) -> None:
-        if found:
-            log.warning(
-                "the calibration is for another set (%s): %.2f confidence is needed until `lora-router route "
-                "calibrate` was run again",
-                "; ".join(found),
-                self._strict,
-            )
-        else:
-            log.info("the calibration fits the adapters and classifiers that are here")
+    if variant is None:
+        return rule
+    changed = _policy(rule, variant) if isinstance(rule, PlainRule) else _calibrated(rule, variant)
+    return (
+        changed if variant.classifiers is None else SomeClassifiers(changed, frozenset(variant.classifiers))
+    )
 
 
-def taught_by(
-    calibration: Calibration | None, profiles: Sequence[AdapterProfile]
-) -> tuple[AdapterProfile, ...]:
-    """What classifiers learn of these adapters, save those that scale, which learn all: those that the
-    calibration knows, as it knew them; without one all, if they are few, else none."""
-    if calibration is not None:
-        return calibration.taught(profiles)
-    return tuple(profiles) if len(profiles) <= FEW else ()
+def _policy(plain: PlainRule, variant: RouterVariant) -> PlainRule:
+    task, domain = variant.task_first, variant.domain_first
+    axes = replace(
+        plain.axes,
+        task_first=plain.axes.task_first if task is None else task,
+        domain_first=plain.axes.domain_first if domain is None else domain,
+    )
+    threshold = plain.threshold if variant.threshold is None else variant.threshold
+    changed = replace(plain, axes=axes, threshold=threshold)
+    if variant.classifiers is None:
+        return changed
+    names = frozenset(variant.classifiers)
+    learners = plain.learners & names or plain.idle & names
+    return replace(changed, learners=learners, idle=plain.idle - names)
 
 
-def fingerprint(registration: Registration) -> str:
-    """Of a classifier; one that cannot say it has a fingerprint that no calibration has."""
-    try:
-        return str(registration.classifier.fingerprint())
-    except Exception as error:
-        log.warning("classifier %s has no fingerprint: %s", registration.name, fault_of(error))
-        return f"{registration.name}/none"
+def _calibrated(rule: CalibratedRule, variant: RouterVariant) -> CalibratedRule:
+    plain, differences = _policy(rule.plain, variant), list(rule.differences)
+    if plain.axes != rule.plain.axes:
+        differences.append("the router variant has other axes")
+    if variant.classifiers is not None and not set(rule.calibration.scalers) <= set(variant.classifiers):
+        differences.append("the router variant asks fewer classifiers")
+    changed = replace(rule, plain=plain, differences=tuple(differences))
+    if variant.threshold is None:
+        return changed
+    calibration = replace(rule.calibration, threshold=variant.threshold)
+    return replace(changed, calibration=calibration, strict=variant.threshold)
+
+
+@dataclass(frozen=True, slots=True)
+class SomeClassifiers:
+    """A rule by which only some classifiers count."""
+
+    rule: PlainRule | CalibratedRule
+    classifiers: frozenset[str]
+
+    def counts(self, classifier: str) -> bool:
+        """Whether that classifier's vote counts."""
+        return classifier in self.classifiers and self.rule.counts(classifier)
+
+    def settled(self, votes: Sequence[Vote], candidates: Collection[str]) -> bool:
+        """Whether no further vote can change the conclusion."""
+        return self.rule.settled(votes, candidates)
+
+    def conclude(self, votes: Sequence[Vote], candidates: Collection[str]) -> Conclusion:
+        """By the votes of these classifiers alone."""
+        return self.rule.conclude([v for v in votes if v.classifier in self.classifiers], candidates)
+
+    def leaning(self, votes: Sequence[Vote], candidates: Collection[str]) -> Leaning:
+        """Of the votes of these classifiers alone."""
+        return self.rule.leaning([v for v in votes if v.classifier in self.classifiers], candidates)
+
+
+Rule = PlainRule | CalibratedRule | SomeClassifiers
+
+
+def rule_digest(rule: Rule, fingerprints: Mapping[str, str]) -> str:
+    """sha256 over all that decides beside the adapters: configuration, calibration, and the classifiers'
+    fingerprints in the order in which they are asked.
+    """
+    inner = rule.rule if isinstance(rule, SomeClassifiers) else rule
+    plain = inner.plain if isinstance(inner, CalibratedRule) else inner
+    parts: list[object] = ["Calibrated" if isinstance(inner, CalibratedRule) else "Policy"]
+    if isinstance(plain, PlainRule):
+        parts += [plain.threshold, plain.margin, sorted(plain.required), asdict(plain.axes)]
+        parts += [sorted(plain.learners), sorted(plain.idle), plain.alone]
+    if isinstance(inner, CalibratedRule):
+        parts += [asdict(inner.calibration), inner.strict, bool(inner.differences)]
+    parts.append([[name, text] for name, text in fingerprints.items() if rule.counts(name)])
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()

@@ -9,43 +9,38 @@ import hashlib
 import re
 import secrets
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
-from router.classifiers.languages import is_foreign
-from router.classifiers.registration import Registration
+from router.classifiers.texts import is_foreign
 from router.errors import FailedPrecondition, FieldViolation, InvalidRequest, NotFound
-from router.names import BASE
-from router.ports import Catalog, RoutingState
-from router.routing.baseline import BaselineFile
+from router.names import BASE, parse_adapter
+from router.ports import Catalog
 from router.routing.catalog_view import CatalogView
 from router.routing.chain import ClassifierChain, Executors, FitProfiles, OnVote
-from router.routing.conversations import QUIET_SECONDS, Chosen, Finding, Previous, Recent, choose
-from router.routing.drift import Drift
-from router.routing.executor import BaseFor
-from router.routing.following import CalibrationFile, CalibrationFollower
-from router.routing.mixture import mixed
-from router.routing.policy import (
-    FITTED,
-    PROVISIONAL,
-    Conclusion,
-    Leaning,
-    Policy,
-    RuleInForce,
-    fingerprint,
-    taught_by,
+from router.routing.conversations import (
+    QUIET_SECONDS,
+    Classification,
+    Previous,
+    RecentByTenant,
+    TurnDecision,
+    choose,
+    routing_input,
 )
-from router.routing.reading import read
-from router.routing.state import routing_state
-from router.routing.variants import rule_digest, varied
+from router.routing.drift import BaselineFile, Drift
+from router.routing.executor import BaseFor
+from router.routing.in_force import CalibrationFile, CalibrationFollower, RuleInForce, fingerprint, taught_by
+from router.routing.policy import FITTED, PROVISIONAL, Conclusion, Leaning, PlainRule, rule_digest, varied
+from router.routing.state import RoutingState, routing_state
 from router.types import (
     AdapterInfo,
     AdapterProfile,
     Continuity,
     Decision,
+    MixturePart,
     Reason,
     Request,
     Turn,
@@ -56,7 +51,7 @@ from router.types import (
 
 if TYPE_CHECKING:
     from router.calibration.model import Calibration
-    from router.plugins import PluginStatus
+    from router.plugins import PluginHost
     from router.types import RouterVariant
 
 STALE = "stale: for another set of adapters or classifiers"  # to who may not know of all
@@ -67,38 +62,10 @@ READY_SECONDS = 30.0
 FIT_SECONDS = 30.0
 CLOSE_SECONDS = 3.0  # for fits in progress
 PICK_UP_SECONDS = 0.25
-FIELD = "routing.adapter"  # where a caller names an adapter
+FIELD, MIXTURE_FIELD = "routing.adapter", "routing.mixture"  # where a caller names adapters
 _RESOURCE = re.compile(
     r"adapters/([a-z0-9][a-z0-9._-]{0,62})(?:/versions/([0-9A-Za-z][0-9A-Za-z.+_-]{0,62}))?"
 )
-
-
-class ClassifierHost(Protocol):
-    """Finds classifiers, such as the host of plugins; all calls are made on the event loop."""
-
-    def registrations(self) -> tuple[Registration, ...]:
-        """Classifiers in the order in which they are asked; the same object while nothing changes."""
-        ...
-
-    def status(self) -> Sequence[PluginStatus]:
-        """Where they come from, and how each does."""
-        ...
-
-    def subscribe(self, changed: Callable[[], None]) -> None:
-        """`changed` is called after they changed."""
-        ...
-
-    def stale(self) -> bool:
-        """Whether there may be others by now."""
-        ...
-
-    async def pick_up(self, wait: float | None = None) -> None:
-        """Look for others; returns when they are there, or after `wait` seconds."""
-        ...
-
-    async def watch(self) -> None:
-        """Pick up changes until cancelled."""
-        ...
 
 
 class Router:
@@ -114,7 +81,7 @@ class Router:
     def __init__(
         self,
         catalog: Catalog,
-        host: ClassifierHost,
+        host: PluginHost,
         *,
         on_vote: OnVote | None = None,
         base_for: BaseFor | None = None,
@@ -125,7 +92,7 @@ class Router:
         continuity: Continuity = "adaptive",
     ) -> None:
         self._catalog, self._host, self._ready_seconds = catalog, host, ready_seconds
-        self.rule = rule or RuleInForce(Policy())
+        self.rule = rule or RuleInForce(PlainRule())
         self._executors = Executors(base_for, keep / "routing" if keep is not None else None)
         self._baselines = BaselineFile(keep, catalog.profiles, self.digest) if keep is not None else None
         self.drift = Drift(lambda: self.rule.now, self._baselines)
@@ -139,8 +106,12 @@ class Router:
         self._digested: tuple[object, object] = (None, None)  # what the digests are of
         self._digests: dict[RouterVariant | None, str] = {}
         self._continuity: Continuity = continuity
-        self._conversations: Recent[Previous] = Recent(QUIET_SECONDS)  # by the name that callers give
-        self._findings: Recent[Finding] = Recent(QUIET_SECONDS)  # on texts, by a keyed hash
+        self._conversations: RecentByTenant[Previous] = RecentByTenant(
+            QUIET_SECONDS
+        )  # by the name that callers give
+        self._findings: RecentByTenant[Classification] = RecentByTenant(
+            QUIET_SECONDS
+        )  # on texts, by a keyed hash
         self._found_by: object = None  # the rule that made the findings
         self._key = secrets.token_bytes(32)
 
@@ -151,7 +122,7 @@ class Router:
         self._host.subscribe(self._classifiers_changed)
         self.rule.adapters_are(self._catalog_view.learned)
         self._classifiers_changed()
-        await self._executors.wait_for_fits(self._ready_seconds, self.rule.now.asks, with_base=True)
+        await self._executors.wait_for_fits(self._ready_seconds, self.rule.now.counts, with_base=True)
         await self._executors.fit(self._profiles_to_fit(self._catalog_view.learned), wait=0)
         self.rule.compare()
         self._watch = asyncio.create_task(self._host.watch(), name="plugins watch")
@@ -162,12 +133,10 @@ class Router:
     def flaws(self) -> list[str]:
         """Why decisions may be worse now: classifiers that the rule in force asks and that give no votes,
         adapters that could not be learned, a calibration file that cannot be used."""
-        asked = (executor for executor in self._executors.in_order() if self.rule.now.asks(executor.name))
+        used = (executor for executor in self._executors.in_order() if self.rule.now.counts(executor.name))
         unused = self._follower.flaws if self._follower is not None else []
         return [
-            flaw
-            for flaw in (self._catalog_view.flaw, *(executor.flaw for executor in asked), *unused)
-            if flaw
+            flaw for flaw in (self._catalog_view.flaw, *(executor.flaw for executor in used), *unused) if flaw
         ]
 
     async def close(self) -> None:
@@ -209,7 +178,7 @@ class Router:
         registrations = self._host.registrations()
         self.rule.classifiers_are(registrations)
         self._executors.sync(
-            registrations, self._profiles_to_fit(self._catalog_view.learned), self.rule.now.asks
+            registrations, self._profiles_to_fit(self._catalog_view.learned), self.rule.now.counts
         )
         self.rule.compare()  # some may be unable to work here
 
@@ -225,16 +194,18 @@ class Router:
         return await self.decide(request)
 
     async def decide(
-        self, request: Request, variant: RouterVariant | None = None, heard: VotesByClassifier | None = None
+        self,
+        request: Request,
+        variant: RouterVariant | None = None,
+        known_votes: VotesByClassifier | None = None,
     ) -> Decision:
         """The decision of this router, or of a variant of it.
 
-        `heard` are votes on this very request: they are not asked for again, and new ones are added, so that
-        a second decision costs next to nothing. Raises what `route` does.
+        `known_votes` are votes on this very request. Their classifiers are not asked again, and new votes are
+        added, so that a second decision costs next to nothing. Raises what `route` does.
         """
         started = time.perf_counter()
-        await self._pick_up_classifiers()
-        decision, votes = await self._decide(request, variant, {} if heard is None else heard)
+        decision, votes = await self._decide(request, variant, {} if known_votes is None else known_votes)
         shown = tuple(seen(vote, request.visible) for vote in votes) if request.routing.explain else ()
         status = decision.calibration if request.visible.everything else unnamed(decision.calibration)
         return replace(decision, votes=shown, calibration=status, latency=time.perf_counter() - started)
@@ -248,29 +219,33 @@ class Router:
                 await self._executors.wait_for_fits(PICK_UP_SECONDS)
 
     async def _decide(
-        self, request: Request, variant: RouterVariant | None, heard: VotesByClassifier
+        self, request: Request, variant: RouterVariant | None, known_votes: VotesByClassifier
     ) -> tuple[Decision, Sequence[Vote]]:
-        said, candidates = self._caller_choice(request)
-        ask = _Ask(self, request, variant, candidates, heard)
-        if said is not None or not candidates:
-            votes = (await ask(request.text)).votes if request.routing.explain else ()
-            if said is not None:
-                return said, votes
+        own, candidates = self._caller_choice(request)
+        hints = request.routing
+        if own is not None and not hints.explain:
+            return own, ()
+        await self._pick_up_classifiers()
+        classify = TextClassifier(self, request, variant, candidates, known_votes)
+        if own is not None or not candidates:
+            votes = (await classify(request.text)).votes if hints.explain else ()
+            if own is not None:
+                return own, votes
             none = self._decision(Conclusion("", Reason.ABSTAINED), None)
             return replace(none, note=self._catalog.why_none(request.visible)), votes
-        mode, hints = request.routing.continuity or self._continuity, request.routing
+        mode = hints.continuity or self._continuity
         remembered = None
         if hints.conversation and not hints.fresh and mode != "none":
             remembered = self._conversations.get(request.tenant, hints.conversation)
             if remembered is not None and remembered.conclusion.adapter not in (*candidates, ""):
                 remembered = None
-        chosen = await choose(read(request), ask, mode, remembered, hints.fresh)
-        return self._of_turn(chosen, request.visible), chosen.finding.votes
+        chosen = await choose(routing_input(request), classify, mode, remembered, hints.fresh)
+        return self._of_turn(chosen, request.visible), chosen.classification.votes
 
-    def _of_turn(self, chosen: Chosen, visible: Visible) -> Decision:
+    def _of_turn(self, chosen: TurnDecision, visible: Visible) -> Decision:
         """The decision on a turn of a conversation."""
         decision = self._carried_out(chosen.conclusion, visible)
-        lost, status = chosen.finding.lost, decision.calibration
+        lost, status = chosen.classification.lost, decision.calibration
         if status == FITTED and lost and chosen.conclusion.incomplete:
             status = LOST + ", ".join(f"{one.classifier} ({one.reason})" for one in lost)
         elif status == FITTED and chosen.conclusion.foreign:
@@ -291,7 +266,7 @@ class Router:
 
         `own`: this router decided, and no arm's. Such decisions are counted for drift.
         """
-        if own:
+        if own and decision.reason not in (Reason.EXPLICIT, Reason.HINT):
             self.drift.observe(request, decision)
         hints = request.routing
         if not hints.conversation or (hints.continuity or self._continuity) == "none" or decision.mixture:
@@ -314,10 +289,10 @@ class Router:
             adapter = self._catalog.resolve(*parse_routed_adapter(hints.adapter), visible)
             return self._decision(Conclusion(adapter.ref.name, Reason.EXPLICIT, 1.0), adapter), frozenset()
         if hints.mixture:
-            alone, parts = mixed(self._catalog, hints.mixture, visible)
+            alone, parts = resolve_mixture(self._catalog, hints.mixture, visible)
             name = alone.ref.name if alone is not None else ""
-            said = self._decision(Conclusion(name, Reason.EXPLICIT, 1.0), alone)
-            return replace(said, mixture=parts), frozenset()
+            decision = self._decision(Conclusion(name, Reason.EXPLICIT, 1.0), alone)
+            return replace(decision, mixture=parts), frozenset()
         left = self._catalog_view.candidates(hints, visible)
         if (hints.domain or hints.task) and len(left) == 1:
             adapter = self._catalog.resolve(next(iter(left)), "", visible)
@@ -356,7 +331,7 @@ class Router:
         return self._digests[variant]
 
 
-class _Ask:
+class TextClassifier:
     """Asks the classifiers about texts of one request."""
 
     def __init__(
@@ -365,29 +340,29 @@ class _Ask:
         request: Request,
         variant: RouterVariant | None,
         candidates: frozenset[str],
-        heard: VotesByClassifier,
+        known_votes: VotesByClassifier,
     ) -> None:
-        self._router, self._request, self._heard = router, request, heard
+        self._router, self._request, self._known_votes = router, request, known_votes
         self._variant, self._candidates = variant, candidates
         self._rule = varied(router.rule.now, variant)
 
-    async def __call__(self, text: str, again: bool = False) -> Finding:
-        """As `conversations.Ask` has it."""
+    async def __call__(self, text: str, again: bool = False) -> Classification:
+        """As `conversations.Classify` has it."""
         router, request, rule, candidates = self._router, self._request, self._rule, self._candidates
         key = self._key(text)
-        if again and (known := router._findings.get(request.tenant, key)) is not None:
-            return known
-        asked = request
+        if again and (found := router._findings.get(request.tenant, key)) is not None:
+            return found
+        shown = request
         if text != request.text:
-            asked = replace(request, turns=(Turn("user", text),), raw_prompt=None)
-        heard, labels = self._heard.setdefault(text, {}), router._catalog_view.labels
+            shown = replace(request, turns=(Turn("user", text),), raw_prompt=None)
+        known, labels = self._known_votes.setdefault(text, {}), router._catalog_view.labels
         if request.routing.explain and not again:
-            votes = await router._chain.everyone(asked, labels, rule, heard)
+            votes = await router._chain.everyone(shown, labels, rule, known)
         else:
-            votes = await router._chain.until_settled(asked, labels, candidates, rule, heard)
+            votes = await router._chain.until_settled(shown, labels, candidates, rule, known)
         conclusion = rule.conclude(votes, candidates)
         leaning = Leaning() if conclusion.adapter else rule.leaning(votes, candidates)
-        found = Finding(conclusion, leaning, votes, router._chain.lost(votes, candidates, rule))
+        found = Classification(conclusion, leaning, votes, router._chain.lost(votes, candidates, rule))
         if not any(vote.error for vote in votes):
             router._findings.put(request.tenant, key, replace(found, votes=()))
         return found
@@ -403,6 +378,27 @@ class _Ask:
             self._variant,
             self._candidates,
         )
+
+
+def resolve_mixture(
+    catalog: Catalog, named: Sequence[tuple[str, float]], visible: Visible
+) -> tuple[AdapterInfo | None, tuple[MixturePart, ...]]:
+    """The parts, a version each; or the adapter itself where it is the only one and weighs 1.
+
+    Raises what `Catalog.resolve` does, and InvalidRequest where two names are of one version.
+    """
+    found: list[AdapterInfo] = []
+    for number, (name, _) in enumerate(named):
+        field = f"{MIXTURE_FIELD}[{number}].adapter"
+        info = catalog.resolve(*parse_adapter(name, field), visible)
+        if any(info.ref == other.ref for other in found):
+            text = f"{info.ref} is in the mixture already: name a version once, with all its weight"
+            raise InvalidRequest([FieldViolation(field, text)])
+        found.append(info)
+    weights = [weight for _, weight in named]
+    if weights == [1.0]:
+        return found[0], ()
+    return None, tuple(MixturePart(info.ref, weight) for info, weight in zip(found, weights, strict=True))
 
 
 def seen(vote: Vote, visible: Visible) -> Vote:

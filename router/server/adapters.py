@@ -1,4 +1,4 @@
-"""AdapterService: the registry over gRPC; and pages of a list, for other services too."""
+"""AdapterService: the registry over gRPC, its messages, and pages of a list, for other services too."""
 
 from __future__ import annotations
 
@@ -10,14 +10,16 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import aclosing
 from itertools import islice
+from pathlib import PurePath
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, cast
 
 from router.errors import AdapterNotFound, FieldViolation, Findings, InvalidRequest
 from router.names import parse_adapter, parse_version
 from router.ports import AdapterRegistry, Force
 from router.server.call import Call
-from router.server.convert import adapter_message, event_message, plugin_message
-from router.types import AdapterInfo, AdapterRef
+from router.server.inference import timestamp
+from router.server.status import redacted
+from router.types import AdapterEvent, AdapterEventKind, AdapterInfo, AdapterRef, AdapterState, Override
 from router.v1 import adapters_pb2 as pb
 from router.v1.adapters_pb2_grpc import AdapterServiceServicer
 
@@ -129,6 +131,110 @@ class AdapterService(AdapterServiceServicer):
             return self._registry.etag(ref)
         except AdapterNotFound:  # removed since; the event still tells of it
             return ""
+
+
+# -- Messages: adapters, their lifecycle events, and plugins.
+
+STATES = {
+    AdapterState.DISCOVERED: pb.Adapter.STATE_DISCOVERED,
+    AdapterState.LOADING: pb.Adapter.STATE_LOADING,
+    AdapterState.READY: pb.Adapter.STATE_READY,
+    AdapterState.OFFLOADED: pb.Adapter.STATE_OFFLOADED,
+    AdapterState.QUARANTINED: pb.Adapter.STATE_QUARANTINED,
+}
+KINDS = {
+    AdapterEventKind.ADDED: pb.WatchAdaptersResponse.KIND_ADDED,
+    AdapterEventKind.CHANGED: pb.WatchAdaptersResponse.KIND_CHANGED,
+    AdapterEventKind.REMOVED: pb.WatchAdaptersResponse.KIND_REMOVED,
+}
+
+
+def adapter_message(info: AdapterInfo, etag: str) -> pb.Adapter:
+    """One adapter version."""
+    return pb.Adapter(
+        name=info.ref.resource,
+        version=info.ref.version,
+        digest=info.digest,
+        domain=info.domain,
+        task=info.task,
+        description=info.description,
+        base_model=info.base_model,
+        rank=info.rank,
+        target_modules=info.target_modules,
+        invocation_tokens=info.invocation_tokens,
+        size_bytes=info.size_bytes,
+        state=STATES[info.state],
+        default=info.default,
+        pinned=info.pinned,
+        leases=info.leases,
+        last_used=None if info.last_used is None else timestamp(info.last_used),
+        error=redacted(info.error, files=True),
+        notes=[redacted(note, files=True) for note in info.notes],
+        etag=etag,
+        routable=info.routable,
+        routing=redacted(info.routing, files=True),
+        gate=redacted(info.gate, files=True),
+        gate_advice=redacted(info.gate_advice, files=True),
+        override=None if info.override is None else _override(info.override),
+        carried=info.carried,
+    )
+
+
+def _override(override: Override) -> pb.Adapter.Override:
+    return pb.Adapter.Override(
+        by=override.by,
+        time=timestamp(override.time),
+        reason=override.reason,
+        finding=redacted(override.finding, files=True),
+        weights_sha256=override.weights_sha256,
+    )
+
+
+def plugin_message(plugin: PluginStatus, everything: bool) -> pb.Plugin:
+    """One plugin. Faults of classifiers and judges may quote adapters: only for who may see `everything`."""
+
+    def shown(problem: str) -> str:
+        return redacted(problem, files=True, faults=True) if everything else ""
+
+    return pb.Plugin(
+        name=plugin.name,
+        source=plugin.source,
+        file=PurePath(plugin.path).name,
+        version=plugin.version,
+        digest=plugin.digest,
+        enabled=plugin.enabled,
+        error=redacted(plugin.error, files=True, faults=everything),
+        warnings=[redacted(warning, files=True) for warning in plugin.warnings],
+        package=plugin.package,
+        carried=plugin.carried,
+        hooks=plugin.hooks,
+        classifiers=[
+            pb.Plugin.Classifier(
+                name=one.name,
+                priority=one.priority,
+                timeout_ms=one.timeout_ms,
+                state=one.state,
+                breaker=one.breaker,
+                requests=one.requests,
+                errors=one.errors,
+                problem=shown(one.fit_error or one.last_error),
+            )
+            for one in plugin.classifiers
+        ],
+        judges=[
+            pb.Plugin.Judge(
+                name=one.name, timeout_ms=one.timeout_ms, breaker=one.breaker, problem=shown(one.last_error)
+            )
+            for one in plugin.judges
+        ],
+    )
+
+
+def event_message(event: AdapterEvent, etag: str) -> pb.WatchAdaptersResponse:
+    """One lifecycle event."""
+    return pb.WatchAdaptersResponse(
+        kind=KINDS[event.kind], adapter=adapter_message(event.adapter, etag), time=timestamp(event.time)
+    )
 
 
 # -- Pages of a list by an opaque token that is bound to the filters it was made with.

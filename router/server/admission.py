@@ -1,9 +1,10 @@
 """Admission: which requests the server takes, and which it refuses at once.
 
-Three bounds: the requests in flight, by place, tenant and deadline; the calls whose body is awaited; the
-memory of bodies. Every refusal has the error reason QUEUE_FULL and the status UNAVAILABLE, except for a body
-that does not come within `body_seconds`: BODY_INCOMPLETE and DEADLINE_EXCEEDED. The error's metadata name the
-bound, and `lora_router_shed_total` counts it.
+First the phase: a server that loads or drains takes no request (`PhaseGate`). Then bounds: the requests in
+flight, by place, tenant and deadline; the calls whose body is awaited; the memory of bodies; the calls that
+have no end of their own. Every refusal by a bound has the error reason QUEUE_FULL and the status UNAVAILABLE,
+except for a body that does not come within `body_seconds`: BODY_INCOMPLETE and DEADLINE_EXCEEDED. The error's
+metadata name the bound, and `lora_router_shed_total` counts it.
 
 | `bound` | refused when |
 |---|---|
@@ -26,8 +27,9 @@ from collections import Counter, defaultdict, deque
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from dataclasses import dataclass
+from enum import Enum, auto
 
-from router.errors import Overloaded
+from router.errors import Draining, NotLoaded, Overloaded
 from router.server.call import Call, caller_of
 from router.types import Request
 
@@ -50,6 +52,9 @@ DEVIATIONS = 2.0  # above the mean, of the likely time
 ENDING_SECONDS = 0.1  # before its deadline gRPC may end a request that is late
 SAMPLES = 256  # answers of a queue that the likely time is made of
 FEWEST = 32  # of them, before it counts
+
+MOST_WATCHES = 1000  # calls without an end of their own, in all
+WATCHES_EACH = {"connection": 100, "address": 500}
 
 Size = tuple[int, int]  # bits of the prompt's characters, and of `max_tokens`
 
@@ -79,7 +84,7 @@ class Admission:
         self._slots = {True: ReadSlots(slots, body_seconds), False: ReadSlots(READ_SLOTS, body_seconds)}
         self._held: Counter[str] = Counter()  # places by tenant
         self._generations: dict[int, Generating] = {}  # by the id of their call, in the order of arrival
-        self._forecast = Forecast(clock)
+        self._forecast = WaitForecast(clock)
 
     def resize(self, limit: int, running: int) -> None:
         """`limit` places from now on, `running` of them rows; a request that holds a place keeps it."""
@@ -196,7 +201,7 @@ class Generating:
     wait: float = 0.0  # the least wait for a row, then; 0 if a row was free
 
 
-class Forecast:
+class WaitForecast:
     """When a request would be answered, as far as that is known before.
 
     For a burst this is a lower bound: the least wait, and the quickest answer of the request's size, or of
@@ -474,3 +479,66 @@ class ReadSlots:
         ready = self._waiting.pop(slot)
         if not ready.done():
             ready.set_exception(Overloaded(NO_SLOT, bound="turns"))
+
+
+# -- The phase of the server, and the calls that only a drain ends.
+
+
+class ServerPhase(Enum):
+    """Where the server is in its life."""
+
+    LOADING = auto()
+    SERVING = auto()
+    DRAINING = auto()
+
+
+class PhaseGate:
+    """The phase, and the watches that a drain ends. Lives on one event loop."""
+
+    def __init__(self) -> None:
+        self.phase = ServerPhase.LOADING
+        self.ending = asyncio.Event()  # set when a drain begins
+        self._watches: dict[asyncio.Timeout, bool] = {}  # whether a drain ends it
+        self._watched: Counter[str] = Counter()  # by connection, and by address
+
+    def gate(self) -> None:
+        """Raise NotLoaded or Draining unless the server is serving."""
+        if self.phase is ServerPhase.LOADING:
+            raise NotLoaded("the base model is still loading")
+        if self.phase is ServerPhase.DRAINING:
+            raise Draining("the server is stopping")
+
+    @asynccontextmanager
+    async def watching(self, peer: str, cut: bool = True) -> AsyncIterator[None]:
+        """A call with no end of its own: a drain ends it with Draining, or, without `cut`, leaves that to it.
+
+        Raises Overloaded where too many are open, in all or from where this one comes.
+        """
+        timeout, whose = asyncio.timeout(None), {"connection": peer, "address": caller_of(peer)}
+        for what, most in WATCHES_EACH.items():
+            if self._watched[whose[what]] >= most:
+                raise Overloaded(f"{most} calls without an end are open on this {what}", bound="watches")
+        if len(self._watches) >= MOST_WATCHES:
+            raise Overloaded(f"{MOST_WATCHES} calls without an end are open", bound="watches")
+        self._watched.update(whose.values())
+        try:
+            async with timeout:
+                self._watches[timeout] = cut
+                yield
+        except TimeoutError:
+            if not timeout.expired():
+                raise
+            raise Draining("the server is stopping") from None
+        finally:
+            self._watches.pop(timeout, None)
+            self._watched -= Counter(whose.values())
+
+    def drain(self) -> None:
+        """Refuse new calls and end the watches; what was admitted goes on."""
+        if self.phase is ServerPhase.DRAINING:
+            return
+        self.phase = ServerPhase.DRAINING
+        self.ending.set()
+        for watch, cut in tuple(self._watches.items()):
+            if cut:
+                watch.reschedule(0)

@@ -9,35 +9,32 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from router.access.access import Access
-from router.access.audit import Audit
+from router.access.audit import Audit, RecentAudit
 from router.access.quotas import Quotas
-from router.access.recent import Recent
 from router.config import Settings
-from router.corrections.keeper import Corrections
+from router.corrections.recorder import Corrections
 from router.engine.base import Engine
 from router.errors import NO_EXPERIMENTS
 from router.plugins import Hooks, PluginHost
-from router.ports import AdapterRegistry, RequestRouter, ServedExperiments
+from router.ports import AdapterRegistry, Experiments
 from router.registry.state import state_dir
-from router.server.admission import Admission
+from router.server.admission import Admission, PhaseGate, ServerPhase
 from router.server.bodies import Bodies
 from router.server.call import CURRENT, Endpoint
-from router.server.ending import Ending, signals
-from router.server.following import Following
-from router.server.health import Health
+from router.server.health import ServerHealth
 from router.server.inference import InferenceService
-from router.server.interceptors import Interceptors
-from router.server.lifecycle import Lifecycle, Phase, in_daemon_thread
-from router.server.metrics import Metrics
+from router.server.interceptors import Interceptors, Sending
+from router.server.lifecycle import Ending, Following, in_daemon_thread, signals
+from router.server.listen import Transports
+from router.server.metrics import ServerMetrics
 from router.server.pipeline import Pipeline
-from router.server.plugins import PluginsCollector
-from router.server.sending import Sending
+from router.server.registration import PluginsCollector
 from router.server.tls import Tls
-from router.server.transports import Transports
 from router.types import Vote
 
 if TYPE_CHECKING:
-    from router.server.tracing import Tracing
+    from router.routing.router import Router
+    from router.server.call import Tracing
 
 log = logging.getLogger(__name__)
 ENGINE_SECONDS = 2.0  # for a step to end at shutdown
@@ -59,7 +56,7 @@ class ServerApp:
         settings: Settings,
         engine: Engine,
         registry: AdapterRegistry,
-        router: RequestRouter,
+        router: Router,
         startup: Callable[[], Awaitable[None]] | None = None,
         on_ready: Callable[[], None] | None = None,
         hooks: Hooks | None = None,
@@ -68,12 +65,12 @@ class ServerApp:
         self.hooks = hooks if hooks is not None else Hooks(PluginHost([]))
         self.plugins, self.state_dir = self.hooks.host, state_dir(settings.adapter_folders)
         self._startup, self._on_ready = startup or partial(in_daemon_thread, engine.start), on_ready
-        self.experiments: ServedExperiments | None = None
+        self.experiments: Experiments | None = None
         self.no_experiments = NO_EXPERIMENTS  # why there are none
         self.corrections: Corrections | None = None
         self.tracing: Tracing | None = None
-        self.recent: Recent | None = None
-        self.tls, self.quotas, self.lifecycle = Tls.of(settings), Quotas(), Lifecycle()
+        self.recent: RecentAudit | None = None
+        self.tls, self.quotas, self.lifecycle = Tls.of(settings), Quotas(), PhaseGate()
         self.access: Access  # from `start` on, as `interceptors`
         self.interceptors: Interceptors  # around every call
         self.audit = Audit(settings.audit) if settings.audit is not None else None
@@ -86,9 +83,9 @@ class ServerApp:
         )
         self._bodies = Bodies(self.admission.memory, settings.body_seconds)
         self._sending = Sending(lambda: self.admission.pressed)
-        self.metrics = Metrics()
+        self.metrics = ServerMetrics()
         self.metrics.registry.register(PluginsCollector(self.hooks))
-        self.health = Health(self.lifecycle, engine.status, settings.stall_seconds, self._flaws)
+        self.health = ServerHealth(self.lifecycle, engine.status, settings.stall_seconds, self._flaws)
         self.pipeline = Pipeline(settings, engine, registry, router, hooks=self.hooks)
         self.inference = InferenceService(settings, self.pipeline, registry)
         self.background = Following()
@@ -154,7 +151,7 @@ class ServerApp:
         await self._startup()
         await self.hooks.reach("on_loaded")
         await self.hooks.look()  # what was wrong while it loaded may be past
-        self.lifecycle.phase = Phase.SERVING
+        self.lifecycle.phase = ServerPhase.SERVING
         self.background.spawn(self.health.follow())  # a server that cannot judge itself ends
         self.follow("states of adapters", lambda: self.metrics.follow_adapters(self.registry.watch()))
         await self.health.update()
@@ -197,7 +194,7 @@ class ServerApp:
         log.info("stopped")
 
     async def _drain(self, transports: Transports) -> None:
-        serving = self.lifecycle.phase is Phase.SERVING
+        serving = self.lifecycle.phase is ServerPhase.SERVING
         await self.health.drain()
         if serving:
             log.info("draining", extra={"fields": {"running": self.admission.in_flight}})

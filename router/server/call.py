@@ -10,24 +10,85 @@ import asyncio
 import math
 import re
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 from urllib.parse import unquote
 
-from router.access.access import Credentials
-from router.access.answers import new_response_id
+from router.access.access import Credentials, new_response_id
 from router.access.clients import ANYONE, Client
-from router.access.quotas import Meter
+from router.access.quotas import UsageMeter
+from router.errors import RouterError
 from router.ports import Exposed
-from router.server.mixtures import header_of
 from router.server.policy import Policy
-from router.server.tracing import Metadata, Phases, Trace
-from router.types import Decision, Request, Usage, Vote
+from router.types import Decision, MixturePart, Request, Usage, Vote
 
 _REQUEST_ID = re.compile(r"[!-~]{1,128}")
 REQUEST_ID_KEY = "x-request-id"
+ROUTE, LEASE, ENCODE = "route", "lease", "encode"  # names of phases
+Metadata = Iterable[tuple[str, str | bytes]]
+
+
+@dataclass(frozen=True, slots=True)
+class CallPhase:
+    """A part of a call, in `time.monotonic()` seconds; `failed` is the reason for which it was its last."""
+
+    name: str
+    began: float
+    ended: float
+    failed: str = ""
+
+
+class CallPhases:
+    """When the parts of one call were, until the engine has it; what comes then tells its `Usage`."""
+
+    __slots__ = ("first_token", "seen", "submitted", "tokens")
+
+    def __init__(self) -> None:
+        self.seen: list[CallPhase] = []
+        self.submitted = 0.0  # to the engine; 0 before that
+        self.first_token = 0.0  # when it came; 0 before that
+        self.tokens = 0  # that came so far
+
+    @contextmanager
+    def during(self, name: str) -> Iterator[None]:
+        """The block is that part."""
+        began, failed = time.monotonic(), ""
+        try:
+            yield
+        except BaseException as error:
+            failed = reason_of(error)
+            raise
+        finally:
+            self.seen.append(CallPhase(name, began, time.monotonic(), failed))
+
+    def came(self, tokens: int) -> None:
+        """So many tokens of the answer."""
+        self.first_token = self.first_token or time.monotonic()
+        self.tokens += tokens
+
+
+def reason_of(error: BaseException) -> str:
+    """What an error is called in a trace."""
+    if isinstance(error, RouterError):
+        return error.reason
+    return "CANCELLED" if isinstance(error, asyncio.CancelledError) else type(error).__name__
+
+
+@dataclass(frozen=True, slots=True)
+class Trace:
+    """The span of a call that is recorded. Ids are as in `traceparent`; `origin` is the tracer's own."""
+
+    trace_id: str
+    span_id: str
+    origin: Any = None
+
+    @property
+    def exemplar(self) -> dict[str, str]:
+        """What a measurement points to."""
+        return {"trace_id": self.trace_id, "span_id": self.span_id}
 
 
 @dataclass(slots=True, eq=False)
@@ -56,11 +117,11 @@ class Call:
     finish: str = ""
     resource: str = ""  # what an administrative call is about
     labels: Mapping[str, str] = field(default_factory=dict)
-    meter: Meter | None = None  # of a client with quotas
+    meter: UsageMeter | None = None  # of a client with quotas
     prompt: str = ""  # only where the operator asked for prompts in the log
     request: Request | None = None  # of an inference method, once it is valid
     trace: Trace | None = None  # where it is recorded
-    phases: Phases = field(default_factory=Phases)
+    phases: CallPhases = field(default_factory=CallPhases)
     votes: list[Vote] = field(default_factory=list)  # of the classifiers that were asked
     exposures: list[Exposed] = field(default_factory=list)
     on_request: Callable[[Call], None] = field(default=lambda _: None)  # called when `request` is known
@@ -112,7 +173,7 @@ class Call:
         headers: tuple[tuple[str, str], ...] = ((REQUEST_ID_KEY, self.request_id),)
         if self.decision is not None:
             adapter, mixture = self.decision.adapter, self.decision.mixture
-            headers += (("x-router-adapter", adapter.resource if adapter else header_of(mixture)),)
+            headers += (("x-router-adapter", adapter.resource if adapter else mixture_header(mixture)),)
         return headers
 
     @property
@@ -164,7 +225,7 @@ class Endpoint:
     operation: str = ""
 
 
-class Answered(Exception):
+class AnsweredByLibrary(Exception):
     """The servicer of a library has ended its call itself, with an error."""
 
 
@@ -198,3 +259,38 @@ def caller_of(peer: str) -> str:
     """
     kind, _, address = unquote(peer).partition(":")
     return address.rpartition(":")[0].strip("[]") if kind in ("ipv4", "ipv6") else peer
+
+
+def mixture_header(parts: Sequence[MixturePart]) -> str:
+    """For `x-router-adapter`: the parts' resource names, each with its weight."""
+    return ", ".join(f"{part.ref.resource};weight={part.weight:g}" for part in parts)
+
+
+# -- Tracing: spans are made of a call when it has ended, so that nothing of tracing stands in its way.
+
+
+class Tracing(Protocol):
+    """Makes traces. Both are called on the event loop, must return at once and not raise."""
+
+    endpoint: str  # where they go, for operators
+
+    def begin(self, metadata: Metadata) -> Trace | None:
+        """The trace of a call that came with these headers; None for one that is not recorded."""
+        ...
+
+    def ended(self, call: Call, code: str, reason: str) -> None:
+        """A call that has a trace has ended, with that status and, after an error, for that reason."""
+        ...
+
+
+class NoTracing:
+    """Records nothing."""
+
+    endpoint = ""
+
+    def begin(self, metadata: Metadata) -> Trace | None:
+        """None."""
+        return None
+
+    def ended(self, call: Call, code: str, reason: str) -> None:
+        """Not called."""

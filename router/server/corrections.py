@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
-from prometheus_client.core import CounterMetricFamily, Metric
-from prometheus_client.registry import Collector
-
-from router.access.quotas import Meter
-from router.corrections.keeper import CorrectionRequest, Corrections
-from router.corrections.model import MAX_TEXT
+from router.access.quotas import UsageMeter
+from router.corrections.recorder import CorrectionRequest, Corrections
+from router.corrections.store import MAX_TEXT
 from router.errors import FailedPrecondition, Findings, NotSaved, Overloaded
 from router.names import BASE, split_adapter
 from router.ports import AdapterRegistry
@@ -50,7 +45,7 @@ async def record_correction(
 
 
 async def _kept(
-    corrections: Corrections, request: CorrectionRequest, call: Call, meter: Meter | None
+    corrections: Corrections, request: CorrectionRequest, call: Call, meter: UsageMeter | None
 ) -> Keeping:
     """What is not stored after all costs the caller's day nothing."""
     try:
@@ -80,18 +75,3 @@ def correction_of(
     if name == BASE:
         return CorrectionRequest(message.response_id, "", message.text)
     return CorrectionRequest(message.response_id, registry.get(name, "", visible).ref.name, message.text)
-
-
-class CorrectionsCollector(Collector):
-    """How many were kept, for a scraper."""
-
-    def __init__(self, corrections: Corrections) -> None:
-        self._corrections = corrections
-
-    def collect(self) -> Iterator[Metric]:
-        """As it is now."""
-        text = "Corrections by what was kept, and whether another should have answered."
-        found = CounterMetricFamily("lora_router_corrections", text, labels=("kept", "wrong"))
-        for (kept, wrong), count in tuple(self._corrections.kept.items()):
-            found.add_metric((kept, "yes" if wrong else "no"), count)
-        yield found

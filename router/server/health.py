@@ -1,5 +1,7 @@
 """Whether the server lives and whether it is ready, from one judgement, by grpc.health.v1 and by HTTP.
 
+The routes of `metrics_listen` are these probes and the page of metrics.
+
 SERVING and ready: the base is loaded, the step loop makes progress, and no drain has begun. Alive: event loop
 and step loop make progress, whatever the server is doing; one that is not is mended by a new process only.
 """
@@ -7,21 +9,32 @@ and step loop make progress, whatever the server is doing; one that is not is me
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from functools import partial
+from typing import Any, TypeAlias
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1.health import aio
+from starlette.applications import Starlette
 
+from router.access.hosts import Hosts
+from router.config import Settings
 from router.engine.base import EngineStatus
+from router.server.admission import PhaseGate, ServerPhase
+from router.server.call import Call, Endpoint
 from router.server.grpc_adapter import GrpcServer
-from router.server.lifecycle import Lifecycle, Phase
-from router.server.policy import ROWS
+from router.server.http import HttpCall, Reply, Route, Serves, application
+from router.server.metrics import OPENMETRICS, ServerMetrics
+from router.server.policy import PROBE, ROWS, Policy
 
 log = logging.getLogger(__name__)
+Page: TypeAlias = tuple[bytes, str]
+PAGES: Mapping[str, Policy] = {"GET /metrics": PROBE, "GET /healthz": PROBE, "GET /readyz": PROBE}
+CLOSE = {"connection": "close"}
 NAMES = (
     "",
     "router.v1.InferenceService",
@@ -31,7 +44,7 @@ NAMES = (
 )
 
 
-class Health:
+class ServerHealth:
     """The health servicer, and the judgement of the engine that it reports.
 
     `flaws` are things that are wrong and hold up no request here.
@@ -39,7 +52,7 @@ class Health:
 
     def __init__(
         self,
-        lifecycle: Lifecycle,
+        lifecycle: PhaseGate,
         status: Callable[[], EngineStatus],
         stall_seconds: float,
         flaws: Callable[[], Sequence[str]] = tuple,
@@ -82,7 +95,7 @@ class Health:
 
     async def update(self) -> None:
         """Look at the engine now."""
-        if self._lifecycle.phase is not Phase.SERVING:
+        if self._lifecycle.phase is not ServerPhase.SERVING:
             return
         problem = self._problem(self._status(), time.monotonic())
         if problem and self._serving:
@@ -125,9 +138,9 @@ class Health:
         return self._report(self._unready())
 
     @property
-    def phase(self) -> Phase:
+    def phase(self) -> ServerPhase:
         """Where the server is in its life."""
-        return Phase.DRAINING if self._draining else self._lifecycle.phase
+        return ServerPhase.DRAINING if self._draining else self._lifecycle.phase
 
     @property
     def degraded(self) -> list[str]:
@@ -142,9 +155,9 @@ class Health:
 
     def _unready(self) -> list[str]:
         problems = self._engine_problems()
-        if self._lifecycle.phase is Phase.LOADING:
+        if self._lifecycle.phase is ServerPhase.LOADING:
             problems.insert(0, "the base model is still loading")
-        if self._draining or self._lifecycle.phase is Phase.DRAINING:
+        if self._draining or self._lifecycle.phase is ServerPhase.DRAINING:
             problems.insert(0, "the server is stopping")
         return problems
 
@@ -180,3 +193,65 @@ class Health:
             if self._said.get(name) is not state:
                 self._said[name] = state
                 await self._servicer.set(name, kinds.SERVING if state else kinds.NOT_SERVING)
+
+
+# -- The routes of `metrics_listen`.
+
+
+class Unguarded:
+    """Answers every call, for a process that knows no callers."""
+
+    async def serve(self, endpoint: Endpoint, call: Call) -> None:
+        """Answer one call, which has no body."""
+        await call.reply(call.encode(await endpoint.answer(None, call)))
+
+
+class MetricsPages:
+    """The page of metrics. One that is being made is for all callers that ask for it meanwhile."""
+
+    def __init__(self, metrics: ServerMetrics, look: Callable[[], None]) -> None:
+        """`look` brings the metrics up to date, on the event loop."""
+        self._metrics, self._look = metrics, look
+        self._making: dict[bool, asyncio.Future[Page]] = {}
+
+    async def answer(self, _: Any, call: HttpCall) -> Reply:
+        """As text, or as OpenMetrics for a caller that accepts it."""
+        accepted = (
+            part.partition(";")[0].strip().lower() for part in ",".join(call.sent_as("accept")).split(",")
+        )
+        exemplars = OPENMETRICS in accepted
+        making = self._making.get(exemplars)
+        if making is None:
+            self._look()
+            page: Callable[[], Awaitable[Page]] = (
+                self._metrics.page_with_exemplars if exemplars else self._metrics.page
+            )
+            making = self._making[exemplars] = asyncio.ensure_future(page())
+            making.add_done_callback(lambda _: self._making.pop(exemplars))
+        body, content_type = await asyncio.shield(making)  # a caller that leaves takes it from nobody
+        return Reply(body, content_type, headers=CLOSE)
+
+
+async def probe(report: Callable[[], dict[str, Any]], _: Any, call: HttpCall) -> Reply:
+    """200, or 503 with the reasons; a probe reads the status alone."""
+    found = report()
+    status = 503 if found["reasons"] else 200
+    return Reply(json.dumps(found).encode() + b"\n", status=status, headers=CLOSE)
+
+
+def probes(
+    interceptors: Serves,
+    settings: Settings,
+    address: str,
+    metrics: ServerMetrics,
+    health: ServerHealth,
+    look: Callable[[], None],
+) -> Starlette:
+    """The application; at a loopback address it answers under names of this machine only."""
+    routes = (
+        Route("GET", "/metrics", MetricsPages(metrics, look).answer),
+        Route("GET", "/healthz", partial(probe, health.healthz)),
+        Route("GET", "/readyz", partial(probe, health.readyz)),
+    )
+    hosts = Hosts(address, tls=False, hosts=settings.console_hosts)
+    return application(interceptors, routes, PAGES, hosts=hosts if hosts.local else None)

@@ -21,8 +21,8 @@ from starlette.routing import Route as StarletteRoute
 from router.access.access import Credentials
 from router.access.hosts import Hosts
 from router.errors import InvalidRequest, QuotaExceeded, Unavailable, WrongContentType
+from router.server.bodies import Decoder, json_decoder
 from router.server.call import REQUEST_ID_KEY, Call, Endpoint, request_id_of
-from router.server.decoding import Decoder, json_decoder
 from router.server.policy import Policy, check_rows
 from router.server.status import code_of, http_status, message_of, reason_of, shown
 from router.types import Decision

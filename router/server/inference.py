@@ -1,24 +1,65 @@
-"""InferenceService: proto in, pipeline, proto out; a slow reader gets fewer, longer messages."""
+"""InferenceService: a message in, the pipeline, a message out; a slow reader gets fewer, longer messages.
+
+Every bad field of a request is named in one InvalidRequest.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+import math
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import aclosing, suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Literal
+
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.timestamp_pb2 import Timestamp
 
 from router.config import Settings
 from router.engine.base import Delta, Finished, batches
-from router.errors import DeadlineExceeded, EngineFailed, RouterError, Unavailable
+from router.engine.constrained.source import check_size
+from router.errors import (
+    DeadlineExceeded,
+    EngineFailed,
+    Findings,
+    RouterError,
+    Unavailable,
+)
+from router.judging import REFERENCE
+from router.names import ADAPTER_FORM, BASE, adapter_rule, split_adapter
 from router.ports import AdapterRegistry
-from router.server import convert
 from router.server.call import Call
-from router.server.convert import Limits, generate_request, route_request
 from router.server.corrections import record_correction
 from router.server.pipeline import Pipeline
-from router.types import FinishReason, Request, TokenLogprob
+from router.server.status import redacted
+from router.types import (
+    MAX_LABELS,
+    MAX_MESSAGES,
+    MAX_MIXTURE_PARTS,
+    MAX_MIXTURE_WEIGHT,
+    MAX_STOP_BYTES,
+    MAX_STOPS,
+    SAMPLING_RANGES,
+    Constraint,
+    Continuity,
+    Decision,
+    FinishReason,
+    MixturePart,
+    Reason,
+    Request,
+    Role,
+    RoutingHints,
+    Sampling,
+    TokenLogprob,
+    Turn,
+    Usage,
+    Vote,
+)
 from router.v1 import inference_pb2 as pb
 from router.v1.inference_pb2_grpc import InferenceServiceServicer
+
+if TYPE_CHECKING:
+    pass
 
 ALL = 1 << 31  # events: more than any answer has
 
@@ -32,7 +73,7 @@ class InferenceService(InferenceServiceServicer):
         pipeline: Pipeline,
         registry: AdapterRegistry,
     ) -> None:
-        self._limits = Limits(settings.max_prompt_bytes, settings.max_tokens_limit)
+        self._limits = RequestLimits(settings.max_prompt_bytes, settings.max_tokens_limit)
         self._every, self._log_prompts = settings.stream_interval, settings.log_prompts
         self._pipeline, self._registry = pipeline, registry
 
@@ -62,10 +103,10 @@ class InferenceService(InferenceServiceServicer):
         return pb.GenerateResponse(
             response_id=call.response_id,
             text="".join(texts),
-            finish_reason=convert.FINISH_REASONS[end.reason],
-            usage=convert.usage_message(end.usage),
-            decision=convert.decision_message(decision, asked.routing.explain),
-            logprobs=convert.logprob_messages(logprobs),
+            finish_reason=FINISH_REASONS[end.reason],
+            usage=usage_message(end.usage),
+            decision=decision_message(decision, asked.routing.explain),
+            logprobs=logprob_messages(logprobs),
         )
 
     async def StreamGenerate(self, request: pb.StreamGenerateRequest, call: Call) -> None:
@@ -82,23 +123,23 @@ class InferenceService(InferenceServiceServicer):
         asked = self._asked(generate_request(request, call.response_id, self._limits), call)
         async with self._pipeline.answer(asked, call) as (decision, generation):
             await call.begin()
-            await write(convert.started_message(call.response_id, decision, asked.routing.explain))
+            await write(started_message(call.response_id, decision, asked.routing.explain))
             async with aclosing(batches(generation, self._every)) as each:
                 async for batch in each:
                     delta, end = joined(batch)
                     if delta is not None:
                         counted(delta, call)
-                        await write(convert.delta_message(delta))
+                        await write(delta_message(delta))
                     if end is not None:
                         completed(end, call)
-                        await write(convert.finished_message(end.reason, end.usage))
+                        await write(finished_message(end.reason, end.usage))
 
     async def Route(self, request: pb.RouteRequest, call: Call) -> pb.RouteResponse:
         """The decision alone, explained."""
         asked = self._asked(route_request(request, call.response_id, self._limits), call)
         asked = replace(asked, routing=replace(asked.routing, explain=True))
         decision = await self._pipeline.decide(asked, call)
-        return pb.RouteResponse(decision=convert.decision_message(decision, explain=True))
+        return pb.RouteResponse(decision=decision_message(decision, explain=True))
 
     async def CountTokens(self, request: pb.CountTokensRequest, call: Call) -> pb.CountTokensResponse:
         """The length of the prompt under the adapter it would get."""
@@ -107,7 +148,7 @@ class InferenceService(InferenceServiceServicer):
             return pb.CountTokensResponse(
                 prompt_tokens=len(prepared.tokens),
                 context_length=self._pipeline.context_length,
-                decision=convert.decision_message(prepared.decision, asked.routing.explain),
+                decision=decision_message(prepared.decision, asked.routing.explain),
             )
 
     async def RecordCorrection(
@@ -162,3 +203,345 @@ def joined(batch: Sequence[Delta | Finished]) -> tuple[Delta | None, Finished | 
     text = "".join(delta.text for delta in deltas)
     logprobs = tuple(entry for delta in deltas for entry in delta.logprobs)
     return Delta(text, sum(delta.tokens for delta in deltas), logprobs), end
+
+
+# What a request may have at most, beside what the settings say.
+MAX_LABEL_BYTES, MAX_REFERENCE_BYTES, MAX_HINT_BYTES, MAX_UNIT_BYTES = 64, 4096, 64, 256
+ROLES: Mapping[int, Role] = {
+    pb.ROLE_SYSTEM: "system",
+    pb.ROLE_USER: "user",
+    pb.ROLE_ASSISTANT: "assistant",
+}
+
+CONTINUITY: Mapping[int, Continuity | Literal[""]] = {
+    pb.CONTINUITY_UNSPECIFIED: "",
+    pb.CONTINUITY_ADAPTIVE: "adaptive",
+    pb.CONTINUITY_STICKY: "sticky",
+    pb.CONTINUITY_NONE: "none",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class RequestLimits:
+    """What the settings let a request have at most."""
+
+    max_prompt_bytes: int
+    max_tokens: int
+
+
+def generate_request(
+    message: pb.GenerateRequest | pb.StreamGenerateRequest, response_id: str, limits: RequestLimits
+) -> Request:
+    """A request for an answer, which will have that id."""
+    found = Findings()
+    request = _input(message.input, response_id, limits, found)
+    request = replace(
+        request,
+        sampling=sampling_of(message.sampling, limits.max_tokens, found),
+        routing=_hints(message.routing, found),
+        labels=_labels(message.labels, found),
+    )
+    found.check()
+    return request
+
+
+def route_request(
+    message: pb.RouteRequest | pb.CountTokensRequest, response_id: str, limits: RequestLimits
+) -> Request:
+    """A request for a decision or a count."""
+    found = Findings()
+    request = replace(
+        _input(message.input, response_id, limits, found), routing=_hints(message.routing, found)
+    )
+    found.check()
+    return request
+
+
+def _input(message: pb.Input, response_id: str, limits: RequestLimits, found: Findings) -> Request:
+    kind = message.WhichOneof("input")
+    if kind is None:
+        found.add("input", "one of text, chat and raw_prompt must be set")
+        return Request(response_id)
+    if kind == "chat":
+        return Request(response_id, turns=_turns(message.chat, limits, found))
+    text: str = getattr(message, kind)
+    if not text.strip():
+        found.add(f"input.{kind}", "must not be empty")
+    found.text(f"input.{kind}", text, limits.max_prompt_bytes)
+    if kind == "raw_prompt":
+        return Request(response_id, raw_prompt=text)
+    return Request(response_id, turns=(Turn("user", text),))
+
+
+def _turns(chat: pb.Chat, limits: RequestLimits, found: Findings) -> tuple[Turn, ...]:
+    count = len(chat.messages)
+    if not 1 <= count <= MAX_MESSAGES:
+        found.add("input.chat.messages", f"must have 1 to {MAX_MESSAGES} entries, got {count}")
+        return ()
+    turns = tuple(_turn(message, i, found) for i, message in enumerate(chat.messages))
+    if turns[-1].role != "user":
+        found.add(f"input.chat.messages[{count - 1}].role", "the last message must be the user's")
+    if sum(len(turn.text.encode()) for turn in turns) > limits.max_prompt_bytes:
+        found.add(
+            "input.chat.messages", f"must have at most {limits.max_prompt_bytes} bytes of text together"
+        )
+    return turns
+
+
+def _turn(message: pb.ChatMessage, index: int, found: Findings) -> Turn:
+    field = f"input.chat.messages[{index}]"
+    role = ROLES.get(message.role)
+    if role is None:
+        found.add(f"{field}.role", "must be ROLE_SYSTEM, ROLE_USER or ROLE_ASSISTANT")
+    if role == "system" and index > 0:
+        found.add(f"{field}.role", "ROLE_SYSTEM is allowed only for the first message")
+    if not message.text.strip():
+        found.add(f"{field}.text", "must not be empty")
+    return Turn(role or "user", message.text)
+
+
+def _hints(message: pb.Routing, found: Findings) -> RoutingHints:
+    if message.adapter not in ("", BASE) and split_adapter(message.adapter) is None:
+        found.add("routing.adapter", adapter_rule(message.adapter))
+    return RoutingHints(
+        adapter=message.adapter,
+        domain=found.text("routing.domain", message.domain, MAX_HINT_BYTES),
+        task=found.text("routing.task", message.task, MAX_HINT_BYTES),
+        unit=found.text("routing.unit", message.unit, MAX_UNIT_BYTES),
+        explain=message.explain,
+        mixture=mixture_of(message, found),
+        conversation=found.text("routing.conversation", message.conversation, MAX_UNIT_BYTES),
+        continuity=_continuity(message.continuity, found),
+        fresh=message.fresh,
+    )
+
+
+def _continuity(value: pb.Continuity, found: Findings) -> Continuity | Literal[""]:
+    known = CONTINUITY.get(value)
+    if known is None:
+        found.add("routing.continuity", "must be CONTINUITY_ADAPTIVE, CONTINUITY_STICKY or CONTINUITY_NONE")
+    return known or ""
+
+
+def _labels(labels: Mapping[str, str], found: Findings) -> dict[str, str]:
+    if len(labels) > MAX_LABELS:
+        found.add("labels", f"must have at most {MAX_LABELS} entries, got {len(labels)}")
+        return {}
+    for key, value in labels.items():
+        found.text("labels", key, MAX_LABEL_BYTES)
+        most = MAX_REFERENCE_BYTES if key == REFERENCE else MAX_LABEL_BYTES
+        found.text(f"labels[{key[:MAX_LABEL_BYTES]}]", value, most)
+        if not key:
+            found.add("labels", "keys must not be empty")
+    return dict(labels)
+
+
+# -- Sampling: each field that was said is checked against the range in the proto's comments.
+
+
+def sampling_of(message: pb.Sampling, max_tokens_limit: int, found: Findings) -> Sampling:
+    """What the caller said; a field that was not said stays None, an explicit 0 stays 0."""
+    said: dict[str, float | int] = {}
+    for field, allowed in SAMPLING_RANGES.items():
+        if not message.HasField(field):
+            continue
+        if field in ("max_tokens", "min_tokens"):
+            allowed = replace(allowed, high=max_tokens_limit)
+        said[field] = value = getattr(message, field)
+        if not math.isfinite(value):
+            found.add(f"sampling.{field}", "must be a finite number")
+        elif value not in allowed:
+            found.add(f"sampling.{field}", f"must be in {allowed}, got {value:g}")
+    if "max_tokens" in said and said.get("min_tokens", 0) > said["max_tokens"] >= 1:
+        found.add("sampling.min_tokens", "must not be more than max_tokens")
+    stop, constraint = _stops(message.stop, found), constraint_of(message, found)
+    return Sampling(stop=stop, constraint=constraint, **said)  # type: ignore[arg-type]  # the proto fixes int or float for each
+
+
+def constraint_of(message: pb.Sampling, found: Findings) -> Constraint | None:
+    """What the answer must look like; what is wrong inside is found when the engine compiles it."""
+    kind = message.WhichOneof("constraint")
+    if kind is None:
+        return None
+    if kind == "unconstrained":
+        return Constraint(kind) if message.unconstrained else None
+    if kind == "choices":
+        made = Constraint(kind, choices=tuple(message.choices.values))
+    else:
+        made = Constraint(kind, getattr(message, kind))
+    field = "sampling.choices.values" if kind == "choices" else f"sampling.{kind}"
+    check_size(made, field, found)
+    return made
+
+
+def _stops(stops: Iterable[str], found: Findings) -> tuple[str, ...] | None:
+    strings = tuple(stops)
+    if len(strings) > MAX_STOPS:
+        found.add("sampling.stop", f"must have at most {MAX_STOPS} entries, got {len(strings)}")
+        return None
+    for i, stop in enumerate(strings):
+        if not stop:
+            found.add(f"sampling.stop[{i}]", "must not be empty")
+        found.text(f"sampling.stop[{i}]", stop, MAX_STOP_BYTES)
+    return strings or None
+
+
+# -- Answers.
+
+REASONS = {
+    Reason.EXPLICIT: pb.DECISION_REASON_EXPLICIT,
+    Reason.HINT: pb.DECISION_REASON_HINT,
+    Reason.CLASSIFIED: pb.DECISION_REASON_CLASSIFIED,
+    Reason.ABSTAINED: pb.DECISION_REASON_ABSTAINED,
+    Reason.FALLBACK: pb.DECISION_REASON_FALLBACK,
+    Reason.UNFAMILIAR: pb.DECISION_REASON_UNFAMILIAR,
+}
+FINISH_REASONS = {
+    FinishReason.STOP: pb.FINISH_REASON_STOP,
+    FinishReason.LENGTH: pb.FINISH_REASON_LENGTH,
+}
+
+
+def delta_message(delta: Delta) -> pb.StreamGenerateResponse:
+    """Text of one step; on the path of every token, so nothing is built that is empty."""
+    message = pb.Delta(text=delta.text, tokens=delta.tokens)
+    if delta.logprobs:
+        message.logprobs.extend(logprob_messages(delta.logprobs))
+    return pb.StreamGenerateResponse(delta=message)
+
+
+def started_message(response_id: str, decision: Decision, explain: bool) -> pb.StreamGenerateResponse:
+    """The first event of a stream."""
+    started = pb.Started(response_id=response_id, decision=decision_message(decision, explain))
+    return pb.StreamGenerateResponse(started=started)
+
+
+def finished_message(reason: FinishReason, usage: Usage) -> pb.StreamGenerateResponse:
+    """The last event of a stream."""
+    finished = pb.Finished(reason=FINISH_REASONS[reason], usage=usage_message(usage))
+    return pb.StreamGenerateResponse(finished=finished)
+
+
+def decision_message(decision: Decision, explain: bool) -> pb.Decision:
+    """The decision, with the votes if `explain`."""
+    return pb.Decision(
+        adapter=decision.adapter.resource if decision.adapter else "",
+        digest=decision.digest,
+        domain=decision.domain,
+        task=decision.task,
+        confidence=decision.confidence,
+        classifier=decision.classifier,
+        reason=REASONS[decision.reason],
+        threshold=decision.threshold,
+        votes=map(_vote, decision.votes) if explain else (),
+        experiment="" if decision.secret else decision.experiment,
+        arm="" if decision.secret else decision.arm,
+        route_latency=duration(decision.latency),
+        calibration=decision.calibration,
+        note=decision.note,
+        continuity=decision.continuity,
+        previous=f"adapters/{decision.previous}"
+        if decision.previous not in ("", BASE)
+        else decision.previous,
+        mixture=mixture_messages(decision.mixture),
+        votes_lost=[
+            pb.LostVote(classifier=lost.classifier, reason=lost.reason.value) for lost in decision.votes_lost
+        ],
+    )
+
+
+def _vote(vote: Vote) -> pb.Vote:
+    return pb.Vote(
+        classifier=vote.classifier,
+        scores=dict(vote.scores),
+        declined=vote.declined,
+        error=redacted(vote.error),
+        latency=duration(vote.latency),
+        evidence=vote.evidence,
+    )
+
+
+def usage_message(usage: Usage) -> pb.Usage:
+    """Tokens and times."""
+    return pb.Usage(
+        prompt_tokens=usage.prompt_tokens,
+        cached_tokens=usage.cached_tokens,
+        completion_tokens=usage.completion_tokens,
+        queue_time=duration(usage.queue_time),
+        time_to_first_token=duration(usage.time_to_first_token),
+        total_time=duration(usage.total_time),
+    )
+
+
+def logprob_messages(logprobs: Iterable[TokenLogprob]) -> list[pb.TokenLogprob]:
+    """One message a token."""
+    return [
+        pb.TokenLogprob(
+            token=entry.token,
+            token_id=entry.token_id,
+            logprob=entry.logprob,
+            top=[
+                pb.TokenLogprob.Alternative(token=token, token_id=token_id, logprob=logprob)
+                for token, token_id, logprob in entry.top
+            ],
+        )
+        for entry in logprobs
+    ]
+
+
+def timestamp(unix_seconds: float) -> Timestamp:
+    """A proto timestamp."""
+    nanos = round(unix_seconds * 1e9)
+    return Timestamp(seconds=nanos // 1_000_000_000, nanos=nanos % 1_000_000_000)
+
+
+def duration(seconds: float) -> Duration:
+    """A proto duration; negative times are 0."""
+    nanos = max(round(seconds * 1e9), 0)
+    return Duration(seconds=nanos // 1_000_000_000, nanos=nanos % 1_000_000_000)
+
+
+FIELD = "routing.mixture"
+DIGITS = 3  # of a weight after the point: so many different mixtures there are, and no more
+
+
+def mixture_of(message: pb.Routing, found: Findings) -> tuple[tuple[str, float], ...]:
+    """The names and weights of a request, each weight in thousandths; what is wrong is noted in `found`."""
+    parts = message.mixture
+    if not parts:
+        return ()
+    if message.adapter or message.domain or message.task:
+        found.add(FIELD, "names who answers: leave out adapter, domain and task")
+    if len(parts) > MAX_MIXTURE_PARTS:
+        found.add(FIELD, f"must have at most {MAX_MIXTURE_PARTS} parts, got {len(parts)}")
+        return ()
+    named = tuple((part.adapter, _weight(part, number, found)) for number, part in enumerate(parts))
+    for number, (name, _) in enumerate(named):
+        _check_name(name, f"{FIELD}[{number}].adapter", found)
+    if not any(weight for _, weight in named):
+        found.add(FIELD, "must have a weight that is not 0, to three digits after the point")
+    return named
+
+
+def _weight(part: pb.MixturePart, number: int, found: Findings) -> float:
+    field, weight = f"{FIELD}[{number}].weight", part.weight
+    if not math.isfinite(weight):
+        found.add(field, "must be a finite number")
+        return 0.0
+    if abs(weight) > MAX_MIXTURE_WEIGHT:
+        most = MAX_MIXTURE_WEIGHT
+        found.add(field, f"must be in [{-most:g}, {most:g}], got {weight:g}")
+    return round(weight, DIGITS) + 0.0  # -0.0 is 0.0
+
+
+def _check_name(name: str, field: str, found: Findings) -> None:
+    parts = split_adapter(name)
+    if name == BASE or (parts is not None and parts[0] == BASE):
+        found.add(field, "must not be the base: adapters are added to it")
+    elif parts is None:
+        found.add(field, f"must be {ADAPTER_FORM}")
+
+
+def mixture_messages(parts: Iterable[MixturePart]) -> list[pb.MixturePart]:
+    """The parts of a decision."""
+    return [pb.MixturePart(adapter=part.ref.resource, weight=part.weight) for part in parts]

@@ -9,17 +9,17 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, aclosing, asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager, contextmanager
 from typing import Any
 
 from router.access.access import Access, Credentials
-from router.access.audit import Act, Acts
-from router.access.clients import Client
+from router.access.audit import AuditedCall, AuditSink
+from router.access.clients import Client, Role
 from router.access.quotas import Quotas
-from router.access.roles import Role
 from router.config import Settings
 from router.errors import (
+    BodyIncomplete,
     DeadlineExceeded,
     InvalidRequest,
     NotFound,
@@ -29,21 +29,33 @@ from router.errors import (
     Unauthenticated,
     Unavailable,
 )
-from router.server.admission import Admission, ReadSlot
+from router.judging import REFERENCE
+from router.server.admission import Admission, PhaseGate, ReadSlot
 from router.server.bodies import Bodies
-from router.server.call import CURRENT, Answered, Call, Endpoint, caller_of, current_call
-from router.server.lifecycle import Lifecycle
-from router.server.logs import Sparse
-from router.server.metrics import Metrics
-from router.server.observing import observed
+from router.server.call import (
+    CURRENT,
+    AnsweredByLibrary,
+    Call,
+    Endpoint,
+    NoTracing,
+    Tracing,
+    caller_of,
+    current_call,
+)
+from router.server.logs import ACCESS_LOG, Sparse
+from router.server.metrics import ServerMetrics
 from router.server.policy import SMALL, Policy
-from router.server.sending import Sending
-from router.server.status import INTERNAL, code_of, withheld
-from router.server.tracing import NoTracing, Tracing
+from router.server.status import INTERNAL, code_of, http_status, withheld
 from router.v1.fleet_pb2 import ReplaceReplicasRequest, ResizeReplicasRequest
 
 log = logging.getLogger(__name__)
+access_log = logging.getLogger(ACCESS_LOG)
+LEVELS = {"INTERNAL": logging.ERROR, "DATA_LOSS": logging.ERROR, "UNAVAILABLE": logging.WARNING}
+HTTP = "http"
 REFUSALS = (Unauthenticated, PermissionDenied, QuotaExceeded)
+SEND_SECONDS = 30.0  # that the caller's windows may be full
+PRESSED_SECONDS = 2.0  # the same where others need the place
+LOOK_SECONDS = 1.0
 LINES_PER_SECOND = 50  # about calls that met a bound; of more the next line has the number
 
 
@@ -53,9 +65,9 @@ class Interceptors:
     def __init__(
         self,
         access: Access,
-        audit: Acts | None,
-        lifecycle: Lifecycle,
-        metrics: Metrics,
+        audit: AuditSink | None,
+        lifecycle: PhaseGate,
+        metrics: ServerMetrics,
         bodies: Bodies,
         sending: Sending,
         admission: Admission,
@@ -169,7 +181,7 @@ async def mapped_errors(call: Call) -> AsyncIterator[None]:
     """End the call with the status of what is raised inside."""
     try:
         yield
-    except (Answered, asyncio.CancelledError):
+    except (AnsweredByLibrary, asyncio.CancelledError):
         raise
     except Exception as error:
         _log_withheld(error, call)
@@ -190,7 +202,7 @@ def _log_withheld(error: Exception, call: Call) -> None:
 
 
 @asynccontextmanager
-async def audited(call: Call, audit: Acts) -> AsyncIterator[None]:
+async def audited(call: Call, audit: AuditSink) -> AsyncIterator[None]:
     """A line for every refusal, and for an administrative call that fails; `_answer` notes the others."""
     try:
         yield
@@ -213,10 +225,12 @@ def is_admin(call: Call) -> bool:
     return call.policy.role is Role.ADMIN and not call.policy.views
 
 
-def act_of(call: Call, code: str, reason: str = "") -> Act:
+def act_of(call: Call, code: str, reason: str = "") -> AuditedCall:
     """What the audit keeps of it."""
     method = (call.operation or call.method).removeprefix("/")
-    return Act(call.request_id, call.client.id, caller_of(call.peer), method, call.resource, code, reason)
+    return AuditedCall(
+        call.request_id, call.client.id, caller_of(call.peer), method, call.resource, code, reason
+    )
 
 
 def resource_of(message: Any) -> str:
@@ -246,3 +260,127 @@ async def deadline(call: Call, remaining: float | None, cap: float) -> AsyncIter
         if not timeout.expired():
             raise
         raise DeadlineExceeded("the deadline passed before the answer was complete") from None
+
+
+# -- What is recorded of a call when it has ended: one log line, metrics, and its trace where there is one.
+
+
+@contextmanager
+def observed(call: Call, metrics: ServerMetrics, lines: Sparse, tracing: Tracing) -> Iterator[None]:
+    """One log line, the metrics and the trace of the call, however it ends; before its status leaves the
+    server."""
+    code, reason, bound = "OK", "", ""
+    outcome = ""  # of the request, where it is another than the call's
+    try:
+        yield
+    except asyncio.CancelledError:
+        code = "DEADLINE_EXCEEDED" if call.expired else "CANCELLED"
+        raise
+    except AnsweredByLibrary:
+        code = "UNKNOWN"
+        raise
+    except Exception as error:
+        code = code_of(error)
+        reason = error.reason if isinstance(error, RouterError) else type(error).__name__
+        if isinstance(error, RouterError) and (bound := error.metadata.get("bound", "")):
+            metrics.shed.labels(bound).inc()
+        if isinstance(error, BodyIncomplete):
+            outcome = "CANCELLED"  # by its caller: no request came, and the server did not fail one
+        raise
+    finally:
+        if call.transport == HTTP and not call.status:
+            call.status = http_status(code, reason)
+        metrics.record(call, code, outcome or code)
+        if call.trace is not None:
+            tracing.ended(call, outcome or code, reason)
+        if call.policy.logged and (not bound or lines.next()):
+            fields = log_fields(call, code, reason)
+            if left_out := lines.left_out():
+                fields["left_out"] = left_out
+            access_log.log(LEVELS.get(code, logging.INFO), "request", extra={"fields": fields})
+
+
+def log_fields(call: Call, code: str, error: str) -> dict[str, Any]:
+    """What the log line of a call says; no text of prompt or answer unless the operator asked for it."""
+    line: dict[str, Any] = {**call.ids, "transport": call.transport}
+    if call.transport == HTTP:
+        verb, _, path = call.method.partition(" ")
+        line |= {"method": verb, "path": path, "status": call.status}
+    else:
+        line["method"] = call.method.rpartition("/")[2]
+    line |= {
+        "code": code,
+        "seconds": round(time.monotonic() - call.started, 6),
+    }
+    labels = {key: value for key, value in call.labels.items() if key != REFERENCE}  # a user's words
+    optional = {
+        "trace_id": call.trace.trace_id if call.trace is not None else "",
+        "client": call.client.id,
+        "tenant": call.client.tenant if call.client.tenant != call.client.id else "",
+        "error": error,
+        "finish": call.finish,
+        "prompt": call.prompt,
+        "labels": labels,
+    }
+    line.update({key: value for key, value in optional.items() if value})
+    if (decision := call.decision) is not None:
+        line["adapter"], line["version"] = decision.answered_by
+        if decision.mixture:
+            line["mixture"] = list(map(str, decision.mixture))
+        line["reason"] = decision.reason.value
+        line["confidence"] = round(decision.confidence, 4)
+        line["classifier"] = decision.classifier
+        line["route_seconds"] = round(decision.latency, 6)
+        if decision.experiment:
+            line["experiment"], line["arm"] = decision.experiment, decision.arm
+    if (usage := call.usage) is not None:
+        line["prompt_tokens"] = usage.prompt_tokens
+        line["cached_tokens"] = usage.cached_tokens
+        line["completion_tokens"] = usage.completion_tokens
+        line["queue_seconds"] = round(usage.queue_time, 6)
+        line["first_token_seconds"] = round(usage.time_to_first_token, 6)
+    return line
+
+
+# -- Answers that no client reads: a write that the transport cannot take for long ends its call.
+
+
+class Sending:
+    """The open answers of a server; `pressed` tells whether places are scarce. Lives on one event loop.
+
+    A call notes when its present write began. A timer for every write would cost more than to look at all
+    of them now and then.
+    """
+
+    def __init__(self, pressed: Callable[[], bool]) -> None:
+        self._pressed = pressed
+        self._open: set[Call] = set()
+
+    @asynccontextmanager
+    async def watched(self, call: Call) -> AsyncIterator[None]:
+        """The block answers the call. Raises DeadlineExceeded where a write takes too long."""
+        timeout = call.not_read = asyncio.timeout(None)
+        try:
+            async with timeout:
+                self._open.add(call)
+                yield
+        except TimeoutError:
+            if not timeout.expired():
+                raise
+            raise DeadlineExceeded("the answer was not read in time", bound="not_reading") from None
+        finally:
+            self._open.discard(call)
+
+    async def follow(self) -> None:
+        """End those that wait too long, again and again."""
+        while True:
+            await asyncio.sleep(LOOK_SECONDS)
+            self.look()
+
+    def look(self) -> None:
+        """End those that wait too long now."""
+        latest = time.monotonic() - (PRESSED_SECONDS if self._pressed() else SEND_SECONDS)
+        for call in self._open:
+            if 0 < call.writing_since < latest and call.not_read is not None:
+                call.writing_since = 0.0
+                call.not_read.reschedule(0)

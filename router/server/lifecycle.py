@@ -1,79 +1,88 @@
-"""Loading, serving, draining: the phase of the server, calls without an end, and work that delays no exit."""
+"""Background work of a server, which ends with it, and how the server is asked to end."""
 
 from __future__ import annotations
 
 import asyncio
+import logging
+import signal
+import sys
 import threading
-from collections import Counter
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
-from enum import Enum, auto
+import time
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
 
-from router.errors import Draining, NotLoaded, Overloaded
-from router.server.call import caller_of
+from router.reread import problem_of
 
-MOST_WATCHES = 1000  # calls without an end of their own, in all
-WATCHES_EACH = {"connection": 100, "address": 500}
-
-
-class Phase(Enum):
-    """Where the server is in its life."""
-
-    LOADING = auto()
-    SERVING = auto()
-    DRAINING = auto()
+log = logging.getLogger(__name__)
+AGAIN_SECONDS = 1.0  # from an exception to the next attempt
+SIGNALS = (signal.SIGTERM, signal.SIGINT)  # to end
+SHOWN_SECONDS = 60.0  # after the last exception, until `flaws` leaves it out
 
 
-class Lifecycle:
-    """The phase, and the watches that a drain ends. Lives on one event loop."""
+class Following:
+    """Tasks of a server, on its event loop. What is followed begins again after an exception."""
 
-    def __init__(self) -> None:
-        self.phase = Phase.LOADING
-        self.ending = asyncio.Event()  # set when a drain begins
-        self._watches: dict[asyncio.Timeout, bool] = {}  # whether a drain ends it
-        self._watched: Counter[str] = Counter()  # by connection, and by address
+    def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
+        self._now = now
+        self._failed: dict[str, tuple[float, str]] = {}  # by name: when it failed last, and why
+        self._tasks: list[asyncio.Task[None]] = []
 
-    def gate(self) -> None:
-        """Raise NotLoaded or Draining unless the server is serving."""
-        if self.phase is Phase.LOADING:
-            raise NotLoaded("the base model is still loading")
-        if self.phase is Phase.DRAINING:
-            raise Draining("the server is stopping")
+    @property
+    def flaws(self) -> list[str]:
+        """What failed in the last minute."""
+        latest = self._now() - SHOWN_SECONDS
+        return [
+            f"{name} failed and began again: {problem}"
+            for name, (when, problem) in self._failed.items()
+            if when > latest
+        ]
 
-    @asynccontextmanager
-    async def watching(self, peer: str, cut: bool = True) -> AsyncIterator[None]:
-        """A call with no end of its own: a drain ends it with Draining, or, without `cut`, leaves that to it.
+    def spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        """Run `work`; its exception is raised by `until`."""
+        self._tasks.append(asyncio.get_running_loop().create_task(work))
 
-        Raises Overloaded where too many are open, in all or from where this one comes.
+    def follow(self, name: str, work: Callable[[], Awaitable[None]]) -> None:
+        """Run `work` for as long as the server; no exception of it ends the server or goes unseen."""
+        self.spawn(self.keep(name, work))
+
+    async def keep(self, name: str, work: Callable[[], Awaitable[None]]) -> None:
+        """Run `work` until it returns or is cancelled. One second after an exception it begins again.
+
+        The same problem several times in a row is logged once, with its traceback.
         """
-        timeout, whose = asyncio.timeout(None), {"connection": peer, "address": caller_of(peer)}
-        for what, most in WATCHES_EACH.items():
-            if self._watched[whose[what]] >= most:
-                raise Overloaded(f"{most} calls without an end are open on this {what}", bound="watches")
-        if len(self._watches) >= MOST_WATCHES:
-            raise Overloaded(f"{MOST_WATCHES} calls without an end are open", bound="watches")
-        self._watched.update(whose.values())
-        try:
-            async with timeout:
-                self._watches[timeout] = cut
-                yield
-        except TimeoutError:
-            if not timeout.expired():
-                raise
-            raise Draining("the server is stopping") from None
-        finally:
-            self._watches.pop(timeout, None)
-            self._watched -= Counter(whose.values())
+        before = ""
+        while True:
+            try:
+                await work()
+                return
+            except Exception as error:
+                problem = problem_of(error)
+                if problem != before:
+                    log.error("%s failed; it begins again", name, exc_info=error)
+                before = problem
+                self._failed[name] = self._now(), problem
+            await asyncio.sleep(AGAIN_SECONDS)
 
-    def drain(self) -> None:
-        """Refuse new calls and end the watches; what was admitted goes on."""
-        if self.phase is Phase.DRAINING:
-            return
-        self.phase = Phase.DRAINING
-        self.ending.set()
-        for watch, cut in tuple(self._watches.items()):
-            if cut:
-                watch.reschedule(0)
+    async def until(self, asked: asyncio.Event) -> None:
+        """Wait for the event. Raises what a task raises before."""
+        waiting = asyncio.ensure_future(asked.wait())
+        try:
+            while not waiting.done():
+                for task in self._tasks:
+                    if task.done():
+                        task.result()
+                running = [task for task in self._tasks if not task.done()]
+                await asyncio.wait((waiting, *running), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            waiting.cancel()
+
+    async def close(self) -> None:
+        """Cancel all tasks."""
+        for task in self._tasks:
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks)
 
 
 async def in_daemon_thread(work: Callable[[], None]) -> None:
@@ -100,3 +109,43 @@ async def in_daemon_thread(work: Callable[[], None]) -> None:
 
     threading.Thread(target=run, daemon=True).start()
     await done
+
+
+class Ending:
+    """Whether the end was asked for, by a signal or a call: once to drain, again to end `at_once`."""
+
+    def __init__(self) -> None:
+        self.asked, self.at_once = asyncio.Event(), asyncio.Event()
+
+    def ask(self) -> None:
+        """Begin to end; asked again, end at once."""
+        if self.asked.is_set():
+            self.at_once.set()
+        self.asked.set()
+
+    async def pause(self, seconds: float) -> None:
+        """So long, but no longer than until the end is to be at once."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self.at_once.wait()
+
+
+@contextmanager
+def signals(stop: Callable[[], None], read_again: Callable[[], None]) -> Iterator[None]:
+    """Inside the block, SIGTERM and SIGINT call `stop`, and SIGHUP calls `read_again`; on the event loop."""
+    loop = asyncio.get_running_loop()
+
+    def hung_up() -> None:
+        """The terminal that the server was started from was closed; else files have changed."""
+        on_terminal = sys.stdin is not None and sys.stdin.isatty()
+        (stop if on_terminal else read_again)()
+
+    for number in SIGNALS:
+        loop.add_signal_handler(number, stop)
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # else it was started by nohup
+        loop.add_signal_handler(signal.SIGHUP, hung_up)
+    try:
+        yield
+    finally:
+        for number in (*SIGNALS, signal.SIGHUP):
+            loop.remove_signal_handler(number)

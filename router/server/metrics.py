@@ -43,6 +43,8 @@ from router.types import (
 if TYPE_CHECKING:
     from router.access.access import Access
     from router.access.audit import Audit
+    from router.corrections.recorder import Corrections
+    from router.routing.drift import Drift
     from router.server.tls import Tls
 
 # Upper ends of buckets
@@ -62,7 +64,7 @@ T = TypeVar("T", bound=Hashable)
 M = TypeVar("M", Counter, Histogram)
 
 
-class Metrics:
+class ServerMetrics:
     """Every metric of a server, in a registry of its own."""
 
     def __init__(self) -> None:
@@ -389,3 +391,50 @@ class Bounded(Generic[T]):
             return self._rest
         self._seen.add(value)
         return value
+
+
+class DriftCollector(Collector):
+    """Shares of routing's latest decisions. They name adapters, so they are here alone, for the operator."""
+
+    def __init__(self, drift: Drift) -> None:
+        self._drift = drift
+
+    def collect(self) -> Iterator[Metric]:
+        """As of the last look."""
+        seen = self._drift.seen
+        looked = "Latest decisions of classifiers that the shares are of."
+        yield GaugeMetricFamily("lora_router_routing_decisions", looked, seen.decisions)
+        shares = GaugeMetricFamily(
+            "lora_router_routing_share",
+            "Part of the latest decisions, by what became of them.",
+            labels=("what",),
+        )
+        for what, share in seen.shares.items():
+            shares.add_metric((what,), share)
+        expected = GaugeMetricFamily(
+            "lora_router_routing_share_expected",
+            "What the part was expected to be.",
+            labels=("what", "against"),
+        )
+        alarms = GaugeMetricFamily(
+            "lora_router_routing_drift", "1 while the part has moved from there.", labels=("what", "against")
+        )
+        for one in seen.compared:
+            expected.add_metric((one.what, one.against), one.expected)
+            alarms.add_metric((one.what, one.against), float(one.alarm))
+        yield from (shares, expected, alarms)
+
+
+class CorrectionsCollector(Collector):
+    """How many were kept, for a scraper."""
+
+    def __init__(self, corrections: Corrections) -> None:
+        self._corrections = corrections
+
+    def collect(self) -> Iterator[Metric]:
+        """As it is now."""
+        text = "Corrections by what was kept, and whether another should have answered."
+        found = CounterMetricFamily("lora_router_corrections", text, labels=("kept", "wrong"))
+        for (kept, wrong), count in tuple(self._corrections.kept.items()):
+            found.add_metric((kept, "yes" if wrong else "no"), count)
+        yield found

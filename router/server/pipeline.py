@@ -3,19 +3,33 @@ whatever happens."""
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
-from router.access.quotas import Meter
+from router.access.quotas import UsageMeter
 from router.config import Settings
-from router.corrections.keeper import Corrections
-from router.engine.base import Buffered, Delta, Engine, Finished, Generation, Job, Prompt, with_grammar
+from router.corrections.recorder import Corrections
+from router.engine.base import (
+    Buffered,
+    Delta,
+    Engine,
+    Finished,
+    Generation,
+    Job,
+    Prompt,
+    buffered,
+    with_grammar,
+)
 from router.errors import (
     DataLoss,
     DeadlineExceeded,
     Draining,
+    EngineFailed,
     FailedPrecondition,
     NotActivated,
     NotFound,
@@ -23,32 +37,28 @@ from router.errors import (
     ResourceExhausted,
     RouterError,
 )
-from router.ports import (
-    AdapterRegistry,
-    Assignment,
-    Experiments,
-    Lease,
-    RequestHooks,
-    RequestRouter,
-    Served,
-    Watcher,
-)
-from router.server.call import Call
+from router.ports import AdapterRegistry, Assignment, End, Experiments, Lease, Served, Watcher
+from router.server.call import ENCODE, LEASE, ROUTE, Call, CallPhases
 from router.server.encoding import Encoding
-from router.server.tracing import ENCODE, LEASE, ROUTE, Phases
-from router.server.watching import telling
 from router.types import (
     EVERYTHING,
     AdapterRef,
     Decision,
+    FinishReason,
     PromptTemplate,
     Reason,
     Request,
     Sampling,
     SamplingParams,
+    Usage,
     Visible,
 )
 
+if TYPE_CHECKING:
+    from router.plugins import Hooks
+    from router.routing.router import Router
+
+log = logging.getLogger(__name__)
 FAULTS = (NotFound, FailedPrecondition, DataLoss)  # of the version: gone, quarantined, damaged
 UNFIT = (ResourceExhausted, PromptTooLong, NotActivated)  # the request for this version; not for another
 REST_SECONDS = 5.0
@@ -85,10 +95,10 @@ class Pipeline:
         settings: Settings,
         engine: Engine,
         registry: AdapterRegistry,
-        router: RequestRouter,
+        router: Router,
         experiments: Experiments | None = None,
         corrections: Corrections | None = None,
-        hooks: RequestHooks | None = None,
+        hooks: Hooks | None = None,
     ) -> None:
         self._engine, self._registry, self._router = engine, registry, router
         self.experiments, self._resting = experiments, Resting()
@@ -155,7 +165,7 @@ class Pipeline:
         first event.
         """
         async with AsyncExitStack() as held:
-            taken = await self._submitted(held, request, decision, Phases(), background=True)
+            taken = await self._submitted(held, request, decision, CallPhases(), background=True)
             async for event in taken.generation:
                 yield event
 
@@ -164,7 +174,7 @@ class Pipeline:
         hooks = self._hooks
         return await hooks.rewrite(request) if hooks is not None and hooks.rewrites else request
 
-    async def _routed(self, request: Request, call: Call, counted: bool) -> Choices:
+    async def _routed(self, request: Request, call: Call, counted: bool) -> Candidates:
         """Who may answer, by routing and experiments. `counted`: an answer will be generated.
 
         Who names a mixture takes part in no experiment: no arm has asked for it.
@@ -183,16 +193,16 @@ class Pipeline:
             self._router.answered(request, decision, bool(own))
             if self._hooks is not None:
                 self._hooks.decided(request, decision)
-        return Choices(decision, assignment, self._registry, self._resting, request.visible)
+        return Candidates(decision, assignment, self._registry, self._resting, request.visible)
 
     async def _submitted(
         self,
         held: AsyncExitStack,
         request: Request,
         decision: Decision,
-        phases: Phases,
+        phases: CallPhases,
         background: bool = False,
-        meter: Meter | None = None,
+        meter: UsageMeter | None = None,
     ) -> Submitted:
         """Lease, encode, fit, compile, submit; if all works, the end of `held` frees row and lease."""
         async with AsyncExitStack() as mine:
@@ -228,7 +238,7 @@ class Pipeline:
         held: AsyncExitStack,
         request: Request,
         decision: Decision,
-        phases: Phases,
+        phases: CallPhases,
         answer: int | None = None,
     ) -> Prepared:
         """Lease and encode; the lease goes to `held` if both work.
@@ -274,7 +284,7 @@ class Pipeline:
             raise
 
     def _watchers(
-        self, request: Request, taken: Submitted, choices: Choices, call: Call
+        self, request: Request, taken: Submitted, choices: Candidates, call: Call
     ) -> Sequence[Watcher]:
         found: list[Watcher] = []
         if self._hooks is not None and (watcher := self._hooks.watcher(request, taken.decision)) is not None:
@@ -292,7 +302,7 @@ class Pipeline:
         return Draining.reason if self.draining else ""
 
 
-class Choices:
+class Candidates:
     """Decisions for one request, the best first: the arm's version, then control's, then the one routed to.
 
     So a user of an arm sees no error that a user of control would not have seen; without an arm there is one
@@ -394,3 +404,112 @@ def fit(said: Sampling, adapter: Sampling, prompt_tokens: int, context: int, mos
         raise PromptTooLong(context, prompt_tokens + least)
     max_tokens = said.max_tokens or min(max(params.max_tokens, least), most, room)
     return replace(params, max_tokens=max_tokens, min_tokens=min(params.min_tokens, max_tokens))
+
+
+# -- How an answer goes: experiments and plugins are told when it begins and how it ends.
+
+
+@contextmanager
+def telling(
+    watchers: Sequence[Watcher], generation: Generation, stopped: Callable[[], str]
+) -> Iterator[Buffered]:
+    """The generation; the watchers hear when it begins, and at the end of the block how it ended.
+
+    `stopped` names the reason for which a cancellation would not be the user's, or ''.
+    """
+    if not watchers:
+        yield buffered(generation)
+        return
+    told = Watched(generation, watchers)
+    try:
+        yield told
+    except BaseException as error:
+        told.end(error, stopped())
+        raise
+    told.end(None)
+
+
+class Watched:
+    """The `Buffered` protocol around a generation; `end` must be called once, whatever happened.
+
+    A watcher that raises is logged, and changes nothing for the user.
+    """
+
+    def __init__(self, generation: Generation, watchers: Sequence[Watcher]) -> None:
+        self._source, self._watchers = buffered(generation), watchers
+        self._submitted = time.monotonic()
+        self._first = 0.0
+        self._began = False
+        self._read: list[Delta | Finished] = []
+        self._finished: Finished | None = None
+
+    async def wait(self, least: int) -> None:
+        """As the generation does."""
+        await self._source.wait(least)
+
+    def ready(self) -> Sequence[Delta | Finished]:
+        """The same events."""
+        try:
+            found = self._source.ready()
+        except EngineFailed:
+            self._begin()  # the step that failed was its own
+            raise
+        if found:
+            self._read += found
+            if isinstance(found[0], Delta):
+                self._begin()
+            if isinstance(found[-1], Finished):
+                self._finish(found[-1])
+        return found
+
+    def cancel(self) -> None:
+        """Ask the engine to drop it."""
+        self._source.cancel()
+
+    def end(self, error: BaseException | None, stopped: str = "") -> None:
+        """Tell the watchers. A cancellation is the user's unless `stopped` names another reason."""
+        finished, failed = self._finished, ""
+        left = isinstance(error, asyncio.CancelledError) and not stopped
+        if error is not None and not left:
+            failed = stopped or (error.reason if isinstance(error, RouterError) else type(error).__name__)
+        if finished is not None and finished.reason in (FinishReason.STOP, FinishReason.LENGTH):
+            left, failed = False, ""  # all was there; what came after is not the answer's
+        whole = finished is not None and not failed
+        end = End(
+            finished.reason if finished is not None and whole else None,
+            "".join([delta.text for delta in self._deltas]),
+            finished.usage if finished is not None else self._so_far(),
+            failed,
+            left,
+        )
+        self._each(lambda watcher: watcher.ended(end))
+
+    def _begin(self) -> None:
+        if self._began:
+            return
+        self._began, self._first = True, time.monotonic()
+        self._each(lambda watcher: watcher.began())
+
+    def _finish(self, event: Finished) -> None:
+        self._finished = event
+        if event.usage.completion_tokens or event.reason in (FinishReason.STOP, FinishReason.LENGTH):
+            self._begin()  # an answer may be one token that has no text
+
+    def _each(self, tell: Callable[[Watcher], None]) -> None:
+        for watcher in self._watchers:
+            try:
+                tell(watcher)
+            except Exception:
+                log.exception("a watcher failed; the answer goes on")
+
+    @property
+    def _deltas(self) -> list[Delta]:
+        return [event for event in self._read if isinstance(event, Delta)]
+
+    def _so_far(self) -> Usage:
+        now = time.monotonic()
+        return Usage(
+            completion_tokens=sum(delta.tokens for delta in self._deltas),
+            time_to_first_token=(self._first or now) - self._submitted,
+            total_time=now - self._submitted,
+        )

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
-from router.access.roles import Role
+from router.access.clients import Role
 from router.errors import ConfigError
 
 SMALL = 64 << 10  # bytes of a body: too few to be bounded together

@@ -1,4 +1,6 @@
-"""What plugins add to a server: gRPC services, HTTP routes and authenticators.
+"""What plugins add to a server: gRPC services, HTTP routes, authenticators and metrics.
+
+A service that no plugin adds is there, too: its methods refuse, and say how to get it.
 
 The first that registers a method or route has it. All that one hook of a plugin registers is kept together,
 or not at all.
@@ -7,23 +9,37 @@ or not at all.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
+from prometheus_client.core import CounterMetricFamily, Metric
+from prometheus_client.registry import Collector
 from starlette.routing import compile_path
 
 from router.access.access import Access, Authenticator
-from router.errors import ConfigError
+from router.config import Settings
+from router.errors import NO_EXPERIMENTS, ConfigError, FailedPrecondition
 from router.server.grpc_adapter import GrpcServer, methods_of
 from router.server.http import CONSOLE, Route
 from router.server.policy import ROWS, Policy, check_rows
+from router.v1 import experiments_pb2, experiments_pb2_grpc, fleet_pb2, fleet_pb2_grpc
 
 if TYPE_CHECKING:
-    from router.plugins.runtime import Running
+    from router.plugins import Hooks
+    from router.plugins.runtime import RunningPlugin
 
 CORE = "the server itself"
 OF_PLUGINS = ("/router.v1.FleetService/", "/router.v1.ExperimentService/")  # whose rows are the server's
+NO_FLEET = (
+    "this server has one engine, in its own process: start it with `serve --replicas N` to have replicas"
+)
+PARTS = {
+    "experiments": "experiments",
+    "shared_state": "sharing",
+    "corrections": "corrections",
+}  # settings, and the built-in plugins that they are for
+T = TypeVar("T")
 _PARAMETER = re.compile(r"\{[^}]*\}")
 
 
@@ -43,7 +59,7 @@ class Registered:
 class Register:
     """The `register` of a hook of one plugin: checks at once, and keeps when the hook has returned."""
 
-    def __init__(self, registered: Registered, running: Running) -> None:
+    def __init__(self, registered: Registered, running: RunningPlugin) -> None:
         self._registered, self._running, self._plugin = registered, running, running.plugin.name
         self._keys: list[str] = []
         self._keep: list[Callable[[], object]] = []
@@ -140,3 +156,80 @@ def key_of(name: str) -> str:
     'GET /v1/models/{}'
     """
     return _PARAMETER.sub("{}", name)
+
+
+# -- Services that no plugin has added: every method refuses, and says how to get it.
+
+
+def absent(kind: type[T], service: Any, why: str) -> T:
+    """A servicer of that kind whose methods, those of the `service` descriptor, raise FailedPrecondition."""
+
+    async def refuse(self: Any, request: Any, context: Any) -> None:
+        raise FailedPrecondition(why)
+
+    methods = {method.name: refuse for method in service.methods}
+    made: T = type(f"Absent{kind.__name__}", (kind,), methods)()
+    return made
+
+
+def refuse_absent(server: GrpcServer, no_experiments: str) -> None:
+    """Add FleetService and ExperimentService, which refuse, where no plugin has added them."""
+    services = (
+        (fleet_pb2, fleet_pb2_grpc, "FleetService", NO_FLEET),
+        (experiments_pb2, experiments_pb2_grpc, "ExperimentService", no_experiments),
+    )
+    served = {method.split("/")[1] for method in server.endpoints}
+    for messages, generated, name, why in services:
+        service = messages.DESCRIPTOR.services_by_name[name]
+        if service.full_name not in served:
+            add = getattr(generated, f"add_{name}Servicer_to_server")
+            server.add_service(add, absent(getattr(generated, f"{name}Servicer"), service, why), ROWS)
+
+
+def check_parts(settings: Settings, plugins: Collection[str]) -> None:
+    """Raises ConfigError for a setting that asks for a built-in plugin whose folder was taken away."""
+    for name, plugin in PARTS.items():
+        asked = getattr(settings, name) not in ("", None, Settings.model_fields[name].default)
+        if asked and plugin not in plugins:
+            why = NO_EXPERIMENTS if plugin == "experiments" else f"there is no built-in plugin {plugin}"
+            raise ConfigError(f"{why}, and the setting `{name}` asks for it")
+
+
+# -- Metrics of plugins.
+
+
+class PluginsCollector(Collector):
+    """A plugin whose own metrics cannot be read is left out; the fault is shown as one of its hooks."""
+
+    def __init__(self, hooks: Hooks) -> None:
+        self._hooks = hooks
+
+    def describe(self) -> list[Metric]:
+        """Nothing: which metrics there are depends on the plugins."""
+        return []
+
+    def collect(self) -> Iterator[Metric]:
+        """As of now."""
+        faults = CounterMetricFamily(
+            "lora_router_plugin_faults", "Calls of a plugin's hook that failed.", labels=("plugin", "hook")
+        )
+        dropped = CounterMetricFamily(
+            "lora_router_plugin_records_dropped",
+            "Records that a plugin did not get, since too many waited.",
+            labels=("plugin",),
+        )
+        seen: set[str] = set()
+        for running in self._hooks.running():
+            if running.loaded.metrics is not None and not running.failed:
+                try:
+                    own = [one for one in running.loaded.metrics.collect() if one.name not in seen]
+                except Exception as error:
+                    running.fault("register_metrics", error)
+                else:
+                    seen.update(one.name for one in own)
+                    yield from own
+            for hook, fault in tuple(running.faults.items()):
+                faults.add_metric((running.plugin.name, hook), fault.count)
+            if running.observer is not None:
+                dropped.add_metric((running.plugin.name,), running.observer.dropped)
+        yield from (faults, dropped)

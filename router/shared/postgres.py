@@ -9,15 +9,15 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+import time
+from collections.abc import AsyncIterator, Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager, contextmanager
+from dataclasses import dataclass
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 from urllib.parse import urlsplit, urlunsplit
 
 from router.errors import ConfigError, SharedDown, install_extra
-from router.shared.patience import heard
-from router.shared.table import Beat, Row, Totals
 
 if TYPE_CHECKING:
     import psycopg
@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 SCHEMES = ("postgresql", "postgres", "postgresql+psycopg")
 EXAMPLE = "postgresql://user:password@host/database"
 CONNECT_SECONDS, ANSWER_SECONDS = 3.0, 3.0
-THERE_SECONDS = 5  # an edge that said nothing for longer is not there
+THERE_SECONDS = 5  # an edge that was silent for longer is not there
 GONE_SECONDS = 3600  # and after so long its line goes
 FORMAT = 1  # the document of revision 0
 LOCK = 0x6C6F7261_73686172  # an advisory lock: who writes
@@ -39,6 +39,48 @@ TABLES = (
     "INSERT INTO lora_router_shared (key, revision, value, edge) VALUES ('format', 0, '1', '') "
     "ON CONFLICT DO NOTHING",
 )
+
+
+Totals: TypeAlias = Mapping[str, Sequence[float]]  # by holder of a quota; see `access.quotas.Quotas.used`
+
+
+@dataclass(frozen=True, slots=True)
+class SharedDocument:
+    """A document as it is kept. Revisions are counted over all documents, so the highest is the last."""
+
+    key: str
+    revision: int
+    value: Any  # as JSON has it
+    edge: str  # whose change it was
+
+
+@dataclass(frozen=True, slots=True)
+class Beat:
+    """An edge that is there, and what clients have used at it since it started."""
+
+    edge: str
+    used: Totals
+
+
+def with_patience(
+    steps: Generator[Any, Any, Any], seconds: float, leave: Callable[[], Exception]
+) -> Generator[Any, Any, Any]:
+    """The same steps of the driver, which would wait without end for a server that sends nothing.
+
+    Raises what `leave` returns after `seconds` of silence.
+    """
+    last = time.monotonic()
+    try:
+        wanted = next(steps)
+        while True:
+            ready = yield wanted  # nothing, every tenth of a second while the server is silent
+            now = time.monotonic()
+            if not ready and now - last > seconds:
+                raise leave()
+            last = now if ready else last
+            wanted = steps.send(ready)
+    except StopIteration as done:
+        return done.value
 
 
 def parse_url(text: str) -> str:
@@ -83,26 +125,29 @@ def fetch(url: str, key: str) -> Any:
 
 
 class PostgresTable:
-    """Follows `table.Table`. Raises ConfigError for a URL that cannot work; nothing is connected yet."""
+    """Used on one event loop. Everything raises SharedDown where the database does not answer, in seconds;
+    after that `open` begins anew.
+    """
 
     def __init__(self, url: str, edge: str) -> None:
+        """Raises ConfigError for a URL that cannot work; nothing is connected yet."""
         self._url, self._edge = parse_url(url), edge
         self._conn: psycopg.AsyncConnection[Any] | None = None
-        self._ear: psycopg.AsyncConnection[Any] | None = None  # hears what others changed
+        self._listener: psycopg.AsyncConnection[Any] | None = None  # is notified of changes
         self._lock = asyncio.Lock()  # one transaction at a time
 
     async def open(self) -> None:
-        """As the protocol says."""
+        """Connect, and make what is not there. Raises ConfigError for a database of a newer version."""
         await self.close()
         with _translated():
             self._conn = await self._connected("work")
-            self._ear = await self._connected("ear")
+            self._listener = await self._connected("listener")
             async with self._writing() as conn:
                 for statement in TABLES:
                     await conn.execute(statement)
                 found = await conn.execute("SELECT value FROM lora_router_shared WHERE revision = 0")
                 (version,) = await found.fetchone() or (0,)
-            await self._ear.execute(f"LISTEN {CHANNEL}")
+            await self._listener.execute(f"LISTEN {CHANNEL}")
         if version != FORMAT:
             raise ConfigError(
                 f"shared_state is of another version of lora-router (format {version}, this one reads "
@@ -112,15 +157,17 @@ class PostgresTable:
     async def _connected(self, purpose: str) -> psycopg.AsyncConnection[Any]:
         import psycopg
 
-        class Impatient(psycopg.AsyncConnection[Any]):
+        class TimedConnection(psycopg.AsyncConnection[Any]):
             async def wait(self, gen: Any, *arguments: Any, **named: Any) -> Any:
-                return await super().wait(heard(gen, ANSWER_SECONDS, self._leave), *arguments, **named)
+                return await super().wait(
+                    with_patience(gen, ANSWER_SECONDS, self._leave), *arguments, **named
+                )
 
             def _leave(self) -> Exception:
                 self.pgconn.finish()
                 return psycopg.OperationalError(f"no answer within {ANSWER_SECONDS:g} s")
 
-        return await Impatient.connect(
+        return await TimedConnection.connect(
             self._url,
             autocommit=True,
             connect_timeout=int(CONNECT_SECONDS),
@@ -148,8 +195,8 @@ class PostgresTable:
             await conn.execute("SELECT pg_advisory_xact_lock(%s)", [LOCK])
             yield conn
 
-    async def since(self, revision: int) -> tuple[Sequence[Row], int]:
-        """As the protocol says."""
+    async def since(self, revision: int) -> tuple[Sequence[SharedDocument], int]:
+        """What has changed after that revision, in order, and the highest revision there is (0: none)."""
         async with self._using() as conn, conn.transaction():
             await conn.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
             found = await conn.execute("SELECT max(revision) FROM lora_router_shared")
@@ -158,10 +205,13 @@ class PostgresTable:
             if last != revision:
                 text = "SELECT key, revision, value, edge FROM lora_router_shared WHERE revision > %s"
                 rows = await (await conn.execute(f"{text} ORDER BY revision", [revision])).fetchall()
-        return [Row(*row) for row in rows], last or 0
+        return [SharedDocument(*row) for row in rows], last or 0
 
     async def put(self, key: str, value: Any, expected: int) -> int | None:
-        """As the protocol says."""
+        """Replace a document that has that revision (0: is not there).
+
+        Returns the new one; None, and changes nothing, where it has another.
+        """
         async with self._writing() as conn:
             found = await conn.execute("SELECT revision FROM lora_router_shared WHERE key = %s", [key])
             (present,) = await found.fetchone() or (0,)
@@ -180,7 +230,7 @@ class PostgresTable:
         return int(revision)
 
     async def seed(self, prefix: str, values: Mapping[str, Any]) -> bool:
-        """As the protocol says."""
+        """Put all of them, if there is no document yet whose key begins so."""
         async with self._writing() as conn:
             found = await conn.execute(
                 "SELECT 1 FROM lora_router_shared WHERE starts_with(key, %s)", [prefix]
@@ -192,7 +242,7 @@ class PostgresTable:
             return True
 
     async def beat(self, used: Totals) -> Sequence[Beat]:
-        """As the protocol says."""
+        """Announce this edge; returns the others that are."""
         async with self._using() as conn:
             await conn.execute(
                 "INSERT INTO lora_router_edges (edge, used) VALUES (%s, %s) "
@@ -207,16 +257,16 @@ class PostgresTable:
             return [Beat(*row) for row in await found.fetchall()]
 
     async def wait(self, seconds: float) -> None:
-        """As the protocol says."""
-        if self._ear is None:
+        """Return when some edge has changed something, or after `seconds`."""
+        if self._listener is None:
             raise SharedDown("not connected")
         with _translated():
-            async with aclosing(self._ear.notifies(timeout=seconds, stop_after=1)) as heard_of:
-                async for _ in heard_of:
+            async with aclosing(self._listener.notifies(timeout=seconds, stop_after=1)) as notified:
+                async for _ in notified:
                     return
 
     async def leave(self) -> None:
-        """As the protocol says."""
+        """Announce that this edge goes, where the database answers, and close."""
         try:
             async with self._using() as conn:
                 await conn.execute(
@@ -230,11 +280,11 @@ class PostgresTable:
             await self.close()
 
     async def close(self) -> None:
-        """As the protocol says."""
-        for conn in (self._conn, self._ear):
+        """Close the connections."""
+        for conn in (self._conn, self._listener):
             if conn is not None:
                 await conn.close()
-        self._conn = self._ear = None
+        self._conn = self._listener = None
 
 
 @contextmanager

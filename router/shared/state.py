@@ -16,7 +16,7 @@ from typing import Any
 
 from router.errors import ChangedElsewhere, ConfigError, SharedDown
 from router.reread import problem_of
-from router.shared.table import Beat, Row, Table, Totals
+from router.shared.postgres import Beat, PostgresTable, SharedDocument, Totals
 
 log = logging.getLogger(__name__)
 LOOK_SECONDS = 1.0
@@ -25,7 +25,7 @@ AWAY = "what edges share cannot be read or changed"
 
 
 @dataclass(eq=False, slots=True)
-class _Part:
+class _SharedPart:
     """Who has documents under a prefix."""
 
     prefix: str
@@ -41,14 +41,14 @@ class _Part:
 class SharedState:
     """Implements router.ports.SharedDocuments. Lives on one event loop.
 
-    `used` gives what clients have used here; `others` hears of all other edges what was used there.
+    `used` gives what clients have used here; `others` gets what was used at all other edges.
     """
 
-    def __init__(self, table: Table, look_seconds: float = LOOK_SECONDS) -> None:
+    def __init__(self, table: PostgresTable, look_seconds: float = LOOK_SECONDS) -> None:
         self._table, self._look_seconds = table, look_seconds
-        self._known: dict[str, Row] = {}
+        self._known: dict[str, SharedDocument] = {}
         self._revision = -1  # the last that was read; nothing was yet
-        self._parts: list[_Part] = []
+        self._parts: list[_SharedPart] = []
         self._task: asyncio.Task[None] | None = None
         self._hurry = asyncio.Event()
         self._since = 0.0  # when it was seen last, seconds since 1970
@@ -106,7 +106,7 @@ class SharedState:
         self, prefix: str, own: Callable[[], Mapping[str, Any]], agree: Callable[[Collection[str]], None]
     ) -> None:
         """As the port says."""
-        part = _Part(prefix, own, agree)
+        part = _SharedPart(prefix, own, agree)
         self._parts.append(part)
         if self.keys(prefix):
             self._join(part)
@@ -132,7 +132,7 @@ class SharedState:
                 "then try again"
             )
         if revision > self.revision(key):
-            self._known[key] = Row(key, revision, value, "")
+            self._known[key] = SharedDocument(key, revision, value, "")
 
     # -- following
 
@@ -153,14 +153,16 @@ class SharedState:
 
     async def _pause(self) -> None:
         """Until another edge changed something, somebody here wants a look, or it is time for one."""
-        heard = asyncio.ensure_future(self._table.wait(self._look_seconds))
+        notified = asyncio.ensure_future(self._table.wait(self._look_seconds))
         hurry = asyncio.ensure_future(self._hurry.wait())
         try:
-            await asyncio.wait((heard, hurry), return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait((notified, hurry), return_when=asyncio.FIRST_COMPLETED)
         finally:
-            for task in (heard, hurry):
+            for task in (notified, hurry):
                 task.cancel()
-            await asyncio.gather(heard, hurry, return_exceptions=True)  # what is wrong, the look finds, too
+            await asyncio.gather(
+                notified, hurry, return_exceptions=True
+            )  # what is wrong, the look finds, too
 
     async def _round(self) -> None:
         try:
@@ -202,7 +204,7 @@ class SharedState:
             part.joined = False
         self._take(rows, before)
 
-    def _take(self, rows: Sequence[Row], gone: Collection[str] = ()) -> None:
+    def _take(self, rows: Sequence[SharedDocument], gone: Collection[str] = ()) -> None:
         new = [row for row in rows if row.revision > self.revision(row.key)]
         self._known |= {row.key: row for row in new}
         self._revision = max((row.revision for row in rows), default=self._revision)
@@ -212,7 +214,7 @@ class SharedState:
             if part.joined:
                 self._agree(part, mine)
 
-    def _agree(self, part: _Part, keys: Collection[str]) -> None:
+    def _agree(self, part: _SharedPart, keys: Collection[str]) -> None:
         """Hand over keys that changed, and those that failed before. Other parts go on if this one fails."""
         keys = [*dict.fromkeys([*keys, *part.failed])]
         if not keys:
@@ -227,7 +229,7 @@ class SharedState:
         else:
             part.failed, part.problem = set(), ""
 
-    async def _seed(self, part: _Part) -> None:
+    async def _seed(self, part: _SharedPart) -> None:
         """The first edge gives what it has; one that comes later takes what there is."""
         if not self.keys(part.prefix):
             own = part.own()
@@ -237,7 +239,7 @@ class SharedState:
             self._take(rows)
         self._join(part)
 
-    def _join(self, part: _Part) -> None:
+    def _join(self, part: _SharedPart) -> None:
         part.joined = True
         self._agree(part, list(dict.fromkeys([*self.keys(part.prefix), *part.own()])))
 

@@ -2,10 +2,10 @@
 store among their adapters folders, which `mirror` follows; no request makes a server fetch anything. What
 plugins write and use is imported from here, for good.
 
-In the order of their use: `specifier` reads what the user wrote, `source` is what all sources have in common,
-with `hub`, `objects` and `local` behind it; `choice` selects files, `transfer` copies them into a folder made
-by `staging`, `origin` is the record that stays with the adapter, `adapters_folder` finds where
-versions are, and `adding` runs all of it.
+`source` is what all sources have in common, `transfer` selects files and copies them, `staging` has the
+folder that they are copied into, and `adding` runs all of it for `adapters add`. A mirror follows a store:
+`store` lists it and finds what is finished there, `fetching` brings one folder, by way of a cache, and
+`mirror` does it again and again.
 """
 
 from router.sources.source import Check, FolderSource, Listing, Passing, RemoteFile, StartOver, state_of

@@ -6,29 +6,141 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 
 from router.errors import AdapterRejected, AlreadyExists, ConfigError, DataLoss, ResourceExhausted
-from router.registry.disk.places import Place
-from router.registry.disk.reading import identity
+from router.names import (
+    DEFAULT_VERSION,
+    NAME_RULE,
+    VERSION_RULE,
+    is_name,
+    is_version,
+    looks_like_version,
+    name_from_folder,
+)
+from router.registry.folders import AdapterPlace, FoundFolder, Scanner, identity, sketch
 from router.registry.format.artifact import Validation, digest_of_folder
-from router.registry.format.folder import MANIFEST, OURS, REPORT
+from router.registry.format.folder import CONFIG, MANIFEST, OURS, REPORT, WEIGHTS
 from router.registry.format.manifest import Manifest, parse_manifest
-from router.sources.adapters_folder import AdaptersFolder, NameOverride, Spot, called
-from router.sources.choice import Choice, Left, choose
-from router.sources.origin import FILE_NAME, Origin, license_in
-from router.sources.source import Listing, Source
-from router.sources.staging import Staging, staged
-from router.sources.transfer import Pause, Progress, Transfer, disk_told, patiently
+from router.registry.format.untrusted import show
+from router.sources.source import AdapterSource, Listing
+from router.sources.staging import FILE_NAME, SourceRecord, StagingArea, license_in, staged
+from router.sources.transfer import (
+    Left,
+    Pause,
+    Progress,
+    Selection,
+    Transfer,
+    choose,
+    full_disk_explained,
+    patiently,
+)
 from router.types import AdapterRef
+
+
+@dataclass(frozen=True, slots=True)
+class NameOverride:
+    """How an adapter is to be called, by the user; '' where the user gave none."""
+
+    name: str = ""
+    version: str = ""
+
+    def check(self) -> None:
+        """Raise ConfigError for what no adapter can be called."""
+        if self.name and not is_name(self.name):
+            raise ConfigError(f"--name {show(self.name)}: a name is {NAME_RULE}")
+        if self.version and not is_version(self.version):
+            raise ConfigError(f"--version {show(self.version)}: a version is {VERSION_RULE}")
+
+    def fits(self, ref: AdapterRef) -> bool:
+        """Whether the version has this name and number."""
+        return self.name in ("", ref.name) and self.version in ("", ref.version)
+
+
+@dataclass(frozen=True, slots=True)
+class Spot:
+    """Where a version belongs, and the folder that has it now, if any."""
+
+    ref: AdapterRef
+    folder: Path
+    present: Path | None
+
+
+class AdaptersFolder:
+    """An adapters folder as it is now."""
+
+    def __init__(self, adapters: Path) -> None:
+        self._root = adapters
+        self._found = {found: _identity(found) for found in Scanner([adapters]).scan().found.values()}
+
+    def versions(self) -> Iterator[tuple[AdapterRef, Path]]:
+        """Every version with its folder."""
+        for found, ref in self._found.items():
+            yield ref, found.place.folder
+
+    def spot(self, ref: AdapterRef, says: Manifest | None) -> Spot:
+        """Where this version belongs; `says`: what its own manifest says, None without one.
+
+        Raises ConfigError where the folder's name would have to say what it cannot.
+        """
+        present = next((path for known, path in self.versions() if known == ref), None)
+        if present is not None:
+            return Spot(ref, present, present)
+        top = self._root / ref.name
+        if not _is_adapter(top):
+            if says is None and not looks_like_version(ref.version):
+                text = f"--version {ref.version}: without an {MANIFEST} a version is written like 1.2.0"
+                raise ConfigError(text)
+            return Spot(ref, top / ref.version, None)
+        if says is None or (says.name, says.version) != (ref.name, ref.version):
+            raise ConfigError(
+                f"{top} is a version itself, and what comes has no {MANIFEST} that says its own name and "
+                f"version: move it to {top}/VERSION first, or say another --name"
+            )
+        beside = self._root / f"{ref.name}-{ref.version}"
+        if beside.exists():
+            raise AlreadyExists(f"{beside} is there already, and is not {ref}")
+        return Spot(ref, beside, None)
+
+
+def called(says: Manifest | None, folder: str, source: AdapterSource, wanted: NameOverride) -> AdapterRef:
+    """Name and version: what the manifest says, else the user, else the source.
+
+    `folder`: what the manifest's folder is called, which is its name where it says none. Raises ConfigError
+    if manifest and user say different things: a manifest that is changed would be another adapter.
+    """
+    name = says.name if says is not None and says.name != name_from_folder(folder) else ""
+    version = says.version if says is not None and says.version != DEFAULT_VERSION else ""
+    for option, given, own in (("--name", wanted.name, name), ("--version", wanted.version, version)):
+        if given and own and given != own:
+            raise ConfigError(
+                f"{option} {given}: its {MANIFEST} says {own!r}, and changing that changes its digest"
+            )
+    found = name or wanted.name or name_from_folder(source.name)
+    if not found:
+        raise ConfigError(f"{show(source.name)} cannot be made a name: say --name")
+    return AdapterRef(found, version or wanted.version or source.version or DEFAULT_VERSION)
+
+
+def _identity(found: FoundFolder) -> AdapterRef:
+    seen = sketch(found)
+    return seen.ref if seen is not None else identity(found.place, None)
+
+
+def _is_adapter(top: Path) -> bool:
+    return any((top / name).exists() for name in (MANIFEST, CONFIG, WEIGHTS))
+
+
+# -- adding one
+
 
 Validate = Callable[[Path], Validation]
 
 
-class Outcome(StrEnum):
+class AddOutcome(StrEnum):
     """What became of the adapters folder."""
 
     ADDED = "added"
@@ -38,10 +150,10 @@ class Outcome(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Wish:
-    """What the user said."""
+class AddRequest:
+    """What the user asked for."""
 
-    source: Source
+    source: AdapterSource
     adapters: Path
     most_bytes: int
     wanted: NameOverride = NameOverride()
@@ -55,15 +167,15 @@ class Wish:
 class Added:
     """What was done. `validation` is None where it was known without fetching anything."""
 
-    outcome: Outcome
+    outcome: AddOutcome
     ref: AdapterRef
     folder: Path
-    origin: Origin
+    origin: SourceRecord
     left: tuple[Left, ...] = ()
     validation: Validation | None = None
 
 
-def add(wish: Wish, validate: Validate, progress: Progress, pause: Pause) -> Added:
+def add(wish: AddRequest, validate: Validate, progress: Progress, pause: Pause) -> Added:
     """Bring an adapter in. What came stays for the next attempt, unless it is refused.
 
     Raises a RouterError that says what to do; the adapters folder then is as it was.
@@ -75,7 +187,7 @@ def add(wish: Wish, validate: Validate, progress: Progress, pause: Pause) -> Add
     if (known := _known(wish, listing, choice)) is not None:
         return known
     key = f"{wish.source.reference}\0{wish.source.subfolder}\0{listing.pin}"
-    with disk_told(wish.adapters), staged(wish.adapters, key) as place:
+    with full_disk_explained(wish.adapters), staged(wish.adapters, key) as place:
         try:
             transfer = Transfer(wish.source, place.files, progress, pause)
             sums = _fetch(wish, transfer, choice)
@@ -89,10 +201,10 @@ def add(wish: Wish, validate: Validate, progress: Progress, pause: Pause) -> Add
             raise
 
 
-def _known(wish: Wish, listing: Listing, choice: Choice) -> Added | None:
+def _known(wish: AddRequest, listing: Listing, choice: Selection) -> Added | None:
     """The same files of the same source, if they are here and as they came."""
     for ref, folder in AdaptersFolder(wish.adapters).versions():
-        origin = Origin.read(folder)
+        origin = SourceRecord.read(folder)
         if origin is None or not wish.wanted.fits(ref) or origin.pin != listing.pin:
             continue
         same = origin.subfolder == wish.source.subfolder and _repo(origin.source) == _repo(
@@ -100,16 +212,16 @@ def _known(wish: Wish, listing: Listing, choice: Choice) -> Added | None:
         )
         whole = origin.files.keys() >= {file.name for file in choice.taken}
         if same and whole and wish.digest in ("", origin.digest) and _digest(folder) == origin.digest:
-            return Added(Outcome.PRESENT, ref, folder, origin, choice.left)
+            return Added(AddOutcome.PRESENT, ref, folder, origin, choice.left)
     return None
 
 
-def _repo(said: str) -> str:
+def _repo(reference: str) -> str:
     """A source without its revision: the commit that it led to is compared."""
-    return said.partition("@")[0] if said.startswith("hub:") else said
+    return reference.partition("@")[0] if reference.startswith("hub:") else reference
 
 
-def _fetch(wish: Wish, transfer: Transfer, choice: Choice) -> dict[str, str]:
+def _fetch(wish: AddRequest, transfer: Transfer, choice: Selection) -> dict[str, str]:
     """All files, the manifest first: what it says may make the rest needless. Gives their sha256."""
     _check_room(transfer.folder, choice)
     sums = {}
@@ -127,7 +239,7 @@ def _fetch(wish: Wish, transfer: Transfer, choice: Choice) -> dict[str, str]:
     return sums
 
 
-def _check_room(folder: Path, choice: Choice) -> None:
+def _check_room(folder: Path, choice: Selection) -> None:
     here = sum(path.stat().st_size for path in folder.iterdir())
     free = shutil.disk_usage(folder).free
     if choice.bytes - here > free:
@@ -137,7 +249,7 @@ def _check_room(folder: Path, choice: Choice) -> None:
         raise ResourceExhausted(text)
 
 
-def _check_early(wish: Wish, says: Manifest | None, folder: str, choice: Choice) -> None:
+def _check_early(wish: AddRequest, says: Manifest | None, folder: str, choice: Selection) -> None:
     """Raise now what would be raised once the weights are here."""
     spot = AdaptersFolder(wish.adapters).spot(called(says, folder, wish.source, wish.wanted), says)
     if spot.present is None or wish.force:
@@ -149,7 +261,12 @@ def _check_early(wish: Wish, says: Manifest | None, folder: str, choice: Choice)
 
 
 def _take(
-    wish: Wish, place: Staging, listing: Listing, choice: Choice, sums: dict[str, str], validate: Validate
+    wish: AddRequest,
+    place: StagingArea,
+    listing: Listing,
+    choice: Selection,
+    sums: dict[str, str],
+    validate: Validate,
 ) -> Added:
     digest = digest_of_folder(place.files)
     if wish.digest and digest != wish.digest:
@@ -164,13 +281,13 @@ def _take(
         )
     says = validation.inspection.manifest if MANIFEST in sums else None
     spot = AdaptersFolder(wish.adapters).spot(called(says, place.files.name, wish.source, wish.wanted), says)
-    origin = Origin(
+    origin = SourceRecord(
         wish.source.reference, digest, listing.pin, wish.source.subfolder, license_in(place.files), sums
     )
     if spot.present is not None and _digest(spot.present) == digest:
         outcome = _add_report(place.files, spot.present, origin)
         place.drop()
-        there = Origin.read(spot.present) or origin
+        there = SourceRecord.read(spot.present) or origin
         return Added(outcome, spot.ref, spot.present, there, choice.left, validation)
     if spot.present is not None and not wish.force:
         raise _other(spot)
@@ -178,25 +295,27 @@ def _take(
     origin.write(place.files)
     place.publish(spot.folder, replace=spot.present is not None)
     place.drop()
-    outcome = Outcome.ADDED if spot.present is None else Outcome.REPLACED
+    outcome = AddOutcome.ADDED if spot.present is None else AddOutcome.REPLACED
     return Added(outcome, spot.ref, spot.folder, origin, choice.left, validation)
 
 
-def _add_report(files: Path, present: Path, origin: Origin) -> Outcome:
+def _add_report(files: Path, present: Path, origin: SourceRecord) -> AddOutcome:
     """The report card, where it was asked for, beside an adapter that came without one."""
     if not (files / REPORT).is_file() or os.path.lexists(present / REPORT):
-        return Outcome.PRESENT
+        return AddOutcome.PRESENT
     origin.write(files)
     for name in (REPORT, FILE_NAME):
         (files / name).rename(present / name)
-    return Outcome.REPORTED
+    return AddOutcome.REPORTED
 
 
 def _check_identity(spot: Spot, files: Path, adapters: Path) -> None:
     """Raise ConfigError if these files in that folder would be called otherwise."""
     folder = spot.folder
     inside = folder.parent != adapters
-    place = Place(folder, folder.parent.name, folder.name) if inside else Place(folder, folder.name)
+    place = (
+        AdapterPlace(folder, folder.parent.name, folder.name) if inside else AdapterPlace(folder, folder.name)
+    )
     would = identity(place, _manifest(files, folder.name) or Manifest(name="", version="0"))
     if would != spot.ref:
         raise ConfigError(
@@ -219,7 +338,7 @@ def _digest(folder: Path) -> str:
 
 
 def _other(spot: Spot) -> AlreadyExists:
-    known = Origin.read(spot.present) if spot.present is not None else None
+    known = SourceRecord.read(spot.present) if spot.present is not None else None
     whence = f" (from {known.source})" if known is not None else ""
     return AlreadyExists(
         f"{spot.ref} is there already with other contents, in {spot.present}{whence}: --version gives "

@@ -1,19 +1,21 @@
-"""What all sources have in common: files, the sizes and checksums announced for them, and their bytes.
+"""Where adapters come from: what a user writes for a source, and what all sources have in common.
 
-Nothing a source says is believed: announced sizes are bounds, and bytes are hashed when they are here.
+Nothing that a source announces is believed: sizes are bounds, and bytes are hashed when they are here.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Generator
+import re
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
 
-from router.errors import AdapterRejected
-from router.registry.format.names import looks_like_version
-from router.registry.format.text import show
+from router.errors import AdapterRejected, ConfigError, DataLoss
+from router.names import looks_like_version
+from router.registry.format.folder import Folder, FolderError
+from router.registry.format.untrusted import show
 
 HASH_BYTES = 1 << 20
 MOST_NAME_BYTES = 1_024
@@ -90,7 +92,7 @@ class Readable(Protocol):
         ...
 
 
-class Source(Readable, Protocol):
+class AdapterSource(Readable, Protocol):
     """Where an adapter comes from. All of it blocks, and raises Passing, an OSError or a RouterError.
 
     An OSError counts as Passing, but for files that are not there or may not be read, and for urllib's
@@ -127,8 +129,8 @@ class Source(Readable, Protocol):
 
 
 class FolderSource:
-    """Base of a Source that is a folder at one address, without commits. A subclass writes `listing`, whose
-    `state` changes when a file does, and `read`.
+    """Base of an AdapterSource that is a folder at one address, without commits. A subclass writes `listing`,
+    whose `state` changes when a file does, and `read`.
 
     `FolderSource("SCHEME:ADDRESS", "SUBFOLDER")` has the reference SCHEME:ADDRESS/SUBFOLDER/. It is recorded,
     so it must have no secret. Name and version are its last parts.
@@ -157,7 +159,7 @@ class FolderSource:
         return last if looks_like_version(last) else ""
 
     def listing(self) -> Listing:
-        """See Source."""
+        """See AdapterSource."""
         raise NotImplementedError(f"{type(self).__name__} has no method listing(self)")
 
     def read(self, file: RemoteFile, start: int) -> Generator[bytes, None, None]:
@@ -191,3 +193,78 @@ def state_of(files: dict[str, str]) -> str:
     for name, mark in sorted(files.items()):
         digest.update(f"{name}\0{mark}\0".encode("utf-8", "surrogatepass"))
     return digest.hexdigest()
+
+
+# -- a folder on this machine, read as the server reads adapter folders
+
+
+class LocalFolder(FolderSource):
+    """See AdapterSource."""
+
+    def __init__(self, path: Path, subfolder: str = "") -> None:
+        self._path = (path / subfolder).absolute()
+        self.reference = str(self._path)
+
+    def listing(self) -> Listing:
+        """See AdapterSource."""
+        try:
+            with Folder.open(self._path) as folder:
+                entries = folder.entries().values()
+        except FolderError as error:
+            raise AdapterRejected(f"{self._path}: {error.message}") from None
+        files = [RemoteFile(e.name, e.size, link=not e.is_file) for e in entries if not e.is_folder]
+        marks = {e.name: f"{e.size} {e.mtime_ns} {e.inode}" for e in entries}
+        return Listing(tuple(files), tuple(e.name for e in entries if e.is_folder), state=state_of(marks))
+
+    def read(self, file: RemoteFile, start: int) -> Generator[bytes, None, None]:
+        """See AdapterSource."""
+        try:
+            with Folder.open(self._path) as folder, folder.file(file.name) as opened:
+                if opened.size != file.size:
+                    raise DataLoss(f"{file.name} changed while it was read; run the same command again")
+                with open(opened.descriptor, "rb", closefd=False) as stream:
+                    stream.seek(start)
+                    while block := stream.read(HASH_BYTES):
+                        yield block
+        except FolderError as error:
+            raise AdapterRejected(f"{self._path}: {error.where}: {error.message}") from None
+
+
+# -- what a user writes: a folder, or SCHEME:TEXT, which a plugin knows (`hub:ORG/NAME`)
+
+
+SCHEME = re.compile(r"([a-z0-9][a-z0-9_+.-]+):")
+FILE = "file://"
+ANY = "*"  # every SCHEME:// that is not there by its name
+WEB = "https://huggingface.co/"
+Make = Callable[[str, str], AdapterSource]
+
+
+def source_of(
+    specifier: str, subfolder: str = "", sources: Mapping[str, Make] | None = None
+) -> AdapterSource:
+    """The source that is meant. `sources`: those of plugins by scheme.
+
+    Raises ConfigError; nothing is asked for yet.
+    """
+    found = sources or {}
+    inside = subfolder.rstrip("/")
+    if inside and (problem := wrong_name(inside)):
+        raise ConfigError(f"--subfolder {show(subfolder)} {problem}")
+    scheme = named[1] if (named := SCHEME.match(specifier)) else ""
+    if scheme in found and scheme != "file":
+        return found[scheme](specifier, inside)
+    if specifier.startswith(WEB) and "hub" in found:
+        repo = "/".join(specifier.removeprefix(WEB).split("/")[:2])
+        raise ConfigError(f"{show(specifier)[1:-1]} is a page: say hub:{show(repo)[1:-1]}")
+    if "://" in specifier and not specifier.startswith(FILE):
+        if ANY not in found:
+            known = ", ".join(f"{name}:" for name in sorted(found)) or "none"
+            raise ConfigError(f"{scheme}:// is no source of adapters here; plugins have {known}")
+        return found[ANY](specifier, inside)
+    path = Path(specifier.removeprefix(FILE)).expanduser()
+    if not path.is_dir():
+        short = specifier.count("/") == 1 and not specifier.startswith(("/", "."))
+        hint = f"; hub:{specifier} is one on the hub" if short and "hub" in found else ""
+        raise ConfigError(f"{show(specifier)[1:-1]} is no folder here{hint}")
+    return LocalFolder(path, inside)

@@ -1,5 +1,7 @@
-"""A place inside the adapters folder that no server looks into, on the disk of the final one: a whole folder
-is moved out of it by one rename, and what is not whole stays for the next attempt.
+"""A folder aside, inside the adapters folder, for an adapter that comes: no server looks into it.
+
+A whole folder is moved out of it by one rename; what is not whole stays for the next attempt. `source.toml`
+is the record of where the adapter came from: the server does not read it, and it is no part of the digest.
 """
 
 from __future__ import annotations
@@ -8,12 +10,16 @@ import ctypes
 import fcntl
 import hashlib
 import os
+import re
 import shutil
 import time
-from collections.abc import Iterator
+import tomllib
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from router.errors import AlreadyExists, Unavailable
 
@@ -24,7 +30,7 @@ KEPT_SECONDS = 7 * 86_400.0  # of what was begun and never ended
 
 
 @dataclass(frozen=True, slots=True)
-class Staging:
+class StagingArea:
     """The place of one adapter of one source; its holder is alone there."""
 
     folder: Path
@@ -92,7 +98,7 @@ class Staging:
 
 
 @contextmanager
-def staged(adapters: Path, key: str) -> Iterator[Staging]:
+def staged(adapters: Path, key: str) -> Iterator[StagingArea]:
     """The place for `key`, with what came before. Raises Unavailable while another process has it."""
     made = not adapters.exists()
     adapters.mkdir(parents=True, exist_ok=True)
@@ -105,7 +111,7 @@ def staged(adapters: Path, key: str) -> Iterator[Staging]:
 
 
 @contextmanager
-def _place(adapters: Path, key: str) -> Iterator[Staging]:
+def _place(adapters: Path, key: str) -> Iterator[StagingArea]:
     _forget_old(adapters)
     folder = adapters / f"{PREFIX}{hashlib.sha256(key.encode('utf-8', 'surrogatepass')).hexdigest()[:16]}"
     (folder / FILES).mkdir(parents=True, exist_ok=True)
@@ -113,7 +119,7 @@ def _place(adapters: Path, key: str) -> Iterator[Staging]:
         if not alone:
             raise Unavailable("the same adapter is being added by another process: wait for it")
         os.utime(folder)
-        yield Staging(folder)
+        yield StagingArea(folder)
 
 
 @contextmanager
@@ -163,3 +169,81 @@ def _sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+# -- source.toml
+
+
+FILE_NAME = "source.toml"
+MOST_BYTES = 64 << 10
+HEAD_CHARS = 16_000
+LICENSE = re.compile(r"license:\s*[\"']?([A-Za-z0-9][A-Za-z0-9.+_-]{0,63})[\"']?\s*")
+
+
+@dataclass(frozen=True, slots=True)
+class SourceRecord:
+    """Where an adapter came from."""
+
+    source: str
+    digest: str  # of the adapter, hex; '' where nobody computed it
+    pin: str  # the commit of a hub; of others a value that changes with a file
+    subfolder: str = ""
+    license: str = ""  # as the model card says
+    files: Mapping[str, str] = field(default_factory=dict)  # sha256 by name
+
+    def write(self, folder: Path) -> None:
+        """Put the record beside the adapter."""
+        now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        pairs = {"source": self.source, "subfolder": self.subfolder, "pin": self.pin}
+        pairs |= {"digest": self.digest and f"sha256:{self.digest}", "license": self.license}
+        lines = [f"{key} = {quoted(value)}" for key, value in pairs.items() if value]
+        files = [f"{quoted(name)} = {quoted(value)}" for name, value in sorted(self.files.items())]
+        text = "\n".join([*lines, f"added = {now}", "", "[sha256]", *files, ""])
+        (folder / FILE_NAME).write_text(text, encoding="utf-8")
+
+    @classmethod
+    def read(cls, folder: Path) -> SourceRecord | None:
+        """The record beside an adapter; None where there is none that can be read."""
+        table = _table(folder)
+        texts = {key: str(table.get(key, "")) for key in ("source", "subfolder", "pin", "digest")}
+        texts["digest"] = texts["digest"].removeprefix("sha256:")
+        sums = table.get("sha256")
+        files = {str(name): str(value) for name, value in sums.items()} if isinstance(sums, dict) else {}
+        return cls(**texts, files=files) if texts["source"] and texts["digest"] else None
+
+
+def pin_in(folder: Path, source: str) -> str:
+    """The pin in the record beside an adapter, if it came from this source; else ''."""
+    table = _table(folder)
+    return str(table.get("pin", "")) if table.get("source") == source else ""
+
+
+def _table(folder: Path) -> dict[str, Any]:
+    try:
+        with (folder / FILE_NAME).open("rb") as file:
+            return tomllib.loads(file.read(MOST_BYTES).decode("utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+
+
+def quoted(text: str) -> str:
+    """A TOML string; what is not printable is escaped."""
+    escaped = "".join(
+        c if c.isprintable() and c not in '"\\' else f"\\U{ord(c):08x}" if c not in '"\\' else f"\\{c}"
+        for c in text
+    )
+    return f'"{escaped}"'
+
+
+def license_in(folder: Path) -> str:
+    """The licence that the head of a model card (README.md) names; '' if there is none."""
+    try:
+        text = (folder / "README.md").read_text(encoding="utf-8", errors="replace")[:HEAD_CHARS]
+    except OSError:
+        return ""
+    if not text.startswith("---\n"):
+        return ""
+    for line in text.split("\n---", 1)[0].splitlines():
+        if found := LICENSE.fullmatch(line):
+            return found[1]
+    return ""

@@ -1,5 +1,7 @@
-"""Bytes from a source into files: as many as were announced, not one more, taken up where they ended, tried
-again when the network fails, and hashed at the end.
+"""Which files of a source are taken, and their bytes: as many as were announced, resumed where they ended,
+tried again when the network fails, and hashed at the end.
+
+A name that a source gives is never written to the disk: it is compared with the list here.
 """
 
 from __future__ import annotations
@@ -7,7 +9,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -15,8 +17,147 @@ from pathlib import Path
 from typing import TypeVar
 from urllib.error import HTTPError
 
-from router.errors import DataLoss, FailedPrecondition, ResourceExhausted, Unavailable
-from router.sources.source import HASH_BYTES, Passing, Readable, RemoteFile, StartOver
+from router.errors import AdapterRejected, DataLoss, FailedPrecondition, ResourceExhausted, Unavailable
+from router.registry.format.folder import (
+    CONFIG,
+    MANIFEST,
+    PICKLES,
+    PROBES,
+    REPORT,
+    SIGNATURE,
+    WEIGHTS,
+    explain_missing,
+)
+from router.registry.format.untrusted import (
+    CONFIG_BYTES,
+    MANIFEST_BYTES,
+    MIB,
+    PROBES_BYTES,
+    REPORT_BYTES,
+    SIGNATURE_FILE_BYTES,
+    WEIGHTS_BYTES,
+    FolderFindings,
+    some,
+)
+from router.sources.source import HASH_BYTES, Listing, Passing, Readable, RemoteFile, StartOver
+
+# Small ones first: what is wrong with them is known before the weights come.
+TAKEN = {
+    MANIFEST: MANIFEST_BYTES,
+    CONFIG: CONFIG_BYTES,
+    PROBES: PROBES_BYTES,
+    SIGNATURE: SIGNATURE_FILE_BYTES,
+    REPORT: REPORT_BYTES,
+    "README.md": MIB,
+    **dict.fromkeys(("LICENSE", "LICENSE.md", "LICENSE.txt", "NOTICE", "NOTICE.txt"), MIB),
+    "tokenizer.json": 64 * MIB,  # its added tokens are compared with the base's vocabulary
+    WEIGHTS: WEIGHTS_BYTES,
+}
+NEEDED = (
+    CONFIG,
+    MANIFEST,
+    PROBES,
+    SIGNATURE,
+    WEIGHTS,
+)  # without one of these, if there, it is another adapter
+CODE = (".py", ".sh", ".ipynb", ".js", ".so", ".exe", ".jar")
+UNKNOWN = "no file of an adapter"
+KINDS = (
+    (PICKLES, "pickle, which runs code when it is read"),
+    (CODE, "code"),
+    ((".safetensors", ".gguf", ".h5", ".onnx", ".msgpack", ".npz"), "weights, but not the adapter's"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Left:
+    """A file or folder that was not taken, and why."""
+
+    name: str
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """What is taken, in the order in which it is fetched, and what is left where it is."""
+
+    taken: tuple[RemoteFile, ...]
+    left: tuple[Left, ...]
+
+    @property
+    def bytes(self) -> int:
+        """As many as the source announces."""
+        return sum(file.size for file in self.taken)
+
+
+def choose(listing: Listing, *, report: bool, most: int) -> Selection:
+    """What to take of a listing; `report`: the report card, too. Raises AdapterRejected if it is no adapter,
+    ResourceExhausted if what is taken has more than `most` bytes.
+    """
+    plain = {file.name: file for file in listing.files if "/" not in file.name and not file.link}
+    _refuse_no_adapter(listing, plain)
+    taken, left = [], list(_not_ours(listing))
+    for name, bound in TAKEN.items():
+        file = plain.get(name)
+        if file is None:
+            continue
+        if name == REPORT and not report:
+            left.append(Left(name, "a claim of its author, on which routing would rely; --report takes it"))
+        elif file.size <= bound:
+            taken.append(file)
+        elif name in NEEDED:
+            raise AdapterRejected(f"{name} has {file.size} bytes, at most {bound} are allowed")
+        else:
+            left.append(Left(name, f"has {file.size} bytes, more than {bound}"))
+    choice = Selection(tuple(taken), tuple(left))
+    if choice.bytes > most:
+        text = f"the adapter has {choice.bytes} bytes, at most {most} are fetched; --max-bytes allows more"
+        raise ResourceExhausted(text)
+    return choice
+
+
+def _refuse_no_adapter(listing: Listing, plain: dict[str, RemoteFile]) -> None:
+    links = [file.name for file in listing.files if file.link and file.name in NEEDED]
+    if links:
+        raise AdapterRejected(f"{some(links)}: a link, and none is followed; name the folder with the files")
+    inside = sorted({f.name.rpartition("/")[0] for f in listing.files if f.name.endswith(f"/{CONFIG}")})
+    if CONFIG not in plain and inside:
+        raise AdapterRejected(f"the adapter is in a folder: say --subfolder with one of {some(inside, 5)}")
+    found = FolderFindings()
+    explain_missing(plain, found)
+    if found.refused:
+        raise AdapterRejected("; ".join(map(str, found)))
+
+
+def _not_ours(listing: Listing) -> Iterator[Left]:
+    folders: dict[str, int] = dict.fromkeys(listing.folders, 0)
+    for file in listing.files:
+        folder, inside, _ = file.name.partition("/")
+        if inside:
+            folders[folder] = folders.get(folder, 0) + 1
+        elif file.link:
+            yield Left(file.name, "a link, and none is followed")
+        elif file.name not in TAKEN:
+            yield Left(file.name, _kind(file.name))
+    for folder, count in folders.items():
+        yield Left(f"{folder}/", f"a folder with {count} files" if count else "a folder")
+
+
+def _kind(name: str) -> str:
+    lower = name.lower()
+    return next((kind for endings, kind in KINDS if lower.endswith(endings)), UNKNOWN)
+
+
+def left_out(left: Sequence[Left]) -> str:
+    """What was left on one line, by reason, what could do harm first."""
+    names: dict[str, list[str]] = {}
+    for one in sorted(left, key=lambda one: one.why == UNKNOWN):
+        names.setdefault(one.why, []).append(one.name)
+    return "; ".join(f"{some(found)} ({why})" for why, found in names.items())
+
+
+# -- their bytes
+
 
 PART = ".part"
 ATTEMPTS = 6  # one after the other that bring nothing
@@ -118,7 +259,7 @@ class Transfer:
 
     def _fill(self, file: RemoteFile, part: Path) -> bool:
         """Bring the part to the announced size; says whether it is of several pieces."""
-        with disk_told(self.folder.parent.parent), part.open("ab", buffering=0) as out:
+        with full_disk_explained(self.folder.parent.parent), part.open("ab", buffering=0) as out:
             if out.tell() > file.size:
                 out.truncate(0)
             patience, done, pieces = Patience(self.pause), False, False
@@ -176,7 +317,7 @@ def sha256_of(path: Path) -> str:
 
 
 @contextmanager
-def disk_told(adapters: Path) -> Iterator[None]:
+def full_disk_explained(adapters: Path) -> Iterator[None]:
     """A full disk as an error that says what stays."""
     try:
         yield

@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 
 from router.access.access import OUTCOMES, Access, Credentials, bearer
-from router.access.clients import Client, hash_of, new_token
-from router.access.roles import Role
+from router.access.clients import Client, Role, hash_of, new_token
 from router.errors import ConfigError, PermissionDenied, TokenMissing, Unauthenticated, Unavailable
 
 GENERATE = "/router.v1.InferenceService/Generate"

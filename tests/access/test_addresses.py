@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from router.access.addresses import is_local, is_loopback, is_safe
+from router.access.hosts import is_local, is_loopback, is_safe
 
 
 @pytest.mark.parametrize(

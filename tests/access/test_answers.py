@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router.access.answers import may_be_of, new_response_id
+from router.access.access import may_be_of, new_response_id
 
 TENANTS = st.from_regex(r"[a-z0-9][a-z0-9-]{0,62}", fullmatch=True)
 

@@ -11,13 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from router.access.audit import START, Act, Audit, chained, entries, last_hash, verify
+from router.access.audit import START, Audit, AuditedCall, chained, entries, last_hash, verify
 from router.errors import ConfigError
 
 
-def act(number: int = 0, **more: str) -> Act:
+def act(number: int = 0, **more: str) -> AuditedCall:
     said = {"request_id": f"r-{number}", "client": "ops", "peer": "127.0.0.1", "method": "S/Load"}
-    return Act(**{**said, "resource": "adapters/m", "code": "OK", **more})
+    return AuditedCall(**{**said, "resource": "adapters/m", "code": "OK", **more})
 
 
 @pytest.fixture

@@ -9,8 +9,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router.access.clients import Client, Clients, hash_of, new_token, parse_clients, read_clients
-from router.access.roles import GIVEN, Role
+from router.access.clients import (
+    GIVEN,
+    Client,
+    Clients,
+    Role,
+    hash_of,
+    new_token,
+    parse_clients,
+    read_clients,
+)
 from router.errors import ConfigError
 
 A, B = "a" * 64, "b" * 64

@@ -9,9 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from router.access.certificates import rule_of
-from router.access.clients import parse_clients
-from router.access.editing import added, entry, removed
-from router.access.roles import Role
+from router.access.clients import Role, added, entry, parse_clients, removed
 from router.errors import AlreadyExists, ConfigError, NotFound
 
 A, B = "a" * 64, "b" * 64

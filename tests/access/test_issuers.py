@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from router.access.clients import parse_clients
-from router.access.editing import removed
+from router.access.clients import parse_clients, removed
 from router.access.issuers import ALGORITHMS, USUAL, Issuer
 from router.errors import ConfigError
 from tests.extensions.oidc.issuing import AUDIENCE, URL, Issuing

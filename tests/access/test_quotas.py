@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from router.access.clients import Client, Tenant, parse_clients
-from router.access.quotas import Bucket, Meter, Quotas
+from router.access.quotas import Quotas, TokenBucket, UsageMeter
 from router.errors import ConfigError, QuotaExceeded
 
 
@@ -28,7 +28,7 @@ def refused(quotas: Quotas, client: Client) -> QuotaExceeded:
     return caught.value
 
 
-def metered(use: Callable[[Meter], object], quotas: Quotas, client: Client) -> QuotaExceeded:
+def metered(use: Callable[[UsageMeter], object], quotas: Quotas, client: Client) -> QuotaExceeded:
     with quotas.call(client) as meter:
         assert meter is not None
         with pytest.raises(QuotaExceeded) as caught:
@@ -112,7 +112,7 @@ def test_what_can_never_be_is_told_without_a_time() -> None:
 
 
 def test_a_quota_that_is_changed_holds_at_once() -> None:
-    bucket = Bucket(0)
+    bucket = TokenBucket(0)
 
     def take(size: float, most: float) -> float:
         if not (wait := bucket.wait(size, most, 0)):

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from router.access.audit import Act, Audit
-from router.access.recent import MOST_ACTS, MOST_REFUSALS, Recent
+from router.access.audit import MOST_ACTS, MOST_REFUSALS, Audit, AuditedCall, RecentAudit
 
 
-def act(method: str = "LoadAdapter", code: str = "OK", client: str = "anna") -> Act:
-    return Act("r", client, "127.0.0.1", method, "adapters/medical", code)
+def act(method: str = "LoadAdapter", code: str = "OK", client: str = "anna") -> AuditedCall:
+    return AuditedCall("r", client, "127.0.0.1", method, "adapters/medical", code)
 
 
 def test_the_newest_come_first_acts_and_refusals_among_each_other() -> None:
-    recent = Recent(now=lambda: 7.0)  # a clock that stands still
+    recent = RecentAudit(now=lambda: 7.0)  # a clock that stands still
     recent.acted(act("one")).result(0)
     recent.refused(act("two", "PERMISSION_DENIED"))
     recent.acted(act("three"))
@@ -25,7 +24,7 @@ def test_the_newest_come_first_acts_and_refusals_among_each_other() -> None:
 
 
 def test_a_flood_of_refusals_pushes_no_act_out() -> None:
-    recent = Recent()
+    recent = RecentAudit()
     recent.acted(act("kept"))
     for _ in range(3 * MOST_REFUSALS):
         recent.refused(act("refused", "UNAUTHENTICATED"))
@@ -40,13 +39,13 @@ def test_a_flood_of_refusals_pushes_no_act_out() -> None:
 def test_what_the_file_has_is_remembered_after_a_restart(tmp_path: Path) -> None:
     path = tmp_path / "audit.jsonl"
     audit = Audit(path)
-    before = Recent(audit)
+    before = RecentAudit(audit)
     before.acted(act("one")).result(5)
     before.refused(act("two", "PERMISSION_DENIED", client=""))
     audit.close()
     with path.open("ab") as file:
         file.write(b'no line\n{"previous": "x"}\n')
-    after = Recent()
+    after = RecentAudit()
     after.remember(path)
     assert [(e.act.method, e.act.client, e.refused) for e in after] == [
         ("two", "", True),

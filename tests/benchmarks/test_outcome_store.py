@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from benchmarks.outcome_store import experiment, fill, read
-from router.experiments.store.sql_store import SqlStore
+from router.experiments.store.store import ExperimentStore
 
 
 def test_everything_is_counted(tmp_path):
-    store = SqlStore(f"sqlite:///{tmp_path}/x.db")
+    store = ExperimentStore(f"sqlite:///{tmp_path}/x.db")
     for name in ("x", "large"):
         row = fill(store, name, responses=300, each=4, batch=100)
         assert (row["responses"], row["batch"]) == (300, 100)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from router.calibration.model import Calibration, Scaler, Stage, binding_of
-from router.classifiers.axes import Axes
+from router.calibration.model import Axes, Calibration, Stage, TemperatureScaler, binding_of
 from router.types import AdapterProfile
 
 PROFILES = (AdapterProfile("code", "1", task="code-generation"), AdapterProfile("legal", "1", domain="legal"))
@@ -14,7 +13,7 @@ PROFILES = (AdapterProfile("code", "1", task="code-generation"), AdapterProfile(
 @pytest.fixture
 def calibration() -> Calibration:
     return Calibration(
-        scalers={"cheap": Scaler(1.5), "dear": Scaler(0.7, -0.2)},
+        scalers={"cheap": TemperatureScaler(1.5), "dear": TemperatureScaler(0.7, -0.2)},
         stages=(
             Stage({"cheap": 0.8}, pairs={"cheap": {"code": {"code": 0.3, "legal": -0.1}}}),
             Stage({"cheap": 0.4, "dear": 1.1}, bias={"task": 0.1}, novelty={"dear": 0.9}, stop=0.8),

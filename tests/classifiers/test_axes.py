@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router.classifiers.axes import Axes, Axis, Preference, axes_of, axis_of
+from router.calibration.model import Axes, Axis, AxisPreference, axes_of, axis_of
 from router.types import AdapterProfile
 
 ADAPTERS = (
@@ -54,7 +54,7 @@ def test_the_axis_comes_from_the_manifest() -> None:
     ],
 )  # fmt: skip
 def test_cases(case: str, confidences: dict[str, float], axes: Axes, winner: str, over: str) -> None:
-    assert axes.prefer(confidences, AXES) == Preference(winner, over), case
+    assert axes.prefer(confidences, AXES) == AxisPreference(winner, over), case
 
 
 def test_nobody() -> None:

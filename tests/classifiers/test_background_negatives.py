@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from router.classifiers.background_negatives import BIAS, PENALTY, SHARE, Array, BackgroundNegatives, Verdict
+from router.classifiers.nearest import BIAS, PENALTY, SHARE, Array, BackgroundNegatives, LinearScorer
 
 SIZE = 40
 NONE = np.zeros((0, SIZE), np.float32)
@@ -77,7 +77,7 @@ def test_a_negative_example_pulls_down(strange: Array) -> None:
 
 def test_it_survives_being_kept(strange: Array) -> None:
     verdict = BackgroundNegatives(strange).learn(units(OWN, seed=2, towards=0), NONE)
-    again = Verdict.of(verdict.packed().astype(np.float32))
+    again = LinearScorer.of(verdict.packed().astype(np.float32))
     asked = units(1, seed=3)[0]
     assert again.above(asked) == pytest.approx(verdict.above(asked), abs=0.01)
     assert again.recognised == pytest.approx(verdict.recognised, abs=0.001)

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router.classifiers.contract import DECLINED, INVALID, Answer, normalise, read_answers
+from router.classifiers.contract import DECLINED, INVALID, ClassifierAnswer, normalise, read_answers
 from router.routing import Scores
 
 NUMBERS = st.floats(allow_nan=True, allow_infinity=True)
@@ -69,7 +69,7 @@ def test_one_bad_row_costs_only_itself() -> None:
     good = Scores({"a": 0.5}, evidence="x" * 900)
     rows = [good, None, Scores({"a": math.nan}), "a", Scores({"a": 1.0}, evidence=3)]  # type: ignore[arg-type]
     assert read_answers(rows, 5) == (
-        Answer({"a": 0.5}, evidence="x" * 500),
+        ClassifierAnswer({"a": 0.5}, evidence="x" * 500),
         DECLINED,
         INVALID,
         INVALID,

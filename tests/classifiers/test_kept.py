@@ -10,30 +10,30 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from router.classifiers import kept as module
-from router.classifiers.kept import SPARE, KeptFit, KeptVectors, in_parts, pack, unpack
+from router.classifiers import caches as module
+from router.classifiers.caches import SPARE, FitCache, VectorCache, in_parts, pack, unpack
 
 ROWS = np.array([[0.5, -0.25], [1.0, 0.0]], np.float32)
 
 
 def test_what_was_kept_is_found_by_the_same_maker_only(tmp_path: Path) -> None:
-    kept = KeptVectors(tmp_path / "v.sqlite", "encoder/1")
+    kept = VectorCache(tmp_path / "v.sqlite", "encoder/1")
     key = kept.key(["a", "b"])
     assert kept.find([key]) == {}
     kept.add({key: ROWS})
-    again = KeptVectors(tmp_path / "v.sqlite", "encoder/1")
+    again = VectorCache(tmp_path / "v.sqlite", "encoder/1")
     assert again.find([again.key(["a", "b"])])[key].tolist() == ROWS.tolist()
     assert again.key(["ab"]) != key != again.key(["b", "a"])
-    assert KeptVectors(tmp_path / "v.sqlite", "encoder/2").key(["a", "b"]) != key
+    assert VectorCache(tmp_path / "v.sqlite", "encoder/2").key(["a", "b"]) != key
 
 
 def test_texts_that_are_no_unicode_have_a_key(tmp_path: Path) -> None:
-    kept = KeptVectors(tmp_path / "v.sqlite", "m")
+    kept = VectorCache(tmp_path / "v.sqlite", "m")
     assert kept.key(["\ud800"]) != kept.key(["\ud801"])
 
 
 def test_what_is_not_in_use_goes_where_it_is_much(tmp_path: Path) -> None:
-    kept = KeptVectors(tmp_path / "v.sqlite", "m")
+    kept = VectorCache(tmp_path / "v.sqlite", "m")
     keys = [kept.key([str(i)]) for i in range(SPARE + 2)]
     kept.add(dict.fromkeys(keys, ROWS))
     kept.only(keys[:2])
@@ -43,7 +43,7 @@ def test_what_is_not_in_use_goes_where_it_is_much(tmp_path: Path) -> None:
 
 
 def test_the_older_half_goes_where_there_are_too_many(tmp_path: Path) -> None:
-    kept = KeptVectors(tmp_path / "v.sqlite", "m")
+    kept = VectorCache(tmp_path / "v.sqlite", "m")
     keys = [kept.key([str(i)]) for i in range(7)]
     for key in keys:
         kept.add({key: ROWS}, most=6)
@@ -53,7 +53,7 @@ def test_the_older_half_goes_where_there_are_too_many(tmp_path: Path) -> None:
 def test_a_damaged_file_is_begun_anew(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     path = tmp_path / "v.sqlite"
     path.write_bytes(b"no database at all, but long enough to be looked at" * 50)
-    kept = KeptVectors(path, "m")
+    kept = VectorCache(path, "m")
     with caplog.at_level(logging.WARNING):
         assert kept.find([kept.key(["a"])]) == {}
     assert "damaged and begun anew" in caplog.text
@@ -64,7 +64,7 @@ def test_a_damaged_file_is_begun_anew(tmp_path: Path, caplog: pytest.LogCaptureF
 def test_where_nothing_can_be_written_nothing_is_kept(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    kept = KeptVectors(tmp_path / "absent" / "v.sqlite", "m")
+    kept = VectorCache(tmp_path / "absent" / "v.sqlite", "m")
     kept.add({kept.key(["a"]): ROWS})
     assert kept.find([kept.key(["a"])]) == {}
     assert "not kept" in caplog.text
@@ -78,7 +78,7 @@ def test_rows_that_are_none(rows: bytes, size: int) -> None:
 
 
 def test_damaged_rows_are_made_again(tmp_path: Path) -> None:
-    kept = KeptVectors(tmp_path / "v.sqlite", "m")
+    kept = VectorCache(tmp_path / "v.sqlite", "m")
     key = kept.key(["a"])
     kept.add({key: ROWS})
     with sqlite3.connect(tmp_path / "v.sqlite") as database:
@@ -104,17 +104,17 @@ FIT = {"weights": ROWS, "bias": np.array([0.1, 1e-9])}
 
 
 def test_a_fit_is_found_as_it_was_for_the_same_training_set_only(tmp_path: Path) -> None:
-    KeptFit(tmp_path / "fit").put(KEY, FIT)
-    found = KeptFit(tmp_path / "fit").find(KEY)
+    FitCache(tmp_path / "fit").put(KEY, FIT)
+    found = FitCache(tmp_path / "fit").find(KEY)
     assert found is not None
     assert {name: (rows.dtype, rows.tolist()) for name, rows in found.items()} == {
         name: (rows.dtype, rows.tolist()) for name, rows in FIT.items()
     }
-    assert KeptFit(tmp_path / "fit").find(OTHER) is None
+    assert FitCache(tmp_path / "fit").find(OTHER) is None
 
 
 def test_another_fit_takes_its_place(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    kept = KeptFit(tmp_path / "fit")
+    kept = FitCache(tmp_path / "fit")
     assert kept.find(KEY) is None
     kept.put(KEY, FIT)
     kept.put(OTHER, {"bias": FIT["bias"]})
@@ -127,13 +127,13 @@ def test_another_fit_takes_its_place(tmp_path: Path, caplog: pytest.LogCaptureFi
 @pytest.mark.parametrize("place", [0, 31, 32, 63, 64, 80, -1])
 def test_a_changed_byte_is_never_used(tmp_path: Path, place: int) -> None:
     path = tmp_path / "fit"
-    KeptFit(path).put(KEY, FIT)
+    FitCache(path).put(KEY, FIT)
     data = bytearray(path.read_bytes())
     data[place] ^= 1
     path.write_bytes(data)
-    assert KeptFit(path).find(KEY) is None
-    KeptFit(path).put(KEY, FIT)
-    assert KeptFit(path).find(KEY) is not None
+    assert FitCache(path).find(KEY) is None
+    FitCache(path).put(KEY, FIT)
+    assert FitCache(path).find(KEY) is not None
 
 
 @pytest.mark.parametrize("rest", [0, 10, 64, 70, 90])
@@ -141,9 +141,9 @@ def test_half_a_file_is_made_anew_and_the_log_says_so_once(
     tmp_path: Path, rest: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     path = tmp_path / "fit"
-    KeptFit(path).put(KEY, FIT)
+    FitCache(path).put(KEY, FIT)
     path.write_bytes(path.read_bytes()[:rest])
-    assert KeptFit(path).find(KEY) is None
+    assert FitCache(path).find(KEY) is None
     assert caplog.messages == [f"{path} is damaged and is made anew"]
 
 
@@ -152,14 +152,14 @@ def test_what_is_no_table_of_arrays_is_damage_even_with_a_right_digest(
 ) -> None:
     body = b"cos\nsystem\n(S'echo pwned'\ntR."  # a pickle that would run a command
     (tmp_path / "fit").write_bytes(KEY + hashlib.sha256(body).digest() + body)
-    assert KeptFit(tmp_path / "fit").find(KEY) is None
+    assert FitCache(tmp_path / "fit").find(KEY) is None
     assert "damaged" in caplog.text
 
 
 def test_what_is_too_large_is_neither_written_nor_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    kept = KeptFit(tmp_path / "fit")
+    kept = FitCache(tmp_path / "fit")
     kept.put(KEY, FIT)
     monkeypatch.setattr(module, "MOST_BYTES", 100)
     assert kept.find(KEY) is None
@@ -172,6 +172,6 @@ def test_what_is_too_large_is_neither_written_nor_read(
 def test_a_folder_that_takes_nothing_costs_a_line_in_the_log(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    KeptFit(tmp_path / "absent" / "fit").put(KEY, FIT)
+    FitCache(tmp_path / "absent" / "fit").put(KEY, FIT)
     assert "not kept" in caplog.text
-    assert KeptFit(tmp_path / "absent" / "fit").find(KEY) is None
+    assert FitCache(tmp_path / "absent" / "fit").find(KEY) is None

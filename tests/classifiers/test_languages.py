@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from router.classifiers.languages import is_foreign, language_of, languages_of
+from router.classifiers.texts import is_foreign, language_of, languages_of
 
 
 @pytest.mark.parametrize(

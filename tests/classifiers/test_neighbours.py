@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router.classifiers.neighbours import BLOCK, COARSE, Array, Neighbours, principal, quantise
+from router.classifiers.nearest import BLOCK, COARSE, Array, Neighbours, principal, quantise
 
 SIZE = 96
 

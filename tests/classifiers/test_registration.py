@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from router.classifiers.registration import Registrar
+from router.classifiers.contract import Registrar
 from router.routing import Classifier, Scores
 from router.types import Request
 

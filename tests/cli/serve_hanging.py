@@ -14,12 +14,12 @@ from router.cli import compose, engines
 from router.config import Settings
 from router.engine.base import Engine
 from router.engine.fake import FakeEngine
-from router.experiments.live.recorder import Writer
+from router.experiments.recorder import Writer
 
 
 def real_engine() -> Callable[[Settings], Engine]:
     """Makes one on a tiny base."""
-    from router.engine.model.loader import Loaded
+    from router.engine.loader import LoadedModel
     from router.engine.torch_engine import TorchEngine
     from tests.engine import tiny
     from tests.engine.hanging import hanging
@@ -29,7 +29,7 @@ def real_engine() -> Callable[[Settings], Engine]:
             super().start()
             hanging(self).begin()
 
-    loaded = Loaded(tiny.model("llama"), tiny.tokenizer(), "llama")
+    loaded = LoadedModel(tiny.model("llama"), tiny.tokenizer(), "llama")
     return lambda settings: Real(settings, loaded)
 
 

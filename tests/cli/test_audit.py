@@ -2,14 +2,14 @@
 
 import json
 
-from router.access.audit import Act, Audit
+from router.access.audit import Audit, AuditedCall
 
 
 def write(path, number=3):
     audit = Audit(path)
     for i in range(number):
         audit.acted(
-            Act(f"r-{i}", "ops" if i else "billing", "127.0.0.1", "S/Load", "adapters/m", "OK")
+            AuditedCall(f"r-{i}", "ops" if i else "billing", "127.0.0.1", "S/Load", "adapters/m", "OK")
         ).result(5)
     audit.close()
 

@@ -10,9 +10,8 @@ from pathlib import Path
 import pytest
 
 from router.calibration.file import write_calibration
-from router.calibration.model import Calibration, Scaler, Stage, binding_of
+from router.calibration.model import Axes, Calibration, Stage, TemperatureScaler, binding_of
 from router.carried import carried
-from router.classifiers.axes import Axes
 from router.cli.compose import Composition, keep
 from router.cli.route import store_here
 from router.cli.summary import lines_to_paste, print_summary, question_of
@@ -83,7 +82,7 @@ def folders(own_folder, monkeypatch):
 @pytest.fixture
 async def running(folders, request, monkeypatch, impatient):
     """A composition that is serving; settings may be given as the fixture's parameter."""
-    monkeypatch.setattr("router.routing.following.LOOK_SECONDS", 0.1)
+    monkeypatch.setattr("router.routing.in_force.LOOK_SECONDS", 0.1)
     monkeypatch.setattr("router.reread.RETRY_SECONDS", 0.2)
     engine = FakeEngine()
     engine._info = dataclasses.replace(engine._info, sites=MODULES, vocab_size=32)
@@ -286,7 +285,7 @@ async def test_a_calibration_copied_in_decides_within_seconds(running, client, f
     assert (str(first.adapter), first.calibration) == ("medical@1.2.0", "")
     (profile,) = running.registry.profiles()
     calibration = Calibration(
-        scalers={"shout": Scaler()},
+        scalers={"shout": TemperatureScaler()},
         stages=(Stage({"shout": 1.0}),),
         threshold=1.0,
         novelty_limit=0.0,

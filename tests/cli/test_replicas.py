@@ -10,7 +10,7 @@ from router.engine.fake import FakeEngine
 from router.replicas import host, members, replica
 from router.replicas.engine import FleetEngine
 from router.replicas.link import LinkLost
-from router.replicas.owned import OwnedMembership
+from router.replicas.membership import OwnedMembership
 from tests.replicas.local import LocalLink
 
 
@@ -21,7 +21,7 @@ async def command(start_server, cli, monkeypatch):
         monkeypatch.setattr(module, "BEAT", 0.02)
     monkeypatch.setattr(members, "REPORT_SECONDS", 0.02)
     monkeypatch.setattr(replica, "FIRST_PAUSE", 0.02)
-    monkeypatch.setattr("router.server.fleet.LOOK_SECONDS", 0.01)
+    monkeypatch.setattr("router.extensions.replicas.service.LOOK_SECONDS", 0.01)
 
     def link(name: str) -> LocalLink:
         return LocalLink(name, lambda: FakeEngine(step_seconds=0.001))

@@ -11,8 +11,7 @@ from router.cli.fleet import membership_and_links
 from router.config import Settings
 from router.errors import ConfigError
 from router.extensions.sharing.sharing import Sharing, edge_name, url_of
-from router.replicas.membership import FixedMembership
-from router.replicas.owned import OwnedMembership
+from router.replicas.membership import FixedMembership, OwnedMembership
 from router.replicas.ray import RayLink
 from tests.shared.memory import MemoryDatabase, MemoryTable
 

@@ -15,9 +15,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from router.corrections.model import MAX_TEXT, Correction, from_line, latest, to_line
-from router.corrections.store import CorrectionStore, Found, file_name
-from router.registry.format.limits import EXAMPLE_CHARS
+from router.corrections.store import (
+    MAX_TEXT,
+    Correction,
+    CorrectionStore,
+    StoredCorrections,
+    file_name,
+    from_line,
+    latest,
+    to_line,
+)
+from router.registry.format.untrusted import EXAMPLE_CHARS
 
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=200)
 CORRECTIONS = st.builds(
@@ -103,7 +111,7 @@ def test_a_file_that_is_cut_anywhere_loses_the_line_it_was_cut_in_and_no_other(
 
 def test_tenants_have_files_of_their_own(tmp_path: Path) -> None:
     store = CorrectionStore(tmp_path / "state" / "corrections")
-    assert store.read() == Found(())
+    assert store.read() == StoredCorrections(())
     for one in (made(1), made(2, tenant="acme"), made(3, tenant="bravo")):
         store.append(one)
     assert [one.tenant for one in store.read().corrections] == ["", "acme", "bravo"]
@@ -145,11 +153,11 @@ def test_clearing(tmp_path: Path) -> None:
         file.write(b"{torn")
     assert store.read().damaged == 1
     assert store.clear(before=1e9 + 2, tenant="acme") == 3  # with the damaged line
-    assert store.read("acme") == Found((made(2, tenant="acme"), made(3, tenant="acme")))
+    assert store.read("acme") == StoredCorrections((made(2, tenant="acme"), made(3, tenant="acme")))
     assert store.clear(tenant="acme") == 2
     assert not (tmp_path / file_name("acme")).exists()
     assert len(store.read().corrections) == 4
-    assert (store.clear(), store.read()) == (4, Found(()))
+    assert (store.clear(), store.read()) == (4, StoredCorrections(()))
 
 
 def test_a_disk_that_takes_a_part_keeps_nothing_of_it(
@@ -165,9 +173,9 @@ def test_a_disk_that_takes_a_part_keeps_nothing_of_it(
         patched.setattr(os, "fsync", full)
         with pytest.raises(OSError, match="No space"):
             store.append(made(2))
-    assert store.read() == Found((made(1),))
+    assert store.read() == StoredCorrections((made(1),))
     store.append(made(3))
-    assert store.read() == Found((made(1), made(3)))
+    assert store.read() == StoredCorrections((made(1), made(3)))
 
 
 def _write(folder: Path, first: int) -> None:

@@ -21,17 +21,15 @@ from prometheus_client import generate_latest
 from prometheus_client.core import Metric
 
 from router.cli.demo import free_address
-from router.corrections.keeper import Corrections
+from router.corrections.recorder import Corrections
 from router.corrections.store import CorrectionStore
-from router.experiments.live.runtime import Experiments
-from router.experiments.service.served import ExperimentMetrics
+from router.experiments.runtime import LiveExperiments
+from router.experiments.service import ExperimentMetrics
 from router.extensions.experiments_notices.notices import Notifier
 from router.extensions.experiments_notices.telling import NoticeMetrics
-from router.extensions.sharing.metrics import EdgesCollector
+from router.extensions.sharing.sharing import EdgesCollector
 from router.routing.drift import Drift
-from router.server.corrections import CorrectionsCollector
-from router.server.drift import DriftCollector
-from router.server.metrics import Metrics
+from router.server.metrics import CorrectionsCollector, DriftCollector, ServerMetrics
 from tests.experiments.memory_store import MemoryStore
 from tests.server.helpers import Connect, Start, ask
 
@@ -45,10 +43,10 @@ PREFIXES = {"histogram": ("_bucket", "_count", "_sum"), "counter": ("_total",), 
 SCRAPER = {"instance", "job"}
 
 
-def metrics() -> Metrics:
+def metrics() -> ServerMetrics:
     """All that a server may have on its page."""
-    made = Metrics()
-    made.registry.register(ExperimentMetrics(Experiments(MemoryStore())))
+    made = ServerMetrics()
+    made.registry.register(ExperimentMetrics(LiveExperiments(MemoryStore())))
     made.registry.register(NoticeMetrics(Notifier()))
     made.registry.register(CorrectionsCollector(Corrections(CorrectionStore(Path("nowhere")), "labels")))
     made.registry.register(DriftCollector(Drift(lambda: None)))

@@ -20,8 +20,8 @@ from router.engine.base import (
     Finished,
     Generation,
     Job,
+    PoolingRequest,
     Prompt,
-    Reading,
     with_grammar,
 )
 from router.errors import (
@@ -191,27 +191,27 @@ class EngineContract:
 
     async def test_readings_are_numbers(self, engine: Engine) -> None:
         tokens = engine.encode(Prompt(raw="a sore throat"))
-        found = await engine.read(Reading(tokens, tokens, scope=7))
+        found = await engine.read(PoolingRequest(tokens, tokens, scope=7))
         assert found.dtype == np.float32
         assert len(found) == len(tokens)
         assert np.all(found <= 0)
         with pytest.raises(InvalidRequest):
-            await engine.read(Reading([], depth=0.5))
+            await engine.read(PoolingRequest([], depth=0.5))
         with pytest.raises(DeadlineExceeded):
-            await engine.read(Reading(tokens, tokens, deadline=time.monotonic() - 1))
+            await engine.read(PoolingRequest(tokens, tokens, deadline=time.monotonic() - 1))
 
     async def test_hidden_states_are_numbers_where_there_are_any(self, engine: Engine) -> None:
         tokens = engine.encode(Prompt(raw="a sore throat"))
         if Ability.HIDDEN_STATES not in engine.info.abilities:
             with pytest.raises(FailedPrecondition, match="hidden states"):
-                await engine.read(Reading(tokens, depth=0.5))
+                await engine.read(PoolingRequest(tokens, depth=0.5))
             return
-        hidden = await engine.read(Reading(tokens, depth=0.5))
-        ends = await engine.read(Reading(tokens, depth=0.5, ends=2))
+        hidden = await engine.read(PoolingRequest(tokens, depth=0.5))
+        ends = await engine.read(PoolingRequest(tokens, depth=0.5, ends=2))
         assert hidden.dtype == np.float32
         assert len(ends) == 3 * len(hidden)
         with pytest.raises(DeadlineExceeded):
-            await engine.read(Reading(tokens, depth=1.0, deadline=time.monotonic() - 1))
+            await engine.read(PoolingRequest(tokens, depth=1.0, deadline=time.monotonic() - 1))
 
     async def test_the_status_tells_of_work(self, engine: Engine) -> None:
         before = engine.status()

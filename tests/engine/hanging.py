@@ -35,9 +35,9 @@ def hanging(engine: TorchEngine) -> Hang:
     hang, runner = Hang(), engine._loop._runner
     run = runner.run
 
-    def held(chunks: Any) -> Any:
+    def held(chunks: Any, pooling: bool) -> Any:
         hang.wait()
-        return run(chunks)
+        return run(chunks, pooling=pooling)
 
     runner.run = held  # type: ignore[method-assign]
     return hang

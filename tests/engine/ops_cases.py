@@ -5,9 +5,21 @@ from __future__ import annotations
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
 
+import pytest
 import torch
+from hypothesis import HealthCheck, settings
 
+from router.engine.native.build import cpu_levels
 from router.engine.ops import BLOCK, AttentionPlan, LoraPlan, Ops, SiteGroup
+
+compiled = [
+    pytest.mark.skipif(not cpu_levels(), reason="the CPU has neither AVX2 nor AVX-512"),
+    pytest.mark.timeout(600),  # the first run compiles
+]
+dtypes = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+examples = settings(
+    max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 
 
 @dataclass

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 
-from router.engine.base import Job, Reading
-from router.engine.blocks import BlockPool
+from router.engine.base import Job, PoolingRequest
 from router.engine.lora import DeviceSlots, HostStore, PackedAdapter
-from router.engine.reading import ReadingRow
-from router.engine.rows import AnswerRow, Chunk
+from router.engine.rows import AnswerRow, BlockPool, Chunk, PoolingRow
 from router.engine.scheduler import Scheduler
 from router.types import SamplingParams
 
@@ -72,6 +71,12 @@ def row(
 def step(scheduler: Scheduler) -> list[Chunk]:
     """One step, each sampled token 0."""
     chunks = scheduler.schedule()
+    advance(scheduler, chunks)
+    return chunks
+
+
+def advance(scheduler: Scheduler, chunks: Sequence[Chunk]) -> None:
+    """The chunks are computed, each sampled token is 0, and what is complete ends."""
     for chunk in chunks:
         scheduler.computed(chunk)
         one = chunk.row
@@ -79,12 +84,11 @@ def step(scheduler: Scheduler) -> list[Chunk]:
             one.tokens.append(0)
             if one.length_reached():
                 scheduler.finish(one)
-        elif isinstance(one, ReadingRow) and not one.remaining:
+        elif isinstance(one, PoolingRow) and not one.remaining:
             scheduler.finish(one)
-    return chunks
 
 
-def reading(length: int, background: bool = False) -> ReadingRow:
-    """Tokens that nobody answers."""
-    asked = Reading(list(range(length)), depth=1.0, background=background)
-    return ReadingRow(stream=ANY, reading=asked, layer=1)
+def pooling(length: int, background: bool = False) -> PoolingRow:
+    """A pooling request."""
+    request = PoolingRequest(list(range(length)), depth=1.0, background=background)
+    return PoolingRow(stream=ANY, request=request, layer=1)

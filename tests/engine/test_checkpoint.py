@@ -5,12 +5,23 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from router.engine.checkpoint import cache_bytes, config_of, digest_of, ends_of, sites_of, tensors_of
-from router.engine.model.loader import base_digest
+from router.engine.checkpoint import (
+    NAMES,
+    cache_bytes,
+    config_of,
+    digest_of,
+    ends_of,
+    float32_of,
+    sites_of,
+    stored_as,
+    tensors_of,
+)
+from router.engine.loader import base_digest
 from tests.engine import tiny
 
 pytestmark = pytest.mark.slow
@@ -68,3 +79,17 @@ def test_a_file_that_was_cut_is_noticed(tmp_path: Path) -> None:
     file.write_bytes(file.read_bytes()[:-10])
     with pytest.raises(EOFError):
         digest_of(tensors)
+
+
+VALUES = np.array(
+    [0, -0.0, 1, 1.00390625, 1.01171875, 3.4e38, -1e-40, 65505, 1e-8, np.inf, -np.inf, np.nan], np.float32
+)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32"])
+def test_as_torch_has_it(dtype: str) -> None:
+    rng = np.random.default_rng(1)
+    values = np.concatenate([VALUES, rng.standard_normal(1000).astype(np.float32)])
+    torchs = torch.from_numpy(values).to(getattr(torch, dtype))
+    stored = stored_as(NAMES[dtype], values)
+    assert np.array_equal(float32_of(NAMES[dtype], stored), torchs.float().numpy(), equal_nan=True)

@@ -26,7 +26,6 @@ def fake_adapter(name: str, invocation: tuple[int, ...] = ()) -> AdapterArtifact
     return AdapterArtifact(name, "1", digest, {"q": SiteDelta(tensor, tensor, 1.0)}, (), invocation)
 
 
-@pytest.mark.slow
 class TestTorchEngine(EngineContract):
     @pytest.fixture(autouse=True)
     def _folder(self, tmp_path_factory: pytest.TempPathFactory) -> None:
@@ -34,21 +33,21 @@ class TestTorchEngine(EngineContract):
 
     def make(self) -> Engine:
         from router.config import Settings
-        from router.engine.model.loader import Loaded
+        from router.engine.loader import LoadedModel
         from router.engine.torch_engine import TorchEngine
         from tests.engine import tiny
 
         settings = Settings(
             dtype="float32", device="cpu", cache_tokens=2048, native=False, max_running=ROWS, max_queue=QUEUE
         )
-        return TorchEngine(settings, Loaded(tiny.model("llama"), tiny.tokenizer(), "llama"))
+        return TorchEngine(settings, LoadedModel(tiny.model("llama"), tiny.tokenizer(), "llama"))
 
     def artifact(self, engine: Engine, name: str, invocation: tuple[int, ...] = ()) -> AdapterArtifact:
         from dataclasses import replace
 
-        from router.registry.format.artifact import read_artifact
+        from router.registry.format.artifact import FolderRules, read_artifact
         from tests.engine import tiny
 
         folder = self.folders.mktemp(name)
         tiny.save_adapter("llama", folder, seed=len(name))
-        return replace(read_artifact(folder, engine.info, max_rank=64)[0], invocation_tokens=invocation)
+        return replace(read_artifact(folder, FolderRules(engine.info))[0], invocation_tokens=invocation)

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from router.engine.fairness import TenantCache, VirtualCounters
 from router.engine.ops import BLOCK
-from router.engine.rows import AnswerRow, Chunk, Row
+from router.engine.rows import AnswerRow, BatchRow, Chunk
 from router.engine.scheduler import Scheduler
-from tests.engine.rows import make, reading, row, step
+from tests.engine.rows import make, pooling, row, step
 from tests.engine.test_preemption import ARRIVALS, MOST_BLOCKS, Arrival, World
 
 # -- Counters.
@@ -263,7 +263,7 @@ def test_priority_decides_before_tenants() -> None:
 
 def test_readings_and_shadows_cost_no_tenant_anything() -> None:
     scheduler = make()
-    scheduler.add(reading(20))
+    scheduler.add(pooling(20))
     scheduler.add(row(20, tenant="a", background=True))
     while scheduler.busy:
         step(scheduler)
@@ -286,74 +286,6 @@ def test_what_is_computed_twice_and_what_is_found_is_not_charged() -> None:
     assert scheduler._fair._counters.served("b") == 33 + 2 * 15 + 15 + 2 * 60 + 1 + 2 * 30
 
 
-# -- With one tenant it is the scheduler that it was.
-
-
-class ByRank(Scheduler):
-    """As it was before there were tenants."""
-
-    def _last_for(self, row: Row) -> Row:
-        return max(self._behind(row), key=lambda r: r.rank, default=row)
-
-    def _displaceable(self, row: Row) -> list[Row]:
-        return sorted(self._behind(row), key=lambda r: r.rank, reverse=True)
-
-    def _admit_requests(self, now: float) -> None:
-        slot_awaited = False
-        for place, one in enumerate(tuple(self.waiting)):
-            full = len(self.running) >= self._max_running
-            if full and place:
-                break
-            if (slot_awaited and one.adapter is not None) or (not full and self._admit_first(one, now)):
-                continue
-            if not place and now - one.queued > self._patience:
-                slot_awaited = not self.slots.has_room(one.adapter)
-                if not slot_awaited:
-                    self._make_way(one, now)
-
-
-class Recorded(World):
-    """Writes down each step: which row, by its place among all that came, and how many tokens."""
-
-    def __init__(self, kind: type[Scheduler], tenant: str, blocks: int, patience: float) -> None:
-        super().__init__(blocks, patience, prefix_cache=True)
-        self.scheduler.__class__ = kind
-        self.tenant, self.rows, self.steps = tenant, list[Row](), list[list[tuple[int, int, int]]]()
-
-    def add(self, arrival: Arrival) -> None:
-        made = arrival.make()
-        made.tenant = self.tenant
-        self.rows.append(made)
-        self.leaving.append((self.turn + arrival.leaves, made, arrival.late))
-        self.scheduler.add(made)
-
-    def check_chunks(self, chunks: list[Chunk]) -> None:
-        super().check_chunks(chunks)
-        places = {one: place for place, one in enumerate(self.rows)}
-        self.steps.append([(places[c.row], c.count, c.row.preempted) for c in chunks])
-
-
-def played(world: World, arrivals: list[list[Arrival]]) -> Iterator[int]:
-    for coming in arrivals:
-        for arrival in coming:
-            world.add(arrival)
-        world.play()
-        yield world.turn
-    while world.scheduler.busy:
-        world.play()
-        yield world.turn
-
-
-@pytest.mark.slow
-@given(ARRIVALS, st.integers(MOST_BLOCKS, 24), st.sampled_from([0.0, 1e9]))
-def test_one_tenant_is_served_step_for_step_as_before(
-    arrivals: list[list[Arrival]], blocks: int, patience: float
-) -> None:
-    now, before = Recorded(Scheduler, "a", blocks, patience), Recorded(ByRank, "", blocks, patience)
-    for _ in zip(played(now, arrivals), played(before, arrivals), strict=True):
-        assert now.steps == before.steps
-
-
 # -- Whatever comes, from whomever.
 
 
@@ -364,21 +296,23 @@ class Tenants(World):
         super().__init__(blocks, patience, prefix_cache)
         self.tenants = tenants
 
-    def add(self, arrival: Arrival) -> None:
-        made = arrival.make()
+    def prepared(self, made: BatchRow) -> BatchRow:
         made.tenant = next(self.tenants)
         made.share = {"a": 1.0, "b": 3.0}.get(made.tenant, 0.5)
-        self.leaving.append((self.turn + arrival.leaves, made, arrival.late))
-        self.scheduler.add(made)
+        return made
 
-    def check_order(self, before: list[Row], times: dict[Row, int], chunks: list[Chunk]) -> None:
+    def check_order(self, before: list[BatchRow], times: dict[BatchRow, int], chunks: list[Chunk]) -> None:
         """The first of all is never pushed aside and goes on, whosever it is."""
         scheduler, fair = self.scheduler, self.scheduler._fair
-        everybody = [*scheduler.running, *scheduler.waiting, *scheduler.reading, *scheduler.unread]
+        everybody = [*scheduler.running, *scheduler.waiting, *scheduler.pooling, *scheduler.pooling_queue]
         if everybody:
             first = min(everybody, key=lambda r: r.rank)
             assert first.preempted == times.get(first, first.preempted)
-            assert first in {c.row for c in chunks} or first in scheduler.waiting or first in scheduler.unread
+            assert (
+                first in {c.row for c in chunks}
+                or first in scheduler.waiting
+                or first in scheduler.pooling_queue
+            )
         if any(one.preempted > times[one] for one in before):
             assert not scheduler.background
         assert +fair._rows == Counter(r.tenant for r in (*scheduler.running, *scheduler.waiting))
@@ -399,7 +333,7 @@ def test_everybody_ends_and_nothing_is_lost(
 ) -> None:
     world = Tenants(iter(tenants), blocks, patience, prefix_cache)
     work = sum(a.length + a.new + 2 for coming in arrivals for a in coming)
-    for turn in played(world, arrivals):
+    for turn in world.run(arrivals):
         assert turn <= len(arrivals) + 4 * work + 20, "somebody waits for ever"
     assert world.scheduler.pool.free == world.scheduler.pool.total
     assert not world.scheduler.slots._users

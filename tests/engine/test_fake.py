@@ -8,16 +8,23 @@ from unittest.mock import ANY
 
 import pytest
 
-from router.engine.base import AdapterArtifact, Delta, Engine, Finished, Job, Prompt, Reading, with_grammar
+from router.engine.base import (
+    AdapterArtifact,
+    Delta,
+    Engine,
+    Finished,
+    Job,
+    PoolingRequest,
+    Prompt,
+    with_grammar,
+)
 from router.engine.fake import FakeEngine
 from router.errors import (
     DeadlineExceeded,
     EngineFailed,
     FailedPrecondition,
     InvalidRequest,
-    NotLoaded,
     Overloaded,
-    PromptTooLong,
     Unavailable,
 )
 from router.types import Constraint, FinishReason, PromptTemplate, SamplingParams, Turn
@@ -64,18 +71,6 @@ def test_encode_applies_template_and_system() -> None:
     assert bytes(tokens).decode() == "Be brief.\nQ: why {prompt}?"
 
 
-async def test_cancel_frees_the_row_within_two_steps() -> None:
-    engine = started(step_seconds=0.001)
-    generation = engine.submit(job(engine, min_tokens=200))
-    async for _ in generation:
-        break
-    steps = engine.steps
-    generation.cancel()
-    await asyncio.sleep(0.02)
-    assert not engine.busy
-    assert engine.steps - steps <= 2
-
-
 async def test_tenants_take_turns() -> None:
     engine = started(max_running=2, max_queue=20)
     ended: list[str] = []
@@ -105,37 +100,14 @@ async def test_failed_step_fails_only_its_rows() -> None:
     assert (await answer(engine, job(engine)))[0].startswith("[base]")
 
 
-async def test_refusals() -> None:
-    with pytest.raises(NotLoaded):
-        FakeEngine().submit(Job("r", [1], SamplingParams()))
-    engine = started(max_running=1, max_queue=0, context_length=300)
-    with pytest.raises(PromptTooLong):
-        engine.submit(job(engine, "x" * 60))
-    with pytest.raises(FailedPrecondition):
-        engine.submit(job(engine, adapter="absent"))
-    engine.hold()
-    engine.submit(job(engine))
-    await asyncio.sleep(0.01)
-    with pytest.raises(Overloaded):
-        [engine.submit(job(engine)) for _ in range(2)]
-    engine.close()
-
-
-async def test_deadline_and_close_end_a_job() -> None:
-    engine = started(step_seconds=0.005)
-    late = Job("r", [65], SamplingParams(min_tokens=200), deadline=time.monotonic() + 0.02)
-    assert (await answer(engine, late))[1].reason is FinishReason.DEADLINE
-    running = engine.submit(job(engine, min_tokens=200))
-    engine.close()
-    assert [e.reason async for e in running if isinstance(e, Finished)] == [FinishReason.CANCELLED]
-
-
 async def test_readings_are_numbers_of_the_bytes() -> None:
     engine = started()
     like, alike, other = (list(text) for text in (b"a sore throat", b"a sore throat!", b"SELECT 1"))
-    one, two, three = [await engine.read(Reading(tokens, depth=0.5)) for tokens in (like, alike, other)]
+    one, two, three = [
+        await engine.read(PoolingRequest(tokens, depth=0.5)) for tokens in (like, alike, other)
+    ]
     assert one @ two > 0.9 > one @ three
-    near, far = [await engine.read(Reading(like, context)) for context in (alike, other)]
+    near, far = [await engine.read(PoolingRequest(like, context)) for context in (alike, other)]
     assert len(near) == len(like)
     assert near.sum() > far.sum()
 
@@ -143,20 +115,20 @@ async def test_readings_are_numbers_of_the_bytes() -> None:
 async def test_readings_end_like_jobs() -> None:
     engine = started(step_seconds=0.005)
     with pytest.raises(InvalidRequest):
-        await engine.read(Reading([1]))
+        await engine.read(PoolingRequest([1]))
     with pytest.raises(DeadlineExceeded):
-        await engine.read(Reading([1], depth=1.0, deadline=time.monotonic() - 1))
+        await engine.read(PoolingRequest([1], depth=1.0, deadline=time.monotonic() - 1))
     engine.fail_step("boom")
     with pytest.raises(EngineFailed):
-        await engine.read(Reading([1], depth=1.0))
+        await engine.read(PoolingRequest([1], depth=1.0))
     engine.hold()
-    waiting = asyncio.ensure_future(engine.read(Reading([1], depth=1.0)))
+    waiting = asyncio.ensure_future(engine.read(PoolingRequest([1], depth=1.0)))
     await asyncio.sleep(0)
     engine.close()
     with pytest.raises(Unavailable):
         await waiting
     with pytest.raises(Unavailable):
-        await engine.read(Reading([1], depth=1.0))
+        await engine.read(PoolingRequest([1], depth=1.0))
 
 
 async def test_background_jobs_take_what_is_left_and_give_way() -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from router.engine.base import Reading
+from router.engine.base import PoolingRequest
 from tests.engine import tiny
 
 pytestmark = [
@@ -36,7 +36,7 @@ async def test_mixed_batch_equals_peft_alone(kind: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("depth", [0.5, 1.0, None])
 async def test_readings_equal_those_of_the_cpu(depth: float | None) -> None:
-    readings = [Reading(list(range(n, n + 20)), [1, 2, 3], depth) for n in range(6)]
+    readings = [PoolingRequest(list(range(n, n + 20)), [1, 2, 3], depth) for n in range(6)]
     found = []
     for device in ("cuda", "cpu"):
         made = tiny.engine("llama", device=device)

@@ -15,9 +15,7 @@ from hypothesis import strategies as st
 
 from router.engine import torch_engine
 from router.engine.base import AdapterArtifact, Job
-from router.engine.fake import FakeEngine
-from router.engine.lora import HostStore, PackedAdapter, pack_adapter
-from router.engine.mixing import mix_adapters
+from router.engine.lora import HostStore, PackedAdapter, mix_adapters, pack_adapter
 from router.engine.native import NativeOps
 from router.engine.native.build import cpu_levels, load_module
 from router.engine.ops import Ops
@@ -118,15 +116,6 @@ def test_a_part_that_is_not_there_is_told() -> None:
     host = store(TorchOps(), torch.float32)
     with pytest.raises(FailedPrecondition, match="not loaded any more"):
         mix_adapters(mixture(("one", 1.0), ("gone", 1.0)), host, GROUPS, TorchOps(), pin=False)
-
-
-async def test_the_fake_engine_mixes_what_it_has() -> None:
-    fake = FakeEngine()
-    fake.start()
-    sizes = [await fake.load(artifact_of(name)) for name in ("one", "two")]
-    assert await fake.load(mixture(("one", 1.0), ("two", 0.5))) == sum(sizes)
-    with pytest.raises(FailedPrecondition, match="not loaded any more"):
-        await fake.load(AdapterArtifact("mixture", "", "other", {}, parts=(("three", 1.0),)))
 
 
 # -- Against PEFT.

@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from router.engine.base import Delta, Finished, Job
 from router.engine.ops import BLOCK
-from router.engine.rows import AnswerRow, Chunk, Row
-from router.engine.scheduler import READING_ROWS, Scheduler
-from tests.engine.rows import make, reading, row, step
+from router.engine.rows import AnswerRow, BatchRow, Chunk
+from router.engine.scheduler import POOLING_ROWS, Scheduler
+from router.engine.torch_engine import TorchEngine
+from router.types import FinishReason, SamplingParams, TokenLogprob
+from tests.engine import tiny
+from tests.engine.rows import advance, make, pooling, row, step
+from tests.server.helpers import until
 
 
 def long_ones(scheduler: Scheduler, count: int = 4) -> list[AnswerRow]:
@@ -178,14 +188,14 @@ def test_a_reading_that_gives_way_is_read_anew() -> None:
         scheduler.add(one)
     while min(len(one.tokens) for one in old) < 29:
         step(scheduler)
-    young = reading(112)
+    young = pooling(112)
     scheduler.add(young)
     step(scheduler)
     assert young.computed
     young.sums = [torch.ones(1)]
     while not young.preempted:
         step(scheduler)
-    assert (young.computed, young.sums, scheduler.unread) == (0, [], [young])
+    assert (young.computed, young.sums, scheduler.pooling_queue) == (0, [], [young])
     while scheduler.busy:
         step(scheduler)
     assert [one.preempted for one in old] == [0, 0]
@@ -223,9 +233,9 @@ class Arrival:
     leaves: int
     late: bool
 
-    def make(self) -> Row:
+    def make(self) -> BatchRow:
         if self.kind in ("reading", "patient"):
-            return reading(self.length, background=self.kind == "patient")
+            return pooling(self.length, background=self.kind == "patient")
         background = self.kind == "background"
         return row(self.length, self.adapter, self.new, self.priority, background, first=self.first)
 
@@ -258,13 +268,27 @@ class World:
         self.scheduler = make(
             slots=2, running=4, step=32, blocks=blocks, patience=patience, prefix_cache=prefix_cache
         )
-        self.leaving: list[tuple[int, Row, bool]] = []
+        self.leaving: list[tuple[int, BatchRow, bool]] = []
         self.turn = 0
 
     def add(self, arrival: Arrival) -> None:
-        made = arrival.make()
+        made = self.prepared(arrival.make())
         self.leaving.append((self.turn + arrival.leaves, made, arrival.late))
         self.scheduler.add(made)
+
+    def prepared(self, made: BatchRow) -> BatchRow:
+        return made
+
+    def run(self, arrivals: list[list[Arrival]]) -> Iterator[int]:
+        """Step by step until nothing is left."""
+        for coming in arrivals:
+            for arrival in coming:
+                self.add(arrival)
+            self.play()
+            yield self.turn
+        while self.scheduler.busy:
+            self.play()
+            yield self.turn
 
     def play(self) -> None:
         scheduler = self.scheduler
@@ -282,18 +306,7 @@ class World:
         self.check_blocks()
         self.check_places()
         self.check_order(before, times, chunks)
-        for chunk in chunks:
-            self.compute(chunk)
-
-    def compute(self, chunk: Chunk) -> None:
-        self.scheduler.computed(chunk)
-        one = chunk.row
-        if isinstance(one, AnswerRow) and chunk.samples:
-            one.tokens.append(0)
-            if one.length_reached():
-                self.scheduler.finish(one)
-        elif not one.samples and not one.remaining:
-            self.scheduler.finish(one)
+        advance(scheduler, chunks)
 
     def check_chunks(self, chunks: list[Chunk]) -> None:
         assert sum(chunk.count for chunk in chunks) <= 32
@@ -309,7 +322,7 @@ class World:
     def check_blocks(self) -> None:
         """None is lost, none has two owners that write."""
         scheduler, pool = self.scheduler, self.scheduler.pool
-        holders = [*scheduler.running, *scheduler.reading, *scheduler.background]
+        holders = [*scheduler.running, *scheduler.pooling, *scheduler.background]
         users = Counter(block for r in holders if r.allocation for block in r.allocation.blocks)
         assert pool._users == [users[block] for block in range(pool.total)]
         idle = [*pool._free, *pool._idle]
@@ -321,30 +334,30 @@ class World:
     def check_places(self) -> None:
         scheduler = self.scheduler
         assert len(scheduler.running) + len(scheduler.background) <= 4
-        assert len(scheduler.reading) <= READING_ROWS
+        assert len(scheduler.pooling) <= POOLING_ROWS
         assert not scheduler.offered
-        for one in (*scheduler.running, *scheduler.reading, *scheduler.background):
+        for one in (*scheduler.running, *scheduler.pooling, *scheduler.background):
             assert one.allocation is not None
-        for one in (*scheduler.waiting, *scheduler.unread, *scheduler.dropped):
+        for one in (*scheduler.waiting, *scheduler.pooling_queue, *scheduler.dropped):
             assert one.allocation is None
         held = Counter(r.adapter for r in (*scheduler.running, *scheduler.background) if r.adapter)
         assert scheduler.slots._users == held
-        for queue in (scheduler.waiting, scheduler.unread):
+        for queue in (scheduler.waiting, scheduler.pooling_queue):
             assert queue == sorted(queue, key=lambda r: r.rank)
 
-    def check_order(self, before: list[Row], times: dict[Row, int], chunks: list[Chunk]) -> None:
+    def check_order(self, before: list[BatchRow], times: dict[BatchRow, int], chunks: list[Chunk]) -> None:
         scheduler = self.scheduler
         for one in before:
             if one.preempted > times[one]:
                 stayed = [r for r in scheduler.running if r in before and r.preempted == times[r]]
                 assert not [r for r in stayed if r.rank > one.rank], "an older one was preempted"
                 assert not scheduler.background
-        everybody = [*scheduler.running, *scheduler.waiting, *scheduler.reading, *scheduler.unread]
+        everybody = [*scheduler.running, *scheduler.waiting, *scheduler.pooling, *scheduler.pooling_queue]
         if everybody:
             first = min(everybody, key=lambda r: r.rank)
             assert first.preempted == times.get(first, first.preempted)
             working = {chunk.row for chunk in chunks}
-            assert first in working or first in scheduler.waiting or first in scheduler.unread
+            assert first in working or first in scheduler.waiting or first in scheduler.pooling_queue
 
 
 @pytest.mark.slow
@@ -353,14 +366,9 @@ def test_everybody_ends_and_nothing_is_lost(
     arrivals: list[list[Arrival]], blocks: int, patience: float, prefix_cache: bool
 ) -> None:
     world = World(blocks, patience, prefix_cache)
-    for coming in arrivals:
-        for arrival in coming:
-            world.add(arrival)
-        world.play()
     work = sum(a.length + a.new + 2 for coming in arrivals for a in coming)
-    while world.scheduler.busy:
-        world.play()
-        assert world.turn <= len(arrivals) + work, "somebody waits for ever"
+    for turn in world.run(arrivals):
+        assert turn <= len(arrivals) + work, "somebody waits for ever"
     assert world.scheduler.pool.free == world.scheduler.pool.total
     assert not world.scheduler.slots._users
 
@@ -386,3 +394,164 @@ def test_the_oldest_goes_on_at_every_step_however_many_short_ones_come() -> None
             assert long in working
     assert long.length_reached()
     assert long.preempted == 0
+
+
+# -- Answers of an engine whose cache is too small for all of them.
+
+NEW = 90
+KINDS: dict[str, dict[str, Any]] = {
+    "greedy": {},
+    "seeded": {"temperature": 0.9, "seed": 7, "top_p": 0.95},
+    "penalties": {"repetition_penalty": 1.3, "frequency_penalty": 0.4, "presence_penalty": 0.2},
+    "logprobs": {"logprobs": 3, "temperature": 0.7, "seed": 3},
+}
+Answer = tuple[str, tuple[TokenLogprob, ...], Finished]
+
+
+async def answer(made: TorchEngine, job: Job) -> Answer:
+    text, entries, tokens = "", (), 0
+    async for event in made.submit(job):
+        if isinstance(event, Finished):
+            assert tokens <= event.usage.completion_tokens
+            return text, entries, event
+        text, entries, tokens = text + event.text, entries + event.logprobs, tokens + event.tokens
+    raise AssertionError("no Finished")
+
+
+def jobs(adapter: str | None, new: int) -> list[Job]:
+    """One of each kind, none with the tokens of another."""
+    found = []
+    for i, params in enumerate(KINDS.values()):
+        wanted = SamplingParams(max_tokens=new, min_tokens=new, **params)
+        found.append(Job(str(i), [i + 1, *range(20, 42)], wanted, adapter if i % 2 else None))
+    return found
+
+
+async def alone_and_together(made: TorchEngine, work: list[Job]) -> tuple[list[Answer], list[Answer], int]:
+    alone = [await answer(made, job) for job in work]
+    before = made.status().preemptions
+    together = list(await asyncio.gather(*(answer(made, job) for job in work)))
+    return alone, together, made.status().preemptions - before
+
+
+def check_equal(alone: list[Answer], together: list[Answer], close: float) -> None:
+    for (text, entries, end), (found, theirs, last) in zip(alone, together, strict=True):
+        assert found == text
+        assert [e.token_id for e in theirs] == [e.token_id for e in entries]
+        assert [e.logprob for e in theirs] == pytest.approx([e.logprob for e in entries], abs=close)
+        assert (last.reason, last.usage.completion_tokens) == (end.reason, end.usage.completion_tokens)
+        assert last.usage.prompt_tokens == end.usage.prompt_tokens
+        assert 0 <= last.usage.queue_time <= last.usage.time_to_first_token <= last.usage.total_time
+
+
+@pytest.fixture
+def made(tmp_path: Path) -> Iterator[TorchEngine]:
+    """A cache that holds two of four answers."""
+    engine = tiny.engine("llama", cache_tokens=256, prefix_cache=False)
+    yield engine
+    engine.close()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("prefix_cache", [False, True])
+@pytest.mark.parametrize("native", [False, True])
+async def test_the_same_token_for_token(native: bool, prefix_cache: bool, tmp_path: Path) -> None:
+    made = tiny.engine("llama", cache_tokens=256, native=native, prefix_cache=prefix_cache)
+    try:
+        tiny.save_adapter("llama", tmp_path / "a")
+        artifact = tiny.artifact(tmp_path / "a", made)
+        await made.load(artifact)
+        work = jobs(artifact.digest, NEW)
+        alone, together, preemptions = await alone_and_together(made, work)
+        assert preemptions >= 2
+        check_equal(alone, together, close=1e-4)
+    finally:
+        made.close()
+
+
+@pytest.mark.slow
+async def test_another_tenants_short_one_goes_before_and_changes_no_answer(tmp_path: Path) -> None:
+    """Two places, taken by long ones of one tenant, and more of them in the queue."""
+    made = tiny.engine("llama", cache_tokens=2048, max_running=2, native=True, slots=1)
+    try:
+        tiny.save_adapter("llama", tmp_path / "a")
+        artifact = tiny.artifact(tmp_path / "a", made)
+        await made.load(artifact)
+        work = [replace(job, tenant="flood") for job in jobs(None, 200)]
+        params = SamplingParams(max_tokens=5, min_tokens=5)
+        short = Job("short", [7] * 20, params, artifact.digest, tenant="light")
+        alone = [await answer(made, job) for job in (*work, short)]
+        assert made._loop is not None
+        made._loop._scheduler._patience = 0.0
+        ended: list[str] = []
+
+        async def asked(job: Job) -> Answer:
+            found = await answer(made, job)
+            ended.append(job.request_id)
+            return found
+
+        flood = [asyncio.create_task(asked(job)) for job in work]
+        await until(lambda: made.status().running == 2 and made.status().waiting == 2)
+        together = [await asked(short), *await asyncio.gather(*flood)]
+        assert ended[0] == "short"
+        assert made.status().preemptions >= 1
+        check_equal(alone, [*together[1:], together[0]], close=1e-4)
+    finally:
+        made.close()
+
+
+@pytest.mark.slow
+async def test_a_stop_string_ends_it_where_it_did(made: TorchEngine) -> None:
+    work = jobs(None, NEW)
+    text, _, _ = await answer(made, work[-1])
+    stop = text[-6:-2]
+    params = SamplingParams(max_tokens=NEW, min_tokens=NEW - 20, stop=(stop,), temperature=0.7, seed=3)
+    asked = Job("stop", work[-1].tokens, params)
+    alone = await answer(made, asked)
+    assert alone[2].stop == stop
+    before = made.status().preemptions
+    *_, found = await asyncio.gather(*(answer(made, job) for job in work[:-1]), answer(made, asked))
+    assert made.status().preemptions > before
+    assert (found[0], found[2].reason, found[2].stop) == (alone[0], FinishReason.STOP, stop)
+    assert found[2].usage.completion_tokens == alone[2].usage.completion_tokens
+    assert text.startswith(found[0])
+
+
+@pytest.mark.slow
+async def test_one_that_waits_for_its_blocks_ends_at_its_deadline_or_when_it_is_cancelled(
+    made: TorchEngine, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG, "router.engine.scheduler")
+    work = jobs(None, 200)[:2]
+    first, second = (made.submit(job) for job in work)
+    deltas = aiter(second)
+    assert isinstance(await anext(deltas), Delta)
+    await until(lambda: made.status().preemptions > 0)
+    second.cancel()
+    *_, end = [event async for event in deltas]
+    assert isinstance(end, Finished)
+    assert end.reason is FinishReason.CANCELLED
+    assert "preempted" in caplog.text
+    *_, whole = [event async for event in first]
+    assert isinstance(whole, Finished)
+    assert whole.usage.completion_tokens == 200
+
+
+@pytest.mark.slow
+async def test_a_short_request_is_answered_beside_long_ones_that_could_fill_the_cache() -> None:
+    """Four of 500 + 500 tokens in a cache of 2,048: two as a whole would fill it."""
+    made = tiny.engine("llama-long", cache_tokens=2048, max_step_tokens=128, prefix_cache=False)
+    try:
+        params = SamplingParams(max_tokens=500, min_tokens=500)
+        long_ones = [made.submit(Job(str(i), [i + 1] * 500, params)) for i in range(4)]
+        first = aiter(long_ones[0])
+        await anext(first)
+        before = made.status().steps
+        short = Job("short", list(range(50)), SamplingParams(max_tokens=5, min_tokens=5))
+        _, _, end = await answer(made, short)
+        assert (end.reason, end.usage.completion_tokens) == (FinishReason.LENGTH, 5)
+        assert made.status().steps - before < 15
+        ends = [[event async for event in stream][-1] for stream in (first, *long_ones[1:])]
+        assert [e.usage.completion_tokens for e in ends if isinstance(e, Finished)] == [500] * 4
+    finally:
+        made.close()

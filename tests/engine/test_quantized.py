@@ -10,8 +10,8 @@ import torch
 import transformers
 
 from router.config import Settings
-from router.engine.int8 import quantise
-from router.engine.model.loader import Loaded
+from router.engine.loader import LoadedModel
+from router.engine.ops import quantise
 from router.engine.torch_engine import TorchEngine
 from router.errors import ConfigError
 from tests.engine import tiny
@@ -98,7 +98,7 @@ def test_the_engine_tells_its_precision_and_size():
 
 def test_a_device_without_operations_for_it_is_refused_before_anything_is_loaded(monkeypatch):
     monkeypatch.setattr("router.engine.torch_engine.pick_device", lambda wanted: torch.device("cuda"))
-    loaded = Loaded(tiny.model("llama"), tiny.tokenizer(), "llama")
+    loaded = LoadedModel(tiny.model("llama"), tiny.tokenizer(), "llama")
     engine = TorchEngine(Settings(device="cuda", dtype="float32", quantize="int8"), loaded)
     with pytest.raises(ConfigError, match=r"int8 is for the CPU.*--device cpu"):
         engine.start()

@@ -11,12 +11,20 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from transformers import RepetitionPenaltyLogitsProcessor
+from transformers import (
+    LogitsProcessorList,
+    MinPLogitsWarper,
+    RepetitionPenaltyLogitsProcessor,
+    TemperatureLogitsWarper,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+)
 
+from router.engine import sampling as module
 from router.engine.native import NativeOps
 from router.engine.native.build import cpu_levels, load_module
-from router.engine.ops import Ops
-from router.engine.sampling import Sampled, Sampler, SamplingState
+from router.engine.ops import GREEDY, Ops, TokenChoice
+from router.engine.sampling import Sampler, SamplingState, TorchChooser, draw, truncate
 from router.engine.torch_ops import TorchOps
 from router.types import SamplingParams
 
@@ -50,8 +58,8 @@ def answer(sampler: Sampler, params: dict[str, Any], steps: torch.Tensor) -> lis
     row, tokens = state(**params), []
     for step in steps:
         (sampled,) = sampler.sample(step[None], [row])
-        row.accept(sampled.id)
-        tokens.append(sampled.id)
+        row.accept(sampled.token)
+        tokens.append(sampled.token)
     return tokens
 
 
@@ -80,8 +88,8 @@ def test_a_row_is_the_same_whatever_the_batch_around_it(
     states, together = [state(**p) for p in rows], [[] for _ in rows]
     for step in steps:
         for row, sampled in enumerate(sampler.sample(step, states)):
-            states[row].accept(sampled.id)
-            together[row].append(sampled.id)
+            states[row].accept(sampled.token)
+            together[row].append(sampled.token)
     assert together == alone
 
 
@@ -91,8 +99,8 @@ def test_greedy_is_the_argmax_and_the_first_of_equals(sampler: Sampler, dtype: t
     values[2, [50, 60]] = 99.0
     before = values.clone()
     sampled = sampler.sample(values, [state() for _ in range(6)])
-    assert [s.id for s in sampled] == [int(row.float().argmax()) for row in values]
-    assert sampled[2] == Sampled(50)
+    assert [s.token for s in sampled] == [int(row.float().argmax()) for row in values]
+    assert sampled[2].token == 50
     assert torch.equal(values, before)
 
 
@@ -101,13 +109,13 @@ def test_a_row_that_is_not_finite_fails_alone(
     sampler: Sampler, rows: list[dict[str, Any]], broken: st.DataObject
 ) -> None:
     values = logits(5, len(rows))
-    healthy = [s.id for s in sampler.sample(values, [state(**p) for p in rows])]
+    healthy = [s.token for s in sampler.sample(values, [state(**p) for p in rows])]
     bad = broken.draw(st.integers(0, len(rows) - 1))
     places = broken.draw(st.sampled_from([[0], [VOCAB - 1], [EOS], list(range(VOCAB))]))
     values[bad, places] = broken.draw(st.sampled_from(BROKEN))
     sampled = sampler.sample(values, [state(**p) for p in rows])
     assert [s.failed for s in sampled] == [row == bad for row in range(len(rows))]
-    assert [s.id for row, s in enumerate(sampled) if row != bad] == healthy[:bad] + healthy[bad + 1 :]
+    assert [s.token for row, s in enumerate(sampled) if row != bad] == healthy[:bad] + healthy[bad + 1 :]
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
@@ -124,7 +132,7 @@ def test_nothing_left_to_choose_from_fails_and_one_finite_score_is_enough(
     ]
     sampled = sampler.sample(values, rows)
     assert [s.failed for s in sampled] == [True, False, True]
-    assert sampled[1].id == 11
+    assert sampled[1].token == 11
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
@@ -164,9 +172,9 @@ def test_repetition_penalty_is_that_of_transformers(
         ids = torch.tensor([tokens], dtype=torch.long)
         expected = RepetitionPenaltyLogitsProcessor(penalty)(ids, values.clone()) if tokens else values
         (sampled,) = sampler.sample(values, [row])
-        assert sampled.id == int(expected.argmax())
-        row.accept(sampled.id)
-        tokens.append(sampled.id)
+        assert sampled.token == int(expected.argmax())
+        row.accept(sampled.token)
+        tokens.append(sampled.token)
 
 
 def test_frequency_and_presence_count_the_answer_only(sampler: Sampler) -> None:
@@ -176,8 +184,8 @@ def test_frequency_and_presence_count_the_answer_only(sampler: Sampler) -> None:
     tokens = []
     for _ in range(5):
         (sampled,) = sampler.sample(values, [row])
-        row.accept(sampled.id)
-        tokens.append(sampled.id)
+        row.accept(sampled.token)
+        tokens.append(sampled.token)
     # 5: 1.0, 0.65, then 0.45 < 0.5; 6: 0.5, 0.15; 5: 0.45, 0.25; 5: 0.25
     assert tokens == [5, 5, 6, 5, 5]
 
@@ -191,21 +199,22 @@ def test_logprobs_are_of_the_raw_distribution(sampler: Sampler, count: int, temp
     )
     (sampled,) = sampler.sample(values, [row])
     raw = torch.log_softmax(values[0], -1)
-    assert sampled.logprob is not None
-    assert sampled.logprob.token == f"<{sampled.id}>"
-    assert sampled.logprob.logprob == pytest.approx(float(raw[sampled.id]), abs=1e-5)
+    logprob = sampler.logprob(sampled)
+    assert logprob is not None
+    assert logprob.token == f"<{sampled.token}>"
+    assert logprob.logprob == pytest.approx(float(raw[sampled.token]), abs=1e-5)
     best = raw.topk(count)
-    assert [i for _, i, _ in sampled.logprob.top] == best.indices.tolist()
-    assert [p for _, _, p in sampled.logprob.top] == pytest.approx(best.values.tolist(), abs=1e-5)
-    assert sampled.logprob.top[0][0] == f"<{best.indices[0]}>"
+    assert [i for _, i, _ in logprob.top] == best.indices.tolist()
+    assert [p for _, _, p in logprob.top] == pytest.approx(best.values.tolist(), abs=1e-5)
+    assert logprob.top[0][0] == f"<{best.indices[0]}>"
 
 
 def test_rows_without_logprobs_have_none_and_padding_is_never_sampled(sampler: Sampler) -> None:
     values = torch.cat([logits(1, 3), torch.full((3, 20), 99.0)], -1)
     rows = [state(), state(logprobs=1), state(temperature=5.0, seed=1)]
     sampled = sampler.sample(values, rows)
-    assert [s.logprob is None for s in sampled] == [True, False, True]
-    assert all(s.id < VOCAB for s in sampled)
+    assert [sampler.logprob(s) is None for s in sampled] == [True, False, True]
+    assert all(s.token < VOCAB for s in sampled)
 
 
 def test_no_rows_are_nothing_to_do(sampler: Sampler) -> None:
@@ -226,7 +235,7 @@ def test_a_device_chooses_as_the_processor_does() -> None:
     ids = []
     for device in ("cpu", "cuda"):
         states = [state(**{"seed": 1, **p}) for p in settings_of]
-        ids.append([s.id for s in sampler_of(TorchOps()).sample(values.to(device), states)])
+        ids.append([s.token for s in sampler_of(TorchOps()).sample(values.to(device), states)])
     assert ids[0] == ids[1]
     assert ids[0][3] == -1
 
@@ -253,7 +262,7 @@ def test_only_what_is_allowed_is_drawn(
     sampler: Sampler, allowed: list[int], params: dict[str, Any], seed: int
 ) -> None:
     (sampled,) = sampler.sample(logits(seed), [constrained(allowed, **params)])
-    assert sampled.id in allowed
+    assert sampled.token in allowed
 
 
 @given(allowed=st.lists(st.integers(0, VOCAB - 1), min_size=1), seed=st.integers(0, 99))
@@ -261,19 +270,18 @@ def test_greedy_takes_the_likeliest_that_is_allowed(sampler: Sampler, allowed: l
     values = logits(seed, rows=3)
     states = [state(), constrained(allowed), state(logprobs=2)]
     sampled = sampler.sample(values, states)
-    assert sampled[1].id == max(sorted(allowed), key=lambda token: values[1, token].item())
-    assert [sampled[0].id, sampled[2].id] == [values[0].argmax().item(), values[2].argmax().item()]
+    assert sampled[1].token == max(sorted(allowed), key=lambda token: values[1, token].item())
+    assert [sampled[0].token, sampled[2].token] == [values[0].argmax().item(), values[2].argmax().item()]
 
 
 def test_log_probabilities_are_of_the_raw_distribution(sampler: Sampler) -> None:
     values = logits(5)
     worst = int(values[0].argmin())
     (sampled,) = sampler.sample(values, [constrained([worst], logprobs=1)])
-    assert sampled.id == worst
-    assert sampled.logprob is not None
+    assert sampled.token == worst
     raw = torch.log_softmax(values[0], -1)
-    assert sampled.logprob.logprob == pytest.approx(raw[worst].item())
-    assert sampled.logprob.top[0][1] == int(values[0].argmax())
+    assert sampled.logprob == pytest.approx(raw[worst].item())
+    assert sampled.top[0][0] == int(values[0].argmax())
 
 
 @pytest.mark.parametrize("broken", BROKEN)
@@ -293,4 +301,112 @@ def test_nothing_allowed_fails(sampler: Sampler) -> None:
 
 def test_ends_are_the_constraints_business(sampler: Sampler) -> None:
     (sampled,) = sampler.sample(logits(3), [constrained([EOS], min_tokens=9)])
-    assert sampled.id == EOS
+    assert sampled.token == EOS
+
+
+def test_default_rows_do_not_pay_for_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[int] = []
+    shaped = TorchChooser._shaped
+    monkeypatch.setattr(
+        TorchChooser,
+        "_shaped",
+        lambda self, scores, choices: seen.append(len(choices)) or shaped(self, scores, choices),
+    )
+    chooser, logits = TorchChooser(), torch.randn(4, 300)
+    chooser.choose(logits, [GREEDY] * 4)
+    assert seen == []
+    chooser.choose(logits, [GREEDY, TokenChoice(temperature=1.0), GREEDY, TokenChoice(top_p=0.5)])
+    assert seen == [1]
+
+
+def theirs(scores: torch.Tensor, p: TokenChoice) -> torch.Tensor:
+    warpers = LogitsProcessorList([TemperatureLogitsWarper(p.temperature)])
+    if p.top_k:
+        warpers.append(TopKLogitsWarper(p.top_k))
+    if p.top_p < 1:
+        warpers.append(TopPLogitsWarper(p.top_p))
+    if p.min_p:
+        warpers.append(MinPLogitsWarper(p.min_p))
+    return torch.softmax(warpers(torch.zeros(1, 1, dtype=torch.long), scores), -1)
+
+
+@pytest.mark.slow
+@given(
+    vocab=st.sampled_from([5, 64, 100, 3000]),
+    spread=st.sampled_from([0.01, 0.3, 3.0, 30.0]),
+    temperature=st.sampled_from([0.3, 1.0, 2.0]),
+    top_k=st.sampled_from([0, 1, 3, 60, 64, 65, 500, 5000]),
+    top_p=st.sampled_from([0.001, 0.3, 0.9, 0.999, 1.0]),
+    min_p=st.sampled_from([0.0, 0.02, 0.5, 1.0]),
+    seed=st.integers(0, 10**6),
+)
+def test_truncation_is_that_of_transformers(
+    vocab: int, spread: float, temperature: float, top_k: int, top_p: float, min_p: float, seed: int
+) -> None:
+    scores = torch.randn(1, vocab, generator=torch.Generator().manual_seed(seed)) * spread
+    p = TokenChoice(temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p)
+    ours = torch.softmax(scores / temperature, -1)
+    truncate(ours, [p])
+    expected = theirs(scores, p)
+    differing = (ours > 0) != (expected > 0)
+    # numbers this small are 0 or not by how a softmax rounds
+    differing &= torch.maximum(ours, expected) >= torch.finfo(torch.float32).tiny
+    # float32 sums of theirs may round one token at the border of the nucleus to the other side
+    assert int(differing.sum()) <= (1 if top_p < 1 else 0)
+
+
+@given(rows=st.lists(st.tuples(st.integers(0, 200), st.floats(0.05, 1.0)), min_size=1, max_size=6))
+def test_few_best_and_histogram_agree(rows: list[tuple[int, float]]) -> None:
+    probs = torch.softmax(torch.randn(len(rows), 700, generator=torch.Generator().manual_seed(1)) * 2, -1)
+    params = [TokenChoice(top_k=k, top_p=p) for k, p in rows]
+    by_few, by_histogram = probs.clone(), probs.clone()
+    truncate(by_few, params)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "_WIDTH", 1)
+        truncate(by_histogram, params)
+    assert torch.equal(by_few, by_histogram)
+
+
+def test_equals_of_the_last_kept_token_are_kept() -> None:
+    probs = torch.tensor([[0.1, 0.4, 0.1, 0.3, 0.1]])
+    truncate(probs, [TokenChoice(top_k=3)])
+    assert (probs > 0).all()
+    probs = torch.tensor([[0.1, 0.4, 0.1, 0.3, 0.1]])
+    truncate(probs, [TokenChoice(top_p=0.7)])
+    assert (probs[0] > 0).tolist() == [False, True, False, True, False]
+
+
+def test_rows_that_do_not_truncate_are_left_as_they_are() -> None:
+    probs = torch.softmax(torch.randn(3, 500), -1)
+    before = probs.clone()
+    truncate(probs, [TokenChoice(), TokenChoice(top_k=1), TokenChoice(top_k=9999)])
+    assert torch.equal(probs[[0, 2]], before[[0, 2]])
+    assert int((probs[1] > 0).sum()) == 1
+
+
+@pytest.mark.parametrize("vocab", [1, 5, 32, 33, 1000])
+def test_draws_follow_the_distribution(vocab: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    probs = torch.softmax(torch.randn(1, vocab, generator=generator), -1)
+    probs[0, 1:-1:3] = 0.0
+    count = 20_000
+    grid = [(i + 0.5) / count for i in range(count)]  # inversion of an even grid has no sampling noise
+    drawn = torch.tensor(draw(probs.expand(count, -1), grid))
+    frequencies = torch.bincount(drawn, minlength=vocab) / count
+    torch.testing.assert_close(frequencies, probs[0] / probs[0].sum(), atol=2 / count, rtol=0)
+
+
+@given(places=st.sets(st.integers(0, 99), min_size=1, max_size=3), uniform=st.floats(0, 1, exclude_max=True))
+def test_a_token_without_probability_is_never_drawn(places: set[int], uniform: float) -> None:
+    probs = torch.zeros(1, 100)
+    probs[0, sorted(places)] = torch.tensor([1e-30, 0.7, 1e-3])[: len(places)]
+    assert draw(probs, [uniform])[0] in places
+    assert draw(probs, [1 - 2**-53])[0] in places
+
+
+@pytest.mark.parametrize("width", [64, 1])
+def test_top_k_keeps_tokens_that_vanish_in_a_sum(width: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_WIDTH", width)
+    probs = torch.tensor([[1e-20, 1.0, 1e-17, 1e-25]])
+    truncate(probs, [TokenChoice(top_k=3)])
+    assert (probs[0] > 0).tolist() == [True, True, True, False]

@@ -10,21 +10,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from router.engine.ops import BLOCK
-from router.engine.reading import ReadingRow
-from router.engine.rows import AnswerRow
-from router.engine.scheduler import READING_ROWS, READING_TOKENS, Scheduler
-from tests.engine.rows import make, reading, row
+from router.engine.rows import AnswerRow, PoolingRow
+from router.engine.scheduler import POOLING_ROWS, POOLING_TOKENS, Scheduler
+from tests.engine.rows import make, pooling, row, step
 
 
 def run_step(scheduler: Scheduler) -> list[tuple[str | None, int]]:
-    chunks = scheduler.schedule()
-    for chunk in chunks:
-        scheduler.computed(chunk)
-        if chunk.samples:
-            chunk.row.tokens.append(0)
-            if chunk.row.length_reached():
-                scheduler.finish(chunk.row)
-    return [(c.row.adapter, c.count) for c in chunks]
+    """Adapter and tokens of each chunk of one step."""
+    return [(c.row.adapter, c.count) for c in step(scheduler)]
 
 
 def test_base_rows_come_first_and_adapters_are_contiguous() -> None:
@@ -191,15 +184,15 @@ def counts(scheduler: Scheduler) -> dict[str, int]:
     return found
 
 
-def test_readings_have_places_of_their_own() -> None:
+def test_pooling_requests_have_places_of_their_own() -> None:
     scheduler = make(running=1, step=512)
     for _ in range(20):
-        scheduler.add(reading(4))
+        scheduler.add(pooling(4))
         scheduler.add(row(4))
     scheduler.schedule()
-    assert (len(scheduler.running), len(scheduler.reading)) == (1, READING_ROWS)
-    assert (len(scheduler.waiting), len(scheduler.unread)) == (19, 20 - READING_ROWS)
-    for r in (*scheduler.reading, *scheduler.unread, *scheduler.running, *scheduler.waiting):
+    assert (len(scheduler.running), len(scheduler.pooling)) == (1, POOLING_ROWS)
+    assert (len(scheduler.waiting), len(scheduler.pooling_queue)) == (19, 20 - POOLING_ROWS)
+    for r in (*scheduler.pooling, *scheduler.pooling_queue, *scheduler.running, *scheduler.waiting):
         scheduler.finish(r)
     assert not scheduler.busy
     assert scheduler.pool.free == scheduler.pool.total
@@ -207,60 +200,53 @@ def test_readings_have_places_of_their_own() -> None:
 
 def test_requests_go_first_and_leave_an_eighth() -> None:
     scheduler = make(step=64)
-    scheduler.add(reading(200))
+    scheduler.add(pooling(200))
     scheduler.add(row(200))
     assert counts(scheduler) == {"answer": 56, "read": 8, "background": 0}
 
 
-def test_readings_take_what_is_left_up_to_a_bound() -> None:
-    scheduler = make(step=2 * READING_TOKENS)
+def test_pooling_requests_take_what_is_left_up_to_a_bound() -> None:
+    scheduler = make(step=2 * POOLING_TOKENS)
     for _ in range(3):
-        scheduler.add(reading(200))
+        scheduler.add(pooling(200))
     scheduler.add(row(10))
-    assert counts(scheduler) == {"answer": 10, "read": READING_TOKENS, "background": 0}
+    assert counts(scheduler) == {"answer": 10, "read": POOLING_TOKENS, "background": 0}
 
 
-def test_background_readings_go_behind_all_and_slowly_beside_requests() -> None:
+def test_background_pooling_go_behind_all_and_slowly_beside_requests() -> None:
     scheduler = make(step=64)
-    scheduler.add(reading(100, background=True))
-    scheduler.add(reading(20))
+    scheduler.add(pooling(100, background=True))
+    scheduler.add(pooling(20))
     assert counts(scheduler) == {"answer": 0, "read": 20, "background": 44}
     scheduler.add(row(10))
     assert counts(scheduler) == {"answer": 10, "read": 20, "background": 8}
-    scheduler.add(reading(100))
+    scheduler.add(pooling(100))
     assert counts(scheduler) == {"answer": 10, "read": 54, "background": 0}
 
 
-def test_readings_give_back_the_blocks_a_request_has_waited_for() -> None:
+def test_pooling_requests_give_back_the_blocks_a_request_has_waited_for() -> None:
     scheduler = make(blocks=4, patience=0.0, prefix_cache=False)
     scheduler.add(first := row(30))
     run_step(scheduler)
     scheduler.add(request := row(40))
     time.sleep(0.001)
-    scheduler.add(younger := reading(4))
+    scheduler.add(younger := pooling(4))
     scheduler.schedule()
-    assert (scheduler.waiting, scheduler.reading) == ([request], [younger])  # nobody else could use them
+    assert (scheduler.waiting, scheduler.pooling) == ([request], [younger])  # nobody else could use them
     scheduler.finish(first)
-    scheduler.add(other := reading(20))
+    scheduler.add(other := pooling(20))
     scheduler.schedule()
-    assert (scheduler.running, scheduler.reading, scheduler.unread) == ([request], [younger], [other])
+    assert (scheduler.running, scheduler.pooling, scheduler.pooling_queue) == ([request], [younger], [other])
 
 
 # -- Background rows use what is left over and cost no request anything.
 
 
-def step(scheduler: Scheduler) -> dict[bool, int]:
-    """One step; tokens by background."""
-    tokens = {False: 0, True: 0}
-    for chunk in scheduler.schedule():
-        tokens[chunk.row.background] += chunk.count
-        scheduler.computed(chunk)
-        one = chunk.row
-        if chunk.samples and isinstance(one, AnswerRow):
-            one.tokens.append(0)
-            if one.length_reached():
-                scheduler.finish(one)
-    return tokens
+def shares(scheduler: Scheduler) -> tuple[int, int]:
+    """The tokens of one step of requests, and of rows in the background."""
+    chunks = step(scheduler)
+    background = sum(chunk.count for chunk in chunks if chunk.row.background)
+    return sum(chunk.count for chunk in chunks) - background, background
 
 
 def aside(length: int = 4, adapter: str | None = None, new: int = 40) -> AnswerRow:
@@ -271,7 +257,7 @@ def test_runs_beside_requests_and_frees_what_it_had() -> None:
     scheduler = make()
     scheduler.add(row(4, "a", new=3))
     scheduler.add(aside(adapter="b", new=3))
-    assert step(scheduler) == {False: 4, True: 4}
+    assert shares(scheduler) == (4, 4)
     assert (len(scheduler.running), len(scheduler.background)) == (1, 1)
     step(scheduler)
     step(scheduler)
@@ -284,11 +270,11 @@ def test_runs_beside_requests_and_frees_what_it_had() -> None:
 def test_an_eighth_of_the_step_beside_requests_and_all_of_it_alone() -> None:
     scheduler = make(step=64)
     scheduler.add(aside(200, new=4))
-    assert step(scheduler) == {False: 0, True: 64}
+    assert shares(scheduler) == (0, 64)
     scheduler.add(row(10, new=4))
-    assert step(scheduler) == {False: 10, True: 8}
+    assert shares(scheduler) == (10, 8)
     scheduler.add(row(100))
-    assert step(scheduler) == {False: 64, True: 0}
+    assert shares(scheduler) == (64, 0)
 
 
 def test_one_that_finds_no_room_is_dropped_at_once() -> None:
@@ -357,18 +343,18 @@ def test_it_evicts_no_adapter_and_is_the_first_to_be_evicted() -> None:
     assert scheduler.slots.resident() == ("d", "e")
 
 
-def test_a_reading_for_a_request_goes_first_and_one_in_the_background_does_not() -> None:
+def test_pooling_for_a_request_goes_first_and_one_in_the_background_does_not() -> None:
     scheduler = make(blocks=4)
     scheduler.add(kept := aside(16, new=16))
     step(scheduler)
-    scheduler.add(patient := reading(40, background=True))
+    scheduler.add(patient := pooling(40, background=True))
     step(scheduler)
-    assert (scheduler.background, scheduler.unread) == ([kept], [patient])
-    scheduler.add(urgent := reading(40))
+    assert (scheduler.background, scheduler.pooling_queue) == ([kept], [patient])
+    scheduler.add(urgent := pooling(40))
     step(scheduler)
     assert scheduler.dropped == [kept]
-    assert urgent in scheduler.reading
-    assert isinstance(urgent, ReadingRow)
+    assert urgent in scheduler.pooling
+    assert isinstance(urgent, PoolingRow)
 
 
 def test_it_may_be_cancelled_and_expires_like_any_other() -> None:
@@ -425,8 +411,7 @@ def played(arrivals: list[list[Arrival]], with_background: bool, patience: float
             made = row(one.length, one.adapter, one.new, background=one.background)
             requests += [] if one.background else [made]
             scheduler.add(made)
-        tokens = step(scheduler)
-        assert tokens[False] + tokens[True] <= 32
+        assert sum(shares(scheduler)) <= 32
         assert not (scheduler.waiting and scheduler.background), "a request waits while a background row runs"
         assert not scheduler.offered
         assert len(scheduler.running) + len(scheduler.background) <= 4

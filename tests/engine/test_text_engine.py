@@ -11,8 +11,8 @@ import pytest
 
 from router.config import Settings
 from router.engine import SamplingParams, TextEngine
-from router.engine.base import AdapterArtifact, Engine, Reading
-from router.engine.text_engine import StopStrings
+from router.engine.base import AdapterArtifact, Engine, PoolingRequest
+from router.engine.output import StopStrings
 from router.errors import AdapterRejected, EngineFailed, FailedPrecondition, PermissionDenied
 from router.types import Constraint, FinishReason
 from tests.engine.contract import CONTEXT, QUEUE, ROWS, EngineContract, answer, job, read, until
@@ -48,7 +48,7 @@ class TestTextEngine(EngineContract):
         with pytest.raises(FailedPrecondition, match="cannot be constrained"):
             await engine.compile(Constraint("choices", choices=("a", "b")))
         with pytest.raises(FailedPrecondition, match="no hidden states"):
-            await engine.read(Reading([1], [1]))
+            await engine.read(PoolingRequest([1], [1]))
 
     async def test_a_request_takes_the_place_of_a_background_job(self, engine: Engine) -> None:
         long = job(engine, min_tokens=200, max_tokens=200)

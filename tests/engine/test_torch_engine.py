@@ -13,20 +13,16 @@ from typing import Any
 import pytest
 
 from router.engine import torch_engine
-from router.engine.base import Delta, EngineStatus, Finished, Generation, Job, Prompt, Reading
+from router.engine.base import Delta, EngineStatus, Finished, Generation, Job, PoolingRequest
 from router.engine.torch_engine import TorchEngine
 from router.errors import (
     AdapterRejected,
-    ConfigError,
     EngineFailed,
-    FailedPrecondition,
-    InvalidRequest,
-    NotLoaded,
     Overloaded,
     PromptTooLong,
     Unavailable,
 )
-from router.types import FinishReason, SamplingParams, Turn
+from router.types import FinishReason, SamplingParams
 from tests.engine import tiny
 
 
@@ -76,22 +72,6 @@ async def test_every_thread_that_works_on_the_device_is_given_to_it(
     assert "engine" in threads
 
 
-async def test_length_and_usage(made: TorchEngine) -> None:
-    _, end = await text_of(made, job(list(range(20)), max_tokens=5, min_tokens=5))
-    assert end.reason is FinishReason.LENGTH
-    assert (end.usage.prompt_tokens, end.usage.completion_tokens) == (20, 5)
-    assert 0 < end.usage.time_to_first_token <= end.usage.total_time
-    await until(lambda: idle(made.status()))
-
-
-async def test_stop_string_ends_the_answer_and_is_not_in_it(made: TorchEngine) -> None:
-    whole, _ = await text_of(made, job(max_tokens=40))
-    assert len(whole) > 8
-    stop = whole[4:6]
-    text, end = await text_of(made, job(max_tokens=40, stop=(stop,)))
-    assert (text, end.reason, end.stop) == (whole[: whole.index(stop)], FinishReason.STOP, stop)
-
-
 async def test_prefix_is_reused_and_changes_nothing(made: TorchEngine) -> None:
     tokens = list(range(50))
     first, _ = await text_of(made, job(tokens, max_tokens=8))
@@ -100,54 +80,15 @@ async def test_prefix_is_reused_and_changes_nothing(made: TorchEngine) -> None:
     assert second == first
 
 
-async def test_refusals_at_submit(made: TorchEngine) -> None:
-    with pytest.raises(InvalidRequest):
-        made.submit(Job("r", [], SamplingParams()))
-    with pytest.raises(PromptTooLong) as error:
-        made.submit(job([1] * 200, max_tokens=100))
-    assert error.value.metadata == {"limit": "256", "got": "300"}
-    with pytest.raises(FailedPrecondition):
-        made.submit(job(adapter="never loaded"))
-
-
-async def test_full_queue_is_refused_at_once_and_recovers(made: TorchEngine) -> None:
-    streams = [made.submit(job(max_tokens=100, min_tokens=100)) for _ in range(8)]
-    start = time.monotonic()
-    with pytest.raises(Overloaded):
-        made.submit(job())
-    assert time.monotonic() - start < 0.05
-    for stream in streams:
-        stream.cancel()
-    for stream in streams:
-        assert [e async for e in stream][-1].reason is FinishReason.CANCELLED
-    assert (await text_of(made, job(max_tokens=2)))[1].reason is FinishReason.LENGTH
-
-
-async def test_leaving_the_iterator_frees_the_row(made: TorchEngine) -> None:
-    stream = made.submit(job(max_tokens=200, min_tokens=200))
-    iterator = stream.__aiter__()
-    await anext(iterator)
-    await iterator.aclose()  # type: ignore[attr-defined]
-    await until(lambda: idle(made.status()))
-    assert made.status().steps < 150
-
-
-async def test_deadline(made: TorchEngine) -> None:
-    late = job(max_tokens=200, min_tokens=200, deadline=time.monotonic() + 0.02)
-    _, end = await text_of(made, late)
-    assert end.reason is FinishReason.DEADLINE
-    assert end.usage.completion_tokens < 200
-
-
 async def test_a_failing_step_fails_its_rows_only(made: TorchEngine, monkeypatch: pytest.MonkeyPatch) -> None:
     assert made._loop is not None
     run = made._loop._runner.run
     poisoned = list(range(7))
 
-    def sometimes(chunks: Any) -> Any:
+    def sometimes(chunks: Any, pooling: bool) -> Any:
         if any(c.row.job.tokens == poisoned for c in chunks):
             raise RuntimeError("secret path /etc/x")
-        return run(chunks)
+        return run(chunks, pooling=pooling)
 
     monkeypatch.setattr(made._loop._runner, "run", sometimes)
     with pytest.raises(EngineFailed) as error:
@@ -217,19 +158,6 @@ async def test_an_adapter_for_other_shapes_is_refused(made: TorchEngine, tmp_pat
         await made.load(other)
 
 
-async def test_text_in_turns_never_becomes_a_special_token(made: TorchEngine) -> None:
-    assert 257 not in made.encode(Prompt(turns=(Turn("user", "a <end> b"),)))
-    assert 257 not in made.encode(Prompt(raw="<end>"))
-
-
-async def test_close_ends_running_jobs(made: TorchEngine) -> None:
-    stream = made.submit(job(max_tokens=200, min_tokens=200))
-    events = stream.__aiter__()
-    assert isinstance(await anext(events), Delta)
-    await asyncio.to_thread(made.close)
-    assert [e async for e in events][-1].reason is FinishReason.CANCELLED  # type: ignore[union-attr]
-
-
 async def test_a_request_larger_than_the_whole_cache_is_too_long_for_this_server() -> None:
     engine = tiny.engine("llama-long", cache_tokens=256)
     try:
@@ -240,18 +168,6 @@ async def test_a_request_larger_than_the_whole_cache_is_too_long_for_this_server
         assert end.usage.completion_tokens == 200
     finally:
         engine.close()
-
-
-def test_before_start_and_with_a_wrong_device() -> None:
-    from router.config import Settings
-
-    engine = TorchEngine(Settings())
-    with pytest.raises(NotLoaded):
-        _ = engine.info
-    assert engine.status() == EngineStatus()
-    engine.close()
-    with pytest.raises(ConfigError):
-        tiny.engine("llama", device="no-such-device")
 
 
 @pytest.mark.parametrize("kind", ["llama", "llama-narrow"])
@@ -328,9 +244,9 @@ async def test_late_jobs_and_readings_are_refused() -> None:
     with pytest.raises(Unavailable, match="the engine has stopped"):
         await asyncio.wait_for(events_of(engine.submit(JOB)), 5)
     with pytest.raises(Unavailable, match="the engine has stopped"):
-        await asyncio.wait_for(engine.read(Reading([5, 6, 7], (), 0.5)), 5)
+        await asyncio.wait_for(engine.read(PoolingRequest([5, 6, 7], (), 0.5)), 5)
     assert not engine._live
-    assert not engine._readings
+    assert not engine._pooling
 
 
 async def test_late_unload_returns(tmp_path: Path) -> None:

@@ -19,9 +19,9 @@ from transformers import (
 
 from router.config import Settings
 from router.engine.base import AdapterArtifact, Finished, Job
-from router.engine.model.loader import Loaded
+from router.engine.loader import LoadedModel
 from router.engine.torch_engine import TorchEngine
-from router.registry.format.artifact import read_artifact
+from router.registry.format.artifact import FolderRules, read_artifact
 from router.types import SamplingParams
 
 VOCABULARY = 300
@@ -79,7 +79,7 @@ def model(kind: str) -> Any:
 def engine(kind: str, **settings: Any) -> TorchEngine:
     """A started engine on the CPU in float32."""
     values: dict[str, Any] = {"dtype": "float32", "device": "cpu", "cache_tokens": 2048, "native": False}
-    made = TorchEngine(Settings(**(values | settings)), Loaded(model(kind), tokenizer(), kind))
+    made = TorchEngine(Settings(**(values | settings)), LoadedModel(model(kind), tokenizer(), kind))
     made.start()
     return made
 
@@ -101,7 +101,7 @@ def save_adapter(kind: str, folder: Path, seed: int = 0, **config: Any) -> Any:
 
 def artifact(folder: Path, made: TorchEngine) -> AdapterArtifact:
     """The adapter as the registry reads it."""
-    return read_artifact(folder, made.info, max_rank=64)[0]
+    return read_artifact(folder, FolderRules(made.info))[0]
 
 
 def reference(tuned: Any, tokens: Sequence[int], new: int) -> list[int]:

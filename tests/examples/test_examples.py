@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from router.engine.constrained.stand_in import byte_grammars
+from router.engine.fake import byte_grammars
 from router.errors import InvalidRequest
-from router.experiments.store.sql_store import SqlStore
+from router.experiments.store.store import ExperimentStore
 from router.types import Constraint
 from tests.experiments.service.lab import experimenting
 
@@ -69,7 +69,7 @@ async def test_a_node_client_made_from_the_proto_files(server, tmp_path):
 
 @pytest.mark.slow
 async def test_an_experiment_from_plan_to_verdict(fakes, start_server, connect, tmp_path):
-    store = SqlStore(f"sqlite:///{tmp_path}/experiments.db")
+    store = ExperimentStore(f"sqlite:///{tmp_path}/experiments.db")
     async with experimenting(store, fakes, start_server, connect) as lab:
         out = await output(sys.executable, "python_experiment.py", lab.app.address)
     base, specialist, verdict = out.splitlines()

@@ -22,17 +22,19 @@ from router.experiments.model import (
     ArmSpec,
     AuditEntry,
     Experiment,
+    ExperimentPhase,
     Kind,
     Lifecycle,
     MetricSpec,
-    Phase,
     SegmentSpec,
     Spec,
 )
 from router.experiments.report.build import report
-from router.experiments.report.model import ArmReport, Forecast, Measured, Report, SegmentReport, Waiting
-from router.experiments.stats import Comparison, Metric, Moments, Plan, compare, corrected, segmented
-from router.experiments.store.port import Bucket
+from router.experiments.report.model import ArmReport, MetricReport, Report, SegmentReport, VerdictForecast
+from router.experiments.stats.checks import corrected, segmented
+from router.experiments.stats.compare import Comparison, SequencePlan, compare
+from router.experiments.stats.moments import ComparedMetric, Moments
+from router.experiments.store.series import TimeBucket
 from router.extensions.experiments_page.page import page
 from router.types import AdapterRef
 from tests.experiments.report.sums import DAY, SumsStore
@@ -102,7 +104,7 @@ def users(seed: int = 7) -> Users:
     return Users(hour, arm, language, past, floats, tokens)
 
 
-def buckets(made: Users) -> Iterator[Bucket]:
+def buckets(made: Users) -> Iterator[TimeBucket]:
     """Sums by hour and arm."""
     for hour in range(24 * DAYS):
         for number, arm in enumerate(ARMS):
@@ -111,7 +113,7 @@ def buckets(made: Users) -> Iterator[Bucket]:
             sums = {m.name: Moments.of(*_columns(made, m, of)) for m in (THUMBS, ERROR)}
             lengths = Moments.of(made.values["thumbs_up"][of], made.tokens[of])
             answered = dict.fromkeys(made.values, count)
-            yield Bucket(arm, STARTED + HOUR * hour, HOUR, count, 0, answered, sums, lengths)
+            yield TimeBucket(arm, STARTED + HOUR * hour, HOUR, count, 0, answered, sums, lengths)
 
 
 def _columns(made: Users, metric: MetricSpec, of: NDArray[np.bool_]) -> list[Numbers]:
@@ -119,23 +121,25 @@ def _columns(made: Users, metric: MetricSpec, of: NDArray[np.bool_]) -> list[Num
     return [own, made.past[of]] if metric.covariate else [own]
 
 
-def compared(made: Users, metric: MetricSpec, arm: int, alpha: float, where: NDArray[np.bool_]) -> Measured:
+def compared(
+    made: Users, metric: MetricSpec, arm: int, alpha: float, where: NDArray[np.bool_]
+) -> MetricReport:
     """An arm against control among the users of `where`."""
-    plan = Plan(alpha=alpha, units=SPEC.planned_units)
+    plan = SequencePlan(alpha=alpha, units=SPEC.planned_units)
     control, treatment = (Moments.of(*_columns(made, metric, where & (made.arm == a))) for a in (0, arm))
     return measured(compare(statistic(metric), control, treatment, plan), metric, alpha)
 
 
-def statistic(metric: MetricSpec) -> Metric:
+def statistic(metric: MetricSpec) -> ComparedMetric:
     """The metric of the statistics."""
     bounds = None if metric.cap is None else (metric.least, metric.cap)
-    return Metric(metric.name, metric.kind, metric.higher_is_better, metric.covariate, bounds)
+    return ComparedMetric(metric.name, metric.kind, metric.higher_is_better, metric.covariate, bounds)
 
 
-def measured(found: Comparison, metric: MetricSpec, alpha: float) -> Measured:
+def measured(found: Comparison, metric: MetricSpec, alpha: float) -> MetricReport:
     """A comparison as plain values."""
     share, waiting = found.relative_interval, found.waiting
-    return Measured(
+    return MetricReport(
         found.metric,
         found.units,
         found.values,
@@ -147,14 +151,14 @@ def measured(found: Comparison, metric: MetricSpec, alpha: float) -> Measured:
         relative=found.relative if share else None,
         relative_low=share.low if share else None,
         relative_high=share.high if share else None,
-        waiting=Waiting(waiting.rule, waiting.text, waiting.units) if waiting else None,
+        waiting=waiting,
         cap=metric.cap,
         alpha=alpha,
     )
 
 
 def _by_language(made: Users, arm: int) -> SegmentReport:
-    plan, metric = Plan(alpha=SPEC.alpha, units=SPEC.planned_units), statistic(THUMBS)
+    plan, metric = SequencePlan(alpha=SPEC.alpha, units=SPEC.planned_units), statistic(THUMBS)
     own = {name: made.language == number for number, name in enumerate(LANGUAGES)}
     sums = {
         name: tuple(Moments.of(*_columns(made, THUMBS, of & (made.arm == a))) for a in (0, arm))
@@ -181,10 +185,10 @@ def _whole(made: Users, arm: ArmReport) -> ArmReport:
     )
 
 
-def example(forecast: Forecast | None = None) -> Report:
+def example(forecast: VerdictForecast | None = None) -> Report:
     """The report."""
     made = users()
-    phase = Phase(1, STARTED, "enrolment-salt", "variant-salt", SPEC)
+    phase = ExperimentPhase(1, STARTED, "enrolment-salt", "variant-salt", SPEC)
     experiment = Experiment("medical-v2", SPEC, Lifecycle.RUNNING, (phase,), etag="etag-1")
     answers = np.bincount(made.arm)
     built_in = {"completion_tokens": 84.1, "time_to_first_token": 0.121, "total_time": 1.04, "error": 0.006}

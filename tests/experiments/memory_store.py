@@ -16,19 +16,20 @@ from router.experiments.model import (
     AuditEntry,
     Disagreement,
     Experiment,
+    ExperimentPhase,
     Exposure,
-    Outcome,
-    Pair,
-    Phase,
+    JudgedPair,
+    StoredOutcome,
 )
-from router.experiments.store.port import PairCounts, PhaseData, Store
+from router.experiments.store.series import PairCounts, PhaseData
+from router.experiments.store.store import ExperimentStore
 from tests.experiments.memory_sums import Kept, Place, Rows, counts, pair_counts, phase_data
 
 log = logging.getLogger(__name__)
 
 
 class MemoryStore:
-    """Follows `router.experiments.store.port.Store`; nothing outlives it.
+    """As `router.experiments.store.store.Store`; nothing outlives it.
 
     Set `down` and every call raises StoreDown, until it is unset.
     """
@@ -43,7 +44,7 @@ class MemoryStore:
         self.versions = count(1)
 
     def __getattribute__(self, name: str):
-        if name in vars(Store) and not name.startswith("_") and self.down:
+        if name in vars(ExperimentStore) and not name.startswith("_") and self.down:
             raise StoreDown("the database cannot be reached")
         return super().__getattribute__(name)
 
@@ -106,7 +107,7 @@ class MemoryStore:
                     rows.segments[exposure.unit] = self._segments(rows, self._phase(*place), exposure)
                 self._adopt(place, exposure, new)
 
-    def _segments(self, rows: Rows, phase: Phase, exposure: Exposure) -> dict[str, str]:
+    def _segments(self, rows: Rows, phase: ExperimentPhase, exposure: Exposure) -> dict[str, str]:
         found = {}
         for segment in phase.spec.segments:
             value = exposure.segments.get(segment.label, NO_VALUE)
@@ -127,10 +128,10 @@ class MemoryStore:
             if said.response_id == exposure.response_id or waits:
                 kept.places[place] = exposure.unit
 
-    def record(self, outcomes: Sequence[Outcome]) -> tuple[Accepted, ...]:
+    def record(self, outcomes: Sequence[StoredOutcome]) -> tuple[Accepted, ...]:
         return tuple(self._record(outcome) for outcome in outcomes)
 
-    def _record(self, outcome: Outcome) -> Accepted:
+    def _record(self, outcome: StoredOutcome) -> Accepted:
         if outcome.key in self.outcomes:
             found = self._status(self.outcomes[outcome.key])
             return Accepted.DUPLICATE if found is Accepted.COUNTED else found
@@ -138,7 +139,7 @@ class MemoryStore:
         self.outcomes[outcome.key] = kept
         return self._status(kept)
 
-    def _places(self, outcome: Outcome) -> dict[Place, str]:
+    def _places(self, outcome: StoredOutcome) -> dict[Place, str]:
         if outcome.response_id:
             rid = outcome.response_id
             return {p: rows.exposures[rid].unit for p, rows in self.rows.items() if rid in rows.exposures}
@@ -157,10 +158,10 @@ class MemoryStore:
         counted = any(self._counts(kept.outcome, *found) for found in kept.places.items())
         return Accepted.COUNTED if counted else Accepted.LATE
 
-    def _counts(self, outcome: Outcome, place: Place, unit: str) -> bool:
+    def _counts(self, outcome: StoredOutcome, place: Place, unit: str) -> bool:
         return counts(outcome, self._phase(*place), self.rows[place].firsts[unit])
 
-    def pairs(self, pairs: Sequence[Pair]) -> None:
+    def pairs(self, pairs: Sequence[JudgedPair]) -> None:
         for pair in pairs:
             if rows := self.rows.get((pair.experiment, pair.phase)):
                 rows.pairs.setdefault((pair.arm, pair.response_id), pair)
@@ -170,16 +171,15 @@ class MemoryStore:
             if rows := self.rows.get((said.experiment, said.phase)):
                 rows.disagreements.setdefault(said.response_id, said)
 
-    def data(self, name: str, phase: int) -> PhaseData:
-        return phase_data(self._phase(name, phase), *self._of(name, phase), self.outcomes.values())
-
-    def triggered(self, name: str, phase: int) -> PhaseData:
+    def data(self, name: str, phase: int, only_differing: bool = False) -> PhaseData:
         place, rows = self._of(name, phase)
+        found, all_outcomes = self._phase(name, phase), self.outcomes.values()
+        if not only_differing:
+            return phase_data(found, place, rows, all_outcomes)
         differed = {d.unit for d in rows.disagreements.values() if d.control != d.treatment}
-        found = self._phase(name, phase)
-        return phase_data(found, place, rows, self.outcomes.values(), differed)
+        return phase_data(found, place, rows, all_outcomes, differed)
 
-    def _phase(self, name: str, number: int) -> Phase:
+    def _phase(self, name: str, number: int) -> ExperimentPhase:
         phases = self.get(name).phases
         found = next((p for p in phases if p.number == number), None)
         if found is None:

@@ -11,17 +11,18 @@ from router.experiments.model import (
     BUILT_IN,
     Aggregate,
     Disagreement,
+    ExperimentPhase,
     Exposure,
+    JudgedPair,
+    Kind,
     MetricSpec,
-    Outcome,
-    Pair,
-    Phase,
     Spec,
+    StoredOutcome,
     Unanswered,
 )
-from router.experiments.stats import Kind, Moments
+from router.experiments.stats.moments import Moments
 from router.experiments.store import series
-from router.experiments.store.port import Bucket, PairCounts, PhaseData
+from router.experiments.store.series import PairCounts, PhaseData, TimeBucket
 
 Place: TypeAlias = tuple[str, int]  # experiment, phase
 
@@ -30,7 +31,7 @@ Place: TypeAlias = tuple[str, int]  # experiment, phase
 class Kept:
     """An outcome, and the units that it is an outcome of."""
 
-    outcome: Outcome
+    outcome: StoredOutcome
     places: dict[Place, str]
 
 
@@ -43,16 +44,16 @@ class Rows:
     firsts: dict[str, Exposure] = field(default_factory=dict)
     segments: dict[str, dict[str, str]] = field(default_factory=dict)
     apart: dict[str, list[str]] = field(default_factory=dict)
-    pairs: dict[tuple[str, str], Pair] = field(default_factory=dict)
+    pairs: dict[tuple[str, str], JudgedPair] = field(default_factory=dict)
     disagreements: dict[str, Disagreement] = field(default_factory=dict)
     peak: float = 0.0
 
 
-def came_in_time(said: Outcome, phase: Phase, first: Exposure) -> bool:
+def came_in_time(said: StoredOutcome, phase: ExperimentPhase, first: Exposure) -> bool:
     return not said.received or said.received <= first.time + phase.spec.window + phase.spec.grace
 
 
-def counts(said: Outcome, phase: Phase, first: Exposure) -> bool:
+def counts(said: StoredOutcome, phase: ExperimentPhase, first: Exposure) -> bool:
     return said.time <= first.time + phase.spec.window and came_in_time(said, phase, first)
 
 
@@ -65,12 +66,14 @@ def pair_counts(units: list[list[int]]) -> PairCounts:
 class Unit:
     """One unit of a phase with its outcomes: those that count, and those from before the phase."""
 
-    def __init__(self, phase: Phase, place: Place, rows: Rows, first: Exposure, kept: Iterable[Kept]) -> None:
+    def __init__(
+        self, phase: ExperimentPhase, place: Place, rows: Rows, first: Exposure, kept: Iterable[Kept]
+    ) -> None:
         end = first.time + phase.spec.window
         self.arm, self.segments = first.arm, rows.segments[first.unit]
         self.shown = [e for e in rows.exposures.values() if e.unit == first.unit]
         self.responses = sum(e.time <= end for e in self.shown)
-        self.counted: dict[str, list[Outcome]] = defaultdict(list)
+        self.counted: dict[str, list[StoredOutcome]] = defaultdict(list)
         self.before: dict[str, list[float]] = defaultdict(list)
         for found in kept:
             said = found.outcome
@@ -132,7 +135,11 @@ class Unit:
 
 
 def phase_data(
-    phase: Phase, place: Place, rows: Rows, kept: Iterable[Kept], only: Collection[str] | None = None
+    phase: ExperimentPhase,
+    place: Place,
+    rows: Rows,
+    kept: Iterable[Kept],
+    only: Collection[str] | None = None,
 ) -> PhaseData:
     kept = list(kept)
     units = {
@@ -167,7 +174,7 @@ def _built_in(units: Iterable[Unit]) -> dict[str, dict[str, float]]:
     return {arm: of for arm, of in means.items() if of}
 
 
-def _buckets(phase: Phase, rows: Rows, units: dict[str, Unit]) -> Iterable[Bucket]:
+def _buckets(phase: ExperimentPhase, rows: Rows, units: dict[str, Unit]) -> Iterable[TimeBucket]:
     stretches = series.stretches_of(phase.spec)
     groups: dict[tuple[int, str], list[Unit]] = defaultdict(list)
     for name, unit in units.items():
@@ -178,13 +185,13 @@ def _buckets(phase: Phase, rows: Rows, units: dict[str, Unit]) -> Iterable[Bucke
         yield _bucket(phase, arm, (phase.started + offset, seconds), found)
 
 
-def _bucket(phase: Phase, arm: str, span: tuple[float, float], units: list[Unit]) -> Bucket:
+def _bucket(phase: ExperimentPhase, arm: str, span: tuple[float, float], units: list[Unit]) -> TimeBucket:
     spec = phase.spec
     metrics = spec.metrics
     lengths = None
     if spec.primary.kind is not Kind.RATIO:
         lengths = _moments(2, [unit.length(spec.primary) for unit in units])
-    return Bucket(
+    return TimeBucket(
         arm,
         *span,
         exposed=len(units),

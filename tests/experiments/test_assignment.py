@@ -17,12 +17,12 @@ from hypothesis import strategies as st
 
 from router.errors import InvalidRequest
 from router.experiments.assignment import (
-    Allocation,
-    Arm,
     Assigned,
+    AssignmentSalts,
     NotAssigned,
-    Reason,
-    Salts,
+    NotAssignedReason,
+    UnitAllocation,
+    WeightedArm,
     fraction,
     is_missing,
     never_repeats,
@@ -30,11 +30,11 @@ from router.experiments.assignment import (
 )
 
 UNITS = [f"user-{i}" for i in range(20_000)]
-ARMS = (Arm("control", 0.5), Arm("new", 0.3), Arm("newer", 0.2))
-ALLOCATION = Allocation(Salts("enrol", "variant", "space", "hold"), ARMS)
+ARMS = (WeightedArm("control", 0.5), WeightedArm("new", 0.3), WeightedArm("newer", 0.2))
+ALLOCATION = UnitAllocation(AssignmentSalts("enrol", "variant", "space", "hold"), ARMS)
 
 
-def arms(allocation: Allocation) -> dict[str, str]:
+def arms(allocation: UnitAllocation) -> dict[str, str]:
     found = {unit: allocation.assign(unit) for unit in UNITS}
     return {unit: a.arm for unit, a in found.items() if isinstance(a, Assigned)}
 
@@ -62,7 +62,7 @@ def test_enrolment_tells_nothing_of_the_arm():
 
 
 def test_new_salts_reshuffle():
-    before, after = arms(ALLOCATION), arms(replace(ALLOCATION, salts=Salts.fresh()))
+    before, after = arms(ALLOCATION), arms(replace(ALLOCATION, salts=AssignmentSalts.fresh()))
     same = sum(before[u] == after[u] for u in UNITS) / len(UNITS)
     assert same == pytest.approx(0.5**2 + 0.3**2 + 0.2**2, abs=0.02)
 
@@ -74,41 +74,41 @@ def test_experiments_of_one_namespace_share_no_unit():
     assert not set(arms(left)) & set(arms(right))
     assert set(arms(left)) | set(arms(right)) == set(UNITS)
     outside = next(u for u in UNITS if u not in arms(left))
-    assert left.assign(outside) == NotAssigned(Reason.OTHER_EXPERIMENT)
+    assert left.assign(outside) == NotAssigned(NotAssignedReason.OTHER_EXPERIMENT)
 
 
 def test_the_holdout_takes_part_in_nothing():
     held = replace(ALLOCATION, holdout=0.05)
-    out = [u for u in UNITS if held.assign(u) == NotAssigned(Reason.HOLDOUT)]
+    out = [u for u in UNITS if held.assign(u) == NotAssigned(NotAssignedReason.HOLDOUT)]
     assert len(out) == pytest.approx(1000, abs=4 * 31)
     other = replace(held, salts=replace(held.salts, enrolment="e2", variant="v2", namespace="n2"))
-    assert [u for u in UNITS if other.assign(u) == NotAssigned(Reason.HOLDOUT)] == out
+    assert [u for u in UNITS if other.assign(u) == NotAssigned(NotAssignedReason.HOLDOUT)] == out
 
 
 @pytest.mark.parametrize("unit", [None, "", "  ", "undefined", "NULL", "[object Object]"])
 def test_a_missing_unit_is_never_enrolled(unit):
-    assert ALLOCATION.assign(unit) == NotAssigned(Reason.UNIT_MISSING)
+    assert ALLOCATION.assign(unit) == NotAssigned(NotAssignedReason.UNIT_MISSING)
 
 
 def test_who_is_not_enrolled_is_told():
-    assert replace(ALLOCATION, enrolment=0.0).assign("user-1") == NotAssigned(Reason.NOT_ENROLLED)
+    assert replace(ALLOCATION, enrolment=0.0).assign("user-1") == NotAssigned(NotAssignedReason.NOT_ENROLLED)
 
 
 @pytest.mark.parametrize(
     ("change", "field", "text"),
     [
-        ({"arms": (Arm("a", 0.5), Arm("b", 0.4))}, "arms", "sum to 0.9"),
-        ({"arms": (Arm("a", 0.5),)}, "arms", "two arms"),
-        ({"arms": (Arm("a", 0.5), Arm("a", 0.5))}, "arms", "name of its own"),
-        ({"arms": (Arm("a", 1.5), Arm("b", -0.5))}, "arms[1].weight", "-0.5"),
-        ({"arms": (Arm("a", float("nan")), Arm("b", 0.5))}, "arms[0].weight", "nan"),
+        ({"arms": (WeightedArm("a", 0.5), WeightedArm("b", 0.4))}, "arms", "sum to 0.9"),
+        ({"arms": (WeightedArm("a", 0.5),)}, "arms", "two arms"),
+        ({"arms": (WeightedArm("a", 0.5), WeightedArm("a", 0.5))}, "arms", "name of its own"),
+        ({"arms": (WeightedArm("a", 1.5), WeightedArm("b", -0.5))}, "arms[1].weight", "-0.5"),
+        ({"arms": (WeightedArm("a", float("nan")), WeightedArm("b", 0.5))}, "arms[0].weight", "nan"),
         ({"enrolment": 1.2}, "enrolment", "1.2"),
         ({"holdout": 1.0}, "holdout", "below 1"),
         ({"slot": (0.6, 0.5)}, "slot", "[0.6, 0.5)"),
-        ({"salts": Salts("same", "same")}, "salts", "differ"),
-        ({"salts": Salts("", "variant")}, "salts.enrolment", "text"),
-        ({"salts": Salts("a\x1fb", "variant")}, "salts.enrolment", "U+001F"),
-        ({"salts": Salts("e", "v"), "slot": (0.0, 0.5)}, "salts.namespace", "text"),
+        ({"salts": AssignmentSalts("same", "same")}, "salts", "differ"),
+        ({"salts": AssignmentSalts("", "variant")}, "salts.enrolment", "text"),
+        ({"salts": AssignmentSalts("a\x1fb", "variant")}, "salts.enrolment", "U+001F"),
+        ({"salts": AssignmentSalts("e", "v"), "slot": (0.0, 0.5)}, "salts.namespace", "text"),
     ],
 )
 def test_bad_allocations_are_refused(change, field, text):
@@ -142,9 +142,9 @@ def test_the_published_fractions_hold(vector):
 @pytest.mark.parametrize("case", VECTORS["assignments"], ids=lambda c: c["name"])
 def test_the_published_assignments_hold(case):
     given = case["allocation"]
-    allocation = Allocation(
-        Salts(**given["salts"]),
-        tuple(Arm(a["name"], a["weight"]) for a in given["arms"]),
+    allocation = UnitAllocation(
+        AssignmentSalts(**given["salts"]),
+        tuple(WeightedArm(a["name"], a["weight"]) for a in given["arms"]),
         given["enrolment"],
         tuple(given["slot"]),
         given["holdout"],

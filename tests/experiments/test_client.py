@@ -27,15 +27,9 @@ from router.client import (
     metric,
 )
 from router.errors import Findings
+from router.experiments.client import outcome_message
+from router.experiments.messages import answer_message, plan_message, plan_of, question_of, update_request
 from router.experiments.model import Aggregate, Mode, Unanswered
-from router.experiments.wire.outcomes import outcome_message
-from router.experiments.wire.plans import (
-    answer_message,
-    plan_message,
-    plan_of,
-    question_of,
-    update_request,
-)
 from tests.experiments.report.told import REPORT
 from tests.experiments.scripted import scripted_server
 

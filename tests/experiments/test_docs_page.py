@@ -14,11 +14,10 @@ from router.cli.main import run
 from router.client import Client
 from router.config import Settings
 from router.experiments.cli.report import following
-from router.experiments.live.runtime import Experiments
 from router.experiments.model import BUILT_IN, MetricSpec, Spec
-from router.experiments.service.served import ServedExperiments
-from router.experiments.store.sql_store import SqlStore
-from router.experiments.verdict import Decision
+from router.experiments.runtime import LiveExperiments
+from router.experiments.store.store import ExperimentStore
+from router.experiments.verdict import Conclusion
 from tests.fakes import adapter
 
 pytestmark = pytest.mark.slow
@@ -45,9 +44,9 @@ async def target(start_server, fakes, tmp_path, monkeypatch):
     fakes.registry.put(adapter("medical", "1.1.0"))
     database = f"sqlite:///{tmp_path}/experiments.db"
     monkeypatch.setenv("LORA_ROUTER_EXPERIMENTS", database)  # for `export`, which reads it itself
-    live = Experiments(SqlStore(database), poll_seconds=60.0)
+    live = LiveExperiments(ExperimentStore(database), poll_seconds=60.0)
     await live.start()
-    app = await start_server(**vars(fakes), experiments=ServedExperiments(live))
+    app = await start_server(**vars(fakes), experiments=live)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("LORA_ROUTER_SERVER", app.address)
     yield app.address
@@ -94,7 +93,7 @@ async def test_the_way_from_plan_to_rollback_works_as_it_is_written(target, caps
 
 def test_it_names_what_there_is():
     assert all(f"`{name}`" in PAGE for name in BUILT_IN)
-    assert all(f"| {decision.value} |" in PAGE for decision in Decision)
+    assert all(f"| {decision.value} |" in PAGE for decision in Conclusion)
     fields = {*Spec.__annotations__, *MetricSpec.__annotations__}
     table = PAGE.split("### Fields to think about\n")[1].split("###")[0]
     told = [

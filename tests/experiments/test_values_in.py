@@ -14,9 +14,9 @@ import pytest
 
 from router.errors import ConfigError
 from router.experiments.assignment import unit_hash
-from router.experiments.model import Accepted, Outcome
-from router.experiments.store.sql_store import SqlStore
-from router.experiments.values_in import BadFile, Checked, Value, check_values, read_values
+from router.experiments.model import Accepted, StoredOutcome
+from router.experiments.store.store import ExperimentStore
+from router.experiments.value_files import BadFile, CheckedFile, FileValue, check_values, read_values
 from tests.experiments.store.helpers import experiment, exposed, row
 
 AT = 1_782_907_200.0  # 2026-07-01T12:00:00Z
@@ -38,7 +38,7 @@ def written(folder: Path, form: str, **columns: list) -> Path:
     return path
 
 
-def read(path: Path, name: str = "x") -> list[Value]:
+def read(path: Path, name: str = "x") -> list[FileValue]:
     return [value for batch in read_values(path, name) for value in batch]
 
 
@@ -87,13 +87,13 @@ def test_a_key_is_made_of_experiment_unit_metric_and_time(tmp_path):
 
 def test_the_same_file_twice_counts_once(tmp_path):
     path = written(tmp_path, "csv", unit=["u1", "u2"], metric=["good"] * 2, value=[1, 0], time=[AT, AT])
-    store = SqlStore(f"sqlite:///{tmp_path}/x.db")
+    store = ExperimentStore(f"sqlite:///{tmp_path}/x.db")
     store.create(experiment(phases=(AT - 60,)))
     start = AT - 1_000_000.0 - 30  # as `exposed` counts from START
     store.expose([exposed(unit_hash(u), f"r-{u}", at=start) for u in ("u1", "u2")])
     for status in (Accepted.COUNTED, Accepted.DUPLICATE):
         found = [
-            Outcome(v.key, v.metric, v.value, v.time, experiment="x", unit=unit_hash(v.unit))
+            StoredOutcome(v.key, v.metric, v.value, v.time, experiment="x", unit=unit_hash(v.unit))
             for v in read(path)
         ]
         assert store.record(found) == (status, status)
@@ -103,13 +103,13 @@ def test_the_same_file_twice_counts_once(tmp_path):
 
 def test_a_file_that_repeats_itself_is_told(tmp_path):
     same = {"unit": ["u", "u", "u", "v"], "metric": ["m"] * 4, "value": [1, 2, 1, 1]}
-    assert check_values(written(tmp_path, "csv", **same), "x") == Checked(rows=4, repeated=2)
+    assert check_values(written(tmp_path, "csv", **same), "x") == CheckedFile(rows=4, repeated=2)
     timed = written(tmp_path, "csv", **same, time=[AT, AT + 1, AT + 2, AT])
-    assert check_values(timed, "x") == Checked(4, 0)
+    assert check_values(timed, "x") == CheckedFile(4, 0)
 
 
 def test_batches_keep_the_order(tmp_path, monkeypatch):
-    monkeypatch.setattr("router.experiments.values_in.BATCH", 3)
+    monkeypatch.setattr("router.experiments.value_files.BATCH", 3)
     path = written(tmp_path, "csv", unit=[f"u{i}" for i in range(7)], metric=["m"] * 7, value=range(7))
     batches = list(read_values(path, "x"))
     assert [[v.value for v in batch] for batch in batches] == [[0, 1, 2], [3, 4, 5], [6]]
@@ -340,7 +340,7 @@ def test_of_many_bad_rows_a_hundred_are_named_and_all_are_counted(tmp_path):
 
 
 def test_nothing_comes_from_the_first_bad_row_on(tmp_path, monkeypatch):
-    monkeypatch.setattr("router.experiments.values_in.BATCH", 2)
+    monkeypatch.setattr("router.experiments.value_files.BATCH", 2)
     path = written(tmp_path, "csv", unit=["u"] * 10, metric=["m"] * 10, value=[1, 2, 3, "x", *range(6)])
     seen = []
 

@@ -8,27 +8,24 @@ import numpy as np
 import pytest
 
 from router.errors import InvalidRequest
-from router.experiments.stats import (
-    Guardrail,
-    Kind,
-    Maturity,
-    Metric,
-    Moments,
-    Plan,
-    SampleRatio,
-    missing_outcomes,
-    sample_ratio,
-)
-from router.experiments.verdict import Decision, Design, Health, Judgement, judge
+from router.experiments.model import Kind
+from router.experiments.stats.checks import Guardrail, Maturity, SampleRatio, missing_outcomes, sample_ratio
+from router.experiments.stats.compare import SequencePlan
+from router.experiments.stats.moments import ComparedMetric, Moments
+from router.experiments.verdict import Conclusion, ExperimentDesign, ExperimentVerdict, PipelineHealth, judge
 
 pytestmark = pytest.mark.slow
 
-SUCCESS = Metric("success", Kind.PROPORTION)
-ERRORS = Metric("errors", Kind.PROPORTION, higher_is_better=False)
-DESIGN = Design(
-    "control", {"control": 0.5, "new": 0.5}, SUCCESS, (Guardrail(ERRORS, 0.03),), plan=Plan(units=4000)
+SUCCESS = ComparedMetric("success", Kind.PROPORTION)
+ERRORS = ComparedMetric("errors", Kind.PROPORTION, higher_is_better=False)
+DESIGN = ExperimentDesign(
+    "control",
+    {"control": 0.5, "new": 0.5},
+    SUCCESS,
+    (Guardrail(ERRORS, 0.03),),
+    plan=SequencePlan(units=4000),
 )
-SOUND = Health(sample_ratio((2000, 2000), (0.5, 0.5)), Maturity(3900, 4000))
+SOUND = PipelineHealth(sample_ratio((2000, 2000), (0.5, 0.5)), Maturity(3900, 4000))
 
 
 def ones(count: int, units: int = 2000) -> Moments:
@@ -36,8 +33,11 @@ def ones(count: int, units: int = 2000) -> Moments:
 
 
 def verdict(
-    success: Moments, errors: Moments | None = None, health: Health = SOUND, design: Design = DESIGN
-) -> Judgement:
+    success: Moments,
+    errors: Moments | None = None,
+    health: PipelineHealth = SOUND,
+    design: ExperimentDesign = DESIGN,
+) -> ExperimentVerdict:
     sums = {
         "control": {"success": ones(1000), "errors": ones(40)},
         "new": {"success": success, "errors": errors or ones(40)},
@@ -46,35 +46,35 @@ def verdict(
 
 
 CASES = {
-    "better": (ones(1150), None, DESIGN, Decision.PROMOTE, "primary-better"),
-    "equal": (ones(1005), None, DESIGN, Decision.UNDECIDED, "primary-open"),
-    "worse": (ones(850), None, DESIGN, Decision.HARM, "primary-worse"),
-    "better but broken": (ones(1150), ones(200), DESIGN, Decision.HARM, "guardrail"),
-    "better, guardrail unsure": (ones(1150), ones(95), DESIGN, Decision.UNDECIDED, "guardrail-open"),
+    "better": (ones(1150), None, DESIGN, Conclusion.PROMOTE, "primary-better"),
+    "equal": (ones(1005), None, DESIGN, Conclusion.UNDECIDED, "primary-open"),
+    "worse": (ones(850), None, DESIGN, Conclusion.HARM, "primary-worse"),
+    "better but broken": (ones(1150), ones(200), DESIGN, Conclusion.HARM, "guardrail"),
+    "better, guardrail unsure": (ones(1150), ones(95), DESIGN, Conclusion.UNDECIDED, "guardrail-open"),
     "better, guardrail without units": (
         ones(1150),
         Moments.empty(1),
         DESIGN,
-        Decision.UNDECIDED,
+        Conclusion.UNDECIDED,
         "guardrail-open",
     ),
-    "not worse": (ones(1000), None, replace(DESIGN, margin=0.06), Decision.PROMOTE, "primary-not-worse"),
+    "not worse": (ones(1000), None, replace(DESIGN, margin=0.06), Conclusion.PROMOTE, "primary-not-worse"),
     "worse by more than the margin": (
         ones(780),
         None,
         replace(DESIGN, margin=0.04),
-        Decision.HARM,
+        Conclusion.HARM,
         "primary-worse",
     ),
     "too few for the rule": (
         ones(1150),
         None,
         replace(DESIGN, min_units=2500),
-        Decision.UNDECIDED,
+        Conclusion.UNDECIDED,
         "too-few-units",
     ),
-    "nobody yet": (Moments.empty(1), Moments.empty(1), DESIGN, Decision.UNDECIDED, "too-few-units"),
-    "harm among the first": (ones(15, 15), ones(15, 15), DESIGN, Decision.HARM, "guardrail"),
+    "nobody yet": (Moments.empty(1), Moments.empty(1), DESIGN, Conclusion.UNDECIDED, "too-few-units"),
+    "harm among the first": (ones(15, 15), ones(15, 15), DESIGN, Conclusion.HARM, "guardrail"),
 }
 
 
@@ -97,14 +97,14 @@ def test_the_text_has_the_numbers():
 
 def test_less_may_be_better():
     design = replace(DESIGN, primary=ERRORS, guardrails=(Guardrail(SUCCESS, 0.2),))
-    assert verdict(ones(1000), ones(5), design=design).verdict.decision is Decision.PROMOTE
-    assert verdict(ones(1000), ones(100), design=design).verdict.decision is Decision.HARM
+    assert verdict(ones(1000), ones(5), design=design).verdict.decision is Conclusion.PROMOTE
+    assert verdict(ones(1000), ones(100), design=design).verdict.decision is Conclusion.HARM
 
 
 def test_immature_experiments_promote_nothing_but_stop_for_harm():
     early = replace(SOUND, maturity=Maturity(1000, 4000))
     assert verdict(ones(1150), health=early).verdict.rule == "immature"
-    assert verdict(ones(850), health=early).verdict.decision is Decision.HARM
+    assert verdict(ones(850), health=early).verdict.decision is Conclusion.HARM
 
 
 FAULTS = {
@@ -119,9 +119,9 @@ FAULTS = {
 @pytest.mark.parametrize("success", [1150, 1000, 850])
 def test_faults_of_the_pipeline_make_every_verdict_invalid(rule, success):
     found = verdict(ones(success), health=FAULTS[rule])
-    assert (found.verdict.decision, found.verdict.rule) == (Decision.INVALID, rule)
+    assert (found.verdict.decision, found.verdict.rule) == (Conclusion.INVALID, rule)
     (arm,) = found.arms
-    assert arm.verdict.decision is Decision.INVALID
+    assert arm.verdict.decision is Conclusion.INVALID
     assert arm.blocked == verdict(ones(success)).verdict
 
 
@@ -132,7 +132,7 @@ def test_an_invalid_verdict_names_all_faults_with_numbers():
     assert "2.0% of units were shown more than one arm" in text
 
 
-def three(first: int, second: int) -> Judgement:
+def three(first: int, second: int) -> ExperimentVerdict:
     design = replace(DESIGN, weights={"control": 0.4, "new": 0.3, "newer": 0.3})
     sums = {
         arm: {"success": ones(count), "errors": ones(40)}
@@ -143,16 +143,16 @@ def three(first: int, second: int) -> Judgement:
 
 def test_the_best_of_several_arms_is_promoted():
     found = three(1150, 1200)
-    assert (found.verdict.decision, found.arm) == (Decision.PROMOTE, "newer")
-    assert [a.verdict.decision for a in found.arms] == [Decision.PROMOTE] * 2
+    assert (found.verdict.decision, found.arm) == (Conclusion.PROMOTE, "newer")
+    assert [a.verdict.decision for a in found.arms] == [Conclusion.PROMOTE] * 2
     assert [a.gain for a in found.arms] == pytest.approx([0.075, 0.1])
 
 
 def test_one_harmful_arm_does_not_stop_the_others():
     found = three(850, 1000)
-    assert found.verdict.decision is Decision.UNDECIDED
-    assert [a.verdict.decision for a in found.arms] == [Decision.HARM, Decision.UNDECIDED]
-    assert three(850, 850).verdict.decision is Decision.HARM
+    assert found.verdict.decision is Conclusion.UNDECIDED
+    assert [a.verdict.decision for a in found.arms] == [Conclusion.HARM, Conclusion.UNDECIDED]
+    assert three(850, 850).verdict.decision is Conclusion.HARM
 
 
 def test_p_values_are_holms():
@@ -164,13 +164,13 @@ def test_p_values_are_holms():
 
 def test_equal_arms_get_no_verdict_at_any_look():
     rng, wrong = np.random.default_rng(8), 0
-    design = replace(DESIGN, plan=Plan(units=600))
+    design = replace(DESIGN, plan=SequencePlan(units=600))
     for _ in range(25):
         drawn = {arm: {m: rng.random(600) < p for m, p in RATES.items()} for arm in DESIGN.weights}
         for n in range(60, 600, 90):
             sums = {a: {m: ones(int(x[:n].sum()), n) for m, x in of.items()} for a, of in drawn.items()}
             decision = judge(design, sums, SOUND).verdict.decision
-            if decision is not Decision.UNDECIDED:
+            if decision is not Conclusion.UNDECIDED:
                 wrong += 1
                 break
     assert wrong <= 1
@@ -209,7 +209,7 @@ def test_bad_designs_are_refused(change, field):
 def test_a_plan_is_shared_by_the_arms():
     design = replace(DESIGN, weights={"control": 0.5, "new": 0.3, "newer": 0.2})
     assert design.plan_for("new").units == 3200
-    assert replace(design, plan=Plan(units=200)).plan_for("newer").units == 200
+    assert replace(design, plan=SequencePlan(units=200)).plan_for("newer").units == 200
 
 
 def test_an_alarm_of_an_earlier_look_still_blocks():
@@ -224,8 +224,8 @@ def test_an_alarm_of_an_earlier_look_still_blocks():
 def test_arms_alike_are_neither_promoted_nor_stopped_at_unequal_splits(weights, higher):
     """A rate of 1.5 % at 90/10 was promoted in 17.5 % of such runs, at 90/5/5 in 35 %; with the direction
     reversed the same runs were stopped for harm."""
-    metric = Metric("success", Kind.PROPORTION, higher_is_better=higher)
-    design = Design("control", weights, metric, plan=Plan(units=5000), min_units=20)
+    metric = ComparedMetric("success", Kind.PROPORTION, higher_is_better=higher)
+    design = ExperimentDesign("control", weights, metric, plan=SequencePlan(units=5000), min_units=20)
     rng, called = np.random.default_rng(17), 0
     for _ in range(10):
         arm, one = rng.choice(list(weights), 5000, p=list(weights.values())), rng.random(5000) < 0.015
@@ -234,10 +234,10 @@ def test_arms_alike_are_neither_promoted_nor_stopped_at_unequal_splits(weights, 
                 a: {"success": ones(int(one[:look][arm[:look] == a].sum()), int((arm[:look] == a).sum()))}
                 for a in weights
             }
-            health = Health(
+            health = PipelineHealth(
                 sample_ratio([1] * len(weights), [1 / len(weights)] * len(weights)), Maturity(look, look)
             )
-            if judge(design, sums, health).verdict.decision is not Decision.UNDECIDED:
+            if judge(design, sums, health).verdict.decision is not Conclusion.UNDECIDED:
                 called += 1
                 break
     assert called <= 1

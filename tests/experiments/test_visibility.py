@@ -6,8 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from router.experiments.model import ArmSpec, Mode, Phase, Spec
-from router.experiments.visibility import Visibility
+from router.experiments.model import ArmSpec, ExperimentPhase, Mode, Spec, Visibility
 from router.types import EVERYTHING, AdapterRef, Visible
 from tests.experiments.live.made import experiment
 from tests.experiments.plans import plan, router_plan
@@ -40,7 +39,7 @@ def test_by_name_and_by_adapters(adapters: Visible, experiments: Visible, spec: 
 
 def test_an_earlier_phase_counts() -> None:
     hidden = plan(route="legal", arms=(ArmSpec("a", 0.5), ArmSpec("b", 0.5)))
-    phases = (Phase(1, 0.0, "e", "v", hidden), Phase(2, 1.0, "e", "v", plan()))
+    phases = (ExperimentPhase(1, 0.0, "e", "v", hidden), ExperimentPhase(2, 1.0, "e", "v", plan()))
     found = replace(experiment("trial", plan()), phases=phases)
     assert not Visibility(MEDICAL, TRIALS).sees(found)
     assert Visibility(Visible(("medical", "legal")), TRIALS).sees(found)

@@ -20,12 +20,12 @@ def outcomes(folder: Path, careful: bool) -> Iterator[int]:
     """In batches."""
     from router.experiments.model import Aggregate, Kind, MetricSpec
     from router.experiments.store import database
-    from router.experiments.store.sql_store import SqlStore
+    from router.experiments.store.store import ExperimentStore
     from tests.experiments.store.helpers import experiment, exposed, outcome
 
     if not careful:
         database.SQLITE_PRAGMAS = (*database.SQLITE_PRAGMAS, "synchronous=OFF")
-    store = SqlStore(f"sqlite:///{folder}/{DATABASE}")
+    store = ExperimentStore(f"sqlite:///{folder}/{DATABASE}")
     store.create(experiment(NAME, MetricSpec(METRIC, Kind.MEAN, aggregate=Aggregate.SUM)))
     for number in range(1 << 30):
         keys = [f"{number}-{i}" for i in range(EACH)]
@@ -37,9 +37,9 @@ def outcomes(folder: Path, careful: bool) -> Iterator[int]:
 
 def choices(folder: Path, careful: bool) -> Iterator[int]:
     """Default versions of medical, which are numbers here."""
-    from router.registry.state import Choices
+    from router.registry.state import DefaultChoices
 
-    found = Choices(folder / "state", [folder])
+    found = DefaultChoices(folder / "state", [folder])
     for number in range(1, 1 << 30):
         change = found.planned("medical", str(number))
         found.save(change)
@@ -49,9 +49,9 @@ def choices(folder: Path, careful: bool) -> Iterator[int]:
 
 def audit(folder: Path, careful: bool) -> Iterator[int]:
     """Lines about administration."""
-    from router.access.audit import Act, Audit
+    from router.access.audit import Audit, AuditedCall
 
-    act = Act("id", "local", "here", "router.v1.AdapterService/SetDefaultVersion", "medical", "OK")
+    act = AuditedCall("id", "local", "here", "router.v1.AdapterService/SetDefaultVersion", "medical", "OK")
     found = Audit(folder / LINES)
     for number in range(1, 1 << 30):
         found.acted(act).result()

@@ -32,7 +32,7 @@ async def test_a_busy_machine_loses_no_votes(requests: int, tmp_path: Path) -> N
         for i, text in waiting:
             asked = Request(f"r{i}", turns=(Turn("user", text),), routing=RoutingHints(explain=True))
             decision = await router.route(asked)
-            votes = [vote for vote in decision.votes if router.rule.now.asks(vote.classifier)]
+            votes = [vote for vote in decision.votes if router.rule.now.counts(vote.classifier)]
             assert [vote.classifier for vote in votes] == list(CLASSIFIERS)
             lost.update((vote.classifier, str(vote.error)) for vote in votes if vote.error)
 

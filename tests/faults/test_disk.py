@@ -137,9 +137,9 @@ async def test_a_damaged_database_stops_the_start_and_stays_as_it_is(tmp_path: P
     root = folders(tmp_path / "server")
     database = root / "x.db"
     url = f"sqlite:///{database}"
-    from router.experiments.store.sql_store import SqlStore
+    from router.experiments.store.store import ExperimentStore
 
-    SqlStore(url).close()
+    ExperimentStore(url).close()
     damaged = database.read_bytes()[:4096] + b"\xff" * 60_000
     database.write_bytes(damaged)
     async with served(root, "--set", f"experiments={url}", wait=False) as server:

@@ -24,14 +24,14 @@ from router.extensions.ofrep import flags as ofrep
 from router.extensions.openai import feedback
 from router.extensions.openai import messages as openai
 from router.kserve import open_inference_pb2 as oip
-from router.server.convert import Limits, generate_request
-from router.server.decoding import Decoder, decoder_of, json_decoder
-from router.server.grpc_status import status_of
+from router.server.bodies import Decoder, decoder_of, json_decoder
+from router.server.grpc_adapter import status_of
+from router.server.inference import RequestLimits, generate_request
 from router.v1 import experiments_pb2, fleet_pb2
 from router.v1 import inference_pb2 as pb
 from tests.fuzz.inputs import TEXTS, Change, bytes_changed, json_changed, message_changed
 
-LIMITS = Limits(1 << 20, 4096)
+LIMITS = RequestLimits(1 << 20, 4096)
 MOST_BYTES = 2 << 20  # `max_body_bytes`
 ENTRIES = (b"{}", b"[]", b'""', b"0", b"null", b'{"a":1}', b"[[]]", b'"\\u0000"', b"1e400", b" ")
 KINDS: tuple[type[Message], ...] = (

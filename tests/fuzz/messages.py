@@ -9,11 +9,8 @@ from google.protobuf.message import Message
 
 from router.engine.fake import FakeEngine
 from router.errors import Findings
-from router.experiments.management.plans import Declared
-from router.experiments.management.sizing import size_of
-from router.experiments.model import parse_experiment
-from router.experiments.wire.outcomes import Outcome, outcome_message, outcome_of
-from router.experiments.wire.plans import (
+from router.experiments.client import Outcome, outcome_message
+from router.experiments.messages import (
     answer_message,
     checked_paths,
     merged,
@@ -21,11 +18,15 @@ from router.experiments.wire.plans import (
     plan_of,
     question_of,
 )
+from router.experiments.model import parse_experiment
+from router.experiments.outcomes import outcome_of
+from router.experiments.plans import Declared
+from router.experiments.sizing import size_of
 from router.names import parse_adapter, parse_version
 from router.server.adapters import name_and_version, page
-from router.server.bodies import decoded
-from router.server.convert import Limits, generate_request, route_request
+from router.server.bodies import decoder_of
 from router.server.corrections import correction_of
+from router.server.inference import RequestLimits, generate_request, route_request
 from router.types import EVERYTHING
 from router.v1 import adapters_pb2 as adapters_pb
 from router.v1 import experiments_pb2 as experiments_pb
@@ -33,7 +34,7 @@ from router.v1 import inference_pb2 as pb
 from tests.experiments.plans import plan as good_plan
 from tests.fakes import FakeRegistry, adapter
 
-LIMITS = Limits(1 << 20, 4096)
+LIMITS = RequestLimits(1 << 20, 4096)
 REQUESTS: tuple[type[Message], ...] = (
     *(pb.GenerateRequest, pb.StreamGenerateRequest, pb.RouteRequest, pb.CountTokensRequest),
     *(adapters_pb.ListAdaptersRequest, adapters_pb.GetAdapterRequest, adapters_pb.SetDefaultVersionRequest),
@@ -48,7 +49,7 @@ PLANS: tuple[type[Message], ...] = (
 def request(data: bytes) -> None:
     """Requests for answers and about adapters."""
     kind = REQUESTS[data[0] % len(REQUESTS)] if data else REQUESTS[0]
-    message, _ = decoded(data[1:], kind.FromString)
+    message, _ = decoder_of(kind.FromString)(data[1:])
     if isinstance(message, pb.GenerateRequest | pb.StreamGenerateRequest):
         made = generate_request(message, "id", LIMITS)
         assert made.turns or made.raw_prompt
@@ -68,7 +69,7 @@ def request(data: bytes) -> None:
 def plan(data: bytes) -> None:
     """Plans of experiments, questions about them, outcomes."""
     kind = PLANS[data[0] % len(PLANS)] if data else PLANS[0]
-    message, found = decoded(data[1:], kind.FromString)[0], Findings()
+    message, found = decoder_of(kind.FromString)(data[1:])[0], Findings()
     if isinstance(message, experiments_pb.CreateExperimentRequest):
         plan_of(message.experiment, found)
     elif isinstance(message, experiments_pb.UpdateExperimentRequest):

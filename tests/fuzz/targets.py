@@ -22,31 +22,27 @@ from pathlib import Path
 from router.access.audit import START, chained, entries, verify
 from router.access.clients import Clients, hash_of, parse_clients
 from router.calibration.file import read_calibration
-from router.calibration.model import choose
-from router.classifiers.axes import Axis
+from router.calibration.model import Axis, choose
 from router.cli.command import CliError
 from router.cli.settings import load_settings
-from router.corrections.model import Correction, from_line, latest, to_line
+from router.corrections.store import Correction, from_line, latest, to_line
 from router.engine.constrained.source import grammar_text
 from router.errors import MOST_FINDINGS, ConfigError, FieldViolation, InvalidRequest, RouterError
-from router.experiments.cli.plan_file import EXAMPLE as PLAN_EXAMPLE
-from router.experiments.cli.plan_file import plan_of, read_plan_file
+from router.experiments.cli.create import EXAMPLE as PLAN_EXAMPLE
+from router.experiments.cli.create import plan_of, read_plan_file
 from router.extensions.calibration.manifest import with_examples
 from router.extensions.calibration.proposals import Addition, propose
 from router.extensions.oidc.xfcc import forwarded_names
 from router.registry.format.checks import check_base, check_invocation, check_targets, plan_sites
-from router.registry.format.findings import Finding, Findings
 from router.registry.format.lora_config import LoraSettings, parse_lora_config
-from router.registry.format.manifest import BasePin, parse_manifest
-from router.registry.format.minisign import BadSignature, PublicKey, SecretKey, Signature
-from router.registry.format.probes import parse_probes
-from router.registry.format.safetensors_header import LENGTH_BYTES, header_length, parse_header
-from router.registry.format.tensors import match_sites
-from router.registry.format.trust import parse_lock
-from router.registry.gate import ReportError, judge, parse_report
-from router.registry.state import Choices
+from router.registry.format.manifest import BasePin, ReportError, parse_manifest, parse_probes, parse_report
+from router.registry.format.tensors import LENGTH_BYTES, header_length, match_sites, parse_header
+from router.registry.format.trust import BadSignature, PublicKey, SecretKey, Signature, parse_lock
+from router.registry.format.untrusted import FolderFinding, FolderFindings
+from router.registry.gate import judge
+from router.registry.state import DefaultChoices
 from router.server.call import caller_of, request_id_of
-from router.server.grpc_status import status_of
+from router.server.grpc_adapter import status_of
 from router.types import CONSTRAINT_KINDS, AdapterProfile, Constraint, Vote
 from tests.fuzz import doors, messages
 from tests.fuzz.inputs import Change, bytes_changed, json_changed, message_changed, toml_changed
@@ -181,7 +177,7 @@ def _file(name: str, data: bytes) -> Path:
     return path
 
 
-def _check(findings: Sequence[Finding]) -> None:
+def _check(findings: Sequence[FolderFinding]) -> None:
     """Findings are fit for logs and callers: printable, and not without end."""
     assert all(f.message.isprintable() and f.where.isprintable() for f in findings), "unprintable"
     assert sum(len(f.message) + len(f.where) for f in findings) < MOST_TOLD, "endless"
@@ -204,7 +200,7 @@ def adapter_config(data: bytes) -> None:
     settings, findings = parse_lora_config(data)
     _check(findings)
     if settings is not None:
-        found = Findings()
+        found = FolderFindings()
         pairs = match_sites(_good_header().tensors, SITES, found).pairs
         check_targets(settings, SITES, pairs, found)
         check_base(BasePin(), settings.base_model, BASE, found)
@@ -216,7 +212,7 @@ def adapter_config(data: bytes) -> None:
 
 def weights(data: bytes) -> None:
     """The header of adapter_model.safetensors; the file is as long as it says, where it can be."""
-    found = Findings()
+    found = FolderFindings()
     size = len(data)
     length = header_length(data[:LENGTH_BYTES], size, found)
     header = None if length is None else parse_header(data[: LENGTH_BYTES + length], size, found)
@@ -342,7 +338,7 @@ def audit(data: bytes) -> None:
 def state(data: bytes) -> None:
     """defaults.json: what the registry remembers."""
     _file("defaults.json", data)
-    Choices(folder(), []).read()
+    DefaultChoices(folder(), []).read()
 
 
 def errors(data: bytes) -> None:
@@ -367,7 +363,7 @@ def _examples(pattern: str) -> Callable[[], Sequence[bytes]]:
 def _good_header() -> object:
     data = safetensors(lora_tensors())
     length = int.from_bytes(data[:LENGTH_BYTES], "little")
-    header = parse_header(data[: LENGTH_BYTES + length], len(data), Findings())
+    header = parse_header(data[: LENGTH_BYTES + length], len(data), FolderFindings())
     assert header is not None
     return header
 

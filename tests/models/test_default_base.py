@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from router.engine.base import Prompt
-from router.engine.text.lengths import cut_in_pieces
-from router.engine.text.prompt import PromptEncoder
+from router.engine.lengths import cut_in_pieces
+from router.engine.prompt import PromptEncoder
 from router.errors import PromptTooLong
 from router.models import MULTILINGUAL, fetch_base, fetch_encoder, models_dir
-from router.models.base import KNOWN_MODELS, KnownModel
+from router.models.base import KNOWN_MODELS
 from router.models.cache import SUMS, Pins, check
 from router.types import Turn
 
@@ -21,13 +20,13 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def tokenizer() -> Any:
+def tokenizer():
     from transformers import AutoTokenizer
 
     return AutoTokenizer.from_pretrained(fetch_base())
 
 
-def test_it_answers_and_ends(tokenizer: Any) -> None:
+def test_it_answers_and_ends(tokenizer):
     import torch
     from transformers import AutoModelForCausalLM
 
@@ -40,7 +39,7 @@ def test_it_answers_and_ends(tokenizer: Any) -> None:
     assert answer[-1] == tokenizer.convert_tokens_to_ids("<|im_end|>")
 
 
-def test_its_chat_format(tokenizer: Any) -> None:
+def test_its_chat_format(tokenizer):
     turns = (Turn("system", "Be brief"), Turn("user", "hi"))
     text = tokenizer.decode(PromptEncoder(tokenizer).encode(Prompt(turns=turns)))
     assert text == (
@@ -48,14 +47,14 @@ def test_its_chat_format(tokenizer: Any) -> None:
     )
 
 
-def test_its_tokens(tokenizer: Any) -> None:
+def test_its_tokens(tokenizer):
     assert tokenizer("a  12 b").tokens() == ["a", "ĠĠ", "1", "2", "Ġb"]
     assert tokenizer("")["input_ids"] == []
     for text in ("naïve 你好 🙂\n\n  x", "def f(x):\n\treturn x % 7"):
         assert tokenizer.decode(tokenizer(text)["input_ids"]) == text
 
 
-def test_pieces_of_long_texts_give_the_same_tokens(tokenizer: Any) -> None:
+def test_pieces_of_long_texts_give_the_same_tokens(tokenizer):
     plain = PromptEncoder(tokenizer)._text._plain
     assert plain.places is not None
     for page in sorted((Path(__file__).parents[2] / "docs").glob("*.md")):
@@ -67,9 +66,7 @@ def test_pieces_of_long_texts_give_the_same_tokens(tokenizer: Any) -> None:
 
 
 @pytest.mark.parametrize("unit", ["7", "word ", "🙂", "x" + " " * 80])
-def test_a_megabyte_that_cannot_fit_is_refused_in_a_moment_of_processor_time(
-    tokenizer: Any, unit: str
-) -> None:
+def test_a_megabyte_that_cannot_fit_is_refused_in_a_moment_of_processor_time(tokenizer, unit):
     encoder = PromptEncoder(tokenizer)
     prompt = Prompt(turns=(Turn("user", unit * ((1 << 20) // len(unit.encode()))),))
     started = time.process_time()
@@ -79,7 +76,7 @@ def test_a_megabyte_that_cannot_fit_is_refused_in_a_moment_of_processor_time(
 
 
 @pytest.mark.parametrize("model", KNOWN_MODELS, ids=lambda model: model.name)
-def test_what_is_cached_is_what_is_pinned(model: KnownModel) -> None:
+def test_what_is_cached_is_what_is_pinned(model):
     fetch_base(), fetch_encoder()
     assert model.pins != Pins()
     if model.name == MULTILINGUAL and not (models_dir() / model.folder).is_dir():
@@ -88,7 +85,8 @@ def test_what_is_cached_is_what_is_pinned(model: KnownModel) -> None:
     assert (models_dir() / model.folder / SUMS).is_file()
 
 
-def test_the_check_at_start_takes_a_moment() -> None:
+@pytest.mark.alone
+def test_the_check_at_start_takes_a_moment():
     """Some 0.3 s on two cores with instructions for SHA-256."""
     model = KNOWN_MODELS[0]
     folder = fetch_base()
@@ -97,7 +95,7 @@ def test_the_check_at_start_takes_a_moment() -> None:
     assert time.perf_counter() - started < 10
 
 
-def test_a_second_fetch_is_instant() -> None:
+def test_a_second_fetch_is_instant():
     fetch_base(), fetch_encoder()
     started = time.perf_counter()
     assert fetch_base().is_dir()

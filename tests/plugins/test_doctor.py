@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from router.plugins import PluginHost
-from router.plugins.doctor import Finding, doctor
+from router.plugins.doctor import PluginFinding, doctor
 
 pytestmark = pytest.mark.slow
 
@@ -27,7 +27,7 @@ def register_classifiers(register):
 """
 
 
-def findings(folder: Path, seconds: float = 20) -> tuple[Finding, ...]:
+def findings(folder: Path, seconds: float = 20) -> tuple[PluginFinding, ...]:
     return doctor(PluginHost([folder]), seconds)
 
 

@@ -8,10 +8,9 @@ from typing import Any
 
 import pytest
 
-from router.classifiers.registration import Registrar
+from router.classifiers.contract import Registrar
 from router.plugins import PluginHost
-from router.plugins.doctor import doctor, examine
-from router.plugins.trial import SAMPLE_ADAPTERS, requests_of
+from router.plugins.doctor import SAMPLE_ADAPTERS, doctor, examine, requests_of
 
 pytestmark = pytest.mark.slow
 

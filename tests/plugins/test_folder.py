@@ -12,7 +12,7 @@ from types import SimpleNamespace
 import pytest
 
 from router.plugins import PluginHost
-from router.plugins.folder import distrust
+from router.plugins.loader import distrust
 
 
 def fake(mode: int, uid: int, gid: int) -> os.stat_result:
@@ -48,7 +48,7 @@ def test_who_can_write_the_router_itself_is_no_stranger(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A checkout of another user, run by root in a container; a shared one with umask 002."""
-    monkeypatch.setattr("router.plugins.folder.PACKAGE", tmp_path)
+    monkeypatch.setattr("router.plugins.loader.PACKAGE", tmp_path)
     os.chown(tmp_path, 4242, 4343)
     tmp_path.chmod(0o775)
     assert distrust(fake(0o664, 4242, 4343), "file") == ""

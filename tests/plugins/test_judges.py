@@ -9,11 +9,10 @@ from typing import Any
 
 import pytest
 
-from router.classifiers.stand_in import StandInBase
-from router.judging import Case, Judge, Judgement, Preference, Scorer
+from router.classifiers.fake_base import FakeBase
+from router.judging import Case, Judge, Judgement, JudgeRegistrar, Preference, Scorer, is_judgement
 from router.plugins import PluginHost
 from router.plugins.doctor import doctor
-from router.plugins.judges import JudgeRegistrar, is_judgement
 from router.types import Request, Turn
 
 Write = Callable[..., Path]
@@ -205,7 +204,7 @@ def test_likelihood(first_party: FirstParty) -> None:
     judge: Judge = first_party("judges").Likelihood()
     with pytest.raises(RuntimeError, match="not bound"):
         judge.judge(case("a", "b"))
-    judge.bind(StandInBase())
+    judge.bind(FakeBase())
     judged = judge.judge(case("xyzzy", "is gout chronic"))  # the stand-in likes what the prompt says
     assert judged is not None
     assert judged.result == 1

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from router.plugins.trial import requests_of
+from router.plugins.doctor import requests_of
 from router.routing import Classifier, Scores
 from router.testing import ClassifierContract
 from router.types import AdapterProfile

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from router.classifiers import regression
-from router.plugins.trial import SAMPLE_ADAPTERS, requests_of
+from router.plugins.doctor import SAMPLE_ADAPTERS, requests_of
 from router.routing import Classifier
 from router.testing import ClassifierContract
 from router.types import AdapterProfile

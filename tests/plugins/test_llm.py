@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from router.plugins.trial import requests_of
+from router.plugins.doctor import requests_of
 from router.testing import ClassifierContract
 from router.types import AdapterProfile
 

@@ -13,7 +13,7 @@ import pytest
 
 from router.models import has_multilingual
 from router.models.encoder import SIZE, Reader
-from router.plugins.trial import requests_of
+from router.plugins.doctor import requests_of
 from router.types import AdapterProfile
 
 MEANINGS = {"weave": "flechten", "basket": "Korb", "bees": "Bienen", "swarm": "schwärmen", "my": "meine"}

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from router.models.encoder import Reader
-from router.plugins.trial import requests_of
+from router.plugins.doctor import requests_of
 from router.testing import ClassifierContract
 from router.types import AdapterProfile
 

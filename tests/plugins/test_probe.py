@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from router.config import Settings
-from router.plugins.trial import SAMPLE_ADAPTERS, requests_of
+from router.plugins.doctor import SAMPLE_ADAPTERS, requests_of
 from router.testing import ClassifierContract
 from router.types import AdapterProfile
 
@@ -180,10 +180,10 @@ def engine() -> Iterator[Any]:
 
 @pytest.mark.long
 async def test_meaning_counts_on_the_real_base(module: Any, engine: Any) -> None:
-    from router.engine.access import EngineBase
+    from router.engine.base_model import EngineBaseModel
 
     classifier = module.Probe()
-    classifier.bind(EngineBase(engine, 30.0))
+    classifier.bind(EngineBaseModel(engine, 30.0))
     await asyncio.to_thread(classifier.fit, SAMPLE_ADAPTERS)
     asked = requests_of(
         ["My head aches and I feel dizzy, what could it be?", "Tell me a joke about penguins."]

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from router.registry.options import RegistryOptions
-from router.registry.registry import Registry
+from router.registry.registry import Registry, RegistryOptions
 from tests.registry.life import StubEngine
 
 FAST = RegistryOptions(
@@ -27,19 +25,19 @@ StartRegistry = Callable[..., Awaitable[Registry]]
 
 
 @pytest.fixture
-def root(tmp_path: Path) -> Path:
+def root(tmp_path):
     folder = tmp_path / "adapters"
     folder.mkdir()
     return folder
 
 
 @pytest.fixture
-async def engine() -> StubEngine:
+async def engine():
     return StubEngine()
 
 
 @pytest.fixture
-async def start_registry(engine: StubEngine, root: Path, tmp_path: Path) -> AsyncIterator[StartRegistry]:
+async def start_registry(engine, root, tmp_path):
     """Start registries over `root`; options, `dirs` and `reader` may be given."""
     async with AsyncExitStack() as stack:
 

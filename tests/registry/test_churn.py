@@ -16,8 +16,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from router.errors import RouterError
 from router.ports import Lease
-from router.registry.options import RegistryOptions
-from router.registry.registry import Registry
+from router.registry.registry import Registry, RegistryOptions
 from tests.registry.life import SIZE, StubEngine, drop, eventually, leases, ref
 
 NAMES = st.sampled_from("abc")

@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import shutil
-from pathlib import Path
 
 import pytest
 
 from router.errors import AdapterRejected
 from tests.registry.cards import hand_in, routed, version
-from tests.registry.conftest import StartRegistry
-from tests.registry.life import StubEngine, drop, eventually, is_ready, ref, states
+from tests.registry.life import drop, eventually, is_ready, ref, states
 
 
 @pytest.mark.slow
-async def test_duplicates_with_other_contents_are_quarantined(
-    root: Path, start_registry: StartRegistry
-) -> None:
+async def test_duplicates_with_other_contents_are_quarantined(root, start_registry):
     drop(root, "m", "1.0", 1, folder="a")
     drop(root, "m", "1.0", 1, folder="b")
     drop(root, "m", "1.0", 2, folder="c")
@@ -31,7 +27,7 @@ async def test_duplicates_with_other_contents_are_quarantined(
     await eventually(lambda: states(registry) == {"m@1.0": "ready"})
 
 
-async def test_one_dir_over_another(root: Path, tmp_path: Path, start_registry: StartRegistry) -> None:
+async def test_one_dir_over_another(root, tmp_path, start_registry):
     second = tmp_path / "second"
     drop(second, "m", value=1)
     drop(second, "n", value=2)
@@ -40,7 +36,7 @@ async def test_one_dir_over_another(root: Path, tmp_path: Path, start_registry: 
 
 
 @pytest.fixture
-def carried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def carried(tmp_path, monkeypatch):
     """The adapters folder of an installed package."""
     monkeypatch.setattr("router.carried.PACKAGE", tmp_path / "router")
     folder = tmp_path / "router" / "_data" / "adapters"
@@ -48,9 +44,7 @@ def carried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-async def test_an_own_adapter_lies_over_a_carried_one_in_any_version(
-    root: Path, carried: Path, start_registry: StartRegistry
-) -> None:
+async def test_an_own_adapter_lies_over_a_carried_one_in_any_version(root, carried, start_registry):
     drop(carried, "medical", "2.0", 1)
     drop(carried, "legal", "1.0", 2)
     drop(root, "medical", "1.0", 3)
@@ -59,9 +53,7 @@ async def test_an_own_adapter_lies_over_a_carried_one_in_any_version(
     assert {info.ref.name: info.carried for info in registry.listed()} == {"medical": False, "legal": True}
 
 
-async def test_an_own_adapter_that_comes_and_goes_uncovers_the_carried_one(
-    root: Path, carried: Path, start_registry: StartRegistry
-) -> None:
+async def test_an_own_adapter_that_comes_and_goes_uncovers_the_carried_one(root, carried, start_registry):
     drop(carried, "medical", "2.0", 1)
     registry = await start_registry(dirs=[root, carried])
     assert states(registry) == {"medical@2.0": "ready"}
@@ -72,8 +64,8 @@ async def test_an_own_adapter_that_comes_and_goes_uncovers_the_carried_one(
 
 
 async def test_an_own_adapter_of_the_same_version_takes_the_place_of_the_carried_one(
-    root: Path, carried: Path, start_registry: StartRegistry
-) -> None:
+    root, carried, start_registry
+):
     drop(carried, "medical", "1.0", 1)
     registry = await start_registry(dirs=[root, carried])
     before = registry.get("medical", "1.0").digest
@@ -85,8 +77,8 @@ async def test_an_own_adapter_of_the_same_version_takes_the_place_of_the_carried
 
 @pytest.mark.parametrize("number", ["1.0", "0.1"])
 async def test_an_own_adapter_is_routed_to_at_once_in_place_of_the_carried_one(
-    number: str, root: Path, carried: Path, engine: StubEngine, start_registry: StartRegistry
-) -> None:
+    number, root, carried, engine, start_registry
+):
     drop(carried, "medical", "1.0", 1, examples=3)
     hand_in(carried / "medical")
     registry = await start_registry(dirs=[root, carried], gate="replacements")
@@ -106,9 +98,7 @@ async def test_an_own_adapter_is_routed_to_at_once_in_place_of_the_carried_one(
         assert info.notes == ("yours, in place of the carried 1.0",)
 
 
-async def test_a_second_own_version_needs_proof_as_any_other(
-    root: Path, carried: Path, start_registry: StartRegistry
-) -> None:
+async def test_a_second_own_version_needs_proof_as_any_other(root, carried, start_registry):
     drop(carried, "m", "3.0", 7, examples=3)
     version(root, "1.0", examples=8)
     registry = await start_registry(dirs=[root, carried], gate="replacements")
@@ -119,8 +109,8 @@ async def test_a_second_own_version_needs_proof_as_any_other(
 
 
 async def test_an_own_adapter_that_is_refused_does_not_bring_the_carried_one_back(
-    root: Path, carried: Path, start_registry: StartRegistry
-) -> None:
+    root, carried, start_registry
+):
     drop(carried, "medical", "1.0", 1)
     (drop(root, "medical", "0.1", 3) / "adapter_model.safetensors").unlink()
     registry = await start_registry(dirs=[root, carried])

@@ -1,193 +1,422 @@
-"""The rule of the gate, and report cards as it reads them."""
+"""The gate over a life: what is routed to by itself, what only by name, and the reason given."""
 
 from __future__ import annotations
 
-import contextlib
-import json
-from typing import Any
+import asyncio
+import os
+import shutil
+import threading
+from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from router.registry.format import limits
-from router.registry.gate import (
-    MOST_REGRESSIONS,
-    ReportCard,
-    ReportError,
-    Standing,
-    fallen_behind,
-    judge,
-    parse_report,
-)
-from tests.registry.cards import card, worse
+from router.errors import GateNotPassed
+from router.ports import Force
+from router.registry import gate
+from router.registry.folders import Scanner
+from router.registry.format.artifact import FolderRules, inspect_folder
+from router.registry.format.untrusted import REPORT_BYTES
+from router.registry.gate import WeightHasher
+from router.registry.record import VersionRecord
+from router.registry.state import Hashed, Workers
+from tests.registry.cards import card, hand_in, routed, version, weights_of, worse
+from tests.registry.life import drop, eventually, is_ready, ref, states
 from tests.registry.tiny import BASE
 
-WEIGHTS = "ab" * 32
+pytestmark = pytest.mark.slow
 
 
-def report(**changes: Any) -> ReportCard:
-    return parse_report(json.dumps(card(**changes)).encode())
-
-
-def test_a_gain_that_excludes_zero_passes() -> None:
-    assert judge(report(gain=0.051), WEIGHTS, BASE).standing is Standing.PASSED
-
-
-@pytest.mark.parametrize(
-    ("given", "weights", "said", "again"),
-    [
-        (None, WEIGHTS, "no report.json", True),
-        ("not JSON", WEIGHTS, "report.json: not JSON", True),
-        (
-            report(gain=0.05),
-            WEIGHTS,
-            "its gain over the base, 0.05 (95 % interval 0 to 0.1), does not exclude",
-            False,
-        ),
-        (report(gain=-0.3), WEIGHTS, "does not exclude zero", False),
-        (
-            report(regressions=[worse()] * 2),
-            WEIGHTS,
-            "'loss on legal rows' by 0.3 (95 % interval 0.25 to",
-            False,
-        ),
-        (report(), "cd" * 32, "about other weights: sha256 abababababab, these have cdcdcdcdcdcd", True),
-        (
-            report(base={"model": "other", "digest": "x"}),
-            WEIGHTS,
-            "measured on another base: 'other' with",
-            True,
-        ),
-        (report(gain=-1), "", "does not exclude zero", False),  # known without the weights
-    ],
-)
-def test_what_fails_says_why(given: ReportCard | str | None, weights: str, said: str, again: bool) -> None:
-    judgement = judge(given, weights, BASE)
-    assert (judgement.standing, judgement.again) == (Standing.FAILED, again)
-    assert said in judgement.finding
-
-
-def test_before_the_weights_were_read_nothing_passes() -> None:
-    assert judge(report(), "", BASE).standing is Standing.PENDING
-
-
-@pytest.mark.parametrize(
-    ("other", "behind"),
-    [
-        ({"score": 0.95}, True),  # 0.75..0.85 against 0.90..1.00
-        ({"score": 0.9}, False),  # touching
-        ({"score": 0.7}, False),
-        ({"score": 0.95, "metric": "chrf"}, False),  # other metric, other test data: nothing is known
-        ({"score": 0.95, "data": {"sha256": "ef" * 32}}, False),
-    ],
-)
-def test_surely_worse_is_intervals_apart_on_the_same_data(other: dict[str, Any], behind: bool) -> None:
-    assert fallen_behind(report(score=0.8), report(**other)) is behind
-
-
-def parsed(document: Any) -> Any:
-    return parse_report(json.dumps(document).encode())
-
-
-def changed(path: str, value: Any) -> dict[str, Any]:
-    """A card with the value at `a/b/c` replaced; None takes it out."""
-    document = card()
-    *parents, last = path.split("/")
-    at: Any = document
-    for step in parents:
-        at = at[step]
-    at[last] = value
-    if value is None:
-        del at[last]
-    return document
-
-
-def test_what_the_gate_decides_on() -> None:
-    report = parsed(card(score=0.8, gain=0.3))
-    assert (report.weights_sha256, report.base_digest) == ("ab" * 32, "ab" * 32)
-    assert (report.score.value, report.gain.low, report.worse) == (0.8, 0.25, ())
-    assert str(report.gain) == "0.3 (95 % interval 0.25 to 0.35)"
-
-
-def test_of_the_regressions_only_those_beyond_the_margin_count() -> None:
-    report = parsed(card(schema=2, regressions=[worse("a", worse=False), worse("b")]))
-    assert [str(entry) for entry in report.worse] == [
-        "'b' by 0.3 (95 % interval 0.25 to 0.35), allowed is 0.1"
+async def test_a_folder_without_a_report_answers_by_name_only(root, start_registry, caplog):
+    caplog.set_level("INFO")
+    drop(root, "plain")
+    registry = await start_registry(gate="strict")
+    info = registry.resolve("plain")
+    assert (info.state, info.default, info.routable) == ("ready", True, False)
+    assert info.gate == "not routed to by itself: no report.json"
+    assert info.gate_advice == (
+        "run `lora-router adapters evaluate adapters/plain --data FILE --metric METRIC` on rows of your own, "
+        "or overrule with "
+        "`lora-router adapters default plain@0 --force`"
+    )
+    assert routed(registry) == []
+    async with registry.lease(ref("plain")) as lease:
+        assert lease.digest == info.digest
+    assert [m for m in caplog.messages if "routed" in m] == [
+        "adapter plain@0 is not routed to by itself: no report.json"
     ]
-    assert parsed(card(regressions=[])).worse == ()
 
 
-SCORE = "gains/adapter - base/score"
+async def test_a_report_that_comes_later_counts_at_once_and_reloads_nothing(
+    root, engine, start_registry, caplog
+):
+    caplog.set_level("INFO")
+    folder = version(root, "1.0")
+    registry = await start_registry(gate="strict")
+    told = list[int]()
+    registry.subscribe(lambda: told.append(len(registry.profiles())))
+    etag, loads = registry.etag(ref("m", "1.0")), list(engine.loads)
+    hand_in(folder, gain=0.01)
+    await eventually(lambda: "does not exclude zero" in registry.get("m").gate)
+    assert (routed(registry), told) == ([], [])
+    assert registry.get("m").gate_advice.startswith("overrule with `lora-router adapters default m@1.0")
+    hand_in(folder)
+    await eventually(lambda: routed(registry) == ["m@1.0"])
+    assert (registry.get("m").gate, registry.get("m").routable) == ("", True)
+    (folder / "report.json").unlink()
+    await eventually(lambda: routed(registry) == [])
+    assert told == [1, 0]
+    assert engine.loads == loads
+    assert registry.etag(ref("m", "1.0")) != etag
+    gain = "0.3 (95 % interval 0.25 to 0.35)"
+    passed = f"adapter m@1.0 passes the gate: its report shows a gain over the base of {gain}"
+    assert caplog.messages.count(passed) == 1
+
+
+async def test_a_higher_version_that_fails_is_ready_but_takes_nothing_over(root, start_registry):
+    version(root, "1.0", gain=0.3)
+    registry = await start_registry(gate="strict")
+    assert routed(registry) == ["m@1.0"]
+    newer = version(root, "1.1", gain=0.3, regressions=[worse()])
+    await eventually(is_ready(registry, "m", "1.1"))
+    assert (registry.resolve("m").ref, routed(registry)) == (ref("m", "1.0"), ["m@1.0"])
+    assert "worse than the base beyond the margin: 'loss on legal rows'" in registry.get("m", "1.1").gate
+    async with registry.lease(ref("m", "1.1")) as lease:
+        assert lease.ref == ref("m", "1.1")  # by name, and for experiments
+    hand_in(newer)
+    await eventually(lambda: routed(registry) == ["m@1.1"])
+    assert (registry.resolve("m").ref, registry.get("m", "1.0").gate) == (ref("m", "1.1"), "")
+
+
+async def test_after_a_restart_the_same_version_is_the_default(root, engine, start_registry):
+    version(root, "1.0", gain=0.3)
+    version(root, "1.1")
+    version(root, "1.2", gain=0.0)
+    registry = await start_registry(gate="strict")
+    assert states(registry) == {"m@1.0": "ready", "m@1.1": "ready", "m@1.2": "ready"}
+    assert (routed(registry), registry.resolve("m").ref) == (["m@1.0"], ref("m", "1.0"))
+
+
+async def test_a_lower_version_that_passes_takes_over_from_a_default_that_does_not(root, start_registry):
+    old = version(root, "1.0")
+    version(root, "1.1")
+    registry = await start_registry(gate="strict")
+    assert (registry.resolve("m").ref.version, routed(registry)) == ("1.1", [])
+    hand_in(old)
+    await eventually(lambda: routed(registry) == ["m@1.0"])
+    assert registry.resolve("m").ref.version == "1.0"
+    shutil.rmtree(old)
+    await eventually(lambda: registry.resolve("m").ref.version == "1.1")
+    assert routed(registry) == []
+
+
+async def test_a_version_surely_worse_than_the_default_does_not_replace_it(root, start_registry):
+    version(root, "1.0", score=0.9)
+    registry = await start_registry(gate="strict")
+    newer = version(root, "1.1", score=0.7)
+    await eventually(is_ready(registry, "m", "1.1"))
+    assert routed(registry) == ["m@1.0"]
+    said = registry.get("m", "1.1")
+    assert said.gate.endswith(
+        "its exact match, 0.7 (95 % interval 0.65 to 0.75), is below that of 1.0 on the same test data, "
+        "0.9 (95 % interval 0.85 to 0.95)"
+    )
+    assert said.gate_advice.startswith("overrule")
+    hand_in(newer, score=0.85)
+    await eventually(lambda: routed(registry) == ["m@1.1"])
+
+
+async def test_without_preload_a_report_counts_before_the_first_load(root, engine, start_registry):
+    version(root, "1.0", gain=0.3)
+    hand_in(drop(root, "copy", value=2), weights_sha256="0f" * 32)
+    registry = await start_registry(gate="strict", preload=False)
+    assert (engine.loads, routed(registry)) == ([], ["m@1.0"])
+    assert states(registry) == {"copy@0": "discovered", "m@1.0": "discovered"}
+    assert "about other weights: sha256 0f0f0f0f0f0f" in registry.get("copy").gate
+
+
+async def test_weights_and_report_replaced_together_are_routed_to_all_the_time(root, engine, start_registry):
+    folder = version(root, "1.0", gain=0.3)
+    registry = await start_registry(gate="strict")
+    told = list[int]()
+    registry.subscribe(lambda: told.append(len(registry.profiles())))
+    before = registry.get("m").digest
+    engine.loading.clear()  # the new files take their time
+    version(root, "1.0", gain=0.3).touch()
+    drop(root, "m", "1.0", 7.0, folder="m/1.0")
+    hand_in(folder, gain=0.4)
+    await eventually(lambda: len(engine.loads) == 2)
+    assert routed(registry) == ["m@1.0"]
+    engine.loading.set()
+    await eventually(lambda: registry.get("m").digest != before)
+    assert (routed(registry), registry.get("m").gate) == (["m@1.0"], "")
+    assert told == []
+
+
+async def test_new_weights_under_an_old_report_are_not_routed_to(root, start_registry):
+    version(root, "1.0", gain=0.3)
+    registry = await start_registry(gate="strict")
+    drop(root, "m", "1.0", 7.0, folder="m/1.0")
+    await eventually(lambda: routed(registry) == [])
+    assert "about other weights" in registry.get("m").gate
+    assert registry.get("m").state == "ready"
 
 
 @pytest.mark.parametrize(
-    ("document", "said"),
+    ("spoil", "said"),
     [
-        ([], "the file must be a table"),
-        (changed("schema", None), "schema is missing"),
-        (changed("schema", 9), "schema 9 is not known here, only 1 and 2 are"),
-        (changed("schema", True), "schema True is not known"),
-        (changed("schema", [1]), "is not known"),
-        (card(schema=2), "regressions is missing"),
+        (lambda file: file.write_text('{"schema": 1'), "report.json: not JSON: "),
+        (lambda file: file.write_bytes(b"x" * (REPORT_BYTES + 1)), "at most 1048576 are allowed"),
+        (lambda file: file.symlink_to("/etc/passwd"), "is a symbolic link; copy the file itself"),
+        (lambda file: os.mkfifo(file), "is not a regular file"),
+        (lambda file: file.mkdir(), "is not a regular file"),
+        (lambda file: file.write_text("[" * 70_000), "has 70000 parts"),
+        (lambda file: file.write_text('{"schema": 1}'), "adapter is missing"),
         (
-            changed("adapter/weights_sha256", "abc"),
-            r"adapter\.weights_sha256 must be a sha256 in hex, is 'abc'",
+            lambda file: file.write_text(str(card()).replace("'", '"').replace("1,", "2,", 1)),
+            "regressions is missing",
         ),
-        (changed("adapter", "me"), "adapter must be a table, is 'me'"),
-        (changed("base/digest", 7), r"base\.digest must be a string, is 7"),
-        (changed("gains", {}), "gains.adapter - base is missing"),
-        (changed(f"{SCORE}/low", "0.5"), r"score\.low must be a number, is '0\.5'"),
-        (changed(f"{SCORE}/low", True), r"score\.low must be a number, is True"),
-        (changed(f"{SCORE}/low", 10**400), r"score\.low must be a number, is a huge number"),
-        (changed(f"{SCORE}/low", 5), r"low 5 is above high 0\.35"),
-        (changed("arms/adapter/score", None), r"arms\.adapter\.score is missing"),
-        (card(regressions={}), "regressions must be a list"),
-        (card(regressions=[worse()] * (MOST_REGRESSIONS + 1)), "at most 1000"),
-        (card(regressions=["x"]), r"regressions\[0\] must be a table"),
-        (card(regressions=[worse() | {"worse": "no"}]), r"regressions\[0\]\.worse must be true or false"),
-        (card(regressions=[worse() | {"margin": None}]), r"regressions\[0\]\.margin must be a number"),
     ],
 )
-def test_a_report_that_is_none_is_explained(document: Any, said: str) -> None:
-    with pytest.raises(ReportError, match=said):
-        parsed(document)
+async def test_a_bad_report_costs_the_routing_only(root, start_registry, spoil, said):
+    folder = drop(root, "m")
+    spoil(folder / "report.json")
+    good = drop(root, "good", value=2)
+    hand_in(good)
+    registry = await start_registry(gate="strict")
+    assert states(registry) == {"good@0": "ready", "m@0": "ready"}
+    assert said in registry.get("m").gate
+    assert routed(registry) == ["good@0"]
 
 
-@pytest.mark.parametrize(
-    ("data", "said"),
-    [
-        (b"", "not JSON"),
-        (b"\xff", "not UTF-8"),
-        (b"[" * 100_000, "parts"),
-        (b'{"schema": 1, "schema": 1}', "appears twice"),
-        (json.dumps(card()).replace("0.25", "NaN").encode(), "NaN is not a JSON number"),
-        (json.dumps(card()).replace("0.25", "1e999").encode(), "out of range"),
-    ],
-)
-def test_what_is_not_strict_json_is_refused(data: bytes, said: str) -> None:
-    with pytest.raises(ReportError, match=said):
-        parse_report(data)
+async def test_off_lets_everything_through(root, start_registry):
+    version(root, "1.0", gain=0.3)
+    version(root, "1.1")
+    registry = await start_registry(gate="off")
+    assert routed(registry) == ["m@1.1"]
+    assert (registry.get("m").routable, registry.get("m").gate) == (True, "")
 
 
-JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
-    max_leaves=6,
-)
+def record(folder: Path, told: list[str] | None = None, problem: str = "") -> VersionRecord:
+    """A version as it is after it was examined; the weights that it tells of go to `told`."""
+    (found,) = Scanner([folder.parent]).scan().found.values()
+    told = told if told is not None else []
+    seen = inspect_folder(folder, FolderRules(BASE, max_rank=8))
+    return VersionRecord(ref("m"), found, seen, lambda r: told.append(r.weights_sha256), problem=problem)
 
 
-@given(
-    path=st.sampled_from(["schema", "adapter", "base", "data", "arms", SCORE, "metric"]),
-    value=JSON,
-)
-def test_nothing_else_is_ever_raised(path: str, value: Any) -> None:
-    with contextlib.suppress(ReportError):
-        assert parsed(changed(path, value)).gain == parsed(card()).gain
+async def hash_weights(
+    one: VersionRecord, *, twice: bool = False, state: Path = Path("/dev/null/none")
+) -> None:
+    workers, hashed = Workers(), Hashed(state)
+    hashed.read()
+    hasher = WeightHasher(workers, hashed)
+    hasher.request(one)
+    if twice:
+        hasher.request(one)
+    assert await hasher.settled(10)
+    await hasher.close()
+    await workers.close()
 
 
-def test_the_shipped_limit_holds_a_long_report() -> None:
-    long = card(samples=[{"prompt": "x" * 400}] * 1_000)
-    data = json.dumps(long).encode()
-    assert len(data) < limits.REPORT_BYTES
-    assert parse_report(data).metric == "exact match"
+async def test_weights_are_read_once_and_told(tmp_path):
+    folder = drop(tmp_path, "m")
+    told: list[str] = []
+    one = record(folder, told)
+    await hash_weights(one, twice=True)
+    assert told == [weights_of(folder)]
+    assert one.weights_sha256 == weights_of(folder)
+
+
+async def test_what_was_hashed_before_a_restart_is_not_read_again(tmp_path, monkeypatch):
+    folder, read = drop(tmp_path / "adapters", "m"), list[Path]()
+    real = gate.weights_sha256
+
+    def counting(path: Path) -> str:
+        read.append(path)
+        return real(path)
+
+    monkeypatch.setattr(gate, "weights_sha256", counting)
+    for _ in range(2):
+        one = record(folder)
+        await hash_weights(one, state=tmp_path)
+        assert one.weights_sha256 == weights_of(folder)
+    assert len(read) == 1
+    (folder / "adapter.toml").write_text('[adapter]\nname = "m"\ndescription = "new"\n')
+    await hash_weights(one := record(folder), state=tmp_path)  # the weights are the same
+    assert (one.weights_sha256, len(read)) == (weights_of(folder), 1)
+    before = weights_of(folder)
+    with (folder / "adapter_model.safetensors").open("r+b") as file:
+        file.seek(-1, os.SEEK_END)
+        file.write(b"\x3c")
+    await hash_weights(one := record(folder), state=tmp_path)
+    assert one.weights_sha256 == weights_of(folder) != before
+    lines = (tmp_path / "weights").read_text().splitlines()
+    (tmp_path / "weights").write_text("\n".join(line[:-1] + "x" for line in lines))  # damaged
+    await hash_weights(one := record(folder), state=tmp_path)
+    assert one.weights_sha256 == weights_of(folder)
+    assert len(read) == 3
+
+
+async def test_files_that_change_meanwhile_say_nothing(tmp_path, monkeypatch):
+    folder = drop(tmp_path, "m")
+    real = gate.weights_sha256
+
+    def meanwhile(path: Path) -> str:
+        found = real(path)
+        drop(tmp_path, "m", value=2)
+        return found
+
+    told: list[str] = []
+    one = record(folder, told)
+    monkeypatch.setattr(gate, "weights_sha256", meanwhile)
+    await hash_weights(one)
+    assert told == []
+    assert one.weights_sha256 == ""
+
+
+async def test_weights_that_cannot_be_read_are_said(tmp_path, caplog):
+    caplog.set_level("INFO")
+    folder = drop(tmp_path, "m")
+    told: list[str] = []
+    one = record(folder, told)
+    (folder / "adapter_model.safetensors").unlink()
+    await hash_weights(one)
+    assert told == []
+    assert "adapter m@0 are not compared with its report" in caplog.text
+
+
+async def test_what_was_refused_or_not_examined_is_left_alone(tmp_path):
+    told: list[str] = []
+    refused = record(drop(tmp_path, "m"), told, problem="refused")
+    unexamined = VersionRecord(ref("m"), refused.found, None, lambda r: told.append(r.weights_sha256))
+    await hash_weights(refused)
+    await hash_weights(unexamined)
+    assert told == []
+
+
+async def test_closing_does_not_wait_for_what_is_due(tmp_path, monkeypatch):
+    go_on = threading.Event()
+    monkeypatch.setattr(gate, "weights_sha256", lambda path: go_on.wait(20) and "ab")
+    workers, told = Workers(), list[str]()
+    hasher = WeightHasher(workers, Hashed(tmp_path / "state"))
+    hasher.request(record(drop(tmp_path, "m"), told))
+    assert await hasher.settled(0.05) is False
+    async with asyncio.timeout(5):
+        await hasher.close()
+    go_on.set()
+    await workers.close()
+    assert told == []
+
+
+# -- the gate as it is by default: the first version of a name needs no report, one that replaces it does
+
+
+WON = Force("experiments/trial", "arm new: +4.6 points", won=True)
+
+
+async def test_a_first_version_with_examples_is_routed_to_at_once(root, start_registry, caplog):
+    caplog.set_level("INFO")
+    registry = await start_registry(gate="replacements")
+    assert registry.why_none().startswith("There is no adapter here")
+    version(root, "1.0", examples=8)
+    await eventually(lambda: routed(registry) == ["m@1.0"])
+    info = registry.get("m")
+    reason = "it is the first version of this adapter, and has 8 routing examples"
+    assert (info.routable, info.gate, info.routing) == (True, "", f"Routed to: {reason}.")
+    assert f"adapter m@1.0 passes the gate: {reason}" in caplog.messages
+    assert registry.why_none() == ""
+
+
+async def test_without_examples_it_answers_by_name_and_says_what_is_missing(root, start_registry):
+    drop(root, "plain")
+    registry = await start_registry(gate="replacements")
+    info = registry.get("plain")
+    assert (routed(registry), info.state) == ([], "ready")
+    assert info.routing == "Not routed to: its adapter.toml has no [routing] examples."
+    assert info.gate_advice.startswith(
+        "write 6 to 12 example requests there, or run `lora-router adapters evaluate"
+    )
+    assert registry.why_none() == (
+        "None of the 1 adapters here is routed to; plain@0 is not routed to by itself: its adapter.toml has "
+        "no [routing] examples. `lora-router adapters show plain` says what to do."
+    )
+    drop(root, "plain", "0", examples=6)
+    await eventually(lambda: routed(registry) == ["plain@0"])
+
+
+async def test_a_version_that_would_replace_it_needs_a_report(root, start_registry):
+    version(root, "1.0", examples=8)
+    registry = await start_registry(gate="replacements")
+    newer = version(root, "1.1", examples=8)
+    await eventually(is_ready(registry, "m", "1.1"))
+    assert (registry.resolve("m").ref, routed(registry)) == (ref("m", "1.0"), ["m@1.0"])
+    assert registry.get("m", "1.1").gate == (
+        "not routed to by itself: it would replace 1.0, which is routed to, without proof: no report.json"
+    )
+    with pytest.raises(GateNotPassed, match="without proof"):
+        await registry.set_default(ref("m", "1.1"))
+    hand_in(newer)
+    await eventually(lambda: routed(registry) == ["m@1.1"])
+    (newer / "report.json").unlink()
+    await eventually(lambda: routed(registry) == ["m@1.0"])
+
+
+async def test_a_won_experiment_is_proof_enough(root, engine, start_registry):
+    version(root, "1.0", examples=8)
+    version(root, "1.1", examples=8)
+    registry = await start_registry(gate="replacements")
+    await registry.set_default(ref("m", "1.1"), force=WON)
+    assert routed(registry) == ["m@1.1"]
+    assert registry.get("m").routing == "Routed to: it won experiments/trial."
+    await registry.close()
+    engine.held.clear()
+    again = await start_registry(gate="replacements")
+    assert routed(again) == ["m@1.1"]
+    await again.set_default(ref("m", "1.0"))
+    assert (routed(again), again.get("m", "1.0").override) == (["m@1.0"], None)
+
+
+async def test_strict_takes_no_experiment_for_proof(root, start_registry):
+    version(root, "1.0", examples=8, gain=0.3)
+    version(root, "1.1", examples=8)
+    registry = await start_registry(gate="strict")
+    assert routed(registry) == ["m@1.0"]
+    with pytest.raises(GateNotPassed):
+        await registry.set_default(ref("m", "1.1"), force=WON)
+
+
+async def test_a_report_that_shows_no_gain_keeps_a_first_version_out(root, start_registry):
+    version(root, "1.0", examples=8, gain=0.01)
+    registry = await start_registry(gate="replacements")
+    assert routed(registry) == []
+    assert "does not exclude zero" in registry.get("m").routing
+
+
+async def test_a_lower_version_that_comes_later_is_not_the_first_one(root, engine, start_registry):
+    version(root, "2.0", examples=8)
+    registry = await start_registry(gate="replacements")
+    version(root, "1.0", examples=8)
+    await eventually(lambda: any("replace 2.0" in info.gate for info in registry.list()))
+    assert routed(registry) == ["m@2.0"]
+    await registry.close()
+    engine.held.clear()
+    again = await start_registry(gate="replacements")
+    assert routed(again) == ["m@2.0"]
+
+
+async def test_the_next_version_is_the_first_one_where_the_first_is_gone(root, start_registry):
+    first = version(root, "1.0", examples=8)
+    version(root, "1.1", examples=8)
+    registry = await start_registry(gate="replacements")
+    assert routed(registry) == ["m@1.0"]
+    shutil.rmtree(first)
+    await eventually(lambda: routed(registry) == ["m@1.1"])
+
+
+async def test_a_chosen_version_without_examples_says_that_no_classifier_can_pick_it(root, start_registry):
+    version(root, "1.0")
+    registry = await start_registry(gate="replacements")
+    await registry.set_default(ref("m", "1.0"), force=Force("me"))
+    assert registry.get("m").routing == (
+        "Open (me overruled the gate), but no classifier can pick it: adapter.toml has no [routing] examples."
+    )

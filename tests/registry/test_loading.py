@@ -1,4 +1,4 @@
-"""Loads: probes, new files in place of old ones, and what becomes of both."""
+"""Loads: probes, new files in place of old ones, and what is loaded without a request, in which order."""
 
 from __future__ import annotations
 
@@ -13,11 +13,20 @@ import pytest
 
 from router.engine.base import BaseInfo, Generation, Job, Prompt
 from router.errors import AdapterNotFound, AdapterRejected, EngineFailed, Overloaded, PromptTooLong
-from router.registry.format.probes import Match, Probe
+from router.registry import loading
+from router.registry.format.manifest import Match, Probe
 from router.registry.loading import MOST_PROBES, PROBES_AT_ONCE, Prover, check_answers
 from router.registry.registry import Registry
-from tests.registry.conftest import StartRegistry
-from tests.registry.life import BASE_ANSWER, StubEngine, drop, eventually, is_ready, ref, states, weights
+from tests.registry.life import (
+    BASE_ANSWER,
+    SIZE,
+    drop,
+    eventually,
+    is_ready,
+    ref,
+    states,
+    weights,
+)
 
 pytestmark = pytest.mark.slow
 
@@ -28,9 +37,7 @@ def digest(registry: Registry, name: str = "m", version: str = "") -> str:
     return registry.get(name, version).digest
 
 
-async def test_replaced_files_load_beside_the_old_and_drain_it(
-    root: Path, engine: StubEngine, start_registry: StartRegistry
-) -> None:
+async def test_replaced_files_load_beside_the_old_and_drain_it(root, engine, start_registry):
     drop(root, "m", value=1)
     registry = await start_registry()
     async with registry.lease(ref("m")) as held:
@@ -47,9 +54,7 @@ async def test_replaced_files_load_beside_the_old_and_drain_it(
     assert (engine.loads, engine.unloads) == (["m", "m"], ["m"])
 
 
-async def test_weights_written_in_place_never_alter_what_is_served(
-    root: Path, engine: StubEngine, start_registry: StartRegistry
-) -> None:
+async def test_weights_written_in_place_never_alter_what_is_served(root, engine, start_registry):
     file = drop(root, "m", value=1) / WEIGHTS
     registry = await start_registry()
     first = digest(registry)
@@ -68,9 +73,7 @@ async def test_weights_written_in_place_never_alter_what_is_served(
     assert registry.get("m").error == ""
 
 
-async def test_files_put_back_as_they_were_change_nothing(
-    root: Path, engine: StubEngine, start_registry: StartRegistry
-) -> None:
+async def test_files_put_back_as_they_were_change_nothing(root, engine, start_registry):
     folder = drop(root, "m", value=1)
     registry = await start_registry()
     (folder / WEIGHTS).write_bytes(weights(1))
@@ -80,9 +83,7 @@ async def test_files_put_back_as_they_were_change_nothing(
     assert registry.get("m").error == ""
 
 
-async def test_bad_new_files_leave_the_old_serving_until_mended(
-    root: Path, engine: StubEngine, start_registry: StartRegistry
-) -> None:
+async def test_bad_new_files_leave_the_old_serving_until_mended(root, engine, start_registry):
     folder = drop(root, "m", value=1, expect="I am")
     registry = await start_registry()
     first = digest(registry)
@@ -98,9 +99,7 @@ async def test_bad_new_files_leave_the_old_serving_until_mended(
     assert registry.get("m").error == ""
 
 
-async def test_a_removed_folder_is_not_found_while_requests_in_flight_finish(
-    root: Path, engine: StubEngine, start_registry: StartRegistry
-) -> None:
+async def test_a_removed_folder_is_not_found_while_requests_in_flight_finish(root, engine, start_registry):
     drop(root, "m")
     drop(root, "n", value=2)
     registry = await start_registry()
@@ -116,9 +115,7 @@ async def test_a_removed_folder_is_not_found_while_requests_in_flight_finish(
     await eventually(is_ready(registry, "m"))
 
 
-async def test_requests_keep_being_served_through_many_replacements(
-    root: Path, engine: StubEngine, start_registry: StartRegistry
-) -> None:
+async def test_requests_keep_being_served_through_many_replacements(root, engine, start_registry):
     file = drop(root, "m", value=1) / WEIGHTS
     registry = await start_registry()
     seen, stop = set[str](), False
@@ -147,8 +144,8 @@ def write_probes(folder: Path, probes: Sequence[dict[str, object]]) -> None:
 
 
 async def test_probes_run_greedily_with_the_adapters_template_beside_the_base(
-    root: Path, engine: StubEngine, start_registry: StartRegistry, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    root, engine, start_registry, monkeypatch
+):
     prompts: list[Prompt] = []
     monkeypatch.setattr(engine, "encode", lambda prompt: prompts.append(prompt) or [1, 2])
     folder = drop(root, "m", "1.0")
@@ -164,9 +161,7 @@ async def test_probes_run_greedily_with_the_adapters_template_beside_the_base(
     assert engine.cancelled == 2
 
 
-async def test_no_effect_and_wrong_answers_are_quarantined_and_unloaded(
-    root: Path, engine: StubEngine, start_registry: StartRegistry
-) -> None:
+async def test_no_effect_and_wrong_answers_are_quarantined_and_unloaded(root, engine, start_registry):
     engine.answers["idle"] = BASE_ANSWER
     drop(root, "idle", value=1, expect=BASE_ANSWER)
     drop(root, "wrong", value=2, expect="x" * 300)
@@ -186,9 +181,7 @@ async def test_no_effect_and_wrong_answers_are_quarantined_and_unloaded(
         await registry.load(ref("idle"))  # an operator may insist: it is tried again
 
 
-async def test_passed_digests_are_not_probed_again_even_after_a_restart(
-    root: Path, engine: StubEngine, start_registry: StartRegistry
-) -> None:
+async def test_passed_digests_are_not_probed_again_even_after_a_restart(root, engine, start_registry):
     drop(root, "m", expect="I am m")
     registry = await start_registry()
     await eventually(is_ready(registry, "m"))
@@ -202,9 +195,7 @@ async def test_passed_digests_are_not_probed_again_even_after_a_restart(
     assert len(engine.jobs) == 2
 
 
-async def test_a_busy_engine_delays_probes_and_a_stuck_one_proves_nothing(
-    root: Path, engine: StubEngine, start_registry: StartRegistry
-) -> None:
+async def test_a_busy_engine_delays_probes_and_a_stuck_one_proves_nothing(root, engine, start_registry):
     submit, refused = engine.submit, 3
 
     def busy(job: Job) -> Generation:
@@ -234,9 +225,7 @@ async def test_a_busy_engine_delays_probes_and_a_stuck_one_proves_nothing(
 @pytest.mark.parametrize(
     ("fault", "state"), [(EngineFailed("a step failed"), "ready"), (PromptTooLong(8, 9), "quarantined")]
 )
-async def test_faults_of_the_engine_are_not_the_adapters(
-    root: Path, engine: StubEngine, start_registry: StartRegistry, fault: Exception, state: str
-) -> None:
+async def test_faults_of_the_engine_are_not_the_adapters(root, engine, start_registry, fault, state):
     def fail(_: Job) -> Generation:
         raise fault
 
@@ -246,9 +235,7 @@ async def test_faults_of_the_engine_are_not_the_adapters(
     assert states(registry) == {"m@0": state}
 
 
-async def test_probes_never_flood_the_engine(
-    root: Path, engine: StubEngine, start_registry: StartRegistry
-) -> None:
+async def test_probes_never_flood_the_engine(root, engine, start_registry):
     engine.answering.clear()
     for name in ("a", "b"):
         folder = drop(root, name, value=ord(name))
@@ -262,7 +249,7 @@ async def test_probes_never_flood_the_engine(
     assert len(engine.jobs) == 2 * 2 * MOST_PROBES
 
 
-def test_what_passed_in_one_precision_is_run_again_in_another() -> None:
+def test_what_passed_in_one_precision_is_run_again_in_another():
     def key(**precision: str) -> str:
         base = BaseInfo("m", "0" * 64, "A", precision.pop("dtype", "bfloat16"), "cpu", 64, 8, {}, **precision)
         return Prover(SimpleNamespace(info=base), None, 1.0).key("digest")  # type: ignore[arg-type]
@@ -271,7 +258,7 @@ def test_what_passed_in_one_precision_is_run_again_in_another() -> None:
     assert len({key(), key(dtype="float32"), key(weights="int8")}) == 3
 
 
-def test_judging() -> None:
+def test_judging():
     probes = [Probe("p", "yes"), Probe("p", "no", Match.EXACT)]
     check_answers(probes, ["yes sir", " no "], ["yes sir", "what"], "float32")
     with pytest.raises(AdapterRejected, match="no effect"):
@@ -281,3 +268,91 @@ def test_judging() -> None:
         match=r"probe 2 of 2 failed: expected exact 'no', got 'no way' \(base in float32, weights int8\)",
     ):
         check_answers(probes, ["yes", "no way"], ["", ""], "float32, weights int8")
+
+
+# -- what is loaded without being asked for, and in which order
+
+
+async def test_new_folders_go_before_a_backlog_of_preloads(root, engine, start_registry):
+    for i in range(20):
+        drop(root, f"m{i}", value=i + 1)
+    engine.loading.clear()
+    registry = await start_registry(settle=0.0)
+    await eventually(lambda: len(engine.loads) == 2)
+    drop(root, "late", value=99)
+    await eventually(lambda: "late@0" in states(registry))
+    engine.loading.set()
+    await eventually(is_ready(registry, "late"))
+    await registry.settled(5)
+    assert engine.loads.index("late") < 10  # two were under way, a few may overtake its read
+
+
+async def test_of_a_mass_of_folders_some_are_preloaded_and_the_others_when_they_are_asked_for(
+    root, engine, start_registry, monkeypatch
+):
+    monkeypatch.setattr(loading, "MOST_WAITING", 5)
+    for i in range(20):
+        drop(root, f"m{i:02}", value=i + 1)
+    engine.loading.clear()
+    registry = await start_registry(settle=0.0)
+    await eventually(lambda: len(engine.loads) == 2)
+    engine.loading.set()
+    assert await registry.settled(5)
+    ready = [name for name, state in states(registry).items() if state == "ready"]
+    assert ready == [f"m{i:02}@0" for i in range(len(ready))]  # the first ones by name
+    assert 5 < len(ready) < 12
+    async with registry.lease(ref("m19")):
+        assert states(registry)["m19@0"] == "ready"
+    drop(root, "late", value=99)
+    await eventually(is_ready(registry, "late"))
+
+
+async def test_closing_among_loads_begins_no_other_and_refuses_nobody(root, engine, start_registry, caplog):
+    for i in range(8):
+        drop(root, f"m{i}", value=i + 1)
+    engine.loading.clear()
+    registry = await start_registry(settle=0.0)
+    await eventually(lambda: len(engine.loads) == 2)
+    await registry.close()
+    await asyncio.sleep(0.1)
+    assert len(engine.loads) == 2
+    assert "quarantined" not in states(registry).values()
+    assert [entry.message for entry in caplog.records if entry.levelname in ("WARNING", "ERROR")] == []
+
+
+async def test_the_default_follows_a_new_version_once_it_is_proven(root, engine, start_registry):
+    drop(root, "m", "1.0", 1, folder="m/1.0")
+    registry = await start_registry(preload=False)
+    engine.answering.clear()
+    drop(root, "m", "1.1", 2, folder="m/1.1", expect="I am")
+    await eventually(lambda: len(engine.jobs) == 2)
+    assert (registry.resolve("m").ref.version, states(registry)["m@1.1"]) == ("1.0", "loading")
+    engine.answering.set()
+    await eventually(lambda: registry.resolve("m").ref.version == "1.1")
+    drop(root, "m", "1.2", 3, folder="m/1.2", expect="nobody")
+    await eventually(lambda: states(registry).get("m@1.2") == "quarantined")
+    drop(root, "m", "0.9", 4, folder="m/0.9")
+    await eventually(lambda: "m@0.9" in states(registry))
+    assert registry.resolve("m").ref.version == "1.1"
+
+
+async def test_a_folder_that_becomes_another_version_serves_the_old_until_then(root, engine, start_registry):
+    drop(root, "m", "1.0", 1, expect="I am")
+    registry = await start_registry()
+    drop(root, "m", "1.1", 2, expect="nobody")
+    await eventually(lambda: states(registry) == {"m@1.0": "ready", "m@1.1": "quarantined"})
+    assert registry.resolve("m").ref.version == "1.0"
+    assert "1.1" in registry.get("m").error
+    drop(root, "m", "1.2", 3, expect="I am")
+    await eventually(lambda: states(registry) == {"m@1.2": "ready"})
+    await eventually(lambda: len(engine.held) == 1)
+    with pytest.raises(AdapterNotFound, match=r"its versions: 1\.2"):
+        registry.get("m", "1.0")
+
+
+async def test_preloads_that_begin_together_fit_together(root, engine, start_registry):
+    drop(root, "a", value=1)
+    drop(root, "b", value=2)
+    registry = await start_registry(host_memory_bytes=SIZE * 3 // 2)
+    assert sorted(states(registry).values()) == ["discovered", "ready"]
+    assert (len(engine.loads), engine.unloads, [i.error for i in registry.list()]) == (1, [], ["", ""])

@@ -6,7 +6,6 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
@@ -20,12 +19,10 @@ from router.errors import (
     ResourceExhausted,
 )
 from router.ports import Lease
-from router.registry.mixtures import digest_of_mixture
-from router.registry.options import RegistryOptions
-from router.registry.registry import Registry
+from router.registry.registry import Registry, RegistryOptions
+from router.registry.residency import digest_of_mixture
 from router.types import MixturePart
-from tests.registry.conftest import StartRegistry
-from tests.registry.life import SIZE, StubEngine, drop, eventually, host_bytes, leases, ref, weights
+from tests.registry.life import SIZE, drop, eventually, host_bytes, leases, ref, weights
 from tests.registry.tiny import lora_tensors, safetensors, write_adapter
 
 pytestmark = pytest.mark.slow
@@ -39,7 +36,7 @@ HALVES = parts(("a", 0.5), ("b", 0.5))
 
 
 @pytest.fixture
-async def registry(root: Path, start_registry: StartRegistry) -> Registry:
+async def registry(root, start_registry):
     drop(root, "a", description="the first")
     drop(root, "b", value=2.0)
     return await start_registry(max_mixtures=3)
@@ -67,9 +64,7 @@ def weighing(*values: float) -> list[tuple[MixturePart, ...]]:
     return [parts(("a", value), ("b", 0.5)) for value in values]
 
 
-async def test_it_is_made_of_the_digests_and_weights_of_its_parts(
-    registry: Registry, engine: StubEngine
-) -> None:
+async def test_it_is_made_of_the_digests_and_weights_of_its_parts(registry, engine):
     async with registry.lease_mixture(parts(("a", 0.7), ("b", -0.3))) as lease:
         expected = ((registry.get("a").digest, 0.7), (registry.get("b").digest, -0.3))
         assert lease == replace(lease, ref=ref("a"), domain="", task="")
@@ -79,7 +74,7 @@ async def test_it_is_made_of_the_digests_and_weights_of_its_parts(
     assert leases(registry) == 0
 
 
-def test_digests_differ_by_part_weight_and_order() -> None:
+def test_digests_differ_by_part_weight_and_order():
     said = [
         (("x", 0.5), ("y", 0.5)),
         (("y", 0.5), ("x", 0.5)),
@@ -92,7 +87,7 @@ def test_digests_differ_by_part_weight_and_order() -> None:
     assert digest_of_mixture([("x", 0.1 + 0.2)]) == digest_of_mixture([("x", 0.3)])
 
 
-async def test_prompt_and_sampling_are_the_first_ones(root: Path, start_registry: StartRegistry) -> None:
+async def test_prompt_and_sampling_are_the_first_ones(root, start_registry):
     for name in "ab":
         folder = drop(root, name)
         said = f'[prompt]\nsystem = "As {name}."\n[generation]\nmax_tokens = {7 if name == "a" else 9}\n'
@@ -108,9 +103,7 @@ async def test_prompt_and_sampling_are_the_first_ones(root: Path, start_registry
     ]
 
 
-async def test_many_requests_share_one_and_it_stays_for_the_next(
-    registry: Registry, engine: StubEngine
-) -> None:
+async def test_many_requests_share_one_and_it_stays_for_the_next(registry, engine):
     digests = await asyncio.gather(*(digest(registry, HALVES) for _ in range(20)))
     assert len(set(digests)) == 1
     assert await digest(registry, HALVES) == digests[0]
@@ -118,7 +111,7 @@ async def test_many_requests_share_one_and_it_stays_for_the_next(
     assert engine.unloads == []
 
 
-async def test_it_is_no_version(registry: Registry) -> None:
+async def test_it_is_no_version(registry):
     before = [str(info.ref) for info in registry.list()]
     async with registry.lease_mixture(HALVES):
         assert [str(info.ref) for info in registry.list()] == before
@@ -127,9 +120,7 @@ async def test_it_is_no_version(registry: Registry) -> None:
             registry.get("mixture")
 
 
-async def test_cold_parts_are_loaded_first(
-    root: Path, engine: StubEngine, start_registry: StartRegistry
-) -> None:
+async def test_cold_parts_are_loaded_first(root, engine, start_registry):
     drop(root, "a")
     drop(root, "b", value=2.0)
     registry = await start_registry(preload=False)
@@ -141,7 +132,7 @@ async def test_cold_parts_are_loaded_first(
 # -- Bounds.
 
 
-async def test_ten_thousand_weightings_are_three_in_memory(registry: Registry, engine: StubEngine) -> None:
+async def test_ten_thousand_weightings_are_three_in_memory(registry, engine):
     for step in range(200):
         await digest(registry, parts(("a", step / 1000), ("b", 1.0)))
     assert engine.loads.count("mixture") == 200
@@ -150,9 +141,7 @@ async def test_ten_thousand_weightings_are_three_in_memory(registry: Registry, e
     assert host_bytes(registry) == 5 * SIZE
 
 
-async def test_more_than_may_be_in_use_are_refused_and_nobody_loses_one(
-    registry: Registry, engine: StubEngine
-) -> None:
+async def test_more_than_may_be_in_use_are_refused_and_nobody_loses_one(registry, engine):
     held = weighing(0.1, 0.2, 0.3)
     async with all_of(registry, *held):
         with pytest.raises(Overloaded, match=r"3 mixtures are in use.*max_mixtures") as caught:
@@ -164,7 +153,7 @@ async def test_more_than_may_be_in_use_are_refused_and_nobody_loses_one(
     assert engine.unloads == ["mixture"]
 
 
-async def test_the_least_recently_used_goes_first(registry: Registry, engine: StubEngine) -> None:
+async def test_the_least_recently_used_goes_first(registry, engine):
     first, second, third = weighing(0.1, 0.2, 0.3)
     digests = [await digest(registry, mixture) for mixture in (first, second, third, first)]
     await digest(registry, HALVES)
@@ -173,7 +162,7 @@ async def test_the_least_recently_used_goes_first(registry: Registry, engine: St
     assert digests[2] in engine.held
 
 
-async def test_a_tenant_uses_half_of_them_at_once(root: Path, start_registry: StartRegistry) -> None:
+async def test_a_tenant_uses_half_of_them_at_once(root, start_registry):
     drop(root, "a")
     drop(root, "b", value=2.0)
     registry = await start_registry(max_mixtures=4)
@@ -188,21 +177,19 @@ async def test_a_tenant_uses_half_of_them_at_once(root: Path, start_registry: St
         pass
 
 
-def test_the_setting_says_how_many() -> None:
+def test_the_setting_says_how_many():
     assert RegistryOptions.of(Settings(max_mixtures=5, max_rank=32)).max_mixtures == 5
     assert RegistryOptions.of(Settings()).max_mixtures == RegistryOptions().max_mixtures == 16
 
 
-async def test_none_are_served_where_none_may_be(root: Path, start_registry: StartRegistry) -> None:
+async def test_none_are_served_where_none_may_be(root, start_registry):
     drop(root, "a")
     registry = await start_registry(max_mixtures=0)
     with pytest.raises(FailedPrecondition, match="mixes no adapters"):
         registry.check_mixture(parts(("a", 0.5)))
 
 
-async def test_a_rank_above_the_largest_is_refused_before_anything_is_loaded(
-    root: Path, engine: StubEngine, start_registry: StartRegistry
-) -> None:
+async def test_a_rank_above_the_largest_is_refused_before_anything_is_loaded(root, engine, start_registry):
     for name, rank in (("a", 4), ("b", 5)):
         write_adapter(root / name, {"r": rank}, safetensors(lora_tensors(rank)))
     registry = await start_registry(preload=False, max_rank=8)
@@ -213,7 +200,7 @@ async def test_a_rank_above_the_largest_is_refused_before_anything_is_loaded(
     assert await digest(registry, parts(("a", 2.0)))
 
 
-async def test_an_activated_lora_is_refused(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_activated_lora_is_refused(registry, monkeypatch):
     class Activated:
         rank, invocation_tokens = 4, (1, 2)
 
@@ -222,7 +209,7 @@ async def test_an_activated_lora_is_refused(registry: Registry, monkeypatch: pyt
         registry.check_mixture(HALVES)
 
 
-async def test_a_quarantined_or_missing_part_is_told(root: Path, start_registry: StartRegistry) -> None:
+async def test_a_quarantined_or_missing_part_is_told(root, start_registry):
     drop(root, "a")
     (drop(root, "b", value=2.0) / "adapter_config.json").write_text("{")
     registry = await start_registry()
@@ -237,9 +224,7 @@ async def test_a_quarantined_or_missing_part_is_told(root: Path, start_registry:
 # -- Memory.
 
 
-async def test_it_makes_room_before_any_adapter(
-    root: Path, engine: StubEngine, start_registry: StartRegistry
-) -> None:
+async def test_it_makes_room_before_any_adapter(root, engine, start_registry):
     for number, name in enumerate("abc"):
         drop(root, name, value=number + 1.0)
     registry = await start_registry(preload=False, host_memory_bytes=5 * SIZE + 100)
@@ -254,9 +239,7 @@ async def test_it_makes_room_before_any_adapter(
             assert engine.unloads == ["mixture"] * count
 
 
-async def test_no_room_is_told_and_leaves_nothing(
-    root: Path, engine: StubEngine, start_registry: StartRegistry
-) -> None:
+async def test_no_room_is_told_and_leaves_nothing(root, engine, start_registry):
     drop(root, "a")
     drop(root, "b", value=2.0)
     registry = await start_registry(host_memory_bytes=3 * SIZE)
@@ -265,9 +248,7 @@ async def test_no_room_is_told_and_leaves_nothing(
     assert (leases(registry), host_bytes(registry)) == (0, 2 * SIZE)
 
 
-async def test_a_failure_is_told_to_all_who_wait_and_the_next_tries_again(
-    registry: Registry, engine: StubEngine
-) -> None:
+async def test_a_failure_is_told_to_all_who_wait_and_the_next_tries_again(registry, engine):
     engine.faults["mixture"] = FailedPrecondition("a part is not loaded")
     results = await asyncio.gather(*(digest(registry, HALVES) for _ in range(3)), return_exceptions=True)
     assert [str(result) for result in results] == ["a part is not loaded"] * 3
@@ -276,7 +257,7 @@ async def test_a_failure_is_told_to_all_who_wait_and_the_next_tries_again(
     assert leases(registry) == 0
 
 
-async def test_who_gives_up_takes_it_from_nobody(registry: Registry, engine: StubEngine) -> None:
+async def test_who_gives_up_takes_it_from_nobody(registry, engine):
     engine.loading.clear()
     waiting = [asyncio.create_task(digest(registry, HALVES)) for _ in range(3)]
     await eventually(lambda: "mixture" in engine.loads)
@@ -289,7 +270,7 @@ async def test_who_gives_up_takes_it_from_nobody(registry: Registry, engine: Stu
     assert leases(registry) == 0
 
 
-async def test_what_nobody_waits_for_any_more_is_not_kept(registry: Registry, engine: StubEngine) -> None:
+async def test_what_nobody_waits_for_any_more_is_not_kept(registry, engine):
     """Its parts may have gone meanwhile."""
     engine.loading.clear()
     waiting = asyncio.create_task(digest(registry, HALVES))
@@ -305,9 +286,7 @@ async def test_what_nobody_waits_for_any_more_is_not_kept(registry: Registry, en
 # -- Parts that change.
 
 
-async def test_a_part_replaced_meanwhile_stays_for_those_who_have_it(
-    registry: Registry, engine: StubEngine, root: Path
-) -> None:
+async def test_a_part_replaced_meanwhile_stays_for_those_who_have_it(registry, engine, root):
     old = registry.get("a").digest
     async with registry.lease_mixture(HALVES) as before:
         (root / "a/adapter_model.safetensors").write_bytes(weights(7.0))
@@ -322,9 +301,7 @@ async def test_a_part_replaced_meanwhile_stays_for_those_who_have_it(
     await eventually(lambda: before.digest not in engine.held)
 
 
-async def test_a_part_removed_meanwhile_stays_for_those_who_have_it(
-    registry: Registry, engine: StubEngine, root: Path
-) -> None:
+async def test_a_part_removed_meanwhile_stays_for_those_who_have_it(registry, engine, root):
     async with registry.lease_mixture(HALVES) as lease:
         (root / "a").rename(root.parent / "a")
         await eventually(lambda: len(registry.list()) == 1)
@@ -334,9 +311,7 @@ async def test_a_part_removed_meanwhile_stays_for_those_who_have_it(
     await eventually(lambda: len(engine.held) == 1)
 
 
-async def test_unloading_a_part_waits_for_it_and_takes_it_along(
-    registry: Registry, engine: StubEngine
-) -> None:
+async def test_unloading_a_part_waits_for_it_and_takes_it_along(registry, engine):
     async with registry.lease_mixture(HALVES) as lease:
         unload = asyncio.create_task(registry.unload(ref("a")))
         await asyncio.sleep(0.05)
@@ -347,7 +322,7 @@ async def test_unloading_a_part_waits_for_it_and_takes_it_along(
     assert await digest(registry, HALVES) == lease.digest
 
 
-async def test_after_the_end_nothing_is_made(registry: Registry, engine: StubEngine) -> None:
+async def test_after_the_end_nothing_is_made(registry, engine):
     engine.loading.clear()
     waiting = asyncio.create_task(digest(registry, HALVES))
     await eventually(lambda: "mixture" in engine.loads)

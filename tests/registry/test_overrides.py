@@ -2,21 +2,34 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import time
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from router.errors import AdapterNotFound, GateNotPassed
+from router.experiments.manager import Manager, Promoter
+from router.experiments.model import ArmSpec, Experiment
+from router.experiments.plans import Known
+from router.experiments.report.model import ArmReport, Report, Ruling
+from router.experiments.service import RegistryOnLoop
 from router.ports import Force
-from router.registry.state import MOST_SERVED, BookLine, Choices, OverrideBook, Served, override_from_json
+from router.registry.state import (
+    MOST_SERVED,
+    BookLine,
+    DefaultChoices,
+    FormerDefault,
+    override_from_json,
+    write_override,
+)
 from router.types import Override
+from tests.experiments.memory_store import MemoryStore
+from tests.experiments.plans import plan
 from tests.registry.cards import hand_in, routed, version, weights_of
-from tests.registry.conftest import StartRegistry
-from tests.registry.life import StubEngine, drop, eventually, is_ready, ref
+from tests.registry.life import drop, eventually, is_ready, ref
 
 pytestmark = pytest.mark.slow
 
@@ -29,9 +42,7 @@ def book(tmp_path: Path) -> list[tuple[str, str, str]]:
     return [(e["action"], e["adapter"], e["override"]["version"]) for e in entries]
 
 
-async def test_a_version_that_failed_needs_force_and_the_error_says_what_was_found(
-    root: Path, start_registry: StartRegistry
-) -> None:
+async def test_a_version_that_failed_needs_force_and_the_error_says_what_was_found(root, start_registry):
     version(root, "1.0", gain=0.3)
     version(root, "1.1")
     registry = await start_registry(gate="strict")
@@ -46,8 +57,8 @@ async def test_a_version_that_failed_needs_force_and_the_error_says_what_was_fou
 
 
 async def test_an_override_is_recorded_routed_to_and_survives_a_restart(
-    root: Path, engine: StubEngine, start_registry: StartRegistry, tmp_path: Path
-) -> None:
+    root, engine, start_registry, tmp_path
+):
     version(root, "1.0", gain=0.3)
     folder = version(root, "1.1")
     registry = await start_registry(gate="strict")
@@ -69,7 +80,7 @@ async def test_an_override_is_recorded_routed_to_and_survives_a_restart(
     assert book(tmp_path) == [("overruled", "m", "1.1"), ("no longer overruled", "m", "1.1")]
 
 
-async def test_taking_it_back_lets_the_rule_decide(root: Path, start_registry: StartRegistry) -> None:
+async def test_taking_it_back_lets_the_rule_decide(root, start_registry):
     version(root, "1.0", gain=0.3)
     version(root, "1.1")
     registry = await start_registry(gate="strict")
@@ -84,7 +95,7 @@ async def test_taking_it_back_lets_the_rule_decide(root: Path, start_registry: S
         await registry.reset_default("mm")
 
 
-async def test_the_first_version_can_be_forced_where_it_is(root: Path, start_registry: StartRegistry) -> None:
+async def test_the_first_version_can_be_forced_where_it_is(root, start_registry):
     drop(root, "m")
     registry = await start_registry(gate="strict")
     etag = registry.etag(ref("m"))
@@ -93,9 +104,7 @@ async def test_the_first_version_can_be_forced_where_it_is(root: Path, start_reg
     assert registry.etag(ref("m")) != etag
 
 
-async def test_an_override_is_about_the_weights_it_was_made_for(
-    root: Path, start_registry: StartRegistry
-) -> None:
+async def test_an_override_is_about_the_weights_it_was_made_for(root, start_registry):
     folder = version(root, "1.0")
     registry = await start_registry(gate="strict")
     await registry.set_default(ref("m", "1.0"), force=ME)
@@ -107,9 +116,7 @@ async def test_an_override_is_about_the_weights_it_was_made_for(
     assert (routed(registry), registry.get("m").override.weights_sha256) == (["m@1.0"], weights_of(folder))  # type: ignore[union-attr]
 
 
-async def test_forced_before_the_weights_were_read(
-    root: Path, engine: StubEngine, start_registry: StartRegistry
-) -> None:
+async def test_forced_before_the_weights_were_read(root, engine, start_registry):
     folder = version(root, "1.0")
     registry = await start_registry(gate="strict", preload=False)
     info, _ = await registry.set_default(ref("m", "1.0"), force=ME)
@@ -119,9 +126,7 @@ async def test_forced_before_the_weights_were_read(
     assert engine.loads == []
 
 
-async def test_a_forced_version_that_passes_later_needs_no_override(
-    root: Path, start_registry: StartRegistry
-) -> None:
+async def test_a_forced_version_that_passes_later_needs_no_override(root, start_registry):
     folder = version(root, "1.0")
     registry = await start_registry(gate="strict")
     await registry.set_default(ref("m", "1.0"), force=ME)
@@ -133,9 +138,7 @@ async def test_a_forced_version_that_passes_later_needs_no_override(
     assert (info.override, info.routable) == (None, True)
 
 
-async def test_without_force_a_choice_does_not_outlive_its_report(
-    root: Path, start_registry: StartRegistry
-) -> None:
+async def test_without_force_a_choice_does_not_outlive_its_report(root, start_registry):
     version(root, "1.0", gain=0.3)
     version(root, "1.1", gain=0.3)
     registry = await start_registry(gate="strict")
@@ -147,7 +150,7 @@ async def test_without_force_a_choice_does_not_outlive_its_report(
 
 
 @pytest.mark.parametrize("damage", [{"time": "now"}, {"by": 3}, {"version": None}, {"time": True}])
-def test_a_damaged_override_is_no_override(damage: dict[str, Any]) -> None:
+def test_a_damaged_override_is_no_override(damage):
     good = asdict(Override("1.0", "me", 1.5))
     assert override_from_json(good) == Override("1.0", "me", 1.5)
     with pytest.raises(ValueError, match="override"):
@@ -156,18 +159,17 @@ def test_a_damaged_override_is_no_override(damage: dict[str, Any]) -> None:
         override_from_json([])
 
 
-def test_what_cannot_be_written_is_in_the_log(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_what_cannot_be_written_is_in_the_log(tmp_path, caplog):
     (tmp_path / "file").write_text("")
     with pytest.raises(OSError, match="file"):
-        OverrideBook(tmp_path / "file/x").write(
-            BookLine("overruled", "m", Override("1.0", "me", 1.5, finding="no report"), 1.5)
+        write_override(
+            tmp_path / "file/x",
+            BookLine("overruled", "m", Override("1.0", "me", 1.5, finding="no report"), 1.5),
         )
-    assert caplog.messages == ["gate of m@1.0 overruled (by me: no reason given); it said: no report"]
+    assert caplog.messages == ["gate of m@1.0 overruled (by me: no reason given); it found: no report"]
 
 
-async def test_back_from_a_version_that_did_not_pass_either(
-    root: Path, start_registry: StartRegistry, tmp_path: Path
-) -> None:
+async def test_back_from_a_version_that_did_not_pass_either(root, start_registry, tmp_path):
     version(root, "1.0")
     registry = await start_registry(gate="strict")
     await eventually(is_ready(registry, "m", "1.0"))
@@ -179,9 +181,7 @@ async def test_back_from_a_version_that_did_not_pass_either(
     assert book(tmp_path) == [("not overruled: went back", "m", "1.0")]
 
 
-async def test_no_version_that_did_not_pass_takes_over_from_one_that_did(
-    root: Path, start_registry: StartRegistry
-) -> None:
+async def test_no_version_that_did_not_pass_takes_over_from_one_that_did(root, start_registry):
     version(root, "1.0", gain=0.3)
     version(root, "1.1")
     version(root, "1.2")
@@ -192,8 +192,8 @@ async def test_no_version_that_did_not_pass_takes_over_from_one_that_did(
 
 
 async def test_back_to_what_was_the_default_before_also_after_a_restart(
-    root: Path, engine: StubEngine, start_registry: StartRegistry, tmp_path: Path
-) -> None:
+    root, engine, start_registry, tmp_path
+):
     folder = version(root, "1.0")
     registry = await start_registry(gate="strict")
     await registry.set_default(ref("m", "1.0"), force=Force("me", "by hand"))
@@ -215,7 +215,7 @@ async def test_back_to_what_was_the_default_before_also_after_a_restart(
     assert book(tmp_path)[-1] == ("overruled", "m", "1.0")
 
 
-async def test_other_weights_are_another_version(root: Path, start_registry: StartRegistry) -> None:
+async def test_other_weights_are_another_version(root, start_registry):
     version(root, "1.0")
     registry = await start_registry(gate="strict")
     await eventually(is_ready(registry, "m", "1.0"))
@@ -228,9 +228,7 @@ async def test_other_weights_are_another_version(root: Path, start_registry: Sta
         await registry.set_default(ref("m", "1.0"))
 
 
-async def test_what_stood_in_while_others_were_judged_was_no_default(
-    root: Path, start_registry: StartRegistry
-) -> None:
+async def test_what_stood_in_while_others_were_judged_was_no_default(root, start_registry):
     version(root, "1.0", gain=0.3)
     version(root, "1.1", weights_sha256="00" * 32)
     registry = await start_registry(gate="strict")
@@ -239,23 +237,55 @@ async def test_what_stood_in_while_others_were_judged_was_no_default(
         await registry.set_default(ref("m", "1.1"))
 
 
-def test_what_was_the_default_survives_and_is_bounded(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    choices = Choices(tmp_path, [])
+def test_what_was_the_default_survives_and_is_bounded(tmp_path, caplog):
+    choices = DefaultChoices(tmp_path, [])
     for number in range(MOST_SERVED + 2):
-        choices.replaced("m", str(number), Served("ab", number % 2 == 0))
+        choices.replaced("m", str(number), FormerDefault("ab", number % 2 == 0))
     assert choices.unsaved
     choices.write(choices.document())
-    again = Choices(tmp_path, [])
+    again = DefaultChoices(tmp_path, [])
     again.read()
     assert again.served("m", "1") is None
-    assert again.served("m", "2") == Served("ab", True)
+    assert again.served("m", "2") == FormerDefault("ab", True)
     assert again.served("other", "2") is None
     document = json.loads((tmp_path / "defaults.json").read_text())
     document["served"]["m"]["2"] = {"weights_sha256": 3, "routed": True}
     (tmp_path / "defaults.json").write_text(json.dumps(document))
-    damaged = Choices(tmp_path, [])
+    damaged = DefaultChoices(tmp_path, [])
     damaged.read()
     assert damaged.served("m", "3") is None
     assert "an earlier default is damaged" in caplog.text
+
+
+# -- an experiment's arm becomes the default of a real registry, called from a thread, and goes back
+
+
+OPERATOR = "127.0.0.1"
+
+
+def better(experiment: Experiment) -> Report:
+    ruling = Ruling("promote", "primary-better", "p = 0.001")
+    return Report(experiment, 1, ruling, "new", (ArmReport("new", ruling, None),), (), (), (), (), (), 0.0)
+
+
+async def test_a_verdict_does_not_overrule_the_strict_gate_but_force_does(root, start_registry):
+    version(root, "1.0", gain=0.3)
+    version(root, "1.1")
+    registry = await start_registry(gate="strict")
+    remote = RegistryOnLoop(registry, asyncio.get_running_loop())
+    manager = Manager(MemoryStore(), Known(remote.resolve))
+    promoter = Promoter(manager, remote, better)
+    arms = (ArmSpec("old", 0.5, ref("m", "1.0")), ArmSpec("new", 0.5, ref("m", "1.1")))
+    await asyncio.to_thread(manager.create, "trial", plan(route="m", arms=arms), OPERATOR)
+    await asyncio.to_thread(manager.start, "trial", "", OPERATOR)
+    with pytest.raises(GateNotPassed, match="no report"):
+        await asyncio.to_thread(promoter.promote, "trial", "", "", OPERATOR)
+    assert routed(registry) == ["m@1.0"]
+    done = await asyncio.to_thread(promoter.promote, "trial", "", "", OPERATOR, force=True, reason="ticket 7")
+    assert (done.default, done.previous, routed(registry)) == (ref("m", "1.1"), ref("m", "1.0"), ["m@1.1"])
+    override = registry.get("m").override
+    assert override is not None
+    assert (override.by, override.reason) == (OPERATOR, "experiments/trial, arm new: ticket 7")
+    await asyncio.to_thread(promoter.roll_back, "trial", "", OPERATOR)
+    assert routed(registry) == ["m@1.0"]
+    assert registry.get("m").override is None

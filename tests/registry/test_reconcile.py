@@ -13,15 +13,13 @@ import pytest
 
 from router.engine.base import AdapterArtifact
 from router.errors import RouterError
-from router.registry import options, reconcile
-from router.registry.disk.reading import FolderReader, weights_sha256
-from router.registry.format.artifact import Inspection
-from router.registry.gate import ReportCard
-from router.registry.options import RegistryOptions
-from router.registry.reconcile import read_report
-from router.registry.registry import Registry
+from router.registry import reconcile, state
+from router.registry.folders import FolderReader, weights_sha256
+from router.registry.format.artifact import FolderRules, Inspection
+from router.registry.format.manifest import ReportCard, read_report
+from router.registry.registry import Registry, RegistryOptions
 from tests.registry.cards import hand_in
-from tests.registry.conftest import FAST, StartRegistry
+from tests.registry.conftest import FAST
 from tests.registry.life import StubEngine, drop, eventually, is_ready, ref, states, weights
 
 pytestmark = pytest.mark.slow
@@ -30,8 +28,8 @@ SHIPPED = sorted(p.parent for p in (Path(__file__).parents[2] / "adapters").glob
 
 
 async def test_many_folders_are_known_by_name_before_they_are_checked(
-    root: Path, engine: StubEngine, start_registry: StartRegistry, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    root, engine, start_registry, monkeypatch
+):
     monkeypatch.setattr(reconcile, "BATCH", 4)
     monkeypatch.setattr(reconcile, "EXAMINE_SECONDS", 0.0)
     for i in range(20):
@@ -56,10 +54,10 @@ async def test_many_folders_are_known_by_name_before_they_are_checked(
 
 
 async def test_many_new_folders_leave_the_event_loop_its_turns_name_by_name(
-    root: Path, start_registry: StartRegistry, engine: StubEngine, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    root, start_registry, engine, monkeypatch
+):
     monkeypatch.setattr(reconcile, "BATCH", 4)
-    monkeypatch.setattr(options, "PIECE_SECONDS", 0.0)
+    monkeypatch.setattr(state, "PIECE_SECONDS", 0.0)
     for i in range(20):
         drop(root, f"m{i:02}", "1.0", i + 1, folder=f"m{i:02}-old")
         drop(root, f"m{i:02}", "2.0", 100 + i, folder=f"m{i:02}-new")
@@ -76,9 +74,7 @@ async def test_many_new_folders_leave_the_event_loop_its_turns_name_by_name(
     assert len(seen) > 10
 
 
-async def test_a_slow_copy_is_read_once_it_is_whole(
-    root: Path, engine: StubEngine, start_registry: StartRegistry
-) -> None:
+async def test_a_slow_copy_is_read_once_it_is_whole(root, engine, start_registry):
     registry = await start_registry(grace_seconds=0.5)
     source, data = drop(root.parent, "slow", expect="I am"), weights(1.0)
     (root / "slow").mkdir()
@@ -97,9 +93,7 @@ async def test_a_slow_copy_is_read_once_it_is_whole(
     assert (seen, engine.loads) == (set(), ["slow"])
 
 
-async def test_a_folder_that_stays_broken_is_quarantined_and_recovers(
-    root: Path, start_registry: StartRegistry
-) -> None:
+async def test_a_folder_that_stays_broken_is_quarantined_and_recovers(root, start_registry):
     drop(root, "good")
     registry = await start_registry()
     folder = drop(root, "bad")
@@ -117,7 +111,7 @@ async def test_a_folder_that_stays_broken_is_quarantined_and_recovers(
     assert registry.get("bad").error == ""
 
 
-async def test_links_are_quarantined_with_the_reason(root: Path, start_registry: StartRegistry) -> None:
+async def test_links_are_quarantined_with_the_reason(root, start_registry):
     drop(root.parent, "outside")
     (root / "escape").symlink_to(root.parent / "outside")
     registry = await start_registry()
@@ -125,9 +119,7 @@ async def test_links_are_quarantined_with_the_reason(root: Path, start_registry:
     assert "symbolic link" in registry.get("escape").error
 
 
-async def test_an_unreadable_folder_is_quarantined_and_tried_again(
-    root: Path, start_registry: StartRegistry, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_an_unreadable_folder_is_quarantined_and_tried_again(root, start_registry, monkeypatch):
     drop(root, "m")
     real = os.scandir
 
@@ -146,7 +138,7 @@ async def test_an_unreadable_folder_is_quarantined_and_tried_again(
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
-async def test_mode_000_leaves_the_loaded_version_serving(root: Path, start_registry: StartRegistry) -> None:
+async def test_mode_000_leaves_the_loaded_version_serving(root, start_registry):
     folder = drop(root, "m")
     registry = await start_registry()
     folder.chmod(0)
@@ -161,7 +153,7 @@ class PausedReader(FolderReader):
     """Does something to the folder in the middle of a read."""
 
     def __init__(self, engine: StubEngine) -> None:
-        super().__init__(engine, 64)
+        super().__init__(engine, FolderRules(None))
         self.meanwhile = list[object]()
 
     def read(self, folder: Path) -> tuple[AdapterArtifact, Inspection]:
@@ -173,23 +165,19 @@ class PausedReader(FolderReader):
         return result
 
 
-async def test_a_folder_replaced_while_it_is_read_is_read_again(
-    root: Path, engine: StubEngine, start_registry: StartRegistry
-) -> None:
+async def test_a_folder_replaced_while_it_is_read_is_read_again(root, engine, start_registry):
     drop(root, "m", value=1)
     reader = PausedReader(engine)
     registry = await start_registry(reader=reader, preload=False)
     reader.meanwhile = [lambda folder: drop(root, "m", value=2), lambda folder: None]
     async with registry.lease(ref("m")) as lease:
         assert list(engine.held) == [lease.digest]
-    expected, _ = FolderReader(engine, 64).read(root / "m")
+    expected, _ = FolderReader(engine, FolderRules(None)).read(root / "m")
     assert lease.digest == expected.digest
 
 
 @pytest.mark.parametrize("when", ["before", "after"])
-async def test_a_folder_deleted_while_it_loads_harms_nobody(
-    root: Path, engine: StubEngine, start_registry: StartRegistry, when: str
-) -> None:
+async def test_a_folder_deleted_while_it_loads_harms_nobody(root, engine, start_registry, when):
     drop(root, "m")
     drop(root, "n", value=2)
     reader = PausedReader(engine)
@@ -203,9 +191,7 @@ async def test_a_folder_deleted_while_it_loads_harms_nobody(
         assert [a.name for a in engine.held.values()] == ["n"]
 
 
-async def test_a_disk_that_fails_once_is_no_fault_of_the_adapter(
-    root: Path, engine: StubEngine, start_registry: StartRegistry
-) -> None:
+async def test_a_disk_that_fails_once_is_no_fault_of_the_adapter(root, engine, start_registry):
     def fail(_: Path) -> None:
         raise OSError(5, "Input/output error")
 
@@ -217,9 +203,7 @@ async def test_a_disk_that_fails_once_is_no_fault_of_the_adapter(
         assert states(registry) == {"m@0": "ready"}
 
 
-async def test_with_the_usual_settings_a_copied_folder_is_ready_within_three_seconds(
-    root: Path, start_registry: StartRegistry
-) -> None:
+async def test_with_the_usual_settings_a_copied_folder_is_ready_within_three_seconds(root, start_registry):
     usual = RegistryOptions()
     registry = await start_registry(
         poll_seconds=usual.poll_seconds,
@@ -233,7 +217,7 @@ async def test_with_the_usual_settings_a_copied_folder_is_ready_within_three_sec
     assert time.monotonic() - started < 3
 
 
-def test_a_report_a_problem_or_nothing(tmp_path: Path) -> None:
+def test_a_report_a_problem_or_nothing(tmp_path):
     folder = drop(tmp_path, "m")
     assert read_report(folder) is None
     hand_in(folder)
@@ -244,7 +228,7 @@ def test_a_report_a_problem_or_nothing(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("folder", SHIPPED, ids=lambda p: p.name)
-def test_reports_of_shipped_adapters_are_about_their_weights(folder: Path) -> None:
+def test_reports_of_shipped_adapters_are_about_their_weights(folder):
     report = read_report(folder)
     assert isinstance(report, ReportCard)
     assert report.weights_sha256 == weights_sha256(folder)

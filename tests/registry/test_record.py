@@ -9,11 +9,10 @@ from typing import Any
 
 import pytest
 
-from router.registry.disk.places import Found, Place, Stamp
+from router.registry.folders import AdapterPlace, FoundFolder, Stamp
 from router.registry.format.artifact import Inspection
 from router.registry.format.manifest import Manifest
-from router.registry.gate import NO_GATE, Judgement, Standing
-from router.registry.record import Live, Record
+from router.registry.record import NO_GATE, Live, ReportJudgement, Standing, VersionRecord
 from router.registry.residency import Resident
 from router.types import AdapterRef
 
@@ -24,8 +23,8 @@ TASK: Any = object()
 FREED: Any = object()
 
 
-def found(number: int) -> Found:
-    return Found(Place(Path("/x/m"), "m"), Path("/x"), Stamp(refused=str(number)))
+def found(number: int) -> FoundFolder:
+    return FoundFolder(AdapterPlace(Path("/x/m"), "m"), Path("/x"), Stamp(refused=str(number)))
 
 
 def live(number: int) -> Live:
@@ -37,27 +36,27 @@ class CountedRecord:
 
     def __init__(self, **more: Any) -> None:
         self.times = 0
-        self.record = Record(AdapterRef("m", "1"), found(1), SEEN, self.tell, **more)
+        self.record = VersionRecord(AdapterRef("m", "1"), found(1), SEEN, self.tell, **more)
 
-    def tell(self, record: Record) -> None:
+    def tell(self, record: VersionRecord) -> None:
         assert record is self.record
         self.times += 1
 
 
-def load(record: Record, number: int = 1) -> None:
+def load(record: VersionRecord, number: int = 1) -> None:
     record.load_began(TASK)
     record.load_attempted()
     record.load_succeeded(live(number), proven=True)
     record.load_ended()
 
 
-def refuse_load(record: Record) -> None:
+def refuse_load(record: VersionRecord) -> None:
     record.load_attempted()
     record.load_refused("bad")
 
 
 # how a version got to where it is
-FROM: dict[str, Callable[[Record], object]] = {
+FROM: dict[str, Callable[[VersionRecord], object]] = {
     "new": lambda r: None,
     "bad": lambda r: r.files_refused(found(1), "bad"),
     "loading": lambda r: r.load_began(TASK),
@@ -69,7 +68,7 @@ FROM: dict[str, Callable[[Record], object]] = {
     "evicted": lambda r: (load(r), r.evicted()),
     "gone": lambda r: (load(r), r.gone()),
 }
-TRANSITIONS: dict[str, Callable[[Record], object]] = {
+TRANSITIONS: dict[str, Callable[[VersionRecord], object]] = {
     "files_found": lambda r: r.files_found(found(3), SEEN),
     "files_refused": lambda r: r.files_refused(found(3), "bad"),
     "folder_taken": lambda r: r.folder_taken(OTHER),
@@ -92,7 +91,7 @@ TRANSITIONS: dict[str, Callable[[Record], object]] = {
     "unloaded": lambda r: r.unloaded(FREED),
     "evicted": lambda r: r.evicted(),
     "weights_read": lambda r: r.weights_read(found(1), "cd"),
-    "judged": lambda r: r.judged(Judgement(Standing.PASSED)),
+    "judged": lambda r: r.judged(ReportJudgement(Standing.PASSED)),
     "ruled": lambda r: r.ruled(NO_GATE),
     "row_changed": lambda r: r.row_changed(),
 }
@@ -145,18 +144,20 @@ def outcome(start: str, transition: str) -> str:
 
 @pytest.mark.parametrize("transition", TRANSITIONS)
 @pytest.mark.parametrize("start", FROM)
-def test_transitions(start: str, transition: str) -> None:
+def test_transitions(start, transition):
     assert outcome(start, transition) == table()[start, transition]
 
 
-def test_the_table_is_whole() -> None:
-    public = {name for name, what in vars(Record).items() if callable(what) and not name.startswith("_")}
+def test_the_table_is_whole():
+    public = {
+        name for name, what in vars(VersionRecord).items() if callable(what) and not name.startswith("_")
+    }
     assert public - {"awaited", "info", "may_load"} == TRANSITIONS.keys()
     assert table().keys() == {(start, transition) for start in FROM for transition in TRANSITIONS}
 
 
 @pytest.mark.slow
-def test_only_a_record_changes_itself() -> None:
+def test_only_a_record_changes_itself():
     fields, wrong = vars(CountedRecord().record).keys(), []
     for path in (p for p in ROUTER.rglob("*.py") if p != ROUTER / "registry/record.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
@@ -169,15 +170,15 @@ def test_only_a_record_changes_itself() -> None:
     assert not wrong
 
 
-def test_what_others_read_cannot_be_set() -> None:
-    read = [name for name, what in vars(Record).items() if isinstance(what, property)]
+def test_what_others_read_cannot_be_set():
+    read = [name for name, what in vars(VersionRecord).items() if isinstance(what, property)]
     assert len(read) > 15
     for name in read:
         with pytest.raises(AttributeError):
             setattr(CountedRecord().record, name, None)
 
 
-def test_refused_files_are_not_tried_again_by_themselves() -> None:
+def test_refused_files_are_not_tried_again_by_themselves():
     record = CountedRecord().record
     record.load_began(TASK)
     refuse_load(record)
@@ -189,7 +190,7 @@ def test_refused_files_are_not_tried_again_by_themselves() -> None:
     assert (record.state, record.error, record.may_load(0.0)) == ("discovered", "", True)
 
 
-def test_a_load_of_files_that_were_replaced_meanwhile_says_nothing_of_the_new_ones() -> None:
+def test_a_load_of_files_that_were_replaced_meanwhile_says_nothing_of_the_new_ones():
     record = CountedRecord().record
     record.load_began(TASK)
     record.load_attempted()
@@ -199,7 +200,7 @@ def test_a_load_of_files_that_were_replaced_meanwhile_says_nothing_of_the_new_on
     assert (record.state, record.error) == ("discovered", "")
 
 
-def test_files_refused_during_a_load_are_said_beside_what_serves() -> None:
+def test_files_refused_during_a_load_are_said_beside_what_serves():
     record = CountedRecord().record
     load(record)
     record.load_began(TASK)
@@ -213,7 +214,7 @@ def test_files_refused_during_a_load_are_said_beside_what_serves() -> None:
     assert record.state == "quarantined"
 
 
-def test_a_fault_of_others_is_tried_again_later() -> None:
+def test_a_fault_of_others_is_tried_again_later():
     record = CountedRecord().record
     record.load_began(TASK)
     record.load_postponed("busy", 5.0)
@@ -222,7 +223,7 @@ def test_a_fault_of_others_is_tried_again_later() -> None:
     assert (record.may_load(4.0), record.may_load(5.0)) == (False, True)
 
 
-def test_a_version_is_offered_once_and_wanted_until_it_was_loaded() -> None:
+def test_a_version_is_offered_once_and_wanted_until_it_was_loaded():
     record = CountedRecord().record
     record.preload_offered()
     assert record.awaits_preload
@@ -237,7 +238,7 @@ def test_a_version_is_offered_once_and_wanted_until_it_was_loaded() -> None:
     assert not record.awaits_preload
 
 
-def test_what_keeps_it_in_memory() -> None:
+def test_what_keeps_it_in_memory():
     record = CountedRecord().record
     load(record)
     assert not record.keeps
@@ -251,7 +252,7 @@ def test_what_keeps_it_in_memory() -> None:
     assert (record.keeps, record.pinned) == (False, False)
 
 
-def test_leases_are_counted_and_told_to_nobody() -> None:
+def test_leases_are_counted_and_told_to_nobody():
     counted = CountedRecord()
     load(counted.record)
     before = (counted.times, counted.record.revision)
@@ -263,7 +264,7 @@ def test_leases_are_counted_and_told_to_nobody() -> None:
     assert (counted.times, counted.record.revision) == before
 
 
-def test_a_duplicate_says_another_reason_once() -> None:
+def test_a_duplicate_says_another_reason_once():
     counted = CountedRecord(problem="other contents", duplicate=True)
     counted.record.conflict_changed("other contents")
     assert (counted.record.state, counted.times) == ("quarantined", 0)
@@ -271,7 +272,7 @@ def test_a_duplicate_says_another_reason_once() -> None:
     assert (counted.record.error, counted.times) == ("unreadable", 1)
 
 
-def test_weights_that_were_read_count_until_the_files_change() -> None:
+def test_weights_that_were_read_count_until_the_files_change():
     record = CountedRecord().record
     record.weights_read(found(1), "cd")
     assert record.weights_sha256 == "cd"

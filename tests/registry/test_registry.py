@@ -1,4 +1,4 @@
-"""The registry from outside: what is found, leased, listed, set as default."""
+"""The registry from outside: what is found, listed, leased, loaded, unloaded and set as default."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from pathlib import Path
 
 import pytest
 
-from router.errors import AdapterNotFound, AdapterRejected, StaleEtag
+from router.engine.base import AdapterArtifact
+from router.errors import AdapterNotFound, AdapterRejected, DeadlineExceeded, Draining, StaleEtag
+from router.registry.folders import FolderReader
+from router.registry.format.artifact import FolderRules, Inspection
 from router.registry.registry import Registry
 from router.types import AdapterEvent, AdapterState, Visible
-from tests.registry.conftest import StartRegistry
-from tests.registry.life import SIZE, StubEngine, drop, eventually, host_bytes, is_ready, leases, ref, states
+from tests.registry.life import StubEngine, drop, eventually, host_bytes, is_ready, leases, ref, states
 
 pytestmark = pytest.mark.slow
 
 
-async def test_folders_are_found_defaults_loaded_and_leased(
-    root: Path, engine: StubEngine, start_registry: StartRegistry
-) -> None:
+async def test_folders_are_found_defaults_loaded_and_leased(root, engine, start_registry):
     drop(root, "plain")
     drop(root, "medical", "1.0.0", 2, folder="medical/1.0.0", description="old")
     drop(root, "medical", "1.10.0", 3, folder="medical/1.10.0", description="new")
@@ -42,9 +42,7 @@ async def test_folders_are_found_defaults_loaded_and_leased(
     assert registry.get("medical", "1.0.0").leases == 0
 
 
-async def test_version_folders_need_no_manifest(
-    root: Path, engine: StubEngine, start_registry: StartRegistry
-) -> None:
+async def test_version_folders_need_no_manifest(root, engine, start_registry):
     drop(root, "m", folder="m/1.0")
     drop(root, "m", folder="m/1.1")
     registry = await start_registry()
@@ -54,9 +52,7 @@ async def test_version_folders_need_no_manifest(
     assert len(engine.held) == 1
 
 
-async def test_what_is_not_visible_is_not_there_and_named_by_no_hint(
-    root: Path, start_registry: StartRegistry
-) -> None:
+async def test_what_is_not_visible_is_not_there_and_named_by_no_hint(root, start_registry):
     drop(root, "medical", "1.0.0")
     drop(root, "legal", "1.0.0")
     registry = await start_registry()
@@ -74,8 +70,8 @@ async def test_what_is_not_visible_is_not_there_and_named_by_no_hint(
 
 
 async def test_an_installed_adapter_that_copies_the_prompt_is_quarantined_with_the_place(
-    root: Path, start_registry: StartRegistry
-) -> None:
+    root, start_registry
+):
     """As one that was installed before such templates were refused."""
     (drop(root, "bomb") / "adapter.toml").write_text(f"[prompt]\ntemplate = '{'{prompt}' * 1_990}'\n")
     registry = await start_registry()
@@ -85,7 +81,7 @@ async def test_an_installed_adapter_that_copies_the_prompt_is_quarantined_with_t
         registry.resolve("bomb")
 
 
-async def test_errors_say_what_to_do(root: Path, start_registry: StartRegistry) -> None:
+async def test_errors_say_what_to_do(root, start_registry):
     drop(root, "medical", "1.0.0")
     (drop(root, "broken") / "adapter_config.json").write_text("{")
     registry = await start_registry()
@@ -103,9 +99,7 @@ async def test_errors_say_what_to_do(root: Path, start_registry: StartRegistry) 
     assert [p.name for p in registry.profiles()] == ["medical"]
 
 
-async def test_default_can_be_set_rolls_back_and_survives(
-    root: Path, engine: StubEngine, start_registry: StartRegistry
-) -> None:
+async def test_default_can_be_set_rolls_back_and_survives(root, engine, start_registry):
     drop(root, "m", "1.0", 1, folder="m/1.0")
     drop(root, "m", "2.0", 2, folder="m/2.0")
     registry = await start_registry()
@@ -125,7 +119,7 @@ async def test_default_can_be_set_rolls_back_and_survives(
     assert again.resolve("m").ref.version == "1.0"
 
 
-async def test_etag_changes_with_changes_not_with_use(root: Path, start_registry: StartRegistry) -> None:
+async def test_etag_changes_with_changes_not_with_use(root, start_registry):
     drop(root, "m")
     registry = await start_registry()
     before = registry.etag(ref("m"))
@@ -136,7 +130,7 @@ async def test_etag_changes_with_changes_not_with_use(root: Path, start_registry
     assert registry.etag(ref("m")) != before
 
 
-async def test_what_is_pinned_must_stay(root: Path, start_registry: StartRegistry) -> None:
+async def test_what_is_pinned_must_stay(root, start_registry):
     drop(root, "m")
     registry = await start_registry()
     digest = (await registry.load(ref("m"))).digest
@@ -146,7 +140,7 @@ async def test_what_is_pinned_must_stay(root: Path, start_registry: StartRegistr
     assert not registry.keeps("unknown")
 
 
-async def test_a_quarantined_version_cannot_be_the_default(root: Path, start_registry: StartRegistry) -> None:
+async def test_a_quarantined_version_cannot_be_the_default(root, start_registry):
     drop(root, "m", "1.0", folder="m/1.0")
     (drop(root, "m", "2.0", folder="m/2.0") / "adapter_config.json").write_text("{")
     registry: Registry = await start_registry()
@@ -156,19 +150,7 @@ async def test_a_quarantined_version_cannot_be_the_default(root: Path, start_reg
         await registry.set_default(ref("m", "2.0"))
 
 
-async def test_what_is_loaded_counts_against_host_memory(
-    root: Path, engine: StubEngine, start_registry: StartRegistry
-) -> None:
-    drop(root, "a", value=1)
-    drop(root, "b", value=2)
-    registry = await start_registry()
-    async with registry.lease(ref("a")):
-        assert (sorted(engine.loads), leases(registry), len(engine.held)) == (["a", "b"], 1, 2)
-        assert states(registry) == {"a@0": "ready", "b@0": "ready"}
-        assert host_bytes(registry) == 2 * SIZE
-
-
-async def test_watchers_see_a_life(root: Path, start_registry: StartRegistry) -> None:
+async def test_watchers_see_a_life(root, start_registry):
     drop(root, "a", value=1)
     registry = await start_registry()
     changed = list[int]()
@@ -189,7 +171,7 @@ async def test_watchers_see_a_life(root: Path, start_registry: StartRegistry) ->
     assert 2 in changed
 
 
-async def test_a_list_goes_on_behind_any_version(root: Path, start_registry: StartRegistry) -> None:
+async def test_a_list_goes_on_behind_any_version(root, start_registry):
     for version in ("1.9", "1.10", "latest"):
         drop(root, "m", version, folder=f"m-{version}")
     drop(root, "a", value=5)
@@ -205,9 +187,7 @@ async def test_a_list_goes_on_behind_any_version(root: Path, start_registry: Sta
     assert [str(i.ref) for i in registry.listed(ref("m", "1.9"))] == ["m@1.10", "z@0"]
 
 
-async def test_profiles_stay_the_same_objects_until_they_change(
-    root: Path, start_registry: StartRegistry
-) -> None:
+async def test_profiles_stay_the_same_objects_until_they_change(root, start_registry):
     drop(root, "a", value=1, description="first")
     drop(root, "b", value=2)
     registry = await start_registry()
@@ -241,9 +221,7 @@ async def until(
                 return
 
 
-async def test_a_load_that_fails_leaves_the_pin_as_it_was(
-    root: Path, engine: StubEngine, start_registry: StartRegistry
-) -> None:
+async def test_a_load_that_fails_leaves_the_pin_as_it_was(root, engine, start_registry):
     drop(root, "m")
     registry = await start_registry(preload=False)
     engine.faults["m"] = AdapterRejected("no")
@@ -254,12 +232,226 @@ async def test_a_load_that_fails_leaves_the_pin_as_it_was(
     assert (await registry.load(ref("m"), pinned=True)).pinned
 
 
-async def test_settled_gives_up_in_time(
-    root: Path, engine: StubEngine, start_registry: StartRegistry
-) -> None:
+async def test_settled_gives_up_in_time(root, engine, start_registry):
     drop(root, "m")
     engine.loading.clear()
     registry = await start_registry(settle=0.05)
     assert not await registry.settled(0.05)
     engine.loading.set()
     assert await registry.settled(5)
+
+
+# -- leases: one load for all who wait, nothing lost by anyone who gives up, unload after the last
+
+
+async def hold(registry: Registry, name: str, until: asyncio.Event | None = None) -> str:
+    async with registry.lease(ref(name)) as lease:
+        if until is not None:
+            await until.wait()
+        return lease.digest
+
+
+async def test_many_leases_of_a_cold_version_share_one_load(root, engine, start_registry):
+    drop(root, "m")
+    registry = await start_registry(preload=False)
+    engine.loading.clear()
+    holders = [asyncio.create_task(hold(registry, "m")) for _ in range(20)]
+    await eventually(lambda: len(engine.loads) == 1)
+    assert states(registry) == {"m@0": "loading"}
+    engine.loading.set()
+    assert len(set(await asyncio.gather(*holders))) == 1
+    assert engine.loads == ["m"]
+
+
+async def test_a_failed_load_is_told_to_all_and_nothing_is_left(root, engine, start_registry):
+    drop(root, "m")
+    registry = await start_registry(preload=False)
+    engine.faults["m"] = AdapterRejected("site q_proj does not fit")
+    engine.loading.clear()
+    holders = [asyncio.create_task(hold(registry, "m")) for _ in range(5)]
+    await asyncio.sleep(0)
+    engine.loading.set()
+    results = await asyncio.gather(*holders, return_exceptions=True)
+    assert [str(r) for r in results] == ["site q_proj does not fit"] * 5
+    assert (states(registry), host_bytes(registry)) == ({"m@0": "quarantined"}, 0)
+
+
+async def test_a_bug_in_a_load_is_quarantined_without_its_text(root, engine, start_registry):
+    drop(root, "m")
+    engine.faults["m"] = RuntimeError("secret detail")
+    registry = await start_registry()
+    assert states(registry) == {"m@0": "quarantined"}
+    assert "secret" not in registry.get("m").error
+
+
+async def test_giving_up_does_not_stop_the_load_for_others(root, engine, start_registry):
+    drop(root, "m")
+    registry = await start_registry(preload=False)
+    engine.loading.clear()
+    first, second = (asyncio.create_task(hold(registry, "m")) for _ in range(2))
+    await eventually(lambda: len(engine.loads) == 1)
+    first.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await first
+    with pytest.raises(DeadlineExceeded, match="within the deadline"):
+        async with registry.lease(ref("m"), deadline=time.monotonic() + 0.05):
+            pytest.fail("leased")
+    engine.loading.set()
+    assert await second in engine.held
+    assert registry.get("m").leases == leases(registry) == 0
+    assert all(r.leases == 0 for r in registry._residency)
+
+
+async def test_a_slow_load_holds_up_nobody_else(root, engine, start_registry):
+    for name in ("warm", "slow", "cold"):
+        drop(root, name, value=len(name) + ord(name[0]))
+    registry = await start_registry(preload=False)
+    await registry.load(ref("warm"))
+    load = engine.load
+
+    async def slow(artifact: object) -> int:
+        if artifact.name == "slow":  # type: ignore[attr-defined]
+            await asyncio.sleep(30)
+        return await load(artifact)  # type: ignore[arg-type]
+
+    engine.load = slow  # type: ignore[method-assign,assignment]
+    waiting = asyncio.create_task(hold(registry, "slow"))
+    await asyncio.sleep(0.05)
+    async with asyncio.timeout(2):
+        await hold(registry, "warm")
+        await hold(registry, "cold")
+    waiting.cancel()
+
+
+async def test_unload_waits_for_the_last_lease_and_tells_the_bytes(root, engine, start_registry):
+    drop(root, "m")
+    registry = await start_registry(room_seconds=5)
+    size, release = host_bytes(registry), asyncio.Event()
+    holder = asyncio.create_task(hold(registry, "m", release))
+    await asyncio.sleep(0)
+    unloads = [asyncio.create_task(registry.unload(ref("m"))) for _ in range(2)]
+    gives_up = asyncio.create_task(registry.unload(ref("m")))
+    await asyncio.sleep(0.02)
+    gives_up.cancel()
+    late = asyncio.create_task(hold(registry, "m"))
+    await asyncio.sleep(0.02)
+    assert (engine.unloads, late.done(), states(registry)) == ([], False, {"m@0": "offloaded"})
+    release.set()
+    assert [freed for _, freed in await asyncio.gather(*unloads)] == [size, size]
+    assert engine.unloads == ["m"]
+    assert await late == await holder
+    assert states(registry) == {"m@0": "ready"}
+    assert await registry.unload(ref("m")) == (registry.get("m"), size)
+    assert await registry.unload(ref("m")) == (registry.get("m"), 0)
+
+
+async def test_a_request_that_needs_a_second_lease_during_an_unload_is_not_stuck(
+    root, engine, start_registry
+):
+    drop(root, "m")
+    registry = await start_registry(room_seconds=0.1)
+    async with registry.lease(ref("m")) as outer:
+        unloading = asyncio.create_task(registry.unload(ref("m")))
+        await asyncio.sleep(0.02)
+        async with registry.lease(ref("m")) as inner:
+            assert inner.digest == outer.digest
+    _, freed = await unloading
+    assert freed > 0
+    assert not engine.held
+
+
+@pytest.mark.parametrize("ends_in_time", [True, False])
+async def test_a_load_during_an_unload_waits_for_its_end_or_takes_it_back(
+    root, engine, start_registry, ends_in_time
+):
+    drop(root, "m")
+    registry = await start_registry(room_seconds=0.2)
+    release = asyncio.Event()
+    holder = asyncio.create_task(hold(registry, "m", release))
+    await asyncio.sleep(0)
+    unloading = asyncio.create_task(registry.unload(ref("m")))
+    await asyncio.sleep(0)
+    loading = asyncio.create_task(registry.load(ref("m")))
+    if ends_in_time:
+        await asyncio.sleep(0.05)
+        release.set()
+    assert (await loading).state == "ready"
+    _, freed = await unloading
+    assert (freed > 0, len(engine.loads)) == ((True, 2) if ends_in_time else (False, 1))
+    release.set()
+    await holder
+    assert states(registry) == {"m@0": "ready"}
+
+
+async def test_unload_of_one_of_two_versions_with_the_same_bytes_frees_nothing(root, engine, start_registry):
+    drop(root, "a")
+    drop(root, "b")
+    registry = await start_registry()
+    assert (await registry.unload(ref("a")))[1] == 0
+    async with registry.lease(ref("b")) as lease:
+        assert lease.digest in engine.held
+    assert (await registry.unload(ref("b")))[1] > 0
+
+
+async def test_unload_while_it_loads_waits_for_the_load(root, engine, start_registry):
+    drop(root, "m")
+    registry = await start_registry(preload=False)
+    engine.loading.clear()
+    loading = asyncio.create_task(registry.load(ref("m"), pinned=True))
+    await eventually(lambda: len(engine.loads) == 1)
+    unloading = asyncio.create_task(registry.unload(ref("m")))
+    await asyncio.sleep(0.02)
+    engine.loading.set()
+    assert (await loading).pinned
+    info, freed = await unloading
+    assert (info.state, info.pinned, freed > 0, engine.held) == ("offloaded", False, True, {})
+
+
+class Remembering(FolderReader):
+    """Reads each folder once: this is about leases."""
+
+    def __init__(self, engine: StubEngine) -> None:
+        super().__init__(engine, FolderRules(None))
+        self.known = dict[Path, tuple[AdapterArtifact, Inspection]]()
+
+    def read(self, folder: Path) -> tuple[AdapterArtifact, Inspection]:
+        if folder not in self.known:
+            self.known[folder] = super().read(folder)
+        return self.known[folder]
+
+
+async def test_five_hundred_unloads_under_leases(root, engine, start_registry):
+    for name in ("a", "b"):
+        drop(root, name, value=ord(name))
+    registry = await start_registry(reader=Remembering(engine))
+    rounds = 0
+
+    async def work(name: str) -> None:
+        while rounds < 500:
+            async with registry.lease(ref(name)) as lease:
+                assert lease.digest in engine.held
+                await asyncio.sleep(0)
+                assert lease.digest in engine.held
+
+    workers = [asyncio.create_task(work(name)) for name in "aabb"]
+    while rounds < 500:
+        await asyncio.gather(registry.unload(ref("a")), registry.unload(ref("b")))
+        rounds += 1
+    await asyncio.gather(*workers)
+    await registry.unload(ref("a"))
+    await registry.unload(ref("b"))
+    assert (engine.held, leases(registry), host_bytes(registry), len(registry._residency)) == ({}, 0, 0, 0)
+    assert len(engine.unloads) > 500
+
+
+async def test_closing_ends_who_waits(root, engine, start_registry):
+    drop(root, "m")
+    registry = await start_registry(preload=False)
+    engine.loading.clear()
+    waiting = asyncio.create_task(hold(registry, "m"))
+    await eventually(lambda: len(engine.loads) == 1)
+    await registry.close()
+    with pytest.raises(Draining):
+        await waiting
+    with pytest.raises(Draining):
+        await hold(registry, "m")

@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import time
-from pathlib import Path
 
 import pytest
 
 from router.errors import ResourceExhausted
 from router.registry.registry import Registry
-from tests.registry.conftest import StartRegistry
 from tests.registry.life import SIZE, StubEngine, drop, eventually, host_bytes, leases, ref, states
 
 NAMES = "abcdef"
 
 
 @pytest.fixture(autouse=True)
-def six(root: Path) -> None:
+def six(root):
     """Six adapters that need SIZE bytes each."""
     for name in NAMES:
         assert 0.9 * SIZE < sum(f.stat().st_size for f in drop(root, name, value=ord(name)).iterdir()) < SIZE
@@ -33,16 +31,14 @@ def held(engine: StubEngine) -> str:
     return "".join(sorted(a.name for a in engine.held.values()))
 
 
-async def test_preload_stops_where_memory_ends(engine: StubEngine, start_registry: StartRegistry) -> None:
+async def test_preload_stops_where_memory_ends(engine, start_registry):
     registry = await start_registry(host_memory_bytes=4 * SIZE)
     assert held(engine) == "abcd"
     assert sorted(states(registry).values()) == ["discovered"] * 2 + ["ready"] * 4
     assert engine.unloads == []
 
 
-async def test_the_least_recently_used_goes_but_not_leased_or_pinned_ones(
-    engine: StubEngine, start_registry: StartRegistry
-) -> None:
+async def test_the_least_recently_used_goes_but_not_leased_or_pinned_ones(engine, start_registry):
     registry = await start_registry(host_memory_bytes=3 * SIZE, preload=False)
     await use(registry, "a", "b", "c", "a")
     await use(registry, "d")
@@ -61,9 +57,7 @@ async def test_the_least_recently_used_goes_but_not_leased_or_pinned_ones(
 
 
 @pytest.mark.slow
-async def test_where_nothing_can_go_a_load_waits_and_then_says_why(
-    engine: StubEngine, start_registry: StartRegistry
-) -> None:
+async def test_where_nothing_can_go_a_load_waits_and_then_says_why(engine, start_registry):
     registry = await start_registry(host_memory_bytes=SIZE, preload=False, room_seconds=0.2)
     async with registry.lease(ref("a")):
         started = time.monotonic()
@@ -78,17 +72,13 @@ async def test_where_nothing_can_go_a_load_waits_and_then_says_why(
     assert registry.get("b").error == ""
 
 
-async def test_what_was_loaded_for_a_request_is_not_evicted_before_it_gets_it(
-    engine: StubEngine, start_registry: StartRegistry
-) -> None:
+async def test_what_was_loaded_for_a_request_is_not_evicted_before_it_gets_it(engine, start_registry):
     registry = await start_registry(host_memory_bytes=SIZE, preload=False, room_seconds=5)
     await asyncio.gather(*(use(registry, name) for name in NAMES))
     assert sorted(engine.loads) == list(NAMES)
 
 
-async def test_one_that_never_fits_is_refused_at_once(
-    engine: StubEngine, start_registry: StartRegistry
-) -> None:
+async def test_one_that_never_fits_is_refused_at_once(engine, start_registry):
     registry = await start_registry(host_memory_bytes=SIZE // 2, room_seconds=60)
     with pytest.raises(ResourceExhausted, match="host_memory_mb"):
         await asyncio.wait_for(use(registry, "a"), 1)
@@ -96,9 +86,7 @@ async def test_one_that_never_fits_is_refused_at_once(
 
 
 @pytest.mark.slow
-async def test_an_engine_with_less_memory_than_the_budget_gets_room_made(
-    engine: StubEngine, start_registry: StartRegistry
-) -> None:
+async def test_an_engine_with_less_memory_than_the_budget_gets_room_made(engine, start_registry):
     registry = await start_registry(preload=False)
     engine.capacity = 2 * SIZE
     await use(registry, *NAMES)
@@ -109,9 +97,7 @@ async def test_an_engine_with_less_memory_than_the_budget_gets_room_made(
     assert states(registry)["a@0"] == "offloaded"
 
 
-async def test_many_more_adapters_than_memory_under_concurrent_use(
-    engine: StubEngine, start_registry: StartRegistry
-) -> None:
+async def test_many_more_adapters_than_memory_under_concurrent_use(engine, start_registry):
     registry = await start_registry(host_memory_bytes=3 * SIZE, preload=False, room_seconds=5)
 
     async def worker(shift: int) -> None:
@@ -126,9 +112,7 @@ async def test_many_more_adapters_than_memory_under_concurrent_use(
     assert len(engine.held) <= 3
 
 
-async def test_an_unload_that_raises_is_logged_and_frees_its_place(
-    engine: StubEngine, start_registry: StartRegistry, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_an_unload_that_raises_is_logged_and_frees_its_place(engine, start_registry, caplog):
     registry = await start_registry(preload=False)
     await use(registry, "a")
 

@@ -10,10 +10,8 @@ from router.errors import AdapterRejected
 from router.registry import reconcile
 from router.registry.format.artifact import digest_of_folder
 from router.registry.format.folder import SIGNATURE
-from router.registry.format.minisign import SecretKey
-from router.registry.format.trust import Lock, Trust, sign
+from router.registry.format.trust import Lock, SecretKey, Trust, sign
 from router.types import AdapterState
-from tests.registry.conftest import StartRegistry
 from tests.registry.life import drop, eventually, is_ready, ref
 
 KEY = SecretKey.make()
@@ -24,7 +22,7 @@ def signed(folder: Path) -> None:
     (folder / SIGNATURE).write_text(sign(digest_of_folder(folder), KEY, "a test"))
 
 
-async def test_quarantined_until_it_is_signed(root: Path, start_registry: StartRegistry) -> None:
+async def test_quarantined_until_it_is_signed(root, start_registry):
     folder = drop(root, "m", "1.0.0")
     registry = await start_registry(trust=TRUST)
     await eventually(lambda: bool(registry.list()))
@@ -40,9 +38,7 @@ async def test_quarantined_until_it_is_signed(root: Path, start_registry: StartR
     await eventually(is_ready(registry, "m", "1.0.0"))
 
 
-async def test_a_version_serves_on_when_its_folder_is_overwritten(
-    root: Path, start_registry: StartRegistry
-) -> None:
+async def test_a_version_serves_on_when_its_folder_is_overwritten(root, start_registry):
     signed(drop(root, "m", value=1))
     registry = await start_registry(trust=TRUST)
     async with registry.lease(ref("m")) as before:
@@ -55,9 +51,7 @@ async def test_a_version_serves_on_when_its_folder_is_overwritten(
     await eventually(lambda: not registry.get("m").error and registry.get("m").digest != before.digest)
 
 
-async def test_an_unsigned_folder_cannot_take_a_signed_ones_place(
-    root: Path, start_registry: StartRegistry
-) -> None:
+async def test_an_unsigned_folder_cannot_take_a_signed_ones_place(root, start_registry):
     drop(root, "m", "1.0.0", value=2, folder="a-first")
     folder = drop(root, "m", "1.0.0", value=1, folder="b-second")
     signed(folder)
@@ -69,8 +63,8 @@ async def test_an_unsigned_folder_cannot_take_a_signed_ones_place(
 
 
 async def test_many_new_folders_are_not_known_by_manifests_that_nobody_signed(
-    root: Path, start_registry: StartRegistry, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    root, start_registry, monkeypatch
+):
     monkeypatch.setattr(reconcile, "BATCH", 2)
     monkeypatch.setattr(reconcile, "sketch", lambda found: pytest.fail("parsed"))
     for number in range(6):
@@ -80,9 +74,7 @@ async def test_many_new_folders_are_not_known_by_manifests_that_nobody_signed(
     assert {info.state for info in registry.list()} == {AdapterState.QUARANTINED}
 
 
-async def test_a_report_is_read_only_beside_what_may_be_served(
-    root: Path, start_registry: StartRegistry, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_report_is_read_only_beside_what_may_be_served(root, start_registry, monkeypatch):
     parsed: list[str] = []
     monkeypatch.setattr(reconcile, "read_report", lambda path: parsed.append(path.name))
     for name in ("good", "unsigned"):
@@ -95,9 +87,7 @@ async def test_a_report_is_read_only_beside_what_may_be_served(
     await eventually(lambda: parsed == ["good", "unsigned"])
 
 
-async def test_one_that_comes_onto_the_list_is_taken(
-    root: Path, tmp_path: Path, start_registry: StartRegistry, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_one_that_comes_onto_the_list_is_taken(root, tmp_path, start_registry, monkeypatch):
     monkeypatch.setattr(reconcile, "RETRY_SECONDS", 0.1)
     folder, path = drop(root, "m"), tmp_path / "adapters.lock"
     path.write_text("# none yet\n")

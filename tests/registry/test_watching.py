@@ -10,16 +10,14 @@ from typing import Any, ClassVar, cast
 import pytest
 import watchfiles
 
-from router.registry.disk.places import Depth
-from router.registry.options import RegistryOptions
-from router.registry.watching import LookLoop, Watcher
-from tests.registry.conftest import StartRegistry
-from tests.registry.life import StubEngine, drop, eventually, is_ready, ref, weights
+from router.registry.folders import Depth
+from router.registry.watching import FolderWatcher, LookLoop
+from tests.registry.life import drop, eventually, is_ready, ref, weights
 
 pytestmark = pytest.mark.slow
 
 
-async def test_changes_of_every_kind_are_told_on_the_loop(tmp_path: Path) -> None:
+async def test_changes_of_every_kind_are_told_on_the_loop(tmp_path):
     told: set[Path] = set()
     loops: set[asyncio.AbstractEventLoop] = set()
 
@@ -29,7 +27,7 @@ async def test_changes_of_every_kind_are_told_on_the_loop(tmp_path: Path) -> Non
 
     (tmp_path / "old").mkdir()
     (tmp_path / "link").symlink_to(tmp_path)
-    watcher = Watcher([tmp_path / "link", tmp_path / "missing"], changed)
+    watcher = FolderWatcher([tmp_path / "link", tmp_path / "missing"], changed)
     watcher.start()
     await asyncio.sleep(0.2)
     (tmp_path / "old/file").write_text("x")
@@ -47,9 +45,9 @@ async def test_changes_of_every_kind_are_told_on_the_loop(tmp_path: Path) -> Non
     await watcher.close()
 
 
-async def test_what_is_still_being_copied_is_not_told(tmp_path: Path) -> None:
+async def test_what_is_still_being_copied_is_not_told(tmp_path):
     told: set[Path] = set()
-    watcher = Watcher([tmp_path], told.update)
+    watcher = FolderWatcher([tmp_path], told.update)
     watcher.start()
     await asyncio.sleep(0.2)
     for part in (".m", "m.part"):
@@ -65,10 +63,10 @@ async def test_what_is_still_being_copied_is_not_told(tmp_path: Path) -> None:
     await watcher.close()
 
 
-async def test_reading_is_no_change(tmp_path: Path) -> None:
+async def test_reading_is_no_change(tmp_path):
     told: list[frozenset[Path]] = []
     (tmp_path / "file").write_text("x")
-    watcher = Watcher([tmp_path], told.append)
+    watcher = FolderWatcher([tmp_path], told.append)
     watcher.start()
     await asyncio.sleep(0.3)
     told.clear()
@@ -79,21 +77,19 @@ async def test_reading_is_no_change(tmp_path: Path) -> None:
     await watcher.close()
 
 
-async def test_without_folders_there_is_no_thread(tmp_path: Path) -> None:
-    watcher = Watcher([tmp_path / "missing"], lambda paths: None)
+async def test_without_folders_there_is_no_thread(tmp_path):
+    watcher = FolderWatcher([tmp_path / "missing"], lambda paths: None)
     watcher.start()
     assert not watcher.working
     await watcher.close()
 
 
-async def test_a_failure_is_said_once(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_a_failure_is_said_once(tmp_path, monkeypatch, caplog):
     def full(*_: object, **__: object) -> None:
         raise OSError("OS file watch limit reached.")
 
     monkeypatch.setattr(watchfiles, "watch", full)
-    watcher = Watcher([tmp_path], lambda paths: None)
+    watcher = FolderWatcher([tmp_path], lambda paths: None)
     watcher.start()
     await eventually(lambda: not watcher.working)
     assert "compared regularly instead" in caplog.text
@@ -121,15 +117,12 @@ class Looks:
 
 
 async def looking(folder: Path, looks: Looks) -> LookLoop:
-    options = RegistryOptions(poll_seconds=0.02, settle_seconds=0.04)
-    loop = LookLoop([folder], cast(Any, looks), lambda: None, options)
+    loop = LookLoop([folder], cast(Any, looks), lambda: None, poll=0.02, settle=0.04)
     await loop.start()
     return loop
 
 
-async def test_the_longer_a_look_takes_the_rarer_it_is_made(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_the_longer_a_look_takes_the_rarer_it_is_made(tmp_path, monkeypatch):
     def full(*_: object, **__: object) -> None:
         raise OSError("OS file watch limit reached.")
 
@@ -145,8 +138,8 @@ async def test_the_longer_a_look_takes_the_rarer_it_is_made(
 
 
 async def test_what_the_kernel_tells_of_is_looked_into_and_nothing_else_but_at_intervals(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    tmp_path, monkeypatch
+):
     looks = Looks()
     monkeypatch.setattr(looks, "seconds", {**Looks.seconds, Depth.FOLDERS: 10.0})
     loop = await looking(tmp_path, looks)
@@ -164,9 +157,7 @@ async def test_what_the_kernel_tells_of_is_looked_into_and_nothing_else_but_at_i
     await loop.close()
 
 
-async def test_an_idle_registry_does_nothing_but_look(
-    root: Path, engine: StubEngine, start_registry: StartRegistry
-) -> None:
+async def test_an_idle_registry_does_nothing_but_look(root, engine, start_registry):
     drop(root, "m")
     registry = await start_registry(poll_seconds=0.05)
     events = registry.watch()
@@ -180,12 +171,7 @@ async def test_an_idle_registry_does_nothing_but_look(
     await events.aclose()
 
 
-async def test_without_notifications_folders_are_compared(
-    root: Path,
-    start_registry: StartRegistry,
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
-) -> None:
+async def test_without_notifications_folders_are_compared(root, start_registry, monkeypatch, caplog):
     def full(*_: object, **__: object) -> None:
         raise OSError("OS file watch limit reached.")
 
@@ -201,9 +187,11 @@ async def test_without_notifications_folders_are_compared(
 
 
 async def test_what_another_host_does_on_a_shared_file_system_is_seen_without_being_told(
-    root: Path, start_registry: StartRegistry, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(Watcher, "_tell", lambda *_: None)  # as NFS: it can be watched, and nothing is told
+    root, start_registry, monkeypatch
+):
+    monkeypatch.setattr(
+        FolderWatcher, "_report", lambda *_: None
+    )  # as NFS: it can be watched, and nothing is told
     registry = await start_registry()
     folder = drop(root, "m")
     await eventually(is_ready(registry, "m"))
@@ -216,12 +204,7 @@ async def test_what_another_host_does_on_a_shared_file_system_is_seen_without_be
     await eventually(lambda: registry.count() == 0)
 
 
-async def test_a_look_that_fails_is_not_the_last(
-    root: Path,
-    start_registry: StartRegistry,
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
-) -> None:
+async def test_a_look_that_fails_is_not_the_last(root, start_registry, monkeypatch, caplog):
     registry = await start_registry()
 
     def broken(*_: object, **__: object) -> None:

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
-from pathlib import Path
 
 import pytest
 
 from router.engine.base import Prompt
 from router.engine.torch_engine import TorchEngine
-from router.registry.options import RegistryOptions
-from router.registry.registry import Registry
+from router.registry.registry import Registry, RegistryOptions
 from router.types import MixturePart, Turn
 from tests.engine.tiny import answer, reference, save_adapter
 from tests.engine.tiny import engine as make_engine
@@ -25,14 +22,14 @@ NEW = 24
 
 
 @pytest.fixture
-async def torch_engine() -> AsyncIterator[TorchEngine]:
+async def torch_engine():
     made = make_engine("llama", slots=2, threads=1)
     yield made
     made.close()
 
 
 @pytest.fixture
-async def registry(torch_engine: TorchEngine, root: Path, tmp_path: Path) -> AsyncIterator[Registry]:
+async def registry(torch_engine, root, tmp_path):
     options = RegistryOptions(settle_seconds=0.1, grace_seconds=0.2, state_dir=tmp_path / "state")
     made = Registry(torch_engine, [root], options)
     await made.start()
@@ -46,9 +43,7 @@ async def ask(engine: TorchEngine, registry: Registry, name: str) -> tuple[str, 
         return lease.digest, ids
 
 
-async def test_swaps_and_loads_under_traffic_change_no_token(
-    torch_engine: TorchEngine, registry: Registry, root: Path, tmp_path: Path
-) -> None:
+async def test_swaps_and_loads_under_traffic_change_no_token(torch_engine, registry, root, tmp_path):
     expected = {}
     for name, seed in (("a", 1), ("b", 2)):
         tuned = save_adapter("llama", tmp_path / name, seed)
@@ -83,9 +78,7 @@ async def test_swaps_and_loads_under_traffic_change_no_token(
     await eventually(lambda: old not in torch_engine.status().host_adapters)
 
 
-async def test_a_mixture_goes_on_with_the_parts_it_began_with(
-    torch_engine: TorchEngine, registry: Registry, root: Path, tmp_path: Path
-) -> None:
+async def test_a_mixture_goes_on_with_the_parts_it_began_with(torch_engine, registry, root, tmp_path):
     """One part is replaced, the other removed, while a request has them: not a token changes."""
     for name, seed in (("a", 1), ("b", 2)):
         save_adapter("llama", tmp_path / name, seed)
@@ -105,9 +98,7 @@ async def test_a_mixture_goes_on_with_the_parts_it_began_with(
         assert (await answer(torch_engine, PROMPT, lease.digest, max_tokens=NEW))[0] != before
 
 
-async def test_probes_run_through_the_engine(
-    torch_engine: TorchEngine, registry: Registry, root: Path, tmp_path: Path
-) -> None:
+async def test_probes_run_through_the_engine(torch_engine, registry, root, tmp_path):
     for name, expect in (("wrong", "surely not this"), ("right", "")):
         save_adapter("llama", tmp_path / name, 1)
         lines = [{"prompt": "hello", "expect": expect, "max_tokens": 4}] if expect else []
@@ -120,8 +111,8 @@ async def test_probes_run_through_the_engine(
 
 
 async def test_an_activated_lora_that_never_acts_on_a_conversation_says_so(
-    torch_engine: TorchEngine, registry: Registry, root: Path, tmp_path: Path
-) -> None:
+    torch_engine, registry, root, tmp_path
+):
     end = torch_engine.encode(Prompt((Turn("user", "?\nAnswer:"),)))[-4:]
     for name in ("late", "never", "proven"):
         save_adapter("llama", tmp_path / name, 1, alora_invocation_tokens=end)
@@ -141,8 +132,8 @@ async def test_an_activated_lora_that_never_acts_on_a_conversation_says_so(
 
 
 async def test_a_constraint_that_no_answer_here_can_keep_to_is_refused_at_load(
-    torch_engine: TorchEngine, registry: Registry, root: Path, tmp_path: Path
-) -> None:
+    torch_engine, registry, root, tmp_path
+):
     for name, line in (("bad", 'regex = "a("'), ("good", 'choices = ["yes", "no"]')):
         save_adapter("llama", tmp_path / name, 1)
         (tmp_path / name / "adapter.toml").write_text(f"[generation]\n{line}\n")
@@ -152,9 +143,7 @@ async def test_a_constraint_that_no_answer_here_can_keep_to_is_refused_at_load(
     assert "[generation] regex: unclosed group, at character 1" in registry.get("bad").error
 
 
-async def test_probes_run_under_the_constraint(
-    torch_engine: TorchEngine, registry: Registry, root: Path, tmp_path: Path
-) -> None:
+async def test_probes_run_under_the_constraint(torch_engine, registry, root, tmp_path):
     save_adapter("llama", tmp_path / "m", 1)
     (tmp_path / "m" / "adapter.toml").write_text('[generation]\nchoices = ["surely not this"]\n')
     probe = {"prompt": "hello", "expect": "surely this", "match": "exact", "max_tokens": 30}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
 from typing import Any
@@ -10,12 +11,12 @@ import pytest
 
 from router.engine.base import Job, Prompt
 from router.engine.fake import FakeEngine
-from router.replicas import engine as fleet_engine
-from router.replicas import host, members, replica
+from router.replicas import host, members, replica, weights
 from router.replicas.engine import FleetEngine
-from router.replicas.owned import OwnedMembership, Rules, Scaler
+from router.replicas.membership import LoadScaler, OwnedMembership, ScalingRules
 from router.types import SamplingParams
 from tests.replicas.local import LocalLink
+from tests.replicas.processes import SECRET, Cable, Children, Standing
 
 
 class Fleet:
@@ -35,7 +36,7 @@ Make = Callable[..., Awaitable[Fleet]]
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in (host, replica):
         monkeypatch.setattr(module, "BEAT", 0.02)
-    monkeypatch.setattr(fleet_engine, "LOOK_SECONDS", 0.02)
+    monkeypatch.setattr(weights, "LOOK_SECONDS", 0.02)
     monkeypatch.setattr(members, "REPORT_SECONDS", 0.02)
 
 
@@ -56,7 +57,7 @@ async def fleet() -> AsyncIterator[Make]:
             host_bytes: int = 1 << 20,
             start: bool = True,
             most: int = 0,
-            rules: Rules | None = None,
+            rules: ScalingRules | None = None,
             **options: Any,
         ) -> Fleet:
             made: dict[str, FakeEngine] = {}
@@ -84,7 +85,7 @@ async def fleet() -> AsyncIterator[Make]:
                 stall_seconds=stall_seconds,
                 placement=placement,
                 host_bytes=host_bytes,
-                membership=OwnedMembership(number, most, scaler=Scaler(rules)) if most else None,
+                membership=OwnedMembership(number, most, scaler=LoadScaler(rules)) if most else None,
             )
             if start:
                 engine.start()
@@ -97,3 +98,31 @@ async def fleet() -> AsyncIterator[Make]:
 def job(text: str = "one two three", adapter: str | None = None, **params: Any) -> Job:
     tokens = FakeEngine().encode(Prompt(raw=text))
     return Job("r", tokens, SamplingParams(**{"max_tokens": 50} | params), adapter)
+
+
+@pytest.fixture
+async def started() -> AsyncIterator[Callable[..., Awaitable[Children]]]:
+    """`await started(number, stall_seconds, cabled=True, **options)`; see `Children`."""
+    async with AsyncExitStack() as stack:
+
+        async def start(
+            number: int = 2, stall_seconds: float = 10.0, cabled: bool = False, **options: Any
+        ) -> Children:
+            cables = [Cable() for _ in range(number if cabled else 0)]
+            for cable in cables:
+                await cable.lay()
+                stack.callback(cable.close)
+            made = Children(number, stall_seconds, cables=cables, **options)
+            await asyncio.to_thread(made.engine.start)
+            stack.push_async_callback(asyncio.to_thread, made.engine.close)
+            return made
+
+        yield start
+
+
+@pytest.fixture
+async def standing_processes(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Standing]:
+    """Processes of both releases, ended with the test."""
+    monkeypatch.setenv("LORA_ROUTER_REPLICA_SECRET", SECRET)
+    async with AsyncExitStack() as stack:
+        yield Standing(stack)

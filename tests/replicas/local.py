@@ -3,24 +3,25 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Iterable
 from typing import Any
 
 from router.engine.base import AdapterArtifact, Engine
 from router.replicas.host import SILENCE, EngineHost
-from router.replicas.link import LinkLost
-from router.replicas.messages import Hello, Upload, weights
+from router.replicas.link import Link, LinkLost, Security
+from router.replicas.messages import artifact_of, weights
 from router.v1 import engine_pb2 as pb
 
 
-class LocalLink:
+class LocalLink(Link):
     """A replica in this very process and event loop, for tests; messages are passed as they are.
 
     Tests break it: `kill`, `cut` (nothing passes, nobody is informed) and `mend`.
     """
 
     def __init__(self, name: str, make: Callable[[], Engine], silence: float = SILENCE) -> None:
-        self.name, self._make, self._silence = name, make, silence
+        super().__init__(name, "", Security())
+        self._make, self._silence = make, silence
         self.host: EngineHost | None = None
         self.starts = 0
         self._dead = asyncio.Event()
@@ -29,7 +30,7 @@ class LocalLink:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._session: Any = None
 
-    def start(self) -> Hello:
+    def start(self) -> pb.HelloResponse:
         """A new engine, unless there is one."""
         if self.host is None:
             self.starts += 1
@@ -40,10 +41,10 @@ class LocalLink:
             return hello
         return self._hello
 
-    def send(self, request: pb.AttachRequest) -> None:
+    def send(self, *commands: pb.EngineCommand) -> None:
         """Carried out at once."""
         if self.host is not None and self._session is not None and self._passes.is_set():
-            self.host.receive(self._session, request)
+            self.host.receive(self._session, pb.AttachRequest(commands=commands))
 
     async def batches(self, edge: str) -> AsyncGenerator[pb.AttachResponse, None]:
         """The host's, until it is killed."""
@@ -76,11 +77,7 @@ class LocalLink:
         """As they come out of messages."""
         if self.host is None:
             raise LinkLost("it is not there")
-        parts = list(weights(artifact))
-        upload = Upload(parts[0].header)
-        for part in parts[1:]:
-            upload.add(part.piece)
-        self.host.put_weights(upload.artifact())
+        self.host.put_weights(await artifact_of(messages_of(weights(artifact))))
 
     def kill(self) -> None:
         """As if its process were gone: anyone who waits is informed, the engine ends."""
@@ -101,3 +98,11 @@ class LocalLink:
     def mend(self) -> None:
         """All passes again."""
         self._passes.set()
+
+
+async def messages_of(
+    parts: Iterable[pb.PutWeightsRequest],
+) -> AsyncGenerator[pb.PutWeightsRequest, None]:
+    """As a stream."""
+    for part in parts:
+        yield part

@@ -13,7 +13,7 @@ from google.protobuf.message import Message
 
 from router.replicas import host
 from router.replicas.host import EngineService
-from router.replicas.link import GrpcLink
+from router.replicas.link import Link
 from router.replicas.messages import OLDEST, PROTOCOL
 from router.v1 import engine_pb2 as pb
 
@@ -89,11 +89,11 @@ class OlderService(EngineService):
         return older(await super().PutWeights(_older(requests), context))
 
 
-class OlderLink(GrpcLink):
+class OlderLink(Link):
     """The way to a replica from an edge of the release before."""
 
-    def send(self, request: pb.AttachRequest) -> None:
-        super().send(older(request))
+    def send(self, *commands: pb.EngineCommand) -> None:
+        super().send(*map(older, commands))
 
     async def batches(self, edge: str) -> AsyncGenerator[pb.AttachResponse, None]:
         async for batch in super().batches(edge):

@@ -23,7 +23,7 @@ from router.engine.base import Delta, Finished, Generation
 from router.engine.fake import FakeEngine
 from router.errors import RouterError
 from router.replicas.engine import FleetEngine
-from router.replicas.owned import OwnedMembership, Rules, Scaler
+from router.replicas.membership import LoadScaler, OwnedMembership, ScalingRules
 from router.replicas.ray import RayCluster
 from router.types import Constraint
 from tests.engine.test_contract import fake_adapter
@@ -154,8 +154,8 @@ async def stopped() -> Facts:
 async def replaced() -> Facts:
     """Requests all the time: all replicas are replaced, then load brings one more, then its end takes one."""
     await head(4)
-    link, rules = cluster_of().link, Rules(memory=0.5, up_seconds=1.0, down_seconds=4.0)
-    membership = OwnedMembership(2, 3, scaler=Scaler(rules))
+    link, rules = cluster_of().link, ScalingRules(memory=0.5, up_seconds=1.0, down_seconds=4.0)
+    membership = OwnedMembership(2, 3, scaler=LoadScaler(rules))
     engine = FleetEngine(link, FakeEngine, **LIMITS, stall_seconds=5.0, membership=membership)
     await asyncio.to_thread(engine.start)
     adapters = [fake_adapter(f"a{i}") for i in range(6)]
@@ -172,7 +172,7 @@ async def replaced() -> Facts:
             at, answered = at + 1, answered + 1
 
     def serving() -> list[str]:
-        return [r.name for r in engine.members.seen() if r.state == "serving"]
+        return [r.name for r in engine.replicas if r.state == "serving"]
 
     asked = [asyncio.create_task(client(i)) for i in range(6)]
     long = asyncio.create_task(outcome(engine.submit(job(min_tokens=300, max_tokens=300))))
@@ -208,7 +208,7 @@ async def crowded() -> Facts:
     await asyncio.to_thread(engine.start)
     await engine.members.replace(["0"])
     took = await until(lambda: any(r.over for r in engine.members.fleet_plan.replacements))
-    gone = await until(lambda: len(engine.members.seen()) == 2)
+    gone = await until(lambda: len(engine.replicas) == 2)
     (found,) = engine.members.fleet_plan.replacements
     text, _ = await outcome(engine.submit(job()))
     await asyncio.to_thread(engine.close)

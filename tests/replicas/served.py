@@ -10,11 +10,11 @@ import grpc
 
 from router.engine.base import Engine
 from router.replicas.host import OPTIONS, EngineHost, EngineService
-from router.replicas.link import GrpcLink, Security
-from router.replicas.messages import Hello
+from router.replicas.link import Link, Security
+from router.v1 import engine_pb2 as pb
 
 
-class ServedLink(GrpcLink):
+class ServedLink(Link):
     """The way to a replica of its own, which `start` makes where there is none."""
 
     service = EngineService
@@ -32,7 +32,7 @@ class ServedLink(GrpcLink):
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: Thread | None = None
 
-    def start(self) -> Hello:
+    def start(self) -> pb.HelloResponse:
         if self.host is None:
             listening = Event()
             self._thread = Thread(target=lambda: asyncio.run(self._serve(listening)), daemon=True)

@@ -12,20 +12,11 @@ from tests.engine.test_contract import fake_adapter
 from tests.replicas.local import LocalLink
 
 
-class TestFleetEngine(EngineContract):
-    replicas = 1
-
+class TestFleetOfTwo(EngineContract):
     def make(self) -> Engine:
-        rows, queue = ROWS // self.replicas, QUEUE // self.replicas
-        fake = partial(
-            FakeEngine, step_seconds=0.001, max_running=rows, max_queue=queue, context_length=CONTEXT
-        )
-        links = [LocalLink(str(number), fake) for number in range(self.replicas)]
-        return FleetEngine(links, FakeEngine, max_running=rows, max_queue=queue)
+        limits = {"max_running": ROWS // 2, "max_queue": QUEUE // 2}
+        fake = partial(FakeEngine, step_seconds=0.001, context_length=CONTEXT, **limits)
+        return FleetEngine([LocalLink(name, fake) for name in "01"], FakeEngine, **limits)
 
     def artifact(self, engine: Engine, name: str, invocation: tuple[int, ...] = ()) -> AdapterArtifact:
         return fake_adapter(name, invocation)
-
-
-class TestFleetOfTwo(TestFleetEngine):
-    replicas = 2

@@ -2,22 +2,39 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Mapping
 from typing import Any
 
 import pytest
 
-from router.engine.base import Delta, Finished, Reading
+from router.engine.base import Delta, Finished, PoolingRequest
 from router.engine.fake import FakeEngine
 from router.errors import EngineFailed, FailedPrecondition, InvalidRequest, RouterError, Unavailable
-from router.replicas import messages
 from router.replicas.host import EngineHost
-from router.replicas.messages import Answer, cancel, compile_, load, read, submit, unload
+from router.replicas.messages import compile_, delta_of, error_of, finished_of, read, submit
 from router.types import Constraint, FinishReason
 from router.v1 import engine_pb2 as pb
 from tests.engine.contract import until
 from tests.engine.test_contract import fake_adapter
 from tests.replicas.conftest import job
+
+CANCEL = pb.EngineCommand(cancel=pb.EngineCommand.Cancel())
+DRAIN = pb.EngineCommand(drain=pb.EngineCommand.Drain())
+
+
+def load(digest: str) -> pb.EngineCommand:
+    return pb.EngineCommand(load=pb.EngineCommand.Load(digest=digest))
+
+
+def unload(digest: str) -> pb.EngineCommand:
+    return pb.EngineCommand(unload=pb.EngineCommand.Unload(digest=digest))
+
+
+def value_of(event: pb.EngineEvent) -> Any:
+    """What an event holds; the name of what is empty."""
+    kind = event.WhichOneof("what")
+    read = {"delta": delta_of, "finished": finished_of, "error": error_of, "size": int}
+    return read[kind](getattr(event, kind)) if kind in read else kind
 
 
 class Edge:
@@ -38,12 +55,17 @@ class Edge:
         except Unavailable as error:
             self.ended = error.message
 
-    def send(self, *commands: pb.EngineCommand) -> None:
-        self.host.receive(self.session, pb.AttachRequest(commands=commands))
+    def send(self, commands: Mapping[int, pb.EngineCommand] | None = None) -> None:
+        """Commands by key; with none a sign of life."""
+        request = pb.AttachRequest()
+        for key, command in (commands or {}).items():
+            request.commands.append(command)
+            request.commands[-1].key = key
+        self.host.receive(self.session, request)
 
     def of(self, key: int) -> list[Any]:
         events = [event for batch in self.batches for event in batch.events]
-        return [messages.value_of(event) for event in events if event.key == key]
+        return [value_of(event) for event in events if event.key == key]
 
     async def last(self, key: int) -> Any:
         await until(lambda: any(not isinstance(what, Delta) for what in self.of(key)))
@@ -83,7 +105,7 @@ async def test_a_batch_carries_the_whole_step_and_now_and_then_the_status(
 ) -> None:
     monkeypatch.setattr("router.replicas.host.BEAT", 100.0)
     engine, _, (edge,) = await meet(step_seconds=0.005)
-    edge.send(*(submit(key, job()) for key in range(8)))
+    edge.send({key: submit(job()) for key in range(8)})
     for key in range(8):
         assert isinstance(await edge.last(key), Finished)
     busy = [batch for batch in edge.batches if batch.events]
@@ -97,11 +119,11 @@ async def test_a_silent_edge_loses_jobs_and_holds(meet: Meet) -> None:
     one, both = fake_adapter("one"), fake_adapter("both")
     for adapter in (one, both):
         host.put_weights(adapter)
-    silent.send(load(0, one.digest), load(1, both.digest))
+    silent.send({0: load(one.digest), 1: load(both.digest)})
     await silent.last(1)
-    other.send(load(0, both.digest))
+    other.send({0: load(both.digest)})
     await asyncio.gather(silent.last(0), silent.last(1), other.last(0))
-    silent.send(submit(2, job(adapter=one.digest, min_tokens=1500, max_tokens=1500)))
+    silent.send({2: submit(job(adapter=one.digest, min_tokens=1500, max_tokens=1500))})
     await until(lambda: engine.busy)
     while not silent.ended:
         other.send()
@@ -131,12 +153,12 @@ async def test_an_adapter_is_there_until_the_last_edge_lets_go(meet: Meet) -> No
     adapter = fake_adapter("a")
     host.put_weights(adapter)
     for edge in (one, two):
-        edge.send(load(0, adapter.digest), load(1, adapter.digest))
+        edge.send({0: load(adapter.digest), 1: load(adapter.digest)})
         assert [await edge.last(0), await edge.last(1)] == [8, 8]
-    one.send(unload(2, adapter.digest))
+    one.send({2: unload(adapter.digest)})
     assert await one.last(2) == 0
     assert engine.status().host_adapters
-    two.send(unload(2, adapter.digest), unload(3, adapter.digest))
+    two.send({2: unload(adapter.digest), 3: unload(adapter.digest)})
     assert [await two.last(2), await two.last(3)] == [8, 0]
     assert not engine.status().host_adapters
 
@@ -144,12 +166,14 @@ async def test_an_adapter_is_there_until_the_last_edge_lets_go(meet: Meet) -> No
 async def test_what_is_refused_is_told_by_its_own_error(meet: Meet) -> None:
     engine, _, (edge,) = await meet()
     edge.send(
-        submit(0, job(adapter="absent")),
-        compile_(1, Constraint("regex", "("), ""),
-        read(2, Reading([], depth=0.5)),
-        pb.EngineCommand(key=3),  # as one of a later release looks here
-        submit(4, job(constraint=Constraint("regex", "("))),
-        compile_(5, Constraint("regex", "a"), ""),
+        {
+            0: submit(job(adapter="absent")),
+            1: compile_(Constraint("regex", "("), ""),
+            2: read(PoolingRequest([], depth=0.5)),
+            3: pb.EngineCommand(),  # as one of a later release looks here
+            4: submit(job(constraint=Constraint("regex", "("))),
+            5: compile_(Constraint("regex", "a"), ""),
+        }
     )
     refused: list[type[RouterError]] = [
         FailedPrecondition,
@@ -160,9 +184,9 @@ async def test_what_is_refused_is_told_by_its_own_error(meet: Meet) -> None:
     ]
     for key, kind in enumerate(refused):
         assert type(await edge.last(key)) is kind
-    assert await edge.last(5) is Answer.DONE
+    assert await edge.last(5) == "done"
     engine.fail_step("boom")
-    edge.send(submit(6, job()))
+    edge.send({6: submit(job())})
     assert type(await edge.last(6)) is EngineFailed
 
 
@@ -177,9 +201,9 @@ async def test_a_job_may_be_cancelled_while_its_constraint_is_compiled(meet: Mee
 
     engine.compile = compile
     asked = job(constraint=Constraint("choices", choices=("a", "b")))
-    edge.send(submit(0, asked), submit(1, asked))
+    edge.send({0: submit(asked), 1: submit(asked)})
     await asyncio.sleep(0.01)
-    edge.send(cancel(0))
+    edge.send({0: CANCEL})
     assert (await edge.last(0)).reason is FinishReason.CANCELLED
     slow.set()
     assert (await edge.last(1)).reason is FinishReason.STOP
@@ -198,7 +222,7 @@ async def test_a_load_under_way_is_finished_and_then_let_go(meet: Meet) -> None:
 
     engine.unload = noted
     host.put_weights(adapter)
-    edge.send(load(0, adapter.digest))
+    edge.send({0: load(adapter.digest)})
     await asyncio.sleep(0.01)
     edge.task.cancel()
     await until(lambda: unloaded)
@@ -209,12 +233,12 @@ async def test_a_load_under_way_is_finished_and_then_let_go(meet: Meet) -> None:
 async def test_weights_are_put_first_and_travel_once(meet: Meet) -> None:
     engine, host, (one, two) = await meet("one", "two")
     adapter = fake_adapter("a")
-    one.send(load(0, adapter.digest))
-    assert await one.last(0) is Answer.MISSING
+    one.send({0: load(adapter.digest)})
+    assert await one.last(0) == "missing"
     host.put_weights(adapter)
-    one.send(load(1, adapter.digest))
+    one.send({1: load(adapter.digest)})
     assert await one.last(1) == 8
-    two.send(load(0, adapter.digest))
+    two.send({0: load(adapter.digest)})
     assert await two.last(0) == 8
     assert engine.status().host_adapters == (adapter.digest,)
 
@@ -222,13 +246,13 @@ async def test_weights_are_put_first_and_travel_once(meet: Meet) -> None:
 async def test_one_that_drains_says_so_at_once_and_is_idle_when_all_is_done(meet: Meet) -> None:
     _, host, (edge,) = await meet(step_seconds=0.005)
     host.put_weights(fake_adapter("a"))
-    edge.send(submit(0, job()), load(1, fake_adapter("a").digest))
+    edge.send({0: submit(job()), 1: load(fake_adapter("a").digest)})
     await edge.last(1)
-    edge.send(messages.drain(2))
+    edge.send({2: DRAIN})
     await until(lambda: any(batch.state.draining for batch in edge.batches))
     assert host.draining.is_set()
     assert not host.idle
-    edge.send(unload(3, fake_adapter("a").digest))
+    edge.send({3: unload(fake_adapter("a").digest)})
     await edge.last(0)
     await until(lambda: host.idle)
 

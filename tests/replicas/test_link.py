@@ -14,7 +14,7 @@ from router.engine.base import AdapterArtifact, Engine
 from router.engine.fake import FakeEngine
 from router.errors import ConfigError
 from router.replicas.engine import FleetEngine
-from router.replicas.link import GrpcLink, LinkLost, Security
+from router.replicas.link import Link, LinkLost, Security
 from tests.engine.contract import CONTEXT, QUEUE, ROWS, EngineContract, answer, job
 from tests.engine.test_contract import fake_adapter
 from tests.replicas.served import ServedLink
@@ -23,8 +23,8 @@ from tests.security.test_tls import Files
 FAKE = partial(FakeEngine, step_seconds=0.001, max_running=ROWS, max_queue=QUEUE, context_length=CONTEXT)
 
 
-class TestOverGrpc(EngineContract):
-    """In plain text, with a secret."""
+class OverGrpc(EngineContract):
+    """The contract of engines over one replica; in plain text, with a secret."""
 
     @pytest.fixture(autouse=True)
     def _ended(self) -> Iterator[None]:
@@ -52,7 +52,7 @@ def mutual(files: Files) -> tuple[Security, grpc.ServerCredentials]:
     return security, grpc.ssl_server_credentials([pair], files.ca.read_bytes(), True)
 
 
-class TestOverMutualTls(TestOverGrpc):
+class TestOverMutualTls(OverGrpc):
     @pytest.fixture(autouse=True)
     def _files(self, tmp_path: Path) -> None:
         self.files = Files(tmp_path)
@@ -80,12 +80,12 @@ def test_who_does_not_know_the_secret_is_refused(served: Callable[..., ServedLin
     link = served(Security("secret"))
     for security in (Security("other"), Security()):
         with pytest.raises(ConfigError, match=r"replica r does not accept this edge: .*replica_secret"):
-            GrpcLink("r", link.address, security, 5.0).start()
+            Link("r", link.address, security, 5.0).start()
 
 
 async def test_no_other_method_is_open_to_strangers(served: Callable[..., ServedLink]) -> None:
     link = served(Security("secret"))
-    stranger = GrpcLink("r", link.address, Security("other"), 5.0)
+    stranger = Link("r", link.address, Security("other"), 5.0)
     assert "the secret is not that of this replica" in await refusal(lambda: anext(stranger.batches("edge")))
     weights = fake_adapter("a")
     assert "the secret is not that of this replica" in await refusal(lambda: stranger.put_weights(weights))
@@ -111,14 +111,14 @@ def test_certificates_decide_on_both_sides(served: Callable[..., ServedLink], tm
     strange = mutual(Files(tmp_path / "other"))[0]  # of another CA, so it trusts no such replica either
     for wrong in (without, strange, Security()):
         with pytest.raises(LinkLost):
-            GrpcLink("r", link.address, wrong, 5.0).start()
+            Link("r", link.address, wrong, 5.0).start()
     with pytest.raises(ConfigError, match=r"cannot read .*missing\.pem"):
-        GrpcLink("r", link.address, Security("", tmp_path / "missing.pem"), 5.0).start()
+        Link("r", link.address, Security("", tmp_path / "missing.pem"), 5.0).start()
 
 
 def test_nobody_there_is_an_error_at_once() -> None:
     with pytest.raises(LinkLost, match=r"(?i)connect"):
-        GrpcLink("r", "127.0.0.1:9", Security(), 30.0).start()
+        Link("r", "127.0.0.1:9", Security(), 30.0).start()
 
 
 def test_a_proxy_for_the_web_is_not_asked(
@@ -126,7 +126,7 @@ def test_a_proxy_for_the_web_is_not_asked(
 ) -> None:
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
     monkeypatch.delenv("no_proxy", raising=False)
-    assert served(Security("secret")).start().info.name == "fake"
+    assert served(Security("secret")).start().base.name == "fake"
 
 
 async def test_large_weights_travel_beside_tokens(served: Callable[..., ServedLink]) -> None:

@@ -11,19 +11,17 @@ from typing import Any
 import numpy as np
 import pytest
 
-from router.engine.base import AdapterArtifact, Finished, Reading
-from router.engine.fake import FakeEngine
-from router.errors import FailedPrecondition, NotFound
+from router.engine.base import AdapterArtifact, Finished, PoolingRequest
+from router.errors import FailedPrecondition
 from router.replicas.link import LinkLost
-from router.replicas.membership import Step
-from router.replicas.owned import Rules
+from router.replicas.membership import ScalingRules, Step
 from router.types import FinishReason
 from tests.engine.contract import until
 from tests.engine.test_contract import fake_adapter
 from tests.replicas.conftest import Fleet, Make, job
 from tests.replicas.test_failures import outcome
 
-QUICK = Rules(memory=0.05, up_seconds=0.05, down_seconds=0.3)
+QUICK = ScalingRules(memory=0.05, up_seconds=0.05, down_seconds=0.3)
 
 
 def names(made: Fleet, draining: bool = False) -> list[str]:
@@ -141,34 +139,6 @@ async def test_one_that_dies_while_it_drains_is_not_started_again(fleet: Make) -
     assert up(made) == ["1", "2"]
 
 
-async def test_where_the_new_one_does_not_start_the_old_one_stays(
-    fleet: Make, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("router.replicas.replica.FIRST_PAUSE", 0.02)
-    made = await fleet(2, most=2)
-    adapter = fake_adapter("a")
-    await made.engine.load(adapter)
-    make_link = made.engine.members._link
-
-    def broken(name: str) -> Any:
-        link: Any = make_link(name)
-        link._make = fails
-        return link
-
-    def fails() -> Any:
-        raise LinkLost("no node has room for it")
-
-    made.engine.members._link = broken
-    async with clients(made, [adapter], 2) as lost:
-        await made.engine.members.replace([])
-        await until(lambda: step(made, "0") is Step.FAILED)
-        await until(lambda: [replica.name for replica in made.engine.replicas] == ["0", "1"])
-    assert lost == []
-    first, second = made.engine.members.fleet_plan.replacements
-    assert first.problem == "replica 2 did not come up: no node has room for it"
-    assert second.step is Step.FAILED
-
-
 async def test_one_that_cannot_be_ended_is_logged_and_harms_nobody(
     fleet: Make, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -206,26 +176,6 @@ async def test_one_that_is_let_go_while_it_starts_is_ended_at_once(fleet: Make) 
     await until(lambda: [replica.name for replica in made.engine.replicas] == ["0"])
 
 
-async def test_one_that_differs_does_not_join(fleet: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("router.replicas.replica.FIRST_PAUSE", 0.02)
-    made = await fleet(1, most=1)
-    make_link = made.engine.members._link
-
-    def other() -> FakeEngine:
-        return FakeEngine(context_length=99)
-
-    def different(name: str) -> Any:
-        link: Any = make_link(name)
-        link._make = other
-        return link
-
-    made.engine.members._link = different
-    await made.engine.members.replace([])
-    await until(lambda: step(made, "0") is Step.FAILED)
-    assert "its context_length is 99" in made.engine.members.fleet_plan.replacements[0].problem
-    assert await outcome(made.engine.submit(job())) == "[base] one two three"
-
-
 async def test_load_brings_replicas_and_takes_them_away(fleet: Make) -> None:
     made = await fleet(1, most=3, rules=QUICK, step_seconds=0.005)
     adapters = [fake_adapter(f"a{i}") for i in range(4)]
@@ -254,18 +204,6 @@ async def test_more_are_asked_for_by_hand_and_fewer(fleet: Make) -> None:
     assert len(made.made[alive(made)[0]].status().host_adapters) == 6
 
 
-async def test_more_adapters_than_who_is_left_has_memory_for(fleet: Make) -> None:
-    made = await fleet(2, most=2, host_bytes=24)  # three adapters each
-    adapters = [fake_adapter(f"a{i}") for i in range(6)]
-    for adapter in adapters:
-        await made.engine.load(adapter)
-    async with clients(made, adapters, 2) as lost:
-        await made.engine.members.resize(1, 1)
-        await until(lambda: len(alive(made)) == 1)
-    assert lost == []
-    assert made.made[alive(made)[0]].status().host_bytes == 24
-
-
 async def test_the_last_one_up_answers_though_it_drains(fleet: Make) -> None:
     made = await fleet(2, most=2)
     for engine in made.made.values():
@@ -285,16 +223,10 @@ async def test_the_last_one_up_answers_though_it_drains(fleet: Make) -> None:
     await until(lambda: up(made) == ["1"])
     asked = made.engine.submit(job())
     made.made["1"].resume()
-    assert np.isfinite(await made.engine.read(Reading([65, 66], depth=0.5))).all()
+    assert np.isfinite(await made.engine.read(PoolingRequest([65, 66], depth=0.5))).all()
     assert [await outcome(generation) for generation in (asked, *held)] == ["[base] one two three"] * 3
     waits.set()
     await until(lambda: up(made) == ["0"])
-
-
-async def test_who_is_not_there_cannot_be_replaced(fleet: Make) -> None:
-    made = await fleet(2, most=2)
-    with pytest.raises(NotFound, match="replica '9' not found: there are 0, 1"):
-        await made.engine.members.replace(["9"])
 
 
 async def test_a_fleet_made_of_links_stays_what_it_is(fleet: Make) -> None:

@@ -1,17 +1,15 @@
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from itertools import pairwise
 
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from router.replicas.owned import Load, Mean, Rules, Scaler
+from router.replicas.membership import Load, LoadScaler, ScalingRules
 
 ROWS = 10
-RULES = Rules()
+RULES = ScalingRules()
 
 
 class Simulated:
@@ -21,7 +19,7 @@ class Simulated:
         self.size, self.least, self.most = size, least, most
         self.start_seconds, self.up_at = start_seconds, 0
         self.drain_seconds, self.gone_at = 5, 0
-        self.scaler, self.now = Scaler(), 0
+        self.scaler, self.now = LoadScaler(), 0
         self.changes: list[tuple[int, int]] = []  # when, by how much
 
     def run(self, seconds: int, demand: Callable[[int], float]) -> None:
@@ -48,13 +46,6 @@ class Simulated:
                     self.up_at = self.now + self.start_seconds
                 else:
                     self.gone_at = self.now + self.drain_seconds
-
-
-def test_a_mean_begins_with_nothing() -> None:
-    mean = Mean(5.0)
-    assert mean.look(100.0, 8) == 0
-    assert mean.look(105.0, 8) == pytest.approx(8 - 8 / math.e)
-    assert mean.look(1000.0, 2) == pytest.approx(2)
 
 
 def test_up_within_seconds_and_down_within_minutes() -> None:
@@ -95,14 +86,14 @@ def test_a_moment_is_no_load() -> None:
 
 
 def test_jobs_that_wait_beside_free_rows_count() -> None:
-    scaler = Scaler()
+    scaler = LoadScaler()
     load = Load(6, 8, ROWS)
     looks = [scaler.look(now, 2, load, 1, 8, starting=False, leaving=0) for now in range(15)]
     assert looks.count(1) == 1
 
 
 def test_after_a_start_that_failed_there_is_a_pause_that_grows() -> None:
-    scaler = Scaler()
+    scaler = LoadScaler()
     tried: list[int] = []
     for now in range(1000):
         if scaler.look(now, 1, Load(10, 90, ROWS), 1, 8, starting=False, leaving=0) > 0:

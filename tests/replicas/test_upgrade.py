@@ -3,34 +3,24 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import signal
-import subprocess
-import sys
-from asyncio.subprocess import Process
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AsyncExitStack
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator
 
 import grpc
 import pytest
 
-from router.engine.base import Ability
 from router.engine.fake import FakeEngine
 from router.errors import ConfigError, FailedPrecondition
 from router.replicas import messages
 from router.replicas.engine import FleetEngine
-from router.replicas.link import GrpcLink, Security
-from router.replicas.messages import OLDEST, PROTOCOL, Hello
-from router.v1 import fleet_pb2 as pb
-from router.v1 import fleet_pb2_grpc, inference_pb2_grpc
+from router.replicas.link import Link, Security
+from router.replicas.messages import OLDEST, PROTOCOL
 from tests.engine.contract import until
 from tests.replicas import test_link
 from tests.replicas.older import OlderLink, OlderService
+from tests.replicas.processes import ServerProcess, Standing
 from tests.replicas.served import ServedLink
-from tests.replicas.test_children import SECRET, free_port
-from tests.replicas.test_messages import INFO
-from tests.server.helpers import ask, launch, long_stream
+from tests.server.helpers import ask, long_stream
 
 
 class OlderReplica(ServedLink):
@@ -43,14 +33,14 @@ class OlderEdge(OlderLink, ServedLink):
     """A replica of this release, and the way to it of an edge of the release before."""
 
 
-class TestOlderReplica(test_link.TestOverGrpc):
+class TestOlderReplica(test_link.OverGrpc):
     """This edge keeps the contract of engines over a replica of the release before."""
 
     def link(self) -> ServedLink:
         return OlderReplica("0", test_link.FAKE, Security("secret"))
 
 
-class TestOlderEdge(test_link.TestOverGrpc):
+class TestOlderEdge(test_link.OverGrpc):
     """An edge of the release before keeps it over a replica of this one."""
 
     def link(self) -> ServedLink:
@@ -78,11 +68,11 @@ def test_what_cannot_work_together_is_refused_with_what_to_upgrade(
     at = served().address
     monkeypatch.setattr(messages, "OLDEST", PROTOCOL + 1)
     with pytest.raises(ConfigError, match=r"replica r .* needs 2 or later: upgrade the replica"):
-        GrpcLink("r", at, Security(), 5.0).start()
+        Link("r", at, Security(), 5.0).start()
     monkeypatch.setattr(messages, "OLDEST", OLDEST)
     monkeypatch.setattr(messages, "PROTOCOL", 0)
     with pytest.raises(ConfigError, match=r"replica r .* needs protocol 1 or later, .* upgrade the edge"):
-        GrpcLink("r", at, Security(), 5.0).start()
+        Link("r", at, Security(), 5.0).start()
 
 
 async def test_a_command_that_the_other_release_does_not_know_is_refused_alone(
@@ -96,20 +86,10 @@ async def test_a_command_that_the_other_release_does_not_know_is_refused_alone(
     await asyncio.to_thread(engine.close)
 
 
-def test_what_a_later_release_can_do_more_is_left_out_until_all_can() -> None:
-    new = Hello(INFO, version="2")
-    old = Hello(replace(INFO, abilities=INFO.abilities - {Ability.ACTIVATED}), version="1")
-    assert messages.check_alike({"0": new, "1": old}).info == old.info
-    assert messages.differences(old, new) == {}
-    assert "abilities" in messages.differences(new, old)
-    with pytest.raises(ConfigError, match="replica 1 cannot be one of this fleet: its abilities"):
-        messages.check_alike({"0": new, "1": replace(old, version="2")})
-
-
 class Balancer:
     """Clients whose calls go to the edges that it knows, in turn, one after the other by each client."""
 
-    def __init__(self, edges: list[Edge]) -> None:
+    def __init__(self, edges: list[ServerProcess]) -> None:
         self.edges = edges
         self.answered = 0
         self.lost: list[str] = []
@@ -147,81 +127,16 @@ class Balancer:
         await until(lambda: self.answered > seen + 50, 90)
 
 
-@pytest.fixture
-async def rolling(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Rolling]:
-    """Processes of both releases, ended with the test."""
-    monkeypatch.setenv("LORA_ROUTER_REPLICA_SECRET", SECRET)
-    async with AsyncExitStack() as stack:
-        yield Rolling(stack)
-
-
-class Rolling:
-    """Two places for replicas, at addresses that stay, and edges at addresses of their own."""
-
-    def __init__(self, stack: AsyncExitStack) -> None:
-        self._stack, self._ports = stack, (free_port(), free_port())
-        self.replicas: dict[int, subprocess.Popen[bytes]] = {}
-
-    def address(self, at: int) -> str:
-        """Of the replica there."""
-        return f"127.0.0.1:{self._ports[at]}"
-
-    def replica(self, at: int, older: bool) -> None:
-        """Start one there."""
-        module = "tests.replicas.older" if older else "router.cli"
-        command = [sys.executable, "-m", module, "replica", "--engine", "fake", "--metrics-listen", ""]
-        command += ["--listen", self.address(at), "--fake", json.dumps({"step_seconds": 0.01})]
-        process = self.replicas[at] = subprocess.Popen(command)
-        self._stack.callback(process.wait)
-        self._stack.callback(process.kill)
-
-    async def edge(self, older: bool) -> Edge:
-        """Start one; it serves."""
-        replicas = ",".join(map(self.address, (0, 1)))
-        process, address = await launch("--replicas", replicas, *(["--older"] if older else []))
-        assert address
-        logs = asyncio.create_task(process.communicate())
-        channel = grpc.aio.insecure_channel(address)
-        self._stack.push_async_callback(channel.close)
-
-        async def end() -> None:
-            if process.returncode is None:
-                process.kill()
-            await logs
-
-        self._stack.push_async_callback(end)
-        fleet = fleet_pb2_grpc.FleetServiceStub(channel)
-        return Edge(process, inference_pb2_grpc.InferenceServiceStub(channel), fleet)
-
-
-@dataclass
-class Edge:
-    """A server process."""
-
-    process: Process
-    inference: inference_pb2_grpc.InferenceServiceStub
-    fleet: fleet_pb2_grpc.FleetServiceStub
-
-    async def has_both(self) -> None:
-        """Wait until both replicas are up there."""
-        async with asyncio.timeout(90):
-            while True:
-                found = (await self.fleet.ListReplicas(pb.ListReplicasRequest())).replicas
-                if [one.state for one in found] == [pb.Replica.STATE_SERVING] * 2:
-                    return
-                await asyncio.sleep(0.1)
-
-
 @pytest.mark.long
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("first", ["edges", "replicas"])
 async def test_a_rolling_upgrade_of_edges_and_replicas_loses_no_accepted_request(
-    rolling: Rolling, first: str
+    standing_processes: Standing, first: str
 ) -> None:
     """Two edges and two replicas of the release before, each replaced by one of this one under load."""
     for at in (0, 1):
-        rolling.replica(at, older=True)
-    old = [await rolling.edge(older=True), await rolling.edge(older=True)]
+        standing_processes.replica(at, older=True)
+    old = [await standing_processes.edge(older=True), await standing_processes.edge(older=True)]
     serving = list(old)
     balancer = Balancer(serving)
     balancer.start(12)
@@ -229,17 +144,17 @@ async def test_a_rolling_upgrade_of_edges_and_replicas_loses_no_accepted_request
 
     async def edges() -> None:
         for at, edge in enumerate(old):
-            serving[at] = await rolling.edge(older=False)
+            serving[at] = await standing_processes.edge(older=False)
             edge.process.send_signal(signal.SIGTERM)
             assert await asyncio.wait_for(edge.process.wait(), 60) == 0
             await balancer.more()
 
     async def replicas() -> None:
         for at in (0, 1):
-            process = rolling.replicas[at]
+            process = standing_processes.replicas[at]
             process.send_signal(signal.SIGTERM)
             assert await asyncio.to_thread(process.wait, 60) == 0
-            rolling.replica(at, older=False)
+            standing_processes.replica(at, older=False)
             await asyncio.gather(*(edge.has_both() for edge in serving))
             await balancer.more()
 

@@ -9,8 +9,7 @@ from typing import Any
 
 import pytest
 
-from router.calibration.model import Calibration, Scaler, Stage, binding_of
-from router.classifiers.axes import Axes
+from router.calibration.model import Axes, Calibration, Stage, TemperatureScaler, binding_of
 from router.errors import AdapterNotFound
 from router.plugins import Registration
 from router.routing import Classifier, Scores
@@ -129,7 +128,7 @@ async def eventually(condition: Callable[[], bool], seconds: float = 10.0) -> No
 def calibration(base: str = "", **changes: Any) -> Calibration:
     """One of the classifier c, for legal and medical."""
     values: dict[str, Any] = {
-        "scalers": {"c": Scaler()},
+        "scalers": {"c": TemperatureScaler()},
         "stages": (Stage({"c": 1.0}),),
         "threshold": 0.6,
         "novelty_limit": 1.0,

@@ -9,14 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from router.routing.baseline import FILE, MOST, BaselineFile
-from router.routing.drift import BASELINE, LEAST, WINDOW, Counts, Drift
-from router.routing.policy import Policy
+from router.routing.drift import BASELINE, FILE, LEAST, MOST, WINDOW, BaselineFile, DecisionCounts, Drift
+from router.routing.policy import PlainRule
 from router.types import AdapterProfile
 from tests.routing.test_drift import USUAL, alarms, feed
 
 LEGAL, MEDICAL = AdapterProfile("legal", "1"), AdapterProfile("medical", "1", examples=("old",))
-COUNTS = Counts({"abstained": 300, "adapters/legal": 700}, 1000)
+COUNTS = DecisionCounts({"abstained": 300, "adapters/legal": 700}, 1000)
 
 
 class Now:
@@ -47,7 +46,7 @@ def test_the_latest_are_remembered(tmp_path: Path) -> None:
     now = Now(tmp_path)
     for number in range(MOST + 3):
         now.digest = str(number)
-        now.file.keep(Counts({"abstained": number + 1}, number + 1))
+        now.file.keep(DecisionCounts({"abstained": number + 1}, number + 1))
     now.file.close()
     found = []
     for number in range(MOST + 3):
@@ -85,7 +84,7 @@ def test_a_folder_that_takes_nothing_is_no_harm(tmp_path: Path, caplog: pytest.L
 
 
 def test_drift_is_seen_over_a_restart(tmp_path: Path) -> None:
-    rule, rng, now = Policy(), random.Random(8), Now(tmp_path)
+    rule, rng, now = PlainRule(), random.Random(8), Now(tmp_path)
     feed(Drift(lambda: rule, now.file), USUAL, WINDOW, rng)
     now.file.close()
     assert json.loads((tmp_path / FILE).read_text())

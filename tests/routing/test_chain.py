@@ -6,11 +6,11 @@ import asyncio
 import threading
 from typing import Any
 
-from router.classifiers.stand_in import StandInBase
+from router.classifiers.fake_base import FakeBase
 from router.routing import BaseModel, Classifier, Scores
 from router.routing.catalog_view import Labels
 from router.routing.chain import ClassifierChain, Executors, FitProfiles
-from router.routing.policy import Policy
+from router.routing.policy import PlainRule
 
 
 async def test_nobody_waits_for_the_fit_of_one_that_asks_the_base(kit: Any) -> None:
@@ -25,7 +25,7 @@ async def test_nobody_waits_for_the_fit_of_one_that_asks_the_base(kit: Any) -> N
         def fit(self, adapters: Any) -> None:
             gate.wait(10)
 
-    executors = Executors(lambda timeout: StandInBase())
+    executors = Executors(lambda timeout: FakeBase())
     executors.sync([kit.registered(Slow())], FitProfiles((kit.medical,), (kit.medical,)))
     async with asyncio.timeout(2):
         await executors.wait_for_fits(10)
@@ -55,7 +55,7 @@ async def test_one_that_asks_the_base_learns_after_the_others(kit: Any) -> None:
         def fit(self, adapters: Any) -> None:
             order.append(self.name)
 
-    executors = Executors(lambda timeout: StandInBase())
+    executors = Executors(lambda timeout: FakeBase())
     executors.sync(
         [kit.registered(Reads(), priority=1), kit.registered(Encodes(), priority=2)],
         FitProfiles((kit.medical,), (kit.medical,)),
@@ -141,8 +141,8 @@ def chain_with(kit: Any, voice: Voice) -> tuple[Executors, ClassifierChain]:
 
 async def voted(kit: Any, chain: ClassifierChain, text: str) -> list[str]:
     request, labels = kit.asking(text), Labels((kit.medical,))
-    everyone = [vote.classifier for vote in await chain.everyone(request, labels, Policy())]
-    votes = await chain.until_settled(request, labels, {"medical"}, Policy())
+    everyone = [vote.classifier for vote in await chain.everyone(request, labels, PlainRule())]
+    votes = await chain.until_settled(request, labels, {"medical"}, PlainRule())
     assert [vote.classifier for vote in votes] == everyone[: len(votes)]
     return everyone
 

@@ -12,16 +12,16 @@ from hypothesis import strategies as st
 from router.routing.conversations import (
     MOST_UNDECIDED,
     SURE_NONE,
-    Chosen,
-    Finding,
-    Judged,
+    Classification,
     Previous,
-    Recent,
+    RecentByTenant,
+    TurnDecision,
+    TurnResult,
     choose,
     continued,
+    routing_input,
 )
 from router.routing.policy import Conclusion, Leaning
-from router.routing.reading import read
 from router.types import Continuity, Reason, Request, Turn
 
 
@@ -29,16 +29,16 @@ def concluded(adapter: str = "") -> Conclusion:
     return Conclusion(adapter, Reason.CLASSIFIED if adapter else Reason.ABSTAINED, 0.9 if adapter else 0.2)
 
 
-def told(adapter: str = "", guess: str = "", none: float = 0.0) -> Finding:
+def told(adapter: str = "", guess: str = "", none: float = 0.0) -> Classification:
     """What classifiers come to."""
-    return Finding(concluded(adapter), Leaning(guess, 0.6 if guess else 0.0, none))
+    return Classification(concluded(adapter), Leaning(guess, 0.6 if guess else 0.0, none))
 
 
-def judged(adapter: str = "", decided: bool | None = None) -> Judged:
-    return Judged(told(adapter), bool(adapter) if decided is None else decided)
+def judged(adapter: str = "", decided: bool | None = None) -> TurnResult:
+    return TurnResult(told(adapter), bool(adapter) if decided is None else decided)
 
 
-def summary(chosen: Chosen) -> tuple[str, str, str, int]:
+def summary(chosen: TurnDecision) -> tuple[str, str, str, int]:
     return chosen.conclusion.adapter, chosen.progress, chosen.previous, chosen.undecided
 
 
@@ -65,13 +65,13 @@ BASE = Previous(concluded())
         (BASE, judged("code"), ("code", "switched", "base", 0)),
     ],
 )
-def test_the_rule(previous: Previous | None, now: Judged, expected: tuple[str, str, str, int]) -> None:
+def test_the_rule(previous: Previous | None, now: TurnResult, expected: tuple[str, str, str, int]) -> None:
     assert summary(continued(previous, now)) == expected
 
 
 @pytest.mark.parametrize("now", [judged("code"), judged(), judged(decided=True)])
 @pytest.mark.parametrize("undecided", [0, 1, MOST_UNDECIDED, 50])
-def test_sticky_keeps_an_adapter_whatever_a_turn_is_about(now: Judged, undecided: int) -> None:
+def test_sticky_keeps_an_adapter_whatever_a_turn_is_about(now: TurnResult, undecided: int) -> None:
     chosen = continued(Previous(concluded("legal"), undecided), now, sticky=True)
     assert (chosen.conclusion.adapter, chosen.progress) == ("legal", "kept")
 
@@ -83,7 +83,7 @@ def test_sticky_does_not_keep_the_base() -> None:
 def test_only_what_the_turns_own_text_decided_is_alone() -> None:
     assert continued(LEGAL, judged("code")).alone
     assert not continued(LEGAL, judged()).alone
-    assert not continued(None, Judged(told("code"), decided=True, alone=False)).alone
+    assert not continued(None, TurnResult(told("code"), decided=True, alone=False)).alone
 
 
 # -- a request's turns
@@ -92,28 +92,30 @@ def test_only_what_the_turns_own_text_decided_is_alone() -> None:
 class Classifiers:
     """Say what the test has for a text; of other texts they know nothing."""
 
-    def __init__(self, known: Mapping[str, Finding]) -> None:
+    def __init__(self, known: Mapping[str, Classification]) -> None:
         self._known = known
         self.asked: list[str] = []
 
-    async def __call__(self, text: str, again: bool = False) -> Finding:
+    async def __call__(self, text: str, again: bool = False) -> Classification:
         self.asked.append(text)
         return self._known.get(text, told())
 
 
 async def going(
-    known: Mapping[str, Finding],
+    known: Mapping[str, Classification],
     *texts: str,
     system: str = "",
     mode: Continuity = "adaptive",
     remembered: Previous | None = None,
     fresh: bool = False,
-) -> Chosen:
+) -> TurnDecision:
     """Where the last of the turns goes; users and assistant speak in turn."""
     turns = [Turn("user" if i % 2 == 0 else "assistant", text) for i, text in enumerate(texts)]
     if system:
         turns.insert(0, Turn("system", system))
-    return await choose(read(Request("r", turns=tuple(turns))), Classifiers(known), mode, remembered, fresh)
+    return await choose(
+        routing_input(Request("r", turns=tuple(turns))), Classifiers(known), mode, remembered, fresh
+    )
 
 
 TORTS = {"torts?": told("legal"), "java?": told("code"), "a joke!": told(none=SURE_NONE)}
@@ -181,13 +183,13 @@ async def test_a_system_prompts_guess_counts_where_the_turn_decides_nothing() ->
 async def test_under_a_system_prompt_without_an_adapter_a_turn_is_read_by_itself() -> None:
     asked = Classifiers({"torts?": told("legal")})
     request = Request("r", turns=(Turn("system", "Be kind."), Turn("user", "torts?")))
-    chosen = await choose(read(request), asked, "adaptive")
+    chosen = await choose(routing_input(request), asked, "adaptive")
     assert (asked.asked, chosen.alone) == (["Be kind.", "torts?"], True)
 
 
 async def test_a_single_decided_turn_is_asked_about_once() -> None:
     asked = Classifiers(TORTS)
-    await choose(read(Request("r", turns=(Turn("user", "torts?"),))), asked, "adaptive")
+    await choose(routing_input(Request("r", turns=(Turn("user", "torts?"),))), asked, "adaptive")
     assert asked.asked == ["torts?"]
 
 
@@ -195,7 +197,7 @@ async def test_no_more_than_three_user_turns_are_read() -> None:
     asked = Classifiers({})
     texts = [f"word{i}" for i in range(101)]
     turns = tuple(Turn("user" if i % 2 == 0 else "assistant", text) for i, text in enumerate(texts))
-    await choose(read(Request("r", turns=turns)), asked, "adaptive")
+    await choose(routing_input(Request("r", turns=turns)), asked, "adaptive")
     assert set(asked.asked) == {"word100", "word98", "word96", "word100\nword99"}
 
 
@@ -231,7 +233,7 @@ class Clock:
 
 def test_a_quiet_conversation_is_over() -> None:
     clock = Clock()
-    kept: Recent[str] = Recent(1800, now=clock)
+    kept: RecentByTenant[str] = RecentByTenant(1800, now=clock)
     kept.put("t", "a", "legal")
     clock.now = 1800
     assert kept.get("t", "a") == "legal"
@@ -241,13 +243,13 @@ def test_a_quiet_conversation_is_over() -> None:
 
 
 def test_tenants_do_not_see_each_others_conversations() -> None:
-    kept: Recent[str] = Recent(1800)
+    kept: RecentByTenant[str] = RecentByTenant(1800)
     kept.put("one", "a", "legal")
     assert kept.get("two", "a") is None
 
 
 def test_a_tenant_with_many_does_not_push_out_those_of_another() -> None:
-    kept: Recent[int] = Recent(1800, most=10, each=8)
+    kept: RecentByTenant[int] = RecentByTenant(1800, most=10, each=8)
     kept.put("small", "a", 1)
     for i in range(100):
         kept.put("large", i, i)
@@ -258,7 +260,7 @@ def test_a_tenant_with_many_does_not_push_out_those_of_another() -> None:
 
 @given(st.lists(st.tuples(st.sampled_from("pdg"), st.sampled_from("xyz"), st.integers(0, 9)), max_size=80))
 def test_what_is_kept_is_bounded_and_the_latest(done: list[tuple[str, str, int]]) -> None:
-    kept: Recent[Any] = Recent(1800, most=9, each=4)
+    kept: RecentByTenant[Any] = RecentByTenant(1800, most=9, each=4)
     alive: dict[tuple[str, int], None] = {}
     for what, tenant, key in done:
         if what == "p":

@@ -14,8 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router.calibration.model import Binding, Calibration, Scaler, Stage
-from router.classifiers.axes import Axes
+from router.calibration.model import Axes, Binding, Calibration, Stage, TemperatureScaler
 from router.routing.drift import (
     BASELINE,
     BEGINS,
@@ -23,7 +22,7 @@ from router.routing.drift import (
     EVERY,
     LEAST,
     WINDOW,
-    Counts,
+    DecisionCounts,
     Drift,
     chance,
     has_moved,
@@ -31,7 +30,7 @@ from router.routing.drift import (
     still_moved,
     what_became,
 )
-from router.routing.policy import Calibrated, Policy
+from router.routing.policy import CalibratedRule, PlainRule
 from router.types import AdapterRef, Decision, Reason, Request, RoutingHints, Turn
 
 REQUEST = Request("r", (Turn("user", "hi"),))
@@ -51,7 +50,7 @@ def calibration(**said: Any) -> Calibration:
     decisions = {"rows": 1000, "abstained": 200, "unfamiliar": 50, "threshold": 0.9, "novelty_limit": 0.5}
     report = {"held_out": {"decisions": decisions | said}}
     return Calibration(
-        {"c": Scaler()},
+        {"c": TemperatureScaler()},
         (Stage({"c": 1.0}),),
         0.9,
         0.5,
@@ -62,8 +61,8 @@ def calibration(**said: Any) -> Calibration:
     )
 
 
-def calibrated(**said: Any) -> Calibrated:
-    return Calibrated(calibration(**said), Policy())
+def calibrated(**said: Any) -> CalibratedRule:
+    return CalibratedRule(calibration(**said), PlainRule())
 
 
 def feed(drift: Drift, shares: Mapping[str, float], count: int, rng: random.Random) -> None:
@@ -146,7 +145,7 @@ def test_shares_of_adapters_are_compared_with_the_first_requests_alone() -> None
 
 
 def test_without_a_calibration_there_are_the_first_requests() -> None:
-    drift, rng = Drift(Policy), random.Random(3)
+    drift, rng = Drift(PlainRule), random.Random(3)
     feed(drift, USUAL, WINDOW, rng)
     assert drift.seen.compared == ()
     feed(drift, {**USUAL, "abstained": 0.9}, WINDOW, rng)
@@ -172,12 +171,12 @@ def test_another_rule_begins_anew(caplog: pytest.LogCaptureFixture) -> None:
     "rule",
     [
         None,
-        Policy(),
+        PlainRule(),
         replace(calibrated(), differences=("adapter new is new",)),
         replace(calibrated(), newcomers=frozenset({"new"})),
-        Calibrated(replace(calibration(), report={}), Policy()),
-        Calibrated(replace(calibration(), report={"held_out": 7}), Policy()),
-        Calibrated(replace(calibration(), report={"held_out": {"decisions": [1]}}), Policy()),
+        CalibratedRule(replace(calibration(), report={}), PlainRule()),
+        CalibratedRule(replace(calibration(), report={"held_out": 7}), PlainRule()),
+        CalibratedRule(replace(calibration(), report={"held_out": {"decisions": [1]}}), PlainRule()),
         calibrated(threshold=0.8),
         calibrated(novelty_limit=1.0),
         calibrated(rows=LEAST - 1, abstained=1),
@@ -192,7 +191,7 @@ def test_a_calibration_that_does_not_say_or_is_not_in_force(rule: object) -> Non
 
 
 def test_a_calibration_that_does() -> None:
-    assert proven_counts(calibrated()) == Counts({"abstained": 200, "unfamiliar": 50}, 1000)
+    assert proven_counts(calibrated()) == DecisionCounts({"abstained": 200, "unfamiliar": 50}, 1000)
 
 
 # -- the test of two shares
@@ -226,16 +225,16 @@ def test_the_chance_is_one_for_equal_shares_and_symmetric(n: int, m: int, data: 
     ],
 )
 def test_a_share_moves_if_it_is_far_and_no_accident(of_200: int, of_1000: int, moves: bool) -> None:
-    now, then = Counts({"abstained": of_200}, 200), Counts({"abstained": of_1000}, 1000)
+    now, then = DecisionCounts({"abstained": of_200}, 200), DecisionCounts({"abstained": of_1000}, 1000)
     assert has_moved(now, then, "abstained") is moves
-    assert has_moved(Counts({"abstained": of_200 * 5}, 1000), then, "abstained") is (
+    assert has_moved(DecisionCounts({"abstained": of_200 * 5}, 1000), then, "abstained") is (
         of_1000 - of_200 * 5 >= 100
     )
 
 
 def test_an_alarm_stays_until_half_of_it_is_gone() -> None:
-    then = Counts({"a": 200}, 1000)
-    assert [still_moved(Counts({"a": n}, 1000), then, "a") for n in (260, 250, 249, 151, 150)] == [
+    then = DecisionCounts({"a": 200}, 1000)
+    assert [still_moved(DecisionCounts({"a": n}, 1000), then, "a") for n in (260, 250, 249, 151, 150)] == [
         *(True, True, False, False, True)
     ]
     assert BEGINS == 0.1
@@ -298,7 +297,7 @@ def test_a_change_of_three_points_is_none(seed: int) -> None:
 
 
 def test_it_stays_small_with_any_number_of_adapters() -> None:
-    drift = Drift(Policy)
+    drift = Drift(PlainRule)
     for number in range(5000):
         drift.observe(REQUEST, decision(f"adapters/a{number}"))
         assert len(drift._window) <= WINDOW
@@ -312,7 +311,7 @@ def test_it_stays_small_with_any_number_of_adapters() -> None:
 def test_a_scraper_sees_shares_and_alarms() -> None:
     from prometheus_client import CollectorRegistry, generate_latest
 
-    from router.server.drift import DriftCollector
+    from router.server.metrics import DriftCollector
 
     registry, rule = CollectorRegistry(), calibrated()
     drift = Drift(lambda: rule)

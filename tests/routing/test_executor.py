@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from router.classifiers.contract import Answer
-from router.classifiers.stand_in import StandInBase
+from router.classifiers.contract import ClassifierAnswer
+from router.classifiers.fake_base import FakeBase
 from router.routing import HIDDEN_STATES, Classifier, Scores
 from router.routing.executor import Fitter
 from router.types import AdapterProfile
@@ -34,9 +34,9 @@ async def test_an_idle_classifier_is_called_at_once_and_a_busy_one_collects(
     gate = threading.Event()
     says = kit.says("c", lambda r: gate.wait(5) and SURE)
     executor = executor_of(kit.registered(says))
-    first = executor.ask(kit.asking())
+    first = executor.classify(kit.asking())
     await asyncio.sleep(0.05)
-    rest = [executor.ask(kit.asking(str(i))) for i in range(40)]
+    rest = [executor.classify(kit.asking(str(i))) for i in range(40)]
     gate.set()
     assert {a.confidences["a"] for a in await asyncio.gather(first, *rest)} == {1.0}
     assert says.batches == [1, 32, 8]
@@ -51,7 +51,7 @@ async def test_whatever_is_raised_costs_a_vote_and_the_thread_lives(
     registration = kit.registered(kit.says("c", raising(error)))
     executor = executor_of(registration)
     for _ in range(2):
-        assert await executor.ask(kit.asking()) == Answer(error="raised")
+        assert await executor.classify(kit.asking()) == ClassifierAnswer(error="raised")
     assert registration.health.errors == 2
     assert type(error).__name__ in registration.health.last_error
     assert "secret" not in registration.health.last_error
@@ -60,7 +60,7 @@ async def test_whatever_is_raised_costs_a_vote_and_the_thread_lives(
 @pytest.mark.parametrize("answer", [Scores({"a": math.nan}), "yes", Scores({"a": 2.0}), 0.9, Scores({})])
 async def test_nonsense_costs_a_vote(kit: Any, executor_of: Any, answer: Any) -> None:
     registration = kit.registered(kit.says("c", answer))
-    assert await executor_of(registration).ask(kit.asking()) == Answer(error="invalid")
+    assert await executor_of(registration).classify(kit.asking()) == ClassifierAnswer(error="invalid")
     assert registration.health.last_error == "invalid scores"
 
 
@@ -71,19 +71,21 @@ async def test_a_wrong_length_costs_all_votes_of_the_batch(kit: Any, executor_of
         def classify_batch(self, requests: Any) -> Any:
             return [SURE] * (len(requests) + 1)
 
-    assert await executor_of(kit.registered(Short())).ask(kit.asking()) == Answer(error="invalid")
+    assert await executor_of(kit.registered(Short())).classify(kit.asking()) == ClassifierAnswer(
+        error="invalid"
+    )
 
 
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """A call that only waits is late after 0.1 s, or ten limits."""
-    monkeypatch.setattr("router.classifiers.registration.PATIENCE", 0.1)
+    monkeypatch.setattr("router.classifiers.contract.PATIENCE", 0.1)
 
 
 @pytest.fixture
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
     """A call that only waits is late after a minute."""
-    monkeypatch.setattr("router.classifiers.registration.PATIENCE", 60.0)
+    monkeypatch.setattr("router.classifiers.contract.PATIENCE", 60.0)
 
 
 async def test_a_call_that_hangs_costs_the_vote_and_later_requests_do_not_wait(
@@ -92,18 +94,20 @@ async def test_a_call_that_hangs_costs_the_vote_and_later_requests_do_not_wait(
     gate = threading.Event()
     registration = kit.registered(kit.says("c", lambda r: gate.wait(20) and SURE), timeout=0.02)
     executor = executor_of(registration)
-    first, waiting = executor.ask(kit.asking()), executor.ask(kit.asking())
-    assert await asyncio.gather(first, waiting) == [Answer(error="timeout")] * 2
-    assert executor.ask(kit.asking()).result() == Answer(error="timeout")  # at once: it is still out
+    first, waiting = executor.classify(kit.asking()), executor.classify(kit.asking())
+    assert await asyncio.gather(first, waiting) == [ClassifierAnswer(error="timeout")] * 2
+    assert executor.classify(kit.asking()).result() == ClassifierAnswer(
+        error="timeout"
+    )  # at once: it is still out
     gate.set()
     await kit.eventually(lambda: executor._call is None)
-    assert (await executor.ask(kit.asking())).confidences == {"a": 1.0}
+    assert (await executor.classify(kit.asking())).confidences == {"a": 1.0}
     assert registration.health.errors == 1
 
 
 async def test_time_without_the_processor_does_not_count(kit: Any, executor_of: Any, patient: None) -> None:
     registration = kit.registered(kit.says("c", lambda r: time.sleep(0.3) or SURE), timeout=0.02)
-    assert (await executor_of(registration).ask(kit.asking())).confidences == {"a": 1.0}
+    assert (await executor_of(registration).classify(kit.asking())).confidences == {"a": 1.0}
     assert registration.health.errors == 0
 
 
@@ -118,7 +122,7 @@ async def test_processor_time_beyond_the_limit_costs_the_vote(
     kit: Any, executor_of: Any, patient: None
 ) -> None:
     registration = kit.registered(kit.says("c", lambda r: computing(1.0) or SURE), timeout=0.05)
-    assert await executor_of(registration).ask(kit.asking()) == Answer(error="timeout")
+    assert await executor_of(registration).classify(kit.asking()) == ClassifierAnswer(error="timeout")
     assert registration.health.last_error == "timeout"
 
 
@@ -126,7 +130,7 @@ async def test_each_request_of_a_batch_has_the_limit(kit: Any, executor_of: Any,
     gate = threading.Event()
     says = kit.says("c", lambda r: gate.wait(20) and (computing(0.1) or SURE))
     executor = executor_of(kit.registered(says, timeout=0.4))
-    answers = [executor.ask(kit.asking(str(i))) for i in range(9)]
+    answers = [executor.classify(kit.asking(str(i))) for i in range(9)]
     gate.set()
     assert [answer.error for answer in await asyncio.gather(*answers)] == [""] * 9
     assert says.batches == [1, 8]  # the second call takes twice the limit of one request
@@ -135,7 +139,7 @@ async def test_each_request_of_a_batch_has_the_limit(kit: Any, executor_of: Any,
 async def test_the_wait_behind_another_call_does_not_count(kit: Any, executor_of: Any, patient: None) -> None:
     gate = threading.Event()
     executor = executor_of(kit.registered(kit.says("c", lambda r: gate.wait(20) and SURE), timeout=0.01))
-    first, behind = executor.ask(kit.asking()), executor.ask(kit.asking())
+    first, behind = executor.classify(kit.asking()), executor.classify(kit.asking())
     await asyncio.sleep(0.1)
     gate.set()
     assert [answer.error for answer in await asyncio.gather(first, behind)] == ["", ""]
@@ -150,26 +154,26 @@ async def test_five_failures_open_the_breaker_and_a_good_call_closes_it(
     monkeypatch.setattr("router.classifiers.isolation.OPEN_SECONDS", 0.05)
     executor = executor_of(registration)
     for _ in range(5):
-        await executor.ask(kit.asking())
-    assert executor.ask(kit.asking()).result() == Answer(error="breaker-open")
+        await executor.classify(kit.asking())
+    assert executor.classify(kit.asking()).result() == ClassifierAnswer(error="breaker-open")
     assert (registration.health.breaker, len(says.batches)) == ("open", 5)
     bad = False
     await asyncio.sleep(0.06)
-    assert (await executor.ask(kit.asking())).confidences == {"a": 1.0}
+    assert (await executor.classify(kit.asking())).confidences == {"a": 1.0}
     assert registration.health.breaker == "closed"
 
 
 async def test_threads_that_never_return_are_capped(
     kit: Any, executor_of: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("router.classifiers.registration.PATIENCE", 0.02)
+    monkeypatch.setattr("router.classifiers.contract.PATIENCE", 0.02)
     gate = threading.Event()
     registration = kit.registered(kit.says("hang", lambda r: gate.wait(10) and SURE), timeout=0.002)
     executor = executor_of(registration)
     for stuck in (1, 2, 3):
-        assert (await executor.ask(kit.asking())).error == "timeout"
+        assert (await executor.classify(kit.asking())).error == "timeout"
         await kit.eventually(lambda stuck=stuck: registration.health.stuck == stuck)
-    assert executor.ask(kit.asking()).result() == Answer(error="disabled")
+    assert executor.classify(kit.asking()).result() == ClassifierAnswer(error="disabled")
     assert registration.health.state == "disabled"
     assert sum(t.name == "classifier hang" for t in threading.enumerate()) <= 4
     gate.set()
@@ -182,7 +186,7 @@ async def test_a_request_that_is_cancelled_is_not_asked_about(kit: Any, executor
     gate = threading.Event()
     says = kit.says("c", lambda r: gate.wait(5) and SURE)
     executor = executor_of(kit.registered(says))
-    first, gone, last = (executor.ask(kit.asking()) for _ in range(3))
+    first, gone, last = (executor.classify(kit.asking()) for _ in range(3))
     gone.cancel()
     gate.set()
     await asyncio.gather(first, last)
@@ -200,16 +204,16 @@ async def test_an_async_classifier_runs_beside_the_loop_and_in_time(kit: Any, ex
 
     main = asyncio.get_running_loop()
     executor = executor_of(kit.registered(Async(), timeout=0.5, is_async=True))
-    assert (await executor.ask(kit.asking("fast"))).confidences == {"loop": 0.0}
-    assert (await executor.ask(kit.asking("slow"))).error == "timeout"
+    assert (await executor.classify(kit.asking("fast"))).confidences == {"loop": 0.0}
+    assert (await executor.classify(kit.asking("slow"))).error == "timeout"
     await kit.eventually(lambda: executor._call is None)
-    assert (await executor.ask(kit.asking("fast"))).confidences == {"loop": 0.0}
+    assert (await executor.classify(kit.asking("fast"))).confidences == {"loop": 0.0}
 
 
 async def test_a_closed_executor_settles_those_who_wait(kit: Any, executor_of: Any) -> None:
     gate = threading.Event()
     executor = executor_of(kit.registered(kit.says("c", lambda r: gate.wait(5) and SURE)))
-    waiting = [executor.ask(kit.asking()) for _ in range(2)]
+    waiting = [executor.classify(kit.asking()) for _ in range(2)]
     executor.close()
     assert [a.error for a in await asyncio.gather(*waiting)] == ["disabled"] * 2
     gate.set()
@@ -254,10 +258,10 @@ async def test_a_classifier_that_learns_nothing_is_ready_at_once(kit: Any) -> No
 async def test_it_is_not_asked_before_its_first_fit(kit: Any, executor_of: Any) -> None:
     learner = Learner()
     executor = executor_of(kit.registered(learner))
-    assert executor.ask(kit.asking()).result().error == "not-ready"
+    assert executor.classify(kit.asking()).result().error == "not-ready"
     executor.fit([kit.medical])
     await fitted(executor.fitter)
-    assert (await executor.ask(kit.asking())).confidences == {"medical": 1.0}
+    assert (await executor.classify(kit.asking())).confidences == {"medical": 1.0}
     assert threading.get_ident() not in learner.threads
 
 
@@ -272,8 +276,8 @@ async def test_a_folder_that_cannot_be_made_costs_only_what_would_be_kept(
     executor = executor_of(kit.registered(Keeps()), keep=tmp_path / "file")
     executor.fit([kit.medical])
     await fitted(executor.fitter)
-    assert (await executor.ask(kit.asking())).confidences == {"medical": 1.0}
-    assert "what classifier learner learns is not kept" in caplog.text
+    assert (await executor.classify(kit.asking())).confidences == {"medical": 1.0}
+    assert "what classifier learner learns is not saved" in caplog.text
 
 
 async def test_requests_go_on_with_the_old_fit_during_a_slow_one(kit: Any, executor_of: Any) -> None:
@@ -283,10 +287,10 @@ async def test_requests_go_on_with_the_old_fit_during_a_slow_one(kit: Any, execu
     await fitted(executor.fitter)
     learner.gate.clear()
     executor.fit([kit.legal])
-    assert (await executor.ask(kit.asking())).confidences == {"medical": 1.0}
+    assert (await executor.classify(kit.asking())).confidences == {"medical": 1.0}
     learner.gate.set()
     await fitted(executor.fitter)
-    assert (await executor.ask(kit.asking())).confidences == {"legal": 1.0}
+    assert (await executor.classify(kit.asking())).confidences == {"legal": 1.0}
     assert learner.warm == 1
 
 
@@ -322,11 +326,11 @@ async def test_a_failed_fit_is_a_status_and_leaves_the_last_one(kit: Any, execut
     executor.fit([kit.legal])
     await fitted(executor.fitter)
     assert "worse" in registration.health.fit_error
-    assert (await executor.ask(kit.asking())).confidences == {"medical": 1.0}
+    assert (await executor.classify(kit.asking())).confidences == {"medical": 1.0}
     learner.fail = None
     executor.fit([kit.legal])
     await fitted(executor.fitter)
-    assert (await executor.ask(kit.asking())).confidences == {"legal": 1.0}
+    assert (await executor.classify(kit.asking())).confidences == {"legal": 1.0}
 
 
 async def test_a_fit_that_raises_cancellation_is_only_a_fault(kit: Any) -> None:
@@ -365,23 +369,23 @@ async def test_a_classifier_gets_the_base_with_ten_limits(kit: Any, executor_of:
 
     def base_for(timeout: float) -> Any:
         timeouts.append(timeout)
-        return StandInBase()
+        return FakeBase()
 
     classifier = Bound()
     executor = executor_of(kit.registered(classifier, timeout=1.5), base_for=base_for)
-    assert executor.ask(kit.asking()).result().error == "not-ready"
+    assert executor.classify(kit.asking()).result().error == "not-ready"
     for profiles in ([kit.medical], [kit.medical, kit.legal]):
         executor.fit(profiles)
         await kit.eventually(lambda: executor.ready and executor.fitter.running is None)
     assert (timeouts, classifier.fits) == ([15.0], 2)
-    assert (await executor.ask(kit.asking())).confidences == {"medical": 1.0}
+    assert (await executor.classify(kit.asking())).confidences == {"medical": 1.0}
 
 
 async def test_without_a_base_it_is_not_asked_and_says_why(kit: Any, executor_of: Any) -> None:
     registration = kit.registered(Bound())
     executor = executor_of(registration)
     executor.fit([kit.medical])
-    assert executor.ask(kit.asking()).result().error == "not-ready"
+    assert executor.classify(kit.asking()).result().error == "not-ready"
     assert registration.status().state == "failed"
     assert "no engine" in registration.status().fit_error
 
@@ -391,9 +395,9 @@ async def test_what_needs_more_than_the_engine_gives_is_never_asked(kit: Any, ex
         needs = (HIDDEN_STATES, "sight")
 
     registration = kit.registered(Seeing())
-    executor = executor_of(registration, base_for=lambda timeout: StandInBase())
+    executor = executor_of(registration, base_for=lambda timeout: FakeBase())
     executor.fit([kit.medical])
     assert executor.fitter.running is None
-    assert executor.ask(kit.asking()).result().error == "disabled"
+    assert executor.classify(kit.asking()).result().error == "disabled"
     assert registration.status().state == "unable"
     assert registration.status().fit_error == "the engine of this base gives no sight"

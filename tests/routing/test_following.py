@@ -18,7 +18,8 @@ from router.cli.settings import calibration_file
 from router.config import Settings
 from router.reread import Reread
 from router.routing import Classifier, Scores
-from router.routing.policy import Policy, RuleInForce
+from router.routing.in_force import RuleInForce
+from router.routing.policy import PlainRule
 from router.routing.router import Router
 from router.types import AdapterProfile, Reason, Request
 from tests.routing.conftest import calibration
@@ -28,7 +29,7 @@ HOLDS = "the calibration file cannot be used, the one before holds: "
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("router.routing.following.LOOK_SECONDS", 0.02)
+    monkeypatch.setattr("router.routing.in_force.LOOK_SECONDS", 0.02)
 
 
 class Learner(Classifier):
@@ -49,7 +50,7 @@ class Learner(Classifier):
 @asynccontextmanager
 async def serving(kit: Any, path: Path, *registrations: Any) -> Any:
     file = Reread([path], lambda: read_calibration(path) if path.exists() else None)
-    rule = RuleInForce(Policy(0.5), file.value())
+    rule = RuleInForce(PlainRule(0.5), file.value())
     catalog = kit.catalog([kit.medical, kit.legal])
     router = Router(catalog, kit.host(*registrations), rule=rule, calibration=file)
     await router.start()

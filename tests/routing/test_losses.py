@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from router.routing.losses import LossLog
+from router.routing.chain import LostVoteLog
 from router.types import LostVote, VoteError
 
 SLOW, RAISED = LostVote("slow", VoteError.TIMEOUT), LostVote("slow", VoteError.RAISED)
@@ -17,7 +17,7 @@ SLOW, RAISED = LostVote("slow", VoteError.TIMEOUT), LostVote("slow", VoteError.R
 async def test_the_first_loss_is_logged_at_once_and_later_ones_together(
     caplog: pytest.LogCaptureFixture, kit: Any
 ) -> None:
-    losses = LossLog(seconds=0.2)
+    losses = LostVoteLog(seconds=0.2)
     with caplog.at_level(logging.WARNING):
         losses.note(SLOW)
         assert caplog.messages == ["votes of classifier slow were lost: timeout 1"]
@@ -30,7 +30,7 @@ async def test_the_first_loss_is_logged_at_once_and_later_ones_together(
 
 
 async def test_each_classifier_has_its_own_line(caplog: pytest.LogCaptureFixture) -> None:
-    losses = LossLog()
+    losses = LostVoteLog()
     losses.note(SLOW)
     losses.note(LostVote("other", VoteError.BREAKER_OPEN))
     assert caplog.messages == [
@@ -41,7 +41,7 @@ async def test_each_classifier_has_its_own_line(caplog: pytest.LogCaptureFixture
 
 
 async def test_a_quiet_minute_logs_nothing(caplog: pytest.LogCaptureFixture, kit: Any) -> None:
-    losses = LossLog(seconds=0.02)
+    losses = LostVoteLog(seconds=0.02)
     losses.note(SLOW)
     await kit.eventually(lambda: not losses.waiting)
     assert len(caplog.messages) == 1
@@ -51,7 +51,7 @@ async def test_a_quiet_minute_logs_nothing(caplog: pytest.LogCaptureFixture, kit
 
 
 async def test_what_was_not_logged_yet_is_at_the_close(caplog: pytest.LogCaptureFixture) -> None:
-    losses = LossLog()
+    losses = LostVoteLog()
     losses.note(SLOW)
     losses.note(SLOW)
     losses.close()

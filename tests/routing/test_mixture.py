@@ -8,7 +8,7 @@ import pytest
 
 from router.errors import AdapterNotFound, InvalidRequest
 from router.routing import Scores
-from router.routing.mixture import mixed
+from router.routing.router import resolve_mixture
 from router.types import EVERYTHING, AdapterProfile, AdapterRef, MixturePart, Reason, Visible
 from tests.routing.test_router import start
 
@@ -42,7 +42,7 @@ async def test_one_adapter_that_weighs_one_is_that_adapter(kit: Any, start: Any)
 def test_a_version_is_named_once(kit: Any, again: str) -> None:
     catalog = kit.catalog([kit.medical, kit.legal])
     with pytest.raises(InvalidRequest) as caught:
-        mixed(catalog, (*NAMED, (again, 0.1)), EVERYTHING)
+        resolve_mixture(catalog, (*NAMED, (again, 0.1)), EVERYTHING)
     (violation,) = caught.value.violations
     assert violation.field == "routing.mixture[2].adapter"
     assert violation.description.startswith("medical@1.0.0 is in the mixture already")
@@ -51,7 +51,7 @@ def test_a_version_is_named_once(kit: Any, again: str) -> None:
 def test_two_versions_of_an_adapter_are_two(kit: Any) -> None:
     catalog = kit.catalog([kit.medical, AdapterProfile("medical", "2.0.0")])
     named = (("adapters/medical", 0.5), ("adapters/medical/versions/2.0.0", 0.5))
-    assert [str(part) for part in mixed(catalog, named, EVERYTHING)[1]] == [
+    assert [str(part) for part in resolve_mixture(catalog, named, EVERYTHING)[1]] == [
         "medical@1.0.0=0.5",
         "medical@2.0.0=0.5",
     ]
@@ -62,6 +62,6 @@ def test_a_hidden_part_is_told_as_one_that_nobody_has(kit: Any) -> None:
     told = []
     for name in ("legal", "ghost"):
         with pytest.raises(AdapterNotFound) as caught:
-            mixed(catalog, (("adapters/medical", 0.5), (f"adapters/{name}", 0.5)), visible)
+            resolve_mixture(catalog, (("adapters/medical", 0.5), (f"adapters/{name}", 0.5)), visible)
         told.append(caught.value.message.replace(name, "NAME"))
     assert told[0] == told[1]

@@ -12,7 +12,8 @@ import pytest
 
 from router.calibration.model import Calibration
 from router.routing import Classifier, Scores
-from router.routing.policy import FEW, FITTED, PROVISIONAL, Calibrated, Policy, RuleInForce
+from router.routing.in_force import RuleInForce
+from router.routing.policy import FEW, FITTED, PROVISIONAL, CalibratedRule, PlainRule
 from router.routing.router import Router
 from router.types import AdapterProfile, Reason, Request, Vote
 
@@ -64,11 +65,11 @@ class Fitted(Classifier):
         return [Scores(self.scores) for _ in requests]
 
 
-def rule_of(kit: Any, *present: AdapterProfile, kept: bool = True) -> Calibrated:
-    in_force = RuleInForce(Policy(0.5), calibration_of(kit, kept))
+def rule_of(kit: Any, *present: AdapterProfile, kept: bool = True) -> CalibratedRule:
+    in_force = RuleInForce(PlainRule(0.5), calibration_of(kit, kept))
     in_force.adapters_are(present)
     in_force.classifiers_are([kit.registered(Fitted()), kit.registered(Scaling())])
-    assert isinstance(in_force.now, Calibrated)
+    assert isinstance(in_force.now, CalibratedRule)
     return in_force.now
 
 
@@ -111,8 +112,8 @@ class Comparing(Scaling):
     compares = True
 
 
-def comparing_rule(kit: Any, calibration: Calibration | None) -> Policy | Calibrated:
-    in_force = RuleInForce(Policy(0.5), calibration)
+def comparing_rule(kit: Any, calibration: Calibration | None) -> PlainRule | CalibratedRule:
+    in_force = RuleInForce(PlainRule(0.5), calibration)
     in_force.adapters_are((kit.medical, kit.legal, COOKING))
     in_force.classifiers_are([kit.registered(one()) for one in (Fitted, Scaling, Comparing)])
     return in_force.now
@@ -156,17 +157,17 @@ def test_a_lost_comparison_leaves_the_other_vote(kit: Any) -> None:
 
 def test_without_a_calibration_nothing_is_compared(kit: Any) -> None:
     rule = comparing_rule(kit, None)
-    assert isinstance(rule, Policy)
-    assert not rule.asks("second")
+    assert isinstance(rule, PlainRule)
+    assert not rule.counts("second")
     assert "second" not in rule.learners
 
 
 def test_where_there_is_no_newcomer_nobody_asks_for_one(kit: Any) -> None:
     rule = rule_of(kit, kit.medical, kit.legal)
-    assert rule.asks("c")
-    assert not rule.asks("many")
+    assert rule.counts("c")
+    assert not rule.counts("many")
     assert rule.settled(votes(c={"medical": 0.9}), ALL)
-    assert rule_of(kit, kit.medical, kit.legal, COOKING).asks("many")
+    assert rule_of(kit, kit.medical, kit.legal, COOKING).counts("many")
 
 
 def test_a_caller_that_may_not_see_the_newcomer_does_not_wait_for_it(kit: Any) -> None:
@@ -198,11 +199,11 @@ def test_all_votes_conclude_what_those_up_to_the_last_needed_did(kit: Any) -> No
 
 def test_one_that_changed_is_a_newcomer_and_the_others_keep_what_was_known(kit: Any) -> None:
     changed = replace(kit.medical, version="2", examples=("Something else?",))
-    in_force = RuleInForce(Policy(0.5), calibration_of(kit))
+    in_force = RuleInForce(PlainRule(0.5), calibration_of(kit))
     in_force.adapters_are([changed, kit.legal])
     in_force.classifiers_are([kit.registered(Fitted()), kit.registered(Scaling())])
     assert in_force.status == FITTED
-    assert isinstance(in_force.now, Calibrated)
+    assert isinstance(in_force.now, CalibratedRule)
     assert in_force.now.newcomers == {"medical"}
     assert in_force.taught([changed, kit.legal]) == (kit.legal, kit.medical)
 
@@ -221,17 +222,17 @@ def test_a_calibration_of_an_earlier_version_goes_by_what_is_there(kit: Any) -> 
 
 
 def test_without_a_calibration_all_learn_few_and_only_some_learn_many() -> None:
-    in_force = RuleInForce(Policy(0.5))
+    in_force = RuleInForce(PlainRule(0.5))
     few = tuple(AdapterProfile(f"a{i}", "1") for i in range(FEW))
     assert in_force.taught(few) == few
     assert in_force.taught((*few, COOKING)) == ()
 
 
 def test_of_few_adapters_those_that_scale_are_idle_and_of_many_they_are_the_learners(kit: Any) -> None:
-    in_force = RuleInForce(Policy(0.5))
+    in_force = RuleInForce(PlainRule(0.5))
     in_force.classifiers_are([kit.registered(Fitted(medical=0.8)), kit.registered(Scaling(cooking=0.9))])
     in_force.adapters_are(few := [AdapterProfile(f"a{i}", "1") for i in range(FEW)])
-    assert isinstance(in_force.now, Policy)
+    assert isinstance(in_force.now, PlainRule)
     assert (in_force.now.learners, in_force.now.idle) == ({"c"}, {"many"})
     in_force.adapters_are([*few, COOKING])
     assert (in_force.now.learners, in_force.now.idle) == ({"many"}, frozenset())
@@ -244,7 +245,7 @@ async def test_a_router_with_a_newcomer(kit: Any, tmp_path: Path) -> None:
         Fitted(medical=0.8),
     )
     host = kit.host(kit.registered(fitted, priority=1), kit.registered(scaling, priority=2))
-    rule = RuleInForce(Policy(0.5), calibration_of(kit))
+    rule = RuleInForce(PlainRule(0.5), calibration_of(kit))
     router = Router(catalog, host, rule=rule, keep=tmp_path)
     await router.start()
     try:
@@ -252,7 +253,9 @@ async def test_a_router_with_a_newcomer(kit: Any, tmp_path: Path) -> None:
         assert decision.adapter is not None
         assert (decision.adapter.name, decision.calibration, scaling.asked) == ("medical", FITTED, 0)
         catalog.become(kit.medical, kit.legal, COOKING)
-        await kit.eventually(lambda: isinstance(router.rule.now, Calibrated) and router.rule.now.newcomers)
+        await kit.eventually(
+            lambda: isinstance(router.rule.now, CalibratedRule) and router.rule.now.newcomers
+        )
         decision = await router.route(kit.asking())
         assert decision.adapter is not None
         assert (decision.adapter.name, decision.calibration) == ("cooking", PROVISIONAL)
@@ -269,7 +272,7 @@ async def test_ten_thousand_adapters_cost_a_decision_little(kit: Any) -> None:
     many = [AdapterProfile(f"a{i:05}", "1", domain=f"d{i % 50}") for i in range(10_000)]
     catalog, scaling = kit.catalog([kit.medical, kit.legal, *many]), Scaling(a00007=0.9)
     host = kit.host(kit.registered(Fitted(medical=0.2), priority=1), kit.registered(scaling, priority=2))
-    router = Router(catalog, host, rule=RuleInForce(Policy(0.5), calibration_of(kit)))
+    router = Router(catalog, host, rule=RuleInForce(PlainRule(0.5), calibration_of(kit)))
     await router.start()
     try:
         async with asyncio.timeout(20):
@@ -293,7 +296,7 @@ async def test_who_is_not_asked_yet_learns_after_the_others(kit: Any) -> None:
             order.append("many")
 
     host = kit.host(kit.registered(Then(), priority=1), kit.registered(First(), priority=2))
-    rule = RuleInForce(Policy(0.5), calibration_of(kit))
+    rule = RuleInForce(PlainRule(0.5), calibration_of(kit))
     router = Router(kit.catalog([kit.medical, kit.legal]), host, rule=rule)
     await router.start()
     try:

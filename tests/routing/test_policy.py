@@ -6,9 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router.calibration.model import Binding, Calibration, Scaler, Stage
-from router.classifiers.axes import Axes, Axis
-from router.routing.policy import Policy
+from router.calibration.model import Axes, Axis, Binding, Calibration, Stage, TemperatureScaler
+from router.routing.policy import PlainRule
 from router.types import Reason, Vote, VoteError
 
 NAMES = ["a", "b", "c", "d"]
@@ -29,15 +28,15 @@ def ballots(draw: st.DrawFn) -> list[Vote]:
 
 CANDIDATES = st.frozensets(st.sampled_from(NAMES))
 SOME = st.frozensets(st.sampled_from(["c0", "c1", "c2", "c3"]))
-POLICIES = st.builds(Policy, UNIT, UNIT, st.frozensets(st.sampled_from(["c0", "c3"]), max_size=1))
-AGREEING = st.builds(Policy, UNIT, UNIT, learners=SOME, idle=st.frozensets(st.just("c2"), max_size=1))
+POLICIES = st.builds(PlainRule, UNIT, UNIT, st.frozensets(st.sampled_from(["c0", "c3"]), max_size=1))
+AGREEING = st.builds(PlainRule, UNIT, UNIT, learners=SOME, idle=st.frozensets(st.just("c2"), max_size=1))
 SPEAKING = st.builds(
-    Policy, UNIT, UNIT, learners=st.just(frozenset({"c1", "c2", "c3"})), voices=st.just(frozenset({"c0"}))
+    PlainRule, UNIT, UNIT, learners=st.just(frozenset({"c1", "c2", "c3"})), voices=st.just(frozenset({"c0"}))
 )
 
 
 WEIGHTS = Calibration(
-    scalers={"c0": Scaler(), "c1": Scaler()},
+    scalers={"c0": TemperatureScaler(), "c1": TemperatureScaler()},
     stages=(Stage({"c0": 1.0}, stop=0.9), Stage({"c0": 0.5, "c1": 0.5})),
     threshold=0.6,
     novelty_limit=0.7,
@@ -49,7 +48,7 @@ WEIGHTS = Calibration(
 )
 KINDS = dict.fromkeys(NAMES, Axis.PLAIN)
 POOLING = st.builds(
-    Policy,
+    PlainRule,
     UNIT,
     UNIT,
     kinds=st.just(KINDS),
@@ -61,7 +60,7 @@ POOLING = st.builds(
 
 @given(POLICIES, ballots(), CANDIDATES)
 def test_only_a_sure_candidate_is_chosen(
-    policy: Policy, votes: list[Vote], candidates: frozenset[str]
+    policy: PlainRule, votes: list[Vote], candidates: frozenset[str]
 ) -> None:
     outcome = policy.conclude(votes, candidates)
     assert (outcome.reason is Reason.CLASSIFIED) == bool(outcome.adapter)
@@ -75,12 +74,12 @@ def test_only_a_sure_candidate_is_chosen(
 
 @given(POLICIES | AGREEING | SPEAKING | POOLING, ballots(), CANDIDATES)
 def test_stopping_early_concludes_what_all_votes_conclude(
-    policy: Policy, votes: list[Vote], candidates: frozenset[str]
+    policy: PlainRule, votes: list[Vote], candidates: frozenset[str]
 ) -> None:
     """So that a request to be explained goes where it would have gone."""
     heard: list[Vote] = []
     for vote in votes:
-        if not policy.asks(vote.classifier):
+        if not policy.counts(vote.classifier):
             continue
         heard.append(vote)
         if policy.settled(heard, candidates):
@@ -91,7 +90,7 @@ def test_stopping_early_concludes_what_all_votes_conclude(
 @pytest.mark.slow
 @given(POLICIES, ballots(), CANDIDATES)
 def test_fallback_is_for_when_nobody_could_be_asked(
-    policy: Policy, votes: list[Vote], candidates: frozenset[str]
+    policy: PlainRule, votes: list[Vote], candidates: frozenset[str]
 ) -> None:
     outcome = policy.conclude(votes, candidates)
     failed = all(v.error for v in votes)
@@ -106,11 +105,11 @@ def test_fallback_is_for_when_nobody_could_be_asked(
 def test_a_stricter_threshold_never_routes_more(
     votes: list[Vote], candidates: frozenset[str], one: float, two: float
 ) -> None:
-    loose, strict = (Policy(t, 0.1).conclude(votes, candidates) for t in sorted((one, two)))
+    loose, strict = (PlainRule(t, 0.1).conclude(votes, candidates) for t in sorted((one, two)))
     assert loose.adapter or not strict.adapter
 
 
-LEARNED = Policy(0.5, learners=frozenset({"linear", "embedding", "probe"}), idle=frozenset({"nearest"}))
+LEARNED = PlainRule(0.5, learners=frozenset({"linear", "embedding", "probe"}), idle=frozenset({"nearest"}))
 
 
 def concluded(**scores: dict[str, float]) -> tuple[str, float, str]:
@@ -129,7 +128,7 @@ def test_one_learner_alone_needs_to_be_very_sure() -> None:
     assert concluded(linear={"b": 0.3}, embedding={"a": 0.95}) == ("a", 0.95, "embedding")
 
 
-POOLED = Policy(0.5, kinds=KINDS, learners=frozenset({"c0", "c1", "new"}), weights=WEIGHTS)
+POOLED = PlainRule(0.5, kinds=KINDS, learners=frozenset({"c0", "c1", "new"}), weights=WEIGHTS)
 
 
 def pooled(*votes: Vote) -> str:
@@ -169,7 +168,7 @@ def test_a_learner_that_the_weights_do_not_know_supports_the_others() -> None:
 
 
 def test_the_last_classifier_that_is_there_decides_where_the_others_are_missing() -> None:
-    policy = Policy(0.5, kinds=KINDS, learners=frozenset({"c0"}) | {"other"}, weights=WEIGHTS)
+    policy = PlainRule(0.5, kinds=KINDS, learners=frozenset({"c0"}) | {"other"}, weights=WEIGHTS)
     assert policy.conclude([Vote("c0", {"a": 0.65})], set(NAMES)).adapter == "a"
 
 
@@ -179,33 +178,33 @@ def test_a_rule_that_somebody_wrote_decides_alone() -> None:
 
 def test_idle_classifiers_do_not_count() -> None:
     assert concluded(linear={"a": 0.4}, nearest={"a": 1.0})[0] == ""
-    assert not LEARNED.asks("nearest")
+    assert not LEARNED.counts("nearest")
 
 
 def test_the_only_learner_decides_alone() -> None:
-    policy = Policy(0.5, learners=frozenset({"nearest"}))
+    policy = PlainRule(0.5, learners=frozenset({"nearest"}))
     assert policy.conclude([Vote("nearest", {"a": 0.6})], {"a"}).adapter == "a"
 
 
 def test_the_abstention_tells_the_best_guess() -> None:
     votes = [Vote("x", {"a": 0.2}), Vote("y", {"a": 0.45, "b": 0.44, "z": 0.9}), Vote("w", declined=True)]
-    outcome = Policy(0.5).conclude(votes, {"a", "b"})
+    outcome = PlainRule(0.5).conclude(votes, {"a", "b"})
     assert (outcome.adapter, outcome.reason, outcome.confidence, outcome.classifier) == (
         "", Reason.ABSTAINED, 0.45, "y",
     )  # fmt: skip
 
 
 def test_a_tie_is_not_sure() -> None:
-    assert Policy(0.5).conclude([Vote("x", {"a": 0.9, "b": 0.9})], {"a", "b"}).adapter == ""
+    assert PlainRule(0.5).conclude([Vote("x", {"a": 0.9, "b": 0.9})], {"a", "b"}).adapter == ""
 
 
 def test_a_required_classifier_that_fails_leaves_it_to_the_base() -> None:
     votes = [Vote("guard", error="raised"), Vote("x", {"a": 1.0})]
-    assert Policy(0.5).conclude(votes, {"a"}).adapter == "a"
-    assert Policy(0.5, required=frozenset({"guard"})).conclude(votes, {"a"}).reason is Reason.FALLBACK
+    assert PlainRule(0.5).conclude(votes, {"a"}).adapter == "a"
+    assert PlainRule(0.5, required=frozenset({"guard"})).conclude(votes, {"a"}).reason is Reason.FALLBACK
 
 
-LEARNERS = Policy(learners=frozenset({"a1", "a2"}), idle=frozenset({"far"}))
+LEARNERS = PlainRule(learners=frozenset({"a1", "a2"}), idle=frozenset({"far"}))
 
 
 def test_votes_that_decide_nothing_lean_to_the_surest_candidate() -> None:
@@ -225,7 +224,9 @@ def test_the_chance_of_none_grows_with_every_learner_that_says_so() -> None:
 
 
 @given(POLICIES | AGREEING, ballots(), CANDIDATES)
-def test_a_leaning_is_to_a_candidate(policy: Policy, votes: list[Vote], candidates: frozenset[str]) -> None:
+def test_a_leaning_is_to_a_candidate(
+    policy: PlainRule, votes: list[Vote], candidates: frozenset[str]
+) -> None:
     found = policy.leaning(votes, candidates)
     assert found.guess in candidates | {""}
     assert 0 <= found.none <= 1
@@ -233,7 +234,7 @@ def test_a_leaning_is_to_a_candidate(policy: Policy, votes: list[Vote], candidat
 
 # -- texts in another language than the examples
 
-FOREIGN = Policy(learners=frozenset({"linear", "embedding"}), voices=frozenset({"voice"}))
+FOREIGN = PlainRule(learners=frozenset({"linear", "embedding"}), voices=frozenset({"voice"}))
 
 
 def foreign(*votes: Vote) -> tuple[str, str]:
@@ -265,7 +266,7 @@ def test_a_learner_alone_does_not_decide_however_sure_it_is() -> None:
 
 @given(ballots(), CANDIDATES)
 def test_a_voice_without_an_opinion_changes_nothing(votes: list[Vote], candidates: frozenset[str]) -> None:
-    policy = Policy(learners=frozenset({"c0", "c1"}), voices=frozenset({"voice"}))
+    policy = PlainRule(learners=frozenset({"c0", "c1"}), voices=frozenset({"voice"}))
     for silent in (Vote("voice", declined=True), Vote("voice", error=VoteError.TIMEOUT)):
         if votes:
             assert policy.conclude([silent, *votes], candidates).adapter == (

@@ -8,9 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router.calibration.model import Calibration, Scaler, Stage, binding_of
-from router.classifiers.axes import Axes, axes_of
-from router.routing.policy import Calibrated, Leaning, Policy
+from router.calibration.model import Axes, Calibration, Stage, TemperatureScaler, axes_of, binding_of
+from router.routing.policy import CalibratedRule, Leaning, PlainRule
 from router.types import AdapterProfile, Reason, Vote, VoteError
 
 PROFILES = (
@@ -20,7 +19,7 @@ PROFILES = (
 )
 NAMES = tuple(p.name for p in PROFILES)
 CALIBRATION = Calibration(
-    scalers={"cheap": Scaler(), "dear": Scaler(temperature=0.5)},
+    scalers={"cheap": TemperatureScaler(), "dear": TemperatureScaler(temperature=0.5)},
     stages=(
         Stage({"cheap": 1.0}, novelty={"cheap": 1.0}, stop=0.85),
         Stage({"cheap": 0.5, "dear": 0.5}, novelty={"cheap": 0.5, "dear": 0.5}),
@@ -34,11 +33,11 @@ CALIBRATION = Calibration(
     binding=binding_of(PROFILES, {"cheap": "cheap/1", "dear": "dear/1"}),
     left_out=("probe",),
 )
-PLAIN = Policy(0.5, kinds=axes_of(PROFILES))
-RULE = Calibrated(CALIBRATION, PLAIN)
+PLAIN = PlainRule(0.5, kinds=axes_of(PROFILES))
+RULE = CalibratedRule(CALIBRATION, PLAIN)
 
 
-def went(rule: Calibrated, *votes: Vote) -> tuple[str, Reason, str]:
+def went(rule: CalibratedRule, *votes: Vote) -> tuple[str, Reason, str]:
     found = rule.conclude(votes, NAMES)
     return found.adapter, found.reason, found.classifier
 
@@ -107,8 +106,8 @@ def test_another_set_needs_strict_confidence() -> None:
 
 
 def test_who_was_left_out_is_not_asked() -> None:
-    assert not RULE.asks("probe")
-    assert RULE.asks("cheap")
+    assert not RULE.counts("probe")
+    assert RULE.counts("cheap")
     assert went(RULE, Vote("probe", {"legal": 1.0}), Vote("cheap", {"medical": 0.9}))[0] == "medical"
 
 
@@ -142,7 +141,7 @@ def test_stopping_early_concludes_what_all_votes_conclude(
     rule = replace(RULE, differences=("other",) if stale else ())
     heard = []
     for vote in votes:
-        if rule.asks(vote.classifier):
+        if rule.counts(vote.classifier):
             heard.append(vote)
             if rule.settled(heard, candidates):
                 break
@@ -169,7 +168,7 @@ def test_votes_that_decide_nothing_lean_as_the_calibration_weighs_them() -> None
 
 # -- texts in another language than the examples
 
-SPOKEN = Calibrated(CALIBRATION, replace(PLAIN, learners=frozenset(NAMES), voices=frozenset({"voice"})))
+SPOKEN = CalibratedRule(CALIBRATION, replace(PLAIN, learners=frozenset(NAMES), voices=frozenset({"voice"})))
 
 
 def test_a_text_in_another_language_is_decided_without_the_calibration() -> None:

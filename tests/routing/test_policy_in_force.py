@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from router.calibration.model import binding_of
-from router.classifiers.axes import Axes
-from router.classifiers.stand_in import StandInBase
+from router.calibration.model import Axes, binding_of
+from router.classifiers.fake_base import FakeBase
 from router.routing import Scores
-from router.routing.policy import FITTED, Policy, RuleInForce, fingerprint
+from router.routing.in_force import RuleInForce, fingerprint
+from router.routing.policy import FITTED, PlainRule
 from router.routing.router import IN_LANGUAGE, Router
 from router.types import LostVote, Reason, Visible, VoteError
 
@@ -23,17 +23,17 @@ def says(kit: Any) -> Any:
 
 
 def test_without_a_calibration_there_is_nothing_to_say(kit: Any, says: Any) -> None:
-    in_force = RuleInForce(Policy(0.5))
+    in_force = RuleInForce(PlainRule(0.5))
     in_force.classifiers_are([says])
     in_force.adapters_are([kit.medical])
     assert in_force.status == ""
-    assert isinstance(in_force.now, Policy)
+    assert isinstance(in_force.now, PlainRule)
     assert in_force.now.kinds == {"medical": "domain"}
 
 
 def test_what_differs_is_said_and_logged_once(kit: Any, says: Any, caplog: Any) -> None:
     caplog.set_level(logging.INFO)
-    in_force = RuleInForce(Policy(0.5), kit.calibration("smol"), base="smol")
+    in_force = RuleInForce(PlainRule(0.5), kit.calibration("smol"), base="smol")
     in_force.adapters_are([kit.medical, kit.legal])
     assert in_force.status == ""  # the classifiers are not known yet
     in_force.classifiers_are([says])
@@ -51,7 +51,7 @@ def test_what_differs_is_said_and_logged_once(kit: Any, says: Any, caplog: Any) 
 
 
 def test_another_policy_of_axes_is_another_set(kit: Any, says: Any) -> None:
-    in_force = RuleInForce(Policy(0.5, axes=Axes(task_first=False)), kit.calibration("smol"))
+    in_force = RuleInForce(PlainRule(0.5, axes=Axes(task_first=False)), kit.calibration("smol"))
     in_force.classifiers_are([says])
     in_force.adapters_are([kit.medical, kit.legal])
     assert in_force.status == "stale: task_first or domain_first is set otherwise"
@@ -69,7 +69,7 @@ async def test_a_router_with_a_calibration(kit: Any, says: Any) -> None:
     catalog = kit.catalog([kit.medical, kit.legal])
     left_out = kit.says("probe", Scores({"legal": 1.0}))
     host = kit.host(says, kit.registered(left_out, priority=1))
-    in_force = RuleInForce(Policy(0.5), kit.calibration("smol", left_out=("probe",)))
+    in_force = RuleInForce(PlainRule(0.5), kit.calibration("smol", left_out=("probe",)))
     router = Router(catalog, host, rule=in_force)
     await router.start()
     try:
@@ -94,7 +94,7 @@ async def test_a_decision_without_a_vote_of_the_calibration_is_not_called_fitted
     bad = kit.registered(kit.says("bad", "nonsense"), priority=1)
     known = {name: f"{name}/0" for name in ("bad", "c")}
     binding = binding_of((kit.legal, kit.medical), known, "smol")
-    in_force = RuleInForce(Policy(0.5), kit.calibration(binding=binding), base="smol")
+    in_force = RuleInForce(PlainRule(0.5), kit.calibration(binding=binding), base="smol")
     router = Router(kit.catalog([kit.medical, kit.legal]), kit.host(bad, says), rule=in_force)
     await router.start()
     try:
@@ -127,9 +127,9 @@ async def test_a_classifier_that_cannot_work_here_makes_it_stale_in_words(
     host = kit.host(says, probe)
     known = {name: f"{name}/0" for name in ("c", "probe") if name not in left_out}
     binding = binding_of((kit.legal, kit.medical), known)
-    in_force = RuleInForce(Policy(0.5), kit.calibration(left_out=left_out, binding=binding))
+    in_force = RuleInForce(PlainRule(0.5), kit.calibration(left_out=left_out, binding=binding))
     catalog = kit.catalog([kit.medical, kit.legal])
-    router = Router(catalog, host, base_for=lambda timeout: StandInBase(), rule=in_force)
+    router = Router(catalog, host, base_for=lambda timeout: FakeBase(), rule=in_force)
     await router.start()
     try:
         assert probe.health.state == "unable"
@@ -154,7 +154,7 @@ async def test_a_calibration_holds_beside_a_voice_and_says_nothing_of_its_texts(
     router = Router(
         kit.catalog([legal, kit.medical]),
         kit.host(voice(kit), says),
-        rule=RuleInForce(Policy(0.5), of),
+        rule=RuleInForce(PlainRule(0.5), of),
         ready_seconds=1,
     )
     await router.start()
@@ -173,7 +173,7 @@ async def test_a_calibration_holds_beside_a_voice_and_says_nothing_of_its_texts(
 
 def test_the_setting_switches_voices_off(kit: Any, says: Any) -> None:
     for on in (True, False):
-        in_force = RuleInForce(Policy(0.5), multilingual=on)
+        in_force = RuleInForce(PlainRule(0.5), multilingual=on)
         in_force.classifiers_are([voice(kit), says])
-        assert in_force.now.asks("voice") is on
-        assert in_force.now.asks("c")
+        assert in_force.now.counts("voice") is on
+        assert in_force.now.counts("c")

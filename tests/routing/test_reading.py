@@ -8,7 +8,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router.routing.reading import ANSWER, SYSTEM_HEAD, SYSTEM_TAIL, TURNS, Reading, UserTurn, read
+from router.routing.conversations import (
+    ANSWER,
+    SYSTEM_HEAD,
+    SYSTEM_TAIL,
+    TURNS,
+    RoutingInput,
+    UserTurn,
+    routing_input,
+)
 from router.types import Request, Role, Turn
 
 LONG = "The mill stands by the river and has a red door. " * 30
@@ -22,9 +30,9 @@ def chat(*texts: str) -> Request:
 
 @given(st.text())
 def test_a_single_turn_is_read_as_it_is(text: str) -> None:
-    expected = Reading((UserTurn(text),))
-    assert read(Request("r", turns=(Turn("user", text),))) == expected
-    assert read(Request("r", raw_prompt=text)) == expected
+    expected = RoutingInput((UserTurn(text),))
+    assert routing_input(Request("r", turns=(Turn("user", text),))) == expected
+    assert routing_input(Request("r", raw_prompt=text)) == expected
 
 
 PIECES = st.sampled_from(
@@ -39,7 +47,7 @@ LONG_ANY = ANY.flatmap(
 @given(LONG_ANY, LONG_ANY, LONG_ANY)
 def test_every_text_can_be_read(system: str, first: str, second: str) -> None:
     turns = (Turn("system", system), Turn("user", first), Turn("assistant", second), Turn("user", second))
-    reading = read(Request("r", turns=turns))
+    reading = routing_input(Request("r", turns=turns))
     for turn in (*reading.latest, *reading.earliest):
         assert turn.without_form in turn.text
         assert turn.text.endswith(turn.without_opening)
@@ -48,7 +56,7 @@ def test_every_text_can_be_read(system: str, first: str, second: str) -> None:
 
 
 def test_the_last_three_user_turns_are_read_with_the_answers_before_them() -> None:
-    reading = read(chat("one", "1", "two", "2", "three", "3", "four"))
+    reading = routing_input(chat("one", "1", "two", "2", "three", "3", "four"))
     assert reading.latest == (
         UserTurn("four", "3", follows=True),
         UserTurn("three", "2", follows=True),
@@ -63,7 +71,7 @@ def test_the_last_turn_is_read_whole_and_what_stands_before_it_is_shortened() ->
         "r",
         turns=(Turn("system", LONG), Turn("user", LONG), Turn("assistant", LONG), Turn("user", LONG)),
     )
-    reading = read(request)
+    reading = routing_input(request)
     assert reading.latest[0].text == LONG
     assert len(reading.latest[1].text) < 1000 < len(LONG)
     assert len(reading.latest[0].answer) == ANSWER
@@ -75,7 +83,7 @@ def test_the_last_turn_is_read_whole_and_what_stands_before_it_is_shortened() ->
     st.lists(st.tuples(st.sampled_from(["system", "user", "assistant"]), st.text(max_size=30)), max_size=9)
 )
 def test_any_turns_can_be_read(said: list[tuple[Role, str]]) -> None:
-    reading = read(Request("r", turns=tuple(Turn(role, text) for role, text in said)))
+    reading = routing_input(Request("r", turns=tuple(Turn(role, text) for role, text in said)))
     assert 1 <= len(reading.latest) <= TURNS
     assert len(reading.earliest) <= TURNS
     users = [text for role, text in said if role == "user"]

@@ -14,12 +14,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router.classifiers.stand_in import StandInBase
+from router.classifiers.fake_base import FakeBase
 from router.errors import AdapterNotFound, InvalidRequest, NotFound
-from router.experiments.live.assigner import Assigner, Assignment
+from router.experiments.assignment import ArmAssignment, Assigner
 from router.plugins import PluginHost
 from router.routing import Classifier, Scores
-from router.routing.policy import Policy, RuleInForce
+from router.routing.in_force import RuleInForce
+from router.routing.policy import PlainRule
 from router.routing.router import Router, parse_routed_adapter
 from router.types import (
     AdapterProfile,
@@ -227,7 +228,7 @@ async def test_a_classifier_that_cannot_work_here_loses_no_votes(
         def bind(self, base: Any) -> None:
             raise AssertionError("never asked")
 
-    router = await start(kit.registered(Seeing("eyes")), base_for=lambda timeout: StandInBase())
+    router = await start(kit.registered(Seeing("eyes")), base_for=lambda timeout: FakeBase())
     decision = await router.route(kit.asking(explain=True))
     assert (decision.votes[0].error, decision.votes_lost, router.flaws) == ("disabled", (), [])
     assert not [record for record in caplog.records if "lost" in record.getMessage()]
@@ -273,7 +274,7 @@ class Reads(Classifier):
 async def test_a_start_waits_for_a_classifier_that_asks_the_base(kit: Any, start: Start) -> None:
     gate = threading.Event()
     asyncio.get_running_loop().call_later(0.3, gate.set)
-    router = await start(kit.registered(Reads(gate)), base_for=lambda timeout: StandInBase())
+    router = await start(kit.registered(Reads(gate)), base_for=lambda timeout: FakeBase())
     assert router.flaws == []
     assert went(await router.route(kit.asking())) == ("medical", Reason.CLASSIFIED, "reads")
 
@@ -284,7 +285,7 @@ async def test_a_start_does_not_wait_longer_than_the_setting_and_says_what_is_mi
     gate = threading.Event()
     async with asyncio.timeout(5):
         router = await start(
-            kit.registered(Reads(gate)), base_for=lambda timeout: StandInBase(), ready_seconds=0.1
+            kit.registered(Reads(gate)), base_for=lambda timeout: FakeBase(), ready_seconds=0.1
         )
     assert router.flaws == ["classifier reads is not ready: it is learning"]
     assert (await router.route(kit.asking())).votes_lost == (LostVote("reads", VoteError.NOT_READY),)
@@ -296,9 +297,7 @@ async def test_a_failed_fit_is_a_flaw_and_holds_no_start_up(kit: Any, start: Sta
     gate = threading.Event()
     gate.set()
     async with asyncio.timeout(5):
-        router = await start(
-            kit.registered(Reads(gate, "no encoder")), base_for=lambda timeout: StandInBase()
-        )
+        router = await start(kit.registered(Reads(gate, "no encoder")), base_for=lambda timeout: FakeBase())
     (flaw,) = router.flaws
     assert flaw.startswith("classifier reads is not ready: ValueError at")
     assert flaw.endswith("no encoder")
@@ -652,7 +651,7 @@ async def test_classifiers_get_the_very_request_of_a_single_turn(kit: Any, start
 
 async def test_the_calibration_says_when_more_than_the_turns_text_decided(kit: Any, start: Start) -> None:
     catalog = kit.catalog([kit.medical, kit.legal])
-    rule = RuleInForce(Policy(), kit.calibration())
+    rule = RuleInForce(PlainRule(), kit.calibration())
     router = await start(kit.registered(kit.says("c", by_word)), catalog=catalog, rule=rule)
     assert (await router.route(kit.asking("legal?"))).calibration == "fitted"
     kept = await router.route(chat(kit, "legal?", "1", "and?"))
@@ -666,7 +665,7 @@ async def test_a_units_arm_stays_within_a_conversation(kit: Any, start: Start) -
     arms = set()
     for asked in (chat(kit, "medical?", unit="ann"), chat(kit, "medical?", "1", "and?", unit="ann")):
         found = assigner.assign(asked, await router.route(asked), 0.0)
-        assert isinstance(found, Assignment)
+        assert isinstance(found, ArmAssignment)
         arms.add(found.arm.name)
     assert len(arms) == 1
 

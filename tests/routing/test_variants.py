@@ -8,12 +8,10 @@ from typing import Any
 
 import pytest
 
-from router.calibration.model import Calibration, Scaler, Stage, binding_of
-from router.classifiers.axes import Axes, axes_of
+from router.calibration.model import Axes, Calibration, Stage, TemperatureScaler, axes_of, binding_of
 from router.routing import Scores
-from router.routing.policy import Calibrated, Policy
+from router.routing.policy import CalibratedRule, PlainRule, rule_digest, varied
 from router.routing.router import Router
-from router.routing.variants import rule_digest, varied
 from router.types import AdapterProfile, Reason, RouterVariant, Vote, VotesByClassifier
 
 PROFILES = (
@@ -21,9 +19,9 @@ PROFILES = (
     AdapterProfile("summary", "1", task="summarization"),
 )
 NAMES = tuple(p.name for p in PROFILES)
-PLAIN = Policy(0.5, kinds=axes_of(PROFILES))
+PLAIN = PlainRule(0.5, kinds=axes_of(PROFILES))
 CALIBRATION = Calibration(
-    scalers={"cheap": Scaler(), "dear": Scaler()},
+    scalers={"cheap": TemperatureScaler(), "dear": TemperatureScaler()},
     stages=(Stage({"cheap": 1.0}), Stage({"cheap": 0.5, "dear": 0.5})),
     threshold=0.7,
     novelty_limit=1.0,
@@ -33,7 +31,7 @@ CALIBRATION = Calibration(
     axes=Axes(),
     binding=binding_of(PROFILES, {"cheap": "cheap/1", "dear": "dear/1"}),
 )
-RULE = Calibrated(CALIBRATION, PLAIN, strict=0.9)
+RULE = CalibratedRule(CALIBRATION, PLAIN, strict=0.9)
 PRINTS = {"cheap": "cheap/1", "dear": "dear/1"}
 Start = Callable[..., Awaitable[Router]]
 
@@ -71,7 +69,7 @@ def test_threshold_and_axes() -> None:
 
 def test_fewer_classifiers_are_neither_asked_nor_heard() -> None:
     rule = varied(PLAIN, RouterVariant(classifiers=("dear",)))
-    assert (rule.asks("dear"), rule.asks("cheap")) == (True, False)
+    assert (rule.counts("dear"), rule.counts("cheap")) == (True, False)
     votes = Vote("cheap", {"legal": 0.9}), Vote("dear", {"summary": 0.9})
     assert rule.conclude(votes, NAMES).adapter == "summary"
     assert rule.conclude([], NAMES).reason is Reason.FALLBACK
@@ -95,7 +93,7 @@ def test_a_threshold_that_is_said_holds_with_a_calibration_too() -> None:
 
 
 @pytest.mark.parametrize("rule", [PLAIN, RULE], ids=["plain", "calibrated"])
-def test_digests_are_of_what_decides(rule: Policy | Calibrated) -> None:
+def test_digests_are_of_what_decides(rule: PlainRule | CalibratedRule) -> None:
     variants = (
         None,
         RouterVariant(threshold=0.6),

@@ -15,7 +15,7 @@ from typing import Any
 import psutil
 
 from router.engine.base import Prompt
-from router.engine.text.prompt import PromptEncoder
+from router.engine.prompt import PromptEncoder
 from router.errors import InvalidRequest
 from router.registry.format.manifest import parse_manifest
 from router.types import Turn

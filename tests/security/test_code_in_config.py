@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from router.registry.format.artifact import validate_folder
-from router.registry.format.findings import Severity
+from router.registry.format.artifact import FolderRules, validate_folder
+from router.registry.format.untrusted import Severity
 from tests.registry.tiny import BASE, write_adapter
 
 MODULE = "evil_module_of_an_adapter"
@@ -42,7 +42,7 @@ def marker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_the_field_is_refused_and_nothing_imported(field: str, tmp_path: Path, marker: Path) -> None:
     folder = write_adapter(tmp_path / "adapter", {field: FIELDS[field]})
     (folder / f"{MODULE}.py").write_text(f"import os\nos.mkdir({str(marker)!r})\n")
-    findings = validate_folder(folder, BASE).findings
+    findings = validate_folder(folder, FolderRules(BASE)).findings
     refused = [str(f) for f in findings if f.severity is Severity.REFUSE]
     assert any(field in text for text in refused), findings
     assert MODULE not in sys.modules

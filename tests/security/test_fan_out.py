@@ -13,12 +13,12 @@ from google.protobuf.descriptor import FieldDescriptor
 from router.errors import InvalidRequest
 from router.names import parse_adapter
 from router.server.adapters import MAX_FILTER_BYTES, MAX_REASON_BYTES, MAX_TOKEN_BYTES
-from router.server.convert import (
+from router.server.inference import (
     MAX_HINT_BYTES,
     MAX_LABEL_BYTES,
     MAX_REFERENCE_BYTES,
     MAX_UNIT_BYTES,
-    Limits,
+    RequestLimits,
     generate_request,
 )
 from router.types import (
@@ -38,7 +38,7 @@ from tests.security.requests import every_field, request_types
 from tests.server.helpers import ask, details, failure
 
 PROMPT = 5000
-LIMITS = Limits(PROMPT, 4096)
+LIMITS = RequestLimits(PROMPT, 4096)
 Made = Callable[[int], pb.GenerateRequest]
 
 

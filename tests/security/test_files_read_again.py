@@ -30,7 +30,7 @@ from router.extensions.oidc.jwks import Unusable, keys_in
 from router.extensions.oidc.jwt import Tokens
 from router.plugins import PluginHost
 from router.registry.format.trust import Lock
-from router.registry.state import Choices
+from router.registry.state import DefaultChoices
 from router.server.app import ServerApp
 from router.server.tls import read_pems
 from tests.extensions.oidc.issuing import Issuing
@@ -376,7 +376,7 @@ def test_a_calibration_is_read_or_refused(tmp_path_factory: pytest.TempPathFacto
 def test_kept_choices_are_read_or_left_out(tmp_path_factory: pytest.TempPathFactory, content: bytes) -> None:
     folder = tmp_path_factory.mktemp("state")
     (folder / "defaults.json").write_bytes(content)
-    Choices(folder, [folder]).read()
+    DefaultChoices(folder, [folder]).read()
 
 
 @pytest.mark.slow

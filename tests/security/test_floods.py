@@ -113,7 +113,7 @@ async def test_rapid_resets_leave_nothing_behind(begin: Begin) -> None:
 
 async def test_answers_that_nobody_reads_are_ended(begin: Begin, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without a bound they would keep their places and leases until their deadline, 600 s."""
-    monkeypatch.setattr("router.server.sending.SEND_SECONDS", 0.5)
+    monkeypatch.setattr("router.server.interceptors.SEND_SECONDS", 0.5)
     server, neighbour = await begin()
     attack = floods.slow_readers(server.address, 40, 2, seconds=6)
     attacking = asyncio.ensure_future(beside(attack, neighbour))
@@ -135,8 +135,8 @@ async def test_windows_of_one_byte(begin: Begin) -> None:
 async def test_watches_are_few_on_a_connection_and_in_all(
     begin: Begin, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
-    monkeypatch.setattr("router.server.lifecycle.WATCHES_EACH", {"connection": 10, "address": 25})
-    monkeypatch.setattr("router.server.lifecycle.MOST_WATCHES", 25)
+    monkeypatch.setattr("router.server.admission.WATCHES_EACH", {"connection": 10, "address": 25})
+    monkeypatch.setattr("router.server.admission.MOST_WATCHES", 25)
     server, neighbour = await begin()
     seen, _ = await beside(floods.watches(server.address, 80, 4, kind), neighbour)
     assert seen["ended"] == 55
@@ -303,7 +303,7 @@ async def test_a_thousand_scrapes_at_once_make_few_pages(begin: Begin) -> None:
 
 
 async def test_slow_callers_make_room_for_probes(begin: Begin, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("router.server.listener.MOST_PROBES", 20)
+    monkeypatch.setattr("router.server.listen.MOST_PROBES", 20)
     server, neighbour = await begin()
     attacking = asyncio.ensure_future(floods.slow_http(server.metrics_address, 80, seconds=2))
     await asyncio.sleep(0.5)

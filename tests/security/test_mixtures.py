@@ -9,8 +9,7 @@ from typing import Any
 import grpc
 import pytest
 
-from router.registry.options import RegistryOptions
-from router.registry.registry import Registry
+from router.registry.registry import Registry, RegistryOptions
 from tests.fakes import FakeRouter
 from tests.registry.life import StubEngine, drop
 from tests.security.helpers import bearer, write_clients

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from router.errors import InvalidRequest
-from router.server.convert import Limits, generate_request
+from router.server.inference import RequestLimits, generate_request
 from router.types import SAMPLING_RANGES
 from router.v1 import inference_pb2 as pb
 from tests.server.helpers import Connect, Start, ask, failure
@@ -25,7 +25,7 @@ KINDS = {
     FieldDescriptor.CPPTYPE_INT64: st.integers(-(1 << 63), (1 << 63) - 1),
 }
 NUMERIC = {f.name: f.cpp_type for f in pb.Sampling.DESCRIPTOR.fields if f.cpp_type in KINDS}
-LIMITS = Limits(1 << 20, 4096)
+LIMITS = RequestLimits(1 << 20, 4096)
 ODD = (math.nan, math.inf, -math.inf)
 FLOAT = FieldDescriptor.CPPTYPE_FLOAT
 

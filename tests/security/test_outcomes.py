@@ -12,11 +12,11 @@ from typing import Any
 import grpc
 import pytest
 
-from router.access.answers import new_response_id
+from router.access.access import new_response_id
 from router.access.clients import Client, Tenant
 from router.access.quotas import Quotas
 from router.errors import QuotaExceeded
-from router.experiments.service.outcomes import paced
+from router.experiments.outcomes import paced
 from router.v1 import experiments_pb2 as pb
 from router.v1 import inference_pb2
 from tests.security.worlds import answered, world

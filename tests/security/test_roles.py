@@ -11,7 +11,7 @@ import pytest
 from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2
 
-from router.access.roles import Role
+from router.access.clients import Role
 from router.server.policy import ROWS
 from router.v1 import adapters_pb2, experiments_pb2, fleet_pb2, inference_pb2
 from tests.security.helpers import bearer, write_clients

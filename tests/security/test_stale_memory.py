@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import torch
 
-from router.engine.blocks import Allocation, BlockPool
 from router.engine.lora import HostStore
+from router.engine.rows import BlockPool, CacheAllocation
 from router.engine.torch_engine import TorchEngine
 from router.errors import RouterError
 from tests.engine import tiny
@@ -56,7 +56,7 @@ def poisoned(made: TorchEngine, monkeypatch: pytest.MonkeyPatch) -> list[int]:
         fill([block])
         return block
 
-    def released(pool: BlockPool, allocation: Allocation) -> None:
+    def released(pool: BlockPool, allocation: CacheAllocation) -> None:
         blocks = list(allocation.blocks)
         release(pool, allocation)
         fill([block for block in blocks if block in pool._free])

@@ -14,7 +14,7 @@ import pytest
 from router.access.clients import parse_clients
 from router.errors import ConfigError
 from router.ports import Assignment
-from router.server.pipeline import Choices, Resting
+from router.server.pipeline import Candidates, Resting
 from router.types import EVERYTHING, AdapterRef, Decision, Reason, Visible
 from router.v1 import adapters_pb2 as pb
 from router.v1 import inference_pb2
@@ -142,7 +142,7 @@ def test_an_arm_that_a_client_may_not_know_of_is_passed_over(fakes: SimpleNamesp
     arm: Assignment = Arm()
     routed, resting = Decision(None, Reason.ABSTAINED), Resting()
     for visible, first in ((EVERYTHING, "legal"), (Visible(("medical",)), "medical")):
-        decision = next(iter(Choices(routed, arm, fakes.registry, resting, visible)))
+        decision = next(iter(Candidates(routed, arm, fakes.registry, resting, visible)))
         assert decision.adapter is not None
         assert decision.adapter.name == first
     assert resting.reason(AdapterRef("legal", "2.0.0")) == ""

@@ -16,9 +16,9 @@ import grpc
 import pytest
 from google.protobuf.message import Message
 
-from router.access.answers import new_response_id
-from router.access.roles import Role
-from router.experiments.wire.plans import plan_message
+from router.access.access import new_response_id
+from router.access.clients import Role
+from router.experiments.messages import plan_message
 from router.server.policy import ROWS
 from router.v1 import adapters_pb2, fleet_pb2, inference_pb2
 from router.v1 import experiments_pb2 as pb

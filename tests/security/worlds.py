@@ -10,9 +10,8 @@ from typing import Any
 
 from router.access.clients import hash_of, new_token
 from router.engine.fake import FakeEngine
-from router.experiments.live.runtime import Experiments
 from router.experiments.model import ArmSpec, Kind, MetricSpec, Spec
-from router.experiments.service.served import ServedExperiments
+from router.experiments.runtime import LiveExperiments
 from router.types import AdapterRef
 from router.v1 import experiments_pb2 as pb
 from tests.experiments.memory_store import MemoryStore
@@ -69,14 +68,14 @@ async def world(
     if theirs:
         infos += [adapter("legal", "2.0.0"), adapter("legal", "2.1.0"), adapter("legal-eu")]
     registry = FakeRegistry(engine, infos)
-    live = Experiments(store, poll_seconds=LATER)
+    live = LiveExperiments(store, poll_seconds=LATER)
     await live.start()
     try:
         app = await start_server(
             engine=engine,
             registry=registry,
             router=FakeRouter(registry),
-            experiments=ServedExperiments(live),
+            experiments=live,
             clients=clients.path,
             **settings,
         )

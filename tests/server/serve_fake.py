@@ -12,11 +12,11 @@ import os
 import sys
 from typing import Any
 
+from router import ports
 from router.config import Settings
 from router.engine.fake import FakeEngine
 from router.errors import ConfigError
 from router.plugins import Hooks, PluginHost
-from router.ports import ServedExperiments
 from router.replicas.engine import FleetEngine
 from router.replicas.link import Security
 from router.replicas.membership import FoundMembership
@@ -70,15 +70,14 @@ def edge(options: argparse.Namespace) -> FleetEngine:
     return FleetEngine(link, FakeEngine, max_running=8, max_queue=64, membership=found, shared=True)
 
 
-async def experiments(url: str) -> ServedExperiments | None:
+async def experiments(url: str) -> ports.Experiments | None:
     """Those kept there, running."""
     if not url:
         return None
-    from router.experiments.live.runtime import Experiments  # SQLAlchemy, only where it is wanted
-    from router.experiments.service.served import ServedExperiments
-    from router.experiments.store.sql_store import SqlStore
+    from router.experiments.runtime import LiveExperiments
+    from router.experiments.store.store import ExperimentStore
 
-    live = ServedExperiments(Experiments(SqlStore(url)))
+    live = LiveExperiments(ExperimentStore(url))
     await live.start()
     return live
 

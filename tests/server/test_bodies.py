@@ -6,6 +6,7 @@ import asyncio
 import threading
 import time
 from collections import Counter
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -16,7 +17,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from router.errors import InvalidRequest
 from router.server import bodies
 from router.server.app import ServerApp
-from router.server.bodies import decoded
+from router.server.bodies import decoder_of
 from router.server.policy import SMALL
 from router.v1 import inference_pb2 as pb
 from tests.server.helpers import Connect, Start, ask, details, failure, until
@@ -35,11 +36,11 @@ def read_bodies(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Sizes of the bodies that were decoded; grows."""
     seen: list[int] = []
 
-    def noted(data: bytes, decode: Any) -> Any:
+    def noted(decode: Any, data: bytes) -> Any:
         seen.append(len(data))
-        return decoded(data, decode)
+        return decoder_of(decode)(data)
 
-    monkeypatch.setattr(bodies, "decoded", noted)
+    monkeypatch.setattr(bodies, "decoder_of", lambda decode: partial(noted, decode))
     return seen
 
 
@@ -107,16 +108,16 @@ async def test_large_bodies_are_decoded_in_one_thread(
     inside: list[int] = []
     most: list[int] = []
 
-    def slowly(data: bytes, decode: Any) -> Any:
+    def slowly(decode: Any, data: bytes) -> Any:
         if len(data) > SMALL:
             assert threading.current_thread() is not threading.main_thread()
             inside.append(1)
             most.append(len(inside))
             time.sleep(0.02)
             inside.pop()
-        return decoded(data, decode)
+        return decoder_of(decode)(data)
 
-    monkeypatch.setattr(bodies, "decoded", slowly)
+    monkeypatch.setattr(bodies, "decoder_of", lambda decode: partial(slowly, decode))
     text = " ".join(["word"] * 20_000)
     errors = await asyncio.gather(*(failure(stubs.inference.Generate(ask(text))) for _ in range(4)))
     assert {details(error)["ErrorInfo"].reason for error in errors} == {"PROMPT_TOO_LONG"}
@@ -153,4 +154,4 @@ async def test_who_waits_too_long_for_the_budget_is_refused(
 
 def test_bytes_that_are_no_message() -> None:
     with pytest.raises(InvalidRequest, match="not a message of this method"):
-        decoded(b"\xff\xff", pb.GenerateRequest.FromString)
+        decoder_of(pb.GenerateRequest.FromString)(b"\xff\xff")

@@ -10,7 +10,7 @@ from typing import Any
 import grpc
 import pytest
 
-from router.engine.constrained import grammars
+from router.engine.constrained import compiler as grammars
 from router.engine.fake import FakeEngine
 from router.server.app import ServerApp
 from router.types import Constraint, Sampling

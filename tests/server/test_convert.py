@@ -10,11 +10,17 @@ from hypothesis import strategies as st
 
 from router.errors import Findings, InvalidRequest
 from router.names import split_adapter
-from router.server.convert import Limits, decision_message, generate_request, route_request, sampling_of
+from router.server.inference import (
+    RequestLimits,
+    decision_message,
+    generate_request,
+    route_request,
+    sampling_of,
+)
 from router.types import SAMPLING_RANGES, Decision, LostVote, Reason, Request, Sampling, Turn, VoteError
 from router.v1 import inference_pb2 as pb
 
-LIMITS = Limits(max_prompt_bytes=100, max_tokens=50)
+LIMITS = RequestLimits(max_prompt_bytes=100, max_tokens=50)
 TEXT = pb.Input(text="hi")
 
 

@@ -14,11 +14,9 @@ import pytest
 
 from router.access.clients import Client
 from router.config import Settings
-from router.corrections import keeper
-from router.corrections.keeper import CorrectionRequest, Corrections
-from router.corrections.model import Correction
-from router.corrections.recent import Recent
-from router.corrections.store import CorrectionStore
+from router.corrections import recorder
+from router.corrections.recorder import CorrectionRequest, Corrections, RecentAnswers
+from router.corrections.store import Correction, CorrectionStore
 from router.engine.fake import FakeEngine
 from router.errors import NotFound, NotSaved, Overloaded
 from router.types import (
@@ -271,7 +269,7 @@ async def test_no_more_wait_for_the_disk_than_may(monkeypatch: pytest.MonkeyPatc
             free.wait(10)
             raise OSError(errno.EIO, "Input/output error")
 
-    monkeypatch.setattr(keeper, "MOST_WAITING", 2)
+    monkeypatch.setattr(recorder, "MOST_WAITING", 2)
     corrections = Corrections(Slow(Path("/nowhere")), "texts")
     corrections.remember(*answered("a"), CLIENT)
     waiting = [
@@ -300,7 +298,7 @@ async def test_a_mixture_that_a_caller_named_is_no_choice_of_routings(tmp_path: 
 
 
 async def test_a_long_text_is_not_remembered(tmp_path: Path) -> None:
-    corrections = Corrections(CorrectionStore(tmp_path), "texts", Recent())
+    corrections = Corrections(CorrectionStore(tmp_path), "texts", RecentAnswers())
     corrections.remember(*answered("a", "x" * 4001), CLIENT)
     assert await corrections.record(CorrectionRequest("a", "legal"), CLIENT) == "labels"
     assert await corrections.record(CorrectionRequest("a", "legal", "its beginning"), CLIENT) == "texts"

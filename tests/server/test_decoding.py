@@ -19,8 +19,8 @@ from hypothesis import strategies as st
 from router.errors import MOST_FINDINGS, InvalidRequest
 from router.extensions.kserve.service import ROWS as KSERVE
 from router.kserve import open_inference_pb2 as oip
-from router.server import decoding
-from router.server.decoding import (
+from router.server import bodies
+from router.server.bodies import (
     DEFAULT_ENTRIES,
     ELEMENT_BYTES,
     MAX_ELEMENTS,
@@ -231,7 +231,7 @@ def values(document: Any) -> int:
 def test_values_are_counted_outside_of_strings_alone(document: Any, spaced: bool, piece: int) -> None:
     text = json.dumps(document, indent=1 if spaced else None, ensure_ascii=not spaced)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(decoding, "PIECE", piece)
+        patch.setattr(bodies, "PIECE", piece)
         counted = count_json(text.encode("utf-8", "surrogatepass"))
     assert values(document) <= counted <= 2 * values(document)
 

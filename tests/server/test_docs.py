@@ -9,22 +9,20 @@ from types import SimpleNamespace
 import pytest
 
 from router import errors
-from router.corrections.keeper import Corrections
+from router.corrections.recorder import Corrections
 from router.corrections.store import CorrectionStore
 from router.engine.fake import FakeEngine
-from router.experiments.live.runtime import Experiments
-from router.experiments.service.served import ExperimentMetrics
+from router.experiments.runtime import LiveExperiments
+from router.experiments.service import ExperimentMetrics
 from router.extensions.experiments_notices.notices import Notifier
 from router.extensions.experiments_notices.telling import NoticeMetrics
 from router.extensions.mirrors.metrics import MirrorsCollector
-from router.extensions.sharing.metrics import EdgesCollector
+from router.extensions.replicas.service import FleetCollector
+from router.extensions.sharing.sharing import EdgesCollector
 from router.replicas.engine import FleetEngine
 from router.routing.drift import Drift
-from router.server.corrections import CorrectionsCollector
-from router.server.drift import DriftCollector
-from router.server.fleet import FleetCollector
-from router.server.metrics import Metrics
-from router.server.plugins import PluginsCollector
+from router.server.metrics import CorrectionsCollector, DriftCollector, ServerMetrics
+from router.server.registration import PluginsCollector
 from router.v1 import adapters_pb2, experiments_pb2, fleet_pb2, inference_pb2
 from tests.experiments.memory_store import MemoryStore
 from tests.replicas.local import LocalLink
@@ -49,7 +47,7 @@ def reasons() -> set[str]:
 
 
 def metrics() -> list[str]:
-    experiments = ExperimentMetrics(Experiments(MemoryStore())).collect()
+    experiments = ExperimentMetrics(LiveExperiments(MemoryStore())).collect()
     corrections = CorrectionsCollector(Corrections(CorrectionStore(Path("nowhere")), "labels")).collect()
     drift = DriftCollector(Drift(lambda: None)).collect()
     engine = FleetEngine([LocalLink("0", FakeEngine)], FakeEngine, max_running=1, max_queue=1)
@@ -59,7 +57,7 @@ def metrics() -> list[str]:
     notices = NoticeMetrics(Notifier()).collect()
     plugins = PluginsCollector(SimpleNamespace(running=tuple)).collect()
     server = [*fleet, *mirrors, *edges, *notices, *plugins]
-    collected = [*Metrics().registry.collect(), *experiments, *corrections, *drift, *server]
+    collected = [*ServerMetrics().registry.collect(), *experiments, *corrections, *drift, *server]
     return [f"{m.name}_total" if m.type == "counter" else m.name for m in collected]
 
 

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from router.engine.base import Prompt
 from router.engine.fake import FakeEngine
-from router.engine.text.prompt import PromptEncoder
+from router.engine.prompt import PromptEncoder
 from router.errors import DeadlineExceeded, InvalidRequest, Overloaded, PromptTooLong
 from router.server import encoding
 from router.server.encoding import AT_ONCE, FEW_TURNS, SHORT, SHORT_THREADS, Check, Encoding

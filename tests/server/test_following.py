@@ -7,14 +7,14 @@ from types import SimpleNamespace
 
 import pytest
 
-from router.server import following
-from router.server.following import SHOWN_SECONDS, Following
+from router.server import lifecycle
+from router.server.lifecycle import SHOWN_SECONDS, Following
 from tests.server.helpers import Start, until
 
 
 @pytest.fixture(autouse=True)
 def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(following, "AGAIN_SECONDS", 0.001)
+    monkeypatch.setattr(lifecycle, "AGAIN_SECONDS", 0.001)
 
 
 async def test_work_that_raises_begins_again_and_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
@@ -47,7 +47,7 @@ async def test_it_can_be_cancelled() -> None:
 async def test_a_server_outlives_what_it_follows(
     start_server: Start, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    monkeypatch.setattr("router.server.following.AGAIN_SECONDS", 0.05)
+    monkeypatch.setattr("router.server.lifecycle.AGAIN_SECONDS", 0.05)
     server = await start_server()
     running = asyncio.create_task(server.background.until(server.ending.asked))
     follower, calls = getattr(server, name), 0

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 
 from router.engine.base import Delta, Finished, Generation, batches, buffered
-from router.engine.handoff import Stream
+from router.engine.output import EventStream
 from router.errors import EngineFailed
 from router.server.app import ServerApp
 from router.server.inference import ALL, joined
@@ -112,9 +112,9 @@ END = Finished(FinishReason.STOP)
 FEEDING: set[asyncio.Task[None]] = set()
 
 
-def source(*events: Delta | Finished | EngineFailed, gap: bool = True) -> Stream:
+def source(*events: Delta | Finished | EngineFailed, gap: bool = True) -> EventStream:
     """A generation whose events come one after the other, or are there already."""
-    stream = Stream(lambda _: None, lambda _: None)
+    stream = EventStream(lambda _: None, lambda _: None)
 
     async def feed() -> None:
         for event in events:
@@ -188,7 +188,7 @@ async def test_closing_stops_the_reading() -> None:
 
 
 async def test_a_whole_answer_wakes_its_reader_twice() -> None:
-    stream = Stream(lambda _: None, lambda _: None)
+    stream = EventStream(lambda _: None, lambda _: None)
     sizes: list[int] = []
 
     async def whole() -> None:

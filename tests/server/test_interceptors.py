@@ -14,8 +14,7 @@ from router.errors import DeadlineExceeded
 from router.server.app import ServerApp
 from router.server.call import Call, request_id_of
 from router.server.inference import InferenceService
-from router.server.interceptors import deadline
-from router.server.observing import log_fields
+from router.server.interceptors import deadline, log_fields
 from router.server.policy import GENERATE
 from router.v1 import inference_pb2 as pb
 from tests.server.helpers import Connect, Start, ask, details, failure, long_stream, settled, stream

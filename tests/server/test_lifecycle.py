@@ -12,17 +12,18 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from router.errors import Draining, NotLoaded, Overloaded
+from router.server.admission import PhaseGate, ServerPhase
 from router.server.app import ServerApp
-from router.server.lifecycle import Lifecycle, Phase, in_daemon_thread
+from router.server.lifecycle import in_daemon_thread
 from tests.security.helpers import bearer, write_clients
 from tests.server.helpers import Connect, Start, ask, details, failure, long_stream, until
 
 
 def test_gate_by_phase() -> None:
-    lifecycle = Lifecycle()
+    lifecycle = PhaseGate()
     with pytest.raises(NotLoaded):
         lifecycle.gate()
-    lifecycle.phase = Phase.SERVING
+    lifecycle.phase = ServerPhase.SERVING
     lifecycle.gate()
     lifecycle.drain()
     with pytest.raises(Draining):
@@ -53,7 +54,7 @@ async def test_a_flood_of_one_client_keeps_no_other_out(
 
 
 async def test_a_drain_ends_watches() -> None:
-    lifecycle = Lifecycle()
+    lifecycle = PhaseGate()
 
     async def watch() -> None:
         async with lifecycle.watching("ipv4:127.0.0.1:1"):
@@ -68,7 +69,7 @@ async def test_a_drain_ends_watches() -> None:
 
 async def test_another_timeout_inside_a_watch_is_its_own() -> None:
     with pytest.raises(TimeoutError):
-        async with Lifecycle().watching("ipv4:127.0.0.1:1"):
+        async with PhaseGate().watching("ipv4:127.0.0.1:1"):
             raise TimeoutError
 
 

@@ -15,7 +15,7 @@ import trustme
 
 from router.engine.fake import FakeEngine
 from router.errors import ConfigError
-from router.server import listener
+from router.server import listen
 from router.server.app import ServerApp
 from router.server.listen import METADATA_BYTES
 from tests.security.helpers import write_clients
@@ -104,7 +104,7 @@ async def test_a_certificate_says_who_calls(start_web: StartWeb, tmp_path: Path)
 
 
 async def test_who_says_nothing_is_hung_up_on(start_web: StartWeb, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(listener, "HEAD_SECONDS", 0.2)
+    monkeypatch.setattr(listen, "HEAD_SECONDS", 0.2)
     server = await start_web()
     host, _, port = server.http_address.rpartition(":")
     silent, begun, again = [await asyncio.open_connection(host, int(port)) for _ in range(3)]
@@ -119,7 +119,7 @@ async def test_who_says_nothing_is_hung_up_on(start_web: StartWeb, monkeypatch: 
 
 
 async def test_between_requests_there_is_time(start_web: StartWeb, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(listener, "HEAD_SECONDS", 0.2)
+    monkeypatch.setattr(listen, "HEAD_SECONDS", 0.2)
     server = await start_web(engine=FakeEngine(step_seconds=0.02))
     async with connect(server) as client:
         asked = asking(max_tokens=30)
@@ -150,9 +150,9 @@ async def test_a_body_that_does_not_come_holds_its_turn_for_a_while_only(
 async def test_a_taken_address_is_said(start_web: StartWeb) -> None:
     server = await start_web()
     with pytest.raises(ConfigError, match="--http-listen"):
-        await listener.Listener(server.http_address, None).start(None)
+        await listen.Listener(server.http_address, None).start(None)
     with pytest.raises(ConfigError, match="http_listen must be HOST:PORT"):
-        await listener.Listener("nowhere", None).start(None)
+        await listen.Listener("nowhere", None).start(None)
 
 
 async def answered(server: ServerApp, *sent: bytes) -> bytes:

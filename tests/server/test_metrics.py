@@ -16,7 +16,7 @@ from router.access.clients import new_token
 from router.engine.base import EngineStatus
 from router.errors import Overloaded
 from router.server.app import ServerApp
-from router.server.metrics import Bounded, Metrics
+from router.server.metrics import Bounded, ServerMetrics
 from router.types import AdapterEvent, AdapterEventKind, AdapterRef, AdapterState, Vote, VoteError
 from router.v1 import adapters_pb2
 from tests.fakes import adapter
@@ -149,7 +149,7 @@ async def test_a_blocked_loop_is_seen(server: ServerApp) -> None:
 
 
 def test_lost_votes_are_counted_by_what_routing_calls_them() -> None:
-    metrics = Metrics()
+    metrics = ServerMetrics()
     for error in VoteError:
         metrics.vote(Vote("words", error=error))
     counted = {
@@ -180,7 +180,7 @@ async def test_what_must_not_stay_is_counted(
 
 
 async def test_preemptions_are_counted_as_the_engine_counts_them() -> None:
-    metrics = Metrics()
+    metrics = ServerMetrics()
     metrics.look(EngineStatus(preemptions=3), [], leases=0)
     assert metrics.registry.get_sample_value("lora_router_preemptions_total") == 3
 
@@ -202,7 +202,7 @@ async def test_states_and_probes_are_on_the_page(server: ServerApp, fakes: Simpl
 
 
 async def test_load_times_are_read_off_events() -> None:
-    info, metrics = adapter("medical"), Metrics()
+    info, metrics = adapter("medical"), ServerMetrics()
 
     async def events():
         for at, state in [(1.0, "loading"), (1.5, "ready"), (2.0, "ready"), (3.0, "loading")]:

@@ -13,8 +13,8 @@ import pytest
 from router.client import AsyncClient, ClientError
 from router.engine.fake import FakeEngine
 from router.errors import InvalidRequest
-from router.registry.mixtures import digest_of_mixture
-from router.server.convert import Limits, generate_request
+from router.registry.residency import digest_of_mixture
+from router.server.inference import RequestLimits, generate_request
 from router.types import (
     AdapterInfo,
     AdapterRef,
@@ -43,7 +43,7 @@ def routing(parts: dict[str, float] | None = None, **more: Any) -> pb.Routing:
 
 def said(message: pb.Routing) -> tuple[tuple[str, float], ...]:
     request = pb.GenerateRequest(input=pb.Input(text="hi"), routing=message)
-    return generate_request(request, "id", Limits(100, 50)).routing.mixture
+    return generate_request(request, "id", RequestLimits(100, 50)).routing.mixture
 
 
 def test_weights_are_thousandths() -> None:

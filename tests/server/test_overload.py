@@ -12,7 +12,7 @@ import grpc
 import pytest
 
 from benchmarks import overload
-from router.server.metrics import Metrics
+from router.server.metrics import ServerMetrics
 from router.v1 import inference_pb2 as pb
 from router.v1.inference_pb2_grpc import InferenceServiceStub
 from tests.server.helpers import Connect, Start, ask, details, failure, launch, long_stream, messages, until
@@ -99,5 +99,5 @@ async def test_a_request_that_would_be_late_is_refused_before_it_is_read(
     await until(lambda: server.admission.in_flight == 0, 20)
 
 
-def shed(metrics: Metrics, bound: str) -> float:
+def shed(metrics: ServerMetrics, bound: str) -> float:
     return metrics.registry.get_sample_value("lora_router_shed_total", {"bound": bound}) or 0.0

@@ -22,7 +22,7 @@ from router.errors import (
 )
 from router.server import pipeline
 from router.server.call import Call
-from router.server.pipeline import Choices, Resting, fit
+from router.server.pipeline import Candidates, Resting, fit
 from router.server.policy import GENERATE
 from router.types import AdapterRef, Constraint, Decision, PromptTemplate, Reason, Request, Sampling, Turn
 from router.v1 import inference_pb2 as pb
@@ -117,10 +117,10 @@ async def test_what_routing_decided_for_an_answer_is_seen_once_whatever_arm_answ
 def choices(*versions: AdapterRef | None, routed: AdapterRef | None = OLD, resting: Resting | None = None):
     registry = FakeRegistry(FakeEngine(), [adapter("medical"), adapter("medical", "1.1.0")])
     assignment = SimpleNamespace(versions=versions) if versions else None
-    return Choices(Decision(routed, Reason.CLASSIFIED), assignment, registry, resting or Resting())
+    return Candidates(Decision(routed, Reason.CLASSIFIED), assignment, registry, resting or Resting())
 
 
-def tried(found: Choices, error: Exception) -> list[AdapterRef | None]:
+def tried(found: Candidates, error: Exception) -> list[AdapterRef | None]:
     """Who was chosen where none can answer; the last error is raised again."""
     seen = []
 
@@ -161,7 +161,7 @@ def test_the_base_stands_in_for_an_adapter_that_would_not_act_unless_it_was_name
     error = NotActivated((1, 2))
     assert tried(choices(), error) == [OLD, None]
     assert tried(choices(NEW, OLD), error) == [NEW, OLD, None]
-    named = Choices(Decision(OLD, Reason.EXPLICIT), None, FakeRegistry(FakeEngine(), []), Resting())
+    named = Candidates(Decision(OLD, Reason.EXPLICIT), None, FakeRegistry(FakeEngine(), []), Resting())
     assert tried(named, error) == [OLD]
     resting = Resting()
     tried(choices(NEW, OLD, resting=resting), error)

@@ -14,7 +14,7 @@ import pytest
 
 from router.errors import ConfigError
 from router.experiments.plugin import STORE_DOWN
-from router.server import listener
+from router.server import listen
 from router.server.app import ServerApp
 from router.server.listen import METADATA_BYTES
 from tests.server.helpers import Connect, Start, ask, long_stream, messages, until
@@ -121,7 +121,7 @@ async def test_a_head_without_end_is_refused_and_others_go_on(start: Start) -> N
 
 
 async def test_a_connection_has_some_seconds(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(listener, "PROBE_SECONDS", 0.2)
+    monkeypatch.setattr(listen, "PROBE_SECONDS", 0.2)
     reader, writer = await asyncio.open_connection(*(await start()).metrics_address.rsplit(":", 1))
     writer.write(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nX-Slow: ")
     with suppress(ConnectionResetError):

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from router.errors import DeadlineExceeded
-from router.server import sending as module
+from router.server import interceptors as module
 from router.server.call import Call
+from router.server.interceptors import Sending
 from router.server.policy import GENERATE
-from router.server.sending import Sending
 
 
 class Slow(Call):

@@ -53,9 +53,8 @@ from router.errors import (
     Unavailable,
     WrongContentType,
 )
-from router.registry.options import RegistryOptions
-from router.registry.registry import Registry
-from router.server.grpc_status import status_of
+from router.registry.registry import Registry, RegistryOptions
+from router.server.grpc_adapter import status_of
 from router.server.status import redacted, told
 from router.types import AdapterState
 from router.v1 import adapters_pb2 as pb

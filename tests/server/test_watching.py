@@ -10,7 +10,7 @@ import pytest
 from router.engine.base import Delta, Finished, batches
 from router.errors import EngineFailed, Unavailable
 from router.ports import End
-from router.server.watching import Watched
+from router.server.pipeline import Watched
 from router.types import FinishReason, Usage
 
 USAGE = Usage(completion_tokens=2, total_time=1.0)

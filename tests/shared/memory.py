@@ -8,14 +8,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from router.errors import SharedDown
-from router.shared.table import Beat, Row, Totals
+from router.shared.postgres import Beat, PostgresTable, SharedDocument, Totals
 
 
 class MemoryDatabase:
     """One for all tables. While it is `down`, nothing answers."""
 
     def __init__(self) -> None:
-        self.rows: dict[str, Row] = {}
+        self.rows: dict[str, SharedDocument] = {}
         self.beats: dict[str, Totals] = {}
         self.down = False
         self.changed = asyncio.Event()
@@ -25,7 +25,7 @@ class MemoryDatabase:
         return max((row.revision for row in self.rows.values()), default=0)
 
 
-class MemoryTable:
+class MemoryTable(PostgresTable):
     """One edge's."""
 
     def __init__(self, database: MemoryDatabase, edge: str) -> None:
@@ -41,7 +41,7 @@ class MemoryTable:
         self.is_open = True
         self._check()
 
-    async def since(self, revision: int) -> tuple[Sequence[Row], int]:
+    async def since(self, revision: int) -> tuple[Sequence[SharedDocument], int]:
         self._check()
         rows = sorted(self._of.rows.values(), key=lambda row: row.revision)
         return [row for row in rows if row.revision > revision], self._of.last
@@ -55,7 +55,7 @@ class MemoryTable:
 
     def _put(self, key: str, value: Any) -> int:
         revision = self._of.last + 1
-        self._of.rows[key] = Row(key, revision, json.loads(json.dumps(value)), self._edge)
+        self._of.rows[key] = SharedDocument(key, revision, json.loads(json.dumps(value)), self._edge)
         self._of.changed.set()
         self._of.changed = asyncio.Event()
         return revision

@@ -103,18 +103,6 @@ async def test_an_edit_holds_here_while_the_database_is_away_and_everywhere_when
     await eventually(lambda: says(b) == TWO)
 
 
-async def test_changed_at_both_the_first_that_is_heard_counts(begin: Begin, database: MemoryDatabase) -> None:
-    a, b = await begin("a", ONE), await begin("b", ONE)
-    await eventually(synced(a, b))
-    await b.close()
-    a._path.write_text(TWO)
-    await eventually(lambda: a._revision == 2)
-    again = await begin("b", THREE)
-    await eventually(lambda: says(again) == TWO)
-    assert says(a) == TWO
-    assert THREE in [p.read_text() for p in b._path.parent.iterdir()]
-
-
 async def test_a_file_that_is_wrong_is_given_to_nobody(begin: Begin) -> None:
     a, b = await begin("a", ONE), await begin("b", ONE)
     await eventually(synced(a, b))

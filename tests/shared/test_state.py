@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from router.errors import ChangedElsewhere, ConfigError, SharedDown
+from router.shared.postgres import Beat, SharedDocument
 from router.shared.state import SharedState
-from router.shared.table import Beat, Row
 from tests.registry.life import eventually
 from tests.shared.conftest import Edge
 from tests.shared.memory import MemoryDatabase, MemoryTable
@@ -113,7 +113,7 @@ async def test_a_database_that_was_set_back_counts(edge: Edge, database: MemoryD
     for n in range(3):
         await a.put(f"p/{n}", n)
     await eventually(lambda: a._revision == 3)
-    database.rows = {"p/0": Row("p/0", 1, "old", "z")}
+    database.rows = {"p/0": SharedDocument("p/0", 1, "old", "z")}
     await eventually(lambda: a.get("p/0") == "old")
     assert (a.get("p/1"), a.get("p/2")) == (None, None)
     part.own = {"p/2": "mine"}

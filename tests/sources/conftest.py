@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from router.registry.format.artifact import Validation, validate_folder
-from router.sources.adapters_folder import NameOverride
-from router.sources.adding import Added, Wish, add
+from router.registry.format.artifact import FolderRules, Validation, validate_folder
+from router.sources.adding import Added, AddRequest, NameOverride, add
 from tests.cli.tiny import write_adapter
 from tests.sources.fake_hub import REPO, FakeHub, fake_hub
 from tests.sources.sources import source_of
@@ -18,20 +16,20 @@ MANIFEST = b'[adapter]\nname = "contracts"\nversion = "1.0.0"\n'
 
 
 @pytest.fixture(scope="session")
-def adapter_files(tmp_path_factory) -> dict[str, bytes]:
+def adapter_files(tmp_path_factory):
     """An adapter as PEFT saves it, by file name."""
     folder = write_adapter(tmp_path_factory.mktemp("saved") / "some-lora")
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
 @pytest.fixture(scope="session")
-def _server() -> Iterator[FakeHub]:
+def _server():
     with fake_hub() as hub:
         yield hub
 
 
 @pytest.fixture
-def hub(_server, adapter_files, monkeypatch) -> FakeHub:
+def hub(_server, adapter_files, monkeypatch):
     """A hub that is honest until a test makes it lie."""
     fresh = FakeHub(files=dict(adapter_files), url=_server.url)
     _server.__dict__.update(fresh.__dict__)
@@ -43,12 +41,12 @@ def hub(_server, adapter_files, monkeypatch) -> FakeHub:
 
 
 @pytest.fixture
-def adapters(tmp_path) -> Path:
+def adapters(tmp_path):
     return tmp_path / "adapters"
 
 
 @pytest.fixture
-def added(adapters) -> Callable[..., Added]:
+def added(adapters):
     """Add a source to the adapters folder, without waiting between attempts."""
 
     def run(
@@ -56,13 +54,13 @@ def added(adapters) -> Callable[..., Added]:
     ) -> Added:
         source = source_of(str(said), subfolder)
         options = {"most_bytes": 1 << 20, "wanted": NameOverride(name, version), **wish}
-        return add(Wish(source, adapters, **options), validate, lambda *_: None, lambda *_: None)
+        return add(AddRequest(source, adapters, **options), validate, lambda *_: None, lambda *_: None)
 
     return run
 
 
 def validate(folder: Path) -> Validation:
-    return validate_folder(folder, None)
+    return validate_folder(folder, FolderRules(None))
 
 
 def in_view(adapters: Path) -> list[str]:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from router.plugins import PluginHost
-from router.sources import specifier
-from router.sources.source import Source
+from router.sources import source
 
 _host = PluginHost([], built_in=True)
 _host.refresh()
@@ -12,6 +11,6 @@ ENTRIES = _host.sources()
 MAKERS = {scheme: entry.source for scheme, entry in ENTRIES.items()}
 
 
-def source_of(text: str, subfolder: str = "") -> Source:
-    """As `router.sources.specifier`, with these."""
-    return specifier.source_of(text, subfolder, MAKERS)
+def source_of(text: str, subfolder: str = "") -> source.AdapterSource:
+    """As `router.sources.source`, with these."""
+    return source.source_of(text, subfolder, MAKERS)

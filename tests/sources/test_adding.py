@@ -1,16 +1,22 @@
+"""Adapters from their sources into an adapters folder, and which versions it has."""
+
+from __future__ import annotations
+
 import contextlib
 import os
 import shutil
 import stat
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from router.errors import AdapterRejected, AlreadyExists, ConfigError, DataLoss, ResourceExhausted
 from router.registry.format.artifact import digest_of_folder
-from router.sources.adding import Outcome
-from router.sources.origin import Origin
-from router.sources.staging import _exchange
+from router.registry.format.manifest import Manifest
+from router.sources.adding import AdaptersFolder, AddOutcome, NameOverride, called
+from router.sources.staging import SourceRecord, _exchange
+from router.types import AdapterRef
 from tests.cli.tiny import write_adapter
 from tests.sources.conftest import MANIFEST, in_view, staged
 from tests.sources.fake_hub import COMMIT, REPO
@@ -21,10 +27,10 @@ WEIGHTS = "adapter_model.safetensors"
 def test_an_adapter_comes_with_the_commit_that_it_is_of(hub, added, adapters, adapter_files):
     hub.files["README.md"] = b"---\nlicense: mit\n---\nhello"
     done = added()
-    assert (str(done.ref), done.outcome) == ("some-lora@v1.0", Outcome.ADDED)
+    assert (str(done.ref), done.outcome) == ("some-lora@v1.0", AddOutcome.ADDED)
     folder = adapters / "some-lora" / "v1.0"
     assert {p.name: p.read_bytes() for p in folder.iterdir() if p.name in adapter_files} == adapter_files
-    origin = Origin.read(folder)
+    origin = SourceRecord.read(folder)
     assert (origin.source, origin.pin) == (f"hub:{REPO}@v1.0", COMMIT)
     assert origin.digest == digest_of_folder(folder)
     assert done.origin.license == "mit"
@@ -38,7 +44,7 @@ def test_added_again_nothing_is_fetched(hub, added):
     first = added()
     hub.asked.clear()
     again = added(f"hub:{REPO}@{COMMIT}")
-    assert (again.outcome, again.folder) == (Outcome.PRESENT, first.folder)
+    assert (again.outcome, again.folder) == (AddOutcome.PRESENT, first.folder)
     assert [path for path in hub.paths() if "/api/" not in path] == []
 
 
@@ -67,7 +73,7 @@ def test_other_contents_need_a_version_of_their_own_or_force(hub, added, adapter
     assert in_view(adapters) == before
     assert str(added(other, name="some-lora", version="0.1").ref) == "some-lora@0.1"
     done = added(other, name="some-lora", version="0", force=True)
-    assert (done.outcome, digest_of_folder(done.folder)) == (Outcome.REPLACED, digest_of_folder(other))
+    assert (done.outcome, digest_of_folder(done.folder)) == (AddOutcome.REPLACED, digest_of_folder(other))
     assert list(adapters.glob(".*")) == []
 
 
@@ -115,10 +121,10 @@ def test_a_report_comes_only_if_it_is_asked_for(hub, added):
     done = added()
     assert not (done.folder / "report.json").exists()
     assert [left.name for left in done.left] == ["report.json"]
-    assert added(report=True).outcome is Outcome.REPORTED
+    assert added(report=True).outcome is AddOutcome.REPORTED
     assert (done.folder / "report.json").read_bytes() == b"{}"
     hub.asked.clear()
-    assert added(report=True).outcome is Outcome.PRESENT
+    assert added(report=True).outcome is AddOutcome.PRESENT
     assert len(hub.asked) == 1
 
 
@@ -128,7 +134,7 @@ def test_an_adapter_in_a_subfolder(hub, added):
         added()
     done = added(subfolder="adapters/legal")
     assert str(done.ref) == "legal@v1.0"
-    assert added(subfolder="adapters/legal/").outcome is Outcome.PRESENT
+    assert added(subfolder="adapters/legal/").outcome is AddOutcome.PRESENT
 
 
 @pytest.mark.parametrize(
@@ -193,7 +199,7 @@ def test_a_full_disk_loses_nothing(hub, added, adapters, monkeypatch):
     assert sum(staged(adapters).values()) == 400
     monkeypatch.setattr("router.sources.transfer.os.write", real)
     hub.asked.clear()
-    assert added().outcome is Outcome.ADDED
+    assert added().outcome is AddOutcome.ADDED
     assert any("range" in headers for _, headers in hub.asked)
 
 
@@ -283,3 +289,63 @@ def test_whenever_a_replacement_is_killed_the_old_or_the_new_one_is_there(
         if left[0] > 0:
             break
     assert left[0] > 0
+
+
+# -- adapters_folder
+
+
+SOURCE = SimpleNamespace(name="Some LoRA", version="v1")
+
+
+@pytest.mark.parametrize(
+    ("says", "wanted", "ref"),
+    [
+        (None, NameOverride(), "some-lora@v1"),
+        (None, NameOverride("mine", "2"), "mine@2"),
+        (Manifest("own", "3"), NameOverride(), "own@3"),
+        (Manifest("own", "3"), NameOverride("own", "3"), "own@3"),
+        (Manifest("folder", "3"), NameOverride("mine"), "mine@3"),  # its name is the folder's: it says none
+        (Manifest("own"), NameOverride(version="2"), "own@2"),
+    ],
+)
+def test_the_manifest_says_it_then_the_user_then_the_source(says, wanted, ref):
+    assert str(called(says, "folder", SOURCE, wanted)) == ref
+
+
+@pytest.mark.parametrize("wanted", [NameOverride("mine"), NameOverride(version="2")])
+def test_a_manifest_is_not_contradicted(wanted):
+    with pytest.raises(ConfigError, match="changing that changes its digest"):
+        called(Manifest("own", "3"), "folder", SOURCE, wanted)
+
+
+def test_a_source_without_a_name_wants_one():
+    with pytest.raises(ConfigError, match="say --name"):
+        called(None, "folder", SimpleNamespace(name="...", version=""), NameOverride())
+
+
+def test_versions_stand_below_their_name(adapters):
+    write_adapter(adapters / "a" / "1.0")
+    adapters_folder = AdaptersFolder(adapters)
+    assert adapters_folder.spot(AdapterRef("a", "1.0"), None).present == adapters / "a" / "1.0"
+    spot = adapters_folder.spot(AdapterRef("a", "1.1"), None)
+    assert (spot.folder, spot.present) == (adapters / "a" / "1.1", None)
+
+
+def test_beside_a_version_that_is_a_folder_itself(adapters):
+    write_adapter(adapters / "a")
+    adapters_folder, ref = AdaptersFolder(adapters), AdapterRef("a", "1.1")
+    assert adapters_folder.spot(ref, Manifest("a", "1.1")).folder == adapters / "a-1.1"
+    with pytest.raises(ConfigError, match="is a version itself"):
+        adapters_folder.spot(ref, None)
+    write_adapter(adapters / "a-1.1", manifest='[adapter]\nname = "other"\n')
+    with pytest.raises(AlreadyExists, match=r"a-1.1 is there already, and is not a@1.1"):
+        AdaptersFolder(adapters).spot(ref, Manifest("a", "1.1"))
+
+
+def test_a_version_that_no_folder_can_say(adapters):
+    with pytest.raises(ConfigError, match="is written like"):
+        AdaptersFolder(adapters).spot(AdapterRef("a", "beta"), None)
+    assert (
+        AdaptersFolder(adapters).spot(AdapterRef("a", "beta"), Manifest("a", "beta")).folder
+        == adapters / "a" / "beta"
+    )

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from router.errors import ConfigError, DataLoss, FailedPrecondition, NotFound, PermissionDenied, Unavailable
 from router.extensions.hub.source import Hub, _after, _file, _onward
-from router.sources.adding import Wish, add
+from router.sources.adding import AddRequest, add
 from tests.sources.conftest import in_view, staged, validate
 from tests.sources.fake_hub import COMMIT, REPO, TOKEN, fake_hub
 from tests.sources.sources import source_of
@@ -154,7 +154,9 @@ def test_no_network_is_one_line(hub, adapters, monkeypatch):
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     waited: list[float] = []
     with pytest.raises(Unavailable, match=r"no whole answer from http://127.0.0.1:9: .*\(6 attempts\)"):
-        add(Wish(Hub(REPO), adapters, 1 << 20), validate, lambda *_: None, lambda _, s: waited.append(s))
+        add(
+            AddRequest(Hub(REPO), adapters, 1 << 20), validate, lambda *_: None, lambda _, s: waited.append(s)
+        )
     assert waited == [1, 2, 4, 8, 16]
     assert not adapters.exists()
 
@@ -162,7 +164,7 @@ def test_no_network_is_one_line(hub, adapters, monkeypatch):
 def test_a_busy_hub_is_asked_again_when_it_says(hub, adapters):
     hub.busy = [(429, {"Retry-After": "7"}), (503, {}), (429, {"RateLimit": '"api";r=0;t=55'})]
     waited: list[float] = []
-    add(Wish(Hub(REPO), adapters, 1 << 20), validate, lambda *_: None, lambda _, s: waited.append(s))
+    add(AddRequest(Hub(REPO), adapters, 1 << 20), validate, lambda *_: None, lambda _, s: waited.append(s))
     assert waited == [7, 2, 55]
 
 
@@ -245,7 +247,7 @@ def test_a_spoilt_part_is_fetched_anew_once(hub, added, adapters, adapter_files)
         if name == WEIGHTS and done == 100:
             hub.sends.clear()
 
-    done = add(Wish(source, adapters, 1 << 20), validate, progress, lambda *_: None)
+    done = add(AddRequest(source, adapters, 1 << 20), validate, progress, lambda *_: None)
     assert (done.folder / WEIGHTS).read_bytes() == right
 
 

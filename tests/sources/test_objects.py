@@ -14,7 +14,7 @@ from router.errors import (
     PermissionDenied,
     Unavailable,
 )
-from router.sources.adding import Outcome
+from router.sources.adding import AddOutcome
 from tests.sources.conftest import in_view, staged
 from tests.sources.sources import source_of
 
@@ -38,7 +38,7 @@ def test_name_and_version_are_the_last_parts(store, added, adapters, adapter_fil
     assert (str(done.ref), done.folder) == ("contracts@1.2.0", adapters / "contracts" / "1.2.0")
     assert (done.folder / WEIGHTS).read_bytes() == adapter_files[WEIGHTS]
     assert done.origin.source == URL
-    assert added(URL.rstrip("/")).outcome is Outcome.PRESENT
+    assert added(URL.rstrip("/")).outcome is AddOutcome.PRESENT
     assert str(added("memory://bucket/adapters/contracts", "1.2.0", name="b").ref) == "b@1.2.0"
 
 

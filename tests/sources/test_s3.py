@@ -6,8 +6,6 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
-from pathlib import Path
 
 import httpx2
 import pytest
@@ -21,7 +19,7 @@ pytestmark = [pytest.mark.interop, pytest.mark.long, pytest.mark.timeout(900)]
 
 
 @pytest.fixture(scope="module")
-def site() -> Path:
+def site():
     return site_with_s3()
 
 
@@ -35,7 +33,7 @@ def store(site, adapter_files):
 
 
 @pytest.fixture
-def add(site, store, tmp_path) -> Callable[..., subprocess.CompletedProcess[str]]:
+def add(site, store, tmp_path):
     """`lora-router adapters add ARGUMENTS` in an empty folder, with the driver."""
 
     def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:

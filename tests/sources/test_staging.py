@@ -1,11 +1,18 @@
+"""The folder aside, and the record of the source."""
+
+from __future__ import annotations
+
 import os
 import time
+import tomllib
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from router.errors import AlreadyExists, Unavailable
-from router.registry.disk.places import Scanner
-from router.sources.staging import KEPT_SECONDS, PREFIX, staged
+from router.registry.folders import Scanner
+from router.sources.staging import FILE_NAME, KEPT_SECONDS, PREFIX, SourceRecord, license_in, quoted, staged
 
 
 def seen(adapters):
@@ -35,7 +42,7 @@ def old(adapters):
 
 
 def test_a_version_is_replaced_in_one_step(adapters, old, monkeypatch):
-    monkeypatch.setattr("router.sources.staging.Staging._replace", lambda *_: 1 / 0)
+    monkeypatch.setattr("router.sources.staging.StagingArea._replace", lambda *_: 1 / 0)
     with staged(adapters, "a") as place:
         filled(place)
         place.publish(old, replace=True)
@@ -49,7 +56,7 @@ def test_where_folders_cannot_be_exchanged_the_old_one_is_back_if_it_fails(adapt
     with staged(adapters, "a") as place:
         filled(place)
         with monkeypatch.context() as patched:
-            patched.setattr("router.sources.staging.Staging._move_in", lambda *_: 1 / 0)
+            patched.setattr("router.sources.staging.StagingArea._move_in", lambda *_: 1 / 0)
             with pytest.raises(ZeroDivisionError):
                 place.publish(old, replace=True)
         assert (old / "adapter_config.json").read_text() == "old"
@@ -97,3 +104,45 @@ def test_what_was_begun_long_ago_goes(adapters):
             left = {folder.name for folder in adapters.glob(f"{PREFIX}*")}
             assert place.folder.name not in left
             assert held.folder.name in left
+
+
+# -- origin
+
+
+def test_what_is_written_is_read(tmp_path):
+    origin = SourceRecord(
+        "hub:a/b@main", "ab" * 32, "cd" * 20, "sub/é", "mit", {"adapter_config.json": "ef" * 32}
+    )
+    origin.write(tmp_path)
+    assert SourceRecord.read(tmp_path) == SourceRecord(
+        "hub:a/b@main", "ab" * 32, "cd" * 20, "sub/é", files={"adapter_config.json": "ef" * 32}
+    )
+
+
+@given(st.text(st.characters(exclude_categories=["Cs"])))
+def test_any_text_can_be_quoted(text):
+    assert tomllib.loads(f"a = {quoted(text)}") == {"a": text}
+
+
+@pytest.mark.parametrize("text", ["", "= 1", "source = 1", 'source = "x"', "\ufffd", "a = [" * 5000])
+def test_a_record_that_is_none(tmp_path, text):
+    assert SourceRecord.read(tmp_path) is None
+    (tmp_path / FILE_NAME).write_text(text)
+    assert SourceRecord.read(tmp_path) is None
+
+
+@pytest.mark.parametrize(
+    ("card", "licence"),
+    [
+        ("---\ntags: [x]\nlicense: apache-2.0\n---\n", "apache-2.0"),
+        ("---\r\nlicense: 'mit'\r\n---\r\n", "mit"),
+        ("license: mit\n", ""),
+        ("---\ntags: x\n---\nlicense: mit\n", ""),
+        ("---\nlicense: \x1b[31m\n---\n", ""),
+        ("---\nlicense: [mit, gpl]\n---\n", ""),
+    ],
+)
+def test_the_licence_of_a_card(tmp_path, card, licence):
+    assert license_in(tmp_path) == ""
+    (tmp_path / "README.md").write_bytes(card.encode())
+    assert license_in(tmp_path) == licence

@@ -1,10 +1,11 @@
-"""A constraint in the words of llguidance, checked as far as that goes without compiling it."""
+"""What llguidance reads: a constraint's grammar and the base's vocabulary. And its errors, explained."""
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +13,9 @@ from router.errors import FailedPrecondition, FieldViolation, Findings, InvalidR
 from router.types import MAX_CHOICE_BYTES, MAX_CHOICES, MAX_CONSTRAINT_BYTES, Constraint
 
 if TYPE_CHECKING:
+    from llguidance import LLParserLimits, LLTokenizer
     from llguidance._lib import JsonCompileOptions
+
 
 MAX_SCHEMA_DEPTH = 64
 MAX_REPEATS = 1000  # of a counted repetition in an expression
@@ -84,8 +87,8 @@ def grammar_text(constraint: Constraint) -> str:
     from llguidance import LLMatcher
 
     if constraint.kind == "choices":
-        said = " | ".join(json.dumps(choice) for choice in constraint.choices)
-        return LLMatcher.grammar_from_lark(f"start: {said}")
+        alternatives = " | ".join(json.dumps(choice) for choice in constraint.choices)
+        return LLMatcher.grammar_from_lark(f"start: {alternatives}")
     problem = _repeats(constraint.text)
     if constraint.kind == "regex":
         made = LLMatcher.grammar_from_regex(constraint.text)
@@ -166,3 +169,153 @@ def _special_token(grammar: str) -> str:
         if match["special"] is not None:
             return f"line {line}: {match['special'][:40]} would be a special token, which no answer may have"
     return ""
+
+
+BYTES = "byte"  # a vocabulary of single bytes
+_SAMPLES = ('Yes, 12 of them: {"a": [1.5, null]}', "naïve café\n\tÜber 你好 🙂", "  def f(x):\n    return x")
+
+
+@dataclass(frozen=True, slots=True)
+class VocabularySpec:
+    """What tokens are made from: a tokenizer's JSON, how many logits there are, what ends an answer."""
+
+    tokenizer: str
+    width: int
+    ends: tuple[int, ...]
+
+    def tokens(self) -> LLTokenizer:
+        """Reads it, which takes a third of a second for 50,000 tokens. Raises ValueError."""
+        from llguidance import LLTokenizer
+
+        if self.tokenizer == BYTES:
+            return LLTokenizer(BYTES)
+        return LLTokenizer(self.tokenizer, n_vocab=self.width, eos_token=list(self.ends))
+
+
+def limits() -> LLParserLimits:
+    """What one grammar may take at most while it is compiled, and of each mask."""
+    from llguidance import LLParserLimits
+
+    return LLParserLimits(
+        initial_lexer_fuel=300_000,
+        step_lexer_fuel=200_000,
+        step_max_items=50_000,
+        max_lexer_states=20_000,
+        max_grammar_size=100_000,
+        verbose_errors=False,
+    )
+
+
+def spec_of(tokenizer: Any, width: int, ends: Iterable[int]) -> VocabularySpec | str:
+    """The spec of a transformers tokenizer, or why answers cannot be constrained with it.
+
+    Tokens are bytes to llguidance. That they are the same bytes as in the texts that are served is
+    tried on a few samples; a space at the beginning of a text is not one of its own to SentencePiece.
+    """
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        return "its tokenizer is written in Python, and only those of the tokenizers library are read"
+    known = tuple(sorted(end for end in ends if 0 <= end < width))
+    if not known:
+        return "no token ends its answers"
+    if len(tokenizer) > width:
+        return f"its tokenizer has {len(tokenizer)} tokens, its logits only {width}"
+    spec = VocabularySpec(_without_padding(backend), width, known)
+    try:
+        tokens = spec.tokens()
+    except ValueError as error:
+        return f"its tokenizer is not of a kind whose tokens are bytes: {str(error)[:200]}"
+    for text in _SAMPLES:
+        ids = tokenizer.encode(text, add_special_tokens=False)
+        if tokens.decode_bytes(ids).lstrip(b" ") != text.encode().lstrip(b" ") and _lossless(tokenizer, text):
+            return "the texts of its tokens are not the bytes that its vocabulary says"
+    return spec
+
+
+def _without_padding(backend: Any) -> str:
+    from tokenizers import Tokenizer
+
+    copied = Tokenizer.from_str(backend.to_str())
+    copied.no_padding()
+    copied.no_truncation()
+    text: str = copied.to_str()
+    return text
+
+
+def _lossless(tokenizer: Any, text: str) -> bool:
+    """Whether the tokenizer gives a text back as it was: not every vocabulary knows every letter."""
+    ids = tokenizer.encode(text, add_special_tokens=False)
+    again: str = tokenizer.decode(ids, clean_up_tokenization_spaces=False)
+    return again.lstrip(" ") == text.lstrip(" ")
+
+
+DEAD_END = "leads to a place where nothing can complete the answer"
+_MOST = 300  # characters
+_NO_ANSWER = ("NoExtension", "NoExtensionBias")
+_TOO_MUCH = (
+    "Current row has",
+    "LexerTooComplex",
+    "ParserTooComplex",
+    "Too many",
+    "fuel exhausted",
+    "lexer precomputation failed",
+    "schema too large",
+    "too many",
+)
+_KEYS = re.compile(r'Unimplemented keys: \["([^"]+)"')
+_POSITION = re.compile(r"^(?:at )?(\d+)\((\d+)\): ")
+_INSIDE = re.compile(r"^( {4})(.*)\n( +)\^", re.MULTILINE)
+_ERROR = re.compile(r"^error: (.*)", re.MULTILINE)
+
+
+def explained(constraint: Constraint, problem: str) -> str:
+    """One line."""
+    if problem.startswith(_NO_ANSWER):
+        return "no answer can satisfy it"
+    if any(words in problem for words in _TOO_MUCH):
+        return "is too complex"
+    if constraint.kind == "json_schema":
+        return _schema(constraint, problem)
+    if constraint.kind == "regex":
+        return _expression(problem)
+    return _grammar(problem)
+
+
+def broke(problem: str) -> str:
+    """Why an answer cannot go on, in one line."""
+    if problem.startswith(_NO_ANSWER):
+        return DEAD_END
+    if any(words in problem for words in _TOO_MUCH):
+        return "is too complex to be followed any further"
+    return f"cannot be followed any further: {_short(problem)}"
+
+
+def _schema(constraint: Constraint, problem: str) -> str:
+    if found := _KEYS.search(problem):
+        key = found[1]
+        return f"keyword {key!r} is not supported, at {place_of(constraint.text, key)}"
+    if problem.startswith("oneOf"):
+        place = place_of(constraint.text, "oneOf")
+        return f"alternatives of oneOf that overlap are not supported: say anyOf, at {place}"
+    return _short(problem)
+
+
+def _expression(problem: str) -> str:
+    """The error of the expression's parser, and where, if the expression is one line."""
+    error, at = _ERROR.search(problem), _INSIDE.search(problem)
+    if error is None:
+        inner = re.search(r"\(in regex\): (.*)", problem)
+        return _short(inner[1] if inner else _POSITION.sub("", problem))
+    place = f", at character {len(at[3]) - len(at[1])}" if at else ""
+    return _short(error[1]) + place
+
+
+def _grammar(problem: str) -> str:
+    position = _POSITION.match(problem)
+    text = _short(_POSITION.sub("", problem))
+    return f"line {position[1]}, column {position[2]}: {text}" if position else text
+
+
+def _short(text: str) -> str:
+    line = text.strip().partition("\n")[0]
+    return line if len(line) <= _MOST else f"{line[:_MOST]}…"

@@ -28,7 +28,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 
-from router.engine.constrained.vocabulary import VocabularySpec, limits
+from router.engine.constrained.source import VocabularySpec, limits
 from router.errors import EngineFailed
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ HUNG_SECONDS = 60.0
 TOO_COMPLEX = f"is too complex: it takes more than {1000 * SECONDS:.0f} ms to compile and to begin an answer"
 _TOO_LARGE = "is too complex: compiling it takes too much memory"
 _ENVIRONMENT = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}  # a process that forks has one thread
-_MOST_SAID = 1 << 18  # bytes
+_MOST_REPLY = 1 << 18  # bytes
 _LENGTH = struct.Struct("!I")
 
 
@@ -87,11 +87,11 @@ class Trials:
                 start_new_session=True,  # Ctrl-C is the server's
             )
             weakref.finalize(self, _end, self._process)  # also of an engine that nobody closes
-            _say(self._process, asdict(self._spec))
+            _send(self._process, asdict(self._spec))
         return self._process
 
     def _ask(self, process: subprocess.Popen[bytes], grammar: str) -> str:
-        _say(process, grammar)
+        _send(process, grammar)
         replies = process.stdout
         if replies is None or not select.select([replies], [], [], HUNG_SECONDS)[0]:
             raise EOFError("no reply in time")
@@ -111,9 +111,9 @@ def _end(process: subprocess.Popen[bytes]) -> None:
     process.communicate()
 
 
-def _say(process: subprocess.Popen[bytes], value: Any) -> None:
+def _send(process: subprocess.Popen[bytes], value: Any) -> None:
     if process.stdin is None:
-        raise EOFError("nobody listens")
+        raise EOFError("the process has no input")
     _write(process.stdin, value)
 
 
@@ -136,8 +136,8 @@ def _read(stream: IO[bytes]) -> Any:
 
 def main() -> None:
     """Read the vocabulary, then try grammars until the server is gone."""
-    said: Mapping[str, Any] = _read(sys.stdin.buffer)
-    tokens = VocabularySpec(said["tokenizer"], said["width"], tuple(said["ends"])).tokens()
+    spec: Mapping[str, Any] = _read(sys.stdin.buffer)
+    tokens = VocabularySpec(spec["tokenizer"], spec["width"], tuple(spec["ends"])).tokens()
     while (grammar := _read(sys.stdin.buffer)) is not None:
         _write(sys.stdout.buffer, _in_child(tokens, grammar))
 
@@ -149,17 +149,17 @@ def _in_child(tokens: LLTokenizer, grammar: str) -> str:
         try:
             os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
             _bound()
-            os.write(writer, tried(tokens, grammar).encode()[:_MOST_SAID])
+            os.write(writer, tried(tokens, grammar).encode()[:_MOST_REPLY])
         finally:
             os._exit(0)
     os.close(writer)
     with open(reader, "rb") as pipe:
-        said = pipe.read()
+        reply = pipe.read()
     _, status = os.waitpid(child, 0)
     if os.WIFSIGNALED(status):
         late = os.WTERMSIG(status) in (signal.SIGPROF, signal.SIGALRM)
         return TOO_COMPLEX if late else _TOO_LARGE
-    return said[1:].decode(errors="replace") if said else _TOO_LARGE
+    return reply[1:].decode(errors="replace") if reply else _TOO_LARGE
 
 
 def _bound() -> None:

@@ -122,7 +122,7 @@ def cache_key(level: str, portable: bool = False) -> str:
 
 
 def compiler_flags(level: str, portable: bool = False) -> list[str]:
-    """What the C++ compiler is told for an instruction set, and no more than that for a portable library."""
+    """The C++ compiler's flags for an instruction set; those of a portable library name no more than it."""
     here = set[str]() if portable else cpu_identity()[1]
     extras = [flag for flag in EXTRAS.get(level, ()) if flag in here]
     return [*FLAGS, *(f"-m{_as_option(flag)}" for flag in (*LEVELS[level], *extras))]

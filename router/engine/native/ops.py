@@ -7,20 +7,19 @@ from types import ModuleType
 
 import torch
 
-from router.engine.int8 import Int8Weight
 from router.engine.ops import (
     AttentionPlan,
-    Choice,
-    Chosen,
+    ChosenToken,
+    Int8Weight,
     Linear,
     LoraPlan,
     LoraStep,
-    Model,
+    PackedModel,
     SiteGroup,
     Stack,
+    TokenChoice,
 )
-from router.engine.pages import LargePages
-from router.engine.threads import usable_cpus
+from router.engine.resources import LargePages, usable_cpus
 from router.engine.torch_ops import OneByOne, TorchOps
 
 
@@ -69,16 +68,16 @@ class NativeOps:
         panels = padded.view(-1, self._panel, weight.shape[1] // per, per).transpose(1, 2)
         return self._pages.copy(panels.reshape(len(panels), weight.shape[1] // per, self._panel * per))
 
-    def stack(self, model: Model) -> Stack:
+    def stack(self, model: PackedModel) -> Stack:
         """The layers in one call; one by one if a linear layer is not native."""
         linears = [n for a in model.layers for n in (a.qkv, a.o, a.gate_up, a.down)]
         if not all(isinstance(linear, NativeLinear) for linear in (*linears, model.head)):
             return OneByOne(model, self)
         return NativeStack(self._native, model)
 
-    def choose(self, logits: torch.Tensor, choices: Sequence[Choice]) -> list[Chosen]:
+    def choose(self, logits: torch.Tensor, choices: Sequence[TokenChoice]) -> list[ChosenToken]:
         """A token for each row, by its own choice, in one call for all rows."""
-        return list(map(Chosen._make, self._native.choose(logits, choices)))
+        return list(map(ChosenToken._make, self._native.choose(logits, choices)))
 
     def pack_a(self, a: torch.Tensor) -> torch.Tensor:
         """[k * r, in] -> flat, as it is read: slices of ranks, in each the inputs (bfloat16: pairs)."""
@@ -187,7 +186,7 @@ class NativeLinear:
 class NativeStack:
     """`Stack` in one call, which the team of threads works through from the embedding to the logits."""
 
-    def __init__(self, module: ModuleType, model: Model) -> None:
+    def __init__(self, module: ModuleType, model: PackedModel) -> None:
         inner = model.groups[3].in_features
         shape = [model.heads, model.kv_heads, model.head_dim, inner]
         self._run = module.Stack(model.embed, model.cos, model.sin, shape, model.eps, model.scale)

@@ -18,8 +18,7 @@ log = logging.getLogger(__name__)
 def load_triton_ops(device: torch.device, dtype: torch.dtype, head_dim: int) -> tuple[Ops, str]:
     """The Triton operations if they run here and agree with plain torch, else plain torch and why."""
     try:
-        from router.engine.triton.check import disagreement
-        from router.engine.triton.ops import TritonOps
+        from router.engine.triton.ops import TritonOps, disagreement
     except ImportError:
         return TorchOps(), "torch: Triton is not installed (CUDA builds of torch bring it along)"
     made = TritonOps()

@@ -1,14 +1,335 @@
-"""`lora-router experiments create|update`: plans, from a TOML file, from flags, or from both."""
+"""`lora-router experiments create|update`: plans, from a TOML file, from flags, or from both.
+
+A plan is first the values of a TOML file. The example explains every field.
+"""
 
 from __future__ import annotations
 
+import difflib
+import math
+import re
+import tomllib
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from router.cli import flags
+from router.cli.command import MISUSED, CliError
+
+if TYPE_CHECKING:
+    from pydantic import ValidationError
+
+    from router.experiments.model import Spec
+    from router.types import AdapterRef
+
+KINDS = ("proportion", "mean", "ratio")
+# What the server records by itself; less is better of all. Of what is 0 or 1 for an answer, the share of
+# units that had it once: a proportion is exact from the first unit on, and shows that nothing happened, too.
+BUILT_IN_METRICS: Mapping[str, Mapping[str, str]] = {
+    "time_to_first_token": {"kind": "mean", "aggregate": "mean"},
+    "total_time": {"kind": "mean", "aggregate": "mean"},
+    "completion_tokens": {"kind": "mean", "aggregate": "mean"},
+    "length_stop": {"kind": "proportion"},
+    "error": {"kind": "proportion"},
+    "cancelled": {"kind": "proportion"},
+}
+SECONDS = {"": 1.0, "s": 1.0, "min": 60.0, "h": 3600.0, "d": 86_400.0}
+TIMES = ("window", "grace", "epoch")
+EXAMPLE = """\
+# A plan: `lora-router experiments create medical-v2 medical-v2.toml`. What is left out has the default shown.
+# How many units it takes: `lora-router experiments plan`.
+hypothesis = "version 1.1.0 helps more users than 1.0.0"  # what it is to show, in words
+route = "medical"        # the adapter whose requests take part; "base" for those that no adapter is for
+control = "old"          # the arm that the others are compared with
+unit = "user"            # who has the same experience throughout; requests say it in routing.unit
+# unit_label = ""        # read the unit from this label of the request instead
+window = "1d"            # outcomes count this long after a unit was first served: s, min, h, d
+# grace = "0s"           # they may arrive this much later, by a batch job: then a unit is mature
+planned_units = 5000     # of all arms together; intervals are tightest there, and valid at any size
+# enrolment = 1.0        # share of the units that takes part; may be raised while it runs
+# alpha = 0.05           # chance of a false verdict
+# margin = 0.0           # how much worse the primary metric may be; 0 asks it to be better
+# min_units = 100        # in each arm, before anything is promoted
+# min_matured = 0.8      # share of units that had their window, before anything is promoted
+# namespace = ""         # experiments of one namespace never share a unit
+# slot = [0.0, 1.0]      # this one's part of it
+# mode = "split"         # or "shadow", "bandit" or "holdout": everybody against the server's holdout, with no
+#                        # route and two arms without adapters, of which control is the units in the holdout
+# shadow_share = 1.0     # shadow: share of requests that shadow arms answer too
+# judge = "exact_match"  # shadow: who compares the answers
+# floor = 0.05           # bandit: least weight of an arm
+# epoch = "1h"           # bandit: time between its weights
+
+[[arms]]
+name = "old"
+weight = 0.5
+adapter = "medical@1.0.0"  # left out: the base, without an adapter
+
+[[arms]]
+name = "new"
+weight = 0.5
+adapter = "medical@1.1.0"
+
+[primary]                # the metric that decides
+name = "thumbs_up"       # an outcome that you record, or a built-in one
+kind = "proportion"      # 0 or 1 for a unit; "mean": a number; "ratio": a sum over a sum
+# higher_is_better = true
+# aggregate = "max"      # several outcomes of a unit: max, sum, mean, last
+# per = "responses"      # of a ratio: over answers given, "outcomes", or another outcome
+# missing = "excluded"   # units without an outcome are left out; "zero": they count as 0
+# covariate = false      # adjust by the same outcome of the unit from before (CUPED)
+
+[[guardrails]]           # must not get worse by more than the margin
+name = "total_time"      # built in, in seconds
+kind = "mean"
+aggregate = "mean"
+higher_is_better = false
+margin = 0.1
+relative = true          # the margin is a share of control's value
+cap = 60.0               # of a mean: more counts as this; without it nothing is said before 750 units an arm
+# least = 0.0            # with a cap: less counts as this
+
+[[guardrails]]
+name = "error"           # built in: 0 or 1 for each answer; here the share of units that had one
+kind = "proportion"
+higher_is_better = false
+margin = 0.02
+
+[[secondary]]            # told beside it, decides nothing; may be changed at any time, without a new phase
+name = "messages"
+kind = "mean"
+cap = 100.0
+
+[[segments]]             # the effect by the values of a label of the request; at most 3 labels
+label = "country"
+values = ["de", "fr"]    # at most 12, others are "(other)"; left out: the first 12 that come
+"""
+
+
+def read_plan_file(path: Path) -> dict[str, Any]:
+    """The values of a file. Raises CliError if it is not TOML."""
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:  # not UTF-8, not TOML, a number of too many digits
+        raise CliError(f"{path}: not valid TOML: {error}", MISUSED) from None
+
+
+def values_of_plan(spec: Spec) -> dict[str, Any]:
+    """A plan as the values of a file."""
+    from dataclasses import asdict
+
+    values = asdict(spec)
+    for arm, made in zip(spec.arms, values["arms"], strict=True):
+        made["adapter"] = str(arm.adapter or "base")
+    return values | {name: list(values[name]) for name in ("arms", "guardrails", "secondary", "segments")}
+
+
+def plan_of(values: Mapping[str, Any]) -> Spec:
+    """A plan from plain values. Raises CliError naming every wrong field."""
+    from pydantic import TypeAdapter, ValidationError
+
+    from router.experiments.model import SegmentSpec, Spec
+
+    made = {"route": "", **values}
+    _check_names(made, Spec, "")
+    made["arms"] = [_arm(arm, f"arms[{i}].") for i, arm in enumerate(_tables(made, "arms"))]
+    for name in ("guardrails", "secondary"):
+        made[name] = [_metric(metric, f"{name}[{i}].") for i, metric in enumerate(_tables(made, name))]
+    for i, segment in enumerate(_tables(made, "segments")):
+        _check_names(segment, SegmentSpec, f"segments[{i}].")
+    if isinstance(made.get("primary"), Mapping):
+        made["primary"] = _metric(made["primary"], "primary.")
+    made |= {name: seconds(made[name], name) for name in TIMES if name in made}
+    try:
+        return TypeAdapter(Spec).validate_python(made)
+    except ValidationError as error:
+        raise CliError(_problems(error), MISUSED) from None
+
+
+def _tables(values: Mapping[str, Any], name: str) -> list[Mapping[str, Any]]:
+    found = values.get(name, [])
+    if not isinstance(found, list) or not all(isinstance(one, Mapping) for one in found):
+        raise CliError(f"{name}: must be tables, as [[{name}]]", MISUSED)
+    return found
+
+
+def _arm(values: Mapping[str, Any], where: str) -> dict[str, Any]:
+    from router.experiments.model import ArmSpec
+    from router.types import RouterVariant
+
+    _check_names(values, ArmSpec, where)
+    if isinstance(values.get("router"), Mapping):
+        _check_names(values["router"], RouterVariant, f"{where}router.")
+    made = dict(values)
+    if "adapter" in made:
+        made["adapter"] = adapter_from_text(str(made["adapter"]), f"{where}adapter")
+    return made
+
+
+def _metric(values: Mapping[str, Any], where: str) -> dict[str, Any]:
+    from router.experiments.model import MetricSpec
+
+    _check_names(values, MetricSpec, where)
+    usual = "max" if values.get("kind") == "proportion" else "sum"
+    return {"aggregate": usual, **values}
+
+
+def _check_names(values: Mapping[str, Any], kind: type, where: str) -> None:
+    from dataclasses import fields
+
+    names = [field.name for field in fields(kind)]
+    for key in values:
+        if key not in names:
+            near = difflib.get_close_matches(key, names, 1)
+            hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(names)}"
+            raise CliError(f"unknown field {where + key!r}; {hint}", MISUSED)
+
+
+def adapter_from_text(text: str, field: str) -> AdapterRef | None:
+    """NAME@VERSION or a resource name; `base` is None."""
+    from router.client.messages import resource_name
+    from router.errors import InvalidRequest
+    from router.names import parse_version
+
+    if text == "base":
+        return None
+    try:
+        return parse_version(resource_name(text), field)
+    except InvalidRequest:
+        raise CliError(f"{field}: must be NAME@VERSION or base, not {text!r}", MISUSED) from None
+
+
+def seconds(value: object, field: str) -> float:
+    """A time as a number of seconds, or as 90s, 30min, 12h, 1d."""
+    match = re.fullmatch(r"([0-9]*\.?[0-9]+)\s*([a-z]*)", str(value).strip())
+    if match is None or match[2] not in SECONDS or isinstance(value, bool):
+        raise CliError(f"{field}: must be a time such as 90s, 30min, 12h or 1d, not {value!r}", MISUSED)
+    return float(match[1]) * SECONDS[match[2]]
+
+
+def _problems(error: ValidationError) -> str:
+    def place(location: tuple[int | str, ...]) -> str:
+        return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in location).lstrip(".")
+
+    return "; ".join(f"{place(e['loc'])}: {e['msg'].lower()}" for e in error.errors())
+
+
+def arms_from_flags(texts: Sequence[str], split: str = "") -> list[dict[str, Any]]:
+    """NAME=ADAPTER@VERSION[:WEIGHT]. Weights are equal unless said, there or by `split`."""
+    arms = [_arm_from_flag(text) for text in texts]
+    if split:
+        if any(arm["weight"] is not None for arm in arms):
+            raise CliError("weights are said twice: take them out of --arm, or leave --split out", MISUSED)
+        return with_split(arms, split)
+    said = [arm["weight"] for arm in arms if arm["weight"] is not None]
+    silent = len(arms) - len(said)
+    share = (1 - sum(said)) / silent if silent else 0.0  # what the others leave
+    return [arm | {"weight": share if arm["weight"] is None else arm["weight"]} for arm in arms]
+
+
+def with_split(arms: Sequence[Mapping[str, Any]], split: str) -> list[dict[str, Any]]:
+    """The arms with the weights of `90/10`, in their order."""
+    weights = weights_from_flag(split)
+    if len(weights) != len(arms):
+        what = f"{len(weights)} weights, and there are {len(arms)} arms"
+        raise CliError(f"--split {split} has {what}: one for each, control first", MISUSED)
+    return [dict(arm) | {"weight": weight} for arm, weight in zip(arms, weights, strict=True)]
+
+
+def weights_from_flag(split: str, flag: str = "--split") -> tuple[float, ...]:
+    """`90/10` as shares that sum to 1."""
+    parts = [number_from_flag(part, flag) for part in split.split("/")]
+    if len(parts) < 2 or not all(part > 0 and math.isfinite(part) for part in parts):
+        raise CliError(f"{flag} takes shares above 0 such as 90/10, control first, not {split!r}", MISUSED)
+    total = math.fsum(parts)
+    return tuple(part / total for part in parts)
+
+
+def _arm_from_flag(text: str) -> dict[str, Any]:
+    name, equals, rest = text.partition("=")
+    adapter, _, weight = rest.partition(":")
+    if not (equals and name and adapter):
+        raise CliError(f"--arm takes NAME=ADAPTER@VERSION[:WEIGHT] or NAME=base, not {text!r}", MISUSED)
+    return {"name": name, "adapter": adapter, "weight": number_from_flag(weight, "--arm") if weight else None}
+
+
+def metric_from_flag(text: str) -> dict[str, Any]:
+    """NAME, KIND:NAME or NAME:KIND. Built-in metrics have their kind, others are proportions."""
+    first, _, second = text.partition(":")
+    kind, name = (first, second) if second and first in KINDS and second not in KINDS else (second, first)
+    made = _metric_named(name)
+    if not kind or kind == made["kind"]:
+        return made
+    return {"name": name, "kind": kind, "higher_is_better": made["higher_is_better"]}
+
+
+def _metric_named(name: str) -> dict[str, Any]:
+    built_in = BUILT_IN_METRICS.get(name)
+    if built_in is None:
+        return {"name": name, "kind": "proportion", "higher_is_better": True}
+    return {"name": name, **built_in, "higher_is_better": False}
+
+
+def guardrail_from_flag(text: str) -> dict[str, Any]:
+    """METRIC=MARGIN; 10% is of control's value."""
+    name, equals, margin = text.partition("=")
+    if not equals:
+        raise CliError(f"--guardrail takes METRIC=MARGIN, such as total_time=10%, not {text!r}", MISUSED)
+    relative = margin.endswith("%")
+    value = number_from_flag(margin.removesuffix("%"), "--guardrail")
+    return metric_from_flag(name) | {"margin": value / 100 if relative else value, "relative": relative}
+
+
+def segment_from_flag(text: str) -> dict[str, Any]:
+    """LABEL or LABEL=a,b,c."""
+    label, equals, values = text.partition("=")
+    named = [value.strip() for value in values.split(",")] if equals else []
+    if not label or not all(named):
+        raise CliError(f"--segment takes LABEL or LABEL=a,b,c, not {text!r}", MISUSED)
+    return {"label": label, "values": named}
+
+
+def with_caps(values: Mapping[str, Any], caps: Sequence[str]) -> dict[str, Any]:
+    """The fields of a plan in which a metric gets its cap, METRIC=VALUE, with that cap."""
+    made = {name: values[name] for name in ("primary", "guardrails", "secondary") if values.get(name)}
+    changed: set[str] = set()
+    for text in caps:
+        name, equals, value = text.partition("=")
+        if not equals:
+            raise CliError(f"--cap takes METRIC=VALUE, such as total_time=60, not {text!r}", MISUSED)
+        cap, there = number_from_flag(value, "--cap"), set(changed)
+        for field, metrics in made.items():
+            several = field != "primary"
+            found = [
+                m | {"cap": cap} if m.get("name") == name else m for m in (metrics if several else [metrics])
+            ]
+            if found != (metrics if several else [metrics]):
+                there.add(field)
+            made[field] = found if several else found[0]
+        if not any(m.get("name") == name for m in _all_metrics(made)):
+            names = ", ".join(str(m.get("name")) for m in _all_metrics(made)) or "none"
+            raise CliError(
+                f"--cap {text}: no metric of the plan is called {name!r}; there are: {names}", MISUSED
+            )
+        changed = there
+    return {field: made[field] for field in changed}
+
+
+def _all_metrics(values: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    for field, metrics in values.items():
+        yield from [metrics] if field == "primary" else metrics
+
+
+def number_from_flag(text: str, flag: str) -> float:
+    """Raises CliError for what is none."""
+    try:
+        return float(text)
+    except ValueError:
+        raise CliError(f"{flag}: {text!r} is not a number", MISUSED) from None
+
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="The experiment: small letters, digits, hyphens.")]
 NewName = Annotated[
@@ -91,31 +412,30 @@ class PlanOptions:
     def values(self, before: dict[str, Any] | None = None) -> dict[str, Any]:
         """Fields of a plan as the values of a file: only what is said. `before`: what a cap or a split is
         put into where neither file nor flags have it."""
-        from router.experiments.cli import plan_file
-        from router.experiments.cli.plan_file import read_plan_file
+
+        pass
 
         made = read_plan_file(self.file) if self.file else {}
         made |= self._flags() | _parsed(self.sets or [])
         whole = (before or {}) | made
         if self.split and not self.arms:
-            made["arms"] = plan_file.with_split(whole.get("arms") or [], self.split)
-        return made | plan_file.with_caps(whole | made, self.caps or [])
+            made["arms"] = with_split(whole.get("arms") or [], self.split)
+        return made | with_caps(whole | made, self.caps or [])
 
     def _flags(self) -> dict[str, Any]:
-        from router.experiments.cli import plan_file
 
         made: dict[str, Any] = {}
         if self.arms:
-            made["arms"] = plan_file.arms_from_flags(self.arms, self.split)
+            made["arms"] = arms_from_flags(self.arms, self.split)
             made["control"] = made["arms"][0]["name"]
         if self.route:
             made["route"] = self.route.removeprefix("adapters/")
         if self.metric:
-            made["primary"] = plan_file.metric_from_flag(self.metric)
+            made["primary"] = metric_from_flag(self.metric)
         for field, texts, read in (
-            ("guardrails", self.guardrails, plan_file.guardrail_from_flag),
-            ("secondary", self.secondary, plan_file.metric_from_flag),
-            ("segments", self.segments, plan_file.segment_from_flag),
+            ("guardrails", self.guardrails, guardrail_from_flag),
+            ("secondary", self.secondary, metric_from_flag),
+            ("segments", self.segments, segment_from_flag),
         ):
             if texts:
                 made[field] = [read(text) for text in texts]
@@ -177,7 +497,8 @@ def create(
     from router.cli.command import MISUSED, CliError
     from router.cli.connect import connected
     from router.experiments.cli import show_one
-    from router.experiments.cli.plan_file import EXAMPLE, plan_of
+
+    pass
 
     if example:
         print(EXAMPLE, end="")
@@ -230,7 +551,8 @@ def update(
     from router.cli.command import MISUSED, CliError
     from router.cli.connect import connected
     from router.experiments.cli import show_one
-    from router.experiments.cli.plan_file import plan_of, values_of_plan
+
+    pass
 
     options = PlanOptions(
         file, route, arm, split, metric, guardrail, secondary, segment, cap, hypothesis, set_

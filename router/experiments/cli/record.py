@@ -21,7 +21,7 @@ from router.cli.command import FAILED, MISUSED, CliError
 
 if TYPE_CHECKING:
     from router.client import Client, Outcome
-    from router.experiments.values_in import BadFile
+    from router.experiments.value_files import BadFile
 
 Metric = Annotated[
     str,
@@ -135,7 +135,7 @@ def _from_file(path: Path, experiment: str, server: str, timeout: float) -> tupl
     from router.cli.connect import connected
     from router.client import Outcome
     from router.experiments.model import outcome_problem
-    from router.experiments.values_in import BadFile, check_values, read_values
+    from router.experiments.value_files import BadFile, check_values, read_values
 
     if not experiment:
         raise CliError("--file has values of one experiment: name it with --experiment NAME", MISUSED)
@@ -285,7 +285,7 @@ def _outcome(line: str) -> Outcome:
 
 
 def _check(outcome: Outcome) -> None:
-    from router.experiments.wire.outcomes import outcome_message
+    from router.experiments.client import outcome_message
 
     try:
         outcome_message(outcome)

@@ -10,8 +10,16 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from router.experiments.model import ArmSpec, Experiment, MetricSpec, Phase, SegmentSpec, Spec
-    from router.experiments.report.model import ArmNumbers, Forecast, Measured, Pairs, Report, Waiting
+    from router.experiments.model import (
+        ArmSpec,
+        Experiment,
+        ExperimentPhase,
+        MetricSpec,
+        NoInterval,
+        SegmentSpec,
+        Spec,
+    )
+    from router.experiments.report.model import ArmNumbers, MetricReport, Pairs, Report, VerdictForecast
     from router.types import RouterVariant
 
 UNKNOWN, NOT_YET = "-", "no interval yet"
@@ -124,7 +132,7 @@ def metric_line(metric: MetricSpec) -> str:
 
 
 def _rules(spec: Spec) -> list[tuple[str, str]]:
-    from router.experiments.report.checks import duration
+    from router.experiments.report.source import duration
 
     every = f"bandit: weights follow outcomes every {duration(spec.epoch)}"
     modes = {
@@ -149,7 +157,7 @@ def _rules(spec: Spec) -> list[tuple[str, str]]:
     ]
 
 
-def _phase(phase: Phase) -> str:
+def _phase(phase: ExperimentPhase) -> str:
     ended = f" to {at(phase.ended)}" if phase.ended else ""
     reason = f", {phase.reason}" if phase.reason else ""
     salts = f"salts: enrolment {phase.enrolment_salt}, variant {phase.variant_salt}"
@@ -207,17 +215,17 @@ def corrected_for(alpha: float, planned: float) -> int:
     return round(planned / alpha) if alpha else 1
 
 
-def known(found: Measured) -> bool:
+def known(found: MetricReport) -> bool:
     """Whether there is an interval."""
     return math.isfinite(found.low) and math.isfinite(found.high)
 
 
-def difference(found: Measured) -> str:
+def difference(found: MetricReport) -> str:
     """The effect; one without an interval is an average like any other."""
     return marked(signed(found.effect), anytime=known(found))
 
 
-def interval(found: Measured, why: bool = True) -> str:
+def interval(found: MetricReport, why: bool = True) -> str:
     """`[+0.02, +0.13]`, or that there is none yet, and why."""
     if known(found):
         return marked(f"[{signed(found.low)}, {signed(found.high)}]", found.anytime)
@@ -228,12 +236,12 @@ def interval(found: Measured, why: bool = True) -> str:
     return f"{NOT_YET}: {waiting(found.waiting)}" if why and found.waiting else NOT_YET
 
 
-def effect(found: Measured) -> str:
+def effect(found: MetricReport) -> str:
     """The effect with its interval, in a sentence."""
     return f"{difference(found)}{' ' if known(found) else ', '}{interval(found)}"
 
 
-def waiting(found: Waiting) -> str:
+def waiting(found: NoInterval) -> str:
     """Why there is no interval, and how long to wait."""
     more = f"; about {found.units:,} more units" if found.units else ""
     return f"{found.text}{more}"
@@ -250,7 +258,7 @@ def chance(p: float) -> str:
     return "< 0.0001" if p < 1e-4 else f"{p:.2g}"
 
 
-def relative(found: Measured) -> str:
+def relative(found: MetricReport) -> str:
     """`+15 % [+4 %, +26 %]`; empty where control may be 0, or where there is no interval."""
     share, low, high = found.relative, found.relative_low, found.relative_high
     if share is None or low is None or high is None or not all(map(math.isfinite, (share, low, high))):
@@ -258,7 +266,7 @@ def relative(found: Measured) -> str:
     return marked(f"{share:+.1%} [{low:+.1%}, {high:+.1%}]", found.anytime)
 
 
-def narrower(found: Measured, plain: Measured) -> str:
+def narrower(found: MetricReport, plain: MetricReport) -> str:
     """By how much an interval is narrower than the one without the covariate.
 
     Empty where one of them is not known.
@@ -269,7 +277,7 @@ def narrower(found: Measured, plain: Measured) -> str:
     return f"{abs(less):.0%} {'narrower' if less >= 0 else 'wider'}"
 
 
-def forecast(found: Forecast) -> str:
+def forecast(found: VerdictForecast) -> str:
     """How long it may still take, in words."""
     if found.text:
         return found.text
@@ -292,12 +300,12 @@ def counted(number: int, noun: str) -> str:
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
-def margin(found: Measured) -> str:
+def margin(found: MetricReport) -> str:
     """A guardrail's margin."""
     return f"{found.margin:.3g}" if not found.margin_relative else f"{found.margin:.1%} of control"
 
 
-def length(found: Measured) -> str:
+def length(found: MetricReport) -> str:
     """The effect at equal answer length, in words; empty where lengths are not known."""
     if found.length is None:
         return ""

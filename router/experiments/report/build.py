@@ -1,7 +1,8 @@
-"""A report: what the store has of a phase, judged now, in plain values, with its course over time for plots.
+"""A report: a phase judged now from its sums, in plain values, with its course over time for plots.
 
-Only sums by time bucket are read, so a million units cost as little as a thousand. What a mode allows to be
-said goes no further than its evidence: shadow arms and bandits are not promoted.
+Only sums by time bucket are read, so a million units cost as little as a thousand. A mode limits what may be
+said: shadow arms and bandits are not promoted. The verdict decides; secondary metrics, segments, the effect
+without its covariate or at equal answer length, and the forecast decide nothing.
 """
 
 from __future__ import annotations
@@ -14,36 +15,61 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from router.experiments.model import Mode
+from router.experiments.model import MetricSpec, Mode, SegmentSpec
 from router.experiments.modes import BANDIT, MISSING, Judges, needed
-from router.experiments.report import beside
-from router.experiments.report.checks import checks_of, health_of, notes_of, share_band
-from router.experiments.report.model import ArmNumbers, ArmReport, Measured, Pairs, Point, Report, Ruling
+from router.experiments.report.model import (
+    ArmNumbers,
+    ArmReport,
+    Length,
+    MetricReport,
+    Pairs,
+    PlotPoint,
+    Report,
+    Ruling,
+    SegmentReport,
+    VerdictForecast,
+)
 from router.experiments.report.source import (
-    Source,
+    PhaseEvidence,
     answered_units,
+    checks_of,
     exposed_units,
     gather,
+    health_of,
     latest_weights,
+    length_moments,
+    metric_of,
     moments_by_bucket,
     moments_of_row,
+    notes_of,
     phase_of,
     rows_of,
+    share_band,
+    total_moments,
     usable_moments,
 )
-from router.experiments.stats import Arms, Guarded, Moments, Plan, paired
-from router.experiments.stats.moments import Array, Real
-from router.experiments.store.port import Bucket, PairCounts, Store
-from router.experiments.verdict import ArmVerdict, Decision, Health, Judgement, Verdict, judge
+from router.experiments.stats.checks import Guarded, corrected, length_adjusted, paired, segmented
+from router.experiments.stats.compare import ArmPair, Comparison, SequencePlan, compare
+from router.experiments.stats.moments import Array, ComparedMetric, Moments, Real
+from router.experiments.stats.planning import size_for, smallest_effect
+from router.experiments.store.series import PairCounts, TimeBucket
+from router.experiments.store.store import ExperimentStore
+from router.experiments.verdict import (
+    ArmVerdict,
+    Conclusion,
+    ExperimentVerdict,
+    PipelineHealth,
+    judge,
+)
 
 POINTS = 200
-NOT_STARTED = Ruling(Decision.UNDECIDED.value, "not-started", "nobody is assigned before the start")
-NOT_JUDGED = Ruling(Decision.UNDECIDED.value, "not-judged", MISSING[BANDIT])
+NOT_STARTED = Ruling(Conclusion.UNDECIDED, "not-started", "nobody is assigned before the start")
+NOT_JUDGED = Ruling(Conclusion.UNDECIDED, "not-judged", MISSING[BANDIT])
 HOLDOUT = "a read-out of all experiments together: nothing is promoted or stopped by it. So far: {}"
 
 
 def report(
-    store: Store,
+    store: ExperimentStore,
     name: str,
     phase: int = 0,
     *,
@@ -82,12 +108,12 @@ def report(
         points=_points(source, points),
         notes=notes_of(source, health),
         time=now,
-        forecast=beside.forecast(source, arms, said.decision) if points else None,
+        forecast=forecast(source, arms, said.decision) if points else None,
     )
 
 
 def _verdicts(
-    store: Store, source: Source, health: Health, judges: Judges
+    store: ExperimentStore, source: PhaseEvidence, health: PipelineHealth, judges: Judges
 ) -> tuple[tuple[ArmReport, ...], Ruling, str | None]:
     """Arms, the experiment's ruling and the arm that it is about."""
     mode = needed(source.spec)
@@ -96,10 +122,12 @@ def _verdicts(
         return _verdicts_of_mode(found or (), health)
     judgement = judge(source.design, source.outcomes(), health)
     arms = _arms(store, source, judgement)
-    return arms, _overall(source, _ruling_of(judgement.verdict), arms), judgement.arm
+    return arms, _overall(source, judgement.verdict, arms), judgement.arm
 
 
-def _arms(store: Store, source: Source, judgement: Judgement) -> tuple[ArmReport, ...]:
+def _arms(
+    store: ExperimentStore, source: PhaseEvidence, judgement: ExperimentVerdict
+) -> tuple[ArmReport, ...]:
     arms = tuple(_arm(source, found) for found in judgement.arms)
     if source.spec.mode is not Mode.SHADOW:
         return arms
@@ -107,36 +135,36 @@ def _arms(store: Store, source: Source, judgement: Judgement) -> tuple[ArmReport
     return tuple(_shadow_arm(arm, counts.get(arm.arm, PairCounts()), source.spec.alpha) for arm in arms)
 
 
-def _arm(source: Source, found: ArmVerdict) -> ArmReport:
+def _arm(source: PhaseEvidence, found: ArmVerdict) -> ArmReport:
     design = source.design
     primary, plan = None, design.plan_for(found.arm)
     if found.primary:
-        length = beside.at_equal_length(source, found.arm)
-        primary = beside.measured_of(found.primary, design.primary, plan, length)
+        length = at_equal_length(source, found.arm)
+        primary = measured_of(found.primary, design.primary, plan, length)
     return ArmReport(
         arm=found.arm,
-        verdict=_allowed(source, _ruling_of(found.verdict)),
+        verdict=_allowed(source, found.verdict),
         primary=primary,
         adjusted_p=found.p,
         guardrails=tuple(_guardrail_of(rail, plan) for rail in found.guardrails),
-        blocked=_allowed(source, _ruling_of(found.blocked)) if found.blocked else None,
-        everyone=beside.everyone(source, found.arm),
+        blocked=_allowed(source, found.blocked) if found.blocked else None,
+        everyone=everyone(source, found.arm),
     )
 
 
-def _with_details(source: Source, arm: ArmReport) -> ArmReport:
+def _with_details(source: PhaseEvidence, arm: ArmReport) -> ArmReport:
     """With what decides nothing; for reports that are read, not for looks that only act."""
     if source.spec.mode is Mode.SHADOW:
         return arm
     return replace(
         arm,
-        unadjusted=beside.unadjusted(source, arm.arm),
-        secondary=beside.secondary(source, arm.arm),
-        segments=beside.segments(source, arm.arm),
+        unadjusted=unadjusted(source, arm.arm),
+        secondary=secondary(source, arm.arm),
+        segments=segments(source, arm.arm),
     )
 
 
-def _numbers(source: Source, now: Mapping[str, float]) -> tuple[ArmNumbers, ...]:
+def _numbers(source: PhaseEvidence, now: Mapping[str, float]) -> tuple[ArmNumbers, ...]:
     """`now` are a bandit's present weights."""
     spec, data, weights = source.spec, source.data, source.design.weights
     total = sum(b.exposed for b in data.buckets)
@@ -158,11 +186,11 @@ def _numbers(source: Source, now: Mapping[str, float]) -> tuple[ArmNumbers, ...]
     )
 
 
-def _guardrail_of(found: Guarded, plan: Plan) -> Measured:
+def _guardrail_of(found: Guarded, plan: SequencePlan) -> MetricReport:
     """A guardrail: p is the one of the state, or the smaller one while it is open."""
     rail = found.guardrail
     return replace(
-        beside.measured_of(found.comparison, rail.metric, plan),
+        measured_of(found.comparison, rail.metric, plan),
         p=min(found.p_beyond, found.p_within),
         state=found.state.value,
         margin=rail.margin,
@@ -170,28 +198,23 @@ def _guardrail_of(found: Guarded, plan: Plan) -> Measured:
     )
 
 
-def _ruling_of(found: Verdict) -> Ruling:
-    """A verdict."""
-    return Ruling(found.decision.value, found.rule, found.text)
-
-
-def _allowed(source: Source, said: Ruling) -> Ruling:
+def _allowed(source: PhaseEvidence, said: Ruling) -> Ruling:
     """A ruling as the mode lets it stand."""
-    if source.spec.mode is Mode.HOLDOUT and said.decision in (Decision.PROMOTE, Decision.HARM):
-        return Ruling(Decision.UNDECIDED.value, "holdout", HOLDOUT.format(said.text))
+    if source.spec.mode is Mode.HOLDOUT and said.decision in (Conclusion.PROMOTE, Conclusion.HARM):
+        return Ruling(Conclusion.UNDECIDED, "holdout", HOLDOUT.format(said.text))
     return said
 
 
 def _verdicts_of_mode(
-    arms: tuple[ArmReport, ...], health: Health
+    arms: tuple[ArmReport, ...], health: PipelineHealth
 ) -> tuple[tuple[ArmReport, ...], Ruling, str | None]:
     """As `_verdicts`, of arms that a mode has judged: harm where all do harm."""
     if faults := health.faults():
-        invalid = Ruling(Decision.INVALID.value, faults[0].rule, "; ".join(f.text for f in faults))
+        invalid = Ruling(Conclusion.INVALID, faults[0].rule, "; ".join(f.text for f in faults))
         return tuple(replace(arm, verdict=invalid, blocked=arm.verdict) for arm in arms), invalid, None
     if not arms:
         return arms, NOT_JUDGED, None
-    still = [arm for arm in arms if arm.verdict.decision != Decision.HARM]
+    still = [arm for arm in arms if arm.verdict.decision != Conclusion.HARM]
     leading = still[0] if still else arms[0]
     return arms, leading.verdict, leading.arm if len(arms) == 1 else None
 
@@ -201,17 +224,17 @@ def _shadow_arm(arm: ArmReport, c: PairCounts, alpha: float) -> ArmReport:
     found = paired(c.wins, c.losses, c.ties, alpha, units=c.units, share_sum=c.share_sum)
     shares = (found.share, found.low, found.high)
     pairs = Pairs(found.wins, found.losses, found.ties, *shares, found.p, found.units)
-    said = Ruling(Decision.UNDECIDED.value, "shadow", _pairs_in_words(pairs))
-    if arm.verdict.decision == Decision.INVALID:
+    said = Ruling(Conclusion.UNDECIDED, "shadow", _pairs_in_words(pairs))
+    if arm.verdict.decision == Conclusion.INVALID:
         return replace(arm, blocked=said, pairs=pairs)
     return replace(arm, verdict=said, pairs=pairs)
 
 
-def _overall(source: Source, judged: Ruling, arms: tuple[ArmReport, ...]) -> Ruling:
+def _overall(source: PhaseEvidence, judged: Ruling, arms: tuple[ArmReport, ...]) -> Ruling:
     """The experiment's ruling."""
-    if source.spec.mode is Mode.SHADOW and judged.decision != Decision.INVALID:
+    if source.spec.mode is Mode.SHADOW and judged.decision != Conclusion.INVALID:
         text = "; ".join(f"{arm.arm}: {arm.verdict.text}" for arm in arms)
-        return Ruling(Decision.UNDECIDED.value, "shadow", text)
+        return Ruling(Conclusion.UNDECIDED, "shadow", text)
     return _allowed(source, judged)
 
 
@@ -241,7 +264,7 @@ class _Effect(NamedTuple):
 _UNKNOWN = _Effect(math.nan, -math.inf, math.inf)
 
 
-def _points(source: Source, most: int) -> tuple[Point, ...]:
+def _points(source: PhaseEvidence, most: int) -> tuple[PlotPoint, ...]:
     """At most `most` points of each arm, the last bucket's among them. None of shadow arms, which nobody is
     exposed to."""
     if source.spec.mode is Mode.SHADOW or not source.data.buckets or most < 1:
@@ -258,14 +281,16 @@ def _points(source: Source, most: int) -> tuple[Point, ...]:
     )
 
 
-def _point(source: Source, time: float, arm: str, effect: _Effect, units: int, total: int) -> Point:
+def _point(
+    source: PhaseEvidence, time: float, arm: str, effect: _Effect, units: int, total: int
+) -> PlotPoint:
     weight = source.design.weights[arm]
     bounds = share_band(total, weight) if source.spec.mode is Mode.SPLIT else (0.0, 1.0)
     share = units / total if total else weight
-    return Point(time, arm, *effect[:3], units, share, *bounds, *effect[3:])
+    return PlotPoint(time, arm, *effect[:3], units, share, *bounds, *effect[3:])
 
 
-def _ends(buckets: Sequence[Bucket]) -> Array:
+def _ends(buckets: Sequence[TimeBucket]) -> Array:
     return np.array([b.start + b.seconds for b in buckets], np.float64)
 
 
@@ -275,7 +300,7 @@ def _thinned(times: Array, most: int) -> Array:
     return times[np.unique(np.linspace(0, len(times) - 1, most).round().astype(np.int64))]
 
 
-def _until(buckets: Sequence[Bucket], times: Array) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def _until(buckets: Sequence[TimeBucket], times: Array) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Order of the buckets by their ends, and how many of them are over at each time."""
     ends = _ends(buckets)
     order = np.argsort(ends, kind="stable")
@@ -288,12 +313,12 @@ def _cumulative(table: Array, order: NDArray[np.int64], until: NDArray[np.int64]
     return np.concatenate((start, np.cumsum(table[order], axis=0)))[until]
 
 
-def _exposed(buckets: Sequence[Bucket], arm: str, times: Array) -> Array:
+def _exposed(buckets: Sequence[TimeBucket], arm: str, times: Array) -> Array:
     counts = np.array([[b.exposed if b.arm == arm else 0] for b in buckets], np.float64)
     return _cumulative(counts, *_until(buckets, times))[:, 0]
 
 
-def _effects_over_time(source: Source, arm: str, times: Array) -> list[_Effect]:
+def _effects_over_time(source: PhaseEvidence, arm: str, times: Array) -> list[_Effect]:
     metric, buckets = source.design.primary, source.deciding
     if not buckets or source.spec.mode is Mode.BANDIT:  # no interval of a bandit holds
         return [_UNKNOWN] * len(times)
@@ -309,14 +334,14 @@ def _effects_over_time(source: Source, arm: str, times: Array) -> list[_Effect]:
 
 
 def _effects_of_sums(
-    source: Source, arm: str, control: Sequence[Moments], treatment: Sequence[Moments]
+    source: PhaseEvidence, arm: str, control: Sequence[Moments], treatment: Sequence[Moments]
 ) -> list[_Effect]:
     """Effect and interval at each time."""
     found = [_UNKNOWN] * len(control)
     usable = [i for i, both in enumerate(zip(control, treatment, strict=True)) if min(m.n for m in both) >= 2]
     if usable:
         first, second = (_stacked([of[i] for i in usable]) for of in (control, treatment))
-        arms = Arms(source.design.primary, first, second, source.design.plan_for(arm))
+        arms = ArmPair(source.design.primary, first, second, source.design.plan_for(arm))
         columns = (np.asarray(arms.difference()), *arms.bounds(), *arms.relative_bounds())
         bases = np.asarray(arms.estimates[0].value)
         for at, i in enumerate(usable):
@@ -334,3 +359,218 @@ def _stacked(looks: Sequence[Moments]) -> Moments:
 
     n = np.array([look.n for look in looks], np.float64)
     return Moments(n, column(lambda m: m.sums), column(lambda m: m.products), column(lambda m: m.cubes))
+
+
+DAY, WEEK = 86_400.0, 7 * 86_400.0
+POWER = 0.8
+
+
+def measured_of(
+    found: Comparison, metric: ComparedMetric, plan: SequencePlan, length: Length | None = None
+) -> MetricReport:
+    """A comparison as plain values."""
+    relative = found.relative_interval
+    return MetricReport(
+        metric=found.metric,
+        units=found.units,
+        values=found.values,
+        effect=found.effect,
+        low=found.interval.low,
+        high=found.interval.high,
+        p=found.p,
+        method=found.method.value,
+        higher_is_better=metric.higher_is_better,
+        relative=found.relative if relative else None,
+        relative_low=relative.low if relative else None,
+        relative_high=relative.high if relative else None,
+        length=length,
+        waiting=found.waiting,
+        cap=metric.bounds[1] if metric.bounds else None,
+        alpha=plan.alpha,
+    )
+
+
+def secondary(source: PhaseEvidence, arm: str) -> tuple[MetricReport, ...]:
+    """Metrics that decide nothing, with intervals that hold all at once, over all arms."""
+    specs, design = source.spec.secondary, source.design
+    if not specs:
+        return ()
+    plan = corrected(design.plan_for(arm), len(specs) * len(design.treatments))
+    found = (_compared(source, arm, spec, plan) for spec in specs)
+    return tuple(one for one in found if one is not None)
+
+
+def _compared(source: PhaseEvidence, arm: str, spec: MetricSpec, plan: SequencePlan) -> MetricReport | None:
+    metric = metric_of(spec)
+    control, treatment = (total_moments(source.deciding, a, metric) for a in (source.design.control, arm))
+    return _measured(metric, control, treatment, plan)
+
+
+def _measured(
+    metric: ComparedMetric, control: Moments, treatment: Moments, plan: SequencePlan
+) -> MetricReport | None:
+    """A comparison, once both arms have two units."""
+    if min(control.n, treatment.n) < 2:
+        return None
+    return measured_of(compare(metric, control, treatment, plan), metric, plan)
+
+
+def unadjusted(source: PhaseEvidence, arm: str) -> MetricReport | None:
+    """The primary metric as it was measured, where a covariate adjusts it."""
+    design = source.design
+    if not design.primary.covariate:
+        return None
+    plain = replace(design.primary, covariate=False)
+    control, treatment = (
+        total_moments(source.deciding, a, design.primary).only(plain.columns) for a in (design.control, arm)
+    )
+    return _measured(plain, control, treatment, design.plan_for(arm))
+
+
+def everyone(source: PhaseEvidence, arm: str) -> MetricReport | None:
+    """Router experiments: the primary metric of all units, those included that nothing changed for."""
+    if source.triggered is None:
+        return None
+    design = source.design
+    control, treatment = (total_moments(source.mature, a, design.primary) for a in (design.control, arm))
+    return _measured(design.primary, control, treatment, design.plan_for(arm))
+
+
+def at_equal_length(source: PhaseEvidence, arm: str) -> Length | None:
+    """The effect at equal answer length, where both arms have three units with a length."""
+    control, treatment = (length_moments(source.deciding, a) for a in (source.spec.control, arm))
+    if control is None or treatment is None or min(control.n, treatment.n) < 3:
+        return None
+    found = length_adjusted(control, treatment, source.design.plan_for(arm))
+    return Length(found.adjusted, found.half, *found.lengths)
+
+
+def segments(source: PhaseEvidence, arm: str) -> tuple[SegmentReport, ...]:
+    """The primary metric by each label of the plan."""
+    return tuple(_by_label(source, arm, spec) for spec in source.spec.segments)
+
+
+def _by_label(source: PhaseEvidence, arm: str, spec: SegmentSpec) -> SegmentReport:
+    design = source.design
+    sums = {a: _by_value(source, a, spec.label) for a in (design.control, arm)}
+    empty = Moments.empty(design.primary.columns)
+    values = sorted({value for of in sums.values() for value in of})
+    both = {v: (sums[design.control].get(v, empty), sums[arm].get(v, empty)) for v in values}
+    told = {v: pair for v, pair in both.items() if min(moments.n for moments in pair) >= 2}
+    if not told:
+        text = f"no value of {spec.label} has two mature units in both arms yet"
+        return SegmentReport(spec.label, {}, 1.0, False, text)
+    many = len(design.treatments) * len(source.spec.segments)
+    plan = design.plan_for(arm)
+    found = segmented(design.primary, told, plan, many)
+    narrow = corrected(plan, many * len(told))
+    effects = {v: measured_of(one, design.primary, narrow) for v, one in found.effects.items()}
+    differ = found.differ(plan.alpha)
+    return SegmentReport(spec.label, effects, found.p, differ, _told(spec.label, found.p, differ, len(told)))
+
+
+def _by_value(source: PhaseEvidence, arm: str, label: str) -> Mapping[str, Moments]:
+    """Value -> sums of the primary metric over mature units."""
+    found: dict[str, Moments] = {}
+    for bucket in source.deciding:
+        if bucket.arm == arm:
+            for (key, value), moments in bucket.segments.items():
+                if key == label:
+                    found[value] = found[value].merge(moments) if value in found else moments
+    return {value: usable_moments(source.design.primary, moments) for value, moments in found.items()}
+
+
+def _told(label: str, p: float, differ: bool, values: int) -> str:
+    corrected_for = f"p = {p:.2g}, corrected for all values and labels"
+    if differ:
+        return f"the effect differs between values of {label} ({corrected_for})"
+    if values == 1:
+        return f"all units have one value of {label}"
+    return (
+        f"no difference between values of {label} is shown ({corrected_for}): the effect of everybody stands"
+        " for each of them, whatever one value's own interval says"
+    )
+
+
+def forecast(source: PhaseEvidence, arms: tuple[ArmReport, ...], verdict: str) -> VerdictForecast | None:
+    """How long a verdict may still take; None where nothing is waited for."""
+    if (
+        verdict != Conclusion.UNDECIDED
+        or source.phase.ended is not None
+        or source.spec.mode is not Mode.SPLIT
+    ):
+        return None
+    per_day, planned = _per_day(source), source.spec.planned_units
+    exposed = sum(b.exposed for b in source.data.buckets)
+    undecided = [a for a in arms if a.verdict.decision == Conclusion.UNDECIDED and a.primary is not None]
+    wanted = [units for arm in undecided if (units := _units_for(source, arm)) is not None]
+    smallest = min((e for arm in undecided if (e := _smallest(source, arm)) is not None), default=None)
+    if not per_day:
+        return VerdictForecast(0.0, None, None, smallest, "no new units came in the last week")
+    pace = f"{per_day:,.0f} new units a day"
+    shown = "" if smallest is None else f"; {planned:,} planned units show {smallest:.3g} or more"
+    units = min(wanted, default=None)
+    days = max(0.0, (units or planned) - exposed) / per_day + source.spec.closing / DAY
+    if units is None:
+        text = (
+            f"as it looks now there is no gain to be shown; the planned size is {_days(days)} away at {pace}"
+        )
+        return VerdictForecast(per_day, None, None, smallest, text + shown)
+    text = f"about {_days(days)} more at {pace}: if the effect is as it looks now, {units:,} units decide"
+    return VerdictForecast(per_day, units, days, smallest, text + shown)
+
+
+def _days(days: float) -> str:
+    if days < 1:
+        return f"{days * 24:.1f} hours"
+    return f"{days:,.0f} days" if days >= 10 else f"{days:.1f} days"
+
+
+def _per_day(source: PhaseEvidence) -> float:
+    """New units a day over the last week, or since the start."""
+    since = max(source.phase.started, source.now - WEEK)
+    age = max(source.now - since, 60.0)
+    new = sum(b.exposed for b in source.data.buckets if b.start + b.seconds > since)
+    return new / age * DAY
+
+
+def _estimates(source: PhaseEvidence, arm: str) -> tuple[ArmPair, float, float] | None:
+    """The arms, a unit's variance, and the arm's share of both."""
+    design = source.design
+    both = [total_moments(source.deciding, a, design.primary) for a in (design.control, arm)]
+    if min(moments.n for moments in both) < 20:
+        return None
+    arms = ArmPair(design.primary, both[0], both[1], design.plan_for(arm))
+    spread = float(max(e.spread for e in arms.estimates))
+    control, treatment = design.weights[design.control], design.weights[arm]
+    return (arms, spread, treatment / (control + treatment)) if spread > 0 else None
+
+
+def _units_for(source: PhaseEvidence, arm: ArmReport) -> int | None:
+    """Units of all arms that show the effect as it looks now; None where it does not look better."""
+    known = _estimates(source, arm.arm)
+    if known is None or arm.primary is None:
+        return None
+    arms, spread, share = known
+    design = source.design
+    gain = design.primary.sign * arm.primary.effect + design.margin
+    if gain <= 0 or abs(gain) < 0.05 * math.sqrt(float(arms.variance())):
+        return None
+    control = float(arms.estimates[0].value)
+    size = size_for(
+        design.primary, control, design.primary.sign * gain, spread, share, design.plan_for(arm.arm)
+    )
+    both = design.weights[design.control] + design.weights[arm.arm]
+    return math.ceil(size.units / both)
+
+
+def _smallest(source: PhaseEvidence, arm: ArmReport) -> float | None:
+    known = _estimates(source, arm.arm)
+    if known is None:
+        return None
+    arms, spread, share = known
+    design = source.design
+    both = design.weights[design.control] + design.weights[arm.arm]
+    units = round(design.plan.units * both)
+    metric, control = design.primary, float(arms.estimates[0].value)
+    return smallest_effect(metric, control, units, spread, share, design.plan.alpha, POWER)

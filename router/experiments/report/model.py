@@ -5,26 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from router.experiments.model import AuditEntry, Experiment
+from router.experiments.model import AuditEntry, Experiment, NoInterval
 
 
 @dataclass(frozen=True, slots=True)
 class Ruling:
-    """A decision ("promote", "stop for harm", "undecided", "invalid"), its rule, and its numbers in words."""
+    """What may be done, the rule that says so, and what it rests on, in words with numbers.
+
+    `decision` is "promote", "stop for harm", "undecided" or "invalid" (`verdict.Conclusion`).
+    """
 
     decision: str
     rule: str
     text: str
-
-
-@dataclass(frozen=True, slots=True)
-class Waiting:
-    """Why there is no interval yet: a rule, words, and about how many more units of both arms it takes (None
-    where more would not help)."""
-
-    rule: str
-    text: str
-    units: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +31,7 @@ class Length:
 
 
 @dataclass(frozen=True, slots=True)
-class Measured:
+class MetricReport:
     """An arm against control on one metric. `low` and `high` are infinite where nothing is known yet.
 
     `units` and `values` are (control, arm). `method` is asymptotic, exact or burn-in (no interval yet).
@@ -65,7 +58,7 @@ class Measured:
     margin_relative: bool = False
     length: Length | None = None
     anytime: bool = True
-    waiting: Waiting | None = None
+    waiting: NoInterval | None = None
     cap: float | None = None
     alpha: float = 0.05
 
@@ -96,14 +89,14 @@ class SegmentReport:
     """
 
     label: str
-    effects: Mapping[str, Measured]
+    effects: Mapping[str, MetricReport]
     p: float
     differ: bool
     text: str
 
 
 @dataclass(frozen=True, slots=True)
-class Forecast:
+class VerdictForecast:
     """How long it may still take at the speed of now: a projection, which is not corrected for looking often.
 
     `units` of all arms have a verdict at 80 % power if the effect is as it looks now, in `days` from now;
@@ -128,19 +121,19 @@ class ArmReport:
 
     arm: str
     verdict: Ruling
-    primary: Measured | None
+    primary: MetricReport | None
     adjusted_p: float = 1.0
-    guardrails: tuple[Measured, ...] = ()
+    guardrails: tuple[MetricReport, ...] = ()
     blocked: Ruling | None = None
-    everyone: Measured | None = None
+    everyone: MetricReport | None = None
     pairs: Pairs | None = None
-    unadjusted: Measured | None = None
-    secondary: tuple[Measured, ...] = ()
+    unadjusted: MetricReport | None = None
+    secondary: tuple[MetricReport, ...] = ()
     segments: tuple[SegmentReport, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
-class Check:
+class PipelineCheck:
     """A check of the pipeline. `failed`: verdicts are invalid."""
 
     name: str
@@ -168,7 +161,7 @@ class ArmNumbers:
 
 
 @dataclass(frozen=True, slots=True)
-class Point:
+class PlotPoint:
     """The primary metric of an arm over mature units exposed until `time`, and the arm's share of units.
 
     `units`, `share` and its bounds count all exposed units: outside of the bounds the sample-ratio test
@@ -199,13 +192,13 @@ class Report:
     verdict: Ruling
     arm: str | None
     arms: tuple[ArmReport, ...]
-    checks: tuple[Check, ...]
+    checks: tuple[PipelineCheck, ...]
     numbers: tuple[ArmNumbers, ...]
     audit: tuple[AuditEntry, ...]
-    points: tuple[Point, ...]
+    points: tuple[PlotPoint, ...]
     notes: tuple[str, ...]
     time: float
-    forecast: Forecast | None = None
+    forecast: VerdictForecast | None = None
 
     @property
     def judged(self) -> Experiment:

@@ -1,7 +1,10 @@
-"""What one phase of an experiment has in the store, what it is judged by, and which part may be judged.
+"""What one phase of an experiment has in the store, what it is judged by, and whether it may be believed.
 
-Sums of buckets are of all units or of those that are mature. Rows of numbers are added by numpy, so that a
-year of buckets costs milliseconds. A bandit's weights are read from the audit trail.
+Sums of time buckets are of all units or of those that are mature. numpy adds rows of numbers, so a year of
+buckets costs milliseconds. The weights of a bandit are read from the audit trail.
+
+The checks ask: did what was tested change while it was tested? The sample ratio is tested over time: its
+evidence after every bucket, and the shares at which it raises its alarm.
 """
 
 from __future__ import annotations
@@ -12,13 +15,37 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
+from numpy.typing import NDArray
 
 from router.errors import FieldViolation, InvalidRequest
-from router.experiments.model import Aggregate, AuditEntry, Experiment, MetricSpec, Mode, Phase, Spec
-from router.experiments.stats import Guardrail, Kind, Metric, Moments, Plan
-from router.experiments.stats.moments import Array, places
-from router.experiments.store.port import Bucket, PhaseData, Store
-from router.experiments.verdict import Design
+from router.experiments.model import (
+    Aggregate,
+    AuditEntry,
+    Experiment,
+    ExperimentPhase,
+    Kind,
+    MetricSpec,
+    Mode,
+    Spec,
+    Unanswered,
+)
+from router.experiments.report.model import PipelineCheck
+from router.experiments.stats.checks import (
+    ALPHA,
+    Guardrail,
+    Missing,
+    SampleRatio,
+    arm_term,
+    maturity,
+    missing_outcomes,
+    sample_ratio,
+    total_term,
+)
+from router.experiments.stats.compare import SequencePlan
+from router.experiments.stats.moments import Array, ComparedMetric, Moments, places
+from router.experiments.store.series import PhaseData, TimeBucket
+from router.experiments.store.store import ExperimentStore
+from router.experiments.verdict import CROSSED, ExperimentDesign, PipelineHealth
 
 SETTLED = (Aggregate.LAST,)
 """The next outcome may take a unit's value back altogether: it is read once its window is over."""
@@ -26,11 +53,11 @@ REWEIGHT = "reweight"
 
 
 @dataclass(frozen=True)
-class Source:
+class PhaseEvidence:
     """A phase's sums. `triggered`, of router experiments, is of units for which the routers differed."""
 
     experiment: Experiment
-    phase: Phase
+    phase: ExperimentPhase
     data: PhaseData
     triggered: PhaseData | None
     now: float
@@ -41,17 +68,17 @@ class Source:
         return self.phase.spec
 
     @cached_property
-    def design(self) -> Design:
+    def design(self) -> ExperimentDesign:
         """What it is judged by."""
         return design_of(self.spec)
 
     @cached_property
-    def mature(self) -> tuple[Bucket, ...]:
+    def mature(self) -> tuple[TimeBucket, ...]:
         """Buckets of units that had their whole window."""
         return mature_buckets(self.data.buckets, self.now, self.spec.closing)
 
     @cached_property
-    def deciding(self) -> tuple[Bucket, ...]:
+    def deciding(self) -> tuple[TimeBucket, ...]:
         """Mature buckets that the primary metric is read from: those of units that could differ."""
         if self.triggered is None:
             return self.mature
@@ -77,7 +104,7 @@ def is_router_experiment(spec: Spec) -> bool:
     return any(arm.router is not None for arm in spec.arms)
 
 
-def phase_of(experiment: Experiment, number: int) -> Phase | None:
+def phase_of(experiment: Experiment, number: int) -> ExperimentPhase | None:
     """The phase asked for, 0 the last one; None before the start. Raises InvalidRequest for another one."""
     if number == 0:
         return experiment.phase
@@ -88,28 +115,30 @@ def phase_of(experiment: Experiment, number: int) -> Phase | None:
     return found
 
 
-def gather(store: Store, experiment: Experiment, phase: Phase, now: float) -> Source:
+def gather(
+    store: ExperimentStore, experiment: Experiment, phase: ExperimentPhase, now: float
+) -> PhaseEvidence:
     """Read the sums of a phase. Raises StoreDown."""
     name = experiment.name
     routers = is_router_experiment(phase.spec) and phase.spec.mode is not Mode.SHADOW
-    triggered = store.triggered(name, phase.number) if routers else None
-    return Source(experiment, phase, store.data(name, phase.number), triggered, now)
+    triggered = store.data(name, phase.number, only_differing=True) if routers else None
+    return PhaseEvidence(experiment, phase, store.data(name, phase.number), triggered, now)
 
 
-def metric_of(spec: MetricSpec) -> Metric:
+def metric_of(spec: MetricSpec) -> ComparedMetric:
     """The metric of the statistics."""
     bounds = None if spec.cap is None else (spec.least, spec.cap)
-    return Metric(spec.name, spec.kind, spec.higher_is_better, spec.covariate, bounds)
+    return ComparedMetric(spec.name, spec.kind, spec.higher_is_better, spec.covariate, bounds)
 
 
-def plan_of(spec: Spec) -> Plan:
+def plan_of(spec: Spec) -> SequencePlan:
     """Error rate and size."""
-    return Plan(alpha=spec.alpha, units=spec.planned_units)
+    return SequencePlan(alpha=spec.alpha, units=spec.planned_units)
 
 
-def design_of(spec: Spec) -> Design:
+def design_of(spec: Spec) -> ExperimentDesign:
     """The design by which an experiment is judged."""
-    return Design(
+    return ExperimentDesign(
         control=spec.control,
         weights={arm.name: arm.weight for arm in spec.arms},
         primary=metric_of(spec.primary),
@@ -121,7 +150,7 @@ def design_of(spec: Spec) -> Design:
     )
 
 
-def mature_buckets(buckets: Iterable[Bucket], now: float, window: float) -> tuple[Bucket, ...]:
+def mature_buckets(buckets: Iterable[TimeBucket], now: float, window: float) -> tuple[TimeBucket, ...]:
     """Buckets of which even the last unit's window is over."""
     return tuple(b for b in buckets if b.start + b.seconds + window <= now)
 
@@ -146,13 +175,13 @@ def moments_of_row(row: Array, columns: int) -> Moments:
     )
 
 
-def moments_by_bucket(buckets: Sequence[Bucket], arm: str, metric: Metric) -> list[Moments]:
+def moments_by_bucket(buckets: Sequence[TimeBucket], arm: str, metric: ComparedMetric) -> list[Moments]:
     """The sums of one arm and metric, bucket by bucket; empty ones for other arms' buckets."""
     empty = Moments.empty(metric.columns)
     return [b.moments.get(metric.name, empty) if b.arm == arm else empty for b in buckets]
 
 
-def total_moments(buckets: Sequence[Bucket], arm: str, metric: Metric) -> Moments:
+def total_moments(buckets: Sequence[TimeBucket], arm: str, metric: ComparedMetric) -> Moments:
     """The sums of one arm and metric over all buckets."""
     return usable_moments(
         metric,
@@ -162,35 +191,37 @@ def total_moments(buckets: Sequence[Bucket], arm: str, metric: Metric) -> Moment
     )
 
 
-def usable_moments(metric: Metric, sums: Moments) -> Moments:
+def usable_moments(metric: ComparedMetric, sums: Moments) -> Moments:
     """A ratio whose denominator is still 0 has no value: then as if there were no units yet."""
     if metric.kind is Kind.RATIO and any(sums.sums[i] == 0 for i in range(1, metric.columns, 2)):
         return Moments.empty(metric.columns)
     return sums
 
 
-def length_moments(buckets: Iterable[Bucket], arm: str) -> Moments | None:
+def length_moments(buckets: Iterable[TimeBucket], arm: str) -> Moments | None:
     """The columns (value, length) of an arm; None where the store has none."""
     found = [b.lengths for b in buckets if b.arm == arm and b.lengths is not None]
     return moments_of_row(rows_of(found, 2).sum(axis=0), 2) if found else None
 
 
-def exposed_units(buckets: Iterable[Bucket], arm: str) -> int:
+def exposed_units(buckets: Iterable[TimeBucket], arm: str) -> int:
     """Units of an arm."""
     return sum(b.exposed for b in buckets if b.arm == arm)
 
 
-def answered_units(buckets: Iterable[Bucket], arm: str, metric: str) -> int:
+def answered_units(buckets: Iterable[TimeBucket], arm: str, metric: str) -> int:
     """Units of an arm that have an outcome of the metric."""
     return sum(b.answered.get(metric, 0) for b in buckets if b.arm == arm)
 
 
-def latest_weights(trail: Iterable[AuditEntry], phase: Phase) -> dict[str, float]:
+def latest_weights(trail: Iterable[AuditEntry], phase: ExperimentPhase) -> dict[str, float]:
     """Weights of the last epoch that has some; empty before the second."""
     return max(reweightings(trail, phase), key=lambda entry: entry[0], default=(0, {}))[1]
 
 
-def reweightings(trail: Iterable[AuditEntry], phase: Phase) -> Iterator[tuple[int, dict[str, float]]]:
+def reweightings(
+    trail: Iterable[AuditEntry], phase: ExperimentPhase
+) -> Iterator[tuple[int, dict[str, float]]]:
     """Epochs of a phase with weights for just its arms, as they were written."""
     arms = {arm.name for arm in phase.spec.arms}
     for entry in trail:
@@ -200,3 +231,288 @@ def reweightings(trail: Iterable[AuditEntry], phase: Phase) -> Iterator[tuple[in
             continue
         if isinstance(said, Mapping) and set(said) == arms:
             yield int(epoch), {str(arm): float(weight) for arm, weight in said.items()}
+
+
+PARTS = ("adapter", "base", "router")
+_HALVINGS = 40
+TIME_UNITS = (("day", 86_400.0), ("hour", 3600.0), ("minute", 60.0), ("second", 1.0))
+MODE_NOTES = {
+    Mode.SHADOW: (
+        "shadow arms: nobody saw their answers, so pairs tell what the judge {judge} prefers and how the arms"
+        " run (operational), not what users prefer; to learn that, run a split"
+    ),
+    Mode.BANDIT: (
+        "bandit: weights follow outcomes, which biases plain means and makes intervals wrong, so none is"
+        " shown; what stops an arm is which arm the events of an epoch fell to, which holds however weights"
+        " and rates move: of proportions, and of guardrails with a relative margin; nothing is promoted from"
+        " a bandit: run a split to confirm"
+    ),
+    Mode.HOLDOUT: (
+        "holdout: units that took part in any experiment against those that the server keeps out of all;"
+        " nothing is promoted or stopped by it"
+    ),
+}
+
+
+def health_of(source: PhaseEvidence) -> PipelineHealth:
+    """The checks of a phase, from its sums."""
+    spec, data, weights = source.spec, source.data, source.design.weights
+    total = sum(b.exposed for b in data.buckets)
+    ends = ((b.start + b.seconds, b.exposed) for b in data.buckets)
+    triggered = source.triggered
+    return PipelineHealth(
+        sample_ratio=ratio_of(data.buckets, weights, data.peak) if _splits(source) else _untested(source),
+        maturity=maturity(ends, source.now, spec.closing),
+        missing=dict(_missing(source)),
+        crossed=data.crossed / total if total and spec.mode is not Mode.BANDIT else 0.0,
+        mixed=() if spec.mode is Mode.HOLDOUT else changed_parts(data.digests, is_router_experiment(spec)),
+        triggered=ratio_of(triggered.buckets, weights) if triggered and _splits(source) else None,
+    )
+
+
+def _splits(source: PhaseEvidence) -> bool:
+    return source.spec.mode in (Mode.SPLIT, Mode.HOLDOUT)
+
+
+def _untested(source: PhaseEvidence) -> SampleRatio:
+    weights = tuple(source.design.weights.values())
+    return sample_ratio([0] * len(weights), weights)
+
+
+def _missing(source: PhaseEvidence) -> Iterator[tuple[str, Missing]]:
+    """Arm by arm, over mature units. None where a missing outcome counts as 0: then it is an outcome."""
+    spec = source.spec
+    if spec.primary.missing is Unanswered.ZERO or spec.mode is Mode.SHADOW:
+        return
+    seen = {arm: _answers(source, arm) for arm in source.design.weights}
+    for arm in source.design.treatments:
+        yield arm, missing_outcomes(seen[spec.control], seen[arm])
+
+
+def _answers(source: PhaseEvidence, arm: str) -> tuple[int, int]:
+    found = answered_units(source.mature, arm, source.spec.primary.name)
+    return exposed_units(source.mature, arm), found
+
+
+def checks_of(source: PhaseEvidence, health: PipelineHealth) -> tuple[PipelineCheck, ...]:
+    """All checks in words, in the order in which they make a verdict invalid."""
+    failed = {fault.rule: fault.text for fault in health.faults()}
+    sound = dict(_sound(source, health))
+    return tuple(PipelineCheck(name, name in failed, failed.get(name, text)) for name, text in sound.items())
+
+
+def _sound(source: PhaseEvidence, health: PipelineHealth) -> Iterator[tuple[str, str]]:
+    yield "sample-ratio", _ratio_in_words(source, health.sample_ratio)
+    if health.triggered is not None:
+        yield "triggered-ratio", _ratio_in_words(source, health.triggered)
+    yield "missing-outcomes", _missing_in_words(source, health)
+    yield "crossed-units", _crossed_in_words(source, health)
+    yield "mixed-digests", "adapters, base and router stayed what they were"
+    whole = health.maturity
+    left = f"{whole.matured:,} of {whole.exposed:,} units had their window of {window_in_words(source.spec)}"
+    yield "maturity", f"{left} ({whole.share:.0%}, {source.spec.min_matured:.0%} are needed to promote)"
+
+
+def _crossed_in_words(source: PhaseEvidence, health: PipelineHealth) -> str:
+    if source.spec.mode is Mode.BANDIT:
+        return (
+            f"not tested: between epochs a bandit moves units ({source.data.crossed:,} so far), which stay "
+            "with the arm that they saw first"
+        )
+    return f"{health.crossed:.1%} of units saw more than one arm, over {CROSSED:.0%} is too many"
+
+
+def _ratio_in_words(source: PhaseEvidence, ratio: SampleRatio) -> str:
+    if source.spec.mode is Mode.BANDIT:
+        return "not tested: a bandit's weights change"
+    if source.spec.mode is Mode.SHADOW:
+        return "not tested: control answers every unit, the other arms answer beside it"
+    arms = ", ".join(
+        f"{arm} {got:,} ({wanted:,.0f} expected)"
+        for arm, got, wanted in zip(source.design.weights, ratio.counts, ratio.expected, strict=True)
+    )
+    return f"{arms}; p = {ratio.p:.2g}, alarm at {ratio.alpha:g}"
+
+
+def _missing_in_words(source: PhaseEvidence, health: PipelineHealth) -> str:
+    spec = source.spec
+    if spec.mode is Mode.SHADOW:
+        return "not tested: users answer control only"
+    if spec.primary.missing is Unanswered.ZERO:
+        return f"a unit without {spec.primary.name} counts as 0, so none is missing"
+    shares = [
+        f"{found.treatment:.1%} in {arm}, {found.control:.1%} in {spec.control}"
+        for arm, found in health.missing.items()
+    ]
+    return f"without {spec.primary.name}: {'; '.join(shares)}"
+
+
+def notes_of(source: PhaseEvidence, health: PipelineHealth) -> tuple[str, ...]:
+    """In the order of how much they change the reading."""
+    return tuple(_notes(source, health))
+
+
+def _notes(source: PhaseEvidence, health: PipelineHealth) -> Iterator[str]:
+    spec = source.spec
+    if text := MODE_NOTES.get(spec.mode):
+        yield text.format(judge=spec.judge)
+    yield from _router_notes(source)
+    young = health.maturity.exposed - health.maturity.matured
+    if young:
+        yield (
+            f"{plural(young, 'unit')} had less than the window of {window_in_words(spec)} and are in no"
+            " number but the sample ratio and the guardrails"
+        )
+    yield from _unanswered_notes(source)
+    yield from _degraded_notes(source)
+    yield from _length_notes(source)
+    yield from _phase_notes(source)
+
+
+def _router_notes(source: PhaseEvidence) -> Iterator[str]:
+    if source.triggered is not None:
+        yield (
+            f"router experiment: {source.spec.primary.name} is compared on units for which the two routers"
+            " differed at least once, since nothing could change for the others; guardrails are of all units"
+        )
+    elif is_router_experiment(source.spec):
+        yield "router experiment with shadow arms: the other router's choice was answered, unseen"
+
+
+def _unanswered_notes(source: PhaseEvidence) -> Iterator[str]:
+    spec = source.spec
+    if spec.mode is Mode.SHADOW:
+        return
+    units = sum(b.exposed for b in source.mature)
+    missing = units - sum(b.answered.get(spec.primary.name, 0) for b in source.mature)
+    if missing:
+        treated = "count as 0" if spec.primary.missing is Unanswered.ZERO else "are left out of its value"
+        yield f"{missing:,} of {plural(units, 'mature unit')} have no {spec.primary.name} and {treated}"
+
+
+def _degraded_notes(source: PhaseEvidence) -> Iterator[str]:
+    for arm in source.design.weights:
+        if broken := sum(b.degraded for b in source.data.buckets if b.arm == arm):
+            yield (
+                f"{arm} could not answer for {plural(broken, 'unit')}; something else did, and they stay in"
+                f" {arm}, which they were meant to have"
+            )
+
+
+def _length_notes(source: PhaseEvidence) -> Iterator[str]:
+    if source.spec.mode is Mode.SHADOW:
+        return
+    if source.spec.primary.kind is Kind.RATIO:
+        yield "no effect at equal answer length: the primary metric is a ratio"
+    elif source.deciding and all(length_moments(source.deciding, a) is None for a in source.design.weights):
+        yield "no effect at equal answer length: no unit has both its outcome and a count of tokens"
+
+
+def _phase_notes(source: PhaseEvidence) -> Iterator[str]:
+    phase, last = source.phase, source.experiment.phase
+    if phase.number > 1:
+        yield f"phase {phase.number} ({phase.reason or 'no reason given'}): no unit of an earlier one counts"
+    if last is not None and last.number != phase.number:
+        yield f"this is phase {phase.number}; the last one is {last.number}"
+
+
+def changed_parts(digests: Mapping[str, tuple[str, ...]], routers: bool) -> tuple[str, ...]:
+    """What changed under a phase, by arm, in words. Of `adapter/base/router` texts, in order of time.
+
+    No adapter is no change of it: the base answered, as an arm does that has none or could not load its
+    own. In a router experiment every arm has all adapters.
+    """
+    return tuple(_changed_parts(digests, PARTS[1:] if routers else PARTS))
+
+
+def _changed_parts(digests: Mapping[str, tuple[str, ...]], parts: tuple[str, ...]) -> Iterator[str]:
+    for arm, found in digests.items():
+        split = [text.split("/") for text in found]
+        for part in parts:
+            place = PARTS.index(part)
+            seen = dict.fromkeys(s[place] for s in split if len(s) > place and s[place])
+            if len(seen) > 1:
+                yield f"{part} of {arm} ({' -> '.join(map(short_digest, seen))})"
+
+
+def ratio_of(buckets: Sequence[TimeBucket], weights: Mapping[str, float], peak: float = 0.0) -> SampleRatio:
+    """The test on all units, with its largest evidence at the end of any bucket or any look before."""
+    arms = list(weights)
+    counted = np.array([[b.exposed if b.arm == arm else 0 for arm in arms] for b in buckets], np.float64)
+    running = np.cumsum(counted.reshape(len(buckets), len(arms)), axis=0)
+    ends = _last_of_each(np.array([b.start for b in buckets]))
+    found = ratio_evidence(running[ends], [weights[arm] for arm in arms])
+    counts = [int(n) for n in running[-1]] if len(running) else [0] * len(arms)
+    return sample_ratio(counts, [weights[arm] for arm in arms], max([peak, *found.tolist()]))
+
+
+def _last_of_each(starts: Array) -> NDArray[np.int64]:
+    """Which buckets are the last of their time: between two arms of one bucket nothing is tested."""
+    if not len(starts):
+        return np.array([], np.int64)
+    return np.flatnonzero(np.append(starts[1:] != starts[:-1], True))
+
+
+def ratio_evidence(counts: Array, weights: Sequence[float]) -> Array:
+    """Log evidence, [looks], from units by look and arm, [looks, arms]."""
+    found = -total_term(counts.sum(axis=1))
+    for i, weight in enumerate(weights):
+        found = found + arm_term(counts[:, i], weight)
+    return np.asarray(found, np.float64)
+
+
+def share_band(units: int, weight: float) -> tuple[float, float]:
+    """Shares of one arm against all others, among `units`, between which the test has no alarm."""
+    if not units:
+        return 0.0, 1.0
+    return _band_edge(units, weight, 0.0), _band_edge(units, weight, 1.0)
+
+
+def _band_edge(units: int, weight: float, outside: float) -> float:
+    """The evidence grows from the arm's own weight outwards, so by bisection."""
+    inside, level = weight, -math.log(ALPHA)
+    if _evidence_at(outside, units, weight) < level:
+        return outside
+    for _ in range(_HALVINGS):
+        middle = (inside + outside) / 2
+        if _evidence_at(middle, units, weight) < level:
+            inside = middle
+        else:
+            outside = middle
+    return inside
+
+
+def _evidence_at(share: float, units: int, weight: float) -> float:
+    counts = (share * units, (1 - share) * units)
+    terms = sum(float(arm_term(n, w)) for n, w in zip(counts, (weight, 1 - weight), strict=True))
+    return terms - float(total_term(units))
+
+
+def duration(seconds: float) -> str:
+    """A length of time.
+
+    >>> duration(86400), duration(5400), duration(2.5)
+    ('1 day', '1.5 hours', '2.5 seconds')
+    """
+    unit, length = next(((u, n) for u, n in TIME_UNITS if seconds >= n), TIME_UNITS[-1])
+    number = seconds / length
+    return f"{number:.3g} {unit}{'' if number == 1 else 's'}"
+
+
+def window_in_words(spec: Spec) -> str:
+    """How long outcomes count."""
+    return duration(spec.window) + (f" and its grace of {duration(spec.grace)}" if spec.grace else "")
+
+
+def plural(number: int, noun: str) -> str:
+    """A number with its noun.
+
+    >>> plural(1, "unit"), plural(2000, "unit")
+    ('1 unit', '2,000 units')
+    """
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def short_digest(digest: str) -> str:
+    """The part of a digest that people compare."""
+    return digest[:12] if digest else "none"

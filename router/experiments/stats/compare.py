@@ -17,12 +17,13 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from router.experiments.model import NoInterval
 from router.experiments.stats import sequences
 from router.experiments.stats.moments import (
+    ArmEstimate,
     Array,
-    Estimate,
+    ComparedMetric,
     Kind,
-    Metric,
     Moments,
     Real,
     estimates_of_both,
@@ -32,7 +33,7 @@ from router.experiments.stats.sequences import EQUAL, Line
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class SequencePlan:
     """What is fixed before an experiment starts, and what its guarantees rest on.
 
     `units` is the planned number of both arms together: sequences are tightest there, and valid at any.
@@ -80,7 +81,7 @@ class Method(StrEnum):
     """No interval yet."""
 
 
-class Span(NamedTuple):
+class Interval(NamedTuple):
     """An interval."""
 
     low: float
@@ -89,23 +90,6 @@ class Span(NamedTuple):
 
 FAR = 14.0
 """Logarithm of a million: no rate is so many times another's."""
-
-
-@dataclass(frozen=True, slots=True)
-class Waiting:
-    """Why there is no interval yet: a rule, words with numbers, and about how many units of both arms are
-    still needed (None where more of them would not help)."""
-
-    rule: str
-    text: str
-    units: int | None
-
-    @property
-    def told(self) -> str:
-        """All of it in words."""
-        if self.units is None:
-            return self.text
-        return f"{self.text}; that is about {self.units:,} more units of both arms"
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,16 +103,16 @@ class Comparison:
     units: tuple[int, int]
     values: tuple[float, float]
     effect: float
-    interval: Span
+    interval: Interval
     relative: float | None
-    relative_interval: Span | None
+    relative_interval: Interval | None
     p: float
     method: Method
-    waiting: Waiting | None = None
+    waiting: NoInterval | None = None
 
 
 @dataclass(frozen=True)
-class Arms:
+class ArmPair:
     """Two arms' sums on one metric, many experiments at once: everything that is asked of them.
 
     A variance is the larger of two: of each arm by its own units (Welch), and of both by all units within
@@ -136,13 +120,13 @@ class Arms:
     of all units is what it has if the arms are alike, so it cannot seem surer than they are.
     """
 
-    metric: Metric
+    metric: ComparedMetric
     control: Moments
     treatment: Moments
-    plan: Plan
+    plan: SequencePlan
 
     @cached_property
-    def estimates(self) -> tuple[Estimate, Estimate]:
+    def estimates(self) -> tuple[ArmEstimate, ArmEstimate]:
         """Control's and treatment's."""
         return estimates_of_both(self.metric, self.control, self.treatment)
 
@@ -241,7 +225,7 @@ class Arms:
         with np.errstate(divide="ignore", invalid="ignore"):
             return np.maximum(own**2, alike**2) / np.asarray(self.variance(), np.float64) ** 3
 
-    def needs(self) -> Iterator[tuple[NDArray[np.bool_], Callable[[], Waiting]]]:
+    def needs(self) -> Iterator[tuple[NDArray[np.bool_], Callable[[], NoInterval]]]:
         """What the asymptotic sequence needs: whether it is there, and what to say while it is not."""
         yield self._enough_units()
         if self.metric.kind is Kind.RATIO:
@@ -269,14 +253,14 @@ class Arms:
         """Units of both arms until the smaller has so many more."""
         return math.ceil(missing * float(self.n) / max(1.0, float(self.smaller)))
 
-    def _enough_units(self) -> tuple[NDArray[np.bool_], Callable[[], Waiting]]:
+    def _enough_units(self) -> tuple[NDArray[np.bool_], Callable[[], NoInterval]]:
         bounded = math.isfinite(sum(self.metric.range))
         least = self.plan.burn_in_units if bounded else self.plan.unbounded_units
 
-        def waiting() -> Waiting:
+        def waiting() -> NoInterval:
             have = int(self.smaller)
             why = "" if bounded else f", since nothing caps {self.metric.name} (with a cap few are enough)"
-            return Waiting(
+            return NoInterval(
                 "too-few-units",
                 f"{have:,} units with {self.metric.name} in the smaller arm, {least:,} are needed{why}",
                 self._more(least - have),
@@ -284,53 +268,53 @@ class Arms:
 
         return np.asarray(self.smaller >= least), waiting
 
-    def _enough_volume(self) -> tuple[NDArray[np.bool_], Callable[[], Waiting]]:
+    def _enough_volume(self) -> tuple[NDArray[np.bool_], Callable[[], NoInterval]]:
         arms, least = (self.control, self.treatment), self.plan.volume
         worth = np.minimum(*(np.asarray(arm.sums[1] ** 2 / arm.product(1, 1)) for arm in arms))
 
-        def waiting() -> Waiting:
+        def waiting() -> NoInterval:
             have = int(worth)
             text = f"the denominator of {self.metric.name} is that of {have:,} equal units in an arm, "
-            return Waiting("too-few-units", text + f"{least:g} are needed", self._more(least - have))
+            return NoInterval("too-few-units", text + f"{least:g} are needed", self._more(least - have))
 
         return np.asarray(worth >= least), waiting
 
-    def _enough_events(self) -> tuple[NDArray[np.bool_], Callable[[], Waiting]]:
+    def _enough_events(self) -> tuple[NDArray[np.bool_], Callable[[], NoInterval]]:
         ones = self.control.sums[0] + self.treatment.sums[0]
         rarer = np.minimum(ones, self.n - ones)
         least = np.maximum(self.plan.burn_in_events, self.plan.arm_events * self.n / self.smaller)
 
-        def waiting() -> Waiting:
+        def waiting() -> NoInterval:
             have, need = int(rarer), math.ceil(float(least))
             which = "ones" if float(ones) * 2 <= float(self.n) else "zeros"
             units = math.ceil((need - have) * float(self.n) / have) if have else None
             text = f"{have:,} {which} of {self.metric.name} in both arms, {need:,} are needed at this split"
-            return Waiting("too-few-events", text, units)
+            return NoInterval("too-few-events", text, units)
 
         return np.asarray(rarer >= least), waiting
 
-    def _varies(self) -> tuple[NDArray[np.bool_], Callable[[], Waiting]]:
+    def _varies(self) -> tuple[NDArray[np.bool_], Callable[[], NoInterval]]:
         first, second = self.estimates
 
-        def waiting() -> Waiting:
+        def waiting() -> NoInterval:
             text = f"{self.metric.name} has had the same value for every unit: nothing can be told by it"
-            return Waiting("constant", text, None)
+            return NoInterval("constant", text, None)
 
         return np.asarray(np.maximum(first.spread, second.spread) > 0), waiting
 
-    def _no_tail(self) -> tuple[NDArray[np.bool_], Callable[[], Waiting]]:
+    def _no_tail(self) -> tuple[NDArray[np.bool_], Callable[[], NoInterval]]:
         skew = np.asarray(self.skew_squared(), np.float64)
         with np.errstate(invalid="ignore"):
             met = np.asarray(skew * self.plan.tail <= 1)
 
-        def waiting() -> Waiting:
+        def waiting() -> NoInterval:
             if not np.isfinite(float(skew)):
-                return Waiting("tail", f"the shape of {self.metric.name} is not known", None)
+                return NoInterval("tail", f"the shape of {self.metric.name} is not known", None)
             made = f"about {1 / float(skew):.1f} units make up the difference in {self.metric.name}"
             text = (
                 f"{made}, {self.plan.tail:g} are needed: a heavy tail, or arms of unlike shape; a cap helps"
             )
-            return Waiting("tail", text, math.ceil(float(self.n) * (float(skew) * self.plan.tail - 1)))
+            return NoInterval("tail", text, math.ceil(float(self.n) * (float(skew) * self.plan.tail - 1)))
 
         return met, waiting
 
@@ -354,7 +338,7 @@ class Arms:
             exact = np.where(side * z > 0, exact, 0.0)
         return np.maximum(exact + math.log(share), np.where(ready, found + math.log(1 - share), -np.inf))
 
-    def _ready_against(self, line: sequences.Against) -> NDArray[np.bool_]:
+    def _ready_against(self, line: sequences.LineFit) -> NDArray[np.bool_]:
         """Whether two rates may be held against a line by the asymptotic sequence.
 
         They need events, those that there were or those that the line expects: where it says that one arm has
@@ -384,7 +368,7 @@ class Arms:
     def _beyond_offset(self, offset: Array) -> Array:
         return self._beyond(self.rates.against(1.0, offset))
 
-    def _beyond(self, line: sequences.Against) -> Array:
+    def _beyond(self, line: sequences.LineFit) -> Array:
         """Evidence of two rates against a line, less what rules it out: negative inside the interval."""
         apart = np.where(self._ready_against(line), np.sqrt(2 * line.lost) - self._bound, -1.0)
         return np.maximum(self.rates.exact(line) + math.log(self.plan.alpha * self.plan.exact_share), apart)
@@ -422,22 +406,22 @@ class Arms:
 
 
 def compare(
-    metric: Metric, control: Moments, treatment: Moments, plan: Plan, line: Line = EQUAL
+    metric: ComparedMetric, control: Moments, treatment: Moments, plan: SequencePlan, line: Line = EQUAL
 ) -> Comparison:
     """The comparison at this look. Raises InvalidRequest if the sums cannot be of this metric."""
-    return compared(Arms(metric, control, treatment, plan), line)
+    return compared(ArmPair(metric, control, treatment, plan), line)
 
 
-def compared(arms: Arms, line: Line = EQUAL) -> Comparison:
+def compared(arms: ArmPair, line: Line = EQUAL) -> Comparison:
     """The same of arms that are asked more than this."""
     metric, control, treatment = arms.metric, arms.control, arms.treatment
     first, second = arms.estimates
-    interval = Span(*(float(end) for end in arms.bounds()))
+    interval = Interval(*(float(end) for end in arms.bounds()))
     waiting = next((say() for met, say in arms.needs() if not bool(met)), None)
     method = Method.ASYMPTOTIC
     if waiting is not None:
         method = Method.EXACT if arms.has_exact else Method.BURN_IN
-    relative = Span(*(float(end) for end in arms.relative_bounds()))
+    relative = Interval(*(float(end) for end in arms.relative_bounds()))
     base, effect = float(first.value), float(arms.difference())
     return Comparison(
         metric.name,

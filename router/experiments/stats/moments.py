@@ -135,7 +135,7 @@ class Moments:
 
 
 @dataclass(frozen=True, slots=True)
-class Metric:
+class ComparedMetric:
     """A metric. Columns: the value (for a ratio numerator, denominator), then the covariate likewise.
 
     The covariate (CUPED) is the same quantity of the same unit from before the experiment. `bounds` are the
@@ -177,7 +177,7 @@ class Metric:
 
 
 @dataclass(frozen=True, slots=True)
-class Estimate:
+class ArmEstimate:
     """`n` units, the metric's value, and variance and third central moment of one unit's part in it.
 
     Every estimate is, to first order, the mean of one number a unit; a ratio's by the delta method (Deng,
@@ -206,14 +206,14 @@ def value_and_gradient(kind: Kind, moments: Moments, first: int = 0) -> tuple[Re
     return value, {first: scale, first + 1: -value * scale}
 
 
-def estimate(metric: Metric, moments: Moments) -> Estimate:
+def estimate(metric: ComparedMetric, moments: Moments) -> ArmEstimate:
     """One arm's estimate, its covariate left aside. Raises InvalidRequest for fewer than two units."""
     check_moments(metric, moments)
     value, gradient = value_and_gradient(metric.kind, moments)
-    return Estimate(moments.n, value, moments.form(gradient, gradient), moments.third(gradient))
+    return ArmEstimate(moments.n, value, moments.form(gradient, gradient), moments.third(gradient))
 
 
-def adjusted_estimates(metric: Metric, arms: Sequence[Moments]) -> list[Estimate]:
+def adjusted_estimates(metric: ComparedMetric, arms: Sequence[Moments]) -> list[ArmEstimate]:
     """Estimates of all arms with what the covariate explains taken out (CUPED).
 
     Deng, Xu, Kohavi and Walker 2013 (WSDM, doi:10.1145/2433396.2433413): y - theta (x - mean x), with theta
@@ -230,11 +230,11 @@ def adjusted_estimates(metric: Metric, arms: Sequence[Moments]) -> list[Estimate
     return [_without_past(metric, moments, theta, centre) for moments in arms]
 
 
-def _without_past(metric: Metric, moments: Moments, theta: Real, centre: Real) -> Estimate:
+def _without_past(metric: ComparedMetric, moments: Moments, theta: Real, centre: Real) -> ArmEstimate:
     value, outcome = value_and_gradient(metric.kind, moments)
     before, covariate = value_and_gradient(metric.kind, moments, metric.columns // 2)
     gradient = {**outcome, **{column: -theta * slope for column, slope in covariate.items()}}
-    return Estimate(
+    return ArmEstimate(
         moments.n,
         value - theta * (before - centre),
         moments.form(gradient, gradient),
@@ -242,7 +242,9 @@ def _without_past(metric: Metric, moments: Moments, theta: Real, centre: Real) -
     )
 
 
-def estimates_of_both(metric: Metric, control: Moments, treatment: Moments) -> tuple[Estimate, Estimate]:
+def estimates_of_both(
+    metric: ComparedMetric, control: Moments, treatment: Moments
+) -> tuple[ArmEstimate, ArmEstimate]:
     """Both arms' estimates, the covariate used where there is one."""
     if metric.covariate:
         first, second = adjusted_estimates(metric, (control, treatment))
@@ -250,7 +252,7 @@ def estimates_of_both(metric: Metric, control: Moments, treatment: Moments) -> t
     return estimate(metric, control), estimate(metric, treatment)
 
 
-def check_moments(metric: Metric, moments: Moments) -> None:
+def check_moments(metric: ComparedMetric, moments: Moments) -> None:
     """Raises InvalidRequest if `moments` cannot be of this metric."""
     if len(moments.sums) != metric.columns:
         raise invalid(metric.name, f"needs {metric.columns} columns, got {len(moments.sums)}")
@@ -261,11 +263,11 @@ def check_moments(metric: Metric, moments: Moments) -> None:
 
 
 __all__ = [
+    "ArmEstimate",
     "Array",
-    "Estimate",
+    "ComparedMetric",
     "Gradient",
     "Kind",
-    "Metric",
     "Moments",
     "Real",
     "invalid",

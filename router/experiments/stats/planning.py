@@ -9,8 +9,8 @@ from statistics import NormalDist
 
 import numpy as np
 
-from router.experiments.stats.compare import Plan
-from router.experiments.stats.moments import Array, Kind, Metric, invalid
+from router.experiments.stats.compare import SequencePlan
+from router.experiments.stats.moments import Array, ComparedMetric, Kind, invalid
 from router.experiments.stats.sequences import peak_gain, two_sided_bound
 
 _PATHS, _STEPS, _HORIZON = 3000, 240, 4.0
@@ -63,12 +63,12 @@ class Size:
 
 
 def size_for(
-    metric: Metric,
+    metric: ComparedMetric,
     control: float,
     effect: float,
     spread: float | None = None,
     share: float = 0.5,
-    plan: Plan | None = None,
+    plan: SequencePlan | None = None,
     power: float = 0.8,
 ) -> Size:
     """What it takes to show that treatment is `control + effect`, by the sequences that judge it.
@@ -88,7 +88,7 @@ def size_for(
         variances, null = (spread, spread), spread
     alpha = plan.alpha if plan else 0.05
     fixed = fixed_size(effect, variances, alpha, power, share, null)
-    rules = plan or Plan(alpha=alpha)
+    rules = plan or SequencePlan(alpha=alpha)
     level = alpha * (1 - rules.exact_share) if math.isfinite(sum(metric.range)) else alpha
     half, most = sequence_factors(alpha, level, power, float(f"{plan.units / fixed:.2g}") if plan else 1.0)
     least = _least(metric, rules, share, (1 - share) * control + share * treatment)
@@ -96,7 +96,7 @@ def size_for(
     return Size(fixed, units, middle_size, units / fixed, least, control, treatment)
 
 
-def _least(metric: Metric, plan: Plan, share: float, middle: float) -> int:
+def _least(metric: ComparedMetric, plan: SequencePlan, share: float, middle: float) -> int:
     smaller = min(share, 1 - share)
     bounded = math.isfinite(sum(metric.range))
     least = (plan.burn_in_units if bounded else plan.unbounded_units) / smaller
@@ -136,7 +136,7 @@ def _paths(horizon: float) -> Array:
 
 
 def smallest_effect(
-    metric: Metric,
+    metric: ComparedMetric,
     control: float,
     units: int,
     spread: float | None = None,
@@ -152,7 +152,13 @@ def smallest_effect(
     def enough(effect: float) -> bool:
         return (
             size_for(
-                metric, control, effect, spread, share, Plan(alpha=alpha, units=max(200, units)), power
+                metric,
+                control,
+                effect,
+                spread,
+                share,
+                SequencePlan(alpha=alpha, units=max(200, units)),
+                power,
             ).units
             <= units
         )

@@ -147,7 +147,7 @@ Counts = tuple[ArrayLike, ArrayLike]  # successes and failures
 
 
 @dataclass(frozen=True)
-class Against:
+class LineFit:
     """Two rates held against a line: the likeliest pair on it, by how much its log likelihood is less than
     that of the best pair (infinite where no two rates lie on the line), and on which side treatment lies."""
 
@@ -192,15 +192,15 @@ class TwoRates:
         (s0, f0), (s1, f1) = self._numbers
         return log_likelihood(s0, f0, p) + log_likelihood(s1, f1, q)
 
-    def against(self, scale: ArrayLike = 1.0, offset: ArrayLike = 0.0) -> Against:
+    def against(self, scale: ArrayLike = 1.0, offset: ArrayLike = 0.0) -> LineFit:
         """The line on which treatment = scale * control + offset."""
         p, q, there = on_line(*self._numbers, scale, offset)
         lost = np.where(there, np.maximum(self._best - self._likelihood(p, q), 0), np.inf)
         first, second = self.rates
         side = np.sign(second - np.asarray(scale) * first - np.asarray(offset, np.float64))
-        return Against(p, q, lost, side)
+        return LineFit(p, q, lost, side)
 
-    def deviance(self, line: Against) -> Array:
+    def deviance(self, line: LineFit) -> Array:
         """Signed root of the likelihood ratio against a line.
 
         Nearly standard normal on the line, also where one arm is small and has had no event yet, since each
@@ -209,7 +209,7 @@ class TwoRates:
         found: Array = line.side * np.sqrt(2 * line.lost)
         return found
 
-    def exact(self, line: Against) -> Array:
+    def exact(self, line: LineFit) -> Array:
         """Log evidence against a line, exact."""
         return self._mixture + line.lost
 

@@ -45,7 +45,7 @@ from sqlalchemy.sql import ColumnElement
 from sqlalchemy.sql.schema import Table
 
 from router.errors import ConfigError, StoreDown, install_extra
-from router.shared.patience import heard
+from router.shared.postgres import with_patience
 
 log = logging.getLogger(__name__)
 EXAMPLES = "sqlite:////var/lib/lora-router/experiments.db or postgresql://user:password@host/database"
@@ -220,15 +220,15 @@ def _impatient() -> Any:
     without end for one that was stopped."""
     import psycopg
 
-    class Impatient(psycopg.Connection[Any]):
+    class ImpatientConnection(psycopg.Connection[Any]):
         def wait(self, gen: Any, *arguments: Any, **named: Any) -> Any:
-            return super().wait(heard(gen, ANSWER_SECONDS, self._leave), *arguments, **named)
+            return super().wait(with_patience(gen, ANSWER_SECONDS, self._leave), *arguments, **named)
 
         def _leave(self) -> Exception:
             self.pgconn.finish()
             return psycopg.OperationalError(f"no answer within {ANSWER_SECONDS:g} s")
 
-    return Impatient
+    return ImpatientConnection
 
 
 def _set_up_postgres(connection: Any, _record: object) -> None:

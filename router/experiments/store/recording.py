@@ -1,31 +1,60 @@
-"""Outcomes come in: each key once, at the units it belongs to, or waiting for them.
+"""Exposures and outcomes come in.
 
-An outcome from before a phase is the unit's past in it, which a covariate may read, in whatever experiment
-it was told.
+Each response is kept once in a phase, each unit once, each outcome key once. The first exposure of a unit
+fixes its arm, its time and its segments, in the transaction that writes it, so that servers agree. An
+outcome belongs to the units of its response, or to the unit that it names; where there is none yet, it waits
+for its exposure. An outcome from before a phase is the unit's past in it, which a covariate may read, in
+whatever experiment it was recorded. With exposures come what two routers chose for the same requests, and
+the judged pairs of shadow arms.
 """
 
 from __future__ import annotations
 
+import json
+import logging
 import sys
 import time
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeAlias
 
-from sqlalchemy import select
+from sqlalchemy import ColumnElement, Connection, Double, Text, case, delete, func, literal_column, select
 
-from router.experiments.model import Accepted, Outcome
+from router.experiments.model import (
+    MAX_SEGMENT_VALUES,
+    NO_VALUE,
+    OTHER_VALUE,
+    Accepted,
+    Disagreement,
+    Exposure,
+    JudgedPair,
+    SegmentSpec,
+    StoredOutcome,
+)
 from router.experiments.store.database import Clash
-from router.experiments.store.series import EVERYTHING, PhaseInfo
-from router.experiments.store.session import Session, Unit
-from router.experiments.store.tables import WAITING, experiments, exposures, outcomes, phases, units
+from router.experiments.store.series import EVERYTHING, RESPONSES, PairCounts, PhaseInfo
+from router.experiments.store.session import Unit, WriteSession, recall_past
+from router.experiments.store.tables import (
+    WAITING,
+    digests,
+    disagreements,
+    experiments,
+    exposures,
+    outcomes,
+    pairs,
+    phases,
+    segment_values,
+    units,
+)
 
 
-def record(session: Session, reported: Sequence[Outcome], room: int = sys.maxsize) -> tuple[Accepted, ...]:
+def record(
+    session: WriteSession, reported: Sequence[StoredOutcome], room: int = sys.maxsize
+) -> tuple[Accepted, ...]:
     """What became of each, in order. `room`: so many that belong to nothing are kept at most."""
     once = {outcome.key: outcome for outcome in reversed(reported)}  # the first of each key
     statuses = _known(session, once)
-    fresh = [Placed(outcome) for key, outcome in once.items() if key not in statuses]
+    fresh = [PlacedOutcome(outcome) for key, outcome in once.items() if key not in statuses]
     _by_response(session, [p for p in fresh if p.outcome.response_id])
     _by_unit(session, [p for p in fresh if not p.outcome.response_id])
     statuses |= _turned_away(reported, fresh, room)
@@ -39,7 +68,9 @@ def record(session: Session, reported: Sequence[Outcome], room: int = sys.maxsiz
     return tuple(_answer(outcome.key, new, statuses) for outcome in reported)
 
 
-def _turned_away(reported: Iterable[Outcome], fresh: Iterable[Placed], room: int) -> dict[str, Accepted]:
+def _turned_away(
+    reported: Iterable[StoredOutcome], fresh: Iterable[PlacedOutcome], room: int
+) -> dict[str, Accepted]:
     """Those that belong to nothing and have no room: the last ones."""
     of_nothing = {p.outcome.key for p in fresh if not p.units}
     waiting = [key for key in dict.fromkeys(outcome.key for outcome in reported) if key in of_nothing]
@@ -54,7 +85,7 @@ def _answer(key: str, new: dict[str, Accepted], known: dict[str, Accepted]) -> A
     return Accepted.DUPLICATE if known[key] is Accepted.COUNTED else known[key]
 
 
-def _known(session: Session, keys: Iterable[str]) -> dict[str, Accepted]:
+def _known(session: WriteSession, keys: Iterable[str]) -> dict[str, Accepted]:
     """What became of the keys that are there."""
     of = outcomes.c
     found: dict[str, Accepted] = {}
@@ -66,9 +97,9 @@ def _known(session: Session, keys: Iterable[str]) -> dict[str, Accepted]:
     return found
 
 
-def _by_response(session: Session, found: Sequence[Placed]) -> None:
+def _by_response(session: WriteSession, found: Sequence[PlacedOutcome]) -> None:
     """An outcome of a response is one of every unit that the response was exposed to."""
-    by_response: dict[str, list[Placed]] = {}
+    by_response: dict[str, list[PlacedOutcome]] = {}
     for placed in found:
         by_response.setdefault(placed.outcome.response_id, []).append(placed)
     if not by_response:
@@ -83,7 +114,7 @@ def _by_response(session: Session, found: Sequence[Placed]) -> None:
                 placed.units.append(unit)
 
 
-def _by_unit(session: Session, found: Sequence[Placed]) -> None:
+def _by_unit(session: WriteSession, found: Sequence[PlacedOutcome]) -> None:
     """One of a unit belongs to the last phase that it was exposed in by then."""
     if not found:
         return
@@ -108,10 +139,10 @@ def _by_unit(session: Session, found: Sequence[Placed]) -> None:
 
 
 @dataclass(slots=True)
-class Placed:
+class PlacedOutcome:
     """An outcome with the units it is newly an outcome of. `known`: names it was under before."""
 
-    outcome: Outcome
+    outcome: StoredOutcome
     units: list[Unit] = field(default_factory=list)
     known: frozenset[str] = frozenset()
 
@@ -124,20 +155,20 @@ class Placed:
         return Accepted.COUNTED if counted else Accepted.LATE
 
 
-def _is_counted(outcome: Outcome, unit: Unit) -> bool:
+def _is_counted(outcome: StoredOutcome, unit: Unit) -> bool:
     """Whether it counts for a unit; if not it is late. It must have happened in the unit's window, and have
     come before the window and its grace were over: then a unit may be judged, and nothing changes it."""
     return unit.in_window(outcome.time) and unit.in_time(outcome.received)
 
 
-def place_outcomes(session: Session, found: Iterable[Placed]) -> None:
+def place_outcomes(session: WriteSession, found: Iterable[PlacedOutcome]) -> None:
     """Count them, and keep their rows. Values must be loaded."""
     now = time.time()
     rows = (row for placed in found for row in _rows(placed, now))
     session.bulk.write(session.conn, outcomes, rows, Clash.KEEP)
 
 
-def _rows(placed: Placed, now: float) -> Iterator[tuple[Any, ...]]:
+def _rows(placed: PlacedOutcome, now: float) -> Iterator[tuple[Any, ...]]:
     outcome = placed.outcome
     what = (
         outcome.metric,
@@ -156,7 +187,9 @@ def _rows(placed: Placed, now: float) -> Iterator[tuple[Any, ...]]:
         yield outcome.key, 0, None, *what, 0, now, outcome.received
 
 
-def seek_later(session: Session, found: Collection[Placed]) -> list[tuple[Placed, PhaseInfo, str]]:
+def seek_later(
+    session: WriteSession, found: Collection[PlacedOutcome]
+) -> list[tuple[PlacedOutcome, PhaseInfo, str]]:
     """Outcomes that are now told of units whose phase began after them; the units are read.
 
     Together with `remember_later` it makes the order of arrival count for nothing.
@@ -173,7 +206,7 @@ def seek_later(session: Session, found: Collection[Placed]) -> list[tuple[Placed
     return told
 
 
-def remember_later(session: Session, told: Iterable[tuple[Placed, PhaseInfo, str]]) -> None:
+def remember_later(session: WriteSession, told: Iterable[tuple[PlacedOutcome, PhaseInfo, str]]) -> None:
     """Add them to the past of those units that were there before; `remember` is for new ones."""
     for placed, info, name in told:
         unit = session.named.get((info.id, name))
@@ -181,7 +214,7 @@ def remember_later(session: Session, told: Iterable[tuple[Placed, PhaseInfo, str
             unit.recall(placed.outcome.metric, placed.outcome.value, placed.outcome.received)
 
 
-def remember_past(session: Session, fresh: Iterable[Unit]) -> None:
+def remember_past(session: WriteSession, fresh: Iterable[Unit]) -> None:
     """Give new units their past. Units and outcomes must be written."""
     by_phase: dict[int, dict[str, Unit]] = {}
     for unit in fresh:
@@ -192,23 +225,270 @@ def remember_past(session: Session, fresh: Iterable[Unit]) -> None:
         recall_past(session, info, named, info.covariates)
 
 
-def recall_past(
-    session: Session, info: PhaseInfo, named: Mapping[str, Unit], metrics: Collection[str]
-) -> None:
-    """Give units of a phase, by name, their past: each outcome from before the phase, once."""
-    of, among = outcomes.c, session.bulk.among
-    before = (among(of.metric, metrics), of.time < info.started)
-    placed = select(of.key, units.c.unit, of.metric, of.value, of.came).join_from(
-        outcomes, units, of.unit_id == units.c.id
-    )
-    waiting = select(of.key, of.unit, of.metric, of.value, of.came).where(WAITING)
-    seen: set[tuple[str, str]] = set()
-    for query, name in ((placed, units.c.unit), (waiting, of.unit)):
-        for key, unit, *row in session.conn.execute(query.where(among(name, named), *before)):
-            if (key, unit) not in seen:
-                seen.add((key, unit))
-                named[unit].recall(*row)
-
-
-def _names(placed: Placed) -> set[str]:
+def _names(placed: PlacedOutcome) -> set[str]:
     return {u.unit for u in placed.units} | ({placed.outcome.unit} - {""})
+
+
+log = logging.getLogger(__name__)
+_OUTCOME = [
+    outcomes.c[n] for n in ("key", "metric", "value", "time", "response_id", "experiment", "unit", "came")
+]
+Shown: TypeAlias = tuple[PhaseInfo, Exposure]
+DisagreementOfPhase: TypeAlias = tuple[PhaseInfo, Disagreement]
+LONGEST = 256  # characters of a value that is told apart: it is part of a key
+KnownValues: TypeAlias = dict[tuple[int, str], set[str]]  # phase and label -> values told apart
+
+
+def expose(session: WriteSession, reported: Sequence[Exposure]) -> None:
+    """Keep what is new of them."""
+    shown, elsewhere = _fresh(session, _in_their_phases(session, reported))
+    if not shown:
+        return
+    session.find((info, e.unit) for info, e in shown)
+    new = _new_units(session, shown)
+    answering = [(e, session.named[info.id, e.unit]) for info, e in shown]
+    adopted = _waiting_outcomes(session, answering, new, elsewhere)
+    told = seek_later(session, adopted)
+    session.load({EVERYTHING} if told else {RESPONSES} | {p.outcome.metric for p in adopted})
+    for e, unit in answering:
+        unit.shown(e.arm, e.time, bool(e.degraded))
+    _mark_differing(session, new)
+    session.write_units()
+    _keep(session, answering)
+    _forget_waiting(session, [p.outcome.key for p in adopted])
+    place_outcomes(session, adopted)
+    remember_later(session, told)
+    remember_past(session, new)
+    session.finish()
+
+
+def _in_their_phases(session: WriteSession, reported: Sequence[Exposure]) -> list[Shown]:
+    infos = session.phases.named(session.conn, {e.experiment for e in reported})
+    lost = {(e.experiment, e.phase) for e in reported} - infos.keys()
+    for name, phase in sorted(lost):
+        log.warning("exposures of %s, phase %d, which is not there, are dropped", name, phase)
+    return [(infos[e.experiment, e.phase], e) for e in reported if (e.experiment, e.phase) in infos]
+
+
+def _fresh(session: WriteSession, known: Sequence[Shown]) -> tuple[list[Shown], dict[str, list[int]]]:
+    """Those not kept yet, and the units that their responses were exposed to in other phases."""
+    found: dict[tuple[str, int], Shown] = {}
+    for info, e in known:
+        found.setdefault((e.response_id, info.id), (info, e))
+    here = session.bulk.among(exposures.c.response_id, {key[0] for key in found})
+    query = select(exposures.c.response_id, exposures.c.phase, exposures.c.unit_id).where(here)
+    elsewhere: dict[str, list[int]] = {}
+    for response, phase, unit in session.conn.execute(query):
+        found.pop((response, phase), None)
+        elsewhere.setdefault(response, []).append(unit)
+    return list(found.values()), elsewhere
+
+
+def _new_units(session: WriteSession, shown: Iterable[Shown]) -> list[Unit]:
+    new: dict[tuple[int, str], Shown] = {}
+    for info, e in shown:
+        if (info.id, e.unit) not in session.named:
+            new.setdefault((info.id, e.unit), (info, e))
+    first = list(new.values())
+    told = zip(first, _segments_of(session, first), strict=True)
+    return [session.add(info, e, segments) for (info, e), segments in told]
+
+
+def _keep(session: WriteSession, answering: Sequence[tuple[Exposure, Unit]]) -> None:
+    rows = (
+        (e.response_id, u.info.id, u.id, e.arm, e.time, e.propensity, e.sampling, e.degraded)
+        for e, u in answering
+    )
+    session.bulk.write(session.conn, exposures, rows, Clash.KEEP)
+    texts = {
+        (u.info.id, e.arm, f"{e.adapter_digest}/{e.base_digest}/{e.router_digest}"): None
+        for e, u in answering
+        if not e.degraded
+    }
+    count = select(func.coalesce(func.max(digests.c.place), 0))
+    there = session.conn.execute(count).scalar_one()
+    found = ((*text, there + i) for i, text in enumerate(texts, 1))
+    session.bulk.write(session.conn, digests, found, Clash.KEEP)
+
+
+def _forget_waiting(session: WriteSession, keys: Sequence[str]) -> None:
+    """Their rows are written anew at their units."""
+    if keys:
+        here = session.bulk.among(outcomes.c.key, keys)
+        session.conn.execute(delete(outcomes).where(WAITING, here))
+
+
+def _waiting_outcomes(
+    session: WriteSession,
+    answering: Sequence[tuple[Exposure, Unit]],
+    new: Sequence[Unit],
+    elsewhere: Mapping[str, Sequence[int]],
+) -> list[PlacedOutcome]:
+    """Those that now have a unit: of these responses, and of these new units."""
+    return [*_of_responses(session, answering, elsewhere), *_of_units(session, answering, new)]
+
+
+def _of_responses(
+    session: WriteSession, answering: Sequence[tuple[Exposure, Unit]], elsewhere: Mapping[str, Sequence[int]]
+) -> Iterator[PlacedOutcome]:
+    by_response: dict[str, list[Unit]] = {}
+    for e, unit in answering:
+        by_response.setdefault(e.response_id, []).append(unit)
+    here = session.bulk.among(outcomes.c.response_id, by_response)
+    for outcome in _read_outcomes(session, WAITING, here):
+        yield PlacedOutcome(outcome, by_response[outcome.response_id])
+    if elsewhere:
+        yield from _counted_elsewhere(session, by_response, elsewhere)
+
+
+def _counted_elsewhere(
+    session: WriteSession, by_response: Mapping[str, list[Unit]], elsewhere: Mapping[str, Sequence[int]]
+) -> Iterator[PlacedOutcome]:
+    """Outcomes that another experiment has of the same response already."""
+    ids = {unit for response in elsewhere for unit in elsewhere[response]}
+    query = select(units.c.unit, *_OUTCOME).join_from(outcomes, units, outcomes.c.unit_id == units.c.id)
+    found: dict[str, tuple[StoredOutcome, set[str]]] = {}
+    for name, *rest in session.conn.execute(query.where(session.bulk.among(outcomes.c.unit_id, ids))):
+        outcome = StoredOutcome(*rest)
+        if outcome.response_id in by_response:
+            found.setdefault(outcome.key, (outcome, set()))[1].add(name)
+    for outcome, names in found.values():
+        yield PlacedOutcome(outcome, by_response[outcome.response_id], frozenset(names))
+
+
+def _of_units(
+    session: WriteSession, answering: Iterable[tuple[Exposure, Unit]], new: Iterable[Unit]
+) -> Iterator[PlacedOutcome]:
+    """Told of a unit by experiment, at or after its first exposure; the phase that came first has it."""
+    fresh = {unit.id for unit in new}
+    first: dict[tuple[str, str], list[Unit]] = {}
+    for e, unit in answering:
+        if unit.id in fresh:
+            fresh.discard(unit.id)
+            first.setdefault((e.experiment, e.unit), []).append(unit)
+    if not first:
+        return
+    here = session.bulk.among(outcomes.c.unit, {name for _, name in first})
+    for outcome in _read_outcomes(session, WAITING, here):
+        shown = [u for u in first.get((outcome.experiment, outcome.unit), ()) if outcome.time >= u.first]
+        if shown:
+            yield PlacedOutcome(outcome, shown[:1], frozenset([outcome.unit]))
+
+
+def _read_outcomes(session: WriteSession, *which: ColumnElement[bool]) -> Iterator[StoredOutcome]:
+    for row in session.conn.execute(select(*_OUTCOME).where(*which)).all():
+        yield StoredOutcome(*row)
+
+
+def _segments_of(session: WriteSession, first: Sequence[tuple[PhaseInfo, Exposure]]) -> list[str]:
+    """The column `segments` of new units, by their first exposures in order. Keeps new values."""
+    phases = {info.id for info, _ in first if info.segments}
+    if not phases:
+        return [""] * len(first)
+    of, known = segment_values.c, KnownValues()
+    query = select(of.phase, of.label, of.value).where(session.bulk.among(of.phase, phases))
+    for phase, label, value in session.conn.execute(query):
+        known.setdefault((phase, label), set()).add(value)
+    fresh: list[tuple[int, str, str]] = []
+    found = [_segments_json(info, e, known, fresh) for info, e in first]
+    session.bulk.write(session.conn, segment_values, fresh, Clash.KEEP)
+    return found
+
+
+def _segments_json(
+    info: PhaseInfo, e: Exposure, known: KnownValues, fresh: list[tuple[int, str, str]]
+) -> str:
+    if not info.segments:
+        return ""
+    found = {}
+    for segment in info.segments:
+        there = known.setdefault((info.id, segment.label), set())
+        value = found[segment.label] = _segment_value(segment, e, there)
+        if not segment.values and value not in there | {NO_VALUE, OTHER_VALUE}:
+            there.add(value)
+            fresh.append((info.id, segment.label, value))
+    return json.dumps(found, ensure_ascii=False)
+
+
+def _segment_value(segment: SegmentSpec, e: Exposure, there: Collection[str]) -> str:
+    """The value of one label; `there` are those that are told apart so far where none are named."""
+    if segment.label not in e.segments:
+        return NO_VALUE
+    value = e.segments[segment.label].replace("\0", "")  # PostgreSQL has no NUL
+    if segment.values:
+        return value if value in segment.values else OTHER_VALUE
+    room = len(there) < MAX_SEGMENT_VALUES and len(value) <= LONGEST
+    return value if value in there or room else OTHER_VALUE
+
+
+def disagree(session: WriteSession, found: Sequence[Disagreement]) -> None:
+    """Keep them, and move their units to the sums of those for which the routers differed."""
+    infos = session.phases.named(session.conn, {d.experiment for d in found})
+    new: dict[tuple[int, str], DisagreementOfPhase] = {}
+    for d in found:
+        if info := infos.get((d.experiment, d.phase)):
+            new.setdefault((info.id, d.response_id), (info, d))
+    for seat in _kept_already(session, new):
+        new.pop(seat, None)
+    rows = ((*key, d.unit, d.time, d.control, d.treatment) for key, (_, d) in new.items())
+    session.bulk.write(session.conn, disagreements, rows, Clash.KEEP)
+    differing = [(info, d.unit) for info, d in new.values() if d.control != d.treatment]
+    session.find(differing)
+    session.load({EVERYTHING})
+    for info, name in differing:
+        if unit := session.named.get((info.id, name)):
+            unit.differ()
+    session.write_units()
+    session.finish()
+
+
+def _kept_already(session: WriteSession, places: Collection[tuple[int, str]]) -> list[tuple[int, str]]:
+    of = disagreements.c
+    which = [session.bulk.among(of.phase, {phase for phase, _ in places})]
+    which.append(session.bulk.among(of.response_id, {response for _, response in places}))
+    rows = session.conn.execute(select(of.phase, of.response_id).where(*which))
+    return [(phase, response) for phase, response in rows]
+
+
+def _mark_differing(session: WriteSession, new: Sequence[Unit]) -> None:
+    """New units of which a disagreement was kept before."""
+    of = disagreements.c
+    by_name = {(unit.info.id, unit.unit): unit for unit in new}
+    which = [session.bulk.among(of.phase, {p for p, _ in by_name}), of.control != of.treatment]
+    query = select(of.phase, of.unit).where(*which, session.bulk.among(of.unit, {n for _, n in by_name}))
+    for seat in session.conn.execute(query.distinct()).all():
+        if unit := by_name.get(tuple(seat)):
+            unit.differ()
+
+
+def keep_pairs(session: WriteSession, found: Sequence[JudgedPair]) -> None:
+    """The same arm and response again changes nothing."""
+    infos = session.phases.named(session.conn, {p.experiment for p in found})
+    rows = {}
+    for p in reversed(found):
+        if info := infos.get((p.experiment, p.phase)):
+            key = (info.id, p.arm, p.response_id)
+            rows[key] = (*key, p.time, p.result, json.dumps(dict(p.numbers)), p.unit)
+    session.bulk.write(session.conn, pairs, (rows[key] for key in sorted(rows)), Clash.KEEP)
+
+
+def count_pairs(conn: Connection, info: PhaseInfo) -> dict[str, PairCounts]:
+    """By arm. A pair without a unit is one of its own."""
+    of, none = pairs.c, literal_column("''", Text)
+    own = case((of.unit == none, of.response_id), else_=none)
+    won, lost, tied = (func.sum(case((of.result == result, 1), else_=0)) for result in (1, -1, 0))
+    by_unit = (
+        select(of.arm, won.label("won"), lost.label("lost"), tied.label("tied"))
+        .where(of.phase == info.id)
+        .group_by(of.arm, of.unit, own)
+        .subquery()
+        .c
+    )
+    told = by_unit.won + by_unit.lost
+    share = case((told > 0, by_unit.won * literal_column("1.0", Double) / told), else_=0.0)
+    sums = (by_unit.won, by_unit.lost, by_unit.tied, case((told > 0, 1), else_=0), share)
+    rows = conn.execute(select(by_unit.arm, *map(func.sum, sums)).group_by(by_unit.arm))
+    return {
+        arm: PairCounts(int(wins), int(losses), int(ties), int(units), float(share_sum))
+        for arm, wins, losses, ties, units, share_sum in sorted(rows)
+    }

@@ -10,26 +10,30 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any, NamedTuple, Protocol
 
 from sqlalchemy import ColumnElement, Connection, select, true
 
+from router.errors import ExperimentNotFound
 from router.experiments.model import (
     BUILT_IN,
     Aggregate,
+    ExperimentPhase,
     Kind,
     MetricSpec,
     Mode,
-    Phase,
     SegmentSpec,
     Spec,
     Unanswered,
 )
+from router.experiments.stats.moments import Moments, places
+from router.experiments.store import tables
 from router.experiments.store.database import Bulk
-from router.experiments.store.tables import experiments, from_json, phases
+from router.experiments.store.tables import COLUMNS, PRODUCTS, experiments, from_json, phases
 
 FIRST_STRETCHES = 512  # stretches of the first width; each doubling of the width adds half as many
 HALF_OF_THEM = FIRST_STRETCHES // 2
@@ -179,7 +183,7 @@ class PhaseInfo:
         return self.stretches.number(time - self.started)
 
 
-def info_of(key: int, name: str, phase: Phase) -> PhaseInfo:
+def info_of(key: int, name: str, phase: ExperimentPhase) -> PhaseInfo:
     """From a phase of the experiment `name`, and its id."""
     spec = phase.spec
     series = tuple(_all_series(spec))
@@ -292,7 +296,7 @@ def _lengths(primary: Series) -> Series:
 _LIVING = experiments.c.name.is_not(None)
 
 
-class Phases:
+class PhaseInfos:
     """Phases as their experiments have them now. What was read is kept as long as the etag is the same:
     another server may have changed a phase's secondary metrics."""
 
@@ -305,6 +309,16 @@ class Phases:
         rows = self._living(conn, self._bulk.among(experiments.c.name, names))
         infos = self._read(conn, rows)
         return {(row.name, row.number): infos[row.id] for row in rows}
+
+    def one(self, conn: Connection, name: str, number: int) -> PhaseInfo:
+        """Raises ExperimentNotFound, naming the phases that there are."""
+        found = self.named(conn, {name})
+        if (name, number) in found:
+            return found[name, number]
+        if conn.execute(select(experiments.c.id).where(experiments.c.name == name)).scalar() is None:
+            raise ExperimentNotFound(name)
+        there = ", ".join(str(n) for _, n in sorted(found)) or "none"
+        raise ExperimentNotFound(name, f": phase {number} is not there, there are: {there}")
 
     def by_id(self, conn: Connection, ids: Collection[int]) -> dict[int, PhaseInfo]:
         """Those of these that were not deleted."""
@@ -332,3 +346,153 @@ class Phases:
                 phase = next(p for p in experiment.phases if p.number == number)
                 known[key] = self._kept[key] = etag, info_of(key, experiment.name, phase)
         return {key: info for key, (_, info) in known.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class TimeBucket:
+    """Sums of the units that were first exposed in a stretch of time.
+
+    `start` is unix seconds. `exposed` is the number of units; `answered` how many have the metric.
+    `lengths` has the columns (value of the primary metric, mean completion_tokens of the unit's answers)
+    of the units that have both, where the primary metric is no ratio; None where that is not kept.
+    `segments` has the primary metric's sums by label and value of the plan's segments.
+    """
+
+    arm: str
+    start: float
+    seconds: float
+    exposed: int
+    degraded: int
+    answered: Mapping[str, int]  # metric -> units with an outcome
+    moments: Mapping[str, Moments]  # metric -> columns as its Metric has them
+    lengths: Moments | None = None
+    segments: Mapping[tuple[str, str], Moments] = field(default_factory=dict)
+
+
+class PairCounts(NamedTuple):
+    """A shadow arm's judged pairs. `units` have one that is no tie; `share_sum` adds up each one's share of
+    wins among those. A pair without a unit is a unit of its own."""
+
+    wins: int = 0
+    losses: int = 0
+    ties: int = 0
+    units: int = 0
+    share_sum: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class PhaseData:
+    """Everything a report needs of a phase: read in milliseconds, whatever the number of units."""
+
+    buckets: tuple[TimeBucket, ...]  # by start, then arm
+    crossed: int  # units shown more than one arm
+    digests: Mapping[str, tuple[str, ...]]  # arm -> distinct adapter/base/router digests, in order
+    responses: Mapping[str, int]  # arm -> answers to its units
+    peak: float  # largest log evidence of the sample-ratio test so far
+    built_in: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    """Arm -> built-in metric -> its mean over the arm's responses; empty where that is not kept."""
+
+
+Cell = tuple[int, Moments]  # units that answered, and their sums
+
+
+def read_phase_data(conn: Connection, info: PhaseInfo, only_differing: bool = False) -> PhaseData:
+    """All sums of a phase, or those of units for which the routers differed."""
+    found = _cohorts(conn, info, only_differing)
+    sums = _sums(conn, info, only_differing)
+    answers: dict[str, int] = defaultdict(int)
+    for (_, arm), row in sorted(found.items(), key=lambda item: item[0][1]):
+        answers[arm] += row[3]
+    return PhaseData(
+        buckets=tuple(_bucket(info, *place, found[place], sums[place]) for place in sorted(found)),
+        crossed=sum(row[2] for row in found.values()),
+        digests=_digests(conn, info),
+        responses=dict(answers),
+        peak=conn.execute(select(phases.c.peak).where(phases.c.id == info.id)).scalar_one(),
+        built_in=_built_in(conn, info, only_differing),
+    )
+
+
+def _rows(conn: Connection, table: Any, info: PhaseInfo, only_differing: bool) -> Sequence[Any]:
+    query = select(*(c for c in table.c if c.name not in ("phase", "differed")))
+    query = query.where(table.c.phase == info.id)
+    return conn.execute(query.where(table.c.differed) if only_differing else query).all()
+
+
+def _cohorts(conn: Connection, info: PhaseInfo, only: bool) -> dict[tuple[int, str], tuple[int, ...]]:
+    found: dict[tuple[int, str], tuple[int, ...]] = {}
+    for arm, stretch, *row in _rows(conn, tables.cohorts, info, only):
+        before = found.get((stretch, arm), (0,) * len(row))
+        found[stretch, arm] = tuple(a + b for a, b in zip(before, row, strict=True))
+    return {place: row for place, row in found.items() if row[0]}
+
+
+def _sums(conn: Connection, info: PhaseInfo, only: bool) -> Mapping[tuple[int, str], Mapping[str, Cell]]:
+    columns = {series.key: series.columns for series in info.series}
+    split = {series.key for series in info.series if series.split}
+    found: dict[tuple[int, str], dict[str, Cell]] = defaultdict(dict)
+    for arm, stretch, key, answered, n, *numbers in _rows(conn, tables.sums, info, only):
+        name, segment = split_key(key)
+        if name not in columns or (segment and name not in split):
+            continue  # a secondary metric's that is no more
+        cell, here = (answered, _moments(n, numbers, columns[name])), found[stretch, arm]
+        here[key] = _added(here[key], cell) if key in here else cell
+    return found
+
+
+def _moments(n: int, numbers: Sequence[float], columns: int) -> Moments:
+    starts = ((0, 1), (COLUMNS, 2), (COLUMNS + PRODUCTS, 3))
+    parts = (tuple(numbers[at : at + len(places(columns, power))]) for at, power in starts)
+    return Moments(n, *parts)
+
+
+def _added(one: Cell, other: Cell) -> Cell:
+    return one[0] + other[0], one[1].merge(other[1])
+
+
+def _bucket(
+    info: PhaseInfo, stretch: int, arm: str, cohort: Sequence[int], sums: Mapping[str, Cell]
+) -> TimeBucket:
+    offset, seconds = info.stretches.span(stretch)
+    cells = {s.key: sums.get(s.key) or (0, Moments.empty(s.columns)) for s in info.series}
+    names = [m.name for m in info.metrics]
+    return TimeBucket(
+        arm,
+        info.started + offset,
+        seconds,
+        exposed=cohort[0],
+        degraded=cohort[1],
+        answered={name: cells[name][0] for name in names},
+        moments={name: cells[name][1] for name in names},
+        lengths=cells[LENGTHS][1] if _has_lengths(info.metrics) else None,
+        segments=_segments(info, sums),
+    )
+
+
+def _segments(info: PhaseInfo, sums: Mapping[str, Cell]) -> dict[tuple[str, str], Moments]:
+    if not info.segments:
+        return {}
+    found = ((split_key(key)[1], moments) for key, (_, moments) in sorted(sums.items()))
+    return {segment: moments for segment, moments in found if segment and moments.n}
+
+
+def _has_lengths(metrics: Sequence[MetricSpec]) -> bool:
+    return metrics[0].kind is not Kind.RATIO
+
+
+def _digests(conn: Connection, info: PhaseInfo) -> dict[str, tuple[str, ...]]:
+    of = tables.digests.c
+    found: dict[str, tuple[str, ...]] = {}
+    query = select(of.arm, of.digest).where(of.phase == info.id).order_by(of.place)
+    for arm, digest in conn.execute(query):
+        found[arm] = (*found.get(arm, ()), digest)
+    return dict(sorted(found.items()))
+
+
+def _built_in(conn: Connection, info: PhaseInfo, only: bool) -> dict[str, dict[str, float]]:
+    found: dict[str, dict[str, tuple[int, float]]] = {}
+    for arm, metric, n, total in _rows(conn, tables.built_in, info, only):
+        before = found.setdefault(arm, {}).get(metric, (0, 0.0))
+        found[arm][metric] = (before[0] + n, before[1] + total)
+    means = {arm: {m: total / n for m, (n, total) in of.items() if n} for arm, of in sorted(found.items())}
+    return {arm: of for arm, of in means.items() if of}

@@ -7,11 +7,12 @@ a batch changes in the sums is collected unit by unit, and added in the database
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeAlias
 
-from sqlalchemy import ColumnElement, Connection, func, select
+from sqlalchemy import ColumnElement, Connection, delete, func, or_, select
 
 from router.experiments.model import BUILT_IN, Exposure
 from router.experiments.store.database import Bulk, Clash
@@ -19,23 +20,36 @@ from router.experiments.store.series import (
     EVERYTHING,
     NONE,
     RESPONSES,
+    SEPARATOR,
     PhaseInfo,
-    Phases,
+    PhaseInfos,
     Row,
     Series,
     Values,
     powers,
     segment_suffixes,
 )
-from router.experiments.store.tables import COLUMNS, CUBES, PRODUCTS, built_in, cohorts, sums, units, values
+from router.experiments.store.tables import (
+    COLUMNS,
+    CUBES,
+    PRODUCTS,
+    WAITING,
+    built_in,
+    cohorts,
+    outcomes,
+    sums,
+    units,
+    values,
+)
 
+log = logging.getLogger(__name__)
 Cells: TypeAlias = tuple[object, ...]
 
 
-class Session:
+class WriteSession:
     """Units by id and by (phase, unit). `add` and `find` before changes, `load` values, `finish`."""
 
-    def __init__(self, conn: Connection, bulk: Bulk, phases: Phases) -> None:
+    def __init__(self, conn: Connection, bulk: Bulk, phases: PhaseInfos) -> None:
         self.conn, self.bulk, self.phases = conn, bulk, phases
         self.units: dict[int, Unit] = {}
         self.named: dict[tuple[int, str], Unit] = {}
@@ -311,3 +325,102 @@ def parts_of(numbers: Sequence[float], columns: int) -> tuple[Sequence[float], .
 
 def _zeros(n: int) -> Row:
     return (0.0,) * n
+
+
+CHUNK = 5000  # units
+"""Sums of versions before this one lack something: they are made anew."""
+"""Version -> what makes it out of the one before."""
+
+
+def follow_metrics(session: WriteSession, before: PhaseInfo, now: PhaseInfo) -> None:
+    """A phase's metrics are others now: make the sums that it did not have, and the values they read."""
+    names = (now.names - before.names) | (now.covariates - before.covariates)
+    known = {(series.key, series.metric, series.split) for series in before.series}
+    new = [series for series in now.series if (series.key, series.metric, series.split) not in known]
+    if names:
+        _refill(session, now, names)
+    if new:
+        _resum(session, now, new)
+
+
+def rebuild_all(session: WriteSession) -> None:
+    """All sums of all phases, and where their units are in time."""
+    for info in session.phases.all(session.conn):
+        if info.stretches.even:
+            _place_anew(session, info)
+        _resum(session, info, info.series)
+
+
+def _refill(session: WriteSession, info: PhaseInfo, names: Collection[str]) -> None:
+    """Values of some names, of all units. `late` tells already what does not count."""
+    of, among = outcomes.c, session.bulk.among
+    for found in _chunks(session, info, "outcomes are read again"):
+        by_id = {unit.id: unit for unit in found}
+        stale = (among(values.c.unit_id, by_id), among(values.c.metric, names))
+        session.conn.execute(delete(values).where(*stale))
+        query = select(of.unit_id, of.metric, of.value, of.time).where(of.late == 0, among(of.metric, names))
+        for unit, *said in session.conn.execute(query.where(among(of.unit_id, by_id))):
+            by_id[unit].count(*said)
+        recall_past(session, info, {unit.unit: unit for unit in found}, info.covariates.intersection(names))
+        rows = ((unit.id, name, *kept) for unit in found for name, kept in unit.values.items())
+        session.bulk.write(session.conn, values, rows, Clash.KEEP)
+
+
+def _resum(session: WriteSession, info: PhaseInfo, series: Sequence[Series]) -> None:
+    """Some of the sums, over all units; values must be there."""
+    names = info.names & frozenset().union(*(s.reads for s in series))
+    session.conn.execute(delete(sums).where(sums.c.phase == info.id, or_(*map(_rows_of, series))))
+    found = Deltas()
+    for chunk in _chunks(session, info, "sums are made anew"):
+        session.read_values({unit.id: unit for unit in chunk}, names)
+        for unit in chunk:
+            found.add(unit, series)
+    session.bulk.write(session.conn, sums, found.sums(), Clash.ADD)
+
+
+def _rows_of(series: Series) -> ColumnElement[bool]:
+    of = sums.c.metric
+    return or_(of == series.key, of.startswith(series.key + SEPARATOR, autoescape=True))
+
+
+def _place_anew(session: WriteSession, info: PhaseInfo) -> None:
+    """Stretches of time were others: those that its units are in, and units by stretch."""
+    session.conn.execute(delete(cohorts).where(cohorts.c.phase == info.id))
+    found = Deltas()
+    for chunk in _chunks(session, info, "epochs are numbered anew"):
+        for unit in chunk:
+            unit.stretch = info.stretch(unit.first)
+            found.add_cohort(unit)
+        session.bulk.write(session.conn, units, map(unit_row, chunk), Clash.REPLACE)
+    session.bulk.write(session.conn, cohorts, found.cohorts(), Clash.ADD)
+
+
+def _chunks(session: WriteSession, info: PhaseInfo, told: str) -> Iterator[list[Unit]]:
+    """All units of a phase, without their values."""
+    of, last, done, total = units.c, 0, 0, 0
+    query = select(units).where(of.phase == info.id).order_by(of.id).limit(CHUNK)
+    while rows := session.conn.execute(query.where(of.id > last)).all():
+        yield [unit_from_row(info, row) for row in rows]
+        last, done = rows[-1].id, done + len(rows)
+        if len(rows) < CHUNK:
+            break
+        total = total or session.conn.execute(select(func.count()).where(of.phase == info.id)).scalar_one()
+        log.info("%s: %s, %d of %d units", info.title, told, done, total)
+
+
+def recall_past(
+    session: WriteSession, info: PhaseInfo, named: Mapping[str, Unit], metrics: Collection[str]
+) -> None:
+    """Give units of a phase, by name, their past: each outcome from before the phase, once."""
+    of, among = outcomes.c, session.bulk.among
+    before = (among(of.metric, metrics), of.time < info.started)
+    placed = select(of.key, units.c.unit, of.metric, of.value, of.came).join_from(
+        outcomes, units, of.unit_id == units.c.id
+    )
+    waiting = select(of.key, of.unit, of.metric, of.value, of.came).where(WAITING)
+    seen: set[tuple[str, str]] = set()
+    for query, name in ((placed, units.c.unit), (waiting, of.unit)):
+        for key, unit, *row in session.conn.execute(query.where(among(name, named), *before)):
+            if (key, unit) not in seen:
+                seen.add((key, unit))
+                named[unit].recall(*row)

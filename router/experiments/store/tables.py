@@ -251,8 +251,8 @@ def _adapter() -> TypeAdapter[Experiment]:
 
 
 def to_json(experiment: Experiment) -> str:
-    """The document; the etag is kept beside it."""
-    return _adapter().dump_json(experiment, exclude={"etag"}).decode()
+    """The document; the etag has its own column."""
+    return _adapter().dump_json(experiment, exclude={"etag", "warnings"}).decode()
 
 
 def from_json(document: str, etag: str) -> Experiment:

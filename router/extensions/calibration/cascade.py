@@ -8,8 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from router.calibration.model import Scaler, Stage, choose, pool_votes
-from router.classifiers.axes import Axes, Axis
+from router.calibration.model import Axes, Axis, Stage, TemperatureScaler, choose, pool_votes
 from router.extensions.calibration.rows import Ballot
 
 Array = np.ndarray[Any, Any]  # shapes are told in docstrings
@@ -35,7 +34,7 @@ def join_runs(parts: Sequence[Run], places: Sequence[int]) -> Run:
 def run_cascade(
     ballots: Sequence[Ballot],
     stages: Sequence[Stage],
-    scalers: Mapping[str, Scaler],
+    scalers: Mapping[str, TemperatureScaler],
     axes: Axes,
     kinds: Mapping[str, Axis],
 ) -> Run:

@@ -7,9 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from router.calibration.model import Calibration
+from router.calibration.model import Axis, Calibration
 from router.calibration.targets import Goal
-from router.classifiers.axes import Axis
 from router.extensions.calibration.cascade import Array, Run, run_cascade
 from router.extensions.calibration.certify import NOVELTIES, THRESHOLDS, Sweep, sweep, upper_bound
 from router.extensions.calibration.rows import Ballot

@@ -8,8 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from router.calibration.model import Calibration
-from router.classifiers.axes import Axis
+from router.calibration.model import Axis, Calibration
 from router.extensions.calibration.cascade import Array, CascadeOutcome, Run, outcome_at, run_cascade
 from router.extensions.calibration.certify import upper_bound
 from router.extensions.calibration.rows import Ballot, spoke

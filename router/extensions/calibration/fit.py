@@ -6,9 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 
-from router.calibration.model import NEVER, Binding, Calibration, CalibrationError
+from router.calibration.model import NEVER, Axes, Axis, Binding, Calibration, CalibrationError
 from router.calibration.targets import Goal
-from router.classifiers.axes import Axes, Axis
 from router.extensions.calibration.cascade import Array, Run, join_runs, run_cascade
 from router.extensions.calibration.certify import THRESHOLDS, certify, require_enough
 from router.extensions.calibration.evaluation import held_out_report

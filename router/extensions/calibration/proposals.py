@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from router.corrections.model import Correction
+from router.corrections.store import Correction
 from router.extensions.calibration.near import SimilarTexts, normal
 from router.types import AdapterProfile
 

@@ -7,8 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from router.calibration.model import Scaler, Stage, log_chances, log_odds
-from router.classifiers.axes import Axis
+from router.calibration.model import Axis, Stage, TemperatureScaler, log_chances, log_odds
 from router.extensions.calibration.cascade import Array
 from router.extensions.calibration.logit import DesignMatrix, fit_nonnegative, plain
 from router.extensions.calibration.rows import Ballot, spoke
@@ -20,14 +19,16 @@ COLDEST, WARMEST = 0.05, 20.0  # temperatures
 ENOUGH = 10  # rows of a kind from which a weight of its own is fitted
 
 
-def fit_scaler(ballots: Sequence[Ballot], place: int, names: Sequence[str], share: Array) -> Scaler:
+def fit_scaler(
+    ballots: Sequence[Ballot], place: int, names: Sequence[str], share: Array
+) -> TemperatureScaler:
     """Temperature, and a bias for none if there are rows of none, by the likelihood of the labels.
 
     `share` [rows] weighs the rows. The default scaler where the classifier hardly ever spoke.
     """
     heard = [i for i, ballot in enumerate(ballots) if spoke(ballot.votes[place])]
     if len(heard) < ENOUGH:
-        return Scaler()
+        return TemperatureScaler()
     target = labels_of([ballots[i] for i in heard], names)
     features = np.zeros((len(heard), len(names) + 1, 2))
     features[:, :, 0] = [log_chances(ballots[i].votes[place].scores, names) for i in heard]
@@ -37,12 +38,12 @@ def fit_scaler(ballots: Sequence[Ballot], place: int, names: Sequence[str], shar
     part = share[heard] / share[heard].sum()
     weights = fit_nonnegative(plain(used), target, np.array([1.0, 0.0])[: used.shape[2]], PENALTY, 1, part)
     warm = 1 / max(float(weights[0]), 1 / WARMEST)
-    return Scaler(max(warm, COLDEST), float(weights[1]) if known else 0.0)
+    return TemperatureScaler(max(warm, COLDEST), float(weights[1]) if known else 0.0)
 
 
 def fit_stage(
     ballots: Sequence[Ballot],
-    scalers: Mapping[str, Scaler],
+    scalers: Mapping[str, TemperatureScaler],
     classifiers: Sequence[str],
     kinds: Mapping[str, Axis],
     share: Array,
@@ -108,7 +109,7 @@ def _own(own: Array, names: Sequence[str], classifiers: Sequence[str]) -> dict[s
     }
 
 
-def _logs(ballots: Sequence[Ballot], scaler: Scaler, place: int, names: Sequence[str]) -> Array:
+def _logs(ballots: Sequence[Ballot], scaler: TemperatureScaler, place: int, names: Sequence[str]) -> Array:
     """[rows, names + 1] log chances; zeros where the classifier said nothing."""
     found = np.zeros((len(ballots), len(names) + 1))
     for i, ballot in enumerate(ballots):
@@ -125,7 +126,7 @@ def _silent(ballots: Sequence[Ballot], place: int) -> Array:
 
 def fit_novelty(
     ballots: Sequence[Ballot],
-    scalers: Mapping[str, Scaler],
+    scalers: Mapping[str, TemperatureScaler],
     classifiers: Sequence[str],
     names: Sequence[str],
     share: Array,

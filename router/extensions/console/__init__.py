@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from router.access.recent import Recent
+from router.access.audit import RecentAudit
 from router.errors import install_extra
 from router.hookspecs import Formerly, RegisterHttp, RegisterSettings, hookimpl
 
@@ -38,7 +38,7 @@ def register_settings(register: RegisterSettings) -> None:
 async def on_startup(server: ServerApp, settings: ConsoleSettings) -> None:
     """Remember what administrators do, beside the file that the setting `audit` names."""
     if server.settings.http_listen and settings.enabled:
-        server.recent = Recent(server.audit)
+        server.recent = RecentAudit(server.audit)
         if server.settings.audit is not None:
             server.recent.remember(server.settings.audit)
 

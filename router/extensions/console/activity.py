@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from itertools import islice
 from typing import Any
 
-from router.access.recent import Entry as Line
-from router.access.roles import Role
+from router.access.audit import RecentAuditEntry as Line
+from router.access.clients import Role
 from router.extensions.console.site import Entry, Page, Visit
 from router.server.policy import Policy
 

@@ -14,7 +14,7 @@ from router.extensions.console.adapters import row, traffic_of
 from router.extensions.console.exchange import PageReply
 from router.extensions.console.report_card import at, card_of, tables, text
 from router.extensions.console.site import Entry, Page, Visit
-from router.server.convert import adapter_message
+from router.server.adapters import adapter_message
 from router.types import AdapterRef
 from router.v1 import adapters_pb2 as pb
 

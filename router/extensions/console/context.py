@@ -8,12 +8,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from router.access.recent import Recent
-from router.corrections.keeper import Corrections
+from router.access.audit import RecentAudit
+from router.corrections.recorder import Corrections
 from router.engine.base import Engine
-from router.ports import AdapterRegistry, RoutingState
-from router.server.health import Health
-from router.server.metrics import Metrics
+from router.ports import AdapterRegistry
+from router.routing.state import RoutingState
+from router.server.health import ServerHealth
+from router.server.metrics import ServerMetrics
 
 if TYPE_CHECKING:
     from router.server.app import ServerApp
@@ -25,9 +26,9 @@ class ConsoleContext:
 
     engine: Engine
     registry: AdapterRegistry
-    metrics: Metrics
-    health: Health
-    recent: Recent
+    metrics: ServerMetrics
+    health: ServerHealth
+    recent: RecentAudit
     routing: Callable[[], RoutingState]
     ready: asyncio.Event  # requests are let in
     started: float = field(default_factory=time.time)  # unix seconds
@@ -35,7 +36,7 @@ class ConsoleContext:
     no_experiments: str = ""  # why there are none
 
     @classmethod
-    def of(cls, server: ServerApp, recent: Recent) -> ConsoleContext:
+    def of(cls, server: ServerApp, recent: RecentAudit) -> ConsoleContext:
         """Of that server; `recent` has what administrators did."""
         absent = server.no_experiments if server.experiments is None else ""
         found = (server.engine, server.registry, server.metrics, server.health, recent, server.router.state)

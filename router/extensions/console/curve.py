@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from router.ports import CalibrationState
+from router.routing.state import CalibrationState
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from urllib.parse import parse_qsl, unquote
 
 from router.errors import FieldViolation, InvalidRequest, WrongContentType
 from router.extensions.console.guard import HEADERS
-from router.server.decoding import too_many
+from router.server.bodies import too_many
 from router.server.http import EVENTS, JSON, HttpCall, Reply
 
 if TYPE_CHECKING:

@@ -6,13 +6,13 @@ import time
 from typing import Any
 
 from router import __version__
-from router.access.roles import Role
+from router.access.clients import Role
 from router.errors import PermissionDenied
 from router.extensions.console.exchange import PageReply, data
 from router.extensions.console.history import Sample, SampleHistory, VersionCounts, quantile, row, since
 from router.extensions.console.rendering import seconds as told
 from router.extensions.console.site import Entry, Page, Visit
-from router.server.lifecycle import Phase
+from router.server.admission import ServerPhase
 from router.server.metrics import FIRST_TOKEN, PER_TOKEN
 from router.server.policy import Policy
 from router.server.status import redacted
@@ -25,7 +25,7 @@ MOST_ROWS = 50
 async def show(visit: Visit) -> dict[str, Any]:
     """The page."""
     context = visit.console.context
-    loading = context.health.phase is Phase.LOADING
+    loading = context.health.phase is ServerPhase.LOADING
     return {
         **await live(visit),
         "base": None if loading else context.engine.info,

@@ -10,13 +10,13 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from router.access.roles import Role
+from router.access.clients import Role
 from router.errors import FieldViolation, Findings, InvalidRequest
 from router.extensions.console.exchange import PageReply, data
 from router.extensions.console.fields import AUTO, BASE, adapter_of, number, offered, put, texts, whole
 from router.extensions.console.site import Action, Entry, EventStream, Page, Visit
 from router.names import model_of
-from router.server.lifecycle import Phase
+from router.server.admission import ServerPhase
 from router.server.policy import Policy
 from router.v1 import experiments_pb2 as experiments
 from router.v1 import inference_pb2 as pb
@@ -42,7 +42,7 @@ WHY: Mapping[int, tuple[str, str]] = {
 async def show(visit: Visit) -> dict[str, Any]:
     """The form; the page's script does the rest."""
     context, client = visit.console.context, visit.client
-    loading = context.health.phase is Phase.LOADING
+    loading = context.health.phase is ServerPhase.LOADING
     corrections = "" if context.corrections is not None else CORRECTIONS_OFF
     return {
         "models": offered(context.registry, client.adapters, AUTO, BASE),

@@ -8,17 +8,17 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from router.access.roles import Role
+from router.access.clients import Role
 from router.extensions.console.curve import curve_of, held_out
 from router.extensions.console.history import quantile, samples_of
 from router.extensions.console.site import Entry, Page, Visit
-from router.ports import ClassifierState, DecisionShare, RoutingState
+from router.routing.state import ClassifierState, DecisionShare, RoutingState
 from router.server.policy import Policy
 from router.types import Reason, Visible
 
 if TYPE_CHECKING:
-    from router.corrections.model import Correction
-    from router.server.metrics import Metrics
+    from router.corrections.store import Correction
+    from router.server.metrics import ServerMetrics
 
 ROUTING = Policy(Role.OBSERVE)
 CORRECTIONS = Policy(Role.ADMIN)  # users' words: each look is in the audit
@@ -61,7 +61,7 @@ async def show(visit: Visit) -> dict[str, Any]:
     }
 
 
-def by_reason(metrics: Metrics) -> list[dict[str, Any]]:
+def by_reason(metrics: ServerMetrics) -> list[dict[str, Any]]:
     """How requests were decided since the server started, the commonest first."""
     counts: Counter[str] = Counter()
     for labels, value in samples_of(metrics.requests, "_total"):
@@ -92,7 +92,7 @@ class ClassifierRow:
     verdicts: Mapping[str, int]
 
 
-def classifier_rows(classifiers: Sequence[ClassifierState], metrics: Metrics) -> list[ClassifierRow]:
+def classifier_rows(classifiers: Sequence[ClassifierState], metrics: ServerMetrics) -> list[ClassifierRow]:
     """In the order in which they are asked."""
     buckets: dict[str, list[tuple[float, float]]] = {}
     for labels, value in samples_of(metrics.classified, "_bucket"):

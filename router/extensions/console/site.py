@@ -12,9 +12,8 @@ from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from router.access.clients import Client
+from router.access.clients import Client, Role
 from router.access.hosts import Hosts
-from router.access.roles import Role
 from router.errors import FailedPrecondition
 from router.extensions.console.events import Events
 from router.extensions.console.exchange import HTML, Form, PageCall, PageReply, count_form, parsed, redirect
@@ -22,8 +21,8 @@ from router.extensions.console.guard import Guard
 from router.extensions.console.history import SampleHistory
 from router.extensions.console.rendering import Renderer
 from router.extensions.console.sessions import Sessions
+from router.server.bodies import Decoder
 from router.server.call import Endpoint
-from router.server.decoding import Decoder
 from router.server.http import Route, route_name
 from router.server.policy import ROWS, Policy
 

@@ -14,9 +14,9 @@ if TYPE_CHECKING:
 @hookimpl
 async def on_startup(server: ServerApp) -> None:
     """Keep them in the state folder, unless the server has a keeper already."""
-    from router.corrections.keeper import Corrections
+    from router.corrections.recorder import Corrections
     from router.corrections.store import FOLDER, CorrectionStore
-    from router.server.corrections import CorrectionsCollector
+    from router.server.metrics import CorrectionsCollector
 
     if server.corrections is None and server.settings.corrections != "off":
         store = CorrectionStore(server.state_dir / FOLDER)

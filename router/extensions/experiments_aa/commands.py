@@ -23,7 +23,7 @@ from router.cli import flags
 if TYPE_CHECKING:
     from router.client import Answer, AsyncClient, Client, Experiment, MetricSpec, Spec
     from router.experiments.report.model import Report
-    from router.extensions.experiments_aa.self_test import Drawn, Finding, Traffic
+    from router.extensions.experiments_aa.self_test import AAFinding, Drawn, Traffic
 
 LABEL = "aa_unit"
 AT_ONCE, RETRY_SECONDS, TRIES = 8, 0.5, 20
@@ -161,7 +161,7 @@ def _plan_of_equal_arms(
 ) -> Spec:
     from router.cli.command import MISUSED, CliError
     from router.client import ArmSpec, Spec, metric
-    from router.experiments.cli.plan_file import weights_from_flag
+    from router.experiments.cli.create import weights_from_flag
 
     shares = weights_from_flag(weights, "--weights") if weights else (0.5, 0.5)
     names = list(string.ascii_lowercase[: len(shares)])
@@ -194,7 +194,7 @@ def _run_and_judge(
     keep: bool,
     server: str,
     timeout: float,
-) -> list[Finding]:
+) -> list[AAFinding]:
     from router.extensions.experiments_aa.self_test import findings
 
     run, seed = f"aa-{secrets.token_hex(4)}", secrets.randbits(31)
@@ -218,7 +218,7 @@ def _temporary(client: Client, name: str, plan: Spec, keep: bool) -> Iterator[Ex
             client.experiments.delete(name)
 
 
-def _print(found: list[Finding], json: bool) -> None:
+def _print(found: list[AAFinding], json: bool) -> None:
     from router.cli.command import CliError
     from router.cli.output import print_json, print_table
 

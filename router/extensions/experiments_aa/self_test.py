@@ -17,15 +17,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from router.experiments.assignment import Allocation, Arm, Assigned, Salts, fraction
+from router.experiments.assignment import Assigned, AssignmentSalts, UnitAllocation, WeightedArm, fraction
 from router.experiments.model import DENOMINATORS, Kind, MetricSpec
 from router.experiments.report.source import design_of, metric_of
-from router.experiments.stats import Arms, Metric, Moments
-from router.experiments.stats.moments import Array, places
-from router.experiments.verdict import Design
+from router.experiments.stats.compare import ArmPair
+from router.experiments.stats.moments import Array, ComparedMetric, Moments, places
+from router.experiments.verdict import ExperimentDesign
 
 if TYPE_CHECKING:
-    from router.experiments.model import Phase
+    from router.experiments.model import ExperimentPhase
     from router.experiments.report.model import ArmNumbers, Report
 
 RATE, MEAN, DEVIATION = 0.3, 1.0, 1.0
@@ -63,7 +63,7 @@ class Traffic:
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class AAFinding:
     """One part of the pipeline: sound or not, with its numbers."""
 
     name: str
@@ -91,7 +91,7 @@ class Drawn:
         return Drawn(spec, mean, deviation)
 
     @property
-    def metric(self) -> Metric:
+    def metric(self) -> ComparedMetric:
         """Of the statistics; units that never were have no past."""
         return metric_of(replace(self.spec, covariate=False))
 
@@ -115,10 +115,10 @@ class Drawn:
 
 def findings(
     traffic: Traffic, report: Report, drawn: Sequence[Drawn], units: int, seed: str
-) -> list[Finding]:
+) -> list[AAFinding]:
     """All parts, in the order of the pipeline. Error rates are of so many units, by metric."""
     phase = next(p for p in report.experiment.phases if p.number == report.phase)
-    salts = Salts(phase.enrolment_salt, phase.variant_salt)
+    salts = AssignmentSalts(phase.enrolment_salt, phase.variant_salt)
     return [
         _request_finding(traffic),
         _assignment_finding(traffic, phase),
@@ -132,7 +132,7 @@ def findings(
     ]
 
 
-def uniformity(salt: str, units: int = HASHED) -> Finding:
+def uniformity(salt: str, units: int = HASHED) -> AAFinding:
     """Whether units spread evenly over the fractions that decide their arms: chi-square over equal bins."""
     found = np.array([fraction(salt, f"unit-{i}") for i in range(units)])
     counts = np.bincount((found * BINS).astype(np.int64), minlength=BINS)
@@ -140,7 +140,7 @@ def uniformity(salt: str, units: int = HASHED) -> Finding:
     square = float(((counts - expected) ** 2 / expected).sum())
     p = _chi_square_tail(square, BINS - 1)
     text = f"{units:,} hashed units in {BINS} equal parts: chi-square {square:.1f}, p = {p:.2g}"
-    return Finding("uniformity", p > RARE, text)
+    return AAFinding("uniformity", p > RARE, text)
 
 
 def _chi_square_tail(square: float, freedom: int) -> float:
@@ -150,24 +150,29 @@ def _chi_square_tail(square: float, freedom: int) -> float:
     return math.erfc(z / math.sqrt(2)) / 2
 
 
-def arm_shares(salts: Salts, weights: Mapping[str, float], units: int = HASHED) -> Finding:
+def arm_shares(salts: AssignmentSalts, weights: Mapping[str, float], units: int = HASHED) -> AAFinding:
     """Whether arms get what their weights say, of units that are hashed by these salts: chi-square."""
-    allocation = Allocation(salts, tuple(Arm(name, weight) for name, weight in weights.items()))
+    allocation = UnitAllocation(salts, tuple(WeightedArm(name, weight) for name, weight in weights.items()))
     got = Counter(_arm_of(allocation, f"unit-{i}") for i in range(units))
     square = sum((got[name] - units * weight) ** 2 / (units * weight) for name, weight in weights.items())
     p = _chi_square_tail(square, len(weights) - 1)
     told = ", ".join(f"{name} {got[name] / units:.2%} of {weight:.2%}" for name, weight in weights.items())
-    return Finding("shares", p > RARE, f"of {units:,} hashed units {told}: p = {p:.2g}")
+    return AAFinding("shares", p > RARE, f"of {units:,} hashed units {told}: p = {p:.2g}")
 
 
-def _arm_of(allocation: Allocation, unit: str) -> str:
+def _arm_of(allocation: UnitAllocation, unit: str) -> str:
     found = allocation.assign(unit)
     return found.arm if isinstance(found, Assigned) else ""
 
 
 def error_rate(
-    drawn: Drawn, design: Design, units: int, seed: str, again: int = AGAIN, name: str = "error-rate"
-) -> Finding:
+    drawn: Drawn,
+    design: ExperimentDesign,
+    units: int,
+    seed: str,
+    again: int = AGAIN,
+    name: str = "error-rate",
+) -> AAFinding:
     """Units like those of the plan, assigned again and again by its weights: how often is any arm shown to
     differ from control at any of ten looks, where none does? Several arms share the level (Holm)."""
     number = int.from_bytes(sha256(seed.encode()).digest()[:8], "big")
@@ -187,22 +192,22 @@ def error_rate(
         f"{wrong} of {again} assignments of {units:,} units anew show a difference ({wrong / again:.1%}) in"
         f" {LOOKS} looks each{several}; {alpha:.0%} is allowed, {most} are too many"
     )
-    return Finding(name, wrong < most, text)
+    return AAFinding(name, wrong < most, text)
 
 
 def _assigned(weights: Sequence[float], units: int, seed: str, number: int, again: int) -> NDArray[np.int64]:
     """[assignments, units], the number of the arm: by the real hash where that is a matter of seconds."""
     if units * again > HASHES:
         return np.random.default_rng([number, 1]).choice(len(weights), (again, units), p=weights)
-    arms = tuple(Arm(str(i), weight) for i, weight in enumerate(weights))
+    arms = tuple(WeightedArm(str(i), weight) for i, weight in enumerate(weights))
     rows = []
     for i in range(again):
-        allocation = Allocation(Salts(f"enrolment-{seed}-{i}", f"variant-{seed}-{i}"), arms)
+        allocation = UnitAllocation(AssignmentSalts(f"enrolment-{seed}-{i}", f"variant-{seed}-{i}"), arms)
         rows.append([int(_arm_of(allocation, f"unit-{j}")) for j in range(units)])
     return np.array(rows, np.int64).reshape(again, units)
 
 
-def _any_shown(metric: Metric, design: Design, sums: Array) -> NDArray[np.bool_]:
+def _any_shown(metric: ComparedMetric, design: ExperimentDesign, sums: Array) -> NDArray[np.bool_]:
     """[assignments]: the smallest p of all arms, times their number, is within the level. `sums` [arms, sums,
     assignments] of `powers`; an arm under two units shows nothing."""
     names, level = list(design.weights), -math.log(design.plan.alpha / len(design.treatments))
@@ -213,7 +218,7 @@ def _any_shown(metric: Metric, design: Design, sums: Array) -> NDArray[np.bool_]
         there = np.minimum(control[0], treated[0]) >= 2
         if there.any():
             first, second = (moments_of_powers(of[:, there], metric.columns) for of in (control, treated))
-            shown[there] |= Arms(metric, first, second, design.plan_for(arm)).evidence() >= level
+            shown[there] |= ArmPair(metric, first, second, design.plan_for(arm)).evidence() >= level
     return shown
 
 
@@ -227,7 +232,7 @@ def _too_many(trials: int, chance: float) -> int:
     return trials + 1
 
 
-def _request_finding(traffic: Traffic) -> Finding:
+def _request_finding(traffic: Traffic) -> AAFinding:
     answered = sum(map(len, traffic.arms.values()))
     sound = not traffic.errors and not traffic.outside and answered > 0
     text = (
@@ -237,13 +242,13 @@ def _request_finding(traffic: Traffic) -> Finding:
         text += f"; the first: {traffic.errors[0]}"
     elif traffic.outside:
         text += "; the route did not get these prompts: give one that it answers with --prompt"
-    return Finding("requests", sound, text)
+    return AAFinding("requests", sound, text)
 
 
-def _assignment_finding(traffic: Traffic, phase: Phase) -> Finding:
+def _assignment_finding(traffic: Traffic, phase: ExperimentPhase) -> AAFinding:
     """Every answer's arm is the one that anybody computes from the salts."""
-    salts = Salts(phase.enrolment_salt, phase.variant_salt)
-    allocation = Allocation(salts, tuple(Arm(arm.name, arm.weight) for arm in phase.spec.arms))
+    salts = AssignmentSalts(phase.enrolment_salt, phase.variant_salt)
+    allocation = UnitAllocation(salts, tuple(WeightedArm(arm.name, arm.weight) for arm in phase.spec.arms))
     wrong = 0
     for unit, arms in traffic.arms.items():
         found = allocation.assign(unit)
@@ -253,10 +258,10 @@ def _assignment_finding(traffic: Traffic, phase: Phase) -> Finding:
         f"{len(traffic.arms) - wrong:,} of {len(traffic.arms):,} units have the arm that the published hash"
         f" gives them; {twice:,} asked twice"
     )
-    return Finding("assignment", not wrong and bool(traffic.arms), text)
+    return AAFinding("assignment", not wrong and bool(traffic.arms), text)
 
 
-def _logging_finding(traffic: Traffic, report: Report) -> Finding:
+def _logging_finding(traffic: Traffic, report: Report) -> AAFinding:
     """Each exposure arrived, and once: units and answers by arm."""
 
     def of(numbers: ArmNumbers) -> tuple[tuple[int, int], tuple[int, int]]:
@@ -271,10 +276,10 @@ def _logging_finding(traffic: Traffic, report: Report) -> Finding:
         f" {traffic.answers_of(n.arm):,}"
         for n in report.numbers
     )
-    return Finding("logging", all(got == sent for got, sent in pairs), f"logged of sent: {told}")
+    return AAFinding("logging", all(got == sent for got, sent in pairs), f"logged of sent: {told}")
 
 
-def _outcome_finding(traffic: Traffic, report: Report) -> Finding:
+def _outcome_finding(traffic: Traffic, report: Report) -> AAFinding:
     """Each outcome counted once, though some were sent twice; what only divides a ratio is in no count."""
     names = {name for numbers in report.numbers for name in numbers.answered}
     sent = [m.name for m in report.experiment.spec.metrics if m.name in traffic.values and m.name in names]
@@ -287,16 +292,18 @@ def _outcome_finding(traffic: Traffic, report: Report) -> Finding:
     text = f"{counted:,} counted of {wanted:,} sent; {repeated:,} sent twice, "
     text += "each counted once" if once else f"told as {dict(traffic.repeated)}"
     told = bool(pairs) or not traffic.values  # the server's own are all that there are
-    return Finding("outcomes", once and told and all(got == of for got, of in pairs), text)
+    return AAFinding("outcomes", once and told and all(got == of for got, of in pairs), text)
 
 
-def _check_findings(report: Report) -> Iterator[Finding]:
+def _check_findings(report: Report) -> Iterator[AAFinding]:
     for check in report.checks:
         if check.name != "maturity":
-            yield Finding(check.name, not check.failed, check.text)
+            yield AAFinding(check.name, not check.failed, check.text)
 
 
-def _error_rate_findings(report: Report, drawn: Sequence[Drawn], units: int, seed: str) -> Iterator[Finding]:
+def _error_rate_findings(
+    report: Report, drawn: Sequence[Drawn], units: int, seed: str
+) -> Iterator[AAFinding]:
     spec = report.experiment.spec
     design = design_of(spec)
     design = replace(design, plan=replace(design.plan, units=max(200, units)))
@@ -305,14 +312,14 @@ def _error_rate_findings(report: Report, drawn: Sequence[Drawn], units: int, see
         yield error_rate(one, design, units, seed, name=name)
 
 
-def _verdict_finding(report: Report) -> Finding:
+def _verdict_finding(report: Report) -> AAFinding:
     """Equal arms should be undecided. Now and then they are not, as often as the level says."""
     verdict, alpha = report.verdict, report.experiment.spec.alpha
     p = min((arm.adjusted_p for arm in report.arms), default=1.0)
     text = f"{verdict.decision} ({verdict.rule}), p = {p:.2g} for a difference"
     if verdict.decision != "undecided":
         text += f"; arms are equal, and {alpha:.0%} of sound tests say so all the same: run it again"
-    return Finding("verdict", verdict.decision == "undecided" or p > RARE, text)
+    return AAFinding("verdict", verdict.decision == "undecided" or p > RARE, text)
 
 
 def unit_powers(columns: Array) -> Array:

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 from router.hookspecs import RegisterExperimentMode, hookimpl
 
 if TYPE_CHECKING:
-    from router.experiments.live.runtime import Experiments
     from router.experiments.modes import ExperimentMode
-    from router.ports import RequestRouter
+    from router.experiments.runtime import LiveExperiments
+    from router.routing.router import Router
 
 
 @hookimpl
@@ -18,7 +18,7 @@ def register_experiment_modes(register: RegisterExperimentMode) -> None:
     register("bandit", make_bandit)
 
 
-def make_bandit(live: Experiments, router: RequestRouter) -> ExperimentMode:
+def make_bandit(live: LiveExperiments, router: Router) -> ExperimentMode:
     """The bandits of a server."""
     from router.extensions.experiments_bandit.bandit import Bandit
 

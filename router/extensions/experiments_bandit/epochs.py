@@ -29,8 +29,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from router.errors import ExperimentNotFound, StoreDown
-from router.experiments.live.runtime import Experiments
-from router.experiments.model import RULE, AuditEntry, Experiment, Lifecycle, Mode, Phase, Unanswered
+from router.experiments.model import (
+    RULE,
+    AuditEntry,
+    Experiment,
+    ExperimentPhase,
+    Kind,
+    Lifecycle,
+    Mode,
+    Unanswered,
+)
 from router.experiments.report.source import (
     REWEIGHT,
     mature_buckets,
@@ -38,9 +46,9 @@ from router.experiments.report.source import (
     reweightings,
     total_moments,
 )
-from router.experiments.stats import Kind, Metric, Moments
-from router.experiments.stats.moments import invalid, value_and_gradient
-from router.experiments.store.port import Store
+from router.experiments.runtime import LiveExperiments
+from router.experiments.stats.moments import ComparedMetric, Moments, invalid, value_and_gradient
+from router.experiments.store.store import ExperimentStore
 
 log = logging.getLogger(__name__)
 LOOK_SECONDS = 1.0
@@ -62,13 +70,13 @@ class Epoch:
     weights: Mapping[str, float]
 
 
-def epoch_number(phase: Phase, now: float) -> int:
+def epoch_number(phase: ExperimentPhase, now: float) -> int:
     """The epoch that weights are due for: the present one, at its very end the next."""
     ahead = min(AHEAD_SECONDS, phase.spec.epoch / 10)
     return max(0, int((now + ahead - phase.started) // phase.spec.epoch))
 
 
-def epoch_of(store: Store, experiment: Experiment, now: float) -> Epoch | None:
+def epoch_of(store: ExperimentStore, experiment: Experiment, now: float) -> Epoch | None:
     """The epoch that a running bandit is in or about to enter; None where that is its first. Blocks.
 
     The first who asks in an epoch has its weights made. Raises StoreDown, ExperimentNotFound.
@@ -86,7 +94,9 @@ def epoch_of(store: Store, experiment: Experiment, now: float) -> Epoch | None:
     return Epoch(experiment.name, phase.number, number, phase.started + number * phase.spec.epoch, known)
 
 
-def _entry(store: Store, experiment: Experiment, phase: Phase, number: int, now: float) -> AuditEntry:
+def _entry(
+    store: ExperimentStore, experiment: Experiment, phase: ExperimentPhase, number: int, now: float
+) -> AuditEntry:
     spec, metric = phase.spec, metric_of(phase.spec.primary)
     arms = primary_sums(store, experiment.name, phase, now)
     found = thompson_weights(metric, arms, spec.floor, epoch_seed(experiment.name, phase.number, number))
@@ -96,7 +106,7 @@ def _entry(store: Store, experiment: Experiment, phase: Phase, number: int, now:
     return AuditEntry(experiment.name, now, RULE, REWEIGHT, f"epoch {number}: {said}", detail)
 
 
-def primary_sums(store: Store, name: str, phase: Phase, now: float) -> dict[str, Moments]:
+def primary_sums(store: ExperimentStore, name: str, phase: ExperimentPhase, now: float) -> dict[str, Moments]:
     """Each arm's sums of the primary metric.
 
     Where a unit without an outcome counts as 0, only of units that are mature: an arm that got many new units
@@ -110,13 +120,13 @@ def primary_sums(store: Store, name: str, phase: Phase, now: float) -> dict[str,
 
 
 def reweighting_detail(
-    phase: Phase, epoch: int, weights: Mapping[str, float], units: Mapping[str, int]
+    phase: ExperimentPhase, epoch: int, weights: Mapping[str, float], units: Mapping[str, int]
 ) -> dict[str, object]:
     """The detail of an entry; `units` are those that the weights rest on."""
     return {"phase": phase.number, "epoch": epoch, "weights": dict(weights), "units": dict(units)}
 
 
-def kept_weights(trail: Iterable[AuditEntry], phase: Phase, epoch: int) -> dict[str, float] | None:
+def kept_weights(trail: Iterable[AuditEntry], phase: ExperimentPhase, epoch: int) -> dict[str, float] | None:
     """Weights that were made for an epoch; the first to write them won."""
     return next((found for number, found in reweightings(trail, phase) if number == epoch), None)
 
@@ -124,7 +134,7 @@ def kept_weights(trail: Iterable[AuditEntry], phase: Phase, epoch: int) -> dict[
 class Epochs:
     """Gives every running bandit its weights in time. Lives on the event loop."""
 
-    def __init__(self, live: Experiments) -> None:
+    def __init__(self, live: LiveExperiments) -> None:
         self._live = live
         self._used: dict[tuple[str, int], int] = {}  # experiment and phase: epoch
         self._task: asyncio.Task[None] | None = None
@@ -174,7 +184,7 @@ class Epochs:
 
 
 def thompson_weights(
-    metric: Metric, arms: Mapping[str, Moments], floor: float, seed: str
+    metric: ComparedMetric, arms: Mapping[str, Moments], floor: float, seed: str
 ) -> dict[str, float]:
     """Share of each arm, at least `floor`; they sum to 1. The same for the same sums and seed.
 
@@ -190,7 +200,7 @@ def thompson_weights(
     return {arm: weight / total for arm, weight in found.items()}
 
 
-def best_chances(metric: Metric, arms: Mapping[str, Moments], seed: str) -> dict[str, float]:
+def best_chances(metric: ComparedMetric, arms: Mapping[str, Moments], seed: str) -> dict[str, float]:
     """Chance of each arm to be the best, given its sums; ties share."""
     rng = np.random.default_rng(list(hashlib.sha256(seed.encode()).digest()))
     drawn = np.stack(_draws(metric, arms, rng)) * metric.sign
@@ -204,7 +214,7 @@ def epoch_seed(experiment: str, phase: int, epoch: int) -> str:
     return f"{experiment}\x1f{phase}\x1f{epoch}"
 
 
-def _draws(metric: Metric, arms: Mapping[str, Moments], rng: np.random.Generator) -> list[Draws]:
+def _draws(metric: ComparedMetric, arms: Mapping[str, Moments], rng: np.random.Generator) -> list[Draws]:
     if metric.kind is Kind.PROPORTION:
         return [
             rng.beta(1 + float(m.sums[0]), 1 + max(0.0, float(m.n - m.sums[0])), DRAWS) for m in arms.values()

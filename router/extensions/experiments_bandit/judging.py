@@ -12,12 +12,14 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 
-from router.experiments.report.beside import measured_of
-from router.experiments.report.model import ArmReport, Measured, Ruling, Waiting
-from router.experiments.report.source import Source, total_moments
-from router.experiments.stats import Guardrail, Kind, Metric, compare, holm
-from router.experiments.stats.compare import p_of
-from router.experiments.verdict import Decision
+from router.experiments.model import Kind, NoInterval
+from router.experiments.report.build import measured_of
+from router.experiments.report.model import ArmReport, MetricReport, Ruling
+from router.experiments.report.source import PhaseEvidence, total_moments
+from router.experiments.stats.checks import Guardrail
+from router.experiments.stats.compare import compare, holm, p_of
+from router.experiments.stats.moments import ComparedMetric
+from router.experiments.verdict import Conclusion
 from router.extensions.experiments_bandit.labels import EventsByArm, fewer_events, more_events
 
 METHOD = "labels"
@@ -25,7 +27,7 @@ DRIFT = "no interval holds while a bandit's weights follow outcomes and rates ma
 UNSUITED = "drift and moving weights leave no test of it"
 
 
-def judged(source: Source) -> tuple[ArmReport, ...]:
+def judged(source: PhaseEvidence) -> tuple[ArmReport, ...]:
     """Every arm but control: harm, or nothing yet."""
     design = source.design
     worse = {arm: _worse(source, arm, design.primary) for arm in design.treatments}
@@ -33,7 +35,7 @@ def judged(source: Source) -> tuple[ArmReport, ...]:
     return tuple(_arm(source, arm, worse[arm], adjusted[arm]) for arm in design.treatments)
 
 
-def _arm(source: Source, arm: str, worse: float | None, p: float) -> ArmReport:
+def _arm(source: PhaseEvidence, arm: str, worse: float | None, p: float) -> ArmReport:
     rails = tuple(_guarded(source, arm, rail) for rail in source.design.guardrails)
     shown = [rail for rail in rails if rail is not None]
     primary = _measured(source, arm, source.design.primary, worse)
@@ -41,28 +43,34 @@ def _arm(source: Source, arm: str, worse: float | None, p: float) -> ArmReport:
 
 
 def _ruling(
-    source: Source, primary: Measured | None, worse: float | None, p: float, rails: Sequence[Measured]
+    source: PhaseEvidence,
+    primary: MetricReport | None,
+    worse: float | None,
+    p: float,
+    rails: Sequence[MetricReport],
 ) -> Ruling:
     alpha = source.spec.alpha
     for rail in rails:
         if rail.state == "beyond":
             text = f"guardrail {rail.metric}: {_numbers(rail)}, p = {rail.p:.2g} for worse by more than"
-            return Ruling(Decision.HARM.value, "guardrail", f"{text} {rail.margin:.1%} of control")
+            return Ruling(Conclusion.HARM, "guardrail", f"{text} {rail.margin:.1%} of control")
     if primary is None:
-        return Ruling(Decision.UNDECIDED.value, "too-few-units", "an arm has fewer than two units")
+        return Ruling(Conclusion.UNDECIDED, "too-few-units", "an arm has fewer than two units")
     if worse is not None and p <= alpha:
         text = f"{primary.metric}: {_numbers(primary)}, p = {p:.2g} for worse, with Holm over arms"
-        return Ruling(Decision.HARM.value, "primary-worse", text)
+        return Ruling(Conclusion.HARM, "primary-worse", text)
     text = f"{primary.metric}: {_numbers(primary)}; a bandit moves traffic by itself and ends in no promotion"
-    return Ruling(Decision.UNDECIDED.value, "bandit", f"{text}: run a split to confirm")
+    return Ruling(Conclusion.UNDECIDED, "bandit", f"{text}: run a split to confirm")
 
 
-def _numbers(found: Measured) -> str:
+def _numbers(found: MetricReport) -> str:
     control, treatment = found.values
     return f"{treatment:.4g} against {control:.4g} on {sum(found.units):,} units"
 
 
-def _measured(source: Source, arm: str, metric: Metric, p: float | None) -> Measured | None:
+def _measured(
+    source: PhaseEvidence, arm: str, metric: ComparedMetric, p: float | None
+) -> MetricReport | None:
     """Means as they are, without an interval; what `p` says may be looked at often."""
     both = [total_moments(source.data.buckets, a, metric) for a in (source.design.control, arm)]
     if min(moments.n for moments in both) < 2:
@@ -79,11 +87,11 @@ def _measured(source: Source, arm: str, metric: Metric, p: float | None) -> Meas
         relative_low=None,
         relative_high=None,
         anytime=p is not None,
-        waiting=Waiting("bandit", DRIFT if p is not None else UNSUITED),
+        waiting=NoInterval("bandit", DRIFT if p is not None else UNSUITED),
     )
 
 
-def _guarded(source: Source, arm: str, rail: Guardrail) -> Measured | None:
+def _guarded(source: PhaseEvidence, arm: str, rail: Guardrail) -> MetricReport | None:
     p = _worse(source, arm, rail.metric, rail) if rail.relative else None
     found = _measured(source, arm, rail.metric, p)
     if found is None:
@@ -92,7 +100,9 @@ def _guarded(source: Source, arm: str, rail: Guardrail) -> Measured | None:
     return replace(found, state=state, margin=rail.margin, margin_relative=rail.relative)
 
 
-def _worse(source: Source, arm: str, metric: Metric, rail: Guardrail | None = None) -> float | None:
+def _worse(
+    source: PhaseEvidence, arm: str, metric: ComparedMetric, rail: Guardrail | None = None
+) -> float | None:
     """p-value that the arm is worse in some epoch, by more than the margin if there is one; None where no
     test of it holds."""
     if metric.kind is not Kind.PROPORTION or metric.covariate:
@@ -110,7 +120,9 @@ def _worse(source: Source, arm: str, metric: Metric, rail: Guardrail | None = No
     return min(1.0, len(found) * p_of(max(found)))
 
 
-def _epochs(source: Source, arm: str, metric: Metric) -> tuple[list[EventsByArm], list[EventsByArm]]:
+def _epochs(
+    source: PhaseEvidence, arm: str, metric: ComparedMetric
+) -> tuple[list[EventsByArm], list[EventsByArm]]:
     """Ones and zeros of control and the arm, and the arm's part of the units, of each epoch that is over."""
     counts: dict[float, dict[str, tuple[float, float]]] = {}
     for bucket in source.data.buckets:

@@ -92,7 +92,7 @@ def hash_units(
       lora-router experiments hash-units users.csv hashes.csv --column user_id
     """
     from router.experiments.cli.record import bad_file
-    from router.experiments.values_in import BadFile
+    from router.experiments.value_files import BadFile
     from router.extensions.experiments_export.export import hash_file
 
     try:

@@ -26,9 +26,9 @@ from router import __version__
 from router.errors import ConfigError, ExperimentNotFound, FailedPrecondition, ResourceExhausted
 from router.experiments.assignment import unit_hash
 from router.experiments.store import tables
-from router.experiments.store.sql_store import SqlStore
-from router.experiments.store.views import VIEWS, ColumnType
-from router.experiments.values_in import Findings, pyarrow, read_rows, shown, text_of
+from router.experiments.store.schema import VIEWS, ColumnType
+from router.experiments.store.store import ExperimentStore
+from router.experiments.value_files import FileFindings, pyarrow, read_rows, shown, text_of
 
 ALL = "all"
 BATCH = 50_000  # rows
@@ -52,7 +52,7 @@ class Exported(NamedTuple):
 
 
 def export(
-    source: str | SqlStore,
+    source: str | ExperimentStore,
     experiment: str,
     phase: int | None,
     what: str,
@@ -106,7 +106,7 @@ def _hashed(source: Path, column: str) -> Batches:
 
 
 def _units_of(source: Path, column: str) -> Iterator[tuple[str, str]]:
-    found = Findings(source)
+    found = FileFindings(source)
     for row in read_rows(source):
         if row.problem:
             found.add(row.number, "", row.problem)
@@ -157,15 +157,15 @@ def _there(target: Path) -> FailedPrecondition:
 
 
 @contextmanager
-def _snapshot(source: str | SqlStore) -> Iterator[Connection]:
+def _snapshot(source: str | ExperimentStore) -> Iterator[Connection]:
     """One state of the database, which is neither made nor changed."""
-    if isinstance(source, SqlStore):
+    if isinstance(source, ExperimentStore):
         with source.reading() as conn:
             for setting in PATIENCE if conn.dialect.name == "postgresql" else ():
                 conn.exec_driver_sql(setting)
             yield conn
         return
-    store = SqlStore(source, migrate=False)
+    store = ExperimentStore(source, migrate=False)
     try:
         with _snapshot(store) as conn:
             yield conn

@@ -8,7 +8,7 @@ from router.built_in import has_experiments
 from router.hookspecs import hookimpl
 
 if TYPE_CHECKING:
-    from router.experiments.service.served import ServedExperiments
+    from router.experiments.runtime import LiveExperiments
     from router.extensions.experiments_notices.notices import Notifier
     from router.server.app import ServerApp
 
@@ -22,26 +22,26 @@ class Plugin:
 
     def __init__(self) -> None:
         self._notifier: Notifier | None = None
-        self._served: ServedExperiments | None = None
+        self._served: LiveExperiments | None = None
 
     @hookimpl
     async def on_startup(self, server: ServerApp) -> None:
         """Get ready to send. Raises ConfigError where notices cannot be sent."""
         if not has_experiments():
             return
-        from router.experiments.service.served import ServedExperiments
+        from router.experiments.runtime import LiveExperiments
         from router.extensions.experiments_notices.telling import NoticeMetrics, notifier_of, telling
 
         notifier = notifier_of(server.settings)
-        if isinstance(server.experiments, ServedExperiments):
+        if isinstance(server.experiments, LiveExperiments):
             notifier.start()
             self._notifier, self._served = notifier, server.experiments
-            self._served.observe(telling(notifier, self._served.live.store))
+            self._served.guardian.observers.append(telling(notifier, self._served.store))
             server.metrics.registry.register(NoticeMetrics(notifier))
 
     @hookimpl
     async def on_shutdown(self) -> None:
         """No look any more; try once more what waits, for seconds at most."""
         if self._served is not None and self._notifier is not None:
-            await self._served.rest()
+            await self._served.guardian.rest()
             await self._notifier.close()

@@ -24,7 +24,7 @@ from router import __version__
 from router.errors import ConfigError, StoreDown, install_extra
 from router.experiments.model import RULE, AuditEntry, Lifecycle
 from router.experiments.report.model import Report
-from router.experiments.store.port import Store
+from router.experiments.store.store import ExperimentStore
 
 if TYPE_CHECKING:
     import httpx2
@@ -90,7 +90,7 @@ def notice_entry(notice: Notice, claim: str = "") -> AuditEntry:
     return AuditEntry(notice.experiment, notice.time, RULE, NOTICE, notice.text, {**detail, "claim": claim})
 
 
-def claimed_notices(store: Store, report: Report) -> tuple[Notice, ...]:
+def claimed_notices(store: ExperimentStore, report: Report) -> tuple[Notice, ...]:
     """Remember what is due, and return what is for this server to tell. Blocks.
 
     Of two servers at the same moment the one whose entry is first tells. If the store goes down in between,

@@ -14,7 +14,7 @@ from router.extensions.experiments_notices.notices import Notifier, claimed_noti
 if TYPE_CHECKING:
     from router.config import Settings
     from router.experiments.report.model import Report
-    from router.experiments.store.port import Store
+    from router.experiments.store.store import ExperimentStore
 
 
 def notifier_of(settings: Settings) -> Notifier:
@@ -23,7 +23,7 @@ def notifier_of(settings: Settings) -> Notifier:
     return Notifier(settings.experiments_webhook or "", secret.get_secret_value() if secret else "")
 
 
-def telling(notifier: Notifier, store: Store) -> Callable[[Report], None]:
+def telling(notifier: Notifier, store: ExperimentStore) -> Callable[[Report], None]:
     """What tells what a report calls for: it claims that, so that no other server tells it. It blocks, in a
     thread; make it on the event loop."""
     loop = asyncio.get_running_loop()

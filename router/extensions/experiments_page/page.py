@@ -11,8 +11,9 @@ import math
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from router.experiments.cli import tables, wording
-from router.experiments.cli.tables import Table
+from router.experiments.cli import report as tables
+from router.experiments.cli import wording
+from router.experiments.cli.report import ReportTable
 from router.experiments.cli.wording import MARK, at, following, heading, pairs_of, since
 from router.extensions.experiments_page import plots
 from router.extensions.experiments_page.plots import color
@@ -86,7 +87,7 @@ def _values(report: Report) -> dict[str, Any]:
 
 
 def _charts(report: Report) -> dict[str, Any]:
-    from router.experiments.report.checks import duration
+    from router.experiments.report.source import duration
 
     fresh, step = plots.new_units_chart(report)
     return {
@@ -128,7 +129,7 @@ def _tables(report: Report) -> dict[str, Any]:
     rows = tuple((*row[:6], bar, *row[6:]) for row, bar in zip(rails.rows, bars, strict=True))
     shadow = report.experiment.spec.mode == "shadow"
     return {
-        "effects": Table("", (), ()) if shadow else tables.effects(report),
+        "effects": ReportTable("", (), ()) if shadow else tables.effects(report),
         "past": tables.past(report),
         "pairs": tables.pairs(report),
         "rails": replace(rails, columns=columns, rows=rows),

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from router.experiments.cli import wording
 
 if TYPE_CHECKING:
-    from router.experiments.report.model import Measured, Point, Report
+    from router.experiments.report.model import MetricReport, PlotPoint, Report
 
 WIDTH, HEIGHT = 760.0, 300.0
 LEFT, RIGHT, TOP, BOTTOM = 64.0, 120.0, 14.0, 34.0
@@ -33,7 +33,7 @@ Bounds = tuple[float, float]
 
 
 @dataclass(frozen=True)
-class Series:
+class PlotSeries:
     """A line of (x, y) and a band of (x, low, high); `color` is a class of the style sheet."""
 
     name: str
@@ -43,7 +43,7 @@ class Series:
 
 
 @dataclass(frozen=True)
-class Rule:
+class PlotRule:
     """A horizontal line that means something."""
 
     y: float
@@ -59,8 +59,8 @@ class Chart:
     x: tuple[float, float]
     y: tuple[float, float]
     number: WriteNumber
-    series: Sequence[Series]
-    rules: Sequence[Rule] = field(default=())
+    series: Sequence[PlotSeries]
+    rules: Sequence[PlotRule] = field(default=())
 
 
 def color(report: Report, arm: str) -> str:
@@ -86,7 +86,7 @@ def lift_chart(report: Report, arm: str, name: str) -> str:
     )
 
 
-def relative_points(report: Report, arm: str) -> list[Point]:
+def relative_points(report: Report, arm: str) -> list[PlotPoint]:
     """Those of the arm that have a relative effect, in percent."""
     return [
         replace(p, effect=100 * p.relative, low=100 * p.relative_low, high=100 * p.relative_high)
@@ -100,19 +100,19 @@ def _treatments(report: Report) -> list[str]:
     return [arm.name for arm in spec.arms if arm.name != spec.control]
 
 
-def _effects(report: Report, arm: str) -> list[Point]:
+def _effects(report: Report, arm: str) -> list[PlotPoint]:
     """Those that had their window when the report was made."""
     end = report.time - report.experiment.spec.closing
     return [p for p in _points_of(report, arm) if p.time <= end and math.isfinite(p.effect)]
 
 
-def _points_of(report: Report, arm: str) -> list[Point]:
+def _points_of(report: Report, arm: str) -> list[PlotPoint]:
     return [point for point in report.points if point.arm == arm]
 
 
 def _effects_chart(
     report: Report,
-    found: dict[str, list[Point]],
+    found: dict[str, list[PlotPoint]],
     name: str,
     number: Callable[[float], str],
     relative: bool = False,
@@ -123,7 +123,7 @@ def _effects_chart(
     if len({p.time for p in drawn}) < 2:
         return ""
     series = [
-        Series(
+        PlotSeries(
             arm,
             color(report, arm),
             [(p.time, p.effect) for p in points],
@@ -131,21 +131,21 @@ def _effects_chart(
         )
         for arm, points in found.items()
     ]
-    rules = [Rule(0.0, "no difference", "zero")]
+    rules = [PlotRule(0.0, "no difference", "zero")]
     if spec.margin and not relative:
         sign = -1 if spec.primary.higher_is_better else 1
-        rules.append(Rule(sign * spec.margin, "margin", "limit"))
+        rules.append(PlotRule(sign * spec.margin, "margin", "limit"))
     x = (min(p.time for p in drawn), max(p.time for p in drawn))
     title = f"difference of {spec.primary.name} from {spec.control}, with its interval, over time"
     return draw(Chart(title, x, _effect_range(series, rules), number, series, rules), name)
 
 
-def _missing(point: Point) -> bool:
+def _missing(point: PlotPoint) -> bool:
     """No bounds at all; infinite ones are cut at the frame."""
     return math.isnan(point.low) or math.isnan(point.high)
 
 
-def _effect_range(arms: Iterable[Series], rules: Sequence[Rule]) -> Bounds:
+def _effect_range(arms: Iterable[PlotSeries], rules: Sequence[PlotRule]) -> Bounds:
     """Room for the later half of the intervals; early ones are wide and may be cut."""
     values = [rule.y for rule in rules]
     for one in arms:
@@ -174,13 +174,13 @@ def share_chart(report: Report) -> str:
     found += [y for one in series for x, y in one.line if x >= first]
     room = 1.15 * max(map(abs, found)) or 1.0
     title = "share of all units by arm, less the planned one; outside of its band is the alarm"
-    rules = [Rule(0.0, "planned", "zero")]
+    rules = [PlotRule(0.0, "planned", "zero")]
     return draw(Chart(title, (times[0], times[-1]), (-room, room), _points_text, series, rules), "shares")
 
 
-def _share_series(report: Report, arm: str, weight: float, faint: str) -> Series:
+def _share_series(report: Report, arm: str, weight: float, faint: str) -> PlotSeries:
     points = _points_of(report, arm)
-    return Series(
+    return PlotSeries(
         arm,
         color(report, arm) + faint,
         [(p.time, p.share - weight) for p in points],
@@ -195,7 +195,9 @@ def _points_text(value: float) -> str:
 def units_chart(report: Report) -> str:
     """Units of each arm until each time; empty where there are none over time."""
     series = [
-        Series(arm.name, color(report, arm.name), [(p.time, p.units) for p in _points_of(report, arm.name)])
+        PlotSeries(
+            arm.name, color(report, arm.name), [(p.time, p.units) for p in _points_of(report, arm.name)]
+        )
         for arm in report.experiment.spec.arms
     ]
     return _count_chart(series, "units of each arm until each time", "units")
@@ -210,7 +212,7 @@ def new_units_chart(report: Report) -> tuple[str, float]:
     step = next((s for s in STEPS if (times[-1] - start) / s <= MOST_STRETCHES), STEPS[-1])
     ends = [start + step * i for i in range(1, int((times[-1] - start) / step + 1e-9) + 1)]
     series = [
-        Series(arm.name, color(report, arm.name), list(_stair(start, ends, _points_of(report, arm.name))))
+        PlotSeries(arm.name, color(report, arm.name), list(_stair(start, ends, _points_of(report, arm.name))))
         for arm in report.experiment.spec.arms
     ]
     return _count_chart(series, "new units of each arm over time", "new-units"), step
@@ -224,7 +226,7 @@ def _counting_from(report: Report, times: Sequence[float]) -> float:
     return max(phase.started, first) if phase and phase.started < times[0] else first
 
 
-def _stair(start: float, ends: Sequence[float], points: Sequence[Point]) -> Iterator[tuple[float, float]]:
+def _stair(start: float, ends: Sequence[float], points: Sequence[PlotPoint]) -> Iterator[tuple[float, float]]:
     """A stair of what came in between one end and the next."""
     times, units = [start, *(p.time for p in points)], [0.0, *(float(p.units) for p in points)]
     before = 0.0
@@ -244,7 +246,7 @@ def _units_until(times: Sequence[float], units: Sequence[float], time: float) ->
     return units[at - 1] + part * (units[at] - units[at - 1])
 
 
-def _count_chart(series: Sequence[Series], title: str, name: str) -> str:
+def _count_chart(series: Sequence[PlotSeries], title: str, name: str) -> str:
     xs = [x for one in series for x, _ in one.line]
     most = max((y for one in series for _, y in one.line), default=0.0)
     if len(set(xs)) < 2 or most <= 0:
@@ -263,7 +265,7 @@ def _short_count(value: float) -> str:
     return f"{value / 1e3:g}k" if value >= 1e3 else f"{value:g}"
 
 
-def guardrail_bar(found: Measured) -> str:
+def guardrail_bar(found: MetricReport) -> str:
     """The interval of a guardrail's difference, with 0 and the margin as marks."""
     worse = -1 if found.higher_is_better else 1
     limit = worse * found.margin * (abs(found.values[0]) if found.margin_relative else 1.0)
@@ -323,12 +325,12 @@ def _y(chart: Chart, value: float) -> float:
     return HEIGHT - BOTTOM - (value - low) / ((high - low) or 1.0) * (HEIGHT - BOTTOM - TOP)
 
 
-def _line(chart: Chart, one: Series) -> str:
+def _line(chart: Chart, one: PlotSeries) -> str:
     points = " ".join(f"{_x(chart, x):.1f},{_y(chart, y):.1f}" for x, y in one.line)
     return f'<polyline class="line {one.color}" points="{points}"/>' if points else ""
 
 
-def _band(chart: Chart, one: Series) -> str:
+def _band(chart: Chart, one: PlotSeries) -> str:
     if not one.band:
         return ""
     upper = [f"{_x(chart, x):.1f},{_far(chart, high):.1f}" for x, _, high in one.band]

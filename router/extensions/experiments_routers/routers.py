@@ -11,13 +11,17 @@ import logging
 import time
 from collections import OrderedDict
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
-from router.experiments.live.assigner import Assignment
-from router.experiments.live.runtime import Experiments, leave_tasks
+from router.experiments.assignment import ArmAssignment
 from router.experiments.model import BASE, Disagreement
 from router.experiments.modes import ExperimentMode
-from router.ports import End, RequestRouter, Served, Watcher
+from router.experiments.runtime import LiveExperiments, leave_tasks
+from router.ports import End, Served, Watcher
 from router.types import Decision, Request, VotesByClassifier
+
+if TYPE_CHECKING:
+    from router.routing.router import Router
 
 log = logging.getLogger(__name__)
 MOST_PENDING = 4096  # decisions whose answers have not begun
@@ -25,7 +29,7 @@ MOST_PENDING = 4096  # decisions whose answers have not begun
 
 @dataclass(frozen=True, slots=True)
 class _Pending:
-    assignment: Assignment
+    assignment: ArmAssignment
     decision: Decision
     heard: VotesByClassifier = field(default_factory=dict)
 
@@ -33,14 +37,14 @@ class _Pending:
 class Routers(ExperimentMode):
     """The mode `routers` of a server's experiments."""
 
-    def __init__(self, live: Experiments, router: RequestRouter) -> None:
+    def __init__(self, live: LiveExperiments, router: Router) -> None:
         self._live, self._router = live, router
         self._pending: OrderedDict[str, _Pending] = OrderedDict()
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def choose(
-        self, request: Request, router: RequestRouter, counted: bool = True
-    ) -> tuple[Decision, Assignment | None]:
+        self, request: Request, router: Router, counted: bool = True
+    ) -> tuple[Decision, ArmAssignment | None]:
         """The decision of the router that the request's unit has; by `router` if it takes no part.
 
         Without `counted` nothing will be generated.

@@ -10,7 +10,7 @@ from router.errors import ConfigError, install_extra
 from router.hookspecs import RegisterSource, hookimpl
 
 if TYPE_CHECKING:
-    from router.sources.source import Source
+    from router.sources.source import AdapterSource
 
 
 @hookimpl
@@ -20,7 +20,7 @@ def register_adapter_sources(register: RegisterSource) -> None:
     register("hf", make_source)
 
 
-def make_source(text: str, subfolder: str) -> Source:
+def make_source(text: str, subfolder: str) -> AdapterSource:
     """The source of such a text. Raises ConfigError."""
     for package in ("huggingface_hub", "httpx2"):
         if find_spec(package) is None:

@@ -20,10 +20,10 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urljoin, urlsplit
 
-from router.access.addresses import is_local, is_safe
+from router.access.hosts import is_local, is_safe
 from router.errors import ConfigError, DataLoss, FailedPrecondition, NotFound, PermissionDenied, RouterError
-from router.registry.format.names import is_version, looks_like_version
-from router.registry.format.text import show
+from router.names import is_version, looks_like_version
+from router.registry.format.untrusted import show
 from router.sources.source import Check, Listing, Passing, RemoteFile, StartOver
 
 if TYPE_CHECKING:

@@ -16,18 +16,18 @@ from typing import Any
 
 from router import __version__
 from router.access.access import Credentials
-from router.access.roles import Role
+from router.access.clients import Role
 from router.errors import AdapterNotFound, Draining, FieldViolation, InvalidRequest, RouterError
 from router.extensions.kserve import tensors
 from router.kserve import open_inference_pb2 as oip
 from router.kserve.open_inference_pb2_grpc import GRPCInferenceServiceServicer
 from router.names import AUTO, BASE
 from router.ports import AdapterRegistry
+from router.server.admission import PhaseGate
 from router.server.call import REQUEST_ID_KEY, Call, Endpoint, request_id_of
-from router.server.health import Health
+from router.server.health import ServerHealth
 from router.server.inference import InferenceService
 from router.server.interceptors import Interceptors
-from router.server.lifecycle import Lifecycle
 from router.server.policy import GENERATE, INFER, OBSERVE, PROBE, Policy
 from router.server.status import code_of, message_of
 from router.types import AdapterRef, AdapterState
@@ -57,8 +57,8 @@ class OpenInference(GRPCInferenceServiceServicer):
         interceptors: Interceptors,
         inference: InferenceService,
         registry: AdapterRegistry,
-        health: Health,
-        lifecycle: Lifecycle,
+        health: ServerHealth,
+        lifecycle: PhaseGate,
     ) -> None:
         self._interceptors, self._inference, self._registry = interceptors, inference, registry
         self._health, self._lifecycle = health, lifecycle

@@ -15,7 +15,7 @@ from typing import Any
 from router.errors import FieldViolation, Findings, InvalidRequest
 from router.kserve import open_inference_pb2 as oip
 from router.names import AUTO, BASE, split_adapter
-from router.server.decoding import count_json
+from router.server.bodies import count_json
 from router.types import MAX_CONSTRAINT_BYTES
 from router.v1 import inference_pb2 as pb
 

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from router import config
     from router.extensions.mirrors.settings import MirrorSettings
     from router.plugins.loader import SourceEntry
-    from router.sources.mirror.mirror import Mirror
-    from router.sources.mirror.store import Folders
+    from router.sources.mirror import Mirror
+    from router.sources.store import Folders
 
 OPEN_SECONDS = 10.0  # a start waits so long for each store's first answer, which may say what is wrong
 
@@ -38,9 +38,9 @@ class Mirrors:
         urls = [one for one in settings.adapters_dir if isinstance(one, str)]
         if not urls:
             return cls()
-        from router.sources.mirror.cache import Cache
-        from router.sources.mirror.mirror import Mirror
-        from router.sources.specifier import ANY
+        from router.sources.fetching import Cache
+        from router.sources.mirror import Mirror
+        from router.sources.source import ANY
 
         def store(url: str) -> Folders:
             scheme = url.partition("://")[0]

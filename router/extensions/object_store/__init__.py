@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 from router.hookspecs import RegisterSource, hookimpl
 
 if TYPE_CHECKING:
-    from router.sources.mirror.store import Folders
-    from router.sources.source import Source
+    from router.sources.source import AdapterSource
+    from router.sources.store import Folders
 
 
 @hookimpl
@@ -17,7 +17,7 @@ def register_adapter_sources(register: RegisterSource) -> None:
     register("*", make_source, make_store)
 
 
-def make_source(text: str, subfolder: str) -> Source:
+def make_source(text: str, subfolder: str) -> AdapterSource:
     """One adapter. Raises ConfigError, FailedPrecondition."""
     from router.extensions.object_store.objects import Objects
 

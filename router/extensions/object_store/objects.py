@@ -19,7 +19,7 @@ from router.errors import (
     RouterError,
     install_extra,
 )
-from router.registry.format.text import show
+from router.registry.format.untrusted import show
 from router.sources.source import FolderSource, Listing, Passing, RemoteFile, state_of
 
 BLOCK = 4 << 20

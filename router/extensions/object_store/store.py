@@ -18,12 +18,12 @@ from router.extensions.object_store.objects import (
     open_store,
     read_blocks,
 )
-from router.registry.disk.places import is_ignored
+from router.names import looks_like_version
+from router.registry.folders import is_ignored
 from router.registry.format.folder import CONFIG, MANIFEST, WEIGHTS
-from router.registry.format.names import looks_like_version
-from router.sources.choice import TAKEN
-from router.sources.mirror.store import Remote, RemoteFolder
 from router.sources.source import RemoteFile, wrong_name
+from router.sources.store import Remote, RemoteFolder
+from router.sources.transfer import TAKEN
 
 MOST_OBJECTS = 500_000  # under one prefix; a listing is held in memory
 MOST_FOLDER_BYTES = 200  # of a folder's name; file systems end at 255

@@ -10,11 +10,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from router.access.roles import Role
+from router.access.clients import Role
 from router.errors import ExperimentNotFound, FailedPrecondition, FieldViolation, InvalidRequest
-from router.ports import UNIT_MISSING, Place, ServedExperiments
-from router.server.convert import MAX_LABEL_BYTES, MAX_UNIT_BYTES
+from router.ports import UNIT_MISSING, Experiments, Place
 from router.server.http import JSON, HttpCall, Route
+from router.server.inference import MAX_LABEL_BYTES, MAX_UNIT_BYTES
 from router.server.policy import OBSERVE, Policy
 from router.types import Request, RoutingHints, Visible
 
@@ -33,7 +33,7 @@ EVALUATE = replace(OBSERVE, role=Role.INFER)
 ROWS: Mapping[str, Policy] = {f"POST {FLAGS}": EVALUATE, f"POST {FLAGS}/{{key}}": EVALUATE}
 
 
-def routes(experiments: ServedExperiments | None, absent: str = "") -> Sequence[Route]:
+def routes(experiments: Experiments | None, absent: str = "") -> Sequence[Route]:
     """All flags, and the flag that the path names. `absent` says why there are no experiments."""
     flags = Flags(experiments, absent)
     return (
@@ -54,7 +54,7 @@ class FlagCall(HttpCall):
 class Flags:
     """Experiments as flags: which arm a unit would get. A question, and no exposure."""
 
-    def __init__(self, experiments: ServedExperiments | None, absent: str) -> None:
+    def __init__(self, experiments: Experiments | None, absent: str) -> None:
         """`absent` says why there are no experiments."""
         self._experiments, self._absent = experiments, absent
 

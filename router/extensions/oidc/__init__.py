@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
-from router.access.access import Authenticator, Credentials, Identity, bearer
+from router.access.access import Authenticator, CallerIdentity, Credentials, bearer
 from router.access.clients import Client, Clients
 from router.access.issuers import Issuer
 from router.errors import Unauthenticated
@@ -31,7 +31,7 @@ class TokenSubject:
     proof: Proof
 
     def client(self, clients: Clients, now: float) -> Client | None:
-        """As Identity."""
+        """As CallerIdentity."""
         if not self.tokens.holds(self.proof, now):
             return None
         return clients.by_subject(self.proof.issuer.url, self.proof.subject)
@@ -43,7 +43,7 @@ class JwtAuthenticator(Authenticator):
     def __init__(self, fetch: Callable[[Issuer], Awaitable[Found]] | None = None) -> None:
         self.tokens = Tokens(fetch)
 
-    async def authenticate(self, credentials: Credentials) -> Identity | None:
+    async def authenticate(self, credentials: Credentials) -> CallerIdentity | None:
         """Waits, seconds at most, while an issuer's keys are fetched."""
         token = bearer(credentials.authorization)
         return TokenSubject(self.tokens, await self.tokens.proven(token)) if is_jwt(token) else None
@@ -70,14 +70,14 @@ class Forwarded:
     names: Sequence[str]
 
     def client(self, clients: Clients, now: float) -> Client | None:
-        """As Identity."""
+        """As CallerIdentity."""
         return clients.by_names(self.names)
 
 
 class SidecarAuthenticator(Authenticator):
     """`x-forwarded-client-cert` of calls that came by the sidecar's address, and have no token."""
 
-    async def authenticate(self, credentials: Credentials) -> Identity | None:
+    async def authenticate(self, credentials: Credentials) -> CallerIdentity | None:
         """Raises Unauthenticated for a header that is none."""
         if not credentials.sidecar or credentials.authorization:
             return None

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from router.access.addresses import is_local, is_safe
+from router.access.hosts import is_local, is_safe
 from router.access.issuers import ALGORITHMS, Issuer
 from router.reread import Look, look, problem_of, read_file
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from router.access.roles import Role
+from router.access.clients import Role
 from router.errors import AdapterNotFound
 from router.extensions.openai import feedback, messages
 from router.ports import AdapterRegistry

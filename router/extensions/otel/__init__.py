@@ -13,7 +13,7 @@ from router.hookspecs import Formerly, RegisterSettings, hookimpl
 if TYPE_CHECKING:
     from router.extensions.otel.otlp import Telemetry
     from router.server.app import ServerApp
-    from router.server.metrics import Metrics
+    from router.server.metrics import ServerMetrics
 
 CLOSE_SECONDS = 2.0
 
@@ -53,7 +53,7 @@ async def on_shutdown(server: ServerApp) -> None:
             await server.tracing.close(CLOSE_SECONDS)
 
 
-def opened(endpoint: str, metrics: Metrics, look: Callable[[], None]) -> Telemetry | None:
+def opened(endpoint: str, metrics: ServerMetrics, look: Callable[[], None]) -> Telemetry | None:
     """What sends to the collector at `endpoint`; None where there is none.
 
     `look` brings the metrics up to date, on the event loop. Raises ConfigError without the extra, and for a

@@ -39,10 +39,9 @@ from router.errors import ConfigError
 from router.extensions.otel.readings import RegistryReader
 from router.extensions.otel.sending import Delivery, Queue, QueueLimits
 from router.extensions.otel.spans import Ended, Maker, SpanOrigin, ended
-from router.server.call import Call
+from router.server.call import Call, Metadata, Trace
 from router.server.lifecycle import in_daemon_thread
-from router.server.metrics import Metrics
-from router.server.tracing import Metadata, Trace
+from router.server.metrics import ServerMetrics
 
 log = logging.getLogger(__name__)
 ENV = "env"  # the setting that leaves it to OTEL_EXPORTER_OTLP_ENDPOINT
@@ -56,7 +55,7 @@ class Telemetry:
     nothing."""
 
     @classmethod
-    def of(cls, endpoint: str, metrics: Metrics, look: Callable[[], None]) -> Telemetry | None:
+    def of(cls, endpoint: str, metrics: ServerMetrics, look: Callable[[], None]) -> Telemetry | None:
         """Raises ConfigError for what cannot be; None where OTEL_SDK_DISABLED is true."""
         if os.environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
             return None
@@ -68,7 +67,7 @@ class Telemetry:
         except Exception as error:  # the library's, about a variable
             raise ConfigError(f"otel.endpoint: {error}; look at OTEL_* in the environment") from error
 
-    def __init__(self, endpoint: str | None, metrics: Metrics, look: Callable[[], None]) -> None:
+    def __init__(self, endpoint: str | None, metrics: ServerMetrics, look: Callable[[], None]) -> None:
         self.endpoint = endpoint or ENV
         resource, self._look = resource_of(), look
         self._following: asyncio.Task[None] | None = None

@@ -19,8 +19,7 @@ from opentelemetry.trace import SpanContext, SpanKind, Status, StatusCode
 
 from router.extensions.otel import attributes
 from router.extensions.otel.attributes import Attributes
-from router.server.call import Call
-from router.server.tracing import ROUTE, Phase
+from router.server.call import ROUTE, Call, CallPhase
 
 QUEUE, PREFILL, DECODE = "queue", "prefill", "decode"
 WITH_QUEUE, WITH_PREFILL = "lora_router.includes_queue", "lora_router.includes_prefill"
@@ -47,7 +46,7 @@ class Ended:
     offset: int
     began: float
     ended: float
-    phases: tuple[tuple[Phase, Attributes], ...]
+    phases: tuple[tuple[CallPhase, Attributes], ...]
     votes: tuple[Attributes, ...]
     exposures: tuple[tuple[float, Attributes], ...]  # unix seconds
 
@@ -74,7 +73,7 @@ def ended(call: Call, origin: SpanOrigin, code: str, reason: str) -> Ended:
     )
 
 
-def _in_engine(call: Call, now: float, reason: str) -> Iterator[tuple[Phase, Attributes]]:
+def _in_engine(call: Call, now: float, reason: str) -> Iterator[tuple[CallPhase, Attributes]]:
     """From its submission on."""
     at, usage, first = call.phases.submitted, call.usage, call.phases.first_token
     if not at:
@@ -83,15 +82,15 @@ def _in_engine(call: Call, now: float, reason: str) -> Iterator[tuple[Phase, Att
         whole = usage.completion_tokens > 0
         started, end = at + usage.queue_time, at + usage.total_time
         token = at + usage.time_to_first_token if whole else end
-        yield Phase(QUEUE, at, started), {}
-        yield Phase(PREFILL, started, token), {}
+        yield CallPhase(QUEUE, at, started), {}
+        yield CallPhase(PREFILL, started, token), {}
         if whole:
-            yield Phase(DECODE, token, end), {}
+            yield CallPhase(DECODE, token, end), {}
     elif first:
-        yield Phase(PREFILL, at, first), {WITH_QUEUE: True}
-        yield Phase(DECODE, first, now, reason), {}
+        yield CallPhase(PREFILL, at, first), {WITH_QUEUE: True}
+        yield CallPhase(DECODE, first, now, reason), {}
     else:
-        yield Phase(QUEUE, at, now, reason), {WITH_PREFILL: True}
+        yield CallPhase(QUEUE, at, now, reason), {WITH_PREFILL: True}
 
 
 class Maker:

@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING
 from router.hookspecs import RegisterServices, hookimpl
 
 if TYPE_CHECKING:
+    from router.replicas.members import Members
     from router.server.admission import Admission
     from router.server.app import ServerApp
-    from router.server.fleet import Fleet
 
 PLACES_SECONDS = 0.5  # between two looks at how many replicas are up
 
 
-def members_of(server: ServerApp) -> Fleet | None:
+def members_of(server: ServerApp) -> Members | None:
     """The replicas that the engine is over; None for an engine in this process."""
-    found: Fleet | None = getattr(server.engine, "members", None)
+    found: Members | None = getattr(server.engine, "members", None)
     return found
 
 
@@ -27,7 +27,7 @@ async def on_startup(server: ServerApp) -> None:
     """Count them, and follow their places."""
     if (members := members_of(server)) is None:
         return
-    from router.server.fleet import FleetCollector
+    from router.extensions.replicas.service import FleetCollector
 
     server.metrics.registry.register(FleetCollector(members))
     server.follow("the places of replicas", partial(follow_places, members, server.admission))
@@ -38,14 +38,14 @@ async def register_services(register: RegisterServices, server: ServerApp) -> No
     """FleetService."""
     if (members := members_of(server)) is None:
         return
-    from router.server.fleet import FleetService
+    from router.extensions.replicas.service import FleetService
     from router.server.policy import ROWS
     from router.v1.fleet_pb2_grpc import add_FleetServiceServicer_to_server
 
     register(add_FleetServiceServicer_to_server, FleetService(members), ROWS)
 
 
-async def follow_places(members: Fleet, admission: Admission) -> None:
+async def follow_places(members: Members, admission: Admission) -> None:
     """As many are let in as the replicas that are up have places for."""
     while True:
         running, places = members.places()

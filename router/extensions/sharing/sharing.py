@@ -6,20 +6,22 @@ import logging
 import os
 import secrets
 import socket
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
 
 from router.cli.clients import write
 from router.config import Settings
 from router.errors import ConfigError, SharedDown
-from router.extensions.sharing.metrics import EdgesCollector
 from router.shared.clients import KEY, ClientsFile
 from router.shared.state import SharedState
 
 if TYPE_CHECKING:
     from router.server.app import ServerApp
-    from router.shared.table import Beat, Table
+    from router.shared.postgres import Beat, PostgresTable
 
 log = logging.getLogger(__name__)
 EXPERIMENTS = "experiments"
@@ -45,7 +47,7 @@ class Sharing:
     cannot be had from the others.
     """
 
-    def __init__(self, settings: Settings, state: Path, table: Table | None = None) -> None:
+    def __init__(self, settings: Settings, state: Path, table: PostgresTable | None = None) -> None:
         url = url_of(settings)
         if table is None:
             from router.shared.postgres import PostgresTable
@@ -85,6 +87,26 @@ class Sharing:
     def flaws(self) -> Sequence[str]:
         """What is wrong, for a person."""
         return [*self.state.flaws, *(self._clients.flaws if self._clients is not None else [])]
+
+
+class EdgesCollector(Collector):
+    """Whether the others can be reached, and how many there are with this one, for a scraper."""
+
+    def __init__(self, state: SharedState) -> None:
+        self._state = state
+
+    def collect(self) -> Iterator[Metric]:
+        """As of the last look."""
+        yield GaugeMetricFamily(
+            "lora_router_shared_state_up",
+            "1 while the database of what edges share answers.",
+            float(not self._state.problem),
+        )
+        yield GaugeMetricFamily(
+            "lora_router_edges",
+            "Edges that share their state, as seen last, this one too.",
+            self._state.edges,
+        )
 
 
 def edge_name() -> str:

@@ -2,7 +2,7 @@
 
 `recipe` and `data` are what a run depends on, `batch` encodes it, `trainer` learns, `probes` and `export`
 make the folder; `run` is the whole way. `new` writes recipes out of somebody's file, `evaluation` measures
-adapters, `merge` and `conversion` make folders out of others.
+adapters, `comparison` compares two on a running server, `merge` and `conversion` make folders out of others.
 """
 
 from __future__ import annotations
@@ -21,9 +21,11 @@ __all__ = ["train"]
 
 @hookimpl
 def register_commands(app: typer.Typer) -> None:
-    """`adapters new`, `train`, `merge`, `evaluate`, `learning-curve` and `convert`."""
+    """`adapters new`, `train`, `merge`, `evaluate`, `learning-curve`, `convert`, and `compare`."""
     from router.cli.command import group
+    from router.cli.flags import connecting
     from router.extensions.training import commands
+    from router.extensions.training.comparison.commands import compare
 
     adapters = group(
         "Adapter folders here.",
@@ -35,6 +37,7 @@ def register_commands(app: typer.Typer) -> None:
         **{"learning-curve": commands.learning_curve},
     )
     app.add_typer(adapters, name="adapters")
+    app.command()(connecting(compare))
 
 
 def train(

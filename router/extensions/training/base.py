@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from router.engine.model.loader import base_digest
+from router.engine.loader import base_digest
 from router.models import DEFAULT_BASE, resolve_model
 
 HUB_NAMES = {DEFAULT_BASE: "HuggingFaceTB/SmolLM2-135M-Instruct"}

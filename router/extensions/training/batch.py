@@ -17,9 +17,8 @@ import torch
 from torch.nn import functional
 from transformers import DynamicCache
 
-from router.engine.activation import tokens_before
-from router.engine.base import Prompt
-from router.engine.text.prompt import PromptEncoder
+from router.engine.base import Prompt, tokens_before
+from router.engine.prompt import PromptEncoder
 from router.extensions.training.data import TrainingRow
 from router.types import PromptTemplate, Turn
 

@@ -401,7 +401,7 @@ def convert(
     from router.errors import AdapterRejected
     from router.extensions.training.conversion import ConversionBase
     from router.extensions.training.conversion import convert as run
-    from router.registry.format.artifact import validate_folder
+    from router.registry.format.artifact import FolderRules, validate_folder
 
     settings = load_settings({"model": model} if model else None)
     if dst.exists() and not force:
@@ -412,7 +412,7 @@ def convert(
     quiet_libraries()
 
     def check(made: Path) -> None:
-        report = validate_folder(made, base, max_rank=settings.max_rank)
+        report = validate_folder(made, FolderRules(base, max_rank=settings.max_rank))
         if not report.ok:
             raise AdapterRejected(f"{src} cannot be served, converted either: {report.inspection.error}")
 

@@ -11,7 +11,7 @@ from typing import Any
 from router.extensions.training.files import has_pictures, new_folder
 from router.extensions.training.recipe import Recipe
 from router.extensions.training.trainer import Progress, Record
-from router.registry.format.probes import Probe
+from router.registry.format.manifest import Probe
 
 WINDOW = 10  # steps the training loss is averaged over
 

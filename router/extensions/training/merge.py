@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 from router.errors import ConfigError, FailedPrecondition
 from router.extensions.training.export import toml_text, write_lines
 from router.extensions.training.files import new_folder
-from router.registry.format import limits
-from router.registry.format.artifact import Inspection, digest_of_folder, inspect_folder
-from router.registry.format.names import NAME_RULE, VERSION_RULE, is_name, is_version
+from router.names import NAME_RULE, VERSION_RULE, is_name, is_version
+from router.registry.format.artifact import FolderRules, Inspection, digest_of_folder, inspect_folder
+from router.registry.format.untrusted import MAX_EXAMPLES, MAX_KEYWORDS, MAX_RANK
 
 if TYPE_CHECKING:
     from router.extensions.training.base import LoadedBase
@@ -86,7 +86,7 @@ def merge(wish: MergeRequest, device: str = "auto", say: Say = print) -> Path:
         _save(model, base.name, folder)
         (folder / "adapter.toml").write_text(_manifest(wish, seen, base), encoding="utf-8")
         write_lines(folder / SOURCES, _records(wish, seen))
-        made = inspect_folder(folder, None, max_rank=limits.RANK)
+        made = inspect_folder(folder, FolderRules(None, max_rank=MAX_RANK))
         if not made.ok:
             raise FailedPrecondition(f"the mixture would not be served: {made.error}")
     say(f"rank {made.rank}, {len(made.sites)} sites")
@@ -116,7 +116,7 @@ def _check(wish: MergeRequest) -> None:
 def _inspected(folder: Path) -> Inspection:
     if not folder.is_dir():
         raise ConfigError(f"{folder} is no adapter folder")
-    seen = inspect_folder(folder, None, max_rank=limits.RANK)
+    seen = inspect_folder(folder, FolderRules(None, max_rank=MAX_RANK))
     if not seen.ok:
         raise FailedPrecondition(f"{folder} would not be served: {seen.error}")
     return seen
@@ -206,15 +206,15 @@ def _save(model: Any, base_name: str, folder: Path) -> None:
 def _manifest(wish: MergeRequest, seen: Sequence[Inspection], base: LoadedBase) -> str:
     first = _tables(wish.sources[0].folder)
     texts = [one.manifest.routing for one in seen]
-    examples = _united((text.examples for text in texts), limits.EXAMPLES)
-    against = _united((text.negative_examples for text in texts), limits.EXAMPLES)
+    examples = _united((text.examples for text in texts), MAX_EXAMPLES)
+    against = _united((text.negative_examples for text in texts), MAX_EXAMPLES)
     adapter = {**first.get("adapter", {}), "name": wish.name, "version": wish.version}
     mixed = ", ".join(f"{one.name}@{one.version}" for one in seen)
     adapter["description"] = f"Merged by {wish.method} from {mixed}."[:1_000]
     routing = {
         "examples": examples,
         "negative_examples": [text for text in against if text not in examples],
-        "keywords": _united((text.keywords for text in texts), limits.KEYWORDS),
+        "keywords": _united((text.keywords for text in texts), MAX_KEYWORDS),
     }
     return toml_text(
         {

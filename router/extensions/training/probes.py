@@ -9,7 +9,7 @@ import torch
 
 from router.extensions.training.batch import AnswerModel, Example, Rendering, collate
 from router.extensions.training.data import TrainingRow
-from router.registry.format.probes import Match, Probe
+from router.registry.format.manifest import Match, Probe
 
 LONGEST = 24  # tokens of an answer
 BATCH = 32  # rows asked or judged together

@@ -21,7 +21,7 @@ from pydantic import (
 )
 
 from router.errors import ConfigError
-from router.registry.format.names import NAME_RULE, VERSION_RULE, is_name, is_version
+from router.names import NAME_RULE, VERSION_RULE, is_name, is_version
 from router.types import PLACEHOLDER, Constraint, PromptTemplate
 
 WEIGHTS = "adapter_model.safetensors"

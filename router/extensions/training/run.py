@@ -30,7 +30,7 @@ from rich.progress import Progress as Bar
 from safetensors import SafetensorError
 from safetensors.torch import load
 
-from router.engine.activation import last_occurrence
+from router.engine.base import last_occurrence
 from router.errors import ConfigError, FailedPrecondition
 from router.extensions.training.base import (
     LoadedBase,
@@ -46,7 +46,7 @@ from router.extensions.training.files import write_file
 from router.extensions.training.probes import choose_probes, greedy_tokens
 from router.extensions.training.recipe import WEIGHTS, Recipe, load_recipe
 from router.extensions.training.trainer import Progress, Trainer
-from router.registry.format import limits
+from router.registry.format.untrusted import MAX_INVOCATION_TOKENS
 
 LINE_SECONDS = 15.0  # between two lines of a log, at most about so long
 
@@ -128,8 +128,10 @@ def prepare(recipe: Recipe, device: str) -> Material:
 def encode_invocation(text: str, rendering: Rendering, examples: Sequence[Example]) -> list[int]:
     """Tokens of an invocation, which all prompts must have. Raises ConfigError."""
     tokens = rendering.encoder.encode_template_text(text)
-    if len(tokens) > limits.INVOCATION:
-        raise ConfigError(f"lora.invocation has {len(tokens)} tokens, at most {limits.INVOCATION} are served")
+    if len(tokens) > MAX_INVOCATION_TOKENS:
+        raise ConfigError(
+            f"lora.invocation has {len(tokens)} tokens, at most {MAX_INVOCATION_TOKENS} are served"
+        )
     for example in examples if tokens else ():
         if last_occurrence(example.prompt, tuple(tokens)) < 0:
             end = rendering.tokenizer.decode(example.prompt[-8:])

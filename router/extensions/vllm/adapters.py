@@ -7,29 +7,33 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Mapping
+from contextlib import aclosing
 from dataclasses import dataclass
 from pathlib import Path
 
 from router.engine.base import AdapterArtifact
-from router.errors import AdapterRejected, FailedPrecondition
-from router.extensions.vllm.client import Client, Lora
-from router.extensions.vllm.staging import Staging
+from router.errors import AdapterRejected, ConfigError, FailedPrecondition
+from router.extensions.vllm.link import VllmClient, VllmLora, VllmRequest
+from router.extensions.vllm.staging import AdapterStaging
 
 log = logging.getLogger(__name__)
+TOKENS = list(range(5, 21))
+NEAR = 0.5  # nats; another batch moves a log-probability in bfloat16 by a tenth
 
 
 @dataclass(frozen=True, slots=True)
 class Held:
     """An adapter that vLLM has."""
 
-    lora: Lora
+    lora: VllmLora
     nbytes: int
 
 
-class Adapters:
+class VllmAdapters:
     """Loads and drops. Coroutines are for the client's event loop; `get` and `snapshot` for any thread."""
 
-    def __init__(self, client: Client, staging: Staging) -> None:
+    def __init__(self, client: VllmClient, staging: AdapterStaging) -> None:
         self._client, self._staging = client, staging
         self._held: dict[str, Held] = {}
         self._number = 0
@@ -89,11 +93,11 @@ class Adapters:
             raise
         return Held(lora, nbytes)
 
-    def _next(self, name: str, folder: Path) -> Lora:
+    def _next(self, name: str, folder: Path) -> VllmLora:
         self._number += 1
-        return Lora(name, self._number, str(folder))
+        return VllmLora(name, self._number, str(folder))
 
-    async def _forget(self, lora: Lora) -> None:
+    async def _forget(self, lora: VllmLora) -> None:
         """One that was not loaded stays listed all the same."""
         try:
             await self._client.remove(lora.number)
@@ -115,17 +119,56 @@ class Adapters:
         for lora in others:
             await self._client.remove(lora.number)
 
-    async def crowd(self, slots: int) -> list[Lora]:
-        """So many adapters that nobody could overhear, to try whether the base hears them."""
+    async def crowd(self, slots: int) -> list[VllmLora]:
+        """So many adapters that change every answer, to try whether they change the base's."""
         loud = self._staging.loud()
         crowd = [self._next("loud", loud) for _ in range(slots)]
         for lora in crowd:
             await self._client.add(lora)
         return crowd
 
-    async def disperse(self, crowd: list[Lora]) -> None:
+    async def disperse(self, crowd: list[VllmLora]) -> None:
         """Drop them again."""
         for lora in crowd:
             await self._client.remove(lora.number)
         if crowd:
             self._staging.remove(Path(crowd[0].path))
+
+
+async def check_base_is_alone(client: VllmClient, adapters: VllmAdapters, slots: int) -> None:
+    """Raises ConfigError where requests without adapter get an adapter's weights.
+
+    On a CPU vLLM's kernels give such requests the last slot's, so that slot gets an adapter that changes
+    nothing and keeps it. Every start tries it, with adapters in all other slots that change all.
+    """
+    await adapters.guard(slots)
+    alone = await _first_token(client, "alone", None)
+    crowd = await adapters.crowd(slots - 1)
+    together, adapted = await asyncio.gather(
+        _first_token(client, "beside", None), _first_token(client, "crowd", crowd[0] if crowd else None)
+    )
+    await adapters.disperse(crowd)
+    if _differ(alone, together):
+        raise ConfigError(
+            "this vLLM gives requests without adapter the weights of somebody's adapter (vLLM issue 48421), "
+            "and the slot that is kept free for them does not help: use another version"
+        )
+    if crowd and not _differ(alone, adapted):
+        raise ConfigError("this vLLM loads adapters and does not apply them: use another version")
+
+
+async def _first_token(client: VllmClient, name: str, lora: VllmLora | None) -> Mapping[int, float]:
+    """Log-probabilities of the next token."""
+    sampling = {"max_tokens": 1, "temperature": 0.0, "logprobs": 5, "detokenize": False}
+    async with aclosing(
+        client.generate(VllmRequest(f"start-{name}", TOKENS, sampling, lora, salt=name))
+    ) as pieces:
+        async for piece in pieces:
+            if piece.logprobs and not piece.spoilt:
+                return piece.logprobs[0]
+    raise ConfigError("vLLM gave no answer in numbers to the first requests: try another dtype")
+
+
+def _differ(one: Mapping[int, float], other: Mapping[int, float]) -> bool:
+    likeliest = max(one, key=lambda token: one[token])
+    return abs(one[likeliest] - other.get(likeliest, float("-inf"))) > NEAR

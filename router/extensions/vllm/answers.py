@@ -11,10 +11,9 @@ from itertools import count
 from typing import Any
 
 from router.engine.base import Delta, Finished, Job
-from router.engine.handoff import Event, Stream
-from router.engine.text.detokenize import Detokenizer, shared_vocabulary
+from router.engine.output import Detokenizer, Event, EventStream, shared_vocabulary
 from router.errors import EngineFailed
-from router.extensions.vllm.client import Ask, Chances, Lora, Piece
+from router.extensions.vllm.link import StepOutput, VllmLora, VllmRequest
 from router.types import FinishReason, SamplingParams, TokenLogprob, Usage
 
 BACKGROUND = 1_000_000  # of vLLM's priorities, of which the lower goes first
@@ -24,7 +23,7 @@ _numbers = count()
 
 
 def sampling_of(params: SamplingParams, ends: Sequence[int]) -> dict[str, Any]:
-    """Fields of vLLM's SamplingParams. What ends an answer is said by `ends`, stop strings stay with us."""
+    """Fields of vLLM's SamplingParams. `ends` are tokens that end an answer; stop strings stay with us."""
     made: dict[str, Any] = {
         "max_tokens": params.max_tokens,
         "min_tokens": min(params.min_tokens, params.max_tokens),
@@ -42,17 +41,22 @@ def sampling_of(params: SamplingParams, ends: Sequence[int]) -> dict[str, Any]:
     }
     constraint = params.constraint
     if constraint is not None:
-        said = list(constraint.choices) if constraint.kind == "choices" else constraint.text
-        made["structured_outputs"] = {_KEYS.get(constraint.kind, "choice"): said}
+        shape = list(constraint.choices) if constraint.kind == "choices" else constraint.text
+        made["structured_outputs"] = {_KEYS.get(constraint.kind, "choice"): shape}
         made["min_tokens"] = 0  # a grammar wins
     return made
 
 
-class Answer:
+class VllmAnswer:
     """A job on its way through vLLM. Touched by the engine's thread only."""
 
     def __init__(
-        self, job: Job, stream: Stream, tokenizer: Any, ends: frozenset[int], lora: Lora | None = None
+        self,
+        job: Job,
+        stream: EventStream,
+        tokenizer: Any,
+        ends: frozenset[int],
+        lora: VllmLora | None = None,
     ) -> None:
         self.job, self.stream, self.lora = job, stream, lora
         self.number = next(_numbers)
@@ -76,14 +80,14 @@ class Answer:
         """Seconds since it came."""
         return time.monotonic() - self._arrived
 
-    def ask(self, id: str) -> Ask:
+    def ask(self, id: str) -> VllmRequest:
         """What vLLM is asked. Beginnings of prompts are found again by the same tenant only."""
         job = self.job
         priority = (BACKGROUND if job.background else 0) - job.priority
         sampling = sampling_of(job.params, sorted(self._ends))
-        return Ask(id, list(job.tokens), sampling, self.lora, priority, job.tenant)
+        return VllmRequest(id, list(job.tokens), sampling, self.lora, priority, job.tenant)
 
-    def take(self, piece: Piece) -> Iterator[Event]:
+    def take(self, piece: StepOutput) -> Iterator[Event]:
         """Events of one step."""
         now = time.monotonic()
         self._admitted = self._admitted or piece.scheduled or now
@@ -93,8 +97,8 @@ class Answer:
             return
         for place, token in enumerate(piece.tokens):
             self._first = self._first or now
-            chances = piece.chances[place] if place < len(piece.chances) else None
-            yield from self._grow(token, chances)
+            logprobs = piece.logprobs[place] if place < len(piece.logprobs) else None
+            yield from self._grow(token, logprobs)
             if self.over:
                 return
         if piece.end:
@@ -110,7 +114,7 @@ class Answer:
         self.reason = reason
         return Finished(reason, self._usage(), self._text.stopped or "")
 
-    def _grow(self, token: int, chances: Chances | None) -> Iterator[Event]:
+    def _grow(self, token: int, logprobs: Mapping[int, float] | None) -> Iterator[Event]:
         self._generated += 1
         if token in self._ends and self._generated > self._least:
             text = self._text.flush()
@@ -125,18 +129,18 @@ class Answer:
         elif self._generated >= self.job.params.max_tokens:
             reason = FinishReason.LENGTH
             text += self._text.flush()
-        told = () if chances is None else (self._told(token, chances),)
-        if text or told:
-            yield Delta(text, self._unsent, told)
+        sent = () if logprobs is None else (self._logprob(token, logprobs),)
+        if text or sent:
+            yield Delta(text, self._unsent, sent)
             self._unsent = 0
         if reason is not None:
             yield self.finish(reason)
 
-    def _told(self, token: int, chances: Chances) -> TokenLogprob:
+    def _logprob(self, token: int, logprobs: Mapping[int, float]) -> TokenLogprob:
         """The token's own, and of the likeliest as many as were asked for."""
-        ranked = sorted(chances.all.items(), key=lambda item: -item[1])[: self.job.params.logprobs]
+        ranked = sorted(logprobs.items(), key=lambda item: -item[1])[: self.job.params.logprobs]
         top = tuple((self._spell(other), other, value) for other, value in ranked)
-        return TokenLogprob(self._spell(token), token, chances.own, top)
+        return TokenLogprob(self._spell(token), token, logprobs[token], top)
 
     def _ended(self, end: str) -> Event:
         """vLLM ended it for a reason of its own."""

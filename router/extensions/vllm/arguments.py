@@ -89,7 +89,7 @@ def engine_args(
     """
     if settings.device not in ("auto", device):
         raise ConfigError(f"device {settings.device} was asked for, and this vLLM is built for {device}")
-    said = parsed(args)
+    given = parsed(args)
     made: dict[str, Any] = {
         "model": str(folder),
         "served_model_name": settings.model,
@@ -111,8 +111,8 @@ def engine_args(
     }
     if device == "cpu" or "max_step_tokens" in settings.model_fields_set:
         made["max_num_batched_tokens"] = max(settings.max_step_tokens, settings.max_running)
-    made |= _cache(settings, config, device, dtype, said)
-    return made | said
+    made |= _cache(settings, config, device, dtype, given)
+    return made | given
 
 
 def slots_of(settings: Settings, device: str) -> int:
@@ -126,22 +126,22 @@ def rank_of(wanted: int) -> int:
 
 
 def _cache(
-    settings: Settings, config: Mapping[str, Any], device: str, dtype: str, said: Mapping[str, Any]
+    settings: Settings, config: Mapping[str, Any], device: str, dtype: str, given: Mapping[str, Any]
 ) -> dict[str, Any]:
     """How much is kept of keys and values, and so how long a request may be."""
     if device != "cpu":
         if settings.cache_tokens == "auto":
             return {}
-        block = int(said.get("block_size") or 16)
+        block = int(given.get("block_size") or 16)
         return {"num_gpu_blocks_override": math.ceil(settings.cache_tokens / block), "block_size": block}
-    block = int(said.get("block_size") or CPU_BLOCK)
+    block = int(given.get("block_size") or CPU_BLOCK)
     tokens = CPU_CACHE_TOKENS if settings.cache_tokens == "auto" else settings.cache_tokens
     tokens = math.ceil(tokens / block) * block
     own = int(config.get("max_position_embeddings") or tokens)
     made: dict[str, Any] = {"block_size": block}
     made["max_model_len"] = min(tokens, own, settings.max_context or own)
-    if "kv_cache_memory_bytes" not in said:
-        parts = int(said.get("tensor_parallel_size") or 1)
+    if "kv_cache_memory_bytes" not in given:
+        parts = int(given.get("tensor_parallel_size") or 1)
         width = 4 if dtype == "float32" else 2
         held = tokens + block  # vLLM keeps one block for itself
         made["kv_cache_memory_bytes"] = held * cache_bytes(config, width) // parts

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from router.engine.checkpoint import config_of, digest_of, ends_of, sites_of, tensors_of
-from router.engine.text.prompt import PromptEncoder
+from router.engine.prompt import PromptEncoder
 from router.errors import ConfigError
 
 
 @dataclass(frozen=True, slots=True)
-class Base:
+class VllmBase:
     """A checkpoint and its tokenizer."""
 
     folder: Path
@@ -37,7 +37,7 @@ class Base:
         return int(self.config["vocab_size"])
 
 
-def read_base(model: str) -> Base:
+def read_base(model: str) -> VllmBase:
     """Raises ConfigError where it cannot be read."""
     from transformers import AutoTokenizer
 
@@ -53,7 +53,7 @@ def read_base(model: str) -> Base:
         raise ConfigError(f"{folder} holds no safetensors, and only those are served")
     encoder = PromptEncoder(tokenizer)
     config = config_of(folder)
-    return Base(
+    return VllmBase(
         folder=folder,
         name=model,
         config=config,

@@ -15,16 +15,17 @@ import time
 from collections import Counter
 from collections.abc import Callable, Coroutine
 from contextlib import aclosing
+from itertools import count
 from typing import Any
 
 import numpy as np
 
-from router.engine.base import Finished, Reading
+from router.engine.base import Finished, PoolingRequest
 from router.engine.fairness import ANSWER_COST, VirtualCounters
-from router.engine.handoff import Event, PendingReading, Read, Receiver, Stream
+from router.engine.output import Event, EventStream, PendingPooling, PoolingResult, Receiver
 from router.errors import EngineFailed, RouterError
-from router.extensions.vllm.answers import BACKGROUND, Answer
-from router.extensions.vllm.client import Ask, Client, Ids, Lora
+from router.extensions.vllm.answers import BACKGROUND, VllmAnswer
+from router.extensions.vllm.link import VllmClient, VllmLora, VllmRequest
 from router.types import FinishReason
 
 log = logging.getLogger(__name__)
@@ -42,18 +43,18 @@ class WaitingQueue:
     """
 
     def __init__(self) -> None:
-        self._waiting: list[Answer] = []
+        self._waiting: list[VllmAnswer] = []
         self._served = VirtualCounters()
 
     def __len__(self) -> int:
         return len(self._waiting)
 
-    def add(self, answer: Answer) -> None:
+    def add(self, answer: VllmAnswer) -> None:
         """It waits from now on."""
         self._waiting.append(answer)
         self._served.enter(answer.job.tenant)
 
-    def remove(self, answer: Answer) -> bool:
+    def remove(self, answer: VllmAnswer) -> bool:
         """It waits no longer; False if it did not."""
         if answer not in self._waiting:
             return False
@@ -61,7 +62,7 @@ class WaitingQueue:
         self._served.leave(answer.job.tenant)
         return True
 
-    def next(self, fits: Callable[[Answer], bool] = lambda answer: True) -> Answer | None:
+    def next(self, fits: Callable[[VllmAnswer], bool] = lambda answer: True) -> VllmAnswer | None:
         """Who is served now, None if nobody waits or has to.
 
         Who does not fit is overtaken by those who do, but not for long: then all wait until it fits.
@@ -74,27 +75,27 @@ class WaitingQueue:
         self._served.charge(first.job.tenant, len(first.job.tokens) / first.job.share)
         return first
 
-    def charge(self, answer: Answer, tokens: int) -> None:
+    def charge(self, answer: VllmAnswer, tokens: int) -> None:
         """Its answer has grown by so many."""
         self._served.charge(answer.job.tenant, ANSWER_COST * tokens / answer.job.share)
 
-    def _rank(self, answer: Answer) -> tuple[int, float, int]:
+    def _rank(self, answer: VllmAnswer) -> tuple[int, float, int]:
         return -answer.job.priority, self._served.served(answer.job.tenant), answer.number
 
 
 class Dispatcher:
     """`send` brings an event to its receiver."""
 
-    def __init__(self, client: Client, max_running: int, slots: int, send: Send) -> None:
+    def __init__(self, client: VllmClient, max_running: int, slots: int, send: Send) -> None:
         self._client, self._max_running, self._slots, self._send = client, max_running, slots, send
         self._in_slots: Counter[int] = Counter()  # adapters' numbers, until vLLM has let go of the request
-        self._ids = Ids()
+        self._numbers = count()  # of requests: vLLM would abort both of two that are called alike
         self._queue = WaitingQueue()
-        self._served: dict[Stream, Answer] = {}  # with vLLM
-        self._read: dict[PendingReading, asyncio.Task[None]] = {}
-        self._tasks: dict[Answer, asyncio.Task[None]] = {}
+        self._served: dict[EventStream, VllmAnswer] = {}  # with vLLM
+        self._read: dict[PendingPooling, asyncio.Task[None]] = {}
+        self._tasks: dict[VllmAnswer, asyncio.Task[None]] = {}
         self._timers: dict[Receiver, asyncio.TimerHandle] = {}
-        self._waits: dict[Stream, Answer] = {}
+        self._waits: dict[EventStream, VllmAnswer] = {}
         self.dropped = 0  # jobs in the background that made room or found none
         self._closed: Event | None = None  # how whatever comes from now on ends
         self.spoilt = False  # numbers that are none were computed, and may be in the cache
@@ -123,7 +124,7 @@ class Dispatcher:
 
     # -- answers
 
-    def add(self, answer: Answer) -> None:
+    def add(self, answer: VllmAnswer) -> None:
         """Serve it as soon as there is room."""
         if self._closed is not None:
             self._send(answer.stream, self._closed)
@@ -142,7 +143,7 @@ class Dispatcher:
 
     def end(self, receiver: Receiver, reason: FinishReason = FinishReason.CANCELLED) -> None:
         """Drop it and say why; nothing happens if it is over."""
-        if isinstance(receiver, PendingReading):
+        if isinstance(receiver, PendingPooling):
             self._end_reading(receiver, reason)
             return
         answer = self._served.get(receiver) or self._waits.get(receiver)
@@ -186,12 +187,12 @@ class Dispatcher:
         while self.background and len(self._served) > self._most_with_background:
             self._give_up_one()
 
-    def _fits(self, answer: Answer) -> bool:
+    def _fits(self, answer: VllmAnswer) -> bool:
         """Whether its adapter has a slot, or can have one."""
         lora = answer.lora
         return lora is None or lora.number in self._in_slots or len(self._in_slots) < self._slots
 
-    def _let_go(self, lora: Lora | None) -> None:
+    def _let_go(self, lora: VllmLora | None) -> None:
         """vLLM has nothing more to do for one request of this adapter."""
         if lora is not None:
             self._in_slots[lora.number] -= 1
@@ -210,7 +211,7 @@ class Dispatcher:
         self._forget(answer)
         return True
 
-    def _serve(self, answer: Answer) -> None:
+    def _serve(self, answer: VllmAnswer) -> None:
         self._served[answer.stream] = answer
         if answer.job.background:
             self._time(answer.stream, answer.job.deadline)
@@ -219,8 +220,8 @@ class Dispatcher:
         task = self._tasks[answer] = self._task(self._follow(answer))
         task.add_done_callback(lambda _: self._let_go(answer.lora))
 
-    async def _follow(self, answer: Answer) -> None:
-        ask = answer.ask(self._ids.next(answer.job.request_id))
+    async def _follow(self, answer: VllmAnswer) -> None:
+        ask = answer.ask(f"{next(self._numbers)}-{answer.job.request_id}")
         whole = False
         try:
             async with aclosing(self._client.generate(ask)) as pieces:
@@ -245,18 +246,18 @@ class Dispatcher:
             if not whole:
                 await self._client.abort(ask.id)
 
-    def _fail_one(self, answer: Answer, error: RouterError) -> None:
+    def _fail_one(self, answer: VllmAnswer, error: RouterError) -> None:
         if not answer.over:
             answer.failed = True
             self._send(answer.stream, error)
 
-    def _left(self, answer: Answer) -> None:
+    def _left(self, answer: VllmAnswer) -> None:
         """Its place is free."""
         self._served.pop(answer.stream, None)
         self._forget(answer)
         self._go_on()
 
-    def _forget(self, answer: Answer) -> None:
+    def _forget(self, answer: VllmAnswer) -> None:
         self._queue.remove(answer)
         self._waits.pop(answer.stream, None)
         if (timer := self._timers.pop(answer.stream, None)) is not None:
@@ -267,7 +268,7 @@ class Dispatcher:
 
     # -- readings
 
-    def read(self, reading: Reading, pending: PendingReading) -> None:
+    def read(self, reading: PoolingRequest, pending: PendingPooling) -> None:
         """Have it read."""
         if self._closed is not None:
             self._send(pending, self._closed)
@@ -275,12 +276,12 @@ class Dispatcher:
         self._time(pending, reading.deadline)
         self._read[pending] = self._task(self._follow_reading(reading, pending))
 
-    async def _follow_reading(self, reading: Reading, pending: PendingReading) -> None:
+    async def _follow_reading(self, reading: PoolingRequest, pending: PendingPooling) -> None:
         tokens = [*reading.context, *reading.tokens]
         sampling = {"max_tokens": 1, "temperature": 0.0, "prompt_logprobs": 0, "detokenize": False}
         priority = READINGS + (BACKGROUND if reading.background else 0)
         salt = f"reading {reading.scope}"
-        ask = Ask(self._ids.next("reading"), tokens, sampling, None, priority, salt)
+        ask = VllmRequest(f"{next(self._numbers)}-reading", tokens, sampling, None, priority, salt)
         whole = False
         found: tuple[float, ...] = ()
         try:
@@ -300,14 +301,14 @@ class Dispatcher:
             self._untime(pending)
             self._send(pending, event)
 
-    def _values(self, reading: Reading, found: tuple[float, ...]) -> Event:
+    def _values(self, reading: PoolingRequest, found: tuple[float, ...]) -> Event:
         values = np.array(found[-len(reading.tokens) :], np.float32)
         if len(values) != len(reading.tokens) or not np.isfinite(values).all():
             self.spoilt = self.spoilt or not np.isfinite(values).all()
             return EngineFailed("the engine failed on this reading")
-        return Read(values)
+        return PoolingResult(values)
 
-    def _end_reading(self, pending: PendingReading, reason: FinishReason) -> None:
+    def _end_reading(self, pending: PendingPooling, reason: FinishReason) -> None:
         task = self._read.pop(pending, None)
         if task is not None:
             task.cancel()

@@ -15,30 +15,29 @@ from router.engine.base import (
     BaseInfo,
     EngineStatus,
     Job,
+    PoolingRequest,
     Prompt,
-    Reading,
     check_job,
-    check_reading,
+    check_pooling,
 )
-from router.engine.constrained.grammars import CompiledGrammar, Grammars
-from router.engine.constrained.vocabulary import spec_of
-from router.engine.floats import NAMES
-from router.engine.handoff import Event, Events, PendingReading, Receiver, Stream, deliver
+from router.engine.checkpoint import NAMES
+from router.engine.constrained.compiler import CompiledGrammar, Grammars
+from router.engine.constrained.source import spec_of
+from router.engine.output import Event, Events, EventStream, PendingPooling, Receiver, deliver
 from router.errors import (
     FailedPrecondition,
     NotLoaded,
     Overloaded,
     Unavailable,
 )
-from router.extensions.vllm.adapters import Adapters
-from router.extensions.vllm.answers import Answer
+from router.extensions.vllm.adapters import VllmAdapters, check_base_is_alone
+from router.extensions.vllm.answers import VllmAnswer
 from router.extensions.vllm.arguments import slots_of
-from router.extensions.vllm.base import Base, read_base
-from router.extensions.vllm.client import DEAD, Client, Lora
+from router.extensions.vllm.base import VllmBase, read_base
 from router.extensions.vllm.dispatcher import Dispatcher
-from router.extensions.vllm.isolation_check import check_base_is_alone
+from router.extensions.vllm.link import DEAD, VllmClient, VllmLora
 from router.extensions.vllm.process import Environment, Processes, environment
-from router.extensions.vllm.staging import Staging
+from router.extensions.vllm.staging import AdapterStaging
 from router.types import Constraint, FinishReason
 
 if TYPE_CHECKING:
@@ -49,7 +48,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
-Connect = Callable[["Settings", Base], Client]
+Connect = Callable[["Settings", VllmBase], VllmClient]
 CLOSE_SECONDS = 1.4  # that vLLM gets to end its processes
 GRACE_SECONDS = 0.2
 GIVE_UP = 3  # times stall_seconds without a step: slow ones come back, and what is ended does not
@@ -63,13 +62,13 @@ class VllmEngine:
         self,
         settings: Settings,
         connect: Connect,
-        find_base: Callable[[str], Base] = read_base,
+        find_base: Callable[[str], VllmBase] = read_base,
     ) -> None:
         """`connect` starts vLLM: `link.connect`, or a test's."""
         self._settings, self._connect, self._find_base = settings, connect, find_base
-        self._live: set[Stream] = set()
-        self._background: set[Stream] = set()
-        self._readings: set[PendingReading] = set()
+        self._live: set[EventStream] = set()
+        self._background: set[EventStream] = set()
+        self._readings: set[PendingPooling] = set()
         self._loads = 0
         self._busy_since = 0.0
         self._failed = ""
@@ -148,25 +147,25 @@ class VllmEngine:
         self._check_up()
         return await self._grammars.compile(constraint, tenant)
 
-    def submit(self, job: Job) -> Stream:
+    def submit(self, job: Job) -> EventStream:
         """Queue a job; refuses at once what cannot be served."""
         self._check_up()
         lora = self._check(job)
         live = self._background if job.background else self._live
-        stream = Stream(self._end, live.discard)
-        answer = Answer(job, stream, self._base.tokenizer, self._base.ends, lora)
+        stream = EventStream(self._end, live.discard)
+        answer = VllmAnswer(job, stream, self._base.tokenizer, self._base.ends, lora)
         self._begins()
         live.add(stream)
         self._loop.call_soon_threadsafe(self._dispatcher.add, answer)
         return stream
 
-    async def read(self, reading: Reading) -> NDArray[np.float32]:
+    async def read(self, reading: PoolingRequest) -> NDArray[np.float32]:
         """Log-probabilities. Raises FailedPrecondition where hidden states are asked for."""
         self._check_up()
-        check_reading(reading, self.info.context_length - 1, len(self._readings))
+        check_pooling(reading, self.info.context_length - 1, len(self._readings))
         if reading.depth is not None:
             raise FailedPrecondition(NO_STATES)
-        pending = PendingReading(self._end, self._readings.discard)
+        pending = PendingPooling(self._end, self._readings.discard)
         self._begins()
         self._readings.add(pending)
         self._loop.call_soon_threadsafe(self._dispatcher.read, reading, pending)
@@ -205,7 +204,7 @@ class VllmEngine:
         if self._closed or self._problem:
             raise Unavailable(f"the engine has stopped{': ' + self._problem if self._problem else ''}")
 
-    def _check(self, job: Job) -> Lora | None:
+    def _check(self, job: Job) -> VllmLora | None:
         """The adapter of a job that can be served."""
         settings = self._settings
         check_job(job, self.info.context_length)
@@ -287,11 +286,13 @@ class VllmEngine:
         self._loop.run_forever()
         self._end_client(client)
 
-    def _prepare(self, client: Client) -> None:
+    def _prepare(self, client: VllmClient) -> None:
         settings, base, facts = self._settings, self._base, client.facts
         self._client = client
         self._down: asyncio.Future[None] = self._loop.create_future()
-        self._adapters = Adapters(client, Staging(self._processes.folder, base.sites, NAMES[facts.dtype]))
+        self._adapters = VllmAdapters(
+            client, AdapterStaging(self._processes.folder, base.sites, NAMES[facts.dtype])
+        )
         self._dispatcher = Dispatcher(client, settings.max_running, settings.slots, self._send)
         if facts.device == "cpu":
             slots = slots_of(settings, facts.device)
@@ -315,7 +316,7 @@ class VllmEngine:
             chat_template=bool(base.tokenizer.chat_template),
         )
 
-    def _end_client(self, client: Client) -> None:
+    def _end_client(self, client: VllmClient) -> None:
         """What runs on the loop, and vLLM. Told to end, it waits for workers who have nothing to keep."""
         tasks = asyncio.all_tasks(self._loop)
         for task in tasks:

@@ -22,10 +22,10 @@ SHARED = "/dev/shm/"  # noqa: S108 - of the kernel, and only compared with
 def begun(pid: int) -> str:
     """When a process began, in the kernel's words: tells it from a later one of its number. '' if gone."""
     try:
-        said = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+        stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
     except OSError:
         return ""
-    fields = said.rpartition(")")[2].split()
+    fields = stat.rpartition(")")[2].split()
     return "" if fields[0] == "Z" else fields[19]
 
 
@@ -58,10 +58,10 @@ def shared_files(pid: int) -> set[str]:
 
 def _parent(pid: int) -> int:
     try:
-        said = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+        stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
     except OSError:
         return 0
-    return int(said.rpartition(")")[2].split()[1])
+    return int(stat.rpartition(")")[2].split()[1])
 
 
 def end(processes: Mapping[int, str], by: int = signal.SIGKILL) -> None:
@@ -75,7 +75,7 @@ def end(processes: Mapping[int, str], by: int = signal.SIGKILL) -> None:
 
 
 def main(lines: Iterable[str]) -> None:
-    """Remember what is said until the end, then act."""
+    """Remember the lines until the end of input, then act."""
     processes: dict[int, str] = {}
     folders: list[str] = []
     files: list[str] = []

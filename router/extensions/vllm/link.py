@@ -1,4 +1,4 @@
-"""vLLM itself: the only module that imports it."""
+"""vLLM itself: the only module that imports it, and what the others know of it."""
 
 from __future__ import annotations
 
@@ -6,18 +6,78 @@ import logging
 import time
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from router.errors import AdapterRejected, ConfigError, EngineFailed, Unavailable
 from router.extensions.vllm.arguments import check_known, engine_args
-from router.extensions.vllm.base import Base
-from router.extensions.vllm.client import DEAD, Ask, Chances, Client, Facts, Lora, Meter, Piece
+from router.extensions.vllm.base import VllmBase
 
 if TYPE_CHECKING:
     from router.config import Settings
 
 log = logging.getLogger(__name__)
+DEAD = "vLLM's processes have ended"
+
+
+@dataclass(frozen=True, slots=True)
+class VllmLora:
+    """An adapter as vLLM gets it. Weights go by the number, cached keys and values by name and path."""
+
+    name: str
+    number: int
+    path: str
+
+
+@dataclass(frozen=True, slots=True)
+class VllmRequest:
+    """One request. `sampling` are fields of vLLM's SamplingParams; of priorities the lower goes first."""
+
+    id: str
+    tokens: list[int]
+    sampling: Mapping[str, Any]
+    lora: VllmLora | None = None
+    priority: int = 0
+    salt: str = ""  # only requests with the same find each other's cached beginnings
+
+
+@dataclass(frozen=True, slots=True)
+class StepOutput:
+    """What one step added to an answer, or, of a reading, what the tokens of its prompt got."""
+
+    tokens: tuple[int, ...] = ()
+    logprobs: tuple[Mapping[int, float], ...] = ()  # for each token its own and the likeliest, where wanted
+    prompt: tuple[float, ...] = ()  # log-probabilities of all tokens of the prompt but the first
+    end: str = ""  # why it ends, in vLLM's words: stop, length, abort, error
+    cached: int = 0  # tokens of the prompt that were found in the cache
+    scheduled: float = 0.0  # time.monotonic() of its first step
+    spoilt: bool = False  # logits were no finite numbers
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What vLLM made of its arguments."""
+
+    version: str
+    device: str
+    dtype: str
+    context: int  # tokens
+    quantization: str = ""
+    blocks: int = 0
+    block_size: int = 0
+
+
+@dataclass(slots=True)
+class StepMeter:
+    """Kept by the client at every step of vLLM, read by anybody."""
+
+    steps: int = 0
+    progress: float = 0.0  # time.monotonic() of the last step
+    usage: float = 0.0  # share of the cache's blocks in use
+    preemptions: int = 0
+    hits: int = 0  # tokens found in the prefix cache
+    queries: int = 0  # tokens looked for
 
 
 def require_vllm() -> None:
@@ -29,7 +89,7 @@ def require_vllm() -> None:
         )
 
 
-def connect(settings: Settings, base: Base, args: Sequence[str] = ()) -> Client:
+def connect(settings: Settings, base: VllmBase, args: Sequence[str] = ()) -> VllmClient:
     """Start vLLM's processes and wait for them. `args` are KEY=VALUE of its own. Raises ConfigError."""
     from vllm.engine.arg_utils import AsyncEngineArgs
     from vllm.platforms import current_platform
@@ -39,13 +99,13 @@ def connect(settings: Settings, base: Base, args: Sequence[str] = ()) -> Client:
     dtype = _dtype(settings.dtype, device)
     made = engine_args(settings, args, base.folder, base.config, device, dtype)
     check_known(made, AsyncEngineArgs.__dataclass_fields__)
-    meter = Meter()
+    meter = StepMeter()
     try:
         arguments = AsyncEngineArgs(**made)
         engine = AsyncLLM.from_engine_args(arguments, stat_loggers=[_logger_for(meter)])
     except Exception as error:
-        raise ConfigError(f"vLLM cannot start: {_line(error)} (what it said is above)") from error
-    return _Linked(engine, device, meter)
+        raise ConfigError(f"vLLM cannot start: {_line(error)} (its own messages are above)") from error
+    return VllmClient(engine, device, meter)
 
 
 def _dtype(wanted: str, device: str) -> str:
@@ -54,15 +114,15 @@ def _dtype(wanted: str, device: str) -> str:
         return wanted
     import torch
 
-    from router.engine.model.loader import pick_dtype
+    from router.engine.loader import pick_dtype
 
     return str(pick_dtype(wanted, torch.device(device))).removeprefix("torch.")
 
 
-class _Linked:
-    """A `Client` with the real one."""
+class VllmClient:
+    """vLLM's asynchronous engine. Used on one event loop, but for `facts`, `meter` and `dead`."""
 
-    def __init__(self, engine: Any, device: str, meter: Meter) -> None:
+    def __init__(self, engine: Any, device: str, meter: StepMeter) -> None:
         from vllm.version import __version__
 
         self._engine = engine
@@ -83,8 +143,8 @@ class _Linked:
         """Whether its processes cannot go on."""
         return bool(self._engine.errored)
 
-    async def generate(self, ask: Ask) -> AsyncGenerator[Piece, None]:
-        """Pieces of an answer."""
+    async def generate(self, ask: VllmRequest) -> AsyncGenerator[StepOutput, None]:
+        """Pieces, the last with an `end`. Raises Unavailable where vLLM is dead, EngineFailed."""
         from vllm.exceptions import VLLMClientError
         from vllm.inputs.engine import tokens_input
         from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
@@ -105,13 +165,13 @@ class _Linked:
             raise EngineFailed(f"vLLM refused this request: {_line(error)}") from error
 
     async def abort(self, id: str) -> None:
-        """Forget a request."""
+        """Forget a request; nothing happens for one that is unknown."""
         if not self.dead:
             with suppress(Exception):  # it died in this moment: its watcher reports it
                 await self._engine.abort(id)
 
-    async def add(self, lora: Lora) -> None:
-        """Load an adapter."""
+    async def add(self, lora: VllmLora) -> None:
+        """Load an adapter. Raises AdapterRejected, Unavailable; a rejected one may be listed all the same."""
         from vllm.v1.engine.exceptions import EngineDeadError
 
         try:
@@ -127,7 +187,7 @@ class _Linked:
             raise AdapterRejected(f"vLLM refuses it: {_line(error)}") from error
 
     async def remove(self, number: int) -> bool:
-        """Drop an adapter."""
+        """Drop an adapter; False if there was none."""
         return bool(await self._engine.remove_lora(number))
 
     async def pin(self, number: int) -> None:
@@ -135,7 +195,7 @@ class _Linked:
         await self._engine.pin_lora(number)
 
     def close(self, seconds: float) -> None:
-        """End its processes."""
+        """End its processes; blocks so long at most."""
         try:
             self._engine.shutdown(timeout=seconds)
         except Exception as error:  # its processes are ended by force then
@@ -145,26 +205,26 @@ class _Linked:
 def _params(sampling: Mapping[str, Any]) -> Any:
     from vllm.sampling_params import RequestOutputKind, SamplingParams, StructuredOutputsParams
 
-    said = dict(sampling)
-    shape = said.pop("structured_outputs", None)
+    values = dict(sampling)
+    shape = values.pop("structured_outputs", None)
     if shape is not None:
-        said["structured_outputs"] = StructuredOutputsParams(**shape)
-    return SamplingParams(**said, output_kind=RequestOutputKind.DELTA)
+        values["structured_outputs"] = StructuredOutputsParams(**shape)
+    return SamplingParams(**values, output_kind=RequestOutputKind.DELTA)
 
 
-def _request(lora: Lora) -> Any:
+def _request(lora: VllmLora) -> Any:
     from vllm.lora.request import LoRARequest
 
     return LoRARequest(lora.name, lora.number, lora.path)
 
 
-def _piece(output: Any) -> Piece:
+def _piece(output: Any) -> StepOutput:
     part = output.outputs[0]
     tokens = tuple(part.token_ids)
     metrics = output.metrics
-    return Piece(
+    return StepOutput(
         tokens=tokens,
-        chances=tuple(map(_chances, tokens, part.logprobs or ())),
+        logprobs=tuple(map(_floats, part.logprobs or ())),
         prompt=_of_prompt(output),
         end=str(part.finish_reason or ("error" if output.finished else "")),
         cached=int(output.num_cached_tokens or 0),
@@ -183,13 +243,12 @@ def _of_prompt(output: Any) -> tuple[float, ...]:
     )
 
 
-def _chances(token: int, row: Mapping[int, Any]) -> Chances:
-    values = {other: float(one.logprob) for other, one in row.items()}
-    return Chances(values[token], values)
+def _floats(row: Mapping[int, Any]) -> Mapping[int, float]:
+    return {token: float(one.logprob) for token, one in row.items()}
 
 
-def _logger_for(meter: Meter) -> Any:
-    """What vLLM makes of this is told at every step of its processes."""
+def _logger_for(meter: StepMeter) -> Any:
+    """A class whose instance vLLM calls at every step of its processes."""
     from vllm.v1.metrics.loggers import StatLoggerBase
 
     class Counting(StatLoggerBase):  # type: ignore[misc]
@@ -205,7 +264,6 @@ def _logger_for(meter: Meter) -> Any:
             meter.steps += 1
             meter.progress = time.monotonic()
             if scheduler_stats is not None:
-                meter.waiting = int(scheduler_stats.num_waiting_reqs)
                 meter.usage = float(scheduler_stats.kv_cache_usage)
                 cache = scheduler_stats.prefix_cache_stats
                 meter.queries += int(cache.queries)

@@ -16,9 +16,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from safetensors import deserialize
 
 from router.engine.base import AdapterArtifact, SiteDelta
-from router.engine.floats import float32_of, stored_as
+from router.engine.checkpoint import float32_of, stored_as
 from router.errors import AdapterRejected, ResourceExhausted
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ PREFIX = "base_model.model."
 Shapes = Mapping[str, tuple[int, int]]  # (outputs, inputs) of the base's linear layers
 
 
-class Staging:
+class AdapterStaging:
     """Folders below `root`, which nobody else reads or writes; one for each digest."""
 
     def __init__(self, root: Path, shapes: Shapes, dtype: str) -> None:
@@ -135,30 +136,24 @@ def _write_tensors(path: Path, dtype: str, tensors: Iterable[tuple[str, Array]])
         header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [place, place + len(stored)]}
         place += len(stored)
         data.append(stored)
-    said = json.dumps(header).encode()
-    said += b" " * (-len(said) % 8)
+    head = json.dumps(header).encode()
+    head += b" " * (-len(head) % 8)
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     with os.fdopen(descriptor, "wb") as file:
-        file.write(struct.pack("<Q", len(said)) + said)
+        file.write(struct.pack("<Q", len(head)) + head)
         file.writelines(data)
     return place
 
 
 def _read(folder: Path) -> dict[str, Pair]:
     """What was staged there, by layer."""
-    raw = memoryview((folder / WEIGHTS).read_bytes())
-    (length,) = struct.unpack("<Q", raw[:8])
-    header: dict[str, Any] = json.loads(bytes(raw[8 : 8 + length]))
-    body = raw[8 + length :]
-
-    def tensor(name: str) -> Array:
-        entry = header[name]
-        start, end = entry["data_offsets"]
-        return float32_of(entry["dtype"], body[start:end]).reshape(entry["shape"])
-
+    tensors = {
+        name: float32_of(tensor["dtype"], tensor["data"]).reshape(tensor["shape"])
+        for name, tensor in deserialize((folder / WEIGHTS).read_bytes())  # type: ignore[no-untyped-call]
+    }
     ending = ".lora_A.weight"
-    sites = [name.removeprefix(PREFIX).removesuffix(ending) for name in header if name.endswith(ending)]
+    sites = [name.removeprefix(PREFIX).removesuffix(ending) for name in tensors if name.endswith(ending)]
     return {
-        site: (tensor(f"{PREFIX}{site}.lora_A.weight"), tensor(f"{PREFIX}{site}.lora_B.weight"))
+        site: (tensors[f"{PREFIX}{site}.lora_A.weight"], tensors[f"{PREFIX}{site}.lora_B.weight"])
         for site in sites
     }

@@ -15,16 +15,17 @@ from typing import Any
 from router.engine.base import AdapterArtifact, BaseInfo, SiteDelta
 from router.errors import AdapterRejected, ResourceExhausted
 from router.names import name_from_folder
-from router.registry.format import limits
 from router.registry.format.checks import (
+    CheckedAgainst,
     EqualsBase,
     SitePlan,
     check_base,
     check_invocation,
     check_vocabulary,
+    config_of,
     drop_equal,
+    layout_of,
 )
-from router.registry.format.findings import Code, Finding, Findings, Severity
 from router.registry.format.folder import (
     CONFIG,
     MANIFEST,
@@ -37,16 +38,31 @@ from router.registry.format.folder import (
     OpenFile,
     find_layout,
 )
-from router.registry.format.layouts import Against, config_of, layout_of
 from router.registry.format.lora_config import LoraSettings
-from router.registry.format.manifest import Manifest, parse_manifest
-from router.registry.format.probes import Probe, parse_probes
-from router.registry.format.safetensors_header import LENGTH_BYTES, Header, header_length
-from router.registry.format.tensors import SiteTensors, check_values, tensor_data
+from router.registry.format.manifest import Manifest, Probe, parse_manifest, parse_probes
+from router.registry.format.tensors import (
+    LENGTH_BYTES,
+    Header,
+    SiteTensors,
+    check_values,
+    header_length,
+    tensor_data,
+)
 from router.registry.format.trust import Trust
+from router.registry.format.untrusted import (
+    CONFIG_BYTES,
+    MANIFEST_BYTES,
+    PROBES_BYTES,
+    SIGNATURE_FILE_BYTES,
+    WEIGHTS_BYTES,
+    Code,
+    FolderFinding,
+    FolderFindings,
+    Severity,
+)
 
 DEFAULT_MAX_RANK = 64
-SMALL = {MANIFEST: limits.MANIFEST_BYTES, PROBES: limits.PROBES_BYTES, CONFIG: limits.CONFIG_BYTES}
+SMALL = {MANIFEST: MANIFEST_BYTES, PROBES: PROBES_BYTES, CONFIG: CONFIG_BYTES}
 LONGEST_ERROR = 3_000  # characters; trailers of a gRPC answer are limited to 8 KiB by default
 
 
@@ -60,7 +76,7 @@ class Inspection:
     rank: int  # the largest over all sites
     target_modules: tuple[str, ...]  # last parts of the names of the sites with weights
     size_bytes: int  # of the files that count
-    findings: tuple[Finding, ...]
+    findings: tuple[FolderFinding, ...]
     fingerprint: str  # changes when a file that counts changes; says nothing of contents
     base_model: str = ""  # what it says it was trained on
     invocation_tokens: tuple[int, ...] = ()  # of an activated LoRA: it acts from the last occurrence on
@@ -74,7 +90,7 @@ class Inspection:
         return not self.refusals
 
     @property
-    def refusals(self) -> tuple[Finding, ...]:
+    def refusals(self) -> tuple[FolderFinding, ...]:
         """What stands in the way."""
         return tuple(f for f in self.findings if f.severity is Severity.REFUSE)
 
@@ -111,7 +127,7 @@ class Validation:
         return self.inspection.ok
 
     @property
-    def findings(self) -> tuple[Finding, ...]:
+    def findings(self) -> tuple[FolderFinding, ...]:
         """Refusals and notes."""
         return self.inspection.findings
 
@@ -153,42 +169,37 @@ class Validation:
         }
 
 
-def inspect_folder(
-    folder: Path,
-    base: BaseInfo | None,
-    *,
-    max_rank: int,
-    ignore_fields: Collection[str] = (),
-    equals_base: EqualsBase | None = None,
-    trust: Trust | None = None,
-) -> Inspection:
+@dataclass(frozen=True, slots=True)
+class FolderRules:
+    """What a folder is examined against.
+
+    Without a base, modules and shapes are not compared. With `equals_base`, whole embedding matrices are
+    compared when the weights are read; else they are refused. With `trust` all files are hashed first,
+    weights too, and of an adapter that may not be served nothing is parsed.
+    """
+
+    base: BaseInfo | None
+    max_rank: int = DEFAULT_MAX_RANK
+    ignore_fields: Collection[str] = ()  # unknown keys that the operator knows to be harmless
+    equals_base: EqualsBase | None = None
+    trust: Trust | None = None  # None: every adapter may be served
+
+
+def inspect_folder(folder: Path, rules: FolderRules) -> Inspection:
     """Check manifest, configuration and tensor names and shapes; no weights are read.
 
-    Never raises for what is in the folder, or if it vanishes: all problems are among the findings. Without
-    a base, modules and shapes are not compared. With `equals_base`, whole embedding matrices are left to
-    `read_artifact`. Takes milliseconds; blocks on the disk, so call it from a worker thread. With `trust` all
-    files are hashed first, weights too, and of an adapter that may not be served nothing is parsed.
+    Never raises for what is in the folder, or if it vanishes: all problems are among the findings. Takes
+    milliseconds; blocks on the disk, so call it from a worker thread.
     """
-    rules = Rules(base, max_rank, ignore_fields, equals_base, trust)
     return Examination.of(folder, rules, read_weights=False).inspection()
 
 
-def read_artifact(
-    folder: Path,
-    base: BaseInfo,
-    *,
-    max_rank: int,
-    ignore_fields: Collection[str] = (),
-    equals_base: EqualsBase | None = None,
-    trust: Trust | None = None,
-) -> tuple[AdapterArtifact, Inspection]:
+def read_artifact(folder: Path, rules: FolderRules) -> tuple[AdapterArtifact, Inspection]:
     """Read every file once into memory, check it, and parse it from the very bytes that are hashed.
 
     Raises AdapterRejected with all refusals, ResourceExhausted if the weights do not fit into memory. The
-    tensors are views into one buffer that nothing else refers to. Blocks: call it from a worker thread. For
-    `trust` see `inspect_folder`.
+    tensors are views into one buffer that nothing else refers to. Blocks: call it from a worker thread.
     """
-    rules = Rules(base, max_rank, ignore_fields, equals_base, trust)
     try:
         exam = Examination.of(folder, rules, read_weights=True)
     except MemoryError:
@@ -208,25 +219,13 @@ def read_artifact(
     return artifact, replace(inspection, weights_sha256=weights)
 
 
-def validate_folder(
-    folder: Path,
-    base: BaseInfo | None,
-    *,
-    max_rank: int = DEFAULT_MAX_RANK,
-    ignore_fields: Collection[str] = (),
-    trust: Trust | None = None,
-) -> Validation:
-    """Check a folder completely, weights included. Never raises for what is in it.
-
-    Without a base, modules and shapes are not compared with one (the report says so).
-    """
-    rules = Rules(base, max_rank, ignore_fields, trust=trust)
+def validate_folder(folder: Path, rules: FolderRules) -> Validation:
+    """Check a folder completely, weights included. Never raises for what is in it."""
     exam = Examination.of(folder.absolute(), rules, read_weights=True)
-    inspection = exam.inspection()
     return Validation(
         folder=str(folder),
-        inspection=inspection,
-        base_checked=base is not None,
+        inspection=exam.inspection(),
+        base_checked=rules.base is not None,
         values_checked=exam.values_checked,
     )
 
@@ -251,7 +250,7 @@ def _begin(name: str, size: int) -> bytes:
 
 def digest_of_folder(path: Path) -> str:
     """The digest of the adapter in a folder, read in blocks; nothing is parsed. Raises AdapterRejected."""
-    exam = Examination(Rules(None, 0), Manifest(name=name_from_folder(path.name)))
+    exam = Examination(FolderRules(None), Manifest(name=name_from_folder(path.name)))
     try:
         with ExitStack() as opened:
             parts = exam.open(opened.enter_context(Folder.open(path)), opened)
@@ -276,18 +275,7 @@ def _sites(exam: Examination) -> Mapping[str, SiteDelta]:
 
 
 @dataclass(frozen=True, slots=True)
-class Rules:
-    """What a folder is examined against."""
-
-    base: BaseInfo | None
-    max_rank: int
-    ignore_fields: Collection[str] = ()
-    equals_base: EqualsBase | None = None
-    trust: Trust | None = None  # None: every adapter may be served
-
-
-@dataclass(frozen=True, slots=True)
-class Parts:
+class AdapterFiles:
     """An adapter's files, the small ones read, the weights open; None where there is none."""
 
     folder: Folder
@@ -300,9 +288,9 @@ class Parts:
 class Examination:
     """One pass over a folder. The weights are read only if asked for and nothing was refused before."""
 
-    rules: Rules
+    rules: FolderRules
     manifest: Manifest
-    found: Findings = field(default_factory=Findings)
+    found: FolderFindings = field(default_factory=FolderFindings)
     settings: LoraSettings | None = None
     tensors: SiteTensors = field(default_factory=SiteTensors)
     plans: tuple[SitePlan, ...] = ()
@@ -313,7 +301,7 @@ class Examination:
     vouched: str = ""  # the digest that was found good, where that was asked for
 
     @classmethod
-    def of(cls, path: Path, rules: Rules, *, read_weights: bool) -> Examination:
+    def of(cls, path: Path, rules: FolderRules, *, read_weights: bool) -> Examination:
         """Examine the folder at `path`. Raises nothing but MemoryError."""
         exam = cls(rules, Manifest(name=name_from_folder(path.name)))
         try:
@@ -335,7 +323,7 @@ class Examination:
         if parts.weights is not None:
             self._weights(parts.weights, parts.small.get(CONFIG), read_weights)
 
-    def open(self, folder: Folder, opened: ExitStack) -> Parts:
+    def open(self, folder: Folder, opened: ExitStack) -> AdapterFiles:
         """Find and open the files, and parse none; what is missing or too large is refused."""
         layout = find_layout(folder, self.found)
         inner = opened.enter_context(folder.subfolder(layout.nested)) if layout.nested else folder
@@ -349,7 +337,7 @@ class Examination:
                 self._small(name, most, folder if outside else inner, small)
         self.files.update(small)
         weights = self._open_weights(inner, opened) if WEIGHTS in layout.inner else None
-        return Parts(folder, inner, small, weights)
+        return AdapterFiles(folder, inner, small, weights)
 
     def _small(self, name: str, most: int, folder: Folder, into: dict[str, bytes]) -> None:
         try:
@@ -363,15 +351,15 @@ class Examination:
         except FolderError as error:
             self.found.refuse(error.code, error.message, error.where)
             return None
-        if file.size > limits.WEIGHTS_BYTES:
-            message = f"has {file.size} bytes, at most {limits.WEIGHTS_BYTES} are allowed"
+        if file.size > WEIGHTS_BYTES:
+            message = f"has {file.size} bytes, at most {WEIGHTS_BYTES} are allowed"
             self.found.refuse(Code.FILE_TOO_LARGE, message, WEIGHTS)
         if file.is_sparse():
             message = "is sparse: parts of it were never written; copy it again"
             self.found.refuse(Code.WEIGHTS_SPARSE, message, WEIGHTS)
         return file
 
-    def hash(self, parts: Parts) -> str:
+    def hash(self, parts: AdapterFiles) -> str:
         """The digest of these files (see `digest_of`), the weights read in blocks."""
         digest = hashlib.sha256()
         for name in OURS:
@@ -383,12 +371,12 @@ class Examination:
                 parts.weights.hash_into(digest.update)
         return digest.hexdigest()
 
-    def _trusted(self, trust: Trust, parts: Parts) -> bool:
+    def _trusted(self, trust: Trust, parts: AdapterFiles) -> bool:
         if self.found.refused:
             return False
         self.vouched = self.hash(parts)
         source = next((f for f in (parts.folder, parts.inner) if f.entry(SIGNATURE) is not None), None)
-        signature = source.read(SIGNATURE, limits.SIGNATURE_BYTES) if source is not None else None
+        signature = source.read(SIGNATURE, SIGNATURE_FILE_BYTES) if source is not None else None
         refusal = trust.refusal(self.vouched, signature)
         if refusal is not None:
             self.found.refuse(refusal.code, refusal.message, refusal.where)
@@ -416,7 +404,7 @@ class Examination:
             return
         rules = self.rules
         compared = rules.equals_base is not None
-        against = Against(rules.base, rules.max_rank, tuple(rules.ignore_fields), compared)
+        against = CheckedAgainst(rules.base, rules.max_rank, tuple(rules.ignore_fields), compared)
         layout = layout_of(file.head(LENGTH_BYTES + length), file.size, config, against)
         self.found.extend(layout.findings)
         if layout.header is None or layout.tensors is None:

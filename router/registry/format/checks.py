@@ -10,17 +10,24 @@ import json
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from router.engine.base import BaseInfo, TensorData
-from router.registry.format.config_values import META, dotted_suffixes
-from router.registry.format.findings import Code, Findings
 from router.registry.format.folder import CONFIG, MANIFEST, WEIGHTS, Folder, FolderError
-from router.registry.format.lora_config import LoraSettings
+from router.registry.format.lora_config import META, LoraSettings, dotted_suffixes, parse_lora_config
 from router.registry.format.manifest import BasePin
-from router.registry.format.safetensors_header import TensorEntry
-from router.registry.format.tensors import LoraPair, candidates, tensor_data
-from router.registry.format.text import show, some
+from router.registry.format.tensors import (
+    Header,
+    LoraPair,
+    SiteTensors,
+    TensorEntry,
+    candidates,
+    match_sites,
+    parse_header,
+    tensor_data,
+)
+from router.registry.format.untrusted import MAX_TENSORS, Code, FolderFinding, FolderFindings, show, some
 
 # -- the base
 
@@ -29,7 +36,7 @@ _CACHED = re.compile(r"lora-router/models/([^/]+)-[0-9a-f]{8}/?$")  # as router.
 _HUB = re.compile(r"/models--(?:[^/]+?--)?([^/]+)/snapshots/[^/]+/?$")  # as huggingface_hub keeps a model
 
 
-def check_base(pin: BasePin, configured: str, base: BaseInfo, found: Findings) -> None:
+def check_base(pin: BasePin, configured: str, base: BaseInfo, found: FolderFindings) -> None:
     """A pinned digest must be the base's; without one another name is noted and shapes decide."""
     if pin.digest:
         if pin.digest != base.digest.removeprefix("sha256:"):
@@ -57,7 +64,7 @@ def plain_name(model: str) -> str:
     return _QUANTISED.sub("", name)
 
 
-def check_invocation(tokens: Collection[int], vocab_size: int, found: Findings) -> None:
+def check_invocation(tokens: Collection[int], vocab_size: int, found: FolderFindings) -> None:
     """Refuse an activated LoRA that waits for tokens that a base of `vocab_size` rows does not have."""
     unknown = [token for token in tokens if token >= vocab_size]
     if unknown:
@@ -74,7 +81,7 @@ _INDEX = re.compile(r"[0-9]{1,9}")
 
 
 def check_targets(
-    settings: LoraSettings, sites: Collection[str], with_weights: Collection[str], found: Findings
+    settings: LoraSettings, sites: Collection[str], with_weights: Collection[str], found: FolderFindings
 ) -> None:
     """Compare the sites that have weights with those the configuration targets.
 
@@ -143,7 +150,7 @@ def plan_sites(
     pairs: Mapping[str, LoraPair],
     sites: Mapping[str, tuple[int, int]] | None,
     max_rank: int,
-    found: Findings,
+    found: FolderFindings,
 ) -> tuple[SitePlan, ...]:
     """Rank and scale of every site. `sites` are (out, in) of the base, None if it is not known yet."""
     if settings.largest_rank > max_rank:
@@ -167,7 +174,7 @@ def plan_sites(
     return tuple(SitePlan(s, settings.rank_at(s), settings.scaling_at(s)) for s in sorted(pairs))
 
 
-def _note_unused(settings: LoraSettings, pairs: Mapping[str, LoraPair], found: Findings) -> None:
+def _note_unused(settings: LoraSettings, pairs: Mapping[str, LoraPair], found: FolderFindings) -> None:
     fields = {"rank_pattern": settings.rank_pattern, "alpha_pattern": settings.alpha_pattern}
     for field, patterns in fields.items():
         unused = patterns.unused(pairs.keys())
@@ -184,7 +191,7 @@ def _shapes(pair: LoraPair) -> str:
     return f"A {list(pair.a.shape)} and B {list(pair.b.shape)}"
 
 
-def _refuse_sites(code: Code, wrong: list[str], found: Findings) -> None:
+def _refuse_sites(code: Code, wrong: list[str], found: FolderFindings) -> None:
     if wrong:
         more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
         found.refuse(code, "; ".join(wrong[:3]) + more, WEIGHTS)
@@ -193,7 +200,7 @@ def _refuse_sites(code: Code, wrong: list[str], found: Findings) -> None:
 # -- whole matrices of the base that were saved along
 #
 # Targeting an embedding or resizing the vocabulary makes PEFT save them. One that equals the base's is
-# dropped and said so; any other would have to replace the shared base's and is refused.
+# dropped, with a note; any other would have to replace the shared base's and is refused.
 
 # (module path, whole matrix) -> whether it equals the base's, bit for bit
 EqualsBase = Callable[[str, TensorData], bool]
@@ -203,7 +210,7 @@ _WAY_OUT = (
 )
 
 
-def refuse_full(full: Mapping[str, TensorEntry], why: str, found: Findings) -> None:
+def refuse_full(full: Mapping[str, TensorEntry], why: str, found: FolderFindings) -> None:
     """Refuse whole matrices, naming modules and rows."""
     if full:
         names = some(f"{module} ({entry.shape[0]} rows)" for module, entry in full.items())
@@ -211,7 +218,7 @@ def refuse_full(full: Mapping[str, TensorEntry], why: str, found: Findings) -> N
 
 
 def drop_equal(
-    full: Mapping[str, TensorEntry], file: memoryview, equals_base: EqualsBase, found: Findings
+    full: Mapping[str, TensorEntry], file: memoryview, equals_base: EqualsBase, found: FolderFindings
 ) -> None:
     """Note the matrices that equal the base's, refuse the others."""
     equal = {m: e for m, e in full.items() if equals_base(m, tensor_data(e, file))}
@@ -231,7 +238,7 @@ HEAD_BYTES = 1 << 18  # "added_tokens" comes before the vocabulary, which may ta
 _KEY = '"added_tokens":'
 
 
-def check_vocabulary(folder: Folder, vocab_size: int, found: Findings) -> None:
+def check_vocabulary(folder: Folder, vocab_size: int, found: FolderFindings) -> None:
     """Refuse an adapter whose own tokenizer has tokens that a base of `vocab_size` rows does not have."""
     try:
         with folder.file(TOKENIZER) as file:
@@ -264,3 +271,80 @@ def _added_tokens(head: bytes) -> list[tuple[int, str]]:
 
 def _is_token(value: Any) -> bool:
     return isinstance(value, dict) and type(value.get("id")) is int and isinstance(value.get("content"), str)
+
+
+# -- configuration and weights header together
+
+
+# Adapters of one recipe share both byte for byte, and of thousands each pair is checked once.
+KEPT = 16
+MOST_BYTES = 1 << 18  # longer ones are not kept: a hostile header may have megabytes
+SPARE_TENSORS = 64  # whole matrices that may be saved along
+
+Config = tuple[LoraSettings | None, tuple[FolderFinding, ...]]
+
+
+@dataclass(frozen=True, slots=True)
+class TensorLayout:
+    """The tensors of a weights file by site, and how they will be served."""
+
+    header: Header | None = None
+    tensors: SiteTensors | None = None
+    plans: tuple[SitePlan, ...] = ()
+    findings: tuple[FolderFinding, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class CheckedAgainst:
+    """What a layout is checked against. Bases are compared by identity: one has thousands of sites."""
+
+    base: BaseInfo | None
+    max_rank: int
+    ignore_fields: tuple[str, ...]
+    full_compared: bool  # whole matrices are compared with the base's later; else they are refused
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, CheckedAgainst) and self.base is other.base and self._rest == other._rest
+
+    def __hash__(self) -> int:
+        return hash((id(self.base), self._rest))
+
+    @property
+    def _rest(self) -> tuple[object, ...]:
+        return self.max_rank, self.ignore_fields, self.full_compared
+
+
+def config_of(data: bytes, ignore_fields: Collection[str]) -> Config:
+    """See `parse_lora_config`."""
+    read = _kept_config if len(data) <= MOST_BYTES else _last_config
+    return read(data, tuple(ignore_fields))
+
+
+def layout_of(raw: bytes, file_size: int, config: bytes | None, against: CheckedAgainst) -> TensorLayout:
+    """What a header says under a configuration; never raises. `raw`: its length and JSON."""
+    few = len(raw) + len(config or b"") <= MOST_BYTES
+    return (_kept_layout if few else _layout)(raw, file_size, config, against)
+
+
+def _layout(raw: bytes, file_size: int, config: bytes | None, against: CheckedAgainst) -> TensorLayout:
+    found, base = FolderFindings(), against.base
+    room = 0 if base is None else 2 * len(base.sites)
+    header = parse_header(raw, file_size, found, max(MAX_TENSORS, room + SPARE_TENSORS))
+    if header is None:
+        return TensorLayout(findings=tuple(found))
+    sites = None if base is None else base.sites
+    tensors = match_sites(header.tensors, sites, found)
+    if not against.full_compared:
+        refuse_full(tensors.full, "cannot be compared with the base's here", found)
+    settings = None if config is None else config_of(config, against.ignore_fields)[0]
+    if settings is None:
+        return TensorLayout(header, tensors, (), tuple(found))
+    if sites is not None and tensors.complete:
+        check_targets(settings, sites, tensors.pairs, found)
+    plans = plan_sites(settings, tensors.pairs, sites, against.max_rank, found)
+    return TensorLayout(header, tensors, plans, tuple(found))
+
+
+_kept_config = lru_cache(KEPT)(parse_lora_config)
+_last_config = lru_cache(1)(parse_lora_config)  # a layout asks again for the one that was just parsed
+_kept_layout = lru_cache(KEPT)(_layout)

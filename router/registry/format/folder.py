@@ -16,9 +16,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-from router.registry.format import limits
-from router.registry.format.findings import Code, Findings
-from router.registry.format.text import some
+from router.registry.format.untrusted import (
+    HEADER_BYTES,
+    MANIFEST_BYTES,
+    MAX_FOLDER_ENTRIES,
+    MIB,
+    PROBES_BYTES,
+    REPORT_BYTES,
+    Code,
+    FolderFindings,
+    some,
+)
 
 MANIFEST, CONFIG, WEIGHTS = "adapter.toml", "adapter_config.json", "adapter_model.safetensors"
 PROBES, REPORT = "probes.jsonl", "report.json"
@@ -36,7 +44,7 @@ CONVERT = "`lora-router adapters convert` makes safetensors of it without runnin
 SEARCHED = 30  # folders that are looked into, of one folder, where no adapter was found above them
 BLOCK_BYTES = 512  # unit of st_blocks
 HASH_BYTES = 1 << 20
-HEAD_BYTES = limits.HEADER_BYTES + 8  # kept of a file that was hashed: what is parsed is what was hashed
+HEAD_BYTES = HEADER_BYTES + 8  # kept of a file that was hashed: what is parsed is what was hashed
 _FOLDER_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _FILE_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC  # NONBLOCK: a FIFO must not hang us
 
@@ -50,7 +58,7 @@ class FolderError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class FolderEntry:
     """A name in the folder and what kind of thing it is, links not followed."""
 
     name: str
@@ -168,25 +176,25 @@ class Folder:
         with inner:
             return inner.subfolder(rest)
 
-    def entries(self) -> dict[str, Entry]:
+    def entries(self) -> dict[str, FolderEntry]:
         """Everything in it by name, links not followed; what vanishes meanwhile is left out."""
         try:
             names = os.listdir(self.descriptor)
         except OSError as error:
             raise FolderError(Code.FOLDER_UNREADABLE, _reason(error)) from None
-        if len(names) > limits.FOLDER_ENTRIES:
-            message = f"holds {len(names)} entries, at most {limits.FOLDER_ENTRIES} are allowed"
+        if len(names) > MAX_FOLDER_ENTRIES:
+            message = f"holds {len(names)} entries, at most {MAX_FOLDER_ENTRIES} are allowed"
             raise FolderError(Code.FOLDER_UNREADABLE, message)
         found = (self.entry(name) for name in sorted(names))
         return {entry.name: entry for entry in found if entry is not None}
 
-    def entry(self, name: str) -> Entry | None:
+    def entry(self, name: str) -> FolderEntry | None:
         """One entry, None if there is no such name."""
         try:
             at = os.stat(name, dir_fd=self.descriptor, follow_symlinks=False)
         except OSError:
             return None
-        return Entry(name, at.st_mode, at.st_size, at.st_mtime_ns, at.st_ino)
+        return FolderEntry(name, at.st_mode, at.st_size, at.st_mtime_ns, at.st_ino)
 
     def file(self, name: str) -> OpenFile:
         """Open a regular file directly in the folder."""
@@ -225,14 +233,14 @@ def _reason(error: OSError | ValueError) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Layout:
+class FolderLayout:
     """Where the parts are. `nested` is the subfolder that holds configuration and weights, such as out/final,
     or ''.
     """
 
     nested: str
-    entries: Mapping[str, Entry]  # of the folder itself
-    inner: Mapping[str, Entry]  # of the folder that holds configuration and weights
+    entries: Mapping[str, FolderEntry]  # of the folder itself
+    inner: Mapping[str, FolderEntry]  # of the folder that holds configuration and weights
 
     def fingerprint(self) -> str:
         """A cheap change detector: names, sizes, mtimes and inodes of what counts; names of the rest."""
@@ -247,27 +255,27 @@ class Layout:
         return digest.hexdigest()
 
 
-def find_layout(folder: Folder, found: Findings) -> Layout:
+def find_layout(folder: Folder, found: FolderFindings) -> FolderLayout:
     """Find the adapter in `folder`; what is missing is refused. Raises FolderError."""
     entries = folder.entries()
     nested = "" if CONFIG in entries else _nested(folder, entries, found)
     if nested is None or (not nested and CONFIG not in entries):
         if nested is not None:
             _explain_absence(entries, found)
-        return Layout("", entries, {})
+        return FolderLayout("", entries, {})
     inner = entries if not nested else _entries_of(folder, nested)
     if WEIGHTS not in inner:
         _explain_no_weights(inner, found)
     _note_ignored(inner, found)
-    return Layout(nested, entries, inner)
+    return FolderLayout(nested, entries, inner)
 
 
-def _entries_of(folder: Folder, name: str) -> Mapping[str, Entry]:
+def _entries_of(folder: Folder, name: str) -> Mapping[str, FolderEntry]:
     with folder.subfolder(name) as inner:
         return inner.entries()
 
 
-def _nested(folder: Folder, entries: Mapping[str, Entry], found: Findings) -> str | None:
+def _nested(folder: Folder, entries: Mapping[str, FolderEntry], found: FolderFindings) -> str | None:
     """The one subfolder with an adapter, '' if there is none, None (refused) if there are several."""
     inner = [name for name, entry in entries.items() if entry.is_folder]
     names = [name for name in inner if _has_config(folder, name)]
@@ -304,7 +312,7 @@ def _is_merged(name: str) -> bool:
     return name in _BASE_FILES or _SHARD.fullmatch(name) is not None
 
 
-def explain_missing(names: Collection[str], found: Findings) -> None:
+def explain_missing(names: Collection[str], found: FolderFindings) -> None:
     """Refuse files that are no adapter, by their names alone, with what they probably are."""
     if CONFIG not in names:
         _explain_absence(names, found)
@@ -312,7 +320,7 @@ def explain_missing(names: Collection[str], found: Findings) -> None:
         _explain_no_weights(names, found)
 
 
-def _explain_absence(names: Collection[str], found: Findings) -> None:
+def _explain_absence(names: Collection[str], found: FolderFindings) -> None:
     if any(name.endswith(".gguf") for name in names):
         found.refuse(
             Code.GGUF_WEIGHTS, "GGUF adapters cannot be served; keep the PEFT folder it was made from"
@@ -331,7 +339,7 @@ def _explain_absence(names: Collection[str], found: Findings) -> None:
         found.refuse(Code.NO_ADAPTER, f"has no {CONFIG}: not an adapter folder as PEFT saves it{hint}")
 
 
-def _explain_no_weights(names: Collection[str], found: Findings) -> None:
+def _explain_no_weights(names: Collection[str], found: FolderFindings) -> None:
     pickles = [name for name in names if name.startswith("adapter_model") and name.endswith(PICKLES)]
     if any(name.endswith(".gguf") for name in names):
         found.refuse(
@@ -345,7 +353,7 @@ def _explain_no_weights(names: Collection[str], found: Findings) -> None:
         found.refuse(Code.NO_WEIGHTS, f"{WEIGHTS} is missing")
 
 
-def _note_ignored(entries: Mapping[str, Entry], found: Findings) -> None:
+def _note_ignored(entries: Mapping[str, FolderEntry], found: FolderFindings) -> None:
     base = [name for name in entries if _is_merged(name)]
     if base:
         found.note(Code.FILES_IGNORED, f"base files ignored: {some(base)}")
@@ -355,3 +363,30 @@ def _note_ignored(entries: Mapping[str, Entry], found: Findings) -> None:
     pickles = [name for name in entries if name.endswith(PICKLES) and not _is_merged(name)]
     if pickles and WEIGHTS in entries:
         found.note(Code.FILES_IGNORED, f"pickle files ignored: {some(pickles)}")
+
+
+# -- files that are for people
+
+
+# They are read by name and up to a size, and are part of no digest.
+PICTURE_BYTES = MIB
+DOCUMENTS: Mapping[str, int] = {  # and the most bytes of each
+    REPORT: REPORT_BYTES,
+    MANIFEST: MANIFEST_BYTES,
+    PROBES: PROBES_BYTES,
+    "curves.png": PICTURE_BYTES,
+    "generalization.png": PICTURE_BYTES,
+    "bias.png": PICTURE_BYTES,
+    "data_need.png": PICTURE_BYTES,
+}
+
+
+def read_document(path: Path, name: str) -> bytes | None:
+    """One of `DOCUMENTS` in the folder at `path`; None where it is not there or cannot be read. Blocks."""
+    if name not in DOCUMENTS:
+        return None
+    try:
+        with Folder.open(path) as folder:
+            return folder.read(name, DOCUMENTS[name])
+    except FolderError:
+        return None

@@ -1,6 +1,6 @@
-"""`adapter.toml`, the optional manifest of an adapter folder.
+"""The small files beside the weights: `adapter.toml`, `probes.jsonl` and `report.json`.
 
-Everything in it is data: the prompt template is used by literal replacement of `{prompt}` and nothing is
+Everything in them is data: the prompt template is used by literal replacement of `{prompt}` and nothing is
 ever evaluated, formatted or compiled.
 """
 
@@ -10,15 +10,13 @@ import re
 import tomllib
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, fields
+from enum import StrEnum
+from pathlib import Path
 from typing import Any
 
 from router.engine.constrained.source import grammar_text
 from router.errors import FailedPrecondition, InvalidRequest
-from router.names import name_from_folder
-from router.registry.format import limits
-from router.registry.format.findings import Code, Finding, Findings
-from router.registry.format.folder import MANIFEST
-from router.registry.format.names import (
+from router.names import (
     DEFAULT_VERSION,
     LABEL_RULE,
     NAME_RULE,
@@ -26,9 +24,29 @@ from router.registry.format.names import (
     is_label,
     is_name,
     is_version,
+    name_from_folder,
 )
-from router.registry.format.parsing import toml_too_complex
-from router.registry.format.text import nearest, show
+from router.registry.format.folder import MANIFEST, PROBES, REPORT, Folder, FolderError
+from router.registry.format.untrusted import (
+    EXAMPLE_CHARS,
+    KEYWORD_CHARS,
+    MANIFEST_BYTES,
+    MAX_EXAMPLES,
+    MAX_KEYWORDS,
+    MAX_PROBE_LINES,
+    MAX_PROBES,
+    PROBES_BYTES,
+    PROMPT_CHARS,
+    REPORT_BYTES,
+    Code,
+    FolderFinding,
+    FolderFindings,
+    JsonError,
+    load_json,
+    nearest,
+    show,
+    toml_too_complex,
+)
 from router.types import (
     CONSTRAINT_KINDS,
     MAX_CHOICES,
@@ -98,14 +116,14 @@ class Manifest:
         )
 
 
-def parse_manifest(data: bytes | None, folder_name: str) -> tuple[Manifest, tuple[Finding, ...]]:
+def parse_manifest(data: bytes | None, folder_name: str) -> tuple[Manifest, tuple[FolderFinding, ...]]:
     """Read a manifest; `data` None means that there is none. Never raises: all problems are findings.
 
     A refused value is left at its default, so that the rest of the folder can still be checked.
     """
-    found = Findings()
+    found = FolderFindings()
     tables = {} if data is None else _tables(data, found)
-    at = {name: Table(name, tables.get(name, {}), keys, found) for name, keys in KEYS.items()}
+    at = {name: ManifestTable(name, tables.get(name, {}), keys, found) for name, keys in KEYS.items()}
     manifest = Manifest(
         name=_name(at["adapter"], folder_name, found),
         version=at["adapter"].text("version", 63, _version) or DEFAULT_VERSION,
@@ -121,7 +139,7 @@ def parse_manifest(data: bytes | None, folder_name: str) -> tuple[Manifest, tupl
     return manifest, tuple(found)
 
 
-def _tables(data: bytes, found: Findings) -> Mapping[str, Mapping[str, Any]]:
+def _tables(data: bytes, found: FolderFindings) -> Mapping[str, Mapping[str, Any]]:
     document = _document(data, found)
     tables: dict[str, Mapping[str, Any]] = {}
     for name, value in document.items():
@@ -135,11 +153,11 @@ def _tables(data: bytes, found: Findings) -> Mapping[str, Mapping[str, Any]]:
     return tables
 
 
-def _document(data: bytes, found: Findings) -> Mapping[str, Any]:
+def _document(data: bytes, found: FolderFindings) -> Mapping[str, Any]:
     problem = ""
     try:
-        if len(data) > limits.MANIFEST_BYTES:
-            problem = f"has {len(data)} bytes, at most {limits.MANIFEST_BYTES} are allowed"
+        if len(data) > MANIFEST_BYTES:
+            problem = f"has {len(data)} bytes, at most {MANIFEST_BYTES} are allowed"
         else:
             text = data.decode("utf-8")
             problem = toml_too_complex(text)
@@ -155,7 +173,7 @@ def _document(data: bytes, found: Findings) -> Mapping[str, Any]:
     return {}
 
 
-def _name(table: Table, folder_name: str, found: Findings) -> str:
+def _name(table: ManifestTable, folder_name: str, found: FolderFindings) -> str:
     name = table.text("name", 63, _name_rule)
     if name:
         return name
@@ -181,7 +199,7 @@ def _version(value: str) -> str:
     return "" if is_version(value) else f"{show(value)} must be {VERSION_RULE}"
 
 
-def _digest(table: Table) -> str:
+def _digest(table: ManifestTable) -> str:
     digest = table.text("digest", 71).removeprefix("sha256:").lower()
     if digest and re.fullmatch("[0-9a-f]{64}", digest) is None:
         table.bad("digest", "must be a sha256 of 64 hexadecimal digits")
@@ -189,10 +207,10 @@ def _digest(table: Table) -> str:
     return digest
 
 
-def _prompt(table: Table) -> PromptTemplate:
+def _prompt(table: ManifestTable) -> PromptTemplate:
     return PromptTemplate(
-        system=table.text("system", limits.PROMPT_CHARS),
-        template=table.text("template", limits.PROMPT_CHARS, _template) or PLACEHOLDER,
+        system=table.text("system", PROMPT_CHARS),
+        template=table.text("template", PROMPT_CHARS, _template) or PLACEHOLDER,
     )
 
 
@@ -200,18 +218,18 @@ def _template(value: str) -> str:
     return PromptTemplate(template=value).problem
 
 
-def _routing(table: Table) -> RoutingText:
+def _routing(table: ManifestTable) -> RoutingText:
     return RoutingText(
-        examples=table.texts("examples", limits.EXAMPLES, limits.EXAMPLE_CHARS),
-        negative_examples=table.texts("negative_examples", limits.EXAMPLES, limits.EXAMPLE_CHARS),
-        keywords=table.texts("keywords", limits.KEYWORDS, limits.KEYWORD_CHARS),
+        examples=table.texts("examples", MAX_EXAMPLES, EXAMPLE_CHARS),
+        negative_examples=table.texts("negative_examples", MAX_EXAMPLES, EXAMPLE_CHARS),
+        keywords=table.texts("keywords", MAX_KEYWORDS, KEYWORD_CHARS),
     )
 
 
 # -- [generation]
 
 
-def _generation(table: Table) -> Sampling:
+def _generation(table: ManifestTable) -> Sampling:
     """Sampling as `[generation]` gives it; bad values become findings and are left out."""
     values: dict[str, Any] = {}
     for key, allowed in SAMPLING_RANGES.items():
@@ -231,7 +249,7 @@ def _generation(table: Table) -> Sampling:
     return Sampling(**values)
 
 
-def _constraint(table: Table) -> Constraint | None:
+def _constraint(table: ManifestTable) -> Constraint | None:
     """What every answer must look like; whether the base can keep to it is seen when the adapter loads."""
     given = [kind for kind in CONSTRAINT_KINDS if kind in table.values]
     if not given:
@@ -254,7 +272,7 @@ def _constraint(table: Table) -> Constraint | None:
     return made
 
 
-def _stops(table: Table) -> tuple[str, ...]:
+def _stops(table: ManifestTable) -> tuple[str, ...]:
     stops = table.strings("stop", MAX_STOPS)
     for index, text in enumerate(stops):
         size = len(text.encode("utf-8"))
@@ -264,13 +282,15 @@ def _stops(table: Table) -> tuple[str, ...]:
     return stops
 
 
-# -- a table, read with types: every problem becomes a finding, nothing raises
+# -- a table, read with types
 
 
-class Table:
+class ManifestTable:
     """A `[name]` table of the manifest."""
 
-    def __init__(self, name: str, values: Mapping[str, Any], known: Collection[str], found: Findings) -> None:
+    def __init__(
+        self, name: str, values: Mapping[str, Any], known: Collection[str], found: FolderFindings
+    ) -> None:
         self.name, self.values, self.found = name, values, found
         for key in values:
             if key not in known:
@@ -320,5 +340,243 @@ class Table:
 
 
 def _one_line(value: str) -> str:
-    """A check for `Table.text`: printable, no line breaks."""
+    """A check for `ManifestTable.text`: printable, no line breaks."""
     return "" if value.isprintable() else "must be one line of printable characters"
+
+
+# -- probes.jsonl
+
+
+PROBE_KEYS = ("prompt", "expect", "match", "max_tokens")
+MOST_TOKENS = 512
+
+
+class Match(StrEnum):
+    """How an answer is compared with what is expected; surrounding white space never counts."""
+
+    EXACT = "exact"
+    PREFIX = "prefix"
+    CONTAINS = "contains"
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """A line of probes.jsonl: {"prompt": …, "expect": …}, optionally "match" (exact, prefix or contains;
+    prefix is the default) and "max_tokens". It is one prompt and what the adapter, decoding greedily, must
+    answer."""
+
+    prompt: str
+    expect: str
+    match: Match = Match.PREFIX
+    max_tokens: int = 32
+
+    def passes(self, answer: str) -> bool:
+        """Whether `answer` is what was expected."""
+        got, expected = answer.strip(), self.expect.strip()
+        if self.match is Match.EXACT:
+            return got == expected
+        return got.startswith(expected) if self.match is Match.PREFIX else expected in got
+
+
+def parse_probes(data: bytes) -> tuple[tuple[Probe, ...], tuple[FolderFinding, ...]]:
+    """Read probes.jsonl. Never raises: a line that is wrong becomes a finding."""
+    found = FolderFindings()
+    if len(data) > PROBES_BYTES:
+        message = f"has {len(data)} bytes, at most {PROBES_BYTES} are allowed"
+        found.refuse(Code.PROBE_INVALID, message, PROBES)
+        return (), tuple(found)
+    if data.count(b"\n") > MAX_PROBE_LINES:
+        found.refuse(Code.PROBE_INVALID, f"has more than {MAX_PROBE_LINES} lines", PROBES)
+        return (), tuple(found)
+    lines = [(number, line) for number, line in enumerate(data.split(b"\n"), 1) if line.strip()]
+    if len(lines) > MAX_PROBES:
+        message = f"has {len(lines)} probes, at most {MAX_PROBES} are allowed"
+        found.refuse(Code.PROBE_INVALID, message, PROBES)
+        return (), tuple(found)
+    probes = [_probe(line, f"{PROBES} line {number}", found) for number, line in lines]
+    return tuple(p for p in probes if p is not None), tuple(found)
+
+
+def _probe(line: bytes, where: str, found: FolderFindings) -> Probe | None:
+    try:
+        value = load_json(line)
+    except JsonError as error:
+        found.refuse(Code.PROBE_INVALID, str(error), where)
+        return None
+    problem = _probe_problem(value)
+    if problem:
+        found.refuse(Code.PROBE_INVALID, problem, where)
+        return None
+    return Probe(
+        prompt=value["prompt"],
+        expect=value["expect"],
+        match=Match(value.get("match", Match.PREFIX)),
+        max_tokens=value.get("max_tokens", 32),
+    )
+
+
+def _probe_problem(value: Any) -> str:
+    if not isinstance(value, dict):
+        return f"must be an object, is {show(value)}"
+    for key in value:
+        if key not in PROBE_KEYS:
+            return f"unknown key {show(key)}" + (
+                nearest(key, PROBE_KEYS) or f"; known: {', '.join(PROBE_KEYS)}"
+            )
+    for key in ("prompt", "expect"):
+        text = value.get(key)
+        if not isinstance(text, str) or not text.strip() or len(text) > PROMPT_CHARS:
+            return f"{key} must be a string of 1 to {PROMPT_CHARS} characters, is {show(text)}"
+    match, tokens = value.get("match", "prefix"), value.get("max_tokens", 32)
+    if not isinstance(match, str) or match not in tuple(Match):
+        return f"match must be one of {', '.join(Match)}, is {show(match)}"
+    if isinstance(tokens, bool) or not isinstance(tokens, int) or not 1 <= tokens <= MOST_TOKENS:
+        return f"max_tokens must be a whole number from 1 to {MOST_TOKENS}, is {show(tokens)}"
+    return ""
+
+
+# -- report.json
+
+
+SCHEMAS = (1, 2)
+MOST_REGRESSIONS = 1_000
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+def read_report(path: Path) -> ReportCard | str | None:
+    """The report of an adapter folder, or why it cannot be used, or None if there is none. Blocks."""
+    try:
+        with Folder.open(path) as folder:
+            if folder.entry(REPORT) is None:
+                return None
+            return parse_report(folder.read(REPORT, REPORT_BYTES))
+    except FolderError as error:
+        return error.message
+    except ReportError as error:
+        return str(error)
+
+
+class ReportError(ValueError):
+    """The file is no report card; the message says why and is fit for a user."""
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """A measured value with its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{self.value:.4g} (95 % interval {self.low:.4g} to {self.high:.4g})"
+
+
+@dataclass(frozen=True, slots=True)
+class ReportRegression:
+    """Something that got worse by `by` (more is worse) where `margin` was allowed."""
+
+    what: str
+    by: Interval
+    margin: float
+
+    def __str__(self) -> str:
+        return f"{show(self.what)} by {self.by}, allowed is {self.margin:.4g}"
+
+
+@dataclass(frozen=True, slots=True)
+class ReportCard:
+    """What a report says. Scores and gains: more is better."""
+
+    weights_sha256: str
+    base_model: str
+    base_digest: str
+    metric: str
+    data_sha256: str
+    score: Interval  # of the adapter
+    gain: Interval  # adapter - base
+    worse: tuple[ReportRegression, ...] = ()
+
+
+def parse_report(data: bytes) -> ReportCard:
+    """Read a report card. Raises ReportError and nothing else."""
+    try:
+        card = load_json(data)
+    except JsonError as error:
+        raise ReportError(str(error)) from None
+    schema = _value_at(card, "schema")
+    if isinstance(schema, bool) or schema not in SCHEMAS:
+        known = " and ".join(map(str, SCHEMAS))
+        raise ReportError(f"schema {show(schema)} is not known here, only {known} are")
+    return ReportCard(
+        weights_sha256=_sha256(card, "adapter", "weights_sha256"),
+        base_model=_text(card, "base", "model"),
+        base_digest=_text(card, "base", "digest"),
+        metric=_text(card, "metric"),
+        data_sha256=_sha256(card, "data", "sha256"),
+        score=_interval(_value_at(card, "arms", "adapter", "score"), "arms.adapter.score"),
+        gain=_interval(_value_at(card, "gains", "adapter - base", "score"), "gains.adapter - base.score"),
+        worse=_worse(card, required=schema > 1),
+    )
+
+
+def _worse(card: Any, required: bool) -> tuple[ReportRegression, ...]:
+    if "regressions" not in card and not required:
+        return ()
+    listed = _value_at(card, "regressions")
+    if not isinstance(listed, list) or len(listed) > MOST_REGRESSIONS:
+        raise ReportError(f"regressions must be a list of at most {MOST_REGRESSIONS}, is {show(listed)}")
+    found = []
+    for place, entry in enumerate(listed):
+        where = f"regressions[{place}]"
+        regression = ReportRegression(
+            _text(entry, "what", at=where), _interval(entry, where), _number(entry, "margin", where)
+        )
+        worse = _value_at(entry, "worse", at=where)
+        if not isinstance(worse, bool):
+            raise ReportError(f"{where}.worse must be true or false, is {show(worse)}")
+        if worse:
+            found.append(regression)
+    return tuple(found)
+
+
+def _value_at(value: Any, *path: str, at: str = "") -> Any:
+    for step in path:
+        if not isinstance(value, Mapping):
+            raise ReportError(f"{at or 'the file'} must be a table, is {show(value)}")
+        at = f"{at}.{step}" if at else step
+        if step not in value:
+            raise ReportError(f"{at} is missing")
+        value = value[step]
+    return value
+
+
+def _text(value: Any, *path: str, at: str = "") -> str:
+    found = _value_at(value, *path, at=at)
+    if not isinstance(found, str):
+        raise ReportError(f"{'.'.join(filter(None, (at, *path)))} must be a string, is {show(found)}")
+    return found
+
+
+def _sha256(value: Any, *path: str) -> str:
+    found = _text(value, *path)
+    if not _SHA256.fullmatch(found):
+        raise ReportError(f"{'.'.join(path)} must be a sha256 in hex, is {show(found)}")
+    return found
+
+
+def _number(value: Any, key: str, at: str) -> float:
+    found = _value_at(value, key, at=at)
+    if isinstance(found, bool) or not isinstance(found, int | float):
+        raise ReportError(f"{at}.{key} must be a number, is {show(found)}")
+    try:
+        return float(found)
+    except OverflowError:
+        raise ReportError(f"{at}.{key} must be a number, is {show(found)}") from None
+
+
+def _interval(value: Any, at: str) -> Interval:
+    found = Interval(*(_number(value, key, at) for key in ("value", "low", "high")))
+    if found.low > found.high:
+        raise ReportError(f"{at}: low {found.low:g} is above high {found.high:g}")
+    return found

@@ -100,7 +100,7 @@ def test_the_digest_is_read_only_where_a_manifest_pins_it(cli, base, adapter, mo
 
 @pytest.mark.slow
 def test_the_default_base_is_read_as_the_engine_reads_it():
-    from router.engine.model.loader import base_digest, load_model
+    from router.engine.loader import base_digest, load_model
     from router.models import fetch_base
 
     model = load_model(fetch_base(), "default").model

@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 
 from router.cli.route import store_here
-from router.corrections.model import Correction
-from router.corrections.store import CorrectionStore
+from router.corrections.store import Correction, CorrectionStore
 
 ONE = Correction(1_800_000_000, "ab" * 16, "legal", "medical", "classified", 0.9, "Who owns this?", "acme")
 

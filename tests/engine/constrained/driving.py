@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from router.engine.constrained.follow import Follower
-from router.engine.constrained.grammars import CompiledGrammar, _Base, _compiled
+from router.engine.constrained.compiler import CompiledGrammar, _Base, _compiled
+from router.engine.constrained.source import VocabularySpec, spec_of
+from router.engine.constrained.state import GrammarState
 from router.engine.constrained.trial import Trials
-from router.engine.constrained.vocabulary import VocabularySpec, spec_of
 from router.types import Constraint
 from tests.engine import small_tokenizers
 
@@ -39,7 +39,7 @@ def compiled(constraint: Constraint, kind: str = "byte_level") -> CompiledGramma
     return CompiledGrammar(constraint, base(kind).spec, _compiled(base(kind), constraint))
 
 
-def allowed(follower: Follower) -> list[int]:
+def allowed(follower: GrammarState) -> list[int]:
     """The tokens of its mask."""
     return np.flatnonzero(np.unpackbits(follower.allowed.view(np.uint8), bitorder="little")).tolist()
 
@@ -48,7 +48,7 @@ def walked(
     grammar: CompiledGrammar, seed: int, most: int = 300, kind: str = "byte_level"
 ) -> tuple[list[int], bool]:
     """Tokens of a random answer, and whether it came to its end; short ends are likelier than long ways."""
-    chance, follower = random.Random(seed), grammar.follower(forcing=bool(seed % 2))
+    chance, follower = random.Random(seed), grammar.start(forcing=bool(seed % 2))
     (end,) = base(kind).spec.ends
     closing = [i for i in range(base(kind).spec.width) if text_of([i], kind).strip() in tuple('"}]0')]
     tokens: list[int] = []

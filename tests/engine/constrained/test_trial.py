@@ -11,10 +11,9 @@ from collections.abc import Iterator
 import pytest
 
 from router.engine.constrained import trial
-from router.engine.constrained.grammars import Grammars
-from router.engine.constrained.source import grammar_text
+from router.engine.constrained.compiler import Grammars
+from router.engine.constrained.source import VocabularySpec, grammar_text, spec_of
 from router.engine.constrained.trial import SECONDS, Trials, tried
-from router.engine.constrained.vocabulary import VocabularySpec, spec_of
 from router.errors import EngineFailed
 from router.types import Constraint
 from tests.engine.constrained.driving import base

@@ -4,32 +4,18 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
-from router.engine.int8 import Int8Weight, quantise
-from router.engine.model.packed import PackedBackbone
-from router.engine.native import NativeOps
-from router.engine.native.build import cpu_levels, load_module
 from router.engine.native.ops import NativeStack
-from router.engine.ops import AttentionPlan
+from router.engine.ops import AttentionPlan, Int8Weight, quantise
+from router.engine.runner import PackedBackbone
 from router.engine.torch_ops import OneByOne, TorchOps
 from tests.engine import tiny
+from tests.engine.ops_cases import compiled, dtypes, examples
 
 TORCH = TorchOps()
-pytestmark = [
-    pytest.mark.skipif(not cpu_levels(), reason="the CPU has neither AVX2 nor AVX-512"),
-    pytest.mark.timeout(600),  # the first run compiles
-]
-examples = settings(
-    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
-dtypes = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-
-
-@pytest.fixture(scope="module", params=cpu_levels())
-def native(request: pytest.FixtureRequest) -> NativeOps:
-    return NativeOps(load_module(request.param))
+pytestmark = compiled
 
 
 def reference(x: torch.Tensor, weight: Int8Weight, bias: torch.Tensor | None) -> torch.Tensor:

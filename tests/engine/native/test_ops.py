@@ -6,29 +6,23 @@ from dataclasses import replace
 
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
-from router.engine.native import NativeOps
-from router.engine.native.build import cpu_levels, load_module
 from router.engine.ops import LoraPlan, SiteGroup
 from router.engine.torch_ops import TorchOps
-from tests.engine.ops_cases import attention_case, attention_reference, laid, lora_case
+from tests.engine.ops_cases import (
+    attention_case,
+    attention_reference,
+    compiled,
+    dtypes,
+    examples,
+    laid,
+    lora_case,
+)
 
 TORCH = TorchOps()
-pytestmark = [
-    pytest.mark.skipif(not cpu_levels(), reason="the CPU has neither AVX2 nor AVX-512"),
-    pytest.mark.timeout(600),  # the first run compiles
-]
-examples = settings(
-    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
-dtypes = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-
-
-@pytest.fixture(scope="module", params=cpu_levels())
-def native(request: pytest.FixtureRequest) -> NativeOps:
-    return NativeOps(load_module(request.param))
+pytestmark = compiled
 
 
 @pytest.fixture

@@ -14,22 +14,13 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from router.engine.native import NativeOps
-from router.engine.native.build import cpu_levels, load_module
-from router.engine.ops import FAILED, GREEDY, Choice
+from router.engine.ops import FAILED, GREEDY, TokenChoice
+from router.engine.sampling import truncate
 from router.engine.torch_ops import TorchOps
-from router.engine.torch_sampling import truncate
-from tests.engine.native.test_ops import dtypes, examples
+from tests.engine.ops_cases import compiled, dtypes, examples
 
 TORCH = TorchOps()
-pytestmark = [
-    pytest.mark.skipif(not cpu_levels(), reason="the CPU has neither AVX2 nor AVX-512"),
-    pytest.mark.timeout(600),  # the first run compiles
-]
-
-
-@pytest.fixture(scope="module", params=cpu_levels())
-def native(request: pytest.FixtureRequest) -> NativeOps:
-    return NativeOps(load_module(request.param))
+pytestmark = compiled
 
 
 @dataclass(frozen=True)
@@ -46,8 +37,8 @@ class Cut:
         rng = torch.Generator().manual_seed(seed)
         return (torch.randn(1, self.vocab, generator=rng) * self.spread).to(dtype)
 
-    def choice(self, uniform: float) -> Choice:
-        return Choice(0.7, self.top_k, self.top_p, self.min_p, uniform)
+    def choice(self, uniform: float) -> TokenChoice:
+        return TokenChoice(0.7, self.top_k, self.top_p, self.min_p, uniform)
 
     def kept(self, logits: torch.Tensor) -> torch.Tensor:
         """[vocab] probabilities after truncation, by the twin."""
@@ -91,7 +82,7 @@ def test_draws_agree_with_the_twin_but_for_rounding(native: NativeOps, dtype: to
 
 
 choices = st.builds(
-    Choice,
+    TokenChoice,
     temperature=st.sampled_from([0.0, 1e-30, 0.3, 1.0, 50.0]),
     top_k=st.sampled_from([0, 1, 2, 40, 299, 300, 5000]),
     top_p=st.sampled_from([1e-6, 0.3, 0.9, 0.999999, 1.0]),
@@ -112,7 +103,7 @@ choices = st.builds(
 @dtypes
 @given(asked=st.lists(choices | st.just(GREEDY), min_size=1, max_size=5), seed=st.integers(0, 999))
 def test_a_row_is_the_same_alone_in_a_batch_and_on_any_threads(
-    native: NativeOps, dtype: torch.dtype, asked: list[Choice], seed: int
+    native: NativeOps, dtype: torch.dtype, asked: list[TokenChoice], seed: int
 ) -> None:
     logits = Cut(300, 3.0, 0, 1.0, 0.0).logits(seed, dtype).repeat(len(asked), 1)
     before = logits.clone()
@@ -125,16 +116,19 @@ def test_a_row_is_the_same_alone_in_a_batch_and_on_any_threads(
 def test_rows_with_the_same_choice_are_chosen_like_rows_with_equal_ones(native: NativeOps) -> None:
     logits = torch.randn(6, 300)
     likeliest = logits.argmax(-1).tolist()
-    choice, other = Choice(forbidden=(likeliest[0], likeliest[2]), logprobs=2), Choice(0.9, uniform=0.5)
+    choice, other = (
+        TokenChoice(forbidden=(likeliest[0], likeliest[2]), logprobs=2),
+        TokenChoice(0.9, uniform=0.5),
+    )
     asked = [choice, choice, other, choice, choice, other]
-    equal = [Choice(*one) for one in asked]
+    equal = [TokenChoice(*one) for one in asked]
     assert equal[0] is not equal[1]
     assert native.choose(logits, asked) == native.choose(logits, equal)
 
 
 def test_many_rows_are_the_same_on_one_thread_and_on_several(native: NativeOps) -> None:
     logits = torch.randn(9, 30_000) * 3
-    asked = [Choice(1.0, top_p=0.9, uniform=i / 9, logprobs=3) for i in range(9)]
+    asked = [TokenChoice(1.0, top_p=0.9, uniform=i / 9, logprobs=3) for i in range(9)]
     before, answers = native.threads, []
     for threads in (1, 2, 3):
         native.threads = threads
@@ -147,7 +141,7 @@ def test_many_rows_are_the_same_on_one_thread_and_on_several(native: NativeOps) 
 @dtypes
 @given(choice=choices, seed=st.integers(0, 999))
 def test_log_probabilities_and_adjusted_greedy_are_those_of_the_twin(
-    native: NativeOps, dtype: torch.dtype, choice: Choice, seed: int
+    native: NativeOps, dtype: torch.dtype, choice: TokenChoice, seed: int
 ) -> None:
     logits = torch.randperm(300, generator=torch.Generator().manual_seed(seed))[None].to(dtype) / 16
     choice = choice._replace(temperature=0.0)
@@ -162,7 +156,7 @@ def test_log_probabilities_and_adjusted_greedy_are_those_of_the_twin(
 def test_of_equals_the_first_are_told(native: NativeOps) -> None:
     logits = torch.zeros(1, 100)
     logits[0, [90, 40]] = 1.0
-    (chosen,) = native.choose(logits, [Choice(logprobs=4)])
+    (chosen,) = native.choose(logits, [TokenChoice(logprobs=4)])
     assert [token for token, _ in chosen.top] == [40, 90, 0, 1]
 
 
@@ -171,7 +165,7 @@ def test_of_equals_the_first_are_told(native: NativeOps) -> None:
 def test_draws_follow_the_distribution(native: NativeOps, dtype: torch.dtype, width: int) -> None:
     logits = torch.randn(1, width, generator=torch.Generator().manual_seed(width)).to(dtype)
     count = 1000
-    asked = [Choice(1.0, uniform=(i + 0.5) / count) for i in range(count)]
+    asked = [TokenChoice(1.0, uniform=(i + 0.5) / count) for i in range(count)]
     drawn = torch.tensor([one.token for one in native.choose(logits.expand(count, -1), asked)])
     frequencies = torch.bincount(drawn, minlength=width) / count
     torch.testing.assert_close(frequencies, torch.softmax(logits[0].float(), -1), atol=2 / count, rtol=0)
@@ -191,7 +185,7 @@ def test_what_has_no_probability_is_never_drawn(
 ) -> None:
     logits = torch.full((2, 700), -torch.inf)
     logits[:, sorted(places)] = (torch.tensor([1.0, -1.0, 0.5]) * scale)[: len(places)]
-    asked = [Choice(1.0, top_k, top_p, 0.0, u) for u in (uniform, 1 - 2**-53)]
+    asked = [TokenChoice(1.0, top_k, top_p, 0.0, u) for u in (uniform, 1 - 2**-53)]
     assert {one.token for one in native.choose(logits, asked)} <= places
 
 
@@ -199,7 +193,12 @@ def test_what_has_no_probability_is_never_drawn(
 @pytest.mark.parametrize("value", [0.0, -3e38, 3e38])
 def test_equals_are_all_kept(native: NativeOps, dtype: torch.dtype, value: float) -> None:
     logits = torch.full((1, 5000), value).to(dtype)
-    for choice in (Choice(0.5, top_k=3), Choice(0.5, top_p=0.1), Choice(0.5, min_p=1.0), Choice(0.5)):
+    for choice in (
+        TokenChoice(0.5, top_k=3),
+        TokenChoice(0.5, top_p=0.1),
+        TokenChoice(0.5, min_p=1.0),
+        TokenChoice(0.5),
+    ):
         asked = [choice._replace(uniform=(token + 0.5) / 5000) for token in (0, 17, 2500, 4999)]
         assert [one.token for one in native.choose(logits.expand(4, -1), asked)] == [0, 17, 2500, 4999]
 
@@ -209,7 +208,7 @@ def test_values_that_hardly_differ_are_told_apart(native: NativeOps) -> None:
     for logits in (torch.arange(4096.0) * 2**-22, torch.arange(4096.0) * -0.02, torch.arange(4096.0) * 1e-30):
         for top_k, top_p in product((1, 100, 4000), (0.01, 0.5, 0.9999, 1.0)):
             ours, theirs = (
-                ops.choose(logits[None], [Choice(1.0, top_k, top_p, uniform=0.999)])[0].token
+                ops.choose(logits[None], [TokenChoice(1.0, top_k, top_p, uniform=0.999)])[0].token
                 for ops in (native, TORCH)
             )
             assert abs(ours - theirs) <= 1 + 1e-3 * top_k
@@ -224,9 +223,16 @@ def bits(*tokens: int) -> NDArray[np.int32]:
 @pytest.mark.parametrize("broken", [float("nan"), float("inf")])
 @pytest.mark.parametrize("place", [0, 5, 299])
 @pytest.mark.parametrize(
-    "choice", [GREEDY, Choice(1.0), Choice(1.0, forbidden=(5,)), Choice(allowed=bits(7)), Choice(1.0, 3, 0.5)]
+    "choice",
+    [
+        GREEDY,
+        TokenChoice(1.0),
+        TokenChoice(1.0, forbidden=(5,)),
+        TokenChoice(allowed=bits(7)),
+        TokenChoice(1.0, 3, 0.5),
+    ],
 )
-def test_a_broken_row_fails_alone(native: NativeOps, choice: Choice, place: int, broken: float) -> None:
+def test_a_broken_row_fails_alone(native: NativeOps, choice: TokenChoice, place: int, broken: float) -> None:
     logits = torch.randn(3, 300)
     logits[1, place] = broken
     assert [one.token == FAILED for one in native.choose(logits, [choice] * 3)] == [False, True, False]
@@ -237,11 +243,11 @@ def test_only_what_is_allowed_is_chosen_and_nothing_fails(native: NativeOps) -> 
     logits[:, 40] = 9.0
     logits[4, 7] = -torch.inf
     asked = [
-        Choice(1.0, uniform=0.4, allowed=bits(7, 299)),
-        Choice(1.0, uniform=0.6, allowed=bits(7, 299)),
-        Choice(allowed=bits()),
-        Choice(1.0, forbidden=(7,), allowed=bits(7)),
-        Choice(1.0, allowed=bits(7)),
+        TokenChoice(1.0, uniform=0.4, allowed=bits(7, 299)),
+        TokenChoice(1.0, uniform=0.6, allowed=bits(7, 299)),
+        TokenChoice(allowed=bits()),
+        TokenChoice(1.0, forbidden=(7,), allowed=bits(7)),
+        TokenChoice(1.0, allowed=bits(7)),
     ]
     assert [one.token for one in native.choose(logits, asked)] == [7, 299, FAILED, FAILED, FAILED]
 
@@ -250,11 +256,11 @@ def test_only_what_is_allowed_is_chosen_and_nothing_fails(native: NativeOps) -> 
 def test_the_likeliest_of_those_that_may_be_chosen(native: NativeOps, ops: str) -> None:
     logits = torch.arange(300.0).expand(5, -1)
     asked = [
-        Choice(forbidden=(299, 297)),
-        Choice(forbidden=(5,)),
-        Choice(allowed=bits(3, 299)),
+        TokenChoice(forbidden=(299, 297)),
+        TokenChoice(forbidden=(5,)),
+        TokenChoice(allowed=bits(3, 299)),
         GREEDY,
-        Choice(forbidden=(9,), allowed=bits(4, 9)),
+        TokenChoice(forbidden=(9,), allowed=bits(4, 9)),
     ]
     chosen = (native if ops == "native" else TORCH).choose(logits, asked)
     assert [one.token for one in chosen] == [298, 299, 299, 299, 4]
@@ -263,7 +269,12 @@ def test_the_likeliest_of_those_that_may_be_chosen(native: NativeOps, ops: str) 
 @dtypes
 def test_rows_may_lie_apart(native: NativeOps, dtype: torch.dtype) -> None:
     logits = torch.randn(4, 330).to(dtype)
-    asked = [GREEDY, Choice(1.0, uniform=0.3), Choice(1.0, top_p=0.5, uniform=0.7), Choice(logprobs=2)]
+    asked = [
+        GREEDY,
+        TokenChoice(1.0, uniform=0.3),
+        TokenChoice(1.0, top_p=0.5, uniform=0.7),
+        TokenChoice(logprobs=2),
+    ]
     assert native.choose(logits[:, :300], asked) == native.choose(logits[:, :300].contiguous(), asked)
     assert native.choose(logits[:0, :300], []) == []
 
@@ -283,7 +294,7 @@ def test_rows_may_lie_apart(native: NativeOps, dtype: torch.dtype) -> None:
 )
 def test_choices_that_do_not_fit_are_refused(native: NativeOps, change: dict[str, Any], message: str) -> None:
     with pytest.raises(RuntimeError, match=message):
-        native.choose(torch.zeros(1, 300), [Choice(**change)])
+        native.choose(torch.zeros(1, 300), [TokenChoice(**change)])
 
 
 def test_logits_that_do_not_fit_are_refused(native: NativeOps) -> None:

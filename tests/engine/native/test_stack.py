@@ -14,29 +14,16 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from router.engine.native import NativeOps
-from router.engine.native.build import cpu_levels, load_module
 from router.engine.native.ops import NativeStack
-from router.engine.ops import BLOCK, AttentionPlan, Layer, LoraPlan, LoraStep, Model, SiteGroup
+from router.engine.ops import BLOCK, AttentionPlan, Layer, LoraPlan, LoraStep, PackedModel, SiteGroup
 from router.engine.torch_ops import OneByOne, TorchOps
-from tests.engine.ops_cases import attention_case
+from tests.engine.ops_cases import attention_case, compiled, dtypes
 
-pytestmark = [
-    pytest.mark.skipif(not cpu_levels(), reason="the CPU has neither AVX2 nor AVX-512"),
-    pytest.mark.timeout(600),  # the first run compiles
-]
-dtypes = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+pytestmark = compiled
 examples = settings(
     max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 VOCABULARY, POSITIONS, BLOCKS = 101, 300, 120
-
-
-@pytest.fixture(scope="module", params=cpu_levels())
-def native(request: pytest.FixtureRequest) -> Any:
-    ops = NativeOps(load_module(request.param))
-    before = ops.threads
-    yield ops
-    ops.threads = before
 
 
 @dataclass(frozen=True)
@@ -62,7 +49,7 @@ class Shape:
         )
 
 
-def model_of(ops: Any, shape: Shape, dtype: torch.dtype, seed: int = 0) -> Model:
+def model_of(ops: Any, shape: Shape, dtype: torch.dtype, seed: int = 0) -> PackedModel:
     rng = torch.Generator().manual_seed(seed)
 
     def random(*sizes: int, scale: float = 1.0) -> torch.Tensor:
@@ -85,7 +72,7 @@ def model_of(ops: Any, shape: Shape, dtype: torch.dtype, seed: int = 0) -> Model
             names = tuple(f"{index}.{i}" for i in range(len(outs)))
             groups.append(SiteGroup(names, inputs, (0, *accumulate(outs))))
     cos, sin = torch.randn(2, POSITIONS, shape.dim, generator=rng)
-    return Model(
+    return PackedModel(
         embed=random(VOCABULARY, shape.hidden),
         cos=cos,
         sin=sin,
@@ -101,7 +88,7 @@ def model_of(ops: Any, shape: Shape, dtype: torch.dtype, seed: int = 0) -> Model
     )
 
 
-def fill(model: Model, seed: int = 0) -> None:
+def fill(model: PackedModel, seed: int = 0) -> None:
     """The caches hold numbers everywhere, as if prompts had been read."""
     rng = torch.Generator().manual_seed(seed)
     for layer in model.layers:
@@ -117,7 +104,7 @@ def plan_of(rows: list[tuple[int, int]]) -> AttentionPlan:
 
 
 def lora_of(
-    ops: Any, model: Model, bounds: list[int], ranks: list[list[int]], dtype: torch.dtype, seed: int = 0
+    ops: Any, model: PackedModel, bounds: list[int], ranks: list[list[int]], dtype: torch.dtype, seed: int = 0
 ) -> LoraStep:
     """ranks[site][adapter]; rank 0: that adapter has nothing there."""
     rng = torch.Generator().manual_seed(seed)
@@ -140,7 +127,7 @@ def lora_of(
 
 @dataclass
 class Work:
-    model: Model
+    model: PackedModel
     tokens: torch.Tensor
     plan: AttentionPlan
     lora: LoraStep | None

@@ -18,10 +18,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from router.engine import torch_engine
-from router.engine.model.packed import PackedBackbone
 from router.engine.ops import BLOCK, LoraPlan, LoraStep
+from router.engine.runner import PackedBackbone
 from router.engine.torch_ops import TorchOps
-from router.engine.triton import check, load_triton_ops
+from router.engine.triton import load_triton_ops
+from router.engine.triton import ops as triton_ops
 from router.engine.triton.ops import INNER_SPLIT, INTERPRETED, OUTS, ROWS, SPLIT, TritonOps
 from tests.engine import tiny
 from tests.engine.ops_cases import (
@@ -303,7 +304,7 @@ def test_one_that_raises_is_not_chosen(monkeypatch):
     def broken(*_: Any) -> str:
         raise RuntimeError("no driver")
 
-    monkeypatch.setattr(check, "disagreement", broken)
+    monkeypatch.setattr(triton_ops, "disagreement", broken)
     ops, text = load_triton_ops(DEVICE, torch.float32, 64)
     assert (ops.name, text) == ("torch", "torch: Triton's operations do not run here: RuntimeError")
 

@@ -3,11 +3,11 @@ import pytest
 from router.cli.command import CliError
 from router.client import AdapterRef
 from router.errors import Findings
-from router.experiments.cli.plan_file import BUILT_IN_METRICS, EXAMPLE, metric_from_flag, plan_of, seconds
+from router.experiments import messages as plans
+from router.experiments.cli.create import BUILT_IN_METRICS, EXAMPLE, metric_from_flag, plan_of, seconds
 from router.experiments.model import BUILT_IN, Aggregate, ArmSpec, Kind, MetricSpec, Mode, SegmentSpec
 from router.experiments.report.source import design_of
-from router.experiments.verdict import Design
-from router.experiments.wire import plans
+from router.experiments.verdict import ExperimentDesign
 from router.types import RouterVariant
 
 SHORT = ("--route", "medical", "--metric", "thumbs_up", "--arm", "old=medical@1.0.0")
@@ -32,7 +32,7 @@ def test_the_example_is_a_plan_that_can_be_judged(cli, remote, tmp_path):
         100.0,
     )
     assert spec.segments == (SegmentSpec("country", ("de", "fr")),)
-    assert isinstance(design_of(spec), Design)
+    assert isinstance(design_of(spec), ExperimentDesign)
 
 
 def test_flags_alone_make_a_plan(cli, remote):

@@ -5,8 +5,8 @@ import json
 import pytest
 
 from router.errors import Findings
+from router.experiments.messages import answer_message, question_of
 from router.experiments.model import Kind, SizeAnswer
-from router.experiments.wire.plans import answer_message, question_of
 
 HERE = ("experiments", "plan", "--baseline", "0.5", "--split", "90/10", "--per-day", "800")
 

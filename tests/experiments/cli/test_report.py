@@ -8,14 +8,14 @@ import pytest
 
 from router.experiments.cli.report import document, following, print_report
 from router.experiments.cli.wording import LEGEND
-from router.experiments.model import ArmSpec, Mode
-from router.experiments.report.model import Forecast, Measured, Pairs, Ruling, Waiting
+from router.experiments.model import ArmSpec, Mode, NoInterval
+from router.experiments.report.model import MetricReport, Pairs, Ruling, VerdictForecast
 from router.types import RouterVariant
 from tests.experiments.report.sums import SPEC, running
 from tests.experiments.report.told import REPORT
 
-WAITS = Waiting("too-few-events", "12 ones of success in both arms, 48 are needed at this split", 600)
-YOUNG = Measured("success", (40, 38), (0.1, 0.2), 0.1, -math.inf, math.inf, 1.0, "burn-in", waiting=WAITS)
+WAITS = NoInterval("too-few-events", "12 ones of success in both arms, 48 are needed at this split", 600)
+YOUNG = MetricReport("success", (40, 38), (0.1, 0.2), 0.1, -math.inf, math.inf, 1.0, "burn-in", waiting=WAITS)
 
 
 @pytest.fixture
@@ -138,15 +138,15 @@ def test_a_missing_interval_says_why_and_how_long(capsys):
     assert "+0.1†" in out  # an effect without an interval is an average
     assert "inf" not in out.replace(WAITS.text, "")
     assert "nan" not in out
-    never = replace(YOUNG, waiting=Waiting("constant", "the same value for every unit"))
+    never = replace(YOUNG, waiting=NoInterval("constant", "the same value for every unit"))
     assert "no interval yet: the same value for every unit\n" in printed(capsys, with_arm(primary=never))
 
 
 def test_a_forecast_stands_under_the_verdict(capsys):
     words = "about 12 days more at 400 new units a day"
-    found = replace(REPORT, forecast=Forecast(400.0, 9000, 12.0, 0.03, words))
+    found = replace(REPORT, forecast=VerdictForecast(400.0, 9000, 12.0, 0.03, words))
     assert printed(capsys, found).splitlines()[2] == f"forecast†: {words}"
-    found = replace(REPORT, forecast=Forecast(400.0, 9000, 12.0, 0.03, ""))
+    found = replace(REPORT, forecast=VerdictForecast(400.0, 9000, 12.0, 0.03, ""))
     assert printed(capsys, found).splitlines()[2] == "forecast†: about 12 more days at 400 units a day"
 
 
@@ -159,7 +159,7 @@ def test_the_holdout_is_told(capsys):
 
 def test_watch_shows_what_is_waited_for(cli, planned):
     planned.report = replace(
-        with_arm(primary=YOUNG), forecast=Forecast(10.0, None, None, None, "nothing is on its way")
+        with_arm(primary=YOUNG), forecast=VerdictForecast(10.0, None, None, None, "nothing is on its way")
     )
     out = cli("experiments", "watch", "medical-v2", "--looks", "1").out
     assert "PROMOTE new" in out
@@ -181,7 +181,8 @@ def numbers_of(value, path=""):
 
 def test_json_says_of_every_number_whether_it_may_be_looked_at_often():
     made = replace(
-        with_arm(secondary=(YOUNG,), unadjusted=YOUNG), forecast=Forecast(400.0, 9000, 12.0, 0.03, "text")
+        with_arm(secondary=(YOUNG,), unadjusted=YOUNG),
+        forecast=VerdictForecast(400.0, 9000, 12.0, 0.03, "text"),
     )
     found = document(made)
     told = {path: one.get("anytime") for path, one in numbers_of(found) if "/experiment" not in path}

@@ -5,13 +5,14 @@ from dataclasses import replace
 
 import pytest
 
-from router.experiments.cli import tables, wording
+from router.experiments.cli import report as tables
+from router.experiments.cli import wording
 from router.experiments.model import Aggregate, Kind, MetricSpec, SegmentSpec
-from router.experiments.report.model import Measured, SegmentReport
+from router.experiments.report.model import MetricReport, SegmentReport
 from tests.experiments.report.sums import SPEC, running
 from tests.experiments.report.told import REPORT
 
-FOUND = Measured("success", (100, 90), (0.5, 0.6), 0.1, 0.05, 0.15, 0.01, "asymptotic", alpha=0.05)
+FOUND = MetricReport("success", (100, 90), (0.5, 0.6), 0.1, 0.05, 0.15, 0.01, "asymptotic", alpha=0.05)
 
 
 def with_arm(**fields):

@@ -104,7 +104,7 @@ async def test_from_plan_to_report_over_two_lives_of_a_server(serve):
     async with AsyncClient(composition.app.address, timeout=10) as client:
         again = [await client.generate("hello", max_tokens=3, unit=f"user-{i}") for i in range(12)]
         assert [a.decision.arm for a in again] == [a.decision.arm for a in answers]
-        await composition.app.experiments.live.recorder.flush()
+        await composition.app.experiments.recorder.flush()
         report = await client.experiments.report("same")
     assert sum(n.units for n in report.numbers) == 12
     assert sum(n.responses for n in report.numbers) == 24

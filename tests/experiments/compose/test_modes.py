@@ -12,7 +12,16 @@ from router.cli.compose import Composition
 from router.client import AsyncClient
 from router.config import Settings
 from router.engine.fake import FakeEngine
-from router.experiments.model import ArmSpec, Experiment, Kind, Lifecycle, MetricSpec, Mode, Phase, Spec
+from router.experiments.model import (
+    ArmSpec,
+    Experiment,
+    ExperimentPhase,
+    Kind,
+    Lifecycle,
+    MetricSpec,
+    Mode,
+    Spec,
+)
 from router.types import AdapterRef
 from tests.cli.tiny import MODULES, write_adapter
 
@@ -85,8 +94,8 @@ async def client(running):
 
 async def started(running: Composition, spec: Spec, age: float = 0.0):
     """The store, with the experiment running since `age` seconds."""
-    live = running.app.experiments.live
-    phase = Phase(1, time.time() - age, "enrolment", "variant", spec)
+    live = running.app.experiments
+    phase = ExperimentPhase(1, time.time() - age, "enrolment", "variant", spec)
     live.store.create(Experiment("trial", spec, Lifecycle.RUNNING, (phase,)))
     await live.refresh()
     return live.store
@@ -112,7 +121,7 @@ async def test_a_shadow_answers_beside_and_is_judged(running, client):
     found = await eventually(lambda: store.paired("trial", 1))
     assert {arm: pairs[:3] for arm, pairs in found.items()} == {"old": (1, 0, 0)}
     await client.generate("which chapter", max_tokens=8, unit="ann")
-    counts = running.app.experiments.live.counts.shadows
+    counts = running.app.experiments.counts.shadows
     await eventually(lambda: counts["trial", "old", "declined"])
     assert counts["trial", "old", "judged"] == 1
     assert store.data("trial", 1).buckets == ()
@@ -124,6 +133,6 @@ async def test_a_shadow_is_dropped_when_requests_need_its_row(running, client):
     running.app.engine.max_running = 1
     answer = await client.generate("which chapter", max_tokens=8, unit="ann")
     assert str(answer.decision.adapter) == "medical@1.3.0"
-    counts = running.app.experiments.live.counts.shadows
+    counts = running.app.experiments.counts.shadows
     await eventually(lambda: counts["trial", "old", "load"])
     assert store.paired("trial", 1) == {}

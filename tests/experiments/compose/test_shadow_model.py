@@ -10,9 +10,18 @@ import pytest
 from router.cli.compose import Composition
 from router.client import AsyncClient
 from router.config import Settings
-from router.engine.model.loader import Loaded
+from router.engine.loader import LoadedModel
 from router.engine.torch_engine import TorchEngine
-from router.experiments.model import ArmSpec, Experiment, Kind, Lifecycle, MetricSpec, Mode, Phase, Spec
+from router.experiments.model import (
+    ArmSpec,
+    Experiment,
+    ExperimentPhase,
+    Kind,
+    Lifecycle,
+    MetricSpec,
+    Mode,
+    Spec,
+)
 from router.types import AdapterRef
 from tests.engine import tiny
 
@@ -39,7 +48,7 @@ async def running(own_folder, monkeypatch):
         cache_tokens=2048,
         native=False,
     )
-    engine = TorchEngine(settings, Loaded(tiny.model("llama"), tiny.tokenizer(), "llama"))
+    engine = TorchEngine(settings, LoadedModel(tiny.model("llama"), tiny.tokenizer(), "llama"))
     composition = Composition(settings, engine)
     ready = asyncio.Event()
     task = asyncio.create_task(composition.run(lambda app: ready.set()))
@@ -63,10 +72,10 @@ async def test_the_base_judges_its_own_answer_and_an_adapters(running):
         mode=Mode.SHADOW,
         judge="likelihood",
     )
-    live = running.app.experiments.live
+    live = running.app.experiments
     async with AsyncClient(running.app.address, timeout=120) as client:
         before = await client.generate(PROMPT, max_tokens=24)
-        phase = Phase(1, time.time(), "enrolment", "variant", spec)
+        phase = ExperimentPhase(1, time.time(), "enrolment", "variant", spec)
         live.store.create(Experiment("manner", spec, Lifecycle.RUNNING, (phase,)))
         await live.refresh()
         await running.registry.load(AdapterRef("legal", version))

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from router.experiments.live.assigner import Running, running_of
+from router.experiments.assignment import RunningExperiment, running_of
 from router.experiments.model import (
     ArmSpec,
     Experiment,
+    ExperimentPhase,
     Exposure,
     Kind,
     Lifecycle,
     MetricSpec,
     Mode,
-    Outcome,
-    Phase,
     Spec,
+    StoredOutcome,
 )
 from router.types import AdapterRef, Decision, Reason, Request, RoutingHints, Turn
 
@@ -40,11 +40,15 @@ HOLDOUT = Spec(
 
 def experiment(name: str = "trial", spec: Spec = SPEC, phase: int = 1, **fields) -> Experiment:
     """Running."""
-    phases = tuple(Phase(n, 1000.0 * n, f"{name}-e{n}", f"{name}-v{n}", spec) for n in range(1, phase + 1))
+    phases = tuple(
+        ExperimentPhase(n, 1000.0 * n, f"{name}-e{n}", f"{name}-v{n}", spec) for n in range(1, phase + 1)
+    )
     return replace(Experiment(name, spec, Lifecycle.RUNNING, phases), **fields)
 
 
-def running(name: str = "trial", spec: Spec = SPEC, holdout: float = 0.0, phase: int = 1) -> Running:
+def running(
+    name: str = "trial", spec: Spec = SPEC, holdout: float = 0.0, phase: int = 1
+) -> RunningExperiment:
     found = running_of(experiment(name, spec, phase), lambda purpose: f"salt-{purpose}", holdout)
     assert found is not None
     return found
@@ -66,6 +70,6 @@ def exposure(number: int = 0, experiment: str = "trial", arm: str = "new") -> Ex
     return Exposure(experiment, 1, f"unit{number}", arm, 1000.0 + number, f"response{number}", 0.5)
 
 
-def outcome(number: int = 0, value: float = 1.0, key: str = "") -> Outcome:
+def outcome(number: int = 0, value: float = 1.0, key: str = "") -> StoredOutcome:
     key = key or f"key{number}"
-    return Outcome(key, "success", value, 1100.0, response_id=f"response{number}")
+    return StoredOutcome(key, "success", value, 1100.0, response_id=f"response{number}")

@@ -11,15 +11,16 @@ from statistics import median
 import pytest
 
 from router.errors import InvalidRequest
-from router.experiments.assignment import Reason as Why
-from router.experiments.assignment import fraction, unit_hash
-from router.experiments.live.assigner import (
+from router.experiments.assignment import (
+    ArmAssignment,
     Assigner,
-    Assignment,
     Outside,
+    fraction,
     holdout_problem,
     running_of,
+    unit_hash,
 )
+from router.experiments.assignment import NotAssignedReason as Why
 from router.experiments.model import ArmSpec, Mode
 from router.types import AdapterRef, Reason, RouterVariant
 from tests.experiments.live.made import HOLDOUT, NEW, OLD, SPEC, decision, experiment, request, running
@@ -36,7 +37,7 @@ def assigner(*found) -> Assigner:
 def arms(made: Assigner, now: float = 0.0) -> dict[str, str]:
     """Of those units that take part."""
     found = {unit: made.assign(request(unit), decision(), now) for unit in UNITS}
-    return {unit: one.arm.name for unit, one in found.items() if isinstance(one, Assignment)}
+    return {unit: one.arm.name for unit, one in found.items() if isinstance(one, ArmAssignment)}
 
 
 def test_a_unit_keeps_its_arm_and_both_arms_are_used():
@@ -48,7 +49,7 @@ def test_a_unit_keeps_its_arm_and_both_arms_are_used():
 
 def test_what_an_assignment_says():
     found = assigner(running()).assign(request("ann"), decision(), 0.0)
-    assert isinstance(found, Assignment)
+    assert isinstance(found, ArmAssignment)
     assert found.unit == unit_hash("ann")
     assert found.propensity == 0.5
     assert found.arm.adapter in (OLD, NEW)
@@ -76,7 +77,7 @@ def test_only_its_route_takes_part():
 def test_a_route_of_the_base():
     spec = replace(SPEC, route="base", arms=(ArmSpec("control", 0.5), ArmSpec("new", 0.5, NEW)))
     made = assigner(running(spec=spec))
-    assert isinstance(made.assign(request(), decision(None), 0.0), Assignment)
+    assert isinstance(made.assign(request(), decision(None), 0.0), ArmAssignment)
     assert made.assign(request(), decision(OLD), 0.0) is None
 
 
@@ -84,7 +85,7 @@ def test_a_named_version_never_takes_part_a_named_adapter_does():
     made = assigner(running())
     explicit = decision(OLD, Reason.EXPLICIT)
     assert made.assign(request(adapter="adapters/medical/versions/1.0.0"), explicit, 0.0) is None
-    assert isinstance(made.assign(request(adapter="adapters/medical"), explicit, 0.0), Assignment)
+    assert isinstance(made.assign(request(adapter="adapters/medical"), explicit, 0.0), ArmAssignment)
 
 
 @pytest.mark.parametrize("unit", ["", "  ", "null", "undefined"])
@@ -95,7 +96,7 @@ def test_a_missing_unit_is_never_enrolled(unit):
 def test_the_unit_may_be_a_label():
     made = assigner(running(spec=replace(SPEC, unit_label="session")))
     found = made.assign(request("", session="s1"), decision(), 0.0)
-    assert isinstance(found, Assignment)
+    assert isinstance(found, ArmAssignment)
     assert found.unit == unit_hash("s1")
     assert isinstance(made.assign(request("ann"), decision(), 0.0), Outside)
 
@@ -110,7 +111,7 @@ def test_experiments_of_one_namespace_share_no_unit():
     halves = [replace(SPEC, namespace="users", slot=slot) for slot in ((0.0, 0.5), (0.5, 1.0))]
     made = assigner(*(running(name, spec) for name, spec in zip("ab", halves, strict=True)))
     found = {unit: made.assign(request(unit), decision(), 0.0) for unit in UNITS}
-    names = Counter(one.running.name for one in found.values() if isinstance(one, Assignment))
+    names = Counter(one.running.name for one in found.values() if isinstance(one, ArmAssignment))
     assert sum(names.values()) == len(UNITS)
     assert min(names["a"], names["b"]) > 150
 
@@ -122,7 +123,7 @@ def test_bandit_weights_hold_from_their_start_and_are_the_propensity():
     shares = Counter(arms(made, 100.0).values())
     assert shares["new"] > 320
     one = made.assign(request("ann"), decision(), 100.0)
-    assert isinstance(one, Assignment)
+    assert isinstance(one, ArmAssignment)
     assert one.propensity == (0.9 if one.arm.name == "new" else 0.1)
 
 
@@ -153,7 +154,7 @@ def test_shadow_experiments_assign_nobody():
 def test_router_experiments_take_requests_that_name_no_adapter():
     variant = ArmSpec("strict", 0.5, router=RouterVariant(threshold=0.9))
     made = assigner(running(spec=replace(SPEC, route="", arms=(ArmSpec("control", 0.5), variant))))
-    assert isinstance(made.router(request(), 0.0), Assignment)
+    assert isinstance(made.router(request(), 0.0), ArmAssignment)
     assert made.router(request(adapter="adapters/medical"), 0.0) is None
     assert made.assign(request(), decision(), 0.0) is None
 
@@ -221,7 +222,7 @@ def test_a_unit_of_the_holdout_is_control_and_no_other_is():
         held = fraction("salt-holdout", unit) < SHARE
         assert (side.arm.name, side.propensity) == (("out", SHARE) if held else ("in", 1 - SHARE))
         assert (side.unit, side.running.name, side.running.phase) == (unit_hash(unit), "worth", 1)
-        assert isinstance(of.assign(request(unit), decision(), 0.0), Assignment) is not held
+        assert isinstance(of.assign(request(unit), decision(), 0.0), ArmAssignment) is not held
 
 
 def test_sides_have_their_shares():
@@ -244,7 +245,7 @@ def test_serving_is_as_without_it():
 def test_enrolment_and_namespace_make_no_difference():
     spec = replace(SPEC, enrolment=0.01, namespace="users", slot=(0.0, 0.1))
     of = made(trial(spec))
-    assert sum(isinstance(of.assign(request(u), decision(), 0.0), Assignment) for u in UNITS) < 10
+    assert sum(isinstance(of.assign(request(u), decision(), 0.0), ArmAssignment) for u in UNITS) < 10
     assert all(len(sides(of, unit)) == 1 for unit in UNITS)
 
 

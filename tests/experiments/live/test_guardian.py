@@ -9,11 +9,10 @@ from dataclasses import replace
 
 import pytest
 
-from router.experiments.live import guardian
-from router.experiments.live.guardian import act_on
-from router.experiments.live.runtime import Experiments
+from router.experiments import runtime as guardian
 from router.experiments.model import ArmSpec, AuditEntry, Experiment, Lifecycle, Mode
-from router.experiments.report.model import ArmReport, Measured, Report, Ruling
+from router.experiments.report.model import ArmReport, MetricReport, Report, Ruling
+from router.experiments.runtime import LiveExperiments, act_on
 from router.types import AdapterRef
 from tests.experiments.live.made import SPEC, experiment
 from tests.experiments.live.test_recorder import until
@@ -44,8 +43,8 @@ class Bench:
 async def begin():
     made = []
 
-    async def start(bench: Bench) -> Experiments:
-        live = Experiments(bench.store, poll_seconds=0.02, look_seconds=0.01, judge=bench)
+    async def start(bench: Bench) -> LiveExperiments:
+        live = LiveExperiments(bench.store, poll_seconds=0.02, look_seconds=0.01, judge=bench)
         made.append((live, bench))
         await live.start()
         return live
@@ -92,7 +91,7 @@ async def test_nothing_is_judged_at_rest(begin, bench):
 
 OPEN = Ruling("undecided", "primary-open", "nothing yet")
 BROKEN = Ruling("invalid", "sample-ratio", "units by arm are 10, 90")
-ERRORS = Measured("error", (100, 100), (0.01, 0.2), 0.19, 0.1, 0.3, 0.001, "exact", state="beyond")
+ERRORS = MetricReport("error", (100, 100), (0.01, 0.2), 0.19, 0.1, 0.3, 0.001, "exact", state="beyond")
 THREE = replace(
     SPEC,
     arms=(

@@ -7,11 +7,11 @@ import asyncio
 import pytest
 
 from router.errors import StoreDown
-from router.experiments.live import recorder
-from router.experiments.live.assigner import Assignment
-from router.experiments.live.runtime import Experiments
+from router.experiments import recorder
+from router.experiments.assignment import ArmAssignment
 from router.experiments.model import Accepted
-from router.experiments.store.sql_store import SqlStore
+from router.experiments.runtime import LiveExperiments
+from router.experiments.store.store import ExperimentStore
 from tests.experiments.live.made import decision, experiment, exposure, outcome, request
 from tests.experiments.live.test_recorder import until
 from tests.experiments.store.postgres import Server, binaries
@@ -31,9 +31,9 @@ def postgres():
 
 async def test_postgres_goes_and_comes_back(postgres, monkeypatch):
     monkeypatch.setattr(recorder, "RETRY", 0.1)
-    store = SqlStore(postgres.url())
+    store = ExperimentStore(postgres.url())
     store.create(experiment())
-    live = Experiments(store, poll_seconds=0.1)
+    live = LiveExperiments(store, poll_seconds=0.1)
     await live.start()
     live.recorder.expose(exposure(1))
     await live.recorder.flush()
@@ -47,7 +47,7 @@ async def test_postgres_goes_and_comes_back(postgres, monkeypatch):
 
     await asyncio.to_thread(postgres.start)
     await until(lambda: live.availability.up and live.recorder.queued == 0, 20)
-    assert isinstance(live.assign(request(), decision()), Assignment)
+    assert isinstance(live.assign(request(), decision()), ArmAssignment)
     assert await live.recorder.record([outcome(1), outcome(2)]) == (Accepted.COUNTED,) * 2
     assert live.counts.lost == {}
     await live.close()

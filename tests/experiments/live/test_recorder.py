@@ -12,8 +12,8 @@ import time
 import pytest
 
 from router.errors import Overloaded, StoreDown
-from router.experiments.live.recorder import Availability, Recorder
 from router.experiments.model import Accepted
+from router.experiments.recorder import Availability, Recorder
 from tests.experiments.live.made import experiment, exposure, outcome
 from tests.experiments.memory_store import MemoryStore
 
@@ -46,7 +46,7 @@ def store() -> Slow:
 
 @pytest.fixture
 async def recorder(store, monkeypatch):
-    monkeypatch.setattr("router.experiments.live.recorder.RETRY", 0.02)
+    monkeypatch.setattr("router.experiments.recorder.RETRY", 0.02)
     made = Recorder(store)
     made.start()
     yield made
@@ -114,7 +114,7 @@ async def test_exposing_never_blocks(recorder, store):
 
 
 async def test_a_full_queue_drops_and_counts(store, monkeypatch):
-    monkeypatch.setattr("router.experiments.live.recorder.LIMIT", 10)
+    monkeypatch.setattr("router.experiments.recorder.LIMIT", 10)
     recorder = Recorder(store)
     recorder.start()
     store.go.clear()
@@ -259,7 +259,7 @@ def test_other_errors_are_not_the_stores():
 
 
 def test_a_call_that_does_not_return_is_down_while_it_lasts(monkeypatch):
-    monkeypatch.setattr("router.experiments.live.recorder.PATIENCE", 0.02)
+    monkeypatch.setattr("router.experiments.recorder.PATIENCE", 0.02)
     found, go, inside = Availability(), threading.Event(), threading.Event()
 
     def call() -> None:

@@ -10,17 +10,8 @@ from dataclasses import replace
 import pytest
 
 from router.errors import StoreDown
-from router.experiments.assignment import unit_hash
-from router.experiments.live import recorder
-from router.experiments.live.assigner import Assignment
-from router.experiments.live.runtime import (
-    Experiments,
-    built_in_outcomes,
-    leave_tasks,
-    route_of,
-    sampling_json,
-    segments_of,
-)
+from router.experiments import recorder
+from router.experiments.assignment import ArmAssignment, unit_hash
 from router.experiments.model import (
     BUILT_IN,
     AuditEntry,
@@ -28,10 +19,12 @@ from router.experiments.model import (
     Kind,
     Lifecycle,
     MetricSpec,
-    Outcome,
     SegmentSpec,
+    StoredOutcome,
 )
+from router.experiments.recorder import built_in_outcomes, sampling_json, segments_of
 from router.experiments.report.model import ArmNumbers, Report, Ruling
+from router.experiments.runtime import LiveExperiments, leave_tasks, route_of
 from router.ports import End, Exposed, Served
 from router.types import Constraint, FinishReason, SamplingParams, Usage
 from tests.experiments.live.made import HOLDOUT, SPEC, decision, experiment, exposure, outcome, request
@@ -52,8 +45,8 @@ async def begin(store, monkeypatch):
     monkeypatch.setattr(recorder, "RETRY", 0.02)
     made = []
 
-    async def start(**options) -> Experiments:
-        live = Experiments(store, **{"poll_seconds": 0.02, "look_seconds": 1000.0, **options})
+    async def start(**options) -> LiveExperiments:
+        live = LiveExperiments(store, **{"poll_seconds": 0.02, "look_seconds": 1000.0, **options})
         made.append(live)
         await live.start()
         return live
@@ -70,7 +63,7 @@ async def test_what_runs_is_known_at_the_start(begin, store):
     live = await begin()
     assert [one.name for one in live.assigner.snapshot.all()] == ["trial"]
     assert [one.name for one in live.known] == ["draft", "trial"]
-    assert isinstance(live.assign(request(), decision()), Assignment)
+    assert isinstance(live.assign(request(), decision()), ArmAssignment)
 
 
 async def test_refresh_takes_over_a_change_at_once(begin, store):
@@ -107,14 +100,14 @@ async def test_a_store_that_is_down_at_the_start(begin, store):
         await live.refresh()
     store.down = False
     await until(lambda: live.running and live.availability.up)
-    assert isinstance(live.assign(request(), decision()), Assignment)
+    assert isinstance(live.assign(request(), decision()), ArmAssignment)
 
 
 @pytest.mark.slow
 async def test_a_store_that_hangs_does_not_hold_up_the_start(store, monkeypatch):
-    monkeypatch.setattr("router.experiments.live.runtime.START_SECONDS", 0.05)
+    monkeypatch.setattr("router.experiments.runtime.START_SECONDS", 0.05)
     monkeypatch.setattr(MemoryStore, "list", lambda self: time.sleep(0.3) or ())
-    live, started = Experiments(store), time.perf_counter()
+    live, started = LiveExperiments(store), time.perf_counter()
     await live.start()
     assert time.perf_counter() - started < 0.25
     await live.close()
@@ -150,8 +143,8 @@ def fill(store: MemoryStore, arm: str, units: int, errors: int, begin: float) ->
         store.expose([Exposure("trial", 1, rid, arm, begin, rid, 0.5)])
         store.record(
             [
-                Outcome(f"e{rid}", "error", float(number < errors), begin + 0.5, response_id=rid),
-                Outcome(f"s{rid}", "success", 1.0, begin + 0.5, response_id=rid),
+                StoredOutcome(f"e{rid}", "error", float(number < errors), begin + 0.5, response_id=rid),
+                StoredOutcome(f"s{rid}", "success", 1.0, begin + 0.5, response_id=rid),
             ]
         )
 
@@ -223,7 +216,7 @@ async def test_what_cannot_begin_beside_an_answer_is_left_out(begin, store, capl
     assert "could not begin" in caplog.text
 
 
-def begun(live: Experiments, asked, choice=None) -> Served:
+def begun(live: LiveExperiments, asked, choice=None) -> Served:
     """An answer that began and ended, of who it is for."""
     found = live.assign(asked, decision())
     served = Served(asked, choice or decision(), SamplingParams(), found)
@@ -258,7 +251,7 @@ async def test_outcomes_of_a_response_count_in_the_holdout_too(begin, store):
     store.create(experiment())
     live = await begin(holdout=0.3)
     begun(live, request("ann"))
-    await live.recorder.record([Outcome("k", "success", 1.0, time.time(), response_id="r1")])
+    await live.recorder.record([StoredOutcome("k", "success", 1.0, time.time(), response_id="r1")])
     assert ("worth", 1) in store.outcomes["k"].places
 
 
@@ -281,7 +274,9 @@ async def test_a_stand_in_for_an_arm_is_none_of_the_holdout(begin, store):
     store.create(experiment())
     store.create(experiment("worth", HOLDOUT))
     live = await begin(holdout=0.3)
-    unit = next(u for u in map(str, range(99)) if isinstance(live.assign(request(u), decision()), Assignment))
+    unit = next(
+        u for u in map(str, range(99)) if isinstance(live.assign(request(u), decision()), ArmAssignment)
+    )
     told: list[Exposed] = []
     arm = live.assign(request(unit), decision())
     served = Served(request(unit), decision(), SamplingParams(), arm, "LOST", told.append)

@@ -13,18 +13,16 @@ from typing import Any
 
 import pytest
 
+from router.classifiers.fake_base import FakeBase
 from router.classifiers.isolation import FAILURES
-from router.classifiers.stand_in import StandInBase
 from router.engine.base import Delta, EngineStatus, Finished
 from router.errors import AdapterNotFound, DeadlineExceeded, EngineFailed, Overloaded
-from router.experiments.assignment import unit_hash
-from router.experiments.live import shadow
-from router.experiments.live.assigner import Assignment
-from router.experiments.live.runtime import Experiments
-from router.experiments.live.shadow import Answered, JudgePanel, NotAnswered, ShadowAnswers, Shadows
+from router.experiments import shadow
+from router.experiments.assignment import ArmAssignment, unit_hash
 from router.experiments.model import ArmSpec, Mode
-from router.judging import Case, Heard, Judge, Judgement
-from router.plugins.judges import JudgeRegistration
+from router.experiments.runtime import LiveExperiments
+from router.experiments.shadow import CompletedShadow, DroppedShadow, JudgePanel, ShadowAnswers, Shadows
+from router.judging import Case, Heard, Judge, Judgement, JudgeRegistration
 from router.ports import End, Served
 from router.types import (
     AdapterRef,
@@ -50,12 +48,14 @@ class FakeAnswers:
     def __init__(self) -> None:
         self.asked: list[AdapterRef | None] = []
         self.go = asyncio.Event()
-        self.answers: dict[AdapterRef | None, Answered | NotAnswered] = {}
+        self.answers: dict[AdapterRef | None, CompletedShadow | DroppedShadow] = {}
 
     async def answer(self, request, decision):
         self.asked.append(decision.adapter)
         await self.go.wait()
-        usual = Answered(f"{decision.arm} by {decision.adapter}", Usage(completion_tokens=5, total_time=0.75))
+        usual = CompletedShadow(
+            f"{decision.arm} by {decision.adapter}", Usage(completion_tokens=5, total_time=0.75)
+        )
         return self.answers.get(decision.adapter, usual)
 
 
@@ -72,7 +72,7 @@ class Kit:
     def __init__(self, spec, heard: Heard) -> None:
         self.store = MemoryStore()
         self.store.create(experiment(spec=spec))
-        self.live = Experiments(self.store)
+        self.live = LiveExperiments(self.store)
         self.live.recorder.start()
         self.answers, self.judge = FakeAnswers(), FakeJudge(heard)
         self.shadows = Shadows(self.live, self.answers, self.judge.judge)
@@ -110,7 +110,7 @@ def served(ref: AdapterRef | None = OLD, **fields) -> Served:
 
 async def test_a_pair_is_judged_and_kept_and_nobody_is_exposed(made):
     kit = await made()
-    watcher = kit.shadows(served(request=request(request_id="r7")))
+    watcher = kit.shadows.beside(served(request=request(request_id="r7")))
     await asyncio.sleep(0)
     assert kit.answers.asked == [NEW]  # begun beside the served answer
     watcher.began()
@@ -146,7 +146,7 @@ async def test_a_pair_is_judged_and_kept_and_nobody_is_exposed(made):
 async def test_a_pair_has_the_hash_of_the_unit_that_asked(made, asked, label, unit):
     kit = await made(replace(SHADOW, unit_label=label))
     kit.answers.go.set()
-    kit.shadows(served(request=asked)).ended(WHOLE)
+    kit.shadows.beside(served(request=asked)).ended(WHOLE)
     assert await kit.settled() == {("new", "judged"): 1}
     (pair,) = kit.store.rows["trial", 1].pairs.values()
     assert pair.unit == unit
@@ -155,9 +155,9 @@ async def test_a_pair_has_the_hash_of_the_unit_that_asked(made, asked, label, un
 async def test_every_arm_but_control_is_a_shadow(made):
     arms = (ArmSpec("control", 0.4, OLD), ArmSpec("new", 0.3, NEW), ArmSpec("none", 0.3))
     kit = await made(replace(SHADOW, arms=arms))
-    kit.answers.answers[NEW] = NotAnswered("load")
+    kit.answers.answers[NEW] = DroppedShadow("load")
     kit.answers.go.set()
-    kit.shadows(served()).ended(WHOLE)
+    kit.shadows.beside(served()).ended(WHOLE)
     assert await kit.settled() == {("new", "load"): 1, ("none", "judged"): 1}
     assert set(kit.answers.asked) == {NEW, None}
 
@@ -170,14 +170,14 @@ async def test_every_arm_but_control_is_a_shadow(made):
 async def test_what_is_not_judged_is_counted_and_is_no_pair(made, heard, result):
     kit = await made(heard=heard)
     kit.answers.go.set()
-    kit.shadows(served()).ended(WHOLE)
+    kit.shadows.beside(served()).ended(WHOLE)
     assert await kit.settled() == {("new", result): 1}
     assert kit.store.paired("trial", 1) == {}
 
 
 async def test_without_a_served_answer_the_shadow_is_dropped(made):
     kit = await made()
-    watcher = kit.shadows(served())
+    watcher = kit.shadows.beside(served())
     await asyncio.sleep(0)
     watcher.ended(End(None, "half", Usage(), cancelled=True))
     assert await kit.settled() == {("new", "unserved"): 1}
@@ -191,49 +191,49 @@ async def test_an_answers_that_fails_harms_nobody(made, caplog):
         raise RuntimeError("broken")
 
     kit.answers.answer = fail
-    kit.shadows(served()).ended(WHOLE)
+    kit.shadows.beside(served()).ended(WHOLE)
     assert await kit.settled() == {("new", "failed"): 1}
     assert "a shadow of experiment trial failed" in caplog.text
 
 
 async def test_only_what_control_answered_is_compared(made):
     kit = await made()
-    assert kit.shadows(served(AdapterRef("medical", "0.9.0"))) is None
-    assert kit.shadows(served(degraded="ADAPTER_NOT_FOUND")) is None
+    assert kit.shadows.beside(served(AdapterRef("medical", "0.9.0"))) is None
+    assert kit.shadows.beside(served(degraded="ADAPTER_NOT_FOUND")) is None
     assert await kit.settled() == {("new", "other_version"): 2}
     (text,) = kit.live.assigner.warnings("trial")
     assert text.startswith("requests are answered by medical@0.9.0, and control is medical@1.0.0: ")
-    assert kit.shadows(served(AdapterRef("legal", "1.0.0"))) is None
-    assert kit.shadows(served(request=request(adapter="adapters/medical/versions/1.0.0"))) is None
+    assert kit.shadows.beside(served(AdapterRef("legal", "1.0.0"))) is None
+    assert kit.shadows.beside(served(request=request(adapter="adapters/medical/versions/1.0.0"))) is None
     assert not kit.answers.asked
 
 
 async def test_the_route_is_the_one_before_another_experiments_arm(made):
     kit = await made(replace(SHADOW, route="base", arms=(ArmSpec("control", 0.5), ArmSpec("new", 0.5, NEW))))
     other = running("other", replace(SPEC, arms=(ArmSpec("control", 0.5, OLD), ArmSpec("base", 0.5))))
-    assignment = Assignment(other, other.arms["base"], 0.5, "u")
-    assert kit.shadows(served(None, assignment=assignment)) is None  # the base answers for `medical`
-    assert kit.shadows(served(None)) is not None
+    assignment = ArmAssignment(other, other.arms["base"], 0.5, "u")
+    assert kit.shadows.beside(served(None, assignment=assignment)) is None  # the base answers for `medical`
+    assert kit.shadows.beside(served(None)) is not None
 
 
 async def test_the_share_is_of_requests(made):
     kit = await made(replace(SHADOW, shadow_share=0.25))
     kit.answers.go.set()
-    found = [kit.shadows(served(request=request(request_id=f"r{i}"))) for i in range(400)]
+    found = [kit.shadows.beside(served(request=request(request_id=f"r{i}"))) for i in range(400)]
     assert 70 < sum(one is not None for one in found) < 130
-    again = [kit.shadows(served(request=request(request_id=f"r{i}"))) for i in range(400)]
+    again = [kit.shadows.beside(served(request=request(request_id=f"r{i}"))) for i in range(400)]
     assert [one is None for one in found] == [one is None for one in again]
 
 
 async def test_no_shadows_while_the_store_is_down(made):
     kit = await made()
     kit.live.availability._failed["write"] = "the disk is full"
-    assert kit.shadows(served()) is None
+    assert kit.shadows.beside(served()) is None
 
 
 async def test_close_drops_what_is_under_way(made):
     kit = await made()
-    kit.shadows(served())
+    kit.shadows.beside(served())
     await kit.shadows.close()
     assert await kit.settled() == {("new", "unserved"): 1}
 
@@ -266,7 +266,7 @@ async def answered(
     state: AdapterState | None = AdapterState.READY,
     request: Request = REQUEST,
     **status: int,
-) -> Answered | NotAnswered:
+) -> CompletedShadow | DroppedShadow:
     def get(name: str, version: str) -> Any:
         if state is None:
             raise AdapterNotFound(name)
@@ -280,7 +280,7 @@ async def answered(
 @pytest.mark.parametrize("reason", [FinishReason.STOP, FinishReason.LENGTH])
 async def test_a_whole_answer(reason: FinishReason) -> None:
     engine = Engine(Delta("two "), Delta("words"), Finished(reason, USAGE))
-    assert await answered(engine, running=3, waiting=1) == Answered("two words", USAGE)
+    assert await answered(engine, running=3, waiting=1) == CompletedShadow("two words", USAGE)
     assert engine.closed
 
 
@@ -297,17 +297,17 @@ async def test_a_whole_answer(reason: FinishReason) -> None:
 )
 async def test_why_there_is_none(event: Finished | Exception, why: str) -> None:
     engine = Engine(Delta("half"), event)
-    assert await answered(engine) == NotAnswered(why)
+    assert await answered(engine) == DroppedShadow(why)
     assert engine.closed
 
 
 async def test_an_end_that_never_comes_is_a_failure() -> None:
-    assert await answered(Engine(Delta("half"))) == NotAnswered("failed")
+    assert await answered(Engine(Delta("half"))) == DroppedShadow("failed")
 
 
 async def test_nothing_is_begun_while_requests_wait() -> None:
     engine = Engine(Finished(FinishReason.STOP))
-    assert await answered(engine, running=4, waiting=2) == NotAnswered("load")
+    assert await answered(engine, running=4, waiting=2) == DroppedShadow("load")
     assert not engine.closed
 
 
@@ -317,7 +317,7 @@ async def test_nothing_is_begun_while_requests_wait() -> None:
 )
 async def test_what_is_not_in_memory_is_not_brought_in(state: AdapterState | None, why: str) -> None:
     engine = Engine(Finished(FinishReason.STOP))
-    assert await answered(engine, state=state) == NotAnswered(why)
+    assert await answered(engine, state=state) == DroppedShadow(why)
     assert not engine.closed
 
 
@@ -329,7 +329,7 @@ async def test_nobody_reads_its_logprobs() -> None:
 
 async def test_the_base_is_always_there() -> None:
     engine = Engine(Delta("x"), Finished(FinishReason.STOP, USAGE))
-    assert await answered(engine, None, state=None) == Answered("x", USAGE)
+    assert await answered(engine, None, state=None) == CompletedShadow("x", USAGE)
 
 
 CASE = Case(Request("r", raw_prompt="q"), "served", "shadow")
@@ -445,9 +445,9 @@ async def test_the_base_where_there_is_one() -> None:
     assert await without.judge("reads", CASE) == Heard(error="no-base")
     asked: list[float] = []
 
-    def base_for(timeout: float) -> StandInBase:
+    def base_for(timeout: float) -> FakeBase:
         asked.append(timeout)
-        return StandInBase()
+        return FakeBase()
 
     made, _ = seated(Reads(), base_for=base_for)
     heard = await made.judge("reads", CASE)

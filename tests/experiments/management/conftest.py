@@ -9,11 +9,10 @@ from typing import Any
 import pytest
 
 from router.engine.fake import FakeEngine
-from router.experiments.assignment import Salts
-from router.experiments.management.manager import Manager
-from router.experiments.management.plans import Known
-from router.experiments.management.promotion import Promoter
+from router.experiments.assignment import AssignmentSalts
+from router.experiments.manager import Manager, Promoter
 from router.experiments.model import Experiment
+from router.experiments.plans import Known
 from router.experiments.report.model import ArmReport, Report, Ruling
 from tests.experiments.memory_store import MemoryStore
 from tests.fakes import FakeRegistry, adapter
@@ -37,9 +36,9 @@ def bench() -> SimpleNamespace:
     clock, numbers = SimpleNamespace(now=1000.0), count(1)
     verdicts: dict[str, str] = {}
 
-    def salts() -> Salts:
+    def salts() -> AssignmentSalts:
         number = next(numbers)
-        return Salts(f"enrolment-{number}", f"variant-{number}")
+        return AssignmentSalts(f"enrolment-{number}", f"variant-{number}")
 
     def judge(experiment: Experiment) -> Report:
         arms = tuple(_arm(arm.name, verdicts) for arm in experiment.spec.arms[1:])

@@ -16,8 +16,8 @@ from router.errors import (
     InvalidRequest,
     StaleEtag,
 )
-from router.experiments.assignment import Salts
-from router.experiments.management.manager import opened
+from router.experiments.assignment import AssignmentSalts
+from router.experiments.manager import opened
 from router.experiments.model import (
     ArmSpec,
     AuditEntry,
@@ -27,9 +27,9 @@ from router.experiments.model import (
     Lifecycle,
     MetricSpec,
     Mode,
-    Outcome,
     SegmentSpec,
     Spec,
+    StoredOutcome,
 )
 from router.types import AdapterRef
 from tests.experiments.management.conftest import ME
@@ -75,7 +75,7 @@ def test_start_opens_a_phase_once(bench: SimpleNamespace) -> None:
 
 
 def test_salts_are_secret_and_new_by_default(bench: SimpleNamespace) -> None:
-    assert len({Salts.fresh().enrolment for _ in range(3)}) == 3
+    assert len({AssignmentSalts.fresh().enrolment for _ in range(3)}) == 3
 
 
 def test_start_needs_adapters_that_are_there(bench: SimpleNamespace) -> None:
@@ -318,7 +318,9 @@ def test_rates_of_earlier_experiments_are_learnt(bench: SimpleNamespace) -> None
     for i in range(80):
         arm = ("old", "new")[i % 2]
         bench.store.expose([Exposure("first", 1, f"u{i}", arm, started.phase.started + 1, f"r{i}", 0.5)])
-        bench.store.record([Outcome(f"k{i}", "solved", float(i < 8), started.phase.started + 1, f"r{i}")])
+        bench.store.record(
+            [StoredOutcome(f"k{i}", "solved", float(i < 8), started.phase.started + 1, f"r{i}")]
+        )
     bench.manager.stop("first", "", "", ME)
     bench.clock.now += 1e6
     bench.manager.create("second", plan(), ME)

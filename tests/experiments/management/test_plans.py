@@ -9,19 +9,19 @@ from typing import Any
 import pytest
 
 from router.errors import AdapterNotFound, AdapterRejected
-from router.experiments.management.plans import Declared, Known, conflict, plan_problems, plan_warnings
 from router.experiments.model import (
     Aggregate,
     ArmSpec,
     Experiment,
+    ExperimentPhase,
     Kind,
     Lifecycle,
     MetricSpec,
     Mode,
-    Phase,
     SegmentSpec,
     Spec,
 )
+from router.experiments.plans import Declared, Known, conflict, plan_problems, plan_warnings
 from router.types import AdapterInfo, AdapterRef, AdapterState, RouterVariant
 from tests.experiments.plans import SOLVED, plan, router_plan
 
@@ -218,7 +218,9 @@ def test_a_holdout_is_in_nobodys_way() -> None:
 
 def test_secondary_proportions_take_0_and_1_only() -> None:
     spec = plan(secondary=(MetricSpec("clicked", Kind.PROPORTION), MetricSpec("minutes", Kind.MEAN)))
-    declared = Declared([Experiment("trial", spec, Lifecycle.RUNNING, (Phase(1, 0.0, "e", "v", spec),))])
+    declared = Declared(
+        [Experiment("trial", spec, Lifecycle.RUNNING, (ExperimentPhase(1, 0.0, "e", "v", spec),))]
+    )
     assert "'clicked' is a proportion in experiments/trial" in declared.problem("clicked", 2.0)
     assert declared.problem("minutes", 2.0, "trial") == ""
 

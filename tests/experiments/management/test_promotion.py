@@ -12,7 +12,7 @@ from router.errors import (
     StaleEtag,
     StoreDown,
 )
-from router.experiments.management.manager import stopped
+from router.experiments.manager import stopped
 from router.experiments.model import ArmSpec, Lifecycle, Mode
 from router.types import AdapterRef, AdapterState, Override
 from tests.experiments.management.conftest import ME

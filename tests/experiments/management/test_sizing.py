@@ -9,23 +9,25 @@ from typing import Any
 import pytest
 
 from router.errors import InvalidRequest, StoreDown
-from router.experiments.management.manager import Manager
-from router.experiments.management.plans import Known
-from router.experiments.management.sizing import is_whole, past_of, size_of, traffic_of
+from router.experiments.manager import Manager
 from router.experiments.model import (
     Experiment,
+    ExperimentPhase,
     Exposure,
     Kind,
     Lifecycle,
     MetricSpec,
     Mode,
-    Outcome,
-    Phase,
     SizeAnswer,
     SizeQuestion,
     Spec,
+    StoredOutcome,
 )
-from router.experiments.stats import Metric, Plan, size_for
+from router.experiments.plans import Known
+from router.experiments.sizing import is_whole, past_of, size_of, traffic_of
+from router.experiments.stats.compare import SequencePlan
+from router.experiments.stats.moments import ComparedMetric
+from router.experiments.stats.planning import size_for
 from tests.experiments.memory_store import MemoryStore
 from tests.experiments.plans import SOLVED, plan
 
@@ -45,8 +47,8 @@ def refused(question: SizeQuestion, **changes: Any) -> dict[str, str]:
 
 def test_units_and_days_of_an_effect() -> None:
     found = answer(SOLVED_SIZE, effect=0.05, weights=(90, 10))
-    metric = Metric("solved", Kind.PROPORTION)
-    expected = size_for(metric, 0.5, 0.05, share=0.1, plan=Plan(units=found.fixed_units))
+    metric = ComparedMetric("solved", Kind.PROPORTION)
+    expected = size_for(metric, 0.5, 0.05, share=0.1, plan=SequencePlan(units=found.fixed_units))
     assert (found.units, found.fixed_units, found.least_units) == (
         expected.units,
         expected.fixed,
@@ -199,7 +201,7 @@ def ran(
     store: MemoryStore, name: str, spec: Spec, started: float, *, units: int = 400, days: float = 4.0
 ) -> None:
     """A stopped experiment with `units` over `days`; every second of them solved it, minutes are 1, 2, 3."""
-    phase = Phase(1, started, "e", "v", spec, started + days * DAY)
+    phase = ExperimentPhase(1, started, "e", "v", spec, started + days * DAY)
     store.create(Experiment(name, spec, Lifecycle.STOPPED, (phase,)))
     arms = [arm.name for arm in spec.arms]
     for i in range(units):
@@ -207,7 +209,7 @@ def ran(
         store.expose([Exposure(name, 1, unit, arms[i % 2], at, f"{name}-{i}", 0.5)])
         for metric in spec.metrics:
             value = float(i // 2 % 2) if metric.kind is Kind.PROPORTION else float(i // 2 % 3)
-            store.record([Outcome(f"{name}-{i}-{metric.name}", metric.name, value, at, f"{name}-{i}")])
+            store.record([StoredOutcome(f"{name}-{i}-{metric.name}", metric.name, value, at, f"{name}-{i}")])
 
 
 @pytest.fixture
@@ -285,7 +287,7 @@ def test_a_metric_that_never_varied_is_told_with_its_place() -> None:
     ran(store, "same", plan(**same), START, units=0)
     for i in range(60):
         store.expose([Exposure("same", 1, f"u{i}", ("old", "new")[i % 2], START + i, f"r{i}", 0.5)])
-        store.record([Outcome(f"k{i}", "minutes", 4.0, START + i, f"r{i}")])
+        store.record([StoredOutcome(f"k{i}", "minutes", 4.0, START + i, f"r{i}")])
     with pytest.raises(InvalidRequest, match=r"deviation: is 0.*experiments/same, phase 1: 30 units"):
         size_of(SizeQuestion("minutes", route="medical", effect=0.2), store, NOW)
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from router.experiments.model import ArmSpec, Experiment, Kind, Lifecycle, MetricSpec, Phase, Spec
-from router.experiments.stats import Moments
-from router.experiments.store.port import Bucket, PairCounts, PhaseData
+from router.experiments.model import ArmSpec, Experiment, ExperimentPhase, Kind, Lifecycle, MetricSpec, Spec
+from router.experiments.stats.moments import Moments
+from router.experiments.store.series import PairCounts, PhaseData, TimeBucket
 from router.types import AdapterRef
 
 STARTED = 1_000_000.0
@@ -31,7 +31,7 @@ LONG_AFTER = STARTED + 1000 * DAY
 
 
 def running(spec: Spec = SPEC, name: str = "medical-v2") -> Experiment:
-    phase = Phase(1, STARTED, "enrolment-salt", "variant-salt", spec)
+    phase = ExperimentPhase(1, STARTED, "enrolment-salt", "variant-salt", spec)
     return Experiment(name, spec, Lifecycle.RUNNING, (phase,), etag="etag-1")
 
 
@@ -39,9 +39,9 @@ def ones(count: int, units: int) -> Moments:
     return Moments(units, (float(count),), (float(count),))
 
 
-def bucket(arm: str, units: int, successes: int, errors: int = 0, at: int = 0, **fields) -> Bucket:
+def bucket(arm: str, units: int, successes: int, errors: int = 0, at: int = 0, **fields) -> TimeBucket:
     """All units of it answered; `at`: which hour."""
-    made = Bucket(
+    made = TimeBucket(
         arm,
         STARTED + 3600.0 * at,
         3600.0,
@@ -53,7 +53,7 @@ def bucket(arm: str, units: int, successes: int, errors: int = 0, at: int = 0, *
     return replace(made, **fields)
 
 
-def both(control: int, new: int, units: int = 2000, hours: int = 1, **fields) -> list[Bucket]:
+def both(control: int, new: int, units: int = 2000, hours: int = 1, **fields) -> list[TimeBucket]:
     """Successes of both arms, spread evenly over hours."""
     made = []
     for hour in range(hours):
@@ -72,9 +72,9 @@ class SumsStore:
 
     def __init__(
         self,
-        buckets: Sequence[Bucket],
+        buckets: Sequence[TimeBucket],
         experiment: Experiment | None = None,
-        triggered: Sequence[Bucket] = (),
+        triggered: Sequence[TimeBucket] = (),
         pairs: Mapping[str, PairCounts] | None = None,
         **data,
     ) -> None:
@@ -92,11 +92,8 @@ class SumsStore:
     def trail(self, name):
         return self.acts
 
-    def data(self, name, phase):
-        return self.found
-
-    def triggered(self, name, phase):
-        return self.differing
+    def data(self, name, phase, only_differing=False):
+        return self.differing if only_differing else self.found
 
     def paired(self, name, phase):
         return self.counts

@@ -10,7 +10,7 @@ import pytest
 
 from router.experiments.model import Aggregate, Kind, MetricSpec, Mode, SegmentSpec
 from router.experiments.report.build import report
-from router.experiments.stats import Moments
+from router.experiments.stats.moments import Moments
 from tests.experiments.report.sums import DAY, LONG_AFTER, SPEC, STARTED, SumsStore, both, bucket, running
 
 pytestmark = pytest.mark.slow

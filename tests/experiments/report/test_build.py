@@ -8,10 +8,12 @@ from dataclasses import replace
 import pytest
 
 from router.errors import InvalidRequest
-from router.experiments.model import ArmSpec, Experiment, Kind, MetricSpec, Mode, Phase
+from router.experiments.model import ArmSpec, Experiment, ExperimentPhase, Kind, MetricSpec, Mode
 from router.experiments.report.build import report
-from router.experiments.stats import Metric, Moments, Plan, compare, length_adjusted
-from router.experiments.store.port import PairCounts
+from router.experiments.stats.checks import length_adjusted
+from router.experiments.stats.compare import SequencePlan, compare
+from router.experiments.stats.moments import ComparedMetric, Moments
+from router.experiments.store.series import PairCounts
 from router.types import RouterVariant
 from tests.experiments.report.sums import (
     DAY,
@@ -77,8 +79,8 @@ def test_a_phase_without_units_is_undecided_and_sound():
 
 
 def test_a_phase_is_asked_by_its_number():
-    first = Phase(1, STARTED, "a", "b", SPEC, ended=STARTED + DAY)
-    second = Phase(2, STARTED + DAY, "c", "d", SPEC, reason="weights changed")
+    first = ExperimentPhase(1, STARTED, "a", "b", SPEC, ended=STARTED + DAY)
+    second = ExperimentPhase(2, STARTED + DAY, "c", "d", SPEC, reason="weights changed")
     store = SumsStore(both(500, 500), replace(running(), phases=(first, second)))
     assert report(store, "medical-v2", now=LONG_AFTER).phase == 2
     found = report(store, "medical-v2", 1, now=LONG_AFTER)
@@ -90,8 +92,8 @@ def test_a_phase_is_asked_by_its_number():
 def test_an_earlier_phase_is_told_with_its_own_plan():
     """Its third arm was taken out since."""
     arms = (*(replace(arm, weight=0.4) for arm in SPEC.arms), ArmSpec("third", 0.2))
-    first = Phase(1, STARTED, "a", "b", replace(SPEC, arms=arms), ended=STARTED + DAY)
-    second = Phase(2, STARTED + DAY, "c", "d", SPEC, reason="taken out: third")
+    first = ExperimentPhase(1, STARTED, "a", "b", replace(SPEC, arms=arms), ended=STARTED + DAY)
+    second = ExperimentPhase(2, STARTED + DAY, "c", "d", SPEC, reason="taken out: third")
     store = SumsStore(both(500, 500), replace(running(), phases=(first, second)))
     found = report(store, "medical-v2", 1, now=LONG_AFTER)
     assert found.experiment.spec == SPEC
@@ -121,7 +123,7 @@ def test_the_effect_at_equal_length_stands_beside_the_raw_one():
     found = report(SumsStore(buckets), "medical-v2", now=LONG_AFTER).arms[0].primary
     assert found is not None
     assert found.length is not None
-    expected = length_adjusted(sums["control"], sums["new"], Plan())
+    expected = length_adjusted(sums["control"], sums["new"], SequencePlan())
     assert found.length.adjusted == expected.adjusted < found.effect
     assert found.length.treatment > found.length.control
 
@@ -184,7 +186,7 @@ def test_a_router_experiment_is_decided_where_the_routers_differ():
 def test_the_arms_interval_is_the_one_of_the_statistics():
     found = report(SumsStore(both(1000, 1100)), "medical-v2", now=LONG_AFTER)
     sums = [Moments(2000, (s,), (s,)) for s in (1000.0, 1100.0)]
-    expected = compare(Metric("success", Kind.PROPORTION), *sums, Plan(units=4000))
+    expected = compare(ComparedMetric("success", Kind.PROPORTION), *sums, SequencePlan(units=4000))
     arm = found.arms[0].primary
     assert arm is not None
     assert (arm.low, arm.high, arm.p) == (*expected.interval, expected.p)
@@ -200,7 +202,7 @@ def test_every_point_is_the_comparison_of_all_until_then():
     assert len(found) == 10
     for hour, point in enumerate(found, 1):
         sums = [ones(s * hour // 10, 200 * hour) for s in (1000, 1100)]
-        expected = compare(Metric("success", Kind.PROPORTION), *sums, Plan(units=4000))
+        expected = compare(ComparedMetric("success", Kind.PROPORTION), *sums, SequencePlan(units=4000))
         assert (point.effect, point.low, point.high) == pytest.approx((expected.effect, *expected.interval))
         assert (point.time, point.units, point.share) == (STARTED + 3600.0 * hour, 200 * hour, 0.5)
 

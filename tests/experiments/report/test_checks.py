@@ -9,17 +9,19 @@ import pytest
 
 from router.experiments.model import Kind, MetricSpec, Unanswered
 from router.experiments.report.build import report
-from router.experiments.report.checks import (
+from router.experiments.report.source import (
     changed_parts,
     duration,
+    length_moments,
     plural,
     ratio_evidence,
     ratio_of,
     share_band,
     short_digest,
+    total_moments,
 )
-from router.experiments.report.source import length_moments, total_moments
-from router.experiments.stats import Metric, Moments, sample_ratio
+from router.experiments.stats.checks import sample_ratio
+from router.experiments.stats.moments import ComparedMetric, Moments
 from tests.experiments.report.sums import LONG_AFTER, SPEC, SUCCESS, SumsStore, both, bucket, running
 
 WEIGHTS = {"control": 0.5, "new": 0.5}
@@ -133,7 +135,7 @@ def test_a_later_phase_tells_that_it_stands_alone():
 
 
 def test_sums_of_buckets_are_those_of_all_units():
-    metric = Metric("m", Kind.RATIO)
+    metric = ComparedMetric("m", Kind.RATIO)
     values = [([1.0, 2.0], [1.0, 1.0]), ([3.0], [2.0])]
     buckets = [bucket("new", 1, 0, at=i, moments={"m": Moments.of(*v)}) for i, v in enumerate(values)]
     assert total_moments(buckets, "new", metric) == Moments.of([1.0, 2.0, 3.0], [1.0, 1.0, 2.0])

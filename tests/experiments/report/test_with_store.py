@@ -6,9 +6,11 @@ import random
 
 import pytest
 
-from router.experiments.model import Accepted, AuditEntry, Experiment, Exposure, Outcome
+from router.experiments.model import Accepted, AuditEntry, Experiment, Exposure, StoredOutcome
 from router.experiments.report.build import report
-from router.experiments.stats import Moments, Plan, length_adjusted
+from router.experiments.stats.checks import length_adjusted
+from router.experiments.stats.compare import SequencePlan
+from router.experiments.stats.moments import Moments
 from tests.experiments.memory_store import MemoryStore
 from tests.experiments.report.sums import SPEC, STARTED, running
 
@@ -37,7 +39,7 @@ def found():
         ]
     )
     outcomes = [
-        Outcome(f"{metric}-{i}", metric, value, STARTED + i + 1, response_id=f"r{i}")
+        StoredOutcome(f"{metric}-{i}", metric, value, STARTED + i + 1, response_id=f"r{i}")
         for i, (_, pleased, tokens) in enumerate(rows)
         for metric, value in (("success", pleased), ("completion_tokens", tokens), ("error", 0.0))
     ]
@@ -66,7 +68,7 @@ def test_the_effect_at_equal_length_is_the_one_of_the_rows(found):
     sums = [
         Moments.of(*zip(*((p, t) for a, p, t in rows if a == arm), strict=True)) for arm in ("control", "new")
     ]
-    expected = length_adjusted(*sums, Plan())
+    expected = length_adjusted(*sums, SequencePlan())
     primary = report(store, "medical-v2", now=STARTED + 3 * 86_400).arms[0].primary
     assert primary is not None
     assert primary.length is not None

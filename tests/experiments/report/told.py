@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from router.experiments.model import AuditEntry
 from router.experiments.report.build import report
-from router.experiments.report.model import Length, Measured, Pairs, Report, Ruling
+from router.experiments.report.model import Length, MetricReport, Pairs, Report, Ruling
 from tests.experiments.report.sums import STARTED, SumsStore, both
 
 NOW = STARTED + 40 * 3600.0
@@ -30,7 +30,7 @@ def _whole() -> Report:
     (arm,) = made.arms
     assert arm.primary is not None
     length = Length(0.04, 0.03, 80.0, 95.5)
-    everyone = Measured("success", (1, 2), (0.5, 0.5), 0.0, -math.inf, math.inf, 1.0, "burn-in")
+    everyone = MetricReport("success", (1, 2), (0.5, 0.5), 0.0, -math.inf, math.inf, 1.0, "burn-in")
     whole = replace(
         arm,
         primary=replace(arm.primary, length=length),

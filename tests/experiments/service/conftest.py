@@ -7,8 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from router.experiments.live import recorder
-from router.experiments.service.served import ServedExperiments
+from router.experiments import recorder
 from tests.experiments.memory_store import MemoryStore
 from tests.experiments.service.lab import experimenting
 from tests.experiments.service.trials import live_on
@@ -44,7 +43,7 @@ async def run(start_server, connect, fakes, store, monkeypatch):
             store.create(one)
         live = await live_on(store, base_digest=lambda: "base", router_digest=lambda _: "router", **options)
         started.append(live)
-        app = await start_server(**vars(fakes), experiments=ServedExperiments(live))
+        app = await start_server(**vars(fakes), experiments=live)
         return SimpleNamespace(app=app, live=live, **vars(connect(app)), **vars(fakes))
 
     yield begin

@@ -7,9 +7,8 @@ from contextlib import asynccontextmanager
 from types import SimpleNamespace
 from typing import Any
 
-from router.experiments.live.runtime import Experiments
-from router.experiments.service.served import ServedExperiments
-from router.experiments.wire.plans import plan_message
+from router.experiments.messages import plan_message
+from router.experiments.runtime import LiveExperiments
 from router.v1 import experiments_pb2 as pb
 from router.v1 import inference_pb2
 from tests.experiments.plans import plan
@@ -25,10 +24,10 @@ async def experimenting(
 ) -> AsyncIterator[SimpleNamespace]:
     """Stubs to a server on `fakes` with experiments in `store`; medical has the versions 1.0.0 and 1.1.0."""
     fakes.registry.put(adapter("medical", "1.1.0"))
-    live = Experiments(store, poll_seconds=60.0, **options)
+    live = LiveExperiments(store, poll_seconds=60.0, **options)
     await live.start()
     try:
-        app = await start_server(**vars(fakes), experiments=ServedExperiments(live))
+        app = await start_server(**vars(fakes), experiments=live)
         stubs = connect(app)
         yield SimpleNamespace(**vars(stubs), app=app, live=live, store=store, registry=fakes.registry)
         await app.stop()

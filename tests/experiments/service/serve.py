@@ -7,9 +7,8 @@ import asyncio
 
 from router.config import Settings
 from router.engine.fake import FakeEngine
-from router.experiments.live.runtime import Experiments
-from router.experiments.service.served import ServedExperiments
-from router.experiments.store.sql_store import SqlStore
+from router.experiments.runtime import LiveExperiments
+from router.experiments.store.store import ExperimentStore
 from router.plugins import Hooks, PluginHost
 from router.server.app import ServerApp
 from router.server.logs import logging_to
@@ -21,7 +20,7 @@ async def serve(url: str) -> None:
     engine = FakeEngine()
     registry = FakeRegistry(engine, [adapter("medical"), adapter("medical", "1.1.0")])
     settings = Settings(listen="127.0.0.1:0", metrics_listen="", drain_seconds=5.0, experiments=url)
-    live = Experiments(SqlStore(url))
+    live = LiveExperiments(ExperimentStore(url))
 
     async def startup() -> None:
         await asyncio.to_thread(engine.start)
@@ -30,7 +29,7 @@ async def serve(url: str) -> None:
     router = FakeRouter(registry)
     hooks = Hooks(PluginHost([], built_in=True))
     app = ServerApp(settings, engine, registry, router, startup, hooks=hooks)
-    app.experiments = ServedExperiments(live)
+    app.experiments = live
     app_ready = asyncio.ensure_future(app.ready.wait())
     running = asyncio.ensure_future(app.run())
     await asyncio.wait((running, app_ready), return_when="FIRST_COMPLETED")

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from router.experiments.store.port import Store
+from router.experiments.store.store import ExperimentStore
 from router.v1 import experiments_pb2 as pb
 from tests.experiments.memory_store import MemoryStore
 from tests.experiments.service.lab import NAME, answer, create, experimenting, running
@@ -27,7 +27,7 @@ class Watching(MemoryStore):
 
     def __getattribute__(self, name: str):
         found = super().__getattribute__(name)
-        return partial(self._noted, found) if name in vars(Store) and callable(found) else found
+        return partial(self._noted, found) if name in vars(ExperimentStore) and callable(found) else found
 
     def _noted(self, call: Callable[..., Any], *args: Any) -> Any:
         self.seen.add(call.__name__)

@@ -14,7 +14,7 @@ import grpc
 import pytest
 
 from router.experiments.model import ArmSpec
-from router.experiments.store.sql_store import SqlStore
+from router.experiments.store.store import ExperimentStore
 from router.v1.inference_pb2_grpc import InferenceServiceStub
 from tests.experiments.live.made import SPEC, experiment
 from tests.experiments.service.trials import WORDS, of_unit
@@ -25,16 +25,16 @@ pytestmark = pytest.mark.slow
 ANY_VERSION = replace(SPEC, arms=(SPEC.arms[0], ArmSpec("new", 0.5)))
 
 
-Served = tuple[SqlStore, Process, InferenceServiceStub]
+Served = tuple[ExperimentStore, Process, InferenceServiceStub]
 
 
 @asynccontextmanager
 async def served(
     tmp_path: Path, *options: str
-) -> AsyncIterator[tuple[SqlStore, Process, InferenceServiceStub]]:
+) -> AsyncIterator[tuple[ExperimentStore, Process, InferenceServiceStub]]:
     """The store, the process and its stub."""
     url = f"sqlite:///{tmp_path / 'experiments.db'}"
-    store = SqlStore(url)
+    store = ExperimentStore(url)
     store.create(experiment(spec=ANY_VERSION))
     process, address = await launch("--step", "0.01", "--experiments", url, *options)
     async with grpc.aio.insecure_channel(address) as channel:
@@ -45,7 +45,7 @@ async def served(
     store.close()
 
 
-def answers(store: SqlStore) -> int:
+def answers(store: ExperimentStore) -> int:
     return sum(store.data("trial", 1).responses.values())
 
 

@@ -22,7 +22,7 @@ from router.errors import (
     StoreDown,
 )
 from router.experiments.model import ArmSpec
-from router.experiments.store.sql_store import SqlStore
+from router.experiments.store.store import ExperimentStore
 from router.types import AdapterState, PromptTemplate
 from router.v1 import experiments_pb2 as pb
 from tests.experiments.live.made import NEW, OLD, SPEC
@@ -252,7 +252,7 @@ async def test_whatever_happens_leases_are_given_back_and_every_begun_answer_has
     assert len(finished) >= 20
 
 
-def _broken(store: SqlStore, file: Path) -> None:
+def _broken(store: ExperimentStore, file: Path) -> None:
     """A folder where the database was."""
     store._engine.dispose()
     for left in file.parent.glob(f"{file.name}*"):
@@ -268,7 +268,7 @@ async def test_a_store_that_is_down_does_not_tell_where_it_is(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     file = tmp_path / "trials.db"
-    store = await asyncio.to_thread(SqlStore, f"sqlite:///{file}")
+    store = await asyncio.to_thread(ExperimentStore, f"sqlite:///{file}")
     async with experimenting(store, fakes, start_server, connect) as lab:
         await asyncio.to_thread(_broken, store, file)
         vote = pb.Outcome(response_id="x", metric="solved", value=1)

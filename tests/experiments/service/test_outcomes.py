@@ -12,12 +12,12 @@ from typing import Any
 import pytest
 
 from router.errors import Overloaded
+from router.experiments import outcomes as intake
 from router.experiments.assignment import unit_hash
 from router.experiments.model import Accepted
-from router.experiments.service import outcomes as intake
-from router.experiments.service.outcomes import answers_in_order
-from router.experiments.service.service import UNACKNOWLEDGED
-from router.server.decoding import decoder_of
+from router.experiments.outcomes import answers_in_order
+from router.experiments.service import UNACKNOWLEDGED
+from router.server.bodies import decoder_of
 from router.v1 import experiments_pb2 as pb
 from tests.experiments.service.lab import NAME, answer, create, running
 from tests.server.helpers import details, failure, until

@@ -13,9 +13,9 @@ from prometheus_client import generate_latest
 from router.access.clients import Client
 from router.engine.fake import FakeEngine
 from router.errors import AdapterNotFound, Unavailable
-from router.experiments.service import served
-from router.experiments.service.outcomes import StoreThreads
-from router.experiments.service.served import RegistryOnLoop, ServedExperiments
+from router.experiments import service as served
+from router.experiments.outcomes import StoreThreads
+from router.experiments.service import RegistryOnLoop
 from router.server.call import CURRENT, Call
 from router.server.policy import ADMIN
 from router.types import AdapterRef, Visible
@@ -36,7 +36,7 @@ async def test_metrics(start_server, connect, fakes):
     store = MemoryStore()
     store.create(trial())
     live = await live_on(store)
-    app = await start_server(**vars(fakes), experiments=ServedExperiments(live))
+    app = await start_server(**vars(fakes), experiments=live)
     arm = (await connect(app).inference.Generate(of_unit("ann"))).decision.arm
     await connect(app).inference.Generate(of_unit(""))
     await live.recorder.flush()
@@ -78,7 +78,7 @@ async def test_the_log_line_names_the_arm(start_server, connect, fakes, caplog):
     store = MemoryStore()
     store.create(trial())
     live = await live_on(store)
-    app = await start_server(**vars(fakes), experiments=ServedExperiments(live))
+    app = await start_server(**vars(fakes), experiments=live)
     with caplog.at_level(logging.INFO, "router.server.access"):
         arm = (await connect(app).inference.Generate(of_unit("ann"))).decision.arm
         await connect(app).inference.Generate(of_unit("ann", "legal"))
@@ -95,7 +95,7 @@ async def test_without_experiments_there_are_no_such_metrics(server):
 async def test_health_has_a_name_of_its_own(start_server, connect, fakes):
     store = MemoryStore()
     live = await live_on(store)
-    app = await start_server(**vars(fakes), experiments=ServedExperiments(live), stall_seconds=0.04)
+    app = await start_server(**vars(fakes), experiments=live, stall_seconds=0.04)
     stub = health_pb2_grpc.HealthStub(connect(app).channel)
 
     async def states() -> list[int]:

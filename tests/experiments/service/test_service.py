@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from router.errors import StoreDown
+from router.experiments.messages import plan_message, update_request
 from router.experiments.model import Aggregate, Kind, MetricSpec, SegmentSpec
-from router.experiments.wire.plans import plan_message, update_request
 from router.v1 import adapters_pb2
 from router.v1 import experiments_pb2 as pb
 from tests.experiments.plans import SOLVED, plan, router_plan

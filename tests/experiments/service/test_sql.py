@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 
 from router.experiments.model import ArmSpec, Mode, SegmentSpec
-from router.experiments.store.sql_store import SqlStore
+from router.experiments.store.store import ExperimentStore
 from router.v1 import experiments_pb2 as pb
 from tests.experiments.service.lab import NAME, answer, create, experimenting, running
 from tests.experiments.store.postgres import Server, binaries
@@ -37,7 +37,7 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
 async def lab(
     url: str, fakes: SimpleNamespace, start_server: Start, connect: Connect
 ) -> AsyncIterator[SimpleNamespace]:
-    store = await asyncio.to_thread(SqlStore, url)
+    store = await asyncio.to_thread(ExperimentStore, url)
     async with experimenting(store, fakes, start_server, connect) as stubs:
         yield stubs
 
@@ -45,7 +45,7 @@ async def lab(
 async def test_the_holdout_is_read_out_beside_a_split_by_segments(
     url: str, fakes: SimpleNamespace, start_server: Start, connect: Connect
 ) -> None:
-    store = await asyncio.to_thread(SqlStore, url)
+    store = await asyncio.to_thread(ExperimentStore, url)
     async with experimenting(store, fakes, start_server, connect, holdout=0.5) as lab:
         await running(lab, segments=(SegmentSpec("country"),))
         arms = (ArmSpec("out", 0.5), ArmSpec("in", 0.5))

@@ -9,15 +9,15 @@ from collections.abc import Iterator
 import pytest
 
 from router.errors import Overloaded
-from router.experiments.service import outcomes
-from router.experiments.service.outcomes import StoreThreads
+from router.experiments import runtime
+from router.experiments.runtime import StoreThreads
 
 
 @pytest.fixture
 def threads(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[StoreThreads]:
     """One thread, and room for as many calls that wait as the test says."""
-    monkeypatch.setattr(outcomes, "THREADS", 1)
-    monkeypatch.setattr(outcomes, "WAITING", request.param)
+    monkeypatch.setattr(runtime, "THREADS", 1)
+    monkeypatch.setattr(runtime, "WAITING", request.param)
     found = StoreThreads()
     yield found
     found.close()

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from router.experiments.live.runtime import Experiments
 from router.experiments.model import Experiment, Exposure, Spec
+from router.experiments.runtime import LiveExperiments
 from router.v1 import inference_pb2 as pb
 from tests.experiments.live.made import SPEC, experiment
 from tests.experiments.memory_store import MemoryStore
@@ -16,9 +16,9 @@ WORDS = "medical one two"  # the fake router sends it to the adapter medical
 UNITS = [f"user-{i}" for i in range(24)]
 
 
-async def live_on(store: MemoryStore, **options: Any) -> Experiments:
+async def live_on(store: MemoryStore, **options: Any) -> LiveExperiments:
     """Started; not closed by itself."""
-    made = Experiments(store, poll_seconds=0.02, look_seconds=1000, **options)
+    made = LiveExperiments(store, poll_seconds=0.02, look_seconds=1000, **options)
     await made.start()
     return made
 

@@ -7,7 +7,10 @@ from statistics import NormalDist
 import numpy as np
 import pytest
 
-from router.experiments.stats import Arms, Kind, Metric, Moments, Plan, length_adjusted
+from router.experiments.model import Kind
+from router.experiments.stats.checks import length_adjusted
+from router.experiments.stats.compare import ArmPair, SequencePlan
+from router.experiments.stats.moments import ComparedMetric, Moments
 from router.experiments.stats.sequences import two_sided_bound
 
 tasting = pytest.importorskip("tea_tasting")
@@ -52,15 +55,15 @@ def theirs(metric: object) -> object:
 
 OPTIONS = {"use_t": False, "equal_var": False}
 CASES = {
-    "mean": (Metric("m", Kind.MEAN), [0], lambda: tasting.Mean("y", **OPTIONS)),
-    "ratio": (Metric("m", Kind.RATIO), [0, 1], lambda: tasting.RatioOfMeans("y", "d", **OPTIONS)),
+    "mean": (ComparedMetric("m", Kind.MEAN), [0], lambda: tasting.Mean("y", **OPTIONS)),
+    "ratio": (ComparedMetric("m", Kind.RATIO), [0, 1], lambda: tasting.RatioOfMeans("y", "d", **OPTIONS)),
     "mean with covariate": (
-        Metric("m", Kind.MEAN, covariate=True),
+        ComparedMetric("m", Kind.MEAN, covariate=True),
         [0, 2],
         lambda: tasting.Mean("y", "xy", **OPTIONS),
     ),
     "ratio with covariate": (
-        Metric("m", Kind.RATIO, covariate=True),
+        ComparedMetric("m", Kind.RATIO, covariate=True),
         [0, 1, 2, 3],
         lambda: tasting.RatioOfMeans("y", "d", "xy", "xd", **OPTIONS),
     ),
@@ -70,7 +73,7 @@ CASES = {
 @pytest.mark.parametrize("name", CASES)
 def test_effect_interval_and_statistic(name):
     metric, picked, make = CASES[name]
-    arms = Arms(metric, *(Moments.of(*rows[picked]) for rows in ARMS), Plan())
+    arms = ArmPair(metric, *(Moments.of(*rows[picked]) for rows in ARMS), SequencePlan())
     (control, treatment), difference = arms.estimates, float(arms.difference())
     told = theirs(make())
     assert control.value == pytest.approx(told.control)
@@ -88,7 +91,7 @@ def test_effect_interval_and_statistic(name):
 
 def test_a_proportion_is_the_mean_of_zeros_and_ones():
     arms = [(rows[0] > 3).astype(float) for rows in ARMS]
-    found = Arms(Metric("p", Kind.PROPORTION), *map(Moments.of, arms), Plan())
+    found = ArmPair(ComparedMetric("p", Kind.PROPORTION), *map(Moments.of, arms), SequencePlan())
     rates, sizes = [a.mean() for a in arms], [len(a) for a in arms]
     variance = sum(p * (1 - p) / n for p, n in zip(rates, sizes, strict=True))
     assert found.difference() == pytest.approx(rates[1] - rates[0])
@@ -96,9 +99,11 @@ def test_a_proportion_is_the_mean_of_zeros_and_ones():
 
 
 def test_the_covariate_takes_out_what_it_explains():
-    metric = Metric("m", Kind.MEAN, covariate=True)
-    plain = Arms(Metric("m", Kind.MEAN), *(Moments.of(rows[0]) for rows in ARMS), Plan()).variance()
-    better = Arms(metric, *(Moments.of(*rows[[0, 2]]) for rows in ARMS), Plan()).variance()
+    metric = ComparedMetric("m", Kind.MEAN, covariate=True)
+    plain = ArmPair(
+        ComparedMetric("m", Kind.MEAN), *(Moments.of(rows[0]) for rows in ARMS), SequencePlan()
+    ).variance()
+    better = ArmPair(metric, *(Moments.of(*rows[[0, 2]]) for rows in ARMS), SequencePlan()).variance()
     explained = np.mean([np.corrcoef(rows[0], rows[2])[0, 1] ** 2 for rows in ARMS])
     assert better == pytest.approx(plain * (1 - explained), rel=0.02)
     assert better < plain
@@ -106,7 +111,7 @@ def test_the_covariate_takes_out_what_it_explains():
 
 def test_length_adjustment_is_the_regression_on_arm_and_length():
     control, treatment = (rows[[0, 1]] for rows in ARMS)
-    plan = Plan()
+    plan = SequencePlan()
     found = length_adjusted(Moments.of(*control), Moments.of(*treatment), plan)
     value, length = np.concatenate((control, treatment), axis=1)
     arm = np.repeat([0.0, 1.0], [control.shape[1], treatment.shape[1]])

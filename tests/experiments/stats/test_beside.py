@@ -6,19 +6,11 @@ import numpy as np
 import pytest
 
 from router.errors import InvalidRequest
-from router.experiments.stats import (
-    Guardrail,
-    Kind,
-    Line,
-    Metric,
-    Moments,
-    Plan,
-    State,
-    guard,
-    length_adjusted,
-    paired,
-)
-from router.experiments.stats.sequences import one_arm
+from router.experiments.model import Kind
+from router.experiments.stats.checks import Guardrail, State, guard, length_adjusted, paired
+from router.experiments.stats.compare import SequencePlan
+from router.experiments.stats.moments import ComparedMetric, Moments
+from router.experiments.stats.sequences import Line, one_arm
 
 
 def test_pairs():
@@ -60,10 +52,10 @@ def test_users_who_ask_a_lot_and_have_tastes_of_their_own_show_nothing():
     assert wrong / runs <= 0.05
 
 
-ERRORS = Metric("errors", Kind.PROPORTION, higher_is_better=False)
-QUALITY = Metric("quality", Kind.PROPORTION)
-LATENCY = Metric("latency", Kind.MEAN, higher_is_better=False)
-PLAN = Plan(units=4000)
+ERRORS = ComparedMetric("errors", Kind.PROPORTION, higher_is_better=False)
+QUALITY = ComparedMetric("quality", Kind.PROPORTION)
+LATENCY = ComparedMetric("latency", Kind.MEAN, higher_is_better=False)
+PLAN = SequencePlan(units=4000)
 
 
 def share(ones: int, units: int) -> Moments:
@@ -134,14 +126,14 @@ def test_lengths_that_differ_explain_an_effect():
     for longer in (0, 30):
         length = rng.normal(100 + longer, 15, 2000)
         arms.append(Moments.of(0.01 * length + rng.normal(size=2000), length))
-    found = length_adjusted(*arms, Plan())
+    found = length_adjusted(*arms, SequencePlan())
     assert found.raw == pytest.approx(0.3, abs=0.1)
     assert abs(found.adjusted) < found.half < 0.3
     with pytest.raises(InvalidRequest, match="length"):
-        length_adjusted(Moments.empty(2), arms[1], Plan())
+        length_adjusted(Moments.empty(2), arms[1], SequencePlan())
 
 
 def test_equal_lengths_change_nothing():
     flat = [Moments.of(np.arange(10.0) + shift, np.full(10, 7.0)) for shift in (0, 1)]
-    found = length_adjusted(*flat, Plan())
+    found = length_adjusted(*flat, SequencePlan())
     assert found.raw == found.adjusted == 1

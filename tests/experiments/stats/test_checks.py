@@ -8,12 +8,7 @@ import numpy as np
 import pytest
 
 from router.errors import InvalidRequest
-from router.experiments.stats import (
-    maturity,
-    missing_outcomes,
-    sample_ratio,
-)
-from router.experiments.stats.checks import arm_term, total_term
+from router.experiments.stats.checks import arm_term, maturity, missing_outcomes, sample_ratio, total_term
 
 stats = pytest.importorskip("scipy.stats")
 

@@ -8,21 +8,14 @@ import numpy as np
 import pytest
 
 from router.errors import InvalidRequest
-from router.experiments.stats import (
-    Arms,
-    Kind,
-    Line,
-    Method,
-    Metric,
-    Moments,
-    Plan,
-    compare,
-    holm,
-)
+from router.experiments.model import Kind
+from router.experiments.stats.compare import ArmPair, Method, SequencePlan, compare, holm
+from router.experiments.stats.moments import ComparedMetric, Moments
+from router.experiments.stats.sequences import Line
 
-SUCCESS = Metric("success", Kind.PROPORTION)
-SCORE = Metric("score", Kind.MEAN)
-PLAN = Plan(units=2000)
+SUCCESS = ComparedMetric("success", Kind.PROPORTION)
+SCORE = ComparedMetric("score", Kind.MEAN)
+PLAN = SequencePlan(units=2000)
 
 
 def zeros_and_ones(ones: int, zeros: int) -> Moments:
@@ -33,7 +26,7 @@ def scores(mean: float, units: int, seed: int = 0) -> Moments:
     return Moments.of(np.random.default_rng(seed).normal(mean, 1, units))
 
 
-CAPPED = Metric("score", Kind.MEAN, bounds=(-3.0, 3.0))
+CAPPED = ComparedMetric("score", Kind.MEAN, bounds=(-3.0, 3.0))
 
 
 def capped(mean: float, units: int, seed: int = 0) -> Moments:
@@ -107,7 +100,7 @@ def test_p_is_alpha_for_a_share_at_an_end_of_the_relative_interval(metric, contr
 
 def test_a_small_arm_without_an_event_is_not_sure_of_anything():
     """14 of 900 against none of 100: Fisher's exact test gives 0.38, by its own variance it was 0.024."""
-    found = compare(SUCCESS, zeros_and_ones(14, 886), zeros_and_ones(0, 100), Plan(units=1000))
+    found = compare(SUCCESS, zeros_and_ones(14, 886), zeros_and_ones(0, 100), SequencePlan(units=1000))
     assert found.p > 0.3
     assert found.interval.low < -0.015 < 0 < found.interval.high
 
@@ -129,7 +122,7 @@ def test_too_few_events_are_told_with_the_units_that_bring_them():
     assert (found.method, found.waiting.rule) == (Method.EXACT, "too-few-events")
     assert found.waiting.text == "10 ones of success in both arms, 20 are needed at this split"
     assert found.waiting.units == 10_000
-    assert "10,000 more units" in found.waiting.told
+    assert "10,000 more units" in found.waiting.words
 
 
 def test_sums_without_third_powers_give_no_interval():
@@ -141,7 +134,7 @@ def test_sums_without_third_powers_give_no_interval():
 @pytest.mark.parametrize("line", [Line(), Line(offset=0.3), Line(scale=1.2)])
 @pytest.mark.parametrize(("metric", "control", "treatment"), CASES)
 def test_only_the_side_that_is_seen_can_be_shown(metric, control, treatment, line):
-    arms = Arms(metric, control, treatment, PLAN)
+    arms = ArmPair(metric, control, treatment, PLAN)
     above, below = (float(arms.evidence(line, side)) for side in (1, -1))
     assert min(above, below) <= 0
     if max(above, below) > 0:
@@ -153,8 +146,8 @@ def test_only_the_side_that_is_seen_can_be_shown(metric, control, treatment, lin
     [
         (SUCCESS, scores(0, 50), "0 or 1 for each unit"),
         (SCORE, Moments.of([1.0]), "two units"),
-        (Metric("r", Kind.RATIO), scores(0, 50), "2 columns"),
-        (Metric("r", Kind.RATIO), Moments.of([1.0, 2.0], [0.0, 0.0]), "denominator"),
+        (ComparedMetric("r", Kind.RATIO), scores(0, 50), "2 columns"),
+        (ComparedMetric("r", Kind.RATIO), Moments.of([1.0, 2.0], [0.0, 0.0]), "denominator"),
     ],
 )
 def test_sums_of_another_kind_are_refused(metric, control, text):
@@ -175,7 +168,7 @@ def test_sums_of_another_kind_are_refused(metric, control, text):
 )
 def test_plans_that_promise_nothing_are_refused(change, field):
     with pytest.raises(InvalidRequest) as caught:
-        Plan(**change)
+        SequencePlan(**change)
     assert caught.value.violations[0].field == field
 
 
@@ -185,7 +178,7 @@ def test_a_constant_is_told_as_one(metric):
     found = compare(metric, same, same, PLAN)
     assert found.p == 1
     assert (found.waiting.rule, found.waiting.units) == ("constant", None)
-    assert "same value for every unit" in found.waiting.told
+    assert "same value for every unit" in found.waiting.words
 
 
 def test_holm_multiplies_by_what_is_left_and_never_falls():

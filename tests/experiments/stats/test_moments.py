@@ -8,11 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from router.errors import InvalidRequest
-from router.experiments.stats import (
-    Kind,
-    Metric,
-    Moments,
-)
+from router.experiments.model import Kind
+from router.experiments.stats.moments import ComparedMetric, Moments
 
 ROWS = st.lists(st.tuples(*[st.integers(-1000, 1000)] * 3), min_size=3, max_size=30)
 
@@ -73,11 +70,13 @@ def test_what_does_not_fit_together_is_refused():
 
 
 def test_a_metric_knows_its_columns():
-    assert [Metric("m", k, covariate=c).columns for k in (Kind.MEAN, Kind.RATIO) for c in (False, True)] == [
+    assert [
+        ComparedMetric("m", k, covariate=c).columns for k in (Kind.MEAN, Kind.RATIO) for c in (False, True)
+    ] == [
         1,
         2,
         2,
         4,
     ]
     with pytest.raises(InvalidRequest, match="empty"):
-        Metric("", Kind.MEAN)
+        ComparedMetric("", Kind.MEAN)

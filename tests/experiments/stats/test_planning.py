@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 
 from router.errors import InvalidRequest
-from router.experiments.stats import Kind, Metric, Plan, fixed_size, size_for, smallest_effect
-from router.experiments.stats.planning import sequence_factors
+from router.experiments.model import Kind
+from router.experiments.stats.compare import SequencePlan
+from router.experiments.stats.moments import ComparedMetric
+from router.experiments.stats.planning import fixed_size, sequence_factors, size_for, smallest_effect
 
-SUCCESS, SCORE = Metric("success", Kind.PROPORTION), Metric("score", Kind.MEAN)
+SUCCESS, SCORE = ComparedMetric("success", Kind.PROPORTION), ComparedMetric("score", Kind.MEAN)
 
 
 def test_the_fixed_size_is_the_textbooks():
@@ -57,14 +59,14 @@ def test_burn_in_is_part_of_a_size():
     huge = size_for(SCORE, 1.0, 3.0, spread=1.0, share=0.05)
     assert (huge.units, huge.least) == (15_000, 15_000)
     assert huge.fixed < 100
-    rare = size_for(SUCCESS, 0.001, 0.5, share=0.5, plan=Plan(units=200))
+    rare = size_for(SUCCESS, 0.001, 0.5, share=0.5, plan=SequencePlan(units=200))
     assert rare.units >= 200
 
 
 def test_the_smallest_effect_is_the_one_whose_size_fits():
     found = smallest_effect(SUCCESS, 0.5, 5000)
-    assert size_for(SUCCESS, 0.5, found, plan=Plan(units=5000)).units <= 5000
-    assert size_for(SUCCESS, 0.5, 0.97 * found, plan=Plan(units=5000)).units > 5000
+    assert size_for(SUCCESS, 0.5, found, plan=SequencePlan(units=5000)).units <= 5000
+    assert size_for(SUCCESS, 0.5, 0.97 * found, plan=SequencePlan(units=5000)).units > 5000
     assert smallest_effect(SCORE, 0.0, 1000, spread=1.0, share=0.05) is None
     assert smallest_effect(SUCCESS, 1.0, 5000) is None
 

@@ -7,7 +7,8 @@ import math
 import numpy as np
 import pytest
 
-from router.experiments.stats import Line, sequences
+from router.experiments.stats import sequences
+from router.experiments.stats.sequences import Line
 
 special = pytest.importorskip("scipy.special")
 integrate = pytest.importorskip("scipy.integrate")

@@ -16,7 +16,10 @@ from benchmarks.experiment_errors import (
     too_often,
 )
 from benchmarks.experiment_simulation import evidence, looks, proportion, ratio, skewed
-from router.experiments.stats import Arms, Kind, Line, Moments, Plan, compare
+from router.experiments.model import Kind
+from router.experiments.stats.compare import ArmPair, SequencePlan, compare
+from router.experiments.stats.moments import Moments
+from router.experiments.stats.sequences import Line
 
 pytestmark = pytest.mark.slow
 
@@ -49,8 +52,8 @@ def test_a_sequence_that_is_wrong_would_be_noticed():
     """Fixed intervals looked at again and again are wrong far more often than 5 %."""
 
     def peeking(both: tuple[Moments, Moments]) -> np.ndarray:
-        plan = Plan(units=5000, burn_in_units=20, burn_in_events=1)
-        z = Arms(source.metric, both[0], both[1], plan).z()
+        plan = SequencePlan(units=5000, burn_in_units=20, burn_in_events=1)
+        z = ArmPair(source.metric, both[0], both[1], plan).z()
         return np.where((np.abs(z) > 1.96) & (np.minimum(both[0].n, both[1].n) > 100), np.inf, 0.0)
 
     source = proportion(0.3)
@@ -77,7 +80,7 @@ def test_a_true_effect_is_found_in_time(source, share, target):
 
 @pytest.mark.parametrize("source", [proportion(0.3, 0.2), skewed(0.4), ratio(0.1)], ids=lambda s: s.name)
 def test_many_experiments_at_once_are_what_one_at_a_time_is(source):
-    plan, line = Plan(units=4000), Line(offset=0.05)
+    plan, line = SequencePlan(units=4000), Line(offset=0.05)
     both = looks(source, np.random.default_rng(2), 2, 3000, share=0.3, every=100)
     many = evidence(source.metric, both, plan, line)
     for look in (0, 4, 29):

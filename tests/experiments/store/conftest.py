@@ -8,8 +8,7 @@ import pytest
 from sqlalchemy import create_engine
 
 from router.experiments.store.database import parse_url
-from router.experiments.store.port import Store
-from router.experiments.store.sql_store import SqlStore
+from router.experiments.store.store import ExperimentStore
 from tests.experiments.memory_store import MemoryStore
 from tests.experiments.store.postgres import Server, binaries
 
@@ -45,18 +44,18 @@ def empty(server: Server) -> str:
 
 
 @pytest.fixture
-def sql_store(url) -> Iterator[SqlStore]:
-    found = SqlStore(url)
+def sql_store(url) -> Iterator[ExperimentStore]:
+    found = ExperimentStore(url)
     yield found
     found.close()
 
 
 @pytest.fixture(params=["memory", "sqlite", POSTGRESQL])
-def store(request, tmp_path) -> Iterator[Store]:
+def store(request, tmp_path) -> Iterator[ExperimentStore]:
     if request.param == "memory":
         yield MemoryStore()
         return
     where = f"sqlite:///{tmp_path}/experiments.db"
-    found = SqlStore(where if request.param == "sqlite" else empty(request.getfixturevalue("server")))
+    found = ExperimentStore(where if request.param == "sqlite" else empty(request.getfixturevalue("server")))
     yield found
     found.close()

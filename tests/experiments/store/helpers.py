@@ -11,16 +11,17 @@ from router.experiments.model import (
     ArmSpec,
     AuditEntry,
     Experiment,
+    ExperimentPhase,
     Exposure,
     Kind,
     Lifecycle,
     MetricSpec,
-    Outcome,
-    Phase,
     Spec,
+    StoredOutcome,
 )
-from router.experiments.stats import Moments
-from router.experiments.store.port import PhaseData, Store
+from router.experiments.stats.moments import Moments
+from router.experiments.store.series import PhaseData
+from router.experiments.store.store import ExperimentStore
 
 GOOD = MetricSpec("good", Kind.PROPORTION)
 START, WINDOW = 1_000_000.0, 2400.0  # stretches of 100 seconds
@@ -34,7 +35,7 @@ def experiment(
     primary, *guardrails = metrics or (GOOD,)
     arms = (ArmSpec("a", 0.5), ArmSpec("b", 0.5))
     spec = Spec("h", "medical", arms, "a", primary, tuple(guardrails), **{"window": WINDOW, **more})
-    made = tuple(Phase(i, started, f"e{i}", f"v{i}", spec) for i, started in enumerate(phases, 1))
+    made = tuple(ExperimentPhase(i, started, f"e{i}", f"v{i}", spec) for i, started in enumerate(phases, 1))
     return Experiment(name, spec, Lifecycle.RUNNING, made)
 
 
@@ -47,17 +48,17 @@ def exposed(
 
 def outcome(
     response: str, metric: str = "good", value: float = 1.0, at: float = 1.0, key: str = "", came: float = 0.0
-) -> Outcome:
+) -> StoredOutcome:
     """An outcome of a response. `came`: seconds after START, 0: at once."""
-    made = Outcome(key or f"key-{next(_keys)}", metric, value, START + at, response_id=response)
+    made = StoredOutcome(key or f"key-{next(_keys)}", metric, value, START + at, response_id=response)
     return replace(made, received=START + came if came else 0.0)
 
 
 def unit_outcome(
     unit: str, metric: str = "good", value: float = 1.0, at: float = 1.0, name: str = "x"
-) -> Outcome:
+) -> StoredOutcome:
     """An outcome of a unit."""
-    return Outcome(f"key-{next(_keys)}", metric, value, START + at, experiment=name, unit=unit)
+    return StoredOutcome(f"key-{next(_keys)}", metric, value, START + at, experiment=name, unit=unit)
 
 
 def with_secondary(found: Experiment, *secondary: MetricSpec) -> Experiment:
@@ -80,7 +81,7 @@ def moments(data: PhaseData, metric: str = "good", arm: str = "a") -> Moments:
     return total
 
 
-def row(store: Store, metric: str = "good", arm: str = "a", name: str = "x", phase: int = 1):
+def row(store: ExperimentStore, metric: str = "good", arm: str = "a", name: str = "x", phase: int = 1):
     """(units, sums) of one arm."""
     found = moments(store.data(name, phase), metric, arm)
     return (found.n, *found.sums)

@@ -18,7 +18,7 @@ from sqlalchemy.exc import DBAPIError
 from router.errors import ConfigError, StoreDown
 from router.experiments.store import database, tables
 from router.experiments.store.database import Bulk, Clash, bulk_for, parse_url
-from router.experiments.store.sql_store import SqlStore
+from router.experiments.store.store import ExperimentStore
 from tests.experiments.store.conftest import empty
 from tests.experiments.store.helpers import act, experiment
 
@@ -43,7 +43,7 @@ from tests.experiments.store.helpers import act, experiment
 )
 def test_urls_with_a_mistake(url, told):
     with pytest.raises(ConfigError, match=told):
-        SqlStore(url)
+        ExperimentStore(url)
 
 
 def test_a_missing_driver_says_what_to_install(monkeypatch):
@@ -52,19 +52,19 @@ def test_a_missing_driver_says_what_to_install(monkeypatch):
         ConfigError,
         match=r"needs the Python package psycopg: pip install -e '\.\[postgres\]' in the checkout",
     ):
-        SqlStore("postgresql://u:secret@h/d")
+        ExperimentStore("postgresql://u:secret@h/d")
 
 
 @pytest.mark.slow
 def test_a_url_of_the_driver_of_old_is_taken_and_told(server, caplog):
-    SqlStore(server.url().replace("postgresql:", "postgresql+pg8000:")).close()
+    ExperimentStore(server.url().replace("postgresql:", "postgresql+pg8000:")).close()
     assert "psycopg is used: write postgresql://..." in caplog.text
 
 
 @pytest.mark.slow
 def test_a_server_that_says_nothing_is_left(server, monkeypatch):
     """The connection is closed, and the next call has a new one."""
-    store = SqlStore(empty(server))
+    store = ExperimentStore(empty(server))
     monkeypatch.setattr("router.experiments.store.database.ANSWER_SECONDS", 0.3)
     with pytest.raises(StoreDown, match=r"no answer within 0\.3 s"), store.reading() as conn:
         conn.exec_driver_sql("SELECT pg_sleep(5)")
@@ -75,18 +75,18 @@ def test_a_server_that_says_nothing_is_left(server, monkeypatch):
 def test_the_password_is_not_told(server):
     port = server.url().rsplit(":", 1)[1].split("/")[0]
     with pytest.raises(ConfigError, match="database") as caught:
-        SqlStore(f"postgresql://router:secret@127.0.0.1:{port}/nowhere")
+        ExperimentStore(f"postgresql://router:secret@127.0.0.1:{port}/nowhere")
     assert "secret" not in caught.value.message
     assert "createdb" in caught.value.message
 
 
 def test_a_wrong_user_is_a_setting(server):
     with pytest.raises(ConfigError, match="check user and password"):
-        SqlStore(server.url().replace("router@", "nobody@"))
+        ExperimentStore(server.url().replace("router@", "nobody@"))
 
 
 def test_nobody_answers():
-    store = SqlStore("postgresql://u@127.0.0.1:1/d")
+    store = ExperimentStore("postgresql://u@127.0.0.1:1/d")
     with pytest.raises(StoreDown, match="cannot be reached"):
         store.list()
     store.close()
@@ -97,36 +97,36 @@ def test_a_server_that_takes_connections_and_says_nothing_is_down(monkeypatch):
     """As one that was stopped: the system takes connections for it."""
     monkeypatch.setattr("router.experiments.store.database.CONNECT_SECONDS", 2)
     with socket.create_server(("127.0.0.1", 0)) as silent:
-        store = SqlStore(f"postgresql://u@127.0.0.1:{silent.getsockname()[1]}/d")
+        store = ExperimentStore(f"postgresql://u@127.0.0.1:{silent.getsockname()[1]}/d")
         with pytest.raises(StoreDown, match="cannot be reached"):
             store.list()
         store.close()
 
 
 def test_folders_are_made(tmp_path):
-    SqlStore(f"sqlite:///{tmp_path}/a/b/x.db").close()
+    ExperimentStore(f"sqlite:///{tmp_path}/a/b/x.db").close()
     assert (tmp_path / "a/b/x.db").exists()
 
 
 def test_a_file_that_is_no_database(tmp_path):
     (tmp_path / "x.db").write_bytes(b"not a database at all" * 100)
     with pytest.raises(ConfigError, match="no SQLite database: name another one"):
-        SqlStore(f"sqlite:///{tmp_path}/x.db")
+        ExperimentStore(f"sqlite:///{tmp_path}/x.db")
 
 
 def test_a_damaged_file(tmp_path):
-    path, store = tmp_path / "x.db", SqlStore(f"sqlite:///{tmp_path}/x.db")
+    path, store = tmp_path / "x.db", ExperimentStore(f"sqlite:///{tmp_path}/x.db")
     for i in range(50):
         store.create(experiment(f"x{i}"))
     store.close()
     whole = path.read_bytes()
     path.write_bytes(whole[:4096] + b"\xff" * (len(whole) - 4096))
     with pytest.raises(ConfigError, match="is damaged"):
-        SqlStore(f"sqlite:///{path}")
+        ExperimentStore(f"sqlite:///{path}")
 
 
 def test_a_full_disk_loses_nothing_and_passes(tmp_path):
-    store = SqlStore(f"sqlite:///{tmp_path}/x.db")
+    store = ExperimentStore(f"sqlite:///{tmp_path}/x.db")
     store.close()
     engine = store._engine
     event.listen(engine, "connect", _almost_full)
@@ -140,7 +140,7 @@ def test_a_full_disk_loses_nothing_and_passes(tmp_path):
     store.close()
 
 
-def _fill(store: SqlStore) -> None:
+def _fill(store: ExperimentStore) -> None:
     for i in range(2000):
         store.audit(act(what="x" * 1000, time=i))
 
@@ -170,7 +170,7 @@ def _as_nobody(path: Path) -> str:
                 os.setgroups([])
                 os.setgid(65534)
                 os.setuid(65534)
-            SqlStore(f"sqlite:///{path}")
+            ExperimentStore(f"sqlite:///{path}")
         except BaseException as error:
             text = repr(error)
         os.write(writer, text.encode())
@@ -184,7 +184,7 @@ def _as_nobody(path: Path) -> str:
 def test_another_process_that_writes_for_too_long(tmp_path, monkeypatch):
     monkeypatch.setattr("router.experiments.store.database.WAIT_SECONDS", 0.1)
     monkeypatch.setattr("router.experiments.store.database.SQLITE_PRAGMAS", ("busy_timeout=100",))
-    store = SqlStore(f"sqlite:///{tmp_path}/x.db")
+    store = ExperimentStore(f"sqlite:///{tmp_path}/x.db")
     other = sqlite3.connect(tmp_path / "x.db", isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
     with pytest.raises(StoreDown, match="another process has been writing"):
@@ -199,11 +199,11 @@ def test_another_process_that_writes_for_too_long(tmp_path, monkeypatch):
 def test_another_server_that_is_stopped_while_it_writes(server, monkeypatch):
     """Others fail for a while; then the database ends its transaction, and they go on."""
     url = empty(server)
-    stopped = SqlStore(url)
+    stopped = ExperimentStore(url)
     quick = ("SET lock_timeout = 200", "SET idle_in_transaction_session_timeout = 1000")
     monkeypatch.setattr("router.experiments.store.database.POSTGRES_SETTINGS", quick)
     stopped.close()
-    other = SqlStore(url)
+    other = ExperimentStore(url)
     with pytest.raises(StoreDown, match="idle-in-transaction timeout"):
         _stop_while_writing(stopped, other)
     assert other.salt("half") != "never written"
@@ -211,7 +211,7 @@ def test_another_server_that_is_stopped_while_it_writes(server, monkeypatch):
         store.close()
 
 
-def _stop_while_writing(stopped: SqlStore, other: SqlStore) -> None:
+def _stop_while_writing(stopped: ExperimentStore, other: ExperimentStore) -> None:
     with stopped._writing() as conn:
         conn.execute(insert(tables.salts).values(purpose="half", salt="never written"))
         with pytest.raises(StoreDown, match=r"cannot be reached or written now: .*lock timeout"):

@@ -13,7 +13,7 @@ import pytest
 
 from router.errors import StoreDown
 from router.experiments.model import Accepted, Aggregate, Kind, MetricSpec
-from router.experiments.store.sql_store import SqlStore
+from router.experiments.store.store import ExperimentStore
 from tests.experiments.store.conftest import empty
 from tests.experiments.store.helpers import experiment, exposed, outcome, row
 
@@ -28,7 +28,7 @@ EACH = 40
 
 def send(url: str, run: int, pipe: Connection) -> None:
     """Record batch after batch, and say which are acknowledged, until killed."""
-    store, batch = SqlStore(url), 0
+    store, batch = ExperimentStore(url), 0
     while True:
         names = [f"{run}-{batch}-{i}" for i in range(EACH)]
         store.expose([exposed(f"u{i}", name, at=1) for i, name in enumerate(names)])
@@ -64,13 +64,13 @@ def killed(url: str, run: int, after: float) -> list[str]:
 @pytest.mark.slow
 @pytest.mark.parametrize("runs", [3, pytest.param(20, marks=pytest.mark.long)])
 def test_nothing_acknowledged_is_lost_or_counted_twice(url, runs):
-    store = SqlStore(url)
+    store = ExperimentStore(url)
     store.create(experiment("x", SUM))
     store.close()
     acknowledged = []
     for run in range(runs):
         acknowledged += killed(url, run, random.uniform(0, 0.15))
-    store = SqlStore(url)
+    store = ExperimentStore(url)
     again = [outcome(key, "n", at=2, key=key) for key in acknowledged]
     assert set(store.record(again)) == {Accepted.DUPLICATE}
     units, total = row(store, "n")
@@ -83,7 +83,7 @@ def test_nothing_acknowledged_is_lost_or_counted_twice(url, runs):
 
 def write(url: str, me: int, keys: int) -> None:
     """Half of the keys are those of the other writer too."""
-    store = SqlStore(url)
+    store = ExperimentStore(url)
     names = [f"{me if i % 2 else 'both'}-{i}" for i in range(keys)]
     for i in range(0, keys, 25):
         part = names[i : i + 25]
@@ -94,7 +94,7 @@ def write(url: str, me: int, keys: int) -> None:
 def test_two_servers_at_once(url):
     """They open an empty database at the same time, too."""
     writers = [FORK.Process(target=write, args=(url, me, 400)) for me in range(2)]
-    store = SqlStore(url)
+    store = ExperimentStore(url)
     store.create(experiment("x", SUM))
     store.close()
     for writer in writers:
@@ -102,14 +102,14 @@ def test_two_servers_at_once(url):
     for writer in writers:
         writer.join(60)
     assert [writer.exitcode for writer in writers] == [0, 0]
-    store = SqlStore(url)
+    store = ExperimentStore(url)
     assert row(store, "n") == (7, 600.0)
     assert store.data("x", 1).responses == {"a": 600}
     store.close()
 
 
 def open_it(url: str) -> None:
-    SqlStore(url).salt("holdout")
+    ExperimentStore(url).salt("holdout")
 
 
 def test_two_servers_open_an_empty_database_at_once(url):
@@ -125,7 +125,7 @@ def test_a_server_that_comes_back(server):
     where = empty(server)
     server.stop()
     try:
-        store = SqlStore(where)  # starts without its database
+        store = ExperimentStore(where)  # starts without its database
         began = time.monotonic()
         with pytest.raises(StoreDown, match="cannot be reached") as caught:
             store.list()

@@ -13,8 +13,8 @@ from router.experiments.model import (
     MetricSpec,
     SegmentSpec,
 )
-from router.experiments.store.exposing import LONGEST
-from router.experiments.store.sql_store import SqlStore
+from router.experiments.store.recording import LONGEST
+from router.experiments.store.store import ExperimentStore
 from tests.experiments.store.helpers import START, act, experiment, exposed, outcome, with_secondary
 
 NAMED, OPEN = SegmentSpec("plan", ("free", "paid")), SegmentSpec("country")
@@ -27,7 +27,7 @@ def shown(unit: str, arm: str = "a", at: float = 0.0, **labels: str):
 
 def units(store, label: str, arm: str = "a", triggered: bool = False) -> dict[str, tuple]:
     """Value -> (units, sum) of one arm in its first stretch."""
-    data = store.triggered("x", 1) if triggered else store.data("x", 1)
+    data = store.data("x", 1, only_differing=True) if triggered else store.data("x", 1)
     found = next(b for b in data.buckets if b.arm == arm).segments
     return {value: (m.n, *m.sums) for (of, value), m in found.items() if of == label}
 
@@ -86,7 +86,7 @@ def test_units_move_with_their_segments_where_the_routers_differ(store):
 
 @pytest.mark.slow
 def test_two_servers_agree(url):
-    first, second = SqlStore(url), SqlStore(url)
+    first, second = ExperimentStore(url), ExperimentStore(url)
     first.create(experiment(segments=(OPEN,)))
     for i in range(MAX_SEGMENT_VALUES):
         (first if i % 2 else second).expose([shown(f"u{i}", country=f"c{i}")])

@@ -11,13 +11,13 @@ import pytest
 from sqlalchemy import create_engine, insert, inspect, select, text, update
 
 from router.errors import ConfigError, StoreDown
-from router.experiments.model import MetricSpec
-from router.experiments.stats import Kind, Moments
-from router.experiments.store import database, migrating, tables
+from router.experiments.model import Kind, MetricSpec
+from router.experiments.stats.moments import Moments
+from router.experiments.store import database, session, tables
+from router.experiments.store import schema as migrating
 from router.experiments.store.database import parse_url
-from router.experiments.store.migrating import STEPS, VERSION, migrate
-from router.experiments.store.sql_store import SqlStore
-from router.experiments.store.views import VIEWS
+from router.experiments.store.schema import STEPS, VERSION, VIEWS, migrate
+from router.experiments.store.store import ExperimentStore
 from tests.experiments.store.helpers import act, experiment, exposed, outcome, with_secondary
 
 
@@ -76,15 +76,15 @@ def test_a_step_that_fails_changes_nothing(engine, monkeypatch):
 
 
 def test_a_newer_database_is_refused(url, engine):
-    SqlStore(url).close()
+    ExperimentStore(url).close()
     with database.writing(engine) as conn:
         conn.execute(update(tables.version).values(version=VERSION + 1))
     with pytest.raises(ConfigError, match=f"have version {VERSION + 1}, this program knows {VERSION}"):
-        SqlStore(url)
+        ExperimentStore(url)
 
 
 def test_a_server_that_comes_back_newer_is_down(url, monkeypatch):
-    store = SqlStore(url)
+    store = ExperimentStore(url)
     store._ready = False  # as if it had not been reached at the start
     monkeypatch.setattr(migrating, "VERSION", 0)
     with pytest.raises(StoreDown, match="newer lora-router"):
@@ -95,7 +95,7 @@ def test_a_server_that_comes_back_newer_is_down(url, monkeypatch):
 def test_other_tables_are_left_alone(url, engine):
     with database.writing(engine) as conn:
         conn.exec_driver_sql("CREATE TABLE experiments (mine INTEGER)")
-    store = SqlStore(url)
+    store = ExperimentStore(url)
     store.create(experiment())
     store.close()
     with database.reading(engine) as conn:
@@ -154,13 +154,13 @@ def old(url, tmp_path) -> str:
 
 
 @pytest.fixture
-def store(old) -> Iterator[SqlStore]:
-    found = SqlStore(old)
+def store(old) -> Iterator[ExperimentStore]:
+    found = ExperimentStore(old)
     yield found
     found.close()
 
 
-def totals(store: SqlStore, name: str) -> dict[str, list[float]]:
+def totals(store: ExperimentStore, name: str) -> dict[str, list[float]]:
     """As the old code was asked."""
     found: dict[str, Moments] = {}
     for bucket in store.data(name, 1).buckets:
@@ -180,7 +180,7 @@ def test_it_says_the_same(store, name):
 
 
 def test_it_says_the_same_of_what_is_no_sum(store):
-    assert sum(b.exposed for b in store.triggered("routers", 1).buckets) == SAID["triggered"]
+    assert sum(b.exposed for b in store.data("routers", 1, only_differing=True).buckets) == SAID["triggered"]
     wins, losses, ties = SAID["pairs"]["new"]
     assert store.paired("shadow", 1) == {"new": (wins, losses, ties, wins + losses, float(wins))}
     assert store.data("split", 1).responses == {"new": 3, "old": 36}
@@ -206,7 +206,7 @@ def test_it_is_the_same_as_a_new_one(store, tmp_path):
     before = totals(store, "split")
     store._ready = False
     assert totals(store, "split") == before
-    new = SqlStore(f"sqlite:///{tmp_path}/new.db")
+    new = ExperimentStore(f"sqlite:///{tmp_path}/new.db")
     if store._engine.dialect.name == "sqlite":
         query = "SELECT name, type FROM sqlite_master WHERE name NOT LIKE 'sqlite%' ORDER BY 1"
         columns = """SELECT m.name, c.name, c.type, c."notnull", c.pk
@@ -246,8 +246,8 @@ def as_bandit(url: str) -> None:
 
 def test_a_bandit_is_read_epoch_by_epoch(old, monkeypatch):
     as_bandit(old)
-    monkeypatch.setattr(migrating, "CHUNK", 7)
-    store = SqlStore(old)
+    monkeypatch.setattr(session, "CHUNK", 7)
+    store = ExperimentStore(old)
     data = store.data("cuped", 1)
     assert {b.seconds for b in data.buckets} == {60.0}
     starts = {b.start - 1_700_009_000 for b in data.buckets}
@@ -268,12 +268,12 @@ def test_a_step_that_breaks_leaves_the_old_database(old, monkeypatch):
         raise RuntimeError("no")
 
     with monkeypatch.context() as patched:
-        patched.setattr(migrating, "_resum", broken)
+        patched.setattr(session, "_resum", broken)
         with pytest.raises(RuntimeError):
-            SqlStore(old)
+            ExperimentStore(old)
     with pytest.raises(ConfigError, match="have version 1, this program reads 2: start the server"):
-        SqlStore(old, migrate=False)
-    store = SqlStore(old)
+        ExperimentStore(old, migrate=False)
+    store = ExperimentStore(old)
     assert totals(store, "split").keys() == SAID["split"].keys()
     store.close()
 
@@ -282,7 +282,7 @@ def test_a_step_that_breaks_leaves_the_old_database(old, monkeypatch):
 def test_reading_only_changes_nothing(old, tmp_path):
     engine = database.make_engine(parse_url(old))
     with pytest.raises(ConfigError, match="version 1"):
-        SqlStore(old, migrate=False)
+        ExperimentStore(old, migrate=False)
     with database.reading(engine) as conn:
         assert conn.execute(select(tables.version.c.version)).scalar_one() == 1
     engine.dispose()

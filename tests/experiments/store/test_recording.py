@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from router.experiments.model import Accepted, Disagreement, Kind, MetricSpec, Pair
+from router.experiments.model import Accepted, Disagreement, JudgedPair, Kind, MetricSpec
 from tests.experiments.store.helpers import (
     START,
     WINDOW,
@@ -224,14 +224,14 @@ def test_nothing_changes_nothing(running):
     assert running.data("x", 1).buckets == ()
 
 
-def pair(response: str, result: int, arm: str = "b", unit: str = "") -> Pair:
-    return Pair("x", 1, arm, response, START, result, {"likelihood": -1.5}, unit)
+def pair(response: str, result: int, arm: str = "b", unit: str = "") -> JudgedPair:
+    return JudgedPair("x", 1, arm, response, START, result, {"likelihood": -1.5}, unit)
 
 
 def test_pairs_are_counted_once(running):
 
     running.pairs([pair("r1", 1), pair("r2", 1), pair("r3", -1), pair("r4", 0), pair("r1", 1, "c")])
-    running.pairs([pair("r1", -1), pair("r5", 0), Pair("gone", 1, "b", "r", START, 1)])
+    running.pairs([pair("r1", -1), pair("r5", 0), JudgedPair("gone", 1, "b", "r", START, 1)])
     assert running.paired("x", 1) == {"b": (2, 1, 2, 3, 2.0), "c": (1, 0, 0, 1, 1.0)}
 
 
@@ -251,9 +251,9 @@ def test_units_for_which_the_routers_differed(running):
     running.disagree([differ("u", "r1"), differ("w", "r3", "adapters/m/versions/1")])
     running.expose([exposed("u", "r1"), exposed("v", "r2"), exposed("w", "r3"), exposed("z", "r4", "b")])
     running.record([outcome("r1"), outcome("r2"), outcome("r3")])
-    assert running.triggered("x", 1).responses == {"a": 1}
+    assert running.data("x", 1, only_differing=True).responses == {"a": 1}
     running.disagree([differ("v", "r2"), differ("v", "r2"), differ("nobody", "r9"), differ("z", "r4")])
-    found = running.triggered("x", 1)
+    found = running.data("x", 1, only_differing=True)
     assert [(b.arm, b.exposed, b.answered["good"]) for b in found.buckets] == [("a", 2, 2), ("b", 1, 0)]
     assert moments(found).sums == (2.0,)
     assert row(running) == (3, 3.0)

@@ -13,15 +13,16 @@ from router.experiments.model import (
     Aggregate,
     ArmSpec,
     Disagreement,
+    JudgedPair,
     Kind,
     MetricSpec,
     Mode,
-    Pair,
     SegmentSpec,
     Unanswered,
 )
-from router.experiments.store import database, resources, tables
-from router.experiments.store.resources import RESPONSE_WAITS, UNIT_WAITS, remove_some
+from router.experiments.store import database, tables
+from router.experiments.store import store as resources
+from router.experiments.store.store import RESPONSE_WAITS, UNIT_WAITS, remove_some
 from router.types import AdapterRef, RouterVariant
 from tests.experiments.store.helpers import START, act, experiment, exposed, outcome, row, unit_outcome
 
@@ -62,7 +63,7 @@ def test_unknown_names_are_not_found(store):
         lambda: store.get("nobody"),
         lambda: store.delete("nobody"),
         lambda: store.data("nobody", 1),
-        lambda: store.triggered("nobody", 1),
+        lambda: store.data("nobody", 1, only_differing=True),
         lambda: store.paired("nobody", 1),
         lambda: store.set_peak("nobody", 1, 1.0),
         lambda: store.replace(experiment("nobody"), act("nobody")),
@@ -172,7 +173,7 @@ def test_nothing_of_a_deleted_experiment_stays(sql_store, monkeypatch):
         labels = {"segments": {"plan": "free"}}
         sql_store.expose([exposed(f"u{i}", f"{name}{i}", name=name, **labels) for i in range(8)])
         sql_store.record([outcome(f"{name}{i}") for i in range(8)])
-        sql_store.pairs([Pair(name, 1, "b", "r", START, 1)])
+        sql_store.pairs([JudgedPair(name, 1, "b", "r", START, 1)])
         sql_store.disagree([Disagreement(name, 1, "u1", "r", START, "base", "adapters/m/versions/1")])
     before = rows(sql_store)
     sql_store.delete("x")

@@ -7,8 +7,8 @@ import logging
 import pytest
 
 from router.experiments.model import Aggregate, Kind, MetricSpec, Unanswered
-from router.experiments.store import migrating
-from router.experiments.store.sql_store import SqlStore
+from router.experiments.store import session as migrating
+from router.experiments.store.store import ExperimentStore
 from tests.experiments.store.helpers import (
     WINDOW,
     act,
@@ -99,7 +99,7 @@ def test_what_is_only_shown_in_another_way_is_not_made_anew(sql_store, monkeypat
 
 
 def test_another_server_sees_it(url):
-    first, second = SqlStore(url), SqlStore(url)
+    first, second = ExperimentStore(url), ExperimentStore(url)
     first.create(experiment())
     second.expose([exposed("u", "r")])
     second.record([outcome("r", "csat", 2.0)])

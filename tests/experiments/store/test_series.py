@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from router.experiments.model import Aggregate, Kind, MetricSpec, Mode, Unanswered
-from router.experiments.stats import Moments
+from router.experiments.stats.moments import Moments
 from router.experiments.store.series import (
     FIRST_STRETCHES,
     first_width,

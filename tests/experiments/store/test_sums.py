@@ -9,10 +9,18 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from router.experiments.model import Aggregate, Disagreement, Kind, MetricSpec, Pair, SegmentSpec, Unanswered
-from router.experiments.stats import Moments
-from router.experiments.store.port import PhaseData
-from router.experiments.store.sql_store import SqlStore
+from router.experiments.model import (
+    Aggregate,
+    Disagreement,
+    JudgedPair,
+    Kind,
+    MetricSpec,
+    SegmentSpec,
+    Unanswered,
+)
+from router.experiments.stats.moments import Moments
+from router.experiments.store.series import PhaseData
+from router.experiments.store.store import ExperimentStore
 from tests.experiments.memory_store import MemoryStore
 from tests.experiments.store.helpers import (
     START,
@@ -90,7 +98,7 @@ def event(run: str, kind: str, *parts):
         return replace(made, key=f"{run}{key}", received=START + came if came else 0.0)
     if kind == "judge":
         (name, phase), arm, response, result, unit = parts
-        return Pair(run + name, phase, arm, response, START, result, {}, unit)
+        return JudgedPair(run + name, phase, arm, response, START, result, {}, unit)
     if kind == "change":
         return run + parts[0], parts[1]
     (name, phase), unit, response, same = parts
@@ -139,7 +147,7 @@ def same(found: PhaseData, wanted: PhaseData) -> None:
     assert replace(found, **rest) == replace(wanted, **rest)
 
 
-def check(store: SqlStore, batches: list) -> None:
+def check(store: ExperimentStore, batches: list) -> None:
     run, oracle = f"run{next(_runs)}-", MemoryStore()
     for name, phases in (("x", (START, START + 600)), ("y", (START - 1,))):
         for each in (store, oracle):
@@ -149,7 +157,7 @@ def check(store: SqlStore, batches: list) -> None:
         assert apply(store, made) == apply(oracle, made)
     for name, phase in (("x", 1), ("x", 2), ("y", 1)):
         same(store.data(run + name, phase), oracle.data(run + name, phase))
-        same(store.triggered(run + name, phase), oracle.triggered(run + name, phase))
+        same(store.data(run + name, phase, True), oracle.data(run + name, phase, True))
         ours, theirs = store.paired(run + name, phase), oracle.paired(run + name, phase)
         assert ours.keys() == theirs.keys()
         assert all(ours[arm] == pytest.approx(theirs[arm]) for arm in theirs)
@@ -161,9 +169,9 @@ SHARED = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck
 
 @pytest.fixture(autouse=True)
 def few_values_are_told_apart(monkeypatch):
-    for place in ("router.experiments.store.exposing", "tests.experiments.memory_store"):
+    for place in ("router.experiments.store.recording", "tests.experiments.memory_store"):
         monkeypatch.setattr(f"{place}.MAX_SEGMENT_VALUES", 3)
-    monkeypatch.setattr("router.experiments.store.migrating.CHUNK", 2)
+    monkeypatch.setattr("router.experiments.store.session.CHUNK", 2)
 
 
 @pytest.mark.parametrize("url", ["sqlite"], indirect=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from sqlalchemy import event
 
-from router.experiments.model import Disagreement, Kind, MetricSpec, Pair
+from router.experiments.model import Disagreement, JudgedPair, Kind, MetricSpec
 from router.experiments.store import database
 from tests.experiments.store.helpers import (
     START,
@@ -38,8 +38,8 @@ def test_every_large_table_is_searched_by_an_index(sql_store):
     sql_store.expose([exposed("u", "r1"), exposed("v", "r2")])
     sql_store.expose([exposed("u", "r1", name="y"), exposed("u", "r2", name="y")])
     sql_store.record([outcome("r1", "n"), unit_outcome("u", "n"), unit_outcome("u", "n", at=-5)])
-    sql_store.triggered("x", 1)
-    sql_store.pairs([Pair("x", 1, "b", "r1", START, 1, {}, "u")])
+    sql_store.data("x", 1, only_differing=True)
+    sql_store.pairs([JudgedPair("x", 1, "b", "r1", START, 1, {}, "u")])
     sql_store.paired("x", 1)
     later = MetricSpec("later", Kind.MEAN, covariate=True)
     sql_store.replace(with_secondary(sql_store.get("x"), later), act())

@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 
 from router.errors import StoreDown
-from router.experiments.model import Aggregate, Kind, MetricSpec, Pair, SegmentSpec
-from router.experiments.store import tables, views
-from router.experiments.store.sql_store import SqlStore
-from router.experiments.store.views import VIEWS, ColumnType, ViewColumn, make_views
+from router.experiments.model import Aggregate, JudgedPair, Kind, MetricSpec, SegmentSpec
+from router.experiments.store import schema as views
+from router.experiments.store import tables
+from router.experiments.store.schema import VIEWS, ColumnType, ViewColumn, make_views
+from router.experiments.store.store import ExperimentStore
 from tests.experiments.store.helpers import START, WINDOW, experiment, exposed, outcome, row, unit_outcome
 
 PAGE = Path(__file__).parents[3] / "docs/experiments-store.md"
@@ -22,7 +23,7 @@ PLACE = {"experiment": "x", "phase": 1}
 
 
 @pytest.fixture
-def viewed(sql_store) -> SqlStore:
+def viewed(sql_store) -> ExperimentStore:
     """A store with the views; an experiment with three units, and one that is deleted."""
     sql_store.create(experiment("x", MINUTES, segments=(SegmentSpec("plan"),)))
     sql_store.create(experiment("gone"))
@@ -40,19 +41,19 @@ def viewed(sql_store) -> SqlStore:
     sql_store.record(
         [*said_of, unit_outcome("u3", "minutes", 4.0, at=20, name="x"), outcome("r9"), outcome("r1", "other")]
     )
-    sql_store.pairs([Pair("x", 1, "b", "r1", START + 1, -1, {"agreed": 0.5}, "u1")])
+    sql_store.pairs([JudgedPair("x", 1, "b", "r1", START + 1, -1, {"agreed": 0.5}, "u1")])
     sql_store.delete("gone")
     return sql_store
 
 
-def make(store: SqlStore, *first: str) -> None:
+def make(store: ExperimentStore, *first: str) -> None:
     with store._writing() as conn:
         for statement in first:
             conn.exec_driver_sql(statement)
         make_views(conn)
 
 
-def read(store: SqlStore, what: str, *names: str) -> list[dict]:
+def read(store: ExperimentStore, what: str, *names: str) -> list[dict]:
     """Rows in the order of these columns."""
     with store.reading() as conn:
         found = conn.exec_driver_sql(f"SELECT * FROM {VIEWS[what].name}").mappings().all()
@@ -139,7 +140,7 @@ def test_making_them_again_changes_nothing(viewed):
     assert len(before) == len(VIEWS)
 
 
-def definitions(store: SqlStore) -> list:
+def definitions(store: ExperimentStore) -> list:
     """With PostgreSQL's number of the last change to each."""
     postgres = "SELECT relname, oid, xmin::text FROM pg_class WHERE relkind = 'v' AND relname ~ '^lora'"
     sqlite = "SELECT name, sql, schema_version FROM sqlite_master, pragma_schema_version WHERE type = 'view'"

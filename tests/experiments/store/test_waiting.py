@@ -7,9 +7,8 @@ from dataclasses import replace
 import pytest
 
 from router.experiments.model import Accepted
-from router.experiments.store import waiting
-from router.experiments.store.sql_store import SqlStore
-from router.experiments.store.waiting import Waiting
+from router.experiments.store import store as waiting
+from router.experiments.store.store import ExperimentStore, WaitingRows
 from tests.experiments.store.helpers import experiment, exposed, outcome, row, unit_outcome
 
 COUNTED, UNKNOWN, NOT_KEPT = Accepted.COUNTED, Accepted.UNKNOWN, Accepted.NOT_KEPT
@@ -30,8 +29,8 @@ def clock():
 @pytest.fixture
 def bounded(url, clock):
     """A store in which three outcomes may wait, with a running experiment."""
-    found = SqlStore(url, max_waiting=3)
-    found._waiting = Waiting(3, clock)
+    found = ExperimentStore(url, max_waiting=3)
+    found._waiting = WaitingRows(3, clock)
     found.create(experiment())
     yield found
     found.close()
@@ -69,7 +68,7 @@ def test_one_that_was_turned_away_may_come_again(bounded, clock):
 
 def test_rows_of_others_are_found_now_and_then(bounded, clock, url):
     assert bounded.record([outcome("n1")]) == (UNKNOWN,)
-    other = SqlStore(url)
+    other = ExperimentStore(url)
     assert set(other.record([outcome(f"o{i}") for i in range(5)])) == {UNKNOWN}
     other.close()
     assert bounded.record([outcome("n2")]) == (UNKNOWN,)
@@ -79,6 +78,6 @@ def test_rows_of_others_are_found_now_and_then(bounded, clock, url):
 
 def test_a_store_that_is_opened_anew_knows_what_waits(bounded, url):
     bounded.record([outcome("n1"), outcome("n2")])
-    again = SqlStore(url, max_waiting=3)
+    again = ExperimentStore(url, max_waiting=3)
     assert again.record([outcome("n3"), outcome("n4")]) == (UNKNOWN, NOT_KEPT)
     again.close()

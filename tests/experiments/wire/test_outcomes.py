@@ -6,11 +6,11 @@ from typing import Any
 import pytest
 
 from router.errors import InvalidRequest
+from router.experiments import client as wire
 from router.experiments.assignment import unit_hash
-from router.experiments.management.plans import Declared
-from router.experiments.model import Experiment, Lifecycle, Outcome, Phase, Spec
-from router.experiments.wire import outcomes as wire
-from router.experiments.wire.outcomes import outcome_of
+from router.experiments.model import Experiment, ExperimentPhase, Lifecycle, Spec, StoredOutcome
+from router.experiments.outcomes import outcome_of
+from router.experiments.plans import Declared
 from router.v1 import experiments_pb2 as pb
 from tests.experiments.plans import plan
 
@@ -19,19 +19,19 @@ HASH = unit_hash("anna")
 
 
 def running(name: str, spec: Spec) -> Experiment:
-    return Experiment(name, spec, Lifecycle.RUNNING, (Phase(1, 0.0, "e", "v", spec),))
+    return Experiment(name, spec, Lifecycle.RUNNING, (ExperimentPhase(1, 0.0, "e", "v", spec),))
 
 
 DECLARED = Declared([running("trial", plan()), Experiment("draft", plan())])
 
 
-def read(**fields: Any) -> Outcome:
+def read(**fields: Any) -> StoredOutcome:
     fields = {"response_id": "r1", "metric": "solved", "value": 1.0, **fields}
     return outcome_of(pb.Outcome(**fields), "outcome", NOW, DECLARED)
 
 
 def test_of_a_response() -> None:
-    assert read(idempotency_key="k") == Outcome("k", "solved", 1.0, NOW, response_id="r1", received=NOW)
+    assert read(idempotency_key="k") == StoredOutcome("k", "solved", 1.0, NOW, response_id="r1", received=NOW)
 
 
 def test_of_a_unit() -> None:
@@ -59,7 +59,7 @@ def test_when_it_came_is_the_servers_clock() -> None:
 def test_what_a_client_sends_of_a_unit_is_read_by_the_server(fields: dict[str, str]) -> None:
     said = wire.Outcome("stars", 4.5, experiment="trial", time=5.0, key="k", **fields)
     found = outcome_of(wire.outcome_message(said), "outcome", NOW, DECLARED)
-    assert found == Outcome("k", "stars", 4.5, 5.0, "", "trial", HASH, received=NOW)
+    assert found == StoredOutcome("k", "stars", 4.5, 5.0, "", "trial", HASH, received=NOW)
 
 
 @pytest.mark.parametrize(

@@ -7,19 +7,7 @@ import pytest
 from google.protobuf.duration_pb2 import Duration
 
 from router.errors import Findings, InvalidRequest
-from router.experiments.model import (
-    Aggregate,
-    Experiment,
-    Kind,
-    Lifecycle,
-    MetricSpec,
-    Mode,
-    Phase,
-    SizeAnswer,
-    SizeQuestion,
-    Spec,
-)
-from router.experiments.wire.plans import (
+from router.experiments.messages import (
     PLANNED,
     answer_message,
     answer_of,
@@ -30,6 +18,18 @@ from router.experiments.wire.plans import (
     plan_of,
     question_message,
     question_of,
+)
+from router.experiments.model import (
+    Aggregate,
+    Experiment,
+    ExperimentPhase,
+    Kind,
+    Lifecycle,
+    MetricSpec,
+    Mode,
+    SizeAnswer,
+    SizeQuestion,
+    Spec,
 )
 from router.v1 import experiments_pb2 as pb
 from tests.experiments.plans import plan, plans
@@ -104,7 +104,7 @@ def test_a_negative_window_stays_negative() -> None:
 
 def test_the_resource_shows_its_life() -> None:
     spec = plan(mode=Mode.SHADOW)
-    phase = Phase(1, 10.0, "e", "v", spec, 20.0, "started")
+    phase = ExperimentPhase(1, 10.0, "e", "v", spec, 20.0, "started")
     made = Experiment("trial", spec, Lifecycle.STOPPED, (phase,), 5.0, 20.5, 20.0, "done", "new", "etag-3")
     message = experiment_message(made, ("units look odd",))
     assert (message.name, message.state, message.etag) == ("experiments/trial", 3, "etag-3")

@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from router.experiments.report.build import report
-from router.experiments.wire.report import report_message, report_of
+from router.experiments.report_messages import report_message, report_of
 from router.v1 import experiments_pb2 as pb
 from tests.experiments.report.sums import STARTED, SumsStore
 from tests.experiments.report.told import REPORT

@@ -7,9 +7,8 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 
-from router.calibration.model import Calibration, binding_of
+from router.calibration.model import Axes, Calibration, axes_of, binding_of
 from router.calibration.targets import Goal
-from router.classifiers.axes import Axes, axes_of
 from router.extensions.calibration.fit import Setting, calibrate
 from router.extensions.calibration.rows import Ballot, LabelledRow
 from router.types import AdapterProfile, Vote

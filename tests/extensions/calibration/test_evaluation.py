@@ -27,8 +27,8 @@ from router.extensions.calibration.evaluation import (
     risk_coverage,
 )
 from router.extensions.calibration.rows import Ballot, LabelledRow
-from router.routing.drift import Counts, proven_counts
-from router.routing.policy import Calibrated, Policy
+from router.routing.drift import DecisionCounts, proven_counts
+from router.routing.policy import CalibratedRule, PlainRule
 from router.types import Vote
 
 
@@ -133,7 +133,7 @@ def test_decisions_that_are_told_are_those_that_a_server_would_make(
 ) -> None:
     setting, of = setting_of(), replace(calibration, novelty_limit=limit, report={})
     ballots = worlds(11).ballots(400, none=0.2)
-    rule = Calibrated(of, Policy(axes=setting.axes, kinds=setting.kinds))
+    rule = CalibratedRule(of, PlainRule(axes=setting.axes, kinds=setting.kinds))
     made = Counter(
         one.adapter or one.reason.value for one in (rule.conclude(b.votes, setting.names) for b in ballots)
     )
@@ -143,6 +143,6 @@ def test_decisions_that_are_told_are_those_that_a_server_would_make(
     assert (told["rows"], told["threshold"], told["novelty_limit"]) == (400, of.threshold, limit)
     assert proven_counts(rule) is None
     again = replace(of, report={"held_out": {"decisions": told}})
-    assert proven_counts(replace(rule, calibration=again)) == Counts(
+    assert proven_counts(replace(rule, calibration=again)) == DecisionCounts(
         {"abstained": made["abstained"], "unfamiliar": made["unfamiliar"]}, 400
     )

@@ -11,7 +11,7 @@ import pytest
 
 from router.calibration.file import read_calibration
 from router.cli.route import store_here
-from router.corrections.model import Correction
+from router.corrections.store import Correction
 from router.extensions.calibration.commands.learn import seconds_until
 from router.extensions.calibration.commands.local import read_profiles
 from tests.commands import cli, own_folder

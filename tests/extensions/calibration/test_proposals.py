@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router.corrections.model import Correction
+from router.corrections.store import Correction
 from router.extensions.calibration.evaluation import Decided
 from router.extensions.calibration.learning import learn, score_of, taught
 from router.extensions.calibration.near import ALIKE, SimilarTexts, normal

@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 
 from router.calibration.model import CalibrationError
-from router.corrections.model import Correction
-from router.corrections.store import CorrectionStore, file_name
+from router.corrections.store import Correction, CorrectionStore, file_name
 from router.extensions.calibration.rows import (
     Ballot,
     LabelledRow,

@@ -7,14 +7,13 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from router.calibration.model import Scaler, Stage, pool_votes
-from router.classifiers.axes import Axis
+from router.calibration.model import Axis, Stage, TemperatureScaler, pool_votes
 from router.extensions.calibration.rows import Ballot, LabelledRow
 from router.extensions.calibration.stages import fit_stage
 from router.types import Vote
 
 KINDS = {"code": Axis.TASK, "legal": Axis.DOMAIN, "medical": Axis.DOMAIN}
-SCALERS = {"guess": Scaler()}
+SCALERS = {"guess": TemperatureScaler()}
 
 
 def vote(said: str, sure: float = 0.7, names: Sequence[str] = tuple(KINDS)) -> Vote:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from types import SimpleNamespace
 
-from router.access.audit import Act
+from router.access.audit import AuditedCall
 from tests.extensions.console.conftest import Roled, post
 
 LOAD = "/console/adapters/load"
@@ -56,7 +56,7 @@ async def test_who_may_not_know_of_all_sees_its_own_acts(roled: Roled) -> None:
 async def test_there_are_pages_and_texts_stay_texts(opened: SimpleNamespace) -> None:
     recent = opened.server.recent
     for number in range(150):
-        recent.acted(Act("r", "<b>x</b>", "127.0.0.1", "m/Load", f"adapters/<i>{number}</i>", "OK"))
+        recent.acted(AuditedCall("r", "<b>x</b>", "127.0.0.1", "m/Load", f"adapters/<i>{number}</i>", "OK"))
     first = (await opened.http.get("/console/activity")).text
     assert "<b>x" not in first
     assert "&lt;i&gt;149" in first

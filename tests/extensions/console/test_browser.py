@@ -17,7 +17,8 @@ from typing import Any
 
 import pytest
 
-from router.ports import ClassifierState, Measured, RoutingState
+from router.ports import Measured
+from router.routing.state import ClassifierState, RoutingState
 from router.types import AdapterRef, AdapterState
 from tests.extensions.console.conftest import Roled
 from tests.extensions.openai.test_foreign_clients import elsewhere, node_with, output, python_with

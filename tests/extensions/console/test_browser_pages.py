@@ -10,7 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from router.corrections.keeper import Corrections
+from router.corrections.recorder import Corrections
 from router.corrections.store import CorrectionStore
 from tests.experiments.memory_store import MemoryStore
 from tests.experiments.service.lab import experimenting

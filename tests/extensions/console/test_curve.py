@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from router.extensions.console.curve import curve_of, held_out
-from router.ports import CalibrationState
+from router.routing.state import CalibrationState
 
 
 def candidate(threshold: float, routed: int, errors: int = 0, **more: Any) -> dict[str, Any]:

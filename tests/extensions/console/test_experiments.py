@@ -10,9 +10,9 @@ from types import SimpleNamespace
 
 import pytest
 
+from router.experiments.messages import experiment_message
 from router.experiments.model import Kind, MetricSpec
-from router.experiments.wire.plans import experiment_message
-from router.experiments.wire.report import report_message
+from router.experiments.report_messages import report_message
 from router.extensions.console import experiments as page
 from router.v1 import experiments_pb2 as pb
 from tests.experiments.memory_store import MemoryStore
@@ -258,7 +258,7 @@ async def test_a_report_with_something_in_every_field(
 ) -> None:
     await running(lab)
     monkeypatch.setattr(
-        "router.experiments.service.service.report_message",
+        "router.experiments.service.report_message",
         lambda _, experiment: report_message(REPORT, experiment_message(REPORT.experiment)),
     )
     shown = (await lab.http.get(HOME + "/trial")).text

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from types import SimpleNamespace
 
-from router.ports import ClassifierState, RoutingState
+from router.routing.state import ClassifierState, RoutingState
 from tests.extensions.console.conftest import Roled
 from tests.server.http_helpers import Http, StartWeb
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import httpx2
 
-from router.corrections.keeper import Corrections
+from router.corrections.recorder import Corrections
 from router.corrections.store import CorrectionStore
 from tests.extensions.console.conftest import Roled, csrf, post
 from tests.server.helpers import until

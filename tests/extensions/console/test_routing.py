@@ -9,13 +9,11 @@ from typing import Any
 
 import pytest
 
-from router.corrections.keeper import Corrections
-from router.corrections.model import Correction
-from router.corrections.store import CorrectionStore
+from router.corrections.recorder import Corrections
+from router.corrections.store import Correction, CorrectionStore
 from router.extensions.console.routing import when
-from router.ports import ClassifierState, DecisionShare, RoutingState
-from router.routing.drift import Compared, Seen
-from router.routing.state import decision_shares
+from router.routing.drift import DriftReport, ShareComparison
+from router.routing.state import ClassifierState, DecisionShare, RoutingState, decision_shares
 from router.types import Vote
 from tests.extensions.console.conftest import Roled, signed_in
 from tests.extensions.console.test_curve import FITTED
@@ -88,11 +86,11 @@ async def test_names_are_for_those_who_may_know_them(
 
 def test_shares_have_all_that_they_were_compared_with() -> None:
     compared = (
-        Compared("abstained", "calibration", 0.4, 0.2, False),
-        Compared("abstained", "baseline", 0.4, 0.1, True),
-        Compared("adapters/gone", "baseline", 0.0, 0.5, True),
+        ShareComparison("abstained", "calibration", 0.4, 0.2, False),
+        ShareComparison("abstained", "baseline", 0.4, 0.1, True),
+        ShareComparison("adapters/gone", "baseline", 0.0, 0.5, True),
     )
-    assert decision_shares(Seen(300, {"abstained": 0.4, "adapters/legal": 0.6}, compared)) == (
+    assert decision_shares(DriftReport(300, {"abstained": 0.4, "adapters/legal": 0.6}, compared)) == (
         DecisionShare("abstained", 0.4, 0.2, 0.1, True),
         DecisionShare("adapters/gone", 0.0, None, 0.5, True),
         DecisionShare("adapters/legal", 0.6),

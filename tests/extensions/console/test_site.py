@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from router.access.roles import Role
+from router.access.clients import Role
 from router.extensions.console.pages import ENTRIES
 from router.extensions.console.site import ROOT, Page
 from tests.extensions.console.conftest import Roled, csrf, post

@@ -11,15 +11,15 @@ from pathlib import Path
 from router.experiments.model import (
     AuditEntry,
     Experiment,
+    ExperimentPhase,
     Exposure,
     Kind,
     Lifecycle,
     MetricSpec,
-    Outcome,
-    Phase,
     SegmentSpec,
+    StoredOutcome,
 )
-from router.ports import CalibrationState, ClassifierState, DecisionShare, RoutingState
+from router.routing.state import CalibrationState, ClassifierState, DecisionShare, RoutingState
 from tests.experiments.memory_store import MemoryStore
 from tests.experiments.plans import plan
 
@@ -72,7 +72,7 @@ def trial(
         planned_units=600,
     )
     began = now - 4 * DAY
-    phase = Phase(1, began, "salt-e", "salt-v", spec, reason="started")
+    phase = ExperimentPhase(1, began, "salt-e", "salt-v", spec, reason="started")
     one = Experiment(name, spec, state=Lifecycle.RUNNING, phases=(phase,), created=began, updated=began)
     store.create(one)
     for act, reason in (("create", spec.hypothesis), ("start", "started")):
@@ -86,7 +86,7 @@ def trial(
             solved = draw.random() < rate
             said = {"solved": float(solved), "seconds": draw.uniform(5, 30)}
             said |= {"complaint": 1.0} if draw.random() < 0.02 else {}
-            store.record([Outcome(f"{rid}-{m}", m, v, at + 60, rid) for m, v in said.items()])
+            store.record([StoredOutcome(f"{rid}-{m}", m, v, at + 60, rid) for m, v in said.items()])
 
 
 def draft(store: MemoryStore, name: str = "a-draft") -> None:

@@ -7,9 +7,8 @@ import pytest
 
 from router.cli.command import CliError
 from router.cli.main import run
-from router.experiments.live.runtime import Experiments
 from router.experiments.model import Aggregate, ArmSpec, Experiment, Kind, MetricSpec
-from router.experiments.service.served import ServedExperiments
+from router.experiments.runtime import LiveExperiments
 from router.extensions.experiments_aa.commands import aa
 from tests.commands import cli, own_folder, remote
 from tests.experiments.memory_store import MemoryStore
@@ -55,10 +54,10 @@ async def self_test(start_server, fakes, monkeypatch, capsys):
         if loses:  # what is lost stays lost, so there is no sense in waiting for it
             monkeypatch.setattr("router.extensions.experiments_aa.commands.SLACK", 0.5)
             monkeypatch.setattr("router.extensions.experiments_aa.commands.TRIES", 2)
-        live = Experiments(store, poll_seconds=60.0)
+        live = LiveExperiments(store, poll_seconds=60.0)
         await live.start()
         try:
-            app = await start_server(**vars(fakes), experiments=ServedExperiments(live))
+            app = await start_server(**vars(fakes), experiments=live)
             flags = ("--server", app.address, "--window", "4", "--units", "120", "--json")
             code = await asyncio.to_thread(run, ["experiments", "aa", *flags, *arguments])
             await app.stop()

@@ -5,10 +5,11 @@ from unittest.mock import Mock, patch
 import numpy as np
 import pytest
 
-from router.experiments.assignment import Allocation, Arm, Salts
+from router.experiments.assignment import AssignmentSalts, UnitAllocation, WeightedArm
 from router.experiments.model import Aggregate, Kind, MetricSpec
-from router.experiments.stats import Moments, Plan
-from router.experiments.verdict import Design
+from router.experiments.stats.compare import SequencePlan
+from router.experiments.stats.moments import Moments
+from router.experiments.verdict import ExperimentDesign
 from router.extensions.experiments_aa.self_test import (
     Drawn,
     _any_shown,
@@ -42,25 +43,27 @@ def test_tails_are_those_of_tables(square, p):
 
 
 def test_weights_are_kept_by_the_hash():
-    found = arm_shares(Salts("e", "v"), {"old": 0.9, "new": 0.08, "odd": 0.02})
+    found = arm_shares(AssignmentSalts("e", "v"), {"old": 0.9, "new": 0.08, "odd": 0.02})
     assert found.sound
     assert found.text.startswith("of 20,000 hashed units old 9")
 
 
 def test_other_weights_are_found():
     allocation = {"old": 0.9, "new": 0.1}
-    salts = Salts("e", "v")
+    salts = AssignmentSalts("e", "v")
     assert arm_shares(salts, allocation).sound
-    lying = Mock(wraps=Allocation)
-    lying.side_effect = lambda salts, arms: Allocation(salts, (Arm("old", 0.88), Arm("new", 0.12)))
-    with patch("router.extensions.experiments_aa.self_test.Allocation", lying):
+    lying = Mock(wraps=UnitAllocation)
+    lying.side_effect = lambda salts, arms: UnitAllocation(
+        salts, (WeightedArm("old", 0.88), WeightedArm("new", 0.12))
+    )
+    with patch("router.extensions.experiments_aa.self_test.UnitAllocation", lying):
         assert not arm_shares(salts, allocation).sound
 
 
 def design(metric=SOLVED, weights=(0.5, 0.5), units=400):
     names = [f"arm{i}" for i in range(len(weights))]
     weighted = dict(zip(names, weights, strict=True))
-    return Design("arm0", weighted, Drawn.of(metric).metric, plan=Plan(units=units))
+    return ExperimentDesign("arm0", weighted, Drawn.of(metric).metric, plan=SequencePlan(units=units))
 
 
 SECONDS = MetricSpec("seconds", Kind.MEAN, False, Aggregate.SUM)
@@ -98,7 +101,7 @@ def test_peeking_at_the_usual_test_is_found(monkeypatch, weights):
         variance = sum(r * (1 - r) / arm.n for r, arm in zip(rates, (control, treatment), strict=True))
         return np.where(np.abs(rates[1] - rates[0]) > 1.96 * np.sqrt(variance), np.inf, 0.0)
 
-    monkeypatch.setattr("router.extensions.experiments_aa.self_test.Arms.evidence", naive)
+    monkeypatch.setattr("router.extensions.experiments_aa.self_test.ArmPair.evidence", naive)
     assert not error_rate(Drawn.of(SOLVED, 0.5), design(weights=weights), 1000, "seed", again=200).sound
 
 

@@ -11,11 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from router.errors import InvalidRequest
-from router.experiments.live.runtime import Experiments
-from router.experiments.model import AuditEntry, Exposure, Lifecycle, Mode, Outcome, Unanswered
+from router.experiments.model import AuditEntry, Exposure, Kind, Lifecycle, Mode, StoredOutcome, Unanswered
 from router.experiments.report.build import report
 from router.experiments.report.source import REWEIGHT, latest_weights
-from router.experiments.stats import Kind, Metric, Moments
+from router.experiments.runtime import LiveExperiments
+from router.experiments.stats.moments import ComparedMetric, Moments
 from router.extensions.experiments_bandit.epochs import (
     Epochs,
     best_chances,
@@ -29,9 +29,9 @@ from router.extensions.experiments_bandit.judging import judged
 from tests.experiments.live.made import SPEC, experiment
 from tests.experiments.memory_store import MemoryStore
 
-CLICK = Metric("click", Kind.PROPORTION)
-MINUTES = Metric("minutes", Kind.MEAN, higher_is_better=False)
-EDITS = Metric("edits", Kind.RATIO)
+CLICK = ComparedMetric("click", Kind.PROPORTION)
+MINUTES = ComparedMetric("minutes", Kind.MEAN, higher_is_better=False)
+EDITS = ComparedMetric("edits", Kind.RATIO)
 COUNTS = st.lists(st.tuples(st.integers(0, 400), st.integers(0, 400)), min_size=2, max_size=5)
 
 
@@ -78,7 +78,7 @@ def test_less_is_better_where_the_metric_says_so():
     rng = np.random.default_rng(2)
     arms = values(list(rng.exponential(3.0, 300)), list(rng.exponential(2.0, 300)))
     assert best_chances(MINUTES, arms, "s")["arm1"] > 0.99
-    assert best_chances(Metric("minutes", Kind.MEAN), arms, "s")["arm1"] < 0.01
+    assert best_chances(ComparedMetric("minutes", Kind.MEAN), arms, "s")["arm1"] < 0.01
 
 
 def test_nothing_known_is_equal_and_equal_values_are_ties():
@@ -95,9 +95,9 @@ def test_nothing_known_is_equal_and_equal_values_are_ties():
 def test_a_young_arm_is_neither_believed_nor_given_up():
     rng = np.random.default_rng(3)
     old = list(rng.normal(1.0, 1.0, 500))
-    lucky = best_chances(Metric("m", Kind.MEAN), values(old, [3.0]), "s")["arm1"]
-    unlucky = best_chances(Metric("m", Kind.MEAN), values(old, [-1.0]), "s")["arm1"]
-    unseen = best_chances(Metric("m", Kind.MEAN), values(old, []), "s")["arm1"]
+    lucky = best_chances(ComparedMetric("m", Kind.MEAN), values(old, [3.0]), "s")["arm1"]
+    unlucky = best_chances(ComparedMetric("m", Kind.MEAN), values(old, [-1.0]), "s")["arm1"]
+    unseen = best_chances(ComparedMetric("m", Kind.MEAN), values(old, []), "s")["arm1"]
     assert 0.1 < unlucky < unseen < lucky < 0.9
     assert unseen == pytest.approx(0.5, abs=0.02)
 
@@ -147,7 +147,7 @@ def filled(spec=BANDIT, wins: tuple[int, int] = (10, 40), units: int = 50) -> Me
         store.expose([Exposure("trial", 1, n, arm, BEGIN + 1, f"r-{n}", 0.5) for n in names])
         store.record(
             [
-                Outcome(f"k-{n}", "success", float(i < won), BEGIN + 2, response_id=f"r-{n}")
+                StoredOutcome(f"k-{n}", "success", float(i < won), BEGIN + 2, response_id=f"r-{n}")
                 for i, n in enumerate(names)
             ]
         )
@@ -175,7 +175,7 @@ def test_within_an_epoch_nothing_changes_whoever_asks():
     store = filled()
     first = epoch_of(store, store.get("trial"), BEGIN + 110.0)
     for i in range(50):  # the tide turns
-        store.record([Outcome(f"late{i}", "success", 1.0, BEGIN + 3, response_id=f"r-control{i}")])
+        store.record([StoredOutcome(f"late{i}", "success", 1.0, BEGIN + 3, response_id=f"r-control{i}")])
     assert epoch_of(store, store.get("trial"), BEGIN + 190.0) == first
     later = epoch_of(store, store.get("trial"), BEGIN + 250.0)
     assert later is not None
@@ -215,7 +215,7 @@ def test_units_that_count_as_zero_are_mature_first_epoch_by_epoch(grace):
 
 async def test_weights_are_there_when_their_epoch_begins():
     store = filled()
-    live = Experiments(store)
+    live = LiveExperiments(store)
     await live.refresh()
     await Epochs(live).look(BEGIN + 96.0)
     (one,) = live.assigner.snapshot.all()
@@ -225,7 +225,7 @@ async def test_weights_are_there_when_their_epoch_begins():
 
 async def test_the_assigner_gets_them_and_a_store_that_is_down_changes_nothing():
     store = filled()
-    live = Experiments(store)
+    live = LiveExperiments(store)
     await live.refresh()
     epochs = Epochs(live)
     await epochs.look(BEGIN + 50.0)

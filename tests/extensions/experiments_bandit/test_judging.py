@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from router.experiments.model import Kind, MetricSpec, Mode
 from router.experiments.report.build import report
-from router.experiments.stats import Moments
+from router.experiments.stats.moments import Moments
 from router.extensions.experiments_bandit.judging import judged
 from tests.experiments.report.sums import LONG_AFTER, SPEC, SumsStore, both, bucket, running
 

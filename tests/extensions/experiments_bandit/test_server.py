@@ -23,9 +23,9 @@ async def test_a_bandit_gets_its_epochs_weights(running, client):
     (entry,) = await eventually(lambda: [e for e in store.trail("trial") if e.act == REWEIGHT])
     assert entry.detail["epoch"] == 1
     weights = entry.detail["weights"]
-    await eventually(lambda: running.app.experiments.live.assigner.snapshot.all()[0].epochs)
+    await eventually(lambda: running.app.experiments.assigner.snapshot.all()[0].epochs)
     answer = await client.generate("which chapter", max_tokens=2, unit="ann")
-    await running.app.experiments.live.recorder.flush()
-    (one,) = running.app.experiments.live.assigner.snapshot.all()
+    await running.app.experiments.recorder.flush()
+    (one,) = running.app.experiments.assigner.snapshot.all()
     assert {arm.name: arm.weight for arm in one.at(time.time()).arms} == pytest.approx(weights)
     assert answer.decision.arm in weights

@@ -6,8 +6,8 @@ import json
 import pytest
 
 from router.experiments.assignment import unit_hash
-from router.experiments.model import Experiment, Exposure, Lifecycle, Outcome, Phase
-from router.experiments.store.sql_store import SqlStore
+from router.experiments.model import Experiment, ExperimentPhase, Exposure, Lifecycle, StoredOutcome
+from router.experiments.store.store import ExperimentStore
 from router.extensions.experiments_export.export import FORMS
 from tests.commands import cli, own_folder, remote
 from tests.experiments.plans import plan
@@ -19,12 +19,14 @@ __all__ = ["cli", "own_folder", "remote"]
 def url(tmp_path, monkeypatch):
     """A store with one experiment of three units, which the settings name."""
     made = f"sqlite:///{tmp_path / 'kept.db'}"
-    store = SqlStore(made)
+    store = ExperimentStore(made)
     spec = plan()
-    kept = store.create(Experiment("trial", spec, Lifecycle.RUNNING, (Phase(1, 1000.0, "e", "v", spec),)))
+    kept = store.create(
+        Experiment("trial", spec, Lifecycle.RUNNING, (ExperimentPhase(1, 1000.0, "e", "v", spec),))
+    )
     for i, arm in enumerate(("old", "new", "old")):
         store.expose([Exposure(kept.name, 1, unit_hash(f"u{i}"), arm, 1000.0 + i, f"r{i}", 0.5)])
-        store.record([Outcome(f"k{i}", "solved", float(i % 2), 1001.0 + i, f"r{i}")])
+        store.record([StoredOutcome(f"k{i}", "solved", float(i % 2), 1001.0 + i, f"r{i}")])
     store.close()
     monkeypatch.setenv("LORA_ROUTER_EXPERIMENTS", made)
     return made

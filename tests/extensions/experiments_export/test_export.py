@@ -20,12 +20,11 @@ import pytest
 from router import __version__
 from router.errors import ConfigError, ExperimentNotFound, FailedPrecondition, ResourceExhausted, StoreDown
 from router.experiments.assignment import unit_hash
-from router.experiments.model import Pair
+from router.experiments.model import JudgedPair
 from router.experiments.store import tables
-from router.experiments.store.migrating import VERSION
-from router.experiments.store.sql_store import SqlStore
-from router.experiments.store.views import VIEWS
-from router.experiments.values_in import BadFile
+from router.experiments.store.schema import VERSION, VIEWS
+from router.experiments.store.store import ExperimentStore
+from router.experiments.value_files import BadFile
 from router.extensions.experiments_export import export as exporting
 from router.extensions.experiments_export.export import export, hash_file
 from tests.experiments.store.conftest import empty
@@ -55,9 +54,9 @@ def url(request, tmp_path) -> str:
 
 
 @pytest.fixture
-def store(url) -> Iterator[SqlStore]:
+def store(url) -> Iterator[ExperimentStore]:
     """Two phases; in the first three units, four outcomes of which one is late, and a pair."""
-    found = SqlStore(url)
+    found = ExperimentStore(url)
     found.create(experiment(phases=(START, START + 9000)))
     found.create(experiment("other"))
     shown = [exposed("u1", "r1", at=0.25), exposed("u2", "r2", "b", at=2), exposed("u3", "r3", "b")]
@@ -66,14 +65,14 @@ def store(url) -> Iterator[SqlStore]:
     found.record(
         [outcome("r1"), outcome("r3", value=0.1), late, outcome("r3", "ü=1", 5.0, key='a "quoted", ü\nkey')]
     )
-    found.pairs([Pair("x", 1, "b", "r1", START + 1, -1, {"agreed": 0.5})])
+    found.pairs([JudgedPair("x", 1, "b", "r1", START + 1, -1, {"agreed": 0.5})])
     yield found
     found.close()
 
 
 @pytest.fixture
-def sqlite_store(tmp_path) -> Iterator[SqlStore]:
-    found = SqlStore(f"sqlite:///{tmp_path}/experiments.db")
+def sqlite_store(tmp_path) -> Iterator[ExperimentStore]:
+    found = ExperimentStore(f"sqlite:///{tmp_path}/experiments.db")
     found.create(experiment())
     yield found
     found.close()
@@ -123,7 +122,7 @@ def test_outcomes_come_back_as_they_were(store, tmp_path, form):
 
 @pytest.mark.parametrize("form", FORMS)
 def test_all_go_into_a_folder_from_one_snapshot(store, url, tmp_path, form):
-    other = SqlStore(url)
+    other = ExperimentStore(url)
     unit_outcome: list[tuple[str, int]] = []
 
     def progress(what: str, rows: int) -> None:
@@ -256,7 +255,7 @@ def test_a_database_whose_server_was_killed(sqlite_store, tmp_path):
 
 
 def test_a_store_that_is_only_read_writes_nothing(store, url):
-    reader = SqlStore(url, migrate=False)
+    reader = ExperimentStore(url, migrate=False)
     assert reader.get("x").name == "x"
     assert reader.data("x", 1).responses == {"a": 1, "b": 2}
     with pytest.raises(RuntimeError, match="to be read only"):
@@ -307,7 +306,7 @@ def test_a_folder_that_is_not_there(sqlite_store, tmp_path):
         export(sqlite_store, "x", 1, "units", tmp_path / "nowhere/u.csv")
 
 
-def fill(store: SqlStore, count: int) -> None:
+def fill(store: ExperimentStore, count: int) -> None:
     """Units written straight into the table."""
     numbers = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {0})"
     name, no = "lower(hex(randomblob(16)))", "0"

@@ -9,9 +9,9 @@ import time
 import pytest
 
 from router.errors import StoreDown
-from router.experiments.live import recorder
-from router.experiments.live.runtime import Experiments
+from router.experiments import recorder
 from router.experiments.model import Lifecycle
+from router.experiments.runtime import LiveExperiments
 from router.extensions.experiments_notices import notices
 from router.extensions.experiments_notices.notices import Notifier
 from router.extensions.experiments_notices.telling import telling
@@ -37,7 +37,7 @@ def bench(store) -> Bench:
 class Served:
     """Experiments whose looks send notices."""
 
-    def __init__(self, live: Experiments, notifier: Notifier) -> None:
+    def __init__(self, live: LiveExperiments, notifier: Notifier) -> None:
         self.live, self.notifier = live, notifier
         live.guardian.observers.append(telling(notifier, live.store))
 
@@ -57,7 +57,7 @@ async def begin(store, bench, monkeypatch):
     made = []
 
     async def start(notifier: Notifier | None = None) -> Served:
-        live = Experiments(store, poll_seconds=0.02, look_seconds=0.01, judge=bench)
+        live = LiveExperiments(store, poll_seconds=0.02, look_seconds=0.01, judge=bench)
         served = Served(live, notifier or Notifier())
         made.append(served)
         served.notifier.start()

@@ -12,11 +12,11 @@ import pytest
 
 from router import __version__
 from router.errors import ConfigError
-from router.experiments.live.guardian import act_on
 from router.experiments.model import AuditEntry, Lifecycle
-from router.experiments.report.model import ArmNumbers, ArmReport, Check, Measured, Report, Ruling
-from router.experiments.store.sql_store import SqlStore
-from router.experiments.verdict import Decision
+from router.experiments.report.model import ArmNumbers, ArmReport, MetricReport, PipelineCheck, Report, Ruling
+from router.experiments.runtime import act_on
+from router.experiments.store.store import ExperimentStore
+from router.experiments.verdict import Conclusion
 from router.extensions.experiments_notices import notices
 from router.extensions.experiments_notices.notices import (
     Event,
@@ -33,13 +33,13 @@ from tests.experiments.live.test_recorder import until
 from tests.experiments.memory_store import MemoryStore
 from tests.extensions.experiments_notices.receiving import FLOOD, HANG, HOOK, OK, QUERY
 
-BETTER = Ruling(Decision.PROMOTE, "primary-better", "success: 0.6 against 0.5")
-SUCCESS = Measured("success", (50, 50), (0.5, 0.6), 0.1, float("-inf"), 0.2, 0.01, "asymptotic")
+BETTER = Ruling(Conclusion.PROMOTE, "primary-better", "success: 0.6 against 0.5")
+SUCCESS = MetricReport("success", (50, 50), (0.5, 0.6), 0.1, float("-inf"), 0.2, 0.01, "asymptotic")
 NOTICE = Notice("trial", 1, Event.PROMOTABLE, "new", "text", 50.0, {"rule": "primary-better"}, 10.0)
 SECRET = "s3cret-of-both"
 
 
-def report(verdict: Ruling = OPEN, *checks: Check, audit=(), units: int = 10, of=None) -> Report:
+def report(verdict: Ruling = OPEN, *checks: PipelineCheck, audit=(), units: int = 10, of=None) -> Report:
     of = of or experiment()
     arm = ArmReport("new", verdict, SUCCESS, guardrails=(replace(SUCCESS, metric="error", state="beyond"),))
     counted = tuple(ArmNumbers(name, units, units, 0, units, units, 0.5) for name in ("control", "new"))
@@ -65,8 +65,8 @@ def test_a_promotion_is_due_with_its_numbers():
 
 
 def test_checks_that_failed_are_due():
-    ratio, triggered = (Check(name, True, "10, 90") for name in ("sample-ratio", "triggered-ratio"))
-    crossed, sound = Check("crossed-units", True, "9 %"), Check("maturity", False, "all")
+    ratio, triggered = (PipelineCheck(name, True, "10, 90") for name in ("sample-ratio", "triggered-ratio"))
+    crossed, sound = PipelineCheck("crossed-units", True, "9 %"), PipelineCheck("maturity", False, "all")
     assert told(report(BROKEN, ratio, triggered, crossed, sound)) == [
         ("sample-ratio-broken", "", "sample-ratio: 10, 90; triggered-ratio: 10, 90"),
         ("invalid", "", "crossed-units: 9 %"),
@@ -99,7 +99,7 @@ def test_each_is_told_once_in_a_phase_and_again_in_another():
 
 @pytest.mark.parametrize("kind", ["memory", "sqlite"])
 def test_of_two_servers_one_tells_and_none_after_a_restart(kind, tmp_path):
-    store = MemoryStore() if kind == "memory" else SqlStore(f"sqlite:///{tmp_path}/store.db")
+    store = MemoryStore() if kind == "memory" else ExperimentStore(f"sqlite:///{tmp_path}/store.db")
     store.create(experiment())
     seen = report(BETTER)
     assert len(claimed_notices(store, seen)) == 1

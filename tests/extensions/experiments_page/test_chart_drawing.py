@@ -3,7 +3,7 @@ from itertools import pairwise
 
 import pytest
 
-from router.extensions.experiments_page.plots import DAY, Chart, Rule, Series, draw, ticks, times
+from router.extensions.experiments_page.plots import DAY, Chart, PlotRule, PlotSeries, draw, ticks, times
 
 
 @pytest.mark.parametrize(("low", "high"), [(-0.013, 0.061), (0.0, 1.0), (-3e5, 2e6), (0.4999, 0.5001)])
@@ -25,8 +25,8 @@ def test_times_are_labelled_for_their_span(length, label):
 
 
 def test_a_chart_holds_lines_bands_and_rules_and_escapes_names():
-    series = Series("<new>", "c1", [(0, 0.0), (10, 1.0)], [(0, -1e9, 1e9), (10, 0.5, 1.5)])
-    made = draw(Chart("a & b", (0, 10), (0, 2), str, [series], [Rule(1.0, "limit", "limit")]), "one")
+    series = PlotSeries("<new>", "c1", [(0, 0.0), (10, 1.0)], [(0, -1e9, 1e9), (10, 0.5, 1.5)])
+    made = draw(Chart("a & b", (0, 10), (0, 2), str, [series], [PlotRule(1.0, "limit", "limit")]), "one")
     assert 'points="64.0,266.0 640.0,140.0"' in made  # left bottom, right middle
     assert "&lt;new&gt;" in made
     assert "<new>" not in made
@@ -36,7 +36,7 @@ def test_a_chart_holds_lines_bands_and_rules_and_escapes_names():
 
 
 def test_names_at_the_edge_do_not_overlap():
-    lines = [Series(name, "c1", [(0, 1.0), (1, 1.0)]) for name in "abc"]
+    lines = [PlotSeries(name, "c1", [(0, 1.0), (1, 1.0)]) for name in "abc"]
     made = draw(Chart("t", (0, 1), (0, 2), str, lines), "one")
     heights = sorted(float(y) for y in re.findall(r'class="name c1" x="[^"]+" y="([^"]+)"', made))
     assert all(b - a >= 15 for a, b in pairwise(heights))

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from router.experiments.cli.plan_file import plan_of
+from router.experiments.assignment import holdout_problem
+from router.experiments.cli.create import plan_of
 from router.experiments.cli.wording import LEGEND
-from router.experiments.live.assigner import holdout_problem
-from router.experiments.management.plans import Known, check_plan
-from router.experiments.model import ArmSpec, Experiment, MetricSpec, Mode
+from router.experiments.model import ArmSpec, Experiment, MetricSpec, Mode, NoInterval
+from router.experiments.plans import Known, check_plan
 from router.experiments.report.build import report
-from router.experiments.report.model import Forecast, Measured, SegmentReport, Waiting
+from router.experiments.report.model import MetricReport, SegmentReport, VerdictForecast
 from router.extensions.experiments_page.page import MARK_TITLE, page
 from router.types import AdapterInfo, AdapterRef, AdapterState, RouterVariant
 from tests.commands import cli, own_folder, remote
@@ -31,7 +31,7 @@ MOST_BYTES = 400_000
 @pytest.fixture(scope="module")
 def whole():
     """A report with every part but shadow pairs."""
-    return example(Forecast(3000.0, 40_000, 4.0, 0.02, "about 4.0 days more at 3,000 new units a day"))
+    return example(VerdictForecast(3000.0, 40_000, 4.0, 0.02, "about 4.0 days more at 3,000 new units a day"))
 
 
 class Page(HTMLParser):
@@ -216,8 +216,10 @@ def test_an_interval_for_one_look_is_marked_and_said_to_be_so():
 
 
 def test_a_missing_interval_says_why_and_how_long():
-    waiting = Waiting("too-few-units", "<12> units, 750 are needed", 1476)
-    young = Measured("success", (6, 6), (0.0, 0.5), 0.5, -math.inf, math.inf, 1.0, "burn-in", waiting=waiting)
+    waiting = NoInterval("too-few-units", "<12> units, 750 are needed", 1476)
+    young = MetricReport(
+        "success", (6, 6), (0.0, 0.5), 0.5, -math.inf, math.inf, 1.0, "burn-in", waiting=waiting
+    )
     arm = replace(
         REPORT.arms[0],
         primary=young,

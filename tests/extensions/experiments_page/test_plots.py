@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from router.experiments.report.model import Measured, Point
+from router.experiments.report.model import MetricReport, PlotPoint
 from router.extensions.experiments_page.plots import (
     guardrail_bar,
     lift_chart,
@@ -25,7 +25,7 @@ WINDOW = REPORT.experiment.spec.window
 def points(units, low=-0.1, high=0.3, arms=("control", "new")):
     """One each hour, with so many units until then."""
     return tuple(
-        Point(STARTED + HOUR * (i + 1), arm, 0.1, low, high, n, 0.5, 0.4, 0.6)
+        PlotPoint(STARTED + HOUR * (i + 1), arm, 0.1, low, high, n, 0.5, 0.4, 0.6)
         for i, n in enumerate(units)
         for arm in arms
     )
@@ -88,7 +88,9 @@ def test_units_add_up():
 
 
 def test_a_guardrail_without_an_interval_has_its_margin_only():
-    found = Measured("error", (9, 9), (math.nan, 0.1), math.nan, -math.inf, math.inf, 1.0, "", margin=0.03)
+    found = MetricReport(
+        "error", (9, 9), (math.nan, 0.1), math.nan, -math.inf, math.inf, 1.0, "", margin=0.03
+    )
     bar = guardrail_bar(found)
     assert 'class="span"' not in bar
     assert not re.search(r"\bnan|\binf", bar)

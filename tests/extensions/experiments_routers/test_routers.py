@@ -8,9 +8,8 @@ from dataclasses import replace
 
 import pytest
 
-from router.experiments.live.runtime import Experiments
 from router.experiments.model import ArmSpec
-from router.experiments.service.served import Modes
+from router.experiments.runtime import LiveExperiments
 from router.extensions.experiments_routers import make_routers
 from router.ports import End, Served
 from router.types import AdapterRef, FinishReason, RouterVariant, SamplingParams, Usage, Vote
@@ -53,17 +52,17 @@ class Kit:
     def __init__(self, spec) -> None:
         self.store, self.router = MemoryStore(), Router()
         self.store.create(experiment(spec=spec))
-        self.live = Experiments(self.store, base_digest=lambda: "base", router_digest=self.router.digest)
+        self.live = LiveExperiments(self.store, base_digest=lambda: "base", router_digest=self.router.digest)
         self.live.recorder.start()
-        self.modes = Modes(self.live, self.router, None, None, {"routers": make_routers})
+        self.live.use_modes({"routers": make_routers(self.live, self.router)})
 
     async def choose(self, **fields):
-        return await self.live.routers(request(**fields), self.router, True)
+        return await self.live.modes["routers"].choose(request(**fields), self.router, True)
 
     async def answer(self, unit: str, request_id: str, whole: bool = True) -> str:
         """The arm; a request from decision to answer, as the pipeline has it."""
         asked = request(unit, request_id=request_id)
-        found, assignment = await self.live.routers(asked, self.router, True)
+        found, assignment = await self.live.modes["routers"].choose(asked, self.router, True)
         for watcher in self.live.watchers(Served(asked, found, SamplingParams(), assignment)):
             if whole:
                 watcher.began()
@@ -117,7 +116,7 @@ async def test_agreement_is_logged_too(made):
     await kit.answer("ann", "r2")
     said = [(d.control, d.treatment) for d in kit.store.rows["trial", 1].disagreements.values()]
     assert said == [(OLD.resource, OLD.resource), (OLD.resource, LEGAL.resource)]
-    assert sum(b.exposed for b in kit.store.triggered("trial", 1).buckets) == 1
+    assert sum(b.exposed for b in kit.store.data("trial", 1, only_differing=True).buckets) == 1
 
 
 async def test_an_answer_that_never_began_says_nothing(made):
@@ -142,11 +141,11 @@ async def test_who_takes_no_part_gets_the_servers_router(made):
 async def test_a_decision_alone_counts_for_nothing(made):
     kit = await made()
     asked, nobody = request("ann"), request("")
-    found, assignment = await kit.live.routers(asked, kit.router, False)
+    found, assignment = await kit.live.modes["routers"].choose(asked, kit.router, False)
     assert assignment is not None
     assert found.adapter == {"control": OLD, "strict": None, "bold": OLD}[assignment.arm.name]
     assert not kit.live.modes["routers"]._pending
-    await kit.live.routers(nobody, kit.router, False)
+    await kit.live.modes["routers"].choose(nobody, kit.router, False)
     assert kit.live.counts.unit_missing["trial"] == 0
 
 

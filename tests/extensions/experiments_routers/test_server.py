@@ -25,8 +25,8 @@ async def test_units_are_divided_between_routers(running, client):
         assert decision.experiment == "trial"
         answered.add((decision.arm, str(decision.adapter)))
     assert answered == {("control", "medical@1.3.0"), ("strict", "None")}
-    await running.app.experiments.live.recorder.flush()
-    await eventually(lambda: sum(b.exposed for b in store.triggered("trial", 1).buckets) == 12)
+    await running.app.experiments.recorder.flush()
+    await eventually(lambda: sum(b.exposed for b in store.data("trial", 1, True).buckets) == 12)
     digests = store.data("trial", 1).digests
     ends = {arm: {one.rpartition("/")[2] for one in found} for arm, found in digests.items()}
     variant = RouterVariant(threshold=0.9)

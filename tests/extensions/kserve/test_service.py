@@ -11,7 +11,7 @@ import grpc
 import pytest
 
 from router import __version__
-from router.access.roles import Role
+from router.access.clients import Role
 from router.engine.fake import FakeEngine
 from router.errors import InvalidRequest
 from router.extensions.kserve import tensors

@@ -11,12 +11,12 @@ from typing import Any
 import httpx2
 import pytest
 
-from router.access.roles import Role
-from router.experiments.live.assigner import place_of, running_of
-from router.experiments.model import ArmSpec, Experiment, Lifecycle, Mode, Phase
+from router.access.clients import Role
+from router.experiments.assignment import place_of, running_of
+from router.experiments.model import ArmSpec, Experiment, ExperimentPhase, Lifecycle, Mode
 from router.extensions.ofrep import flags
 from router.plugins import Hooks, PluginHost
-from router.plugins.tables import Place, Table, Value
+from router.plugins.tables import SettingPlace, SettingsTable, SettingValue
 from router.types import Request, RoutingHints
 from tests.experiments.plans import plan, router_plan
 from tests.security.worlds import answered, begun, world
@@ -212,7 +212,9 @@ async def test_without_experiments_it_says_how_to_get_them(start_server: Start, 
 
 def stands(spec: Any, unit: str, holdout: float = 0.0) -> Any:
     """The place of a unit in an experiment with that plan."""
-    experiment = Experiment("trial", spec, Lifecycle.RUNNING, phases=(Phase(1, 0.0, "e", "v", spec),))
+    experiment = Experiment(
+        "trial", spec, Lifecycle.RUNNING, phases=(ExperimentPhase(1, 0.0, "e", "v", spec),)
+    )
     running = running_of(experiment, lambda purpose: f"salt of {purpose}", holdout)
     assert running is not None
     return place_of(running, Request("", routing=RoutingHints(unit=unit)), 1.0)
@@ -246,6 +248,8 @@ def test_the_holdout_is_a_flag_of_its_own() -> None:
 
 
 async def test_the_setting_enabled_turns_it_off(start_web: Start, http: Http) -> None:
-    tables = {"ofrep": Table([Value("enabled", "false", Place.FLAG, "ofrep.enabled", "flag")])}
+    tables = {
+        "ofrep": SettingsTable([SettingValue("enabled", "false", SettingPlace.FLAG, "ofrep.enabled", "flag")])
+    }
     server = await start_web(hooks=Hooks(PluginHost([], tables=tables, built_in=True)))
     assert (await http(server).post(FLAGS, json={})).status_code == 404

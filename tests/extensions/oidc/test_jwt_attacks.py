@@ -18,8 +18,7 @@ import pytest
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from router.access.access import Access, Credentials
-from router.access.clients import hash_of, new_token
-from router.access.roles import Role
+from router.access.clients import Role, hash_of, new_token
 from router.errors import Unauthenticated
 from router.extensions.oidc import JwtAuthenticator
 from router.v1 import adapters_pb2

@@ -17,8 +17,8 @@ from router.errors import MOST_FINDINGS, InvalidRequest
 from router.extensions.console.exchange import MOST_FIELDS, count_form
 from router.extensions.ofrep import flags
 from router.extensions.openai import feedback, messages
-from router.server.decoding import json_decoder
-from router.server.grpc_status import status_of
+from router.server.bodies import json_decoder
+from router.server.grpc_adapter import status_of
 from tests.server.http_helpers import Http, StartWeb, asking
 
 SIZE = (2 << 20) - 64

@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router.corrections.keeper import Corrections
+from router.corrections.recorder import Corrections
 from router.corrections.store import CorrectionStore
 from router.errors import InvalidRequest
 from router.extensions.openai import feedback

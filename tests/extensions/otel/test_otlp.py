@@ -12,7 +12,7 @@ import pytest
 
 from router.errors import ConfigError
 from router.extensions.otel import opened
-from router.server.metrics import Metrics
+from router.server.metrics import ServerMetrics
 from tests.extensions.otel.collector import Collector, until
 from tests.extensions.otel.conftest import StartTraced
 from tests.server.helpers import Connect, Start, ask
@@ -78,17 +78,17 @@ def test_what_cannot_be_is_said_at_the_start(
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     with pytest.raises(ConfigError, match=said):
-        opened(endpoint, Metrics(), lambda: None)
+        opened(endpoint, ServerMetrics(), lambda: None)
 
 
 def test_without_the_extra_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(sys.modules, "router.extensions.otel.otlp", raising=False)
     monkeypatch.setitem(sys.modules, "opentelemetry.context", None)
     with pytest.raises(ConfigError, match=r"pip install -e '\.\[otel\]' in the checkout"):
-        opened(COLLECTOR, Metrics(), lambda: None)
-    assert opened("", Metrics(), lambda: None) is None
+        opened(COLLECTOR, ServerMetrics(), lambda: None)
+    assert opened("", ServerMetrics(), lambda: None) is None
 
 
 def test_off_by_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OTEL_SDK_DISABLED", "true")
-    assert opened(COLLECTOR, Metrics(), lambda: None) is None
+    assert opened(COLLECTOR, ServerMetrics(), lambda: None) is None

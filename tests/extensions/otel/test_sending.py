@@ -13,28 +13,28 @@ from opentelemetry.trace import SpanContext, TraceFlags
 from router.extensions.otel.attributes import Attributes
 from router.extensions.otel.sending import Delivery, Queue, QueueLimits
 from router.extensions.otel.spans import Ended, SpanOrigin
-from router.server.metrics import Metrics
-from router.server.tracing import Phase
+from router.server.call import CallPhase
+from router.server.metrics import ServerMetrics
 
 CONTEXT = SpanContext(1, 2, False, TraceFlags(1))
-PARTS: tuple[tuple[Phase, Attributes], ...] = tuple(
-    (Phase(name, 1.0, 2.0), {}) for name in ("route", "lease", "encode")
+PARTS: tuple[tuple[CallPhase, Attributes], ...] = tuple(
+    (CallPhase(name, 1.0, 2.0), {}) for name in ("route", "lease", "encode")
 )
 CALL = Ended(SpanOrigin(CONTEXT, None), "chat", {}, "", 0, 1.0, 2.0, PARTS, (), ())  # 4 spans
 SLOW = QueueLimits(waiting=8, batch=4, seconds=60.0)
 
 
 @pytest.fixture
-def metrics() -> Metrics:
-    return Metrics()
+def metrics() -> ServerMetrics:
+    return ServerMetrics()
 
 
 @pytest.fixture
-def delivery(metrics: Metrics) -> Delivery:
+def delivery(metrics: ServerMetrics) -> Delivery:
     return Delivery("traces", metrics.telemetry_sent, metrics.telemetry_lost)
 
 
-def counted(metrics: Metrics) -> tuple[float | None, ...]:
+def counted(metrics: ServerMetrics) -> tuple[float | None, ...]:
     value = metrics.registry.get_sample_value
     return tuple(
         value(f"lora_router_telemetry_{what}_total", {"signal": "traces"}) for what in ("sent", "lost")
@@ -45,7 +45,7 @@ def make(name: str) -> Callable[[], Ended]:
     return lambda: replace(CALL, name=name)
 
 
-def test_batches_go_in_order_and_a_full_one_at_once(metrics: Metrics, delivery: Delivery) -> None:
+def test_batches_go_in_order_and_a_full_one_at_once(metrics: ServerMetrics, delivery: Delivery) -> None:
     seen: list[list[str]] = []
 
     def export(calls: Sequence[Ended]) -> bool:
@@ -65,7 +65,9 @@ def test_batches_go_in_order_and_a_full_one_at_once(metrics: Metrics, delivery: 
     assert counted(metrics) == (12, 0)
 
 
-def test_one_that_hangs_costs_what_does_not_fit_and_no_time(metrics: Metrics, delivery: Delivery) -> None:
+def test_one_that_hangs_costs_what_does_not_fit_and_no_time(
+    metrics: ServerMetrics, delivery: Delivery
+) -> None:
     hangs, goes_on = threading.Event(), threading.Event()
 
     def export(calls: Sequence[Ended]) -> bool:
@@ -89,7 +91,7 @@ def test_one_that_hangs_costs_what_does_not_fit_and_no_time(metrics: Metrics, de
 
 
 def test_a_call_that_no_trace_can_be_made_of_is_lost_alone(
-    metrics: Metrics, delivery: Delivery, caplog: pytest.LogCaptureFixture
+    metrics: ServerMetrics, delivery: Delivery, caplog: pytest.LogCaptureFixture
 ) -> None:
     queue = Queue(lambda calls: True, delivery, SLOW)
     queue.put(lambda: 1 / 0)  # type: ignore[arg-type, return-value]
@@ -100,7 +102,7 @@ def test_a_call_that_no_trace_can_be_made_of_is_lost_alone(
 
 
 def test_one_that_raises_ends_nothing(
-    metrics: Metrics, delivery: Delivery, caplog: pytest.LogCaptureFixture
+    metrics: ServerMetrics, delivery: Delivery, caplog: pytest.LogCaptureFixture
 ) -> None:
     tries: Iterator[bool | Exception] = iter([RuntimeError("no"), True, False, False, True])
 

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from router.errors import AdapterRejected, ConfigError
 from router.extensions.training.conversion import ConversionBase, convert
-from router.registry.format.artifact import validate_folder
+from router.registry.format.artifact import FolderRules, validate_folder
 from tests.cli.tiny import EMBEDDING, MODULES, write_adapter, write_base
 
 Q = "base_model.model.model.layers.0.self_attn.q_proj"
@@ -69,7 +69,7 @@ def test_a_pickle_becomes_safetensors(source: Path, made, tmp_path: Path) -> Non
     assert made() == ["read adapter_model.bin"]
     assert same_weights(tensors, tmp_path / "out")
     assert (tmp_path / "out" / "adapter.toml").is_file()
-    assert validate_folder(tmp_path / "out", None).ok
+    assert validate_folder(tmp_path / "out", FolderRules(None)).ok
 
 
 class Harm:
@@ -141,7 +141,7 @@ def test_whole_matrices_that_are_the_bases_are_left_out(
         tokenizer(source, "<pad>")
     assert "left out 1 whole matrices that are the base's own" in made()
     assert same_weights(tensors, tmp_path / "out")
-    assert validate_folder(tmp_path / "out", None).ok
+    assert validate_folder(tmp_path / "out", FolderRules(None)).ok
 
 
 def test_whole_matrices_that_differ_are_refused(source: Path, made, tmp_path: Path) -> None:
@@ -166,7 +166,7 @@ def test_dora_is_converted_only_where_it_scales_by_one(
     if factor == 1.0:
         assert made() == ["left out 2 magnitudes of DoRA: they scale by 1"]
         assert same_weights(tensors, tmp_path / "out")
-        assert validate_folder(tmp_path / "out", None).ok
+        assert validate_folder(tmp_path / "out", FolderRules(None)).ok
     else:
         with pytest.raises(
             AdapterRejected, match=r"scale model.layers.0.* by up to 1.01\. .*no low rank holds"

@@ -10,8 +10,8 @@ import pytest
 
 from router.errors import ConfigError, FailedPrecondition, RouterError
 from router.extensions.training.merge import METHODS, SAME_RANK, SOURCES, MergeRequest, MergeSource, merge
-from router.registry.format import limits
-from router.registry.format.artifact import inspect_folder
+from router.registry.format.artifact import FolderRules, inspect_folder
+from router.registry.format.untrusted import MAX_RANK
 
 MANIFEST = """
 [adapter]
@@ -100,14 +100,14 @@ def test_activated_loras_mix_among_themselves_only(parts: tuple[Path, Path], tin
             merge(wish(parts, tiny_base), "cpu", silent)
     act_from(parts[1], [1, 2])
     folder = merge(wish(parts, tiny_base), "cpu", silent)
-    assert inspect_folder(folder, None, max_rank=limits.RANK).invocation_tokens == (1, 2)
+    assert inspect_folder(folder, FolderRules(None, max_rank=MAX_RANK)).invocation_tokens == (1, 2)
 
 
 def test_svd_is_the_nearest_of_its_rank(parts: tuple[Path, Path], tiny_base: Path) -> None:
     import torch
 
     folder = merge(wish(parts, tiny_base, method="svd", rank=3), "cpu", silent)
-    assert inspect_folder(folder, None, max_rank=limits.RANK).rank == 3
+    assert inspect_folder(folder, FolderRules(None, max_rank=MAX_RANK)).rank == 3
     legal, financial = (changes(tiny_base, part) for part in parts)
     for name, change in changes(tiny_base, folder).items():
         wanted = 0.6 * legal[name] - 0.3 * financial[name]
@@ -120,7 +120,7 @@ def test_every_method_makes_a_folder_that_can_be_served(
     method: str, parts: tuple[Path, Path], tiny_base: Path
 ) -> None:
     folder = merge(wish(parts, tiny_base, method=method), "cpu", silent)
-    seen = inspect_folder(folder, None, max_rank=limits.RANK)
+    seen = inspect_folder(folder, FolderRules(None, max_rank=MAX_RANK))
     assert seen.ok, seen.error
     assert seen.rank == (8 if method == "cat" else 4)
     assert {path.name for path in folder.iterdir()} == {
@@ -143,7 +143,7 @@ def test_manifest_is_the_firsts_with_what_routing_learns_from_all(
     parts: tuple[Path, Path], tiny_base: Path
 ) -> None:
     folder = merge(wish(parts, tiny_base, version="2.0.0"), "cpu", silent)
-    said = inspect_folder(folder, None, max_rank=limits.RANK).manifest
+    said = inspect_folder(folder, FolderRules(None, max_rank=MAX_RANK)).manifest
     assert (said.name, said.version, said.domain) == ("advisor", "2.0.0", "legal")
     assert said.prompt.system == "As legal."
     assert said.generation.max_tokens == 7
@@ -195,7 +195,12 @@ def test_ranks_that_differ_need_cat_or_svd(method: str, tmp_path: Path, tiny_bas
     mixed = write_adapter(tmp_path / "a", tiny_base, rank=2), write_adapter(tmp_path / "b", tiny_base, rank=4)
     with pytest.raises(ConfigError, match="these have a 2, b 4: use cat or a svd"):
         merge(wish(mixed, tiny_base, method=method), "cpu", silent)
-    assert inspect_folder(merge(wish(mixed, tiny_base), "cpu", silent), None, max_rank=limits.RANK).rank == 6
+    assert (
+        inspect_folder(
+            merge(wish(mixed, tiny_base), "cpu", silent), FolderRules(None, max_rank=MAX_RANK)
+        ).rank
+        == 6
+    )
 
 
 def test_nothing_is_written_over_or_left_behind(parts: tuple[Path, Path], tiny_base: Path) -> None:

@@ -19,16 +19,15 @@ from transformers import AutoModelForCausalLM
 
 from router.config import Settings
 from router.engine.base import Delta, Job, Prompt
-from router.engine.model.loader import base_digest
+from router.engine.loader import base_digest
 from router.engine.torch_engine import TorchEngine
 from router.errors import ConfigError, FailedPrecondition, ResourceExhausted
 from router.extensions.training import train
 from router.extensions.training.recipe import RecipeLora
 from router.extensions.training.run import Display, interruptible
 from router.extensions.training.trainer import Progress, Trainer
-from router.registry.format.artifact import read_artifact
-from router.registry.format.manifest import parse_manifest
-from router.registry.format.probes import parse_probes
+from router.registry.format.artifact import FolderRules, read_artifact
+from router.registry.format.manifest import parse_manifest, parse_probes
 from router.types import SamplingParams, Turn
 from tests.extensions.training.tiny import recipe_text, write_data
 
@@ -134,7 +133,7 @@ async def test_an_activated_lora_learns_and_serves_as_it_was_trained(late: Path,
     made = TorchEngine(settings)
     made.start()
     try:
-        artifact, seen = read_artifact(late, made.info, max_rank=64)
+        artifact, seen = read_artifact(late, FolderRules(made.info))
         tokens = made.encode(Prompt((Turn("user", "colour?"),), template=seen.manifest.prompt))
         calls = artifact.invocation_tokens
         assert tuple(tokens[-len(calls) :]) == calls

@@ -24,8 +24,8 @@ from router.extensions.training.evaluation.subject import (
 from router.extensions.training.export import manifest_text
 from router.extensions.training.probes import LEAD, greedy_tokens, least_lead
 from router.extensions.training.recipe import load_recipe
-from router.registry.format.artifact import validate_folder
-from router.registry.format.probes import Match, parse_probes
+from router.registry.format.artifact import FolderRules, validate_folder
+from router.registry.format.manifest import Match, parse_probes
 
 ROOT = Path(__file__).parents[3]
 RECIPES = sorted(recipe.stem for recipe in (ROOT / "recipes").glob("*.toml"))
@@ -38,7 +38,7 @@ each = pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name
 @each
 @pytest.mark.slow
 def test_folder_is_accepted_and_small(folder: Path) -> None:
-    report = validate_folder(folder, None)
+    report = validate_folder(folder, FolderRules(None))
     assert report.ok, report.findings
     assert sum(path.stat().st_size for path in folder.iterdir()) < 6_000_000
 

@@ -13,7 +13,7 @@ from router.config import Settings
 from router.engine.base import AdapterArtifact, Engine
 from router.extensions.vllm.engine import VllmEngine
 from router.extensions.vllm.link import connect
-from router.registry.format.artifact import read_artifact
+from router.registry.format.artifact import FolderRules, read_artifact
 from tests.engine import tiny
 from tests.engine.contract import CONTEXT, QUEUE, ROWS, EngineContract, answer, job
 
@@ -64,7 +64,7 @@ def made(folder: Path) -> VllmEngine:
 def adapter(engine: Engine, folder: Path, seed: int) -> AdapterArtifact:
     """Random numbers."""
     tiny.save_adapter(KIND, folder, seed=seed)
-    return read_artifact(folder, engine.info, max_rank=64)[0]
+    return read_artifact(folder, FolderRules(engine.info))[0]
 
 
 @pytest.fixture(scope="module")

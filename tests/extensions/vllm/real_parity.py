@@ -23,14 +23,14 @@ from router.engine.base import (
     Engine,
     Finished,
     Job,
+    PoolingRequest,
     Prompt,
-    Reading,
     with_grammar,
 )
 from router.engine.torch_engine import TorchEngine
 from router.extensions.vllm.engine import VllmEngine
 from router.extensions.vllm.link import connect
-from router.registry.format.artifact import read_artifact
+from router.registry.format.artifact import FolderRules, read_artifact
 from router.registry.format.manifest import parse_manifest
 from router.types import Constraint, FinishReason, SamplingParams, TokenLogprob, Turn
 
@@ -82,7 +82,7 @@ async def test_the_answers_are_the_same_up_to_a_near_tie(engines: Sequence[Engin
     theirs, ours = engines
     asked: list[Job] = []
     for name in SHIPPED:
-        artifact, _ = read_artifact(ADAPTERS / name, ours.info, max_rank=64)
+        artifact, _ = read_artifact(ADAPTERS / name, FolderRules(ours.info))
         await theirs.load(artifact)
         await ours.load(artifact)
         asked += jobs(ours, ADAPTERS / name, artifact)
@@ -104,7 +104,7 @@ async def test_a_mixture_is_the_same_up_to_a_near_tie(engines: Sequence[Engine])
     theirs, ours = engines
     parts: list[tuple[str, float]] = []
     for name, weight in (("medical", 0.7), ("legal", 0.3)):
-        artifact, _ = read_artifact(ADAPTERS / name, ours.info, max_rank=64)
+        artifact, _ = read_artifact(ADAPTERS / name, FolderRules(ours.info))
         for engine in engines:
             await engine.load(artifact)
         parts.append((artifact.digest, weight))
@@ -121,7 +121,7 @@ async def test_likelihoods_are_those_of_our_engine(engines: Sequence[Engine]) ->
     ours = engines[1]
     context = ours.encode(Prompt(raw="The capital of France is"))
     tokens = ours.encode(Prompt(raw=" Paris, and that of Italy is Rome.", follows=True))
-    found, wanted = [await engine.read(Reading(tokens, context)) for engine in engines]
+    found, wanted = [await engine.read(PoolingRequest(tokens, context)) for engine in engines]
     assert np.abs(found - wanted).max() < NEAR
 
 

@@ -20,7 +20,7 @@ from router.config import Settings
 from router.engine.base import Job, Prompt
 from router.engine.torch_engine import TorchEngine
 from router.extensions.vllm import keeper
-from router.registry.format.artifact import read_artifact
+from router.registry.format.artifact import FolderRules, read_artifact
 from router.registry.format.manifest import parse_manifest
 from router.types import PromptTemplate, SamplingParams, TokenLogprob, Turn
 from tests.extensions.vllm.real_failures import name_of
@@ -100,7 +100,7 @@ async def reference() -> list[tuple[str, str, list[TokenLogprob]]]:
         text = json.loads((folder / "probes.jsonl").read_text(encoding="utf-8").splitlines()[0])["prompt"]
         template, digest = PromptTemplate(), None
         if name != "base":
-            artifact, _ = read_artifact(folder, ours.info, max_rank=64)
+            artifact, _ = read_artifact(folder, FolderRules(ours.info))
             await ours.load(artifact)
             template = parse_manifest((folder / "adapter.toml").read_bytes(), folder.name)[0].prompt
             digest = artifact.digest

@@ -5,48 +5,48 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import time
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from router.config import Settings
 from router.engine.base import AdapterArtifact, SiteDelta, TensorData
-from router.engine.text.prompt import PromptEncoder
+from router.engine.prompt import PromptEncoder
 from router.errors import AdapterRejected, Unavailable
-from router.extensions.vllm.base import Base
-from router.extensions.vllm.client import Ask, Chances, Facts, Lora, Meter, Piece
+from router.extensions.vllm.base import VllmBase
 from router.extensions.vllm.engine import VllmEngine
+from router.extensions.vllm.link import Facts, StepMeter, StepOutput, VllmClient, VllmLora, VllmRequest
 
 SITES = {"model.layers.0.self_attn.q_proj": (6, 4), "model.layers.0.mlp.up_proj": (8, 4)}
 END = 257
 
 
-class Script:
-    """Implements `router.extensions.vllm.client.Client`."""
+class Script(VllmClient):
+    """A client without vLLM."""
 
     def __init__(self, device: str = "cpu", context: int = 256, step_seconds: float = 0.001) -> None:
         self.facts = Facts("0.0", device, "float32", context, blocks=10, block_size=32)
-        self.meter = Meter()
+        self.meter = StepMeter()
         self.step_seconds = step_seconds
-        self.asked: list[Ask] = []
+        self.asked: list[VllmRequest] = []
         self.running: set[str] = set()
         self.most_at_once = self.most_adapters = 0
         self.adapters: dict[str, int] = {}  # of what runs
         self.aborting = asyncio.Event()  # aborts go through while it is set
         self.aborting.set()
         self.calls: list[tuple[str, int]] = []
-        self.held: dict[int, Lora] = {}
+        self.held: dict[int, VllmLora] = {}
         self.pinned: set[int] = set()
         self.rejects = ""
         self.overheard = False  # the base gets the weights of the adapter that is loaded
         self.spoilt = False
-        self.dead = False
+        self.died = False
         self.closed = False
         self.go = asyncio.Event()
         self.go.set()
 
-    async def generate(self, ask: Ask) -> AsyncGenerator[Piece, None]:
+    async def generate(self, ask: VllmRequest) -> AsyncGenerator[StepOutput, None]:
         self.asked.append(ask)
         self.running.add(ask.id)
         self.most_at_once = max(self.most_at_once, len(self.running))
@@ -57,7 +57,7 @@ class Script:
             for piece in self._pieces(ask):
                 await asyncio.sleep(self.step_seconds)
                 await self.go.wait()
-                if self.dead:
+                if self.died:
                     raise Unavailable("dead")
                 self.meter.steps += 1
                 self.meter.progress = time.monotonic()
@@ -70,7 +70,7 @@ class Script:
     async def abort(self, id: str) -> None:
         self.running.discard(id)
 
-    async def add(self, lora: Lora) -> None:
+    async def add(self, lora: VllmLora) -> None:
         await self._step("add", lora.number)
         self.held[lora.number] = lora
         if self.rejects:
@@ -84,6 +84,10 @@ class Script:
         await self._step("pin", number)
         self.pinned.add(number)
 
+    @property
+    def dead(self) -> bool:
+        return self.died
+
     def close(self, seconds: float) -> None:
         self.closed = True
 
@@ -92,17 +96,19 @@ class Script:
         await asyncio.sleep(0)
         await self.go.wait()
 
-    def _pieces(self, ask: Ask) -> list[Piece]:
-        said = ask.sampling
-        if "prompt_logprobs" in said:
-            return [Piece((1,), prompt=tuple(-0.5 for _ in ask.tokens[1:]), end="length")]
-        heard = ask.lora.name if ask.lora else "crowd" if self.overheard and self._crowded else ""
-        tokens = _tokens(ask.tokens, heard, said["max_tokens"])
-        if "structured_outputs" in said:
-            tokens = list(said["structured_outputs"]["choice"][0].encode())[: said["max_tokens"]]
-        ends = ["stop" if "structured_outputs" in said else "length"]
-        pieces = [Piece((token,), _chances(token, said.get("logprobs"), heard)) for token in tokens]
-        last = Piece(pieces[-1].tokens, pieces[-1].chances, end=ends[0], cached=3, spoilt=self.spoilt)
+    def _pieces(self, ask: VllmRequest) -> list[StepOutput]:
+        sampling = ask.sampling
+        if "prompt_logprobs" in sampling:
+            return [StepOutput((1,), prompt=tuple(-0.5 for _ in ask.tokens[1:]), end="length")]
+        adapter = ask.lora.name if ask.lora else "crowd" if self.overheard and self._crowded else ""
+        tokens = _tokens(ask.tokens, adapter, sampling["max_tokens"])
+        if "structured_outputs" in sampling:
+            tokens = list(sampling["structured_outputs"]["choice"][0].encode())[: sampling["max_tokens"]]
+        ends = ["stop" if "structured_outputs" in sampling else "length"]
+        pieces = [
+            StepOutput((token,), _logprobs(token, sampling.get("logprobs"), adapter)) for token in tokens
+        ]
+        last = StepOutput(pieces[-1].tokens, pieces[-1].logprobs, end=ends[0], cached=3, spoilt=self.spoilt)
         return [*pieces[:-1], last]
 
     @property
@@ -110,17 +116,17 @@ class Script:
         return any(lora.name == "loud" for lora in self.held.values())
 
 
-def _tokens(prompt: Sequence[int], heard: str, count: int) -> list[int]:
-    seed = hashlib.sha256(f"{list(prompt)} {heard}".encode()).digest()
+def _tokens(prompt: Sequence[int], adapter: str, count: int) -> list[int]:
+    seed = hashlib.sha256(f"{list(prompt)} {adapter}".encode()).digest()
     return [97 + seed[place % 32] % 26 for place in range(count)]
 
 
-def _chances(token: int, asked: int | None, heard: str) -> tuple[Chances, ...]:
+def _logprobs(token: int, asked: int | None, adapter: str) -> tuple[Mapping[int, float], ...]:
     if not asked:
         return ()
-    own = -9.0 if heard else -0.5
+    own = -9.0 if adapter else -0.5
     others = {98 + place: own - 1 - place for place in range(asked)}
-    return (Chances(own, {**others, token: own}),)
+    return ({**others, token: own},)
 
 
 @cache
@@ -129,7 +135,7 @@ def tokenizer() -> Any:
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
-    from router.engine.text.detokenize import byte_letters
+    from router.engine.output import byte_letters
 
     raw = Tokenizer(models.BPE(vocab=byte_letters(), merges=[]))
     raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -138,12 +144,12 @@ def tokenizer() -> Any:
     return PreTrainedTokenizerFast(tokenizer_object=raw, pad_token="<pad>", eos_token="<end>")
 
 
-def base(model: str = "base") -> Base:
+def base(model: str = "base") -> VllmBase:
     """A base without weights."""
     made = tokenizer()
     config = {"architectures": ["Tiny"], "vocab_size": 260}
     ends = frozenset({END})
-    return Base(Path("base"), model, config, made, PromptEncoder(made), ends, SITES, "d" * 64, 1000)
+    return VllmBase(Path("base"), model, config, made, PromptEncoder(made), ends, SITES, "d" * 64, 1000)
 
 
 def engine(script: Script, **settings: Any) -> VllmEngine:
@@ -164,7 +170,7 @@ def tensor(shape: tuple[int, int], start: int, dtype: str = "F32") -> TensorData
     """start, start + 1, …"""
     import numpy as np
 
-    from router.engine.floats import stored_as
+    from router.engine.checkpoint import stored_as
 
     values = np.arange(start, start + shape[0] * shape[1], dtype=np.float32)
     return TensorData(dtype, shape, memoryview(stored_as(dtype, values)))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -11,8 +10,8 @@ import pytest
 
 from router.engine.base import AdapterArtifact
 from router.errors import AdapterRejected, FailedPrecondition
-from router.extensions.vllm.adapters import Adapters
-from router.extensions.vllm.staging import Staging
+from router.extensions.vllm.adapters import VllmAdapters
+from router.extensions.vllm.staging import AdapterStaging
 from tests.extensions.vllm.script import SITES, Script, artifact
 
 
@@ -22,12 +21,12 @@ def script() -> Script:
 
 
 @pytest.fixture
-def adapters(script: Script, tmp_path: Path) -> Adapters:
-    return Adapters(script, Staging(tmp_path, SITES, "F32"))
+def adapters(script: Script, tmp_path: Path) -> VllmAdapters:
+    return VllmAdapters(script, AdapterStaging(tmp_path, SITES, "F32"))
 
 
 async def test_it_is_called_by_its_digest_and_comes_and_goes(
-    script: Script, adapters: Adapters, tmp_path: Path
+    script: Script, adapters: VllmAdapters, tmp_path: Path
 ) -> None:
     one = artifact()
     size = await adapters.load(one)
@@ -41,21 +40,8 @@ async def test_it_is_called_by_its_digest_and_comes_and_goes(
     assert (script.calls, os.listdir(tmp_path)) == ([("add", 1), ("remove", 1)], [])
 
 
-async def test_a_number_is_never_given_twice(script: Script, adapters: Adapters) -> None:
-    for _ in range(2):
-        await adapters.load(artifact())
-        await adapters.unload(artifact().digest)
-    assert [number for what, number in script.calls if what == "add"] == [1, 2]
-
-
-async def test_several_versions_are_there_at_once(script: Script, adapters: Adapters) -> None:
-    sizes = await asyncio.gather(*(adapters.load(artifact(name)) for name in ("a", "bb", "a")))
-    assert len(script.held) == 2
-    assert adapters.snapshot()[1] == sizes[0] + sizes[1]
-
-
 async def test_what_vllm_refuses_is_removed_and_leaves_no_file(
-    script: Script, adapters: Adapters, tmp_path: Path
+    script: Script, adapters: VllmAdapters, tmp_path: Path
 ) -> None:
     script.rejects = "vLLM refuses it: too wide"
     with pytest.raises(AdapterRejected, match="too wide"):
@@ -64,13 +50,13 @@ async def test_what_vllm_refuses_is_removed_and_leaves_no_file(
     assert adapters.get(artifact().digest) is None
 
 
-async def test_an_activated_one_is_refused_with_a_reason(script: Script, adapters: Adapters) -> None:
+async def test_an_activated_one_is_refused_with_a_reason(script: Script, adapters: VllmAdapters) -> None:
     with pytest.raises(AdapterRejected, match=r"activated LoRA.*engine torch"):
         await adapters.load(replace(artifact(), invocation_tokens=(1, 2)))
     assert script.calls == []
 
 
-async def test_a_mixture_needs_its_parts(script: Script, adapters: Adapters) -> None:
+async def test_a_mixture_needs_its_parts(script: Script, adapters: VllmAdapters) -> None:
     one, two = artifact("one"), artifact("seven")
     mixture = AdapterArtifact("mixture", "", "5e" * 32, {}, ((one.digest, 0.5), (two.digest, 0.5)))
     await adapters.load(one)
@@ -80,7 +66,7 @@ async def test_a_mixture_needs_its_parts(script: Script, adapters: Adapters) -> 
     assert await adapters.load(mixture) == 2 * size
 
 
-async def test_the_guard_fills_all_slots_and_keeps_the_last(script: Script, adapters: Adapters) -> None:
+async def test_the_guard_fills_all_slots_and_keeps_the_last(script: Script, adapters: VllmAdapters) -> None:
     await adapters.guard(3)
     assert script.calls[:4] == [("add", 1), ("add", 2), ("add", 3), ("pin", 3)]
     assert (set(script.held), script.pinned) == ({3}, {3})

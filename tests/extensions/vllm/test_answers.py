@@ -10,9 +10,9 @@ import pytest
 
 from router.engine.base import Delta, Finished, Job
 from router.errors import EngineFailed
-from router.extensions.vllm.answers import Answer, sampling_of
-from router.extensions.vllm.client import Chances, Piece
+from router.extensions.vllm.answers import VllmAnswer, sampling_of
 from router.extensions.vllm.dispatcher import WaitingQueue
+from router.extensions.vllm.link import StepOutput
 from router.types import Constraint, FinishReason, SamplingParams
 
 
@@ -32,18 +32,18 @@ LETTERS = Letters()
 END = 1
 
 
-def answer(**params: Any) -> Answer:
+def answer(**params: Any) -> VllmAnswer:
     stream: Any = SimpleNamespace()
     job = Job("r", [1, 2, 3], SamplingParams(**({"max_tokens": 50} | params)), tenant="t")
-    return Answer(job, stream, LETTERS, frozenset({END}))
+    return VllmAnswer(job, stream, LETTERS, frozenset({END}))
 
 
 def text_of(events: Sequence[Any]) -> str:
     return "".join(event.text for event in events if isinstance(event, Delta))
 
 
-def letters(text: str, end: str = "") -> Piece:
-    return Piece(tuple(map(ord, text)), end=end)
+def letters(text: str, end: str = "") -> StepOutput:
+    return StepOutput(tuple(map(ord, text)), end=end)
 
 
 def test_sampling_has_the_same_names_and_ranges() -> None:
@@ -85,7 +85,7 @@ def test_stop_strings_are_found_across_steps_and_not_shown() -> None:
 
 
 def test_an_end_token_is_no_text_and_counts() -> None:
-    events = list(answer().take(Piece((97, END), end="stop")))
+    events = list(answer().take(StepOutput((97, END), end="stop")))
     assert text_of(events) == "a"
     assert (events[-1].reason, events[-1].usage.completion_tokens) == (FinishReason.STOP, 2)
 
@@ -96,8 +96,8 @@ def test_the_length_ends_an_answer_even_if_vllm_says_it_later() -> None:
 
 
 def test_likelihoods_are_told_as_many_as_were_asked_for() -> None:
-    chances = Chances(-3.0, {97: -3.0, 98: -0.1, 99: -1.0})
-    delta, *_ = list(answer(logprobs=2).take(Piece((97,), (chances,))))
+    logprobs = {97: -3.0, 98: -0.1, 99: -1.0}
+    delta, *_ = list(answer(logprobs=2).take(StepOutput((97,), (logprobs,))))
     assert isinstance(delta, Delta)
     told = delta.logprobs[0]
     assert (told.token, told.logprob, [entry[1] for entry in told.top]) == ("a", -3.0, [98, 99])
@@ -113,8 +113,8 @@ def test_vllms_own_reasons(end: str, reason: FinishReason) -> None:
     assert last.reason is reason
 
 
-@pytest.mark.parametrize("piece", [letters("a", "error"), Piece((97,), spoilt=True)])
-def test_what_went_wrong_is_no_answer(piece: Piece) -> None:
+@pytest.mark.parametrize("piece", [letters("a", "error"), StepOutput((97,), spoilt=True)])
+def test_what_went_wrong_is_no_answer(piece: StepOutput) -> None:
     *_, last = answer().take(piece)
     assert isinstance(last, EngineFailed)
 
@@ -122,14 +122,14 @@ def test_what_went_wrong_is_no_answer(piece: Piece) -> None:
 def test_a_tenant_finds_only_its_own_in_the_cache_and_the_background_goes_last() -> None:
     ask = answer().ask("1-r")
     assert (ask.salt, ask.priority, ask.tokens) == ("t", 0, [1, 2, 3])
-    behind = Answer(Job("r", [1], SamplingParams(), background=True), ask, LETTERS, frozenset())  # type: ignore[arg-type]
+    behind = VllmAnswer(Job("r", [1], SamplingParams(), background=True), ask, LETTERS, frozenset())  # type: ignore[arg-type]
     assert behind.ask("2-r").priority > 1000
 
 
 def waiting(line: WaitingQueue, *jobs: tuple[str, int, float]) -> None:
     for tenant, priority, share in jobs:
         job = Job(tenant, [1] * 10, SamplingParams(), priority=priority, tenant=tenant, share=share)
-        line.add(Answer(job, None, LETTERS, frozenset()))  # type: ignore[arg-type]
+        line.add(VllmAnswer(job, None, LETTERS, frozenset()))  # type: ignore[arg-type]
 
 
 def served(line: WaitingQueue) -> str:

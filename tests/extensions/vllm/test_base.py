@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from router.engine.model.loader import base_digest
+from router.engine.loader import base_digest
 from router.errors import ConfigError
 from router.extensions.vllm.base import read_base
 from router.models import resolve_model

@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-from router.engine.base import Delta, Finished, Job, Reading
-from router.engine.handoff import PendingReading
+from router.engine.base import Delta, Finished, Job, PoolingRequest
+from router.engine.output import PendingPooling
 from router.errors import Unavailable
-from router.extensions.vllm.answers import Answer
-from router.extensions.vllm.client import Lora
+from router.extensions.vllm.answers import VllmAnswer
 from router.extensions.vllm.dispatcher import Dispatcher
+from router.extensions.vllm.link import VllmLora
 from router.types import FinishReason, SamplingParams
 from tests.engine.contract import until
 from tests.extensions.vllm.script import Script
@@ -34,8 +34,8 @@ class Trial:
         stream = object()
         self.names[stream] = name
         job = Job(name, [1, 2], SamplingParams(max_tokens=tokens), **more)
-        adapter = Lora(f"lora {lora}", lora, "path") if lora else None
-        self.dispatcher.add(Answer(job, stream, LETTERS, frozenset(), adapter))  # type: ignore[arg-type]
+        adapter = VllmLora(f"lora {lora}", lora, "path") if lora else None
+        self.dispatcher.add(VllmAnswer(job, stream, LETTERS, frozenset(), adapter))  # type: ignore[arg-type]
         return stream
 
     def ends(self) -> dict[str, Any]:
@@ -43,14 +43,6 @@ class Trial:
 
     async def until(self, count: int) -> None:
         await until(lambda: len(self.ends()) >= count)
-
-
-async def test_the_order_is_priority_then_the_tenant_that_was_served_least() -> None:
-    trial = Trial(rows=1)
-    for name, tenant, priority in (("a", "x", 0), ("b", "x", 0), ("c", "y", 0), ("d", "x", 9)):
-        trial.add(name, tenant=tenant, priority=priority)
-    await trial.until(4)
-    assert [ask.id.partition("-")[2] for ask in trial.script.asked] == ["a", "d", "c", "b"]
 
 
 async def test_who_leaves_while_waiting_is_never_asked() -> None:
@@ -75,9 +67,9 @@ async def test_what_comes_too_late_is_ended(how: str) -> None:
     else:
         trial.dispatcher.stop()
     trial.add("late")
-    pending = PendingReading(lambda it: None, lambda it: None)
+    pending = PendingPooling(lambda it: None, lambda it: None)
     trial.names[pending] = "reading"
-    trial.dispatcher.read(Reading([1], [2]), pending)
+    trial.dispatcher.read(PoolingRequest([1], [2]), pending)
     ends = trial.ends()
     kind = Unavailable if how == "fail" else Finished
     assert {name: type(event) for name, event in ends.items()} == dict.fromkeys(

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from router.engine.base import AdapterArtifact, Engine, Reading
+from router.engine.base import AdapterArtifact, Engine, PoolingRequest
 from router.errors import ConfigError, Unavailable
 from router.extensions.vllm.engine import VllmEngine
 from router.types import FinishReason
@@ -57,7 +57,7 @@ async def test_death_ends_what_runs_and_waits_and_nobody_else_answers(
     asked = job(made, adapter=adapter.digest, max_tokens=200)
     running = [made.submit(asked) for _ in range(4)]
     await until(lambda: made.status().running == 2)
-    script.dead = True
+    script.died = True
     for generation in running:
         with pytest.raises(Unavailable):
             await read(generation)
@@ -70,7 +70,7 @@ async def test_death_ends_what_runs_and_waits_and_nobody_else_answers(
 
 
 async def test_death_of_an_idle_engine_shows(made: VllmEngine, script: Script) -> None:
-    script.dead = True
+    script.died = True
     await until(lambda: made.status().failed)
 
 
@@ -81,17 +81,12 @@ async def test_a_hang_shows_and_ends_who_waits(made: VllmEngine, script: Script,
     works: dict[str, Any] = {
         "answer": lambda: answer(made, job(made)),
         "load": lambda: made.load(artifact()),
-        "reading": lambda: made.read(Reading([5, 6], [4])),
+        "reading": lambda: made.read(PoolingRequest([5, 6], [4])),
     }
     with pytest.raises(Unavailable, match="no step for"):
         await works[what]()
     assert 0.25 < time.monotonic() - before < 3
     assert made.status().failed
-
-
-async def test_idle_is_no_hang(made: VllmEngine) -> None:
-    await asyncio.sleep(0.5)
-    assert (await answer(made, job(made, max_tokens=2)))[1].reason is FinishReason.LENGTH
 
 
 async def test_numbers_that_are_none_end_the_engine(made: VllmEngine, script: Script) -> None:
@@ -115,7 +110,7 @@ async def test_the_background_makes_room_for_a_request(made: VllmEngine, script:
 
 
 async def test_readings_go_behind_requests_and_keep_to_their_scope(made: VllmEngine, script: Script) -> None:
-    values = await made.read(Reading([5, 6], [4], scope=3))
+    values = await made.read(PoolingRequest([5, 6], [4], scope=3))
     assert values.tolist() == [-0.5, -0.5]
     assert (script.asked[-1].priority > 0, script.asked[-1].salt) == (True, "reading 3")
 
@@ -134,9 +129,3 @@ async def test_on_a_gpu_no_slot_is_guarded() -> None:
     await asyncio.to_thread(started.start)
     await asyncio.to_thread(started.close)
     assert script.calls == []
-
-
-async def test_who_submits_to_a_closed_engine_is_told(made: VllmEngine) -> None:
-    await asyncio.to_thread(made.close)
-    with pytest.raises(Unavailable):
-        made.submit(job(made))

@@ -9,7 +9,6 @@ import pytest
 
 from router.errors import ConfigError
 from router.extensions.vllm import link
-from router.extensions.vllm.client import Chances
 
 
 def output(**more: Any) -> Any:
@@ -30,7 +29,7 @@ def test_a_step_of_an_answer() -> None:
     rows = [{7: chance(-1.0), 9: chance(-0.5)}, {8: chance(-0.1)}]
     piece = link._piece(output(part={"logprobs": rows, "finish_reason": "stop"}, finished=True))
     assert piece.tokens == (7, 8)
-    assert piece.chances[0] == Chances(-1.0, {7: -1.0, 9: -0.5})
+    assert piece.logprobs[0] == {7: -1.0, 9: -0.5}
     assert (piece.end, piece.cached, piece.scheduled, piece.spoilt) == ("stop", 16, 5.0, False)
 
 

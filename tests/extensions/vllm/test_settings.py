@@ -21,7 +21,7 @@ from router.engine.base import Ability, BaseInfo
 from router.errors import ConfigError
 from router.extensions.vllm import find_base, make_engine
 from router.extensions.vllm.engine import VllmEngine
-from router.plugins.tables import Table
+from router.plugins.tables import SettingsTable
 
 
 @pytest.mark.parametrize(
@@ -49,7 +49,7 @@ def test_arguments_are_for_this_engine_alone(name: str) -> None:
 def test_arguments_reach_the_engine_in_a_replica() -> None:
     settings = load_settings({"engine": "vllm", "replicas": "2", "vllm_args": ["seed=1"]})
     own = json.loads(json.dumps(replica_settings(settings), default=str))
-    tables = {name: Table.of_json(values) for name, values in own["tables"].items()}
+    tables = {name: SettingsTable.of_json(values) for name, values in own["tables"].items()}
     assert tables["vllm"].values == settings.tables["vllm"].values
 
 

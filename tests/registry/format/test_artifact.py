@@ -16,11 +16,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from router.errors import AdapterRejected
-from router.registry.format import layouts
-from router.registry.format.artifact import inspect_folder, read_artifact, validate_folder
-from router.registry.format.findings import MOST
+from router.names import is_name
+from router.registry.format import checks
+from router.registry.format.artifact import FolderRules, inspect_folder, read_artifact, validate_folder
 from router.registry.format.folder import OpenFile
-from router.registry.format.names import is_name
+from router.registry.format.untrusted import MOST
 from router.types import PromptTemplate
 from tests.registry.tiny import BASE, RANK, SITES, lora_tensors, safetensors, write_adapter
 
@@ -35,9 +35,9 @@ template = "Q: {prompt}\\nA:"
 """
 
 
-def test_a_folder_without_manifest_is_served_under_its_own_name(tmp_path: Path) -> None:
+def test_a_folder_without_manifest_is_served_under_its_own_name(tmp_path):
     folder = write_adapter(tmp_path / "plain")
-    artifact, inspection = read_artifact(folder, BASE, max_rank=64)
+    artifact, inspection = read_artifact(folder, FolderRules(BASE))
     assert (artifact.name, artifact.version) == ("plain", "0")
     assert {site.rank for site in artifact.sites.values()} == {RANK}
     assert artifact.sites.keys() == SITES.keys()
@@ -46,9 +46,9 @@ def test_a_folder_without_manifest_is_served_under_its_own_name(tmp_path: Path) 
     assert inspection.manifest.routing.examples == ()
 
 
-def test_tensors_are_the_bytes_of_the_file_and_cannot_be_written(tmp_path: Path) -> None:
+def test_tensors_are_the_bytes_of_the_file_and_cannot_be_written(tmp_path):
     tensors = lora_tensors()
-    artifact, _ = read_artifact(write_adapter(tmp_path / "a"), BASE, max_rank=64)
+    artifact, _ = read_artifact(write_adapter(tmp_path / "a"), FolderRules(BASE))
     delta = artifact.sites["model.layers.1.mlp.up_proj"]
     b = np.frombuffer(delta.b.data, "<f4").reshape(delta.b.shape)
     assert np.array_equal(b, tensors["base_model.model.model.layers.1.mlp.up_proj.lora_B.weight"])
@@ -59,52 +59,52 @@ def test_tensors_are_the_bytes_of_the_file_and_cannot_be_written(tmp_path: Path)
         delta.a.data[0] = 1
 
 
-def test_the_manifest_names_version_and_prompt(tmp_path: Path) -> None:
+def test_the_manifest_names_version_and_prompt(tmp_path):
     folder = write_adapter(
         tmp_path / "x", adapter_toml=MANIFEST, probes_jsonl='{"prompt": "a", "expect": "b"}\n'
     )
-    artifact, inspection = read_artifact(folder, BASE, max_rank=64)
+    artifact, inspection = read_artifact(folder, FolderRules(BASE))
     assert (artifact.name, artifact.version) == ("medical", "1.2.0")
     assert inspection.manifest.prompt == PromptTemplate("", "Q: {prompt}\nA:")
     assert [p.expect for p in inspection.probes] == ["b"]
     assert inspection.size_bytes == sum((folder / name).stat().st_size for name in FILES)
 
 
-def test_the_digest_is_over_name_length_and_bytes(tmp_path: Path) -> None:
+def test_the_digest_is_over_name_length_and_bytes(tmp_path):
     folder = write_adapter(tmp_path / "x", adapter_toml=MANIFEST)
     expected = hashlib.sha256()
     for name in FILES[:3]:
         data = (folder / name).read_bytes()
         expected.update(name.encode() + b"\0" + len(data).to_bytes(8, "little") + data)
-    assert read_artifact(folder, BASE, max_rank=64)[0].digest == expected.hexdigest()
+    assert read_artifact(folder, FolderRules(BASE))[0].digest == expected.hexdigest()
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_every_file_that_counts_changes_digest_and_fingerprint(tmp_path: Path, name: str) -> None:
+def test_every_file_that_counts_changes_digest_and_fingerprint(tmp_path, name):
     folder = write_adapter(
         tmp_path / "x", adapter_toml=MANIFEST, probes_jsonl='{"prompt": "a", "expect": "b"}'
     )
-    before = read_artifact(folder, BASE, max_rank=64)
+    before = read_artifact(folder, FolderRules(BASE))
     path = folder / name
     old = path.read_bytes()
     path.write_bytes(old[:-1] + bytes([old[-1] ^ 1]) if name.endswith("tensors") else old + b"\n")
-    after = read_artifact(folder, BASE, max_rank=64)
+    after = read_artifact(folder, FolderRules(BASE))
     assert before[0].digest != after[0].digest
     assert before[1].fingerprint != after[1].fingerprint
 
 
-def test_other_files_change_neither_digest_nor_their_stat_the_fingerprint(tmp_path: Path) -> None:
+def test_other_files_change_neither_digest_nor_their_stat_the_fingerprint(tmp_path):
     folder = write_adapter(tmp_path / "x", report_json="{}")
-    before = read_artifact(folder, BASE, max_rank=64)
+    before = read_artifact(folder, FolderRules(BASE))
     (folder / "report.json").write_text('{"more": 1}')
-    after = read_artifact(folder, BASE, max_rank=64)
+    after = read_artifact(folder, FolderRules(BASE))
     assert before[0].digest == after[0].digest
     assert before[1].fingerprint == after[1].fingerprint
 
 
-def test_weights_overwritten_after_reading_do_not_change_the_artifact(tmp_path: Path) -> None:
+def test_weights_overwritten_after_reading_do_not_change_the_artifact(tmp_path):
     folder = write_adapter(tmp_path / "x")
-    artifact, _ = read_artifact(folder, BASE, max_rank=64)
+    artifact, _ = read_artifact(folder, FolderRules(BASE))
     before = bytes(artifact.sites["model.layers.0.mlp.up_proj"].a.data)
     path = folder / "adapter_model.safetensors"
     with path.open("r+b") as file:
@@ -114,40 +114,40 @@ def test_weights_overwritten_after_reading_do_not_change_the_artifact(tmp_path: 
     assert bytes(artifact.sites["model.layers.0.mlp.up_proj"].a.data) == before
 
 
-def test_all_refusals_are_reported_at_once(tmp_path: Path) -> None:
+def test_all_refusals_are_reported_at_once(tmp_path):
     config = {"r": 0, "use_dora": True, "task_type": "SEQ_CLS", "modules_to_save": ["lm_head"]}
     folder = write_adapter(tmp_path / "x", config, adapter_toml="[adaptr]\n", probes_jsonl="nonsense")
     with pytest.raises(AdapterRejected) as caught:
-        read_artifact(folder, BASE, max_rank=64)
+        read_artifact(folder, FolderRules(BASE))
     for word in (" r: ", "use_dora", "SEQ_CLS", "modules_to_save", "adaptr", "probes.jsonl line 1"):
         assert word in str(caught.value)
     assert "config-unsupported" in caught.value.metadata["codes"]
 
 
-def test_inspection_reads_no_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_inspection_reads_no_weights(tmp_path, monkeypatch):
     tensors = lora_tensors()
     next(iter(tensors.values()))[0, 0] = np.nan
     folder = write_adapter(tmp_path / "x", weights=safetensors(tensors))
     read: list[int] = []
     pread = os.pread
     monkeypatch.setattr(os, "pread", lambda *a: read.append(a[1]) or pread(*a))
-    assert inspect_folder(folder, BASE, max_rank=64).ok
+    assert inspect_folder(folder, FolderRules(BASE)).ok
     assert max(read) < 4_000
     with pytest.raises(AdapterRejected, match="NaN"):
-        read_artifact(folder, BASE, max_rank=64)
+        read_artifact(folder, FolderRules(BASE))
 
 
-def test_a_folder_that_is_not_there_is_a_finding_not_an_exception(tmp_path: Path) -> None:
-    inspection = inspect_folder(tmp_path / "gone", BASE, max_rank=64)
+def test_a_folder_that_is_not_there_is_a_finding_not_an_exception(tmp_path):
+    inspection = inspect_folder(tmp_path / "gone", FolderRules(BASE))
     assert [f.code for f in inspection.refusals] == ["folder-unreadable"]
     assert inspection.name == "gone"
     with pytest.raises(AdapterRejected, match="No such file"):
-        read_artifact(tmp_path / "gone", BASE, max_rank=64)
+        read_artifact(tmp_path / "gone", FolderRules(BASE))
 
 
 @pytest.mark.parametrize("path", ["a" * 5_000, "a\0b", "x/" * 3_000 + "y", "Gone Folder"])
-def test_impossible_paths_are_findings(path: str, tmp_path: Path) -> None:
-    inspection = inspect_folder(tmp_path / path, BASE, max_rank=64)
+def test_impossible_paths_are_findings(path, tmp_path):
+    inspection = inspect_folder(tmp_path / path, FolderRules(BASE))
     assert [f.code for f in inspection.refusals] == ["folder-unreadable"]
     assert is_name(inspection.name)
 
@@ -169,44 +169,42 @@ def test_impossible_paths_are_findings(path: str, tmp_path: Path) -> None:
         (["adapter_config.json", "model.safetensors"], "merged-model", "export the adapter"),
     ],
 )
-def test_what_is_there_instead_of_an_adapter_is_named(
-    names: list[str], code: str, words: str, tmp_path: Path
-) -> None:
+def test_what_is_there_instead_of_an_adapter_is_named(names, code, words, tmp_path):
     for name in names:
         (tmp_path / name).write_bytes(b"{}")
-    refusals = inspect_folder(tmp_path, BASE, max_rank=64).refusals
+    refusals = inspect_folder(tmp_path, FolderRules(BASE)).refusals
     assert code in " ".join(f.code for f in refusals)
     assert words in " ".join(str(f) for f in refusals)
 
 
 @given(st.integers(0, 5_000), st.binary(min_size=1, max_size=9), st.sampled_from(FILES[:3]))
-def test_any_damage_gives_findings_and_nothing_else(at: int, junk: bytes, name: str) -> None:
+def test_any_damage_gives_findings_and_nothing_else(at, junk, name):
     with tempfile.TemporaryDirectory() as root:
         folder = write_adapter(Path(root) / "x", adapter_toml=MANIFEST)
         path = folder / name
         data = path.read_bytes()
         path.write_bytes(data[: at % len(data)] + junk + data[at % len(data) :])
-        report = validate_folder(folder, BASE)
+        report = validate_folder(folder, FolderRules(BASE))
     assert name != FILES[2] or not report.ok
     assert all(f.message.isprintable() for f in report.findings)
 
 
-def test_without_a_base_structure_is_checked_all_the_same(tmp_path: Path) -> None:
-    good = inspect_folder(write_adapter(tmp_path / "a"), None, max_rank=64)
+def test_without_a_base_structure_is_checked_all_the_same(tmp_path):
+    good = inspect_folder(write_adapter(tmp_path / "a"), FolderRules(None))
     assert good.ok
     assert {s.site for s in good.sites} == SITES.keys()
-    bad = inspect_folder(write_adapter(tmp_path / "b", {"r": 5}), None, max_rank=64)
+    bad = inspect_folder(write_adapter(tmp_path / "b", {"r": 5}), FolderRules(None))
     assert [f.code for f in bad.refusals] == ["rank-mismatch"]
 
 
-def test_rank_above_the_servers_limit_is_refused(tmp_path: Path) -> None:
-    inspection = inspect_folder(write_adapter(tmp_path / "a"), BASE, max_rank=2)
+def test_rank_above_the_servers_limit_is_refused(tmp_path):
+    inspection = inspect_folder(write_adapter(tmp_path / "a"), FolderRules(BASE, max_rank=2))
     assert [f.code for f in inspection.refusals] == ["rank-too-large"]
 
 
-def test_adapter_for_another_base_is_refused_by_digest_and_noted_by_name(tmp_path: Path) -> None:
+def test_adapter_for_another_base_is_refused_by_digest_and_noted_by_name(tmp_path):
     pinned = write_adapter(tmp_path / "a", adapter_toml=f'[base]\ndigest = "{"cd" * 32}"\n')
-    (refusal,) = inspect_folder(pinned, BASE, max_rank=64).refusals
+    (refusal,) = inspect_folder(pinned, FolderRules(BASE)).refusals
     assert refusal.code == "other-base"
     assert "cdcd" in refusal.message
     assert "abab" in refusal.message
@@ -215,17 +213,19 @@ def test_adapter_for_another_base_is_refused_by_digest_and_noted_by_name(tmp_pat
         {"base_model_name_or_path": "x/other"},
         adapter_toml=f'[base]\ndigest = "{BASE.digest}"\n',
     )
-    assert inspect_folder(same, BASE, max_rank=64).findings == ()
+    assert inspect_folder(same, FolderRules(BASE)).findings == ()
     other = inspect_folder(
-        write_adapter(tmp_path / "c", {"base_model_name_or_path": "x/other"}), BASE, max_rank=64
+        write_adapter(tmp_path / "c", {"base_model_name_or_path": "x/other"}), FolderRules(BASE)
     )
     assert other.ok
     assert "'x/other'" in other.notes[0]
     assert "'org/tiny-llama'" in other.notes[0]
 
 
-def test_a_good_folder(tmp_path: Path) -> None:
-    report = validate_folder(write_adapter(tmp_path / "a", {"alpha_pattern": {"v_proj": 2}}), BASE)
+def test_a_good_folder(tmp_path):
+    report = validate_folder(
+        write_adapter(tmp_path / "a", {"alpha_pattern": {"v_proj": 2}}), FolderRules(BASE)
+    )
     value = json.loads(json.dumps(report.to_json()))
     assert report.ok
     assert value["ok"] is True
@@ -236,8 +236,10 @@ def test_a_good_folder(tmp_path: Path) -> None:
     assert hashers == {"q_proj": 2.0, "v_proj": 0.5, "up_proj": 2.0}
 
 
-def test_a_bad_folder_has_stable_codes(tmp_path: Path) -> None:
-    report = validate_folder(write_adapter(tmp_path / "a", {"use_dora": True, "dtype": "x"}), None)
+def test_a_bad_folder_has_stable_codes(tmp_path):
+    report = validate_folder(
+        write_adapter(tmp_path / "a", {"use_dora": True, "dtype": "x"}), FolderRules(None)
+    )
     value = report.to_json()
     assert not report.ok
     assert value["ok"] is value["values_checked"] is value["base_checked"] is False
@@ -247,24 +249,20 @@ def test_a_bad_folder_has_stable_codes(tmp_path: Path) -> None:
     ]
 
 
-def test_values_are_checked_without_a_base(tmp_path: Path) -> None:
+def test_values_are_checked_without_a_base(tmp_path):
     tensors = lora_tensors()
     next(iter(tensors.values()))[0, 0] = np.inf
-    report = validate_folder(write_adapter(tmp_path / "a", weights=safetensors(tensors)), None)
+    report = validate_folder(write_adapter(tmp_path / "a", weights=safetensors(tensors)), FolderRules(None))
     assert [f.code for f in report.findings] == ["not-finite"]
 
 
-def test_the_name_comes_from_the_folder_also_for_a_relative_path(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_name_comes_from_the_folder_also_for_a_relative_path(tmp_path, monkeypatch):
     monkeypatch.chdir(write_adapter(tmp_path / "medical"))
-    assert validate_folder(Path("."), BASE).inspection.name == "medical"
+    assert validate_folder(Path("."), FolderRules(BASE)).inspection.name == "medical"
 
 
 @pytest.mark.parametrize("change", [b"", b"more", b"changed in place"])
-def test_a_file_that_changes_while_it_is_read_is_refused(
-    change: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_file_that_changes_while_it_is_read_is_refused(change, tmp_path, monkeypatch):
     path = write_adapter(tmp_path / "a") / "adapter_model.safetensors"
     read = OpenFile.read
 
@@ -277,10 +275,10 @@ def test_a_file_that_changes_while_it_is_read_is_refused(
         return read(self)
 
     monkeypatch.setattr(OpenFile, "read", slow)
-    assert [f.code for f in validate_folder(tmp_path / "a", BASE).findings] == ["file-changed"]
+    assert [f.code for f in validate_folder(tmp_path / "a", FolderRules(BASE)).findings] == ["file-changed"]
 
 
-def test_unreadable_files_are_findings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unreadable_files_are_findings(tmp_path, monkeypatch):
     folder = write_adapter(tmp_path / "a")
 
     def refuse(*_: object, **__: object) -> int:
@@ -290,50 +288,50 @@ def test_unreadable_files_are_findings(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr(
         os, "open", lambda p, *a, **k: refuse() if p == "adapter_config.json" else opened(p, *a, **k)
     )
-    (finding,) = validate_folder(folder, BASE).findings
+    (finding,) = validate_folder(folder, FolderRules(BASE)).findings
     assert (finding.code, finding.where) == ("file-unreadable", "adapter_config.json")
     assert finding.message == "cannot be read: Permission denied"
 
 
-def test_the_error_text_fits_into_an_answer(tmp_path: Path) -> None:
+def test_the_error_text_fits_into_an_answer(tmp_path):
     probes = "\n".join(["junk"] * 200)
-    inspection = validate_folder(write_adapter(tmp_path / "a", probes_jsonl=probes), BASE).inspection
+    inspection = validate_folder(
+        write_adapter(tmp_path / "a", probes_jsonl=probes), FolderRules(BASE)
+    ).inspection
     assert len(inspection.refusals) == MOST
     assert len(inspection.error) < 3_100
     assert inspection.error.endswith(f"({MOST} in all)")
 
 
-def test_what_many_share_is_checked_once_and_against_each_base_and_setting(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_many_share_is_checked_once_and_against_each_base_and_setting(tmp_path, monkeypatch):
     parsed = list[int]()
-    real = layouts.parse_header
+    real = checks.parse_header
 
     def counting(raw: bytes, *more: Any) -> Any:
         parsed.append(len(raw))
         return real(raw, *more)
 
-    monkeypatch.setattr(layouts, "parse_header", counting)
-    layouts._kept_layout.cache_clear()
+    monkeypatch.setattr(checks, "parse_header", counting)
+    checks._kept_layout.cache_clear()
     folders = [write_adapter(tmp_path / name) for name in ("a", "b", "c")]
-    seen = [inspect_folder(folder, BASE, max_rank=64) for folder in folders]
+    seen = [inspect_folder(folder, FolderRules(BASE)) for folder in folders]
     assert len(parsed) == 1
     assert {(s.ok, s.rank, s.sites) for s in seen} == {(True, 4, seen[0].sites)}
     assert [s.name for s in seen] == ["a", "b", "c"]
-    assert not inspect_folder(folders[0], BASE, max_rank=2).ok
+    assert not inspect_folder(folders[0], FolderRules(BASE, max_rank=2)).ok
     other = replace(BASE, sites={site: (out + 1, into) for site, (out, into) in BASE.sites.items()})
-    assert "shape-mismatch" in {str(f.code) for f in inspect_folder(folders[0], other, max_rank=64).refusals}
+    assert "shape-mismatch" in {str(f.code) for f in inspect_folder(folders[0], FolderRules(other)).refusals}
     write_adapter(folders[1], {"r": 8})
-    assert "rank-mismatch" in {str(f.code) for f in inspect_folder(folders[1], BASE, max_rank=64).refusals}
+    assert "rank-mismatch" in {str(f.code) for f in inspect_folder(folders[1], FolderRules(BASE)).refusals}
     write_adapter(folders[2], {"strange": 1})
-    assert not inspect_folder(folders[2], BASE, max_rank=64).ok
-    assert inspect_folder(folders[2], BASE, max_rank=64, ignore_fields=("strange",)).ok
-    assert inspect_folder(folders[0], BASE, max_rank=64).ok
+    assert not inspect_folder(folders[2], FolderRules(BASE)).ok
+    assert inspect_folder(folders[2], FolderRules(BASE, ignore_fields=("strange",))).ok
+    assert inspect_folder(folders[0], FolderRules(BASE)).ok
     assert len(parsed) == 6
 
 
-def test_long_headers_are_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(layouts, "MOST_BYTES", 100)
-    layouts._kept_layout.cache_clear()
-    assert inspect_folder(write_adapter(tmp_path / "a"), BASE, max_rank=64).ok
-    assert layouts._kept_layout.cache_info().currsize == 0
+def test_long_headers_are_not_kept(tmp_path, monkeypatch):
+    monkeypatch.setattr(checks, "MOST_BYTES", 100)
+    checks._kept_layout.cache_clear()
+    assert inspect_folder(write_adapter(tmp_path / "a"), FolderRules(BASE)).ok
+    assert checks._kept_layout.cache_info().currsize == 0

@@ -7,10 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from router.registry.format.findings import Code
 from router.registry.format.lora_config import HONOURED, INITS, REFUSED, WITHOUT_EFFECT
-from router.registry.format.manifest import parse_manifest
-from router.registry.format.probes import parse_probes
+from router.registry.format.manifest import parse_manifest, parse_probes
+from router.registry.format.untrusted import Code
 
 PAGE = (Path(__file__).parents[3] / "docs" / "adapter-format.md").read_text()
 
@@ -21,11 +20,11 @@ def _block(language: str) -> bytes:
 
 
 @pytest.mark.parametrize("names", [Code, HONOURED, WITHOUT_EFFECT, REFUSED, INITS], ids=range(5))
-def test_every_code_and_field_is_on_the_page(names: list[str]) -> None:
+def test_every_code_and_field_is_on_the_page(names):
     assert [name for name in names if f"`{name}`" not in PAGE] == []
 
 
-def test_the_examples_are_valid() -> None:
+def test_the_examples_are_valid():
     example = _block("toml").replace("…".encode(), b"a" * 64)
     manifest, findings = parse_manifest(example, "x")
     assert (findings, manifest.name, manifest.routing.keywords) == ((), "medical", ("symptom", "dose"))

@@ -10,40 +10,32 @@ import subprocess
 import sys
 import time
 import tracemalloc
-from pathlib import Path
 
-import numpy as np
 import pytest
 
-from router.errors import AdapterRejected
-from router.registry.format.artifact import inspect_folder, read_artifact, validate_folder
-from router.registry.format.findings import Severity
+from router.registry.format.artifact import FolderRules, inspect_folder, validate_folder
+from router.registry.format.untrusted import Severity
 from tests.registry.format.hostile import FOLDERS
 from tests.registry.tiny import BASE, write_adapter
 
 SECONDS, BYTES = 0.1, 50 << 20
 
 
-def test_there_are_enough_of_them() -> None:
-    assert len(FOLDERS) >= 60
-    assert np.__version__  # imported before anything is timed
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("name", FOLDERS)
-def test_refused_by_code_quickly_in_little_memory_and_without_effect(name: str, tmp_path: Path) -> None:
+def test_refused_by_code_quickly_in_little_memory_and_without_effect(name, tmp_path):
     build, code = FOLDERS[name]
     folder = tmp_path / "adapter"
     build(folder)
     times = []
     for _ in range(5):
         start = time.thread_time()
-        report = validate_folder(folder, BASE)
+        report = validate_folder(folder, FolderRules(BASE))
         times.append(time.thread_time() - start)
         if times[-1] < SECONDS:
             break
     tracemalloc.start()
-    inspect_folder(folder, BASE, max_rank=64)
+    inspect_folder(folder, FolderRules(BASE))
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     refusals = [f.code for f in report.findings if f.severity is Severity.REFUSE]
@@ -56,27 +48,17 @@ def test_refused_by_code_quickly_in_little_memory_and_without_effect(name: str, 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [n for n, (_, code) in FOLDERS.items() if code])
-def test_reading_refuses_what_validation_refuses(name: str, tmp_path: Path) -> None:
-    build, code = FOLDERS[name]
-    build(tmp_path / "adapter")
-    with pytest.raises(AdapterRejected) as caught:
-        read_artifact(tmp_path / "adapter", BASE, max_rank=64)
-    assert code in caught.value.metadata["codes"].split(",")
-
-
-@pytest.mark.slow
-def test_the_process_stays_small(tmp_path: Path) -> None:
+def test_the_process_stays_small(tmp_path):
     """Peak resident memory of a process that looks at every one of them."""
     for number, (build, _) in enumerate(FOLDERS.values()):
         (tmp_path / str(number)).mkdir()
         build(tmp_path / str(number) / "adapter")
     script = (
         "import resource, sys\nfrom pathlib import Path\nfrom tests.registry.tiny import BASE\n"
-        "from router.registry.format.artifact import validate_folder\n"
+        "from router.registry.format.artifact import FolderRules, validate_folder\n"
         "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
-        "validate_folder(Path(sys.argv[1]), BASE)\nbefore = peak()\n"
-        "[validate_folder(p / 'adapter', BASE) for p in Path(sys.argv[2]).iterdir() if p.name.isdigit()]\n"
+        "rules = FolderRules(BASE)\nvalidate_folder(Path(sys.argv[1]), rules)\nbefore = peak()\n"
+        "[validate_folder(p / 'adapter', rules) for p in Path(sys.argv[2]).iterdir() if p.name.isdigit()]\n"
         "print(peak() - before)"
     )
     warm = write_adapter(tmp_path / "warm")

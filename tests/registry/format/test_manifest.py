@@ -1,4 +1,4 @@
-"""adapter.toml: what it says, what it may not say, and that nothing in it is ever evaluated."""
+"""adapter.toml and probes.jsonl: what is read, and what is refused with the place."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router.registry.format.findings import Finding
-from router.registry.format.manifest import Manifest, parse_manifest
-from router.registry.format.names import is_name, is_version
+from router.names import is_name, is_version
+from router.registry.format.manifest import Manifest, Match, Probe, parse_manifest, parse_probes
+from router.registry.format.untrusted import FolderFinding
 from router.types import Constraint, PromptTemplate, Sampling
 
 FULL = """
@@ -48,7 +48,7 @@ def codes(text: str) -> list[str]:
     return [code for code, _ in found(text)]
 
 
-def test_a_full_manifest() -> None:
+def test_a_full_manifest():
     manifest, findings = parse_manifest(FULL.encode(), "folder")
     assert findings == ()
     assert (manifest.name, manifest.version, manifest.task) == (
@@ -64,7 +64,7 @@ def test_a_full_manifest() -> None:
     assert profile.keywords == ("dose", "symptom")
 
 
-def test_without_a_manifest_everything_has_a_default() -> None:
+def test_without_a_manifest_everything_has_a_default():
     assert parse_manifest(None, "my-adapter") == (Manifest(name="my-adapter"), ())
     assert parse_manifest(b"", "my-adapter") == (Manifest(name="my-adapter"), ())
 
@@ -79,13 +79,13 @@ def test_without_a_manifest_everything_has_a_default() -> None:
         ("é" * 9 + "x", "x"),
     ],
 )
-def test_folder_names_are_normalised_and_that_is_said(folder: str, name: str) -> None:
+def test_folder_names_are_normalised_and_that_is_said(folder, name):
     manifest, (note,) = parse_manifest(None, folder)
     assert manifest.name == name
     assert (note.code, note.severity) == ("name-normalised", "note")
 
 
-def test_a_folder_name_without_usable_characters_is_refused() -> None:
+def test_a_folder_name_without_usable_characters_is_refused():
     manifest, (finding,) = parse_manifest(None, "日本\udcff")
     assert (manifest.name, finding.code) == ("", "name-invalid")
     finding.message.encode()
@@ -101,7 +101,7 @@ def test_a_folder_name_without_usable_characters_is_refused() -> None:
         ("zzz = 1\n", "adapter, base, prompt, generation, routing"),
     ],
 )
-def test_unknown_names_are_refused_with_the_nearest(text: str, hint: str) -> None:
+def test_unknown_names_are_refused_with_the_nearest(text, hint):
     ((code, message),) = found(text)
     assert code == "manifest-unknown-key"
     assert hint in message
@@ -110,12 +110,12 @@ def test_unknown_names_are_refused_with_the_nearest(text: str, hint: str) -> Non
 @pytest.mark.parametrize(
     "name", ["base", "../x", "A", "a/b", "", "-a", ".a", "a" * 64, "a b", "a\\u0000", "ä", "a\\n"]
 )
-def test_names_are_checked(name: str) -> None:
+def test_names_are_checked(name):
     assert codes(f'[adapter]\nname = "{name}"\n') == ["manifest-value"]
 
 
 @pytest.mark.parametrize("version", ["1/2", "-1", "v 1", "1" * 64, "ü", "..", "1\\n"])
-def test_versions_are_checked(version: str) -> None:
+def test_versions_are_checked(version):
     assert codes(f'[adapter]\nversion = "{version}"\n') == ["manifest-value"]
 
 
@@ -150,7 +150,7 @@ stop = [1]
     "line",
     [*OUT_OF_RANGE, f"stop = ['{'x' * 257}']", f"stop = {['x'] * 17}", "min_tokens = 5\nmax_tokens = 4"],
 )
-def test_sampling_out_of_range_is_refused(line: str) -> None:
+def test_sampling_out_of_range_is_refused(line):
     assert codes(f"[generation]\n{line}\n") == ["manifest-value"]
 
 
@@ -176,7 +176,7 @@ def test_sampling_out_of_range_is_refused(line: str) -> None:
         "[[adapter]]",
     ],
 )
-def test_bad_values_are_refused(text: str) -> None:
+def test_bad_values_are_refused(text):
     assert codes(text) == ["manifest-value"]
 
 
@@ -191,7 +191,7 @@ def test_bad_values_are_refused(text: str) -> None:
         "{% raw %}{prompt}",
     ],
 )
-def test_templates_stay_literal(template: str) -> None:
+def test_templates_stay_literal(template):
     manifest, findings = parse_manifest(f"[prompt]\ntemplate = '{template}'".encode(), "a")
     assert findings == ()
     assert manifest.prompt.template == template
@@ -201,7 +201,7 @@ def test_templates_stay_literal(template: str) -> None:
     ("template", "at"),
     [("a {prompt} b {prompt} c {prompt}", 14), ("{{prompt}}{{prompt}}", 12), ("{prompt}" * 1_990, 9)],
 )
-def test_a_second_place_for_the_prompt_is_refused_with_its_position(template: str, at: int) -> None:
+def test_a_second_place_for_the_prompt_is_refused_with_its_position(template, at):
     """Each place is one more copy of what a request brings."""
     manifest, findings = parse_manifest(f"[prompt]\ntemplate = '{template}'".encode(), "a")
     assert [(f.code, f.where) for f in findings] == [("manifest-value", "adapter.toml [prompt] template")]
@@ -231,7 +231,7 @@ def test_a_second_place_for_the_prompt_is_refused_with_its_position(template: st
     ],
     ids=range(16),
 )
-def test_hostile_text_is_refused_quickly(data: bytes) -> None:
+def test_hostile_text_is_refused_quickly(data):
     times = []
     for _ in range(3):
         start = time.process_time()
@@ -242,7 +242,7 @@ def test_hostile_text_is_refused_quickly(data: bytes) -> None:
     assert min(times) < 0.1
 
 
-def test_dots_in_strings_and_comments_are_no_keys() -> None:
+def test_dots_in_strings_and_comments_are_no_keys():
     text = f"# {'a.' * 50}\n[routing]\nexamples = ['''{'a.' * 50}''', \"{'b.' * 50}\", '{'c.' * 50}']\n"
     assert codes(text) == []
 
@@ -251,16 +251,16 @@ lines = st.sampled_from(FULL.splitlines()) | st.text(max_size=30)
 
 
 @given(st.lists(lines, max_size=30))
-def test_any_lines_give_findings_and_nothing_else(parts: list[str]) -> None:
+def test_any_lines_give_findings_and_nothing_else(parts):
     manifest, findings = parse_manifest("\n".join(parts).encode("utf-8", "surrogateescape"), "a")
-    assert all(isinstance(f, Finding) and f.message.isprintable() for f in findings)
+    assert all(isinstance(f, FolderFinding) and f.message.isprintable() for f in findings)
     assert is_name(manifest.name)
     assert is_version(manifest.version)
     assert "{prompt}" in manifest.prompt.template
 
 
 @given(st.binary(max_size=100))
-def test_any_bytes_give_findings_and_nothing_else(data: bytes) -> None:
+def test_any_bytes_give_findings_and_nothing_else(data):
     manifest, _ = parse_manifest(data, "a")
     assert is_name(manifest.name)
 
@@ -274,7 +274,7 @@ def test_any_bytes_give_findings_and_nothing_else(data: bytes) -> None:
         ("grammar = 'start: \"a\"'", Constraint("grammar", 'start: "a"')),
     ],
 )
-def test_what_every_answer_must_look_like(line: str, constraint: Constraint) -> None:
+def test_what_every_answer_must_look_like(line, constraint):
     manifest, found = parse_manifest(f"[generation]\n{line}\n".encode(), "folder")
     assert manifest.generation.constraint == constraint
     assert not found
@@ -297,7 +297,62 @@ def test_what_every_answer_must_look_like(line: str, constraint: Constraint) -> 
         ("unconstrained = true", "unknown key"),
     ],
 )
-def test_a_constraint_that_cannot_be(lines: str, said: str) -> None:
+def test_a_constraint_that_cannot_be(lines, said):
     manifest, found = parse_manifest(f"[generation]\n{lines}\n".encode(), "folder")
     assert manifest.generation.constraint is None
     assert any(said in finding.message for finding in found), found
+
+
+# -- probes.jsonl: lines with prompt and expected answer
+
+
+def test_probes_are_read_with_their_defaults():
+    data = (
+        b'{"prompt": "a", "expect": "b"}\n\n{"prompt": "c", "expect": "d", "match": "exact", "max_tokens": 5}'
+    )
+    probes, findings = parse_probes(data)
+    assert findings == ()
+    assert probes == (Probe("a", "b", Match.PREFIX, 32), Probe("c", "d", Match.EXACT, 5))
+    assert parse_probes(b"") == ((), ())
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "[]", "{", "{}", '{"prompt": "a"}', '{"prompt": "", "expect": "b"}', '{"prompt": "a", "expect": " "}',
+        '{"prompt": 1, "expect": "b"}', '{"prompt": "a", "expect": "b", "match": "regex"}',
+        '{"prompt": "a", "expect": "b", "match": []}',
+        '{"prompt": "a", "expect": "b", "max_tokens": 0}',
+        '{"prompt": "a", "expect": "b", "max_tokens": true}',
+        '{"prompt": "a", "expect": "b", "max_tokens": 513}',
+        '{"prompt": "a", "expect": "b", "expct": 1}', '{"prompt": "a", "prompt": "b", "expect": "b"}',
+    ],
+)  # fmt: skip
+def test_a_bad_line_is_named_and_the_others_are_kept(line):
+    good = '{"prompt": "a", "expect": "b"}'
+    probes, (finding,) = parse_probes(f"{good}\n{line}\n{good}".encode())
+    assert len(probes) == 2
+    assert (finding.code, finding.where) == ("probe-invalid", "probes.jsonl line 2")
+
+
+def test_too_many_are_refused():
+    probes, (finding,) = parse_probes(b'{"prompt": "a", "expect": "b"}\n' * 257)
+    assert probes == ()
+    assert "257" in finding.message
+
+
+@pytest.mark.parametrize(
+    ("match", "answer", "passes"),
+    [
+        ("exact", " yes\n", True), ("exact", "yes, it is", False), ("prefix", "yes, it is", True),
+        ("prefix", "oh yes", False), ("contains", "oh yes", True), ("contains", "no", False),
+    ],
+)  # fmt: skip
+def test_answers_are_compared_as_asked(match, answer, passes):
+    assert Probe("a", "yes ", Match(match)).passes(answer) is passes
+
+
+@given(st.binary(max_size=200))
+def test_any_bytes_as_probes_give_findings_and_nothing_else(data):
+    probes, findings = parse_probes(data)
+    assert len(probes) + len(findings) == len([line for line in data.split(b"\n") if line.strip()])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,7 +13,7 @@ from peft import LoraConfig, PeftModel
 from peft.tuners.lora import LoraLayer
 
 from router.engine.base import TensorData
-from router.registry.format.artifact import read_artifact
+from router.registry.format.artifact import FolderRules, read_artifact
 from router.registry.format.lora_config import HONOURED, REFUSED, WITHOUT_EFFECT, parse_lora_config
 from tests.registry.format.peft_folders import base_info, edit_tensors, save, tiny_llama, train
 
@@ -62,7 +61,7 @@ def _array(tensor: TensorData) -> np.ndarray:
 
 @pytest.mark.filterwarnings("ignore:The following .*_pattern keys did not match:RuntimeWarning")
 @pytest.mark.parametrize("config", CASES.values(), ids=CASES)
-def test_every_site_has_pefts_rank_hasher_and_weights(config: dict[str, Any], tmp_path: Path) -> None:
+def test_every_site_has_pefts_rank_hasher_and_weights(config, tmp_path):
     folder = save(tmp_path / "a", train(**config))
     model = PeftModel.from_pretrained(tiny_llama(), folder)  # not as trained: PEFT sorts what it saves
     layers = {
@@ -70,7 +69,7 @@ def test_every_site_has_pefts_rank_hasher_and_weights(config: dict[str, Any], tm
         for name, module in model.named_modules()
         if isinstance(module, LoraLayer)
     }
-    artifact, _ = read_artifact(folder, base_info(tiny_llama()), max_rank=64)
+    artifact, _ = read_artifact(folder, FolderRules(base_info(tiny_llama())))
     assert artifact.sites.keys() == layers.keys()
     for site, delta in artifact.sites.items():
         layer = layers[site]
@@ -79,10 +78,10 @@ def test_every_site_has_pefts_rank_hasher_and_weights(config: dict[str, Any], tm
         np.testing.assert_allclose(mine, layer.get_delta_weight("default").detach(), rtol=1e-5, atol=1e-6)
 
 
-def test_patterns_that_fit_nothing_are_noted(tmp_path: Path) -> None:
+def test_patterns_that_fit_nothing_are_noted(tmp_path):
     config = {"rank_pattern": {"q_proj": 4, "proj": 5}, "alpha_pattern": {"^v_proj": 2, ".*_up": 2}}
     folder = save(tmp_path / "a", train(**config))
-    _, inspection = read_artifact(folder, base_info(tiny_llama()), max_rank=64)
+    _, inspection = read_artifact(folder, FolderRules(base_info(tiny_llama())))
     assert [(f.code, f.where.split()[1]) for f in inspection.findings] == [
         ("config-pattern", "rank_pattern"),
         ("config-pattern", "alpha_pattern"),
@@ -91,17 +90,17 @@ def test_patterns_that_fit_nothing_are_noted(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_half_precision_is_carried_bit_for_bit(dtype: torch.dtype, tmp_path: Path) -> None:
+def test_half_precision_is_carried_bit_for_bit(dtype, tmp_path):
     model = train()
     folder = save(tmp_path / "a", model)
     edit_tensors(folder, lambda tensors: {name: t.to(dtype) for name, t in tensors.items()})
-    artifact, _ = read_artifact(folder, base_info(tiny_llama()), max_rank=64)
+    artifact, _ = read_artifact(folder, FolderRules(base_info(tiny_llama())))
     layer = model.base_model.model.model.layers[1].self_attn.v_proj
     expected = layer.lora_A["default"].weight.detach().to(dtype).float().numpy()
     assert np.array_equal(_array(artifact.sites["model.layers.1.self_attn.v_proj"].a), expected)
 
 
-def test_every_field_of_lora_config_is_decided() -> None:
+def test_every_field_of_lora_config_is_decided():
     fields = {f.name for f in dataclasses.fields(LoraConfig)}
     decided = HONOURED | WITHOUT_EFFECT.keys() | REFUSED.keys()
     assert fields - decided == set(), "decide what to do with these new fields"
@@ -109,7 +108,7 @@ def test_every_field_of_lora_config_is_decided() -> None:
     assert len(HONOURED) + len(WITHOUT_EFFECT) + len(REFUSED) == len(decided)
 
 
-def test_pefts_defaults_are_accepted_without_a_word_and_are_the_settings_defaults() -> None:
+def test_pefts_defaults_are_accepted_without_a_word_and_are_the_settings_defaults():
     written = LoraConfig(target_modules=["q_proj"]).to_dict()
     plain = {k: sorted(v) if isinstance(v, set) else v for k, v in written.items()}
     settings, findings = parse_lora_config(json.dumps(plain).encode())

@@ -1,9 +1,11 @@
-"""Signed and listed adapters: what is refused, that nothing of it was parsed, and what is parsed if not."""
+"""Who may bring adapters: signatures as minisign writes them, and lists of digests."""
 
 from __future__ import annotations
 
+import base64
 import os
 import shutil
+import stat
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +13,154 @@ import pytest
 
 from router.errors import AdapterRejected, ConfigError
 from router.registry.format import artifact
-from router.registry.format.artifact import Inspection, digest_of_folder, inspect_folder, read_artifact
+from router.registry.format.artifact import (
+    FolderRules,
+    Inspection,
+    digest_of_folder,
+    inspect_folder,
+    read_artifact,
+)
 from router.registry.format.folder import OURS, SIGNATURE
-from router.registry.format.minisign import SecretKey, shown
-from router.registry.format.trust import Lock, Trust, parse_lock, sign
+from router.registry.format.trust import (
+    BadSignature,
+    Lock,
+    PublicKey,
+    SecretKey,
+    Signature,
+    Trust,
+    parse_lock,
+    shown,
+    sign,
+    write_secret,
+)
 from tests.registry.tiny import BASE, lora_tensors, safetensors, write_adapter
+
+MESSAGE = b"lora-router adapter sha256:" + b"ab" * 32 + b"\n"
+TOOL_ID = "8EA72788B72C4BE8"
+TOOL_PUBLIC = """untrusted comment: minisign public key 8EA72788B72C4BE8
+RWToSyy3iCenjmP+/2nCR0GD6JUVLe9YbFYU8SRuGrX5ebJzYyzmRHsg
+"""
+TOOL_SECRET = """untrusted comment: minisign encrypted secret key
+RWQAAEIyAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA6Esst4gnp46RHsYvX8SNExjkMvkzBwo7moCFMEpv+7yexfDT1D/O22P+/2nCR0GD6JUVLe9YbFYU8SRuGrX5ebJzYyzmRHsgAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=
+"""
+TOOL_SIGNATURE = """untrusted comment: signature from minisign secret key
+RUToSyy3iCenjrcAOv+p2u029nrD4AdcWYG16jyuwsePtm4aYumVrGCujsdo5NraoXH3u8Sf1JyWqjaBiiBpJb2yimh3Rz2d4gU=
+trusted comment: made by minisign 0.12
+P/l06TurIQPb9CsVVYgW4vR8cU+oqwwakHLxlJ7FmcIFuN0XUPMjDt+OMlMN/cO4cCkIczrEIDkia1QtdkNQCQ==
+"""
+TOOL_LEGACY = """untrusted comment: signature from minisign secret key
+RWToSyy3iCenjhS4SIWnbWfmbDLzDZ8NpWlm+EDhxyZckAXn+fqJ+QIHFTdOrwToot7WTI2hr7y1Oey+PcF6JYQmWsmFEbeFCQA=
+trusted comment: timestamp:1795737284	file:msg
+4wE6M+PseLURh8Dj2FDWmyO0OUnBEG9cJqDcTqgz6R/4xFpcQVZ8TE1EshdaLETkK2TXx3IaDnAtuuzOMaPfAg==
+"""
+
+
+@pytest.fixture(scope="module")
+def key():
+    return SecretKey.make()
+
+
+def test_what_the_tool_signed_is_good_and_its_files_are_read_and_written_alike():
+    public, secret = PublicKey.parse(TOOL_PUBLIC), SecretKey.parse(TOOL_SECRET)
+    public.check(MESSAGE, Signature.parse(TOOL_SIGNATURE.encode()))
+    assert (secret.public, public.text(), shown(public.key_id)) == (public, TOOL_PUBLIC, TOOL_ID)
+    ours, theirs = secret.sign(MESSAGE, "made by minisign 0.12").text(), TOOL_SIGNATURE
+    assert ours.splitlines()[1:] == theirs.splitlines()[1:], "Ed25519 has no chance in it"
+
+
+def test_a_key_comes_back_from_its_files(key, tmp_path):
+    write_secret(tmp_path / "key", key)
+    assert stat.S_IMODE((tmp_path / "key").stat().st_mode) == 0o600
+    assert SecretKey.parse((tmp_path / "key").read_text()) == key
+    lone = key.public.text().splitlines()[1]
+    assert PublicKey.parse(key.public.text()) == PublicKey.parse(lone) == key.public
+    assert SecretKey.make() != key
+    with pytest.raises(FileExistsError):
+        write_secret(tmp_path / "key", key)
+
+
+def test_a_secret_is_not_shown(key):
+    assert repr(key.seed) not in repr(key)
+    assert repr(key).startswith("<")
+
+
+@pytest.mark.parametrize("message", [b"", MESSAGE[:-1], MESSAGE + b"\n", MESSAGE.replace(b"ab", b"ac", 1)])
+def test_another_message_does_not_fit(message):
+    with pytest.raises(BadSignature, match="does not fit"):
+        PublicKey.parse(TOOL_PUBLIC).check(message, Signature.parse(TOOL_SIGNATURE.encode()))
+
+
+def test_another_key_does_not_fit(key):
+    with pytest.raises(BadSignature, match="does not fit"):
+        key.public.check(MESSAGE, Signature.parse(TOOL_SIGNATURE.encode()))
+
+
+def test_the_comment_is_signed_too():
+    told = Signature.parse(TOOL_SIGNATURE.replace("minisign 0.12", "somebody else").encode())
+    with pytest.raises(BadSignature, match="does not fit"):
+        PublicKey.parse(TOOL_PUBLIC).check(MESSAGE, told)
+
+
+def test_every_byte_of_a_signature_counts(key):
+    good = key.sign(MESSAGE, "c")
+    for at in range(64):
+        flipped = bytes(b ^ (1 if i == at else 0) for i, b in enumerate(good.signature))
+        with pytest.raises(BadSignature):
+            key.public.check(MESSAGE, Signature(good.key_id, flipped, "c", good.comment_signature))
+
+
+def test_the_old_algorithm_is_refused_by_name():
+    with pytest.raises(BadSignature, match="sign without -l"):
+        Signature.parse(TOOL_LEGACY.encode())
+
+
+@pytest.mark.parametrize("length", [0, 1, 40, 60, 150, len(TOOL_SIGNATURE) - 2, len(TOOL_SIGNATURE) - 30])
+def test_a_cut_signature_is_told_as_one(length):
+    with pytest.raises(BadSignature):
+        Signature.parse(TOOL_SIGNATURE.encode()[:length])
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"\xff\xfe\x00",
+        b"a\nb\nc\nd",
+        TOOL_SIGNATURE.replace("trusted comment", "comment").encode(),
+        b"\n" * 9,
+    ],
+)
+def test_other_texts_are_no_signature(data):
+    with pytest.raises(BadSignature):
+        Signature.parse(data)
+
+
+@pytest.mark.parametrize("text", ["", "x", TOOL_SECRET, "untrusted comment: x\n!!!", "one\ntwo\nthree"])
+def test_other_texts_are_no_public_key(text):
+    with pytest.raises(BadSignature):
+        PublicKey.parse(text)
+
+
+def changed(secret: str, at: int, value: int) -> str:
+    first, second, *_ = secret.splitlines()
+    data = bytearray(base64.b64decode(second))
+    data[at] = value
+    return f"{first}\n{base64.b64encode(bytes(data)).decode()}\n"
+
+
+def test_a_secret_key_with_a_password_is_for_the_tool(key):
+    with pytest.raises(BadSignature, match="has a password"):
+        SecretKey.parse(changed(key.text(), 2, ord("S")))
+
+
+@pytest.mark.parametrize("at", [0, 4, 60, 100, 157])
+def test_a_damaged_secret_key_is_refused(key, at):
+    data = base64.b64decode(key.text().splitlines()[1])
+    with pytest.raises(BadSignature):
+        SecretKey.parse(changed(key.text(), at, data[at] ^ 0xFF))
+
+
+# -- signed and listed adapters: what is refused, that nothing of it was parsed, and what is parsed if not
+
 
 KEY, OTHER = SecretKey.make(), SecretKey.make()
 TRUST = Trust([KEY.public])
@@ -23,7 +168,7 @@ MANIFEST = '[adapter]\nname = "medical"\nversion = "1.0.0"\n'
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
+def folder(tmp_path):
     return write_adapter(
         tmp_path / "medical", adapter_toml=MANIFEST, probes_jsonl='{"prompt":"a","expect":"b"}'
     )
@@ -35,7 +180,7 @@ def signed(folder: Path, key: SecretKey = KEY) -> Path:
 
 
 def look(folder: Path, trust: Trust = TRUST) -> Inspection:
-    return inspect_folder(folder, BASE, max_rank=64, trust=trust)
+    return inspect_folder(folder, FolderRules(BASE, trust=trust))
 
 
 def codes(seen: Inspection) -> list[str]:
@@ -43,7 +188,7 @@ def codes(seen: Inspection) -> list[str]:
 
 
 @pytest.fixture
-def unparsed(monkeypatch: pytest.MonkeyPatch) -> None:
+def unparsed(monkeypatch):
     """Fails the test where anything of an adapter is parsed."""
 
     def fail(*_: Any, **__: Any) -> None:
@@ -54,17 +199,17 @@ def unparsed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(artifact, "check_vocabulary", fail)
 
 
-def test_a_good_signature_changes_nothing_else(folder: Path) -> None:
-    plain = inspect_folder(folder, BASE, max_rank=64)
+def test_a_good_signature_changes_nothing_else(folder):
+    plain = inspect_folder(folder, FolderRules(BASE))
     seen = look(signed(folder))
     assert seen.ok
     assert (seen.manifest, seen.sites, seen.findings) == (plain.manifest, plain.sites, plain.findings)
-    read, _ = read_artifact(folder, BASE, max_rank=64, trust=TRUST)
+    read, _ = read_artifact(folder, FolderRules(BASE, trust=TRUST))
     assert read.digest == digest_of_folder(folder)
-    assert read.digest == read_artifact(folder, BASE, max_rank=64)[0].digest
+    assert read.digest == read_artifact(folder, FolderRules(BASE))[0].digest
 
 
-def test_a_nested_adapter_may_have_its_signature_inside(tmp_path: Path) -> None:
+def test_a_nested_adapter_may_have_its_signature_inside(tmp_path):
     outer = tmp_path / "outer"
     write_adapter(outer / "inner")
     signed(outer)
@@ -74,24 +219,24 @@ def test_a_nested_adapter_may_have_its_signature_inside(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("unparsed")
-def test_without_a_signature_nothing_is_parsed(folder: Path) -> None:
+def test_without_a_signature_nothing_is_parsed(folder):
     seen = look(folder)
     assert codes(seen) == ["signature-missing"]
     assert shown(KEY.key_id) in seen.error
     assert (seen.name, seen.version) == ("medical", "0"), "the folder's name: the manifest says 1.0.0"
     with pytest.raises(AdapterRejected, match=r"adapter\.sig: is missing"):
-        read_artifact(folder, BASE, max_rank=64, trust=TRUST)
+        read_artifact(folder, FolderRules(BASE, trust=TRUST))
 
 
 @pytest.mark.usefixtures("unparsed")
-def test_by_another_key(folder: Path) -> None:
+def test_by_another_key(folder):
     seen = look(signed(folder, OTHER))
     assert codes(seen) == ["signature-invalid"]
     assert f"by the key {shown(OTHER.key_id)}, and only those by {shown(KEY.key_id)} count" in seen.error
 
 
 @pytest.mark.usefixtures("unparsed")
-def test_by_another_key_that_says_it_is_the_right_one(folder: Path) -> None:
+def test_by_another_key_that_says_it_is_the_right_one(folder):
     signed(folder, SecretKey(KEY.key_id, OTHER.seed))
     assert codes(look(folder)) == ["signature-invalid"]
 
@@ -99,7 +244,7 @@ def test_by_another_key_that_says_it_is_the_right_one(folder: Path) -> None:
 @pytest.mark.usefixtures("unparsed")
 @pytest.mark.parametrize("name", OURS)
 @pytest.mark.parametrize("change", ["more", "less", "other"])
-def test_changed_after_signing(folder: Path, name: str, change: str) -> None:
+def test_changed_after_signing(folder, name, change):
     path = signed(folder) / name
     data = path.read_bytes()
     path.write_bytes({"more": data + b" ", "less": data[:-1], "other": data[:-1] + b"?"}[change])
@@ -111,13 +256,13 @@ def test_changed_after_signing(folder: Path, name: str, change: str) -> None:
 
 @pytest.mark.usefixtures("unparsed")
 @pytest.mark.parametrize("name", ["adapter.toml", "probes.jsonl"])
-def test_a_file_that_was_removed_after_signing(folder: Path, name: str) -> None:
+def test_a_file_that_was_removed_after_signing(folder, name):
     (signed(folder) / name).unlink()
     assert codes(look(folder)) == ["signature-invalid"]
 
 
 @pytest.mark.usefixtures("unparsed")
-def test_a_file_that_was_added_after_signing(folder: Path) -> None:
+def test_a_file_that_was_added_after_signing(folder):
     (folder / "probes.jsonl").unlink()
     signed(folder)
     (folder / "probes.jsonl").write_text('{"prompt":"a","expect":"b"}')
@@ -125,7 +270,7 @@ def test_a_file_that_was_added_after_signing(folder: Path) -> None:
 
 
 @pytest.mark.usefixtures("unparsed")
-def test_the_signature_of_another_adapter(folder: Path, tmp_path: Path) -> None:
+def test_the_signature_of_another_adapter(folder, tmp_path):
     other = signed(write_adapter(tmp_path / "other", adapter_toml='[adapter]\nname = "other"\n'))
     shutil.copy(other / SIGNATURE, folder / SIGNATURE)
     assert codes(look(folder)) == ["signature-invalid"]
@@ -133,7 +278,7 @@ def test_the_signature_of_another_adapter(folder: Path, tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("unparsed")
 @pytest.mark.parametrize("length", [0, 10, 120, 200])
-def test_a_truncated_signature(folder: Path, length: int) -> None:
+def test_a_truncated_signature(folder, length):
     path = signed(folder) / SIGNATURE
     path.write_bytes(path.read_bytes()[:length])
     seen = look(folder)
@@ -142,7 +287,7 @@ def test_a_truncated_signature(folder: Path, length: int) -> None:
 
 
 @pytest.mark.usefixtures("unparsed")
-def test_a_signature_file_that_is_none(folder: Path, tmp_path: Path) -> None:
+def test_a_signature_file_that_is_none(folder, tmp_path):
     path = signed(folder) / SIGNATURE
     path.write_bytes(b"x" * 5000)
     assert codes(look(folder)) == ["file-too-large"]
@@ -153,13 +298,13 @@ def test_a_signature_file_that_is_none(folder: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("unparsed")
-def test_sparse_weights_are_not_even_hashed(folder: Path) -> None:
+def test_sparse_weights_are_not_even_hashed(folder):
     signed(folder)
     os.truncate(folder / "adapter_model.safetensors", 1 << 33)
     assert codes(look(folder)) == ["weights-sparse"]
 
 
-def test_any_of_several_keys(folder: Path) -> None:
+def test_any_of_several_keys(folder):
     both = Trust([KEY.public, OTHER.public])
     assert look(signed(folder, OTHER), both).ok
     assert look(signed(folder, KEY), both).ok
@@ -167,9 +312,7 @@ def test_any_of_several_keys(folder: Path) -> None:
     assert codes(look(folder, both)) == ["signature-invalid"]
 
 
-def test_bytes_that_change_between_the_check_and_the_parsing_are_not_used(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_bytes_that_change_between_the_check_and_the_parsing_are_not_used(folder, monkeypatch):
     """Weights written over in place, right after the signature was found good."""
     signed(folder)
     other = safetensors({name: tensor * 2 for name, tensor in lora_tensors().items()})
@@ -186,10 +329,10 @@ def test_bytes_that_change_between_the_check_and_the_parsing_are_not_used(
     shutil.rmtree(folder)
     signed(write_adapter(folder, adapter_toml=MANIFEST))
     with pytest.raises(AdapterRejected, match="changed while it was read"):
-        read_artifact(folder, BASE, max_rank=64, trust=TRUST)
+        read_artifact(folder, FolderRules(BASE, trust=TRUST))
 
 
-def test_listed_or_not(folder: Path, tmp_path: Path) -> None:
+def test_listed_or_not(folder, tmp_path):
     path = tmp_path / "adapters.lock"
     path.write_text(f"# ours\n\nsha256:{digest_of_folder(folder)}  medical\n")
     trust = Trust(lock=Lock(path))
@@ -201,13 +344,13 @@ def test_listed_or_not(folder: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("unparsed")
-def test_what_is_not_listed_is_not_parsed(folder: Path, tmp_path: Path) -> None:
+def test_what_is_not_listed_is_not_parsed(folder, tmp_path):
     path = tmp_path / "adapters.lock"
     path.write_text("")
     assert codes(look(folder, Trust(lock=Lock(path)))) == ["digest-not-listed"]
 
 
-def test_both_are_asked_for_where_both_are_set(folder: Path, tmp_path: Path) -> None:
+def test_both_are_asked_for_where_both_are_set(folder, tmp_path):
     path = tmp_path / "adapters.lock"
     path.write_text(digest_of_folder(folder))
     both = Trust([KEY.public], Lock(path))
@@ -217,9 +360,7 @@ def test_both_are_asked_for_where_both_are_set(folder: Path, tmp_path: Path) -> 
     assert codes(look(folder, both)) == ["digest-not-listed"]
 
 
-def test_a_list_is_read_again_when_it_changes_and_a_bad_one_is_not_taken(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_list_is_read_again_when_it_changes_and_a_bad_one_is_not_taken(tmp_path, caplog):
     path = tmp_path / "adapters.lock"
     path.write_text("a" * 64)
     lock = Lock(path)
@@ -235,12 +376,12 @@ def test_a_list_is_read_again_when_it_changes_and_a_bad_one_is_not_taken(
 
 
 @pytest.mark.parametrize("line", ["a" * 63, "A" * 64, "a" * 65, f"md5:{'a' * 64}", f"{'a' * 64}x", "medical"])
-def test_lines_that_are_no_digest(line: str) -> None:
+def test_lines_that_are_no_digest(line):
     with pytest.raises(ValueError, match="line 2"):
         parse_lock(f"# first\n{line}\n")
 
 
-def test_settings_name_keys_by_file_or_text(tmp_path: Path, folder: Path) -> None:
+def test_settings_name_keys_by_file_or_text(tmp_path, folder):
     path = tmp_path / "release.key.pub"
     path.write_text(KEY.public.text())
     lone = OTHER.public.text().splitlines()[1]
@@ -260,12 +401,12 @@ def test_settings_name_keys_by_file_or_text(tmp_path: Path, folder: Path) -> Non
         ("RWQ", "no such file, and no public key either"),
     ],
 )
-def test_a_key_that_cannot_be_used_stops_the_start(said: str, told: str) -> None:
+def test_a_key_that_cannot_be_used_stops_the_start(said, told):
     with pytest.raises(ConfigError, match=told):
         Trust.of([said], "")
 
 
-def test_a_secret_key_in_its_place_is_refused_and_not_shown(tmp_path: Path) -> None:
+def test_a_secret_key_in_its_place_is_refused_and_not_shown(tmp_path):
     path = tmp_path / "key"
     path.write_text(KEY.text())
     with pytest.raises(ConfigError) as caught:
@@ -273,7 +414,7 @@ def test_a_secret_key_in_its_place_is_refused_and_not_shown(tmp_path: Path) -> N
     assert KEY.text().splitlines()[1] not in str(caught.value)
 
 
-def test_a_list_that_cannot_be_read_stops_the_start(tmp_path: Path) -> None:
+def test_a_list_that_cannot_be_read_stops_the_start(tmp_path):
     with pytest.raises(ConfigError, match="adapters_lock"):
         Trust.of((), str(tmp_path / "absent.lock"))
     (tmp_path / "bad.lock").write_text("nonsense\n")
@@ -281,7 +422,7 @@ def test_a_list_that_cannot_be_read_stops_the_start(tmp_path: Path) -> None:
         Trust.of((), str(tmp_path / "bad.lock"))
 
 
-def test_a_list_that_every_user_may_write_stops_the_start(tmp_path: Path) -> None:
+def test_a_list_that_every_user_may_write_stops_the_start(tmp_path):
     (tmp_path / "open.lock").write_text("")
     (tmp_path / "open.lock").chmod(0o666)
     with pytest.raises(ConfigError, match="every user of this machine may write it"):

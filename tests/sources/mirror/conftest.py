@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import fsspec
@@ -13,8 +13,8 @@ import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
 from router.extensions.object_store.store import ObjectStore
-from router.sources.mirror.cache import Cache
-from router.sources.mirror.mirror import Mirror
+from router.sources.fetching import Cache
+from router.sources.mirror import Mirror
 
 URL = "memory://bucket/adapters"
 CONFIG, WEIGHTS, MANIFEST = "adapter_config.json", "adapter_model.safetensors", "adapter.toml"
@@ -46,7 +46,7 @@ class Bucket:
 
 
 @pytest.fixture
-def bucket(monkeypatch) -> Bucket:
+def bucket(monkeypatch):
     made = Bucket()
     ls, cat = MemoryFileSystem.ls, MemoryFileSystem.cat_file
 
@@ -72,23 +72,23 @@ def bucket(monkeypatch) -> Bucket:
 
     monkeypatch.setattr(MemoryFileSystem, "ls", listed)
     monkeypatch.setattr(MemoryFileSystem, "cat_file", read)
-    monkeypatch.setattr("router.sources.mirror.copies.os.fsync", lambda _: None)
+    monkeypatch.setattr("router.sources.fetching.os.fsync", lambda _: None)
     return made
 
 
 @pytest.fixture
-def adapter(adapter_files) -> dict[str, bytes]:
+def adapter(adapter_files):
     """One with a manifest."""
     return {**adapter_files, MANIFEST: b'[adapter]\nname = "contracts"\n'}
 
 
 @pytest.fixture
-def cache(tmp_path) -> Cache:
+def cache(tmp_path):
     return Cache(tmp_path / "mirrors" / "cache", 1 << 30)
 
 
 @pytest.fixture
-def make(tmp_path, cache) -> Iterator[Callable[..., Mirror]]:
+def make(tmp_path, cache):
     made: list[Mirror] = []
 
     def make(url: str = URL, folder: str = "one", most_bytes: int = 1 << 30, **options) -> Mirror:
@@ -126,7 +126,7 @@ def as_put(**places: dict[str, bytes]) -> dict[str, bytes]:
 def settle(monkeypatch, seconds: float) -> None:
     """So much time goes by for anyone who waits for quiet."""
     real = time.monotonic
-    monkeypatch.setattr("router.sources.mirror.mirror.time.monotonic", lambda: real() + seconds)
+    monkeypatch.setattr("router.sources.mirror.time.monotonic", lambda: real() + seconds)
 
 
 def other(adapter: dict[str, bytes], byte: bytes = b"!") -> dict[str, bytes]:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 
 from router.errors import AdapterRejected, Unavailable
-from router.sources.mirror import deliveries as module
-from router.sources.mirror.deliveries import Deliveries
-from router.sources.mirror.store import Remote, RemoteFolder
+from router.sources import mirror as module
+from router.sources.mirror import Deliveries
+from router.sources.store import Remote, RemoteFolder
 from tests.sources.mirror.conftest import WEIGHTS
 
 Make = Callable[[Callable[[RemoteFolder], None]], Deliveries]
@@ -21,17 +21,17 @@ def folder(place: str, content: str = "", size: int = 10) -> RemoteFolder:
 
 
 @pytest.fixture
-def stop() -> threading.Event:
+def stop():
     return threading.Event()
 
 
 @pytest.fixture
-def shown() -> list[tuple[int, int]]:
+def shown():
     return []
 
 
 @pytest.fixture
-def make(stop, shown) -> Iterator[Make]:
+def make(stop, shown):
     made: list[Deliveries] = []
 
     def make(bring: Callable[[RemoteFolder], None]) -> Deliveries:

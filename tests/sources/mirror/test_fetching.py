@@ -1,22 +1,202 @@
-"""One folder brought here, with as little asked for as possible, and whole whenever the process is killed."""
+"""One folder of a store, brought here: from the store or the cache, whole or not at all."""
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import logging
 import os
 import shutil
+import stat
+import time
 from pathlib import Path
 
 import pytest
 
-from router.errors import AdapterRejected
-from router.registry.format import limits
-from router.sources.mirror import copies
-from router.sources.mirror.cache import Cache
-from router.sources.mirror.fetching import taken
-from router.sources.mirror.store import Remote, RemoteFolder
+from router.errors import AdapterRejected, ConfigError
+from router.registry.folders import Scanner
+from router.registry.format.untrusted import CONFIG_BYTES, MIB
+from router.sources.fetching import LEFT_SECONDS, Cache, Copies, private_folder, taken
+from router.sources.staging import SourceRecord, StagingArea
+from router.sources.store import Remote, RemoteFolder
 from tests.sources.mirror.conftest import CONFIG, MANIFEST, WEIGHTS, as_put, here, other, turns
+
+
+def kept(cache: Cache, folder, data: bytes) -> str:
+    path = folder / "file"
+    path.write_bytes(data)
+    sha = hashlib.sha256(data).hexdigest()
+    cache.keep(path, sha)
+    return sha
+
+
+def blobs(folder) -> list[str]:
+    return sorted(path.name for path in folder.glob("cache/sha256/*/*"))
+
+
+@pytest.fixture
+def small(tmp_path):
+    return Cache(tmp_path / "cache", 25)
+
+
+def test_a_copy_is_a_file_of_its_own(cache, tmp_path):
+    sha = kept(cache, tmp_path, b"weights")
+    assert cache.take(sha, tmp_path / "copy")
+    (tmp_path / "copy").write_bytes(b"changed")
+    assert cache.take(sha, tmp_path / "again")
+    assert (tmp_path / "again").read_bytes() == b"weights"
+
+
+def test_what_is_not_here(cache, tmp_path):
+    assert not cache.take("0" * 64, tmp_path / "copy")
+    assert not (tmp_path / "copy").exists()
+
+
+def test_damaged_bytes_are_never_given_and_go(tmp_path, small):
+    sha = kept(small, tmp_path, b"weights")
+    (tmp_path / "cache/sha256" / sha[:2] / sha).write_bytes(b"wEights")
+    assert not small.take(sha, tmp_path / "copy")
+    assert not (tmp_path / "copy").exists()
+    assert blobs(tmp_path) == []
+
+
+def test_what_was_used_last_stays(tmp_path, small):
+    shas = [kept(small, tmp_path, bytes([n]) * 10) for n in range(3)]
+    for age, sha in enumerate(shas):
+        os.utime(tmp_path / "cache/sha256" / sha[:2] / sha, (0, time.time() - 100 + age))
+    assert small.take(shas[0], tmp_path / "copy")
+    assert small.trim() == 1
+    assert blobs(tmp_path) == sorted([shas[0], shas[2]])
+    assert small.trim() == 0
+
+
+def test_what_is_larger_than_all_that_may_be_kept_is_not(tmp_path, small):
+    kept(small, tmp_path, b"x" * 26)
+    assert blobs(tmp_path) == []
+
+
+def test_what_was_left_half_done_goes_when_it_is_old(tmp_path, small):
+    kept(small, tmp_path, b"x")
+    old, new = tmp_path / "cache/sha256/2d/.old", tmp_path / "cache/sha256/2d/.new"
+    old.touch(), new.touch()
+    os.utime(old, (0, time.time() - LEFT_SECONDS - 9))
+    small.trim()
+    assert (old.exists(), new.exists()) == (False, True)
+
+
+def test_marks_are_known_to_the_next_process(tmp_path, small):
+    small.note({"s3://bucket/ a/weights 12 'etag'\n\ud800": "ab" * 32})
+    assert Cache(tmp_path / "cache", 25).known("s3://bucket/ a/weights 12 'etag'\n\ud800") == "ab" * 32
+    assert small.known("another") == ""
+
+
+def test_a_file_of_marks_that_is_damaged_costs_a_fetch_and_no_more(tmp_path, small, caplog):
+    (tmp_path / "cache/marks").write_bytes(b"\xff\xfe\n")
+    assert Cache(tmp_path / "cache", 25).known("a") == ""
+    assert "files are fetched again" in caplog.text
+
+
+def test_it_is_made_for_this_user_alone(tmp_path):
+    assert stat.S_IMODE(private_folder(tmp_path / "a" / "b").stat().st_mode) == 0o700
+    (tmp_path / "a" / "b").chmod(0o770)
+    private_folder(tmp_path / "a" / "b")
+
+
+def test_one_that_others_may_write_into_is_refused(tmp_path):
+    private_folder(tmp_path / "a").chmod(0o703)
+    with pytest.raises(ConfigError, match=r"others may write into .*/a: set mirror_dir"):
+        private_folder(tmp_path / "a")
+
+
+def test_one_of_somebody_else_is_refused(tmp_path, monkeypatch):
+    private_folder(tmp_path / "a")
+    monkeypatch.setattr(os, "geteuid", lambda: 4711)
+    with pytest.raises(ConfigError, match="others may write"):
+        private_folder(tmp_path / "a")
+
+
+def test_a_link_is_refused(tmp_path):
+    (tmp_path / "a").symlink_to(tmp_path)
+    with pytest.raises(ConfigError, match="a is a link"):
+        private_folder(tmp_path / "a")
+
+
+def test_cache_and_mirror_are_such(tmp_path, bucket, make):
+    for name in ("cache", "one"):
+        private_folder(tmp_path / "mirrors" / name).chmod(0o777)
+    with pytest.raises(ConfigError):
+        Cache(tmp_path / "mirrors/cache", 1)
+    with pytest.raises(ConfigError):
+        make(cache=None)
+
+
+# -- the folder that servers watch
+
+
+SAID = "s3://bucket/"
+
+
+def writing(pin: str):
+    def fill(folder) -> None:
+        (folder / CONFIG).write_text(pin)
+        SourceRecord(SAID, "", pin).write(folder)
+
+    return fill
+
+
+@pytest.fixture
+def copies(tmp_path):
+    made = Copies(tmp_path, SAID)
+    assert made.pins() == {}
+    return made
+
+
+def seen(copies: Copies) -> list[str]:
+    found = Scanner([copies.root]).scan().found
+    return sorted(str(path.relative_to(copies.root)) for path in found)
+
+
+def test_what_was_put_is_known_after_a_restart(copies, tmp_path):
+    copies.put("a", writing("1")), copies.put("b/1.0.0", writing("2")), copies.put("b/1.1.0", writing("3"))
+    assert Copies(tmp_path, SAID).pins() == {"a": "1", "b/1.0.0": "2", "b/1.1.0": "3"}
+    assert seen(copies) == ["a", "b/1.0.0", "b/1.1.0"]
+
+
+def test_what_another_put_there_has_no_pin(copies, tmp_path):
+    (copies.root / "mine").mkdir()
+    (copies.root / "calibration.json").touch()
+    copies.put("a", writing("1"))
+    assert Copies(tmp_path, "s3://other/").pins() == {"a": "", "mine": ""}
+
+
+def test_a_fill_that_fails_changes_nothing(copies, tmp_path):
+    copies.put("a", writing("1"))
+    with pytest.raises(ZeroDivisionError):
+        copies.put("a", lambda folder: 1 / 0)
+    assert Copies(tmp_path, SAID).pins() == {"a": "1"}
+    assert list((tmp_path / "staging").iterdir()) == []
+
+
+def test_what_was_left_half_done_goes(copies, tmp_path):
+    (tmp_path / "staging/left/being-added").mkdir(parents=True)
+    Copies(tmp_path, SAID).pins()
+    assert list((tmp_path / "staging").iterdir()) == []
+
+
+def test_the_last_version_takes_its_name_along(copies):
+    copies.put("a/1", writing("1")), copies.put("a/2", writing("2"))
+    copies.remove("a/1")
+    assert seen(copies) == ["a/2"]
+    copies.remove("a/2"), copies.remove("a/2")
+    assert list(copies.root.iterdir()) == []
+
+
+def test_nobody_else_may_look_in(copies, tmp_path):
+    for folder in (copies.root, tmp_path / "staging"):
+        assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+
+
+# -- one folder brought here, with as little asked for as possible, and whole whenever the process is killed
 
 
 def test_ten_names_of_the_same_bytes_are_fetched_once(bucket, make, adapter):
@@ -109,7 +289,7 @@ def files(**sizes: int) -> RemoteFolder:
 @pytest.mark.parametrize(
     ("folder", "message"),
     [
-        (files(config=limits.CONFIG_BYTES + 1, weights=1), "adapter_config.json has 1048577 bytes, at most"),
+        (files(config=CONFIG_BYTES + 1, weights=1), "adapter_config.json has 1048577 bytes, at most"),
         (files(config=1, weights=1 << 31), "it has 2147483649 bytes, and host_memory_mb has room for"),
         (RemoteFolder.of("a", [Remote(WEIGHTS, 1, "", link=True)]), "a link, and none is followed"),
     ],
@@ -119,9 +299,7 @@ def test_what_is_refused(folder, message):
         list(taken(folder, 1 << 30))
 
 
-@pytest.mark.parametrize(
-    "readme", [Remote("README.md", limits.MIB + 1, ""), Remote("README.md", 1, "", link=True)]
-)
+@pytest.mark.parametrize("readme", [Remote("README.md", MIB + 1, ""), Remote("README.md", 1, "", link=True)])
 def test_a_page_that_is_too_long_or_elsewhere_is_left(readme):
     folder = RemoteFolder.of("a", [*files(config=1, weights=1).files.values(), readme])
     assert [file.name for file in taken(folder, 1 << 30)] == [CONFIG, WEIGHTS]
@@ -157,7 +335,7 @@ def killed_after(patched, steps: int) -> list[int]:
 
     for owner, name in (
         (os, "replace"), (os, "write"), (Path, "rename"), (Path, "rmdir"), (Path, "unlink"), (Path, "mkdir"),
-        (copies.Staging, "publish"), (shutil, "rmtree"),
+        (StagingArea, "publish"), (shutil, "rmtree"),
     ):  # fmt: skip
         patched.setattr(owner, name, dying(getattr(owner, name)))
     return left
@@ -167,7 +345,7 @@ def killed_after(patched, steps: int) -> list[int]:
 def test_whenever_it_is_killed_each_folder_is_old_or_new_and_the_next_one_goes_on(
     bucket, make, adapter, tmp_path, change, monkeypatch
 ):
-    monkeypatch.setattr("router.sources.mirror.deliveries.FETCHERS", 1)
+    monkeypatch.setattr("router.sources.mirror.FETCHERS", 1)
     monkeypatch.setattr("router.extensions.object_store.objects.BLOCK", 300)
     before = {"keep": adapter} if change == "new" else {"keep": adapter, "a": adapter}
     after = {"keep": adapter} if change == "removed" else {"keep": adapter, "a": other(adapter)}

@@ -8,13 +8,11 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Iterator
 
 import pytest
 
 from router.errors import ConfigError, NotFound, PermissionDenied
-from router.sources.mirror import deliveries
-from router.sources.mirror import mirror as module
+from router.sources import mirror as module
 from tests.sources.mirror.conftest import MANIFEST, WEIGHTS, as_put, here, other, path_of, settle, turns
 
 
@@ -374,7 +372,7 @@ def test_a_large_one_holds_up_no_other(bucket, make, adapter, monkeypatch):
 
 
 @pytest.fixture
-def hanging(bucket, adapter, monkeypatch) -> Iterator[None]:
+def hanging(bucket, adapter, monkeypatch):
     """The only folder comes when the test is over."""
     monkeypatch.setattr(module, "LOOK_SECONDS", 0.05)
     go_on = threading.Event()
@@ -433,7 +431,7 @@ def test_a_store_that_goes_away_in_the_middle_is_not_asked_for_thousands(bucket,
     bucket.before_read = away
     mirror = make()
     turns(mirror)
-    assert deliveries.MOST_FAULTS <= len(gone) <= deliveries.MOST_FAULTS + deliveries.FETCHERS
+    assert module.MOST_FAULTS <= len(gone) <= module.MOST_FAULTS + module.FETCHERS
     assert "reset" in mirror.flaw
     bucket.before_read = lambda path: None
     turns(mirror)
@@ -442,8 +440,8 @@ def test_a_store_that_goes_away_in_the_middle_is_not_asked_for_thousands(bucket,
 
 def test_what_failed_comes_last_the_next_time(bucket, make, adapter, monkeypatch):
     monkeypatch.setattr(module, "LONGEST_PAUSE", 0.0)
-    monkeypatch.setattr(deliveries, "FETCHERS", 1)
-    monkeypatch.setattr(deliveries, "MOST_FAULTS", 1)
+    monkeypatch.setattr(module, "FETCHERS", 1)
+    monkeypatch.setattr(module, "MOST_FAULTS", 1)
     for name in "ab":
         bucket.put(name, other(adapter, name.encode()))
 
@@ -471,11 +469,11 @@ def test_of_many_the_log_has_one_line(bucket, make, adapter, monkeypatch, caplog
 def test_a_disk_that_is_full(bucket, make, adapter, monkeypatch):
     bucket.put("a", adapter)
     mirror = make()
-    monkeypatch.setattr("router.sources.mirror.fetching._free", lambda _: 0)
+    monkeypatch.setattr("router.sources.fetching._free", lambda _: 0)
     turns(mirror)
     assert "No space left on device (0 bytes are free): make room" in mirror.flaw
     assert here(mirror) == {}
-    monkeypatch.setattr("router.sources.mirror.fetching._free", lambda _: 1 << 40)
+    monkeypatch.setattr("router.sources.fetching._free", lambda _: 1 << 40)
     turns(mirror)
     assert (here(mirror), mirror.flaw) == (as_put(a=adapter), "")
 
@@ -550,7 +548,7 @@ def test_a_disk_that_fails_is_told(bucket, make, adapter, monkeypatch):
         raise OSError(errno.EIO, "Input/output error", str(target))
 
     with monkeypatch.context() as patched:
-        patched.setattr("router.sources.staging.Staging.publish", broken)
+        patched.setattr("router.sources.staging.StagingArea.publish", broken)
         turns(mirror)
     assert mirror.flaw.endswith("/adapters/a: Input/output error")
     turns(mirror)
@@ -560,7 +558,7 @@ def test_a_disk_that_fails_is_told(bucket, make, adapter, monkeypatch):
 def test_a_bug_is_no_fault_of_the_store(bucket, make, adapter, monkeypatch):
     bucket.put("a", adapter)
     mirror = make()
-    monkeypatch.setattr("router.sources.mirror.fetching.taken", lambda *_: 1 / 0)
+    monkeypatch.setattr("router.sources.fetching.taken", lambda *_: 1 / 0)
     mirror.turn()
     with pytest.raises(ZeroDivisionError):
         mirror.turn()

@@ -27,7 +27,7 @@ pytestmark = [pytest.mark.interop, pytest.mark.long, pytest.mark.timeout(900)]
 
 
 @pytest.fixture(scope="module")
-def site() -> Path:
+def site():
     return site_with_s3()
 
 
@@ -60,7 +60,7 @@ class Bucket:
 
 
 @pytest.fixture
-def bucket(site, tmp_path) -> Iterator[Bucket]:
+def bucket(site, tmp_path):
     with moto(site) as url:
         yield Bucket(url, tmp_path)
 
@@ -103,7 +103,7 @@ class Server:
 
 
 @pytest.fixture
-def serve(site, bucket, tmp_path) -> Iterator[Callable[..., Server]]:
+def serve(site, bucket, tmp_path):
     with ExitStack() as made:
 
         def serve(name: str, **environment: str) -> Server:

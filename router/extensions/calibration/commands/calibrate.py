@@ -194,7 +194,7 @@ def _proven(
 
 
 def _setting(local: LocalSetup, goal: Goal) -> Setting:
-    from router.classifiers.axes import Axes
+    from router.calibration.model import Axes
     from router.extensions.calibration.fit import Setting
 
     return Setting(

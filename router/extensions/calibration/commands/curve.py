@@ -113,11 +113,11 @@ def curve(
 def _calibration(local: LocalSetup, said: str) -> Calibration:
     """The one in force. Raises CliError where there is none, or it is for another set."""
     from router.extensions.calibration.commands.judge import local_rule
-    from router.routing.policy import Calibrated
+    from router.routing.policy import CalibratedRule
 
     in_force = local_rule(local, said)
     rule = in_force.now
-    if not isinstance(rule, Calibrated):
+    if not isinstance(rule, CalibratedRule):
         raise CliError("there is no calibration here: `lora-router route calibrate` makes one")
     if rule.differences:
         raise CliError(f"the calibration is {in_force.status}; run `lora-router route calibrate` again first")

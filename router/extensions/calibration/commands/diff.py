@@ -79,10 +79,10 @@ def diff(
 def concluded(local: LocalSetup, calibration: str, ballots: Sequence[Ballot]) -> list[Conclusion]:
     """What a server would decide, without the strictness for a set that was not calibrated."""
     from router.extensions.calibration.commands.judge import local_rule
-    from router.routing.policy import Calibrated
+    from router.routing.policy import CalibratedRule
 
     rule = local_rule(local, calibration).now
-    if isinstance(rule, Calibrated):
+    if isinstance(rule, CalibratedRule):
         rule = replace(rule, differences=())
     names = frozenset(profile.name for profile in local.profiles)
     return [rule.conclude(ballot.votes, names) for ballot in ballots]
@@ -95,11 +95,11 @@ def unseen_examples(local: LocalSetup, calibration: str, new: AdapterProfile) ->
     from router.cli.output import track
     from router.extensions.calibration.commands.judge import local_rule
     from router.extensions.calibration.rows import LabelledRow
-    from router.routing.policy import Calibrated
+    from router.routing.policy import CalibratedRule
 
     rule = local_rule(local, calibration).now
     scaling = [r for r in local.fitted.registrations if r.classifier.scales]
-    if not isinstance(rule, Calibrated) or new.name not in rule.newcomers or not scaling:
+    if not isinstance(rule, CalibratedRule) or new.name not in rule.newcomers or not scaling:
         return {}
     others = [profile for profile in local.profiles if profile.name != new.name]
     went: list[str] = []

@@ -18,7 +18,7 @@ from router.extensions.calibration.commands.local import Base, Files, KeptIn, Oo
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from router.routing.policy import RuleInForce
+    from router.routing.in_force import RuleInForce
 
 Plot = Annotated[
     Path | None,
@@ -74,10 +74,14 @@ def evaluate(
 
 def _goal(in_force: RuleInForce) -> tuple[float, float]:
     """(target, delta) of the calibration, or the usual ones."""
-    from router.routing.policy import Calibrated
+    from router.routing.policy import CalibratedRule
 
     rule = in_force.now
-    return (rule.calibration.target, rule.calibration.delta) if isinstance(rule, Calibrated) else (0.05, 0.05)
+    return (
+        (rule.calibration.target, rule.calibration.delta)
+        if isinstance(rule, CalibratedRule)
+        else (0.05, 0.05)
+    )
 
 
 def picture_file(path: Path | None) -> Path | None:

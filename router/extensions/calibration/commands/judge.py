@@ -11,10 +11,11 @@ import typer
 from router.cli.settings import rule_of
 
 if TYPE_CHECKING:
-    from router.classifiers.axes import Axis
+    from router.calibration.model import Axis
     from router.extensions.calibration.commands.local import LocalSetup
     from router.extensions.calibration.evaluation import Decide, Decided
-    from router.routing.policy import Calibrated, Policy, RuleInForce
+    from router.routing.in_force import RuleInForce
+    from router.routing.policy import CalibratedRule, PlainRule
     from router.types import Vote
 
 CalibrationFile = Annotated[
@@ -38,18 +39,18 @@ def local_rule(local: LocalSetup, calibration: str) -> RuleInForce:
 
 def judge_of(in_force: RuleInForce, local: LocalSetup, trusting: bool = False) -> Decide:
     """Judges votes by the rule; `trusting`: as though a calibration had been made with the adapters here."""
-    from router.routing.policy import Calibrated
+    from router.routing.policy import CalibratedRule
 
     kinds = local.kinds
     rule = in_force.now
-    if isinstance(rule, Calibrated):
+    if isinstance(rule, CalibratedRule):
         if trusting:
             rule = replace(rule, differences=(), newcomers=frozenset(), kinds=None)
         return _calibrated(rule, kinds)
     return _plain(rule, kinds)
 
 
-def _calibrated(rule: Calibrated, kinds: dict[str, Axis]) -> Decide:
+def _calibrated(rule: CalibratedRule, kinds: dict[str, Axis]) -> Decide:
     from router.calibration.model import choose
     from router.extensions.calibration.evaluation import Decided
 
@@ -69,7 +70,7 @@ def _calibrated(rule: Calibrated, kinds: dict[str, Axis]) -> Decide:
     return judge
 
 
-def _plain(rule: Policy, kinds: dict[str, Axis]) -> Decide:
+def _plain(rule: PlainRule, kinds: dict[str, Axis]) -> Decide:
     from router.extensions.calibration.evaluation import Decided
 
     def judge(votes: Sequence[Vote]) -> Decided:

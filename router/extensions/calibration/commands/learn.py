@@ -21,7 +21,7 @@ from router.extensions.calibration.commands.refit import Present, present, refit
 
 if TYPE_CHECKING:
     from router.calibration.model import Calibration
-    from router.corrections.model import Correction
+    from router.corrections.store import Correction
     from router.extensions.calibration.commands.local import Fitting
     from router.extensions.calibration.evaluation import Decided
     from router.extensions.calibration.learning import Judge, Learned
@@ -209,7 +209,7 @@ def read_corrections(
 ) -> list[Correction]:
     """Of the files, else of the server's. Raises CliError where there are none."""
     from router.cli.route import checked_tenant, store_here
-    from router.corrections.model import from_line, latest
+    from router.corrections.store import from_line, latest
     from router.extensions.calibration.commands.local import note
 
     tenant = checked_tenant(tenant)
@@ -259,9 +259,9 @@ def proposed(
     """What could be learned, apart from what is nearly a text in `held_out`. Raises CliError where that is
     nothing."""
     from router.extensions.calibration.proposals import propose
-    from router.registry.format.limits import EXAMPLES
+    from router.registry.format.untrusted import MAX_EXAMPLES
 
-    found = propose(corrections, profiles, held_out, hold_back, EXAMPLES)
+    found = propose(corrections, profiles, held_out, hold_back, MAX_EXAMPLES)
     if not found.additions:
         why = "; ".join(f"{count} {reason}" for reason, count in sorted(found.left_out.items()))
         back = f"; {len(found.held_back)} are held back" if found.held_back else ""
@@ -325,8 +325,8 @@ def _changed(folder: Path, addition: Addition, signed_too: bool) -> bytes:
     """The manifest with the addition. Raises CliError for one that could not be served."""
     from router.errors import ConfigError
     from router.extensions.calibration.manifest import with_examples
-    from router.registry.format.findings import Severity
     from router.registry.format.manifest import parse_manifest
+    from router.registry.format.untrusted import Severity
 
     path = folder / MANIFEST
     if not signed_too and (folder / SIGNATURE).exists():

@@ -18,9 +18,8 @@ from router.carried import own
 from router.cli.command import CliError
 
 if TYPE_CHECKING:
-    from router.calibration.model import Binding
-    from router.classifiers.axes import Axis
-    from router.classifiers.registration import Registration
+    from router.calibration.model import Axis, Binding
+    from router.classifiers.contract import Registration
     from router.config import Settings
     from router.engine.base import Engine
     from router.extensions.calibration.kept_votes import KeptVotes
@@ -84,7 +83,7 @@ class LocalSetup:
     @property
     def kinds(self) -> dict[str, Axis]:
         """Adapters by name with their axes."""
-        from router.classifiers.axes import axes_of
+        from router.calibration.model import axes_of
 
         return axes_of(self.profiles)
 
@@ -253,7 +252,7 @@ def find_profiles(dirs: Sequence[Path]) -> dict[str, tuple[AdapterProfile, Path]
 
 
 def _highest(dirs: Iterable[Path]) -> dict[str, tuple[AdapterProfile, Path]]:
-    from router.registry.format.names import version_key
+    from router.names import version_key
 
     found: dict[str, tuple[AdapterProfile, Path]] = {}
     for folder in (f for d in dirs for f in _folders(d)):
@@ -274,8 +273,8 @@ def _folders(root: Path) -> Iterator[Path]:
 
 def read_profile(folder: Path) -> AdapterProfile:
     """Of one adapter folder. Raises CliError naming what is wrong with its manifest."""
-    from router.registry.format.findings import Severity
     from router.registry.format.manifest import parse_manifest
+    from router.registry.format.untrusted import Severity
 
     path = folder / "adapter.toml"
     if not path.is_file():
@@ -336,8 +335,8 @@ def fit_classifiers(
 
 def ask_batch(registration: Registration, texts: Sequence[str], labels: Labels) -> list[Vote]:
     """One batch; a classifier that raises loses these votes."""
-    from router.classifiers.contract import Answer, read_answers
-    from router.plugins.trial import call_classifier, requests_of
+    from router.classifiers.contract import ClassifierAnswer, read_answers
+    from router.plugins.doctor import call_classifier, requests_of
     from router.routing.chain import as_vote
     from router.types import VoteError
 
@@ -346,14 +345,14 @@ def ask_batch(registration: Registration, texts: Sequence[str], labels: Labels) 
     try:
         said = read_answers(call_classifier(registration.classifier, batch), len(batch))
     except Exception:
-        said = (Answer(error=VoteError.RAISED),) * len(batch)
+        said = (ClassifierAnswer(error=VoteError.RAISED),) * len(batch)
     took = (time.perf_counter() - started) / len(batch)
     return [as_vote(registration.name, answer, labels, took) for answer in said]
 
 
 def latencies(fitted: FittedClassifiers, rows: Sequence[LabelledRow]) -> dict[str, tuple[float, float]]:
     """Median and 95th percentile of one request alone, seconds, by classifier; a spread of the rows."""
-    from router.plugins.trial import call_classifier, requests_of
+    from router.plugins.doctor import call_classifier, requests_of
 
     step = max(1, len(rows) // TIMED)
     found = {}
@@ -395,9 +394,9 @@ def resident_base(settings: Settings) -> Iterator[BaseModel]:
 
 
 async def _reader(engine: Engine) -> BaseModel:
-    from router.engine.access import EngineBase
+    from router.engine.base_model import EngineBaseModel
 
-    return EngineBase(engine, PATIENCE_SECONDS)
+    return EngineBaseModel(engine, PATIENCE_SECONDS)
 
 
 # -- labelled requests

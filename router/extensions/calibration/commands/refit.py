@@ -142,7 +142,7 @@ def _is_wrong(of: Calibration, ballot: Ballot) -> bool:
 
 def _routed(of: Calibration, ballot: Ballot) -> str:
     """The adapter that the thresholds of `of` give it; "" for the base."""
-    from router.classifiers.axes import axes_of
+    from router.calibration.model import axes_of
     from router.extensions.calibration.cascade import outcome_at, run_cascade
 
     kinds = axes_of(of.known(()))

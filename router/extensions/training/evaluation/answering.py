@@ -16,10 +16,10 @@ from torch import nn
 
 from router.config import Settings
 from router.engine.base import BaseInfo, Finished, Job, with_grammar
-from router.engine.model.loader import Loaded
+from router.engine.loader import LoadedModel
 from router.engine.torch_engine import TorchEngine
 from router.extensions.training.base import LoadedBase
-from router.registry.format.artifact import read_artifact
+from router.registry.format.artifact import FolderRules, read_artifact
 from router.types import SamplingParams, Usage
 
 Tokens = Sequence[int]
@@ -44,7 +44,7 @@ class AnsweringEngine:
         said: dict[str, Any] = {"quantize": quantize} if quantize else {}
         self._settings = Settings(device=str(base.device), **said)
         self._engine = TorchEngine(
-            self._settings, Loaded(sharing_copy(base.model), base.tokenizer, base.name)
+            self._settings, LoadedModel(sharing_copy(base.model), base.tokenizer, base.name)
         )
         self._engine.start()
         self._runner = asyncio.Runner()
@@ -61,7 +61,9 @@ class AnsweringEngine:
 
     def load(self, folder: Path) -> str:
         """Bring an adapter into the engine; returns its digest. Raises AdapterRejected with all findings."""
-        artifact, _ = read_artifact(folder.absolute(), self.info, max_rank=self._settings.max_rank)
+        artifact, _ = read_artifact(
+            folder.absolute(), FolderRules(self.info, max_rank=self._settings.max_rank)
+        )
         self._runner.run(self._engine.load(artifact))
         return artifact.digest
 

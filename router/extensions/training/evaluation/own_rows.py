@@ -29,12 +29,11 @@ from router.extensions.training.evaluation.scoring import Resampled, Task, resam
 from router.extensions.training.evaluation.subject import ComparedArm
 from router.extensions.training.new.rows import Columns, read_pairs
 from router.extensions.training.recipe import TEXT_METRICS
-from router.registry.disk.places import places
-from router.registry.disk.reading import weights_sha256
-from router.registry.format.artifact import inspect_folder
+from router.names import looks_like_version
+from router.registry.folders import places, weights_sha256
+from router.registry.format.artifact import FolderRules, inspect_folder
 from router.registry.format.manifest import Manifest
-from router.registry.format.names import looks_like_version
-from router.registry.format.text import nearest
+from router.registry.format.untrusted import nearest
 from router.types import SamplingParams
 
 FEWEST = 20  # rows: the bootstrap's interval of fewer is too narrow to prove anything
@@ -135,7 +134,7 @@ def find_candidate(asked: str, adapters: Path) -> CandidateFolder:
         named = ", ".join(str(top / place.version) for place in versions)
         raise ConfigError(f"{top} holds several versions, name one of them: {named}")
     folder = versions[0].folder
-    seen = inspect_folder(folder, None, max_rank=512)
+    seen = inspect_folder(folder, FolderRules(None, max_rank=512))
     if not seen.ok:
         raise AdapterRejected(f"{folder} cannot be served: {seen.error}")
     return CandidateFolder(asked, folder, _named(seen.manifest, folder))

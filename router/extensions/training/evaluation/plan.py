@@ -12,7 +12,7 @@ from router.extensions.training.evaluation.metrics import check_rows
 from router.extensions.training.evaluation.subject import read_manifest
 from router.extensions.training.recipe import Recipe, load_recipe
 from router.registry.format.manifest import Manifest
-from router.registry.format.text import nearest
+from router.registry.format.untrusted import nearest
 
 
 @dataclass(frozen=True, slots=True)

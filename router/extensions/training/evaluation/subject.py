@@ -17,9 +17,9 @@ from router.extensions.training.base import LoadedBase
 from router.extensions.training.batch import AnswerModel, Example, Rendering, collate
 from router.extensions.training.data import TrainingRow
 from router.extensions.training.evaluation.scoring import Selection
-from router.registry.disk.reading import weights_sha256
-from router.registry.format.findings import Severity
+from router.registry.folders import weights_sha256
 from router.registry.format.manifest import Manifest, parse_manifest
+from router.registry.format.untrusted import Severity
 
 WEIGHTS = "adapter_model.safetensors"
 LOSS_BATCH = 16  # rows judged together

@@ -35,7 +35,7 @@ from router.extensions.training.new.writing import (
 from router.extensions.training.recipe import TEXT_METRICS, PromptTable, Recipe
 from router.extensions.training.run import add_lora
 from router.extensions.training.trainer import Trainer
-from router.registry.format.names import NAME_RULE, VERSION_RULE, is_name, is_version
+from router.names import NAME_RULE, VERSION_RULE, is_name, is_version
 
 TIMED_STEPS = 4  # the first warms up, the last ends with an evaluation, the faster one of the others counts
 TIMED_ROWS = 32  # of the validation split

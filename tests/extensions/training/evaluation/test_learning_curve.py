@@ -28,7 +28,7 @@ from router.extensions.training.evaluation.pictures import draw_data_need
 from router.extensions.training.evaluation.subject import EvaluationSubject, load_subject, read_manifest
 from router.extensions.training.recipe import Recipe, load_recipe
 from router.extensions.training.trainer import Trainer
-from router.registry.format.artifact import validate_folder
+from router.registry.format.artifact import FolderRules, validate_folder
 from router.types import Usage
 
 pytestmark = pytest.mark.slow
@@ -93,7 +93,7 @@ def test_points_are_of_parts_of_the_training_rows(done: Place) -> None:
     for point in curve["points"]:
         assert point["asked"] == 9
         assert 0 <= point["score"]["low"] <= point["score"]["value"] <= point["score"]["high"] <= 1
-    assert validate_folder(done.adapter, None).ok
+    assert validate_folder(done.adapter, FolderRules(None)).ok
 
 
 def test_score_is_the_metric_of_the_greedy_answers(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,9 +14,10 @@ from router.engine.base import BaseInfo
 from router.errors import AdapterRejected, ConfigError
 from router.extensions.training.evaluation import evaluate_rows
 from router.extensions.training.evaluation.own_rows import FEWEST, OwnRows, find_candidate, read_rows, verdict
-from router.registry.disk.reading import weights_sha256
-from router.registry.gate import Standing, judge
-from router.registry.reconcile import read_report
+from router.registry.folders import weights_sha256
+from router.registry.format.manifest import read_report
+from router.registry.gate import judge
+from router.registry.record import Standing
 from tests.extensions.training.tiny import COLOURS
 
 

@@ -1,1 +1,0 @@
-"""The base model: loading it, and the two ways to run its layers."""

@@ -1,1 +1,0 @@
-"""What may be done with an experiment, and when: plans are checked, phases opened, arms promoted."""

@@ -1,0 +1,379 @@
+"""Outcomes that clients send: checked in a thread, recorded in order, acknowledged when they are durable.
+
+Every bad field is named. Threads of their own wait for the database, so that neither the event loop nor other
+threads do.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import re
+import time
+import uuid
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterable,
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Sequence,
+)
+from dataclasses import dataclass, field, replace
+from hashlib import sha256
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from router.access.access import may_be_of
+from router.access.quotas import UsageMeter
+from router.errors import (
+    ExperimentNotFound,
+    Findings,
+    InvalidRequest,
+    NotFound,
+    Overloaded,
+    Unavailable,
+)
+from router.experiments import model
+from router.experiments.assignment import is_missing, unit_hash
+from router.experiments.model import (
+    SERVER_KEYS,
+    Accepted,
+    Experiment,
+    StoredOutcome,
+    Visibility,
+    outcome_problem,
+    parse_experiment,
+)
+from router.experiments.plans import Declared
+from router.experiments.recorder import Recorder
+from router.experiments.runtime import StoreThreads
+from router.v1 import experiments_pb2 as pb
+
+if TYPE_CHECKING:
+    from router.experiments.plans import Declared
+
+MAX_BATCHES = 16  # of all streams, at once
+FULL_SECONDS = 0.1
+NO_RESPONSE = (
+    ": no experiment was exposed in it; where that is still being written, the outcome counts by itself, "
+    "and the same key tells"
+)
+FULL = "as many outcomes wait for their response or unit as may (max_waiting_outcomes)"
+FULL_RETRY = 60.0  # seconds
+NOBODYS = "-"  # begins what is no id of an answer, name of an experiment or hash of a unit
+MAX_SIGHTS = 1024  # of callers, at once
+NO_UNIT = "it was not exposed there; what is recorded of it now is its past, which a covariate may use"
+Request = TypeVar("Request")
+Answer = TypeVar("Answer")
+
+
+@dataclass(frozen=True, slots=True)
+class OutcomeSender:
+    """Whose outcomes they are: the tenant ('': nobody is told apart), what it may know of, and its quotas."""
+
+    tenant: str = ""
+    visibility: Visibility = Visibility()
+    meter: UsageMeter | None = None
+
+
+@dataclass(slots=True)
+class _Parsed:
+    """A batch: `good` are outcomes with their places in it, `errors` what is wrong with others, by place."""
+
+    good: list[StoredOutcome] = field(default_factory=list)
+    places: list[int] = field(default_factory=list)
+    errors: dict[int, str] = field(default_factory=dict)
+
+
+class Intake:
+    """Takes outcomes in. `plans` gives all experiments, the same object until they change; `refused` counts
+    outcomes that could not be taken."""
+
+    def __init__(
+        self,
+        recorder: Recorder,
+        plans: Callable[[], Sequence[Experiment]],
+        threads: StoreThreads,
+        refused: Callable[[int], None],
+    ) -> None:
+        self._recorder, self._plans, self._threads, self._refused = recorder, plans, threads, refused
+        self._room = asyncio.Semaphore(MAX_BATCHES)
+        self._read: Sequence[Experiment] = ()
+        self._there: dict[Visibility, _There] = {}
+
+    async def one(self, message: pb.Outcome, caller: OutcomeSender) -> pb.RecordOutcomeResponse:
+        """Raises InvalidRequest, NotFound where it belongs to nothing that was exposed, QuotaExceeded, and
+        Overloaded where it would have to wait and may not."""
+        if caller.meter is not None:
+            caller.meter.take_outcomes(1)
+        there = self._seen_by(caller.visibility)
+        try:
+            outcome = there.claimed(outcome_of(message, "outcome", time.time(), there.declared), caller)
+        except InvalidRequest:
+            self._refused(1)
+            raise
+        (status,) = await self._recorded([outcome], caller, self._recorder.record)
+        if status is Accepted.NOT_KEPT:
+            raise Overloaded(f"not kept: {FULL}", retry_after=FULL_RETRY)
+        if status is Accepted.UNKNOWN:
+            raise there.unknown(message)
+        return pb.RecordOutcomeResponse(status=STATUSES[status])
+
+    async def batch(
+        self, request: pb.RecordOutcomesRequest, caller: OutcomeSender
+    ) -> pb.RecordOutcomesResponse:
+        """The acknowledgement of a batch. Waits while the queue is full; raises StoreDown."""
+        async with self._room:
+            parsed = await self._threads.run(self._parse, request, self._seen_by(caller.visibility), caller)
+            recorded = await self._recorded(parsed.good, caller, self._record)
+        self._refused(len(parsed.errors))
+        statuses = [pb.OUTCOME_STATUS_INVALID] * len(request.outcomes)
+        for place, status in zip(parsed.places, recorded, strict=True):
+            if status is Accepted.NOT_KEPT:
+                parsed.errors[place] = f"outcomes[{place}]: not kept: {FULL}"
+            else:
+                statuses[place] = STATUSES[status]
+        errors = [parsed.errors[place] for place in sorted(parsed.errors)]
+        return pb.RecordOutcomesResponse(sequence=request.sequence, statuses=statuses, errors=errors)
+
+    def _parse(self, request: pb.RecordOutcomesRequest, there: _There, caller: OutcomeSender) -> _Parsed:
+        parsed, now = _Parsed(), time.time()
+        for i, message in enumerate(request.outcomes):
+            try:
+                outcome = outcome_of(message, f"outcomes[{i}]", now, there.declared)
+            except InvalidRequest as error:
+                parsed.errors[i] = error.message[:500]
+            else:
+                parsed.good.append(there.claimed(outcome, caller))
+                parsed.places.append(i)
+        return parsed
+
+    async def _record(self, outcomes: Sequence[StoredOutcome]) -> tuple[Accepted, ...]:
+        while True:
+            try:
+                return await self._recorder.record(outcomes)
+            except Overloaded:  # a stream can wait: its client is not read meanwhile
+                await asyncio.sleep(FULL_SECONDS)
+
+    async def _recorded(
+        self,
+        outcomes: Sequence[StoredOutcome],
+        caller: OutcomeSender,
+        record: Callable[[Sequence[StoredOutcome]], Awaitable[tuple[Accepted, ...]]],
+    ) -> tuple[Accepted, ...]:
+        """What is not stored after all costs the caller's day nothing."""
+        try:
+            found = await record(outcomes)
+        except Unavailable:  # not for a caller that went away: what it sent is stored
+            if caller.meter is not None:
+                caller.meter.not_stored(len(outcomes))
+            raise
+        if caller.meter is not None and (lost := found.count(Accepted.NOT_KEPT)):
+            caller.meter.not_stored(lost)
+        return found
+
+    def _seen_by(self, visibility: Visibility) -> _There:
+        """What is there for a caller, made anew where experiments have changed."""
+        plans = self._plans()
+        if plans is not self._read or len(self._there) > MAX_SIGHTS:
+            self._read, self._there = plans, {}
+        if (found := self._there.get(visibility)) is None:
+            found = self._there[visibility] = _There(plans, visibility)
+        return found
+
+
+class _There:
+    """Experiments as they are there for a caller, and what it may say of them."""
+
+    def __init__(self, plans: Sequence[Experiment], visibility: Visibility) -> None:
+        self._visibility = visibility
+        self._seen = {plan.name for plan in plans if visibility.sees(plan)}
+        self._hidden = {plan.name for plan in plans} - self._seen
+        self.declared = Declared(plans, visibility.sees)
+
+    def claimed(self, outcome: StoredOutcome, caller: OutcomeSender) -> StoredOutcome:
+        """As it is kept: under a key of the tenant's own, so that two tenants may use the same one. One of an
+        answer or experiment that is not the caller's becomes one of what nobody can ever have."""
+        if caller.tenant:
+            outcome = replace(outcome, key=f"{caller.tenant}/{outcome.key}")
+        if outcome.response_id:
+            own = may_be_of(outcome.response_id, caller.tenant)
+            return outcome if own else replace(outcome, response_id=NOBODYS + outcome.response_id)
+        name = outcome.experiment
+        if name not in self._hidden and name in self._visibility.experiments:
+            return outcome
+        return replace(outcome, experiment=NOBODYS + name, unit=NOBODYS + outcome.unit)
+
+    def unknown(self, message: pb.Outcome) -> NotFound:
+        """What is said of an outcome that belongs to nothing."""
+        if message.response_id:
+            return NotFound("response", message.response_id, NO_RESPONSE)
+        if message.unit.experiment.removeprefix("experiments/") not in self._seen:
+            return ExperimentNotFound(message.unit.experiment)
+        unit = message.unit.unit or message.unit.unit_hash
+        return NotFound("unit", unit, f" in {message.unit.experiment}: {NO_UNIT}")
+
+
+async def paced(
+    batches: AsyncIterator[pb.RecordOutcomesRequest],
+    meter: UsageMeter | None,
+    sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+) -> AsyncGenerator[pb.RecordOutcomesRequest, None]:
+    """The same, counted. While the caller owes outcomes a second the next batch is not read, so that the
+    transport holds its sender back and no batch lies about. Raises QuotaExceeded where its day is used up."""
+    while True:
+        while meter is not None:
+            if not (seconds := meter.owed()):
+                break
+            await sleep(seconds)
+        try:
+            batch = await anext(batches)
+        except StopAsyncIteration:
+            return
+        if meter is not None:
+            meter.owe_outcomes(len(batch.outcomes))
+        yield batch
+
+
+async def answers_in_order(
+    requests: AsyncIterable[Request],
+    answer: Callable[[Request], Awaitable[Answer]],
+    most: int,
+) -> AsyncIterator[Answer]:
+    """The answers in the order of the requests; `answer` runs for up to `most` of them at once.
+
+    While so many wait for their answers no further request is read, so that the transport holds the sender
+    back. What a request raises is raised in its turn; later ones are then given up.
+    """
+    room = asyncio.Semaphore(most)
+    begun: asyncio.Queue[asyncio.Future[Answer] | None] = asyncio.Queue()
+    tasks: set[asyncio.Future[Answer]] = set()
+
+    async def read() -> None:
+        iterator = aiter(requests)
+        while True:
+            await room.acquire()
+            try:
+                request = await anext(iterator)
+            except StopAsyncIteration:
+                return
+            task = asyncio.ensure_future(answer(request))
+            tasks.add(task)
+            begun.put_nowait(task)
+
+    reader = asyncio.ensure_future(read())
+    reader.add_done_callback(lambda _: begun.put_nowait(None))
+    try:
+        while (task := await begun.get()) is not None:
+            yield await task
+            tasks.discard(task)
+            room.release()
+        await reader  # what ended it, if the requests did not
+    finally:
+        left: list[asyncio.Future[Any]] = [reader, *tasks]
+        for future in left:
+            future.cancel()
+        await asyncio.gather(*left, return_exceptions=True)
+
+
+AHEAD = 300.0  # seconds that a client's clock may be ahead of ours
+MAX_KEY, MAX_RESPONSE_ID, MAX_UNIT = 128, 128, 256  # bytes
+UNIT_HASH = re.compile(r"[0-9a-f]{32}")
+STATUSES = {
+    Accepted.COUNTED: pb.OUTCOME_STATUS_COUNTED,
+    Accepted.DUPLICATE: pb.OUTCOME_STATUS_DUPLICATE,
+    Accepted.LATE: pb.OUTCOME_STATUS_LATE,
+    Accepted.UNKNOWN: pb.OUTCOME_STATUS_UNKNOWN,
+}
+
+
+def outcome_of(message: pb.Outcome, field: str, now: float, declared: Declared) -> model.StoredOutcome:
+    """The outcome under a key, received at `now` (unix seconds).
+
+    Raises InvalidRequest naming every bad field.
+    """
+    found = Findings()
+    response, experiment, unit = _subject(message, field, found)
+    if problem := outcome_problem(message.metric):
+        found.add(f"{field}.metric", problem)
+    value = message.value
+    if not math.isfinite(value):
+        found.add(f"{field}.value", f"must be a finite number, got {value}")
+    elif problem := declared.problem(message.metric, value, experiment):
+        found.add(f"{field}.value", problem)
+    time = _time(message, field, now, found)
+    key = _text(found, f"{field}.idempotency_key", message.idempotency_key, MAX_KEY)
+    if key.startswith(SERVER_KEYS):
+        found.add(f"{field}.idempotency_key", f"{SERVER_KEYS} is what keys of the server's own begin with")
+    found.check()
+    at = now if time is None else time
+    outcome = model.StoredOutcome(key, message.metric, value, at, response, experiment, unit, received=now)
+    return outcome if key else _with_key(outcome, timed=time is not None)
+
+
+def _subject(message: pb.Outcome, field: str, found: Findings) -> tuple[str, str, str]:
+    """Response id, experiment and unit's hash; what is not given is empty."""
+    kind = message.WhichOneof("subject")
+    if kind == "response_id":
+        if not message.response_id:
+            found.add(f"{field}.response_id", "must not be empty")
+        return _text(found, f"{field}.response_id", message.response_id, MAX_RESPONSE_ID), "", ""
+    if kind is None:
+        found.add(field, "one of response_id and unit must be set")
+        return "", "", ""
+    name = ""
+    try:
+        name = parse_experiment(message.unit.experiment, f"{field}.unit.experiment")
+    except InvalidRequest as error:
+        for v in error.violations:
+            found.add(v.field, v.description)
+    return "", name, _hash(message.unit, f"{field}.unit", found)
+
+
+def _hash(message: pb.Outcome.UnitOfExperiment, field: str, found: Findings) -> str:
+    """The unit's hash, from the one of both fields that is set."""
+    unit, hashed = message.unit, message.unit_hash
+    if unit and hashed:
+        found.add(f"{field}.unit_hash", "must be empty where unit is set: a unit is named once")
+    elif hashed:
+        if UNIT_HASH.fullmatch(hashed) is None:
+            text = "must be the hash of a unit as exports have it, 32 of the characters 0-9 and a-f"
+            found.add(f"{field}.unit_hash", text)
+        return hashed
+    if is_missing(unit):
+        text = "must be a unit as in routing.unit, not empty or a word for nobody, or unit_hash must be set"
+        found.add(f"{field}.unit", text)
+    found.text(f"{field}.unit", unit, MAX_UNIT)
+    return unit_hash(unit)
+
+
+def _text(found: Findings, field: str, value: str, most: int) -> str:
+    """A text that every database takes: PostgreSQL has no NUL."""
+    if "\0" in value:
+        found.add(field, "must not hold the character NUL")
+    return found.text(field, value, most)
+
+
+def _time(message: pb.Outcome, field: str, now: float, found: Findings) -> float | None:
+    """Unix seconds; None where it is not set."""
+    if not message.HasField("time"):
+        return None
+    seconds, nanos = message.time.seconds, message.time.nanos
+    if not (0 <= seconds <= 253_402_300_799 and 0 <= nanos < 1_000_000_000):
+        found.add(f"{field}.time", "must be a time between 1970 and 9999")
+        return now
+    time = float((seconds * 10**9 + nanos) / 10**9)
+    if time > now + AHEAD:
+        text = f"is {time - now:.0f} s ahead of the server's clock, {AHEAD:.0f} s are allowed"
+        found.add(f"{field}.time", f"{text}: set the client's clock, or leave the time out")
+    return time
+
+
+def _with_key(outcome: model.StoredOutcome, timed: bool) -> model.StoredOutcome:
+    """The key that the server makes: the same for the same subject, metric and time.
+
+    Without a time nothing tells two outcomes apart, so each has a key of its own.
+    """
+    said = (outcome.response_id, outcome.experiment, outcome.unit, outcome.metric, repr(outcome.time))
+    made = sha256("\x1f".join(said).encode()).hexdigest()[:32] if timed else uuid.uuid4().hex
+    return replace(outcome, key=f"auto-{made}")

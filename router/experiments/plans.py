@@ -1,0 +1,607 @@
+"""Plans: all that is wrong with one, what deserves a second look, and which may run side by side.
+
+`UnitAllocation`, `ExperimentDesign` and `SequencePlan` check weights, shares and thresholds. What they find
+gets the names of the resource. Metrics with their caps and margins are checked here, and the labels that
+divide units. Warnings tell whether the smallest arm can have a verdict at all.
+"""
+
+from __future__ import annotations
+
+import math
+import unicodedata
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+from router.errors import AdapterNotFound, FailedPrecondition, FieldViolation, InvalidRequest
+from router.experiments.assignment import AssignmentSalts, UnitAllocation, WeightedArm
+from router.experiments.model import (
+    BASE,
+    DENOMINATORS,
+    MAX_SEGMENT_VALUES,
+    MAX_SEGMENTS,
+    NO_VALUE,
+    OTHER_VALUE,
+    WORD_FORM,
+    Aggregate,
+    ArmSpec,
+    Experiment,
+    Kind,
+    Lifecycle,
+    MetricSpec,
+    Mode,
+    SegmentSpec,
+    Spec,
+    id_problem,
+    is_word,
+)
+from router.experiments.modes import MISSING, needed
+from router.experiments.report.source import metric_of
+from router.experiments.stats.checks import Guardrail
+from router.experiments.stats.compare import SequencePlan
+from router.experiments.stats.moments import ComparedMetric
+from router.experiments.verdict import ExperimentDesign
+from router.types import AdapterInfo, RouterVariant
+
+YEAR = 365 * 86_400.0
+WHOLE = (0.0, 1.0)
+TEXTS = {"hypothesis": 4096, "unit": 64, "unit_label": 64}  # most bytes
+MAX_ARMS = 32
+HIDDEN = "another experiment that runs is in its way: choose another route, or a slot of its namespace"
+RARE = ("error", "cancelled", "length_stop")
+
+
+class Resolve(Protocol):
+    """As `Catalog.resolve`."""
+
+    def __call__(self, name: str, version: str = "", /) -> AdapterInfo:
+        """The version, or the default of `name`. Raises AdapterNotFound, FailedPrecondition (quarantined)."""
+        ...
+
+
+def all_seen(_: Experiment) -> bool:
+    """Who may know of every experiment."""
+    return True
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """Asked anew for every plan. None: whatever is named is taken. `sees`: whether the author of the plan may
+    know of another experiment."""
+
+    resolve: Resolve
+    judges: Callable[[], Collection[str]] | None = None
+    classifiers: Callable[[], Collection[str]] | None = None
+    sees: Callable[[Experiment], bool] = all_seen
+    has_mode: Callable[[str], bool] = bool  # those of `modes.needed`
+
+    def adapter_problem(self, name: str, version: str = "") -> str:
+        """Why no arm or route can be this adapter; empty if it can."""
+        try:
+            self.resolve(name, version)
+        except AdapterNotFound as error:
+            return f"{error.message}; ListAdapters shows what there is"
+        except FailedPrecondition as error:
+            return error.message
+        return ""
+
+
+def _not_known(name: str, names: Collection[str]) -> str:
+    """What is said of a name that is none of `names`."""
+    there = ", ".join(sorted(names)) or "none"
+    return f"{name!r} is not known; there are: {there}"
+
+
+def plan_problems(spec: Spec, known: Known) -> list[FieldViolation]:
+    """Fields by their names in the resource; empty if the plan can be kept and started."""
+    return [
+        *_texts(spec),
+        *_route_problems(spec, known),
+        *_arm_problems(spec, known),
+        *_allocation(spec),
+        *metric_problems(spec),
+        *segment_problems(spec),
+        *_design(spec),
+        *_times(spec),
+        *_mode(spec, known),
+    ]
+
+
+def check_plan(spec: Spec, known: Known) -> None:
+    """Raise InvalidRequest with all of `plan_problems`, if there are any."""
+    if found := plan_problems(spec, known):
+        raise InvalidRequest(found)
+
+
+def _texts(spec: Spec) -> Iterator[FieldViolation]:
+    for field, most in TEXTS.items():
+        if len(getattr(spec, field).encode()) > most:
+            yield FieldViolation(field, f"must have at most {most} bytes")
+    if spec.namespace and (problem := id_problem(spec.namespace)):
+        yield FieldViolation("namespace", problem)
+    if spec.slot != WHOLE and not spec.namespace:
+        yield FieldViolation("namespace", "must be set: slot_start and slot_end are parts of a namespace")
+
+
+def _allocation(spec: Spec) -> Iterator[FieldViolation]:
+    arms = tuple(WeightedArm(arm.name, arm.weight) for arm in spec.arms)
+    salts = AssignmentSalts("enrolment", "variant", namespace="namespace")
+    names = {"slot": "slot_end"}
+    return _found(lambda: UnitAllocation(salts, arms, spec.enrolment, spec.slot), names)
+
+
+def _design(spec: Spec) -> Iterator[FieldViolation]:
+    yield from _found(lambda: SequencePlan(alpha=spec.alpha), {"plan.alpha": "alpha"})
+    yield from _found(lambda: SequencePlan(units=spec.planned_units), {"plan.units": "planned_units"})
+    primary = uncapped(spec.primary)
+    weights = {arm.name: arm.weight for arm in spec.arms}
+
+    def build() -> ExperimentDesign:
+        rails = guardrails_that_hold(spec)
+        return ExperimentDesign(
+            spec.control,
+            weights,
+            primary,
+            rails,
+            spec.margin,
+            min_units=spec.min_units,
+            min_matured=spec.min_matured,
+        )
+
+    yield from (v for v in _found(build, {}) if v.field != "weights")  # the allocation told of them
+
+
+def _times(spec: Spec) -> Iterator[FieldViolation]:
+    for field in ("window", "epoch"):
+        seconds = getattr(spec, field)
+        if not (math.isfinite(seconds) and 1 <= seconds <= YEAR):
+            yield FieldViolation(field, f"must be between a second and a year, got {seconds:g} s")
+    if not (math.isfinite(spec.grace) and 0 <= spec.grace <= YEAR):
+        yield FieldViolation("grace", f"must be between 0 and a year, got {spec.grace:g} s")
+
+
+def _mode(spec: Spec, known: Known) -> Iterator[FieldViolation]:
+    if spec.mode is Mode.HOLDOUT:
+        yield from _holdout(spec)
+    if not 0 < spec.shadow_share <= 1:
+        text = f"must be above 0 and at most 1, got {spec.shadow_share:g}"
+        yield FieldViolation("shadow_share", text)
+    if spec.mode is Mode.SHADOW and known.judges is not None and spec.judge not in known.judges():
+        yield FieldViolation("judge", _not_known(spec.judge, known.judges()))
+    if (mode := needed(spec)) and not known.has_mode(mode):
+        yield FieldViolation("mode" if spec.mode is not Mode.SPLIT else "route", MISSING[mode])
+    if spec.mode is Mode.BANDIT:
+        most = 1 / max(len(spec.arms), 1)
+        if not 0 < spec.floor <= most:
+            text = f"must be above 0 and at most {most:g}, the equal share of an arm, got {spec.floor:g}"
+            yield FieldViolation("floor", text)
+
+
+def _holdout(spec: Spec) -> Iterator[FieldViolation]:
+    """It takes in everybody: nothing of its own decides who is in which arm."""
+    if len(spec.arms) != 2:
+        text = f"of a holdout are two, the control being who is in no experiment, got {len(spec.arms)}"
+        yield FieldViolation("arms", text)
+    if spec.namespace or spec.slot != WHOLE:
+        yield FieldViolation("namespace", "a holdout is of all units: clear namespace and slot")
+    if spec.enrolment != 1:
+        text = f"a holdout is of all units: must be 1 or unset, got {spec.enrolment:g}"
+        yield FieldViolation("enrolment", text)
+
+
+def _found(build: Callable[[], object], names: Mapping[str, str]) -> Iterator[FieldViolation]:
+    """What a constructor refuses."""
+    try:
+        build()
+    except InvalidRequest as error:
+        for v in error.violations:
+            yield FieldViolation(names.get(v.field, v.field), v.description)
+
+
+def _route_problems(spec: Spec, known: Known) -> Iterator[FieldViolation]:
+    """The route is an adapter that is there, the base, or empty in a router experiment and a holdout."""
+    if spec.mode is Mode.HOLDOUT:
+        if spec.route:
+            yield FieldViolation("route", "a holdout is of all routes: leave it empty")
+        return
+    if spec.route not in ("", BASE) and (problem := known.adapter_problem(spec.route)):
+        yield FieldViolation("route", problem)
+    if not spec.route and spec.mode is not Mode.SPLIT:
+        yield FieldViolation("mode", "router experiments are a split: set no mode, or a route")
+
+
+def _arm_problems(spec: Spec, known: Known) -> Iterator[FieldViolation]:
+    """Every arm has a name and what its kind of experiment needs. Weights are the allocation's matter."""
+    if len(spec.arms) > MAX_ARMS:
+        yield FieldViolation("arms", f"must be {MAX_ARMS} or fewer, got {len(spec.arms)}")
+    for i, arm in enumerate(spec.arms):
+        field = f"arms[{i}]"
+        if arm.name and not is_word(arm.name):
+            yield FieldViolation(f"{field}.name", f"must be {WORD_FORM}")
+        if spec.mode is Mode.HOLDOUT:
+            yield from _holdout_arm(arm, field)
+        elif arm.adapter is not None and arm.router is not None:
+            yield FieldViolation(field, "is either an adapter version or a router configuration, not both")
+        elif spec.route:
+            yield from _adapter_arm(arm, field, known)
+        else:
+            yield from _router_arm(spec, arm, field, known)
+
+
+def _holdout_arm(arm: ArmSpec, field: str) -> Iterator[FieldViolation]:
+    for part in ("adapter", "router"):
+        if getattr(arm, part) is not None:
+            text = "must be unset: a holdout serves nothing of its own, its units have what they have anyway"
+            yield FieldViolation(f"{field}.{part}", text)
+
+
+def _adapter_arm(arm: ArmSpec, field: str, known: Known) -> Iterator[FieldViolation]:
+    if arm.router is not None:
+        text = "belongs to a router experiment, which has no route: clear the one or the other"
+        yield FieldViolation(f"{field}.router", text)
+    if arm.adapter and (problem := known.adapter_problem(arm.adapter.name, arm.adapter.version)):
+        yield FieldViolation(f"{field}.adapter", problem)
+
+
+def _router_arm(spec: Spec, arm: ArmSpec, field: str, known: Known) -> Iterator[FieldViolation]:
+    if arm.adapter is not None:
+        text = "needs a route: without one this is a router experiment, whose arms are router configurations"
+        yield FieldViolation(f"{field}.adapter", text)
+    elif arm.router is None and arm.name != spec.control:
+        text = "must be set: without a route these are routers, and only control may be the server's own"
+        yield FieldViolation(f"{field}.router", text)
+    elif arm.router is not None:
+        yield from _variant_problems(arm.router, f"{field}.router", known)
+
+
+def _variant_problems(variant: RouterVariant, field: str, known: Known) -> Iterator[FieldViolation]:
+    threshold = variant.threshold
+    if threshold is not None and not (math.isfinite(threshold) and 0 <= threshold <= 1):
+        yield FieldViolation(f"{field}.threshold", f"must be within 0 and 1, got {threshold}")
+    if variant.classifiers is not None and known.classifiers is not None:
+        names = known.classifiers()
+        for name in variant.classifiers:
+            if name not in names:
+                yield FieldViolation(f"{field}.classifiers", _not_known(name, names))
+
+
+def conflict(
+    name: str, spec: Spec, others: Iterable[Experiment], sees: Callable[[Experiment], bool] = all_seen
+) -> str:
+    """Why `spec` cannot run beside those that run; empty if it can. Of one that `sees` denies nothing is told
+    but that it is in the way.
+
+    Experiments of one namespace need slots apart, and units of one kind, or slots would divide nothing. Two
+    on one route need one namespace. A router experiment runs beside those of routes: it draws its own units
+    before them. A holdout is in nobody's way: it only reads what others assign.
+    """
+    if spec.mode is Mode.HOLDOUT:
+        return ""
+    running = (
+        e
+        for e in others
+        if e.state is Lifecycle.RUNNING and e.name != name and e.spec.mode is not Mode.HOLDOUT
+    )
+    found = ((other, problem) for other in running if (problem := _between(spec, other)))
+    return next((problem if sees(other) else HIDDEN for other, problem in found), "")
+
+
+def _between(spec: Spec, other: Experiment) -> str:
+    shared = spec.namespace != "" and spec.namespace == other.spec.namespace
+    if shared and spec.unit_label != other.spec.unit_label:
+        return (
+            f"its units are read from {_place(spec)}, those of {other.resource}, which runs in the namespace "
+            f"{spec.namespace!r} too, from {_place(other.spec)}: units of a namespace must be one thing"
+        )
+    if shared and _overlap(spec.slot, other.spec.slot):
+        mine, theirs = (f"[{low:g}, {high:g})" for low, high in (spec.slot, other.spec.slot))
+        return (
+            f"its slot {mine} of the namespace {spec.namespace!r} overlaps {theirs} of "
+            f"{other.resource}, which runs: choose slots apart, or stop the other"
+        )
+    if spec.route == other.spec.route and not shared:
+        where = f"the route {spec.route!r}" if spec.route else "all routes, as a router experiment"
+        return (
+            f"{other.resource} runs on {where} already: give both one namespace and slots apart, so that "
+            "they share no unit, or stop the other"
+        )
+    return ""
+
+
+def _place(spec: Spec) -> str:
+    return f"the label {spec.unit_label!r}" if spec.unit_label else "routing.unit"
+
+
+def _overlap(one: tuple[float, float], other: tuple[float, float]) -> bool:
+    return max(one[0], other[0]) < min(one[1], other[1])
+
+
+class Declared:
+    """Metrics that are proportions, by the plans of the last phases, as told to somebody who may know of what
+    `sees` says: what holds in other experiments holds, too, and where is not told."""
+
+    def __init__(
+        self, experiments: Iterable[Experiment] = (), sees: Callable[[Experiment], bool] = all_seen
+    ) -> None:
+        self._by_experiment: dict[str, frozenset[str]] = {}
+        self._anywhere: dict[str, str] = {}
+        for experiment in experiments:
+            if experiment.phase is None:
+                continue
+            names = frozenset(_proportions(experiment.phase.spec))
+            if sees(experiment):
+                self._by_experiment[experiment.name] = names
+                self._anywhere.update(dict.fromkeys(names, f" in {experiment.resource}"))
+            else:
+                self._anywhere = dict.fromkeys(names, "") | self._anywhere
+
+    def problem(self, metric: str, value: float, experiment: str = "") -> str:
+        """Why an outcome cannot have this value; empty if it can.
+
+        Of a response it is not known here in which experiment it was: any that has the metric counts.
+        """
+        if value in (0.0, 1.0):
+            return ""
+        if experiment:
+            where = f" in experiments/{experiment}"
+            wrong = metric in self._by_experiment.get(experiment, ())
+        else:
+            where = self._anywhere.get(metric, "")
+            wrong = metric in self._anywhere
+        return f"must be 0 or 1, since {metric!r} is a proportion{where}, got {value:g}" if wrong else ""
+
+
+def _proportions(spec: Spec) -> Iterable[str]:
+    return (m.name for m in spec.metrics if m.kind is Kind.PROPORTION)
+
+
+def plan_warnings(spec: Spec, rates: Mapping[str, float] | None = None) -> Iterator[str]:
+    """What the plan itself makes hard to show. `rates` of proportions in control, where they are known."""
+    yield from out_of_reach(spec, rates)
+    for rail in spec.guardrails:
+        if rail.name in RARE and rail.kind is not Kind.PROPORTION:
+            yield (
+                f"guardrail {rail.name} shows nothing while no answer has any, and then nothing is promoted: "
+                "as a proportion, the share of units that had one, it is exact from the first unit"
+            )
+    if spec.mode is Mode.BANDIT and spec.window > spec.epoch:
+        yield (
+            "units that change their arm between epochs count for their first arm: with a window no longer "
+            "than an epoch few outcomes are of another"
+        )
+
+
+def arm_warnings(spec: Spec, resolve: Resolve) -> Iterator[str]:
+    """Versions that did not pass the gate, or that have gone since the plan was made."""
+    for arm in spec.arms:
+        if arm.adapter is None:
+            continue
+        try:
+            info = resolve(arm.adapter.name, arm.adapter.version)
+        except (AdapterNotFound, FailedPrecondition) as error:
+            yield f"arm {arm.name} cannot answer, so something else does for it: {error.message}"
+        else:
+            if info.gate:
+                yield f"arm {arm.name}: {arm.adapter} did not pass the gate: {info.gate}"
+
+
+RULES = SequencePlan()
+MAX_GUARDRAILS = MAX_SECONDARY = 32
+MAX_LABEL_BYTES = 64
+ONE_OR_ZERO = (Aggregate.MAX, Aggregate.LAST)
+
+
+def metric_problems(spec: Spec) -> Iterator[FieldViolation]:
+    """Primary metric, guardrails and secondary metrics, each by itself, and names that are there twice."""
+    yield from _metric_problems(spec.primary, "primary")
+    yield from _no_margin(spec.primary, "primary", "how much worse primary may be is the plan's own margin")
+    if spec.mode is Mode.BANDIT and spec.primary.kind is Kind.RATIO:
+        yield FieldViolation("primary.kind", "a bandit learns from a proportion or a mean, not from a ratio")
+    for field, metrics, most in (
+        ("guardrails", spec.guardrails, MAX_GUARDRAILS),
+        ("secondary", spec.secondary, MAX_SECONDARY),
+    ):
+        if len(metrics) > most:
+            yield FieldViolation(field, f"must be {most} or fewer, got {len(metrics)}")
+    for i, metric in enumerate(spec.guardrails):
+        yield from _metric_problems(metric, f"guardrails[{i}]")
+        yield from _margin_problems(metric, f"guardrails[{i}]")
+    for i, metric in enumerate(spec.secondary):
+        yield from _metric_problems(metric, f"secondary[{i}]")
+        yield from _no_margin(metric, f"secondary[{i}]", "secondary metrics are told and decide nothing")
+    yield from _twice_named(spec)
+
+
+def guardrails_that_hold(spec: Spec) -> tuple[Guardrail, ...]:
+    """Those with which a design can be built and checked further."""
+    return tuple(_guardrail(m) for m in spec.guardrails if not list(_margin_problems(m, "")))
+
+
+def uncapped(metric: MetricSpec) -> ComparedMetric:
+    """The metric of the statistics, without what is told of by itself: an empty name, a cap."""
+    return metric_of(replace(metric, name=metric.name or "unnamed", cap=None, least=0.0))
+
+
+def _metric_problems(metric: MetricSpec, field: str) -> Iterator[FieldViolation]:
+    if not is_word(metric.name):
+        yield FieldViolation(f"{field}.name", f"must be {WORD_FORM}")
+    elif metric.name in DENOMINATORS:
+        yield FieldViolation(f"{field}.name", "is a denominator that the server counts, not an outcome")
+    if metric.kind is Kind.PROPORTION and metric.aggregate not in ONE_OR_ZERO:
+        text = f"a proportion has one 0 or 1 for each unit: max or last, not {metric.aggregate}"
+        yield FieldViolation(f"{field}.aggregate", text)
+    if metric.kind is Kind.RATIO:
+        yield from _ratio_problems(metric, field)
+    yield from cap_problems(metric, field)
+
+
+def _ratio_problems(metric: MetricSpec, field: str) -> Iterator[FieldViolation]:
+    if metric.aggregate is not Aggregate.SUM:
+        text = f"a ratio is a sum over a sum, not a {metric.aggregate}"
+        yield FieldViolation(f"{field}.aggregate", text)
+    if metric.per not in DENOMINATORS and not is_word(metric.per):
+        yield FieldViolation(f"{field}.per", f"must be responses, outcomes, or an outcome: {WORD_FORM}")
+    elif metric.per == metric.name:
+        yield FieldViolation(f"{field}.per", "must be another outcome: over itself a ratio is always 1")
+
+
+def cap_problems(metric: MetricSpec, field: str) -> Iterator[FieldViolation]:
+    """What is wrong with a cap and the least value; only a mean has them."""
+    if metric.cap is None:
+        if metric.least != 0:
+            yield FieldViolation(f"{field}.floor", "counts only with a cap: set one, or clear this")
+        return
+    if metric.kind is not Kind.MEAN:
+        why = "it is 0 or 1 anyway" if metric.kind is Kind.PROPORTION else "cap what it is made of"
+        yield FieldViolation(f"{field}.cap", f"belongs to a mean, not to a {metric.kind.value}: {why}")
+    elif not math.isfinite(metric.least):
+        yield FieldViolation(f"{field}.floor", f"must be a finite number, got {metric.least:g}")
+    elif not (math.isfinite(metric.cap) and metric.cap > metric.least):
+        text = f"must be a finite number above {metric.least:g}, the least value, got {metric.cap:g}"
+        yield FieldViolation(f"{field}.cap", text)
+
+
+def _margin_problems(metric: MetricSpec, field: str) -> Iterator[FieldViolation]:
+    try:
+        _guardrail(metric)
+    except InvalidRequest as error:
+        yield from (FieldViolation(f"{field}.margin", v.description) for v in error.violations)
+
+
+def _guardrail(metric: MetricSpec) -> Guardrail:
+    return Guardrail(uncapped(metric), metric.margin, metric.relative)
+
+
+def _no_margin(metric: MetricSpec, field: str, why: str) -> Iterator[FieldViolation]:
+    if metric.margin or metric.relative:
+        yield FieldViolation(f"{field}.margin", f"belongs to guardrails; {why}")
+
+
+def _twice_named(spec: Spec) -> Iterator[FieldViolation]:
+    """Secondary metrics have names of their own. Of guardrails the design tells."""
+    said = {m.name: "a guardrail" for m in spec.guardrails} | {spec.primary.name: "the primary"}
+    for i, metric in enumerate(spec.secondary):
+        if metric.name in said:
+            text = f"secondary metric named like {said[metric.name]}: {metric.name!r} is told there already"
+            yield FieldViolation(f"secondary[{i}].name", text)
+        said.setdefault(metric.name, "another secondary one")
+
+
+def segment_problems(spec: Spec) -> Iterator[FieldViolation]:
+    """Labels by whose values the effect is told: few, distinct, and none that tells units apart."""
+    if len(spec.segments) > MAX_SEGMENTS:
+        text = f"must be {MAX_SEGMENTS} labels or fewer, got {len(spec.segments)}: each widens intervals"
+        yield FieldViolation("segments", text)
+    for label in _twice(s.label for s in spec.segments):
+        yield FieldViolation("segments", f"the label {label!r} is there twice: name all its values at once")
+    for i, segment in enumerate(spec.segments):
+        field = f"segments[{i}]"
+        if problem := _text_problem(segment.label):
+            yield FieldViolation(f"{field}.label", problem)
+        elif segment.label == spec.unit_label:
+            text = f"{segment.label!r} is the label that units are read from: every unit would be its own"
+            yield FieldViolation(f"{field}.label", text)
+        yield from _value_problems(segment, field)
+
+
+def _value_problems(segment: SegmentSpec, field: str) -> Iterator[FieldViolation]:
+    if len(segment.values) > MAX_SEGMENT_VALUES:
+        yield FieldViolation(
+            f"{field}.values",
+            f"{MAX_SEGMENT_VALUES} values are allowed, got {len(segment.values)}: name the ones that matter,"
+            f" all others become {OTHER_VALUE!r}",
+        )
+    for value in _twice(segment.values):
+        yield FieldViolation(f"{field}.values", f"{value!r} is there twice")
+    for j, value in enumerate(segment.values):
+        if value in (NO_VALUE, OTHER_VALUE):
+            text = f"{value!r} stands for units that have none of the values: leave it out"
+            yield FieldViolation(f"{field}.values[{j}]", text)
+        elif problem := _text_problem(value):
+            yield FieldViolation(f"{field}.values[{j}]", problem)
+
+
+def _twice(names: Iterable[str]) -> list[str]:
+    return [name for name, count in Counter(names).items() if count > 1]
+
+
+def _text_problem(text: str) -> str:
+    """Why a label or its value cannot be kept; empty if it can."""
+    if not text:
+        return "must not be empty"
+    try:
+        size = len(text.encode())
+    except UnicodeEncodeError:
+        return "must be valid UTF-8"
+    if size > MAX_LABEL_BYTES:
+        return f"must have at most {MAX_LABEL_BYTES} bytes, has {size}"
+    return "must have no control characters" if any(unicodedata.category(c) == "Cc" for c in text) else ""
+
+
+def out_of_reach(spec: Spec, rates: Mapping[str, float] | None = None) -> Iterator[str]:
+    """What the planned units of the smallest arm do not suffice for, with numbers. `rates` of proportions in
+    control, by name, where they are known."""
+    if spec.mode is not Mode.SPLIT or not spec.arms:
+        return
+    arm = min(reversed(spec.arms), key=lambda arm: arm.weight)
+    units = math.floor(spec.planned_units * arm.weight)
+    deciding = (spec.primary, *spec.guardrails)
+    open_ended = [m for m in deciding if m.kind is Kind.RATIO or (m.kind is Kind.MEAN and m.cap is None)]
+    if open_ended and units < RULES.unbounded_units:
+        ways = _ways_out(spec, arm, RULES.unbounded_units, open_ended)
+        yield f"{_units_of_arm(spec, arm)}; {_needs_of_uncapped(open_ended)}: {ways}"
+    least = max(spec.min_units, RULES.burn_in_units if any(m.covariate for m in deciding) else 0)
+    if units < least:
+        why = f"nothing is promoted before {least:,} in each arm"
+        yield f"{_units_of_arm(spec, arm)}; {why}: {_ways_out(spec, arm, least)}"
+    for metric in deciding:
+        rate = (rates or {}).get(metric.name)
+        if metric.kind is Kind.PROPORTION and rate is not None:
+            yield from _too_few_events(spec, metric, rate)
+
+
+def _too_few_events(spec: Spec, metric: MetricSpec, rate: float) -> Iterator[str]:
+    """Before so many ones and zeros, only the wide exact interval is there."""
+    weights = {arm.name: arm.weight for arm in spec.arms}
+    control = weights.pop(spec.control, 0.0)
+    if not weights or control <= 0:
+        return
+    name = min(weights, key=lambda arm: weights[arm])
+    both, rarer = control + weights[name], min(rate, 1 - rate)
+    need = events_needed(min(control, weights[name]) / both)
+    expected = spec.planned_units * both * rarer
+    if expected < need:
+        which = "ones" if rate <= 0.5 else "zeros"
+        more = f": plan {math.ceil(need / rarer / both - 1e-6):,} units" if rarer > 0 else ""
+        yield (
+            f"{metric.name} is {rate:.6g} in control: {spec.planned_units:,} planned units bring about"
+            f" {expected:.3g} {which} to {name} and control together, and {need:g} are needed before its"
+            f" interval is narrow{more}"
+        )
+
+
+def events_needed(share: float) -> int:
+    """Ones, and as many zeros, of a proportion in both arms, where the smaller has this share of them."""
+    return math.ceil(max(RULES.burn_in_events, RULES.arm_events / share) - 1e-9)
+
+
+def _units_of_arm(spec: Spec, arm: ArmSpec) -> str:
+    units = math.floor(spec.planned_units * arm.weight)
+    return f"{arm.name} gets {100 * arm.weight:.3g} % of {spec.planned_units:,} planned units, {units:,}"
+
+
+def _needs_of_uncapped(metrics: list[MetricSpec]) -> str:
+    names = " and ".join(m.name for m in metrics)
+    has, needs = ("has", "needs") if len(metrics) == 1 else ("have", "need")
+    return f"{names} {has} no cap and {needs} {RULES.unbounded_units} in each arm"
+
+
+def _ways_out(spec: Spec, arm: ArmSpec, need: int, metrics: list[MetricSpec] | None = None) -> str:
+    """What to do about it."""
+    ways = [f"plan {math.ceil(need / arm.weight - 1e-9):,} units"] if arm.weight > 0 else []
+    if arm.weight < 1 / len(spec.arms) - 1e-9:
+        ways.append("give it more weight")
+    if metrics and all(m.kind is Kind.MEAN for m in metrics):
+        ways.append("set a cap")
+    return f"{', '.join(ways[:-1])}, or {ways[-1]}" if len(ways) > 1 else "".join(ways)

@@ -1,1 +1,0 @@
-"""ExperimentService: experiments over gRPC, as a server shows them."""

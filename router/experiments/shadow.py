@@ -1,0 +1,329 @@
+"""Shadow arms: the same request answered a second time, unseen, and compared with what the user saw.
+
+A shadow takes only what the engine has to spare; one that was dropped is counted, and there is no pair
+then. Nothing of it is an exposure: nobody saw it. Judges compare: each is asked for one case at a time,
+within its time, its faults kept apart.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping
+from contextlib import aclosing
+from dataclasses import dataclass, replace
+from functools import partial
+
+from router.classifiers.contract import BaseModel
+from router.classifiers.isolation import Breaker, await_in_thread, fault_of
+from router.engine.base import Delta, EngineStatus, Finished
+from router.errors import DeadlineExceeded, Overloaded, RouterError
+from router.experiments.assignment import RunningExperiment, fraction, hash_of
+from router.experiments.model import BASE, ArmSpec, JudgedPair
+from router.experiments.modes import ExperimentMode
+from router.experiments.runtime import LiveExperiments, leave_tasks, route_of
+from router.judging import Case, Heard, Judge, Judgement, JudgeRegistration, is_judgement
+from router.ports import AdapterRegistry, End, Served, Watcher
+from router.types import AdapterRef, AdapterState, Decision, FinishReason, Request, Usage
+
+log = logging.getLogger(__name__)
+JUDGED, DECLINED, UNJUDGED, UNSERVED = "judged", "declined", "unjudged", "unserved"
+LOAD, COLD, DEADLINE, FAILED = "load", "cold", "deadline", "failed"
+OTHER_VERSION = "other_version"
+AskJudge = Callable[[str, Case], Awaitable[Heard]]
+Complete = Callable[[Request, Decision], AsyncGenerator[Delta | Finished, None]]
+BaseFor = Callable[[float], BaseModel]  # the base for a judge with this timeout in seconds
+MOST_WAITING = 32  # cases of one judge; more are not judged
+MAX_STUCK = 3
+PREPARE_SECONDS = 120.0
+
+
+@dataclass(frozen=True, slots=True)
+class CompletedShadow:
+    """A shadow's whole answer."""
+
+    text: str
+    usage: Usage
+
+
+@dataclass(frozen=True, slots=True)
+class DroppedShadow:
+    """Why there is none: load (room was needed), cold (its version is not in memory), deadline, failed."""
+
+    why: str
+
+
+class Shadows(ExperimentMode):
+    """The shadows of a server: one starts when the engine has taken the request of the user."""
+
+    def __init__(self, live: LiveExperiments, answers: ShadowAnswers, judge: AskJudge) -> None:
+        self._live, self._answers, self._judge = live, answers, judge
+        self._tasks: set[asyncio.Task[str]] = set()
+
+    def beside(self, served: Served) -> Watcher | None:
+        """The watcher that waits for the served answer; None if the request has no shadow."""
+        pairs = list(self._wanted(served))
+        if not pairs:
+            return None
+        watcher = _AwaitedEnd()
+        for one, arm in pairs:
+            task = asyncio.create_task(self._pair(served, one, arm, watcher.end), name=f"shadow {one.name}")
+            self._tasks.add(task)
+            watcher.tasks.append(task)
+            task.add_done_callback(partial(self._done, (one.name, arm.name)))
+        return watcher
+
+    async def close(self) -> None:
+        """Drop all."""
+        await leave_tasks(self._tasks)
+
+    def _wanted(self, served: Served) -> Iterator[tuple[RunningExperiment, ArmSpec]]:
+        shadows = self._live.assigner.snapshot.shadows
+        if not shadows or not self._live.availability.up or "/versions/" in served.request.routing.adapter:
+            return
+        for one in shadows.get(route_of(served), ()):
+            place = fraction(one.allocation.salts.variant, served.request.request_id)
+            if place >= one.spec.shadow_share:
+                continue
+            arms = [arm for arm in one.arms.values() if arm.name != one.spec.control]
+            if served.degraded or served.decision.adapter != one.control.adapter:
+                self._not_controls(one, arms, served)
+                continue
+            yield from ((one, arm) for arm in arms)
+
+    def _not_controls(self, one: RunningExperiment, arms: list[ArmSpec], served: Served) -> None:
+        """What was served is not control's: there is nothing to compare with."""
+        for arm in arms:
+            self._live.counts.shadows[one.name, arm.name, OTHER_VERSION] += 1
+        if served.assignment is None and not served.degraded:
+            text = (
+                f"requests are answered by {served.decision.adapter or BASE}, and control is "
+                f"{one.control.adapter or BASE}: shadows are compared with control's answers only, so make "
+                "that the default version"
+            )
+            self._live.assigner.suspect(one.name, text)
+
+    async def _pair(
+        self, served: Served, one: RunningExperiment, arm: ArmSpec, end: asyncio.Future[End]
+    ) -> str:
+        """Answer, wait for the served answer, have both judged; what came of it."""
+        decision = replace(
+            served.decision,
+            adapter=arm.adapter,
+            digest="",
+            domain="",
+            task="",
+            experiment=one.name,
+            arm=arm.name,
+        )
+        answer = await self._answers.answer(served.request, decision)
+        if isinstance(answer, DroppedShadow):
+            return answer.why
+        shown = await end
+        heard = await self._judge(one.spec.judge, Case(served.request, shown.text, answer.text))
+        if heard.judgement is None:
+            return UNJUDGED if heard.error else DECLINED
+        numbers = {
+            **heard.judgement.numbers,
+            "served_tokens": float(shown.usage.completion_tokens),
+            "shadow_tokens": float(answer.usage.completion_tokens),
+            "served_seconds": shown.usage.total_time,
+            "shadow_seconds": answer.usage.total_time,
+        }
+        response, result = served.request.request_id, heard.judgement.result
+        unit = hash_of(one, served.request)
+        pair = JudgedPair(one.name, one.phase, arm.name, response, time.time(), result, numbers, unit)
+        self._live.recorder.pairs((pair,))
+        return JUDGED
+
+    def _done(self, arm: tuple[str, str], task: asyncio.Task[str]) -> None:
+        self._tasks.discard(task)
+        if task.cancelled():
+            result = UNSERVED
+        elif (error := task.exception()) is not None:
+            log.error("a shadow of experiment %s failed", arm[0], exc_info=error)
+            result = FAILED
+        else:
+            result = task.result()
+        self._live.counts.shadows[*arm, result] += 1
+
+
+class _AwaitedEnd:
+    """Waits for the served answer; without one the shadows are dropped."""
+
+    def __init__(self) -> None:
+        self.end: asyncio.Future[End] = asyncio.get_running_loop().create_future()
+        self.tasks: list[asyncio.Task[str]] = []
+
+    def began(self) -> None:
+        """The shadow has begun by itself."""
+
+    def ended(self, end: End) -> None:
+        """The answer that the user saw, whole or not at all."""
+        if end.reason is not None:
+            self.end.set_result(end)
+            return
+        for task in self.tasks:
+            task.cancel()
+
+
+class ShadowAnswers:
+    """`complete` is the pipeline's; `status` the engine's.
+
+    A version that is not in memory is not brought in for a shadow: it could cost a user's adapter its place.
+    """
+
+    def __init__(
+        self, complete: Complete, registry: AdapterRegistry, status: Callable[[], EngineStatus]
+    ) -> None:
+        self._complete, self._registry, self._status = complete, registry, status
+
+    async def answer(self, request: Request, decision: Decision) -> CompletedShadow | DroppedShadow:
+        """The whole answer, or why there is none."""
+        status = self._status()
+        if status.running and status.waiting > 1:  # one may be the request itself, on its way in
+            return DroppedShadow(LOAD)
+        try:
+            if not self._resident(decision.adapter):
+                return DroppedShadow(COLD)
+            asked = replace(request, sampling=replace(request.sampling, logprobs=None))
+            return await self._answer(asked, decision)
+        except Overloaded:
+            return DroppedShadow(LOAD)
+        except DeadlineExceeded:
+            return DroppedShadow(DEADLINE)
+        except RouterError as error:
+            log.debug("a shadow of %s was not answered: %s", decision.adapter, error.message)
+            return DroppedShadow(FAILED)
+
+    def _resident(self, ref: AdapterRef | None) -> bool:
+        return ref is None or self._registry.get(ref.name, ref.version).state is AdapterState.READY
+
+    async def _answer(self, request: Request, decision: Decision) -> CompletedShadow | DroppedShadow:
+        texts: list[str] = []
+        async with aclosing(self._complete(request, decision)) as events:
+            async for event in events:
+                if isinstance(event, Delta):
+                    texts.append(event.text)
+                elif event.reason in (FinishReason.STOP, FinishReason.LENGTH):
+                    return CompletedShadow("".join(texts), event.usage)
+                elif event.reason is FinishReason.DEADLINE:
+                    return DroppedShadow(DEADLINE)
+                else:
+                    return DroppedShadow(LOAD if event.reason is FinishReason.CANCELLED else FAILED)
+        return DroppedShadow(FAILED)
+
+
+class JudgePanel:
+    """Asks judges by name. Lives on one event loop.
+
+    `registrations` gives those that are loaded now; `base_for` the base model, None where there is none.
+    """
+
+    def __init__(
+        self, registrations: Callable[[], Mapping[str, JudgeRegistration]], base_for: BaseFor | None = None
+    ) -> None:
+        self._registrations, self._base_for = registrations, base_for
+        self._judges: dict[str, _IsolatedJudge] = {}
+
+    def names(self) -> tuple[str, ...]:
+        """Judges that can be asked."""
+        return tuple(sorted(self._registrations()))
+
+    async def judge(self, name: str, case: Case) -> Heard:
+        """What the judge says, or why it says nothing; never raises for a judge's fault."""
+        registration = self._registrations().get(name)
+        if registration is None:
+            return Heard(error="unknown")
+        asked = self._judges.get(name)
+        if asked is None or asked.registration is not registration:
+            asked = self._judges[name] = _IsolatedJudge(registration, self._base_for)
+        return await asked.judge(case)
+
+
+class _IsolatedJudge:
+    """One judge. A call that does not return costs its thread, not the server's."""
+
+    def __init__(self, registration: JudgeRegistration, base_for: BaseFor | None) -> None:
+        self.registration = registration
+        self._base = base_for(registration.timeout) if base_for and registration.wants_base else None
+        kind = type(registration.judge)
+        self._cold = registration.wants_base or kind.warmup is not Judge.warmup
+        self._turn = asyncio.Lock()
+        self._breaker = Breaker()
+        self._waiting = 0
+
+    async def judge(self, case: Case) -> Heard:
+        if self._base is None and self.registration.wants_base:
+            return Heard(error="no-base")
+        if self._waiting >= MOST_WAITING:
+            return Heard(error="busy")
+        self._waiting += 1
+        try:
+            async with self._turn:
+                return await self._in_turn(case)
+        finally:
+            self._waiting -= 1
+
+    async def _in_turn(self, case: Case) -> Heard:
+        health = self.registration.health
+        if health.stuck >= MAX_STUCK:
+            return Heard(error="disabled")
+        if not self._breaker.allow(time.monotonic()):
+            return Heard(error="breaker-open")
+        try:
+            heard, fault = await self._call(case)
+        except asyncio.CancelledError:
+            self._breaker.abandoned()
+            raise
+        if fault:
+            health.errors += 1
+            health.last_error = fault
+            self._breaker.failed(time.monotonic())
+            log.warning("judge %s: %s", self.registration.name, fault)
+        else:
+            self._breaker.succeeded()
+            health.judged += heard.judgement is not None
+            health.declined += heard.judgement is None
+        health.breaker = self._breaker.state.value
+        return heard
+
+    async def _call(self, case: Case) -> tuple[Heard, str]:
+        """What came of it and, if the judge failed, its kind and place; never text of the exception."""
+        limit = self.registration.timeout + (PREPARE_SECONDS if self._cold else 0.0)
+        call = asyncio.create_task(self._guarded(case), name=f"judge {self.registration.name}")
+        done, _ = await asyncio.wait({call}, timeout=limit)
+        if not done:
+            self.registration.health.stuck += 1
+            call.add_done_callback(self._returned)
+            return Heard(error="timeout"), f"did not answer within {limit:g} s"
+        judgement, error = call.result()
+        if isinstance(error, TimeoutError):
+            return Heard(error="timeout"), "timeout"
+        if error is not None:
+            return Heard(error="raised"), f"raised {fault_of(error)}"
+        if not is_judgement(judgement):
+            return Heard(error="invalid"), "invalid judgement"
+        return Heard(judgement), ""
+
+    async def _guarded(self, case: Case) -> tuple[Judgement | None, BaseException | None]:
+        """SystemExit and its like are data here: raised in a task they would end the event loop."""
+        try:
+            return await await_in_thread(lambda: self._work(case), f"judge {self.registration.name}"), None
+        except asyncio.CancelledError:
+            raise
+        except BaseException as error:
+            return None, error
+
+    def _work(self, case: Case) -> Judgement | None:
+        judge = self.registration.judge
+        if self._cold:
+            if self._base is not None:
+                judge.bind(self._base)
+            judge.warmup()
+            self._cold = False
+        return judge.judge(case)
+
+    def _returned(self, _: object) -> None:
+        self.registration.health.stuck -= 1

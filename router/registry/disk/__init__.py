@@ -1,1 +1,0 @@
-"""Adapter folders on disk: finding them, telling when they are still, and reading them whole."""

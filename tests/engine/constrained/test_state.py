@@ -1,0 +1,501 @@
+"""Answers keep to their constraint whatever is drawn, and where one is depends on its tokens alone."""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+import threading
+import time
+from collections import Counter
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from jsonschema import Draft202012Validator
+from llguidance import LLParserLimits
+
+from router.engine.constrained import compiler as grammars
+from router.engine.constrained import state as masks
+from router.engine.constrained.compiler import CompiledGrammar, _Base, _compiled
+from router.engine.constrained.state import GrammarState, MaskMaker
+from router.engine.ops import ChosenToken
+from router.engine.sampling import Sampler, SamplingState, TorchChooser, rows_to_mask, sample_rows
+from router.errors import InvalidRequest
+from router.types import Constraint, SamplingParams
+from tests.engine.constrained.driving import allowed, base, compiled, text_of, walked
+from tests.engine.constrained.schemas import SCHEMAS
+
+SEEDS = st.integers(0, 2**20)
+KINDS = st.sampled_from(["byte_level", "sentencepiece"])
+TEXTS = st.text(st.characters(codec="utf-8", exclude_categories=["Cs"]), min_size=1, max_size=12)
+
+
+def choices(*texts: str) -> Constraint:
+    return Constraint("choices", choices=texts)
+
+
+@given(schema=SCHEMAS, seed=SEEDS)
+def test_every_answer_is_json_that_its_schema_accepts(schema: dict[str, Any], seed: int) -> None:
+    grammar = compiled(Constraint("json_schema", json.dumps(schema)))
+    tokens, ended = walked(grammar, seed)
+    assume(ended)
+    value = json.loads(text_of(tokens))
+    Draft202012Validator(schema).validate(value)
+
+
+@given(texts=st.lists(TEXTS, min_size=1, max_size=6, unique=True), seed=SEEDS)
+def test_every_answer_is_one_of_the_choices(texts: list[str], seed: int) -> None:
+    tokens, ended = walked(compiled(choices(*texts)), seed)
+    assert ended
+    assert text_of(tokens) in texts
+
+
+@given(texts=st.permutations(["a", "ab", "abc", "b", " b", "b\n"]), seed=SEEDS, kind=KINDS)
+def test_a_choice_that_begins_another_can_be_had(texts: list[str], seed: int, kind: str) -> None:
+    tokens, ended = walked(compiled(choices(*texts), kind), seed, kind=kind)
+    assert ended
+    text = text_of(tokens, kind)
+    # A decoder of SentencePiece leaves out a space that begins a text.
+    assert text in texts or (kind == "sentencepiece" and f" {text}" in texts)
+
+
+@given(data=st.data(), seed=SEEDS, kind=KINDS)
+def test_every_answer_matches_from_end_to_end(data: st.DataObject, seed: int, kind: str) -> None:
+    expression = data.draw(
+        st.sampled_from(
+            ["[a-c]{1,3}", "(foo|bar)+", "[0-9]{4}-[01][0-9]", "x*y?z", "(a|b)(c|d|)", "[^a-z]{2,5}", "ü+|é"]
+        )
+    )
+    tokens, ended = walked(compiled(Constraint("regex", expression), kind), seed, kind=kind)
+    assume(ended)
+    text = text_of(tokens, kind)
+    assert any(re.fullmatch(expression, said, re.DOTALL) for said in (text, f" {text}"))
+
+
+@given(seed=SEEDS)
+def test_a_lark_grammar_is_kept_to(seed: int) -> None:
+    grammar = compiled(Constraint("grammar", 'start: "(" start ")" | WORD\nWORD: /[a-z]{1,4}/'))
+    tokens, ended = walked(grammar, seed)
+    assume(ended)
+    text = text_of(tokens)
+    assert re.fullmatch(r"\(*[a-z]{1,4}\)*", text)
+    assert text.count("(") == text.count(")")
+
+
+@given(seed=SEEDS)
+def test_where_it_is_depends_on_its_tokens_alone(seed: int) -> None:
+    """So a row that is computed again, or one whose tokens were forced, goes on as it would have."""
+    grammar = compiled(Constraint("json_schema", json.dumps({"type": "object", "properties": {"ab": {}}})))
+    chance, stepped, tokens = random.Random(seed), grammar.start(), list[int]()
+    for _ in range(chance.randrange(12)):
+        tokens += stepped.forced()
+        if stepped.complete:
+            break
+        stepped.make_mask(keep_going=False)
+        tokens.append(chance.choice([token for token in allowed(stepped) if token not in base().spec.ends]))
+        stepped.accept(tokens[-1])
+    told = grammar.start(forcing=False)
+    for token in tokens:
+        told.accept(token)
+    assert told.complete == stepped.complete
+    stepped.make_mask(keep_going=False)
+    told.make_mask(keep_going=False)
+    assert allowed(told) == allowed(stepped)
+
+
+ASKED = (
+    Constraint("regex", r"([a-z]{1,12}[ ,.])*"),
+    Constraint("regex", r"(.|\n)*"),
+    Constraint("regex", "(ü|🙂){3}"),
+    choices("Paris is the capital", "Paris is the city", "naïve café 你好 🙂"),
+    Constraint("grammar", 'start: "(" start ")" | WORD\nWORD: /[a-z]{1,4}/'),
+    Constraint("grammar", 'start: a b\na[max_tokens=2]: /.*/\nb: "x" /[0-9]{2}/'),
+    Constraint("grammar", "start: a b\na[lazy]: /.*;/\nb: /[0-9]{2}/"),
+    Constraint("json_schema", json.dumps({"properties": {"ab": {"maxLength": 5}}, "required": ["ab"]})),
+    Constraint("json_schema", json.dumps({"type": "integer", "minimum": 3, "maximum": 120})),
+)
+
+
+@pytest.mark.parametrize("kind", ["byte_level", "sentencepiece", "eager_right"])
+@settings(max_examples=25)
+@given(constraint=st.sampled_from(ASKED), seed=SEEDS)
+def test_it_permits_one_token_if_its_mask_would(kind: str, constraint: Constraint, seed: int) -> None:
+    chance, follower = random.Random(seed), compiled(constraint, kind).start(forcing=bool(seed % 2))
+    every, ends = range(base(kind).spec.width), base(kind).spec.ends
+    for _ in range(chance.randrange(1, 20)):
+        follower.forced()
+        if follower.complete:
+            return
+        permitted = [token for token in every if follower.permits(token)]
+        follower.make_mask(keep_going=False)
+        assert permitted == allowed(follower)
+        assert permitted == [token for token in every if follower.permits(token)]
+        if not (going := [token for token in permitted if token not in ends]):
+            return
+        follower.accept(chance.choice(going))
+    assert follower.error is None
+
+
+def test_every_end_is_permitted_where_the_answer_is_whole_and_nowhere_else() -> None:
+    spec = replace(base().spec, ends=(*base().spec.ends, base().spec.ends[0] - 1))
+    two_ends = _Base(spec, spec.tokens(), base().trials)
+    constraint = Constraint("regex", "ab?")
+    follower = CompiledGrammar(constraint, spec, _compiled(two_ends, constraint)).start()
+    assert text_of(follower.forced()) == "a"
+    assert [follower.permits(end) for end in spec.ends] == [True, True]
+    assert not any(compiled(constraint).start(forcing=False).permits(end) for end in spec.ends)
+
+
+def test_an_answer_at_an_error_refuses_nothing() -> None:
+    follower = compiled(choices("yes", "no")).start()
+    follower.accept(base().tokens.tokenize_str("q")[0])
+    assert follower.error is not None
+    assert follower.permits(0)
+
+
+def test_an_end_is_allowed_where_the_answer_is_whole_and_nowhere_else() -> None:
+    follower, (end,) = compiled(Constraint("regex", "ab?")).start(forcing=False), base().spec.ends
+    follower.make_mask(keep_going=False)
+    assert end not in allowed(follower)
+    (a,) = [token for token in allowed(follower) if text_of([token]) == "a"]
+    follower.accept(a)
+    follower.make_mask(keep_going=False)
+    assert end in allowed(follower)
+    follower.make_mask(keep_going=True)
+    assert [text_of([token]) for token in allowed(follower)] == ["b"]
+    assert not follower.complete
+    follower.accept(allowed(follower)[0])
+    assert follower.complete
+
+
+def test_who_must_go_on_ends_where_nothing_can_follow() -> None:
+    follower, (end,) = compiled(choices("ab")).start(forcing=False), base().spec.ends
+    for letter in "ab":
+        follower.make_mask(keep_going=True)
+        follower.accept(next(t for t in allowed(follower) if text_of([t]) == letter))
+    follower.make_mask(keep_going=True)
+    assert allowed(follower) == [end]
+
+
+def test_logits_that_are_no_token_are_never_allowed() -> None:
+    follower = compiled(Constraint("grammar", "start: /(.|\\n)*/")).start()
+    follower.make_mask(keep_going=False)
+    assert follower.error is None
+    known = base().spec.width - 7
+    assert max(allowed(follower)) < known
+    assert len(allowed(follower)) > known // 2
+
+
+def test_what_is_forced_is_told_once_and_not_where_each_is_sampled() -> None:
+    grammar = compiled(choices("Paris is the capital", "Paris is the city"))
+    follower = grammar.start()
+    assert text_of(follower.forced()).startswith("Paris is the")
+    assert follower.forced() == []
+    assert grammar.start(forcing=False).forced() == []
+
+
+def test_a_token_that_is_not_allowed_breaks_this_answer_alone() -> None:
+    grammar = compiled(choices("yes", "no"))
+    broken, fine = grammar.start(), grammar.start()
+    (wrong,) = base().tokens.tokenize_str("q")
+    broken.accept(wrong)
+    assert isinstance(broken.error, InvalidRequest)
+    assert broken.error.violations[0].field == "sampling.choices"
+    assert not broken.complete
+    assert broken.forced() == []
+    fine.make_mask(keep_going=False)
+    assert fine.error is None
+    assert grammar.spoiled
+
+
+def test_a_grammar_that_gets_too_complex_breaks_with_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(grammars, "limits", lambda: LLParserLimits(max_items_in_row=40, verbose_errors=False))
+    follower = compiled(Constraint("grammar", 'start: s\ns: s s | s s s | "a"')).start()
+    (a,) = base().tokens.tokenize_str("a")
+    for _ in range(40):
+        follower.make_mask(keep_going=False)
+        if follower.error is not None:
+            break
+        follower.accept(a)
+    assert follower.error is not None
+    assert follower.error.violations[0].description == "is too complex to be followed any further"
+
+
+@pytest.mark.parametrize("kind", ["byte_level", "sentencepiece", "eager_right"])
+def test_tokenizers_of_every_supported_kind(kind: str) -> None:
+    grammar = compiled(choices("naïve café 你好 🙂", "no"), kind)
+    found = {text_of(walked(grammar, seed, kind=kind)[0], kind) for seed in range(40)}
+    assert found == {"naïve café 你好 🙂", "no"}
+
+
+KEYWORDS: list[dict[str, Any]] = [
+    {"type": "object", "minProperties": 1},
+    {"type": "object", "maxProperties": 1},
+    {"type": "object", "required": ["z"]},
+    {"type": "object", "patternProperties": {"^a": {"type": "integer"}}, "additionalProperties": False},
+    {"type": "object", "properties": {"a": {"type": "null"}}, "additionalProperties": {"type": "integer"}},
+    {"type": "object", "properties": {"a": False}},
+    {"type": "array", "prefixItems": [{"type": "integer"}, {"type": "null"}], "items": False},
+    {"allOf": [{"type": "integer"}, {"minimum": 3}]},
+    {"type": "integer", "anyOf": [{"minimum": 3, "maximum": 5}, {"minimum": 7, "maximum": 9}]},
+    {"type": "integer", "multipleOf": 3},
+    {"type": "integer", "enum": [1, "a", 2]},
+    {"type": "number", "exclusiveMinimum": 3, "maximum": 9},
+    {"type": ["integer", "null"]},
+    {"type": "string", "pattern": "b", "maxLength": 6},
+    {"type": "string", "minLength": 3, "maxLength": 3},
+    {"type": "string", "format": "date-time"},
+    {"const": {"a": [1, "x"]}},
+    {"$defs": {"a": {"type": "integer"}}, "$ref": "#/$defs/a", "minimum": 5, "maximum": 9},
+    {"definitions": {"a": {"type": "null"}}, "$ref": "#/definitions/a"},
+]
+
+
+@pytest.mark.parametrize("schema", KEYWORDS, ids=json.dumps)
+def test_keywords_are_kept_to(schema: dict[str, Any]) -> None:
+    grammar, ended = compiled(Constraint("json_schema", json.dumps(schema))), 0
+    for seed in range(40):
+        tokens, whole = walked(grammar, seed, most=100)
+        if whole:
+            Draft202012Validator(schema).validate(json.loads(text_of(tokens)))
+            ended += 1
+    assert ended
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"if": {"type": "string"}, "then": {"minLength": 2}},
+        {"not": {"type": "null"}},
+        {"type": "array", "contains": {"type": "integer"}},
+        {"type": "array", "uniqueItems": True},
+        {"type": "array", "unevaluatedItems": False},
+        {"type": "object", "propertyNames": {"pattern": "^a"}},
+        {"type": "object", "dependentRequired": {"a": ["b"]}},
+        {"type": "object", "dependentSchemas": {"a": {}}},
+        {"type": "object", "unevaluatedProperties": False},
+        {"oneOf": [{"type": "integer"}, {"type": "number"}]},
+    ],
+    ids=json.dumps,
+)
+def test_keywords_that_cannot_be_kept_to_are_refused(schema: dict[str, Any]) -> None:
+    with pytest.raises(InvalidRequest, match=r"not supported.*, at \$\."):
+        compiled(Constraint("json_schema", json.dumps(schema)))
+
+
+WIDTH, ENDS = base().spec.width, base().spec.ends
+CONSTRAINTS = (
+    Constraint("regex", r"([a-z]{1,12}[ ,.])*"),
+    Constraint("regex", r"(.|\n)*"),
+    Constraint("regex", "ab?"),
+    Constraint("choices", choices=("cat", "caterpillar", "dog")),
+    Constraint("grammar", 'start: "(" start ")" | WORD\nWORD: /[a-z]{1,4}/'),
+    Constraint("json_schema", json.dumps({"type": "object"})),
+)
+SAMPLER = Sampler(WIDTH, str, TorchChooser().choose)
+GREEDY = st.fixed_dictionaries(
+    {},
+    optional={
+        "repetition_penalty": st.sampled_from([1.3, 0.7]),
+        "presence_penalty": st.just(0.5),
+        "logprobs": st.just(2),
+        "min_tokens": st.sampled_from([1, 50]),
+    },
+)
+TRUNCATED = st.sampled_from([{"top_k": 3}, {"top_p": 0.7}, {"min_p": 0.2}, {"top_k": 5, "top_p": 0.9}])
+
+
+@pytest.fixture(scope="module")
+def maker() -> Any:
+    made = MaskMaker()
+    yield made
+    made.close()
+
+
+def row(follower: GrammarState | None, params: SamplingParams) -> Any:
+    """At the beginning of its answer."""
+    state = SamplingState(params, (1, 2, 3), ENDS)
+    return SimpleNamespace(grammar=follower, generated=0, sampling=state, job=SimpleNamespace(params=params))
+
+
+def somewhere(constraint: Constraint, seed: int) -> GrammarState:
+    """A few tokens into an answer that is not whole yet."""
+    chance, follower = random.Random(seed), compiled(constraint).start(forcing=bool(seed % 2))
+    for _ in range(chance.randrange(6)):
+        follower.forced()
+        going = [token for token in range(WIDTH) if token not in ENDS and follower.permits(token)]
+        if follower.complete or not going:
+            return compiled(constraint).start(forcing=False)
+        follower.accept(chance.choice(going))
+    return compiled(constraint).start(forcing=False) if follower.complete else follower
+
+
+def masked(rows: list[Any], logits: torch.Tensor) -> list[ChosenToken]:
+    """What the rows get that have their masks before anything is chosen."""
+    states = []
+    for one in rows:
+        one.grammar.make_mask(keep_going=one.generated < one.job.params.min_tokens)
+        states.append(SamplingState(one.job.params, (1, 2, 3), ENDS, one.grammar.allowed.copy()))
+    return SAMPLER.sample(logits, states)
+
+
+def scores(seed: int, rows: int) -> torch.Tensor:
+    return torch.randn(rows, WIDTH, generator=torch.Generator().manual_seed(seed)) * 3
+
+
+@given(
+    rows=st.lists(st.tuples(st.sampled_from(CONSTRAINTS), GREEDY), min_size=1, max_size=4),
+    seed=st.integers(0, 2**20),
+)
+def test_the_likeliest_is_that_of_the_mask(maker: MaskMaker, rows: list[Any], seed: int) -> None:
+    made = [row(somewhere(constraint, seed), SamplingParams(**params)) for constraint, params in rows]
+    logits = scores(seed, len(made))
+    assert sample_rows(made, logits, SAMPLER, maker) == masked(made, logits)
+
+
+@given(constraint=st.sampled_from(CONSTRAINTS), said=TRUNCATED, seed=st.integers(0, 2**20))
+def test_what_is_drawn_from_the_likeliest_few_has_its_mask_before(
+    maker: MaskMaker, constraint: Constraint, said: dict[str, Any], seed: int
+) -> None:
+    made = [row(somewhere(constraint, seed), SamplingParams(temperature=1.0, seed=seed, **said))]
+    logits = scores(seed, 1)
+    with maker.made_meanwhile(made):
+        pass
+    assert sample_rows(made, logits, SAMPLER, maker) == masked(made, logits)
+
+
+@pytest.mark.parametrize("least", [0, 5])
+def test_draws_have_the_distribution_of_what_is_allowed(maker: MaskMaker, least: int) -> None:
+    """Whole as it is, the answer may end, or must go on where `least` says so."""
+    follower = compiled(Constraint("regex", "[a-d]*")).start()
+    follower.make_mask(keep_going=least > 0)
+    possible = allowed(follower)
+    assert (ENDS[0] in possible) == (not least)
+    logits = torch.zeros(1, WIDTH)
+    logits[0, possible] = torch.linspace(4.0, 6.0, len(possible))  # half of all draws, or so, are refused
+    expected = torch.softmax(logits[0, possible], -1).tolist()
+    draws, counts = 1000, Counter[int]()
+    for seed in range(draws):
+        drawing = row(follower, SamplingParams(temperature=1.0, seed=seed, min_tokens=least))
+        counts[sample_rows([drawing], logits, SAMPLER, maker)[0].token] += 1
+    assert set(counts) <= set(possible)
+    distance = sum((counts[t] / draws - p) ** 2 / p for t, p in zip(possible, expected, strict=True)) * draws
+    assert distance < 3 * len(possible) + 15  # chi-squared: 1 in 10,000 exceeds it, and seeds are fixed
+
+
+def test_masks_are_made_only_of_what_is_refused(maker: MaskMaker, monkeypatch: pytest.MonkeyPatch) -> None:
+    made_of: list[GrammarState] = []
+    make_mask = GrammarState.make_mask
+    monkeypatch.setattr(
+        GrammarState, "make_mask", lambda self, going: made_of.append(self) or make_mask(self, going)
+    )
+    a, q = (base().tokens.tokenize_str(letter)[0] for letter in "aq")
+    rows = [row(compiled(Constraint("regex", "[a-d]*")).start(), SamplingParams()) for _ in range(3)]
+    rows.append(row(None, SamplingParams()))
+    logits = scores(0, 4)
+    logits[[0, 1, 2, 3], [a, q, a, q]] = 99.0
+    sampled = sample_rows(rows, logits, SAMPLER, maker)
+    assert made_of == [rows[1].grammar]
+    assert [sampled[0].token, sampled[2].token, sampled[3].token] == [a, a, q]
+    assert sampled[1].token in allowed(rows[1].grammar)
+
+
+def test_a_mask_holds_for_one_token(maker: MaskMaker) -> None:
+    refused = row(compiled(Constraint("regex", "[a-d]*")).start(), SamplingParams())
+    logits = scores(0, 1)
+    logits[0, base().tokens.tokenize_str("q")[0]] = 99.0
+    (sampled,) = sample_rows([refused], logits, SAMPLER, maker)
+    assert refused.sampling.allowed is not None
+    refused.sampling.accept(sampled.token)
+    assert refused.sampling.allowed is None
+
+
+def test_a_row_whose_logits_are_broken_fails_without_being_looked_at(maker: MaskMaker) -> None:
+    rows = [row(compiled(Constraint("regex", "[a-d]*")).start(), SamplingParams()) for _ in range(2)]
+    logits = scores(0, 2)
+    logits[0, 7] = torch.nan
+    assert [sampled.failed for sampled in sample_rows(rows, logits, SAMPLER, maker)] == [True, False]
+    assert rows[0].sampling.allowed is None
+
+
+class Scripted:
+    """A follower that says what is done with it."""
+
+    def __init__(self, seconds: float = 0.0, error: Exception | None = None) -> None:
+        self.seconds, self.raises = seconds, error
+        self.thread, self.kept_going, self.error, self.allowed = "", False, None, object()
+
+    def make_mask(self, keep_going: bool) -> None:
+        self.thread, self.kept_going = threading.current_thread().name, keep_going
+        end = time.thread_time() + self.seconds
+        while time.thread_time() < end:
+            pass
+        if self.raises:
+            raise self.raises
+
+    def give_up(self, why: str) -> None:
+        self.error = why
+
+
+def scripted_row(follower: Any, generated: int = 5, least: int = 0, truncates: bool = True) -> Any:
+    return SimpleNamespace(
+        grammar=follower,
+        generated=generated,
+        job=SimpleNamespace(params=SimpleNamespace(min_tokens=least)),
+        sampling=SimpleNamespace(truncates=truncates, allowed=None),
+    )
+
+
+def test_rows_that_need_theirs_get_it_meanwhile(maker: MaskMaker) -> None:
+    one, other, looks = Scripted(), Scripted(), Scripted()
+    rows = [
+        scripted_row(one, least=9),
+        scripted_row(None),
+        scripted_row(other),
+        scripted_row(looks, truncates=False),
+    ]
+    with maker.made_meanwhile(rows_to_mask(rows)):
+        pass
+    assert [follower.thread for follower in (one, other, looks)] == ["masks", "masks", ""]
+    assert (one.kept_going, other.kept_going) == (True, False)
+    assert [made.sampling.allowed for made in rows] == [one.allowed, None, other.allowed, None]
+
+
+def test_a_row_that_was_refused_gets_its_own(maker: MaskMaker) -> None:
+    refused = scripted_row(Scripted(), least=9, truncates=False)
+    maker.make([refused])
+    assert (refused.grammar.thread, refused.grammar.kept_going) == ("masks", True)
+    assert refused.sampling.allowed is refused.grammar.allowed
+
+
+def test_masks_are_there_before_a_failing_step_is_told(maker: MaskMaker) -> None:
+    follower = Scripted(0.05)
+    with pytest.raises(RuntimeError), maker.made_meanwhile([scripted_row(follower)]):
+        raise RuntimeError
+    assert follower.thread == "masks"
+
+
+def test_one_that_raises_fails_alone(maker: MaskMaker) -> None:
+    broken, fine = Scripted(error=RuntimeError("no")), Scripted()
+    with maker.made_meanwhile([scripted_row(broken), scripted_row(fine)]):
+        pass
+    assert (broken.error is not None, fine.error, fine.thread) == (True, None, "masks")
+
+
+@pytest.mark.slow
+def test_one_that_takes_too_long_fails_alone(maker: MaskMaker, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(masks, "MASK_SECONDS", 0.2)
+    first, slow, last = Scripted(), Scripted(1.0), Scripted()
+    with maker.made_meanwhile([scripted_row(first), scripted_row(slow), scripted_row(last)]):
+        pass
+    assert (first.error, last.error, last.thread) == (None, None, "masks")
+    assert "too long" in str(slow.error)
+    again = Scripted()
+    with maker.made_meanwhile([scripted_row(again)]):
+        pass
+    assert again.thread == "masks"

@@ -1,0 +1,375 @@
+"""Where adapter folders are, what changed in them, and which have stopped changing."""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from router.registry.folders import (
+    LONG_UNTOUCHED,
+    AdapterPlace,
+    Changes,
+    Debouncer,
+    Depth,
+    DueFolders,
+    FoundFolder,
+    Scan,
+    Scanner,
+    Stamp,
+    is_ignored,
+    places,
+    report_stamp_of,
+    stamp_of,
+    weights_sha256,
+)
+from router.registry.format.folder import FolderError
+from tests.registry.cards import hand_in, weights_of
+from tests.registry.life import drop
+
+
+def folder(path: Path, *files: str) -> Path:
+    path.mkdir(parents=True)
+    for name in files:
+        (path / name).write_text(name)
+    return path
+
+
+def layout(top: Path) -> list[tuple[str, str, str]]:
+    return [(p.folder.relative_to(top.parent).as_posix(), p.name, p.version) for p in places(top)]
+
+
+def test_one_folder_is_one_version_whatever_lies_beside_its_files(tmp_path):
+    top = folder(tmp_path / "medical", "adapter_config.json")
+    folder(top / "1.0.0", "adapter_config.json")
+    assert layout(top) == [("medical", "medical", "")]
+
+
+def test_folders_called_like_versions_or_with_a_manifest_are_versions(tmp_path):
+    top = folder(tmp_path / "medical")
+    folder(top / "1.0.0", "adapter_config.json")
+    folder(top / "stable", "adapter.toml")
+    folder(top / ".git", "adapter.toml")
+    folder(top / "notes")
+    assert layout(top) == [("medical/1.0.0", "medical", "1.0.0"), ("medical/stable", "medical", "stable")]
+
+
+def test_an_adapter_one_level_down_belongs_to_its_parent(tmp_path):
+    top = folder(tmp_path / "medical")
+    inner = folder(top / "custom", "adapter_config.json")
+    assert layout(top) == [("medical", "medical", "")]
+    assert [f[0] for f in stamp_of(top, tmp_path).files] == ["custom/adapter_config.json"]
+    before = stamp_of(top, tmp_path)
+    (inner / "adapter_model.safetensors").write_text("x")
+    assert stamp_of(top, tmp_path) != before
+
+
+@pytest.mark.parametrize("name", [".hidden", "a.tmp", "a~", "a.part", ".a.swp"])
+def test_hidden_and_temporary_names_are_ignored(name, tmp_path):
+    assert is_ignored(name)
+    top = folder(tmp_path / "a", "adapter_config.json", name)
+    assert [f[0] for f in stamp_of(top, tmp_path).files] == ["adapter_config.json"]
+
+
+def test_a_stamp_shows_every_kind_of_change(tmp_path):
+    top = folder(tmp_path / "a", "adapter_config.json", "adapter_model.safetensors")
+    weights, seen = top / "adapter_model.safetensors", [stamp_of(top, tmp_path)]
+    assert stamp_of(top, tmp_path) == seen[0]
+    times = weights.stat()
+    with weights.open("r+b") as file:  # same size, and the writer restores the time
+        file.write(b"A")
+    os.utime(weights, ns=(times.st_atime_ns, times.st_mtime_ns))
+    seen.append(stamp_of(top, tmp_path))
+    (tmp_path / "new").write_text("adapter_model.safetensors")
+    (tmp_path / "new").rename(weights)
+    seen.append(stamp_of(top, tmp_path))
+    os.truncate(weights, 3)
+    seen.append(stamp_of(top, tmp_path))
+    weights.chmod(0)
+    seen.append(stamp_of(top, tmp_path))
+    (top / "probes.jsonl").write_text("")
+    seen.append(stamp_of(top, tmp_path))
+    assert len(set(seen)) == len(seen)
+
+
+def test_what_a_trainer_keeps_writing_beside_an_adapter_does_not_count(tmp_path):
+    top = folder(tmp_path / "a", "adapter_config.json")
+    before = stamp_of(top, tmp_path)
+    folder(top / "checkpoint-500", "adapter_model.safetensors")
+    for name in ("trainer_state.json", "events.out.tfevents.1", "report.json", "README.md"):
+        (top / name).write_text("")
+    assert stamp_of(top, tmp_path) == before
+
+
+def test_links_are_refused_wherever_they_lead(tmp_path):
+    outside = folder(tmp_path / "outside", "adapter_config.json")
+    root = folder(tmp_path / "root")
+    folder(root / "real" / "1.0", "adapter_config.json")
+    (root / "out").symlink_to(outside)
+    (root / "in").symlink_to(root / "real")
+    assert "symbolic link" in stamp_of(root / "out", root).refused
+    assert "symbolic link" in stamp_of(root / "in/1.0", root).refused
+    assert not stamp_of(root / "real/1.0", root).refused
+
+
+def test_a_folder_that_cannot_be_listed_says_so(tmp_path, monkeypatch):
+    top = folder(tmp_path / "a", "adapter_config.json")
+
+    def denied(_: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(os, "scandir", denied)
+    assert stamp_of(top, tmp_path).refused == "cannot be read: Permission denied"
+    monkeypatch.undo()
+    with pytest.raises(FileNotFoundError):
+        stamp_of(tmp_path / "none", tmp_path)
+
+
+def adapter(path: Path, weights: str = "w") -> Path:
+    path.mkdir(parents=True)
+    (path / "adapter_config.json").write_text("{}")
+    (path / "adapter_model.safetensors").write_text(weights)
+    return path
+
+
+def names(scan: Scan) -> list[str]:
+    return [p.name for p in scan.found]
+
+
+def test_order_is_that_of_the_dirs_then_names(tmp_path):
+    for path in ("one/b", "one/a", "two/a", "one/.hidden", "one/c.tmp"):
+        adapter(tmp_path / path)
+    (tmp_path / "one/README.md").write_text("")
+    scan = Scanner([tmp_path / "two", tmp_path / "one", tmp_path / "missing"]).scan()
+    assert [p.relative_to(tmp_path).as_posix() for p in scan.found] == ["two/a", "one/a", "one/b"]
+    assert not scan.unreadable
+
+
+def test_new_removed_and_renamed_files_are_found_without_looking_at_every_file(tmp_path):
+    for name in "abc":
+        adapter(tmp_path / name)
+    scanner = Scanner([tmp_path])
+    first = scanner.scan()
+    (tmp_path / "a/probes.jsonl").write_text("")
+    (tmp_path / "new").write_text("other")
+    (tmp_path / "new").rename(tmp_path / "b/adapter_model.safetensors")
+    adapter(tmp_path / "d")
+    for file in (tmp_path / "c").iterdir():
+        file.unlink()
+    (tmp_path / "c").rmdir()
+    second = scanner.scan(depth=Depth.FOLDERS)
+    assert names(second) == ["a", "b", "d"]
+    assert all(second.found[tmp_path / n].stamp != first.found[tmp_path / n].stamp for n in "ab")
+
+
+def test_files_written_in_place_are_found_by_hint_or_in_turns(tmp_path, monkeypatch):
+    monkeypatch.setattr("router.registry.folders.SHARE", 2)
+    for name in "abcde":
+        adapter(tmp_path / name)
+    scanner = Scanner([tmp_path])
+    first = scanner.scan()
+
+    def rewrite(name: str, text: str) -> None:
+        with (tmp_path / name / "adapter_model.safetensors").open("r+") as file:
+            file.write(text)
+
+    rewrite("e", "x")
+    weights = tmp_path / "e/adapter_model.safetensors"
+    hinted = scanner.scan({weights}, depth=Depth.FOLDERS).found[tmp_path / "e"]
+    assert hinted.stamp != first.found[tmp_path / "e"].stamp
+    rewrite("d", "yy")
+    seen = [scanner.scan(depth=Depth.FOLDERS).found[tmp_path / "d"].stamp for _ in range(3)]
+    assert first.found[tmp_path / "d"].stamp != seen[-1]
+
+
+def test_versions_inside_a_name_are_watched_too(tmp_path):
+    adapter(tmp_path / "m/1.0")
+    adapter(tmp_path / "m/2.0")
+    scanner = Scanner([tmp_path])
+    before = scanner.scan()
+    (tmp_path / "m/2.0/adapter.toml").write_text("")
+    after = scanner.scan(depth=Depth.FOLDERS)
+    assert names(after) == ["1.0", "2.0"]
+    assert before.found[tmp_path / "m/2.0"].stamp != after.found[tmp_path / "m/2.0"].stamp
+
+
+def test_a_dir_that_cannot_be_listed_keeps_what_it_had(tmp_path, monkeypatch):
+    adapter(tmp_path / "x/a")
+    adapter(tmp_path / "y/b")
+    scanner, real = Scanner([tmp_path / "x", tmp_path / "y"]), os.scandir
+    scanner.scan()
+
+    def flaky(path: os.PathLike[str]) -> object:
+        if Path(path) == tmp_path / "x":
+            raise OSError(5, "Input/output error")
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", flaky)
+    scan = scanner.scan()
+    assert sorted(names(scan)) == ["a", "b"]
+    assert scan.unreadable == {tmp_path / "x": "Input/output error"}
+
+
+def test_a_link_as_adapters_dir_is_followed_each_time(tmp_path):
+    adapter(tmp_path / "v1/a")
+    adapter(tmp_path / "v2/b")
+    link = tmp_path / "current"
+    link.symlink_to("v1")
+    scanner = Scanner([link])
+    assert names(scanner.scan()) == ["a"]
+    link.unlink()
+    link.symlink_to("v2")
+    assert names(scanner.scan(depth=Depth.FOLDERS)) == ["b"]
+
+
+def test_an_idle_compare_looks_into_few_folders(tmp_path, monkeypatch):
+    monkeypatch.setattr("router.registry.folders.SHARE", 5)
+    for i in range(50):
+        adapter(tmp_path / f"a{i}")
+    scanner, real, listed = Scanner([tmp_path]), os.scandir, list[Path]()
+    scanner.scan()
+
+    def counting(path: os.PathLike[str]) -> object:
+        listed.append(Path(path))
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", counting)
+    assert len(scanner.scan(depth=Depth.FOLDERS).found) == 50
+    assert len(set(listed)) == 1 + 5
+
+
+def test_a_scan_gives_the_same_object_for_what_did_not_change(tmp_path):
+    for name in "abc":
+        adapter(tmp_path / name)
+    scanner = Scanner([tmp_path])
+    first = scanner.scan()
+    assert [f.place.name for f in first.since(Scan({})).there] == ["a", "b", "c"]
+    assert scanner.scan().since(first) == Changes()  # every file was looked at
+    (tmp_path / "a/probes.jsonl").write_text("")
+    (tmp_path / "b").rename(tmp_path / "d")
+    hand_in(tmp_path / "c")  # a report alone is a change, too
+    changes = scanner.scan(depth=Depth.FOLDERS).since(first)
+    assert [f.place.name for f in changes.there] == ["a", "c", "d"]
+    assert changes.missing == (tmp_path / "b",)
+
+
+def test_a_scan_by_names_looks_into_what_is_new_or_named_and_no_other(tmp_path, monkeypatch):
+    for i in range(20):
+        adapter(tmp_path / f"a{i:02}")
+    adapter(tmp_path / "m/1.0")
+    scanner, real, seen = Scanner([tmp_path]), os.scandir, list[str]()
+    first = scanner.scan()
+    (tmp_path / "a00").rename(tmp_path / "b")
+    for changed in ("a01", "a02", "m/1.0"):
+        (tmp_path / changed / "probes.jsonl").write_text("")
+
+    def counting(path: os.PathLike[str]) -> object:
+        seen.append(Path(path).name)
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", counting)
+    dirty = {tmp_path / "a01/probes.jsonl", tmp_path / "m/1.0/probes.jsonl", Path("/elsewhere/a02")}
+    changes = scanner.scan(dirty, Depth.NAMES).since(first)
+    assert [f.place.folder.relative_to(tmp_path).as_posix() for f in changes.there] == ["a01", "b", "m/1.0"]
+    assert changes.missing == (tmp_path / "a00",)
+    assert set(seen) == {tmp_path.name, "a01", "b", "m", "1.0"}
+
+
+A, B = Path("/x/a"), Path("/x/b")
+
+
+def found(path: Path, size: int, age: float = 0.0) -> FoundFolder:
+    changed = int((time.time() - age) * 1e9)
+    return FoundFolder(AdapterPlace(path, path.name), path.parent, Stamp((("w", size, changed, changed, 1),)))
+
+
+def scan(*there: FoundFolder) -> Scan:
+    return Scan({f.place.folder: f for f in there})
+
+
+class Watched(Debouncer):
+    """Is given whole scans."""
+
+    seen = Scan({})
+
+    def look_at(self, scan: Scan, now: float) -> DueFolders:
+        changes, self.seen = scan.since(self.seen), scan
+        return self.look(changes, now)
+
+
+def test_a_folder_is_due_once_after_it_was_the_same_for_two_looks():
+    debouncer, one, two = Watched(0.3), found(A, 1), found(A, 2)
+    assert debouncer.look_at(scan(one), 10.0).unsettled
+    assert not debouncer.look_at(scan(two), 10.4).ready  # changed in between
+    due = debouncer.look_at(scan(two), 10.8)
+    assert (due.ready, due.unsettled) == ([two], False)
+    assert debouncer.look_at(scan(two), 11.0).ready == [two]  # until it was examined
+    debouncer.done([two])
+    assert not debouncer.look_at(scan(two), 12.0).ready
+    debouncer.again(A)
+    assert debouncer.look_at(scan(two), 13.0).ready == [two]
+    assert debouncer.quiet(two, 13.4) == 13.4 - 10.4
+    assert debouncer.quiet(one, 13.4) == 0
+
+
+def test_what_was_examined_while_it_changed_is_not_done():
+    debouncer, one, two = Watched(0.3), found(A, 1), found(A, 2)
+    debouncer.look_at(scan(one), 10.0)
+    debouncer.look_at(scan(two), 10.1)
+    debouncer.done([one])
+    assert debouncer.look_at(scan(two), 11.0).ready == [two]
+
+
+def test_at_the_start_what_is_old_need_not_be_waited_for():
+    debouncer, old, new = Watched(0.3), found(A, 1, LONG_UNTOUCHED + 5), found(B, 1)
+    due = debouncer.look_at(scan(old, new), 10.0)
+    assert (due.ready, due.unsettled) == ([old], True)
+    moved_in = replace(found(Path("/x/c"), 1), stamp=old.stamp)
+    assert not debouncer.look_at(scan(old, new, moved_in), 10.1).ready[1:]
+
+
+def test_a_folder_is_gone_after_it_was_missing_for_two_looks():
+    debouncer, one = Watched(0.3), found(A, 1, 100)
+    debouncer.look_at(scan(one), 10.0)
+    debouncer.done([one])
+    assert debouncer.look_at(scan(), 11.0).unsettled
+    assert not debouncer.look_at(scan(one), 11.2).gone
+    assert not debouncer.look_at(scan(), 11.4).gone
+    assert debouncer.look_at(scan(), 11.8).gone == [A]
+    assert not debouncer.look_at(scan(), 12.2).gone
+
+
+def test_a_report_is_watched_on_its_own(tmp_path):
+    folder = drop(tmp_path, "m")
+    assert not report_stamp_of(folder).files
+    hand_in(folder)
+    first = report_stamp_of(folder)
+    (folder / "report.json").write_text("another")
+    assert first.files
+    assert report_stamp_of(folder) != first
+
+
+def test_an_adapter_two_folders_down_is_seen(tmp_path):
+    drop(tmp_path / "m" / "out", "final")
+    before = stamp_of(tmp_path / "m", tmp_path)
+    assert [name for name, *_ in before.files if name.endswith(".safetensors")] == [
+        "out/final/adapter_model.safetensors"
+    ]
+    (tmp_path / "m" / "out" / "final" / "adapter_model.safetensors").write_bytes(b"other")
+    assert stamp_of(tmp_path / "m", tmp_path) != before
+
+
+# -- reading
+
+
+def test_weights_are_those_that_a_load_would_read(tmp_path):
+    folder = drop(tmp_path, "m")
+    assert weights_sha256(folder) == weights_of(folder)
+    inner = drop(tmp_path / "nested", "default", value=2)  # as PEFT saves an adapter of another name
+    assert weights_sha256(tmp_path / "nested") == weights_of(inner)
+    (folder / "adapter_model.safetensors").unlink()
+    with pytest.raises(FolderError):
+        weights_sha256(folder)
