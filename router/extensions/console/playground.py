@@ -14,7 +14,7 @@ from router.access.clients import Role
 from router.errors import FieldViolation, Findings, InvalidRequest
 from router.extensions.console.exchange import PageReply, data
 from router.extensions.console.fields import AUTO, BASE, adapter_of, number, offered, put, texts, whole
-from router.extensions.console.site import Action, Entry, EventStream, Page, Visit
+from router.extensions.console.site import Action, Entry, Page, SiteStream, Visit
 from router.names import model_of
 from router.server.admission import ServerPhase
 from router.server.policy import Policy
@@ -183,7 +183,7 @@ EVENTS: Mapping[str, Any] = {"started": _started, "delta": _delta, "finished": _
 ENTRIES: tuple[Entry, ...] = (
     Page("/playground", PLAYGROUND, show, "playground.html", "Playground", nav="Playground"),
     Action("/playground/route", ROUTE, decide),
-    EventStream("/playground/stream", STREAM, stream),
+    SiteStream("/playground/stream", STREAM, stream),
     Action("/playground/correction", CORRECTION, correct),
     Action("/playground/outcome", OUTCOME, judge),
 )

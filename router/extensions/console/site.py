@@ -91,7 +91,7 @@ class Action(SiteEntry):
 
 
 @dataclass(frozen=True)
-class EventStream(SiteEntry):
+class SiteStream(SiteEntry):
     """POST `path` below /console, as an Action, whose answer are server-sent events: `run` writes them with
     `visit.call.write`, after `await visit.call.begin()`."""
 
@@ -101,7 +101,7 @@ class EventStream(SiteEntry):
     verb: ClassVar[str] = "POST"
 
 
-Entry = Page | Action | EventStream
+Entry = Page | Action | SiteStream
 
 
 class Visit:
@@ -260,9 +260,9 @@ __all__ = [
     "SIGN_IN",
     "Action",
     "Entry",
-    "EventStream",
     "Page",
     "PageReply",
+    "SiteStream",
     "Visit",
     "redirect",
 ]
