@@ -8,8 +8,8 @@ import hmac
 import re
 import secrets
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
@@ -105,7 +105,7 @@ class _Running:
     role: Role
     method: str
     client: Client
-    ended: asyncio.Timeout
+    end: Callable[[RouterError], None]
 
 
 class Access:
@@ -208,26 +208,24 @@ class Access:
         if role is Role.ADMIN and self._admin_local and not credentials.local:
             raise AdminElsewhere(f"{name} is answered on the server's admin listener only")
 
-    @asynccontextmanager
-    async def holding(
-        self, credentials: Credentials, role: Role, method: str, client: Client
-    ) -> AsyncIterator[None]:
-        """The block of a call; it ends soon after the file has changed what its client is: as `client` or
-        `check` would refuse it, or with Unavailable where it may be made again."""
+    @contextmanager
+    def holding(
+        self,
+        credentials: Credentials,
+        role: Role,
+        method: str,
+        client: Client,
+        end: Callable[[RouterError], None],
+    ) -> Iterator[None]:
+        """The block of a call; `end` is called soon after the file has changed what its client is: with what
+        `client` or `check` raises, or with Unavailable where the call may be made again."""
         if self._file is None or role is Role.OPEN:
             yield
             return
-        timeout = asyncio.timeout(None)
-        running = _Running(credentials, role, method, client, timeout)
+        running = _Running(credentials, role, method, client, end)
+        self._running.add(running)
         try:
-            async with timeout:
-                self._running.add(running)
-                yield
-        except TimeoutError:
-            if not timeout.expired():
-                raise
-            self.check(self.client(credentials, role), credentials, role, method)
-            raise Unavailable("what this client may know of or use was changed while the call ran") from None
+            yield
         finally:
             self._running.discard(running)
 
@@ -256,11 +254,12 @@ class Access:
             try:
                 now = self.client(running.credentials, running.role)
                 self.check(now, running.credentials, running.role, running.method)
-            except (Unauthenticated, PermissionDenied):
-                running.ended.reschedule(0)
+            except (Unauthenticated, PermissionDenied) as error:
+                running.end(error)
             else:
                 if granted(now, running.method) != granted(running.client, running.method):
-                    running.ended.reschedule(0)
+                    text = "what this client may know of or use was changed while the call ran"
+                    running.end(Unavailable(text))
 
     def _identified(self, credentials: Credentials) -> Client:
         """A token decides if there is one, else the certificate. What is wrong with it is not told."""

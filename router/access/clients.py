@@ -35,7 +35,7 @@ import tomllib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, fields, replace
 from datetime import UTC, datetime
 from enum import Enum
 from functools import partial
@@ -71,21 +71,32 @@ class Role(Enum):
 GIVEN = frozenset({Role.INFER, Role.OBSERVE, Role.ADMIN})  # what clients can have
 
 
-@dataclass(frozen=True, slots=True)
-class Tenant:
-    """What all clients of a tenant may use together. 0 is no bound."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bounds:
+    """What a client, or all clients of a tenant together, may use. 0 is no bound."""
 
-    id: str = ""
     requests_per_minute: int = 0
     tokens_per_minute: int = 0
     max_concurrent: int = 0
     outcomes_per_second: int = 0
     outcomes_per_day: int = 0
+
+    @property
+    def bounded(self) -> bool:
+        """Whether there is a bound."""
+        return any(getattr(self, bound.name) for bound in fields(Bounds))
+
+
+@dataclass(frozen=True, slots=True)
+class Tenant(Bounds):
+    """What all clients of a tenant may use together."""
+
+    id: str = ""
     share: float = 1.0  # of the fair queue, against other tenants'
 
 
 @dataclass(frozen=True, slots=True)
-class Client:
+class Client(Bounds):
     """One caller as the file has it. Without `expires` it does not. `cert` has its kind, as `dns:NAME`."""
 
     id: str
@@ -93,19 +104,18 @@ class Client:
     cert: str = ""
     roles: frozenset[Role] = frozenset()
     adapters: Visible = Visible()
-    requests_per_minute: int = 0  # 0: no bound, here and below
-    tokens_per_minute: int = 0
-    max_concurrent: int = 0
     expires: datetime | None = None
     tenant: str = ""  # clients of the same one share quotas, outcomes and cached prompts; its id if not said
     issuer: str = ""
     subject: str = ""
     experiments: Visible = Visible()
-    outcomes_per_second: int = 0
-    outcomes_per_day: int = 0
     share: float = 1.0  # its tenant's, of the fair queue
     group: Tenant = Tenant()  # what it shares with the tenant's other clients
     corrections: Keeping = "labels"  # the most that is kept of what it asks: texts only if it says so
+    metered: bool = field(init=False, default=False)  # it or its tenant has a bound
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "metered", self.bounded or self.group.bounded)
 
     def expired(self, now: float) -> bool:
         """Whether its time is over at `now`, in seconds since 1970."""

@@ -213,16 +213,10 @@ class Quotas:
         found: list[_Level] = []
         holders: tuple[tuple[str, Client | Tenant], ...] = (("client", client), ("tenant", client.group))
         for kind, holder in holders:
-            if any(getattr(holder, quota) for quota in BOUNDS):
+            if holder.bounded:
                 used = self._used.setdefault((kind, holder.id), _Used.since(self._now()))
                 found.append(_Level(kind, holder, used))
         return tuple(found)
-
-
-BOUNDS = (
-    *("requests_per_minute", "tokens_per_minute", "max_concurrent"),
-    *("outcomes_per_second", "outcomes_per_day"),
-)
 
 
 @dataclass(eq=False, slots=True)

@@ -498,7 +498,7 @@ class PhaseGate:
     def __init__(self) -> None:
         self.phase = ServerPhase.LOADING
         self.ending = asyncio.Event()  # set when a drain begins
-        self._watches: dict[asyncio.Timeout, bool] = {}  # whether a drain ends it
+        self._watches: dict[Call, bool] = {}  # whether a drain ends it
         self._watched: Counter[str] = Counter()  # by connection, and by address
 
     def gate(self) -> None:
@@ -508,29 +508,24 @@ class PhaseGate:
         if self.phase is ServerPhase.DRAINING:
             raise Draining("the server is stopping")
 
-    @asynccontextmanager
-    async def watching(self, peer: str, cut: bool = True) -> AsyncIterator[None]:
-        """A call with no end of its own: a drain ends it with Draining, or, without `cut`, leaves that to it.
+    @contextmanager
+    def watching(self, call: Call) -> Iterator[None]:
+        """A call with no end of its own: a drain ends it with Draining, or leaves that to one that carries.
 
         Raises Overloaded where too many are open, in all or from where this one comes.
         """
-        timeout, whose = asyncio.timeout(None), {"connection": peer, "address": caller_of(peer)}
+        whose = {"connection": call.peer, "address": caller_of(call.peer)}
         for what, most in WATCHES_EACH.items():
             if self._watched[whose[what]] >= most:
                 raise Overloaded(f"{most} calls without an end are open on this {what}", bound="watches")
         if len(self._watches) >= MOST_WATCHES:
             raise Overloaded(f"{MOST_WATCHES} calls without an end are open", bound="watches")
         self._watched.update(whose.values())
+        self._watches[call] = not call.policy.carries
         try:
-            async with timeout:
-                self._watches[timeout] = cut
-                yield
-        except TimeoutError:
-            if not timeout.expired():
-                raise
-            raise Draining("the server is stopping") from None
+            yield
         finally:
-            self._watches.pop(timeout, None)
+            del self._watches[call]
             self._watched -= Counter(whose.values())
 
     def drain(self) -> None:
@@ -539,6 +534,6 @@ class PhaseGate:
             return
         self.phase = ServerPhase.DRAINING
         self.ending.set()
-        for watch, cut in tuple(self._watches.items()):
+        for call, cut in self._watches.items():
             if cut:
-                watch.reschedule(0)
+                call.end(Draining("the server is stopping"))

@@ -20,7 +20,7 @@ from urllib.parse import unquote
 from router.access.access import Credentials, new_response_id
 from router.access.clients import ANYONE, Client
 from router.access.quotas import UsageMeter
-from router.errors import RouterError
+from router.errors import DeadlineExceeded, RouterError
 from router.ports import Exposed
 from router.server.policy import Policy
 from router.types import Decision, MixturePart, Request, Usage, Vote
@@ -128,7 +128,8 @@ class Call:
     most: int = 0  # bytes that a message of this call may have
     status: int = 0  # of HTTP, once the answer has begun
     writing_since: float = 0.0  # when the present write began; 0: there is none
-    not_read: asyncio.Timeout | None = None  # ends the call whose answer nobody reads
+    timeout: asyncio.Timeout | None = None  # ends the call, at its deadline or earlier
+    ended_by: RouterError | None = None  # why earlier
 
     # -- What a transport provides
 
@@ -186,6 +187,12 @@ class Call:
     def actor(self) -> str:
         """Who makes the call, for a record: the client, else the address that the call comes from."""
         return self.client.id or caller_of(self.peer)
+
+    def end(self, error: RouterError) -> None:
+        """End the call early, with that error; on its event loop. A call that has ended is left alone."""
+        if self.timeout is not None and not self.timeout.expired():
+            self.ended_by = error
+            self.timeout.reschedule(0)
 
     def made_by(self, client: Client) -> None:
         """Note who calls."""
@@ -251,6 +258,12 @@ def present_client() -> Client:
     return call.client if call is not None else ANYONE
 
 
+def check_time(deadline: float | None) -> None:
+    """Raise DeadlineExceeded where it has passed: for a prompt that is being read."""
+    if deadline is not None and deadline <= time.monotonic():
+        raise DeadlineExceeded("the prompt was not read in time")
+
+
 def caller_of(peer: str) -> str:
     """The address of a peer without its port, which says nothing later.
 
@@ -281,16 +294,3 @@ class Tracing(Protocol):
     def ended(self, call: Call, code: str, reason: str) -> None:
         """A call that has a trace has ended, with that status and, after an error, for that reason."""
         ...
-
-
-class NoTracing:
-    """Records nothing."""
-
-    endpoint = ""
-
-    def begin(self, metadata: Metadata) -> Trace | None:
-        """None."""
-        return None
-
-    def ended(self, call: Call, code: str, reason: str) -> None:
-        """Not called."""

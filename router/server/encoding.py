@@ -1,7 +1,7 @@
-"""Where prompts wait to be encoded: short ones never behind a queue of long ones.
+"""Where all but the shortest prompts wait to be encoded: short ones never behind a queue of long ones.
 
 A prompt whose caller left, or whose deadline passed, is not encoded, or not further than the piece at hand.
-Encoding takes about a second for a megabyte. The shortest prompts are encoded at once, on the event loop.
+Encoding takes about a second for a megabyte.
 Short and long texts have threads and queues of their own, so that long ones take one core at most and short
 ones find a thread free. In a queue the next is of the tenant of which the fewest characters were read.
 """
@@ -22,13 +22,12 @@ from router.engine.base import Prompt
 from router.engine.fairness import VirtualCounters
 from router.errors import DeadlineExceeded, Overloaded
 from router.server.admission import SHARE_OF_FREE
+from router.server.call import check_time
 
 Tokens = list[int]
 Check = Callable[[], None]  # raises where nothing more is to be encoded
 Encode = Callable[[Prompt, int | None, Check], Tokens]
 
-AT_ONCE = 512  # characters, and FEW_TURNS of them: encoding them costs less than waiting for a thread
-FEW_TURNS = 8
 SHORT = 1 << 14  # characters; longer texts go their own way
 SHORT_THREADS, LONG_THREADS = 3, 1
 # A text lets those pass that come while so many of its characters could be read: the shorter goes first,
@@ -39,7 +38,7 @@ READ = 1 << 20  # characters that one thread reads in a second, to say when to t
 
 
 class Encoding:
-    """Encodes prompts, all but the shortest in worker threads. Lives on one event loop."""
+    """Encodes prompts in worker threads. Lives on one event loop."""
 
     def __init__(self, encode: Encode, most_waiting: int = MOST_WAITING) -> None:
         self._encode = encode
@@ -60,9 +59,6 @@ class Encoding:
         the deadline passed before or while it was encoded.
         """
         size = len(prompt.raw or "") + sum(len(turn.text) for turn in prompt.turns)
-        around = len(prompt.template.system) + len(prompt.template.template)
-        if size + around <= AT_ONCE and len(prompt.turns) <= FEW_TURNS:
-            return self._encode(prompt, most, partial(check_time, deadline))
         pool = self._short if size <= SHORT else self._long
         return await pool.run(lambda check: self._encode(prompt, most, check), size, deadline, tenant)
 
@@ -84,12 +80,6 @@ class _Waiting:
         if self.done.done():
             raise _Abandoned
         check_time(self.deadline)
-
-
-def check_time(deadline: float | None) -> None:
-    """Raise DeadlineExceeded where it has passed."""
-    if deadline is not None and deadline <= time.monotonic():
-        raise DeadlineExceeded("the prompt was not read in time")
 
 
 class _Abandoned(Exception):

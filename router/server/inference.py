@@ -234,9 +234,9 @@ def generate_request(
 ) -> Request:
     """A request for an answer, which will have that id."""
     found = Findings()
-    request = _input(message.input, response_id, limits, found)
-    request = replace(
-        request,
+    request = Request(
+        response_id,
+        *_prompt(message.input, limits, found),
         sampling=sampling_of(message.sampling, limits.max_tokens, found),
         routing=_hints(message.routing, found),
         labels=_labels(message.labels, found),
@@ -250,27 +250,28 @@ def route_request(
 ) -> Request:
     """A request for a decision or a count."""
     found = Findings()
-    request = replace(
-        _input(message.input, response_id, limits, found), routing=_hints(message.routing, found)
+    request = Request(
+        response_id, *_prompt(message.input, limits, found), routing=_hints(message.routing, found)
     )
     found.check()
     return request
 
 
-def _input(message: pb.Input, response_id: str, limits: RequestLimits, found: Findings) -> Request:
+def _prompt(message: pb.Input, limits: RequestLimits, found: Findings) -> tuple[tuple[Turn, ...], str | None]:
+    """Turns and raw prompt, one of which there is."""
     kind = message.WhichOneof("input")
     if kind is None:
         found.add("input", "one of text, chat and raw_prompt must be set")
-        return Request(response_id)
+        return (), None
     if kind == "chat":
-        return Request(response_id, turns=_turns(message.chat, limits, found))
+        return _turns(message.chat, limits, found), None
     text: str = getattr(message, kind)
     if not text.strip():
         found.add(f"input.{kind}", "must not be empty")
     found.text(f"input.{kind}", text, limits.max_prompt_bytes)
     if kind == "raw_prompt":
-        return Request(response_id, raw_prompt=text)
-    return Request(response_id, turns=(Turn("user", text),))
+        return (), text
+    return (Turn("user", text),), None
 
 
 def _turns(chat: pb.Chat, limits: RequestLimits, found: Findings) -> tuple[Turn, ...]:

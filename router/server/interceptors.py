@@ -37,7 +37,6 @@ from router.server.call import (
     AnsweredByLibrary,
     Call,
     Endpoint,
-    NoTracing,
     Tracing,
     caller_of,
     current_call,
@@ -77,25 +76,30 @@ class Interceptors:
     ) -> None:
         self._audit, self._quotas, self._sending = audit, quotas or Quotas(), sending
         self._admission = admission
-        self._tracing = tracing or NoTracing()
+        self._tracing = tracing
         self._lines = Sparse(LINES_PER_SECOND)
         self._access, self._lifecycle, self._metrics, self._bodies = access, lifecycle, metrics, bodies
         self._max_deadline, self._max_body = settings.max_deadline_seconds, settings.max_body_bytes
 
     async def serve(self, endpoint: Endpoint, call: Call) -> None:
-        """Answer one call."""
-        async with AsyncExitStack() as stack:
-            slot = await self._enter(stack, endpoint, call)
-            await self._answer(stack, endpoint, call, slot)
+        """Answer one call. Whatever is raised inside ends it with its status."""
+        try:
+            async with AsyncExitStack() as stack:
+                slot = await self._enter(stack, endpoint, call)
+                await self._answer(stack, endpoint, call, slot)
+        except AnsweredByLibrary:
+            raise
+        except Exception as error:
+            _log_withheld(error, call)
+            await call.refuse(error)
 
     async def _enter(self, stack: AsyncExitStack, endpoint: Endpoint, call: Call) -> ReadSlot | None:
         """All that comes before the body; returns the slot to read it where it is one message."""
         policy = call.policy
         call.most = policy.max_body or self._max_body
         CURRENT.set(call)
-        if policy.logged and not policy.watch:
+        if self._tracing is not None and policy.logged and not policy.watch:
             call.trace = self._tracing.begin(call.metadata)
-        await stack.enter_async_context(mapped_errors(call))
         stack.enter_context(observed(call, self._metrics, self._lines, self._tracing))
         if self._audit is not None:
             await stack.enter_async_context(audited(call, self._audit))
@@ -103,16 +107,18 @@ class Interceptors:
         credentials = await self._access.verified(call.credentials(), role)
         call.made_by(self._access.client(credentials, role))
         self._access.check(call.client, credentials, role, name)
-        await stack.enter_async_context(self._access.holding(credentials, role, name, call.client))
-        if not policy.carries:
+        stack.enter_context(self._access.holding(credentials, role, name, call.client, call.end))
+        if call.client.metered and not policy.carries:
             call.meter = stack.enter_context(self._quotas.call(call.client))
         if policy.gated:
             self._lifecycle.gate()
         if policy.watch:
-            watching = self._lifecycle.watching(call.peer, cut=not policy.carries)
-            await stack.enter_async_context(watching)
+            stack.enter_context(self._lifecycle.watching(call))
+            await stack.enter_async_context(bounded(call, None))
         else:
-            await stack.enter_async_context(deadline(call, call.time_remaining(), self._max_deadline))
+            left = call.time_remaining()
+            most = self._max_deadline if left is None else min(left, self._max_deadline)
+            await stack.enter_async_context(bounded(call, most))
         if policy.admitted:
             self._admission.check(call)  # again below, where the call has had to wait for its slot
         slot = None
@@ -152,7 +158,7 @@ class Interceptors:
             call.resource = resource_of(request)
         elif endpoint.decode is not None:
             request = await stack.enter_async_context(aclosing(self._bodies.each(call, endpoint.decode)))
-        await stack.enter_async_context(self._sending.watched(call))
+        stack.enter_context(self._sending.watched(call))
         answer = endpoint.answer(request, call)
         if hasattr(answer, "__aiter__"):
             async for message in answer:
@@ -174,18 +180,6 @@ class Interceptors:
 
 
 # -- The interceptors, the outermost first.
-
-
-@asynccontextmanager
-async def mapped_errors(call: Call) -> AsyncIterator[None]:
-    """End the call with the status of what is raised inside."""
-    try:
-        yield
-    except (AnsweredByLibrary, asyncio.CancelledError):
-        raise
-    except Exception as error:
-        _log_withheld(error, call)
-        await call.refuse(error)
 
 
 def _log_withheld(error: Exception, call: Call) -> None:
@@ -246,27 +240,31 @@ def resource_of(message: Any) -> str:
 
 
 @asynccontextmanager
-async def deadline(call: Call, remaining: float | None, cap: float) -> AsyncIterator[None]:
-    """Stop what runs inside and raise DeadlineExceeded after `remaining` seconds, or `cap` if less."""
-    limit = cap if remaining is None else min(remaining, cap)
-    call.deadline = time.monotonic() + limit
-    if limit <= 0:
-        raise DeadlineExceeded("the deadline had passed when the request arrived")
-    timeout = asyncio.timeout(limit)
+async def bounded(call: Call, seconds: float | None) -> AsyncIterator[None]:
+    """Stop what runs inside after so many seconds, and raise DeadlineExceeded; or earlier, by `call.end`, and
+    raise what ended it. None: the call has no deadline."""
+    if seconds is not None:
+        call.deadline = time.monotonic() + seconds
+        if seconds <= 0:
+            raise DeadlineExceeded("the deadline had passed when the request arrived")
+    call.timeout = timeout = asyncio.timeout(seconds)
     try:
         async with timeout:
             yield
     except TimeoutError:
         if not timeout.expired():
             raise
-        raise DeadlineExceeded("the deadline passed before the answer was complete") from None
+        late = DeadlineExceeded("the deadline passed before the answer was complete")
+        raise call.ended_by or late from None
+    finally:
+        call.timeout = None
 
 
 # -- What is recorded of a call when it has ended: one log line, metrics, and its trace where there is one.
 
 
 @contextmanager
-def observed(call: Call, metrics: ServerMetrics, lines: Sparse, tracing: Tracing) -> Iterator[None]:
+def observed(call: Call, metrics: ServerMetrics, lines: Sparse, tracing: Tracing | None) -> Iterator[None]:
     """One log line, the metrics and the trace of the call, however it ends; before its status leaves the
     server."""
     code, reason, bound = "OK", "", ""
@@ -291,13 +289,14 @@ def observed(call: Call, metrics: ServerMetrics, lines: Sparse, tracing: Tracing
         if call.transport == HTTP and not call.status:
             call.status = http_status(code, reason)
         metrics.record(call, code, outcome or code)
-        if call.trace is not None:
+        if tracing is not None and call.trace is not None:
             tracing.ended(call, outcome or code, reason)
-        if call.policy.logged and (not bound or lines.next()):
+        level = LEVELS.get(code, logging.INFO)
+        if call.policy.logged and (not bound or lines.next()) and access_log.isEnabledFor(level):
             fields = log_fields(call, code, reason)
             if left_out := lines.left_out():
                 fields["left_out"] = left_out
-            access_log.log(LEVELS.get(code, logging.INFO), "request", extra={"fields": fields})
+            access_log.log(level, "request", extra={"fields": fields})
 
 
 def log_fields(call: Call, code: str, error: str) -> dict[str, Any]:
@@ -356,18 +355,12 @@ class Sending:
         self._pressed = pressed
         self._open: set[Call] = set()
 
-    @asynccontextmanager
-    async def watched(self, call: Call) -> AsyncIterator[None]:
-        """The block answers the call. Raises DeadlineExceeded where a write takes too long."""
-        timeout = call.not_read = asyncio.timeout(None)
+    @contextmanager
+    def watched(self, call: Call) -> Iterator[None]:
+        """The block answers the call. A write that takes too long ends it with DeadlineExceeded."""
+        self._open.add(call)
         try:
-            async with timeout:
-                self._open.add(call)
-                yield
-        except TimeoutError:
-            if not timeout.expired():
-                raise
-            raise DeadlineExceeded("the answer was not read in time", bound="not_reading") from None
+            yield
         finally:
             self._open.discard(call)
 
@@ -381,6 +374,6 @@ class Sending:
         """End those that wait too long now."""
         latest = time.monotonic() - (PRESSED_SECONDS if self._pressed() else SEND_SECONDS)
         for call in self._open:
-            if 0 < call.writing_since < latest and call.not_read is not None:
+            if 0 < call.writing_since < latest:
                 call.writing_since = 0.0
-                call.not_read.reschedule(0)
+                call.end(DeadlineExceeded("the answer was not read in time", bound="not_reading"))

@@ -9,6 +9,7 @@ import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 from router.access.quotas import UsageMeter
@@ -38,7 +39,7 @@ from router.errors import (
     RouterError,
 )
 from router.ports import AdapterRegistry, Assignment, End, Experiments, Lease, Served, Watcher
-from router.server.call import ENCODE, LEASE, ROUTE, Call, CallPhases
+from router.server.call import ENCODE, LEASE, ROUTE, Call, CallPhases, check_time
 from router.server.encoding import Encoding
 from router.types import (
     EVERYTHING,
@@ -62,6 +63,7 @@ log = logging.getLogger(__name__)
 FAULTS = (NotFound, FailedPrecondition, DataLoss)  # of the version: gone, quarantined, damaged
 UNFIT = (ResourceExhausted, PromptTooLong, NotActivated)  # the request for this version; not for another
 REST_SECONDS = 5.0
+AT_ONCE, FEW_TURNS = 512, 8  # characters and turns of a prompt that is encoded on the event loop
 COUNTED = 1 << 18  # tokens of a prompt that is only counted; the context length where that is more
 
 
@@ -145,7 +147,9 @@ class Pipeline:
             for decision in choices:
                 call.decision = decision
                 try:
-                    prepared = await self._prepared(held, request, decision, call.phases)
+                    async with AsyncExitStack() as mine:
+                        prepared = await self._prepared(mine, request, decision, call.phases)
+                        held.push_async_exit(mine.pop_all())
                     break
                 except RouterError as error:
                     choices.failed(error)
@@ -241,33 +245,33 @@ class Pipeline:
         phases: CallPhases,
         answer: int | None = None,
     ) -> Prepared:
-        """Lease and encode; the lease goes to `held` if both work.
+        """Lease for as long as `held` is open, and encode.
 
         `answer`: tokens that must fit beside it; a prompt surely too long for that is not read to its end.
         None: the tokens are only counted, of a prompt that may be longer than the context.
         """
         template, defaults = PromptTemplate(), Sampling()
-        async with AsyncExitStack() as mine:
-            if decision.adapter is not None or decision.mixture:
-                with phases.during(LEASE):
-                    lease = await self._leased(mine, decision, request.tenant)
-                template, defaults = lease.prompt, lease.generation
-                decision = replace(
-                    decision,
-                    digest=lease.digest,
-                    domain=decision.domain or lease.domain,
-                    task=decision.task or lease.task,
-                )
-            prompt = Prompt(request.turns, request.raw_prompt, template)
-            with phases.during(ENCODE):
-                tokens = await self._encoded(prompt, request, answer)
-            held.push_async_exit(mine.pop_all())
+        if decision.adapter is not None or decision.mixture:
+            with phases.during(LEASE):
+                lease = await self._leased(held, decision, request.tenant)
+            template, defaults = lease.prompt, lease.generation
+            decision = replace(
+                decision,
+                digest=lease.digest,
+                domain=decision.domain or lease.domain,
+                task=decision.task or lease.task,
+            )
+        prompt = Prompt(request.turns, request.raw_prompt, template)
+        with phases.during(ENCODE):
+            tokens = await self._encoded(prompt, request, answer)
         return Prepared(decision, tokens, defaults, self._engine.shared(prompt, tokens))
 
     async def _encoded(self, prompt: Prompt, request: Request, answer: int | None) -> list[int]:
         limit = self.context_length
         most = max(limit, COUNTED) if answer is None else max(0, limit - answer)
         try:
+            if short(prompt):
+                return self._engine.encode(prompt, most, partial(check_time, request.deadline))
             return await self._encoding.encode(prompt, most, request.deadline, request.tenant)
         except PromptTooLong as error:
             raise PromptTooLong(limit, error.got + (answer or 0), at_least=error.at_least) from None
@@ -385,6 +389,13 @@ class Resting:
         """Let it rest. A rest is not made longer, and the base needs none."""
         if ref is not None and not self.reason(ref):
             self._until[ref] = (time.monotonic() + REST_SECONDS, error.reason)
+
+
+def short(prompt: Prompt) -> bool:
+    """Whether to encode it costs less than to wait for a thread."""
+    around = len(prompt.template.system) + len(prompt.template.template)
+    size = len(prompt.raw or "") + sum(len(turn.text) for turn in prompt.turns)
+    return size + around <= AT_ONCE and len(prompt.turns) <= FEW_TURNS
 
 
 def needed(said: Sampling) -> int:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from router.access.access import OUTCOMES, Access, Credentials, bearer
+from router.access.access import OUTCOMES, Access, Credentials, bearer, may_be_of, new_response_id
 from router.access.clients import Client, Role, hash_of, new_token
 from router.errors import ConfigError, PermissionDenied, TokenMissing, Unauthenticated, Unavailable
+from tests.server.helpers import held
 
 GENERATE = "/router.v1.InferenceService/Generate"
 LOAD = "/router.v1.AdapterService/LoadAdapter"
@@ -102,7 +106,7 @@ async def test_a_call_ends_when_its_client_may_no_longer_make_it(tmp_path: Path,
     follow = asyncio.create_task(access.follow())
 
     async def call(credentials: Credentials) -> None:
-        async with access.holding(credentials, Role.INFER, GENERATE, access.client(credentials, Role.INFER)):
+        async with held(access, credentials, GENERATE, access.client(credentials, Role.INFER)):
             await asyncio.sleep(30)
 
     ended, goes_on = asyncio.create_task(call(sent(token))), asyncio.create_task(call(sent(other)))
@@ -143,7 +147,7 @@ async def test_a_call_ends_when_what_it_was_granted_changes(
     path.write_text(entry("a", token, "infer", more=change))
 
     async def run(seconds: float) -> None:
-        async with access.holding(sent(token), Role.INFER, method, client):
+        async with held(access, sent(token), method, client):
             access.look()
             await asyncio.sleep(seconds)
 
@@ -158,7 +162,7 @@ async def test_a_bad_file_ends_nothing_and_is_told(tmp_path: Path) -> None:
     path, token = tmp_path / "c.toml", new_token("a")
     path.write_text(entry("a", token, "infer"))
     access = Access(path)
-    async with access.holding(sent(token), Role.INFER, GENERATE, allowed(access, sent(token), GENERATE)):
+    async with held(access, sent(token), GENERATE, allowed(access, sent(token), GENERATE)):
         path.write_text("[[client]]\nid = ")
         access.look()
         await asyncio.sleep(0)
@@ -166,15 +170,31 @@ async def test_a_bad_file_ends_nothing_and_is_told(tmp_path: Path) -> None:
     assert allowed(access, sent(token), GENERATE).id == "a"
 
 
-async def test_another_timeout_inside_is_no_revocation(tmp_path: Path) -> None:
-    path, token = tmp_path / "c.toml", new_token("a")
-    path.write_text(entry("a", token, "infer"))
-    access = Access(path)
-    with pytest.raises(TimeoutError):
-        async with access.holding(sent(token), Role.INFER, GENERATE, allowed(access, sent(token), GENERATE)):
-            raise TimeoutError
-
-
 def test_at_start_a_bad_file_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="No such file"):
         Access(tmp_path / "none.toml")
+
+
+# -- Ids of answers: whose an answer is shows in its id, and in nothing that a thief could change.
+
+
+TENANTS = st.from_regex(r"[a-z0-9][a-z0-9-]{0,62}", fullmatch=True)
+
+
+def test_ids_are_random_and_tagged_where_there_are_tenants() -> None:
+    assert re.fullmatch("[0-9a-f]{32}", new_response_id())
+    assert re.fullmatch("[0-9a-f]{40}", new_response_id("acme"))
+    assert len({new_response_id("acme")[:32] for _ in range(1000)}) == 1000
+
+
+@given(TENANTS, TENANTS)
+def test_an_id_is_its_tenants_alone(mine: str, other: str) -> None:
+    made = new_response_id(mine)
+    assert may_be_of(made, mine)
+    assert may_be_of(made, other) == (mine == other)
+    assert may_be_of(made, "")  # who is told apart from nobody
+
+
+@pytest.mark.parametrize("old", ["0a" * 16, "0a1b2c", "x" * 40, "A" * 40, ""])
+def test_what_has_no_tag_can_be_anybodys(old: str) -> None:
+    assert may_be_of(old, "acme")

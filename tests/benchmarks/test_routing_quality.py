@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 
 from benchmarks.routing_quality import Arm, best, judge, main, shares
-from router.extensions.calibration.rows import LabelledRow
+from router.extensions.calibration.rows import DataRow
 
 ROWS = [
-    LabelledRow("t1", "tea", "a"),
-    LabelledRow("t2", "tea", "b"),
-    LabelledRow("c1", "coffee", "a"),
-    LabelledRow("n1", "", "b"),
+    DataRow("t1", "tea", "a"),
+    DataRow("t2", "tea", "b"),
+    DataRow("c1", "coffee", "a"),
+    DataRow("n1", "", "b"),
 ]
 ARM = Arm(
     known=[{"tea": 0.9, "coffee": 0.1}, {"tea": 0.3, "coffee": 0.4}, {"coffee": 0.8}, {"tea": 0.5}],

@@ -6,13 +6,11 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import grpc
 import pytest
 
 from router.registry.registry import Registry, RegistryOptions
 from tests.fakes import FakeRouter
 from tests.registry.life import StubEngine, drop
-from tests.security.helpers import bearer, write_clients
 from tests.security.worlds import world
 from tests.server.helpers import Connect, Start, ask, details, failure
 
@@ -61,17 +59,6 @@ async def test_a_mixture_takes_part_in_no_experiment(
         assert (await at.inference.Generate(ask("hi", **named), metadata=at.clients.mine)).decision.arm
         await at.live.recorder.flush()
         assert sum(at.live.counts.exposures.values()) == 1
-
-
-async def test_a_role_is_needed_as_for_any_answer(
-    tmp_path: Path, fakes: SimpleNamespace, start_server: Start, connect: Connect
-) -> None:
-    clients = write_clients(tmp_path, looker=("observe",), asker=("infer",))
-    server = await start_server(**vars(fakes), clients=clients.path)
-    inference, asked = connect(server).inference, ask("hi", routing=mixed(medical=0.5))
-    refused = await failure(inference.Generate(asked, metadata=bearer(clients.looker)))
-    assert refused.code() is grpc.StatusCode.PERMISSION_DENIED
-    assert (await inference.Generate(asked, metadata=bearer(clients.asker))).decision.mixture
 
 
 async def test_a_client_that_asks_for_ever_new_weights_fills_no_memory(tmp_path: Path) -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import sys
 from asyncio.subprocess import PIPE, Process
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,7 +15,12 @@ import grpc
 import pytest
 from google.rpc import error_details_pb2, status_pb2
 
+from router.access.access import Access, Credentials
+from router.access.clients import Client, Role
 from router.server.app import ServerApp
+from router.server.call import Call
+from router.server.interceptors import bounded
+from router.server.policy import INFER
 from router.v1 import inference_pb2 as pb
 
 ROOT = Path(__file__).parents[2]
@@ -42,6 +48,15 @@ async def failure(call: Any) -> grpc.aio.AioRpcError:
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await (messages(call) if hasattr(call, "__aiter__") else call)
     return caught.value
+
+
+@asynccontextmanager
+async def held(access: Access, credentials: Credentials, method: str, client: Client) -> AsyncIterator[None]:
+    """A running call of that client, which ends as `access` says."""
+    call = Call(method, "r", INFER)
+    async with bounded(call, None):
+        with access.holding(credentials, Role.INFER, method, client, call.end):
+            yield
 
 
 def details(error: grpc.aio.AioRpcError) -> dict[str, Any]:

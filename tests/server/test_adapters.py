@@ -16,7 +16,6 @@ from router.engine.fake import FakeEngine
 from router.errors import InvalidRequest
 from router.server.adapters import name_and_version, page, place
 from router.server.app import ServerApp
-from router.server.call import caller_of
 from router.types import AdapterRef, AdapterState
 from router.v1 import adapters_pb2 as pb
 from tests.fakes import FakeRegistry, adapter
@@ -115,19 +114,6 @@ async def test_a_reason_goes_with_force_and_is_short(
 async def test_only_a_known_name_can_be_reset(stubs: SimpleNamespace, name: str, code: str) -> None:
     call = stubs.adapters.ResetDefaultVersion(pb.ResetDefaultVersionRequest(name=name))
     assert (await failure(call)).code() is grpc.StatusCode[code]
-
-
-@pytest.mark.parametrize(
-    ("peer", "who"),
-    [
-        ("ipv4:10.0.0.7:50123", "10.0.0.7"),
-        ("ipv6:%5B::1%5D:50123", "::1"),
-        ("unix:/run/router.sock", "unix:/run/router.sock"),
-        ("unix:", "unix:"),
-    ],
-)
-def test_who_called(peer: str, who: str) -> None:
-    assert caller_of(peer) == who
 
 
 @pytest.mark.parametrize("name", ["", "medical", "adapters/", "adapters/../../etc", "adapters/a/versions/"])

@@ -3,23 +3,51 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import threading
 import time
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import suppress
 from functools import partial
+from pathlib import Path
+from random import Random
 from types import SimpleNamespace
 from typing import Any
 
 import grpc
 import pytest
+from google.protobuf.descriptor import Descriptor, FieldDescriptor
+from google.protobuf.message import DecodeError, Message
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from hypothesis import example, given
+from hypothesis import strategies as st
 
-from router.errors import InvalidRequest
+from router.errors import MOST_FINDINGS, InvalidRequest
+from router.extensions.kserve.service import ROWS as KSERVE
+from router.kserve import open_inference_pb2 as oip
 from router.server import bodies
 from router.server.app import ServerApp
-from router.server.bodies import decoder_of
+from router.server.bodies import (
+    DEFAULT_ENTRIES,
+    ELEMENT_BYTES,
+    MAX_ELEMENTS,
+    MAX_ENTRIES,
+    Decoder,
+    count_json,
+    count_message,
+    decoder_of,
+    json_decoder,
+)
+from router.server.grpc_adapter import GrpcServer
 from router.server.policy import SMALL
+from router.types import MAX_MESSAGES, MAX_OUTCOMES
+from router.v1 import experiments_pb2
 from router.v1 import inference_pb2 as pb
+from tests.fuzz import rpcs
+from tests.fuzz.inputs import bytes_changed, message_changed
+from tests.security.requests import request_types
+from tests.security.test_bodies import field, varint
 from tests.server.helpers import Connect, Start, ask, details, failure, until
 
 GENERATE = "/router.v1.InferenceService/Generate"
@@ -152,6 +180,237 @@ async def test_who_waits_too_long_for_the_budget_is_refused(
     assert (await stubs.inference.Generate(ask(), timeout=5)).text
 
 
-def test_bytes_that_are_no_message() -> None:
-    with pytest.raises(InvalidRequest, match="not a message of this method"):
-        decoder_of(pb.GenerateRequest.FromString)(b"\xff\xff")
+# -- Bodies are counted before they are decoded: no list becomes more than the API permits.
+
+
+SIZE = (2 << 20) - 64
+TEXTS = (FieldDescriptor.CPPTYPE_STRING, FieldDescriptor.CPPTYPE_MESSAGE)  # which are never packed
+SECONDS = 0.25  # of processor time; the defects took 1 s and more
+KINDS = tuple({kind.DESCRIPTOR.full_name: kind for kind in rpcs.KINDS.values()}.values())
+
+
+Place = tuple[FieldDescriptor, ...]
+
+
+def lists(message: Descriptor, path: Place = ()) -> Iterator[Place]:
+    """The way to every repeated field and map below a message."""
+    for one in message.fields:
+        if one.is_repeated:
+            yield (*path, one)
+        if one.message_type is not None and one.message_type not in [up.message_type for up in path]:
+            yield from lists(one.message_type, (*path, one))
+
+
+LISTS = {
+    f"{kind.DESCRIPTOR.name}.{'.'.join(one.name for one in path)}": (kind, path)
+    for kind in KINDS
+    for path in lists(kind.DESCRIPTOR)
+}
+
+
+def smallest(one: FieldDescriptor) -> bytes:
+    """The fewest bytes of one entry of a field, not packed."""
+    if one.cpp_type in TEXTS:
+        return field(one.number, b"")
+    wire = {FieldDescriptor.CPPTYPE_DOUBLE: 1, FieldDescriptor.CPPTYPE_FLOAT: 5}.get(one.cpp_type, 0)
+    return varint(one.number << 3 | wire) + bytes({1: 8, 5: 4, 0: 1}[wire])
+
+
+def inside(path: Place, content: bytes) -> bytes:
+    """The fields of `path`, one in the other, around `content`."""
+    for one in reversed(path):
+        content = field(one.number, content)
+    return content
+
+
+def refused(kind: type[Message], data: bytes) -> InvalidRequest:
+    """The error of a body, which costs little to find."""
+    begin = time.thread_time()
+    with pytest.raises(InvalidRequest) as error:
+        decoder_of(kind.FromString)(data)
+    assert time.thread_time() - begin < SECONDS
+    assert len(error.value.violations) <= MOST_FINDINGS + 1
+    return error.value
+
+
+@pytest.mark.parametrize("name", LISTS)
+def test_no_list_of_a_request_is_decoded_beyond_its_maximum(name: str) -> None:
+    kind, path = LISTS[name]
+    entry = smallest(path[-1])
+    said = refused(kind, inside(path[:-1], entry * (SIZE // len(entry))))
+    assert said.violations[0].field == name.partition(".")[2]
+    if path[-1].cpp_type not in TEXTS:
+        packed = refused(kind, inside(path[:-1], field(path[-1].number, bytes(SIZE & ~7))))
+        assert packed.violations == said.violations
+
+
+@pytest.mark.parametrize("name", LISTS)
+def test_a_list_at_its_maximum_is_decoded(name: str) -> None:
+    kind, path = LISTS[name]
+    most = MAX_ENTRIES.get(path[-1].full_name, DEFAULT_ENTRIES)
+    message, _ = decoder_of(kind.FromString)(inside(path[:-1], smallest(path[-1]) * most))
+    assert isinstance(message, kind)
+
+
+def test_every_maximum_is_of_a_field_there_is() -> None:
+    assert set(MAX_ENTRIES) <= {path[-1].full_name for _, path in LISTS.values()}
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        field(15, b"") * (SIZE // 2),  # a field that nobody knows
+        field(1, b"") * (SIZE // 2),  # one message, again and again
+        b"\x78\x01" * (SIZE // 2),
+        b"\x7b\x7c" * (SIZE // 2),  # groups, one after the other
+        b"\x7b" * SIZE,  # one in the other
+        b"\x08" + b"\xff" * SIZE,  # a number without end
+        field(1, field(1, b"x")) + field(4, b"") * (SIZE // 2),
+    ],
+    ids=["unknown", "merged", "numbers", "groups", "nested groups", "endless number", "labels"],
+)
+def test_nothing_on_the_wire_is_without_bound(data: bytes) -> None:
+    refused(pb.GenerateRequest, data)
+
+
+def test_a_message_that_comes_twice_has_one_maximum() -> None:
+    half = field(1, field(2, field(1, b"") * (MAX_MESSAGES // 2)))
+    message, _ = decoder_of(pb.GenerateRequest.FromString)(half * 2)
+    assert len(message.input.chat.messages) == MAX_MESSAGES
+    said = refused(pb.GenerateRequest, half * 2 + field(1, field(2, field(1, b""))))
+    assert said.violations[0].field == "input.chat.messages"
+
+
+def test_entries_of_different_lists_are_counted_apart() -> None:
+    tensor = oip.ModelInferRequest.InferInputTensor(shape=[1] * DEFAULT_ENTRIES)
+    request = oip.ModelInferRequest(inputs=[tensor] * 3)
+    assert decoder_of(oip.ModelInferRequest.FromString)(request.SerializeToString())[0] == request
+
+
+def test_a_whole_batch_of_outcomes_is_taken() -> None:
+    unit = experiments_pb2.Outcome.UnitOfExperiment(experiment="experiments/x", unit="u", unit_hash="h")
+    outcome = experiments_pb2.Outcome(unit=unit, metric="m", value=1.5, idempotency_key="k")
+    outcome.time.seconds, outcome.time.nanos = 1_800_000_000, 5
+    batch = experiments_pb2.RecordOutcomesRequest(sequence=1, outcomes=[outcome] * MAX_OUTCOMES)
+    assert count_message(batch.DESCRIPTOR, batch.SerializeToString()) < MAX_ELEMENTS  # type: ignore[arg-type]
+
+
+def elements(message: Message) -> int:
+    """Fields of a decoded message and of those in it."""
+    found = 0
+    for one, value in message.ListFields():
+        if one.message_type is not None and one.message_type.GetOptions().map_entry:
+            found += len(value)
+        elif one.message_type is not None:
+            found += sum(1 + elements(inner) for inner in (value if one.is_repeated else [value]))
+        else:
+            found += len(value) if one.is_repeated else 1
+    return found
+
+
+@given(st.sampled_from(KINDS), st.randoms(use_true_random=False), st.binary(max_size=60), st.integers(0, 3))
+def test_what_the_parser_takes_the_count_takes_and_counts(
+    kind: type[Message], random: Random, junk: bytes, times: int
+) -> None:
+    data = message_changed([kind])(b"", random)[1:] + junk
+    for _ in range(times):
+        data = bytes_changed(data, random)
+    try:
+        message = kind.FromString(data)
+    except DecodeError:
+        return
+    counted, problem = 0, ""
+    try:
+        counted = count_message(kind.DESCRIPTOR, data)  # type: ignore[arg-type]
+    except InvalidRequest as error:
+        problem = error.message
+    assert "must have at most" in problem or (not problem and counted >= elements(message))
+
+
+def test_the_cost_of_a_body_is_what_it_becomes() -> None:
+    data = pb.GenerateRequest(input=pb.Input(text="x" * 1000)).SerializeToString()
+    assert decoder_of(pb.GenerateRequest.FromString)(data)[1] == len(data) + 2 * ELEMENT_BYTES
+
+
+async def test_every_method_that_is_served_counts_its_body(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[GrpcServer] = []
+    start = GrpcServer.start
+
+    async def noted(self: GrpcServer) -> None:
+        made.append(self)
+        await start(self)
+
+    monkeypatch.setattr(GrpcServer, "start", noted)
+    async with rpcs.serving(tmp_path):
+        served = made[0].endpoints
+        assert set(request_types()) <= set(served)
+        assert {method for method in KSERVE if "Stream" not in method} <= set(served)
+        assert all(decoder_of(endpoint.decode) for endpoint in served.values() if endpoint.decode)
+
+
+def test_a_decoder_that_does_not_count_is_refused() -> None:
+    with pytest.raises(TypeError, match="counts the body first"):
+        decoder_of(json.loads)
+
+
+# -- JSON
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+)
+
+
+def values(document: Any) -> int:
+    """All values in a document, itself among them."""
+    inner = document.values() if isinstance(document, dict) else document
+    return 1 + (sum(map(values, inner)) if isinstance(document, list | dict) else 0)
+
+
+@given(VALUES, st.booleans(), st.integers(2, 9))
+@example({'"': "\\", "\\": ["]", "{,}", '"']}, False, 2)
+def test_values_are_counted_outside_of_strings_alone(document: Any, spaced: bool, piece: int) -> None:
+    text = json.dumps(document, indent=1 if spaced else None, ensure_ascii=not spaced)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(bodies, "PIECE", piece)
+        counted = count_json(text.encode("utf-8", "surrogatepass"))
+    assert values(document) <= counted <= 2 * values(document)
+
+
+@given(st.binary(max_size=80))
+def test_any_bytes_are_counted(data: bytes) -> None:
+    assert count_json(data) >= 1
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b'{"a":[' + b"{}," * (SIZE // 3) + b"{}]}",
+        b"[" * SIZE,
+        b"]" * SIZE,
+        b'""' * (SIZE // 2),
+        b'"' + b'\\"' * (SIZE // 2),
+        b'"' + b"," * SIZE + b'"',
+        b"," * SIZE,
+        b" " * SIZE,
+        b"9" * SIZE,
+        b'"\\' * (SIZE // 2),
+    ],
+    ids=["objects", "open", "closed", "texts", "escapes", "text", "commas", "spaces", "digits", "half"],
+)
+def test_no_json_takes_long_to_count_and_parse(data: bytes) -> None:
+    begin = time.thread_time()
+    with suppress(InvalidRequest):
+        json_decoder(json.loads)(data)
+    assert time.thread_time() - begin < SECONDS
+
+
+def test_json_is_refused_before_it_is_parsed() -> None:
+    def parse(data: bytes) -> Any:
+        pytest.fail("parsed")
+
+    for data, text in ((b"[" + b"1," * MAX_ELEMENTS + b"1]", "at most"), (b"[" * 201, "levels deep")):
+        with pytest.raises(InvalidRequest, match=text):
+            Decoder(count_json, parse)(data)

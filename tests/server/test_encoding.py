@@ -15,13 +15,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from router.config import Settings
 from router.engine.base import Prompt
 from router.engine.fake import FakeEngine
 from router.engine.prompt import PromptEncoder
 from router.errors import DeadlineExceeded, InvalidRequest, Overloaded, PromptTooLong
 from router.server import encoding
-from router.server.encoding import AT_ONCE, FEW_TURNS, SHORT, SHORT_THREADS, Check, Encoding
-from router.types import PromptTemplate, Turn
+from router.server.encoding import SHORT, SHORT_THREADS, Check, Encoding
+from router.server.pipeline import AT_ONCE, FEW_TURNS, Pipeline
+from router.types import PromptTemplate, Request, Turn
 from router.v1 import inference_pb2 as pb
 from tests.engine import small_tokenizers as small
 from tests.fakes import FakeRegistry, FakeRouter, adapter
@@ -139,7 +141,7 @@ class Endless:
         return []
 
 
-@pytest.mark.parametrize("size", [AT_ONCE, LONG])
+@pytest.mark.parametrize("size", [SHORT, LONG])
 async def test_one_that_leaves_ends_its_encoding(size: int) -> None:
     endless = Endless()
     room = Encoding(endless.encode)
@@ -156,23 +158,27 @@ async def test_one_that_leaves_ends_its_encoding(size: int) -> None:
 @pytest.mark.parametrize(
     ("prompt", "at_once"),
     [
-        (Prompt(raw="." * 500), True),
+        (Prompt(raw="." * (AT_ONCE - 8)), True),
         (Prompt(raw="." * AT_ONCE), False),
         (Prompt((Turn("user", "."),), template=PromptTemplate(system="." * AT_ONCE)), False),
         (Prompt((Turn("user", "."),) * (FEW_TURNS + 1)), False),
     ],
 )
-async def test_a_short_prompt_does_not_wait_for_a_thread(prompt: Prompt, at_once: bool) -> None:
+async def test_a_short_prompt_does_not_wait_for_a_thread(
+    fakes: SimpleNamespace, prompt: Prompt, at_once: bool
+) -> None:
     threads: list[threading.Thread] = []
 
     def encode(prompt: Prompt, most: int | None, check: Check) -> list[int]:
         threads.append(threading.current_thread())
         return []
 
-    room = Encoding(encode)
-    await room.encode(prompt)
+    fakes.engine.start()
+    fakes.engine.encode = encode
+    pipeline = Pipeline(Settings(), fakes.engine, fakes.registry, fakes.router)
+    await pipeline._encoded(prompt, Request("r"), None)
     assert (threads == [threading.main_thread()]) is at_once
-    room.close()
+    pipeline.close()
 
 
 async def test_a_deadline_that_passes_ends_the_encoding() -> None:

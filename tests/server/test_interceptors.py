@@ -6,15 +6,19 @@ import asyncio
 import logging
 import re
 import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from router.errors import DeadlineExceeded
+from router.server import interceptors as module
 from router.server.app import ServerApp
 from router.server.call import Call, request_id_of
 from router.server.inference import InferenceService
-from router.server.interceptors import deadline, log_fields
+from router.server.interceptors import Sending, bounded, log_fields
 from router.server.policy import GENERATE
 from router.v1 import inference_pb2 as pb
 from tests.server.helpers import Connect, Start, ask, details, failure, long_stream, settled, stream
@@ -141,26 +145,14 @@ async def test_a_hung_engine_does_not_hold_the_caller(
 
 async def test_a_deadline_in_the_past_is_refused() -> None:
     with pytest.raises(DeadlineExceeded, match="when the request arrived"):
-        async with deadline(Call("/m", "r", GENERATE), -1.0, 60.0):
+        async with bounded(Call("/m", "r", GENERATE), -1.0):
             pytest.fail("ran")
 
 
 async def test_another_timeout_inside_is_not_a_deadline() -> None:
     with pytest.raises(TimeoutError):
-        async with deadline(Call("/m", "r", GENERATE), None, 60.0):
+        async with bounded(Call("/m", "r", GENERATE), 60.0):
             raise TimeoutError
-
-
-async def test_junk_bytes_are_the_callers_fault(stubs: SimpleNamespace) -> None:
-    for method in ("router.v1.InferenceService/Generate", "grpc.health.v1.Health/Check"):
-        seen = await failure(stubs.channel.unary_unary(f"/{method}")(b"\xff\xff\xff"))
-        assert seen.code().name == "INVALID_ARGUMENT"
-        assert "protobuf" not in seen.details().lower()
-    for method in ("router.v1.InferenceService/StreamGenerate", "router.v1.AdapterService/WatchAdapters"):
-        seen = await failure(stubs.channel.unary_stream(f"/{method}")(b"\xff\xff\xff"))
-        assert seen.code().name == "INVALID_ARGUMENT"
-    reflect = stubs.channel.stream_stream("/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo")
-    assert (await failure(reflect(iter([b"\xff\xff"])))).code().name == "INVALID_ARGUMENT"
 
 
 async def test_unknown_method_is_unimplemented(stubs: SimpleNamespace) -> None:
@@ -199,3 +191,80 @@ async def test_an_answer_that_cannot_be_encoded_is_an_error_like_any_other(
     lines = [r.fields for r in caplog.records if r.name == "router.server.access"]  # type: ignore[attr-defined]
     assert [(line["code"], line["error"]) for line in lines] == [("INTERNAL", "TypeError")]
     assert "internal error" in [r.message for r in caplog.records]
+
+
+# -- An answer that no client reads ends its call, and frees what the call held.
+
+
+class Slow(Call):
+    """A call whose writes wait for `open`."""
+
+    def __init__(self) -> None:
+        super().__init__("/S/M", "r", GENERATE)
+        self.open = asyncio.Event()
+        self.written: list[Any] = []
+
+    async def write(self, message: Any) -> None:
+        self.writing_since = time.monotonic()
+        await self.open.wait()
+        self.written.append(message)
+        self.writing_since = 0.0
+
+
+@asynccontextmanager
+async def watched_call(sending: Sending, call: Call) -> AsyncIterator[None]:
+    async with bounded(call, None):
+        with sending.watched(call):
+            yield
+
+
+@pytest.fixture
+def looked(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
+    """Bounds that a test can wait for."""
+    monkeypatch.setattr(module, "SEND_SECONDS", 0.05)
+    monkeypatch.setattr(module, "PRESSED_SECONDS", 0.02)
+    monkeypatch.setattr(module, "LOOK_SECONDS", 0.01)
+    return SimpleNamespace()
+
+
+async def test_a_write_that_waits_too_long_ends_the_call(looked: SimpleNamespace) -> None:
+    sending, call = Sending(lambda: False), Slow()
+    following = asyncio.create_task(sending.follow())
+    with pytest.raises(DeadlineExceeded, match="was not read in time") as ended:
+        async with asyncio.timeout(10), watched_call(sending, call):
+            await call.write("text")
+    assert ended.value.metadata["bound"] == "not_reading"
+    assert call.written == []
+    following.cancel()
+
+
+async def test_pauses_between_writes_are_nobodys_fault(looked: SimpleNamespace) -> None:
+    sending, call = Sending(lambda: False), Slow()
+    call.open.set()
+    async with watched_call(sending, call):
+        for text in "abc":
+            await call.write(text)
+            await asyncio.sleep(0.1)
+            sending.look()
+        await asyncio.sleep(0)
+    assert call.written == ["a", "b", "c"]
+
+
+async def test_where_places_are_scarce_it_ends_sooner(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "PRESSED_SECONDS", 0.02)
+    scarce = False
+    sending, call = Sending(lambda: scarce), Slow()
+
+    async def answer() -> None:
+        async with watched_call(sending, call):
+            await call.write("text")
+
+    answering = asyncio.create_task(answer())
+    await asyncio.sleep(0.1)
+    sending.look()
+    await asyncio.sleep(0.01)
+    assert not answering.done()
+    scarce = True
+    sending.look()
+    with pytest.raises(DeadlineExceeded):
+        await asyncio.wait_for(answering, 20)

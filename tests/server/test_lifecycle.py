@@ -12,9 +12,13 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from router.errors import Draining, NotLoaded, Overloaded
+from router.server import interceptors, lifecycle
 from router.server.admission import PhaseGate, ServerPhase
 from router.server.app import ServerApp
-from router.server.lifecycle import in_daemon_thread
+from router.server.call import Call
+from router.server.interceptors import bounded
+from router.server.lifecycle import SHOWN_SECONDS, Following, in_daemon_thread
+from router.server.policy import REFLECTION
 from tests.security.helpers import bearer, write_clients
 from tests.server.helpers import Connect, Start, ask, details, failure, long_stream, until
 
@@ -57,20 +61,16 @@ async def test_a_drain_ends_watches() -> None:
     lifecycle = PhaseGate()
 
     async def watch() -> None:
-        async with lifecycle.watching("ipv4:127.0.0.1:1"):
-            await asyncio.Event().wait()
+        call = Call("/S/Watch", "r", REFLECTION, peer="ipv4:127.0.0.1:1")
+        async with bounded(call, None):
+            with lifecycle.watching(call):
+                await asyncio.Event().wait()
 
     task = asyncio.create_task(watch())
     await asyncio.sleep(0)
     lifecycle.drain()
     with pytest.raises(Draining):
         await task
-
-
-async def test_another_timeout_inside_a_watch_is_its_own() -> None:
-    with pytest.raises(TimeoutError):
-        async with PhaseGate().watching("ipv4:127.0.0.1:1"):
-            raise TimeoutError
 
 
 async def test_daemon_threads_hand_over_results_and_errors() -> None:
@@ -146,3 +146,70 @@ async def test_a_stream_that_began_is_not_retried(
     fakes.engine.close()
     assert (await failure(events)).code().name == "UNAVAILABLE"
     assert len(fakes.router.requests) == 1
+
+
+# -- Background work that fails begins again, and is seen.
+
+
+@pytest.fixture(autouse=True)
+def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lifecycle, "AGAIN_SECONDS", 0.001)
+    monkeypatch.setattr(interceptors, "LOOK_SECONDS", 0.01)
+
+
+async def test_work_that_raises_begins_again_and_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
+    clock, begun = SimpleNamespace(now=1000.0), 0
+
+    async def work() -> None:
+        nonlocal begun
+        begun += 1
+        if begun < 10:
+            raise OverflowError("out of range")
+
+    kept = Following(lambda: clock.now)
+    await kept.keep("the clients file", work)
+    assert begun == 10
+    assert kept.flaws == ["the clients file failed and began again: OverflowError: out of range"]
+    assert [record.message for record in caplog.records] == ["the clients file failed; it begins again"]
+    clock.now += SHOWN_SECONDS
+    assert kept.flaws == []
+
+
+@pytest.mark.parametrize("name", ["access", "_sending"])
+async def test_a_server_outlives_what_it_follows(
+    start_server: Start, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    server = await start_server()
+    running = asyncio.create_task(server.background.until(server.ending.asked))
+    follower, calls = getattr(server, name), 0
+
+    def fail() -> None:
+        nonlocal calls
+        calls += 1
+        raise OverflowError("date value out of range")
+
+    good = follower.look
+    monkeypatch.setattr(follower, "look", fail)
+    await until(lambda: calls >= 3, 5)
+    degraded = server.health.readyz()["degraded"]
+    assert any("failed and began again: OverflowError: date value out of range" in one for one in degraded)
+    looked = asyncio.Event()
+
+    def look() -> object:
+        looked.set()
+        return good()
+
+    monkeypatch.setattr(follower, "look", look)
+    await asyncio.wait_for(looked.wait(), 5)
+    assert not running.done()
+    running.cancel()
+    await asyncio.wait([running])
+
+
+async def test_a_start_that_fails_still_ends_the_server(start_server: Start) -> None:
+    async def startup() -> None:
+        raise RuntimeError("no base")
+
+    server = await start_server(startup=startup, wait=False)
+    with pytest.raises(RuntimeError, match="no base"):
+        await asyncio.wait_for(server.background.until(server.ending.asked), 5)

@@ -19,10 +19,8 @@ from router.types import (
     AdapterInfo,
     AdapterRef,
     AdapterState,
-    Decision,
     MixturePart,
     PromptTemplate,
-    Reason,
     Sampling,
 )
 from router.v1 import inference_pb2 as pb
@@ -230,12 +228,3 @@ async def test_clients_name_it_and_read_it(at: SimpleNamespace) -> None:
         assert (await client.route("hi", mixture={"legal@1.0.0": 2.0})).mixture[0].weight == 2.0
         with pytest.raises(ClientError, match=r"routing\.mixture\[0\]\.weight"):
             await client.generate("hi", mixture={"medical": 11.0, "legal": 1.0})
-
-
-def test_who_answered_in_two_words() -> None:
-    ref = AdapterRef("medical", "1")
-    assert Decision(ref, Reason.EXPLICIT).answered_by == ("medical", "1")
-    assert Decision(None, Reason.ABSTAINED).answered_by == ("base", "")
-    mixture = (MixturePart(ref, 0.25),)
-    assert Decision(None, Reason.EXPLICIT, mixture=mixture).answered_by == ("mixture", "")
-    assert str(mixture[0]) == "medical@1=0.25"

@@ -55,7 +55,7 @@ from router.errors import (
 )
 from router.registry.registry import Registry, RegistryOptions
 from router.server.grpc_adapter import status_of
-from router.server.status import redacted, told
+from router.server.status import redacted
 from router.types import AdapterState
 from router.v1 import adapters_pb2 as pb
 from tests.fakes import FakeRouter, adapter
@@ -319,11 +319,6 @@ async def test_an_adapters_error_names_files_of_its_folder_only(
     ).adapter
     left = "cannot read 'weights.bin'; weights at b.safetensors: [error]"
     assert (got.error, list(got.notes), got.gate) == (left, [left], left)
-
-
-def test_what_needs_no_hiding_is_told_as_it_is() -> None:
-    assert told(FailedPrecondition("not now")) == "not now"
-    assert told(StoreDown("anything")) == StoreDown.told
 
 
 def test_details_are_cut_before_they_are_built() -> None:

@@ -24,7 +24,7 @@ from router.extensions.oidc import JwtAuthenticator
 from router.v1 import adapters_pb2
 from tests.extensions.oidc.issuing import URL, Issuing, answering, ec_key, jwk_of, rsa_key, sends
 from tests.security.helpers import bearer
-from tests.server.helpers import Connect, Start, ask, details, failure, long_stream
+from tests.server.helpers import Connect, Start, ask, details, failure, held, long_stream
 
 GENERATE = "/router.v1.InferenceService/Generate"
 HEALTH = "/grpc.health.v1.Health/Check"
@@ -270,7 +270,7 @@ async def test_a_signature_is_checked_once(guarded: SimpleNamespace, monkeypatch
     access.look()
     credentials = await access.verified(Credentials((f"Bearer {guarded.issuing.token()}",)), Role.INFER)
     monkeypatch.delattr(jwt, "decode")
-    async with access.holding(credentials, Role.INFER, GENERATE, access.client(credentials, Role.INFER)):
+    async with held(access, credentials, GENERATE, access.client(credentials, Role.INFER)):
         for _ in range(3):
             access.look()
             await asyncio.sleep(0)

@@ -17,8 +17,8 @@ from router.extensions.calibration.commands.local import Base, Files, KeptIn, Oo
 
 if TYPE_CHECKING:
     from router.calibration.model import Calibration
-    from router.extensions.calibration.commands.local import LocalSetup
-    from router.extensions.calibration.curve import CoverageForecast, ThresholdCurve, ThresholdPoint
+    from router.extensions.calibration.commands.local import LocalRouting
+    from router.extensions.calibration.curve import CurvePoint, RowForecast, ThresholdCurve
 
 Plot = Annotated[
     Path | None,
@@ -110,7 +110,7 @@ def curve(
         _print(points, of.threshold, forecasts, (len(known), len(strange)))
 
 
-def _calibration(local: LocalSetup, said: str) -> Calibration:
+def _calibration(local: LocalRouting, said: str) -> Calibration:
     """The one in force. Raises CliError where there is none, or it is for another set."""
     from router.extensions.calibration.commands.judge import local_rule
     from router.routing.policy import CalibratedRule
@@ -124,16 +124,16 @@ def _calibration(local: LocalSetup, said: str) -> Calibration:
     return rule.calibration
 
 
-def _forecasts(seen: ThresholdCurve, goal: Any, more: int, strange: bool) -> list[CoverageForecast]:
+def _forecasts(seen: ThresholdCurve, goal: Any, more: int, strange: bool) -> list[RowForecast]:
     """As many as now, then more of each kind and of both."""
     asked = [(0, 0), (more, 0), *([(0, more), (more, more)] if strange else [])]
     return [seen.forecast(goal, *each) for each in asked]
 
 
 def _print(
-    points: Sequence[ThresholdPoint],
+    points: Sequence[CurvePoint],
     threshold: float,
-    forecasts: Sequence[CoverageForecast],
+    forecasts: Sequence[RowForecast],
     counts: tuple[int, int],
 ) -> None:
     from router.cli.output import print_table
@@ -166,7 +166,7 @@ def _print(
 
 
 def _draw(
-    path: Path, points: Sequence[ThresholdPoint], threshold: float, goal: tuple[float, float | None]
+    path: Path, points: Sequence[CurvePoint], threshold: float, goal: tuple[float, float | None]
 ) -> None:
     """Error and strange requests over coverage, each with its bound."""
     figure = new_figure(7, 4.5)
