@@ -68,7 +68,6 @@ class Composition:
         self.router = Router(
             self.registry,
             plugins,
-            on_vote=lambda vote: self.app.voted(vote),
             base_for=partial(EngineBaseModel, engine),
             rule=rule_of(settings, calibration),
             calibration=calibration,
@@ -78,6 +77,7 @@ class Composition:
         )
         parts = (for_all, engine, self.registry, self.router)
         self.app = ServerApp(*parts, startup=self._start, on_ready=self._ready, hooks=self.hooks)
+        self.router.observe_votes(self.app.voted)
         self.app.metrics.registry.register(DriftCollector(self.router.drift))
         self._when_ready: Callable[[ServerApp], None] | None = None
 

@@ -181,10 +181,10 @@ class ClassifierChain:
     def __init__(
         self,
         executors: Executors,
-        on_vote: OnVote | None = None,
         foreign: Callable[[str], bool] | None = None,
     ) -> None:
-        self._executors, self._on_vote, self._foreign = executors, on_vote, foreign
+        self._executors, self._foreign = executors, foreign
+        self.on_vote: OnVote | None = None
         self._losses = LostVoteLog()
 
     def close(self) -> None:
@@ -268,8 +268,8 @@ class ClassifierChain:
         started = time.perf_counter()
         answer = await _in_time(executor.classify(request), request.deadline)
         vote = as_vote(executor.name, answer, labels, time.perf_counter() - started)
-        if self._on_vote is not None:
-            self._on_vote(vote)
+        if self.on_vote is not None:
+            self.on_vote(vote)
         if vote.error and counts and not executor.unable:
             self._losses.note(LostVote(vote.classifier, vote.error))
         return vote

@@ -70,11 +70,10 @@ _RESOURCE = re.compile(
 class Router:
     """Explicit adapter, then hints, then classifiers in order of cost until one is sure, else the base.
 
-    `rule` weighs the votes (without a calibration if none is given); `on_vote` sees every vote, for metrics;
-    `base_for` gives classifiers the base model; below the folder `keep` they and `drift` keep what outlives
-    the process; `start` waits `ready_seconds` for classifiers at most. The calibration of `rule` follows the
-    file `calibration`. `continuity` is how conversations carry their adapter on where a request does not say
-    it.
+    `rule` weighs the votes (without a calibration if none is given); `base_for` gives classifiers the base
+    model; below the folder `keep` they and `drift` keep what outlives the process; `start` waits
+    `ready_seconds` for classifiers at most. The calibration of `rule` follows the file `calibration`.
+    `continuity` is how conversations carry their adapter on where a request does not say it.
     """
 
     def __init__(
@@ -82,7 +81,6 @@ class Router:
         catalog: Catalog,
         host: PluginHost,
         *,
-        on_vote: OnVote | None = None,
         base_for: BaseFor | None = None,
         rule: RuleInForce | None = None,
         calibration: CalibrationFile | None = None,
@@ -96,7 +94,7 @@ class Router:
         self._baselines = BaselineFile(keep, catalog.profiles, self.digest) if keep is not None else None
         self.drift = Drift(lambda: self.rule.now, self._baselines)
         self._catalog_view = CatalogView(catalog, self._learn)
-        self._chain = ClassifierChain(self._executors, on_vote, self._is_foreign)
+        self._chain = ClassifierChain(self._executors, self._is_foreign)
         self._learning = asyncio.Lock()  # one new set or calibration at a time
         self._follower: CalibrationFollower | None = None
         if calibration is not None:
@@ -111,6 +109,10 @@ class Router:
         self._classifications: RecentByTenant[Classification] = RecentByTenant(QUIET_SECONDS)
         self._classified_by: object = None
         self._key = secrets.token_bytes(32)
+
+    def observe_votes(self, on_vote: OnVote) -> None:
+        """Have `on_vote` called with every vote, for metrics and traces."""
+        self._chain.on_vote = on_vote
 
     async def start(self) -> None:
         """Load plugins, wait until those that are asked have learned the adapters, and follow changes."""

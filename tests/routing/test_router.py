@@ -125,8 +125,8 @@ async def test_the_first_sure_one_decides_and_later_ones_are_not_asked(kit: Any,
         kit.registered(never, priority=30),
         kit.registered(unsure, priority=10),
         kit.registered(sure, priority=20),
-        on_vote=seen.append,
     )
+    router.observe_votes(seen.append)
     decision = await router.route(kit.asking())
     assert went(decision) == ("medical", Reason.CLASSIFIED, "middle")
     assert (decision.votes, never.batches) == ((), [])
