@@ -25,6 +25,7 @@ from benchmarks.serving import HOST, Found, compared, in_turn, nothing, parts, s
 from router.access.clients import hash_of, new_token
 from router.config import Settings
 from router.engine.torch_engine import TorchEngine
+from router.plugins import Hooks, PluginHost
 from router.server.app import ServerApp
 
 CERTIFIED = "bench.example"
@@ -104,7 +105,8 @@ async def measure(rounds: int) -> list[Found]:
             for name in NAMES:
                 said, brought = secrets.arm(name)
                 settings = Settings(listen=f"{HOST}:0", metrics_listen="", **said)
-                app = ServerApp(settings, engine, registry, router, nothing)
+                hooks = Hooks(PluginHost([], built_in=True))  # they know the tokens of issuers
+                app = ServerApp(settings, engine, registry, router, nothing, hooks=hooks)
                 await stack.enter_async_context(served(app))
                 servers[name] = {"target": app.address, **brought}
             return await in_turn(servers, rounds, FIRST_TOKENS, ROUTES)

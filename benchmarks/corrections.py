@@ -8,6 +8,7 @@ as a server with that folder would. The base is loaded. It takes about ten minut
 
 from __future__ import annotations
 
+import argparse
 import json
 import shutil
 import time
@@ -70,6 +71,7 @@ def decided(adapters: Path, when: str) -> list[dict[str, Any]]:
 
 def main() -> None:
     """Print the table and write it to benchmarks/results."""
+    argparse.ArgumentParser(description=__doc__).parse_args()
     with TemporaryDirectory() as folder:
         adapters = Path(folder, "adapters")
         shutil.copytree(ROOT / "adapters", adapters, ignore=shutil.ignore_patterns("*.safetensors"))

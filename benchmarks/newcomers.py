@@ -8,6 +8,7 @@ on two cores.
 
 from __future__ import annotations
 
+import argparse
 import json
 from collections.abc import Sequence
 from dataclasses import replace
@@ -72,6 +73,7 @@ def measured(name: str) -> list[dict[str, Any]]:
 
 def main() -> None:
     """Print the table and write it to benchmarks/results."""
+    argparse.ArgumentParser(description=__doc__).parse_args()
     rows = [row for name in BUILDING for row in measured(name)]
     print(write("newcomers", "Eight adapters beside the shipped ones, calibrated without them.", rows, NOTES))
 

@@ -19,7 +19,7 @@ from router.extensions.training.batch import Rendering
 from router.extensions.training.evaluation.answering import AnsweringEngine
 from router.extensions.training.evaluation.exam import draw_rows
 from router.extensions.training.evaluation.metrics import METRICS, score_answers
-from router.extensions.training.evaluation.plan import Plan, every_folder, make_plan
+from router.extensions.training.evaluation.plan import EvaluationPlan, every_folder, make_plan
 from router.extensions.training.evaluation.scoring import Resampled, Task, resample
 from router.registry.format.manifest import parse_probes
 from router.types import SamplingParams
@@ -30,7 +30,7 @@ WAYS = ("none", "int8")
 class Answered:
     """One adapter's answers by precision."""
 
-    def __init__(self, plan: Plan, base: LoadedBase, rows: int | None) -> None:
+    def __init__(self, plan: EvaluationPlan, base: LoadedBase, rows: int | None) -> None:
         judging, generation = plan.recipe.evaluation, plan.recipe.generation
         self.name, self.folder = plan.manifest.name, plan.folder
         asked = draw_rows(plan.splits.test, rows)

@@ -21,7 +21,7 @@ import numpy as np
 from benchmarks import report
 from benchmarks.routing import ROOT
 from router.client import Answer, AsyncClient
-from router.extensions.training.data import Row, load_splits
+from router.extensions.training.data import TrainingRow, load_splits
 from router.extensions.training.evaluation.metrics import METRICS, score_answers
 from router.extensions.training.evaluation.scoring import Task
 from router.extensions.training.recipe import Recipe, load_recipe
@@ -37,7 +37,7 @@ class Part:
     """One adapter's share of the mix."""
 
     recipe: Recipe
-    rows: Sequence[Row]
+    rows: Sequence[TrainingRow]
 
     @property
     def name(self) -> str:
@@ -69,7 +69,7 @@ async def ask(address: str, mix: Sequence[Part], oracle: bool) -> dict[str, list
     places = asyncio.Semaphore(IN_FLIGHT)
     async with AsyncClient(address) as client:
 
-        async def one(part: Part, row: Row) -> Answer:
+        async def one(part: Part, row: TrainingRow) -> Answer:
             limit = part.recipe.generation.max_tokens
             async with places:
                 return await client.generate(

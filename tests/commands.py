@@ -5,12 +5,14 @@ from __future__ import annotations
 import shutil
 import subprocess
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 import typer.main
 
 from router.cli.main import app, run
+from router.config import Settings
+from router.registry.registry import RegistryOptions
 from tests.experiments.scripted import scripted_server
 
 
@@ -67,3 +69,15 @@ def own_folder(tmp_path, monkeypatch):
     for name in ("LISTEN", "SERVER", "ADAPTERS_DIR", "PLUGINS_DIR", "TRACEBACK"):
         monkeypatch.delenv(f"LORA_ROUTER_{name}", raising=False)
     return tmp_path
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder that is bad, or that changes, is waited for only for a moment."""
+    made = RegistryOptions.of
+
+    def of(settings: Settings) -> RegistryOptions:
+        return replace(made(settings), grace_seconds=0.2)
+
+    monkeypatch.setattr(RegistryOptions, "of", of)
+    monkeypatch.setattr("router.registry.loading.CHANGING_SECONDS", 0.3)

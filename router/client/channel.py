@@ -134,7 +134,7 @@ def channel_credentials(target: str, secured: Secured) -> grpc.ChannelCredential
     return grpc.ssl_channel_credentials(roots, private, chain)
 
 
-class Caller:
+class SyncCaller:
     """Makes calls with the client's deadline and turns failures into ClientError."""
 
     def __init__(self, timeout: float | None, token: str = "") -> None:

@@ -12,8 +12,8 @@ from router.client import messages
 from router.client.channel import (
     DEFAULT_TARGET,
     DEFAULT_TIMEOUT,
-    Caller,
     Secured,
+    SyncCaller,
     channel_credentials,
     channel_options,
     of_experiments,
@@ -62,7 +62,7 @@ class Client:
         else:
             self._channel = grpc.secure_channel(target, credentials, options=options)
         self._stub = inference_pb2_grpc.InferenceServiceStub(self._channel)  # type: ignore[no-untyped-call]
-        self._caller = Caller(timeout, secured.get("token", ""))
+        self._caller = SyncCaller(timeout, secured.get("token", ""))
         self.adapters = Adapters(self._channel, self._caller)
         self.replicas = Replicas(self._channel, self._caller)
 
@@ -120,7 +120,7 @@ class Client:
 class Adapters:
     """`client.adapters`. Names are NAME (the default version), NAME@VERSION or resource names."""
 
-    def __init__(self, channel: grpc.Channel, caller: Caller) -> None:
+    def __init__(self, channel: grpc.Channel, caller: SyncCaller) -> None:
         self._stub = adapters_pb2_grpc.AdapterServiceStub(channel)  # type: ignore[no-untyped-call]
         self._caller = caller
 
@@ -192,7 +192,7 @@ class Adapters:
 class Replicas:
     """`client.replicas`. A server without replicas answers FAILED_PRECONDITION."""
 
-    def __init__(self, channel: grpc.Channel, caller: Caller) -> None:
+    def __init__(self, channel: grpc.Channel, caller: SyncCaller) -> None:
         self._stub = fleet_pb2_grpc.FleetServiceStub(channel)  # type: ignore[no-untyped-call]
         self._caller = caller
 

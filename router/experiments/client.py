@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Unpack
 import grpc
 import grpc.aio
 
-from router.client.channel import AsyncCaller, Caller
+from router.client.channel import AsyncCaller, SyncCaller
 from router.client.values import CallOptions
 from router.experiments.messages import (
     answer_of,
@@ -194,7 +194,7 @@ def metric(
 class Experiments:
     """`client.experiments`. Names are NAME or `experiments/NAME`; `etag` refuses what changed since."""
 
-    def __init__(self, channel: grpc.Channel, caller: Caller) -> None:
+    def __init__(self, channel: grpc.Channel, caller: SyncCaller) -> None:
         self._stub = experiments_pb2_grpc.ExperimentServiceStub(channel)  # type: ignore[no-untyped-call]
         self._caller = caller
 

@@ -391,7 +391,8 @@ class Listener:
                 )
             )
             for family, at in found:
-                sock = socket.socket(family)
+                # asyncio sends without delay (TCP_NODELAY) only where the protocol is named.
+                sock = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
                 self._sockets.append(sock)
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
                 if family == socket.AF_INET6 and len(found) > 1:

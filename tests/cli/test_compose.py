@@ -80,8 +80,10 @@ def folders(own_folder, monkeypatch):
 
 
 @pytest.fixture
-async def running(folders, request):
+async def running(folders, request, monkeypatch, impatient):
     """A composition that is serving; settings may be given as the fixture's parameter."""
+    monkeypatch.setattr("router.routing.in_force.LOOK_SECONDS", 0.1)
+    monkeypatch.setattr("router.reread.RETRY_SECONDS", 0.2)
     engine = FakeEngine()
     engine._info = dataclasses.replace(engine._info, sites=MODULES, vocab_size=32)
     settings = Settings(
@@ -178,7 +180,7 @@ async def test_a_bad_folder_is_quarantined_beside_it(client):
 
 @pytest.mark.parametrize("running", [{"adapters_lock": "adapters.lock"}], indirect=True)
 async def test_only_what_is_listed_is_served_where_that_is_asked_for(running, client, capsys):
-    for _ in range(400):  # a folder that may yet become good gets three seconds
+    for _ in range(400):  # a folder that may yet become good gets some time
         if found := [a for a in await client.adapters.list() if a.ref.name == "medical"]:
             break
         await asyncio.sleep(0.05)

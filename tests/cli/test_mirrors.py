@@ -25,7 +25,7 @@ from router.config import Settings
 from router.engine.fake import FakeEngine
 from router.errors import ConfigError, NotFound
 from router.extensions.mirrors.mirrors import Mirrors
-from router.extensions.mirrors.settings import Settings as MirrorSettings
+from router.extensions.mirrors.settings import MirrorSettings
 from router.plugins.tables import read_tables
 from router.registry.format.artifact import digest_of_folder
 from tests.cli.tiny import MODULES, write_adapter
@@ -123,7 +123,7 @@ async def first_flaw(composition: Composition) -> str:
 
 
 @pytest.mark.slow
-async def test_adapters_come_and_go_and_answer(upload, away, capsys):
+async def test_adapters_come_and_go_and_answer(upload, away, capsys, impatient):
     upload("medical")
     async with serving(settings()) as made, AsyncClient(made.app.address, timeout=10) as client:
         answer = await client.generate("hello", adapter="medical", max_tokens=2)
@@ -160,7 +160,7 @@ async def test_a_start_while_the_store_is_away_serves_what_came_before(upload, a
 
 
 @pytest.mark.slow
-async def test_only_what_is_listed_is_served(upload, own_folder):
+async def test_only_what_is_listed_is_served(upload, own_folder, impatient):
     upload("medical"), upload("legal", b=0.25)
     lock = own_folder / "adapters.lock"
     lock.write_text(f"sha256:{digest_of_folder(own_folder / 'medical-0.5')}\n")

@@ -65,7 +65,7 @@ def test_pieces_of_long_texts_give_the_same_tokens(tokenizer):
             assert pieces == plain.first(text)
 
 
-@pytest.mark.parametrize("unit", ["7", "a", "-", "word ", "\n\t", "你好", "🙂", "<|im_end|>", "x" + " " * 80])
+@pytest.mark.parametrize("unit", ["7", "word ", "🙂", "x" + " " * 80])
 def test_a_megabyte_that_cannot_fit_is_refused_in_a_moment_of_processor_time(tokenizer, unit):
     encoder = PromptEncoder(tokenizer)
     prompt = Prompt(turns=(Turn("user", unit * ((1 << 20) // len(unit.encode()))),))

@@ -43,13 +43,14 @@ def test_the_documentations_plugin_is_healthy(folder: Path, write: Callable[...,
         ("Scores({'a': 1.0 / len(requests)})", "batch_equals_single"),
         ("Scores({'a': (next(self.seen) % 97) / 97})", "deterministic"),
         ("Scores({'a': len(r.text[:9]) / len(r.text)})", "odd_texts"),
-        ("time.sleep(0.03)", "latency"),
+        ("time.sleep(0.005)", "latency"),
     ],
 )
 def test_each_flaw_is_found_by_its_check(
     folder: Path, write: Callable[..., Path], row: str, check: str
 ) -> None:
-    write("flawed.py", FLAWED.replace("{} for", f"{row} for"))
+    timeout = "timeout_ms=4" if check == "latency" else "timeout_ms=20"
+    write("flawed.py", FLAWED.replace("{} for", f"{row} for").replace("timeout_ms=20", timeout))
     found = findings(folder)
     assert check in {f.check for f in found}
     assert {(f.plugin, f.classifier, f.level) for f in found} == {("flawed", "flawed", "error")}

@@ -178,7 +178,7 @@ def engine() -> Iterator[Any]:
     made.close()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 async def test_meaning_counts_on_the_real_base(module: Any, engine: Any) -> None:
     from router.engine.base_model import EngineBaseModel
 

@@ -68,9 +68,8 @@ async def test_a_request_overrides_the_adapter(
     assert (reply.text == text) is not sampling.get("unconstrained", False)
 
 
-@pytest.mark.parametrize(
-    ("sampling", "field", "said"),
-    [
+async def test_what_is_wrong_is_said_of_its_field(stubs: SimpleNamespace) -> None:
+    for sampling, field, said in [
         ({"json_schema": "{"}, "sampling.json_schema", "is not JSON"),
         ({"json_schema": '{"$ref": "https://x/y"}'}, "sampling.json_schema", "never read"),
         ({"json_schema": '{"not": {}}'}, "sampling.json_schema", "'not' is not supported, at $.not"),
@@ -81,19 +80,15 @@ async def test_a_request_overrides_the_adapter(
         ({"choices": {}}, "sampling.choices.values", "1 to 1024 entries"),
         ({"choices": {"values": ["a", "a"]}}, "sampling.choices.values[1]", "same as entry 0"),
         ({"json_schema": "x" * 70000}, "sampling.json_schema", "at most 65536 bytes"),
-    ],
-)
-async def test_what_is_wrong_is_said_of_its_field(
-    sampling: dict[str, Any], field: str, said: str, stubs: SimpleNamespace
-) -> None:
-    for refused in (
-        await failure(stubs.inference.Generate(ask(sampling=sampling))),
-        await failure(stubs.inference.StreamGenerate(stream(sampling=sampling))),
-    ):
-        assert refused.code() is grpc.StatusCode.INVALID_ARGUMENT
-        (violation,) = details(refused)["BadRequest"].field_violations
-        assert violation.field == field
-        assert said in violation.description
+    ]:
+        for refused in (
+            await failure(stubs.inference.Generate(ask(sampling=sampling))),
+            await failure(stubs.inference.StreamGenerate(stream(sampling=sampling))),
+        ):
+            assert refused.code() is grpc.StatusCode.INVALID_ARGUMENT
+            (violation,) = details(refused)["BadRequest"].field_violations
+            assert violation.field == field
+            assert said in violation.description
 
 
 async def test_an_engine_that_cannot_says_so(start_server: Start, connect: Connect) -> None:

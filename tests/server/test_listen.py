@@ -187,7 +187,7 @@ async def outcome(call: grpc.aio.UnaryStreamCall) -> str:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("calls", "connections"), [(250, 1), (1000, 1), (400, 4)])
+@pytest.mark.parametrize(("calls", "connections"), [(1000, 1), pytest.param(400, 4, marks=pytest.mark.long)])
 async def test_streams_at_once_on_a_connection(calls: int, connections: int) -> None:
     process, address = await launch("--step", "0.02")
     local = (("grpc.use_local_subchannel_pool", 1),)
@@ -269,12 +269,11 @@ async def test_a_node_client_with_many_streams(tmp_path: Path) -> None:
     assert await install.communicate()
     assert install.returncode == 0
     process, address = await launch("--step", "0.02")
-    for calls in (250, 1000):
-        command = ("node", "many.cjs", address, str(ROOT / "proto"), str(calls))
-        node = await asyncio.create_subprocess_exec(*command, cwd=tmp_path, stdout=PIPE)
-        ends = json.loads((await node.communicate())[0])
-        assert set(ends) <= {"OK", "QUEUE_FULL"}, ends
-        assert ends["OK"] >= min(calls, LIMIT)
+    command = ("node", "many.cjs", address, str(ROOT / "proto"), "1000")
+    node = await asyncio.create_subprocess_exec(*command, cwd=tmp_path, stdout=PIPE)
+    ends = json.loads((await node.communicate())[0])
+    assert set(ends) <= {"OK", "QUEUE_FULL"}, ends
+    assert ends["OK"] >= LIMIT
     process.kill()
     await process.communicate()
 

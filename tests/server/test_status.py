@@ -284,7 +284,9 @@ async def test_a_folder_that_cannot_be_read_is_told_by_its_file(
     drop(root, "vanishing")
     engine = FakeEngine()
     engine.start()
-    options = RegistryOptions(state_dir=tmp_path / "state", settle_seconds=0.02, preload=False, gate="off")
+    options = RegistryOptions(
+        state_dir=tmp_path / "state", settle_seconds=0.02, grace_seconds=0.1, preload=False, gate="off"
+    )
     async with AsyncExitStack() as held:
         registry = Registry(engine, [root], options)
         held.push_async_callback(registry.close)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-class Settings(BaseModel):
+class ConsoleSettings(BaseModel):
     """The table [console]."""
 
     model_config = ConfigDict(frozen=True)
@@ -31,11 +31,11 @@ class Settings(BaseModel):
 @hookimpl
 def register_settings(register: RegisterSettings) -> None:
     """`[console]`."""
-    register(Settings)
+    register(ConsoleSettings)
 
 
 @hookimpl
-async def on_startup(server: ServerApp, settings: Settings) -> None:
+async def on_startup(server: ServerApp, settings: ConsoleSettings) -> None:
     """Remember what administrators do, beside the file that the setting `audit` names."""
     if server.settings.http_listen and settings.enabled:
         server.recent = RecentAudit(server.audit)

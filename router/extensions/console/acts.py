@@ -8,7 +8,7 @@ from functools import partial
 from itertools import takewhile
 from typing import Any
 
-from router.extensions.console.exchange import Answer, redirect
+from router.extensions.console.exchange import PageReply, redirect
 from router.extensions.console.rendering import segment
 from router.extensions.console.site import ROOT, Action, Entry, Page, Visit
 from router.ports import AdapterRegistry
@@ -20,7 +20,7 @@ GET = SERVICE + "GetAdapter"
 
 
 @dataclass(frozen=True, slots=True)
-class Act:
+class AdapterAct:
     """`path` names it in addresses; `fits` tells whether there is something to do; `done` says afterwards
     what was."""
 
@@ -56,7 +56,7 @@ def _sound(adapter: pb.Adapter) -> bool:
 
 
 ACTS = (
-    Act(
+    AdapterAct(
         "default",
         "Make default",
         SERVICE + "SetDefaultVersion",
@@ -64,7 +64,7 @@ ACTS = (
         "It is the default version now.",
         lambda adapter: not adapter.default and _sound(adapter),
     ),
-    Act(
+    AdapterAct(
         "load",
         "Load",
         SERVICE + "LoadAdapter",
@@ -72,7 +72,7 @@ ACTS = (
         "It is in memory now.",
         lambda adapter: not _in_memory(adapter),
     ),
-    Act(
+    AdapterAct(
         "pin",
         "Pin",
         SERVICE + "LoadAdapter",
@@ -80,7 +80,7 @@ ACTS = (
         "It is in memory, and stays there.",
         lambda adapter: not adapter.pinned and _sound(adapter),
     ),
-    Act(
+    AdapterAct(
         "unpin",
         "Unpin",
         SERVICE + "LoadAdapter",
@@ -88,7 +88,7 @@ ACTS = (
         "It gives way to others where memory is short.",
         lambda adapter: bool(adapter.pinned),
     ),
-    Act(
+    AdapterAct(
         "unload",
         "Unload",
         SERVICE + "UnloadAdapter",
@@ -97,7 +97,7 @@ ACTS = (
         _in_memory,
         harms=True,
     ),
-    Act(
+    AdapterAct(
         "reset",
         "Back to the rule",
         SERVICE + "ResetDefaultVersion",
@@ -108,7 +108,7 @@ ACTS = (
 )
 
 
-async def confirm(act: Act, visit: Visit) -> dict[str, Any]:
+async def confirm(act: AdapterAct, visit: Visit) -> dict[str, Any]:
     """What will happen, and the form that does it."""
     name, version = visit.path("name"), visit.path("version")
     context = visit.console.context
@@ -131,7 +131,7 @@ def same_name(registry: AdapterRegistry, name: str) -> Iterator[AdapterInfo]:
     return takewhile(lambda info: info.ref.name == name, registry.listed(AdapterRef(name, "")))
 
 
-async def do(act: Act, visit: Visit) -> Answer:
+async def do(act: AdapterAct, visit: Visit) -> PageReply:
     """Do it."""
     name = visit.form.get("name", "")
     await visit.ask(act.method, act.message(visit, name))

@@ -11,7 +11,7 @@ from router.errors import NotFound
 from router.extensions.console.activity import ACTIVITY, lines_for
 from router.extensions.console.acts import ACTS, GET, same_name
 from router.extensions.console.adapters import row, traffic_of
-from router.extensions.console.exchange import Answer
+from router.extensions.console.exchange import PageReply
 from router.extensions.console.report_card import at, card_of, tables, text
 from router.extensions.console.site import Entry, Page, Visit
 from router.server.adapters import adapter_message
@@ -60,14 +60,14 @@ async def found(visit: Visit) -> tuple[pb.Adapter, AdapterRef]:
     return answer.adapter, ref
 
 
-async def picture(visit: Visit) -> Answer:
+async def picture(visit: Visit) -> PageReply:
     """A picture of its report card."""
     _, ref = await found(visit)
     name = visit.path("picture")
     data = await visit.console.context.registry.document(ref, name) if name in PICTURES else None
     if data is None or not data.startswith(PNG):
         raise NotFound("picture", name)
-    return Answer(data, "image/png", headers={"cache-control": "private, max-age=60"})
+    return PageReply(data, "image/png", headers={"cache-control": "private, max-age=60"})
 
 
 async def pictures_of(visit: Visit, ref: AdapterRef) -> list[tuple[str, str]]:

@@ -10,7 +10,7 @@ from router.routing.state import CalibrationState
 
 
 @dataclass(frozen=True, slots=True)
-class Candidate:
+class CurveCandidate:
     """A confidence that routes with the most strangeness that does, and what became of the requests that the
     calibration was proven on. Bounds hold with the calibration's confidence."""
 
@@ -24,11 +24,11 @@ class Candidate:
 
 
 @dataclass(frozen=True, slots=True)
-class Curve:
+class CandidateCurve:
     """Candidates, those that route least first, of so many `rows` of requests and `strange` ones. `present`
     is the place of the one in force, None where the file does not tell of it."""
 
-    candidates: tuple[Candidate, ...]
+    candidates: tuple[CurveCandidate, ...]
     rows: int
     strange: int
     present: int | None
@@ -45,7 +45,7 @@ class Curve:
         }
 
 
-def curve_of(of: CalibrationState) -> Curve | None:
+def curve_of(of: CalibrationState) -> CandidateCurve | None:
     """None where the file does not say it: an older version made it, or somebody wrote it."""
     try:
         found = [_candidate(one) for one in of.report["tested"]]
@@ -58,10 +58,10 @@ def curve_of(of: CalibrationState) -> Curve | None:
     found.sort(key=lambda one: (one.routed, -one.threshold, one.novelty_limit))
     now = (of.threshold, of.novelty_limit)
     present = next((i for i, one in enumerate(found) if (one.threshold, one.novelty_limit) == now), None)
-    return Curve(tuple(found), rows, strange, present)
+    return CandidateCurve(tuple(found), rows, strange, present)
 
 
-def _candidate(value: Mapping[str, Any]) -> Candidate:
+def _candidate(value: Mapping[str, Any]) -> CurveCandidate:
     """Raises KeyError, TypeError, ValueError for what is none."""
     counts = {name: int(value[name]) for name in ("routed", "errors", "strange_routed")}
     shares = {
@@ -69,11 +69,11 @@ def _candidate(value: Mapping[str, Any]) -> Candidate:
     }
     if min(counts.values()) < 0 or not all(0 <= share <= 1 for share in shares.values()):
         raise ValueError("out of range")
-    return Candidate(**counts, **shares)  # type: ignore[arg-type]
+    return CurveCandidate(**counts, **shares)  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True, slots=True)
-class HeldOut:
+class HeldOutShares:
     """What the calibration came to on requests that nothing was fitted on; shares, and None for what the
     file does not tell."""
 
@@ -85,11 +85,11 @@ class HeldOut:
     counts: Mapping[str, int]  # of requests: fitted_on, proven_on, ood_fitted_on, ood_proven_on
 
 
-def held_out(of: CalibrationState) -> HeldOut:
+def held_out(of: CalibrationState) -> HeldOutShares:
     """As far as the file tells."""
     value = of.report.get("held_out")
     there: Mapping[str, Any] = value if isinstance(value, Mapping) else {}
-    return HeldOut(
+    return HeldOutShares(
         _share(there.get("accuracy")),
         _share(there.get("coverage")),
         _share(there.get("error")),

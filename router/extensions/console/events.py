@@ -18,7 +18,7 @@ Seen = tuple[AdapterState, bool, bool]
 
 
 @dataclass(frozen=True, slots=True)
-class Change:
+class VersionChange:
     """What happened to a version."""
 
     time: float  # unix seconds
@@ -32,10 +32,10 @@ class Events:
 
     def __init__(self, context: ConsoleContext) -> None:
         self._context = context
-        self._changes: deque[Change] = deque(maxlen=MOST)
+        self._changes: deque[VersionChange] = deque(maxlen=MOST)
         self._seen: dict[AdapterRef, Seen] = {}
 
-    def __iter__(self) -> Iterator[Change]:
+    def __iter__(self) -> Iterator[VersionChange]:
         """The newest first."""
         return reversed(self._changes)
 
@@ -53,15 +53,15 @@ class Events:
         info, ref = event.adapter, event.adapter.ref
         if event.kind is AdapterEventKind.REMOVED:
             self._seen.pop(ref, None)
-            self._changes.append(Change(event.time, ref, "removed from disk"))
+            self._changes.append(VersionChange(event.time, ref, "removed from disk"))
             return
         before = self._seen.get(ref)
         self._seen[ref] = seen(info)
         if before is None:
-            self._changes.append(Change(event.time, ref, "appeared", info.error))
+            self._changes.append(VersionChange(event.time, ref, "appeared", info.error))
             return
         for what, more in differences(before, info):
-            self._changes.append(Change(event.time, ref, what, more))
+            self._changes.append(VersionChange(event.time, ref, what, more))
 
 
 def seen(info: AdapterInfo) -> Seen:

@@ -22,20 +22,20 @@ MOST_FIELDS, MOST_ESCAPES = 200, 1 << 18  # of a form; to decode so many takes 7
 
 
 @dataclass(frozen=True, slots=True)
-class Answer(Reply):
+class PageReply(Reply):
     """What a handler gives back."""
 
     content_type: str = HTML
 
 
-def redirect(path: str, **headers: str) -> Answer:
+def redirect(path: str, **headers: str) -> PageReply:
     """Go there, with GET."""
-    return Answer(status=303, headers={"location": path, **headers})
+    return PageReply(status=303, headers={"location": path, **headers})
 
 
-def data(value: Any) -> Answer:
+def data(value: Any) -> PageReply:
     """JSON."""
-    return Answer(json.dumps(value, allow_nan=False).encode(), JSON)
+    return PageReply(json.dumps(value, allow_nan=False).encode(), JSON)
 
 
 @dataclass(frozen=True, slots=True)

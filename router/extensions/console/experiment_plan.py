@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from router.errors import AlreadyExists, FieldViolation, Findings, InvalidRequest, RouterError
-from router.extensions.console.exchange import Answer, redirect
+from router.extensions.console.exchange import PageReply, redirect
 from router.extensions.console.experiments import CREATE, SERVICE
 from router.extensions.console.fields import BASE, offered, texts
 from router.extensions.console.plan_form import (
@@ -15,7 +15,7 @@ from router.extensions.console.plan_form import (
     GUARDRAILS,
     KINDS,
     MODES,
-    Plan,
+    PlanForm,
     plan_of,
     question_of,
 )
@@ -57,7 +57,7 @@ def values(
     }
 
 
-async def size(visit: Visit) -> Answer:
+async def size(visit: Visit) -> PageReply:
     """How long it would take; nothing is kept."""
     form, found = texts(visit.form), Findings()
     plan = plan_of(form, found)
@@ -66,7 +66,7 @@ async def size(visit: Visit) -> Answer:
     return visit.console.page(visit, PAGE, values(visit, form, answer=answer))
 
 
-async def create(visit: Visit) -> Answer:
+async def create(visit: Visit) -> PageReply:
     """Keep it as a draft."""
     form, found = texts(visit.form), Findings()
     plan = plan_of(form, found)
@@ -77,7 +77,7 @@ async def create(visit: Visit) -> Answer:
 
 
 async def _tried(
-    visit: Visit, form: Mapping[str, str], plan: Plan, found: Findings, method: str, message: Any
+    visit: Visit, form: Mapping[str, str], plan: PlanForm, found: Findings, method: str, message: Any
 ) -> Any:
     """The answer; what is wrong is raised, and told by the form itself."""
     try:

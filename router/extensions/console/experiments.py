@@ -13,7 +13,7 @@ from google.protobuf.json_format import MessageToDict
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from router.errors import FailedPrecondition, InvalidRequest, NotFound, RouterError, StaleEtag
-from router.extensions.console.exchange import Answer, redirect
+from router.extensions.console.exchange import PageReply, redirect
 from router.extensions.console.rendering import segment
 from router.extensions.console.site import ROOT, Action, Entry, Page, Visit
 from router.server.status import public_message
@@ -241,13 +241,13 @@ def moment(at: Timestamp) -> float:
 # -- What may be done
 
 
-async def start(visit: Visit) -> Answer:
+async def start(visit: Visit) -> PageReply:
     """Begin to assign units."""
     message = pb.StartExperimentRequest(name=visit.form.get("name", ""), etag=visit.form.get("etag", ""))
     return await _done(visit, START, message, "start")
 
 
-async def stop(visit: Visit) -> Answer:
+async def stop(visit: Visit) -> PageReply:
     """Return everybody to the default."""
     form = visit.form
     message = pb.StopExperimentRequest(
@@ -256,7 +256,7 @@ async def stop(visit: Visit) -> Answer:
     return await _done(visit, STOP, message, "stop")
 
 
-async def promote(visit: Visit) -> Answer:
+async def promote(visit: Visit) -> PageReply:
     """Make the arm's version the default. The verdict is not overruled here."""
     form = visit.form
     message = pb.PromoteArmRequest(
@@ -268,7 +268,7 @@ async def promote(visit: Visit) -> Answer:
     return await _done(visit, PROMOTE, message, "promote")
 
 
-async def roll_back(visit: Visit) -> Answer:
+async def roll_back(visit: Visit) -> PageReply:
     """Put back the default from before."""
     message = pb.RollBackPromotionRequest(
         name=visit.form.get("name", ""), reason=visit.form.get("reason", "").strip()
@@ -276,7 +276,7 @@ async def roll_back(visit: Visit) -> Answer:
     return await _done(visit, ROLL_BACK, message, "roll_back")
 
 
-async def _done(visit: Visit, method: str, message: Any, act: str) -> Answer:
+async def _done(visit: Visit, method: str, message: Any, act: str) -> PageReply:
     """Do it, and show the experiment; what is refused is told there, beside what was typed."""
     name = message.name.removeprefix("experiments/")
     try:

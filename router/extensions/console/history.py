@@ -27,7 +27,7 @@ EMPTY: Buckets = ()
 
 
 @dataclass(frozen=True, slots=True)
-class Counts:
+class VersionCounts:
     """Of one version, since the server started."""
 
     requests: float = 0
@@ -41,7 +41,7 @@ class Sample:
     """What was so at one moment."""
 
     time: float  # unix seconds
-    by_version: Mapping[Who, Counts]
+    by_version: Mapping[Who, VersionCounts]
     first_token: Buckets
     per_token: Buckets
     running: int
@@ -66,7 +66,7 @@ class Sample:
         return sum(counts.tokens for counts in self.by_version.values())
 
 
-class History:
+class SampleHistory:
     """The samples of the last quarter of an hour. Lives on the event loop; reads the counters in a thread."""
 
     def __init__(self, context: ConsoleContext) -> None:
@@ -158,7 +158,7 @@ def row(one: Sample, two: Sample) -> dict[str, float | None]:
     }
 
 
-def counts_of(metrics: Any) -> dict[Who, Counts]:
+def counts_of(metrics: Any) -> dict[Who, VersionCounts]:
     """By version, of all that have answered."""
     requests: dict[Who, float] = {}
     errors: dict[Who, float] = {}
@@ -172,7 +172,7 @@ def counts_of(metrics: Any) -> dict[Who, Counts]:
         tokens[labels["adapter"], labels["version"]] = value
     first = buckets_of(metrics.first_token)
     return {
-        who: Counts(requests[who], errors.get(who, 0), tokens.get(who, 0), first.get(who, EMPTY))
+        who: VersionCounts(requests[who], errors.get(who, 0), tokens.get(who, 0), first.get(who, EMPTY))
         for who in requests
     }
 

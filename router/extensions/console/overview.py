@@ -8,8 +8,8 @@ from typing import Any
 from router import __version__
 from router.access.clients import Role
 from router.errors import PermissionDenied
-from router.extensions.console.exchange import Answer, data
-from router.extensions.console.history import Counts, History, Sample, quantile, row, since
+from router.extensions.console.exchange import PageReply, data
+from router.extensions.console.history import Sample, SampleHistory, VersionCounts, quantile, row, since
 from router.extensions.console.rendering import seconds as told
 from router.extensions.console.site import Entry, Page, Visit
 from router.server.admission import ServerPhase
@@ -59,7 +59,7 @@ async def live(visit: Visit) -> dict[str, Any]:
     }
 
 
-async def series(visit: Visit) -> Answer:
+async def series(visit: Visit) -> PageReply:
     """Columns for the charts, of samples later than `after`. Raises PermissionDenied for who may not know of
     all that is asked here."""
     if not visit.client.adapters.everything:
@@ -71,7 +71,7 @@ async def series(visit: Visit) -> Answer:
     return data(visit.console.history.series(after))
 
 
-def rates(history: History, seconds: float) -> dict[str, float | str | None] | None:
+def rates(history: SampleHistory, seconds: float) -> dict[str, float | str | None] | None:
     """Rates, and quantiles in words, of the last seconds; None before there are two samples."""
     pair = history.over(seconds)
     if pair is None:
@@ -89,7 +89,7 @@ def bounded(value: float | None, top: float) -> str:
     return f"over {told(top)}" if value is not None and value >= top else told(value)
 
 
-def by_version(visit: Visit, history: History) -> list[dict[str, Any]]:
+def by_version(visit: Visit, history: SampleHistory) -> list[dict[str, Any]]:
     """Who answered in the last minutes, the busiest first; without those that the client may not
     know of."""
     pair = history.over(WHILE)
@@ -97,7 +97,7 @@ def by_version(visit: Visit, history: History) -> list[dict[str, Any]]:
         return []
     visible, rows = visit.client.adapters, []
     for who, counts in pair[1].by_version.items():
-        rows.append(version_row(who, pair[0].by_version.get(who, Counts()), counts, pair))
+        rows.append(version_row(who, pair[0].by_version.get(who, VersionCounts()), counts, pair))
     shown = [one for one in rows if one["requests"] and one["name"] in visible]
     total = sum(one["requests"] for one in shown)
     for one in shown:
@@ -106,7 +106,7 @@ def by_version(visit: Visit, history: History) -> list[dict[str, Any]]:
 
 
 def version_row(
-    who: tuple[str, str], before: Counts, after: Counts, pair: tuple[Sample, Sample]
+    who: tuple[str, str], before: VersionCounts, after: VersionCounts, pair: tuple[Sample, Sample]
 ) -> dict[str, Any]:
     """A line of the table."""
     seconds = max(pair[1].time - pair[0].time, 0.001)

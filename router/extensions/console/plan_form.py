@@ -47,7 +47,7 @@ _WITHIN = re.compile(r"experiment\.(?=[a-z])")
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class PlanForm:
     """A form that was read. `rows` are the form's rows of the message's arms and guardrails, since empty ones
     are left out."""
 
@@ -100,7 +100,7 @@ NEAR: Mapping[str, str] = {  # where the form has no field of that very name
 }
 
 
-def plan_of(form: Mapping[str, str], found: Findings) -> Plan:
+def plan_of(form: Mapping[str, str], found: Findings) -> PlanForm:
     """The plan; what cannot be read is noted in `found`, under the names of the form."""
 
     def said(name: str) -> str:
@@ -133,10 +133,10 @@ def plan_of(form: Mapping[str, str], found: Findings) -> Plan:
     for label in filter(None, (part.strip() for part in said("segments").split(","))):
         message.segments.add(label=label)
     _window(message, number(found, "window", said("window")), found)
-    return Plan(message, {"arms": arms, "guardrails": rails})
+    return PlanForm(message, {"arms": arms, "guardrails": rails})
 
 
-def question_of(form: Mapping[str, str], plan: Plan, found: Findings) -> pb.PlanExperimentRequest:
+def question_of(form: Mapping[str, str], plan: PlanForm, found: Findings) -> pb.PlanExperimentRequest:
     """How long would it take? What is not said the server takes from history."""
     message = pb.PlanExperimentRequest(
         route=plan.message.route,

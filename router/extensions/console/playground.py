@@ -12,9 +12,9 @@ from typing import Any
 
 from router.access.clients import Role
 from router.errors import FieldViolation, Findings, InvalidRequest
-from router.extensions.console.exchange import Answer, data
+from router.extensions.console.exchange import PageReply, data
 from router.extensions.console.fields import AUTO, BASE, adapter_of, number, offered, put, texts, whole
-from router.extensions.console.site import Action, Entry, Page, Stream, Visit
+from router.extensions.console.site import Action, Entry, Page, SiteStream, Visit
 from router.names import model_of
 from router.server.admission import ServerPhase
 from router.server.policy import Policy
@@ -59,7 +59,7 @@ OUTCOME = "/router.v1.ExperimentService/RecordOutcome"
 CORRECTIONS_OFF = "Corrections are off here: `lora-router serve --corrections labels` turns them on."
 
 
-async def decide(visit: Visit) -> Answer:
+async def decide(visit: Visit) -> PageReply:
     """Where it would go; nothing is generated."""
     asked = stream_request(texts(visit.form))
     answer = await visit.ask(ROUTE, pb.RouteRequest(input=asked.input, routing=asked.routing))
@@ -78,7 +78,7 @@ async def stream(visit: Visit) -> None:
     await visit.console.inference.stream(asked, visit.call, write)
 
 
-async def correct(visit: Visit) -> Answer:
+async def correct(visit: Visit) -> PageReply:
     """Who should have answered."""
     form = texts(visit.form)
     message = pb.RecordCorrectionRequest(
@@ -90,7 +90,7 @@ async def correct(visit: Visit) -> Answer:
     return data({"kept": pb.CorrectionKept.Name(answer.kept).removeprefix("CORRECTION_KEPT_").lower()})
 
 
-async def judge(visit: Visit) -> Answer:
+async def judge(visit: Visit) -> PageReply:
     """A thumb up or down, as an outcome. The first of an answer counts."""
     rid, value = visit.form.get("response_id", ""), visit.form.get("value", "")
     if value not in ("0", "1"):
@@ -183,7 +183,7 @@ EVENTS: Mapping[str, Any] = {"started": _started, "delta": _delta, "finished": _
 ENTRIES: tuple[Entry, ...] = (
     Page("/playground", PLAYGROUND, show, "playground.html", "Playground", nav="Playground"),
     Action("/playground/route", ROUTE, decide),
-    Stream("/playground/stream", STREAM, stream),
+    SiteStream("/playground/stream", STREAM, stream),
     Action("/playground/correction", CORRECTION, correct),
     Action("/playground/outcome", OUTCOME, judge),
 )

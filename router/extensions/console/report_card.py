@@ -19,7 +19,7 @@ GAINS = (("adapter - base", "over the base"), ("adapter - base_with_examples", "
 
 
 @dataclass(frozen=True, slots=True)
-class Span:
+class CardInterval:
     """A value with its 95 % interval, and the digits that it is worth."""
 
     value: float
@@ -49,7 +49,7 @@ class Card:
     reading: str
     rows: int
     arms: Sequence[Mapping[str, Any]]
-    gains: Sequence[tuple[str, Span]]
+    gains: Sequence[tuple[str, CardInterval]]
     regressions: Sequence[Mapping[str, Any]]
     splits: Sequence[Mapping[str, Any]]
     generalization: Sequence[Mapping[str, Any]]
@@ -213,13 +213,13 @@ def tables(value: Any) -> list[dict[str, Any]]:
     return [one for one in value if isinstance(one, dict)][:MOST_ROWS] if isinstance(value, list) else []
 
 
-def span_of(value: Any, digits: int, *path: str) -> Span | None:
+def span_of(value: Any, digits: int, *path: str) -> CardInterval | None:
     """A value with its interval."""
     found = at(value, *path) if path else value
     if not isinstance(found, dict) or found.get("value") is None:
         return None
     middle = number(found["value"])
-    return Span(middle, number(found.get("low"), middle), number(found.get("high"), middle), digits)
+    return CardInterval(middle, number(found.get("low"), middle), number(found.get("high"), middle), digits)
 
 
 def span_text(value: Any, digits: int = 3) -> str:

@@ -83,7 +83,7 @@ def shares_seen(shares: Iterable[DecisionShare], visible: Visible) -> Iterator[D
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class ClassifierRow:
     """A classifier with its times, in seconds, and how many of its votes were lost."""
 
     state: ClassifierState
@@ -92,7 +92,7 @@ class Row:
     verdicts: Mapping[str, int]
 
 
-def classifier_rows(classifiers: Sequence[ClassifierState], metrics: ServerMetrics) -> list[Row]:
+def classifier_rows(classifiers: Sequence[ClassifierState], metrics: ServerMetrics) -> list[ClassifierRow]:
     """In the order in which they are asked."""
     buckets: dict[str, list[tuple[float, float]]] = {}
     for labels, value in samples_of(metrics.classified, "_bucket"):
@@ -101,7 +101,7 @@ def classifier_rows(classifiers: Sequence[ClassifierState], metrics: ServerMetri
     for labels, value in samples_of(metrics.verdicts, "_total"):
         verdicts.setdefault(labels["classifier"], Counter())[labels["verdict"]] += round(value)
     return [
-        Row(
+        ClassifierRow(
             one,
             quantile(buckets.get(one.name, ()), 0.5),
             quantile(buckets.get(one.name, ()), 0.95),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from router.errors import FieldViolation, InvalidRequest, NotFound
-from router.extensions.console.exchange import Answer, redirect
+from router.extensions.console.exchange import PageReply, redirect
 from router.extensions.console.site import ROOT, SIGN_IN, Action, Entry, Page, Visit
 
 MOST_TOKEN = 8 << 10  # characters, as in a header
@@ -14,7 +14,7 @@ async def show(visit: Visit) -> dict[str, object]:
     return {"next": inside(visit.query.get("next", "")), "message": "", "missing": True, "nav": []}
 
 
-async def sign_in(visit: Visit) -> Answer:
+async def sign_in(visit: Visit) -> PageReply:
     """Check the token, and begin a session. Raises InvalidRequest, Unauthenticated."""
     token = visit.form.get("token", "").strip()
     if not token or len(token) > MOST_TOKEN or not token.isascii() or not token.isprintable():
@@ -24,13 +24,13 @@ async def sign_in(visit: Visit) -> Answer:
     return redirect(inside(visit.form.get("next", "")), **{"set-cookie": cookie})
 
 
-async def sign_out(visit: Visit) -> Answer:
+async def sign_out(visit: Visit) -> PageReply:
     """End the session."""
     visit.console.sessions.end(visit.call.session)
     return redirect(ROOT + "/sign-in", **{"set-cookie": visit.console.forgotten(visit.call)})
 
 
-async def nothing(visit: Visit) -> Answer:
+async def nothing(visit: Visit) -> PageReply:
     """Whatever else is asked for below /console. Raises NotFound."""
     if not visit.path("rest"):
         return redirect(ROOT)

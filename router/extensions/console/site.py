@@ -16,9 +16,9 @@ from router.access.clients import Client, Role
 from router.access.hosts import Hosts
 from router.errors import FailedPrecondition
 from router.extensions.console.events import Events
-from router.extensions.console.exchange import HTML, Answer, Form, PageCall, count_form, parsed, redirect
+from router.extensions.console.exchange import HTML, Form, PageCall, PageReply, count_form, parsed, redirect
 from router.extensions.console.guard import Guard
-from router.extensions.console.history import History
+from router.extensions.console.history import SampleHistory
 from router.extensions.console.rendering import Renderer
 from router.extensions.console.sessions import Sessions
 from router.server.bodies import Decoder
@@ -37,7 +37,7 @@ SIGN_IN = Policy(Role.OPEN)
 Values = Mapping[str, Any]
 
 
-class Placed:
+class SiteEntry:
     """Where an entry is, and what it stands for."""
 
     path: str
@@ -61,7 +61,7 @@ class Placed:
 
 
 @dataclass(frozen=True)
-class Page(Placed):
+class Page(SiteEntry):
     """GET `path` below /console, which may have {parameters}: `gather` finds what `template` shows.
 
     `nav` is its name among the pages at the side; empty: it is not there. Without a template what `gather`
@@ -78,7 +78,7 @@ class Page(Placed):
 
 
 @dataclass(frozen=True)
-class Action(Placed):
+class Action(SiteEntry):
     """POST `path` below /console: `act` does it and gives an Answer, mostly `redirect(...)`.
 
     A form has the field `csrf`; a script may send it as the header x-csrf-token instead.
@@ -86,12 +86,12 @@ class Action(Placed):
 
     path: str
     method: str | Policy
-    act: Callable[[Visit], Awaitable[Answer]]
+    act: Callable[[Visit], Awaitable[PageReply]]
     verb: ClassVar[str] = "POST"
 
 
 @dataclass(frozen=True)
-class Stream(Placed):
+class SiteStream(SiteEntry):
     """POST `path` below /console, as an Action, whose answer are server-sent events: `run` writes them with
     `visit.call.write`, after `await visit.call.begin()`."""
 
@@ -101,7 +101,7 @@ class Stream(Placed):
     verb: ClassVar[str] = "POST"
 
 
-Entry = Page | Action | Stream
+Entry = Page | Action | SiteStream
 
 
 class Visit:
@@ -170,12 +170,12 @@ class Console:
         self.cookie = f"lora_router_{address.rpartition(':')[2]}"
         self._nav = [entry for entry in entries if isinstance(entry, Page) and entry.nav]
         self._renderer = Renderer(ROOT)
-        self.history, self.events, self.sessions = History(context), Events(context), Sessions()
+        self.history, self.events, self.sessions = SampleHistory(context), Events(context), Sessions()
 
-    def page(self, visit: Visit, page: Page, values: Values) -> Answer:
+    def page(self, visit: Visit, page: Page, values: Values) -> PageReply:
         """The page, or the fragment of one."""
         shown = {"title": page.title, "nav": self._shown_nav(page.nav), "visit": visit, **values}
-        return Answer(self._render(visit.call, page.template, shown).encode())
+        return PageReply(self._render(visit.call, page.template, shown).encode())
 
     def refusal(self, call: PageCall, status: int, reason: str, message: str) -> str:
         """What is shown instead of a page."""
@@ -227,7 +227,7 @@ class Console:
 def route_of(console: Console, entry: Entry) -> Route:
     """The HTTP route that an entry is."""
 
-    async def answer(form: Form | None, call: PageCall) -> Answer | None:
+    async def answer(form: Form | None, call: PageCall) -> PageReply | None:
         """Raises Elsewhere for what no page of this console sent."""
         if isinstance(entry, Page):
             call.check()
@@ -254,4 +254,15 @@ def route_of(console: Console, entry: Entry) -> Route:
     )
 
 
-__all__ = ["HTML", "ROOT", "SIGN_IN", "Action", "Answer", "Entry", "Page", "Stream", "Visit", "redirect"]
+__all__ = [
+    "HTML",
+    "ROOT",
+    "SIGN_IN",
+    "Action",
+    "Entry",
+    "Page",
+    "PageReply",
+    "SiteStream",
+    "Visit",
+    "redirect",
+]

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from router.server.app import ServerApp
 
 
-class Settings(BaseModel):
+class KServeSettings(BaseModel):
     """The table [kserve]."""
 
     model_config = ConfigDict(frozen=True)
@@ -25,11 +25,11 @@ class Settings(BaseModel):
 @hookimpl
 def register_settings(register: RegisterSettings) -> None:
     """`[kserve]`."""
-    register(Settings)
+    register(KServeSettings)
 
 
 @hookimpl
-def register_services(register: RegisterServices, server: ServerApp, settings: Settings) -> None:
+def register_services(register: RegisterServices, server: ServerApp, settings: KServeSettings) -> None:
     """GRPCInferenceService. Its messages have names that other packages' have, so they are imported here."""
     if not settings.enabled:
         return

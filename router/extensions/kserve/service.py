@@ -161,7 +161,7 @@ class OpenInference(GRPCInferenceServiceServicer):
         parsed = tensors.parse_request(request)
         with in_their_words():
             if isinstance(parsed.message, pb.StreamGenerateRequest):
-                await self._inference.stream(parsed.message, call, Parts(call, parsed).write)
+                await self._inference.stream(parsed.message, call, ResponseParts(call, parsed).write)
                 return
             answer = await self._inference.Generate(parsed.message, call)
         message = tensors.whole_message(parsed, answer)
@@ -235,7 +235,7 @@ class CarriedCall(Call):
         self.writing_since = 0.0
 
 
-class Parts:
+class ResponseParts:
     """Writes events as parts of an answer."""
 
     def __init__(self, call: Call, parsed: tensors.ParsedRequest) -> None:

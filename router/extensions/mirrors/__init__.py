@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from router.extensions.mirrors.metrics import MirrorsCollector
 from router.extensions.mirrors.mirrors import Mirrors
-from router.extensions.mirrors.settings import Settings
+from router.extensions.mirrors.settings import MirrorSettings
 from router.hookspecs import RegisterCheck, RegisterSettings, hookimpl
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 @hookimpl
 def register_settings(register: RegisterSettings) -> None:
     """`[mirrors]`."""
-    register(Settings)
+    register(MirrorSettings)
 
 
 class Plugin:
@@ -33,7 +33,7 @@ class Plugin:
         register(self._flaws)
 
     @hookimpl
-    def on_startup(self, server: ServerApp, settings: Settings) -> None:
+    def on_startup(self, server: ServerApp, settings: MirrorSettings) -> None:
         """Find the plugin of each store. Raises ConfigError."""
         self._mirrors = Mirrors.of(server.settings, settings, server.plugins.sources())
         server.metrics.registry.register(MirrorsCollector(self._mirrors.states))

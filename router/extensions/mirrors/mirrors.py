@@ -14,7 +14,7 @@ from router.extensions.mirrors.metrics import MirrorState
 
 if TYPE_CHECKING:
     from router import config
-    from router.extensions.mirrors.settings import Settings
+    from router.extensions.mirrors.settings import MirrorSettings
     from router.plugins.loader import SourceEntry
     from router.sources.mirror import Mirror
     from router.sources.store import Folders
@@ -31,7 +31,9 @@ class Mirrors:
         self._bar: Callable[[str, int, int], None] | None = None  # on a terminal, while a start waits
 
     @classmethod
-    def of(cls, settings: config.Settings, own: Settings, sources: Mapping[str, SourceEntry]) -> Mirrors:
+    def of(
+        cls, settings: config.Settings, own: MirrorSettings, sources: Mapping[str, SourceEntry]
+    ) -> Mirrors:
         """`sources`: those of plugins by scheme. Raises ConfigError for a store that cannot be opened."""
         urls = [one for one in settings.adapters_dir if isinstance(one, str)]
         if not urls:

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from router.hookspecs import Formerly
 
 
-class Settings(BaseModel):
+class MirrorSettings(BaseModel):
     """The table [mirrors]."""
 
     model_config = ConfigDict(frozen=True)

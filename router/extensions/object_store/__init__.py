@@ -26,6 +26,6 @@ def make_source(text: str, subfolder: str) -> AdapterSource:
 
 def make_store(url: str) -> Folders:
     """All adapters under a prefix. Raises ConfigError, FailedPrecondition."""
-    from router.extensions.object_store.store import Store
+    from router.extensions.object_store.store import ObjectStore
 
-    return Store(url)
+    return ObjectStore(url)

@@ -31,7 +31,7 @@ DATES = ("LastModified", "last_modified", "updated", "mtime", "modified", "creat
 MD5 = re.compile(r"[0-9a-f]{32}(-[0-9]{1,5})?")  # of S3; with a number: of the parts it came in
 
 
-class Store:
+class ObjectStore:
     """The folders under a prefix. All of it blocks, and raises Passing or a RouterError."""
 
     def __init__(self, url: str) -> None:

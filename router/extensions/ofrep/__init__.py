@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from router.server.app import ServerApp
 
 
-class Settings(BaseModel):
+class OfrepSettings(BaseModel):
     """The table [ofrep]."""
 
     model_config = ConfigDict(frozen=True)
@@ -23,11 +23,11 @@ class Settings(BaseModel):
 @hookimpl
 def register_settings(register: RegisterSettings) -> None:
     """`[ofrep]`."""
-    register(Settings)
+    register(OfrepSettings)
 
 
 @hookimpl
-def register_http(register: RegisterHttp, server: ServerApp, settings: Settings) -> None:
+def register_http(register: RegisterHttp, server: ServerApp, settings: OfrepSettings) -> None:
     """All flags, and one flag by its name."""
     from router.extensions.ofrep.flags import ROWS, routes
 

@@ -24,7 +24,7 @@ def register_authenticators(register: RegisterAuthenticator) -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class Subject:
+class TokenSubject:
     """Whom a token names, for as long as it holds."""
 
     tokens: Tokens
@@ -46,7 +46,7 @@ class JwtAuthenticator(Authenticator):
     async def authenticate(self, credentials: Credentials) -> CallerIdentity | None:
         """Waits, seconds at most, while an issuer's keys are fetched."""
         token = bearer(credentials.authorization)
-        return Subject(self.tokens, await self.tokens.proven(token)) if is_jwt(token) else None
+        return TokenSubject(self.tokens, await self.tokens.proven(token)) if is_jwt(token) else None
 
     def follow(self, clients: Clients) -> None:
         """Fetch keys where that is due."""

@@ -23,7 +23,7 @@ OUTCOME = "/router.v1.ExperimentService/RecordOutcome"
 CORRECTION = "/router.v1.InferenceService/RecordCorrection"
 
 
-class Feedback(messages.Model):
+class Feedback(messages.JsonModel):
     """POST /v1/feedback: `metric` and `value`, or `should_have_been`."""
 
     response_id: str = Field(min_length=1)

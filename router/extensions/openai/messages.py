@@ -55,24 +55,24 @@ def few_labels(value: Any) -> Any:
     return value
 
 
-class Model(BaseModel):
+class JsonModel(BaseModel):
     """Unknown fields are ignored."""
 
     model_config = ConfigDict(extra="ignore", strict=True, hide_input_in_errors=True)
 
 
-class Part(Model):
+class ContentPart(JsonModel):
     """Of a message's content: text alone is read."""
 
     type: Literal["text"]
     text: str
 
 
-class Message(Model):
+class Message(JsonModel):
     """One turn."""
 
     role: Literal["system", "developer", "user", "assistant"]
-    content: str | Annotated[list[Part], Field(max_length=MAX_PARTS, fail_fast=True)] | None = None
+    content: str | Annotated[list[ContentPart], Field(max_length=MAX_PARTS, fail_fast=True)] | None = None
     tool_calls: Nothing = None
 
     @property
@@ -83,46 +83,46 @@ class Message(Model):
         return self.content or ""
 
 
-class JsonSchema(Model):
+class JsonSchema(JsonModel):
     """Always kept strictly."""
 
     schema_: dict[str, Any] = Field(alias="schema")
 
 
-class ResponseFormat(Model):
+class ResponseFormat(JsonModel):
     """What the answer must look like."""
 
     type: Literal["text", "json_object", "json_schema"]
     json_schema: JsonSchema | None = None
 
 
-class StreamOptions(Model):
+class StreamOptions(JsonModel):
     """Of a stream."""
 
     include_usage: bool = False
 
 
-class MixturePart(Model):
+class MixturePartField(JsonModel):
     """Of answers by several adapters together."""
 
     adapter: str
     weight: float = 1.0
 
 
-class RoutingHints(Model):
+class RoutingFields(JsonModel):
     """Ours: what the caller knows about where the request belongs."""
 
     domain: str = ""
     task: str = ""
     unit: str = ""
     explain: bool = False
-    mixture: Annotated[list[MixturePart], Field(max_length=MAX_MIXTURE_PARTS)] = []
+    mixture: Annotated[list[MixturePartField], Field(max_length=MAX_MIXTURE_PARTS)] = []
     conversation: str = ""
     continuity: Continuity | Literal[""] = ""
     fresh: bool = False
 
 
-class Shared(Model):
+class CompletionFields(JsonModel):
     """What both kinds of completion have."""
 
     model: str = AUTO
@@ -146,11 +146,11 @@ class Shared(Model):
     regex: str | None = None
     choice: Annotated[list[str], Field(max_length=MAX_CHOICES, fail_fast=True)] | None = None
     grammar: str | None = None
-    routing: RoutingHints = RoutingHints()
+    routing: RoutingFields = RoutingFields()
     logit_bias: Nothing = None
 
 
-class ChatCompletion(Shared):
+class ChatCompletion(CompletionFields):
     """POST /v1/chat/completions."""
 
     messages: list[Message] = Field(min_length=1, max_length=MAX_MESSAGES)
@@ -164,7 +164,7 @@ class ChatCompletion(Shared):
     modalities: Annotated[list[Literal["text"]], Field(max_length=4)] | None = None
 
 
-class Completion(Shared):
+class Completion(CompletionFields):
     """POST /v1/completions: the prompt is continued as it is, without a template."""
 
     prompt: str | Annotated[list[str], Field(min_length=1, max_length=1)]
@@ -175,7 +175,7 @@ class Completion(Shared):
 
 
 CompletionBody = ChatCompletion | Completion
-Read = TypeVar("Read", bound=Model)
+Read = TypeVar("Read", bound=JsonModel)
 
 
 def parsed(kind: type[Read], body: bytes) -> Read:
@@ -270,7 +270,7 @@ def _set(message: pb.Sampling, name: str, value: float) -> None:
         raise InvalidRequest([FieldViolation(name, "is out of range")]) from None
 
 
-def _constrain(message: pb.Sampling, completion: Shared) -> None:
+def _constrain(message: pb.Sampling, completion: CompletionFields) -> None:
     wanted = [name for name in ("regex", "choice", "grammar") if getattr(completion, name) is not None]
     form = completion.response_format
     if form is not None and form.type != "text":
@@ -295,7 +295,7 @@ def _constrain(message: pb.Sampling, completion: Shared) -> None:
         message.json_schema = json.dumps(form.json_schema.schema_)
 
 
-def _routing(completion: Shared, unit: str) -> pb.Routing:
+def _routing(completion: CompletionFields, unit: str) -> pb.Routing:
     hints = completion.routing
     message = pb.Routing(
         adapter=resource_of(completion.model),
@@ -315,7 +315,7 @@ def _routing(completion: Shared, unit: str) -> pb.Routing:
 # -- From the messages of InferenceService
 
 
-class Answer:
+class AnswerWriter:
     """Writes answers to one request."""
 
     def __init__(self, completion: CompletionBody) -> None:

@@ -50,7 +50,7 @@ async def completion(
     inference: InferenceService, asked: messages.CompletionBody, call: HttpCall
 ) -> Reply | None:
     """A chat or plain completion, whole or streamed."""
-    message, written = messages.generate_message(asked, call.header(UNIT)), messages.Answer(asked)
+    message, written = messages.generate_message(asked, call.header(UNIT)), messages.AnswerWriter(asked)
     if not asked.stream:
         return Reply(written.whole(await inference.Generate(message, call)))
 

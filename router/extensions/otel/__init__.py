@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 CLOSE_SECONDS = 2.0
 
 
-class Settings(BaseModel):
+class OtelSettings(BaseModel):
     """The table [otel]."""
 
     model_config = ConfigDict(frozen=True)
@@ -31,11 +31,11 @@ class Settings(BaseModel):
 @hookimpl
 def register_settings(register: RegisterSettings) -> None:
     """`[otel]`."""
-    register(Settings)
+    register(OtelSettings)
 
 
 @hookimpl
-async def on_startup(server: ServerApp, settings: Settings) -> None:
+async def on_startup(server: ServerApp, settings: OtelSettings) -> None:
     """Trace calls and send metrics where `endpoint` names a collector. Raises ConfigError."""
     telemetry = opened(settings.endpoint, server.metrics, server.look)
     if telemetry is not None:

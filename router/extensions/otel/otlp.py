@@ -36,9 +36,9 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 
 from router import __version__
 from router.errors import ConfigError
-from router.extensions.otel.readings import Reader
-from router.extensions.otel.sending import Delivery, Limits, Queue
-from router.extensions.otel.spans import Ended, Maker, Origin, ended
+from router.extensions.otel.readings import RegistryReader
+from router.extensions.otel.sending import Delivery, Queue, QueueLimits
+from router.extensions.otel.spans import Ended, Maker, SpanOrigin, ended
 from router.server.call import Call, Metadata, Trace
 from router.server.lifecycle import in_daemon_thread
 from router.server.metrics import ServerMetrics
@@ -74,15 +74,15 @@ class Telemetry:
         provider = TracerProvider(resource=resource, shutdown_on_exit=False)
         self._sampler, self._ids = provider.sampler, provider.id_generator
         self._every = milliseconds("OTEL_METRIC_EXPORT_INTERVAL", 60_000)
-        usual = Limits()
-        limits = Limits(
+        usual = QueueLimits()
+        limits = QueueLimits(
             int(number("OTEL_BSP_MAX_QUEUE_SIZE", usual.waiting)),
             int(number("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", usual.batch)),
             milliseconds("OTEL_BSP_SCHEDULE_DELAY", usual.seconds * 1000),
         )
         self._spans = OTLPSpanExporter(endpoint) if wanted("OTEL_TRACES_EXPORTER") else None
         self._metrics = OTLPMetricExporter(endpoint) if wanted("OTEL_METRICS_EXPORTER") else None
-        self._reader = Reader(metrics.registry, resource, SCOPE)
+        self._reader = RegistryReader(metrics.registry, resource, SCOPE)
         self._maker = Maker(resource, SCOPE, self._ids)
         counters = (metrics.telemetry_sent, metrics.telemetry_lost)
         self._readings, self._traces = Delivery("metrics", *counters), Delivery("traces", *counters)
@@ -103,12 +103,12 @@ class Telemetry:
             return None
         flags = TraceFlags(TraceFlags.SAMPLED)
         own = SpanContext(trace_id, self._ids.generate_span_id(), False, flags, sampled.trace_state)
-        return Trace(format_trace_id(trace_id), format_span_id(own.span_id), Origin(own, parent))
+        return Trace(format_trace_id(trace_id), format_span_id(own.span_id), SpanOrigin(own, parent))
 
     def ended(self, call: Call, code: str, reason: str) -> None:
         """As `Tracing`."""
         if call.trace is not None:
-            origin: Origin = call.trace.origin
+            origin: SpanOrigin = call.trace.origin
             self._queue.put(lambda: ended(call, origin, code, reason))
 
     def start(self) -> None:

@@ -41,7 +41,7 @@ GEN_AI = {"gen_ai.operation.name": "chat", "gen_ai.provider.name": PROVIDER}
 
 
 @dataclass(frozen=True, slots=True)
-class Named:
+class NamedMetric:
     """A metric under another name. `labels` that have another name, too; `always` stands beside them."""
 
     name: str
@@ -52,12 +52,12 @@ class Named:
 
 
 CONVENTIONS = {
-    "grpc_server_call_duration_seconds": Named(
+    "grpc_server_call_duration_seconds": NamedMetric(
         "rpc.server.call.duration",
         labels={"grpc_method": "rpc.method", "grpc_status": "rpc.response.status_code"},
         always={"rpc.system.name": "grpc"},
     ),
-    "http_server_request_duration_seconds": Named(
+    "http_server_request_duration_seconds": NamedMetric(
         "http.server.request.duration",
         labels={
             "http_request_method": "http.request.method",
@@ -65,17 +65,21 @@ CONVENTIONS = {
             "http_response_status_code": "http.response.status_code",
         },
     ),
-    "lora_router_request_seconds": Named("gen_ai.server.request.duration", always=GEN_AI),
-    "lora_router_time_to_first_token_seconds": Named("gen_ai.server.time_to_first_token", always=GEN_AI),
-    "lora_router_time_per_output_token_seconds": Named("gen_ai.server.time_per_output_token", always=GEN_AI),
-    "process_cpu_seconds": Named("process.cpu.time"),
-    "process_resident_memory_bytes": Named("process.memory.usage", "By", additive=True),
-    "process_virtual_memory_bytes": Named("process.memory.virtual", "By", additive=True),
-    "process_open_fds": Named("process.unix.file_descriptor.count", "{file_descriptor}", additive=True),
+    "lora_router_request_seconds": NamedMetric("gen_ai.server.request.duration", always=GEN_AI),
+    "lora_router_time_to_first_token_seconds": NamedMetric(
+        "gen_ai.server.time_to_first_token", always=GEN_AI
+    ),
+    "lora_router_time_per_output_token_seconds": NamedMetric(
+        "gen_ai.server.time_per_output_token", always=GEN_AI
+    ),
+    "process_cpu_seconds": NamedMetric("process.cpu.time"),
+    "process_resident_memory_bytes": NamedMetric("process.memory.usage", "By", additive=True),
+    "process_virtual_memory_bytes": NamedMetric("process.memory.virtual", "By", additive=True),
+    "process_open_fds": NamedMetric("process.unix.file_descriptor.count", "{file_descriptor}", additive=True),
 }
 
 
-class Reader:
+class RegistryReader:
     """Reads a registry for OTLP."""
 
     def __init__(self, registry: CollectorRegistry, resource: Resource, scope: InstrumentationScope) -> None:
@@ -107,13 +111,13 @@ class Reader:
         if data.data_points:
             yield OtlpMetric(named.name, family.documentation, named.unit, data)
 
-    def _numbers(self, family: Metric, named: Named, now: int) -> Iterator[NumberDataPoint]:
+    def _numbers(self, family: Metric, named: NamedMetric, now: int) -> Iterator[NumberDataPoint]:
         for sample in family.samples:
             if math.isfinite(sample.value):
                 value = float(sample.value)  # some are of other kinds: a bool, an int
                 yield NumberDataPoint(labels_of(sample, named), self._start, now, value)
 
-    def _histogram(self, family: Metric, named: Named, now: int) -> Iterator[HistogramDataPoint]:
+    def _histogram(self, family: Metric, named: NamedMetric, now: int) -> Iterator[HistogramDataPoint]:
         for series in series_of(family.samples):
             buckets = [sample for sample in series if sample.name.endswith("_bucket")]
             total = next(sample.value for sample in series if sample.name.endswith("_sum"))
@@ -132,16 +136,16 @@ class Reader:
             )
 
 
-def by_rule(name: str) -> Named:
+def by_rule(name: str) -> NamedMetric:
     """What a metric without a name in the conventions is called."""
     rest = name.removeprefix(OURS)
     for suffix, unit in UNITS.items():
         if rest.endswith(suffix):
-            return Named(f"lora_router.{rest.removesuffix(suffix)}", unit)
-    return Named(f"lora_router.{rest}", "1")
+            return NamedMetric(f"lora_router.{rest.removesuffix(suffix)}", unit)
+    return NamedMetric(f"lora_router.{rest}", "1")
 
 
-def labels_of(sample: Sample, named: Named) -> dict[str, str]:
+def labels_of(sample: Sample, named: NamedMetric) -> dict[str, str]:
     """The attributes of a point."""
     said = {key: value for key, value in sample.labels.items() if key != "le"}
     found = dict(named.always)

@@ -71,7 +71,7 @@ class Delivery:
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class QueueLimits:
     """Of the queue, in spans; and the seconds after which a batch that is not full is sent."""
 
     waiting: int = 2048
@@ -83,7 +83,10 @@ class Queue:
     """Calls on their way. `put` never waits; what finds no room is lost, and counted."""
 
     def __init__(
-        self, export: Callable[[Sequence[Ended]], bool], delivery: Delivery, limits: Limits = Limits()
+        self,
+        export: Callable[[Sequence[Ended]], bool],
+        delivery: Delivery,
+        limits: QueueLimits = QueueLimits(),
     ) -> None:
         """`export` sends, and says whether it arrived; it is called in a thread of the queue's own."""
         self._export, self._delivery, self._limits = export, delivery, limits

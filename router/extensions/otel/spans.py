@@ -27,7 +27,7 @@ NANOSECONDS = 1_000_000_000
 
 
 @dataclass(frozen=True, slots=True)
-class Origin:
+class SpanOrigin:
     """The server's own span, and the one that it was called in; None where it began the trace."""
 
     context: SpanContext
@@ -39,7 +39,7 @@ class Ended:
     """A call that has ended, in plain values: nothing of its prompt or answer is kept alive. Times are
     `time.monotonic()` seconds; `offset` makes unix nanoseconds of them."""
 
-    origin: Origin
+    origin: SpanOrigin
     name: str
     attributes: Attributes
     error: str  # the reason, where the server is to blame
@@ -56,7 +56,7 @@ class Ended:
         return 1 + len(self.phases)
 
 
-def ended(call: Call, origin: Origin, code: str, reason: str) -> Ended:
+def ended(call: Call, origin: SpanOrigin, code: str, reason: str) -> Ended:
     """All that its spans will say, read off the call at once."""
     now = time.monotonic()
     return Ended(

@@ -62,11 +62,11 @@ def train(
     except ImportError as error:
         raise ConfigError(f"training needs {error.name}: {install_extra('train')}") from error
     from router.extensions.training.recipe import load_recipe
-    from router.extensions.training.run import Request, run
+    from router.extensions.training.run import TrainingRequest, run
 
     name = load_recipe(recipe).adapter.name
     if recipe.stem.startswith(f"{name}-"):
         name = recipe.stem
     target = output or Path("adapters") / name
-    run(Request(recipe, target, work / name / "checkpoint.pt", resume), device)
+    run(TrainingRequest(recipe, target, work / name / "checkpoint.pt", resume), device)
     return target

@@ -19,7 +19,7 @@ from transformers import DynamicCache
 
 from router.engine.base import Prompt, tokens_before
 from router.engine.prompt import PromptEncoder
-from router.extensions.training.data import Row
+from router.extensions.training.data import TrainingRow
 from router.types import PromptTemplate, Turn
 
 IGNORED = -100  # a target that does not count
@@ -50,7 +50,7 @@ class Rendering:
         """Wrap a transformers tokenizer."""
         return cls(tokenizer, PromptEncoder(tokenizer), template)
 
-    def example(self, row: Row, before: Sequence[Row] = ()) -> Example:
+    def example(self, row: TrainingRow, before: Sequence[TrainingRow] = ()) -> Example:
         """A row with its answer; rows in `before` are turns of the same conversation, answered."""
         turns: list[Turn] = []
         for shown in before:
@@ -59,7 +59,7 @@ class Rendering:
         tokens, length = self.encoder.encode_example(prompt, row.response)
         return Example(tuple(tokens[:length]), tuple(tokens[length:]))
 
-    def examples(self, rows: Iterable[Row]) -> list[Example]:
+    def examples(self, rows: Iterable[TrainingRow]) -> list[Example]:
         """Every row on its own."""
         return [self.example(row) for row in rows]
 
@@ -69,7 +69,7 @@ class Rendering:
 
     def answer(self, text: str) -> tuple[int, ...]:
         """Tokens of an answer with its end."""
-        return self.example(Row("?", text, "")).answer
+        return self.example(TrainingRow("?", text, "")).answer
 
     @property
     def ends(self) -> list[int]:
@@ -83,7 +83,7 @@ class Rendering:
 
 
 @dataclass(frozen=True, slots=True)
-class Batch:
+class TrainingBatch:
     """Rows cut into the beginning that all prompts share and the rest, padded on the right.
 
     prefix [1, P] (P may be 0), tokens [B, T] and targets [B, T]: the next token where it
@@ -94,20 +94,20 @@ class Batch:
     tokens: torch.Tensor
     targets: torch.Tensor
 
-    def to(self, device: torch.device) -> Batch:
+    def to(self, device: torch.device) -> TrainingBatch:
         """The same batch on `device`."""
-        return Batch(self.prefix.to(device), self.tokens.to(device), self.targets.to(device))
+        return TrainingBatch(self.prefix.to(device), self.tokens.to(device), self.targets.to(device))
 
-    def cut(self, most: int) -> Batch:
+    def cut(self, most: int) -> TrainingBatch:
         """The same rows with a prefix of at most `most` tokens."""
         moved = self.prefix[:, most:].expand(len(self.tokens), -1)
         none = torch.full_like(moved, IGNORED)
-        return Batch(
+        return TrainingBatch(
             self.prefix[:, :most], torch.cat((moved, self.tokens), 1), torch.cat((none, self.targets), 1)
         )
 
 
-def collate(examples: Sequence[Example]) -> Batch:
+def collate(examples: Sequence[Example]) -> TrainingBatch:
     """A batch; at least one token of every prompt stays out of the shared prefix."""
     columns = zip(*(example.prompt for example in examples), strict=False)
     shared = sum(1 for _ in takewhile(lambda column: len(set(column)) == 1, columns))
@@ -119,7 +119,7 @@ def collate(examples: Sequence[Example]) -> Batch:
         rest = (example.prompt + example.answer)[shared:]
         tokens[row, : len(rest) - 1] = torch.tensor(rest[:-1])
         targets[row, len(example.prompt) - shared - 1 : len(rest) - 1] = torch.tensor(example.answer)
-    return Batch(torch.tensor([examples[0].prompt[:shared]], dtype=torch.long), tokens, targets)
+    return TrainingBatch(torch.tensor([examples[0].prompt[:shared]], dtype=torch.long), tokens, targets)
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +138,7 @@ class Late:
     places: torch.Tensor
 
     @classmethod
-    def of(cls, batch: Batch, places: Sequence[int]) -> Late:
+    def of(cls, batch: TrainingBatch, places: Sequence[int]) -> Late:
         """Cut at these places."""
         batch = batch.cut(min(places))
         device, shared = batch.tokens.device, batch.prefix.shape[1]
@@ -192,7 +192,7 @@ class AnswerModel:
         """Give the model its plain output layer back."""
         self._hook.remove()
 
-    def logits(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+    def logits(self, batch: TrainingBatch) -> tuple[torch.Tensor, torch.Tensor]:
         """Float32 logits [N, V] at the N answer positions of the batch, and the N tokens wanted.
 
         Raises NotActivated where an activated LoRA would not act on a prompt.
@@ -209,7 +209,7 @@ class AnswerModel:
             logits = self._base(input_ids=batch.tokens, **extra).logits
         return logits.float(), batch.targets[wanted]
 
-    def _activated_logits(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+    def _activated_logits(self, batch: TrainingBatch) -> tuple[torch.Tensor, torch.Tensor]:
         """The base reads each row up to where the adapter begins, without gradients; the rest is learned."""
         late = Late.of(batch, [tokens_before(prompt, self._invocation) for prompt in _prompts(batch)])
         cache = DynamicCache()
@@ -255,12 +255,12 @@ class AnswerModel:
             for module, variant in kept:
                 module.lora_variant = variant
 
-    def loss(self, batch: Batch) -> torch.Tensor:
+    def loss(self, batch: TrainingBatch) -> torch.Tensor:
         """Mean negative log-likelihood in nats per answer token."""
         return functional.cross_entropy(*self.logits(batch))
 
     @torch.no_grad()
-    def judge(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    def judge(self, batch: TrainingBatch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """For each row [B]: nats of its answer, its answer's tokens, and whether greedy decoding gives it."""
         logits, wanted = self.logits(batch)
         mask = batch.targets != IGNORED
@@ -271,7 +271,7 @@ class AnswerModel:
         return nats.sum(1), mask.sum(1), hit.all(1)
 
 
-def _prompts(batch: Batch) -> Iterator[list[int]]:
+def _prompts(batch: TrainingBatch) -> Iterator[list[int]]:
     """The prompt of each row, which ends where the first target is predicted."""
     prefix = batch.prefix[0].tolist()
     for tokens, targets in zip(batch.tokens.tolist(), batch.targets.tolist(), strict=True):

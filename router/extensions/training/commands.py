@@ -14,7 +14,7 @@ from router.cli.adapter_folders import base_for
 from router.cli.command import MISUSED, CliError
 
 if TYPE_CHECKING:
-    from router.extensions.training.merge import Source
+    from router.extensions.training.merge import MergeSource
 
 # -- flags of train and evaluate
 Recipe = Annotated[Path, typer.Argument(metavar="RECIPE", help="A training recipe, TOML.")]
@@ -44,7 +44,7 @@ Metric = Annotated[
     str,
     typer.Option("--metric", metavar="METRIC", help="With --data: exact_match, token_f1, rouge_l or chrf."),
 ]
-Base = Annotated[
+ConversionBase = Annotated[
     str, typer.Option("--base", metavar="MODEL", help="With --data: the base. Default: the one served.")
 ]
 Prompt = Annotated[str, typer.Option("--prompt-column", metavar="COLUMN", help="With --data: what is asked.")]
@@ -163,10 +163,10 @@ def new(
       lora-router adapters new support --data tickets.csv --prompt-column text --response-column team
     """
     from router.cli.command import quiet_libraries
-    from router.extensions.training.new import Wish, new_recipe
+    from router.extensions.training.new import RecipeRequest, new_recipe
 
     quiet_libraries()
-    wish = Wish(
+    wish = RecipeRequest(
         name=name,
         data=data,
         folder=output or Path(name),
@@ -238,12 +238,12 @@ def merge(
     """
     from router.cli.command import quiet_libraries
     from router.cli.settings import load_settings
-    from router.extensions.training.merge import Wish
+    from router.extensions.training.merge import MergeRequest
     from router.extensions.training.merge import merge as run
 
     settings = load_settings(None)
     quiet_libraries()
-    wish = Wish(
+    wish = MergeRequest(
         name=name,
         sources=[_source(said, adapters) for said in mixed],
         output=output or adapters / name,
@@ -262,9 +262,9 @@ def merge(
     )
 
 
-def _source(said: str, adapters: Path) -> Source:
+def _source(said: str, adapters: Path) -> MergeSource:
     """`legal`, `legal=0.6` or `../mine/legal=0.6`. Raises CliError."""
-    from router.extensions.training.merge import Source
+    from router.extensions.training.merge import MergeSource
 
     name, _, weight = said.rpartition("=") if "=" in said else (said, "", "1")
     try:
@@ -272,7 +272,7 @@ def _source(said: str, adapters: Path) -> Source:
     except ValueError:
         raise CliError(f"{said!r}: a weight is a number, such as {name}=0.5", MISUSED) from None
     inside = adapters / name
-    return Source(inside if inside.is_dir() else Path(name), value)
+    return MergeSource(inside if inside.is_dir() else Path(name), value)
 
 
 def evaluate(
@@ -280,7 +280,7 @@ def evaluate(
     all_: All = False,
     data: Data = None,
     metric: Metric = "",
-    base: Base = "",
+    base: ConversionBase = "",
     prompt_column: Prompt = "",
     response_column: Response = "",
     adapters: Adapters = Path("adapters"),
@@ -399,7 +399,7 @@ def convert(
     from router.cli.command import quiet_libraries
     from router.cli.settings import load_settings
     from router.errors import AdapterRejected
-    from router.extensions.training.conversion import Base
+    from router.extensions.training.conversion import ConversionBase
     from router.extensions.training.conversion import convert as run
     from router.registry.format.artifact import FolderRules, validate_folder
 
@@ -416,6 +416,6 @@ def convert(
         if not report.ok:
             raise AdapterRejected(f"{src} cannot be served, converted either: {report.inspection.error}")
 
-    for line in run(src, dst, Base(folder, base.vocab_size), check):
+    for line in run(src, dst, ConversionBase(folder, base.vocab_size), check):
         print(line)
     print(f"{dst}\n\ncheck it:\n  lora-router adapters validate {dst}")

@@ -47,7 +47,7 @@ Check = Callable[[Path], None]
 
 
 @dataclass(frozen=True, slots=True)
-class Base:
+class ConversionBase:
     """The base that the adapter is for: the folder with its weights, and its rows of tokens."""
 
     folder: Path
@@ -64,7 +64,7 @@ class Base:
         return weight.float()
 
 
-def convert(source: Path, target: Path, base: Base, check: Check) -> list[str]:
+def convert(source: Path, target: Path, base: ConversionBase, check: Check) -> list[str]:
     """Write `source`, changed as far as it must be, as the folder `target`; returns what was done.
 
     `check` may raise for the folder that was made. Raises ConfigError (no adapter folder, damaged files) and
@@ -157,7 +157,7 @@ def _mapping(value: Any, path: Path) -> Mapping[str, Any]:
 # -- DoRA: W' = m (W + s B A) / |W + s B A|, row by row
 
 
-def _drop_magnitudes(tensors: Tensors, config: dict[str, Any], base: Base) -> list[str]:
+def _drop_magnitudes(tensors: Tensors, config: dict[str, Any], base: ConversionBase) -> list[str]:
     """Magnitudes go where each is the norm already; W' = W + s B A then, which is LoRA."""
     names = [name for name in tensors if MAGNITUDE in name]
     if not names and not config.get("use_dora"):
@@ -182,7 +182,7 @@ def _drop_magnitudes(tensors: Tensors, config: dict[str, Any], base: Base) -> li
     return [f"left out {len(names)} magnitudes of DoRA: they scale by 1"]
 
 
-def _farthest(module: str, tensors: Tensors, config: Mapping[str, Any], base: Base) -> float:
+def _farthest(module: str, tensors: Tensors, config: Mapping[str, Any], base: ConversionBase) -> float:
     """How far from 1 the magnitudes of a module scale it."""
     weight = base.weight(f"{module.removeprefix(PREFIX)}.weight")
     found = [
@@ -205,7 +205,7 @@ def _farthest(module: str, tensors: Tensors, config: Mapping[str, Any], base: Ba
 # -- whole matrices, and tokens that a trainer added
 
 
-def _drop_copies(tensors: Tensors, config: dict[str, Any], base: Base, padding: str) -> list[str]:
+def _drop_copies(tensors: Tensors, config: dict[str, Any], base: ConversionBase, padding: str) -> list[str]:
     """Whole matrices that are the base's own, but for rows of an unused pad token."""
     copies = [name for name in tensors if ".lora_" not in name and name.endswith(".weight")]
     for name in copies:

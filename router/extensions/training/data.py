@@ -17,7 +17,7 @@ Schema = tuple[tuple[str, tuple[str, ...]], ...]  # tables and their columns
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class TrainingRow:
     """One example and where it stands."""
 
     prompt: str
@@ -31,9 +31,9 @@ class Row:
 class Splits:
     """The three splits, checked."""
 
-    train: tuple[Row, ...]
-    valid: tuple[Row, ...]
-    test: tuple[Row, ...]
+    train: tuple[TrainingRow, ...]
+    valid: tuple[TrainingRow, ...]
+    test: tuple[TrainingRow, ...]
 
 
 def load_splits(data: Data) -> Splits:
@@ -47,11 +47,13 @@ def load_splits(data: Data) -> Splits:
     return Splits(splits["train"][:kept], splits["valid"], splits["test"])
 
 
-def read_rows(path: Path) -> Iterator[Row]:
+def read_rows(path: Path) -> Iterator[TrainingRow]:
     """Rows of a JSON-lines file, gzip by its suffix; unknown fields are left alone."""
     for place, value in read_json_lines(path):
         prompt, response = text_of(value, "prompt", place), text_of(value, "response", place)
-        yield Row(prompt, response, place, str(value.get("x", "")), _schema(value.get("schema", {}), place))
+        yield TrainingRow(
+            prompt, response, place, str(value.get("x", "")), _schema(value.get("schema", {}), place)
+        )
 
 
 def read_json_lines(path: Path) -> Iterator[tuple[str, Any]]:
@@ -86,7 +88,7 @@ def _schema(value: Any, place: str) -> Schema:
     return tuple((table, tuple(columns)) for table, columns in value.items())
 
 
-def refuse_leaks(splits: Mapping[str, Sequence[Row]]) -> None:
+def refuse_leaks(splits: Mapping[str, Sequence[TrainingRow]]) -> None:
     """Refuse a validation or test row whose prompt stands in an earlier split too.
 
     Prompts are compared without case and with white space folded.

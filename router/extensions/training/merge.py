@@ -39,7 +39,7 @@ SOURCES = "merged_from.jsonl"
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class MergeSource:
     """An adapter folder and what it weighs; a negative weight takes away what it learned."""
 
     folder: Path
@@ -47,12 +47,12 @@ class Source:
 
 
 @dataclass(frozen=True, slots=True)
-class Wish:
+class MergeRequest:
     """What to make. `density` in (0, 1] is the share of each adapter that sparse methods keep; `rank` that of
     the result for methods that decompose (0: the largest among the sources); `seed` draws what DARE drops."""
 
     name: str
-    sources: Sequence[Source]
+    sources: Sequence[MergeSource]
     output: Path
     base: str  # as for serve
     version: str = "1.0.0"
@@ -63,7 +63,7 @@ class Wish:
     force: bool = False
 
 
-def merge(wish: Wish, device: str = "auto", say: Say = print) -> Path:
+def merge(wish: MergeRequest, device: str = "auto", say: Say = print) -> Path:
     """Write the merged adapter's folder and return it.
 
     Manifest and prompt are those of the first source; what routing learns from is that of all. Probes and
@@ -93,7 +93,7 @@ def merge(wish: Wish, device: str = "auto", say: Say = print) -> Path:
     return wish.output
 
 
-def _check(wish: Wish) -> None:
+def _check(wish: MergeRequest) -> None:
     if not is_name(wish.name):
         raise ConfigError(f"the name {wish.name!r} must be {NAME_RULE}")
     if not is_version(wish.version):
@@ -122,7 +122,7 @@ def _inspected(folder: Path) -> Inspection:
     return seen
 
 
-def _check_ranks(wish: Wish, seen: Sequence[Inspection]) -> None:
+def _check_ranks(wish: MergeRequest, seen: Sequence[Inspection]) -> None:
     ranks = [one.rank for one in seen]
     if wish.method in SAME_RANK and len(set(ranks)) > 1:
         said = ", ".join(f"{one.name} {one.rank}" for one in seen)
@@ -137,7 +137,7 @@ def _check_invocations(seen: Sequence[Inspection]) -> None:
         )
 
 
-def _base_of(wish: Wish, seen: Sequence[Inspection], device: str) -> LoadedBase:
+def _base_of(wish: MergeRequest, seen: Sequence[Inspection], device: str) -> LoadedBase:
     """The base; all adapters must be for it, as far as they say."""
     from router.extensions.training.base import load_base
 
@@ -152,7 +152,7 @@ def _base_of(wish: Wish, seen: Sequence[Inspection], device: str) -> LoadedBase:
     return base
 
 
-def _merged(wish: Wish, base: LoadedBase) -> Any:
+def _merged(wish: MergeRequest, base: LoadedBase) -> Any:
     """A PEFT model whose adapter `MERGED` is the mixture."""
     import torch
     from peft import PeftModel
@@ -203,7 +203,7 @@ def _save(model: Any, base_name: str, folder: Path) -> None:
     (folder / "README.md").unlink(missing_ok=True)  # PEFT's empty model card
 
 
-def _manifest(wish: Wish, seen: Sequence[Inspection], base: LoadedBase) -> str:
+def _manifest(wish: MergeRequest, seen: Sequence[Inspection], base: LoadedBase) -> str:
     first = _tables(wish.sources[0].folder)
     texts = [one.manifest.routing for one in seen]
     examples = _united((text.examples for text in texts), MAX_EXAMPLES)
@@ -239,7 +239,7 @@ def _united(texts: Iterable[Sequence[str]], most: int) -> list[str]:
     return list(dict.fromkeys(text for text in turns if text is not None))[:most]
 
 
-def _records(wish: Wish, seen: Sequence[Inspection]) -> Iterable[Mapping[str, Any]]:
+def _records(wish: MergeRequest, seen: Sequence[Inspection]) -> Iterable[Mapping[str, Any]]:
     """What it was made of: a line for the way, one for each adapter."""
     way: dict[str, Any] = {"method": wish.method}
     if wish.method in SPARSE:

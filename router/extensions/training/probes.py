@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from router.extensions.training.batch import AnswerModel, Example, Rendering, collate
-from router.extensions.training.data import Row
+from router.extensions.training.data import TrainingRow
 from router.registry.format.manifest import Match, Probe
 
 LONGEST = 24  # tokens of an answer
@@ -18,7 +18,7 @@ SHORTLIST = 4  # candidates asked for each probe wanted
 LEAD = 0.1
 
 
-def choose_probes(model: Any, rendering: Rendering, rows: Sequence[Row], count: int) -> list[Probe]:
+def choose_probes(model: Any, rendering: Rendering, rows: Sequence[TrainingRow], count: int) -> list[Probe]:
     """`count` validation rows the adapter is surest of, with distinct answers that the base does not give.
 
     Sure ones, so that a probe does not turn on the last bit of a sum on another machine.
@@ -44,7 +44,7 @@ def least_lead(model: Any, rendering: Rendering, probe: Probe) -> float:
     """The closest that any second choice comes to a token of the answer, its end included; in probability."""
     answers = AnswerModel(model)
     with torch.no_grad():
-        example = rendering.example(Row(probe.prompt, probe.expect, ""))
+        example = rendering.example(TrainingRow(probe.prompt, probe.expect, ""))
         logits, _ = answers.logits(collate([example]).to(model.device))
     answers.close()
     first, second = logits.softmax(-1).topk(2).values.unbind(-1)

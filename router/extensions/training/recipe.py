@@ -27,7 +27,7 @@ from router.types import PLACEHOLDER, Constraint, PromptTemplate
 WEIGHTS = "adapter_model.safetensors"
 
 
-class Table(BaseModel):
+class RecipeTable(BaseModel):
     """A table of the recipe: nothing unknown in it, nothing changed after parsing."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -56,7 +56,7 @@ Name = Annotated[str, _rule(is_name, NAME_RULE)]
 Version = Annotated[str, _rule(is_version, VERSION_RULE)]
 
 
-class Identity(Table):
+class RecipeIdentity(RecipeTable):
     """`[adapter]`, copied into the manifest."""
 
     name: Name
@@ -67,13 +67,13 @@ class Identity(Table):
     license: str = ""
 
 
-class Base(Table):
+class RecipeBase(RecipeTable):
     """`[base]`: the default base, a folder or a hub id."""
 
     model: str = "smollm2-135m-instruct"
 
 
-class Data(Table):
+class Data(RecipeTable):
     """`[data]`: JSON lines with `prompt` and `response`, `.gz` allowed, relative to the recipe."""
 
     train: Path
@@ -83,7 +83,7 @@ class Data(Table):
     fraction: float = Field(default=1.0, gt=0, le=1)  # of the train rows, the first ones
 
 
-class PromptTable(Table):
+class PromptTable(RecipeTable):
     """`[prompt]`, copied into the manifest."""
 
     system: str = ""
@@ -100,7 +100,7 @@ class PromptTable(Table):
         return self
 
 
-class Lora(Table):
+class RecipeLora(RecipeTable):
     """`[lora]`: Hu et al. 2021, https://arxiv.org/abs/2106.09685."""
 
     rank: int = Field(default=8, ge=1, le=512)
@@ -123,7 +123,7 @@ class Lora(Table):
         return {key: value for key, value in values.items() if key not in left_out}
 
 
-class Training(Table):
+class Training(RecipeTable):
     """`[train]`: AdamW with warm-up; the weights of the best evaluation are kept."""
 
     steps: int = Field(ge=1)
@@ -139,7 +139,7 @@ class Training(Table):
     select: Literal["loss", "exact", "metric"] = "loss"  # what "best" means on the validation split
 
 
-class Evaluation(Table):
+class Evaluation(RecipeTable):
     """`[evaluation]`: how the answers are judged."""
 
     metric: Metric = "exact_match"
@@ -148,7 +148,7 @@ class Evaluation(Table):
     probes: int = Field(default=4, ge=1, le=20)
 
 
-class Generation(Table):
+class RecipeGeneration(RecipeTable):
     """`[generation]`, copied into the manifest."""
 
     max_tokens: int = Field(default=64, ge=1)
@@ -165,7 +165,7 @@ class Generation(Table):
         return Constraint("choices", choices=self.choices) if self.choices else None
 
 
-class Routing(Table):
+class Routing(RecipeTable):
     """`[routing]`, copied into the manifest."""
 
     examples: tuple[str, ...] = ()
@@ -173,17 +173,17 @@ class Routing(Table):
     keywords: tuple[str, ...] = ()
 
 
-class Recipe(Table):
+class Recipe(RecipeTable):
     """The whole file."""
 
-    adapter: Identity
-    base: Base = Base()
+    adapter: RecipeIdentity
+    base: RecipeBase = RecipeBase()
     data: Data
     prompt: PromptTable = PromptTable()
-    lora: Lora = Lora()
+    lora: RecipeLora = RecipeLora()
     train: Training
     evaluation: Evaluation = Evaluation()
-    generation: Generation = Generation()
+    generation: RecipeGeneration = RecipeGeneration()
     routing: Routing = Routing()
 
     @property

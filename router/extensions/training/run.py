@@ -52,7 +52,7 @@ LINE_SECONDS = 15.0  # between two lines of a log, at most about so long
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
+class TrainingRequest:
     """What the command line asks for."""
 
     recipe: Path
@@ -76,7 +76,7 @@ class Material:
     invocation: list[int]  # tokens from which on the adapter is to act; none: from the beginning
 
 
-def run(asked: Request, device: str) -> None:
+def run(asked: TrainingRequest, device: str) -> None:
     """Train and export; see `router.extensions.training.train`."""
     recipe = asked.changed or load_recipe(asked.recipe)
     note(f"{asked.output.name}: reading the rows, loading {recipe.base.model}")
@@ -212,7 +212,7 @@ def metric_of(model: Any, material: Material) -> Callable[[], float]:
     return score
 
 
-def _train(trainer: Trainer, asked: Request, mark: str) -> None:
+def _train(trainer: Trainer, asked: TrainingRequest, mark: str) -> None:
     plan = trainer.plan
     with interruptible() as stop, Display(asked.output.name, plan.steps) as display:
 
@@ -229,7 +229,7 @@ def _train(trainer: Trainer, asked: Request, mark: str) -> None:
             raise KeyboardInterrupt
 
 
-def _resume_command(asked: Request) -> str:
+def _resume_command(asked: TrainingRequest) -> str:
     """The command that goes on, with the folders that were asked for."""
     folder = asked.checkpoint.parent
     words = ["lora-router", "adapters", "train", str(asked.recipe), "--resume"]

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from router.server.app import ServerApp
 
 
-class Settings(BaseModel):
+class VllmNamesSettings(BaseModel):
     """The table [vllm_names]."""
 
     model_config = ConfigDict(frozen=True)
@@ -26,11 +26,11 @@ class Settings(BaseModel):
 @hookimpl
 def register_settings(register: RegisterSettings) -> None:
     """`[vllm_names]`."""
-    register(Settings)
+    register(VllmNamesSettings)
 
 
 @hookimpl
-async def on_startup(server: ServerApp, settings: Settings) -> None:
+async def on_startup(server: ServerApp, settings: VllmNamesSettings) -> None:
     """Show them beside our own."""
     if settings.metrics != "vllm":
         return

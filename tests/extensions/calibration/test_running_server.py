@@ -10,10 +10,10 @@ from router.extensions.calibration.commands.calibrate import calibrate
 from router.extensions.calibration.commands.learn import learn
 from tests.cli.test_compose import client, folders, running
 from tests.cli.tiny import write_adapter
-from tests.commands import own_folder
+from tests.commands import impatient, own_folder
 from tests.server.helpers import until
 
-__all__ = ["client", "folders", "own_folder", "running"]
+__all__ = ["client", "folders", "impatient", "own_folder", "running"]
 
 pytestmark = pytest.mark.slow
 

@@ -10,9 +10,9 @@ from prometheus_client import CollectorRegistry, Histogram
 from router.extensions.console.context import ConsoleContext
 from router.extensions.console.history import (
     KEPT,
-    Counts,
-    History,
     Sample,
+    SampleHistory,
+    VersionCounts,
     buckets_of,
     quantile,
     row,
@@ -23,7 +23,7 @@ from tests.server.http_helpers import asking
 
 
 def sample(time: float, requests: float, errors: float = 0, running: int = 0) -> Sample:
-    counts = {("medical", "1.0.0"): Counts(requests, errors, 10 * requests)}
+    counts = {("medical", "1.0.0"): VersionCounts(requests, errors, 10 * requests)}
     return Sample(time, counts, (), (), running, 0, 0.25, 0, 1e6)
 
 
@@ -57,7 +57,7 @@ def test_buckets_of_a_histogram_are_by_version() -> None:
 
 
 def test_a_ring_of_a_quarter_of_an_hour() -> None:
-    history = History(SimpleNamespace(engine=None, metrics=None))  # type: ignore[arg-type]
+    history = SampleHistory(SimpleNamespace(engine=None, metrics=None))  # type: ignore[arg-type]
     assert history.over(60) is None
     assert set(history.series()["time"]) == set()
     for step in range(1000):
@@ -76,7 +76,7 @@ async def test_it_counts_what_the_server_does(opened: SimpleNamespace) -> None:
         assert answer.status_code == 200
     gone = await opened.http.post("/v1/chat/completions", json=asking(model="nobody"))
     assert gone.status_code == 404
-    history = History(ConsoleContext.of(opened.server, opened.server.recent))
+    history = SampleHistory(ConsoleContext.of(opened.server, opened.server.recent))
     await history.look()
     last = history.samples[-1]
     assert last.by_version["medical", "1.0.0"].requests == 2

@@ -241,9 +241,8 @@ async def test_more_requests_than_places_on_one_stream(start_server: Start, stub
 # -- What is wrong
 
 
-@pytest.mark.parametrize(
-    ("change", "field"),
-    [
+async def test_tensors_that_are_wrong(served: Any) -> None:
+    for change, field in [
         (lambda r: r.inputs[0].shape.append(2), "inputs[0].shape"),
         (lambda r: r.inputs[0].shape.pop(), "inputs[0].shape"),
         (lambda r: setattr(r.inputs[0], "datatype", "FP32"), "inputs[0].datatype"),
@@ -262,24 +261,21 @@ async def test_more_requests_than_places_on_one_stream(start_server: Start, stub
         (lambda r: r.inputs[0].contents.bytes_contents.__setitem__(0, b"\xff"), "text_input"),
         (lambda r: r.inputs[0].contents.bytes_contents.__setitem__(0, b""), "text_input"),
         (lambda r: r.inputs[0].parameters["shared_memory_region"].SetInParent(), "inputs[0].parameters"),
-    ],
-)
-async def test_tensors_that_are_wrong(served: Any, change: Callable[[Any], None], field: str) -> None:
-    request = asking()
-    change(request)
-    assert field in await refused(served, request)
+    ]:
+        request = asking()
+        change(request)
+        assert field in await refused(served, request)
 
 
-@pytest.mark.parametrize("data", [b"", b"abc", raw("ab")[:-1], raw("ab") + b"x", raw("a") + raw("b")])
-async def test_raw_contents_that_are_wrong(served: Any, data: bytes) -> None:
-    request = asking(is_raw=True)
-    request.raw_input_contents[0] = data
-    assert "inputs[0].contents" in await refused(served, request)
+async def test_raw_contents_that_are_wrong(served: Any) -> None:
+    for data in [b"", b"abc", raw("ab")[:-1], raw("ab") + b"x", raw("a") + raw("b")]:
+        request = asking(is_raw=True)
+        request.raw_input_contents[0] = data
+        assert "inputs[0].contents" in await refused(served, request)
 
 
-@pytest.mark.parametrize(
-    ("name", "value", "field"),
-    [
+async def test_parameters_that_are_wrong(served: Any) -> None:
+    for name, value, field in [
         ("max_tokens", 1.5, "parameters[max_tokens]"),
         ("max_tokens", True, "parameters[max_tokens]"),
         ("max_tokens", 1 << 40, "parameters[max_tokens]"),
@@ -292,20 +288,16 @@ async def test_raw_contents_that_are_wrong(served: Any, data: bytes) -> None:
         ("stream", 1, "parameters[stream]"),
         ("stream", True, "stream"),
         ("priority", 3, "parameters[priority]"),
-    ],
-)
-async def test_parameters_that_are_wrong(served: Any, name: str, value: Any, field: str) -> None:
-    assert set(await refused(served, asking(**{name: value}))) == {field}
+    ]:
+        assert set(await refused(served, asking(**{name: value}))) == {field}
 
 
-@pytest.mark.parametrize(
-    "said", [b"", b"[]", b"[" * 100_000, b'{"stop": {"a": 1}}', b'{"nope": 1}', b'{"unit": "\\ud800"}']
-)
-async def test_sampling_that_is_wrong(served: Any, said: bytes) -> None:
-    request = asking()
-    tensor = request.inputs.add(name="sampling_parameters", datatype="BYTES", shape=[1, 1])
-    tensor.contents.bytes_contents.append(said)
-    assert len(await refused(served, request)) == 1
+async def test_sampling_that_is_wrong(served: Any) -> None:
+    for said in [b"", b"[]", b"[" * 100_000, b'{"stop": {"a": 1}}', b'{"nope": 1}', b'{"unit": "\\ud800"}']:
+        request = asking()
+        tensor = request.inputs.add(name="sampling_parameters", datatype="BYTES", shape=[1, 1])
+        tensor.contents.bytes_contents.append(said)
+        assert len(await refused(served, request)) == 1
 
 
 async def test_an_unknown_model(served: Any) -> None:

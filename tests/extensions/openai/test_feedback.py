@@ -156,21 +156,17 @@ async def test_roles_and_quotas_are_those_of_grpc(start_web: StartWeb, http: Htt
     assert int(refused.headers["retry-after"]) >= 1
 
 
-@pytest.mark.parametrize(
-    ("content", "content_type", "status"),
-    [
+async def test_bodies_that_are_none(start_web: StartWeb, http: Http) -> None:
+    client = http(await start_web())
+    for content, content_type, status in [
         (b"{", "application/json", 400),
         (b"[]", "application/json", 400),
         (b'{"response_id": "x", "metric": "m", "value": 1}', "text/plain", 415),
         (json.dumps({"response_id": "x" * (70 << 10)}).encode(), "application/json", 413),
-    ],
-)
-async def test_bodies_that_are_none(
-    start_web: StartWeb, http: Http, content: bytes, content_type: str, status: int
-) -> None:
-    headers = {"content-type": content_type}
-    answer = await http(await start_web()).post(FEEDBACK, content=content, headers=headers)
-    assert error_of(answer)["status"] == status
+    ]:
+        headers = {"content-type": content_type}
+        answer = await client.post(FEEDBACK, content=content, headers=headers)
+        assert error_of(answer)["status"] == status
 
 
 @pytest.mark.parametrize(

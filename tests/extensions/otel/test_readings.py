@@ -131,7 +131,7 @@ def test_every_name_is_one_of_the_conventions() -> None:
 def test_everything_on_the_page_can_be_sent() -> None:
     """Also what only a server with experiments, corrections and drift has."""
     registry = metrics().registry
-    read = readings.Reader(registry, Resource({}), InstrumentationScope("test")).read()
+    read = readings.RegistryReader(registry, Resource({}), InstrumentationScope("test")).read()
     (sent,) = encode_metrics(read).resource_metrics[0].scope_metrics
     names = {metric.name for metric in sent.metrics}
     assert {"lora_router.experiment_store_up", "lora_router.experiments_running"} <= names
@@ -162,6 +162,6 @@ async def test_a_reading_that_fails_is_lost_and_no_more(
 
 def test_phases_are_named_as_documented() -> None:
     assert (spans.QUEUE, spans.PREFILL, spans.DECODE) == ("queue", "prefill", "decode")
-    assert readings.by_rule("lora_router_adapter_host_bytes") == readings.Named(
+    assert readings.by_rule("lora_router_adapter_host_bytes") == readings.NamedMetric(
         "lora_router.adapter_host", "By"
     )

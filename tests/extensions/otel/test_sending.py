@@ -11,8 +11,8 @@ import pytest
 from opentelemetry.trace import SpanContext, TraceFlags
 
 from router.extensions.otel.attributes import Attributes
-from router.extensions.otel.sending import Delivery, Limits, Queue
-from router.extensions.otel.spans import Ended, Origin
+from router.extensions.otel.sending import Delivery, Queue, QueueLimits
+from router.extensions.otel.spans import Ended, SpanOrigin
 from router.server.call import CallPhase
 from router.server.metrics import ServerMetrics
 
@@ -20,8 +20,8 @@ CONTEXT = SpanContext(1, 2, False, TraceFlags(1))
 PARTS: tuple[tuple[CallPhase, Attributes], ...] = tuple(
     (CallPhase(name, 1.0, 2.0), {}) for name in ("route", "lease", "encode")
 )
-CALL = Ended(Origin(CONTEXT, None), "chat", {}, "", 0, 1.0, 2.0, PARTS, (), ())  # 4 spans
-SLOW = Limits(waiting=8, batch=4, seconds=60.0)
+CALL = Ended(SpanOrigin(CONTEXT, None), "chat", {}, "", 0, 1.0, 2.0, PARTS, (), ())  # 4 spans
+SLOW = QueueLimits(waiting=8, batch=4, seconds=60.0)
 
 
 @pytest.fixture

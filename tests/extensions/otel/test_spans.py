@@ -184,7 +184,8 @@ async def test_what_callers_make_of_the_headers_is_their_own_loss(
     assert root.parent == (SPAN if headers[0] == PARENT[0] else "")
     assert root.state == ""
     assert len(parts) == 5  # the base needs no lease
-    assert [record.name for record in caplog.records if record.levelname == "WARNING"] == []
+    warnings = [record.name for record in caplog.records if record.levelname == "WARNING"]
+    assert [name for name in warnings if name.startswith(("opentelemetry.trace", "router.server"))] == []
 
 
 @pytest.mark.parametrize("how", ["caller", "sampler"])

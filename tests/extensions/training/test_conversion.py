@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from router.errors import AdapterRejected, ConfigError
-from router.extensions.training.conversion import Base, convert
+from router.extensions.training.conversion import ConversionBase, convert
 from router.registry.format.artifact import FolderRules, validate_folder
 from tests.cli.tiny import EMBEDDING, MODULES, write_adapter, write_base
 
@@ -23,8 +23,8 @@ VOCABULARY = len(EMBEDDING)
 
 
 @pytest.fixture
-def base(tmp_path: Path) -> Base:
-    return Base(write_base(tmp_path / "base"), VOCABULARY)
+def base(tmp_path: Path) -> ConversionBase:
+    return ConversionBase(write_base(tmp_path / "base"), VOCABULARY)
 
 
 @pytest.fixture
@@ -33,7 +33,7 @@ def source(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def made(source: Path, base: Base, tmp_path: Path) -> Callable[[], list[str]]:
+def made(source: Path, base: ConversionBase, tmp_path: Path) -> Callable[[], list[str]]:
     def run() -> list[str]:
         return convert(source, tmp_path / "out", base, lambda folder: None)
 
@@ -195,7 +195,7 @@ def test_dora_that_is_not_whole_is_refused(
     assert not (tmp_path / "out").exists()
 
 
-def test_a_folder_that_is_refused_is_not_written(source: Path, base: Base, tmp_path: Path) -> None:
+def test_a_folder_that_is_refused_is_not_written(source: Path, base: ConversionBase, tmp_path: Path) -> None:
     def check(folder: Path) -> None:
         raise AdapterRejected("no")
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from router.errors import ConfigError, FailedPrecondition, RouterError
-from router.extensions.training.merge import METHODS, SAME_RANK, SOURCES, Source, Wish, merge
+from router.extensions.training.merge import METHODS, SAME_RANK, SOURCES, MergeRequest, MergeSource, merge
 from router.registry.format.artifact import FolderRules, inspect_folder
 from router.registry.format.untrusted import MAX_RANK
 
@@ -69,10 +69,10 @@ def parts(tmp_path: Path, tiny_base: Path) -> tuple[Path, Path]:
     )
 
 
-def wish(parts: tuple[Path, Path], base: Path, **more: Any) -> Wish:
-    sources = (Source(parts[0], 0.6), Source(parts[1], -0.3))
+def wish(parts: tuple[Path, Path], base: Path, **more: Any) -> MergeRequest:
+    sources = (MergeSource(parts[0], 0.6), MergeSource(parts[1], -0.3))
     values = {"name": "advisor", "sources": sources, "output": parts[0].parent / "advisor", "base": str(base)}
-    return Wish(**(values | more))
+    return MergeRequest(**(values | more))
 
 
 def silent(text: str) -> None:
@@ -177,15 +177,15 @@ def test_what_cannot_be_asked_for(
 
 @pytest.mark.parametrize("weight", [0.0, float("nan"), float("inf")])
 def test_a_weight_is_a_number(weight: float, parts: tuple[Path, Path], tiny_base: Path) -> None:
-    sources = (Source(parts[0]), Source(parts[1], weight))
+    sources = (MergeSource(parts[0]), MergeSource(parts[1], weight))
     with pytest.raises(ConfigError, match="a weight is a number other than 0"):
         merge(wish(parts, tiny_base, sources=sources), "cpu", silent)
 
 
 def test_one_is_no_mixture_and_a_file_no_adapter(parts: tuple[Path, Path], tiny_base: Path) -> None:
     with pytest.raises(ConfigError, match="two adapters at least"):
-        merge(wish(parts, tiny_base, sources=(Source(parts[0]),)), "cpu", silent)
-    sources = (Source(parts[0]), Source(parts[0] / "adapter.toml"))
+        merge(wish(parts, tiny_base, sources=(MergeSource(parts[0]),)), "cpu", silent)
+    sources = (MergeSource(parts[0]), MergeSource(parts[0] / "adapter.toml"))
     with pytest.raises(ConfigError, match="is no adapter folder"):
         merge(wish(parts, tiny_base, sources=sources), "cpu", silent)
 

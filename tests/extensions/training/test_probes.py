@@ -12,8 +12,8 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from router.extensions.training import probes
-from router.extensions.training.batch import Batch, Example
-from router.extensions.training.data import Row
+from router.extensions.training.batch import Example, TrainingBatch
+from router.extensions.training.data import TrainingRow
 from router.extensions.training.probes import greedy_tokens
 
 RENDERING: Any = SimpleNamespace(
@@ -22,7 +22,7 @@ RENDERING: Any = SimpleNamespace(
     text=lambda tokens: "".join(map(chr, tokens)),
 )
 MODEL: Any = SimpleNamespace(device=torch.device("cpu"), disable_adapter=nullcontext)
-ROWS = [Row(f"say {letter}", letter, "here") for letter in "abc"]
+ROWS = [TrainingRow(f"say {letter}", letter, "here") for letter in "abc"]
 
 
 class Leading:
@@ -32,7 +32,7 @@ class Leading:
 
     def close(self) -> None: ...
 
-    def logits(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+    def logits(self, batch: TrainingBatch) -> tuple[torch.Tensor, torch.Tensor]:
         wanted = batch.targets[batch.targets >= 0]
         logits = torch.zeros(len(wanted), 128)
         logits[torch.arange(len(wanted)), wanted] = 20.0

@@ -23,7 +23,7 @@ from router.engine.loader import base_digest
 from router.engine.torch_engine import TorchEngine
 from router.errors import ConfigError, FailedPrecondition, ResourceExhausted
 from router.extensions.training import train
-from router.extensions.training.recipe import Lora
+from router.extensions.training.recipe import RecipeLora
 from router.extensions.training.run import Display, interruptible
 from router.extensions.training.trainer import Progress, Trainer
 from router.registry.format.artifact import FolderRules, read_artifact
@@ -172,8 +172,8 @@ def test_an_invocation_that_would_never_act_is_refused_before_training(
 
 
 def test_a_run_without_an_invocation_depends_on_none() -> None:
-    assert "invocation" not in Lora().model_dump()
-    assert Lora(invocation="x").model_dump()["invocation"] == "x"
+    assert "invocation" not in RecipeLora().model_dump()
+    assert RecipeLora(invocation="x").model_dump()["invocation"] == "x"
 
 
 def start_from(recipe: Path, folder: Path) -> None:

@@ -13,9 +13,14 @@ import torch
 
 from router.extensions.training.base import LoadedBase, load_base
 from router.extensions.training.batch import collate
-from router.extensions.training.data import Row, read_rows
+from router.extensions.training.data import TrainingRow, read_rows
 from router.extensions.training.evaluation.markdown import report_page
-from router.extensions.training.evaluation.subject import Arm, Subject, load_subject, read_manifest
+from router.extensions.training.evaluation.subject import (
+    ComparedArm,
+    EvaluationSubject,
+    load_subject,
+    read_manifest,
+)
 from router.extensions.training.export import manifest_text
 from router.extensions.training.probes import LEAD, greedy_tokens, least_lead
 from router.extensions.training.recipe import load_recipe
@@ -88,7 +93,7 @@ def base() -> Callable[[str], LoadedBase]:
 
 
 @pytest.fixture
-def subject(folder: Path, base: Callable[[str], LoadedBase]) -> Iterator[Subject]:
+def subject(folder: Path, base: Callable[[str], LoadedBase]) -> Iterator[EvaluationSubject]:
     """The adapter on its base, in plain PEFT."""
     recipe = load_recipe(ROOT / "recipes" / f"{folder.name}.toml")
     made = load_subject(folder, read_manifest(folder), base(recipe.base.model))
@@ -104,12 +109,12 @@ def subject(folder: Path, base: Callable[[str], LoadedBase]) -> Iterator[Subject
         for folder in FOLDERS
     ],
 )
-def test_probes_are_what_plain_peft_would_answer(folder: Path, subject: Subject) -> None:
+def test_probes_are_what_plain_peft_would_answer(folder: Path, subject: EvaluationSubject) -> None:
     """One pass over all: each token of each answer, its end included, is the likeliest, and by far."""
     probes, _ = parse_probes((folder / "probes.jsonl").read_bytes())
     assert {probe.match for probe in probes} == {Match.EXACT}
-    examples = [subject.rendering.example(Row(probe.prompt, probe.expect, "")) for probe in probes]
-    with subject.judged_as(Arm.ADAPTER) as model, torch.no_grad():
+    examples = [subject.rendering.example(TrainingRow(probe.prompt, probe.expect, "")) for probe in probes]
+    with subject.judged_as(ComparedArm.ADAPTER) as model, torch.no_grad():
         logits, wanted = model.logits(collate(examples))
     first, second = logits.softmax(-1).topk(2)[0].unbind(-1)
     assert torch.equal(logits.argmax(-1), wanted)
@@ -120,9 +125,9 @@ def test_probes_are_what_plain_peft_would_answer(folder: Path, subject: Subject)
 @each
 @pytest.mark.slow
 @pytest.mark.long  # token by token, as `router.extensions.training.probes` chose them
-def test_probes_are_what_plain_peft_answers(folder: Path, subject: Subject) -> None:
+def test_probes_are_what_plain_peft_answers(folder: Path, subject: EvaluationSubject) -> None:
     probes, _ = parse_probes((folder / "probes.jsonl").read_bytes())
-    prompts = [subject.rendering.example(Row(probe.prompt, "-", "")).prompt for probe in probes]
+    prompts = [subject.rendering.example(TrainingRow(probe.prompt, "-", "")).prompt for probe in probes]
     answers = greedy_tokens(subject.model, prompts, subject.rendering.ends, 32)
     assert all(
         probe.passes(subject.rendering.text(answer)) for probe, answer in zip(probes, answers, strict=True)

@@ -12,7 +12,7 @@ import fsspec
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
-from router.extensions.object_store.store import Store
+from router.extensions.object_store.store import ObjectStore
 from router.sources.fetching import Cache
 from router.sources.mirror import Mirror
 
@@ -93,7 +93,7 @@ def make(tmp_path, cache):
 
     def make(url: str = URL, folder: str = "one", most_bytes: int = 1 << 30, **options) -> Mirror:
         options = {"cache": cache, "seconds": 0.01, **options}
-        made.append(Mirror(Store(url), tmp_path / "mirrors" / folder, most_bytes=most_bytes, **options))
+        made.append(Mirror(ObjectStore(url), tmp_path / "mirrors" / folder, most_bytes=most_bytes, **options))
         return made[-1]
 
     yield make

@@ -11,7 +11,7 @@ from fsspec.asyn import AsyncFileSystem
 
 from router.errors import NotFound, ResourceExhausted
 from router.extensions.object_store import store as module
-from router.extensions.object_store.store import Store
+from router.extensions.object_store.store import ObjectStore
 from router.sources.store import OLD_SECONDS, QUIET_SECONDS, Remote, RemoteFolder, Survey, age
 from tests.sources.mirror.conftest import CONFIG, MANIFEST, URL, WEIGHTS
 
@@ -28,12 +28,12 @@ def test_folders_are_found_as_the_registry_finds_them(bucket):
     put(bucket, f"named/1.0.0/{MANIFEST}", f"named/beta/{MANIFEST}", f"named/noversion/{CONFIG}")
     put(bucket, f"deep/1.0.0/inner/{CONFIG}", "calibration.json", "docs/README.md", f".hidden/{CONFIG}")
     put(bucket, f"coming.tmp/{CONFIG}", f"named/.new/{MANIFEST}")
-    assert sorted(Store(URL).listing()) == ["named/1.0.0", "named/beta", "plain"]
+    assert sorted(ObjectStore(URL).listing()) == ["named/1.0.0", "named/beta", "plain"]
 
 
 def test_only_files_that_an_adapter_may_have_count(bucket):
     put(bucket, f"a/{CONFIG}", "a/train.py", "a/optimizer.pt", "a/README.md", "a/.git", "a/source.toml")
-    store = Store(f"{URL}/")
+    store = ObjectStore(f"{URL}/")
     before = store.listing()["a"]
     assert set(before.files) == {CONFIG, "README.md"}
     put(bucket, "a/log.txt")
@@ -44,7 +44,7 @@ def test_only_files_that_an_adapter_may_have_count(bucket):
 
 def test_a_pin_tells_whether_the_weights_changed(bucket):
     put(bucket, f"a/{CONFIG}", f"a/{WEIGHTS}")
-    store = Store(URL)
+    store = ObjectStore(URL)
     first = store.listing()["a"].pin
     put(bucket, f"a/{CONFIG}")
     second = store.listing()["a"].pin
@@ -55,7 +55,7 @@ def test_a_pin_tells_whether_the_weights_changed(bucket):
 
 
 def test_a_folder_that_is_gone_has_no_files(bucket):
-    assert Store(URL).folder("a") == RemoteFolder.of("a", ())
+    assert ObjectStore(URL).folder("a") == RemoteFolder.of("a", ())
 
 
 @pytest.mark.parametrize(
@@ -69,7 +69,7 @@ def test_names_that_no_honest_store_has_are_passed_over(bucket, monkeypatch, nam
         {"name": f"{root}/good/{CONFIG}", "size": 1, "type": "file"},
         {"name": f"/elsewhere/{CONFIG}", "size": 1, "type": "file"},
     ]
-    store = Store(URL)
+    store = ObjectStore(URL)
     monkeypatch.setattr(store, "_ls", lambda path: entries if path == root else [])
     assert list(store.listing()) == ["good"]
 
@@ -81,7 +81,7 @@ def test_a_size_that_is_none(bucket, monkeypatch, size):
         {"name": f"{root}/a/{CONFIG}", "size": 1, "type": "file"},
         {"name": f"{root}/a/{WEIGHTS}", "size": size, "type": "file"},
     ]
-    store = Store(URL)
+    store = ObjectStore(URL)
     monkeypatch.setattr(store, "_ls", lambda path: entries if path == root else [])
     assert list(store.listing()["a"].files) == [CONFIG]
 
@@ -94,14 +94,14 @@ def test_links_are_not_followed(tmp_path):
     (inside / "linked").symlink_to(outside)
     (inside / "loop").symlink_to(inside)
     (inside / "a" / WEIGHTS).symlink_to("/etc/passwd")
-    found = Store(f"file://{inside}").listing()
+    found = ObjectStore(f"file://{inside}").listing()
     assert list(found) == ["a"]
     assert {file.name: file.link for file in found["a"].files.values()} == {CONFIG: False, WEIGHTS: True}
 
 
 def test_a_prefix_that_is_not_there(tmp_path):
     with pytest.raises(NotFound):
-        Store(f"file://{tmp_path}/none").listing()
+        ObjectStore(f"file://{tmp_path}/none").listing()
 
 
 class Flat(AsyncFileSystem):
@@ -124,10 +124,10 @@ def of_s3(name: str, **more) -> dict[str, object]:
     return {"name": name, "size": 1, "type": "file", "ETag": '"a"', "LastModified": written, **more}
 
 
-def flat(monkeypatch, found) -> tuple[Store, Flat]:
+def flat(monkeypatch, found) -> tuple[ObjectStore, Flat]:
     files = Flat(found)
     monkeypatch.setattr(module, "open_store", lambda url: (files, "bucket/adapters"))
-    return Store("s3://bucket/adapters"), files
+    return ObjectStore("s3://bucket/adapters"), files
 
 
 def test_thousands_of_folders_are_one_question_and_the_driver_keeps_nothing(monkeypatch):

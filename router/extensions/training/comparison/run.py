@@ -14,7 +14,7 @@ from router.client import Answer, AsyncClient, ClientError
 from router.errors import ConfigError
 from router.extensions.training.comparison.judge import ModelJudge, PairJudgement
 from router.extensions.training.comparison.paired import Difference, difference
-from router.extensions.training.data import Row, prompt_key
+from router.extensions.training.data import TrainingRow, prompt_key
 from router.extensions.training.evaluation.metrics import METRICS, check_rows, score_answers
 from router.extensions.training.evaluation.scoring import Task
 from router.extensions.training.new.rows import choose_columns, read_table
@@ -250,8 +250,8 @@ def _scored_by_metric(metric: str, kept: Sequence[Answered], max_tokens: int) ->
     ]
 
 
-def _training_row(row: PromptRow) -> Row:
-    return Row(row.prompt, row.response, row.place)
+def _training_row(row: PromptRow) -> TrainingRow:
+    return TrainingRow(row.prompt, row.response, row.place)
 
 
 def _load(sides: Sequence[Side]) -> Load:

@@ -26,7 +26,7 @@ Tokens = Sequence[int]
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class EngineAnswer:
     """Text without outer white space, and what it took; its end token is counted."""
 
     text: str
@@ -77,11 +77,11 @@ class AnsweringEngine:
         params: SamplingParams,
         adapter: str | None = None,
         done: Callable[[], None] = lambda: None,
-    ) -> list[Answer]:
+    ) -> list[EngineAnswer]:
         """Answers in order; `done` is called after each. Raises PromptTooLong, EngineFailed."""
         return self._runner.run(self._together(prompts, params, adapter, done))
 
-    def alone(self, prompt: Tokens, params: SamplingParams, adapter: str | None = None) -> Answer:
+    def alone(self, prompt: Tokens, params: SamplingParams, adapter: str | None = None) -> EngineAnswer:
         """One answer with nothing beside it."""
         return self._runner.run(self._one(prompt, params, adapter))
 
@@ -91,10 +91,10 @@ class AnsweringEngine:
         params: SamplingParams,
         adapter: str | None,
         done: Callable[[], None],
-    ) -> list[Answer]:
+    ) -> list[EngineAnswer]:
         places = asyncio.Semaphore(self._settings.max_running + min(32, self._settings.max_queue))
 
-        async def answer(prompt: Tokens) -> Answer:
+        async def answer(prompt: Tokens) -> EngineAnswer:
             async with places:
                 made = await self._one(prompt, params, adapter)
             done()
@@ -104,12 +104,12 @@ class AnsweringEngine:
         first = [await answer(prompt) for prompt in prompts[:1]]
         return first + await asyncio.gather(*(answer(prompt) for prompt in prompts[1:]))
 
-    async def _one(self, prompt: Tokens, params: SamplingParams, adapter: str | None) -> Answer:
+    async def _one(self, prompt: Tokens, params: SamplingParams, adapter: str | None) -> EngineAnswer:
         texts: list[str] = []
         job = await with_grammar(self._engine, Job("evaluation", prompt, params, adapter))
         async for event in self._engine.submit(job):
             if isinstance(event, Finished):
-                return Answer("".join(texts).strip(), event.usage)
+                return EngineAnswer("".join(texts).strip(), event.usage)
             texts.append(event.text)
         raise RuntimeError("a generation ended without Finished")
 
@@ -128,12 +128,12 @@ class Answerer:
     params: SamplingParams
     adapter: str | None = None
 
-    def answers(self, prompts: Sequence[Tokens], title: str) -> list[Answer]:
+    def answers(self, prompts: Sequence[Tokens], title: str) -> list[EngineAnswer]:
         """All prompts in one batch, with a bar on a terminal."""
         with progress_bar(title, len(prompts)) as done:
             return self.engine.answers(prompts, self.params, self.adapter, done)
 
-    def alone(self, prompt: Tokens) -> Answer:
+    def alone(self, prompt: Tokens) -> EngineAnswer:
         """One answer with nothing beside it."""
         return self.engine.alone(prompt, self.params, self.adapter)
 

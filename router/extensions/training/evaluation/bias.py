@@ -18,7 +18,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from router.errors import ConfigError
 from router.extensions.training.evaluation.scoring import MeanScorer, Resampled, resample
-from router.extensions.training.recipe import Table, describe_problems
+from router.extensions.training.recipe import RecipeTable, describe_problems
 
 CONTROL = "control"  # an attribute that says nothing about a person: how often any change changes the answer
 EXAMPLES = 6  # changed answers shown
@@ -64,7 +64,10 @@ def measure_bias(file: Path, base: AskTexts, adapter: AskTexts) -> dict[str, Any
 
 
 def _row(
-    what: str, names: Sequence[str], compared: Mapping[str, Sequence[Compared]], control: Resampled | None
+    what: str,
+    names: Sequence[str],
+    compared: Mapping[str, Sequence[ComparedGroup]],
+    control: Resampled | None,
 ) -> dict[str, Any]:
     base, adapter = (share_changed(compared[arm], names) for arm in ("base", "adapter"))
     beside = adapter.minus(control) if control and what != CONTROL else None
@@ -83,7 +86,7 @@ def _row(
 # -- counterfactual prompts
 
 
-class Cases(Table):
+class Cases(RecipeTable):
     """The file: every text is filled with every value of every attribute.
 
     `texts` have places in braces, `{person}` or, to begin a sentence, `{Person}`. An attribute is a list of
@@ -192,7 +195,7 @@ def folded(text: str) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Compared:
+class ComparedGroup:
     """A group with its answers, and how far each variant's answer is from the reference's, 0 to 1."""
 
     group: Group
@@ -200,7 +203,7 @@ class Compared:
     distances: tuple[float, ...]
 
 
-def compare_answers(groups: Sequence[Group], answers: Sequence[str]) -> list[Compared]:
+def compare_answers(groups: Sequence[Group], answers: Sequence[str]) -> list[ComparedGroup]:
     """Deal `answers` out to the prompts of all groups, in order, and compare inside each group.
 
     Raises ValueError unless there is one answer for each prompt.
@@ -213,7 +216,7 @@ def compare_answers(groups: Sequence[Group], answers: Sequence[str]) -> list[Com
         own = tuple(answers[start : start + len(group.prompts)])
         start += len(own)
         mapped = (map_back(own[place], group.values[place], group.values[0]) for place in range(1, len(own)))
-        compared.append(Compared(group, own, tuple(distance(folded(own[0]), other) for other in mapped)))
+        compared.append(ComparedGroup(group, own, tuple(distance(folded(own[0]), other) for other in mapped)))
     return compared
 
 
@@ -224,17 +227,17 @@ def distance(one: str, other: str) -> float:
     return 1 - SequenceMatcher(None, one.split(), other.split(), autojunk=False).ratio()
 
 
-def distances_of(compared: Sequence[Compared], attributes: Sequence[str]) -> list[float]:
+def distances_of(compared: Sequence[ComparedGroup], attributes: Sequence[str]) -> list[float]:
     """Of all variants of these attributes."""
     return [value for found in compared if found.group.attribute in attributes for value in found.distances]
 
 
-def share_changed(compared: Sequence[Compared], attributes: Sequence[str]) -> Resampled:
+def share_changed(compared: Sequence[ComparedGroup], attributes: Sequence[str]) -> Resampled:
     """The share of changed answers, resampled by text, since groups of one text are not independent.
 
     Every text has the same groups, so that all have the same weight.
     """
-    by_text: dict[int, list[Compared]] = {}
+    by_text: dict[int, list[ComparedGroup]] = {}
     for found in compared:
         by_text.setdefault(found.group.text, []).append(found)
     shares = [
@@ -244,7 +247,7 @@ def share_changed(compared: Sequence[Compared], attributes: Sequence[str]) -> Re
     return resample(MeanScorer(shares), len(shares))
 
 
-def changed_answers(compared: Sequence[Compared], unless: str) -> Iterator[dict[str, str]]:
+def changed_answers(compared: Sequence[ComparedGroup], unless: str) -> Iterator[dict[str, str]]:
     """Changed answers, of each group the first one; none of the attribute `unless`."""
     for found in compared:
         changed = next((place for place, value in enumerate(found.distances, 1) if value > 0), 0)

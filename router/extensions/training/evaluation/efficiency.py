@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from router.extensions.training.evaluation.answering import Answer, Answerer
-from router.extensions.training.evaluation.subject import Arm, Questions
+from router.extensions.training.evaluation.answering import Answerer, EngineAnswer
+from router.extensions.training.evaluation.subject import ComparedArm, Questions
 
 ROWS = 20
 
 
 def measure_efficiency(
-    questions: Mapping[Arm, Questions], answerers: Mapping[Arm, Answerer], points: Mapping[Arm, float]
+    questions: Mapping[ComparedArm, Questions],
+    answerers: Mapping[ComparedArm, Answerer],
+    points: Mapping[ComparedArm, float],
 ) -> dict[str, Any]:
     """Ask the first `ROWS` questions one request after another, the arms in turn.
 
@@ -24,7 +26,7 @@ def measure_efficiency(
     `seconds_per_point` is `seconds` / `points`, None if nothing is right.
     """
     count = min(ROWS, *(len(asked.examples) for asked in questions.values()))
-    taken: dict[Arm, list[Answer]] = {arm: [] for arm in questions}
+    taken: dict[ComparedArm, list[EngineAnswer]] = {arm: [] for arm in questions}
     for arm, asked in questions.items():
         answerers[arm].alone(asked.examples[-1].prompt)
     for place in range(count):
@@ -36,7 +38,7 @@ def measure_efficiency(
     }
 
 
-def _costs(answers: Sequence[Answer], points: float) -> dict[str, float | None]:
+def _costs(answers: Sequence[EngineAnswer], points: float) -> dict[str, float | None]:
     def mean(name: str) -> float:
         return sum(float(getattr(answer.usage, name)) for answer in answers) / len(answers)
 

@@ -17,15 +17,15 @@ import torch
 
 from router.extensions.training.base import LoadedBase, load_base
 from router.extensions.training.batch import AnswerModel, Example, collate
-from router.extensions.training.data import Row
+from router.extensions.training.data import TrainingRow
 from router.extensions.training.evaluation.answering import Answerer, AnsweringEngine, progress_bar
 from router.extensions.training.evaluation.metrics import score_answers
-from router.extensions.training.evaluation.plan import Plan
-from router.extensions.training.evaluation.scoring import MeanScorer, Resampled, Scorer, Task, resample
+from router.extensions.training.evaluation.plan import EvaluationPlan
+from router.extensions.training.evaluation.scoring import ArmScorer, MeanScorer, Resampled, Task, resample
 from router.extensions.training.evaluation.subject import (
-    Arm,
+    ComparedArm,
+    EvaluationSubject,
     Questions,
-    Subject,
     encode_questions,
     load_subject,
     worked_examples,
@@ -81,11 +81,11 @@ class ReadyBases:
 class Exam:
     """Everything a measurement needs."""
 
-    plan: Plan
-    subject: Subject
+    plan: EvaluationPlan
+    subject: EvaluationSubject
     task: Task
-    questions: Mapping[Arm, Questions]
-    answerers: Mapping[Arm, Answerer]
+    questions: Mapping[ComparedArm, Questions]
+    answerers: Mapping[ComparedArm, Answerer]
     say: Say
 
     def tell(self, what: str, started: float) -> None:
@@ -94,7 +94,7 @@ class Exam:
 
 
 @contextmanager
-def examined(plan: Plan, ready: ReadyBase, rows: int | None, say: Say) -> Iterator[Exam]:
+def examined(plan: EvaluationPlan, ready: ReadyBase, rows: int | None, say: Say) -> Iterator[Exam]:
     """The adapter on the plain base and in the engine; neither has it any more at the end.
 
     `rows` limits the test rows. Raises AdapterRejected for an adapter of another base, or one that the
@@ -109,7 +109,7 @@ def examined(plan: Plan, ready: ReadyBase, rows: int | None, say: Say) -> Iterat
         subject.close()
 
 
-def draw_rows(rows: Sequence[Row], count: int | None) -> list[Row]:
+def draw_rows(rows: Sequence[TrainingRow], count: int | None) -> list[TrainingRow]:
     """All rows, or `count` of them drawn by a fixed seed."""
     if count is None or count >= len(rows):
         return list(rows)
@@ -117,19 +117,26 @@ def draw_rows(rows: Sequence[Row], count: int | None) -> list[Row]:
 
 
 def _set_exam(
-    plan: Plan, subject: Subject, engine: AnsweringEngine, digest: str, asked: Sequence[Row], say: Say
+    plan: EvaluationPlan,
+    subject: EvaluationSubject,
+    engine: AnsweringEngine,
+    digest: str,
+    asked: Sequence[TrainingRow],
+    say: Say,
 ) -> Exam:
     judging, generation = plan.recipe.evaluation, plan.recipe.generation
     task = Task(judging.metric, asked, _labels(plan), generation.max_tokens, judging.parts)
     shots = worked_examples(plan.splits.train, judging.shots)
     shape = plan.manifest.generation.constraint
     base = Answerer(engine, SamplingParams(generation.max_tokens, stop=generation.stop, constraint=shape))
-    answerers = {arm: replace(base, adapter=digest if arm is Arm.ADAPTER else None) for arm in Arm}
-    questions = {arm: encode_questions(arm, asked, subject.rendering, shots) for arm in Arm}
+    answerers = {
+        arm: replace(base, adapter=digest if arm is ComparedArm.ADAPTER else None) for arm in ComparedArm
+    }
+    questions = {arm: encode_questions(arm, asked, subject.rendering, shots) for arm in ComparedArm}
     return Exam(plan, subject, task, questions, answerers, say)
 
 
-def _labels(plan: Plan) -> list[str]:
+def _labels(plan: EvaluationPlan) -> list[str]:
     """All answers of the training rows, commonest first, where answers come out of a list."""
     if not plan.recipe.label_task:
         return []
@@ -137,7 +144,7 @@ def _labels(plan: Plan) -> list[str]:
 
 
 @dataclass(frozen=True, slots=True)
-class Measured:
+class MeasuredArm:
     """One arm's results; `ranked` only where there are labels. Lengths are means, in tokens."""
 
     answers: tuple[str, ...]
@@ -150,7 +157,7 @@ class Measured:
     parts: Mapping[str, Resampled] = field(default_factory=dict)
 
 
-def measure_arm(exam: Exam, arm: Arm) -> Measured:
+def measure_arm(exam: Exam, arm: ComparedArm) -> MeasuredArm:
     """Greedy answers and their scores, the loss on the gold answers, how often the gold label is best."""
     subject, task, asked = exam.subject, exam.task, exam.questions[arm]
     title, count, ranked = arm.value.replace("_", " "), len(task.rows), ranked_rows(task)
@@ -159,7 +166,7 @@ def measure_arm(exam: Exam, arm: Arm) -> Measured:
     scores = score_answers(task, answers)
     losses = subject.losses(arm, asked.examples)
     likeliest = _rank_labels(subject, asked, task, ranked, f"{title}, labels") if ranked else None
-    return Measured(
+    return MeasuredArm(
         answers=answers,
         score=resample(scores.score, count),
         blind=resample(scores.blind, count),
@@ -177,7 +184,9 @@ def ranked_rows(task: Task) -> list[int]:
     return sorted(random.Random(0).sample(range(len(task.rows)), count))
 
 
-def _rank_labels(subject: Subject, asked: Questions, task: Task, rows: Sequence[int], title: str) -> Scorer:
+def _rank_labels(
+    subject: EvaluationSubject, asked: Questions, task: Task, rows: Sequence[int], title: str
+) -> ArmScorer:
     """How often the likeliest label is the gold one, over `rows`: format plays no part."""
     labels = [subject.rendering.answer(label) for label in task.labels]
     right = []

@@ -11,9 +11,9 @@ from typing import Any
 from router.engine.base import Prompt
 from router.errors import ConfigError
 from router.extensions.training.batch import Example, Rendering
-from router.extensions.training.data import Row, Splits, read_json_lines, read_rows, text_of
-from router.extensions.training.evaluation.scoring import Estimate, resample
-from router.extensions.training.evaluation.subject import Arm, Losses, Subject
+from router.extensions.training.data import Splits, TrainingRow, read_json_lines, read_rows, text_of
+from router.extensions.training.evaluation.scoring import ScoreEstimate, resample
+from router.extensions.training.evaluation.subject import ComparedArm, EvaluationSubject, Losses
 from router.extensions.training.recipe import Recipe, load_recipe
 from router.types import PromptTemplate
 
@@ -28,7 +28,7 @@ _OF_BASES: dict[tuple[str, str, tuple[Example, ...]], Losses] = {}
 
 
 def measure_generalization(
-    subject: Subject, recipe: Recipe, recipes: Path, rows: int = ROWS
+    subject: EvaluationSubject, recipe: Recipe, recipes: Path, rows: int = ROWS
 ) -> dict[str, Any]:
     """Teacher-forced loss of the adapter against the base on other tasks and on general text.
 
@@ -82,13 +82,13 @@ def _material(
     if (general := recipes / GENERAL).is_file():
         texts = paragraphs(general)
         if late:
-            yield GENERAL_TEXT, rendering.examples([Row(ASKED_FOR_TEXT, text, "") for text in texts])
+            yield GENERAL_TEXT, rendering.examples([TrainingRow(ASKED_FOR_TEXT, text, "") for text in texts])
         else:
             yield GENERAL_TEXT, [whole_text(rendering, text) for text in texts]
 
 
-def _compare(subject: Subject, what: str, examples: Sequence[Example]) -> dict[str, Any]:
-    base, adapter = (_losses(subject, arm, examples) for arm in (Arm.BASE, Arm.ADAPTER))
+def _compare(subject: EvaluationSubject, what: str, examples: Sequence[Example]) -> dict[str, Any]:
+    base, adapter = (_losses(subject, arm, examples) for arm in (ComparedArm.BASE, ComparedArm.ADAPTER))
     count = len(examples)
     theirs, ours = resample(base, count), resample(adapter, count)
     gap = ours.minus(theirs)
@@ -102,8 +102,8 @@ def _compare(subject: Subject, what: str, examples: Sequence[Example]) -> dict[s
     }
 
 
-def _losses(subject: Subject, arm: Arm, examples: Sequence[Example]) -> Losses:
-    if arm is Arm.ADAPTER:
+def _losses(subject: EvaluationSubject, arm: ComparedArm, examples: Sequence[Example]) -> Losses:
+    if arm is ComparedArm.ADAPTER:
         return subject.losses(arm, examples)
     key = (subject.base.digest, str(subject.base.device), tuple(examples))
     if key not in _OF_BASES:
@@ -133,7 +133,7 @@ def whole_text(rendering: Rendering, text: str) -> Example:
 # -- overfitting: rows it has seen, and rows it has not
 
 
-def measure_overfitting(subject: Subject, splits: Splits, rows: int) -> dict[str, dict[str, float]]:
+def measure_overfitting(subject: EvaluationSubject, splits: Splits, rows: int) -> dict[str, dict[str, float]]:
     """The adapter, teacher-forced, on at most `rows` rows of each split (drawn by a fixed seed).
 
     Returns {"train": {"loss", "low", "high", "exact", "rows"}, "valid": ..., "test": ...}: nats per
@@ -143,7 +143,7 @@ def measure_overfitting(subject: Subject, splits: Splits, rows: int) -> dict[str
     for name in SPLITS:
         every = list(getattr(splits, name))
         drawn = random.Random(0).sample(every, min(rows, len(every)))
-        losses = subject.losses(Arm.ADAPTER, subject.rendering.examples(drawn))
+        losses = subject.losses(ComparedArm.ADAPTER, subject.rendering.examples(drawn))
         loss = resample(losses, len(drawn)).estimate()
         numbers = {
             "loss": loss.value,
@@ -165,4 +165,4 @@ def overfitting_gap(splits: Mapping[str, Mapping[str, float]]) -> dict[str, floa
     value = test["loss"] - train["loss"]
     below = hypot(test["loss"] - test["low"], train["high"] - train["loss"])
     above = hypot(test["high"] - test["loss"], train["loss"] - train["low"])
-    return Estimate(value, value - below, value + above).rounded()
+    return ScoreEstimate(value, value - below, value + above).rounded()

@@ -21,10 +21,10 @@ from router.extensions.training.evaluation import require_extra
 from router.extensions.training.evaluation.answering import Answerer, AnsweringEngine
 from router.extensions.training.evaluation.metrics import METRICS, score_answers
 from router.extensions.training.evaluation.scoring import Task, resample
-from router.extensions.training.evaluation.subject import Subject, check_base, read_manifest
+from router.extensions.training.evaluation.subject import EvaluationSubject, check_base, read_manifest
 from router.extensions.training.files import write_file
 from router.extensions.training.recipe import Recipe, load_recipe
-from router.extensions.training.run import Request, run
+from router.extensions.training.run import TrainingRequest, run
 from router.types import SamplingParams
 
 FILE = "data_need.json"
@@ -37,7 +37,7 @@ Say = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
-class Curve:
+class LearningCurve:
     """One learning curve: what is trained, on which base, and where its points are kept."""
 
     recipe_file: Path
@@ -73,7 +73,7 @@ def learning_curve(
     folder = output or Path("adapters") / loaded.adapter.name
     model, digest = _base_of(folder, loaded, device)
     place, command = work / loaded.adapter.name / "learning-curve", _command(recipe, parts, output)
-    curve = Curve(recipe, loaded, load_splits(loaded.data), digest, place, device, command)
+    curve = LearningCurve(recipe, loaded, load_splits(loaded.data), digest, place, device, command)
     points = [_point(curve, fraction, say) for fraction in parts]
     write_file(folder / FILE, _as_json(_contents(curve, model, points)))
     return folder / FILE
@@ -112,7 +112,7 @@ def _command(recipe_file: Path, fractions: Sequence[float], output: Path | None)
     return f"lora-router adapters learning-curve {shlex.quote(str(named))} --fractions {parts}{where}"
 
 
-def _point(curve: Curve, fraction: float, say: Say) -> dict[str, Any]:
+def _point(curve: LearningCurve, fraction: float, say: Say) -> dict[str, Any]:
     recipe = scaled(curve.recipe, fraction)
     parts = [settings_of(recipe), data_hashes(recipe), curve.digest]
     key = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:12]
@@ -125,7 +125,9 @@ def _point(curve: Curve, fraction: float, say: Say) -> dict[str, Any]:
     adapter = folder / recipe.adapter.name
     if not (adapter / "adapter.toml").is_file():
         say(f"{fraction:.0%} of the training rows: training for {recipe.train.steps} steps")
-        asked = Request(curve.recipe_file, adapter, folder / "checkpoint.pt", True, recipe, curve.command)
+        asked = TrainingRequest(
+            curve.recipe_file, adapter, folder / "checkpoint.pt", True, recipe, curve.command
+        )
         run(asked, curve.device)
     say(f"{fraction:.0%} of the training rows: asking {len(curve.splits.test)} test rows")
     point = {"fraction": fraction, "rows": len(load_splits(recipe.data).train), "steps": recipe.train.steps}
@@ -152,7 +154,7 @@ def scaled(recipe: Recipe, fraction: float) -> Recipe:
     )
 
 
-def _score(curve: Curve, recipe: Recipe, adapter: Path) -> dict[str, Any]:
+def _score(curve: LearningCurve, recipe: Recipe, adapter: Path) -> dict[str, Any]:
     """The recipe's metric on the whole test split, answered as `adapters evaluate` has it answered."""
     base, test = load_base(recipe.base.model, curve.device), curve.splits.test
     rendering = Rendering.of(base.tokenizer, recipe.prompt.as_template())
@@ -172,12 +174,12 @@ def _score(curve: Curve, recipe: Recipe, adapter: Path) -> dict[str, Any]:
     return {"asked": len(test), "score": score.rounded(), "machine": machine}
 
 
-def _shown(curve: Curve, point: dict[str, Any]) -> str:
+def _shown(curve: LearningCurve, point: dict[str, Any]) -> str:
     metric = METRICS[curve.recipe.evaluation.metric]
     return f"{metric.title} {point['score']['value']:.{metric.digits}f} on {point['asked']} test rows"
 
 
-def _contents(curve: Curve, model: str, points: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def _contents(curve: LearningCurve, model: str, points: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Of data_need.json."""
     return {
         "schema": SCHEMA,
@@ -213,7 +215,9 @@ def settings_of(recipe: Recipe) -> dict[str, Any]:
 # -- what a report says of it
 
 
-def data_need(subject: Subject, recipe: Recipe, full: Mapping[str, float], asked: int) -> dict[str, Any]:
+def data_need(
+    subject: EvaluationSubject, recipe: Recipe, full: Mapping[str, float], asked: int
+) -> dict[str, Any]:
     """The learning curve from the adapter's folder, with the whole adapter as its last point.
 
     `full` is the adapter's score on `asked` test rows, {"value", "low", "high"}.
@@ -242,7 +246,7 @@ def _since(then: Mapping[str, Any], recipe: Recipe) -> dict[str, list[str]]:
     return {"since": [f"generation.{name}" for name in new]} if new else {}
 
 
-def read_curve(subject: Subject, recipe: Recipe) -> dict[str, Any] | None:
+def read_curve(subject: EvaluationSubject, recipe: Recipe) -> dict[str, Any] | None:
     """The contents of data_need.json, None if it is not there.
 
     Raises ConfigError if it cannot be read, or was measured on another base, on other data or with other

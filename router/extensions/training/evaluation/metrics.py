@@ -16,9 +16,15 @@ import numpy as np
 from rouge_score.rouge_scorer import RougeScorer
 from sacrebleu.metrics import BLEU, CHRF
 
-from router.extensions.training.data import Row
+from router.extensions.training.data import TrainingRow
 from router.extensions.training.evaluation.recipe_metrics import RECIPE_METRICS, recipe_metric
-from router.extensions.training.evaluation.scoring import MeanScorer, Metric, Scores, Selection, Task
+from router.extensions.training.evaluation.scoring import (
+    MeanScorer,
+    MetricScores,
+    RecipeMetric,
+    Selection,
+    Task,
+)
 
 FIRST_WORDS = 12  # of the text, as a summary that costs nothing
 ROUGE = RougeScorer(["rouge1", "rougeL"])
@@ -26,12 +32,12 @@ WITHOUT_PUNCTUATION = str.maketrans("", "", string.punctuation)
 Pairs = Sequence[tuple[str, str]]  # answer and gold
 
 
-def check_rows(metric: str, rows: Sequence[Row]) -> None:
+def check_rows(metric: str, rows: Sequence[TrainingRow]) -> None:
     """Raises ConfigError, naming the row, for rows that a metric cannot judge."""
     METRICS[metric].check(rows)
 
 
-def score_answers(task: Task, answers: Sequence[str]) -> Scores:
+def score_answers(task: Task, answers: Sequence[str]) -> MetricScores:
     """Judge one answer for each row of the task. Raises ConfigError for rows that the metric cannot judge."""
     return METRICS[task.metric].scores(task, answers)
 
@@ -90,9 +96,9 @@ def same_part(answer: str, gold: str, pattern: str) -> bool:
     return bool(ours and theirs and ours[1] == theirs[1])
 
 
-def _exact_match_scores(task: Task, answers: Sequence[str]) -> Scores:
+def _exact_match_scores(task: Task, answers: Sequence[str]) -> MetricScores:
     pairs = _pairs(task, answers)
-    return Scores(
+    return MetricScores(
         _mean(exact_match, pairs),
         _mean(partial(names_only, labels=task.labels), pairs),
         {name: _mean(partial(same_part, pattern=pattern), pairs) for name, pattern in task.parts.items()},
@@ -103,7 +109,7 @@ def _exact_match_references(task: Task) -> Mapping[str, Sequence[str]]:
     return {"always the commonest label": [task.labels[0]] * len(task.rows)} if task.labels else {}
 
 
-EXACT_MATCH = Metric(
+EXACT_MATCH = RecipeMetric(
     "exact match",
     3,
     "Format-blind: the gold label, and no other, is named anywhere in the answer. Likeliest label: of all "
@@ -127,10 +133,10 @@ def best_rouge_l(answer: str, gold: str) -> float:
     return best_piece(answer, lambda piece: rouge(piece, gold)[0])
 
 
-def _rouge_scores(task: Task, answers: Sequence[str]) -> Scores:
+def _rouge_scores(task: Task, answers: Sequence[str]) -> MetricScores:
     pairs = _pairs(task, answers)
     both = [rouge(*pair) for pair in pairs]
-    return Scores(
+    return MetricScores(
         MeanScorer([longest for longest, _ in both]),
         _mean(best_rouge_l, pairs),
         {
@@ -155,7 +161,7 @@ def _rouge_references(task: Task) -> Mapping[str, Sequence[str]]:
     }
 
 
-ROUGE_L = Metric(
+ROUGE_L = RecipeMetric(
     "ROUGE-L",
     3,
     "ROUGE-L and ROUGE-1 are F1 scores from 0 to 1. Format-blind: only the line, sentence or quoted part of "
@@ -195,9 +201,9 @@ def best_token_f1(answer: str, gold: str) -> float:
     return 1.0 if contains(answer, gold) else best_piece(answer, lambda piece: token_f1(piece, gold))
 
 
-def _token_f1_scores(task: Task, answers: Sequence[str]) -> Scores:
+def _token_f1_scores(task: Task, answers: Sequence[str]) -> MetricScores:
     pairs = _pairs(task, answers)
-    return Scores(
+    return MetricScores(
         _mean(token_f1, pairs),
         _mean(best_token_f1, pairs),
         {
@@ -211,7 +217,7 @@ def _token_f1_references(task: Task) -> Mapping[str, Sequence[str]]:
     return {"the whole question as the answer": [row.prompt for row in task.rows]}
 
 
-TOKEN_F1 = Metric(
+TOKEN_F1 = RecipeMetric(
     "token F1",
     3,
     "Token F1 and exact as SQuAD has them: without case, punctuation and articles. Format-blind: 1 if the "
@@ -247,11 +253,11 @@ def nearest_piece(answer: str, gold: str) -> str:
     return max(closeness, key=closeness.__getitem__)
 
 
-def _chrf_scores(task: Task, answers: Sequence[str]) -> Scores:
+def _chrf_scores(task: Task, answers: Sequence[str]) -> MetricScores:
     golds = [row.response for row in task.rows]
     best = [nearest_piece(*pair) for pair in zip(answers, golds, strict=True)]
     bleu = BLEU(force=True)  # force: no warning about tokenized text
-    return Scores(
+    return MetricScores(
         CorpusScorer(CHRF(), answers, golds),
         CorpusScorer(CHRF(), best, golds),
         {"BLEU": CorpusScorer(bleu, answers, golds)},
@@ -262,7 +268,7 @@ def _chrf_references(task: Task) -> Mapping[str, Sequence[str]]:
     return {"copying the input": [row.bare for row in task.rows]} if task.rows[0].bare else {}
 
 
-CHRF_SCORE = Metric(
+CHRF_SCORE = RecipeMetric(
     "chrF",
     1,
     "chrF and BLEU run from 0 to 100. Format-blind: only the line, sentence or quoted part of each answer "
@@ -273,16 +279,16 @@ CHRF_SCORE = Metric(
 )
 
 
-class Metrics(dict[str, Metric]):
+class MetricsByName(dict[str, RecipeMetric]):
     """Metrics by name. One of `RECIPE_METRICS` is loaded when it is first asked for."""
 
-    def __missing__(self, name: str) -> Metric:
+    def __missing__(self, name: str) -> RecipeMetric:
         if name not in RECIPE_METRICS:
             raise KeyError(name)
         self[name] = recipe_metric(name)
         return self[name]
 
 
-METRICS: Mapping[str, Metric] = Metrics(
+METRICS: Mapping[str, RecipeMetric] = MetricsByName(
     exact_match=EXACT_MATCH, chrf=CHRF_SCORE, token_f1=TOKEN_F1, rouge_l=ROUGE_L
 )

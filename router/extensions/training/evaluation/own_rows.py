@@ -13,9 +13,9 @@ from typing import Any
 
 from router.errors import AdapterRejected, ConfigError
 from router.extensions.training.batch import Example, Rendering
-from router.extensions.training.data import Row
+from router.extensions.training.data import TrainingRow
 from router.extensions.training.evaluation import markdown
-from router.extensions.training.evaluation.answering import Answer, Answerer, Tokens
+from router.extensions.training.evaluation.answering import Answerer, EngineAnswer, Tokens
 from router.extensions.training.evaluation.exam import ReadyBase, ReadyBases, Say, draw_rows
 from router.extensions.training.evaluation.metrics import METRICS, check_rows, score_answers
 from router.extensions.training.evaluation.report import (
@@ -26,7 +26,7 @@ from router.extensions.training.evaluation.report import (
     write_report,
 )
 from router.extensions.training.evaluation.scoring import Resampled, Task, resample
-from router.extensions.training.evaluation.subject import Arm
+from router.extensions.training.evaluation.subject import ComparedArm
 from router.extensions.training.new.rows import Columns, read_pairs
 from router.extensions.training.recipe import TEXT_METRICS
 from router.names import looks_like_version
@@ -39,7 +39,7 @@ from router.types import SamplingParams
 FEWEST = 20  # rows: the bootstrap's interval of fewer is too narrow to prove anything
 SPARE = 4  # tokens that an answer may be longer than the longest right one
 LABELS = 50  # distinct right answers, at most, that are looked for as names of a list
-ARMS = (Arm.BASE, Arm.ADAPTER)
+ARMS = (ComparedArm.BASE, ComparedArm.ADAPTER)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +56,7 @@ class OwnRows:
 
 
 @dataclass(frozen=True, slots=True)
-class Candidate:
+class CandidateFolder:
     """An adapter folder that was looked into."""
 
     asked: str
@@ -75,11 +75,11 @@ class Answers:
 
 
 @dataclass(frozen=True, slots=True)
-class Arms:
+class OwnRowsArms:
     """Base and adapter on the same rows."""
 
     task: Task
-    by: Mapping[Arm, Answers]
+    by: Mapping[ComparedArm, Answers]
 
 
 def evaluate_own_rows(
@@ -97,7 +97,7 @@ def evaluate_own_rows(
         return [_evaluate(candidate, ready, rows, asked, say) for candidate in found]
 
 
-def read_rows(asked: OwnRows, say: Say) -> list[Row]:
+def read_rows(asked: OwnRows, say: Say) -> list[TrainingRow]:
     """The usable rows of the file. Raises ConfigError that says what is missing."""
     if asked.metric not in TEXT_METRICS:
         hint, known = nearest(asked.metric, TEXT_METRICS), ", ".join(TEXT_METRICS)
@@ -105,13 +105,13 @@ def read_rows(asked: OwnRows, say: Say) -> list[Row]:
     pairs, _, _ = read_pairs(
         asked.data, Columns(asked.prompt_column, asked.response_column), say, asked.header
     )
-    rows = [Row(pair.prompt, pair.response, asked.data.name) for pair in pairs]
+    rows = [TrainingRow(pair.prompt, pair.response, asked.data.name) for pair in pairs]
     _require_enough(rows, asked)
     check_rows(asked.metric, rows)
     return rows
 
 
-def _require_enough(rows: Sequence[Row], asked: OwnRows) -> None:
+def _require_enough(rows: Sequence[TrainingRow], asked: OwnRows) -> None:
     count = min(len(rows), asked.rows or len(rows))
     if count < FEWEST:
         raise ConfigError(
@@ -120,7 +120,7 @@ def _require_enough(rows: Sequence[Row], asked: OwnRows) -> None:
         )
 
 
-def find_candidate(asked: str, adapters: Path) -> Candidate:
+def find_candidate(asked: str, adapters: Path) -> CandidateFolder:
     """A folder, or the adapter of that name; PEFT's own folder without adapter.toml will do.
 
     Raises ConfigError (none there, or several versions), AdapterRejected with all that is wrong with it.
@@ -137,7 +137,7 @@ def find_candidate(asked: str, adapters: Path) -> Candidate:
     seen = inspect_folder(folder, FolderRules(None, max_rank=512))
     if not seen.ok:
         raise AdapterRejected(f"{folder} cannot be served: {seen.error}")
-    return Candidate(asked, folder, _named(seen.manifest, folder))
+    return CandidateFolder(asked, folder, _named(seen.manifest, folder))
 
 
 def _named(manifest: Manifest, folder: Path) -> Manifest:
@@ -148,7 +148,7 @@ def _named(manifest: Manifest, folder: Path) -> Manifest:
 
 
 def _evaluate(
-    candidate: Candidate, ready: ReadyBase, rows: Sequence[Row], asked: OwnRows, say: Say
+    candidate: CandidateFolder, ready: ReadyBase, rows: Sequence[TrainingRow], asked: OwnRows, say: Say
 ) -> dict[str, Any]:
     started, folder = time.monotonic(), candidate.folder
     arms = _ask(candidate, ready, rows, asked, say)
@@ -159,7 +159,9 @@ def _evaluate(
     return report
 
 
-def _ask(candidate: Candidate, ready: ReadyBase, rows: Sequence[Row], asked: OwnRows, say: Say) -> Arms:
+def _ask(
+    candidate: CandidateFolder, ready: ReadyBase, rows: Sequence[TrainingRow], asked: OwnRows, say: Say
+) -> OwnRowsArms:
     """Base and adapter answer the same rows under the adapter's own prompt, greedily, with one limit."""
     manifest, engine = candidate.manifest, ready.engine
     drawn = draw_rows(rows, asked.rows)
@@ -173,14 +175,16 @@ def _ask(candidate: Candidate, ready: ReadyBase, rows: Sequence[Row], asked: Own
     prompts = [example.prompt for example in examples]
     digest = engine.load(candidate.folder)
     given = {
-        arm: Answerer(engine, params, digest if arm is Arm.ADAPTER else None).answers(prompts, arm.value)
+        arm: Answerer(engine, params, digest if arm is ComparedArm.ADAPTER else None).answers(
+            prompts, arm.value
+        )
         for arm in ARMS
     }
     engine.unload(digest)
-    return Arms(task, {arm: _score(task, given[arm], prompts) for arm in ARMS})
+    return OwnRowsArms(task, {arm: _score(task, given[arm], prompts) for arm in ARMS})
 
 
-def _score(task: Task, given: Sequence[Answer], prompts: Sequence[Tokens]) -> Answers:
+def _score(task: Task, given: Sequence[EngineAnswer], prompts: Sequence[Tokens]) -> Answers:
     texts, count = [answer.text for answer in given], len(given)
     judged = score_answers(task, texts)
     lengths = {
@@ -191,8 +195,8 @@ def _score(task: Task, given: Sequence[Answer], prompts: Sequence[Tokens]) -> An
 
 
 def _fitting(
-    rows: Sequence[Row], rendering: Rendering, ready: ReadyBase
-) -> tuple[list[Row], list[Example], int]:
+    rows: Sequence[TrainingRow], rendering: Rendering, ready: ReadyBase
+) -> tuple[list[TrainingRow], list[Example], int]:
     """Rows that the base's context holds, encoded, and the longest answer allowed, in tokens."""
     encoded = rendering.examples(rows)
     limit = max(len(example.answer) for example in encoded) + SPARE
@@ -201,14 +205,16 @@ def _fitting(
     return [row for row, _ in kept], [example for _, example in kept], limit
 
 
-def _labels(rows: Sequence[Row], metric: str) -> list[str]:
+def _labels(rows: Sequence[TrainingRow], metric: str) -> list[str]:
     """The right answers, commonest first, if they are few enough to be names of a list."""
     counts = Counter(row.response for row in rows)
     few = metric == "exact_match" and len(counts) <= min(LABELS, len(rows) // 4)
     return [label for label, _ in counts.most_common()] if few else []
 
 
-def _head(candidate: Candidate, ready: ReadyBase, found: int, arms: Arms, asked: OwnRows) -> dict[str, Any]:
+def _head(
+    candidate: CandidateFolder, ready: ReadyBase, found: int, arms: OwnRowsArms, asked: OwnRows
+) -> dict[str, Any]:
     manifest, base, engine = candidate.manifest, ready.plain, ready.engine.info
     options = f"--data {asked.data} --metric {asked.metric}" + (f" --rows {asked.rows}" if asked.rows else "")
     options += f" --quantize {engine.weights}" if engine.weights else ""
@@ -228,7 +234,7 @@ def _head(candidate: Candidate, ready: ReadyBase, found: int, arms: Arms, asked:
     }
 
 
-def _measured(arms: Arms) -> dict[str, Any]:
+def _measured(arms: OwnRowsArms) -> dict[str, Any]:
     base, ours = (arms.by[arm] for arm in ARMS)
     gains = {
         "score": ours.score.minus(base.score).rounded(),

@@ -16,7 +16,7 @@ from router.registry.format.untrusted import nearest
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class EvaluationPlan:
     """One adapter with all that its evaluation needs but the base."""
 
     folder: Path
@@ -26,7 +26,7 @@ class Plan:
     splits: Splits
 
 
-def make_plan(folder: Path, recipes: Path) -> Plan:
+def make_plan(folder: Path, recipes: Path) -> EvaluationPlan:
     """Raises ConfigError (no adapter, no recipe, bad data), AdapterRejected (bad manifest)."""
     manifest = read_manifest(folder)
     recipe_file = find_recipe(recipes, manifest.name, folder.resolve().name)
@@ -35,7 +35,7 @@ def make_plan(folder: Path, recipes: Path) -> Plan:
         raise ConfigError(f"{recipe_file} is the recipe of {recipe.adapter.name}, not of {manifest.name}")
     splits = load_splits(recipe.data)
     check_rows(recipe.evaluation.metric, splits.test)
-    return Plan(folder, manifest, recipe_file, recipe, splits)
+    return EvaluationPlan(folder, manifest, recipe_file, recipe, splits)
 
 
 def find_recipe(recipes: Path, name: str, folder: str = "") -> Path:

@@ -9,12 +9,12 @@ from importlib.util import module_from_spec
 
 from router.carried import carried
 from router.errors import ConfigError
-from router.extensions.training.evaluation.scoring import Metric
+from router.extensions.training.evaluation.scoring import RecipeMetric
 
 RECIPE_METRICS = ("execution",)
 
 
-def recipe_metric(name: str) -> Metric:
+def recipe_metric(name: str) -> RecipeMetric:
     """The metric of a folder of recipes. Raises ConfigError where the folder is not there."""
     folders = carried(f"recipes/{name}")
     if not folders:
@@ -26,5 +26,5 @@ def recipe_metric(name: str) -> Metric:
         spec.submodule_search_locations = [str(folders[0])]
         package = sys.modules[module] = module_from_spec(spec)
         loader.exec_module(package)
-    metric: Metric = import_module(f"{module}.metric").METRIC
+    metric: RecipeMetric = import_module(f"{module}.metric").METRIC
     return metric

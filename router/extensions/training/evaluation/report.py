@@ -11,9 +11,9 @@ import torch
 
 from router.engine.base import BaseInfo
 from router.extensions.training.base import LoadedBase, describe_machine
-from router.extensions.training.data import Row
-from router.extensions.training.evaluation.exam import Measured
-from router.extensions.training.evaluation.subject import Arm
+from router.extensions.training.data import TrainingRow
+from router.extensions.training.evaluation.exam import MeasuredArm
+from router.extensions.training.evaluation.subject import ComparedArm
 from router.extensions.training.files import write_file
 from router.registry.format.manifest import Manifest
 from router.types import Constraint
@@ -24,7 +24,7 @@ SAMPLES = 12  # answers shown
 
 def report_card(
     facts: Mapping[str, Any],
-    arms: Mapping[Arm, Measured],
+    arms: Mapping[ComparedArm, MeasuredArm],
     sections: Mapping[str, Any],
     samples: Sequence[Mapping[str, str]],
 ) -> dict[str, Any]:
@@ -32,7 +32,7 @@ def report_card(
 
     `facts` say what was measured on what; `sections` are what was found beside the scores.
     """
-    adapter = arms[Arm.ADAPTER]
+    adapter = arms[ComparedArm.ADAPTER]
     return {
         "schema": SCHEMA,
         **facts,
@@ -40,7 +40,7 @@ def report_card(
         "gains": {
             f"adapter - {arm.value}": _gain(adapter, other)
             for arm, other in arms.items()
-            if arm is not Arm.ADAPTER
+            if arm is not ComparedArm.ADAPTER
         },
         **sections,
         "samples": list(samples),
@@ -70,7 +70,9 @@ def measured_by(
     }
 
 
-def first_samples(rows: Sequence[Row], answers: Mapping[Arm, Sequence[str]]) -> list[dict[str, str]]:
+def first_samples(
+    rows: Sequence[TrainingRow], answers: Mapping[ComparedArm, Sequence[str]]
+) -> list[dict[str, str]]:
     """The first rows with what each arm answered: not picked."""
     return [
         {
@@ -89,7 +91,7 @@ def write_report(folder: Path, report: Mapping[str, Any], page: str) -> None:
     write_file(folder / "REPORT.md", page.encode())
 
 
-def _arm(measured: Measured) -> dict[str, Any]:
+def _arm(measured: MeasuredArm) -> dict[str, Any]:
     return {
         "score": measured.score.rounded(),
         "format_blind": measured.blind.rounded(),
@@ -101,7 +103,7 @@ def _arm(measured: Measured) -> dict[str, Any]:
     }
 
 
-def _gain(adapter: Measured, other: Measured) -> dict[str, Any]:
+def _gain(adapter: MeasuredArm, other: MeasuredArm) -> dict[str, Any]:
     ranked = adapter.ranked.minus(other.ranked) if adapter.ranked and other.ranked else None
     return {
         "score": adapter.score.minus(other.score).rounded(),

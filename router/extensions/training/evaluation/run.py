@@ -18,7 +18,7 @@ from router.extensions.training.evaluation.bias import AskTexts, load_cases, mea
 from router.extensions.training.evaluation.efficiency import measure_efficiency
 from router.extensions.training.evaluation.exam import (
     Exam,
-    Measured,
+    MeasuredArm,
     ReadyBase,
     ReadyBases,
     Say,
@@ -38,7 +38,7 @@ from router.extensions.training.evaluation.learning_curve import data_need, read
 from router.extensions.training.evaluation.markdown import report_page
 from router.extensions.training.evaluation.metrics import METRICS, score_answers
 from router.extensions.training.evaluation.pictures import draw_pictures
-from router.extensions.training.evaluation.plan import Plan
+from router.extensions.training.evaluation.plan import EvaluationPlan
 from router.extensions.training.evaluation.report import (
     first_samples,
     measured_by,
@@ -47,13 +47,18 @@ from router.extensions.training.evaluation.report import (
     write_report,
 )
 from router.extensions.training.evaluation.scoring import Task
-from router.extensions.training.evaluation.subject import Arm, check_base
+from router.extensions.training.evaluation.subject import ComparedArm, check_base
 from router.extensions.training.files import has_pictures
 from router.extensions.training.recipe import load_recipe
 
 
 def evaluate_all(
-    plans: Sequence[Plan], recipes: Path, rows: int | None, device: str, say: Say, quantize: str = ""
+    plans: Sequence[EvaluationPlan],
+    recipes: Path,
+    rows: int | None,
+    device: str,
+    say: Say,
+    quantize: str = "",
 ) -> list[dict[str, Any]]:
     """Measure every adapter, write its report into its folder at once, return the reports.
 
@@ -64,7 +69,7 @@ def evaluate_all(
         return [_evaluate(plan, _checked_base(bases, plan, plans), recipes, rows, say) for plan in plans]
 
 
-def _checked_base(bases: ReadyBases, plan: Plan, plans: Sequence[Plan]) -> ReadyBase:
+def _checked_base(bases: ReadyBases, plan: EvaluationPlan, plans: Sequence[EvaluationPlan]) -> ReadyBase:
     """The base of a plan, checked for all that need the same one, before hours of work on the first."""
     ready = bases.ready(plan.recipe.base.model)
     for other in plans:
@@ -73,7 +78,9 @@ def _checked_base(bases: ReadyBases, plan: Plan, plans: Sequence[Plan]) -> Ready
     return ready
 
 
-def _evaluate(plan: Plan, ready: ReadyBase, recipes: Path, rows: int | None, say: Say) -> dict[str, Any]:
+def _evaluate(
+    plan: EvaluationPlan, ready: ReadyBase, recipes: Path, rows: int | None, say: Say
+) -> dict[str, Any]:
     engine = ready.engine.info
     with examined(plan, ready, rows, say) as exam:
         _check_sections(exam, recipes)
@@ -99,8 +106,8 @@ def _check_sections(exam: Exam, recipes: Path) -> None:
         paragraphs(general)
 
 
-def _measure_arms(exam: Exam) -> dict[Arm, Measured]:
-    arms: dict[Arm, Measured] = {}
+def _measure_arms(exam: Exam) -> dict[ComparedArm, MeasuredArm]:
+    arms: dict[ComparedArm, MeasuredArm] = {}
     metric = METRICS[exam.task.metric]
     for arm in exam.questions:
         started = time.monotonic()
@@ -110,10 +117,10 @@ def _measure_arms(exam: Exam) -> dict[Arm, Measured]:
     return arms
 
 
-def _measure_sections(exam: Exam, arms: Mapping[Arm, Measured], recipes: Path) -> dict[str, Any]:
+def _measure_sections(exam: Exam, arms: Mapping[ComparedArm, MeasuredArm], recipes: Path) -> dict[str, Any]:
     """What the card holds beside the scores of the arms, by key of the report."""
     subject, recipe, count = exam.subject, exam.plan.recipe, len(exam.task.rows)
-    score = arms[Arm.ADAPTER].score.rounded()
+    score = arms[ComparedArm.ADAPTER].score.rounded()
     parts: dict[str, Callable[[], Any]] = {
         "efficiency": lambda: _efficiency(exam, arms),
         "splits": lambda: measure_overfitting(subject, exam.plan.splits, count),
@@ -130,9 +137,9 @@ def _measure_sections(exam: Exam, arms: Mapping[Arm, Measured], recipes: Path) -
     return sections
 
 
-def _efficiency(exam: Exam, arms: Mapping[Arm, Measured]) -> dict[str, Any]:
+def _efficiency(exam: Exam, arms: Mapping[ComparedArm, MeasuredArm]) -> dict[str, Any]:
     whole = METRICS[exam.task.metric].whole
-    compared = (Arm.SHOTS, Arm.ADAPTER)
+    compared = (ComparedArm.SHOTS, ComparedArm.ADAPTER)
     points = {arm: arms[arm].score.value / whole for arm in compared}
     return measure_efficiency({arm: exam.questions[arm] for arm in compared}, exam.answerers, points)
 
@@ -140,13 +147,13 @@ def _efficiency(exam: Exam, arms: Mapping[Arm, Measured]) -> dict[str, Any]:
 def _bias(exam: Exam) -> dict[str, Any]:
     prompt = exam.subject.rendering.prompt
 
-    def ask_arm(arm: Arm) -> AskTexts:
+    def ask_arm(arm: ComparedArm) -> AskTexts:
         title = f"bias, {arm.value}"
         return lambda texts: [
             answer.text for answer in exam.answerers[arm].answers([prompt(text) for text in texts], title)
         ]
 
-    return measure_bias(_cases_file(exam), ask_arm(Arm.BASE), ask_arm(Arm.ADAPTER))
+    return measure_bias(_cases_file(exam), ask_arm(ComparedArm.BASE), ask_arm(ComparedArm.ADAPTER))
 
 
 def _cases_file(exam: Exam) -> Path:

@@ -1,6 +1,6 @@
 """Scores with their intervals: what a metric is asked, what it gives, and the paired bootstrap over rows.
 
-A `Scorer` is made once from all answers and asked for the score of any selection of rows, so that the
+A `ArmScorer` is made once from all answers and asked for the score of any selection of rows, so that the
 bootstrap can resample it (Efron and Tibshirani 1993; for text, Koehn 2004, aclanthology.org/W04-3250).
 """
 
@@ -13,7 +13,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from router.extensions.training.data import Row
+from router.extensions.training.data import TrainingRow
 
 Selection = NDArray[np.intp]
 
@@ -27,13 +27,13 @@ class Task:
     """
 
     metric: str
-    rows: Sequence[Row]
+    rows: Sequence[TrainingRow]
     labels: Sequence[str]
     max_tokens: int
     parts: Mapping[str, str] = field(default_factory=dict)
 
 
-class Scorer(Protocol):
+class ArmScorer(Protocol):
     """Answers of one arm, ready to be scored."""
 
     def score(self, rows: Selection) -> float:
@@ -53,29 +53,31 @@ class MeanScorer:
 
 
 @dataclass(frozen=True, slots=True)
-class Scores:
+class MetricScores:
     """The metric, its twin that does not look at the format, and further figures."""
 
-    score: Scorer
-    blind: Scorer
-    parts: Mapping[str, Scorer] = field(default_factory=dict)
+    score: ArmScorer
+    blind: ArmScorer
+    parts: Mapping[str, ArmScorer] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
-class Metric:
+class RecipeMetric:
     """A metric of `[evaluation]` in a recipe."""
 
     title: str
     digits: int  # shown
     reading: str  # how a reader takes its figures
-    scores: Callable[[Task, Sequence[str]], Scores]
+    scores: Callable[[Task, Sequence[str]], MetricScores]
     references: Callable[[Task], Mapping[str, Sequence[str]]]  # answers that cost nothing, by name
     whole: float = 1  # the score of an answer that is all right
-    check: Callable[[Sequence[Row]], None] = lambda rows: None  # raises ConfigError: rows it cannot judge
+    check: Callable[[Sequence[TrainingRow]], None] = lambda rows: (
+        None
+    )  # raises ConfigError: rows it cannot judge
 
 
 @dataclass(frozen=True, slots=True)
-class Estimate:
+class ScoreEstimate:
     """A value and its 95 % percentile interval."""
 
     value: float
@@ -94,21 +96,21 @@ class Resampled:
     value: float
     draws: NDArray[np.float64]
 
-    def estimate(self) -> Estimate:
+    def estimate(self) -> ScoreEstimate:
         """The score with its interval."""
         low, high = np.percentile(self.draws, [2.5, 97.5])
-        return Estimate(self.value, float(low), float(high))
+        return ScoreEstimate(self.value, float(low), float(high))
 
     def rounded(self) -> dict[str, float]:
         """The estimate as reports have it."""
         return self.estimate().rounded()
 
-    def minus(self, other: Resampled) -> Estimate:
+    def minus(self, other: Resampled) -> ScoreEstimate:
         """The difference with its interval, paired: both saw the same rows in every draw."""
         return Resampled(self.value - other.value, self.draws - other.draws).estimate()
 
 
-def resample(scorer: Scorer, rows: int, samples: int = 2000) -> Resampled:
+def resample(scorer: ArmScorer, rows: int, samples: int = 2000) -> Resampled:
     """Score `samples` sets of `rows` rows drawn with replacement: always the same, so that arms pair."""
     generator = np.random.default_rng(0)
     draws = np.array([scorer.score(generator.integers(0, rows, rows)) for _ in range(samples)])

@@ -1,4 +1,4 @@
-"""The adapter under evaluation on its base: it is judged as either of them, asked in three ways (`Arm`)."""
+"""The adapter under evaluation on its base: it is judged as either, asked in three ways (`ComparedArm`)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from router.errors import AdapterRejected, ConfigError
 from router.extensions.training.base import LoadedBase
 from router.extensions.training.batch import AnswerModel, Example, Rendering, collate
-from router.extensions.training.data import Row
+from router.extensions.training.data import TrainingRow
 from router.extensions.training.evaluation.scoring import Selection
 from router.registry.folders import weights_sha256
 from router.registry.format.manifest import Manifest, parse_manifest
@@ -25,7 +25,7 @@ WEIGHTS = "adapter_model.safetensors"
 LOSS_BATCH = 16  # rows judged together
 
 
-class Arm(StrEnum):
+class ComparedArm(StrEnum):
     """Who answers, and what it is shown first."""
 
     BASE = "base"  # the bare question, under the adapter's own prompt
@@ -34,7 +34,7 @@ class Arm(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Subject:
+class EvaluationSubject:
     """An adapter on its base; `model` answers as either."""
 
     folder: Path
@@ -44,13 +44,13 @@ class Subject:
     model: Any
     rendering: Rendering
 
-    def answering_as(self, arm: Arm) -> AbstractContextManager[Any]:
+    def answering_as(self, arm: ComparedArm) -> AbstractContextManager[Any]:
         """Inside the block the model is the adapter or the bare base."""
         plain: Callable[[], AbstractContextManager[Any]] = self.model.disable_adapter
-        return nullcontext() if arm is Arm.ADAPTER else plain()
+        return nullcontext() if arm is ComparedArm.ADAPTER else plain()
 
     @contextmanager
-    def judged_as(self, arm: Arm) -> Iterator[AnswerModel]:
+    def judged_as(self, arm: ComparedArm) -> Iterator[AnswerModel]:
         """Inside the block, what judges answers under teacher forcing, as the adapter or as the bare base."""
         with self.answering_as(arm):
             model = AnswerModel(self.model)
@@ -59,7 +59,7 @@ class Subject:
             finally:
                 model.close()
 
-    def losses(self, arm: Arm, examples: Sequence[Example]) -> Losses:
+    def losses(self, arm: ComparedArm, examples: Sequence[Example]) -> Losses:
         """Of `examples`, in their order, as the adapter or as the bare base."""
         with self.judged_as(arm) as model:
             return row_losses(model, examples)
@@ -69,14 +69,14 @@ class Subject:
         self.model.unload()
 
 
-def load_subject(folder: Path, manifest: Manifest, base: LoadedBase) -> Subject:
+def load_subject(folder: Path, manifest: Manifest, base: LoadedBase) -> EvaluationSubject:
     """Put the adapter on `base`. Raises AdapterRejected if it was trained on another one."""
     from peft import PeftModel
 
     check_base(manifest, base)
     model = PeftModel.from_pretrained(base.model, folder, autocast_adapter_dtype=False).eval()
     rendering = Rendering.of(base.tokenizer, manifest.prompt)
-    return Subject(folder, manifest, weights_sha256(folder), base, model, rendering)
+    return EvaluationSubject(folder, manifest, weights_sha256(folder), base, model, rendering)
 
 
 def check_base(manifest: Manifest, base: LoadedBase) -> None:
@@ -104,7 +104,7 @@ def read_manifest(folder: Path) -> Manifest:
 class Questions:
     """Questions of one arm, encoded with their gold answers."""
 
-    arm: Arm
+    arm: ComparedArm
     examples: tuple[Example, ...]
 
     @property
@@ -113,13 +113,15 @@ class Questions:
         return sum(len(example.prompt) for example in self.examples) / len(self.examples)
 
 
-def encode_questions(arm: Arm, rows: Sequence[Row], rendering: Rendering, shots: Sequence[Row]) -> Questions:
+def encode_questions(
+    arm: ComparedArm, rows: Sequence[TrainingRow], rendering: Rendering, shots: Sequence[TrainingRow]
+) -> Questions:
     """Encode `rows` for an arm; only the arm with examples sees `shots`."""
-    before = shots if arm is Arm.SHOTS else ()
+    before = shots if arm is ComparedArm.SHOTS else ()
     return Questions(arm, tuple(rendering.example(row, before) for row in rows))
 
 
-def worked_examples(train: Sequence[Row], count: int) -> list[Row]:
+def worked_examples(train: Sequence[TrainingRow], count: int) -> list[TrainingRow]:
     """The first `count` training rows with distinct answers: fixed, and not picked by result."""
     distinct = {row.response: row for row in reversed(train)}
     return [row for row in train if distinct[row.response] is row][:count]

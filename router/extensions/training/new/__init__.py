@@ -3,6 +3,6 @@
 from __future__ import annotations
 
 from router.extensions.training.new.scaffold import new_recipe
-from router.extensions.training.new.writing import Wish
+from router.extensions.training.new.writing import RecipeRequest
 
-__all__ = ["Wish", "new_recipe"]
+__all__ = ["RecipeRequest", "new_recipe"]

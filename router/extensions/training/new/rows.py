@@ -49,7 +49,7 @@ SPLIT_ROWS = 300  # at most, in each of them: more cost time and say little more
 
 def read_pairs(
     path: Path, said: Columns, say: Callable[[str], None], header: bool | None = None
-) -> tuple[Sequence[Pair], Columns, int]:
+) -> tuple[Sequence[PromptPair], Columns, int]:
     """The usable rows of a file, the columns they come from, and how many rows were found; says all that.
 
     `header`: whether the first line of a CSV names the columns; None finds out. Raises ConfigError that names
@@ -57,7 +57,7 @@ def read_pairs(
     """
     table = read_table(path, header)
     columns = choose_columns(table.columns, said.prompt, said.response, said.group)
-    records: Sequence[Record] = table.records
+    records: Sequence[TableRow] = table.records
     if LATER in table.columns and (columns.prompt, columns.response) == (PROMPT, RESPONSE):
         columns, records = _read_chats(columns, records, say)
     spellings = one_spelling(record.values.get(columns.response, "") for record in records)
@@ -75,8 +75,8 @@ def read_pairs(
 
 
 def _read_chats(
-    columns: Columns, records: Sequence[Record], say: Callable[[str], None]
-) -> tuple[Columns, Sequence[Record]]:
+    columns: Columns, records: Sequence[TableRow], say: Callable[[str], None]
+) -> tuple[Columns, Sequence[TableRow]]:
     """One system text of all rows becomes theirs; several stand before the requests of their rows."""
     if longer := sum(bool(record.values.get(LATER)) for record in records):
         say(
@@ -88,7 +88,7 @@ def _read_chats(
         return replace(columns, system=texts.pop()), records
     say("the rows have several system texts: each stands before the request of its row")
     joined = [
-        Record(r.place, {**r.values, PROMPT: _joined(r.values.get(SYSTEM, ""), r.values.get(PROMPT, ""))})
+        TableRow(r.place, {**r.values, PROMPT: _joined(r.values.get(SYSTEM, ""), r.values.get(PROMPT, ""))})
         for r in records
     ]
     return columns, joined
@@ -99,7 +99,7 @@ def _joined(*texts: str) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Record:
+class TableRow:
     """One row: a text for each of its columns, and where it stands."""
 
     place: str  # FILE:LINE
@@ -107,14 +107,14 @@ class Record:
 
 
 @dataclass(frozen=True, slots=True)
-class Table:
+class DataTable:
     """A whole file."""
 
     columns: tuple[str, ...]
-    records: tuple[Record, ...]
+    records: tuple[TableRow, ...]
 
 
-def read_table(path: Path, header: bool | None = None) -> Table:
+def read_table(path: Path, header: bool | None = None) -> DataTable:
     """Read `path` by its suffix. Raises ConfigError that names the file and the line.
 
     `header`: whether the first line of a CSV names the columns; None raises ConfigError where that is
@@ -126,8 +126,8 @@ def read_table(path: Path, header: bool | None = None) -> Table:
         return _delimited(path, _decoded(path), delimiter, header)
     if suffix in (".jsonl", ".ndjson", ".json"):
         read = _json_list if suffix == ".json" else _json_lines
-        records = tuple(Record(place, values) for place, values in read(path.name, _decoded(path)))
-        return Table(_names_of(records), records)
+        records = tuple(TableRow(place, values) for place, values in read(path.name, _decoded(path)))
+        return DataTable(_names_of(records), records)
     raise ConfigError(f"{path}: cannot tell what it is by {suffix!r}; known: .csv, .tsv, .jsonl, .json")
 
 
@@ -149,7 +149,7 @@ def _decoded(path: Path) -> str:
     return text
 
 
-def _delimited(path: Path, text: str, delimiter: str, header: bool | None) -> Table:
+def _delimited(path: Path, text: str, delimiter: str, header: bool | None) -> DataTable:
     delimiter = delimiter or _sniff(text)
     lines = list(_lines(path.name, text, delimiter))
     first = lines[0][1]
@@ -172,8 +172,8 @@ def _delimited(path: Path, text: str, delimiter: str, header: bool | None) -> Ta
                 f"a text that holds {delimiter!r}, a quote or a line break stands in double quotes"
             )
         row = dict(zip(columns, fields, strict=True))
-        records.append(Record(f"{path.name}:{number}", _chat_of_cell(row, f"{path.name}:{number}")))
-    return Table(_names_of(records) or columns, tuple(records))
+        records.append(TableRow(f"{path.name}:{number}", _chat_of_cell(row, f"{path.name}:{number}")))
+    return DataTable(_names_of(records) or columns, tuple(records))
 
 
 def _chat_of_cell(row: dict[str, str], place: str) -> dict[str, str]:
@@ -191,7 +191,7 @@ def _chat_of_cell(row: dict[str, str], place: str) -> dict[str, str]:
     return _fields(row | {name: turns}, place)
 
 
-def _names_of(records: Sequence[Record]) -> tuple[str, ...]:
+def _names_of(records: Sequence[TableRow]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(name for record in records for name in record.values))
 
 
@@ -350,7 +350,7 @@ def _listed(names: Sequence[str]) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Pair:
+class PromptPair:
     """A prompt with its answer; pairs of one `group` go to one split."""
 
     prompt: str
@@ -362,7 +362,7 @@ class Pair:
 class Cleaned:
     """What is left, and how many rows were left out for what."""
 
-    pairs: tuple[Pair, ...]
+    pairs: tuple[PromptPair, ...]
     empty: int
     repeated: int
     contradicting: int  # the same prompt with another answer: the first one counts
@@ -403,14 +403,14 @@ def one_spelling(answers: Iterable[str]) -> dict[str, str]:
 
 
 def clean_rows(
-    records: Iterable[Record], columns: Columns, spellings: Mapping[str, str] | None = None
+    records: Iterable[TableRow], columns: Columns, spellings: Mapping[str, str] | None = None
 ) -> Cleaned:
     """Rows without text and those that repeat a prompt are left out, and counted.
 
     White space at the ends goes; prompts are compared without case, white space folded. `spellings` of
     answers are replaced.
     """
-    kept: dict[str, Pair] = {}
+    kept: dict[str, PromptPair] = {}
     empty = repeated = contradicting = 0
     for record in records:
         prompt, response = (
@@ -424,7 +424,7 @@ def clean_rows(
             empty += 1
         elif key not in kept:
             group = prompt_key(record.values.get(columns.group, "")) if columns.group else ""
-            kept[key] = Pair(prompt, response, group or key)
+            kept[key] = PromptPair(prompt, response, group or key)
         elif kept[key].response == response:
             repeated += 1
         else:
@@ -445,10 +445,10 @@ def require_enough(usable: int, found: int, name: str) -> None:
 # -- training, validation and test rows
 
 
-Split = dict[str, list[Pair]]  # rows of train, valid and test
+Split = dict[str, list[PromptPair]]  # rows of train, valid and test
 
 
-def split_rows(pairs: Sequence[Pair]) -> Split:
+def split_rows(pairs: Sequence[PromptPair]) -> Split:
     """`train`, `valid` and `test`; pairs of one group stay together, in the order they came.
 
     By a hash, so that the same row always lands on the same side. Growing data keeps test rows out of

@@ -12,17 +12,17 @@ from statistics import mean
 from router.errors import ConfigError
 from router.extensions.training.base import LoadedBase, load_base
 from router.extensions.training.batch import Example, Rendering, rows_of_step
-from router.extensions.training.data import Row
+from router.extensions.training.data import TrainingRow
 from router.extensions.training.new.rows import (
     Columns,
-    Pair,
+    PromptPair,
     read_pairs,
     require_enough,
     split_rows,
 )
 from router.extensions.training.new.writing import (
     LONGEST_ROW,
-    Wish,
+    RecipeRequest,
     counts,
     default_system,
     judged_by,
@@ -42,7 +42,7 @@ TIMED_ROWS = 32  # of the validation split
 Say = Callable[[str], None]
 
 
-def new_recipe(wish: Wish, *, device: str = "auto", say: Say = print) -> Path:
+def new_recipe(wish: RecipeRequest, *, device: str = "auto", say: Say = print) -> Path:
     """Write recipe.toml and data/*.jsonl into the wished folder; returns the recipe's path.
 
     Loads the base to count tokens and, with `wish.timing`, to time some steps. Raises ConfigError (name,
@@ -62,7 +62,7 @@ def new_recipe(wish: Wish, *, device: str = "auto", say: Say = print) -> Path:
     return _write(wish, pairs, columns, device, say)
 
 
-def _check(wish: Wish) -> None:
+def _check(wish: RecipeRequest) -> None:
     if not is_name(wish.name):
         raise ConfigError(f"{wish.name!r} is no adapter name: {NAME_RULE}")
     if not is_version(wish.version):
@@ -71,7 +71,7 @@ def _check(wish: Wish) -> None:
         raise ConfigError(f"--metric {wish.metric!r} is not known here: {', '.join(TEXT_METRICS)}")
 
 
-def _write(wish: Wish, pairs: Sequence[Pair], columns: Columns, device: str, say: Say) -> Path:
+def _write(wish: RecipeRequest, pairs: Sequence[PromptPair], columns: Columns, device: str, say: Say) -> Path:
     """The part that needs the base: its tokenizer for the length of rows, its speed for the time."""
     labels = labels_of(split_rows(pairs)["train"])
     system = wish.system or default_system(labels, columns)
@@ -95,11 +95,11 @@ def _write(wish: Wish, pairs: Sequence[Pair], columns: Columns, device: str, say
 
 
 def _encode(
-    wish: Wish, pairs: Sequence[Pair], system: str, base: LoadedBase, say: Say
-) -> dict[Pair, Example]:
+    wish: RecipeRequest, pairs: Sequence[PromptPair], system: str, base: LoadedBase, say: Say
+) -> dict[PromptPair, Example]:
     """Tokens of every row that is not too long."""
     rendering = Rendering.of(base.tokenizer, PromptTable(system=system).as_template())
-    encoded = {pair: rendering.example(Row(pair.prompt, pair.response, "")) for pair in pairs}
+    encoded = {pair: rendering.example(TrainingRow(pair.prompt, pair.response, "")) for pair in pairs}
     fitting = {pair: example for pair, example in encoded.items() if len(example) <= LONGEST_ROW}
     if dropped := len(encoded) - len(fitting):
         say(f"left out: {dropped} longer than {LONGEST_ROW} tokens")

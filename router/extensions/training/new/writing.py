@@ -15,8 +15,8 @@ from router.errors import FailedPrecondition
 from router.extensions.training.batch import Example
 from router.extensions.training.export import toml_string
 from router.extensions.training.files import write_file
-from router.extensions.training.new.rows import Columns, Pair, Split, is_choice
-from router.extensions.training.recipe import Base
+from router.extensions.training.new.rows import Columns, PromptPair, Split, is_choice
+from router.extensions.training.recipe import RecipeBase
 
 LONGEST_ROW = 1024  # tokens of prompt and answer; longer rows make a laptop's training a matter of days
 SHORT_ANSWER = 12  # words
@@ -81,7 +81,7 @@ keywords = []
 
 
 @dataclass(frozen=True, slots=True)
-class Wish:
+class RecipeRequest:
     """What the command line asks for; what is empty is decided by the data."""
 
     name: str
@@ -95,7 +95,7 @@ class Wish:
     system: str = ""
     metric: str = ""
     version: str = "1.0.0"
-    model: str = Base().model
+    model: str = RecipeBase().model
     steps: int = 0
     force: bool = False
     header: bool | None = None  # whether the first line of a CSV names the columns; None: found out
@@ -106,7 +106,7 @@ class Wish:
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class RecipePlan:
     """What the data decides."""
 
     steps: int
@@ -121,12 +121,12 @@ class Plan:
 
 def make_plan(
     split: Split, encoded: Sequence[Example], labels: tuple[str, ...], steps: int, metric: str
-) -> Plan:
+) -> RecipePlan:
     """`encoded` are all rows; `steps` 0 and `metric` "" are decided here."""
     train = split["train"]
     batch = 16 if len(train) >= 200 else 8
     steps = steps or _steps(len(train), batch)
-    return Plan(
+    return RecipePlan(
         steps=steps,
         batch=batch,
         eval_every=max(1, math.ceil(steps / 6)),
@@ -138,7 +138,7 @@ def make_plan(
     )
 
 
-def labels_of(train: Sequence[Pair]) -> tuple[str, ...]:
+def labels_of(train: Sequence[PromptPair]) -> tuple[str, ...]:
     """The labels, commonest first, if the answers are a choice between few and short ones; else none."""
     counts = Counter(pair.response for pair in train)
     return tuple(label for label, _ in counts.most_common()) if is_choice(counts, len(train)) else ()
@@ -158,7 +158,7 @@ def default_system(labels: Sequence[str], columns: Columns) -> str:
     return "" if unnamed or {asked, wanted} & GENERIC else f"Given the {asked}, answer with the {wanted}."
 
 
-def guess_metric(train: Sequence[Pair], labels: Sequence[str]) -> str:
+def guess_metric(train: Sequence[PromptPair], labels: Sequence[str]) -> str:
     """By the form of the answers: a choice, a few words, or a text."""
     if labels:
         return "exact_match"
@@ -172,7 +172,7 @@ def _steps(rows: int, batch: int) -> int:
     return min(400, max(30, math.ceil(epochs * rows / batch)))
 
 
-def _routing_examples(train: Sequence[Pair], labels: Sequence[str]) -> tuple[str, ...]:
+def _routing_examples(train: Sequence[PromptPair], labels: Sequence[str]) -> tuple[str, ...]:
     """Prompts as they are asked, in turn for each label, none of them long."""
     prompts = [pair for pair in train if len(pair.prompt) <= EXAMPLE_CHARACTERS]
     if not labels:
@@ -185,7 +185,7 @@ def _routing_examples(train: Sequence[Pair], labels: Sequence[str]) -> tuple[str
 # -- recipe.toml
 
 
-def recipe_toml(wish: Wish, system: str, plan: Plan, split: Split) -> str:
+def recipe_toml(wish: RecipeRequest, system: str, plan: RecipePlan, split: Split) -> str:
     """The text of recipe.toml."""
     quoted = {name: toml_string(getattr(wish, name)) for name in ("version", "domain", "task", "model")}
     by = f"column {wish.group_column!r}: its rows stand together" if wish.group_column else "prompt"
@@ -216,7 +216,7 @@ def counts(split: Split) -> str:
     return ", ".join(f"{len(rows)} {name}" for name, rows in split.items())
 
 
-def judged_by(plan: Plan) -> str:
+def judged_by(plan: RecipePlan) -> str:
     """Why this metric, for a person."""
     return f"the answers are a choice of {len(plan.labels)}" if plan.labels else "the answers are free text"
 
@@ -255,6 +255,6 @@ def refuse_to_overwrite(folder: Path, force: bool) -> None:
         )
 
 
-def _lines(pairs: Sequence[Pair]) -> bytes:
+def _lines(pairs: Sequence[PromptPair]) -> bytes:
     rows = [{"prompt": pair.prompt, "response": pair.response, "group": pair.group} for pair in pairs]
     return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()

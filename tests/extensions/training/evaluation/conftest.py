@@ -10,9 +10,9 @@ from router.extensions.training.base import load_base
 from router.extensions.training.data import load_splits
 from router.extensions.training.evaluation.answering import AnsweringEngine
 from router.extensions.training.evaluation.subject import (
-    Arm,
+    ComparedArm,
+    EvaluationSubject,
     Questions,
-    Subject,
     encode_questions,
     load_subject,
     read_manifest,
@@ -49,7 +49,9 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def staged(trained: Path) -> Iterator[tuple[Subject, AnsweringEngine, dict[Arm, Questions]]]:
+def staged(
+    trained: Path,
+) -> Iterator[tuple[EvaluationSubject, AnsweringEngine, dict[ComparedArm, Questions]]]:
     recipe = load_recipe(trained / "recipes" / "colours.toml")
     splits = load_splits(recipe.data)
     folder = trained / "adapters" / "colours"
@@ -61,7 +63,7 @@ def staged(trained: Path) -> Iterator[tuple[Subject, AnsweringEngine, dict[Arm, 
     yield (
         subject,
         answering,
-        {arm: encode_questions(arm, splits.test, subject.rendering, shots) for arm in Arm},
+        {arm: encode_questions(arm, splits.test, subject.rendering, shots) for arm in ComparedArm},
     )
     answering.close()
 

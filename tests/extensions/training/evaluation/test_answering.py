@@ -10,14 +10,14 @@ import torch
 
 from router.extensions.training.base import load_base
 from router.extensions.training.evaluation.answering import AnsweringEngine, sharing_copy
-from router.extensions.training.evaluation.subject import Arm, Questions, Subject
+from router.extensions.training.evaluation.subject import ComparedArm, EvaluationSubject, Questions
 from router.extensions.training.probes import greedy_tokens
 from router.types import SamplingParams
 
 
 @pytest.mark.slow
 def test_engine_answers_as_plain_generation_does(
-    staged: tuple[Subject, AnsweringEngine, dict[Arm, Questions]],
+    staged: tuple[EvaluationSubject, AnsweringEngine, dict[ComparedArm, Questions]],
 ) -> None:
     """All but one of nine: the tiny base's random weights may leave next to nothing between two tokens."""
     subject, engine, questions = staged
@@ -26,7 +26,7 @@ def test_engine_answers_as_plain_generation_does(
     for arm, asked in questions.items():
         prompts = [*(example.prompt for example in asked.examples[:7]), *words]
         done = iter(range(9))
-        adapter = digest if arm is Arm.ADAPTER else None
+        adapter = digest if arm is ComparedArm.ADAPTER else None
         given = engine.answers(prompts, SamplingParams(max_tokens=8), adapter, partial(next, done))
         assert next(done, None) is None
         assert all(answer.usage.prompt_tokens == len(p) for answer, p in zip(given, prompts, strict=True))
@@ -38,7 +38,9 @@ def test_engine_answers_as_plain_generation_does(
     engine.unload(digest)
 
 
-def test_stop_strings_end_an_answer(staged: tuple[Subject, AnsweringEngine, dict[Arm, Questions]]) -> None:
+def test_stop_strings_end_an_answer(
+    staged: tuple[EvaluationSubject, AnsweringEngine, dict[ComparedArm, Questions]],
+) -> None:
     subject, engine, _ = staged
     prompt = subject.base.tokenizer("colour of thing 3?")["input_ids"]
     [whole] = engine.answers([prompt], SamplingParams(max_tokens=8))

@@ -17,7 +17,7 @@ from recipes.execution.column_order import (
 )
 from recipes.execution.metric import is_right, is_right_anywhere
 from recipes.execution.sql import QueryJudge, same_result
-from router.extensions.training.data import Row
+from router.extensions.training.data import TrainingRow
 
 SCHEMA = (
     ("singer", ("singer_id", "name", "song_name", "age", "country", "net_worth_millions")),
@@ -240,8 +240,8 @@ def test_an_order_holds_all_that_is_selected_once(words: list[str], listed: list
 # -- the judge
 
 
-def row(question: str, gold: str) -> Row:
-    return Row(f"Tables: …\nQuestion: {question}", gold, "data.jsonl:7", schema=SCHEMA)
+def row(question: str, gold: str) -> TrainingRow:
+    return TrainingRow(f"Tables: …\nQuestion: {question}", gold, "data.jsonl:7", schema=SCHEMA)
 
 
 def test_the_question_s_order_is_right_and_the_gold_s_is_not() -> None:

@@ -7,15 +7,19 @@ import pytest
 from router.extensions.training.evaluation.answering import Answerer, AnsweringEngine
 from router.extensions.training.evaluation.efficiency import measure_efficiency
 from router.extensions.training.evaluation.markdown import efficiency_lines
-from router.extensions.training.evaluation.subject import Arm, Questions, Subject
+from router.extensions.training.evaluation.subject import ComparedArm, EvaluationSubject, Questions
 from router.types import SamplingParams
 
 
-def test_efficiency_of_single_requests(staged: tuple[Subject, AnsweringEngine, dict[Arm, Questions]]) -> None:
+def test_efficiency_of_single_requests(
+    staged: tuple[EvaluationSubject, AnsweringEngine, dict[ComparedArm, Questions]],
+) -> None:
     _, engine, questions = staged
     base = Answerer(engine, SamplingParams(max_tokens=4))
-    compared = {arm: questions[arm] for arm in (Arm.SHOTS, Arm.BASE)}
-    section = measure_efficiency(compared, dict.fromkeys(Arm, base), {Arm.SHOTS: 0.0, Arm.BASE: 0.25})
+    compared = {arm: questions[arm] for arm in (ComparedArm.SHOTS, ComparedArm.BASE)}
+    section = measure_efficiency(
+        compared, dict.fromkeys(ComparedArm, base), {ComparedArm.SHOTS: 0.0, ComparedArm.BASE: 0.25}
+    )
     shots, plain = (section["arms"][name] for name in ("base_with_examples", "base"))
     assert section["rows"] == 9
     assert shots["cached_tokens"] > plain["prompt_tokens"]

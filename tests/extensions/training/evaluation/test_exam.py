@@ -10,7 +10,7 @@ import torch
 
 from router.extensions.training.base import load_base
 from router.extensions.training.batch import AnswerModel
-from router.extensions.training.data import Row
+from router.extensions.training.data import TrainingRow
 from router.extensions.training.evaluation.exam import (
     MOST_PAIRS,
     MOST_RANKED,
@@ -46,7 +46,7 @@ def test_likeliest_is_the_one_with_the_least_loss(trained: Path, monkeypatch: py
 
 
 def test_many_labels_are_ranked_on_fewer_rows() -> None:
-    rows = [Row(f"p{place}", "r", "") for place in range(300)]
+    rows = [TrainingRow(f"p{place}", "r", "") for place in range(300)]
     assert ranked_rows(Task("exact_match", rows[:7], ["a", "b"], 4)) == list(range(7))
     assert len(ranked_rows(Task("exact_match", rows, ["a", "b"], 4))) == MOST_RANKED
     many = ranked_rows(Task("exact_match", rows, [str(label) for label in range(200)], 4))

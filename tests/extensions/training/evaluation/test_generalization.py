@@ -27,8 +27,8 @@ from router.extensions.training.evaluation.generalization import (
 )
 from router.extensions.training.evaluation.markdown import generalization_lines, overfitting_verdict
 from router.extensions.training.evaluation.subject import (
-    Arm,
-    Subject,
+    ComparedArm,
+    EvaluationSubject,
     load_subject,
     read_manifest,
     row_losses,
@@ -41,7 +41,7 @@ TEXTS = ("the rain in spain", "a thing of colour", "nothing much")
 
 
 @pytest.fixture(scope="module")
-def subject(trained: Path) -> Subject:
+def subject(trained: Path) -> EvaluationSubject:
     folder, recipe = trained / "adapters" / "colours", load_recipe(trained / "recipes" / "colours.toml")
     return load_subject(folder, read_manifest(folder), load_base(recipe.base.model, "cpu"))
 
@@ -76,7 +76,9 @@ def write_general(recipes: Path, rows: list[Any]) -> None:
     (recipes / GENERAL).write_bytes(gzip.compress(lines.encode()))
 
 
-def test_sets_are_the_other_tasks_and_general_text(subject: Subject, own: Recipe, recipes: Path) -> None:
+def test_sets_are_the_other_tasks_and_general_text(
+    subject: EvaluationSubject, own: Recipe, recipes: Path
+) -> None:
     section = measure_generalization(subject, own, recipes, rows=4)
     assert [(found["what"], found["rows"]) for found in section["sets"]] == [
         ("letters test rows", 4),
@@ -89,11 +91,13 @@ def test_sets_are_the_other_tasks_and_general_text(subject: Subject, own: Recipe
     assert section == measure_generalization(subject, own, recipes, rows=4)
 
 
-def test_losses_are_those_of_a_plain_forward_pass(subject: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_losses_are_those_of_a_plain_forward_pass(
+    subject: EvaluationSubject, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("router.extensions.training.evaluation.subject.LOSS_BATCH", 2)
     rendering = Rendering.of(subject.base.tokenizer, PromptTemplate())
     examples = [whole_text(rendering, text) for text in TEXTS]
-    for arm in (Arm.BASE, Arm.ADAPTER):
+    for arm in (ComparedArm.BASE, ComparedArm.ADAPTER):
         with subject.answering_as(arm), torch.no_grad():
             model = AnswerModel(subject.model)
             losses = row_losses(model, examples)
@@ -106,7 +110,9 @@ def test_losses_are_those_of_a_plain_forward_pass(subject: Subject, monkeypatch:
                 assert losses.tokens[row] == len(example.answer) == len(TEXTS[row].encode()) - 1
 
 
-def test_the_adapters_own_template_plays_no_part(subject: Subject, own: Recipe, recipes: Path) -> None:
+def test_the_adapters_own_template_plays_no_part(
+    subject: EvaluationSubject, own: Recipe, recipes: Path
+) -> None:
     seen: list[str] = []
     encode = Rendering.example
 
@@ -144,7 +150,7 @@ def test_general_text_is_an_answer_to_an_activated_lora(
 
 
 def test_worse_needs_the_margin_and_an_interval_above_zero(
-    subject: Subject, own: Recipe, recipes: Path, monkeypatch: pytest.MonkeyPatch
+    subject: EvaluationSubject, own: Recipe, recipes: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("router.extensions.training.evaluation.generalization.MARGIN", -100)
     section = measure_generalization(subject, own, recipes)
@@ -164,25 +170,25 @@ def test_worse_needs_the_margin_and_an_interval_above_zero(
 
 
 def test_the_base_is_asked_once_for_many_adapters(
-    subject: Subject, own: Recipe, recipes: Path, monkeypatch: pytest.MonkeyPatch
+    subject: EvaluationSubject, own: Recipe, recipes: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = measure_generalization(subject, own, recipes)
-    asked: list[Arm] = []
-    losses = Subject.losses
+    asked: list[ComparedArm] = []
+    losses = EvaluationSubject.losses
 
-    def spy(one: Subject, arm: Arm, examples: Any) -> Any:
+    def spy(one: EvaluationSubject, arm: ComparedArm, examples: Any) -> Any:
         asked.append(arm)
         return losses(one, arm, examples)
 
-    monkeypatch.setattr(Subject, "losses", spy)
+    monkeypatch.setattr(EvaluationSubject, "losses", spy)
     assert measure_generalization(subject, own, recipes) == first
-    assert asked == [Arm.ADAPTER, Arm.ADAPTER]
+    assert asked == [ComparedArm.ADAPTER, ComparedArm.ADAPTER]
     other = replace(subject, base=replace(subject.base, digest="another"))
     assert measure_generalization(other, own, recipes) == first
-    assert asked[2:].count(Arm.BASE) == 2
+    assert asked[2:].count(ComparedArm.BASE) == 2
 
 
-def test_nothing_to_compare_with_is_said(subject: Subject, own: Recipe, tmp_path: Path) -> None:
+def test_nothing_to_compare_with_is_said(subject: EvaluationSubject, own: Recipe, tmp_path: Path) -> None:
     section = measure_generalization(subject, own, tmp_path)
     assert section["sets"] == []
     assert regressions(section) == []
@@ -198,7 +204,7 @@ def test_nothing_to_compare_with_is_said(subject: Subject, own: Recipe, tmp_path
     ],
 )
 def test_bad_general_text_is_refused(
-    subject: Subject, own: Recipe, recipes: Path, rows: list[Any], said: str
+    subject: EvaluationSubject, own: Recipe, recipes: Path, rows: list[Any], said: str
 ) -> None:
     write_general(recipes, rows)
     with pytest.raises(ConfigError, match=said):

@@ -15,7 +15,7 @@ from router.errors import AdapterRejected, ConfigError
 from router.extensions.training.base import load_base
 from router.extensions.training.data import read_rows
 from router.extensions.training.evaluation import learning_curve as module
-from router.extensions.training.evaluation.answering import Answer, Answerer
+from router.extensions.training.evaluation.answering import Answerer, EngineAnswer
 from router.extensions.training.evaluation.learning_curve import (
     FILE,
     data_need,
@@ -25,7 +25,7 @@ from router.extensions.training.evaluation.learning_curve import (
 )
 from router.extensions.training.evaluation.markdown import data_need_lines
 from router.extensions.training.evaluation.pictures import draw_data_need
-from router.extensions.training.evaluation.subject import Subject, load_subject, read_manifest
+from router.extensions.training.evaluation.subject import EvaluationSubject, load_subject, read_manifest
 from router.extensions.training.recipe import Recipe, load_recipe
 from router.extensions.training.trainer import Trainer
 from router.registry.format.artifact import FolderRules, validate_folder
@@ -64,7 +64,7 @@ class Place:
         return load_recipe(self.recipe_file)
 
     @property
-    def subject(self) -> Subject:
+    def subject(self) -> EvaluationSubject:
         return load_subject(
             self.adapter, read_manifest(self.adapter), load_base(self.recipe.base.model, "cpu")
         )
@@ -101,12 +101,12 @@ def test_score_is_the_metric_of_the_greedy_answers(place: Place, monkeypatch: py
 
     rendering = place.subject.rendering
 
-    def right_for_four(self: Answerer, prompts: list[Any], title: str) -> list[Answer]:
+    def right_for_four(self: Answerer, prompts: list[Any], title: str) -> list[EngineAnswer]:
         assert prompts == [rendering.example(row).prompt for row in rows]
         assert self.params.max_tokens == place.recipe.generation.max_tokens
         [folder] = place.work.glob("colours/learning-curve/0.5-*/colours")
         assert self.engine.load(folder) == self.adapter
-        return [Answer(row.response if at < 4 else "", Usage()) for at, row in enumerate(rows)]
+        return [EngineAnswer(row.response if at < 4 else "", Usage()) for at, row in enumerate(rows)]
 
     monkeypatch.setattr(Answerer, "answers", right_for_four)
     [point] = place.measured(0.5)["points"]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from sacrebleu.metrics import BLEU, CHRF
 
-from router.extensions.training.data import Row
+from router.extensions.training.data import TrainingRow
 from router.extensions.training.evaluation.metrics import (
     METRICS,
     CorpusScorer,
@@ -103,10 +103,10 @@ def test_the_first_sentence() -> None:
 def test_references_need_the_bare_text() -> None:
     references = METRICS["rouge_l"].references
     text = " ".join(f"w{place}" for place in range(20)) + ". Second."
-    named = references(Task("rouge_l", [Row("p", "r", "f:1", text)], (), 8))
+    named = references(Task("rouge_l", [TrainingRow("p", "r", "f:1", text)], (), 8))
     assert named["the first 12 words"] == [" ".join(f"w{place}" for place in range(12))]
     assert named["the first sentence"] == [text.removesuffix(" Second.")]
-    assert references(Task("rouge_l", [Row("p", "r", "f:1")], (), 8)) == {}
+    assert references(Task("rouge_l", [TrainingRow("p", "r", "f:1")], (), 8)) == {}
 
 
 def test_normalisation_is_squads() -> None:

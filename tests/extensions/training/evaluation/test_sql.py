@@ -13,7 +13,7 @@ from recipes.execution.column_order import in_asked_order, question_of
 from recipes.execution.metric import is_right, is_right_anywhere, query_judge
 from recipes.execution.sql import same_result, same_text
 from router.errors import ConfigError
-from router.extensions.training.data import Row, read_rows
+from router.extensions.training.data import TrainingRow, read_rows
 from router.plugins import PluginHost
 from router.types import Request, Turn
 
@@ -24,8 +24,8 @@ TOP = "SELECT country, count(*) FROM singer GROUP BY country ORDER BY count(*) D
 FREQUENT = "SELECT country FROM singer GROUP BY country HAVING count(*) > ?"
 
 
-def row(gold: str) -> Row:
-    return Row("p", gold, "data.jsonl:7", schema=SCHEMA)
+def row(gold: str) -> TrainingRow:
+    return TrainingRow("p", gold, "data.jsonl:7", schema=SCHEMA)
 
 
 @pytest.mark.parametrize(
@@ -136,7 +136,7 @@ def test_columns_without_order_keep_rows_together() -> None:
 )
 def test_gold_that_cannot_judge_is_named(gold: str, schema: tuple[()], said: str) -> None:
     with pytest.raises(ConfigError) as caught:
-        query_judge(Row("p", gold, "data.jsonl:7", schema=schema))
+        query_judge(TrainingRow("p", gold, "data.jsonl:7", schema=schema))
     assert said in caught.value.message
     assert caught.value.message.startswith("data.jsonl:7")
 
@@ -145,7 +145,7 @@ def test_gold_that_cannot_judge_is_named(gold: str, schema: tuple[()], said: str
 @pytest.mark.long
 def test_shipped_queries_are_told_apart() -> None:
     """Every gold in its question's order is right; of others hardly any, and those that mean the same."""
-    golds = defaultdict[object, dict[str, Row]](dict)
+    golds = defaultdict[object, dict[str, TrainingRow]](dict)
     for split in ("train", "valid"):
         for read in read_rows(DATA / f"code.{split}.jsonl.gz"):
             golds[read.schema][read.response] = read

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from router.errors import ConfigError
 from router.extensions.training.new.rows import (
     Columns,
-    Pair,
-    Record,
+    PromptPair,
+    TableRow,
     choose_columns,
     clean_rows,
     read_pairs,
@@ -53,8 +53,8 @@ def test_columns_that_cannot_be_chosen_are_listed(said, complaint: str) -> None:
     assert complaint in caught.value.message
 
 
-def record(prompt: str, response: str, group: str = "") -> Record:
-    return Record("", {"p": prompt, "r": response, "g": group})
+def record(prompt: str, response: str, group: str = "") -> TableRow:
+    return TableRow("", {"p": prompt, "r": response, "g": group})
 
 
 def test_cleaning_counts_what_it_leaves_out() -> None:
@@ -67,7 +67,7 @@ def test_cleaning_counts_what_it_leaves_out() -> None:
         record("When?", "now", " a"),
     ]
     cleaned = clean_rows(rows, Columns("p", "r", "g"))
-    assert cleaned.pairs == (Pair("How?", "so", "a"), Pair("When?", "now", "a"))
+    assert cleaned.pairs == (PromptPair("How?", "so", "a"), PromptPair("When?", "now", "a"))
     assert cleaned.left_out() == [
         "2 without prompt or answer",
         "1 repeated",
@@ -81,8 +81,8 @@ def test_too_few_rows_say_how_many_are_needed() -> None:
         require_enough(49, 60, "x.csv")
 
 
-def pairs(count: int, groups: int = 0) -> list[Pair]:
-    return [Pair(f"q{n}", f"a{n % 4}", f"g{n % groups}" if groups else f"q{n}") for n in range(count)]
+def pairs(count: int, groups: int = 0) -> list[PromptPair]:
+    return [PromptPair(f"q{n}", f"a{n % 4}", f"g{n % groups}" if groups else f"q{n}") for n in range(count)]
 
 
 @pytest.mark.slow

@@ -13,7 +13,7 @@ from router.errors import ConfigError, FailedPrecondition, ResourceExhausted
 from router.extensions.training import train
 from router.extensions.training.data import load_splits
 from router.extensions.training.evaluation.plan import find_recipe
-from router.extensions.training.new import Wish, new_recipe
+from router.extensions.training.new import RecipeRequest, new_recipe
 from router.extensions.training.new.scaffold import in_words
 from router.extensions.training.recipe import load_recipe
 from tests.extensions.training.tiny import COLOURS
@@ -36,8 +36,8 @@ def write_csv(path: Path, count: int) -> Path:
 
 
 @pytest.fixture
-def wish(tmp_path: Path, tiny_base: Path) -> Wish:
-    return Wish(
+def wish(tmp_path: Path, tiny_base: Path) -> RecipeRequest:
+    return RecipeRequest(
         name="colours",
         data=write_csv(tmp_path / "things.csv", 90),
         folder=tmp_path / "colours",
@@ -50,7 +50,7 @@ def wish(tmp_path: Path, tiny_base: Path) -> Wish:
 
 
 @pytest.mark.slow
-def test_a_csv_becomes_a_recipe_that_trains(wish: Wish, tmp_path: Path) -> None:
+def test_a_csv_becomes_a_recipe_that_trains(wish: RecipeRequest, tmp_path: Path) -> None:
     said: list[str] = []
     path = new_recipe(wish, device="cpu", say=said.append)
     recipe = load_recipe(path)
@@ -71,7 +71,7 @@ def test_a_csv_becomes_a_recipe_that_trains(wish: Wish, tmp_path: Path) -> None:
     assert (folder / "adapter.toml").is_file()
 
 
-def test_the_same_file_gives_the_same_folder(wish: Wish, tmp_path: Path) -> None:
+def test_the_same_file_gives_the_same_folder(wish: RecipeRequest, tmp_path: Path) -> None:
     folders = [replace(wish, folder=tmp_path / name) for name in ("one", "other")]
     recipes = [new_recipe(asked, device="cpu", say=lambda _: None) for asked in folders]
     for name in ("recipe.toml", "data/train.jsonl", "data/test.jsonl"):
@@ -79,7 +79,7 @@ def test_the_same_file_gives_the_same_folder(wish: Wish, tmp_path: Path) -> None
         assert one == other
 
 
-def test_nothing_is_overwritten_unasked(wish: Wish) -> None:
+def test_nothing_is_overwritten_unasked(wish: RecipeRequest) -> None:
     (wish.folder / "data").mkdir(parents=True)
     (wish.folder / "data" / "test.jsonl").write_text("mine")
     with pytest.raises(FailedPrecondition, match=r"test\.jsonl exists already.*--force"):
@@ -99,21 +99,21 @@ def test_nothing_is_overwritten_unasked(wish: Wish) -> None:
         ({"group_column": "colour"}, "must be different columns"),
     ],
 )
-def test_wishes_that_cannot_be_met(wish: Wish, change: dict[str, str], said: str) -> None:
+def test_wishes_that_cannot_be_met(wish: RecipeRequest, change: dict[str, str], said: str) -> None:
     with pytest.raises(ConfigError) as caught:
         new_recipe(replace(wish, **change), device="cpu")
     assert said in caught.value.message
     assert not wish.folder.exists()
 
 
-def test_too_few_rows(wish: Wish) -> None:
+def test_too_few_rows(wish: RecipeRequest) -> None:
     write_csv(wish.data, 30)
     with pytest.raises(ConfigError, match=r"things\.csv has 31 usable rows of 32; 50 are needed at least"):
         new_recipe(wish, device="cpu")
     assert not wish.folder.exists()
 
 
-def test_a_full_disk_leaves_no_recipe(wish: Wish, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_leaves_no_recipe(wish: RecipeRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     def no_space(_: int) -> None:
         raise OSError(28, "No space left on device")
 
@@ -123,7 +123,7 @@ def test_a_full_disk_leaves_no_recipe(wish: Wish, monkeypatch: pytest.MonkeyPatc
     assert [path for path in wish.folder.rglob("*") if path.is_file()] == []
 
 
-def test_the_command_says_what_comes_next(wish: Wish, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_says_what_comes_next(wish: RecipeRequest, capsys: pytest.CaptureFixture[str]) -> None:
     said = ["--prompt-column", "thing", "--response-column", "colour", "--model", wish.model, "--steps", "3"]
     code = run(["adapters", "new", "colours", "--data", str(wish.data), "-o", str(wish.folder), *said])
     assert code == 0
@@ -160,7 +160,7 @@ def test_an_estimate_is_rounded(seconds: float, words: str) -> None:
     assert in_words(seconds) == words
 
 
-def test_one_answer_for_all_rows_is_refused(wish: Wish) -> None:
+def test_one_answer_for_all_rows_is_refused(wish: RecipeRequest) -> None:
     rows = [f'{n},"thing {n}",red' for n in range(60)]
     wish.data.write_text("\n".join(["number,thing,colour", *rows]))
     with pytest.raises(ConfigError, match=r"every row has the answer 'red'.*--response-column"):
@@ -169,7 +169,7 @@ def test_one_answer_for_all_rows_is_refused(wish: Wish) -> None:
 
 
 @pytest.mark.slow
-def test_without_timing_no_step_is_taken(wish: Wish, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_timing_no_step_is_taken(wish: RecipeRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         "router.extensions.training.new.scaffold.estimate_seconds", lambda *_: pytest.fail("timed")
     )

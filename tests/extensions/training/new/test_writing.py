@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 
 from router.extensions.training.batch import Example
-from router.extensions.training.new.rows import Columns, Pair
+from router.extensions.training.new.rows import Columns, PromptPair
 from router.extensions.training.new.writing import default_system, guess_metric, labels_of, make_plan
 
 
-def pairs(count: int, groups: int = 0) -> list[Pair]:
-    return [Pair(f"q{n}", f"a{n % 4}", f"g{n % groups}" if groups else f"q{n}") for n in range(count)]
+def pairs(count: int, groups: int = 0) -> list[PromptPair]:
+    return [PromptPair(f"q{n}", f"a{n % 4}", f"g{n % groups}" if groups else f"q{n}") for n in range(count)]
 
 
 @pytest.mark.parametrize(
@@ -23,7 +23,7 @@ def pairs(count: int, groups: int = 0) -> list[Pair]:
     ],
 )
 def test_the_metric_follows_the_answers(answers: list[str], labels: tuple[str, ...], metric: str) -> None:
-    train = [Pair(str(n), answer.strip(), str(n)) for n, answer in enumerate(answers)]
+    train = [PromptPair(str(n), answer.strip(), str(n)) for n, answer in enumerate(answers)]
     assert labels_of(train) == labels
     assert guess_metric(train, labels) == metric
 
@@ -48,7 +48,7 @@ def test_steps_grow_with_the_data(count: int, batch: int, steps: int) -> None:
 
 
 def test_long_prompts_are_no_routing_examples() -> None:
-    train = [Pair("long " * 200, "a", ""), *pairs(20)]
+    train = [PromptPair("long " * 200, "a", ""), *pairs(20)]
     plan = make_plan({"train": train}, [Example((1,), (2,))], (), 7, "chrf")
     assert plan.examples[0] == "q0"
     assert (plan.steps, plan.metric) == (7, "chrf")
