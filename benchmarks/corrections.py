@@ -20,7 +20,7 @@ from router.extensions.calibration.certify import upper_bound
 from router.extensions.calibration.commands.judge import local_rule
 from router.extensions.calibration.commands.learn import learn
 from router.extensions.calibration.commands.local import open_local
-from router.extensions.calibration.rows import Row
+from router.extensions.calibration.rows import DataRow
 
 ROOT = Path(__file__).parents[1]
 ROUTING, PLUGINS = ROOT / "recipes" / "routing", ROOT / "plugins"
@@ -45,7 +45,7 @@ def decided(adapters: Path, when: str) -> list[dict[str, Any]]:
     with open_local([adapters], [PLUGINS], calibration="auto") as local:
         rule = local_rule(local, "auto")
         for part, rows in requests().items():
-            ballots = local.votes([Row(*row) for row in rows], part)
+            ballots = local.votes([DataRow(*row) for row in rows], part)
             chosen = [rule.now.conclude(ballot.votes, local.kinds.keys()).adapter for ballot in ballots]
             right = sum(adapter == label for adapter, (_, label) in zip(chosen, rows, strict=True))
             wrong = sum(adapter not in ("", label) for adapter, (_, label) in zip(chosen, rows, strict=True))

@@ -1,9 +1,10 @@
 """`python -m benchmarks.replicas`: what the way to a replica costs, and what a second replica brings.
 
 Fake engines with a fixed step time, so that only the way differs: in this process, one replica, one replica
-with TLS and certificates on both sides, two replicas. Closed loops of clients keep all rows busy; then single
-requests measure the first token; then 128 streams of 100 tokens a second go through one edge and two replicas
-with mTLS. The machine must be quiet and have a core for the edge and one for each replica.
+with TLS and certificates on both sides, two replicas. A step takes its time whatever the event loop of its
+process does, as on a device. Closed loops of clients keep all rows busy; then single requests measure the
+first token; then 128 streams of 100 tokens a second go through one edge to one replica with mTLS. The machine
+must be quiet and have a core for the edge and one for each replica.
 """
 
 from __future__ import annotations

@@ -34,7 +34,7 @@ from transformers import AutoTokenizer
 
 from benchmarks.report import write
 from router.classifiers.nearest import Neighbours, principal
-from router.extensions.calibration.rows import Row, read_rows
+from router.extensions.calibration.rows import DataRow, read_rows
 from router.models import DEFAULT_BASE, resolve_model
 from router.models.encoder import SIZE
 from router.plugins import PluginHost
@@ -221,7 +221,7 @@ def _choice(router: Router, texts: Sequence[str]) -> float:
     return sorted(times)[len(times) // 2] * 1e3
 
 
-async def beside_seven(count: int, rows: Sequence[Row], calibration: str) -> dict[str, Any]:
+async def beside_seven(count: int, rows: Sequence[DataRow], calibration: str) -> dict[str, Any]:
     """The adapters here with their calibration, and so many topics beside them."""
     from router.cli.settings import load_settings, rule_of
     from router.extensions.calibration.commands.local import read_profiles, resident_base

@@ -28,7 +28,7 @@ from benchmarks.routing import ROOT, adapters
 from router.calibration.model import CalibrationError, axes_of
 from router.classifiers.contract import Classifier, read_answers
 from router.extensions.calibration.evaluation import coverage_at, macro_f1, risk_coverage
-from router.extensions.calibration.rows import Row, read_rows
+from router.extensions.calibration.rows import DataRow, read_rows
 from router.folders import cache_folder
 from router.models import fetch_encoder
 from router.plugins import PluginHost
@@ -103,7 +103,7 @@ def best(confidences: Confidences) -> tuple[str, float]:
     return max(confidences.items(), key=lambda item: item[1], default=("", 0.0))
 
 
-def judge(name: str, arm: Arm, rows: Sequence[Row], labels: Sequence[str]) -> dict[str, Any]:
+def judge(name: str, arm: Arm, rows: Sequence[DataRow], labels: Sequence[str]) -> dict[str, Any]:
     """One line of the table. The threshold is the loosest with at most RISK error on these very rows."""
     said, confidence = zip(*map(best, arm.known), strict=True)
     right = np.array([s == row.label for s, row in zip(said, rows, strict=True)])
@@ -122,7 +122,9 @@ def judge(name: str, arm: Arm, rows: Sequence[Row], labels: Sequence[str]) -> di
     }
 
 
-def shares(found: Mapping[str, Arm], rows: Sequence[Row], key: Callable[[Row], str]) -> list[dict[str, Any]]:
+def shares(
+    found: Mapping[str, Arm], rows: Sequence[DataRow], key: Callable[[DataRow], str]
+) -> list[dict[str, Any]]:
     """Share of requests given to the right adapter, by label or source, if each had to be given to one."""
     lines = []
     for group in sorted({key(row) for row in rows if row.label}):

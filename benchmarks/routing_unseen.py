@@ -41,8 +41,7 @@ from router.extensions.calibration.commands.local import (
     resident_base,
 )
 from router.routing import BaseModel
-from router.routing.catalog_view import Labels, languages_of_examples
-from router.routing.chain import FitProfiles
+from router.routing.chain import FitProfiles, Labels, languages_of_examples
 from router.routing.conversations import Classification, TurnDecision, choose, routing_input
 from router.routing.in_force import RuleInForce
 from router.routing.policy import FITTED, Leaning, PlainRule

@@ -371,10 +371,10 @@ class Settings(BaseSettings):
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Order of strength; dotenv and secret files are not read."""
-        return init_settings, env_settings, _Plain(settings_cls)
+        return init_settings, env_settings, _FlatSettings(settings_cls)
 
 
-class _Plain(TomlConfigSettingsSource):
+class _FlatSettings(TomlConfigSettingsSource):
     """The settings file without its tables, which are for plugins."""
 
     def __call__(self) -> dict[str, Any]:

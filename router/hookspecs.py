@@ -42,7 +42,7 @@ LIMITS = "lora_router_limits"  # attribute of an implementation
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class HookLimits:
     """What `@hookimpl` says of an implementation of `rewrite_request`.
 
     `timeout_ms`: wall time that a call may take. `required`: a request that it fails on is refused with
@@ -63,7 +63,7 @@ def hookimpl(
     """Mark a function as the implementation of the hook of its name. `options` are pluggy's own."""
 
     def mark(marked: F) -> F:
-        setattr(marked, LIMITS, Limits(timeout_ms, required))
+        setattr(marked, LIMITS, HookLimits(timeout_ms, required))
         _mark(marked, **options)
         return marked
 
@@ -360,7 +360,7 @@ def rewrite_request(request: Request, settings: Any) -> Request | Awaitable[Requ
     `dataclasses.replace(request, turns=...)` changes `turns`, `raw_prompt`, `sampling`, `routing` or
     `labels`; other changes are undone. Plugins are asked one after the other, each with what the one before
     returned. A `router.errors.RouterError` refuses the request with its code; anything else is a failure:
-    see `Limits`, whose values `@hookimpl(timeout_ms=50, required=False)` sets. A function that is not
+    see `HookLimits`, whose values `@hookimpl(timeout_ms=50, required=False)` sets. A function that is not
     `async` runs in a thread.
     """
 

@@ -42,7 +42,7 @@ class Judgement:
 
 @dataclass(frozen=True, slots=True)
 class Heard:
-    """What came of asking a judge. With neither a judgement nor an error it declined."""
+    """The result of asking a judge. With neither a judgement nor an error it declined."""
 
     judgement: Judgement | None = None
     error: str = ""  # unknown, busy, timeout, breaker-open, raised, invalid, disabled, no-base
@@ -55,7 +55,8 @@ class Judge:
     version: str = "0"
 
     def bind(self, base: BaseModel) -> None:
-        """Called once before the warm-up. Who defines it is asked only where there is a base."""
+        """Called once before the warm-up. A judge that defines it is asked
+        only where there is a base."""
 
     def warmup(self) -> None:
         """Called once before the first case."""

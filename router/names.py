@@ -87,7 +87,7 @@ def resource_of(model: str) -> str:
 
 
 def model_of(decision: pb.Decision) -> str:
-    """Who answered, as a model's name."""
+    """The adapter that answered, as a model's name."""
     if decision.mixture:
         return "+".join(model_name(part.adapter) for part in decision.mixture)
     return model_name(decision.adapter) if decision.adapter else BASE

@@ -48,7 +48,7 @@ class Lease:
 
 @dataclass(frozen=True, slots=True)
 class Force:
-    """The wish to overrule the gate: who has it, and why. `won`: the version won the experiment `by`."""
+    """A wish to overrule the gate: of whom, and why. `won`: the version won the experiment `by`."""
 
     by: str
     reason: str = ""
@@ -241,8 +241,8 @@ class Exposed:
     degraded: str = ""
 
 
-def _nobody(exposed: Exposed) -> None:
-    """Nobody wants to know."""
+def _ignore(exposed: Exposed) -> None:
+    """Ignore it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -258,7 +258,7 @@ class Served:
     params: SamplingParams
     assignment: Assignment | None = None
     degraded: str = ""
-    exposed: Callable[[Exposed], None] = _nobody
+    exposed: Callable[[Exposed], None] = _ignore
 
 
 @dataclass(frozen=True, slots=True)
@@ -325,7 +325,7 @@ class Experiments(Protocol):
         ...
 
     def watchers(self, served: Served) -> Sequence[Watcher]:
-        """All who want to know how this answer goes."""
+        """All that watch this answer."""
         ...
 
     @property

@@ -258,10 +258,7 @@ class FakeRouter:
     def digest(self, variant: object = None) -> str:
         return ""
 
-    async def decide(self, request: Request, variant: object = None, heard: object = None) -> Decision:
-        return await self.route(request)
-
-    async def route(self, request: Request) -> Decision:
+    async def route(self, request: Request, variant: object = None, known_votes: object = None) -> Decision:
         self.requests.append(request)
         if self.error is not None:
             raise self.error

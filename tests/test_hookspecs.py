@@ -7,138 +7,28 @@ import json
 import re
 import sys
 import textwrap
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import grpc
-import httpx2
 import pytest
 from google.protobuf.wrappers_pb2 import StringValue
 from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 from grpc_health.v1.health_pb2_grpc import HealthStub
 
-from router import hookimpl, testing
+from router import hookimpl
 from router.access.clients import hash_of
 from router.cli.engines import engine_of
-from router.cli.plugins import host_of
-from router.cli.settings import load_settings
-from router.client import AsyncClient
 from router.config import Settings
 from router.engine import TextEngine
 from router.engine.fake import FakeEngine
 from router.errors import ConfigError
-from router.plugins import PluginHost
 from router.server.app import ServerApp
-from router.testing import Served
 from tests.cli.tiny import write_adapter
+from tests.hooks import CHECK, HEAD, ROOT, Write, check_of, got, loaded, serving, status_of, write
 from tests.server.helpers import until
 
-ROOT = Path(__file__).parents[1]
-Write = Callable[..., Path]
-HEAD = "from router import hookimpl\n"
-
-
-@pytest.fixture
-def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Write:
-    """Write plugins/NAME with a body below `from router import hookimpl`, in the current folder."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
-
-    def write(name: str, body: str) -> Path:
-        path = tmp_path / "plugins" / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(HEAD + textwrap.dedent(body))
-        return path
-
-    return write
-
-
-def loaded(**settings: Any) -> PluginHost:
-    """The plugins of a server in the current folder."""
-    found = load_settings({"plugins_dir": (Path("plugins"),), **settings})
-    host = host_of(found)
-    host.refresh()
-    return host
-
-
-def status_of(host: PluginHost, name: str) -> Any:
-    return next(status for status in host.status() if status.name == name)
-
-
-@asynccontextmanager
-async def serving(**settings: Any) -> AsyncIterator[tuple[Served, AsyncClient]]:
-    """A server in the current folder, with its plugins; a client of it."""
-    async with testing.serving(gate="off", **settings) as served:
-        yield served, served.client
-
-
-# -- settings
-
-
-SETTINGS = """
-from pydantic import BaseModel
-
-class Table(BaseModel):
-    path: str = "log"
-    most: int = 3
-    names: list[str] = []
-
-@hookimpl
-def register_settings(register):
-    register(Table)
-
-@hookimpl
-def register_checks(register, settings):
-    register(lambda: f"{settings.path} {settings.most} {settings.names}")
-"""
-
-
-def check_of(host: PluginHost, name: str) -> Any:
-    (check,) = next(loaded for loaded, plugin in host.running().items() if plugin.name == name).checks
-    return check()
-
-
-def test_settings_come_from_flag_environment_file_and_default(
-    write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    write("my_log.py", SETTINGS)
-    assert check_of(loaded(), "my_log") == "log 3 []"
-    (tmp_path / "lora-router.toml").write_text("max_running = 8\n[my-log]\nmost = 4\npath = 'file'\n")
-    assert check_of(loaded(), "my_log") == "file 4 []"
-    monkeypatch.setenv("LORA_ROUTER_MY_LOG__MOST", "5")
-    monkeypatch.setenv("LORA_ROUTER_MY_LOG__NAMES", "a, b")
-    assert check_of(loaded(), "my_log") == "file 5 ['a', 'b']"
-    assert check_of(loaded(**{"my-log.most": "6"}), "my_log") == "file 6 ['a', 'b']"
-
-
-@pytest.mark.parametrize(
-    ("toml", "said"),
-    [
-        ("[log]\nmots = 1", "unknown setting log.mots (from lora-router.toml); did you mean 'most'?"),
-        ("[log]\nmost = 'many'", "log.most (from lora-router.toml): input should be a valid integer"),
-    ],
-)
-def test_wrong_settings_cost_their_plugin_alone(write: Write, tmp_path: Path, toml: str, said: str) -> None:
-    write("log.py", SETTINGS)
-    write("other.py", SETTINGS)
-    (tmp_path / "lora-router.toml").write_text(toml)
-    host = loaded()
-    host.check_tables()
-    assert said in status_of(host, "log").error
-    assert [flaw for flaw in host.flaws if said in flaw]
-    assert status_of(host, "other").error == ""
-
-
-def test_a_table_of_no_plugin_is_refused_with_the_nearest(write: Write, tmp_path: Path) -> None:
-    write("remote.py", SETTINGS)
-    (tmp_path / "lora-router.toml").write_text("[remtoe]\nmost = 1\n")
-    with pytest.raises(ConfigError, match=r"\[remtoe\] .* did you mean \[remote\]\?"):
-        loaded().check_tables()
-    (tmp_path / "lora-router.toml").write_text("[plugins.remote]\nmost = 1\n")
-    with pytest.raises(ConfigError, match=r"settings of the plugin NAME are in \[NAME\]"):
-        load_settings()
+__all__ = ["write"]
 
 
 # -- what is found
@@ -153,13 +43,6 @@ def test_a_folder_is_a_plugin_with_modules_of_its_own(write: Write, tmp_path: Pa
     host.refresh()
     assert check_of(host, "greet") == "good day"
     assert not list(tmp_path.rglob("__pycache__"))
-
-
-CHECK = """
-@hookimpl
-def register_checks(register):
-    register(lambda: {})
-"""
 
 
 def test_built_in_plugins_are_listed_as_all_others(write: Write) -> None:
@@ -302,114 +185,6 @@ def test_an_adapter_comes_from_a_source_of_a_plugin(
     assert run(["adapters", "add", "shelve:contracts"]) == 2
 
 
-# -- the server's life, metrics, checks
-
-
-LIFE = """
-from pathlib import Path
-
-calls = []
-
-@hookimpl
-async def on_startup(server):
-    calls.append(("startup", server.address))
-
-@hookimpl
-def on_ready(server):
-    calls.append(("ready", server.address))
-
-@hookimpl
-async def on_shutdown(server):
-    Path("calls").write_text(repr(calls))
-"""
-
-
-async def test_a_plugin_is_told_of_the_servers_life(write: Write, tmp_path: Path) -> None:
-    write("life.py", LIFE)
-    async with serving() as (served, _):
-        address = served.server.address
-    assert (tmp_path / "calls").read_text() == repr([("startup", ""), ("ready", address)])
-
-
-async def test_a_changed_plugin_is_ended_and_started_again(write: Write, tmp_path: Path) -> None:
-    write("life.py", LIFE)
-    async with serving() as (served, _):
-        write("life.py", LIFE.replace('"ready"', '"ready again"'))
-        await served.plugins.pick_up()
-        assert (tmp_path / "calls").read_text().startswith("[('startup', '')")
-    assert "ready again" in (tmp_path / "calls").read_text()
-
-
-STEPS = """
-from pathlib import Path
-
-class Plugin:
-    def __init__(self):
-        self.steps = []
-
-    @hookimpl
-    async def on_startup(self, server):
-        self.steps.append(("startup", server.address))
-
-    @hookimpl
-    def on_load(self, server):
-        self.steps.append(("load", server.address != ""))
-
-    @hookimpl
-    def on_loaded(self, server):
-        self.steps.append(("loaded", server.ready.is_set(), server.engine._started))
-
-    @hookimpl
-    def on_shutdown(self, server):
-        Path("steps").write_text(repr(self.steps))
-"""
-
-
-async def test_a_plugins_object_follows_the_steps_of_a_start(write: Write, tmp_path: Path) -> None:
-    write("steps.py", STEPS)
-    async with serving():
-        pass
-    steps = [("startup", ""), ("load", True), ("loaded", False, True)]
-    assert (tmp_path / "steps").read_text() == repr(steps)
-
-
-def test_a_hook_is_a_function_or_a_method(write: Write) -> None:
-    write("both.py", STEPS + "@hookimpl\ndef on_load(server): ...\n")
-    assert "on_load is implemented twice" in status_of(loaded(), "both").error
-
-
-async def test_a_plugin_that_fails_at_start_costs_itself(write: Write) -> None:
-    write("bad.py", "@hookimpl\nasync def on_startup(server):\n    raise ValueError('no disk')\n")
-    write("worse.py", "@hookimpl\ndef on_startup(server):\n    raise SystemExit(3)\n")
-    async with serving() as (served, client):
-        assert (await client.generate("hello", max_tokens=2)).text
-        flaws = served.server.health.degraded
-        assert any("plugin bad: on_startup: ValueError: no disk" in flaw for flaw in flaws)
-        assert any("plugin worse: on_startup: RuntimeError" in flaw for flaw in flaws)
-        assert any("no disk" in warning for warning in status_of(served.plugins, "bad").warnings)
-
-
-METRICS = """
-from prometheus_client import Counter
-
-@hookimpl
-def register_metrics(registry):
-    Counter("my_greetings", "Greetings.", registry=registry).inc(3)
-"""
-
-
-async def test_metrics_and_checks_of_a_plugin_are_shown(write: Write) -> None:
-    write("counting.py", METRICS)
-    write("disk.py", CHECK.format("'the disk is nearly full'"))
-    write("failing.py", CHECK.format("1 / 0"))
-    async with serving() as (served, _):
-        page = (await served.server.metrics.page())[0].decode()
-        assert "my_greetings_total 3.0" in page
-        health = served.server.health
-        await until(lambda: "plugin disk: the disk is nearly full" in health.degraded, 5)
-        await until(lambda: any("failing: register_checks: ZeroDivision" in f for f in health.degraded), 5)
-
-
 # -- services, routes and authenticators
 
 
@@ -452,11 +227,6 @@ async def said_by(
     async with grpc.aio.insecure_channel(app.address) as channel:
         say = channel.unary_unary(method, StringValue.SerializeToString, StringValue.FromString)
         return str((await say(StringValue(value=text), metadata=metadata)).value)
-
-
-async def got(app: ServerApp, path: str, **headers: str) -> Any:
-    async with httpx2.AsyncClient(base_url=f"http://{app.http_address}") as client:
-        return await client.get(path, headers=headers)
 
 
 @pytest.mark.parametrize("source", ["file", "folder", "package", "built-in"])
@@ -586,124 +356,6 @@ async def test_an_authenticator_says_who_calls_and_a_fault_lets_nobody_in(
         flaws = sorted(app.health.degraded)
         assert "bad: register_authenticators: TypeError: 3 is no authenticator" in flaws[0]
         assert "keys: register_authenticators: KeyError" in flaws[1]
-
-
-# -- requests
-
-
-REWRITE = """
-from dataclasses import replace
-from router.errors import InvalidRequest
-from router.types import Turn
-
-@hookimpl
-def rewrite_request(request):
-    if "fail" in request.text:
-        raise KeyError("a@b.example")
-    return replace(request, turns=(Turn("user", request.text.upper()),), request_id="changed")
-"""
-
-
-async def test_a_request_is_rewritten_before_it_is_routed(write: Write) -> None:
-    write("upper.py", REWRITE)
-    async with serving() as (served, client):
-        answer = await client.generate("one two", max_tokens=8)
-        assert "ONE TWO" in answer.text
-        assert served.server.engine.jobs[-1].request_id != "changed"  # type: ignore[attr-defined]
-        answer = await client.generate("fail not", max_tokens=8)
-        assert "fail not" in answer.text
-        (warning,) = status_of(served.plugins, "upper").warnings
-        assert "rewrite_request failed 1 times, at last: KeyError at upper.py" in warning
-        assert "a@b.example" not in warning
-
-
-@pytest.mark.parametrize(
-    ("body", "code"),
-    [
-        ("raise KeyError", "UNAVAILABLE"),
-        ("import time; time.sleep(1)", "UNAVAILABLE"),
-        ("return 3", "UNAVAILABLE"),
-        ("raise PermissionDenied('not today')", "PERMISSION_DENIED"),
-    ],
-)
-async def test_a_required_rewriter_that_fails_refuses(write: Write, body: str, code: str) -> None:
-    write(
-        "mask.py",
-        f"""
-        from router.errors import PermissionDenied
-
-        @hookimpl(timeout_ms=200, required=True)
-        def rewrite_request(request):
-            {body}
-        """,
-    )
-    async with serving() as (_, client):
-        with pytest.raises(Exception, match=r"mask must rewrite|not today") as caught:
-            await client.generate("one", max_tokens=2)
-        assert getattr(caught.value, "code", code) == code
-
-
-OBSERVE = """
-import json
-import re
-
-@hookimpl
-def on_decision(record):
-    with open("log", "a") as file:
-        print("decision", json.dumps(record.to_json()), file=file)
-
-@hookimpl
-def on_answer(record):
-    with open("log", "a") as file:
-        print("answer", json.dumps(record.to_json()), file=file)
-"""
-
-
-async def test_observers_get_records_in_order(write: Write, tmp_path: Path) -> None:
-    write("log.py", OBSERVE)
-    async with serving() as (_, client):
-        answer = await client.generate("one two", max_tokens=8, labels={"team": "a"})
-    lines = [line.split(" ", 1) for line in (tmp_path / "log").read_text().splitlines()]
-    assert [kind for kind, _ in lines] == ["decision", "answer"]
-    decision, ended = (json.loads(text) for _, text in lines)
-    assert (decision["text"], decision["adapter"], decision["labels"]) == ("one two", "base", {"team": "a"})
-    assert decision["request_id"] == ended["request_id"] == answer.response_id
-    assert (ended["text"], ended["finish"], ended["error"]) == (answer.text, "stop", "")
-    assert ended["completion_tokens"] == answer.usage.completion_tokens
-
-
-async def test_a_slow_observer_costs_records_and_no_request(
-    write: Write, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("router.plugins.runtime.MOST_RECORDS", 1)
-    monkeypatch.setattr("router.plugins.runtime.FLUSH_SECONDS", 0.0)
-    write("slow.py", "import time\n@hookimpl\ndef on_decision(record):\n    time.sleep(5)\n")
-    write("bad.py", "@hookimpl\ndef on_answer(record):\n    raise KeyError(record.text)\n")
-    async with serving() as (served, client):
-        for _ in range(4):
-            await asyncio.wait_for(client.generate("one", max_tokens=2), 3)
-        slow, bad = (
-            next(r for r in served.server.hooks.running() if r.plugin.name == name)
-            for name in ("slow", "bad")
-        )
-        assert slow.observer is not None
-        assert slow.observer.dropped >= 2
-        await until(lambda: "on_answer" in bad.faults and bad.faults["on_answer"].count == 4)
-        page = (await served.server.metrics.page())[0].decode()
-        assert 'lora_router_plugin_faults_total{hook="on_answer",plugin="bad"} 4.0' in page
-        assert f'lora_router_plugin_records_dropped_total{{plugin="slow"}} {slow.observer.dropped}' in page
-
-
-def test_an_asynchronous_observer_is_refused(write: Write) -> None:
-    write("late.py", "@hookimpl\nasync def on_answer(record): ...\n")
-    assert "on_answer is asynchronous" in status_of(loaded(), "late").error
-
-
-async def test_a_plugin_observes_reports_of_experiments(write: Write) -> None:
-    write("seen.py", "@hookimpl\ndef on_report(report, server):\n    server.seen = report\n")
-    async with serving() as (served, _):
-        served.server.hooks.reported("a report")
-        await until(lambda: getattr(served.server, "seen", "") == "a report")
 
 
 # -- docs/hooks.md

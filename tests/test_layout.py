@@ -53,7 +53,7 @@ def test_every_module_says_what_it_is():
         ("router.cli.main", {"torch", "transformers", "peft", "grpc", "numpy", "pydantic_settings"}),
         ("router.client", {"torch", "transformers", "peft", "numpy"}),
         ("router.server.app", {"torch", "transformers", "peft", "router.sources"}),
-        ("router.routing.router", {"torch", "transformers", "peft", "grpc"}),
+        ("router.routing.router, router.plugins", {"torch", "transformers", "peft", "grpc", "numpy"}),
         ("router.registry.registry", {"torch", "transformers", "peft", "grpc", "router.sources"}),
         ("router.cli.serve, router.cli.compose", {"router.sources", "huggingface_hub", "fsspec"}),
         ("router.sources.adding", {"torch", "transformers", "peft", "grpc", "huggingface_hub", "fsspec"}),

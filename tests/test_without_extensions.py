@@ -24,7 +24,7 @@ from router.experiments.model import (
     Spec,
 )
 from router.types import RouterVariant
-from tests.test_hookspecs import Write, got, serving, write
+from tests.hooks import Write, got, serving, write
 
 __all__ = ["write"]
 

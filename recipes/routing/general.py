@@ -33,7 +33,7 @@ from scorer import reader_of  # noqa: E402
 
 from benchmarks.routing_unseen import lines, profiles_of, votes_of  # noqa: E402
 from router.calibration.file import write_calibration  # noqa: E402
-from router.calibration.model import Axes, Axis, Binding, Calibration  # noqa: E402  # noqa: E402
+from router.calibration.model import Axes, Axis, Binding, Calibration  # noqa: E402
 from router.calibration.targets import Goal  # noqa: E402
 from router.classifiers.contract import Registration  # noqa: E402
 from router.cli.plugins import load_plugins  # noqa: E402
@@ -41,12 +41,11 @@ from router.cli.settings import load_settings  # noqa: E402
 from router.extensions.calibration.cascade import Run, join_runs, run_cascade  # noqa: E402
 from router.extensions.calibration.commands.local import fit_classifiers, resident_base  # noqa: E402
 from router.extensions.calibration.fit import fit_stops  # noqa: E402
-from router.extensions.calibration.rows import Ballot, Row  # noqa: E402
+from router.extensions.calibration.rows import Ballot, DataRow  # noqa: E402
 from router.extensions.calibration.stages import fit_scaler, fit_stage  # noqa: E402
 from router.models.encoder import Reader, sentence_reader  # noqa: E402
 from router.routing import BaseModel  # noqa: E402
-from router.routing.catalog_view import Labels  # noqa: E402
-from router.routing.chain import FitProfiles  # noqa: E402
+from router.routing.chain import FitProfiles, Labels  # noqa: E402
 from router.routing.policy import WEIGHTS  # noqa: E402
 from router.types import AdapterProfile, Vote  # noqa: E402
 
@@ -122,7 +121,7 @@ def asked_of(
             replace(vote, scores={places[n]: c for n, c in vote.scores.items()}, evidence="")
             for vote in found
         )
-        ballots.append(Ballot(Row(text, places.get(label, "")), moved))
+        ballots.append(Ballot(DataRow(text, places.get(label, "")), moved))
     return Question(name, dict.fromkeys(places.values(), Axis.PLAIN), tuple(ballots))
 
 
@@ -229,7 +228,10 @@ def read_votes(path: Path) -> Question:
     """What `write_votes` wrote."""
     name, kinds, rows = json.loads(path.read_text())
     ballots = tuple(
-        Ballot(Row(text, label), tuple(Vote(n, scores, declined=declined) for n, scores, declined in votes))
+        Ballot(
+            DataRow(text, label),
+            tuple(Vote(n, scores, declined=declined) for n, scores, declined in votes),
+        )
         for text, label, votes in rows
     )
     return Question(name, dict.fromkeys(kinds, Axis.PLAIN), ballots)

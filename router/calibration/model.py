@@ -24,7 +24,7 @@ from router.errors import ConfigError
 from router.types import AdapterProfile, Vote
 
 PLAIN_TASKS = frozenset({"question-answering", "chat"})  # what any request asks for that gives no instruction
-LEAST_CONFIDENCE = 0.1  # below which nobody takes a request from another
+LEAST_CONFIDENCE = 0.1  # below which no adapter takes a request from another
 
 
 class Axis(StrEnum):
@@ -53,7 +53,7 @@ def axes_of(profiles: Iterable[AdapterProfile]) -> dict[str, Axis]:
 
 @dataclass(frozen=True, slots=True)
 class AxisPreference:
-    """Who gets a request, and who leads it but yields ("" if nobody does)."""
+    """The adapter that gets a request, and the one that leads but yields ("" if none does)."""
 
     winner: str
     over: str = ""
@@ -89,7 +89,7 @@ class Axes:
         return tuple(stronger)
 
 
-NEVER = 1.01  # a confidence that nobody has
+NEVER = 1.01  # a confidence that is never reached
 FLOOR = 1e-4  # no classifier is surer than this that something is not so
 LONGEST = 7.0  # bound of a log-odds, in nats
 
@@ -169,7 +169,7 @@ class Stage:
     `weights` of log chances; for task adapters `task_weights` are added to them. `bias` of each axis is added
     to the log chances of its adapters, `none` and `declined` to that of none (the second for each classifier
     that declined), `own` to that of one adapter. `pairs` is what a classifier's log chance of one adapter
-    says for and against each, by classifier, adapter told and adapter meant; "" is none of them. `novelty`
+    says for and against each, by classifier, adapter named and adapter meant; "" is none of them. `novelty`
     are weights of the classifiers' log-odds of none, for the test of strange requests. `stop` is the
     confidence from which the classifiers after this one are not asked.
     """

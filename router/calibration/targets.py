@@ -32,7 +32,7 @@ class Goal:
 
 @dataclass(frozen=True, slots=True)
 class Tested:
-    """One candidate and what it came to on the rows it was tested on."""
+    """One candidate and its results on the rows that it was tested on."""
 
     threshold: float
     novelty_limit: float
@@ -56,7 +56,7 @@ def aimed(of: Calibration, target: float | None, ood_target: float | None) -> Ca
     they were tested, whatever the target, so that each target may take its own last one.
 
     The promise is for a target that was chosen without a look at what each would give. Raises
-    CalibrationError if the file does not say what its candidates came to, or if none passes.
+    CalibrationError if the file has no results of its candidates, or if none passes.
     """
     goal = Goal(
         of.target if target is None else target, of.delta, of.ood_target if ood_target is None else ood_target

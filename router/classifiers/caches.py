@@ -1,4 +1,4 @@
-"""What classifiers keep beyond the process: vectors of texts, in one SQLite file, and what a fit came to.
+"""What classifiers keep beyond the process: vectors of texts, in one SQLite file, and the result of a fit.
 
 Both are caches: what cannot be read is made again, and what cannot be written is not kept. Nothing read from
 them is executed.
@@ -100,7 +100,7 @@ class VectorCache:
 
 
 class FitCache:
-    """Arrays that a fit came to, in one file, for the same training set only. Of any thread.
+    """The arrays of a fit, in one file, for the same training set only. For any thread.
 
     The file is the key, the sha256 of the rest, and the rest in the format of safetensors.
     """

@@ -67,7 +67,8 @@ class Classifier:
         return ""
 
     def bind(self, base: BaseModel) -> None:
-        """Called once before the warm-up. Who defines it is asked only where there is a base."""
+        """Called once before the warm-up. A classifier that defines it
+        gets requests only where there is a base."""
 
     def fit(self, adapters: Sequence[AdapterProfile]) -> None:
         """Called off the request path whenever the set of adapters changes."""

@@ -1,4 +1,4 @@
-"""Foreign code is kept at arm's length: threads of its own, a breaker, and faults named without its words."""
+"""Isolation of foreign code: threads of its own, a breaker, and faults named without their text."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ async def await_in_thread(call: Callable[[], T], name: str) -> T:
 
 
 class _Outcome:
-    """What a call came to."""
+    """The result of a call."""
 
     def __init__(self) -> None:
         self.value: object = None

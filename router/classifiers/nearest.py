@@ -66,7 +66,7 @@ class Neighbours:
 
     @property
     def owners(self) -> Mapping[str, Sequence[int]]:
-        """Who has which rows."""
+        """The rows of each owner."""
         return self._rows
 
     def put(self, owner: str, vectors: Array, against: Array | None = None) -> None:
@@ -199,7 +199,7 @@ class BackgroundNegatives:
         """`inverse`: what `inverse_of` gave for these vectors, if that is known."""
         self._vectors = vectors.astype(np.float32)
         self._inverse = inverse_of(vectors) if inverse is None else inverse
-        self._alone = -self._inverse.sum(axis=1)  # coefficients where there is nobody else
+        self._alone = -self._inverse.sum(axis=1)  # coefficients without an adapter
 
     def learn(self, own: Array, against: Array) -> LinearScorer:
         """From an adapter's examples [m, size], m > 0, and those that it must not have [k, size]."""

@@ -1,1 +1,1 @@
-"""Who should have answered: what callers say of it, kept so that routing can learn from it."""
+"""Corrections: which adapter should have answered, stored so that routing can learn from it."""

@@ -50,7 +50,7 @@ class _Own:
 
 class RecentAnswers:
     """Bounded by number and bytes. Where there is no more room the oldest answer goes of the tenant that has
-    most here, so that nobody's flood makes another's be forgotten. Lives on one event loop."""
+    most here, so that a flood of one tenant pushes out its own. Lives on one event loop."""
 
     def __init__(self, most_answers: int = MOST_ANSWERS, most_bytes: int = MOST_BYTES) -> None:
         self._most_answers, self._most_bytes = most_answers, most_bytes
@@ -101,7 +101,7 @@ NOT_OF_THIS_CLIENT = "nothing is kept of this client: `corrections` of its entry
 
 @dataclass(frozen=True, slots=True)
 class CorrectionRequest:
-    """What a caller says: who should have answered ("" the base), and perhaps what was asked."""
+    """A correction by a caller: which adapter should have answered ("" the base), and perhaps the text."""
 
     response_id: str
     label: str
@@ -109,8 +109,8 @@ class CorrectionRequest:
 
 
 class Corrections:
-    """Lives on one event loop; a thread of its own writes. `keeping` is the most that is kept of anybody,
-    what a client's entry says the most of that client."""
+    """Lives on one event loop; a thread of its own writes. `keeping` is the most that is stored of any
+    client; the entry of a client may say less."""
 
     def __init__(
         self,
@@ -204,5 +204,5 @@ class Corrections:
 
 
 def _may_be_answer(response_id: str, tenant: str) -> bool:
-    """Whether an answer to that tenant can have this id, though nobody remembers it."""
+    """Whether an answer to that tenant can have this id, though it is not remembered."""
     return bool(_ID[bool(tenant)].fullmatch(response_id)) and may_be_of(response_id, tenant)

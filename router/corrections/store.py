@@ -24,9 +24,9 @@ MAX_TEXT = 4_000  # characters: a longer text can be no example of an adapter
 
 @dataclass(frozen=True, slots=True)
 class Correction:
-    """`label` is who should have answered, `chosen` who did; "" is the base, and None for `chosen`: nobody
-    knows any more, or several did at once. `reason` and `confidence` are the decision's. Without `text` it
-    says only that it was so.
+    """`label` is the adapter that should have answered, `chosen` the one that did. "" is the base. None for
+    `chosen`: it is not known any more, or several did at once. `reason` and `confidence` are the decision's.
+    Without `text` it says only that it was so.
     """
 
     time: float  # unix seconds
@@ -106,7 +106,7 @@ def latest(corrections: Iterable[Correction]) -> list[Correction]:
 FOLDER = "corrections"  # in the state folder
 MOST_BYTES = 16 << 20  # of a tenant's file
 ENDING = ".jsonl"
-NOBODYS = "_"  # the file's name where nobody is told apart: no tenant is called so
+NOBODYS = "_"  # the file's name without tenants: no tenant is called so
 LOCK = ".lock"
 _TENANT = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 
@@ -140,7 +140,7 @@ class CorrectionStore:
                 _sync(self._folder)
 
     def read(self, tenant: str | None = None) -> StoredCorrections:
-        """All, or those of one tenant ("": nobody's); of each answer the last word. Raises OSError."""
+        """All, or those of one tenant ("" without tenants); of each answer the latest one. Raises OSError."""
         found: list[Correction] = []
         damaged = 0
         for path in self._files(tenant):

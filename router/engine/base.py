@@ -161,10 +161,10 @@ class Job:
     priority: int = 0  # higher goes first
     background: bool = False  # answered where there is room: at once or never, CANCELLED for a request
     grammar: Grammar | None = None
-    tenant: str = ""  # whom it is for; "" where nobody is told apart
+    tenant: str = ""  # of the caller; "" where there are no tenants
     share: float = 1.0  # of the fair queue, against other tenants'
     own_constraint: bool = False  # the constraint is of the adapter's manifest, not of the request
-    shared: int = 0  # tokens at its beginning that `Engine.shared` found; their cache is everybody's
+    shared: int = 0  # tokens at its beginning that `Engine.shared` found; all tenants share their cache
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,7 +182,7 @@ class PoolingRequest:
     depth: float | None = None
     ends: int = 0
     deadline: float | None = None  # time.monotonic() seconds
-    background: bool = False  # read when nobody waits
+    background: bool = False  # computed when nothing else waits
     scope: int = 0  # only requests of the same scope find each other's context in the prefix cache
 
 

@@ -1,8 +1,8 @@
-"""Who is served next where several tenants want to be: the one that was served least.
+"""Fair queueing: of several tenants that wait, the one that was served least is next.
 
 Virtual token counters (Sheng et al., "Fairness in Serving Large Language Models", OSDI 2024,
 arxiv.org/abs/2401.00588): tokens are counted for each tenant as it is served, those of answers twice, and the
-next place goes to the tenant with the lowest count. No place is kept free for anybody.
+next place goes to the tenant with the lowest count. No place is reserved.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ TURN = 0.1  # of a scheduler's patience: what a tenant of which nothing runs wai
 
 
 class VirtualCounters:
-    """What each tenant was served, and who of them wait. Keeps a number for each tenant that ever came.
+    """How much each tenant was served, and which tenants wait. Keeps a number for each tenant.
 
-    Who comes to wait anew is lifted to the least of those that wait, or to who waited last: time in which it
-    wanted nothing is no credit.
+    A tenant that begins to wait is lifted to the least count of those that wait, or to that of the tenant
+    that waited last: time in which it requested nothing is no credit.
     """
 
     def __init__(self) -> None:
@@ -92,10 +92,10 @@ class TenantCache(Generic[Key, Value]):
 
 
 class FairQueue:
-    """In which order the requests of several tenants are admitted, read and pushed aside.
+    """The order in which requests of several tenants are admitted, computed and preempted.
 
     With requests of one tenant it is the order of rank. Pooling requests and rows in the background are not
-    counted. Counts are brought up to date when somebody waits, not at every step.
+    counted. Counts are updated when a request waits, not at every step.
     """
 
     def __init__(self) -> None:
@@ -125,7 +125,7 @@ class FairQueue:
             self._waiting = []
 
     def admitted(self, row: BatchRow) -> None:
-        """It runs; its prompt is paid for now, so that the next to be admitted may be another's."""
+        """It runs. Its tenant is charged for the prompt now, so that another tenant may be next."""
         if _counts(row):
             self._counters.leave(row.tenant)
             self._running[row.tenant] += 1
@@ -133,7 +133,7 @@ class FairQueue:
             self._waiting = []
 
     def preempted(self, row: BatchRow) -> None:
-        """It waits again."""
+        """It was preempted, and waits again."""
         if _counts(row):
             self._settle([row])
             _less(self._running, row.tenant)
@@ -161,7 +161,7 @@ class FairQueue:
     # -- Orders.
 
     def queue(self, waiting: Sequence[BatchRow], running: Iterable[BatchRow]) -> Iterator[BatchRow]:
-        """Those that wait, first who is admitted first; `waiting` is in the order of rank.
+        """The waiting rows in the order of admission; `waiting` is in the order of rank.
 
         Of equal priority it is the first of the tenant that was served least, what is admitted meanwhile
         included.
@@ -201,7 +201,7 @@ class FairQueue:
         return sorted(prompts, key=key)
 
     def giving_way(self, rows: Iterable[BatchRow], running: Sequence[BatchRow]) -> list[BatchRow]:
-        """Of these, who is pushed aside first: the last in rank.
+        """These rows in the order in which they are preempted: the last in rank first.
 
         Of several tenants, those of equal priority whose tenant was served most, but the first of each tenant
         last. A pooling request counts as of who was served most.
@@ -217,7 +217,7 @@ class FairQueue:
         return sorted(rows, key=key)
 
     def yielding(self, row: BatchRow, running: Sequence[BatchRow]) -> list[BatchRow]:
-        """Who may be pushed aside, beside those behind it in rank, where one that runs needs a block.
+        """Rows that may be preempted, beside those behind it in rank, where one that runs needs a block.
 
         Of tenants that were served as much at least, its own included, all but the first of each.
         """
@@ -227,7 +227,7 @@ class FairQueue:
         return [other for other in self._heavier(row, running) if other.rank <= row.rank]
 
     def displaceable(self, row: BatchRow, running: Sequence[BatchRow]) -> list[BatchRow]:
-        """Whom one that has waited too long may push aside, where there are several tenants.
+        """Rows that one that has waited too long may preempt, where there are several tenants.
 
         Those of its own tenant behind it in rank. Of tenants that were served as much at least, all but the
         first of each: those behind it in rank, any where nothing of its own tenant runs.

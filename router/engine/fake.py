@@ -233,8 +233,8 @@ class FakeEngine(ByteTokens):
             self._waiting = deque(row for row in self._waiting if not row.reap())
 
     def _admit(self) -> None:
-        """Requests first, the next of the tenant of which least runs; background jobs only where nobody waits
-        and a quarter of the rows stays free.
+        """Requests first, the next of the tenant of which least runs; background jobs only where no request
+        waits and a quarter of the rows stays free.
         """
         running = [row for row in self._running if not row.background]
         background = [row for row in self._running if row.background]
@@ -354,7 +354,7 @@ class FakePooling:
 
     @property
     def ended(self) -> bool:
-        """Nothing more comes of it, or nobody waits."""
+        """It has its result, or its caller left."""
         return self.answer.done()
 
     def reap(self) -> bool:

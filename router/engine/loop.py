@@ -13,7 +13,7 @@ import torch
 
 from router.engine.base import Delta, EngineStatus
 from router.engine.constrained.state import MaskMaker
-from router.engine.ops import BLOCK, ChosenToken
+from router.engine.ops import BLOCK, FAILED, ChosenToken
 from router.engine.output import (
     Event,
     EventDispatcher,
@@ -126,8 +126,10 @@ class StepLoop:
             self._scheduler.computed(chunk)
         events: Events = []
         for row, token in zip(rows, tokens, strict=True):
-            events += self._accept(row, token)
-        return [*events, *self._finished_pooling(chunks)] if pooling else events
+            self._accept(row, token, events)
+        if pooling:
+            events += self._finished_pooling(chunks)
+        return events
 
     def _run(self) -> None:
         self._enter()
@@ -195,16 +197,17 @@ class StepLoop:
                     self._finish(row)
                     yield row.stream, PoolingResult(values)
 
-    def _accept(self, row: AnswerRow, token: ChosenToken) -> Events:
+    def _accept(self, row: AnswerRow, token: ChosenToken, events: Events) -> None:
         """Add a sampled token to its answer, and what its grammar forces after it."""
-        if token.failed or row.error is not None:
-            return [self._fail(row)]
+        if token.token == FAILED or row.error is not None:
+            events.append(self._fail(row))
+            return
         row.first_token = row.first_token or time.monotonic()
         output = accept_token(row, token.token)
-        return self._events(row, output, None if output.by_token else self._sampler.logprob(token))
+        self._put(row, output, None if output.by_token else self._sampler.logprob(token), events)
 
-    def _events(self, row: AnswerRow, output: TokenOutput, logprob: TokenLogprob | None = None) -> Events:
-        events: Events = []
+    def _put(self, row: AnswerRow, output: TokenOutput, logprob: TokenLogprob | None, events: Events) -> None:
+        """Add the events of what became certain of an answer."""
         if output.text or logprob is not None:
             delta = Delta(output.text, row.unsent, () if logprob is None else (logprob,))
             events.append((row.stream, delta))
@@ -214,7 +217,6 @@ class StepLoop:
             events.append((row.stream, row.finished(output.reason)))
         elif row.error is not None:
             events.append(self._fail(row))
-        return events
 
     def _finish(self, row: BatchRow) -> None:
         self._scheduler.finish(row)
@@ -244,7 +246,9 @@ class StepLoop:
         output = start_answer(row)
         if row.generated:
             row.first_token = time.monotonic()
-        return self._events(row, output)
+        events: Events = []
+        self._put(row, output, None, events)
+        return events
 
     def _end(self, stream: Receiver, reason: FinishReason) -> None:
         row = self._rows.get(stream)

@@ -222,7 +222,7 @@ class SideStream:
 class DeviceSlots:
     """At most `capacity` adapters on the device; least recently used goes first, users never.
 
-    Used by the engine thread only. Nobody waits for an upload here: until it is done its rows wait, and the
+    Used by the engine thread only, which does not wait for uploads: until one is done its rows wait, and the
     others go on.
     """
 
@@ -284,7 +284,7 @@ class DeviceSlots:
         return tuple(self._resident)
 
     def coming(self, digest: str | None) -> bool:
-        """Whether it is on its way: nobody needs to make room for it."""
+        """Whether its upload is in progress: no other has to make room for it."""
         return digest is not None and digest in self._resident and not self._resident[digest].here
 
     def _bring_in(self, digest: str, spare: bool) -> bool:

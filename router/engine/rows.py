@@ -237,16 +237,16 @@ class BatchRow:
     adapter: str | None = field(init=False, default=None)  # digest, None for the base
     deadline: float | None = field(init=False, default=None)  # time.monotonic() seconds
     priority: int = field(init=False, default=0)
-    background: bool = field(init=False, default=False)  # gives way to every request
-    owner: str = field(init=False)  # who alone finds its blocks again, but for those of `shared` tokens
+    background: bool = field(init=False, default=False)  # every request goes before it
+    owner: str = field(init=False)  # only this owner finds its blocks again, except those of `shared` tokens
     shared: int = field(init=False, default=0)
     inactive: int = 0  # tokens at its beginning that the base computes: before the adapter is activated
     tenant: str = field(init=False, default="")
     share: float = field(init=False, default=1.0)
-    paid: int = 0  # of its cost, what its tenant was charged
+    paid: int = 0  # the part of its cost that its tenant was charged
     arrived: float = field(default_factory=time.monotonic)
     number: int = field(default_factory=_numbers.__next__)  # in the order of arrival
-    queued: float = 0.0  # since when it waits: since it arrived or was last pushed aside
+    queued: float = 0.0  # since when it waits: since it arrived or was last preempted
     admitted: float = 0.0  # for the first time
     computed: int = 0  # tokens whose keys and values are in the cache
     cached: int = 0  # of these, taken from the prefix cache when it was first admitted
@@ -255,12 +255,12 @@ class BatchRow:
 
     @property
     def rank(self) -> tuple[int, int]:
-        """Who comes first: the higher priority, then the earlier arrival. No two rows are equal."""
+        """Its place in the order of rows: higher priority first, then earlier arrival. No two are equal."""
         return (-self.priority, self.number)
 
     @property
     def prefix(self) -> list[int]:
-        """The tokens whose keys and values others may use."""
+        """The tokens whose keys and values other rows may use."""
         return self.tokens
 
     @property
@@ -270,7 +270,7 @@ class BatchRow:
 
     @property
     def cost(self) -> int:
-        """What its tenant was served by it so far, in tokens of a prompt."""
+        """How much its tenant was served by it so far, in tokens of a prompt."""
         return 0
 
     @property
@@ -333,7 +333,7 @@ class AnswerRow(BatchRow):
 
     @property
     def room(self) -> int:
-        """Its tokens and the next one; more as it grows. One in the background pushes nobody aside: all."""
+        """Its tokens and the next one; more as it grows. One in the background preempts no other: all."""
         return self.total if self.background else min(len(self.tokens) + 1, self.total)
 
     def length_reached(self) -> bool:

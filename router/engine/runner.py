@@ -38,7 +38,7 @@ from router.engine.rows import Chunk, PoolingRow
 
 @dataclass(slots=True)
 class StepPlan:
-    """What a forward pass is given, but for adapters. Holds until the next one is made."""
+    """The inputs of a forward pass, except adapters. Valid until the next plan is made."""
 
     tokens: torch.Tensor  # int64 [T]
     attention: AttentionPlan
@@ -144,9 +144,10 @@ def _numbers(tensor: torch.Tensor) -> memoryview:
 
 @dataclass(frozen=True, slots=True)
 class Taps:
-    """Who gets the hidden states [T, hidden] after so many layers; they are not theirs to keep or change.
+    """Callbacks that get the hidden states [T, hidden] after so many layers, and neither keep nor change
+    them.
 
-    After all layers they are normed. `last`: nothing is wanted of the layers after that one, -1: of all.
+    After all layers the states are normed. `last`: no layer after that one is needed; -1: all are.
     """
 
     at: Mapping[int, Callable[[torch.Tensor], None]]
@@ -187,7 +188,7 @@ _SLICE = 64  # rows of logits turned into float32 at once
 class PoolingStep:
     """What the pooling requests among the chunks of a step need of the forward pass.
 
-    `rows`: tokens of the step whose logits they want; `taps`: who wants hidden states.
+    `rows`: tokens of the step whose logits they need; `taps`: for those that need hidden states.
     """
 
     def __init__(self, chunks: Sequence[Chunk], bounds: Sequence[int]) -> None:
@@ -221,7 +222,7 @@ class PoolingStep:
 
 
 def _last_layer(chunks: Sequence[Chunk]) -> int:
-    """The layer after which nobody wants anything, -1 if somebody needs all."""
+    """The layer after which nothing is needed, -1 if all layers are."""
     layers = [c.row.layer if isinstance(c.row, PoolingRow) else None for c in chunks]
     known = [layer for layer in layers if layer is not None]
     return max(known) if len(known) == len(layers) else -1
@@ -281,7 +282,7 @@ class Runner:
         return self._lora.at([*starts, bounds[-1]])
 
     def forget(self, digest: str) -> None:
-        """Drop what is kept of an adapter that leaves the device."""
+        """Drop the references to an adapter that leaves the device."""
         if self._lora is not None and digest in self._lora.key:
             self._lora = None
 

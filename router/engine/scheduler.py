@@ -22,42 +22,42 @@ log = logging.getLogger(__name__)
 POOLING_ROWS = 8
 DEEP_PRICE = 1.5  # of a token deep in a prompt, in tokens without context, from which chunks are smaller
 POOLING_TOKENS = 256  # of one step: each may need its logits kept
-AHEAD = 4  # blocks that each answer in progress may still take before a new one pushes anybody aside
+AHEAD = 4  # blocks that each answer in progress may still take before a new one preempts any row
 
 
 class Scheduler:
     """Waiting and running rows of one engine; used by the engine thread only.
 
-    Answers that decode get one token each; the rest of the step's token budget goes to prompts, in chunks: at
-    least half to the oldest, what others need before that to those with much less left, so that a short
-    question begins beside long ones. Deep in a long prompt each token costs more, since it looks at all
-    before it: chunks are smaller there while others decode, so that nobody waits longer for the next token.
+    Answers that decode get one token each; the rest of the step's token budget goes to prompts, in chunks.
+    The oldest prompt gets at least half. Of the rest, prompts with much less left come first, so that a short
+    question begins beside long ones. Deep in a long prompt each token costs more, since it attends to all
+    before it: chunks are smaller there while others decode, so that the next token takes no longer.
 
-    One that waits is admitted when there are a place, blocks for its tokens so far and a slot for its
-    adapter; who has to wait for slot or blocks is passed over. An answer takes more blocks as it grows. Where
+    A waiting row is admitted when there are a place, blocks for its tokens so far and a slot for its adapter;
+    a row that has to wait for slot or blocks is passed over. An answer takes more blocks as it grows. Where
     there are none, the row of the lowest rank (the lowest priority, then the latest arrival) is preempted:
     its place, blocks and hold on the slot are free, and it waits again in the order of arrival. When it is
-    admitted, its prompt and what it has answered so far are computed again, as far as the prefix cache does
-    not know them. So the row of the highest rank is never preempted and always goes on. Admission leaves some
-    blocks for those that run, lest they push each other aside at once.
+    admitted, its prompt and its answer so far are computed again, as far as the prefix cache does not have
+    them. So the row of the highest rank is never preempted and always goes on. Admission leaves some blocks
+    for the running rows, so that they do not preempt each other at once.
 
-    Waiting is bounded: the first in the queue, when it has waited for more than `patience` seconds, is given
-    the place and the blocks of those behind it in rank, if that is enough; and while it waits for a slot, no
-    other adapter's row is admitted.
+    Waiting is bounded: the first row in the queue, when it has waited for more than `patience` seconds, gets
+    the place and the blocks of rows behind it in rank, if that is enough; and while it waits for a slot, no
+    row with another adapter is admitted.
 
-    With requests of several tenants the queue, who gives way and what a step reads of prompts follow what
-    each tenant was served (`FairQueue`). The row of the highest rank of all stays what it is; that of a
-    tenant gives way to one ahead of it only. One of a tenant of which nothing runs has less patience, and is
-    given the place, the blocks or the slot of those whose tenants were served more.
+    With requests of several tenants, the order of admission, of preemption and of prompts follows how much
+    each tenant was served (`FairQueue`). The row of the highest rank of all is never preempted; the first row
+    of a tenant is preempted only for one ahead of it. A row of a tenant of which nothing runs has less
+    patience, and gets the place, the blocks or the slot of rows whose tenants were served more.
 
     Pooling requests have a queue and places of their own: they neither take nor wait for an answer's place.
-    Of a step they get what answers leave, up to a bound, but an eighth always; those in the background get
-    no more than that eighth while there are answers.
+    Of a step they get what answers leave, up to a bound, but an eighth always; those in the background get no
+    more than that eighth while there are answers.
 
-    Background answers (shadows) run while nobody waits and rows and blocks are plenty, with the step's tokens
-    that all others leave, an eighth at most beside them. One that cannot begin in the step it comes in is
-    dropped; the newest are dropped one by one before any request waits for a place, blocks or a
-    slot, and before any is preempted.
+    Background answers (shadows) run while no row waits and places and blocks are plenty, with the step's
+    tokens that all others leave, an eighth at most beside them. One that cannot begin in the step it comes in
+    is dropped; the newest are dropped one by one before any request waits for a place, blocks or a slot, and
+    before any is preempted.
     """
 
     def __init__(
@@ -84,7 +84,7 @@ class Scheduler:
         self.dropped: list[BatchRow] = []  # background rows: the next step ends them
         self.preemptions = 0
         self._fair = FairQueue()
-        self._full: dict[BatchRow, None] = {}  # rows with full blocks that nobody knows of yet
+        self._full: dict[BatchRow, None] = {}  # rows with full blocks that the prefix cache does not know yet
         self._decoded: list[Chunk] = []  # of a step in which all of `running` decode; none once that changed
         self._base_digest, self._salts = base_digest, CacheSalts()
         self._max_running = max_running
@@ -193,12 +193,12 @@ class Scheduler:
 
     def _pooling_chunks(self, budget: int, background: int) -> Iterator[Chunk]:
         for row in sorted(self.pooling, key=lambda r: r.rank):
-            aside = row.priority < 0
-            count = min(row.remaining, budget, background if aside else budget)
+            patient = row.priority < 0
+            count = min(row.remaining, budget, background if patient else budget)
             if count > 0:
                 yield Chunk(row, count, samples=False)
                 budget -= count
-                background -= count if aside else 0
+                background -= count if patient else 0
 
     # -- Places, blocks and slots.
 
@@ -219,7 +219,7 @@ class Scheduler:
         insort(waiting, row, key=lambda r: r.rank)
 
     def _publish(self, rows: Iterable[BatchRow]) -> None:
-        """Tell the prefix cache of their full blocks: before it is asked, or their blocks are free."""
+        """Add their full blocks to the prefix cache: before a lookup, and before they are freed."""
         for row in rows:
             if row in self._full and row.allocation is not None:
                 prefix = row.prefix
@@ -254,12 +254,12 @@ class Scheduler:
         return [r for r in (*self.running, *self.pooling) if r.rank > row.rank]
 
     def _last_for(self, row: BatchRow) -> BatchRow:
-        """Who is preempted where it needs a block: it itself if there is nobody else."""
+        """The row that is preempted where this one needs a block: itself if there is no other."""
         rows = [*self._behind(row), *self._fair.yielding(row, self.running)]
         return next(iter(self._fair.giving_way(rows, self.running)), row)
 
     def _displaceable(self, row: BatchRow) -> list[BatchRow]:
-        """Who may be preempted for one that has waited for too long, the first to go first."""
+        """The rows that may be preempted for one that has waited too long, in order."""
         rows = self._behind(row)
         if row.samples and self._fair.several and not self._first_of_all(row):
             rows = [r for r in rows if not r.samples]

@@ -84,7 +84,7 @@ class TorchEngine:
         self._loaded = loaded
         self._host = HostStore()
         self._live: set[EventStream] = set()
-        self._background: set[EventStream] = set()  # background jobs, which take nobody's place in the queue
+        self._background: set[EventStream] = set()  # background jobs, which take no place in the queue
         self._pooling: set[PendingPooling] = set()
         self._loop: StepLoop | None = None
         self._info: BaseInfo | None = None

@@ -32,7 +32,7 @@ PLACEHOLDERS = frozenset(
     ("null", "none", "nil", "undefined", "nan", "n/a", "unknown", "anonymous", "[object object]")
 )
 RECENT_SECONDS = 600.0
-TOLD_APART, NEARLY_ALL = 1000, 0.99  # exposures before anything is said of them, share of new units
+ENOUGH_EXPOSURES, NEARLY_ALL = 1000, 0.99  # exposures before anything is said of them, share of new units
 _PREFIX = re.compile(r"(req|request|resp|response|trace|span|corr|chatcmpl|cmpl|msg)[-_:.]\S+", re.IGNORECASE)
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 _UUID = re.compile(r"[0-9a-f]{8}-?[0-9a-f]{4}-?[0-9a-f]{4}-?[0-9a-f]{4}-?[0-9a-f]{12}", re.IGNORECASE)
@@ -185,7 +185,7 @@ def fraction(salt: str, unit: str) -> float:
 def unit_hash(unit: str) -> str:
     """The pseudonym under which a unit is kept: 128 bits of SHA-256(UNIT_SALT, separator, unit), hex.
 
-    It is the same in every experiment and on every server, so an outcome can be told of a unit anywhere,
+    It is the same in every experiment and on every server, so an outcome can be recorded of a unit anywhere,
     and a unit's past can adjust its present. It hides a unit from a reader of the database, not from one
     who has a list of all units to try.
     """
@@ -220,7 +220,7 @@ def request_id_like(unit: str, request_id: str = "", now: float | None = None) -
 
 def never_repeats(exposures: int, units: int) -> bool:
     """Whether nearly every exposure brought a new unit, as request ids do and users do not."""
-    return exposures >= TOLD_APART and units >= NEARLY_ALL * exposures
+    return exposures >= ENOUGH_EXPOSURES and units >= NEARLY_ALL * exposures
 
 
 def _made_at(unit: str) -> float | None:
@@ -361,7 +361,7 @@ class Assigner:
             if isinstance(found, Assigned):
                 self._look(one, unit, request, now)
                 return ArmAssignment(one, one.arms[found.arm], found.propensity, unit_hash(unit))
-            outside = outside or _told(one, found)
+            outside = outside or _outside(one, found)
         return outside
 
     def _look(self, one: RunningExperiment, unit: str, request: Request, now: float) -> None:
@@ -427,7 +427,7 @@ def _other_units(snapshot: Snapshot) -> Iterator[tuple[str, str]]:
                 yield one.name, text
 
 
-def _told(one: RunningExperiment, found: NotAssigned) -> Outside | None:
+def _outside(one: RunningExperiment, found: NotAssigned) -> Outside | None:
     return Outside(one.name, found.reason) if found.reason is NotAssignedReason.UNIT_MISSING else None
 
 
@@ -566,14 +566,14 @@ class Warned:
         self._phases: dict[str, int] = {}
 
     def use(self, running: Iterable[RunningExperiment]) -> None:
-        """Forget what was said of an earlier phase."""
+        """Forget the warnings of an earlier phase."""
         for one in running:
             if self._phases.get(one.name) != one.phase:
                 self._phases[one.name] = one.phase
                 self._texts.pop(one.name, None)
 
     def add(self, name: str, text: str) -> None:
-        """Say it, unless it was said. `text` is the same for the same fault, so without numbers that grow."""
+        """Warn, unless it was done. `text` is the same for the same fault, so without numbers that grow."""
         known = self._texts.setdefault(name, [])
         if text not in known and len(known) < MOST_WARNINGS:
             known.append(text)

@@ -170,7 +170,7 @@ def metric(
     cap: float | None = None,
     least: float = 0.0,
 ) -> MetricSpec:
-    """A metric. Unless said otherwise a unit's outcomes are added, for a proportion the largest counts.
+    """A metric. By default a unit's outcomes are added, for a proportion the largest counts.
 
     A mean with a `cap` counts a unit as at most that, and as at least `least`: its intervals begin early.
     """
@@ -275,7 +275,7 @@ class Experiments:
         self._caller.unary(self._stub.DeleteExperiment, request, options)
 
     def report(self, name: str, phase: int = 0, **options: Unpack[CallOptions]) -> Report:
-        """The verdict now with all that it rests on; `phase` 0 is the last. Valid however often asked."""
+        """The verdict now with all that it rests on; `phase` 0 is the last. Valid at every look."""
         request = pb.GetReportRequest(name=experiment_name(name), phase=phase)
         return report_of(self._caller.unary(self._stub.GetReport, request, options))
 
@@ -381,7 +381,7 @@ class AsyncExperiments:
         await self._caller.unary(self._stub.DeleteExperiment, request, options)
 
     async def report(self, name: str, phase: int = 0, **options: Unpack[CallOptions]) -> Report:
-        """The verdict now with all that it rests on; `phase` 0 is the last. Valid however often asked."""
+        """The verdict now with all that it rests on; `phase` 0 is the last. Valid at every look."""
         request = pb.GetReportRequest(name=experiment_name(name), phase=phase)
         return report_of(await self._caller.unary(self._stub.GetReport, request, options))
 

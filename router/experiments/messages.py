@@ -212,9 +212,9 @@ def plan_of(message: pb.Experiment, found: Findings, within: str = "experiment."
     Raises InvalidRequest for a list that no plan is as long as.
     """
     _check_lengths(message, found, within)
-    said = {name: getattr(message, name) for name in PRESENT if message.HasField(name)}
-    said.update({name: seconds_of(getattr(message, name)) for name in TIMES if message.HasField(name)})
-    said.update({name: text for name in TEXTS if (text := getattr(message, name))})
+    given = {name: getattr(message, name) for name in PRESENT if message.HasField(name)}
+    given.update({name: seconds_of(getattr(message, name)) for name in TIMES if message.HasField(name)})
+    given.update({name: text for name in TEXTS if (text := getattr(message, name))})
     if message.mode not in MODES:
         found.add(f"{within}mode", "must be MODE_SPLIT, MODE_SHADOW, MODE_BANDIT or MODE_HOLDOUT")
     return Spec(
@@ -231,7 +231,7 @@ def plan_of(message: pb.Experiment, found: Findings, within: str = "experiment."
         namespace=message.namespace,
         slot=(message.slot_start, message.slot_end if message.HasField("slot_end") else 1.0),
         margin=message.margin,
-        **said,
+        **given,
     )
 
 
@@ -304,12 +304,12 @@ def _variant_message(variant: RouterVariant) -> pb.Experiment.RouterVariant:
 
 
 def _variant_of(message: pb.Experiment.RouterVariant) -> RouterVariant:
-    said = {
+    given = {
         name: getattr(message, name)
         for name in ("threshold", "task_first", "domain_first")
         if message.HasField(name)
     }
-    return RouterVariant(classifiers=tuple(message.classifiers) or None, **said)
+    return RouterVariant(classifiers=tuple(message.classifiers) or None, **given)
 
 
 def metric_message(metric: MetricSpec) -> pb.Experiment.Metric:
@@ -408,7 +408,7 @@ def merged(spec: Spec, message: pb.Experiment, paths: Sequence[str]) -> pb.Exper
 
 
 def question_message(question: SizeQuestion) -> pb.PlanExperimentRequest:
-    """What is asked of a plan's size; what is None stays unset."""
+    """The question of a plan's size; what is None stays unset."""
     kind = pb.Experiment.Metric.KIND_UNSPECIFIED if question.kind is None else KIND_NUMBERS[question.kind]
     metric = pb.Experiment.Metric(
         name=question.metric,
@@ -430,7 +430,7 @@ def question_of(message: pb.PlanExperimentRequest, found: Findings) -> SizeQuest
     metric = message.metric
     if metric.kind and metric.kind not in KINDS:
         found.add("metric.kind", "must be KIND_PROPORTION, KIND_MEAN or KIND_RATIO, or unset for history's")
-    said: dict[str, Any] = {name: getattr(message, name) for name in SIZED if message.HasField(name)}
+    given: dict[str, Any] = {name: getattr(message, name) for name in SIZED if message.HasField(name)}
     return SizeQuestion(
         metric.name,
         KINDS.get(metric.kind),
@@ -439,7 +439,7 @@ def question_of(message: pb.PlanExperimentRequest, found: Findings) -> SizeQuest
         least=metric.floor,
         route=_route_of(message.route, "route", found),
         weights=tuple(message.weights),
-        **said,
+        **given,
     )
 
 

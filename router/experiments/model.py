@@ -1,5 +1,4 @@
-"""An experiment as a resource: what is asked before it is planned, what its plan says, its phases and names,
-and what is logged of it.
+"""An experiment as a resource: its plan and phases, the question of its size, its names, and what is logged.
 
 Plain values; the store keeps them, the service shows them, and statistics and assignment are made from
 them. Clients import this, so nothing here needs numpy.
@@ -36,7 +35,7 @@ class Mode(StrEnum):
     SPLIT = "split"
     """Every enrolled unit gets one arm and is answered by it."""
     SHADOW = "shadow"
-    """Control answers; the other arms answer the same request beside it, and nobody sees that."""
+    """Control answers; the other arms answer the same request too, and nobody sees that."""
     BANDIT = "bandit"
     """A split whose weights follow the outcomes (Thompson sampling), epoch by epoch."""
     HOLDOUT = "holdout"
@@ -105,9 +104,9 @@ class MetricSpec:
 
 @dataclass(frozen=True, slots=True)
 class SegmentSpec:
-    """A label of the request by whose values the effect is told, too.
+    """A label of the request by whose values the effect is reported, too.
 
-    Values that are not named are "(other)"; with none named, the first `MAX_SEGMENT_VALUES` are told apart.
+    Values that are not named are "(other)"; with none named, the first `MAX_SEGMENT_VALUES` have their own.
     """
 
     label: str
@@ -116,7 +115,7 @@ class SegmentSpec:
 
 MAX_SEGMENTS, MAX_SEGMENT_VALUES = 3, 12
 NO_VALUE, OTHER_VALUE = "(none)", "(other)"
-"""A unit without the label, and one whose value is not told apart."""
+"""A unit without the label, and one whose value has no row of its own."""
 BUILT_IN = ("time_to_first_token", "total_time", "completion_tokens", "length_stop", "error", "cancelled")
 """Recorded without the client: seconds, seconds, tokens, and 0 or 1 for each response."""
 SERVER_KEYS = "server:"
@@ -124,7 +123,7 @@ SERVER_KEYS = "server:"
 ID_FORM = "1 to 63 small letters, digits and hyphens, with a letter first and no hyphen last"
 WORD_FORM = "1 to 63 letters, digits, and _ . -, with a letter or digit first"
 DENOMINATORS = ("responses", "outcomes")
-"""What a ratio may be counted per, beside another outcome: answers given, values recorded."""
+"""What a ratio may be counted per, if not another outcome: answers given, values recorded."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,8 +135,8 @@ class Spec:
     tells what a unit is (user, session), for people; it is read from `routing.unit`, or from the label
     `unit_label`. `window` is how many seconds after exposure outcomes count; `grace` how much later they may
     arrive, in seconds: then a unit is mature, and nothing changes it any more. `shadow_share` is the share of
-    matched requests that shadow arms answer too. `secondary` metrics are told and decide nothing; they may be
-    changed at any time without a new phase.
+    matched requests that shadow arms answer too. `secondary` metrics are reported and decide
+    nothing; they may be changed at any time without a new phase.
     """
 
     hypothesis: str
@@ -290,7 +289,7 @@ class JudgedPair:
 
 @dataclass(frozen=True, slots=True)
 class Disagreement:
-    """What both routers said of one request: resource names, `base` for the base."""
+    """What both routers chose for one request: resource names, `base` for the base."""
 
     experiment: str
     phase: int
@@ -341,8 +340,8 @@ class SizeQuestion:
     `route` is an adapter's name or `base`; empty: whatever experiment had the metric. `kind` None: as history
     has it, else a proportion. `weights` of the arms, control first, to any sum; empty: two equal ones.
     `baseline` is control's value, `deviation` a unit's standard deviation, `effect` treatment minus control;
-    without one the smallest is told that `days` or `units` (of all arms) find. `units_per_day` come to the
-    route, of which `enrolment` takes part.
+    without one the answer is the smallest that `days` or `units` (of all arms) find. `units_per_day` come to
+    the route, of which `enrolment` takes part.
     """
 
     metric: str
@@ -367,9 +366,9 @@ class SizeQuestion:
 class SizeAnswer:
     """How large an effect, and units of all arms until `power` of such experiments have their verdict.
 
-    `fixed_units` is what one look at the end would take, `factor` what looking all the time costs beside it;
-    `half_units` is where half of them have it, and before `least_units` nothing is said. `effect` None: no
-    effect is found in the units that there are. `days` None: traffic is not known.
+    `fixed_units` is what one look at the end would take, `factor` what looking all the time costs;
+    `half_units` is where half of them have it, and before `least_units` there is no verdict. `effect` None:
+    no effect is found in the units that there are. `days` None: traffic is not known.
     """
 
     baseline: float
@@ -434,9 +433,9 @@ class Visibility:
 
     def sees(self, experiment: Experiment) -> bool:
         """Whether it is there for the caller."""
-        return all(self.tells(experiment.name, spec) for spec in plans_of(experiment))
+        return all(self.sees_plan(experiment.name, spec) for spec in plans_of(experiment))
 
-    def tells(self, name: str, spec: Spec) -> bool:
+    def sees_plan(self, name: str, spec: Spec) -> bool:
         """Whether an experiment of that name and plan is."""
         if self.everything:
             return True
@@ -452,8 +451,8 @@ class Visibility:
         return ""
 
     def detail(self, detail: Mapping[str, object]) -> Mapping[str, object]:
-        """What an audit entry says, empty where it tells of an adapter that the caller may not know of: plans
-        are edited, so an old one may name what the present one does not."""
+        """The detail of an audit entry, empty where it names an adapter that the caller may not know of:
+        plans are edited, so an old one may name what the present one does not."""
         if self.adapters.everything or all(name in self.adapters for name in _named(detail)):
             return detail
         return {}

@@ -31,7 +31,7 @@ class ExperimentMode:
     """
 
     def start(self) -> None:
-        """Begin what runs beside requests."""
+        """Begin what runs in the background."""
 
     async def close(self) -> None:
         """End it; the store is still there."""

@@ -17,11 +17,12 @@ from collections.abc import (
     AsyncIterator,
     Awaitable,
     Callable,
+    Iterable,
     Sequence,
 )
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 from router.access.access import may_be_of
 from router.access.quotas import UsageMeter
@@ -33,24 +34,21 @@ from router.errors import (
     Overloaded,
     Unavailable,
 )
-from router.experiments import model
 from router.experiments.assignment import is_missing, unit_hash
 from router.experiments.model import (
     SERVER_KEYS,
     Accepted,
     Experiment,
+    Kind,
+    Spec,
     StoredOutcome,
     Visibility,
     outcome_problem,
     parse_experiment,
 )
-from router.experiments.plans import Declared
 from router.experiments.recorder import Recorder
 from router.experiments.runtime import StoreThreads
 from router.v1 import experiments_pb2 as pb
-
-if TYPE_CHECKING:
-    from router.experiments.plans import Declared
 
 MAX_BATCHES = 16  # of all streams, at once
 FULL_SECONDS = 0.1
@@ -69,7 +67,7 @@ Answer = TypeVar("Answer")
 
 @dataclass(frozen=True, slots=True)
 class OutcomeSender:
-    """Whose outcomes they are: the tenant ('': nobody is told apart), what it may know of, and its quotas."""
+    """Whose outcomes they are: the tenant ('': there are no tenants), what it may know of, and its quotas."""
 
     tenant: str = ""
     visibility: Visibility = Visibility()
@@ -182,6 +180,45 @@ class Intake:
         return found
 
 
+class Declared:
+    """Metrics that are proportions, by the plans of the last phases, for a sender who may know of what
+    `sees` says: what holds in other experiments holds, too, without their names."""
+
+    def __init__(
+        self, experiments: Iterable[Experiment] = (), sees: Callable[[Experiment], bool] = lambda _: True
+    ) -> None:
+        self._by_experiment: dict[str, frozenset[str]] = {}
+        self._anywhere: dict[str, str] = {}
+        for experiment in experiments:
+            if experiment.phase is None:
+                continue
+            names = frozenset(_proportions(experiment.phase.spec))
+            if sees(experiment):
+                self._by_experiment[experiment.name] = names
+                self._anywhere.update(dict.fromkeys(names, f" in {experiment.resource}"))
+            else:
+                self._anywhere = dict.fromkeys(names, "") | self._anywhere
+
+    def problem(self, metric: str, value: float, experiment: str = "") -> str:
+        """Why an outcome cannot have this value; empty if it can.
+
+        Of a response it is not known here in which experiment it was: any that has the metric counts.
+        """
+        if value in (0.0, 1.0):
+            return ""
+        if experiment:
+            where = f" in experiments/{experiment}"
+            wrong = metric in self._by_experiment.get(experiment, ())
+        else:
+            where = self._anywhere.get(metric, "")
+            wrong = metric in self._anywhere
+        return f"must be 0 or 1, since {metric!r} is a proportion{where}, got {value:g}" if wrong else ""
+
+
+def _proportions(spec: Spec) -> Iterable[str]:
+    return (m.name for m in spec.metrics if m.kind is Kind.PROPORTION)
+
+
 class _There:
     """Experiments as they are there for a caller, and what it may say of them."""
 
@@ -205,7 +242,7 @@ class _There:
         return replace(outcome, experiment=NOBODYS + name, unit=NOBODYS + outcome.unit)
 
     def unknown(self, message: pb.Outcome) -> NotFound:
-        """What is said of an outcome that belongs to nothing."""
+        """The error for an outcome that belongs to nothing."""
         if message.response_id:
             return NotFound("response", message.response_id, NO_RESPONSE)
         if message.unit.experiment.removeprefix("experiments/") not in self._seen:
@@ -287,7 +324,7 @@ STATUSES = {
 }
 
 
-def outcome_of(message: pb.Outcome, field: str, now: float, declared: Declared) -> model.StoredOutcome:
+def outcome_of(message: pb.Outcome, field: str, now: float, declared: Declared) -> StoredOutcome:
     """The outcome under a key, received at `now` (unix seconds).
 
     Raises InvalidRequest naming every bad field.
@@ -307,7 +344,7 @@ def outcome_of(message: pb.Outcome, field: str, now: float, declared: Declared) 
         found.add(f"{field}.idempotency_key", f"{SERVER_KEYS} is what keys of the server's own begin with")
     found.check()
     at = now if time is None else time
-    outcome = model.StoredOutcome(key, message.metric, value, at, response, experiment, unit, received=now)
+    outcome = StoredOutcome(key, message.metric, value, at, response, experiment, unit, received=now)
     return outcome if key else _with_key(outcome, timed=time is not None)
 
 
@@ -369,11 +406,11 @@ def _time(message: pb.Outcome, field: str, now: float, found: Findings) -> float
     return time
 
 
-def _with_key(outcome: model.StoredOutcome, timed: bool) -> model.StoredOutcome:
+def _with_key(outcome: StoredOutcome, timed: bool) -> StoredOutcome:
     """The key that the server makes: the same for the same subject, metric and time.
 
-    Without a time nothing tells two outcomes apart, so each has a key of its own.
+    Without a time two outcomes cannot be distinguished, so each has a key of its own.
     """
-    said = (outcome.response_id, outcome.experiment, outcome.unit, outcome.metric, repr(outcome.time))
-    made = sha256("\x1f".join(said).encode()).hexdigest()[:32] if timed else uuid.uuid4().hex
+    parts = (outcome.response_id, outcome.experiment, outcome.unit, outcome.metric, repr(outcome.time))
+    made = sha256("\x1f".join(parts).encode()).hexdigest()[:32] if timed else uuid.uuid4().hex
     return replace(outcome, key=f"auto-{made}")

@@ -88,7 +88,7 @@ class Known:
 
 
 def _not_known(name: str, names: Collection[str]) -> str:
-    """What is said of a name that is none of `names`."""
+    """The message for a name that is none of `names`."""
     there = ", ".join(sorted(names)) or "none"
     return f"{name!r} is not known; there are: {there}"
 
@@ -149,7 +149,7 @@ def _design(spec: Spec) -> Iterator[FieldViolation]:
             min_matured=spec.min_matured,
         )
 
-    yield from (v for v in _found(build, {}) if v.field != "weights")  # the allocation told of them
+    yield from (v for v in _found(build, {}) if v.field != "weights")  # the allocation has reported them
 
 
 def _times(spec: Spec) -> Iterator[FieldViolation]:
@@ -269,12 +269,12 @@ def _variant_problems(variant: RouterVariant, field: str, known: Known) -> Itera
 def conflict(
     name: str, spec: Spec, others: Iterable[Experiment], sees: Callable[[Experiment], bool] = all_seen
 ) -> str:
-    """Why `spec` cannot run beside those that run; empty if it can. Of one that `sees` denies nothing is told
-    but that it is in the way.
+    """Why `spec` cannot run beside those that run; empty if it can. Of one that `sees` denies the text says
+    only that it is in the way.
 
     Experiments of one namespace need slots apart, and units of one kind, or slots would divide nothing. Two
-    on one route need one namespace. A router experiment runs beside those of routes: it draws its own units
-    before them. A holdout is in nobody's way: it only reads what others assign.
+    on one route need one namespace. A router experiment runs together with those of routes: it draws
+    its own units before them. A holdout is in nobody's way: it only reads what others assign.
     """
     if spec.mode is Mode.HOLDOUT:
         return ""
@@ -315,45 +315,6 @@ def _place(spec: Spec) -> str:
 
 def _overlap(one: tuple[float, float], other: tuple[float, float]) -> bool:
     return max(one[0], other[0]) < min(one[1], other[1])
-
-
-class Declared:
-    """Metrics that are proportions, by the plans of the last phases, as told to somebody who may know of what
-    `sees` says: what holds in other experiments holds, too, and where is not told."""
-
-    def __init__(
-        self, experiments: Iterable[Experiment] = (), sees: Callable[[Experiment], bool] = all_seen
-    ) -> None:
-        self._by_experiment: dict[str, frozenset[str]] = {}
-        self._anywhere: dict[str, str] = {}
-        for experiment in experiments:
-            if experiment.phase is None:
-                continue
-            names = frozenset(_proportions(experiment.phase.spec))
-            if sees(experiment):
-                self._by_experiment[experiment.name] = names
-                self._anywhere.update(dict.fromkeys(names, f" in {experiment.resource}"))
-            else:
-                self._anywhere = dict.fromkeys(names, "") | self._anywhere
-
-    def problem(self, metric: str, value: float, experiment: str = "") -> str:
-        """Why an outcome cannot have this value; empty if it can.
-
-        Of a response it is not known here in which experiment it was: any that has the metric counts.
-        """
-        if value in (0.0, 1.0):
-            return ""
-        if experiment:
-            where = f" in experiments/{experiment}"
-            wrong = metric in self._by_experiment.get(experiment, ())
-        else:
-            where = self._anywhere.get(metric, "")
-            wrong = metric in self._anywhere
-        return f"must be 0 or 1, since {metric!r} is a proportion{where}, got {value:g}" if wrong else ""
-
-
-def _proportions(spec: Spec) -> Iterable[str]:
-    return (m.name for m in spec.metrics if m.kind is Kind.PROPORTION)
 
 
 def plan_warnings(spec: Spec, rates: Mapping[str, float] | None = None) -> Iterator[str]:
@@ -409,7 +370,7 @@ def metric_problems(spec: Spec) -> Iterator[FieldViolation]:
         yield from _margin_problems(metric, f"guardrails[{i}]")
     for i, metric in enumerate(spec.secondary):
         yield from _metric_problems(metric, f"secondary[{i}]")
-        yield from _no_margin(metric, f"secondary[{i}]", "secondary metrics are told and decide nothing")
+        yield from _no_margin(metric, f"secondary[{i}]", "secondary metrics are reported and decide nothing")
     yield from _twice_named(spec)
 
 
@@ -419,7 +380,7 @@ def guardrails_that_hold(spec: Spec) -> tuple[Guardrail, ...]:
 
 
 def uncapped(metric: MetricSpec) -> ComparedMetric:
-    """The metric of the statistics, without what is told of by itself: an empty name, a cap."""
+    """The metric of the statistics, without what is reported by itself: an empty name, a cap."""
     return metric_of(replace(metric, name=metric.name or "unnamed", cap=None, least=0.0))
 
 
@@ -479,17 +440,19 @@ def _no_margin(metric: MetricSpec, field: str, why: str) -> Iterator[FieldViolat
 
 
 def _twice_named(spec: Spec) -> Iterator[FieldViolation]:
-    """Secondary metrics have names of their own. Of guardrails the design tells."""
-    said = {m.name: "a guardrail" for m in spec.guardrails} | {spec.primary.name: "the primary"}
+    """Secondary metrics have names of their own. The design checks those of guardrails."""
+    taken = {m.name: "a guardrail" for m in spec.guardrails} | {spec.primary.name: "the primary"}
     for i, metric in enumerate(spec.secondary):
-        if metric.name in said:
-            text = f"secondary metric named like {said[metric.name]}: {metric.name!r} is told there already"
+        if metric.name in taken:
+            text = (
+                f"secondary metric named like {taken[metric.name]}: {metric.name!r} is reported there already"
+            )
             yield FieldViolation(f"secondary[{i}].name", text)
-        said.setdefault(metric.name, "another secondary one")
+        taken.setdefault(metric.name, "another secondary one")
 
 
 def segment_problems(spec: Spec) -> Iterator[FieldViolation]:
-    """Labels by whose values the effect is told: few, distinct, and none that tells units apart."""
+    """Labels by whose values the effect is reported: few, distinct, and none that names units."""
     if len(spec.segments) > MAX_SEGMENTS:
         text = f"must be {MAX_SEGMENTS} labels or fewer, got {len(spec.segments)}: each widens intervals"
         yield FieldViolation("segments", text)

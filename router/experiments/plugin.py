@@ -81,7 +81,7 @@ class Plugin:
 
     @hookimpl
     async def on_loaded(self, server: ServerApp) -> None:
-        """Read what runs and follow it, with what runs beside answers."""
+        """Read what runs and follow it, with the modes."""
         if self._own is None:
             return
         from router.engine.base_model import EngineBaseModel
@@ -128,7 +128,7 @@ def experiments_of(server: ServerApp) -> LiveExperiments | None:
 def store_of(settings: Settings, state: Path) -> ExperimentStore | None:
     """The store, or None where there is to be none. `state`: the server's folder for what it keeps.
 
-    Raises ConfigError for a URL that cannot work. The store that nobody asked for stops no server: if its
+    Raises ConfigError for a URL that cannot work. The default store stops no server: if its
     file cannot be written, experiments are off, and the log says so.
     """
     if not settings.experiments:

@@ -91,7 +91,7 @@ class Recorder:
         self._later(RecordKind.PAIRS, pairs)
 
     def disagree(self, found: Sequence[Disagreement]) -> None:
-        """What both routers said. Returns at once."""
+        """What both routers chose. Returns at once."""
         self._later(RecordKind.DISAGREEMENTS, found)
 
     async def record(self, outcomes: Sequence[StoredOutcome]) -> tuple[Accepted, ...]:
@@ -229,7 +229,7 @@ class Writer:
             batch[entry.kind].append(entry)
 
     def _write(self, batch: Batch) -> None:
-        """Until it is written: while the store is down, waiters are told and the rest is tried again."""
+        """Until it is written: while the store is down, waiters get the error and the rest is tried again."""
         while True:
             try:
                 for kind, entries in batch.items():
@@ -333,7 +333,7 @@ def _tell(answers: Answers) -> None:
 class Availability:
     """Up while the last read and the last write worked and none takes longer than `PATIENCE` seconds.
 
-    Reads and writes are told apart: a full disk can be read.
+    Reads and writes are separate: a full disk can be read.
     """
 
     def __init__(self) -> None:
@@ -503,7 +503,9 @@ def built_in_outcomes(response_id: str, end: End, now: float) -> tuple[StoredOut
 @lru_cache(maxsize=256)
 def sampling_json(params: SamplingParams) -> str:
     """Sampling as JSON, keys in order; what is off is left out. Of a constraint it says the kind."""
-    said = {f.name: value for f in fields(params) if (value := getattr(params, f.name)) not in (None, (), 0)}
+    settings = {
+        f.name: value for f in fields(params) if (value := getattr(params, f.name)) not in (None, (), 0)
+    }
     if params.constraint is not None:
-        said["constraint"] = params.constraint.kind
-    return json.dumps(said, sort_keys=True)
+        settings["constraint"] = params.constraint.kind
+    return json.dumps(settings, sort_keys=True)

@@ -1,4 +1,4 @@
-"""The experiments of one server while it runs: kept in step with the store, asked at every request.
+"""The experiments of one server while it runs: kept in step with the store, consulted at every request.
 
 The life of a request in an experiment (`router/server/pipeline.py`):
 
@@ -106,9 +106,9 @@ class LiveExperiments:
         )
         self.threads = StoreThreads()
         self.known: tuple[Experiment, ...] = ()  # all, as they were read last
-        self.running = False  # whether a request has to be asked about at all
+        self.running = False  # whether a request may have an arm at all
         self.modes: Mapping[str, ExperimentMode] | None = None  # of plugins; None: whatever a plan needs
-        self.beside: list[Callable[[Served], Watcher | None]] = []  # what runs beside an answer
+        self.beside: list[Callable[[Served], Watcher | None]] = []  # each may return a watcher of an answer
         self.judges: Callable[[], Collection[str]] | None = None  # names that plans may use; None: any
         self.classifiers: Callable[[], Collection[str]] | None = None
         self._holdout, self._poll_seconds, self._flush_seconds = holdout, poll_seconds, flush_seconds
@@ -214,7 +214,7 @@ class LiveExperiments:
         return report(self.store, name, phase, now=time.time(), points=most, judges=judges)
 
     def _salt(self, purpose: str) -> str:
-        """Kept for ever by the store, so asked for once."""
+        """Kept for ever by the store, so read once."""
         if purpose not in self._salts:
             self._salts[purpose] = self.store.salt(purpose)
         return self._salts[purpose]
@@ -228,7 +228,7 @@ class LiveExperiments:
         try:
             await self.refresh()
         except StoreDown as error:
-            log.debug("store down: %s", error.message)  # availability tells it once
+            log.debug("store down: %s", error.message)  # availability logs it once
         except Exception:
             log.exception("experiments could not be read; those known go on")
         self.availability.tell()
@@ -246,7 +246,7 @@ class LiveExperiments:
         if found is None:
             return decision, None
         name, spec = found.running.name, found.running.spec
-        secret = not Visibility(request.visible, request.experiments).tells(name, spec)
+        secret = not Visibility(request.visible, request.experiments).sees_plan(name, spec)
         return replace(decision, experiment=name, arm=found.arm.name, secret=secret), found
 
     def assign(self, request: Request, decision: Decision, counted: bool = True) -> ArmAssignment | None:
@@ -285,8 +285,8 @@ class LiveExperiments:
         for begin in self.beside:
             try:
                 watcher = begin(served)
-            except Exception:  # what runs beside an answer never costs the user the answer
-                log.exception("something beside an answer could not begin; the answer goes on")
+            except Exception:  # what watches an answer never costs the user the answer
+                log.exception("a watcher of an answer could not begin; the answer goes on")
             else:
                 found.extend(() if watcher is None else (watcher,))
         return found
@@ -419,8 +419,8 @@ def act_on(report: Report, now: float) -> RuleAct | None:
     """Nothing, a hold, a stop, or an arm taken out in a new phase.
 
     An invalid experiment is held: nothing is stopped and nothing is believed until a person has looked. That
-    is said once for a rule and phase. An arm that does harm is stopped; with it the experiment, if no other
-    arm is left beside control. Control gets the arm's share. What a report of a holdout says is for people.
+    is logged once for a rule and phase. An arm that does harm is stopped; with it the experiment, if no other
+    arm is left but control. Control gets the arm's share. What a report of a holdout says is for people.
     """
     experiment = report.experiment
     if experiment.state is not Lifecycle.RUNNING or report.phase != len(experiment.phases):
@@ -444,8 +444,8 @@ def act_on(report: Report, now: float) -> RuleAct | None:
 
 def _hold_entry(report: Report, now: float) -> RuleAct | None:
     ruling, phase = report.verdict, report.phase
-    said = {(e.detail.get("rule"), e.detail.get("phase")) for e in report.audit if e.act == "hold"}
-    if (ruling.rule, phase) in said:
+    noted = {(e.detail.get("rule"), e.detail.get("phase")) for e in report.audit if e.act == "hold"}
+    if (ruling.rule, phase) in noted:
         return None
     detail = {"phase": phase, "units": {n.arm: n.units for n in report.numbers}, **_ruling_detail(ruling)}
     return RuleAct(None, AuditEntry(report.experiment.name, now, RULE, "hold", ruling.text, detail))

@@ -1,4 +1,4 @@
-"""Experiments as a server has them: ExperimentService, metrics, and what runs beside answers."""
+"""Experiments as a server has them: ExperimentService, metrics, and the modes of plugins."""
 
 from __future__ import annotations
 
@@ -143,7 +143,7 @@ class WarmArms:
         self._loads: set[asyncio.Task[None]] = set()
 
     def __call__(self, snapshot: Snapshot) -> None:
-        """Load what was not asked for before. A version that cannot be loaded is a matter of its requests."""
+        """Load what was not wanted before. A version that cannot be loaded is a matter of its requests."""
         wanted = frozenset(arm.adapter for one in snapshot.all() for arm in one.arms.values() if arm.adapter)
         for ref in sorted(wanted - self._asked, key=str):
             task = asyncio.get_running_loop().create_task(self._load(ref), name=f"load {ref}")

@@ -1,7 +1,7 @@
 """Shadow arms: the same request answered a second time, unseen, and compared with what the user saw.
 
 A shadow takes only what the engine has to spare; one that was dropped is counted, and there is no pair
-then. Nothing of it is an exposure: nobody saw it. Judges compare: each is asked for one case at a time,
+then. Nothing of it is an exposure: nobody saw it. Judges compare: each gets one case at a time,
 within its time, its faults kept apart.
 """
 
@@ -121,17 +121,17 @@ class Shadows(ExperimentMode):
         if isinstance(answer, DroppedShadow):
             return answer.why
         shown = await end
-        heard = await self._judge(one.spec.judge, Case(served.request, shown.text, answer.text))
-        if heard.judgement is None:
-            return UNJUDGED if heard.error else DECLINED
+        opinion = await self._judge(one.spec.judge, Case(served.request, shown.text, answer.text))
+        if opinion.judgement is None:
+            return UNJUDGED if opinion.error else DECLINED
         numbers = {
-            **heard.judgement.numbers,
+            **opinion.judgement.numbers,
             "served_tokens": float(shown.usage.completion_tokens),
             "shadow_tokens": float(answer.usage.completion_tokens),
             "served_seconds": shown.usage.total_time,
             "shadow_seconds": answer.usage.total_time,
         }
-        response, result = served.request.request_id, heard.judgement.result
+        response, result = served.request.request_id, opinion.judgement.result
         unit = hash_of(one, served.request)
         pair = JudgedPair(one.name, one.phase, arm.name, response, time.time(), result, numbers, unit)
         self._live.recorder.pairs((pair,))
@@ -187,8 +187,8 @@ class ShadowAnswers:
         try:
             if not self._resident(decision.adapter):
                 return DroppedShadow(COLD)
-            asked = replace(request, sampling=replace(request.sampling, logprobs=None))
-            return await self._answer(asked, decision)
+            sent = replace(request, sampling=replace(request.sampling, logprobs=None))
+            return await self._answer(sent, decision)
         except Overloaded:
             return DroppedShadow(LOAD)
         except DeadlineExceeded:
@@ -236,10 +236,10 @@ class JudgePanel:
         registration = self._registrations().get(name)
         if registration is None:
             return Heard(error="unknown")
-        asked = self._judges.get(name)
-        if asked is None or asked.registration is not registration:
-            asked = self._judges[name] = _IsolatedJudge(registration, self._base_for)
-        return await asked.judge(case)
+        isolated = self._judges.get(name)
+        if isolated is None or isolated.registration is not registration:
+            isolated = self._judges[name] = _IsolatedJudge(registration, self._base_for)
+        return await isolated.judge(case)
 
 
 class _IsolatedJudge:
@@ -273,7 +273,7 @@ class _IsolatedJudge:
         if not self._breaker.allow(time.monotonic()):
             return Heard(error="breaker-open")
         try:
-            heard, fault = await self._call(case)
+            opinion, fault = await self._call(case)
         except asyncio.CancelledError:
             self._breaker.abandoned()
             raise
@@ -284,10 +284,10 @@ class _IsolatedJudge:
             log.warning("judge %s: %s", self.registration.name, fault)
         else:
             self._breaker.succeeded()
-            health.judged += heard.judgement is not None
-            health.declined += heard.judgement is None
+            health.judged += opinion.judgement is not None
+            health.declined += opinion.judgement is None
         health.breaker = self._breaker.state.value
-        return heard
+        return opinion
 
     async def _call(self, case: Case) -> tuple[Heard, str]:
         """What came of it and, if the judge failed, its kind and place; never text of the exception."""

@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from statistics import StatisticsError
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 from router.errors import FieldViolation, InvalidRequest
 from router.experiments.model import (
@@ -30,7 +30,10 @@ from router.experiments.report.source import duration, mature_buckets, metric_of
 from router.experiments.stats.compare import SequencePlan
 from router.experiments.stats.moments import ComparedMetric, adjusted_estimates, estimate, invalid
 from router.experiments.stats.planning import Size, size_for, smallest_effect
-from router.experiments.store.series import PhaseData, TimeBucket
+
+if TYPE_CHECKING:  # SQLAlchemy, which a plan without history does not need
+    from router.experiments.store.series import PhaseData, TimeBucket
+    from router.experiments.store.store import ExperimentStore
 
 PLANNED = 5000
 MOST_UNITS, MOST_DAYS, MOST_ARMS = 10**12, 36_500.0, 32
@@ -38,10 +41,10 @@ MOST_COUNTED = (1 << 63) - 1  # units that an answer can tell of
 COUNTED = ("fixed_units", "units", "half_units", "least_units")
 COUNTLESS = FieldViolation("effect", "with these numbers it takes more units than can be counted")
 NO_DEVIATION = "of a proportion follows from its baseline: leave it out"
-NO_SPREAD = "is 0: {name} would have the same value for every unit, and nothing could be told by it"
+NO_SPREAD = "is 0: {name} would have the same value for every unit, and nothing could be shown by it"
 DAY, WEEK = 86_400.0, 604_800.0
 ENOUGH = 20
-"""Units of control from which a rate or a deviation is told at all."""
+"""Units of control from which a rate or a deviation is used at all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +58,7 @@ class Sizing:
     spread: float | None
     share: float
     both: float
-    arms: int  # beside control
+    arms: int  # without control
 
     @property
     def alpha(self) -> float:
@@ -110,41 +113,29 @@ class Sizing:
         return None if found is None else self.metric.sign * found
 
 
-class History(Protocol):
-    """What is asked of the store."""
-
-    def list(self) -> tuple[Experiment, ...]:
-        """As `Store.list`."""
-        ...
-
-    def data(self, name: str, phase: int) -> PhaseData:
-        """As `Store.data`."""
-        ...
-
-
 @dataclass(frozen=True, slots=True)
 class VisibleHistory:
     """The history of those experiments that `sees` lets somebody know of."""
 
-    store: History
+    store: ExperimentStore
     sees: Callable[[Experiment], bool]
 
     def list(self) -> tuple[Experiment, ...]:
-        """As `Store.list`."""
+        """All of those, by name."""
         return tuple(filter(self.sees, self.store.list()))
 
     def data(self, name: str, phase: int) -> PhaseData:
-        """As `Store.data`."""
+        """The sums of one phase."""
         return self.store.data(name, phase)
 
 
-def size_of(question: SizeQuestion, store: History | None = None, now: float = 0.0) -> SizeAnswer:
-    """The answer; `now` in unix seconds. Without a store there is no history. Raises InvalidRequest naming
-    every bad field, and what is neither given nor known; StoreDown."""
+def size_of(question: SizeQuestion, history: VisibleHistory | None = None, now: float = 0.0) -> SizeAnswer:
+    """The answer; `now` in unix seconds. Without `history` nothing is taken from it. Raises InvalidRequest
+    naming every bad field, and what is neither given nor known; StoreDown."""
     if found := list(_problems(question)):
         raise InvalidRequest(found)
     notes: list[str] = []
-    past, traffic = _history(question, store, now)
+    past, traffic = _history(question, history, now)
     sizing = _sizing(question, past, traffic, notes)
     try:
         answer = _answer(sizing, notes)
@@ -240,15 +231,15 @@ def _spec(question: SizeQuestion) -> MetricSpec:
 
 
 def _history(
-    question: SizeQuestion, store: History | None, now: float
+    question: SizeQuestion, history: VisibleHistory | None, now: float
 ) -> tuple[Past | None, RouteTraffic | None]:
-    if store is None or is_whole(question):
+    if history is None or is_whole(question):
         return None, None
     kind = question.kind or (None if question.cap is None else Kind.MEAN)
-    past = past_of(store, question.route, question.metric, kind, now)
+    past = past_of(history, question.route, question.metric, kind, now)
     if question.units_per_day is not None:
         return past, None
-    return past, traffic_of(store, question.route, question.metric, now)
+    return past, traffic_of(history, question.route, question.metric, now)
 
 
 def _sizing(
@@ -269,10 +260,10 @@ def _sizing(
     baseline, spread = _values(question, metric, past, notes)
     if question.units_per_day is None and traffic is not None:
         question = replace(question, units_per_day=traffic.per_day)
-        notes.append(f"{traffic.per_day:,.0f} units a day {traffic.told}")
+        notes.append(f"{traffic.per_day:,.0f} units a day {traffic.source}")
     if question.days is not None and question.units_per_day is None:
         raise invalid(
-            "units_per_day", "is not known, and needed with days: no experiment told of it yet; give it"
+            "units_per_day", "is not known, and needed with days: no experiment has had it yet; give it"
         )
     control, *others = question.weights or (1.0, 1.0)
     smallest, total = min(others), math.fsum(question.weights or (1.0, 1.0))
@@ -294,10 +285,10 @@ def _values(
     if baseline is None:
         if past is not None:
             baseline = past.value
-            notes.append(f"baseline {baseline:.4g} {past.told}")
+            notes.append(f"baseline {baseline:.4g} {past.source}")
         elif proportion:
             raise invalid(
-                "baseline", f"is not known: no experiment told of {named} yet; what is it in control?"
+                "baseline", f"is not known: no experiment has had {named} yet; what is it in control?"
             )
     if question.deviation is not None and proportion:
         raise invalid("deviation", NO_DEVIATION)
@@ -305,11 +296,11 @@ def _values(
         spread = question.deviation**2
     elif past is not None and (not proportion or (past.metric.covariate and question.baseline is None)):
         spread = past.spread
-        notes.append(f"deviation {math.sqrt(spread):.4g} {past.told}{_adjusted(past, metric)}")
+        notes.append(f"deviation {math.sqrt(spread):.4g} {past.source}{_adjusted(past, metric)}")
         if spread == 0:
-            raise invalid("deviation", f"{NO_SPREAD.format(name=named)} ({past.told}); give another")
+            raise invalid("deviation", f"{NO_SPREAD.format(name=named)} ({past.source}); give another")
     elif not proportion:
-        text = f"is not known: no experiment told of {named} yet; how much do its units differ?"
+        text = f"is not known: no experiment has had {named} yet; how much do its units differ?"
         raise invalid("deviation", text)
     if proportion and spread is None and baseline is not None and not 0 <= baseline <= 1:
         raise invalid("baseline", f"of a proportion lies within 0 and 1, got {baseline:g}")
@@ -318,11 +309,11 @@ def _values(
 
 def _adjusted(past: Past, metric: ComparedMetric) -> str:
     """What sets the values of then apart from those of the plan."""
-    told = "; adjusted by the units' own past" if past.metric.covariate else ""
+    text = "; adjusted by the units' own past" if past.metric.covariate else ""
     then = None if past.metric.cap is None else (past.metric.least, past.metric.cap)
     if then != metric.bounds:
-        told += "; its values had no cap" if then is None else f"; its values were capped at {then[1]:g}"
-    return told
+        text += "; its values had no cap" if then is None else f"; its values were capped at {then[1]:g}"
+    return text
 
 
 def _check_effect(sizing: Sizing, effect: float) -> None:
@@ -334,7 +325,7 @@ def _check_effect(sizing: Sizing, effect: float) -> None:
         made = f"is impossible: {sizing.baseline:g} and {effect:+g} make {reached:g}"
         raise invalid("effect", f"{made}, and the {kind} {name} lies within {low:g} and {high:g}")
     if sizing.spread is None and sizing.baseline in (0.0, 1.0) and reached in (0.0, 1.0):
-        raise invalid("effect", "all units of both arms would be alike: one look at a few units tells it")
+        raise invalid("effect", "all units of both arms would be alike: one look at a few units shows it")
 
 
 def _size_answer(sizing: Sizing, effect: float, budget: int | None, notes: list[str]) -> SizeAnswer:
@@ -393,7 +384,7 @@ def _second_look(sizing: Sizing, size: Size, budget: int | None) -> Iterator[str
 
 
 def _waits(sizing: Sizing, size: Size) -> str:
-    """What is waited for before anything is said, with numbers."""
+    """What is waited for before there is an interval, with numbers."""
     smaller = min(sizing.share, 1 - sizing.share)
     least, name = sizing.whole(size.least), sizing.metric.name
     bounded = math.isfinite(sum(sizing.metric.range))
@@ -417,7 +408,7 @@ class Past:
     days: float
 
     @property
-    def told(self) -> str:
+    def source(self) -> str:
         """Where it comes from."""
         return f"from {self.place}: {plural(self.units, 'unit')} of control, {duration(self.days * DAY)}"
 
@@ -432,33 +423,33 @@ class RouteTraffic:
     days: float
 
     @property
-    def told(self) -> str:
+    def source(self) -> str:
         """Where it comes from."""
         return f"from {self.place}: {plural(self.units, 'new unit')} in its last {duration(self.days * DAY)}"
 
 
-def past_of(store: History, route: str, metric: str, kind: Kind | None, now: float) -> Past | None:
+def past_of(history: VisibleHistory, route: str, metric: str, kind: Kind | None, now: float) -> Past | None:
     """The last phase whose mature units of control tell of the metric. Raises StoreDown."""
-    for experiment, phase in _phases(store, route):
+    for experiment, phase in _phases(history, route):
         spec = next((m for m in phase.spec.metrics if m.name == metric and kind in (None, m.kind)), None)
-        if spec is not None and (found := _past(store, experiment, phase, spec, now)):
+        if spec is not None and (found := _past(history, experiment, phase, spec, now)):
             return found
     return None
 
 
-def traffic_of(store: History, route: str, metric: str, now: float) -> RouteTraffic | None:
+def traffic_of(history: VisibleHistory, route: str, metric: str, now: float) -> RouteTraffic | None:
     """Of the last phase that had units; one that had the metric comes first. Raises StoreDown."""
-    phases = list(_phases(store, route))
+    phases = list(_phases(history, route))
     phases.sort(key=lambda found: metric not in {m.name for m in found[1].spec.metrics})
-    found = (_traffic(store, experiment, phase, now) for experiment, phase in phases)
+    found = (_traffic(history, experiment, phase, now) for experiment, phase in phases)
     return next(filter(None, found), None)
 
 
-def _phases(store: History, route: str) -> Iterator[tuple[Experiment, ExperimentPhase]]:
+def _phases(history: VisibleHistory, route: str) -> Iterator[tuple[Experiment, ExperimentPhase]]:
     """Those on the route, whatever the route if there is none; the last first."""
     found = [
         (experiment, phase)
-        for experiment in store.list()
+        for experiment in history.list()
         for phase in experiment.phases
         if route in ("", phase.spec.route) and phase.spec.mode is not Mode.HOLDOUT
     ]
@@ -470,9 +461,9 @@ def _place(experiment: Experiment, phase: ExperimentPhase) -> str:
 
 
 def _past(
-    store: History, experiment: Experiment, phase: ExperimentPhase, spec: MetricSpec, now: float
+    history: VisibleHistory, experiment: Experiment, phase: ExperimentPhase, spec: MetricSpec, now: float
 ) -> Past | None:
-    buckets = store.data(experiment.name, phase.number).buckets
+    buckets = history.data(experiment.name, phase.number).buckets
     mature = mature_buckets(buckets, now, phase.spec.closing)
     metric, control = metric_of(spec), phase.spec.control
     moments = total_moments(mature, control, metric)
@@ -488,14 +479,14 @@ def _past(
 
 
 def _traffic(
-    store: History, experiment: Experiment, phase: ExperimentPhase, now: float
+    history: VisibleHistory, experiment: Experiment, phase: ExperimentPhase, now: float
 ) -> RouteTraffic | None:
     """By all arms, and as many more as the plan let in fewer than all."""
     spec = phase.spec
     end = min(now, now if phase.ended is None else phase.ended)
     since = max(phase.started, end - WEEK)
     share = spec.enrolment * (spec.slot[1] - spec.slot[0])
-    units = _units(store.data(experiment.name, phase.number).buckets, since, end)
+    units = _units(history.data(experiment.name, phase.number).buckets, since, end)
     if end <= since or share <= 0 or units < 1:
         return None
     days = (end - since) / DAY

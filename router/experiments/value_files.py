@@ -64,9 +64,9 @@ class BadFile(InvalidRequest):
     def __init__(self, violations: list[FieldViolation], total: int) -> None:
         super().__init__(violations)
         self.violations = tuple(violations)  # more than a status names: these are for the command line
-        told = [f"{v.field}: {v.description}" for v in violations[:3]]
+        first = [f"{v.field}: {v.description}" for v in violations[:3]]
         self.total = total
-        self.message = "; ".join([*told, *([f"and {total - 3:,} more"] if total > 3 else [])])
+        self.message = "; ".join([*first, *([f"and {total - 3:,} more"] if total > 3 else [])])
         self.args = (self.message,)
 
 
@@ -278,8 +278,8 @@ def _value(row: FileRow, experiment: str, found: FileFindings, parsers: Parsers)
 
 def _made_key(experiment: str, hashed: str, metric: str, time: float | None) -> str:
     """The same for the same experiment, unit, metric and time, from whatever file."""
-    said = (experiment, hashed, metric, "" if time is None else f"{time:.6f}")
-    return f"row-{sha256(chr(31).join(said).encode()).hexdigest()[:32]}"
+    parts = (experiment, hashed, metric, "" if time is None else f"{time:.6f}")
+    return f"row-{sha256(chr(31).join(parts).encode()).hexdigest()[:32]}"
 
 
 def text_of(cell: Any, most: int = MOST["unit"]) -> str:

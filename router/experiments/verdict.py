@@ -1,7 +1,7 @@
 """What is decided, by which rules, and when not at all: designs, health of the pipeline, verdicts.
 
 A verdict is promote, stop for harm, undecided or invalid, with the rule that gave it and its numbers: a pure
-function of a design, the arms' sums and the pipeline's health, which may be asked at every outcome.
+function of a design, the arms' sums and the pipeline's health, which may be called at every outcome.
 """
 
 from __future__ import annotations
@@ -122,7 +122,7 @@ class PipelineHealth:
             yield FailedCheck("mixed-digests", f"changed while the phase ran: {', '.join(self.mixed)}")
 
 
-class Conclusion(StrEnum):
+class VerdictDecision(StrEnum):
     """What may be done."""
 
     PROMOTE = "promote"
@@ -133,7 +133,7 @@ class Conclusion(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class ArmVerdict:
-    """One arm against control. `blocked` is what would be said if the experiment were valid.
+    """One arm against control. `blocked` is the verdict if the experiment were valid.
 
     `primary` is None until both arms have two units; `p` is Holm's over all arms; `gain` is the effect on
     the primary metric, positive where it is better.
@@ -220,30 +220,30 @@ def _rule(
     """The first rule that applies: harm before everything, promotion only when all else is fulfilled."""
     for found in guarded:
         if found.state is State.BEYOND:
-            return Ruling(Conclusion.HARM, "guardrail", _told(found))
+            return Ruling(VerdictDecision.HARM, "guardrail", _guardrail_in_words(found))
     if primary is None:
-        return Ruling(Conclusion.UNDECIDED, "too-few-units", "an arm has fewer than two units")
+        return Ruling(VerdictDecision.UNDECIDED, "too-few-units", "an arm has fewer than two units")
     side = design.primary.sign * primary.effect + design.margin
     shown = p <= design.plan.alpha
-    told = f"{_numbers(primary)}, p = {p:.2g} with Holm over arms, level {design.plan.alpha:g}"
+    words = f"{_numbers(primary)}, p = {p:.2g} with Holm over arms, level {design.plan.alpha:g}"
     if shown and side < 0:
-        return Ruling(Conclusion.HARM, "primary-worse", told)
+        return Ruling(VerdictDecision.HARM, "primary-worse", words)
     if min(primary.units) < design.min_units:
         text = f"{min(primary.units)} units in the smaller arm, {design.min_units} are needed"
-        return Ruling(Conclusion.UNDECIDED, "too-few-units", text)
+        return Ruling(VerdictDecision.UNDECIDED, "too-few-units", text)
     if health.maturity.share < design.min_matured:
         text = f"{health.maturity.share:.0%} of exposures are mature, {design.min_matured:.0%} are needed"
-        return Ruling(Conclusion.UNDECIDED, "immature", text)
+        return Ruling(VerdictDecision.UNDECIDED, "immature", text)
     if not shown:
         if primary.waiting is not None and not math.isfinite(primary.interval.low):
-            return Ruling(Conclusion.UNDECIDED, primary.waiting.rule, primary.waiting.words)
-        return Ruling(Conclusion.UNDECIDED, "primary-open", told)
+            return Ruling(VerdictDecision.UNDECIDED, primary.waiting.rule, primary.waiting.words)
+        return Ruling(VerdictDecision.UNDECIDED, "primary-open", words)
     unsure = [g for g in guarded if g.state is not State.WITHIN]
     if unsure or len(guarded) < len(design.guardrails):
-        text = "; ".join(map(_told, unsure)) or "a guardrail has too few units"
-        return Ruling(Conclusion.UNDECIDED, "guardrail-open", text)
+        text = "; ".join(map(_guardrail_in_words, unsure)) or "a guardrail has too few units"
+        return Ruling(VerdictDecision.UNDECIDED, "guardrail-open", text)
     rule = "primary-not-worse" if design.margin else "primary-better"
-    return Ruling(Conclusion.PROMOTE, rule, told)
+    return Ruling(VerdictDecision.PROMOTE, rule, words)
 
 
 def _blocked(found: ArmVerdict, faults: list[FailedCheck]) -> ArmVerdict:
@@ -253,33 +253,33 @@ def _blocked(found: ArmVerdict, faults: list[FailedCheck]) -> ArmVerdict:
 
 
 def _invalid(faults: list[FailedCheck]) -> Ruling:
-    return Ruling(Conclusion.INVALID, faults[0].rule, "; ".join(f.text for f in faults))
+    return Ruling(VerdictDecision.INVALID, faults[0].rule, "; ".join(f.text for f in faults))
 
 
 def _together(arms: tuple[ArmVerdict, ...], faults: list[FailedCheck]) -> ExperimentVerdict:
     """One verdict of all arms: promote the best that may be, stop if all harm, else go on."""
     if faults:
         return ExperimentVerdict(_invalid(faults), None, arms)
-    promoted = [a for a in arms if a.verdict.decision == Conclusion.PROMOTE]
+    promoted = [a for a in arms if a.verdict.decision == VerdictDecision.PROMOTE]
     if promoted:
         best = max(promoted, key=lambda a: a.gain)
         return ExperimentVerdict(best.verdict, best.arm, arms)
-    if all(a.verdict.decision == Conclusion.HARM for a in arms):
+    if all(a.verdict.decision == VerdictDecision.HARM for a in arms):
         return ExperimentVerdict(arms[0].verdict, arms[0].arm if len(arms) == 1 else None, arms)
-    still = next(a for a in arms if a.verdict.decision != Conclusion.HARM)
+    still = next(a for a in arms if a.verdict.decision != VerdictDecision.HARM)
     return ExperimentVerdict(still.verdict, still.arm if len(arms) == 1 else None, arms)
 
 
 def _numbers(found: Comparison) -> str:
     low, high = found.interval
     control, treatment = found.values
-    said = f"{found.metric}: {treatment:.4g} against {control:.4g} on {sum(found.units)} units, "
+    start = f"{found.metric}: {treatment:.4g} against {control:.4g} on {sum(found.units)} units, "
     if found.waiting is not None and not math.isfinite(low):
-        return f"{said}difference {found.effect:+.4g}, no interval yet: {found.waiting.words}"
-    return f"{said}difference {found.effect:+.4g} in [{low:.4g}, {high:.4g}] ({found.method})"
+        return f"{start}difference {found.effect:+.4g}, no interval yet: {found.waiting.words}"
+    return f"{start}difference {found.effect:+.4g} in [{low:.4g}, {high:.4g}] ({found.method})"
 
 
-def _told(found: Guarded) -> str:
+def _guardrail_in_words(found: Guarded) -> str:
     rail = found.guardrail
     margin = f"{rail.margin:.1%} of control" if rail.relative else f"{rail.margin:g}"
     return (

@@ -93,7 +93,7 @@ class PluginHost:
         self._next_scan = 0.0
         self._started = 0.0
         self._pending: asyncio.Task[None] | None = None
-        self._untold = False  # classifiers changed, and `subscribe`'s callbacks do not know yet
+        self._unannounced = False  # classifiers changed, and `subscribe`'s callbacks do not know yet
         self._changed: list[Callable[[], None]] = []
         self.refreshed: Callable[[], Awaitable[None]] | None = (
             None  # awaited after each refresh on the event loop
@@ -260,12 +260,12 @@ class PluginHost:
     async def _refresh(self) -> None:
         try:
             changed = await await_in_thread(self.refresh, "plugins refresh")
-            self._untold |= changed
-            if self._untold:
+            self._unannounced |= changed
+            if self._unannounced:
                 log.info("classifiers: %s", ", ".join(r.name for r in self._active) or "none")
                 for callback in self._changed:
                     callback()
-                self._untold = False
+                self._unannounced = False
             if self.refreshed is not None:
                 await self.refreshed()
         except Exception as error:

@@ -43,7 +43,7 @@ from router.hookspecs import (
     LIMITS,
     Check,
     FindBase,
-    Limits,
+    HookLimits,
     MakeEngine,
     MakeSource,
     MakeStore,
@@ -192,7 +192,7 @@ class Hook:
 
     function: Callable[..., Any]
     arguments: tuple[str, ...]  # those that it takes
-    limits: Limits
+    limits: HookLimits
     settings: object  # the plugin's own
 
     @property
@@ -480,7 +480,9 @@ def _hooks_of(name: str, parts: Sequence[object]) -> tuple[dict[str, Hook], list
                     f"{caller.name}: argument {impl.kwargnames[0]!r} has a default, so it is never passed: "
                     f"write {caller.name}({', '.join((*impl.argnames, *impl.kwargnames))}) without it"
                 )
-            hook = Hook(impl.function, tuple(impl.argnames), getattr(impl.function, LIMITS, Limits()), None)
+            hook = Hook(
+                impl.function, tuple(impl.argnames), getattr(impl.function, LIMITS, HookLimits()), None
+            )
             if hook.is_async and caller.name in OBSERVERS:
                 raise HookError(f"{caller.name} is asynchronous: it has a thread of its own and may block")
             found[caller.name] = hook

@@ -1,6 +1,6 @@
 """The hooks of plugins while a server runs: its life, requests, observers, checks and metrics.
 
-What is the plugins' runs in threads or under a time limit. A fault is kept, counted and shown, and costs the
+Code of plugins runs in threads or under a time limit. A fault is kept, counted and shown, and costs the
 plugin's part alone.
 """
 
@@ -338,7 +338,7 @@ class Hooks:
                 running.observer.put("on_report", lambda: report)
 
     def watcher(self, request: Request, decision: Decision) -> Watching | None:
-        """What tells `on_answer` how the answer ends; None where nobody asks."""
+        """What tells `on_answer` how the answer ends; None where no plugin observes answers."""
         running = self._observers.get("on_answer")
         return Watching(request, decision, running) if running else None
 

@@ -133,16 +133,16 @@ class Gate:
         if not self.on:
             return dict.fromkeys(records, NO_GATE)
         judgements: dict[VersionRecord, ReportJudgement] = {}
-        reigning: VersionRecord | None = None
+        best: VersionRecord | None = None
         usable = [r for r in records if r.usable]
         for record in sorted(usable, key=lambda r: version_key(r.ref.version)):
             judgement = self._judge(record)
             record.judged(judgement)
             if judgement.standing is Standing.PASSED:
-                if reigning is not None and (finding := _behind(record, reigning)):
+                if best is not None and (finding := _behind(record, best)):
                     judgement = replace(judgement, standing=Standing.FAILED, finding=finding)
                 else:
-                    reigning = record
+                    best = record
             judgements[record] = judgement
         verdicts = {record: self._verdict(record, judgement) for record, judgement in judgements.items()}
         if self._mode == "replacements":
@@ -211,6 +211,7 @@ class Gate:
                 else ""
             )
             return GateVerdict(Standing.PASSED, open=True, reason=gain, override=override)
+        only_weights_missing = judgement.standing is Standing.PENDING and judgement.report is not None
         covers = override is not None and weights in ("", override.weights_sha256)
         overruled = covers and bool(weights)
         finding = judgement.finding
@@ -223,7 +224,7 @@ class Gate:
             finding=finding,
             advice="" if overruled else _advice(record, judgement),
             override=override,
-            needs_weights=not weights and (covers or _hopeful(judgement)),
+            needs_weights=not weights and (covers or only_weights_missing),
         )
 
     def _override(self, ref: AdapterRef, weights: str) -> Override | None:
@@ -298,17 +299,12 @@ def _overruled(override: Override) -> str:
     return f"{override.by} overruled the gate"
 
 
-def _hopeful(judgement: ReportJudgement) -> bool:
-    """Whether only the weights are missing."""
-    return judgement.standing is Standing.PENDING and judgement.report is not None
-
-
-def _behind(record: VersionRecord, reigning: VersionRecord) -> str:
-    mine, theirs = (r.judgement.report if r.judgement else None for r in (record, reigning))
+def _behind(record: VersionRecord, best: VersionRecord) -> str:
+    mine, theirs = (r.judgement.report if r.judgement else None for r in (record, best))
     if mine is None or theirs is None or not fallen_behind(mine, theirs):
         return ""
     return (
-        f"its {mine.metric}, {mine.score}, is below that of {reigning.ref.version} on the same test data, "
+        f"its {mine.metric}, {mine.score}, is below that of {best.ref.version} on the same test data, "
         f"{theirs.score}"
     )
 

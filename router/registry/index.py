@@ -230,13 +230,11 @@ class Index:
         self._names: dict[str, dict[str, VersionRecord]] = {}
         self._sorted: list[VersionRecord] = []  # by name and order of versions
         self._keys: list[tuple[str, Key]] = []  # theirs
-        self.changed_names: dict[
-            str, None
-        ] = {}  # names of which something changed since the planner took them
+        # Names of which something changed since the planner took them.
+        self.changed_names: dict[str, None] = {}
         self._defaults: dict[str, str] = {}
-        self._stood: dict[
-            str, tuple[str, FormerDefault]
-        ] = {}  # defaults that were chosen among judged versions
+        # Defaults that were chosen among judged versions.
+        self._former: dict[str, tuple[str, FormerDefault]] = {}
         self._profiles: dict[str, AdapterProfile] = {}
         self._profiled: tuple[AdapterProfile, ...] | None = ()  # all of them, by name; None: to be made anew
         self._made: dict[str, tuple[Manifest, AdapterProfile]] = {}  # by name, and what they were made of
@@ -405,18 +403,18 @@ class Index:
         """The way back to a default stays open when another version takes its place. One that only stood in
         while better versions were still being judged and loaded was none.
         """
-        stood = self._stood.get(name)
-        if stood is not None and stood[0] == before and (now is None or now.ref.version != before):
-            self._choices.replaced(name, *stood)
+        former = self._former.get(name)
+        if former is not None and former[0] == before and (now is None or now.ref.version != before):
+            self._choices.replaced(name, *former)
         rivals = [r.verdict for r in self.versions(name) if not r.quarantined]
         judged = all(v.standing is not Standing.PENDING for v in rivals)
         if now is None:
-            self._stood.pop(name, None)
+            self._former.pop(name, None)
         elif judged and (now.verdict.open or not any(v.open for v in rivals)):
             routed = self._gate.on and now.verdict.open
-            self._stood[name] = (now.ref.version, FormerDefault(now.weights_sha256, routed))
-        elif stood is not None and stood[0] != now.ref.version:
-            del self._stood[name]
+            self._former[name] = (now.ref.version, FormerDefault(now.weights_sha256, routed))
+        elif former is not None and former[0] != now.ref.version:
+            del self._former[name]
 
     def _read_more(self, name: str, default: str) -> None:
         """Read weights that are to be compared with a report.

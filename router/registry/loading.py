@@ -1,4 +1,4 @@
-"""Bringing a version from disk into service: read, load, prove, flip. What is loaded without a request is
+"""Bringing a version from disk into service: read, load, prove, switch. What is loaded without a request is
 planned here, too.
 """
 
@@ -131,7 +131,7 @@ class Loader:
                 raise AdapterNotFound(str(record.ref), "; its folder was removed")
             findings = (*inspection.findings, *await self._prover.notes(inspection))
             live = Live(resident, replace(inspection, probes=(), findings=findings), found.stamp)
-            self._flip(record, live, result)
+            self._switch(record, live, result)
         finally:
             self._residency.release(resident)
 
@@ -163,7 +163,7 @@ class Loader:
             await self._workers.in_order(self._proven.add, key)
         return result
 
-    def _flip(self, record: VersionRecord, live: Live, result: ProbeResult) -> None:
+    def _switch(self, record: VersionRecord, live: Live, result: ProbeResult) -> None:
         """From here on new leases get the new files; those in flight keep the old until they end."""
         unknown = result is ProbeResult.UNKNOWN
         if unknown:
@@ -324,9 +324,8 @@ class LoadPlanner:
         self._soon = self._closed = False
         self._waiting = False  # something becomes due when a load ends; else only news from disk matters
         self._open: dict[str, None] = {}  # names for which something is to be done, now or later
-        self._queue: list[
-            tuple[int, int, VersionRecord]
-        ] = []  # a heap: what came last is what somebody waits for
+        # A heap: what came last is what somebody waits for.
+        self._queue: list[tuple[int, int, VersionRecord]] = []
         self._queued: set[VersionRecord] = set()
         self._number = count()
         self._begun: set[VersionRecord] = set()  # preloads under way
@@ -367,7 +366,7 @@ class LoadPlanner:
                 del self._open[name]
         self._waiting = self._preload() or bool(self._open)
 
-    def vanish(self, record: VersionRecord) -> None:
+    def remove(self, record: VersionRecord) -> None:
         """Gone from disk: no new lease, dropped after the last one."""
         live = self._index.remove(record)
         if live is not None:
@@ -380,16 +379,16 @@ class LoadPlanner:
     def _begin_due(self, name: str, now: float) -> bool:
         """Begin what is due of a name; whether something is to be done for it even so."""
         versions = self._index.versions(name)
-        rising = self._rising(name)
-        heirs = [self._index.get(r.successor) for r in versions if r.successor is not None]
-        due = [r for r in versions if r.outdated or r is rising]
-        for record in (*due, *(heir for heir in heirs if heir is not None and heir.live is None)):
+        next_default = self._next_default(name)
+        successors = [self._index.get(r.successor) for r in versions if r.successor is not None]
+        due = [r for r in versions if r.outdated or r is next_default]
+        for record in (*due, *(s for s in successors if s is not None and s.live is None)):
             if record.may_load(now):
                 self._loader.begin(record)
         self._enqueue(versions)
-        return bool(due or heirs)
+        return bool(due or successors)
 
-    def _rising(self, name: str) -> VersionRecord | None:
+    def _next_default(self, name: str) -> VersionRecord | None:
         """A version that should take over as default once it is proven."""
         versions = self._index.versions(name)
         if len(versions) < 2 or self._index.chosen(name):
@@ -401,7 +400,7 @@ class LoadPlanner:
         for record in [r for r in self._index.versions(name) if r.successor is not None]:
             successor = self._index.get(record.successor) if record.successor else None
             if successor is None or successor.proven or record.live is None:
-                self.vanish(record)
+                self.remove(record)
 
     def _enqueue(self, records: Iterable[VersionRecord]) -> None:
         for record in records:

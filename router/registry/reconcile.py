@@ -218,13 +218,13 @@ class Reconciler:
         workers: Workers,
         index: Index,
         gate: Gate,
-        vanish: Callable[[VersionRecord], None],
+        remove: Callable[[VersionRecord], None],
         grace: float,
         caught_up: Callable[[], None],
     ) -> None:
         self._scanner, self._reader, self._workers = scanner, reader, workers
         self._index, self._gate = index, gate
-        self._vanish, self._grace, self._caught_up = vanish, grace, caught_up
+        self._remove, self._grace, self._caught_up = remove, grace, caught_up
         self._folders = Debouncer(settle)
         self._reports = Debouncer(settle, lambda found: found.report)
         self._claims = Claims()
@@ -399,7 +399,7 @@ class Reconciler:
         elif record is not None:
             hidden = self._claims.is_hidden(ref)
             log.info("adapter %s %s", ref, "gives way to yours" if hidden else "is gone from disk")
-            self._vanish(record)
+            self._remove(record)
 
     def _appear(self, examined: Examined) -> None:
         if examined.problem:

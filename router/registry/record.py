@@ -71,7 +71,7 @@ class Live:
 
 
 @dataclass(frozen=True, slots=True)
-class Parting:
+class UnloadUnderWay:
     """What a version served from until an unload; the future ends when the bytes are freed."""
 
     live: Live
@@ -112,7 +112,7 @@ class VersionRecord:
         self._removed = False
         # memory
         self._live: Live | None = None
-        self._parting: Parting | None = None
+        self._unloading: UnloadUnderWay | None = None
         self._was_live = self._proven = False
         self._task: asyncio.Task[None] | None = None
         self._attempt: Stamp | None = None  # the files that `_task` reads
@@ -167,9 +167,9 @@ class VersionRecord:
         return self._live
 
     @property
-    def parting(self) -> Parting | None:
+    def unloading(self) -> UnloadUnderWay | None:
         """The last unload."""
-        return self._parting
+        return self._unloading
 
     @property
     def task(self) -> asyncio.Task[None] | None:
@@ -405,7 +405,7 @@ class VersionRecord:
 
     def leased(self) -> None:
         """A request uses it."""
-        assert self._live is not None or self._parting is not None
+        assert self._live is not None or self._unloading is not None
         self._leases += 1
         self._last_used = time.time()
 
@@ -421,14 +421,14 @@ class VersionRecord:
             self._pinned = pinned
             self._changed()
 
-    def unloaded(self, freed: asyncio.Future[int]) -> Parting:
+    def unloaded(self, freed: asyncio.Future[int]) -> UnloadUnderWay:
         """An operator wants it out of memory, which ends when its bytes are `freed`; its pin ends, too."""
         assert self._live is not None
-        self._parting = Parting(self._live, freed)
+        self._unloading = UnloadUnderWay(self._live, freed)
         self._live, self._pinned = None, False
         self._quarantined = self._lost  # nothing on disk to load again
         self._changed()
-        return self._parting
+        return self._unloading
 
     def evicted(self) -> None:
         """Its digest is leaving host memory."""

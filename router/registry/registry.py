@@ -131,7 +131,7 @@ class Registry:
             self._workers,
             self._index,
             self._gate,
-            self._planner.vanish,
+            self._planner.remove,
             options.grace_seconds,
             caught_up,
         )
@@ -320,23 +320,23 @@ class Registry:
     async def _acquire(self, ref: AdapterRef) -> tuple[VersionRecord, Live]:
         while True:
             record = self._index.find_usable(ref.name, ref.version)
-            live = record.live or await self._not_parting(record)
+            live = record.live or await self._not_unloading(record)
             if live is not None:  # lookup and increment in one step: nothing can unload it in between
                 self._residency.acquire(live.resident)
                 record.leased()
                 return record, live
             await self._loaded(record)
 
-    async def _not_parting(self, record: VersionRecord) -> Live | None:
+    async def _not_unloading(self, record: VersionRecord) -> Live | None:
         """Wait for an unload under way, but not for ever: who holds a lease may need another to finish."""
-        parting = record.parting
-        if parting is None or parting.freed.done():
+        unloading = record.unloading
+        if unloading is None or unloading.freed.done():
             return None
-        await asyncio.wait({parting.freed}, timeout=self._patience)
-        resident = parting.live.resident
-        if parting.freed.done() or resident.phase is not ResidentPhase.READY or record.removed:
+        await asyncio.wait({unloading.freed}, timeout=self._patience)
+        resident = unloading.live.resident
+        if unloading.freed.done() or resident.phase is not ResidentPhase.READY or record.removed:
             return None
-        return record.live or parting.live
+        return record.live or unloading.live
 
     async def _loaded(self, record: VersionRecord) -> None:
         """Wait until it was loaded. Raises why it was not, the same to all that wait."""
@@ -377,12 +377,12 @@ class Registry:
         record = self._index.find(ref.name, ref.version)
         if record.task is not None:
             await asyncio.wait({record.task})
-        parting = record.parting
+        unloading = record.unloading
         if record.live is not None:
-            parting = record.unloaded(self._residency.retire(record.live.resident, record))
-        elif parting is None or parting.freed.done():
+            unloading = record.unloaded(self._residency.retire(record.live.resident, record))
+        elif unloading is None or unloading.freed.done():
             return self._index.info(record), 0
-        freed = await asyncio.shield(parting.freed)
+        freed = await asyncio.shield(unloading.freed)
         return self._index.info(record), freed
 
 

@@ -53,7 +53,7 @@ class ResidentPhase(Enum):
 
     LOADING = auto()
     READY = auto()
-    LEAVING = auto()
+    UNLOADING = auto()
 
 
 @dataclass(eq=False, slots=True)
@@ -114,7 +114,7 @@ class Residency:
             )
         deadline = time.monotonic() + self._patience
         while not self.fits(size):
-            self._let_go(self.used + size - self.budget)
+            self._evict(self.used + size - self.budget)
             if not await self._change(deadline):
                 raise ResourceExhausted(self._full(size))
         self.used += size
@@ -135,9 +135,9 @@ class Residency:
             "pinned or loading"
         )
 
-    def _let_go(self, wanted: int) -> bool:
+    def _evict(self, wanted: int) -> bool:
         """Begin to drop as many unused digests as `wanted` bytes need; whether any is on its way out."""
-        leaving = sum(r.size for r in self if r.phase is ResidentPhase.LEAVING)
+        leaving = sum(r.size for r in self if r.phase is ResidentPhase.UNLOADING)
         for victim in self._unused() if leaving < wanted else ():
             if leaving >= wanted:
                 break
@@ -145,7 +145,7 @@ class Residency:
             for owner in tuple(victim.owners):
                 owner.evicted()
             victim.owners.clear()
-            self._leave_if_unused(victim)
+            self._unload_if_unused(victim)
         return leaving > 0
 
     def _unused(self) -> list[Resident]:
@@ -200,7 +200,7 @@ class Residency:
         resident.size = size
         self._enter(resident, ResidentPhase.READY)
         self.acquire(resident)
-        self._let_go(self.used - self.budget)  # where the estimate was too low
+        self._evict(self.used - self.budget)  # where the estimate was too low
         return resident
 
     async def _into_engine(self, artifact: AdapterArtifact) -> int:
@@ -209,7 +209,7 @@ class Residency:
             try:
                 return await self._engine.load(artifact)
             except ResourceExhausted:  # it has less room than the budget says
-                self._let_go(1)
+                self._evict(1)
                 if not await self._change(deadline):
                     raise
         return await self._engine.load(artifact)
@@ -240,7 +240,7 @@ class Residency:
         resident.leases -= 1
         resident.last_used = time.monotonic()
         if not resident.leases:
-            self._leave_if_unused(resident)
+            self._unload_if_unused(resident)
             self._notify()
 
     def attach(self, resident: Resident, owner: Owner) -> None:
@@ -250,7 +250,7 @@ class Residency:
     def detach(self, resident: Resident, owner: Owner) -> None:
         """`owner` serves from it no longer: it is dropped after its last lease."""
         resident.owners.discard(owner)
-        self._leave_if_unused(resident)
+        self._unload_if_unused(resident)
 
     def retire(self, resident: Resident, owner: Owner) -> asyncio.Future[int]:
         """Like `detach`; the future gives the bytes freed once it is gone (0 if it is used further).
@@ -263,19 +263,19 @@ class Residency:
         resident.owners.discard(owner)
         if resident.owners:
             self._revive(resident)
-        self._leave_if_unused(resident)
+        self._unload_if_unused(resident)
         return future
 
     # -- leaving
 
-    def _leave_if_unused(self, resident: Resident) -> None:
+    def _unload_if_unused(self, resident: Resident) -> None:
         if resident.phase is ResidentPhase.READY and not resident.leases and not resident.owners:
-            self._enter(resident, ResidentPhase.LEAVING)
-            task = asyncio.get_running_loop().create_task(self._leave(resident))
+            self._enter(resident, ResidentPhase.UNLOADING)
+            task = asyncio.get_running_loop().create_task(self._unload(resident))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
 
-    async def _leave(self, resident: Resident) -> None:
+    async def _unload(self, resident: Resident) -> None:
         freed = 0
         try:
             freed = await self._engine.unload(resident.digest)

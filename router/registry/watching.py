@@ -18,10 +18,8 @@ from router.reread import problem_of
 
 log = logging.getLogger(__name__)
 
-_GROUP_MS, _STEP_MS = (
-    200,
-    50,
-)  # the kernel's changes come in groups at most so old, or when none came for a step
+# The kernel's changes come in groups at most so old, or when none came for a step.
+_GROUP_MS, _STEP_MS = 200, 50
 _LOOK_UP_MS = 1_000
 LEAST_GAP = 0.1  # seconds between two looks, however often the kernel reports something
 START_SECONDS = 10.0  # a start waits so long for thousands of folders to be examined, where a gate needs that

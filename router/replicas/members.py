@@ -65,7 +65,7 @@ class Members:
         self._tasks: set[asyncio.Task[None]] = set()
         self._runs: dict[str, asyncio.Task[None]] = {}
         self._changed = asyncio.Event()
-        self._begun: SimpleQueue[tuple[str, pb.HelloResponse | Exception]] = SimpleQueue()
+        self._results: SimpleQueue[tuple[str, pb.HelloResponse | Exception]] = SimpleQueue()
         self._over = Event()  # no first start is tried again
         self._past: Counter[str] = Counter()  # what lost replicas had counted
         self._down_since = time.monotonic()
@@ -89,17 +89,17 @@ class Members:
         links = [self._link(name) for name in names]
         self.replicas.update({link.name: self._replica(link) for link in links})
         for link in links:
-            Thread(target=self._begin, args=(link,), name=f"replica {link.name}", daemon=True).start()
+            Thread(target=self._start_link, args=(link,), name=f"replica {link.name}", daemon=True).start()
 
-    def _begin(self, link: Link) -> None:
+    def _start_link(self, link: Link) -> None:
         while True:
             try:
-                self._begun.put((link.name, link.start()))
+                self._results.put((link.name, link.start()))
                 return
             except (LinkLost, RouterError) as error:
                 self.replicas[link.name].problem = str(error)
                 if not self.membership.found or isinstance(error, ConfigError):
-                    self._begun.put((link.name, error))
+                    self._results.put((link.name, error))
                     return
             if self._over.wait(RETRY_SECONDS):
                 return
@@ -114,7 +114,7 @@ class Members:
         seconds = FIND_SECONDS if self.membership.found else None
         while len(hellos) < len(self.replicas):
             try:
-                name, result = self._begun.get(timeout=seconds)
+                name, result = self._results.get(timeout=seconds)
             except Empty:
                 if hellos:
                     break

@@ -201,7 +201,7 @@ class ScalingRules:
 
 
 @dataclass(frozen=True, slots=True)
-class Load:
+class FleetLoad:
     """Jobs of all edges, running and waiting, and the rows of a replica."""
 
     running: int
@@ -225,7 +225,7 @@ class LoadScaler:
         self._failures, self._not_before = 0, -math.inf
 
     def look(
-        self, now: float, size: int, load: Load, least: int, most: int, *, starting: bool, leaving: int
+        self, now: float, size: int, load: FleetLoad, least: int, most: int, *, starting: bool, leaving: int
     ) -> int:
         """1: one more, -1: one fewer, 0: as it is.
 
@@ -454,7 +454,7 @@ class OwnedMembership(Membership):
         leaving, bounds = len(self._members) - len(self._serving()), (self._least, self._most)
         running = sum(load.running for load in self._loads.values())
         waiting = sum(load.waiting for load in self._loads.values()) + self._report.waiting
-        load = Load(running, waiting, self._report.rows)
+        load = FleetLoad(running, waiting, self._report.rows)
         wish = self._scaler.look(now, len(names), load, *bounds, starting=starting, leaving=leaving)
         if still and len(names) > self._most:
             self._drain(self._idlest(names), f"at most {self._most}")

@@ -229,7 +229,7 @@ MOST_REMEMBERED, MOST_OF_A_TENANT = 16_384, 4_096
 
 @dataclass(frozen=True, slots=True)
 class Classification:
-    """What classifiers came to on one text. `leaning` counts where the conclusion names no adapter."""
+    """The result of classifying one text. `leaning` counts where the conclusion names no adapter."""
 
     conclusion: Conclusion
     leaning: Leaning = Leaning()
@@ -238,16 +238,16 @@ class Classification:
 
 
 class Classify(Protocol):
-    """Asks the classifiers about a text."""
+    """Has a text classified."""
 
     def __call__(self, text: str, again: bool = False) -> Awaitable[Classification]:
-        """What they came to; `again`: what they came to lately on the same text will do."""
+        """The result; with `again` a recent result on the same text will do."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Previous:
-    """What the turns before came to; adapter "" is the base.
+    """The decision of the turns before; adapter "" is the base.
 
     `undecided` is how many of them in a row, up to the latest, had no decision of their own.
     """
@@ -263,7 +263,7 @@ class Previous:
 
 @dataclass(frozen=True, slots=True)
 class TurnResult:
-    """What a turn comes to by itself. `decided`: it names an adapter, or is surely for none of them.
+    """The result of a turn by itself. `decided`: it names an adapter, or is surely for none of them.
 
     `alone`: classifiers got the turn's text and nothing else, as a calibration expects it.
     """
@@ -315,7 +315,7 @@ async def choose(
     remembered: Previous | None = None,
     fresh: bool = False,
 ) -> TurnDecision:
-    """Where the newest turn goes. `remembered` is what a named conversation came to before;
+    """Where the newest turn goes. `remembered` is the last decision of a named conversation;
     with it the chat's own earlier turns are not looked at."""
     newest, *earlier = texts.latest
     if mode == "none":
@@ -340,7 +340,7 @@ async def choose(
 async def classify_turn(
     turn: UserTurn, texts: RoutingInput, classify: Classify, follows: bool, again: bool = False
 ) -> TurnResult:
-    """What a turn comes to by itself; `follows`: there are turns before it.
+    """The result of a turn by itself; `follows`: there are turns before it.
 
     A system prompt that names an adapter counts where it does so together with the turn, too; where the turn
     decides nothing, the system prompt's best guess counts in the same way.

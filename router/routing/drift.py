@@ -51,7 +51,7 @@ WORDS: Mapping[Against, str] = {
 
 @dataclass(frozen=True, slots=True)
 class DecisionCounts:
-    """Decisions by what became of them: `abstained`, `unfamiliar` or adapters/NAME."""
+    """Decisions by their outcome: `abstained`, `unfamiliar` or adapters/NAME."""
 
     of: Mapping[str, int] = field(default_factory=dict)
     total: int = 0
@@ -244,7 +244,6 @@ def chance(one: int, of_one: int, other: int, of_other: int) -> float:
     return math.erfc(math.sqrt(max(g, 0.0) / 2))
 
 
-log = logging.getLogger(__name__)
 # -- first decisions, kept in the state folder over restarts
 
 FILE = "routing-baseline.json"

@@ -61,7 +61,7 @@ class ClassifierExecutor:
         self._health = registration.health
         self._breaker = Breaker()
         self._loop = asyncio.get_running_loop()
-        self._waiting: deque[_Pending] = deque()
+        self._waiting: deque[_PendingRequest] = deque()
         self._call: _Call | None = None
         self._worker = Worker(registration, self._loop)
         self._closed = False
@@ -111,7 +111,7 @@ class ClassifierExecutor:
         if refusal := self._refusal():
             answer.set_result(ClassifierAnswer(error=refusal))
             return answer
-        self._waiting.append(_Pending(request, answer, self._loop.time()))
+        self._waiting.append(_PendingRequest(request, answer, self._loop.time()))
         if self._call is None:
             self._call_next()
         return answer
@@ -128,9 +128,9 @@ class ClassifierExecutor:
         return None if allowed else VoteError.BREAKER_OPEN
 
     def _call_next(self) -> None:
-        """Start the next call with those who still wait."""
+        """Start the next call with the requests that still wait."""
         oldest = self._loop.time() - self.registration.patience
-        pending: list[_Pending] = []
+        pending: list[_PendingRequest] = []
         while self._waiting and len(pending) < BATCH:
             one = self._waiting.popleft()
             if one.since < oldest:
@@ -221,7 +221,7 @@ class ClassifierExecutor:
 
 
 @dataclass(eq=False, slots=True)
-class _Pending:
+class _PendingRequest:
     request: Request
     answer: asyncio.Future[ClassifierAnswer]
     since: float
@@ -233,7 +233,7 @@ class _Pending:
 
 @dataclass(eq=False, slots=True)
 class _Call:
-    pending: Sequence[_Pending]
+    pending: Sequence[_PendingRequest]
     started: float
     used_before: float  # processor time of the thread, seconds
     timer: asyncio.TimerHandle | None = None

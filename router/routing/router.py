@@ -19,8 +19,7 @@ from router.classifiers.texts import is_foreign
 from router.errors import FailedPrecondition, FieldViolation, InvalidRequest, NotFound
 from router.names import BASE, parse_adapter
 from router.ports import Catalog
-from router.routing.catalog_view import CatalogView
-from router.routing.chain import ClassifierChain, Executors, FitProfiles, OnVote
+from router.routing.chain import CatalogView, ClassifierChain, Executors, FitProfiles, OnVote
 from router.routing.conversations import (
     QUIET_SECONDS,
     Classification,
@@ -54,7 +53,7 @@ if TYPE_CHECKING:
     from router.plugins import PluginHost
     from router.types import RouterVariant
 
-STALE = "stale: for another set of adapters or classifiers"  # to who may not know of all
+STALE = "stale: for another set of adapters or classifiers"  # for a caller that may not know of all adapters
 LOST = "stale: no vote of "  # and classifiers, where the calibration fits and votes were lost
 IN_LANGUAGE = "stale: the text is in another language than the examples"  # where the calibration fits those
 IN_CONTEXT = "stale: more than the text of this turn decided"  # where the calibration fits such texts
@@ -106,13 +105,11 @@ class Router:
         self._digested: tuple[object, object] = (None, None)  # what the digests are of
         self._digests: dict[RouterVariant | None, str] = {}
         self._continuity: Continuity = continuity
-        self._conversations: RecentByTenant[Previous] = RecentByTenant(
-            QUIET_SECONDS
-        )  # by the name that callers give
-        self._findings: RecentByTenant[Classification] = RecentByTenant(
-            QUIET_SECONDS
-        )  # on texts, by a keyed hash
-        self._found_by: object = None  # the rule that made the findings
+        # By the names that callers give.
+        self._conversations: RecentByTenant[Previous] = RecentByTenant(QUIET_SECONDS)
+        # By a keyed hash of the text, of the rule `_classified_by`.
+        self._classifications: RecentByTenant[Classification] = RecentByTenant(QUIET_SECONDS)
+        self._classified_by: object = None
         self._key = secrets.token_bytes(32)
 
     async def start(self) -> None:
@@ -154,13 +151,13 @@ class Router:
             await asyncio.to_thread(self._baselines.close)
 
     def state(self) -> RoutingState:
-        """What decides, and what it came to lately."""
+        """What decides, and the latest decisions."""
         return routing_state(self.rule, self.drift.seen, self._host.status())
 
     async def _learn(self, profiles: tuple[AdapterProfile, ...]) -> None:
         async with self._learning:
             await self._executors.fit(self._profiles_to_fit(profiles), FIT_SECONDS)
-            self._findings.clear()
+            self._classifications.clear()
             self.rule.adapters_are(profiles)
 
     async def _recalibrate(self, calibration: Calibration | None) -> None:
@@ -168,7 +165,7 @@ class Router:
         async with self._learning:
             profiles = self._catalog_view.learned
             await self._executors.fit(FitProfiles(profiles, taught_by(calibration, profiles)), FIT_SECONDS)
-            self._findings.clear()
+            self._classifications.clear()
             self.rule.calibration_is(calibration)
 
     def _profiles_to_fit(self, profiles: tuple[AdapterProfile, ...]) -> FitProfiles:
@@ -185,24 +182,19 @@ class Router:
     def _is_foreign(self, text: str) -> bool:
         return is_foreign(text, self._catalog_view.languages)
 
-    async def route(self, request: Request) -> Decision:
-        """The decision; never raises for a classifier's fault.
-
-        Raises InvalidRequest (bad form of the adapter's name), AdapterNotFound, NotFound (no such domain
-        or task) and FailedPrecondition (the adapter is quarantined).
-        """
-        return await self.decide(request)
-
-    async def decide(
+    async def route(
         self,
         request: Request,
         variant: RouterVariant | None = None,
         known_votes: VotesByClassifier | None = None,
     ) -> Decision:
-        """The decision of this router, or of a variant of it.
+        """The decision of this router, or of a variant of it; never raises for a classifier's fault.
 
         `known_votes` are votes on this very request. Their classifiers are not asked again, and new votes are
-        added, so that a second decision costs next to nothing. Raises what `route` does.
+        added, so that a second decision costs next to nothing.
+
+        Raises InvalidRequest (bad form of the adapter's name), AdapterNotFound, NotFound (no such domain
+        or task) and FailedPrecondition (the adapter is quarantined).
         """
         started = time.perf_counter()
         decision, votes = await self._decide(request, variant, {} if known_votes is None else known_votes)
@@ -350,7 +342,7 @@ class TextClassifier:
         """As `conversations.Classify` has it."""
         router, request, rule, candidates = self._router, self._request, self._rule, self._candidates
         key = self._key(text)
-        if again and (found := router._findings.get(request.tenant, key)) is not None:
+        if again and (found := router._classifications.get(request.tenant, key)) is not None:
             return found
         shown = request
         if text != request.text:
@@ -364,14 +356,14 @@ class TextClassifier:
         leaning = Leaning() if conclusion.adapter else rule.leaning(votes, candidates)
         found = Classification(conclusion, leaning, votes, router._chain.lost(votes, candidates, rule))
         if not any(vote.error for vote in votes):
-            router._findings.put(request.tenant, key, replace(found, votes=()))
+            router._classifications.put(request.tenant, key, replace(found, votes=()))
         return found
 
     def _key(self, text: str) -> tuple[object, ...]:
         router = self._router
-        if router._found_by is not router.rule.now:  # what another rule came to holds no longer
-            router._findings.clear()
-            router._found_by = router.rule.now
+        if router._classified_by is not router.rule.now:  # results by another rule hold no longer
+            router._classifications.clear()
+            router._classified_by = router.rule.now
         data = text.encode("utf-8", "surrogatepass")
         return (
             hashlib.blake2b(data, key=router._key, digest_size=16).digest(),

@@ -48,8 +48,8 @@ class CalibrationState:
 
 @dataclass(frozen=True, slots=True)
 class DecisionShare:
-    """How often requests came to this lately: `abstained`, `unfamiliar` or adapters/NAME; how often they did
-    where the calibration was proven, and at first here; and whether that has moved."""
+    """The share of an outcome lately: `abstained`, `unfamiliar` or adapters/NAME. Its share where the
+    calibration was proven and at first here, and whether it has moved."""
 
     what: str
     share: float

@@ -29,14 +29,14 @@ from router.registry.format.untrusted import show
 from router.sources.source import AdapterSource, Listing
 from router.sources.staging import FILE_NAME, SourceRecord, StagingArea, license_in, staged
 from router.sources.transfer import (
-    Left,
+    LeftOut,
     Pause,
     Progress,
     Selection,
     Transfer,
     choose,
     full_disk_explained,
-    patiently,
+    with_retries,
 )
 from router.types import AdapterRef
 
@@ -61,7 +61,7 @@ class NameOverride:
 
 
 @dataclass(frozen=True, slots=True)
-class Spot:
+class TargetFolder:
     """Where a version belongs, and the folder that has it now, if any."""
 
     ref: AdapterRef
@@ -81,20 +81,20 @@ class AdaptersFolder:
         for found, ref in self._found.items():
             yield ref, found.place.folder
 
-    def spot(self, ref: AdapterRef, says: Manifest | None) -> Spot:
+    def target(self, ref: AdapterRef, says: Manifest | None) -> TargetFolder:
         """Where this version belongs; `says`: what its own manifest says, None without one.
 
         Raises ConfigError where the folder's name would have to say what it cannot.
         """
         present = next((path for known, path in self.versions() if known == ref), None)
         if present is not None:
-            return Spot(ref, present, present)
+            return TargetFolder(ref, present, present)
         top = self._root / ref.name
         if not _is_adapter(top):
             if says is None and not looks_like_version(ref.version):
                 text = f"--version {ref.version}: without an {MANIFEST} a version is written like 1.2.0"
                 raise ConfigError(text)
-            return Spot(ref, top / ref.version, None)
+            return TargetFolder(ref, top / ref.version, None)
         if says is None or (says.name, says.version) != (ref.name, ref.version):
             raise ConfigError(
                 f"{top} is a version itself, and what comes has no {MANIFEST} that says its own name and "
@@ -103,10 +103,10 @@ class AdaptersFolder:
         beside = self._root / f"{ref.name}-{ref.version}"
         if beside.exists():
             raise AlreadyExists(f"{beside} is there already, and is not {ref}")
-        return Spot(ref, beside, None)
+        return TargetFolder(ref, beside, None)
 
 
-def called(says: Manifest | None, folder: str, source: AdapterSource, wanted: NameOverride) -> AdapterRef:
+def ref_of(says: Manifest | None, folder: str, source: AdapterSource, wanted: NameOverride) -> AdapterRef:
     """Name and version: what the manifest says, else the user, else the source.
 
     `folder`: what the manifest's folder is called, which is its name where it says none. Raises ConfigError
@@ -171,47 +171,47 @@ class Added:
     ref: AdapterRef
     folder: Path
     origin: SourceRecord
-    left: tuple[Left, ...] = ()
+    left: tuple[LeftOut, ...] = ()
     validation: Validation | None = None
 
 
-def add(wish: AddRequest, validate: Validate, progress: Progress, pause: Pause) -> Added:
+def add(request: AddRequest, validate: Validate, progress: Progress, pause: Pause) -> Added:
     """Bring an adapter in. What came stays for the next attempt, unless it is refused.
 
     Raises a RouterError that says what to do; the adapters folder then is as it was.
     """
-    wish.wanted.check()
-    wish = replace(wish, adapters=Path(os.path.realpath(wish.adapters)))
-    listing = patiently(wish.source.listing, pause)
-    choice = choose(listing, report=wish.report, most=wish.most_bytes)
-    if (known := _known(wish, listing, choice)) is not None:
+    request.wanted.check()
+    request = replace(request, adapters=Path(os.path.realpath(request.adapters)))
+    listing = with_retries(request.source.listing, pause)
+    choice = choose(listing, report=request.report, most=request.most_bytes)
+    if (known := _known(request, listing, choice)) is not None:
         return known
-    key = f"{wish.source.reference}\0{wish.source.subfolder}\0{listing.pin}"
-    with full_disk_explained(wish.adapters), staged(wish.adapters, key) as place:
+    key = f"{request.source.reference}\0{request.source.subfolder}\0{listing.pin}"
+    with full_disk_explained(request.adapters), staged(request.adapters, key) as place:
         try:
-            transfer = Transfer(wish.source, place.files, progress, pause)
-            sums = _fetch(wish, transfer, choice)
-            if not patiently(lambda: wish.source.unchanged(listing), pause):
+            transfer = Transfer(request.source, place.files, progress, pause)
+            sums = _fetch(request, transfer, choice)
+            if not with_retries(lambda: request.source.unchanged(listing), pause):
                 raise DataLoss(
-                    f"{wish.source.reference} changed while it was read; run the same command again"
+                    f"{request.source.reference} changed while it was read; run the same command again"
                 )
-            return _take(wish, place, listing, choice, sums, validate)
+            return _take(request, place, listing, choice, sums, validate)
         except (DataLoss, AdapterRejected):
             place.drop()
             raise
 
 
-def _known(wish: AddRequest, listing: Listing, choice: Selection) -> Added | None:
+def _known(request: AddRequest, listing: Listing, choice: Selection) -> Added | None:
     """The same files of the same source, if they are here and as they came."""
-    for ref, folder in AdaptersFolder(wish.adapters).versions():
+    for ref, folder in AdaptersFolder(request.adapters).versions():
         origin = SourceRecord.read(folder)
-        if origin is None or not wish.wanted.fits(ref) or origin.pin != listing.pin:
+        if origin is None or not request.wanted.fits(ref) or origin.pin != listing.pin:
             continue
-        same = origin.subfolder == wish.source.subfolder and _repo(origin.source) == _repo(
-            wish.source.reference
+        same = origin.subfolder == request.source.subfolder and _repo(origin.source) == _repo(
+            request.source.reference
         )
         whole = origin.files.keys() >= {file.name for file in choice.taken}
-        if same and whole and wish.digest in ("", origin.digest) and _digest(folder) == origin.digest:
+        if same and whole and request.digest in ("", origin.digest) and _digest(folder) == origin.digest:
             return Added(AddOutcome.PRESENT, ref, folder, origin, choice.left)
     return None
 
@@ -221,15 +221,15 @@ def _repo(reference: str) -> str:
     return reference.partition("@")[0] if reference.startswith("hub:") else reference
 
 
-def _fetch(wish: AddRequest, transfer: Transfer, choice: Selection) -> dict[str, str]:
+def _fetch(request: AddRequest, transfer: Transfer, choice: Selection) -> dict[str, str]:
     """All files, the manifest first: what it says may make the rest needless. Gives their sha256."""
     _check_room(transfer.folder, choice)
     sums = {}
     manifest = [file for file in choice.taken if file.name == MANIFEST]
     for file in manifest:
         sums[file.name] = transfer.fetch(file)
-    if not wish.vetted:
-        _check_early(wish, _manifest(transfer.folder, transfer.folder.name), transfer.folder.name, choice)
+    if not request.vetted:
+        _check_early(request, _manifest(transfer.folder, transfer.folder.name), transfer.folder.name, choice)
     for file in choice.taken:
         if file not in manifest:
             sums[file.name] = transfer.fetch(file)
@@ -249,19 +249,21 @@ def _check_room(folder: Path, choice: Selection) -> None:
         raise ResourceExhausted(text)
 
 
-def _check_early(wish: AddRequest, says: Manifest | None, folder: str, choice: Selection) -> None:
+def _check_early(request: AddRequest, says: Manifest | None, folder: str, choice: Selection) -> None:
     """Raise now what would be raised once the weights are here."""
-    spot = AdaptersFolder(wish.adapters).spot(called(says, folder, wish.source, wish.wanted), says)
-    if spot.present is None or wish.force:
+    target = AdaptersFolder(request.adapters).target(
+        ref_of(says, folder, request.source, request.wanted), says
+    )
+    if target.present is None or request.force:
         return
     coming = {file.name: file.size for file in choice.taken if file.name in OURS}
-    present = {path.name: path.stat().st_size for path in spot.present.iterdir() if path.name in OURS}
+    present = {path.name: path.stat().st_size for path in target.present.iterdir() if path.name in OURS}
     if coming != present:
-        raise _other(spot)
+        raise _other(target)
 
 
 def _take(
-    wish: AddRequest,
+    request: AddRequest,
     place: StagingArea,
     listing: Listing,
     choice: Selection,
@@ -269,34 +271,36 @@ def _take(
     validate: Validate,
 ) -> Added:
     digest = digest_of_folder(place.files)
-    if wish.digest and digest != wish.digest:
+    if request.digest and digest != request.digest:
         raise DataLoss(
-            f"its digest is sha256:{digest}, --digest says sha256:{wish.digest}; nothing was added"
+            f"its digest is sha256:{digest}, --digest says sha256:{request.digest}; nothing was added"
         )
     validation = validate(place.files)
     if not validation.ok:
         codes = ",".join(sorted({f.code for f in validation.inspection.refusals}))
         raise AdapterRejected(
-            f"{wish.source.reference} is refused: {validation.inspection.error}", codes=codes
+            f"{request.source.reference} is refused: {validation.inspection.error}", codes=codes
         )
     says = validation.inspection.manifest if MANIFEST in sums else None
-    spot = AdaptersFolder(wish.adapters).spot(called(says, place.files.name, wish.source, wish.wanted), says)
-    origin = SourceRecord(
-        wish.source.reference, digest, listing.pin, wish.source.subfolder, license_in(place.files), sums
+    target = AdaptersFolder(request.adapters).target(
+        ref_of(says, place.files.name, request.source, request.wanted), says
     )
-    if spot.present is not None and _digest(spot.present) == digest:
-        outcome = _add_report(place.files, spot.present, origin)
+    origin = SourceRecord(
+        request.source.reference, digest, listing.pin, request.source.subfolder, license_in(place.files), sums
+    )
+    if target.present is not None and _digest(target.present) == digest:
+        outcome = _add_report(place.files, target.present, origin)
         place.drop()
-        there = SourceRecord.read(spot.present) or origin
-        return Added(outcome, spot.ref, spot.present, there, choice.left, validation)
-    if spot.present is not None and not wish.force:
-        raise _other(spot)
-    _check_identity(spot, place.files, wish.adapters)
+        there = SourceRecord.read(target.present) or origin
+        return Added(outcome, target.ref, target.present, there, choice.left, validation)
+    if target.present is not None and not request.force:
+        raise _other(target)
+    _check_identity(target, place.files, request.adapters)
     origin.write(place.files)
-    place.publish(spot.folder, replace=spot.present is not None)
+    place.publish(target.folder, replace=target.present is not None)
     place.drop()
-    outcome = AddOutcome.ADDED if spot.present is None else AddOutcome.REPLACED
-    return Added(outcome, spot.ref, spot.folder, origin, choice.left, validation)
+    outcome = AddOutcome.ADDED if target.present is None else AddOutcome.REPLACED
+    return Added(outcome, target.ref, target.folder, origin, choice.left, validation)
 
 
 def _add_report(files: Path, present: Path, origin: SourceRecord) -> AddOutcome:
@@ -309,17 +313,17 @@ def _add_report(files: Path, present: Path, origin: SourceRecord) -> AddOutcome:
     return AddOutcome.REPORTED
 
 
-def _check_identity(spot: Spot, files: Path, adapters: Path) -> None:
+def _check_identity(target: TargetFolder, files: Path, adapters: Path) -> None:
     """Raise ConfigError if these files in that folder would be called otherwise."""
-    folder = spot.folder
+    folder = target.folder
     inside = folder.parent != adapters
     place = (
         AdapterPlace(folder, folder.parent.name, folder.name) if inside else AdapterPlace(folder, folder.name)
     )
     would = identity(place, _manifest(files, folder.name) or Manifest(name="", version="0"))
-    if would != spot.ref:
+    if would != target.ref:
         raise ConfigError(
-            f"in {folder} it would be {would}, not {spot.ref}, since it has no {MANIFEST} that says so: "
+            f"in {folder} it would be {would}, not {target.ref}, since it has no {MANIFEST} that says so: "
             f"remove that folder first, or say another --version"
         )
 
@@ -337,10 +341,10 @@ def _digest(folder: Path) -> str:
         return ""
 
 
-def _other(spot: Spot) -> AlreadyExists:
-    known = SourceRecord.read(spot.present) if spot.present is not None else None
+def _other(target: TargetFolder) -> AlreadyExists:
+    known = SourceRecord.read(target.present) if target.present is not None else None
     whence = f" (from {known.source})" if known is not None else ""
     return AlreadyExists(
-        f"{spot.ref} is there already with other contents, in {spot.present}{whence}: --version gives "
+        f"{target.ref} is there already with other contents, in {target.present}{whence}: --version gives "
         "this one another version, --force replaces the other"
     )

@@ -259,9 +259,8 @@ class Fetcher:
             self.cache.keep(path, sums[name])
             os.replace(path, target / name)
             shutil.rmtree(path.parent, ignore_errors=True)
-        self.cache.note(
-            known
-        )  # not earlier: a mark is of these bytes only if it was the file's own to the end
+        # Not earlier: a mark is of these bytes only if it was the file's own to the end.
+        self.cache.note(known)
         SourceRecord(self.store.reference, "", folder.pin, files=sums).write(target)
 
     def _marks(self, place: str, file: Remote) -> list[str]:

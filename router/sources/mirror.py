@@ -39,15 +39,15 @@ FETCHERS = 8  # folders that are brought at a time
 MOST_FAULTS = 20  # of store or disk between two sends; then what waits is given back
 ITS_OWN = (AdapterRejected, DataLoss, NotFound)  # say nothing of the next folder
 
-Arrival = tuple[RemoteFolder, BaseException | None]
+Fetched = tuple[RemoteFolder, BaseException | None]
 """A folder that is here, or why it is not."""
 
 
-class GivenBack(Exception):
+class NotTried(Exception):
     """It was not tried: too many others failed."""
 
 
-class Deliveries:
+class Downloads:
     """Folders that are being brought: several at a time, and none waits for a large one. For one thread, but
     `progress`, which those that fetch call.
     """
@@ -61,7 +61,7 @@ class Deliveries:
         """`shown` is called with the bytes that are here and those of all that was sent for."""
         self._bring, self._stop, self._shown = bring, stop, shown
         self._pool = ThreadPoolExecutor(FETCHERS, thread_name_prefix="adapters-fetch")
-        self._arrived: SimpleQueue[Arrival] = SimpleQueue()
+        self._finished: SimpleQueue[Fetched] = SimpleQueue()
         self._under_way: dict[str, RemoteFolder] = {}
         self._failed: set[str] = set()  # when they were last tried; they come last
         self._faults = 0
@@ -80,7 +80,7 @@ class Deliveries:
         """For how long nothing has come of what is under way."""
         return time.monotonic() - self._moved if self._under_way else 0.0
 
-    def send_for(self, folders: Iterable[RemoteFolder]) -> None:
+    def start(self, folders: Iterable[RemoteFolder]) -> None:
         """Have these brought."""
         if not self._under_way:
             self._came = self._to_come = 0
@@ -92,16 +92,16 @@ class Deliveries:
         for group in _by_weights(ready):
             self._pool.submit(self._carry, group)
 
-    def arrivals(self, seconds: float) -> Iterator[Arrival]:
+    def finished(self, seconds: float) -> Iterator[Fetched]:
         """What came or failed until now, or comes within so many seconds; ends when nothing is under way."""
         end = time.monotonic() + seconds
         while self._under_way:
             try:
-                folder, fault = self._arrived.get(timeout=max(0.0, end - time.monotonic()))
+                folder, fault = self._finished.get(timeout=max(0.0, end - time.monotonic()))
             except Empty:
                 return
             del self._under_way[folder.place]
-            if not isinstance(fault, GivenBack):
+            if not isinstance(fault, NotTried):
                 (self._failed.discard if fault is None else self._failed.add)(folder.place)
                 yield folder, fault
 
@@ -116,15 +116,15 @@ class Deliveries:
             fault: BaseException | None = None
             try:
                 if self._faults >= MOST_FAULTS or self._stop.is_set():
-                    raise GivenBack
+                    raise NotTried
                 self._bring(folder)
             except BaseException as error:  # raised at all that wait
                 fault = error
             with self._lock:
                 mine = [key for key in self._coming if key[0] == threading.get_ident()]
                 self._came += sum(self._coming.pop(key) for key in mine)
-                self._faults += fault is not None and not isinstance(fault, (*ITS_OWN, GivenBack))
-            self._arrived.put((folder, fault))
+                self._faults += fault is not None and not isinstance(fault, (*ITS_OWN, NotTried))
+            self._finished.put((folder, fault))
 
     def progress(self, name: str, done: int, size: int) -> None:
         """See Transfer. Raises Unavailable when all is to stop."""
@@ -153,9 +153,8 @@ log = logging.getLogger(__name__)
 
 SECOND_LOOK = 1.0  # seconds; or the time between two looks, if that is less
 SHARE = 0.1  # of the time that may go into listings
-LOOK_SECONDS = (
-    5.0  # a look waits so long for what it sent for, or the time between two looks, if that is more
-)
+# A look waits so long for what it started, or the time between two looks, if that is more.
+LOOK_SECONDS = 5.0
 FEW = 50  # of one look, each of which the log names
 LONGEST_PAUSE = 2.0  # a fault that asks for a longer one is tried again at the next look
 SILENT_SECONDS = 30.0  # without an answer: the store is away, though nothing failed
@@ -198,13 +197,13 @@ class Mirror:
         self._copies, self._survey = Copies(folder, self._store.reference), Survey()
         aside = folder / "fetching"
         self._stop = threading.Event()
-        self._deliveries = Deliveries(
+        self._downloads = Downloads(
             lambda folder: self._fetcher.bring(folder),
             self._stop,
             lambda came, to_come: shown(self.reference, came, to_come),
         )
         self._fetcher = Fetcher(
-            self._store, cache, self._copies, aside, most_bytes, self._deliveries.progress, self._pause
+            self._store, cache, self._copies, aside, most_bytes, self._downloads.progress, self._pause
         )
         self._status = MirrorStatus()
         self._leads: int | None = None  # the lock's descriptor, while this process has it
@@ -260,7 +259,7 @@ class Mirror:
     def _silent_seconds(self) -> float:
         asking = self._asking
         listing = time.monotonic() - asking if asking is not None else 0.0
-        return max(listing, self._deliveries.silent_seconds)
+        return max(listing, self._downloads.silent_seconds)
 
     def start(self) -> None:
         """Begin to follow."""
@@ -273,10 +272,10 @@ class Mirror:
     def close(self) -> None:
         """Stop, and leave the folder to others."""
         self.stop()
-        self._deliveries.close()
+        self._downloads.close()
         if self._thread.is_alive():
             self._thread.join(CLOSE_SECONDS)
-        if self._leads is not None and not (self._thread.is_alive() or self._deliveries.places):
+        if self._leads is not None and not (self._thread.is_alive() or self._downloads.places):
             os.close(self._leads)
             self._leads = None
 
@@ -352,7 +351,7 @@ class Mirror:
             problem = self._of_disk(error)
         if self._stop.is_set():
             return False
-        under_way = bool(self._deliveries.places)
+        under_way = bool(self._downloads.places)
         self._set_status(problem, whole=self._status.whole or not (problem or fresh or under_way))
         return bool(under_way or fresh)
 
@@ -367,7 +366,7 @@ class Mirror:
             raise Unavailable("the store lists no adapter at all, and none is taken away for that")
         self._refused = {p: pin for p, pin in self._refused.items() if p in there}
         self._faults = {p: fault for p, fault in self._faults.items() if p in there}
-        coming = {p: there[p].pin for p in self._deliveries.places if p in there}
+        coming = {p: there[p].pin for p in self._downloads.places if p in there}
         due = self._survey.look(there, self._pins | self._refused | coming, time.monotonic())
         for place in due.gone:
             self._copies.remove(place)
@@ -375,15 +374,15 @@ class Mirror:
             log.info(
                 "removed, as in the store", extra={"fields": {"adapter": place, "store": self.reference}}
             )
-        self._deliveries.send_for(due.ready)
+        self._downloads.start(due.ready)
         self._receive()
         return due.fresh
 
     def _receive(self) -> None:
         """Note what came. What is wrong with one folder is its own affair, what keeps others back is not."""
         before = len(self._pins)
-        few = len(self._deliveries.places) <= FEW
-        for folder, fault in self._deliveries.arrivals(max(LOOK_SECONDS, self._pause_seconds)):
+        few = len(self._downloads.places) <= FEW
+        for folder, fault in self._downloads.finished(max(LOOK_SECONDS, self._pause_seconds)):
             fields = {"adapter": folder.place, "store": self.reference}
             self._faults.pop(folder.place, None)
             if fault is None:

@@ -53,13 +53,8 @@ TAKEN = {
     "tokenizer.json": 64 * MIB,  # its added tokens are compared with the base's vocabulary
     WEIGHTS: WEIGHTS_BYTES,
 }
-NEEDED = (
-    CONFIG,
-    MANIFEST,
-    PROBES,
-    SIGNATURE,
-    WEIGHTS,
-)  # without one of these, if there, it is another adapter
+# Without one of these, where the source has it, it is another adapter.
+NEEDED = (CONFIG, MANIFEST, PROBES, SIGNATURE, WEIGHTS)
 CODE = (".py", ".sh", ".ipynb", ".js", ".so", ".exe", ".jar")
 UNKNOWN = "no file of an adapter"
 KINDS = (
@@ -70,7 +65,7 @@ KINDS = (
 
 
 @dataclass(frozen=True, slots=True)
-class Left:
+class LeftOut:
     """A file or folder that was not taken, and why."""
 
     name: str
@@ -82,7 +77,7 @@ class Selection:
     """What is taken, in the order in which it is fetched, and what is left where it is."""
 
     taken: tuple[RemoteFile, ...]
-    left: tuple[Left, ...]
+    left: tuple[LeftOut, ...]
 
     @property
     def bytes(self) -> int:
@@ -102,13 +97,15 @@ def choose(listing: Listing, *, report: bool, most: int) -> Selection:
         if file is None:
             continue
         if name == REPORT and not report:
-            left.append(Left(name, "a claim of its author, on which routing would rely; --report takes it"))
+            left.append(
+                LeftOut(name, "a claim of its author, on which routing would rely; --report takes it")
+            )
         elif file.size <= bound:
             taken.append(file)
         elif name in NEEDED:
             raise AdapterRejected(f"{name} has {file.size} bytes, at most {bound} are allowed")
         else:
-            left.append(Left(name, f"has {file.size} bytes, more than {bound}"))
+            left.append(LeftOut(name, f"has {file.size} bytes, more than {bound}"))
     choice = Selection(tuple(taken), tuple(left))
     if choice.bytes > most:
         text = f"the adapter has {choice.bytes} bytes, at most {most} are fetched; --max-bytes allows more"
@@ -129,18 +126,18 @@ def _refuse_no_adapter(listing: Listing, plain: dict[str, RemoteFile]) -> None:
         raise AdapterRejected("; ".join(map(str, found)))
 
 
-def _not_ours(listing: Listing) -> Iterator[Left]:
+def _not_ours(listing: Listing) -> Iterator[LeftOut]:
     folders: dict[str, int] = dict.fromkeys(listing.folders, 0)
     for file in listing.files:
         folder, inside, _ = file.name.partition("/")
         if inside:
             folders[folder] = folders.get(folder, 0) + 1
         elif file.link:
-            yield Left(file.name, "a link, and none is followed")
+            yield LeftOut(file.name, "a link, and none is followed")
         elif file.name not in TAKEN:
-            yield Left(file.name, _kind(file.name))
+            yield LeftOut(file.name, _kind(file.name))
     for folder, count in folders.items():
-        yield Left(f"{folder}/", f"a folder with {count} files" if count else "a folder")
+        yield LeftOut(f"{folder}/", f"a folder with {count} files" if count else "a folder")
 
 
 def _kind(name: str) -> str:
@@ -148,7 +145,7 @@ def _kind(name: str) -> str:
     return next((kind for endings, kind in KINDS if lower.endswith(endings)), UNKNOWN)
 
 
-def left_out(left: Sequence[Left]) -> str:
+def left_out(left: Sequence[LeftOut]) -> str:
     """What was left on one line, by reason, what could do harm first."""
     names: dict[str, list[str]] = {}
     for one in sorted(left, key=lambda one: one.why == UNKNOWN):
@@ -174,7 +171,7 @@ Pause = Callable[[str, float], None]
 
 
 @dataclass(slots=True)
-class Patience:
+class Retries:
     """Waits between attempts, longer each time, and gives up."""
 
     pause: Pause
@@ -191,20 +188,20 @@ class Patience:
             raise Unavailable(f"{fault.message} ({self.attempts} attempts); run the same command again later")
         self.pause(fault.message, 2.0 ** (self.failed - 1) if fault.after is None else fault.after)
 
-    def got_on(self) -> None:
+    def progressed(self) -> None:
         """An attempt brought something: the next failure is a first one again."""
         self.failed = 0
 
 
-def patiently(ask: Callable[[], R], pause: Pause) -> R:
+def with_retries(ask: Callable[[], R], pause: Pause) -> R:
     """The answer, asked for again while faults are passing ones, as most OSErrors are."""
-    patience = Patience(pause)
+    retries = Retries(pause)
     while True:
         try:
             with _passing():
                 return ask()
         except Passing as fault:
-            patience.wait(fault)
+            retries.wait(fault)
 
 
 @contextmanager
@@ -262,7 +259,7 @@ class Transfer:
         with full_disk_explained(self.folder.parent.parent), part.open("ab", buffering=0) as out:
             if out.tell() > file.size:
                 out.truncate(0)
-            patience, done, pieces = Patience(self.pause), False, False
+            retries, done, pieces = Retries(self.pause), False, False
             while not done:
                 before = os.fstat(out.fileno()).st_size
                 pieces = pieces or before > 0
@@ -272,11 +269,11 @@ class Transfer:
                 except StartOver:
                     os.ftruncate(out.fileno(), 0)
                     pieces = False
-                    patience.wait(Passing(f"{file.name}: the source does not go on in the middle"))
+                    retries.wait(Passing(f"{file.name}: the source does not go on in the middle"))
                 except Passing as fault:
                     if os.fstat(out.fileno()).st_size > before:
-                        patience.got_on()
-                    patience.wait(fault)
+                        retries.progressed()
+                    retries.wait(fault)
             os.fsync(out.fileno())
         return pieces
 

@@ -8,9 +8,14 @@ from pathlib import Path
 import pytest
 
 from benchmarks.routing_quality import Arm, best, judge, main, shares
-from router.extensions.calibration.rows import Row
+from router.extensions.calibration.rows import DataRow
 
-ROWS = [Row("t1", "tea", "a"), Row("t2", "tea", "b"), Row("c1", "coffee", "a"), Row("n1", "", "b")]
+ROWS = [
+    DataRow("t1", "tea", "a"),
+    DataRow("t2", "tea", "b"),
+    DataRow("c1", "coffee", "a"),
+    DataRow("n1", "", "b"),
+]
 ARM = Arm(
     known=[{"tea": 0.9, "coffee": 0.1}, {"tea": 0.3, "coffee": 0.4}, {"coffee": 0.8}, {"tea": 0.5}],
     strange=[{"tea": 0.85}, {}],

@@ -25,7 +25,6 @@ from router.classifiers.regression import (
     spread_evenly,
     training_set_of,
 )
-from router.classifiers.texts import HEAD, SENTENCE_WORDS, TAIL, whole_first_last
 from router.types import AdapterProfile
 
 
@@ -145,30 +144,6 @@ def test_texts_are_compared_part_by_part() -> None:
 
 def test_texts_without_words_have_no_length() -> None:
     assert all(not len(values) or np.isfinite(values).all() for _, values in Ngrams(TEXTS)("?! 😀"))
-
-
-@pytest.mark.parametrize(
-    ("text", "first", "last"),
-    [
-        ("Title for this?\n\nBees dance. They sing.", "Title for this?", "They sing."),
-        ("Bees dance. They sing.\nSay it in one line.", "Bees dance.", "Say it in one line."),
-        ("In French: the bees dance", "In French:", "the bees dance"),
-        ("Bees dance\n-> title?", "Bees dance", "Bees dance title?"),
-        ("Which bee dances?\nA. the queen\nB. a drone", "Which bee dances?", "Which bee dances?"),
-        ("A. the queen\nB. a drone", "A. the queen", "a drone"),
-        ("who dances", "who dances", "who dances"),
-        ("?!", "?!", "?!"),
-        ("", "", ""),
-    ],
-)
-def test_first_and_last_sentence(text: str, first: str, last: str) -> None:
-    assert whole_first_last(text) == (text, first, last)
-
-
-def test_long_texts_and_long_sentences_are_cut() -> None:
-    whole, first, last = whole_first_last("word " * 1000)
-    assert len(whole) < HEAD + TAIL + 10
-    assert len(first.split()) == len(last.split()) == SENTENCE_WORDS
 
 
 def test_a_digest_is_of_the_bytes(tmp_path: Path) -> None:

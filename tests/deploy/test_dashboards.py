@@ -25,8 +25,7 @@ from router.corrections.recorder import Corrections
 from router.corrections.store import CorrectionStore
 from router.experiments.runtime import LiveExperiments
 from router.experiments.service import ExperimentMetrics
-from router.extensions.experiments_notices.notices import Notifier
-from router.extensions.experiments_notices.telling import NoticeMetrics
+from router.extensions.experiments_notices.notices import NoticeMetrics, Notifier
 from router.extensions.sharing.sharing import EdgesCollector
 from router.routing.drift import Drift
 from router.server.metrics import CorrectionsCollector, DriftCollector, ServerMetrics

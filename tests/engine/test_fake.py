@@ -10,10 +10,7 @@ import pytest
 
 from router.engine.base import (
     AdapterArtifact,
-    Delta,
-    Engine,
     Finished,
-    Job,
     PoolingRequest,
     Prompt,
     with_grammar,
@@ -27,25 +24,14 @@ from router.errors import (
     Overloaded,
     Unavailable,
 )
-from router.types import Constraint, FinishReason, PromptTemplate, SamplingParams, Turn
+from router.types import Constraint, FinishReason, PromptTemplate, Turn
+from tests.engine.contract import answer, job
 
 
 def started(**options: Any) -> FakeEngine:
     engine = FakeEngine(**options)
     engine.start()
     return engine
-
-
-def job(engine: Engine, text: str = "one two three", adapter: str | None = None, **params: object) -> Job:
-    return Job("r", engine.encode(Prompt(raw=text)), SamplingParams(**params), adapter)
-
-
-async def answer(engine: FakeEngine, job: Job) -> tuple[str, Finished]:
-    events = [event async for event in engine.submit(job)]
-    text = "".join(event.text for event in events if isinstance(event, Delta))
-    assert isinstance(events[-1], Finished)
-    assert sum(isinstance(event, Finished) for event in events) == 1
-    return text, events[-1]
 
 
 async def test_answer_tells_adapter_and_prompt() -> None:
@@ -133,14 +119,14 @@ async def test_readings_end_like_jobs() -> None:
 
 async def test_background_jobs_take_what_is_left_and_give_way() -> None:
     engine = started(max_running=4, max_queue=0, step_seconds=0.001)
-    requests = [engine.submit(job(engine, min_tokens=400)) for _ in range(2)]
+    requests = [engine.submit(job(engine, min_tokens=400, max_tokens=400)) for _ in range(2)]
     first, second = (engine.submit(replace(job(engine), background=True)) for _ in range(2))
     assert [e.reason async for e in second if isinstance(e, Finished)] == [FinishReason.CANCELLED]
     assert [e.reason async for e in first if isinstance(e, Finished)] == [FinishReason.STOP]
-    late = engine.submit(replace(job(engine, min_tokens=400), background=True))
+    late = engine.submit(replace(job(engine, min_tokens=400, max_tokens=400), background=True))
     await asyncio.sleep(0.01)
     assert (engine.status().running, engine.status().background) == (2, 1)
-    requests.append(engine.submit(job(engine, min_tokens=400)))  # has its place
+    requests.append(engine.submit(job(engine, min_tokens=400, max_tokens=400)))  # has its place
     assert [e.reason async for e in late if isinstance(e, Finished)] == [FinishReason.CANCELLED]
     assert (engine.status().running, engine.status().background_dropped) == (3, 2)
     with pytest.raises(Overloaded):

@@ -1,27 +1,23 @@
-"""A step that hangs, on the real loop: health says so in time, whatever came before it, and takes it back."""
+"""A step that hangs, on the real loop: its status shows it, whatever came before, and takes it back.
+
+That health follows such a status is in `tests/server/test_health.py`.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterator
-from types import SimpleNamespace
+from collections.abc import AsyncIterator, Iterator
 
 import pytest
-from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from router.engine.base import Job
 from router.engine.torch_engine import TorchEngine
-from router.server.app import ServerApp
+from router.errors import EngineFailed
+from router.types import SamplingParams
 from tests.engine import tiny
+from tests.engine.contract import read, until
 from tests.engine.hanging import Hang, hanging
-from tests.fakes import FakeRegistry, FakeRouter
-from tests.server.helpers import Connect, Start, ask, long_stream, until
-
-pytestmark = pytest.mark.slow
-
-STALL = 0.8
-SERVING, NOT_SERVING = 1, 2
 
 
 @pytest.fixture
@@ -32,64 +28,46 @@ def engine() -> Iterator[TorchEngine]:
 
 
 @pytest.fixture
-def hang(engine: TorchEngine) -> Iterator[Hang]:
+async def hang(engine: TorchEngine) -> AsyncIterator[Hang]:
     made = hanging(engine)
     yield made
     made.let_go()
 
 
-@pytest.fixture
-async def served(engine: TorchEngine, start_server: Start) -> ServerApp:
-    registry = FakeRegistry(engine, [])
-    return await start_server(
-        engine=engine, registry=registry, router=FakeRouter(registry), startup=nothing, stall_seconds=STALL
-    )
+def job(tokens: int) -> Job:
+    return Job("r", [1, 2, 3], SamplingParams(max_tokens=tokens, min_tokens=tokens))
 
 
-async def nothing() -> None:
-    """The engine has been started."""
+async def still(engine: TorchEngine) -> None:
+    """It is busy, and makes no progress."""
+    before = engine.status().last_progress
+    await asyncio.sleep(0.05)
+    assert engine.status().busy
+    assert engine.status().last_progress == before
 
 
-async def check(stubs: SimpleNamespace) -> int:
-    reply = await health_pb2_grpc.HealthStub(stubs.channel).Check(health_pb2.HealthCheckRequest())
-    return int(reply.status)
-
-
-async def seconds_until(stubs: SimpleNamespace, status: int) -> float:
-    begin = time.monotonic()
-    while await check(stubs) != status:
-        assert time.monotonic() - begin < 3 * STALL, "never"
-        await asyncio.sleep(0.01)
-    return time.monotonic() - begin
-
-
-@pytest.mark.parametrize("before", ["an answer", "steps"])
-async def test_health_sees_a_step_that_hangs_and_takes_it_back(
-    before: str, served: ServerApp, hang: Hang, connect: Connect
-) -> None:
-    stubs = connect(served)
+@pytest.mark.parametrize("before", ["nothing", "an answer", "steps"])
+async def test_the_status_shows_a_step_that_hangs(before: str, engine: TorchEngine, hang: Hang) -> None:
     if before == "an answer":
-        await stubs.inference.Generate(ask(sampling={"max_tokens": 3}))
-    if before == "steps":
-        events = aiter(stubs.inference.StreamGenerate(long_stream(150)))
-        await anext(events)
-        await anext(events)
-    else:
-        await asyncio.sleep(STALL * 1.5)
-        assert await check(stubs) == SERVING, "an idle engine is healthy"
+        await read(engine.submit(job(3)))
+        await until(lambda: not engine.status().busy)
+    running = aiter(engine.submit(job(150))) if before == "steps" else None
+    if running is not None:
+        await anext(running)
     hang.begin()
-    call = asyncio.ensure_future(stubs.inference.Generate(ask(sampling={"max_tokens": 3})))
+    began = time.monotonic()
+    answer = asyncio.ensure_future(read(engine.submit(job(3))))
     await until(hang.hangs.is_set)
-    assert STALL / 2 < await seconds_until(stubs, NOT_SERVING) < STALL + 0.1
-    assert served.engine.status().busy
+    if running is None:
+        assert began <= engine.status().last_progress, "counted from the arrival of the work"
+    await still(engine)
     hang.let_go()
-    await call
-    assert await seconds_until(stubs, SERVING) < STALL
-    await until(lambda: not served.engine.status().busy or before == "steps")
+    await answer
+    assert engine.status().last_progress > began
 
 
-async def test_work_that_hangs_outside_a_step_is_seen(
-    served: ServerApp, hang: Hang, connect: Connect, monkeypatch: pytest.MonkeyPatch
+async def test_the_status_shows_work_that_hangs_outside_a_step(
+    engine: TorchEngine, hang: Hang, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Such as a row that is being made."""
 
@@ -97,12 +75,12 @@ async def test_work_that_hangs_outside_a_step_is_seen(
         hang.wait()
         raise ValueError("a bug")
 
-    monkeypatch.setattr(served.engine, "_row", held)
+    monkeypatch.setattr(engine, "_row", held)
     hang.begin()
-    stubs = connect(served)
-    call = asyncio.ensure_future(stubs.inference.Generate(ask(), timeout=5))
-    assert await seconds_until(stubs, NOT_SERVING) < STALL + 0.1
+    answer = asyncio.ensure_future(read(engine.submit(job(3))))
+    await until(hang.hangs.is_set)
+    await still(engine)
     hang.let_go()
-    with pytest.raises(Exception, match="internal error"):
-        await call
-    assert await seconds_until(stubs, SERVING) < STALL
+    with pytest.raises(EngineFailed):
+        await answer
+    await until(lambda: not engine.status().busy)

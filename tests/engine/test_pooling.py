@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -24,6 +24,7 @@ from router.errors import (
     Unavailable,
 )
 from tests.engine import tiny
+from tests.engine.contract import until
 
 LAYERS = tiny.SHAPE["num_hidden_layers"]
 PATHS: list[dict[str, Any]] = [
@@ -75,13 +76,6 @@ def expected(model: Any, reading: PoolingRequest) -> np.ndarray[Any, Any]:
         return np.concatenate([p.mean(0) for p in ([states, states[:n], states[-n:]] if n else [states])])
     found = out.logits[0].log_softmax(-1)
     return np.array([found[before + i - 1, t] for i, t in enumerate(reading.tokens)], np.float32)
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    end = time.monotonic() + 10
-    while not condition():
-        assert time.monotonic() < end, "the condition never came true"
-        await asyncio.sleep(0.005)
 
 
 async def until_idle(made: TorchEngine) -> None:
@@ -151,16 +145,6 @@ async def test_what_cannot_be_read_is_refused(
 ) -> None:
     with pytest.raises(error):
         await llama.read(reading)
-
-
-async def test_more_tokens_than_the_whole_cache_holds_are_refused() -> None:
-    engine = tiny.engine("llama-long", cache_tokens=256)
-    try:
-        with pytest.raises(PromptTooLong, match="need 257 tokens, the limit is 256"):
-            await engine.read(PoolingRequest([1] * 257, depth=0.5))
-        assert (await engine.read(PoolingRequest([1] * 256, depth=0.5))).shape == (64,)
-    finally:
-        engine.close()
 
 
 async def test_too_many_are_refused_and_a_deadline_ends_the_others(llama: TorchEngine) -> None:

@@ -539,11 +539,11 @@ async def test_one_that_waits_for_its_blocks_ends_at_its_deadline_or_when_it_is_
 
 @pytest.mark.slow
 async def test_a_short_request_is_answered_beside_long_ones_that_could_fill_the_cache() -> None:
-    """Four of 500 + 500 tokens in a cache of 2,048: two as a whole would fill it."""
-    made = tiny.engine("llama-long", cache_tokens=2048, max_step_tokens=128, prefix_cache=False)
+    """Four of 250 + 250 tokens in a cache of 1,024: two as a whole would fill it."""
+    made = tiny.engine("llama-long", cache_tokens=1024, max_step_tokens=128, prefix_cache=False)
     try:
-        params = SamplingParams(max_tokens=500, min_tokens=500)
-        long_ones = [made.submit(Job(str(i), [i + 1] * 500, params)) for i in range(4)]
+        params = SamplingParams(max_tokens=250, min_tokens=250)
+        long_ones = [made.submit(Job(str(i), [i + 1] * 250, params)) for i in range(4)]
         first = aiter(long_ones[0])
         await anext(first)
         before = made.status().steps
@@ -552,6 +552,6 @@ async def test_a_short_request_is_answered_beside_long_ones_that_could_fill_the_
         assert (end.reason, end.usage.completion_tokens) == (FinishReason.LENGTH, 5)
         assert made.status().steps - before < 15
         ends = [[event async for event in stream][-1] for stream in (first, *long_ones[1:])]
-        assert [e.usage.completion_tokens for e in ends if isinstance(e, Finished)] == [500] * 4
+        assert [e.usage.completion_tokens for e in ends if isinstance(e, Finished)] == [250] * 4
     finally:
         made.close()

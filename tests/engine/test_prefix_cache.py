@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router.engine.base import Finished, Job, Prompt
+from router.engine.base import Job, Prompt
 from router.engine.ops import BLOCK
 from router.engine.rows import (
     AnswerRow,
@@ -29,6 +29,7 @@ from router.engine.scheduler import Scheduler
 from router.engine.torch_engine import TorchEngine
 from router.types import PromptTemplate, SamplingParams, Turn
 from tests.engine import tiny
+from tests.engine.contract import read
 from tests.engine.rows import advance, make, row, step
 
 ROOT = chain_root("base", None)
@@ -379,26 +380,17 @@ def engine() -> Iterator[TorchEngine]:
     made.close()
 
 
-async def ids_of(engine: TorchEngine, job: Job) -> tuple[list[int], Finished]:
-    ids: list[int] = []
-    async for event in engine.submit(job):
-        if isinstance(event, Finished):
-            return ids, event
-        ids += [entry.token_id for entry in event.logprobs]
-    raise AssertionError("no Finished")
-
-
 async def test_answers_are_the_same_whoever_asked_before(engine: TorchEngine) -> None:
     template = PromptTemplate("You know all about the law of the sea and of harbours.", "Q: {prompt}")
     prompt = Prompt((Turn("user", "May a ship that is in need enter any harbour it sees?"),), None, template)
     tokens = engine.encode(prompt)
     shared = engine.shared(prompt, tokens)
     assert BLOCK <= shared < len(tokens) - 2 * BLOCK
-    params = SamplingParams(max_tokens=12, min_tokens=12, logprobs=1)
+    params = SamplingParams(max_tokens=12, min_tokens=12)
     found, shown, hits = [], [], [engine.status().prefix_hit_tokens]
     for tenant in ("a", "b", "b", "a", ""):
-        answer, end = await ids_of(engine, Job("r", tokens, params, tenant=tenant, shared=shared))
-        found.append(answer)
+        text, end = await read(engine.submit(Job("r", tokens, params, tenant=tenant, shared=shared)))
+        found.append(text)
         shown.append(end.usage.cached_tokens)
         hits.append(engine.status().prefix_hit_tokens)
     everybodys, own = shared // BLOCK * BLOCK, (len(tokens) - 1) // BLOCK * BLOCK

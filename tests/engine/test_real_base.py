@@ -25,15 +25,13 @@ from tests.engine.test_mixing import log_probabilities, scored
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 ROOT = Path(__file__).parents[2] / "adapters"
-FOLDERS = (
-    sorted(  # plain ones: what an activated one does is in `test_activated_parity`, and no mixture has it
-        path.parent
-        for path in ROOT.glob("*/adapter_config.json")
-        if not json.loads(path.read_text()).get("alora_invocation_tokens")
-    )
+FOLDERS = sorted(  # plain ones: what an activated one does is in `test_parity`, and no mixture has it
+    path.parent
+    for path in ROOT.glob("*/adapter_config.json")
+    if not json.loads(path.read_text()).get("alora_invocation_tokens")
 )
 BASE = "smollm2-135m-instruct"
-NEW = 12
+NEW = 8
 STEP = 256  # tokens: longer prompts are read in several steps
 HALF_AND_HALF = {"medical": 0.5, "legal": 0.5}
 
@@ -141,29 +139,6 @@ def mix_in_peft(model: Any, weights: dict[str, float]) -> str:
     return name
 
 
-@pytest.mark.parametrize(
-    "weights",
-    [{"medical": 0.7, "legal": 0.3}, {"code": 1.0, "summarization": -0.5, "qa": 0.25}],
-    ids="+".join,
-)
-async def test_mixtures_of_shipped_adapters_are_pefts(
-    made: TorchEngine,
-    artifacts: dict[str, tuple[AdapterArtifact, Any]],
-    reference: Any,
-    weights: dict[str, float],
-) -> None:
-    """The same tokens with the same probabilities, on a prompt of the first adapter."""
-    digest, first = await mixed(made, artifacts, weights), next(iter(weights))
-    turns = (Turn("user", prompt_of(ROOT / first, 0)),)
-    tokens = made.encode(Prompt(turns, template=artifacts[first][1].manifest.prompt))
-    found, said = await scored(made, tokens, digest, NEW)
-    with reference(first) as model:
-        name = mix_in_peft(model, weights)
-    with reference(name) as model:
-        assert found == tiny.greedy(model, tokens, found, NEW, made._eos)
-        assert said == pytest.approx(log_probabilities(model, tokens, found), abs=1e-4)
-
-
 @pytest.mark.long
 async def test_in_bfloat16_a_mixture_is_off_by_what_an_adapter_is(
     artifacts: dict[str, tuple[AdapterArtifact, Any]], reference: Any
@@ -191,25 +166,11 @@ async def test_in_bfloat16_a_mixture_is_off_by_what_an_adapter_is(
     assert far[mixture] <= 1.5 * max(far["medical"], far["legal"]), far
 
 
-async def test_base_is_untouched_by_all_that(
-    made: TorchEngine, artifacts: dict[str, tuple[AdapterArtifact, Any]]
-) -> None:
-    """Logits of the base before and after adapters ran are the same to the bit."""
-    tokens = made.encode(Prompt((Turn("user", "What is a lighthouse?"),)))
-    before = await tiny.answer(made, tokens, max_tokens=8)
-    for artifact, _ in artifacts.values():
-        await made.load(artifact)
-        await tiny.answer(made, tokens, artifact.digest, max_tokens=8)
-    assert (await tiny.answer(made, tokens, max_tokens=8))[0] == before[0]
-
-
-@pytest.mark.parametrize("length", [2 * STEP + 8, pytest.param(8184, marks=pytest.mark.long)])
-async def test_a_prompt_in_chunks_up_to_the_bases_own_limit(
-    made: TorchEngine, reference: Any, length: int
-) -> None:
+@pytest.mark.long
+async def test_a_prompt_in_chunks_up_to_the_bases_own_limit(made: TorchEngine, reference: Any) -> None:
     """The longest leaves room for eight tokens. Four are asked for, and are PEFT's own."""
     assert made.info.context_length == 8192
-    tokens = list(torch.randint(1000, 40000, (length,), generator=torch.manual_seed(0)).tolist())
+    tokens = list(torch.randint(1000, 40000, (8184,), generator=torch.manual_seed(0)).tolist())
     found, end = await tiny.answer(made, tokens, max_tokens=4, min_tokens=4)
     assert end.usage.completion_tokens == 4
     with reference(None) as model:

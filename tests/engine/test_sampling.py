@@ -78,21 +78,6 @@ params = st.fixed_dictionaries(
 )
 
 
-@pytest.mark.slow
-@given(rows=st.lists(params, min_size=1, max_size=5), seed=st.integers(0, 1000))
-def test_a_row_is_the_same_whatever_the_batch_around_it(
-    sampler: Sampler, rows: list[dict[str, Any]], seed: int
-) -> None:
-    steps = [logits(seed + step, len(rows)) for step in range(4)]
-    alone = [answer(sampler, p, torch.stack([step[row] for step in steps])) for row, p in enumerate(rows)]
-    states, together = [state(**p) for p in rows], [[] for _ in rows]
-    for step in steps:
-        for row, sampled in enumerate(sampler.sample(step, states)):
-            states[row].accept(sampled.token)
-            together[row].append(sampled.token)
-    assert together == alone
-
-
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_greedy_is_the_argmax_and_the_first_of_equals(sampler: Sampler, dtype: torch.dtype) -> None:
     values = logits(1, 6).to(dtype)
@@ -122,17 +107,16 @@ def test_a_row_that_is_not_finite_fails_alone(
 def test_nothing_left_to_choose_from_fails_and_one_finite_score_is_enough(
     sampler: Sampler, temperature: float
 ) -> None:
-    values = torch.full((3, VOCAB), -torch.inf)
+    values = torch.full((5, VOCAB), -torch.inf)
     values[1, 11] = -5.0
-    values[2, EOS] = 1.0
-    rows = [
-        state(temperature=temperature),
-        state(temperature=temperature),
-        state(temperature=temperature, min_tokens=1),
-    ]
+    values[2:, EOS] = 1.0
+    rows = [state(temperature=temperature), state(temperature=temperature)]
+    rows.append(state(temperature=temperature, min_tokens=1))
+    rows += [constrained(allowed, temperature=temperature) for allowed in ([4], [])]
     sampled = sampler.sample(values, rows)
-    assert [s.failed for s in sampled] == [True, False, True]
+    assert [s.failed for s in sampled] == [True, False, True, True, True]
     assert sampled[1].token == 11
+    assert sampler.sample(values[:0], []) == []
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
@@ -217,10 +201,6 @@ def test_rows_without_logprobs_have_none_and_padding_is_never_sampled(sampler: S
     assert all(s.token < VOCAB for s in sampled)
 
 
-def test_no_rows_are_nothing_to_do(sampler: Sampler) -> None:
-    assert sampler.sample(logits(1, 0), []) == []
-
-
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_a_device_chooses_as_the_processor_does() -> None:
@@ -282,21 +262,6 @@ def test_log_probabilities_are_of_the_raw_distribution(sampler: Sampler) -> None
     raw = torch.log_softmax(values[0], -1)
     assert sampled.logprob == pytest.approx(raw[worst].item())
     assert sampled.top[0][0] == int(values[0].argmax())
-
-
-@pytest.mark.parametrize("broken", BROKEN)
-def test_constrained_rows_whose_logits_are_broken_fail_alone(sampler: Sampler, broken: float) -> None:
-    values = logits(1, rows=3)
-    values[1, 9] = broken
-    sampled = sampler.sample(values, [constrained([4]), constrained([4]), constrained([4])])
-    assert [entry.failed for entry in sampled] == [False, True, False]
-
-
-def test_nothing_allowed_fails(sampler: Sampler) -> None:
-    values = logits(2, rows=2)
-    values[0, 4] = -torch.inf
-    sampled = sampler.sample(values, [constrained([4]), constrained([], temperature=1.0)])
-    assert [entry.failed for entry in sampled] == [True, True]
 
 
 def test_ends_are_the_constraints_business(sampler: Sampler) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import Any
 import pytest
 
 from router.engine import torch_engine
-from router.engine.base import Delta, EngineStatus, Finished, Generation, Job, PoolingRequest
+from router.engine.base import EngineStatus, Job, PoolingRequest
 from router.engine.torch_engine import TorchEngine
 from router.errors import (
     AdapterRejected,
@@ -24,6 +23,7 @@ from router.errors import (
 )
 from router.types import FinishReason, SamplingParams
 from tests.engine import tiny
+from tests.engine.contract import answer, read, until
 
 
 @pytest.fixture
@@ -33,24 +33,8 @@ def made() -> Iterator[TorchEngine]:
     engine.close()
 
 
-async def until(condition: Any, seconds: float = 5.0) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "the condition never came true"
-        await asyncio.sleep(0.005)
-
-
 def idle(status: EngineStatus) -> bool:
     return not status.busy and status.cache_blocks_free == status.cache_blocks
-
-
-async def text_of(made: TorchEngine, job: Job) -> tuple[str, Finished]:
-    text = ""
-    async for event in made.submit(job):
-        if isinstance(event, Finished):
-            return text, event
-        text += event.text
-    raise AssertionError("no Finished")
 
 
 def job(tokens: list[int] | None = None, adapter: str | None = None, **params: Any) -> Job:
@@ -74,8 +58,8 @@ async def test_every_thread_that_works_on_the_device_is_given_to_it(
 
 async def test_prefix_is_reused_and_changes_nothing(made: TorchEngine) -> None:
     tokens = list(range(50))
-    first, _ = await text_of(made, job(tokens, max_tokens=8))
-    second, end = await text_of(made, job(tokens, max_tokens=8))
+    first, _ = await answer(made, job(tokens, max_tokens=8))
+    second, end = await answer(made, job(tokens, max_tokens=8))
     assert end.usage.cached_tokens == 48
     assert second == first
 
@@ -92,15 +76,15 @@ async def test_a_failing_step_fails_its_rows_only(made: TorchEngine, monkeypatch
 
     monkeypatch.setattr(made._loop._runner, "run", sometimes)
     with pytest.raises(EngineFailed) as error:
-        await text_of(made, job(poisoned))
+        await answer(made, job(poisoned))
     assert "secret" not in str(error.value)
-    assert (await text_of(made, job(max_tokens=2)))[1].reason is FinishReason.LENGTH
+    assert (await answer(made, job(max_tokens=2)))[1].reason is FinishReason.LENGTH
     assert made.status().failed == ""
     for _ in range(3):
         with pytest.raises(EngineFailed):
-            await text_of(made, job(poisoned))
+            await answer(made, job(poisoned))
     await until(lambda: bool(made.status().failed))
-    await text_of(made, job(max_tokens=2))
+    await answer(made, job(max_tokens=2))
     await until(lambda: not made.status().failed)
 
 
@@ -117,8 +101,8 @@ async def test_a_fault_outside_a_step_fails_its_jobs_and_the_loop_goes_on(
 
     monkeypatch.setattr(made._loop._scheduler, "schedule", once)
     with pytest.raises(EngineFailed):
-        await text_of(made, job(max_tokens=4))
-    assert (await text_of(made, job(max_tokens=4)))[1].reason is FinishReason.LENGTH
+        await answer(made, job(max_tokens=4))
+    assert (await answer(made, job(max_tokens=4)))[1].reason is FinishReason.LENGTH
 
 
 async def test_a_job_that_cannot_be_prepared_fails_alone(
@@ -126,9 +110,9 @@ async def test_a_job_that_cannot_be_prepared_fails_alone(
 ) -> None:
     monkeypatch.setattr(torch_engine, "Detokenizer", lambda *_: 1 / 0)
     with pytest.raises(EngineFailed):
-        await text_of(made, job(max_tokens=4))
+        await answer(made, job(max_tokens=4))
     monkeypatch.undo()
-    assert (await text_of(made, job(max_tokens=4)))[1].reason is FinishReason.LENGTH
+    assert (await answer(made, job(max_tokens=4)))[1].reason is FinishReason.LENGTH
 
 
 async def test_more_adapters_than_slots(made: TorchEngine, tmp_path: Path) -> None:
@@ -137,9 +121,9 @@ async def test_more_adapters_than_slots(made: TorchEngine, tmp_path: Path) -> No
     copies = [type(artifact)("x", str(i), f"copy-{i}", artifact.sites) for i in range(6)]
     sizes = [await made.load(copy) for copy in copies]
     assert made.status().host_bytes == sum(sizes)
-    expected, _ = await text_of(made, job(adapter="copy-0", max_tokens=6))
+    expected, _ = await answer(made, job(adapter="copy-0", max_tokens=6))
     for _ in range(2):
-        answers = await asyncio.gather(*(text_of(made, job(adapter=c.digest, max_tokens=6)) for c in copies))
+        answers = await asyncio.gather(*(answer(made, job(adapter=c.digest, max_tokens=6)) for c in copies))
         assert {text for text, _ in answers} == {expected}
     assert len(made.status().device_adapters) == 2
     for copy, size in zip(copies, sizes, strict=True):
@@ -164,7 +148,7 @@ async def test_a_request_larger_than_the_whole_cache_is_too_long_for_this_server
         assert engine.info.context_length == 256  # the base alone would have 1024
         with pytest.raises(PromptTooLong, match="need 257 tokens, the limit is 256"):
             engine.submit(job([1] * 57, max_tokens=200))
-        _, end = await text_of(engine, job([1] * 56, max_tokens=200, min_tokens=200))
+        _, end = await answer(engine, job([1] * 56, max_tokens=200, min_tokens=200))
         assert end.usage.completion_tokens == 200
     finally:
         engine.close()
@@ -189,20 +173,10 @@ def exactly(first: int, new: int, background: bool = False) -> Job:
     return Job("r", [first, 2, 3], params, background=background)
 
 
-async def ended(generation: Generation) -> tuple[str, Finished]:
-    text = ""
-    async for event in generation:
-        if isinstance(event, Delta):
-            text += event.text
-        else:
-            return text, event
-    raise AssertionError("no Finished")
-
-
 async def test_the_same_answer_beside_a_request(made: TorchEngine) -> None:
-    alone, _ = await ended(made.submit(exactly(1, 12)))
+    alone, _ = await read(made.submit(exactly(1, 12)))
     request, shadow = made.submit(exactly(5, 24)), made.submit(exactly(1, 12, background=True))
-    (_, first), (text, second) = await asyncio.gather(ended(request), ended(shadow))
+    (_, first), (text, second) = await asyncio.gather(read(request), read(shadow))
     assert (text, second.reason, first.reason) == (alone, FinishReason.LENGTH, FinishReason.LENGTH)
     assert made.status().background_dropped == 0
 
@@ -210,10 +184,10 @@ async def test_the_same_answer_beside_a_request(made: TorchEngine) -> None:
 async def test_requests_end_it_and_wait_for_nothing(made: TorchEngine) -> None:
     shadow = made.submit(exactly(1, 200, background=True))
     requests = [made.submit(exactly(i, 30)) for i in range(2, 6)]
-    _, end = await ended(shadow)
+    _, end = await read(shadow)
     assert end.reason is FinishReason.CANCELLED
     for request in requests:
-        assert (await ended(request))[1].reason is FinishReason.LENGTH
+        assert (await read(request))[1].reason is FinishReason.LENGTH
     assert made.status().background_dropped == 1
 
 
@@ -225,7 +199,7 @@ async def test_they_take_no_place_in_the_queue_and_are_not_endless(made: TorchEn
         made.submit(exactly(2, 100))
     for request in requests:
         request.cancel()
-        assert (await ended(request))[1].reason is FinishReason.CANCELLED
+        assert (await read(request))[1].reason is FinishReason.CANCELLED
 
 
 # -- An engine that has stopped answers anyone who still asks: nobody waits for a thread that is gone.
@@ -234,15 +208,11 @@ async def test_they_take_no_place_in_the_queue_and_are_not_endless(made: TorchEn
 JOB = Job("late", [5, 6, 7], SamplingParams(max_tokens=4))
 
 
-async def events_of(stream: Any) -> list[Any]:
-    return [event async for event in stream]
-
-
 async def test_late_jobs_and_readings_are_refused() -> None:
     engine = tiny.engine("llama")
     engine.close()
     with pytest.raises(Unavailable, match="the engine has stopped"):
-        await asyncio.wait_for(events_of(engine.submit(JOB)), 5)
+        await asyncio.wait_for(read(engine.submit(JOB)), 5)
     with pytest.raises(Unavailable, match="the engine has stopped"):
         await asyncio.wait_for(engine.read(PoolingRequest([5, 6, 7], (), 0.5)), 5)
     assert not engine._live
@@ -264,12 +234,12 @@ async def test_what_was_asked_beside_the_stop_is_answered() -> None:
     """Commands in the same turn as the stop, before and after it."""
     for _ in range(20):
         engine = tiny.engine("llama")
-        asked = [asyncio.ensure_future(events_of(engine.submit(JOB))) for _ in range(3)]
+        asked = [asyncio.ensure_future(read(engine.submit(JOB))) for _ in range(3)]
         stopped = asyncio.ensure_future(asyncio.to_thread(engine.close))
-        asked += [asyncio.ensure_future(events_of(engine.submit(JOB))) for _ in range(3)]
+        asked += [asyncio.ensure_future(read(engine.submit(JOB))) for _ in range(3)]
         dropped = asyncio.ensure_future(engine.unload("nobody"))
         ends = await asyncio.wait_for(asyncio.gather(*asked, return_exceptions=True), 10)
-        assert all(isinstance(end, Unavailable | list) for end in ends)
+        assert all(isinstance(end, Unavailable | tuple) for end in ends)
         assert await asyncio.wait_for(dropped, 5) == 0
         await stopped
         engine.close()

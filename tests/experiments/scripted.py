@@ -13,7 +13,7 @@ from router.experiments.report_messages import report_message
 from router.v1 import experiments_pb2 as pb
 from router.v1 import experiments_pb2_grpc
 from tests.client.scripted import Scripted, ScriptedAdapters, error_info, refuse, serving
-from tests.experiments.report.told import REPORT
+from tests.experiments.report.sums import REPORT
 
 State = pb.Experiment
 

@@ -27,10 +27,9 @@ from router.client import (
     metric,
 )
 from router.errors import Findings
-from router.experiments.client import outcome_message
 from router.experiments.messages import answer_message, plan_message, plan_of, question_of, update_request
 from router.experiments.model import Aggregate, Mode, Unanswered
-from tests.experiments.report.told import REPORT
+from tests.experiments.report.sums import REPORT
 from tests.experiments.scripted import scripted_server
 
 SPEC = Spec(
@@ -170,20 +169,6 @@ def test_an_outcome_has_a_key_that_makes_retries_safe(client, remote):
     assert (second.idempotency_key, second.time.ToNanoseconds()) == ("mine", 5_500_000_000)
     with pytest.raises(ClientError, match="no response 'nobody'"):
         client.experiments.record_outcome(replace(outcome, response_id="nobody"))
-
-
-@pytest.mark.parametrize(
-    "wrong",
-    [
-        Outcome("m", 1.0),
-        Outcome("m", 1.0, response_id="r", unit="u", experiment="e"),
-        Outcome("m", 1.0, unit="u"),
-        Outcome("m", 1.0, experiment="e"),
-    ],
-)
-def test_an_outcome_without_one_subject_is_refused_at_once(wrong):
-    with pytest.raises(ValueError, match="of a response_id, or of an experiment and a unit"):
-        outcome_message(wrong)
 
 
 def test_many_outcomes_go_in_batches_and_each_is_told(client, remote):

@@ -17,7 +17,7 @@ from router.experiments.cli.report import following
 from router.experiments.model import BUILT_IN, MetricSpec, Spec
 from router.experiments.runtime import LiveExperiments
 from router.experiments.store.store import ExperimentStore
-from router.experiments.verdict import Conclusion
+from router.experiments.verdict import VerdictDecision
 from tests.fakes import adapter
 
 pytestmark = pytest.mark.slow
@@ -93,7 +93,7 @@ async def test_the_way_from_plan_to_rollback_works_as_it_is_written(target, caps
 
 def test_it_names_what_there_is():
     assert all(f"`{name}`" in PAGE for name in BUILT_IN)
-    assert all(f"| {decision.value} |" in PAGE for decision in Conclusion)
+    assert all(f"| {decision.value} |" in PAGE for decision in VerdictDecision)
     fields = {*Spec.__annotations__, *MetricSpec.__annotations__}
     table = PAGE.split("### Fields to think about\n")[1].split("###")[0]
     told = [

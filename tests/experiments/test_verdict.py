@@ -12,7 +12,13 @@ from router.experiments.model import Kind
 from router.experiments.stats.checks import Guardrail, Maturity, SampleRatio, missing_outcomes, sample_ratio
 from router.experiments.stats.compare import SequencePlan
 from router.experiments.stats.moments import ComparedMetric, Moments
-from router.experiments.verdict import Conclusion, ExperimentDesign, ExperimentVerdict, PipelineHealth, judge
+from router.experiments.verdict import (
+    ExperimentDesign,
+    ExperimentVerdict,
+    PipelineHealth,
+    VerdictDecision,
+    judge,
+)
 
 pytestmark = pytest.mark.slow
 
@@ -46,35 +52,41 @@ def verdict(
 
 
 CASES = {
-    "better": (ones(1150), None, DESIGN, Conclusion.PROMOTE, "primary-better"),
-    "equal": (ones(1005), None, DESIGN, Conclusion.UNDECIDED, "primary-open"),
-    "worse": (ones(850), None, DESIGN, Conclusion.HARM, "primary-worse"),
-    "better but broken": (ones(1150), ones(200), DESIGN, Conclusion.HARM, "guardrail"),
-    "better, guardrail unsure": (ones(1150), ones(95), DESIGN, Conclusion.UNDECIDED, "guardrail-open"),
+    "better": (ones(1150), None, DESIGN, VerdictDecision.PROMOTE, "primary-better"),
+    "equal": (ones(1005), None, DESIGN, VerdictDecision.UNDECIDED, "primary-open"),
+    "worse": (ones(850), None, DESIGN, VerdictDecision.HARM, "primary-worse"),
+    "better but broken": (ones(1150), ones(200), DESIGN, VerdictDecision.HARM, "guardrail"),
+    "better, guardrail unsure": (ones(1150), ones(95), DESIGN, VerdictDecision.UNDECIDED, "guardrail-open"),
     "better, guardrail without units": (
         ones(1150),
         Moments.empty(1),
         DESIGN,
-        Conclusion.UNDECIDED,
+        VerdictDecision.UNDECIDED,
         "guardrail-open",
     ),
-    "not worse": (ones(1000), None, replace(DESIGN, margin=0.06), Conclusion.PROMOTE, "primary-not-worse"),
+    "not worse": (
+        ones(1000),
+        None,
+        replace(DESIGN, margin=0.06),
+        VerdictDecision.PROMOTE,
+        "primary-not-worse",
+    ),
     "worse by more than the margin": (
         ones(780),
         None,
         replace(DESIGN, margin=0.04),
-        Conclusion.HARM,
+        VerdictDecision.HARM,
         "primary-worse",
     ),
     "too few for the rule": (
         ones(1150),
         None,
         replace(DESIGN, min_units=2500),
-        Conclusion.UNDECIDED,
+        VerdictDecision.UNDECIDED,
         "too-few-units",
     ),
-    "nobody yet": (Moments.empty(1), Moments.empty(1), DESIGN, Conclusion.UNDECIDED, "too-few-units"),
-    "harm among the first": (ones(15, 15), ones(15, 15), DESIGN, Conclusion.HARM, "guardrail"),
+    "nobody yet": (Moments.empty(1), Moments.empty(1), DESIGN, VerdictDecision.UNDECIDED, "too-few-units"),
+    "harm among the first": (ones(15, 15), ones(15, 15), DESIGN, VerdictDecision.HARM, "guardrail"),
 }
 
 
@@ -97,14 +109,14 @@ def test_the_text_has_the_numbers():
 
 def test_less_may_be_better():
     design = replace(DESIGN, primary=ERRORS, guardrails=(Guardrail(SUCCESS, 0.2),))
-    assert verdict(ones(1000), ones(5), design=design).verdict.decision is Conclusion.PROMOTE
-    assert verdict(ones(1000), ones(100), design=design).verdict.decision is Conclusion.HARM
+    assert verdict(ones(1000), ones(5), design=design).verdict.decision is VerdictDecision.PROMOTE
+    assert verdict(ones(1000), ones(100), design=design).verdict.decision is VerdictDecision.HARM
 
 
 def test_immature_experiments_promote_nothing_but_stop_for_harm():
     early = replace(SOUND, maturity=Maturity(1000, 4000))
     assert verdict(ones(1150), health=early).verdict.rule == "immature"
-    assert verdict(ones(850), health=early).verdict.decision is Conclusion.HARM
+    assert verdict(ones(850), health=early).verdict.decision is VerdictDecision.HARM
 
 
 FAULTS = {
@@ -119,9 +131,9 @@ FAULTS = {
 @pytest.mark.parametrize("success", [1150, 1000, 850])
 def test_faults_of_the_pipeline_make_every_verdict_invalid(rule, success):
     found = verdict(ones(success), health=FAULTS[rule])
-    assert (found.verdict.decision, found.verdict.rule) == (Conclusion.INVALID, rule)
+    assert (found.verdict.decision, found.verdict.rule) == (VerdictDecision.INVALID, rule)
     (arm,) = found.arms
-    assert arm.verdict.decision is Conclusion.INVALID
+    assert arm.verdict.decision is VerdictDecision.INVALID
     assert arm.blocked == verdict(ones(success)).verdict
 
 
@@ -143,16 +155,16 @@ def three(first: int, second: int) -> ExperimentVerdict:
 
 def test_the_best_of_several_arms_is_promoted():
     found = three(1150, 1200)
-    assert (found.verdict.decision, found.arm) == (Conclusion.PROMOTE, "newer")
-    assert [a.verdict.decision for a in found.arms] == [Conclusion.PROMOTE] * 2
+    assert (found.verdict.decision, found.arm) == (VerdictDecision.PROMOTE, "newer")
+    assert [a.verdict.decision for a in found.arms] == [VerdictDecision.PROMOTE] * 2
     assert [a.gain for a in found.arms] == pytest.approx([0.075, 0.1])
 
 
 def test_one_harmful_arm_does_not_stop_the_others():
     found = three(850, 1000)
-    assert found.verdict.decision is Conclusion.UNDECIDED
-    assert [a.verdict.decision for a in found.arms] == [Conclusion.HARM, Conclusion.UNDECIDED]
-    assert three(850, 850).verdict.decision is Conclusion.HARM
+    assert found.verdict.decision is VerdictDecision.UNDECIDED
+    assert [a.verdict.decision for a in found.arms] == [VerdictDecision.HARM, VerdictDecision.UNDECIDED]
+    assert three(850, 850).verdict.decision is VerdictDecision.HARM
 
 
 def test_p_values_are_holms():
@@ -170,7 +182,7 @@ def test_equal_arms_get_no_verdict_at_any_look():
         for n in range(60, 600, 90):
             sums = {a: {m: ones(int(x[:n].sum()), n) for m, x in of.items()} for a, of in drawn.items()}
             decision = judge(design, sums, SOUND).verdict.decision
-            if decision is not Conclusion.UNDECIDED:
+            if decision is not VerdictDecision.UNDECIDED:
                 wrong += 1
                 break
     assert wrong <= 1
@@ -237,7 +249,7 @@ def test_arms_alike_are_neither_promoted_nor_stopped_at_unequal_splits(weights, 
             health = PipelineHealth(
                 sample_ratio([1] * len(weights), [1 / len(weights)] * len(weights)), Maturity(look, look)
             )
-            if judge(design, sums, health).verdict.decision is not Conclusion.UNDECIDED:
+            if judge(design, sums, health).verdict.decision is not VerdictDecision.UNDECIDED:
                 called += 1
                 break
     assert called <= 1

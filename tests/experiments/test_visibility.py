@@ -8,7 +8,7 @@ import pytest
 
 from router.experiments.model import ArmSpec, ExperimentPhase, Mode, Spec, Visibility
 from router.types import EVERYTHING, AdapterRef, Visible
-from tests.experiments.live.made import experiment
+from tests.experiments.made import experiment
 from tests.experiments.plans import plan, router_plan
 
 MEDICAL, TRIALS, NONE = Visible(("medical",)), Visible(("tri*",)), Visible()
@@ -33,7 +33,7 @@ MEDICAL, TRIALS, NONE = Visible(("medical",)), Visible(("tri*",)), Visible()
 )
 def test_by_name_and_by_adapters(adapters: Visible, experiments: Visible, spec: Spec, seen: bool) -> None:
     visibility = Visibility(adapters, experiments)
-    assert visibility.tells("trial", spec) == seen
+    assert visibility.sees_plan("trial", spec) == seen
     assert visibility.sees(replace(experiment("trial", spec), phases=())) == seen
 
 

@@ -19,8 +19,7 @@ from router.experiments.messages import (
     question_of,
 )
 from router.experiments.model import parse_experiment
-from router.experiments.outcomes import outcome_of
-from router.experiments.plans import Declared
+from router.experiments.outcomes import Declared, outcome_of
 from router.experiments.sizing import size_of
 from router.names import parse_adapter, parse_version
 from router.server.adapters import name_and_version, page

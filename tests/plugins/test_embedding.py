@@ -100,13 +100,6 @@ def test_what_looks_like_the_background_goes_to_none(toy: Any) -> None:
 
 
 @pytest.mark.slow
-def test_a_negative_example_pulls_down(module: Any, toy: Any) -> None:
-    plain = made(module, Letters())
-    plain.fit([AdapterProfile("a", "1", examples=A.examples), B])
-    assert values(toy, "aaaz")["a"] < values(plain, "aaaz")["a"]
-
-
-@pytest.mark.slow
 def test_a_new_fit_encodes_only_what_is_new_and_forgets_what_is_gone(toy: Any, letters: Letters) -> None:
     letters.encoded.clear()
     toy.fit([A, B, AdapterProfile("c", "1", examples=("cccc",))])

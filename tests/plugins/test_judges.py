@@ -150,13 +150,6 @@ def test_a_changed_file_brings_its_new_judge(folder: Path, write: Write) -> None
     assert before.name == "loud"
 
 
-def test_a_misspelt_hook_is_told(folder: Path, write: Write) -> None:
-    write("a.py", LOUD.replace("def register_judges", "def register_judge"))
-    host = PluginHost([folder])
-    host.refresh()
-    assert "did you mean 'register_judges'" in host.status()[0].error
-
-
 def test_the_doctor_finds_nothing_wrong_with_those_that_are_shipped() -> None:
     host = PluginHost([ROOT / "plugins"], "judges")
     assert doctor(host) == ()

@@ -64,18 +64,6 @@ def test_strange_requests_go_to_none_of_them(ask: Any, text: str) -> None:
     assert max(ask(text).values()) < 0.5
 
 
-@pytest.mark.slow
-def test_a_negative_example_speaks_against_its_adapter(module: Any) -> None:
-    text = "How long do I have to wait for the bus?"
-    with_it, without = module.Linear(), module.Linear()
-    with_it.fit([COOKING, GARDEN])
-    without.fit([AdapterProfile("cooking", "1", examples=COOKING.examples), GARDEN])
-    taught, untaught = (
-        c.classify_batch(requests_of([text]))[0].values["cooking"] for c in (with_it, without)
-    )
-    assert taught < untaught - 0.1
-
-
 def test_a_negative_example_of_one_does_not_speak_against_the_others(module: Any) -> None:
     """It says "not cooking", which is not to say "none of them"."""
     bus = AdapterProfile(

@@ -128,15 +128,6 @@ def test_description_and_keywords_stand_for_examples(make: Any) -> None:
     assert values(classifier, "all about bees and honey")["bees"] > 0.3
 
 
-def test_what_was_learned_outlives_the_process(make: Any, encoder: Words, tmp_path: Path) -> None:
-    make(tmp_path).fit([WEAVING, BEES])
-    again = make(tmp_path)
-    encoder.read.clear()
-    again.fit([WEAVING, BEES])
-    assert encoder.read == []
-    assert values(again, "weave a basket of rattan")["weaving"] > 0.5
-
-
 def test_a_damaged_file_costs_nothing_but_time(make: Any, encoder: Words, tmp_path: Path) -> None:
     make(tmp_path).fit([WEAVING])
     (tmp_path / "vectors.sqlite").write_bytes(b"\x00" * 9000)
@@ -168,14 +159,6 @@ def test_before_the_warmup_it_says_so(module: Any) -> None:
     assert classifier.classify_batch(requests_of(["a"])) == [None]
     with pytest.raises(RuntimeError, match="not warmed up"):
         classifier.fit([WEAVING])
-
-
-def test_the_evidence_says_what_is_promised(make: Any) -> None:
-    classifier = make()
-    classifier.fit([WEAVING])
-    (scores,) = classifier.classify_batch(requests_of(["weave a basket of rattan"]))
-    assert scores.evidence.startswith("weaving: +")
-    assert "% of strangers" in scores.evidence
 
 
 @pytest.mark.slow

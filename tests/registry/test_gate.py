@@ -87,15 +87,6 @@ async def test_a_higher_version_that_fails_is_ready_but_takes_nothing_over(root,
     assert (registry.resolve("m").ref, registry.get("m", "1.0").gate) == (ref("m", "1.1"), "")
 
 
-async def test_after_a_restart_the_same_version_is_the_default(root, engine, start_registry):
-    version(root, "1.0", gain=0.3)
-    version(root, "1.1")
-    version(root, "1.2", gain=0.0)
-    registry = await start_registry(gate="strict")
-    assert states(registry) == {"m@1.0": "ready", "m@1.1": "ready", "m@1.2": "ready"}
-    assert (routed(registry), registry.resolve("m").ref) == (["m@1.0"], ref("m", "1.0"))
-
-
 async def test_a_lower_version_that_passes_takes_over_from_a_default_that_does_not(root, start_registry):
     old = version(root, "1.0")
     version(root, "1.1")

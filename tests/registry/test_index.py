@@ -66,7 +66,7 @@ def prove(record: VersionRecord) -> None:
 
 
 @pytest.mark.parametrize(
-    ("there", "chosen", "current", "expected", "rising"),
+    ("there", "chosen", "current", "expected", "next_default"),
     [
         ("", "", "", "", None),
         ("1.0 1.10 1.9", "", "", "1.10", None),  # at the start the highest
@@ -92,13 +92,13 @@ def prove(record: VersionRecord) -> None:
         ("1.0 1.1+*", "1.0", "1.1", "1.0", None),  # what was chosen is
     ],
 )
-def test_the_default_version(there, chosen, current, expected, rising):
+def test_the_default_version(there, chosen, current, expected, next_default):
     records = versions(there)
     default = default_version(records, chosen, current)
     assert default == expected
     if default and not chosen:
         found = candidate(records, default)
-        assert (found and found.ref.version) == rising
+        assert (found and found.ref.version) == next_default
 
 
 @pytest.mark.slow

@@ -115,30 +115,6 @@ async def test_a_removed_folder_is_not_found_while_requests_in_flight_finish(roo
     await eventually(is_ready(registry, "m"))
 
 
-async def test_requests_keep_being_served_through_many_replacements(root, engine, start_registry):
-    file = drop(root, "m", value=1) / WEIGHTS
-    registry = await start_registry()
-    seen, stop = set[str](), False
-
-    async def ask() -> None:
-        while not stop:
-            async with registry.lease(ref("m")) as lease:
-                assert lease.digest in engine.held
-                seen.add(lease.digest)
-                await asyncio.sleep(0.01)
-                assert lease.digest in engine.held
-
-    asking = [asyncio.create_task(ask()) for _ in range(4)]
-    for value in range(2, 6):
-        (root.parent / "new").write_bytes(weights(value))
-        (root.parent / "new").replace(file)
-        await eventually(lambda v=value: len(seen) >= v)  # type: ignore[misc]
-    stop = True
-    await asyncio.gather(*asking)
-    await eventually(lambda: len(engine.held) == 1)
-    assert len(seen) == 5
-
-
 def write_probes(folder: Path, probes: Sequence[dict[str, object]]) -> None:
     (folder / "probes.jsonl").write_text("\n".join(map(json.dumps, probes)))
 

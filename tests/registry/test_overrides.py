@@ -181,16 +181,6 @@ async def test_back_from_a_version_that_did_not_pass_either(root, start_registry
     assert book(tmp_path) == [("not overruled: went back", "m", "1.0")]
 
 
-async def test_no_version_that_did_not_pass_takes_over_from_one_that_did(root, start_registry):
-    version(root, "1.0", gain=0.3)
-    version(root, "1.1")
-    version(root, "1.2")
-    registry = await start_registry(gate="strict")
-    for other in ("1.1", "1.2"):
-        with pytest.raises(GateNotPassed):
-            await registry.set_default(ref("m", other))
-
-
 async def test_back_to_what_was_the_default_before_also_after_a_restart(
     root, engine, start_registry, tmp_path
 ):

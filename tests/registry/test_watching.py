@@ -17,6 +17,16 @@ from tests.registry.life import drop, eventually, is_ready, ref, weights
 pytestmark = pytest.mark.slow
 
 
+@pytest.fixture
+def unwatched(monkeypatch):
+    """The kernel reports no changes."""
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError("OS file watch limit reached.")
+
+    monkeypatch.setattr(watchfiles, "watch", full)
+
+
 async def test_changes_of_every_kind_are_told_on_the_loop(tmp_path):
     told: set[Path] = set()
     loops: set[asyncio.AbstractEventLoop] = set()
@@ -84,11 +94,7 @@ async def test_without_folders_there_is_no_thread(tmp_path):
     await watcher.close()
 
 
-async def test_a_failure_is_said_once(tmp_path, monkeypatch, caplog):
-    def full(*_: object, **__: object) -> None:
-        raise OSError("OS file watch limit reached.")
-
-    monkeypatch.setattr(watchfiles, "watch", full)
+async def test_a_failure_is_said_once(tmp_path, unwatched, caplog):
     watcher = FolderWatcher([tmp_path], lambda paths: None)
     watcher.start()
     await eventually(lambda: not watcher.working)
@@ -122,11 +128,7 @@ async def looking(folder: Path, looks: Looks) -> LookLoop:
     return loop
 
 
-async def test_the_longer_a_look_takes_the_rarer_it_is_made(tmp_path, monkeypatch):
-    def full(*_: object, **__: object) -> None:
-        raise OSError("OS file watch limit reached.")
-
-    monkeypatch.setattr(watchfiles, "watch", full)
+async def test_the_longer_a_look_takes_the_rarer_it_is_made(tmp_path, unwatched):
     looks = Looks()
     loop = await looking(tmp_path, looks)
     await asyncio.sleep(1.5)
@@ -171,11 +173,7 @@ async def test_an_idle_registry_does_nothing_but_look(root, engine, start_regist
     await events.aclose()
 
 
-async def test_without_notifications_folders_are_compared(root, start_registry, monkeypatch, caplog):
-    def full(*_: object, **__: object) -> None:
-        raise OSError("OS file watch limit reached.")
-
-    monkeypatch.setattr(watchfiles, "watch", full)
+async def test_without_notifications_folders_are_compared(root, start_registry, unwatched, caplog):
     registry = await start_registry()
     folder = drop(root, "m")
     await eventually(is_ready(registry, "m"))

@@ -9,12 +9,13 @@ from typing import Any
 
 import pytest
 
-from router.engine.base import Job, Prompt
+from router.engine.base import AdapterArtifact, Job, Prompt
 from router.engine.fake import FakeEngine
 from router.replicas import host, members, replica, weights
 from router.replicas.engine import FleetEngine
 from router.replicas.membership import LoadScaler, OwnedMembership, ScalingRules
 from router.types import SamplingParams
+from tests.engine.test_contract import fake_adapter
 from tests.replicas.local import LocalLink
 from tests.replicas.processes import SECRET, Cable, Children, Standing
 
@@ -27,6 +28,17 @@ class Fleet:
 
     def link(self, name: str) -> LocalLink:
         return next(link for link in self.links if link.name == name)
+
+    async def load(self, *names: str) -> list[AdapterArtifact]:
+        """Adapters of these names, loaded one after the other."""
+        adapters = [fake_adapter(name) for name in names]
+        for adapter in adapters:
+            await self.engine.load(adapter)
+        return adapters
+
+    def homes(self, adapter: AdapterArtifact) -> list[str]:
+        """The replicas that have it."""
+        return [n for n, engine in self.made.items() if adapter.digest in engine.status().host_adapters]
 
 
 Make = Callable[..., Awaitable[Fleet]]
@@ -126,3 +138,8 @@ async def standing_processes(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[S
     monkeypatch.setenv("LORA_ROUTER_REPLICA_SECRET", SECRET)
     async with AsyncExitStack() as stack:
         yield Standing(stack)
+
+
+def text_of(adapter: AdapterArtifact) -> str:
+    """Its answer to `job()`."""
+    return f"[{adapter.digest[:8]}] one two three"

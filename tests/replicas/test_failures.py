@@ -18,7 +18,7 @@ from router.replicas.link import LinkLost
 from router.types import Constraint, FinishReason
 from tests.engine.contract import read, until
 from tests.engine.test_contract import fake_adapter
-from tests.replicas.conftest import Fleet, Make, job
+from tests.replicas.conftest import Fleet, Make, job, text_of
 
 
 async def outcome(generation: Generation) -> str:
@@ -64,17 +64,13 @@ async def test_jobs_without_a_token_go_elsewhere_and_others_end(fleet: Make) -> 
 
 async def test_an_adapter_is_there_again_without_anybody(fleet: Make) -> None:
     made = await fleet(3)
-    adapters = [fake_adapter(f"a{i}") for i in range(6)]
-    for adapter in adapters:
-        await made.engine.load(adapter)
+    adapters = await made.load(*(f"a{i}" for i in range(6)))
     assert [len(engine.status().host_adapters) for engine in made.made.values()] == [2, 2, 2]
     await kill(made, "1")
     await until(lambda: sum(len(e.status().host_adapters) for e in made.made.values()) == 6)
     await until(lambda: made.link("1").starts == 2)
     for adapter in adapters:
-        assert await outcome(made.engine.submit(job(adapter=adapter.digest))) == (
-            f"[{adapter.digest[:8]}] one two three"
-        )
+        assert await outcome(made.engine.submit(job(adapter=adapter.digest))) == text_of(adapter)
 
 
 async def test_all_are_lost_and_come_back(fleet: Make, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -142,15 +138,14 @@ async def test_one_that_stalls_gets_nothing_new(fleet: Make) -> None:
 
 async def test_what_a_stalled_replica_has_goes_elsewhere_before_it_is_given_up(fleet: Make) -> None:
     made = await fleet(2, stall_seconds=0.5)
-    adapter = fake_adapter("a")
-    await made.engine.load(adapter)
-    (at,) = [name for name, engine in made.made.items() if engine.status().host_adapters]
+    (adapter,) = await made.load("a")
+    (at,) = made.homes(adapter)
     begun = made.engine.submit(job(adapter=adapter.digest, min_tokens=1000, max_tokens=1000))
     reading = begun.__aiter__()
     assert isinstance(await anext(reading), Delta)
     made.made[at].hold()
     fresh = [made.engine.submit(job(adapter=adapter.digest)) for _ in range(4)]
-    assert set(await asyncio.gather(*map(outcome, fresh))) == {f"[{adapter.digest[:8]}] one two three"}
+    assert set(await asyncio.gather(*map(outcome, fresh))) == {text_of(adapter)}
     with pytest.raises(Unavailable, match=rf"replica {at} stalls \(it made no step.*had begun"):
         async for _ in reading:
             pass
@@ -172,9 +167,8 @@ async def test_one_that_failed_is_replaced(fleet: Make) -> None:
 
 async def test_a_partition_ends_on_both_sides(fleet: Make) -> None:
     made = await fleet(2, stall_seconds=0.2, silence=0.2)
-    adapter = fake_adapter("a")
-    await made.engine.load(adapter)
-    (at,) = [name for name, engine in made.made.items() if engine.status().host_adapters]
+    (adapter,) = await made.load("a")
+    (at,) = made.homes(adapter)
     engine, host = made.made[at], made.link(at).host
     assert host is not None
     engine.hold()
@@ -185,7 +179,7 @@ async def test_a_partition_ends_on_both_sides(fleet: Make) -> None:
     engine.resume()
     await until(lambda: not engine.busy and not host.holders(adapter.digest))
     assert not engine.status().host_adapters
-    assert await outcome(asked) == f"[{adapter.digest[:8]}] one two three"  # by the other
+    assert await outcome(asked) == text_of(adapter)  # by the other
     made.link(at).mend()
     await until(lambda: all(replica.up for replica in made.engine.replicas))
 
@@ -321,8 +315,7 @@ async def test_second_homes_go_where_others_have_none(fleet: Make) -> None:
     await weights.bring(twice)
     assert sum(e.status().host_bytes for e in made.made.values()) == 40
     await made.engine.load(adapters[4])
-    sixth = fake_adapter("a5")
-    await made.engine.load(sixth)
+    (sixth,) = await made.load("a5")
     await until(lambda: [e.status().host_bytes for e in made.made.values()] == [24, 24])
     for adapter in (*adapters, sixth):
         assert await outcome(made.engine.submit(job(adapter=adapter.digest)))
@@ -332,9 +325,7 @@ async def test_who_is_left_answers_for_more_adapters_than_it_has_memory_for(
     fleet: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = await fleet(2, host_bytes=24)  # three adapters each
-    adapters = [fake_adapter(f"a{i}") for i in range(6)]
-    for adapter in adapters:
-        await made.engine.load(adapter)
+    adapters = await made.load(*(f"a{i}" for i in range(6)))
 
     def gone() -> Any:
         raise LinkLost("its machine is gone")
@@ -344,7 +335,7 @@ async def test_who_is_left_answers_for_more_adapters_than_it_has_memory_for(
     await until(lambda: "gone" in made.engine.replicas[1].problem)
     for adapter in (*adapters, *adapters):
         text = await outcome(made.engine.submit(job(adapter=adapter.digest)))
-        assert text == f"[{adapter.digest[:8]}] one two three"
+        assert text == text_of(adapter)
     await until(lambda: made.made["0"].status().host_bytes == 24)
     for engine in made.made.values():
         engine.hold()
@@ -401,8 +392,7 @@ async def test_readings_and_constraints_go_elsewhere(fleet: Make) -> None:
 
 async def test_while_an_adapter_is_brought_its_jobs_keep_their_deadline_and_may_leave(fleet: Make) -> None:
     made = await fleet(1, load_seconds=0.0)
-    adapter = fake_adapter("a")
-    await made.engine.load(adapter)
+    (adapter,) = await made.load("a")
     begun = made.made["0"]
     made.link("0")._make = lambda: FakeEngine(load_seconds=0.4)
     await kill(made, "0")
@@ -413,7 +403,7 @@ async def test_while_an_adapter_is_brought_its_jobs_keep_their_deadline_and_may_
     leaves.cancel()
     assert (await read(leaves))[1].reason is FinishReason.CANCELLED
     assert (await read(late))[1].reason is FinishReason.DEADLINE
-    assert await outcome(stays) == f"[{adapter.digest[:8]}] one two three"
+    assert await outcome(stays) == text_of(adapter)
     assert begun is made.made["0"]
 
 
@@ -441,33 +431,6 @@ async def test_a_background_job_is_not_moved(fleet: Make) -> None:
     assert [e.reason async for e in shadow if isinstance(e, Finished)] == [FinishReason.CANCELLED]
 
 
-async def test_hot_adapters_live_on_more_replicas_and_cold_ones_on_one(
-    fleet: Make, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("router.replicas.placement.MEMORY", 0.2)
-    made = await fleet(3, max_running=8)
-    hot, cold = fake_adapter("hot"), fake_adapter("cold")
-    for adapter in (hot, cold):
-        await made.engine.load(adapter)
-    stop = time.monotonic() + 20
-
-    def homes(adapter: AdapterArtifact) -> int:
-        return sum(adapter.digest in e.status().host_adapters for e in made.made.values())
-
-    def answered() -> int:
-        return sum(any(j.adapter == hot.digest for j in e.jobs) for e in made.made.values())
-
-    async def client() -> None:
-        while homes(hot) < 3 or answered() < 3:
-            assert time.monotonic() < stop
-            assert await outcome(made.engine.submit(job(adapter=hot.digest)))
-
-    await asyncio.gather(*(client() for _ in range(12)))
-    assert homes(cold) == 1
-    await until(lambda: homes(hot) == 1)  # it has cooled
-    assert await outcome(made.engine.submit(job(adapter=hot.digest))) == f"[{hot.digest[:8]}] one two three"
-
-
 async def test_where_memory_is_full_the_hot_one_gets_homes_all_the_same(
     fleet: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -486,9 +449,7 @@ async def test_where_memory_is_full_the_hot_one_gets_homes_all_the_same(
 
     await asyncio.gather(*(client() for _ in range(6)))
     for adapter in others:
-        assert await outcome(made.engine.submit(job(adapter=adapter.digest))) == (
-            f"[{adapter.digest[:8]}] one two three"
-        )
+        assert await outcome(made.engine.submit(job(adapter=adapter.digest))) == text_of(adapter)
     assert all(engine.status().host_bytes <= 24 for engine in made.made.values())
 
 
@@ -498,12 +459,12 @@ async def test_what_is_pinned_makes_no_room_for_more_homes(fleet: Make) -> None:
     for adapter in (pinned, other):
         await made.engine.load(adapter)
     made.engine.pin(lambda digest: digest == pinned.digest)
-    (home,) = [name for name, e in made.made.items() if other.digest in e.status().host_adapters]
+    (home,) = made.homes(other)
     made.made[home].hold()
     asked = [made.engine.submit(job(adapter=other.digest)) for _ in range(4)]
     await until(lambda: len(made.made[home].jobs) == 4)  # none goes where a row is free
     made.made[home].resume()
-    assert {await outcome(generation) for generation in asked} == {f"[{other.digest[:8]}] one two three"}
+    assert {await outcome(generation) for generation in asked} == {text_of(other)}
     third = fake_adapter("third")
     with pytest.raises(ResourceExhausted):
         await made.engine.load(third)
@@ -512,12 +473,11 @@ async def test_what_is_pinned_makes_no_room_for_more_homes(fleet: Make) -> None:
 
 async def test_a_request_takes_a_free_row_beside_its_crowded_home(fleet: Make) -> None:
     made = await fleet(2, max_running=2)
-    adapter = fake_adapter("a")
-    await made.engine.load(adapter)
-    (home,) = [name for name, engine in made.made.items() if engine.status().host_adapters]
+    (adapter,) = await made.load("a")
+    (home,) = made.homes(adapter)
     made.made[home].hold()
     waiting = [made.engine.submit(job(adapter=adapter.digest)) for _ in range(3)]
-    text = f"[{adapter.digest[:8]}] one two three"
+    text = text_of(adapter)
     assert await outcome(made.engine.submit(job(adapter=adapter.digest))) == text
     made.made[home].resume()
     assert [await outcome(generation) for generation in waiting] == [text] * 3
@@ -525,9 +485,8 @@ async def test_a_request_takes_a_free_row_beside_its_crowded_home(fleet: Make) -
 
 async def test_where_no_replica_beside_takes_the_adapter_it_waits_at_its_home(fleet: Make) -> None:
     made = await fleet(2, max_running=2)
-    adapter = fake_adapter("a")
-    await made.engine.load(adapter)
-    (home,) = [name for name, engine in made.made.items() if engine.status().host_adapters]
+    (adapter,) = await made.load("a")
+    (home,) = made.homes(adapter)
 
     async def full(artifact: AdapterArtifact) -> int:
         raise ResourceExhausted("no memory is left")
@@ -537,7 +496,7 @@ async def test_where_no_replica_beside_takes_the_adapter_it_waits_at_its_home(fl
     asked = [made.engine.submit(job(adapter=adapter.digest)) for _ in range(4)]
     await until(lambda: len(made.made[home].jobs) == 4)
     made.made[home].resume()
-    assert {await outcome(generation) for generation in asked} == {f"[{adapter.digest[:8]}] one two three"}
+    assert {await outcome(generation) for generation in asked} == {text_of(adapter)}
 
 
 async def test_one_that_stops_by_itself_cancels_nothing_of_others(fleet: Make) -> None:

@@ -17,7 +17,6 @@ from router.replicas.link import LinkLost
 from router.replicas.membership import ScalingRules, Step
 from router.types import FinishReason
 from tests.engine.contract import until
-from tests.engine.test_contract import fake_adapter
 from tests.replicas.conftest import Fleet, Make, job
 from tests.replicas.test_failures import outcome
 
@@ -69,9 +68,7 @@ async def clients(made: Fleet, adapters: list[AdapterArtifact], number: int = 6)
 
 async def test_all_are_replaced_and_nothing_is_lost(fleet: Make) -> None:
     made = await fleet(3, most=3)
-    adapters = [fake_adapter(f"a{i}") for i in range(6)]
-    for adapter in adapters:
-        await made.engine.load(adapter)
+    adapters = await made.load(*(f"a{i}" for i in range(6)))
     async with clients(made, adapters) as lost:
         await until(lambda: made.engine.status().steps > 20)
         steps = made.engine.status().steps
@@ -89,9 +86,7 @@ async def test_all_are_replaced_and_nothing_is_lost(fleet: Make) -> None:
 
 async def test_adapters_are_with_the_heir_before_the_old_one_has_gone(fleet: Make) -> None:
     made = await fleet(2, most=2)
-    adapters = [fake_adapter(f"a{i}") for i in range(6)]
-    for adapter in adapters:
-        await made.engine.load(adapter)
+    await made.load(*(f"a{i}" for i in range(6)))
     theirs = set(made.made["0"].status().host_adapters)
     assert len(theirs) == 3
     await made.engine.members.replace(["0"])
@@ -101,9 +96,8 @@ async def test_adapters_are_with_the_heir_before_the_old_one_has_gone(fleet: Mak
 
 async def test_a_long_stream_goes_on_to_its_end_on_one_that_drains(fleet: Make) -> None:
     made = await fleet(2, most=2)
-    adapter = fake_adapter("a")
-    await made.engine.load(adapter)
-    (at,) = [name for name, engine in made.made.items() if engine.status().host_adapters]
+    (adapter,) = await made.load("a")
+    (at,) = made.homes(adapter)
     made.made[at].hold()
     long = made.engine.submit(job(adapter=adapter.digest, min_tokens=50))
     await until(lambda: made.made[at].busy)
@@ -178,9 +172,7 @@ async def test_one_that_is_let_go_while_it_starts_is_ended_at_once(fleet: Make) 
 
 async def test_load_brings_replicas_and_takes_them_away(fleet: Make) -> None:
     made = await fleet(1, most=3, rules=QUICK, step_seconds=0.005)
-    adapters = [fake_adapter(f"a{i}") for i in range(4)]
-    for adapter in adapters:
-        await made.engine.load(adapter)
+    adapters = await made.load(*(f"a{i}" for i in range(4)))
     async with clients(made, adapters, 24) as lost:
         await until(lambda: len(up(made)) == 3)
         await until(lambda: all(made.made[name].jobs for name in "012"))
@@ -194,9 +186,7 @@ async def test_more_are_asked_for_by_hand_and_fewer(fleet: Make) -> None:
     made = await fleet(1, most=1)
     assert (await made.engine.members.resize(3, 3)).most == 3
     await until(lambda: up(made) == ["0", "1", "2"])
-    adapters = [fake_adapter(f"a{i}") for i in range(6)]
-    for adapter in adapters:
-        await made.engine.load(adapter)
+    adapters = await made.load(*(f"a{i}" for i in range(6)))
     async with clients(made, adapters) as lost:
         await made.engine.members.resize(1, 1)
         await until(lambda: len(alive(made)) == 1)

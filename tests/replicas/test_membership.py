@@ -191,19 +191,6 @@ async def test_bounds_that_are_none(least: int, most: int, said: str) -> None:
     assert (world.fleet_plan.least, world.fleet_plan.most) == (2, 2)
 
 
-async def test_other_bounds_are_kept_at_once() -> None:
-    world = World(2)
-    await world.pass_seconds(2)
-    fleet_plan = await world.membership.resize(4, 6)
-    assert [m.name for m in fleet_plan.members] == ["0", "1", "2", "3"]
-    await world.pass_seconds(2)
-    await world.membership.resize(1, 2)
-    await world.pass_seconds(1)
-    assert len(world.names(draining=True)) == 1  # one at a time
-    await world.pass_seconds(10)
-    assert world.names() == ["0", "1"]
-
-
 async def test_one_that_starts_in_the_place_of_another_is_not_counted_for_the_least() -> None:
     world = World(2)
     await world.pass_seconds(2)

@@ -6,7 +6,7 @@ from itertools import pairwise
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from router.replicas.membership import Load, LoadScaler, ScalingRules
+from router.replicas.membership import FleetLoad, LoadScaler, ScalingRules
 
 ROWS = 10
 RULES = ScalingRules()
@@ -27,7 +27,7 @@ class Simulated:
             self.now += 1
             jobs = round(demand(self.now))
             running = min(jobs, self.size * ROWS)
-            load = Load(running, jobs - running, ROWS)
+            load = FleetLoad(running, jobs - running, ROWS)
             leaving = int(self.now < self.gone_at)
             by = self.scaler.look(
                 self.now,
@@ -87,7 +87,7 @@ def test_a_moment_is_no_load() -> None:
 
 def test_jobs_that_wait_beside_free_rows_count() -> None:
     scaler = LoadScaler()
-    load = Load(6, 8, ROWS)
+    load = FleetLoad(6, 8, ROWS)
     looks = [scaler.look(now, 2, load, 1, 8, starting=False, leaving=0) for now in range(15)]
     assert looks.count(1) == 1
 
@@ -96,7 +96,7 @@ def test_after_a_start_that_failed_there_is_a_pause_that_grows() -> None:
     scaler = LoadScaler()
     tried: list[int] = []
     for now in range(1000):
-        if scaler.look(now, 1, Load(10, 90, ROWS), 1, 8, starting=False, leaving=0) > 0:
+        if scaler.look(now, 1, FleetLoad(10, 90, ROWS), 1, 8, starting=False, leaving=0) > 0:
             tried.append(now)
             scaler.failed(now)
     gaps = [after - before for before, after in pairwise(tried)]

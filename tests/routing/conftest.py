@@ -14,6 +14,7 @@ from router.errors import AdapterNotFound
 from router.plugins import Registration
 from router.routing import Classifier, Scores
 from router.routing.executor import ClassifierExecutor
+from router.routing.router import Router
 from router.types import (
     EVERYTHING,
     AdapterInfo,
@@ -154,6 +155,24 @@ class Kit:
 @pytest.fixture
 def kit() -> type[Kit]:
     return Kit
+
+
+@pytest.fixture
+async def start(kit: type[Kit]):
+    """Start routers that are closed after the test."""
+    routers: list[Router] = []
+
+    async def start(
+        *registrations: Registration, catalog: Any = None, host: Any = None, **options: Any
+    ) -> Router:
+        there = catalog or kit.catalog([kit.medical, kit.legal, kit.translation])
+        routers.append(Router(there, host or kit.host(*registrations), **options))
+        await routers[-1].start()
+        return routers[-1]
+
+    yield start
+    for router in routers:
+        await router.close()
 
 
 @pytest.fixture

@@ -1,12 +1,14 @@
-"""Drift of routing: what it counts, when it says so, and how seldom it says so for nothing."""
+"""Drift of routing: what it counts, when and how seldom it says so, and what outlives a restart."""
 
 from __future__ import annotations
 
+import json
 import logging
 import random
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -20,8 +22,11 @@ from router.routing.drift import (
     BEGINS,
     CALIBRATION,
     EVERY,
+    FILE,
     LEAST,
+    MOST,
     WINDOW,
+    BaselineFile,
     DecisionCounts,
     Drift,
     chance,
@@ -31,7 +36,7 @@ from router.routing.drift import (
     what_became,
 )
 from router.routing.policy import CalibratedRule, PlainRule
-from router.types import AdapterRef, Decision, Reason, Request, RoutingHints, Turn
+from router.types import AdapterProfile, AdapterRef, Decision, Reason, Request, RoutingHints, Turn
 
 REQUEST = Request("r", (Turn("user", "hi"),))
 USUAL = {"abstained": 0.2, "unfamiliar": 0.05, "adapters/legal": 0.45, "adapters/medical": 0.3}
@@ -261,17 +266,6 @@ def test_no_false_alarm_in_three_hundred_thousand_decisions(shares: Sequence[flo
     assert begun == Counter()
 
 
-@pytest.mark.slow
-def test_chances_are_as_often_below_a_level_as_that_says() -> None:
-    rng = random.Random(7)
-    for share in (0.05, 0.3):
-        low = 0
-        for _ in range(4000):
-            one, other = (sum(rng.random() < share for _ in range(n)) for n in (300, 500))
-            low += chance(one, 300, other, 500) < 0.05
-        assert 0.04 < low / 4000 < 0.065
-
-
 @pytest.mark.parametrize("seed", range(10))
 def test_a_change_of_twenty_points_is_seen_within_a_window(seed: int) -> None:
     rule, rng = calibrated(), random.Random(seed)
@@ -323,3 +317,87 @@ def test_a_scraper_sees_shares_and_alarms() -> None:
     assert 'lora_router_routing_drift{against="calibration",what="unfamiliar"} 0.0' in page.text
     assert 'lora_router_routing_share_expected{against="calibration",what="abstained"} 0.2' in page.text
     assert 'lora_router_routing_share{what="adapters/legal"} 0.' in page.text
+
+
+LEGAL, MEDICAL = AdapterProfile("legal", "1"), AdapterProfile("medical", "1", examples=("old",))
+COUNTS = DecisionCounts({"abstained": 300, "adapters/legal": 700}, 1000)
+
+
+class Now:
+    """What decides: changed by the tests."""
+
+    def __init__(self, folder: Path) -> None:
+        self.profiles, self.digest = [LEGAL, MEDICAL], "d"
+        self.file = BaselineFile(folder, lambda: self.profiles, lambda: self.digest)
+
+
+def test_a_baseline_is_of_one_set(tmp_path: Path) -> None:
+    now = Now(tmp_path / "state")
+    assert now.file.read() is None
+    now.file.keep(COUNTS)
+    now.file.close()
+    later = Now(tmp_path / "state")
+    assert later.file.read() == COUNTS
+    later.profiles = [replace(MEDICAL, version="2"), LEGAL]
+    assert later.file.read() == COUNTS
+    for profiles in ([LEGAL], [LEGAL, replace(MEDICAL, examples=("newer",))]):
+        later.profiles = profiles
+        assert later.file.read() is None
+    later.profiles, later.digest = [LEGAL, MEDICAL], "other"
+    assert later.file.read() is None
+
+
+def test_the_latest_are_remembered(tmp_path: Path) -> None:
+    now = Now(tmp_path)
+    for number in range(MOST + 3):
+        now.digest = str(number)
+        now.file.keep(DecisionCounts({"abstained": number + 1}, number + 1))
+    now.file.close()
+    found = []
+    for number in range(MOST + 3):
+        now.digest = str(number)
+        found.append(now.file.read() is not None)
+    assert found == [False] * 3 + [True] * MOST
+    assert [path.name for path in tmp_path.iterdir()] == [FILE]
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        *(b"", b"{", b"[]", b"[" * 100_000, b"\xff", b'{"KEY": 1}', b'{"KEY": {"of": {"a": 1}}}'),
+        *(b'{"KEY": {"of": {"a": 1}, "total": 2}}', b'{"KEY": {"of": {"a": 2, "b": -1}, "total": 1}}'),
+        *(b'{"KEY": {"of": [1], "total": 1}}', b'{"KEY": {"of": {}, "total": 0}}'),
+        b'{"KEY": {"of": {"a": 1e999}, "total": 1}}',
+    ],
+)
+def test_a_file_that_cannot_be_used_counts_as_empty(tmp_path: Path, said: bytes) -> None:
+    now = Now(tmp_path)
+    (tmp_path / FILE).write_bytes(said.replace(b"KEY", now.file._key().encode()))
+    assert now.file.read() is None
+    now.file.keep(COUNTS)
+    now.file.close()
+    assert now.file.read() == COUNTS
+
+
+def test_a_folder_that_takes_nothing_is_no_harm(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "file").touch()
+    now = Now(tmp_path / "file" / "state")
+    now.file.keep(COUNTS)
+    now.file.close()
+    assert "could not be kept" in caplog.text
+    assert now.file.read() is None
+
+
+def test_drift_is_seen_over_a_restart(tmp_path: Path) -> None:
+    rule, rng, now = PlainRule(), random.Random(8), Now(tmp_path)
+    feed(Drift(lambda: rule, now.file), USUAL, WINDOW, rng)
+    now.file.close()
+    assert json.loads((tmp_path / FILE).read_text())
+    again = Drift(lambda: rule, Now(tmp_path).file)
+    feed(again, {**USUAL, "abstained": 0.9}, LEAST, rng)
+    assert ("abstained", BASELINE) in alarms(again)
+    other = Now(tmp_path)
+    other.digest = "another calibration"
+    fresh = Drift(lambda: rule, other.file)
+    feed(fresh, {**USUAL, "abstained": 0.9}, LEAST, rng)
+    assert fresh.seen.compared == ()

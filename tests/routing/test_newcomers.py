@@ -14,7 +14,6 @@ from router.calibration.model import Calibration
 from router.routing import Classifier, Scores
 from router.routing.in_force import RuleInForce
 from router.routing.policy import FEW, FITTED, PROVISIONAL, CalibratedRule, PlainRule
-from router.routing.router import Router
 from router.types import AdapterProfile, Reason, Request, Vote
 
 COOKING = AdapterProfile("cooking", "1", domain="cooking", examples=("How long does rice boil?",))
@@ -82,26 +81,26 @@ ALL = frozenset({"medical", "legal", "cooking"})
 
 def test_a_newcomer_that_somebody_is_sure_of_gets_it(kit: Any) -> None:
     rule = rule_of(kit, kit.medical, kit.legal, COOKING)
-    heard = votes(c={"medical": 0.9}, many={"cooking": 0.8, "medical": 0.1})
-    found = rule.conclude(heard, ALL)
+    cast = votes(c={"medical": 0.9}, many={"cooking": 0.8, "medical": 0.1})
+    found = rule.conclude(cast, ALL)
     assert (found.adapter, found.classifier, found.threshold, found.provisional) == (
         "cooking",
         "many",
         0.5,
         True,
     )
-    assert not rule.settled(heard[:1], ALL)  # sure of medical, but a newcomer may yet be named
-    assert rule.settled(heard, ALL)
+    assert not rule.settled(cast[:1], ALL)  # sure of medical, but a newcomer may yet be named
+    assert rule.settled(cast, ALL)
 
 
 @pytest.mark.parametrize(
-    "said", [{"cooking": 0.4}, {"cooking": 0.55, "medical": 0.5}, {"medical": 0.9, "cooking": 0.2}, {}]
+    "many", [{"cooking": 0.4}, {"cooking": 0.55, "medical": 0.5}, {"medical": 0.9, "cooking": 0.2}, {}]
 )
-def test_else_the_panel_decides_as_though_there_were_none(kit: Any, said: dict[str, float]) -> None:
+def test_else_the_panel_decides_as_though_there_were_none(kit: Any, many: dict[str, float]) -> None:
     with_it, without = rule_of(kit, kit.medical, kit.legal, COOKING), rule_of(kit, kit.medical, kit.legal)
-    heard = votes(c={"medical": 0.9}, many=said)
-    assert with_it.conclude(heard, ALL) == without.conclude(heard[:1], ALL)
-    assert with_it.conclude(heard, ALL).threshold == 0.6
+    cast = votes(c={"medical": 0.9}, many=many)
+    assert with_it.conclude(cast, ALL) == without.conclude(cast[:1], ALL)
+    assert with_it.conclude(cast, ALL).threshold == 0.6
     assert with_it.differences == without.differences == ()
 
 
@@ -119,40 +118,34 @@ def comparing_rule(kit: Any, calibration: Calibration | None) -> PlainRule | Cal
     return in_force.now
 
 
+SURE = {"cooking": 0.8, "medical": 0.1}
+
+
 @pytest.mark.parametrize(
-    ("second", "adapter"),
+    ("many", "second", "candidates", "adapter"),
     [
-        ({"cooking": 0.6, "medical": 0.1}, "cooking"),
-        ({"cooking": 0.4, "medical": 0.1}, "cooking"),  # the other one is sure, and it agrees
-        ({"cooking": 0.4, "medical": 0.5}, "medical"),
-        ({"cooking": 0.2}, "medical"),
-        ({}, "cooking"),  # no opinion: the other one decides
+        (SURE, {"cooking": 0.6, "medical": 0.1}, ALL, "cooking"),
+        (SURE, {"cooking": 0.4, "medical": 0.1}, ALL, "cooking"),  # the other one is sure, and it agrees
+        (SURE, {"cooking": 0.4, "medical": 0.5}, ALL, "medical"),
+        (SURE, {"cooking": 0.2}, ALL, "medical"),
+        (SURE, {}, ALL, "cooking"),  # no opinion: the other one decides
+        (SURE, None, ALL, "cooking"),  # a lost vote
+        ({"cooking": 0.3}, {"cooking": 0.4, "medical": 0.1}, ALL, ""),  # contested by what nothing is sure of
+        ({}, {"cooking": 0.9}, ALL - {"cooking"}, "medical"),  # a newcomer that the caller may not see
     ],
 )
 def test_one_that_compares_names_newcomers_and_contests_the_others(
-    kit: Any, second: dict[str, float], adapter: str
+    kit: Any,
+    many: dict[str, float],
+    second: dict[str, float] | None,
+    candidates: frozenset[str],
+    adapter: str,
 ) -> None:
+    lost = Vote("second", error="timeout")
+    cast = votes(c={"medical": 0.9}, many=many)
+    cast.append(lost if second is None else Vote("second", second))
     rule = comparing_rule(kit, calibration_of(kit))
-    cast = votes(c={"medical": 0.9}, many={"cooking": 0.8, "medical": 0.1}, second=second)
-    assert rule.conclude(cast, ALL).adapter == adapter
-
-
-def test_a_newcomer_that_nothing_is_sure_of_contests_the_others(kit: Any) -> None:
-    rule = comparing_rule(kit, calibration_of(kit))
-    cast = votes(c={"medical": 0.9}, many={"cooking": 0.3}, second={"cooking": 0.4, "medical": 0.1})
-    assert rule.conclude(cast, ALL).adapter == ""
-
-
-def test_a_newcomer_that_the_caller_may_not_see_contests_nothing(kit: Any) -> None:
-    rule = comparing_rule(kit, calibration_of(kit))
-    cast = votes(c={"medical": 0.9}, many={}, second={"cooking": 0.9})
-    assert rule.conclude(cast, frozenset({"medical", "legal"})).adapter == "medical"
-
-
-def test_a_lost_comparison_leaves_the_other_vote(kit: Any) -> None:
-    rule = comparing_rule(kit, calibration_of(kit))
-    cast = [*votes(c={"medical": 0.9}, many={"cooking": 0.8}), Vote("second", error="timeout")]
-    assert rule.conclude(cast, ALL).adapter == "cooking"
+    assert rule.conclude(cast, candidates).adapter == adapter
 
 
 def test_without_a_calibration_nothing_is_compared(kit: Any) -> None:
@@ -167,34 +160,27 @@ def test_where_there_is_no_newcomer_nobody_asks_for_one(kit: Any) -> None:
     assert rule.counts("c")
     assert not rule.counts("many")
     assert rule.settled(votes(c={"medical": 0.9}), ALL)
-    assert rule_of(kit, kit.medical, kit.legal, COOKING).counts("many")
-
-
-def test_a_caller_that_may_not_see_the_newcomer_does_not_wait_for_it(kit: Any) -> None:
-    rule = rule_of(kit, kit.medical, kit.legal, COOKING)
-    assert rule.settled(votes(c={"medical": 0.9}), frozenset({"medical", "legal"}))
+    with_one = rule_of(kit, kit.medical, kit.legal, COOKING)
+    assert with_one.counts("many")
+    assert with_one.settled(votes(c={"medical": 0.9}), ALL - {"cooking"})
+    assert with_one.conclude(votes(c={"medical": 0.9}), ALL).adapter == "medical"
 
 
 def test_a_lost_vote_for_newcomers_costs_the_others_nothing(kit: Any) -> None:
     rule = rule_of(kit, kit.medical, kit.legal, COOKING)
-    heard = [*votes(c={"medical": 0.7}), Vote("many", error="timeout")]
-    found = rule.conclude(heard, ALL)
+    cast = [*votes(c={"medical": 0.7}), Vote("many", error="timeout")]
+    found = rule.conclude(cast, ALL)
     assert (found.adapter, found.threshold) == ("medical", 0.6)
-
-
-def test_a_variant_that_asks_nobody_for_newcomers_ends_all_the_same(kit: Any) -> None:
-    rule = rule_of(kit, kit.medical, kit.legal, COOKING)
-    assert rule.conclude(votes(c={"medical": 0.9}), ALL).adapter == "medical"
 
 
 def test_all_votes_conclude_what_those_up_to_the_last_needed_did(kit: Any) -> None:
     rule = rule_of(kit, kit.medical, kit.legal, COOKING)
     for scores in ({"medical": 0.9}, {"medical": 0.3}):
         for many in ({"cooking": 0.9}, {"cooking": 0.3}):
-            heard = votes(c=scores, many=many)
-            more = [*heard, Vote("late", {"legal": 1.0})]
-            if rule.settled(heard, ALL):
-                assert rule.conclude(more, ALL) == rule.conclude(heard, ALL)
+            cast = votes(c=scores, many=many)
+            more = [*cast, Vote("late", {"legal": 1.0})]
+            if rule.settled(cast, ALL):
+                assert rule.conclude(more, ALL) == rule.conclude(cast, ALL)
 
 
 def test_one_that_changed_is_a_newcomer_and_the_others_keep_what_was_known(kit: Any) -> None:
@@ -238,53 +224,43 @@ def test_of_few_adapters_those_that_scale_are_idle_and_of_many_they_are_the_lear
     assert (in_force.now.learners, in_force.now.idle) == ({"many"}, frozenset())
 
 
-async def test_a_router_with_a_newcomer(kit: Any, tmp_path: Path) -> None:
+async def test_a_router_with_a_newcomer(kit: Any, start: Any, tmp_path: Path) -> None:
     catalog, scaling, fitted = (
         kit.catalog([kit.medical, kit.legal]),
         Scaling(cooking=0.9),
         Fitted(medical=0.8),
     )
-    host = kit.host(kit.registered(fitted, priority=1), kit.registered(scaling, priority=2))
+    given = kit.registered(fitted, priority=1), kit.registered(scaling, priority=2)
     rule = RuleInForce(PlainRule(0.5), calibration_of(kit))
-    router = Router(catalog, host, rule=rule, keep=tmp_path)
-    await router.start()
-    try:
-        decision = await router.route(kit.asking())
-        assert decision.adapter is not None
-        assert (decision.adapter.name, decision.calibration, scaling.asked) == ("medical", FITTED, 0)
-        catalog.become(kit.medical, kit.legal, COOKING)
-        await kit.eventually(
-            lambda: isinstance(router.rule.now, CalibratedRule) and router.rule.now.newcomers
-        )
-        decision = await router.route(kit.asking())
-        assert decision.adapter is not None
-        assert (decision.adapter.name, decision.calibration) == ("cooking", PROVISIONAL)
-        assert (decision.reason, decision.classifier) == (Reason.CLASSIFIED, "many")
-        assert sorted(scaling.fitted[-1]) == ["cooking", "legal", "medical"]
-        assert fitted.fitted == [[("legal", "2.1.0"), ("medical", "1.0.0")]]  # once for all requests
-        assert scaling.folder == tmp_path / "routing" / "many"
-        assert scaling.folder.is_dir()
-    finally:
-        await router.close()
+    router = await start(*given, catalog=catalog, rule=rule, keep=tmp_path)
+    decision = await router.route(kit.asking())
+    assert decision.adapter is not None
+    assert (decision.adapter.name, decision.calibration, scaling.asked) == ("medical", FITTED, 0)
+    catalog.become(kit.medical, kit.legal, COOKING)
+    await kit.eventually(lambda: isinstance(router.rule.now, CalibratedRule) and router.rule.now.newcomers)
+    decision = await router.route(kit.asking())
+    assert decision.adapter is not None
+    assert (decision.adapter.name, decision.calibration) == ("cooking", PROVISIONAL)
+    assert (decision.reason, decision.classifier) == (Reason.CLASSIFIED, "many")
+    assert sorted(scaling.fitted[-1]) == ["cooking", "legal", "medical"]
+    assert fitted.fitted == [[("legal", "2.1.0"), ("medical", "1.0.0")]]  # once for all requests
+    assert scaling.folder == tmp_path / "routing" / "many"
+    assert scaling.folder.is_dir()
 
 
-async def test_ten_thousand_adapters_cost_a_decision_little(kit: Any) -> None:
+async def test_ten_thousand_adapters_cost_a_decision_little(kit: Any, start: Any) -> None:
     many = [AdapterProfile(f"a{i:05}", "1", domain=f"d{i % 50}") for i in range(10_000)]
     catalog, scaling = kit.catalog([kit.medical, kit.legal, *many]), Scaling(a00007=0.9)
-    host = kit.host(kit.registered(Fitted(medical=0.2), priority=1), kit.registered(scaling, priority=2))
-    router = Router(catalog, host, rule=RuleInForce(PlainRule(0.5), calibration_of(kit)))
-    await router.start()
-    try:
-        async with asyncio.timeout(20):
-            for _ in range(100):
-                decision = await router.route(kit.asking())
-                assert decision.adapter is not None
-                assert decision.adapter.name == "a00007"
-    finally:
-        await router.close()
+    given = kit.registered(Fitted(medical=0.2), priority=1), kit.registered(scaling, priority=2)
+    router = await start(*given, catalog=catalog, rule=RuleInForce(PlainRule(0.5), calibration_of(kit)))
+    async with asyncio.timeout(20):
+        for _ in range(100):
+            decision = await router.route(kit.asking())
+            assert decision.adapter is not None
+            assert decision.adapter.name == "a00007"
 
 
-async def test_who_is_not_asked_yet_learns_after_the_others(kit: Any) -> None:
+async def test_who_is_not_asked_yet_learns_after_the_others(kit: Any, start: Any) -> None:
     order: list[str] = []
 
     class First(Fitted):
@@ -295,12 +271,8 @@ async def test_who_is_not_asked_yet_learns_after_the_others(kit: Any) -> None:
         def fit(self, adapters: Sequence[AdapterProfile]) -> None:
             order.append("many")
 
-    host = kit.host(kit.registered(Then(), priority=1), kit.registered(First(), priority=2))
+    given = kit.registered(Then(), priority=1), kit.registered(First(), priority=2)
     rule = RuleInForce(PlainRule(0.5), calibration_of(kit))
-    router = Router(kit.catalog([kit.medical, kit.legal]), host, rule=rule)
-    await router.start()
-    try:
-        await kit.eventually(lambda: len(order) == 2)
-        assert order == ["c", "many"]
-    finally:
-        await router.close()
+    await start(*given, catalog=kit.catalog([kit.medical, kit.legal]), rule=rule)
+    await kit.eventually(lambda: len(order) == 2)
+    assert order == ["c", "many"]

@@ -1,14 +1,26 @@
-"""What votes come to, over everything hypothesis can think of."""
+"""What votes come to, over everything hypothesis can think of, and what variants of a router change."""
 
 from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router.calibration.model import Axes, Axis, Binding, Calibration, Stage, TemperatureScaler
-from router.routing.policy import PlainRule
-from router.types import Reason, Vote, VoteError
+from router.calibration.model import (
+    Axes,
+    Axis,
+    Binding,
+    Calibration,
+    Stage,
+    TemperatureScaler,
+    axes_of,
+    binding_of,
+)
+from router.routing.policy import CalibratedRule, PlainRule, rule_digest, varied
+from router.types import AdapterProfile, Reason, RouterVariant, Vote, VoteError
 
 NAMES = ["a", "b", "c", "d"]
 UNIT = st.floats(0, 1)
@@ -77,14 +89,14 @@ def test_stopping_early_concludes_what_all_votes_conclude(
     policy: PlainRule, votes: list[Vote], candidates: frozenset[str]
 ) -> None:
     """So that a request to be explained goes where it would have gone."""
-    heard: list[Vote] = []
+    cast: list[Vote] = []
     for vote in votes:
         if not policy.counts(vote.classifier):
             continue
-        heard.append(vote)
-        if policy.settled(heard, candidates):
+        cast.append(vote)
+        if policy.settled(cast, candidates):
             break
-    assert policy.conclude(heard, candidates) == policy.conclude(votes, candidates)
+    assert policy.conclude(cast, candidates) == policy.conclude(votes, candidates)
 
 
 @pytest.mark.slow
@@ -112,73 +124,58 @@ def test_a_stricter_threshold_never_routes_more(
 LEARNED = PlainRule(0.5, learners=frozenset({"linear", "embedding", "probe"}), idle=frozenset({"nearest"}))
 
 
-def concluded(**scores: dict[str, float]) -> tuple[str, float, str]:
-    outcome = LEARNED.conclude([Vote(name, given) for name, given in scores.items()], {"a", "b"})
-    return outcome.adapter, outcome.confidence, outcome.classifier
-
-
-def test_two_learners_that_agree_decide_where_one_of_them_is_sure() -> None:
-    assert concluded(linear={"a": 0.2}, embedding={"a": 0.6}) == ("a", 0.6, "embedding")
-    assert concluded(linear={"a": 0.6}, embedding={"b": 0.4}, probe={"a": 0.1}) == ("a", 0.6, "linear")
-    assert concluded(linear={"a": 0.2}, embedding={"a": 0.4})[0] == ""
-
-
-def test_one_learner_alone_needs_to_be_very_sure() -> None:
-    assert concluded(linear={"b": 0.3}, embedding={"a": 0.8})[0] == ""
-    assert concluded(linear={"b": 0.3}, embedding={"a": 0.95}) == ("a", 0.95, "embedding")
+@pytest.mark.parametrize(
+    ("scores", "expected"),
+    [
+        ({"linear": {"a": 0.2}, "embedding": {"a": 0.6}}, ("a", 0.6, "embedding")),  # two agree, one is sure
+        ({"linear": {"a": 0.6}, "embedding": {"b": 0.4}, "probe": {"a": 0.1}}, ("a", 0.6, "linear")),
+        ({"linear": {"a": 0.2}, "embedding": {"a": 0.4}}, ("", 0.4, "embedding")),
+        ({"linear": {"b": 0.3}, "embedding": {"a": 0.8}}, ("", 0.8, "embedding")),  # one alone
+        ({"linear": {"b": 0.3}, "embedding": {"a": 0.95}}, ("a", 0.95, "embedding")),
+        ({"shout": {"b": 0.7}, "linear": {"a": 0.8}, "embedding": {"a": 0.8}}, ("b", 0.7, "shout")),  # a rule
+        ({"linear": {"a": 0.4}, "nearest": {"a": 1.0}}, ("", 0.4, "linear")),  # an idle one does not count
+    ],
+)
+def test_learners_decide_together_or_very_sure(scores: Any, expected: tuple[str, float, str]) -> None:
+    found = LEARNED.conclude([Vote(name, given) for name, given in scores.items()], {"a", "b"})
+    assert (found.adapter, found.confidence, found.classifier) == expected
+    assert not LEARNED.counts("nearest")
 
 
 POOLED = PlainRule(0.5, kinds=KINDS, learners=frozenset({"c0", "c1", "new"}), weights=WEIGHTS)
 
 
-def pooled(*votes: Vote) -> str:
-    return POOLED.conclude(votes, set(NAMES)).adapter
+DOUBT = Vote("c0", {"a": 0.5, "b": 0.2})
+AGAINST = (Vote("c0", {"b": 0.4}), Vote("c1", {"b": 0.4}))
+BELIEF = (Vote("c0", {"a": 0.5}), Vote("c1", {"a": 0.55}))  # below 0.6, the threshold of the weights
+LOST = Vote("c0", error=VoteError.TIMEOUT)
 
 
-def test_with_weights_the_pooled_confidence_decides() -> None:
-    doubt, belief = Vote("c0", {"a": 0.5, "b": 0.2}), Vote("c1", {"a": 0.9})
-    assert pooled(doubt, belief) == "a"  # 0.5 alone is below the threshold of the weights
-    assert pooled(doubt, Vote("c1", {"b": 0.5, "a": 0.1})) == ""  # they disagree
-    assert pooled(doubt, Vote("c1", {"a": 0.2})) == ""  # strange to both
-
-
-def test_an_early_stage_decides_only_from_its_stop_on() -> None:
-    assert pooled(Vote("c0", {"a": 0.85})) == ""
-    assert pooled(Vote("c0", {"a": 0.95})) == "a"
-
-
-def test_where_a_vote_is_lost_the_others_need_to_be_very_sure() -> None:
-    lost = Vote("c0", error=VoteError.TIMEOUT)
-    assert pooled(lost, Vote("c1", {"a": 0.85})) == ""
-    assert pooled(lost, Vote("c1", {"a": 1.0})) == "a"
-
-
-def test_a_learner_that_the_weights_do_not_know_needs_to_be_very_sure() -> None:
-    doubt = (Vote("c0", {"b": 0.4}), Vote("c1", {"b": 0.4}))
-    assert pooled(*doubt, Vote("new", {"a": 0.8})) == ""
-    assert pooled(*doubt, Vote("new", {"a": 0.95})) == "a"
-
-
-def test_a_learner_that_the_weights_do_not_know_supports_the_others() -> None:
-    belief = (Vote("c0", {"a": 0.5}), Vote("c1", {"a": 0.55}))
-    assert pooled(*belief) == ""  # below 0.6, the threshold of the weights
-    assert pooled(Vote("new", {"a": 0.7}), *belief) == "a"
-    assert pooled(*belief, Vote("new", {"a": 0.7})) == "a"
-    assert pooled(Vote("new", {"b": 0.7}), *belief) == ""
+@pytest.mark.parametrize(
+    ("votes", "adapter"),
+    [
+        ((DOUBT, Vote("c1", {"a": 0.9})), "a"),  # 0.5 alone is below the threshold of the weights
+        ((DOUBT, Vote("c1", {"b": 0.5, "a": 0.1})), ""),  # they disagree
+        ((DOUBT, Vote("c1", {"a": 0.2})), ""),  # strange to both
+        ((Vote("c0", {"a": 0.85}),), ""),  # an early stage, below its stop
+        ((Vote("c0", {"a": 0.95}),), "a"),
+        ((LOST, Vote("c1", {"a": 0.85})), ""),  # a lost vote: the others need to be very sure
+        ((LOST, Vote("c1", {"a": 1.0})), "a"),
+        ((*AGAINST, Vote("new", {"a": 0.8})), ""),  # a learner that the weights do not know, alone
+        ((*AGAINST, Vote("new", {"a": 0.95})), "a"),
+        (BELIEF, ""),
+        ((Vote("new", {"a": 0.7}), *BELIEF), "a"),  # and as support
+        ((*BELIEF, Vote("new", {"a": 0.7})), "a"),
+        ((Vote("new", {"b": 0.7}), *BELIEF), ""),
+    ],
+)
+def test_with_weights_the_pooled_confidence_decides(votes: tuple[Vote, ...], adapter: str) -> None:
+    assert POOLED.conclude(votes, set(NAMES)).adapter == adapter
 
 
 def test_the_last_classifier_that_is_there_decides_where_the_others_are_missing() -> None:
     policy = PlainRule(0.5, kinds=KINDS, learners=frozenset({"c0"}) | {"other"}, weights=WEIGHTS)
     assert policy.conclude([Vote("c0", {"a": 0.65})], set(NAMES)).adapter == "a"
-
-
-def test_a_rule_that_somebody_wrote_decides_alone() -> None:
-    assert concluded(shout={"b": 0.7}, linear={"a": 0.8}, embedding={"a": 0.8}) == ("b", 0.7, "shout")
-
-
-def test_idle_classifiers_do_not_count() -> None:
-    assert concluded(linear={"a": 0.4}, nearest={"a": 1.0})[0] == ""
-    assert not LEARNED.counts("nearest")
 
 
 def test_the_only_learner_decides_alone() -> None:
@@ -237,31 +234,22 @@ def test_a_leaning_is_to_a_candidate(
 FOREIGN = PlainRule(learners=frozenset({"linear", "embedding"}), voices=frozenset({"voice"}))
 
 
-def foreign(*votes: Vote) -> tuple[str, str]:
-    found = FOREIGN.conclude(votes, {"a", "b"})
-    assert found.foreign
-    return found.adapter, found.classifier
-
-
-def test_a_sure_voice_decides_alone() -> None:
-    vote = Vote("voice", {"a": 0.55})
-    assert FOREIGN.settled([vote], {"a", "b"})
-    assert foreign(vote, Vote("linear", {"b": 0.95}), Vote("embedding", {"b": 0.95})) == ("a", "voice")
-
-
-@pytest.mark.parametrize(("share", "adapter"), [(0.29, ""), (0.31, "a")])
-def test_an_unsure_voice_decides_with_a_learner(share: float, adapter: str) -> None:
-    assert foreign(Vote("voice", {"a": share}), Vote("embedding", {"a": 0.6}))[0] == adapter
-
-
-@pytest.mark.parametrize(("second", "adapter"), [(0.49, ""), (0.51, "b")])
-def test_learners_outvote_an_unsure_voice_only_where_both_are_sure(second: float, adapter: str) -> None:
-    votes = Vote("voice", {"a": 0.1}), Vote("linear", {"b": second}), Vote("embedding", {"b": 0.95})
-    assert foreign(*votes)[0] == adapter
-
-
-def test_a_learner_alone_does_not_decide_however_sure_it_is() -> None:
-    assert foreign(Vote("voice", {"a": 0.1}), Vote("linear", {"b": 0.99}))[0] == ""
+@pytest.mark.parametrize(
+    ("votes", "adapter"),
+    [
+        ({"voice": {"a": 0.55}, "linear": {"b": 0.95}, "embedding": {"b": 0.95}}, "a"),  # it decides alone
+        ({"voice": {"a": 0.29}, "embedding": {"a": 0.6}}, ""),  # unsure, with a learner
+        ({"voice": {"a": 0.31}, "embedding": {"a": 0.6}}, "a"),
+        ({"voice": {"a": 0.1}, "linear": {"b": 0.49}, "embedding": {"b": 0.95}}, ""),  # outvoted by two
+        ({"voice": {"a": 0.1}, "linear": {"b": 0.51}, "embedding": {"b": 0.95}}, "b"),
+        ({"voice": {"a": 0.1}, "linear": {"b": 0.99}}, ""),  # not by one, however sure it is
+    ],
+)
+def test_a_voice_counts_more_than_learners(votes: dict[str, dict[str, float]], adapter: str) -> None:
+    cast = [Vote(name, scores) for name, scores in votes.items()]
+    found = FOREIGN.conclude(cast, {"a", "b"})
+    assert (found.adapter, found.foreign) == (adapter, True)
+    assert FOREIGN.settled(cast[:1], {"a", "b"}) is (votes["voice"]["a"] > 0.5)
 
 
 @given(ballots(), CANDIDATES)
@@ -272,3 +260,89 @@ def test_a_voice_without_an_opinion_changes_nothing(votes: list[Vote], candidate
             assert policy.conclude([silent, *votes], candidates).adapter == (
                 policy.conclude(votes, candidates).adapter
             )
+
+
+# -- variants of a router
+
+PROFILES = (
+    AdapterProfile("legal", "1", domain="legal"),
+    AdapterProfile("summary", "1", task="summarization"),
+)
+ADAPTERS = tuple(p.name for p in PROFILES)
+PLAIN = PlainRule(0.5, kinds=axes_of(PROFILES))
+CALIBRATION = Calibration(
+    scalers={"cheap": TemperatureScaler(), "dear": TemperatureScaler()},
+    stages=(Stage({"cheap": 1.0}), Stage({"cheap": 0.5, "dear": 0.5})),
+    threshold=0.7,
+    novelty_limit=1.0,
+    target=0.05,
+    delta=0.05,
+    ood_target=0.05,
+    axes=Axes(),
+    binding=binding_of(PROFILES, {"cheap": "cheap/1", "dear": "dear/1"}),
+)
+RULE = CalibratedRule(CALIBRATION, PLAIN, strict=0.9)
+PRINTS = {"cheap": "cheap/1", "dear": "dear/1"}
+
+
+def test_what_a_variant_leaves_open_stays() -> None:
+    assert varied(PLAIN, None) is PLAIN
+    assert varied(PLAIN, RouterVariant()) == PLAIN
+    assert varied(RULE, RouterVariant()) == RULE
+
+
+def test_threshold_and_axes() -> None:
+    vote = Vote("c", {"legal": 0.6, "summary": 0.55})
+    assert PLAIN.conclude([vote], ADAPTERS).adapter == "summary"  # the task beats the topic
+    topic = varied(PLAIN, RouterVariant(task_first=False, threshold=0.3))
+    sure = Vote("c", {"legal": 0.6, "summary": 0.45})
+    assert topic.conclude([sure], ADAPTERS).adapter == "legal"
+    strict = varied(PLAIN, RouterVariant(threshold=0.8)).conclude([vote], ADAPTERS)
+    assert (strict.reason, strict.threshold) == (Reason.ABSTAINED, 0.8)
+
+
+def test_fewer_classifiers_are_neither_asked_nor_heard() -> None:
+    rule = varied(PLAIN, RouterVariant(classifiers=("dear",)))
+    assert (rule.counts("dear"), rule.counts("cheap")) == (True, False)
+    votes = Vote("cheap", {"legal": 0.9}), Vote("dear", {"summary": 0.9})
+    assert rule.conclude(votes, ADAPTERS).adapter == "summary"
+    assert rule.conclude([], ADAPTERS).reason is Reason.FALLBACK
+
+
+def test_a_calibration_needs_the_strict_threshold_where_it_was_not_proven() -> None:
+    votes = Vote("cheap", {"legal": 0.8}), Vote("dear", {"legal": 0.8})
+    assert RULE.conclude(votes, ADAPTERS).adapter == "legal"
+    for variant in (RouterVariant(task_first=False), RouterVariant(classifiers=("cheap",))):
+        found = varied(RULE, variant).conclude(votes, ADAPTERS)
+        assert (found.adapter, found.threshold) == ("", 0.9)
+    both = varied(RULE, RouterVariant(classifiers=("cheap", "dear")))
+    assert both.conclude(votes, ADAPTERS).adapter == "legal"
+
+
+def test_a_threshold_that_is_said_holds_with_a_calibration_too() -> None:
+    votes = Vote("cheap", {"legal": 0.6}), Vote("dear", {"legal": 0.6})
+    for variant in (RouterVariant(0.5), RouterVariant(0.5, task_first=False)):
+        found = varied(RULE, variant).conclude(votes, ADAPTERS)
+        assert (found.adapter, found.threshold) == ("legal", 0.5)
+
+
+@pytest.mark.parametrize("rule", [PLAIN, RULE], ids=["plain", "calibrated"])
+def test_digests_are_of_what_decides(rule: PlainRule | CalibratedRule) -> None:
+    variants = (
+        None,
+        RouterVariant(threshold=0.6),
+        RouterVariant(task_first=False),
+        RouterVariant(domain_first=False),
+        RouterVariant(classifiers=("cheap",)),
+    )
+    found = [rule_digest(varied(rule, variant), PRINTS) for variant in variants]
+    assert len(set(found)) == len(variants)
+    assert found == [rule_digest(varied(rule, variant), PRINTS) for variant in variants]
+    assert rule_digest(rule, {**PRINTS, "dear": "dear/2"}) != found[0]
+    assert rule_digest(rule, dict(reversed(PRINTS.items()))) != found[0]
+    assert rule_digest(varied(rule, RouterVariant()), PRINTS) == found[0]
+
+
+def test_a_digest_does_not_change_with_the_adapters_alone() -> None:
+    more = replace(PLAIN, kinds=axes_of((*PROFILES, AdapterProfile("new", "1"))))
+    assert rule_digest(more, PRINTS) == rule_digest(PLAIN, PRINTS)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,42 +16,25 @@ from hypothesis import strategies as st
 
 from router.classifiers.fake_base import FakeBase
 from router.errors import AdapterNotFound, InvalidRequest, NotFound
-from router.experiments.assignment import ArmAssignment, Assigner
 from router.plugins import PluginHost
 from router.routing import Classifier, Scores
-from router.routing.in_force import RuleInForce
-from router.routing.policy import PlainRule
-from router.routing.router import Router, parse_routed_adapter
+from router.routing.router import Router, parse_routed_adapter, resolve_mixture
 from router.types import (
+    EVERYTHING,
     AdapterProfile,
     AdapterRef,
     Decision,
     LostVote,
+    MixturePart,
     Reason,
     RouterVariant,
-    Turn,
     Visible,
     Vote,
     VoteError,
+    VotesByClassifier,
 )
-from tests.experiments.live.made import running
 
 Start = Callable[..., Awaitable[Router]]
-
-
-@pytest.fixture
-async def start(kit: Any) -> AsyncIterator[Start]:
-    routers: list[Router] = []
-
-    async def start(*registrations: Any, catalog: Any = None, **options: Any) -> Router:
-        catalog = catalog or kit.catalog([kit.medical, kit.legal, kit.translation])
-        routers.append(Router(catalog, kit.host(*registrations), **options))
-        await routers[-1].start()
-        return routers[-1]
-
-    yield start
-    for router in routers:
-        await router.close()
 
 
 def went(decision: Decision) -> tuple[str, Reason, str]:
@@ -60,7 +43,9 @@ def went(decision: Decision) -> tuple[str, Reason, str]:
 
 async def test_an_explicit_adapter_wins_and_asks_nobody(kit: Any, start: Start) -> None:
     says = kit.says("c", Scores({"legal": 1.0}))
-    router = await start(kit.registered(says))
+    host = kit.host(kit.registered(says))
+    router = await start(host=host)
+    host.stale = lambda: pytest.fail("it looks for plugins")
     decision = await router.route(kit.asking(adapter="adapters/medical/versions/1.0.0", domain="legal"))
     assert decision.adapter == AdapterRef("medical", "1.0.0")
     assert (decision.reason, decision.confidence, decision.domain) == (Reason.EXPLICIT, 1.0, "medical")
@@ -97,14 +82,10 @@ async def test_what_does_not_exist_is_never_the_base(kit: Any, start: Start, hin
         await router.route(kit.asking(**hints))
 
 
-async def test_a_hint_that_leaves_one(kit: Any, start: Start) -> None:
-    router = await start()
-    assert went(await router.route(kit.asking(task="translation"))) == ("translation", Reason.HINT, "")
-
-
-async def test_a_hint_that_leaves_several_lets_classifiers_choose_among_them(kit: Any, start: Start) -> None:
+async def test_a_hint_decides_or_lets_classifiers_choose_among_what_it_leaves(kit: Any, start: Start) -> None:
     scores = Scores({"translation": 0.9, "legal": 0.7, "medical": 0.1})
     router = await start(kit.registered(kit.says("c", scores)))
+    assert went(await router.route(kit.asking(task="translation"))) == ("translation", Reason.HINT, "")
     decision = await router.route(kit.asking(task="question-answering"))
     assert went(decision) == ("legal", Reason.CLASSIFIED, "c")
     assert decision.confidence == 0.7
@@ -170,24 +151,23 @@ async def test_explaining_asks_everyone_and_changes_nothing(kit: Any, start: Sta
     assert len(explicit.votes) == 3
 
 
-async def test_nobody_sure_is_abstention_with_the_best_guess(kit: Any, start: Start) -> None:
-    router = await start(kit.registered(kit.says("c", Scores({"legal": 0.45}))))
-    decision = await router.route(kit.asking())
-    assert went(decision) == ("", Reason.ABSTAINED, "c")
-    assert (decision.adapter, decision.confidence, decision.threshold) == (None, 0.45, 0.5)
+@pytest.mark.parametrize(
+    ("answer", "expected", "confidence"),
+    [
+        (Scores({"legal": 0.45}), ("", Reason.ABSTAINED, "c"), 0.45),
+        (None, ("", Reason.ABSTAINED, ""), 0.0),
+        ("nonsense", ("", Reason.FALLBACK, ""), 0.0),
+    ],
+)
+async def test_where_nobody_is_sure_the_base_answers(
+    kit: Any, start: Start, answer: Any, expected: Any, confidence: float
+) -> None:
+    decision = await (await start(kit.registered(kit.says("c", answer)))).route(kit.asking())
+    assert (went(decision), decision.confidence, decision.threshold) == (expected, confidence, 0.5)
 
 
-async def test_all_declining_is_abstention(kit: Any, start: Start) -> None:
-    router = await start(kit.registered(kit.says("c")))
-    assert went(await router.route(kit.asking())) == ("", Reason.ABSTAINED, "")
-
-
-async def test_nobody_to_ask_is_fallback(kit: Any, start: Start) -> None:
+async def test_without_classifiers_the_base_answers(kit: Any, start: Start) -> None:
     assert went(await (await start()).route(kit.asking())) == ("", Reason.FALLBACK, "")
-    broken = await start(kit.registered(kit.says("c", "nonsense")))
-    decision = await broken.route(kit.asking(explain=True))
-    assert went(decision) == ("", Reason.FALLBACK, "")
-    assert decision.votes[0].error == "invalid"
 
 
 async def test_a_label_that_nothing_is_called_is_an_invalid_vote_that_says_so(kit: Any, start: Start) -> None:
@@ -362,20 +342,6 @@ class Echo(Classifier):
         return [Scores({self._last: 1.0}) if self._last else None for _ in requests]
 
 
-@pytest.fixture
-async def opened():
-    routers: list[Router] = []
-
-    async def open_router(*args: Any) -> Router:
-        routers.append(Router(*args))
-        await routers[-1].start()
-        return routers[-1]
-
-    yield open_router
-    for router in routers:
-        await router.close()
-
-
 async def until(router: Router, request: Any, name: str) -> None:
     deadline = time.monotonic() + 5
     while (d := await router.route(request)).adapter is None or d.adapter.name != name:
@@ -383,10 +349,10 @@ async def until(router: Router, request: Any, name: str) -> None:
         await asyncio.sleep(0.01)
 
 
-async def test_the_ten_line_plugin_votes_on_the_next_request(kit: Any, opened: Any, tmp_path: Path) -> None:
+async def test_the_ten_line_plugin_votes_on_the_next_request(kit: Any, start: Start, tmp_path: Path) -> None:
     folder = tmp_path / "plugins"
     folder.mkdir(mode=0o755)
-    router = await opened(kit.catalog([kit.medical, kit.legal]), PluginHost([folder]))
+    router = await start(catalog=kit.catalog([kit.medical, kit.legal]), host=PluginHost([folder]))
     assert (await router.route(kit.asking("SUE THEM"))).reason is Reason.FALLBACK
     (folder / "shout.py").write_text(SHOUT)
     decision = await router.route(kit.asking("SUE THEM"))
@@ -397,9 +363,9 @@ async def test_the_ten_line_plugin_votes_on_the_next_request(kit: Any, opened: A
 
 
 async def test_a_plugin_that_must_learn_first_votes_on_the_next_request_too(
-    kit: Any, opened: Any, tmp_path: Path
+    kit: Any, start: Start, tmp_path: Path
 ) -> None:
-    router = await opened(kit.catalog([kit.legal]), PluginHost([tmp_path]))
+    router = await start(catalog=kit.catalog([kit.legal]), host=PluginHost([tmp_path]))
     fitting = SHOUT.replace(
         "    def classify", "    def fit(self, adapters): self.n = len(adapters)\n    def classify"
     )
@@ -407,19 +373,19 @@ async def test_a_plugin_that_must_learn_first_votes_on_the_next_request_too(
     assert (await router.route(kit.asking("SUE"))).adapter.name == "legal"
 
 
-async def test_a_changed_plugin_is_used_soon(kit: Any, opened: Any, tmp_path: Path) -> None:
+async def test_a_changed_plugin_is_used_soon(kit: Any, start: Start, tmp_path: Path) -> None:
     path = tmp_path / "shout.py"
     path.write_text(SHOUT)
-    router = await opened(kit.catalog([kit.medical, kit.legal]), PluginHost([tmp_path]))
+    router = await start(catalog=kit.catalog([kit.medical, kit.legal]), host=PluginHost([tmp_path]))
     assert (await router.route(kit.asking("A"))).adapter.name == "legal"
     path.write_text(SHOUT.replace("legal", "medical"))
     async with asyncio.timeout(3):
         await until(router, kit.asking("A"), "medical")
 
 
-async def test_a_new_adapter_is_learned_before_it_is_used(kit: Any, opened: Any) -> None:
+async def test_a_new_adapter_is_learned_before_it_is_used(kit: Any, start: Start) -> None:
     catalog, echo = kit.catalog([kit.medical]), Echo()
-    router = await opened(catalog, kit.host(kit.registered(echo)))
+    router = await start(catalog=catalog, host=kit.host(kit.registered(echo)))
     assert (await router.route(kit.asking())).adapter.name == "medical"
     catalog.become(kit.medical, kit.translation)
     await until(router, kit.asking(), "translation")
@@ -428,9 +394,9 @@ async def test_a_new_adapter_is_learned_before_it_is_used(kit: Any, opened: Any)
     assert (gone.reason, gone.note) == (Reason.ABSTAINED, "no adapter is here")
 
 
-async def test_a_slow_fit_does_not_hold_up_requests(kit: Any, opened: Any) -> None:
+async def test_a_slow_fit_does_not_hold_up_requests(kit: Any, start: Start) -> None:
     catalog, echo = kit.catalog([kit.medical]), Echo()
-    router = await opened(catalog, kit.host(kit.registered(echo)))
+    router = await start(catalog=catalog, host=kit.host(kit.registered(echo)))
     echo.gate.clear()
     catalog.become(kit.medical, kit.legal)
     await kit.eventually(lambda: echo.fits == 2)
@@ -440,12 +406,12 @@ async def test_a_slow_fit_does_not_hold_up_requests(kit: Any, opened: Any) -> No
 
 
 async def test_a_reloaded_classifier_answers_with_its_old_self_until_it_has_learned(
-    kit: Any, opened: Any
+    kit: Any, start: Start
 ) -> None:
     old, slow = Echo(), Echo()
     slow.gate.clear()
     host = kit.host(kit.registered(old))
-    router = await opened(kit.catalog([kit.medical]), host)
+    router = await start(catalog=kit.catalog([kit.medical]), host=host)
     successor = kit.registered(slow)
     host.become(successor)
     assert (await router.route(kit.asking())).reason is Reason.CLASSIFIED
@@ -456,10 +422,10 @@ async def test_a_reloaded_classifier_answers_with_its_old_self_until_it_has_lear
     assert successor.health.calls == 1
 
 
-async def test_hints_know_a_new_adapter_at_once(kit: Any, opened: Any) -> None:
+async def test_hints_know_a_new_adapter_at_once(kit: Any, start: Start) -> None:
     catalog = kit.catalog([kit.medical])
     echo = Echo()
-    router = await opened(catalog, kit.host(kit.registered(echo)))
+    router = await start(catalog=catalog, host=kit.host(kit.registered(echo)))
     echo.gate.clear()
     catalog.become(kit.medical, kit.translation)
     decision = await router.route(kit.asking(task="translation"))
@@ -509,169 +475,85 @@ def test_any_text_is_parsed_or_refused(resource: str) -> None:
     assert resource == f"adapters/{name}" + (f"/versions/{version}" if version else "")
 
 
-# -- conversations
+# -- mixtures
+
+MEDICAL, LEGAL = AdapterRef("medical", "1.0.0"), AdapterRef("legal", "2.1.0")
+NAMED = (("adapters/medical", 0.7), ("adapters/legal/versions/2.1.0", 0.3))
 
 
-def by_word(request: Any) -> Scores | None:
-    """Sure of the adapter that the text names first; declines a text that names none."""
-    named = [name for name in ("legal", "medical") if name in request.text]
-    return Scores({min(named, key=request.text.index): 0.9}) if named else None
-
-
-async def turn(router: Router, request: Any) -> tuple[str, str, str]:
-    """Route a request that is answered."""
-    decision = await router.route(request)
-    router.answered(request, decision)
-    return decision.adapter.name if decision.adapter else "", decision.continuity, decision.previous
-
-
-async def test_a_named_conversation_goes_on_from_turn_to_turn(kit: Any, start: Start) -> None:
-    router = await start(kit.registered(kit.says("c", by_word)))
-    asking = kit.asking
-    assert await turn(router, asking("legal?", conversation="a")) == ("legal", "initial", "")
-    assert await turn(router, asking("and?", conversation="a")) == ("legal", "kept", "legal")
-    assert await turn(router, asking("and?", conversation="b")) == ("", "initial", "")
-    assert await turn(router, asking("medical", conversation="a")) == ("medical", "switched", "legal")
-    assert await turn(router, asking("1", conversation="a")) == ("medical", "kept", "medical")
-    assert await turn(router, asking("2", conversation="a")) == ("medical", "kept", "medical")
-    assert await turn(router, asking("3", conversation="a")) == ("", "initial", "")
-    assert await turn(router, asking("4", conversation="a")) == ("", "initial", "")
-
-
-async def test_a_conversation_is_its_tenants_own(kit: Any, start: Start) -> None:
-    router = await start(kit.registered(kit.says("c", by_word)))
-    await turn(router, replace(kit.asking("legal?", conversation="a"), tenant="one"))
-    assert await turn(router, replace(kit.asking("and?", conversation="a"), tenant="two")) == (
-        "",
-        "initial",
-        "",
-    )
-    assert (await turn(router, replace(kit.asking("and?", conversation="a"), tenant="one")))[0] == "legal"
-
-
-async def test_fresh_begins_a_conversation_anew(kit: Any, start: Start) -> None:
-    router = await start(kit.registered(kit.says("c", by_word)))
-    await turn(router, kit.asking("legal?", conversation="a"))
-    assert await turn(router, kit.asking("and?", conversation="a", fresh=True)) == ("", "initial", "")
-    assert await turn(router, kit.asking("and?", conversation="a")) == ("", "initial", "")
-
-
-async def test_what_the_caller_names_overrides_a_conversation_which_goes_on_from_there(
-    kit: Any, start: Start
-) -> None:
-    router = await start(kit.registered(kit.says("c", by_word)))
-    await turn(router, kit.asking("legal?", conversation="a"))
-    named = kit.asking("and?", conversation="a", adapter="adapters/medical")
-    assert await turn(router, named) == ("medical", "", "")
-    assert await turn(router, kit.asking("and?", conversation="a")) == ("medical", "kept", "medical")
-    hinted = kit.asking("and?", conversation="a", task="translation")
-    assert await turn(router, hinted) == ("translation", "", "")
-
-
-async def test_an_adapter_that_the_caller_may_not_know_of_is_not_kept(kit: Any, start: Start) -> None:
-    router = await start(kit.registered(kit.says("c", by_word)))
-    await turn(router, kit.asking("legal?", conversation="a"))
-    other = replace(kit.asking("and?", conversation="a"), visible=Visible(("medical",)))
-    assert await turn(router, other) == ("", "initial", "")
-
-
-async def test_what_is_only_looked_at_does_not_move_a_conversation(kit: Any, start: Start) -> None:
-    router = await start(kit.registered(kit.says("c", by_word)))
-    await turn(router, kit.asking("legal?", conversation="a"))
-    await router.route(kit.asking("medical?", conversation="a"))
-    assert await turn(router, kit.asking("and?", conversation="a")) == ("legal", "kept", "legal")
-
-
-def chat(kit: Any, *texts: str, **hints: Any) -> Any:
-    """A chat as a whole: users and assistant speak in turn."""
-    turns = [Turn("user" if i % 2 == 0 else "assistant", text) for i, text in enumerate(texts)]
-    return replace(kit.asking(**hints), turns=tuple(turns))
-
-
-async def test_a_chat_that_is_sent_whole_is_routed_alike_everywhere(kit: Any, start: Start) -> None:
-    asked = chat(kit, "legal?", "1", "and?")
-    first, other = [await start(kit.registered(kit.says("c", by_word))) for _ in range(2)]
-    await turn(first, chat(kit, "legal?"))
-    assert await turn(first, asked) == await turn(other, asked) == ("legal", "kept", "legal")
-
-
-async def test_an_earlier_turn_is_asked_about_once(kit: Any, start: Start) -> None:
-    says = kit.says("c", by_word)
+async def test_a_mixture_is_what_the_caller_said_and_asks_nobody(kit: Any, start: Start) -> None:
+    says = kit.says("c", Scores({"legal": 1.0}))
     router = await start(kit.registered(says))
-    await turn(router, chat(kit, "legal?"))
-    assert len(says.batches) == 1
-    await turn(router, chat(kit, "legal?", "1", "medical?"))
-    assert len(says.batches) == 2
-    await turn(router, chat(kit, "legal?", "1", "medical?", "2", "legal!"))
-    assert len(says.batches) == 3
+    decision = await router.route(kit.asking(mixture=NAMED))
+    assert decision.mixture == (MixturePart(MEDICAL, 0.7), MixturePart(LEGAL, 0.3))
+    assert (decision.adapter, decision.reason, decision.confidence) == (None, Reason.EXPLICIT, 1.0)
+    assert (decision.domain, decision.answered_by) == ("", ("mixture", ""))
+    assert says.batches == []
+    explained = await router.route(kit.asking(mixture=NAMED, explain=True))
+    assert (explained.mixture, len(explained.votes)) == (decision.mixture, 1)
 
 
-async def test_what_was_found_before_adapters_changed_holds_no_longer(kit: Any, start: Start) -> None:
+async def test_one_adapter_that_weighs_one_is_that_adapter(kit: Any, start: Start) -> None:
+    router = await start()
+    alone = await router.route(kit.asking(mixture=(("adapters/medical", 1.0),)))
+    named = await router.route(kit.asking(adapter="adapters/medical"))
+    assert (alone.adapter, alone.mixture, alone.digest) == (named.adapter, (), named.digest)
+    half = await router.route(kit.asking(mixture=(("adapters/medical", 0.5),)))
+    assert (half.adapter, half.mixture) == (None, (MixturePart(MEDICAL, 0.5),))
+
+
+@pytest.mark.parametrize("again", ["adapters/medical", "adapters/medical/versions/1.0.0"])
+def test_a_version_is_named_once(kit: Any, again: str) -> None:
     catalog = kit.catalog([kit.medical, kit.legal])
-    says = kit.says("c", by_word)
-    router = await start(kit.registered(says), catalog=catalog)
-    await turn(router, chat(kit, "legal?"))
-    catalog.become(kit.medical)
-    await kit.eventually(lambda: len(router._catalog_view.learned) == 1)
-    assert await turn(router, chat(kit, "legal?", "1", "and?")) == ("", "initial", "")
+    with pytest.raises(InvalidRequest) as caught:
+        resolve_mixture(catalog, (*NAMED, (again, 0.1)), EVERYTHING)
+    (violation,) = caught.value.violations
+    assert violation.field == "routing.mixture[2].adapter"
+    assert violation.description.startswith("medical@1.0.0 is in the mixture already")
 
 
-async def test_a_lost_vote_on_an_earlier_turn_is_asked_for_again(kit: Any, start: Start) -> None:
-    broken = [True]
-
-    def answer(request: Any) -> Scores | None:
-        if broken[0]:
-            raise RuntimeError("broken")
-        return by_word(request)
-
-    router = await start(kit.registered(kit.says("c", answer)))
-    assert (await turn(router, chat(kit, "legal?", "1", "and?")))[0] == ""
-    broken[0] = False
-    assert (await turn(router, chat(kit, "legal?", "1", "and?")))[0] == "legal"
+def test_two_versions_of_an_adapter_are_two(kit: Any) -> None:
+    catalog = kit.catalog([kit.medical, AdapterProfile("medical", "2.0.0")])
+    named = (("adapters/medical", 0.5), ("adapters/medical/versions/2.0.0", 0.5))
+    assert [str(part) for part in resolve_mixture(catalog, named, EVERYTHING)[1]] == [
+        "medical@1.0.0=0.5",
+        "medical@2.0.0=0.5",
+    ]
 
 
-async def test_the_server_says_how_conversations_go_on_unless_the_request_does(
-    kit: Any, start: Start
-) -> None:
-    router = await start(kit.registered(kit.says("c", by_word)), continuity="none")
-    assert await turn(router, chat(kit, "legal?", "1", "and?")) == ("", "", "")
-    asked = chat(kit, "legal?", "1", "and?", continuity="adaptive")
-    assert await turn(router, asked) == ("legal", "kept", "legal")
-    sticky = chat(kit, "legal?", "1", "medical?", continuity="sticky")
-    assert await turn(router, sticky) == ("legal", "kept", "legal")
+def test_a_hidden_part_is_as_one_that_nobody_has(kit: Any) -> None:
+    catalog, visible = kit.catalog([kit.medical, kit.legal]), Visible(("medical",))
+    messages = []
+    for name in ("legal", "ghost"):
+        with pytest.raises(AdapterNotFound) as caught:
+            resolve_mixture(catalog, (("adapters/medical", 0.5), (f"adapters/{name}", 0.5)), visible)
+        messages.append(caught.value.message.replace(name, "NAME"))
+    assert messages[0] == messages[1]
 
 
-async def test_classifiers_get_the_very_request_of_a_single_turn(kit: Any, start: Start) -> None:
-    seen: list[Any] = []
-    router = await start(kit.registered(kit.says("c", seen.append)))
-    asked = kit.asking("torts?")
-    await router.route(asked)
-    assert seen == [asked]
+# -- variants of a router
 
 
-async def test_the_calibration_says_when_more_than_the_turns_text_decided(kit: Any, start: Start) -> None:
-    catalog = kit.catalog([kit.medical, kit.legal])
-    rule = RuleInForce(PlainRule(), kit.calibration())
-    router = await start(kit.registered(kit.says("c", by_word)), catalog=catalog, rule=rule)
-    assert (await router.route(kit.asking("legal?"))).calibration == "fitted"
-    kept = await router.route(chat(kit, "legal?", "1", "and?"))
-    assert (kept.continuity, kept.calibration) == ("kept", "stale: more than the text of this turn decided")
+async def test_a_second_decision_asks_only_who_was_not_asked(kit: Any, start: Start) -> None:
+    cheap, dear = kit.says("cheap", Scores({"medical": 0.6})), kit.says("dear", Scores({"legal": 0.9}))
+    router = await start(kit.registered(cheap, priority=1), kit.registered(dear, priority=2))
+    known: VotesByClassifier = {}
+    first = await router.route(kit.asking(), None, known)
+    assert first.adapter is not None
+    assert (first.adapter.name, dear.batches) == ("medical", [])
+    strict = await router.route(kit.asking(), RouterVariant(threshold=0.8), known)
+    assert strict.adapter is not None
+    assert (strict.adapter.name, strict.threshold) == ("legal", 0.8)
+    one = await router.route(kit.asking(explain=True), RouterVariant(classifiers=("cheap",)), known)
+    assert one.adapter == first.adapter
+    assert [v.classifier for v in one.votes] == ["cheap", "dear"]
+    assert (cheap.batches, dear.batches) == ([1], [1])
 
 
-async def test_a_units_arm_stays_within_a_conversation(kit: Any, start: Start) -> None:
-    router = await start(kit.registered(kit.says("c", by_word)))
-    assigner = Assigner()
-    assigner.use((running(),))
-    arms = set()
-    for asked in (chat(kit, "medical?", unit="ann"), chat(kit, "medical?", "1", "and?", unit="ann")):
-        found = assigner.assign(asked, await router.route(asked), 0.0)
-        assert isinstance(found, ArmAssignment)
-        arms.add(found.arm.name)
-    assert len(arms) == 1
-
-
-async def test_a_routers_variant_judges_earlier_turns_too(kit: Any, start: Start) -> None:
-    router = await start(kit.registered(kit.says("c", Scores({"legal": 0.6}))))
-    asked, strict = chat(kit, "legal?", "1", "and?"), RouterVariant(threshold=0.8)
-    assert (await router.decide(asked)).adapter is not None
-    assert (await router.decide(asked, strict)).adapter is None
+async def test_the_routers_digest_follows_its_classifiers(kit: Any, start: Start) -> None:
+    host_of = kit.registered(kit.says("a"), priority=1)
+    router = await start(host_of)
+    before = router.digest()
+    assert router.digest() == before != router.digest(RouterVariant(threshold=0.9))
+    router._host.become(host_of, kit.registered(kit.says("b"), priority=2))  # type: ignore[attr-defined]
+    assert router.digest() != before

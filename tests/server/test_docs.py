@@ -14,8 +14,7 @@ from router.corrections.store import CorrectionStore
 from router.engine.fake import FakeEngine
 from router.experiments.runtime import LiveExperiments
 from router.experiments.service import ExperimentMetrics
-from router.extensions.experiments_notices.notices import Notifier
-from router.extensions.experiments_notices.telling import NoticeMetrics
+from router.extensions.experiments_notices.notices import NoticeMetrics, Notifier
 from router.extensions.mirrors.metrics import MirrorsCollector
 from router.extensions.replicas.service import FleetCollector
 from router.extensions.sharing.sharing import EdgesCollector

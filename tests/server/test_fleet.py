@@ -193,13 +193,6 @@ async def test_names_and_bounds_that_are_none(at: SimpleNamespace) -> None:
     assert (plan.replacements, plan.least, plan.most) == ((), 2, 2)
 
 
-async def test_a_name_that_nobody_has_replaces_nobody(at: SimpleNamespace) -> None:
-    error = await failure(at.replace(names=["0", "nobody"]))
-    assert error.code() is grpc.StatusCode.NOT_FOUND
-    assert error.details() == "replica 'nobody' not found: there are 0, 1"
-    assert not at.engine.members.fleet_plan.replacements
-
-
 async def test_how_many_there_are_is_in_the_metrics(at: SimpleNamespace) -> None:
     page = (await at.app.metrics.page())[0].decode()
     counted = dict(re.findall(r'^lora_router_replicas\{state="(\w+)"\} (\S+)$', page, re.MULTILINE))

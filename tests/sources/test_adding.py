@@ -14,7 +14,7 @@ import pytest
 from router.errors import AdapterRejected, AlreadyExists, ConfigError, DataLoss, ResourceExhausted
 from router.registry.format.artifact import digest_of_folder
 from router.registry.format.manifest import Manifest
-from router.sources.adding import AdaptersFolder, AddOutcome, NameOverride, called
+from router.sources.adding import AdaptersFolder, AddOutcome, NameOverride, ref_of
 from router.sources.staging import SourceRecord, _exchange
 from router.types import AdapterRef
 from tests.cli.tiny import write_adapter
@@ -218,7 +218,7 @@ def test_an_interrupted_one_goes_on(hub, added, adapters, monkeypatch):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr("router.sources.transfer.Patience.wait", interrupted)
+        patched.setattr("router.sources.transfer.Retries.wait", interrupted)
         with pytest.raises(KeyboardInterrupt):
             added()
     assert in_view(adapters) == []
@@ -309,43 +309,43 @@ SOURCE = SimpleNamespace(name="Some LoRA", version="v1")
     ],
 )
 def test_the_manifest_says_it_then_the_user_then_the_source(says, wanted, ref):
-    assert str(called(says, "folder", SOURCE, wanted)) == ref
+    assert str(ref_of(says, "folder", SOURCE, wanted)) == ref
 
 
 @pytest.mark.parametrize("wanted", [NameOverride("mine"), NameOverride(version="2")])
 def test_a_manifest_is_not_contradicted(wanted):
     with pytest.raises(ConfigError, match="changing that changes its digest"):
-        called(Manifest("own", "3"), "folder", SOURCE, wanted)
+        ref_of(Manifest("own", "3"), "folder", SOURCE, wanted)
 
 
 def test_a_source_without_a_name_wants_one():
     with pytest.raises(ConfigError, match="say --name"):
-        called(None, "folder", SimpleNamespace(name="...", version=""), NameOverride())
+        ref_of(None, "folder", SimpleNamespace(name="...", version=""), NameOverride())
 
 
 def test_versions_stand_below_their_name(adapters):
     write_adapter(adapters / "a" / "1.0")
     adapters_folder = AdaptersFolder(adapters)
-    assert adapters_folder.spot(AdapterRef("a", "1.0"), None).present == adapters / "a" / "1.0"
-    spot = adapters_folder.spot(AdapterRef("a", "1.1"), None)
-    assert (spot.folder, spot.present) == (adapters / "a" / "1.1", None)
+    assert adapters_folder.target(AdapterRef("a", "1.0"), None).present == adapters / "a" / "1.0"
+    target = adapters_folder.target(AdapterRef("a", "1.1"), None)
+    assert (target.folder, target.present) == (adapters / "a" / "1.1", None)
 
 
 def test_beside_a_version_that_is_a_folder_itself(adapters):
     write_adapter(adapters / "a")
     adapters_folder, ref = AdaptersFolder(adapters), AdapterRef("a", "1.1")
-    assert adapters_folder.spot(ref, Manifest("a", "1.1")).folder == adapters / "a-1.1"
+    assert adapters_folder.target(ref, Manifest("a", "1.1")).folder == adapters / "a-1.1"
     with pytest.raises(ConfigError, match="is a version itself"):
-        adapters_folder.spot(ref, None)
+        adapters_folder.target(ref, None)
     write_adapter(adapters / "a-1.1", manifest='[adapter]\nname = "other"\n')
     with pytest.raises(AlreadyExists, match=r"a-1.1 is there already, and is not a@1.1"):
-        AdaptersFolder(adapters).spot(ref, Manifest("a", "1.1"))
+        AdaptersFolder(adapters).target(ref, Manifest("a", "1.1"))
 
 
 def test_a_version_that_no_folder_can_say(adapters):
     with pytest.raises(ConfigError, match="is written like"):
-        AdaptersFolder(adapters).spot(AdapterRef("a", "beta"), None)
+        AdaptersFolder(adapters).target(AdapterRef("a", "beta"), None)
     assert (
-        AdaptersFolder(adapters).spot(AdapterRef("a", "beta"), Manifest("a", "beta")).folder
+        AdaptersFolder(adapters).target(AdapterRef("a", "beta"), Manifest("a", "beta")).folder
         == adapters / "a" / "beta"
     )

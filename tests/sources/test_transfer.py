@@ -10,7 +10,7 @@ import pytest
 
 from router.errors import DataLoss, FailedPrecondition, Unavailable
 from router.sources.source import Listing, Passing, RemoteFile, StartOver
-from router.sources.transfer import ATTEMPTS, MOST_ATTEMPTS, Left, Transfer, choose, left_out, patiently
+from router.sources.transfer import ATTEMPTS, MOST_ATTEMPTS, LeftOut, Transfer, choose, left_out, with_retries
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 
@@ -44,7 +44,7 @@ def test_what_was_left_is_told_by_reason():
         "'x.pt' (pickle, which runs code when it is read); 'd/' (a folder); 'c/' (a folder with 2 files); "
         "'a.png', 'b.png' (no file of an adapter)"
     )
-    assert left_out([Left("\x1b[2J", "code")]) == "'\\x1b[2J' (code)"
+    assert left_out([LeftOut("\x1b[2J", "code")]) == "'\\x1b[2J' (code)"
 
 
 # -- transfer
@@ -124,9 +124,9 @@ def test_an_oserror_that_stays_is_final(error, final):
 
     if final:
         with pytest.raises(FailedPrecondition, match=str(error)):
-            patiently(ask, lambda why, _: waited.append(why))
+            with_retries(ask, lambda why, _: waited.append(why))
     else:
-        assert patiently(ask, lambda why, _: waited.append(why)) == "an answer"
+        assert with_retries(ask, lambda why, _: waited.append(why)) == "an answer"
         assert waited == [f"http://host/a: {error}"]
 
 
@@ -173,5 +173,5 @@ def test_asking_is_patient():
             raise answer
         return answer
 
-    assert patiently(ask, lambda _, seconds: waited.append(seconds)) == "there"
+    assert with_retries(ask, lambda _, seconds: waited.append(seconds)) == "there"
     assert waited == [7, 2]

@@ -119,7 +119,7 @@ def _all_but(bit: int) -> np.int32:
 log = logging.getLogger(__name__)
 
 MASK_SECONDS = 0.5  # of processor time for one mask; a usual one takes some microseconds
-_LOOK_SECONDS = 0.1  # how often who waits looks for one that takes too long
+_LOOK_SECONDS = 0.1  # between looks for a mask that takes too long
 _TOO_SLOW = "cannot be followed any further: it takes too long to find what may come next"
 
 
@@ -135,7 +135,7 @@ class MaskBatch:
         self._lock = Lock()
 
     def next(self) -> tuple[GrammarState, bool] | None:
-        """What to do next; None at the end, or where nobody waits any more."""
+        """What to do next; None at the end, or once the batch was left."""
         with self._lock:
             if self._left or self.at == len(self.entries):
                 return None
@@ -143,13 +143,13 @@ class MaskBatch:
             return self.entries[self.at]
 
     def made(self) -> bool:
-        """The one at hand is done; False if nobody waits for it any more."""
+        """The current one is done; False if the batch was left meanwhile."""
         with self._lock:
             self.at += not self._left
             return not self._left
 
     def leave(self) -> MaskBatch:
-        """Wait no more for the one at hand, which fails; returns those behind it."""
+        """Stop waiting for the current one, which fails; returns those behind it."""
         with self._lock:
             self._left = True
             for state, _ in self.entries[self.at : self.at + 1]:
@@ -158,7 +158,10 @@ class MaskBatch:
 
 
 class MaskMaker:
-    """Makes the masks of a step's rows. Used by the engine's thread; starts its own with the first batch."""
+    """Makes the masks of a step's rows in a thread of its own, so that a slow one fails only its row.
+
+    Used by the engine's thread; its own thread starts with the first batch.
+    """
 
     def __init__(self) -> None:
         self._worker: _Worker | None = None

@@ -86,7 +86,7 @@ class Trials:
                 env=os.environ | _ENVIRONMENT | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
                 start_new_session=True,  # Ctrl-C is the server's
             )
-            weakref.finalize(self, _end, self._process)  # also of an engine that nobody closes
+            weakref.finalize(self, _end, self._process)  # also if the engine is never closed
             _send(self._process, asdict(self._spec))
         return self._process
 

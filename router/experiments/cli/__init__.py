@@ -103,7 +103,7 @@ def plan(
     """
     from router.cli.output import print_json
 
-    asked = replace(
+    question = replace(
         _question(metric, lower_is_better, split),
         cap=cap,
         route=route.removeprefix("adapters/"),
@@ -116,14 +116,14 @@ def plan(
         alpha=alpha,
         power=power,
     )
-    answer = _answer(asked, effect, server, timeout)
+    answer = _answer(question, effect, server, timeout)
     rows: tuple[SizeAnswer, ...] = (answer,)
     if answer.effect is not None and not effect and days is None and units is None:
-        rows = _table(asked, answer.effect, server, timeout)
+        rows = _table(question, answer.effect, server, timeout)
     if json:
         print_json({"answer": answer, "table": rows})
     else:
-        _print(asked, answer, rows)
+        _print(question, answer, rows)
 
 
 def _question(metric: str, lower: bool, split: str) -> SizeQuestion:
@@ -132,68 +132,68 @@ def _question(metric: str, lower: bool, split: str) -> SizeQuestion:
     from router.experiments.model import Kind, SizeQuestion
 
     made = metric_from_flag(metric)
-    name, said = made["name"], made["kind"]
-    if said not in KINDS:
+    name, kind_name = made["name"], made["kind"]
+    if kind_name not in KINDS:
         kinds = ", ".join(KINDS)
-        raise CliError(f"--metric {metric}: {said!r} is no kind; there are {kinds}", MISUSED)
-    kind = Kind(said) if ":" in metric or name in BUILT_IN_METRICS else None
+        raise CliError(f"--metric {metric}: {kind_name!r} is no kind; there are {kinds}", MISUSED)
+    kind = Kind(kind_name) if ":" in metric or name in BUILT_IN_METRICS else None
     better = made["higher_is_better"] and not lower
     return SizeQuestion(name, kind, better, weights=weights_from_flag(split))
 
 
-def _answer(asked: SizeQuestion, effect: str, server: str, timeout: float) -> SizeAnswer:
+def _answer(question: SizeQuestion, effect: str, server: str, timeout: float) -> SizeAnswer:
     from router.cli.command import MISUSED, CliError
     from router.experiments.cli.create import number_from_flag
 
     if not effect:
-        return _ask(asked, server, timeout)
+        return _ask(question, server, timeout)
     value = number_from_flag(effect.removesuffix("%"), "--effect")
     if effect.endswith("%"):
-        baseline = asked.baseline
+        baseline = question.baseline
         if baseline is None:
-            baseline = _ask(asked, server, timeout).baseline
+            baseline = _ask(question, server, timeout).baseline
         if not math.isfinite(baseline):
             raise CliError(f"--effect {effect}: of what? Give the --baseline, too", MISUSED)
         value *= baseline / 100
-    return _ask(replace(asked, effect=value), server, timeout)
+    return _ask(replace(question, effect=value), server, timeout)
 
 
-def _ask(asked: SizeQuestion, server: str, timeout: float) -> SizeAnswer:
+def _ask(question: SizeQuestion, server: str, timeout: float) -> SizeAnswer:
     """Computed here where nothing is left open, else by the server."""
     from router.cli.command import MISUSED, CliError
     from router.cli.connect import connected
     from router.errors import InvalidRequest
     from router.experiments.sizing import is_whole, size_of
 
-    if not is_whole(asked):
+    if not is_whole(question):
         with connected(server, timeout) as client:
-            return client.experiments.plan(asked)
+            return client.experiments.plan(question)
     try:
-        return size_of(asked)
+        return size_of(question)
     except InvalidRequest as error:
         raise CliError(error.message, MISUSED) from None
 
 
-def _table(asked: SizeQuestion, effect: float, server: str, timeout: float) -> tuple[SizeAnswer, ...]:
+def _table(question: SizeQuestion, effect: float, server: str, timeout: float) -> tuple[SizeAnswer, ...]:
     """The same for smaller and larger effects; without those that cannot be."""
     from router.cli.command import MISUSED, CliError
 
     found = []
     for multiple in MULTIPLES:
         try:
-            found.append(_ask(replace(asked, effect=multiple * effect), server, timeout))
+            found.append(_ask(replace(question, effect=multiple * effect), server, timeout))
         except CliError as error:
             if error.code != MISUSED:
                 raise
     return tuple(found)
 
 
-def _print(asked: SizeQuestion, answer: SizeAnswer, rows: Sequence[SizeAnswer]) -> None:
+def _print(question: SizeQuestion, answer: SizeAnswer, rows: Sequence[SizeAnswer]) -> None:
     from router.cli.output import print_table
 
     if answer.effect is not None:
         print_table(SIZE_COLUMNS, [_size_row(row) for row in rows])
-        print(f"\n{sentence(asked, answer)}")
+        print(f"\n{sentence(question, answer)}")
     for note in answer.notes:
         print(f"note: {note}")
 
@@ -201,29 +201,29 @@ def _print(asked: SizeQuestion, answer: SizeAnswer, rows: Sequence[SizeAnswer]) 
 def _size_row(answer: SizeAnswer) -> tuple[str, ...]:
     days = "-" if answer.days is None else _days(answer.days)
     units = (f"{n:,}" for n in (answer.half_units, answer.fixed_units))
-    return (told(answer), f"{answer.units:,}", days, *units, f"x{answer.factor:.2f}")
+    return (effect_text(answer), f"{answer.units:,}", days, *units, f"x{answer.factor:.2f}")
 
 
 def _days(days: float) -> str:
     return f"{days:,.0f}" if days >= 10 else f"{days:.1f}"
 
 
-def told(answer: SizeAnswer) -> str:
+def effect_text(answer: SizeAnswer) -> str:
     """The effect in the metric's own units: points of a proportion, whose deviation is its value's."""
     effect, rate = answer.effect or 0.0, answer.baseline
     own = 0 <= rate <= 1 and math.isclose(answer.deviation, math.sqrt(rate * (1 - rate)), abs_tol=1e-12)
     return f"{100 * effect:+.3g} points" if own else f"{effect:+.3g}"
 
 
-def sentence(asked: SizeQuestion, answer: SizeAnswer) -> str:
+def sentence(question: SizeQuestion, answer: SizeAnswer) -> str:
     """All of it in one."""
-    split = "/".join(f"{100 * weight:.4g}" for weight in asked.weights)
+    split = "/".join(f"{100 * weight:.4g}" for weight in question.weights)
     traffic = "" if answer.units_per_day is None else f" at {answer.units_per_day:,.0f} units a day"
-    share = "" if asked.enrolment == 1 else f", {asked.enrolment:.3g} of which take part"
+    share = "" if question.enrolment == 1 else f", {question.enrolment:.3g} of which take part"
     days = "" if answer.days is None else f", about {_days(answer.days)} days"
-    found = told(answer) + (" are" if told(answer).endswith("points") else " is")
+    found = effect_text(answer) + (" are" if effect_text(answer).endswith("points") else " is")
     return (
-        f"{split}{traffic}{share}: {found} found with {100 * asked.power:.4g} % power by"
+        f"{split}{traffic}{share}: {found} found with {100 * question.power:.4g} % power by"
         f" {answer.units:,} units{days}; one look at the end would take {answer.fixed_units:,}"
         f" (x{answer.factor:.2f})"
     )

@@ -89,7 +89,7 @@ aggregate = "mean"
 higher_is_better = false
 margin = 0.1
 relative = true          # the margin is a share of control's value
-cap = 60.0               # of a mean: more counts as this; without it nothing is said before 750 units an arm
+cap = 60.0               # of a mean: more counts as this; without it, no interval before 750 units an arm
 # least = 0.0            # with a cap: less counts as this
 
 [[guardrails]]
@@ -98,7 +98,7 @@ kind = "proportion"
 higher_is_better = false
 margin = 0.02
 
-[[secondary]]            # told beside it, decides nothing; may be changed at any time, without a new phase
+[[secondary]]            # reported too, decides nothing; may be changed at any time, without a new phase
 name = "messages"
 kind = "mean"
 cap = 100.0
@@ -222,11 +222,11 @@ def arms_from_flags(texts: Sequence[str], split: str = "") -> list[dict[str, Any
     arms = [_arm_from_flag(text) for text in texts]
     if split:
         if any(arm["weight"] is not None for arm in arms):
-            raise CliError("weights are said twice: take them out of --arm, or leave --split out", MISUSED)
+            raise CliError("weights are given twice: take them out of --arm, or leave --split out", MISUSED)
         return with_split(arms, split)
-    said = [arm["weight"] for arm in arms if arm["weight"] is not None]
-    silent = len(arms) - len(said)
-    share = (1 - sum(said)) / silent if silent else 0.0  # what the others leave
+    given = [arm["weight"] for arm in arms if arm["weight"] is not None]
+    silent = len(arms) - len(given)
+    share = (1 - sum(given)) / silent if silent else 0.0  # what the others leave
     return [arm | {"weight": share if arm["weight"] is None else arm["weight"]} for arm in arms]
 
 
@@ -366,13 +366,15 @@ Guardrails = Annotated[
 Secondary = Annotated[
     list[str] | None,
     typer.Option(
-        "--secondary", metavar="[KIND:]NAME", help="A metric that is told and decides nothing; repeatable."
+        "--secondary",
+        metavar="[KIND:]NAME",
+        help="A metric that is reported and decides nothing; repeatable.",
     ),
 ]
 Segments = Annotated[
     list[str] | None,
     typer.Option(
-        "--segment", metavar="LABEL[=a,b,c]", help="Tell the effect by a label's values, too; repeatable."
+        "--segment", metavar="LABEL[=a,b,c]", help="Report the effect by a label's values, too; repeatable."
     ),
 ]
 Caps = Annotated[

@@ -52,7 +52,7 @@ File = Annotated[
         help="Values by unit: CSV, JSONL or Parquet with unit or unit_hash, metric, value.",
     ),
 ]
-TOLD = 20
+SHOWN = 20
 """Refused outcomes that are shown; the rest is counted."""
 
 
@@ -87,7 +87,7 @@ def record(
 
     if file is not None:
         if metric or value is not None or response or unit or key or at is not None:
-            raise CliError("--file has the values: give only --experiment NAME beside it", MISUSED)
+            raise CliError("--file has the values: give only --experiment NAME with it", MISUSED)
         done = _from_file(file, experiment, server, timeout)
     elif metric == "-":
         done = _from_lines(sys.stdin, server, timeout)
@@ -123,7 +123,7 @@ def _sent(
     refused: list[str] = []
     for number, found in enumerate(client.experiments.record_outcomes(outcomes)):
         counted[str(found.status or "refused")] += 1
-        if found.status is None and len(refused) < TOLD:
+        if found.status is None and len(refused) < SHOWN:
             refused.append(f"{place(number)}: {found.error}")
     if (left := counted["refused"] - len(refused)) > 0:
         refused.append(f"and {left:,} more refused")
@@ -164,7 +164,7 @@ def _from_file(path: Path, experiment: str, server: str, timeout: float) -> tupl
                 )
 
     with connected(server, timeout) as client:
-        client.experiments.get(experiment)  # one that is not there is told at once
+        client.experiments.get(experiment)  # one that is not there is an error at once
         return _sent(client, outcomes(), lambda number: f"{path.name}:{rows[number]}")
 
 
@@ -220,17 +220,17 @@ def _numbered(lines: Iterable[str]) -> Iterator[tuple[int, str]]:
 
 
 def _wrong(lines: list[str]) -> CliError:
-    for line in lines[:TOLD]:
+    for line in lines[:SHOWN]:
         print(f"lora-router: {line}", file=sys.stderr)
-    left = f", {len(lines) - TOLD:,} of them not shown" if len(lines) > TOLD else ""
+    left = f", {len(lines) - SHOWN:,} of them not shown" if len(lines) > SHOWN else ""
     faults = "1 fault" if len(lines) == 1 else f"{len(lines):,} faults"
     return CliError(f"{faults}{left}: nothing was sent", MISUSED)
 
 
 def _print_of(outcome: Outcome) -> bytes:
-    """Of what tells an outcome from others: all but its value."""
-    said = (outcome.response_id, outcome.experiment, outcome.unit, outcome.unit_hash, outcome.metric)
-    text = "\x1f".join((*said, repr(outcome.time), outcome.key))
+    """A fingerprint of all of an outcome but its value."""
+    parts = (outcome.response_id, outcome.experiment, outcome.unit, outcome.unit_hash, outcome.metric)
+    text = "\x1f".join((*parts, repr(outcome.time), outcome.key))
     return sha256(text.encode("utf-8", "surrogatepass")).digest()[:16]
 
 

@@ -31,7 +31,7 @@ SAME = "no difference between values is shown: read the overall effect"
 
 @dataclass(frozen=True, slots=True)
 class ReportTable:
-    """A title, columns of (head, kind), rows, and what is said below.
+    """A title, columns of (head, kind), rows, and notes below.
 
     Kinds: `arm` its name, `name` another one, `n` a number, `i` an interval or a reason, `pill` a decision or
     a state, `` a text.
@@ -72,7 +72,7 @@ def effects(report: Report) -> ReportTable:
     )
     rows = (*first, *map(_effect, report.arms)) if report.arms else ()
     waits = _awaited((arm.arm, arm.primary) for arm in report.arms if arm.primary)
-    notes = (*waits, *(f"{arm.arm}: {line}" for arm in report.arms for line in beside(arm)))
+    notes = (*waits, *(f"{arm.arm}: {line}" for arm in report.arms for line in further_lines(arm)))
     return ReportTable(wording.metric_line(spec.primary), columns, rows, notes)
 
 
@@ -98,8 +98,8 @@ def _effect(arm: ArmReport) -> Row:
     )
 
 
-def beside(arm: ArmReport) -> Iterator[str]:
-    """What stands beside an arm's effect, in words."""
+def further_lines(arm: ArmReport) -> Iterator[str]:
+    """Further lines on an arm's effect."""
     if arm.primary and (text := wording.length(arm.primary)):
         yield text
     if arm.everyone:
@@ -200,8 +200,8 @@ def secondary(report: Report) -> ReportTable:
     )
     rows = tuple((*_compared(one.metric, arm, one), wording.relative(one)) for arm, one in found)
     many = wording.corrected_for(found[0][1].alpha, report.experiment.spec.alpha) if found else 1
-    told = f"; intervals corrected for all {many:,}" if many > 1 else ""
-    return ReportTable(f"Secondary metrics (decide nothing{told})", columns, rows, _awaited(found))
+    corrected = f"; intervals corrected for all {many:,}" if many > 1 else ""
+    return ReportTable(f"Secondary metrics (decide nothing{corrected})", columns, rows, _awaited(found))
 
 
 def segments(report: Report) -> Iterator[ReportTable]:
@@ -384,7 +384,7 @@ def _show(found: Report, json: bool) -> None:
 
 
 def document(report: Report) -> dict[str, Any]:
-    """A report for JSON: every field, and `anytime` beside all that has numbers.
+    """A report for JSON: every field, and `anytime` with all that has numbers.
 
     What is not known, and bounds that are infinite, are null.
     """

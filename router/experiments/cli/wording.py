@@ -90,13 +90,15 @@ def arm_line(arm: ArmSpec, spec: Spec) -> str:
 
 def router_line(variant: RouterVariant) -> str:
     """`router with threshold 0.4`."""
-    said = {
+    settings = {
         "threshold": variant.threshold,
         "classifiers": variant.classifiers and ", ".join(variant.classifiers),
         "task first": variant.task_first,
         "domain first": variant.domain_first,
     }
-    return "router with " + "; ".join(f"{key} {value}" for key, value in said.items() if value is not None)
+    return "router with " + "; ".join(
+        f"{key} {value}" for key, value in settings.items() if value is not None
+    )
 
 
 def _segment(segment: SegmentSpec) -> str:

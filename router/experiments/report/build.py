@@ -1,7 +1,7 @@
 """A report: a phase judged now from its sums, in plain values, with its course over time for plots.
 
-Only sums by time bucket are read, so a million units cost as little as a thousand. A mode limits what may be
-said: shadow arms and bandits are not promoted. The verdict decides; secondary metrics, segments, the effect
+Only sums by time bucket are read, so a million units cost as little as a thousand. A mode limits the verdict:
+shadow arms and bandits are not promoted. The verdict decides; secondary metrics, segments, the effect
 without its covariate or at equal answer length, and the forecast decide nothing.
 """
 
@@ -56,15 +56,15 @@ from router.experiments.store.series import PairCounts, TimeBucket
 from router.experiments.store.store import ExperimentStore
 from router.experiments.verdict import (
     ArmVerdict,
-    Conclusion,
     ExperimentVerdict,
     PipelineHealth,
+    VerdictDecision,
     judge,
 )
 
 POINTS = 200
-NOT_STARTED = Ruling(Conclusion.UNDECIDED, "not-started", "nobody is assigned before the start")
-NOT_JUDGED = Ruling(Conclusion.UNDECIDED, "not-judged", MISSING[BANDIT])
+NOT_STARTED = Ruling(VerdictDecision.UNDECIDED, "not-started", "nobody is assigned before the start")
+NOT_JUDGED = Ruling(VerdictDecision.UNDECIDED, "not-judged", MISSING[BANDIT])
 HOLDOUT = "a read-out of all experiments together: nothing is promoted or stopped by it. So far: {}"
 
 
@@ -77,7 +77,7 @@ def report(
     points: int = POINTS,
     judges: Judges | None = None,
 ) -> Report:
-    """Judge `experiments/name` in a phase (0: the last) at `now`, unix seconds; valid however often asked.
+    """Judge `experiments/name` in a phase (0: the last) at `now`, unix seconds; valid at every look.
 
     `points`: most points of each arm's plot; 0 leaves them out, which is faster. `judges` are of modes that
     plugins add. The largest evidence of
@@ -86,29 +86,29 @@ def report(
     """
     experiment = store.get(name)
     trail = store.trail(name)
-    asked = phase_of(experiment, phase)
-    if asked is None:
+    chosen = phase_of(experiment, phase)
+    if chosen is None:
         return Report(experiment, 0, NOT_STARTED, None, (), (), (), trail, (), (), now)
-    source = gather(store, experiment, asked, now)
+    source = gather(store, experiment, chosen, now)
     health = health_of(source)
     if health.sample_ratio.peak > source.data.peak:
-        store.set_peak(name, asked.number, health.sample_ratio.peak)
-    arms, said, arm = _verdicts(store, source, health, judges or {})
+        store.set_peak(name, chosen.number, health.sample_ratio.peak)
+    arms, ruling, arm = _verdicts(store, source, health, judges or {})
     if points:
         arms = tuple(_with_details(source, one) for one in arms)
     return Report(
         experiment=experiment,
-        phase=asked.number,
-        verdict=said,
+        phase=chosen.number,
+        verdict=ruling,
         arm=arm,
         arms=arms,
         checks=checks_of(source, health),
-        numbers=_numbers(source, latest_weights(trail, asked)),
+        numbers=_numbers(source, latest_weights(trail, chosen)),
         audit=trail,
         points=_points(source, points),
         notes=notes_of(source, health),
         time=now,
-        forecast=forecast(source, arms, said.decision) if points else None,
+        forecast=forecast(source, arms, ruling.decision) if points else None,
     )
 
 
@@ -198,11 +198,14 @@ def _guardrail_of(found: Guarded, plan: SequencePlan) -> MetricReport:
     )
 
 
-def _allowed(source: PhaseEvidence, said: Ruling) -> Ruling:
+def _allowed(source: PhaseEvidence, ruling: Ruling) -> Ruling:
     """A ruling as the mode lets it stand."""
-    if source.spec.mode is Mode.HOLDOUT and said.decision in (Conclusion.PROMOTE, Conclusion.HARM):
-        return Ruling(Conclusion.UNDECIDED, "holdout", HOLDOUT.format(said.text))
-    return said
+    if source.spec.mode is Mode.HOLDOUT and ruling.decision in (
+        VerdictDecision.PROMOTE,
+        VerdictDecision.HARM,
+    ):
+        return Ruling(VerdictDecision.UNDECIDED, "holdout", HOLDOUT.format(ruling.text))
+    return ruling
 
 
 def _verdicts_of_mode(
@@ -210,31 +213,31 @@ def _verdicts_of_mode(
 ) -> tuple[tuple[ArmReport, ...], Ruling, str | None]:
     """As `_verdicts`, of arms that a mode has judged: harm where all do harm."""
     if faults := health.faults():
-        invalid = Ruling(Conclusion.INVALID, faults[0].rule, "; ".join(f.text for f in faults))
+        invalid = Ruling(VerdictDecision.INVALID, faults[0].rule, "; ".join(f.text for f in faults))
         return tuple(replace(arm, verdict=invalid, blocked=arm.verdict) for arm in arms), invalid, None
     if not arms:
         return arms, NOT_JUDGED, None
-    still = [arm for arm in arms if arm.verdict.decision != Conclusion.HARM]
+    still = [arm for arm in arms if arm.verdict.decision != VerdictDecision.HARM]
     leading = still[0] if still else arms[0]
     return arms, leading.verdict, leading.arm if len(arms) == 1 else None
 
 
 def _shadow_arm(arm: ArmReport, c: PairCounts, alpha: float) -> ArmReport:
-    """A shadow arm's report: its pairs in place of a verdict, or beside the one that it is invalid."""
+    """A shadow arm's report: its pairs in place of a verdict, or with the one that it is invalid."""
     found = paired(c.wins, c.losses, c.ties, alpha, units=c.units, share_sum=c.share_sum)
     shares = (found.share, found.low, found.high)
     pairs = Pairs(found.wins, found.losses, found.ties, *shares, found.p, found.units)
-    said = Ruling(Conclusion.UNDECIDED, "shadow", _pairs_in_words(pairs))
-    if arm.verdict.decision == Conclusion.INVALID:
-        return replace(arm, blocked=said, pairs=pairs)
-    return replace(arm, verdict=said, pairs=pairs)
+    ruling = Ruling(VerdictDecision.UNDECIDED, "shadow", _pairs_in_words(pairs))
+    if arm.verdict.decision == VerdictDecision.INVALID:
+        return replace(arm, blocked=ruling, pairs=pairs)
+    return replace(arm, verdict=ruling, pairs=pairs)
 
 
 def _overall(source: PhaseEvidence, judged: Ruling, arms: tuple[ArmReport, ...]) -> Ruling:
     """The experiment's ruling."""
-    if source.spec.mode is Mode.SHADOW and judged.decision != Conclusion.INVALID:
+    if source.spec.mode is Mode.SHADOW and judged.decision != VerdictDecision.INVALID:
         text = "; ".join(f"{arm.arm}: {arm.verdict.text}" for arm in arms)
-        return Ruling(Conclusion.UNDECIDED, "shadow", text)
+        return Ruling(VerdictDecision.UNDECIDED, "shadow", text)
     return _allowed(source, judged)
 
 
@@ -456,17 +459,19 @@ def _by_label(source: PhaseEvidence, arm: str, spec: SegmentSpec) -> SegmentRepo
     empty = Moments.empty(design.primary.columns)
     values = sorted({value for of in sums.values() for value in of})
     both = {v: (sums[design.control].get(v, empty), sums[arm].get(v, empty)) for v in values}
-    told = {v: pair for v, pair in both.items() if min(moments.n for moments in pair) >= 2}
-    if not told:
+    compared = {v: pair for v, pair in both.items() if min(moments.n for moments in pair) >= 2}
+    if not compared:
         text = f"no value of {spec.label} has two mature units in both arms yet"
         return SegmentReport(spec.label, {}, 1.0, False, text)
     many = len(design.treatments) * len(source.spec.segments)
     plan = design.plan_for(arm)
-    found = segmented(design.primary, told, plan, many)
-    narrow = corrected(plan, many * len(told))
+    found = segmented(design.primary, compared, plan, many)
+    narrow = corrected(plan, many * len(compared))
     effects = {v: measured_of(one, design.primary, narrow) for v, one in found.effects.items()}
     differ = found.differ(plan.alpha)
-    return SegmentReport(spec.label, effects, found.p, differ, _told(spec.label, found.p, differ, len(told)))
+    return SegmentReport(
+        spec.label, effects, found.p, differ, _difference_in_words(spec.label, found.p, differ, len(compared))
+    )
 
 
 def _by_value(source: PhaseEvidence, arm: str, label: str) -> Mapping[str, Moments]:
@@ -480,7 +485,7 @@ def _by_value(source: PhaseEvidence, arm: str, label: str) -> Mapping[str, Momen
     return {value: usable_moments(source.design.primary, moments) for value, moments in found.items()}
 
 
-def _told(label: str, p: float, differ: bool, values: int) -> str:
+def _difference_in_words(label: str, p: float, differ: bool, values: int) -> str:
     corrected_for = f"p = {p:.2g}, corrected for all values and labels"
     if differ:
         return f"the effect differs between values of {label} ({corrected_for})"
@@ -495,14 +500,14 @@ def _told(label: str, p: float, differ: bool, values: int) -> str:
 def forecast(source: PhaseEvidence, arms: tuple[ArmReport, ...], verdict: str) -> VerdictForecast | None:
     """How long a verdict may still take; None where nothing is waited for."""
     if (
-        verdict != Conclusion.UNDECIDED
+        verdict != VerdictDecision.UNDECIDED
         or source.phase.ended is not None
         or source.spec.mode is not Mode.SPLIT
     ):
         return None
     per_day, planned = _per_day(source), source.spec.planned_units
     exposed = sum(b.exposed for b in source.data.buckets)
-    undecided = [a for a in arms if a.verdict.decision == Conclusion.UNDECIDED and a.primary is not None]
+    undecided = [a for a in arms if a.verdict.decision == VerdictDecision.UNDECIDED and a.primary is not None]
     wanted = [units for arm in undecided if (units := _units_for(source, arm)) is not None]
     smallest = min((e for arm in undecided if (e := _smallest(source, arm)) is not None), default=None)
     if not per_day:

@@ -12,7 +12,7 @@ from router.experiments.model import AuditEntry, Experiment, NoInterval
 class Ruling:
     """What may be done, the rule that says so, and what it rests on, in words with numbers.
 
-    `decision` is "promote", "stop for harm", "undecided" or "invalid" (`verdict.Conclusion`).
+    `decision` is "promote", "stop for harm", "undecided" or "invalid" (`verdict.VerdictDecision`).
     """
 
     decision: str
@@ -112,7 +112,7 @@ class VerdictForecast:
 
 @dataclass(frozen=True, slots=True)
 class ArmReport:
-    """One arm against control. `blocked` is what would be said if the experiment were valid.
+    """One arm against control. `blocked` is the verdict if the experiment were valid.
 
     `primary` is None until both arms have two units. In a router experiment it is of the units for which
     the two routers differed at least once, and `everyone` is of all. `unadjusted` is primary without its

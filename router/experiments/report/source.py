@@ -13,6 +13,7 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,9 +44,11 @@ from router.experiments.stats.checks import (
 )
 from router.experiments.stats.compare import SequencePlan
 from router.experiments.stats.moments import Array, ComparedMetric, Moments, places
-from router.experiments.store.series import PhaseData, TimeBucket
-from router.experiments.store.store import ExperimentStore
 from router.experiments.verdict import CROSSED, ExperimentDesign, PipelineHealth
+
+if TYPE_CHECKING:  # SQLAlchemy, which planning needs no more than clients do
+    from router.experiments.store.series import PhaseData, TimeBucket
+    from router.experiments.store.store import ExperimentStore
 
 SETTLED = (Aggregate.LAST,)
 """The next outcome may take a unit's value back altogether: it is read once its window is over."""
@@ -226,11 +229,11 @@ def reweightings(
     arms = {arm.name for arm in phase.spec.arms}
     for entry in trail:
         detail = entry.detail
-        epoch, said = detail.get("epoch"), detail.get("weights")
+        epoch, weights = detail.get("epoch"), detail.get("weights")
         if entry.act != REWEIGHT or detail.get("phase") != phase.number or not isinstance(epoch, int | float):
             continue
-        if isinstance(said, Mapping) and set(said) == arms:
-            yield int(epoch), {str(arm): float(weight) for arm, weight in said.items()}
+        if isinstance(weights, Mapping) and set(weights) == arms:
+            yield int(epoch), {str(arm): float(weight) for arm, weight in weights.items()}
 
 
 PARTS = ("adapter", "base", "router")

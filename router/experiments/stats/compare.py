@@ -81,7 +81,7 @@ class Method(StrEnum):
     """No interval yet."""
 
 
-class Interval(NamedTuple):
+class ConfidenceInterval(NamedTuple):
     """An interval."""
 
     low: float
@@ -103,9 +103,9 @@ class Comparison:
     units: tuple[int, int]
     values: tuple[float, float]
     effect: float
-    interval: Interval
+    interval: ConfidenceInterval
     relative: float | None
-    relative_interval: Interval | None
+    relative_interval: ConfidenceInterval | None
     p: float
     method: Method
     waiting: NoInterval | None = None
@@ -113,7 +113,7 @@ class Comparison:
 
 @dataclass(frozen=True)
 class ArmPair:
-    """Two arms' sums on one metric, many experiments at once: everything that is asked of them.
+    """Two arms' sums on one metric, many experiments at once: everything that is computed of them.
 
     A variance is the larger of two: of each arm by its own units (Welch), and of both by all units within
     arms. A small arm that has had no event yet, or no large value, has next to no variance of its own; that
@@ -297,7 +297,7 @@ class ArmPair:
         first, second = self.estimates
 
         def waiting() -> NoInterval:
-            text = f"{self.metric.name} has had the same value for every unit: nothing can be told by it"
+            text = f"{self.metric.name} has had the same value for every unit: nothing can be shown by it"
             return NoInterval("constant", text, None)
 
         return np.asarray(np.maximum(first.spread, second.spread) > 0), waiting
@@ -413,15 +413,15 @@ def compare(
 
 
 def compared(arms: ArmPair, line: Line = EQUAL) -> Comparison:
-    """The same of arms that are asked more than this."""
+    """The same of arms that are compared further."""
     metric, control, treatment = arms.metric, arms.control, arms.treatment
     first, second = arms.estimates
-    interval = Interval(*(float(end) for end in arms.bounds()))
+    interval = ConfidenceInterval(*(float(end) for end in arms.bounds()))
     waiting = next((say() for met, say in arms.needs() if not bool(met)), None)
     method = Method.ASYMPTOTIC
     if waiting is not None:
         method = Method.EXACT if arms.has_exact else Method.BURN_IN
-    relative = Interval(*(float(end) for end in arms.relative_bounds()))
+    relative = ConfidenceInterval(*(float(end) for end in arms.relative_bounds()))
     base, effect = float(first.value), float(arms.difference())
     return Comparison(
         metric.name,

@@ -50,7 +50,7 @@ class Size:
     """Units of both arms: with one look at the end, and with any number of looks.
 
     `units` is the size by which `power` of such experiments have their verdict, `half` that by which half of
-    them do; `factor` = units / fixed. `least` is what is needed before anything is said at all.
+    them do; `factor` = units / fixed. `least` is what is needed before there is an interval at all.
     """
 
     fixed: int

@@ -85,7 +85,7 @@ RETRY_SECONDS = 1.0
 _PASSING = ("08", "25", "40", "53", "55", "57", "58", "XX")
 _GRANT = ("42501", "grant the user CREATE and USAGE on the schema")
 # A refused connection has no SQLSTATE in libpq, so it is known by its words: in other languages it is one
-# that may pass, told in the log.
+# that may pass, as in the log.
 _REFUSED = {
     r"authentication failed|pg_hba\.conf|no password supplied|role .* (does not exist|is not permitted)": (
         "check user and password in the URL, and pg_hba.conf"
@@ -265,10 +265,10 @@ def translated(url: URL, starting: bool = False) -> Iterator[None]:
     except PoolTimeout as error:
         raise StoreDown(f"the store {shown_url(url)}: all connections are busy", RETRY_SECONDS) from error
     except DBAPIError as error:
-        told, wrong = _told(error)
-        if told is None:
+        problem, wrong = _problem_of(error)
+        if problem is None:
             raise
-        text = f"the store {shown_url(url)}: {told}"
+        text = f"the store {shown_url(url)}: {problem}"
         raise (ConfigError(text) if wrong and starting else StoreDown(text, RETRY_SECONDS)) from error
     except SQLAlchemyError as error:
         if getattr(error, "connection_invalidated", False):
@@ -276,11 +276,11 @@ def translated(url: URL, starting: bool = False) -> Iterator[None]:
         raise
 
 
-def _told(error: DBAPIError) -> tuple[str | None, bool]:
+def _problem_of(error: DBAPIError) -> tuple[str | None, bool]:
     """What to say, and whether the set-up is wrong; None for what is a defect."""
     cause = error.orig
     if isinstance(cause, sqlite3.Error):
-        return _told_sqlite(cause)
+        return _sqlite_problem(cause)
     state, text = getattr(cause, "sqlstate", None) or "", _line(cause)
     if remedy := _remedy(state, text):
         return f"{text}: {remedy}", True
@@ -300,7 +300,7 @@ def _remedy(state: str, text: str) -> str:
     return next((remedy for words, remedy in _REFUSED.items() if re.search(words, text)), "")
 
 
-def _told_sqlite(cause: sqlite3.Error) -> tuple[str | None, bool]:
+def _sqlite_problem(cause: sqlite3.Error) -> tuple[str | None, bool]:
     name = getattr(cause, "sqlite_errorname", "") or ""
     kind = next((start for start in _SQLITE if name.startswith(start)), None)
     if kind is None:
@@ -309,9 +309,9 @@ def _told_sqlite(cause: sqlite3.Error) -> tuple[str | None, bool]:
 
 
 def _line(cause: BaseException | None) -> str:
-    """What the server said first, or all that the driver says, in one line."""
-    said = getattr(getattr(cause, "diag", None), "message_primary", None) or str(cause)
-    return " ".join(said.split())
+    """The first message of the server, or all of the driver's, in one line."""
+    message = getattr(getattr(cause, "diag", None), "message_primary", None) or str(cause)
+    return " ".join(message.split())
 
 
 class Clash(Enum):

@@ -59,10 +59,10 @@ def record(
     _by_unit(session, [p for p in fresh if not p.outcome.response_id])
     statuses |= _turned_away(reported, fresh, room)
     fresh = [p for p in fresh if p.outcome.key not in statuses]
-    told = seek_later(session, fresh)
-    session.load({EVERYTHING} if told else {p.outcome.metric for p in fresh})
+    earlier = seek_later(session, fresh)
+    session.load({EVERYTHING} if earlier else {p.outcome.metric for p in fresh})
     place_outcomes(session, fresh)
-    remember_later(session, told)
+    remember_later(session, earlier)
     session.finish()
     new = {p.outcome.key: p.status for p in fresh}
     return tuple(_answer(outcome.key, new, statuses) for outcome in reported)
@@ -195,20 +195,20 @@ def seek_later(
     Together with `remember_later` it makes the order of arrival count for nothing.
     """
     infos = session.phases.with_past(session.conn)
-    told = [
+    earlier = [
         (placed, info, name)
         for placed in found
         for info in infos
         if placed.outcome.metric in info.covariates and placed.outcome.time < info.started
         for name in _names(placed) - placed.known
     ]
-    session.find((info, name) for _, info, name in told)
-    return told
+    session.find((info, name) for _, info, name in earlier)
+    return earlier
 
 
-def remember_later(session: WriteSession, told: Iterable[tuple[PlacedOutcome, PhaseInfo, str]]) -> None:
+def remember_later(session: WriteSession, earlier: Iterable[tuple[PlacedOutcome, PhaseInfo, str]]) -> None:
     """Add them to the past of those units that were there before; `remember` is for new ones."""
-    for placed, info, name in told:
+    for placed, info, name in earlier:
         unit = session.named.get((info.id, name))
         if unit is not None and unit.old is not None:
             unit.recall(placed.outcome.metric, placed.outcome.value, placed.outcome.received)
@@ -235,8 +235,8 @@ _OUTCOME = [
 ]
 Shown: TypeAlias = tuple[PhaseInfo, Exposure]
 DisagreementOfPhase: TypeAlias = tuple[PhaseInfo, Disagreement]
-LONGEST = 256  # characters of a value that is told apart: it is part of a key
-KnownValues: TypeAlias = dict[tuple[int, str], set[str]]  # phase and label -> values told apart
+LONGEST = 256  # characters of a value with sums of its own: it is part of a key
+KnownValues: TypeAlias = dict[tuple[int, str], set[str]]  # phase and label -> values with sums of their own
 
 
 def expose(session: WriteSession, reported: Sequence[Exposure]) -> None:
@@ -248,8 +248,8 @@ def expose(session: WriteSession, reported: Sequence[Exposure]) -> None:
     new = _new_units(session, shown)
     answering = [(e, session.named[info.id, e.unit]) for info, e in shown]
     adopted = _waiting_outcomes(session, answering, new, elsewhere)
-    told = seek_later(session, adopted)
-    session.load({EVERYTHING} if told else {RESPONSES} | {p.outcome.metric for p in adopted})
+    earlier = seek_later(session, adopted)
+    session.load({EVERYTHING} if earlier else {RESPONSES} | {p.outcome.metric for p in adopted})
     for e, unit in answering:
         unit.shown(e.arm, e.time, bool(e.degraded))
     _mark_differing(session, new)
@@ -257,7 +257,7 @@ def expose(session: WriteSession, reported: Sequence[Exposure]) -> None:
     _keep(session, answering)
     _forget_waiting(session, [p.outcome.key for p in adopted])
     place_outcomes(session, adopted)
-    remember_later(session, told)
+    remember_later(session, earlier)
     remember_past(session, new)
     session.finish()
 
@@ -290,8 +290,8 @@ def _new_units(session: WriteSession, shown: Iterable[Shown]) -> list[Unit]:
         if (info.id, e.unit) not in session.named:
             new.setdefault((info.id, e.unit), (info, e))
     first = list(new.values())
-    told = zip(first, _segments_of(session, first), strict=True)
-    return [session.add(info, e, segments) for (info, e), segments in told]
+    firsts = zip(first, _segments_of(session, first), strict=True)
+    return [session.add(info, e, segments) for (info, e), segments in firsts]
 
 
 def _keep(session: WriteSession, answering: Sequence[tuple[Exposure, Unit]]) -> None:
@@ -411,7 +411,7 @@ def _segments_json(
 
 
 def _segment_value(segment: SegmentSpec, e: Exposure, there: Collection[str]) -> str:
-    """The value of one label; `there` are those that are told apart so far where none are named."""
+    """The value of one label; `there` are those that have sums of their own so far where none are named."""
     if segment.label not in e.segments:
         return NO_VALUE
     value = e.segments[segment.label].replace("\0", "")  # PostgreSQL has no NUL
@@ -484,9 +484,9 @@ def count_pairs(conn: Connection, info: PhaseInfo) -> dict[str, PairCounts]:
         .subquery()
         .c
     )
-    told = by_unit.won + by_unit.lost
-    share = case((told > 0, by_unit.won * literal_column("1.0", Double) / told), else_=0.0)
-    sums = (by_unit.won, by_unit.lost, by_unit.tied, case((told > 0, 1), else_=0), share)
+    decisive = by_unit.won + by_unit.lost
+    share = case((decisive > 0, by_unit.won * literal_column("1.0", Double) / decisive), else_=0.0)
+    sums = (by_unit.won, by_unit.lost, by_unit.tied, case((decisive > 0, 1), else_=0), share)
     rows = conn.execute(select(by_unit.arm, *map(func.sum, sums)).group_by(by_unit.arm))
     return {
         arm: PairCounts(int(wins), int(losses), int(ties), int(units), float(share_sum))

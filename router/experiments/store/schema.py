@@ -157,8 +157,8 @@ class View:
     @property
     def query(self) -> Select[Any]:
         """Its rows. `tables.phases` is among what it joins, so that a caller may narrow it to one."""
-        said = (column.source.label(column.name) for column in self.columns)
-        return select(*said).select_from(self.joined).where(experiments.c.name.is_not(None))
+        selected = (column.source.label(column.name) for column in self.columns)
+        return select(*selected).select_from(self.joined).where(experiments.c.name.is_not(None))
 
 
 def _joined(first: FromClause, phase: ColumnElement[int]) -> FromClause:
@@ -275,14 +275,14 @@ def make_views(conn: Connection) -> None:
     there, postgres = _there(conn), conn.dialect.name == "postgresql"
     for view in VIEWS.values():
         statement = f"VIEW {view.name} AS {_text(view, conn)}"
-        said = _comment(view, statement) if postgres else f"CREATE {statement}"
-        if there.get(view.name) == said:
+        definition = _comment(view, statement) if postgres else f"CREATE {statement}"
+        if there.get(view.name) == definition:
             continue
         if postgres:
-            _make_postgres(conn, view, statement, said)
+            _make_postgres(conn, view, statement, definition)
         else:
             conn.exec_driver_sql(f"DROP VIEW IF EXISTS {view.name}")
-            conn.exec_driver_sql(said)
+            conn.exec_driver_sql(definition)
 
 
 def _text(view: View, conn: Connection) -> str:
@@ -291,7 +291,7 @@ def _text(view: View, conn: Connection) -> str:
 
 
 def _there(conn: Connection) -> dict[str, str]:
-    """View -> what tells whether it is the one meant: SQLite keeps the statement, PostgreSQL a comment."""
+    """View -> what identifies its definition: SQLite keeps the statement, PostgreSQL a comment."""
     names = ", ".join(f"'{view.name}'" for view in VIEWS.values())
     if conn.dialect.name == "postgresql":
         found = f"""SELECT relname, obj_description(oid, 'pg_class') FROM pg_class
@@ -302,12 +302,12 @@ def _there(conn: Connection) -> dict[str, str]:
 
 
 def _comment(view: View, statement: str) -> str:
-    """The comment on a view in PostgreSQL, with a digest of all that is said of it."""
+    """The comment on a view in PostgreSQL, with a digest of its definition."""
     means = "\n".join((statement, view.means, *(f"{c.name}: {c.means}" for c in view.columns)))
     return f"One row: {view.means}. (definition {sha256(means.encode()).hexdigest()[:16]})"
 
 
-def _make_postgres(conn: Connection, view: View, statement: str, said: str) -> None:
+def _make_postgres(conn: Connection, view: View, statement: str, definition: str) -> None:
     """In place where that is possible: what was granted on it, and views that read it, stay."""
     if _done(conn, f"CREATE OR REPLACE {statement}", unless=OTHER_COLUMNS):
         pass
@@ -317,7 +317,7 @@ def _make_postgres(conn: Connection, view: View, statement: str, said: str) -> N
     else:
         log.warning("the view %s stays as it was: drop the views that read it, then start again", view.name)
         return
-    for comment in _comments(view, said):
+    for comment in _comments(view, definition):
         conn.exec_driver_sql(comment)
 
 
@@ -333,8 +333,8 @@ def _done(conn: Connection, statement: str, unless: str) -> bool:
     return True
 
 
-def _comments(view: View, said: str) -> Iterator[str]:
-    yield f"COMMENT ON VIEW {view.name} IS {_quoted(said)}"
+def _comments(view: View, definition: str) -> Iterator[str]:
+    yield f"COMMENT ON VIEW {view.name} IS {_quoted(definition)}"
     for column in view.columns:
         means = f"{column.holds}: {column.means}"
         yield f"COMMENT ON COLUMN {view.name}.{column.name} IS {_quoted(means)}"

@@ -219,7 +219,7 @@ class Unit:
             self.changed.add(metric)
 
     def recall(self, metric: str, value: float, received: float) -> None:
-        """One more outcome from before the phase; nothing if it came too late to be told."""
+        """One more outcome from before the phase; nothing if it came too late to count."""
         if metric in self.info.covariates and self.in_time(received):
             found = self.values.get(metric, Values())
             total = found.before_total + value
@@ -352,15 +352,15 @@ def rebuild_all(session: WriteSession) -> None:
 
 
 def _refill(session: WriteSession, info: PhaseInfo, names: Collection[str]) -> None:
-    """Values of some names, of all units. `late` tells already what does not count."""
+    """Values of some names, of all units. `late` marks what does not count."""
     of, among = outcomes.c, session.bulk.among
     for found in _chunks(session, info, "outcomes are read again"):
         by_id = {unit.id: unit for unit in found}
         stale = (among(values.c.unit_id, by_id), among(values.c.metric, names))
         session.conn.execute(delete(values).where(*stale))
         query = select(of.unit_id, of.metric, of.value, of.time).where(of.late == 0, among(of.metric, names))
-        for unit, *said in session.conn.execute(query.where(among(of.unit_id, by_id))):
-            by_id[unit].count(*said)
+        for unit, *row in session.conn.execute(query.where(among(of.unit_id, by_id))):
+            by_id[unit].count(*row)
         recall_past(session, info, {unit.unit: unit for unit in found}, info.covariates.intersection(names))
         rows = ((unit.id, name, *kept) for unit in found for name, kept in unit.values.items())
         session.bulk.write(session.conn, values, rows, Clash.KEEP)
@@ -395,7 +395,7 @@ def _place_anew(session: WriteSession, info: PhaseInfo) -> None:
     session.bulk.write(session.conn, cohorts, found.cohorts(), Clash.ADD)
 
 
-def _chunks(session: WriteSession, info: PhaseInfo, told: str) -> Iterator[list[Unit]]:
+def _chunks(session: WriteSession, info: PhaseInfo, what: str) -> Iterator[list[Unit]]:
     """All units of a phase, without their values."""
     of, last, done, total = units.c, 0, 0, 0
     query = select(units).where(of.phase == info.id).order_by(of.id).limit(CHUNK)
@@ -405,7 +405,7 @@ def _chunks(session: WriteSession, info: PhaseInfo, told: str) -> Iterator[list[
         if len(rows) < CHUNK:
             break
         total = total or session.conn.execute(select(func.count()).where(of.phase == info.id)).scalar_one()
-        log.info("%s: %s, %d of %d units", info.title, told, done, total)
+        log.info("%s: %s, %d of %d units", info.title, what, done, total)
 
 
 def recall_past(

@@ -232,7 +232,7 @@ class ExperimentStore:
         """Keep them; the same response again changes nothing. Some thousand at a time are written fastest.
 
         Arm, window and segments of a unit are those of the exposure of it that was kept first. Of a label
-        whose values the plan does not name the first `MAX_SEGMENT_VALUES` in a phase are told apart. Outcomes
+        whose values the plan does not name the first `MAX_SEGMENT_VALUES` in a phase have sums. Outcomes
         that came before their exposure are counted now. Exposures of a phase that is not there (any more)
         are dropped with a warning.
         """

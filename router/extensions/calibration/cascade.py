@@ -56,7 +56,7 @@ def run_cascade(
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class RunOutcome:
     """[rows] whether it was routed, by which stage (the last if by none), and whether rightly."""
 
     routed: Array
@@ -74,11 +74,11 @@ class Outcome:
         return int(self.routed.sum())
 
 
-def outcome_at(of: Run, stops: Sequence[float], threshold: float, novelty_limit: float) -> Outcome:
+def outcome_at(of: Run, stops: Sequence[float], threshold: float, novelty_limit: float) -> RunOutcome:
     """The first stage that is sure enough to stop, else the last one if it is sure."""
     least = np.maximum(threshold, [*stops[:-1], 0.0])
     sure = (of.confidence >= least) & (of.novelty <= novelty_limit)
     routed = np.asarray(sure.any(axis=1))
     stage = np.where(routed, sure.argmax(axis=1), len(stops) - 1)
     right: Array = of.right[np.arange(len(stage)), stage] & routed
-    return Outcome(routed, stage, right)
+    return RunOutcome(routed, stage, right)

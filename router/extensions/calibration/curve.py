@@ -15,7 +15,7 @@ from router.extensions.calibration.rows import Ballot
 
 
 @dataclass(frozen=True, slots=True)
-class Point:
+class CurvePoint:
     """One threshold at the calibration's limit of strangeness.
 
     Shares lie in [0, 1]; each bound holds with confidence 1 - delta.
@@ -36,7 +36,7 @@ class Point:
 
 
 @dataclass(frozen=True, slots=True)
-class Forecast:
+class RowForecast:
     """The most that could be proven with so many more requests to test on, if they are like those given."""
 
     requests: int
@@ -45,7 +45,7 @@ class Forecast:
     threshold: float  # 1 where nothing could be
 
 
-class Curve:
+class ThresholdCurve:
     """The cascade of a calibration over labelled requests and strange ones, at any threshold."""
 
     def __init__(
@@ -62,14 +62,14 @@ class Curve:
         )
         self._stops = [stage.stop for stage in of.stages]
 
-    def points(self, delta: float) -> list[Point]:
+    def points(self, delta: float) -> list[CurvePoint]:
         """One for each candidate threshold and the calibration's own, strict to loose."""
         thresholds = sorted({*THRESHOLDS, self._of.threshold}, reverse=True)
         limits = [self._of.novelty_limit]
         known, strange = (sweep(run, self._stops, thresholds, limits) for run in self._runs)
         covered = self._covered(thresholds, limits)
         return [
-            Point(
+            CurvePoint(
                 threshold,
                 float(covered[i, 0]),
                 int(known.routed[i, 0]),
@@ -81,7 +81,7 @@ class Curve:
             for i, threshold in enumerate(thresholds)
         ]
 
-    def forecast(self, goal: Goal, requests: int = 0, strange: int = 0) -> Forecast:
+    def forecast(self, goal: Goal, requests: int = 0, strange: int = 0) -> RowForecast:
         """With so many more of each: the pair of threshold and limit of strangeness that routes the most of
         those whose bounds would be within the goal at the shares seen here.
 
@@ -91,14 +91,14 @@ class Curve:
         known, away = (sweep(run, self._stops, THRESHOLDS, limits) for run in self._runs)
         covered = self._covered(THRESHOLDS, limits)
         rows = max(1, len(self._meant))
-        best = Forecast(requests, strange, 0.0, 1.0)
+        best = RowForecast(requests, strange, 0.0, 1.0)
         for i, threshold in enumerate(THRESHOLDS):
             for j in range(len(limits)):
                 if covered[i, j] <= best.coverage or not known.routed[i, j]:
                     continue
                 error = _grown(known, i, j, (rows + requests) / rows, goal)
                 if error <= goal.target and self._away(away.routed[i, j], strange, goal) <= goal.ood_target:
-                    best = Forecast(requests, strange, float(covered[i, j]), threshold)
+                    best = RowForecast(requests, strange, float(covered[i, j]), threshold)
         return best
 
     def _away(self, routed: int, more: int, goal: Goal) -> float:

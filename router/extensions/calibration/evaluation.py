@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from router.calibration.model import Axis, Calibration
-from router.extensions.calibration.cascade import Array, Outcome, Run, outcome_at, run_cascade
+from router.extensions.calibration.cascade import Array, Run, RunOutcome, outcome_at, run_cascade
 from router.extensions.calibration.certify import upper_bound
 from router.extensions.calibration.rows import Ballot, spoke
 from router.types import Vote
@@ -155,7 +155,7 @@ def held_out_report(
     }
 
 
-def decision_counts(of: Calibration, votes: Run, there: Outcome, names: Sequence[str]) -> dict[str, Any]:
+def decision_counts(of: Calibration, votes: Run, there: RunOutcome, names: Sequence[str]) -> dict[str, Any]:
     """How often each adapter and the base were chosen, and at which thresholds: what a server compares its
     own decisions with (router/routing/drift.py)."""
     away = ~there.routed

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from router.extensions.calibration.evaluation import Decided
 from router.extensions.calibration.proposals import Addition
-from router.extensions.calibration.rows import Row
+from router.extensions.calibration.rows import DataRow
 from router.types import AdapterProfile
 
 SLACK = 100
@@ -34,7 +34,7 @@ class Score:
         return other.right < self.right - slack or other.wrong > self.wrong + slack
 
 
-def score_of(rows: Sequence[Row], decided: Sequence[Decided]) -> Score:
+def score_of(rows: Sequence[DataRow], decided: Sequence[Decided]) -> Score:
     """Count them."""
     pairs = list(zip(rows, decided, strict=True))
     routed = [(row, one) for row, one in pairs if one.routed]
@@ -74,7 +74,7 @@ def learn(
     judge: Judge,
     profiles: Sequence[AdapterProfile],
     additions: Mapping[str, Addition],
-    held_out: Sequence[Row],
+    held_out: Sequence[DataRow],
     say: Callable[[str], None] = lambda text: None,
 ) -> Learned:
     """Greedy, the adapter with most to learn first: what makes a held-out request wrong that was not, on

@@ -21,7 +21,7 @@ CLOSE = 1e-8  # a step so short is the last
 
 
 @dataclass(frozen=True, slots=True)
-class Design:
+class DesignMatrix:
     """What is known of each row. Weights are [d + q * classes]: the shared ones, then `own` row by row."""
 
     features: Array  # [rows, classes, d]
@@ -73,7 +73,7 @@ class Design:
 
 
 def fit_nonnegative(
-    design: Design,
+    design: DesignMatrix,
     target: Array,
     prior: Array,
     penalty: float | Array,
@@ -91,7 +91,7 @@ def fit_nonnegative(
 
 
 def fit_logit(
-    design: Design,
+    design: DesignMatrix,
     target: Array,
     prior: Array,
     penalty: float | Array,
@@ -140,13 +140,13 @@ def _descend(
     return value, weights, 0.0
 
 
-def log_loss(design: Design, target: Array, weights: Array, share: Array) -> float:
+def log_loss(design: DesignMatrix, target: Array, weights: Array, share: Array) -> float:
     """Weighted mean negative log-likelihood, nats."""
     chances = softmax(design.logits(weights))
     picked = chances[np.arange(len(target)), target]
     return float(-(share * np.log(np.maximum(picked, 1e-12))).sum())
 
 
-def plain(features: Array) -> Design:
+def plain(features: Array) -> DesignMatrix:
     """Weights that all classes share, and no others."""
-    return Design(features, np.zeros((len(features), 0)))
+    return DesignMatrix(features, np.zeros((len(features), 0)))

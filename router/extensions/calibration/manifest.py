@@ -73,7 +73,7 @@ def _with(text: str, key: str, values: Sequence[str]) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class _Part:
+class _ManifestPart:
     """A table's header (without `key`), or a key with its value, from `start` to `end`; `last` is where the
     last thing before a list's closing bracket ends."""
 
@@ -84,7 +84,7 @@ class _Part:
     last: int = 0
 
 
-def _appended(text: str, part: _Part, lines: str, end: str) -> str:
+def _appended(text: str, part: _ManifestPart, lines: str, end: str) -> str:
     close = part.end - 1
     if text[part.last - 1] not in "[,":
         text, close = f"{text[: part.last]},{text[part.last :]}", close + 1
@@ -94,7 +94,7 @@ def _appended(text: str, part: _Part, lines: str, end: str) -> str:
     return f"{text[:close].rstrip(' ')}{end}{lines}{text[close:]}"
 
 
-def _parts(text: str) -> Iterator[_Part]:
+def _parts(text: str) -> Iterator[_ManifestPart]:
     """Headers and plain keys in their order; what is written otherwise is passed over."""
     at, table = 0, ""
     while at < len(text):
@@ -104,11 +104,11 @@ def _parts(text: str) -> Iterator[_Part]:
             at = _line_end(text, at)
         elif (header := _HEADER.match(text, at)) is not None:
             table = header[1]
-            yield _Part(table, "", at, header.end())
+            yield _ManifestPart(table, "", at, header.end())
             at = header.end()
         elif (key := _KEY.match(text, at)) is not None:
             end, last = _value_end(text, key.end())
-            yield _Part(table, key[1], at, end, last)
+            yield _ManifestPart(table, key[1], at, end, last)
             at = max(end, at + 1)
         else:
             at = _value_end(text, at)[0] + 1

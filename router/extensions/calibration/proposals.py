@@ -1,15 +1,66 @@
-"""From corrections to examples: what each adapter could learn, what it is tested on, and what is left out."""
+"""From corrections to examples: what each adapter could learn, what it is tested on, and what is left out.
+
+Texts that are nearly the same as what they are tested on are left out.
+"""
 
 from __future__ import annotations
 
 import hashlib
-from collections import Counter
+import re
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from router.corrections.store import Correction
-from router.extensions.calibration.near import Near, normal
 from router.types import AdapterProfile
+
+ALIKE = 0.7  # share of the words of two texts that stand in both (Jaccard)
+# Scripts without spaces between words are compared letter by letter.
+_WORD = re.compile(
+    r"[\u0e00-\u0eff\u3040-\u30ff\u3400-\u9fff]|[^\W_\u0e00-\u0eff\u3040-\u30ff\u3400-\u9fff]+"
+)
+
+
+def normal(text: str) -> str:
+    """The text without what makes no difference: white space."""
+    return " ".join(text.split())
+
+
+class NearDuplicates:
+    """Known texts, to ask which of them is much like another text."""
+
+    def __init__(self, texts: Iterable[str] = ()) -> None:
+        self._texts: list[str] = []
+        self._sizes: list[int] = []
+        self._places: defaultdict[str, list[int]] = defaultdict(list)
+        for text in texts:
+            self.add(text)
+
+    def add(self, text: str) -> None:
+        """Know it, too."""
+        words = _words(text)
+        for word in words:
+            self._places[word].append(len(self._texts))
+        self._texts.append(text)
+        self._sizes.append(len(words))
+
+    def like(self, text: str) -> str | None:
+        """The first known text that is nearly the same; None if there is none."""
+        words = _words(text)
+        shared = Counter(place for word in words for place in self._places.get(word, ()))
+        alike = (
+            place
+            for place, count in shared.items()
+            if count >= ALIKE * (len(words) + self._sizes[place] - count)
+        )
+        place = min(alike, default=None)
+        return None if place is None else self._texts[place]
+
+
+def _words(text: str) -> frozenset[str]:
+    """Words, or the text itself where it has none."""
+    return frozenset(_WORD.findall(text.lower())) or frozenset({normal(text)})
+
 
 NO_TEXT = "kept without a text"
 UNKNOWN = "for an adapter that is not here"
@@ -71,12 +122,12 @@ def propose(
     left_out: Counter[str] = Counter()
     requests = _distinct(corrections, profiles, left_out)
     held_back = [labelled for labelled in requests if _drawn(labelled.text) < hold_back]
-    away, kept = Near([*held_out, *(labelled.text for labelled in held_back)]), []
-    taken: dict[str, Near] = {}
+    away, kept = NearDuplicates([*held_out, *(labelled.text for labelled in held_back)]), []
+    taken: dict[str, NearDuplicates] = {}
     for labelled in requests:
         if _drawn(labelled.text) < hold_back:
             continue
-        others = taken.setdefault(labelled.label, Near())
+        others = taken.setdefault(labelled.label, NearDuplicates())
         if away.like(labelled.text) is not None:
             left_out[HELD_OUT] += 1
         elif others.like(labelled.text) is not None:

@@ -1,4 +1,7 @@
-"""Labelled requests, JSON lines of `{"text": ..., "label": NAME or "", "source": ...}`, and votes on them."""
+"""Labelled requests, JSON lines of `{"text": ..., "label": NAME or "", "source": ...}`, and votes on them.
+
+A calibration stores some of them in a file beside it, so that it can be proven again.
+"""
 
 from __future__ import annotations
 
@@ -8,15 +11,17 @@ import math
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from router.calibration.model import CalibrationError
+from router.reread import read_file
 from router.types import Vote
 
 MOST_LOST = 0.05  # share of votes that may be lost
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class DataRow:
     """A request and the adapter it is for; `label` "" is none of them, `source` where it comes from.
 
     Rows of one `group` are about the same text, such as two questions on a passage; "" is alone.
@@ -32,7 +37,7 @@ class Row:
 class Ballot:
     """One row, and one vote of each classifier in the order in which they are asked."""
 
-    row: Row
+    row: DataRow
     votes: tuple[Vote, ...]
 
 
@@ -41,7 +46,7 @@ def spoke(vote: Vote) -> bool:
     return bool(vote.scores) and not vote.error and not vote.declined
 
 
-def read_rows(path: Path, names: Collection[str], label: str | None = None) -> list[Row]:
+def read_rows(path: Path, names: Collection[str], label: str | None = None) -> list[DataRow]:
     """Rows of a file, in order. `label` is that of rows which say none (None: each must say one).
 
     Raises CalibrationError naming file and line: no JSON, no text, a label that no adapter has, no rows.
@@ -60,7 +65,7 @@ def read_rows(path: Path, names: Collection[str], label: str | None = None) -> l
     return rows
 
 
-def _row(where: str, line: str, names: Collection[str], default: str | None) -> Row:
+def _row(where: str, line: str, names: Collection[str], default: str | None) -> DataRow:
     try:
         said = json.loads(line)
     except (ValueError, RecursionError) as error:
@@ -73,12 +78,12 @@ def _row(where: str, line: str, names: Collection[str], default: str | None) -> 
     if label and label not in names:
         known = ", ".join(sorted(names)) or "none"
         raise CalibrationError(f"{where}: no adapter is called {label!r}; there are {known}")
-    return Row(said["text"], label, str(said.get("source", "")), str(said.get("group", "")))
+    return DataRow(said["text"], label, str(said.get("source", "")), str(said.get("group", "")))
 
 
-def distinct(rows: Iterable[Row]) -> list[Row]:
+def distinct(rows: Iterable[DataRow]) -> list[DataRow]:
     """Each text once. Raises CalibrationError for a text with two labels."""
-    found: dict[str, Row] = {}
+    found: dict[str, DataRow] = {}
     for row in rows:
         known = found.setdefault(" ".join(row.text.split()), row)
         if known.label != row.label:
@@ -88,7 +93,7 @@ def distinct(rows: Iterable[Row]) -> list[Row]:
     return list(found.values())
 
 
-def unseen(rows: Sequence[Row], examples: Collection[str]) -> list[Row]:
+def unseen(rows: Sequence[DataRow], examples: Collection[str]) -> list[DataRow]:
     """Without those that classifiers learned from: their scores say nothing of other requests."""
     learned = {" ".join(text.split()) for text in examples}
     return [row for row in rows if " ".join(row.text.split()) not in learned]
@@ -112,7 +117,7 @@ def check_votes(ballots: Sequence[Ballot], classifiers: Sequence[str]) -> None:
             )
 
 
-def stratified_split(rows: Sequence[Row], share: float) -> tuple[list[int], list[int]]:
+def stratified_split(rows: Sequence[DataRow], share: float) -> tuple[list[int], list[int]]:
     """Indices of about `share` of the rows of each label, and of the rest; drawn by a hash of the text, a
     group as a whole."""
     first: list[int] = []
@@ -127,7 +132,7 @@ def stratified_split(rows: Sequence[Row], share: float) -> tuple[list[int], list
     return sorted(first), sorted(rest)
 
 
-def stratified_folds(rows: Sequence[Row], folds: int) -> list[list[int]]:
+def stratified_folds(rows: Sequence[DataRow], folds: int) -> list[list[int]]:
     """Indices in `folds` parts with about the same share of each label; drawn by a hash of the text, a group
     as a whole."""
     alone, grouped = _apart(rows)
@@ -151,12 +156,12 @@ def one_of_each(ballots: Sequence[Ballot]) -> list[Ballot]:
     return list(kept.values())
 
 
-def _apart(rows: Sequence[Row]) -> tuple[list[int], list[int]]:
+def _apart(rows: Sequence[DataRow]) -> tuple[list[int], list[int]]:
     """Indices of rows without a group, and of those with one."""
     return [i for i, row in enumerate(rows) if not row.group], [i for i, row in enumerate(rows) if row.group]
 
 
-def _shuffled(rows: Sequence[Row], among: Sequence[int]) -> list[list[int]]:
+def _shuffled(rows: Sequence[DataRow], among: Sequence[int]) -> list[list[int]]:
     """Indices of each label."""
     labels: dict[str, list[int]] = {}
     for i in among:
@@ -171,3 +176,84 @@ def _hash(text: str) -> bytes:
 def _drawn(text: str) -> float:
     """A number in [0, 1) that the text alone decides."""
     return int.from_bytes(_hash(text)[:6], "big") / 2**48
+
+
+# -- the file beside a calibration
+
+MOST_BYTES = 16 << 20
+MOST_FIT = 300  # of the rows that weights were fitted on
+MOST_PROOF = 3000  # of labelled and of strange rows
+DIGEST = "rows"  # in a calibration's report: sha256 of the file
+
+
+@dataclass(frozen=True, slots=True)
+class StoredRows:
+    """`fit` are labelled rows that weights were fitted on; `known` and `strange` are for the proof."""
+
+    fit: tuple[DataRow, ...]
+    known: tuple[DataRow, ...]
+    strange: tuple[DataRow, ...]
+
+    @classmethod
+    def of(cls, fit: Sequence[DataRow], known: Sequence[DataRow], strange: Sequence[DataRow]) -> StoredRows:
+        """At most so many as a file keeps, drawn by a hash."""
+        return cls(_at_most(fit, MOST_FIT), _at_most(known, MOST_PROOF), _at_most(strange, MOST_PROOF))
+
+    def written(self) -> bytes:
+        """As JSON lines."""
+        parts = (("fit", self.fit), ("proof", self.known), ("strange", self.strange))
+        return b"".join(_line(part, row) for part, rows in parts for row in rows)
+
+
+def path_of(calibration: Path) -> Path:
+    """Of the rows of that calibration file."""
+    return calibration.with_name(f"{calibration.stem}.rows.jsonl")
+
+
+def digest(data: bytes) -> str:
+    """What a calibration's report has of its rows."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def read_stored(calibration: Path, wanted: str) -> StoredRows | None:
+    """The rows beside that calibration, which must have the digest `wanted`. None where there are none.
+
+    Raises CalibrationError for rows of another calibration and for a file that is something else.
+    """
+    path = path_of(calibration)
+    if not wanted or not path.exists():
+        return None
+    try:
+        data = read_file(path, MOST_BYTES)
+    except OSError as error:
+        raise CalibrationError(f"{path}: {error.strerror}") from None
+    if digest(data) != wanted:
+        raise CalibrationError(
+            f"{path} has the requests of another calibration: run `lora-router route calibrate` again"
+        )
+    found: dict[str, list[DataRow]] = {"fit": [], "proof": [], "strange": []}
+    try:
+        for line in data.decode().split("\n"):
+            if line:
+                said = json.loads(line)
+                found[said.pop("part")].append(DataRow(**said))
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise CalibrationError(f"{path} is damaged: {type(error).__name__}: {error}") from None
+    return StoredRows(tuple(found["fit"]), tuple(found["proof"]), tuple(found["strange"]))
+
+
+def _line(part: str, row: DataRow) -> bytes:
+    said: dict[str, Any] = {"part": part, "text": row.text, "label": row.label}
+    said |= {name: value for name in ("source", "group") if (value := getattr(row, name))}
+    return json.dumps(said, ensure_ascii=False).encode("utf-8", "surrogatepass") + b"\n"
+
+
+def _at_most(rows: Sequence[DataRow], most: int) -> tuple[DataRow, ...]:
+    if len(rows) <= most:
+        return tuple(rows)
+    order = sorted(range(len(rows)), key=lambda i: _key(rows[i].text))
+    return tuple(rows[i] for i in sorted(order[:most]))
+
+
+def _key(text: str) -> bytes:
+    return hashlib.sha256(f"kept {text}".encode("utf-8", "surrogatepass")).digest()

@@ -9,7 +9,7 @@ import numpy as np
 
 from router.calibration.model import Axis, Stage, TemperatureScaler, log_chances, log_odds
 from router.extensions.calibration.cascade import Array
-from router.extensions.calibration.logit import Design, fit_nonnegative, plain
+from router.extensions.calibration.logit import DesignMatrix, fit_nonnegative, plain
 from router.extensions.calibration.rows import Ballot, spoke
 
 PENALTY = 3e-3  # of the squared distance from the prior, beside a mean loss in nats
@@ -65,7 +65,7 @@ def fit_stage(
     for column, name in enumerate(mute, len(axes) + 1):
         marks[:, -1, column] = silent[name]
     common = _common(logs) if own else logs[:, 0, :0]
-    design = Design(np.concatenate([logs, tasks, marks], axis=2), common)
+    design = DesignMatrix(np.concatenate([logs, tasks, marks], axis=2), common)
     prior, penalty = np.zeros(design.weights), np.full(design.weights, PENALTY)
     prior[:count] = 1 / count
     penalty[design.shared :] = OWN_LIKE_ROWS * float((share**2).sum())

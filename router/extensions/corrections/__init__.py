@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 @hookimpl
 async def on_startup(server: ServerApp) -> None:
-    """Keep them in the state folder, unless the server has a keeper already."""
+    """Keep them in the state folder, unless the server has a recorder already."""
     from router.corrections.recorder import Corrections
     from router.corrections.store import FOLDER, CorrectionStore
     from router.server.metrics import CorrectionsCollector

@@ -279,12 +279,12 @@ class Simulation:
         first = await self._ask(client, traffic, unit)
         if first is None:
             return
-        said = {metric: values[number] for metric, values in self.values.items()}
-        for metric, value in said.items():
+        row_values = {metric: values[number] for metric, values in self.values.items()}
+        for metric, value in row_values.items():
             await _record_outcome(client, traffic, traffic.recorded, first.response_id, unit, metric, value)
         if number % EVERY == 0:
             await self._ask(client, traffic, unit)
-            for metric, value in said.items():
+            for metric, value in row_values.items():
                 await _record_outcome(
                     client, traffic, traffic.repeated, first.response_id, unit, metric, value
                 )

@@ -156,8 +156,8 @@ def arm_shares(salts: AssignmentSalts, weights: Mapping[str, float], units: int 
     got = Counter(_arm_of(allocation, f"unit-{i}") for i in range(units))
     square = sum((got[name] - units * weight) ** 2 / (units * weight) for name, weight in weights.items())
     p = _chi_square_tail(square, len(weights) - 1)
-    told = ", ".join(f"{name} {got[name] / units:.2%} of {weight:.2%}" for name, weight in weights.items())
-    return AAFinding("shares", p > RARE, f"of {units:,} hashed units {told}: p = {p:.2g}")
+    listed = ", ".join(f"{name} {got[name] / units:.2%} of {weight:.2%}" for name, weight in weights.items())
+    return AAFinding("shares", p > RARE, f"of {units:,} hashed units {listed}: p = {p:.2g}")
 
 
 def _arm_of(allocation: UnitAllocation, unit: str) -> str:
@@ -271,12 +271,12 @@ def _logging_finding(traffic: Traffic, report: Report) -> AAFinding:
         )
 
     pairs = [pair for numbers in report.numbers for pair in of(numbers)]
-    told = ", ".join(
+    listed = ", ".join(
         f"{n.arm} {n.units:,} units of {traffic.units_of(n.arm):,}, {n.responses:,} answers of"
         f" {traffic.answers_of(n.arm):,}"
         for n in report.numbers
     )
-    return AAFinding("logging", all(got == sent for got, sent in pairs), f"logged of sent: {told}")
+    return AAFinding("logging", all(got == sent for got, sent in pairs), f"logged of sent: {listed}")
 
 
 def _outcome_finding(traffic: Traffic, report: Report) -> AAFinding:
@@ -291,8 +291,8 @@ def _outcome_finding(traffic: Traffic, report: Report) -> AAFinding:
     counted, wanted = (sum(pair[i] for pair in pairs) for i in (0, 1))
     text = f"{counted:,} counted of {wanted:,} sent; {repeated:,} sent twice, "
     text += "each counted once" if once else f"told as {dict(traffic.repeated)}"
-    told = bool(pairs) or not traffic.values  # the server's own are all that there are
-    return AAFinding("outcomes", once and told and all(got == of for got, of in pairs), text)
+    complete = bool(pairs) or not traffic.values  # the server's own are all that there are
+    return AAFinding("outcomes", once and complete and all(got == of for got, of in pairs), text)
 
 
 def _check_findings(report: Report) -> Iterator[AAFinding]:

@@ -12,7 +12,7 @@ weights of the plan.
 
 While weights follow outcomes, plain estimates are biased (Nie et al. 2018, arXiv:1708.01977), and rates that
 move while weights do make them worse: exposures keep their propensities, and reports rest on events by label
-within epochs (`labels.py`), which is all that stops an arm.
+within epochs (`bandit.py`), which is all that stops an arm.
 """
 
 from __future__ import annotations
@@ -101,9 +101,9 @@ def _entry(
     arms = primary_sums(store, experiment.name, phase, now)
     found = thompson_weights(metric, arms, spec.floor, epoch_seed(experiment.name, phase.number, number))
     units = {arm: int(moments.n) for arm, moments in arms.items()}
-    said = ", ".join(f"{arm} {weight:.3f}" for arm, weight in found.items())
+    listed = ", ".join(f"{arm} {weight:.3f}" for arm, weight in found.items())
     detail = reweighting_detail(phase, number, found, units)
-    return AuditEntry(experiment.name, now, RULE, REWEIGHT, f"epoch {number}: {said}", detail)
+    return AuditEntry(experiment.name, now, RULE, REWEIGHT, f"epoch {number}: {listed}", detail)
 
 
 def primary_sums(store: ExperimentStore, name: str, phase: ExperimentPhase, now: float) -> dict[str, Moments]:
@@ -210,7 +210,7 @@ def best_chances(metric: ComparedMetric, arms: Mapping[str, Moments], seed: str)
 
 
 def epoch_seed(experiment: str, phase: int, epoch: int) -> str:
-    """What the draws of an epoch depend on beside the sums."""
+    """What the draws of an epoch depend on, with the sums."""
     return f"{experiment}\x1f{phase}\x1f{epoch}"
 
 

@@ -148,12 +148,12 @@ def _progress() -> Iterator[Callable[[str, int], None] | None]:
     with Progress(*columns, console=console(stderr=True), transient=True) as bar:
         tasks: dict[str, TaskID] = {}
 
-        def told(what: str, rows: int) -> None:
+        def report_progress(what: str, rows: int) -> None:
             if what not in tasks:
                 tasks[what] = bar.add_task(what, total=None)
             bar.update(tasks[what], completed=rows)
 
-        yield told
+        yield report_progress
 
 
 def _print(done: tuple[Exported, ...], json: bool) -> None:

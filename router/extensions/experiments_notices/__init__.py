@@ -30,13 +30,13 @@ class Plugin:
         if not has_experiments():
             return
         from router.experiments.runtime import LiveExperiments
-        from router.extensions.experiments_notices.telling import NoticeMetrics, notifier_of, telling
+        from router.extensions.experiments_notices.notices import NoticeMetrics, notice_observer, notifier_of
 
         notifier = notifier_of(server.settings)
         if isinstance(server.experiments, LiveExperiments):
             notifier.start()
             self._notifier, self._served = notifier, server.experiments
-            self._served.guardian.observers.append(telling(notifier, self._served.store))
+            self._served.guardian.observers.append(notice_observer(notifier, self._served.store))
             server.metrics.registry.register(NoticeMetrics(notifier))
 
     @hookimpl

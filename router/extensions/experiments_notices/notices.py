@@ -11,7 +11,7 @@ import random
 import re
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
@@ -19,6 +19,9 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 from uuid import NAMESPACE_URL, uuid4, uuid5
+
+from prometheus_client.core import CounterMetricFamily, Metric
+from prometheus_client.registry import Collector
 
 from router import __version__
 from router.errors import ConfigError, StoreDown, install_extra
@@ -28,6 +31,10 @@ from router.experiments.store.store import ExperimentStore
 
 if TYPE_CHECKING:
     import httpx2
+
+    from router.config import Settings
+    from router.experiments.report.model import Report
+    from router.experiments.store.store import ExperimentStore
 
 log = logging.getLogger(__name__)
 NOTICE = "notice"  # the act of an audit entry
@@ -64,7 +71,7 @@ class Notice:
 
     @property
     def key(self) -> tuple[object, ...]:
-        """What is told once of an experiment. A later one of the same name started at another time."""
+        """What is sent once of an experiment. A later one of the same name started at another time."""
         return (self.phase, self.event, self.arm, self.started)
 
     @property
@@ -79,22 +86,22 @@ class Notice:
 
 
 def due_notices(report: Report) -> tuple[Notice, ...]:
-    """What the report calls for, minus what its audit trail says was told."""
-    said = {_key(told) for told in report.audit if told.act == NOTICE}
-    return tuple(notice for notice in (*_harm(report), *_found(report)) if notice.key not in said)
+    """What the report calls for, minus what was sent by its audit trail."""
+    sent = {_key(entry) for entry in report.audit if entry.act == NOTICE}
+    return tuple(notice for notice in (*_harm(report), *_found(report)) if notice.key not in sent)
 
 
 def notice_entry(notice: Notice, claim: str = "") -> AuditEntry:
-    """What remembers that it was told; `claim` is of the server that sends it."""
+    """The entry that remembers that it was sent; `claim` is of the server that sends it."""
     detail = {"phase": notice.phase, "event": str(notice.event), "arm": notice.arm, "started": notice.started}
     return AuditEntry(notice.experiment, notice.time, RULE, NOTICE, notice.text, {**detail, "claim": claim})
 
 
 def claimed_notices(store: ExperimentStore, report: Report) -> tuple[Notice, ...]:
-    """Remember what is due, and return what is for this server to tell. Blocks.
+    """Remember what is due, and return what is for this server to send. Blocks.
 
-    Of two servers at the same moment the one whose entry is first tells. If the store goes down in between,
-    what was written is told: rather twice, with the same id, than never.
+    Of two servers at the same moment the one whose entry is first sends it. If the store goes down in
+    between, what was written is sent: rather twice, with the same id, than never.
     """
     claim, kept = uuid4().hex, list[Notice]()
     try:
@@ -103,18 +110,18 @@ def claimed_notices(store: ExperimentStore, report: Report) -> tuple[Notice, ...
             kept.append(notice)
         trail = store.trail(report.experiment.name) if kept else ()
     except StoreDown as error:
-        log.debug("notices may be told twice: %s", error.message)
+        log.debug("notices may be sent twice: %s", error.message)
         return tuple(kept)
-    firsts = {_key(told): told.detail.get("claim") for told in reversed(trail) if told.act == NOTICE}
+    firsts = {_key(entry): entry.detail.get("claim") for entry in reversed(trail) if entry.act == NOTICE}
     return tuple(notice for notice in kept if firsts.get(notice.key, claim) == claim)
 
 
-def _key(told: AuditEntry) -> tuple[object, ...]:
-    return tuple(told.detail.get(name) for name in ("phase", "event", "arm", "started"))
+def _key(entry: AuditEntry) -> tuple[object, ...]:
+    return tuple(entry.detail.get(name) for name in ("phase", "event", "arm", "started"))
 
 
 def _harm(report: Report) -> Iterator[Notice]:
-    """From the audit trail: so it is told too where a server ended right after the act, or in a new phase."""
+    """From the audit trail: so it is sent too where a server ended right after the act, or in a new phase."""
     for act in report.audit:
         phase, arms = act.detail.get("phase"), act.detail.get("arms")
         if act.actor == RULE and act.act in STOPS and isinstance(phase, int) and isinstance(arms, list):
@@ -132,22 +139,28 @@ def _found(report: Report) -> Iterator[Notice]:
         if failed := [c for c in report.checks if c.failed and (c.name in RATIOS) is of_ratio]:
             text = "; ".join(f"{check.name}: {check.text}" for check in failed)
             yield _notice(report, phase, event, text, time, {"rule": failed[0].name, "arms": arms})
-    told, numbers = f"{verdict.rule}: {verdict.text}", {"rule": verdict.rule, "arms": arms}
+    reason, numbers = f"{verdict.rule}: {verdict.text}", {"rule": verdict.rule, "arms": arms}
     if verdict.decision == "promote":
         primary = [asdict(arm.primary) for arm in report.arms if arm.arm == report.arm and arm.primary]
         shown = {**numbers, "primary": primary[0] if primary else None}
-        yield _notice(report, phase, Event.PROMOTABLE, told, time, shown, report.arm or "")
+        yield _notice(report, phase, Event.PROMOTABLE, reason, time, shown, report.arm or "")
     units, planned = sum(n.units for n in report.numbers), report.judged.spec.planned_units
     if verdict.decision == "undecided" and units >= planned:
-        text = f"{units:,} units took part, {planned:,} were planned; still undecided: {told}"
+        text = f"{units:,} units took part, {planned:,} were planned; still undecided: {reason}"
         yield _notice(report, phase, Event.PLANNED, text, time, {**numbers, "planned_units": planned})
 
 
 def _notice(
-    report: Report, phase: int, event: Event, text: str, at: float, told: Mapping[str, object], arm: str = ""
+    report: Report,
+    phase: int,
+    event: Event,
+    text: str,
+    at: float,
+    numbers: Mapping[str, object],
+    arm: str = "",
 ) -> Notice:
     started = next((p.started for p in report.experiment.phases if p.number == phase), 0.0)
-    return Notice(report.experiment.name, phase, event, arm, text, at, told, started)
+    return Notice(report.experiment.name, phase, event, arm, text, at, numbers, started)
 
 
 def signature(secret: str, body: bytes, now: float) -> str:
@@ -190,14 +203,14 @@ def _problem(url: str) -> str:
 
 
 class Notifier:
-    """Call it on the event loop. `told` is by (experiment, event), `deliveries` by what became of them.
+    """Call it on the event loop. `sent` is by (experiment, event), `deliveries` by what became of them.
 
     A delivery is tried again after `waits` seconds each; past `LIMIT` of them the oldest is dropped.
     """
 
     def __init__(self, url: str = "", secret: str = "", waits: Sequence[float] = WAITS) -> None:
         check_webhook(url, secret)
-        self.told: Counter[tuple[str, str]] = Counter()
+        self.sent: Counter[tuple[str, str]] = Counter()
         self.deliveries: Counter[str] = Counter(delivered=0, failed=0, dropped=0, retried=0)
         self._url, self._secret, self._waits = url, secret, waits
         self._shown = "{0.scheme}://{0.netloc}".format(urlsplit(url))  # the rest may be secret
@@ -216,9 +229,9 @@ class Notifier:
                 raise ConfigError("experiments_webhook needs right SSL_CERT_FILE and HTTPS_PROXY") from error
             logging.getLogger("httpx2").addFilter(_harmless)
 
-    def tell(self, notice: Notice) -> None:
+    def send(self, notice: Notice) -> None:
         """Count it, log it, and send it later. Returns at once."""
-        self.told[notice.experiment, str(notice.event)] += 1
+        self.sent[notice.experiment, str(notice.event)] += 1
         _log(logging.WARNING, "experiment notice", notice, arm=notice.arm, text=notice.text)
         if not self._url:
             return
@@ -303,3 +316,44 @@ def _log(level: int, message: str, notice: Notice, **more: str) -> None:
 def _harmless(record: logging.LogRecord) -> bool:
     """The client logs whole URLs of what it did, and a query may be a secret."""
     return record.levelno > logging.INFO
+
+
+def notifier_of(settings: Settings) -> Notifier:
+    """A notifier as the settings say. Raises ConfigError for a webhook that cannot work."""
+    secret = settings.experiments_webhook_secret
+    return Notifier(settings.experiments_webhook or "", secret.get_secret_value() if secret else "")
+
+
+def notice_observer(notifier: Notifier, store: ExperimentStore) -> Callable[[Report], None]:
+    """An observer that sends the notices a report calls for. It claims them first, so that no other server
+    sends them. It blocks, in a thread; make it on the event loop."""
+    loop = asyncio.get_running_loop()
+
+    def observe(report: Report) -> None:
+        for notice in claimed_notices(store, report):
+            loop.call_soon_threadsafe(notifier.send, notice)
+
+    return observe
+
+
+class NoticeMetrics(Collector):
+    """Counters of notices and of their deliveries."""
+
+    def __init__(self, notifier: Notifier) -> None:
+        self._notifier = notifier
+
+    def collect(self) -> Iterator[Metric]:
+        """Everything as it is now."""
+        sent = CounterMetricFamily(
+            "lora_router_experiment_notices", "Notices of experiments.", labels=("experiment", "event")
+        )
+        for key, value in tuple(self._notifier.sent.items()):
+            sent.add_metric(key, value)
+        deliveries = CounterMetricFamily(
+            "lora_router_experiment_notice_deliveries",
+            "Results of sending notices to the webhook.",
+            labels=("result",),
+        )
+        for result, value in tuple(self._notifier.deliveries.items()):
+            deliveries.add_metric((result,), value)
+        yield from (sent, deliveries)

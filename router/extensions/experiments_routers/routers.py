@@ -1,4 +1,4 @@
-"""Router experiments: the unit's router decides, and what the others would have said is logged.
+"""Router experiments: the unit's router decides, and what the others would have chosen is logged.
 
 Classifiers are asked once: a request's votes are shared by all routers. The user waits for the assigned
 router alone; the others decide when the answer has begun.
@@ -31,7 +31,7 @@ MOST_PENDING = 4096  # decisions whose answers have not begun
 class _Pending:
     assignment: ArmAssignment
     decision: Decision
-    heard: VotesByClassifier = field(default_factory=dict)
+    votes: VotesByClassifier = field(default_factory=dict)
 
 
 class Routers(ExperimentMode):
@@ -55,10 +55,10 @@ class Routers(ExperimentMode):
         assignment = live.admitted(live.assigner.router(request, time.time()), counted)
         if assignment is None:
             return await router.route(request), None
-        heard: VotesByClassifier = {}
-        decision = await self._router.decide(request, assignment.arm.router, heard)
+        votes: VotesByClassifier = {}
+        decision = await self._router.route(request, assignment.arm.router, votes)
         if counted:
-            self._pending[request.request_id] = _Pending(assignment, decision, heard)
+            self._pending[request.request_id] = _Pending(assignment, decision, votes)
         if len(self._pending) > MOST_PENDING:
             self._pending.popitem(last=False)
         return decision, assignment
@@ -81,14 +81,14 @@ class Routers(ExperimentMode):
         await leave_tasks(self._tasks)
 
     async def _compare(self, request: Request, pending: _Pending) -> None:
-        assignment, said = pending.assignment, {pending.assignment.arm.name: _target(pending.decision)}
+        assignment, choices = pending.assignment, {pending.assignment.arm.name: _target(pending.decision)}
         for name, arm in assignment.running.arms.items():
-            if name not in said:
-                decision = await self._router.decide(request, arm.router, pending.heard)
-                said[name] = _target(decision)
+            if name not in choices:
+                decision = await self._router.route(request, arm.router, pending.votes)
+                choices[name] = _target(decision)
         running = assignment.running
-        control = said[running.spec.control]
-        treatments = [said[name] for name in running.arms if name != running.spec.control]
+        control = choices[running.spec.control]
+        treatments = [choices[name] for name in running.arms if name != running.spec.control]
         # With several treatments a request counts as differing if any of them differs: the same for all arms.
         treatment = next((t for t in treatments if t != control), control)
         self._live.recorder.disagree(

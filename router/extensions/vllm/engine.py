@@ -92,7 +92,7 @@ class VllmEngine:
         )
         self._processes = Processes()
         self._environment = Environment(
-            environment(self._processes.folder, self._settings.log_level, self._settings.threads)
+            environment(self._processes.sockets, self._settings.log_level, self._settings.threads)
         )
         self._loop = asyncio.new_event_loop()
         started: Future[None] = Future()

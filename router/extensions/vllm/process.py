@@ -22,14 +22,17 @@ from router.extensions.vllm import keeper
 log = logging.getLogger(__name__)
 LOOK_SECONDS = 0.2
 KEEPER_SECONDS = 1.0
+LONGEST = 70  # of a folder of sockets: their paths have 107 characters at most, and vLLM adds 37
 
 
 class Processes:
-    """The processes that were begun below this one after this was made, and a folder of ours for them."""
+    """The processes that were begun below this one after this was made, and their files and sockets."""
 
     def __init__(self) -> None:
         resource_tracker.ensure_running()  # it is everybody's, and lets signals through where it is begun
-        self.folder = Path(tempfile.mkdtemp(prefix="lora-vllm-"))
+        self.folder = self.sockets = Path(tempfile.mkdtemp(prefix="lora-vllm-"))
+        if len(str(self.folder)) > LONGEST:
+            self.sockets = Path(tempfile.mkdtemp(prefix="lora-vllm-", dir="/tmp"))
         self._keeper = subprocess.Popen(
             [sys.executable, "-I", "-S", keeper.__file__],
             stdin=subprocess.PIPE,
@@ -43,7 +46,8 @@ class Processes:
         self._not_shared = keeper.shared_files(os.getpid())  # files of shared memory that were there before
         self._shared: set[str] = set()  # and those that came since
         self._settled = threading.Event()
-        self._tell(f"folder {self.folder}")
+        for folder in (self.folder, self.sockets):
+            self._tell(f"folder {folder}")
 
     def look(self) -> None:
         """Find those that were begun since, and the shared memory of all.
@@ -92,7 +96,8 @@ class Processes:
             if not done:
                 log.warning("the keeper of vLLM's processes did not end")
             self._keeper.stdout.close()
-        shutil.rmtree(self.folder, ignore_errors=True)
+        for folder in (self.folder, self.sockets):
+            shutil.rmtree(folder, ignore_errors=True)
 
     def _look_on(self) -> None:
         while not self._settled.wait(LOOK_SECONDS):

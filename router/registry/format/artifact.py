@@ -315,8 +315,11 @@ class Examination:
         parts = self.open(folder, opened)
         if self.rules.trust is not None and not self._trusted(self.rules.trust, parts):
             return
-        self._manifest(parts.small.get(MANIFEST), folder.name)
-        self._probes(parts.small.get(PROBES))
+        self.manifest, findings = parse_manifest(parts.small.get(MANIFEST), folder.name)
+        self.found.items.extend(findings)
+        if PROBES in parts.small:
+            self.probes, findings = parse_probes(parts.small[PROBES])
+            self.found.items.extend(findings)
         self._config(parts.small.get(CONFIG))
         if self.rules.base is not None:
             check_vocabulary(parts.inner, self.rules.base.vocab_size, self.found)
@@ -381,15 +384,6 @@ class Examination:
         if refusal is not None:
             self.found.refuse(refusal.code, refusal.message, refusal.where)
         return refusal is None
-
-    def _manifest(self, data: bytes | None, folder_name: str) -> None:
-        self.manifest, findings = parse_manifest(data, folder_name)
-        self.found.items.extend(findings)
-
-    def _probes(self, data: bytes | None) -> None:
-        if data is not None:
-            self.probes, findings = parse_probes(data)
-            self.found.items.extend(findings)
 
     def _config(self, data: bytes | None) -> None:
         if data is not None:

@@ -124,12 +124,13 @@ def parse_manifest(data: bytes | None, folder_name: str) -> tuple[Manifest, tupl
     found = FolderFindings()
     tables = {} if data is None else _tables(data, found)
     at = {name: ManifestTable(name, tables.get(name, {}), keys, found) for name, keys in KEYS.items()}
+    label = _must(is_label, LABEL_RULE)
     manifest = Manifest(
         name=_name(at["adapter"], folder_name, found),
-        version=at["adapter"].text("version", 63, _version) or DEFAULT_VERSION,
+        version=at["adapter"].text("version", 63, _must(is_version, VERSION_RULE)) or DEFAULT_VERSION,
         description=at["adapter"].text("description", 1_000, _one_line),
-        domain=at["adapter"].text("domain", 63, _label_rule),
-        task=at["adapter"].text("task", 63, _label_rule),
+        domain=at["adapter"].text("domain", 63, label),
+        task=at["adapter"].text("task", 63, label),
         license=at["adapter"].text("license", 200, _one_line),
         base=BasePin(at["base"].text("model", 256, _one_line), _digest(at["base"])),
         prompt=_prompt(at["prompt"]),
@@ -174,7 +175,7 @@ def _document(data: bytes, found: FolderFindings) -> Mapping[str, Any]:
 
 
 def _name(table: ManifestTable, folder_name: str, found: FolderFindings) -> str:
-    name = table.text("name", 63, _name_rule)
+    name = table.text("name", 63, _must(is_name, NAME_RULE))
     if name:
         return name
     derived = name_from_folder(folder_name)
@@ -187,16 +188,9 @@ def _name(table: ManifestTable, folder_name: str, found: FolderFindings) -> str:
     return derived
 
 
-def _name_rule(value: str) -> str:
-    return "" if is_name(value) else f"{show(value)} must be {NAME_RULE}"
-
-
-def _label_rule(value: str) -> str:
-    return "" if is_label(value) else f"{show(value)} must be {LABEL_RULE}"
-
-
-def _version(value: str) -> str:
-    return "" if is_version(value) else f"{show(value)} must be {VERSION_RULE}"
+def _must(fits: Callable[[str], bool], rule: str) -> Callable[[str], str]:
+    """A check for `ManifestTable.text`."""
+    return lambda value: "" if fits(value) else f"{show(value)} must be {rule}"
 
 
 def _digest(table: ManifestTable) -> str:
@@ -208,14 +202,9 @@ def _digest(table: ManifestTable) -> str:
 
 
 def _prompt(table: ManifestTable) -> PromptTemplate:
-    return PromptTemplate(
-        system=table.text("system", PROMPT_CHARS),
-        template=table.text("template", PROMPT_CHARS, _template) or PLACEHOLDER,
-    )
-
-
-def _template(value: str) -> str:
-    return PromptTemplate(template=value).problem
+    system = table.text("system", PROMPT_CHARS)
+    template = table.text("template", PROMPT_CHARS, lambda text: PromptTemplate(template=text).problem)
+    return PromptTemplate(system, template or PLACEHOLDER)
 
 
 def _routing(table: ManifestTable) -> RoutingText:

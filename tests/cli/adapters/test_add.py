@@ -138,7 +138,7 @@ def test_after_ctrl_c_the_same_command_goes_on(cli, hub, monkeypatch):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr("router.sources.transfer.Patience.wait", interrupted)
+        patched.setattr("router.sources.transfer.Retries.wait", interrupted)
         done = cli("adapters", "add", SOURCE, "--no-base")
     assert done.code == 130
     assert "what came is kept; the same command goes on" in done.err

@@ -198,8 +198,8 @@ async def test_a_job_brings_what_its_constraint_was_compiled_to(made: TorchEngin
 
 async def test_one_that_is_preempted_goes_on_as_it_would_have() -> None:
     """Where it is in its grammar depends on its tokens alone, and these it keeps."""
-    small = tiny.engine("llama-long", max_running=8, cache_tokens=512, prefix_cache=False)
-    constraint = Constraint("regex", "([a-z]{3}-){40}end")
+    small = tiny.engine("llama-long", max_running=8, cache_tokens=256, prefix_cache=False)
+    constraint = Constraint("regex", "([a-z]{3}-){20}end")
     try:
         alone = [(await answer(small, constraint, i, max_tokens=200))[0] for i in range(1, 6)]
         assert small.status().preemptions == 0

@@ -11,10 +11,9 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from numpy.typing import NDArray
 
 from router.engine.native import NativeOps
-from router.engine.ops import FAILED, GREEDY, TokenChoice
+from router.engine.ops import GREEDY, TokenChoice
 from router.engine.sampling import truncate
 from router.engine.torch_ops import TorchOps
 from tests.engine.ops_cases import compiled, dtypes, examples
@@ -212,58 +211,6 @@ def test_values_that_hardly_differ_are_told_apart(native: NativeOps) -> None:
                 for ops in (native, TORCH)
             )
             assert abs(ours - theirs) <= 1 + 1e-3 * top_k
-
-
-def bits(*tokens: int) -> NDArray[np.int32]:
-    packed = np.zeros(320, np.uint8)
-    packed[list(tokens)] = 1
-    return np.packbits(packed, bitorder="little").view(np.int32)
-
-
-@pytest.mark.parametrize("broken", [float("nan"), float("inf")])
-@pytest.mark.parametrize("place", [0, 5, 299])
-@pytest.mark.parametrize(
-    "choice",
-    [
-        GREEDY,
-        TokenChoice(1.0),
-        TokenChoice(1.0, forbidden=(5,)),
-        TokenChoice(allowed=bits(7)),
-        TokenChoice(1.0, 3, 0.5),
-    ],
-)
-def test_a_broken_row_fails_alone(native: NativeOps, choice: TokenChoice, place: int, broken: float) -> None:
-    logits = torch.randn(3, 300)
-    logits[1, place] = broken
-    assert [one.token == FAILED for one in native.choose(logits, [choice] * 3)] == [False, True, False]
-
-
-def test_only_what_is_allowed_is_chosen_and_nothing_fails(native: NativeOps) -> None:
-    logits = torch.zeros(5, 300)
-    logits[:, 40] = 9.0
-    logits[4, 7] = -torch.inf
-    asked = [
-        TokenChoice(1.0, uniform=0.4, allowed=bits(7, 299)),
-        TokenChoice(1.0, uniform=0.6, allowed=bits(7, 299)),
-        TokenChoice(allowed=bits()),
-        TokenChoice(1.0, forbidden=(7,), allowed=bits(7)),
-        TokenChoice(1.0, allowed=bits(7)),
-    ]
-    assert [one.token for one in native.choose(logits, asked)] == [7, 299, FAILED, FAILED, FAILED]
-
-
-@pytest.mark.parametrize("ops", ["native", "torch"])
-def test_the_likeliest_of_those_that_may_be_chosen(native: NativeOps, ops: str) -> None:
-    logits = torch.arange(300.0).expand(5, -1)
-    asked = [
-        TokenChoice(forbidden=(299, 297)),
-        TokenChoice(forbidden=(5,)),
-        TokenChoice(allowed=bits(3, 299)),
-        GREEDY,
-        TokenChoice(forbidden=(9,), allowed=bits(4, 9)),
-    ]
-    chosen = (native if ops == "native" else TORCH).choose(logits, asked)
-    assert [one.token for one in chosen] == [298, 299, 299, 299, 4]
 
 
 @dtypes

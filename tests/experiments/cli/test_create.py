@@ -178,7 +178,7 @@ def test_router_arms_come_from_a_file():
         (("x", *SHORT, "--split", "90"), "--split takes shares above 0 such as 90/10"),
         (("x", *SHORT, "--split", "90/-1"), "--split takes shares above 0"),
         (("x", *SHORT, "--split", "a/b"), "--split: 'a' is not a number"),
-        (("x", *SHORT, "--arm", "n=base:0.2", "--split", "9/1"), "weights are said twice"),
+        (("x", *SHORT, "--arm", "n=base:0.2", "--split", "9/1"), "weights are given twice"),
         (("x", *SHORT, "--secondary", "a:odd"), "secondary[0].kind: input should be 'proportion'"),
         (("x",), "control: field required"),
     ],

@@ -16,7 +16,7 @@ import pytest
 from router.experiments.model import ArmSpec
 from router.experiments.store.store import ExperimentStore
 from router.v1.inference_pb2_grpc import InferenceServiceStub
-from tests.experiments.live.made import SPEC, experiment
+from tests.experiments.made import SPEC, experiment
 from tests.experiments.service.trials import WORDS, of_unit
 from tests.server.helpers import failure, launch, long_stream
 

@@ -25,7 +25,7 @@ from router.experiments.model import ArmSpec
 from router.experiments.store.store import ExperimentStore
 from router.types import AdapterState, PromptTemplate
 from router.v1 import experiments_pb2 as pb
-from tests.experiments.live.made import NEW, OLD, SPEC
+from tests.experiments.made import NEW, OLD, SPEC
 from tests.experiments.service.lab import create, experimenting
 from tests.experiments.service.trials import UNITS, WORDS, arms_of, exposures, of_unit, trial, values
 from tests.server.helpers import Connect, Start, details, failure, long_stream, until

@@ -13,7 +13,6 @@ import pytest
 
 from router.errors import Overloaded
 from router.experiments import outcomes as intake
-from router.experiments.assignment import unit_hash
 from router.experiments.model import Accepted
 from router.experiments.outcomes import answers_in_order
 from router.experiments.service import UNACKNOWLEDGED
@@ -44,24 +43,6 @@ def names(statuses: Any) -> list[str]:
     return [pb.OutcomeStatus.Name(s).removeprefix("OUTCOME_STATUS_") for s in statuses]
 
 
-async def test_of_a_response(lab: SimpleNamespace) -> None:
-    await running(lab)
-    rid = (await answer(lab, "anna")).response_id
-    assert await record(lab, response_id=rid, idempotency_key="k") == "COUNTED"
-    assert await record(lab, response_id=rid, idempotency_key="k") == "DUPLICATE"
-    assert lab.store.outcomes["k"].outcome.value == 1.0
-
-
-async def test_the_same_time_is_the_same_outcome(lab: SimpleNamespace) -> None:
-    await running(lab)
-    rid = (await answer(lab, "anna")).response_id
-    at = {"seconds": int(time.time()) + 1}
-    assert await record(lab, response_id=rid, time=at) == "COUNTED"
-    assert await record(lab, response_id=rid, time=at) == "DUPLICATE"
-    assert await record(lab, response_id=rid) == "COUNTED"
-    assert await record(lab, response_id=rid) == "COUNTED"
-
-
 async def test_of_a_unit(lab: SimpleNamespace) -> None:
     await running(lab)
     await answer(lab, "anna")
@@ -72,23 +53,6 @@ async def test_of_a_unit(lab: SimpleNamespace) -> None:
     assert "its past" in found["text"]
     found = await refused(lab, unit={"experiment": "experiments/nope", "unit": "anna"})
     assert (found["code"], found["ErrorInfo"].reason) == ("NOT_FOUND", "EXPERIMENT_NOT_FOUND")
-
-
-async def test_of_a_unit_by_its_hash(lab: SimpleNamespace) -> None:
-    await running(lab)
-    await answer(lab, "anna")
-    of = {"experiment": NAME, "unit_hash": unit_hash("anna")}
-    at = {"seconds": int(time.time()) + 1}
-    assert await record(lab, unit=of, time=at) == "COUNTED"
-    assert await record(lab, unit={"experiment": NAME, "unit": "anna"}, time=at) == "DUPLICATE"
-    found = await refused(lab, unit={"experiment": NAME, "unit_hash": unit_hash("berta")})
-    assert (found["code"], found["ResourceInfo"].resource_name) == ("NOT_FOUND", unit_hash("berta"))
-    for wrong in ({"unit_hash": "anna"}, {"unit_hash": unit_hash("anna"), "unit": "anna"}):
-        found = await refused(lab, unit={"experiment": NAME, **wrong})
-        assert found["code"] == "INVALID_ARGUMENT"
-        assert [v.field for v in found["BadRequest"].field_violations] == ["outcome.unit.unit_hash"]
-    found = await refused(lab, unit={"experiment": NAME})
-    assert [v.field for v in found["BadRequest"].field_violations] == ["outcome.unit.unit"]
 
 
 async def test_when_it_came_is_kept_of_what_clients_send_only(lab: SimpleNamespace) -> None:
@@ -120,28 +84,6 @@ async def test_late_ones_are_kept_and_not_counted(lab: SimpleNamespace) -> None:
     await running(lab, window=2.0)
     rid = (await answer(lab, "anna")).response_id
     assert await record(lab, response_id=rid, time={"seconds": int(time.time()) + 100}) == "LATE"
-
-
-@pytest.mark.parametrize(
-    ("fields", "field"),
-    [
-        ({"value": math.nan}, "value"),
-        ({"value": math.inf}, "value"),
-        ({"value": 0.5}, "value"),
-        ({"metric": "error"}, "metric"),
-        ({"metric": ""}, "metric"),
-        ({"time": {"seconds": int(time.time()) + 7200}}, "time"),
-        ({"idempotency_key": "x" * 129}, "idempotency_key"),
-        ({"response_id": ""}, "response_id"),
-    ],
-)
-async def test_bad_ones(lab: SimpleNamespace, fields: dict[str, Any], field: str) -> None:
-    await running(lab)
-    rid = (await answer(lab, "anna")).response_id
-    found = await refused(lab, **{"response_id": rid, **fields})
-    assert found["code"] == "INVALID_ARGUMENT"
-    assert [v.field for v in found["BadRequest"].field_violations] == [f"outcome.{field}"]
-    assert "solved" not in {kept.outcome.metric for kept in lab.store.outcomes.values()}
 
 
 async def test_a_proportion_becomes_a_mean(lab: SimpleNamespace) -> None:

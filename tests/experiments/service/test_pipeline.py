@@ -7,12 +7,12 @@ from dataclasses import replace
 
 import pytest
 
-from router.experiments.model import BUILT_IN, ArmSpec, SegmentSpec
+from router.experiments.model import BUILT_IN, ArmSpec
 from router.types import AdapterState
 from router.v1 import experiments_pb2 as votes
 from router.v1 import inference_pb2 as pb
-from tests.experiments.live.made import HOLDOUT, NEW, OLD, SPEC
-from tests.experiments.service.trials import UNITS, WORDS, arms_of, exposures, of_unit, trial, values
+from tests.experiments.made import NEW, OLD, SPEC
+from tests.experiments.service.trials import WORDS, arms_of, exposures, of_unit, trial, values
 from tests.server.helpers import details, failure, long_stream, messages, until
 
 pytestmark = pytest.mark.slow
@@ -38,51 +38,6 @@ async def test_the_base_as_an_arm(run):
     answer = await server.inference.Generate(of_unit(one))
     assert answer.text.startswith("[base]")
     assert answer.decision.digest == answer.decision.domain == ""
-
-
-async def test_the_holdout_is_read_out_and_answers_stay_what_they_are(run, store):
-    server = await run(trial(), trial(HOLDOUT, "worth"), holdout=0.3)
-    found = await arms_of(server)
-    legal = await server.inference.Generate(of_unit("ann", "legal one"))  # no experiment is about it
-    await server.live.recorder.flush()
-    shown = exposures(store, "worth")
-    assert legal.response_id not in shown
-    assert len(shown) == len(UNITS)
-    assert {arm for arm, _ in found.values()} == {"", "control", "new"}
-    assert all(version == OLD.resource for arm, version in found.values() if arm != "new")
-    held = sum(arm == "" for arm, _ in found.values())
-    assert [one.arm for one in shown.values()].count("out") == held
-    assert len(exposures(store)) == len(UNITS) - held
-    await until(lambda: all(len(values(store, response)) == len(BUILT_IN) for response in shown))
-
-
-async def test_segments_are_labels_of_the_request(run, store):
-    server = await run(trial(replace(SPEC, segments=(SegmentSpec("country"), SegmentSpec("plan")))))
-    labels = {"country": "\0" + "é" * 31, "other": "x"}
-    answer = await server.inference.Generate(of_unit("ann", labels=labels))
-    await server.live.recorder.flush()
-    kept = exposures(store)[answer.response_id].segments
-    assert kept == {"country": "\N{REPLACEMENT CHARACTER}" + "é" * 30}
-
-
-async def test_ramping_while_it_runs_never_reshuffles(run, store):
-    server = await run(trial(replace(SPEC, enrolment=0.4)))
-    some = {unit: arm for unit, arm in (await arms_of(server)).items() if arm[0]}
-    found = store.get("trial")
-    after = replace(found, spec=replace(found.spec, enrolment=1.0))
-    store.experiments["trial"] = replace(after, etag="wider")
-    await server.live.refresh()
-    more = await arms_of(server)
-    assert 0 < len(some) < len(UNITS)
-    assert some.items() <= more.items()
-
-
-async def test_a_change_by_another_server_is_taken_over(run, store):
-    server = await run()
-    assert (await arms_of(server, ["ann"]))["ann"][0] == ""
-    store.create(trial())
-    await until(lambda: server.live.running)
-    assert (await arms_of(server, ["ann"]))["ann"][0] in ("control", "new")
 
 
 async def test_an_exposure_once_a_response_with_all_it_is_bound_to(run, store):
@@ -148,22 +103,6 @@ async def test_a_missing_unit_is_not_enrolled_and_counted(run):
     assert server.live.counts.unit_missing == {"trial": 1}
 
 
-async def test_a_named_version_gets_that_version(run):
-    server = await run(trial())
-    named = {"adapter": NEW.resource}
-    answers = [await server.inference.Generate(of_unit(u, routing=named)) for u in UNITS[:6]]
-    assert {(a.decision.arm, a.decision.adapter) for a in answers} == {("", NEW.resource)}
-
-
-async def test_no_experiment_on_the_route_changes_nothing(run, store):
-    server = await run(trial())
-    answer = await server.inference.Generate(of_unit("ann", "legal one"))
-    assert answer.decision.experiment == ""
-    assert answer.decision.adapter == "adapters/legal/versions/2.0.0"
-    await server.live.recorder.flush()
-    assert exposures(store) == {}
-
-
 async def test_arms_are_loaded_when_the_experiment_starts(run):
     server = await run(trial())
     await until(lambda: server.registry.infos[NEW].state is AdapterState.READY)
@@ -190,9 +129,3 @@ async def test_who_knows_the_request_id_cannot_vote(run, store):
     vote.response_id = answer.response_id
     counted = await server.experiments.RecordOutcome(votes.RecordOutcomeRequest(outcome=vote))
     assert counted.status == votes.OUTCOME_STATUS_COUNTED
-
-
-async def test_a_unit_that_is_the_request_id_is_warned_about(run, store):
-    server = await run(trial())
-    await server.inference.Generate(of_unit("the-same"), metadata=SAID)
-    assert "is the id of this request" in server.live.assigner.warnings("trial")[0]

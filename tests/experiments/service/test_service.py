@@ -15,7 +15,7 @@ from router.experiments.messages import plan_message, update_request
 from router.experiments.model import Aggregate, Kind, MetricSpec, SegmentSpec
 from router.v1 import adapters_pb2
 from router.v1 import experiments_pb2 as pb
-from tests.experiments.plans import SOLVED, plan, router_plan
+from tests.experiments.plans import SOLVED, plan
 from tests.experiments.service.lab import NAME, answer, create, fields_of, refused, running
 from tests.fakes import adapter
 
@@ -74,27 +74,6 @@ async def test_every_bad_field_is_named(lab: SimpleNamespace) -> None:
     assert found["ErrorInfo"].reason == "INVALID_REQUEST"
 
 
-@pytest.mark.parametrize(
-    ("change", "field"),
-    [
-        (lambda e: e.arms[0].ClearField("weight"), "experiment.arms[0].weight"),
-        (lambda e: setattr(e.arms[0], "weight", 0.6), "experiment.arms"),
-        (lambda e: setattr(e, "route", "adapters/nope"), "experiment.route"),
-        (
-            lambda e: setattr(e.arms[1], "adapter", "adapters/medical/versions/9"),
-            "experiment.arms[1].adapter",
-        ),
-        (lambda e: setattr(e.arms[1].router, "threshold", 0.5), "experiment.arms[1]"),
-        (lambda e: setattr(e, "planned_units", 5), "experiment.planned_units"),
-        (lambda e: e.window.FromSeconds(-5), "experiment.window"),
-    ],
-)
-async def test_bad_plans(lab: SimpleNamespace, change: Any, field: str) -> None:
-    request = create()
-    change(request.experiment)
-    assert fields_of(await refused(lab.experiments.CreateExperiment(request), "INVALID_ARGUMENT")) == [field]
-
-
 async def test_names(lab: SimpleNamespace) -> None:
     call = lab.experiments.CreateExperiment(create("Not so"))
     assert fields_of(await refused(call, "INVALID_ARGUMENT")) == ["experiment_id"]
@@ -140,14 +119,6 @@ async def test_started_is_served_at_once(lab: SimpleNamespace) -> None:
         "enough",
     )
     assert (await answer(lab, "user-1")).decision.experiment == ""
-
-
-async def test_adapters_that_have_gone(lab: SimpleNamespace) -> None:
-    await lab.experiments.CreateExperiment(create())
-    lab.registry.remove(adapter("medical", "1.1.0").ref)
-    start = pb.StartExperimentRequest(name=NAME)
-    found = await refused(lab.experiments.StartExperiment(start), "FAILED_PRECONDITION")
-    assert "arms[1].adapter" in found["text"]
 
 
 @pytest.mark.parametrize(
@@ -208,15 +179,6 @@ async def test_a_store_that_is_down(lab: SimpleNamespace) -> None:
     assert await lab.experiments.GetExperiment(pb.GetExperimentRequest(name=NAME))
 
 
-async def test_router_experiments(lab: SimpleNamespace) -> None:
-    message = plan_message(router_plan())
-    request = pb.CreateExperimentRequest(experiment_id="routers", experiment=message)
-    made = (await lab.experiments.CreateExperiment(request)).experiment
-    assert (made.route, made.arms[1].router.threshold) == ("", 0.8)
-    start = pb.StartExperimentRequest(name="experiments/routers")
-    assert (await lab.experiments.StartExperiment(start)).experiment.state == pb.Experiment.STATE_RUNNING
-
-
 async def test_without_a_store_every_method_says_how_to_turn_it_on(stubs: SimpleNamespace) -> None:
     for method in pb.DESCRIPTOR.services_by_name["ExperimentService"].methods:
         request = getattr(pb, method.input_type.name)()
@@ -230,15 +192,6 @@ def update(paths: list[str], etag: str = "", **fields: Any) -> pb.UpdateExperime
     message = plan_message(plan(**fields))
     message.name, message.etag = NAME, etag
     return pb.UpdateExperimentRequest(experiment=message, update_mask={"paths": paths})
-
-
-async def test_two_on_one_route(lab: SimpleNamespace) -> None:
-    await running(lab)
-    await lab.experiments.CreateExperiment(create("another"))
-    start = pb.StartExperimentRequest(name="experiments/another")
-    found = await refused(lab.experiments.StartExperiment(start), "FAILED_PRECONDITION")
-    assert "namespace" in found["text"]
-    assert found["PreconditionFailure"].violations[0].subject == "experiments/another"
 
 
 async def test_edits(lab: SimpleNamespace) -> None:
@@ -272,29 +225,6 @@ async def test_edits(lab: SimpleNamespace) -> None:
     assert sorted(fields_of(found)) == ["experiment.alpha", "experiment.control"]
     found = await refused(lab.experiments.UpdateExperiment(update(["state", "colour"])), "INVALID_ARGUMENT")
     assert fields_of(found) == ["update_mask", "update_mask"]
-
-
-async def test_an_arm_more_is_told_in_the_audit_trail(lab: SimpleNamespace) -> None:
-    await running(lab)
-    more = update(["*"])
-    more.experiment.arms[1].weight = 0.25
-    more.experiment.arms.add(name="base", weight=0.25)
-    assert len((await lab.experiments.UpdateExperiment(more)).experiment.phases) == 2
-    last = (await lab.experiments.GetReport(pb.GetReportRequest(name=NAME))).audit[-1]
-    assert (last.act, last.actor, last.reason) == ("new phase", "127.0.0.1", "edited: arms")
-    after = last.detail["fields"]["arms"]["after"]
-    assert [(arm["name"], arm["weight"]) for arm in after] == [("old", 0.5), ("new", 0.25), ("base", 0.25)]
-
-
-async def test_delete(lab: SimpleNamespace) -> None:
-    experiment = await running(lab)
-    request = pb.DeleteExperimentRequest(name=NAME)
-    await refused(lab.experiments.DeleteExperiment(request), "FAILED_PRECONDITION")
-    await lab.experiments.StopExperiment(pb.StopExperimentRequest(name=NAME))
-    stale = pb.DeleteExperimentRequest(name=NAME, etag=experiment.etag)
-    await refused(lab.experiments.DeleteExperiment(stale), "ABORTED")
-    await lab.experiments.DeleteExperiment(request)
-    await refused(lab.experiments.GetExperiment(pb.GetExperimentRequest(name=NAME)), "NOT_FOUND")
 
 
 async def test_promote_and_back(lab: SimpleNamespace) -> None:
@@ -356,7 +286,7 @@ async def test_bad_questions_are_named(lab: SimpleNamespace) -> None:
     unknown = await refused(
         lab.experiments.PlanExperiment(pb.PlanExperimentRequest(metric=METRIC)), "INVALID_ARGUMENT"
     )
-    assert "no experiment told of solved yet" in unknown["text"]
+    assert "no experiment has had solved yet" in unknown["text"]
 
 
 SECONDS = MetricSpec("seconds", Kind.MEAN, aggregate=Aggregate.SUM)

@@ -1,11 +1,13 @@
-"""One pass through every method with a real database behind it."""
+"""One pass through every method with a real database behind it, which no call reaches on the event loop."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -17,6 +19,31 @@ from tests.experiments.store.postgres import Server, binaries
 from tests.server.helpers import Connect, Start, ask, failure
 
 pytestmark = pytest.mark.slow
+
+
+class WatchedStore(ExperimentStore):
+    """Notes the calls that are made where an event loop runs: there they would hold up every token."""
+
+    seen: set[str]
+    blocking: set[str]
+
+    def __init__(self, url: str) -> None:
+        self.seen, self.blocking = set(), set()
+        super().__init__(url)
+
+    def __getattribute__(self, name: str) -> Any:
+        found = super().__getattribute__(name)
+        public = not name.startswith("_") and name in vars(ExperimentStore)
+        return partial(self._noted, name, found) if public and callable(found) else found
+
+    def _noted(self, name: str, call: Callable[..., Any], *args: Any, **named: Any) -> Any:
+        self.seen.add(name)
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:
+            return call(*args, **named)
+        self.blocking.add(name)
+        return call(*args, **named)
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -37,9 +64,11 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
 async def lab(
     url: str, fakes: SimpleNamespace, start_server: Start, connect: Connect
 ) -> AsyncIterator[SimpleNamespace]:
-    store = await asyncio.to_thread(ExperimentStore, url)
+    store = await asyncio.to_thread(WatchedStore, url)
     async with experimenting(store, fakes, start_server, connect) as stubs:
         yield stubs
+    assert {"create", "get", "list", "replace", "record", "expose", "data", "trail", "delete"} <= store.seen
+    assert store.blocking == set()
 
 
 async def test_the_holdout_is_read_out_beside_a_split_by_segments(

@@ -8,7 +8,7 @@ from typing import Any
 from router.experiments.model import Experiment, Exposure, Spec
 from router.experiments.runtime import LiveExperiments
 from router.v1 import inference_pb2 as pb
-from tests.experiments.live.made import SPEC, experiment
+from tests.experiments.made import SPEC, experiment
 from tests.experiments.memory_store import MemoryStore
 from tests.server.helpers import ask
 

@@ -1,7 +1,8 @@
-"""What was acknowledged is there after kill -9, counted once; two servers lose nothing of each other's."""
+"""What was acknowledged is kept, whatever happens to the server or its database."""
 
 from __future__ import annotations
 
+import asyncio
 import multiprocessing
 import os
 import random
@@ -12,10 +13,16 @@ from multiprocessing.connection import Connection
 import pytest
 
 from router.errors import StoreDown
+from router.experiments import recorder
+from router.experiments.assignment import ArmAssignment
 from router.experiments.model import Accepted, Aggregate, Kind, MetricSpec
+from router.experiments.runtime import LiveExperiments
 from router.experiments.store.store import ExperimentStore
+from tests.experiments import made
 from tests.experiments.store.conftest import empty
 from tests.experiments.store.helpers import experiment, exposed, outcome, row
+from tests.experiments.store.postgres import Server, binaries
+from tests.experiments.test_recorder import until
 
 pytestmark = pytest.mark.slow
 
@@ -148,3 +155,37 @@ def test_a_server_that_comes_back(server):
     assert store.record([outcome("r", "n")]) == (Accepted.COUNTED,)
     assert row(store, "n") == (1, 1.0)
     store.close()
+
+
+@pytest.fixture
+def postgres():
+    where = binaries()
+    if where is None:
+        pytest.skip("PostgreSQL is not installed")
+    server = Server(where)
+    yield server
+    server.close()
+
+
+async def test_postgres_goes_and_comes_back(postgres, monkeypatch):
+    monkeypatch.setattr(recorder, "RETRY", 0.1)
+    store = ExperimentStore(postgres.url())
+    store.create(made.experiment())
+    live = LiveExperiments(store, poll_seconds=0.1)
+    await live.start()
+    live.recorder.expose(made.exposure(1))
+    await live.recorder.flush()
+
+    await asyncio.to_thread(postgres.stop)
+    live.recorder.expose(made.exposure(2))
+    with pytest.raises(StoreDown):
+        await live.recorder.record([made.outcome(1)])
+    assert live.assign(made.request(), made.decision()) is None
+    assert live.counts.skipped == {"trial": 1}
+
+    await asyncio.to_thread(postgres.start)
+    await until(lambda: live.availability.up and live.recorder.queued == 0, 20)
+    assert isinstance(live.assign(made.request(), made.decision()), ArmAssignment)
+    assert await live.recorder.record([made.outcome(1), made.outcome(2)]) == (Accepted.COUNTED,) * 2
+    assert live.counts.lost == {}
+    await live.close()

@@ -10,7 +10,7 @@ import pytest
 from router.calibration.model import Axes, Calibration, axes_of, binding_of
 from router.calibration.targets import Goal
 from router.extensions.calibration.fit import Setting, calibrate
-from router.extensions.calibration.rows import Ballot, Row
+from router.extensions.calibration.rows import Ballot, DataRow
 from router.types import AdapterProfile, Vote
 
 PROFILES = (
@@ -52,7 +52,7 @@ class World:
             chances /= chances.sum()
             votes.append(Vote(name, {n: float(c) for n, c in zip(NAMES, chances, strict=False)}))
         self._drawn += 1
-        return Ballot(Row(f"request {self._drawn}", (*NAMES, "")[label], "drawn"), tuple(votes))
+        return Ballot(DataRow(f"request {self._drawn}", (*NAMES, "")[label], "drawn"), tuple(votes))
 
 
 @pytest.fixture

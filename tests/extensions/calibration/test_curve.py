@@ -10,7 +10,7 @@ from router.calibration.model import Calibration
 from router.calibration.targets import Goal
 from router.extensions.calibration.cascade import outcome_at, run_cascade
 from router.extensions.calibration.certify import upper_bound
-from router.extensions.calibration.curve import Curve
+from router.extensions.calibration.curve import ThresholdCurve
 from router.extensions.calibration.fit import Setting, fit_calibration
 
 GOAL = Goal()
@@ -29,7 +29,7 @@ def of(world, setting) -> Calibration:
 
 def test_a_point_is_what_the_cascade_does_there(world, setting, of):
     known, strange = world.ballots(200, none=0.1), world.ballots(100, none=1.0)
-    points = Curve(of, known, strange, setting.kinds).points(0.05)
+    points = ThresholdCurve(of, known, strange, setting.kinds).points(0.05)
     assert [p.threshold for p in points] == sorted({p.threshold for p in points}, reverse=True)
     here = next(p for p in points if p.threshold == of.threshold)
     stops = [stage.stop for stage in of.stages]
@@ -42,13 +42,13 @@ def test_a_point_is_what_the_cascade_does_there(world, setting, of):
 
 
 def test_looser_thresholds_route_more(world, setting, of):
-    points = Curve(of, world.ballots(200), world.ballots(50, none=1.0), setting.kinds).points(0.05)
+    points = ThresholdCurve(of, world.ballots(200), world.ballots(50, none=1.0), setting.kinds).points(0.05)
     assert [p.routed for p in points] == sorted(p.routed for p in points)
     assert points[0].coverage < points[-1].coverage
 
 
 def test_more_rows_prove_more_and_strange_ones_are_what_is_missing(world, setting, of):
-    few = Curve(of, world.ballots(400), world.ballots(55, none=1.0), setting.kinds)
+    few = ThresholdCurve(of, world.ballots(400), world.ballots(55, none=1.0), setting.kinds)
     now, known, strange, both = (
         few.forecast(GOAL, *more) for more in ((0, 0), (2000, 0), (0, 2000), (2000, 2000))
     )
@@ -59,11 +59,11 @@ def test_more_rows_prove_more_and_strange_ones_are_what_is_missing(world, settin
 
 
 def test_without_strange_requests_their_target_does_not_count(world, setting, of):
-    seen = Curve(of, world.ballots(300), [], setting.kinds)
+    seen = ThresholdCurve(of, world.ballots(300), [], setting.kinds)
     assert {p.strange_bound for p in seen.points(0.05)} == {0.0}
     assert seen.forecast(GOAL).coverage == seen.forecast(Goal(ood_target=0.9)).coverage > 0
 
 
 def test_nothing_can_be_proven_with_a_handful(world, setting, of):
-    found = Curve(of, world.ballots(20), [], setting.kinds).forecast(GOAL)
+    found = ThresholdCurve(of, world.ballots(20), [], setting.kinds).forecast(GOAL)
     assert (found.coverage, found.threshold) == (0.0, 1.0)

@@ -26,7 +26,7 @@ from router.extensions.calibration.evaluation import (
     macro_f1,
     risk_coverage,
 )
-from router.extensions.calibration.rows import Ballot, Row
+from router.extensions.calibration.rows import Ballot, DataRow
 from router.routing.drift import DecisionCounts, proven_counts
 from router.routing.policy import CalibratedRule, PlainRule
 from router.types import Vote
@@ -34,7 +34,7 @@ from router.types import Vote
 
 def ballot(label: str, routed: str, forced: str, confidence: float, source: str = "s") -> Ballot:
     """A row that carries what the judge will say of it."""
-    return Ballot(Row("t", label, source), (Vote("c", {forced: confidence}, evidence=routed),))
+    return Ballot(DataRow("t", label, source), (Vote("c", {forced: confidence}, evidence=routed),))
 
 
 def judge(votes: Sequence[Vote]) -> Decided:

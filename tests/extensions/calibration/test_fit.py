@@ -12,7 +12,7 @@ from router.calibration.model import CalibrationError
 from router.calibration.targets import Goal
 from router.extensions.calibration.cascade import outcome_at, run_cascade
 from router.extensions.calibration.fit import calibrate
-from router.extensions.calibration.rows import Ballot, Row
+from router.extensions.calibration.rows import Ballot, DataRow
 from router.extensions.calibration.stages import fit_scaler
 from router.types import Vote
 
@@ -52,7 +52,7 @@ def test_votes_together_are_better_than_the_best_alone(
 
 
 def labelled(ballots: list[Ballot], label: str) -> list[Ballot]:
-    return [replace(b, row=Row(b.row.text, label)) for b in ballots]
+    return [replace(b, row=DataRow(b.row.text, label)) for b in ballots]
 
 
 def test_too_few_requests(world: Any, setting_of: Any) -> None:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from router.classifiers.regression import softmax
-from router.extensions.calibration.logit import Design, fit_logit, fit_nonnegative, log_loss, plain
+from router.extensions.calibration.logit import DesignMatrix, fit_logit, fit_nonnegative, log_loss, plain
 
 
 def drawn(weights: list[float], rows: int = 4000, classes: int = 4, seed: int = 0):
@@ -57,7 +57,7 @@ def test_it_finds_weights_that_each_class_has_of_its_own() -> None:
     rng = np.random.default_rng(3)
     features, common = rng.normal(size=(8000, 3, 1)), rng.normal(size=(8000, 2))
     own = np.array([[1.0, 0.0, -1.0], [0.0, -0.8, 0.8]])
-    design = Design(features, common)
+    design = DesignMatrix(features, common)
     made = np.concatenate([[0.7], own.ravel()])
     chances = softmax(design.logits(made))
     target = (rng.random((8000, 1)) < chances.cumsum(axis=1)).argmax(axis=1)
@@ -67,7 +67,7 @@ def test_it_finds_weights_that_each_class_has_of_its_own() -> None:
 
 def test_curvature_and_gradient_are_those_of_the_loss() -> None:
     rng = np.random.default_rng(4)
-    design = Design(rng.normal(size=(30, 4, 2)), rng.normal(size=(30, 3)))
+    design = DesignMatrix(rng.normal(size=(30, 4, 2)), rng.normal(size=(30, 3)))
     target, share = rng.integers(0, 4, 30), rng.dirichlet(np.ones(30))
     weights = rng.normal(size=design.weights)
     truth = np.eye(4)[target]

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from router.corrections.store import Correction
 from router.extensions.calibration.evaluation import Decided
 from router.extensions.calibration.learning import learn, score_of, taught
-from router.extensions.calibration.near import ALIKE, Near, normal
 from router.extensions.calibration.proposals import (
+    ALIKE,
     CONFLICT,
     FULL,
     HELD_OUT,
@@ -24,9 +24,11 @@ from router.extensions.calibration.proposals import (
     UNKNOWN,
     Addition,
     LabelledRequest,
+    NearDuplicates,
+    normal,
     propose,
 )
-from router.extensions.calibration.rows import Row
+from router.extensions.calibration.rows import DataRow
 from router.types import AdapterProfile
 
 PROFILES = (
@@ -102,7 +104,7 @@ def test_nothing_is_learned_from_what_it_is_tested_on(texts: list[str], share: f
     said = [correction(text, "legal" if len(text) % 2 else "medical", "") for text in texts]
     held_out = ["a b c d", "dd cc"]
     found = propose(said, PROFILES, held_out, share, 1000)
-    tests = Near([*held_out, *(one.text for one in found.held_back)])
+    tests = NearDuplicates([*held_out, *(one.text for one in found.held_back)])
     assert all(tests.like(one.text) is None for one in found.requests)
     assert len({normal(one.text) for one in (*found.requests, *found.held_back)}) == len(
         found.requests
@@ -126,7 +128,7 @@ WORDS = st.lists(st.sampled_from("abcdefg"), min_size=1, max_size=6)
 @given(st.lists(WORDS, max_size=8), WORDS)
 def test_near_is_the_share_of_common_words(known: list[list[str]], asked: list[str]) -> None:
     texts = [" ".join(words) for words in known]
-    found = Near(texts).like(" ".join(asked))
+    found = NearDuplicates(texts).like(" ".join(asked))
     alike = [
         text
         for text, words in zip(texts, known, strict=True)
@@ -147,13 +149,13 @@ def test_near_is_the_share_of_common_words(known: list[list[str]], asked: list[s
     ],
 )
 def test_near_in_any_script(one: str, other: str, near: bool) -> None:
-    assert (Near([one]).like(other) is not None) is near
+    assert (NearDuplicates([one]).like(other) is not None) is near
 
 
 # -- what is kept of them
 
 
-ROWS = [Row("t1", "legal"), Row("t2", "medical"), Row("t3", "")]
+ROWS = [DataRow("t1", "legal"), DataRow("t2", "medical"), DataRow("t3", "")]
 
 
 def decided(*routed: str) -> list[Decided]:

@@ -10,7 +10,7 @@ import pytest
 from router.calibration.model import CalibrationError
 from router.extensions.calibration.fit import calibrate, split_rows
 from router.extensions.calibration.refit import TargetBroken, prove_again
-from router.extensions.calibration.rows import Ballot, Row
+from router.extensions.calibration.rows import Ballot, DataRow
 
 
 @pytest.fixture
@@ -36,7 +36,7 @@ def test_worse_votes_need_a_stricter_threshold_or_break_the_target(proof: Any, s
 
     def misled(share: int) -> list[Ballot]:
         return [
-            replace(b, row=Row(b.row.text, others[b.row.label])) if i % 100 < share else b
+            replace(b, row=DataRow(b.row.text, others[b.row.label])) if i % 100 < share else b
             for i, b in enumerate(known)
         ]
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from router.calibration.model import Axis, Stage, TemperatureScaler, pool_votes
-from router.extensions.calibration.rows import Ballot, Row
+from router.extensions.calibration.rows import Ballot, DataRow
 from router.extensions.calibration.stages import fit_stage
 from router.types import Vote
 
@@ -27,7 +27,7 @@ def ballots(count: int) -> list[Ballot]:
     told = {"medical": "code", "code": "code", "legal": "legal", "": ""}
     sure = {"code": 0.9, "medical": 0.6}
     return [
-        Ballot(Row(f"row {i}", label), (vote(told[label], sure.get(label, 0.7)),))
+        Ballot(DataRow(f"row {i}", label), (vote(told[label], sure.get(label, 0.7)),))
         for i, label in enumerate(labels)
     ]
 
@@ -53,7 +53,8 @@ def test_few_rows_teach_adapters_little_of_their_own() -> None:
 def test_many_adapters_share_their_weights() -> None:
     kinds = {f"a{i}": Axis.DOMAIN for i in range(30)}
     rows = [
-        Ballot(Row(f"row {i}", f"a{i % 30}"), (vote(f"a{i % 30}", names=tuple(kinds)),)) for i in range(300)
+        Ballot(DataRow(f"row {i}", f"a{i % 30}"), (vote(f"a{i % 30}", names=tuple(kinds)),))
+        for i in range(300)
     ]
     stage = fit_stage(rows, SCALERS, ("guess",), kinds, share(300))
     assert (stage.own, stage.pairs) == ({}, {})

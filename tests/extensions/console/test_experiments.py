@@ -16,7 +16,7 @@ from router.experiments.report_messages import report_message
 from router.extensions.console import experiments as page
 from router.v1 import experiments_pb2 as pb
 from tests.experiments.memory_store import MemoryStore
-from tests.experiments.report.told import REPORT
+from tests.experiments.report.sums import REPORT
 from tests.experiments.service.lab import answer, create, experimenting, running
 from tests.extensions.console import test_playground as playground
 from tests.extensions.console.conftest import post, signed_in

@@ -16,6 +16,7 @@ from router.experiments.report.build import report
 from router.experiments.report.source import REWEIGHT, latest_weights
 from router.experiments.runtime import LiveExperiments
 from router.experiments.stats.moments import ComparedMetric, Moments
+from router.extensions.experiments_bandit.bandit import judged
 from router.extensions.experiments_bandit.epochs import (
     Epochs,
     best_chances,
@@ -25,8 +26,7 @@ from router.extensions.experiments_bandit.epochs import (
     primary_sums,
     thompson_weights,
 )
-from router.extensions.experiments_bandit.judging import judged
-from tests.experiments.live.made import SPEC, experiment
+from tests.experiments.made import SPEC, experiment
 from tests.experiments.memory_store import MemoryStore
 
 CLICK = ComparedMetric("click", Kind.PROPORTION)

@@ -13,12 +13,11 @@ from router.experiments import recorder
 from router.experiments.model import Lifecycle
 from router.experiments.runtime import LiveExperiments
 from router.extensions.experiments_notices import notices
-from router.extensions.experiments_notices.notices import Notifier
-from router.extensions.experiments_notices.telling import telling
-from tests.experiments.live.made import experiment
-from tests.experiments.live.test_guardian import HARM, Bench
-from tests.experiments.live.test_recorder import until
+from router.extensions.experiments_notices.notices import Notifier, notice_observer
+from tests.experiments.made import experiment
 from tests.experiments.memory_store import MemoryStore
+from tests.experiments.test_guardian import HARM, Bench
+from tests.experiments.test_recorder import until
 from tests.extensions.experiments_notices.receiving import HANG
 
 
@@ -39,7 +38,7 @@ class Served:
 
     def __init__(self, live: LiveExperiments, notifier: Notifier) -> None:
         self.live, self.notifier = live, notifier
-        live.guardian.observers.append(telling(notifier, live.store))
+        live.guardian.observers.append(notice_observer(notifier, live.store))
 
     @property
     def running(self) -> bool:
@@ -77,7 +76,7 @@ async def test_what_matters_is_told_once_however_often_it_is_looked_at(begin, be
     ((_, _, body),) = receiver.got
     told = json.loads(body)
     assert (told["experiment"], told["event"], told["arm"]) == ("trial", "may-be-promoted", "new")
-    assert live.notifier.told == {("trial", "may-be-promoted"): 1}
+    assert live.notifier.sent == {("trial", "may-be-promoted"): 1}
     assert [entry.act for entry in store.trail("trial")] == ["notice"]
 
 
@@ -138,6 +137,6 @@ async def test_a_store_that_is_down_has_nothing_told_until_it_is_back(begin, ben
         patched.setattr(store, "audit", down)
         live = await begin()
         await until(lambda: bench.looks > 3)
-        assert not live.notifier.told
-    await until(lambda: live.notifier.told)
-    assert live.notifier.told == {("trial", "may-be-promoted"): 1}
+        assert not live.notifier.sent
+    await until(lambda: live.notifier.sent)
+    assert live.notifier.sent == {("trial", "may-be-promoted"): 1}

@@ -16,7 +16,7 @@ from router.experiments.model import AuditEntry, Lifecycle
 from router.experiments.report.model import ArmNumbers, ArmReport, MetricReport, PipelineCheck, Report, Ruling
 from router.experiments.runtime import act_on
 from router.experiments.store.store import ExperimentStore
-from router.experiments.verdict import Conclusion
+from router.experiments.verdict import VerdictDecision
 from router.extensions.experiments_notices import notices
 from router.extensions.experiments_notices.notices import (
     Event,
@@ -27,13 +27,13 @@ from router.extensions.experiments_notices.notices import (
     due_notices,
     notice_entry,
 )
-from tests.experiments.live.made import experiment
-from tests.experiments.live.test_guardian import BROKEN, HARM, OPEN
-from tests.experiments.live.test_recorder import until
+from tests.experiments.made import experiment
 from tests.experiments.memory_store import MemoryStore
+from tests.experiments.test_guardian import BROKEN, HARM, OPEN
+from tests.experiments.test_recorder import until
 from tests.extensions.experiments_notices.receiving import FLOOD, HANG, HOOK, OK, QUERY
 
-BETTER = Ruling(Conclusion.PROMOTE, "primary-better", "success: 0.6 against 0.5")
+BETTER = Ruling(VerdictDecision.PROMOTE, "primary-better", "success: 0.6 against 0.5")
 SUCCESS = MetricReport("success", (50, 50), (0.5, 0.6), 0.1, float("-inf"), 0.2, 0.01, "asymptotic")
 NOTICE = Notice("trial", 1, Event.PROMOTABLE, "new", "text", 50.0, {"rule": "primary-better"}, 10.0)
 SECRET = "s3cret-of-both"
@@ -133,7 +133,7 @@ async def made(receiver):
 
 
 async def sent(notifier: Notifier, **expected: int) -> None:
-    notifier.tell(NOTICE)
+    notifier.send(NOTICE)
     await ended(notifier, **expected)
 
 
@@ -146,9 +146,9 @@ async def ended(notifier: Notifier, **expected: int) -> None:
 
 async def test_without_a_url_it_is_counted_and_logged(made, caplog):
     notifier = made("", "")
-    notifier.tell(NOTICE)
+    notifier.send(NOTICE)
     await ended(notifier)
-    assert notifier.told == {("trial", "may-be-promoted"): 1}
+    assert notifier.sent == {("trial", "may-be-promoted"): 1}
     said = {"experiment": "trial", "phase": 1, "notice": "may-be-promoted", "arm": "new", "text": "text"}
     assert [record.fields for record in caplog.records] == [{**said, "delivery": NOTICE.id}]
 
@@ -196,7 +196,7 @@ async def test_a_receiver_that_hangs_holds_up_nothing(receiver, made, monkeypatc
     receiver.say(HANG)
     notifier, began = made(), time.monotonic()
     for arm in "abc":
-        notifier.tell(replace(NOTICE, arm=arm))
+        notifier.send(replace(NOTICE, arm=arm))
     assert time.monotonic() - began < 0.5
     await until(lambda: receiver.got)
     began = time.monotonic()
@@ -234,7 +234,7 @@ async def test_past_the_limit_the_oldest_is_dropped(receiver, made, caplog, monk
     notifier = made(waits=(0.3,))
     await sent(notifier, retried=1)
     for arm in "bc":
-        notifier.tell(replace(NOTICE, arm=arm))
+        notifier.send(replace(NOTICE, arm=arm))
     await ended(notifier, retried=1, dropped=1, delivered=2)
     (dropped,) = (r for r in caplog.records if r.message == "experiment notice dropped")
     assert dropped.fields["delivery"] == NOTICE.id

@@ -12,8 +12,8 @@ from router.errors import ConfigError
 from router.experiments.report.model import ArmReport, Report
 from router.extensions.experiments_notices.notices import verify
 from tests.experiments.compose.test_compose import serve
-from tests.experiments.live.made import experiment
-from tests.experiments.live.test_guardian import BETTER
+from tests.experiments.made import experiment
+from tests.experiments.test_guardian import BETTER
 from tests.extensions.experiments_notices.receiving import receiving
 
 __all__ = ["serve"]

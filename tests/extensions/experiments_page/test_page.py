@@ -20,8 +20,17 @@ from router.extensions.experiments_page.page import MARK_TITLE, page
 from router.types import AdapterInfo, AdapterRef, AdapterState, RouterVariant
 from tests.commands import cli, own_folder, remote
 from tests.experiments.example_report import example
-from tests.experiments.report.sums import DAY, LONG_AFTER, SPEC, STARTED, SumsStore, both, bucket, running
-from tests.experiments.report.told import REPORT
+from tests.experiments.report.sums import (
+    DAY,
+    LONG_AFTER,
+    REPORT,
+    SPEC,
+    STARTED,
+    SumsStore,
+    both,
+    bucket,
+    running,
+)
 
 __all__ = ["cli", "own_folder", "remote"]
 

@@ -14,8 +14,7 @@ from router.extensions.experiments_page.plots import (
     relative_points,
     units_chart,
 )
-from tests.experiments.report.sums import STARTED
-from tests.experiments.report.told import REPORT
+from tests.experiments.report.sums import REPORT, STARTED
 
 HOUR = 3600.0
 HEIGHT = 300.0

@@ -13,7 +13,7 @@ from router.experiments.runtime import LiveExperiments
 from router.extensions.experiments_routers import make_routers
 from router.ports import End, Served
 from router.types import AdapterRef, FinishReason, RouterVariant, SamplingParams, Usage, Vote
-from tests.experiments.live.made import OLD, SPEC, decision, experiment, request
+from tests.experiments.made import OLD, SPEC, decision, experiment, request
 from tests.experiments.memory_store import MemoryStore
 
 pytestmark = pytest.mark.slow
@@ -34,14 +34,13 @@ class Router:
         self.heard: list[dict[str, Vote]] = []
         self.plain = 0
 
-    async def route(self, request):
-        self.plain += 1
-        return decision(OLD)
-
-    async def decide(self, request, variant=None, heard=None):
+    async def route(self, request, variant=None, known_votes=None):
+        if known_votes is None:
+            self.plain += 1
+            return decision(OLD)
         self.asked.append(variant)
-        heard.setdefault("keywords", Vote("keywords", {"medical": 0.5}))
-        self.heard.append(heard)
+        known_votes.setdefault("keywords", Vote("keywords", {"medical": 0.5}))
+        self.heard.append(known_votes)
         return decision({None: OLD, STRICT: None, BOLD: self.bold}[variant])
 
     def digest(self, variant=None):
@@ -159,14 +158,14 @@ async def test_decisions_whose_answers_never_come_are_forgotten(made, monkeypatc
 
 async def test_a_router_that_fails_for_the_others_is_told_and_harms_nobody(made, caplog):
     kit = await made()
-    decide = kit.router.decide
+    route = kit.router.route
 
-    async def once(request, variant=None, heard=None):
+    async def once(request, variant=None, known_votes=None):
         if kit.router.asked:
             raise RuntimeError("broken")
-        return await decide(request, variant, heard)
+        return await route(request, variant, known_votes)
 
-    kit.router.decide = once
+    kit.router.route = once
     await kit.answer("ann", "r1")
     assert "what the other routers say is not known" in caplog.text
     assert len(kit.store.rows["trial", 1].exposures) == 1

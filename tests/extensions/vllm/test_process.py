@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from router.extensions.vllm import keeper
-from router.extensions.vllm.process import Environment, Processes, environment
+from router.extensions.vllm.process import LONGEST, Environment, Processes, environment
 
 
 @pytest.fixture
@@ -55,6 +55,20 @@ def test_what_is_begun_meanwhile_is_found_and_ended(sleeper: subprocess.Popen[by
     assert [pid for pid in below if keeper.begun(pid)] == []
     assert sleeper.poll() is None
     assert not processes.folder.exists()
+
+
+def test_sockets_have_a_short_path_in_a_temporary_folder_with_a_long_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deep = tmp_path / ("x" * 80)
+    deep.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(deep))
+    processes = Processes()
+    assert processes.folder.parent == deep
+    assert len(str(processes.sockets)) <= LONGEST
+    processes.close()
+    assert not processes.folder.exists()
+    assert not processes.sockets.exists()
 
 
 @pytest.mark.parametrize("whole_tree", [False, True])

@@ -383,7 +383,7 @@ def test_while_something_is_under_way_the_first_mirror_is_not_whole(hanging, mak
     mirror = make(seconds=0.05)
     turns(mirror)
     monkeypatch.setattr(mirror, "_seconds", 60.0)
-    monkeypatch.setattr(mirror._deliveries, "arrivals", lambda seconds: ())
+    monkeypatch.setattr(mirror._downloads, "finished", lambda seconds: ())
     assert mirror.turn() == module.SECOND_LOOK
     assert not mirror.status.whole
     assert mirror.flaw == "not all adapters of memory://bucket/adapters/ are here yet"

@@ -16,10 +16,9 @@ if TYPE_CHECKING:
 
     from router.calibration.model import Calibration
     from router.calibration.targets import Goal
-    from router.extensions.calibration.commands.local import Fitting, Local
+    from router.extensions.calibration.commands.local import Fitting, LocalRouting
     from router.extensions.calibration.fit import Setting
-    from router.extensions.calibration.kept_rows import KeptRows
-    from router.extensions.calibration.rows import Ballot, Row
+    from router.extensions.calibration.rows import Ballot, DataRow, StoredRows
     from router.types import AdapterProfile
 
     Ballots = tuple[list[Ballot], list[Ballot]]
@@ -88,7 +87,7 @@ def calibrate(
     from router.calibration.targets import Goal, Unproven
     from router.cli.output import print_json
     from router.extensions.calibration.commands.local import note, open_fitting, read_known, read_strange
-    from router.extensions.calibration.kept_rows import KeptRows
+    from router.extensions.calibration.rows import StoredRows
 
     goal = Goal(target, delta, ood_target)
     with open_fitting(adapters_dir, plugins_dir, base=base) as fitting:
@@ -109,7 +108,7 @@ def calibrate(
         except Unproven as error:
             refused = error.message
             found, needed = _offered(fitting, known, strange, setting, None if learn else ballots)
-            kept = KeptRows.of((), known, strange)
+            kept = StoredRows.of((), known, strange)
     written = accept or not refused
     if written:
         found = _with_rows(path, found, kept)
@@ -129,29 +128,33 @@ def calibrate(
         raise CliError(f"nothing was written; --accept takes what is shown. {refused}")
 
 
-def _ballots(local: Local, known: list[Row], strange: list[Row], votes: Path | None) -> Ballots:
+def _ballots(
+    local: LocalRouting, known: list[DataRow], strange: list[DataRow], votes: Path | None
+) -> Ballots:
     return local.votes(known, "requests", votes), local.votes(strange, "out-of-distribution", votes)
 
 
-def built_in_strange(profiles: Sequence[AdapterProfile], known: Sequence[Row]) -> list[Row]:
+def built_in_strange(profiles: Sequence[AdapterProfile], known: Sequence[DataRow]) -> list[DataRow]:
     """The strange requests of this project that no adapter and no labelled request has; none where the
     package came without its plugins."""
     from router.carried import carried
     from router.classifiers.regression import read_background
-    from router.extensions.calibration.rows import Row, distinct, unseen
+    from router.extensions.calibration.rows import DataRow, distinct, unseen
 
     paths = [path for folder in carried("plugins") if (path := folder / STRANGERS).is_file()]
-    rows = distinct(Row(text, "", "built in") for path in paths for text in read_background(path, profiles))
+    rows = distinct(
+        DataRow(text, "", "built in") for path in paths for text in read_background(path, profiles)
+    )
     examples = (text for p in profiles for text in (*p.examples, *p.negative_examples))
     return unseen(rows, {*examples, *(row.text for row in known)})
 
 
-def _with_rows(path: Path, of: Calibration, kept: KeptRows) -> Calibration:
+def _with_rows(path: Path, of: Calibration, kept: StoredRows) -> Calibration:
     """The calibration, once the rows that `route learn` proves it on again are in the file beside it."""
     from dataclasses import replace
 
     from router.corrections.store import write_whole
-    from router.extensions.calibration.kept_rows import DIGEST, digest, path_of
+    from router.extensions.calibration.rows import DIGEST, digest, path_of
 
     data = kept.written()
     write_whole(path_of(path), data)
@@ -159,8 +162,12 @@ def _with_rows(path: Path, of: Calibration, kept: KeptRows) -> Calibration:
 
 
 def _proven(
-    fitting: Fitting, known: list[Row], strange: list[Row], setting: Setting, ballots: Ballots | None
-) -> tuple[Calibration, KeptRows]:
+    fitting: Fitting,
+    known: list[DataRow],
+    strange: list[DataRow],
+    setting: Setting,
+    ballots: Ballots | None,
+) -> tuple[Calibration, StoredRows]:
     """A calibration with a proof, and its rows. Without `ballots`, classifiers learn the requests that are
     not for the proof. Raises Unproven."""
     from dataclasses import replace
@@ -168,13 +175,12 @@ def _proven(
     from router.extensions.calibration.certify import require_enough
     from router.extensions.calibration.commands.local import note
     from router.extensions.calibration.fit import calibrate, prove, split_rows
-    from router.extensions.calibration.kept_rows import KeptRows
-    from router.extensions.calibration.rows import Ballot
+    from router.extensions.calibration.rows import Ballot, StoredRows
 
     sides = tuple(split_rows([Ballot(row, ()) for row in rows]) for rows in (known, strange))
     fit, test = (tuple([ballot.row for ballot in side[part]] for side in sides) for part in (0, 1))
     if ballots is not None:
-        return calibrate(*ballots, setting, say=note), KeptRows.of(fit[0], *test)
+        return calibrate(*ballots, setting, say=note), StoredRows.of(fit[0], *test)
     require_enough(len(test[0]), len(test[1]), setting.goal)
     note(f"classifiers learn {len(fit[0])} of the requests, fold by fold")
     learned = _examples(fit[0])
@@ -182,10 +188,10 @@ def _proven(
     taught = fitting.fitted(fitting.profiles, learned)
     test_votes = taught.votes(test[0], "requests"), taught.votes(test[1], "out-of-distribution")
     found = prove(fit_votes, test_votes, setting, note)
-    return replace(found, learned=learned), KeptRows.of((), *test)
+    return replace(found, learned=learned), StoredRows.of((), *test)
 
 
-def _setting(local: Local, goal: Goal) -> Setting:
+def _setting(local: LocalRouting, goal: Goal) -> Setting:
     from router.calibration.model import Axes
     from router.extensions.calibration.fit import Setting
 
@@ -204,7 +210,11 @@ def _setting(local: Local, goal: Goal) -> Setting:
 
 
 def _offered(
-    fitting: Fitting, known: list[Row], strange: list[Row], setting: Setting, ballots: Ballots | None
+    fitting: Fitting,
+    known: list[DataRow],
+    strange: list[DataRow],
+    setting: Setting,
+    ballots: Ballots | None,
 ) -> tuple[Calibration, int | None]:
     """The best that the requests support. Without `ballots`, classifiers learn the requests, too, and each is
     judged by classifiers that did not learn it."""
@@ -230,14 +240,17 @@ def _general(setting: Setting) -> Calibration | None:
     return weights if set(weights.scalers) <= set(setting.classifiers) else None
 
 
-def _examples(rows: Sequence[Row]) -> dict[str, tuple[str, ...]]:
+def _examples(rows: Sequence[DataRow]) -> dict[str, tuple[str, ...]]:
     """The requests of each adapter."""
     labels = sorted({row.label for row in rows} - {""})
     return {label: tuple(row.text for row in rows if row.label == label) for label in labels}
 
 
 def without_their_own(
-    fitting: Fitting, profiles: tuple[AdapterProfile, ...], known: Sequence[Row], strange: Sequence[Row]
+    fitting: Fitting,
+    profiles: tuple[AdapterProfile, ...],
+    known: Sequence[DataRow],
+    strange: Sequence[DataRow],
 ) -> Ballots:
     """Votes on all rows, on each of classifiers that learned the rows of the other folds."""
     from router.extensions.calibration.fit import FOLDS

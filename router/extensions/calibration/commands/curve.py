@@ -17,8 +17,8 @@ from router.extensions.calibration.commands.local import Base, Files, KeptIn, Oo
 
 if TYPE_CHECKING:
     from router.calibration.model import Calibration
-    from router.extensions.calibration.commands.local import Local
-    from router.extensions.calibration.curve import Curve, Forecast, Point
+    from router.extensions.calibration.commands.local import LocalRouting
+    from router.extensions.calibration.curve import CurvePoint, RowForecast, ThresholdCurve
 
 Plot = Annotated[
     Path | None,
@@ -77,7 +77,7 @@ def curve(
     from router.cli.output import print_json
     from router.extensions.calibration.commands.evaluate import picture_file
     from router.extensions.calibration.commands.local import open_local, read_known, read_strange
-    from router.extensions.calibration.curve import Curve
+    from router.extensions.calibration.curve import ThresholdCurve
 
     picture = picture_file(plot)
     with open_local(adapters_dir, plugins_dir, base=base, learned_by=calibration) as local:
@@ -92,7 +92,7 @@ def curve(
         of.delta,
         of.ood_target if target_ood is None else target_ood,
     )
-    seen = Curve(of, *ballots, local.kinds)
+    seen = ThresholdCurve(of, *ballots, local.kinds)
     points, forecasts = seen.points(goal.delta), _forecasts(seen, goal, more, bool(strange))
     if picture is not None:
         _draw(picture, points, of.threshold, (goal.target, goal.ood_target if strange else None))
@@ -110,7 +110,7 @@ def curve(
         _print(points, of.threshold, forecasts, (len(known), len(strange)))
 
 
-def _calibration(local: Local, said: str) -> Calibration:
+def _calibration(local: LocalRouting, said: str) -> Calibration:
     """The one in force. Raises CliError where there is none, or it is for another set."""
     from router.extensions.calibration.commands.judge import local_rule
     from router.routing.policy import CalibratedRule
@@ -124,14 +124,17 @@ def _calibration(local: Local, said: str) -> Calibration:
     return rule.calibration
 
 
-def _forecasts(seen: Curve, goal: Any, more: int, strange: bool) -> list[Forecast]:
+def _forecasts(seen: ThresholdCurve, goal: Any, more: int, strange: bool) -> list[RowForecast]:
     """As many as now, then more of each kind and of both."""
     asked = [(0, 0), (more, 0), *([(0, more), (more, more)] if strange else [])]
     return [seen.forecast(goal, *each) for each in asked]
 
 
 def _print(
-    points: Sequence[Point], threshold: float, forecasts: Sequence[Forecast], counts: tuple[int, int]
+    points: Sequence[CurvePoint],
+    threshold: float,
+    forecasts: Sequence[RowForecast],
+    counts: tuple[int, int],
 ) -> None:
     from router.cli.output import print_table
 
@@ -162,7 +165,9 @@ def _print(
     )
 
 
-def _draw(path: Path, points: Sequence[Point], threshold: float, goal: tuple[float, float | None]) -> None:
+def _draw(
+    path: Path, points: Sequence[CurvePoint], threshold: float, goal: tuple[float, float | None]
+) -> None:
     """Error and strange requests over coverage, each with its bound."""
     figure = new_figure(7, 4.5)
     axes = figure.add_subplot()

@@ -15,8 +15,8 @@ from router.extensions.calibration.commands.judge import CalibrationFile
 from router.extensions.calibration.commands.local import Base, PluginsDirs
 
 if TYPE_CHECKING:
-    from router.extensions.calibration.commands.local import Local
-    from router.extensions.calibration.rows import Ballot, Row
+    from router.extensions.calibration.commands.local import LocalRouting
+    from router.extensions.calibration.rows import Ballot, DataRow
     from router.routing.policy import Conclusion
     from router.types import AdapterProfile
 
@@ -76,7 +76,7 @@ def diff(
             )
 
 
-def concluded(local: Local, calibration: str, ballots: Sequence[Ballot]) -> list[Conclusion]:
+def concluded(local: LocalRouting, calibration: str, ballots: Sequence[Ballot]) -> list[Conclusion]:
     """What a server would decide, without the strictness for a set that was not calibrated."""
     from router.extensions.calibration.commands.judge import local_rule
     from router.routing.policy import CalibratedRule
@@ -88,13 +88,13 @@ def concluded(local: Local, calibration: str, ballots: Sequence[Ballot]) -> list
     return [rule.conclude(ballot.votes, names) for ballot in ballots]
 
 
-def unseen_examples(local: Local, calibration: str, new: AdapterProfile) -> dict[str, int]:
+def unseen_examples(local: LocalRouting, calibration: str, new: AdapterProfile) -> dict[str, int]:
     """How a newcomer's own examples are routed, each left out of what classifiers that scale have learned;
     empty where they do not decide."""
     from router.classifiers.regression import spread_evenly
     from router.cli.output import track
     from router.extensions.calibration.commands.judge import local_rule
-    from router.extensions.calibration.rows import Row
+    from router.extensions.calibration.rows import DataRow
     from router.routing.policy import CalibratedRule
 
     rule = local_rule(local, calibration).now
@@ -108,21 +108,23 @@ def unseen_examples(local: Local, calibration: str, new: AdapterProfile) -> dict
         without = replace(new, examples=tuple(other for other in new.examples if other != text))
         for registration in scaling:
             registration.classifier.fit([*others, without])
-        ballots = local.votes([Row(text, new.name)], "")
+        ballots = local.votes([DataRow(text, new.name)], "")
         went += [found.adapter for found in concluded(local, calibration, ballots)]
     own = went.count(new.name)
     return {"tried": len(tried), "routed": own, "elsewhere": len(tried) - own - went.count("")}
 
 
-def known_rows(profiles: Sequence[AdapterProfile], new: AdapterProfile, files: Sequence[Path]) -> list[Row]:
+def known_rows(
+    profiles: Sequence[AdapterProfile], new: AdapterProfile, files: Sequence[Path]
+) -> list[DataRow]:
     """Examples of all adapters, negative ones as requests for the base, and requests of files."""
-    from router.extensions.calibration.rows import Row, read_rows
+    from router.extensions.calibration.rows import DataRow, read_rows
 
     everyone = [*(p for p in profiles if p.name != new.name), new]
-    rows = [Row(text, p.name, f"example of {p.name}") for p in everyone for text in p.examples]
+    rows = [DataRow(text, p.name, f"example of {p.name}") for p in everyone for text in p.examples]
     names = {p.name for p in everyone}
     rows += [row for path in files for row in read_rows(path, names, "")]
-    seen: dict[str, Row] = {}
+    seen: dict[str, DataRow] = {}
     for row in rows:
         seen.setdefault(row.text, row)
     return list(seen.values())

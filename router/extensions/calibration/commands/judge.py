@@ -12,7 +12,7 @@ from router.cli.settings import rule_of
 
 if TYPE_CHECKING:
     from router.calibration.model import Axis
-    from router.extensions.calibration.commands.local import Local
+    from router.extensions.calibration.commands.local import LocalRouting
     from router.extensions.calibration.evaluation import Decide, Decided
     from router.routing.in_force import RuleInForce
     from router.routing.policy import CalibratedRule, PlainRule
@@ -29,7 +29,7 @@ CalibrationFile = Annotated[
 ]
 
 
-def local_rule(local: Local, calibration: str) -> RuleInForce:
+def local_rule(local: LocalRouting, calibration: str) -> RuleInForce:
     """The rule of a server that serves this folder."""
     in_force = rule_of(local.settings.model_copy(update={"calibration": calibration}))
     in_force.classifiers_are(local.fitted.registrations)
@@ -37,7 +37,7 @@ def local_rule(local: Local, calibration: str) -> RuleInForce:
     return in_force
 
 
-def judge_of(in_force: RuleInForce, local: Local, trusting: bool = False) -> Decide:
+def judge_of(in_force: RuleInForce, local: LocalRouting, trusting: bool = False) -> Decide:
     """Judges votes by the rule; `trusting`: as though a calibration had been made with the adapters here."""
     from router.routing.policy import CalibratedRule
 

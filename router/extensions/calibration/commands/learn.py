@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from router.extensions.calibration.evaluation import Decided
     from router.extensions.calibration.learning import Judge, Learned
     from router.extensions.calibration.proposals import Addition, Proposals
-    from router.extensions.calibration.rows import Row
+    from router.extensions.calibration.rows import DataRow
     from router.types import AdapterProfile
 
 Files = Annotated[
@@ -231,7 +231,9 @@ def read_corrections(
     return found
 
 
-def _held_out(said: list[Path] | None, profiles: Sequence[AdapterProfile], here: Present | None) -> list[Row]:
+def _held_out(
+    said: list[Path] | None, profiles: Sequence[AdapterProfile], here: Present | None
+) -> list[DataRow]:
     from router.calibration.model import CalibrationError
     from router.extensions.calibration.commands.local import note, read_known
 
@@ -267,14 +269,14 @@ def proposed(
     return found
 
 
-def _as_rows(requests: Sequence[Any], source: str) -> list[Row]:
-    from router.extensions.calibration.rows import Row
+def _as_rows(requests: Sequence[Any], source: str) -> list[DataRow]:
+    from router.extensions.calibration.rows import DataRow
 
-    return [Row(labelled.text, labelled.label, source) for labelled in requests]
+    return [DataRow(labelled.text, labelled.label, source) for labelled in requests]
 
 
 def _judge(
-    fitting: Fitting, rows: Sequence[Row], calibration: str, more: Mapping[str, tuple[str, ...]]
+    fitting: Fitting, rows: Sequence[DataRow], calibration: str, more: Mapping[str, tuple[str, ...]]
 ) -> Judge:
     """By the calibration here as though it had been made with these examples: after a change none is."""
     from router.extensions.calibration.commands.judge import judge_of, local_rule
@@ -310,7 +312,7 @@ def _write_calibration(here: Present, new: Calibration, out: Path | None) -> Pat
     """In the place of the one before, or in the folder `out` with the rows that it keeps."""
     from router.calibration.file import write_calibration
     from router.corrections.store import write_whole
-    from router.extensions.calibration.kept_rows import path_of
+    from router.extensions.calibration.rows import path_of
 
     path = here.path if out is None else out / here.path.name
     if out is not None:
@@ -343,7 +345,7 @@ def _changed(folder: Path, addition: Addition, signed_too: bool) -> bytes:
 
 
 def report(
-    found: Proposals, learned: Learned, tested: Sequence[Row], rows: int, written: Sequence[Path]
+    found: Proposals, learned: Learned, tested: Sequence[DataRow], rows: int, written: Sequence[Path]
 ) -> dict[str, Any]:
     """All of it; `rows` of those tested on are no corrections."""
     from router.extensions.calibration.learning import score_of
@@ -374,7 +376,7 @@ def report(
     }
 
 
-def _moved(rows: Sequence[Row], learned: Learned) -> list[dict[str, Any]]:
+def _moved(rows: Sequence[DataRow], learned: Learned) -> list[dict[str, Any]]:
     return [
         {"text": row.text, "label": row.label, "source": row.source, "from": one.routed, "to": other.routed}
         for row, one, other in zip(rows, learned.before, learned.after, strict=True)

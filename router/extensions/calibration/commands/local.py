@@ -22,11 +22,10 @@ if TYPE_CHECKING:
     from router.classifiers.contract import Registration
     from router.config import Settings
     from router.engine.base import Engine
-    from router.extensions.calibration.kept_votes import KeptVotes
-    from router.extensions.calibration.rows import Ballot, Row
+    from router.extensions.calibration.rows import Ballot, DataRow
+    from router.extensions.calibration.stored_votes import StoredVotes
     from router.routing import BaseModel
-    from router.routing.catalog_view import Labels
-    from router.routing.chain import FitProfiles
+    from router.routing.chain import FitProfiles, Labels
     from router.types import AdapterProfile, Request, Vote
 
 PATIENCE_SECONDS = 600.0  # nobody waits for a single request here
@@ -64,7 +63,7 @@ Base = Annotated[
 
 
 @dataclass(frozen=True, slots=True)
-class Local:
+class LocalRouting:
     """Settings, adapters and fitted classifiers of this folder; `learned` are labelled requests that these
     learned beside the examples."""
 
@@ -93,15 +92,15 @@ class Local:
 
         return binding_of(self.profiles, self.fitted.fingerprints(), self.settings.model)
 
-    def votes(self, rows: Sequence[Row], title: str, kept_in: Path | None = None) -> list[Ballot]:
+    def votes(self, rows: Sequence[DataRow], title: str, kept_in: Path | None = None) -> list[Ballot]:
         """Of all classifiers on all rows, with a progress bar on a terminal. Those that the file has under
         the same adapters, classifier and base come from there, the others are added to it."""
         from router.calibration.model import binding_of
-        from router.extensions.calibration.kept_votes import KeptVotes
         from router.extensions.calibration.rows import Ballot
+        from router.extensions.calibration.stored_votes import StoredVotes
 
         made_by = binding_of(self.taught, self.fitted.fingerprints(), self.settings.model)
-        kept = None if kept_in is None else KeptVotes(kept_in, made_by)
+        kept = None if kept_in is None else StoredVotes(kept_in, made_by)
         columns: list[list[Vote]] = []
         for registration in self.fitted.registrations:
             columns.append(self._column(registration, rows, title, kept))
@@ -110,11 +109,11 @@ class Local:
         return [Ballot(row, votes) for row, votes in zip(rows, zip(*columns, strict=True), strict=True)]
 
     def _column(
-        self, registration: Registration, rows: Sequence[Row], title: str, kept: KeptVotes | None
+        self, registration: Registration, rows: Sequence[DataRow], title: str, kept: StoredVotes | None
     ) -> list[Vote]:
         """Of one classifier."""
         from router.cli.output import track
-        from router.routing.catalog_view import Labels
+        from router.routing.chain import Labels
 
         labels, name = Labels(self.profiles), registration.name
         found = {row.text: vote for row in rows if kept and (vote := kept.get(name, row.text)) is not None}
@@ -134,7 +133,7 @@ def open_local(
     base: bool = True,
     calibration: str | None = None,
     learned_by: str = "",
-) -> Iterator[Local]:
+) -> Iterator[LocalRouting]:
     """Read adapters, load plugins, fit; `more` adapters replace those of the same name.
 
     With a `calibration` (a file, "auto", or "" for none) everybody learns what a server with it would have
@@ -162,7 +161,7 @@ def open_local(
     wanted = base and any(r.wants_base for r in registrations)
     with resident_base(settings) if wanted else nullcontext() as resident:
         fitted = _fitted(registrations, FitProfiles(profiles, taught), resident)
-        yield Local(settings, profiles, fitted, learned)
+        yield LocalRouting(settings, profiles, fitted, learned)
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,14 +175,14 @@ class Fitting:
 
     def fitted(
         self, profiles: tuple[AdapterProfile, ...], learned: Mapping[str, tuple[str, ...]] | None = None
-    ) -> Local:
+    ) -> LocalRouting:
         """The classifiers, once all of them have learned these adapters, and `learned` beside."""
         from router.calibration.model import with_learned
         from router.routing.chain import FitProfiles
 
         taught = with_learned(profiles, learned or {})
         fitted = _fitted(self.registrations, FitProfiles(taught, taught), self.base)
-        return Local(self.settings, profiles, fitted, learned or {})
+        return LocalRouting(self.settings, profiles, fitted, learned or {})
 
 
 @contextmanager
@@ -350,7 +349,7 @@ def ask_batch(registration: Registration, texts: Sequence[str], labels: Labels) 
     return [as_vote(registration.name, answer, labels, took) for answer in said]
 
 
-def latencies(fitted: FittedClassifiers, rows: Sequence[Row]) -> dict[str, tuple[float, float]]:
+def latencies(fitted: FittedClassifiers, rows: Sequence[DataRow]) -> dict[str, tuple[float, float]]:
     """Median and 95th percentile of one request alone, seconds, by classifier; a spread of the rows."""
     from router.plugins.doctor import call_classifier, requests_of
 
@@ -402,7 +401,7 @@ async def _reader(engine: Engine) -> BaseModel:
 # -- labelled requests
 
 
-def read_known(files: Sequence[Path], profiles: Sequence[AdapterProfile]) -> list[Row]:
+def read_known(files: Sequence[Path], profiles: Sequence[AdapterProfile]) -> list[DataRow]:
     """Labelled requests of these files, each once, without those that the classifiers learned from."""
     from router.extensions.calibration.rows import distinct, read_rows
 
@@ -410,7 +409,7 @@ def read_known(files: Sequence[Path], profiles: Sequence[AdapterProfile]) -> lis
     return _unseen(distinct(row for path in files for row in read_rows(path, names)), profiles)
 
 
-def read_strange(path: Path | None, profiles: Sequence[AdapterProfile]) -> list[Row]:
+def read_strange(path: Path | None, profiles: Sequence[AdapterProfile]) -> list[DataRow]:
     """Out-of-distribution requests; a label may be left out."""
     from router.extensions.calibration.rows import distinct, read_rows
 
@@ -419,7 +418,7 @@ def read_strange(path: Path | None, profiles: Sequence[AdapterProfile]) -> list[
     return _unseen(distinct(read_rows(path, {p.name for p in profiles}, "")), profiles)
 
 
-def _unseen(rows: list[Row], profiles: Sequence[AdapterProfile]) -> list[Row]:
+def _unseen(rows: list[DataRow], profiles: Sequence[AdapterProfile]) -> list[DataRow]:
     from router.extensions.calibration.rows import unseen
 
     kept = unseen(rows, {t for p in profiles for t in (*p.examples, *p.negative_examples)})

@@ -9,11 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from router.calibration.model import Calibration
-    from router.extensions.calibration.commands.local import Fitting, Local
+    from router.extensions.calibration.commands.local import Fitting, LocalRouting
     from router.extensions.calibration.fit import Setting
-    from router.extensions.calibration.kept_rows import KeptRows
     from router.extensions.calibration.proposals import Addition
-    from router.extensions.calibration.rows import Ballot
+    from router.extensions.calibration.rows import Ballot, StoredRows
     from router.types import AdapterProfile
 
 
@@ -24,7 +23,7 @@ class Present:
 
     of: Calibration
     path: Path
-    rows: KeptRows | None
+    rows: StoredRows | None
 
     @property
     def texts(self) -> list[str]:
@@ -36,13 +35,13 @@ def present(fitting: Fitting, said: str) -> Present | None:
     """None where there is no calibration. Raises ConfigError for files that cannot be used."""
     from router.calibration.file import read_calibration
     from router.cli.settings import find_calibration
-    from router.extensions.calibration.kept_rows import DIGEST, read_kept
+    from router.extensions.calibration.rows import DIGEST, read_stored
 
     path = find_calibration(said, fitting.settings.adapter_folders)
     if path is None:
         return None
     of = read_calibration(path)
-    return Present(of, path, read_kept(path, str(of.report.get(DIGEST, ""))))
+    return Present(of, path, read_stored(path, str(of.report.get(DIGEST, ""))))
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +65,7 @@ class Refit:
         }
 
 
-def refit(fitting: Fitting, of: Calibration, rows: KeptRows, additions: Mapping[str, Addition]) -> Refit:
+def refit(fitting: Fitting, of: Calibration, rows: StoredRows, additions: Mapping[str, Addition]) -> Refit:
     """The calibration proven on its rows with the adapters as they would be.
 
     Raises CalibrationError where that cannot be tried: other classifiers, adapters that are gone.
@@ -94,7 +93,7 @@ def refit(fitting: Fitting, of: Calibration, rows: KeptRows, additions: Mapping[
 
 
 def _offered_again(
-    fitting: Fitting, of: Calibration, rows: KeptRows, core: tuple[AdapterProfile, ...]
+    fitting: Fitting, of: Calibration, rows: StoredRows, core: tuple[AdapterProfile, ...]
 ) -> Refit:
     """By cross-validation, as it was made."""
     from router.calibration.targets import Goal
@@ -117,7 +116,7 @@ def _offered_again(
     return Refit(kept)
 
 
-def _setting(local: Local, of: Calibration) -> Setting:
+def _setting(local: LocalRouting, of: Calibration) -> Setting:
     from router.calibration.targets import Goal
     from router.extensions.calibration.fit import Setting
 

@@ -13,7 +13,7 @@ import typer
 from router.cli import connect, flags
 
 if TYPE_CHECKING:
-    from router.extensions.training.comparison.run import Comparison, PromptRow
+    from router.extensions.training.comparison.run import PromptRow, VersionComparison
 
 Old = Annotated[str, typer.Argument(metavar="OLD", help="NAME@VERSION, NAME (its default version) or base.")]
 New = Annotated[str, typer.Argument(metavar="NEW", help="What may replace it.")]
@@ -169,7 +169,7 @@ def _run(
     max_tokens: int,
     server: str,
     timeout: float,
-) -> Comparison:
+) -> VersionComparison:
     from router.client import AsyncClient, ClientError
 
     try:
@@ -181,10 +181,10 @@ def _run(
         raise ConfigError(f"compare needs {error.name}: {install_extra('train')}") from error
 
     template = read_template(judge_prompt)
-    rows = run.read_prompts(data, run.Columns(**columns), judged=bool(judge), most=most)
+    rows = run.read_prompts(data, run.PromptColumns(**columns), judged=bool(judge), most=most)
     target = connect.target_of(server)
 
-    async def compared(done: Any) -> Comparison:
+    async def compared(done: Any) -> VersionComparison:
         async with AsyncClient(target, timeout=timeout, **connect.secured_for(target)) as client:
             return await run.compare(
                 client,
@@ -238,7 +238,7 @@ def _progress(rows: list[PromptRow]) -> Any:
     return plain() if is_plain(sys.stderr) else bar()
 
 
-def _print(found: Comparison, margin: float | None, json: bool) -> None:
+def _print(found: VersionComparison, margin: float | None, json: bool) -> None:
     from router.cli.output import clean, print_json, print_pairs, print_table
     from router.extensions.training.comparison import words
 
@@ -258,7 +258,7 @@ def _print(found: Comparison, margin: float | None, json: bool) -> None:
                 print(f"    {name}: {clean(jsons.dumps(text, ensure_ascii=False))}")
 
 
-def _plain(found: Comparison) -> dict[str, Any]:
+def _plain(found: VersionComparison) -> dict[str, Any]:
     """For programs: all numbers, and the regressions with their texts."""
     from dataclasses import fields
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 from router.extensions.training.comparison import words
-from router.extensions.training.comparison.run import Comparison
+from router.extensions.training.comparison.run import VersionComparison
 
 TONES = {"better": "good", "not worse": "good", "worse": "bad", "undecided": "open"}
 
 
-def page(found: Comparison, data: str, margin: float | None = None) -> str:
+def page(found: VersionComparison, data: str, margin: float | None = None) -> str:
     """The page; texts of prompts and answers are escaped."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 

@@ -48,7 +48,7 @@ class Side:
 
 
 @dataclass(frozen=True, slots=True)
-class JudgedPair:
+class ComparedPrompt:
     """Both answers to one prompt, with scores from 0 to 1."""
 
     row: PromptRow
@@ -76,7 +76,7 @@ class Load:
 
 
 @dataclass(frozen=True, slots=True)
-class Comparison:
+class VersionComparison:
     """The result. Scores are shares of the best possible one; with a judge, 0.5 is a tie."""
 
     old: str
@@ -87,20 +87,20 @@ class Comparison:
     difference: Difference
     old_load: Load
     new_load: Load
-    pairs: tuple[JudgedPair, ...]
+    pairs: tuple[ComparedPrompt, ...]
     left_out: int  # rows that both versions refuse
     ties: int
     contradictions: int = 0
     named_first: float = 0.0  # share of judgements that named the answer that stood first
 
-    def regressions(self, most: int = 10) -> list[JudgedPair]:
+    def regressions(self, most: int = 10) -> list[ComparedPrompt]:
         """Prompts that became worse, the worst first."""
         worse = sorted((pair for pair in self.pairs if pair.change < 0), key=lambda pair: pair.change)
         return worse[:most]
 
 
 @dataclass(frozen=True, slots=True)
-class Columns:
+class PromptColumns:
     """Names of columns; empty ones are found by usual names."""
 
     prompt: str = ""
@@ -108,7 +108,7 @@ class Columns:
     group: str = ""
 
 
-def read_prompts(path: Path, columns: Columns, *, judged: bool, most: int | None) -> list[PromptRow]:
+def read_prompts(path: Path, columns: PromptColumns, *, judged: bool, most: int | None) -> list[PromptRow]:
     """The rows of a CSV, TSV, JSON-lines or JSON file, each prompt once, `most` of them evenly spread.
 
     With a judge (`judged`) a row needs no answer. Raises ConfigError naming the file and what is missing.
@@ -147,7 +147,7 @@ async def compare(
     judge: ModelJudge | None = None,
     max_tokens: int = 256,
     done: Callable[[int], None] = lambda count: None,
-) -> Comparison:
+) -> VersionComparison:
     """Ask both versions every prompt, greedily, and judge. `done` is called with the number of rows ended.
 
     Exactly one of `metric` and `judge` is set. Raises ClientError where no request can succeed, and
@@ -177,7 +177,7 @@ async def compare(
     pairs = _scored_by_judge(kept) if judge else _scored_by_metric(metric, kept, max_tokens)
     judgements = [judged for *_, judged in kept if judged]
     title = "the judge" if judge else METRICS[metric].title
-    return Comparison(
+    return VersionComparison(
         old,
         new,
         title,
@@ -223,16 +223,16 @@ async def _judged(judge: ModelJudge, row: PromptRow, old: Side, new: Side) -> Pa
 Answered = tuple[PromptRow, Side, Side, PairJudgement | None]
 
 
-def _scored_by_judge(kept: Sequence[Answered]) -> list[JudgedPair]:
+def _scored_by_judge(kept: Sequence[Answered]) -> list[ComparedPrompt]:
     """The new answer's score, and what is left of 1 for the old one."""
     return [
-        JudgedPair(row, old, new, 1 - judged.score, judged.score, judged.contradicts)
+        ComparedPrompt(row, old, new, 1 - judged.score, judged.score, judged.contradicts)
         for row, old, new, judged in kept
         if judged
     ]
 
 
-def _scored_by_metric(metric: str, kept: Sequence[Answered], max_tokens: int) -> list[JudgedPair]:
+def _scored_by_metric(metric: str, kept: Sequence[Answered], max_tokens: int) -> list[ComparedPrompt]:
     rows = [_training_row(row) for row, *_ in kept]
     distinct = dict.fromkeys(row.response for row in rows)
     task = Task(metric, rows, tuple(distinct) if len(distinct) <= LABELS else (), max_tokens)
@@ -245,7 +245,7 @@ def _scored_by_metric(metric: str, kept: Sequence[Answered], max_tokens: int) ->
 
     olds, news = scores([old for _, old, _, _ in kept]), scores([new for _, _, new, _ in kept])
     return [
-        JudgedPair(row, old, new, old_score, new_score)
+        ComparedPrompt(row, old, new, old_score, new_score)
         for (row, old, new, _), old_score, new_score in zip(kept, olds, news, strict=True)
     ]
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from router.extensions.training.comparison.paired import POWER
-from router.extensions.training.comparison.run import Comparison, Load
+from router.extensions.training.comparison.run import Load, VersionComparison
 
 
-def verdict(found: Comparison, margin: float | None = None) -> str:
+def verdict(found: VersionComparison, margin: float | None = None) -> str:
     """One word for programs: better, worse, not worse, or undecided."""
     gap = found.difference
     if gap.found and gap.mean != 0:
@@ -16,7 +16,7 @@ def verdict(found: Comparison, margin: float | None = None) -> str:
     return "undecided"
 
 
-def headline(found: Comparison, margin: float | None = None) -> str:
+def headline(found: VersionComparison, margin: float | None = None) -> str:
     """The result first: points, the range, and what it means."""
     gap = found.difference
     shown = f"{points(gap.mean)} points ({points(gap.low)} to {points(gap.high)})"
@@ -29,7 +29,7 @@ def headline(found: Comparison, margin: float | None = None) -> str:
     return f"{found.new} is {kind} than {found.old}: {shown}."
 
 
-def advice(found: Comparison, margin: float | None = None) -> str:
+def advice(found: VersionComparison, margin: float | None = None) -> str:
     """What to do next."""
     gap, kind = found.difference, verdict(found, margin)
     if 2 * found.contradictions > gap.rows:
@@ -46,7 +46,7 @@ def advice(found: Comparison, margin: float | None = None) -> str:
     )
 
 
-def facts(found: Comparison) -> list[tuple[str, str]]:
+def facts(found: VersionComparison) -> list[tuple[str, str]]:
     """The numbers behind the headline, as pairs of a name and a value."""
     gap = found.difference
     kind = "exact sign-flip test" if gap.exact else "sign-flip test, 20,000 draws"
@@ -78,7 +78,7 @@ LOAD_NOTE = (
 )
 
 
-def load_rows(found: Comparison) -> list[tuple[str, ...]]:
+def load_rows(found: VersionComparison) -> list[tuple[str, ...]]:
     """Cost and latency of both versions."""
     return [_load_row(found.old, found.old_load), _load_row(found.new, found.new_load)]
 
