@@ -25,6 +25,10 @@ _ESCAPED = re.compile(r"\\(.)")
 def forwarded_names(headers: Sequence[str]) -> tuple[str, ...]:
     """The names (SANs) of the last element, which the nearest proxy wrote, with their kinds, as `dns:NAME`.
 
+    The header is as Envoy writes it: one element for each proxy on the way, by commas, the nearest last; in
+    it pairs of key and value, by semicolons. A value may stand in double quotes; in these a backslash takes
+    what follows as it is.
+
     Raises ValueError for a malformed header, and for several headers: any of them may be the proxy's.
     """
     if len(headers) != 1 or not headers[0].isascii() or not headers[0].isprintable():

@@ -43,8 +43,6 @@ async def on_startup(server: ServerApp, settings: VllmNamesSettings) -> None:
     """Show them beside our own."""
     if settings.metrics != "vllm":
         return
-    from router.extensions.vllm_names import VllmNames
-
     names, states = VllmNames(), server.metrics.states
 
     def update() -> None:
