@@ -1,4 +1,4 @@
-"""The adapter under evaluation on its base: asked in three ways (`Arm`), and judged as either of them.
+"""The adapter under evaluation on its base: asked in three ways (`ComparedArm`), judged as either.
 
 Answers are greedy and come from the engine that serves: all requests of an arm are in one continuous batch.
 """
