@@ -70,7 +70,7 @@ def completion(data: bytes) -> None:
     _completion(openai.Completion, data)
 
 
-def _completion(kind: type[openai.ParsedRequest], data: bytes) -> None:
+def _completion(kind: type[openai.ChatCompletion | openai.Completion], data: bytes) -> None:
     def run() -> None:
         parsed = _made(json_decoder(partial(openai.parsed, kind)), data)
         generate_request(openai.generate_message(parsed, ""), "id", LIMITS)
