@@ -17,8 +17,8 @@ from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
 
 from router.errors import MOST_FINDINGS, InvalidRequest, RouterError
-from router.extensions.console.exchange import count_form
-from router.extensions.console.exchange import parsed as parsed_form
+from router.extensions.console.site import count_form
+from router.extensions.console.site import parsed as parsed_form
 from router.extensions.kserve import tensors
 from router.extensions.ofrep import flags as ofrep
 from router.extensions.openai import feedback

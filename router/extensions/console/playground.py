@@ -12,9 +12,8 @@ from typing import Any
 
 from router.access.clients import Role
 from router.errors import FieldViolation, Findings, InvalidRequest
-from router.extensions.console.exchange import Answer, data
 from router.extensions.console.fields import AUTO, BASE, adapter_of, number, offered, put, texts, whole
-from router.extensions.console.site import Action, Entry, Page, Stream, Visit
+from router.extensions.console.site import Action, Entry, Page, PageReply, Stream, Visit, data
 from router.names import model_of
 from router.server.admission import ServerPhase
 from router.server.policy import Policy
@@ -59,26 +58,26 @@ OUTCOME = "/router.v1.ExperimentService/RecordOutcome"
 CORRECTIONS_OFF = "Corrections are off here: `lora-router serve --corrections labels` turns them on."
 
 
-async def decide(visit: Visit) -> Answer:
+async def decide(visit: Visit) -> PageReply:
     """Where it would go; nothing is generated."""
-    asked = stream_request(texts(visit.form))
-    answer = await visit.ask(ROUTE, pb.RouteRequest(input=asked.input, routing=asked.routing))
+    request = stream_request(texts(visit.form))
+    answer = await visit.ask(ROUTE, pb.RouteRequest(input=request.input, routing=request.routing))
     return data(decision_json(answer.decision))
 
 
 async def stream(visit: Visit) -> None:
     """Events: `started` with the decision and all votes, `delta`, `finished`."""
-    asked = stream_request(texts(visit.form))
+    request = stream_request(texts(visit.form))
 
     async def write(message: pb.StreamGenerateResponse) -> None:
         kind = message.WhichOneof("event") or ""
         body = json.dumps(EVENTS[kind](getattr(message, kind)))
         await visit.call.write(f"event: {kind}\ndata: {body}\n\n".encode())
 
-    await visit.console.inference.stream(asked, visit.call, write)
+    await visit.console.inference.stream(request, visit.call, write)
 
 
-async def correct(visit: Visit) -> Answer:
+async def correct(visit: Visit) -> PageReply:
     """Who should have answered."""
     form = texts(visit.form)
     message = pb.RecordCorrectionRequest(
@@ -90,7 +89,7 @@ async def correct(visit: Visit) -> Answer:
     return data({"kept": pb.CorrectionKept.Name(answer.kept).removeprefix("CORRECTION_KEPT_").lower()})
 
 
-async def judge(visit: Visit) -> Answer:
+async def judge(visit: Visit) -> PageReply:
     """A thumb up or down, as an outcome. The first of an answer counts."""
     rid, value = visit.form.get("response_id", ""), visit.form.get("value", "")
     if value not in ("0", "1"):

@@ -13,7 +13,7 @@ import pytest
 from pydantic import BaseModel
 
 from router.errors import MOST_FINDINGS, InvalidRequest
-from router.extensions.console.exchange import MOST_FIELDS, count_form
+from router.extensions.console.site import MOST_FIELDS, count_form
 from router.extensions.ofrep import flags
 from router.extensions.openai import feedback, messages
 from router.server.bodies import json_decoder
