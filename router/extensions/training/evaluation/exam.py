@@ -21,8 +21,15 @@ import torch
 from router.errors import ConfigError
 from router.extensions.training.base import LoadedBase, load_base
 from router.extensions.training.data import AnswerModel, Example, Splits, TrainingRow, collate, load_splits
-from router.extensions.training.evaluation.metrics import check_rows, score_answers
-from router.extensions.training.evaluation.scoring import ArmScorer, MeanScorer, Resampled, Task, resample
+from router.extensions.training.evaluation.metrics import METRICS, check_rows, score_answers
+from router.extensions.training.evaluation.scoring import (
+    ArmScorer,
+    MeanScorer,
+    Resampled,
+    Task,
+    resample,
+    row_scores,
+)
 from router.extensions.training.evaluation.subject import (
     Answerer,
     AnsweringEngine,
@@ -234,7 +241,10 @@ def _labels(plan: EvaluationPlan) -> list[str]:
 
 @dataclass(frozen=True, slots=True)
 class MeasuredArm:
-    """One arm's results; `ranked` only where there are labels. Lengths are means, in tokens."""
+    """One arm's results; `ranked` only where there are labels. Lengths are means, in tokens.
+
+    `rows` has the score of each row, from 0 to 1.
+    """
 
     answers: tuple[str, ...]
     score: Resampled
@@ -244,6 +254,7 @@ class MeasuredArm:
     prompt_tokens: float
     answer_tokens: float
     parts: Mapping[str, Resampled] = field(default_factory=dict)
+    rows: Sequence[float] = ()
 
 
 def measure_arm(exam: Exam, arm: ComparedArm) -> MeasuredArm:
@@ -264,6 +275,7 @@ def measure_arm(exam: Exam, arm: ComparedArm) -> MeasuredArm:
         prompt_tokens=questions.prompt_tokens,
         answer_tokens=sum(answer.usage.completion_tokens for answer in given) / count,
         parts={name: resample(part, count) for name, part in scores.parts.items()},
+        rows=row_scores(scores.score, count, METRICS[task.metric].whole),
     )
 
 

@@ -27,7 +27,7 @@ from router.extensions.training.evaluation.report import (
     whose,
     write_report,
 )
-from router.extensions.training.evaluation.scoring import Resampled, Task, resample
+from router.extensions.training.evaluation.scoring import Resampled, Task, resample, row_scores
 from router.extensions.training.evaluation.subject import Answerer, ComparedArm, EngineAnswer, Tokens
 from router.extensions.training.new.rows import Columns, read_pairs
 from router.extensions.training.recipe import TEXT_METRICS
@@ -68,12 +68,13 @@ class CandidateFolder:
 
 @dataclass(frozen=True, slots=True)
 class Answers:
-    """What one side answered, what it scores, and mean lengths in tokens."""
+    """What one side answered, what it scores, by row too (0 to 1), and mean lengths in tokens."""
 
     texts: Sequence[str]
     score: Resampled
     blind: Resampled
     lengths: Mapping[str, float]
+    rows: Sequence[float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,7 +194,8 @@ def _score(task: Task, given: Sequence[EngineAnswer], prompts: Sequence[Tokens])
         "prompt_tokens": round(sum(map(len, prompts)) / count, 1),
         "answer_tokens": round(sum(answer.usage.completion_tokens for answer in given) / count, 1),
     }
-    return Answers(texts, resample(judged.score, count), resample(judged.blind, count), lengths)
+    rows = row_scores(judged.score, count, METRICS[task.metric].whole)
+    return Answers(texts, resample(judged.score, count), resample(judged.blind, count), lengths, rows)
 
 
 def _fitting(
@@ -250,6 +252,7 @@ def _measured(arms: OwnRowsArms) -> dict[str, Any]:
                 "score": side.score.rounded(),
                 "format_blind": side.blind.rounded(),
                 **side.lengths,
+                **({"rows": list(side.rows)} if arm is ComparedArm.ADAPTER else {}),
             }
             for arm, side in arms.by.items()
         },

@@ -436,7 +436,7 @@ def report_card(
     return {
         "schema": SCHEMA,
         **facts,
-        "arms": {arm.value: _arm(measured) for arm, measured in arms.items()},
+        "arms": {arm.value: _arm(measured, arm) for arm, measured in arms.items()},
         "gains": {
             f"adapter - {arm.value}": _gain(adapter, other)
             for arm, other in arms.items()
@@ -491,7 +491,7 @@ def write_report(folder: Path, report: Mapping[str, Any], page: str) -> None:
     write_file(folder / "REPORT.md", page.encode())
 
 
-def _arm(measured: MeasuredArm) -> dict[str, Any]:
+def _arm(measured: MeasuredArm, arm: ComparedArm) -> dict[str, Any]:
     return {
         "score": measured.score.rounded(),
         "format_blind": measured.blind.rounded(),
@@ -500,6 +500,7 @@ def _arm(measured: MeasuredArm) -> dict[str, Any]:
         "loss_per_gold_token": round(measured.loss.value, 6),
         "prompt_tokens": round(measured.prompt_tokens, 1),
         "answer_tokens": round(measured.answer_tokens, 1),
+        **({"rows": list(measured.rows)} if arm is ComparedArm.ADAPTER else {}),
     }
 
 
