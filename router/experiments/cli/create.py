@@ -240,12 +240,22 @@ def with_split(arms: Sequence[Mapping[str, Any]], split: str) -> list[dict[str, 
 
 
 def weights_from_flag(split: str, flag: str = "--split") -> tuple[float, ...]:
-    """`90/10` as shares that sum to 1."""
+    """`90/10` or `0.9/0.1` as shares that sum to 1. Raises CliError unless they add up to 100 or 1."""
     parts = [number_from_flag(part, flag) for part in split.split("/")]
     if len(parts) < 2 or not all(part > 0 and math.isfinite(part) for part in parts):
         raise CliError(f"{flag} takes shares above 0 such as 90/10, control first, not {split!r}", MISUSED)
     total = math.fsum(parts)
+    if not any(math.isclose(total, whole, rel_tol=1e-9) for whole in (1.0, 100.0)):
+        text = f"the shares add up to {total:.6g} instead of 100 (or 1)"
+        raise CliError(f"{flag} {split}: {text}; in these proportions: {_percents(parts)}", MISUSED)
     return tuple(part / total for part in parts)
+
+
+def _percents(parts: Sequence[float]) -> str:
+    """Shares in the proportions of `parts` that add up to exactly 100. The last has the rounding."""
+    total = math.fsum(parts)
+    tenths = [max(round(1000 * part / total), 1) for part in parts[:-1]]
+    return "/".join(f"{tenth / 10:g}" for tenth in (*tenths, 1000 - sum(tenths)))
 
 
 def _arm_from_flag(text: str) -> dict[str, Any]:
