@@ -399,6 +399,10 @@ Sets = Annotated[
     typer.Option("--set", metavar="FIELD=VALUE", help="Any other field of a plan, in TOML; repeatable."),
 ]
 Start = Annotated[bool, typer.Option("--start", help="Start it at once.")]
+NewPhase = Annotated[
+    bool,
+    typer.Option("--new-phase", help="Change it although that opens a new phase: what was counted ends."),
+]
 Example = Annotated[bool, typer.Option("--example", help="Print an example of a plan and do nothing else.")]
 Etag = Annotated[
     str, typer.Option("--etag", metavar="ETAG", help="Refuse if it changed since this was read.")
@@ -542,6 +546,7 @@ def update(
     cap: Caps = None,
     hypothesis: Hypothesis = "",
     set_: Sets = None,
+    new_phase: NewPhase = False,
     etag: Etag = "",
     server: flags.Server = "",
     timeout: flags.Timeout = 30.0,
@@ -549,7 +554,8 @@ def update(
 ) -> None:
     """Change a plan.
 
-    While it runs, this opens a new phase: units are assigned anew and nothing of the old phase counts.
+    While it runs, this opens a new phase: units are assigned anew and nothing of the old phase counts. That
+    needs --new-phase; without it the command says how many units and days would be lost, and changes nothing.
     Raising the enrolment share, and other secondary metrics, do not: everybody keeps their arm, and what was
     counted stays. Secondary metrics may be changed after the stop, too.
 
@@ -558,7 +564,7 @@ def update(
       lora-router experiments update medical-v2 --set enrolment=0.5
       lora-router experiments update medical-v2 --secondary thumbs_down --secondary mean:messages
       lora-router experiments update medical-v2 --set secondary=[]
-      lora-router experiments update medical-v2 medical-v2.toml
+      lora-router experiments update medical-v2 medical-v2.toml --new-phase
     """
     from router.cli.command import MISUSED, CliError
     from router.cli.connect import connected
@@ -576,5 +582,5 @@ def update(
         values = options.values(before)
         plan = plan_of(before | values)
         changes = {field: getattr(plan, field) for field in values}
-        made = client.experiments.update(name, changes, etag=etag)
+        made = client.experiments.update(name, changes, etag=etag, new_phase=new_phase)
     show_one(made, json)

@@ -228,6 +228,16 @@ def test_update_sends_only_what_changes(cli, remote):
     assert (done.code, "nothing to change" in done.err) == (2, True)
 
 
+def test_update_opens_a_new_phase_only_when_asked_to(cli, remote):
+    cli("experiments", "create", "x", *SHORT, "--arm", "new=medical@1.1.0")
+    cli("experiments", "update", "x", "--split", "90/10")
+    assert remote.experiments.requests[-1].HasField("new_phase")
+    assert not remote.experiments.requests[-1].new_phase
+    done = cli("experiments", "update", "x", "--split", "90/10", "--new-phase")
+    assert done.code == 0, done.err
+    assert remote.experiments.requests[-1].new_phase
+
+
 @pytest.mark.slow
 def test_update_of_secondary_metrics_caps_and_segments(cli, remote):
     cli("experiments", "create", "x", *SHORT, "--arm", "new=medical@1.1.0", "--secondary", "mean:messages")
