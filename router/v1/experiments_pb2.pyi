@@ -721,10 +721,12 @@ class RecordOutcomeRequest(_message.Message):
     def __init__(self, outcome: _Optional[_Union[Outcome, _Mapping]] = ...) -> None: ...
 
 class RecordOutcomeResponse(_message.Message):
-    __slots__ = ("status",)
+    __slots__ = ("status", "warning")
     STATUS_FIELD_NUMBER: _ClassVar[int]
+    WARNING_FIELD_NUMBER: _ClassVar[int]
     status: OutcomeStatus
-    def __init__(self, status: _Optional[_Union[OutcomeStatus, str]] = ...) -> None: ...
+    warning: str
+    def __init__(self, status: _Optional[_Union[OutcomeStatus, str]] = ..., warning: _Optional[str] = ...) -> None: ...
 
 class RecordOutcomesRequest(_message.Message):
     __slots__ = ("sequence", "outcomes")
@@ -735,11 +737,13 @@ class RecordOutcomesRequest(_message.Message):
     def __init__(self, sequence: _Optional[int] = ..., outcomes: _Optional[_Iterable[_Union[Outcome, _Mapping]]] = ...) -> None: ...
 
 class RecordOutcomesResponse(_message.Message):
-    __slots__ = ("sequence", "statuses", "errors")
+    __slots__ = ("sequence", "statuses", "errors", "warnings")
     SEQUENCE_FIELD_NUMBER: _ClassVar[int]
     STATUSES_FIELD_NUMBER: _ClassVar[int]
     ERRORS_FIELD_NUMBER: _ClassVar[int]
+    WARNINGS_FIELD_NUMBER: _ClassVar[int]
     sequence: int
     statuses: _containers.RepeatedScalarFieldContainer[OutcomeStatus]
     errors: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, sequence: _Optional[int] = ..., statuses: _Optional[_Iterable[_Union[OutcomeStatus, str]]] = ..., errors: _Optional[_Iterable[str]] = ...) -> None: ...
+    warnings: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, sequence: _Optional[int] = ..., statuses: _Optional[_Iterable[_Union[OutcomeStatus, str]]] = ..., errors: _Optional[_Iterable[str]] = ..., warnings: _Optional[_Iterable[str]] = ...) -> None: ...
