@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from router.errors import DeadlineExceeded
+from router.errors import DeadlineExceeded, Overloaded
 from router.server import interceptors as module
 from router.server.app import ServerApp
 from router.server.call import Call, request_id_of
@@ -41,6 +41,17 @@ async def test_a_given_id_is_echoed(stubs: SimpleNamespace, caplog: pytest.LogCa
     line = last_line(caplog)
     assert (line["request_id"], line["adapter"], line["code"]) == ("mine-1", "medical", "OK")
     assert line["response_id"] == response_id != "mine-1"
+
+
+async def test_the_line_of_a_refusal_names_its_reason_and_its_bound(
+    stubs: SimpleNamespace, fakes: SimpleNamespace, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "router")
+    fakes.router.error = Overloaded("full", bound="engine")
+    seen = await failure(stubs.inference.Generate(ask()))
+    line = last_line(caplog)
+    assert (line["code"], line["error"], line["bound"]) == ("UNAVAILABLE", "QUEUE_FULL", "engine")
+    assert details(seen)["ErrorInfo"].metadata["bound"] == "engine"
 
 
 async def test_streams_have_it_in_their_headers(stubs: SimpleNamespace) -> None:
