@@ -254,8 +254,7 @@ async def bounded(call: Call, seconds: float | None) -> AsyncIterator[None]:
     except TimeoutError:
         if not timeout.expired():
             raise
-        late = DeadlineExceeded("the deadline passed before the answer was complete")
-        raise call.ended_by or late from None
+        raise call.ended_by or call.late() from None
     finally:
         call.timeout = None
 
