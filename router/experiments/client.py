@@ -12,7 +12,7 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import count, islice
-from typing import TYPE_CHECKING, Any, Unpack
+from typing import Any, Unpack
 
 import grpc
 import grpc.aio
@@ -49,9 +49,6 @@ from router.names import split_adapter
 from router.types import AdapterRef
 from router.v1 import experiments_pb2 as pb
 from router.v1 import experiments_pb2_grpc
-
-if TYPE_CHECKING:
-    pass
 
 log = logging.getLogger("router.client")
 BATCH = 500
