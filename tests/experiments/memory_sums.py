@@ -162,7 +162,18 @@ def phase_data(
         responses=dict(sorted(responses.items())),
         peak=rows.peak,
         built_in=_built_in(units.values()),
+        **_aside(phase, place, rows, kept),
     )
+
+
+def _aside(phase: ExperimentPhase, place: Place, rows: Rows, kept: Iterable[Kept]) -> dict[str, int]:
+    names, found = series.info_of(0, "", phase).names, {"late": 0, "unplanned": 0}
+    for said, first in ((k.outcome, rows.firsts[k.places[place]]) for k in kept if place in k.places):
+        if said.metric not in names:
+            found["unplanned"] += 1
+        elif said.metric not in BUILT_IN and not counts(said, phase, first):
+            found["late"] += 1
+    return found
 
 
 def _built_in(units: Iterable[Unit]) -> dict[str, dict[str, float]]:

@@ -367,6 +367,11 @@ def _notes(source: PhaseEvidence, health: PipelineHealth) -> Iterator[str]:
             " number but the sample ratio and the guardrails"
         )
     yield from _unanswered_notes(source)
+    if source.data.late:
+        yield f"not counted: {plural(source.data.late, 'outcome')} that happened or came too late"
+    if source.data.unplanned:
+        outcomes = plural(source.data.unplanned, "outcome")
+        yield f"not counted: {outcomes} of a metric that this plan does not have"
     yield from _degraded_notes(source)
     yield from _length_notes(source)
     yield from _phase_notes(source)

@@ -21,6 +21,7 @@ from typing import Any, TypeAlias
 from sqlalchemy import ColumnElement, Connection, Double, Text, case, delete, func, literal_column, select
 
 from router.experiments.model import (
+    BUILT_IN,
     MAX_SEGMENT_VALUES,
     NO_VALUE,
     OTHER_VALUE,
@@ -35,6 +36,8 @@ from router.experiments.store.database import Clash
 from router.experiments.store.series import EVERYTHING, RESPONSES, PairCounts, PhaseInfo
 from router.experiments.store.session import Unit, WriteSession, recall_past
 from router.experiments.store.tables import (
+    LATE,
+    UNPLANNED,
     WAITING,
     digests,
     disagreements,
@@ -182,6 +185,10 @@ def _rows(placed: PlacedOutcome, now: float) -> Iterator[tuple[Any, ...]]:
         late = not _is_counted(outcome, unit)
         if not late:
             unit.count(outcome.metric, outcome.value, outcome.time)
+        if outcome.metric not in unit.info.names:
+            unit.set_aside(UNPLANNED)
+        elif late and outcome.metric not in BUILT_IN:
+            unit.set_aside(LATE)
         yield outcome.key, unit.info.id, unit.id, *what, int(late), now, outcome.received
     if not placed.units:
         yield outcome.key, 0, None, *what, 0, now, outcome.received

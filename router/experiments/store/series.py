@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any, NamedTuple, Protocol
 
-from sqlalchemy import ColumnElement, Connection, select, true
+from sqlalchemy import ColumnElement, Connection, func, select, true
 
 from router.errors import ExperimentNotFound
 from router.experiments.model import (
@@ -391,6 +391,8 @@ class PhaseData:
     peak: float  # largest log evidence of the sample-ratio test so far
     built_in: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     """Arm -> built-in metric -> its mean over the arm's responses; empty where that is not kept."""
+    late: int = 0  # outcomes of the plan's metrics that came or happened too late
+    unplanned: int = 0  # outcomes of which the plan had no metric when they came
 
 
 Cell = tuple[int, Moments]  # units that answered, and their sums
@@ -410,6 +412,8 @@ def read_phase_data(conn: Connection, info: PhaseInfo, only_differing: bool = Fa
         responses=dict(answers),
         peak=conn.execute(select(phases.c.peak).where(phases.c.id == info.id)).scalar_one(),
         built_in=_built_in(conn, info, only_differing),
+        late=_aside(conn, info, tables.LATE),
+        unplanned=_aside(conn, info, tables.UNPLANNED),
     )
 
 
@@ -492,7 +496,16 @@ def _digests(conn: Connection, info: PhaseInfo) -> dict[str, tuple[str, ...]]:
 def _built_in(conn: Connection, info: PhaseInfo, only: bool) -> dict[str, dict[str, float]]:
     found: dict[str, dict[str, tuple[int, float]]] = {}
     for arm, metric, n, total in _rows(conn, tables.built_in, info, only):
+        if metric not in BUILT_IN:
+            continue
         before = found.setdefault(arm, {}).get(metric, (0, 0.0))
         found[arm][metric] = (before[0] + n, before[1] + total)
     means = {arm: {m: total / n for m, (n, total) in of.items() if n} for arm, of in sorted(found.items())}
     return {arm: of for arm, of in means.items() if of}
+
+
+def _aside(conn: Connection, info: PhaseInfo, why: str) -> int:
+    """Outcomes that are in no sum."""
+    of = tables.built_in.c
+    query = select(func.coalesce(func.sum(of.n), 0)).where(of.phase == info.id, of.metric == why)
+    return max(int(conn.execute(query).scalar_one()), 0)  # an older server did not count what it wrote

@@ -33,6 +33,7 @@ from router.experiments.store.tables import (
     COLUMNS,
     CUBES,
     PRODUCTS,
+    UNPLANNED,
     WAITING,
     built_in,
     cohorts,
@@ -173,6 +174,7 @@ class Unit:
     segments: str = ""
     values: dict[str, Values] = field(default_factory=dict)
     changed: set[str] = field(default_factory=set)
+    aside: dict[str, int] = field(default_factory=dict)  # new outcomes that are in no sum, by why
     dirty: bool = False
     old: Unit | None = None
 
@@ -218,6 +220,10 @@ class Unit:
             self.values[metric] = self.values.get(metric, Values()).plus(value, time)
             self.changed.add(metric)
 
+    def set_aside(self, why: str) -> None:
+        """One more outcome that is in no sum."""
+        self.aside[why] = self.aside.get(why, 0) + 1
+
     def recall(self, metric: str, value: float, received: float) -> None:
         """One more outcome from before the phase; nothing if it came too late to count."""
         if metric in self.info.covariates and self.in_time(received):
@@ -246,6 +252,8 @@ class Deltas:
             if unit.changed:
                 self._series(unit)
                 self._means(unit)
+            for why, n in unit.aside.items():
+                self._built_in.setdefault((unit.info.id, unit.arm, False, why), [0, 0.0])[0] += n
         return self
 
     def add_cohort(self, unit: Unit) -> None:
@@ -339,6 +347,7 @@ def follow_metrics(session: WriteSession, before: PhaseInfo, now: PhaseInfo) -> 
     new = [series for series in now.series if (series.key, series.metric, series.split) not in known]
     if names:
         _refill(session, now, names)
+        _no_longer_aside(session, now, now.names - before.names)
     if new:
         _resum(session, now, new)
 
@@ -364,6 +373,20 @@ def _refill(session: WriteSession, info: PhaseInfo, names: Collection[str]) -> N
         recall_past(session, info, {unit.unit: unit for unit in found}, info.covariates.intersection(names))
         rows = ((unit.id, name, *kept) for unit in found for name, kept in unit.values.items())
         session.bulk.write(session.conn, values, rows, Clash.KEEP)
+
+
+def _no_longer_aside(session: WriteSession, info: PhaseInfo, names: Collection[str]) -> None:
+    """Outcomes of these names were in no sum, and are now."""
+    of, places = outcomes.c, dict[tuple[int, str, bool, str], int]()
+    for chunk in _chunks(session, info, "outcomes are counted"):
+        here = (session.bulk.among(of.unit_id, [u.id for u in chunk]), session.bulk.among(of.metric, names))
+        found = session.conn.execute(select(of.unit_id, func.count()).where(*here).group_by(of.unit_id))
+        arms = {unit.id: unit.arm for unit in chunk}
+        for unit, n in found:
+            place = (info.id, arms[unit], False, UNPLANNED)
+            places[place] = places.get(place, 0) - n
+    rows = ((*place, n, 0.0) for place, n in sorted(places.items()))
+    session.bulk.write(session.conn, built_in, rows, Clash.ADD)
 
 
 def _resum(session: WriteSession, info: PhaseInfo, series: Sequence[Series]) -> None:

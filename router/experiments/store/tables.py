@@ -207,6 +207,8 @@ sums = _table(
     PrimaryKeyConstraint(*_PLACE, "stretch", "metric"),
     clustered=True,
 )
+LATE, UNPLANNED = "(late)", "(unplanned)"
+"""Rows of `built_in` that count outcomes of clients that are in no sum. No metric can be called so."""
 built_in = _table(
     "built_in",
     _count("phase"),

@@ -113,6 +113,12 @@ def test_missing_outcomes_fail_unless_they_count_as_zero():
     assert "500 of 4,000 mature units have no success and count as 0" in found.notes
 
 
+def test_outcomes_that_count_nowhere_are_in_the_notes():
+    notes = judged(both(500, 500), late=3, unplanned=1200).notes
+    assert "not counted: 3 outcomes that happened or came too late" in notes
+    assert "not counted: 1,200 outcomes of a metric that this plan does not have" in notes
+
+
 def test_crossed_units_fail_over_one_percent():
     assert not check(judged(both(500, 500), crossed=40), "crossed-units").failed
     found = judged(both(500, 500), crossed=41)

@@ -21,6 +21,7 @@ from router.experiments.store.series import (
 from tests.experiments.store.helpers import (
     START,
     WINDOW,
+    act,
     experiment,
     exposed,
     moments,
@@ -225,6 +226,23 @@ def test_built_in_means_and_lengths(store):
     first, second = data.buckets
     assert (first.lengths.n, first.lengths.sums) == (1, (1.0, 20.0))
     assert second.lengths.sums == (0.0, 1.0)
+
+
+def test_outcomes_that_are_in_no_sum_are_counted(store):
+    store.create(experiment())
+    store.record([outcome("r1", "thmubs")])  # waits for its exposure
+    store.expose([exposed("u", "r1"), exposed("v", "r2", "b")])
+    assert (store.data("x", 1).late, store.data("x", 1).unplanned) == (0, 1)
+    late = [outcome("r1", at=1e7), outcome("r2", at=1e7), outcome("r2", "error", at=1e7)]
+    store.record([*late, outcome("r2", "thmubs", at=20), outcome("r2", at=20)])
+    store.record(late)
+    data = store.data("x", 1)
+    assert (data.late, data.unplanned) == (2, 2)
+    assert "(late)" not in data.built_in.get("a", {})
+    there = store.get("x")
+    spec = replace(there.spec, secondary=(MetricSpec("thmubs", Kind.PROPORTION),))
+    store.replace(replace(there, spec=spec, phases=(replace(there.phases[0], spec=spec),)), act())
+    assert (store.data("x", 1).late, store.data("x", 1).unplanned) == (2, 0)
 
 
 def test_a_ratio_has_no_lengths(store):
