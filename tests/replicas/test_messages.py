@@ -76,6 +76,8 @@ def example(kind: type[RouterError]) -> RouterError:
         errors.NotFound: ("adapter", "x"),
         errors.Unavailable: ("later", 7.0),
     }
+    if kind is errors.Overloaded:
+        return errors.Overloaded("full", 7.0, bound="engine")
     return kind(*said.get(kind, ("why",)))
 
 
