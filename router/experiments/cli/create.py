@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from router.experiments.model import Spec
     from router.types import AdapterRef
 
-KINDS = ("proportion", "mean", "ratio")
 # What the server records by itself; less is better of all. Of what is 0 or 1 for an answer, the share of
 # units that had it once: a proportion is exact from the first unit on, and shows that nothing happened, too.
 BUILT_IN_METRICS: Mapping[str, Mapping[str, str]] = {
@@ -170,11 +169,11 @@ def _arm(values: Mapping[str, Any], where: str) -> dict[str, Any]:
 
 
 def _metric(values: Mapping[str, Any], where: str) -> dict[str, Any]:
-    from router.experiments.model import MetricSpec
+    from router.experiments.model import Kind, MetricSpec
 
     _check_names(values, MetricSpec, where)
-    usual = "max" if values.get("kind") == "proportion" else "sum"
-    return {"aggregate": usual, **values}
+    usual = next((kind.rules.usual for kind in Kind if kind == values.get("kind")), Kind.MEAN.rules.usual)
+    return {"aggregate": usual.value, **values}
 
 
 def _check_names(values: Mapping[str, Any], kind: type, where: str) -> None:
@@ -258,8 +257,11 @@ def _arm_from_flag(text: str) -> dict[str, Any]:
 
 def metric_from_flag(text: str) -> dict[str, Any]:
     """NAME, KIND:NAME or NAME:KIND. Built-in metrics have their kind, others are proportions."""
+    from router.experiments.model import Kind
+
     first, _, second = text.partition(":")
-    kind, name = (first, second) if second and first in KINDS and second not in KINDS else (second, first)
+    kinds = tuple(Kind)
+    kind, name = (first, second) if second and first in kinds and second not in kinds else (second, first)
     made = _metric_named(name)
     if not kind or kind == made["kind"]:
         return made

@@ -20,7 +20,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from router.experiments.model import Kind, NoInterval
+from router.experiments.model import NoInterval
 from router.experiments.modes import ExperimentMode
 from router.experiments.report.build import measured_of
 from router.experiments.report.model import ArmReport, MetricReport, Ruling
@@ -115,7 +115,7 @@ def _worse(
 ) -> float | None:
     """p-value that the arm is worse in some epoch, by more than the margin if there is one; None where no
     test of it holds."""
-    if metric.kind is not Kind.PROPORTION or metric.covariate:
+    if not metric.kind.rules.binary or metric.covariate:
         return None
     margin = rail.line.scale if rail is not None else 1.0
     ones, zeros = _epochs(source, arm, metric)

@@ -24,6 +24,7 @@ import math
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import assert_never
 
 import numpy as np
 from numpy.typing import NDArray
@@ -215,11 +216,18 @@ def epoch_seed(experiment: str, phase: int, epoch: int) -> str:
 
 
 def _draws(metric: ComparedMetric, arms: Mapping[str, Moments], rng: np.random.Generator) -> list[Draws]:
-    if metric.kind is Kind.PROPORTION:
-        return [
-            rng.beta(1 + float(m.sums[0]), 1 + max(0.0, float(m.n - m.sums[0])), DRAWS) for m in arms.values()
-        ]
-    known = {arm: _values(metric.kind, moments) for arm, moments in arms.items()}
+    match metric.kind:
+        case Kind.PROPORTION:
+            ones = ((float(m.sums[0]), float(m.n - m.sums[0])) for m in arms.values())
+            return [rng.beta(1 + one, 1 + max(0.0, zero), DRAWS) for one, zero in ones]
+        case Kind.MEAN | Kind.RATIO:
+            return _draws_of_means(metric.kind, arms, rng)
+        case other:
+            assert_never(other)
+
+
+def _draws_of_means(kind: Kind, arms: Mapping[str, Moments], rng: np.random.Generator) -> list[Draws]:
+    known = {arm: _values(kind, moments) for arm, moments in arms.items()}
     present = [v for v in known.values() if v is not None]
     units = sum(n for n, _, _ in present)
     if not units:
@@ -232,7 +240,7 @@ def _draws(metric: ComparedMetric, arms: Mapping[str, Moments], rng: np.random.G
 def _values(kind: Kind, moments: Moments) -> tuple[float, float, float] | None:
     """Units, mean, and sum of squares around it, of the units' (linearised) values; None without any."""
     n = float(moments.n)
-    if n < 1 or (kind is Kind.RATIO and not moments.sums[1]):
+    if n < 1 or (kind.rules.has_denominator and not moments.sums[1]):
         return None
     value, gradient = value_and_gradient(kind, moments)
     squares = float(moments.form(gradient, gradient)) * (n - 1) if n > 1 else 0.0
