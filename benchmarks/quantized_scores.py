@@ -15,12 +15,11 @@ from typing import Any
 
 from benchmarks import report
 from router.extensions.training.base import LoadedBase, load_base
-from router.extensions.training.batch import Rendering
-from router.extensions.training.evaluation.answering import AnsweringEngine
-from router.extensions.training.evaluation.exam import draw_rows
+from router.extensions.training.data import Rendering
+from router.extensions.training.evaluation.exam import EvaluationPlan, draw_rows, every_folder, make_plan
 from router.extensions.training.evaluation.metrics import METRICS, score_answers
-from router.extensions.training.evaluation.plan import EvaluationPlan, every_folder, make_plan
 from router.extensions.training.evaluation.scoring import Resampled, Task, resample
+from router.extensions.training.evaluation.subject import AnsweringEngine
 from router.registry.format.manifest import parse_probes
 from router.types import SamplingParams
 

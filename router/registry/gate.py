@@ -21,6 +21,7 @@ from typing import Literal, TypeAlias
 from router.engine.base import BaseInfo
 from router.errors import GateNotPassed
 from router.names import version_key
+from router.paired import ALPHA, difference
 from router.ports import Force
 from router.registry.folders import FoundFolder, unchanged, weights_sha256
 from router.registry.format.folder import MANIFEST, REPORT, WEIGHTS, FolderError
@@ -77,10 +78,23 @@ def _not_enough(report: ReportCard) -> str:
     return ""
 
 
-def fallen_behind(report: ReportCard, other: ReportCard) -> bool:
-    """Whether a version is surely worse than another one: same metric and test data, intervals apart."""
-    comparable = (report.metric, report.data_sha256) == (other.metric, other.data_sha256)
-    return comparable and report.score.high < other.score.low
+def fallen_behind(report: ReportCard, other: ReportCard) -> str:
+    """Why a version is surely worse than another one by the same metric on the same test data; else "".
+
+    Where both reports have the score of each row, the paired test decides, one-sided at 5 %. Two reports of
+    equal versions are told apart by it in 5 of 100 cases at most. Otherwise the intervals must lie apart.
+    """
+    if (report.metric, report.data_sha256) != (other.metric, other.data_sha256):
+        return ""
+    if report.rows and len(report.rows) == len(other.rows):
+        gap = difference(report.rows, other.rows, range(len(report.rows)))
+        if gap.mean < 0 and gap.p / 2 <= ALPHA:
+            return (
+                f"by {-100 * gap.mean:.1f} points on the same {gap.rows} rows ({gap.worse} worse, "
+                f"{gap.better} better, p = {gap.p / 2:.2g})"
+            )
+        return ""
+    return "with intervals that lie apart" if report.score.high < other.score.low else ""
 
 
 # -- the rule for all versions of a name
@@ -301,11 +315,11 @@ def _overruled(override: Override) -> str:
 
 def _behind(record: VersionRecord, best: VersionRecord) -> str:
     mine, theirs = (r.judgement.report if r.judgement else None for r in (record, best))
-    if mine is None or theirs is None or not fallen_behind(mine, theirs):
+    if mine is None or theirs is None or not (how := fallen_behind(mine, theirs)):
         return ""
     return (
         f"its {mine.metric}, {mine.score}, is below that of {best.ref.version} on the same test data, "
-        f"{theirs.score}"
+        f"{theirs.score}, {how}"
     )
 
 

@@ -24,8 +24,7 @@ from router.client import AsyncClient
 from router.config import Settings
 from router.engine.fake import FakeEngine
 from router.errors import ConfigError, NotFound
-from router.extensions.mirrors.mirrors import Mirrors
-from router.extensions.mirrors.settings import MirrorSettings
+from router.extensions.mirrors import Mirrors, MirrorSettings
 from router.plugins.tables import read_tables
 from router.registry.format.artifact import digest_of_folder
 from tests.cli.tiny import MODULES, write_adapter
@@ -175,7 +174,7 @@ async def test_a_start_waits_for_no_store_that_is_silent_where_something_is_here
     first.close()
     go_on = threading.Event()
     monkeypatch.setattr(MemoryFileSystem, "ls", lambda *_, **__: go_on.wait(20) and [])
-    monkeypatch.setattr("router.extensions.mirrors.mirrors.OPEN_SECONDS", 0.1)
+    monkeypatch.setattr("router.extensions.mirrors.OPEN_SECONDS", 0.1)
     second = Mirrors.of(settings(), OWN, ENTRIES)
     began = time.monotonic()
     await second.opened(), await second.whole()

@@ -17,7 +17,7 @@ from packaging.version import Version
 from router import __version__
 from router.cli.settings import ENV_PREFIX, NO_SETTINGS
 from router.config import Settings
-from router.extensions.mirrors.settings import MirrorSettings
+from router.extensions.mirrors import MirrorSettings
 from tests.deploy.test_kubernetes import LEFT, VERSIONS
 
 ROOT = Path(__file__).parents[2]

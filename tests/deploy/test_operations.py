@@ -18,7 +18,7 @@ import pytest
 
 from router.cli.demo import free_address
 from router.config import Settings
-from router.extensions.mirrors.metrics import MirrorsCollector
+from router.extensions.mirrors import MirrorsCollector
 from router.extensions.sharing.sharing import EdgesCollector
 from router.server.metrics import ServerMetrics
 from tests.cli.tiny import write_adapter

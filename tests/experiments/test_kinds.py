@@ -21,9 +21,9 @@ from router.experiments.plans import metric_problems
 from router.experiments.report.source import metric_of
 from router.experiments.stats.moments import Moments, estimate
 from router.experiments.store.series import info_of
-from router.extensions.console import plan_form
+from router.extensions.console import experiment_plan
 from router.extensions.experiments_aa.self_test import Drawn
-from router.extensions.experiments_bandit.epochs import best_chances
+from router.extensions.experiments_bandit.bandit import best_chances
 from router.v1 import experiments_pb2 as pb
 from tests.experiments.plans import plan
 
@@ -92,7 +92,7 @@ def test_the_example_the_help_and_the_docs_explain_it(kind: Kind) -> None:
 @kinds
 def test_the_consoles_form_takes_it(kind: Kind) -> None:
     found = Findings()
-    form = plan_form.plan_of({"primary.name": "cost", "primary.kind": kind.value}, found)
+    form = experiment_plan.plan_of({"primary.name": "cost", "primary.kind": kind.value}, found)
     assert plan_of(form.message, found).primary == metric("cost", kind)
 
 

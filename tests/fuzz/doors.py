@@ -17,12 +17,12 @@ from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
 
 from router.errors import MOST_FINDINGS, InvalidRequest, RouterError
-from router.extensions.console.exchange import count_form
-from router.extensions.console.exchange import parsed as parsed_form
+from router.extensions.console.site import count_form
+from router.extensions.console.site import parsed as parsed_form
 from router.extensions.kserve import tensors
 from router.extensions.ofrep import flags as ofrep
-from router.extensions.openai import feedback
 from router.extensions.openai import messages as openai
+from router.extensions.openai import routes
 from router.kserve import open_inference_pb2 as oip
 from router.server.bodies import Decoder, decoder_of, json_decoder
 from router.server.grpc_adapter import status_of
@@ -70,7 +70,7 @@ def completion(data: bytes) -> None:
     _completion(openai.Completion, data)
 
 
-def _completion(kind: type[openai.ParsedRequest], data: bytes) -> None:
+def _completion(kind: type[openai.ChatCompletion | openai.Completion], data: bytes) -> None:
     def run() -> None:
         parsed = _made(json_decoder(partial(openai.parsed, kind)), data)
         generate_request(openai.generate_message(parsed, ""), "id", LIMITS)
@@ -80,7 +80,7 @@ def _completion(kind: type[openai.ParsedRequest], data: bytes) -> None:
 
 def vote(data: bytes) -> None:
     """POST /v1/feedback."""
-    told(lambda: feedback.message_of(_made(json_decoder(feedback.parsed), data)))
+    told(lambda: routes.message_of(_made(json_decoder(routes.parsed_feedback), data)))
 
 
 def flags(data: bytes) -> None:

@@ -32,7 +32,7 @@ from router.experiments.cli.create import EXAMPLE as PLAN_EXAMPLE
 from router.experiments.cli.create import plan_of, read_plan_file
 from router.extensions.calibration.manifest import with_examples
 from router.extensions.calibration.proposals import Addition, propose
-from router.extensions.oidc.xfcc import forwarded_names
+from router.extensions.oidc import forwarded_names
 from router.registry.format.checks import check_base, check_invocation, check_targets, plan_sites
 from router.registry.format.lora_config import LoraSettings, parse_lora_config
 from router.registry.format.manifest import BasePin, ReportError, parse_manifest, parse_probes, parse_report

@@ -6,6 +6,7 @@ import contextlib
 import json
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -77,7 +78,41 @@ def test_before_the_weights_were_read_nothing_passes():
     ],
 )
 def test_surely_worse_is_intervals_apart_on_the_same_data(other, behind):
-    assert fallen_behind(report(score=0.8), report(**other)) is behind
+    assert bool(fallen_behind(report(score=0.8), report(**other))) is behind
+
+
+def with_rows(rows: Any) -> ReportCard:
+    return report(arms={"adapter": {"score": {"value": 0.8, "low": 0.7, "high": 0.9}, "rows": list(rows)}})
+
+
+def test_five_points_on_the_same_rows_are_seen_where_intervals_overlap():
+    random, seen, runs = np.random.default_rng(1), 0, 100
+    for _ in range(runs):
+        old = (random.random(500) < 0.8).astype(float)
+        new = np.where(random.random(500) < 0.0875, 0.0, np.where(random.random(500) < 0.1, 1.0, old))
+        seen += bool(fallen_behind(with_rows(new), with_rows(old)))  # 7 % became wrong, 2 % right
+    assert seen / runs >= 0.9
+
+
+def test_equal_versions_are_seldom_told_apart():
+    random, seen, runs = np.random.default_rng(2), 0, 300
+    for _ in range(runs):
+        hardness = random.random(500)
+        new, old = ((random.random(500) < hardness).astype(float) for _ in range(2))
+        seen += bool(fallen_behind(with_rows(new), with_rows(old)))
+    assert seen / runs <= 0.05 + 0.02
+
+
+def test_rows_of_another_number_are_not_paired():
+    assert not fallen_behind(with_rows([0.0] * 40), with_rows([1.0] * 41))
+
+
+@pytest.mark.parametrize("rows", ["0.5", [0.5, 2], [None], [True], [float("nan")], {}])
+def test_rows_that_are_no_scores_are_refused(rows):
+    document = card()
+    document["arms"]["adapter"]["rows"] = rows
+    with pytest.raises(ReportError):
+        parse_report(json.dumps(document).encode())
 
 
 def parsed(document: Any) -> Any:

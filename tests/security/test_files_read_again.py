@@ -26,8 +26,7 @@ from router.calibration.file import read_calibration
 from router.client import Client
 from router.errors import ConfigError
 from router.extensions.oidc import JwtAuthenticator
-from router.extensions.oidc.jwks import Unusable, keys_in
-from router.extensions.oidc.jwt import Tokens
+from router.extensions.oidc.jwt import Tokens, Unusable, keys_in
 from router.plugins import PluginHost
 from router.registry.format.trust import Lock
 from router.registry.state import DefaultChoices

@@ -11,7 +11,7 @@ from prometheus_client.core import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
 from router.engine.base import EngineStatus
-from router.extensions.vllm_names.names import VllmNames
+from router.extensions.vllm_names import VllmNames
 from router.types import AdapterRef
 from tests.fakes import adapter
 from tests.server.helpers import Connect, Start, ask

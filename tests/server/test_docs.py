@@ -15,7 +15,7 @@ from router.engine.fake import FakeEngine
 from router.experiments.runtime import LiveExperiments
 from router.experiments.service import ExperimentMetrics
 from router.extensions.experiments_notices.notices import NoticeMetrics, Notifier
-from router.extensions.mirrors.metrics import MirrorsCollector
+from router.extensions.mirrors import MirrorsCollector
 from router.extensions.replicas.service import FleetCollector
 from router.extensions.sharing.sharing import EdgesCollector
 from router.replicas.engine import FleetEngine

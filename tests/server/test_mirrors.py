@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from prometheus_client import CollectorRegistry, generate_latest
 
-from router.extensions.mirrors.metrics import MirrorsCollector, MirrorState
+from router.extensions.mirrors import MirrorsCollector, MirrorState
 
 
 def test_a_line_for_each_store():

@@ -73,7 +73,7 @@ def test_other_sizes_than_announced(store, added, adapters, monkeypatch, lie):
 
 
 def test_it_goes_on_after_a_fault(store, added, adapter_files, monkeypatch):
-    monkeypatch.setattr("router.extensions.object_store.objects.BLOCK", 300)
+    monkeypatch.setattr("router.extensions.object_store.store.BLOCK", 300)
     real, starts = type(store).cat_file, []
 
     def faulty(self, path, start=None, end=None):

@@ -208,7 +208,7 @@ def compile_library(name: str, folder: str, flags: list[str]) -> None:
         raise NotBuilt(f"the compiler took more than {TIMEOUT} s") from error
     if result.returncode:
         log.debug("native build failed:\n%s\n%s", result.stdout, result.stderr)
-        raise NotBuilt("the build failed", _telling_line(result.stdout + result.stderr))
+        raise NotBuilt("the build failed", _error_line(result.stdout + result.stderr))
 
 
 def tool_path() -> str:
@@ -216,8 +216,8 @@ def tool_path() -> str:
     return os.pathsep.join([os.environ.get("PATH", os.defpath), sysconfig.get_path("scripts")])
 
 
-def _telling_line(output: str) -> str:
+def _error_line(output: str) -> str:
     """The line of a compiler's or ninja's output that says most."""
     lines = [line.strip() for line in output.splitlines() if line.strip()]
-    telling = [line for line in lines if "error:" in line.lower() or "not found" in line]
-    return (telling or lines or ["no output"])[0 if telling else -1][:300]
+    errors = [line for line in lines if "error:" in line.lower() or "not found" in line]
+    return (errors or lines or ["no output"])[0 if errors else -1][:300]

@@ -51,8 +51,8 @@ async def register_http(register: RegisterHttp, server: ServerApp) -> None:
     if find_spec("jinja2") is None:
         log.warning("no console: its pages need the package jinja2: %s", install_extra("console"))
         return
-    from router.extensions.console.context import ConsoleContext
-    from router.extensions.console.pages import ENTRIES, ROWS, Console, routes
+    from router.extensions.console.pages import ENTRIES, ROWS, routes
+    from router.extensions.console.site import Console, ConsoleContext
 
     made = (server.interceptors, server.methods, server.inference, server.settings)
     console = Console(*made, ConsoleContext.of(server, server.recent), server.http_address, ENTRIES)

@@ -44,7 +44,7 @@ def lines_for(visit: Visit) -> Iterator[Line]:
 
 
 def matching(lines: Iterator[Line], before: int | None, who: str, what: str, kind: str) -> Iterator[Line]:
-    """Those that were asked for."""
+    """Those that pass the filters."""
     for line in lines:
         act = line.act
         if before is not None and line.number >= before:

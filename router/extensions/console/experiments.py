@@ -1,6 +1,7 @@
 """Experiments: what is planned, runs and was found, and what may be done about it.
 
-All is asked of ExperimentService, as the client that looks: what it refuses is refused here, in its words.
+All comes from ExperimentService, called as the client that looks. What it refuses is refused here, in its
+words.
 """
 
 from __future__ import annotations
@@ -13,9 +14,8 @@ from google.protobuf.json_format import MessageToDict
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from router.errors import FailedPrecondition, InvalidRequest, NotFound, RouterError, StaleEtag
-from router.extensions.console.exchange import PageReply, redirect
 from router.extensions.console.rendering import segment
-from router.extensions.console.site import ROOT, Action, Entry, Page, Visit
+from router.extensions.console.site import ROOT, Action, Entry, Page, PageReply, Visit, redirect
 from router.server.status import public_message
 from router.v1 import experiments_pb2 as pb
 
@@ -135,8 +135,8 @@ def router_words(arm: pb.Experiment.Arm) -> str:
     """How its router differs, or nothing."""
     if not arm.HasField("router"):
         return ""
-    said = MessageToDict(arm.router, preserving_proto_field_name=True)
-    return "router with " + ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in said.items())
+    settings = MessageToDict(arm.router, preserving_proto_field_name=True)
+    return "router with " + ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in settings.items())
 
 
 def digest_of(visit: Visit, adapter: str) -> str:
@@ -277,7 +277,7 @@ async def roll_back(visit: Visit) -> PageReply:
 
 
 async def _done(visit: Visit, method: str, message: Any, act: str) -> PageReply:
-    """Do it, and show the experiment; what is refused is told there, beside what was typed."""
+    """Do it, and show the experiment; a refusal is shown there, beside what was typed."""
     name = message.name.removeprefix("experiments/")
     try:
         await visit.ask(method, message)

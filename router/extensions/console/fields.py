@@ -47,7 +47,7 @@ def whole(found: Findings, field: str, typed: str, bits: int = 32) -> int | None
 
 
 def put(message: Any, **values: Any) -> None:
-    """Set the fields that were said."""
+    """Set the fields that have a value."""
     for name, value in values.items():
         if value is not None:
             setattr(message, name, value)

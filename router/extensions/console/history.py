@@ -1,4 +1,7 @@
-"""The last minutes in numbers: read off the metrics every few seconds, kept in a ring."""
+"""What happened lately: numbers of the last minutes, and changes of adapters since the server started.
+
+Numbers are read from the metrics every few seconds and kept in a ring. Changes are of state, default or pin.
+"""
 
 from __future__ import annotations
 
@@ -6,16 +9,20 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from prometheus_client import Histogram, ProcessCollector
 
+from router.types import AdapterEvent, AdapterEventKind, AdapterInfo, AdapterRef, AdapterState
+
 if TYPE_CHECKING:
     from router.engine.base import EngineStatus
-    from router.extensions.console.context import ConsoleContext
+    from router.extensions.console.site import ConsoleContext
+
 
 log = logging.getLogger(__name__)
 EVERY = 5.0  # seconds between two samples
@@ -177,7 +184,7 @@ def counts_of(metrics: Any) -> dict[Who, VersionCounts]:
     }
 
 
-# Ends that say nothing against the server: it did what was asked, or the caller went away or asked wrongly.
+# Ends that say nothing against the server: it did its work, or the caller went away or sent a bad request.
 CALLERS = frozenset(
     {
         "OK",
@@ -240,3 +247,70 @@ def quantile(buckets: Sequence[tuple[float, float]], share: float) -> float | No
             return round(low + (end - low) * ((wanted - below) / (count - below) if count > below else 0), 5)
         low, below = end, count
     return low
+
+
+MOST = 1000
+Seen = tuple[AdapterState, bool, bool]
+
+
+@dataclass(frozen=True, slots=True)
+class VersionChange:
+    """What happened to a version."""
+
+    time: float  # unix seconds
+    ref: AdapterRef
+    what: str
+    more: str = ""  # why
+
+
+class Events:
+    """Follows the registry; lives on the event loop."""
+
+    def __init__(self, context: ConsoleContext) -> None:
+        self._context = context
+        self._changes: deque[VersionChange] = deque(maxlen=MOST)
+        self._seen: dict[AdapterRef, Seen] = {}
+
+    def __iter__(self) -> Iterator[VersionChange]:
+        """The newest first."""
+        return reversed(self._changes)
+
+    async def follow(self) -> None:
+        """For ever, once there is something to follow."""
+        await self._context.ready.wait()
+        for info in self._context.registry.listed():
+            self._seen[info.ref] = seen(info)
+        async with aclosing(cast(Any, self._context.registry.watch())) as events:
+            async for event in events:
+                self.note(event)
+
+    def note(self, event: AdapterEvent) -> None:
+        """Keep what is new in it."""
+        info, ref = event.adapter, event.adapter.ref
+        if event.kind is AdapterEventKind.REMOVED:
+            self._seen.pop(ref, None)
+            self._changes.append(VersionChange(event.time, ref, "removed from disk"))
+            return
+        before = self._seen.get(ref)
+        self._seen[ref] = seen(info)
+        if before is None:
+            self._changes.append(VersionChange(event.time, ref, "appeared", info.error))
+            return
+        for what, more in differences(before, info):
+            self._changes.append(VersionChange(event.time, ref, what, more))
+
+
+def seen(info: AdapterInfo) -> Seen:
+    """What is compared."""
+    return info.state, info.default, info.pinned
+
+
+def differences(before: Seen, info: AdapterInfo) -> Iterator[tuple[str, str]]:
+    """In words, and why."""
+    state, default, pinned = before
+    if info.state is not state and info.state is not AdapterState.LOADING:
+        yield info.state.value, info.error
+    if info.default is not default:
+        yield "became the default" if info.default else "is the default no more", ""
+    if info.pinned is not pinned:
+        yield "pinned" if info.pinned else "unpinned", ""

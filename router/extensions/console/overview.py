@@ -8,10 +8,9 @@ from typing import Any
 from router import __version__
 from router.access.clients import Role
 from router.errors import PermissionDenied
-from router.extensions.console.exchange import PageReply, data
 from router.extensions.console.history import Sample, SampleHistory, VersionCounts, quantile, row, since
-from router.extensions.console.rendering import seconds as told
-from router.extensions.console.site import Entry, Page, Visit
+from router.extensions.console.rendering import seconds as in_seconds
+from router.extensions.console.site import Entry, Page, PageReply, Visit, data
 from router.server.admission import ServerPhase
 from router.server.metrics import FIRST_TOKEN, PER_TOKEN
 from router.server.policy import Policy
@@ -61,7 +60,7 @@ async def live(visit: Visit) -> dict[str, Any]:
 
 async def series(visit: Visit) -> PageReply:
     """Columns for the charts, of samples later than `after`. Raises PermissionDenied for who may not know of
-    all that is asked here."""
+    the whole server."""
     if not visit.client.adapters.everything:
         raise PermissionDenied("numbers of the whole server are for clients that may know of all adapters")
     try:
@@ -86,7 +85,7 @@ TOPS = {"first_p50": FIRST_TOP, "first_p95": FIRST_TOP, "token_p50": TOKEN_TOP, 
 
 def bounded(value: float | None, top: float) -> str:
     """A quantile; beyond the last bucket's end nothing is known but that."""
-    return f"over {told(top)}" if value is not None and value >= top else told(value)
+    return f"over {in_seconds(top)}" if value is not None and value >= top else in_seconds(value)
 
 
 def by_version(visit: Visit, history: SampleHistory) -> list[dict[str, Any]]:

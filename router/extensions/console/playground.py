@@ -12,9 +12,8 @@ from typing import Any
 
 from router.access.clients import Role
 from router.errors import FieldViolation, Findings, InvalidRequest
-from router.extensions.console.exchange import PageReply, data
 from router.extensions.console.fields import AUTO, BASE, adapter_of, number, offered, put, texts, whole
-from router.extensions.console.site import Action, Entry, Page, SiteStream, Visit
+from router.extensions.console.site import Action, Entry, Page, PageReply, SiteStream, Visit, data
 from router.names import model_of
 from router.server.admission import ServerPhase
 from router.server.policy import Policy
@@ -61,21 +60,21 @@ CORRECTIONS_OFF = "Corrections are off here: `lora-router serve --corrections la
 
 async def decide(visit: Visit) -> PageReply:
     """Where it would go; nothing is generated."""
-    asked = stream_request(texts(visit.form))
-    answer = await visit.ask(ROUTE, pb.RouteRequest(input=asked.input, routing=asked.routing))
+    request = stream_request(texts(visit.form))
+    answer = await visit.ask(ROUTE, pb.RouteRequest(input=request.input, routing=request.routing))
     return data(decision_json(answer.decision))
 
 
 async def stream(visit: Visit) -> None:
     """Events: `started` with the decision and all votes, `delta`, `finished`."""
-    asked = stream_request(texts(visit.form))
+    request = stream_request(texts(visit.form))
 
     async def write(message: pb.StreamGenerateResponse) -> None:
         kind = message.WhichOneof("event") or ""
         body = json.dumps(EVENTS[kind](getattr(message, kind)))
         await visit.call.write(f"event: {kind}\ndata: {body}\n\n".encode())
 
-    await visit.console.inference.stream(asked, visit.call, write)
+    await visit.console.inference.stream(request, visit.call, write)
 
 
 async def correct(visit: Visit) -> PageReply:

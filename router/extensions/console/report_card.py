@@ -169,7 +169,7 @@ def need_of(report: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 def facts_of(report: Mapping[str, Any]) -> list[tuple[str, str]]:
     """What was measured, on what."""
-    told = (
+    facts = (
         ("Weights", text(at(report, "adapter", "weights_sha256"))[:12]),
         ("Base", text(at(report, "base", "model"))),
         ("Test data", text(at(report, "data", "file"))),
@@ -178,7 +178,7 @@ def facts_of(report: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("Engine", " ".join(filter(None, (text(at(report, "engine", k)) for k in ("dtype", "kernels"))))),
         ("Command", text(report.get("command"))),
     )
-    return [(name, value) for name, value in told if value]
+    return [(name, value) for name, value in facts if value]
 
 
 # -- Values of which nobody knows what they are

@@ -2,35 +2,209 @@
 
 A page module has `ENTRIES`: pages and actions. Each names the method of a service that it stands for, or has
 a policy of its own; that decides about role, log, metrics and audit. What it shows or does beyond, it asks
-the services for, in this process, as the client that calls.
+the services for, in this process, as the client that calls. `PageCall` is the call of a browser, and
+`PageReply` what it gets: pages, fragments of pages, data, redirections.
 """
 
 from __future__ import annotations
 
+import asyncio
+import json
+import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, ClassVar
+from urllib.parse import parse_qsl, unquote
 
+from router.access.audit import RecentAudit
 from router.access.clients import Client, Role
 from router.access.hosts import Hosts
-from router.errors import FailedPrecondition
-from router.extensions.console.events import Events
-from router.extensions.console.exchange import HTML, Form, PageCall, PageReply, count_form, parsed, redirect
-from router.extensions.console.guard import Guard
-from router.extensions.console.history import SampleHistory
+from router.corrections.recorder import Corrections
+from router.engine.base import Engine
+from router.errors import FailedPrecondition, FieldViolation, InvalidRequest, WrongContentType
+from router.extensions.console.guard import HEADERS, Guard, Sessions
+from router.extensions.console.history import Events, SampleHistory
 from router.extensions.console.rendering import Renderer
-from router.extensions.console.sessions import Sessions
-from router.server.bodies import Decoder
+from router.ports import AdapterRegistry
+from router.routing.state import RoutingState
+from router.server.bodies import Decoder, too_many
 from router.server.call import Endpoint
-from router.server.http import Route, route_name
+from router.server.health import ServerHealth
+from router.server.http import EVENTS, JSON, HttpCall, Reply, Route, route_name
+from router.server.metrics import ServerMetrics
 from router.server.policy import ROWS, Policy
 
 if TYPE_CHECKING:
     from router.config import Settings
-    from router.extensions.console.context import ConsoleContext
+    from router.server.app import ServerApp
     from router.server.inference import InferenceService
     from router.server.interceptors import Interceptors
+
+
+HTML = "text/html; charset=utf-8"
+FORM = "application/x-www-form-urlencoded"
+MOST_FIELDS, MOST_ESCAPES = 200, 1 << 18  # of a form; to decode so many takes 70 ms
+
+
+@dataclass(frozen=True, slots=True)
+class PageReply(Reply):
+    """What a handler gives back."""
+
+    content_type: str = HTML
+
+
+def redirect(path: str, **headers: str) -> PageReply:
+    """Go there, with GET."""
+    return PageReply(status=303, headers={"location": path, **headers})
+
+
+def data(value: Any) -> PageReply:
+    """JSON."""
+    return PageReply(json.dumps(value, allow_nan=False).encode(), JSON)
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """What a form says. `name` is what the call is about, for the audit."""
+
+    fields: Mapping[str, str]
+    name: str = ""
+
+
+def count_form(body: bytes) -> int:
+    """Fields of a form, and of its escaped characters a part, since each is an object for a moment.
+
+    Raises InvalidRequest for more than MOST_FIELDS or MOST_ESCAPES of them.
+    """
+    fields, escapes = body.count(b"&") + 1, body.count(b"%")
+    if fields > MOST_FIELDS:
+        raise too_many("body", MOST_FIELDS)
+    if escapes > MOST_ESCAPES:
+        raise InvalidRequest(
+            [FieldViolation("body", f"must have at most {MOST_ESCAPES} escaped characters, send less text")]
+        )
+    return fields + escapes // 4
+
+
+def parsed(body: bytes) -> Form:
+    """Of the bytes of a form; none of a request without one. Raises InvalidRequest."""
+    try:
+        pairs = parse_qsl(
+            body.decode(), keep_blank_values=True, strict_parsing=bool(body), max_num_fields=MOST_FIELDS
+        )
+    except ValueError:
+        raise InvalidRequest([FieldViolation("body", "must be the fields of a form")]) from None
+    fields = dict(pairs)
+    return Form(fields, fields.get("name", ""))
+
+
+class PageCall(HttpCall):
+    """A call whose answers are for a browser. The token of its session counts as if it were sent as
+    `authorization`."""
+
+    def __init__(self, console: Console, form: bool, *parts: Any) -> None:
+        super().__init__(*parts)
+        self._console, self._form = console, form
+        self._instead = b""
+        self.cookies = cookies_of(self.header("cookie"))
+        self.session = self.cookies.get(console.cookie, "")  # an id that the browser sent
+        token = console.sessions.token(self.session)
+        self.signed_in = bool(token)
+        if token and not self.header("authorization"):
+            self.metadata = (*self.metadata, ("authorization", f"Bearer {token}"))
+
+    def check(self) -> None:
+        """Raises Elsewhere for what no page of this console sent, and WrongContentType for a body that is not
+        a form, before anything of it is read."""
+        guard, host = self._console.guard, self.header("host")
+        guard.check_host(host)
+        if self._form:
+            if self.content_type != FORM:
+                raise WrongContentType(FORM)
+            guard.check_sender(host, self.header("origin"), self.header("sec-fetch-site"))
+
+    @property
+    def secure(self) -> bool:
+        """Whether the browser came by TLS, to this server or to a proxy in front: by what the proxy or the
+        browser says. A false claim only takes the cookie from the client that makes it."""
+        claimed = self.header("x-forwarded-proto").partition(",")[0].strip().lower() == "https"
+        own = str(self.scope.get("scheme")) == "https"
+        return own or claimed or self.header("origin").lower().startswith("https://")
+
+    @property
+    def fragment(self) -> bool:
+        """Whether htmx requests a part of a page."""
+        return self.header("hx-request") == "true"
+
+    @property
+    def scripted(self) -> bool:
+        """A script of a page asks, for data."""
+        return self.header("accept") in (JSON, EVENTS)
+
+    def refused_with(self, page: bytes) -> None:
+        """Shown where an error ends this, in place of the page that says it."""
+        self._instead = page
+
+    def query(self) -> dict[str, str]:
+        """What stands behind `?`; of what has no form, nothing."""
+        raw = self.scope.get("query_string", b"")
+        try:
+            return dict(parse_qsl(raw.decode("ascii"), keep_blank_values=True, max_num_fields=MOST_FIELDS))
+        except ValueError:
+            return {}
+
+    def refusal(self, status: int, reason: str, message: str, field: str) -> tuple[str, bytes]:
+        """A page, a fragment or JSON, as the request wants it."""
+        if self.scripted:
+            error = {"status": status, "reason": reason, "message": message, "field": field}
+            return JSON, json.dumps({"error": error}).encode()
+        if self._instead and not self.fragment:
+            return HTML, self._instead
+        if self.fragment:
+            header = "HX-Redirect" if status == 401 else "HX-Retarget"
+            self._answer_headers |= {
+                header: "/console" if status == 401 else "#notice",
+                "HX-Reswap": "innerHTML",
+            }
+        return HTML, self._console.refusal(self, status, reason, message).encode()
+
+    async def _start(self, status: int, content_type: str, more: Mapping[str, str]) -> None:
+        self._answer_headers |= HEADERS
+        if status == 401 and self.session:
+            self._console.sessions.end(self.session)
+            self._answer_headers["set-cookie"] = self._console.forgotten(self)
+        await super()._start(status, content_type, more)
+
+
+def cookies_of(header: str) -> dict[str, str]:
+    """By name; what other pages of the same host keep may have any form."""
+    pairs = (part.strip().partition("=") for part in header.split(";"))
+    return {name: unquote(value) for name, _, value in pairs}
+
+
+@dataclass(frozen=True, slots=True)
+class ConsoleContext:
+    """Parts of a server, for its console."""
+
+    engine: Engine
+    registry: AdapterRegistry
+    metrics: ServerMetrics
+    health: ServerHealth
+    recent: RecentAudit
+    routing: Callable[[], RoutingState]
+    ready: asyncio.Event  # requests are let in
+    started: float = field(default_factory=time.time)  # unix seconds
+    corrections: Corrections | None = None
+    no_experiments: str = ""  # why there are none
+
+    @classmethod
+    def of(cls, server: ServerApp, recent: RecentAudit) -> ConsoleContext:
+        """Of that server; `recent` has what administrators did."""
+        absent = server.no_experiments if server.experiments is None else ""
+        found = (server.engine, server.registry, server.metrics, server.health, recent, server.router.state)
+        return cls(*found, server.ready, corrections=server.corrections, no_experiments=absent)
+
 
 ROOT = "/console"
 SIGN_IN = Policy(Role.OPEN)
@@ -145,7 +319,7 @@ class Visit:
         return await endpoint.answer(message, self.call)
 
     def refused_with(self, page: Page, values: Values) -> None:
-        """What is raised now is told by that page, with what was typed, and not by one of its own."""
+        """What is raised now is shown on that page, with what was typed, and not by one of its own."""
         self.call.refused_with(self.console.page(self, page, values).body)
 
 
@@ -235,8 +409,8 @@ def route_of(console: Console, entry: Entry) -> Route:
             gathered = await entry.gather(visit)
             return console.page(visit, entry, gathered) if entry.template else gathered
         fields = form or Form({})
-        said = call.header("x-csrf-token") or fields.fields.get("csrf", "")
-        console.guard.check_secret(said, call.session)
+        secret = call.header("x-csrf-token") or fields.fields.get("csrf", "")
+        console.guard.check_secret(secret, call.session)
         visit = Visit(console, call, fields)
         if isinstance(entry, Action):
             return await entry.act(visit)
@@ -252,17 +426,3 @@ def route_of(console: Console, entry: Entry) -> Route:
         call=partial(PageCall, console, form),
         operation=entry.operation,
     )
-
-
-__all__ = [
-    "HTML",
-    "ROOT",
-    "SIGN_IN",
-    "Action",
-    "Entry",
-    "Page",
-    "PageReply",
-    "SiteStream",
-    "Visit",
-    "redirect",
-]

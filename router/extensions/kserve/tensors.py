@@ -61,13 +61,13 @@ def parse_request(request: oip.ModelInferRequest) -> ParsedRequest:
     text = _text(inputs.get(TEXT, b""), TEXT, found)
     if TEXT not in inputs:
         found.add("inputs", f"{TEXT} must be among them, and right")
-    said = _json(inputs.get(SAMPLING, b"{}"), found)
-    said |= {name: _value(value) for name, value in request.parameters.items()}
-    stream = _flag(said, STREAM, found) or bool(inputs.get(STREAM))
-    empty_last = _flag(said, EMPTY_LAST, found)
+    values = _json(inputs.get(SAMPLING, b"{}"), found)
+    values |= {name: _value(value) for name, value in request.parameters.items()}
+    stream = _flag(values, STREAM, found) or bool(inputs.get(STREAM))
+    empty_last = _flag(values, EMPTY_LAST, found)
     kind = pb.StreamGenerateRequest if stream else pb.GenerateRequest
     message = kind(input=pb.Input(text=text), routing=pb.Routing(adapter=adapter), sampling=pb.Sampling())
-    for name, value in said.items():
+    for name, value in values.items():
         if not _put(message, name, value):
             found.add(f"parameters[{name[:SHOWN]}]", "is not known here, or not such a value")
     found.check()
@@ -155,16 +155,16 @@ def _json(data: bytes, found: Findings) -> dict[str, Any]:
         return {}
     try:
         count_json(data)
-        said = json.loads(data)
+        values = json.loads(data)
     except InvalidRequest as error:
         found.add(SAMPLING, error.violations[0].description)
         return {}
     except (ValueError, RecursionError):
-        said = None
-    if not isinstance(said, dict):
+        values = None
+    if not isinstance(values, dict):
         found.add(SAMPLING, "must be an object of JSON")
         return {}
-    return said
+    return values
 
 
 def _value(parameter: oip.InferParameter) -> Any:
@@ -173,9 +173,9 @@ def _value(parameter: oip.InferParameter) -> Any:
     return getattr(parameter, kind) if kind else None
 
 
-def _flag(said: dict[str, Any], name: str, found: Findings) -> bool:
+def _flag(values: dict[str, Any], name: str, found: Findings) -> bool:
     """Take a parameter that is yes or no out of the others."""
-    value = said.pop(name, False)
+    value = values.pop(name, False)
     if not isinstance(value, bool):
         found.add(f"parameters[{name}]", "must be a bool")
     return value is True
@@ -241,7 +241,7 @@ def tell_decision(message: oip.ModelInferResponse, response_id: str, decision: p
     """Who answers, and why."""
     name, version = split_adapter(decision.adapter) or ("", "")
     message.model_version = version if name == message.model_name else ""
-    told: dict[str, str | float] = {
+    decision_values: dict[str, str | float] = {
         "response_id": response_id,
         "adapter": decision.adapter,
         "confidence": decision.confidence,
@@ -249,7 +249,7 @@ def tell_decision(message: oip.ModelInferResponse, response_id: str, decision: p
         "experiment": decision.experiment,
         "arm": decision.arm,
     }
-    for key, value in told.items():
+    for key, value in decision_values.items():
         if value or key not in ("experiment", "arm"):
             tell(message, key, value)
 

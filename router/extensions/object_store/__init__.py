@@ -19,7 +19,7 @@ def register_adapter_sources(register: RegisterSource) -> None:
 
 def make_source(text: str, subfolder: str) -> AdapterSource:
     """One adapter. Raises ConfigError, FailedPrecondition."""
-    from router.extensions.object_store.objects import Objects
+    from router.extensions.object_store.store import Objects
 
     return Objects(text, subfolder)
 

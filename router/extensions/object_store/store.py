@@ -1,29 +1,167 @@
-"""What an object store has under one prefix: adapter folders, found by their names as the registry finds
-them, and what the store says of their files.
+"""Object stores, and all else that `fsspec` has a driver for: one adapter, or all under a prefix (`s3://BUCKET/`).
+
+A store has no commits: what tells one state from another is what it says of each file (ETag, date, size),
+looked at before and after. Under a prefix, adapter folders are found by their names as the registry finds
+them. Address and credentials are the driver's own (AWS_…, FSSPEC_S3_ENDPOINT_URL).
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from datetime import datetime
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
-from router.errors import NotFound, ResourceExhausted
-from router.extensions.object_store.objects import (
-    MOST_SIZE,
-    asked,
-    check_url,
-    mark_of,
-    open_store,
-    read_blocks,
+from router.errors import (
+    ConfigError,
+    DataLoss,
+    FailedPrecondition,
+    NotFound,
+    PermissionDenied,
+    ResourceExhausted,
+    RouterError,
+    install_extra,
 )
 from router.names import looks_like_version
 from router.registry.folders import is_ignored
 from router.registry.format.folder import CONFIG, MANIFEST, WEIGHTS
-from router.sources.source import RemoteFile, wrong_name
+from router.registry.format.untrusted import show
+from router.sources.source import FolderSource, Listing, Passing, RemoteFile, state_of, wrong_name
 from router.sources.store import Remote, RemoteFolder
 from router.sources.transfer import TAKEN
+
+BLOCK = 4 << 20
+MOST_SIZE = 1 << 50
+MOST_FILES = 10_000
+NO_FOLDERS = ("http", "https", "data", "zip", "tar", "reference", "github", "git", "hf")
+PACKAGES = {
+    "s3": install_extra("s3"),
+    "s3a": install_extra("s3"),
+    "gs": "pip install gcsfs",
+    "gcs": "pip install gcsfs",
+} | dict.fromkeys(("az", "abfs", "abfss", "adl"), "pip install adlfs")
+MARKS = (
+    "ETag",
+    "etag",
+    "LastModified",
+    "last_modified",
+    "updated",
+    "mtime",
+    "created",
+    "generation",
+    "md5Hash",
+)
+NO_CREDENTIALS = ("NoCredentialsError", "PartialCredentialsError", "TokenRetrievalError", "ProfileNotFound")
+R = TypeVar("R")
+
+
+class Objects(FolderSource):
+    """The files under one prefix. See Source."""
+
+    def __init__(self, url: str, subfolder: str = "") -> None:
+        check_url(url)
+        super().__init__(url, subfolder)
+        self._files, self._path = open_store(self.reference.rstrip("/"))
+
+    def listing(self) -> Listing:
+        """See Source."""
+        files, folders, marks = [], [], {}
+        for entry in call_driver(self.reference, self._entries):
+            full = str(entry.get("name", ""))
+            name = full.removeprefix(self._path).lstrip("/") if full.startswith(self._path) else full
+            if not name.rstrip("/"):
+                continue  # stores may have an object that is called like the folder
+            if entry.get("type") == "directory":
+                folders.append(name.rstrip("/"))
+                continue
+            size = entry.get("size")
+            if type(size) is not int or not 0 <= size <= MOST_SIZE:
+                raise DataLoss(f"the store does not say how large {show(name)} is; nothing was added")
+            files.append(RemoteFile(name, size, link=bool(entry.get("islink"))))
+            marks[name] = mark_of(entry, size)
+        return Listing(tuple(files), tuple(folders), state=state_of(marks))
+
+    def _entries(self) -> list[Mapping[str, Any]]:
+        self._files.invalidate_cache()
+        entries = self._files.ls(self._path, detail=True)
+        if len(entries) > MOST_FILES:
+            raise DataLoss(f"{self.reference} holds {len(entries)} files: name the folder of the adapter")
+        return list(entries)
+
+    def read(self, file: RemoteFile, start: int) -> Generator[bytes, None, None]:
+        """See Source."""
+        return read_blocks(self._files, self.reference, f"{self._path}/{file.name}", file, start)
+
+
+# -- what one adapter and a whole store of them have in common
+
+
+def check_url(url: str) -> None:
+    """Raise ConfigError for what is no store of folders, and for a secret, which would be recorded."""
+    scheme = url.partition("://")[0]
+    if scheme in NO_FOLDERS or "::" in url:
+        raise ConfigError(
+            f"{show(url)[1:-1]}: adapters come from hub:ORG/NAME, a folder, or a store that lists folders (s3://)"
+        )
+    if ":" in url.partition("://")[2].partition("/")[0].rpartition("@")[0]:
+        raise ConfigError(f"{scheme}://: leave secrets out of the source, it is recorded")
+
+
+def open_store(url: str) -> tuple[Any, str]:
+    """The driver and the path in it. Raises ConfigError, FailedPrecondition."""
+    scheme = url.partition("://")[0]
+    try:
+        from fsspec.core import url_to_fs
+
+        files, path = url_to_fs(url)
+    except ImportError:
+        package = PACKAGES.get(scheme, "install the fsspec driver for it")
+        raise ConfigError(f"{scheme}:// needs a driver that is not installed: {package}") from None
+    except ValueError as error:
+        raise ConfigError(f"{show(url)[1:-1]}: {error}") from None
+    except Exception as error:  # drivers that connect at once
+        text = f"{scheme}:// cannot be opened: {type(error).__name__}: {show(str(error), 200)[1:-1]}"
+        raise FailedPrecondition(text) from error
+    return files, str(path).rstrip("/")
+
+
+def call_driver(reference: str, ask: Callable[[], R]) -> R:
+    """The driver's answer; its errors as ours. `reference`: what is read."""
+    try:
+        return ask()
+    except RouterError:
+        raise
+    except FileNotFoundError:
+        raise NotFound("folder", reference, ": nothing is there, or you may not see it") from None
+    except PermissionError:
+        raise PermissionDenied(f"{reference} may not be read with these credentials") from None
+    except Exception as error:  # each driver has errors of its own
+        kind = type(error).__name__
+        if kind in NO_CREDENTIALS:
+            text = f"{reference} wants credentials: AWS_ACCESS_KEY_ID and the like, or FSSPEC_S3_ANON=true"
+            raise PermissionDenied(text) from None
+        raise Passing(f"{reference} cannot be read: {kind}: {show(str(error), 200)[1:-1]}") from error
+
+
+def mark_of(entry: Mapping[str, Any], size: int) -> str:
+    """What tells a file from what it was, as far as the store says."""
+    return f"{size} {[str(entry.get(key, '')) for key in MARKS]}"
+
+
+def read_blocks(
+    files: Any, reference: str, path: str, file: RemoteFile, start: int
+) -> Generator[bytes, None, None]:
+    """The bytes of `path` from `start` on, a block for each request. Raises DataLoss for another number."""
+    while start < file.size:
+        end = min(start + BLOCK, file.size)
+        block: bytes = call_driver(reference, partial(files.cat_file, path, start=start, end=end))
+        if len(block) != end - start:
+            text = f"{file.name}: {file.size} bytes were announced, and {len(block)} came for {end - start}"
+            raise DataLoss(f"{text}; nothing was added")
+        yield block
+        start = end
+
 
 MOST_OBJECTS = 500_000  # under one prefix; a listing is held in memory
 MOST_FOLDER_BYTES = 200  # of a folder's name; file systems end at 255
@@ -40,12 +178,12 @@ class ObjectStore:
         self._files, self._path = open_store(url.rstrip("/"))
 
     def listing(self) -> dict[str, RemoteFolder]:
-        """All adapter folders by place. Object stores are asked once for each thousand objects, others once
+        """All adapter folders by place. Object stores are listed once for each thousand objects, others once
         for each folder. Names that no honest store has are passed over. Raises ResourceExhausted for more
         than MOST_OBJECTS.
         """
         inside: dict[str, list[Remote]] = {}
-        for count, (name, entry) in enumerate(asked(self.reference, self._entries), start=1):
+        for count, (name, entry) in enumerate(call_driver(self.reference, self._entries), start=1):
             if count > MOST_OBJECTS:
                 raise ResourceExhausted(
                     f"{self.reference} holds more than {MOST_OBJECTS} objects: "
@@ -60,7 +198,7 @@ class ObjectStore:
         """One of them as it is now; without files if it is gone."""
         path = f"{self._path}/{place}"
         try:
-            entries = asked(f"{self.reference}{place}/", lambda: self._ls(path))
+            entries = call_driver(f"{self.reference}{place}/", lambda: self._ls(path))
         except NotFound:
             return RemoteFolder.of(place, ())
         named = ((_below(path, entry), entry) for entry in entries if entry.get("type") != "directory")
@@ -129,19 +267,19 @@ def _content(entry: Mapping[str, Any], size: int) -> str:
 
 
 def _modified(entry: Mapping[str, Any]) -> float | None:
-    """The latest that is told: copies may keep the date of what they are of."""
+    """The latest of them: copies may keep the date of what they are of."""
     return max(filter(None, (_date(entry.get(key)) for key in DATES)), default=None)
 
 
-def _date(said: object) -> float | None:
-    if isinstance(said, str):
+def _date(value: object) -> float | None:
+    if isinstance(value, str):
         try:
-            said = datetime.fromisoformat(said)
+            value = datetime.fromisoformat(value)
         except ValueError:
             return None
-    if isinstance(said, datetime):
-        return said.timestamp()
-    return float(said) if isinstance(said, int | float) else None
+    if isinstance(value, datetime):
+        return value.timestamp()
+    return float(value) if isinstance(value, int | float) else None
 
 
 def _places(inside: Mapping[str, list[Remote]]) -> Iterator[str]:

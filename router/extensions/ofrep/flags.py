@@ -92,12 +92,12 @@ class EvaluationContext:
 def parse_context(body: bytes) -> EvaluationContext:
     """Of bytes. Raises InvalidRequest."""
     try:
-        said = json.loads(body or b"{}")
+        document = json.loads(body or b"{}")
     except (ValueError, RecursionError):
-        said = None
-    if not isinstance(said, dict):
+        document = None
+    if not isinstance(document, dict):
         raise InvalidRequest([FieldViolation("body", "must be an object of JSON")])
-    context = said.get("context") or {}
+    context = document.get("context") or {}
     if not isinstance(context, dict):
         raise InvalidRequest([FieldViolation("context", "must be an object")])
     unit = context.pop("targetingKey", None) or ""

@@ -3,6 +3,7 @@ sidecar in front of `sidecar_listen` (docs/security.md)."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
@@ -10,10 +11,44 @@ from router.access.access import Authenticator, CallerIdentity, Credentials, bea
 from router.access.clients import Client, Clients
 from router.access.issuers import Issuer
 from router.errors import Unauthenticated
-from router.extensions.oidc.jwks import Found
-from router.extensions.oidc.jwt import Proof, Tokens, is_jwt
-from router.extensions.oidc.xfcc import HEADER, forwarded_names
+from router.extensions.oidc.jwt import Found, Proof, Tokens, is_jwt
 from router.hookspecs import RegisterAuthenticator, hookimpl
+
+HEADER = "x-forwarded-client-cert"
+NAMES = ("uri", "dns")  # as kinds of names in router/access/certificates.py
+# After a closing quote nothing but the next pair may come, so a quote that a client left open ahead of the
+# proxy's element cannot swallow a part of it.
+_PAIR = re.compile(r""" *([A-Za-z]+)=(?:"((?:[^"\\]|\\.)*)"|([^",;]*))([,;]|\Z)""")
+_ESCAPED = re.compile(r"\\(.)")
+
+
+def forwarded_names(headers: Sequence[str]) -> tuple[str, ...]:
+    """The names (SANs) of the last element, which the nearest proxy wrote, with their kinds, as `dns:NAME`.
+
+    The header is as Envoy writes it: one element for each proxy on the way, by commas, the nearest last; in
+    it pairs of key and value, by semicolons. A value may stand in double quotes; in these a backslash takes
+    what follows as it is.
+
+    Raises ValueError for a malformed header, and for several headers: any of them may be the proxy's.
+    """
+    if len(headers) != 1 or not headers[0].isascii() or not headers[0].isprintable():
+        raise ValueError(f"{len(headers)} headers, or odd characters")
+    header, names = headers[0], list[str]()
+    at, before = 0, ","
+    while before:
+        pair = _PAIR.match(header, at)
+        if pair is None:
+            raise ValueError(f"no pair of key and value at character {at}")
+        if before == ",":
+            names.clear()
+        if (kind := pair[1].lower()) in NAMES and (value := _value(pair)):
+            names.append(f"{kind}:{value}")
+        at, before = pair.end(), pair[4]
+    return tuple(names)
+
+
+def _value(pair: re.Match[str]) -> str:
+    return _ESCAPED.sub(r"\1", pair[2]) if pair[2] is not None else pair[3]
 
 
 @hookimpl

@@ -31,7 +31,7 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.core import Exemplar as PageExemplar
 from prometheus_client.core import Metric, Sample
 
-from router.extensions.otel.attributes import PROVIDER
+from router.extensions.otel.spans import PROVIDER
 
 NANOSECONDS = 1_000_000_000
 CUMULATIVE = AggregationTemporality.CUMULATIVE
@@ -147,14 +147,14 @@ def by_rule(name: str) -> NamedMetric:
 
 def labels_of(sample: Sample, named: NamedMetric) -> dict[str, str]:
     """The attributes of a point."""
-    said = {key: value for key, value in sample.labels.items() if key != "le"}
+    labels = {key: value for key, value in sample.labels.items() if key != "le"}
     found = dict(named.always)
     if named.always is GEN_AI:
-        name, version, code = said.pop("adapter"), said.pop("version"), said.pop("code", "OK")
+        name, version, code = labels.pop("adapter"), labels.pop("version"), labels.pop("code", "OK")
         found["gen_ai.response.model"] = f"{name}@{version}" if version and version != name else name
         if code != "OK":
             found["error.type"] = code
-    for key, value in said.items():
+    for key, value in labels.items():
         found[named.labels.get(key, key)] = value.removeprefix("/") if key == "grpc_method" else value
     return found
 
@@ -168,8 +168,8 @@ def series_of(samples: Iterable[Sample]) -> Iterator[list[Sample]]:
     yield from found.values()
 
 
-def exemplar_of(told: PageExemplar) -> Exemplar:
+def exemplar_of(exemplar: PageExemplar) -> Exemplar:
     """A measurement with the trace that it is of."""
-    at = int(float(told.timestamp or 0) * NANOSECONDS)
-    trace, span = told.labels["trace_id"], told.labels["span_id"]
-    return Exemplar({}, told.value, at, int(span, 16), int(trace, 16))
+    at = int(float(exemplar.timestamp or 0) * NANOSECONDS)
+    trace, span = exemplar.labels["trace_id"], exemplar.labels["span_id"]
+    return Exemplar({}, exemplar.value, at, int(span, 16), int(trace, 16))

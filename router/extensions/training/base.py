@@ -84,8 +84,8 @@ def _cpu(field: str) -> str:
     """What Linux tells of the first processor; '' where it does not."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text(encoding="utf-8").splitlines() if info.is_file() else []
-    told = (line.partition(":")[2].strip() for line in lines if line.partition(":")[0].strip() == field)
-    return next(told, "")
+    values = (line.partition(":")[2].strip() for line in lines if line.partition(":")[0].strip() == field)
+    return next(values, "")
 
 
 def _processor() -> str:

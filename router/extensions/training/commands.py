@@ -163,10 +163,10 @@ def new(
       lora-router adapters new support --data tickets.csv --prompt-column text --response-column team
     """
     from router.cli.command import quiet_libraries
-    from router.extensions.training.new import RecipeRequest, new_recipe
+    from router.extensions.training.new.scaffold import RecipeRequest, new_recipe
 
     quiet_libraries()
-    wish = RecipeRequest(
+    request = RecipeRequest(
         name=name,
         data=data,
         folder=output or Path(name),
@@ -184,7 +184,7 @@ def new(
         header=header,
         timing=timing,
     )
-    recipe = new_recipe(wish, device=device)
+    recipe = new_recipe(request, device=device)
     print(f"\nnext, after a look at it:\n  lora-router adapters train {recipe}")
 
 
@@ -243,9 +243,9 @@ def merge(
 
     settings = load_settings(None)
     quiet_libraries()
-    wish = MergeRequest(
+    request = MergeRequest(
         name=name,
-        sources=[_source(said, adapters) for said in mixed],
+        sources=[_source(spec, adapters) for spec in mixed],
         output=output or adapters / name,
         base=base or settings.model,
         version=version,
@@ -255,22 +255,22 @@ def merge(
         seed=seed,
         force=force,
     )
-    folder = run(wish, device)
+    folder = run(request, device)
     print(
         f"{folder}\n\nmeasure it, or it answers by name only:\n"
         f"  lora-router adapters evaluate {folder} --data rows.jsonl --metric exact_match"
     )
 
 
-def _source(said: str, adapters: Path) -> MergeSource:
+def _source(spec: str, adapters: Path) -> MergeSource:
     """`legal`, `legal=0.6` or `../mine/legal=0.6`. Raises CliError."""
     from router.extensions.training.merge import MergeSource
 
-    name, _, weight = said.rpartition("=") if "=" in said else (said, "", "1")
+    name, _, weight = spec.rpartition("=") if "=" in spec else (spec, "", "1")
     try:
         value = float(weight)
     except ValueError:
-        raise CliError(f"{said!r}: a weight is a number, such as {name}=0.5", MISUSED) from None
+        raise CliError(f"{spec!r}: a weight is a number, such as {name}=0.5", MISUSED) from None
     inside = adapters / name
     return MergeSource(inside if inside.is_dir() else Path(name), value)
 
@@ -310,7 +310,9 @@ def evaluate(
 
     own = {"metric": metric, "base": base, "prompt_column": prompt_column, "response_column": response_column}
     _check_own_rows(names, all_, data, own)
-    load_settings({"quantize": quantize} if quantize else None)  # told now, not when the base is there
+    load_settings(
+        {"quantize": quantize} if quantize else None
+    )  # an error comes now, not when the base is loaded
     quiet_libraries()
     common: Any = {"adapters": adapters, "rows": rows, "device": device, "quantize": quantize}
     common["say"] = _say_on_stderr if json else print

@@ -63,7 +63,7 @@ class MergeRequest:
     force: bool = False
 
 
-def merge(wish: MergeRequest, device: str = "auto", say: Say = print) -> Path:
+def merge(request: MergeRequest, device: str = "auto", say: Say = print) -> Path:
     """Write the merged adapter's folder and return it.
 
     Manifest and prompt are those of the first source; what routing learns from is that of all. Probes and
@@ -75,42 +75,42 @@ def merge(wish: MergeRequest, device: str = "auto", say: Say = print) -> Path:
     Raises ConfigError (what is asked for), FailedPrecondition (an adapter is refused, another base, the
     folder exists), ResourceExhausted (disk full).
     """
-    _check(wish)
-    seen = [_inspected(source.folder) for source in wish.sources]
-    _check_ranks(wish, seen)
+    _check(request)
+    seen = [_inspected(source.folder) for source in request.sources]
+    _check_ranks(request, seen)
     _check_invocations(seen)
-    base = _base_of(wish, seen, device)
-    say(f"merging {len(seen)} adapters of {base.name}: {wish.method}")
-    model = _merged(wish, base)
-    with new_folder(wish.output, marker="adapter_config.json") as folder:
+    base = _base_of(request, seen, device)
+    say(f"merging {len(seen)} adapters of {base.name}: {request.method}")
+    model = _merged(request, base)
+    with new_folder(request.output, marker="adapter_config.json") as folder:
         _save(model, base.name, folder)
-        (folder / "adapter.toml").write_text(_manifest(wish, seen, base), encoding="utf-8")
-        write_lines(folder / SOURCES, _records(wish, seen))
+        (folder / "adapter.toml").write_text(_manifest(request, seen, base), encoding="utf-8")
+        write_lines(folder / SOURCES, _records(request, seen))
         made = inspect_folder(folder, FolderRules(None, max_rank=MAX_RANK))
         if not made.ok:
             raise FailedPrecondition(f"the mixture would not be served: {made.error}")
     say(f"rank {made.rank}, {len(made.sites)} sites")
-    return wish.output
+    return request.output
 
 
-def _check(wish: MergeRequest) -> None:
-    if not is_name(wish.name):
-        raise ConfigError(f"the name {wish.name!r} must be {NAME_RULE}")
-    if not is_version(wish.version):
-        raise ConfigError(f"--version {wish.version!r} must be {VERSION_RULE}")
-    if wish.method not in METHODS:
-        raise ConfigError(f"--method {wish.method!r}: there are {', '.join(METHODS)}")
-    if len(wish.sources) < 2:
+def _check(request: MergeRequest) -> None:
+    if not is_name(request.name):
+        raise ConfigError(f"the name {request.name!r} must be {NAME_RULE}")
+    if not is_version(request.version):
+        raise ConfigError(f"--version {request.version!r} must be {VERSION_RULE}")
+    if request.method not in METHODS:
+        raise ConfigError(f"--method {request.method!r}: there are {', '.join(METHODS)}")
+    if len(request.sources) < 2:
         raise ConfigError("two adapters at least make a mixture: NAME=WEIGHT for each")
-    for source in wish.sources:
+    for source in request.sources:
         if not math.isfinite(source.weight) or source.weight == 0:
             raise ConfigError(f"{source.folder.name}: a weight is a number other than 0, not {source.weight}")
-    if not 0 < wish.density <= 1:
-        raise ConfigError(f"--density is {wish.density}: it must be above 0 and at most 1")
-    if wish.rank and not wish.method.endswith("svd"):
-        raise ConfigError(f"--rank is for methods that end in svd, {wish.method} has its own")
-    if wish.output.exists() and not wish.force:
-        raise FailedPrecondition(f"{wish.output} exists: choose another --output, or say --force")
+    if not 0 < request.density <= 1:
+        raise ConfigError(f"--density is {request.density}: it must be above 0 and at most 1")
+    if request.rank and not request.method.endswith("svd"):
+        raise ConfigError(f"--rank is for methods that end in svd, {request.method} has its own")
+    if request.output.exists() and not request.force:
+        raise FailedPrecondition(f"{request.output} exists: choose another --output, or say --force")
 
 
 def _inspected(folder: Path) -> Inspection:
@@ -122,26 +122,30 @@ def _inspected(folder: Path) -> Inspection:
     return seen
 
 
-def _check_ranks(wish: MergeRequest, seen: Sequence[Inspection]) -> None:
+def _check_ranks(request: MergeRequest, seen: Sequence[Inspection]) -> None:
     ranks = [one.rank for one in seen]
-    if wish.method in SAME_RANK and len(set(ranks)) > 1:
-        said = ", ".join(f"{one.name} {one.rank}" for one in seen)
-        raise ConfigError(f"{wish.method} needs adapters of one rank, these have {said}: use cat or a svd")
+    if request.method in SAME_RANK and len(set(ranks)) > 1:
+        listed = ", ".join(f"{one.name} {one.rank}" for one in seen)
+        raise ConfigError(
+            f"{request.method} needs adapters of one rank, these have {listed}: use cat or a svd"
+        )
 
 
 def _check_invocations(seen: Sequence[Inspection]) -> None:
     if len({one.invocation_tokens for one in seen}) > 1:
-        said = ", ".join(f"{one.name} {list(one.invocation_tokens) or 'from the beginning'}" for one in seen)
+        listed = ", ".join(
+            f"{one.name} {list(one.invocation_tokens) or 'from the beginning'}" for one in seen
+        )
         raise ConfigError(
-            f"these act from different places in a prompt on: {said}; one adapter can act from one only"
+            f"these act from different places in a prompt on: {listed}; one adapter can act from one only"
         )
 
 
-def _base_of(wish: MergeRequest, seen: Sequence[Inspection], device: str) -> LoadedBase:
+def _base_of(request: MergeRequest, seen: Sequence[Inspection], device: str) -> LoadedBase:
     """The base; all adapters must be for it, as far as they say."""
     from router.extensions.training.base import load_base
 
-    base = load_base(wish.base, device)
+    base = load_base(request.base, device)
     for one in seen:
         pinned = one.manifest.base.digest
         if pinned and pinned != base.digest:
@@ -152,30 +156,30 @@ def _base_of(wish: MergeRequest, seen: Sequence[Inspection], device: str) -> Loa
     return base
 
 
-def _merged(wish: MergeRequest, base: LoadedBase) -> Any:
+def _merged(request: MergeRequest, base: LoadedBase) -> Any:
     """A PEFT model whose adapter `MERGED` is the mixture."""
     import torch
     from peft import PeftModel
 
-    names = [f"source{i}" for i in range(len(wish.sources))]
+    names = [f"source{i}" for i in range(len(request.sources))]
     model: Any = None
-    for name, source in zip(names, wish.sources, strict=True):
+    for name, source in zip(names, request.sources, strict=True):
         folder = str(_weights_in(source.folder))
         if model is None:
             model = PeftModel.from_pretrained(base.model, folder, adapter_name=name)
         else:
             model.load_adapter(folder, adapter_name=name)
     more: dict[str, Any] = {}
-    if wish.method in SPARSE:
-        more["density"] = wish.density
-    if wish.method.endswith("svd"):
-        more |= {"svd_rank": wish.rank or None, "svd_full_matrices": False}
-    weights = [source.weight for source in wish.sources]
-    torch.manual_seed(wish.seed)
+    if request.method in SPARSE:
+        more["density"] = request.density
+    if request.method.endswith("svd"):
+        more |= {"svd_rank": request.rank or None, "svd_full_matrices": False}
+    weights = [source.weight for source in request.sources]
+    torch.manual_seed(request.seed)
     try:
-        model.add_weighted_adapter(names, weights, MERGED, combination_type=wish.method, **more)
+        model.add_weighted_adapter(names, weights, MERGED, combination_type=request.method, **more)
     except ValueError as error:
-        raise ConfigError(f"{wish.method} cannot merge these: {error}") from error
+        raise ConfigError(f"{request.method} cannot merge these: {error}") from error
     return model
 
 
@@ -203,14 +207,14 @@ def _save(model: Any, base_name: str, folder: Path) -> None:
     (folder / "README.md").unlink(missing_ok=True)  # PEFT's empty model card
 
 
-def _manifest(wish: MergeRequest, seen: Sequence[Inspection], base: LoadedBase) -> str:
-    first = _tables(wish.sources[0].folder)
+def _manifest(request: MergeRequest, seen: Sequence[Inspection], base: LoadedBase) -> str:
+    first = _tables(request.sources[0].folder)
     texts = [one.manifest.routing for one in seen]
     examples = _united((text.examples for text in texts), MAX_EXAMPLES)
     against = _united((text.negative_examples for text in texts), MAX_EXAMPLES)
-    adapter = {**first.get("adapter", {}), "name": wish.name, "version": wish.version}
+    adapter = {**first.get("adapter", {}), "name": request.name, "version": request.version}
     mixed = ", ".join(f"{one.name}@{one.version}" for one in seen)
-    adapter["description"] = f"Merged by {wish.method} from {mixed}."[:1_000]
+    adapter["description"] = f"Merged by {request.method} from {mixed}."[:1_000]
     routing = {
         "examples": examples,
         "negative_examples": [text for text in against if text not in examples],
@@ -221,7 +225,7 @@ def _manifest(wish: MergeRequest, seen: Sequence[Inspection], base: LoadedBase) 
             "adapter": adapter,
             "base": {"model": base.name, "digest": base.digest},
             **{name: first[name] for name in ("prompt", "generation") if name in first},
-            "routing": {key: said for key, said in routing.items() if said},
+            "routing": {key: value for key, value in routing.items() if value},
         }
     )
 
@@ -239,12 +243,12 @@ def _united(texts: Iterable[Sequence[str]], most: int) -> list[str]:
     return list(dict.fromkeys(text for text in turns if text is not None))[:most]
 
 
-def _records(wish: MergeRequest, seen: Sequence[Inspection]) -> Iterable[Mapping[str, Any]]:
+def _records(request: MergeRequest, seen: Sequence[Inspection]) -> Iterable[Mapping[str, Any]]:
     """What it was made of: a line for the way, one for each adapter."""
-    way: dict[str, Any] = {"method": wish.method}
-    if wish.method in SPARSE:
-        way |= {"density": wish.density, "seed": wish.seed}
+    way: dict[str, Any] = {"method": request.method}
+    if request.method in SPARSE:
+        way |= {"density": request.density, "seed": request.seed}
     yield way
-    for one, source in zip(seen, wish.sources, strict=True):
+    for one, source in zip(seen, request.sources, strict=True):
         digest = digest_of_folder(source.folder)
         yield {"name": one.name, "version": one.version, "weight": source.weight, "digest": digest}

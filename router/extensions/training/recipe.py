@@ -116,7 +116,7 @@ class RecipeLora(RecipeTable):
     def _said(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """No invocation where there is none, so that logs and checkpoints without one stay what they are.
 
-        Never the start, which is another place on another machine: its weights' digest is told instead.
+        Never the start, which is another place on another machine: its weights' digest stands in its place.
         """
         values: dict[str, Any] = plain(self)
         left_out = {"start"} if self.invocation else {"start", "invocation"}
@@ -156,7 +156,7 @@ class RecipeGeneration(RecipeTable):
     stop: tuple[str, ...] = ()
     choices: tuple[str, ...] = ()  # labels: every answer is one of them
 
-    def said(self, mode: Literal["python", "json"] = "python") -> dict[str, Any]:
+    def given(self, mode: Literal["python", "json"] = "python") -> dict[str, Any]:
         """What a manifest says of it: no choices where there are none."""
         return self.model_dump(mode=mode, exclude=None if self.choices else {"choices"})
 

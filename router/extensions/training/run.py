@@ -1,6 +1,6 @@
 """From a recipe to an adapter folder: the run, what a person sees of it, and its checkpoints.
 
-Ctrl-C is a wish: the step in progress is finished and saved, and a resumed run goes on as if
+Ctrl-C is a request: the step in progress is finished and saved, and a resumed run goes on as if
 it had never stopped.
 """
 
@@ -39,11 +39,9 @@ from router.extensions.training.base import (
     faster_dtype,
     load_base,
 )
-from router.extensions.training.batch import Example, Rendering
-from router.extensions.training.data import Splits, load_splits
-from router.extensions.training.export import Trained, export
+from router.extensions.training.data import Example, Rendering, Splits, load_splits
+from router.extensions.training.export import Trained, choose_probes, export, greedy_tokens
 from router.extensions.training.files import write_file
-from router.extensions.training.probes import choose_probes, greedy_tokens
 from router.extensions.training.recipe import WEIGHTS, Recipe, load_recipe
 from router.extensions.training.trainer import Progress, Trainer
 from router.registry.format.untrusted import MAX_INVOCATION_TOKENS
@@ -76,10 +74,10 @@ class Material:
     invocation: list[int]  # tokens from which on the adapter is to act; none: from the beginning
 
 
-def run(asked: TrainingRequest, device: str) -> None:
+def run(request: TrainingRequest, device: str) -> None:
     """Train and export; see `router.extensions.training.train`."""
-    recipe = asked.changed or load_recipe(asked.recipe)
-    note(f"{asked.output.name}: reading the rows, loading {recipe.base.model}")
+    recipe = request.changed or load_recipe(request.recipe)
+    note(f"{request.output.name}: reading the rows, loading {recipe.base.model}")
     material = prepare(recipe, device)
     base = material.base
     note(
@@ -95,9 +93,9 @@ def run(asked: TrainingRequest, device: str) -> None:
     metric = metric_of(model, material) if recipe.train.select == "metric" else None
     trainer = Trainer(model, material.train, material.valid, recipe.train, base.device, metric)
     mark = fingerprint(recipe, material.train, material.valid, base.digest, start)
-    if asked.resume and (state := load_checkpoint(asked.checkpoint, mark)) is not None:
+    if request.resume and (state := load_checkpoint(request.checkpoint, mark)) is not None:
         trainer.load_state_dict(state)
-    _train(trainer, asked, mark)
+    _train(trainer, request, mark)
     trainer.keep_best()
     cast_weights(model, torch.bfloat16)
     model.eval()
@@ -106,9 +104,9 @@ def run(asked: TrainingRequest, device: str) -> None:
     probes = choose_probes(model, material.rendering, material.splits.valid, recipe.evaluation.probes)
     export(
         Trained(model, recipe, base.name, base.digest, probes, trainer.progress, facts),
-        asked.output,
+        request.output,
     )
-    asked.checkpoint.unlink(missing_ok=True)
+    request.checkpoint.unlink(missing_ok=True)
 
 
 def prepare(recipe: Recipe, device: str) -> Material:
@@ -212,29 +210,29 @@ def metric_of(model: Any, material: Material) -> Callable[[], float]:
     return score
 
 
-def _train(trainer: Trainer, asked: TrainingRequest, mark: str) -> None:
+def _train(trainer: Trainer, request: TrainingRequest, mark: str) -> None:
     plan = trainer.plan
-    with interruptible() as stop, Display(asked.output.name, plan.steps) as display:
+    with interruptible() as stop, Display(request.output.name, plan.steps) as display:
 
         def after_step(done: Progress) -> bool:
             display.update(done)
             if stop.is_set() or done.step % plan.eval_every == 0:
-                save_checkpoint(asked.checkpoint, trainer.state_dict(), mark)
+                save_checkpoint(request.checkpoint, trainer.state_dict(), mark)
             return not stop.is_set()
 
         trainer.run(after_step)
         if stop.is_set():
-            command = asked.again or _resume_command(asked)
+            command = request.again or _resume_command(request)
             display.say(f"stopped and saved after step {trainer.progress.step}; go on with: {command}")
             raise KeyboardInterrupt
 
 
-def _resume_command(asked: TrainingRequest) -> str:
-    """The command that goes on, with the folders that were asked for."""
-    folder = asked.checkpoint.parent
-    words = ["lora-router", "adapters", "train", str(asked.recipe), "--resume"]
-    if asked.output != Path("adapters") / folder.name:
-        words += ["--output", str(asked.output)]
+def _resume_command(request: TrainingRequest) -> str:
+    """The command that goes on, with the same folders."""
+    folder = request.checkpoint.parent
+    words = ["lora-router", "adapters", "train", str(request.recipe), "--resume"]
+    if request.output != Path("adapters") / folder.name:
+        words += ["--output", str(request.output)]
     if folder.parent != Path("runs"):
         words += ["--work", str(folder.parent)]
     return shlex.join(words)
@@ -313,20 +311,20 @@ def interruptible() -> Iterator[threading.Event]:
 
     Outside the main thread, where Python allows no handler, the event is never set by a signal.
     """
-    asked = threading.Event()
+    stop = threading.Event()
     if threading.current_thread() is not threading.main_thread():
-        yield asked
+        yield stop
         return
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
     def ask(number: int, _: object) -> None:
-        asked.set()
+        stop.set()
         signal.signal(number, before[signal.Signals(number)])
 
     try:
         for number in before:
             signal.signal(number, ask)
-        yield asked
+        yield stop
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

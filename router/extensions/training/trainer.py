@@ -13,7 +13,7 @@ import torch
 from peft import get_peft_model_state_dict, set_peft_model_state_dict
 
 from router.errors import FailedPrecondition
-from router.extensions.training.batch import AnswerModel, Example, collate, rows_of_step
+from router.extensions.training.data import AnswerModel, Example, collate, rows_of_step
 from router.extensions.training.recipe import Training
 
 EVAL_BATCH = 32

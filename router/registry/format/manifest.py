@@ -475,7 +475,10 @@ class ReportRegression:
 
 @dataclass(frozen=True, slots=True)
 class ReportCard:
-    """What a report says. Scores and gains: more is better."""
+    """What a report says. Scores and gains: more is better.
+
+    `rows` has the adapter's score of each test row, from 0 to 1; it is empty in reports without that.
+    """
 
     weights_sha256: str
     base_model: str
@@ -485,6 +488,7 @@ class ReportCard:
     score: Interval  # of the adapter
     gain: Interval  # adapter - base
     worse: tuple[ReportRegression, ...] = ()
+    rows: tuple[float, ...] = ()
 
 
 def parse_report(data: bytes) -> ReportCard:
@@ -506,7 +510,19 @@ def parse_report(data: bytes) -> ReportCard:
         score=_interval(_value_at(card, "arms", "adapter", "score"), "arms.adapter.score"),
         gain=_interval(_value_at(card, "gains", "adapter - base", "score"), "gains.adapter - base.score"),
         worse=_worse(card, required=schema > 1),
+        rows=_rows(_value_at(card, "arms", "adapter")),
     )
+
+
+def _rows(arm: Any) -> tuple[float, ...]:
+    """Scores by row, where the report has them; the file's size bounds their number."""
+    listed = arm.get("rows", [])
+    if not isinstance(listed, list):
+        raise ReportError(f"arms.adapter.rows must be a list, is {show(listed)}")
+    for place, score in enumerate(listed):
+        if isinstance(score, bool) or not isinstance(score, int | float) or not 0 <= score <= 1:
+            raise ReportError(f"arms.adapter.rows[{place}] must be a number from 0 to 1, is {show(score)}")
+    return tuple(map(float, listed))
 
 
 def _worse(card: Any, required: bool) -> tuple[ReportRegression, ...]:

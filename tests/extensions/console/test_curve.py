@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from router.extensions.console.curve import curve_of, held_out
+from router.extensions.console.routing import curve_of, held_out
 from router.routing.state import CalibrationState
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from types import SimpleNamespace
 
-from router.extensions.console.events import Events
+from router.extensions.console.history import Events
 from router.types import AdapterEvent, AdapterEventKind, AdapterInfo, AdapterState
 from tests.fakes import adapter
 from tests.server.helpers import until

@@ -7,7 +7,6 @@ from types import SimpleNamespace
 
 from prometheus_client import CollectorRegistry, Histogram
 
-from router.extensions.console.context import ConsoleContext
 from router.extensions.console.history import (
     KEPT,
     Sample,
@@ -19,6 +18,7 @@ from router.extensions.console.history import (
     since,
     summed,
 )
+from router.extensions.console.site import ConsoleContext
 from tests.server.http_helpers import asking
 
 

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import httpx2
 import pytest
 
-from router.extensions.console.session import inside
+from router.extensions.console.pages import inside
 from tests.extensions.console.conftest import Roled, csrf, post
 from tests.server.http_helpers import StartWeb, with_certificates
 

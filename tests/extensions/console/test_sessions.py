@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from router.extensions.console.sessions import IDLE_SECONDS, LONGEST_SECONDS, MOST, MOST_OF_TOKEN, Sessions
+from router.extensions.console.guard import IDLE_SECONDS, LONGEST_SECONDS, MOST, MOST_OF_TOKEN, Sessions
 
 
 @pytest.fixture

@@ -16,12 +16,12 @@ from router.experiments.report.build import report
 from router.experiments.report.source import REWEIGHT, latest_weights
 from router.experiments.runtime import LiveExperiments
 from router.experiments.stats.moments import ComparedMetric, Moments
-from router.extensions.experiments_bandit.bandit import judged
-from router.extensions.experiments_bandit.epochs import (
+from router.extensions.experiments_bandit.bandit import (
     Epochs,
     best_chances,
     epoch_of,
     epoch_seed,
+    judged,
     kept_weights,
     primary_sums,
     thompson_weights,

@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from jwt.algorithms import ECAlgorithm, OKPAlgorithm, RSAAlgorithm
 
 from router.access.issuers import Issuer
-from router.extensions.oidc.jwks import Found, keys_in
+from router.extensions.oidc.jwt import Found, keys_in
 
 URL, AUDIENCE = "https://login.example", "lora-router"
 

@@ -16,8 +16,8 @@ import pytest
 import trustme
 
 from router.access.issuers import USUAL, Issuer
-from router.extensions.oidc import jwks
-from router.extensions.oidc.jwks import MAX_BYTES, MAX_KEYS, Keys, Unusable, fetched, keys_in
+from router.extensions.oidc import jwt
+from router.extensions.oidc.jwt import MAX_BYTES, MAX_KEYS, Keys, Unusable, fetched, keys_in
 from tests.extensions.oidc.issuing import AUDIENCE, Issuing, answering, ec_key, ed_key, jwk_of, rsa_key, sends
 
 CONFIGURATION = "/.well-known/openid-configuration"
@@ -278,8 +278,8 @@ async def test_answers_that_are_no_keys() -> None:
 
 
 async def test_an_answer_has_seconds_in_all(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert jwks.FETCH_SECONDS == 5.0
-    monkeypatch.setattr(jwks, "FETCH_SECONDS", 0.5)
+    assert jwt.FETCH_SECONDS == 5.0
+    monkeypatch.setattr(jwt, "FETCH_SECONDS", 0.5)
     with answering({"/drip": drips}) as at, pytest.raises(Unusable, match=r"no answer within 0\.5 s"):
         await fetched(Issuer(at.url, AUDIENCE, f"{at.url}/drip"))
 

@@ -372,11 +372,11 @@ async def test_keys_may_be_replaced_under_traffic(
     served.issuing.keys["b"] = ec_key("b")
     new = served.issuing.token("b")
     assert await reason(generate(ask(), metadata=bearer(new))) == "TOKEN_INVALID"  # asked for a moment ago
-    monkeypatch.setattr("router.extensions.oidc.jwks.UNKNOWN_SECONDS", 0.0)
+    monkeypatch.setattr("router.extensions.oidc.jwt.UNKNOWN_SECONDS", 0.0)
     assert (await generate(ask(), metadata=bearer(new))).text
     assert (await generate(ask(), metadata=bearer(old))).text
     del served.issuing.keys["a"]
-    monkeypatch.setattr("router.extensions.oidc.jwks.REFRESH_SECONDS", 0.0)
+    monkeypatch.setattr("router.extensions.oidc.jwt.REFRESH_SECONDS", 0.0)
     held = served.stubs.adapters.WatchAdapters(adapters_pb2.WatchAdaptersRequest(), metadata=bearer(old))
     assert await reason(held) == "TOKEN_INVALID"
     assert (await generate(ask(), metadata=bearer(new))).text
@@ -401,6 +401,6 @@ async def test_an_issuer_that_is_down_at_start_keeps_nobody_else_out(
         assert await stale(server) == 1
         assert server.access.keys_problem.endswith("answered 503")
         up = True
-        monkeypatch.setattr("router.extensions.oidc.jwks.UNKNOWN_SECONDS", 0.0)
+        monkeypatch.setattr("router.extensions.oidc.jwt.UNKNOWN_SECONDS", 0.0)
         assert (await generate(ask(), metadata=bearer(issuing.token()))).text
         assert await stale(server) == 0

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router.extensions.oidc.xfcc import forwarded_names
+from router.extensions.oidc import forwarded_names
 
 HASH = "468ed33be74eee6556d90c0149c1309e9ba61d6425303443c0748a02dd8de688"
 SUBJECT = "/C=US/ST=CA/L=San Francisco/OU=Lyft/CN=Test Client"

@@ -14,9 +14,9 @@ import pytest
 from pydantic import BaseModel
 
 from router.errors import MOST_FINDINGS, InvalidRequest
-from router.extensions.console.exchange import MOST_FIELDS, count_form
+from router.extensions.console.site import MOST_FIELDS, count_form
 from router.extensions.ofrep import flags
-from router.extensions.openai import feedback, messages
+from router.extensions.openai import messages, routes
 from router.server.bodies import json_decoder
 from router.server.grpc_adapter import status_of
 from tests.server.http_helpers import Http, StartWeb, asking
@@ -27,12 +27,12 @@ CHAT = "/v1/chat/completions"
 MODELS: Mapping[type[messages.JsonModel], Callable[[bytes], Any]] = {
     messages.ChatCompletion: lambda body: messages.parsed(messages.ChatCompletion, body),
     messages.Completion: lambda body: messages.parsed(messages.Completion, body),
-    feedback.Feedback: feedback.parsed,
+    routes.Feedback: routes.parsed_feedback,
 }
 GOOD: Mapping[type[messages.JsonModel], dict[str, Any]] = {
     messages.ChatCompletion: asking(),
     messages.Completion: {"prompt": "x"},
-    feedback.Feedback: {"response_id": "x", "metric": "m", "value": 1},
+    routes.Feedback: {"response_id": "x", "metric": "m", "value": 1},
 }
 SMALL: tuple[bytes, ...] = (b"{}", b"[]", b'""', b"0", b"null")
 Place = tuple[str, ...]

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from router.corrections.recorder import Corrections
 from router.corrections.store import CorrectionStore
 from router.errors import InvalidRequest
-from router.extensions.openai import feedback
+from router.extensions.openai import routes
 from router.v1 import experiments_pb2 as experiments
 from router.v1 import inference_pb2 as pb
 from tests.experiments.memory_store import MemoryStore
@@ -186,7 +186,7 @@ async def test_bodies_that_are_none(start_web: StartWeb, http: Http) -> None:
 )
 def test_every_bad_field_is_named(fields: dict[str, Any], bad: set[str]) -> None:
     with pytest.raises(InvalidRequest) as caught:
-        feedback.parsed(json.dumps({"response_id": "x", **fields}).encode())
+        routes.parsed_feedback(json.dumps({"response_id": "x", **fields}).encode())
     assert {violation.field.partition(".")[0] for violation in caught.value.violations} == bad
 
 
@@ -199,10 +199,10 @@ KINDS = (experiments.RecordOutcomeRequest, pb.RecordCorrectionRequest)
 @given(st.dictionaries(st.sampled_from(FIELDS), JSON | TIMES))
 def test_any_json_is_one_of_the_messages_or_refused_in_words(body: dict[str, Any]) -> None:
     try:
-        method, message = feedback.message_of(feedback.parsed(json.dumps(body).encode()))
+        method, message = routes.message_of(routes.parsed_feedback(json.dumps(body).encode()))
     except InvalidRequest as error:
         refusal = error
     else:
-        assert isinstance(message, KINDS[method == feedback.CORRECTION])
+        assert isinstance(message, KINDS[method == routes.CORRECTION])
         return
     assert all(violation.field and violation.description for violation in refusal.violations)

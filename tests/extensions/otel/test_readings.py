@@ -18,7 +18,7 @@ from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from prometheus_client.core import Metric
 from prometheus_client.registry import Collector as Collecting
 
-from router.extensions.otel import attributes, readings, spans
+from router.extensions.otel import readings, spans
 from router.server.app import ServerApp
 from router.server.metrics import OPENMETRICS
 from tests.deploy.test_dashboards import metrics
@@ -26,7 +26,7 @@ from tests.extensions.otel.collector import Collector, until, values
 from tests.extensions.otel.conftest import StartTraced
 from tests.server.helpers import Connect, ask
 
-OURS = Path(attributes.__file__).parent
+OURS = Path(spans.__file__).parent
 FAMILIES = ("gen_ai.", "rpc.", "feature_flag.", "http.", "error.", "process.", "service.")
 
 
@@ -119,9 +119,9 @@ def test_every_name_is_one_of_the_conventions() -> None:
     known = conventions()
     used = {text for path in OURS.glob("*.py") for text in strings(path) if text.startswith(FAMILIES)}
     used -= {"gen_ai.request."}  # what comes behind it:
-    used |= {f"gen_ai.request.{name}" for name in attributes.SAMPLING}
-    used -= {attributes.EXPOSURE}  # an event, which the package does not list
-    assert {attributes.EXPOSURE.partition(".")[0]} == {"feature_flag"}
+    used |= {f"gen_ai.request.{name}" for name in spans.SAMPLING}
+    used -= {spans.EXPOSURE}  # an event, which the package does not list
+    assert {spans.EXPOSURE.partition(".")[0]} == {"feature_flag"}
     assert {"gen_ai.server.time_to_first_token", "rpc.server.call.duration", "feature_flag.key"} <= used
     assert used - known.keys() == set()
     # "Moved" is where GenAI's conventions live now; "Replaced" and "Removed" would be an old name.

@@ -10,9 +10,8 @@ from dataclasses import replace
 import pytest
 from opentelemetry.trace import SpanContext, TraceFlags
 
-from router.extensions.otel.attributes import Attributes
-from router.extensions.otel.sending import Delivery, Queue, QueueLimits
-from router.extensions.otel.spans import Ended, SpanOrigin
+from router.extensions.otel.otlp import Delivery, Queue, QueueLimits
+from router.extensions.otel.spans import Attributes, Ended, SpanOrigin
 from router.server.call import CallPhase
 from router.server.metrics import ServerMetrics
 

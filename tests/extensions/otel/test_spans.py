@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 from router.errors import Overloaded
-from router.extensions.otel.attributes import of_exposure
+from router.extensions.otel.spans import of_exposure
 from router.kserve import open_inference_pb2 as oip
 from router.kserve.open_inference_pb2_grpc import GRPCInferenceServiceStub
 from router.ports import Exposed

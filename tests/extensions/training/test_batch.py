@@ -12,7 +12,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM
 
 from router.errors import NotActivated
-from router.extensions.training.batch import IGNORED, WINDOW, AnswerModel, Example, collate, rows_of_step
+from router.extensions.training.data import IGNORED, WINDOW, AnswerModel, Example, collate, rows_of_step
 
 tokens = st.lists(st.integers(2, 5), min_size=1, max_size=6).map(tuple)
 examples = st.lists(st.builds(Example, tokens, tokens), min_size=1, max_size=5)

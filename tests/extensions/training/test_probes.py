@@ -11,10 +11,9 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from router.extensions.training import probes
-from router.extensions.training.batch import Example, TrainingBatch
-from router.extensions.training.data import TrainingRow
-from router.extensions.training.probes import greedy_tokens
+from router.extensions.training import export
+from router.extensions.training.data import Example, TrainingBatch, TrainingRow
+from router.extensions.training.export import greedy_tokens
 
 RENDERING: Any = SimpleNamespace(
     example=lambda row: Example((1,), tuple(map(ord, row.response))),
@@ -42,10 +41,10 @@ class Leading:
 
 def test_an_answer_with_a_near_tie_is_no_probe(monkeypatch: pytest.MonkeyPatch) -> None:
     spoken = iter([[list(map(ord, "abc"))[i : i + 1] for i in range(3)], [[120], [120], [120]]])
-    monkeypatch.setattr(probes, "_nats_per_token", lambda model, examples: [0.1, 0.2, 0.3])
-    monkeypatch.setattr(probes, "greedy_tokens", lambda *given: next(spoken))
-    monkeypatch.setattr(probes, "AnswerModel", Leading)
-    chosen = probes.choose_probes(MODEL, RENDERING, ROWS, 2)
+    monkeypatch.setattr(export, "_nats_per_token", lambda model, examples: [0.1, 0.2, 0.3])
+    monkeypatch.setattr(export, "greedy_tokens", lambda *given: next(spoken))
+    monkeypatch.setattr(export, "AnswerModel", Leading)
+    chosen = export.choose_probes(MODEL, RENDERING, ROWS, 2)
     assert [probe.expect for probe in chosen] == ["a", "c"]
 
 
@@ -53,7 +52,7 @@ PROMPTS = [(5, 6, 7, 8, 9), (10,), (11, 12, 13), (14, 15)]
 
 
 def test_batched_answers_equal_answers_alone(tiny_base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(probes, "BATCH", 3)
+    monkeypatch.setattr(export, "PROBE_BATCH", 3)
     model = AutoModelForCausalLM.from_pretrained(tiny_base, dtype=torch.float32)
     together = greedy_tokens(model, PROMPTS, [1], 6)
     assert together == [greedy_tokens(model, [prompt], [1], 6)[0] for prompt in PROMPTS]

@@ -12,17 +12,15 @@ import pytest
 import torch
 
 from router.extensions.training.base import LoadedBase, load_base
-from router.extensions.training.batch import collate
-from router.extensions.training.data import TrainingRow, read_rows
-from router.extensions.training.evaluation.markdown import report_page
+from router.extensions.training.data import TrainingRow, collate, read_rows
+from router.extensions.training.evaluation.report import report_page
 from router.extensions.training.evaluation.subject import (
     ComparedArm,
     EvaluationSubject,
     load_subject,
     read_manifest,
 )
-from router.extensions.training.export import manifest_text
-from router.extensions.training.probes import LEAD, greedy_tokens, least_lead
+from router.extensions.training.export import LEAD, greedy_tokens, least_lead, manifest_text
 from router.extensions.training.recipe import load_recipe
 from router.registry.format.artifact import FolderRules, validate_folder
 from router.registry.format.manifest import Match, parse_probes
@@ -124,7 +122,7 @@ def test_probes_are_what_plain_peft_would_answer(folder: Path, subject: Evaluati
 
 @each
 @pytest.mark.slow
-@pytest.mark.long  # token by token, as `router.extensions.training.probes` chose them
+@pytest.mark.long  # token by token, as `router.extensions.training.export` chose them
 def test_probes_are_what_plain_peft_answers(folder: Path, subject: EvaluationSubject) -> None:
     probes, _ = parse_probes((folder / "probes.jsonl").read_bytes())
     prompts = [subject.rendering.example(TrainingRow(probe.prompt, "-", "")).prompt for probe in probes]

@@ -346,7 +346,7 @@ def test_whenever_it_is_killed_each_folder_is_old_or_new_and_the_next_one_goes_o
     bucket, make, adapter, tmp_path, change, monkeypatch
 ):
     monkeypatch.setattr("router.sources.mirror.FETCHERS", 1)
-    monkeypatch.setattr("router.extensions.object_store.objects.BLOCK", 300)
+    monkeypatch.setattr("router.extensions.object_store.store.BLOCK", 300)
     before = {"keep": adapter} if change == "new" else {"keep": adapter, "a": adapter}
     after = {"keep": adapter} if change == "removed" else {"keep": adapter, "a": other(adapter)}
     for steps in range(80):

@@ -504,7 +504,7 @@ def test_the_first_mirror_is_shown_in_bytes(bucket, make, adapter):
 
 
 def test_a_server_that_stops_takes_it_up_again(bucket, make, adapter, monkeypatch):
-    monkeypatch.setattr("router.extensions.object_store.objects.BLOCK", 300)
+    monkeypatch.setattr("router.extensions.object_store.store.BLOCK", 300)
     bucket.put("a", adapter)
     mirror = make()
 

@@ -133,7 +133,7 @@ def _check(
 ) -> set[str]:
     """Raises ConfigError for flags that do not fit each other. Returns the results that end with 0."""
     from router.errors import ConfigError
-    from router.extensions.training.evaluation.recipe_metrics import RECIPE_METRICS
+    from router.extensions.training.evaluation.scoring import RECIPE_METRICS
     from router.extensions.training.recipe import TEXT_METRICS
 
     if bool(metric) == bool(judge):

@@ -13,11 +13,11 @@ import numpy as np
 from router.client import Answer, AsyncClient, ClientError
 from router.errors import ConfigError
 from router.extensions.training.comparison.judge import ModelJudge, PairJudgement
-from router.extensions.training.comparison.paired import Difference, difference
 from router.extensions.training.data import TrainingRow, prompt_key
 from router.extensions.training.evaluation.metrics import METRICS, check_rows, score_answers
-from router.extensions.training.evaluation.scoring import Task
+from router.extensions.training.evaluation.scoring import Task, row_scores
 from router.extensions.training.new.rows import choose_columns, read_table
+from router.paired import Difference, difference
 
 AT_ONCE = 8  # prompts; each is two requests
 FEWEST = 20  # rows: fewer cannot show a difference that is worth acting on
@@ -239,8 +239,7 @@ def _scored_by_metric(metric: str, kept: Sequence[Answered], max_tokens: int) ->
     whole = METRICS[metric].whole
 
     def scores(sides: Sequence[Side]) -> list[float]:
-        scorer = score_answers(task, [side.text for side in sides]).score
-        each = (scorer.score(np.array([place])) / whole for place in range(len(sides)))
+        each = row_scores(score_answers(task, [side.text for side in sides]).score, len(sides), whole)
         return [0.0 if side.error else score for side, score in zip(sides, each, strict=True)]
 
     olds, news = scores([old for _, old, _, _ in kept]), scores([new for _, _, new, _ in kept])

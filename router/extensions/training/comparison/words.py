@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from router.extensions.training.comparison.paired import POWER
 from router.extensions.training.comparison.run import Load, VersionComparison
+from router.paired import POWER
 
 
 def verdict(found: VersionComparison, margin: float | None = None) -> str:

@@ -1,9 +1,8 @@
 """Evaluation: report cards of adapters on data they were not trained on (extra: [train]).
 
-`plan` finds adapters, recipes and data; `exam` asks (`subject` is the adapter on its base, `answering` the
-engine) and `metrics` judge; `run` adds the sections (`efficiency`, `generalization`, `bias`,
-`learning_curve`); `report`, `markdown` and `pictures` show them. `own_rows` is the short form, on somebody's
-own rows.
+`exam` finds adapters, recipes and data, and asks the questions (`subject` is the adapter on its base, and the
+engine that answers); `metrics` judge. `run` adds the sections (`generalization`, `bias`, `learning_curve`),
+and `report` shows them. `own_rows` is the short form, on a user's own rows.
 """
 
 from __future__ import annotations
@@ -40,7 +39,7 @@ def evaluate(
     Raises ConfigError (no such adapter, no recipe, bad data), AdapterRejected (other base).
     """
     require_extra("evaluation")
-    from router.extensions.training.evaluation.plan import every_folder, find_folder, make_plan
+    from router.extensions.training.evaluation.exam import every_folder, find_folder, make_plan
     from router.extensions.training.evaluation.run import evaluate_all
 
     if names is None:
@@ -77,8 +76,8 @@ def evaluate_rows(
     require_extra("evaluation")
     from router.extensions.training.evaluation.own_rows import OwnRows, evaluate_own_rows
 
-    asked = OwnRows(data, metric, base, prompt_column, response_column, rows, header)
-    return evaluate_own_rows(names, asked, adapters, device, say, quantize)
+    request = OwnRows(data, metric, base, prompt_column, response_column, rows, header)
+    return evaluate_own_rows(names, request, adapters, device, say, quantize)
 
 
 def require_extra(what: str) -> None:

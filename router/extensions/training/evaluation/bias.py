@@ -48,8 +48,8 @@ def measure_bias(file: Path, base: AskTexts, adapter: AskTexts) -> dict[str, Any
         return {"missing": named}
     groups = make_groups(load_cases(file))
     prompts = [prompt for group in groups for prompt in group.prompts]
-    asked = (("base", base), ("adapter", adapter))
-    compared = {arm: compare_answers(groups, list(ask(prompts))) for arm, ask in asked}
+    answerers = (("base", base), ("adapter", adapter))
+    compared = {arm: compare_answers(groups, list(ask(prompts))) for arm, ask in answerers}
     attributes = list(dict.fromkeys(group.attribute for group in groups))
     wanted = {"all": [name for name in attributes if name != CONTROL]} | {name: [name] for name in attributes}
     control = share_changed(compared["adapter"], [CONTROL]) if CONTROL in attributes else None

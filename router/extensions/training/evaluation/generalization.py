@@ -10,8 +10,15 @@ from typing import Any
 
 from router.engine.base import Prompt
 from router.errors import ConfigError
-from router.extensions.training.batch import Example, Rendering
-from router.extensions.training.data import Splits, TrainingRow, read_json_lines, read_rows, text_of
+from router.extensions.training.data import (
+    Example,
+    Rendering,
+    Splits,
+    TrainingRow,
+    read_json_lines,
+    read_rows,
+    text_of,
+)
 from router.extensions.training.evaluation.scoring import ScoreEstimate, resample
 from router.extensions.training.evaluation.subject import ComparedArm, EvaluationSubject, Losses
 from router.extensions.training.recipe import Recipe, load_recipe

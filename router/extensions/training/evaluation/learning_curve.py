@@ -15,13 +15,17 @@ from typing import Any
 
 from router.errors import ConfigError
 from router.extensions.training.base import describe_machine, load_base
-from router.extensions.training.batch import Rendering
-from router.extensions.training.data import Splits, load_splits
+from router.extensions.training.data import Rendering, Splits, load_splits
 from router.extensions.training.evaluation import require_extra
-from router.extensions.training.evaluation.answering import Answerer, AnsweringEngine
 from router.extensions.training.evaluation.metrics import METRICS, score_answers
 from router.extensions.training.evaluation.scoring import Task, resample
-from router.extensions.training.evaluation.subject import EvaluationSubject, check_base, read_manifest
+from router.extensions.training.evaluation.subject import (
+    Answerer,
+    AnsweringEngine,
+    EvaluationSubject,
+    check_base,
+    read_manifest,
+)
 from router.extensions.training.files import write_file
 from router.extensions.training.recipe import Recipe, load_recipe
 from router.extensions.training.run import TrainingRequest, run
@@ -82,9 +86,9 @@ def learning_curve(
 def _checked(fractions: Sequence[float]) -> list[float]:
     wrong = [value for value in fractions if not 0 < value < 1]
     if wrong or not fractions or len(fractions) > MOST_POINTS:
-        said = ", ".join(map(str, fractions)) or "none"
+        got = ", ".join(map(str, fractions)) or "none"
         raise ConfigError(
-            f"fractions must be 1 to {MOST_POINTS} numbers above 0 and below 1, such as 0.1,0.3; got {said} "
+            f"fractions must be 1 to {MOST_POINTS} numbers above 0 and below 1, such as 0.1,0.3; got {got} "
             "(the whole data is the adapter itself: adapters evaluate measures it)"
         )
     return sorted(set(fractions))
@@ -206,7 +210,7 @@ def data_hashes(recipe: Recipe) -> dict[str, str]:
 def settings_of(recipe: Recipe) -> dict[str, Any]:
     """What decides weights and answers, apart from base and data: as JSON would give it back."""
     tables = {name: getattr(recipe, name).model_dump(mode="json") for name in ("lora", "train", "prompt")}
-    tables["generation"] = recipe.generation.said(mode="json")
+    tables["generation"] = recipe.generation.given(mode="json")
     tables["data"] = {"max_tokens": recipe.data.max_tokens, "fraction": recipe.data.fraction}
     tables["evaluation"] = {"metric": recipe.evaluation.metric}
     return tables
@@ -216,11 +220,11 @@ def settings_of(recipe: Recipe) -> dict[str, Any]:
 
 
 def data_need(
-    subject: EvaluationSubject, recipe: Recipe, full: Mapping[str, float], asked: int
+    subject: EvaluationSubject, recipe: Recipe, full: Mapping[str, float], row_count: int
 ) -> dict[str, Any]:
     """The learning curve from the adapter's folder, with the whole adapter as its last point.
 
-    `full` is the adapter's score on `asked` test rows, {"value", "low", "high"}.
+    `full` is the adapter's score on `row_count` test rows, {"value", "low", "high"}.
 
     Returns {"metric", "digits", "points": [{"fraction", "rows", "steps", "asked", "score"}], "date"}, or
     {"missing": COMMAND} if the curve was not measured yet. Raises ConfigError as `read_curve` does.
@@ -228,7 +232,12 @@ def data_need(
     curve = read_curve(subject, recipe)
     if curve is None:
         return {"missing": COMMAND}
-    whole = {"rows": curve["data"]["rows"], "steps": recipe.train.steps, "asked": asked, "score": dict(full)}
+    whole = {
+        "rows": curve["data"]["rows"],
+        "steps": recipe.train.steps,
+        "asked": row_count,
+        "score": dict(full),
+    }
     names = ("fraction", "rows", "steps", "asked", "score")
     points = [{name: point[name] for name in names} for point in curve["points"]]
     return {
@@ -242,7 +251,7 @@ def data_need(
 
 def _since(then: Mapping[str, Any], recipe: Recipe) -> dict[str, list[str]]:
     """Settings of answers that came after the curve was measured: {"since": [names]}, or nothing."""
-    new = [name for name in recipe.generation.said() if name not in then["generation"]]
+    new = [name for name in recipe.generation.given() if name not in then["generation"]]
     return {"since": [f"generation.{name}" for name in new]} if new else {}
 
 

@@ -17,13 +17,14 @@ from rouge_score.rouge_scorer import RougeScorer
 from sacrebleu.metrics import BLEU, CHRF
 
 from router.extensions.training.data import TrainingRow
-from router.extensions.training.evaluation.recipe_metrics import RECIPE_METRICS, recipe_metric
 from router.extensions.training.evaluation.scoring import (
+    RECIPE_METRICS,
     MeanScorer,
     MetricScores,
     RecipeMetric,
     Selection,
     Task,
+    recipe_metric,
 )
 
 FIRST_WORDS = 12  # of the text, as a summary that costs nothing

@@ -12,21 +12,23 @@ from pathlib import Path
 from typing import Any
 
 from router.errors import AdapterRejected, ConfigError
-from router.extensions.training.batch import Example, Rendering
-from router.extensions.training.data import TrainingRow
-from router.extensions.training.evaluation import markdown
-from router.extensions.training.evaluation.answering import Answerer, EngineAnswer, Tokens
+from router.extensions.training.data import Example, Rendering, TrainingRow
 from router.extensions.training.evaluation.exam import ReadyBase, ReadyBases, Say, draw_rows
 from router.extensions.training.evaluation.metrics import METRICS, check_rows, score_answers
 from router.extensions.training.evaluation.report import (
     SCHEMA,
+    bracketed,
     first_samples,
+    gain_lines,
     measured_by,
+    precision,
+    sample_table,
+    score_table,
     whose,
     write_report,
 )
-from router.extensions.training.evaluation.scoring import Resampled, Task, resample
-from router.extensions.training.evaluation.subject import ComparedArm
+from router.extensions.training.evaluation.scoring import Resampled, Task, resample, row_scores
+from router.extensions.training.evaluation.subject import Answerer, ComparedArm, EngineAnswer, Tokens
 from router.extensions.training.new.rows import Columns, read_pairs
 from router.extensions.training.recipe import TEXT_METRICS
 from router.names import looks_like_version
@@ -59,19 +61,20 @@ class OwnRows:
 class CandidateFolder:
     """An adapter folder that was looked into."""
 
-    asked: str
+    given: str  # on the command line
     folder: Path
     manifest: Manifest
 
 
 @dataclass(frozen=True, slots=True)
 class Answers:
-    """What one side answered, what it scores, and mean lengths in tokens."""
+    """What one side answered, what it scores, by row too (0 to 1), and mean lengths in tokens."""
 
     texts: Sequence[str]
     score: Resampled
     blind: Resampled
     lengths: Mapping[str, float]
+    rows: Sequence[float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,52 +86,52 @@ class OwnRowsArms:
 
 
 def evaluate_own_rows(
-    names: Sequence[str], asked: OwnRows, adapters: Path, device: str, say: Say, quantize: str = ""
+    names: Sequence[str], request: OwnRows, adapters: Path, device: str, say: Say, quantize: str = ""
 ) -> list[dict[str, Any]]:
     """Measure each adapter against the base on `asked`; writes report.json and REPORT.md into its folder.
 
     Raises ConfigError (metric, file, columns, too few rows, no such adapter), AdapterRejected (a folder that
     the registry would refuse). All that is checked before the base is loaded, once for all.
     """
-    rows = read_rows(asked, say)
+    rows = read_rows(request, say)
     found = [find_candidate(name, adapters) for name in dict.fromkeys(names)]
     with ReadyBases(device, quantize) as bases:
-        ready = bases.ready(asked.base)
-        return [_evaluate(candidate, ready, rows, asked, say) for candidate in found]
+        ready = bases.ready(request.base)
+        return [_evaluate(candidate, ready, rows, request, say) for candidate in found]
 
 
-def read_rows(asked: OwnRows, say: Say) -> list[TrainingRow]:
+def read_rows(request: OwnRows, say: Say) -> list[TrainingRow]:
     """The usable rows of the file. Raises ConfigError that says what is missing."""
-    if asked.metric not in TEXT_METRICS:
-        hint, known = nearest(asked.metric, TEXT_METRICS), ", ".join(TEXT_METRICS)
-        raise ConfigError(f"--metric {asked.metric!r} is not known here{hint}; known: {known}")
+    if request.metric not in TEXT_METRICS:
+        hint, known = nearest(request.metric, TEXT_METRICS), ", ".join(TEXT_METRICS)
+        raise ConfigError(f"--metric {request.metric!r} is not known here{hint}; known: {known}")
     pairs, _, _ = read_pairs(
-        asked.data, Columns(asked.prompt_column, asked.response_column), say, asked.header
+        request.data, Columns(request.prompt_column, request.response_column), say, request.header
     )
-    rows = [TrainingRow(pair.prompt, pair.response, asked.data.name) for pair in pairs]
-    _require_enough(rows, asked)
-    check_rows(asked.metric, rows)
+    rows = [TrainingRow(pair.prompt, pair.response, request.data.name) for pair in pairs]
+    _require_enough(rows, request)
+    check_rows(request.metric, rows)
     return rows
 
 
-def _require_enough(rows: Sequence[TrainingRow], asked: OwnRows) -> None:
-    count = min(len(rows), asked.rows or len(rows))
+def _require_enough(rows: Sequence[TrainingRow], request: OwnRows) -> None:
+    count = min(len(rows), request.rows or len(rows))
     if count < FEWEST:
         raise ConfigError(
-            f"{asked.data.name}: {count} usable rows are too few for a gain to be shown: {FEWEST} are needed "
-            "at least, and a small gain takes hundreds"
+            f"{request.data.name}: {count} usable rows are too few for a gain to be shown: {FEWEST} are "
+            "needed at least, and a small gain takes hundreds"
         )
 
 
-def find_candidate(asked: str, adapters: Path) -> CandidateFolder:
+def find_candidate(given: str, adapters: Path) -> CandidateFolder:
     """A folder, or the adapter of that name; PEFT's own folder without adapter.toml will do.
 
     Raises ConfigError (none there, or several versions), AdapterRejected with all that is wrong with it.
     """
-    top = next((place for place in (Path(asked), adapters / asked) if place.is_dir()), None)
+    top = next((place for place in (Path(given), adapters / given) if place.is_dir()), None)
     if top is None:
         known = sorted(entry.name for entry in adapters.iterdir()) if adapters.is_dir() else []
-        raise ConfigError(f"no adapter folder {asked!r}, here or in {adapters}{nearest(asked, known)}")
+        raise ConfigError(f"no adapter folder {given!r}, here or in {adapters}{nearest(given, known)}")
     versions = places(top.resolve())
     if len(versions) > 1:
         named = ", ".join(str(top / place.version) for place in versions)
@@ -137,7 +140,7 @@ def find_candidate(asked: str, adapters: Path) -> CandidateFolder:
     seen = inspect_folder(folder, FolderRules(None, max_rank=512))
     if not seen.ok:
         raise AdapterRejected(f"{folder} cannot be served: {seen.error}")
-    return CandidateFolder(asked, folder, _named(seen.manifest, folder))
+    return CandidateFolder(given, folder, _named(seen.manifest, folder))
 
 
 def _named(manifest: Manifest, folder: Path) -> Manifest:
@@ -148,11 +151,11 @@ def _named(manifest: Manifest, folder: Path) -> Manifest:
 
 
 def _evaluate(
-    candidate: CandidateFolder, ready: ReadyBase, rows: Sequence[TrainingRow], asked: OwnRows, say: Say
+    candidate: CandidateFolder, ready: ReadyBase, rows: Sequence[TrainingRow], request: OwnRows, say: Say
 ) -> dict[str, Any]:
     started, folder = time.monotonic(), candidate.folder
-    arms = _ask(candidate, ready, rows, asked, say)
-    report = {**_head(candidate, ready, len(rows), arms, asked), **_measured(arms)}
+    arms = _ask(candidate, ready, rows, request, say)
+    report = {**_head(candidate, ready, len(rows), arms, request), **_measured(arms)}
     write_report(folder, report, "\n".join(_page(report)) + "\n")
     say(f"{candidate.manifest.name}: {verdict(report)} ({time.monotonic() - started:.0f} s)")
     say(f"wrote {folder / 'report.json'} and REPORT.md")
@@ -160,18 +163,18 @@ def _evaluate(
 
 
 def _ask(
-    candidate: CandidateFolder, ready: ReadyBase, rows: Sequence[TrainingRow], asked: OwnRows, say: Say
+    candidate: CandidateFolder, ready: ReadyBase, rows: Sequence[TrainingRow], request: OwnRows, say: Say
 ) -> OwnRowsArms:
     """Base and adapter answer the same rows under the adapter's own prompt, greedily, with one limit."""
     manifest, engine = candidate.manifest, ready.engine
-    drawn = draw_rows(rows, asked.rows)
+    drawn = draw_rows(rows, request.rows)
     fitting, examples, limit = _fitting(drawn, Rendering.of(ready.plain.tokenizer, manifest.prompt), ready)
     if dropped := len(drawn) - len(fitting):
         say(f"left out: {dropped} longer than the base's context")
-        _require_enough(fitting, asked)
-    task = Task(asked.metric, fitting, _labels(fitting, asked.metric), limit)
-    said = manifest.generation
-    params = SamplingParams(max_tokens=limit, stop=said.stop or (), constraint=said.constraint)
+        _require_enough(fitting, request)
+    task = Task(request.metric, fitting, _labels(fitting, request.metric), limit)
+    generation = manifest.generation
+    params = SamplingParams(max_tokens=limit, stop=generation.stop or (), constraint=generation.constraint)
     prompts = [example.prompt for example in examples]
     digest = engine.load(candidate.folder)
     given = {
@@ -191,7 +194,8 @@ def _score(task: Task, given: Sequence[EngineAnswer], prompts: Sequence[Tokens])
         "prompt_tokens": round(sum(map(len, prompts)) / count, 1),
         "answer_tokens": round(sum(answer.usage.completion_tokens for answer in given) / count, 1),
     }
-    return Answers(texts, resample(judged.score, count), resample(judged.blind, count), lengths)
+    rows = row_scores(judged.score, count, METRICS[task.metric].whole)
+    return Answers(texts, resample(judged.score, count), resample(judged.blind, count), lengths, rows)
 
 
 def _fitting(
@@ -213,24 +217,26 @@ def _labels(rows: Sequence[TrainingRow], metric: str) -> list[str]:
 
 
 def _head(
-    candidate: CandidateFolder, ready: ReadyBase, found: int, arms: OwnRowsArms, asked: OwnRows
+    candidate: CandidateFolder, ready: ReadyBase, found: int, arms: OwnRowsArms, request: OwnRows
 ) -> dict[str, Any]:
     manifest, base, engine = candidate.manifest, ready.plain, ready.engine.info
-    options = f"--data {asked.data} --metric {asked.metric}" + (f" --rows {asked.rows}" if asked.rows else "")
+    options = f"--data {request.data} --metric {request.metric}" + (
+        f" --rows {request.rows}" if request.rows else ""
+    )
     options += f" --quantize {engine.weights}" if engine.weights else ""
     return {
         "schema": SCHEMA,
         **whose(manifest, weights_sha256(candidate.folder), base),
         "data": {
-            "file": asked.data.name,
-            "sha256": hashlib.sha256(asked.data.read_bytes()).hexdigest(),
+            "file": request.data.name,
+            "sha256": hashlib.sha256(request.data.read_bytes()).hexdigest(),
             "rows": found,
             "asked": len(arms.task.rows),
         },
-        "metric": METRICS[asked.metric].title,
-        "scale": METRICS[asked.metric].digits,
+        "metric": METRICS[request.metric].title,
+        "scale": METRICS[request.metric].digits,
         **measured_by(base.device, engine, candidate.manifest.generation.constraint),
-        "command": f"lora-router adapters evaluate {candidate.asked} {options}",
+        "command": f"lora-router adapters evaluate {candidate.given} {options}",
     }
 
 
@@ -246,6 +252,7 @@ def _measured(arms: OwnRowsArms) -> dict[str, Any]:
                 "score": side.score.rounded(),
                 "format_blind": side.blind.rounded(),
                 **side.lengths,
+                **({"rows": list(side.rows)} if arm is ComparedArm.ADAPTER else {}),
             }
             for arm, side in arms.by.items()
         },
@@ -260,16 +267,16 @@ def verdict(report: Mapping[str, Any]) -> str:
     digits, rows = report["scale"], report["data"]["asked"]
     base, ours = (report["arms"][arm.value]["score"]["value"] for arm in ARMS)
     gain = report["gains"]["adapter - base"]["score"]
-    told = (
+    text = (
         f"{report['metric']} {ours:.{digits}f} against {base:.{digits}f} for the base, gain "
-        f"{markdown.bracketed(gain, digits, '+')}, n={rows}"
+        f"{bracketed(gain, digits, '+')}, n={rows}"
     )
     if gain["low"] > 0:
-        return f"{told}: shown"
+        return f"{text}: shown"
     if gain["value"] <= 0:
-        return f"{told}: there is none"
+        return f"{text}: there is none"
     needed = math.ceil(rows * ((gain["value"] - gain["low"]) / gain["value"]) ** 2) + 1
-    return f"{told}: not shown, the interval holds zero; a gain of this size takes about {needed} rows"
+    return f"{text}: not shown, the interval holds zero; a gain of this size takes about {needed} rows"
 
 
 def _page(report: Mapping[str, Any]) -> Iterator[str]:
@@ -280,13 +287,13 @@ def _page(report: Mapping[str, Any]) -> Iterator[str]:
     yield f"- Weights: sha256 `{adapter['weights_sha256'][:12]}…`"
     yield f"- Data: {data['asked']} of {data['rows']} usable rows of `{data['file']}`"
     yield "- Not known here: whether it was trained on these rows, and what it does to anything else"
-    yield f"- Answers: greedy, by the engine that serves ({markdown.precision(report['engine'])})"
+    yield f"- Answers: greedy, by the engine that serves ({precision(report['engine'])})"
     yield f"- Machine: {machine['device']}, {machine['cores']} cores; {machine['date']}"
     yield f"- Command: `{report['command']}`"
     yield "\nIn brackets: 95 % bootstrap intervals, paired for differences. Format-blind: what stands around"
     yield "the answer does not count.\n"
-    yield from markdown.score_table(report)
+    yield from score_table(report)
     yield ""
-    yield from markdown.gain_lines(report)
+    yield from gain_lines(report)
     yield f"\n## Answers\n\nThe first {len(report['samples'])} rows, not picked.\n"
-    yield from markdown.sample_table(report)
+    yield from sample_table(report)

@@ -1,9 +1,12 @@
-"""The report card as plain values, written as report.json and REPORT.md into the adapter's folder."""
+"""The report card: its values (report.json), the page that shows them (REPORT.md), and pictures as PNG.
+
+Everything on the page comes from the report's values.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +16,407 @@ from router.engine.base import BaseInfo
 from router.extensions.training.base import LoadedBase, describe_machine
 from router.extensions.training.data import TrainingRow
 from router.extensions.training.evaluation.exam import MeasuredArm
+from router.extensions.training.evaluation.generalization import overfitting_gap
 from router.extensions.training.evaluation.subject import ComparedArm
-from router.extensions.training.files import write_file
+from router.extensions.training.files import explained, write_file
 from router.registry.format.manifest import Manifest
 from router.types import Constraint
+
+LONGEST_CELL = 160  # characters
+ARMS = {
+    "base": "base, zero-shot",
+    "base_with_examples": "base + worked examples",
+    "adapter": "adapter, zero-shot",
+}
+COLUMNS = {"score": "{metric}", "format_blind": "format-blind", "likeliest_label": "likeliest label"}
+NUMBERS = ("loss_per_gold_token", "prompt_tokens", "answer_tokens")
+GAINS = {
+    "score": "{metric}",
+    "format_blind": "format-blind",
+    "likeliest_label": "likeliest label",
+    "loss_per_gold_token": "loss per gold token",
+}
+
+
+def report_page(report: Mapping[str, Any]) -> str:
+    """`REPORT.md`: everything in it comes from `report`; a section that the report has not is left out."""
+    adapter = report["adapter"]
+    lines = [f"# {adapter['name']} {adapter['version']}: report card", "", *_summary(report), ""]
+    lines += _facts(report)
+    for title, body in _sections(report):
+        lines += ["", f"## {title}", "", *body]
+    return "\n".join(lines) + "\n"
+
+
+def in_one_sentence(report: Mapping[str, Any]) -> str:
+    """One sentence: the score against the base and the base with examples."""
+    arms, digits = report["arms"], max(1, report["scale"] - 1)
+    base, shots = (f"{arms[arm]['score']['value']:.{digits}f}" for arm in ("base", "base_with_examples"))
+    ours = bracketed(arms["adapter"]["score"], digits)
+    examples, row_count = report["data"]["shots"], report["data"]["asked"]
+    return (
+        f"{ours} {report['metric']} against {base} for the base and {shots} for the base with {examples} "
+        f"examples, n={row_count}"
+    )
+
+
+def _summary(report: Mapping[str, Any]) -> Iterator[str]:
+    yield f"**{in_one_sentence(report)}.**"
+    unclear = [pair for pair, gain in report["gains"].items() if gain["score"]["low"] <= 0]
+    for pair in unclear:
+        yield f"The gain {pair.replace('_', ' ')} is not shown: its interval does not exclude zero."
+    worse = [found["what"] for found in report.get("regressions", ()) if found["worse"]]
+    if worse:
+        yield f"It makes worse, beyond the margin: {', '.join(worse)}."
+    elif "regressions" in report:
+        yield "No regression beyond the margin on general text."
+
+
+def precision(engine: Mapping[str, Any]) -> str:
+    """What the engine of a report answered in; older reports know of no 8 bits."""
+    return f"{engine['dtype']}, weights {engine['weights']}" if engine.get("weights") else engine["dtype"]
+
+
+def _facts(report: Mapping[str, Any]) -> Iterator[str]:
+    adapter, data, machine = report["adapter"], report["data"], report["machine"]
+    yield f"- Base: {report['base']['model']}, digest `{report['base']['digest'][:12]}…`"
+    yield f"- Weights: sha256 `{adapter['weights_sha256'][:12]}…`"
+    picked = "all of them" if data["asked"] == data["rows"] else "drawn by a fixed seed"
+    rows = f"{data['asked']} of {data['rows']} rows of `{data['file']}` ({picked})"
+    yield f"- Test data, none of it trained on: {rows}"
+    yield f"- Worked examples: {data['shots']}, the first of the training split with distinct answers"
+    if "engine" in report:
+        engine = report["engine"]
+        held = (
+            f"; all arms held to the {engine['constraint']} of adapter.toml" if "constraint" in engine else ""
+        )
+        yield f"- Answers: greedy, by the engine that serves ({precision(engine)}, {engine['kernels']}){held}"
+    cores = f"{machine['cores']} cores, {machine['threads']} threads"
+    yield f"- Machine: {machine['device']}, {cores}; {machine['date']}"
+    yield f"- Versions: {', '.join(f'{name} {number}' for name, number in machine['versions'].items())}"
+    yield f"- Command: `{report['command']}`"
+
+
+def _sections(report: Mapping[str, Any]) -> Iterator[tuple[str, Iterable[str]]]:
+    yield "Accuracy", _accuracy(report)
+    if "efficiency" in report:
+        yield "Efficiency", efficiency_lines(report["efficiency"])
+    yield "Overfitting", overfitting_lines(report["splits"], report.get("curves", True))
+    for name, lines in (
+        ("generalization", generalization_lines),
+        ("data_need", data_need_lines),
+        ("bias", bias_lines),
+    ):
+        if name in report:
+            picture = f"{name}.png" if f"{name}.png" in report.get("pictures", ()) else ""
+            shown = ["", f"![{name.replace('_', ' ')}]({picture})"] if picture else []
+            yield name.replace("_", " ").capitalize(), [*lines(report[name]), *shown]
+    yield (
+        "Answers",
+        [f"The first {len(report['samples'])} rows asked, not picked.", "", *sample_table(report)],
+    )
+
+
+def _accuracy(report: Mapping[str, Any]) -> Iterator[str]:
+    yield f"In brackets: 95 % bootstrap intervals, paired for differences. {report['reading']}"
+    ranked, row_count = report["data"].get("ranked", 0), report["data"]["asked"]
+    if 0 < ranked < row_count:
+        labels = f"all {report['data']['labels']} labels"
+        yield f"Labels were ranked on {ranked} rows, drawn by a fixed seed: for each, {labels} are judged."
+    yield ""
+    yield from score_table(report)
+    yield from part_table(report)
+    yield ""
+    yield from gain_lines(report)
+
+
+# -- scores and answers
+
+
+def score_table(report: Mapping[str, Any]) -> Iterator[str]:
+    """One row for each arm and reference."""
+    shown = [name for name in COLUMNS if name in report["arms"]["adapter"]]
+    numbers = [name for name in NUMBERS if name in report["arms"]["adapter"]]
+    titles = [COLUMNS[name].format(metric=report["metric"]) for name in shown]
+    yield f"| | {' | '.join([*titles, *(name.replace('_', ' ') for name in numbers)])} |"
+    yield "|---|" + "---|" * (len(shown) + len(numbers))
+    for arm, values in report["arms"].items():
+        cells = [bracketed(values[name], report["scale"]) for name in shown]
+        yield f"| {ARMS[arm]} | {' | '.join([*cells, *(str(values[name]) for name in numbers)])} |"
+    for name, value in report.get("references", {}).items():
+        yield f"| *{name}* | {value:.{report['scale']}f} |" + " |" * (len(shown) + len(numbers) - 1)
+
+
+def gain_lines(report: Mapping[str, Any]) -> Iterator[str]:
+    """The differences between the arms."""
+    yield "Differences, paired row by row:"
+    yield ""
+    for pair, values in report["gains"].items():
+        parts = (
+            f"{GAINS[name].format(metric=report['metric'])} {bracketed(value, _digits(report, name), '+')}"
+            for name, value in values.items()
+        )
+        yield f"- {pair.replace('_', ' ')}: {'; '.join(parts)}"
+
+
+def part_table(report: Mapping[str, Any]) -> Iterator[str]:
+    """Further figures of each arm, if there are any."""
+    names = list(report["arms"]["adapter"].get("parts", {}))
+    if not names:
+        return
+    yield ""
+    yield f"| | {' | '.join(names)} |"
+    yield "|---|" + "---|" * len(names)
+    for arm, values in report["arms"].items():
+        cells = (bracketed(values["parts"][name], report["scale"]) for name in names)
+        yield f"| {ARMS[arm]} | {' | '.join(cells)} |"
+
+
+def sample_table(report: Mapping[str, Any]) -> Iterator[str]:
+    """Questions with their answers."""
+    names = [name for name in ("prompt", "gold", *ARMS) if report["samples"] and name in report["samples"][0]]
+    yield f"| {' | '.join(['question', 'gold', *(name.replace('_', ' ') for name in names[2:])])} |"
+    yield "|" + "---|" * len(names)
+    for sample in report["samples"]:
+        yield "| " + " | ".join(cell(sample[name]) for name in names) + " |"
+
+
+# -- the other sections
+
+
+def efficiency_lines(section: Mapping[str, Any]) -> list[str]:
+    """The section as lines of a page."""
+    adapter, shots = (section["arms"][name] for name in ("adapter", "base_with_examples"))
+    return [
+        f"{section['rows']} requests one after another, nothing else in the engine, the arms in turn. The",
+        "worked examples are the same in every request, so that the engine computes them once and then takes",
+        "them from its prefix cache. Time to a right answer: seconds per answer divided by the score on all",
+        "rows (for graded metrics: by the share of the full score).",
+        "",
+        _efficiency_verdict(adapter, shots),
+        "",
+        "| | prompt tokens | of them cached | answer tokens | seconds an answer | seconds a right answer |",
+        "|---|---|---|---|---|---|",
+        f"| base + worked examples | {_cost_cells(shots)} |",
+        f"| adapter, zero-shot | {_cost_cells(adapter)} |",
+    ]
+
+
+def _efficiency_verdict(adapter: Mapping[str, Any], shots: Mapping[str, Any]) -> str:
+    ours, theirs = adapter["seconds_per_point"], shots["seconds_per_point"]
+    if ours is None:
+        return "The adapter gave no right answer, so that there is no time to one."
+    if theirs is None:
+        return f"A right answer takes the adapter {ours:.2f} s; the base with examples gave none."
+    cost = f"{theirs / ours:.1f} times less" if ours < theirs else f"{ours / theirs:.1f} times more"
+    return (
+        f"A right answer takes the adapter {ours:.2f} s, {cost} than the base with examples ({theirs:.2f} s)."
+    )
+
+
+def _cost_cells(arm: Mapping[str, Any]) -> str:
+    point = "none right" if arm["seconds_per_point"] is None else f"{arm['seconds_per_point']:.3f}"
+    numbers = (arm["prompt_tokens"], arm["cached_tokens"], arm["answer_tokens"], f"{arm['seconds']:.3f}")
+    return " | ".join(map(str, (*numbers, point)))
+
+
+def overfitting_lines(splits: Mapping[str, Any], curves: bool) -> Iterator[str]:
+    """The section as lines of a page; `curves`: the folder has their picture."""
+    if "low" in splits["test"]:
+        yield overfitting_verdict(splits)
+    yield "The adapter on each split, teacher-forced: nats per gold-answer token, and how often greedy"
+    yield "decoding gives the gold answer."
+    yield ""
+    yield "| split | rows | loss | greedy exact |"
+    yield "|---|---|---|---|"
+    for name, split in splits.items():
+        loss = bracketed({**split, "value": split["loss"]}, 3) if "low" in split else f"{split['loss']:.3f}"
+        yield f"| {name} | {split.get('rows', '')} | {loss} | {split['exact']:.3f} |"
+    if curves:
+        yield ""
+        yield "![training curves](curves.png)"
+
+
+def overfitting_verdict(splits: Mapping[str, Mapping[str, float]]) -> str:
+    """One sentence: does it overfit? `splits` is what `measure_overfitting` returns."""
+    found = overfitting_gap(splits)
+    numbers = f"{found['value']:+.3f} nats per gold token [{found['low']:+.3f}, {found['high']:+.3f}]"
+    exact = f"greedy exact {splits['train']['exact']:.3f} on train, {splits['test']['exact']:.3f} on test"
+    if found["low"] > 0:
+        return f"It overfits: the loss on test rows is above that on training rows by {numbers} ({exact})."
+    if found["high"] < 0:
+        return f"It does not overfit: test rows are easier for it than training rows, {numbers} ({exact})."
+    return f"No overfitting that so few rows can show: test - train is {numbers}, zero included ({exact})."
+
+
+def generalization_lines(section: Mapping[str, Any]) -> list[str]:
+    """The section as lines of a page."""
+    if not section["sets"]:
+        return ["Generalization: not measured, there are no other recipes and no general text."]
+    lines = [
+        "What the adapter does to other tasks and to general text, in nats per gold token under the base's",
+        f"own prompt (less is better; worse: more than {section['margin']:g} above the base, and the",
+        "interval excludes zero):",
+        "",
+        "| text | rows | base | adapter | adapter - base | |",
+        "|---|---|---|---|---|---|",
+    ]
+    for found in section["sets"]:
+        gap = found["difference"]
+        shown = bracketed(gap, 3, "+")
+        cells = (found["what"], str(found["rows"]), f"{found['base']:.3f}", f"{found['adapter']:.3f}", shown)
+        lines.append(f"| {' | '.join(cells)} | {'**worse**' if found['worse'] else ''} |")
+    return lines
+
+
+def data_need_lines(section: Mapping[str, Any]) -> list[str]:
+    """The section as lines of a page."""
+    if "missing" in section:
+        return [f"Data need: not measured; `{section['missing']}` does."]
+    digits = section["digits"]
+    lines = [
+        f"Data need: {section['metric']} on test rows after training on a part of the training rows, with",
+        "the steps cut in proportion and all else equal:",
+        "",
+        "| part | training rows | steps | test rows | score |",
+        "|---|---|---|---|---|",
+    ]
+    for point in section["points"]:
+        cells = (f"{point['fraction']:.0%}", point["rows"], point["steps"], point["asked"])
+        lines.append(f"| {' | '.join(map(str, cells))} | {bracketed(point['score'], digits)} |")
+    if since := section.get("since"):
+        lines += ["", f"All but the last were measured before {', '.join(since)} was set."]
+    return lines
+
+
+def bias_lines(section: Mapping[str, Any]) -> list[str]:
+    """The section as lines of a page."""
+    if "missing" in section:
+        return [
+            f"Bias: not measured, there are no counterfactual prompts: {section['missing']} is not there."
+        ]
+    lines = [
+        f"{section['prompts']} counterfactual prompts in {section['groups']} groups on {section['texts']}",
+        f"texts (`{section['file']}`): the share of answers that change when only the words for a person do,",
+        "after the swapped words are mapped back. The control swaps words that say nothing about a person.",
+        "",
+        "| swapped | variants | base | adapter | adapter - base | adapter - its control |",
+        "|---|---|---|---|---|---|",
+    ]
+    for row in section["rows"]:
+        estimates = (row[name] for name in ("base", "adapter", "difference", "over_control"))
+        shown = [bracketed(found, 3) if found else "" for found in estimates]
+        lines.append(f"| {row['what']} | {row['variants']} | {' | '.join(shown)} |")
+    if section["examples"]:
+        lines += ["", "| changed by | reference | variant | answer | answer to the variant |"]
+        lines.append("|---|---|---|---|---|")
+    for found in section["examples"]:
+        names = ("attribute", "reference", "variant", "answer", "variant_answer")
+        lines.append("| " + " | ".join(cell(found[name]) for name in names) + " |")
+    return lines
+
+
+# -- cells
+
+
+def bracketed(value: Mapping[str, float], digits: int, sign: str = "") -> str:
+    """`0.776 [0.726, 0.826]`."""
+    middle, low, high = (f"{value[name]:{sign}.{digits}f}" for name in ("value", "low", "high"))
+    return f"{middle} [{low}, {high}]"
+
+
+def cell(text: str) -> str:
+    """Text on one line, cut if it is long."""
+    flat = " ".join(text.split()).replace("|", "\\|")
+    return flat if len(flat) <= LONGEST_CELL else flat[:LONGEST_CELL] + "…"
+
+
+def _digits(report: Mapping[str, Any], name: str) -> int:
+    return 3 if name == "loss_per_gold_token" else int(report["scale"])
+
+
+def draw_pictures(sections: Mapping[str, Any], folder: Path) -> list[str]:
+    """One for each section that has something to show, into `folder`; their names."""
+    drawn = {
+        "generalization": (draw_generalization, "sets"),
+        "bias": (draw_bias, "rows"),
+        "data_need": (draw_data_need, "points"),
+    }
+    made = []
+    for name, (draw, needed) in drawn.items():
+        if sections[name].get(needed):
+            with explained(folder / f"{name}.png"):
+                draw(sections[name], folder / f"{name}.png")
+            made.append(f"{name}.png")
+    return made
+
+
+def draw_data_need(section: Mapping[str, Any], path: Path) -> None:
+    """The score over the number of training rows, with intervals; `section` is data_need's."""
+    points = section["points"]
+    rows = [point["rows"] for point in points]
+    figure, axes = _figure(xlabel="training rows", ylabel=section["metric"])
+    scores = [point["score"] for point in points]
+    axes.errorbar(rows, [score["value"] for score in scores], yerr=_bars(scores), fmt="o-", capsize=3)
+    axes.set_xscale("log")
+    axes.set_xticks(
+        rows, [f"{row}\n{point['fraction']:.0%}" for row, point in zip(rows, points, strict=True)]
+    )
+    axes.minorticks_off()
+    figure.savefig(path)
+
+
+def draw_generalization(section: Mapping[str, Any], path: Path) -> None:
+    """Adapter - base on every set, with intervals and the margin; `section` is generalization's.
+
+    Raises ValueError if the section has no set.
+    """
+    sets = section["sets"]
+    if not sets:
+        raise ValueError("nothing was compared")
+    figure, axes = _figure(xlabel="adapter - base, nats per gold token", ylabel="")
+    gaps = [found["difference"] for found in sets]
+    places = range(len(sets))
+    axes.errorbar([gap["value"] for gap in gaps], places, xerr=_bars(gaps), fmt="o", capsize=3)
+    axes.axvline(0, color="0.6", lw=0.8)
+    axes.axvline(section["margin"], color="tab:red", lw=0.8, ls=":", label="margin")
+    axes.set_yticks(places, [found["what"] for found in sets])
+    axes.invert_yaxis()
+    axes.legend(fontsize="small")
+    figure.savefig(path)
+
+
+def draw_bias(section: Mapping[str, Any], path: Path) -> None:
+    """The share of changed answers for each attribute, base and adapter; `section` is bias's."""
+    rows = section["rows"]
+    figure, axes = _figure(xlabel="swapped", ylabel="share of answers that change")
+    for shift, arm in ((-0.1, "base"), (0.1, "adapter")):
+        shares = [row[arm] for row in rows]
+        places = [place + shift for place in range(len(rows))]
+        heights = [share["value"] for share in shares]
+        axes.errorbar(places, heights, yerr=_bars(shares), fmt="o", capsize=3, label=arm)
+    axes.set_xticks(range(len(rows)), [row["what"] for row in rows])
+    axes.set_ylim(-0.02, 1.02)
+    axes.legend(fontsize="small")
+    figure.savefig(path)
+
+
+def _figure(**labels: str) -> tuple[Any, Any]:
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
+    mpl.use("agg")
+    figure = Figure(figsize=(6, 3.2), dpi=100, layout="constrained")
+    return figure, figure.add_subplot(**labels)
+
+
+def _bars(estimates: list[Mapping[str, float]]) -> list[list[float]]:
+    """Lengths of the bars below and above each value, as matplotlib wants them."""
+    return [
+        [max(0.0, found["value"] - found["low"]) for found in estimates],
+        [max(0.0, found["high"] - found["value"]) for found in estimates],
+    ]
+
 
 SCHEMA = 2
 SAMPLES = 12  # answers shown
@@ -36,7 +436,7 @@ def report_card(
     return {
         "schema": SCHEMA,
         **facts,
-        "arms": {arm.value: _arm(measured) for arm, measured in arms.items()},
+        "arms": {arm.value: _arm(measured, arm) for arm, measured in arms.items()},
         "gains": {
             f"adapter - {arm.value}": _gain(adapter, other)
             for arm, other in arms.items()
@@ -91,7 +491,7 @@ def write_report(folder: Path, report: Mapping[str, Any], page: str) -> None:
     write_file(folder / "REPORT.md", page.encode())
 
 
-def _arm(measured: MeasuredArm) -> dict[str, Any]:
+def _arm(measured: MeasuredArm, arm: ComparedArm) -> dict[str, Any]:
     return {
         "score": measured.score.rounded(),
         "format_blind": measured.blind.rounded(),
@@ -100,6 +500,7 @@ def _arm(measured: MeasuredArm) -> dict[str, Any]:
         "loss_per_gold_token": round(measured.loss.value, 6),
         "prompt_tokens": round(measured.prompt_tokens, 1),
         "answer_tokens": round(measured.answer_tokens, 1),
+        **({"rows": list(measured.rows)} if arm is ComparedArm.ADAPTER else {}),
     }
 
 

@@ -15,8 +15,8 @@ import numpy as np
 
 from router.engine.base import BaseInfo
 from router.extensions.training.evaluation.bias import AskTexts, load_cases, measure_bias
-from router.extensions.training.evaluation.efficiency import measure_efficiency
 from router.extensions.training.evaluation.exam import (
+    EvaluationPlan,
     Exam,
     MeasuredArm,
     ReadyBase,
@@ -24,6 +24,7 @@ from router.extensions.training.evaluation.exam import (
     Say,
     examined,
     measure_arm,
+    measure_efficiency,
     ranked_rows,
 )
 from router.extensions.training.evaluation.generalization import (
@@ -35,14 +36,13 @@ from router.extensions.training.evaluation.generalization import (
     regressions,
 )
 from router.extensions.training.evaluation.learning_curve import data_need, read_curve
-from router.extensions.training.evaluation.markdown import report_page
 from router.extensions.training.evaluation.metrics import METRICS, score_answers
-from router.extensions.training.evaluation.pictures import draw_pictures
-from router.extensions.training.evaluation.plan import EvaluationPlan
 from router.extensions.training.evaluation.report import (
+    draw_pictures,
     first_samples,
     measured_by,
     report_card,
+    report_page,
     whose,
     write_report,
 )
@@ -113,7 +113,7 @@ def _measure_arms(exam: Exam) -> dict[ComparedArm, MeasuredArm]:
         started = time.monotonic()
         arms[arm] = measure_arm(exam, arm)
         score = f"{arms[arm].score.value:.{metric.digits}f}"
-        exam.tell(f"{arm.value.replace('_', ' ')}: {metric.title} {score}", started)
+        exam.report(f"{arm.value.replace('_', ' ')}: {metric.title} {score}", started)
     return arms
 
 
@@ -132,7 +132,7 @@ def _measure_sections(exam: Exam, arms: Mapping[ComparedArm, MeasuredArm], recip
     for name, part in parts.items():
         started = time.monotonic()
         sections[name] = part()
-        exam.tell(name.replace("_", " "), started)
+        exam.report(name.replace("_", " "), started)
     sections["regressions"] = regressions(sections["generalization"])
     return sections
 

@@ -1,18 +1,25 @@
-"""Scores with their intervals: what a metric is asked, what it gives, and the paired bootstrap over rows.
+"""Scores with their intervals: input and output of a metric, and the paired bootstrap over rows.
 
-A `ArmScorer` is made once from all answers and asked for the score of any selection of rows, so that the
-bootstrap can resample it (Efron and Tibshirani 1993; for text, Koehn 2004, aclanthology.org/W04-3250).
+A scorer is made once from all answers and gives the score of any selection of rows, so that the bootstrap
+can resample it (Efron and Tibshirani 1993; for text, Koehn 2004, aclanthology.org/W04-3250). Metrics that
+stand beside the recipes that use them are `METRIC` in recipes/NAME/metric.py.
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib import import_module
+from importlib.machinery import ModuleSpec, SourceFileLoader
+from importlib.util import module_from_spec
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from router.carried import carried
+from router.errors import ConfigError
 from router.extensions.training.data import TrainingRow
 
 Selection = NDArray[np.intp]
@@ -115,3 +122,28 @@ def resample(scorer: ArmScorer, rows: int, samples: int = 2000) -> Resampled:
     generator = np.random.default_rng(0)
     draws = np.array([scorer.score(generator.integers(0, rows, rows)) for _ in range(samples)])
     return Resampled(scorer.score(np.arange(rows)), draws)
+
+
+def row_scores(scorer: ArmScorer, rows: int, whole: float) -> list[float]:
+    """The score of each row alone, as a share of the best possible one; the gate pairs versions by it."""
+    each = (scorer.score(np.array([place])) / whole for place in range(rows))
+    return [round(min(1.0, max(0.0, score)), 4) for score in each]
+
+
+RECIPE_METRICS = ("execution",)
+
+
+def recipe_metric(name: str) -> RecipeMetric:
+    """The metric of a folder of recipes. Raises ConfigError where the folder is not there."""
+    folders = carried(f"recipes/{name}")
+    if not folders:
+        raise ConfigError(f"the metric {name} needs the folder recipes/{name}, which is not there")
+    module = f"lora_router_recipe_{name}"
+    if module not in sys.modules:
+        loader = SourceFileLoader(module, str(folders[0] / "__init__.py"))
+        spec = ModuleSpec(module, loader, is_package=True)
+        spec.submodule_search_locations = [str(folders[0])]
+        package = sys.modules[module] = module_from_spec(spec)
+        loader.exec_module(package)
+    metric: RecipeMetric = import_module(f"{module}.metric").METRIC
+    return metric

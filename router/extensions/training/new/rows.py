@@ -1,6 +1,7 @@
 """Somebody's file as rows to learn from: read, columns chosen, cleaned, and split by a hash.
 
-CSV, TSV, JSON lines and JSON are read; all errors name the file and the line.
+CSV, TSV, JSON lines and JSON are read; all errors name the file and the line. Rows that are chats become
+columns: `messages` of OpenAI's files, and `conversations` of ShareGPT.
 """
 
 from __future__ import annotations
@@ -18,7 +19,74 @@ from typing import Any
 
 from router.errors import ConfigError
 from router.extensions.training.data import prompt_key
-from router.extensions.training.new.chats import LATER, LISTS, PROMPT, RESPONSE, SYSTEM, unfolded
+
+LISTS = ("messages", "conversations")
+ROLES = {
+    "system": "system",
+    "developer": "system",
+    "user": "user",
+    "human": "user",
+    "prompter": "user",
+    "assistant": "assistant",
+    "gpt": "assistant",
+    "chatgpt": "assistant",
+    "bot": "assistant",
+    "model": "assistant",
+}
+PROMPT, RESPONSE, SYSTEM, LATER = "prompt", "response", "system", "later turns"
+
+
+def unfolded(row: Mapping[str, Any], place: str) -> dict[str, Any]:
+    """The row with its chat as the columns PROMPT, RESPONSE, SYSTEM and LATER; any other row as it is.
+
+    PROMPT and RESPONSE are the first request and its answer, which need no turn before them; LATER is how
+    many requests follow. Raises ConfigError, naming `place`, for a turn that is not understood.
+    """
+    name = next((one for one in LISTS if _is_chat(row.get(one))), "")
+    if not name:
+        return dict(row)
+    turns = [_turn(turn, f"{place}: {name}[{number}]") for number, turn in enumerate(row[name])]
+    system = "\n\n".join(text for role, text in turns if role == "system")
+    talk = [turn for turn in turns if turn[0] != "system"]
+    while talk and talk[0][0] != "user":  # a greeting that answers nothing
+        del talk[0]
+    answer_at = 0
+    while answer_at < len(talk) and talk[answer_at][0] == "user":
+        answer_at += 1
+    answer = talk[answer_at][1] if answer_at < len(talk) and talk[answer_at][0] == "assistant" else ""
+    later = sum(role == "user" for role, _ in talk[answer_at:])
+    own = {key: value for key, value in row.items() if key != name}
+    prompt = "\n\n".join(text for _, text in talk[:answer_at])
+    own_system = own.get(SYSTEM)
+    if not system and isinstance(own_system, str):  # beside the chat, as some ShareGPT files have it
+        system = own_system
+    return own | {PROMPT: prompt, RESPONSE: answer, SYSTEM: system, LATER: str(later or "")}
+
+
+def _is_chat(value: Any) -> bool:
+    return (
+        isinstance(value, Sequence)
+        and not isinstance(value, str)
+        and bool(value)
+        and all(isinstance(turn, Mapping) and ("role" in turn or "from" in turn) for turn in value)
+    )
+
+
+def _turn(turn: Mapping[str, Any], place: str) -> tuple[str, str]:
+    """Role and text. An unknown role, such as a tool's, answers nothing."""
+    speaker = turn.get("role", turn.get("from"))
+    role = ROLES.get(speaker.lower(), "other") if isinstance(speaker, str) else "other"
+    value = turn.get("content", turn.get("value"))
+    if isinstance(value, list):
+        parts = [part.get("text") if isinstance(part, Mapping) else part for part in value]
+        texts = [part for part in parts if isinstance(part, str)]
+        if len(texts) < len(parts):
+            raise ConfigError(f"{place} holds other parts than text, such as an image: leave such rows out")
+        value = "\n".join(texts)
+    if value is not None and not isinstance(value, str):
+        raise ConfigError(f"{place}: its content is no text")
+    return role, value or ""
+
 
 DELIMITERS = (",", ";", "\t", "|")
 SNIFFED = 50  # lines that must agree on a delimiter
@@ -48,7 +116,7 @@ SPLIT_ROWS = 300  # at most, in each of them: more cost time and say little more
 
 
 def read_pairs(
-    path: Path, said: Columns, say: Callable[[str], None], header: bool | None = None
+    path: Path, wanted: Columns, say: Callable[[str], None], header: bool | None = None
 ) -> tuple[Sequence[PromptPair], Columns, int]:
     """The usable rows of a file, the columns they come from, and how many rows were found; says all that.
 
@@ -56,7 +124,7 @@ def read_pairs(
     the file and the line, or the columns there are.
     """
     table = read_table(path, header)
-    columns = choose_columns(table.columns, said.prompt, said.response, said.group)
+    columns = choose_columns(table.columns, wanted.prompt, wanted.response, wanted.group)
     records: Sequence[TableRow] = table.records
     if LATER in table.columns and (columns.prompt, columns.response) == (PROMPT, RESPONSE):
         columns, records = _read_chats(columns, records, say)
@@ -300,7 +368,7 @@ class Columns:
 
 
 def choose_columns(names: Sequence[str], prompt: str = "", response: str = "", group: str = "") -> Columns:
-    """What is said wins; else a usual pair of names, else the two columns there are.
+    """Given names win; else a usual pair of names, else the two columns there are.
 
     Raises ConfigError with all columns when they cannot be guessed or do not exist.
     """

@@ -1,92 +1,335 @@
-"""From a file of one's own to a recipe with its data, step by step, and how long training will take here."""
+"""From a file of one's own to the folder of a new recipe, and how long training will take here.
+
+The folder has recipe.toml with its reasons, as the data decides it, and the splits.
+"""
 
 from __future__ import annotations
 
+import json
 import math
 import tomllib
+from collections import Counter
 from collections.abc import Callable, Sequence
-from itertools import pairwise
+from dataclasses import dataclass
+from itertools import chain, pairwise, zip_longest
 from pathlib import Path
-from statistics import mean
+from statistics import mean, median
 
-from router.errors import ConfigError
+from router.errors import ConfigError, FailedPrecondition
 from router.extensions.training.base import LoadedBase, load_base
-from router.extensions.training.batch import Example, Rendering, rows_of_step
-from router.extensions.training.data import TrainingRow
+from router.extensions.training.data import Example, Rendering, TrainingRow, rows_of_step
+from router.extensions.training.export import toml_string
+from router.extensions.training.files import write_file
 from router.extensions.training.new.rows import (
     Columns,
     PromptPair,
+    Split,
+    is_choice,
     read_pairs,
     require_enough,
     split_rows,
 )
-from router.extensions.training.new.writing import (
-    LONGEST_ROW,
-    RecipeRequest,
-    counts,
-    default_system,
-    judged_by,
-    labels_of,
-    make_plan,
-    recipe_toml,
-    refuse_to_overwrite,
-    write_folder,
-)
-from router.extensions.training.recipe import TEXT_METRICS, PromptTable, Recipe
+from router.extensions.training.recipe import TEXT_METRICS, PromptTable, Recipe, RecipeBase
 from router.extensions.training.run import add_lora
 from router.extensions.training.trainer import Trainer
 from router.names import NAME_RULE, VERSION_RULE, is_name, is_version
+
+LONGEST_ROW = 1024  # tokens of prompt and answer; longer rows make a laptop's training a matter of days
+SHORT_ANSWER = 12  # words
+SHOWN_LABELS = 300  # characters of a list of labels that the system text can hold
+EXAMPLES = 128  # routing examples
+EXAMPLE_CHARACTERS = 400
+GENERIC = {"prompt", "response", "completion", "question", "answer", "instruction", "input", "output", "text"}
+RECIPE = "recipe.toml"
+TEMPLATE = """\
+# How the adapter {name} is trained. Written by `lora-router adapters new` and yours to change;
+# every key is explained in docs/training.md. Paths are relative to this file.
+
+[adapter]
+name = {name_}
+version = {version}
+description = {description}
+domain = {domain}
+task = {task}
+
+[base]
+model = {model}
+
+[data]
+# {source}: {rows}. {split_by}.
+train = "data/train.jsonl"
+valid = "data/valid.jsonl"
+test = "data/test.jsonl"
+max_tokens = {max_tokens}  # the longest row, prompt and answer; longer ones would be left out
+
+[prompt]
+# Stands before every request, in training as in serving.
+system = {system}
+template = "{{prompt}}"
+
+[lora]
+rank = 8
+alpha = 16
+
+[train]
+steps = {steps}  # {epochs:.1f} times through the training rows
+batch = {batch}
+learning_rate = 1e-3
+seed = 7
+eval_every = {eval_every}  # steps; the weights that do best on the validation rows are kept
+patience = 3  # evaluations without a gain, then it stops
+select = {select}
+
+[evaluation]
+metric = {metric}  # {why}
+probes = 4
+
+[generation]
+max_tokens = {answer_tokens}  # the longest answer in the data, and a little
+
+[routing]
+# What such requests look like, so that they find their way here unasked. These are prompts of the training
+# rows; put in some in your users' own words, and requests that should go elsewhere as negative_examples.
+examples = {examples}
+negative_examples = []
+keywords = []
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class RecipeRequest:
+    """What the command line asks for; what is empty is decided by the data."""
+
+    name: str
+    data: Path
+    folder: Path
+    prompt_column: str = ""
+    response_column: str = ""
+    group_column: str = ""
+    domain: str = ""
+    task: str = ""
+    system: str = ""
+    metric: str = ""
+    version: str = "1.0.0"
+    model: str = RecipeBase().model
+    steps: int = 0
+    force: bool = False
+    header: bool | None = None  # whether the first line of a CSV names the columns; None: found out
+    timing: bool = True  # time some steps, to say how long training takes
+
+
+# -- numbers that fit the data: how long, how large, judged by what
+
+
+@dataclass(frozen=True, slots=True)
+class RecipePlan:
+    """What the data decides."""
+
+    steps: int
+    batch: int
+    eval_every: int
+    max_tokens: int  # of a row
+    answer_tokens: int
+    metric: str
+    labels: tuple[str, ...]  # of a choice; else empty
+    examples: tuple[str, ...]
+
+
+def make_plan(
+    split: Split, encoded: Sequence[Example], labels: tuple[str, ...], steps: int, metric: str
+) -> RecipePlan:
+    """`encoded` are all rows; `steps` 0 and `metric` "" are decided here."""
+    train = split["train"]
+    batch = 16 if len(train) >= 200 else 8
+    steps = steps or _steps(len(train), batch)
+    return RecipePlan(
+        steps=steps,
+        batch=batch,
+        eval_every=max(1, math.ceil(steps / 6)),
+        max_tokens=max(8, *map(len, encoded)),
+        answer_tokens=max(len(example.answer) for example in encoded) + 4,
+        metric=metric or guess_metric(train, labels),
+        labels=labels,
+        examples=_routing_examples(train, labels),
+    )
+
+
+def labels_of(train: Sequence[PromptPair]) -> tuple[str, ...]:
+    """The labels, commonest first, if the answers are a choice between few and short ones; else none."""
+    counts = Counter(pair.response for pair in train)
+    return tuple(label for label, _ in counts.most_common()) if is_choice(counts, len(train)) else ()
+
+
+def default_system(labels: Sequence[str], columns: Columns) -> str:
+    """That of the rows, if they have one. A choice is listed, so that the base has its chance too; else the
+    columns' names say what is wanted.
+    """
+    if columns.system:
+        return columns.system
+    listed = ", ".join(sorted(labels))
+    if labels and len(listed) <= SHOWN_LABELS:
+        return f"Answer with one of these and nothing else: {listed}."
+    question, answer = (name.replace("_", " ").lower() for name in (columns.prompt, columns.response))
+    unnamed = {"column"} & {name.partition(" ")[0] for name in (question, answer)}
+    return (
+        "" if unnamed or {question, answer} & GENERIC else f"Given the {question}, answer with the {answer}."
+    )
+
+
+def guess_metric(train: Sequence[PromptPair], labels: Sequence[str]) -> str:
+    """By the form of the answers: a choice, a few words, or a text."""
+    if labels:
+        return "exact_match"
+    words = median(len(pair.response.split()) for pair in train)
+    return "token_f1" if words <= SHORT_ANSWER else "rouge_l"
+
+
+def _steps(rows: int, batch: int) -> int:
+    """Three times through small data, once through large; early stopping ends it sooner."""
+    epochs = 3.0 if rows <= 1000 else max(1.0, 3000 / rows)
+    return min(400, max(30, math.ceil(epochs * rows / batch)))
+
+
+def _routing_examples(train: Sequence[PromptPair], labels: Sequence[str]) -> tuple[str, ...]:
+    """Prompts as users send them, in turn for each label, none of them long."""
+    prompts = [pair for pair in train if len(pair.prompt) <= EXAMPLE_CHARACTERS]
+    if not labels:
+        return tuple(pair.prompt for pair in prompts[:EXAMPLES])
+    by_label = [[pair.prompt for pair in prompts if pair.response == label] for label in labels]
+    turns = chain.from_iterable(zip_longest(*by_label))
+    return tuple([prompt for prompt in turns if prompt is not None][:EXAMPLES])
+
+
+# -- recipe.toml
+
+
+def recipe_toml(request: RecipeRequest, system: str, plan: RecipePlan, split: Split) -> str:
+    """The text of recipe.toml."""
+    quoted = {name: toml_string(getattr(request, name)) for name in ("version", "domain", "task", "model")}
+    by = f"column {request.group_column!r}: its rows stand together" if request.group_column else "prompt"
+    return TEMPLATE.format(
+        **quoted,
+        name=request.name,
+        name_=toml_string(request.name),
+        description=toml_string(f"Trained on {request.data.name}."),
+        source=_comment(request.data.name),
+        rows=counts(split),
+        split_by=_comment(f"Split by a hash of the {by}"),
+        max_tokens=plan.max_tokens,
+        system=toml_string(system),
+        steps=plan.steps,
+        epochs=plan.steps * plan.batch / len(split["train"]),
+        batch=plan.batch,
+        eval_every=plan.eval_every,
+        select=toml_string("exact" if plan.metric == "exact_match" else "loss"),
+        metric=toml_string(plan.metric),
+        why=judged_by(plan),
+        answer_tokens=plan.answer_tokens,
+        examples=_array(plan.examples),
+    )
+
+
+def counts(split: Split) -> str:
+    """`480 train, 60 valid, 60 test`."""
+    return ", ".join(f"{len(rows)} {name}" for name, rows in split.items())
+
+
+def judged_by(plan: RecipePlan) -> str:
+    """Why this metric, for a person."""
+    return f"the answers are a choice of {len(plan.labels)}" if plan.labels else "the answers are free text"
+
+
+def _array(texts: Sequence[str]) -> str:
+    return "[" + "".join(f"\n  {toml_string(text)}," for text in texts) + "\n]" if texts else "[]"
+
+
+def _comment(text: str) -> str:
+    """On one line, without control characters, which TOML refuses in comments."""
+    return "".join(char if char.isprintable() else "?" for char in text)
+
+
+# -- the folder
+
+
+def write_folder(folder: Path, recipe: str, split: Split, force: bool) -> list[Path]:
+    """Write recipe and data; returns the paths, the recipe first.
+
+    Raises FailedPrecondition where one of the files is there and `force` is not asked for.
+    """
+    data = {folder / "data" / f"{name}.jsonl": _lines(rows) for name, rows in split.items()}
+    files = {folder / RECIPE: recipe.encode(), **data}
+    refuse_to_overwrite(folder, force)
+    for path in reversed(files):  # the recipe last: where it stands, its data does
+        write_file(path, files[path])
+    return list(files)
+
+
+def refuse_to_overwrite(folder: Path, force: bool) -> None:
+    """Raises FailedPrecondition for a file that stands where one would be written."""
+    wanted = [folder / RECIPE, *(folder / "data" / f"{name}.jsonl" for name in ("train", "valid", "test"))]
+    if not force and (there := [path for path in wanted if path.exists()]):
+        raise FailedPrecondition(
+            f"{there[0]} exists already; choose another --output, or --force to replace it"
+        )
+
+
+def _lines(pairs: Sequence[PromptPair]) -> bytes:
+    rows = [{"prompt": pair.prompt, "response": pair.response, "group": pair.group} for pair in pairs]
+    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
+
 
 TIMED_STEPS = 4  # the first warms up, the last ends with an evaluation, the faster one of the others counts
 TIMED_ROWS = 32  # of the validation split
 Say = Callable[[str], None]
 
 
-def new_recipe(wish: RecipeRequest, *, device: str = "auto", say: Say = print) -> Path:
-    """Write recipe.toml and data/*.jsonl into the wished folder; returns the recipe's path.
+def new_recipe(request: RecipeRequest, *, device: str = "auto", say: Say = print) -> Path:
+    """Write recipe.toml and data/*.jsonl into the folder of the request; returns the recipe's path.
 
-    Loads the base to count tokens and, with `wish.timing`, to time some steps. Raises ConfigError (name,
+    Loads the base to count tokens and, with `request.timing`, to time some steps. Raises ConfigError (name,
     data, columns, too few rows, one answer for all), FailedPrecondition (files are there already),
     ResourceExhausted (disk full).
     """
-    _check(wish)
-    refuse_to_overwrite(wish.folder, wish.force)
-    said = Columns(wish.prompt_column, wish.response_column, wish.group_column)
-    pairs, columns, found = read_pairs(wish.data, said, say, wish.header)
-    require_enough(len(pairs), found, wish.data.name)
+    _check(request)
+    refuse_to_overwrite(request.folder, request.force)
+    said = Columns(request.prompt_column, request.response_column, request.group_column)
+    pairs, columns, found = read_pairs(request.data, said, say, request.header)
+    require_enough(len(pairs), found, request.data.name)
     if len(answers := {pair.response for pair in pairs}) == 1:
         raise ConfigError(
-            f"{wish.data.name}: every row has the answer {answers.pop()[:80]!r}, so there is nothing to "
+            f"{request.data.name}: every row has the answer {answers.pop()[:80]!r}, so there is nothing to "
             f"learn; is {columns.response!r} the column of answers? --response-column names another"
         )
-    return _write(wish, pairs, columns, device, say)
+    return _write(request, pairs, columns, device, say)
 
 
-def _check(wish: RecipeRequest) -> None:
-    if not is_name(wish.name):
-        raise ConfigError(f"{wish.name!r} is no adapter name: {NAME_RULE}")
-    if not is_version(wish.version):
-        raise ConfigError(f"{wish.version!r} is no version: {VERSION_RULE}")
-    if wish.metric and wish.metric not in TEXT_METRICS:
-        raise ConfigError(f"--metric {wish.metric!r} is not known here: {', '.join(TEXT_METRICS)}")
+def _check(request: RecipeRequest) -> None:
+    if not is_name(request.name):
+        raise ConfigError(f"{request.name!r} is no adapter name: {NAME_RULE}")
+    if not is_version(request.version):
+        raise ConfigError(f"{request.version!r} is no version: {VERSION_RULE}")
+    if request.metric and request.metric not in TEXT_METRICS:
+        raise ConfigError(f"--metric {request.metric!r} is not known here: {', '.join(TEXT_METRICS)}")
 
 
-def _write(wish: RecipeRequest, pairs: Sequence[PromptPair], columns: Columns, device: str, say: Say) -> Path:
+def _write(
+    request: RecipeRequest, pairs: Sequence[PromptPair], columns: Columns, device: str, say: Say
+) -> Path:
     """The part that needs the base: its tokenizer for the length of rows, its speed for the time."""
     labels = labels_of(split_rows(pairs)["train"])
-    system = wish.system or default_system(labels, columns)
-    say(f"loading {wish.model} to count tokens")
-    base = load_base(wish.model, device)
-    encoded = _encode(wish, pairs, system, base, say)
+    system = request.system or default_system(labels, columns)
+    say(f"loading {request.model} to count tokens")
+    base = load_base(request.model, device)
+    encoded = _encode(request, pairs, system, base, say)
     made = split_rows(list(encoded))
-    plan = make_plan(made, list(encoded.values()), labels, wish.steps, wish.metric)
+    plan = make_plan(made, list(encoded.values()), labels, request.steps, request.metric)
     say(f"split: {counts(made)}; {judged_by(plan)}: {plan.metric}")
-    text = recipe_toml(wish, system, plan, made)
+    text = recipe_toml(request, system, plan, made)
     recipe = Recipe.model_validate(tomllib.loads(text))
-    files = write_folder(wish.folder, text, made, wish.force)
+    files = write_folder(request.folder, text, made, request.force)
     say("wrote " + ", ".join(str(path) for path in files))
     train, valid = ([encoded[pair] for pair in made[name]] for name in ("train", "valid"))
-    if not wish.timing:
+    if not request.timing:
         return files[0]
     say(f"timing {TIMED_STEPS} steps (--no-timing leaves this out)")
     seconds = estimate_seconds(recipe, base, train, valid)
@@ -95,7 +338,7 @@ def _write(wish: RecipeRequest, pairs: Sequence[PromptPair], columns: Columns, d
 
 
 def _encode(
-    wish: RecipeRequest, pairs: Sequence[PromptPair], system: str, base: LoadedBase, say: Say
+    request: RecipeRequest, pairs: Sequence[PromptPair], system: str, base: LoadedBase, say: Say
 ) -> dict[PromptPair, Example]:
     """Tokens of every row that is not too long."""
     rendering = Rendering.of(base.tokenizer, PromptTable(system=system).as_template())
@@ -103,7 +346,7 @@ def _encode(
     fitting = {pair: example for pair, example in encoded.items() if len(example) <= LONGEST_ROW}
     if dropped := len(encoded) - len(fitting):
         say(f"left out: {dropped} longer than {LONGEST_ROW} tokens")
-    require_enough(len(fitting), len(pairs), wish.data.name)
+    require_enough(len(fitting), len(pairs), request.data.name)
     return fitting
 
 

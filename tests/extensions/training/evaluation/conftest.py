@@ -8,8 +8,8 @@ import pytest
 from router.extensions.training import train
 from router.extensions.training.base import load_base
 from router.extensions.training.data import load_splits
-from router.extensions.training.evaluation.answering import AnsweringEngine
 from router.extensions.training.evaluation.subject import (
+    AnsweringEngine,
     ComparedArm,
     EvaluationSubject,
     Questions,

@@ -9,9 +9,14 @@ import pytest
 import torch
 
 from router.extensions.training.base import load_base
-from router.extensions.training.evaluation.answering import AnsweringEngine, sharing_copy
-from router.extensions.training.evaluation.subject import ComparedArm, EvaluationSubject, Questions
-from router.extensions.training.probes import greedy_tokens
+from router.extensions.training.evaluation.subject import (
+    AnsweringEngine,
+    ComparedArm,
+    EvaluationSubject,
+    Questions,
+    sharing_copy,
+)
+from router.extensions.training.export import greedy_tokens
 from router.types import SamplingParams
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from router.errors import ConfigError
 from router.extensions.training.evaluation.bias import Cases, load_cases, make_groups, map_back, measure_bias
-from router.extensions.training.evaluation.markdown import bias_lines
+from router.extensions.training.evaluation.report import bias_lines
 from router.extensions.training.recipe import load_recipe
 
 ROOT = Path(__file__).parents[4] / "recipes"

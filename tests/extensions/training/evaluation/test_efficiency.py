@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import pytest
 
-from router.extensions.training.evaluation.answering import Answerer, AnsweringEngine
-from router.extensions.training.evaluation.efficiency import measure_efficiency
-from router.extensions.training.evaluation.markdown import efficiency_lines
-from router.extensions.training.evaluation.subject import ComparedArm, EvaluationSubject, Questions
+from router.extensions.training.evaluation.exam import measure_efficiency
+from router.extensions.training.evaluation.report import efficiency_lines
+from router.extensions.training.evaluation.subject import (
+    Answerer,
+    AnsweringEngine,
+    ComparedArm,
+    EvaluationSubject,
+    Questions,
+)
 from router.types import SamplingParams
 
 

@@ -9,8 +9,7 @@ import pytest
 import torch
 
 from router.extensions.training.base import load_base
-from router.extensions.training.batch import AnswerModel
-from router.extensions.training.data import TrainingRow
+from router.extensions.training.data import AnswerModel, TrainingRow
 from router.extensions.training.evaluation.exam import (
     MOST_PAIRS,
     MOST_RANKED,

@@ -14,8 +14,7 @@ import torch
 
 from router.errors import ConfigError
 from router.extensions.training.base import load_base
-from router.extensions.training.batch import AnswerModel, Rendering, collate
-from router.extensions.training.data import load_splits
+from router.extensions.training.data import AnswerModel, Rendering, collate, load_splits
 from router.extensions.training.evaluation.generalization import (
     GENERAL,
     measure_generalization,
@@ -25,7 +24,7 @@ from router.extensions.training.evaluation.generalization import (
     regressions,
     whole_text,
 )
-from router.extensions.training.evaluation.markdown import generalization_lines, overfitting_verdict
+from router.extensions.training.evaluation.report import generalization_lines, overfitting_verdict
 from router.extensions.training.evaluation.subject import (
     ComparedArm,
     EvaluationSubject,

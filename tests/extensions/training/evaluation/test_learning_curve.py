@@ -15,7 +15,6 @@ from router.errors import AdapterRejected, ConfigError
 from router.extensions.training.base import load_base
 from router.extensions.training.data import read_rows
 from router.extensions.training.evaluation import learning_curve as module
-from router.extensions.training.evaluation.answering import Answerer, EngineAnswer
 from router.extensions.training.evaluation.learning_curve import (
     FILE,
     data_need,
@@ -23,9 +22,14 @@ from router.extensions.training.evaluation.learning_curve import (
     read_curve,
     scaled,
 )
-from router.extensions.training.evaluation.markdown import data_need_lines
-from router.extensions.training.evaluation.pictures import draw_data_need
-from router.extensions.training.evaluation.subject import EvaluationSubject, load_subject, read_manifest
+from router.extensions.training.evaluation.report import data_need_lines, draw_data_need
+from router.extensions.training.evaluation.subject import (
+    Answerer,
+    EngineAnswer,
+    EvaluationSubject,
+    load_subject,
+    read_manifest,
+)
 from router.extensions.training.recipe import Recipe, load_recipe
 from router.extensions.training.trainer import Trainer
 from router.registry.format.artifact import FolderRules, validate_folder

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from matplotlib.image import imread
 
-from router.extensions.training.evaluation.pictures import draw_bias, draw_data_need, draw_generalization
+from router.extensions.training.evaluation.report import draw_bias, draw_data_need, draw_generalization
 
 ESTIMATE = {"value": 0.2, "low": 0.1, "high": 0.4}
 POINT = {"fraction": 0.1, "rows": 30, "score": ESTIMATE}

@@ -11,7 +11,7 @@ import pytest
 
 from router.errors import AdapterRejected, ConfigError
 from router.extensions.training.evaluation import evaluate
-from router.extensions.training.evaluation.markdown import report_page
+from router.extensions.training.evaluation.report import report_page
 from router.extensions.training.evaluation.subject import read_manifest
 
 pytestmark = pytest.mark.slow

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from router.extensions.training.data import TrainingRow
-from router.extensions.training.evaluation.answering import AnsweringEngine
-from router.extensions.training.evaluation.subject import ComparedArm, EvaluationSubject, Questions
+from router.extensions.training.evaluation.subject import (
+    AnsweringEngine,
+    ComparedArm,
+    EvaluationSubject,
+    Questions,
+)
 
 
 def test_arms_differ_only_in_what_is_shown(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from router.errors import ConfigError
-from router.extensions.training.new.chats import LATER, PROMPT, RESPONSE, SYSTEM, unfolded
+from router.extensions.training.new.rows import LATER, PROMPT, RESPONSE, SYSTEM, unfolded
 
 
 def turns(*pairs: tuple[str, str]) -> list[dict[str, str]]:

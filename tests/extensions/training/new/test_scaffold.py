@@ -12,9 +12,8 @@ from router.cli.main import run
 from router.errors import ConfigError, FailedPrecondition, ResourceExhausted
 from router.extensions.training import train
 from router.extensions.training.data import load_splits
-from router.extensions.training.evaluation.plan import find_recipe
-from router.extensions.training.new import RecipeRequest, new_recipe
-from router.extensions.training.new.scaffold import in_words
+from router.extensions.training.evaluation.exam import find_recipe
+from router.extensions.training.new.scaffold import RecipeRequest, in_words, new_recipe
 from router.extensions.training.recipe import load_recipe
 from tests.extensions.training.tiny import COLOURS
 

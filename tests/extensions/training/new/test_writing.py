@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from router.extensions.training.batch import Example
+from router.extensions.training.data import Example
 from router.extensions.training.new.rows import Columns, PromptPair
-from router.extensions.training.new.writing import default_system, guess_metric, labels_of, make_plan
+from router.extensions.training.new.scaffold import default_system, guess_metric, labels_of, make_plan
 
 
 def pairs(count: int, groups: int = 0) -> list[PromptPair]:

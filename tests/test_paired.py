@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from router.extensions.training.comparison.paired import _t_quantile, difference
+from router.paired import _t_quantile, difference
 
 
 def apart(better: int, worse: int, same: int):

@@ -1,7 +1,8 @@
 """The difference of two versions on the same prompts: an exact test, and an interval.
 
-Prompts of one conversation depend on each other. So the test flips the signs of whole conversations, and the
-interval takes its variance from their sums.
+The gate compares report cards by it, and `lora-router compare` two versions on a server. Prompts of one
+conversation depend on each other. So the test flips the signs of whole conversations, and the interval takes
+its variance from their sums.
 """
 
 from __future__ import annotations
