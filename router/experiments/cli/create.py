@@ -37,7 +37,7 @@ BUILT_IN_METRICS: Mapping[str, Mapping[str, str]] = {
 }
 SECONDS = {"": 1.0, "s": 1.0, "min": 60.0, "h": 3600.0, "d": 86_400.0}
 TIMES = ("window", "grace", "epoch")
-EXAMPLE = """\
+_EXAMPLE = """\
 # A plan: `lora-router experiments create medical-v2 medical-v2.toml`. What is left out has the default shown.
 # How many units it takes: `lora-router experiments plan`.
 hypothesis = "version 1.1.0 helps more users than 1.0.0"  # what it is to show, in words
@@ -74,7 +74,7 @@ adapter = "medical@1.1.0"
 
 [primary]                # the metric that decides
 name = "thumbs_up"       # an outcome that you record, or a built-in one
-kind = "proportion"      # 0 or 1 for a unit; "mean": a number; "ratio": a sum over a sum
+kind = "proportion"      # KINDS
 # higher_is_better = true
 # aggregate = "max"      # several outcomes of a unit: max, sum, mean, last
 # per = "responses"      # of a ratio: over answers given, "outcomes", or another outcome
@@ -106,6 +106,15 @@ cap = 100.0
 label = "country"
 values = ["de", "fr"]    # at most 12, others are "(other)"; left out: the first 12 that come
 """
+
+
+def example_plan() -> str:
+    """A plan that explains every field."""
+    from router.experiments.model import Kind
+
+    first, *others = Kind
+    explained = "; ".join((first.rules.words, *(f'"{kind}": {kind.rules.words}' for kind in others)))
+    return _EXAMPLE.replace("KINDS", explained)
 
 
 def read_plan_file(path: Path) -> dict[str, Any]:
@@ -357,7 +366,11 @@ Split = Annotated[
 ]
 Metric = Annotated[
     str,
-    typer.Option("--metric", metavar="[KIND:]NAME", help="What decides: proportion (default), mean, ratio."),
+    typer.Option(
+        "--metric",
+        metavar="[KIND:]NAME",
+        help="What decides; a proportion by default. `create --example` has all kinds.",
+    ),
 ]
 Guardrails = Annotated[
     list[str] | None,
@@ -502,10 +515,8 @@ def create(
     from router.cli.connect import connected
     from router.experiments.cli import show_one
 
-    pass
-
     if example:
-        print(EXAMPLE, end="")
+        print(example_plan(), end="")
         return
     if not name:
         raise CliError("an experiment needs a NAME; `--example` prints a plan to begin with", MISUSED)
@@ -555,8 +566,6 @@ def update(
     from router.cli.command import MISUSED, CliError
     from router.cli.connect import connected
     from router.experiments.cli import show_one
-
-    pass
 
     options = PlanOptions(
         file, route, arm, split, metric, guardrail, secondary, segment, cap, hypothesis, set_
