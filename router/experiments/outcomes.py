@@ -39,7 +39,6 @@ from router.experiments.model import (
     SERVER_KEYS,
     Accepted,
     Experiment,
-    Kind,
     Spec,
     StoredOutcome,
     Visibility,
@@ -216,7 +215,7 @@ class Declared:
 
 
 def _proportions(spec: Spec) -> Iterable[str]:
-    return (m.name for m in spec.metrics if m.kind is Kind.PROPORTION)
+    return (m.name for m in spec.metrics if m.kind.rules.binary)
 
 
 class _There:
