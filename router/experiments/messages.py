@@ -92,7 +92,7 @@ TEXTS = ("unit", "judge")
 """Texts that have a default where they are empty."""
 PLANNED = (
     *("hypothesis", "route", "arms", "control", "primary", "guardrails", "mode", "unit_label", "namespace"),
-    *("slot_start", "slot_end", "margin", "secondary", "segments", *PRESENT, *TIMES, *TEXTS),
+    *("slot_start", "slot_end", "margin", "secondary", "segments", "equal_arms", *PRESENT, *TIMES, *TEXTS),
 )
 """Fields of the resource that an operator sets."""
 EVERYTHING = "*"
@@ -193,6 +193,7 @@ def plan_message(spec: Spec) -> pb.Experiment:
         slot_start=spec.slot[0],
         slot_end=spec.slot[1],
         margin=spec.margin,
+        equal_arms=spec.equal_arms,
         secondary=map(metric_message, spec.secondary),
         segments=(pb.Experiment.Segment(label=s.label, values=s.values) for s in spec.segments),
     )
@@ -228,6 +229,7 @@ def plan_of(message: pb.Experiment, found: Findings, within: str = "experiment."
         namespace=message.namespace,
         slot=(message.slot_start, message.slot_end if message.HasField("slot_end") else 1.0),
         margin=message.margin,
+        equal_arms=message.equal_arms,
         **given,
     )
 

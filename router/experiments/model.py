@@ -198,7 +198,8 @@ class Spec:
     `unit_label`. `window` is how many seconds after exposure outcomes count; `grace` how much later they may
     arrive, in seconds: then a unit is mature, and nothing changes it any more. `shadow_share` is the share of
     matched requests that shadow arms answer too. `secondary` metrics are reported and decide
-    nothing; they may be changed at any time without a new phase.
+    nothing; they may be changed at any time without a new phase. With `equal_arms` arms may be the same
+    version, as in an A/A test.
     """
 
     hypothesis: str
@@ -226,6 +227,7 @@ class Spec:
     secondary: tuple[MetricSpec, ...] = ()
     segments: tuple[SegmentSpec, ...] = ()
     grace: float = 0.0
+    equal_arms: bool = False
 
     @property
     def metrics(self) -> tuple[MetricSpec, ...]:

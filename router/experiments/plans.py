@@ -42,7 +42,7 @@ from router.experiments.stats.checks import Guardrail
 from router.experiments.stats.compare import SequencePlan
 from router.experiments.stats.moments import ComparedMetric
 from router.experiments.verdict import ExperimentDesign
-from router.types import AdapterInfo, RouterVariant
+from router.types import AdapterInfo, AdapterRef, RouterVariant
 
 YEAR = 365 * 86_400.0
 WHOLE = (0.0, 1.0)
@@ -227,6 +227,21 @@ def _arm_problems(spec: Spec, known: Known) -> Iterator[FieldViolation]:
             yield from _adapter_arm(arm, field, known)
         else:
             yield from _router_arm(spec, arm, field, known)
+    if not (spec.equal_arms or spec.mode is Mode.HOLDOUT):
+        yield from _equal_arms(spec)
+
+
+def _equal_arms(spec: Spec) -> Iterator[FieldViolation]:
+    """Arms that are the same as one before them."""
+    first: dict[tuple[AdapterRef | None, RouterVariant | None], str] = {}
+    for i, arm in enumerate(spec.arms):
+        if (same := first.setdefault((arm.adapter, arm.router), arm.name)) != arm.name:
+            what = str(arm.adapter or BASE) if spec.route else "the same router"
+            text = (
+                f"is {what}, as in arm {same}: there is nothing to compare. `lora-router experiments aa` "
+                "tests the pipeline with equal arms; to plan them on purpose, set equal_arms"
+            )
+            yield FieldViolation(f"arms[{i}].{'adapter' if spec.route else 'router'}", text)
 
 
 def _holdout_arm(arm: ArmSpec, field: str) -> Iterator[FieldViolation]:

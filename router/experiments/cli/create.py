@@ -57,6 +57,7 @@ planned_units = 5000     # of all arms together; intervals are tightest there, a
 # slot = [0.0, 1.0]      # this one's part of it
 # mode = "split"         # or "shadow", "bandit" or "holdout": everybody against the server's holdout, with no
 #                        # route and two arms without adapters, of which control is the units in the holdout
+# equal_arms = false     # true: arms may be the same version, to test the pipeline (A/A)
 # shadow_share = 1.0     # shadow: share of requests that shadow arms answer too
 # judge = "exact_match"  # shadow: who compares the answers
 # floor = 0.05           # bandit: least weight of an arm

@@ -151,6 +151,7 @@ def _rules(spec: Spec) -> list[tuple[str, str]]:
         ("grace", f"{duration(spec.grace)} more for them to arrive" if spec.grace else ""),
         ("level", f"{spec.alpha:g} for all arms together"),
         ("margin", f"{spec.margin:g}" if spec.margin else ""),
+        ("equal arms", "allowed, as in an A/A test" if spec.equal_arms else ""),
         ("planned", f"{spec.planned_units:,} units"),
         (
             "promotes",

@@ -182,6 +182,7 @@ def _plan_of_equal_arms(
         unit_label=LABEL,
         planned_units=max(200, units),
         window=window,
+        equal_arms=True,
     )
 
 
