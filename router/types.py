@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from collections.abc import Mapping
+from dataclasses import KW_ONLY, dataclass, field, fields
 from enum import StrEnum
 from fnmatch import fnmatchcase
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, get_type_hints
 
 Role = Literal["system", "user", "assistant"]
 HIDDEN_STATES = "hidden states"  # what engines have of a base, and classifiers may need
@@ -107,22 +107,6 @@ class Sampling:
     constraint: Constraint | None = None
 
 
-SAMPLING_DEFAULTS = Sampling(
-    max_tokens=256,
-    min_tokens=0,
-    temperature=0.0,
-    top_p=1.0,
-    top_k=0,
-    min_p=0.0,
-    repetition_penalty=1.0,
-    frequency_penalty=0.0,
-    presence_penalty=0.0,
-    seed=None,
-    stop=(),
-    logprobs=0,
-)
-
-
 @dataclass(frozen=True, slots=True)
 class Range:
     """Numbers of one kind, closed at `high`, closed at `low` unless `open_low`."""
@@ -142,19 +126,6 @@ class Range:
 
 
 INT32, INT64 = (1 << 31) - 1, (1 << 63) - 1
-SAMPLING_RANGES = {  # as the comments of router.v1.Sampling have them
-    "max_tokens": Range(int, 1, INT32),
-    "min_tokens": Range(int, 0, INT32),
-    "temperature": Range(float, 0, 2),
-    "top_p": Range(float, 0, 1, open_low=True),
-    "top_k": Range(int, 0, INT32),
-    "min_p": Range(float, 0, 1),
-    "repetition_penalty": Range(float, 0, 2, open_low=True),
-    "frequency_penalty": Range(float, -2, 2),
-    "presence_penalty": Range(float, -2, 2),
-    "seed": Range(int, 0, INT64),
-    "logprobs": Range(int, 0, 20),
-}
 MAX_STOPS, MAX_STOP_BYTES = 16, 256
 # Entries of one request.
 MAX_MESSAGES, MAX_LABELS, MAX_OUTCOMES, MAX_REPLICA_NAMES = 256, 16, 1000, 1024
@@ -165,41 +136,45 @@ class SamplingParams:
     """Sampling after defaults are applied, as the engine uses it.
 
     temperature 0 is greedy; top_k 0, top_p 1 and min_p 0 are off; logprobs is the
-    number of alternatives to report for each token (0: none).
+    number of alternatives to report for each token (0: none). A number has its range beside it, as the
+    comments of router.v1.Sampling state it, and its default.
     """
 
-    max_tokens: int = 256
-    min_tokens: int = 0
-    temperature: float = 0.0
-    top_p: float = 1.0
-    top_k: int = 0
-    min_p: float = 0.0
-    repetition_penalty: float = 1.0
-    frequency_penalty: float = 0.0
-    presence_penalty: float = 0.0
-    seed: int | None = None
+    max_tokens: Annotated[int, Range(int, 1, INT32)] = 256
+    _: KW_ONLY
+    min_tokens: Annotated[int, Range(int, 0, INT32)] = 0
+    temperature: Annotated[float, Range(float, 0, 2)] = 0.0
+    top_p: Annotated[float, Range(float, 0, 1, open_low=True)] = 1.0
+    top_k: Annotated[int, Range(int, 0, INT32)] = 0
+    min_p: Annotated[float, Range(float, 0, 1)] = 0.0
+    repetition_penalty: Annotated[float, Range(float, 0, 2, open_low=True)] = 1.0
+    frequency_penalty: Annotated[float, Range(float, -2, 2)] = 0.0
+    presence_penalty: Annotated[float, Range(float, -2, 2)] = 0.0
+    seed: Annotated[int | None, Range(int, 0, INT64)] = None
     stop: tuple[str, ...] = ()
-    logprobs: int = 0
+    logprobs: Annotated[int, Range(int, 0, 20)] = 0
     constraint: Constraint | None = None  # never `unconstrained`
 
     @classmethod
     def of(cls, *layers: Sampling) -> SamplingParams:
         """Merge layers, strongest first, over the defaults."""
-        layers = (*layers, SAMPLING_DEFAULTS)
-        values = {name: _first(name, layers) for name in _SAMPLING}
-        if values["constraint"] is not None and values["constraint"].kind == "unconstrained":
-            values["constraint"] = None
+        values: dict[str, Any] = {}
+        for name in _SAMPLING:
+            for layer in layers:
+                if (value := getattr(layer, name)) is not None:
+                    values[name] = value
+                    break
+        if "constraint" in values and values["constraint"].kind == "unconstrained":
+            del values["constraint"]
         return cls(**values)
 
 
 _SAMPLING = tuple(field.name for field in fields(SamplingParams))
-
-
-def _first(name: str, layers: Sequence[Sampling]) -> Any:
-    for layer in layers:
-        if (value := getattr(layer, name)) is not None:
-            return value
-    return None
+SAMPLING_RANGES: dict[str, Range] = {
+    name: found
+    for name, hint in get_type_hints(SamplingParams, include_extras=True).items()
+    for found in getattr(hint, "__metadata__", ())
+}
 
 
 @dataclass(frozen=True, slots=True)

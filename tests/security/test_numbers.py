@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import math
+from collections.abc import Collection
 from contextlib import suppress
+from dataclasses import fields
 from typing import Any
 
 import grpc
@@ -13,9 +15,12 @@ from google.protobuf.descriptor import FieldDescriptor
 from hypothesis import given
 from hypothesis import strategies as st
 
+from router.client.values import GenerateOptions
 from router.errors import InvalidRequest
+from router.extensions.kserve import tensors
+from router.extensions.openai import messages as openai
 from router.server.inference import RequestLimits, generate_request
-from router.types import SAMPLING_RANGES
+from router.types import SAMPLING_RANGES, Sampling, SamplingParams
 from router.v1 import inference_pb2 as pb
 from tests.server.helpers import Connect, Start, ask, failure
 
@@ -32,6 +37,23 @@ FLOAT = FieldDescriptor.CPPTYPE_FLOAT
 
 def test_every_number_of_a_request_has_a_range() -> None:
     assert set(NUMERIC) == set(SAMPLING_RANGES)
+
+
+def test_what_is_asked_for_is_what_the_engine_gets() -> None:
+    assert [f.name for f in fields(Sampling)] == [f.name for f in fields(SamplingParams)]
+
+
+@pytest.mark.parametrize(
+    ("door", "fields", "lacks"),
+    [
+        ("OpenAI, chat", openai.ChatCompletion.model_fields, set()),
+        ("OpenAI, completion", openai.Completion.model_fields, set()),
+        ("KServe", (*tensors.INTEGERS, *tensors.NUMBERS), {"logprobs"}),
+        ("client", GenerateOptions.__annotations__, set()),
+    ],
+)
+def test_sampling_fields_that_a_door_lacks(door: str, fields: Collection[str], lacks: set[str]) -> None:
+    assert set(SAMPLING_RANGES) - set(fields) == lacks, f"add it to {door}, or name it here"
 
 
 @pytest.mark.parametrize("field", NUMERIC)

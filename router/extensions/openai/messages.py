@@ -237,11 +237,12 @@ def _input(completion: CompletionBody) -> pb.Input:
 
 
 DIFFERENT = ("max_tokens", "logprobs")  # in chats and plain completions
+SAME = tuple(n for n in SAMPLING_RANGES if n in CompletionFields.model_fields and n not in DIFFERENT)
 
 
 def _sampling(completion: CompletionBody) -> pb.Sampling:
     message = pb.Sampling()
-    fields = {name: getattr(completion, name) for name in SAMPLING_RANGES if name not in DIFFERENT}
+    fields = {name: getattr(completion, name) for name in SAME}
     if isinstance(completion, ChatCompletion):
         fields["max_tokens"] = (
             completion.max_completion_tokens
