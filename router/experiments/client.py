@@ -184,12 +184,11 @@ def metric(
     A mean with a `cap` counts a unit as at most that, and as at least `least`: its intervals begin early.
     """
     kind = Kind(kind)
-    usual = Aggregate.MAX if kind is Kind.PROPORTION else Aggregate.SUM
     return MetricSpec(
         name,
         kind,
         higher_is_better,
-        Aggregate(aggregate) if aggregate else usual,
+        Aggregate(aggregate) if aggregate else kind.rules.usual,
         per,
         Unanswered(missing),
         covariate,

@@ -42,7 +42,6 @@ from router.experiments.model import (
     SERVER_KEYS,
     Accepted,
     Experiment,
-    Kind,
     Spec,
     StoredOutcome,
     Visibility,
@@ -226,7 +225,7 @@ class Declared:
 
 
 def _proportions(spec: Spec) -> Iterable[str]:
-    return (m.name for m in spec.metrics if m.kind is Kind.PROPORTION)
+    return (m.name for m in spec.metrics if m.kind.rules.binary)
 
 
 class PlannedNames:
@@ -254,7 +253,7 @@ def _names(experiment: Experiment) -> Iterator[str]:
     plans = (experiment.spec, *(phase.spec for phase in experiment.phases[-1:]))
     for metric in (metric for spec in plans for metric in spec.metrics):
         yield metric.name
-        if metric.kind is Kind.RATIO and metric.per not in DENOMINATORS:
+        if metric.kind.rules.has_denominator and metric.per not in DENOMINATORS:
             yield metric.per
 
 

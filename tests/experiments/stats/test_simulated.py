@@ -16,6 +16,7 @@ from benchmarks.experiment_errors import (
     too_often,
 )
 from benchmarks.experiment_simulation import evidence, looks, proportion, ratio, skewed
+from benchmarks.experiment_truth import fixed_units, open_design, planned_design, score, simulated
 from router.experiments.model import Kind
 from router.experiments.stats.compare import ArmPair, SequencePlan, compare
 from router.experiments.stats.moments import Moments
@@ -97,3 +98,22 @@ def test_many_experiments_at_once_are_what_one_at_a_time_is(source):
             ]
             found = compare(source.metric, *one, plan, line)
             assert found.p == pytest.approx(np.exp(-max(0.0, many[row, look])))
+
+
+@pytest.mark.parametrize("source", [proportion(0.02), score()], ids=lambda source: source.name)
+@pytest.mark.parametrize("share", [0.5, 0.1])
+def test_a_planned_experiment_is_wrong_as_rarely_as_promised_however_often_it_is_looked_at(source, share):
+    seen = list(simulated(source, share, 400, 2000, 1, seed=5))
+    wrong = np.mean([planned_design(one, 2000).any(axis=1).mean() for one in seen])
+    assert not too_often(float(wrong), 400)
+
+
+def test_a_planned_experiment_finds_its_effect_by_a_tenth_more_than_one_look_takes():
+    source = proportion(0.05, 0.02)
+    fixed = fixed_units(source, 0.5)
+    seen = list(simulated(source, 0.5, 400, int(1.1 * fixed), 11, seed=5))
+    planned, always = (
+        np.mean([design(one, int(1.1 * fixed)).any(axis=1).mean() for one in seen])
+        for design in (planned_design, open_design)
+    )
+    assert always < 0.7 < 0.75 < planned
