@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import KW_ONLY, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from enum import StrEnum
 from fnmatch import fnmatchcase
 from typing import Annotated, Any, Literal, get_type_hints
@@ -141,7 +141,6 @@ class SamplingParams:
     """
 
     max_tokens: Annotated[int, Range(int, 1, INT32)] = 256
-    _: KW_ONLY
     min_tokens: Annotated[int, Range(int, 0, INT32)] = 0
     temperature: Annotated[float, Range(float, 0, 2)] = 0.0
     top_p: Annotated[float, Range(float, 0, 1, open_low=True)] = 1.0

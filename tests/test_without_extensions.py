@@ -96,6 +96,7 @@ PLAN = Spec(
     arms=(ArmSpec("control", 0.5), ArmSpec("new", 0.5)),
     control="control",
     primary=MetricSpec("liked", Kind.PROPORTION),
+    equal_arms=True,
 )
 ROUTERS = (ArmSpec("control", 0.5), ArmSpec("new", 0.5, router=RouterVariant(threshold=0.9)))
 NEEDING = {

@@ -5,10 +5,12 @@ These names are also those of `router.client`: `from router.client import Spec, 
 
 from __future__ import annotations
 
+import logging
 import uuid
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import count, islice
 from typing import Any, Unpack
 
@@ -48,6 +50,7 @@ from router.types import AdapterRef
 from router.v1 import experiments_pb2 as pb
 from router.v1 import experiments_pb2_grpc
 
+log = logging.getLogger("router.client")
 BATCH = 500
 STATUSES = {
     Accepted.COUNTED: pb.OUTCOME_STATUS_COUNTED,
@@ -114,8 +117,17 @@ def batches(outcomes: Iterable[Outcome]) -> Iterator[pb.RecordOutcomesRequest]:
         yield pb.RecordOutcomesRequest(sequence=number, outcomes=map(outcome_message, batch))
 
 
+@lru_cache(maxsize=256)
+def _log_warning(text: str) -> None:
+    """Log what a server warns of, once: a misspelt metric is in every outcome that an application sends."""
+    if text:
+        log.warning("%s", text)
+
+
 def recorded_of(message: pb.RecordOutcomesResponse) -> Iterator[Recorded]:
-    """One for each outcome of a batch; errors stand with those that were refused."""
+    """One for each outcome of a batch; errors stand with those that were refused. Warnings are logged."""
+    for text in message.warnings:
+        _log_warning(text)
     errors = iter(message.errors)
     for status in message.statuses:
         found = ACCEPTED.get(status)
@@ -172,12 +184,11 @@ def metric(
     A mean with a `cap` counts a unit as at most that, and as at least `least`: its intervals begin early.
     """
     kind = Kind(kind)
-    usual = Aggregate.MAX if kind is Kind.PROPORTION else Aggregate.SUM
     return MetricSpec(
         name,
         kind,
         higher_is_better,
-        Aggregate(aggregate) if aggregate else usual,
+        Aggregate(aggregate) if aggregate else kind.rules.usual,
         per,
         Unanswered(missing),
         covariate,
@@ -284,9 +295,11 @@ class Experiments:
         return report_of(self._caller.unary(self._stub.GetReport, request, options))
 
     def record_outcome(self, outcome: Outcome, **options: Unpack[CallOptions]) -> Accepted | None:
-        """Keep one outcome; it is durable when this returns. An unknown response is a ClientError."""
+        """Keep one outcome; it is durable when this returns. An unknown response is a ClientError. A metric
+        that no plan has is a warning of the log `router.client`."""
         request = pb.RecordOutcomeRequest(outcome=outcome_message(outcome))
         answer = self._caller.unary(self._stub.RecordOutcome, request, options)
+        _log_warning(answer.warning)
         return ACCEPTED.get(answer.status)
 
     def record_outcomes(
@@ -397,9 +410,11 @@ class AsyncExperiments:
         return report_of(await self._caller.unary(self._stub.GetReport, request, options))
 
     async def record_outcome(self, outcome: Outcome, **options: Unpack[CallOptions]) -> Accepted | None:
-        """Keep one outcome; it is durable when this returns. An unknown response is a ClientError."""
+        """Keep one outcome; it is durable when this returns. An unknown response is a ClientError. A metric
+        that no plan has is a warning of the log `router.client`."""
         request = pb.RecordOutcomeRequest(outcome=outcome_message(outcome))
         answer = await self._caller.unary(self._stub.RecordOutcome, request, options)
+        _log_warning(answer.warning)
         return ACCEPTED.get(answer.status)
 
     async def record_outcomes(

@@ -27,7 +27,6 @@ from router.experiments.model import (
     AuditEntry,
     Experiment,
     ExperimentPhase,
-    Kind,
     Lifecycle,
     Mode,
     SizeAnswer,
@@ -205,7 +204,7 @@ class Manager:
         pasts = (
             past_of(VisibleHistory(self.store, self.known.sees), spec.route, m.name, m.kind, now)
             for m in (spec.primary, *spec.guardrails)
-            if m.kind is Kind.PROPORTION
+            if m.kind.rules.binary
         )
         self.rates[name] = {past.metric.name: past.value for past in pasts if past is not None}
 

@@ -31,6 +31,7 @@ from router.experiments.model import (
     SizeQuestion,
     Spec,
     Unanswered,
+    listed,
 )
 from router.names import VERSION_FORM, split_adapter
 from router.types import AdapterRef, RouterVariant
@@ -75,12 +76,8 @@ MODES = {
     pb.Experiment.MODE_HOLDOUT: Mode.HOLDOUT,
 }
 MODE_NUMBERS = {mode: number for number, mode in MODES.items()}
-KINDS = {
-    pb.Experiment.Metric.KIND_PROPORTION: Kind.PROPORTION,
-    pb.Experiment.Metric.KIND_MEAN: Kind.MEAN,
-    pb.Experiment.Metric.KIND_RATIO: Kind.RATIO,
-}
-KIND_NUMBERS = {kind: number for number, kind in KINDS.items()}
+KINDS = {pb.Experiment.Metric.Kind.Value(kind.proto): kind for kind in Kind}
+KIND_NAMES = listed(kind.proto for kind in Kind)
 AGGREGATES = {
     pb.Experiment.Metric.AGGREGATE_SUM: Aggregate.SUM,
     pb.Experiment.Metric.AGGREGATE_MEAN: Aggregate.MEAN,
@@ -95,7 +92,7 @@ TEXTS = ("unit", "judge")
 """Texts that have a default where they are empty."""
 PLANNED = (
     *("hypothesis", "route", "arms", "control", "primary", "guardrails", "mode", "unit_label", "namespace"),
-    *("slot_start", "slot_end", "margin", "secondary", "segments", *PRESENT, *TIMES, *TEXTS),
+    *("slot_start", "slot_end", "margin", "secondary", "segments", "equal_arms", *PRESENT, *TIMES, *TEXTS),
 )
 """Fields of the resource that an operator sets."""
 EVERYTHING = "*"
@@ -196,6 +193,7 @@ def plan_message(spec: Spec) -> pb.Experiment:
         slot_start=spec.slot[0],
         slot_end=spec.slot[1],
         margin=spec.margin,
+        equal_arms=spec.equal_arms,
         secondary=map(metric_message, spec.secondary),
         segments=(pb.Experiment.Segment(label=s.label, values=s.values) for s in spec.segments),
     )
@@ -231,6 +229,7 @@ def plan_of(message: pb.Experiment, found: Findings, within: str = "experiment."
         namespace=message.namespace,
         slot=(message.slot_start, message.slot_end if message.HasField("slot_end") else 1.0),
         margin=message.margin,
+        equal_arms=message.equal_arms,
         **given,
     )
 
@@ -316,10 +315,10 @@ def metric_message(metric: MetricSpec) -> pb.Experiment.Metric:
     """The metric as proto."""
     return pb.Experiment.Metric(
         name=metric.name,
-        kind=KIND_NUMBERS[metric.kind],
+        kind=metric.kind.proto,
         lower_is_better=not metric.higher_is_better,
         aggregate=AGGREGATE_NUMBERS[metric.aggregate],
-        per=metric.per if metric.kind is Kind.RATIO else "",
+        per=metric.per if metric.kind.rules.has_denominator else "",
         missing_is_zero=metric.missing is Unanswered.ZERO,
         covariate=metric.covariate,
         margin=metric.margin,
@@ -333,9 +332,9 @@ def metric_of(message: pb.Experiment.Metric, field: str, found: Findings) -> Met
     """The metric; what is no value of an enum is noted and stands for another until then."""
     kind = KINDS.get(message.kind)
     if kind is None:
-        found.add(f"{field}.kind", "must be KIND_PROPORTION, KIND_MEAN or KIND_RATIO")
+        found.add(f"{field}.kind", f"must be {KIND_NAMES}")
         kind = Kind.MEAN
-    if message.per and kind is not Kind.RATIO:
+    if message.per and not kind.rules.has_denominator:
         found.add(f"{field}.per", "only a ratio has a denominator: clear it, or set KIND_RATIO")
     return MetricSpec(
         name=message.name,
@@ -353,7 +352,7 @@ def metric_of(message: pb.Experiment.Metric, field: str, found: Findings) -> Met
 
 
 def _aggregate_of(message: pb.Experiment.Metric, kind: Kind, field: str, found: Findings) -> Aggregate:
-    usual = Aggregate.MAX if kind is Kind.PROPORTION else Aggregate.SUM
+    usual = kind.rules.usual
     if message.aggregate == pb.Experiment.Metric.AGGREGATE_UNSPECIFIED:
         return usual
     if message.aggregate not in AGGREGATES:
@@ -412,10 +411,9 @@ def merged(spec: Spec, message: pb.Experiment, paths: Sequence[str]) -> pb.Exper
 
 def question_message(question: SizeQuestion) -> pb.PlanExperimentRequest:
     """The question of a plan's size; what is None stays unset."""
-    kind = pb.Experiment.Metric.KIND_UNSPECIFIED if question.kind is None else KIND_NUMBERS[question.kind]
     metric = pb.Experiment.Metric(
         name=question.metric,
-        kind=kind,
+        kind=question.kind.proto if question.kind else "KIND_UNSPECIFIED",
         lower_is_better=not question.higher_is_better,
         cap=question.cap,
         floor=question.least if question.cap is not None or question.least else None,
@@ -432,7 +430,7 @@ def question_of(message: pb.PlanExperimentRequest, found: Findings) -> SizeQuest
     """The question; what cannot be read is noted in `found`. A kind that is not set is history's."""
     metric = message.metric
     if metric.kind and metric.kind not in KINDS:
-        found.add("metric.kind", "must be KIND_PROPORTION, KIND_MEAN or KIND_RATIO, or unset for history's")
+        found.add("metric.kind", f"must be {KIND_NAMES}, or unset for history's")
     given: dict[str, Any] = {name: getattr(message, name) for name in SIZED if message.HasField(name)}
     return SizeQuestion(
         metric.name,

@@ -7,7 +7,7 @@ them. Clients import this, so nothing here needs numpy.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -27,6 +27,16 @@ class Kind(StrEnum):
     """One number for each unit."""
     RATIO = "ratio"
     """Sum over all units divided by another sum: outcomes per request, tokens per answer."""
+
+    @property
+    def rules(self) -> KindRules:
+        """What holds for metrics of this kind."""
+        return KIND_RULES[self]
+
+    @property
+    def proto(self) -> str:
+        """The value of the proto's enum."""
+        return f"KIND_{self.name}"
 
 
 class Mode(StrEnum):
@@ -57,6 +67,58 @@ class Aggregate(StrEnum):
     MEAN = "mean"
     MAX = "max"
     LAST = "last"
+
+
+@dataclass(frozen=True, slots=True)
+class KindRules:
+    """What holds for all metrics of a kind.
+
+    `columns` are the sums that a unit has without a covariate: a second one is the denominator. `aggregates`
+    are those that a plan may name, the usual one first. A `binary` kind has 0 or 1 for each unit, so its
+    value lies within 0 and 1, and its spread follows from it. `uncappable` says why a metric has no cap;
+    it is empty if it may have one. `learnable`: a bandit may have it as its primary metric.
+    """
+
+    words: str
+    aggregates: tuple[Aggregate, ...]
+    columns: int = 1
+    binary: bool = False
+    uncappable: str = ""
+    learnable: bool = True
+
+    @property
+    def usual(self) -> Aggregate:
+        """What several outcomes of a unit become where a plan does not say it."""
+        return self.aggregates[0]
+
+    @property
+    def has_denominator(self) -> bool:
+        """Whether the value is a sum over a sum."""
+        return self.columns == 2
+
+
+KIND_RULES: Mapping[Kind, KindRules] = {
+    Kind.PROPORTION: KindRules(
+        "0 or 1 for a unit",
+        (Aggregate.MAX, Aggregate.LAST),
+        binary=True,
+        uncappable="it is 0 or 1 anyway",
+    ),
+    Kind.MEAN: KindRules("a number", (Aggregate.SUM, Aggregate.MEAN, Aggregate.MAX, Aggregate.LAST)),
+    Kind.RATIO: KindRules(
+        "a sum over a sum",
+        (Aggregate.SUM,),
+        columns=2,
+        uncappable="cap what it is made of",
+        learnable=False,
+    ),
+}
+
+
+def listed(names: Iterable[str]) -> str:
+    """`a, b or c`."""
+    *others, last = names
+    return f"{', '.join(others)} or {last}" if others else last
 
 
 class Unanswered(StrEnum):
@@ -136,7 +198,8 @@ class Spec:
     `unit_label`. `window` is how many seconds after exposure outcomes count; `grace` how much later they may
     arrive, in seconds: then a unit is mature, and nothing changes it any more. `shadow_share` is the share of
     matched requests that shadow arms answer too. `secondary` metrics are reported and decide
-    nothing; they may be changed at any time without a new phase.
+    nothing; they may be changed at any time without a new phase. With `equal_arms` arms may be the same
+    version, as in an A/A test.
     """
 
     hypothesis: str
@@ -164,6 +227,7 @@ class Spec:
     secondary: tuple[MetricSpec, ...] = ()
     segments: tuple[SegmentSpec, ...] = ()
     grace: float = 0.0
+    equal_arms: bool = False
 
     @property
     def metrics(self) -> tuple[MetricSpec, ...]:

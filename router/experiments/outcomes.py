@@ -7,6 +7,7 @@ threads do.
 from __future__ import annotations
 
 import asyncio
+import difflib
 import math
 import re
 import time
@@ -18,6 +19,7 @@ from collections.abc import (
     Awaitable,
     Callable,
     Iterable,
+    Iterator,
     Sequence,
 )
 from dataclasses import dataclass, field, replace
@@ -36,10 +38,10 @@ from router.errors import (
 )
 from router.experiments.assignment import is_missing, unit_hash
 from router.experiments.model import (
+    DENOMINATORS,
     SERVER_KEYS,
     Accepted,
     Experiment,
-    Kind,
     Spec,
     StoredOutcome,
     Visibility,
@@ -59,6 +61,7 @@ NO_RESPONSE = (
 FULL = "as many outcomes wait for their response or unit as may (max_waiting_outcomes)"
 FULL_RETRY = 60.0  # seconds
 NOBODYS = "-"  # begins what is no id of an answer, name of an experiment or hash of a unit
+MAX_NAMES = 8  # of metrics, in a warning
 MAX_SIGHTS = 1024  # of callers, at once
 NO_UNIT = "it was not exposed there; what is recorded of it now is its past, which a covariate may use"
 Request = TypeVar("Request")
@@ -115,14 +118,16 @@ class Intake:
             raise Overloaded(f"not kept: {FULL}", retry_after=FULL_RETRY, bound="outcomes")
         if status is Accepted.UNKNOWN:
             raise there.unknown(message)
-        return pb.RecordOutcomeResponse(status=STATUSES[status])
+        warning = there.names.warning(outcome.metric, outcome.experiment)
+        return pb.RecordOutcomeResponse(status=STATUSES[status], warning=warning)
 
     async def batch(
         self, request: pb.RecordOutcomesRequest, caller: OutcomeSender
     ) -> pb.RecordOutcomesResponse:
         """The acknowledgement of a batch. Waits while the queue is full; raises StoreDown."""
+        there = self._seen_by(caller.visibility)
         async with self._room:
-            parsed = await self._threads.run(self._parse, request, self._seen_by(caller.visibility), caller)
+            parsed = await self._threads.run(self._parse, request, there, caller)
             recorded = await self._recorded(parsed.good, caller, self._record)
         self._refused(len(parsed.errors))
         statuses = [pb.OUTCOME_STATUS_INVALID] * len(request.outcomes)
@@ -132,7 +137,11 @@ class Intake:
             else:
                 statuses[place] = STATUSES[status]
         errors = [parsed.errors[place] for place in sorted(parsed.errors)]
-        return pb.RecordOutcomesResponse(sequence=request.sequence, statuses=statuses, errors=errors)
+        named = dict.fromkeys((outcome.metric, outcome.experiment) for outcome in parsed.good)
+        warnings = filter(None, (there.names.warning(*name) for name in named))
+        return pb.RecordOutcomesResponse(
+            sequence=request.sequence, statuses=statuses, errors=errors, warnings=warnings
+        )
 
     def _parse(self, request: pb.RecordOutcomesRequest, there: _There, caller: OutcomeSender) -> _Parsed:
         parsed, now = _Parsed(), time.time()
@@ -216,7 +225,36 @@ class Declared:
 
 
 def _proportions(spec: Spec) -> Iterable[str]:
-    return (m.name for m in spec.metrics if m.kind is Kind.PROPORTION)
+    return (m.name for m in spec.metrics if m.kind.rules.binary)
+
+
+class PlannedNames:
+    """Names of outcomes that plans read. `experiments` are those that the sender may know of."""
+
+    def __init__(self, experiments: Iterable[Experiment] = ()) -> None:
+        self._by_experiment = {one.name: frozenset(_names(one)) for one in experiments}
+        self._anywhere = frozenset[str]().union(*self._by_experiment.values())
+
+    def warning(self, metric: str, experiment: str = "") -> str:
+        """Why an outcome of this name counts in no plan; empty if it counts, or where there is no plan.
+
+        Of a response it is not known here in which experiment it was: any that has the metric counts.
+        """
+        known = self._by_experiment.get(experiment, frozenset()) if experiment else self._anywhere
+        if not known or metric in known:
+            return ""
+        what = f"the plan of experiments/{experiment} has no" if experiment else "no plan has a"
+        near = difflib.get_close_matches(metric, known, 1)
+        hint = f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(sorted(known)[:MAX_NAMES])}."
+        return f"{what} metric {metric!r}; {hint} The outcome is kept, and counts for a plan that names it"
+
+
+def _names(experiment: Experiment) -> Iterator[str]:
+    plans = (experiment.spec, *(phase.spec for phase in experiment.phases[-1:]))
+    for metric in (metric for spec in plans for metric in spec.metrics):
+        yield metric.name
+        if metric.kind.rules.has_denominator and metric.per not in DENOMINATORS:
+            yield metric.per
 
 
 class _There:
@@ -227,6 +265,7 @@ class _There:
         self._seen = {plan.name for plan in plans if visibility.sees(plan)}
         self._hidden = {plan.name for plan in plans} - self._seen
         self.declared = Declared(plans, visibility.sees)
+        self.names = PlannedNames(plan for plan in plans if plan.name in self._seen)
 
     def claimed(self, outcome: StoredOutcome, caller: OutcomeSender) -> StoredOutcome:
         """As it is kept: under a key of the tenant's own, so that two tenants may use the same one. One of an

@@ -24,7 +24,6 @@ from router.experiments.model import (
     NO_VALUE,
     OTHER_VALUE,
     WORD_FORM,
-    Aggregate,
     ArmSpec,
     Experiment,
     Kind,
@@ -35,6 +34,7 @@ from router.experiments.model import (
     Spec,
     id_problem,
     is_word,
+    listed,
 )
 from router.experiments.modes import MISSING, needed
 from router.experiments.report.source import metric_of
@@ -42,7 +42,7 @@ from router.experiments.stats.checks import Guardrail
 from router.experiments.stats.compare import SequencePlan
 from router.experiments.stats.moments import ComparedMetric
 from router.experiments.verdict import ExperimentDesign
-from router.types import AdapterInfo, RouterVariant
+from router.types import AdapterInfo, AdapterRef, RouterVariant
 
 YEAR = 365 * 86_400.0
 WHOLE = (0.0, 1.0)
@@ -227,6 +227,21 @@ def _arm_problems(spec: Spec, known: Known) -> Iterator[FieldViolation]:
             yield from _adapter_arm(arm, field, known)
         else:
             yield from _router_arm(spec, arm, field, known)
+    if not (spec.equal_arms or spec.mode is Mode.HOLDOUT):
+        yield from _equal_arms(spec)
+
+
+def _equal_arms(spec: Spec) -> Iterator[FieldViolation]:
+    """Arms that are the same as one before them."""
+    first: dict[tuple[AdapterRef | None, RouterVariant | None], str] = {}
+    for i, arm in enumerate(spec.arms):
+        if (same := first.setdefault((arm.adapter, arm.router), arm.name)) != arm.name:
+            what = str(arm.adapter or BASE) if spec.route else "the same router"
+            text = (
+                f"is {what}, as in arm {same}: there is nothing to compare. `lora-router experiments aa` "
+                "tests the pipeline with equal arms; to plan them on purpose, set equal_arms"
+            )
+            yield FieldViolation(f"arms[{i}].{'adapter' if spec.route else 'router'}", text)
 
 
 def _holdout_arm(arm: ArmSpec, field: str) -> Iterator[FieldViolation]:
@@ -321,7 +336,7 @@ def plan_warnings(spec: Spec, rates: Mapping[str, float] | None = None) -> Itera
     """What the plan itself makes hard to show. `rates` of proportions in control, where they are known."""
     yield from out_of_reach(spec, rates)
     for rail in spec.guardrails:
-        if rail.name in RARE and rail.kind is not Kind.PROPORTION:
+        if rail.name in RARE and not rail.kind.rules.binary:
             yield (
                 f"guardrail {rail.name} shows nothing while no answer has any, and then nothing is promoted: "
                 "as a proportion, the share of units that had one, it is exact from the first unit"
@@ -350,15 +365,16 @@ def arm_warnings(spec: Spec, resolve: Resolve) -> Iterator[str]:
 RULES = SequencePlan()
 MAX_GUARDRAILS = MAX_SECONDARY = 32
 MAX_LABEL_BYTES = 64
-ONE_OR_ZERO = (Aggregate.MAX, Aggregate.LAST)
 
 
 def metric_problems(spec: Spec) -> Iterator[FieldViolation]:
     """Primary metric, guardrails and secondary metrics, each by itself, and names that are there twice."""
     yield from _metric_problems(spec.primary, "primary")
     yield from _no_margin(spec.primary, "primary", "how much worse primary may be is the plan's own margin")
-    if spec.mode is Mode.BANDIT and spec.primary.kind is Kind.RATIO:
-        yield FieldViolation("primary.kind", "a bandit learns from a proportion or a mean, not from a ratio")
+    kind = spec.primary.kind
+    if spec.mode is Mode.BANDIT and not kind.rules.learnable:
+        learnable = listed(f"a {k}" for k in Kind if k.rules.learnable)
+        yield FieldViolation("primary.kind", f"a bandit learns from {learnable}, not from a {kind}")
     for field, metrics, most in (
         ("guardrails", spec.guardrails, MAX_GUARDRAILS),
         ("secondary", spec.secondary, MAX_SECONDARY),
@@ -389,18 +405,16 @@ def _metric_problems(metric: MetricSpec, field: str) -> Iterator[FieldViolation]
         yield FieldViolation(f"{field}.name", f"must be {WORD_FORM}")
     elif metric.name in DENOMINATORS:
         yield FieldViolation(f"{field}.name", "is a denominator that the server counts, not an outcome")
-    if metric.kind is Kind.PROPORTION and metric.aggregate not in ONE_OR_ZERO:
-        text = f"a proportion has one 0 or 1 for each unit: max or last, not {metric.aggregate}"
+    rules = metric.kind.rules
+    if metric.aggregate not in rules.aggregates:
+        text = f"a {metric.kind} is {rules.words}: {listed(rules.aggregates)}, not {metric.aggregate}"
         yield FieldViolation(f"{field}.aggregate", text)
-    if metric.kind is Kind.RATIO:
-        yield from _ratio_problems(metric, field)
+    if rules.has_denominator:
+        yield from _denominator_problems(metric, field)
     yield from cap_problems(metric, field)
 
 
-def _ratio_problems(metric: MetricSpec, field: str) -> Iterator[FieldViolation]:
-    if metric.aggregate is not Aggregate.SUM:
-        text = f"a ratio is a sum over a sum, not a {metric.aggregate}"
-        yield FieldViolation(f"{field}.aggregate", text)
+def _denominator_problems(metric: MetricSpec, field: str) -> Iterator[FieldViolation]:
     if metric.per not in DENOMINATORS and not is_word(metric.per):
         yield FieldViolation(f"{field}.per", f"must be responses, outcomes, or an outcome: {WORD_FORM}")
     elif metric.per == metric.name:
@@ -413,9 +427,9 @@ def cap_problems(metric: MetricSpec, field: str) -> Iterator[FieldViolation]:
         if metric.least != 0:
             yield FieldViolation(f"{field}.floor", "counts only with a cap: set one, or clear this")
         return
-    if metric.kind is not Kind.MEAN:
-        why = "it is 0 or 1 anyway" if metric.kind is Kind.PROPORTION else "cap what it is made of"
-        yield FieldViolation(f"{field}.cap", f"belongs to a mean, not to a {metric.kind.value}: {why}")
+    if why := metric.kind.rules.uncappable:
+        cappable = listed(f"a {k}" for k in Kind if not k.rules.uncappable)
+        yield FieldViolation(f"{field}.cap", f"belongs to {cappable}, not to a {metric.kind}: {why}")
     elif not math.isfinite(metric.least):
         yield FieldViolation(f"{field}.floor", f"must be a finite number, got {metric.least:g}")
     elif not (math.isfinite(metric.cap) and metric.cap > metric.least):
@@ -510,7 +524,7 @@ def out_of_reach(spec: Spec, rates: Mapping[str, float] | None = None) -> Iterat
     arm = min(reversed(spec.arms), key=lambda arm: arm.weight)
     units = math.floor(spec.planned_units * arm.weight)
     deciding = (spec.primary, *spec.guardrails)
-    open_ended = [m for m in deciding if m.kind is Kind.RATIO or (m.kind is Kind.MEAN and m.cap is None)]
+    open_ended = [m for m in deciding if not (m.kind.rules.binary or _capped(m))]
     if open_ended and units < RULES.unbounded_units:
         ways = _ways_out(spec, arm, RULES.unbounded_units, open_ended)
         yield f"{_units_of_arm(spec, arm)}; {_needs_of_uncapped(open_ended)}: {ways}"
@@ -520,8 +534,12 @@ def out_of_reach(spec: Spec, rates: Mapping[str, float] | None = None) -> Iterat
         yield f"{_units_of_arm(spec, arm)}; {why}: {_ways_out(spec, arm, least)}"
     for metric in deciding:
         rate = (rates or {}).get(metric.name)
-        if metric.kind is Kind.PROPORTION and rate is not None:
+        if metric.kind.rules.binary and rate is not None:
             yield from _too_few_events(spec, metric, rate)
+
+
+def _capped(metric: MetricSpec) -> bool:
+    return metric.cap is not None and not metric.kind.rules.uncappable
 
 
 def _too_few_events(spec: Spec, metric: MetricSpec, rate: float) -> Iterator[str]:
@@ -565,6 +583,6 @@ def _ways_out(spec: Spec, arm: ArmSpec, need: int, metrics: list[MetricSpec] | N
     ways = [f"plan {math.ceil(need / arm.weight - 1e-9):,} units"] if arm.weight > 0 else []
     if arm.weight < 1 / len(spec.arms) - 1e-9:
         ways.append("give it more weight")
-    if metrics and all(m.kind is Kind.MEAN for m in metrics):
+    if metrics and all(not m.kind.rules.uncappable for m in metrics):
         ways.append("set a cap")
     return f"{', '.join(ways[:-1])}, or {ways[-1]}" if len(ways) > 1 else "".join(ways)

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING
 from router.errors import FieldViolation, InvalidRequest
 from router.experiments.model import (
     WORD_FORM,
-    Aggregate,
     Experiment,
     ExperimentPhase,
     Kind,
@@ -105,7 +104,7 @@ class Sizing:
     def smallest(self, units: int) -> float | None:
         """The smallest change for the better that so many units of all arms find; None: none is."""
         control = self.baseline if math.isfinite(self.baseline) else 0.0
-        if self.metric.kind is Kind.PROPORTION:  # a fall is a rise of what is left
+        if self.metric.kind.rules.binary:  # a fall is a rise of what is left
             control = max(control if self.metric.sign > 0 else 1 - control, 1e-9)
         found = smallest_effect(
             self.metric, control, self.pair(units), self.spread, self.share, self.alpha, self.question.power
@@ -167,9 +166,8 @@ def _answer(sizing: Sizing, notes: list[str]) -> SizeAnswer:
 
 def is_whole(question: SizeQuestion) -> bool:
     """Whether history has nothing to add to it."""
-    known = question.deviation is not None or (
-        question.kind is Kind.PROPORTION if question.route else _spec(question).kind is Kind.PROPORTION
-    )
+    kind = question.kind if question.route else _spec(question).kind
+    known = question.deviation is not None or _binary(kind)
     traffic = question.units_per_day is not None or not (question.route or question.days)
     return question.baseline is not None and known and traffic
 
@@ -201,13 +199,13 @@ def _value_problems(question: SizeQuestion) -> Iterator[FieldViolation]:
     baseline, deviation, effect = question.baseline, question.deviation, question.effect
     if baseline is not None and not math.isfinite(baseline):
         yield FieldViolation("baseline", f"must be a finite number, got {baseline:g}")
-    elif baseline is not None and question.kind is Kind.PROPORTION and not 0 <= baseline <= 1:
+    elif baseline is not None and _binary(question.kind) and not 0 <= baseline <= 1:
         yield FieldViolation("baseline", f"of a proportion lies within 0 and 1, got {baseline:g}")
     if effect is not None and (effect == 0 or not math.isfinite(effect)):
         yield FieldViolation("effect", f"must be a finite number other than 0, got {effect:g}")
     if deviation is None:
         return
-    if question.kind is Kind.PROPORTION:
+    if _binary(question.kind):
         yield FieldViolation("deviation", NO_DEVIATION)
     elif not (math.isfinite(deviation) and deviation >= 0):
         yield FieldViolation("deviation", f"must be a finite number above 0, got {deviation:g}")
@@ -218,6 +216,10 @@ def _value_problems(question: SizeQuestion) -> Iterator[FieldViolation]:
         yield FieldViolation("deviation", f"{text}, got {deviation:g}")
 
 
+def _binary(kind: Kind | None) -> bool:
+    return kind is not None and kind.rules.binary
+
+
 def _listed(weights: tuple[float, ...]) -> str:
     return "/".join(f"{w:g}" for w in weights)
 
@@ -225,9 +227,8 @@ def _listed(weights: tuple[float, ...]) -> str:
 def _spec(question: SizeQuestion) -> MetricSpec:
     number = question.cap is not None or question.deviation is not None
     kind = question.kind or (Kind.MEAN if number else Kind.PROPORTION)
-    usual = Aggregate.MAX if kind is Kind.PROPORTION else Aggregate.SUM
     better = question.higher_is_better
-    return MetricSpec(question.metric, kind, better, usual, cap=question.cap, least=question.least)
+    return MetricSpec(question.metric, kind, better, kind.rules.usual, cap=question.cap, least=question.least)
 
 
 def _history(
@@ -280,7 +281,7 @@ def _values(
     question: SizeQuestion, metric: ComparedMetric, past: Past | None, notes: list[str]
 ) -> tuple[float, float | None]:
     """Baseline, and the variance of a unit; None: a proportion's own."""
-    proportion, named = metric.kind is Kind.PROPORTION, metric.name
+    proportion, named = metric.kind.rules.binary, metric.name
     baseline, spread = question.baseline, None
     if baseline is None:
         if past is not None:
@@ -349,7 +350,7 @@ def _size_answer(sizing: Sizing, effect: float, budget: int | None, notes: list[
 
 def _no_effect_answer(sizing: Sizing, budget: int, notes: list[str]) -> SizeAnswer:
     """No effect is found in so few units."""
-    proportion = sizing.metric.kind is Kind.PROPORTION
+    proportion = sizing.metric.kind.rules.binary
     if proportion and sizing.baseline == (1.0 if sizing.metric.sign > 0 else 0.0):
         raise invalid("baseline", f"is {sizing.baseline:g} already: nothing can be better")
     room = (1 - sizing.baseline if sizing.metric.sign > 0 else sizing.baseline) if proportion else 1.0

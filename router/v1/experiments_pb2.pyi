@@ -29,7 +29,7 @@ OUTCOME_STATUS_UNKNOWN: OutcomeStatus
 OUTCOME_STATUS_INVALID: OutcomeStatus
 
 class Experiment(_message.Message):
-    __slots__ = ("name", "hypothesis", "route", "arms", "control", "primary", "guardrails", "mode", "unit", "unit_label", "enrolment", "namespace", "slot_start", "slot_end", "margin", "alpha", "planned_units", "min_units", "min_matured", "window", "shadow_share", "judge", "floor", "epoch", "state", "phases", "create_time", "update_time", "stop_time", "stop_reason", "promoted", "etag", "warnings", "secondary", "segments", "grace")
+    __slots__ = ("name", "hypothesis", "route", "arms", "control", "primary", "guardrails", "mode", "unit", "unit_label", "enrolment", "namespace", "slot_start", "slot_end", "margin", "alpha", "planned_units", "min_units", "min_matured", "window", "shadow_share", "judge", "floor", "epoch", "state", "phases", "create_time", "update_time", "stop_time", "stop_reason", "promoted", "etag", "warnings", "secondary", "segments", "grace", "equal_arms")
     class Mode(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
         __slots__ = ()
         MODE_UNSPECIFIED: _ClassVar[Experiment.Mode]
@@ -183,6 +183,7 @@ class Experiment(_message.Message):
     SECONDARY_FIELD_NUMBER: _ClassVar[int]
     SEGMENTS_FIELD_NUMBER: _ClassVar[int]
     GRACE_FIELD_NUMBER: _ClassVar[int]
+    EQUAL_ARMS_FIELD_NUMBER: _ClassVar[int]
     name: str
     hypothesis: str
     route: str
@@ -219,7 +220,8 @@ class Experiment(_message.Message):
     secondary: _containers.RepeatedCompositeFieldContainer[Experiment.Metric]
     segments: _containers.RepeatedCompositeFieldContainer[Experiment.Segment]
     grace: _duration_pb2.Duration
-    def __init__(self, name: _Optional[str] = ..., hypothesis: _Optional[str] = ..., route: _Optional[str] = ..., arms: _Optional[_Iterable[_Union[Experiment.Arm, _Mapping]]] = ..., control: _Optional[str] = ..., primary: _Optional[_Union[Experiment.Metric, _Mapping]] = ..., guardrails: _Optional[_Iterable[_Union[Experiment.Metric, _Mapping]]] = ..., mode: _Optional[_Union[Experiment.Mode, str]] = ..., unit: _Optional[str] = ..., unit_label: _Optional[str] = ..., enrolment: _Optional[float] = ..., namespace: _Optional[str] = ..., slot_start: _Optional[float] = ..., slot_end: _Optional[float] = ..., margin: _Optional[float] = ..., alpha: _Optional[float] = ..., planned_units: _Optional[int] = ..., min_units: _Optional[int] = ..., min_matured: _Optional[float] = ..., window: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., shadow_share: _Optional[float] = ..., judge: _Optional[str] = ..., floor: _Optional[float] = ..., epoch: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., state: _Optional[_Union[Experiment.State, str]] = ..., phases: _Optional[_Iterable[_Union[Experiment.Phase, _Mapping]]] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., update_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., stop_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., stop_reason: _Optional[str] = ..., promoted: _Optional[str] = ..., etag: _Optional[str] = ..., warnings: _Optional[_Iterable[str]] = ..., secondary: _Optional[_Iterable[_Union[Experiment.Metric, _Mapping]]] = ..., segments: _Optional[_Iterable[_Union[Experiment.Segment, _Mapping]]] = ..., grace: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ...) -> None: ...
+    equal_arms: bool
+    def __init__(self, name: _Optional[str] = ..., hypothesis: _Optional[str] = ..., route: _Optional[str] = ..., arms: _Optional[_Iterable[_Union[Experiment.Arm, _Mapping]]] = ..., control: _Optional[str] = ..., primary: _Optional[_Union[Experiment.Metric, _Mapping]] = ..., guardrails: _Optional[_Iterable[_Union[Experiment.Metric, _Mapping]]] = ..., mode: _Optional[_Union[Experiment.Mode, str]] = ..., unit: _Optional[str] = ..., unit_label: _Optional[str] = ..., enrolment: _Optional[float] = ..., namespace: _Optional[str] = ..., slot_start: _Optional[float] = ..., slot_end: _Optional[float] = ..., margin: _Optional[float] = ..., alpha: _Optional[float] = ..., planned_units: _Optional[int] = ..., min_units: _Optional[int] = ..., min_matured: _Optional[float] = ..., window: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., shadow_share: _Optional[float] = ..., judge: _Optional[str] = ..., floor: _Optional[float] = ..., epoch: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., state: _Optional[_Union[Experiment.State, str]] = ..., phases: _Optional[_Iterable[_Union[Experiment.Phase, _Mapping]]] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., update_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., stop_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., stop_reason: _Optional[str] = ..., promoted: _Optional[str] = ..., etag: _Optional[str] = ..., warnings: _Optional[_Iterable[str]] = ..., secondary: _Optional[_Iterable[_Union[Experiment.Metric, _Mapping]]] = ..., segments: _Optional[_Iterable[_Union[Experiment.Segment, _Mapping]]] = ..., grace: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., equal_arms: _Optional[bool] = ...) -> None: ...
 
 class CreateExperimentRequest(_message.Message):
     __slots__ = ("experiment_id", "experiment")
@@ -719,10 +721,12 @@ class RecordOutcomeRequest(_message.Message):
     def __init__(self, outcome: _Optional[_Union[Outcome, _Mapping]] = ...) -> None: ...
 
 class RecordOutcomeResponse(_message.Message):
-    __slots__ = ("status",)
+    __slots__ = ("status", "warning")
     STATUS_FIELD_NUMBER: _ClassVar[int]
+    WARNING_FIELD_NUMBER: _ClassVar[int]
     status: OutcomeStatus
-    def __init__(self, status: _Optional[_Union[OutcomeStatus, str]] = ...) -> None: ...
+    warning: str
+    def __init__(self, status: _Optional[_Union[OutcomeStatus, str]] = ..., warning: _Optional[str] = ...) -> None: ...
 
 class RecordOutcomesRequest(_message.Message):
     __slots__ = ("sequence", "outcomes")
@@ -733,11 +737,13 @@ class RecordOutcomesRequest(_message.Message):
     def __init__(self, sequence: _Optional[int] = ..., outcomes: _Optional[_Iterable[_Union[Outcome, _Mapping]]] = ...) -> None: ...
 
 class RecordOutcomesResponse(_message.Message):
-    __slots__ = ("sequence", "statuses", "errors")
+    __slots__ = ("sequence", "statuses", "errors", "warnings")
     SEQUENCE_FIELD_NUMBER: _ClassVar[int]
     STATUSES_FIELD_NUMBER: _ClassVar[int]
     ERRORS_FIELD_NUMBER: _ClassVar[int]
+    WARNINGS_FIELD_NUMBER: _ClassVar[int]
     sequence: int
     statuses: _containers.RepeatedScalarFieldContainer[OutcomeStatus]
     errors: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, sequence: _Optional[int] = ..., statuses: _Optional[_Iterable[_Union[OutcomeStatus, str]]] = ..., errors: _Optional[_Iterable[str]] = ...) -> None: ...
+    warnings: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, sequence: _Optional[int] = ..., statuses: _Optional[_Iterable[_Union[OutcomeStatus, str]]] = ..., errors: _Optional[_Iterable[str]] = ..., warnings: _Optional[_Iterable[str]] = ...) -> None: ...

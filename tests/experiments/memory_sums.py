@@ -13,7 +13,6 @@ from router.experiments.model import (
     Disagreement,
     ExperimentPhase,
     Exposure,
-    Kind,
     MetricSpec,
     ShadowPair,
     Spec,
@@ -89,14 +88,14 @@ class Unit:
     def row(self, metric: MetricSpec) -> tuple[float, ...] | None:
         if not self.counted[metric.name] and metric.missing is Unanswered.EXCLUDED:
             return None
-        if metric.kind is Kind.RATIO:
+        if metric.kind.rules.has_denominator:
             now = (sum(self.values(metric.name)), self._denominator(metric))
         else:
             now = self._capped(metric, self._value(metric))
         return (*now, *self._covariate(metric)) if metric.covariate else now
 
     def _capped(self, metric: MetricSpec, value: float) -> tuple[float]:
-        if metric.kind is not Kind.MEAN or metric.cap is None:
+        if metric.kind.rules.uncappable or metric.cap is None:
             return (value,)
         return (min(max(value, metric.least), metric.cap),)
 
@@ -120,7 +119,7 @@ class Unit:
 
     def _covariate(self, metric: MetricSpec) -> tuple[float, ...]:
         found = self.before[metric.name]
-        if metric.kind is Kind.RATIO:
+        if metric.kind.rules.has_denominator:
             counts = metric.per in ("responses", "outcomes")
             below = float(len(found)) if counts else sum(self.before[metric.per])
             return (sum(found), below) if found and below else (0.0, 1.0)
@@ -189,7 +188,7 @@ def _bucket(phase: ExperimentPhase, arm: str, span: tuple[float, float], units: 
     spec = phase.spec
     metrics = spec.metrics
     lengths = None
-    if spec.primary.kind is not Kind.RATIO:
+    if not spec.primary.kind.rules.has_denominator:
         lengths = _moments(2, [unit.length(spec.primary) for unit in units])
     return TimeBucket(
         arm,
@@ -213,7 +212,7 @@ def _segments(spec: Spec, units: list[Unit]) -> dict[tuple[str, str], Moments]:
 
 
 def columns_of(metric: MetricSpec) -> int:
-    return (2 if metric.kind is Kind.RATIO else 1) * (2 if metric.covariate else 1)
+    return metric.kind.rules.columns * (2 if metric.covariate else 1)
 
 
 def _moments(columns: int, rows: Iterable[tuple[float, ...] | None]) -> Moments:

@@ -91,4 +91,5 @@ plans = st.builds(
         tuple
     ),
     grace=seconds,
+    equal_arms=st.booleans(),
 )

@@ -120,7 +120,7 @@ class ScriptedExperiments(experiments_pb2_grpc.ExperimentServiceServicer):
         self.outcomes.append(request.outcome)
         if request.outcome.response_id == "nobody":
             refuse(context, grpc.StatusCode.NOT_FOUND, "no response 'nobody'", error_info("NOT_FOUND"))
-        return pb.RecordOutcomeResponse(status=pb.OUTCOME_STATUS_COUNTED)
+        return pb.RecordOutcomeResponse(status=pb.OUTCOME_STATUS_COUNTED, warning=_warning(request.outcome))
 
     def RecordOutcomes(self, request_iterator, context):
         for request in request_iterator:
@@ -128,7 +128,16 @@ class ScriptedExperiments(experiments_pb2_grpc.ExperimentServiceServicer):
             bad = [o.value > 1 for o in request.outcomes]
             statuses = [pb.OUTCOME_STATUS_INVALID if b else pb.OUTCOME_STATUS_COUNTED for b in bad]
             errors = ["value: must be 0 or 1"] * sum(bad)
-            yield pb.RecordOutcomesResponse(sequence=request.sequence, statuses=statuses, errors=errors)
+            yield pb.RecordOutcomesResponse(
+                sequence=request.sequence,
+                statuses=statuses,
+                errors=errors,
+                warnings=set(filter(None, map(_warning, request.outcomes))),
+            )
+
+
+def _warning(outcome):
+    return "no plan has it" if outcome.metric == "unplanned" else ""
 
 
 @contextmanager

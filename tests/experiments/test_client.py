@@ -28,7 +28,7 @@ from router.client import (
 )
 from router.errors import Findings
 from router.experiments.messages import answer_message, plan_message, plan_of, question_of, update_request
-from router.experiments.model import Aggregate, Mode, Unanswered
+from router.experiments.model import Mode
 from tests.experiments.report.sums import REPORT
 from tests.experiments.scripted import scripted_server
 
@@ -88,12 +88,6 @@ def client(remote):
 @pytest.mark.parametrize("spec", [SPEC, FULL], ids=["plain", "full"])
 def test_a_plan_goes_through_its_message_unchanged(spec):
     assert plan_of(plan_message(spec), Findings()) == spec
-
-
-def test_the_usual_aggregate_follows_the_kind():
-    assert metric("a").aggregate is Aggregate.MAX
-    assert metric("a", Kind.RATIO).aggregate is metric("a", "mean").aggregate is Aggregate.SUM
-    assert metric("a", missing="zero").missing is Unanswered.ZERO
 
 
 def test_an_experiment_lives_from_plan_to_rollback(client, remote):

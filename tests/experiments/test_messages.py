@@ -66,14 +66,6 @@ def test_what_is_not_set_has_the_models_default() -> None:
     assert (zero.enrolment, zero.min_units, zero.slot) == (0, 0, (0, 0))
 
 
-@pytest.mark.parametrize(
-    ("kind", "aggregate"),
-    [("KIND_PROPORTION", Aggregate.MAX), ("KIND_MEAN", Aggregate.SUM), ("KIND_RATIO", Aggregate.SUM)],
-)
-def test_the_usual_aggregate(kind: str, aggregate: Aggregate) -> None:
-    assert read(pb.Experiment(primary={"kind": kind})).primary.aggregate is aggregate
-
-
 def test_everything_that_cannot_be_read_is_named() -> None:
     message = pb.Experiment(
         route="dental",

@@ -51,18 +51,27 @@ def fields(spec: Spec) -> set[str]:
     return {problem.field for problem in plan_problems(spec, KNOWN)}
 
 
+def test_equal_arms_are_refused_with_the_way_to_an_aa_test() -> None:
+    twins = (arm("old", 0.4, "1.0.0"), arm("new", 0.3, "1.1.0"), arm("same", 0.3, "1.0.0"))
+    (problem,) = plan_problems(plan(arms=twins), KNOWN)
+    assert problem.field == "arms[2].adapter"
+    assert "is medical@1.0.0, as in arm old" in problem.description
+    assert "lora-router experiments aa" in problem.description
+    assert "equal_arms" in problem.description
+
+
 @pytest.mark.parametrize(
     "spec",
     [
         plan(),
         plan(guardrails=(LENGTH, MetricSpec("error", Kind.PROPORTION, False, margin=0.02))),
         plan(arms=(arm("old", 0.5, "1.0.0"), arm("base", 0.5))),
-        plan(arms=(arm("old", 0.2, "1.0.0"), arm("same", 0.8, "1.0.0")), enrolment=0.0),
+        plan(arms=(arm("old", 0.2, "1.0.0"), arm("same", 0.8, "1.0.0")), enrolment=0.0, equal_arms=True),
         plan(route="base", arms=(arm("old", 0.5), arm("new", 0.5, "1.1.0"))),
         plan(mode=Mode.SHADOW, judge="length"),
         plan(mode=Mode.BANDIT, floor=0.5, epoch=60.0),
         plan(namespace="checkout", slot=(0.2, 0.4)),
-        plan(arms=tuple(arm(f"a{i}", 1 / 32) for i in range(32)), control="a0"),
+        plan(arms=tuple(arm(f"a{i}", 1 / 32) for i in range(32)), control="a0", equal_arms=True),
         plan(primary=SECONDS, secondary=(MetricSpec("clicks", Kind.MEAN), SOLVED), grace=3600.0),
         plan(segments=(SegmentSpec("country", ("de", "fr")), SegmentSpec("plan"))),
         HOLDOUT,
@@ -92,8 +101,10 @@ BAD: list[tuple[dict[str, Any], set[str]]] = [
     ({"arms": (arm("old", 0.5, "1.0.0"), arm("a b", 0.5, "1.1.0"))}, {"arms[1].name"}),
     ({"arms": (arm("old", 0.5, "1.0.0"), arm("new", 0.5, "7.0.0"))}, {"arms[1].adapter"}),
     ({"arms": (arm("old", 0.5, "1.0.0"), arm("new", 0.5, "0.9.0"))}, {"arms[1].adapter"}),
-    ({"arms": tuple(arm(f"a{i}", 1 / 33) for i in range(33)), "control": "a0"}, {"arms"}),
+    ({"arms": tuple(arm(f"a{i}", 1 / 33) for i in range(33)), "control": "a0", "equal_arms": True}, {"arms"}),
     ({"arms": (arm("old", 0.5), ArmSpec("new", 0.5, None, RouterVariant()))}, {"arms[1].router"}),
+    ({"arms": (arm("old", 0.5, "1.0.0"), arm("same", 0.5, "1.0.0"))}, {"arms[1].adapter"}),
+    ({"arms": (arm("old", 0.5), arm("same", 0.5)), "mode": Mode.SHADOW}, {"arms[1].adapter"}),
     ({"arms": (arm("old", 0.5), replace(arm("new", 0.5, "1.1.0"), router=RouterVariant()))}, {"arms[1]"}),
     ({"control": "nobody"}, {"control"}),
     ({"primary": replace(SOLVED, name="")}, {"primary.name"}),

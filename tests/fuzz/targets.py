@@ -28,8 +28,7 @@ from router.cli.settings import load_settings
 from router.corrections.store import Correction, from_line, latest, to_line
 from router.engine.constrained.source import grammar_text
 from router.errors import MOST_FINDINGS, ConfigError, FieldViolation, InvalidRequest, RouterError
-from router.experiments.cli.create import EXAMPLE as PLAN_EXAMPLE
-from router.experiments.cli.create import plan_of, read_plan_file
+from router.experiments.cli.create import example_plan, plan_of, read_plan_file
 from router.extensions.calibration.manifest import with_examples
 from router.extensions.calibration.proposals import Addition, propose
 from router.extensions.oidc import forwarded_names
@@ -466,7 +465,7 @@ TARGETS = {
         Target("calibration", calibration, json_changed, _examples("calibration.json")),
         Target("clients", clients, toml_changed, _given(CLIENT + LIMITS, CLIENT + GROUPS)),
         Target("config", config, toml_changed, _given(SETTINGS)),
-        Target("plan-file", plan_file, toml_changed, _given(PLAN_EXAMPLE)),
+        Target("plan-file", plan_file, toml_changed, _given(example_plan())),
         Target("tokens", tokens, bytes_changed, _given("lrk_a_" + "x" * 43, "ipv6:%5B::1%5D:50123")),
         Target("forwarded", forwarded, bytes_changed, _given(FORWARDED)),
         Target("grammar", grammar, bytes_changed, _grammars),

@@ -145,10 +145,14 @@ async def stopped() -> Facts:
     processes()[0].send_signal(signal.SIGSTOP)
     asked = [asyncio.create_task(outcome(engine.submit(job()))) for _ in range(8)]
     texts = {text for text, _ in await asyncio.gather(*asked)}
-    await until(lambda: all(replica.up for replica in engine.replicas))
-    replaced = sum(replica.losses for replica in engine.replicas)
+
+    def replaced() -> int:
+        return sum(replica.losses for replica in engine.replicas)
+
+    await until(lambda: replaced() > 0 and all(replica.up for replica in engine.replicas))
+    facts: Facts = {"texts": sorted(texts), "replaced": replaced()}
     await asyncio.to_thread(engine.close)
-    return {"texts": sorted(texts), "replaced": replaced}
+    return facts
 
 
 async def replaced() -> Facts:
@@ -321,6 +325,7 @@ async def shared() -> Facts:
         asked = [outcome(edge.submit(job(adapter=adapter.digest))) for edge in (one, two) for _ in range(8)]
         texts = {text for text, _ in await asyncio.gather(*asked)}
         await until(lambda before=before: len(before & {process.pid for process in processes()}) == 1)
+        await until(lambda: len(processes()) == 2)
         await until(lambda: all(r.up for edge in (one, two) for r in edge.replicas))
         now = {process.pid for process in processes()}
         facts[number.name] = {"texts": sorted(texts), "same": len(now & before), "all": len(now)}

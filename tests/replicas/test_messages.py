@@ -28,7 +28,19 @@ from tests.replicas.local import messages_of
 
 INFO = BaseInfo("b", "0" * 64, "Fake", "float32", "cpu", 512, 256, {"q": (1, 2)})
 PARAMS = SamplingParams(
-    7, 2, 0.1, 0.9, 3, 0.05, 1.1, 0.2, -0.3, 2**60, ("a", "b"), 4, Constraint("regex", "x")
+    7,
+    min_tokens=2,
+    temperature=0.1,
+    top_p=0.9,
+    top_k=3,
+    min_p=0.05,
+    repetition_penalty=1.1,
+    frequency_penalty=0.2,
+    presence_penalty=-0.3,
+    seed=2**60,
+    stop=("a", "b"),
+    logprobs=4,
+    constraint=Constraint("regex", "x"),
 )
 
 
@@ -76,6 +88,8 @@ def example(kind: type[RouterError]) -> RouterError:
         errors.NotFound: ("adapter", "x"),
         errors.Unavailable: ("later", 7.0),
     }
+    if kind is errors.Overloaded:
+        return errors.Overloaded("full", 7.0, bound="engine")
     return kind(*said.get(kind, ("why",)))
 
 

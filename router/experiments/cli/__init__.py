@@ -128,13 +128,13 @@ def plan(
 
 def _question(metric: str, lower: bool, split: str) -> SizeQuestion:
     from router.cli.command import MISUSED, CliError
-    from router.experiments.cli.create import BUILT_IN_METRICS, KINDS, metric_from_flag, weights_from_flag
+    from router.experiments.cli.create import BUILT_IN_METRICS, metric_from_flag, weights_from_flag
     from router.experiments.model import Kind, SizeQuestion
 
     made = metric_from_flag(metric)
     name, kind_name = made["name"], made["kind"]
-    if kind_name not in KINDS:
-        kinds = ", ".join(KINDS)
+    if kind_name not in tuple(Kind):
+        kinds = ", ".join(Kind)
         raise CliError(f"--metric {metric}: {kind_name!r} is no kind; there are {kinds}", MISUSED)
     kind = Kind(kind_name) if ":" in metric or name in BUILT_IN_METRICS else None
     better = made["higher_is_better"] and not lower

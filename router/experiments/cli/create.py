@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from router.experiments.model import Spec
     from router.types import AdapterRef
 
-KINDS = ("proportion", "mean", "ratio")
 # What the server records by itself; less is better of all. Of what is 0 or 1 for an answer, the share of
 # units that had it once: a proportion is exact from the first unit on, and shows that nothing happened, too.
 BUILT_IN_METRICS: Mapping[str, Mapping[str, str]] = {
@@ -38,7 +37,7 @@ BUILT_IN_METRICS: Mapping[str, Mapping[str, str]] = {
 }
 SECONDS = {"": 1.0, "s": 1.0, "min": 60.0, "h": 3600.0, "d": 86_400.0}
 TIMES = ("window", "grace", "epoch")
-EXAMPLE = """\
+_EXAMPLE = """\
 # A plan: `lora-router experiments create medical-v2 medical-v2.toml`. What is left out has the default shown.
 # How many units it takes: `lora-router experiments plan`.
 hypothesis = "version 1.1.0 helps more users than 1.0.0"  # what it is to show, in words
@@ -58,6 +57,7 @@ planned_units = 5000     # of all arms together; intervals are tightest there, a
 # slot = [0.0, 1.0]      # this one's part of it
 # mode = "split"         # or "shadow", "bandit" or "holdout": everybody against the server's holdout, with no
 #                        # route and two arms without adapters, of which control is the units in the holdout
+# equal_arms = false     # true: arms may be the same version, to test the pipeline (A/A)
 # shadow_share = 1.0     # shadow: share of requests that shadow arms answer too
 # judge = "exact_match"  # shadow: who compares the answers
 # floor = 0.05           # bandit: least weight of an arm
@@ -75,7 +75,7 @@ adapter = "medical@1.1.0"
 
 [primary]                # the metric that decides
 name = "thumbs_up"       # an outcome that you record, or a built-in one
-kind = "proportion"      # 0 or 1 for a unit; "mean": a number; "ratio": a sum over a sum
+kind = "proportion"      # KINDS
 # higher_is_better = true
 # aggregate = "max"      # several outcomes of a unit: max, sum, mean, last
 # per = "responses"      # of a ratio: over answers given, "outcomes", or another outcome
@@ -107,6 +107,15 @@ cap = 100.0
 label = "country"
 values = ["de", "fr"]    # at most 12, others are "(other)"; left out: the first 12 that come
 """
+
+
+def example_plan() -> str:
+    """A plan that explains every field."""
+    from router.experiments.model import Kind
+
+    first, *others = Kind
+    explained = "; ".join((first.rules.words, *(f'"{kind}": {kind.rules.words}' for kind in others)))
+    return _EXAMPLE.replace("KINDS", explained)
 
 
 def read_plan_file(path: Path) -> dict[str, Any]:
@@ -170,11 +179,11 @@ def _arm(values: Mapping[str, Any], where: str) -> dict[str, Any]:
 
 
 def _metric(values: Mapping[str, Any], where: str) -> dict[str, Any]:
-    from router.experiments.model import MetricSpec
+    from router.experiments.model import Kind, MetricSpec
 
     _check_names(values, MetricSpec, where)
-    usual = "max" if values.get("kind") == "proportion" else "sum"
-    return {"aggregate": usual, **values}
+    usual = next((kind.rules.usual for kind in Kind if kind == values.get("kind")), Kind.MEAN.rules.usual)
+    return {"aggregate": usual.value, **values}
 
 
 def _check_names(values: Mapping[str, Any], kind: type, where: str) -> None:
@@ -268,8 +277,11 @@ def _arm_from_flag(text: str) -> dict[str, Any]:
 
 def metric_from_flag(text: str) -> dict[str, Any]:
     """NAME, KIND:NAME or NAME:KIND. Built-in metrics have their kind, others are proportions."""
+    from router.experiments.model import Kind
+
     first, _, second = text.partition(":")
-    kind, name = (first, second) if second and first in KINDS and second not in KINDS else (second, first)
+    kinds = tuple(Kind)
+    kind, name = (first, second) if second and first in kinds and second not in kinds else (second, first)
     made = _metric_named(name)
     if not kind or kind == made["kind"]:
         return made
@@ -365,7 +377,11 @@ Split = Annotated[
 ]
 Metric = Annotated[
     str,
-    typer.Option("--metric", metavar="[KIND:]NAME", help="What decides: proportion (default), mean, ratio."),
+    typer.Option(
+        "--metric",
+        metavar="[KIND:]NAME",
+        help="What decides; a proportion by default. `create --example` has all kinds.",
+    ),
 ]
 Guardrails = Annotated[
     list[str] | None,
@@ -514,10 +530,8 @@ def create(
     from router.cli.connect import connected
     from router.experiments.cli import show_one
 
-    pass
-
     if example:
-        print(EXAMPLE, end="")
+        print(example_plan(), end="")
         return
     if not name:
         raise CliError("an experiment needs a NAME; `--example` prints a plan to begin with", MISUSED)
@@ -569,8 +583,6 @@ def update(
     from router.cli.command import MISUSED, CliError
     from router.cli.connect import connected
     from router.experiments.cli import show_one
-
-    pass
 
     options = PlanOptions(
         file, route, arm, split, metric, guardrail, secondary, segment, cap, hypothesis, set_

@@ -117,9 +117,9 @@ def named(metric: str, cap: float | None) -> str:
 def metric_line(metric: MetricSpec) -> str:
     """`thumbs_up: proportion, more is better`."""
     parts = [metric.kind.value, "more is better" if metric.higher_is_better else "less is better"]
-    if metric.kind == "ratio":
+    if metric.kind.rules.has_denominator:
         parts.append(f"per {metric.per}")
-    elif metric.kind == "mean":
+    elif not metric.kind.rules.binary:
         parts.append(f"{metric.aggregate.value} of a unit's outcomes")
     if metric.cap is not None and metric.least:
         parts.append(f"{metric.least:,g} at least")
@@ -151,6 +151,7 @@ def _rules(spec: Spec) -> list[tuple[str, str]]:
         ("grace", f"{duration(spec.grace)} more for them to arrive" if spec.grace else ""),
         ("level", f"{spec.alpha:g} for all arms together"),
         ("margin", f"{spec.margin:g}" if spec.margin else ""),
+        ("equal arms", "allowed, as in an A/A test" if spec.equal_arms else ""),
         ("planned", f"{spec.planned_units:,} units"),
         (
             "promotes",

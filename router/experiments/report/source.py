@@ -24,7 +24,6 @@ from router.experiments.model import (
     AuditEntry,
     Experiment,
     ExperimentPhase,
-    Kind,
     MetricSpec,
     Mode,
     Spec,
@@ -196,7 +195,7 @@ def total_moments(buckets: Sequence[TimeBucket], arm: str, metric: ComparedMetri
 
 def usable_moments(metric: ComparedMetric, sums: Moments) -> Moments:
     """A ratio whose denominator is still 0 has no value: then as if there were no units yet."""
-    if metric.kind is Kind.RATIO and any(sums.sums[i] == 0 for i in range(1, metric.columns, 2)):
+    if metric.kind.rules.has_denominator and any(sums.sums[i] == 0 for i in range(1, metric.columns, 2)):
         return Moments.empty(metric.columns)
     return sums
 
@@ -405,7 +404,7 @@ def _degraded_notes(source: PhaseEvidence) -> Iterator[str]:
 def _length_notes(source: PhaseEvidence) -> Iterator[str]:
     if source.spec.mode is Mode.SHADOW:
         return
-    if source.spec.primary.kind is Kind.RATIO:
+    if source.spec.primary.kind.rules.has_denominator:
         yield "no effect at equal answer length: the primary metric is a ratio"
     elif source.deciding and all(length_moments(source.deciding, a) is None for a in source.design.weights):
         yield "no effect at equal answer length: no unit has both its outcome and a count of tokens"

@@ -23,7 +23,6 @@ from router.experiments.stats.moments import (
     ArmEstimate,
     Array,
     ComparedMetric,
-    Kind,
     Moments,
     Real,
     estimates_of_both,
@@ -143,7 +142,7 @@ class ArmPair:
     @property
     def counted(self) -> bool:
         """Whether a unit is 0 or 1 and nothing else is known of it: then the likelihood is known."""
-        return self.metric.kind is Kind.PROPORTION and not self.metric.covariate
+        return self.metric.kind.rules.binary and not self.metric.covariate
 
     @property
     def has_exact(self) -> bool:
@@ -181,7 +180,7 @@ class ArmPair:
                 e.spread + np.maximum(high - e.value, e.value - low) ** 2 / e.n for e in (first, second)
             ]
         own = (spreads[0] / first.n, spreads[1] / second.n)
-        if self.metric.kind is Kind.RATIO:
+        if self.metric.kind.rules.has_denominator:
             spreads = self._around_common_ratio(spreads)
         weight = (1 / first.n + 1 / second.n) / (self.n - 2)
         return own, ((first.n - 1) * spreads[0] * weight, (second.n - 1) * spreads[1] * weight)
@@ -255,9 +254,9 @@ class ArmPair:
     def needs(self) -> Iterator[tuple[NDArray[np.bool_], Callable[[], NoInterval]]]:
         """What the asymptotic sequence needs: whether it is there, and what to say while it is not."""
         yield self._enough_units()
-        if self.metric.kind is Kind.RATIO:
+        if self.metric.kind.rules.has_denominator:
             yield self._enough_volume()
-        if self.metric.kind is Kind.PROPORTION:
+        if self.metric.kind.rules.binary:
             yield self._enough_events()
         yield self._varies()
         if not self.counted:

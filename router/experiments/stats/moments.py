@@ -153,15 +153,16 @@ class ComparedMetric:
             raise invalid("metric.name", "must not be empty")
         if self.bounds is not None:
             low, high = self.bounds
-            if self.kind is Kind.RATIO:
-                raise invalid(f"{self.name}.cap", "a ratio has no cap of its own: cap what it is made of")
+            if self.kind.rules.has_denominator:
+                why = self.kind.rules.uncappable
+                raise invalid(f"{self.name}.cap", f"a {self.kind} has no cap of its own: {why}")
             if not (isfinite(low) and isfinite(high) and low < high):
                 raise invalid(f"{self.name}.cap", f"must be a finite number above {low:g}, got {high:g}")
 
     @property
     def columns(self) -> int:
         """How many columns its `Moments` have."""
-        return (2 if self.kind is Kind.RATIO else 1) * (2 if self.covariate else 1)
+        return self.kind.rules.columns * (2 if self.covariate else 1)
 
     @property
     def sign(self) -> int:
@@ -171,7 +172,7 @@ class ComparedMetric:
     @property
     def range(self) -> tuple[float, float]:
         """Where units' values lie; infinite where nothing says so."""
-        if self.kind is Kind.PROPORTION:
+        if self.kind.rules.binary:
             return 0.0, 1.0
         return self.bounds or (-inf, inf)
 
@@ -197,7 +198,7 @@ class ArmEstimate:
 
 def value_and_gradient(kind: Kind, moments: Moments, first: int = 0) -> tuple[Real, Gradient]:
     """Value of a metric whose columns begin at `first`, and its derivatives by the columns' means."""
-    if kind is not Kind.RATIO:
+    if not kind.rules.has_denominator:
         return moments.mean(first), {first: 1.0}
     total = moments.sums[first + 1]
     if np.any(np.asarray(total) == 0):
@@ -258,7 +259,7 @@ def check_moments(metric: ComparedMetric, moments: Moments) -> None:
         raise invalid(metric.name, f"needs {metric.columns} columns, got {len(moments.sums)}")
     if np.any(np.asarray(moments.n) < 2):
         raise invalid(metric.name, "needs two units or more in each arm")
-    if metric.kind is Kind.PROPORTION and np.any(moments.sums[0] != np.asarray(moments.products[0])):
+    if metric.kind.rules.binary and np.any(moments.sums[0] != np.asarray(moments.products[0])):
         raise invalid(metric.name, "a proportion takes 0 or 1 for each unit; use a mean or a ratio")
 
 

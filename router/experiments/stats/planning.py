@@ -11,7 +11,7 @@ from statistics import NormalDist
 import numpy as np
 
 from router.experiments.stats.compare import SequencePlan
-from router.experiments.stats.moments import Array, ComparedMetric, Kind, invalid
+from router.experiments.stats.moments import Array, ComparedMetric, invalid
 from router.experiments.stats.sequences import peak_gain, two_sided_bound
 
 _PATHS, _STEPS, _HORIZON = 3000, 240, 4.0
@@ -78,7 +78,7 @@ def size_for(
     `share` is the treatment's share of both arms. Without a plan the sequence is tuned for the answer.
     """
     treatment = control + effect
-    if metric.kind is Kind.PROPORTION and spread is None:
+    if metric.kind.rules.binary and spread is None:
         if not (0 <= control <= 1 and 0 <= treatment <= 1):
             raise invalid("effect", f"a proportion of {treatment:g} is none: it lies within 0 and 1")
         middle = (1 - share) * control + share * treatment
@@ -101,7 +101,7 @@ def _least(metric: ComparedMetric, plan: SequencePlan, share: float, middle: flo
     smaller = min(share, 1 - share)
     bounded = math.isfinite(sum(metric.range))
     least = (plan.burn_in_units if bounded else plan.unbounded_units) / smaller
-    if metric.kind is Kind.PROPORTION:
+    if metric.kind.rules.binary:
         rarer = min(middle, 1 - middle)
         events = max(plan.burn_in_events, plan.arm_events / smaller)
         least = max(least, events / rarer) if rarer > 0 else least
@@ -186,7 +186,7 @@ def smallest_effect(
 ) -> float | None:
     """The smallest gain that `units` of both arms show with that power at any number of looks; None where no
     gain is (the burn-in alone is longer, or a proportion cannot grow by so much)."""
-    room = 1 - control if metric.kind is Kind.PROPORTION else math.inf
+    room = 1 - control if metric.kind.rules.binary else math.inf
     low, high = 0.0, min(room, 10 * math.sqrt(spread)) if spread is not None else room
 
     def enough(effect: float) -> bool:

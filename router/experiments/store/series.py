@@ -14,7 +14,7 @@ from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, assert_never
 
 from sqlalchemy import ColumnElement, Connection, select, true
 
@@ -205,36 +205,42 @@ def info_of(key: int, name: str, phase: ExperimentPhase) -> PhaseInfo:
 def covariates_of(spec: Spec) -> frozenset[str]:
     """Names of outcomes whose past is read."""
     metrics = [m for m in spec.metrics if m.covariate]
-    ratios = (m.per for m in metrics if m.kind is Kind.RATIO)
+    ratios = (m.per for m in metrics if m.kind.rules.has_denominator)
     return frozenset(m.name for m in metrics) | {p for p in ratios if p not in (RESPONSES, OUTCOMES)}
 
 
 def _all_series(spec: Spec) -> Iterator[Series]:
     for metric in spec.metrics:
         yield _of_metric(metric)._replace(split=metric is spec.primary)
-    if spec.primary.kind is not Kind.RATIO:
+    if not spec.primary.kind.rules.has_denominator:
         yield _lengths(_of_metric(spec.primary))
 
 
 def _of_metric(metric: MetricSpec) -> Series:
-    value = _ratio(metric) if metric.kind is Kind.RATIO else _capped(metric, _value(metric))
+    name, reads = metric.name, {metric.name, EVERYTHING}
+    match metric.kind:
+        case Kind.PROPORTION | Kind.MEAN:
+            value = _capped(metric, _value(metric))
+        case Kind.RATIO:
+            value = _ratio(metric)
+            reads.add(name if metric.per == OUTCOMES else metric.per)
+        case other:
+            assert_never(other)
     before = _capped(metric, _past(metric)) if metric.covariate else None
-    zero, name = metric.missing is Unanswered.ZERO, metric.name
+    zero = metric.missing is Unanswered.ZERO
 
     def row(unit: HasValues) -> Row | None:
         if not zero and not unit.values.get(name, NONE).n:
             return None
         return value(unit) + before(unit) if before else value(unit)
 
-    ratio = metric.kind is Kind.RATIO
-    columns = (2 if ratio else 1) * (2 if metric.covariate else 1)
-    below = {name if metric.per == OUTCOMES else metric.per} if ratio else set()
+    columns = metric.kind.rules.columns * (2 if metric.covariate else 1)
     plain = replace(metric, margin=0.0, relative=False, higher_is_better=True)
-    return Series(name, columns, frozenset({name, EVERYTHING} | below), name, row, plain)
+    return Series(name, columns, frozenset(reads), name, row, plain)
 
 
 def _capped(metric: MetricSpec, value: Callable[[HasValues], Row]) -> Callable[[HasValues], Row]:
-    if metric.kind is not Kind.MEAN or metric.cap is None:
+    if metric.kind.rules.uncappable or metric.cap is None:
         return value
     least, cap = metric.least, metric.cap
     return lambda unit: (min(max(value(unit)[0], least), cap),)
@@ -273,7 +279,7 @@ def _past(metric: MetricSpec) -> Callable[[HasValues], Row]:
 
     def past(unit: HasValues) -> Row:
         found = unit.values.get(name, NONE)
-        if metric.kind is Kind.RATIO:
+        if metric.kind.rules.has_denominator:
             counts = per in (RESPONSES, OUTCOMES)
             below = float(found.before_n) if counts else unit.values.get(per, NONE).before_total
             return (found.before_total, below) if found.before_n and below else (0.0, 1.0)
@@ -477,7 +483,7 @@ def _segments(info: PhaseInfo, sums: Mapping[str, Cell]) -> dict[tuple[str, str]
 
 
 def _has_lengths(metrics: Sequence[MetricSpec]) -> bool:
-    return metrics[0].kind is not Kind.RATIO
+    return not metrics[0].kind.rules.has_denominator
 
 
 def _digests(conn: Connection, info: PhaseInfo) -> dict[str, tuple[str, ...]]:

@@ -13,6 +13,7 @@ from typing import Any
 from google.protobuf.duration_pb2 import Duration
 
 from router.errors import AlreadyExists, FieldViolation, Findings, InvalidRequest, RouterError
+from router.experiments.model import Kind
 from router.extensions.console.experiments import CREATE, SERVICE
 from router.extensions.console.fields import BASE, adapter_of, number, offered, put, texts, whole
 from router.extensions.console.rendering import segment
@@ -21,11 +22,7 @@ from router.server.status import INTERNAL, code_of, public_message, shown
 from router.v1 import experiments_pb2 as pb
 
 ARMS, GUARDRAILS = 4, 3  # rows of the form
-KINDS = {
-    "proportion": pb.Experiment.Metric.KIND_PROPORTION,
-    "mean": pb.Experiment.Metric.KIND_MEAN,
-    "ratio": pb.Experiment.Metric.KIND_RATIO,
-}
+KINDS = {kind.value: kind.proto for kind in Kind}
 MODES = {
     "split": pb.Experiment.MODE_SPLIT,
     "shadow": pb.Experiment.MODE_SHADOW,
@@ -177,7 +174,7 @@ def _arm(form: Mapping[str, str], row: str, found: Findings) -> pb.Experiment.Ar
 def _metric(form: Mapping[str, str], row: str, found: Findings) -> pb.Experiment.Metric:
     message = pb.Experiment.Metric(
         name=form.get(f"{row}.name", "").strip(),
-        kind=KINDS.get(form.get(f"{row}.kind", ""), pb.Experiment.Metric.KIND_UNSPECIFIED),
+        kind=KINDS.get(form.get(f"{row}.kind", ""), "KIND_UNSPECIFIED"),
         lower_is_better=form.get(f"{row}.lower_is_better") == "yes",
         missing_is_zero=form.get(f"{row}.missing_is_zero") == "yes",
         relative=form.get(f"{row}.relative") == "yes",

@@ -101,13 +101,13 @@ class EqualArms:
 
     def recorded(self, units: int, seed: int) -> dict[str, list[float]]:
         """Metric -> the values that units record, denominators of ratios among them; the server's own not."""
-        from router.experiments.model import BUILT_IN, DENOMINATORS, Kind
+        from router.experiments.model import BUILT_IN, DENOMINATORS
 
         made: dict[str, list[float]] = {}
         for i, one in enumerate(self.drawn):
             spec, columns = one.spec, one.values(units, seed + i)
             made[spec.name] = columns[0].tolist()
-            if spec.kind is Kind.RATIO and spec.per not in DENOMINATORS:
+            if spec.kind.rules.has_denominator and spec.per not in DENOMINATORS:
                 made[spec.per] = columns[1].tolist()
         return {name: values for name, values in made.items() if name not in BUILT_IN}
 
@@ -182,6 +182,7 @@ def _plan_of_equal_arms(
         unit_label=LABEL,
         planned_units=max(200, units),
         window=window,
+        equal_arms=True,
     )
 
 

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, assert_never
 
 import numpy as np
 from numpy.typing import NDArray
@@ -83,7 +83,7 @@ class Drawn:
     @staticmethod
     def of(spec: MetricSpec, mean: float | None = None, deviation: float | None = None) -> Drawn:
         """With what is known of it; what cannot be drawn so has the usual values."""
-        if spec.kind is Kind.PROPORTION:
+        if spec.kind.rules.binary:
             known = mean is not None and 0 < mean < 1
             return Drawn(spec, mean if known and mean is not None else RATE, 0.0)
         if mean is None or deviation is None or not (0 < mean < np.inf and 0 < deviation < np.inf):
@@ -98,15 +98,21 @@ class Drawn:
     def values(self, units: int, seed: int) -> Array:
         """[columns, units]: value, and the denominator of a ratio."""
         dice = np.random.default_rng(seed)
-        if self.spec.kind is Kind.PROPORTION:
-            return (dice.random((1, units)) < self.mean).astype(np.float64)
+        match self.spec.kind:
+            case Kind.PROPORTION:
+                return (dice.random((1, units)) < self.mean).astype(np.float64)
+            case Kind.MEAN:
+                return self._log_normal(dice, units)[None]
+            case Kind.RATIO:
+                value, own = self._log_normal(dice, units), self.spec.per not in DENOMINATORS
+                below = dice.lognormal(0.0, 0.5, units) if own else 1.0 + dice.poisson(0.5, units)
+                return np.stack([value * below, below])
+            case other:
+                assert_never(other)
+
+    def _log_normal(self, dice: np.random.Generator, units: int) -> Array:
         spread = np.log1p((self.deviation / self.mean) ** 2)
-        value = dice.lognormal(np.log(self.mean) - spread / 2, np.sqrt(spread), units)
-        if self.spec.kind is Kind.MEAN:
-            return value[None]
-        own = self.spec.per not in DENOMINATORS
-        below = dice.lognormal(0.0, 0.5, units) if own else 1.0 + dice.poisson(0.5, units)
-        return np.stack([value * below, below])
+        return dice.lognormal(np.log(self.mean) - spread / 2, np.sqrt(spread), units)
 
     def counted(self, values: Array) -> Array:
         """The same as they count: within the cap."""

@@ -37,6 +37,7 @@ import math
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import assert_never
 
 import numpy as np
 from numpy.typing import NDArray
@@ -236,11 +237,18 @@ def epoch_seed(experiment: str, phase: int, epoch: int) -> str:
 
 
 def _draws(metric: ComparedMetric, arms: Mapping[str, Moments], rng: np.random.Generator) -> list[Draws]:
-    if metric.kind is Kind.PROPORTION:
-        return [
-            rng.beta(1 + float(m.sums[0]), 1 + max(0.0, float(m.n - m.sums[0])), DRAWS) for m in arms.values()
-        ]
-    known = {arm: _values(metric.kind, moments) for arm, moments in arms.items()}
+    match metric.kind:
+        case Kind.PROPORTION:
+            ones = ((float(m.sums[0]), float(m.n - m.sums[0])) for m in arms.values())
+            return [rng.beta(1 + one, 1 + max(0.0, zero), DRAWS) for one, zero in ones]
+        case Kind.MEAN | Kind.RATIO:
+            return _draws_of_means(metric.kind, arms, rng)
+        case other:
+            assert_never(other)
+
+
+def _draws_of_means(kind: Kind, arms: Mapping[str, Moments], rng: np.random.Generator) -> list[Draws]:
+    known = {arm: _values(kind, moments) for arm, moments in arms.items()}
     present = [v for v in known.values() if v is not None]
     units = sum(n for n, _, _ in present)
     if not units:
@@ -253,7 +261,7 @@ def _draws(metric: ComparedMetric, arms: Mapping[str, Moments], rng: np.random.G
 def _values(kind: Kind, moments: Moments) -> tuple[float, float, float] | None:
     """Units, mean, and sum of squares around it, of the units' (linearised) values; None without any."""
     n = float(moments.n)
-    if n < 1 or (kind is Kind.RATIO and not moments.sums[1]):
+    if n < 1 or (kind.rules.has_denominator and not moments.sums[1]):
         return None
     value, gradient = value_and_gradient(kind, moments)
     squares = float(moments.form(gradient, gradient)) * (n - 1) if n > 1 else 0.0
@@ -355,7 +363,7 @@ def _worse(
 ) -> float | None:
     """p-value that the arm is worse in some epoch, by more than the margin if there is one; None where no
     test of it holds."""
-    if metric.kind is not Kind.PROPORTION or metric.covariate:
+    if not metric.kind.rules.binary or metric.covariate:
         return None
     margin = rail.line.scale if rail is not None else 1.0
     ones, zeros = _epochs(source, arm, metric)

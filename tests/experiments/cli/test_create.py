@@ -4,7 +4,7 @@ from router.cli.command import CliError
 from router.client import AdapterRef
 from router.errors import Findings
 from router.experiments import messages as plans
-from router.experiments.cli.create import BUILT_IN_METRICS, EXAMPLE, metric_from_flag, plan_of, seconds
+from router.experiments.cli.create import BUILT_IN_METRICS, example_plan, metric_from_flag, plan_of, seconds
 from router.experiments.model import BUILT_IN, Aggregate, ArmSpec, Kind, MetricSpec, Mode, SegmentSpec
 from router.experiments.report.source import design_of
 from router.experiments.verdict import ExperimentDesign
@@ -20,7 +20,7 @@ def sent(remote):
 def test_the_example_is_a_plan_that_can_be_judged(cli, remote, tmp_path):
     path = tmp_path / "plan.toml"
     path.write_text(cli("experiments", "create", "--example").out)
-    assert path.read_text() == EXAMPLE
+    assert path.read_text() == example_plan()
     done = cli("experiments", "create", "medical-v2", path)
     assert done.code == 0, done.err
     spec = sent(remote)
@@ -88,7 +88,7 @@ def test_caps_segments_and_secondary_metrics_from_flags(cli, remote):
 
 
 def test_a_split_of_a_file_is_replaced(cli, remote, tmp_path):
-    (tmp_path / "plan.toml").write_text(EXAMPLE)
+    (tmp_path / "plan.toml").write_text(example_plan())
     done = cli("experiments", "create", "b", "plan.toml", "--split", "0.75/0.25", "--cap", "messages=7")
     assert done.code == 0, done.err
     spec = sent(remote)
@@ -126,7 +126,7 @@ def test_every_built_in_metric_has_a_short_form():
 
 
 def test_flags_replace_what_the_file_says(cli, remote, tmp_path):
-    (tmp_path / "plan.toml").write_text(EXAMPLE)
+    (tmp_path / "plan.toml").write_text(example_plan())
     cli("experiments", "create", "b", "plan.toml", "--metric", "minutes:mean", "--set", "enrolment=0.1")
     spec = sent(remote)
     assert (spec.primary.name, spec.primary.kind, spec.enrolment) == ("minutes", Kind.MEAN, 0.1)

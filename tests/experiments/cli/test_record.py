@@ -21,6 +21,12 @@ def test_one_outcome_of_an_answer(cli, remote):
     assert sent.time.ToNanoseconds() == 5_500_000_000
 
 
+def test_a_metric_that_no_plan_has_is_warned_of(cli, remote, caplog):
+    done = cli("experiments", "record", "unplanned", "1", "--response", "r-1")
+    assert (done.code, done.out) == (0, "1 counted\n")
+    assert "no plan has it" in caplog.text
+
+
 def test_many_outcomes_from_stdin(cli, remote, monkeypatch):
     lines = [json.dumps({"metric": "m", "value": v, "experiment": "x", "unit": f"u{v}"}) for v in (0, 1, 2)]
     monkeypatch.setattr("sys.stdin", io.StringIO("\n".join(lines) + "\n\n"))

@@ -24,6 +24,7 @@ SPEC = Spec(
     arms=(ArmSpec("control", 0.5), ArmSpec("same", 0.5)),
     control="control",
     primary=MetricSpec("liked", Kind.PROPORTION),
+    equal_arms=True,
 )
 
 

@@ -86,6 +86,25 @@ async def test_late_ones_are_kept_and_not_counted(lab: SimpleNamespace) -> None:
     assert await record(lab, response_id=rid, time={"seconds": int(time.time()) + 100}) == "LATE"
 
 
+async def test_a_metric_that_no_plan_has_is_answered_with_the_nearest(lab: SimpleNamespace) -> None:
+    await running(lab)
+    rid = (await answer(lab, "anna")).response_id
+    misspelt = outcome(response_id=rid, metric="sovled")
+    answered = await lab.experiments.RecordOutcome(pb.RecordOutcomeRequest(outcome=misspelt))
+    assert answered.status == pb.OUTCOME_STATUS_COUNTED
+    assert "no plan has a metric 'sovled'; did you mean 'solved'?" in answered.warning
+    of_unit = outcome(unit={"experiment": NAME, "unit": "anna"}, metric="zzz")
+    answered = await lab.experiments.RecordOutcome(pb.RecordOutcomeRequest(outcome=of_unit))
+    assert f"the plan of {NAME} has no metric 'zzz'; there are: solved" in answered.warning
+    planned = outcome(response_id=rid)
+    assert not (await lab.experiments.RecordOutcome(pb.RecordOutcomeRequest(outcome=planned))).warning
+    call = lab.experiments.RecordOutcomes()
+    await call.write(pb.RecordOutcomesRequest(sequence=1, outcomes=[planned, misspelt, misspelt]))
+    (text,) = (await call.read()).warnings
+    assert "'sovled'" in text
+    await call.done_writing()
+
+
 async def test_a_proportion_becomes_a_mean(lab: SimpleNamespace) -> None:
     await running(lab)
     rid = (await answer(lab, "anna")).response_id

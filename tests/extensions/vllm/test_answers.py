@@ -47,7 +47,20 @@ def letters(text: str, end: str = "") -> StepOutput:
 
 
 def test_sampling_has_the_same_names_and_ranges() -> None:
-    params = SamplingParams(10, 20, 0.7, 0.9, 5, 0.1, 1.1, 0.2, 0.3, 7, ("stop",), 3)
+    params = SamplingParams(
+        10,
+        min_tokens=20,
+        temperature=0.7,
+        top_p=0.9,
+        top_k=5,
+        min_p=0.1,
+        repetition_penalty=1.1,
+        frequency_penalty=0.2,
+        presence_penalty=0.3,
+        seed=7,
+        stop=("stop",),
+        logprobs=3,
+    )
     assert sampling_of(params, [END]) == {
         "max_tokens": 10, "min_tokens": 10, "temperature": 0.7, "top_p": 0.9, "top_k": 5, "min_p": 0.1,
         "repetition_penalty": 1.1, "frequency_penalty": 0.2, "presence_penalty": 0.3, "seed": 7,
