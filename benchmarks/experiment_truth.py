@@ -220,6 +220,45 @@ def error_rows(runs: int) -> Iterator[dict[str, Any]]:
                 }
 
 
+def past_rows(runs: int, steps: int = 500, until: float = 20.0) -> Iterator[dict[str, Any]]:
+    """Brownian motion without drift, looked at to 20 times the planned size: how often arms that are equal
+    are promoted (shown to be better) and stopped for harm, by rules for either, in percent."""
+    rng = np.random.default_rng(1)
+    later = np.geomspace(1, until, 301)[1:]
+    part = np.concatenate([np.arange(1, steps + 1) / steps, later])
+    roots = np.sqrt(np.diff(part, prepend=0.0))
+    always, until_plan = two_sided_bound(peak_gain(ALPHA) * part, ALPHA), planned_bound(part, ALPHA)
+    less = ALPHA * OPEN_PART
+    hybrid = np.minimum(planned_bound(part, ALPHA - less), two_sided_bound(peak_gain(less) * part, less))
+    then = np.where(part > 1, always, until_plan)
+    rules: dict[str, tuple[Array, Array]] = {
+        "open, open": (always, always),
+        "planned, planned": (until_plan, until_plan),
+        "planned and then open, the same": (then, then),
+        "planned and then open, open": (then, always),
+        "planned or open, open": (np.minimum(until_plan, always), always),
+        "hybrid, hybrid": (hybrid, hybrid),
+    }
+    counts = {name: np.zeros(3) for name in rules}
+    drawn = 0
+    while drawn < runs:
+        size = min(2000, runs - drawn)
+        z = (rng.standard_normal((size, len(part))) * roots).cumsum(axis=1) / np.sqrt(part)
+        for name, (better, worse) in rules.items():
+            promoted, stopped = (z >= better).any(axis=1), (-z >= worse).any(axis=1)
+            counts[name] += promoted.sum(), stopped.sum(), (promoted | stopped).sum()
+        drawn += size
+    for name, found in counts.items():
+        better, worse, either = found / runs
+        yield {
+            "rule for promotion, for harm": name,
+            "promoted, %": f"{100 * better:.1f}",
+            "stopped for harm, %": f"{100 * worse:.1f}",
+            "either, %": f"{100 * either:.1f}",
+            "5 % promised": "TOO OFTEN" if _too_often(either, runs) else "ok",
+        }
+
+
 def _too_often(rate: float, runs: int) -> bool:
     return rate - 1.96 * math.sqrt(max(rate * (1 - rate), 1e-12) / runs) > ALPHA
 
@@ -241,7 +280,8 @@ def planned_section(asked: argparse.Namespace) -> bool:
     """Simulate, print and write the three designs; whether `--design` meets all targets."""
     begin = time.process_time()
     powers, errors = list(power_rows(asked.runs)), list(error_rows(asked.error_runs))
-    print(report.table(powers), report.table(errors), sep="\n\n")
+    past = list(past_rows(2 * asked.error_runs))
+    print(report.table(powers), report.table(errors), report.table(past), sep="\n\n")
     missed = faults([*powers, *errors], [asked.design])
     notes = [
         "open: always valid, as experiments are judged today, with the whole of alpha and without the exact"
@@ -262,7 +302,10 @@ def planned_section(asked: argparse.Namespace) -> bool:
         f" alpha {ALPHA:g}, two-sided; the z and the conditions that judge reports."
     )
     if not asked.dry:
-        tables = {"No effect: a difference is shown": errors}
+        tables = {
+            "No effect: a difference is shown": errors,
+            "No effect, looked at to 20 times the planned size: Brownian motion": past,
+        }
         print("written to", report.write("experiment-planned", workload, powers, notes, tables=tables))
     return not missed
 
