@@ -20,7 +20,7 @@ RouterError
 │   └── ChangedElsewhere    ABORTED              another edge changed the same meanwhile
 ├── DataLoss                DATA_LOSS            weights are not what they were
 ├── Unavailable             UNAVAILABLE          try again, perhaps elsewhere
-│   ├── Overloaded          UNAVAILABLE          the queue is full
+│   ├── Overloaded          UNAVAILABLE          a queue is full; the limit is named
 │   ├── Draining            UNAVAILABLE          the server is stopping
 │   ├── NotLoaded           UNAVAILABLE          the base is still loading
 │   ├── StoreDown           UNAVAILABLE          experiments cannot be read or written now
@@ -289,9 +289,13 @@ class Unavailable(RouterError):
 
 
 class Overloaded(Unavailable):
-    """The queue is full."""
+    """A queue is full, or another limit of what is served at once is met. `bound` names it: docs/grpc.md#load
+    has all of them."""
 
     reason = "QUEUE_FULL"
+
+    def __init__(self, message: str, retry_after: float = 1.0, *, bound: str, **metadata: str) -> None:
+        super().__init__(message, retry_after, bound=bound, **metadata)
 
 
 class Draining(Unavailable):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import inspect
 import re
 from collections.abc import Iterator
@@ -113,6 +114,26 @@ def test_every_error_reason_is_told_in_the_row_of_its_code():
         if kind is not errors.ConfigError and kind.__module__ == "router.errors":
             assert any(kind.code in code and f"`{kind.reason}`" in reasons for code, reasons in rows), kind
     assert f"`{errors.ConfigError.reason}`" in told
+
+
+def bounds_in_code() -> set[str]:
+    """The names that errors give as `bound=...`, and that the metric of refusals counts without an error."""
+    found = set()
+    for path in (ROOT / "router").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if not isinstance(node, ast.Call):
+                continue
+            names = [keyword.value for keyword in node.keywords if keyword.arg == "bound"]
+            if ast.unparse(node.func).endswith("shed.labels"):
+                names += node.args
+            found |= {name.value for name in names if isinstance(name, ast.Constant)}
+    return found
+
+
+def test_every_bound_is_in_the_table_of_bounds() -> None:
+    head, *rows = re.findall(r"^\| `(\w+)` \|", section(page("grpc.md"), "## Load"), re.MULTILINE)
+    assert head == "bound"
+    assert sorted(rows) == sorted(bounds_in_code())
 
 
 def test_every_method_and_option_of_the_client_is_told():

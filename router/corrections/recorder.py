@@ -186,7 +186,8 @@ class Corrections:
 
     async def _write(self, correction: Correction) -> None:
         if self._waiting >= MOST_WAITING:
-            raise Overloaded(f"{self._waiting} corrections wait for the disk already")
+            text = f"{self._waiting} corrections wait for the disk already"
+            raise Overloaded(text, bound="corrections")
         self._waiting += 1
         writing = asyncio.get_running_loop().run_in_executor(self._writer, self._store.append, correction)
         writing.add_done_callback(self._written)

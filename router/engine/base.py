@@ -454,7 +454,7 @@ def check_pooling(request: PoolingRequest, context_length: int, held: int) -> No
     if total > context_length:
         raise PromptTooLong(context_length, total)
     if held >= MAX_POOLING:
-        raise Overloaded("too many pooling requests wait")
+        raise Overloaded("too many pooling requests wait", bound="readings")
 
 
 # Activated LoRA (Greenewald et al. 2025, arXiv 2504.12397), as in PEFT: the base computes what comes before

@@ -214,7 +214,7 @@ class FakeEngine(ByteTokens):
         rows = (row.background for row in (*self._running, *self._waiting))
         held = sum(background is job.background for background in rows)
         if held >= self.max_running + (0 if job.background else self.max_queue):
-            raise Overloaded("the queue is full")
+            raise Overloaded("the queue is full", bound="engine")
 
     async def _run(self) -> None:
         due = time.monotonic()

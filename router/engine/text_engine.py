@@ -166,7 +166,7 @@ class TextEngine(ByteTokens):
         if job.adapter is not None:
             raise FailedPrecondition("the adapter is not loaded", digest=job.adapter)
         if not job.background and self._held(False) >= self._max_running + self._max_queue:
-            raise Overloaded("the queue is full")
+            raise Overloaded("the queue is full", bound="engine")
         if not self._rows:
             self._last_progress = time.monotonic()
         self._loop = asyncio.get_running_loop()

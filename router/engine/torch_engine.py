@@ -239,9 +239,9 @@ class TorchEngine:
             raise FailedPrecondition("the adapter is not loaded")
         inactive = 0 if adapter is None else tokens_before(job.tokens, adapter.invocation)
         if job.background and len(self._background) >= settings.max_running:
-            raise Overloaded("enough runs in the background", retry_after=1.0)
+            raise Overloaded("enough runs in the background", bound="engine")
         if not job.background and len(self._live) >= settings.max_running + settings.max_queue:
-            raise Overloaded("the queue is full", retry_after=1.0)
+            raise Overloaded("the queue is full", bound="engine")
         return inactive
 
     @property

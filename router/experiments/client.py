@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
 from itertools import count, islice
-from typing import TYPE_CHECKING, Any, Unpack
+from typing import Any, Unpack
 
 import grpc
 import grpc.aio
@@ -47,9 +47,6 @@ from router.names import split_adapter
 from router.types import AdapterRef
 from router.v1 import experiments_pb2 as pb
 from router.v1 import experiments_pb2_grpc
-
-if TYPE_CHECKING:
-    pass
 
 BATCH = 500
 STATUSES = {
@@ -226,10 +223,17 @@ class Experiments:
                 return found
 
     def update(
-        self, name: str, changes: Mapping[str, Any], *, etag: str = "", **options: Unpack[CallOptions]
+        self,
+        name: str,
+        changes: Mapping[str, Any],
+        *,
+        etag: str = "",
+        new_phase: bool | None = None,
+        **options: Unpack[CallOptions],
     ) -> Experiment:
-        """Change fields of the plan, by their names in `Spec`. While it runs this opens a new phase."""
-        request = update_request(name, etag, changes)
+        """Change fields of the plan, by their names in `Spec`. While it runs this opens a new phase, in which
+        nothing of the old one counts; `new_phase=False` refuses such a change."""
+        request = update_request(name, etag, changes, new_phase)
         answer = self._caller.unary(self._stub.UpdateExperiment, request, options)
         return experiment_of(answer.experiment)
 
@@ -332,10 +336,17 @@ class AsyncExperiments:
                 return found
 
     async def update(
-        self, name: str, changes: Mapping[str, Any], *, etag: str = "", **options: Unpack[CallOptions]
+        self,
+        name: str,
+        changes: Mapping[str, Any],
+        *,
+        etag: str = "",
+        new_phase: bool | None = None,
+        **options: Unpack[CallOptions],
     ) -> Experiment:
-        """Change fields of the plan, by their names in `Spec`. While it runs this opens a new phase."""
-        request = update_request(name, etag, changes)
+        """Change fields of the plan, by their names in `Spec`. While it runs this opens a new phase, in which
+        nothing of the old one counts; `new_phase=False` refuses such a change."""
+        request = update_request(name, etag, changes, new_phase)
         answer = await self._caller.unary(self._stub.UpdateExperiment, request, options)
         return experiment_of(answer.experiment)
 

@@ -92,11 +92,15 @@ class Manager:
             self.store.audit(AuditEntry(name, now, actor, "create", spec.hypothesis))
         return kept
 
-    def update(self, name: str, edit: Callable[[Spec], Spec], etag: str, actor: str) -> Experiment:
+    def update(
+        self, name: str, edit: Callable[[Spec], Spec], etag: str, actor: str, *, new_phase: bool = True
+    ) -> Experiment:
         """Put `edit(spec)` in place. While it runs, this opens a new phase, unless all that changes is a
         larger enrolment share or what the secondary metrics are; those may be changed when it is stopped,
-        too, for what was counted. Raises InvalidRequest, StaleEtag, FailedPrecondition (an arm removed
-        while it runs, a conflict with another experiment)."""
+        too, for what was counted. A warning of the result names what a new phase leaves behind.
+
+        Raises InvalidRequest, StaleEtag, FailedPrecondition (an arm removed while it runs, a conflict with
+        another experiment, a new phase without `new_phase`)."""
         with self.lock:
             experiment = self.read(name, etag)
             old, spec = experiment.spec, edit(experiment.spec)
@@ -115,8 +119,22 @@ class Manager:
                 raise FailedPrecondition(text, resource=experiment.resource)
             if _only_wider(old, spec):
                 return self.keep(_widened(experiment, spec, now), actor, "widen", "", detail)
+            number, counted = len(experiment.phases), self._counted(experiment, now)
+            if not new_phase:
+                text = (
+                    f"the change ends phase {number}, whose {counted} do not count afterwards; to change it "
+                    "all the same, set new_phase (`--new-phase`)"
+                )
+                raise FailedPrecondition(text, resource=experiment.resource)
             reason = f"edited: {', '.join(_changed_fields(old, spec))}"
-            return self._open(experiment, spec, actor, "new phase", reason, detail)
+            after = self._open(experiment, spec, actor, "new phase", reason, detail)
+            return replace(after, warnings=(f"phase {number} ended: its {counted} do not count any more",))
+
+    def _counted(self, experiment: Experiment, now: float) -> str:
+        """Units and days of the last phase, in words."""
+        phase = experiment.phases[-1]
+        units = sum(bucket.exposed for bucket in self.store.data(experiment.name, phase.number).buckets)
+        return f"{units:,} units in {(now - phase.started) / 86_400:.1f} days"
 
     def start(self, name: str, etag: str, actor: str) -> Experiment:
         """Begin to assign units; the same again changes nothing. A stopped one starts a new phase.

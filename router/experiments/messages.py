@@ -358,7 +358,9 @@ def _aggregate_of(message: pb.Experiment.Metric, kind: Kind, field: str, found: 
     return AGGREGATES.get(message.aggregate, usual)
 
 
-def update_request(name: str, etag: str, changes: Mapping[str, Any]) -> pb.UpdateExperimentRequest:
+def update_request(
+    name: str, etag: str, changes: Mapping[str, Any], new_phase: bool | None = None
+) -> pb.UpdateExperimentRequest:
     """Only the fields of a `Spec` that are given. TypeError for one that a plan does not have."""
     known = [field.name for field in fields(Spec)]
     if unknown := sorted(set(changes) - set(known)):
@@ -366,7 +368,8 @@ def update_request(name: str, etag: str, changes: Mapping[str, Any]) -> pb.Updat
     whole = plan_message(replace(_EMPTY, **changes))
     paths = [path for name in changes for path in _SEPARATE.get(name, (name,))]
     whole.name, whole.etag = experiment_name(name), etag
-    return pb.UpdateExperimentRequest(experiment=whole, update_mask=FieldMask(paths=paths))
+    mask = FieldMask(paths=paths)
+    return pb.UpdateExperimentRequest(experiment=whole, update_mask=mask, new_phase=new_phase)
 
 
 def checked_paths(paths: Sequence[str], found: Findings) -> tuple[str, ...]:

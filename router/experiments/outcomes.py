@@ -111,7 +111,7 @@ class Intake:
             raise
         (status,) = await self._recorded([outcome], caller, self._recorder.record)
         if status is Accepted.NOT_KEPT:
-            raise Overloaded(f"not kept: {FULL}", retry_after=FULL_RETRY)
+            raise Overloaded(f"not kept: {FULL}", retry_after=FULL_RETRY, bound="outcomes")
         if status is Accepted.UNKNOWN:
             raise there.unknown(message)
         return pb.RecordOutcomeResponse(status=STATUSES[status])

@@ -103,7 +103,7 @@ class Recorder:
         if not outcomes:
             return ()
         if self.queued + len(outcomes) > LIMIT:
-            raise Overloaded("too many outcomes wait to be written; send them again")
+            raise Overloaded("too many outcomes wait to be written; send them again", bound="outcomes")
         found: tuple[Accepted, ...] = await self._awaited(RecordKind.OUTCOMES, outcomes)
         self.counts.outcomes.update(found)
         return found

@@ -502,7 +502,8 @@ class StoreThreads:
         Who gives up waiting does not stop the work."""
         with self._lock:
             if self._inside >= self._most:
-                raise Overloaded(f"{self._inside} calls of experiments wait for the store already")
+                text = f"{self._inside} calls of experiments wait for the store already"
+                raise Overloaded(text, bound="experiments")
             self._inside += 1
         future = self._pool.submit(partial(copy_context().run, work, *args, **kwargs))
         future.add_done_callback(self._left)

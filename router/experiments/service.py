@@ -273,7 +273,14 @@ class ExperimentService(ExperimentServiceServicer):
             return spec
 
         await self._check_seen(name)
-        kept = await self._change(self._manager.update, name, edit, message.etag, call.actor)
+        kept = await self._change(
+            self._manager.update,
+            name,
+            edit,
+            message.etag,
+            call.actor,
+            new_phase=request.new_phase or not request.HasField("new_phase"),
+        )
         return pb.UpdateExperimentResponse(experiment=self._message(kept))
 
     async def DeleteExperiment(
@@ -398,7 +405,7 @@ class ExperimentService(ExperimentServiceServicer):
         return changed
 
     def _message(self, experiment: Experiment) -> pb.Experiment:
-        return experiment_message(experiment, self._warnings(experiment))
+        return experiment_message(experiment, (*experiment.warnings, *self._warnings(experiment)))
 
 
 def _caller() -> OutcomeSender:

@@ -12,7 +12,7 @@ from typing import Self
 
 from router.config import Settings
 from router.engine.base import Engine
-from router.errors import AdapterNotFound, AdapterRejected, DeadlineExceeded, Draining
+from router.errors import AdapterNotFound, AdapterRejected, Draining
 from router.ports import Force, Lease, Measured, SharedDocuments
 from router.registry.folders import FolderReader, Scanner
 from router.registry.format.artifact import FolderRules
@@ -287,10 +287,9 @@ class Registry:
     # -- leases: a version stays in memory while a request uses it
 
     @asynccontextmanager
-    async def lease(self, ref: AdapterRef, deadline: float | None = None) -> AsyncIterator[Lease]:
-        """Hold a version; a cold one is loaded first. `deadline` (time.monotonic() seconds) bounds the wait
-        for that."""
-        async with self._hold(ref, deadline) as (record, live):
+    async def lease(self, ref: AdapterRef) -> AsyncIterator[Lease]:
+        """Hold a version; a cold one is loaded first."""
+        async with self._hold(ref) as (record, live):
             manifest = live.inspection.manifest
             yield Lease(
                 ref=record.ref,
@@ -302,15 +301,9 @@ class Registry:
             )
 
     @asynccontextmanager
-    async def _hold(
-        self, ref: AdapterRef, deadline: float | None = None
-    ) -> AsyncIterator[tuple[VersionRecord, Live]]:
+    async def _hold(self, ref: AdapterRef) -> AsyncIterator[tuple[VersionRecord, Live]]:
         """Like `lease`; gives the version, and what it serves from."""
-        try:
-            async with asyncio.timeout_at(_loop_time(deadline)):
-                record, live = await self._acquire(ref)
-        except TimeoutError:
-            raise DeadlineExceeded(f"adapter {ref} was not loaded within the deadline") from None
+        record, live = await self._acquire(ref)
         try:
             yield record, live
         finally:
@@ -384,9 +377,3 @@ class Registry:
             return self._index.info(record), 0
         freed = await asyncio.shield(unloading.freed)
         return self._index.info(record), freed
-
-
-def _loop_time(deadline: float | None) -> float | None:
-    if deadline is None:
-        return None
-    return asyncio.get_running_loop().time() + deadline - time.monotonic()

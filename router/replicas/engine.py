@@ -330,7 +330,7 @@ class FleetEngine:
         up = {name for name in up - tried if not self._replicas[name].stalls} or up - tried
         room = {name for name in up if self._held[name, job.background] < self._most(job)}
         if not room:
-            raise Overloaded("the queues of all replicas are full")
+            raise Overloaded("the queues of all replicas are full", bound="replicas")
         return room
 
     def _up(self, adapter: str | None) -> set[str]:
@@ -372,7 +372,7 @@ class FleetEngine:
             routed.end(FinishReason.DEADLINE)
         except ResourceExhausted as error:  # all that is there is in use
             routed.waits = None
-            routed.fail(Overloaded(error.message))
+            routed.fail(Overloaded(error.message, bound="replicas"))
         except RouterError as error:
             routed.waits = None
             routed.fail(error)

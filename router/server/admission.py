@@ -3,17 +3,13 @@
 First the phase: a server that loads or drains takes no request (`PhaseGate`). Then bounds: the requests in
 flight, by place, tenant and deadline; the calls whose body is awaited; the memory of bodies; the calls that
 have no end of their own. Every refusal by a bound has the error reason QUEUE_FULL and the status UNAVAILABLE,
-except for a body that does not come within `body_seconds`: BODY_INCOMPLETE and DEADLINE_EXCEEDED. The error's
-metadata name the bound, and `lora_router_shed_total` counts it.
+except for a body that does not come within `body_seconds` (`bodies.py`): BODY_INCOMPLETE and
+DEADLINE_EXCEEDED. The error's metadata name the bound, and `lora_router_shed_total` counts it.
 
-| `bound` | refused when |
-|---|---|
-| `queue` | `max_running + max_queue` inference requests are in flight |
-| `tenant` | all rows are taken, and this tenant holds three times as many places as are free |
-| `deadline` | all rows are taken, and the estimated wait is longer than the request's deadline |
-| `turns` | no read slot became free within `body_seconds`, or more than 512 calls wait for one |
-| `no_body` | a body did not come within 0.5 s while other calls wait for the slot, or within `body_seconds` |
-| `memory` | `body_memory_mb` did not have room for the body within `body_seconds` |
+docs/grpc.md#load says when each bound is met. Here are `queue`, `tenant`, `deadline`, `turns`, `no_body`,
+`memory` and `watches`. Elsewhere in the server are `not_reading` (`interceptors.py`), `http` (`listen.py`)
+and `encoding` (`encoding.py`); `mixtures` is in `registry/residency.py`, and the others are in the engines,
+corrections and experiments.
 
 A late event loop refuses no request: as long as the queue has room, requests wait.
 """

@@ -28,6 +28,11 @@ from router.types import Decision, MixturePart, Request, Usage, Vote
 _REQUEST_ID = re.compile(r"[!-~]{1,128}")
 REQUEST_ID_KEY = "x-request-id"
 ROUTE, LEASE, ENCODE = "route", "lease", "encode"  # names of phases
+CUT_OFF = {  # what the deadline interrupted, by phase
+    ROUTE: "while the request was routed",
+    LEASE: "while the adapter was loaded",
+    ENCODE: "while the prompt was encoded",
+}
 Metadata = Iterable[tuple[str, str | bytes]]
 
 
@@ -206,6 +211,22 @@ class Call:
     def seconds_left(self) -> float:
         """Until its deadline."""
         return math.inf if self.deadline is None else self.deadline - time.monotonic()
+
+    def late(self) -> DeadlineExceeded:
+        """The error of a call whose deadline has passed; it says where the time went, if that is known."""
+        text = "the deadline passed before the answer was complete"
+        where = self._interrupted()
+        return DeadlineExceeded(f"{text}: {where}" if where else text)
+
+    def _interrupted(self) -> str:
+        phases = self.phases
+        if phases.seen and phases.seen[-1].failed:
+            return CUT_OFF.get(phases.seen[-1].name, "")
+        if phases.tokens:
+            return f"after {phases.tokens} tokens"
+        if phases.submitted:
+            return "the request waited for its first token"
+        return "its body was not read" if self.policy.admitted and self.request is None else ""
 
     @property
     def expired(self) -> bool:

@@ -138,7 +138,8 @@ class _EncoderPool:
         held, free = self._held[tenant], self._most - self._waiting
         if (self._waiting and size > free) or (tenant and held and held + size > SHARE_OF_FREE * free):
             later = self._waiting / (READ * self._threads)
-            raise Overloaded("too much text waits to be read", retry_after=max(1.0, later))
+            text = "too much text waits to be read"
+            raise Overloaded(text, retry_after=max(1.0, later), bound="encoding")
 
     def _next(self) -> _Waiting:
         """The first of the tenant of which least was read."""

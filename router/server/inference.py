@@ -10,7 +10,7 @@ import math
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -19,7 +19,6 @@ from router.config import Settings
 from router.engine.base import Delta, Finished, batches
 from router.engine.constrained.source import check_size
 from router.errors import (
-    DeadlineExceeded,
     EngineFailed,
     Findings,
     RouterError,
@@ -57,9 +56,6 @@ from router.types import (
 )
 from router.v1 import inference_pb2 as pb
 from router.v1.inference_pb2_grpc import InferenceServiceServicer
-
-if TYPE_CHECKING:
-    pass
 
 ALL = 1 << 31  # events: more than any answer has
 
@@ -186,7 +182,7 @@ def completed(event: Finished, call: Call) -> Finished:
     if call.meter is not None:
         call.meter.used = event.usage.prompt_tokens + event.usage.completion_tokens
     if event.reason is FinishReason.DEADLINE:
-        raise DeadlineExceeded("the deadline passed before the answer was complete")
+        raise call.late()
     if event.reason is FinishReason.CANCELLED:
         raise Unavailable("the engine is stopping")
     if event.reason is FinishReason.ERROR:

@@ -254,8 +254,7 @@ async def bounded(call: Call, seconds: float | None) -> AsyncIterator[None]:
     except TimeoutError:
         if not timeout.expired():
             raise
-        late = DeadlineExceeded("the deadline passed before the answer was complete")
-        raise call.ended_by or late from None
+        raise call.ended_by or call.late() from None
     finally:
         call.timeout = None
 
@@ -281,7 +280,7 @@ def observed(call: Call, metrics: ServerMetrics, lines: Sparse, tracing: Tracing
         code = code_of(error)
         reason = error.reason if isinstance(error, RouterError) else type(error).__name__
         if isinstance(error, RouterError) and (bound := error.metadata.get("bound", "")):
-            metrics.shed.labels(bound).inc()
+            metrics.refused(bound)
         if isinstance(error, BodyIncomplete):
             outcome = "CANCELLED"  # by its caller: no request came, and the server did not fail one
         raise
@@ -293,14 +292,15 @@ def observed(call: Call, metrics: ServerMetrics, lines: Sparse, tracing: Tracing
             tracing.ended(call, outcome or code, reason)
         level = LEVELS.get(code, logging.INFO)
         if call.policy.logged and (not bound or lines.next()) and access_log.isEnabledFor(level):
-            fields = log_fields(call, code, reason)
+            fields = log_fields(call, code, reason, bound)
             if left_out := lines.left_out():
                 fields["left_out"] = left_out
             access_log.log(level, "request", extra={"fields": fields})
 
 
-def log_fields(call: Call, code: str, error: str) -> dict[str, Any]:
-    """What the log line of a call says; no text of prompt or answer unless the operator asked for it."""
+def log_fields(call: Call, code: str, error: str, bound: str = "") -> dict[str, Any]:
+    """What the log line of a call says. `error` is the reason of its error, `bound` the limit that it met. No
+    text of prompt or answer unless the operator asked for it."""
     line: dict[str, Any] = {**call.ids, "transport": call.transport}
     if call.transport == HTTP:
         verb, _, path = call.method.partition(" ")
@@ -317,6 +317,7 @@ def log_fields(call: Call, code: str, error: str) -> dict[str, Any]:
         "client": call.client.id,
         "tenant": call.client.tenant if call.client.tenant != call.client.id else "",
         "error": error,
+        "bound": bound,
         "finish": call.finish,
         "prompt": call.prompt,
         "labels": labels,

@@ -56,7 +56,7 @@ ROUTING = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.02, 0.05, 0.1,
 VERSION = ("adapter", "version")
 CLIENT, TENANT = ("client", "tenant", "code"), ("tenant", "kind")  # as many as the clients file has
 OTHER = ("other", "other")
-MAX_VERSIONS, MAX_CLASSIFIERS = 4096, 64  # that get labels of their own
+MAX_VERSIONS, MAX_CLASSIFIERS, MAX_BOUNDS = 4096, 64, 64  # that get labels of their own
 
 OPENMETRICS = "application/openmetrics-text"  # the form of the page that has exemplars
 LAG_SECONDS = 0.05  # between two looks at how late the event loop is
@@ -74,6 +74,7 @@ class ServerMetrics:
         self._children: dict[tuple[Any, ...], Any] = {}
         self._versions = Bounded(MAX_VERSIONS, OTHER)
         self._classifiers = Bounded(MAX_CLASSIFIERS, "other")
+        self._bounds = Bounded(MAX_BOUNDS, "other")
         self._state = StateCollector(self._version)
         self.registry.register(self._state)
         calls = ("grpc_method", "grpc_status")
@@ -200,6 +201,10 @@ class ServerMetrics:
         name = self._classifiers.of(vote.classifier)
         self.classified.labels(name).observe(vote.latency)
         self.verdicts.labels(name, _verdict(vote)).inc()
+
+    def refused(self, bound: str) -> None:
+        """A call met that bound. The server has few; errors of plugins and replicas may name others."""
+        self.shed.labels(self._bounds.of(bound)).inc()
 
     def record(self, call: Call, code: str, outcome: str) -> None:
         """A call has ended with that code, and the request that it was with that outcome."""

@@ -290,7 +290,7 @@ async def test_a_whole_answer(reason: FinishReason) -> None:
         (Finished(FinishReason.CANCELLED), "load"),
         (Finished(FinishReason.DEADLINE), "deadline"),
         (Finished(FinishReason.ERROR), "failed"),
-        (Overloaded("enough runs in the background"), "load"),
+        (Overloaded("enough runs in the background", bound="engine"), "load"),
         (DeadlineExceeded("late"), "deadline"),
         (EngineFailed("broken"), "failed"),
     ],

@@ -178,7 +178,7 @@ async def test_a_busy_engine_delays_probes_and_a_stuck_one_proves_nothing(root, 
         nonlocal refused
         refused -= 1
         if refused >= 0:
-            raise Overloaded("the queue is full")
+            raise Overloaded("the queue is full", bound="engine")
         return submit(job)
 
     engine.submit = busy  # type: ignore[method-assign]

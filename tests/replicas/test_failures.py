@@ -367,7 +367,7 @@ async def test_one_that_refuses_sends_the_job_on(fleet: Make) -> None:
     made = await fleet(2)
 
     def full(job: Any) -> Any:
-        raise Overloaded("the queue is full")
+        raise Overloaded("the queue is full", bound="engine")
 
     made.made["0"].submit = full  # type: ignore[method-assign]
     asked = [made.engine.submit(job()) for _ in range(8)]

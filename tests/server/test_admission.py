@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import random
-import re
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -30,7 +29,7 @@ from router.server.call import Call
 from router.server.policy import ROWS as POLICIES
 from router.types import Request, Sampling, Turn, Usage
 from tests.server.engine_model import GENERATE, Server, SimulatedRequest, mixed
-from tests.server.helpers import ROOT, until
+from tests.server.helpers import until
 
 # -- Places in flight.
 
@@ -489,13 +488,3 @@ async def test_a_pause_of_the_event_loop_reclaims_no_slot(monkeypatch: pytest.Mo
     asyncio.get_running_loop().call_soon(time.sleep, 0.2)
     await asyncio.sleep(0)
     assert await ended(calls, first, second) == ["read"] * 2
-
-
-# -- The table.
-
-
-def test_the_documentation_has_the_table_of_refusals() -> None:
-    table = re.findall(r"^\| .*$", admission.__doc__ or "", re.MULTILINE)
-    assert table
-    page = (ROOT / "docs" / "grpc.md").read_text()
-    assert [line for line in table if line not in page] == []

@@ -144,4 +144,4 @@ class Left(Context):
 
 async def test_a_refusal_that_nobody_is_there_to_read_is_no_error() -> None:
     """The library would log a traceback for each."""
-    await call_of(Left()).refuse(Overloaded("full"))
+    await call_of(Left()).refuse(Overloaded("full", bound="engine"))

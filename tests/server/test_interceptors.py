@@ -7,19 +7,21 @@ import logging
 import re
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from router.errors import DeadlineExceeded
+from router.engine.base import Finished
+from router.errors import DeadlineExceeded, Overloaded
 from router.server import interceptors as module
 from router.server.app import ServerApp
-from router.server.call import Call, request_id_of
-from router.server.inference import InferenceService
+from router.server.call import ENCODE, LEASE, ROUTE, Call, request_id_of
+from router.server.inference import InferenceService, completed
 from router.server.interceptors import Sending, bounded, log_fields
-from router.server.policy import GENERATE
+from router.server.policy import GENERATE, OBSERVE
+from router.types import FinishReason, Request
 from router.v1 import inference_pb2 as pb
 from tests.server.helpers import Connect, Start, ask, details, failure, long_stream, settled, stream
 
@@ -41,6 +43,17 @@ async def test_a_given_id_is_echoed(stubs: SimpleNamespace, caplog: pytest.LogCa
     line = last_line(caplog)
     assert (line["request_id"], line["adapter"], line["code"]) == ("mine-1", "medical", "OK")
     assert line["response_id"] == response_id != "mine-1"
+
+
+async def test_the_line_of_a_refusal_names_its_reason_and_its_bound(
+    stubs: SimpleNamespace, fakes: SimpleNamespace, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "router")
+    fakes.router.error = Overloaded("full", bound="engine")
+    seen = await failure(stubs.inference.Generate(ask()))
+    line = last_line(caplog)
+    assert (line["code"], line["error"], line["bound"]) == ("UNAVAILABLE", "QUEUE_FULL", "engine")
+    assert details(seen)["ErrorInfo"].metadata["bound"] == "engine"
 
 
 async def test_streams_have_it_in_their_headers(stubs: SimpleNamespace) -> None:
@@ -191,6 +204,52 @@ async def test_an_answer_that_cannot_be_encoded_is_an_error_like_any_other(
     lines = [r.fields for r in caplog.records if r.name == "router.server.access"]  # type: ignore[attr-defined]
     assert [(line["code"], line["error"]) for line in lines] == [("INTERNAL", "TypeError")]
     assert "internal error" in [r.message for r in caplog.records]
+
+
+# -- A call that passes its deadline says where the time went.
+
+
+async def passes_its_deadline(call: Call, phase: str = "") -> str:
+    async def work() -> None:
+        with call.phases.during(phase) if phase else nullcontext():
+            await asyncio.sleep(10)
+
+    with pytest.raises(DeadlineExceeded) as ended:
+        async with bounded(call, 0.01):
+            await work()
+    return ended.value.message
+
+
+def known_call() -> Call:
+    return Call("/S/M", "r", GENERATE, request=Request("r"))
+
+
+async def test_a_late_call_says_that_its_request_had_not_come() -> None:
+    assert "its body was not read" in await passes_its_deadline(Call("/S/M", "r", GENERATE))
+
+
+@pytest.mark.parametrize(("phase", "text"), [(LEASE, "the adapter was loaded"), (ENCODE, "was encoded")])
+async def test_a_late_call_names_the_phase_that_was_cut_off(phase: str, text: str) -> None:
+    call = known_call()
+    with call.phases.during(ROUTE):
+        pass
+    assert text in await passes_its_deadline(call, phase)
+
+
+@pytest.mark.parametrize(("tokens", "text"), [(0, "waited for its first token"), (3, "after 3 tokens")])
+async def test_a_late_answer_says_how_far_it_came(tokens: int, text: str) -> None:
+    call = known_call()
+    call.phases.submitted = time.monotonic()
+    if tokens:
+        call.phases.came(tokens)
+    assert text in await passes_its_deadline(call)
+    with pytest.raises(DeadlineExceeded, match=text):
+        completed(Finished(FinishReason.DEADLINE), call)
+
+
+async def test_a_late_call_of_which_nothing_is_known_says_no_more() -> None:
+    late = await passes_its_deadline(Call("/S/M", "r", OBSERVE))
+    assert late == "the deadline passed before the answer was complete"
 
 
 # -- An answer that no client reads ends its call, and frees what the call held.

@@ -125,7 +125,7 @@ async def test_a_service_config_client_retries(
     server: ServerApp, fakes: SimpleNamespace, connect: Connect
 ) -> None:
     stubs = connect(server, RETRYING)
-    fakes.router.error = Overloaded("full", 0.1)
+    fakes.router.error = Overloaded("full", 0.1, bound="engine")
 
     async def recover() -> None:
         await until(lambda: len(fakes.router.requests) == 1)

@@ -16,7 +16,7 @@ from router.access.clients import new_token
 from router.engine.base import EngineStatus
 from router.errors import Overloaded
 from router.server.app import ServerApp
-from router.server.metrics import Bounded, ServerMetrics
+from router.server.metrics import MAX_BOUNDS, Bounded, ServerMetrics
 from router.types import AdapterEvent, AdapterEventKind, AdapterRef, AdapterState, Vote, VoteError
 from router.v1 import adapters_pb2
 from tests.fakes import adapter
@@ -72,7 +72,7 @@ async def test_calls_are_timed_by_method_and_status(
     server: ServerApp, stubs: SimpleNamespace, fakes: SimpleNamespace
 ) -> None:
     await stubs.inference.Generate(ask())
-    fakes.router.error = Overloaded("full")
+    fakes.router.error = Overloaded("full", bound="engine")
     await failure(stubs.inference.Generate(ask()))
     samples = await scrape(server)
     for status in ("OK", "UNAVAILABLE"):
@@ -115,6 +115,18 @@ async def test_calls_by_client_and_tokens_by_tenant(
     assert value(samples, tokens, tenant="acme", kind="completion") == 9
     assert value(samples, tokens, tenant="acme", kind="prompt") > 9
     assert "mallory" not in repr(samples)
+
+
+async def test_bounds_cannot_make_labels_without_end(
+    server: ServerApp, stubs: SimpleNamespace, fakes: SimpleNamespace
+) -> None:
+    """A plugin's error may have any."""
+    for i in range(MAX_BOUNDS + 5):
+        fakes.router.error = Overloaded("full", bound=f"made-{i}")
+        await failure(stubs.inference.Generate(ask()))
+    samples = await scrape(server)
+    assert value(samples, "lora_router_shed_total", bound="made-0") == 1
+    assert value(samples, "lora_router_shed_total", bound="other") == 5
 
 
 async def test_callers_cannot_make_labels(server: ServerApp, stubs: SimpleNamespace) -> None:

@@ -82,7 +82,7 @@ CASES = [
     (ChangedElsewhere("changed"), "ABORTED", "ErrorInfo"),
     (DataLoss("bytes changed"), "DATA_LOSS", "ErrorInfo"),
     (Unavailable("later", 2.5), "UNAVAILABLE", "RetryInfo"),
-    (Overloaded("full"), "UNAVAILABLE", "RetryInfo"),
+    (Overloaded("full", bound="engine"), "UNAVAILABLE", "RetryInfo"),
     (StoreDown("no connection"), "UNAVAILABLE", "RetryInfo"),
     (NotSaved("no room"), "UNAVAILABLE", "RetryInfo"),
     (SharedDown("no connection"), "UNAVAILABLE", "RetryInfo"),
@@ -149,7 +149,7 @@ async def test_a_failure_after_the_first_chunk_ends_the_stream(
 
 
 async def test_hints_for_a_retry(fakes: SimpleNamespace, stubs: SimpleNamespace) -> None:
-    fakes.router.error = Overloaded("full", 2.5)
+    fakes.router.error = Overloaded("full", 2.5, bound="engine")
     seen = await failure(stubs.inference.Generate(ask()))
     assert dict(seen.trailing_metadata())["grpc-retry-pushback-ms"] == "2500"
     assert details(seen)["RetryInfo"].retry_delay.ToMilliseconds() == 2500
@@ -209,6 +209,8 @@ def made(kind: type[RouterError]) -> RouterError:
         return kind(*("adapter",) * (kind is NotFound), INSIDE, INSIDE)
     if issubclass(kind, AlreadyExists | FailedPrecondition | DataLoss):
         return kind(INSIDE, resource=INSIDE, finding=INSIDE)
+    if issubclass(kind, Overloaded):
+        return kind(INSIDE, bound=INSIDE)
     return kind(INSIDE)
 
 

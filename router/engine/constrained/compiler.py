@@ -196,7 +196,7 @@ class Grammars:
 
 
 def _overloaded() -> Overloaded:
-    return Overloaded("too many constraints wait to be compiled", retry_after=1.0)
+    return Overloaded("too many constraints wait to be compiled", bound="constraints")
 
 
 def _worthless(known: Future[Outcome]) -> bool:

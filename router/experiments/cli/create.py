@@ -248,12 +248,22 @@ def with_split(arms: Sequence[Mapping[str, Any]], split: str) -> list[dict[str, 
 
 
 def weights_from_flag(split: str, flag: str = "--split") -> tuple[float, ...]:
-    """`90/10` as shares that sum to 1."""
+    """`90/10` or `0.9/0.1` as shares that sum to 1. Raises CliError unless they add up to 100 or 1."""
     parts = [number_from_flag(part, flag) for part in split.split("/")]
     if len(parts) < 2 or not all(part > 0 and math.isfinite(part) for part in parts):
         raise CliError(f"{flag} takes shares above 0 such as 90/10, control first, not {split!r}", MISUSED)
     total = math.fsum(parts)
+    if not any(math.isclose(total, whole, rel_tol=1e-9) for whole in (1.0, 100.0)):
+        text = f"the shares add up to {total:.6g} instead of 100 (or 1)"
+        raise CliError(f"{flag} {split}: {text}; in these proportions: {_percents(parts)}", MISUSED)
     return tuple(part / total for part in parts)
+
+
+def _percents(parts: Sequence[float]) -> str:
+    """Shares in the proportions of `parts` that add up to exactly 100. The last has the rounding."""
+    total = math.fsum(parts)
+    tenths = [max(round(1000 * part / total), 1) for part in parts[:-1]]
+    return "/".join(f"{tenth / 10:g}" for tenth in (*tenths, 1000 - sum(tenths)))
 
 
 def _arm_from_flag(text: str) -> dict[str, Any]:
@@ -404,6 +414,10 @@ Sets = Annotated[
     typer.Option("--set", metavar="FIELD=VALUE", help="Any other field of a plan, in TOML; repeatable."),
 ]
 Start = Annotated[bool, typer.Option("--start", help="Start it at once.")]
+NewPhase = Annotated[
+    bool,
+    typer.Option("--new-phase", help="Change it although that opens a new phase: what was counted ends."),
+]
 Example = Annotated[bool, typer.Option("--example", help="Print an example of a plan and do nothing else.")]
 Etag = Annotated[
     str, typer.Option("--etag", metavar="ETAG", help="Refuse if it changed since this was read.")
@@ -545,6 +559,7 @@ def update(
     cap: Caps = None,
     hypothesis: Hypothesis = "",
     set_: Sets = None,
+    new_phase: NewPhase = False,
     etag: Etag = "",
     server: flags.Server = "",
     timeout: flags.Timeout = 30.0,
@@ -552,7 +567,8 @@ def update(
 ) -> None:
     """Change a plan.
 
-    While it runs, this opens a new phase: units are assigned anew and nothing of the old phase counts.
+    While it runs, this opens a new phase: units are assigned anew and nothing of the old phase counts. That
+    needs --new-phase; without it the command says how many units and days would be lost, and changes nothing.
     Raising the enrolment share, and other secondary metrics, do not: everybody keeps their arm, and what was
     counted stays. Secondary metrics may be changed after the stop, too.
 
@@ -561,7 +577,7 @@ def update(
       lora-router experiments update medical-v2 --set enrolment=0.5
       lora-router experiments update medical-v2 --secondary thumbs_down --secondary mean:messages
       lora-router experiments update medical-v2 --set secondary=[]
-      lora-router experiments update medical-v2 medical-v2.toml
+      lora-router experiments update medical-v2 medical-v2.toml --new-phase
     """
     from router.cli.command import MISUSED, CliError
     from router.cli.connect import connected
@@ -577,5 +593,5 @@ def update(
         values = options.values(before)
         plan = plan_of(before | values)
         changes = {field: getattr(plan, field) for field in values}
-        made = client.experiments.update(name, changes, etag=etag)
+        made = client.experiments.update(name, changes, etag=etag, new_phase=new_phase)
     show_one(made, json)

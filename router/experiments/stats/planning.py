@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from statistics import NormalDist
@@ -127,6 +128,45 @@ def sequence_factors(alpha: float, level: float, power: float, planned: float) -
         if math.isfinite(most) or horizon > 100:
             return half, most
         horizon *= 2
+
+
+def planned_factors(
+    alpha: float = 0.05, power: float = 0.8, fixed_alpha: float | None = None
+) -> tuple[float, float]:
+    """By how many times the fixed size half of the experiments, and `power` of them, have their verdict, if
+    that is judged by `planned_bound` and the second number is the plan.
+
+    `fixed_alpha`: the level of the fixed test, where it is another. Raises InvalidRequest for a power that
+    is not above alpha and below 1.
+    """
+    level = alpha if fixed_alpha is None else fixed_alpha
+    if not 0 < alpha < power < 1 or not 0 < level < power:
+        raise invalid("power", "alpha must be above 0, power above alpha, both below 1")
+    normal = NormalDist()
+    drift = normal.inv_cdf(1 - level / 2) + normal.inv_cdf(power)
+    barrier = normal.inv_cdf(1 - alpha / 4)
+    most = _increasing(lambda size: _passed(barrier * math.sqrt(size), drift, size), power)
+    return _increasing(lambda size: _passed(barrier * math.sqrt(most), drift, size), 0.5), most
+
+
+def _passed(barrier: float, drift: float, by: float) -> float:
+    """The chance that Brownian motion with this drift is at the barrier by that time: the reflection
+    principle with Girsanov's theorem (Siegmund 1985, chapter 3). The other side is left out."""
+    normal, root = NormalDist(), math.sqrt(by)
+    return normal.cdf((drift * by - barrier) / root) + math.exp(2 * drift * barrier) * normal.cdf(
+        -(drift * by + barrier) / root
+    )
+
+
+def _increasing(chance: Callable[[float], float], wanted: float) -> float:
+    """Where a chance that grows with the size reaches what is wanted, by bisection."""
+    low, high = 0.0, 1.0
+    while chance(high) < wanted:
+        high *= 2
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (low, middle) if chance(middle) >= wanted else (middle, high)
+    return high
 
 
 def _paths(horizon: float) -> Array:

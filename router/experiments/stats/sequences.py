@@ -5,6 +5,10 @@ McAuliffe and Sekhon 2021 (arXiv:1810.08240) for the one-sided; Waudby-Smith, Ar
 Ramdas 2024 (arXiv:2103.06476) for why they hold asymptotically with estimated variances. `z` is an effect in
 standard errors, `gain` = n rho^2 grows with the units and is `peak_gain` where the boundary is tightest.
 
+Until a planned size: O'Brien and Fleming 1979 (doi:10.2307/2530245), looked at without end. z times the root
+of the part that is there is Brownian motion; by the reflection principle the chance that it leaves -c to c by
+time 1 is at most 4 (1 - Phi(c)), twice that of either side (closer than 1e-10 for c above 2).
+
 Exact: for each arm the beta-binomial mixture (Robbins 1970; arXiv:1810.08240, section 4),
 e(p) = B(a+s, b+f) / (B(a,b) p^s (1-p)^f), a martingale if p is the arm's true rate, and a supermartingale for
 any values within 0 and 1 whose mean is p, with s their sum and f what is left to 1 (since x -> u^x v^(1-x) is
@@ -18,6 +22,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
+from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -72,6 +77,27 @@ def two_sided_bound(gain: ArrayLike, alpha: float) -> Array:
     """The |z| at which the two-sided evidence is 1/alpha."""
     gain = np.asarray(gain, np.float64)
     found: Array = np.sqrt((1 + gain) / gain * (np.log1p(gain) - 2 * math.log(alpha)))
+    return found
+
+
+def planned_bound(part: ArrayLike, alpha: float) -> Array:
+    """The |z| at which an effect is shown when `part` of the planned units is there: continuous
+    O'Brien-Fleming, valid at any number of looks until then; infinite without units and past the plan.
+    """
+    part = np.asarray(part, np.float64)
+    level = NormalDist().inv_cdf(1 - alpha / 4)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        found: Array = np.where((part > 0) & (part <= 1), level / np.sqrt(part), np.inf)
+    return found
+
+
+def planned_evidence(z: ArrayLike, part: ArrayLike) -> Array:
+    """Log evidence that the effect is not 0, for looks until the planned size: `planned_bound` is where it
+    reaches 1/alpha. Past the plan there is none: what stood at its end stands."""
+    z, part = np.asarray(z, np.float64), np.asarray(part, np.float64)
+    reached = np.abs(z) * np.sqrt(np.clip(part, 0, 1))
+    log_p = math.log(4) + log_normal_cdf(-reached)
+    found: Array = np.where(part <= 1, np.maximum(-log_p, 0.0), 0.0)
     return found
 
 

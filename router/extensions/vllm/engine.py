@@ -212,9 +212,9 @@ class VllmEngine:
         if job.adapter is not None and held is None:
             raise FailedPrecondition("the adapter is not loaded")
         if job.background and len(self._background) >= settings.max_running:
-            raise Overloaded("enough runs in the background", retry_after=1.0)
+            raise Overloaded("enough runs in the background", bound="engine")
         if not job.background and len(self._live) >= settings.max_running + settings.max_queue:
-            raise Overloaded("the queue is full", retry_after=1.0)
+            raise Overloaded("the queue is full", bound="engine")
         return None if held is None else held.lora
 
     # -- how it does, for monitoring

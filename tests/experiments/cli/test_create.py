@@ -89,7 +89,7 @@ def test_caps_segments_and_secondary_metrics_from_flags(cli, remote):
 
 def test_a_split_of_a_file_is_replaced(cli, remote, tmp_path):
     (tmp_path / "plan.toml").write_text(example_plan())
-    done = cli("experiments", "create", "b", "plan.toml", "--split", "3/1", "--cap", "messages=7")
+    done = cli("experiments", "create", "b", "plan.toml", "--split", "0.75/0.25", "--cap", "messages=7")
     assert done.code == 0, done.err
     spec = sent(remote)
     assert [arm.weight for arm in spec.arms] == [0.75, 0.25]
@@ -175,6 +175,11 @@ def test_router_arms_come_from_a_file():
         (("x", *SHORT, "--segment", "country="), "--segment takes LABEL or LABEL=a,b,c, not 'country='"),
         (("x", *SHORT, "--segment", "=a"), "--segment takes LABEL"),
         (("x", *SHORT, "--split", "90/5/5"), "--split 90/5/5 has 3 weights, and there are 1 arms"),
+        (
+            ("x", *SHORT, "--arm", "new=medical@1.1.0", "--split", "90/20"),
+            "--split 90/20: the shares add up to 110 instead of 100 (or 1); in these proportions: 81.8/18.2",
+        ),
+        (("x", *SHORT, "--split", "1/1/1"), "in these proportions: 33.3/33.3/33.4"),
         (("x", *SHORT, "--split", "90"), "--split takes shares above 0 such as 90/10"),
         (("x", *SHORT, "--split", "90/-1"), "--split takes shares above 0"),
         (("x", *SHORT, "--split", "a/b"), "--split: 'a' is not a number"),
@@ -221,6 +226,16 @@ def test_update_sends_only_what_changes(cli, remote):
     assert "window      2 hours for outcomes" in done.out
     done = cli("experiments", "update", "x")
     assert (done.code, "nothing to change" in done.err) == (2, True)
+
+
+def test_update_opens_a_new_phase_only_when_asked_to(cli, remote):
+    cli("experiments", "create", "x", *SHORT, "--arm", "new=medical@1.1.0")
+    cli("experiments", "update", "x", "--split", "90/10")
+    assert remote.experiments.requests[-1].HasField("new_phase")
+    assert not remote.experiments.requests[-1].new_phase
+    done = cli("experiments", "update", "x", "--split", "90/10", "--new-phase")
+    assert done.code == 0, done.err
+    assert remote.experiments.requests[-1].new_phase
 
 
 @pytest.mark.slow

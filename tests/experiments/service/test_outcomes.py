@@ -187,7 +187,7 @@ async def test_a_full_queue_holds_a_stream_back(
         nonlocal times
         times += 1
         if times < 4:
-            raise Overloaded("too many outcomes wait")
+            raise Overloaded("too many outcomes wait", bound="outcomes")
         return await real(outcomes)
 
     monkeypatch.setattr(lab.live.recorder, "record", full_at_first)

@@ -227,6 +227,27 @@ async def test_edits(lab: SimpleNamespace) -> None:
     assert fields_of(found) == ["update_mask", "update_mask"]
 
 
+async def test_a_new_phase_needs_consent_where_the_client_can_give_it(lab: SimpleNamespace) -> None:
+    await running(lab)
+    for i in range(6):
+        await answer(lab, f"user-{i}")
+    edit = update(["alpha"], alpha=0.01)
+    edit.new_phase = False
+    found = await refused(lab.experiments.UpdateExperiment(edit), "FAILED_PRECONDITION")
+    assert "ends phase 1, whose 6 units in 0.0 days do not count afterwards" in found["text"]
+    assert "new_phase" in found["text"]
+    wider = update(["secondary"])
+    wider.new_phase = False
+    wider.experiment.secondary.add(name="clicked", kind=pb.Experiment.Metric.KIND_PROPORTION)
+    assert len((await lab.experiments.UpdateExperiment(wider)).experiment.phases) == 1
+    edit.ClearField("new_phase")  # as a client sends it that does not know the field
+    edited = (await lab.experiments.UpdateExperiment(edit)).experiment
+    assert len(edited.phases) == 2
+    assert any("phase 1 ended: its 6 units in 0.0 days do not count" in text for text in edited.warnings)
+    edit.experiment.alpha, edit.new_phase = 0.02, True
+    assert len((await lab.experiments.UpdateExperiment(edit)).experiment.phases) == 3
+
+
 async def test_promote_and_back(lab: SimpleNamespace) -> None:
     await running(lab)
     promote = pb.PromoteArmRequest(name=NAME, arm="new")

@@ -9,7 +9,14 @@ from router.errors import InvalidRequest
 from router.experiments.model import Kind
 from router.experiments.stats.compare import SequencePlan
 from router.experiments.stats.moments import ComparedMetric
-from router.experiments.stats.planning import fixed_size, sequence_factors, size_for, smallest_effect
+from router.experiments.stats.planning import (
+    fixed_size,
+    planned_factors,
+    sequence_factors,
+    size_for,
+    smallest_effect,
+)
+from router.experiments.stats.sequences import planned_bound
 
 SUCCESS, SCORE = ComparedMetric("success", Kind.PROPORTION), ComparedMetric("score", Kind.MEAN)
 
@@ -76,3 +83,28 @@ def test_what_cannot_be_sized_is_refused():
         size_for(SUCCESS, 0.9, 0.2)
     with pytest.raises(InvalidRequest, match="how much do units differ"):
         size_for(SCORE, 0.9, 0.2)
+
+
+def test_a_planned_experiment_takes_a_sixteenth_more_than_one_look():
+    half, most = planned_factors(0.05, 0.8)
+    assert (half, most) == pytest.approx((0.764, 1.057), abs=0.001)
+    assert planned_factors(0.045, 0.8, fixed_alpha=0.05)[1] == pytest.approx(1.090, abs=0.001)
+
+
+def test_simulated_experiments_have_their_verdict_by_the_planned_size():
+    """Brownian motion with the drift that a fixed test finds with 80 % power, at 500 looks."""
+    half, most = planned_factors(0.05, 0.8)
+    rng = np.random.default_rng(8)
+    part = np.arange(1, 501) / 500
+    steps = rng.standard_normal((4000, 500)) * np.sqrt(most / 500)
+    z = (steps.cumsum(axis=1) + 2.8016 * most * part) / np.sqrt(most * part)
+    shown = z >= planned_bound(part, 0.05)
+    first = np.where(shown.any(axis=1), most * part[shown.argmax(axis=1)], np.inf)
+    assert shown.any(axis=1).mean() == pytest.approx(0.8, abs=0.025)
+    assert np.median(first) == pytest.approx(half, abs=0.03)
+
+
+@pytest.mark.parametrize("given", [(0.0, 0.8), (0.05, 0.05), (0.05, 1.0), (0.05, 0.8, 0.9)])
+def test_a_planned_size_for_nothing_is_refused(given):
+    with pytest.raises(InvalidRequest):
+        planned_factors(*given)

@@ -137,3 +137,29 @@ def test_the_truth_is_left_out_in_at_most_five_percent_of_experiments(p, q):
     ]
     left_out = (sequences.two_arms(arms[0], arms[1], Line(offset=q - p)) >= np.log(20)).any(axis=1)
     assert left_out.mean() <= 0.05
+
+
+def test_the_planned_boundary_is_the_level_of_the_reflection_principle():
+    """|z| >= 2.2414 sqrt(N/n), at no other size than up to the plan."""
+    part = np.array([0.0, 0.01, 0.25, 1.0, 1.0001])
+    found = sequences.planned_bound(part, 0.05)
+    np.testing.assert_allclose(found, [np.inf, 22.414, 4.4828, 2.2414, np.inf], atol=1e-3)
+    assert 4 * special.ndtr(-found[3]) == pytest.approx(0.05)
+
+
+@pytest.mark.parametrize("alpha", [0.001, 0.045, 0.2])
+def test_planned_evidence_is_one_over_alpha_at_the_planned_boundary(alpha):
+    part = np.array([0.1, 0.5, 1.0])
+    z = sequences.planned_bound(part, alpha)
+    np.testing.assert_allclose(sequences.planned_evidence(-z, part), -math.log(alpha), atol=1e-9)
+    assert not sequences.planned_evidence([0.0, 9.0], [0.5, 1.1]).any()
+
+
+def test_brownian_motion_leaves_the_planned_boundary_as_often_as_promised():
+    """Looked at 400 times: a little less than alpha, and far less at one look."""
+    rng = np.random.default_rng(4)
+    part = np.arange(1, 401) / 400
+    z = (rng.standard_normal((8000, 400)) / 20).cumsum(axis=1) / np.sqrt(part)
+    shown = np.abs(z) >= sequences.planned_bound(part, 0.05)
+    assert 0.038 < shown.any(axis=1).mean() < 0.05
+    assert 0.018 < shown[:, -1].mean() < 0.032

@@ -120,9 +120,9 @@ async def test_like_a_plan(self_test):
             "routers is a router experiment and has no route of its own: give --route",
         ),
         (
-            ("--like", "routers", "--route", "medical", "--weights", "1/1/1"),
+            ("--like", "routers", "--route", "medical", "--weights", "40/30/30"),
             2,
-            "--weights 1/1/1 has 3 weights, and there are 2 arms",
+            "--weights 40/30/30 has 3 weights, and there are 2 arms",
         ),
         (("--like", "nobody"), 1, "lora-router experiments list"),
         (("--route", "medical", "--weights", "1"), 2, "--weights takes shares above 0 such as 90/10"),

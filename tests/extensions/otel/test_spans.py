@@ -116,7 +116,7 @@ async def test_errors_have_our_reason(
     assert root.status == "UNSET"  # by the conventions: the caller's fault, not the server's
     assert parts["route"].attributes == {"error.type": "ADAPTER_NOT_FOUND"}
     collector.spans.clear()
-    fakes.router.error = Overloaded("full")
+    fakes.router.error = Overloaded("full", bound="engine")
     await failure(stubs.inference.Generate(ask()))
     root, _ = await collector.tree("chat")
     assert (root.status, root.problem) == ("ERROR", "QUEUE_FULL")
