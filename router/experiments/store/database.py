@@ -41,6 +41,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
+from sqlalchemy.pool import ConnectionPoolEntry
 from sqlalchemy.sql import ColumnElement
 from sqlalchemy.sql.schema import Table
 
@@ -187,6 +188,7 @@ def make_engine(url: URL, read_only: bool = False) -> Engine:
     )
     event.listen(engine, "connect", _set_up_postgres)
     event.listen(engine, "do_connect", _connect_postgres)
+    _close_late_returns(engine)
     return engine
 
 
@@ -197,7 +199,25 @@ def _sqlite_engine(url: URL, read_only: bool) -> Engine:
     engine = create_engine(url, connect_args=arguments, pool_timeout=CONNECT_SECONDS)
     event.listen(engine, "connect", partial(_set_up_sqlite, READ_PRAGMAS if read_only else SQLITE_PRAGMAS))
     event.listen(engine, "begin", _begin_sqlite)
+    _close_late_returns(engine)
     return engine
+
+
+def _close_late_returns(engine: Engine) -> None:
+    """Close a connection that a thread returns after `dispose`, which closes only those that are idle.
+
+    The pool that it belongs to still exists, so its id is not that of the new one.
+    """
+
+    def note(_connection: object, record: ConnectionPoolEntry) -> None:
+        record.info["pool"] = id(engine.pool)
+
+    def returned(_connection: object, record: ConnectionPoolEntry) -> None:
+        if record.info.get("pool") != id(engine.pool):
+            record.invalidate()
+
+    event.listen(engine, "connect", note)
+    event.listen(engine, "checkin", returned)
 
 
 def _set_up_sqlite(pragmas: Iterable[str], connection: Any, _record: object) -> None:

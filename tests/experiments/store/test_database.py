@@ -306,3 +306,19 @@ def test_rows_that_are_there(conn, bulk, clash, value, n):
 def test_no_rows_are_no_statement(conn, bulk):
     bulk.write(conn, TABLE, iter(()), Clash.ADD)
     assert rows(conn) == {}
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
+def test_a_connection_that_is_returned_after_the_end_is_closed(kind, tmp_path, request):
+    sqlite = f"sqlite:///{tmp_path}/x.db"
+    store = ExperimentStore(sqlite if kind == "sqlite" else empty(request.getfixturevalue("server")))
+    engine = store._engine
+    with engine.connect() as lent:
+        connection = lent.connection.dbapi_connection
+        store.close()
+    with pytest.raises(Exception, match="closed"):
+        connection.cursor().execute("SELECT 1")
+    with engine.connect() as lent:  # a later call has a new one, which is kept
+        connection = lent.connection.dbapi_connection
+    connection.cursor().execute("SELECT 1")
+    store.close()
