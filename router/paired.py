@@ -20,6 +20,7 @@ POWER = 0.8
 FLIPS = 20_000  # random ones, where the exact distribution is too large
 GRID = 4  # scores that are multiples of 1/4 have an exact distribution: right or wrong, and halves of it
 MOST_CELLS = 200_000_000  # of the exact distribution's table: a second of work
+MOST_SIGNS = 2_000_000  # drawn at once, of 8 bytes each
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,10 +111,12 @@ def _sign_flip(sums: NDArray[np.float64]) -> tuple[float, bool]:
     if np.allclose(steps, moving * GRID) and len(steps) * steps.sum() <= MOST_CELLS:
         return _exact(steps.astype(int), round(abs(sums.sum()) * GRID)), True
     signs = np.random.default_rng(0)
-    seen, reached = abs(sums.sum()) - 1e-9, 0
-    for _ in range(FLIPS // 1000):
-        flips = signs.integers(0, 2, (1000, len(moving))) * 2 - 1
+    seen, reached, left = abs(sums.sum()) - 1e-9, 0, FLIPS
+    while left:
+        count = min(left, max(1, MOST_SIGNS // len(moving)))
+        flips = signs.integers(0, 2, (count, len(moving)), dtype=np.int8) * 2.0 - 1.0
         reached += int((np.abs(flips @ moving) >= seen).sum())
+        left -= count
     return (1 + reached) / (1 + FLIPS), False
 
 

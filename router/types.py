@@ -228,7 +228,7 @@ class Request:
     deadline: float | None = None  # time.monotonic() seconds
     caller_id: str = ""
     visible: Visible = EVERYTHING  # what the caller must not learn of is not there for this request
-    tenant: str = ""  # whom the caller belongs to; "" where nobody is told apart
+    tenant: str = ""  # of the caller; "" where clients do not authenticate
     share: float = 1.0  # of the fair queue, against other tenants'
     experiments: Visible = EVERYTHING  # those that the caller is told of; it takes part in others, too
 

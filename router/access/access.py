@@ -296,13 +296,13 @@ def bearer(headers: Sequence[str]) -> str:
     return token if scheme.lower() == SCHEME else ""
 
 
-# -- Ids of answers. Where callers are told apart, an id shows whose answer it is, without a list of them.
+# -- Ids of answers. Where clients authenticate, an id shows the tenant of its answer, without a list.
 # An id is 128 random bits, which nobody can guess, and two are never the same. One of a tenant's has 32 bits
 # more, a digest of the random ones and the tenant. Anyone who changes those has an id that no answer has.
 
 
 def new_response_id(tenant: str = "") -> str:
-    """Of an answer to a client of that tenant; '' where nobody is told apart."""
+    """A new id for an answer to a client of that tenant; '' where clients do not authenticate."""
     drawn = secrets.token_hex(RANDOM // 2)
     return drawn + _tag(drawn, tenant) if tenant else drawn
 

@@ -192,7 +192,7 @@ def test_an_id_is_its_tenants_alone(mine: str, other: str) -> None:
     made = new_response_id(mine)
     assert may_be_of(made, mine)
     assert may_be_of(made, other) == (mine == other)
-    assert may_be_of(made, "")  # who is told apart from nobody
+    assert may_be_of(made, "")  # a server whose clients do not authenticate
 
 
 @pytest.mark.parametrize("old", ["0a" * 16, "0a1b2c", "x" * 40, "A" * 40, ""])

@@ -118,7 +118,7 @@ async def first_flaw(composition: Composition) -> str:
         if found := await degraded(composition):
             return found[0]
         await asyncio.sleep(0.02)
-    pytest.fail("nothing is told")
+    pytest.fail("the output never shows it")
 
 
 @pytest.mark.slow

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router.registry.format.manifest import MOST_REGRESSIONS, ReportCard, ReportError, parse_report
+from router.registry.format.manifest import MOST_REGRESSIONS, MOST_ROWS, ReportCard, ReportError, parse_report
 from router.registry.format.untrusted import REPORT_BYTES
 from router.registry.gate import fallen_behind, judge
 from router.registry.record import Standing
@@ -107,7 +107,7 @@ def test_rows_of_another_number_are_not_paired():
     assert not fallen_behind(with_rows([0.0] * 40), with_rows([1.0] * 41))
 
 
-@pytest.mark.parametrize("rows", ["0.5", [0.5, 2], [None], [True], [float("nan")], {}])
+@pytest.mark.parametrize("rows", ["0.5", [0.5, 2], [None], [True], [float("nan")], {}, [1] * (MOST_ROWS + 1)])
 def test_rows_that_are_no_scores_are_refused(rows):
     document = card()
     document["arms"]["adapter"]["rows"] = rows

@@ -189,7 +189,7 @@ async def test_what_another_host_does_on_a_shared_file_system_is_seen_without_be
 ):
     monkeypatch.setattr(
         FolderWatcher, "_report", lambda *_: None
-    )  # as NFS: it can be watched, and nothing is told
+    )  # as NFS: it can be watched, and no event arrives
     registry = await start_registry()
     folder = drop(root, "m")
     await eventually(is_ready(registry, "m"))

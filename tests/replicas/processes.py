@@ -31,7 +31,7 @@ STEP = {"step_seconds": 0.01}
 
 
 class Cable:
-    """Bytes between two sockets, in both directions. While it is cut they wait, and neither end is told."""
+    """Bytes between two sockets, in both directions. While it is cut they wait; no end gets an error."""
 
     def __init__(self) -> None:
         self.near = self.far = ""  # addresses

@@ -149,7 +149,7 @@ def powers(row: Row) -> Row:
 SEPARATOR = "\x1f"
 
 
-@lru_cache(maxsize=4096)  # values told apart are few
+@lru_cache(maxsize=4096)  # distinct values are few
 def segment_suffixes(segments: str) -> tuple[str, ...]:
     """What a series' key gets for the sums of the segments of a unit, from its column `segments`."""
     found = json.loads(segments) if segments else {}

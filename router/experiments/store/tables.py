@@ -116,7 +116,7 @@ units = _table(
     UniqueConstraint("unit", "phase"),
 )
 segment_values = _table(
-    "segment_values",  # those that are told apart of labels whose values the plan does not name
+    "segment_values",  # the distinct ones of labels whose values the plan does not name
     _count("phase"),
     _text("label"),
     _text("value"),

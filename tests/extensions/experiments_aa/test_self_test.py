@@ -106,7 +106,7 @@ def test_peeking_at_the_usual_test_is_found(monkeypatch, weights):
 
 
 def test_an_effect_would_be_shown():
-    """What is simulated has power: the same sums with one arm lifted are told apart."""
+    """What is simulated has power: the same sums with one arm lifted differ significantly."""
     columns = Drawn.of(SOLVED, 0.3).values(4000, 1)
     arms = np.arange(4000) % 2
     sums = np.stack([(unit_powers(columns) * (arms == i)[:, None]).sum(0) for i in (0, 1)])

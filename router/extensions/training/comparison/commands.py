@@ -96,9 +96,11 @@ def compare(
       lora-router compare base summarization --data articles.csv --metric rouge_l --html result.html
       lora-router compare chat@1 chat@2 --data prompts.jsonl --judge base --group-column conversation
     """
-    from router.cli.command import FAILED, CliError
+    from router.cli.command import FAILED, MISUSED, CliError
 
     wanted = _check(metric, judge, judge_prompt, require, margin, old, new)
+    if html is not None and not html.parent.is_dir():
+        raise CliError(f"--html {html}: there is no folder {html.parent}", MISUSED)
     found = _run(
         old,
         new,
@@ -113,11 +115,11 @@ def compare(
         timeout=timeout,
     )
     share = None if margin is None else margin / 100
-    if html is not None:
-        from router.extensions.training.comparison.page import page, write_page
-
-        write_page(html, page(found, data.name, share))
     _print(found, share, json)
+    if html is not None:
+        from router.extensions.training.comparison.page import page
+
+        html.write_text(page(found, data.name, share), encoding="utf-8")
     from router.extensions.training.comparison.words import verdict
 
     if (kind := verdict(found, share)) not in wanted:

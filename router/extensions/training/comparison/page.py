@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from router.extensions.training.comparison import words
 from router.extensions.training.comparison.run import VersionComparison
 
@@ -39,8 +37,3 @@ def page(found: VersionComparison, data: str, margin: float | None = None) -> st
         regressions=found.regressions(),
         points=words.points,
     )
-
-
-def write_page(path: Path, text: str) -> None:
-    """Write the page. Raises OSError."""
-    path.write_text(text, encoding="utf-8")

@@ -22,6 +22,7 @@ from router.extensions.training.evaluation.report import (
     gain_lines,
     measured_by,
     precision,
+    rows_for_gate,
     sample_table,
     score_table,
     whose,
@@ -252,7 +253,7 @@ def _measured(arms: OwnRowsArms) -> dict[str, Any]:
                 "score": side.score.rounded(),
                 "format_blind": side.blind.rounded(),
                 **side.lengths,
-                **({"rows": list(side.rows)} if arm is ComparedArm.ADAPTER else {}),
+                **rows_for_gate(arm, side.rows),
             }
             for arm, side in arms.by.items()
         },

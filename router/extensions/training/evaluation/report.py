@@ -19,7 +19,7 @@ from router.extensions.training.evaluation.exam import MeasuredArm
 from router.extensions.training.evaluation.generalization import overfitting_gap
 from router.extensions.training.evaluation.subject import ComparedArm
 from router.extensions.training.files import explained, write_file
-from router.registry.format.manifest import Manifest
+from router.registry.format.manifest import MOST_ROWS, Manifest
 from router.types import Constraint
 
 LONGEST_CELL = 160  # characters
@@ -500,8 +500,13 @@ def _arm(measured: MeasuredArm, arm: ComparedArm) -> dict[str, Any]:
         "loss_per_gold_token": round(measured.loss.value, 6),
         "prompt_tokens": round(measured.prompt_tokens, 1),
         "answer_tokens": round(measured.answer_tokens, 1),
-        **({"rows": list(measured.rows)} if arm is ComparedArm.ADAPTER else {}),
+        **rows_for_gate(arm, measured.rows),
     }
+
+
+def rows_for_gate(arm: ComparedArm, rows: Sequence[float]) -> dict[str, Any]:
+    """Scores by row, by which the gate pairs two versions: of the adapter, and as many as the gate reads."""
+    return {"rows": list(rows)} if arm is ComparedArm.ADAPTER and len(rows) <= MOST_ROWS else {}
 
 
 def _gain(adapter: MeasuredArm, other: MeasuredArm) -> dict[str, Any]:

@@ -125,7 +125,7 @@ def resample(scorer: ArmScorer, rows: int, samples: int = 2000) -> Resampled:
 
 
 def row_scores(scorer: ArmScorer, rows: int, whole: float) -> list[float]:
-    """The score of each row alone, as a share of the best possible one; the gate pairs versions by it."""
+    """The score of each row alone, as a share of the best possible one."""
     each = (scorer.score(np.array([place])) / whole for place in range(rows))
     return [round(min(1.0, max(0.0, score)), 4) for score in each]
 

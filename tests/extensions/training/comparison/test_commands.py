@@ -17,6 +17,7 @@ ROWS = ["--data", "rows.jsonl"]
         (["--metric", "chrf", "--judge-prompt", "f"], "goes with --judge"),
         (["--metric", "chrf", "--require", "good"], "better or not-worse"),
         (["--metric", "chrf", "--require", "not-worse"], "needs --margin"),
+        (["--metric", "chrf", "--html", "absent/r.html"], "there is no folder absent"),
         (["--metric", "chrf"], "rows.jsonl cannot be read"),
     ],
 )
