@@ -21,13 +21,14 @@ FLIPS = 20_000  # random ones, where the exact distribution is too large
 GRID = 4  # scores that are multiples of 1/4 have an exact distribution: right or wrong, and halves of it
 MOST_CELLS = 200_000_000  # of the exact distribution's table: a second of work
 MOST_SIGNS = 2_000_000  # drawn at once, of 8 bytes each
+LARGE = 1_000  # groups: from here on the flipped sum is normal, to more digits than draws would give
 
 
 @dataclass(frozen=True, slots=True)
 class Difference:
     """Mean of `new - old` by prompt, in shares of the best possible score, with its 95 % interval.
 
-    `p` is two-sided, and `exact` unless it was drawn. `smallest` is the difference that so many prompts
+    `p` is two-sided, and `exact` unless it was drawn or comes from the normal limit. `smallest` is the difference that so many prompts
     would show with a probability of 0.8.
     """
 
@@ -110,6 +111,9 @@ def _sign_flip(sums: NDArray[np.float64]) -> tuple[float, bool]:
     steps = np.rint(moving * GRID)
     if np.allclose(steps, moving * GRID) and len(steps) * steps.sum() <= MOST_CELLS:
         return _exact(steps.astype(int), round(abs(sums.sum()) * GRID)), True
+    if len(moving) > LARGE:
+        score = abs(sums.sum()) / math.sqrt((moving**2).sum())
+        return 2 * NormalDist().cdf(-score), False
     signs = np.random.default_rng(0)
     seen, reached, left = abs(sums.sum()) - 1e-9, 0, FLIPS
     while left:

@@ -77,6 +77,18 @@ def test_five_points_on_five_hundred_rows_are_found():
     assert found / 200 > 0.95
 
 
+def test_many_groups_have_the_p_that_draws_would_give():
+    random = np.random.default_rng(4)
+    old = random.random(1500)
+    new = old + 0.2 * random.standard_normal(1500) + 0.01
+    moving = np.abs(new - old)
+    signs = random.integers(0, 2, (10_000, 1500)) * 2.0 - 1
+    drawn = (np.abs(signs @ moving) >= abs((new - old).sum())).mean()
+    found = difference(new, old, range(1500))
+    assert not found.exact
+    assert found.p == pytest.approx(drawn, abs=0.01)
+
+
 @pytest.mark.parametrize("freedom", [5, 10, 21, 500])
 def test_quantile_of_t(freedom):
     assert _t_quantile(freedom) == pytest.approx(stats.t.ppf(0.975, freedom), rel=0.002)

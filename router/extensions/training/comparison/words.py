@@ -49,7 +49,7 @@ def advice(found: VersionComparison, margin: float | None = None) -> str:
 def facts(found: VersionComparison) -> list[tuple[str, str]]:
     """The numbers behind the headline, as pairs of a name and a value."""
     gap = found.difference
-    kind = "exact sign-flip test" if gap.exact else "sign-flip test, 20,000 draws"
+    kind = "exact sign-flip test" if gap.exact else "sign-flip test, by draws or its normal limit"
     groups = "" if gap.groups == gap.rows else f" in {gap.groups} conversations"
     pairs = [
         (
