@@ -28,8 +28,8 @@ LARGE = 1_000  # groups: from here on the flipped sum is normal, to more digits 
 class Difference:
     """Mean of `new - old` by prompt, in shares of the best possible score, with its 95 % interval.
 
-    `p` is two-sided, and `exact` unless it was drawn or comes from the normal limit. `smallest` is the difference that so many prompts
-    would show with a probability of 0.8.
+    `p` is two-sided, and `exact` unless it was drawn or comes from the normal limit. `smallest` is the
+    difference that so many prompts would show with a probability of 0.8.
     """
 
     mean: float
