@@ -177,13 +177,14 @@ def _run(
     try:
         from router.extensions.training.comparison import run
         from router.extensions.training.comparison.judge import ModelJudge, read_template
+        from router.extensions.training.new.rows import Columns
     except ModuleNotFoundError as error:
         from router.errors import ConfigError, install_extra
 
         raise ConfigError(f"compare needs {error.name}: {install_extra('train')}") from error
 
     template = read_template(judge_prompt)
-    rows = run.read_prompts(data, run.PromptColumns(**columns), judged=bool(judge), most=most)
+    rows = run.read_prompts(data, Columns(**columns), judged=bool(judge), most=most)
     target = connect.target_of(server)
 
     async def compared(done: Any) -> VersionComparison:

@@ -16,7 +16,7 @@ from router.extensions.training.comparison.judge import ModelJudge, PairJudgemen
 from router.extensions.training.data import TrainingRow, prompt_key
 from router.extensions.training.evaluation.metrics import METRICS, check_rows, score_answers
 from router.extensions.training.evaluation.scoring import Task, row_scores
-from router.extensions.training.new.rows import choose_columns, read_table
+from router.extensions.training.new.rows import PROMPT, SYSTEM, Columns, choose_columns, joined, read_table
 from router.paired import Difference, difference
 
 AT_ONCE = 8  # prompts; each is two requests
@@ -99,36 +99,29 @@ class VersionComparison:
         return worse[:most]
 
 
-@dataclass(frozen=True, slots=True)
-class PromptColumns:
-    """Names of columns; empty ones are found by usual names."""
-
-    prompt: str = ""
-    response: str = ""
-    group: str = ""
-
-
-def read_prompts(path: Path, columns: PromptColumns, *, judged: bool, most: int | None) -> list[PromptRow]:
+def read_prompts(path: Path, columns: Columns, *, judged: bool, most: int | None) -> list[PromptRow]:
     """The rows of a CSV, TSV, JSON-lines or JSON file, each prompt once, `most` of them evenly spread.
 
-    With a judge (`judged`) a row needs no answer. Raises ConfigError naming the file and what is missing.
+    `columns` names some, or none. A system text and a context stand in the prompt. With a judge (`judged`) a
+    row needs no answer. Raises ConfigError naming the file and what is missing.
     """
     table = read_table(path)
     names = table.columns
-    prompt, response, group = columns.prompt, columns.response, columns.group
-    if judged and not response and (prompt or "prompt") in names and len(set(names) - {group}) == 1:
-        prompt = prompt or "prompt"
-    else:
-        found = choose_columns(names, prompt, response, group)
-        prompt, response = found.prompt, found.response
+    prompt = columns.prompt or PROMPT
+    alone = prompt in names and (columns.prompt or set(names) == {PROMPT, *filter(None, [columns.group])})
+    if not (judged and not columns.response and alone):
+        columns = choose_columns(names, columns.prompt, columns.response, columns.group)
+        prompt = columns.prompt
     rows: dict[str, PromptRow] = {}
     for record in table.records:
-        text = record.values.get(prompt, "").strip()
-        answer = record.values.get(response, "").strip() if response else ""
-        if text and (answer or judged):
+        value = record.values.get
+        text = joined(value(SYSTEM, ""), value(prompt, ""), value(columns.context, ""))
+        answer = value(columns.response, "").strip()
+        if value(prompt, "").strip() and (answer or judged):
             key = prompt_key(text)
-            own = record.values.get(group, "").strip() if group else ""
-            rows.setdefault(key, PromptRow(text, answer, own or key, record.place))
+            rows.setdefault(
+                key, PromptRow(text, answer, value(columns.group, "").strip() or key, record.place)
+            )
     if len(rows) < FEWEST:
         raise ConfigError(f"{path.name} has {len(rows)} usable rows; a comparison needs {FEWEST} at least")
     usable = list(rows.values())

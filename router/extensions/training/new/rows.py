@@ -155,14 +155,15 @@ def _read_chats(
     if len(texts) == 1:
         return replace(columns, system=texts.pop()), records
     say("the rows have several system texts: each stands before the request of its row")
-    joined = [
-        TableRow(r.place, {**r.values, PROMPT: _joined(r.values.get(SYSTEM, ""), r.values.get(PROMPT, ""))})
+    whole = [
+        TableRow(r.place, {**r.values, PROMPT: joined(r.values.get(SYSTEM, ""), r.values.get(PROMPT, ""))})
         for r in records
     ]
-    return columns, joined
+    return columns, whole
 
 
-def _joined(*texts: str) -> str:
+def joined(*texts: str) -> str:
+    """The texts that are not empty, with a blank line between them."""
     return "\n\n".join(filter(None, (text.strip() for text in texts)))
 
 
@@ -485,7 +486,7 @@ def clean_rows(
             record.values.get(name, "").strip() for name in (columns.prompt, columns.response)
         )
         if prompt and columns.context:
-            prompt = _joined(prompt, record.values.get(columns.context, ""))
+            prompt = joined(prompt, record.values.get(columns.context, ""))
         response = (spellings or {}).get(response, response)
         key = prompt_key(prompt)
         if not prompt or not response:
