@@ -192,7 +192,9 @@ def _log_withheld(error: Exception, call: Call) -> None:
             InvalidRequest | NotFound | QuotaExceeded | Unavailable | Unauthenticated | PermissionDenied,
         )
         fields = {**call.ids, "reason": error.reason, "text": error.message, "of": dict(error.metadata)}
-        log.warning("not told in full", exc_info=None if often else error, extra={"fields": fields})
+        log.warning(
+            "details withheld from the caller", exc_info=None if often else error, extra={"fields": fields}
+        )
 
 
 @asynccontextmanager

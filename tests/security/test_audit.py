@@ -51,5 +51,5 @@ async def test_every_refusal_is_kept_without_the_secret(kept: SimpleNamespace) -
     assert [one.get("client") for one in found] == [None, None, "observe"]
     assert found[2]["method"] == LOAD
     assert "resource" not in found[2]  # its body was not read
-    assert kept.clients.infer.rpartition("_")[2][:20] not in kept.file.read_text()
+    assert kept.clients.infer.removeprefix("lrk_infer_")[:20] not in kept.file.read_text()
     assert verify(kept.file).problems == ()

@@ -282,6 +282,6 @@ async def test_a_store_that_is_down_does_not_tell_where_it_is(
             assert details(seen)["ErrorInfo"].reason == "STORE_DOWN"
             assert seen.details() == StoreDown.told
             assert "trials.db" not in repr((seen, details(seen)))
-    kept = [r.fields["text"] for r in caplog.records if r.message == "not told in full"]
+    kept = [r.fields["text"] for r in caplog.records if r.message == "details withheld from the caller"]
     assert len(kept) == len(calls)
     assert any("trials.db" in text for text in kept)
