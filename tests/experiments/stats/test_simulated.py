@@ -16,7 +16,7 @@ from benchmarks.experiment_errors import (
     too_often,
 )
 from benchmarks.experiment_simulation import evidence, looks, proportion, ratio, skewed
-from benchmarks.experiment_truth import fixed_units, open_design, planned_design, score, simulated
+from benchmarks.experiment_truth.planned import fixed_units, open_design, planned_design, score, simulated
 from router.experiments.model import Kind
 from router.experiments.stats.compare import ArmPair, SequencePlan, compare
 from router.experiments.stats.moments import Moments

@@ -1,6 +1,6 @@
-"""`python -m benchmarks.experiment_truth --section planned`: do verdicts come when promised?
+"""Section `planned`: do verdicts come when promised?
 
-Section `planned` compares three designs on the same simulated units. `open` is the always-valid sequence of
+It compares three designs on the same simulated units. `open` is the always-valid sequence of
 today. `planned` is continuous O'Brien-Fleming until the planned number of units, and ends there. `hybrid`
 gives nine tenths of alpha to the second and one tenth to the first, and does not end.
 """
@@ -276,7 +276,7 @@ def faults(rows: Sequence[Mapping[str, Any]], designs: Sequence[str]) -> list[st
     ]
 
 
-def planned_section(asked: argparse.Namespace) -> bool:
+def run(asked: argparse.Namespace) -> bool:
     """Simulate, print and write the three designs; whether `--design` meets all targets."""
     begin = time.process_time()
     powers, errors = list(power_rows(asked.runs)), list(error_rows(asked.error_runs))
@@ -310,21 +310,8 @@ def planned_section(asked: argparse.Namespace) -> bool:
     return not missed
 
 
-SECTIONS = {"planned": planned_section}
-
-
-def main() -> None:
-    """Run a section, write its page, and fail where a target is missed."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--section", choices=SECTIONS, default="planned")
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """What this section may be asked."""
     parser.add_argument("--design", choices=DESIGNS, default="planned", help="whose misses are a failure")
     parser.add_argument("--runs", type=int, default=2000, help="experiments a cell with an effect")
     parser.add_argument("--error-runs", type=int, default=10_000, help="experiments a cell without one")
-    parser.add_argument("--dry", action="store_true", help="print, write nothing")
-    asked = parser.parse_args()
-    if not SECTIONS[asked.section](asked):
-        raise SystemExit(1)
-
-
-if __name__ == "__main__":
-    main()
