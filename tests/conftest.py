@@ -101,6 +101,7 @@ async def start_server() -> AsyncIterator[Start]:
             wait: bool = True,
             experiments: Any = None,
             corrections: Any = None,
+            feedback: Any = None,
             routing: Any = None,
             hooks: Any = None,
             before: Any = None,
@@ -118,6 +119,7 @@ async def start_server() -> AsyncIterator[Start]:
                 hooks = Hooks(PluginHost([], tables=read_tables(Path(), {}, of_plugins), built_in=True))
             app = ServerApp(said, engine, registry, router, startup, hooks=hooks)
             app.experiments, app.corrections, router.on_vote = experiments, corrections, app.metrics.vote
+            app.feedback = feedback
             if before is not None:
                 before(app)
             stack.push_async_callback(app.stop)

@@ -180,6 +180,8 @@ NO_VALUE, OTHER_VALUE = "(none)", "(other)"
 """A unit without the label, and one whose value has no row of its own."""
 BUILT_IN = ("time_to_first_token", "total_time", "completion_tokens", "length_stop", "error", "cancelled")
 """Recorded without the client: seconds, seconds, tokens, and 0 or 1 for each response."""
+FEEDBACK = "feedback"
+"""Recorded by the server where a plan has it: 1 or 0 for each response that a user found good or not."""
 SERVER_KEYS = "server:"
 """What keys of the server's own outcomes begin with."""
 ID_FORM = "1 to 63 small letters, digits and hyphens, with a letter first and no hyphen last"

@@ -49,13 +49,16 @@ from router.experiments.assignment import (
 from router.experiments.manager import opened, stopped
 from router.experiments.model import (
     BASE,
+    FEEDBACK,
     RULE,
+    SERVER_KEYS,
     ArmSpec,
     AuditEntry,
     Experiment,
     Lifecycle,
     Mode,
     Spec,
+    StoredOutcome,
     Visibility,
 )
 from router.experiments.modes import MISSING, ROUTERS, ExperimentMode, needed
@@ -290,6 +293,15 @@ class LiveExperiments:
             else:
                 found.extend(() if watcher is None else (watcher,))
         return found
+
+    def feedback(self, response_id: str, value: float) -> None:
+        """As `ports.Experiments`. Where no plan reads it, nothing is queued."""
+        of_plans = (phase.spec for one in self.known for phase in one.phases[-1:])
+        if any(metric.name == FEEDBACK for spec in of_plans for metric in spec.metrics):
+            key = f"{SERVER_KEYS}{FEEDBACK}:{response_id}"
+            self.recorder.observe(
+                (StoredOutcome(key, FEEDBACK, value, time.time(), response_id=response_id),)
+            )
 
     def _shown(self, served: Served) -> Iterator[Shown]:
         """In its own experiment, and in those on the holdout."""
