@@ -121,7 +121,7 @@ SAID = json.loads((DATA / "version1.json").read_text())
 ADDED = {
     "units": ["segments"],
     "pairs": ["unit"],
-    "outcomes": ["came"],
+    "outcomes": ["came", "stage"],
     "sums": [f"c{i}" for i in range(20)],
 }
 
@@ -285,7 +285,7 @@ def test_a_step_that_breaks_leaves_the_old_database(old, monkeypatch):
         patched.setattr(session, "_resum", broken)
         with pytest.raises(RuntimeError):
             ExperimentStore(old)
-    with pytest.raises(ConfigError, match="have version 1, this program reads 2: start the server"):
+    with pytest.raises(ConfigError, match=f"have version 1, this program reads {VERSION}: start the server"):
         ExperimentStore(old, migrate=False)
     store = ExperimentStore(old)
     assert totals(store, "split").keys() == SAID["split"].keys()
@@ -374,6 +374,7 @@ def test_outcomes(viewed):
         "counted": True,
         "key": first["key"],
         "response_id": "r1",
+        "stage": "",
     }
     assert (second["value"], second["arm"]) == (3.0, "a")
     assert (late["unit"], bool(late["counted"])) == ("u2", False)
