@@ -112,6 +112,8 @@ async def start_server() -> AsyncIterator[Start]:
             router = router or FakeRouter(registry)
             of_plugins = {n: value for n, value in settings.items() if "." in n or n in MOVED}
             own = {name: value for name, value in settings.items() if name not in of_plugins}
+            if isinstance(feedback, str):  # the setting; else a recorder
+                own["feedback"], feedback = feedback, None
             said = Settings(**{**defaults, **own})
             if routing is not None:
                 router.state = routing

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from router.access.clients import hash_of, new_token
+from router.client import AsyncClient, FeedbackRecorded
 from router.engine.fake import FakeEngine
 from router.errors import NotSaved, StoreDown
 from router.feedback import recorder as recorders
@@ -116,6 +117,26 @@ async def test_later_feedback_replaces_earlier(open_server: Open) -> None:
     assert done.replaced
     (one,) = await listed(at)
     assert (one.verdict, one.corrected, one.answer) == (CORRECTED, "that", answer.text)
+
+
+async def test_the_client_for_asyncio(open_server: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    at = await open_server()
+    monkeypatch.setattr("router.server.feedback.MAX_PAGE", 1)
+    async with AsyncClient(at.app.address) as client:
+        answers = [await client.generate(text, adapter="medical", unit="ann") for text in ("one", "two")]
+        raw = await client.generate("three", adapter="medical", raw=True)
+        assert await client.feedback.record(raw.response_id, "good") == FeedbackRecorded("texts", False)
+        for answer in answers:
+            await client.feedback.record(answer.response_id, corrected="that", comment="why")
+        first, *others = [one async for one in client.feedback.list("medical")]
+        assert (first.messages, first.answer) == ((("raw", "three"),), raw.text)
+        assert [one.messages for one in others] == [(("user", "one"),), (("user", "two"),)]
+        assert {(one.verdict, one.corrected, one.comment) for one in others} == {("corrected", "that", "why")}
+        assert (others[0].adapter, others[0].version) == ("medical", "1.0.0")
+        assert [one async for one in client.feedback.list("medical", since=others[1].time)] == [others[1]]
+        assert await client.feedback.delete(unit="ann") == 2
+        with pytest.raises(ValueError, match="verdict must be one of"):
+            await client.feedback.record("x", "fine")
 
 
 async def test_labels_keep_no_text_of_whoever_sends_it(open_server: Open, tmp_path: Path) -> None:
@@ -239,15 +260,12 @@ async def test_pages_are_bounded_by_number_and_by_bytes(
         assert (await failure(at.feedback.ListFeedback(request))).code().name == "INVALID_ARGUMENT"
 
 
-async def test_off_says_how_to_change_that(open_server: Open, start_server: Start, connect: Connect) -> None:
-    app = await start_server(**{"feedback_days": 1}, corrections=None, before=off)
+async def test_off_says_how_to_change_that(start_server: Start, connect: Connect) -> None:
+    app = await start_server(feedback="off")
+    assert app.pipeline.answers is None
     service = feedback_pb2_grpc.FeedbackServiceStub(connect(app).channel)
     error = await failure(service.RecordFeedback(on("0" * 32)))
     assert (error.code().name, "serve --feedback" in error.details()) == ("FAILED_PRECONDITION", True)
-
-
-def off(app: Any) -> None:
-    app.settings = app.settings.model_copy(update={"feedback": "off"})
 
 
 async def test_a_database_that_is_down_is_said(open_server: Open, monkeypatch: pytest.MonkeyPatch) -> None:
