@@ -115,7 +115,9 @@ class PipelineHealth:
         for arm, found in self.missing.items():
             if found.alarm:
                 shares = percent(found.treatment), percent(found.control)
-                text = f"no outcome from {shares[0]} of the units of {arm} and {shares[1]} of those of control"
+                text = (
+                    f"no outcome from {shares[0]} of the units of {arm} and {shares[1]} of those of control"
+                )
                 yield FailedCheck("missing-outcomes", text)
         if self.crossed > CROSSED:
             yield FailedCheck("crossed-units", f"{percent(self.crossed)} of units saw more than one arm")

@@ -316,7 +316,7 @@ def _too_few(report: Report, arm: str) -> str:
 
 
 def _yet(report: Report) -> str:
-    return "" if report.experiment.state is Lifecycle.STOPPED else " yet"
+    return "" if report.experiment.state is Lifecycle.STOPPED or gives_up(report) else " yet"
 
 
 def _open_guardrails(report: Report, arm: str) -> str:

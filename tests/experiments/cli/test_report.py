@@ -27,7 +27,7 @@ from router.quantities import PLAIN, SHARE
 from router.types import RouterVariant
 from tests.experiments.report.sums import REPORT, SPEC, running
 
-WAITS = NoInterval("too-few-events", "12 ones of success in both arms, 48 are needed at this split", 600)
+WAITS = NoInterval("too-few-events", "success is 1 for 12 units of both arms, 48 are needed", 600)
 YOUNG = MetricReport("success", (40, 38), (0.1, 0.2), 0.1, -math.inf, math.inf, 1.0, "burn-in", waiting=WAITS)
 
 
@@ -206,7 +206,7 @@ def test_waiting_has_its_end(forecast, told):
 
 def test_giving_up_is_said_when_all_had_their_time_and_no_gain_is_in_sight():
     found = replace(WAITING, forecast=VerdictForecast(400.0, None, None, 0.03, ""))
-    assert words.heading(found) == "GIVE UP: no difference between new and control is shown yet."
+    assert words.heading(found) == "GIVE UP: no difference between new and control is shown."
     assert following(found).startswith("Next: give up. All planned users took part, and no gain is in sight")
     hopeful = replace(WAITING, forecast=VerdictForecast(400.0, 9000, 12.0, 0.03, ""))
     assert words.heading(hopeful).startswith("WAIT: ")
