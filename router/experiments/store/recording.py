@@ -32,7 +32,6 @@ from router.experiments.model import (
     ShadowPair,
     StoredOutcome,
 )
-from router.experiments.store.database import Clash
 from router.experiments.store.series import EVERYTHING, RESPONSES, PairCounts, PhaseInfo
 from router.experiments.store.session import Unit, WriteSession, recall_past
 from router.experiments.store.tables import (
@@ -50,6 +49,7 @@ from router.experiments.store.tables import (
     segment_values,
     units,
 )
+from router.shared.database import Clash
 
 
 def record(

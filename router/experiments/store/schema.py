@@ -35,7 +35,6 @@ from sqlalchemy.exc import DBAPIError
 
 from router.errors import ConfigError
 from router.experiments.store import tables
-from router.experiments.store.database import bulk_for
 from router.experiments.store.series import PhaseInfos
 from router.experiments.store.session import WriteSession, rebuild_all
 from router.experiments.store.tables import (
@@ -48,6 +47,7 @@ from router.experiments.store.tables import (
     values,
     version,
 )
+from router.shared.database import bulk_for
 
 log = logging.getLogger(__name__)
 VERSION = 3

@@ -33,9 +33,9 @@ from router.experiments.model import (
 )
 from router.experiments.stats.moments import Moments, places
 from router.experiments.store import tables
-from router.experiments.store.database import Bulk
 from router.experiments.store.tables import COLUMNS, PRODUCTS, experiments, from_json, phases
 from router.ports import Stage
+from router.shared.database import Bulk
 
 FIRST_STRETCHES = 512  # stretches of the first width; each doubling of the width adds half as many
 HALF_OF_THEM = FIRST_STRETCHES // 2

@@ -15,12 +15,13 @@ from sqlalchemy import create_engine, insert, inspect, select, text, update
 from router.errors import ConfigError, StoreDown
 from router.experiments.model import Aggregate, Kind, MetricSpec, SegmentSpec, ShadowPair
 from router.experiments.stats.moments import Moments
-from router.experiments.store import database, session, tables
 from router.experiments.store import schema as migrating
 from router.experiments.store import schema as views
-from router.experiments.store.database import parse_url
+from router.experiments.store import session, tables
 from router.experiments.store.schema import STEPS, VERSION, VIEWS, ColumnType, ViewColumn, make_views, migrate
 from router.experiments.store.store import ExperimentStore
+from router.shared import database
+from router.shared.database import parse_url
 from tests.experiments.store.helpers import (
     START,
     WINDOW,
