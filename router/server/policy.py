@@ -85,6 +85,7 @@ ROWS: Mapping[str, Policy] = {
             "DeleteExperiment",
             "StartExperiment",
             "StopExperiment",
+            "WithdrawArm",
             "PromoteArm",
             "RollBackPromotion",
         )
