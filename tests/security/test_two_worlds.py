@@ -283,7 +283,8 @@ def _quieten(message: Message) -> None:
             if field.name == "metadata":
                 value.pop("request_id", None)
         elif field.message_type.GetOptions().map_entry:
-            value.pop("request_id", None)
+            for name in ("request_id", "response_id"):
+                value.pop(name, None)
         elif hasattr(value, "ListFields"):
             _quieten(value)
         else:
