@@ -477,7 +477,7 @@ def _check_ruling(experiment: Experiment, arm: ArmSpec, ruling: Ruling) -> None:
 
 def _refused(experiment: Experiment, ruling: Ruling, what: str) -> FailedPrecondition:
     return FailedPrecondition(
-        f"{what}: the verdict is {ruling.decision} ({ruling.rule}: {ruling.text}); force overrules it",
+        f"{what}: the verdict is {ruling.decision}: {ruling.text}; force overrules it",
         resource=experiment.resource,
         decision=ruling.decision,
         rule=ruling.rule,

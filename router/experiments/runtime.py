@@ -444,7 +444,7 @@ def act_on(report: Report, now: float) -> RuleAct | None:
     harmful = [arm for arm in report.arms if arm.verdict.decision == HARM]
     if not harmful:
         return None
-    reason = "; ".join(f"{arm.arm}: {arm.verdict.rule}: {arm.verdict.text}" for arm in harmful)
+    reason = "; ".join(f"{arm.arm}: {arm.verdict.text}" for arm in harmful)
     detail = {"phase": report.phase, "arms": [_arm_detail(arm) for arm in harmful]}
     spec, names = experiment.spec, {arm.arm for arm in harmful}
     if len(spec.arms) - len(names | spec.withdrawn.keys()) < 2:

@@ -121,7 +121,7 @@ def test_harm_by_the_only_treatment_stops_the_experiment():
     assert act.experiment is not None
     assert act.experiment.state is Lifecycle.STOPPED
     assert act.experiment.stopped == act.experiment.phases[-1].ended == 50.0
-    assert act.experiment.stop_reason == "new: guardrail: errors: 0.2 against 0.01"
+    assert act.experiment.stop_reason == "new: errors: 0.2 against 0.01"
     assert (act.entry.actor, act.entry.act, act.entry.time) == ("rule", "stop", 50.0)
     (numbers,) = act.entry.detail["arms"]
     assert numbers["arm"] == "new"

@@ -62,11 +62,12 @@ from router.experiments.verdict import (
     VerdictDecision,
     judge,
 )
+from router.experiments.words import preferred, quantity
 
 POINTS = 200
 NOT_STARTED = Ruling(VerdictDecision.UNDECIDED, "not-started", "nobody is assigned before the start")
 NOT_JUDGED = Ruling(VerdictDecision.UNDECIDED, "not-judged", MISSING[BANDIT])
-HOLDOUT = "a read-out of all experiments together: nothing is promoted or stopped by it. So far: {}"
+HOLDOUT = "all experiments together: nothing is promoted or stopped by this. So far: {}"
 
 
 def report(
@@ -251,11 +252,8 @@ def _overall(source: PhaseEvidence, judged: Ruling, arms: tuple[ArmReport, ...])
 
 def _pairs_in_words(pairs: Pairs) -> str:
     """Pairs in words."""
-    counted = f"{pairs.wins:,} won, {pairs.losses:,} lost, {pairs.ties:,} tied"
-    return (
-        f"pairs of {pairs.units:,} units: {counted}; share of wins by unit {pairs.share:.1%} in"
-        f" [{pairs.low:.1%}, {pairs.high:.1%}], p = {pairs.p:.2g}; operational, nobody saw these answers"
-    )
+    who = f"{preferred(pairs, 'unit')}, {pairs.ties:,} ties, from {pairs.units:,} units"
+    return f"{who}; nobody saw these answers"
 
 
 # -- over time
@@ -479,7 +477,7 @@ def _by_label(source: PhaseEvidence, arm: str, spec: SegmentSpec) -> SegmentRepo
     effects = {v: measured_of(one, design.primary, narrow) for v, one in found.effects.items()}
     differ = found.differ(plan.alpha)
     return SegmentReport(
-        spec.label, effects, found.p, differ, _difference_in_words(spec.label, found.p, differ, len(compared))
+        spec.label, effects, found.p, differ, _difference_in_words(spec.label, differ, len(compared))
     )
 
 
@@ -494,15 +492,14 @@ def _by_value(source: PhaseEvidence, arm: str, label: str) -> Mapping[str, Momen
     return {value: usable_moments(source.design.primary, moments) for value, moments in found.items()}
 
 
-def _difference_in_words(label: str, p: float, differ: bool, values: int) -> str:
-    corrected_for = f"p = {p:.2g}, corrected for all values and labels"
+def _difference_in_words(label: str, differ: bool, values: int) -> str:
     if differ:
-        return f"the effect differs between values of {label} ({corrected_for})"
+        return f"the difference is not the same for all values of {label}"
     if values == 1:
         return f"all units have one value of {label}"
     return (
-        f"no difference between values of {label} is shown ({corrected_for}): the effect of everybody stands"
-        " for each of them, whatever one value's own interval says"
+        f"it is not shown that the difference depends on {label}: what holds for everybody is the best guess"
+        " for each value"
     )
 
 
@@ -525,15 +522,14 @@ def forecast(source: PhaseEvidence, arms: tuple[ArmReport, ...], verdict: str) -
     if not per_day:
         return VerdictForecast(0.0, None, None, smallest, "no new units came in the last week")
     pace = f"{per_day:,.0f} new units a day"
-    shown = "" if smallest is None else f"; {planned:,} planned units show {smallest:.3g} or more"
+    least = "" if smallest is None else quantity(source.spec.primary).margin(smallest)
+    shown = f"; {planned:,} planned units show a difference of {least} or more" if least else ""
     units = min(wanted, default=None)
     days = max(0.0, (units or planned) - exposed) / per_day + source.spec.closing / DAY
     if units is None:
-        text = (
-            f"as it looks now there is no gain to be shown; the planned size is {_days(days)} away at {pace}"
-        )
+        text = f"no gain is in sight so far; the planned size is reached in about {_days(days)} at {pace}"
         return VerdictForecast(per_day, None, None, smallest, text + shown)
-    text = f"about {_days(days)} more at {pace}: if the effect is as it looks now, {units:,} units decide"
+    text = f"about {_days(days)} more at {pace}: if the difference stays as it is, {units:,} units show it"
     return VerdictForecast(per_day, units, days, smallest, text + shown)
 
 

@@ -43,6 +43,7 @@ from router.experiments.stats.checks import (
 from router.experiments.stats.compare import SequencePlan
 from router.experiments.stats.moments import Array, ComparedMetric, Moments, places
 from router.experiments.verdict import CROSSED, ExperimentDesign, PipelineHealth
+from router.quantities import percent
 
 if TYPE_CHECKING:  # SQLAlchemy, which planning needs no more than clients do
     from router.experiments.store.series import PhaseData, TimeBucket
@@ -250,17 +251,16 @@ PARTS = ("adapter", "base", "router")
 TIME_UNITS = (("day", 86_400.0), ("hour", 3600.0), ("minute", 60.0), ("second", 1.0))
 MODE_NOTES = {
     Mode.SHADOW: (
-        "shadow arms: nobody saw their answers, so pairs tell what the judge {judge} prefers and how the arms"
-        " run (operational), not what users prefer; to learn that, run a split"
+        "nobody saw the answers of the shadow arms: the comparisons say what the judge {judge} prefers and"
+        " how the arms run, not what users prefer; to learn that, run a split"
     ),
     Mode.BANDIT: (
-        "bandit: weights follow outcomes, which biases plain means and makes intervals wrong, so none is"
-        " shown; what stops an arm is which arm the events of an epoch fell to, which holds however weights"
-        " and rates move: of proportions, and of guardrails with a relative margin; nothing is promoted from"
-        " a bandit: run a split to confirm"
+        "a bandit moves units to the arm that looks best, which biases plain averages, so no range is shown"
+        " and nothing is promoted: run a split to confirm; an arm that does harm is still stopped, by a test"
+        " within each epoch"
     ),
     Mode.HOLDOUT: (
-        "holdout: units that took part in any experiment against those that the server keeps out of all;"
+        "this compares those who took part in any experiment with those whom the server keeps out of all;"
         " nothing is promoted or stopped by it"
     ),
 }
@@ -326,7 +326,8 @@ def _sound(source: PhaseEvidence, health: PipelineHealth) -> Iterator[tuple[str,
     yield "mixed-digests", "adapters, base and router stayed what they were"
     whole = health.maturity
     left = f"{whole.matured:,} of {whole.exposed:,} units had their window of {window_in_words(source.spec)}"
-    yield "maturity", f"{left} ({whole.share:.0%}, {source.spec.min_matured:.0%} are needed to promote)"
+    share, needed = percent(whole.share, 0), percent(source.spec.min_matured, 0)
+    yield "maturity", f"{left} ({share}; {needed} are needed to promote)"
 
 
 def _crossed_in_words(source: PhaseEvidence, health: PipelineHealth) -> str:
@@ -335,7 +336,8 @@ def _crossed_in_words(source: PhaseEvidence, health: PipelineHealth) -> str:
             f"not tested: between epochs a bandit moves units ({source.data.crossed:,} so far), which stay "
             "with the arm that they saw first"
         )
-    return f"{health.crossed:.1%} of units saw more than one arm, over {CROSSED:.0%} is too many"
+    limit = percent(CROSSED, 0)
+    return f"{percent(health.crossed)} of units saw more than one arm; more than {limit} is too many"
 
 
 def _ratio_in_words(source: PhaseEvidence, ratio: SampleRatio) -> str:
@@ -357,7 +359,7 @@ def _missing_in_words(source: PhaseEvidence, health: PipelineHealth) -> str:
     if spec.primary.missing is Unanswered.ZERO:
         return f"a unit without {spec.primary.name} counts as 0, so none is missing"
     shares = [
-        f"{found.treatment:.1%} in {arm}, {found.control:.1%} in {spec.control}"
+        f"{percent(found.treatment)} in {arm}, {percent(found.control)} in {spec.control}"
         for arm, found in health.missing.items()
     ]
     return f"without {spec.primary.name}: {'; '.join(shares)}"
@@ -377,8 +379,8 @@ def _notes(source: PhaseEvidence, health: PipelineHealth) -> Iterator[str]:
     young = health.maturity.exposed - health.maturity.matured
     if young:
         yield (
-            f"{plural(young, 'unit')} had less than the window of {window_in_words(spec)} and are in no"
-            " number but the sample ratio and the guardrails"
+            f"{plural(young, spec.unit)} did not have the whole window of {window_in_words(spec)} yet: they"
+            " count only for the shares of the arms and for what must not get worse"
         )
     yield from _unanswered_notes(source)
     if source.data.late:
@@ -395,11 +397,12 @@ def _notes(source: PhaseEvidence, health: PipelineHealth) -> Iterator[str]:
 def _router_notes(source: PhaseEvidence) -> Iterator[str]:
     if source.triggered is not None:
         yield (
-            f"router experiment: {source.spec.primary.name} is compared on units for which the two routers"
-            " differed at least once, since nothing could change for the others; guardrails are of all units"
+            f"{source.spec.primary.name} is compared among the {source.spec.unit}s for whom the two routers"
+            " differed at least once, since nothing could change for the others; what must not get worse is"
+            " compared among all"
         )
     elif is_router_experiment(source.spec):
-        yield "router experiment with shadow arms: the other router's choice was answered, unseen"
+        yield "the choice of the other router was answered too, and nobody saw that answer"
 
 
 def _unanswered_notes(source: PhaseEvidence) -> Iterator[str]:
@@ -409,16 +412,17 @@ def _unanswered_notes(source: PhaseEvidence) -> Iterator[str]:
     units = sum(b.exposed for b in source.mature)
     missing = units - sum(b.answered.get(spec.primary.name, 0) for b in source.mature)
     if missing:
-        treated = "count as 0" if spec.primary.missing is Unanswered.ZERO else "are left out of its value"
-        yield f"{missing:,} of {plural(units, 'mature unit')} have no {spec.primary.name} and {treated}"
+        treated = "count as 0" if spec.primary.missing is Unanswered.ZERO else "are left out"
+        whole = f"{plural(units, spec.unit)} with their whole window"
+        yield f"{missing:,} of {whole} have no {spec.primary.name} and {treated}"
 
 
 def _degraded_notes(source: PhaseEvidence) -> Iterator[str]:
     for arm in source.design.weights:
         if broken := sum(b.degraded for b in source.data.buckets if b.arm == arm):
             yield (
-                f"{arm} could not answer for {plural(broken, 'unit')}; something else did, and they stay in"
-                f" {arm}, which they were meant to have"
+                f"{arm} could not answer {plural(broken, source.spec.unit)}; something else did, and they"
+                f" still count for {arm}"
             )
 
 
@@ -426,15 +430,17 @@ def _length_notes(source: PhaseEvidence) -> Iterator[str]:
     if source.spec.mode is Mode.SHADOW:
         return
     if source.spec.primary.kind.rules.has_denominator:
-        yield "no effect at equal answer length: the primary metric is a ratio"
+        yield f"the difference at equal answer length is not known: {source.spec.primary.name} is a ratio"
     elif source.deciding and all(length_moments(source.deciding, a) is None for a in source.design.weights):
-        yield "no effect at equal answer length: no unit has both its outcome and a count of tokens"
+        why = f"no {source.spec.unit} has both an outcome and a count of tokens"
+        yield f"the difference at equal answer length is not known: {why}"
 
 
 def _phase_notes(source: PhaseEvidence) -> Iterator[str]:
     phase, last = source.phase, source.experiment.phase
     if phase.number > 1:
-        yield f"phase {phase.number} ({phase.reason or 'no reason given'}): no unit of an earlier one counts"
+        why = phase.reason or "no reason given"
+        yield f"this is phase {phase.number} ({why}): nothing of an earlier phase counts"
     if last is not None and last.number != phase.number:
         yield f"this is phase {phase.number}; the last one is {last.number}"
 
