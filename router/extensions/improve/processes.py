@@ -45,7 +45,7 @@ def run_command(words: Sequence[str], limits: Limits, log: Path, *, shown: bool 
         command = [ionice, "-c", "3", *command]
     threads = str(limits.threads or max(1, (os.cpu_count() or 2) - 1))
     environment = os.environ | {MEMORY: str(limits.memory_mb), PARENT: str(os.getpid())}
-    environment |= {"OMP_NUM_THREADS": threads, "LORA_ROUTER_THREADS": threads}
+    environment |= {"OMP_NUM_THREADS": threads, "OMP_WAIT_POLICY": "PASSIVE", "LORA_ROUTER_THREADS": threads}
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("a+", encoding="utf-8") as lines:
         lines.write(f"$ lora-router {' '.join(words)}\n")
