@@ -63,7 +63,7 @@ def run_command(words: Sequence[str], limits: Limits, log: Path, *, shown: bool 
             printed, _ = process.communicate()
         except KeyboardInterrupt:
             process.send_signal(signal.SIGINT)
-            process.wait()
+            process.communicate()
             raise
         if process.returncode:
             lines.seek(began)

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from router.client import Client
 
 OWN_SHARE = 1.0  # rows of the recipe for each new one, so that the adapter does not forget
-LEAST_OWN = 200
+LEAST_OWN = 100
 SELECT_ROWS = 48  # of the recipe's training rows, for the loss at the end; no decision depends on them
 LEAST_HELD_OUT = 20
 Promote = Literal["auto", "ask", "no"]

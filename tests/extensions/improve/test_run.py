@@ -120,7 +120,7 @@ def test_rows_of_validation_and_test_are_never_trained_on(place, commands):
     trained = folder.file(state.TRAIN).read_text()
     assert "thing 301?" not in trained
     assert "thing 331?" not in trained
-    assert folder.run.own == 200
+    assert folder.run.own == 100
 
 
 def test_few_rows_end_a_run_with_a_sentence(place, commands):
