@@ -24,12 +24,15 @@ def test_failed_command_is_named_with_what_it_printed(tmp_path):
 
 def test_process_has_the_lowest_priority_and_a_bound_on_its_memory():
     code = (
-        "import os, resource; from router.extensions.improve.processes import _lower; _lower();"
+        "import os, resource; from router.extensions.improve.processes import lower; lower(3000);"
         "print(os.nice(0), resource.getrlimit(resource.RLIMIT_DATA)[0] >> 20)"
     )
-    environment = os.environ | {"LORA_ROUTER_IMPROVE_MEMORY_MB": "3000"}
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stdout.split() == ["19", "3000"]
+
+
+def test_what_a_command_prints_is_returned(tmp_path):
+    assert run_command(["--version"], Limits(), tmp_path / "log", shown=False).startswith("lora-router ")
 
 
 def test_ctrl_c_reaches_the_command_once(tmp_path, monkeypatch):
