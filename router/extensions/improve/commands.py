@@ -169,18 +169,18 @@ def _show_canary(work: Path, name: str, server: str, timeout: float) -> None:
     """What the report of the last run's canary says now; nothing without a canary."""
     from router.cli.command import CliError
     from router.cli.connect import connected
-    from router.extensions.improve import state
+    from router.extensions.improve import canary, state
 
     runs = state.runs_of(work, name)
     if not runs or runs[-1].run.result is not state.Result.CANARY:
         return
     try:
         with connected(server, timeout) as client:
-            ruling = client.experiments.report(runs[-1].run.experiment).verdict
+            found = canary.sentence(client.experiments.report(runs[-1].run.experiment))
     except CliError as error:
         print(f"the canary is not known now: {error}")
     else:
-        print(f"the canary now: {ruling.decision} ({ruling.text})")
+        print(f"the canary now: {found}")
 
 
 def _show(work: Path, name: str, json: bool) -> None:

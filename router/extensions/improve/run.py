@@ -283,18 +283,19 @@ class Improvement:
                 return
             report = client.experiments.report(run.experiment)
             ruling, stopped = report.verdict, report.experiment.stopped is not None
-            self._say(f"canary {run.experiment}: {ruling.decision} ({ruling.text})")
+            found = canaries.sentence(report)
+            self._say(f"canary {run.experiment}: {found}")
             if ruling.decision == "promote" and not stopped:
                 if promote == "auto" or (
                     promote == "ask" and self._confirm(f"let {run.version} serve all users?")
                 ):
                     client.experiments.promote(run.experiment)
-                    folder.end(Result.PROMOTED, f"{run.version} serves: {ruling.text}")
-            elif ruling.decision == "stop for harm" or stopped:
+                    folder.end(Result.PROMOTED, f"{run.version} serves. {found}")
+            elif ruling.decision == "stop for harm" or stopped or canaries.gives_up(report):
                 if not stopped:
                     client.experiments.stop(run.experiment, reason="the version is no better")
                 self._withdraw(folder)
-                folder.end(Result.LOST, f"{ruling.text or report.experiment.stop_reason}")
+                folder.end(Result.LOST, found)
 
     def _withdraw(self, folder: RunFolder) -> None:
         """Take the version out of the adapters folder; it is kept in the run's."""

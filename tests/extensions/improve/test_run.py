@@ -11,7 +11,7 @@ import pytest
 from router.cli.main import run
 from router.errors import ConfigError, FailedPrecondition
 from router.experiments.report.model import Ruling
-from router.extensions.improve import state
+from router.extensions.improve import canary, state
 from router.extensions.improve.canary import Canary
 from router.extensions.improve.run import Improvement, ImproveRequest, wait_until
 from router.extensions.improve.state import Result
@@ -58,7 +58,11 @@ class FakeServer:
 
 
 @pytest.fixture
-def server():
+def server(monkeypatch):
+    monkeypatch.setattr(
+        canary, "sentence", lambda report: f"{report.verdict.decision}: {report.verdict.text}"
+    )
+    monkeypatch.setattr(canary, "gives_up", lambda report: report.verdict.rule == "gave-up")
     return FakeServer()
 
 
@@ -159,9 +163,13 @@ def test_won_canary_is_promoted_as_the_operator_said(place, commands, server, pr
     assert made.result is (Result.PROMOTED if promoted else Result.CANARY)
 
 
-def test_lost_canary_takes_the_version_out_of_the_adapters(place, commands, server):
+@pytest.mark.parametrize(
+    "verdict",
+    [Ruling("stop for harm", "primary-worse", "worse"), Ruling("undecided", "gave-up", "no difference")],
+)
+def test_lost_canary_takes_the_version_out_of_the_adapters(place, commands, server, verdict):
     improve(place, server)
-    server.verdict = Ruling("stop for harm", "primary-worse", "0.4 against 0.5")
+    server.verdict = verdict
     assert improve(place, server).result is Result.LOST
     assert not (place / "adapters" / "colours-1.1.0").exists()
     assert not server.made
@@ -199,5 +207,5 @@ def test_status_shows_runs_and_changes_nothing(place, commands, server, capsys, 
     assert run(["adapters", "improve", "colours", "--status", "--work", str(place / "work")]) == 0
     shown = capsys.readouterr().out
     assert "+50.0 points (+40.0 to +60.0)" in shown
-    assert "the canary now: undecided (wait)" in shown
+    assert "the canary now: undecided: wait" in shown
     assert "1.0.0  1.1.0" in shown
