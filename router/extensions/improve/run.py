@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from router.client import Client
 
 OWN_SHARE = 1.0  # rows of the recipe for each new one, so that the adapter does not forget
-LEAST_OWN = 200
+LEAST_OWN = 100
 SELECT_ROWS = 48  # of the recipe's training rows, for the loss at the end; no decision depends on them
 LEAST_HELD_OUT = 20
 Promote = Literal["auto", "ask", "no"]
@@ -283,18 +283,19 @@ class Improvement:
                 return
             report = client.experiments.report(run.experiment)
             ruling, stopped = report.verdict, report.experiment.stopped is not None
-            self._say(f"canary {run.experiment}: {ruling.decision} ({ruling.text})")
+            found = canaries.sentence(report)
+            self._say(f"canary {run.experiment}: {found}")
             if ruling.decision == "promote" and not stopped:
                 if promote == "auto" or (
                     promote == "ask" and self._confirm(f"let {run.version} serve all users?")
                 ):
                     client.experiments.promote(run.experiment)
-                    folder.end(Result.PROMOTED, f"{run.version} serves: {ruling.text}")
-            elif ruling.decision == "stop for harm" or stopped:
+                    folder.end(Result.PROMOTED, f"{run.version} serves. {found}")
+            elif ruling.decision == "stop for harm" or stopped or canaries.gives_up(report):
                 if not stopped:
                     client.experiments.stop(run.experiment, reason="the version is no better")
                 self._withdraw(folder)
-                folder.end(Result.LOST, f"{ruling.text or report.experiment.stop_reason}")
+                folder.end(Result.LOST, found)
 
     def _withdraw(self, folder: RunFolder) -> None:
         """Take the version out of the adapters folder; it is kept in the run's."""
