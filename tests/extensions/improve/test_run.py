@@ -77,7 +77,7 @@ def improve(place, server=None, said=None, **options):
 def test_better_version_is_pinned_added_and_put_before_a_share_of_the_users(place, commands, server):
     run = improve(place, server, canary=Canary(0.1, "thumbs_up"))
     assert run.result is Result.CANARY
-    assert run.why.startswith("+50.0 points (+40.0 to +60.0)")
+    assert run.why.startswith("+50.0 points (40.0 to 60.0)")
     assert commands.names == ["train", "compare", "compare", "evaluate", "add"]
     assert server.pinned == "colours@1.0.0"
     (spec,) = server.made.values()
