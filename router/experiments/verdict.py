@@ -163,17 +163,30 @@ class ExperimentVerdict:
 Outcomes = Mapping[str, Mapping[str, Moments]]  # arm, then metric
 
 
-def judge(design: ExperimentDesign, outcomes: Outcomes, health: PipelineHealth) -> ExperimentVerdict:
-    """The verdict at this look, from the matured units' sums by arm and metric."""
-    _check(design, outcomes)
-    primaries = {arm: _primary(design, outcomes, arm) for arm in design.treatments}
+def judge(
+    design: ExperimentDesign,
+    outcomes: Outcomes,
+    health: PipelineHealth,
+    withdrawn: Mapping[str, Outcomes] | None = None,
+) -> ExperimentVerdict:
+    """The verdict at this look, from the matured units' sums by arm and metric.
+
+    `withdrawn`: arms that have no more units, each with the sums of the units of its time, control's among
+    them. They stay among the comparisons that Holm corrects for; the experiment's verdict is of the others.
+    """
+    apart = withdrawn or {}
+    for each in (outcomes, *apart.values()):
+        _check(design, each)
+    own = {arm: apart.get(arm, outcomes) for arm in design.treatments}
+    primaries = {arm: _primary(design, own[arm], arm) for arm in design.treatments}
     adjusted = holm({arm: found.p if found else 1.0 for arm, found in primaries.items()})
     faults = health.faults()
     arms = tuple(
-        _blocked(_arm(design, outcomes, health, arm, primaries[arm], adjusted[arm]), faults)
+        _blocked(_arm(design, own[arm], health, arm, primaries[arm], adjusted[arm]), faults)
         for arm in design.treatments
     )
-    return _together(arms, faults)
+    left = tuple(arm for arm in arms if arm.arm not in apart)
+    return replace(_together(left, faults), arms=arms)
 
 
 def _check(design: ExperimentDesign, outcomes: Outcomes) -> None:

@@ -54,7 +54,9 @@ def arm_line(arm: ArmSpec, spec: Spec) -> str:
         what = str(arm.adapter)
     else:
         what = "base" if spec.route else "the router as it is"
-    return f"{arm.weight:.4g} of units: {what}{' (control)' if arm.name == spec.control else ''}"
+    control = " (control)" if arm.name == spec.control else ""
+    withdrawn = f", withdrawn at {at(arm.withdrawn)}" if arm.withdrawn is not None else ""
+    return f"{arm.weight:.4g} of units: {what}{control}{withdrawn}"
 
 
 def _segment(segment: SegmentSpec) -> str:

@@ -29,6 +29,7 @@ from router.experiments.report.model import (
     SegmentReport,
     VerdictForecast,
 )
+from router.experiments.report.ratio import share_band
 from router.experiments.report.source import (
     PhaseEvidence,
     answered_units,
@@ -44,10 +45,10 @@ from router.experiments.report.source import (
     notes_of,
     phase_of,
     rows_of,
-    share_band,
     total_moments,
     usable_moments,
 )
+from router.experiments.report.withdrawn import standing
 from router.experiments.stats.checks import Guarded, corrected, length_adjusted, paired, segmented
 from router.experiments.stats.compare import ArmComparison, ArmPair, SequencePlan, compare
 from router.experiments.stats.moments import Array, ComparedMetric, Moments, Real
@@ -96,7 +97,7 @@ def report(
         store.set_peak(name, chosen.number, health.sample_ratio.peak)
     arms, ruling, arm = _verdicts(store, source, health, judges or {})
     if points:
-        arms = tuple(_with_details(source, one) for one in arms)
+        arms = tuple(_with_details(source.beside(one.arm), one) for one in arms)
     return Report(
         experiment=experiment,
         phase=chosen.number,
@@ -104,7 +105,7 @@ def report(
         arm=arm,
         arms=arms,
         checks=checks_of(source, health),
-        numbers=_numbers(source, latest_weights(trail, chosen)),
+        numbers=_numbers(source, health, latest_weights(trail, chosen)),
         audit=trail,
         points=_points(source, points),
         notes=notes_of(source, health),
@@ -121,7 +122,8 @@ def _verdicts(
     found = judges[mode](source) if mode in judges else None
     if found is not None or mode == BANDIT:
         return _verdicts_of_mode(found or (), health)
-    judgement = judge(source.design, source.outcomes(), health)
+    apart = {arm: source.beside(arm).outcomes() for arm in source.spec.withdrawn}
+    judgement = judge(source.design, source.outcomes(), health, apart)
     arms = _arms(store, source, judgement)
     return arms, _overall(source, judgement.verdict, arms), judgement.arm
 
@@ -129,7 +131,7 @@ def _verdicts(
 def _arms(
     store: ExperimentStore, source: PhaseEvidence, judgement: ExperimentVerdict
 ) -> tuple[ArmReport, ...]:
-    arms = tuple(_arm(source, found) for found in judgement.arms)
+    arms = tuple(_arm(source.beside(found.arm), found) for found in judgement.arms)
     if source.spec.mode is not Mode.SHADOW:
         return arms
     counts = store.paired(source.experiment.name, source.phase.number)
@@ -144,11 +146,11 @@ def _arm(source: PhaseEvidence, found: ArmVerdict) -> ArmReport:
         primary = measured_of(found.primary, design.primary, plan, length)
     return ArmReport(
         arm=found.arm,
-        verdict=_allowed(source, found.verdict),
+        verdict=_allowed(source, standing(source.spec, found.arm, found.verdict)),
         primary=primary,
         adjusted_p=found.p,
         guardrails=tuple(_guardrail_of(rail, plan) for rail in found.guardrails),
-        blocked=_allowed(source, found.blocked) if found.blocked else None,
+        blocked=_allowed(source, standing(source.spec, found.arm, found.blocked)) if found.blocked else None,
         everyone=everyone(source, found.arm),
     )
 
@@ -165,10 +167,15 @@ def _with_details(source: PhaseEvidence, arm: ArmReport) -> ArmReport:
     )
 
 
-def _numbers(source: PhaseEvidence, now: Mapping[str, float]) -> tuple[ArmNumbers, ...]:
+def _numbers(
+    source: PhaseEvidence, health: PipelineHealth, now: Mapping[str, float]
+) -> tuple[ArmNumbers, ...]:
     """`now` are a bandit's present weights."""
     spec, data, weights = source.spec, source.data, source.design.weights
     total = sum(b.exposed for b in data.buckets)
+    expected = {arm: total * weight for arm, weight in weights.items()}
+    if spec.withdrawn:
+        expected = dict(zip(weights, health.sample_ratio.expected, strict=True))
     names = [metric.name for metric in spec.metrics]
     return tuple(
         ArmNumbers(
@@ -177,7 +184,7 @@ def _numbers(source: PhaseEvidence, now: Mapping[str, float]) -> tuple[ArmNumber
             matured=exposed_units(source.mature, arm),
             degraded=sum(b.degraded for b in data.buckets if b.arm == arm),
             responses=data.responses.get(arm, 0),
-            expected=total * weight,
+            expected=expected[arm],
             weight=now.get(arm, weight),
             answered={name: answered_units(source.mature, arm, name) for name in names},
             built_in=dict(data.built_in.get(arm, {})),
@@ -274,7 +281,7 @@ def _points(source: PhaseEvidence, most: int) -> tuple[PlotPoint, ...]:
     times = _thinned(np.unique(_ends(source.data.buckets)), most)
     units = {arm: _exposed(source.data.buckets, arm, times) for arm in source.design.weights}
     total = np.sum(list(units.values()), axis=0)
-    effects = {arm: _effects_over_time(source, arm, times) for arm in source.design.treatments}
+    effects = {arm: _effects_over_time(source.beside(arm), arm, times) for arm in source.design.treatments}
     nothing = [_Effect(0.0, 0.0, 0.0)] * len(times)
     return tuple(
         _point(source, float(time), arm, effects.get(arm, nothing)[i], int(units[arm][i]), int(total[i]))
@@ -287,7 +294,8 @@ def _point(
     source: PhaseEvidence, time: float, arm: str, effect: _Effect, units: int, total: int
 ) -> PlotPoint:
     weight = source.design.weights[arm]
-    bounds = share_band(total, weight) if source.spec.mode is Mode.SPLIT else (0.0, 1.0)
+    split = source.spec.mode is Mode.SPLIT and time <= min(source.spec.withdrawn.values(), default=math.inf)
+    bounds = share_band(total, weight) if split else (0.0, 1.0)
     share = units / total if total else weight
     return PlotPoint(time, arm, *effect[:3], units, share, *bounds, *effect[3:])
 
@@ -505,7 +513,10 @@ def forecast(source: PhaseEvidence, arms: tuple[ArmReport, ...], verdict: str) -
         return None
     per_day, planned = _per_day(source), source.spec.planned_units
     exposed = sum(b.exposed for b in source.data.buckets)
-    undecided = [a for a in arms if a.verdict.decision == VerdictDecision.UNDECIDED and a.primary is not None]
+    still = [a for a in arms if a.arm not in source.spec.withdrawn]
+    undecided = [
+        a for a in still if a.verdict.decision == VerdictDecision.UNDECIDED and a.primary is not None
+    ]
     wanted = [units for arm in undecided if (units := _units_for(source, arm)) is not None]
     smallest = min((e for arm in undecided if (e := _smallest(source, arm)) is not None), default=None)
     if not per_day:

@@ -11,12 +11,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
 from router.errors import FieldViolation, InvalidRequest
 from router.experiments.model import (
@@ -30,17 +29,16 @@ from router.experiments.model import (
     Unanswered,
 )
 from router.experiments.report.model import PipelineCheck
+from router.experiments.report.ratio import ratio_of
 from router.experiments.report.unserved import unserved_notes
+from router.experiments.report.withdrawn import withdrawal_notes
 from router.experiments.stats.checks import (
-    ALPHA,
     Guardrail,
     Missing,
     SampleRatio,
-    arm_term,
     maturity,
     missing_outcomes,
     sample_ratio,
-    total_term,
 )
 from router.experiments.stats.compare import SequencePlan
 from router.experiments.stats.moments import Array, ComparedMetric, Moments, places
@@ -87,6 +85,18 @@ class PhaseEvidence:
         if self.triggered is None:
             return self.mature
         return mature_buckets(self.triggered.buckets, self.now, self.spec.closing)
+
+    def beside(self, arm: str) -> PhaseEvidence:
+        """What an arm is compared by. For one that was withdrawn, the units until then: the others' of later
+        days would be another time's."""
+        end = self.spec.withdrawn.get(arm)
+        if end is None:
+            return self
+        cut = [
+            None if of is None else replace(of, buckets=tuple(b for b in of.buckets if b.start < end))
+            for of in (self.data, self.triggered)
+        ]
+        return replace(self, data=cut[0] or self.data, triggered=cut[1])
 
     def outcomes(self) -> dict[str, dict[str, Moments]]:
         """Arm, then metric, to the sums that `judge` takes.
@@ -238,7 +248,6 @@ def reweightings(
 
 
 PARTS = ("adapter", "base", "router")
-_HALVINGS = 40
 TIME_UNITS = (("day", 86_400.0), ("hour", 3600.0), ("minute", 60.0), ("second", 1.0))
 MODE_NOTES = {
     Mode.SHADOW: (
@@ -264,12 +273,16 @@ def health_of(source: PhaseEvidence) -> PipelineHealth:
     ends = ((b.start + b.seconds, b.exposed) for b in data.buckets)
     triggered = source.triggered
     return PipelineHealth(
-        sample_ratio=ratio_of(data.buckets, weights, data.peak) if _splits(source) else _untested(source),
+        sample_ratio=ratio_of(data.buckets, weights, data.peak, spec.withdrawn)
+        if _splits(source)
+        else _untested(source),
         maturity=maturity(ends, source.now, spec.closing),
         missing=dict(_missing(source)),
         crossed=data.crossed / total if total and spec.mode is not Mode.BANDIT else 0.0,
         mixed=() if spec.mode is Mode.HOLDOUT else changed_parts(data.digests, is_router_experiment(spec)),
-        triggered=ratio_of(triggered.buckets, weights) if triggered and _splits(source) else None,
+        triggered=ratio_of(triggered.buckets, weights, withdrawn=spec.withdrawn)
+        if triggered and _splits(source)
+        else None,
     )
 
 
@@ -287,9 +300,9 @@ def _missing(source: PhaseEvidence) -> Iterator[tuple[str, Missing]]:
     spec = source.spec
     if spec.primary.missing is Unanswered.ZERO or spec.mode is Mode.SHADOW:
         return
-    seen = {arm: _answers(source, arm) for arm in source.design.weights}
     for arm in source.design.treatments:
-        yield arm, missing_outcomes(seen[spec.control], seen[arm])
+        own = source.beside(arm)
+        yield arm, missing_outcomes(_answers(own, spec.control), _answers(own, arm))
 
 
 def _answers(source: PhaseEvidence, arm: str) -> tuple[int, int]:
@@ -361,6 +374,7 @@ def _notes(source: PhaseEvidence, health: PipelineHealth) -> Iterator[str]:
     spec = source.spec
     if text := MODE_NOTES.get(spec.mode):
         yield text.format(judge=spec.judge)
+    yield from withdrawal_notes(spec)
     yield from _router_notes(source)
     young = health.maturity.exposed - health.maturity.matured
     if young:
@@ -448,59 +462,6 @@ def _changed_parts(digests: Mapping[str, tuple[str, ...]], parts: tuple[str, ...
             seen = dict.fromkeys(s[place] for s in split if len(s) > place and s[place])
             if len(seen) > 1:
                 yield f"{part} of {arm} ({' -> '.join(map(short_digest, seen))})"
-
-
-def ratio_of(buckets: Sequence[TimeBucket], weights: Mapping[str, float], peak: float = 0.0) -> SampleRatio:
-    """The test on all units, with its largest evidence at the end of any bucket or any look before."""
-    arms = list(weights)
-    counted = np.array([[b.exposed if b.arm == arm else 0 for arm in arms] for b in buckets], np.float64)
-    running = np.cumsum(counted.reshape(len(buckets), len(arms)), axis=0)
-    ends = _last_of_each(np.array([b.start for b in buckets]))
-    found = ratio_evidence(running[ends], [weights[arm] for arm in arms])
-    counts = [int(n) for n in running[-1]] if len(running) else [0] * len(arms)
-    return sample_ratio(counts, [weights[arm] for arm in arms], max([peak, *found.tolist()]))
-
-
-def _last_of_each(starts: Array) -> NDArray[np.int64]:
-    """Which buckets are the last of their time: between two arms of one bucket nothing is tested."""
-    if not len(starts):
-        return np.array([], np.int64)
-    return np.flatnonzero(np.append(starts[1:] != starts[:-1], True))
-
-
-def ratio_evidence(counts: Array, weights: Sequence[float]) -> Array:
-    """Log evidence, [looks], from units by look and arm, [looks, arms]."""
-    found = -total_term(counts.sum(axis=1))
-    for i, weight in enumerate(weights):
-        found = found + arm_term(counts[:, i], weight)
-    return np.asarray(found, np.float64)
-
-
-def share_band(units: int, weight: float) -> tuple[float, float]:
-    """Shares of one arm against all others, among `units`, between which the test has no alarm."""
-    if not units:
-        return 0.0, 1.0
-    return _band_edge(units, weight, 0.0), _band_edge(units, weight, 1.0)
-
-
-def _band_edge(units: int, weight: float, outside: float) -> float:
-    """The evidence grows from the arm's own weight outwards, so by bisection."""
-    inside, level = weight, -math.log(ALPHA)
-    if _evidence_at(outside, units, weight) < level:
-        return outside
-    for _ in range(_HALVINGS):
-        middle = (inside + outside) / 2
-        if _evidence_at(middle, units, weight) < level:
-            inside = middle
-        else:
-            outside = middle
-    return inside
-
-
-def _evidence_at(share: float, units: int, weight: float) -> float:
-    counts = (share * units, (1 - share) * units)
-    terms = sum(float(arm_term(n, w)) for n, w in zip(counts, (weight, 1 - weight), strict=True))
-    return terms - float(total_term(units))
 
 
 def duration(seconds: float) -> str:

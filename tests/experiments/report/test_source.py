@@ -9,14 +9,12 @@ import pytest
 
 from router.experiments.model import Kind, MetricSpec, Unanswered
 from router.experiments.report.build import report
+from router.experiments.report.ratio import ratio_evidence, ratio_of, share_band
 from router.experiments.report.source import (
     changed_parts,
     duration,
     length_moments,
     plural,
-    ratio_evidence,
-    ratio_of,
-    share_band,
     short_digest,
     total_moments,
 )

@@ -25,8 +25,8 @@ def headline(found: VersionComparison, margin: float | None = None) -> str:
     if kind == "undecided":
         allowed = "" if margin is None else f", and a loss of {SHARE.margin(margin)} is not excluded"
         return f"No difference is shown between {found.new} and {found.old}: {shown}{allowed}."
-    if kind == "not worse":
-        return f"{found.new} is not worse than {found.old} by {SHARE.margin(margin)} or more: {shown}."  # type: ignore[operator]
+    if kind == "not worse" and margin is not None:
+        return f"{found.new} is not worse than {found.old} by {SHARE.margin(margin)} or more: {shown}."
     return f"{found.new} is {kind} than {found.old}: {shown}."
 
 
