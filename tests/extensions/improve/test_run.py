@@ -82,7 +82,7 @@ def improve(place, server=None, said=None, **options):
 def test_better_version_is_pinned_added_and_put_before_a_share_of_the_users(place, commands, server):
     made = improve(place, server, canary=Canary(0.1, "thumbs_up"))
     assert made.result is Result.CANARY
-    assert made.why.startswith("+50.0 points (+40.0 to +60.0)")
+    assert made.why.startswith("+50.0 points (40.0 to 60.0)")
     assert commands.names == ["train", "compare", "compare", "evaluate", "add"]
     assert server.pinned == "colours@1.0.0"
     (spec,) = server.made.values()
@@ -206,6 +206,6 @@ def test_status_shows_runs_and_changes_nothing(place, commands, server, capsys, 
     monkeypatch.setattr("router.cli.connect.connected", lambda *_: server.connect())
     assert run(["adapters", "improve", "colours", "--status", "--work", str(place / "work")]) == 0
     shown = capsys.readouterr().out
-    assert "+50.0 points (+40.0 to +60.0)" in shown
+    assert "+50.0 points (40.0 to 60.0)" in shown
     assert "the canary now: undecided: wait" in shown
     assert "1.0.0  1.1.0" in shown
