@@ -352,6 +352,11 @@ class Experiments(Protocol):
         """All that watch this answer."""
         ...
 
+    def feedback(self, response_id: str, value: float) -> None:
+        """Feedback on an answer was kept: 1 good, 0 bad. Returns at once. It counts where a plan has the
+        metric `feedback`; of an answer the first counts."""
+        ...
+
     def unserved(self, served: Served, end: End) -> None:
         """A request that was routed has ended before the engine took it."""
         ...
