@@ -128,6 +128,14 @@ def test_rows_of_validation_and_test_are_never_trained_on(place, commands):
     assert folder.run.own == 100
 
 
+def test_correction_to_no_label_of_the_adapter_is_left_out(place, commands):
+    recipe = place / "recipes" / "colours.toml"
+    recipe.write_text(recipe.read_text() + '[generation]\nchoices = ["red", "blue"]\n')
+    write(place / "feedback.jsonl", [*map(record, range(120)), record(200, corrected="reddish")])
+    made = improve(place)
+    assert made.left == {"corrected to a text that is none of the adapter's labels": 1}
+
+
 def test_few_rows_end_a_run_with_a_sentence(place, commands):
     write(place / "feedback.jsonl", map(record, range(10)))
     made = improve(place)
