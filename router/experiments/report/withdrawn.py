@@ -25,8 +25,9 @@ def withdrawal_notes(spec: Spec) -> Iterator[str]:
     """When, and what it changes."""
     for arm, since in spec.withdrawn.items():
         yield (
-            f"{arm} was withdrawn at {moment(since)}: its units have the default since, and it is compared"
-            f" with {spec.control}'s units of its time; Holm goes on with all arms of the plan"
+            f"{arm} was withdrawn at {moment(since)}: its {spec.unit}s have the default since then. It is"
+            f" compared with the {spec.unit}s that {spec.control} had until then; the other arms are judged"
+            " as before"
         )
 
 
