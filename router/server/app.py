@@ -17,7 +17,7 @@ from router.engine.base import Engine
 from router.errors import NO_EXPERIMENTS
 from router.feedback.recorder import FeedbackRecorder
 from router.plugins import Hooks, PluginHost
-from router.ports import AdapterRegistry, Experiments
+from router.ports import AdapterRegistry, Experiments, Improvements
 from router.registry.state import state_dir
 from router.server.admission import Admission, PhaseGate, ServerPhase
 from router.server.bodies import Bodies
@@ -47,8 +47,8 @@ class ServerApp:
 
     It listens before the base is loaded, so that health can say NOT_SERVING. `startup` loads everything
     (default: the engine); `on_ready` is called once when requests are let in. `experiments`, `corrections`,
-    `feedback`, `tracing` and `recent` (the latest acts of administrators) are there where a plugin sets them
-    in `on_startup`.
+    `feedback`, `improvements`, `tracing` and `recent` (the latest acts of administrators) are there where a
+    plugin sets them in `on_startup`.
     """
 
     def __init__(
@@ -69,6 +69,7 @@ class ServerApp:
         self.no_experiments = NO_EXPERIMENTS  # why there are none
         self.corrections: Corrections | None = None
         self.feedback: FeedbackRecorder | None = None
+        self.improvements: Improvements | None = None
         self.tracing: Tracing | None = None
         self.recent: RecentAudit | None = None
         self.tls, self.quotas, self.lifecycle = Tls.of(settings), Quotas(), PhaseGate()
