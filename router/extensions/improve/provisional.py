@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from router.extensions.improve.records import Feedback
+from router.feedback.model import Feedback
 
 HELD_OUT = 0.25  # of the units: their rows are for the comparison alone
 

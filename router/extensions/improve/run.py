@@ -23,16 +23,17 @@ from router.extensions.improve.canary import Canary
 from router.extensions.improve.processes import Limits, run_command
 from router.extensions.improve.provisional import Taken, rows_from
 from router.extensions.improve.recipes import SourceRecipe, find_recipe, next_recipe, next_version
-from router.extensions.improve.records import Feedback, read_records
+from router.extensions.improve.records import read_records
 from router.extensions.improve.rule import decide
 from router.extensions.improve.state import Result, Run, RunFolder
+from router.feedback.model import Feedback
 from router.names import version_key
 from router.sources.adding import AdaptersFolder
 
 if TYPE_CHECKING:
     from router.client import Client
 
-OWN_SHARE = 1.0  # rows of the recipe for each new one, so that the adapter does not forget
+OWN_SHARE = 1.5  # rows of the recipe for each new one, so that the adapter does not forget
 LEAST_OWN = 100
 SELECT_ROWS = 48  # of the recipe's training rows, for the loss at the end; no decision depends on them
 LEAST_HELD_OUT = 20
@@ -140,9 +141,7 @@ class Improvement:
         request, run = self._request, folder.run
         before = state.runs_of(request.work, request.name)
         since = max((one.run.until for one in before if one.run.result.offered), default=0.0)
-        if request.feedback is None:
-            raise ConfigError("--feedback FILE is needed: this server has no feedback to read")
-        records = read_records(request.feedback, request.name, since)
+        records = self._records(since)
         kept_apart = [*json_lines(recipe.file("valid")), *json_lines(recipe.file("test"))]
         possible = [one for one in records if is_possible(one, recipe.choices)]
         taken = rows_from(possible, [str(row["prompt"]) for row in kept_apart])
@@ -157,6 +156,14 @@ class Improvement:
             folder.end(Result.TOO_FEW, f"{usable} usable rows, {run.held_out} held out; it takes {least}")
             return
         self._write_rows(folder, recipe, taken)
+
+    def _records(self, since: float) -> list[Feedback]:
+        """Feedback that is newer than `since`, of the file, else of the server."""
+        if self._request.feedback is not None:
+            return read_records(self._request.feedback, self._request.name, since)
+        with self._connect() as client:
+            found = client.feedback.list(self._request.name, since=since)
+            return [one for one in found if one.time > since]
 
     def _write_rows(self, folder: RunFolder, recipe: SourceRecipe, taken: Taken) -> None:
         run = folder.run
