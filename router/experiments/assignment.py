@@ -19,11 +19,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from functools import cached_property
-from hashlib import sha256
 from itertools import accumulate
 
 from router.errors import FieldViolation, InvalidRequest
+from router.experiments.hashing import SEPARATOR, fraction, unit_hash
 from router.experiments.model import BASE, ArmSpec, Experiment, Lifecycle, Mode, Spec
+from router.experiments.slices import SlicePart, arm_at, part_at
 from router.ports import Place
 from router.types import AdapterRef, Decision, Request
 
@@ -39,8 +40,6 @@ _UUID = re.compile(r"[0-9a-f]{8}-?[0-9a-f]{4}-?[0-9a-f]{4}-?[0-9a-f]{4}-?[0-9a-f
 _ULID = re.compile(r"[0-7][0-9a-hjkmnp-tv-z]{25}", re.IGNORECASE)
 _CROCKFORD = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 _GREGORIAN = 0x01B21DD213814000  # 100 ns ticks from 1582-10-15 to 1970-01-01, RFC 9562 section 5.1
-SEPARATOR = "\x1f"  # ASCII unit separator: no salt may hold it, so salt and unit cannot run together
-UNIT_SALT = "lora-router/unit"
 
 
 class NotAssignedReason(StrEnum):
@@ -116,7 +115,7 @@ class UnitAllocation:
         """The arm of `unit`, or why it has none. A missing unit is never enrolled."""
         if unit is None or is_missing(unit):
             return NotAssigned(NotAssignedReason.UNIT_MISSING)
-        if self.holdout and fraction(self.salts.holdout, unit) < self.holdout:
+        if self.holds_out(unit):
             return NotAssigned(NotAssignedReason.HOLDOUT)
         if self.slot != (0.0, 1.0):
             low, high = self.slot
@@ -127,6 +126,12 @@ class UnitAllocation:
         place = fraction(self.salts.variant, unit)
         arm = self.arms[sum(place >= bound for bound in self._bounds)]
         return Assigned(arm.name, arm.weight)
+
+    def holds_out(self, unit: str) -> bool:
+        """Whether a unit takes part in no experiment. One that is missing is not kept out."""
+        return (
+            bool(self.holdout) and not is_missing(unit) and fraction(self.salts.holdout, unit) < self.holdout
+        )
 
 
 def _bad_arms(arms: tuple[WeightedArm, ...]) -> list[FieldViolation]:
@@ -172,28 +177,6 @@ def _bad_salts(allocation: UnitAllocation) -> list[FieldViolation]:
     if len(set(used.values())) < len(used):
         found.append(FieldViolation("salts", "must all differ: equal salts make one choice decide another"))
     return found
-
-
-def fraction(salt: str, unit: str) -> float:
-    """The first 53 bits of SHA-256(salt, separator, unit), as a multiple of 2**-53.
-
-    53 bits are what a double holds exactly: 64 bits could be rounded up to 1.0, and differently elsewhere.
-    """
-    return (int.from_bytes(_digest(salt, unit)[:8], "big") >> 11) / (1 << 53)
-
-
-def unit_hash(unit: str) -> str:
-    """The pseudonym under which a unit is kept: 128 bits of SHA-256(UNIT_SALT, separator, unit), hex.
-
-    It is the same in every experiment and on every server, so an outcome can be recorded of a unit anywhere,
-    and a unit's past can adjust its present. It hides a unit from a reader of the database, not from one
-    who has a list of all units to try.
-    """
-    return _digest(UNIT_SALT, unit)[:16].hex()
-
-
-def _digest(salt: str, unit: str) -> bytes:
-    return sha256(f"{salt}{SEPARATOR}{unit}".encode("utf-8", "surrogatepass")).digest()
 
 
 def is_missing(unit: str) -> bool:
@@ -276,10 +259,12 @@ class Assigner:
     """Order of decisions: eligibility, holdout, namespace, enrolment, variant.
 
     A request that names a version takes no part: it gets that version. One that names an adapter takes part
-    in experiments on it, since the default version is what it asked for.
+    in experiments on it, since the default version is what it asked for. `server` names the queue that this
+    process puts requests into: slices of a switchback are drawn for each.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, server: str = "") -> None:
+        self.server = server
         self.snapshot = Snapshot()
         self._weights: dict[tuple[str, int], dict[float, Mapping[str, float]]] = {}
         self._warned = Warned()
@@ -357,12 +342,19 @@ class Assigner:
         outside = None
         for one in candidates:
             unit = unit_of(one, request)
+            if one.by_slice and not one.allocation.holds_out(unit):
+                part, arm = one.slice_at(self.server, now)
+                return ArmAssignment(one, arm, 1 / len(one.arms), str(part))
             found = one.at(now).assign(unit)
             if isinstance(found, Assigned):
                 self._look(one, unit, request, now)
                 return ArmAssignment(one, one.arms[found.arm], found.propensity, unit_hash(unit))
             outside = outside or _outside(one, found)
         return outside
+
+    def places(self, running: Iterable[RunningExperiment], request: Request, now: float) -> list[Place]:
+        """Where the request's unit stands in each, at a time in unix seconds."""
+        return [place_of(one, request, now, self.server) for one in running]
 
     def _look(self, one: RunningExperiment, unit: str, request: Request, now: float) -> None:
         if (one.name, one.phase) in self._looked:
@@ -401,7 +393,7 @@ def _side(one: RunningExperiment, unit: str) -> ArmAssignment:
     return ArmAssignment(one, arm, share if held else 1 - share, unit_hash(unit))
 
 
-def place_of(one: RunningExperiment, request: Request, now: float) -> Place:
+def place_of(one: RunningExperiment, request: Request, now: float, server: str = "") -> Place:
     """Where the request's unit stands in one experiment, at a time in unix seconds."""
     unit, place = unit_of(one, request), Place(one.name, one.phase, one.spec.unit_label)
     if one.of_holdout:
@@ -409,6 +401,8 @@ def place_of(one: RunningExperiment, request: Request, now: float) -> Place:
             return replace(place, outside=NotAssignedReason.UNIT_MISSING.value)
         side = _side(one, unit)
         arm, share = side.arm, side.propensity
+    elif one.by_slice and not one.allocation.holds_out(unit):
+        arm, share = one.slice_at(server, now)[1], 1 / len(one.arms)
     else:
         found = one.at(now).assign(unit)
         if isinstance(found, NotAssigned):
@@ -449,6 +443,7 @@ class RunningExperiment:
     allocation: UnitAllocation
     arms: Mapping[str, ArmSpec]
     epochs: tuple[Reweighted, ...] = ()
+    started: float = 0.0  # unix seconds, of the phase
 
     @property
     def control(self) -> ArmSpec:
@@ -466,9 +461,19 @@ class RunningExperiment:
         return self.spec.mode is Mode.HOLDOUT
 
     @property
+    def by_slice(self) -> bool:
+        """Whether the whole route has one arm at a time."""
+        return self.spec.mode is Mode.SWITCHBACK
+
+    @property
     def assigns(self) -> bool:
         """Whether its units are answered by their arms."""
-        return self.by_router or self.spec.mode in (Mode.SPLIT, Mode.BANDIT)
+        return self.by_router or self.spec.mode in (Mode.SPLIT, Mode.BANDIT, Mode.SWITCHBACK)
+
+    def slice_at(self, server: str, now: float) -> tuple[SlicePart, ArmSpec]:
+        """The part of a slice that a server is in, and its arm."""
+        part = part_at(self.spec, server, now - self.started)
+        return part, self.arms[arm_at(self.allocation.salts.variant, server, part.number, tuple(self.arms))]
 
     def at(self, now: float) -> UnitAllocation:
         """How units are divided at a time."""
@@ -537,8 +542,9 @@ def running_of(
     except InvalidRequest as error:
         log.error("experiment %s is not served: %s", experiment.name, error.message)
         return None
+    arms_by_name = {arm.name: arm for arm in spec.arms}
     return RunningExperiment(
-        experiment.name, phase.number, spec, allocation, {arm.name: arm for arm in spec.arms}
+        experiment.name, phase.number, spec, allocation, arms_by_name, started=phase.started
     )
 
 

@@ -50,6 +50,8 @@ class Mode(StrEnum):
     """A split whose weights follow the outcomes (Thompson sampling), epoch by epoch."""
     HOLDOUT = "holdout"
     """Nothing of its own: everybody in experiments against the server's holdout, which is in none."""
+    SWITCHBACK = "switchback"
+    """The whole route of a server has one arm for a slice of time, then another."""
 
 
 class Lifecycle(StrEnum):
@@ -199,7 +201,9 @@ class Spec:
     arrive, in seconds: then a unit is mature, and nothing changes it any more. `shadow_share` is the share of
     matched requests that shadow arms answer too. `secondary` metrics are reported and decide
     nothing; they may be changed at any time without a new phase. With `equal_arms` arms may be the same
-    version, as in an A/A test.
+    version, as in an A/A test. A switchback gives the route one arm for `slice_length` seconds, leaves out
+    `wash_out` seconds at a slice's begin (None: `slices.wash_out_of`), and is judged after `planned_slices`
+    of all servers; its units are slices, and `unit`, `planned_units`, `min_units` mean nothing to it.
     """
 
     hypothesis: str
@@ -228,6 +232,9 @@ class Spec:
     segments: tuple[SegmentSpec, ...] = ()
     grace: float = 0.0
     equal_arms: bool = False
+    slice_length: float = 3600.0
+    wash_out: float | None = None
+    planned_slices: int = 48
 
     @property
     def metrics(self) -> tuple[MetricSpec, ...]:

@@ -36,7 +36,8 @@ from router.errors import (
     Overloaded,
     Unavailable,
 )
-from router.experiments.assignment import is_missing, unit_hash
+from router.experiments.assignment import is_missing
+from router.experiments.hashing import unit_hash
 from router.experiments.model import (
     DENOMINATORS,
     SERVER_KEYS,

@@ -38,6 +38,7 @@ from router.experiments.model import (
 )
 from router.experiments.modes import MISSING, needed
 from router.experiments.report.source import metric_of
+from router.experiments.slices import slice_problems
 from router.experiments.stats.checks import Guardrail
 from router.experiments.stats.compare import SequencePlan
 from router.experiments.stats.moments import ComparedMetric
@@ -162,6 +163,7 @@ def _times(spec: Spec) -> Iterator[FieldViolation]:
 
 
 def _mode(spec: Spec, known: Known) -> Iterator[FieldViolation]:
+    yield from slice_problems(spec)
     if spec.mode is Mode.HOLDOUT:
         yield from _holdout(spec)
     if not 0 < spec.shadow_share <= 1:

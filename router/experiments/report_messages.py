@@ -18,6 +18,7 @@ from router.experiments.model import AuditEntry, NoInterval
 from router.experiments.report.model import (
     ArmNumbers,
     ArmReport,
+    CarryOver,
     Length,
     MetricReport,
     Pairs,
@@ -26,6 +27,8 @@ from router.experiments.report.model import (
     Report,
     Ruling,
     SegmentReport,
+    SlicePair,
+    Switchback,
     VerdictForecast,
 )
 from router.v1 import experiments_pb2 as pb
@@ -71,18 +74,20 @@ def report_message(report: Report, experiment: pb.Experiment) -> pb.GetReportRes
         notes=report.notes,
         time=timestamp(report.time),
         forecast=Out.Forecast(**_same(report.forecast)) if report.forecast else None,
+        switchback=(_switchback_message(arm.arm, arm.switchback) for arm in report.arms if arm.switchback),
     )
 
 
 def report_of(message: pb.GetReportResponse) -> Report:
     """The report as the server made it."""
     experiment = experiment_of(message.experiment)
+    switchbacks = {one.arm: _switchback_of(one) for one in message.switchback}
     return Report(
         experiment=experiment,
         phase=message.phase,
         verdict=_read(Ruling, message.verdict),
         arm=message.arm or None,
-        arms=tuple(map(_arm_of, message.arms)),
+        arms=tuple(_arm_of(arm, switchbacks.get(arm.arm)) for arm in message.arms),
         checks=tuple(_read(PipelineCheck, check) for check in message.checks),
         numbers=tuple(map(_numbers_of, message.numbers)),
         audit=tuple(_audit_of(experiment.name, entry) for entry in message.audit),
@@ -113,7 +118,7 @@ def _arm_message(arm: ArmReport) -> pb.GetReportResponse.ArmReport:
     )
 
 
-def _arm_of(message: pb.GetReportResponse.ArmReport) -> ArmReport:
+def _arm_of(message: pb.GetReportResponse.ArmReport, switchback: Switchback | None) -> ArmReport:
     return ArmReport(
         arm=message.arm,
         verdict=_read(Ruling, message.verdict),
@@ -126,7 +131,20 @@ def _arm_of(message: pb.GetReportResponse.ArmReport) -> ArmReport:
         unadjusted=_metric_of(message.unadjusted) if message.HasField("unadjusted") else None,
         secondary=tuple(map(_metric_of, message.secondary)),
         segments=tuple(map(_segment_of, message.segments)),
+        switchback=switchback,
     )
+
+
+def _switchback_message(arm: str, found: Switchback) -> pb.GetReportResponse.Switchback:
+    pairs = (Out.SlicePair(**_same(pair, start=timestamp(pair.start))) for pair in found.pairs)
+    carried = Out.CarryOver(**_same(found.carry_over)) if found.carry_over else None
+    return Out.Switchback(arm=arm, **_same(found, pairs=pairs, carry_over=carried))
+
+
+def _switchback_of(message: pb.GetReportResponse.Switchback) -> Switchback:
+    pairs = tuple(_read(SlicePair, pair, start=unix_seconds(pair.start)) for pair in message.pairs)
+    carried = _read(CarryOver, message.carry_over) if message.HasField("carry_over") else None
+    return _read(Switchback, message, pairs=pairs, carry_over=carried)
 
 
 def _segment_message(found: SegmentReport) -> pb.GetReportResponse.SegmentReport:

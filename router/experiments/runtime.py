@@ -43,7 +43,6 @@ from router.experiments.assignment import (
     Snapshot,
     holdout_problem,
     never_repeats,
-    place_of,
     running_of,
 )
 from router.experiments.manager import opened, stopped
@@ -83,7 +82,7 @@ class LiveExperiments:
     """Assigner, recorder, guardian and store of a server. `holdout` is the share of units in no experiment.
 
     `base_digest` and `router_digest` say what is served besides the adapter; they go into every exposure. An
-    arm may have another configuration of the router.
+    arm may have another configuration of the router. `server` names the queue that requests go into.
     """
 
     def __init__(
@@ -97,9 +96,10 @@ class LiveExperiments:
         base_digest: Callable[[], str] = str,
         router_digest: Callable[[RouterVariant | None], str] = lambda _: "",
         flush_seconds: float = FLUSH_SECONDS,
+        server: str = "",
     ) -> None:
         self.store, self.counts = store, ServingCounts()
-        self.availability, self.assigner = Availability(), Assigner()
+        self.availability, self.assigner = Availability(), Assigner(server)
         self.recorder = Recorder(store, self.availability, self.counts)
         self.guardian = Guardian(
             store, self.assigner, self.counts, self.refresh, judge or self.judged, look_seconds
@@ -276,7 +276,7 @@ class LiveExperiments:
         visibility, now = Visibility(request.visible, request.experiments), time.time()
         seen = {one.name for one in self.known if visibility.sees(one)}
         running = [one for one in self.assigner.snapshot.all() if one.name in seen]
-        return [place_of(one, request, now) for one in running if one.assigns or one.of_holdout]
+        return self.assigner.places((one for one in running if one.assigns or one.of_holdout), request, now)
 
     def watchers(self, served: Served) -> list[Watcher]:
         """All who want to know how this answer goes."""

@@ -19,7 +19,8 @@ from router.classifiers.contract import BaseModel
 from router.classifiers.isolation import Breaker, await_in_thread, fault_of
 from router.engine.base import Delta, EngineStatus, Finished
 from router.errors import DeadlineExceeded, Overloaded, RouterError
-from router.experiments.assignment import RunningExperiment, fraction, hash_of
+from router.experiments.assignment import RunningExperiment, hash_of
+from router.experiments.hashing import fraction
 from router.experiments.model import BASE, ArmSpec, ShadowPair
 from router.experiments.modes import ExperimentMode
 from router.experiments.runtime import LiveExperiments, leave_tasks, route_of

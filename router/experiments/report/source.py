@@ -253,6 +253,10 @@ MODE_NOTES = {
         "holdout: units that took part in any experiment against those that the server keeps out of all;"
         " nothing is promoted or stopped by it"
     ),
+    Mode.SWITCHBACK: (
+        "switchback: the whole route has one arm at a time, so the numbers are those of a roll-out; the units"
+        " of this report are parts of slices, and averages of answers by arm contain the wash-out"
+    ),
 }
 
 
@@ -284,7 +288,7 @@ def _untested(source: PhaseEvidence) -> SampleRatio:
 def _missing(source: PhaseEvidence) -> Iterator[tuple[str, Missing]]:
     """Arm by arm, over mature units. None where a missing outcome counts as 0: then it is an outcome."""
     spec = source.spec
-    if spec.primary.missing is Unanswered.ZERO or spec.mode is Mode.SHADOW:
+    if spec.primary.missing is Unanswered.ZERO or spec.mode in (Mode.SHADOW, Mode.SWITCHBACK):
         return
     seen = {arm: _answers(source, arm) for arm in source.design.weights}
     for arm in source.design.treatments:
@@ -329,6 +333,8 @@ def _ratio_in_words(source: PhaseEvidence, ratio: SampleRatio) -> str:
         return "not tested: a bandit's weights change"
     if source.spec.mode is Mode.SHADOW:
         return "not tested: control answers every unit, the other arms answer beside it"
+    if source.spec.mode is Mode.SWITCHBACK:
+        return "not tested: arms have slices of time, and not units"
     arms = ", ".join(
         f"{arm} {got:,} ({wanted:,.0f} expected)"
         for arm, got, wanted in zip(source.design.weights, ratio.counts, ratio.expected, strict=True)
@@ -340,6 +346,8 @@ def _missing_in_words(source: PhaseEvidence, health: PipelineHealth) -> str:
     spec = source.spec
     if spec.mode is Mode.SHADOW:
         return "not tested: users answer control only"
+    if spec.mode is Mode.SWITCHBACK:
+        return "not tested: a slice has the mean of what was recorded in it"
     if spec.primary.missing is Unanswered.ZERO:
         return f"a unit without {spec.primary.name} counts as 0, so none is missing"
     shares = [
@@ -388,7 +396,7 @@ def _router_notes(source: PhaseEvidence) -> Iterator[str]:
 
 def _unanswered_notes(source: PhaseEvidence) -> Iterator[str]:
     spec = source.spec
-    if spec.mode is Mode.SHADOW:
+    if spec.mode in (Mode.SHADOW, Mode.SWITCHBACK):
         return
     units = sum(b.exposed for b in source.mature)
     missing = units - sum(b.answered.get(spec.primary.name, 0) for b in source.mature)
@@ -407,7 +415,7 @@ def _degraded_notes(source: PhaseEvidence) -> Iterator[str]:
 
 
 def _length_notes(source: PhaseEvidence) -> Iterator[str]:
-    if source.spec.mode is Mode.SHADOW:
+    if source.spec.mode in (Mode.SHADOW, Mode.SWITCHBACK):
         return
     if source.spec.primary.kind.rules.has_denominator:
         yield "no effect at equal answer length: the primary metric is a ratio"

@@ -24,7 +24,7 @@ from sqlalchemy import Connection, Row, select
 
 from router import __version__
 from router.errors import ConfigError, ExperimentNotFound, FailedPrecondition, ResourceExhausted
-from router.experiments.assignment import unit_hash
+from router.experiments.hashing import unit_hash
 from router.experiments.store import tables
 from router.experiments.store.schema import VIEWS, ColumnType
 from router.experiments.store.store import ExperimentStore
