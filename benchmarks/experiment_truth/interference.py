@@ -31,6 +31,8 @@ PREFILL = 0.2  # seconds from the place in the batch to the first token
 DAY = 86_400.0
 SLICES = 24
 WASH_OUT = 0.1
+TRUTH = 2 * DAY  # seconds of a roll-out
+CHUNK = 512  # requests that are drawn at once
 METRICS = ("time_to_first_token", "total_time")
 
 
@@ -48,65 +50,63 @@ LOADS = (EVEN, Load("55 % busy, day and night differ by 15 %", 0.55, 0.075))
 EQUAL = (EVEN, Load("90 % busy, even", 0.9), Load("60 % busy, day and night differ by 60 %", 0.6, 0.3))
 
 
-def served(
-    load: Load, seconds: float, longer: NDArray[np.float64], slot: float, runs: int, seed: int, split: bool
-) -> tuple[Array, Array, Array]:
-    """A queue in `runs` experiments at once: arrival, time to the first token and total time of each request,
-    [requests, runs], in seconds; what came after the end is nan.
+@dataclass(frozen=True, slots=True)
+class Cells:
+    """Sums over the requests of each cell, [runs, cells]: a slice, or an arm of a split. `totals` are
+    by metric."""
 
-    `longer` [runs, slots] is by how much answers are longer in each slot of `slot` seconds. With `split` it
-    has two columns instead, one for each arm, and requests get one in turn at random.
+    count: Array
+    totals: dict[str, Array]
+
+    def means(self, metric: str) -> Array:
+        """The mean of each cell."""
+        return np.asarray(self.totals[metric] / np.maximum(self.count, 1))
+
+
+def served(
+    load: Load, seconds: float, longer: NDArray[np.float64], runs: int, seed: int, split: bool = False
+) -> Cells:
+    """A queue in `runs` experiments at once, for so many seconds.
+
+    `longer` [runs, cells] is by how much answers are longer in each slice of equal length; what comes in its
+    wash-out is in no sum. With `split` the cells are arms, and each request gets one at random.
     """
-    rng = np.random.default_rng(seed)
-    rate = load.busy * PLACES / ANSWER
-    count = int(rate * (1 + load.swing) * seconds + 6 * math.sqrt(rate * seconds)) + 1
-    free, now = np.zeros((runs, PLACES)), np.zeros(runs)
-    each = np.arange(runs)
-    at, first, whole = (np.full((count, runs), np.nan, np.float32) for _ in range(3))
-    for i in range(count):
-        pace = rate * (1 + load.swing * np.sin(2 * np.pi * now / DAY)) if load.swing else rate
-        now = now + rng.standard_exponential(runs) / pace
-        length = ANSWER * np.exp(SPREAD * rng.standard_normal(runs) - SPREAD**2 / 2)
-        if split:
-            place = rng.integers(0, 2, runs)
-        else:
-            place = np.minimum((now / slot).astype(np.int64), longer.shape[1] - 1)
-        length *= longer[each, place]
-        seat = free.argmin(axis=1)
-        begin = np.maximum(now, free[each, seat])
-        free[each, seat] = begin + length
-        at[i], first[i], whole[i] = (
-            np.where(now < seconds, now, np.nan),
-            begin - now + PREFILL,
-            begin - now + length,
-        )
-        if split:
-            at[i] = np.where(np.isnan(at[i]), np.nan, place)
-    return at, first, whole
+    rng, cells = np.random.default_rng(seed), longer.shape[1]
+    slot, rate = seconds / cells, load.busy * PLACES / ANSWER
+    free, now, each = np.zeros((runs, PLACES)), np.zeros(runs), np.arange(runs)
+    sums = np.zeros((3, runs * cells))
+    while (now < seconds).any():
+        gaps = rng.standard_exponential((CHUNK, runs)) / rate
+        lengths = ANSWER * np.exp(SPREAD * rng.standard_normal((CHUNK, runs)) - SPREAD**2 / 2)
+        arms = rng.integers(0, cells, (CHUNK, runs)) if split else np.zeros((CHUNK, runs), np.int64)
+        at, waits = np.empty((CHUNK, runs)), np.empty((CHUNK, runs))
+        for i in range(CHUNK):
+            pace = 1 + load.swing * np.sin(2 * np.pi * now / DAY) if load.swing else 1.0
+            now = now + gaps[i] / pace
+            if not split:
+                arms[i] = np.minimum((now / slot).astype(np.int64), cells - 1)
+            lengths[i] *= longer[each, arms[i]]
+            seat = free.argmin(axis=1)
+            begin = np.maximum(now, free[each, seat])
+            free[each, seat] = begin + lengths[i]
+            at[i], waits[i] = now, begin - now
+        kept = (at < seconds) & (split | (at - arms * slot >= WASH_OUT * slot))
+        cell = (arms + each * cells)[kept]
+        first = waits[kept] + PREFILL
+        for row, weights in enumerate((np.ones(len(cell)), first, waits[kept] + lengths[kept])):
+            sums[row] += np.bincount(cell, weights=weights, minlength=runs * cells)
+    count, *totals = (row.reshape(runs, cells) for row in sums)
+    return Cells(count, dict(zip(METRICS, totals, strict=True)))
 
 
 def rolled_out(load: Load, seconds: float, runs: int = 16) -> dict[str, tuple[float, float]]:
     """Each metric with control alone and with the new arm alone: what a roll-out does."""
     found: dict[str, list[float]] = {name: [] for name in METRICS}
     for factor in (1.0, LONGER):
-        at, *values = served(load, seconds, np.full((runs, 1), factor), seconds, runs, 7, split=False)
-        steady = at > seconds / 10
-        for name, each in zip(METRICS, values, strict=True):
-            found[name].append(float(each[steady].mean()))
+        cells = served(load, seconds, np.full((runs, 1), factor), runs, 7)
+        for name in METRICS:
+            found[name].append(float(cells.totals[name].sum() / cells.count.sum()))
     return {name: (values[0], values[1]) for name, values in found.items()}
-
-
-def slice_means(at: Array, values: Array, slot: float, slices: int) -> Array:
-    """[runs, slices]: the mean of what came in each slice after its wash-out."""
-    runs = at.shape[1]
-    whole = np.nan_to_num(at, nan=-1.0)
-    number = (whole / slot).astype(np.int64)
-    kept = (whole >= 0) & (whole - number * slot >= WASH_OUT * slot) & (number < slices)
-    cell = number * runs + np.arange(runs)
-    size = slices * runs
-    count = np.bincount(cell[kept], minlength=size)
-    total = np.bincount(cell[kept], weights=values[kept].astype(np.float64), minlength=size)
-    return np.asarray((total / np.maximum(count, 1)).reshape(slices, runs).T)
 
 
 def switchback(
@@ -117,10 +117,10 @@ def switchback(
     second = rng.integers(0, 2, (runs, slices // 2))  # whether the new arm is the second of its pair
     treated = np.stack([1 - second, second], axis=2).reshape(runs, slices)
     longer = np.where(treated == 1, factor, 1.0)
-    at, *values = served(load, slot * slices, longer, slot, runs, seed + 1, split=False)
+    cells = served(load, slot * slices, longer, runs, seed + 1)
     found = {}
-    for name, each in zip(METRICS, values, strict=True):
-        means = slice_means(at, each, slot, slices)
+    for name in METRICS:
+        means = cells.means(name)
         signed = np.where(treated == 1, means, -means)
         differences = signed.reshape(runs, slices // 2, 2).sum(axis=2)
         shifts = [sign_flips(row, ALPHA) for row in differences]
@@ -131,12 +131,10 @@ def switchback(
 def split_rows(hours: float, runs: int) -> Iterator[dict[str, Any]]:
     """What a split says."""
     for load in LOADS:
-        truth = rolled_out(load, 4 * hours * 3600)
-        arm, *values = served(load, hours * 3600, np.array([[1.0, LONGER]] * runs), 1.0, runs, 11, split=True)
-        for name, each in zip(METRICS, values, strict=True):
-            old, new = (
-                np.array([each[arm[:, i] == place, i].mean() for i in range(runs)]) for place in (0, 1)
-            )
+        truth = rolled_out(load, TRUTH)
+        cells = served(load, hours * 3600, np.array([[1.0, LONGER]] * runs), runs, 11, split=True)
+        for name in METRICS:
+            old, new = cells.means(name).T
             real = truth[name][1] - truth[name][0]
             yield {
                 "load": load.name,
@@ -153,7 +151,7 @@ def split_rows(hours: float, runs: int) -> Iterator[dict[str, Any]]:
 def power_rows(hours: tuple[float, ...], slices: int, runs: int) -> Iterator[dict[str, Any]]:
     """What a switchback finds of the effect."""
     for load in LOADS:
-        truth = rolled_out(load, 48 * 3600.0)
+        truth = rolled_out(load, TRUTH)
         for length in hours:
             found = switchback(load, length * 3600, slices, LONGER, runs, round(1000 * length))
             for name, (effects, p) in found.items():

@@ -22,16 +22,12 @@ from functools import cached_property
 from itertools import accumulate
 
 from router.errors import FieldViolation, InvalidRequest
-from router.experiments.hashing import SEPARATOR, fraction, unit_hash
 from router.experiments.model import BASE, ArmSpec, Experiment, Lifecycle, Mode, Spec
 from router.experiments.slices import SlicePart, arm_at, part_at
 from router.ports import Place
 from router.types import AdapterRef, Decision, Request
+from router.units import SEPARATOR, fraction, is_missing, unit_hash
 
-# What clients send when they have no user. Hashed, they would put all such traffic into one arm.
-PLACEHOLDERS = frozenset(
-    ("null", "none", "nil", "undefined", "nan", "n/a", "unknown", "anonymous", "[object object]")
-)
 RECENT_SECONDS = 600.0
 ENOUGH_EXPOSURES, NEARLY_ALL = 1000, 0.99  # exposures before anything is said of them, share of new units
 _PREFIX = re.compile(r"(req|request|resp|response|trace|span|corr|chatcmpl|cmpl|msg)[-_:.]\S+", re.IGNORECASE)
@@ -177,12 +173,6 @@ def _bad_salts(allocation: UnitAllocation) -> list[FieldViolation]:
     if len(set(used.values())) < len(used):
         found.append(FieldViolation("salts", "must all differ: equal salts make one choice decide another"))
     return found
-
-
-def is_missing(unit: str) -> bool:
-    """Whether a unit is empty, or a word by which clients say that they have none."""
-    bare = unit.strip()
-    return not bare or bare.casefold() in PLACEHOLDERS
 
 
 def request_id_like(unit: str, request_id: str = "", now: float | None = None) -> str | None:

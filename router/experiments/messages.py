@@ -105,7 +105,7 @@ LISTS = ("arms", "guardrails", "secondary", "segments")
 MOST_ENTRIES = 256  # of any list in a plan, whose own rules allow fewer
 SIZED = (
     *("baseline", "deviation", "effect", "units_per_day", "enrolment", "days", "units", "alpha"),
-    "power",
+    *("power", "slice_length"),
 )
 """Numbers of a question that may be left open, or have a default."""
 ANSWERED = (

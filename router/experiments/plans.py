@@ -16,6 +16,7 @@ from typing import Protocol
 
 from router.errors import AdapterNotFound, FailedPrecondition, FieldViolation, InvalidRequest
 from router.experiments.assignment import AssignmentSalts, UnitAllocation, WeightedArm
+from router.experiments.interference import shared_warnings
 from router.experiments.model import (
     BASE,
     DENOMINATORS,
@@ -107,12 +108,6 @@ def plan_problems(spec: Spec, known: Known) -> list[FieldViolation]:
         *_times(spec),
         *_mode(spec, known),
     ]
-
-
-def check_plan(spec: Spec, known: Known) -> None:
-    """Raise InvalidRequest with all of `plan_problems`, if there are any."""
-    if found := plan_problems(spec, known):
-        raise InvalidRequest(found)
 
 
 def _texts(spec: Spec) -> Iterator[FieldViolation]:
@@ -337,6 +332,7 @@ def _overlap(one: tuple[float, float], other: tuple[float, float]) -> bool:
 def plan_warnings(spec: Spec, rates: Mapping[str, float] | None = None) -> Iterator[str]:
     """What the plan itself makes hard to show. `rates` of proportions in control, where they are known."""
     yield from out_of_reach(spec, rates)
+    yield from shared_warnings(spec)
     for rail in spec.guardrails:
         if rail.name in RARE and not rail.kind.rules.binary:
             yield (

@@ -15,8 +15,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from router.errors import FieldViolation
-from router.experiments.hashing import fraction
 from router.experiments.model import Aggregate, MetricSpec, Mode, Spec
+from router.units import fraction
 
 WASH_OUT, FIRST, SECOND = "wash-out", "first", "second"
 """Parts of a slice."""

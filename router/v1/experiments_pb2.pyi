@@ -586,7 +586,7 @@ class GetReportResponse(_message.Message):
         text: str
         def __init__(self, name: _Optional[str] = ..., failed: _Optional[bool] = ..., text: _Optional[str] = ...) -> None: ...
     class ArmNumbers(_message.Message):
-        __slots__ = ("arm", "units", "matured", "degraded", "responses", "expected", "answered", "built_in", "weight", "triggered")
+        __slots__ = ("arm", "units", "matured", "degraded", "responses", "expected", "answered", "built_in", "weight", "triggered", "ended")
         class AnsweredEntry(_message.Message):
             __slots__ = ("key", "value")
             KEY_FIELD_NUMBER: _ClassVar[int]
@@ -611,6 +611,7 @@ class GetReportResponse(_message.Message):
         BUILT_IN_FIELD_NUMBER: _ClassVar[int]
         WEIGHT_FIELD_NUMBER: _ClassVar[int]
         TRIGGERED_FIELD_NUMBER: _ClassVar[int]
+        ENDED_FIELD_NUMBER: _ClassVar[int]
         arm: str
         units: int
         matured: int
@@ -621,7 +622,17 @@ class GetReportResponse(_message.Message):
         built_in: _containers.ScalarMap[str, float]
         weight: float
         triggered: int
-        def __init__(self, arm: _Optional[str] = ..., units: _Optional[int] = ..., matured: _Optional[int] = ..., degraded: _Optional[int] = ..., responses: _Optional[int] = ..., expected: _Optional[float] = ..., answered: _Optional[_Mapping[str, int]] = ..., built_in: _Optional[_Mapping[str, float]] = ..., weight: _Optional[float] = ..., triggered: _Optional[int] = ...) -> None: ...
+        ended: _containers.RepeatedCompositeFieldContainer[GetReportResponse.EarlyEnds]
+        def __init__(self, arm: _Optional[str] = ..., units: _Optional[int] = ..., matured: _Optional[int] = ..., degraded: _Optional[int] = ..., responses: _Optional[int] = ..., expected: _Optional[float] = ..., answered: _Optional[_Mapping[str, int]] = ..., built_in: _Optional[_Mapping[str, float]] = ..., weight: _Optional[float] = ..., triggered: _Optional[int] = ..., ended: _Optional[_Iterable[_Union[GetReportResponse.EarlyEnds, _Mapping]]] = ...) -> None: ...
+    class EarlyEnds(_message.Message):
+        __slots__ = ("stage", "errors", "cancelled")
+        STAGE_FIELD_NUMBER: _ClassVar[int]
+        ERRORS_FIELD_NUMBER: _ClassVar[int]
+        CANCELLED_FIELD_NUMBER: _ClassVar[int]
+        stage: str
+        errors: int
+        cancelled: int
+        def __init__(self, stage: _Optional[str] = ..., errors: _Optional[int] = ..., cancelled: _Optional[int] = ...) -> None: ...
     class AuditEntry(_message.Message):
         __slots__ = ("time", "actor", "act", "reason", "detail")
         TIME_FIELD_NUMBER: _ClassVar[int]
@@ -691,7 +702,7 @@ class GetReportResponse(_message.Message):
     def __init__(self, experiment: _Optional[_Union[Experiment, _Mapping]] = ..., phase: _Optional[int] = ..., verdict: _Optional[_Union[GetReportResponse.Verdict, _Mapping]] = ..., arm: _Optional[str] = ..., arms: _Optional[_Iterable[_Union[GetReportResponse.ArmReport, _Mapping]]] = ..., checks: _Optional[_Iterable[_Union[GetReportResponse.Check, _Mapping]]] = ..., numbers: _Optional[_Iterable[_Union[GetReportResponse.ArmNumbers, _Mapping]]] = ..., audit: _Optional[_Iterable[_Union[GetReportResponse.AuditEntry, _Mapping]]] = ..., points: _Optional[_Iterable[_Union[GetReportResponse.Point, _Mapping]]] = ..., notes: _Optional[_Iterable[str]] = ..., time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., forecast: _Optional[_Union[GetReportResponse.Forecast, _Mapping]] = ..., switchback: _Optional[_Iterable[_Union[GetReportResponse.Switchback, _Mapping]]] = ...) -> None: ...
 
 class PlanExperimentRequest(_message.Message):
-    __slots__ = ("route", "metric", "baseline", "deviation", "effect", "weights", "units_per_day", "enrolment", "days", "units", "alpha", "power")
+    __slots__ = ("route", "metric", "baseline", "deviation", "effect", "weights", "units_per_day", "enrolment", "days", "units", "alpha", "power", "slice_length")
     ROUTE_FIELD_NUMBER: _ClassVar[int]
     METRIC_FIELD_NUMBER: _ClassVar[int]
     BASELINE_FIELD_NUMBER: _ClassVar[int]
@@ -704,6 +715,7 @@ class PlanExperimentRequest(_message.Message):
     UNITS_FIELD_NUMBER: _ClassVar[int]
     ALPHA_FIELD_NUMBER: _ClassVar[int]
     POWER_FIELD_NUMBER: _ClassVar[int]
+    SLICE_LENGTH_FIELD_NUMBER: _ClassVar[int]
     route: str
     metric: Experiment.Metric
     baseline: float
@@ -716,7 +728,8 @@ class PlanExperimentRequest(_message.Message):
     units: int
     alpha: float
     power: float
-    def __init__(self, route: _Optional[str] = ..., metric: _Optional[_Union[Experiment.Metric, _Mapping]] = ..., baseline: _Optional[float] = ..., deviation: _Optional[float] = ..., effect: _Optional[float] = ..., weights: _Optional[_Iterable[float]] = ..., units_per_day: _Optional[float] = ..., enrolment: _Optional[float] = ..., days: _Optional[float] = ..., units: _Optional[int] = ..., alpha: _Optional[float] = ..., power: _Optional[float] = ...) -> None: ...
+    slice_length: float
+    def __init__(self, route: _Optional[str] = ..., metric: _Optional[_Union[Experiment.Metric, _Mapping]] = ..., baseline: _Optional[float] = ..., deviation: _Optional[float] = ..., effect: _Optional[float] = ..., weights: _Optional[_Iterable[float]] = ..., units_per_day: _Optional[float] = ..., enrolment: _Optional[float] = ..., days: _Optional[float] = ..., units: _Optional[int] = ..., alpha: _Optional[float] = ..., power: _Optional[float] = ..., slice_length: _Optional[float] = ...) -> None: ...
 
 class PlanExperimentResponse(_message.Message):
     __slots__ = ("baseline", "deviation", "effect", "fixed_units", "units", "half_units", "factor", "least_units", "days", "units_per_day", "notes")

@@ -8,11 +8,11 @@ from dataclasses import replace
 import pytest
 
 from router.experiments.assignment import ArmAssignment, Assigner, running_of
-from router.experiments.hashing import fraction
 from router.experiments.model import Experiment, ExperimentPhase, Kind, Lifecycle, MetricSpec, Mode
 from router.experiments.plans import Known, plan_problems
 from router.experiments.slices import SlicePart, arm_at, part_at, wash_out_of
 from router.experiments.store.tables import from_json, to_json
+from router.units import fraction
 from tests.experiments.made import decision, request
 from tests.experiments.plans import plan
 

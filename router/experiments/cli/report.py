@@ -20,12 +20,14 @@ from router.cli.command import MISUSED, CliError
 from router.experiments.cli import wording
 from router.experiments.cli.create import Name
 from router.experiments.cli.wording import MARK, UNKNOWN, at, following, heading, since
+from router.experiments.interference import WORDS
 
 if TYPE_CHECKING:
     from router.experiments.report.model import ArmNumbers, ArmReport, MetricReport, Report, SegmentReport
     from router.hookspecs import WriteReport
 
 Row = tuple[str, ...]
+MOST_PAIRS = 24  # that are listed of an arm
 SAME = "no difference between values is shown: read the overall effect"
 
 
@@ -47,7 +49,7 @@ def tables(report: Report) -> Iterator[ReportTable]:
     """Those of arms against control, in the order of reading; none is empty."""
     found: list[ReportTable] = []
     if report.experiment.spec.mode != "shadow":
-        found += [effects(report), past(report)]
+        found += [effects(report), slices(report), past(report)]
     found += [pairs(report), guardrails(report), secondary(report), *segments(report)]
     yield from (table for table in found if table.rows or table.notes)
 
@@ -109,6 +111,35 @@ def further_lines(arm: ArmReport) -> Iterator[str]:
         yield f"if the checks were sound: {arm.blocked.decision} ({arm.blocked.rule})"
 
 
+def slices(report: Report) -> ReportTable:
+    """A switchback: its latest pairs of slices, and what one slice leaves to the next."""
+    spec = report.experiment.spec
+    rows = tuple(
+        (
+            at(pair.start),
+            pair.server,
+            arm.arm,
+            wording.plain(pair.control),
+            wording.plain(pair.treatment),
+            f"{pair.treatment - pair.control:+.4g}",
+            f"{pair.control_responses:,} / {pair.treatment_responses:,}",
+        )
+        for arm in report.arms
+        if arm.switchback
+        for pair in arm.switchback.pairs[-MOST_PAIRS:]
+    )
+    columns = (
+        *(("from", ""), ("server", ""), ("arm", "arm"), (f"control{MARK}", "n"), (f"arm's{MARK}", "n")),
+        *(("difference", "n"), ("answers", "n")),
+    )
+    notes = (
+        f"{arm.arm}: {found.carry_over.text}"
+        for arm in report.arms
+        if (found := arm.switchback) and found.carry_over
+    )
+    return ReportTable(f"{spec.primary.name} by pair of slices", columns, rows, tuple(notes))
+
+
 def past(report: Report) -> ReportTable:
     """The primary metric with its covariate and without."""
     both = [(arm.arm, arm.primary, arm.unadjusted) for arm in report.arms]
@@ -159,18 +190,21 @@ def guardrails(report: Report) -> ReportTable:
         *(("margin", ""), ("state", "pill")),
     )
     rows = tuple(
-        (*_compared(rail.metric, arm, rail), wording.margin(rail), rail.state) for arm, rail in found
+        (*_compared(rail.metric, arm, rail), wording.margin(rail), wording.state(rail)) for arm, rail in found
     )
     return ReportTable("Guardrails", columns, rows, _awaited(found))
 
 
 def _awaited(found: Iterable[tuple[str, MetricReport]]) -> tuple[str, ...]:
-    """Why there are no intervals yet, below the table, where there is room for it."""
-    return tuple(
+    """Why there are no intervals yet, and which metrics compare little, below the table."""
+    compared = list(found)
+    waits = [
         f"{wording.named(one.metric, one.cap)}, {arm}: {wording.interval(one)}"
-        for arm, one in found
+        for arm, one in compared
         if _waits(one)
-    )
+    ]
+    shared = dict.fromkeys(one.metric for _, one in compared if one.shared_queue)
+    return (*waits, *(f"{metric}: {WORDS}" for metric in shared))
 
 
 def _waits(found: MetricReport) -> bool:

@@ -15,6 +15,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from router.experiments.interference import labelled
 from router.experiments.model import MetricSpec, Mode, SegmentSpec
 from router.experiments.modes import BANDIT, MISSING, SWITCHBACK, Judges, needed
 from router.experiments.report.model import (
@@ -95,6 +96,7 @@ def report(
     arms, ruling, arm = _verdicts(store, source, health, judges or {})
     if points:
         arms = tuple(_with_details(source, one) for one in arms)
+    arms = tuple(labelled(source.spec, one) for one in arms)
     return Report(
         experiment=experiment,
         phase=chosen.number,
@@ -180,6 +182,7 @@ def _numbers(source: PhaseEvidence, now: Mapping[str, float]) -> tuple[ArmNumber
             answered={name: answered_units(source.mature, arm, name) for name in names},
             built_in=dict(data.built_in.get(arm, {})),
             triggered=None if source.triggered is None else exposed_units(source.deciding, arm),
+            ended=data.ended.get(arm, ()),
         )
         for arm, weight in weights.items()
     )

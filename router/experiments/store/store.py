@@ -38,8 +38,8 @@ from router.experiments.model import (
     ShadowPair,
     StoredOutcome,
 )
-from router.experiments.store import database, tables
-from router.experiments.store.database import Bulk, bulk_for, parse_url, shown_url, translated
+from router.experiments.slices import WASH_OUT
+from router.experiments.store import tables
 from router.experiments.store.recording import count_pairs, disagree, expose, keep_pairs, record
 from router.experiments.store.schema import check_version, make_views, migrate
 from router.experiments.store.series import (
@@ -52,12 +52,15 @@ from router.experiments.store.series import (
 )
 from router.experiments.store.session import WriteSession, follow_metrics
 from router.experiments.store.tables import WAITING, experiments, from_json, outcomes, phases, to_json
+from router.shared import database
+from router.shared.database import Bulk, bulk_for, parse_url, shown_url, translated
 
 log = logging.getLogger(__name__)
 TIDY_SECONDS = 3600.0
 CHUNK = 2000  # rows that one step removes
 RESPONSE_WAITS, UNIT_WAITS = 86_400.0, 35 * 86_400.0  # seconds
 MAX_WAITING = 1_000_000  # rows, each of about a kilobyte
+MOST_VALUES = 500_000  # rows that a plan of slices is made from
 COUNT_SECONDS, FULL_SECONDS = 60.0, 5.0  # between two counts; where none more may wait
 _OF_PHASES = (
     *(tables.digests, tables.segment_values, tables.cohorts, tables.sums, tables.built_in),
@@ -274,6 +277,19 @@ class ExperimentStore:
         """The sums of one phase, or those over the units for which the two routers differed at least once."""
         with self.reading() as conn:
             return read_phase_data(conn, self._phases.one(conn, name, phase), only_differing)
+
+    def values_over_time(self, name: str, phase: int, metric: str) -> tuple[tuple[str, float, float], ...]:
+        """Arm, time (unix seconds) and value of the latest outcomes of a phase, up to `MOST_VALUES`. Not of
+        a wash-out."""
+        of, arm = outcomes.c, tables.units.c.arm
+        with self.reading() as conn:
+            key = self._phases.one(conn, name, phase).id
+            joined = outcomes.join(tables.units, of.unit_id == tables.units.c.id)
+            counted = tables.units.c.unit.not_like(f"%/{WASH_OUT}")
+            which = of.phase == key, of.metric == metric, of.late == 0, counted
+            query = select(arm, of.time, of.value).select_from(joined).where(*which)
+            rows = conn.execute(query.order_by(of.time.desc()).limit(MOST_VALUES)).all()
+        return tuple((row[0], row[1], row[2]) for row in rows)
 
     def paired(self, name: str, phase: int) -> Mapping[str, PairCounts]:
         """Judged pairs by shadow arm."""

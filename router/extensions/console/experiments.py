@@ -91,6 +91,9 @@ async def judged(visit: Visit, name: str, phase: int = 0, **more: Any) -> dict[s
         "points": points[::-1][::every],
         "audit": [audit_row(entry) for entry in reversed(report.audit)][:MOST_ACTS],
         "acts": acts(visit, report),
+        "shared_queue": any(
+            one.shared_queue for arm in report.arms for one in (arm.primary, *arm.guardrails, *arm.secondary)
+        ),
         "comparison": comparison,
         "moment": moment,
         "wrong": "",

@@ -130,6 +130,7 @@ def _tables(report: Report) -> dict[str, Any]:
     shadow = report.experiment.spec.mode == "shadow"
     return {
         "effects": ReportTable("", (), ()) if shadow else tables.effects(report),
+        "slices": tables.slices(report),
         "past": tables.past(report),
         "pairs": tables.pairs(report),
         "rails": replace(rails, columns=columns, rows=rows),

@@ -6,8 +6,8 @@ first. So the differences of their values have random signs where the arms are e
 from just these pairs, and later looks do not change it.
 
 Harm does not wait for that. A sequence of signs that is valid at every look (`stats.checks.paired`) has the
-fifth of alpha that the test at the end leaves: it stops an arm that is worse in nearly all pairs, after ten
-of them or so.
+fifth of alpha that the test at the end leaves: it stops an arm that is worse in each of eight pairs, or in
+nearly all of some more.
 """
 
 from __future__ import annotations

@@ -15,12 +15,13 @@ from sqlalchemy import create_engine, insert, inspect, select, text, update
 from router.errors import ConfigError, StoreDown
 from router.experiments.model import Aggregate, Kind, MetricSpec, SegmentSpec, ShadowPair
 from router.experiments.stats.moments import Moments
-from router.experiments.store import database, session, tables
 from router.experiments.store import schema as migrating
 from router.experiments.store import schema as views
-from router.experiments.store.database import parse_url
+from router.experiments.store import session, tables
 from router.experiments.store.schema import STEPS, VERSION, VIEWS, ColumnType, ViewColumn, make_views, migrate
 from router.experiments.store.store import ExperimentStore
+from router.shared import database
+from router.shared.database import parse_url
 from tests.experiments.store.helpers import (
     START,
     WINDOW,
@@ -120,7 +121,7 @@ SAID = json.loads((DATA / "version1.json").read_text())
 ADDED = {
     "units": ["segments"],
     "pairs": ["unit"],
-    "outcomes": ["came"],
+    "outcomes": ["came", "stage"],
     "sums": [f"c{i}" for i in range(20)],
 }
 
@@ -284,7 +285,7 @@ def test_a_step_that_breaks_leaves_the_old_database(old, monkeypatch):
         patched.setattr(session, "_resum", broken)
         with pytest.raises(RuntimeError):
             ExperimentStore(old)
-    with pytest.raises(ConfigError, match="have version 1, this program reads 2: start the server"):
+    with pytest.raises(ConfigError, match=f"have version 1, this program reads {VERSION}: start the server"):
         ExperimentStore(old, migrate=False)
     store = ExperimentStore(old)
     assert totals(store, "split").keys() == SAID["split"].keys()
@@ -373,6 +374,7 @@ def test_outcomes(viewed):
         "counted": True,
         "key": first["key"],
         "response_id": "r1",
+        "stage": "",
     }
     assert (second["value"], second["arm"]) == (3.0, "a")
     assert (late["unit"], bool(late["counted"])) == ("u2", False)

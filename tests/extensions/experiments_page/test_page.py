@@ -13,7 +13,7 @@ from router.experiments.assignment import holdout_problem
 from router.experiments.cli.create import plan_of
 from router.experiments.cli.wording import LEGEND
 from router.experiments.model import ArmSpec, Experiment, MetricSpec, Mode, NoInterval
-from router.experiments.plans import Known, check_plan
+from router.experiments.plans import Known, plan_problems
 from router.experiments.report.build import report
 from router.experiments.report.model import MetricReport, SegmentReport, VerdictForecast
 from router.extensions.experiments_page.page import MARK_TITLE, page
@@ -283,7 +283,8 @@ def resolve(name: str, version: str = "") -> AdapterInfo:
 
 @pytest.mark.parametrize("block", BLOCKS, ids=["shadow", "router", "holdout"])
 def test_a_plan_can_be_kept_and_started(block):
-    check_plan(plan_of(tomllib.loads(block)), Known(resolve, lambda: ["exact_match"], lambda: ["keywords"]))
+    known = Known(resolve, lambda: ["exact_match"], lambda: ["keywords"])
+    assert not plan_problems(plan_of(tomllib.loads(block)), known)
 
 
 def test_they_are_what_the_page_says():

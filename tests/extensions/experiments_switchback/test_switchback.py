@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 
+from router.errors import InvalidRequest
 from router.experiments.assignment import running_of
 from router.experiments.messages import experiment_message
 from router.experiments.model import (
@@ -18,11 +19,14 @@ from router.experiments.model import (
     Lifecycle,
     MetricSpec,
     Mode,
+    SizeQuestion,
     StoredOutcome,
 )
 from router.experiments.report.build import report
 from router.experiments.report_messages import report_message, report_of
 from router.experiments.runtime import act_on
+from router.experiments.sizing import VisibleHistory
+from router.experiments.slice_sizing import slice_size_of
 from router.experiments.store.store import ExperimentStore
 from router.extensions.experiments_switchback.switchback import SwitchbackMode
 from tests.experiments.plans import plan
@@ -49,9 +53,9 @@ def played(tmp_path):
         store.close()
 
 
-def play(store, spec=SPEC, slices=16, slower=0.0, servers=("one",), skip=(), noise=0.2, settling=0.0, seed=2):
+def play(store, spec=SPEC, slices=16, slower=0.0, servers=("one",), skip=(), noise=0.1, settling=0.0, seed=2):
     """The store with a switchback of so many slices; in the new arm requests take `slower` seconds more, less
-    `settling` in the first half of a slice. 20 requests come in a slice; the load differs by slice."""
+    `settling` in the first half of a slice. 10 requests come in a slice; the load differs by slice."""
     dice = random.Random(seed)
     made = Experiment("x", spec, Lifecycle.RUNNING, (ExperimentPhase(1, START, "enrol", "vary", spec),))
     kept = store.create(Experiment("x", spec))
@@ -62,8 +66,8 @@ def play(store, spec=SPEC, slices=16, slower=0.0, servers=("one",), skip=(), noi
         loads = [dice.uniform(1.0, 3.0) for _ in range(slices // 2)]  # neighbours are alike
         for number in (n for n in range(slices) if n not in skip):
             load = loads[number // 2]
-            for i in range(20):
-                at = number * SLICE + i * SLICE / 20 + 0.5
+            for i in range(10):
+                at = number * SLICE + i * SLICE / 10 + 0.5
                 part, arm = running.slice_at(server, START + at)
                 key = f"{server}-{number}-{i}"
                 spent = load + dice.gauss(0, noise)
@@ -170,3 +174,20 @@ def test_a_report_comes_to_a_client_as_it_was_made(played):
     found = judged(played(slower=-0.8))
     again = report_of(report_message(found, experiment_message(found.experiment)))
     assert again.arms == found.arms
+
+
+def test_a_plan_of_slices_knows_from_the_last_ones_how_much_they_differ(played):
+    spec = replace(SPEC, planned_slices=40)
+    history = VisibleHistory(played(spec, slices=40, slower=0.5, noise=0.5), lambda _: True)
+    question = SizeQuestion(SECONDS.name, route="medical", effect=0.3, slice_length=SLICE)
+    answer = slice_size_of(question, history)
+    assert answer.baseline == pytest.approx(2.0, abs=0.4)
+    assert answer.deviation == pytest.approx(0.5 * (2 / 9) ** 0.5, rel=0.5)
+    assert "experiments/x, phase 1" in answer.notes[0]
+    assert answer.units % 2 == 0
+    wider = slice_size_of(replace(question, deviation=1.0), history)
+    assert wider.units > answer.units
+    again = slice_size_of(replace(question, deviation=1.0, effect=None, units=wider.units))
+    assert again.effect == pytest.approx(0.3, rel=0.05)
+    with pytest.raises(InvalidRequest, match="deviation"):
+        slice_size_of(replace(question, metric="total_time"), history)
