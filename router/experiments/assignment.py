@@ -24,6 +24,7 @@ from itertools import accumulate
 from router.errors import FieldViolation, InvalidRequest
 from router.experiments.model import BASE, ArmSpec, Experiment, Lifecycle, Mode, Spec
 from router.experiments.slices import SlicePart, arm_at, part_at
+from router.experiments.tenants import arms_of_tenants
 from router.ports import Place
 from router.types import AdapterRef, Decision, Request
 from router.units import SEPARATOR, fraction, is_missing, unit_hash
@@ -332,9 +333,10 @@ class Assigner:
         outside = None
         for one in candidates:
             unit = unit_of(one, request)
-            if one.by_slice and not one.allocation.holds_out(unit):
-                part, arm = one.slice_at(self.server, now)
-                return ArmAssignment(one, arm, 1 / len(one.arms), str(part))
+            if one.spec.randomised and not one.allocation.holds_out(unit):
+                if (drawn := one.drawn(self.server, request.tenant, now)) is not None:
+                    return drawn
+                continue
             found = one.at(now).assign(unit)
             if isinstance(found, Assigned):
                 self._look(one, unit, request, now)
@@ -391,8 +393,10 @@ def place_of(one: RunningExperiment, request: Request, now: float, server: str =
             return replace(place, outside=NotAssignedReason.UNIT_MISSING.value)
         side = _side(one, unit)
         arm, share = side.arm, side.propensity
-    elif one.by_slice and not one.allocation.holds_out(unit):
-        arm, share = one.slice_at(server, now)[1], 1 / len(one.arms)
+    elif one.spec.randomised and not one.allocation.holds_out(unit):
+        if (drawn := one.drawn(server, request.tenant, now)) is None:
+            return replace(place, outside=NotAssignedReason.NOT_ENROLLED.value)
+        arm, share = drawn.arm, drawn.propensity
     else:
         found = one.at(now).assign(unit)
         if isinstance(found, NotAssigned):
@@ -434,6 +438,7 @@ class RunningExperiment:
     arms: Mapping[str, ArmSpec]
     epochs: tuple[Reweighted, ...] = ()
     started: float = 0.0  # unix seconds, of the phase
+    tenants: Mapping[str, str] = field(default_factory=dict)  # hash of a tenant: its arm
 
     @property
     def control(self) -> ArmSpec:
@@ -451,11 +456,6 @@ class RunningExperiment:
         return self.spec.mode is Mode.HOLDOUT
 
     @property
-    def by_slice(self) -> bool:
-        """Whether the whole route has one arm at a time."""
-        return self.spec.mode is Mode.SWITCHBACK
-
-    @property
     def assigns(self) -> bool:
         """Whether its units are answered by their arms."""
         return self.by_router or self.spec.mode in (Mode.SPLIT, Mode.BANDIT, Mode.SWITCHBACK)
@@ -464,6 +464,18 @@ class RunningExperiment:
         """The part of a slice that a server is in, and its arm."""
         part = part_at(self.spec, server, now - self.started)
         return part, self.arms[arm_at(self.allocation.salts.variant, server, part.number, tuple(self.arms))]
+
+    def drawn(self, server: str, tenant: str, now: float) -> ArmAssignment | None:
+        """What a server has now, in a switchback; else what a tenant has: None for one that was not there at
+        the start, and without one."""
+        if self.spec.mode is Mode.SWITCHBACK:
+            part, arm = self.slice_at(server, now)
+            return ArmAssignment(self, arm, 1 / len(self.arms), str(part))
+        unit = unit_hash(tenant) if tenant else ""
+        if (name := self.tenants.get(unit)) is None:
+            return None
+        share = sum(arm == name for arm in self.tenants.values()) / len(self.tenants)
+        return ArmAssignment(self, self.arms[name], share, unit)
 
     def at(self, now: float) -> UnitAllocation:
         """How units are divided at a time."""
@@ -533,8 +545,11 @@ def running_of(
         log.error("experiment %s is not served: %s", experiment.name, error.message)
         return None
     arms_by_name = {arm.name: arm for arm in spec.arms}
+    tenants = arms_of_tenants(phase.variant_salt, phase.tenants, spec.arms)
     return RunningExperiment(
-        experiment.name, phase.number, spec, allocation, arms_by_name, started=phase.started
+        *(experiment.name, phase.number, spec, allocation, arms_by_name),
+        started=phase.started,
+        tenants=tenants,
     )
 
 

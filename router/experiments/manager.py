@@ -232,7 +232,8 @@ class Manager:
         Another server may start one between look and write: who sees the other afterwards gives way.
         """
         self._check_conflicts(experiment.name, spec)
-        after = opened(experiment, spec, self.clock(), reason, self._salts)
+        tenants = tuple(sorted(self.known.tenants() or ())) if spec.by_tenant else ()
+        after = opened(experiment, spec, self.clock(), reason, self._salts, tenants)
         kept = self.keep(after, actor, act, reason, {**detail, "phase": len(after.phases)})
         try:
             self._check_conflicts(experiment.name, spec)
@@ -253,13 +254,20 @@ def check_etag(experiment: Experiment, etag: str) -> None:
 
 
 def opened(
-    experiment: Experiment, spec: Spec, now: float, reason: str, salts: NewSalts = AssignmentSalts.fresh
+    experiment: Experiment,
+    spec: Spec,
+    now: float,
+    reason: str,
+    salts: NewSalts = AssignmentSalts.fresh,
+    tenants: tuple[str, ...] = (),
 ) -> Experiment:
-    """Running, in a new phase with salts of its own: nothing carries over from the one before."""
+    """Running, in a new phase with salts of its own: nothing carries over from the one before, but the
+    tenants that take part, where no others are given."""
     fresh = salts()
-    phase = ExperimentPhase(
-        len(experiment.phases) + 1, now, fresh.enrolment, fresh.variant, spec, reason=reason
-    )
+    if spec.by_tenant and not tenants and experiment.phases:
+        tenants = experiment.phases[-1].tenants
+    number = len(experiment.phases) + 1
+    phase = ExperimentPhase(number, now, fresh.enrolment, fresh.variant, spec, reason=reason, tenants=tenants)
     return replace(
         experiment,
         spec=spec,

@@ -98,6 +98,7 @@ TEXTS = ("unit", "judge")
 PLANNED = (
     *("hypothesis", "route", "arms", "control", "primary", "guardrails", "mode", "unit_label", "namespace"),
     *("slot_start", "slot_end", "margin", "secondary", "segments", "equal_arms", *PRESENT, *TIMES, *TEXTS),
+    "by_tenant",
 )
 """Fields of the resource that an operator sets."""
 EVERYTHING = "*"
@@ -199,6 +200,7 @@ def plan_message(spec: Spec) -> pb.Experiment:
         slot_end=spec.slot[1],
         margin=spec.margin,
         equal_arms=spec.equal_arms,
+        by_tenant=spec.by_tenant,
         secondary=map(metric_message, spec.secondary),
         segments=(pb.Experiment.Segment(label=s.label, values=s.values) for s in spec.segments),
     )
@@ -236,6 +238,7 @@ def plan_of(message: pb.Experiment, found: Findings, within: str = "experiment."
         slot=(message.slot_start, message.slot_end if message.HasField("slot_end") else 1.0),
         margin=message.margin,
         equal_arms=message.equal_arms,
+        by_tenant=message.by_tenant,
         **given,
     )
 

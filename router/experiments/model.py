@@ -207,7 +207,8 @@ class Spec:
     nothing; they may be changed at any time without a new phase. With `equal_arms` arms may be the same
     version, as in an A/A test. A switchback gives the route one arm for `slice_length` seconds, leaves out
     `wash_out` seconds at a slice's begin (None: `slices.wash_out_of`), and is judged after `planned_slices`
-    of all servers; its units are slices, and `unit`, `planned_units`, `min_units` mean nothing to it.
+    of all servers; its units are slices, and `unit`, `planned_units`, `min_units` mean nothing to it. With
+    `by_tenant` the unit is the tenant of the client that asks, and the verdict comes when `window` is over.
     """
 
     hypothesis: str
@@ -239,11 +240,17 @@ class Spec:
     slice_length: float = 3600.0
     wash_out: float | None = None
     planned_slices: int = 48
+    by_tenant: bool = False
 
     @property
     def metrics(self) -> tuple[MetricSpec, ...]:
         """All of them, the primary one first."""
         return (self.primary, *self.guardrails, *self.secondary)
+
+    @property
+    def randomised(self) -> bool:
+        """Whether it is judged by a test of its randomisation, once: a switchback, and one by tenant."""
+        return self.mode is Mode.SWITCHBACK or self.by_tenant
 
     @property
     def closing(self) -> float:
@@ -262,6 +269,7 @@ class ExperimentPhase:
     spec: Spec
     ended: float | None = None
     reason: str = ""  # why it was opened
+    tenants: tuple[str, ...] = ()  # hashes of those that take part, in an experiment by tenant
 
 
 @dataclass(frozen=True, slots=True)

@@ -43,6 +43,7 @@ from router.experiments.slices import slice_problems
 from router.experiments.stats.checks import Guardrail
 from router.experiments.stats.compare import SequencePlan
 from router.experiments.stats.moments import ComparedMetric
+from router.experiments.tenants import tenant_problems
 from router.experiments.verdict import ExperimentDesign
 from router.types import AdapterInfo, AdapterRef, RouterVariant
 
@@ -77,6 +78,9 @@ class Known:
     classifiers: Callable[[], Collection[str]] | None = None
     sees: Callable[[Experiment], bool] = all_seen
     has_mode: Callable[[str], bool] = bool  # those of `modes.needed`
+    tenants: Callable[[], Collection[str] | None] = lambda: (
+        None
+    )  # hashes of those that may ask; None: not known
 
     def adapter_problem(self, name: str, version: str = "") -> str:
         """Why no arm or route can be this adapter; empty if it can."""
@@ -159,6 +163,7 @@ def _times(spec: Spec) -> Iterator[FieldViolation]:
 
 def _mode(spec: Spec, known: Known) -> Iterator[FieldViolation]:
     yield from slice_problems(spec)
+    yield from tenant_problems(spec, known.tenants())
     if spec.mode is Mode.HOLDOUT:
         yield from _holdout(spec)
     if not 0 < spec.shadow_share <= 1:
@@ -167,7 +172,8 @@ def _mode(spec: Spec, known: Known) -> Iterator[FieldViolation]:
     if spec.mode is Mode.SHADOW and known.judges is not None and spec.judge not in known.judges():
         yield FieldViolation("judge", _not_known(spec.judge, known.judges()))
     if (mode := needed(spec)) and not known.has_mode(mode):
-        yield FieldViolation("mode" if spec.mode is not Mode.SPLIT else "route", MISSING[mode])
+        field = "by_tenant" if spec.by_tenant else "mode" if spec.mode is not Mode.SPLIT else "route"
+        yield FieldViolation(field, MISSING[mode])
     if spec.mode is Mode.BANDIT:
         most = 1 / max(len(spec.arms), 1)
         if not 0 < spec.floor <= most:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from router.errors import ConfigError
 from router.hookspecs import RegisterServices, hookimpl
+from router.units import unit_hash
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -113,6 +114,7 @@ def experiments_of(server: ServerApp) -> LiveExperiments | None:
     store = store_of(settings, server.state_dir)
     if store is None:
         return None
+    from router.access.clients import Role
     from router.experiments.runtime import LiveExperiments
 
     live = LiveExperiments(
@@ -126,6 +128,7 @@ def experiments_of(server: ServerApp) -> LiveExperiments | None:
     )
     live.classifiers = lambda: [r.name for r in plugins.registrations()]
     live.judges = plugins.judges
+    live.tenants = lambda: {unit_hash(tenant) for tenant in server.access.tenants(Role.INFER)}
     return live
 
 

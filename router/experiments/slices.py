@@ -99,11 +99,12 @@ def slice_problems(spec: Spec) -> Iterator[FieldViolation]:
     ):
         if bad:
             yield FieldViolation(field, "must be unset: a switchback takes all requests of its route")
-    for field, metric in _named(spec):
+    for field, metric in named_metrics(spec):
         yield from _metric_problems(field, metric)
 
 
-def _named(spec: Spec) -> Iterator[tuple[str, MetricSpec]]:
+def named_metrics(spec: Spec) -> Iterator[tuple[str, MetricSpec]]:
+    """Metrics by their fields in the resource."""
     yield "primary", spec.primary
     for name in ("guardrails", "secondary"):
         for i, metric in enumerate(getattr(spec, name)):

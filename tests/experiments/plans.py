@@ -95,4 +95,5 @@ plans = st.builds(
     slice_length=seconds,
     wash_out=st.none() | seconds,
     planned_slices=counts,
+    by_tenant=st.booleans(),
 )

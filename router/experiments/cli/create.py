@@ -46,6 +46,7 @@ route = "medical"        # the adapter whose requests take part; "base" for thos
 control = "old"          # the arm that the others are compared with
 unit = "user"            # who has the same experience throughout; requests say it in routing.unit
 # unit_label = ""        # read the unit from this label of the request instead
+# by_tenant = false      # true: the unit is the client's tenant, whatever requests say
 window = "1d"            # outcomes count this long after a unit was first served: s, min, h, d
 # grace = "0s"           # they may arrive this much later, by a batch job: then a unit is mature
 planned_units = 5000     # of all arms together; intervals are tightest there, and valid at any size
@@ -56,8 +57,7 @@ planned_units = 5000     # of all arms together; intervals are tightest there, a
 # min_matured = 0.8      # share of units that had their window, before anything is promoted
 # namespace = ""         # experiments of one namespace never share a unit
 # slot = [0.0, 1.0]      # this one's part of it
-# mode = "split"         # or "shadow", "bandit", "switchback" (one arm at a time for all), or "holdout": no
-#                        # route, and two arms without adapters, of which control is the server's holdout
+# mode = "split"         # or "shadow", "bandit", "switchback" (one arm at a time), or "holdout" (no route)
 # equal_arms = false     # true: arms may be the same version, to test the pipeline (A/A)
 # shadow_share = 1.0     # shadow: share of requests that shadow arms answer too
 # judge = "exact_match"  # shadow: who compares the answers

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from router.experiments.interference import labelled
 from router.experiments.model import MetricSpec, Mode, SegmentSpec
-from router.experiments.modes import BANDIT, MISSING, SWITCHBACK, Judges, needed
+from router.experiments.modes import BANDIT, MISSING, SWITCHBACK, TENANTS, Judges, needed
 from router.experiments.report.model import (
     ArmNumbers,
     ArmReport,
@@ -119,7 +119,7 @@ def _verdicts(
     """Arms, the experiment's ruling and the arm that it is about."""
     mode = needed(source.spec)
     found = judges[mode](source) if mode in judges else None
-    if found is not None or mode in (BANDIT, SWITCHBACK):
+    if found is not None or mode in (BANDIT, SWITCHBACK, TENANTS):
         return _verdicts_of_mode(mode, found or (), health)
     judgement = judge(source.design, source.outcomes(), health)
     arms = _arms(store, source, judgement)
@@ -155,7 +155,7 @@ def _arm(source: PhaseEvidence, found: ArmVerdict) -> ArmReport:
 
 def _with_details(source: PhaseEvidence, arm: ArmReport) -> ArmReport:
     """With what decides nothing; for reports that are read, not for looks that only act."""
-    if source.spec.mode in (Mode.SHADOW, Mode.SWITCHBACK):  # a switchback has its own
+    if source.spec.mode is Mode.SHADOW or source.spec.randomised:  # the latter have their own
         return arm
     return replace(
         arm,
@@ -275,8 +275,8 @@ _UNKNOWN = _Effect(math.nan, -math.inf, math.inf)
 
 def _points(source: PhaseEvidence, most: int) -> tuple[PlotPoint, ...]:
     """At most `most` points of each arm, the last bucket's among them. None of shadow arms, which nobody is
-    exposed to, and of a switchback, whose pairs are in its report."""
-    if source.spec.mode in (Mode.SHADOW, Mode.SWITCHBACK) or not source.data.buckets or most < 1:
+    exposed to, and of what is judged once."""
+    if source.spec.mode is Mode.SHADOW or source.spec.randomised or not source.data.buckets or most < 1:
         return ()
     times = _thinned(np.unique(_ends(source.data.buckets)), most)
     units = {arm: _exposed(source.data.buckets, arm, times) for arm in source.design.weights}
@@ -509,6 +509,7 @@ def forecast(source: PhaseEvidence, arms: tuple[ArmReport, ...], verdict: str) -
         verdict != VerdictDecision.UNDECIDED
         or source.phase.ended is not None
         or source.spec.mode is not Mode.SPLIT
+        or source.spec.randomised
     ):
         return None
     per_day, planned = _per_day(source), source.spec.planned_units

@@ -278,7 +278,7 @@ def health_of(source: PhaseEvidence) -> PipelineHealth:
 
 
 def _splits(source: PhaseEvidence) -> bool:
-    return source.spec.mode in (Mode.SPLIT, Mode.HOLDOUT)
+    return source.spec.mode in (Mode.SPLIT, Mode.HOLDOUT) and not source.spec.randomised
 
 
 def _untested(source: PhaseEvidence) -> SampleRatio:
@@ -289,7 +289,7 @@ def _untested(source: PhaseEvidence) -> SampleRatio:
 def _missing(source: PhaseEvidence) -> Iterator[tuple[str, Missing]]:
     """Arm by arm, over mature units. None where a missing outcome counts as 0: then it is an outcome."""
     spec = source.spec
-    if spec.primary.missing is Unanswered.ZERO or spec.mode in (Mode.SHADOW, Mode.SWITCHBACK):
+    if spec.primary.missing is Unanswered.ZERO or spec.mode is Mode.SHADOW or spec.randomised:
         return
     seen = {arm: _answers(source, arm) for arm in source.design.weights}
     for arm in source.design.treatments:
@@ -336,6 +336,8 @@ def _ratio_in_words(source: PhaseEvidence, ratio: SampleRatio) -> str:
         return "not tested: control answers every unit, the other arms answer beside it"
     if source.spec.mode is Mode.SWITCHBACK:
         return "not tested: arms have slices of time, and not units"
+    if source.spec.by_tenant:
+        return "not tested: tenants are divided in fixed numbers"
     arms = ", ".join(
         f"{arm} {got:,} ({wanted:,.0f} expected)"
         for arm, got, wanted in zip(source.design.weights, ratio.counts, ratio.expected, strict=True)
@@ -347,8 +349,8 @@ def _missing_in_words(source: PhaseEvidence, health: PipelineHealth) -> str:
     spec = source.spec
     if spec.mode is Mode.SHADOW:
         return "not tested: users answer control only"
-    if spec.mode is Mode.SWITCHBACK:
-        return "not tested: a slice has the mean of what was recorded in it"
+    if spec.randomised:
+        return "not tested: a unit has the mean of what was recorded of its answers"
     if spec.primary.missing is Unanswered.ZERO:
         return f"a unit without {spec.primary.name} counts as 0, so none is missing"
     shares = [
@@ -367,6 +369,11 @@ def _notes(source: PhaseEvidence, health: PipelineHealth) -> Iterator[str]:
     spec = source.spec
     if text := MODE_NOTES.get(spec.mode):
         yield text.format(judge=spec.judge)
+    if spec.by_tenant:
+        yield (
+            "by tenant: a tenant has the mean over its answers, and counts once, whatever its size; the"
+            " verdict comes when the window of all is over"
+        )
     yield from _router_notes(source)
     young = health.maturity.exposed - health.maturity.matured
     if young:
@@ -398,7 +405,7 @@ def _router_notes(source: PhaseEvidence) -> Iterator[str]:
 
 def _unanswered_notes(source: PhaseEvidence) -> Iterator[str]:
     spec = source.spec
-    if spec.mode in (Mode.SHADOW, Mode.SWITCHBACK):
+    if spec.mode is Mode.SHADOW or spec.randomised:
         return
     units = sum(b.exposed for b in source.mature)
     missing = units - sum(b.answered.get(spec.primary.name, 0) for b in source.mature)
@@ -417,7 +424,7 @@ def _degraded_notes(source: PhaseEvidence) -> Iterator[str]:
 
 
 def _length_notes(source: PhaseEvidence) -> Iterator[str]:
-    if source.spec.mode in (Mode.SHADOW, Mode.SWITCHBACK):
+    if source.spec.mode is Mode.SHADOW or source.spec.randomised:
         return
     if source.spec.primary.kind.rules.has_denominator:
         yield "no effect at equal answer length: the primary metric is a ratio"

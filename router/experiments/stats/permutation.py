@@ -14,6 +14,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import combinations
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,16 +46,48 @@ def sign_flips(differences: Sequence[float], alpha: float = 0.05) -> Shift:
     """
     values = np.asarray(differences, np.float64)
     if not len(values):
-        return Shift(math.nan, -math.inf, math.inf, 1.0, 1.0, 1.0, exact=True)
+        return UNKNOWN
     chosen, exact = _subsets(len(values))
-    means = np.sort((chosen @ values) / chosen.sum(axis=1))
-    near = 1e-12 * float(np.abs(values).max())
-    ways = len(means) + 1
-    above = float(1 + (means <= near).sum()) / ways
-    below = float(1 + (means >= -near).sum()) / ways
-    place = math.floor(alpha / 2 * ways + 1e-9)
-    low, high = (float(means[place - 1]), float(means[-place])) if place else (-math.inf, math.inf)
-    return Shift(float(values.mean()), low, high, min(1.0, 2 * min(above, below)), above, below, exact)
+    means = (chosen @ values) / chosen.sum(axis=1)
+    return _shift(float(values.mean()), means, 1, float(np.abs(values).max()), alpha, exact)
+
+
+def relabelled(control: Sequence[float], treatment: Sequence[float], alpha: float = 0.05) -> Shift:
+    """The difference of the means of two groups, into which units were divided at random in these numbers.
+
+    The interval inverts the test for an effect that adds the same to every unit. Without a unit in both
+    groups nothing is known.
+    """
+    values = np.concatenate((np.asarray(control, np.float64), np.asarray(treatment, np.float64)))
+    many, treated = len(values), len(treatment)
+    if not 0 < treated < many:
+        return UNKNOWN
+    chosen, exact = _groups(many, treated)
+    there = np.arange(many) >= many - treated
+    differences = (chosen @ values) / treated - ((1 - chosen) @ values) / (many - treated)
+    moved = (chosen @ there) / treated - ((1 - chosen) @ there) / (many - treated)
+    other = moved < 1 - 1e-9  # the groups as they are are no other way to divide
+    seen = float(values[there].mean() - values[~there].mean())
+    thresholds = (seen - differences[other]) / (1 - moved[other])
+    same = 1 if exact else 1 + int((~other).sum())
+    return _shift(seen, thresholds, same, float(np.abs(values).max()), alpha, exact)
+
+
+UNKNOWN = Shift(math.nan, -math.inf, math.inf, 1.0, 1.0, 1.0, exact=True)
+
+
+def _shift(
+    effect: float, thresholds: NDArray[np.float64], same: int, scale: float, alpha: float, exact: bool
+) -> Shift:
+    """From the effects, one for each other way to label, from which on that way is as extreme as what was
+    seen; `same` ways are what was seen."""
+    found, near = np.sort(thresholds), 1e-12 * scale
+    ways = len(found) + same
+    above = float(same + (found <= near).sum()) / ways
+    below = float(same + (found >= -near).sum()) / ways
+    place = math.floor(alpha / 2 * ways + 1e-9) - same + 1
+    low, high = (float(found[place - 1]), float(found[-place])) if place > 0 else (-math.inf, math.inf)
+    return Shift(effect, low, high, min(1.0, 2 * min(above, below)), above, below, exact)
 
 
 def pairs_needed(alpha: float) -> int:
@@ -70,6 +103,18 @@ def _subsets(pairs: int) -> tuple[NDArray[np.float64], bool]:
         return ((numbers[:, None] >> np.arange(pairs)) & 1).astype(np.float64), True
     drawn = np.random.default_rng(pairs).integers(0, 2, (DRAWS - 1, pairs)).astype(np.float64)
     return drawn[drawn.sum(axis=1) > 0], False
+
+
+@lru_cache(maxsize=32)
+def _groups(many: int, treated: int) -> tuple[NDArray[np.float64], bool]:
+    """Ways [ways, units] to choose the treated units, as 0 and 1, and whether these are all."""
+    if math.comb(many, treated) <= DRAWS:
+        found = np.zeros((math.comb(many, treated), many))
+        for row, places in enumerate(combinations(range(many), treated)):
+            found[row, list(places)] = 1.0
+        return found, True
+    ranks = np.random.default_rng((many, treated)).random((DRAWS - 1, many)).argsort(axis=1).argsort(axis=1)
+    return (ranks < treated).astype(np.float64), False
 
 
 def pairs_for(effect: float, deviation: float, alpha: float, power: float) -> int:

@@ -13,24 +13,57 @@ nearly all of some more.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from router.experiments.model import MetricSpec
 from router.experiments.modes import ExperimentMode
+from router.experiments.report.answers import AnswerReader, Fraction, UnitAnswers
 from router.experiments.report.model import ArmReport, CarryOver, MetricReport, Ruling, SlicePair, Switchback
 from router.experiments.report.source import PhaseEvidence
-from router.experiments.slices import FINAL_SHARE
+from router.experiments.slices import FINAL_SHARE, SECOND, WASH_OUT, SlicePart
 from router.experiments.stats.checks import paired
 from router.experiments.stats.compare import holm
 from router.experiments.stats.permutation import Shift, sign_flips
 from router.experiments.store.store import ExperimentStore
 from router.experiments.verdict import VerdictDecision
-from router.extensions.experiments_switchback.values import SliceReader, SliceSums
 
 METHOD = "sign-flip"
 CARRIED = 0.01
 """From this p on the report says that slices are too short."""
-Slices = Mapping[tuple[str, int], SliceSums]
+
+
+@dataclass
+class SliceSums:
+    """A slice of a server without its wash-out. `parts` by metric: first half, second half."""
+
+    arm: str
+    parts: dict[str, list[Fraction]] = field(default_factory=dict)
+    responses: int = 0
+
+    def add(self, part: str, unit: UnitAnswers) -> None:
+        """The answers of a half."""
+        self.responses += unit.responses
+        for metric, found in unit.metrics.items():
+            halves = self.parts.setdefault(metric, [Fraction(), Fraction()])
+            halves[part == SECOND] = halves[part == SECOND].plus(found)
+
+    def value(self, metric: str, part: int | None = None) -> float | None:
+        """Of the whole slice, or of one half."""
+        halves = self.parts.get(metric, [Fraction(), Fraction()])
+        return (halves[0].plus(halves[1]) if part is None else halves[part]).value
+
+
+Slices = Mapping[tuple[str, int], SliceSums]  # by server and number
+
+
+def slices_of(found: Iterable[UnitAnswers]) -> Slices:
+    """The slices that units are parts of."""
+    slices: dict[tuple[str, int], SliceSums] = {}
+    for unit in found:
+        part = SlicePart.parsed(unit.unit)
+        if part is not None and part.part != WASH_OUT:
+            slices.setdefault((part.server, part.number), SliceSums(unit.arm)).add(part.part, unit)
+    return slices
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,13 +86,13 @@ class SwitchbackMode(ExperimentMode):
     """Judges the switchbacks of a server. Which arm a slice has is computed where requests are assigned."""
 
     def __init__(self, store: ExperimentStore) -> None:
-        self._reader = SliceReader(store)
+        self._reader = AnswerReader(store)
 
     def judge(self, source: PhaseEvidence) -> tuple[ArmReport, ...]:
         """Every arm but control, from the slices that are over."""
         settled = source.now - source.spec.closing
         name, number = source.experiment.name, source.phase.number
-        return judged(source, self._reader.read(name, number, source.spec.metrics, settled))
+        return judged(source, slices_of(self._reader.read(name, number, source.spec.metrics, settled)))
 
 
 def judged(source: PhaseEvidence, slices: Slices) -> tuple[ArmReport, ...]:

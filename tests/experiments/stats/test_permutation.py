@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from itertools import product
+from itertools import combinations, product
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router.experiments.stats.permutation import effect_for, pairs_for, pairs_needed, sign_flips
+from router.experiments.stats.permutation import effect_for, pairs_for, pairs_needed, relabelled, sign_flips
 
 values = st.lists(st.integers(-20, 20).map(lambda n: n / 4), min_size=1, max_size=8)
 
@@ -60,3 +60,38 @@ def test_so_many_pairs_as_planned_show_the_effect():
     shown = [sign_flips(row).p <= 0.05 for row in rng.normal(0.7, 1.0, (400, pairs))]
     assert 0.75 <= np.mean(shown) <= 0.88
     assert pairs_for(1.0, 0.0, 0.05, 0.8) == 6
+
+
+@given(
+    st.lists(st.integers(-9, 9), min_size=2, max_size=4), st.lists(st.integers(-9, 9), min_size=2, max_size=4)
+)
+def test_p_of_groups_counts_all_ways_to_divide(control, treatment):
+    values, treated = [*control, *treatment], len(treatment)
+    seen = np.mean(treatment) - np.mean(control)
+    ways = []
+    for places in combinations(range(len(values)), treated):
+        chosen = [values[i] for i in places]
+        ways.append(np.mean(chosen) - (sum(values) - sum(chosen)) / len(control))
+    shift = relabelled(control, treatment)
+    assert shift.above == pytest.approx(np.mean([way >= seen - 1e-9 for way in ways]))
+    assert shift.below == pytest.approx(np.mean([way <= seen + 1e-9 for way in ways]))
+
+
+def test_an_interval_of_groups_has_what_the_test_does_not_refuse():
+    rng = np.random.default_rng(8)
+    for sizes in ((5, 5), (4, 9), (30, 31)):
+        control, treatment = rng.lognormal(0, 1, sizes[0]), rng.lognormal(0.3, 1, sizes[1])
+        shift = relabelled(control, treatment)
+        width = 1e-3 * (shift.high - shift.low)
+        assert relabelled(control, treatment - shift.low - width).p > 0.05
+        assert relabelled(control, treatment - shift.high + width).p > 0.05
+        assert relabelled(control, treatment - shift.low + width).p <= 0.05
+        assert relabelled(control, treatment - shift.high - width).p <= 0.05
+    assert relabelled([], [1.0]).p == 1.0
+
+
+def test_five_against_five_can_show_a_difference_and_equal_groups_do_not():
+    rng = np.random.default_rng(9)
+    assert relabelled([0.0] * 5, [1.0] * 5).p == pytest.approx(2 / 252)
+    rows = rng.lognormal(0, 2, (400, 10))
+    assert sum(relabelled(row[:5], row[5:]).p <= 0.05 for row in rows) <= 400 * 0.05 + 9

@@ -1,4 +1,8 @@
-"""Values of slices, as the store has them: for each part of a slice, sums over its answers."""
+"""What units have over all their answers: for designs in which a unit is a slice of time or a tenant.
+
+There a unit has many answers, and its value is a mean over them. A proportion is the share of its answers,
+and a cap counts for each answer.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +13,6 @@ from typing import NamedTuple
 from sqlalchemy import Connection, case, func, select
 
 from router.experiments.model import Kind, MetricSpec, Unanswered
-from router.experiments.slices import FIRST, SECOND, SlicePart
 from router.experiments.store import tables
 from router.experiments.store.store import ExperimentStore
 
@@ -33,33 +36,21 @@ class Fraction(NamedTuple):
         return self.over / self.under if self.under > 0 else None
 
 
-@dataclass
-class SliceSums:
-    """A slice of a server without its wash-out. `parts` by metric: first half, second half."""
+@dataclass(frozen=True, slots=True)
+class UnitAnswers:
+    """A unit as it was exposed, and what it has of each metric. `first` is unix seconds."""
 
-    server: str
-    number: int
-    arm: str
-    parts: dict[str, list[Fraction]] = field(default_factory=dict)
-    responses: int = 0
-
-    def value(self, metric: str, part: int | None = None) -> float | None:
-        """Of the whole slice, or of one half."""
-        halves = self.parts.get(metric, [Fraction(), Fraction()])
-        return (halves[0].plus(halves[1]) if part is None else halves[part]).value
-
-
-class _Part(NamedTuple):
     id: int
-    place: SlicePart
+    unit: str
     arm: str
-    responses: int
     first: float
+    responses: int
+    metrics: dict[str, Fraction] = field(default_factory=dict)
 
 
-class SliceReader:
-    """Reads the slices of a phase. Sums of outcomes with a cap are added up row by row, so those of parts
-    that nothing changes any more are kept."""
+class AnswerReader:
+    """Reads the units of a phase. Sums of outcomes with a cap are added up row by row, so those of units that
+    nothing changes any more are kept."""
 
     def __init__(self, store: ExperimentStore) -> None:
         self._store = store
@@ -67,60 +58,46 @@ class SliceReader:
 
     def read(
         self, experiment: str, phase: int, metrics: Sequence[MetricSpec], settled: float
-    ) -> dict[tuple[str, int], SliceSums]:
-        """By server and number. `settled`: nothing changes parts that began before, in unix seconds. Blocks;
-        raises StoreDown."""
+    ) -> list[UnitAnswers]:
+        """All units. `settled`: nothing changes those that began before, in unix seconds. Blocks; raises
+        StoreDown."""
         with self._store.reading() as conn:
-            parts = _parts(conn, experiment, phase)
-            counted = _counted(conn, [part.id for part in parts], _names(metrics))
-            capped = {
-                m.name: self._capped_sums(conn, parts, m, settled) for m in metrics if m.cap is not None
-            }
-        found: dict[tuple[str, int], SliceSums] = {}
-        for part in parts:
-            at = part.place.server, part.place.number
-            one = found.setdefault(at, SliceSums(*at, part.arm))
-            one.responses += part.responses
+            found = _units(conn, experiment, phase)
+            counted = _counted(conn, [unit.id for unit in found], _names(metrics))
             for metric in metrics:
-                halves = one.parts.setdefault(metric.name, [Fraction(), Fraction()])
-                there = dict(counted.get(part.id, {}))
-                if metric.name in capped:
-                    there[metric.name] = capped[metric.name].get(part.id, (0, 0.0))
-                half = part.place.part == SECOND
-                halves[half] = halves[half].plus(_fraction(metric, there, part.responses))
+                sums = self._capped_sums(conn, found, metric, settled) if metric.cap is not None else {}
+                for unit in found:
+                    there = dict(counted.get(unit.id, {}))
+                    if metric.cap is not None:
+                        there[metric.name] = sums.get(unit.id, (0, 0.0))
+                    unit.metrics[metric.name] = _fraction(metric, there, unit.responses)
         return found
 
     def _capped_sums(
-        self, conn: Connection, parts: Iterable[_Part], metric: MetricSpec, settled: float
+        self, conn: Connection, found: Iterable[UnitAnswers], metric: MetricSpec, settled: float
     ) -> Mapping[int, tuple[int, float]]:
         """Unit to number and sum of its outcomes, each of which counts as at most the cap."""
         cap, least = float(metric.cap or 0.0), metric.least
-        keys = {part.id: (part.id, metric.name, cap, least) for part in parts}
-        final = {part.id for part in parts if part.first < settled}
-        found = {id_: self._capped[key] for id_, key in keys.items() if key in self._capped}
+        keys = {unit.id: (unit.id, metric.name, cap, least) for unit in found}
+        final = {unit.id for unit in found if unit.first < settled}
+        sums = {id_: self._capped[key] for id_, key in keys.items() if key in self._capped}
         value = case((outcomes.value > cap, cap), (outcomes.value < least, least), else_=outcomes.value)
-        for some in _batches([id_ for id_ in keys if id_ not in found]):
+        for some in _batches([id_ for id_ in keys if id_ not in sums]):
             which = outcomes.unit_id.in_(some), outcomes.metric == metric.name, outcomes.late == 0
             query = select(outcomes.unit_id, func.count(), func.sum(value)).where(*which)
             for id_, count, total in conn.execute(query.group_by(outcomes.unit_id)):
-                found[id_] = int(count), float(total)
-        self._capped |= {keys[id_]: sums for id_, sums in found.items() if id_ in final}
-        return found
+                sums[id_] = int(count), float(total)
+        self._capped |= {keys[id_]: one for id_, one in sums.items() if id_ in final}
+        return sums
 
 
-def _parts(conn: Connection, experiment: str, phase: int) -> list[_Part]:
-    """Halves of slices."""
+def _units(conn: Connection, experiment: str, phase: int) -> list[UnitAnswers]:
     joined = tables.units.join(tables.phases, units.phase == tables.phases.c.id).join(
         tables.experiments, tables.phases.c.experiment == tables.experiments.c.id
     )
-    query = select(units.id, units.unit, units.arm, units.responses, units.first).select_from(joined)
+    query = select(units.id, units.unit, units.arm, units.first, units.responses).select_from(joined)
     which = tables.experiments.c.name == experiment, tables.phases.c.number == phase
-    found = []
-    for key, unit, arm, responses, first in conn.execute(query.where(*which)):
-        place = SlicePart.parsed(unit)
-        if place is not None and place.part in (FIRST, SECOND):
-            found.append(_Part(key, place, arm, responses, first))
-    return found
+    return [UnitAnswers(*row) for row in conn.execute(query.where(*which).order_by(units.id))]
 
 
 def _names(metrics: Iterable[MetricSpec]) -> set[str]:
@@ -141,7 +118,7 @@ def _counted(
 
 
 def _fraction(metric: MetricSpec, there: Mapping[str, tuple[int, float]], responses: int) -> Fraction:
-    """What a part adds: the sum of the outcomes, over how many answers."""
+    """The sum of the outcomes, over how many answers."""
     count, total = there.get(metric.name, (0, 0.0))
     if metric.kind is Kind.RATIO and metric.per == "responses":
         return Fraction(total, responses)
