@@ -23,7 +23,7 @@ from itertools import accumulate
 
 from router.errors import FieldViolation, InvalidRequest
 from router.experiments.model import BASE, ArmSpec, Experiment, Lifecycle, Mode, Spec
-from router.experiments.slices import SlicePart, arm_at, part_at
+from router.experiments.slices import arm_at, part_at
 from router.experiments.tenants import arms_of_tenants
 from router.ports import Place
 from router.types import AdapterRef, Decision, Request
@@ -46,6 +46,7 @@ class NotAssignedReason(StrEnum):
     HOLDOUT = "holdout"
     OTHER_EXPERIMENT = "other_experiment"
     NOT_ENROLLED = "not_enrolled"
+    ARM_WITHDRAWN = "arm_withdrawn"
 
 
 @dataclass(frozen=True, slots=True)
@@ -337,7 +338,7 @@ class Assigner:
                 if (drawn := one.drawn(self.server, request.tenant, now)) is not None:
                     return drawn
                 continue
-            found = one.at(now).assign(unit)
+            found = one.assigned(unit, now)
             if isinstance(found, Assigned):
                 self._look(one, unit, request, now)
                 return ArmAssignment(one, one.arms[found.arm], found.propensity, unit_hash(unit))
@@ -398,7 +399,7 @@ def place_of(one: RunningExperiment, request: Request, now: float, server: str =
             return replace(place, outside=NotAssignedReason.NOT_ENROLLED.value)
         arm, share = drawn.arm, drawn.propensity
     else:
-        found = one.at(now).assign(unit)
+        found = one.assigned(unit, now)
         if isinstance(found, NotAssigned):
             return replace(place, outside=found.reason.value)
         arm, share = one.arms[found.arm], found.propensity
@@ -460,26 +461,30 @@ class RunningExperiment:
         """Whether its units are answered by their arms."""
         return self.by_router or self.spec.mode in (Mode.SPLIT, Mode.BANDIT, Mode.SWITCHBACK)
 
-    def slice_at(self, server: str, now: float) -> tuple[SlicePart, ArmSpec]:
-        """The part of a slice that a server is in, and its arm."""
-        part = part_at(self.spec, server, now - self.started)
-        return part, self.arms[arm_at(self.allocation.salts.variant, server, part.number, tuple(self.arms))]
-
     def drawn(self, server: str, tenant: str, now: float) -> ArmAssignment | None:
         """What a server has now, in a switchback; else what a tenant has: None for one that was not there at
         the start, and without one."""
         if self.spec.mode is Mode.SWITCHBACK:
-            part, arm = self.slice_at(server, now)
-            return ArmAssignment(self, arm, 1 / len(self.arms), str(part))
+            part = part_at(self.spec, server, now - self.started)
+            arm = arm_at(self.allocation.salts.variant, server, part.number, tuple(self.arms))
+            return ArmAssignment(self, self.arms[arm], 1 / len(self.arms), str(part))
         unit = unit_hash(tenant) if tenant else ""
         if (name := self.tenants.get(unit)) is None:
             return None
-        share = sum(arm == name for arm in self.tenants.values()) / len(self.tenants)
+        share = sum(other == name for other in self.tenants.values()) / len(self.tenants)
         return ArmAssignment(self, self.arms[name], share, unit)
 
     def at(self, now: float) -> UnitAllocation:
         """How units are divided at a time."""
         return next((e.allocation for e in reversed(self.epochs) if e.start <= now), self.allocation)
+
+    def assigned(self, unit: str, now: float) -> Assigned | NotAssigned:
+        """The arm of a unit at a time. A withdrawn arm keeps its share of the hash, so that nobody else's arm
+        changes; its units have none."""
+        found = self.at(now).assign(unit)
+        if isinstance(found, Assigned) and self.arms[found.arm].withdrawn is not None:
+            return NotAssigned(NotAssignedReason.ARM_WITHDRAWN)
+        return found
 
     def reweighted(self, start: float, weights: Mapping[str, float]) -> RunningExperiment:
         """With other weights from `start` on. Raises InvalidRequest where they do not fit the arms."""
@@ -544,13 +549,11 @@ def running_of(
     except InvalidRequest as error:
         log.error("experiment %s is not served: %s", experiment.name, error.message)
         return None
-    arms_by_name = {arm.name: arm for arm in spec.arms}
-    tenants = arms_of_tenants(phase.variant_salt, phase.tenants, spec.arms)
-    return RunningExperiment(
-        *(experiment.name, phase.number, spec, allocation, arms_by_name),
-        started=phase.started,
-        tenants=tenants,
+    found = RunningExperiment(
+        experiment.name, phase.number, spec, allocation, {arm.name: arm for arm in spec.arms}
     )
+    tenants = arms_of_tenants(phase.variant_salt, phase.tenants, spec.arms)
+    return replace(found, started=phase.started, tenants=tenants)
 
 
 def holdout_problem(spec: Spec, holdout: float) -> str:

@@ -6,8 +6,8 @@ report is one line in `report/model.py` and one in the proto.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
-from dataclasses import fields
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from google.protobuf.json_format import MessageToDict
@@ -75,6 +75,7 @@ def report_message(report: Report, experiment: pb.Experiment) -> pb.GetReportRes
         time=timestamp(report.time),
         forecast=Out.Forecast(**_same(report.forecast)) if report.forecast else None,
         switchback=(_switchback_message(arm.arm, arm.switchback) for arm in report.arms if arm.switchback),
+        days=(Out.Days(arm=arm.arm, effects=_effect_messages(arm.days)) for arm in report.arms if arm.days),
     )
 
 
@@ -82,12 +83,16 @@ def report_of(message: pb.GetReportResponse) -> Report:
     """The report as the server made it."""
     experiment = experiment_of(message.experiment)
     switchbacks = {one.arm: _switchback_of(one) for one in message.switchback}
+    days = {one.arm: _effects_of(one.effects) for one in message.days}
     return Report(
         experiment=experiment,
         phase=message.phase,
         verdict=_read(Ruling, message.verdict),
         arm=message.arm or None,
-        arms=tuple(_arm_of(arm, switchbacks.get(arm.arm)) for arm in message.arms),
+        arms=tuple(
+            replace(_arm_of(arm), switchback=switchbacks.get(arm.arm), days=days.get(arm.arm, {}))
+            for arm in message.arms
+        ),
         checks=tuple(_read(PipelineCheck, check) for check in message.checks),
         numbers=tuple(map(_numbers_of, message.numbers)),
         audit=tuple(_audit_of(experiment.name, entry) for entry in message.audit),
@@ -123,7 +128,7 @@ def _arm_message(arm: ArmReport) -> pb.GetReportResponse.ArmReport:
     )
 
 
-def _arm_of(message: pb.GetReportResponse.ArmReport, switchback: Switchback | None) -> ArmReport:
+def _arm_of(message: pb.GetReportResponse.ArmReport) -> ArmReport:
     return ArmReport(
         arm=message.arm,
         verdict=_read(Ruling, message.verdict),
@@ -136,7 +141,6 @@ def _arm_of(message: pb.GetReportResponse.ArmReport, switchback: Switchback | No
         unadjusted=_metric_of(message.unadjusted) if message.HasField("unadjusted") else None,
         secondary=tuple(map(_metric_of, message.secondary)),
         segments=tuple(map(_segment_of, message.segments)),
-        switchback=switchback,
     )
 
 
@@ -153,16 +157,22 @@ def _switchback_of(message: pb.GetReportResponse.Switchback) -> Switchback:
 
 
 def _segment_message(found: SegmentReport) -> pb.GetReportResponse.SegmentReport:
-    effects = (
-        Out.SegmentEffect(value=value, comparison=_metric_message(measured))
-        for value, measured in found.effects.items()
-    )
-    return Out.SegmentReport(**_same(found, effects=effects))
+    return Out.SegmentReport(**_same(found, effects=_effect_messages(found.effects)))
+
+
+def _effect_messages(
+    effects: Mapping[str, MetricReport],
+) -> Iterator[pb.GetReportResponse.SegmentEffect]:
+    for value, measured in effects.items():
+        yield Out.SegmentEffect(value=value, comparison=_metric_message(measured))
+
+
+def _effects_of(messages: Iterable[pb.GetReportResponse.SegmentEffect]) -> dict[str, MetricReport]:
+    return {effect.value: _metric_of(effect.comparison) for effect in messages}
 
 
 def _segment_of(message: pb.GetReportResponse.SegmentReport) -> SegmentReport:
-    effects = {effect.value: _metric_of(effect.comparison) for effect in message.effects}
-    return _read(SegmentReport, message, effects=effects)
+    return _read(SegmentReport, message, effects=_effects_of(message.effects))
 
 
 def _metric_message(found: MetricReport) -> pb.GetReportResponse.Comparison:

@@ -62,16 +62,18 @@ class Experiment(_message.Message):
         values: _containers.RepeatedScalarFieldContainer[str]
         def __init__(self, label: _Optional[str] = ..., values: _Optional[_Iterable[str]] = ...) -> None: ...
     class Arm(_message.Message):
-        __slots__ = ("name", "weight", "adapter", "router")
+        __slots__ = ("name", "weight", "adapter", "router", "withdraw_time")
         NAME_FIELD_NUMBER: _ClassVar[int]
         WEIGHT_FIELD_NUMBER: _ClassVar[int]
         ADAPTER_FIELD_NUMBER: _ClassVar[int]
         ROUTER_FIELD_NUMBER: _ClassVar[int]
+        WITHDRAW_TIME_FIELD_NUMBER: _ClassVar[int]
         name: str
         weight: float
         adapter: str
         router: Experiment.RouterVariant
-        def __init__(self, name: _Optional[str] = ..., weight: _Optional[float] = ..., adapter: _Optional[str] = ..., router: _Optional[_Union[Experiment.RouterVariant, _Mapping]] = ...) -> None: ...
+        withdraw_time: _timestamp_pb2.Timestamp
+        def __init__(self, name: _Optional[str] = ..., weight: _Optional[float] = ..., adapter: _Optional[str] = ..., router: _Optional[_Union[Experiment.RouterVariant, _Mapping]] = ..., withdraw_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
     class RouterVariant(_message.Message):
         __slots__ = ("threshold", "classifiers", "task_first", "domain_first")
         THRESHOLD_FIELD_NUMBER: _ClassVar[int]
@@ -333,6 +335,24 @@ class StopExperimentResponse(_message.Message):
     experiment: Experiment
     def __init__(self, experiment: _Optional[_Union[Experiment, _Mapping]] = ...) -> None: ...
 
+class WithdrawArmRequest(_message.Message):
+    __slots__ = ("name", "arm", "etag", "reason")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    ARM_FIELD_NUMBER: _ClassVar[int]
+    ETAG_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    arm: str
+    etag: str
+    reason: str
+    def __init__(self, name: _Optional[str] = ..., arm: _Optional[str] = ..., etag: _Optional[str] = ..., reason: _Optional[str] = ...) -> None: ...
+
+class WithdrawArmResponse(_message.Message):
+    __slots__ = ("experiment",)
+    EXPERIMENT_FIELD_NUMBER: _ClassVar[int]
+    experiment: Experiment
+    def __init__(self, experiment: _Optional[_Union[Experiment, _Mapping]] = ...) -> None: ...
+
 class PromoteArmRequest(_message.Message):
     __slots__ = ("name", "arm", "etag", "force", "reason")
     NAME_FIELD_NUMBER: _ClassVar[int]
@@ -382,7 +402,14 @@ class GetReportRequest(_message.Message):
     def __init__(self, name: _Optional[str] = ..., phase: _Optional[int] = ...) -> None: ...
 
 class GetReportResponse(_message.Message):
-    __slots__ = ("experiment", "phase", "verdict", "arm", "arms", "checks", "numbers", "audit", "points", "notes", "time", "forecast", "switchback")
+    __slots__ = ("experiment", "phase", "verdict", "arm", "arms", "checks", "numbers", "audit", "points", "notes", "time", "forecast", "switchback", "days")
+    class Days(_message.Message):
+        __slots__ = ("arm", "effects")
+        ARM_FIELD_NUMBER: _ClassVar[int]
+        EFFECTS_FIELD_NUMBER: _ClassVar[int]
+        arm: str
+        effects: _containers.RepeatedCompositeFieldContainer[GetReportResponse.SegmentEffect]
+        def __init__(self, arm: _Optional[str] = ..., effects: _Optional[_Iterable[_Union[GetReportResponse.SegmentEffect, _Mapping]]] = ...) -> None: ...
     class Switchback(_message.Message):
         __slots__ = ("arm", "planned", "slices", "pairs", "carry_over", "complete")
         ARM_FIELD_NUMBER: _ClassVar[int]
@@ -688,6 +715,7 @@ class GetReportResponse(_message.Message):
     TIME_FIELD_NUMBER: _ClassVar[int]
     FORECAST_FIELD_NUMBER: _ClassVar[int]
     SWITCHBACK_FIELD_NUMBER: _ClassVar[int]
+    DAYS_FIELD_NUMBER: _ClassVar[int]
     experiment: Experiment
     phase: int
     verdict: GetReportResponse.Verdict
@@ -701,7 +729,8 @@ class GetReportResponse(_message.Message):
     time: _timestamp_pb2.Timestamp
     forecast: GetReportResponse.Forecast
     switchback: _containers.RepeatedCompositeFieldContainer[GetReportResponse.Switchback]
-    def __init__(self, experiment: _Optional[_Union[Experiment, _Mapping]] = ..., phase: _Optional[int] = ..., verdict: _Optional[_Union[GetReportResponse.Verdict, _Mapping]] = ..., arm: _Optional[str] = ..., arms: _Optional[_Iterable[_Union[GetReportResponse.ArmReport, _Mapping]]] = ..., checks: _Optional[_Iterable[_Union[GetReportResponse.Check, _Mapping]]] = ..., numbers: _Optional[_Iterable[_Union[GetReportResponse.ArmNumbers, _Mapping]]] = ..., audit: _Optional[_Iterable[_Union[GetReportResponse.AuditEntry, _Mapping]]] = ..., points: _Optional[_Iterable[_Union[GetReportResponse.Point, _Mapping]]] = ..., notes: _Optional[_Iterable[str]] = ..., time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., forecast: _Optional[_Union[GetReportResponse.Forecast, _Mapping]] = ..., switchback: _Optional[_Iterable[_Union[GetReportResponse.Switchback, _Mapping]]] = ...) -> None: ...
+    days: _containers.RepeatedCompositeFieldContainer[GetReportResponse.Days]
+    def __init__(self, experiment: _Optional[_Union[Experiment, _Mapping]] = ..., phase: _Optional[int] = ..., verdict: _Optional[_Union[GetReportResponse.Verdict, _Mapping]] = ..., arm: _Optional[str] = ..., arms: _Optional[_Iterable[_Union[GetReportResponse.ArmReport, _Mapping]]] = ..., checks: _Optional[_Iterable[_Union[GetReportResponse.Check, _Mapping]]] = ..., numbers: _Optional[_Iterable[_Union[GetReportResponse.ArmNumbers, _Mapping]]] = ..., audit: _Optional[_Iterable[_Union[GetReportResponse.AuditEntry, _Mapping]]] = ..., points: _Optional[_Iterable[_Union[GetReportResponse.Point, _Mapping]]] = ..., notes: _Optional[_Iterable[str]] = ..., time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., forecast: _Optional[_Union[GetReportResponse.Forecast, _Mapping]] = ..., switchback: _Optional[_Iterable[_Union[GetReportResponse.Switchback, _Mapping]]] = ..., days: _Optional[_Iterable[_Union[GetReportResponse.Days, _Mapping]]] = ...) -> None: ...
 
 class PlanExperimentRequest(_message.Message):
     __slots__ = ("route", "metric", "baseline", "deviation", "effect", "weights", "units_per_day", "enrolment", "days", "units", "alpha", "power", "slice_length")

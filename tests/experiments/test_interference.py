@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from router.experiments.cli import wording
-from router.experiments.cli.report import guardrails
+from router.experiments import words
 from router.experiments.interference import shared_primary, shared_warnings
 from router.experiments.messages import experiment_message
 from router.experiments.model import Kind, MetricSpec, Mode
 from router.experiments.report.build import report
 from router.experiments.report_messages import report_message, report_of
+from router.experiments.report_tables import guardrails
 from router.experiments.stats.moments import Moments
 from tests.experiments.plans import plan
 from tests.experiments.report.sums import LONG_AFTER, SPEC, SumsStore, both, running
@@ -30,7 +30,10 @@ def test_a_new_split_cannot_be_decided_by_a_time_and_an_old_one_is_warned():
 
 
 def test_a_guardrail_within_its_margin_is_marked_and_still_stops_harm():
-    for slower, state, words in ((0.0, "within", "within (in one queue)"), (2.0, "beyond", "beyond")):
+    for slower, state, read in (
+        (0.0, "within", "✓ within what is allowed, in one queue"),
+        (2.0, "beyond", "✗ worse than allowed"),
+    ):
         rail = replace(FIRST, margin=0.5)
         buckets = [
             replace(b, moments={**b.moments, rail.name: times(slower if b.arm == "new" else 0.0)})
@@ -39,7 +42,7 @@ def test_a_guardrail_within_its_margin_is_marked_and_still_stops_harm():
         store = SumsStore(buckets, running(replace(SPEC, guardrails=(rail,))))
         found = report(store, "medical-v2", now=LONG_AFTER)
         (shown,) = found.arms[0].guardrails
-        assert (shown.state, shown.shared_queue, wording.state(shown)) == (state, True, words)
+        assert (shown.state, shown.shared_queue, words.guarded(found, shown)) == (state, True, read)
         assert found.verdict.decision == ("promote" if state == "within" else "stop for harm")
         assert found.arms[0].primary is not None
         assert not found.arms[0].primary.shared_queue

@@ -146,7 +146,7 @@ def plan_of(values: Mapping[str, Any]) -> Spec:
 
     from router.experiments.model import SegmentSpec, Spec
 
-    made = {"route": "", **values}
+    made = {"route": "", **({"unit": "tenant"} if values.get("by_tenant") else {}), **values}
     _check_names(made, Spec, "")
     made["arms"] = [_arm(arm, f"arms[{i}].") for i, arm in enumerate(_tables(made, "arms"))]
     for name in ("guardrails", "secondary"):
@@ -157,7 +157,7 @@ def plan_of(values: Mapping[str, Any]) -> Spec:
         made["primary"] = _metric(made["primary"], "primary.")
     made |= {name: seconds(made[name], name) for name in TIMES if made.get(name) is not None}
     if made.get("mode") == "switchback":  # outcomes of the last answers of a slice must still count
-        made.setdefault("window", 2 * made.get("slice_length", 3600.0))
+        made = {"unit": "slice", "window": 2 * made.get("slice_length", 3600.0)} | made
     try:
         return TypeAdapter(Spec).validate_python(made)
     except ValidationError as error:

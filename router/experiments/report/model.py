@@ -159,7 +159,8 @@ class ArmReport:
 
     `primary` is None until both arms have two units. In a router experiment it is of the units for which
     the two routers differed at least once, and `everyone` is of all. `unadjusted` is primary without its
-    covariate. `secondary` and `segments` decide nothing.
+    covariate. `secondary` and `segments` decide nothing, and neither do `days`: the primary metric by days
+    since a unit's first exposure.
     """
 
     arm: str
@@ -174,6 +175,7 @@ class ArmReport:
     secondary: tuple[MetricReport, ...] = ()
     segments: tuple[SegmentReport, ...] = ()
     switchback: Switchback | None = None
+    days: Mapping[str, MetricReport] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

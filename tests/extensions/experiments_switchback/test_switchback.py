@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 
 from router.errors import InvalidRequest
+from router.experiments import report_tables, words
 from router.experiments.assignment import running_of
 from router.experiments.messages import experiment_message
 from router.experiments.model import (
@@ -27,6 +28,7 @@ from router.experiments.report_messages import report_message, report_of
 from router.experiments.runtime import act_on
 from router.experiments.sizing import VisibleHistory
 from router.experiments.slice_sizing import slice_size_of
+from router.experiments.slices import SlicePart
 from router.experiments.store.store import ExperimentStore
 from router.extensions.experiments_switchback.switchback import SwitchbackMode
 from tests.experiments.plans import plan
@@ -68,7 +70,8 @@ def play(store, spec=SPEC, slices=16, slower=0.0, servers=("one",), skip=(), noi
             load = loads[number // 2]
             for i in range(10):
                 at = number * SLICE + i * SLICE / 10 + 0.5
-                part, arm = running.slice_at(server, START + at)
+                drawn = running.drawn(server, "", START + at)
+                part, arm = SlicePart.parsed(drawn.unit), drawn.arm
                 key = f"{server}-{number}-{i}"
                 spent = load + dice.gauss(0, noise)
                 if arm.name == "new":
@@ -191,3 +194,15 @@ def test_a_plan_of_slices_knows_from_the_last_ones_how_much_they_differ(played):
     assert again.effect == pytest.approx(0.3, rel=0.05)
     with pytest.raises(InvalidRequest, match="deviation"):
         slice_size_of(replace(question, metric="total_time"), history)
+
+
+def test_a_report_in_words_says_how_many_slices_are_over_and_when_to_give_up(played):
+    store = played(slower=0.0)
+    early, late = judged(store, now=12 * SLICE + 250.0), judged(store)
+    assert words.heading(early) == (
+        "WAIT: 12 of 14 planned slices are over, and the verdict comes after the last."
+    )
+    assert words.heading(late).startswith("GIVE UP: no difference between new and old is shown.")
+    table = report_tables.slices(late)
+    assert (len(table.rows), len(table.notes)) == (7, 1)
+    assert table.rows[0][1] == "one"
