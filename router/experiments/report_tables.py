@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from router.experiments.report.model import ArmNumbers, ArmReport, MetricReport, Report, SegmentReport
 
 Row = tuple[str, ...]
+DAYS = (
+    "To see whether a difference wears off or grows. A row has the {units} with an outcome in that time, so"
+    " later rows have other {units} than the first."
+)
 MOST_PAIRS = 24  # that are listed of an arm
 NUMBERS = "Units and answers by arm"
 LEGEND = (
@@ -40,6 +44,7 @@ class ReportTable:
     columns: tuple[tuple[str, str], ...]
     rows: tuple[Row, ...]
     notes: tuple[str, ...] = ()
+    found: tuple[MetricReport | None, ...] = ()  # what each row is of
 
 
 def tables(report: Report) -> Iterator[ReportTable]:
@@ -65,7 +70,11 @@ def effects(report: Report) -> ReportTable:
     waits = _awaited(report, ((arm.arm, arm.primary) for arm in report.arms if arm.primary))
     title = f"{named(spec.primary.name, spec.primary.cap)}, which decides"
     return ReportTable(
-        f"{title} ({words.direction(spec.primary.higher_is_better)})", columns, rows, (*waits, *lines)
+        f"{title} ({words.direction(spec.primary.higher_is_better)})",
+        columns,
+        rows,
+        (*waits, *lines),
+        (*(None for _ in first), *(arm.primary for arm in report.arms)),
     )
 
 
@@ -134,7 +143,8 @@ def guardrails(report: Report) -> ReportTable:
         )
         for arm, rail in found
     )
-    return ReportTable("What must not get worse", columns, rows, _awaited(report, found))
+    notes = _awaited(report, found)
+    return ReportTable("What must not get worse", columns, rows, notes, tuple(rail for _, rail in found))
 
 
 def secondary(report: Report) -> ReportTable:
@@ -146,7 +156,8 @@ def secondary(report: Report) -> ReportTable:
     columns = (*_compared_columns(report), ("", "pill"))
     rows = tuple((*_compared(report, arm, one), words.reading(report, one)) for arm, one in found)
     notes = (*_awaited(report, found), *_many(report, (one for _, one in found)))
-    return ReportTable("Further metrics, which decide nothing", columns, rows, notes)
+    title = "Further metrics, which decide nothing"
+    return ReportTable(title, columns, rows, notes, tuple(one for _, one in found))
 
 
 def _compared_columns(report: Report) -> tuple[tuple[str, str], ...]:
@@ -210,7 +221,7 @@ def _segment(report: Report, arm: ArmReport, found: SegmentReport) -> ReportTabl
     title = f"{spec.primary.name} by {found.label}: {arm.arm} against {spec.control}"
     waits = _awaited(report, found.effects.items())
     notes = (*waits, words.differs(found), *_many(report, found.effects.values()))
-    return ReportTable(title, columns, rows, notes)
+    return ReportTable(title, columns, rows, notes, tuple(found.effects.values()))
 
 
 def days(report: Report) -> Iterator[ReportTable]:
@@ -228,7 +239,7 @@ def days(report: Report) -> Iterator[ReportTable]:
         )
         title = f"{spec.primary.name} by days: {arm.arm} against {spec.control}, which decides nothing"
         if rows:
-            yield ReportTable(title, columns, rows, (words.DAYS.format(units=f"{spec.unit}s"),))
+            yield ReportTable(title, columns, rows, (DAYS.format(units=f"{spec.unit}s"),))
 
 
 # -- Behind the fold

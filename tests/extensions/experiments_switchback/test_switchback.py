@@ -200,7 +200,7 @@ def test_a_report_in_words_says_how_many_slices_are_over_and_when_to_give_up(pla
     store = played(slower=0.0)
     early, late = judged(store, now=12 * SLICE + 250.0), judged(store)
     assert words.heading(early) == (
-        "WAIT: 12 of 14 planned slices are over, and the verdict comes after the last."
+        "WAIT: only 12 of 14 planned slices have had their time, and the verdict comes after the last."
     )
     assert words.heading(late).startswith("GIVE UP: no difference between new and old is shown.")
     table = report_tables.slices(late)

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import pytest
 
+from router.experiments import words
 from router.experiments.assignment import Assigner, running_of
 from router.experiments.manager import Manager
 from router.experiments.model import (
@@ -33,7 +34,7 @@ from tests.experiments.plans import plan
 
 START, WINDOW = 1_000_000.0, 1000.0
 LATER = 3 * WINDOW
-SPEC = plan(by_tenant=True, window=WINDOW, primary=MetricSpec("solved", Kind.PROPORTION))
+SPEC = plan(by_tenant=True, unit="tenant", window=WINDOW, primary=MetricSpec("solved", Kind.PROPORTION))
 TENANTS = tuple(f"tenant-{i}" for i in range(12))
 
 
@@ -153,6 +154,8 @@ def test_verdicts_come_once_and_from_ten_tenants_on(played):
     few = judged(played(gain=0.4, tenants=TENANTS[:9]))
     assert (few.verdict.decision, few.verdict.rule) == ("undecided", "too-few-units")
     assert "below 10" in few.verdict.text
+    assert words.heading(few).startswith("WAIT: 9 tenants have solved")
+    assert "the verdict comes after the last" in words.heading(early)
     assert judged(played(gain=0.4, late=3)).verdict.rule == "too-few-units"
 
 
