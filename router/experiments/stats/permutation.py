@@ -64,8 +64,10 @@ def relabelled(control: Sequence[float], treatment: Sequence[float], alpha: floa
         return UNKNOWN
     chosen, exact = _groups(many, treated)
     there = np.arange(many) >= many - treated
-    differences = (chosen @ values) / treated - ((1 - chosen) @ values) / (many - treated)
-    moved = (chosen @ there) / treated - ((1 - chosen) @ there) / (many - treated)
+    differences, moved = (
+        inside / treated - (each.sum() - inside) / (many - treated)
+        for each, inside in ((values, chosen @ values), (there, chosen[:, there].sum(axis=1)))
+    )
     other = moved < 1 - 1e-9  # the groups as they are are no other way to divide
     seen = float(values[there].mean() - values[~there].mean())
     thresholds = (seen - differences[other]) / (1 - moved[other])
