@@ -1,6 +1,6 @@
 """`lora-router adapters improve NAME`: from feedback to a better version that serves (docs/improve.md).
 
-`run` has the steps, `state` what is known of a run, `records` and `provisional` read feedback and make rows,
+`run` has the steps, `state` what is known of a run, `records` and `rows` read feedback and make rows,
 `recipes` writes the recipe, `processes` runs training and comparison below everything else, `rule` decides,
 `canary` puts a version before users, and `overview` is what the console shows.
 """

@@ -35,6 +35,11 @@ class SourceRecipe:
         return str(self.values.get("evaluation", {}).get("metric", "exact_match"))
 
     @property
+    def system(self) -> str:
+        """The system text of its prompt."""
+        return str(self.values.get("prompt", {}).get("system", ""))
+
+    @property
     def choices(self) -> Sequence[str]:
         """Labels, where every answer is one."""
         return tuple(self.values.get("generation", {}).get("choices", ()))

@@ -27,7 +27,7 @@ async def test_page_shows_runs_and_the_command(start_web, fakes, http, tmp_path)
     page = (await http(server).get("/console/improvement")).text
     assert "+12.0 points (8.1 to 15.7)" in page
     assert "70 + 20 held out" in page
-    assert "left out: 10 bad" in page
+    assert "10 left out: bad" in page
     assert "lora-router adapters improve medical" in page
     assert "<button>Start a run" not in page
     assert (await post(http(server), "/console/improvement", name="medical")).status_code == 400

@@ -129,7 +129,7 @@ def test_rows_of_validation_and_test_are_never_trained_on(place, commands):
     with pytest.raises(KeyboardInterrupt):
         improve(place)
     (folder,) = state.runs_of(place / "work", "colours")
-    assert folder.run.left["also a row of validation or test"] == 2
+    assert folder.run.left["the prompt is a row of validation or test"] == 2
     trained = folder.file(state.TRAIN).read_text()
     assert "thing 301?" not in trained
     assert "thing 331?" not in trained
@@ -141,7 +141,7 @@ def test_correction_to_no_label_of_the_adapter_is_left_out(place, commands):
     recipe.write_text(recipe.read_text() + '[generation]\nchoices = ["red", "blue"]\n')
     write(place / "feedback.jsonl", [*map(record, range(120)), record(200, corrected="reddish")])
     made = improve(place)
-    assert made.left == {"corrected to a text that is none of the adapter's labels": 1}
+    assert made.left == {"the response is none of the adapter's labels": 1}
 
 
 def test_few_rows_end_a_run_with_a_sentence(place, commands):
