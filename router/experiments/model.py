@@ -186,6 +186,8 @@ BUILT_IN = (
 )
 """Recorded without the client: seconds, seconds, tokens, and 0 or 1 for each response; seconds until the end
 of a request that never got a first token, which has `error` and `cancelled` besides and nothing else."""
+FEEDBACK = "feedback"
+"""Recorded by the server where a plan has it: 1 or 0 for each response that a user found good or not."""
 SERVER_KEYS = "server:"
 """What keys of the server's own outcomes begin with."""
 ID_FORM = "1 to 63 small letters, digits and hyphens, with a letter first and no hyphen last"

@@ -26,7 +26,7 @@ from router.errors import FailedPrecondition, FieldViolation, InvalidRequest, Wr
 from router.extensions.console.guard import HEADERS, Guard, Sessions
 from router.extensions.console.history import Events, SampleHistory
 from router.extensions.console.rendering import Renderer
-from router.ports import AdapterRegistry
+from router.ports import AdapterRegistry, Improvements
 from router.routing.state import RoutingState
 from router.server.bodies import Decoder, too_many
 from router.server.call import Endpoint
@@ -198,6 +198,7 @@ class ConsoleContext:
     started: float = field(default_factory=time.time)  # unix seconds
     corrections: Corrections | None = None
     no_experiments: str = ""  # why there are none
+    improvements: Improvements | None = None
     preferences: Preferences | None = None  # blind comparisons, which the database of experiments keeps
 
     @classmethod
@@ -214,6 +215,7 @@ class ConsoleContext:
             server.ready,
             corrections=server.corrections,
             no_experiments=absent,
+            improvements=server.improvements,
             preferences=preferences,
         )
 
