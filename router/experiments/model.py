@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from router.errors import FieldViolation, InvalidRequest
+from router.experiments.times import TIMES, UNANSWERED, is_meant_as_share
 from router.types import EVERYTHING, AdapterRef, RouterVariant, Visible
 
 BASE = "base"
@@ -178,8 +179,9 @@ class SegmentSpec:
 MAX_SEGMENTS, MAX_SEGMENT_VALUES = 3, 12
 NO_VALUE, OTHER_VALUE = "(none)", "(other)"
 """A unit without the label, and one whose value has no row of its own."""
-BUILT_IN = ("time_to_first_token", "total_time", "completion_tokens", "length_stop", "error", "cancelled")
-"""Recorded without the client: seconds, seconds, tokens, and 0 or 1 for each response."""
+BUILT_IN = (*TIMES, UNANSWERED, "completion_tokens", "length_stop", "error", "cancelled")
+"""Recorded without the client: seconds, tokens, and 0 or 1 for each response. See `times` for what metrics
+are made of the seconds."""
 SERVER_KEYS = "server:"
 """What keys of the server's own outcomes begin with."""
 ID_FORM = "1 to 63 small letters, digits and hyphens, with a letter first and no hyphen last"
@@ -476,7 +478,7 @@ def outcome_problem(metric: str) -> str:
     """Why a client cannot record an outcome under this name; empty if it can."""
     if not is_word(metric):
         return f"must be {WORD_FORM}"
-    if metric in BUILT_IN:
+    if metric in BUILT_IN or is_meant_as_share(metric):
         return "is recorded by the server itself; choose another name"
     if metric in DENOMINATORS:
         return "is a denominator that the server counts; choose another name"

@@ -35,6 +35,7 @@ from router.experiments.model import (
     StoredOutcome,
 )
 from router.experiments.store.store import ExperimentStore
+from router.experiments.times import TO_FIRST, UNANSWERED
 from router.ports import End, Exposed, Served
 from router.types import FinishReason, SamplingParams
 
@@ -491,7 +492,9 @@ def built_in_outcomes(response_id: str, end: End, now: float) -> tuple[StoredOut
         "cancelled": end.cancelled,
     }
     if usage.completion_tokens:
-        values["time_to_first_token"] = usage.time_to_first_token
+        values[TO_FIRST] = usage.time_to_first_token
+    else:
+        values[UNANSWERED] = usage.total_time
     return tuple(
         StoredOutcome(
             f"{SERVER_KEYS}{metric}:{response_id}", metric, float(value), now, response_id=response_id

@@ -30,11 +30,14 @@ if TYPE_CHECKING:
 BUILT_IN_METRICS: Mapping[str, Mapping[str, str]] = {
     "time_to_first_token": {"kind": "mean", "aggregate": "mean"},
     "total_time": {"kind": "mean", "aggregate": "mean"},
+    "time_without_token": {"kind": "mean", "aggregate": "mean"},
     "completion_tokens": {"kind": "mean", "aggregate": "mean"},
     "length_stop": {"kind": "proportion"},
     "error": {"kind": "proportion"},
     "cancelled": {"kind": "proportion"},
 }
+SLOW_SHARE: Mapping[str, Any] = {"kind": "proportion", "higher_is_better": False}
+"""What `total_time_over_4s` and its like are, whatever a plan leaves out."""
 SECONDS = {"": 1.0, "s": 1.0, "min": 60.0, "h": 3600.0, "d": 86_400.0}
 TIMES = ("window", "grace", "epoch")
 _EXAMPLE = """\
@@ -83,14 +86,10 @@ kind = "proportion"      # KINDS
 # covariate = false      # adjust by the same outcome of the unit from before (CUPED)
 
 [[guardrails]]           # must not get worse by more than the margin
-name = "total_time"      # built in, in seconds
-kind = "mean"
-aggregate = "mean"
-higher_is_better = false
-margin = 0.1
-relative = true          # the margin is a share of control's value
-cap = 60.0               # of a mean: more counts as this; without it, no interval before 750 units an arm
-# least = 0.0            # with a cap: less counts as this
+name = "total_time_over_4s"  # built in: the share of units with an answer slower than 4 s; the limit is yours
+                         # (800ms, 2min), and time_to_first_token_over_1s is the like
+margin = 0.02            # two units in a hundred more
+# relative = false       # true: the margin is a share of control's value
 
 [[guardrails]]
 name = "error"           # built in: 0 or 1 for each answer; here the share of units that had one
@@ -101,7 +100,8 @@ margin = 0.02
 [[secondary]]            # reported too, decides nothing; may be changed at any time, without a new phase
 name = "messages"
 kind = "mean"
-cap = 100.0
+cap = 100.0              # of a mean: more counts as this; without it, no interval before 750 units an arm
+# least = 0.0            # with a cap: less counts as this
 
 [[segments]]             # the effect by the values of a label of the request; at most 3 labels
 label = "country"
@@ -180,8 +180,11 @@ def _arm(values: Mapping[str, Any], where: str) -> dict[str, Any]:
 
 def _metric(values: Mapping[str, Any], where: str) -> dict[str, Any]:
     from router.experiments.model import Kind, MetricSpec
+    from router.experiments.times import is_meant_as_share
 
     _check_names(values, MetricSpec, where)
+    if is_meant_as_share(str(values.get("name"))):
+        values = {**SLOW_SHARE, **values}
     usual = next((kind.rules.usual for kind in Kind if kind == values.get("kind")), Kind.MEAN.rules.usual)
     return {"aggregate": usual.value, **values}
 
@@ -289,6 +292,10 @@ def metric_from_flag(text: str) -> dict[str, Any]:
 
 
 def _metric_named(name: str) -> dict[str, Any]:
+    from router.experiments.times import is_meant_as_share
+
+    if is_meant_as_share(name):
+        return {"name": name, **SLOW_SHARE}
     built_in = BUILT_IN_METRICS.get(name)
     if built_in is None:
         return {"name": name, "kind": "proportion", "higher_is_better": True}
@@ -299,7 +306,8 @@ def guardrail_from_flag(text: str) -> dict[str, Any]:
     """METRIC=MARGIN; 10% is of control's value."""
     name, equals, margin = text.partition("=")
     if not equals:
-        raise CliError(f"--guardrail takes METRIC=MARGIN, such as total_time=10%, not {text!r}", MISUSED)
+        example = "total_time_over_4s=0.02"
+        raise CliError(f"--guardrail takes METRIC=MARGIN, such as {example}, not {text!r}", MISUSED)
     relative = margin.endswith("%")
     value = number_from_flag(margin.removesuffix("%"), "--guardrail")
     return metric_from_flag(name) | {"margin": value / 100 if relative else value, "relative": relative}
@@ -445,8 +453,6 @@ class PlanOptions:
         """Fields of a plan as the values of a file: only what is said. `before`: what a cap or a split is
         put into where neither file nor flags have it."""
 
-        pass
-
         made = read_plan_file(self.file) if self.file else {}
         made |= self._flags() | _parsed(self.sets or [])
         whole = (before or {}) | made
@@ -523,8 +529,8 @@ def create(
       lora-router experiments create --example > medical-v2.toml
       lora-router experiments create medical-v2 medical-v2.toml
       lora-router experiments create medical-v2 --route medical --arm old=medical@1.0.0 \\
-        --arm new=medical@1.1.0 --split 90/10 --metric thumbs_up --guardrail total_time=10% \\
-        --cap total_time=60 --secondary mean:messages --segment country=de,fr --start
+        --arm new=medical@1.1.0 --split 90/10 --metric thumbs_up \\
+        --guardrail total_time_over_4s=0.02 --secondary mean:messages --segment country=de,fr --start
     """
     from router.cli.command import MISUSED, CliError
     from router.cli.connect import connected
