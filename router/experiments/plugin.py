@@ -23,7 +23,6 @@ log = logging.getLogger(__name__)
 AUTO = "auto"
 FILE = "experiments.db"
 NOTICES = "experiments_notices"
-STORE_DOWN = "the store of experiments does not answer"
 OFF = (
     "experiments are off, since the setting `experiments` is empty: set it to auto or to the URL of a "
     "database, and start the server again"
@@ -76,7 +75,7 @@ class Plugin:
             add_ExperimentServiceServicer_to_server,
             service,
             ROWS,
-            problem=lambda: STORE_DOWN if served.problem else "",
+            problem=lambda: served.flaw,
         )
 
     @hookimpl

@@ -133,8 +133,8 @@ class Recorder:
     async def _awaited(self, kind: RecordKind, rows: Sequence[Any]) -> Any:
         if not self._open:
             raise StoreDown("the server takes no records now")
-        if problem := self.availability.problem:
-            raise StoreDown(problem)
+        if down := self.availability.down:
+            raise down
         answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self._put += len(rows)
         self._writer.put(QueuedRecords(kind, rows, answer), urgent=True)
@@ -287,7 +287,7 @@ class Writer:
             turned = [entry for entry in entries if entry.waiter is not None]
             entries[:] = [entry for entry in entries if entry.waiter is None]
             for entry in turned:
-                self._lost(entry, StoreDown(error.message))
+                self._lost(entry, type(error)(error.message))
 
     def _give_up(self, batch: Batch) -> None:
         self._gather(batch)
@@ -338,7 +338,7 @@ class Availability:
     """
 
     def __init__(self) -> None:
-        self._failed: dict[str, str] = {}
+        self._failed: dict[str, StoreDown] = {}
         self._running: dict[int, float] = {}  # thread -> since when
         self._said = ""
 
@@ -350,13 +350,18 @@ class Availability:
     @property
     def problem(self) -> str:
         """Why not; empty if all is well."""
-        if self._failed:
-            return next(iter(tuple(self._failed.values())), "")
+        return down.message if (down := self.down) else ""
+
+    @property
+    def down(self) -> StoreDown | None:
+        """The same as an error to raise."""
+        for failed in tuple(self._failed.values()):
+            return type(failed)(failed.message)
         if self._running:
             waited = time.monotonic() - min(tuple(self._running.values()), default=time.monotonic())
             if waited > PATIENCE:
-                return f"the store has not answered for {waited:.0f} s"
-        return ""
+                return StoreDown(f"the store has not answered for {waited:.0f} s")
+        return None
 
     @contextmanager
     def calling(self, kind: str) -> Iterator[None]:
@@ -366,7 +371,7 @@ class Availability:
         try:
             yield
         except StoreDown as error:
-            self._failed[kind] = error.message
+            self._failed[kind] = error
             raise
         else:
             self.forgive(kind)

@@ -34,7 +34,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
-from router.errors import ExperimentNotFound, Overloaded, StaleEtag, StoreDown
+from router.errors import ExperimentNotFound, Overloaded, StaleEtag, StoreDown, StoreReplaced
 from router.experiments.assignment import (
     ArmAssignment,
     Assigner,
@@ -69,6 +69,8 @@ if TYPE_CHECKING:
     from router.routing.router import Router
 
 log = logging.getLogger(__name__)
+STORE_DOWN = "the store of experiments does not answer"
+STORE_REPLACED = "the database of experiments was deleted or replaced; the log says what to do"
 POLL_SECONDS = 1.0  # a change at another edge holds here after so long at most, and the time to read it
 START_SECONDS = 5.0
 P = ParamSpec("P")
@@ -151,6 +153,14 @@ class LiveExperiments:
     def problem(self) -> str:
         """Why they are off for now, as while their store is down; empty if all is well."""
         return self.availability.problem
+
+    @property
+    def flaw(self) -> str:
+        """The same for a server's health: without an address."""
+        down = self.availability.down
+        if isinstance(down, StoreReplaced):
+            return STORE_REPLACED
+        return STORE_DOWN if down else ""
 
     @property
     def summary(self) -> str:
@@ -271,8 +281,8 @@ class LiveExperiments:
 
     def places(self, request: Request) -> list[Place]:
         """As `ports.Experiments`: of each experiment alone, as for a request that comes to it."""
-        if not self.availability.up:
-            raise StoreDown(self.availability.problem)
+        if down := self.availability.down:
+            raise down
         visibility, now = Visibility(request.visible, request.experiments), time.time()
         seen = {one.name for one in self.known if visibility.sees(one)}
         running = [one for one in self.assigner.snapshot.all() if one.name in seen]
