@@ -34,6 +34,11 @@ def metric_problems(spec: Spec) -> Iterator[FieldViolation]:
     for i, metric in enumerate(spec.guardrails):
         yield from _metric_problems(metric, f"guardrails[{i}]")
         yield from _margin_problems(metric, f"guardrails[{i}]")
+        if metric.improve and spec.mode is Mode.BANDIT:
+            text = (
+                "must be false: a bandit promotes nothing, and a guardrail that has to improve waits for that"
+            )
+            yield FieldViolation(f"guardrails[{i}].improve", text)
     for i, metric in enumerate(spec.secondary):
         yield from _metric_problems(metric, f"secondary[{i}]")
         yield from _no_margin(metric, f"secondary[{i}]", "secondary metrics are reported and decide nothing")
@@ -113,12 +118,14 @@ def _margin_problems(metric: MetricSpec, field: str) -> Iterator[FieldViolation]
 
 
 def _guardrail(metric: MetricSpec) -> Guardrail:
-    return Guardrail(uncapped(metric), metric.margin, metric.relative)
+    return Guardrail(uncapped(metric), metric.margin, metric.relative, metric.improve)
 
 
 def _no_margin(metric: MetricSpec, field: str, why: str) -> Iterator[FieldViolation]:
     if metric.margin or metric.relative:
         yield FieldViolation(f"{field}.margin", f"belongs to guardrails; {why}")
+    if metric.improve:
+        yield FieldViolation(f"{field}.improve", f"belongs to guardrails; {why}")
 
 
 def _twice_named(spec: Spec) -> Iterator[FieldViolation]:

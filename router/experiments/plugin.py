@@ -109,6 +109,7 @@ def experiments_of(server: ServerApp) -> LiveExperiments | None:
     store = store_of(settings, server.state_dir)
     if store is None:
         return None
+    from router.experiments.cost import Prices
     from router.experiments.runtime import LiveExperiments
 
     live = LiveExperiments(
@@ -118,6 +119,11 @@ def experiments_of(server: ServerApp) -> LiveExperiments | None:
         base_digest=lambda: engine.info.served_digest,
         router_digest=router.digest,
         flush_seconds=settings.flush_seconds,
+        prices=Prices(
+            settings.experiments_price_prompt,
+            settings.experiments_price_completion,
+            settings.experiments_price_second,
+        ),
     )
     live.classifiers = lambda: [r.name for r in plugins.registrations()]
     live.judges = plugins.judges

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 TO_FIRST, TOTAL = "time_to_first_token", "total_time"
 TIMES = (TO_FIRST, TOTAL)
-UNANSWERED = "time_without_token"
-"""Seconds that a request waited which ended without a token: its first one would have come later still."""
+UNSERVED = "unserved_time"
+"""Seconds until the end of a request that never got a first token, which would have come later still."""
 UNITS = {"ms": 0.001, "s": 1.0, "min": 60.0}
 SHARE_FORM = f"TIME_over_LIMIT, TIME being {' or '.join(TIMES)} and LIMIT a number of ms, s or min"
 SHARE_EXAMPLE = "total_time_over_4s"
@@ -34,8 +34,7 @@ def slow_share(name: str) -> SlowShare | None:
     match = _SHARE.fullmatch(name)
     if match is None or not (limit := float(match[2]) * UNITS[match[3]]):
         return None
-    outcomes = (TO_FIRST, UNANSWERED) if match[1] == TO_FIRST else (TOTAL,)
-    return SlowShare(outcomes, limit)
+    return SlowShare((match[1], UNSERVED), limit)
 
 
 def is_meant_as_share(name: str) -> bool:

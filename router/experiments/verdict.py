@@ -13,7 +13,16 @@ from enum import StrEnum
 
 from router.errors import FieldViolation, InvalidRequest
 from router.experiments.report.model import Ruling
-from router.experiments.stats.checks import Guarded, Guardrail, Maturity, Missing, SampleRatio, State, guard
+from router.experiments.stats.checks import (
+    Guarded,
+    Guardrail,
+    Maturity,
+    Missing,
+    SampleRatio,
+    State,
+    corrected,
+    guard,
+)
 from router.experiments.stats.compare import ArmComparison, SequencePlan, compare, holm
 from router.experiments.stats.moments import ComparedMetric, Moments, invalid
 from router.experiments.stats.sequences import Line
@@ -202,12 +211,18 @@ def _arm(
     p: float,
 ) -> ArmVerdict:
     guarded = tuple(
-        guard(rail, *sums, design.plan_for(arm))
+        guard(rail, *sums, _plan_of_rail(design, rail, arm))
         for rail in design.guardrails
         if (sums := _sums(outcomes, design.control, arm, rail.metric.name))
     )
     gain = design.primary.sign * primary.effect if primary else 0.0
     return ArmVerdict(arm, _rule(design, health, primary, p, guarded), primary, p, guarded, gain=gain)
+
+
+def _plan_of_rail(design: ExperimentDesign, rail: Guardrail, arm: str) -> SequencePlan:
+    """What has to improve decides like the primary metric: over all arms its error is alpha, too."""
+    plan = design.plan_for(arm)
+    return corrected(plan, len(design.treatments)) if rail.improve else plan
 
 
 def _rule(
@@ -281,6 +296,11 @@ def _numbers(found: ArmComparison) -> str:
 
 def _guardrail_in_words(found: Guarded) -> str:
     rail = found.guardrail
+    if rail.improve:
+        return (
+            f"guardrail {_numbers(found.comparison)}, must improve: "
+            f"p = {found.p_within:.2g} for better, p = {found.p_beyond:.2g} for worse"
+        )
     margin = f"{rail.margin:.1%} of control" if rail.relative else f"{rail.margin:g}"
     return (
         f"guardrail {_numbers(found.comparison)}, margin {margin}: "

@@ -82,7 +82,7 @@ class Experiment(_message.Message):
         domain_first: bool
         def __init__(self, threshold: _Optional[float] = ..., classifiers: _Optional[_Iterable[str]] = ..., task_first: _Optional[bool] = ..., domain_first: _Optional[bool] = ...) -> None: ...
     class Metric(_message.Message):
-        __slots__ = ("name", "kind", "lower_is_better", "aggregate", "per", "missing_is_zero", "covariate", "margin", "relative", "cap", "floor")
+        __slots__ = ("name", "kind", "lower_is_better", "aggregate", "per", "missing_is_zero", "covariate", "margin", "relative", "cap", "floor", "improve")
         class Kind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
             __slots__ = ()
             KIND_UNSPECIFIED: _ClassVar[Experiment.Metric.Kind]
@@ -116,6 +116,7 @@ class Experiment(_message.Message):
         RELATIVE_FIELD_NUMBER: _ClassVar[int]
         CAP_FIELD_NUMBER: _ClassVar[int]
         FLOOR_FIELD_NUMBER: _ClassVar[int]
+        IMPROVE_FIELD_NUMBER: _ClassVar[int]
         name: str
         kind: Experiment.Metric.Kind
         lower_is_better: bool
@@ -127,7 +128,8 @@ class Experiment(_message.Message):
         relative: bool
         cap: float
         floor: float
-        def __init__(self, name: _Optional[str] = ..., kind: _Optional[_Union[Experiment.Metric.Kind, str]] = ..., lower_is_better: _Optional[bool] = ..., aggregate: _Optional[_Union[Experiment.Metric.Aggregate, str]] = ..., per: _Optional[str] = ..., missing_is_zero: _Optional[bool] = ..., covariate: _Optional[bool] = ..., margin: _Optional[float] = ..., relative: _Optional[bool] = ..., cap: _Optional[float] = ..., floor: _Optional[float] = ...) -> None: ...
+        improve: bool
+        def __init__(self, name: _Optional[str] = ..., kind: _Optional[_Union[Experiment.Metric.Kind, str]] = ..., lower_is_better: _Optional[bool] = ..., aggregate: _Optional[_Union[Experiment.Metric.Aggregate, str]] = ..., per: _Optional[str] = ..., missing_is_zero: _Optional[bool] = ..., covariate: _Optional[bool] = ..., margin: _Optional[float] = ..., relative: _Optional[bool] = ..., cap: _Optional[float] = ..., floor: _Optional[float] = ..., improve: _Optional[bool] = ...) -> None: ...
     class Phase(_message.Message):
         __slots__ = ("number", "start_time", "end_time", "reason", "enrolment_salt", "variant_salt", "arms", "enrolment")
         NUMBER_FIELD_NUMBER: _ClassVar[int]
@@ -533,7 +535,7 @@ class GetReportResponse(_message.Message):
         text: str
         def __init__(self, name: _Optional[str] = ..., failed: _Optional[bool] = ..., text: _Optional[str] = ...) -> None: ...
     class ArmNumbers(_message.Message):
-        __slots__ = ("arm", "units", "matured", "degraded", "responses", "expected", "answered", "built_in", "weight", "triggered")
+        __slots__ = ("arm", "units", "matured", "degraded", "responses", "expected", "answered", "built_in", "weight", "triggered", "ended")
         class AnsweredEntry(_message.Message):
             __slots__ = ("key", "value")
             KEY_FIELD_NUMBER: _ClassVar[int]
@@ -558,6 +560,7 @@ class GetReportResponse(_message.Message):
         BUILT_IN_FIELD_NUMBER: _ClassVar[int]
         WEIGHT_FIELD_NUMBER: _ClassVar[int]
         TRIGGERED_FIELD_NUMBER: _ClassVar[int]
+        ENDED_FIELD_NUMBER: _ClassVar[int]
         arm: str
         units: int
         matured: int
@@ -568,7 +571,17 @@ class GetReportResponse(_message.Message):
         built_in: _containers.ScalarMap[str, float]
         weight: float
         triggered: int
-        def __init__(self, arm: _Optional[str] = ..., units: _Optional[int] = ..., matured: _Optional[int] = ..., degraded: _Optional[int] = ..., responses: _Optional[int] = ..., expected: _Optional[float] = ..., answered: _Optional[_Mapping[str, int]] = ..., built_in: _Optional[_Mapping[str, float]] = ..., weight: _Optional[float] = ..., triggered: _Optional[int] = ...) -> None: ...
+        ended: _containers.RepeatedCompositeFieldContainer[GetReportResponse.EarlyEnds]
+        def __init__(self, arm: _Optional[str] = ..., units: _Optional[int] = ..., matured: _Optional[int] = ..., degraded: _Optional[int] = ..., responses: _Optional[int] = ..., expected: _Optional[float] = ..., answered: _Optional[_Mapping[str, int]] = ..., built_in: _Optional[_Mapping[str, float]] = ..., weight: _Optional[float] = ..., triggered: _Optional[int] = ..., ended: _Optional[_Iterable[_Union[GetReportResponse.EarlyEnds, _Mapping]]] = ...) -> None: ...
+    class EarlyEnds(_message.Message):
+        __slots__ = ("stage", "errors", "cancelled")
+        STAGE_FIELD_NUMBER: _ClassVar[int]
+        ERRORS_FIELD_NUMBER: _ClassVar[int]
+        CANCELLED_FIELD_NUMBER: _ClassVar[int]
+        stage: str
+        errors: int
+        cancelled: int
+        def __init__(self, stage: _Optional[str] = ..., errors: _Optional[int] = ..., cancelled: _Optional[int] = ...) -> None: ...
     class AuditEntry(_message.Message):
         __slots__ = ("time", "actor", "act", "reason", "detail")
         TIME_FIELD_NUMBER: _ClassVar[int]

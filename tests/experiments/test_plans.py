@@ -359,6 +359,14 @@ def test_a_share_of_slow_units_is_a_proportion_with_a_limit(metric: MetricSpec, 
     assert fields(plan(guardrails=(metric,))) == refused
 
 
+def test_only_a_guardrail_has_to_improve_and_not_in_a_bandit() -> None:
+    cost = MetricSpec("serving_cost", Kind.MEAN, False, Aggregate.SUM, improve=True)
+    assert fields(plan(guardrails=(cost,))) == set()
+    assert fields(plan(guardrails=(replace(cost, margin=0.1),))) == {"guardrails[0].margin"}
+    assert fields(plan(secondary=(cost,))) == {"secondary[0].improve"}
+    assert fields(plan(guardrails=(cost,), mode=Mode.BANDIT)) == {"guardrails[0].improve"}
+
+
 def test_an_uncapped_time_guardrail_is_warned_of_with_the_share_in_its_place() -> None:
     mean = MetricSpec("total_time", Kind.MEAN, False, Aggregate.MEAN, margin=0.1, relative=True)
     found = [text for text in plan_warnings(plan(guardrails=(mean,))) if "total_time_over_4s" in text]

@@ -14,8 +14,10 @@ import pytest
 from router.errors import Overloaded, StoreDown
 from router.experiments import recorder, runtime
 from router.experiments.assignment import ArmAssignment, unit_hash
+from router.experiments.cost import Prices
 from router.experiments.model import (
     BUILT_IN,
+    Aggregate,
     AuditEntry,
     Exposure,
     Kind,
@@ -27,7 +29,7 @@ from router.experiments.model import (
 from router.experiments.recorder import built_in_outcomes, sampling_json, segments_of
 from router.experiments.report.model import ArmNumbers, Report, Ruling
 from router.experiments.runtime import LiveExperiments, StoreThreads, leave_tasks, route_of
-from router.ports import End, Exposed, Served
+from router.ports import End, Exposed, Served, Stage
 from router.types import Constraint, FinishReason, SamplingParams, Usage
 from tests.experiments.made import HOLDOUT, SPEC, decision, experiment, exposure, outcome, request
 from tests.experiments.memory_store import MemoryStore
@@ -299,7 +301,7 @@ async def test_no_holdout_is_exposed_while_the_store_is_down(begin, store):
     store.create(experiment())
     store.create(experiment("worth", HOLDOUT))
     live = await begin(holdout=0.3)
-    live.availability._failed["write"] = "the disk is full"
+    live.availability._failed["write"] = StoreDown("the disk is full")
     assert live.watchers(Served(request(), decision(), SamplingParams())) == []
 
 
@@ -378,9 +380,28 @@ def test_a_whole_answer():
         "error": 0.0,
         "cancelled": 0.0,
     }
-    assert {o.metric for o in found} == set(BUILT_IN) - {"time_without_token"}
+    assert {o.metric for o in found} == set(BUILT_IN) - {"unserved_time", "serving_cost"}
     assert {(o.response_id, o.time) for o in found} == {("r1", 5.0)}
     assert len({o.key for o in found}) == 6
+
+
+@pytest.mark.parametrize("reads", [False, True])
+async def test_a_cost_is_kept_for_a_plan_that_reads_it(begin, store, reads):
+    cost = MetricSpec("serving_cost", Kind.MEAN, False, Aggregate.SUM, improve=True)
+    store.create(experiment("trial", replace(SPEC, guardrails=(cost,) if reads else ())))
+    live = await begin(prices=Prices(prompt=2e6, completion=3e6, second=10.0))
+    arm = live.assign(request(), decision())
+    served = Served(request(), decision(), SamplingParams(), arm, since=time.monotonic() - 2.0)
+    (trial,) = live.watchers(served)
+    trial.began()
+    usage = Usage(9, 4, 7, queue_time=0.5, time_to_first_token=0.75, total_time=1.5)
+    trial.ended(End(FinishReason.STOP, "", usage))
+    await live.recorder.flush()
+    found = store.outcomes.get("server:serving_cost:r1")
+    if reads:
+        assert found.outcome.value == pytest.approx(5 * 2 + 7 * 3 + (2 + 1) * 10, abs=1.0)
+    else:
+        assert found is None
 
 
 def test_the_same_response_has_the_same_keys():
@@ -403,10 +424,35 @@ def test_ends(end, error, cancelled):
     assert (found["error"], found["cancelled"], found["length_stop"]) == (error, cancelled, 0.0)
 
 
-def test_without_a_token_there_is_no_time_to_one():
-    found = values(End(None, "", Usage(total_time=1.0), error="ENGINE_FAILED"))
-    assert "time_to_first_token" not in found
-    assert found["time_without_token"] == 1.0
+def test_a_request_without_a_token_has_how_and_when_it_ended_and_no_more():
+    end = End(None, "", Usage(), error="OVERLOADED", stage=Stage.ADMISSION)
+    found = built_in_outcomes("r1", end, 5.0, unserved=2.0)
+    assert {o.metric: (o.value, o.stage) for o in found} == {
+        "error": (1.0, "admission"),
+        "cancelled": (0.0, ""),
+        "unserved_time": (2.0, ""),
+    }
+
+
+async def test_a_request_that_ends_before_its_first_token_counts_in_its_arm_and_the_holdout(begin, store):
+    store.create(experiment())
+    store.create(experiment("worth", HOLDOUT))
+    live = await begin(holdout=0.3)
+    unit = next(
+        u for u in map(str, range(99)) if isinstance(live.assign(request(u), decision()), ArmAssignment)
+    )
+    told: list[Exposed] = []
+    arm = live.assign(request(unit), decision())
+    served = Served(request(unit), decision(), SamplingParams(), arm, "LOST", told.append)
+    live.unserved(served, End(None, "", USAGE, cancelled=True, stage=Stage.LEASE))
+    await live.recorder.flush()
+    assert [(one.experiment, one.stage) for one in told] == [("trial", "lease"), ("worth", "lease")]
+    kept = store.rows["trial", 1].exposures["r1"]
+    assert (kept.adapter_digest, kept.degraded) == ("", "")
+    assert set(store.outcomes["server:cancelled:r1"].places) == {("trial", 1), ("worth", 1)}
+    assert live.counts.ended["trial", kept.arm, "lease", "cancelled"] == 1
+    (note,) = [text for text in live.judged("trial").notes if "before the first token" in text]
+    assert f"{kept.arm} 1 of 1 requests (100.0%): lease 1 cancelled" in note
 
 
 def test_sampling_is_json_with_sorted_keys_and_without_what_is_off():

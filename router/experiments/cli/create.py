@@ -18,6 +18,13 @@ import typer
 
 from router.cli import flags
 from router.cli.command import MISUSED, CliError
+from router.experiments.cli.metric_flags import (
+    SLOW_SHARE,
+    guardrail_from_flag,
+    metric_from_flag,
+    number_from_flag,
+    segment_from_flag,
+)
 
 if TYPE_CHECKING:
     from pydantic import ValidationError
@@ -25,19 +32,6 @@ if TYPE_CHECKING:
     from router.experiments.model import Spec
     from router.types import AdapterRef
 
-# What the server records by itself; less is better of all. Of what is 0 or 1 for an answer, the share of
-# units that had it once: a proportion is exact from the first unit on, and shows that nothing happened, too.
-BUILT_IN_METRICS: Mapping[str, Mapping[str, str]] = {
-    "time_to_first_token": {"kind": "mean", "aggregate": "mean"},
-    "total_time": {"kind": "mean", "aggregate": "mean"},
-    "time_without_token": {"kind": "mean", "aggregate": "mean"},
-    "completion_tokens": {"kind": "mean", "aggregate": "mean"},
-    "length_stop": {"kind": "proportion"},
-    "error": {"kind": "proportion"},
-    "cancelled": {"kind": "proportion"},
-}
-SLOW_SHARE: Mapping[str, Any] = {"kind": "proportion", "higher_is_better": False}
-"""What `total_time_over_4s` and its like are, whatever a plan leaves out."""
 SECONDS = {"": 1.0, "s": 1.0, "min": 60.0, "h": 3600.0, "d": 86_400.0}
 TIMES = ("window", "grace", "epoch")
 _EXAMPLE = """\
@@ -278,50 +272,6 @@ def _arm_from_flag(text: str) -> dict[str, Any]:
     return {"name": name, "adapter": adapter, "weight": number_from_flag(weight, "--arm") if weight else None}
 
 
-def metric_from_flag(text: str) -> dict[str, Any]:
-    """NAME, KIND:NAME or NAME:KIND. Built-in metrics have their kind, others are proportions."""
-    from router.experiments.model import Kind
-
-    first, _, second = text.partition(":")
-    kinds = tuple(Kind)
-    kind, name = (first, second) if second and first in kinds and second not in kinds else (second, first)
-    made = _metric_named(name)
-    if not kind or kind == made["kind"]:
-        return made
-    return {"name": name, "kind": kind, "higher_is_better": made["higher_is_better"]}
-
-
-def _metric_named(name: str) -> dict[str, Any]:
-    from router.experiments.times import is_meant_as_share
-
-    if is_meant_as_share(name):
-        return {"name": name, **SLOW_SHARE}
-    built_in = BUILT_IN_METRICS.get(name)
-    if built_in is None:
-        return {"name": name, "kind": "proportion", "higher_is_better": True}
-    return {"name": name, **built_in, "higher_is_better": False}
-
-
-def guardrail_from_flag(text: str) -> dict[str, Any]:
-    """METRIC=MARGIN; 10% is of control's value."""
-    name, equals, margin = text.partition("=")
-    if not equals:
-        example = "total_time_over_4s=0.02"
-        raise CliError(f"--guardrail takes METRIC=MARGIN, such as {example}, not {text!r}", MISUSED)
-    relative = margin.endswith("%")
-    value = number_from_flag(margin.removesuffix("%"), "--guardrail")
-    return metric_from_flag(name) | {"margin": value / 100 if relative else value, "relative": relative}
-
-
-def segment_from_flag(text: str) -> dict[str, Any]:
-    """LABEL or LABEL=a,b,c."""
-    label, equals, values = text.partition("=")
-    named = [value.strip() for value in values.split(",")] if equals else []
-    if not label or not all(named):
-        raise CliError(f"--segment takes LABEL or LABEL=a,b,c, not {text!r}", MISUSED)
-    return {"label": label, "values": named}
-
-
 def with_caps(values: Mapping[str, Any], caps: Sequence[str]) -> dict[str, Any]:
     """The fields of a plan in which a metric gets its cap, METRIC=VALUE, with that cap."""
     made = {name: values[name] for name in ("primary", "guardrails", "secondary") if values.get(name)}
@@ -351,14 +301,6 @@ def with_caps(values: Mapping[str, Any], caps: Sequence[str]) -> dict[str, Any]:
 def _all_metrics(values: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
     for field, metrics in values.items():
         yield from [metrics] if field == "primary" else metrics
-
-
-def number_from_flag(text: str, flag: str) -> float:
-    """Raises CliError for what is none."""
-    try:
-        return float(text)
-    except ValueError:
-        raise CliError(f"{flag}: {text!r} is not a number", MISUSED) from None
 
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="The experiment: small letters, digits, hyphens.")]

@@ -127,6 +127,8 @@ def metric_line(metric: MetricSpec) -> str:
         parts.append("0 where there is none")
     if metric.covariate:
         parts.append("adjusted by the unit's own past")
+    if metric.improve:
+        parts.append("must improve")
     if metric.margin:
         margin = f"{metric.margin:.3g}" if not metric.relative else f"{metric.margin:.1%} of control"
         parts.append(f"margin {margin}")
@@ -304,7 +306,9 @@ def counted(number: int, noun: str) -> str:
 
 
 def margin(found: MetricReport) -> str:
-    """A guardrail's margin."""
+    """A guardrail's margin; without one it must improve."""
+    if not found.margin:
+        return "must improve"
     return f"{found.margin:.3g}" if not found.margin_relative else f"{found.margin:.1%} of control"
 
 

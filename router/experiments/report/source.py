@@ -30,6 +30,7 @@ from router.experiments.model import (
     Unanswered,
 )
 from router.experiments.report.model import PipelineCheck
+from router.experiments.report.unserved import unserved_notes
 from router.experiments.stats.checks import (
     ALPHA,
     Guardrail,
@@ -144,7 +145,7 @@ def design_of(spec: Spec) -> ExperimentDesign:
         control=spec.control,
         weights={arm.name: arm.weight for arm in spec.arms},
         primary=metric_of(spec.primary),
-        guardrails=tuple(Guardrail(metric_of(g), g.margin, g.relative) for g in spec.guardrails),
+        guardrails=tuple(Guardrail(metric_of(g), g.margin, g.relative, g.improve) for g in spec.guardrails),
         margin=spec.margin,
         plan=plan_of(spec),
         min_units=spec.min_units,
@@ -371,6 +372,7 @@ def _notes(source: PhaseEvidence, health: PipelineHealth) -> Iterator[str]:
     if source.data.unplanned:
         outcomes = plural(source.data.unplanned, "outcome")
         yield f"not counted: {outcomes} of a metric that this plan does not have"
+    yield from unserved_notes(source.data, source.design.weights)
     yield from _degraded_notes(source)
     yield from _length_notes(source)
     yield from _phase_notes(source)

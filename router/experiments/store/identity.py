@@ -19,8 +19,8 @@ from sqlalchemy.engine import URL
 from sqlalchemy.exc import DBAPIError
 
 from router.errors import StoreReplaced
-from router.experiments.store.database import shown_url
 from router.experiments.store.tables import identity
+from router.shared.database import shown_url
 
 log = logging.getLogger(__name__)
 NO_TABLE = "42P01"  # SQLSTATE

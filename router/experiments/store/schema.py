@@ -35,7 +35,6 @@ from sqlalchemy.exc import DBAPIError
 
 from router.errors import ConfigError
 from router.experiments.store import tables
-from router.experiments.store.database import bulk_for
 from router.experiments.store.identity import give_identity
 from router.experiments.store.series import PhaseInfos
 from router.experiments.store.session import WriteSession, rebuild_all
@@ -49,9 +48,10 @@ from router.experiments.store.tables import (
     values,
     version,
 )
+from router.shared.database import bulk_for
 
 log = logging.getLogger(__name__)
-VERSION = 3
+VERSION = 4
 SUMS_SINCE = 2
 """Sums of versions before this one lack something: they are made anew."""
 
@@ -122,12 +122,17 @@ def _to_second(conn: Connection) -> None:
 
 
 def _to_third(conn: Connection) -> None:
+    """Where requests ended that have no whole answer."""
+    conn.exec_driver_sql(f"ALTER TABLE {PREFIX}outcomes ADD COLUMN stage TEXT NOT NULL DEFAULT ''")
+
+
+def _to_fourth(conn: Connection) -> None:
     """Which database it is."""
     tables.identity.create(conn, checkfirst=True)
     give_identity(conn)
 
 
-STEPS: Mapping[int, Callable[[Connection], None]] = {2: _to_second, 3: _to_third}
+STEPS: Mapping[int, Callable[[Connection], None]] = {2: _to_second, 3: _to_third, 4: _to_fourth}
 """Version -> what makes it out of the one before."""
 
 
@@ -230,6 +235,12 @@ _OUTCOMES = View(
         ),
         ViewColumn(
             "response_id", ColumnType.TEXT, "of this response; empty: of the unit", outcomes.c.response_id
+        ),
+        ViewColumn(
+            "stage",
+            ColumnType.TEXT,
+            "of error and cancelled: where the request ended (routing, lease, admission, prefill, stream)",
+            outcomes.c.stage,
         ),
     ),
     _joined(outcomes.join(units, outcomes.c.unit_id == units.c.id), units.c.phase),

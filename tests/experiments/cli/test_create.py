@@ -4,7 +4,8 @@ from router.cli.command import CliError
 from router.client import AdapterRef
 from router.errors import Findings
 from router.experiments import messages as plans
-from router.experiments.cli.create import BUILT_IN_METRICS, example_plan, metric_from_flag, plan_of, seconds
+from router.experiments.cli.create import example_plan, plan_of, seconds
+from router.experiments.cli.metric_flags import BUILT_IN_METRICS, guardrail_from_flag, metric_from_flag
 from router.experiments.model import BUILT_IN, Aggregate, ArmSpec, Kind, MetricSpec, Mode, SegmentSpec
 from router.experiments.report.source import design_of
 from router.experiments.verdict import ExperimentDesign
@@ -117,6 +118,12 @@ def test_a_metric_in_short(text, name, kind):
     found = metric_from_flag(text)
     assert (found["name"], found["kind"]) == (name, kind)
     assert found["higher_is_better"] is not name.startswith("total_time")
+
+
+def test_a_guardrail_that_has_to_improve():
+    found = guardrail_from_flag("serving_cost=better")
+    assert found == metric_from_flag("serving_cost") | {"improve": True}
+    assert (found["kind"], found["aggregate"], found["higher_is_better"]) == ("mean", "sum", False)
 
 
 def test_every_built_in_metric_has_a_short_form():

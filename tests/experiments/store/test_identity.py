@@ -12,8 +12,8 @@ from sqlalchemy import create_engine
 
 from router.errors import StoreReplaced
 from router.experiments.model import Accepted
-from router.experiments.store.database import parse_url
 from router.experiments.store.store import ExperimentStore
+from router.shared.database import parse_url
 from tests.experiments.store.conftest import empty
 from tests.experiments.store.helpers import experiment, exposed, outcome, row
 

@@ -15,12 +15,13 @@ from sqlalchemy import create_engine, insert, inspect, select, text, update
 from router.errors import ConfigError, StoreDown
 from router.experiments.model import Aggregate, Kind, MetricSpec, SegmentSpec, ShadowPair
 from router.experiments.stats.moments import Moments
-from router.experiments.store import database, session, tables
 from router.experiments.store import schema as migrating
 from router.experiments.store import schema as views
-from router.experiments.store.database import parse_url
+from router.experiments.store import session, tables
 from router.experiments.store.schema import STEPS, VERSION, VIEWS, ColumnType, ViewColumn, make_views, migrate
 from router.experiments.store.store import ExperimentStore
+from router.shared import database
+from router.shared.database import parse_url
 from tests.experiments.store.helpers import (
     START,
     WINDOW,
@@ -117,10 +118,11 @@ def test_other_tables_are_left_alone(url, engine):
 
 DATA = Path(__file__).parent / "data"
 SAID = json.loads((DATA / "version1.json").read_text())
+NEW = (tables.segment_values, tables.identity)
 ADDED = {
     "units": ["segments"],
     "pairs": ["unit"],
-    "outcomes": ["came"],
+    "outcomes": ["came", "stage"],
     "sums": [f"c{i}" for i in range(20)],
 }
 
@@ -138,7 +140,8 @@ def _fill_postgres(url: str, old) -> None:
     new = create_engine(parse_url(url))
     with new.begin() as conn, old.begin() as rows:
         tables.metadata.create_all(conn)
-        tables.segment_values.drop(conn)
+        for table in NEW:
+            table.drop(conn)
         conn.exec_driver_sql(
             "CREATE INDEX lora_router_pairs_result ON lora_router_pairs (phase, arm, result)"
         )
@@ -146,7 +149,7 @@ def _fill_postgres(url: str, old) -> None:
             for column in columns:
                 conn.exec_driver_sql(f"ALTER TABLE lora_router_{name} DROP COLUMN {column}")
         for table in tables.metadata.sorted_tables:
-            if table is tables.segment_values:
+            if table in NEW:
                 continue
             gone = ADDED.get(table.name.removeprefix(tables.PREFIX), [])
             kept = [c for c in table.c if c.name not in gone]
@@ -284,7 +287,7 @@ def test_a_step_that_breaks_leaves_the_old_database(old, monkeypatch):
         patched.setattr(session, "_resum", broken)
         with pytest.raises(RuntimeError):
             ExperimentStore(old)
-    with pytest.raises(ConfigError, match="have version 1, this program reads 2: start the server"):
+    with pytest.raises(ConfigError, match=f"have version 1, this program reads {VERSION}: start the server"):
         ExperimentStore(old, migrate=False)
     store = ExperimentStore(old)
     assert totals(store, "split").keys() == SAID["split"].keys()
@@ -373,6 +376,7 @@ def test_outcomes(viewed):
         "counted": True,
         "key": first["key"],
         "response_id": "r1",
+        "stage": "",
     }
     assert (second["value"], second["arm"]) == (3.0, "a")
     assert (late["unit"], bool(late["counted"])) == ("u2", False)

@@ -174,3 +174,14 @@ def test_bad_judge_prompt_is_refused(tmp_path, text, message):
     file.write_text(text)
     with pytest.raises(ConfigError, match=message):
         read_template(file)
+
+
+def test_agreement_with_the_right_answers_of_other_rows_is_no_agreement():
+    def answer(adapter, prompt):
+        return "one of the labels" if adapter == "new" else "no"
+
+    many = [PromptRow(f"question {n}", "one of the labels", str(n), "") for n in range(40)]
+    client = ScriptedClient(answer)
+    found = asyncio.run(compare(client, "old", "new", many, metric="exact_match"))
+    assert found.difference.found
+    assert not found.by_chance.found
