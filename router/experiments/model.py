@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from router.errors import FieldViolation, InvalidRequest
+from router.experiments.times import TIMES, UNSERVED, is_meant_as_share
 from router.types import EVERYTHING, AdapterRef, RouterVariant, Visible
 
 BASE = "base"
@@ -151,8 +152,9 @@ class MetricSpec:
 
     `name` is the outcome it reads, or a built-in one (`BUILT_IN`). A ratio is the sum of its outcomes
     over the sum of `per`: another outcome's name, or `responses` (answers given, the default) or
-    `outcomes` (values recorded). `margin` belongs to guardrails. A mean with a `cap` counts a unit's value as
-    at most that, and as at least `least`.
+    `outcomes` (values recorded). `margin` belongs to guardrails, as does `improve`: an arm is promoted only
+    if the metric is shown to be better than control's. A mean with a `cap` counts a unit's value as at most
+    that, and as at least `least`.
     """
 
     name: str
@@ -166,6 +168,7 @@ class MetricSpec:
     relative: bool = False
     cap: float | None = None
     least: float = 0.0
+    improve: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,12 +185,12 @@ class SegmentSpec:
 MAX_SEGMENTS, MAX_SEGMENT_VALUES = 3, 12
 NO_VALUE, OTHER_VALUE = "(none)", "(other)"
 """A unit without the label, and one whose value has no row of its own."""
-BUILT_IN = (
-    *("time_to_first_token", "total_time", "completion_tokens", "length_stop", "error", "cancelled"),
-    "time_without_token",
-)
+COST = "serving_cost"
+"""What a response cost by the server's prices; recorded only for plans that name it."""
+BUILT_IN = (*TIMES, "completion_tokens", "length_stop", "error", "cancelled", UNSERVED, COST)
 """Recorded without the client: seconds, seconds, tokens, and 0 or 1 for each response; seconds until the end
-of a request that never got a first token, which has `error` and `cancelled` besides and nothing else."""
+of a request that never got a first token, which has `error` and `cancelled` besides and nothing else; a cost.
+See `times` for what metrics are made of the seconds."""
 FEEDBACK = "feedback"
 """Recorded by the server where a plan has it: 1 or 0 for each response that a user found good or not."""
 SERVER_KEYS = "server:"
@@ -535,7 +538,7 @@ def outcome_problem(metric: str) -> str:
     """Why a client cannot record an outcome under this name; empty if it can."""
     if not is_word(metric):
         return f"must be {WORD_FORM}"
-    if metric in BUILT_IN:
+    if metric in BUILT_IN or is_meant_as_share(metric):
         return "is recorded by the server itself; choose another name"
     if metric in DENOMINATORS:
         return "is a denominator that the server counts; choose another name"
