@@ -184,7 +184,7 @@ NO_VALUE, OTHER_VALUE = "(none)", "(other)"
 """A unit without the label, and one whose value has no row of its own."""
 BUILT_IN = (
     *("time_to_first_token", "total_time", "completion_tokens", "length_stop", "error", "cancelled"),
-    "unserved_time",
+    "time_without_token",
 )
 """Recorded without the client: seconds, seconds, tokens, and 0 or 1 for each response; seconds until the end
 of a request that never got a first token, which has `error` and `cancelled` besides and nothing else."""

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from router.experiments import words
 from router.experiments.interference import WORDS
 from router.experiments.words import MARK, change, form_of, named
-from router.quantities import NO_RANGE, UNKNOWN, percent
+from router.quantities import NO_RANGE, UNKNOWN, percent, percents
 
 if TYPE_CHECKING:
     from router.experiments.report.model import ArmNumbers, ArmReport, MetricReport, Report, SegmentReport
@@ -116,19 +116,22 @@ def slices(report: Report) -> ReportTable:
 
 def pairs(report: Report) -> ReportTable:
     """Shadow arms: who won how many comparisons."""
-    unit = report.judged.spec.unit
+    spec = report.judged.spec
     rows = tuple(
-        (arm.arm, words.preferred(found, unit), f"{found.ties:,}", words.decided_by(found, unit))
+        (
+            arm.arm,
+            *(f"{number:,}" for number in (found.wins, found.losses, found.ties)),
+            f"{percent(found.share)} ({percents(found.low, found.high)})",
+            words.decided_by(found, spec.unit),
+        )
         for arm in report.arms
         if (found := arm.pairs)
     )
-    columns = (("arm", "arm"), (f"against {report.judged.spec.control}", "i"), ("ties", "n"), ("from", ""))
-    return ReportTable(
-        "Answers that nobody saw, against those that were served",
-        columns,
-        rows,
-        (words.UNSEEN,) if rows else (),
+    columns = (
+        *(("arm", "arm"), ("better", "n"), ("worse", "n"), ("ties", "n")),
+        *((f"preferred to {spec.control}", "i"), ("from", "")),
     )
+    return ReportTable("Answers that nobody saw, against those that were served", columns, rows)
 
 
 def guardrails(report: Report) -> ReportTable:
@@ -254,6 +257,7 @@ def details(report: Report) -> Iterator[ReportTable]:
 def rulings(report: Report) -> ReportTable:
     """Verdicts as programs read them."""
     verdicts = [("all", report.verdict), *((arm.arm, arm.verdict) for arm in report.arms)]
+    verdicts += [(f"{arm.arm}, if the data had no fault", arm.blocked) for arm in report.arms if arm.blocked]
     rows = tuple((arm, one.decision, one.rule, one.text) for arm, one in verdicts)
     columns = (("arm", "arm"), ("verdict", "name"), ("rule", "name"), ("", ""))
     return ReportTable("Verdicts by their rules", columns, rows)

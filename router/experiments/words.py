@@ -31,8 +31,9 @@ if TYPE_CHECKING:
 
 DAY = 86_400.0
 MARK = "†"
+POINTS = "A point is one of 100 {unit}s."
 RANGE = (
-    "The numbers in brackets are the range in which the true difference lies. Such ranges are right in"
+    "The numbers in brackets are the range in which the true {what} lies. Such ranges are right in"
     " {sure:g} of 100 experiments, however often you look."
 )
 ONCE = f"{MARK} This range holds for one look at the end only."
@@ -170,10 +171,13 @@ def direction(higher_is_better: bool) -> str:
 
 def legend(report: Report) -> list[str]:
     """How to read the numbers in brackets."""
-    alpha = report.judged.spec.alpha
+    spec = report.judged.spec
+    shadow = spec.mode is Mode.SHADOW
     found = [one for arm in report.arms for one in (arm.primary, *arm.guardrails) if one]
     once = any(not one.anytime for one in found) or any(a.pairs and not a.pairs.anytime for a in report.arms)
-    return [RANGE.format(sure=100 * (1 - alpha)), *([ONCE] if once else [])]
+    shown = RANGE.format(what="share" if shadow else "difference", sure=100 * (1 - spec.alpha))
+    points = [POINTS.format(unit=spec.unit)] if quantity(spec.primary) is SHARE and not shadow else []
+    return [" ".join([*points, shown]), *([ONCE] if once else [])]
 
 
 def named(metric: str, cap: float | None) -> str:
@@ -276,7 +280,7 @@ def _beyond(report: Report, arm: str) -> str:
 
 def _first_word(report: Report) -> str:
     if report.judged.spec.mode in (Mode.SHADOW, Mode.HOLDOUT):
-        return "READ"
+        return "RESULT"
     if report.experiment.state is Lifecycle.STOPPED:
         return "UNDECIDED"
     return "GIVE UP" if gives_up(report) else "WAIT"
@@ -368,7 +372,8 @@ def primary_reading(report: Report, arm: ArmReport) -> str:
 
 def _line(report: Report, arm: str, found: MetricReport, read: str) -> str:
     form, control = form_of(report.judged, found), report.judged.spec.control
-    values = f"{form.value(found.values[1])} with {arm}, {form.value(found.values[0])} with {control}"
+    units = f" of {units_of(report.judged)}" if form is SHARE else ""
+    values = f"{form.value(found.values[1])}{units} with {arm}, {form.value(found.values[0])} with {control}"
     name = f"{arm}, " if len(report.arms) > 1 else ""
     way = direction(found.higher_is_better).capitalize()
     return f"{name}{named(found.metric, found.cap)}: {change(form, found)} {read}: {values}. {way}."
@@ -445,21 +450,30 @@ def wait(report: Report) -> str:
             f"no new {units} came in the last week. Check that requests arrive and carry their unit, or stop"
             f" it: lora-router experiments stop {report.experiment.name}"
         )
-    pace = f"{counted(round(found.units_per_day), f'new {spec.unit}')} a day"
+    pace = f"About {counted(round(found.units_per_day), f'new {spec.unit}')} come each day."
     if found.units is not None and found.days is not None:
         until = _until(report)
-        more = f"; {spec.planned_units:,} are planned" if found.units > spec.planned_units else ""
+        more = f", more than the {spec.planned_units:,} planned" if found.units > spec.planned_units else ""
         return (
-            f"wait until about {until}. If the difference stays as it is now, {found.units:,} {units} are"
-            f" needed to show it{more} ({pace})."
+            f"wait until about {until}. If the difference stays as it is now, it takes about"
+            f" {_rounded(found.units):,} {units} to show it{more}. {pace}"
         )
     least = ""
     if found.smallest_effect is not None:
         least = f" They show a difference of {quantity(spec.primary).margin(found.smallest_effect)} or more."
     return (
         f"wait until about {_until(report)}, when the planned {spec.planned_units:,} {units} had their"
-        f" time ({pace}).{least} So far no gain is in sight."
+        f" time.{least} So far no gain is in sight. {pace}"
     )
+
+
+def _rounded(units: int) -> int:
+    """Three digits: a forecast has no more.
+
+    >>> _rounded(23_676), _rounded(950)
+    (23700, 950)
+    """
+    return int(float(f"{units:.3g}"))
 
 
 def _until(report: Report) -> str:
@@ -575,7 +589,7 @@ def checks_line(report: Report) -> str:
 
 
 def further_lines(report: Report, arm: ArmReport) -> list[str]:
-    """More on an arm's effect: at equal length, over everybody, without the past, if checks were fine."""
+    """More on an arm's effect: at equal length, over everybody, without the past."""
     experiment, found, lines = report.judged, arm.primary, list[str]()
     form, unit = quantity(experiment.spec.primary), experiment.spec.unit
     if found and found.length:
@@ -592,8 +606,6 @@ def further_lines(report: Report, arm: ArmReport) -> list[str]:
         )
     if arm.unadjusted:
         lines.append(f"without what each {unit} did before: {change(form, arm.unadjusted)}.")
-    if arm.blocked:
-        lines.append(f"if the data had no fault: {sentence(report, arm.blocked, arm.arm)}")
     return lines
 
 

@@ -251,8 +251,8 @@ PARTS = ("adapter", "base", "router")
 TIME_UNITS = (("day", 86_400.0), ("hour", 3600.0), ("minute", 60.0), ("second", 1.0))
 MODE_NOTES = {
     Mode.SHADOW: (
-        "nobody saw the answers of the shadow arms: the comparisons say what the judge {judge} prefers and"
-        " how the arms run, not what users prefer; to learn that, run a split"
+        "the comparisons are by the judge {judge}: they say what it prefers and how the arms run, not what"
+        " users prefer"
     ),
     Mode.BANDIT: (
         "a bandit moves units to the arm that looks best, which biases plain averages, so no range is shown"

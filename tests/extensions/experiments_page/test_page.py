@@ -222,7 +222,7 @@ def test_what_may_not_be_looked_at_often_has_a_dagger_that_says_so(whole):
     text = page(whole)
     dagger = f'<abbr title="{MARK_TITLE}">†</abbr>'
     assert LEGEND[1:].replace("†", dagger) in text
-    assert RANGE.format(sure=95) in text
+    assert RANGE.format(what="difference", sure=95) in text
     assert f"first token{dagger}</th>" in text
     assert f"){dagger}" not in text  # no range is marked
     assert "holds at every moment" in text
