@@ -57,13 +57,13 @@ from router.experiments.model import (
     Lifecycle,
     Mode,
     StoredOutcome,
-    Visibility,
 )
 from router.experiments.modes import MISSING, ROUTERS, ExperimentMode, needed
 from router.experiments.phases import opened, stopped, withdrawn, without_arms
 from router.experiments.recorder import FLUSH_SECONDS, Availability, Recorder, ServingCounts, Shown, Trial
 from router.experiments.report.model import ArmReport, Report, Ruling
 from router.experiments.store.store import ExperimentStore
+from router.experiments.visibility import Visibility
 from router.ports import End, Place, Served, Watcher
 from router.types import Decision, Request, RouterVariant
 
