@@ -378,7 +378,7 @@ def test_a_whole_answer():
         "error": 0.0,
         "cancelled": 0.0,
     }
-    assert {o.metric for o in found} == set(BUILT_IN) - {"unserved_time"}
+    assert {o.metric for o in found} == set(BUILT_IN) - {"time_without_token"}
     assert {(o.response_id, o.time) for o in found} == {("r1", 5.0)}
     assert len({o.key for o in found}) == 6
 
@@ -409,7 +409,7 @@ def test_a_request_without_a_token_has_how_and_when_it_ended_and_no_more():
     assert {o.metric: (o.value, o.stage) for o in found} == {
         "error": (1.0, "admission"),
         "cancelled": (0.0, ""),
-        "unserved_time": (2.0, ""),
+        "time_without_token": (2.0, ""),
     }
 
 
