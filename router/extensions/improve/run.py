@@ -51,7 +51,7 @@ class ImproveRequest:
     recipes: Path = Path("recipes")
     work: Path = state.WORK
     feedback: Path | None = None
-    least: int = 50
+    least: int = 80
     alpha: float = 0.05
     margin: float = 1.0
     canary: Canary | None = field(default_factory=Canary)  # None: no experiment
