@@ -84,9 +84,9 @@ class Place:
         """The command, and its last run."""
         words = ("adapters", "improve", "medical", "--recipes", str(ROOT / "recipes"))
         self.command(*words, "--feedback", str(feedback), *flags, fails=(3, 4))
-        last: dict[str, Any] = json.loads(
-            self.command("adapters", "improve", "medical", "--status", "--json")
-        )[-1]
+        shown = self.command("adapters", "improve", "medical", "--status", "--json")
+        self.said.pop()
+        last: dict[str, Any] = json.loads(shown)[-1]
         return last
 
     def score(self, old: Path, new: Path, rows: Sequence[Mapping[str, str]]) -> dict[str, Any]:

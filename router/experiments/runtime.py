@@ -44,7 +44,6 @@ from router.experiments.assignment import (
     Snapshot,
     holdout_problem,
     never_repeats,
-    place_of,
     running_of,
 )
 from router.experiments.model import (
@@ -85,7 +84,7 @@ class LiveExperiments:
     """Assigner, recorder, guardian and store of a server. `holdout` is the share of units in no experiment.
 
     `base_digest` and `router_digest` say what is served besides the adapter; they go into every exposure. An
-    arm may have another configuration of the router.
+    arm may have another configuration of the router. `server` names the queue that requests go into.
     """
 
     def __init__(
@@ -99,9 +98,10 @@ class LiveExperiments:
         base_digest: Callable[[], str] = str,
         router_digest: Callable[[RouterVariant | None], str] = lambda _: "",
         flush_seconds: float = FLUSH_SECONDS,
+        server: str = "",
     ) -> None:
         self.store, self.counts = store, ServingCounts()
-        self.availability, self.assigner = Availability(), Assigner()
+        self.availability, self.assigner = Availability(), Assigner(server)
         self.recorder = Recorder(store, self.availability, self.counts)
         self.guardian = Guardian(
             store, self.assigner, self.counts, self.refresh, judge or self.judged, look_seconds
@@ -113,6 +113,7 @@ class LiveExperiments:
         self.beside: list[Callable[[Served], Watcher | None]] = []  # each may return a watcher of an answer
         self.judges: Callable[[], Collection[str]] | None = None  # names that plans may use; None: any
         self.classifiers: Callable[[], Collection[str]] | None = None
+        self.tenants: Callable[[], Collection[str] | None] = lambda: None  # hashes; None: not known
         self._holdout, self._poll_seconds, self._flush_seconds = holdout, poll_seconds, flush_seconds
         self._base_digest, self._router_digest = base_digest, router_digest
         self._salts: dict[str, str] = {}
@@ -278,7 +279,7 @@ class LiveExperiments:
         visibility, now = Visibility(request.visible, request.experiments), time.time()
         seen = {one.name for one in self.known if visibility.sees(one)}
         running = [one for one in self.assigner.snapshot.all() if one.name in seen]
-        return [place_of(one, request, now) for one in running if one.assigns or one.of_holdout]
+        return self.assigner.places((one for one in running if one.assigns or one.of_holdout), request, now)
 
     def watchers(self, served: Served) -> list[Watcher]:
         """All who want to know how this answer goes."""
@@ -442,8 +443,8 @@ def act_on(report: Report, now: float) -> RuleAct | None:
 
     An invalid experiment is held: nothing is stopped and nothing is believed until a person has looked. That
     is logged once for a rule and phase. An arm that does harm is withdrawn, and the others go on as they
-    were; if no other arm is left but control, the experiment is stopped. A bandit begins a new phase instead,
-    in which control has the arm's share. What a report of a holdout says is for people.
+    were; if no other arm is left but control, the experiment is stopped. What is not a plain split begins
+    a new phase instead, in which control has the arm's share. What a report of a holdout says is for people.
     """
     experiment = report.experiment
     if experiment.state is not Lifecycle.RUNNING or report.phase != len(experiment.phases):
@@ -460,7 +461,7 @@ def act_on(report: Report, now: float) -> RuleAct | None:
     spec, names = experiment.spec, {arm.arm for arm in harmful}
     if len(spec.arms) - len(names | spec.withdrawn.keys()) < 2:
         after, act = stopped(experiment, now, reason), "stop"
-    elif spec.mode is Mode.SPLIT:
+    elif spec.mode is Mode.SPLIT and not spec.by_tenant:
         after, act = withdrawn(experiment, names, now), "take out"
     else:
         after, act = opened(experiment, without_arms(spec, names), now, f"taken out: {reason}"), "take out"
