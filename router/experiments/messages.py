@@ -336,6 +336,7 @@ def metric_message(metric: MetricSpec) -> pb.Experiment.Metric:
         relative=metric.relative,
         cap=metric.cap,
         floor=metric.least if metric.cap is not None or metric.least else None,
+        improve=metric.improve,
     )
 
 
@@ -359,6 +360,7 @@ def metric_of(message: pb.Experiment.Metric, field: str, found: Findings) -> Met
         relative=message.relative,
         cap=message.cap if message.HasField("cap") else None,
         least=message.floor,
+        improve=message.improve,
     )
 
 

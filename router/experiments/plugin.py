@@ -27,7 +27,6 @@ AUTO = "auto"
 FILE = "experiments.db"
 QUEUE_FILE = "server-name"
 NOTICES = "experiments_notices"
-STORE_DOWN = "the store of experiments does not answer"
 OFF = (
     "experiments are off, since the setting `experiments` is empty: set it to auto or to the URL of a "
     "database, and start the server again"
@@ -80,7 +79,7 @@ class Plugin:
             add_ExperimentServiceServicer_to_server,
             service,
             ROWS,
-            problem=lambda: STORE_DOWN if served.problem else "",
+            problem=lambda: served.flaw,
         )
 
     @hookimpl
@@ -115,6 +114,7 @@ def experiments_of(server: ServerApp) -> LiveExperiments | None:
     if store is None:
         return None
     from router.access.clients import Role
+    from router.experiments.cost import Prices
     from router.experiments.runtime import LiveExperiments
 
     live = LiveExperiments(
@@ -125,6 +125,11 @@ def experiments_of(server: ServerApp) -> LiveExperiments | None:
         router_digest=router.digest,
         flush_seconds=settings.flush_seconds,
         server=queue_of(settings, server.state_dir),
+        prices=Prices(
+            settings.experiments_price_prompt,
+            settings.experiments_price_completion,
+            settings.experiments_price_second,
+        ),
     )
     live.classifiers = lambda: [r.name for r in plugins.registrations()]
     live.judges = plugins.judges

@@ -35,7 +35,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
-from router.errors import ExperimentNotFound, Overloaded, StaleEtag, StoreDown
+from router.errors import ExperimentNotFound, Overloaded, StaleEtag, StoreDown, StoreReplaced
 from router.experiments.assignment import (
     ArmAssignment,
     Assigner,
@@ -46,6 +46,7 @@ from router.experiments.assignment import (
     never_repeats,
     running_of,
 )
+from router.experiments.cost import Prices
 from router.experiments.model import (
     BASE,
     FEEDBACK,
@@ -56,13 +57,13 @@ from router.experiments.model import (
     Lifecycle,
     Mode,
     StoredOutcome,
-    Visibility,
 )
 from router.experiments.modes import MISSING, ROUTERS, ExperimentMode, needed
 from router.experiments.phases import opened, stopped, withdrawn, without_arms
 from router.experiments.recorder import FLUSH_SECONDS, Availability, Recorder, ServingCounts, Shown, Trial
 from router.experiments.report.model import ArmReport, Report, Ruling
 from router.experiments.store.store import ExperimentStore
+from router.experiments.visibility import Visibility
 from router.ports import End, Place, Served, Watcher
 from router.types import Decision, Request, RouterVariant
 
@@ -70,6 +71,8 @@ if TYPE_CHECKING:
     from router.routing.router import Router
 
 log = logging.getLogger(__name__)
+STORE_DOWN = "the store of experiments does not answer"
+STORE_REPLACED = "the database of experiments was deleted or replaced; the log says what to do"
 POLL_SECONDS = 1.0  # a change at another edge holds here after so long at most, and the time to read it
 START_SECONDS = 5.0
 P = ParamSpec("P")
@@ -99,10 +102,11 @@ class LiveExperiments:
         router_digest: Callable[[RouterVariant | None], str] = lambda _: "",
         flush_seconds: float = FLUSH_SECONDS,
         server: str = "",
+        prices: Prices | None = None,
     ) -> None:
         self.store, self.counts = store, ServingCounts()
         self.availability, self.assigner = Availability(), Assigner(server)
-        self.recorder = Recorder(store, self.availability, self.counts)
+        self.recorder = Recorder(store, self.availability, self.counts, prices)
         self.guardian = Guardian(
             store, self.assigner, self.counts, self.refresh, judge or self.judged, look_seconds
         )
@@ -154,6 +158,14 @@ class LiveExperiments:
     def problem(self) -> str:
         """Why they are off for now, as while their store is down; empty if all is well."""
         return self.availability.problem
+
+    @property
+    def flaw(self) -> str:
+        """The same for a server's health: without an address."""
+        down = self.availability.down
+        if isinstance(down, StoreReplaced):
+            return STORE_REPLACED
+        return STORE_DOWN if down else ""
 
     @property
     def summary(self) -> str:
@@ -274,8 +286,8 @@ class LiveExperiments:
 
     def places(self, request: Request) -> list[Place]:
         """As `ports.Experiments`: of each experiment alone, as for a request that comes to it."""
-        if not self.availability.up:
-            raise StoreDown(self.availability.problem)
+        if down := self.availability.down:
+            raise down
         visibility, now = Visibility(request.visible, request.experiments), time.time()
         seen = {one.name for one in self.known if visibility.sees(one)}
         running = [one for one in self.assigner.snapshot.all() if one.name in seen]

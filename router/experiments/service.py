@@ -24,7 +24,7 @@ from router.experiments.messages import (
     plan_of,
     question_of,
 )
-from router.experiments.model import Experiment, Spec, Visibility, id_problem, parse_experiment
+from router.experiments.model import Experiment, Spec, id_problem, parse_experiment
 from router.experiments.modes import ExperimentMode, MakeMode
 from router.experiments.outcomes import Intake, OutcomeSender, answers_in_order, paced
 from router.experiments.plans import Known, arm_warnings, plan_warnings
@@ -32,6 +32,7 @@ from router.experiments.report.model import Report
 from router.experiments.report_messages import report_message
 from router.experiments.runtime import LiveExperiments, StoreThreads
 from router.experiments.tenants import tenant_warnings
+from router.experiments.visibility import Visibility
 from router.ports import AdapterRegistry, Force
 from router.server.adapters import page
 from router.server.call import Call, current_call, present_client

@@ -13,6 +13,7 @@ from statistics import StatisticsError
 from typing import TYPE_CHECKING
 
 from router.errors import FieldViolation, InvalidRequest
+from router.experiments.metric_plans import cap_problems
 from router.experiments.model import (
     WORD_FORM,
     Experiment,
@@ -24,7 +25,7 @@ from router.experiments.model import (
     SizeQuestion,
     is_word,
 )
-from router.experiments.plans import RULES, cap_problems, events_needed
+from router.experiments.plans import RULES, events_needed
 from router.experiments.report.source import duration, mature_buckets, metric_of, plural, total_moments
 from router.experiments.stats.compare import SequencePlan
 from router.experiments.stats.moments import ComparedMetric, adjusted_estimates, estimate, invalid

@@ -86,7 +86,7 @@ class Experiment(_message.Message):
         domain_first: bool
         def __init__(self, threshold: _Optional[float] = ..., classifiers: _Optional[_Iterable[str]] = ..., task_first: _Optional[bool] = ..., domain_first: _Optional[bool] = ...) -> None: ...
     class Metric(_message.Message):
-        __slots__ = ("name", "kind", "lower_is_better", "aggregate", "per", "missing_is_zero", "covariate", "margin", "relative", "cap", "floor")
+        __slots__ = ("name", "kind", "lower_is_better", "aggregate", "per", "missing_is_zero", "covariate", "margin", "relative", "cap", "floor", "improve")
         class Kind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
             __slots__ = ()
             KIND_UNSPECIFIED: _ClassVar[Experiment.Metric.Kind]
@@ -120,6 +120,7 @@ class Experiment(_message.Message):
         RELATIVE_FIELD_NUMBER: _ClassVar[int]
         CAP_FIELD_NUMBER: _ClassVar[int]
         FLOOR_FIELD_NUMBER: _ClassVar[int]
+        IMPROVE_FIELD_NUMBER: _ClassVar[int]
         name: str
         kind: Experiment.Metric.Kind
         lower_is_better: bool
@@ -131,7 +132,8 @@ class Experiment(_message.Message):
         relative: bool
         cap: float
         floor: float
-        def __init__(self, name: _Optional[str] = ..., kind: _Optional[_Union[Experiment.Metric.Kind, str]] = ..., lower_is_better: _Optional[bool] = ..., aggregate: _Optional[_Union[Experiment.Metric.Aggregate, str]] = ..., per: _Optional[str] = ..., missing_is_zero: _Optional[bool] = ..., covariate: _Optional[bool] = ..., margin: _Optional[float] = ..., relative: _Optional[bool] = ..., cap: _Optional[float] = ..., floor: _Optional[float] = ...) -> None: ...
+        improve: bool
+        def __init__(self, name: _Optional[str] = ..., kind: _Optional[_Union[Experiment.Metric.Kind, str]] = ..., lower_is_better: _Optional[bool] = ..., aggregate: _Optional[_Union[Experiment.Metric.Aggregate, str]] = ..., per: _Optional[str] = ..., missing_is_zero: _Optional[bool] = ..., covariate: _Optional[bool] = ..., margin: _Optional[float] = ..., relative: _Optional[bool] = ..., cap: _Optional[float] = ..., floor: _Optional[float] = ..., improve: _Optional[bool] = ...) -> None: ...
     class Phase(_message.Message):
         __slots__ = ("number", "start_time", "end_time", "reason", "enrolment_salt", "variant_salt", "arms", "enrolment")
         NUMBER_FIELD_NUMBER: _ClassVar[int]

@@ -138,7 +138,8 @@ def plan(
 
 def _question(metric: str, lower: bool, split: str) -> SizeQuestion:
     from router.cli.command import MISUSED, CliError
-    from router.experiments.cli.create import BUILT_IN_METRICS, metric_from_flag, weights_from_flag
+    from router.experiments.cli.create import weights_from_flag
+    from router.experiments.cli.metric_flags import BUILT_IN_METRICS, metric_from_flag
     from router.experiments.model import Kind, SizeQuestion
 
     made = metric_from_flag(metric)
@@ -153,7 +154,7 @@ def _question(metric: str, lower: bool, split: str) -> SizeQuestion:
 
 def _answer(question: SizeQuestion, effect: str, server: str, timeout: float) -> SizeAnswer:
     from router.cli.command import MISUSED, CliError
-    from router.experiments.cli.create import number_from_flag
+    from router.experiments.cli.metric_flags import number_from_flag
 
     if not effect:
         return _ask(question, server, timeout)

@@ -18,6 +18,13 @@ import typer
 
 from router.cli import flags
 from router.cli.command import MISUSED, CliError
+from router.experiments.cli.metric_flags import (
+    SLOW_SHARE,
+    guardrail_from_flag,
+    metric_from_flag,
+    number_from_flag,
+    segment_from_flag,
+)
 
 if TYPE_CHECKING:
     from pydantic import ValidationError
@@ -25,17 +32,6 @@ if TYPE_CHECKING:
     from router.experiments.model import Spec
     from router.types import AdapterRef
 
-# What the server records by itself; less is better of all. Of what is 0 or 1 for an answer, the share of
-# units that had it once: a proportion is exact from the first unit on, and shows that nothing happened, too.
-BUILT_IN_METRICS: Mapping[str, Mapping[str, str]] = {
-    "time_to_first_token": {"kind": "mean", "aggregate": "mean"},
-    "total_time": {"kind": "mean", "aggregate": "mean"},
-    "completion_tokens": {"kind": "mean", "aggregate": "mean"},
-    "length_stop": {"kind": "proportion"},
-    "error": {"kind": "proportion"},
-    "cancelled": {"kind": "proportion"},
-    "time_without_token": {"kind": "mean", "aggregate": "mean"},
-}
 SECONDS = {"": 1.0, "s": 1.0, "min": 60.0, "h": 3600.0, "d": 86_400.0}
 TIMES = ("window", "grace", "epoch", "slice_length", "wash_out")
 _EXAMPLE = """\
@@ -87,14 +83,10 @@ kind = "proportion"      # KINDS
 # covariate = false      # adjust by the same outcome of the unit from before (CUPED)
 
 [[guardrails]]           # must not get worse by more than the margin
-name = "total_time"      # built in, in seconds
-kind = "mean"
-aggregate = "mean"
-higher_is_better = false
-margin = 0.1
-relative = true          # the margin is a share of control's value
-cap = 60.0               # of a mean: more counts as this; without it, no interval before 750 units an arm
-# least = 0.0            # with a cap: less counts as this
+name = "total_time_over_4s"  # built in: the share of units with an answer slower than 4 s; the limit is yours
+                         # (800ms, 2min), and time_to_first_token_over_1s is the like
+margin = 0.02            # two units in a hundred more
+# relative = false       # true: the margin is a share of control's value
 
 [[guardrails]]
 name = "error"           # built in: 0 or 1 for each answer; here the share of units that had one
@@ -105,7 +97,8 @@ margin = 0.02
 [[secondary]]            # reported too, decides nothing; may be changed at any time, without a new phase
 name = "messages"
 kind = "mean"
-cap = 100.0
+cap = 100.0              # of a mean: more counts as this; without it, no interval before 750 units an arm
+# least = 0.0            # with a cap: less counts as this
 
 [[segments]]             # the effect by the values of a label of the request; at most 3 labels
 label = "country"
@@ -186,8 +179,11 @@ def _arm(values: Mapping[str, Any], where: str) -> dict[str, Any]:
 
 def _metric(values: Mapping[str, Any], where: str) -> dict[str, Any]:
     from router.experiments.model import Kind, MetricSpec
+    from router.experiments.times import is_meant_as_share
 
     _check_names(values, MetricSpec, where)
+    if is_meant_as_share(str(values.get("name"))):
+        values = {**SLOW_SHARE, **values}
     usual = next((kind.rules.usual for kind in Kind if kind == values.get("kind")), Kind.MEAN.rules.usual)
     return {"aggregate": usual.value, **values}
 
@@ -281,45 +277,6 @@ def _arm_from_flag(text: str) -> dict[str, Any]:
     return {"name": name, "adapter": adapter, "weight": number_from_flag(weight, "--arm") if weight else None}
 
 
-def metric_from_flag(text: str) -> dict[str, Any]:
-    """NAME, KIND:NAME or NAME:KIND. Built-in metrics have their kind, others are proportions."""
-    from router.experiments.model import Kind
-
-    first, _, second = text.partition(":")
-    kinds = tuple(Kind)
-    kind, name = (first, second) if second and first in kinds and second not in kinds else (second, first)
-    made = _metric_named(name)
-    if not kind or kind == made["kind"]:
-        return made
-    return {"name": name, "kind": kind, "higher_is_better": made["higher_is_better"]}
-
-
-def _metric_named(name: str) -> dict[str, Any]:
-    built_in = BUILT_IN_METRICS.get(name)
-    if built_in is None:
-        return {"name": name, "kind": "proportion", "higher_is_better": True}
-    return {"name": name, **built_in, "higher_is_better": False}
-
-
-def guardrail_from_flag(text: str) -> dict[str, Any]:
-    """METRIC=MARGIN; 10% is of control's value."""
-    name, equals, margin = text.partition("=")
-    if not equals:
-        raise CliError(f"--guardrail takes METRIC=MARGIN, such as total_time=10%, not {text!r}", MISUSED)
-    relative = margin.endswith("%")
-    value = number_from_flag(margin.removesuffix("%"), "--guardrail")
-    return metric_from_flag(name) | {"margin": value / 100 if relative else value, "relative": relative}
-
-
-def segment_from_flag(text: str) -> dict[str, Any]:
-    """LABEL or LABEL=a,b,c."""
-    label, equals, values = text.partition("=")
-    named = [value.strip() for value in values.split(",")] if equals else []
-    if not label or not all(named):
-        raise CliError(f"--segment takes LABEL or LABEL=a,b,c, not {text!r}", MISUSED)
-    return {"label": label, "values": named}
-
-
 def with_caps(values: Mapping[str, Any], caps: Sequence[str]) -> dict[str, Any]:
     """The fields of a plan in which a metric gets its cap, METRIC=VALUE, with that cap."""
     made = {name: values[name] for name in ("primary", "guardrails", "secondary") if values.get(name)}
@@ -349,14 +306,6 @@ def with_caps(values: Mapping[str, Any], caps: Sequence[str]) -> dict[str, Any]:
 def _all_metrics(values: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
     for field, metrics in values.items():
         yield from [metrics] if field == "primary" else metrics
-
-
-def number_from_flag(text: str, flag: str) -> float:
-    """Raises CliError for what is none."""
-    try:
-        return float(text)
-    except ValueError:
-        raise CliError(f"{flag}: {text!r} is not a number", MISUSED) from None
 
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="The experiment: small letters, digits, hyphens.")]
@@ -525,8 +474,8 @@ def create(
       lora-router experiments create --example > medical-v2.toml
       lora-router experiments create medical-v2 medical-v2.toml
       lora-router experiments create medical-v2 --route medical --arm old=medical@1.0.0 \\
-        --arm new=medical@1.1.0 --split 90/10 --metric thumbs_up --guardrail total_time=10% \\
-        --cap total_time=60 --secondary mean:messages --segment country=de,fr --start
+        --arm new=medical@1.1.0 --split 90/10 --metric thumbs_up \\
+        --guardrail total_time_over_4s=0.02 --secondary mean:messages --segment country=de,fr --start
       lora-router experiments create faster --mode switchback --route medical --arm old=medical@1.0.0 \\
         --arm new=medical@1.1.0 --metric time_to_first_token --set slice_length=2h --set planned_slices=24
     """

@@ -76,6 +76,8 @@ def metric_line(metric: MetricSpec) -> str:
         parts.append("0 where there is none")
     if metric.covariate:
         parts.append("adjusted by the unit's own past")
+    if metric.improve:
+        parts.append("must improve")
     if metric.margin:
         margin = f"{metric.margin:.3g}" if not metric.relative else f"{metric.margin:.1%} of control"
         parts.append(f"margin {margin}")

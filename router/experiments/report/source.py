@@ -156,7 +156,7 @@ def design_of(spec: Spec) -> ExperimentDesign:
         control=spec.control,
         weights={arm.name: arm.weight for arm in spec.arms},
         primary=metric_of(spec.primary),
-        guardrails=tuple(Guardrail(metric_of(g), g.margin, g.relative) for g in spec.guardrails),
+        guardrails=tuple(Guardrail(metric_of(g), g.margin, g.relative, g.improve) for g in spec.guardrails),
         margin=spec.margin,
         plan=plan_of(spec),
         min_units=spec.min_units,

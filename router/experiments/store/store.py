@@ -38,7 +38,7 @@ from sqlalchemy import (
     update,
 )
 
-from router.errors import AlreadyExists, ConfigError, ExperimentNotFound, StaleEtag, StoreDown
+from router.errors import AlreadyExists, ConfigError, ExperimentNotFound, StaleEtag, StoreDown, StoreReplaced
 from router.experiments.model import (
     Accepted,
     AuditEntry,
@@ -53,6 +53,7 @@ from router.experiments.model import (
 )
 from router.experiments.slices import WASH_OUT
 from router.experiments.store import tables
+from router.experiments.store.identity import DatabaseWatch, close_moved
 from router.experiments.store.preferences import count_preferences, keep_preference
 from router.experiments.store.recording import count_pairs, disagree, expose, keep_pairs, record
 from router.experiments.store.schema import check_version, make_views, migrate
@@ -99,6 +100,7 @@ class ExperimentStore:
         self._phases, self._waiting = PhaseInfos(self._bulk), WaitingRows(max_waiting)
         self._alone = threading.Lock()  # threads of one process queue here, not in the database
         self._ready, self._tidied = False, 0.0
+        self._watch = DatabaseWatch(self._url)
         try:
             self._prepare(starting=True)
         except StoreDown as error:
@@ -111,6 +113,9 @@ class ExperimentStore:
             raise
 
     def _prepare(self, starting: bool = False) -> None:
+        self._watch.before()
+        if self._ready and self._watch.moved():
+            self._let_go()
         if self._ready:
             return
         opened = database.reading if self._read_only else database.writing
@@ -121,7 +126,16 @@ class ExperimentStore:
                 self._migrate(conn, starting)
         self._ready = True
 
+    def _let_go(self) -> None:
+        """The path leads to another file: close the old one, complete wherever it is now."""
+        if self._engine.pool.checkedout():  # type: ignore[attr-defined]
+            raise self._watch.gone()
+        self._ready = False
+        close_moved(self._engine)
+        self._engine.dispose()
+
     def _migrate(self, conn: Connection, starting: bool) -> None:
+        self._watch.check(conn, self._watch.seen)
         try:
             migrate(conn)
             make_views(conn)
@@ -129,6 +143,7 @@ class ExperimentStore:
             if starting:
                 raise
             raise StoreDown(error.message) from error
+        self._watch.open(conn)
 
     @contextmanager
     def _writing(self) -> Iterator[Connection]:
@@ -139,7 +154,13 @@ class ExperimentStore:
         try:
             self._prepare()
             with translated(self._url), database.writing(self._engine) as conn:
+                now = self._watch.write(conn)
                 yield conn
+            self._watch.wrote(now)
+        except StoreReplaced:
+            if not self._ready:
+                self._engine.dispose()  # of a file that is not ours
+            raise
         finally:
             self._alone.release()
 
@@ -151,14 +172,18 @@ class ExperimentStore:
     @contextmanager
     def reading(self) -> Iterator[Connection]:
         """A transaction that only reads, and sees one state throughout. Raises StoreDown."""
-        if not self._ready:
+        if not self._ready or self._watch.moved():
             with self._writing():
                 pass
+        seen = self._watch.seen
         with translated(self._url), database.reading(self._engine) as conn:
+            self._watch.check(conn, seen)
             yield conn
 
     def close(self) -> None:
         """Let connections go; the next call makes new ones."""
+        if self._watch.moved():
+            close_moved(self._engine)
         self._engine.dispose()
 
     # -- experiments, salts and the audit trail
