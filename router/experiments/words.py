@@ -107,7 +107,8 @@ def _usable(report: Report) -> bool:
 
 def guarded(report: Report, found: MetricReport) -> str:
     """What is known of a guardrail; empty where the data have a fault."""
-    return GUARDED.get(found.state, OPEN) if _usable(report) else ""
+    known = GUARDED.get(found.state, OPEN) if _usable(report) else ""
+    return f"{known}, in one queue" if found.shared_queue and found.state == _WITHIN and known else known
 
 
 def allowed(form: Quantity, found: MetricReport) -> str:
@@ -257,6 +258,9 @@ def _undecided(report: Report, verdict: Ruling, arm: str) -> str:
             return f"{arm} is {shown} on {spec.primary.name}, but it may make {names} worse than allowed."
         case "too-few-units" if few := _too_few(report, arm):
             return few
+        case "planned-size":
+            have = f"not all {units} have had" if spec.by_tenant else f"only {progress(report)} have had"
+            return f"{have} their time, and the verdict comes after the last."
         case "immature":
             return f"too many {units} still have time for their outcomes."
         case "shadow":
@@ -284,7 +288,7 @@ def _too_few(report: Report, arm: str) -> str:
         return f"an arm has fewer than two {spec.unit}s with an outcome."
     have = min(found.units)
     needs = f"the smaller arm has {counted(have, spec.unit)} with an outcome, {spec.min_units:,} are needed."
-    return needs if have < spec.min_units else ""
+    return needs if have < spec.min_units and not spec.randomised else ""
 
 
 def _yet(report: Report) -> str:
@@ -340,9 +344,10 @@ def _line(report: Report, arm: str, found: MetricReport, read: str) -> str:
 
 def gives_up(report: Report) -> bool:
     """Whether more waiting is of no use: all planned units had their time, and no gain is in sight."""
-    done = sum(one.matured for one in report.numbers) >= report.judged.spec.planned_units
+    spec = report.judged.spec
+    done = spec.randomised or sum(one.matured for one in report.numbers) >= spec.planned_units
     in_sight = report.forecast is not None and report.forecast.units is not None
-    waits = report.verdict.decision == "undecided" and report.judged.spec.mode is Mode.SPLIT
+    waits = report.verdict.decision == "undecided" and (spec.mode is Mode.SPLIT or spec.randomised)
     return waits and done and not in_sight and report.verdict.rule in ("primary-open", "guardrail-open")
 
 
@@ -473,6 +478,11 @@ def _units(report: Report) -> int:
 def progress(report: Report) -> str:
     """`1,200 of 5,000 planned users (24 %)`."""
     spec, units = report.judged.spec, _units(report)
+    if spec.mode is Mode.SWITCHBACK:
+        over = next((arm.switchback.slices for arm in report.arms if arm.switchback), 0)
+        return f"{over:,} of {spec.planned_slices:,} planned slices"
+    if spec.by_tenant:
+        return counted(units, spec.unit)
     share = units / spec.planned_units if spec.planned_units else 0.0
     return f"{units:,} of {spec.planned_units:,} planned {spec.unit}s ({100 * share:.0f} %)"
 

@@ -132,10 +132,11 @@ def _tables(report: Report) -> dict[str, Any]:
     shadow = report.judged.spec.mode == "shadow"
     return {
         "effects": ReportTable("", (), ()) if shadow else report_tables.effects(report),
+        "slices": report_tables.slices(report),
         "pairs": report_tables.pairs(report),
         "rails": replace(rails, columns=columns, rows=rows),
         "secondary": report_tables.secondary(report),
-        "segments": list(report_tables.segments(report)),
+        "segments": [*report_tables.segments(report), *report_tables.days(report)],
         "details": list(report_tables.details(report)) if report.arms else [],
         "share_title": report_tables.NUMBERS,
     }

@@ -57,6 +57,7 @@ class Run:
     held_out: int = 0
     own: int = 0  # rows of the recipe that are mixed in
     left: dict[str, int] = field(default_factory=dict)  # records that were left out, by reason
+    masked: dict[str, int] = field(default_factory=dict)  # prompts with personal data masked, by its kind
     rows_sha256: str = ""
     steps: int = 0  # of training
     trained: float = 0.0  # seconds

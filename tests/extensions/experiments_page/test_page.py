@@ -12,7 +12,7 @@ import pytest
 from router.experiments.assignment import holdout_problem
 from router.experiments.cli.create import plan_of
 from router.experiments.model import ArmSpec, Experiment, MetricSpec, Mode, NoInterval
-from router.experiments.plans import Known, check_plan
+from router.experiments.plans import Known, plan_problems
 from router.experiments.report.build import report
 from router.experiments.report.model import MetricReport, SegmentReport, VerdictForecast
 from router.experiments.report_tables import LEGEND
@@ -291,13 +291,15 @@ def resolve(name: str, version: str = "") -> AdapterInfo:
     return AdapterInfo(AdapterRef(name, version or "1.0.0"), AdapterState.READY)
 
 
-@pytest.mark.parametrize("block", BLOCKS, ids=["shadow", "router", "holdout"])
+@pytest.mark.parametrize("block", BLOCKS, ids=["shadow", "router", "tenants", "holdout"])
 def test_a_plan_can_be_kept_and_started(block):
-    check_plan(plan_of(tomllib.loads(block)), Known(resolve, lambda: ["exact_match"], lambda: ["keywords"]))
+    known = Known(resolve, lambda: ["exact_match"], lambda: ["keywords"])
+    assert not plan_problems(plan_of(tomllib.loads(block)), known)
 
 
 def test_they_are_what_the_page_says():
-    shadow, router, holdout = (plan_of(tomllib.loads(block)) for block in BLOCKS)
+    shadow, router, tenants, holdout = (plan_of(tomllib.loads(block)) for block in BLOCKS)
+    assert (tenants.by_tenant, tenants.window) == (True, 14 * 86_400)
     assert (shadow.mode, shadow.judge, shadow.shadow_share) == (Mode.SHADOW, "exact_match", 0.5)
     assert (router.route, router.arms[1].router) == ("", RouterVariant(threshold=0.8))
     assert (holdout.mode, holdout.route, holdout.control) == (Mode.HOLDOUT, "", "kept-out")
