@@ -16,6 +16,7 @@ from typing import Protocol
 
 from router.errors import AdapterNotFound, FailedPrecondition, FieldViolation, InvalidRequest
 from router.experiments.assignment import AssignmentSalts, UnitAllocation, WeightedArm
+from router.experiments.interference import shared_warnings
 from router.experiments.metric_plans import guardrails_that_hold, metric_problems, metric_warnings, uncapped
 from router.experiments.model import (
     BASE,
@@ -35,7 +36,9 @@ from router.experiments.model import (
     is_word,
 )
 from router.experiments.modes import MISSING, needed
+from router.experiments.slices import slice_problems
 from router.experiments.stats.compare import SequencePlan
+from router.experiments.tenants import tenant_problems
 from router.experiments.verdict import ExperimentDesign
 from router.types import AdapterInfo, AdapterRef, RouterVariant
 
@@ -69,6 +72,9 @@ class Known:
     classifiers: Callable[[], Collection[str]] | None = None
     sees: Callable[[Experiment], bool] = all_seen
     has_mode: Callable[[str], bool] = bool  # those of `modes.needed`
+    tenants: Callable[[], Collection[str] | None] = lambda: (
+        None
+    )  # hashes of those that may ask; None: not known
 
     def adapter_problem(self, name: str, version: str = "") -> str:
         """Why no arm or route can be this adapter; empty if it can."""
@@ -100,12 +106,6 @@ def plan_problems(spec: Spec, known: Known) -> list[FieldViolation]:
         *_times(spec),
         *_mode(spec, known),
     ]
-
-
-def check_plan(spec: Spec, known: Known) -> None:
-    """Raise InvalidRequest with all of `plan_problems`, if there are any."""
-    if found := plan_problems(spec, known):
-        raise InvalidRequest(found)
 
 
 def _texts(spec: Spec) -> Iterator[FieldViolation]:
@@ -156,6 +156,8 @@ def _times(spec: Spec) -> Iterator[FieldViolation]:
 
 
 def _mode(spec: Spec, known: Known) -> Iterator[FieldViolation]:
+    yield from slice_problems(spec)
+    yield from tenant_problems(spec, known.tenants())
     if spec.mode is Mode.HOLDOUT:
         yield from _holdout(spec)
     if not 0 < spec.shadow_share <= 1:
@@ -164,7 +166,8 @@ def _mode(spec: Spec, known: Known) -> Iterator[FieldViolation]:
     if spec.mode is Mode.SHADOW and known.judges is not None and spec.judge not in known.judges():
         yield FieldViolation("judge", _not_known(spec.judge, known.judges()))
     if (mode := needed(spec)) and not known.has_mode(mode):
-        yield FieldViolation("mode" if spec.mode is not Mode.SPLIT else "route", MISSING[mode])
+        field = "by_tenant" if spec.by_tenant else "mode" if spec.mode is not Mode.SPLIT else "route"
+        yield FieldViolation(field, MISSING[mode])
     if spec.mode is Mode.BANDIT:
         most = 1 / max(len(spec.arms), 1)
         if not 0 < spec.floor <= most:
@@ -329,6 +332,7 @@ def _overlap(one: tuple[float, float], other: tuple[float, float]) -> bool:
 def plan_warnings(spec: Spec, rates: Mapping[str, float] | None = None) -> Iterator[str]:
     """What the plan itself makes hard to show. `rates` of proportions in control, where they are known."""
     yield from out_of_reach(spec, rates)
+    yield from shared_warnings(spec)
     yield from metric_warnings(spec)
     if spec.mode is Mode.BANDIT and spec.window > spec.epoch:
         yield (

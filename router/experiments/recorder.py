@@ -521,7 +521,7 @@ def built_in_outcomes(
     usage, stage = end.usage, end.stage.value if end.stage is not None else ""
     values: dict[str, float] = {"error": bool(end.error), "cancelled": end.cancelled}
     if unserved is not None:
-        values["unserved_time"] = unserved
+        values["time_without_token"] = unserved
     else:
         values["total_time"] = usage.total_time
         values["completion_tokens"] = usage.completion_tokens

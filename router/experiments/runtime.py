@@ -44,26 +44,26 @@ from router.experiments.assignment import (
     Snapshot,
     holdout_problem,
     never_repeats,
-    place_of,
     running_of,
 )
 from router.experiments.cost import Prices
-from router.experiments.manager import opened, stopped
 from router.experiments.model import (
     BASE,
+    FEEDBACK,
     RULE,
-    ArmSpec,
+    SERVER_KEYS,
     AuditEntry,
     Experiment,
     Lifecycle,
     Mode,
-    Spec,
-    Visibility,
+    StoredOutcome,
 )
 from router.experiments.modes import MISSING, ROUTERS, ExperimentMode, needed
+from router.experiments.phases import opened, stopped, withdrawn, without_arms
 from router.experiments.recorder import FLUSH_SECONDS, Availability, Recorder, ServingCounts, Shown, Trial
 from router.experiments.report.model import ArmReport, Report, Ruling
 from router.experiments.store.store import ExperimentStore
+from router.experiments.visibility import Visibility
 from router.ports import End, Place, Served, Watcher
 from router.types import Decision, Request, RouterVariant
 
@@ -87,7 +87,7 @@ class LiveExperiments:
     """Assigner, recorder, guardian and store of a server. `holdout` is the share of units in no experiment.
 
     `base_digest` and `router_digest` say what is served besides the adapter; they go into every exposure. An
-    arm may have another configuration of the router.
+    arm may have another configuration of the router. `server` names the queue that requests go into.
     """
 
     def __init__(
@@ -101,10 +101,11 @@ class LiveExperiments:
         base_digest: Callable[[], str] = str,
         router_digest: Callable[[RouterVariant | None], str] = lambda _: "",
         flush_seconds: float = FLUSH_SECONDS,
+        server: str = "",
         prices: Prices | None = None,
     ) -> None:
         self.store, self.counts = store, ServingCounts()
-        self.availability, self.assigner = Availability(), Assigner()
+        self.availability, self.assigner = Availability(), Assigner(server)
         self.recorder = Recorder(store, self.availability, self.counts, prices)
         self.guardian = Guardian(
             store, self.assigner, self.counts, self.refresh, judge or self.judged, look_seconds
@@ -116,6 +117,7 @@ class LiveExperiments:
         self.beside: list[Callable[[Served], Watcher | None]] = []  # each may return a watcher of an answer
         self.judges: Callable[[], Collection[str]] | None = None  # names that plans may use; None: any
         self.classifiers: Callable[[], Collection[str]] | None = None
+        self.tenants: Callable[[], Collection[str] | None] = lambda: None  # hashes; None: not known
         self._holdout, self._poll_seconds, self._flush_seconds = holdout, poll_seconds, flush_seconds
         self._base_digest, self._router_digest = base_digest, router_digest
         self._salts: dict[str, str] = {}
@@ -289,7 +291,7 @@ class LiveExperiments:
         visibility, now = Visibility(request.visible, request.experiments), time.time()
         seen = {one.name for one in self.known if visibility.sees(one)}
         running = [one for one in self.assigner.snapshot.all() if one.name in seen]
-        return [place_of(one, request, now) for one in running if one.assigns or one.of_holdout]
+        return self.assigner.places((one for one in running if one.assigns or one.of_holdout), request, now)
 
     def watchers(self, served: Served) -> list[Watcher]:
         """All who want to know how this answer goes."""
@@ -303,6 +305,14 @@ class LiveExperiments:
             else:
                 found.extend(() if watcher is None else (watcher,))
         return found
+
+    def feedback(self, response_id: str, value: float) -> None:
+        """As `ports.Experiments`. Where no plan reads it, nothing is queued."""
+        of_plans = (phase.spec for one in self.known for phase in one.phases[-1:])
+        if any(metric.name == FEEDBACK for spec in of_plans for metric in spec.metrics):
+            key = f"{SERVER_KEYS}{FEEDBACK}:{response_id}"
+            now = time.time()
+            self.recorder.observe([StoredOutcome(key, FEEDBACK, value, now, response_id=response_id)])
 
     def unserved(self, served: Served, end: End) -> None:
         """Keep the exposures of a request that ended before the engine took it, and how it ended."""
@@ -441,11 +451,12 @@ class Guardian:
 
 
 def act_on(report: Report, now: float) -> RuleAct | None:
-    """Nothing, a hold, a stop, or an arm taken out in a new phase.
+    """Nothing, a hold, a stop, or an arm taken out.
 
     An invalid experiment is held: nothing is stopped and nothing is believed until a person has looked. That
-    is logged once for a rule and phase. An arm that does harm is stopped; with it the experiment, if no other
-    arm is left but control. Control gets the arm's share. What a report of a holdout says is for people.
+    is logged once for a rule and phase. An arm that does harm is withdrawn, and the others go on as they
+    were; if no other arm is left but control, the experiment is stopped. What is not a plain split begins
+    a new phase instead, in which control has the arm's share. What a report of a holdout says is for people.
     """
     experiment = report.experiment
     if experiment.state is not Lifecycle.RUNNING or report.phase != len(experiment.phases):
@@ -457,13 +468,15 @@ def act_on(report: Report, now: float) -> RuleAct | None:
     harmful = [arm for arm in report.arms if arm.verdict.decision == HARM]
     if not harmful:
         return None
-    reason = "; ".join(f"{arm.arm}: {arm.verdict.rule}: {arm.verdict.text}" for arm in harmful)
+    reason = "; ".join(f"{arm.arm}: {arm.verdict.text}" for arm in harmful)
     detail = {"phase": report.phase, "arms": [_arm_detail(arm) for arm in harmful]}
-    left = _without(experiment.spec, {arm.arm for arm in harmful})
-    if len(left.arms) > 1:
-        after, act = opened(experiment, left, now, f"taken out: {reason}"), "take out"
-    else:
+    spec, names = experiment.spec, {arm.arm for arm in harmful}
+    if len(spec.arms) - len(names | spec.withdrawn.keys()) < 2:
         after, act = stopped(experiment, now, reason), "stop"
+    elif spec.mode is Mode.SPLIT and not spec.by_tenant:
+        after, act = withdrawn(experiment, names, now), "take out"
+    else:
+        after, act = opened(experiment, without_arms(spec, names), now, f"taken out: {reason}"), "take out"
     return RuleAct(after, AuditEntry(experiment.name, now, RULE, act, reason, detail))
 
 
@@ -474,23 +487,6 @@ def _hold_entry(report: Report, now: float) -> RuleAct | None:
         return None
     detail = {"phase": phase, "units": {n.arm: n.units for n in report.numbers}, **_ruling_detail(ruling)}
     return RuleAct(None, AuditEntry(report.experiment.name, now, RULE, "hold", ruling.text, detail))
-
-
-def _without(spec: Spec, harmful: set[str]) -> Spec:
-    """The arms that are left; control has the shares of those that are not."""
-    freed = sum(arm.weight for arm in spec.arms if arm.name in harmful)
-    return replace(
-        spec,
-        arms=tuple(
-            _heavier(arm, freed) if arm.name == spec.control else arm
-            for arm in spec.arms
-            if arm.name not in harmful
-        ),
-    )
-
-
-def _heavier(arm: ArmSpec, by: float) -> ArmSpec:
-    return replace(arm, weight=round(arm.weight + by, 12))
 
 
 def _arm_detail(arm: ArmReport) -> dict[str, object]:

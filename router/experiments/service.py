@@ -24,13 +24,15 @@ from router.experiments.messages import (
     plan_of,
     question_of,
 )
-from router.experiments.model import Experiment, Spec, Visibility, id_problem, parse_experiment
+from router.experiments.model import Experiment, Spec, id_problem, parse_experiment
 from router.experiments.modes import ExperimentMode, MakeMode
 from router.experiments.outcomes import Intake, OutcomeSender, answers_in_order, paced
 from router.experiments.plans import Known, arm_warnings, plan_warnings
 from router.experiments.report.model import Report
 from router.experiments.report_messages import report_message
 from router.experiments.runtime import LiveExperiments, StoreThreads
+from router.experiments.tenants import tenant_warnings
+from router.experiments.visibility import Visibility
 from router.ports import AdapterRegistry, Force
 from router.server.adapters import page
 from router.server.call import Call, current_call, present_client
@@ -71,6 +73,7 @@ def experiment_service(live: LiveExperiments, registry: AdapterRegistry) -> Expe
         live.classifiers,
         lambda one: current_visibility().sees(one),
         live.has_mode,
+        live.tenants,
     )
     manager = Manager(live.store, known)
 
@@ -89,7 +92,8 @@ def experiment_service(live: LiveExperiments, registry: AdapterRegistry) -> Expe
             experiment.spec, lambda name, version="": registry.resolve(name, version, seen)
         )
         of_plan = plan_warnings(experiment.spec, manager.rates.get(experiment.name))
-        return (*live.assigner.warnings(experiment.name), *of_plan, *of_arms)
+        of_tenants = tenant_warnings(experiment.spec, live.tenants())
+        return (*live.assigner.warnings(experiment.name), *of_plan, *of_tenants, *of_arms)
 
     return ExperimentService(
         manager,
@@ -146,7 +150,8 @@ class WarmArms:
 
     def __call__(self, snapshot: Snapshot) -> None:
         """Load what was not wanted before. A version that cannot be loaded is a matter of its requests."""
-        wanted = frozenset(arm.adapter for one in snapshot.all() for arm in one.arms.values() if arm.adapter)
+        arms = (arm for one in snapshot.all() for arm in one.arms.values() if arm.withdrawn is None)
+        wanted = frozenset(arm.adapter for arm in arms if arm.adapter)
         for ref in sorted(wanted - self._asked, key=str):
             task = asyncio.get_running_loop().create_task(self._load(ref), name=f"load {ref}")
             self._loads.add(task)
@@ -269,7 +274,7 @@ class ExperimentService(ExperimentServiceServicer):
 
         def edit(old: Spec) -> Spec:
             spec = plan_of(merged(old, message, paths), found, WITHIN)
-            _add(found, self._manager.problems(spec))
+            _add(found, self._manager.problems(spec, old))
             _check_width(found, spec)
             found.check()
             return spec
@@ -311,6 +316,19 @@ class ExperimentService(ExperimentServiceServicer):
         await self._check_seen(name)
         kept = await self._change(self._manager.stop, name, request.etag, reason, call.actor)
         return pb.StopExperimentResponse(experiment=self._message(kept))
+
+    async def WithdrawArm(self, request: pb.WithdrawArmRequest, call: Call) -> pb.WithdrawArmResponse:
+        """Its units get the default."""
+        found = Findings()
+        found.text("arm", request.arm, MAX_ARM_BYTES)
+        found.text("reason", request.reason, MAX_REASON_BYTES)
+        found.check()
+        name = parse_experiment(request.name)
+        await self._check_seen(name)
+        kept = await self._change(
+            self._manager.withdraw, name, request.arm, request.etag, request.reason, call.actor
+        )
+        return pb.WithdrawArmResponse(experiment=self._message(kept))
 
     async def PromoteArm(self, request: pb.PromoteArmRequest, call: Call) -> pb.PromoteArmResponse:
         """The new default and the one before."""

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 TO_FIRST, TOTAL = "time_to_first_token", "total_time"
 TIMES = (TO_FIRST, TOTAL)
-UNSERVED = "unserved_time"
+UNSERVED = "time_without_token"
 """Seconds until the end of a request that never got a first token, which would have come later still."""
 UNITS = {"ms": 0.001, "s": 1.0, "min": 60.0}
 SHARE_FORM = f"TIME_over_LIMIT, TIME being {' or '.join(TIMES)} and LIMIT a number of ms, s or min"

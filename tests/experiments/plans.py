@@ -93,4 +93,8 @@ plans = st.builds(
     ),
     grace=seconds,
     equal_arms=st.booleans(),
+    slice_length=seconds,
+    wash_out=st.none() | seconds,
+    planned_slices=counts,
+    by_tenant=st.booleans(),
 )

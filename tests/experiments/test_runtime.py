@@ -380,7 +380,7 @@ def test_a_whole_answer():
         "error": 0.0,
         "cancelled": 0.0,
     }
-    assert {o.metric for o in found} == set(BUILT_IN) - {"unserved_time", "serving_cost"}
+    assert {o.metric for o in found} == set(BUILT_IN) - {"time_without_token", "serving_cost"}
     assert {(o.response_id, o.time) for o in found} == {("r1", 5.0)}
     assert len({o.key for o in found}) == 6
 
@@ -430,7 +430,7 @@ def test_a_request_without_a_token_has_how_and_when_it_ended_and_no_more():
     assert {o.metric: (o.value, o.stage) for o in found} == {
         "error": (1.0, "admission"),
         "cancelled": (0.0, ""),
-        "unserved_time": (2.0, ""),
+        "time_without_token": (2.0, ""),
     }
 
 
@@ -451,8 +451,8 @@ async def test_a_request_that_ends_before_its_first_token_counts_in_its_arm_and_
     assert (kept.adapter_digest, kept.degraded) == ("", "")
     assert set(store.outcomes["server:cancelled:r1"].places) == {("trial", 1), ("worth", 1)}
     assert live.counts.ended["trial", kept.arm, "lease", "cancelled"] == 1
-    (note,) = [text for text in live.judged("trial").notes if "before the first token" in text]
-    assert f"{kept.arm} 1 of 1 requests (100.0%): lease 1 cancelled" in note
+    (note,) = [text for text in live.judged("trial").notes if "before their first token" in text]
+    assert f"{kept.arm} 1 of 1 (100.0 %): lease 1 cancelled" in note
 
 
 def test_sampling_is_json_with_sorted_keys_and_without_what_is_off():

@@ -18,7 +18,7 @@ from router.experiments.cli.report import report as report_
 from router.experiments.cli.report import watch
 
 if TYPE_CHECKING:
-    from router.client import Experiment, Promotion
+    from router.client import Client, Experiment, Promotion
     from router.experiments.model import SizeAnswer, SizeQuestion
 
 Route = Annotated[
@@ -65,6 +65,11 @@ Power = Annotated[
     float, typer.Option("--power", metavar="P", help="Chance that the effect is found by then.")
 ]
 Lower = Annotated[bool, typer.Option("--lower-is-better", help="Less is better of this metric.")]
+Switchback = Annotated[
+    bool, typer.Option("--switchback", help="Plan slices of time, in each of which the route has one arm.")
+]
+Slice = Annotated[str, typer.Option("--slice", metavar="TIME", help="Length of a slice, such as 30min.")]
+SLICE_COLUMNS = ["EFFECT", "SLICES", "DAYS ON ONE SERVER"]
 SIZE_COLUMNS = ["EFFECT", "UNITS", "DAYS", "HALF BY", "ONE LOOK", "LOOKING COSTS"]
 MULTIPLES = (0.5, 1.0, 2.0, 4.0)
 
@@ -84,6 +89,8 @@ def plan(
     alpha: Alpha = 0.05,
     power: Power = 0.8,
     lower_is_better: Lower = False,
+    switchback: Switchback = False,
+    slice_: Slice = "1h",
     server: flags.Server = "",
     timeout: flags.Timeout = 30.0,
     json: flags.Json = False,
@@ -100,8 +107,10 @@ def plan(
       lora-router experiments plan --baseline 0.5 --effect 0.05 --split 90/10 --per-day 800
       lora-router experiments plan --route medical --metric thumbs_up --effect +10%
       lora-router experiments plan --metric mean:seconds --cap 60 --baseline 12 --deviation 9 --units 5000
+      lora-router experiments plan --switchback --slice 2h --route medical --metric total_time --effect +10%
     """
     from router.cli.output import print_json
+    from router.experiments.cli.create import seconds
 
     question = replace(
         _question(metric, lower_is_better, split),
@@ -115,6 +124,7 @@ def plan(
         units=units,
         alpha=alpha,
         power=power,
+        slice_length=seconds(slice_, "--slice") if switchback else None,
     )
     answer = _answer(question, effect, server, timeout)
     rows: tuple[SizeAnswer, ...] = (answer,)
@@ -165,12 +175,14 @@ def _ask(question: SizeQuestion, server: str, timeout: float) -> SizeAnswer:
     from router.cli.connect import connected
     from router.errors import InvalidRequest
     from router.experiments.sizing import is_whole, size_of
+    from router.experiments.slice_sizing import slice_size_of
 
-    if not is_whole(question):
+    sliced = question.slice_length is not None
+    if not (question.deviation is not None if sliced else is_whole(question)):
         with connected(server, timeout) as client:
             return client.experiments.plan(question)
     try:
-        return size_of(question)
+        return slice_size_of(question) if sliced else size_of(question)
     except InvalidRequest as error:
         raise CliError(error.message, MISUSED) from None
 
@@ -192,7 +204,11 @@ def _table(question: SizeQuestion, effect: float, server: str, timeout: float) -
 def _print(question: SizeQuestion, answer: SizeAnswer, rows: Sequence[SizeAnswer]) -> None:
     from router.cli.output import print_table
 
-    if answer.effect is not None:
+    if answer.effect is not None and question.slice_length is not None:
+        sliced = [(f"{row.effect or 0.0:+.3g}", f"{row.units:,}", _days(row.days or 0.0)) for row in rows]
+        print_table(SLICE_COLUMNS, sliced)
+        print(f"\nset planned_slices={answer.units}: the verdict comes when these slices are over")
+    elif answer.effect is not None:
         print_table(SIZE_COLUMNS, [_size_row(row) for row in rows])
         print(f"\n{sentence(question, answer)}")
     for note in answer.notes:
@@ -232,14 +248,15 @@ def sentence(question: SizeQuestion, answer: SizeAnswer) -> str:
 
 Reason = Annotated[str, typer.Option("--reason", metavar="TEXT", help="Why, for the audit trail.")]
 Arm = Annotated[str, typer.Argument(metavar="ARM", help="The arm; left out, the one that the verdict names.")]
+Withdrawn = Annotated[str, typer.Argument(metavar="ARM", help="The arm.")]
 Force = Annotated[
     bool, typer.Option("--force", help="Promote whatever the verdict is; that is recorded. Needs ARM.")
 ]
-COLUMNS = ["NAME", "STATE", "ROUTE", "MODE", "ARMS", "METRIC", "PHASE", "SINCE", "NOTE"]
+COLUMNS = ["NAME", "STATE", "ROUTE", "ARMS", "DECIDES", "VERDICT", "DIFFERENCE", "PROGRESS", "LEFT", "NOTE"]
 
 
 def list_(server: flags.Server = "", timeout: flags.Timeout = 30.0, json: flags.Json = False) -> None:
-    """List the experiments of a server.
+    """List the experiments of a server, those that run with their verdict, progress and time left.
 
     \b
     Example:
@@ -250,28 +267,32 @@ def list_(server: flags.Server = "", timeout: flags.Timeout = 30.0, json: flags.
 
     with connected(server, timeout) as client:
         found = client.experiments.list()
+        rows = [] if json else [_row(client, experiment) for experiment in found]
     if json:
         print_json(found)
-    elif found:
-        print_table(COLUMNS, [_row(experiment) for experiment in found])
+    elif rows:
+        print_table(COLUMNS, rows)
     else:
         print("no experiments; `lora-router experiments create --example` prints a plan")
 
 
-def _row(experiment: Experiment) -> tuple[str, ...]:
-    from router.cli import output
+def _row(client: Client, experiment: Experiment) -> tuple[str, ...]:
+    """What has ended is not judged again here: its note says how it ended."""
+    from router.experiments import words
 
-    spec, phase = experiment.spec, experiment.phase
+    spec, judged = experiment.spec, ("", "", "", "")
+    if experiment.state == "running":
+        report = client.experiments.report(experiment.name)
+        progress = words.progress(report)
+        judged = (words.short_verdict(report), words.difference(report), progress, words.time_left(report))
     promoted = f"{experiment.promoted} promoted" if experiment.promoted else ""
     return (
         experiment.name,
         experiment.state.value,
         spec.route or ("all" if spec.mode == "holdout" else "router"),
-        spec.mode.value,
         ", ".join(f"{arm.name} {arm.weight:.3g}" for arm in spec.arms),
         spec.primary.name,
-        str(phase.number) if phase else "",
-        output.ago(phase.started) if phase else "",
+        *judged,
         "; ".join(filter(None, [promoted, experiment.stop_reason, *experiment.warnings])),
     )
 
@@ -345,6 +366,31 @@ def stop(
 
     with connected(server, timeout) as client:
         found = client.experiments.stop(name, reason=reason, etag=etag)
+    show_one(found, json)
+
+
+def withdraw(
+    name: Name,
+    arm: Withdrawn,
+    reason: Reason = "",
+    etag: Etag = "",
+    server: flags.Server = "",
+    timeout: flags.Timeout = 30.0,
+    json: flags.Json = False,
+) -> None:
+    """Take one arm out of a running experiment.
+
+    Its units get the default. No new phase begins: the other arms keep their units and their verdicts, and
+    the report keeps what was counted of the arm.
+
+    \b
+    Example:
+      lora-router experiments withdraw medical-v2 base --reason "too slow"
+    """
+    from router.cli.connect import connected
+
+    with connected(server, timeout) as client:
+        found = client.experiments.withdraw(name, arm, reason=reason, etag=etag)
     show_one(found, json)
 
 
@@ -436,6 +482,7 @@ app = group(
     report=report_,
     watch=watch,
     record=record_,
+    withdraw=withdraw,
     stop=stop,
     promote=promote,
     rollback=rollback,

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from router.types import AdapterRef
 
 SECONDS = {"": 1.0, "s": 1.0, "min": 60.0, "h": 3600.0, "d": 86_400.0}
-TIMES = ("window", "grace", "epoch")
+TIMES = ("window", "grace", "epoch", "slice_length", "wash_out")
 _EXAMPLE = """\
 # A plan: `lora-router experiments create medical-v2 medical-v2.toml`. What is left out has the default shown.
 # How many units it takes: `lora-router experiments plan`.
@@ -42,6 +42,7 @@ route = "medical"        # the adapter whose requests take part; "base" for thos
 control = "old"          # the arm that the others are compared with
 unit = "user"            # who has the same experience throughout; requests say it in routing.unit
 # unit_label = ""        # read the unit from this label of the request instead
+# by_tenant = false      # true: the unit is the client's tenant, whatever requests say
 window = "1d"            # outcomes count this long after a unit was first served: s, min, h, d
 # grace = "0s"           # they may arrive this much later, by a batch job: then a unit is mature
 planned_units = 5000     # of all arms together; intervals are tightest there, and valid at any size
@@ -52,13 +53,15 @@ planned_units = 5000     # of all arms together; intervals are tightest there, a
 # min_matured = 0.8      # share of units that had their window, before anything is promoted
 # namespace = ""         # experiments of one namespace never share a unit
 # slot = [0.0, 1.0]      # this one's part of it
-# mode = "split"         # or "shadow", "bandit" or "holdout": everybody against the server's holdout, with no
-#                        # route and two arms without adapters, of which control is the units in the holdout
+# mode = "split"         # or "shadow", "bandit", "switchback" (one arm at a time), or "holdout" (no route)
 # equal_arms = false     # true: arms may be the same version, to test the pipeline (A/A)
 # shadow_share = 1.0     # shadow: share of requests that shadow arms answer too
 # judge = "exact_match"  # shadow: who compares the answers
 # floor = 0.05           # bandit: least weight of an arm
 # epoch = "1h"           # bandit: time between its weights
+# slice_length = "1h"    # switchback: how long a server has one arm
+# wash_out = "6min"      # switchback: left out at a slice's begin; by default a tenth of it, a minute or more
+# planned_slices = 48    # switchback: slices of all servers together, after which it is judged
 
 [[arms]]
 name = "old"
@@ -137,7 +140,7 @@ def plan_of(values: Mapping[str, Any]) -> Spec:
 
     from router.experiments.model import SegmentSpec, Spec
 
-    made = {"route": "", **values}
+    made = {"route": "", **({"unit": "tenant"} if values.get("by_tenant") else {}), **values}
     _check_names(made, Spec, "")
     made["arms"] = [_arm(arm, f"arms[{i}].") for i, arm in enumerate(_tables(made, "arms"))]
     for name in ("guardrails", "secondary"):
@@ -146,7 +149,9 @@ def plan_of(values: Mapping[str, Any]) -> Spec:
         _check_names(segment, SegmentSpec, f"segments[{i}].")
     if isinstance(made.get("primary"), Mapping):
         made["primary"] = _metric(made["primary"], "primary.")
-    made |= {name: seconds(made[name], name) for name in TIMES if name in made}
+    made |= {name: seconds(made[name], name) for name in TIMES if made.get(name) is not None}
+    if made.get("mode") == "switchback":  # outcomes of the last answers of a slice must still count
+        made = {"unit": "slice", "window": 2 * made.get("slice_length", 3600.0)} | made
     try:
         return TypeAdapter(Spec).validate_python(made)
     except ValidationError as error:
@@ -361,6 +366,9 @@ Caps = Annotated[
 Hypothesis = Annotated[
     str, typer.Option("--hypothesis", metavar="TEXT", help="What it is to show, in words, for the record.")
 ]
+Mode = Annotated[
+    str, typer.Option("--mode", metavar="MODE", help="split, shadow, bandit, holdout or switchback.")
+]
 Sets = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="FIELD=VALUE", help="Any other field of a plan, in TOML; repeatable."),
@@ -395,7 +403,6 @@ class PlanOptions:
     def values(self, before: dict[str, Any] | None = None) -> dict[str, Any]:
         """Fields of a plan as the values of a file: only what is said. `before`: what a cap or a split is
         put into where neither file nor flags have it."""
-
         made = read_plan_file(self.file) if self.file else {}
         made |= self._flags() | _parsed(self.sets or [])
         whole = (before or {}) | made
@@ -404,7 +411,6 @@ class PlanOptions:
         return made | with_caps(whole | made, self.caps or [])
 
     def _flags(self) -> dict[str, Any]:
-
         made: dict[str, Any] = {}
         if self.arms:
             made["arms"] = arms_from_flags(self.arms, self.split)
@@ -427,10 +433,6 @@ class PlanOptions:
 
 def _parsed(sets: list[str]) -> dict[str, Any]:
     """FIELD=VALUE as TOML; what is no TOML is a text."""
-    import tomllib
-
-    from router.cli.command import MISUSED, CliError
-
     made: dict[str, Any] = {}
     for pair in sets:
         field, equals, value = pair.partition("=")
@@ -455,6 +457,7 @@ def create(
     segment: Segments = None,
     cap: Caps = None,
     hypothesis: Hypothesis = "",
+    mode: Mode = "",
     set_: Sets = None,
     start: Start = False,
     example: Example = False,
@@ -474,8 +477,9 @@ def create(
       lora-router experiments create medical-v2 --route medical --arm old=medical@1.0.0 \\
         --arm new=medical@1.1.0 --split 90/10 --metric thumbs_up \\
         --guardrail total_time_over_4s=0.02 --secondary mean:messages --segment country=de,fr --start
+      lora-router experiments create faster --mode switchback --route medical --arm old=medical@1.0.0 \\
+        --arm new=medical@1.1.0 --metric time_to_first_token --set slice_length=2h --set planned_slices=24
     """
-    from router.cli.command import MISUSED, CliError
     from router.cli.connect import connected
     from router.experiments.cli import show_one
 
@@ -487,7 +491,7 @@ def create(
     options = PlanOptions(
         file, route, arm, split, metric, guardrail, secondary, segment, cap, hypothesis, set_
     )
-    values = options.values()
+    values = options.values() | ({"mode": mode} if mode else {})
     values.setdefault("hypothesis", f"{metric or 'the metric'} is better with {' or '.join((arm or [])[1:])}")
     with connected(server, timeout) as client:
         made = client.experiments.create(name, plan_of(values))
@@ -529,7 +533,6 @@ def update(
       lora-router experiments update medical-v2 --set secondary=[]
       lora-router experiments update medical-v2 medical-v2.toml --new-phase
     """
-    from router.cli.command import MISUSED, CliError
     from router.cli.connect import connected
     from router.experiments.cli import show_one
 

@@ -17,7 +17,7 @@ BUILT_IN_METRICS: Mapping[str, Mapping[str, str]] = {
     "error": {"kind": "proportion"},
     "cancelled": {"kind": "proportion"},
     "serving_cost": {"kind": "mean", "aggregate": "sum"},
-    "unserved_time": {"kind": "mean", "aggregate": "mean"},
+    "time_without_token": {"kind": "mean", "aggregate": "mean"},
 }
 BETTER = "better"
 SLOW_SHARE: Mapping[str, Any] = {"kind": "proportion", "higher_is_better": False}

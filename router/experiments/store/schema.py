@@ -51,7 +51,7 @@ from router.experiments.store.tables import (
 from router.shared.database import bulk_for
 
 log = logging.getLogger(__name__)
-VERSION = 4
+VERSION = 5
 SUMS_SINCE = 2
 """Sums of versions before this one lack something: they are made anew."""
 
@@ -127,12 +127,22 @@ def _to_third(conn: Connection) -> None:
 
 
 def _to_fourth(conn: Connection) -> None:
+    """What people preferred in the playground."""
+    tables.preferences.create(conn, checkfirst=True)
+
+
+def _to_fifth(conn: Connection) -> None:
     """Which database it is."""
     tables.identity.create(conn, checkfirst=True)
     give_identity(conn)
 
 
-STEPS: Mapping[int, Callable[[Connection], None]] = {2: _to_second, 3: _to_third, 4: _to_fourth}
+STEPS: Mapping[int, Callable[[Connection], None]] = {
+    2: _to_second,
+    3: _to_third,
+    4: _to_fourth,
+    5: _to_fifth,
+}
 """Version -> what makes it out of the one before."""
 
 

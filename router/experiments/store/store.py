@@ -23,9 +23,20 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
-from sqlalchemy import ColumnElement, Connection, Delete, delete, func, insert, select, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Delete,
+    case,
+    delete,
+    func,
+    insert,
+    literal_column,
+    select,
+    update,
+)
 
 from router.errors import AlreadyExists, ConfigError, ExperimentNotFound, StaleEtag, StoreDown, StoreReplaced
 from router.experiments.model import (
@@ -35,17 +46,22 @@ from router.experiments.model import (
     Experiment,
     ExperimentPhase,
     Exposure,
+    MetricSpec,
+    Preference,
     ShadowPair,
     StoredOutcome,
 )
+from router.experiments.slices import WASH_OUT
 from router.experiments.store import tables
 from router.experiments.store.identity import DatabaseWatch, close_moved
+from router.experiments.store.preferences import count_preferences, keep_preference
 from router.experiments.store.recording import count_pairs, disagree, expose, keep_pairs, record
 from router.experiments.store.schema import check_version, make_views, migrate
 from router.experiments.store.series import (
     PairCounts,
     PhaseData,
     PhaseInfos,
+    PreferenceCounts,
     covariates_of,
     info_of,
     read_phase_data,
@@ -60,6 +76,7 @@ TIDY_SECONDS = 3600.0
 CHUNK = 2000  # rows that one step removes
 RESPONSE_WAITS, UNIT_WAITS = 86_400.0, 35 * 86_400.0  # seconds
 MAX_WAITING = 1_000_000  # rows, each of about a kilobyte
+MOST_VALUES = 500_000  # rows that a plan of slices is made from
 COUNT_SECONDS, FULL_SECONDS = 60.0, 5.0  # between two counts; where none more may wait
 _OF_PHASES = (
     *(tables.digests, tables.segment_values, tables.cohorts, tables.sums, tables.built_in),
@@ -289,6 +306,16 @@ class ExperimentStore:
         with self._session() as session:
             keep_pairs(session, pairs)
 
+    def prefer(self, one: Preference) -> bool:
+        """Keep what a person preferred; False where that answer was compared before."""
+        with self._writing() as conn:
+            return keep_preference(conn, one)
+
+    def preferred(self) -> tuple[PreferenceCounts, ...]:
+        """What people preferred, by pair of versions."""
+        with self.reading() as conn:
+            return count_preferences(conn)
+
     def disagree(self, found: Sequence[Disagreement]) -> None:
         """Keep what both routers chose."""
         with self._session() as session:
@@ -300,6 +327,49 @@ class ExperimentStore:
         """The sums of one phase, or those over the units for which the two routers differed at least once."""
         with self.reading() as conn:
             return read_phase_data(conn, self._phases.one(conn, name, phase), only_differing)
+
+    def values_over_time(self, name: str, phase: int, metric: str) -> tuple[tuple[str, float, float], ...]:
+        """Arm, time (unix seconds) and value of the latest outcomes of a phase, up to `MOST_VALUES`. Not of
+        a wash-out."""
+        of, arm = outcomes.c, tables.units.c.arm
+        with self.reading() as conn:
+            key = self._phases.one(conn, name, phase).id
+            joined = outcomes.join(tables.units, of.unit_id == tables.units.c.id)
+            counted = tables.units.c.unit.not_like(f"%/{WASH_OUT}")
+            which = of.phase == key, of.metric == metric, of.late == 0, counted
+            query = select(arm, of.time, of.value).select_from(joined).where(*which)
+            rows = conn.execute(query.order_by(of.time.desc()).limit(MOST_VALUES)).all()
+        return tuple((row[0], row[1], row[2]) for row in rows)
+
+    def values_by_age(
+        self, name: str, phase: int, metric: MetricSpec, bounds: Sequence[float]
+    ) -> dict[tuple[str, int], UnitsByAge]:
+        """Units with outcomes in stretches after their first exposure, by arm and stretch; `bounds` end all
+        stretches but the last, in seconds. Outcomes count even if they are late: a unit has the largest of a
+        proportion, and else their mean."""
+        of, unit = outcomes.c, tables.units.c
+        age = of.time - unit.first
+        stretch = case(*((age < bound, i) for i, bound in enumerate(bounds)), else_=len(bounds))
+        value = func.max(of.value) if metric.kind.rules.binary else func.avg(of.value)
+        with self.reading() as conn:
+            key = self._phases.one(conn, name, phase).id
+            joined = outcomes.join(tables.units, of.unit_id == unit.id)
+            which = of.phase == key, of.metric == metric.name, age >= 0
+            each = (
+                select(unit.arm, stretch.label("after"), value.label("value"))
+                .select_from(joined)
+                .where(*which)
+                .group_by(unit.arm, unit.id, literal_column("after"))  # by name: it has parameters
+                .subquery()
+                .c
+            )
+            counted: ColumnElement[Any] = each.value
+            if metric.cap is not None:
+                low, high = metric.least, metric.cap
+                counted = case((counted > high, high), (counted < low, low), else_=counted)
+            sums = func.count(), func.sum(counted), func.sum(counted * counted)
+            rows = conn.execute(select(each.arm, each.after, *sums).group_by(each.arm, each.after)).all()
+        return {(row[0], row[1]): UnitsByAge(int(row[2]), float(row[3]), float(row[4])) for row in rows}
 
     def paired(self, name: str, phase: int) -> Mapping[str, PairCounts]:
         """Judged pairs by shadow arm."""
@@ -325,6 +395,24 @@ class ExperimentStore:
             log.warning("%s; old rows are removed later", error.message)
             return
         self._tidied = 0.0 if more else now
+
+
+class UnitsByAge(NamedTuple):
+    """Units of an arm with outcomes in a stretch of their time, and the sums of their values and squares."""
+
+    units: int
+    total: float
+    squares: float
+
+    @property
+    def mean(self) -> float:
+        """Over units."""
+        return self.total / self.units
+
+    @property
+    def variance(self) -> float:
+        """Of one unit's value."""
+        return max(0.0, self.squares / self.units - self.mean**2)
 
 
 class WaitingRows:

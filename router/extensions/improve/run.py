@@ -21,19 +21,20 @@ from router.extensions.improve import canary as canaries
 from router.extensions.improve import state, words
 from router.extensions.improve.canary import Canary
 from router.extensions.improve.processes import Limits, run_command
-from router.extensions.improve.provisional import Taken, rows_from
 from router.extensions.improve.recipes import SourceRecipe, find_recipe, next_recipe, next_version
 from router.extensions.improve.records import read_records
+from router.extensions.improve.rows import AdapterRows, Taken, rows_from
 from router.extensions.improve.rule import decide
 from router.extensions.improve.state import Result, Run, RunFolder
+from router.feedback.model import Feedback
 from router.names import version_key
 from router.sources.adding import AdaptersFolder
 
 if TYPE_CHECKING:
     from router.client import Client
 
-OWN_SHARE = 1.0  # rows of the recipe for each new one, so that the adapter does not forget
-LEAST_OWN = 200
+OWN_SHARE = 1.5  # rows of the recipe for each new one, so that the adapter does not forget
+LEAST_OWN = 100
 SELECT_ROWS = 48  # of the recipe's training rows, for the loss at the end; no decision depends on them
 LEAST_HELD_OUT = 20
 Promote = Literal["auto", "ask", "no"]
@@ -50,7 +51,7 @@ class ImproveRequest:
     recipes: Path = Path("recipes")
     work: Path = state.WORK
     feedback: Path | None = None
-    least: int = 50
+    least: int = 80
     alpha: float = 0.05
     margin: float = 1.0
     canary: Canary | None = field(default_factory=Canary)  # None: no experiment
@@ -139,13 +140,11 @@ class Improvement:
         request, run = self._request, folder.run
         before = state.runs_of(request.work, request.name)
         since = max((one.run.until for one in before if one.run.result.offered), default=0.0)
-        if request.feedback is None:
-            raise ConfigError("--feedback FILE is needed: this server has no feedback to read")
-        records = read_records(request.feedback, request.name, since)
-        kept_apart = [*json_lines(recipe.file("valid")), *json_lines(recipe.file("test"))]
-        taken = rows_from(records, [str(row["prompt"]) for row in kept_apart])
+        records = self._records(since)
+        taken = rows_from(records, own_rows(recipe))
         run.read, run.until = len(records), max((one.time for one in records), default=since)
-        run.train, run.held_out, run.left = len(taken.train), len(taken.held_out), taken.left
+        run.train, run.held_out, run.left = len(taken.train), len(taken.held_out), dict(taken.left)
+        run.masked = dict(taken.masked)
         self._say(words.taken(run, since))
         usable = run.train + run.held_out
         if usable < request.least or run.held_out < LEAST_HELD_OUT:
@@ -153,6 +152,14 @@ class Improvement:
             folder.end(Result.TOO_FEW, f"{usable} usable rows, {run.held_out} held out; it takes {least}")
             return
         self._write_rows(folder, recipe, taken)
+
+    def _records(self, since: float) -> list[Feedback]:
+        """Feedback that is newer than `since`, of the file, else of the server."""
+        if self._request.feedback is not None:
+            return read_records(self._request.feedback, self._request.name, since)
+        with self._connect() as client:
+            found = client.feedback.list(self._request.name, since=since)
+            return [one for one in found if one.time > since]
 
     def _write_rows(self, folder: RunFolder, recipe: SourceRecipe, taken: Taken) -> None:
         run = folder.run
@@ -283,18 +290,19 @@ class Improvement:
                 return
             report = client.experiments.report(run.experiment)
             ruling, stopped = report.verdict, report.experiment.stopped is not None
-            self._say(f"canary {run.experiment}: {ruling.decision} ({ruling.text})")
+            found = canaries.sentence(report)
+            self._say(f"canary {run.experiment}: {found}")
             if ruling.decision == "promote" and not stopped:
                 if promote == "auto" or (
                     promote == "ask" and self._confirm(f"let {run.version} serve all users?")
                 ):
                     client.experiments.promote(run.experiment)
-                    folder.end(Result.PROMOTED, f"{run.version} serves: {ruling.text}")
-            elif ruling.decision == "stop for harm" or stopped:
+                    folder.end(Result.PROMOTED, f"{run.version} serves. {found}")
+            elif ruling.decision == "stop for harm" or stopped or canaries.gives_up(report):
                 if not stopped:
                     client.experiments.stop(run.experiment, reason="the version is no better")
                 self._withdraw(folder)
-                folder.end(Result.LOST, f"{ruling.text or report.experiment.stop_reason}")
+                folder.end(Result.LOST, found)
 
     def _withdraw(self, folder: RunFolder) -> None:
         """Take the version out of the adapters folder; it is kept in the run's."""
@@ -308,6 +316,13 @@ class Improvement:
 
     def _command(self, folder: RunFolder, line: Sequence[str], *, shown: bool = True) -> str:
         return run_command(line, self._request.limits, folder.file("commands.log"), shown=shown)
+
+
+def own_rows(recipe: SourceRecipe) -> AdapterRows:
+    """The recipe's rows, by which feedback is screened."""
+    splits = {name: json_lines(recipe.file(name)) for name in ("train", "valid", "test")}
+    texts = {name: [(row["prompt"], row["response"]) for row in pairs(rows)] for name, rows in splits.items()}
+    return AdapterRows(texts["train"], [*texts["valid"], *texts["test"]], recipe.system, recipe.choices)
 
 
 def wait_until(at: str, say: Say, now: Callable[[], float] = time.time) -> None:

@@ -386,7 +386,7 @@ def test_a_unit_is_slow_if_any_of_its_answers_was(store):
         store.record(
             [outcome(response, "total_time", total), outcome(response, "time_to_first_token", token)]
         )
-    store.record([outcome("w2", "unserved_time", 0.7)])
+    store.record([outcome("w2", "time_without_token", 0.7)])
     (bucket,) = store.data("x", 1).buckets
     assert bucket.answered == {"good": 0, slow.name: 3, first.name: 3}  # x was not answered
     assert [(bucket.moments[m.name].n, bucket.moments[m.name].sums[0]) for m in (slow, first)] == [
