@@ -162,6 +162,8 @@ def allowed(form: Quantity, found: MetricReport) -> str:
 
 def guardrail_line(metric: MetricSpec) -> str:
     """`error: at most 3.0 points worse`."""
+    if metric.improve:
+        return f"{metric.name}: must improve"
     most = percent(metric.margin) if metric.relative else quantity(metric).margin(metric.margin)
     return f"{metric.name}: at most {most} worse"
 
