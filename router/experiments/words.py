@@ -113,6 +113,8 @@ def guarded(report: Report, found: MetricReport) -> str:
 
 def allowed(form: Quantity, found: MetricReport) -> str:
     """A guardrail's margin."""
+    if not found.margin:
+        return "must improve"
     if found.margin_relative:
         return f"{percent(found.margin)} worse"
     return f"{form.margin(found.margin)} worse"
@@ -120,6 +122,8 @@ def allowed(form: Quantity, found: MetricReport) -> str:
 
 def guardrail_line(metric: MetricSpec) -> str:
     """`error: at most 3.0 points worse`."""
+    if metric.improve:
+        return f"{metric.name}: must improve"
     most = percent(metric.margin) if metric.relative else quantity(metric).margin(metric.margin)
     return f"{metric.name}: at most {most} worse"
 
