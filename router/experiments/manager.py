@@ -22,6 +22,7 @@ from router.errors import (
     StaleEtag,
 )
 from router.experiments.assignment import AssignmentSalts
+from router.experiments.designs import Design
 from router.experiments.model import (
     ArmSpec,
     AuditEntry,
@@ -84,6 +85,7 @@ class Manager:
         """Keep a plan. Raises InvalidRequest, AlreadyExists."""
         if problem := id_problem(name):
             raise InvalidRequest([FieldViolation("experiment_id", problem)])
+        spec = with_design(spec)
         check_plan(spec, self.known)
         now = self.clock()
         with self.lock:
@@ -104,6 +106,7 @@ class Manager:
         with self.lock:
             experiment = self.read(name, etag)
             old, spec = experiment.spec, edit(experiment.spec)
+            spec = with_design(spec) if old.design else spec
             check_plan(spec, self.known)
             if spec == old:
                 return experiment
@@ -234,6 +237,15 @@ class Manager:
     def _check_conflicts(self, name: str, spec: Spec) -> None:
         if found := conflict(name, spec, self.store.list(), self.known.sees):
             raise FailedPrecondition(f"it cannot run: {found}", resource=f"experiments/{name}")
+
+
+def with_design(spec: Spec) -> Spec:
+    """A plan that is made now: a split is planned where it does not say how it is judged."""
+    return (
+        spec
+        if spec.design
+        else replace(spec, design=Design.PLANNED if spec.mode is Mode.SPLIT else Design.OPEN)
+    )
 
 
 def check_etag(experiment: Experiment, etag: str) -> None:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from router.errors import FieldViolation, InvalidRequest
+from router.experiments.designs import Design
 from router.types import EVERYTHING, AdapterRef, RouterVariant, Visible
 
 BASE = "base"
@@ -203,7 +204,8 @@ class Spec:
     arrive, in seconds: then a unit is mature, and nothing changes it any more. `shadow_share` is the share of
     matched requests that shadow arms answer too. `secondary` metrics are reported and decide
     nothing; they may be changed at any time without a new phase. With `equal_arms` arms may be the same
-    version, as in an A/A test.
+    version, as in an A/A test. `design` None: a server that creates the experiment sets it by mode; of one
+    that is kept, open, as all were before there were designs.
     """
 
     hypothesis: str
@@ -232,6 +234,7 @@ class Spec:
     segments: tuple[SegmentSpec, ...] = ()
     grace: float = 0.0
     equal_arms: bool = False
+    design: Design | None = None
 
     @property
     def metrics(self) -> tuple[MetricSpec, ...]:
@@ -443,8 +446,20 @@ class SizeQuestion:
 
 
 @dataclass(frozen=True, slots=True)
+class DesignSize:
+    """What the same effect takes in one design; the fields are those of `SizeAnswer`."""
+
+    design: Design
+    units: int
+    half_units: int
+    factor: float
+    days: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class SizeAnswer:
-    """How large an effect, and units of all arms until `power` of such experiments have their verdict.
+    """How large an effect, and units of all arms until `power` of such experiments have their verdict, in the
+    design planned; `designs` has all designs, that one first.
 
     `fixed_units` is what one look at the end would take, `factor` what looking all the time costs;
     `half_units` is where half of them have it, and before `least_units` there is no verdict. `effect` None:
@@ -462,6 +477,7 @@ class SizeAnswer:
     days: float | None = None
     units_per_day: float | None = None
     notes: tuple[str, ...] = ()
+    designs: tuple[DesignSize, ...] = ()
 
 
 _ID = r"[a-z](?:[a-z0-9-]{0,61}[a-z0-9])?"

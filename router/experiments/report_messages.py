@@ -22,6 +22,7 @@ from router.experiments.report.model import (
     MetricReport,
     Pairs,
     PipelineCheck,
+    PlannedProgress,
     PlotPoint,
     Report,
     Ruling,
@@ -71,6 +72,7 @@ def report_message(report: Report, experiment: pb.Experiment) -> pb.GetReportRes
         notes=report.notes,
         time=timestamp(report.time),
         forecast=Out.Forecast(**_same(report.forecast)) if report.forecast else None,
+        planned=Out.Planned(**_same(report.planned)) if report.planned else None,
     )
 
 
@@ -90,6 +92,7 @@ def report_of(message: pb.GetReportResponse) -> Report:
         notes=tuple(message.notes),
         time=unix_seconds(message.time),
         forecast=_read(VerdictForecast, message.forecast) if message.HasField("forecast") else None,
+        planned=_read(PlannedProgress, message.planned) if message.HasField("planned") else None,
     )
 
 

@@ -403,6 +403,8 @@ def document(report: Report) -> dict[str, Any]:
         point["anytime"] = anytime.get(point["arm"], True)
     if made["forecast"]:
         made["forecast"]["anytime"] = False
+    if made["planned"]:
+        made["planned"]["anytime"] = False
     return made
 
 
@@ -459,6 +461,8 @@ def _print_head(report: Report) -> None:
     print(clean(report.verdict.text))
     if report.forecast:
         print(clean(f"forecast{wording.MARK}: {wording.forecast(report.forecast)}"))
+    if report.planned and report.planned.text:
+        print(clean(f"planned{wording.MARK}: {report.planned.text}"))
     print()
     print(f"{report.experiment.name}: {since(report)}")
     print(clean(report.experiment.spec.hypothesis))

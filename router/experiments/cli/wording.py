@@ -28,6 +28,11 @@ LEGEND = (
     "intervals and p-values may be looked at as often as you like; † marks what may not: averages and"
     " projections without an interval"
 )
+DESIGNS = {
+    "planned": "a better arm is shown by the planned size at the latest, harm at any size",
+    "open": "valid at any number of units",
+    "hybrid": "most of alpha until the planned size, the rest at any number of units",
+}
 HOLDOUT = "everybody in experiments against the holdout, which is in none"
 BUILT_IN = (
     ("first token", "time_to_first_token", "time"),
@@ -153,6 +158,7 @@ def _rules(spec: Spec) -> list[tuple[str, str]]:
         ("margin", f"{spec.margin:g}" if spec.margin else ""),
         ("equal arms", "allowed, as in an A/A test" if spec.equal_arms else ""),
         ("planned", f"{spec.planned_units:,} units"),
+        ("design", f"{spec.design}: {DESIGNS[spec.design]}" if spec.design and spec.mode == "split" else ""),
         (
             "promotes",
             f"from {spec.min_units:,} units in each arm, {spec.min_matured:.0%} of them past their window",
@@ -363,4 +369,6 @@ def following(report: Report) -> str:
         return "next: find out why the check failed; numbers of a broken pipeline say nothing about the arms"
     if report.experiment.state == "stopped":
         return f"next: nothing; it has stopped, and `lora-router experiments start {name}` begins a new phase"
+    if report.planned and (report.planned.give_up or report.planned.reached):
+        return f"next: give up (lora-router experiments stop {name}), or wait"
     return f"next: wait; lora-router experiments watch {name}"

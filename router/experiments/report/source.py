@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from router.errors import FieldViolation, InvalidRequest
+from router.experiments.designs import Design
 from router.experiments.model import (
     Aggregate,
     AuditEntry,
@@ -150,6 +151,7 @@ def design_of(spec: Spec) -> ExperimentDesign:
         plan=plan_of(spec),
         min_units=spec.min_units,
         min_matured=spec.min_matured,
+        shown_by=spec.design or Design.OPEN,
     )
 
 

@@ -69,6 +69,7 @@ def _values(report: Report) -> dict[str, Any]:
         "tones": TONES,
         "verdict": report.verdict,
         "forecast": wording.forecast(report.forecast) if report.forecast else "",
+        "planned": report.planned.text if report.planned else "",
         "rulings": _rulings(report),
         "next": following(report),
         "failed": [check for check in report.checks if check.failed],
@@ -216,6 +217,12 @@ WORDS = (
         "forecast",
         "How long it may still take if the effect stays as it looks now and units come as fast as now. It"
         " moves from look to look.",
+    ),
+    (
+        "planned",
+        "How many of the planned units count by now, and the chance that they show the arm to be better: with"
+        " the effect that so many units find four times in five, and if it goes on as it looks now. Below"
+        " 10 % for both it is reasonable to give up. An interval named so has its worse end by it.",
     ),
     (
         "window, mature",
