@@ -294,6 +294,7 @@ def _arm_message(arm: ArmSpec) -> pb.Experiment.Arm:
         weight=arm.weight,
         adapter=arm.adapter.resource if arm.adapter else "",
         router=None if arm.router is None else _variant_message(arm.router),
+        withdraw_time=None if arm.withdrawn is None else timestamp(arm.withdrawn),
     )
 
 
@@ -308,7 +309,8 @@ def _arm_of(message: pb.Experiment.Arm, field: str, found: Findings) -> ArmSpec:
             text = f"must be {VERSION_FORM}, so that it stays the same while the experiment runs"
             found.add(f"{field}.adapter", text)
     router = _variant_of(message.router) if message.HasField("router") else None
-    return ArmSpec(message.name, message.weight, ref, router)
+    withdrawn = unix_seconds(message.withdraw_time) if message.HasField("withdraw_time") else None
+    return ArmSpec(message.name, message.weight, ref, router, withdrawn)
 
 
 def _variant_message(variant: RouterVariant) -> pb.Experiment.RouterVariant:

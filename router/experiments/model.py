@@ -133,13 +133,15 @@ class Unanswered(StrEnum):
 class ArmSpec:
     """One arm. Of `adapter` and `router` at most one is set; neither is the base.
 
-    A control arm with neither in a router experiment is the router as the server has it.
+    A control arm with neither in a router experiment is the router as the server has it. From `withdrawn`
+    on, in unix seconds, it has no units: those whose variant falls to it take no part.
     """
 
     name: str
     weight: float
     adapter: AdapterRef | None = None
     router: RouterVariant | None = None
+    withdrawn: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,6 +237,11 @@ class Spec:
     grace: float = 0.0
     equal_arms: bool = False
     design: Design | None = None
+
+    @property
+    def withdrawn(self) -> Mapping[str, float]:
+        """Arms that were withdrawn, and when."""
+        return {arm.name: arm.withdrawn for arm in self.arms if arm.withdrawn is not None}
 
     @property
     def metrics(self) -> tuple[MetricSpec, ...]:

@@ -80,6 +80,7 @@ ROWS: Mapping[str, Policy] = {
             "DeleteExperiment",
             "StartExperiment",
             "StopExperiment",
+            "WithdrawArm",
             "PromoteArm",
             "RollBackPromotion",
         )

@@ -70,16 +70,18 @@ class Experiment(_message.Message):
         values: _containers.RepeatedScalarFieldContainer[str]
         def __init__(self, label: _Optional[str] = ..., values: _Optional[_Iterable[str]] = ...) -> None: ...
     class Arm(_message.Message):
-        __slots__ = ("name", "weight", "adapter", "router")
+        __slots__ = ("name", "weight", "adapter", "router", "withdraw_time")
         NAME_FIELD_NUMBER: _ClassVar[int]
         WEIGHT_FIELD_NUMBER: _ClassVar[int]
         ADAPTER_FIELD_NUMBER: _ClassVar[int]
         ROUTER_FIELD_NUMBER: _ClassVar[int]
+        WITHDRAW_TIME_FIELD_NUMBER: _ClassVar[int]
         name: str
         weight: float
         adapter: str
         router: Experiment.RouterVariant
-        def __init__(self, name: _Optional[str] = ..., weight: _Optional[float] = ..., adapter: _Optional[str] = ..., router: _Optional[_Union[Experiment.RouterVariant, _Mapping]] = ...) -> None: ...
+        withdraw_time: _timestamp_pb2.Timestamp
+        def __init__(self, name: _Optional[str] = ..., weight: _Optional[float] = ..., adapter: _Optional[str] = ..., router: _Optional[_Union[Experiment.RouterVariant, _Mapping]] = ..., withdraw_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
     class RouterVariant(_message.Message):
         __slots__ = ("threshold", "classifiers", "task_first", "domain_first")
         THRESHOLD_FIELD_NUMBER: _ClassVar[int]
@@ -330,6 +332,24 @@ class StopExperimentRequest(_message.Message):
     def __init__(self, name: _Optional[str] = ..., etag: _Optional[str] = ..., reason: _Optional[str] = ...) -> None: ...
 
 class StopExperimentResponse(_message.Message):
+    __slots__ = ("experiment",)
+    EXPERIMENT_FIELD_NUMBER: _ClassVar[int]
+    experiment: Experiment
+    def __init__(self, experiment: _Optional[_Union[Experiment, _Mapping]] = ...) -> None: ...
+
+class WithdrawArmRequest(_message.Message):
+    __slots__ = ("name", "arm", "etag", "reason")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    ARM_FIELD_NUMBER: _ClassVar[int]
+    ETAG_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    arm: str
+    etag: str
+    reason: str
+    def __init__(self, name: _Optional[str] = ..., arm: _Optional[str] = ..., etag: _Optional[str] = ..., reason: _Optional[str] = ...) -> None: ...
+
+class WithdrawArmResponse(_message.Message):
     __slots__ = ("experiment",)
     EXPERIMENT_FIELD_NUMBER: _ClassVar[int]
     experiment: Experiment

@@ -234,6 +234,7 @@ def sentence(question: SizeQuestion, answer: SizeAnswer) -> str:
 
 Reason = Annotated[str, typer.Option("--reason", metavar="TEXT", help="Why, for the audit trail.")]
 Arm = Annotated[str, typer.Argument(metavar="ARM", help="The arm; left out, the one that the verdict names.")]
+Withdrawn = Annotated[str, typer.Argument(metavar="ARM", help="The arm.")]
 Force = Annotated[
     bool, typer.Option("--force", help="Promote whatever the verdict is; that is recorded. Needs ARM.")
 ]
@@ -350,6 +351,31 @@ def stop(
     show_one(found, json)
 
 
+def withdraw(
+    name: Name,
+    arm: Withdrawn,
+    reason: Reason = "",
+    etag: Etag = "",
+    server: flags.Server = "",
+    timeout: flags.Timeout = 30.0,
+    json: flags.Json = False,
+) -> None:
+    """Take one arm out of a running experiment.
+
+    Its units get the default. No new phase begins: the other arms keep their units and their verdicts, and
+    the report keeps what was counted of the arm.
+
+    \b
+    Example:
+      lora-router experiments withdraw medical-v2 base --reason "too slow"
+    """
+    from router.cli.connect import connected
+
+    with connected(server, timeout) as client:
+        found = client.experiments.withdraw(name, arm, reason=reason, etag=etag)
+    show_one(found, json)
+
+
 def promote(
     name: Name,
     arm: Arm = "",
@@ -438,6 +464,7 @@ app = group(
     report=report_,
     watch=watch,
     record=record_,
+    withdraw=withdraw,
     stop=stop,
     promote=promote,
     rollback=rollback,

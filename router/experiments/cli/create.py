@@ -448,8 +448,6 @@ class PlanOptions:
         """Fields of a plan as the values of a file: only what is said. `before`: what a cap or a split is
         put into where neither file nor flags have it."""
 
-        pass
-
         made = read_plan_file(self.file) if self.file else {}
         made |= self._flags() | _parsed(self.sets or [])
         whole = (before or {}) | made

@@ -16,12 +16,12 @@ from numpy.typing import NDArray
 
 from router.experiments.model import Mode
 from router.experiments.report.model import PlotPoint
+from router.experiments.report.ratio import share_band
 from router.experiments.report.source import (
     PhaseEvidence,
     moments_by_bucket,
     moments_of_row,
     rows_of,
-    share_band,
     usable_moments,
 )
 from router.experiments.stats.compare import ArmPair
@@ -37,15 +37,14 @@ def course_of(source: PhaseEvidence) -> Course:
     design = source.design
     if not design.shown_by.shares[0]:
         return {}
+    return {arm: _course_of(source.beside(arm), arm) for arm in design.treatments}
+
+
+def _course_of(source: PhaseEvidence, arm: str) -> dict[str, Looks]:
+    design = source.design
     metrics = {design.primary: source.deciding} | {g.metric: source.mature for g in design.guardrails}
-    return {
-        arm: {
-            metric.name: looks
-            for metric, buckets in metrics.items()
-            if (looks := _course(source, arm, metric, buckets).looks) is not None
-        }
-        for arm in design.treatments
-    }
+    found = {metric.name: _course(source, arm, metric, buckets).looks for metric, buckets in metrics.items()}
+    return {name: looks for name, looks in found.items() if looks is not None}
 
 
 class _Course(NamedTuple):
@@ -103,7 +102,7 @@ def points_of(source: PhaseEvidence, most: int) -> tuple[PlotPoint, ...]:
     times = _thinned(np.unique(_ends(source.data.buckets)), most)
     units = {arm: _exposed(source.data.buckets, arm, times) for arm in source.design.weights}
     total = np.sum(list(units.values()), axis=0)
-    effects = {arm: _effects_over_time(source, arm, times) for arm in source.design.treatments}
+    effects = {arm: _effects_over_time(source.beside(arm), arm, times) for arm in source.design.treatments}
     nothing = [_Effect(0.0, 0.0, 0.0)] * len(times)
     return tuple(
         _point(source, float(time), arm, effects.get(arm, nothing)[i], int(units[arm][i]), int(total[i]))
@@ -116,7 +115,8 @@ def _point(
     source: PhaseEvidence, time: float, arm: str, effect: _Effect, units: int, total: int
 ) -> PlotPoint:
     weight = source.design.weights[arm]
-    bounds = share_band(total, weight) if source.spec.mode is Mode.SPLIT else (0.0, 1.0)
+    split = source.spec.mode is Mode.SPLIT and time <= min(source.spec.withdrawn.values(), default=math.inf)
+    bounds = share_band(total, weight) if split else (0.0, 1.0)
     share = units / total if total else weight
     return PlotPoint(time, arm, *effect[:3], units, share, *bounds, *effect[3:])
 

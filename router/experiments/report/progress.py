@@ -26,7 +26,7 @@ def progress_of(source: PhaseEvidence, judged: ExperimentVerdict) -> PlannedProg
     if not design.shown_by.shares[0] or source.spec.mode is not Mode.SPLIT:
         return None
     units = sum(int(total_moments(source.deciding, arm, design.primary).n) for arm in design.weights)
-    waiting = [arm for arm in judged.arms if _waits(arm)]
+    waiting = [arm for arm in judged.arms if arm.arm not in source.spec.withdrawn and _waits(arm)]
     reached = bool(waiting) and all(arm.planned is not None and arm.planned.reached for arm in waiting)
     chances = [found for arm in waiting if (found := _chances(source, arm)) is not None]
     chance = max((now for now, _ in chances), default=None)

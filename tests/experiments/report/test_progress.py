@@ -7,11 +7,11 @@ from dataclasses import replace
 import pytest
 
 from router.experiments.cli.report import document
-from router.experiments.cli.wording import following
 from router.experiments.designs import Design
 from router.experiments.report.build import report
 from router.experiments.report.model import Report
 from router.experiments.store.series import TimeBucket
+from router.experiments.words import following, gives_up, heading, outlook
 from tests.experiments.report.sums import LONG_AFTER, SPEC, STARTED, SumsStore, both, bucket, running
 
 PLANNED = replace(SPEC, design=Design.PLANNED)
@@ -86,7 +86,10 @@ def test_giving_up_is_advised_where_success_is_unlikely():
     assert planned.chance < planned.chance_planned < 0.1
     assert planned.text.startswith("give up is reasonable: chance of success by 4,000 units is")
     assert found.verdict.decision == "undecided"
-    assert following(found).startswith("next: give up (lora-router experiments stop medical-v2)")
+    assert gives_up(found)
+    assert heading(found).startswith("GIVE UP: ")
+    assert following(found).endswith("little chance that is left: lora-router experiments stop medical-v2")
+    assert outlook(found) == [f"G{planned.text[1:]}."]
     assert document(found)["planned"]["anytime"] is False
     assert not read(hourly(*[121] * 1)).planned.give_up
 
@@ -100,6 +103,10 @@ def test_at_the_planned_size_the_report_says_what_is_excluded():
         "no difference found at the planned size of 4,000 units: shown is that new is not better by more than"
     )
     assert found.planned.text == f"{text} {high:.3g}"
+    assert (
+        heading(found)
+        == "GIVE UP: no difference between new and control is found with the planned 4,000 users."
+    )
 
 
 def test_a_promoted_arm_has_no_chance_left_to_tell():
