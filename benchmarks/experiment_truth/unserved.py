@@ -54,7 +54,7 @@ from router.types import (
 )
 
 RATE, LOST = 0.7, 0.04
-UNITS, LOOKS = 20_000, 20
+UNITS, LOOKS = 20_000, 10
 NAME, ARMS, LOOK = "trial", ("control", "new"), 10.0  # seconds between looks
 LOSSES = ("none", "at random", "those who would not be helped")
 PROMISED = 0.05
@@ -276,6 +276,6 @@ def run(asked: argparse.Namespace) -> bool:
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """What this section may be asked."""
-    parser.add_argument("--runs", type=int, default=500, help="experiments a cell")
+    parser.add_argument("--runs", type=int, default=300, help="experiments a cell")
     parser.add_argument("--stored", type=int, default=3, help="experiments through the store")
     parser.add_argument("--stored-units", type=int, default=20_000, help="units of each of these")

@@ -187,6 +187,8 @@ BUILT_IN = (
 )
 """Recorded without the client: seconds, seconds, tokens, and 0 or 1 for each response; seconds until the end
 of a request that never got a first token, which has `error` and `cancelled` besides and nothing else."""
+FEEDBACK = "feedback"
+"""Recorded by the server where a plan has it: 1 or 0 for each response that a user found good or not."""
 SERVER_KEYS = "server:"
 """What keys of the server's own outcomes begin with."""
 ID_FORM = "1 to 63 small letters, digits and hyphens, with a letter first and no hyphen last"
@@ -375,6 +377,23 @@ class ShadowPair:
     result: int
     numbers: Mapping[str, float] = field(default_factory=dict)
     unit: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Preference:
+    """Two answers to one prompt, compared blind by a person: 1 the second is better, -1 the first, 0 neither.
+
+    `first` and `second` are who answered (`medical@1.0.0` or `base`), in the order of the alphabet;
+    `response_id` is that of the first one's answer, and `unit` the hash of who compared.
+    """
+
+    first: str
+    second: str
+    response_id: str
+    time: float
+    result: int
+    unit: str
+    both_bad: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -38,6 +38,7 @@ class ReportTable:
     columns: tuple[tuple[str, str], ...]
     rows: tuple[Row, ...]
     notes: tuple[str, ...] = ()
+    found: tuple[MetricReport | None, ...] = ()  # what each row is of
 
 
 def tables(report: Report) -> Iterator[ReportTable]:
@@ -62,7 +63,11 @@ def effects(report: Report) -> ReportTable:
     waits = _awaited(report, ((arm.arm, arm.primary) for arm in report.arms if arm.primary))
     title = f"{named(spec.primary.name, spec.primary.cap)}, which decides"
     return ReportTable(
-        f"{title} ({words.direction(spec.primary.higher_is_better)})", columns, rows, (*waits, *lines)
+        f"{title} ({words.direction(spec.primary.higher_is_better)})",
+        columns,
+        rows,
+        (*waits, *lines),
+        (*(None for _ in first), *(arm.primary for arm in report.arms)),
     )
 
 
@@ -104,7 +109,8 @@ def guardrails(report: Report) -> ReportTable:
         )
         for arm, rail in found
     )
-    return ReportTable("What must not get worse", columns, rows, _awaited(report, found))
+    notes = _awaited(report, found)
+    return ReportTable("What must not get worse", columns, rows, notes, tuple(rail for _, rail in found))
 
 
 def secondary(report: Report) -> ReportTable:
@@ -116,7 +122,8 @@ def secondary(report: Report) -> ReportTable:
     columns = (*_compared_columns(report), ("", "pill"))
     rows = tuple((*_compared(report, arm, one), words.reading(report, one)) for arm, one in found)
     notes = (*_awaited(report, found), *_many(report, (one for _, one in found)))
-    return ReportTable("Further metrics, which decide nothing", columns, rows, notes)
+    title = "Further metrics, which decide nothing"
+    return ReportTable(title, columns, rows, notes, tuple(one for _, one in found))
 
 
 def _compared_columns(report: Report) -> tuple[tuple[str, str], ...]:
@@ -178,7 +185,7 @@ def _segment(report: Report, arm: ArmReport, found: SegmentReport) -> ReportTabl
     title = f"{spec.primary.name} by {found.label}: {arm.arm} against {spec.control}"
     waits = _awaited(report, found.effects.items())
     notes = (*waits, words.differs(found), *_many(report, found.effects.values()))
-    return ReportTable(title, columns, rows, notes)
+    return ReportTable(title, columns, rows, notes, tuple(found.effects.values()))
 
 
 # -- Behind the fold

@@ -49,11 +49,14 @@ from router.experiments.assignment import (
 )
 from router.experiments.model import (
     BASE,
+    FEEDBACK,
     RULE,
+    SERVER_KEYS,
     AuditEntry,
     Experiment,
     Lifecycle,
     Mode,
+    StoredOutcome,
     Visibility,
 )
 from router.experiments.modes import MISSING, ROUTERS, ExperimentMode, needed
@@ -289,6 +292,14 @@ class LiveExperiments:
             else:
                 found.extend(() if watcher is None else (watcher,))
         return found
+
+    def feedback(self, response_id: str, value: float) -> None:
+        """As `ports.Experiments`. Where no plan reads it, nothing is queued."""
+        of_plans = (phase.spec for one in self.known for phase in one.phases[-1:])
+        if any(metric.name == FEEDBACK for spec in of_plans for metric in spec.metrics):
+            key = f"{SERVER_KEYS}{FEEDBACK}:{response_id}"
+            now = time.time()
+            self.recorder.observe([StoredOutcome(key, FEEDBACK, value, now, response_id=response_id)])
 
     def unserved(self, served: Served, end: End) -> None:
         """Keep the exposures of a request that ended before the engine took it, and how it ended."""

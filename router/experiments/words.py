@@ -156,6 +156,12 @@ def allowed(form: Quantity, found: MetricReport) -> str:
     return f"{form.margin(found.margin)} worse"
 
 
+def guardrail_line(metric: MetricSpec) -> str:
+    """`error: at most 3.0 points worse`."""
+    most = percent(metric.margin) if metric.relative else quantity(metric).margin(metric.margin)
+    return f"{metric.name}: at most {most} worse"
+
+
 def direction(higher_is_better: bool) -> str:
     """Which way is good."""
     return "more is better" if higher_is_better else "less is better"
@@ -256,6 +262,8 @@ def sentence(report: Report, verdict: Ruling, arm: str) -> str:
             return f"STOP {arm}: {what}."
         case "invalid":
             return "INVALID: do not use these numbers. The data have a fault."
+    if verdict.rule == "withdrawn":
+        return f"WITHDRAWN {arm}: {verdict.text}."
     return f"{_first_word(report)}: {_undecided(report, verdict, arm)}"
 
 
@@ -442,25 +450,61 @@ def wait(report: Report) -> str:
         )
     pace = f"{counted(round(found.units_per_day), f'new {spec.unit}')} a day"
     if found.units is not None and found.days is not None:
-        until = _until(report, found.days)
+        until = _until(report)
         more = f"; {spec.planned_units:,} are planned" if found.units > spec.planned_units else ""
         return (
             f"wait until about {until}. If the difference stays as it is now, {found.units:,} {units} are"
             f" needed to show it{more} ({pace})."
         )
-    left = max(0.0, spec.planned_units - _units(report)) / found.units_per_day + spec.closing / DAY
     least = ""
     if found.smallest_effect is not None:
         least = f" They show a difference of {quantity(spec.primary).margin(found.smallest_effect)} or more."
     return (
-        f"wait until about {_until(report, left)}, when the planned {spec.planned_units:,} {units} had their"
+        f"wait until about {_until(report)}, when the planned {spec.planned_units:,} {units} had their"
         f" time ({pace}).{least} So far no gain is in sight."
     )
 
 
-def _until(report: Report, days: float) -> str:
+def _until(report: Report) -> str:
+    days = days_left(report) or 0.0
     then = report.time + days * DAY
     return at(then) if days < 2 else at(then).partition(" ")[0]
+
+
+def days_left(report: Report) -> float | None:
+    """Days until a verdict by the forecast, or until all planned units had their time; None: not known."""
+    found, spec = report.forecast, report.judged.spec
+    if found is None or not found.units_per_day:
+        return None
+    if found.days is not None:
+        return found.days
+    return max(0.0, spec.planned_units - _units(report)) / found.units_per_day + spec.closing / DAY
+
+
+def time_left(report: Report) -> str:
+    """`about 12 days`; empty where nothing is waited for."""
+    days = days_left(report)
+    if days is None or gives_up(report):
+        return ""
+    if days < 2:
+        return f"about {counted(max(1, round(24 * days)), 'hour')}"
+    return f"about {counted(round(days), 'day')}"
+
+
+def short_verdict(report: Report) -> str:
+    """The verdict in a few words: `PROMOTE new`, `WAIT`."""
+    return heading(report).partition(":")[0]
+
+
+def difference(report: Report) -> str:
+    """The primary metric's differences in one line, or the share of comparisons that are won."""
+    form, found = quantity(report.judged.spec.primary), list[str]()
+    for arm in report.arms:
+        if arm.pairs and report.judged.spec.mode is Mode.SHADOW:
+            found.append(f"{arm.arm} {preferred(arm.pairs)}")
+        elif arm.primary:
+            found.append(f"{arm.arm} {form.change(arm.primary.effect, arm.primary.low, arm.primary.high)}")
+    return "; ".join(found) if _usable(report) else ""
 
 
 def _units(report: Report) -> int:
@@ -542,8 +586,10 @@ def further_lines(report: Report, arm: ArmReport) -> list[str]:
     if found and found.length:
         adjusted, half = found.length.adjusted, found.length.half
         text = form.change(adjusted, adjusted - half, adjusted + half)
-        lengths = f"{found.length.treatment:.3g} tokens on average, not {found.length.control:.3g}"
-        lines.append(f"at equal answer length: {text}. Its answers have {lengths}.")
+        lengths = f"{found.length.treatment:.3g} tokens on average, those of {experiment.spec.control}"
+        lines.append(
+            f"at equal answer length: {text}. Its answers have {lengths} {found.length.control:.3g}."
+        )
     if arm.everyone:
         units = counted(sum(arm.everyone.units), unit)
         lines.append(

@@ -430,8 +430,8 @@ async def test_a_request_that_ends_before_its_first_token_counts_in_its_arm_and_
     assert (kept.adapter_digest, kept.degraded) == ("", "")
     assert set(store.outcomes["server:cancelled:r1"].places) == {("trial", 1), ("worth", 1)}
     assert live.counts.ended["trial", kept.arm, "lease", "cancelled"] == 1
-    (note,) = [text for text in live.judged("trial").notes if "before the first token" in text]
-    assert f"{kept.arm} 1 of 1 requests (100.0%): lease 1 cancelled" in note
+    (note,) = [text for text in live.judged("trial").notes if "before their first token" in text]
+    assert f"{kept.arm} 1 of 1 (100.0 %): lease 1 cancelled" in note
 
 
 def test_sampling_is_json_with_sorted_keys_and_without_what_is_off():

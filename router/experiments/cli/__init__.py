@@ -18,7 +18,7 @@ from router.experiments.cli.report import report as report_
 from router.experiments.cli.report import watch
 
 if TYPE_CHECKING:
-    from router.client import Experiment, Promotion
+    from router.client import Client, Experiment, Promotion
     from router.experiments.model import DesignSize, SizeAnswer, SizeQuestion
 
 Route = Annotated[
@@ -238,11 +238,11 @@ Withdrawn = Annotated[str, typer.Argument(metavar="ARM", help="The arm.")]
 Force = Annotated[
     bool, typer.Option("--force", help="Promote whatever the verdict is; that is recorded. Needs ARM.")
 ]
-COLUMNS = ["NAME", "STATE", "ROUTE", "MODE", "ARMS", "METRIC", "PHASE", "SINCE", "NOTE"]
+COLUMNS = ["NAME", "STATE", "ROUTE", "ARMS", "DECIDES", "VERDICT", "DIFFERENCE", "PROGRESS", "LEFT", "NOTE"]
 
 
 def list_(server: flags.Server = "", timeout: flags.Timeout = 30.0, json: flags.Json = False) -> None:
-    """List the experiments of a server.
+    """List the experiments of a server, those that run with their verdict, progress and time left.
 
     \b
     Example:
@@ -253,28 +253,32 @@ def list_(server: flags.Server = "", timeout: flags.Timeout = 30.0, json: flags.
 
     with connected(server, timeout) as client:
         found = client.experiments.list()
+        rows = [] if json else [_row(client, experiment) for experiment in found]
     if json:
         print_json(found)
-    elif found:
-        print_table(COLUMNS, [_row(experiment) for experiment in found])
+    elif rows:
+        print_table(COLUMNS, rows)
     else:
         print("no experiments; `lora-router experiments create --example` prints a plan")
 
 
-def _row(experiment: Experiment) -> tuple[str, ...]:
-    from router.cli import output
+def _row(client: Client, experiment: Experiment) -> tuple[str, ...]:
+    """What has ended is not judged again here: its note says how it ended."""
+    from router.experiments import words
 
-    spec, phase = experiment.spec, experiment.phase
+    spec, judged = experiment.spec, ("", "", "", "")
+    if experiment.state == "running":
+        report = client.experiments.report(experiment.name)
+        progress = words.progress(report)
+        judged = (words.short_verdict(report), words.difference(report), progress, words.time_left(report))
     promoted = f"{experiment.promoted} promoted" if experiment.promoted else ""
     return (
         experiment.name,
         experiment.state.value,
         spec.route or ("all" if spec.mode == "holdout" else "router"),
-        spec.mode.value,
         ", ".join(f"{arm.name} {arm.weight:.3g}" for arm in spec.arms),
         spec.primary.name,
-        str(phase.number) if phase else "",
-        output.ago(phase.started) if phase else "",
+        *judged,
         "; ".join(filter(None, [promoted, experiment.stop_reason, *experiment.warnings])),
     )
 

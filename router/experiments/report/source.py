@@ -390,7 +390,7 @@ def _notes(source: PhaseEvidence, health: PipelineHealth) -> Iterator[str]:
     if source.data.unplanned:
         outcomes = plural(source.data.unplanned, "outcome")
         yield f"not counted: {outcomes} of a metric that this plan does not have"
-    yield from unserved_notes(source.data, source.design.weights)
+    yield from unserved_notes(source.data, spec)
     yield from _degraded_notes(source)
     yield from _length_notes(source)
     yield from _phase_notes(source)

@@ -50,7 +50,7 @@ from router.experiments.store.tables import (
 from router.shared.database import bulk_for
 
 log = logging.getLogger(__name__)
-VERSION = 3
+VERSION = 4
 SUMS_SINCE = 2
 """Sums of versions before this one lack something: they are made anew."""
 
@@ -124,7 +124,12 @@ def _to_third(conn: Connection) -> None:
     conn.exec_driver_sql(f"ALTER TABLE {PREFIX}outcomes ADD COLUMN stage TEXT NOT NULL DEFAULT ''")
 
 
-STEPS: Mapping[int, Callable[[Connection], None]] = {2: _to_second, 3: _to_third}
+def _to_fourth(conn: Connection) -> None:
+    """What people preferred in the playground."""
+    tables.preferences.create(conn, checkfirst=True)
+
+
+STEPS: Mapping[int, Callable[[Connection], None]] = {2: _to_second, 3: _to_third, 4: _to_fourth}
 """Version -> what makes it out of the one before."""
 
 

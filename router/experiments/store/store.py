@@ -35,16 +35,19 @@ from router.experiments.model import (
     Experiment,
     ExperimentPhase,
     Exposure,
+    Preference,
     ShadowPair,
     StoredOutcome,
 )
 from router.experiments.store import tables
+from router.experiments.store.preferences import count_preferences, keep_preference
 from router.experiments.store.recording import count_pairs, disagree, expose, keep_pairs, record
 from router.experiments.store.schema import check_version, make_views, migrate
 from router.experiments.store.series import (
     PairCounts,
     PhaseData,
     PhaseInfos,
+    PreferenceCounts,
     covariates_of,
     info_of,
     read_phase_data,
@@ -263,6 +266,16 @@ class ExperimentStore:
         """Keep judged pairs of shadow arms."""
         with self._session() as session:
             keep_pairs(session, pairs)
+
+    def prefer(self, one: Preference) -> bool:
+        """Keep what a person preferred; False where that answer was compared before."""
+        with self._writing() as conn:
+            return keep_preference(conn, one)
+
+    def preferred(self) -> tuple[PreferenceCounts, ...]:
+        """What people preferred, by pair of versions."""
+        with self.reading() as conn:
+            return count_preferences(conn)
 
     def disagree(self, found: Sequence[Disagreement]) -> None:
         """Keep what both routers chose."""

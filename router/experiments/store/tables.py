@@ -235,6 +235,16 @@ pairs = _table(
     _text("unit", server_default=""),
     PrimaryKeyConstraint("phase", "arm", "response_id"),
 )
+preferences = _table(
+    "preferences",
+    _text("response_id", primary_key=True),
+    _text("first"),
+    _text("second"),
+    _real("time"),
+    Column("result", SmallInteger, nullable=False),
+    _flag("both_bad"),
+    _text("unit"),
+)
 disagreements = _table(
     "disagreements",
     _count("phase"),

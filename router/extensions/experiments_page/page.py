@@ -127,7 +127,7 @@ def _lifts(report: Report) -> list[dict[str, Any]]:
 def _tables(report: Report) -> dict[str, Any]:
     """The page's tables by name; guardrails have their bars before the margin."""
     rails = report_tables.guardrails(report)
-    bars = [drawn(plots.guardrail_bar(rail)) for arm in report.arms for rail in arm.guardrails]
+    bars = [drawn(plots.guardrail_bar(rail)) for rail in rails.found if rail]
     columns = (*rails.columns[:5], ("", "bar"), *rails.columns[5:])
     rows = tuple((*row[:5], bar, *row[5:]) for row, bar in zip(rails.rows, bars, strict=True))
     shadow = report.judged.spec.mode == "shadow"

@@ -13,7 +13,7 @@ from router.types import AdapterRef, AdapterState
 
 if TYPE_CHECKING:
     from router.client import Client, Spec
-    from router.experiments.report.model import Ruling
+    from router.experiments.report.model import Report
 
 OLD, NEW = "old", "new"
 SEEN_SECONDS = 60.0  # until a server has noticed a new folder
@@ -100,6 +100,15 @@ def start(client: Client, name: str, old: str, new: str, canary: Canary) -> str:
     return called
 
 
-def ruling(client: Client, experiment: str) -> Ruling:
-    """What its report says now."""
-    return client.experiments.report(experiment).verdict
+def sentence(report: Report) -> str:
+    """The report's verdict in one sentence."""
+    from router.experiments.words import heading
+
+    return heading(report)
+
+
+def gives_up(report: Report) -> bool:
+    """Whether the planned users took part, and no difference is shown."""
+    from router.experiments.words import gives_up
+
+    return gives_up(report)

@@ -101,6 +101,8 @@ def improve(
 
     if status:
         _show(work, name, json)
+        if not json:
+            _show_canary(work, name, server, timeout)
         return
     if promote not in ("auto", "ask", "no"):
         raise CliError(f"--promote {promote!r}: auto, ask or no", MISUSED)
@@ -161,6 +163,24 @@ def _seconds(text: str) -> float:
         return float(number) * SECONDS[text[len(number) :] or "s"]
     except (ValueError, KeyError):
         raise CliError(f"--window {text!r}: a number with s, min, h or d", MISUSED) from None
+
+
+def _show_canary(work: Path, name: str, server: str, timeout: float) -> None:
+    """What the report of the last run's canary says now; nothing without a canary."""
+    from router.cli.command import CliError
+    from router.cli.connect import connected
+    from router.extensions.improve import canary, state
+
+    runs = state.runs_of(work, name)
+    if not runs or runs[-1].run.result is not state.Result.CANARY:
+        return
+    try:
+        with connected(server, timeout) as client:
+            found = canary.sentence(client.experiments.report(runs[-1].run.experiment))
+    except CliError as error:
+        print(f"the canary is not known now: {error}")
+    else:
+        print(f"the canary now: {found}")
 
 
 def _show(work: Path, name: str, json: bool) -> None:

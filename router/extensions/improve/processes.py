@@ -1,7 +1,7 @@
 """Commands in processes of their own, below everything else on the machine.
 
-`python -m router.extensions.improve.processes WORDS` is `lora-router WORDS` with the lowest priority for
-processor and disk, and a bound on its memory. It ends, as by Ctrl-C, when its parent is gone.
+`python -m router.extensions.improve.processes MB PID WORDS` is `lora-router WORDS` with the lowest priority
+for processor and disk, and at most so much memory. It ends, as by Ctrl-C, when its parent PID is gone.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from router.errors import FailedPrecondition
 
 NICE = 19
 WATCHED_SECONDS = 2.0
-MEMORY, PARENT = "LORA_ROUTER_IMPROVE_MEMORY_MB", "LORA_ROUTER_IMPROVE_PARENT"
+MODULE = "router.extensions.improve.processes"
 TAIL = 3  # lines of a failed command that are shown
 
 
@@ -40,12 +40,12 @@ def run_command(words: Sequence[str], limits: Limits, log: Path, *, shown: bool 
     Else that goes to the file `log`. Ctrl-C is passed on once; the command then ends as it does by itself,
     and this raises KeyboardInterrupt. Raises FailedPrecondition where it fails.
     """
-    command = [sys.executable, "-m", "router.extensions.improve.processes", *words]
+    command = [sys.executable, "-m", MODULE, str(limits.memory_mb), str(os.getpid()), *words]
     if ionice := shutil.which("ionice"):
         command = [ionice, "-c", "3", *command]
     threads = str(limits.threads or max(1, (os.cpu_count() or 2) - 1))
-    environment = os.environ | {MEMORY: str(limits.memory_mb), PARENT: str(os.getpid())}
-    environment |= {"OMP_NUM_THREADS": threads, "LORA_ROUTER_THREADS": threads}
+    environment = os.environ | {"OMP_NUM_THREADS": threads, "OMP_WAIT_POLICY": "PASSIVE"}
+    environment["LORA_ROUTER_THREADS"] = threads
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("a+", encoding="utf-8") as lines:
         lines.write(f"$ lora-router {' '.join(words)}\n")
@@ -63,7 +63,7 @@ def run_command(words: Sequence[str], limits: Limits, log: Path, *, shown: bool 
             printed, _ = process.communicate()
         except KeyboardInterrupt:
             process.send_signal(signal.SIGINT)
-            process.wait()
+            process.communicate()
             raise
         if process.returncode:
             lines.seek(began)
@@ -74,12 +74,10 @@ def run_command(words: Sequence[str], limits: Limits, log: Path, *, shown: bool 
     return printed
 
 
-def _lower() -> None:
+def lower(memory_mb: int) -> None:
     """The lowest priority and a bound on memory, for this process."""
     os.nice(NICE - os.nice(0))
-    most = int(os.environ.get(MEMORY, "0")) << 20
-    if most:
-        resource.setrlimit(resource.RLIMIT_DATA, (most, resource.getrlimit(resource.RLIMIT_DATA)[1]))
+    resource.setrlimit(resource.RLIMIT_DATA, (memory_mb << 20, resource.getrlimit(resource.RLIMIT_DATA)[1]))
 
 
 def _watch(parent: int) -> None:
@@ -91,9 +89,9 @@ def _watch(parent: int) -> None:
 
 def main() -> None:
     """`lora-router`, lowered."""
-    _lower()
-    if parent := int(os.environ.get(PARENT, "0")):
-        threading.Thread(target=_watch, args=(parent,), daemon=True).start()
+    lower(int(sys.argv[1]))
+    threading.Thread(target=_watch, args=(int(sys.argv[2]),), daemon=True).start()
+    del sys.argv[1:3]
     from router.cli.main import main as command
 
     command()

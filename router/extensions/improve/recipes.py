@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,11 @@ class SourceRecipe:
     def metric(self) -> str:
         """How answers are judged."""
         return str(self.values.get("evaluation", {}).get("metric", "exact_match"))
+
+    @property
+    def choices(self) -> Sequence[str]:
+        """Labels, where every answer is one."""
+        return tuple(self.values.get("generation", {}).get("choices", ()))
 
     @property
     def answer_tokens(self) -> int:

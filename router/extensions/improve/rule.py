@@ -12,6 +12,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from router.quantities import SHARE
+
 
 @dataclass(frozen=True, slots=True)
 class Gap:
@@ -30,8 +32,8 @@ class Gap:
 
     @property
     def points(self) -> str:
-        """`+12.0 points (+8.1 to +15.7)`."""
-        return f"{signed(self.mean)} points ({signed(self.low)} to {signed(self.high)})"
+        """`+12.0 points (8.1 to 15.7)`."""
+        return SHARE.change(self.mean, self.low, self.high)
 
     def is_gain(self, alpha: float) -> bool:
         """Whether it is above zero by more than chance, two-sided at `alpha`."""
@@ -62,8 +64,3 @@ def decide(new: Mapping[str, Any], old: Mapping[str, Any], alpha: float, margin:
     if 100 * kept.mean < -margin:
         return Decision(False, f"it forgets: {on_old}, a loss of {margin:g} is allowed ({on_new})")
     return Decision(True, f"{on_new}, {on_old}")
-
-
-def signed(share: float) -> str:
-    """A share as points of 100, with its sign."""
-    return f"{100 * share:+.1f}".replace("-", "−")

@@ -10,7 +10,7 @@ import json
 import random
 import shutil
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,7 +23,7 @@ from router.extensions.improve.canary import Canary
 from router.extensions.improve.processes import Limits, run_command
 from router.extensions.improve.provisional import Taken, rows_from
 from router.extensions.improve.recipes import SourceRecipe, find_recipe, next_recipe, next_version
-from router.extensions.improve.records import read_records
+from router.extensions.improve.records import Feedback, read_records
 from router.extensions.improve.rule import decide
 from router.extensions.improve.state import Result, Run, RunFolder
 from router.names import version_key
@@ -33,9 +33,10 @@ if TYPE_CHECKING:
     from router.client import Client
 
 OWN_SHARE = 1.0  # rows of the recipe for each new one, so that the adapter does not forget
-LEAST_OWN = 200
+LEAST_OWN = 100
 SELECT_ROWS = 48  # of the recipe's training rows, for the loss at the end; no decision depends on them
 LEAST_HELD_OUT = 20
+IMPOSSIBLE = "corrected to a text that is none of the adapter's labels"
 Promote = Literal["auto", "ask", "no"]
 Say = Callable[[str], None]
 Connect = Callable[[], AbstractContextManager["Client"]]
@@ -143,9 +144,12 @@ class Improvement:
             raise ConfigError("--feedback FILE is needed: this server has no feedback to read")
         records = read_records(request.feedback, request.name, since)
         kept_apart = [*json_lines(recipe.file("valid")), *json_lines(recipe.file("test"))]
-        taken = rows_from(records, [str(row["prompt"]) for row in kept_apart])
+        possible = [one for one in records if is_possible(one, recipe.choices)]
+        taken = rows_from(possible, [str(row["prompt"]) for row in kept_apart])
         run.read, run.until = len(records), max((one.time for one in records), default=since)
-        run.train, run.held_out, run.left = len(taken.train), len(taken.held_out), taken.left
+        run.train, run.held_out, run.left = len(taken.train), len(taken.held_out), dict(taken.left)
+        if impossible := len(records) - len(possible):
+            run.left[IMPOSSIBLE] = impossible
         self._say(words.taken(run, since))
         usable = run.train + run.held_out
         if usable < request.least or run.held_out < LEAST_HELD_OUT:
@@ -283,18 +287,19 @@ class Improvement:
                 return
             report = client.experiments.report(run.experiment)
             ruling, stopped = report.verdict, report.experiment.stopped is not None
-            self._say(f"canary {run.experiment}: {ruling.decision} ({ruling.text})")
+            found = canaries.sentence(report)
+            self._say(f"canary {run.experiment}: {found}")
             if ruling.decision == "promote" and not stopped:
                 if promote == "auto" or (
                     promote == "ask" and self._confirm(f"let {run.version} serve all users?")
                 ):
                     client.experiments.promote(run.experiment)
-                    folder.end(Result.PROMOTED, f"{run.version} serves: {ruling.text}")
-            elif ruling.decision == "stop for harm" or stopped:
+                    folder.end(Result.PROMOTED, f"{run.version} serves. {found}")
+            elif ruling.decision == "stop for harm" or stopped or canaries.gives_up(report):
                 if not stopped:
                     client.experiments.stop(run.experiment, reason="the version is no better")
                 self._withdraw(folder)
-                folder.end(Result.LOST, f"{ruling.text or report.experiment.stop_reason}")
+                folder.end(Result.LOST, found)
 
     def _withdraw(self, folder: RunFolder) -> None:
         """Take the version out of the adapters folder; it is kept in the run's."""
@@ -308,6 +313,11 @@ class Improvement:
 
     def _command(self, folder: RunFolder, line: Sequence[str], *, shown: bool = True) -> str:
         return run_command(line, self._request.limits, folder.file("commands.log"), shown=shown)
+
+
+def is_possible(one: Feedback, choices: Collection[str]) -> bool:
+    """Whether the adapter could answer as it was corrected: one with labels answers with one of them."""
+    return not choices or one.corrected is None or one.corrected.strip() in choices
 
 
 def wait_until(at: str, say: Say, now: Callable[[], float] = time.time) -> None:

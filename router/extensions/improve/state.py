@@ -56,7 +56,7 @@ class Run:
     train: int = 0  # rows
     held_out: int = 0
     own: int = 0  # rows of the recipe that are mixed in
-    left: Mapping[str, int] = field(default_factory=dict)  # records that were left out, by reason
+    left: dict[str, int] = field(default_factory=dict)  # records that were left out, by reason
     rows_sha256: str = ""
     steps: int = 0  # of training
     trained: float = 0.0  # seconds

@@ -29,7 +29,10 @@ def test_what_runs_is_listed_with_its_warnings(cli, planned):
     planned.kept["experiments/medical-v2"].warnings.append("units look like request ids")
     header, row = cli("experiments", "list").out.splitlines()
     assert header.split()[:3] == ["NAME", "STATE", "ROUTE"]
-    assert row.startswith("medical-v2  running  medical  split  old 0.5, new 0.5  thumbs_up  1 ")
+    assert row.startswith(
+        "medical-v2  running  medical  old 0.5, new 0.5  thumbs_up  PROMOTE new  new +7.5 points"
+    )
+    assert "4,000 of 5,000 planned users (80 %)" in row
     assert row.endswith("units look like request ids")
     (found,) = json.loads(cli("experiments", "list", "--json").out)
     assert found["spec"]["arms"][1]["adapter"] == "adapters/medical/versions/1.1.0"

@@ -49,7 +49,7 @@ def test_the_verdict_comes_first_then_its_number_and_what_to_do(cli, planned):
     ]
     text = "\n".join(lines)
     for part in (
-        "at equal answer length: +4.0 points (1.0 to 7.0). Its answers have 95.5 tokens on average, not 80.",
+        "new at equal answer length: +4.0 points (1.0 to 7.0). Its answers have 95.5 tokens on average",
         "preferred in 30 of 40 comparisons without a tie (60 to 90 %",
         "3.0 points worse  ✓ within what is allowed",
         "✓ All 5 checks of the data are fine.",

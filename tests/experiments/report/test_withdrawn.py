@@ -41,7 +41,7 @@ def test_the_others_have_the_verdict_that_they_would_have():
     assert made.arm == "new"
     assert (base.verdict.decision, base.verdict.rule) == ("undecided", "withdrawn")
     assert base.verdict.text.startswith(
-        "withdrawn at 1970-01-12 20:16 UTC; by its units until then: undecided"
+        "since 1970-01-12 20:16 UTC it has no units; by its units until then: success: "
     )
 
 

@@ -8,9 +8,10 @@ from types import SimpleNamespace
 
 import pytest
 
+from router.cli.main import run
 from router.errors import ConfigError, FailedPrecondition
 from router.experiments.report.model import Ruling
-from router.extensions.improve import state
+from router.extensions.improve import canary, state
 from router.extensions.improve.canary import Canary
 from router.extensions.improve.run import Improvement, ImproveRequest, wait_until
 from router.extensions.improve.state import Result
@@ -57,7 +58,11 @@ class FakeServer:
 
 
 @pytest.fixture
-def server():
+def server(monkeypatch):
+    monkeypatch.setattr(
+        canary, "sentence", lambda report: f"{report.verdict.decision}: {report.verdict.text}"
+    )
+    monkeypatch.setattr(canary, "gives_up", lambda report: report.verdict.rule == "gave-up")
     return FakeServer()
 
 
@@ -75,9 +80,9 @@ def improve(place, server=None, said=None, **options):
 
 
 def test_better_version_is_pinned_added_and_put_before_a_share_of_the_users(place, commands, server):
-    run = improve(place, server, canary=Canary(0.1, "thumbs_up"))
-    assert run.result is Result.CANARY
-    assert run.why.startswith("+50.0 points (+40.0 to +60.0)")
+    made = improve(place, server, canary=Canary(0.1, "thumbs_up"))
+    assert made.result is Result.CANARY
+    assert made.why.startswith("+50.0 points (40.0 to 60.0)")
     assert commands.names == ["train", "compare", "compare", "evaluate", "add"]
     assert server.pinned == "colours@1.0.0"
     (spec,) = server.made.values()
@@ -87,14 +92,14 @@ def test_better_version_is_pinned_added_and_put_before_a_share_of_the_users(plac
     ]
     card = json.loads((place / "adapters" / "colours-1.1.0" / "report.json").read_text())
     assert card["improved_from"]["base_version"] == "1.0.0"
-    assert card["improved_from"]["feedback"]["train"] == run.train
+    assert card["improved_from"]["feedback"]["train"] == made.train
 
 
 def test_version_that_is_no_better_is_kept_and_never_offered(place, commands, server):
     commands.gap = KEPT
-    run = improve(place, server)
-    assert run.result is Result.NO_BETTER
-    assert "no gain is shown" in run.why
+    made = improve(place, server)
+    assert made.result is Result.NO_BETTER
+    assert "no gain is shown" in made.why
     assert "add" not in commands.names
     assert not server.made
     assert (place / "work/colours/1/version").is_dir()
@@ -120,14 +125,22 @@ def test_rows_of_validation_and_test_are_never_trained_on(place, commands):
     trained = folder.file(state.TRAIN).read_text()
     assert "thing 301?" not in trained
     assert "thing 331?" not in trained
-    assert folder.run.own == 200
+    assert folder.run.own == 100
+
+
+def test_correction_to_no_label_of_the_adapter_is_left_out(place, commands):
+    recipe = place / "recipes" / "colours.toml"
+    recipe.write_text(recipe.read_text() + '[generation]\nchoices = ["red", "blue"]\n')
+    write(place / "feedback.jsonl", [*map(record, range(120)), record(200, corrected="reddish")])
+    made = improve(place)
+    assert made.left == {"corrected to a text that is none of the adapter's labels": 1}
 
 
 def test_few_rows_end_a_run_with_a_sentence(place, commands):
     write(place / "feedback.jsonl", map(record, range(10)))
-    run = improve(place)
-    assert run.result is Result.TOO_FEW
-    assert run.why.startswith("10 usable rows")
+    made = improve(place)
+    assert made.result is Result.TOO_FEW
+    assert made.why.startswith("10 usable rows")
     assert not commands.called
 
 
@@ -135,8 +148,8 @@ def test_interrupted_run_goes_on_behind_the_last_step_that_ended(place, commands
     commands.interrupts = "compare"
     with pytest.raises(KeyboardInterrupt):
         improve(place)
-    run = improve(place)
-    assert (run.number, run.result) == (1, Result.BETTER)
+    made = improve(place)
+    assert (made.number, made.result) == (1, Result.BETTER)
     assert commands.names == ["train", "compare", "compare"]
 
 
@@ -145,22 +158,26 @@ def test_feedback_that_users_saw_a_version_of_is_not_read_again(place, commands,
     server.default = "1.1.0"
     assert improve(place, server).result is Result.PROMOTED
     server.default = "1.1.0"
-    run = improve(place, server)
-    assert (run.number, run.base, run.read, run.result) == (2, "1.1.0", 0, Result.TOO_FEW)
+    made = improve(place, server)
+    assert (made.number, made.base, made.read, made.result) == (2, "1.1.0", 0, Result.TOO_FEW)
 
 
 @pytest.mark.parametrize(("promote", "promoted"), [("auto", True), ("ask", False), ("no", False)])
 def test_won_canary_is_promoted_as_the_operator_said(place, commands, server, promote, promoted):
     improve(place, server, promote=promote)
     server.verdict = Ruling("promote", "primary-better", "0.8 against 0.5")
-    run = improve(place, server, promote=promote)
+    made = improve(place, server, promote=promote)
     assert server.promoted is promoted
-    assert run.result is (Result.PROMOTED if promoted else Result.CANARY)
+    assert made.result is (Result.PROMOTED if promoted else Result.CANARY)
 
 
-def test_lost_canary_takes_the_version_out_of_the_adapters(place, commands, server):
+@pytest.mark.parametrize(
+    "verdict",
+    [Ruling("stop for harm", "primary-worse", "worse"), Ruling("undecided", "gave-up", "no difference")],
+)
+def test_lost_canary_takes_the_version_out_of_the_adapters(place, commands, server, verdict):
     improve(place, server)
-    server.verdict = Ruling("stop for harm", "primary-worse", "0.4 against 0.5")
+    server.verdict = verdict
     assert improve(place, server).result is Result.LOST
     assert not (place / "adapters" / "colours-1.1.0").exists()
     assert not server.made
@@ -189,3 +206,14 @@ def test_training_waits_for_its_time_of_the_day(monkeypatch):
     assert slept == [30.0]
     with pytest.raises(ConfigError, match="HH:MM"):
         wait_until("2 o'clock", print)
+
+
+def test_status_shows_runs_and_changes_nothing(place, commands, server, capsys, monkeypatch):
+    improve(place, server)
+    capsys.readouterr()
+    monkeypatch.setattr("router.cli.connect.connected", lambda *_: server.connect())
+    assert run(["adapters", "improve", "colours", "--status", "--work", str(place / "work")]) == 0
+    shown = capsys.readouterr().out
+    assert "+50.0 points (40.0 to 60.0)" in shown
+    assert "the canary now: undecided: wait" in shown
+    assert "1.0.0  1.1.0" in shown

@@ -58,7 +58,7 @@ def test_equal_answers_are_undecided_and_not_worse_by_a_margin():
     found = compared(lambda adapter, prompt: right(prompt), many=100)
     assert words.verdict(found) == "undecided"
     assert words.verdict(found, margin=0.05) == "not worse"
-    assert "by 5 points or more" in words.headline(found, 0.05)
+    assert "by 5.0 points or more" in words.headline(found, 0.05)
 
 
 def test_worst_prompts_are_listed_with_both_answers():
