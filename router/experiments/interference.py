@@ -41,7 +41,7 @@ def shared_warnings(spec: Spec) -> Iterator[str]:
     if shares_queue(spec, spec.primary.name) and not spec.equal_arms:
         yield f"primary metric {spec.primary.name}: {WORDS}"
     for rail in spec.guardrails:
-        if rail.name in SHARED and shares_queue(spec, rail.name):
+        if rail.name in TIMES and shares_queue(spec, rail.name):
             yield (
                 f"guardrail {rail.name}: {WORDS} to learn what a roll-out does; here it stops an arm that is"
                 " slow by itself"

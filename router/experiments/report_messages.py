@@ -23,6 +23,7 @@ from router.experiments.report.model import (
     MetricReport,
     Pairs,
     PipelineCheck,
+    PlannedProgress,
     PlotPoint,
     Report,
     Ruling,
@@ -76,6 +77,7 @@ def report_message(report: Report, experiment: pb.Experiment) -> pb.GetReportRes
         forecast=Out.Forecast(**_same(report.forecast)) if report.forecast else None,
         switchback=(_switchback_message(arm.arm, arm.switchback) for arm in report.arms if arm.switchback),
         days=(Out.Days(arm=arm.arm, effects=_effect_messages(arm.days)) for arm in report.arms if arm.days),
+        planned=Out.Planned(**_same(report.planned)) if report.planned else None,
     )
 
 
@@ -100,6 +102,7 @@ def report_of(message: pb.GetReportResponse) -> Report:
         notes=tuple(message.notes),
         time=unix_seconds(message.time),
         forecast=_read(VerdictForecast, message.forecast) if message.HasField("forecast") else None,
+        planned=_read(PlannedProgress, message.planned) if message.HasField("planned") else None,
     )
 
 
