@@ -22,6 +22,7 @@ from router.errors import (
     StaleEtag,
 )
 from router.experiments.assignment import AssignmentSalts
+from router.experiments.interference import shared_primary
 from router.experiments.model import (
     ArmSpec,
     AuditEntry,
@@ -46,9 +47,10 @@ from router.experiments.phases import (
     withdrawal_problem,
     withdrawn,
 )
-from router.experiments.plans import Known, check_plan, conflict, plan_problems
+from router.experiments.plans import Known, conflict, plan_problems
 from router.experiments.report.model import Report, Ruling
 from router.experiments.sizing import VisibleHistory, past_of, size_of
+from router.experiments.slice_sizing import slice_size_of
 from router.experiments.store.store import ExperimentStore
 from router.names import parse_version
 from router.ports import Force
@@ -75,9 +77,9 @@ class Manager:
         self.lock = threading.RLock()
         self.rates: dict[str, Mapping[str, float]] = {}  # by experiment, of proportions as they were before
 
-    def problems(self, spec: Spec) -> list[FieldViolation]:
-        """Everything that is wrong with a plan."""
-        return plan_problems(spec, self.known)
+    def problems(self, spec: Spec, before: Spec | None = None) -> list[FieldViolation]:
+        """Everything that is wrong with a new plan, or with the edit of one that was kept `before`."""
+        return [*plan_problems(spec, self.known), *shared_primary(spec, before)]
 
     def get(self, name: str) -> Experiment:
         """Raises ExperimentNotFound."""
@@ -89,14 +91,17 @@ class Manager:
 
     def size(self, question: SizeQuestion) -> SizeAnswer:
         """How long an experiment takes, by what the store knows. Raises InvalidRequest."""
-        return size_of(question, VisibleHistory(self.store, self.known.sees), self.clock())
+        history = VisibleHistory(self.store, self.known.sees)
+        if question.slice_length is not None:
+            return slice_size_of(question, history)
+        return size_of(question, history, self.clock())
 
     def create(self, name: str, spec: Spec, actor: str) -> Experiment:
         """Keep a plan. Raises InvalidRequest, AlreadyExists."""
         if problem := id_problem(name):
             raise InvalidRequest([FieldViolation("experiment_id", problem)])
         spec = with_withdrawals(spec, {})
-        check_plan(spec, self.known)
+        self._check(spec)
         now = self.clock()
         with self.lock:
             self._learn_rates(name, spec)
@@ -117,7 +122,7 @@ class Manager:
             experiment = self.read(name, etag)
             old = experiment.spec
             spec = with_withdrawals(edit(old), old.withdrawn)
-            check_plan(spec, self.known)
+            self._check(spec, old)
             if spec == old:
                 return experiment
             now, detail = self.clock(), {"fields": _changed_fields(old, spec)}
@@ -145,6 +150,11 @@ class Manager:
             reason = f"edited: {', '.join(_changed_fields(old, spec))}"
             after = self._open(experiment, spec, actor, "new phase", reason, detail)
             return replace(after, warnings=(f"phase {number} ended: its {counted} do not count any more",))
+
+    def _check(self, spec: Spec, before: Spec | None = None) -> None:
+        """Raise InvalidRequest with all that is wrong with a new plan, or an edited one."""
+        if found := self.problems(spec, before):
+            raise InvalidRequest(found)
 
     def _counted(self, experiment: Experiment, now: float) -> str:
         """Units and days of the last phase, in words."""
@@ -256,7 +266,8 @@ class Manager:
         Another server may start one between look and write: who sees the other afterwards gives way.
         """
         self._check_conflicts(experiment.name, spec)
-        after = opened(experiment, spec, self.clock(), reason, self._salts)
+        tenants = tuple(sorted(self.known.tenants() or ())) if spec.by_tenant else ()
+        after = opened(experiment, spec, self.clock(), reason, self._salts, tenants)
         kept = self.keep(after, actor, act, reason, {**detail, "phase": len(after.phases)})
         try:
             self._check_conflicts(experiment.name, spec)

@@ -13,7 +13,16 @@ from enum import StrEnum
 
 from router.errors import FieldViolation, InvalidRequest
 from router.experiments.report.model import Ruling
-from router.experiments.stats.checks import Guarded, Guardrail, Maturity, Missing, SampleRatio, State, guard
+from router.experiments.stats.checks import (
+    Guarded,
+    Guardrail,
+    Maturity,
+    Missing,
+    SampleRatio,
+    State,
+    corrected,
+    guard,
+)
 from router.experiments.stats.compare import ArmComparison, SequencePlan, compare, holm
 from router.experiments.stats.moments import ComparedMetric, Moments, invalid
 from router.experiments.stats.sequences import Line
@@ -218,12 +227,18 @@ def _arm(
     p: float,
 ) -> ArmVerdict:
     guarded = tuple(
-        guard(rail, *sums, design.plan_for(arm))
+        guard(rail, *sums, _plan_of_rail(design, rail, arm))
         for rail in design.guardrails
         if (sums := _sums(outcomes, design.control, arm, rail.metric.name))
     )
     gain = design.primary.sign * primary.effect if primary else 0.0
     return ArmVerdict(arm, _rule(design, health, primary, p, guarded), primary, p, guarded, gain=gain)
+
+
+def _plan_of_rail(design: ExperimentDesign, rail: Guardrail, arm: str) -> SequencePlan:
+    """What has to improve decides like the primary metric: over all arms its error is alpha, too."""
+    plan = design.plan_for(arm)
+    return corrected(plan, len(design.treatments)) if rail.improve else plan
 
 
 def _rule(
@@ -297,5 +312,7 @@ def _numbers(found: ArmComparison, metric: ComparedMetric) -> str:
 def _guardrail_in_words(found: Guarded) -> str:
     rail = found.guardrail
     form = quantity_of(rail.metric.name, rail.metric.kind)
+    if rail.improve:
+        return f"{_numbers(found.comparison, rail.metric)}; it must become better"
     margin = percent(rail.margin) if rail.relative else form.margin(rail.margin)
     return f"{_numbers(found.comparison, rail.metric)}; at most {margin} worse is allowed"
