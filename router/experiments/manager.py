@@ -23,6 +23,7 @@ from router.errors import (
 )
 from router.experiments.assignment import AssignmentSalts
 from router.experiments.model import (
+    EARLY_SECONDS,
     ArmSpec,
     AuditEntry,
     Experiment,
@@ -248,7 +249,13 @@ def opened(
     """Running, in a new phase with salts of its own: nothing carries over from the one before."""
     fresh = salts()
     phase = ExperimentPhase(
-        len(experiment.phases) + 1, now, fresh.enrolment, fresh.variant, spec, reason=reason
+        len(experiment.phases) + 1,
+        now,
+        fresh.enrolment,
+        fresh.variant,
+        spec,
+        reason=reason,
+        early=min(EARLY_SECONDS, spec.window),
     )
     return replace(
         experiment,

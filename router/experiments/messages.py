@@ -325,6 +325,7 @@ def metric_message(metric: MetricSpec) -> pb.Experiment.Metric:
         relative=metric.relative,
         cap=metric.cap,
         floor=metric.least if metric.cap is not None or metric.least else None,
+        window=duration(metric.window) if metric.window else None,
     )
 
 
@@ -348,6 +349,7 @@ def metric_of(message: pb.Experiment.Metric, field: str, found: Findings) -> Met
         relative=message.relative,
         cap=message.cap if message.HasField("cap") else None,
         least=message.floor,
+        window=seconds_of(message.window) if message.HasField("window") else 0.0,
     )
 
 

@@ -110,6 +110,7 @@ def _arm_message(arm: ArmReport) -> pb.GetReportResponse.ArmReport:
         unadjusted=_metric_message(arm.unadjusted) if arm.unadjusted else None,
         secondary=map(_metric_message, arm.secondary),
         segments=map(_segment_message, arm.segments),
+        early=map(_metric_message, arm.early),
     )
 
 
@@ -126,6 +127,7 @@ def _arm_of(message: pb.GetReportResponse.ArmReport) -> ArmReport:
         unadjusted=_metric_of(message.unadjusted) if message.HasField("unadjusted") else None,
         secondary=tuple(map(_metric_of, message.secondary)),
         segments=tuple(map(_segment_of, message.segments)),
+        early=tuple(map(_metric_of, message.early)),
     )
 
 

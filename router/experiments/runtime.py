@@ -469,7 +469,7 @@ def _heavier(arm: ArmSpec, by: float) -> ArmSpec:
 
 
 def _arm_detail(arm: ArmReport) -> dict[str, object]:
-    measured = [arm.primary, *arm.guardrails] if arm.primary else [*arm.guardrails]
+    measured = [*([arm.primary] if arm.primary else []), *arm.guardrails, *arm.early]
     metrics = [
         {
             "metric": m.metric,
@@ -480,6 +480,7 @@ def _arm_detail(arm: ArmReport) -> dict[str, object]:
             "high": m.high,
             "p": m.p,
             "state": m.state,
+            "age": m.age,
         }
         for m in measured
     ]

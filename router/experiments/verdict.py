@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from router.errors import FieldViolation, InvalidRequest
+from router.experiments.model import WITHIN
 from router.experiments.report.model import Ruling
 from router.experiments.stats.checks import Guarded, Guardrail, Maturity, Missing, SampleRatio, State, guard
 from router.experiments.stats.compare import ArmComparison, SequencePlan, compare, holm
@@ -27,7 +28,8 @@ class ExperimentDesign:
 
     `weights` by arm, control included. `margin` is how much worse the primary metric may be for an arm to
     be promoted: 0 asks it to be better. `plan.units` counts all arms. `min_units` in each arm and
-    `min_matured`, a share of exposures, are needed to promote, not to stop for harm.
+    `min_matured`, a share of exposures, are needed to promote, not to stop for harm. `early` are guardrails
+    as they are read early, for harm only.
     """
 
     control: str
@@ -38,6 +40,7 @@ class ExperimentDesign:
     plan: SequencePlan = field(default_factory=SequencePlan)
     min_units: int = 100
     min_matured: float = 0.8
+    early: tuple[Guardrail, ...] = ()
 
     def __post_init__(self) -> None:
         if found := list(self._violations()):
@@ -63,7 +66,7 @@ class ExperimentDesign:
         positive = all(w > 0 for w in self.weights.values())
         if not positive or not math.isclose(math.fsum(self.weights.values()), 1, abs_tol=1e-9):
             found.append(FieldViolation("weights", "must be above 0 and sum to 1"))
-        names = [self.primary.name, *(g.metric.name for g in self.guardrails)]
+        names = [self.primary.name, *(g.metric.name for g in (*self.guardrails, *self.early))]
         if len(set(names)) < len(names):
             found.append(FieldViolation("guardrails", "every metric may be named once"))
         if not (self.margin >= 0 and math.isfinite(self.margin)):
@@ -144,6 +147,7 @@ class ArmVerdict:
     primary: ArmComparison | None
     p: float
     guardrails: tuple[Guarded, ...] = ()
+    early: tuple[Guarded, ...] = ()
     blocked: Ruling | None = None
     gain: float = 0.0
 
@@ -174,7 +178,7 @@ def judge(design: ExperimentDesign, outcomes: Outcomes, health: PipelineHealth) 
 
 
 def _check(design: ExperimentDesign, outcomes: Outcomes) -> None:
-    metrics = [design.primary, *(g.metric for g in design.guardrails)]
+    metrics = [design.primary, *(g.metric for g in (*design.guardrails, *design.early))]
     for arm in design.weights:
         for metric in metrics:
             if metric.name not in outcomes.get(arm, {}):
@@ -201,13 +205,17 @@ def _arm(
     primary: ArmComparison | None,
     p: float,
 ) -> ArmVerdict:
-    guarded = tuple(
-        guard(rail, *sums, design.plan_for(arm))
-        for rail in design.guardrails
-        if (sums := _sums(outcomes, design.control, arm, rail.metric.name))
+    guarded, early = (
+        tuple(
+            guard(rail, *sums, design.plan_for(arm))
+            for rail in rails
+            if (sums := _sums(outcomes, design.control, arm, rail.metric.name))
+        )
+        for rails in (design.guardrails, design.early)
     )
     gain = design.primary.sign * primary.effect if primary else 0.0
-    return ArmVerdict(arm, _rule(design, health, primary, p, guarded), primary, p, guarded, gain=gain)
+    ruling = _rule(design, health, primary, p, guarded, early)
+    return ArmVerdict(arm, ruling, primary, p, guarded, early, gain=gain)
 
 
 def _rule(
@@ -216,9 +224,10 @@ def _rule(
     primary: ArmComparison | None,
     p: float,
     guarded: tuple[Guarded, ...],
+    early: tuple[Guarded, ...],
 ) -> Ruling:
     """The first rule that applies: harm before everything, promotion only when all else is fulfilled."""
-    for found in guarded:
+    for found in (*guarded, *early):
         if found.state is State.BEYOND:
             return Ruling(VerdictDecision.HARM, "guardrail", _guardrail_in_words(found))
     if primary is None:
@@ -282,7 +291,10 @@ def _numbers(found: ArmComparison) -> str:
 def _guardrail_in_words(found: Guarded) -> str:
     rail = found.guardrail
     margin = f"{rail.margin:.1%} of control" if rail.relative else f"{rail.margin:g}"
+    name, _, early = rail.metric.name.partition(WITHIN)
+    numbers = _numbers(replace(found.comparison, metric=name))
+    within = f" (in the first {early} seconds)" if early else ""
     return (
-        f"guardrail {_numbers(found.comparison)}, margin {margin}: "
+        f"guardrail {numbers}, margin {margin}{within}: "
         f"p = {found.p_beyond:.2g} for worse by more, p = {found.p_within:.2g} for not worse by as much"
     )

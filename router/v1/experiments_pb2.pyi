@@ -82,7 +82,7 @@ class Experiment(_message.Message):
         domain_first: bool
         def __init__(self, threshold: _Optional[float] = ..., classifiers: _Optional[_Iterable[str]] = ..., task_first: _Optional[bool] = ..., domain_first: _Optional[bool] = ...) -> None: ...
     class Metric(_message.Message):
-        __slots__ = ("name", "kind", "lower_is_better", "aggregate", "per", "missing_is_zero", "covariate", "margin", "relative", "cap", "floor")
+        __slots__ = ("name", "kind", "lower_is_better", "aggregate", "per", "missing_is_zero", "covariate", "margin", "relative", "cap", "floor", "window")
         class Kind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
             __slots__ = ()
             KIND_UNSPECIFIED: _ClassVar[Experiment.Metric.Kind]
@@ -116,6 +116,7 @@ class Experiment(_message.Message):
         RELATIVE_FIELD_NUMBER: _ClassVar[int]
         CAP_FIELD_NUMBER: _ClassVar[int]
         FLOOR_FIELD_NUMBER: _ClassVar[int]
+        WINDOW_FIELD_NUMBER: _ClassVar[int]
         name: str
         kind: Experiment.Metric.Kind
         lower_is_better: bool
@@ -127,7 +128,8 @@ class Experiment(_message.Message):
         relative: bool
         cap: float
         floor: float
-        def __init__(self, name: _Optional[str] = ..., kind: _Optional[_Union[Experiment.Metric.Kind, str]] = ..., lower_is_better: _Optional[bool] = ..., aggregate: _Optional[_Union[Experiment.Metric.Aggregate, str]] = ..., per: _Optional[str] = ..., missing_is_zero: _Optional[bool] = ..., covariate: _Optional[bool] = ..., margin: _Optional[float] = ..., relative: _Optional[bool] = ..., cap: _Optional[float] = ..., floor: _Optional[float] = ...) -> None: ...
+        window: _duration_pb2.Duration
+        def __init__(self, name: _Optional[str] = ..., kind: _Optional[_Union[Experiment.Metric.Kind, str]] = ..., lower_is_better: _Optional[bool] = ..., aggregate: _Optional[_Union[Experiment.Metric.Aggregate, str]] = ..., per: _Optional[str] = ..., missing_is_zero: _Optional[bool] = ..., covariate: _Optional[bool] = ..., margin: _Optional[float] = ..., relative: _Optional[bool] = ..., cap: _Optional[float] = ..., floor: _Optional[float] = ..., window: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ...) -> None: ...
     class Phase(_message.Message):
         __slots__ = ("number", "start_time", "end_time", "reason", "enrolment_salt", "variant_salt", "arms", "enrolment")
         NUMBER_FIELD_NUMBER: _ClassVar[int]
@@ -425,7 +427,7 @@ class GetReportResponse(_message.Message):
         text: str
         def __init__(self, decision: _Optional[str] = ..., rule: _Optional[str] = ..., text: _Optional[str] = ...) -> None: ...
     class Comparison(_message.Message):
-        __slots__ = ("metric", "control", "treatment", "effect", "low", "high", "p", "control_units", "treatment_units", "method", "state", "length_adjusted", "length_adjusted_half", "relative", "relative_low", "relative_high", "margin", "margin_relative", "lower_is_better", "control_length", "treatment_length", "anytime", "waiting", "cap", "alpha")
+        __slots__ = ("metric", "control", "treatment", "effect", "low", "high", "p", "control_units", "treatment_units", "method", "state", "length_adjusted", "length_adjusted_half", "relative", "relative_low", "relative_high", "margin", "margin_relative", "lower_is_better", "control_length", "treatment_length", "anytime", "waiting", "cap", "alpha", "age")
         METRIC_FIELD_NUMBER: _ClassVar[int]
         CONTROL_FIELD_NUMBER: _ClassVar[int]
         TREATMENT_FIELD_NUMBER: _ClassVar[int]
@@ -451,6 +453,7 @@ class GetReportResponse(_message.Message):
         WAITING_FIELD_NUMBER: _ClassVar[int]
         CAP_FIELD_NUMBER: _ClassVar[int]
         ALPHA_FIELD_NUMBER: _ClassVar[int]
+        AGE_FIELD_NUMBER: _ClassVar[int]
         metric: str
         control: float
         treatment: float
@@ -476,9 +479,10 @@ class GetReportResponse(_message.Message):
         waiting: GetReportResponse.Waiting
         cap: float
         alpha: float
-        def __init__(self, metric: _Optional[str] = ..., control: _Optional[float] = ..., treatment: _Optional[float] = ..., effect: _Optional[float] = ..., low: _Optional[float] = ..., high: _Optional[float] = ..., p: _Optional[float] = ..., control_units: _Optional[int] = ..., treatment_units: _Optional[int] = ..., method: _Optional[str] = ..., state: _Optional[str] = ..., length_adjusted: _Optional[float] = ..., length_adjusted_half: _Optional[float] = ..., relative: _Optional[float] = ..., relative_low: _Optional[float] = ..., relative_high: _Optional[float] = ..., margin: _Optional[float] = ..., margin_relative: _Optional[bool] = ..., lower_is_better: _Optional[bool] = ..., control_length: _Optional[float] = ..., treatment_length: _Optional[float] = ..., anytime: _Optional[bool] = ..., waiting: _Optional[_Union[GetReportResponse.Waiting, _Mapping]] = ..., cap: _Optional[float] = ..., alpha: _Optional[float] = ...) -> None: ...
+        age: float
+        def __init__(self, metric: _Optional[str] = ..., control: _Optional[float] = ..., treatment: _Optional[float] = ..., effect: _Optional[float] = ..., low: _Optional[float] = ..., high: _Optional[float] = ..., p: _Optional[float] = ..., control_units: _Optional[int] = ..., treatment_units: _Optional[int] = ..., method: _Optional[str] = ..., state: _Optional[str] = ..., length_adjusted: _Optional[float] = ..., length_adjusted_half: _Optional[float] = ..., relative: _Optional[float] = ..., relative_low: _Optional[float] = ..., relative_high: _Optional[float] = ..., margin: _Optional[float] = ..., margin_relative: _Optional[bool] = ..., lower_is_better: _Optional[bool] = ..., control_length: _Optional[float] = ..., treatment_length: _Optional[float] = ..., anytime: _Optional[bool] = ..., waiting: _Optional[_Union[GetReportResponse.Waiting, _Mapping]] = ..., cap: _Optional[float] = ..., alpha: _Optional[float] = ..., age: _Optional[float] = ...) -> None: ...
     class ArmReport(_message.Message):
-        __slots__ = ("arm", "verdict", "blocked", "primary", "adjusted_p", "guardrails", "pairs", "everyone", "unadjusted", "secondary", "segments")
+        __slots__ = ("arm", "verdict", "blocked", "primary", "adjusted_p", "guardrails", "pairs", "everyone", "unadjusted", "secondary", "segments", "early")
         ARM_FIELD_NUMBER: _ClassVar[int]
         VERDICT_FIELD_NUMBER: _ClassVar[int]
         BLOCKED_FIELD_NUMBER: _ClassVar[int]
@@ -490,6 +494,7 @@ class GetReportResponse(_message.Message):
         UNADJUSTED_FIELD_NUMBER: _ClassVar[int]
         SECONDARY_FIELD_NUMBER: _ClassVar[int]
         SEGMENTS_FIELD_NUMBER: _ClassVar[int]
+        EARLY_FIELD_NUMBER: _ClassVar[int]
         arm: str
         verdict: GetReportResponse.Verdict
         blocked: GetReportResponse.Verdict
@@ -501,7 +506,8 @@ class GetReportResponse(_message.Message):
         unadjusted: GetReportResponse.Comparison
         secondary: _containers.RepeatedCompositeFieldContainer[GetReportResponse.Comparison]
         segments: _containers.RepeatedCompositeFieldContainer[GetReportResponse.SegmentReport]
-        def __init__(self, arm: _Optional[str] = ..., verdict: _Optional[_Union[GetReportResponse.Verdict, _Mapping]] = ..., blocked: _Optional[_Union[GetReportResponse.Verdict, _Mapping]] = ..., primary: _Optional[_Union[GetReportResponse.Comparison, _Mapping]] = ..., adjusted_p: _Optional[float] = ..., guardrails: _Optional[_Iterable[_Union[GetReportResponse.Comparison, _Mapping]]] = ..., pairs: _Optional[_Union[GetReportResponse.Pairs, _Mapping]] = ..., everyone: _Optional[_Union[GetReportResponse.Comparison, _Mapping]] = ..., unadjusted: _Optional[_Union[GetReportResponse.Comparison, _Mapping]] = ..., secondary: _Optional[_Iterable[_Union[GetReportResponse.Comparison, _Mapping]]] = ..., segments: _Optional[_Iterable[_Union[GetReportResponse.SegmentReport, _Mapping]]] = ...) -> None: ...
+        early: _containers.RepeatedCompositeFieldContainer[GetReportResponse.Comparison]
+        def __init__(self, arm: _Optional[str] = ..., verdict: _Optional[_Union[GetReportResponse.Verdict, _Mapping]] = ..., blocked: _Optional[_Union[GetReportResponse.Verdict, _Mapping]] = ..., primary: _Optional[_Union[GetReportResponse.Comparison, _Mapping]] = ..., adjusted_p: _Optional[float] = ..., guardrails: _Optional[_Iterable[_Union[GetReportResponse.Comparison, _Mapping]]] = ..., pairs: _Optional[_Union[GetReportResponse.Pairs, _Mapping]] = ..., everyone: _Optional[_Union[GetReportResponse.Comparison, _Mapping]] = ..., unadjusted: _Optional[_Union[GetReportResponse.Comparison, _Mapping]] = ..., secondary: _Optional[_Iterable[_Union[GetReportResponse.Comparison, _Mapping]]] = ..., segments: _Optional[_Iterable[_Union[GetReportResponse.SegmentReport, _Mapping]]] = ..., early: _Optional[_Iterable[_Union[GetReportResponse.Comparison, _Mapping]]] = ...) -> None: ...
     class Pairs(_message.Message):
         __slots__ = ("wins", "losses", "ties", "share", "low", "high", "p", "units", "anytime")
         WINS_FIELD_NUMBER: _ClassVar[int]

@@ -91,6 +91,7 @@ margin = 0.1
 relative = true          # the margin is a share of control's value
 cap = 60.0               # of a mean: more counts as this; without it, no interval before 750 units an arm
 # least = 0.0            # with a cap: less counts as this
+# window = "1d"          # how long its outcomes count; left out: the plan's window, which is the longest
 
 [[guardrails]]
 name = "error"           # built in: 0 or 1 for each answer; here the share of units that had one
@@ -183,7 +184,8 @@ def _metric(values: Mapping[str, Any], where: str) -> dict[str, Any]:
 
     _check_names(values, MetricSpec, where)
     usual = next((kind.rules.usual for kind in Kind if kind == values.get("kind")), Kind.MEAN.rules.usual)
-    return {"aggregate": usual.value, **values}
+    times = {"window": seconds(values["window"], f"{where}window")} if "window" in values else {}
+    return {"aggregate": usual.value, **values, **times}
 
 
 def _check_names(values: Mapping[str, Any], kind: type, where: str) -> None:

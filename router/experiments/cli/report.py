@@ -151,15 +151,22 @@ def pairs(report: Report) -> ReportTable:
 
 
 def guardrails(report: Report) -> ReportTable:
-    """Guardrails, with their margins."""
-    found = [(arm.arm, rail) for arm in report.arms for rail in arm.guardrails]
+    """Guardrails, with their margins: first as they are read early, then of units whose values are final."""
+    found = [(arm.arm, rail) for arm in report.arms for rail in (*arm.early, *arm.guardrails)]
+    early = [rail for arm in report.arms for rail in arm.early]
     columns = (
         *(("metric", ""), ("arm", "arm"), (f"control{MARK}", "n"), (f"arm's{MARK}", "n")),
         *(("difference", "n"), (_level(report, (rail for _, rail in found)), "i")),
-        *(("margin", ""), ("state", "pill")),
+        *(("margin", ""), ("state", "pill"), ("read from", "")),
     )
     rows = tuple(
-        (*_compared(rail.metric, arm, rail), wording.margin(rail), rail.state) for arm, rail in found
+        (
+            *_compared(wording.rail(rail, rail in early), arm, rail),
+            wording.margin(rail),
+            rail.state,
+            wording.read_from(rail),
+        )
+        for arm, rail in found
     )
     return ReportTable("Guardrails", columns, rows, _awaited(found))
 

@@ -125,6 +125,10 @@ def metric_line(metric: MetricSpec) -> str:
         parts.append(f"{metric.least:,g} at least")
     if metric.missing == "zero":
         parts.append("0 where there is none")
+    if metric.window:
+        from router.experiments.report.source import duration
+
+        parts.append(f"within {duration(metric.window)}")
     if metric.covariate:
         parts.append("adjusted by the unit's own past")
     if metric.margin:
@@ -306,6 +310,21 @@ def counted(number: int, noun: str) -> str:
 def margin(found: MetricReport) -> str:
     """A guardrail's margin."""
     return f"{found.margin:.3g}" if not found.margin_relative else f"{found.margin:.1%} of control"
+
+
+def rail(found: MetricReport, early: bool) -> str:
+    """The name of a guardrail, with what an early reading is of."""
+    from router.experiments.report.source import duration
+
+    return f"{found.metric}, first {duration(found.age)}" if early else found.metric
+
+
+def read_from(found: MetricReport) -> str:
+    """`1,500 units from 7 days on`: how many units a metric is read from, and from what age."""
+    from router.experiments.report.source import duration
+
+    units = counted(sum(found.units), "unit")
+    return f"{units} from {duration(found.age)} on" if found.age else units
 
 
 def length(found: MetricReport) -> str:

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from router.experiments.model import MetricSpec, Mode, SegmentSpec
+from router.experiments.model import WITHIN, MetricSpec, Mode, SegmentSpec
 from router.experiments.modes import BANDIT, MISSING, Judges, needed
 from router.experiments.report.model import (
     ArmNumbers,
@@ -141,12 +141,14 @@ def _arm(source: PhaseEvidence, found: ArmVerdict) -> ArmReport:
     if found.primary:
         length = at_equal_length(source, found.arm)
         primary = measured_of(found.primary, design.primary, plan, length)
+        primary = replace(primary, age=source.spec.closing)
     return ArmReport(
         arm=found.arm,
         verdict=_allowed(source, found.verdict),
         primary=primary,
         adjusted_p=found.p,
-        guardrails=tuple(_guardrail_of(rail, plan) for rail in found.guardrails),
+        guardrails=tuple(_guardrail_of(source, rail, plan) for rail in found.guardrails),
+        early=tuple(_guardrail_of(source, rail, plan) for rail in found.early),
         blocked=_allowed(source, found.blocked) if found.blocked else None,
         everyone=everyone(source, found.arm),
     )
@@ -186,11 +188,13 @@ def _numbers(source: PhaseEvidence, now: Mapping[str, float]) -> tuple[ArmNumber
     )
 
 
-def _guardrail_of(found: Guarded, plan: SequencePlan) -> MetricReport:
+def _guardrail_of(source: PhaseEvidence, found: Guarded, plan: SequencePlan) -> MetricReport:
     """A guardrail: p is the one of the state, or the smaller one while it is open."""
     rail = found.guardrail
     return replace(
         measured_of(found.comparison, rail.metric, plan),
+        metric=rail.metric.name.partition(WITHIN)[0],
+        age=source.ages[rail.metric.name],
         p=min(found.p_beyond, found.p_within),
         state=found.state.value,
         margin=rail.margin,
@@ -405,8 +409,11 @@ def secondary(source: PhaseEvidence, arm: str) -> tuple[MetricReport, ...]:
 
 def _compared(source: PhaseEvidence, arm: str, spec: MetricSpec, plan: SequencePlan) -> MetricReport | None:
     metric = metric_of(spec)
-    control, treatment = (total_moments(source.deciding, a, metric) for a in (source.design.control, arm))
-    return _measured(metric, control, treatment, plan)
+    age = source.ages[spec.name]
+    buckets = source.older(age, could_differ=True)
+    control, treatment = (total_moments(buckets, a, metric) for a in (source.design.control, arm))
+    found = _measured(metric, control, treatment, plan)
+    return replace(found, age=age) if found else None
 
 
 def _measured(

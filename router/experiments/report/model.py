@@ -38,7 +38,8 @@ class MetricReport:
     Of a guardrail, `state` is within, beyond or open, and `margin` is in the metric's own unit, or a
     share of control's value where `margin_relative`. `anytime`: interval and p may be looked at as often as
     one likes. `alpha` is what the interval is of; smaller than the plan's where it is one of many. Values
-    count as at most `cap`, where there is one.
+    count as at most `cap`, where there is one. Units are at least `age` seconds old: then their values are
+    final (0: not known).
     """
 
     metric: str
@@ -61,6 +62,7 @@ class MetricReport:
     waiting: NoInterval | None = None
     cap: float | None = None
     alpha: float = 0.05
+    age: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +118,8 @@ class ArmReport:
 
     `primary` is None until both arms have two units. In a router experiment it is of the units for which
     the two routers differed at least once, and `everyone` is of all. `unadjusted` is primary without its
-    covariate. `secondary` and `segments` decide nothing.
+    covariate. `early` are built-in guardrails of what was recorded soon after the first exposure: they stop
+    an arm for harm, and `guardrails` let it be promoted. `secondary` and `segments` decide nothing.
     """
 
     arm: str
@@ -130,6 +133,7 @@ class ArmReport:
     unadjusted: MetricReport | None = None
     secondary: tuple[MetricReport, ...] = ()
     segments: tuple[SegmentReport, ...] = ()
+    early: tuple[MetricReport, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

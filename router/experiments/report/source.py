@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -20,7 +20,6 @@ from numpy.typing import NDArray
 
 from router.errors import FieldViolation, InvalidRequest
 from router.experiments.model import (
-    Aggregate,
     AuditEntry,
     Experiment,
     ExperimentPhase,
@@ -28,10 +27,12 @@ from router.experiments.model import (
     Mode,
     Spec,
     Unanswered,
+    within_key,
 )
 from router.experiments.report.model import PipelineCheck
 from router.experiments.stats.checks import (
     ALPHA,
+    EARLY_PART,
     Guardrail,
     Missing,
     SampleRatio,
@@ -49,8 +50,6 @@ if TYPE_CHECKING:  # SQLAlchemy, which planning needs no more than clients do
     from router.experiments.store.series import PhaseData, TimeBucket
     from router.experiments.store.store import ExperimentStore
 
-SETTLED = (Aggregate.LAST,)
-"""The next outcome may take a unit's value back altogether: it is read once its window is over."""
 REWEIGHT = "reweight"
 
 
@@ -72,7 +71,7 @@ class PhaseEvidence:
     @cached_property
     def design(self) -> ExperimentDesign:
         """What it is judged by."""
-        return design_of(self.spec)
+        return design_of(self.spec, self.phase.early_guardrails)
 
     @cached_property
     def mature(self) -> tuple[TimeBucket, ...]:
@@ -82,19 +81,34 @@ class PhaseEvidence:
     @cached_property
     def deciding(self) -> tuple[TimeBucket, ...]:
         """Mature buckets that the primary metric is read from: those of units that could differ."""
-        if self.triggered is None:
+        return self.older(self.spec.closing, could_differ=True)
+
+    @cached_property
+    def ages(self) -> dict[str, float]:
+        """Metric, `NAME@SECONDS` for an early reading -> seconds after which a unit's value is final.
+
+        Outcomes may come sooner in one arm than in another, so arms of equal age are not equally complete:
+        every metric is read from units whose values are final. A built-in one is final when its answers have
+        ended, which an early reading makes use of.
+        """
+        spec = self.spec
+        found = {metric.name: spec.closing_of(metric) for metric in spec.metrics}
+        early = zip(self.design.early, self.phase.early_guardrails, strict=True)
+        return found | {rail.metric.name: read.window for rail, read in early}
+
+    def older(self, seconds: float, could_differ: bool = False) -> tuple[TimeBucket, ...]:
+        """Buckets of units that are older; of a router experiment those of units that `could_differ`."""
+        data = self.triggered if could_differ and self.triggered is not None else self.data
+        if seconds == self.spec.closing and data is self.data:
             return self.mature
-        return mature_buckets(self.triggered.buckets, self.now, self.spec.closing)
+        return mature_buckets(data.buckets, self.now, seconds)
 
     def outcomes(self) -> dict[str, dict[str, Moments]]:
-        """Arm, then metric, to the sums that `judge` takes.
-
-        Guardrails are read from all units so far, so that harm is stopped before a window has passed: all
-        arms are equally young. But a last value, which the next outcome takes back, is of mature units.
-        """
-        design, rails = self.design, zip(self.spec.guardrails, self.design.guardrails, strict=True)
+        """Arm, then metric, to the sums that `judge` takes: of units whose values are final."""
+        design = self.design
         read = {design.primary: self.deciding}
-        read |= {g.metric: self.mature if s.aggregate in SETTLED else self.data.buckets for s, g in rails}
+        rails = (rail.metric for rail in (*design.guardrails, *design.early))
+        read |= {metric: self.older(self.ages[metric.name]) for metric in rails}
         return {
             arm: {metric.name: total_moments(buckets, arm, metric) for metric, buckets in read.items()}
             for arm in design.weights
@@ -133,18 +147,28 @@ def metric_of(spec: MetricSpec) -> ComparedMetric:
     return ComparedMetric(spec.name, spec.kind, spec.higher_is_better, spec.covariate, bounds)
 
 
+def early_metric(spec: MetricSpec) -> ComparedMetric:
+    """The metric of an early reading: its name is the key of its sums."""
+    return replace(metric_of(spec), name=within_key(spec.name, spec.window))
+
+
 def plan_of(spec: Spec) -> SequencePlan:
     """Error rate and size."""
     return SequencePlan(alpha=spec.alpha, units=spec.planned_units)
 
 
-def design_of(spec: Spec) -> ExperimentDesign:
-    """The design by which an experiment is judged."""
+def design_of(spec: Spec, early: Sequence[MetricSpec] = ()) -> ExperimentDesign:
+    """The design by which an experiment is judged; `early` are the guardrails of its phase that are read
+    early."""
+    parts = {rail.name: 1 - EARLY_PART for rail in early}
     return ExperimentDesign(
         control=spec.control,
         weights={arm.name: arm.weight for arm in spec.arms},
         primary=metric_of(spec.primary),
-        guardrails=tuple(Guardrail(metric_of(g), g.margin, g.relative) for g in spec.guardrails),
+        guardrails=tuple(
+            Guardrail(metric_of(g), g.margin, g.relative, parts.get(g.name, 1.0)) for g in spec.guardrails
+        ),
+        early=tuple(Guardrail(early_metric(g), g.margin, g.relative, EARLY_PART) for g in early),
         margin=spec.margin,
         plan=plan_of(spec),
         min_units=spec.min_units,
@@ -363,7 +387,7 @@ def _notes(source: PhaseEvidence, health: PipelineHealth) -> Iterator[str]:
     if young:
         yield (
             f"{plural(young, 'unit')} had less than the window of {window_in_words(spec)} and are in no"
-            " number but the sample ratio and the guardrails"
+            f" number but {_numbers_of_young_units(source)}"
         )
     yield from _unanswered_notes(source)
     if source.data.late:
@@ -374,6 +398,21 @@ def _notes(source: PhaseEvidence, health: PipelineHealth) -> Iterator[str]:
     yield from _degraded_notes(source)
     yield from _length_notes(source)
     yield from _phase_notes(source)
+
+
+def _numbers_of_young_units(source: PhaseEvidence) -> str:
+    """What a unit is in before its window is over."""
+    sooner = [
+        f"{metric.name} ({duration(source.ages[metric.name])} old)"
+        for metric in source.spec.metrics
+        if source.ages[metric.name] < source.spec.closing
+    ]
+    if early := source.phase.early_guardrails:
+        names = ", ".join(rail.name for rail in early)
+        sooner.append(f"the early reading of {names} ({duration(source.phase.early)} old)")
+    return (
+        f"{', '.join(['the sample ratio', *sooner[:-1]])} and {sooner[-1]}" if sooner else "the sample ratio"
+    )
 
 
 def _router_notes(source: PhaseEvidence) -> Iterator[str]:

@@ -37,13 +37,21 @@ class State(StrEnum):
     """Neither is shown yet."""
 
 
+EARLY_PART = 0.2
+"""Share of alpha for harm that the early reading of a guardrail has; the mature reading has the rest."""
+
+
 @dataclass(frozen=True, slots=True)
 class Guardrail:
-    """A metric that must not get worse by more than `margin`: absolute, or a share of control's value."""
+    """A metric that must not get worse by more than `margin`: absolute, or a share of control's value.
+
+    `part` is its share of alpha for harm, where it is one of two readings of a metric.
+    """
 
     metric: ComparedMetric
     margin: float
     relative: bool = False
+    part: float = 1.0
 
     def __post_init__(self) -> None:
         if not (self.margin > 0 and math.isfinite(self.margin)):
@@ -73,11 +81,15 @@ class Guarded:
 
 
 def guard(guardrail: Guardrail, control: Moments, treatment: Moments, plan: SequencePlan) -> Guarded:
-    """The guardrail at this look, by two one-sided sequences that are valid at any look. Each has the whole
-    alpha: they answer different questions."""
+    """The guardrail at this look, by two one-sided sequences that are valid at any look. They answer
+    different questions, so `within` has the whole alpha, and `beyond` the guardrail's part of it.
+
+    Both arms must be equally complete: sums are of units whose values are final.
+    """
     metric = guardrail.metric
     arms = ArmPair(metric, control, treatment, plan)
     beyond, within = (p_of(arms.evidence(guardrail.line, side)) for side in (-metric.sign, metric.sign))
+    beyond = min(1.0, beyond / guardrail.part)
     state = State.OPEN
     if beyond <= plan.alpha:
         state = State.BEYOND

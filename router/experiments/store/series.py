@@ -1,9 +1,12 @@
 """What a phase sums up: stretches of time, series of numbers, and the row that a unit gives to each of them.
 
-A stretch is never longer than a 24th of the window or a 256th of the phase's age, whichever is longer
-(and at most an hour before the phase's age asks for more). So there are at most some thousands of them
+A stretch is never longer than a 24th of the shortest window or a 256th of the phase's age, whichever is
+longer (and at most an hour before the phase's age asks for more). So there are at most some thousands of them
 in years, and a unit waits little longer than its window to be mature. A bandit's stretches are its epochs,
 since its weights are others in each.
+
+A metric reads its outcomes within its own window. Where that is not the plan's, a unit's values are kept
+under a key of their own, `NAME@SECONDS`.
 """
 
 from __future__ import annotations
@@ -29,6 +32,7 @@ from router.experiments.model import (
     SegmentSpec,
     Spec,
     Unanswered,
+    within_key,
 )
 from router.experiments.stats.moments import Moments, places
 from router.experiments.store import tables
@@ -78,9 +82,14 @@ class Stretches(NamedTuple):
         return (number * self.width, self.width) if self.even else stretch_span(number, self.width)
 
 
-def stretches_of(spec: Spec) -> Stretches:
-    """Of a phase with this spec."""
-    return Stretches(spec.epoch, True) if spec.mode is Mode.BANDIT else Stretches(first_width(spec.window))
+def stretches_of(phase: ExperimentPhase) -> Stretches:
+    """Of a phase."""
+    spec = phase.spec
+    if spec.mode is Mode.BANDIT:
+        return Stretches(spec.epoch, True)
+    deciding = (spec.primary, *spec.guardrails, *phase.early_guardrails)  # secondary metrics may change
+    windows = [spec.window_of(metric) for metric in deciding]
+    return Stretches(phase.width or first_width(min(windows)))
 
 
 RESPONSES, OUTCOMES = "responses", "outcomes"
@@ -164,7 +173,11 @@ def split_key(key: str) -> tuple[str, tuple[str, str] | None]:
 
 @dataclass(frozen=True)
 class PhaseInfo:
-    """A phase's id in the tables, and what its spec asks to be summed up. `title` is for people."""
+    """A phase's id in the tables, and what its spec asks to be summed up. `title` is for people.
+
+    `names` are the keys of its units' values. `readings`: outcome (or `RESPONSES`) -> those of them that it
+    counts in, and within how many seconds of a unit's first exposure.
+    """
 
     id: int
     title: str
@@ -173,6 +186,7 @@ class PhaseInfo:
     grace: float
     stretches: Stretches
     names: frozenset[str]
+    readings: Mapping[str, tuple[tuple[str, float], ...]]
     covariates: frozenset[str]
     series: tuple[Series, ...]
     metrics: tuple[MetricSpec, ...]
@@ -186,15 +200,16 @@ class PhaseInfo:
 def info_of(key: int, name: str, phase: ExperimentPhase) -> PhaseInfo:
     """From a phase of the experiment `name`, and its id."""
     spec = phase.spec
-    series = tuple(_all_series(spec))
+    series, readings = tuple(_all_series(phase)), _readings(phase)
     return PhaseInfo(
         id=key,
         title=f"{name}, phase {phase.number}",
         started=phase.started,
         window=spec.window,
         grace=spec.grace,
-        stretches=stretches_of(spec),
-        names=frozenset(BUILT_IN).union(*(s.reads for s in series)) - {RESPONSES, EVERYTHING},
+        stretches=stretches_of(phase),
+        names=frozenset(key for found in readings.values() for key, _ in found) - {RESPONSES},
+        readings=readings,
         covariates=covariates_of(spec),
         series=series,
         metrics=spec.metrics,
@@ -209,21 +224,44 @@ def covariates_of(spec: Spec) -> frozenset[str]:
     return frozenset(m.name for m in metrics) | {p for p in ratios if p not in (RESPONSES, OUTCOMES)}
 
 
-def _all_series(spec: Spec) -> Iterator[Series]:
+def value_key(spec: Spec, name: str, window: float) -> str:
+    """What a unit's values are kept under, of outcomes of a name that count for so many seconds."""
+    return name if window == spec.window else within_key(name, window)
+
+
+def _readings(phase: ExperimentPhase) -> dict[str, tuple[tuple[str, float], ...]]:
+    spec = phase.spec
+    plain = (*BUILT_IN, *covariates_of(spec))
+    found = {name: {value_key(spec, name, spec.window): spec.window} for name in plain}
+    for metric in (*spec.metrics, *phase.early_guardrails):
+        window = spec.window_of(metric)
+        per = (metric.per,) if metric.kind.rules.has_denominator and metric.per != OUTCOMES else ()
+        for name in (metric.name, *per):
+            found.setdefault(name, {})[value_key(spec, name, window)] = window
+    return {name: tuple(of.items()) for name, of in found.items()}
+
+
+def _all_series(phase: ExperimentPhase) -> Iterator[Series]:
+    spec = phase.spec
     for metric in spec.metrics:
-        yield _of_metric(metric)._replace(split=metric is spec.primary)
+        yield _of_metric(metric, spec)._replace(split=metric is spec.primary)
+    for metric in phase.early_guardrails:
+        yield _of_metric(metric, spec)._replace(key=within_key(metric.name, metric.window))
     if not spec.primary.kind.rules.has_denominator:
-        yield _lengths(_of_metric(spec.primary))
+        yield _lengths(_of_metric(spec.primary, spec))
 
 
-def _of_metric(metric: MetricSpec) -> Series:
-    name, reads = metric.name, {metric.name, EVERYTHING}
+def _of_metric(metric: MetricSpec, spec: Spec) -> Series:
+    window, per = spec.window_of(metric), metric.per
+    name = value_key(spec, metric.name, window)
+    reads = {name, EVERYTHING} | ({metric.name} if metric.covariate else set())
     match metric.kind:
         case Kind.PROPORTION | Kind.MEAN:
-            value = _capped(metric, _value(metric))
+            value = _capped(metric, _value(replace(metric, name=name)))
         case Kind.RATIO:
-            value = _ratio(metric)
-            reads.add(name if metric.per == OUTCOMES else metric.per)
+            per = per if per == OUTCOMES else value_key(spec, per, window)
+            value = _ratio(name, per)
+            reads.add(name if per == OUTCOMES else per)
         case other:
             assert_never(other)
     before = _capped(metric, _past(metric)) if metric.covariate else None
@@ -236,7 +274,7 @@ def _of_metric(metric: MetricSpec) -> Series:
 
     columns = metric.kind.rules.columns * (2 if metric.covariate else 1)
     plain = replace(metric, margin=0.0, relative=False, higher_is_better=True)
-    return Series(name, columns, frozenset(reads), name, row, plain)
+    return Series(metric.name, columns, frozenset(reads), name, row, plain)
 
 
 def _capped(metric: MetricSpec, value: Callable[[HasValues], Row]) -> Callable[[HasValues], Row]:
@@ -259,8 +297,8 @@ def _value(metric: MetricSpec) -> Callable[[HasValues], Row]:
     return lambda unit: (unit.values.get(name, NONE)[place],)
 
 
-def _ratio(metric: MetricSpec) -> Callable[[HasValues], Row]:
-    name, per = metric.name, metric.per
+def _ratio(name: str, per: str) -> Callable[[HasValues], Row]:
+    """Of the keys of numerator and denominator."""
     if per == RESPONSES:
         return lambda unit: (unit.values.get(name, NONE).total, float(unit.responses))
     if per == OUTCOMES:
@@ -370,7 +408,7 @@ class TimeBucket:
     exposed: int
     degraded: int
     answered: Mapping[str, int]  # metric -> units with an outcome
-    moments: Mapping[str, Moments]  # metric -> columns as its Metric has them
+    moments: Mapping[str, Moments]  # metric -> columns as its Metric has them; also `NAME@SECONDS`
     lengths: Moments | None = None
     segments: Mapping[tuple[str, str], Moments] = field(default_factory=dict)
 
@@ -465,7 +503,7 @@ def _bucket(
 ) -> TimeBucket:
     offset, seconds = info.stretches.span(stretch)
     cells = {s.key: sums.get(s.key) or (0, Moments.empty(s.columns)) for s in info.series}
-    names = [m.name for m in info.metrics]
+    names = [s.key for s in info.series if s.key != LENGTHS]
     return TimeBucket(
         arm,
         info.started + offset,

@@ -124,7 +124,8 @@ def _lifts(report: Report) -> list[dict[str, Any]]:
 def _tables(report: Report) -> dict[str, Any]:
     """The page's tables by name; guardrails have their bars before the margin."""
     rails = tables.guardrails(report)
-    bars = [drawn(plots.guardrail_bar(rail)) for arm in report.arms for rail in arm.guardrails]
+    read = [rail for arm in report.arms for rail in (*arm.early, *arm.guardrails)]
+    bars = [drawn(plots.guardrail_bar(rail)) for rail in read]
     columns = (*rails.columns[:6], ("", "bar"), *rails.columns[6:])
     rows = tuple((*row[:6], bar, *row[6:]) for row, bar in zip(rails.rows, bars, strict=True))
     shadow = report.experiment.spec.mode == "shadow"

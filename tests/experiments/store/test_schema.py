@@ -13,7 +13,7 @@ import pytest
 from sqlalchemy import create_engine, insert, inspect, select, text, update
 
 from router.errors import ConfigError, StoreDown
-from router.experiments.model import Aggregate, Kind, MetricSpec, SegmentSpec, ShadowPair
+from router.experiments.model import Aggregate, Kind, Lifecycle, MetricSpec, SegmentSpec, ShadowPair
 from router.experiments.stats.moments import Moments
 from router.experiments.store import database, session, tables
 from router.experiments.store import schema as migrating
@@ -22,6 +22,7 @@ from router.experiments.store.database import parse_url
 from router.experiments.store.schema import STEPS, VERSION, VIEWS, ColumnType, ViewColumn, make_views, migrate
 from router.experiments.store.store import ExperimentStore
 from tests.experiments.store.helpers import (
+    GOOD,
     START,
     WINDOW,
     act,
@@ -246,6 +247,32 @@ def test_it_goes_on(store):
     assert totals(store, "cuped")["old/score"][0] == before
 
 
+def test_a_running_phase_is_read_early_from_now_on(tmp_path):
+    """As if the database had version 2: phases with stretches by their windows alone, and nothing early."""
+    url = f"sqlite:///{tmp_path / 'old.db'}"
+    errors = MetricSpec("error", Kind.PROPORTION, higher_is_better=False, margin=0.1)
+    store = ExperimentStore(url)
+    store.create(experiment("x", GOOD, errors, window=86_400.0))
+    store.create(replace(experiment("y", GOOD, errors), state=Lifecycle.STOPPED))
+    store.expose([exposed("u", "r1", at=3500.0), exposed("v", "r2"), exposed("w", "r3")])
+    store.record([outcome("r1", "error", at=3600.0), outcome("r2", "error", at=700.0)])
+    store.record([outcome("r3", "error", 0.0, at=5.0)])
+    before = store.data("x", 1)
+    store.close()
+    engine = create_engine(parse_url(url))
+    with engine.begin() as conn:
+        conn.execute(update(tables.version).values(version=2))
+    engine.dispose()
+    store = ExperimentStore(url)
+    store.expose([exposed("z", "r4", at=4000.0)])
+    store.record([outcome("r4", "error", at=4001.0)])
+    assert row(store, "error@600") == (3, 2.0)
+    assert row(store, "error") == (4, 3.0)
+    assert store.data("x", 1).buckets[0].start == before.buckets[0].start
+    assert store.get("y").phases[0].early == 0
+    store.close()
+
+
 def as_bandit(url: str) -> None:
     """As if the experiment had been one in version 1."""
     engine, of = create_engine(parse_url(url)), tables.experiments.c
@@ -284,7 +311,7 @@ def test_a_step_that_breaks_leaves_the_old_database(old, monkeypatch):
         patched.setattr(session, "_resum", broken)
         with pytest.raises(RuntimeError):
             ExperimentStore(old)
-    with pytest.raises(ConfigError, match="have version 1, this program reads 2: start the server"):
+    with pytest.raises(ConfigError, match=f"have version 1, this program reads {VERSION}: start the server"):
         ExperimentStore(old, migrate=False)
     store = ExperimentStore(old)
     assert totals(store, "split").keys() == SAID["split"].keys()
