@@ -5,9 +5,11 @@ Experiments are a part that may be removed: the server knows no more of them tha
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Protocol
 
 from router.types import (
@@ -229,9 +231,28 @@ class Assignment(Protocol):
         ...
 
 
+class Stage(StrEnum):
+    """Where a request was when it ended without its whole answer. All but the last come before the first
+    token."""
+
+    ROUTING = "routing"
+    """Its arm is a router, and that did not decide."""
+    LEASE = "lease"
+    """Its version could not be found or loaded."""
+    ADMISSION = "admission"
+    """The engine did not take it: the prompt, a quota, a constraint, or too many requests."""
+    PREFILL = "prefill"
+    """The engine had it, and gave no token."""
+    STREAM = "stream"
+    """After its first token."""
+
+
 @dataclass(frozen=True, slots=True)
 class Exposed:
-    """An exposure as experiments keep it: a unit began to get an arm's answer, or what stands in for it."""
+    """An exposure as experiments keep it: a unit began to get an arm's answer, or what stands in for it.
+
+    `stage`: where the request ended that never got a first token; empty for an answer that began.
+    """
 
     experiment: str
     phase: int
@@ -239,6 +260,7 @@ class Exposed:
     unit: str  # the pseudonym that it is kept under
     time: float  # unix seconds
     degraded: str = ""
+    stage: Stage | None = None
 
 
 def _ignore(exposed: Exposed) -> None:
@@ -250,7 +272,7 @@ class Served:
     """A request that the engine has taken: who answers, with which sampling, for which arm.
 
     `degraded` says why something else answers for the arm; empty if the arm does. `exposed` is told of every
-    exposure that is kept of it.
+    exposure that is kept of it. `since` is when it was routed, in `time.monotonic()` seconds.
     """
 
     request: Request
@@ -259,6 +281,7 @@ class Served:
     assignment: Assignment | None = None
     degraded: str = ""
     exposed: Callable[[Exposed], None] = _ignore
+    since: float = field(default_factory=time.monotonic)
 
 
 @dataclass(frozen=True, slots=True)
@@ -266,7 +289,7 @@ class End:
     """How an answer ended. `usage` counts what was given until then.
 
     Without `reason` it did not come to an end: `error` names the reason of the error, or the user
-    `cancelled` it.
+    `cancelled` it, and `stage` says where the request was.
     """
 
     reason: FinishReason | None
@@ -274,6 +297,7 @@ class End:
     usage: Usage
     error: str = ""
     cancelled: bool = False
+    stage: Stage | None = None
 
 
 class Watcher(Protocol):
@@ -326,6 +350,10 @@ class Experiments(Protocol):
 
     def watchers(self, served: Served) -> Sequence[Watcher]:
         """All that watch this answer."""
+        ...
+
+    def unserved(self, served: Served, end: End) -> None:
+        """A request that was routed has ended before the engine took it."""
         ...
 
     @property

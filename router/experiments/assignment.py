@@ -19,18 +19,14 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from functools import cached_property
-from hashlib import sha256
 from itertools import accumulate
 
 from router.errors import FieldViolation, InvalidRequest
 from router.experiments.model import BASE, ArmSpec, Experiment, Lifecycle, Mode, Spec
 from router.ports import Place
 from router.types import AdapterRef, Decision, Request
+from router.units import SEPARATOR, is_missing, salted_digest, unit_hash
 
-# What clients send when they have no user. Hashed, they would put all such traffic into one arm.
-PLACEHOLDERS = frozenset(
-    ("null", "none", "nil", "undefined", "nan", "n/a", "unknown", "anonymous", "[object object]")
-)
 RECENT_SECONDS = 600.0
 ENOUGH_EXPOSURES, NEARLY_ALL = 1000, 0.99  # exposures before anything is said of them, share of new units
 _PREFIX = re.compile(r"(req|request|resp|response|trace|span|corr|chatcmpl|cmpl|msg)[-_:.]\S+", re.IGNORECASE)
@@ -39,8 +35,6 @@ _UUID = re.compile(r"[0-9a-f]{8}-?[0-9a-f]{4}-?[0-9a-f]{4}-?[0-9a-f]{4}-?[0-9a-f
 _ULID = re.compile(r"[0-7][0-9a-hjkmnp-tv-z]{25}", re.IGNORECASE)
 _CROCKFORD = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 _GREGORIAN = 0x01B21DD213814000  # 100 ns ticks from 1582-10-15 to 1970-01-01, RFC 9562 section 5.1
-SEPARATOR = "\x1f"  # ASCII unit separator: no salt may hold it, so salt and unit cannot run together
-UNIT_SALT = "lora-router/unit"
 
 
 class NotAssignedReason(StrEnum):
@@ -179,27 +173,7 @@ def fraction(salt: str, unit: str) -> float:
 
     53 bits are what a double holds exactly: 64 bits could be rounded up to 1.0, and differently elsewhere.
     """
-    return (int.from_bytes(_digest(salt, unit)[:8], "big") >> 11) / (1 << 53)
-
-
-def unit_hash(unit: str) -> str:
-    """The pseudonym under which a unit is kept: 128 bits of SHA-256(UNIT_SALT, separator, unit), hex.
-
-    It is the same in every experiment and on every server, so an outcome can be recorded of a unit anywhere,
-    and a unit's past can adjust its present. It hides a unit from a reader of the database, not from one
-    who has a list of all units to try.
-    """
-    return _digest(UNIT_SALT, unit)[:16].hex()
-
-
-def _digest(salt: str, unit: str) -> bytes:
-    return sha256(f"{salt}{SEPARATOR}{unit}".encode("utf-8", "surrogatepass")).digest()
-
-
-def is_missing(unit: str) -> bool:
-    """Whether a unit is empty, or a word by which clients say that they have none."""
-    bare = unit.strip()
-    return not bare or bare.casefold() in PLACEHOLDERS
+    return (int.from_bytes(salted_digest(salt, unit)[:8], "big") >> 11) / (1 << 53)
 
 
 def request_id_like(unit: str, request_id: str = "", now: float | None = None) -> str | None:

@@ -186,8 +186,12 @@ class SegmentSpec:
 MAX_SEGMENTS, MAX_SEGMENT_VALUES = 3, 12
 NO_VALUE, OTHER_VALUE = "(none)", "(other)"
 """A unit without the label, and one whose value has no row of its own."""
-BUILT_IN = ("time_to_first_token", "total_time", "completion_tokens", "length_stop", "error", "cancelled")
-"""Recorded without the client: seconds, seconds, tokens, and 0 or 1 for each response."""
+BUILT_IN = (
+    *("time_to_first_token", "total_time", "completion_tokens", "length_stop", "error", "cancelled"),
+    "unserved_time",
+)
+"""Recorded without the client: seconds, seconds, tokens, and 0 or 1 for each response; seconds until the end
+of a request that never got a first token, which has `error` and `cancelled` besides and nothing else."""
 SERVER_KEYS = "server:"
 """What keys of the server's own outcomes begin with."""
 ID_FORM = "1 to 63 small letters, digits and hyphens, with a letter first and no hyphen last"
@@ -335,10 +339,11 @@ class Experiment:
 
 @dataclass(frozen=True, slots=True)
 class Exposure:
-    """An arm really began to answer. Counted once for a unit and phase; every response is kept.
+    """A request of a unit that has this arm: the arm began to answer, or the request ended before that.
+    Counted once for a unit and phase; every response is kept.
 
     `unit` is the hash of the unit, never the unit. `degraded`: the arm could not answer and something
-    else did; the unit stays in its arm.
+    else did; the unit stays in its arm. `time`: of the first token, or of the end before it.
     """
 
     experiment: str
@@ -361,7 +366,8 @@ class StoredOutcome:
     """One value of one metric, of a response or of a unit. Exactly one of them is set.
 
     The key makes it safe to send again: the same key is counted once, and answered the same. `time` is when
-    it happened, `received` when it came by the server's clock (0: at once), in unix seconds.
+    it happened, `received` when it came by the server's clock (0: at once), in unix seconds. `stage` belongs
+    to the server's own `error` and `cancelled`: where the request ended (`ports.Stage`).
     """
 
     key: str
@@ -372,6 +378,16 @@ class StoredOutcome:
     experiment: str = ""
     unit: str = ""  # the unit's hash
     received: float = 0.0
+    stage: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class EarlyEnds:
+    """How many requests of an arm ended at a stage (`ports.Stage`) with an error, and by their users."""
+
+    stage: str
+    errors: int = 0
+    cancelled: int = 0
 
 
 class Accepted(StrEnum):

@@ -36,7 +36,6 @@ from router.errors import (
     Overloaded,
     Unavailable,
 )
-from router.experiments.assignment import is_missing, unit_hash
 from router.experiments.model import (
     DENOMINATORS,
     SERVER_KEYS,
@@ -50,6 +49,7 @@ from router.experiments.model import (
 )
 from router.experiments.recorder import Recorder
 from router.experiments.runtime import StoreThreads
+from router.units import is_missing, unit_hash
 from router.v1 import experiments_pb2 as pb
 
 MAX_BATCHES = 16  # of all streams, at once

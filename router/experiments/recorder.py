@@ -1,6 +1,6 @@
 """What answers leave behind, and its one way into the store: ordered, bounded, in batches.
 
-A `Trial` watches one answer to an enrolled unit. It records exposures, and the outcomes that need no client.
+A `Trial` watches one request of an enrolled unit. It records exposures, and the outcomes that need no client.
 A thread writes the queue, one batch after the other. Every call of the store notes whether it answers, and
 every request reads that.
 """
@@ -35,7 +35,7 @@ from router.experiments.model import (
     StoredOutcome,
 )
 from router.experiments.store.store import ExperimentStore
-from router.ports import End, Exposed, Served
+from router.ports import End, Exposed, Served, Stage
 from router.types import FinishReason, SamplingParams
 
 log = logging.getLogger(__name__)
@@ -392,6 +392,8 @@ class ServingCounts:
 
     exposures: Counter[tuple[str, str]] = field(default_factory=Counter)  # experiment, arm
     degraded: Counter[tuple[str, str]] = field(default_factory=Counter)  # experiment, arm
+    ended: Counter[tuple[str, str, str, str]] = field(default_factory=Counter)
+    """Experiment, arm, stage, and error or cancelled: requests that ended without their whole answer."""
     unit_missing: Counter[str] = field(default_factory=Counter)  # experiment
     skipped: Counter[str] = field(default_factory=Counter)  # experiment: not assigned, the store was down
     shadows: Counter[tuple[str, str, str]] = field(default_factory=Counter)  # experiment, arm, result
@@ -422,7 +424,8 @@ class Shown:
 
 
 class Trial:
-    """A watcher. Nothing is kept of an answer that never began: nobody was shown anything."""
+    """A watcher. A unit counts from its assignment (intention to treat): a request that ends before its first
+    token is an exposure, too. Otherwise an arm would lose the users whom it serves worst."""
 
     def __init__(self, recorder: Recorder, served: Served, shown: Sequence[Shown]) -> None:
         self._recorder, self._served, self._shown = recorder, served, shown
@@ -431,6 +434,9 @@ class Trial:
     def began(self) -> None:
         """The arm, or what stands in for it, has begun to answer."""
         self._began = True
+        self._expose(None)
+
+    def _expose(self, stage: Stage | None) -> None:
         now, counts = time.time(), self._recorder.counts
         for one in self._shown:
             exposure = self._exposure(one, now)
@@ -438,9 +444,8 @@ class Trial:
             if one.degraded:
                 counts.degraded[exposure.experiment, exposure.arm] += 1
             self._recorder.expose(exposure)
-            self._served.exposed(
-                Exposed(exposure.experiment, exposure.phase, exposure.arm, exposure.unit, now, one.degraded)
-            )
+            place = (exposure.experiment, exposure.phase, exposure.arm, exposure.unit)
+            self._served.exposed(Exposed(*place, now, one.degraded, stage))
 
     def _exposure(self, one: Shown, now: float) -> Exposure:
         running, request = one.assignment.running, self._served.request
@@ -462,8 +467,17 @@ class Trial:
 
     def ended(self, end: End) -> None:
         """Keep the built-in outcomes, once for all experiments: those of a response count in each."""
-        if self._began:
-            self._recorder.observe(built_in_outcomes(self._served.request.request_id, end, time.time()))
+        stage, counts = end.stage, self._recorder.counts
+        if not self._began:
+            self._expose(stage)
+        response, waited = self._served.request.request_id, None
+        if not self._began:
+            waited = time.monotonic() - self._served.since
+        self._recorder.observe(built_in_outcomes(response, end, time.time(), waited))
+        if stage is not None:
+            how = "cancelled" if end.cancelled else "error"
+            for one in self._shown:
+                counts.ended[one.assignment.running.name, one.assignment.arm.name, stage.value, how] += 1
 
 
 def segments_of(segments: Iterable[SegmentSpec], labels: Mapping[str, str]) -> dict[str, str]:
@@ -480,21 +494,32 @@ def _storable(value: str) -> str:
     return whole[:MAX_SEGMENT_BYTES].decode("utf-8", "ignore")
 
 
-def built_in_outcomes(response_id: str, end: End, now: float) -> tuple[StoredOutcome, ...]:
-    """`model.BUILT_IN` of one response. An answer that broke off counts with what was given until then."""
-    usage = end.usage
-    values: dict[str, float] = {
-        "total_time": usage.total_time,
-        "completion_tokens": usage.completion_tokens,
-        "length_stop": end.reason is FinishReason.LENGTH,
-        "error": bool(end.error),
-        "cancelled": end.cancelled,
-    }
-    if usage.completion_tokens:
-        values["time_to_first_token"] = usage.time_to_first_token
+def built_in_outcomes(
+    response_id: str, end: End, now: float, unserved: float | None = None
+) -> tuple[StoredOutcome, ...]:
+    """`model.BUILT_IN` of one response. An answer that broke off counts with what was given until then.
+
+    `unserved`: seconds until the end of a request that never got a first token. It has no times and no
+    length, since short ones would make its arm look fast.
+    """
+    usage, stage = end.usage, end.stage.value if end.stage is not None else ""
+    values: dict[str, float] = {"error": bool(end.error), "cancelled": end.cancelled}
+    if unserved is not None:
+        values["unserved_time"] = unserved
+    else:
+        values["total_time"] = usage.total_time
+        values["completion_tokens"] = usage.completion_tokens
+        values["length_stop"] = end.reason is FinishReason.LENGTH
+        if usage.completion_tokens:
+            values["time_to_first_token"] = usage.time_to_first_token
     return tuple(
         StoredOutcome(
-            f"{SERVER_KEYS}{metric}:{response_id}", metric, float(value), now, response_id=response_id
+            f"{SERVER_KEYS}{metric}:{response_id}",
+            metric,
+            float(value),
+            now,
+            response_id=response_id,
+            stage=stage if value and metric in ("error", "cancelled") else "",
         )
         for metric, value in values.items()
     )

@@ -14,7 +14,7 @@ from google.protobuf.json_format import MessageToDict
 from google.protobuf.struct_pb2 import Struct
 
 from router.experiments.messages import experiment_of, timestamp, unix_seconds
-from router.experiments.model import AuditEntry, NoInterval
+from router.experiments.model import AuditEntry, EarlyEnds, NoInterval
 from router.experiments.report.model import (
     ArmNumbers,
     ArmReport,
@@ -65,7 +65,7 @@ def report_message(report: Report, experiment: pb.Experiment) -> pb.GetReportRes
         arm=report.arm or "",
         arms=map(_arm_message, report.arms),
         checks=(Out.Check(**_same(check)) for check in report.checks),
-        numbers=(Out.ArmNumbers(**_same(numbers)) for numbers in report.numbers),
+        numbers=map(_numbers_message, report.numbers),
         audit=map(_audit_message, report.audit),
         points=(Out.Point(**_same(point, time=timestamp(point.time))) for point in report.points),
         notes=report.notes,
@@ -95,6 +95,11 @@ def report_of(message: pb.GetReportResponse) -> Report:
 
 def _ruling_message(ruling: Ruling) -> pb.GetReportResponse.Verdict:
     return Out.Verdict(**_same(ruling))
+
+
+def _numbers_message(numbers: ArmNumbers) -> pb.GetReportResponse.ArmNumbers:
+    ended = (Out.EarlyEnds(**_same(ends)) for ends in numbers.ended)
+    return Out.ArmNumbers(**_same(numbers, ended=ended))
 
 
 def _arm_message(arm: ArmReport) -> pb.GetReportResponse.ArmReport:
@@ -184,7 +189,13 @@ def _length_of(message: pb.GetReportResponse.Comparison) -> Length | None:
 
 
 def _numbers_of(message: pb.GetReportResponse.ArmNumbers) -> ArmNumbers:
-    return _read(ArmNumbers, message, answered=dict(message.answered), built_in=dict(message.built_in))
+    return _read(
+        ArmNumbers,
+        message,
+        answered=dict(message.answered),
+        built_in=dict(message.built_in),
+        ended=tuple(_read(EarlyEnds, ends) for ends in message.ended),
+    )
 
 
 def _audit_message(entry: AuditEntry) -> pb.GetReportResponse.AuditEntry:

@@ -10,7 +10,8 @@ The life of a request in an experiment (`router/server/pipeline.py`):
 3. The pipeline leases the arm's version. An arm that cannot answer stays the arm of the request: control's
    version, then the version that routing chose, stand in, and the exposure says `degraded`.
 4. `LiveExperiments.watchers` gives what watches the answer: a `Trial` for exposures and built-in outcomes,
-   and what modes run with it. Shadows start there, and compare when the served answer has ended.
+   and what modes run with it. Shadows start there, and compare when the served answer has ended. A request
+   that ends before the engine takes it goes to `unserved`: it is an exposure of its arm all the same.
 5. `Recorder` puts everything on one ordered queue that a thread writes to the store in batches.
 6. `Guardian` looks at the report of each running experiment at intervals, and stops what does harm by rule.
    Rules rest on verdicts alone, never on an interval that the report shows.
@@ -62,7 +63,7 @@ from router.experiments.modes import MISSING, ROUTERS, ExperimentMode, needed
 from router.experiments.recorder import FLUSH_SECONDS, Availability, Recorder, ServingCounts, Shown, Trial
 from router.experiments.report.model import ArmReport, Report, Ruling
 from router.experiments.store.store import ExperimentStore
-from router.ports import Place, Served, Watcher
+from router.ports import End, Place, Served, Watcher
 from router.types import Decision, Request, RouterVariant
 
 if TYPE_CHECKING:
@@ -290,6 +291,18 @@ class LiveExperiments:
             else:
                 found.extend(() if watcher is None else (watcher,))
         return found
+
+    def unserved(self, served: Served, end: End) -> None:
+        """Keep the exposures of a request that ended before the engine took it, and how it ended."""
+        try:
+            if shown := [replace(one, adapter="", degraded="") for one in self._shown(served)]:
+                Trial(self.recorder, served, shown).ended(end)
+            if (routers := (self.modes or {}).get(ROUTERS)) is not None:
+                watcher = routers.beside(served)
+                if watcher is not None:
+                    watcher.ended(end)
+        except Exception:  # it costs the user nothing but the answer that there is none of
+            log.exception("a request without an answer could not be kept")
 
     def _shown(self, served: Served) -> Iterator[Shown]:
         """In its own experiment, and in those on the holdout."""

@@ -112,7 +112,9 @@ class ExperimentMetrics(Collector):
         """Everything as it is now."""
         live, counts = self._experiments, self._experiments.counts
         one = ("experiment",)
-        yield _counter("exposures", "Answers that an arm began.", ARM, counts.exposures)
+        yield _counter("exposures", "Requests of an arm's units.", ARM, counts.exposures)
+        ended = "Of these, ended without the whole answer, by stage and how."
+        yield _counter("ended", ended, (*ARM, "stage", "how"), counts.ended)
         yield _counter("degraded", "Of these, answered by something else.", ARM, counts.degraded)
         yield _counter("unit_missing", "Requests without a unit.", one, counts.unit_missing)
         yield _counter("skipped", "Requests served without, the store was down.", one, counts.skipped)

@@ -23,7 +23,7 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 
 from router.errors import ConfigError, FieldViolation, InvalidRequest, install_extra
-from router.experiments.assignment import is_missing, unit_hash
+from router.units import is_missing, unit_hash
 
 BATCH = 1000
 NAMED = 100  # bad rows that an error has; the rest is counted

@@ -21,7 +21,7 @@ from router.access.access import Credentials, new_response_id
 from router.access.clients import ANYONE, Client
 from router.access.quotas import UsageMeter
 from router.errors import DeadlineExceeded, RouterError
-from router.ports import Exposed
+from router.ports import Exposed, Stage
 from router.server.policy import Policy
 from router.types import Decision, MixturePart, Request, Usage, Vote
 
@@ -68,6 +68,13 @@ class CallPhases:
             raise
         finally:
             self.seen.append(CallPhase(name, began, time.monotonic(), failed))
+
+    @property
+    def untaken(self) -> Stage:
+        """Where a request was that the engine has not taken."""
+        last = self.seen[-1] if self.seen else None
+        leasing = last is None or last.name == ROUTE or (last.name == LEASE and bool(last.failed))
+        return Stage.LEASE if leasing else Stage.ADMISSION
 
     def came(self, tokens: int) -> None:
         """So many tokens of the answer."""
@@ -187,6 +194,12 @@ class Call:
         """For a log line: both ids, or the request id alone before the client is known."""
         mine = {"response_id": self.response_id} if self.response_id else {}
         return {"request_id": self.request_id, **mine}
+
+    @property
+    def answer_id(self) -> str:
+        """What outcomes are recorded under where the call was to have an answer, also one that failed; else
+        empty. Before its request was read, nothing is kept of it."""
+        return self.response_id if self.policy.generates and self.request is not None else ""
 
     @property
     def actor(self) -> str:

@@ -130,7 +130,7 @@ class GrpcCall(Call):
 
     async def refuse(self, error: Exception) -> None:
         """Abort with its status."""
-        status = status_of(error, self.request_id)
+        status = status_of(error, self.request_id, self.answer_id)
         left = self.context.time_remaining()
         if isinstance(error, DeadlineExceeded) and left is not None and left < GONE_SECONDS:
             # The caller's own deadline: gRPC ends the call itself, and a status that comes too late for it
@@ -345,14 +345,15 @@ class GrpcStatus:
     trailers: tuple[tuple[str, str | bytes], ...]
 
 
-def status_of(error: Exception, request_id: str) -> GrpcStatus:
+def status_of(error: Exception, request_id: str, response_id: str = "") -> GrpcStatus:
     """Code, message and trailers; all of it stays under gRPC's 8 KiB for metadata."""
+    ids = {"request_id": request_id} | ({"response_id": response_id} if response_id else {})
     code, message = CODES[code_of(error)], message_of(error)
     details: list[Any] = []
     if isinstance(error, RouterError) and code.name != INTERNAL:
-        details += [error_info(error.reason, error.metadata, request_id), *details_of(error)]
+        details += [error_info(error.reason, error.metadata, ids), *details_of(error)]
     else:
-        details.append(error_info(reason_of(error), {}, request_id))
+        details.append(error_info(reason_of(error), {}, ids))
     details.append(rpc.RequestInfo(request_id=request_id))
     trailers: list[tuple[str, str | bytes]] = [
         ("grpc-status-details-bin", _packed(code, message, details)),
@@ -381,10 +382,10 @@ def details_of(error: RouterError) -> list[Any]:
     return found
 
 
-def error_info(reason: str, metadata: Mapping[str, str], request_id: str) -> rpc.ErrorInfo:
-    """The detail every error has."""
+def error_info(reason: str, metadata: Mapping[str, str], ids: Mapping[str, str]) -> rpc.ErrorInfo:
+    """The detail every error has. `ids` are those of the call."""
     pairs = {clip(redacted(key), 63): shown(value) for key, value in list(metadata.items())[:MAX_METADATA]}
-    return rpc.ErrorInfo(reason=reason, domain=DOMAIN, metadata={**pairs, "request_id": request_id})
+    return rpc.ErrorInfo(reason=reason, domain=DOMAIN, metadata={**pairs, **ids})
 
 
 def _bad_request(error: InvalidRequest) -> rpc.BadRequest:

@@ -222,6 +222,8 @@ class HttpCall(Call):
             await self._end(b"data: " + body + b"\n\n")
             return
         headers = {"x-request-id": self.request_id, "content-length": str(len(body))}
+        if self.answer_id:
+            headers["x-router-response-id"] = self.answer_id
         if isinstance(error, Unavailable | QuotaExceeded) and error.retry_after:
             headers["retry-after"] = str(max(1, round(error.retry_after)))
         if status == 408:

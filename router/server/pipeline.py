@@ -30,7 +30,6 @@ from router.errors import (
     DataLoss,
     DeadlineExceeded,
     Draining,
-    EngineFailed,
     FailedPrecondition,
     NotActivated,
     NotFound,
@@ -38,7 +37,7 @@ from router.errors import (
     ResourceExhausted,
     RouterError,
 )
-from router.ports import AdapterRegistry, Assignment, End, Experiments, Lease, Served, Watcher
+from router.ports import AdapterRegistry, Assignment, End, Experiments, Lease, Served, Stage, Watcher
 from router.server.call import ENCODE, LEASE, ROUTE, Call, CallPhases, check_time
 from router.server.encoding import Encoding
 from router.types import (
@@ -124,19 +123,29 @@ class Pipeline:
         async with AsyncExitStack() as held:
             request = await self._rewritten(request)
             choices = await self._routed(request, call, counted=True)
-            for decision in choices:
-                call.decision = decision
-                try:
-                    taken = await self._submitted(held, request, decision, call.phases, meter=call.meter)
-                    break
-                except RouterError as error:
-                    choices.failed(error)  # raises it unless another can stand in
+            try:
+                taken = await self._taken(held, request, choices, call)
+            except BaseException as error:
+                self._unserved(request, choices, call, error)
+                raise
             call.decision = taken.decision
             if self.corrections is not None:
                 self.corrections.remember(request, taken.decision, call.client)
             watchers = self._watchers(request, taken, choices, call)
             watched = watching(watchers, taken.generation, lambda: self._stopped(call))
             yield taken.decision, held.enter_context(watched)
+
+    async def _taken(
+        self, held: AsyncExitStack, request: Request, choices: Candidates, call: Call
+    ) -> Submitted:
+        """The first choice that the engine takes. Raises what is wrong with the last."""
+        for decision in choices:
+            call.decision = decision
+            try:
+                return await self._submitted(held, request, decision, call.phases, meter=call.meter)
+            except RouterError as error:
+                choices.failed(error)  # raises it unless another can stand in
+        raise AssertionError("choices end by raising")
 
     @asynccontextmanager
     async def prepare(self, request: Request, call: Call) -> AsyncIterator[Prepared]:
@@ -296,8 +305,21 @@ class Pipeline:
         live = self.experiments
         if live is not None and live.running and not request.routing.mixture:
             arm, exposed = (choices.assignment, choices.degraded), call.exposures.append
-            found += live.watchers(Served(request, taken.decision, taken.params, *arm, exposed=exposed))
+            served = Served(request, taken.decision, taken.params, *arm, exposed=exposed, since=choices.since)
+            found += live.watchers(served)
         return found
+
+    def _unserved(self, request: Request, choices: Candidates, call: Call, error: BaseException) -> None:
+        """Tell experiments of a request that was routed and that the engine did not take."""
+        live = self.experiments
+        if live is None or not live.running or request.routing.mixture or call.decision is None:
+            return
+        failed, left = how_it_failed(error, self._stopped(call))
+        waited = Usage(total_time=time.monotonic() - choices.since)
+        end = End(None, "", waited, failed, left, call.phases.untaken)
+        params = SamplingParams.of(request.sampling, Sampling())
+        arm, exposed = (choices.assignment, choices.degraded), call.exposures.append
+        live.unserved(Served(request, call.decision, params, *arm, exposed=exposed, since=choices.since), end)
 
     def _stopped(self, call: Call) -> str:
         """Why a cancellation would not be the user's."""
@@ -311,7 +333,7 @@ class Candidates:
 
     So a user of an arm sees no error that a user of control would not have seen; without an arm there is one
     choice. The iterating caller tells `failed` why one could not answer; `degraded` is the first error's
-    reason.
+    reason. `since`: when the request was routed, in `time.monotonic()` seconds.
     """
 
     def __init__(
@@ -322,7 +344,7 @@ class Candidates:
         resting: Resting,
         visible: Visible = EVERYTHING,
     ) -> None:
-        self.assignment, self.degraded = assignment, ""
+        self.assignment, self.degraded, self.since = assignment, "", time.monotonic()
         self._decision, self._registry, self._resting = decision, registry, resting
         arms = assignment.versions if assignment is not None else ()
         arms = tuple(ref for ref in arms if ref is None or ref.name in visible)
@@ -442,6 +464,18 @@ def watching(
     watched.end(None)
 
 
+def how_it_failed(error: BaseException | None, stopped: str) -> tuple[str, bool]:
+    """The reason of the error that ended a request, or that its user has left.
+
+    A cancellation is the user's unless `stopped` names another reason.
+    """
+    if error is None:
+        return "", False
+    if isinstance(error, asyncio.CancelledError) and not stopped:
+        return "", True
+    return stopped or (error.reason if isinstance(error, RouterError) else type(error).__name__), False
+
+
 class Watched:
     """The `Buffered` protocol around a generation; `end` must be called once, whatever happened.
 
@@ -462,11 +496,7 @@ class Watched:
 
     def ready(self) -> Sequence[Delta | Finished]:
         """The same events."""
-        try:
-            found = self._source.ready()
-        except EngineFailed:
-            self._begin()  # the step that failed was its own
-            raise
+        found = self._source.ready()
         if found:
             self._read += found
             if isinstance(found[0], Delta):
@@ -481,10 +511,8 @@ class Watched:
 
     def end(self, error: BaseException | None, stopped: str = "") -> None:
         """Tell the watchers. A cancellation is the user's unless `stopped` names another reason."""
-        finished, failed = self._finished, ""
-        left = isinstance(error, asyncio.CancelledError) and not stopped
-        if error is not None and not left:
-            failed = stopped or (error.reason if isinstance(error, RouterError) else type(error).__name__)
+        finished = self._finished
+        failed, left = how_it_failed(error, stopped)
         if finished is not None and finished.reason in (FinishReason.STOP, FinishReason.LENGTH):
             left, failed = False, ""  # all was there; what came after is not the answer's
         whole = finished is not None and not failed
@@ -494,6 +522,7 @@ class Watched:
             finished.usage if finished is not None else self._so_far(),
             failed,
             left,
+            (Stage.STREAM if self._began else Stage.PREFILL) if failed or left else None,
         )
         self._each(lambda watcher: watcher.ended(end))
 

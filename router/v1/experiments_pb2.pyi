@@ -539,7 +539,7 @@ class GetReportResponse(_message.Message):
         text: str
         def __init__(self, name: _Optional[str] = ..., failed: _Optional[bool] = ..., text: _Optional[str] = ...) -> None: ...
     class ArmNumbers(_message.Message):
-        __slots__ = ("arm", "units", "matured", "degraded", "responses", "expected", "answered", "built_in", "weight", "triggered")
+        __slots__ = ("arm", "units", "matured", "degraded", "responses", "expected", "answered", "built_in", "weight", "triggered", "ended")
         class AnsweredEntry(_message.Message):
             __slots__ = ("key", "value")
             KEY_FIELD_NUMBER: _ClassVar[int]
@@ -564,6 +564,7 @@ class GetReportResponse(_message.Message):
         BUILT_IN_FIELD_NUMBER: _ClassVar[int]
         WEIGHT_FIELD_NUMBER: _ClassVar[int]
         TRIGGERED_FIELD_NUMBER: _ClassVar[int]
+        ENDED_FIELD_NUMBER: _ClassVar[int]
         arm: str
         units: int
         matured: int
@@ -574,7 +575,17 @@ class GetReportResponse(_message.Message):
         built_in: _containers.ScalarMap[str, float]
         weight: float
         triggered: int
-        def __init__(self, arm: _Optional[str] = ..., units: _Optional[int] = ..., matured: _Optional[int] = ..., degraded: _Optional[int] = ..., responses: _Optional[int] = ..., expected: _Optional[float] = ..., answered: _Optional[_Mapping[str, int]] = ..., built_in: _Optional[_Mapping[str, float]] = ..., weight: _Optional[float] = ..., triggered: _Optional[int] = ...) -> None: ...
+        ended: _containers.RepeatedCompositeFieldContainer[GetReportResponse.EarlyEnds]
+        def __init__(self, arm: _Optional[str] = ..., units: _Optional[int] = ..., matured: _Optional[int] = ..., degraded: _Optional[int] = ..., responses: _Optional[int] = ..., expected: _Optional[float] = ..., answered: _Optional[_Mapping[str, int]] = ..., built_in: _Optional[_Mapping[str, float]] = ..., weight: _Optional[float] = ..., triggered: _Optional[int] = ..., ended: _Optional[_Iterable[_Union[GetReportResponse.EarlyEnds, _Mapping]]] = ...) -> None: ...
+    class EarlyEnds(_message.Message):
+        __slots__ = ("stage", "errors", "cancelled")
+        STAGE_FIELD_NUMBER: _ClassVar[int]
+        ERRORS_FIELD_NUMBER: _ClassVar[int]
+        CANCELLED_FIELD_NUMBER: _ClassVar[int]
+        stage: str
+        errors: int
+        cancelled: int
+        def __init__(self, stage: _Optional[str] = ..., errors: _Optional[int] = ..., cancelled: _Optional[int] = ...) -> None: ...
     class AuditEntry(_message.Message):
         __slots__ = ("time", "actor", "act", "reason", "detail")
         TIME_FIELD_NUMBER: _ClassVar[int]

@@ -11,6 +11,7 @@ from router.experiments.model import (
     BUILT_IN,
     Aggregate,
     Disagreement,
+    EarlyEnds,
     ExperimentPhase,
     Exposure,
     MetricSpec,
@@ -23,6 +24,7 @@ from router.experiments.model import (
 from router.experiments.stats.moments import Moments
 from router.experiments.store import series
 from router.experiments.store.series import PairCounts, PhaseData, TimeBucket
+from router.ports import Stage
 
 Place: TypeAlias = tuple[str, int]  # experiment, phase
 
@@ -191,8 +193,22 @@ def phase_data(
         responses=dict(sorted(responses.items())),
         peak=rows.peak,
         built_in=_built_in(units.values()),
+        ended=_ended(units, place, kept),
         **_aside(phase, place, rows, kept),
     )
+
+
+def _ended(units: dict[str, Unit], place: Place, kept: Iterable[Kept]) -> dict[str, tuple[EarlyEnds, ...]]:
+    found = [(units[k.places[place]].arm, k.outcome) for k in kept if k.places.get(place) in units]
+    ends = [(arm, o.stage, o.metric) for arm, o in found if o.stage]
+    return {
+        arm: tuple(
+            EarlyEnds(stage, ends.count((arm, stage, "error")), ends.count((arm, stage, "cancelled")))
+            for stage in Stage
+            if any((arm, stage) == end[:2] for end in ends)
+        )
+        for arm in sorted({arm for arm, *_ in ends})
+    }
 
 
 def _aside(phase: ExperimentPhase, place: Place, rows: Rows, kept: Iterable[Kept]) -> dict[str, int]:

@@ -27,7 +27,7 @@ from router.experiments.model import (
 from router.experiments.recorder import built_in_outcomes, sampling_json, segments_of
 from router.experiments.report.model import ArmNumbers, Report, Ruling
 from router.experiments.runtime import LiveExperiments, StoreThreads, leave_tasks, route_of
-from router.ports import End, Exposed, Served
+from router.ports import End, Exposed, Served, Stage
 from router.types import Constraint, FinishReason, SamplingParams, Usage
 from tests.experiments.made import HOLDOUT, SPEC, decision, experiment, exposure, outcome, request
 from tests.experiments.memory_store import MemoryStore
@@ -378,7 +378,7 @@ def test_a_whole_answer():
         "error": 0.0,
         "cancelled": 0.0,
     }
-    assert {o.metric for o in found} == set(BUILT_IN)
+    assert {o.metric for o in found} == set(BUILT_IN) - {"unserved_time"}
     assert {(o.response_id, o.time) for o in found} == {("r1", 5.0)}
     assert len({o.key for o in found}) == 6
 
@@ -403,8 +403,35 @@ def test_ends(end, error, cancelled):
     assert (found["error"], found["cancelled"], found["length_stop"]) == (error, cancelled, 0.0)
 
 
-def test_without_a_token_there_is_no_time_to_one():
-    assert "time_to_first_token" not in values(End(None, "", Usage(total_time=1.0), error="ENGINE_FAILED"))
+def test_a_request_without_a_token_has_how_and_when_it_ended_and_no_more():
+    end = End(None, "", Usage(), error="OVERLOADED", stage=Stage.ADMISSION)
+    found = built_in_outcomes("r1", end, 5.0, unserved=2.0)
+    assert {o.metric: (o.value, o.stage) for o in found} == {
+        "error": (1.0, "admission"),
+        "cancelled": (0.0, ""),
+        "unserved_time": (2.0, ""),
+    }
+
+
+async def test_a_request_that_ends_before_its_first_token_counts_in_its_arm_and_the_holdout(begin, store):
+    store.create(experiment())
+    store.create(experiment("worth", HOLDOUT))
+    live = await begin(holdout=0.3)
+    unit = next(
+        u for u in map(str, range(99)) if isinstance(live.assign(request(u), decision()), ArmAssignment)
+    )
+    told: list[Exposed] = []
+    arm = live.assign(request(unit), decision())
+    served = Served(request(unit), decision(), SamplingParams(), arm, "LOST", told.append)
+    live.unserved(served, End(None, "", USAGE, cancelled=True, stage=Stage.LEASE))
+    await live.recorder.flush()
+    assert [(one.experiment, one.stage) for one in told] == [("trial", "lease"), ("worth", "lease")]
+    kept = store.rows["trial", 1].exposures["r1"]
+    assert (kept.adapter_digest, kept.degraded) == ("", "")
+    assert set(store.outcomes["server:cancelled:r1"].places) == {("trial", 1), ("worth", 1)}
+    assert live.counts.ended["trial", kept.arm, "lease", "cancelled"] == 1
+    (note,) = [text for text in live.judged("trial").notes if "before the first token" in text]
+    assert f"{kept.arm} 1 of 1 requests (100.0%): lease 1 cancelled" in note
 
 
 def test_sampling_is_json_with_sorted_keys_and_without_what_is_off():

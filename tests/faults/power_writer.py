@@ -19,8 +19,8 @@ DATABASE, LINES = "experiments.db", "audit.jsonl"
 def outcomes(folder: Path, careful: bool) -> Iterator[int]:
     """In batches."""
     from router.experiments.model import Aggregate, Kind, MetricSpec
-    from router.experiments.store import database
     from router.experiments.store.store import ExperimentStore
+    from router.shared import database
     from tests.experiments.store.helpers import experiment, exposed, outcome
 
     if not careful:

@@ -61,7 +61,7 @@ ENDS = ("!", "X\n")
 LONG = 10_000  # characters
 OFFLINE = ("cli/", "extensions/training/", "models/", "testing.py")  # commands of an operator
 # Made of the names of a tokenizer's special tokens, each escaped; of patterns and keys that stand beside it.
-MADE = {"engine/prompt.py", "engine/lengths.py", "experiments/store/database.py"}
+MADE = {"engine/prompt.py", "engine/lengths.py", "shared/database.py"}
 
 
 def from_outside(tree: ast.Module) -> Iterator[int]:

@@ -22,7 +22,7 @@ from router.errors import (
     ResourceExhausted,
     Unavailable,
 )
-from router.ports import End
+from router.ports import End, Stage
 from router.server import pipeline
 from router.server.call import Call
 from router.server.pipeline import Candidates, Resting, Watched, fit
@@ -334,17 +334,17 @@ async def test_what_ends_in_the_queue_never_began(reason):
     assert (end.reason, end.error, end.cancelled) == (None, "UNAVAILABLE", False)
 
 
-async def test_a_step_that_fails_before_the_first_token_was_its_own():
+async def test_a_step_that_fails_before_the_first_token_ends_what_never_began():
     seen, _ = await watch(EngineFailed("boom"))
-    assert seen.began_times == 1
-    assert [end.error for end in seen.ends] == ["ENGINE_FAILED"]
+    assert seen.began_times == 0
+    assert [(end.error, end.stage) for end in seen.ends] == [("ENGINE_FAILED", Stage.PREFILL)]
 
 
 async def test_a_user_who_leaves():
     seen, _ = await watch(Delta("one"), Delta(" two"), STOP, error=asyncio.CancelledError(), take=2)
     (end,) = seen.ends
     assert (end.reason, end.text, end.error, end.cancelled) == (None, "one two", "", True)
-    assert end.usage.completion_tokens == 2
+    assert (end.usage.completion_tokens, end.stage) == (2, Stage.STREAM)
     assert 0 <= end.usage.time_to_first_token <= end.usage.total_time
 
 

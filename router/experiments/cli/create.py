@@ -34,6 +34,7 @@ BUILT_IN_METRICS: Mapping[str, Mapping[str, str]] = {
     "length_stop": {"kind": "proportion"},
     "error": {"kind": "proportion"},
     "cancelled": {"kind": "proportion"},
+    "unserved_time": {"kind": "mean", "aggregate": "mean"},
 }
 SECONDS = {"": 1.0, "s": 1.0, "min": 60.0, "h": 3600.0, "d": 86_400.0}
 TIMES = ("window", "grace", "epoch")

@@ -183,6 +183,7 @@ def _numbers(source: PhaseEvidence, now: Mapping[str, float]) -> tuple[ArmNumber
             answered={name: answered_units(source.mature, arm, name) for name in names},
             built_in=dict(data.built_in.get(arm, {})),
             triggered=None if source.triggered is None else exposed_units(source.deciding, arm),
+            ended=data.ended.get(arm, ()),
         )
         for arm, weight in weights.items()
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from router.experiments.model import AuditEntry, Experiment, NoInterval
+from router.experiments.model import AuditEntry, EarlyEnds, Experiment, NoInterval
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +149,8 @@ class PipelineCheck:
 class ArmNumbers:
     """Counts of an arm, control included. `built_in` are means over responses, as far as they are kept.
 
-    `triggered`, of router experiments: matured units for which the routers differed.
+    `triggered`, of router experiments: matured units for which the routers differed. `responses` counts
+    requests that had no answer, too; `ended` are those without their whole answer, by stage.
     """
 
     arm: str
@@ -162,6 +163,7 @@ class ArmNumbers:
     answered: Mapping[str, int] = field(default_factory=dict)
     built_in: Mapping[str, float] = field(default_factory=dict)
     triggered: int | None = None
+    ended: tuple[EarlyEnds, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

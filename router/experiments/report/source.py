@@ -30,6 +30,7 @@ from router.experiments.model import (
     within_key,
 )
 from router.experiments.report.model import PipelineCheck
+from router.experiments.report.unserved import unserved_notes
 from router.experiments.stats.checks import (
     ALPHA,
     EARLY_PART,
@@ -395,6 +396,7 @@ def _notes(source: PhaseEvidence, health: PipelineHealth) -> Iterator[str]:
     if source.data.unplanned:
         outcomes = plural(source.data.unplanned, "outcome")
         yield f"not counted: {outcomes} of a metric that this plan does not have"
+    yield from unserved_notes(source.data, source.design.weights)
     yield from _degraded_notes(source)
     yield from _length_notes(source)
     yield from _phase_notes(source)

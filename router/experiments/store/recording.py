@@ -32,10 +32,10 @@ from router.experiments.model import (
     ShadowPair,
     StoredOutcome,
 )
-from router.experiments.store.database import Clash
 from router.experiments.store.series import EVERYTHING, RESPONSES, PairCounts, PhaseInfo
 from router.experiments.store.session import Unit, WriteSession, recall_past
 from router.experiments.store.tables import (
+    ENDED,
     LATE,
     UNPLANNED,
     WAITING,
@@ -49,6 +49,7 @@ from router.experiments.store.tables import (
     segment_values,
     units,
 )
+from router.shared.database import Clash
 
 
 def record(
@@ -189,9 +190,11 @@ def _rows(placed: PlacedOutcome, now: float) -> Iterator[tuple[Any, ...]]:
             unit.set_aside(UNPLANNED)
         elif late and outcome.metric not in BUILT_IN:
             unit.set_aside(LATE)
-        yield outcome.key, unit.info.id, unit.id, *what, int(late), now, outcome.received
+        if outcome.stage:
+            unit.set_aside(ENDED % (outcome.metric, outcome.stage))
+        yield outcome.key, unit.info.id, unit.id, *what, int(late), now, outcome.received, outcome.stage
     if not placed.units:
-        yield outcome.key, 0, None, *what, 0, now, outcome.received
+        yield outcome.key, 0, None, *what, 0, now, outcome.received, outcome.stage
 
 
 def seek_later(
@@ -238,7 +241,8 @@ def _names(placed: PlacedOutcome) -> set[str]:
 
 log = logging.getLogger(__name__)
 _OUTCOME = [
-    outcomes.c[n] for n in ("key", "metric", "value", "time", "response_id", "experiment", "unit", "came")
+    outcomes.c[n]
+    for n in ("key", "metric", "value", "time", "response_id", "experiment", "unit", "came", "stage")
 ]
 Shown: TypeAlias = tuple[PhaseInfo, Exposure]
 DisagreementOfPhase: TypeAlias = tuple[PhaseInfo, Disagreement]

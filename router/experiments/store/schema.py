@@ -37,7 +37,6 @@ from sqlalchemy.exc import DBAPIError
 from router.errors import ConfigError
 from router.experiments.model import EARLY_SECONDS, Lifecycle
 from router.experiments.store import tables
-from router.experiments.store.database import bulk_for
 from router.experiments.store.series import PhaseInfos, first_width, info_of
 from router.experiments.store.session import WriteSession, follow_metrics, rebuild_all
 from router.experiments.store.tables import (
@@ -50,12 +49,13 @@ from router.experiments.store.tables import (
     values,
     version,
 )
+from router.shared.database import bulk_for
 
 log = logging.getLogger(__name__)
-VERSION = 3
+VERSION = 4
 SUMS_SINCE = 2
 """Sums of versions before this one lack something: they are made anew."""
-EARLY_SINCE = 3
+EARLY_SINCE = 4
 """Before this version no guardrail was read early: running phases begin to."""
 
 
@@ -126,7 +126,12 @@ def _to_second(conn: Connection) -> None:
     conn.exec_driver_sql(f"DROP INDEX IF EXISTS {PREFIX}pairs_result")
 
 
-def _to_third(_: Connection) -> None:
+def _to_third(conn: Connection) -> None:
+    """Where requests ended that have no whole answer."""
+    conn.exec_driver_sql(f"ALTER TABLE {PREFIX}outcomes ADD COLUMN stage TEXT NOT NULL DEFAULT ''")
+
+
+def _to_fourth(_: Connection) -> None:
     """No table changes: see `_read_early`."""
 
 
@@ -147,7 +152,7 @@ def _read_early(session: WriteSession) -> None:
         follow_metrics(session, info_of(key, kept.name, last), info_of(key, kept.name, phase))
 
 
-STEPS: Mapping[int, Callable[[Connection], None]] = {2: _to_second, 3: _to_third}
+STEPS: Mapping[int, Callable[[Connection], None]] = {2: _to_second, 3: _to_third, 4: _to_fourth}
 """Version -> what makes it out of the one before."""
 
 
@@ -250,6 +255,12 @@ _OUTCOMES = View(
         ),
         ViewColumn(
             "response_id", ColumnType.TEXT, "of this response; empty: of the unit", outcomes.c.response_id
+        ),
+        ViewColumn(
+            "stage",
+            ColumnType.TEXT,
+            "of error and cancelled: where the request ended (routing, lease, admission, prefill, stream)",
+            outcomes.c.stage,
         ),
     ),
     _joined(outcomes.join(units, outcomes.c.unit_id == units.c.id), units.c.phase),

@@ -25,6 +25,7 @@ from router.errors import ExperimentNotFound
 from router.experiments.model import (
     BUILT_IN,
     Aggregate,
+    EarlyEnds,
     ExperimentPhase,
     Kind,
     MetricSpec,
@@ -36,8 +37,9 @@ from router.experiments.model import (
 )
 from router.experiments.stats.moments import Moments, places
 from router.experiments.store import tables
-from router.experiments.store.database import Bulk
 from router.experiments.store.tables import COLUMNS, PRODUCTS, experiments, from_json, phases
+from router.ports import Stage
+from router.shared.database import Bulk
 
 FIRST_STRETCHES = 512  # stretches of the first width; each doubling of the width adds half as many
 HALF_OF_THEM = FIRST_STRETCHES // 2
@@ -437,6 +439,8 @@ class PhaseData:
     """Arm -> built-in metric -> its mean over the arm's responses; empty where that is not kept."""
     late: int = 0  # outcomes of the plan's metrics that came or happened too late
     unplanned: int = 0  # outcomes of which the plan had no metric when they came
+    ended: Mapping[str, tuple[EarlyEnds, ...]] = field(default_factory=dict)
+    """Arm -> its requests that ended without their whole answer, by stage."""
 
 
 Cell = tuple[int, Moments]  # units that answered, and their sums
@@ -458,6 +462,7 @@ def read_phase_data(conn: Connection, info: PhaseInfo, only_differing: bool = Fa
         built_in=_built_in(conn, info, only_differing),
         late=_aside(conn, info, tables.LATE),
         unplanned=_aside(conn, info, tables.UNPLANNED),
+        ended=_ended(conn, info),
     )
 
 
@@ -546,6 +551,23 @@ def _built_in(conn: Connection, info: PhaseInfo, only: bool) -> dict[str, dict[s
         found[arm][metric] = (before[0] + n, before[1] + total)
     means = {arm: {m: total / n for m, (n, total) in of.items() if n} for arm, of in sorted(found.items())}
     return {arm: of for arm, of in means.items() if of}
+
+
+def _ended(conn: Connection, info: PhaseInfo) -> dict[str, tuple[EarlyEnds, ...]]:
+    of, kinds = tables.built_in.c, ("error", "cancelled")
+    places = {
+        tables.ENDED % (kind, stage.value): (stage, i) for stage in Stage for i, kind in enumerate(kinds)
+    }
+    query = select(of.arm, of.metric, func.sum(of.n)).where(of.phase == info.id, of.metric.startswith("("))
+    found: dict[str, dict[Stage, list[int]]] = {}
+    for arm, metric, n in conn.execute(query.group_by(of.arm, of.metric)):
+        if metric in places and n > 0:
+            stage, i = places[metric]
+            found.setdefault(arm, {}).setdefault(stage, [0, 0])[i] = int(n)
+    return {
+        arm: tuple(EarlyEnds(s.value, *by_stage[s]) for s in Stage if s in by_stage)
+        for arm, by_stage in sorted(found.items())
+    }
 
 
 def _aside(conn: Connection, info: PhaseInfo, why: str) -> int:

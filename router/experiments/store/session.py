@@ -15,7 +15,6 @@ from typing import Any, NamedTuple, TypeAlias
 from sqlalchemy import ColumnElement, Connection, delete, func, or_, select
 
 from router.experiments.model import BUILT_IN, Exposure
-from router.experiments.store.database import Bulk, Clash
 from router.experiments.store.series import (
     EVERYTHING,
     NONE,
@@ -43,6 +42,7 @@ from router.experiments.store.tables import (
     units,
     values,
 )
+from router.shared.database import Bulk, Clash
 
 log = logging.getLogger(__name__)
 Cells: TypeAlias = tuple[object, ...]

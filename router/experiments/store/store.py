@@ -38,8 +38,7 @@ from router.experiments.model import (
     ShadowPair,
     StoredOutcome,
 )
-from router.experiments.store import database, tables
-from router.experiments.store.database import Bulk, bulk_for, parse_url, shown_url, translated
+from router.experiments.store import tables
 from router.experiments.store.recording import count_pairs, disagree, expose, keep_pairs, record
 from router.experiments.store.schema import check_version, make_views, migrate
 from router.experiments.store.series import (
@@ -52,6 +51,8 @@ from router.experiments.store.series import (
 )
 from router.experiments.store.session import WriteSession, follow_metrics
 from router.experiments.store.tables import WAITING, experiments, from_json, outcomes, phases, to_json
+from router.shared import database
+from router.shared.database import Bulk, bulk_for, parse_url, shown_url, translated
 
 log = logging.getLogger(__name__)
 TIDY_SECONDS = 3600.0

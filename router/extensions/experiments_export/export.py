@@ -24,11 +24,11 @@ from sqlalchemy import Connection, Row, select
 
 from router import __version__
 from router.errors import ConfigError, ExperimentNotFound, FailedPrecondition, ResourceExhausted
-from router.experiments.assignment import unit_hash
 from router.experiments.store import tables
 from router.experiments.store.schema import VIEWS, ColumnType
 from router.experiments.store.store import ExperimentStore
 from router.experiments.value_files import FileFindings, pyarrow, read_rows, shown, text_of
+from router.units import unit_hash
 
 ALL = "all"
 BATCH = 50_000  # rows

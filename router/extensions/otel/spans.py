@@ -140,6 +140,8 @@ def of_exposure(exposed: Exposed) -> Attributes:
     }
     if exposed.degraded:
         found["error.type"] = exposed.degraded
+    if exposed.stage is not None:
+        found["lora_router.stage"] = exposed.stage.value
     return found
 
 

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 import pytest
 from sqlalchemy import create_engine
 
-from router.experiments.store.database import parse_url
 from router.experiments.store.store import ExperimentStore
+from router.shared.database import parse_url
 from tests.experiments.memory_store import MemoryStore
 from tests.experiments.store.postgres import Server, binaries
 

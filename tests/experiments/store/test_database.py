@@ -16,9 +16,10 @@ from sqlalchemy import Column, Connection, Double, Integer, MetaData, Table, Tex
 from sqlalchemy.exc import DBAPIError
 
 from router.errors import ConfigError, StoreDown
-from router.experiments.store import database, tables
-from router.experiments.store.database import Bulk, Clash, bulk_for, parse_url
+from router.experiments.store import tables
 from router.experiments.store.store import ExperimentStore
+from router.shared import database
+from router.shared.database import Bulk, Clash, bulk_for, parse_url
 from tests.experiments.store.conftest import empty
 from tests.experiments.store.helpers import act, experiment
 
@@ -47,7 +48,7 @@ def test_urls_with_a_mistake(url, told):
 
 
 def test_a_missing_driver_says_what_to_install(monkeypatch):
-    monkeypatch.setattr("router.experiments.store.database.find_spec", lambda name: None)
+    monkeypatch.setattr("router.shared.database.find_spec", lambda name: None)
     with pytest.raises(
         ConfigError,
         match=r"needs the Python package psycopg: pip install -e '\.\[postgres\]' in the checkout",
@@ -65,7 +66,7 @@ def test_a_url_of_the_driver_of_old_is_taken_and_told(server, caplog):
 def test_a_server_that_says_nothing_is_left(server, monkeypatch):
     """The connection is closed, and the next call has a new one."""
     store = ExperimentStore(empty(server))
-    monkeypatch.setattr("router.experiments.store.database.ANSWER_SECONDS", 0.3)
+    monkeypatch.setattr("router.shared.database.ANSWER_SECONDS", 0.3)
     with pytest.raises(StoreDown, match=r"no answer within 0\.3 s"), store.reading() as conn:
         conn.exec_driver_sql("SELECT pg_sleep(5)")
     assert store.list() == ()
@@ -95,7 +96,7 @@ def test_nobody_answers():
 @pytest.mark.slow
 def test_a_server_that_takes_connections_and_says_nothing_is_down(monkeypatch):
     """As one that was stopped: the system takes connections for it."""
-    monkeypatch.setattr("router.experiments.store.database.CONNECT_SECONDS", 2)
+    monkeypatch.setattr("router.shared.database.CONNECT_SECONDS", 2)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         store = ExperimentStore(f"postgresql://u@127.0.0.1:{silent.getsockname()[1]}/d")
         with pytest.raises(StoreDown, match="cannot be reached"):
@@ -182,8 +183,8 @@ def _as_nobody(path: Path) -> str:
 
 
 def test_another_process_that_writes_for_too_long(tmp_path, monkeypatch):
-    monkeypatch.setattr("router.experiments.store.database.WAIT_SECONDS", 0.1)
-    monkeypatch.setattr("router.experiments.store.database.SQLITE_PRAGMAS", ("busy_timeout=100",))
+    monkeypatch.setattr("router.shared.database.WAIT_SECONDS", 0.1)
+    monkeypatch.setattr("router.shared.database.SQLITE_PRAGMAS", ("busy_timeout=100",))
     store = ExperimentStore(f"sqlite:///{tmp_path}/x.db")
     other = sqlite3.connect(tmp_path / "x.db", isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
@@ -201,7 +202,7 @@ def test_another_server_that_is_stopped_while_it_writes(server, monkeypatch):
     url = empty(server)
     stopped = ExperimentStore(url)
     quick = ("SET lock_timeout = 200", "SET idle_in_transaction_session_timeout = 1000")
-    monkeypatch.setattr("router.experiments.store.database.POSTGRES_SETTINGS", quick)
+    monkeypatch.setattr("router.shared.database.POSTGRES_SETTINGS", quick)
     stopped.close()
     other = ExperimentStore(url)
     with pytest.raises(StoreDown, match="idle-in-transaction timeout"):

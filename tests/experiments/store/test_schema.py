@@ -15,12 +15,14 @@ from sqlalchemy import create_engine, insert, inspect, select, text, update
 from router.errors import ConfigError, StoreDown
 from router.experiments.model import Aggregate, Kind, Lifecycle, MetricSpec, SegmentSpec, ShadowPair
 from router.experiments.stats.moments import Moments
-from router.experiments.store import database, session, tables
 from router.experiments.store import schema as migrating
 from router.experiments.store import schema as views
-from router.experiments.store.database import parse_url
+from router.experiments.store import session, tables
 from router.experiments.store.schema import STEPS, VERSION, VIEWS, ColumnType, ViewColumn, make_views, migrate
+from router.experiments.store.series import PhaseInfos
 from router.experiments.store.store import ExperimentStore
+from router.shared import database
+from router.shared.database import parse_url
 from tests.experiments.store.helpers import (
     GOOD,
     START,
@@ -121,7 +123,7 @@ SAID = json.loads((DATA / "version1.json").read_text())
 ADDED = {
     "units": ["segments"],
     "pairs": ["unit"],
-    "outcomes": ["came"],
+    "outcomes": ["came", "stage"],
     "sums": [f"c{i}" for i in range(20)],
 }
 
@@ -247,9 +249,8 @@ def test_it_goes_on(store):
     assert totals(store, "cuped")["old/score"][0] == before
 
 
-def test_a_running_phase_is_read_early_from_now_on(tmp_path):
-    """As if the database had version 2: phases with stretches by their windows alone, and nothing early."""
-    url = f"sqlite:///{tmp_path / 'old.db'}"
+def test_a_running_phase_is_read_early_from_now_on(url):
+    """As a database has it before that version: phases with stretches by their windows, and nothing early."""
     errors = MetricSpec("error", Kind.PROPORTION, higher_is_better=False, margin=0.1)
     store = ExperimentStore(url)
     store.create(experiment("x", GOOD, errors, window=86_400.0))
@@ -259,9 +260,10 @@ def test_a_running_phase_is_read_early_from_now_on(tmp_path):
     store.record([outcome("r3", "error", 0.0, at=5.0)])
     before = store.data("x", 1)
     store.close()
-    engine = create_engine(parse_url(url))
-    with engine.begin() as conn:
-        conn.execute(update(tables.version).values(version=2))
+    engine = database.make_engine(parse_url(url))
+    with database.writing(engine) as conn:
+        bulk = database.bulk_for(conn.dialect.name)
+        migrating._read_early(session.WriteSession(conn, bulk, PhaseInfos(bulk)))
     engine.dispose()
     store = ExperimentStore(url)
     store.expose([exposed("z", "r4", at=4000.0)])
@@ -400,6 +402,7 @@ def test_outcomes(viewed):
         "counted": True,
         "key": first["key"],
         "response_id": "r1",
+        "stage": "",
     }
     assert (second["value"], second["arm"]) == (3.0, "a")
     assert (late["unit"], bool(late["counted"])) == ("u2", False)

@@ -20,9 +20,9 @@ from router.experiments.model import (
     ShadowPair,
     Unanswered,
 )
-from router.experiments.store import database, tables
 from router.experiments.store import store as resources
 from router.experiments.store import store as waiting
+from router.experiments.store import tables
 from router.experiments.store.store import (
     RESPONSE_WAITS,
     UNIT_WAITS,
@@ -30,6 +30,7 @@ from router.experiments.store.store import (
     WaitingRows,
     remove_some,
 )
+from router.shared import database
 from router.types import AdapterRef, RouterVariant
 from tests.experiments.store.helpers import (
     START,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import Counter
 from dataclasses import replace
 
@@ -11,7 +12,7 @@ import pytest
 from router.experiments.model import ArmSpec
 from router.experiments.runtime import LiveExperiments
 from router.extensions.experiments_routers import make_routers
-from router.ports import End, Served
+from router.ports import End, Served, Stage
 from router.types import AdapterRef, FinishReason, RouterVariant, SamplingParams, Usage, Vote
 from tests.experiments.made import OLD, SPEC, decision, experiment, request
 from tests.experiments.memory_store import MemoryStore
@@ -23,6 +24,7 @@ LEGAL = AdapterRef("legal", "2.0.0")
 ARMS = (ArmSpec("control", 0.4), ArmSpec("strict", 0.3, router=STRICT), ArmSpec("bold", 0.3, router=BOLD))
 PLAN = replace(SPEC, route="", arms=ARMS)
 WHOLE = End(FinishReason.STOP, "an answer", Usage())
+UNSERVED = End(None, "", Usage(), error="OVERLOADED", stage=Stage.PREFILL)
 
 
 class Router:
@@ -65,7 +67,7 @@ class Kit:
         for watcher in self.live.watchers(Served(asked, found, SamplingParams(), assignment)):
             if whole:
                 watcher.began()
-            watcher.ended(WHOLE if whole else End(None, "", Usage(), error="OVERLOADED"))
+            watcher.ended(WHOLE if whole else UNSERVED)
         while tasks := tuple(self.live.modes["routers"]._tasks):
             await asyncio.wait(tasks)
         await self.live.recorder.flush()
@@ -117,13 +119,36 @@ async def test_agreement_is_logged_too(made):
     assert sum(b.exposed for b in kit.store.data("trial", 1, only_differing=True).buckets) == 1
 
 
-async def test_an_answer_that_never_began_says_nothing(made):
+async def test_an_answer_that_never_began_is_compared_too(made):
     kit = await made()
     await kit.answer("ann", "r1", whole=False)
     rows = kit.store.rows["trial", 1]
-    assert not rows.disagreements
-    assert not rows.exposures
-    assert len(kit.router.asked) == 1
+    assert set(rows.disagreements) == set(rows.exposures) == {"r1"}
+
+
+@pytest.mark.parametrize(("late", "how"), [(False, "cancelled"), (True, "error")])
+async def test_a_router_that_does_not_come_to_a_decision_counts_in_its_arm(made, late, how):
+    kit = await made()
+
+    async def hangs(*args):
+        await asyncio.sleep(0 if kit.router.asked else 60)
+        return decision(OLD)
+
+    kit.router.route, usual = hangs, kit.router.route
+    asked = request("ann", request_id="r1")
+    if late:
+        asked = replace(asked, deadline=time.monotonic())
+    choosing = asyncio.create_task(kit.live.modes["routers"].choose(asked, kit.router, True))
+    await asyncio.sleep(0)
+    kit.router.route = usual
+    choosing.cancel()
+    await asyncio.wait([choosing])
+    while tasks := tuple(kit.live.modes["routers"]._tasks):
+        await asyncio.wait(tasks)
+    await kit.live.recorder.flush()
+    rows = kit.store.rows["trial", 1]
+    assert set(rows.disagreements) == set(rows.exposures) == {"r1"}
+    assert kit.store.outcomes[f"server:{how}:r1"].outcome.stage == "routing"
 
 
 async def test_who_takes_no_part_gets_the_servers_router(made):
