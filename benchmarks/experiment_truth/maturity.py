@@ -232,7 +232,7 @@ def bandit_shown(cell: Cell, rate_rail: bool, a_day: int, runs: int, seed: int) 
         events = {"solved": (nothing, nothing), DOWN.name: cell.events}
         one = simulated(rng, spec, events, a_day, DAYS)
         stopped = False
-        for now in np.arange(1, DAYS + 1) * DAY + 60:
+        for now in np.arange(2, DAYS + 1, 2) * DAY + 60:
             source = one.evidence(float(now))
             stopped |= judged(source)[0].verdict.decision == "stop for harm"
         sums = {arm: found[spec.primary.name] for arm, found in source.outcomes().items()}
@@ -298,7 +298,7 @@ def run(asked: argparse.Namespace) -> bool:
     missed = [str(row) for row in (*splits, *bandits) if row[""] == "MISSED"]
     notes = [
         f"window 7 days, {DAYS} days, guardrail thumbs down with a margin of 5 points (of a bandit 10 % of"
-        " control), two looks a day; a share of the runs in which it was shown at any look",
+        " control); shares of runs in which it was shown at any look: two looks a day, of a bandit half a one",
         "MISSED: the 95 % interval of a cell lies on the wrong side of its target",
         f"misses: {'; '.join(missed) or 'nothing'}",
         f"processor time {time.process_time() - begin:.0f} s",

@@ -320,6 +320,7 @@ def metric_message(metric: MetricSpec) -> pb.Experiment.Metric:
         aggregate=AGGREGATE_NUMBERS[metric.aggregate],
         per=metric.per if metric.kind.rules.has_denominator else "",
         missing_is_zero=metric.missing is Unanswered.ZERO,
+        missing=MISSING_NUMBERS[metric.missing],
         covariate=metric.covariate,
         margin=metric.margin,
         relative=metric.relative,
@@ -343,7 +344,7 @@ def metric_of(message: pb.Experiment.Metric, field: str, found: Findings) -> Met
         higher_is_better=not message.lower_is_better,
         aggregate=_aggregate_of(message, kind, field, found),
         per=message.per or "responses",
-        missing=Unanswered.ZERO if message.missing_is_zero else Unanswered.EXCLUDED,
+        missing=_missing_of(message, field, found),
         covariate=message.covariate,
         margin=message.margin,
         relative=message.relative,
@@ -351,6 +352,13 @@ def metric_of(message: pb.Experiment.Metric, field: str, found: Findings) -> Met
         least=message.floor,
         window=seconds_of(message.window) if message.HasField("window") else 0.0,
     )
+
+
+def _missing_of(message: pb.Experiment.Metric, field: str, found: Findings) -> Unanswered:
+    if message.missing not in MISSING:
+        found.add(f"{field}.missing", "must be MISSING_EXCLUDED or MISSING_ZERO")
+    chosen = MISSING.get(message.missing, Unanswered.UNSAID)
+    return Unanswered.ZERO if chosen is Unanswered.UNSAID and message.missing_is_zero else chosen
 
 
 def _aggregate_of(message: pb.Experiment.Metric, kind: Kind, field: str, found: Findings) -> Aggregate:

@@ -126,6 +126,8 @@ class Unanswered(StrEnum):
 
     EXCLUDED = "excluded"
     ZERO = "zero"
+    UNSAID = "unsaid"
+    """Not chosen yet: a server chooses it for a new plan, or refuses the plan."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,6 +20,7 @@ from router.experiments.report.model import (
     ArmReport,
     Length,
     MetricReport,
+    MissingReport,
     Pairs,
     PipelineCheck,
     PlotPoint,
@@ -71,6 +72,7 @@ def report_message(report: Report, experiment: pb.Experiment) -> pb.GetReportRes
         notes=report.notes,
         time=timestamp(report.time),
         forecast=Out.Forecast(**_same(report.forecast)) if report.forecast else None,
+        missing=(Out.Missing(**_same(one)) for one in report.missing),
     )
 
 
@@ -90,6 +92,7 @@ def report_of(message: pb.GetReportResponse) -> Report:
         notes=tuple(message.notes),
         time=unix_seconds(message.time),
         forecast=_read(VerdictForecast, message.forecast) if message.HasField("forecast") else None,
+        missing=tuple(_read(MissingReport, one) for one in message.missing),
     )
 
 

@@ -14,8 +14,9 @@ from enum import StrEnum
 from router.errors import FieldViolation, InvalidRequest
 from router.experiments.model import WITHIN
 from router.experiments.report.model import Ruling
-from router.experiments.stats.checks import Guarded, Guardrail, Maturity, Missing, SampleRatio, State, guard
+from router.experiments.stats.checks import Guarded, Guardrail, Maturity, SampleRatio, State, guard
 from router.experiments.stats.compare import ArmComparison, SequencePlan, compare, holm
+from router.experiments.stats.missing import TOLERATED, Missing
 from router.experiments.stats.moments import ComparedMetric, Moments, invalid
 from router.experiments.stats.sequences import Line
 
@@ -115,8 +116,9 @@ class PipelineHealth:
                 yield FailedCheck(rule, f"units by arm are {got}, expected were {wanted} ({level})")
         for arm, found in self.missing.items():
             if found.alarm:
+                shares = f"{1 - found.treatment:.1%} in {arm}, {1 - found.control:.1%} in control"
                 text = (
-                    f"{found.treatment:.1%} of outcomes are missing in {arm}, {found.control:.1%} in control"
+                    f"units with an outcome: {shares}, which is shown to differ by more than {TOLERATED:.0%}"
                 )
                 yield FailedCheck("missing-outcomes", text)
         if self.crossed > CROSSED:
@@ -214,13 +216,14 @@ def _arm(
         for rails in (design.guardrails, design.early)
     )
     gain = design.primary.sign * primary.effect if primary else 0.0
-    ruling = _rule(design, health, primary, p, guarded, early)
+    ruling = _rule(design, health, health.missing.get(arm), primary, p, guarded, early)
     return ArmVerdict(arm, ruling, primary, p, guarded, early, gain=gain)
 
 
 def _rule(
     design: ExperimentDesign,
     health: PipelineHealth,
+    missing: Missing | None,
     primary: ArmComparison | None,
     p: float,
     guarded: tuple[Guarded, ...],
@@ -247,12 +250,34 @@ def _rule(
         if primary.waiting is not None and not math.isfinite(primary.interval.low):
             return Ruling(VerdictDecision.UNDECIDED, primary.waiting.rule, primary.waiting.words)
         return Ruling(VerdictDecision.UNDECIDED, "primary-open", words)
+    return _held_back(design, missing, guarded, words) or _promoted(design, words)
+
+
+def _held_back(
+    design: ExperimentDesign, missing: Missing | None, guarded: tuple[Guarded, ...], words: str
+) -> Ruling | None:
+    """What keeps an arm from promotion whose effect is shown; None: nothing."""
+    if missing is not None and not missing.settled:
+        return Ruling(VerdictDecision.UNDECIDED, "missing-open", f"{words}; {_missing_in_words(missing)}")
     unsure = [g for g in guarded if g.state is not State.WITHIN]
     if unsure or len(guarded) < len(design.guardrails):
         text = "; ".join(map(_guardrail_in_words, unsure)) or "a guardrail has too few units"
         return Ruling(VerdictDecision.UNDECIDED, "guardrail-open", text)
+    return None
+
+
+def _promoted(design: ExperimentDesign, words: str) -> Ruling:
     rule = "primary-not-worse" if design.margin else "primary-better"
     return Ruling(VerdictDecision.PROMOTE, rule, words)
+
+
+def _missing_in_words(found: Missing) -> str:
+    """Why missing outcomes may undo an effect."""
+    shares = f"{found.treatment:.1%} of units have no outcome, {found.control:.1%} in control"
+    if found.lee is None:
+        return f"{shares}, and the arms differ in that: a ratio has no bounds for it"
+    low, high = found.lee
+    return f"{shares}: if other users answer, the effect may be from {low:+.4g} to {high:+.4g} (Lee's bounds)"
 
 
 def _blocked(found: ArmVerdict, faults: list[FailedCheck]) -> ArmVerdict:

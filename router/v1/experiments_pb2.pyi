@@ -82,7 +82,15 @@ class Experiment(_message.Message):
         domain_first: bool
         def __init__(self, threshold: _Optional[float] = ..., classifiers: _Optional[_Iterable[str]] = ..., task_first: _Optional[bool] = ..., domain_first: _Optional[bool] = ...) -> None: ...
     class Metric(_message.Message):
-        __slots__ = ("name", "kind", "lower_is_better", "aggregate", "per", "missing_is_zero", "covariate", "margin", "relative", "cap", "floor", "window")
+        __slots__ = ("name", "kind", "lower_is_better", "aggregate", "per", "missing_is_zero", "covariate", "margin", "relative", "cap", "floor", "window", "missing")
+        class Missing(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+            __slots__ = ()
+            MISSING_UNSPECIFIED: _ClassVar[Experiment.Metric.Missing]
+            MISSING_EXCLUDED: _ClassVar[Experiment.Metric.Missing]
+            MISSING_ZERO: _ClassVar[Experiment.Metric.Missing]
+        MISSING_UNSPECIFIED: Experiment.Metric.Missing
+        MISSING_EXCLUDED: Experiment.Metric.Missing
+        MISSING_ZERO: Experiment.Metric.Missing
         class Kind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
             __slots__ = ()
             KIND_UNSPECIFIED: _ClassVar[Experiment.Metric.Kind]
@@ -117,6 +125,7 @@ class Experiment(_message.Message):
         CAP_FIELD_NUMBER: _ClassVar[int]
         FLOOR_FIELD_NUMBER: _ClassVar[int]
         WINDOW_FIELD_NUMBER: _ClassVar[int]
+        MISSING_FIELD_NUMBER: _ClassVar[int]
         name: str
         kind: Experiment.Metric.Kind
         lower_is_better: bool
@@ -129,7 +138,8 @@ class Experiment(_message.Message):
         cap: float
         floor: float
         window: _duration_pb2.Duration
-        def __init__(self, name: _Optional[str] = ..., kind: _Optional[_Union[Experiment.Metric.Kind, str]] = ..., lower_is_better: _Optional[bool] = ..., aggregate: _Optional[_Union[Experiment.Metric.Aggregate, str]] = ..., per: _Optional[str] = ..., missing_is_zero: _Optional[bool] = ..., covariate: _Optional[bool] = ..., margin: _Optional[float] = ..., relative: _Optional[bool] = ..., cap: _Optional[float] = ..., floor: _Optional[float] = ..., window: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ...) -> None: ...
+        missing: Experiment.Metric.Missing
+        def __init__(self, name: _Optional[str] = ..., kind: _Optional[_Union[Experiment.Metric.Kind, str]] = ..., lower_is_better: _Optional[bool] = ..., aggregate: _Optional[_Union[Experiment.Metric.Aggregate, str]] = ..., per: _Optional[str] = ..., missing_is_zero: _Optional[bool] = ..., covariate: _Optional[bool] = ..., margin: _Optional[float] = ..., relative: _Optional[bool] = ..., cap: _Optional[float] = ..., floor: _Optional[float] = ..., window: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., missing: _Optional[_Union[Experiment.Metric.Missing, str]] = ...) -> None: ...
     class Phase(_message.Message):
         __slots__ = ("number", "start_time", "end_time", "reason", "enrolment_salt", "variant_salt", "arms", "enrolment")
         NUMBER_FIELD_NUMBER: _ClassVar[int]
@@ -374,7 +384,36 @@ class GetReportRequest(_message.Message):
     def __init__(self, name: _Optional[str] = ..., phase: _Optional[int] = ...) -> None: ...
 
 class GetReportResponse(_message.Message):
-    __slots__ = ("experiment", "phase", "verdict", "arm", "arms", "checks", "numbers", "audit", "points", "notes", "time", "forecast")
+    __slots__ = ("experiment", "phase", "verdict", "arm", "arms", "checks", "numbers", "audit", "points", "notes", "time", "forecast", "missing")
+    class Missing(_message.Message):
+        __slots__ = ("arm", "control", "treatment", "relative", "low", "high", "p", "alarm", "settled", "lee_low", "lee_high", "worst_low", "worst_high")
+        ARM_FIELD_NUMBER: _ClassVar[int]
+        CONTROL_FIELD_NUMBER: _ClassVar[int]
+        TREATMENT_FIELD_NUMBER: _ClassVar[int]
+        RELATIVE_FIELD_NUMBER: _ClassVar[int]
+        LOW_FIELD_NUMBER: _ClassVar[int]
+        HIGH_FIELD_NUMBER: _ClassVar[int]
+        P_FIELD_NUMBER: _ClassVar[int]
+        ALARM_FIELD_NUMBER: _ClassVar[int]
+        SETTLED_FIELD_NUMBER: _ClassVar[int]
+        LEE_LOW_FIELD_NUMBER: _ClassVar[int]
+        LEE_HIGH_FIELD_NUMBER: _ClassVar[int]
+        WORST_LOW_FIELD_NUMBER: _ClassVar[int]
+        WORST_HIGH_FIELD_NUMBER: _ClassVar[int]
+        arm: str
+        control: float
+        treatment: float
+        relative: float
+        low: float
+        high: float
+        p: float
+        alarm: bool
+        settled: bool
+        lee_low: float
+        lee_high: float
+        worst_low: float
+        worst_high: float
+        def __init__(self, arm: _Optional[str] = ..., control: _Optional[float] = ..., treatment: _Optional[float] = ..., relative: _Optional[float] = ..., low: _Optional[float] = ..., high: _Optional[float] = ..., p: _Optional[float] = ..., alarm: _Optional[bool] = ..., settled: _Optional[bool] = ..., lee_low: _Optional[float] = ..., lee_high: _Optional[float] = ..., worst_low: _Optional[float] = ..., worst_high: _Optional[float] = ...) -> None: ...
     class Forecast(_message.Message):
         __slots__ = ("units_per_day", "units", "days", "smallest_effect", "text")
         UNITS_PER_DAY_FIELD_NUMBER: _ClassVar[int]
@@ -638,6 +677,7 @@ class GetReportResponse(_message.Message):
     NOTES_FIELD_NUMBER: _ClassVar[int]
     TIME_FIELD_NUMBER: _ClassVar[int]
     FORECAST_FIELD_NUMBER: _ClassVar[int]
+    MISSING_FIELD_NUMBER: _ClassVar[int]
     experiment: Experiment
     phase: int
     verdict: GetReportResponse.Verdict
@@ -650,7 +690,8 @@ class GetReportResponse(_message.Message):
     notes: _containers.RepeatedScalarFieldContainer[str]
     time: _timestamp_pb2.Timestamp
     forecast: GetReportResponse.Forecast
-    def __init__(self, experiment: _Optional[_Union[Experiment, _Mapping]] = ..., phase: _Optional[int] = ..., verdict: _Optional[_Union[GetReportResponse.Verdict, _Mapping]] = ..., arm: _Optional[str] = ..., arms: _Optional[_Iterable[_Union[GetReportResponse.ArmReport, _Mapping]]] = ..., checks: _Optional[_Iterable[_Union[GetReportResponse.Check, _Mapping]]] = ..., numbers: _Optional[_Iterable[_Union[GetReportResponse.ArmNumbers, _Mapping]]] = ..., audit: _Optional[_Iterable[_Union[GetReportResponse.AuditEntry, _Mapping]]] = ..., points: _Optional[_Iterable[_Union[GetReportResponse.Point, _Mapping]]] = ..., notes: _Optional[_Iterable[str]] = ..., time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., forecast: _Optional[_Union[GetReportResponse.Forecast, _Mapping]] = ...) -> None: ...
+    missing: _containers.RepeatedCompositeFieldContainer[GetReportResponse.Missing]
+    def __init__(self, experiment: _Optional[_Union[Experiment, _Mapping]] = ..., phase: _Optional[int] = ..., verdict: _Optional[_Union[GetReportResponse.Verdict, _Mapping]] = ..., arm: _Optional[str] = ..., arms: _Optional[_Iterable[_Union[GetReportResponse.ArmReport, _Mapping]]] = ..., checks: _Optional[_Iterable[_Union[GetReportResponse.Check, _Mapping]]] = ..., numbers: _Optional[_Iterable[_Union[GetReportResponse.ArmNumbers, _Mapping]]] = ..., audit: _Optional[_Iterable[_Union[GetReportResponse.AuditEntry, _Mapping]]] = ..., points: _Optional[_Iterable[_Union[GetReportResponse.Point, _Mapping]]] = ..., notes: _Optional[_Iterable[str]] = ..., time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., forecast: _Optional[_Union[GetReportResponse.Forecast, _Mapping]] = ..., missing: _Optional[_Iterable[_Union[GetReportResponse.Missing, _Mapping]]] = ...) -> None: ...
 
 class PlanExperimentRequest(_message.Message):
     __slots__ = ("route", "metric", "baseline", "deviation", "effect", "weights", "units_per_day", "enrolment", "days", "units", "alpha", "power")

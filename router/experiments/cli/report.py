@@ -48,7 +48,7 @@ def tables(report: Report) -> Iterator[ReportTable]:
     found: list[ReportTable] = []
     if report.experiment.spec.mode != "shadow":
         found += [effects(report), past(report)]
-    found += [pairs(report), guardrails(report), secondary(report), *segments(report)]
+    found += [missing(report), pairs(report), guardrails(report), secondary(report), *segments(report)]
     yield from (table for table in found if table.rows or table.notes)
 
 
@@ -148,6 +148,33 @@ def pairs(report: Report) -> ReportTable:
     )
     note = "Operational: nobody saw these answers, so this is the judge's opinion, not the users'."
     return ReportTable("Shadow answers against served ones", columns, rows, (note,) if rows else ())
+
+
+def missing(report: Report) -> ReportTable:
+    """Units without an outcome, and by how much that may move the effect."""
+    rows = tuple(
+        (
+            one.arm,
+            f"{one.control:.1%}",
+            f"{one.treatment:.1%}",
+            wording.share_interval(one.relative, one.low, one.high),
+            wording.bounds(one.lee_low, one.lee_high),
+            wording.bounds(one.worst_low, one.worst_high),
+            "settled" if one.settled else "open",
+        )
+        for one in report.missing
+    )
+    columns = (
+        *(("arm", "arm"), (f"in control{MARK}", "n"), (f"in the arm{MARK}", "n")),
+        *(("more or fewer answer", "i"), (f"effect between{MARK}", "i"), (f"at worst{MARK}", "i")),
+        ("", "pill"),
+    )
+    note = (
+        "effect between: if an arm makes other users answer (Lee's bounds); at worst: whatever the missing"
+        " values are (Manski's). An arm is promoted once its effect cannot come from who answers."
+    )
+    title = f"Users without {report.experiment.spec.primary.name}"
+    return ReportTable(title, columns, rows, (note,) if rows else ())
 
 
 def guardrails(report: Report) -> ReportTable:

@@ -312,6 +312,26 @@ def margin(found: MetricReport) -> str:
     return f"{found.margin:.3g}" if not found.margin_relative else f"{found.margin:.1%} of control"
 
 
+def share_interval(share: float, low: float, high: float) -> str:
+    """`+15.0% [+4.0%, +26.0%]`, without an interval that is not known.
+
+    >>> share_interval(0.15, 0.04, 0.26), share_interval(0.15, 0.04, float("inf"))
+    ('+15.0% [+4.0%, +26.0%]', '+15.0%†')
+    """
+    if not (math.isfinite(low) and math.isfinite(high)):
+        return marked(f"{share:+.1%}", anytime=False)
+    return f"{share:+.1%} [{low:+.1%}, {high:+.1%}]"
+
+
+def bounds(low: float | None, high: float | None) -> str:
+    """Bounds of an effect.
+
+    >>> bounds(-0.01, 0.25), bounds(None, None)
+    ('-0.01 to +0.25', '-')
+    """
+    return UNKNOWN if low is None or high is None else f"{signed(low)} to {signed(high)}"
+
+
 def rail(found: MetricReport, early: bool) -> str:
     """The name of a guardrail, with what an early reading is of."""
     from router.experiments.report.source import duration

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from router.experiments.model import WITHIN, MetricSpec, Mode, SegmentSpec
 from router.experiments.modes import BANDIT, MISSING, Judges, needed
+from router.experiments.report.missing import missing_reports
 from router.experiments.report.model import (
     ArmNumbers,
     ArmReport,
@@ -109,6 +110,7 @@ def report(
         notes=notes_of(source, health),
         time=now,
         forecast=forecast(source, arms, ruling.decision) if points else None,
+        missing=tuple(missing_reports(health.missing)),
     )
 
 

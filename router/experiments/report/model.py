@@ -137,6 +137,32 @@ class ArmReport:
 
 
 @dataclass(frozen=True, slots=True)
+class MissingReport:
+    """Mature units without an outcome of the primary metric, where they are left out, and what that may do.
+
+    `control` and `treatment` are shares without one. `relative`: by which part more units have one in the
+    arm, with its interval (infinite while it is not known), and `p` that they differ at all. `alarm`: the
+    check fails. The effect lies within Lee's bounds if who answers differs between the arms as little as it
+    may, and within the worst case (Manski) whatever the missing values are; None: there are no such bounds.
+    `settled`: who answers cannot undo the effect, so the arm may be promoted.
+    """
+
+    arm: str
+    control: float
+    treatment: float
+    relative: float
+    low: float
+    high: float
+    p: float
+    alarm: bool
+    settled: bool
+    lee_low: float | None = None
+    lee_high: float | None = None
+    worst_low: float | None = None
+    worst_high: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class PipelineCheck:
     """A check of the pipeline. `failed`: verdicts are invalid."""
 
@@ -205,6 +231,7 @@ class Report:
     notes: tuple[str, ...]
     time: float
     forecast: VerdictForecast | None = None
+    missing: tuple[MissingReport, ...] = ()
 
     @property
     def judged(self) -> Experiment:

@@ -35,15 +35,14 @@ from router.experiments.stats.checks import (
     ALPHA,
     EARLY_PART,
     Guardrail,
-    Missing,
     SampleRatio,
     arm_term,
     maturity,
-    missing_outcomes,
     sample_ratio,
     total_term,
 )
 from router.experiments.stats.compare import SequencePlan
+from router.experiments.stats.missing import Missing, Response, missing_outcomes
 from router.experiments.stats.moments import Array, ComparedMetric, Moments, places
 from router.experiments.verdict import CROSSED, ExperimentDesign, PipelineHealth
 
@@ -307,18 +306,21 @@ def _untested(source: PhaseEvidence) -> SampleRatio:
 
 
 def _missing(source: PhaseEvidence) -> Iterator[tuple[str, Missing]]:
-    """Arm by arm, over mature units. None where a missing outcome counts as 0: then it is an outcome."""
+    """Arm by arm, over the units that decide. None where a missing outcome counts as 0: then it is one."""
     spec = source.spec
     if spec.primary.missing is Unanswered.ZERO or spec.mode is Mode.SHADOW:
         return
-    seen = {arm: _answers(source, arm) for arm in source.design.weights}
-    for arm in source.design.treatments:
-        yield arm, missing_outcomes(seen[spec.control], seen[arm])
+    design = source.design
+    seen = {arm: _answers(source, arm) for arm in design.weights}
+    for arm in design.treatments:
+        both, plan = (seen[design.control], seen[arm]), design.plan_for(arm)
+        yield arm, missing_outcomes(design.primary, *both, plan, design.margin)
 
 
-def _answers(source: PhaseEvidence, arm: str) -> tuple[int, int]:
-    found = answered_units(source.mature, arm, source.spec.primary.name)
-    return exposed_units(source.mature, arm), found
+def _answers(source: PhaseEvidence, arm: str) -> tuple[Response, Moments]:
+    primary, buckets = source.design.primary, source.deciding
+    response = Response(exposed_units(buckets, arm), answered_units(buckets, arm, primary.name))
+    return response, total_moments(buckets, arm, primary)
 
 
 def checks_of(source: PhaseEvidence, health: PipelineHealth) -> tuple[PipelineCheck, ...]:

@@ -1,5 +1,5 @@
 """Tests besides the one of the primary metric: guardrails, segments, pairs of answers, effects at equal
-length; and of the pipeline: shares of arms, missing outcomes, time to show an outcome.
+length; and of the pipeline: shares of arms, time to show an outcome.
 
 Of metrics only guardrails decide: is an arm shown to be worse than control by more than a margin, or shown
 not to be?
@@ -16,11 +16,9 @@ from router.experiments.stats.compare import ArmComparison, ArmPair, SequencePla
 from router.experiments.stats.moments import Array, ComparedMetric, Moments, Real, invalid
 from router.experiments.stats.sequences import (
     Line,
-    difference_interval,
     log_gamma,
     one_arm,
     one_arm_interval,
-    two_arms,
     two_sided,
     two_sided_bound,
 )
@@ -245,7 +243,6 @@ def _within(arms: Sequence[Moments], i: int, j: int) -> float:
 
 
 ALPHA = 0.001
-TOLERATED = 0.01
 CONCENTRATION = 100.0  # how close to the intended shares the mixture looks; arXiv:2011.03567 has the same
 
 
@@ -301,35 +298,6 @@ def arm_term(count: Real, weight: float) -> Array:
 def total_term(total: Real) -> Array:
     """What `total` units of all arms take from the log evidence."""
     return log_gamma(CONCENTRATION + total) - math.lgamma(CONCENTRATION)
-
-
-@dataclass(frozen=True, slots=True)
-class Missing:
-    """Shares of exposed units without an outcome, the interval of their difference, and the alarm."""
-
-    control: float
-    treatment: float
-    low: float
-    high: float
-    alarm: bool
-
-
-def missing_outcomes(control: tuple[int, int], treatment: tuple[int, int]) -> Missing:
-    """Do outcomes go missing more often in one arm? Then the units that are left are not alike.
-
-    From (exposed units old enough to have an outcome, those that have one) of two arms. The alarm is raised
-    when shares are shown to differ by more than `TOLERATED`; exact, at any look.
-    """
-    for name, (exposed, seen) in (("control", control), ("treatment", treatment)):
-        if not 0 <= seen <= exposed:
-            raise invalid(name, f"{seen} units with an outcome among {exposed} exposed ones")
-    gone = [(exposed - seen, seen) for exposed, seen in (control, treatment)]
-    shares = [g / (g + s) if g + s else 0.0 for g, s in gone]
-    apart = abs(shares[1] - shares[0]) > TOLERATED
-    edge = Line(offset=math.copysign(TOLERATED, shares[1] - shares[0]))
-    shown = float(two_arms(gone[0], gone[1], edge)) >= -math.log(ALPHA)
-    low, high = difference_interval(gone[0], gone[1], ALPHA)
-    return Missing(shares[0], shares[1], low, high, apart and shown)
 
 
 @dataclass(frozen=True, slots=True)

@@ -132,6 +132,7 @@ def _tables(report: Report) -> dict[str, Any]:
     return {
         "effects": ReportTable("", (), ()) if shadow else tables.effects(report),
         "past": tables.past(report),
+        "missing": tables.missing(report),
         "pairs": tables.pairs(report),
         "rails": replace(rails, columns=columns, rows=rows),
         "secondary": tables.secondary(report),
