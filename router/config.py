@@ -195,6 +195,12 @@ class Settings(BaseSettings):
     corrections: Keeping = Field(
         "off", description="corrections that are kept: off, labels, or texts (the requests, too)"
     )
+    feedback: Keeping = Field(
+        "labels",
+        description="feedback on answers that is kept: off, labels (the verdict), or texts (the requests and "
+        "answers, too)",
+    )
+    feedback_days: int = Field(90, ge=1, le=3650, description="days after which feedback is deleted")
     experiments: str = Field(
         "auto", description="database of experiments: a URL; auto: SQLite in the state folder; empty: off"
     )

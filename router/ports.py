@@ -352,6 +352,11 @@ class Experiments(Protocol):
         """All that watch this answer."""
         ...
 
+    def feedback(self, response_id: str, value: float) -> None:
+        """Feedback on an answer was kept: 1 good, 0 bad. Returns at once. It counts where a plan has the
+        metric `feedback`; of an answer the first counts."""
+        ...
+
     def unserved(self, served: Served, end: End) -> None:
         """A request that was routed has ended before the engine took it."""
         ...
@@ -364,4 +369,53 @@ class Experiments(Protocol):
     def places(self, request: Request) -> Sequence[Place]:
         """Where the request's unit stands in every running experiment whose arms answer and which its caller
         may know of, by name. Nothing is counted or kept. Raises StoreDown: then no unit has an arm."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class ImprovementRun:
+    """One run of `adapters improve`, in words. `tone`: ok, info, warn or empty; times in unix seconds."""
+
+    number: int
+    base: str
+    version: str
+    began: float
+    result: str
+    why: str
+    tone: str
+    rows: str  # taken, to train on and held out
+    left: Mapping[str, int]  # records that were left out, by reason
+    on_feedback: str  # points
+    on_validation: str
+    experiment: str
+
+
+@dataclass(frozen=True, slots=True)
+class Improvement:
+    """What feedback did for one adapter. `counts`: feedback since the last offer, by verdict, None: not kept.
+
+    `runs` are the newest first, and `command` does by hand what the button does.
+    """
+
+    name: str
+    runs: Sequence[ImprovementRun]
+    running: bool
+    command: str
+    counts: Mapping[str, int] | None = None
+
+
+class Improvements(Protocol):
+    """What makes adapters better by feedback. Its calls read files: made in a worker thread."""
+
+    @property
+    def why_not(self) -> str:
+        """Why no run can be started from here; empty if one can."""
+        ...
+
+    def overview(self, names: Sequence[str]) -> Sequence[Improvement]:
+        """These adapters, in their order."""
+        ...
+
+    def start(self, name: str) -> None:
+        """Begin a run, or go on with one, in a process of its own. Raises FailedPrecondition."""
         ...

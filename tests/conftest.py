@@ -101,6 +101,7 @@ async def start_server() -> AsyncIterator[Start]:
             wait: bool = True,
             experiments: Any = None,
             corrections: Any = None,
+            feedback: Any = None,
             routing: Any = None,
             hooks: Any = None,
             before: Any = None,
@@ -111,6 +112,8 @@ async def start_server() -> AsyncIterator[Start]:
             router = router or FakeRouter(registry)
             of_plugins = {n: value for n, value in settings.items() if "." in n or n in MOVED}
             own = {name: value for name, value in settings.items() if name not in of_plugins}
+            if isinstance(feedback, str):  # the setting; else a recorder
+                own["feedback"], feedback = feedback, None
             said = Settings(**{**defaults, **own})
             if routing is not None:
                 router.state = routing
@@ -118,6 +121,7 @@ async def start_server() -> AsyncIterator[Start]:
                 hooks = Hooks(PluginHost([], tables=read_tables(Path(), {}, of_plugins), built_in=True))
             app = ServerApp(said, engine, registry, router, startup, hooks=hooks)
             app.experiments, app.corrections, router.on_vote = experiments, corrections, app.metrics.vote
+            app.feedback = feedback
             if before is not None:
                 before(app)
             stack.push_async_callback(app.stop)

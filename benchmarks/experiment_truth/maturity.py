@@ -298,7 +298,7 @@ def run(asked: argparse.Namespace) -> bool:
     missed = [str(row) for row in (*splits, *bandits) if row[""] == "MISSED"]
     notes = [
         f"window 7 days, {DAYS} days, guardrail thumbs down with a margin of 5 points (of a bandit 10 % of"
-        " control); shares of runs in which it was shown at any look: two looks a day, of a bandit half a one",
+        " control); shares of runs in which it was shown at any look: two a day, of a bandit one in two",
         "MISSED: the 95 % interval of a cell lies on the wrong side of its target",
         f"misses: {'; '.join(missed) or 'nothing'}",
         f"processor time {time.process_time() - begin:.0f} s",

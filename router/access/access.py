@@ -32,6 +32,7 @@ SCHEME = "bearer "
 AUTHENTICATOR_SECONDS = 10.0  # for one to say who calls
 RANDOM, TAG = 32, 8  # hexadecimal digits of the id of an answer
 _TAGGED = re.compile(rf"[0-9a-f]{{{RANDOM + TAG}}}")
+_UNTAGGED = re.compile(rf"[0-9a-f]{{{RANDOM}}}")
 MAX_HEADER = 8 << 10  # characters; ours have some 100, an issuer's may carry much
 
 
@@ -313,6 +314,12 @@ def may_be_of(response_id: str, tenant: str) -> bool:
     if not tenant or not _TAGGED.fullmatch(response_id):
         return True
     return hmac.compare_digest(_tag(response_id[:RANDOM], tenant), response_id[RANDOM:])
+
+
+def is_response_id(text: str, tenant: str) -> bool:
+    """Whether an answer to that tenant can have this id, though nothing is known of it."""
+    form = _TAGGED if tenant else _UNTAGGED
+    return bool(form.fullmatch(text)) and may_be_of(text, tenant)
 
 
 def _tag(drawn: str, tenant: str) -> str:

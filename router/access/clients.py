@@ -16,12 +16,14 @@ max_concurrent = 8
 outcomes_per_second = 100
 outcomes_per_day = 1000000
 corrections = "texts"                 # the most that is kept of its corrections; labels if absent
+feedback = "texts"                    # the most that is kept of its feedback; absent: its tenant's
 expires = 2027-01-01T00:00:00Z
 
 [[tenant]]                            # only where its clients share quotas, or its share is not 1
 id = "acme"
 tokens_per_minute = 200000            # of all its clients together; the same quotas as above
 share = 2.0                           # of the fair queue, against other tenants' (1)
+feedback = "texts"                    # the most that is kept of its clients' feedback; labels if absent
 """
 
 from __future__ import annotations
@@ -33,7 +35,7 @@ import re
 import secrets
 import tomllib
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, replace
 from datetime import UTC, datetime
@@ -47,7 +49,7 @@ from router.access.certificates import rule_of
 from router.access.issuers import Issuer, read_issuers
 from router.errors import AlreadyExists, ConfigError, NotFound
 from router.reread import problem_of, read_file
-from router.types import EVERYTHING, KEEPINGS, Keeping, Visible
+from router.types import EVERYTHING, KEEPINGS, Keeping, Visible, weaker
 
 ID = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 _HASH = re.compile(r"[0-9a-f]{64}")
@@ -93,6 +95,7 @@ class Tenant(Bounds):
 
     id: str = ""
     share: float = 1.0  # of the fair queue, against other tenants'
+    feedback: Keeping | None = None  # the most that is kept of its clients' feedback; None: each says it
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +115,7 @@ class Client(Bounds):
     share: float = 1.0  # its tenant's, of the fair queue
     group: Tenant = Tenant()  # what it shares with the tenant's other clients
     corrections: Keeping = "labels"  # the most that is kept of what it asks: texts only if it says so
+    feedback: Keeping = "labels"  # likewise of its feedback, unless its tenant says so
     metered: bool = field(init=False, default=False)  # it or its tenant has a bound
 
     def __post_init__(self) -> None:
@@ -122,9 +126,13 @@ class Client(Bounds):
         return self.expires is not None and now >= self.expires.timestamp()
 
 
-ANYONE = Client("", roles=GIVEN, adapters=EVERYTHING, experiments=EVERYTHING, corrections="texts")
+ANYONE = Client(
+    "", roles=GIVEN, adapters=EVERYTHING, experiments=EVERYTHING, corrections="texts", feedback="texts"
+)
 """Every caller of a server without a clients file."""
-LOCAL = Client("local", roles=GIVEN, adapters=EVERYTHING, experiments=EVERYTHING, corrections="texts")
+LOCAL = Client(
+    "local", roles=GIVEN, adapters=EVERYTHING, experiments=EVERYTHING, corrections="texts", feedback="texts"
+)
 """Who may open the socket of the admin listener, and brings no token."""
 
 
@@ -209,7 +217,8 @@ def parse_clients(text: str) -> Clients:
     _only_once("tenant", "id", [tenant.id for tenant in tenants])
     _no_share_of_its_own({str(table["id"]) for table in tables if "share" in table}, clients, tenants)
     _of_known_issuers(clients, issuers)
-    return Clients(_grouped(clients, tenants), issuers, tenants)
+    own = {str(table["id"]) for table in tables if "feedback" in table}
+    return Clients(_grouped(clients, tenants, own), issuers, tenants)
 
 
 def _tables(document: dict[str, Any], key: str) -> list[Mapping[str, Any]]:
@@ -277,12 +286,16 @@ def _no_share_of_its_own(said: set[str], clients: Sequence[Client], tenants: Seq
             raise ConfigError(f"client {client.id!r}: {text}")
 
 
-def _grouped(clients: Iterable[Client], tenants: Iterable[Tenant]) -> Iterator[Client]:
-    """Each with what it shares."""
+def _grouped(clients: Iterable[Client], tenants: Iterable[Tenant], own: Collection[str]) -> Iterator[Client]:
+    """Each with what it shares. `own` are the ids of clients that say themselves what is kept of their
+    feedback; their tenant may say less."""
     by_id = {tenant.id: tenant for tenant in tenants}
     for client in clients:
         group = by_id.get(client.tenant) or Tenant(client.tenant, share=client.share)
-        yield replace(client, group=group, share=group.share)
+        keeping = client.feedback
+        if group.feedback is not None:
+            keeping = weaker(keeping, group.feedback) if client.id in own else group.feedback
+        yield replace(client, group=group, share=group.share, feedback=keeping)
 
 
 def _only_once(kind: str, key: str, values: Sequence[str]) -> None:
@@ -366,9 +379,9 @@ def _share(value: Any) -> float:
     return float(value)
 
 
-def _corrections(value: Any) -> Keeping:
+def _keeping(key: str, value: Any) -> Keeping:
     if value not in KEEPINGS:
-        raise ValueError(f"corrections must be {', '.join(KEEPINGS[:-1])} or {KEEPINGS[-1]}, not {value!r}")
+        raise ValueError(f"{key} must be {', '.join(KEEPINGS[:-1])} or {KEEPINGS[-1]}, not {value!r}")
     return KEEPINGS[KEEPINGS.index(value)]
 
 
@@ -401,10 +414,15 @@ FIELDS: Mapping[str, Callable[[Any], Any]] = {
     "adapters": partial(_globs, "adapters", "medical and legal-*"),
     "experiments": partial(_globs, "experiments", "legal-tone and legal-*"),
     **QUOTAS,
-    "corrections": _corrections,
+    "corrections": partial(_keeping, "corrections"),
+    "feedback": partial(_keeping, "feedback"),
     "expires": _expires,
 }
-TENANT_FIELDS: Mapping[str, Callable[[Any], Any]] = {"id": partial(_tenant_id, "id"), **QUOTAS}
+TENANT_FIELDS: Mapping[str, Callable[[Any], Any]] = {
+    "id": partial(_tenant_id, "id"),
+    **QUOTAS,
+    "feedback": partial(_keeping, "feedback"),
+}
 
 
 # -- The file as text: an entry added, or taken out, and everything else as somebody wrote it.
@@ -420,6 +438,7 @@ def entry(
     tenant: str = "",
     experiments: Iterable[str] = (),
     corrections: str = "",
+    feedback: str = "",
 ) -> str:
     """The lines of one client."""
     lines = ["[[client]]", f"id = {_quoted(name)}"]
@@ -435,6 +454,8 @@ def entry(
         lines.append(f"experiments = [{seen}]")
     if corrections:
         lines.append(f"corrections = {_quoted(corrections)}")
+    if feedback:
+        lines.append(f"feedback = {_quoted(feedback)}")
     if expires is not None:
         lines.append(f"expires = {expires.isoformat()}")
     return "\n".join(lines) + "\n"

@@ -51,6 +51,14 @@ Corrections = Annotated[
         help="The most that is kept of its corrections; labels without it.",
     ),
 ]
+Feedback = Annotated[
+    str,
+    typer.Option(
+        "--feedback",
+        metavar="off|labels|texts",
+        help="The most that is kept of its feedback; without it what its tenant says, else labels.",
+    ),
+]
 Cert = Annotated[
     str,
     typer.Option(
@@ -75,6 +83,7 @@ def new(
     experiment: Experiments = None,
     tenant: Tenant = "",
     corrections: Corrections = "",
+    feedback: Feedback = "",
     cert: Cert = "",
     expires: Expires = "",
     clients: File = None,
@@ -103,6 +112,7 @@ def new(
         tenant,
         experiment or (),
         corrections,
+        feedback,
     )
     write(path, added(_text(path), lines))
     print(f"{name} is in {path}", file=sys.stderr)
@@ -130,6 +140,7 @@ def list_(clients: File = None, json: flags.Json = False) -> None:
             "adapters": list(client.adapters.globs),
             "experiments": list(client.experiments.globs),
             "corrections": client.corrections,
+            "feedback": client.feedback,
             "tokens": len(client.token_sha256),
             "cert": client.cert,
             "issuer": client.issuer,

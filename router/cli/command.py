@@ -18,6 +18,7 @@ from router.cli.flags import connecting
 
 FAILED, MISUSED, INTERRUPTED = 1, 2, 130
 DEFAULT_COMMAND = "PROMPT"  # of `lora-router route`: what is no name of a sub-command is a prompt
+OF_RESPONSE = "RESPONSE_ID"  # likewise of `lora-router feedback`
 HELP_FLAGS = ("--help", "-h")
 
 
@@ -82,11 +83,19 @@ def or_help(context: typer.Context) -> None:
 class PromptOrCommand(TyperGroup):
     """`route calibrate ...` is the sub-command, `route "which ..."` and `route --json hi` go to PROMPT."""
 
+    default = DEFAULT_COMMAND
+
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Put the default command in front of a prompt."""
         if not args or (args[0] not in self.commands and args[0] not in HELP_FLAGS):
-            args = [DEFAULT_COMMAND, *args]
+            args = [self.default, *args]
         return super().parse_args(ctx, args)
+
+
+class ResponseOrCommand(PromptOrCommand):
+    """The same of `lora-router feedback`, whose default command takes the id of a response."""
+
+    default = OF_RESPONSE
 
 
 def quiet_libraries() -> None:

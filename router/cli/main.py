@@ -11,14 +11,27 @@ from typing import Annotated
 import typer
 
 from router import __version__
-from router.cli import adapter_folders, adapters, audit, clients, models, plugins, replicas, route, settings
+from router.cli import (
+    adapter_folders,
+    adapters,
+    audit,
+    clients,
+    feedback,
+    models,
+    plugins,
+    replicas,
+    route,
+    settings,
+)
 from router.cli.ask import ask
 from router.cli.command import (
     DEFAULT_COMMAND,
     FAILED,
     INTERRUPTED,
+    OF_RESPONSE,
     CliError,
     PromptOrCommand,
+    ResponseOrCommand,
     group,
     or_help,
     report,
@@ -45,6 +58,16 @@ routing.command(DEFAULT_COMMAND)(connecting(route.route))
 routing.command("correct")(connecting(route.correct))
 routing.add_typer(group("Who should have answered.", list=route.list_, clear=route.clear), name="corrections")
 app.add_typer(routing, name="route")
+of_answers = typer.Typer(
+    cls=ResponseOrCommand,
+    rich_markup_mode=None,
+    help="What users think of answers: kept, listed, exported and deleted.",
+)
+of_answers.command(OF_RESPONSE)(connecting(feedback.record))
+of_answers.command("list")(connecting(feedback.list_))
+of_answers.command("export")(connecting(feedback.export))
+of_answers.command("delete")(connecting(feedback.delete))
+app.add_typer(of_answers, name="feedback")
 app.add_typer(
     group(
         "What a server has, and adapter folders here.",

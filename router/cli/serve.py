@@ -150,6 +150,14 @@ CorrectionsFlag = Annotated[
         help="Kept of who should have answered: nothing, that, or texts of requests, too. Default: off.",
     ),
 ]
+FeedbackFlag = Annotated[
+    str | None,
+    typer.Option(
+        "--feedback",
+        metavar="off|labels|texts",
+        help="Kept of feedback: nothing, the verdict, or requests and answers, too. Default: labels.",
+    ),
+]
 RequireSigned = Annotated[
     list[str] | None,
     typer.Option(
@@ -269,6 +277,7 @@ def serve(
     target_error: TargetError = None,
     target_ood: TargetOod = None,
     corrections: CorrectionsFlag = None,
+    feedback: FeedbackFlag = None,
     require_signed: RequireSigned = None,
     adapters_lock: AdaptersLock = None,
     log_level: LogLevel = None,

@@ -51,6 +51,7 @@ def print_summary(app: ServerApp, plugins: Sequence[PluginStatus], calibration: 
             ("calibration", calibration or "none: `lora-router route calibrate` makes one"),
             ("experiments", _experiments_line(app)),
             ("corrections", settings.corrections),
+            ("feedback", settings.feedback),
             *([("shared", "defaults, clients and quotas with other edges")] if settings.shared_state else []),
             ("gRPC", app.address),
             ("access", _access_line(settings)),

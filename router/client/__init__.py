@@ -17,6 +17,7 @@ from router.client.values import (
     DefaultChange,
     Delta,
     Event,
+    FeedbackRecorded,
     Finished,
     Fleet,
     Plugin,
@@ -26,6 +27,7 @@ from router.client.values import (
     TokenCount,
     Unloaded,
 )
+from router.feedback.model import Feedback
 from router.types import (
     AdapterEvent,
     AdapterRef,
@@ -74,6 +76,8 @@ __all__ = [
     "Delta",
     "Event",
     "Experiment",
+    "Feedback",
+    "FeedbackRecorded",
     "FinishReason",
     "Finished",
     "Fleet",

@@ -25,6 +25,8 @@ from router.client.values import (
     CallOptions,
     DefaultChange,
     Event,
+    FeedbackOptions,
+    FeedbackRecorded,
     Fleet,
     GenerateOptions,
     Plugin,
@@ -34,8 +36,17 @@ from router.client.values import (
     TokenCount,
     Unloaded,
 )
+from router.feedback.model import Feedback
 from router.types import AdapterEvent, Decision, Keeping
-from router.v1 import adapters_pb2, adapters_pb2_grpc, fleet_pb2, fleet_pb2_grpc, inference_pb2_grpc
+from router.v1 import (
+    adapters_pb2,
+    adapters_pb2_grpc,
+    feedback_pb2,
+    feedback_pb2_grpc,
+    fleet_pb2,
+    fleet_pb2_grpc,
+    inference_pb2_grpc,
+)
 
 if TYPE_CHECKING:
     from router.experiments.client import AsyncExperiments
@@ -62,6 +73,7 @@ class AsyncClient:
         self._stub: Any = inference_pb2_grpc.InferenceServiceStub(self._channel)  # type: ignore[no-untyped-call]
         self._caller = AsyncCaller(timeout, secured.get("token", ""))
         self.adapters = AsyncAdapters(self._channel, self._caller)
+        self.feedback = AsyncFeedbacks(self._channel, self._caller)
         self.replicas = AsyncReplicas(self._channel, self._caller)
 
     @cached_property
@@ -192,6 +204,43 @@ class AsyncAdapters:
         async with aclosing(received):
             async for message in received:
                 yield messages.to_adapter_event(message)
+
+
+class AsyncFeedbacks:
+    """`client.feedback`, awaited; `list` is an asynchronous iterator."""
+
+    def __init__(self, channel: grpc.aio.Channel, caller: AsyncCaller) -> None:
+        self._stub: Any = feedback_pb2_grpc.FeedbackServiceStub(channel)  # type: ignore[no-untyped-call]
+        self._caller = caller
+
+    async def record(
+        self, response_id: str, verdict: str = "", **options: Unpack[FeedbackOptions]
+    ) -> FeedbackRecorded:
+        """An answer is `good` or `bad`, or should have been `corrected="..."`. Replaces earlier feedback."""
+        request = messages.feedback_request(response_id, verdict, options)
+        return messages.to_recorded(await self._caller.unary(self._stub.RecordFeedback, request, options))
+
+    async def list(
+        self, adapter: str, *, since: float = 0, **options: Unpack[CallOptions]
+    ) -> AsyncIterator[Feedback]:
+        """Feedback on an adapter (NAME or `base`) that came at `since` (unix seconds) or later, the oldest
+        first. A page is read when the loop comes to it."""
+        token = ""
+        while True:
+            request = messages.feedback_page_request(adapter, since, token)
+            page = await self._caller.unary(self._stub.ListFeedback, request, options)
+            for message in page.feedback:
+                yield messages.to_feedback(message)
+            if not (token := page.next_page_token):
+                return
+
+    async def delete(
+        self, *, unit: str = "", unit_hash: str = "", tenant: str = "", **options: Unpack[CallOptions]
+    ) -> int:
+        """Delete all feedback of a unit, of a tenant, or of a unit of a tenant; returns how many entries."""
+        request = feedback_pb2.DeleteFeedbackRequest(unit=unit, unit_hash=unit_hash, tenant=tenant)
+        deleted: int = (await self._caller.unary(self._stub.DeleteFeedback, request, options)).deleted
+        return deleted
 
 
 class AsyncReplicas:

@@ -19,6 +19,8 @@ from router.client.values import (
     DefaultChange,
     Delta,
     Event,
+    FeedbackOptions,
+    FeedbackRecorded,
     Finished,
     Fleet,
     GenerateOptions,
@@ -34,6 +36,7 @@ from router.client.values import (
     Unloaded,
     check_known,
 )
+from router.feedback.model import RAW, VERDICTS, Feedback
 from router.names import BASE
 from router.types import (
     CONTINUITIES,
@@ -55,12 +58,16 @@ from router.types import (
     Vote,
     VoteError,
 )
-from router.v1 import adapters_pb2, fleet_pb2
+from router.v1 import adapters_pb2, feedback_pb2, fleet_pb2
 from router.v1 import inference_pb2 as pb
 
 E = TypeVar("E", bound=StrEnum)
 
+FEEDBACK_TEXTS = ("corrected", "comment", "prompt", "answer", "unit")
 _ROLES = {"system": pb.ROLE_SYSTEM, "user": pb.ROLE_USER, "assistant": pb.ROLE_ASSISTANT}
+
+
+_ROLE_NAMES = {number: name for name, number in _ROLES.items()}
 
 
 def generate_request(prompt: Prompt, options: GenerateOptions) -> pb.GenerateRequest:
@@ -107,6 +114,62 @@ def correction_request(response_id: str, adapter: str, text: str) -> pb.RecordCo
 def to_keeping(message: pb.RecordCorrectionResponse) -> Keeping:
     """What a correction was kept with."""
     return "texts" if message.kept == pb.CORRECTION_KEPT_TEXT else "labels"
+
+
+def feedback_request(
+    response_id: str, verdict: str, options: FeedbackOptions
+) -> feedback_pb2.RecordFeedbackRequest:
+    """What a user thinks of an answer; TypeError for an unknown option, ValueError for another verdict."""
+    check_known(options, FeedbackOptions)
+    if verdict not in ("", *VERDICTS):
+        raise ValueError(f"verdict must be one of {', '.join(VERDICTS)}, or empty, not {verdict!r}")
+    texts = {name: _utf8(options.get(name, ""), name) for name in FEEDBACK_TEXTS}  # type: ignore[arg-type]
+    by = _utf8(options.get("answered_by", ""), "answered_by")
+    return feedback_pb2.RecordFeedbackRequest(
+        response_id=_utf8(response_id, "response_id"),
+        verdict=f"FEEDBACK_VERDICT_{(verdict or 'unspecified').upper()}",
+        answered_by=BASE if by == BASE else resource_name(by),
+        **texts,
+    )
+
+
+def to_recorded(message: feedback_pb2.RecordFeedbackResponse) -> FeedbackRecorded:
+    """What became of it."""
+    texts = message.kept == feedback_pb2.FEEDBACK_KEPT_TEXTS
+    return FeedbackRecorded("texts" if texts else "labels", message.replaced)
+
+
+def feedback_page_request(adapter: str, since: float, token: str) -> feedback_pb2.ListFeedbackRequest:
+    """A page of feedback on an adapter, NAME or `base`."""
+    request = feedback_pb2.ListFeedbackRequest(
+        adapter=BASE if adapter == BASE else resource_name(adapter), page_size=500, page_token=token
+    )
+    if since:
+        request.since.FromNanoseconds(round(since * 1e9))
+    return request
+
+
+def to_feedback(message: feedback_pb2.Feedback) -> Feedback:
+    """One entry."""
+    ref = _ref(message.adapter)
+    name = ref.name if ref is not None else message.adapter.removeprefix("adapters/")
+    verdict = feedback_pb2.FeedbackVerdict.Name(message.verdict).removeprefix("FEEDBACK_VERDICT_").lower()
+    raw = message.input.WhichOneof("input") == "raw_prompt"
+    turns = ((_ROLE_NAMES.get(turn.role, "user"), turn.text) for turn in message.input.chat.messages)
+    return Feedback(
+        message.response_id,
+        message.time.ToNanoseconds() / 1e9,
+        message.tenant,
+        message.unit_hash,
+        name,
+        ref.version if ref is not None else "",
+        next((one for one in VERDICTS if one == verdict), "bad"),
+        ((RAW, message.input.raw_prompt),) if raw else tuple(turns),
+        message.answer if message.HasField("answer") else None,
+        message.corrected if message.HasField("corrected") else None,
+        message.comment,
+        message.digest,
+    )
 
 
 def resource_name(adapter: str) -> str:

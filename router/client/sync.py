@@ -24,6 +24,8 @@ from router.client.values import (
     CallOptions,
     DefaultChange,
     Event,
+    FeedbackOptions,
+    FeedbackRecorded,
     Fleet,
     GenerateOptions,
     Plugin,
@@ -33,8 +35,17 @@ from router.client.values import (
     TokenCount,
     Unloaded,
 )
+from router.feedback.model import Feedback
 from router.types import AdapterEvent, Decision, Keeping
-from router.v1 import adapters_pb2, adapters_pb2_grpc, fleet_pb2, fleet_pb2_grpc, inference_pb2_grpc
+from router.v1 import (
+    adapters_pb2,
+    adapters_pb2_grpc,
+    feedback_pb2,
+    feedback_pb2_grpc,
+    fleet_pb2,
+    fleet_pb2_grpc,
+    inference_pb2_grpc,
+)
 
 if TYPE_CHECKING:
     from router.experiments.client import Experiments
@@ -64,6 +75,7 @@ class Client:
         self._stub = inference_pb2_grpc.InferenceServiceStub(self._channel)  # type: ignore[no-untyped-call]
         self._caller = SyncCaller(timeout, secured.get("token", ""))
         self.adapters = Adapters(self._channel, self._caller)
+        self.feedback = Feedbacks(self._channel, self._caller)
         self.replicas = Replicas(self._channel, self._caller)
 
     @cached_property
@@ -187,6 +199,40 @@ class Adapters:
         request = adapters_pb2.WatchAdaptersRequest()
         for message in self._caller.stream(self._stub.WatchAdapters, request, options):
             yield messages.to_adapter_event(message)
+
+
+class Feedbacks:
+    """`client.feedback`: what users think of answers."""
+
+    def __init__(self, channel: grpc.Channel, caller: SyncCaller) -> None:
+        self._stub = feedback_pb2_grpc.FeedbackServiceStub(channel)  # type: ignore[no-untyped-call]
+        self._caller = caller
+
+    def record(
+        self, response_id: str, verdict: str = "", **options: Unpack[FeedbackOptions]
+    ) -> FeedbackRecorded:
+        """An answer is `good` or `bad`, or should have been `corrected="..."`. Replaces earlier feedback."""
+        request = messages.feedback_request(response_id, verdict, options)
+        return messages.to_recorded(self._caller.unary(self._stub.RecordFeedback, request, options))
+
+    def list(self, adapter: str, *, since: float = 0, **options: Unpack[CallOptions]) -> Iterator[Feedback]:
+        """Feedback on an adapter (NAME or `base`) that came at `since` (unix seconds) or later, the oldest
+        first. A page is read when the loop comes to it."""
+        token = ""
+        while True:
+            request = messages.feedback_page_request(adapter, since, token)
+            page = self._caller.unary(self._stub.ListFeedback, request, options)
+            yield from map(messages.to_feedback, page.feedback)
+            if not (token := page.next_page_token):
+                return
+
+    def delete(
+        self, *, unit: str = "", unit_hash: str = "", tenant: str = "", **options: Unpack[CallOptions]
+    ) -> int:
+        """Delete all feedback of a unit, of a tenant, or of a unit of a tenant; returns how many entries."""
+        request = feedback_pb2.DeleteFeedbackRequest(unit=unit, unit_hash=unit_hash, tenant=tenant)
+        deleted: int = self._caller.unary(self._stub.DeleteFeedback, request, options).deleted
+        return deleted
 
 
 class Replicas:

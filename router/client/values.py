@@ -13,6 +13,7 @@ from router.types import (
     Continuity,
     Decision,
     FinishReason,
+    Keeping,
     Sampling,
     TokenLogprob,
     Turn,
@@ -52,6 +53,21 @@ class RouteOptions(CallOptions, total=False):
     explain: bool
     system: str
     raw: bool
+
+
+class FeedbackOptions(CallOptions, total=False):
+    """`corrected` is what the answer should have been, `comment` why, in words.
+
+    For a server that does not know the answer any more: `answered_by` (NAME, NAME@VERSION, a resource name or
+    `base`), `prompt`, `answer` and `unit` (of the request).
+    """
+
+    corrected: str
+    comment: str
+    answered_by: str
+    prompt: str
+    answer: str
+    unit: str
 
 
 class GenerateOptions(RouteOptions, total=False):
@@ -136,6 +152,14 @@ class Answer:
     usage: Usage
     decision: Decision
     logprobs: tuple[TokenLogprob, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class FeedbackRecorded:
+    """What became of feedback: what it was kept with, and whether it replaced earlier feedback."""
+
+    kept: Keeping
+    replaced: bool
 
 
 @dataclass(frozen=True, slots=True)

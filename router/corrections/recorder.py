@@ -6,23 +6,27 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import re
 import sys
 import time
-from collections import Counter, OrderedDict
+from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-from router.access.access import may_be_of
+from router.access.access import is_response_id
 from router.access.clients import Client
 from router.corrections.store import MAX_TEXT, Correction, CorrectionStore, StoredCorrections
 from router.errors import FailedPrecondition, NotFound, NotSaved, Overloaded, Unavailable
+from router.feedback.recent import OVERHEAD, RecentAnswers
 from router.types import Decision, Keeping, Request, weaker
 
-MOST_ANSWERS = 10_000
-MOST_BYTES = 16 << 20  # of memory, texts and all that is kept beside them
-OVERHEAD = 600  # bytes of an answer beside its text: id, entry and place, measured on CPython 3.11
+log = logging.getLogger(__name__)
+MOST_WAITING = 64  # corrections on their way to the disk
+FORGOTTEN = (
+    ": no answer of yours that the server still knows; it remembers the latest ones since it started. Where "
+    "it keeps texts, send the text with the correction"
+)
+NOT_OF_THIS_CLIENT = "nothing is kept of this client: `corrections` of its entry in the clients file is off"
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,65 +42,6 @@ class RecentAnswer:
     def size(self) -> int:
         """Bytes of memory, about."""
         return OVERHEAD + (sys.getsizeof(self.text) if self.text is not None else 0)
-
-
-@dataclass(slots=True)
-class _Own:
-    """A tenant's answers, the oldest first."""
-
-    answers: OrderedDict[str, RecentAnswer] = field(default_factory=OrderedDict)
-    size: int = 0
-
-
-class RecentAnswers:
-    """Bounded by number and bytes. Where there is no more room the oldest answer goes of the tenant that has
-    most here, so that a flood of one tenant pushes out its own. Lives on one event loop."""
-
-    def __init__(self, most_answers: int = MOST_ANSWERS, most_bytes: int = MOST_BYTES) -> None:
-        self._most_answers, self._most_bytes = most_answers, most_bytes
-        self._tenants: dict[str, _Own] = {}
-        self._count = self.size = 0
-
-    def __len__(self) -> int:
-        return self._count
-
-    def add(self, response_id: str, tenant: str, answered: RecentAnswer) -> None:
-        """Keep it, and let go what there is no room for."""
-        own = self._tenants.setdefault(tenant, _Own())
-        own.answers[response_id] = answered
-        self._grow(own, 1, answered.size)
-        while self._count > self._most_answers or self.size > self._most_bytes:
-            self._forget_one()
-
-    def get(self, response_id: str, tenant: str) -> RecentAnswer | None:
-        """That answer, if it was given to this tenant and is still here."""
-        own = self._tenants.get(tenant)
-        return own.answers.get(response_id) if own is not None else None
-
-    def _forget_one(self) -> None:
-        tenant = max(self._tenants, key=lambda name: self._tenants[name].size)
-        own = self._tenants[tenant]
-        _, gone = own.answers.popitem(last=False)
-        self._grow(own, -1, -gone.size)
-        if not own.answers:
-            del self._tenants[tenant]
-
-    def _grow(self, own: _Own, count: int, size: int) -> None:
-        own.size += size
-        self.size += size
-        self._count += count
-
-
-log = logging.getLogger(__name__)
-# -- recording
-
-MOST_WAITING = 64  # corrections on their way to the disk
-_ID = {False: re.compile(r"[0-9a-f]{32}"), True: re.compile(r"[0-9a-f]{40}")}  # True: of a tenant
-FORGOTTEN = (
-    ": no answer of yours that the server still knows; it remembers the latest ones since it started. Where "
-    "it keeps texts, send the text with the correction"
-)
-NOT_OF_THIS_CLIENT = "nothing is kept of this client: `corrections` of its entry in the clients file is off"
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,11 +61,11 @@ class Corrections:
         self,
         store: CorrectionStore,
         keeping: Keeping,
-        recent: RecentAnswers | None = None,
+        recent: RecentAnswers[RecentAnswer] | None = None,
         now: Callable[[], float] = time.time,
     ) -> None:
         self._store, self._keeping, self._now = store, keeping, now
-        self._recent = recent if recent is not None else RecentAnswers()
+        self._recent: RecentAnswers[RecentAnswer] = recent if recent is not None else RecentAnswers()
         self._writer = ThreadPoolExecutor(1, "corrections")
         self._waiting = 0
         self.kept: Counter[tuple[Keeping, bool]] = (
@@ -167,7 +112,7 @@ class Corrections:
     def _correction(self, request: CorrectionRequest, tenant: str, with_text: bool) -> Correction:
         known = self._recent.get(request.response_id, tenant)
         if known is None:
-            if not (with_text and request.text and _may_be_answer(request.response_id, tenant)):
+            if not (with_text and request.text and is_response_id(request.response_id, tenant)):
                 raise NotFound("response", request.response_id, FORGOTTEN)
             return Correction(
                 self._now(), request.response_id, request.label, text=request.text, tenant=tenant
@@ -202,8 +147,3 @@ class Corrections:
         self._waiting -= 1
         if not writing.cancelled():
             writing.exception()
-
-
-def _may_be_answer(response_id: str, tenant: str) -> bool:
-    """Whether an answer to that tenant can have this id, though it is not remembered."""
-    return bool(_ID[bool(tenant)].fullmatch(response_id)) and may_be_of(response_id, tenant)

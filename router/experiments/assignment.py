@@ -44,6 +44,7 @@ class NotAssignedReason(StrEnum):
     HOLDOUT = "holdout"
     OTHER_EXPERIMENT = "other_experiment"
     NOT_ENROLLED = "not_enrolled"
+    ARM_WITHDRAWN = "arm_withdrawn"
 
 
 @dataclass(frozen=True, slots=True)
@@ -331,7 +332,7 @@ class Assigner:
         outside = None
         for one in candidates:
             unit = unit_of(one, request)
-            found = one.at(now).assign(unit)
+            found = one.assigned(unit, now)
             if isinstance(found, Assigned):
                 self._look(one, unit, request, now)
                 return ArmAssignment(one, one.arms[found.arm], found.propensity, unit_hash(unit))
@@ -384,7 +385,7 @@ def place_of(one: RunningExperiment, request: Request, now: float) -> Place:
         side = _side(one, unit)
         arm, share = side.arm, side.propensity
     else:
-        found = one.at(now).assign(unit)
+        found = one.assigned(unit, now)
         if isinstance(found, NotAssigned):
             return replace(place, outside=found.reason.value)
         arm, share = one.arms[found.arm], found.propensity
@@ -447,6 +448,14 @@ class RunningExperiment:
     def at(self, now: float) -> UnitAllocation:
         """How units are divided at a time."""
         return next((e.allocation for e in reversed(self.epochs) if e.start <= now), self.allocation)
+
+    def assigned(self, unit: str, now: float) -> Assigned | NotAssigned:
+        """The arm of a unit at a time. A withdrawn arm keeps its share of the hash, so that nobody else's arm
+        changes; its units have none."""
+        found = self.at(now).assign(unit)
+        if isinstance(found, Assigned) and self.arms[found.arm].withdrawn is not None:
+            return NotAssigned(NotAssignedReason.ARM_WITHDRAWN)
+        return found
 
     def reweighted(self, start: float, weights: Mapping[str, float]) -> RunningExperiment:
         """With other weights from `start` on. Raises InvalidRequest where they do not fit the arms."""

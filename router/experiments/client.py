@@ -172,7 +172,7 @@ def metric(
     higher_is_better: bool = True,
     aggregate: Aggregate | str | None = None,
     per: str = "responses",
-    missing: Unanswered | str = Unanswered.EXCLUDED,
+    missing: Unanswered | str = Unanswered.UNSAID,
     covariate: bool = False,
     margin: float = 0.0,
     relative: bool = False,
@@ -183,7 +183,8 @@ def metric(
     """A metric. By default a unit's outcomes are added, for a proportion the largest counts.
 
     A mean with a `cap` counts a unit as at most that, and as at least `least`: its intervals begin early.
-    Outcomes of guardrails and secondary metrics count for `window` seconds, 0 being the plan's window.
+    Outcomes of guardrails and secondary metrics count for `window` seconds, 0 being the plan's window. A unit
+    without an outcome counts as `missing`: `zero`, or `excluded`; a primary mean has to say it.
     """
     kind = Kind(kind)
     return MetricSpec(
@@ -265,6 +266,13 @@ class Experiments:
         request = pb.StopExperimentRequest(name=experiment_name(name), etag=etag, reason=reason)
         answer = self._caller.unary(self._stub.StopExperiment, request, options)
         return experiment_of(answer.experiment)
+
+    def withdraw(
+        self, name: str, arm: str, *, reason: str = "", etag: str = "", **options: Unpack[CallOptions]
+    ) -> Experiment:
+        """Enrol no more units in an arm, which get the default; the other arms go on as they were."""
+        request = pb.WithdrawArmRequest(name=experiment_name(name), arm=arm, etag=etag, reason=reason)
+        return experiment_of(self._caller.unary(self._stub.WithdrawArm, request, options).experiment)
 
     def promote(
         self,
@@ -379,6 +387,14 @@ class AsyncExperiments:
         """Everybody gets the default again; outcomes count until their window closes."""
         request = pb.StopExperimentRequest(name=experiment_name(name), etag=etag, reason=reason)
         answer = await self._caller.unary(self._stub.StopExperiment, request, options)
+        return experiment_of(answer.experiment)
+
+    async def withdraw(
+        self, name: str, arm: str, *, reason: str = "", etag: str = "", **options: Unpack[CallOptions]
+    ) -> Experiment:
+        """See `Experiments.withdraw`."""
+        request = pb.WithdrawArmRequest(name=experiment_name(name), arm=arm, etag=etag, reason=reason)
+        answer = await self._caller.unary(self._stub.WithdrawArm, request, options)
         return experiment_of(answer.experiment)
 
     async def promote(

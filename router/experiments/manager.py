@@ -22,18 +22,30 @@ from router.errors import (
     StaleEtag,
 )
 from router.experiments.assignment import AssignmentSalts
+from router.experiments.completeness import chosen
 from router.experiments.model import (
-    EARLY_SECONDS,
     ArmSpec,
     AuditEntry,
     Experiment,
-    ExperimentPhase,
     Lifecycle,
     Mode,
     SizeAnswer,
     SizeQuestion,
     Spec,
     id_problem,
+)
+from router.experiments.phases import (
+    NewSalts,
+    lost_arms,
+    only_secondary,
+    only_wider,
+    opened,
+    stopped,
+    widened,
+    with_secondary,
+    with_withdrawals,
+    withdrawal_problem,
+    withdrawn,
 )
 from router.experiments.plans import Known, check_plan, conflict, plan_problems
 from router.experiments.report.model import Report, Ruling
@@ -44,7 +56,6 @@ from router.ports import Force
 from router.types import AdapterInfo, AdapterRef
 
 Clock = Callable[[], float]
-NewSalts = Callable[[], AssignmentSalts]
 
 
 class Manager:
@@ -85,6 +96,8 @@ class Manager:
         """Keep a plan. Raises InvalidRequest, AlreadyExists."""
         if problem := id_problem(name):
             raise InvalidRequest([FieldViolation("experiment_id", problem)])
+        spec = with_withdrawals(spec, {})
+        spec = chosen(spec)
         check_plan(spec, self.known)
         now = self.clock()
         with self.lock:
@@ -104,22 +117,26 @@ class Manager:
         another experiment, a new phase without `new_phase`)."""
         with self.lock:
             experiment = self.read(name, etag)
-            old, spec = experiment.spec, edit(experiment.spec)
+            old = experiment.spec
+            spec = with_withdrawals(edit(old), old.withdrawn)
             check_plan(spec, self.known)
             if spec == old:
                 return experiment
             now, detail = self.clock(), {"fields": _changed_fields(old, spec)}
             self._learn_rates(name, spec)
-            if experiment.phase and old.secondary != spec.secondary and _only_secondary(old, spec):
-                return self.keep(_with_secondary(experiment, spec, now), actor, "secondary", "", detail)
+            if experiment.phase and old.secondary != spec.secondary and only_secondary(old, spec):
+                return self.keep(with_secondary(experiment, spec, now), actor, "secondary", "", detail)
             if experiment.state is not Lifecycle.RUNNING:
                 after = replace(experiment, spec=spec, updated=now)
                 return self.keep(after, actor, "update", "", detail)
-            if lost := _lost_arms(old, spec):
-                text = f"arm {', '.join(lost)} cannot be removed while the experiment runs; stop it first"
+            if lost := lost_arms(old, spec):
+                text = (
+                    f"arm {', '.join(lost)} cannot be removed while the experiment runs: `lora-router"
+                    f" experiments withdraw {name} {lost[0]}` takes it out and leaves the others as they are"
+                )
                 raise FailedPrecondition(text, resource=experiment.resource)
-            if _only_wider(old, spec):
-                return self.keep(_widened(experiment, spec, now), actor, "widen", "", detail)
+            if only_wider(old, spec):
+                return self.keep(widened(experiment, spec, now), actor, "widen", "", detail)
             number, counted = len(experiment.phases), self._counted(experiment, now)
             if not new_phase:
                 text = (
@@ -169,6 +186,24 @@ class Manager:
             if experiment.state is Lifecycle.DRAFT:
                 raise FailedPrecondition("it has not been started", resource=experiment.resource)
             return self.keep(stopped(experiment, self.clock(), reason), actor, "stop", reason)
+
+    def withdraw(self, name: str, arm: str, etag: str, reason: str, actor: str) -> Experiment:
+        """Enrol no more units in an arm; the same again changes nothing.
+
+        Phase, salts and the units of the other arms stay. Raises InvalidRequest for an arm that is not there,
+        FailedPrecondition where nothing runs, in a mode that has no units by arm, for control and for the
+        last treatment.
+        """
+        with self.lock:
+            experiment = self.read(name)
+            if arm in experiment.spec.withdrawn:
+                return experiment
+            check_etag(experiment, etag)
+            if problem := withdrawal_problem(experiment, arm):
+                raise FailedPrecondition(problem, resource=experiment.resource)
+            now = self.clock()
+            detail = {"phase": len(experiment.phases), "arm": arm}
+            return self.keep(withdrawn(experiment, {arm}, now), actor, "withdraw", reason, detail)
 
     def delete(self, name: str, etag: str) -> None:
         """Forget it and all that was logged of it. Raises FailedPrecondition (running), StaleEtag."""
@@ -243,81 +278,6 @@ def check_etag(experiment: Experiment, etag: str) -> None:
         raise StaleEtag(f"{experiment.resource} changed since its etag was read; read it again")
 
 
-def opened(
-    experiment: Experiment, spec: Spec, now: float, reason: str, salts: NewSalts = AssignmentSalts.fresh
-) -> Experiment:
-    """Running, in a new phase with salts of its own: nothing carries over from the one before."""
-    fresh = salts()
-    phase = ExperimentPhase(
-        len(experiment.phases) + 1,
-        now,
-        fresh.enrolment,
-        fresh.variant,
-        spec,
-        reason=reason,
-        early=min(EARLY_SECONDS, spec.window),
-    )
-    return replace(
-        experiment,
-        spec=spec,
-        state=Lifecycle.RUNNING,
-        phases=(*_ended(experiment, now), phase),
-        updated=now,
-        stopped=None,
-        stop_reason="",
-    )
-
-
-def _widened(experiment: Experiment, spec: Spec, now: float) -> Experiment:
-    """With a larger enrolment share, in the same phase: everybody keeps the arm they have."""
-    phases = (*experiment.phases[:-1], replace(experiment.phases[-1], spec=spec))
-    return replace(experiment, spec=spec, phases=phases, updated=now)
-
-
-def _with_secondary(experiment: Experiment, spec: Spec, now: float) -> Experiment:
-    """With other secondary metrics, and perhaps a larger share: the last phase has them, too.
-
-    The plan of a stopped one may differ from that of its phase by now: the phase gets what it can tell.
-    """
-    *before, last = experiment.phases
-    if experiment.state is Lifecycle.RUNNING:
-        return _widened(experiment, spec, now)
-    deciding = {m.name for m in (last.spec.primary, *last.spec.guardrails)}
-    secondary = tuple(m for m in spec.secondary if m.name not in deciding)
-    after = replace(last, spec=replace(last.spec, secondary=secondary))
-    return replace(experiment, spec=spec, phases=(*before, after), updated=now)
-
-
-def stopped(experiment: Experiment, now: float, reason: str) -> Experiment:
-    """No unit is assigned any more; outcomes of the last phase still count until its window closes."""
-    return replace(
-        experiment,
-        state=Lifecycle.STOPPED,
-        phases=_ended(experiment, now),
-        updated=now,
-        stopped=now,
-        stop_reason=reason,
-    )
-
-
-def _only_wider(old: Spec, new: Spec) -> bool:
-    """Whether nothing changed but the enrolment share, and that grew."""
-    return new.enrolment > old.enrolment and replace(new, enrolment=old.enrolment) == old
-
-
-def _only_secondary(old: Spec, new: Spec) -> bool:
-    """Whether nothing changed but the secondary metrics, and perhaps the enrolment share, that grew."""
-    alike = replace(new, secondary=old.secondary)
-    return alike == old or _only_wider(old, alike)
-
-
-def _ended(experiment: Experiment, now: float) -> tuple[ExperimentPhase, ...]:
-    *before, last = experiment.phases or (None,)
-    if last is None:
-        return ()
-    return (*before, last if last.ended is not None else replace(last, ended=now))
-
-
 def _changed_fields(old: Spec, new: Spec) -> dict[str, dict[str, object]]:
     """Field -> its value before and after, of JSON types."""
     return {
@@ -336,12 +296,6 @@ def _plain(value: object) -> object:
     if isinstance(value, Iterable):
         return [_plain(entry) for entry in value]
     return value
-
-
-def _lost_arms(old: Spec, new: Spec) -> list[str]:
-    """Names of the arms that are gone."""
-    kept = {arm.name for arm in new.arms}
-    return [arm.name for arm in old.arms if arm.name not in kept]
 
 
 log = logging.getLogger(__name__)
@@ -525,7 +479,7 @@ def _check_ruling(experiment: Experiment, arm: ArmSpec, ruling: Ruling) -> None:
 
 def _refused(experiment: Experiment, ruling: Ruling, what: str) -> FailedPrecondition:
     return FailedPrecondition(
-        f"{what}: the verdict is {ruling.decision} ({ruling.rule}: {ruling.text}); force overrules it",
+        f"{what}: the verdict is {ruling.decision}: {ruling.text}; force overrules it",
         resource=experiment.resource,
         decision=ruling.decision,
         rule=ruling.rule,

@@ -16,6 +16,7 @@ from google.protobuf.field_mask_pb2 import FieldMask
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from router.errors import Findings
+from router.experiments.completeness import as_before
 from router.experiments.model import (
     BASE,
     Aggregate,
@@ -84,6 +85,12 @@ AGGREGATES = {
     pb.Experiment.Metric.AGGREGATE_MAX: Aggregate.MAX,
     pb.Experiment.Metric.AGGREGATE_LAST: Aggregate.LAST,
 }
+MISSING = {
+    pb.Experiment.Metric.MISSING_UNSPECIFIED: Unanswered.UNSAID,
+    pb.Experiment.Metric.MISSING_EXCLUDED: Unanswered.EXCLUDED,
+    pb.Experiment.Metric.MISSING_ZERO: Unanswered.ZERO,
+}
+MISSING_NUMBERS = {missing: number for number, missing in MISSING.items()}
 AGGREGATE_NUMBERS = {aggregate: number for number, aggregate in AGGREGATES.items()}
 PRESENT = ("enrolment", "alpha", "planned_units", "min_units", "min_matured", "shadow_share", "floor")
 """Numbers of which an explicit 0 is not the same as unset."""
@@ -135,7 +142,7 @@ def experiment_message(experiment: Experiment, warnings: Iterable[str] = ()) -> 
 
 def experiment_of(message: pb.Experiment) -> Experiment:
     """The resource as a client has it, with its phases."""
-    spec = plan_of(message, Findings())
+    spec = as_before(plan_of(message, Findings()))  # an older server says only whether it is zero
     return Experiment(
         name=message.name.removeprefix("experiments/"),
         spec=spec,
@@ -276,6 +283,7 @@ def _arm_message(arm: ArmSpec) -> pb.Experiment.Arm:
         weight=arm.weight,
         adapter=arm.adapter.resource if arm.adapter else "",
         router=None if arm.router is None else _variant_message(arm.router),
+        withdraw_time=None if arm.withdrawn is None else timestamp(arm.withdrawn),
     )
 
 
@@ -290,7 +298,8 @@ def _arm_of(message: pb.Experiment.Arm, field: str, found: Findings) -> ArmSpec:
             text = f"must be {VERSION_FORM}, so that it stays the same while the experiment runs"
             found.add(f"{field}.adapter", text)
     router = _variant_of(message.router) if message.HasField("router") else None
-    return ArmSpec(message.name, message.weight, ref, router)
+    withdrawn = unix_seconds(message.withdraw_time) if message.HasField("withdraw_time") else None
+    return ArmSpec(message.name, message.weight, ref, router, withdrawn)
 
 
 def _variant_message(variant: RouterVariant) -> pb.Experiment.RouterVariant:

@@ -134,13 +134,15 @@ class Unanswered(StrEnum):
 class ArmSpec:
     """One arm. Of `adapter` and `router` at most one is set; neither is the base.
 
-    A control arm with neither in a router experiment is the router as the server has it.
+    A control arm with neither in a router experiment is the router as the server has it. From `withdrawn`
+    on, in unix seconds, it has no units: those whose variant falls to it take no part.
     """
 
     name: str
     weight: float
     adapter: AdapterRef | None = None
     router: RouterVariant | None = None
+    withdrawn: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,6 +196,8 @@ BUILT_IN = (
 )
 """Recorded without the client: seconds, seconds, tokens, and 0 or 1 for each response; seconds until the end
 of a request that never got a first token, which has `error` and `cancelled` besides and nothing else."""
+FEEDBACK = "feedback"
+"""Recorded by the server where a plan has it: 1 or 0 for each response that a user found good or not."""
 SERVER_KEYS = "server:"
 """What keys of the server's own outcomes begin with."""
 ID_FORM = "1 to 63 small letters, digits and hyphens, with a letter first and no hyphen last"
@@ -242,6 +246,11 @@ class Spec:
     segments: tuple[SegmentSpec, ...] = ()
     grace: float = 0.0
     equal_arms: bool = False
+
+    @property
+    def withdrawn(self) -> Mapping[str, float]:
+        """Arms that were withdrawn, and when."""
+        return {arm.name: arm.withdrawn for arm in self.arms if arm.withdrawn is not None}
 
     @property
     def metrics(self) -> tuple[MetricSpec, ...]:

@@ -16,7 +16,7 @@ from typing import Protocol
 
 from router.errors import AdapterNotFound, FailedPrecondition, FieldViolation, InvalidRequest
 from router.experiments.assignment import AssignmentSalts, UnitAllocation, WeightedArm
-from router.experiments.completeness import window_problems
+from router.experiments.completeness import completeness_problems
 from router.experiments.model import (
     BASE,
     DENOMINATORS,
@@ -389,7 +389,7 @@ def metric_problems(spec: Spec) -> Iterator[FieldViolation]:
         yield from _metric_problems(metric, f"secondary[{i}]")
         yield from _no_margin(metric, f"secondary[{i}]", "secondary metrics are reported and decide nothing")
     yield from _twice_named(spec)
-    yield from window_problems(spec)
+    yield from completeness_problems(spec)
 
 
 def guardrails_that_hold(spec: Spec) -> tuple[Guardrail, ...]:

@@ -47,19 +47,20 @@ from router.experiments.assignment import (
     place_of,
     running_of,
 )
-from router.experiments.manager import opened, stopped
 from router.experiments.model import (
     BASE,
+    FEEDBACK,
     RULE,
-    ArmSpec,
+    SERVER_KEYS,
     AuditEntry,
     Experiment,
     Lifecycle,
     Mode,
-    Spec,
+    StoredOutcome,
     Visibility,
 )
 from router.experiments.modes import MISSING, ROUTERS, ExperimentMode, needed
+from router.experiments.phases import opened, stopped, withdrawn, without_arms
 from router.experiments.recorder import FLUSH_SECONDS, Availability, Recorder, ServingCounts, Shown, Trial
 from router.experiments.report.model import ArmReport, Report, Ruling
 from router.experiments.store.store import ExperimentStore
@@ -292,6 +293,14 @@ class LiveExperiments:
                 found.extend(() if watcher is None else (watcher,))
         return found
 
+    def feedback(self, response_id: str, value: float) -> None:
+        """As `ports.Experiments`. Where no plan reads it, nothing is queued."""
+        of_plans = (phase.spec for one in self.known for phase in one.phases[-1:])
+        if any(metric.name == FEEDBACK for spec in of_plans for metric in spec.metrics):
+            key = f"{SERVER_KEYS}{FEEDBACK}:{response_id}"
+            now = time.time()
+            self.recorder.observe([StoredOutcome(key, FEEDBACK, value, now, response_id=response_id)])
+
     def unserved(self, served: Served, end: End) -> None:
         """Keep the exposures of a request that ended before the engine took it, and how it ended."""
         try:
@@ -429,11 +438,12 @@ class Guardian:
 
 
 def act_on(report: Report, now: float) -> RuleAct | None:
-    """Nothing, a hold, a stop, or an arm taken out in a new phase.
+    """Nothing, a hold, a stop, or an arm taken out.
 
     An invalid experiment is held: nothing is stopped and nothing is believed until a person has looked. That
-    is logged once for a rule and phase. An arm that does harm is stopped; with it the experiment, if no other
-    arm is left but control. Control gets the arm's share. What a report of a holdout says is for people.
+    is logged once for a rule and phase. An arm that does harm is withdrawn, and the others go on as they
+    were; if no other arm is left but control, the experiment is stopped. A bandit begins a new phase instead,
+    in which control has the arm's share. What a report of a holdout says is for people.
     """
     experiment = report.experiment
     if experiment.state is not Lifecycle.RUNNING or report.phase != len(experiment.phases):
@@ -445,13 +455,15 @@ def act_on(report: Report, now: float) -> RuleAct | None:
     harmful = [arm for arm in report.arms if arm.verdict.decision == HARM]
     if not harmful:
         return None
-    reason = "; ".join(f"{arm.arm}: {arm.verdict.rule}: {arm.verdict.text}" for arm in harmful)
+    reason = "; ".join(f"{arm.arm}: {arm.verdict.text}" for arm in harmful)
     detail = {"phase": report.phase, "arms": [_arm_detail(arm) for arm in harmful]}
-    left = _without(experiment.spec, {arm.arm for arm in harmful})
-    if len(left.arms) > 1:
-        after, act = opened(experiment, left, now, f"taken out: {reason}"), "take out"
-    else:
+    spec, names = experiment.spec, {arm.arm for arm in harmful}
+    if len(spec.arms) - len(names | spec.withdrawn.keys()) < 2:
         after, act = stopped(experiment, now, reason), "stop"
+    elif spec.mode is Mode.SPLIT:
+        after, act = withdrawn(experiment, names, now), "take out"
+    else:
+        after, act = opened(experiment, without_arms(spec, names), now, f"taken out: {reason}"), "take out"
     return RuleAct(after, AuditEntry(experiment.name, now, RULE, act, reason, detail))
 
 
@@ -462,23 +474,6 @@ def _hold_entry(report: Report, now: float) -> RuleAct | None:
         return None
     detail = {"phase": phase, "units": {n.arm: n.units for n in report.numbers}, **_ruling_detail(ruling)}
     return RuleAct(None, AuditEntry(report.experiment.name, now, RULE, "hold", ruling.text, detail))
-
-
-def _without(spec: Spec, harmful: set[str]) -> Spec:
-    """The arms that are left; control has the shares of those that are not."""
-    freed = sum(arm.weight for arm in spec.arms if arm.name in harmful)
-    return replace(
-        spec,
-        arms=tuple(
-            _heavier(arm, freed) if arm.name == spec.control else arm
-            for arm in spec.arms
-            if arm.name not in harmful
-        ),
-    )
-
-
-def _heavier(arm: ArmSpec, by: float) -> ArmSpec:
-    return replace(arm, weight=round(arm.weight + by, 12))
 
 
 def _arm_detail(arm: ArmReport) -> dict[str, object]:

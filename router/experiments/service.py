@@ -146,7 +146,8 @@ class WarmArms:
 
     def __call__(self, snapshot: Snapshot) -> None:
         """Load what was not wanted before. A version that cannot be loaded is a matter of its requests."""
-        wanted = frozenset(arm.adapter for one in snapshot.all() for arm in one.arms.values() if arm.adapter)
+        arms = (arm for one in snapshot.all() for arm in one.arms.values() if arm.withdrawn is None)
+        wanted = frozenset(arm.adapter for arm in arms if arm.adapter)
         for ref in sorted(wanted - self._asked, key=str):
             task = asyncio.get_running_loop().create_task(self._load(ref), name=f"load {ref}")
             self._loads.add(task)
@@ -311,6 +312,19 @@ class ExperimentService(ExperimentServiceServicer):
         await self._check_seen(name)
         kept = await self._change(self._manager.stop, name, request.etag, reason, call.actor)
         return pb.StopExperimentResponse(experiment=self._message(kept))
+
+    async def WithdrawArm(self, request: pb.WithdrawArmRequest, call: Call) -> pb.WithdrawArmResponse:
+        """Its units get the default."""
+        found = Findings()
+        found.text("arm", request.arm, MAX_ARM_BYTES)
+        found.text("reason", request.reason, MAX_REASON_BYTES)
+        found.check()
+        name = parse_experiment(request.name)
+        await self._check_seen(name)
+        kept = await self._change(
+            self._manager.withdraw, name, request.arm, request.etag, request.reason, call.actor
+        )
+        return pb.WithdrawArmResponse(experiment=self._message(kept))
 
     async def PromoteArm(self, request: pb.PromoteArmRequest, call: Call) -> pb.PromoteArmResponse:
         """The new default and the one before."""

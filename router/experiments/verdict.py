@@ -19,6 +19,8 @@ from router.experiments.stats.compare import ArmComparison, SequencePlan, compar
 from router.experiments.stats.missing import TOLERATED, Missing
 from router.experiments.stats.moments import ComparedMetric, Moments, invalid
 from router.experiments.stats.sequences import Line
+from router.experiments.words import quantity_of
+from router.quantities import percent
 
 CROSSED = 0.01
 
@@ -113,18 +115,19 @@ class PipelineHealth:
                 wanted = ", ".join(f"{n:.0f}" for n in ratio.expected)
                 got = ", ".join(map(str, ratio.counts))
                 level = f"p = {ratio.p:.2g}, alarm at {ratio.alpha:g}"
-                yield FailedCheck(rule, f"units by arm are {got}, expected were {wanted} ({level})")
+                yield FailedCheck(rule, f"units by arm are {got}, expected are {wanted} ({level})")
         for arm, found in self.missing.items():
             if found.alarm:
-                shares = f"{1 - found.treatment:.1%} in {arm}, {1 - found.control:.1%} in control"
+                shares = percent(1 - found.treatment), percent(1 - found.control)
                 text = (
-                    f"units with an outcome: {shares}, which is shown to differ by more than {TOLERATED:.0%}"
+                    f"an outcome from {shares[0]} of the units of {arm} and {shares[1]} of those of control,"
+                    f" which differ by more than {percent(TOLERATED, 0)} of them"
                 )
                 yield FailedCheck("missing-outcomes", text)
         if self.crossed > CROSSED:
-            yield FailedCheck("crossed-units", f"{self.crossed:.1%} of units were shown more than one arm")
+            yield FailedCheck("crossed-units", f"{percent(self.crossed)} of units saw more than one arm")
         if self.mixed:
-            yield FailedCheck("mixed-digests", f"changed while the phase ran: {', '.join(self.mixed)}")
+            yield FailedCheck("mixed-digests", f"changed while it ran: {', '.join(self.mixed)}")
 
 
 class VerdictDecision(StrEnum):
@@ -166,17 +169,30 @@ class ExperimentVerdict:
 Outcomes = Mapping[str, Mapping[str, Moments]]  # arm, then metric
 
 
-def judge(design: ExperimentDesign, outcomes: Outcomes, health: PipelineHealth) -> ExperimentVerdict:
-    """The verdict at this look, from the matured units' sums by arm and metric."""
-    _check(design, outcomes)
-    primaries = {arm: _primary(design, outcomes, arm) for arm in design.treatments}
+def judge(
+    design: ExperimentDesign,
+    outcomes: Outcomes,
+    health: PipelineHealth,
+    withdrawn: Mapping[str, Outcomes] | None = None,
+) -> ExperimentVerdict:
+    """The verdict at this look, from the matured units' sums by arm and metric.
+
+    `withdrawn`: arms that have no more units, each with the sums of the units of its time, control's among
+    them. They stay among the comparisons that Holm corrects for; the experiment's verdict is of the others.
+    """
+    apart = withdrawn or {}
+    for each in (outcomes, *apart.values()):
+        _check(design, each)
+    own = {arm: apart.get(arm, outcomes) for arm in design.treatments}
+    primaries = {arm: _primary(design, own[arm], arm) for arm in design.treatments}
     adjusted = holm({arm: found.p if found else 1.0 for arm, found in primaries.items()})
     faults = health.faults()
     arms = tuple(
-        _blocked(_arm(design, outcomes, health, arm, primaries[arm], adjusted[arm]), faults)
+        _blocked(_arm(design, own[arm], health, arm, primaries[arm], adjusted[arm]), faults)
         for arm in design.treatments
     )
-    return _together(arms, faults)
+    left = tuple(arm for arm in arms if arm.arm not in apart)
+    return replace(_together(left, faults), arms=arms)
 
 
 def _check(design: ExperimentDesign, outcomes: Outcomes) -> None:
@@ -237,14 +253,15 @@ def _rule(
         return Ruling(VerdictDecision.UNDECIDED, "too-few-units", "an arm has fewer than two units")
     side = design.primary.sign * primary.effect + design.margin
     shown = p <= design.plan.alpha
-    words = f"{_numbers(primary)}, p = {p:.2g} with Holm over arms, level {design.plan.alpha:g}"
+    words = _numbers(primary, design.primary)
     if shown and side < 0:
         return Ruling(VerdictDecision.HARM, "primary-worse", words)
     if min(primary.units) < design.min_units:
-        text = f"{min(primary.units)} units in the smaller arm, {design.min_units} are needed"
+        text = f"the smaller arm has {min(primary.units):,} units, {design.min_units:,} are needed"
         return Ruling(VerdictDecision.UNDECIDED, "too-few-units", text)
     if health.maturity.share < design.min_matured:
-        text = f"{health.maturity.share:.0%} of exposures are mature, {design.min_matured:.0%} are needed"
+        share, needed = percent(health.maturity.share, 0), percent(design.min_matured, 0)
+        text = f"{share} of units had time for their outcomes, {needed} are needed"
         return Ruling(VerdictDecision.UNDECIDED, "immature", text)
     if not shown:
         if primary.waiting is not None and not math.isfinite(primary.interval.low):
@@ -304,22 +321,18 @@ def _together(arms: tuple[ArmVerdict, ...], faults: list[FailedCheck]) -> Experi
     return ExperimentVerdict(still.verdict, still.arm if len(arms) == 1 else None, arms)
 
 
-def _numbers(found: ArmComparison) -> str:
-    low, high = found.interval
-    control, treatment = found.values
-    start = f"{found.metric}: {treatment:.4g} against {control:.4g} on {sum(found.units)} units, "
-    if found.waiting is not None and not math.isfinite(low):
-        return f"{start}difference {found.effect:+.4g}, no interval yet: {found.waiting.words}"
-    return f"{start}difference {found.effect:+.4g} in [{low:.4g}, {high:.4g}] ({found.method})"
+def _numbers(found: ArmComparison, metric: ComparedMetric) -> str:
+    """`thumbs_up: +28.5 points (17.0 to 38.0), 80.5 % against 52.0 %`; p has a field of its own."""
+    form, (control, treatment) = quantity_of(metric.name, metric.kind), found.values
+    change = form.change(found.effect, *found.interval)
+    return f"{found.metric}: {change}, {form.value(treatment)} against {form.value(control)}"
 
 
 def _guardrail_in_words(found: Guarded) -> str:
     rail = found.guardrail
-    margin = f"{rail.margin:.1%} of control" if rail.relative else f"{rail.margin:g}"
     name, _, early = rail.metric.name.partition(WITHIN)
-    numbers = _numbers(replace(found.comparison, metric=name))
-    within = f" (in the first {early} seconds)" if early else ""
-    return (
-        f"guardrail {numbers}, margin {margin}{within}: "
-        f"p = {found.p_beyond:.2g} for worse by more, p = {found.p_within:.2g} for not worse by as much"
-    )
+    form = quantity_of(name, rail.metric.kind)
+    margin = percent(rail.margin) if rail.relative else form.margin(rail.margin)
+    numbers = _numbers(replace(found.comparison, metric=name), replace(rail.metric, name=name))
+    within = f" in the first {early} seconds" if early else ""
+    return f"{numbers}{within}; at most {margin} worse is allowed"

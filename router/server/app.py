@@ -15,8 +15,9 @@ from router.config import Settings
 from router.corrections.recorder import Corrections
 from router.engine.base import Engine
 from router.errors import NO_EXPERIMENTS
+from router.feedback.recorder import FeedbackRecorder
 from router.plugins import Hooks, PluginHost
-from router.ports import AdapterRegistry, Experiments
+from router.ports import AdapterRegistry, Experiments, Improvements
 from router.registry.state import state_dir
 from router.server.admission import Admission, PhaseGate, ServerPhase
 from router.server.bodies import Bodies
@@ -46,8 +47,8 @@ class ServerApp:
 
     It listens before the base is loaded, so that health can say NOT_SERVING. `startup` loads everything
     (default: the engine); `on_ready` is called once when requests are let in. `experiments`, `corrections`,
-    `tracing` and `recent` (the latest acts of administrators) are there where a plugin sets them in
-    `on_startup`.
+    `feedback`, `improvements`, `tracing` and `recent` (the latest acts of administrators) are there where a
+    plugin sets them in `on_startup`.
     """
 
     def __init__(
@@ -67,6 +68,8 @@ class ServerApp:
         self.experiments: Experiments | None = None
         self.no_experiments = NO_EXPERIMENTS  # why there are none
         self.corrections: Corrections | None = None
+        self.feedback: FeedbackRecorder | None = None
+        self.improvements: Improvements | None = None
         self.tracing: Tracing | None = None
         self.recent: RecentAudit | None = None
         self.tls, self.quotas, self.lifecycle = Tls.of(settings), Quotas(), PhaseGate()
@@ -122,6 +125,7 @@ class ServerApp:
         settings = self.settings
         self.access = Access(settings.clients, bool(settings.admin_listen))
         self.pipeline.experiments, self.pipeline.corrections = self.experiments, self.corrections
+        self.pipeline.answers = self.feedback.answers if self.feedback is not None else None
         self.interceptors = Interceptors(
             self.access,
             self.recent or self.audit,

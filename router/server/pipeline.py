@@ -37,6 +37,7 @@ from router.errors import (
     ResourceExhausted,
     RouterError,
 )
+from router.feedback.recent import AnswersGiven
 from router.ports import AdapterRegistry, Assignment, End, Experiments, Lease, Served, Stage, Watcher
 from router.server.call import ENCODE, LEASE, ROUTE, Call, CallPhases, check_time
 from router.server.encoding import Encoding
@@ -88,7 +89,7 @@ class Submitted:
 class Pipeline:
     """What all inference methods share. Nothing here waits for the engine's thread or the disk.
 
-    `experiments` and `corrections` may be set until the first request.
+    `experiments`, `corrections` and `answers` may be set until the first request.
     """
 
     def __init__(
@@ -104,6 +105,7 @@ class Pipeline:
         self._engine, self._registry, self._router = engine, registry, router
         self.experiments, self._resting = experiments, Resting()
         self.corrections, self._hooks = corrections, hooks
+        self.answers: AnswersGiven | None = None  # remembered for feedback
         self._max_tokens = settings.max_tokens_limit
         self._encoding = Encoding(lambda prompt, most, check: engine.encode(prompt, most, check))
         self.draining = False  # cancelled from now on is cancelled by the server
@@ -302,6 +304,10 @@ class Pipeline:
         found: list[Watcher] = []
         if self._hooks is not None and (watcher := self._hooks.watcher(request, taken.decision)) is not None:
             found.append(watcher)
+        if self.answers is not None and (
+            completion := self.answers.begun(request, taken.decision, call.client)
+        ):
+            found.append(completion)
         live = self.experiments
         if live is not None and live.running and not request.routing.mixture:
             arm, exposed = (choices.assignment, choices.degraded), call.exposures.append

@@ -13,6 +13,7 @@ from router.access.clients import Role
 from router.errors import ConfigError
 
 SMALL = 64 << 10  # bytes of a body: too few to be bounded together
+MAX_FEEDBACK_BYTES = 256 << 10  # of feedback with the request and the answer
 MAX_PLAN_BYTES = 1 << 20  # of an experiment, or of a thousand outcomes
 
 
@@ -47,6 +48,7 @@ ADMIN = replace(OBSERVE, role=Role.ADMIN)
 PROBE = Policy(Role.OPEN)
 REFLECTION = Policy(Role.OBSERVE, watch=True)
 RECORD = Policy(Role.INFER, gated=True, logged=True)
+RECORD_TEXTS = replace(RECORD, max_body=MAX_FEEDBACK_BYTES)
 
 ROWS: Mapping[str, Policy] = {
     "/router.v1.InferenceService/Generate": GENERATE,
@@ -68,6 +70,9 @@ ROWS: Mapping[str, Policy] = {
     "/router.v1.FleetService/ReplaceReplicas": replace(ADMIN, watch=True),
     "/router.v1.ExperimentService/RecordOutcome": RECORD,
     "/router.v1.ExperimentService/RecordOutcomes": replace(RECORD, watch=True, max_body=MAX_PLAN_BYTES),
+    "/router.v1.FeedbackService/RecordFeedback": RECORD_TEXTS,
+    "/router.v1.FeedbackService/ListFeedback": ADMIN,
+    "/router.v1.FeedbackService/DeleteFeedback": ADMIN,
     **{
         f"/router.v1.ExperimentService/{name}": replace(OBSERVE, max_body=MAX_PLAN_BYTES)
         for name in ("GetExperiment", "ListExperiments", "GetReport", "PlanExperiment")
@@ -80,6 +85,7 @@ ROWS: Mapping[str, Policy] = {
             "DeleteExperiment",
             "StartExperiment",
             "StopExperiment",
+            "WithdrawArm",
             "PromoteArm",
             "RollBackPromotion",
         )

@@ -23,21 +23,34 @@ from router.errors import NO_EXPERIMENTS, ConfigError, FailedPrecondition
 from router.server.grpc_adapter import GrpcServer, methods_of
 from router.server.http import CONSOLE, Route
 from router.server.policy import ROWS, Policy, check_rows
-from router.v1 import experiments_pb2, experiments_pb2_grpc, fleet_pb2, fleet_pb2_grpc
+from router.v1 import (
+    experiments_pb2,
+    experiments_pb2_grpc,
+    feedback_pb2,
+    feedback_pb2_grpc,
+    fleet_pb2,
+    fleet_pb2_grpc,
+)
 
 if TYPE_CHECKING:
     from router.plugins import Hooks
     from router.plugins.runtime import RunningPlugin
 
 CORE = "the server itself"
-OF_PLUGINS = ("/router.v1.FleetService/", "/router.v1.ExperimentService/")  # whose rows are the server's
+OF_PLUGINS = (  # whose rows are the server's
+    "/router.v1.FleetService/",
+    "/router.v1.ExperimentService/",
+    "/router.v1.FeedbackService/",
+)
 NO_FLEET = (
     "this server has one engine, in its own process: start it with `serve --replicas N` to have replicas"
 )
+NO_FEEDBACK = "this server has no built-in plugin feedback, so it keeps none"
 PARTS = {
     "experiments": "experiments",
     "shared_state": "sharing",
     "corrections": "corrections",
+    "feedback": "feedback",
 }  # settings, and the built-in plugins that they are for
 T = TypeVar("T")
 _PARAMETER = re.compile(r"\{[^}]*\}")
@@ -173,10 +186,11 @@ def absent(kind: type[T], service: Any, why: str) -> T:
 
 
 def refuse_absent(server: GrpcServer, no_experiments: str) -> None:
-    """Add FleetService and ExperimentService, which refuse, where no plugin has added them."""
+    """Add the services of `OF_PLUGINS`, which refuse, where no plugin has added them."""
     services = (
         (fleet_pb2, fleet_pb2_grpc, "FleetService", NO_FLEET),
         (experiments_pb2, experiments_pb2_grpc, "ExperimentService", no_experiments),
+        (feedback_pb2, feedback_pb2_grpc, "FeedbackService", NO_FEEDBACK),
     )
     served = {method.split("/")[1] for method in server.endpoints}
     for messages, generated, name, why in services:

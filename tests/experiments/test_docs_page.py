@@ -13,11 +13,11 @@ import pytest
 from router.cli.main import run
 from router.client import Client
 from router.config import Settings
-from router.experiments.cli.report import following
 from router.experiments.model import BUILT_IN, MetricSpec, Spec
 from router.experiments.runtime import LiveExperiments
 from router.experiments.store.store import ExperimentStore
 from router.experiments.verdict import VerdictDecision
+from router.experiments.words import following
 from tests.fakes import adapter
 
 pytestmark = pytest.mark.slow
@@ -78,8 +78,8 @@ async def test_the_way_from_plan_to_rollback_works_as_it_is_written(target, caps
     assert "thumbs_up" in said["medical-v2.toml"]
     assert "UNSOUND" not in said["experiments aa"]
     assert said["experiments plan"] in PAGE
-    assert said["experiments report"].startswith("PROMOTE new  (primary-better)")
-    assert "Secondary metrics" in said["experiments report"]
+    assert said["experiments report"].startswith("PROMOTE new: it is better than old.\nthumbs_up: +")
+    assert "Further metrics" in said["experiments report"]
     assert "country" in said["experiments report"]
     assert "<svg" in said["medical-v2.html"]
     assert said["medical-v2-data/values.csv"].count("thumbs_up") == 1500
@@ -88,7 +88,7 @@ async def test_the_way_from_plan_to_rollback_works_as_it_is_written(target, caps
     with Client(target) as client:
         found = await asyncio.to_thread(client.experiments.report, "medical-v2")
     assert [entry.act for entry in found.audit][-1] == "roll back"
-    assert following(found).startswith("next: nothing")
+    assert following(found).startswith("Next: nothing")
 
 
 def test_it_names_what_there_is():

@@ -121,7 +121,7 @@ def test_harm_by_the_only_treatment_stops_the_experiment():
     assert act.experiment is not None
     assert act.experiment.state is Lifecycle.STOPPED
     assert act.experiment.stopped == act.experiment.phases[-1].ended == 50.0
-    assert act.experiment.stop_reason == "new: guardrail: errors: 0.2 against 0.01"
+    assert act.experiment.stop_reason == "new: errors: 0.2 against 0.01"
     assert (act.entry.actor, act.entry.act, act.entry.time) == ("rule", "stop", 50.0)
     (numbers,) = act.entry.detail["arms"]
     assert numbers["arm"] == "new"
@@ -129,17 +129,22 @@ def test_harm_by_the_only_treatment_stops_the_experiment():
     assert numbers["metrics"][0]["values"] == [0.01, 0.2]
 
 
-def test_harm_by_one_of_two_takes_it_out_and_control_has_its_share():
-    act = act_on(report(experiment(spec=THREE), arm("new", HARM), arm("base")), 50.0)
+def test_harm_by_one_of_two_withdraws_it_and_leaves_the_others_alone():
+    before = experiment(spec=THREE)
+    act = act_on(report(before, arm("new", HARM), arm("base")), 50.0)
     assert act is not None
     after = act.experiment
     assert after is not None
     assert after.state is Lifecycle.RUNNING
-    assert [(a.name, a.weight) for a in after.spec.arms] == [("control", 0.75), ("base", 0.25)]
-    assert [p.number for p in after.phases] == [1, 2]
-    assert after.phases[0].ended == 50.0
-    assert after.phases[0].variant_salt != after.phases[1].variant_salt
+    assert after.spec.withdrawn == {"new": 50.0}
+    (phase,) = after.phases
+    assert replace(phase, spec=THREE) == before.phases[0]
+    assert phase.spec == after.spec
     assert act.entry.act == "take out"
+    again = act_on(report(after, arm("new"), arm("base", HARM)), 60.0)
+    assert again is not None
+    assert again.experiment is not None
+    assert again.experiment.state is Lifecycle.STOPPED  # nothing is left beside control
 
 
 def test_harm_by_all_stops():
@@ -173,7 +178,8 @@ def test_a_bandits_arm_is_stopped_by_its_verdict():
         report(experiment(spec=replace(THREE, mode=Mode.BANDIT)), arm("new", HARM), arm("base")), 50.0
     )
     assert act is not None
-    assert (act.entry.act, len(act.experiment.spec.arms)) == ("take out", 2)
+    assert (act.entry.act, len(act.experiment.phases)) == ("take out", 2)
+    assert [(a.name, a.weight) for a in act.experiment.spec.arms] == [("control", 0.75), ("base", 0.25)]
 
 
 def test_a_holdout_is_held_and_never_stopped():

@@ -85,6 +85,7 @@ def experiment_calls(stubs: Any, name: str) -> Iterator[Any]:
         yield getattr(stub, f"{method}Experiment")(kind(name=name))
     yield stub.GetReport(experiments.GetReportRequest(name=name))
     yield stub.PromoteArm(experiments.PromoteArmRequest(name=name, arm="a"))
+    yield stub.WithdrawArm(experiments.WithdrawArmRequest(name=name, arm="a"))
     yield stub.RollBackPromotion(experiments.RollBackPromotionRequest(name=name))
     named = experiments.Experiment(name=name)
     yield stub.UpdateExperiment(
@@ -127,7 +128,8 @@ def test_every_field_that_names_something_is_sent_such_names() -> None:
         "DrainReplicaRequest.name",  # of a replica: compared with those that there are
         *(f"{m}ExperimentRequest.name" for m in ("Get", "Delete", "Start", "Stop")),
         *("GetReportRequest.name", "PromoteArmRequest.name", "RollBackPromotionRequest.name"),
-        *("UpdateExperimentRequest.experiment.name", "CreateExperimentRequest.experiment_id"),
+        *("WithdrawArmRequest.name", "UpdateExperimentRequest.experiment.name"),
+        "CreateExperimentRequest.experiment_id",
     }
     inside = {path for path in named if ".experiment." in path or ".metric." in path}  # texts of a plan
     assert named - inside == known - inside

@@ -63,7 +63,9 @@ async def told(call: Awaitable[Any], name: str) -> tuple[Any, ...]:
     error = await failure(call)
     found = details(error)
     info = found["ErrorInfo"]
-    metadata = {key: value for key, value in info.metadata.items() if key != "request_id"}
+    metadata = {
+        key: value for key, value in info.metadata.items() if key not in ("request_id", "response_id")
+    }
     text = repr((error.details(), info.reason, metadata, found.get("ResourceInfo")))
     return error.code().name, text.replace(name, "NAME")
 

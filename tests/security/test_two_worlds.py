@@ -231,6 +231,9 @@ CASES: dict[str, list[Call]] = {
     "ExperimentService/StopExperiment": named(
         "StopExperiment", lambda name: pb.StopExperimentRequest(name=name)
     ),
+    "ExperimentService/WithdrawArm": named(
+        "WithdrawArm", lambda name: pb.WithdrawArmRequest(name=name, arm="new")
+    ),
     "ExperimentService/PromoteArm": named(
         "PromoteArm", lambda name: pb.PromoteArmRequest(name=name, arm="new", force=True)
     ),
@@ -280,7 +283,8 @@ def _quieten(message: Message) -> None:
             if field.name == "metadata":
                 value.pop("request_id", None)
         elif field.message_type.GetOptions().map_entry:
-            value.pop("request_id", None)
+            for name in ("request_id", "response_id"):
+                value.pop(name, None)
         elif hasattr(value, "ListFields"):
             _quieten(value)
         else:

@@ -18,7 +18,7 @@ from router.experiments.cli.report import report as report_
 from router.experiments.cli.report import watch
 
 if TYPE_CHECKING:
-    from router.client import Experiment, Promotion
+    from router.client import Client, Experiment, Promotion
     from router.experiments.model import SizeAnswer, SizeQuestion
 
 Route = Annotated[
@@ -231,14 +231,15 @@ def sentence(question: SizeQuestion, answer: SizeAnswer) -> str:
 
 Reason = Annotated[str, typer.Option("--reason", metavar="TEXT", help="Why, for the audit trail.")]
 Arm = Annotated[str, typer.Argument(metavar="ARM", help="The arm; left out, the one that the verdict names.")]
+Withdrawn = Annotated[str, typer.Argument(metavar="ARM", help="The arm.")]
 Force = Annotated[
     bool, typer.Option("--force", help="Promote whatever the verdict is; that is recorded. Needs ARM.")
 ]
-COLUMNS = ["NAME", "STATE", "ROUTE", "MODE", "ARMS", "METRIC", "PHASE", "SINCE", "NOTE"]
+COLUMNS = ["NAME", "STATE", "ROUTE", "ARMS", "DECIDES", "VERDICT", "DIFFERENCE", "PROGRESS", "LEFT", "NOTE"]
 
 
 def list_(server: flags.Server = "", timeout: flags.Timeout = 30.0, json: flags.Json = False) -> None:
-    """List the experiments of a server.
+    """List the experiments of a server, those that run with their verdict, progress and time left.
 
     \b
     Example:
@@ -249,28 +250,32 @@ def list_(server: flags.Server = "", timeout: flags.Timeout = 30.0, json: flags.
 
     with connected(server, timeout) as client:
         found = client.experiments.list()
+        rows = [] if json else [_row(client, experiment) for experiment in found]
     if json:
         print_json(found)
-    elif found:
-        print_table(COLUMNS, [_row(experiment) for experiment in found])
+    elif rows:
+        print_table(COLUMNS, rows)
     else:
         print("no experiments; `lora-router experiments create --example` prints a plan")
 
 
-def _row(experiment: Experiment) -> tuple[str, ...]:
-    from router.cli import output
+def _row(client: Client, experiment: Experiment) -> tuple[str, ...]:
+    """What has ended is not judged again here: its note says how it ended."""
+    from router.experiments import words
 
-    spec, phase = experiment.spec, experiment.phase
+    spec, judged = experiment.spec, ("", "", "", "")
+    if experiment.state == "running":
+        report = client.experiments.report(experiment.name)
+        progress = words.progress(report)
+        judged = (words.short_verdict(report), words.difference(report), progress, words.time_left(report))
     promoted = f"{experiment.promoted} promoted" if experiment.promoted else ""
     return (
         experiment.name,
         experiment.state.value,
         spec.route or ("all" if spec.mode == "holdout" else "router"),
-        spec.mode.value,
         ", ".join(f"{arm.name} {arm.weight:.3g}" for arm in spec.arms),
         spec.primary.name,
-        str(phase.number) if phase else "",
-        output.ago(phase.started) if phase else "",
+        *judged,
         "; ".join(filter(None, [promoted, experiment.stop_reason, *experiment.warnings])),
     )
 
@@ -344,6 +349,31 @@ def stop(
 
     with connected(server, timeout) as client:
         found = client.experiments.stop(name, reason=reason, etag=etag)
+    show_one(found, json)
+
+
+def withdraw(
+    name: Name,
+    arm: Withdrawn,
+    reason: Reason = "",
+    etag: Etag = "",
+    server: flags.Server = "",
+    timeout: flags.Timeout = 30.0,
+    json: flags.Json = False,
+) -> None:
+    """Take one arm out of a running experiment.
+
+    Its units get the default. No new phase begins: the other arms keep their units and their verdicts, and
+    the report keeps what was counted of the arm.
+
+    \b
+    Example:
+      lora-router experiments withdraw medical-v2 base --reason "too slow"
+    """
+    from router.cli.connect import connected
+
+    with connected(server, timeout) as client:
+        found = client.experiments.withdraw(name, arm, reason=reason, etag=etag)
     show_one(found, json)
 
 
@@ -435,6 +465,7 @@ app = group(
     report=report_,
     watch=watch,
     record=record_,
+    withdraw=withdraw,
     stop=stop,
     promote=promote,
     rollback=rollback,

@@ -80,7 +80,7 @@ kind = "proportion"      # KINDS
 # higher_is_better = true
 # aggregate = "max"      # several outcomes of a unit: max, sum, mean, last
 # per = "responses"      # of a ratio: over answers given, "outcomes", or another outcome
-# missing = "excluded"   # units without an outcome are left out; "zero": they count as 0
+missing = "zero"         # units without an outcome count as 0; "excluded": they are left out
 # covariate = false      # adjust by the same outcome of the unit from before (CUPED)
 
 [[guardrails]]           # must not get worse by more than the margin
@@ -186,7 +186,7 @@ def _metric(values: Mapping[str, Any], where: str) -> dict[str, Any]:
     _check_names(values, MetricSpec, where)
     usual = next((kind.rules.usual for kind in Kind if kind == values.get("kind")), Kind.MEAN.rules.usual)
     times = {"window": seconds(values["window"], f"{where}window")} if "window" in values else {}
-    return {"aggregate": usual.value, **values, **times}
+    return {"aggregate": usual.value, "missing": "unsaid", **values, **times}
 
 
 def _check_names(values: Mapping[str, Any], kind: type, where: str) -> None:
@@ -317,6 +317,13 @@ def segment_from_flag(text: str) -> dict[str, Any]:
     return {"label": label, "values": named}
 
 
+def with_missing(values: Mapping[str, Any], missing: str) -> dict[str, Any]:
+    """The primary metric with what a unit without an outcome counts as; nothing where that is not said."""
+    if missing and missing not in ("zero", "excluded"):
+        raise CliError(f"--missing takes zero or excluded, not {missing!r}", MISUSED)
+    return {"primary": {**values.get("primary", {}), "missing": missing}} if missing else {}
+
+
 def with_caps(values: Mapping[str, Any], caps: Sequence[str]) -> dict[str, Any]:
     """The fields of a plan in which a metric gets its cap, METRIC=VALUE, with that cap."""
     made = {name: values[name] for name in ("primary", "guardrails", "secondary") if values.get(name)}
@@ -406,6 +413,9 @@ Segments = Annotated[
         "--segment", metavar="LABEL[=a,b,c]", help="Report the effect by a label's values, too; repeatable."
     ),
 ]
+Missing = Annotated[
+    str, typer.Option("--missing", metavar="zero|excluded", help="What a unit without the metric counts as.")
+]
 Caps = Annotated[
     list[str] | None,
     typer.Option("--cap", metavar="METRIC=VALUE", help="Count a unit of a mean as at most this; repeatable."),
@@ -441,6 +451,7 @@ class PlanOptions:
     secondary: list[str] | None
     segments: list[str] | None
     caps: list[str] | None
+    missing: str
     hypothesis: str
     sets: list[str] | None
 
@@ -448,17 +459,15 @@ class PlanOptions:
         """Fields of a plan as the values of a file: only what is said. `before`: what a cap or a split is
         put into where neither file nor flags have it."""
 
-        pass
-
         made = read_plan_file(self.file) if self.file else {}
         made |= self._flags() | _parsed(self.sets or [])
         whole = (before or {}) | made
         if self.split and not self.arms:
             made["arms"] = with_split(whole.get("arms") or [], self.split)
-        return made | with_caps(whole | made, self.caps or [])
+        made |= with_caps(whole | made, self.caps or [])
+        return made | with_missing(whole | made, self.missing)
 
     def _flags(self) -> dict[str, Any]:
-
         made: dict[str, Any] = {}
         if self.arms:
             made["arms"] = arms_from_flags(self.arms, self.split)
@@ -508,6 +517,7 @@ def create(
     secondary: Secondary = None,
     segment: Segments = None,
     cap: Caps = None,
+    missing: Missing = "",
     hypothesis: Hypothesis = "",
     set_: Sets = None,
     start: Start = False,
@@ -539,7 +549,7 @@ def create(
     if not name:
         raise CliError("an experiment needs a NAME; `--example` prints a plan to begin with", MISUSED)
     options = PlanOptions(
-        file, route, arm, split, metric, guardrail, secondary, segment, cap, hypothesis, set_
+        file, route, arm, split, metric, guardrail, secondary, segment, cap, missing, hypothesis, set_
     )
     values = options.values()
     values.setdefault("hypothesis", f"{metric or 'the metric'} is better with {' or '.join((arm or [])[1:])}")
@@ -561,6 +571,7 @@ def update(
     secondary: Secondary = None,
     segment: Segments = None,
     cap: Caps = None,
+    missing: Missing = "",
     hypothesis: Hypothesis = "",
     set_: Sets = None,
     new_phase: NewPhase = False,
@@ -588,7 +599,7 @@ def update(
     from router.experiments.cli import show_one
 
     options = PlanOptions(
-        file, route, arm, split, metric, guardrail, secondary, segment, cap, hypothesis, set_
+        file, route, arm, split, metric, guardrail, secondary, segment, cap, missing, hypothesis, set_
     )
     if not (options.caps or options.split or options.values()):
         raise CliError("nothing to change: give a FILE, --set FIELD=VALUE or another flag", MISUSED)

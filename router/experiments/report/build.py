@@ -30,6 +30,7 @@ from router.experiments.report.model import (
     SegmentReport,
     VerdictForecast,
 )
+from router.experiments.report.ratio import share_band
 from router.experiments.report.source import (
     PhaseEvidence,
     answered_units,
@@ -45,10 +46,10 @@ from router.experiments.report.source import (
     notes_of,
     phase_of,
     rows_of,
-    share_band,
     total_moments,
     usable_moments,
 )
+from router.experiments.report.withdrawn import standing
 from router.experiments.stats.checks import Guarded, corrected, length_adjusted, paired, segmented
 from router.experiments.stats.compare import ArmComparison, ArmPair, SequencePlan, compare
 from router.experiments.stats.moments import Array, ComparedMetric, Moments, Real
@@ -62,11 +63,12 @@ from router.experiments.verdict import (
     VerdictDecision,
     judge,
 )
+from router.experiments.words import preferred, quantity
 
 POINTS = 200
 NOT_STARTED = Ruling(VerdictDecision.UNDECIDED, "not-started", "nobody is assigned before the start")
 NOT_JUDGED = Ruling(VerdictDecision.UNDECIDED, "not-judged", MISSING[BANDIT])
-HOLDOUT = "a read-out of all experiments together: nothing is promoted or stopped by it. So far: {}"
+HOLDOUT = "all experiments together: nothing is promoted or stopped by this. So far: {}"
 
 
 def report(
@@ -96,7 +98,7 @@ def report(
         store.set_peak(name, chosen.number, health.sample_ratio.peak)
     arms, ruling, arm = _verdicts(store, source, health, judges or {})
     if points:
-        arms = tuple(_with_details(source, one) for one in arms)
+        arms = tuple(_with_details(source.beside(one.arm), one) for one in arms)
     return Report(
         experiment=experiment,
         phase=chosen.number,
@@ -104,7 +106,7 @@ def report(
         arm=arm,
         arms=arms,
         checks=checks_of(source, health),
-        numbers=_numbers(source, latest_weights(trail, chosen)),
+        numbers=_numbers(source, health, latest_weights(trail, chosen)),
         audit=trail,
         points=_points(source, points),
         notes=notes_of(source, health),
@@ -122,7 +124,8 @@ def _verdicts(
     found = judges[mode](source) if mode in judges else None
     if found is not None or mode == BANDIT:
         return _verdicts_of_mode(found or (), health)
-    judgement = judge(source.design, source.outcomes(), health)
+    apart = {arm: source.beside(arm).outcomes() for arm in source.spec.withdrawn}
+    judgement = judge(source.design, source.outcomes(), health, apart)
     arms = _arms(store, source, judgement)
     return arms, _overall(source, judgement.verdict, arms), judgement.arm
 
@@ -130,7 +133,7 @@ def _verdicts(
 def _arms(
     store: ExperimentStore, source: PhaseEvidence, judgement: ExperimentVerdict
 ) -> tuple[ArmReport, ...]:
-    arms = tuple(_arm(source, found) for found in judgement.arms)
+    arms = tuple(_arm(source.beside(found.arm), found) for found in judgement.arms)
     if source.spec.mode is not Mode.SHADOW:
         return arms
     counts = store.paired(source.experiment.name, source.phase.number)
@@ -146,12 +149,12 @@ def _arm(source: PhaseEvidence, found: ArmVerdict) -> ArmReport:
         primary = replace(primary, age=source.spec.closing)
     return ArmReport(
         arm=found.arm,
-        verdict=_allowed(source, found.verdict),
+        verdict=_allowed(source, standing(source.spec, found.arm, found.verdict)),
         primary=primary,
         adjusted_p=found.p,
         guardrails=tuple(_guardrail_of(source, rail, plan) for rail in found.guardrails),
         early=tuple(_guardrail_of(source, rail, plan) for rail in found.early),
-        blocked=_allowed(source, found.blocked) if found.blocked else None,
+        blocked=_allowed(source, standing(source.spec, found.arm, found.blocked)) if found.blocked else None,
         everyone=everyone(source, found.arm),
     )
 
@@ -168,10 +171,15 @@ def _with_details(source: PhaseEvidence, arm: ArmReport) -> ArmReport:
     )
 
 
-def _numbers(source: PhaseEvidence, now: Mapping[str, float]) -> tuple[ArmNumbers, ...]:
+def _numbers(
+    source: PhaseEvidence, health: PipelineHealth, now: Mapping[str, float]
+) -> tuple[ArmNumbers, ...]:
     """`now` are a bandit's present weights."""
     spec, data, weights = source.spec, source.data, source.design.weights
     total = sum(b.exposed for b in data.buckets)
+    expected = {arm: total * weight for arm, weight in weights.items()}
+    if spec.withdrawn:
+        expected = dict(zip(weights, health.sample_ratio.expected, strict=True))
     names = [metric.name for metric in spec.metrics]
     return tuple(
         ArmNumbers(
@@ -180,7 +188,7 @@ def _numbers(source: PhaseEvidence, now: Mapping[str, float]) -> tuple[ArmNumber
             matured=exposed_units(source.mature, arm),
             degraded=sum(b.degraded for b in data.buckets if b.arm == arm),
             responses=data.responses.get(arm, 0),
-            expected=total * weight,
+            expected=expected[arm],
             weight=now.get(arm, weight),
             answered={name: answered_units(source.mature, arm, name) for name in names},
             built_in=dict(data.built_in.get(arm, {})),
@@ -198,6 +206,7 @@ def _guardrail_of(source: PhaseEvidence, found: Guarded, plan: SequencePlan) -> 
         measured_of(found.comparison, rail.metric, plan),
         metric=rail.metric.name.partition(WITHIN)[0],
         age=source.ages[rail.metric.name],
+        early=WITHIN in rail.metric.name,
         p=min(found.p_beyond, found.p_within),
         state=found.state.value,
         margin=rail.margin,
@@ -250,11 +259,8 @@ def _overall(source: PhaseEvidence, judged: Ruling, arms: tuple[ArmReport, ...])
 
 def _pairs_in_words(pairs: Pairs) -> str:
     """Pairs in words."""
-    counted = f"{pairs.wins:,} won, {pairs.losses:,} lost, {pairs.ties:,} tied"
-    return (
-        f"pairs of {pairs.units:,} units: {counted}; share of wins by unit {pairs.share:.1%} in"
-        f" [{pairs.low:.1%}, {pairs.high:.1%}], p = {pairs.p:.2g}; operational, nobody saw these answers"
-    )
+    who = f"{preferred(pairs, 'unit')}, {pairs.ties:,} ties, from {pairs.units:,} units"
+    return f"{who}; nobody saw these answers"
 
 
 # -- over time
@@ -282,7 +288,7 @@ def _points(source: PhaseEvidence, most: int) -> tuple[PlotPoint, ...]:
     times = _thinned(np.unique(_ends(source.data.buckets)), most)
     units = {arm: _exposed(source.data.buckets, arm, times) for arm in source.design.weights}
     total = np.sum(list(units.values()), axis=0)
-    effects = {arm: _effects_over_time(source, arm, times) for arm in source.design.treatments}
+    effects = {arm: _effects_over_time(source.beside(arm), arm, times) for arm in source.design.treatments}
     nothing = [_Effect(0.0, 0.0, 0.0)] * len(times)
     return tuple(
         _point(source, float(time), arm, effects.get(arm, nothing)[i], int(units[arm][i]), int(total[i]))
@@ -295,7 +301,8 @@ def _point(
     source: PhaseEvidence, time: float, arm: str, effect: _Effect, units: int, total: int
 ) -> PlotPoint:
     weight = source.design.weights[arm]
-    bounds = share_band(total, weight) if source.spec.mode is Mode.SPLIT else (0.0, 1.0)
+    split = source.spec.mode is Mode.SPLIT and time <= min(source.spec.withdrawn.values(), default=math.inf)
+    bounds = share_band(total, weight) if split else (0.0, 1.0)
     share = units / total if total else weight
     return PlotPoint(time, arm, *effect[:3], units, share, *bounds, *effect[3:])
 
@@ -480,7 +487,7 @@ def _by_label(source: PhaseEvidence, arm: str, spec: SegmentSpec) -> SegmentRepo
     effects = {v: measured_of(one, design.primary, narrow) for v, one in found.effects.items()}
     differ = found.differ(plan.alpha)
     return SegmentReport(
-        spec.label, effects, found.p, differ, _difference_in_words(spec.label, found.p, differ, len(compared))
+        spec.label, effects, found.p, differ, _difference_in_words(spec.label, differ, len(compared))
     )
 
 
@@ -495,15 +502,14 @@ def _by_value(source: PhaseEvidence, arm: str, label: str) -> Mapping[str, Momen
     return {value: usable_moments(source.design.primary, moments) for value, moments in found.items()}
 
 
-def _difference_in_words(label: str, p: float, differ: bool, values: int) -> str:
-    corrected_for = f"p = {p:.2g}, corrected for all values and labels"
+def _difference_in_words(label: str, differ: bool, values: int) -> str:
     if differ:
-        return f"the effect differs between values of {label} ({corrected_for})"
+        return f"the difference is not the same for all values of {label}"
     if values == 1:
         return f"all units have one value of {label}"
     return (
-        f"no difference between values of {label} is shown ({corrected_for}): the effect of everybody stands"
-        " for each of them, whatever one value's own interval says"
+        f"it is not shown that the difference depends on {label}: what holds for everybody is the best guess"
+        " for each value"
     )
 
 
@@ -517,21 +523,23 @@ def forecast(source: PhaseEvidence, arms: tuple[ArmReport, ...], verdict: str) -
         return None
     per_day, planned = _per_day(source), source.spec.planned_units
     exposed = sum(b.exposed for b in source.data.buckets)
-    undecided = [a for a in arms if a.verdict.decision == VerdictDecision.UNDECIDED and a.primary is not None]
+    still = [a for a in arms if a.arm not in source.spec.withdrawn]
+    undecided = [
+        a for a in still if a.verdict.decision == VerdictDecision.UNDECIDED and a.primary is not None
+    ]
     wanted = [units for arm in undecided if (units := _units_for(source, arm)) is not None]
     smallest = min((e for arm in undecided if (e := _smallest(source, arm)) is not None), default=None)
     if not per_day:
         return VerdictForecast(0.0, None, None, smallest, "no new units came in the last week")
     pace = f"{per_day:,.0f} new units a day"
-    shown = "" if smallest is None else f"; {planned:,} planned units show {smallest:.3g} or more"
+    least = "" if smallest is None else quantity(source.spec.primary).margin(smallest)
+    shown = f"; {planned:,} planned units show a difference of {least} or more" if least else ""
     units = min(wanted, default=None)
     days = max(0.0, (units or planned) - exposed) / per_day + source.spec.closing / DAY
     if units is None:
-        text = (
-            f"as it looks now there is no gain to be shown; the planned size is {_days(days)} away at {pace}"
-        )
+        text = f"no gain is in sight so far; the planned size is reached in about {_days(days)} at {pace}"
         return VerdictForecast(per_day, None, None, smallest, text + shown)
-    text = f"about {_days(days)} more at {pace}: if the effect is as it looks now, {units:,} units decide"
+    text = f"about {_days(days)} more at {pace}: if the difference stays as it is, {units:,} units show it"
     return VerdictForecast(per_day, units, days, smallest, text + shown)
 
 

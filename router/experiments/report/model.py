@@ -39,7 +39,7 @@ class MetricReport:
     share of control's value where `margin_relative`. `anytime`: interval and p may be looked at as often as
     one likes. `alpha` is what the interval is of; smaller than the plan's where it is one of many. Values
     count as at most `cap`, where there is one. Units are at least `age` seconds old: then their values are
-    final (0: not known).
+    final (0: not known). `early`: of what was recorded in their first `age` seconds, for harm only.
     """
 
     metric: str
@@ -63,6 +63,7 @@ class MetricReport:
     cap: float | None = None
     alpha: float = 0.05
     age: float = 0.0
+    early: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +135,11 @@ class ArmReport:
     secondary: tuple[MetricReport, ...] = ()
     segments: tuple[SegmentReport, ...] = ()
     early: tuple[MetricReport, ...] = ()
+
+    @property
+    def rails(self) -> tuple[MetricReport, ...]:
+        """Guardrails in both readings, the early one first."""
+        return (*self.early, *self.guardrails)
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,6 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
 from router.errors import FieldViolation, InvalidRequest
 from router.experiments.model import (
@@ -30,21 +29,21 @@ from router.experiments.model import (
     within_key,
 )
 from router.experiments.report.model import PipelineCheck
+from router.experiments.report.ratio import ratio_of
 from router.experiments.report.unserved import unserved_notes
+from router.experiments.report.withdrawn import withdrawal_notes
 from router.experiments.stats.checks import (
-    ALPHA,
     EARLY_PART,
     Guardrail,
     SampleRatio,
-    arm_term,
     maturity,
     sample_ratio,
-    total_term,
 )
 from router.experiments.stats.compare import SequencePlan
 from router.experiments.stats.missing import Missing, Response, missing_outcomes
 from router.experiments.stats.moments import Array, ComparedMetric, Moments, places
 from router.experiments.verdict import CROSSED, ExperimentDesign, PipelineHealth
+from router.quantities import percent
 
 if TYPE_CHECKING:  # SQLAlchemy, which planning needs no more than clients do
     from router.experiments.store.series import PhaseData, TimeBucket
@@ -102,6 +101,18 @@ class PhaseEvidence:
         if seconds == self.spec.closing and data is self.data:
             return self.mature
         return mature_buckets(data.buckets, self.now, seconds)
+
+    def beside(self, arm: str) -> PhaseEvidence:
+        """What an arm is compared by. For one that was withdrawn, the units until then: the others' of later
+        days would be another time's."""
+        end = self.spec.withdrawn.get(arm)
+        if end is None:
+            return self
+        cut = [
+            None if of is None else replace(of, buckets=tuple(b for b in of.buckets if b.start < end))
+            for of in (self.data, self.triggered)
+        ]
+        return replace(self, data=cut[0] or self.data, triggered=cut[1])
 
     def outcomes(self) -> dict[str, dict[str, Moments]]:
         """Arm, then metric, to the sums that `judge` takes: of units whose values are final."""
@@ -260,21 +271,19 @@ def reweightings(
 
 
 PARTS = ("adapter", "base", "router")
-_HALVINGS = 40
 TIME_UNITS = (("day", 86_400.0), ("hour", 3600.0), ("minute", 60.0), ("second", 1.0))
 MODE_NOTES = {
     Mode.SHADOW: (
-        "shadow arms: nobody saw their answers, so pairs tell what the judge {judge} prefers and how the arms"
-        " run (operational), not what users prefer; to learn that, run a split"
+        "nobody saw the answers of the shadow arms: the comparisons say what the judge {judge} prefers and"
+        " how the arms run, not what users prefer; to learn that, run a split"
     ),
     Mode.BANDIT: (
-        "bandit: weights follow outcomes, which biases plain means and makes intervals wrong, so none is"
-        " shown; what stops an arm is which arm the events of an epoch fell to, which holds however weights"
-        " and rates move: of proportions, and of guardrails with a relative margin; nothing is promoted from"
-        " a bandit: run a split to confirm"
+        "a bandit moves units to the arm that looks best, which biases plain averages, so no range is shown"
+        " and nothing is promoted: run a split to confirm; an arm that does harm is still stopped, by a test"
+        " within each epoch"
     ),
     Mode.HOLDOUT: (
-        "holdout: units that took part in any experiment against those that the server keeps out of all;"
+        "this compares those who took part in any experiment with those whom the server keeps out of all;"
         " nothing is promoted or stopped by it"
     ),
 }
@@ -287,12 +296,16 @@ def health_of(source: PhaseEvidence) -> PipelineHealth:
     ends = ((b.start + b.seconds, b.exposed) for b in data.buckets)
     triggered = source.triggered
     return PipelineHealth(
-        sample_ratio=ratio_of(data.buckets, weights, data.peak) if _splits(source) else _untested(source),
+        sample_ratio=ratio_of(data.buckets, weights, data.peak, spec.withdrawn)
+        if _splits(source)
+        else _untested(source),
         maturity=maturity(ends, source.now, spec.closing),
         missing=dict(_missing(source)),
         crossed=data.crossed / total if total and spec.mode is not Mode.BANDIT else 0.0,
         mixed=() if spec.mode is Mode.HOLDOUT else changed_parts(data.digests, is_router_experiment(spec)),
-        triggered=ratio_of(triggered.buckets, weights) if triggered and _splits(source) else None,
+        triggered=ratio_of(triggered.buckets, weights, withdrawn=spec.withdrawn)
+        if triggered and _splits(source)
+        else None,
     )
 
 
@@ -311,9 +324,9 @@ def _missing(source: PhaseEvidence) -> Iterator[tuple[str, Missing]]:
     if spec.primary.missing is Unanswered.ZERO or spec.mode is Mode.SHADOW:
         return
     design = source.design
-    seen = {arm: _answers(source, arm) for arm in design.weights}
     for arm in design.treatments:
-        both, plan = (seen[design.control], seen[arm]), design.plan_for(arm)
+        own = source.beside(arm)
+        both, plan = (_answers(own, spec.control), _answers(own, arm)), design.plan_for(arm)
         yield arm, missing_outcomes(design.primary, *both, plan, design.margin)
 
 
@@ -339,7 +352,8 @@ def _sound(source: PhaseEvidence, health: PipelineHealth) -> Iterator[tuple[str,
     yield "mixed-digests", "adapters, base and router stayed what they were"
     whole = health.maturity
     left = f"{whole.matured:,} of {whole.exposed:,} units had their window of {window_in_words(source.spec)}"
-    yield "maturity", f"{left} ({whole.share:.0%}, {source.spec.min_matured:.0%} are needed to promote)"
+    share, needed = percent(whole.share, 0), percent(source.spec.min_matured, 0)
+    yield "maturity", f"{left} ({share}; {needed} are needed to promote)"
 
 
 def _crossed_in_words(source: PhaseEvidence, health: PipelineHealth) -> str:
@@ -348,7 +362,8 @@ def _crossed_in_words(source: PhaseEvidence, health: PipelineHealth) -> str:
             f"not tested: between epochs a bandit moves units ({source.data.crossed:,} so far), which stay "
             "with the arm that they saw first"
         )
-    return f"{health.crossed:.1%} of units saw more than one arm, over {CROSSED:.0%} is too many"
+    limit = percent(CROSSED, 0)
+    return f"{percent(health.crossed)} of units saw more than one arm; more than {limit} is too many"
 
 
 def _ratio_in_words(source: PhaseEvidence, ratio: SampleRatio) -> str:
@@ -370,7 +385,7 @@ def _missing_in_words(source: PhaseEvidence, health: PipelineHealth) -> str:
     if spec.primary.missing is Unanswered.ZERO:
         return f"a unit without {spec.primary.name} counts as 0, so none is missing"
     shares = [
-        f"{found.treatment:.1%} in {arm}, {found.control:.1%} in {spec.control}"
+        f"{percent(found.treatment)} in {arm}, {percent(found.control)} in {spec.control}"
         for arm, found in health.missing.items()
     ]
     return f"without {spec.primary.name}: {'; '.join(shares)}"
@@ -385,12 +400,13 @@ def _notes(source: PhaseEvidence, health: PipelineHealth) -> Iterator[str]:
     spec = source.spec
     if text := MODE_NOTES.get(spec.mode):
         yield text.format(judge=spec.judge)
+    yield from withdrawal_notes(spec)
     yield from _router_notes(source)
     young = health.maturity.exposed - health.maturity.matured
     if young:
         yield (
-            f"{plural(young, 'unit')} had less than the window of {window_in_words(spec)} and are in no"
-            f" number but {_numbers_of_young_units(source)}"
+            f"{plural(young, spec.unit)} did not have the whole window of {window_in_words(spec)} yet: they"
+            f" count only for {_numbers_of_young_units(source)}"
         )
     yield from _unanswered_notes(source)
     if source.data.late:
@@ -413,20 +429,20 @@ def _numbers_of_young_units(source: PhaseEvidence) -> str:
     ]
     if early := source.phase.early_guardrails:
         names = ", ".join(rail.name for rail in early)
-        sooner.append(f"the early reading of {names} ({duration(source.phase.early)} old)")
-    return (
-        f"{', '.join(['the sample ratio', *sooner[:-1]])} and {sooner[-1]}" if sooner else "the sample ratio"
-    )
+        sooner.append(f"the first {duration(source.phase.early)} of {names}")
+    first = "the shares of the arms"
+    return f"{', '.join([first, *sooner[:-1]])} and {sooner[-1]}" if sooner else first
 
 
 def _router_notes(source: PhaseEvidence) -> Iterator[str]:
     if source.triggered is not None:
         yield (
-            f"router experiment: {source.spec.primary.name} is compared on units for which the two routers"
-            " differed at least once, since nothing could change for the others; guardrails are of all units"
+            f"{source.spec.primary.name} is compared among the {source.spec.unit}s for whom the two routers"
+            " differed at least once, since nothing could change for the others; what must not get worse is"
+            " compared among all"
         )
     elif is_router_experiment(source.spec):
-        yield "router experiment with shadow arms: the other router's choice was answered, unseen"
+        yield "the choice of the other router was answered too, and nobody saw that answer"
 
 
 def _unanswered_notes(source: PhaseEvidence) -> Iterator[str]:
@@ -436,16 +452,17 @@ def _unanswered_notes(source: PhaseEvidence) -> Iterator[str]:
     units = sum(b.exposed for b in source.mature)
     missing = units - sum(b.answered.get(spec.primary.name, 0) for b in source.mature)
     if missing:
-        treated = "count as 0" if spec.primary.missing is Unanswered.ZERO else "are left out of its value"
-        yield f"{missing:,} of {plural(units, 'mature unit')} have no {spec.primary.name} and {treated}"
+        treated = "count as 0" if spec.primary.missing is Unanswered.ZERO else "are left out"
+        whole = f"{plural(units, spec.unit)} with their whole window"
+        yield f"{missing:,} of {whole} have no {spec.primary.name} and {treated}"
 
 
 def _degraded_notes(source: PhaseEvidence) -> Iterator[str]:
     for arm in source.design.weights:
         if broken := sum(b.degraded for b in source.data.buckets if b.arm == arm):
             yield (
-                f"{arm} could not answer for {plural(broken, 'unit')}; something else did, and they stay in"
-                f" {arm}, which they were meant to have"
+                f"{arm} could not answer {plural(broken, source.spec.unit)}; something else did, and they"
+                f" still count for {arm}"
             )
 
 
@@ -453,15 +470,17 @@ def _length_notes(source: PhaseEvidence) -> Iterator[str]:
     if source.spec.mode is Mode.SHADOW:
         return
     if source.spec.primary.kind.rules.has_denominator:
-        yield "no effect at equal answer length: the primary metric is a ratio"
+        yield f"the difference at equal answer length is not known: {source.spec.primary.name} is a ratio"
     elif source.deciding and all(length_moments(source.deciding, a) is None for a in source.design.weights):
-        yield "no effect at equal answer length: no unit has both its outcome and a count of tokens"
+        why = f"no {source.spec.unit} has both an outcome and a count of tokens"
+        yield f"the difference at equal answer length is not known: {why}"
 
 
 def _phase_notes(source: PhaseEvidence) -> Iterator[str]:
     phase, last = source.phase, source.experiment.phase
     if phase.number > 1:
-        yield f"phase {phase.number} ({phase.reason or 'no reason given'}): no unit of an earlier one counts"
+        why = phase.reason or "no reason given"
+        yield f"this is phase {phase.number} ({why}): nothing of an earlier phase counts"
     if last is not None and last.number != phase.number:
         yield f"this is phase {phase.number}; the last one is {last.number}"
 
@@ -483,59 +502,6 @@ def _changed_parts(digests: Mapping[str, tuple[str, ...]], parts: tuple[str, ...
             seen = dict.fromkeys(s[place] for s in split if len(s) > place and s[place])
             if len(seen) > 1:
                 yield f"{part} of {arm} ({' -> '.join(map(short_digest, seen))})"
-
-
-def ratio_of(buckets: Sequence[TimeBucket], weights: Mapping[str, float], peak: float = 0.0) -> SampleRatio:
-    """The test on all units, with its largest evidence at the end of any bucket or any look before."""
-    arms = list(weights)
-    counted = np.array([[b.exposed if b.arm == arm else 0 for arm in arms] for b in buckets], np.float64)
-    running = np.cumsum(counted.reshape(len(buckets), len(arms)), axis=0)
-    ends = _last_of_each(np.array([b.start for b in buckets]))
-    found = ratio_evidence(running[ends], [weights[arm] for arm in arms])
-    counts = [int(n) for n in running[-1]] if len(running) else [0] * len(arms)
-    return sample_ratio(counts, [weights[arm] for arm in arms], max([peak, *found.tolist()]))
-
-
-def _last_of_each(starts: Array) -> NDArray[np.int64]:
-    """Which buckets are the last of their time: between two arms of one bucket nothing is tested."""
-    if not len(starts):
-        return np.array([], np.int64)
-    return np.flatnonzero(np.append(starts[1:] != starts[:-1], True))
-
-
-def ratio_evidence(counts: Array, weights: Sequence[float]) -> Array:
-    """Log evidence, [looks], from units by look and arm, [looks, arms]."""
-    found = -total_term(counts.sum(axis=1))
-    for i, weight in enumerate(weights):
-        found = found + arm_term(counts[:, i], weight)
-    return np.asarray(found, np.float64)
-
-
-def share_band(units: int, weight: float) -> tuple[float, float]:
-    """Shares of one arm against all others, among `units`, between which the test has no alarm."""
-    if not units:
-        return 0.0, 1.0
-    return _band_edge(units, weight, 0.0), _band_edge(units, weight, 1.0)
-
-
-def _band_edge(units: int, weight: float, outside: float) -> float:
-    """The evidence grows from the arm's own weight outwards, so by bisection."""
-    inside, level = weight, -math.log(ALPHA)
-    if _evidence_at(outside, units, weight) < level:
-        return outside
-    for _ in range(_HALVINGS):
-        middle = (inside + outside) / 2
-        if _evidence_at(middle, units, weight) < level:
-            inside = middle
-        else:
-            outside = middle
-    return inside
-
-
-def _evidence_at(share: float, units: int, weight: float) -> float:
-    counts = (share * units, (1 - share) * units)
-    terms = sum(float(arm_term(n, w)) for n, w in zip(counts, (weight, 1 - weight), strict=True))
-    return terms - float(total_term(units))
 
 
 def duration(seconds: float) -> str:

@@ -312,9 +312,9 @@ class ArmPair:
 
         def waiting() -> NoInterval:
             have, need = int(rarer), math.ceil(float(least))
-            which = "ones" if float(ones) * 2 <= float(self.n) else "zeros"
+            value = 1 if float(ones) * 2 <= float(self.n) else 0
             units = math.ceil((need - have) * float(self.n) / have) if have else None
-            text = f"{have:,} {which} of {self.metric.name} in both arms, {need:,} are needed at this split"
+            text = f"{self.metric.name} is {value} for {have:,} units of both arms, {need:,} are needed"
             return NoInterval("too-few-events", text, units)
 
         return np.asarray(rarer >= least), waiting

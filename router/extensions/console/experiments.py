@@ -8,16 +8,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from google.protobuf.json_format import MessageToDict
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from router.errors import FailedPrecondition, InvalidRequest, NotFound, RouterError, StaleEtag
+from router.experiments import report_tables, words
+from router.experiments.report_messages import report_of
 from router.extensions.console.rendering import segment
 from router.extensions.console.site import ROOT, Action, Entry, Page, PageReply, Visit, redirect
 from router.server.status import public_message
 from router.v1 import experiments_pb2 as pb
+
+if TYPE_CHECKING:
+    from router.experiments.report.model import MetricReport, Report
 
 SERVICE = "/router.v1.ExperimentService/"
 LIST, REPORT = SERVICE + "ListExperiments", SERVICE + "GetReport"
@@ -32,22 +37,7 @@ STATES: Mapping[int, tuple[str, str]] = {
     pb.Experiment.STATE_STOPPED: ("stopped", ""),
 }
 TONES: Mapping[str, str] = {"promote": "ok", "stop for harm": "bad", "invalid": "bad", "undecided": "info"}
-BUILT_IN = (
-    ("First token", "time_to_first_token", "time"),
-    ("Total time", "total_time", "time"),
-    ("Tokens", "completion_tokens", "count"),
-    ("Cut off", "length_stop", "share"),
-    ("Errors", "error", "share"),
-    ("Cancelled", "cancelled", "share"),
-)
-CHECKS: Mapping[str, str] = {
-    "sample-ratio": "Sample ratio",
-    "triggered-ratio": "Ratio of those that differ",
-    "missing-outcomes": "Missing outcomes",
-    "crossed-units": "Units in several arms",
-    "mixed-digests": "Versions that changed",
-    "maturity": "Maturity",
-}
+MARKS: Mapping[str, str] = {"✓": "ok", "✗": "bad"}  # of what a table says, to tones
 
 
 async def show(visit: Visit) -> dict[str, Any]:
@@ -57,10 +47,29 @@ async def show(visit: Visit) -> dict[str, Any]:
     request = pb.ListExperimentsRequest(page_size=PAGE_SIZE, page_token=visit.query.get("page", ""))
     answer = await visit.ask(LIST, request)
     rows = [
-        {"it": one, "name": name_of(one), "state": STATES.get(one.state, ("", ""))}
+        {
+            "it": one,
+            "name": name_of(one),
+            "state": STATES.get(one.state, ("", "")),
+            "judged": await _judged_now(visit, one),
+        }
         for one in answer.experiments
     ]
     return {"absent": "", "rows": rows, "next_page": answer.next_page_token, "why_not": visit.why_not(CREATE)}
+
+
+async def _judged_now(visit: Visit, one: pb.Experiment) -> dict[str, str]:
+    """Of one that runs: its verdict in a few words, the difference, progress, and the time left."""
+    if one.state != pb.Experiment.STATE_RUNNING or visit.why_not(REPORT):
+        return {}
+    report = report_of(await visit.ask(REPORT, pb.GetReportRequest(name=one.name)))
+    return {
+        "verdict": words.short_verdict(report),
+        "tone": TONES.get(report.verdict.decision, ""),
+        "difference": words.difference(report),
+        "progress": words.progress(report),
+        "left": words.time_left(report),
+    }
 
 
 async def detail(visit: Visit) -> dict[str, Any]:
@@ -72,7 +81,7 @@ async def detail(visit: Visit) -> dict[str, Any]:
 async def judged(visit: Visit, name: str, phase: int = 0, **more: Any) -> dict[str, Any]:
     """What the page of an experiment shows."""
     report = await visit.ask(REPORT, pb.GetReportRequest(name=f"experiments/{name}", phase=phase))
-    one = report.experiment
+    one, found = report.experiment, report_of(report)
     return {
         "title": name,
         "name": name,
@@ -80,18 +89,25 @@ async def judged(visit: Visit, name: str, phase: int = 0, **more: Any) -> dict[s
         "state": STATES.get(one.state, ("", "")),
         "report": report,
         "tones": TONES,
-        "checks": CHECKS,
-        "arms": arm_rows(visit, report),
+        "heading": words.heading(found),
+        "lines": [*words.failed_checks(found), *words.effect_lines(found)],
+        "following": words.following(found),
+        "since": words.since(found),
+        "tables": list(report_tables.tables(found)),
+        "details": list(report_tables.details(found)),
+        "legend": words.legend(found),
+        "sound": words.checks_line(found),
+        "axis": words.quantity(found.judged.spec.primary),
+        "rails": [words.guardrail_line(rail) for rail in found.experiment.spec.guardrails],
+        "arms": arm_rows(visit, report, found),
         "series": series(report),
         "split": one.mode in (pb.Experiment.MODE_UNSPECIFIED, pb.Experiment.MODE_SPLIT),
-        "built_in": [
-            each for each in BUILT_IN if any(each[1] in numbers.built_in for numbers in report.numbers)
-        ],
         "every": (every := 1 + len(points := treated(report)) // MOST_POINTS),
         "points": points[::-1][::every],
         "audit": [audit_row(entry) for entry in reversed(report.audit)][:MOST_ACTS],
         "acts": acts(visit, report),
         "comparison": comparison,
+        "marks": MARKS,
         "moment": moment,
         "wrong": "",
         "at": "",
@@ -105,17 +121,16 @@ def name_of(one: pb.Experiment) -> str:
     return one.name.removeprefix("experiments/")
 
 
-def arm_rows(visit: Visit, report: pb.GetReportResponse) -> list[dict[str, Any]]:
+def arm_rows(visit: Visit, report: pb.GetReportResponse, found: Report) -> list[dict[str, Any]]:
     """Each arm with its counts, target and actual share, and whom it is."""
     numbers = {one.arm: one for one in report.numbers}
     arms = next(
         (p.arms for p in report.experiment.phases if p.number == report.phase), report.experiment.arms
     )
     total = sum(one.units for one in report.numbers)
-    rulings = {one.arm: one for one in report.arms}
     return [
         {
-            "no_promotion": why_no_promotion(arm, rulings.get(arm.name), report),
+            "no_promotion": why_no_promotion(arm.name, found),
             "it": arm,
             "who": arm.adapter.removeprefix("adapters/").replace("/versions/", " ")
             or router_words(arm)
@@ -125,7 +140,6 @@ def arm_rows(visit: Visit, report: pb.GetReportResponse) -> list[dict[str, Any]]
             "target": there.weight if there is not None else arm.weight,
             "actual": there.units / total if there is not None and total else None,
             "control": arm.name == report.experiment.control,
-            "ruling": rulings.get(arm.name),
         }
         for arm in arms
     ]
@@ -162,17 +176,17 @@ def acts(visit: Visit, report: pb.GetReportResponse) -> dict[str, str | None]:
     }
 
 
-def why_no_promotion(
-    arm: pb.Experiment.Arm, judged: pb.GetReportResponse.ArmReport | None, report: pb.GetReportResponse
-) -> str:
+def why_no_promotion(arm: str, report: Report) -> str:
     """Why an arm may not be promoted, in the words of its verdict; empty if it may."""
-    if arm.name == report.experiment.control:
+    if arm == report.experiment.spec.control:
         return "It is control: stopping the experiment keeps it."
-    ruling = judged.verdict if judged is not None else report.verdict
-    return "" if ruling.decision == "promote" else f"The verdict is {ruling.decision}: {ruling.text}"
+    ruling = next((one.verdict for one in report.arms if one.arm == arm), report.verdict)
+    if ruling.decision == "promote":
+        return ""
+    return words.sentence(report, ruling, arm) if report.phase else words.heading(report)
 
 
-def comparison(one: pb.GetReportResponse.Comparison, good: bool = True) -> dict[str, Any]:
+def comparison(one: MetricReport) -> dict[str, Any]:
     """A comparison with its interval as places in a picture: 0 to 100, no effect being 50."""
     known = all(map(math.isfinite, (one.low, one.high, one.effect)))
     ends = [abs(one.low), abs(one.high), one.margin if not one.margin_relative else 0.0, 1e-12]
@@ -180,13 +194,13 @@ def comparison(one: pb.GetReportResponse.Comparison, good: bool = True) -> dict[
     low, high, at = (
         (50 + scale * value for value in (one.low, one.high, one.effect)) if known else (0, 100, 50)
     )
-    better = -1 if one.lower_is_better else 1
+    better = 1 if one.higher_is_better else -1
     tone = ""
     if known and min(better * one.low, better * one.high) > 0:
         tone = "ok"
     elif known and max(better * one.low, better * one.high) < 0:
         tone = "bad"
-    return {"known": known, "low": low, "width": max(0.5, high - low), "at": at, "tone": tone if good else ""}
+    return {"known": known, "low": low, "width": max(0.5, high - low), "at": at, "tone": tone}
 
 
 def treated(report: pb.GetReportResponse) -> list[pb.GetReportResponse.Point]:

@@ -14,6 +14,7 @@ from router.extensions.console import (
     adapters,
     experiment_plan,
     experiments,
+    improvement,
     overview,
     playground,
     routing,
@@ -91,6 +92,7 @@ MODULES = (  # as their pages stand at the side
     routing,
     experiments,
     experiment_plan,
+    improvement,
     activity,
 )
 ENTRIES: tuple[Entry, ...] = tuple(entry for module in MODULES for entry in module.ENTRIES) + SESSION_ENTRIES

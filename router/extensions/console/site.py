@@ -26,7 +26,7 @@ from router.errors import FailedPrecondition, FieldViolation, InvalidRequest, Wr
 from router.extensions.console.guard import HEADERS, Guard, Sessions
 from router.extensions.console.history import Events, SampleHistory
 from router.extensions.console.rendering import Renderer
-from router.ports import AdapterRegistry
+from router.ports import AdapterRegistry, Improvements
 from router.routing.state import RoutingState
 from router.server.bodies import Decoder, too_many
 from router.server.call import Endpoint
@@ -197,13 +197,20 @@ class ConsoleContext:
     started: float = field(default_factory=time.time)  # unix seconds
     corrections: Corrections | None = None
     no_experiments: str = ""  # why there are none
+    improvements: Improvements | None = None
 
     @classmethod
     def of(cls, server: ServerApp, recent: RecentAudit) -> ConsoleContext:
         """Of that server; `recent` has what administrators did."""
         absent = server.no_experiments if server.experiments is None else ""
         found = (server.engine, server.registry, server.metrics, server.health, recent, server.router.state)
-        return cls(*found, server.ready, corrections=server.corrections, no_experiments=absent)
+        return cls(
+            *found,
+            server.ready,
+            corrections=server.corrections,
+            no_experiments=absent,
+            improvements=server.improvements,
+        )
 
 
 ROOT = "/console"

@@ -338,6 +338,7 @@ def _measured(
         found,
         metric=metric.name.partition(WITHIN)[0],
         age=age,
+        early=WITHIN in metric.name,
         low=-math.inf,
         high=math.inf,
         p=1.0 if p is None else p,

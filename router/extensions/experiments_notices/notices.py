@@ -25,6 +25,7 @@ from prometheus_client.registry import Collector
 
 from router import __version__
 from router.errors import ConfigError, StoreDown, install_extra
+from router.experiments import words
 from router.experiments.model import RULE, AuditEntry, Lifecycle
 from router.experiments.report.model import Report
 from router.experiments.store.store import ExperimentStore
@@ -126,7 +127,7 @@ def _harm(report: Report) -> Iterator[Notice]:
         phase, arms = act.detail.get("phase"), act.detail.get("arms")
         if act.actor == RULE and act.act in STOPS and isinstance(phase, int) and isinstance(arms, list):
             for arm in arms:
-                text = f"{arm['arm']} was {STOPS[act.act]}: {arm['rule']}: {arm['text']}"
+                text = f"{arm['arm']} was {STOPS[act.act]}. {arm['text']}"
                 yield _notice(report, phase, Event.HARM, text, act.time, arm, arm["arm"])
 
 
@@ -137,16 +138,17 @@ def _found(report: Report) -> Iterator[Notice]:
     arms = {n.arm: {"units": n.units, "matured": n.matured, "expected": n.expected} for n in report.numbers}
     for event, of_ratio in ((Event.RATIO, True), (Event.INVALID, False)):
         if failed := [c for c in report.checks if c.failed and (c.name in RATIOS) is of_ratio]:
-            text = "; ".join(f"{check.name}: {check.text}" for check in failed)
+            text = " ".join(words.failed_check(report, check) for check in failed)
             yield _notice(report, phase, event, text, time, {"rule": failed[0].name, "arms": arms})
-    reason, numbers = f"{verdict.rule}: {verdict.text}", {"rule": verdict.rule, "arms": arms}
+    numbers = {"rule": verdict.rule, "arms": arms}
+    reason = " ".join([words.heading(report), *words.effect_lines(report)])
     if verdict.decision == "promote":
         primary = [asdict(arm.primary) for arm in report.arms if arm.arm == report.arm and arm.primary]
         shown = {**numbers, "primary": primary[0] if primary else None}
         yield _notice(report, phase, Event.PROMOTABLE, reason, time, shown, report.arm or "")
     units, planned = sum(n.units for n in report.numbers), report.judged.spec.planned_units
     if verdict.decision == "undecided" and units >= planned:
-        text = f"{units:,} units took part, {planned:,} were planned; still undecided: {reason}"
+        text = f"{words.progress(report)} took part, and it is still undecided. {reason}"
         yield _notice(report, phase, Event.PLANNED, text, time, {**numbers, "planned_units": planned})
 
 

@@ -11,10 +11,10 @@ import math
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from router.experiments.cli import report as tables
-from router.experiments.cli import wording
-from router.experiments.cli.report import ReportTable
-from router.experiments.cli.wording import MARK, at, following, heading, pairs_of, since
+from router.experiments import report_tables, words
+from router.experiments.cli.wording import pairs_of
+from router.experiments.report_tables import ReportTable
+from router.experiments.words import MARK, at
 from router.extensions.experiments_page import plots
 from router.extensions.experiments_page.plots import color
 
@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from router.experiments.report.model import Report
 
 TONES = {"promote": "promote", "stop for harm": "harm", "undecided": "undecided", "invalid": "invalid"}
-MARK_TITLE = "not for looking often: it has no interval that holds at every look"
+MARKS = {"✓": "ok", "✗": "failed", "?": "open"}
+MARK_TITLE = "not for looking often: it has no range that holds at every look"
 
 
 def page(report: Report) -> str:
@@ -39,6 +40,7 @@ def page(report: Report) -> str:
         undefined=StrictUndefined,
     )
     found.filters["marked"] = marked
+    found.filters["tone"] = lambda text: MARKS.get(text[:1], "open")
     return found.get_template("report.html.j2").render(**_values(report))
 
 
@@ -58,23 +60,24 @@ def drawn(chart: str) -> Markup:
 
 
 def _values(report: Report) -> dict[str, Any]:
-    experiment, spec = report.experiment, report.experiment.spec
+    experiment, spec = report.experiment, report.judged.spec
+    form = words.quantity(spec.primary)
     return {
         "name": experiment.name,
         "hypothesis": spec.hypothesis,
-        "holdout": wording.HOLDOUT if spec.mode == "holdout" else "",
-        "state": since(report),
-        "head": heading(report),
+        "holdout": words.HOLDOUT if spec.mode == "holdout" else "",
+        "state": words.since(report),
+        "head": words.heading(report),
         "tone": TONES.get(report.verdict.decision, "undecided"),
-        "tones": TONES,
-        "verdict": report.verdict,
-        "forecast": wording.forecast(report.forecast) if report.forecast else "",
-        "rulings": _rulings(report),
-        "next": following(report),
-        "failed": [check for check in report.checks if check.failed],
-        "legend": wording.LEGEND,
+        "lines": words.effect_lines(report),
+        "failed": words.failed_checks(report),
+        "rulings": [(arm.arm, words.sentence(report, arm.verdict, arm.arm)) for arm in report.arms],
+        "next": words.following(report),
+        "sound": words.checks_line(report),
+        "legend": words.legend(report) if report.arms else [],
         "primary": spec.primary.name,
         "control": spec.control,
+        "axis": f", in {form.axis_unit}" if form.axis_unit else "",
         "colors": {arm.name: color(report, arm.name) for arm in spec.arms},
         **_charts(report),
         **_tables(report),
@@ -109,13 +112,12 @@ def _lifts(report: Report) -> list[dict[str, Any]]:
         if not relative and len(report.arms) < 2:
             continue
         if arm.primary and (chart := plots.lift_chart(report, arm.arm, f"lift-{number}")):
-            now = [wording.effect(arm.primary), wording.relative(arm.primary)]
             found.append(
                 {
                     "arm": arm.arm,
                     "chart": drawn(chart),
                     "axis": "in percent of its value" if relative else "",
-                    "now": ", ".join(filter(None, now)),
+                    "now": words.change(words.form_of(report.judged, arm.primary), arm.primary),
                 }
             )
     return found
@@ -123,34 +125,26 @@ def _lifts(report: Report) -> list[dict[str, Any]]:
 
 def _tables(report: Report) -> dict[str, Any]:
     """The page's tables by name; guardrails have their bars before the margin."""
-    rails = tables.guardrails(report)
-    read = [rail for arm in report.arms for rail in (*arm.early, *arm.guardrails)]
-    bars = [drawn(plots.guardrail_bar(rail)) for rail in read]
-    columns = (*rails.columns[:6], ("", "bar"), *rails.columns[6:])
-    rows = tuple((*row[:6], bar, *row[6:]) for row, bar in zip(rails.rows, bars, strict=True))
-    shadow = report.experiment.spec.mode == "shadow"
+    rails = report_tables.guardrails(report)
+    bars = [drawn(plots.guardrail_bar(rail)) for rail in rails.found if rail]
+    columns = (*rails.columns[:5], ("", "bar"), *rails.columns[5:])
+    rows = tuple((*row[:5], bar, *row[5:]) for row, bar in zip(rails.rows, bars, strict=True))
+    shadow = report.judged.spec.mode == "shadow"
     return {
-        "effects": ReportTable("", (), ()) if shadow else tables.effects(report),
-        "past": tables.past(report),
-        "missing": tables.missing(report),
-        "pairs": tables.pairs(report),
+        "effects": ReportTable("", (), ()) if shadow else report_tables.effects(report),
+        "missing": report_tables.missing(report),
+        "pairs": report_tables.pairs(report),
         "rails": replace(rails, columns=columns, rows=rows),
-        "secondary": tables.secondary(report),
-        "segments": list(tables.segments(report)),
-        "checks": tables.checks(report),
-        "numbers": tables.numbers(report),
+        "secondary": report_tables.secondary(report),
+        "segments": list(report_tables.segments(report)),
+        "details": list(report_tables.details(report)) if report.arms else [],
+        "share_title": report_tables.NUMBERS,
     }
-
-
-def _rulings(report: Report) -> list[dict[str, str]]:
-    return [
-        {"arm": arm.arm, "decision": arm.verdict.decision, "rule": arm.verdict.rule} for arm in report.arms
-    ]
 
 
 def _meters(report: Report) -> list[dict[str, str]]:
     """The primary metric of each arm as a bar, the largest one whole."""
-    spec = report.experiment.spec
+    spec, form = report.judged.spec, words.quantity(report.judged.spec.primary)
     values = {arm.arm: arm.primary.values[1] for arm in report.arms if arm.primary}
     if not values:
         return []
@@ -161,7 +155,7 @@ def _meters(report: Report) -> list[dict[str, str]]:
             "arm": one.arm,
             "color": color(report, one.arm),
             "width": f"{100 * abs(values[one.arm]) / most if math.isfinite(values[one.arm]) else 0:.1f}",
-            "value": wording.marked(wording.plain(values[one.arm]), anytime=False),
+            "value": form.value(values[one.arm]),
             "units": f"{one.matured:,}",
             "answered": f"{one.answered.get(spec.primary.name, 0):,}",
         }
@@ -185,88 +179,59 @@ def _audit(report: Report) -> list[dict[str, str]]:
 
 WORDS = (
     (
+        "arm, control",
+        "One of the things that are compared; control is the one that the others are compared with.",
+    ),
+    (
         "unit",
-        "Who has the same experience throughout, such as a user. Everything is counted by unit, never by"
-        " request.",
-    ),
-    ("arm, control", "One of the things compared; control is the one that the others are compared with."),
-    ("promote", "The arm is shown to be better, no guardrail is in doubt, and all checks are sound."),
-    ("stop for harm", "The arm is shown to be worse, on the primary metric or beyond a guardrail's margin."),
-    ("undecided", "Nothing is shown yet, in either direction. This is not the same as no difference."),
-    ("invalid", "A check of the pipeline failed; numbers of a broken pipeline say nothing about the arms."),
-    (
-        "interval",
-        "All differences that the data do not rule out. It holds at every look, so looking often and stopping"
-        " early are fine; the usual interval, for a single look at the end, would be narrower.",
+        "Who has the same arm throughout, such as a user. Everything is counted by unit, never by request.",
     ),
     (
-        "p",
-        "How surprising the data would be if there were no difference; valid at every look, and adjusted for"
-        " the number of arms (Holm).",
+        "points",
+        "Of 100: if 52 of 100 users like one arm and 57 of 100 the other, the difference is 5 points.",
     ),
     (
-        "asymptotic, exact",
-        "Where the interval comes from: exact for proportions at any number of units, used early; close to it"
-        " later. Burn-in: too early for any interval; its place says what is waited for.",
+        "better, worse, not clear yet",
+        "Better and worse are shown: chance alone does not explain them. Not clear yet means that the range"
+        " contains zero; it does not mean that there is no difference.",
+    ),
+    ("promote", "The arm is better, it makes nothing worse that must not get worse, and the data are fine."),
+    ("stop", "The arm is worse, or it makes something worse than the plan allows."),
+    ("wait", "Nothing is shown yet, in either direction."),
+    ("give up", "All planned units took part, and no gain is in sight."),
+    ("invalid", "A check of the data failed: the numbers say nothing about the arms."),
+    (
+        "window",
+        "Outcomes count for this long after a unit was first served. Only units that had their whole window"
+        " are compared.",
     ),
     (
-        "dagger (†)",
-        "Not for looking often: an average or a projection that has no interval of its own. Read it, but do"
-        " not stop or go on because of it.",
-    ),
-    (
-        "forecast",
-        "How long it may still take if the effect stays as it looks now and units come as fast as now. It"
-        " moves from look to look.",
-    ),
-    (
-        "window, mature",
-        "Outcomes count for this long after a unit was first served; then the unit is mature. Only mature"
-        " units are compared.",
-    ),
-    (
-        "guardrail",
-        "A metric that must not get worse by more than its margin. Within: shown not to be; beyond: shown to"
-        " be; open: neither yet.",
+        "until about",
+        "A forecast: it holds if the difference stays as it is now and units come as fast as now. It moves"
+        " from look to look.",
     ),
     (
         "capped",
         "A unit's value counts as at most the cap, so that a few extreme ones do not hide everybody else's.",
     ),
     (
-        "adjusted by the past (CUPED)",
-        "What a unit did before it was first served tells part of what it does now, whatever arm it got."
-        " Without that part the interval is narrower; the effect means the same.",
+        "at equal answer length",
+        "People and judges prefer long answers whatever they say. This is the difference that is left when"
+        " lengths are made equal; a gain that vanishes here may be nothing but length.",
     ),
     (
-        "secondary metric",
-        "Told and never decisive. Of many metrics one always looks good by chance, so their intervals are"
-        " wider: all of them hold at once.",
+        "interval, p",
+        "Behind the fold: an interval is the range in brackets; p is how surprising the data would be without"
+        " a difference, adjusted for the number of arms (Holm). Both hold at every look.",
     ),
     (
-        "segment",
-        "The effect among units with one value of a label. The more values one looks at, the more one finds"
-        " by chance: unless effects are shown to differ, the overall effect is the best guess for each.",
-    ),
-    (
-        "holdout",
-        "A share of all units that is in no experiment. Everybody else against it tells what all experiments"
-        " together have changed.",
-    ),
-    (
-        "sample ratio",
-        "Arms must get their planned shares of units. If they do not, units were lost, and who is lost is not"
-        " left to chance.",
+        "exact, asymptotic, burn-in",
+        "Where an interval comes from: exact for shares at any number of units, used early; close to it"
+        " later. Burn-in: too early for any interval.",
     ),
     (
         "degraded",
         "The arm could not answer and something else did. The unit stays in its arm, or a broken arm would"
         " look good.",
-    ),
-    (
-        "equal answer length",
-        "People and judges prefer long answers whatever they say. This is the difference that is left when"
-        " lengths are made equal; a gain that vanishes here may be nothing but length."
-        " Its ± holds at every look, like the intervals, and it gives no verdict.",
     ),
 )

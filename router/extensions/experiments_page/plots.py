@@ -13,7 +13,8 @@ from datetime import UTC, datetime
 from html import escape
 from typing import TYPE_CHECKING
 
-from router.experiments.cli import wording
+from router.experiments.words import quantity
+from router.quantities import MINUS
 
 if TYPE_CHECKING:
     from router.experiments.report.model import MetricReport, PlotPoint, Report
@@ -73,21 +74,25 @@ def color(report: Report, arm: str) -> str:
 def effect_chart(report: Report) -> str:
     """Effect and interval of all arms; empty where there is no point with an effect."""
     found = {arm: points for arm in _treatments(report) if (points := _effects(report, arm))}
-    return _effects_chart(report, found, "effect", wording.signed)
+    return _effects_chart(report, found, "effect", quantity(report.judged.spec.primary).axis)
 
 
 def lift_chart(report: Report, arm: str, name: str) -> str:
     """One arm's effect and interval over time, as a share of control's value where that is known."""
     found = _effects(report, arm)
     if not (shares := relative_points(report, arm)):
-        return _effects_chart(report, {arm: found}, name, wording.signed)
-    return _effects_chart(
-        report, {arm: shares}, name, lambda value: f"{value:+.3g}%" if value else "0", relative=True
-    )
+        return _effects_chart(report, {arm: found}, name, quantity(report.judged.spec.primary).axis)
+    return _effects_chart(report, {arm: shares}, name, _percent_text, relative=True)
+
+
+def _percent_text(value: float) -> str:
+    return f"{value:+.3g} %".replace("-", MINUS) if value else "0"
 
 
 def relative_points(report: Report, arm: str) -> list[PlotPoint]:
-    """Those of the arm that have a relative effect, in percent."""
+    """Those of the arm with a relative effect, in percent; none of a share, whose effect is in points."""
+    if report.judged.spec.primary.kind.rules.binary:
+        return []
     return [
         replace(p, effect=100 * p.relative, low=100 * p.relative_low, high=100 * p.relative_high)
         for p in _effects(report, arm)
@@ -189,7 +194,7 @@ def _share_series(report: Report, arm: str, weight: float, faint: str) -> PlotSe
 
 
 def _points_text(value: float) -> str:
-    return f"{100 * value:+.3g} pts" if value else "0"
+    return f"{100 * value:+.3g}".replace("-", MINUS) if value else "0"
 
 
 def units_chart(report: Report) -> str:

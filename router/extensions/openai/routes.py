@@ -1,7 +1,8 @@
 """Routes of OpenAI's API: completions, models, and feedback on answers.
 
-A body of feedback is one of the messages of `ExperimentService.RecordOutcome` and
-`InferenceService.RecordCorrection`, in the words of OpenAI's API. It names an answer by its id.
+A body of feedback is one of the messages of `FeedbackService.RecordFeedback`,
+`ExperimentService.RecordOutcome` and `InferenceService.RecordCorrection`, in the words of OpenAI's API. It
+names an answer by its id.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 from google.protobuf.timestamp_pb2 import Timestamp
 from pydantic import AliasChoices, AwareDatetime, Field
@@ -24,18 +25,33 @@ from router.ports import AdapterRegistry
 from router.server.call import Endpoint
 from router.server.http import HttpCall, Reply, Route
 from router.server.inference import InferenceService
-from router.server.policy import GENERATE, OBSERVE, RECORD, Policy
+from router.server.policy import GENERATE, OBSERVE, RECORD_TEXTS, Policy
 from router.v1 import experiments_pb2 as experiments
+from router.v1 import feedback_pb2 as feedback_pb
 from router.v1 import inference_pb2 as pb
 
 OUTCOME = "/router.v1.ExperimentService/RecordOutcome"
 CORRECTION = "/router.v1.InferenceService/RecordCorrection"
+FEEDBACK = "/router.v1.FeedbackService/RecordFeedback"
+VERDICTS = {"good": feedback_pb.FEEDBACK_VERDICT_GOOD, "bad": feedback_pb.FEEDBACK_VERDICT_BAD}
+OF_KIND: Mapping[str, Sequence[str]] = {
+    "feedback": ("feedback", "corrected", "comment", "answered_by", "prompt", "answer", "user"),
+    "should_have_been": ("should_have_been", "text"),
+    "metric": ("metric", "value", "time", "idempotency_key"),
+}  # fields of the three kinds
 
 
 class Feedback(messages.JsonModel):
-    """POST /v1/feedback: `metric` and `value`, or `should_have_been`."""
+    """POST /v1/feedback: `feedback` or `corrected`, `should_have_been`, or `metric` and `value`."""
 
     response_id: str = Field(min_length=1)
+    feedback: Literal["good", "bad"] | None = None
+    corrected: str | None = Field(None, min_length=1)
+    comment: str | None = None
+    answered_by: str | None = None
+    prompt: str | None = None
+    answer: str | None = None
+    user: str | None = None
     metric: str | None = Field(None, validation_alias=AliasChoices("metric", "name"))
     value: float | bool | None = None
     time: AwareDatetime | None = None
@@ -43,31 +59,55 @@ class Feedback(messages.JsonModel):
     should_have_been: str | None = Field(None, min_length=1)
     text: str | None = None
 
+    @property
+    def kind(self) -> str:
+        """The kind of it: a key of `OF_KIND`."""
+        if self.feedback is not None or self.corrected is not None:
+            return "feedback"
+        return "metric" if self.should_have_been is None else "should_have_been"
+
 
 def parsed_feedback(body: bytes) -> Feedback:
     """Raises InvalidRequest naming every bad field."""
     feedback, found = messages.parsed(Feedback, body), Findings()
-    if feedback.should_have_been is None:
+    if feedback.kind == "metric":
         if feedback.metric is None:
-            found.add("metric", "must be there, and a value; or should_have_been")
+            found.add("metric", "must be there, and a value; or feedback, corrected or should_have_been")
         elif feedback.value is None:
             found.add("value", "must be there: a number, true or false")
-        if feedback.text is not None:
-            found.add("text", "goes with should_have_been alone")
-    else:
-        for name in ("metric", "value", "time", "idempotency_key"):
+    for kind, names in OF_KIND.items():
+        for name in names if kind != feedback.kind else ():
             if getattr(feedback, name) is not None:
-                found.add(
-                    name, "cannot be sent together with should_have_been: send both, one after the other"
-                )
+                found.add(name, _apart(name, feedback))
     found.check()
     return feedback
 
 
+def _apart(name: str, feedback: Feedback) -> str:
+    """Why a field of another kind is refused."""
+    if name in ("text", "comment", "answered_by", "prompt", "answer", "user"):
+        return f"goes with {'should_have_been' if name == 'text' else 'feedback or corrected'} alone"
+    kind = feedback.kind if getattr(feedback, feedback.kind) is not None else "corrected"
+    return f"cannot be sent together with {kind}: send both, one after the other"
+
+
 def message_of(
     feedback: Feedback,
-) -> tuple[str, experiments.RecordOutcomeRequest | pb.RecordCorrectionRequest]:
+) -> tuple[
+    str, experiments.RecordOutcomeRequest | pb.RecordCorrectionRequest | feedback_pb.RecordFeedbackRequest
+]:
     """The method that takes it in, and its message."""
+    if feedback.kind == "feedback":
+        return FEEDBACK, feedback_pb.RecordFeedbackRequest(
+            response_id=feedback.response_id,
+            verdict=VERDICTS.get(feedback.feedback or "", feedback_pb.FEEDBACK_VERDICT_UNSPECIFIED),
+            corrected=feedback.corrected or "",
+            comment=feedback.comment or "",
+            answered_by=resource_of(feedback.answered_by or ""),
+            prompt=feedback.prompt or "",
+            answer=feedback.answer or "",
+            unit=feedback.user or "",
+        )
     if feedback.should_have_been is not None:
         adapter = resource_of(feedback.should_have_been) or AUTO  # which is nobody, and refused
         return CORRECTION, pb.RecordCorrectionRequest(
@@ -96,6 +136,9 @@ def timestamp(time: datetime) -> Timestamp:
 def answer_json(feedback: Feedback, kept: Any) -> dict[str, Any]:
     """What became of it: the names of the proto, in lower case."""
     body = {"object": "feedback", "response_id": feedback.response_id}
+    if feedback.kind == "feedback":
+        name = feedback_pb.FeedbackKept.Name(kept.kept)
+        return body | {"kept": name.removeprefix("FEEDBACK_KEPT_").lower(), "replaced": kept.replaced}
     if feedback.should_have_been is not None:
         name = pb.CorrectionKept.Name(kept.kept)
         return body | {"kept": name.removeprefix("CORRECTION_KEPT_").lower()}
@@ -113,6 +156,7 @@ def feedback_error_json(status: int, reason: str, message: str, field: str) -> d
 
 def in_our_words(text: str) -> str:
     """A field of the messages, or a text that names one."""
+    text = re.sub(r"\bverdict(?=: )|^verdict$", "feedback", re.sub(r"\bunit(?=: )|^unit$", "user", text))
     return re.sub(r"\badapter(?=: )|^adapter$", "should_have_been", re.sub(r"\boutcome\.(?=[a-z])", "", text))
 
 
@@ -121,7 +165,7 @@ LIST = replace(OBSERVE, role=Role.INFER)
 ROWS: Mapping[str, Policy] = {
     "POST /v1/chat/completions": GENERATE,
     "POST /v1/completions": GENERATE,
-    "POST /v1/feedback": RECORD,
+    "POST /v1/feedback": RECORD_TEXTS,
     "GET /v1/models": LIST,
     "GET /v1/models/{model}": LIST,
 }
@@ -163,7 +207,7 @@ async def completion(
 async def take_feedback(
     endpoints: Mapping[str, Endpoint], feedback: Feedback, call: HttpCall
 ) -> Mapping[str, Any]:
-    """Say what became of an outcome or a correction."""
+    """Say what became of it."""
     method, message = message_of(feedback)
     return answer_json(feedback, await endpoints[method].answer(message, call))
 

@@ -29,7 +29,10 @@ def test_what_runs_is_listed_with_its_warnings(cli, planned):
     planned.kept["experiments/medical-v2"].warnings.append("units look like request ids")
     header, row = cli("experiments", "list").out.splitlines()
     assert header.split()[:3] == ["NAME", "STATE", "ROUTE"]
-    assert row.startswith("medical-v2  running  medical  split  old 0.5, new 0.5  thumbs_up  1 ")
+    assert row.startswith(
+        "medical-v2  running  medical  old 0.5, new 0.5  thumbs_up  PROMOTE new  new +7.5 points"
+    )
+    assert "4,000 of 5,000 planned users (80 %)" in row
     assert row.endswith("units look like request ids")
     (found,) = json.loads(cli("experiments", "list", "--json").out)
     assert found["spec"]["arms"][1]["adapter"] == "adapters/medical/versions/1.1.0"
@@ -48,6 +51,12 @@ def test_show_tells_the_plan_and_the_salts(cli, planned):
     assert shown["decides"] == "thumbs_up: proportion, more is better"
     assert shown["phase 1"].endswith("salts: enrolment a, variant b")
     assert shown["window"] == "1 day for outcomes"
+
+
+def test_withdraw_says_since_when(cli, planned):
+    done = cli("experiments", "withdraw", "medical-v2", "new", "--reason", "slow")
+    assert "medical@1.1.0, withdrawn at 1970-01-01 00:01 UTC" in done.out
+    assert (planned.requests[-1].arm, planned.requests[-1].reason) == ("new", "slow")
 
 
 def test_stop_says_why(cli, planned):

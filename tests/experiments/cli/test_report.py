@@ -4,20 +4,30 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from dataclasses import replace
 
 import pytest
 
-from router.experiments.cli import report as tables
-from router.experiments.cli import wording
-from router.experiments.cli.report import document, following, print_report
-from router.experiments.cli.wording import LEGEND
+from router.experiments import report_tables as tables
+from router.experiments import words
+from router.experiments.cli.report import document, print_report
+from router.experiments.cli.wording import pairs_of
 from router.experiments.model import Aggregate, ArmSpec, Kind, MetricSpec, Mode, NoInterval, SegmentSpec
-from router.experiments.report.model import MetricReport, Pairs, Ruling, SegmentReport, VerdictForecast
+from router.experiments.report.model import (
+    MetricReport,
+    Pairs,
+    PipelineCheck,
+    Ruling,
+    SegmentReport,
+    VerdictForecast,
+)
+from router.experiments.words import following
+from router.quantities import PLAIN, SHARE
 from router.types import RouterVariant
 from tests.experiments.report.sums import REPORT, SPEC, running
 
-WAITS = NoInterval("too-few-events", "12 ones of success in both arms, 48 are needed at this split", 600)
+WAITS = NoInterval("too-few-events", "success is 1 for 12 units of both arms, 48 are needed", 600)
 YOUNG = MetricReport("success", (40, 38), (0.1, 0.2), 0.1, -math.inf, math.inf, 1.0, "burn-in", waiting=WAITS)
 
 
@@ -30,29 +40,45 @@ def planned(cli, remote):
     return remote.experiments
 
 
-def test_the_verdict_comes_first_then_what_it_rests_on(cli, planned):
+def test_the_verdict_comes_first_then_its_number_and_what_to_do(cli, planned):
     lines = cli("experiments", "report", "medical-v2").out.splitlines()
-    assert lines[0] == "PROMOTE new  (primary-better)"
-    assert lines[1].startswith("success: 0.575 against 0.5 on 4000 units")
+    assert lines[:3] == [
+        "PROMOTE new: it is better than control.",
+        "success: +7.5 points (2.6 to 12.4) ✓ better: 57.5 % with new, 50.0 % with control. More is better.",
+        "Next: promote new: lora-router experiments promote medical-v2",
+    ]
     text = "\n".join(lines)
     for part in (
-        "95% INTERVAL",
-        "+0.04 ± 0.03 at equal answer length (95.5† tokens an answer against 80†)",
-        "new  30   10    5     75.0% [60.0%, 90.0%]",
-        "within",
-        "sample-ratio      ok",
-        "120 ms",
-        "NOTES",
+        "new at equal answer length: +4.0 points (1.0 to 7.0). Its answers have 95.5 tokens on average",
+        "preferred in 30 of 40 comparisons without a tie (60 to 90 %",
+        "3.0 points worse  ✓ within what is allowed",
+        "✓ All 5 checks of the data are fine.",
+        "Notes",
     ):
         assert part in text
-    assert lines[-1] == "next: lora-router experiments promote medical-v2"
+    assert lines[-1] == "Statistics: lora-router experiments report medical-v2 --details"
+
+
+INSIDE = re.compile(
+    r"p = |\bp-value|interval|asymptotic|Holm|alpha|open|beyond|[a-z]+-[a-z]+-?ratio|†|arm's|\["
+)
+
+
+def test_names_of_the_inside_stand_in_the_details_only(capsys):
+    print_report(replace(REPORT, notes=()))
+    shown = capsys.readouterr().out
+    assert INSIDE.findall(shown) == []
+    print_report(REPORT, details=True)
+    details = capsys.readouterr().out
+    for part in ("primary-better", "0.00015", "asymptotic", "sample-ratio", "120 ms", "95%", "within"):
+        assert part in details
 
 
 def test_the_last_acts_are_told(capsys):
     entry = REPORT.audit[0]
     acts = tuple(replace(entry, act=f"act-{i}", reason="\x1b[2Jx") for i in range(9))
-    print_report(replace(REPORT, audit=acts))
-    lines = capsys.readouterr().out.split("WHAT WAS DONE\n")[1].splitlines()
+    print_report(replace(REPORT, audit=acts), details=True)
+    lines = capsys.readouterr().out.split("What was done\n")[1].splitlines()
     assert lines[0] == "... 3 before"
     assert lines[1].endswith("127.0.0.1 act-3: [2Jx")
     assert lines[6].endswith("act-8: [2Jx")
@@ -71,7 +97,7 @@ def test_watch_ends_after_the_looks_or_with_the_experiment(cli, planned):
     assert [json.loads(line)["phase"] for line in done.out.splitlines()] == [1, 1]
     cli("experiments", "stop", "medical-v2")
     done = cli("experiments", "watch", "medical-v2", "--every", "0.01")
-    assert done.out.count("PROMOTE new") == 1
+    assert done.out.count("Next: ") == 1
     done = cli("experiments", "watch", "medical-v2", "--every", "0")
     assert (done.code, "--every must be above 0 seconds" in done.err) == (2, True)
 
@@ -79,12 +105,17 @@ def test_watch_ends_after_the_looks_or_with_the_experiment(cli, planned):
 @pytest.mark.parametrize(
     ("decision", "promoted", "phase", "told"),
     [
-        ("promote", "", 1, "next: lora-router experiments promote medical-v2"),
-        ("stop for harm", "", 1, "next: lora-router experiments stop medical-v2 --reason harm"),
-        ("invalid", "", 1, "next: find out why the check failed"),
-        ("undecided", "", 1, "next: wait; lora-router experiments watch medical-v2"),
-        ("undecided", "", 0, "next: lora-router experiments start medical-v2"),
-        ("promote", "new", 1, "promoted: new; undo: lora-router experiments rollback medical-v2"),
+        ("promote", "", 1, "Next: promote new: lora-router experiments promote medical-v2"),
+        ("stop for harm", "", 1, "Next: stop it: lora-router experiments stop medical-v2 --reason harm"),
+        ("invalid", "", 1, "Next: repair what the failed check names. Then start anew: lora-router"),
+        ("undecided", "", 1, "Next: wait; lora-router experiments watch medical-v2"),
+        ("undecided", "", 0, "Next: start it: lora-router experiments start medical-v2"),
+        (
+            "promote",
+            "new",
+            1,
+            "Next: nothing. new is promoted; to undo this: lora-router experiments rollback",
+        ),
     ],
 )
 def test_every_verdict_has_a_next_step(decision, promoted, phase, told):
@@ -100,18 +131,22 @@ def test_every_verdict_has_a_next_step(decision, promoted, phase, told):
 def test_a_better_router_is_a_setting_and_no_version():
     arms = (SPEC.arms[0], ArmSpec("new", 0.5, router=RouterVariant(threshold=0.4)))
     made = replace(REPORT, experiment=running(replace(SPEC, route="", arms=arms)))
-    assert following(made) == "next: make it the server's own: router with threshold 0.4"
+    assert following(made) == "Next: make its settings those of the server: router with threshold 0.4"
 
 
 def test_shadow_arms_have_pairs_by_user_and_no_table_of_effects(capsys):
     spec = replace(SPEC, mode=Mode.SHADOW)
     arm = replace(REPORT.arms[0], guardrails=(), pairs=Pairs(300, 100, 50, 0.7, 0.6, 0.8, 0.01, units=120))
-    out = printed(capsys, replace(REPORT, experiment=running(spec), arms=(arm,)))
+    ruling = Ruling("undecided", "shadow", "text")
+    out = printed(capsys, replace(REPORT, experiment=running(spec), arms=(arm,), verdict=ruling))
+    assert out.startswith("READ: the judge prefers the answers of new to those of control.")
     assert "DIFFERENCE" not in out
-    assert "SHARE WON" in out
-    assert "120 users (400 pairs)" in out
+    assert "preferred in 300 of 400 comparisons without a tie (60 to 80 %; every user counts the same)" in out
+    assert "120 users (400 comparisons)" in out
     once = replace(arm, pairs=replace(arm.pairs, anytime=False))
-    assert "70.0% [60.0%, 80.0%]†" in printed(capsys, replace(REPORT, arms=(once,)))
+    out = printed(capsys, replace(REPORT, arms=(once,)))
+    assert "(60 to 80 %; every user counts the same)†" in out
+    assert words.ONCE in out
 
 
 def printed(capsys, found):
@@ -124,33 +159,68 @@ def with_arm(**fields):
     return replace(REPORT, arms=(replace(arm, **fields),))
 
 
-def test_what_may_not_be_looked_at_often_has_a_dagger_and_one_line_tells_so(capsys):
-    out = printed(capsys, REPORT)
-    assert out.count(LEGEND) == 1
-    for head in ("VALUE†", "CONTROL†", "ARM'S†", "FIRST TOKEN†", "CANCELLED†"):
-        assert head in out
-    assert "[+0.0259, +0.124]  +15.0% [+4.9%, +26.1%]  0.00015 " in out  # any look: plain
-    once = printed(capsys, with_arm(primary=replace(REPORT.arms[0].primary, anytime=False)))
-    assert "[+0.0259, +0.124]†  +15.0% [+4.9%, +26.1%]†  0.00015†" in once
+def test_a_range_for_one_look_is_marked_and_one_line_says_so(capsys):
+    assert words.ONCE not in printed(capsys, REPORT)
+    out = printed(capsys, with_arm(primary=replace(REPORT.arms[0].primary, anytime=False)))
+    assert "+7.5 points (2.6 to 12.4)†" in out
+    assert out.count(words.ONCE) == 1
 
 
-def test_a_missing_interval_says_why_and_how_long(capsys):
+def test_a_missing_range_says_why_and_how_long(capsys):
     out = printed(capsys, with_arm(primary=YOUNG, guardrails=(replace(YOUNG, state="open"),)))
-    told = f"no interval yet: {WAITS.text}; about 600 more units"
-    assert out.count(told) == 2
-    assert "+0.1†" in out  # an effect without an interval is an average
+    assert out.count(f"no range yet: {WAITS.text}; about 600 more users") == 2
+    assert "+10.0 points, no range yet" in out
     assert "inf" not in out.replace(WAITS.text, "")
     assert "nan" not in out
     never = replace(YOUNG, waiting=NoInterval("constant", "the same value for every unit"))
-    assert "no interval yet: the same value for every unit\n" in printed(capsys, with_arm(primary=never))
+    assert "no range yet: the same value for every unit\n" in printed(capsys, with_arm(primary=never))
 
 
-def test_a_forecast_stands_under_the_verdict(capsys):
-    words = "about 12 days more at 400 new units a day"
-    found = replace(REPORT, forecast=VerdictForecast(400.0, 9000, 12.0, 0.03, words))
-    assert printed(capsys, found).splitlines()[2] == f"forecast†: {words}"
-    found = replace(REPORT, forecast=VerdictForecast(400.0, 9000, 12.0, 0.03, ""))
-    assert printed(capsys, found).splitlines()[2] == "forecast†: about 12 more days at 400 units a day"
+WAITING = replace(REPORT, verdict=Ruling("undecided", "primary-open", "text"))
+
+
+@pytest.mark.parametrize(
+    ("forecast", "told"),
+    [
+        (
+            VerdictForecast(400.0, 3000, 12.0, 0.03, ""),
+            "Next: wait until about 1970-01-26. If the difference stays as it is now, 3,000 users are"
+            " needed to show it (400 new users a day).",
+        ),
+        (
+            VerdictForecast(400.0, None, None, 0.03, ""),
+            "Next: wait until about 1970-01-15 05:46 UTC, when the planned 4,000 users had their time (400"
+            " new users a day). They show a difference of 3.0 points or more. So far no gain is in sight.",
+        ),
+        (
+            VerdictForecast(0.0, None, None, None, ""),
+            "Next: no new users came in the last week. Check that requests arrive and carry their unit, or"
+            " stop it: lora-router experiments stop medical-v2",
+        ),
+    ],
+)
+def test_waiting_has_its_end(forecast, told):
+    young = tuple(replace(one, matured=0) for one in REPORT.numbers)
+    assert following(replace(WAITING, forecast=forecast, numbers=young)) == told
+
+
+def test_giving_up_is_said_when_all_had_their_time_and_no_gain_is_in_sight():
+    found = replace(WAITING, forecast=VerdictForecast(400.0, None, None, 0.03, ""))
+    assert words.heading(found) == "GIVE UP: no difference between new and control is shown."
+    assert following(found).startswith("Next: give up. All planned users took part, and no gain is in sight")
+    hopeful = replace(WAITING, forecast=VerdictForecast(400.0, 9000, 12.0, 0.03, ""))
+    assert words.heading(hopeful).startswith("WAIT: ")
+
+
+@pytest.mark.parametrize("check", [check.name for check in REPORT.checks])
+def test_a_check_that_fails_says_what_is_wrong_and_what_to_do(check):
+    failed = PipelineCheck(check, True, "3 of 4")
+    found = replace(REPORT, verdict=Ruling("invalid", check, "3 of 4"), checks=(failed,))
+    (line,) = words.failed_checks(found)
+    assert check not in line
+    assert "{" not in line + following(found)
+    assert following(found).count(". ") == 1
+    assert words.effect_lines(found) == []  # numbers of a broken pipeline are no news
 
 
 def test_the_holdout_is_told(capsys):
@@ -162,12 +232,13 @@ def test_the_holdout_is_told(capsys):
 
 def test_watch_shows_what_is_waited_for(cli, planned):
     planned.report = replace(
-        with_arm(primary=YOUNG), forecast=VerdictForecast(10.0, None, None, None, "nothing is on its way")
+        with_arm(primary=YOUNG),
+        verdict=Ruling("undecided", "too-few-events", WAITS.text),
+        forecast=VerdictForecast(10.0, None, None, None, ""),
     )
     out = cli("experiments", "watch", "medical-v2", "--looks", "1").out
-    assert "PROMOTE new" in out
-    assert "forecast†: nothing is on its way" in out
-    assert "about 600 more units" in out
+    assert out.startswith(f"WAIT: {WAITS.text}.\n")
+    assert "about 600 more users" in out
 
 
 def numbers_of(value, path=""):
@@ -223,61 +294,65 @@ FOUND = MetricReport("success", (100, 90), (0.5, 0.6), 0.1, 0.05, 0.15, 0.01, "a
 @pytest.mark.parametrize(
     ("low", "high", "told"),
     [
-        (0.05, 0.15, "[+0.05, +0.15]"),
-        (-math.inf, 0.15, "below +0.15"),
-        (0.05, math.inf, "above +0.05"),
-        (-math.inf, math.inf, "no interval yet"),
-        (math.nan, math.nan, "no interval yet"),
+        (0.05, 0.15, "+10.0 points (5.0 to 15.0)"),
+        (-math.inf, 0.15, "+10.0 points (15.0 or less)"),
+        (0.05, math.inf, "+10.0 points (5.0 or more)"),
+        (-math.inf, math.inf, "+10.0 points, no range yet"),
+        (math.nan, math.nan, "+10.0 points, no range yet"),
     ],
 )
-def test_an_interval_never_has_an_infinite_end(low, high, told):
-    found = replace(FOUND, low=low, high=high)
-    assert wording.interval(found) == told
-    assert wording.effect(found).startswith("+0.1 [" if told.startswith("[") else "+0.1†, ")
+def test_a_range_never_has_an_infinite_end(low, high, told):
+    assert words.change(SHARE, replace(FOUND, low=low, high=high)) == told
 
 
 @pytest.mark.parametrize("bounds", [(None, None), (-math.inf, math.inf), (math.nan, 0.3)])
 def test_a_relative_effect_without_bounds_is_not_told(bounds):
     low, high = bounds
-    assert wording.relative(replace(FOUND, relative=0.2, relative_low=low, relative_high=high)) == ""
+    assert words.relative(replace(FOUND, relative=0.2, relative_low=low, relative_high=high)) == ""
+
+
+def test_a_mean_has_its_relative_change_beside_it():
+    found = replace(FOUND, metric="tokens", relative=0.2, relative_low=0.1, relative_high=0.3)
+    assert words.change(PLAIN, found) == "+0.100 (0.050 to 0.150), +20.0 % (10.0 to 30.0)"
+    assert words.change(SHARE, found) == "+10.0 points (5.0 to 15.0)"
 
 
 def test_the_past_stands_beside_what_was_measured():
     plain = replace(FOUND, effect=0.08, low=-0.02, high=0.18)
-    table = tables.past(with_arm(primary=FOUND, unadjusted=plain))
-    assert table.rows == (
-        ("new", "adjusted by the past (CUPED)", "+0.1", "[+0.05, +0.15]", "50% narrower"),
-        ("new", "as measured", "+0.08", "[-0.02, +0.18]", ""),
-    )
-    assert wording.narrower(plain, FOUND) == "100% wider"
-    assert tables.past(REPORT).rows == ()
+    made = with_arm(primary=FOUND, unadjusted=plain)
+    assert "new without what each user did before: +8.0 points (−2.0 to +18.0)." in tables.effects(made).notes
+    assert ("success", "without the past (the past makes the range 50% narrower)", "new") in [
+        row[:3] for row in tables.statistics(made).rows
+    ]
+    assert tables.narrower(plain, FOUND) == "the past makes the range 100% wider"
 
 
-def test_secondary_metrics_stand_by_metric_with_their_level_and_cap():
+def test_secondary_metrics_stand_by_metric_and_say_that_they_hold_together():
     many = replace(FOUND, alpha=0.05 / 3)
     found = tables.secondary(with_arm(secondary=(replace(many, metric="seconds", cap=30.0), many)))
-    assert found.title == "Secondary metrics (decide nothing; intervals corrected for all 3)"
-    assert [row[:2] for row in found.rows] == [("seconds (capped at 30)", "new"), ("success", "new")]
-    assert ("98.3% interval, corrected for 3", "i") in found.columns
-    assert not {"p", "verdict"} & {head for head, _ in found.columns}
-    one = tables.secondary(with_arm(secondary=(FOUND,)))
-    assert one.title == "Secondary metrics (decide nothing)"
+    assert found.title == "Further metrics, which decide nothing"
+    assert [row[:2] for row in found.rows] == [
+        ("seconds (capped at 30; more is better)", "new"),
+        ("success (more is better)", "new"),
+    ]
+    (note,) = found.notes
+    assert note.startswith("These ranges are wider, so that all 3 of them hold at once")
+    assert tables.secondary(with_arm(secondary=(FOUND,))).notes == ()
 
 
 @pytest.mark.parametrize(
-    ("differ", "text", "told"),
+    ("differ", "told"),
     [
-        (False, "", "no difference between values is shown: read the overall effect"),
-        (True, "", "effects differ between values: p = 0.002"),
-        (True, "as the server says", "as the server says"),
+        (False, "It is not shown that the difference depends on language"),
+        (True, "The difference is not the same for all values of language: read each row."),
     ],
 )
-def test_segments_have_no_verdict_of_their_own(differ, text, told):
-    segment = SegmentReport("language", {"en": FOUND, "(none)": FOUND}, 0.002, differ, text)
+def test_segments_have_no_verdict_of_their_own(differ, told):
+    segment = SegmentReport("language", {"en": FOUND, "(none)": FOUND}, 0.002, differ, "text")
     (table,) = tables.segments(with_arm(segments=(segment,)))
     assert table.title == "success by language: new against control"
-    assert table.rows[0] == ("en", "190", "0.5", "0.6", "+0.1", "[+0.05, +0.15]")
-    assert table.notes == (told,)
+    assert table.rows[0] == ("en", "190", "50.0 %", "60.0 %", "+10.0 points (5.0 to 15.0)", "✓ better")
+    assert table.notes[0].startswith(told)
     assert not {"p", "verdict"} & {head for head, _ in table.columns}
 
 
@@ -285,7 +360,7 @@ def test_a_label_without_values_yet_is_told_in_words():
     segment = SegmentReport("language", {}, 1.0, False, "no value has two mature units yet")
     found = list(tables.tables(with_arm(segments=(segment,))))
     assert found[-1].rows == ()
-    assert found[-1].notes == ("no value has two mature units yet",)
+    assert found[-1].notes == ("No value has two mature units yet.",)
 
 
 def test_a_plan_tells_what_is_new_in_it():
@@ -293,7 +368,7 @@ def test_a_plan_tells_what_is_new_in_it():
     spec = replace(
         SPEC, secondary=(seconds,), segments=(SegmentSpec("language", ("en", "de")),), grace=7200.0
     )
-    told = dict(wording.pairs_of(running(spec)))
+    told = dict(pairs_of(running(spec)))
     assert told["secondary"].startswith("seconds (capped at 30): mean, less is better")
     assert "-5 at least" in told["secondary"]
     assert told["segment"] == "label language: en, de"

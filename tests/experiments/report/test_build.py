@@ -64,7 +64,7 @@ def test_units_within_their_window_are_left_out_and_counted():
     assert found.arms[0].primary.values == (0.5, 0.5)
     assert [(n.units, n.matured) for n in found.numbers] == [(2000, 1000)] * 2
     assert found.verdict.rule == "immature"
-    assert any(note.startswith("2,000 units had less than the window of 1 day") for note in found.notes)
+    assert any(note.startswith("2,000 users did not have the whole window of 1 day") for note in found.notes)
 
 
 def test_built_in_harm_is_seen_before_a_window_has_passed():
@@ -158,7 +158,7 @@ def test_the_effect_at_equal_length_stands_beside_the_raw_one():
 
 def test_missing_lengths_are_told():
     found = report(SumsStore(both(500, 500)), "medical-v2", now=LONG_AFTER)
-    assert any(note.startswith("no effect at equal answer length") for note in found.notes)
+    assert any(note.startswith("the difference at equal answer length is not known") for note in found.notes)
 
 
 def test_a_ratio_without_answers_yet_is_no_error():
@@ -183,7 +183,7 @@ def test_shadow_arms_report_pairs_and_no_preference():
     assert (pairs.wins, pairs.losses, pairs.ties, pairs.share) == (300, 100, 50, 0.75)
     assert (pairs.units, pairs.anytime) == (80, True)
     assert 0.5 < pairs.low < pairs.high
-    assert "pairs of 80 units" in found.verdict.text
+    assert "preferred in 300 of 400 comparisons without a tie" in found.verdict.text
     assert found.points == ()
     assert "not what users prefer" in found.notes[0]
 
@@ -331,14 +331,14 @@ def test_segments_that_differ_are_told_so():
     assert found.p < 0.01
     assert found.effects["en"].low > 0 > found.effects["fr"].high
     assert found.effects["en"].alpha == pytest.approx(0.05 / 3)
-    assert found.text.startswith("the effect differs between values of language")
+    assert found.text == "the difference is not the same for all values of language"
 
 
 def test_no_segment_is_significant_by_fishing():
     spec = replace(SPEC, segments=(LANGUAGE,))
     (found,) = read(by_language({"en": 0.08, "fr": 0.02, "de": 0.03}), spec).arms[0].segments
     assert not found.differ
-    assert "the effect of everybody stands for each of them" in found.text
+    assert "what holds for everybody is the best guess for each value" in found.text
 
 
 def test_segments_with_nothing_yet():
@@ -382,7 +382,7 @@ def test_no_forecast_where_nothing_is_waited_for():
     assert read(both(1000, 1200, hours=2)).forecast is None
     worse = read(both(1000, 980, hours=48), now=STARTED + 2 * DAY + 1).forecast
     assert (worse.units, worse.days) == (None, None)
-    assert "no gain to be shown" in worse.text
+    assert "no gain is in sight" in worse.text
     over = running(SPEC)
     over = replace(over, phases=(replace(over.phases[0], ended=STARTED + DAY),))
     assert report(SumsStore(both(1000, 1010), over), "medical-v2", now=LONG_AFTER).forecast is None
@@ -391,12 +391,12 @@ def test_no_forecast_where_nothing_is_waited_for():
 
 def test_a_holdout_is_read_and_never_acted_on():
     spec = replace(SPEC, mode=Mode.HOLDOUT)
-    for new, told in ((1200, "difference +0.1"), (800, "difference -0.1")):
+    for new, told in ((1200, "+10.0 points ("), (800, "−10.0 points (")):
         found = read(both(1000, new), spec)
         assert (found.verdict.decision, found.verdict.rule) == ("undecided", "holdout")
         assert told in found.verdict.text
         assert found.arms[0].verdict.decision == "undecided"
-    assert any(note.startswith("holdout:") for note in found.notes)
+    assert any(note.startswith("this compares those who took part") for note in found.notes)
 
 
 def test_looks_that_only_act_skip_what_decides_nothing():

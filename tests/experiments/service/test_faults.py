@@ -72,31 +72,6 @@ async def test_a_deadline_is_an_error_and_no_cancellation(run, store):
     assert values(store, response_id)["cancelled"] == 0.0
 
 
-async def test_what_was_refused_before_it_began_is_no_exposure(run, store):
-    server = await run(trial())
-    refused = await failure(server.inference.Generate(of_unit("ann", sampling={"max_tokens": 4096})))
-    assert refused.code() is grpc.StatusCode.INVALID_ARGUMENT
-    server.engine.max_running = server.engine.max_queue = 0
-    refused = await failure(server.inference.Generate(of_unit("ann")))
-    assert refused.code() is grpc.StatusCode.UNAVAILABLE
-    await server.live.recorder.flush()
-    assert exposures(store) == {}
-    assert store.outcomes == {}
-
-
-async def test_cancelled_in_the_queue_is_no_exposure(run, store):
-    server = await run(trial())
-    server.engine.hold()
-    call = server.inference.Generate(of_unit("ann"))
-    await until(lambda: server.engine.status().waiting == 1)
-    call.cancel()
-    await until(lambda: server.app.admission.in_flight == 0)
-    server.engine.resume()
-    await until(lambda: not server.engine.busy)
-    await server.live.recorder.flush()
-    assert exposures(store) == {}
-
-
 async def test_a_broken_arm_stays_in_its_arm_and_control_stands_in(run, store):
     server = await run(trial())
     new = [unit for unit, arm in (await arms_of(server)).items() if arm[0] == "new"]

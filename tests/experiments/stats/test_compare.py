@@ -120,7 +120,7 @@ def test_arms_of_unlike_shape_are_not_compared_until_enough_units_make_up_the_di
 def test_too_few_events_are_told_with_the_units_that_bring_them():
     found = compare(SUCCESS, zeros_and_ones(8, 9492), zeros_and_ones(2, 498), PLAN)
     assert (found.method, found.waiting.rule) == (Method.EXACT, "too-few-events")
-    assert found.waiting.text == "10 ones of success in both arms, 20 are needed at this split"
+    assert found.waiting.text == "success is 1 for 10 units of both arms, 20 are needed"
     assert found.waiting.units == 10_000
     assert "10,000 more units" in found.waiting.words
 

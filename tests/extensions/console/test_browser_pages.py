@@ -106,11 +106,11 @@ async def test_experiments_and_thresholds(site: SimpleNamespace, tmp_path: Path)
     assert (life["running"], life["stopped"]) == ("running", ["stopped", True])
     assert seen["complaints"] == []
     assert seen["wrong"] == []
-    assert seen["verdict"].startswith("promote")
+    assert seen["verdict"].startswith("PROMOTE new")
     assert "new promoted" in seen["promoted"]
     assert "promoted" not in seen["rolled_back"]
     assert "roll back" in seen["history"]
-    assert "undecided" in seen["why_not"][0]
+    assert "WAIT" in seen["why_not"][0]
     assert seen["why_not"][0] in seen["why_not"][1]
     assert "This is in force. Within the targets." in seen["in_force"][0]
     assert "Beyond the targets" in seen["looser"][0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import AsyncIterator
 from functools import partial
@@ -12,6 +13,7 @@ import pytest
 
 from router.experiments.messages import experiment_message
 from router.experiments.model import Kind, MetricSpec
+from router.experiments.report.model import MetricReport
 from router.experiments.report_messages import report_message
 from router.extensions.console import experiments as page
 from router.v1 import experiments_pb2 as pb
@@ -175,7 +177,7 @@ async def test_start_stop_and_what_they_are_refused_with(lab: SimpleNamespace) -
 async def test_an_arm_is_promoted_on_its_verdict_alone_and_goes_back(lab: SimpleNamespace) -> None:
     await running(lab)
     shown = (await lab.http.get(HOME + "/trial")).text
-    assert "cannot be promoted: The verdict is undecided" in shown
+    assert "cannot be promoted: WAIT: " in shown
     assert "It is control" in shown
     refused = await post(
         lab.http, HOME + "/promote", name="experiments/trial", arm="new", etag="", force="yes"
@@ -210,7 +212,7 @@ async def test_a_report_shows_arms_checks_and_history(lab: SimpleNamespace) -> N
     shown = (await lab.http.get(HOME + "/trial")).text
     digest = lab.registry.get("medical", "1.1.0").digest
     assert f'title="{digest}">{digest[:12]}' in shown
-    for words in ("Sample ratio", "50.0 %", ">start<", "medical 1.1.0", "Judge again"):
+    for words in ("sample-ratio", "50.0 %", ">start<", "medical 1.1.0", "Judge again"):
         assert words in shown, words
     assert (await lab.http.get(HOME + "/trial?phase=7")).status_code == 400
 
@@ -264,11 +266,14 @@ async def test_a_report_with_something_in_every_field(
     shown = (await lab.http.get(HOME + "/trial")).text
     for words in (
         "data-effects=",
-        "new beside control, unseen: 30 won, 10 lost, 5 ties; 75.0 % of pairs",
-        "at equal answer length: +0.04 ± 0.03",
-        "If the experiment were valid, new would be: promote",
-        "of all units",
-        "1.2 s",  # total time of the new one's answers
+        "<strong>PROMOTE new: it is better than control.</strong>",
+        "success: +7.5 points (2.6 to 12.4) ✓ better: 57.5 % with new, 50.0 % with control. More is better.",
+        "preferred in 30 of 40 comparisons without a tie (60 to 90 %",
+        "at equal answer length: +4.0 points (1.0 to 7.0)",
+        "if the data had no fault: PROMOTE new",
+        "also those for whom the routers agree",
+        '<span class="badge ok">✓ within what is allowed</span>',
+        "1.25 s",  # total time of the new one's answers
         "ticket 7",
     ):
         assert words in shown, words
@@ -276,18 +281,16 @@ async def test_a_report_with_something_in_every_field(
 
 
 def compared(low: float, high: float, **more: object) -> dict[str, object]:
-    return page.comparison(
-        pb.GetReportResponse.Comparison(effect=(low + high) / 2, low=low, high=high, **more)
-    )  # type: ignore[arg-type]
+    found = MetricReport("m", (9, 9), (0.0, 0.0), (low + high) / 2, low, high, 0.1, "exact", **more)  # type: ignore[arg-type]
+    return page.comparison(found)
 
 
 def test_intervals_have_places_and_tones() -> None:
     better = compared(0.1, 0.3)
     assert (better["tone"], better["low"] > 50, better["low"] + better["width"] <= 98.1) == ("ok", True, True)  # type: ignore[operator]
-    assert compared(0.1, 0.3, lower_is_better=True)["tone"] == "bad"
+    assert compared(0.1, 0.3, higher_is_better=False)["tone"] == "bad"
     assert compared(-0.1, 0.3)["tone"] == ""
-    unknown = page.comparison(pb.GetReportResponse.Comparison(low=-float("inf"), high=float("inf")))
-    assert not unknown["known"]
+    assert not compared(-math.inf, math.inf)["known"]
 
 
 def test_points_become_columns() -> None:

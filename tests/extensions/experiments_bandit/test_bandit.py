@@ -32,7 +32,7 @@ def test_a_bandit_promotes_nothing_and_shows_no_interval():
         assert (primary.method, math.isinf(primary.high)) == ("labels", True)
         assert primary.anytime == (spec.primary is not mean)
         assert primary.waiting is not None
-        assert any(note.startswith("bandit:") for note in found.notes)
+        assert any(note.startswith("a bandit moves units") for note in found.notes)
     assert all(math.isinf(point.high) for point in found.points if point.arm == "new")
 
 

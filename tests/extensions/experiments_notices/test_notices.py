@@ -37,6 +37,11 @@ BETTER = Ruling(VerdictDecision.PROMOTE, "primary-better", "success: 0.6 against
 SUCCESS = MetricReport("success", (50, 50), (0.5, 0.6), 0.1, float("-inf"), 0.2, 0.01, "asymptotic")
 NOTICE = Notice("trial", 1, Event.PROMOTABLE, "new", "text", 50.0, {"rule": "primary-better"}, 10.0)
 SECRET = "s3cret-of-both"
+GAIN = (
+    "success: +10.0 points (20.0 or less) ? not clear yet: 60.0 % with new, 50.0 % with control. More is"
+    " better."
+)
+GIVE_UP = "GIVE UP: no difference between new and control is shown."
 
 
 def report(verdict: Ruling = OPEN, *checks: PipelineCheck, audit=(), units: int = 10, of=None) -> Report:
@@ -57,7 +62,9 @@ def test_nothing_is_due():
 
 
 def test_a_promotion_is_due_with_its_numbers():
-    assert told(report(BETTER)) == [("may-be-promoted", "new", f"primary-better: {BETTER.text}")]
+    assert told(report(BETTER)) == [
+        ("may-be-promoted", "new", "PROMOTE new: it is better than control. " + GAIN)
+    ]
     payload = json.loads(json.dumps(due_notices(report(BETTER))[0].to_json(), allow_nan=False))
     assert (payload["experiment"], payload["phase"], payload["time"]) == ("trial", 1, 50.0)
     primary, arms = payload["numbers"]["primary"], payload["numbers"]["arms"]
@@ -68,20 +75,26 @@ def test_checks_that_failed_are_due():
     ratio, triggered = (PipelineCheck(name, True, "10, 90") for name in ("sample-ratio", "triggered-ratio"))
     crossed, sound = PipelineCheck("crossed-units", True, "9 %"), PipelineCheck("maturity", False, "all")
     assert told(report(BROKEN, ratio, triggered, crossed, sound)) == [
-        ("sample-ratio-broken", "", "sample-ratio: 10, 90; triggered-ratio: 10, 90"),
-        ("invalid", "", "crossed-units: 9 %"),
+        (
+            "sample-ratio-broken",
+            "",
+            "The arms do not have their planned shares of users, so one arm loses some of them or counts them"
+            " twice. control has 10 users, 10 are expected; new has 10 users, 10 are expected. Among the"
+            " users for whom the two routers differ, the arms do not have their planned shares. 10, 90.",
+        ),
+        ("invalid", "", "Too many users saw more than one arm. 9 %."),
     ]
 
 
 def test_a_planned_size_without_a_decision_is_due():
-    said = "5,000 units took part, 5,000 were planned; still undecided: primary-open: nothing yet"
+    said = f"5,000 of 5,000 planned users (100 %) took part, and it is still undecided. {GIVE_UP} {GAIN}"
     assert told(report(units=2500)) == [("planned-size-reached", "", said)]
     assert [n.event for n in due_notices(report(BETTER, units=2500))] == ["may-be-promoted"]
 
 
 def test_harm_is_due_from_the_act_also_after_the_stop():
     act = act_on(report(HARM), 60.0)
-    expected = [("stopped-for-harm", "new", "new was stopped: guardrail: errors: 0.2 against 0.01")]
+    expected = [("stopped-for-harm", "new", "new was stopped. errors: 0.2 against 0.01")]
     assert told(report(HARM, audit=[act.entry])) == expected
     assert told(report(of=act.experiment, audit=[act.entry])) == expected
     assert due_notices(report(audit=[AuditEntry("trial", 1.0, "ann", "stop", "", act.entry.detail)])) == ()

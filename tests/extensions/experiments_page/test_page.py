@@ -11,11 +11,12 @@ import pytest
 
 from router.experiments.assignment import holdout_problem
 from router.experiments.cli.create import plan_of
-from router.experiments.cli.wording import LEGEND
 from router.experiments.model import ArmSpec, Experiment, MetricSpec, Mode, NoInterval
 from router.experiments.plans import Known, check_plan
 from router.experiments.report.build import report
 from router.experiments.report.model import MetricReport, SegmentReport, VerdictForecast
+from router.experiments.report_tables import LEGEND
+from router.experiments.words import ONCE, RANGE
 from router.extensions.experiments_page.page import MARK_TITLE, page
 from router.types import AdapterInfo, AdapterRef, AdapterState, RouterVariant
 from tests.commands import cli, own_folder, remote
@@ -81,7 +82,7 @@ def test_the_page_needs_nothing_else(cli, remote, tmp_path):
     done = cli("experiments", "report", "medical-v2", "--html", tmp_path / "report.html")
     assert done.out.splitlines()[-1] == f"page: {tmp_path / 'report.html'}"
     stands_alone(text := (tmp_path / "report.html").read_text(encoding="utf-8"))
-    assert Page(text).tags.count("svg") == 6  # effect, lift, sample ratio, one guardrail, units and new ones
+    assert Page(text).tags.count("svg") == 5  # effect, sample ratio, one guardrail, units and new ones
 
 
 @pytest.mark.slow
@@ -112,31 +113,41 @@ def test_texts_from_outside_are_escaped():
 
 def test_the_page_tells_all_parts():
     assert Page(page(REPORT)).headings == [
-        "success: proportion, more is better",
+        "success, which decides (more is better)",
         "success by arm",
-        "Shadow answers against served ones",
-        "Guardrails",
-        "Sample ratio and answers by arm",
+        "Answers that nobody saw, against those that were served",
+        "What must not get worse",
         "Exposures over time",
+        "Checks of the data",
+        "Verdicts by their rules",
+        "Statistics",
         "Checks",
-        "Plan",
-        "Audit trail",
-        "What the words mean",
+        "Units and answers by arm",
     ]
+
+
+def test_statistics_are_behind_a_fold():
+    shown, folded = page(REPORT).split("<details>\n<summary>Statistics", 1)
+    assert "+7.5 points (2.6 to 12.4) ✓ better" in shown
+    assert not re.search(
+        r"p-value|primary-better|asymptotic|sample-ratio|Holm", re.sub(r"(?s)<style>.*?</style>", "", shown)
+    )
+    assert "primary-better" in folded
 
 
 def test_a_page_of_nothing_yet():
     draft = report(SumsStore([], Experiment("draft", SPEC)), "draft", now=STARTED)
-    assert Page(page(draft)).headings == ["Plan", "What the words mean"]
+    assert Page(page(draft)).headings == []
+    assert "NOT STARTED: no user takes part yet." in page(draft)
     empty = report(SumsStore([]), "medical-v2", now=STARTED)
-    assert "Checks" in Page(page(empty)).headings
+    assert "Checks of the data" in Page(page(empty)).headings
 
 
 def test_a_failed_check_stands_at_the_top():
     buckets = [*both(1000, 1150), bucket("new", 600, 300, at=1)]
     text = page(report(SumsStore(buckets), "medical-v2", now=LONG_AFTER))
-    assert Page(text).headings[0] == "Checks that failed"
-    assert 'class="verdict invalid"' in text
+    verdict = text.split('class="verdict invalid"')[1].split("</section>")[0]
+    assert "The arms do not have their planned shares of users" in verdict
 
 
 def test_several_arms_have_their_rulings_and_colours():
@@ -146,8 +157,8 @@ def test_several_arms_have_their_rulings_and_colours():
     )
     buckets = [*both(1000, 1010), bucket("base", 1900, 700)]
     text = page(report(SumsStore(buckets, running(replace(SPEC, arms=arms))), "medical-v2", now=LONG_AFTER))
-    assert text.count('class="chip"') == 2
-    assert '<span class="arm c2">base</span> <span class="pill harm">stop for harm</span>' in text
+    assert '<span class="arm c2">base</span> STOP base: it is worse than control.' in text
+    assert '<span class="pill failed">✗ worse</span>' in text  # a mark and a word, not a colour alone
 
 
 def test_modes_without_a_sample_ratio_have_no_plot_of_it():
@@ -210,18 +221,19 @@ def test_a_page_of_three_arms_with_all_there_may_be_is_small():
 def test_what_may_not_be_looked_at_often_has_a_dagger_that_says_so(whole):
     text = page(whole)
     dagger = f'<abbr title="{MARK_TITLE}">†</abbr>'
-    assert LEGEND.replace("†", dagger) in text
-    for place in ('<th class="n">value{}</th>', "first token{}</th>", "Forecast{}:", "control{}</th>"):
-        assert place.format(dagger) in text
-    assert f"]{dagger}" not in text  # no interval is marked
+    assert LEGEND[1:].replace("†", dagger) in text
+    assert RANGE.format(sure=95) in text
+    assert f"first token{dagger}</th>" in text
+    assert f"){dagger}" not in text  # no range is marked
     assert "holds at every moment" in text
 
 
-def test_an_interval_for_one_look_is_marked_and_said_to_be_so():
+def test_a_range_for_one_look_is_marked_and_said_to_be_so():
     arm = replace(REPORT.arms[0], primary=replace(REPORT.arms[0].primary, anytime=False))
     text = page(replace(REPORT, arms=(arm,)))
     assert "is for one look, at the end" in text
-    assert re.search(r"\[\+0\.0259, \+0\.124\]<abbr", text)
+    assert re.search(r"\+7\.5 points \(2\.6 to 12\.4\)<abbr", text)
+    assert ONCE[1:] in text
 
 
 def test_a_missing_interval_says_why_and_how_long():
@@ -238,25 +250,23 @@ def test_a_missing_interval_says_why_and_how_long():
         segments=(SegmentReport("language", {"en": young}, 1.0, False, ""),),
     )
     text = page(replace(REPORT, arms=(arm,)))
-    told = "no interval yet: &lt;12&gt; units, 750 are needed; about 1,476 more units"
-    assert text.count(told) == 5  # below effects, guardrails, secondary metrics, segments, and a lift plot
+    told = "no range yet: &lt;12&gt; units, 750 are needed; about 1,476 more users"
+    assert text.count(told) == 4  # below effects, guardrails, secondary metrics and segments
     assert not re.search(r"\b(nan|inf)\b", text)
 
 
 def test_secondary_metrics_segments_and_the_past_are_told(whole):
     text = page(whole)
     headings = Page(text).headings
-    assert "Secondary metrics (decide nothing; intervals corrected for all 4)" in headings
+    assert "Further metrics, which decide nothing" in headings
     assert "Segments" in headings
     for part in (
-        "seconds_to_solution (capped at 300)",
-        "98.8% interval, corrected for 4",
-        "99.4% interval, corrected for 8",
+        "seconds_to_solution (capped at 300; less is better)",
+        "98.8%, for 4",
+        "99.4%, for 8",
         "thumbs_up by language: new against old",
-        "adjusted by the past (CUPED)",
-        "as measured",
+        "without what each user did before",
         "% narrower",
-        "in percent of",
         "New units in each 6 hours",
     ):
         assert part in text

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 
+from router.experiments.model import Kind, MetricSpec
 from router.experiments.report.model import MetricReport, PlotPoint
 from router.extensions.experiments_page.plots import (
     guardrail_bar,
@@ -14,7 +15,7 @@ from router.extensions.experiments_page.plots import (
     relative_points,
     units_chart,
 )
-from tests.experiments.report.sums import REPORT, STARTED
+from tests.experiments.report.sums import REPORT, SPEC, STARTED, running
 
 HOUR = 3600.0
 HEIGHT = 300.0
@@ -46,10 +47,13 @@ def test_a_lift_is_relative_where_that_is_known():
     known = {"relative": 0.2, "relative_low": -0.1, "relative_high": 0.5}
     early, *rest = points([10, 20, 30])
     report = with_points((early, *(replace(p, **known) for p in rest)))
-    chart = lift_chart(report, "new", "lift")
-    assert {"0", "+20%", "+40%"} <= set(ticks(chart))
-    assert [round(100 * p.relative) for p in relative_points(report, "new")][-2:] == [20, 20]
-    plain = with_points(points([10, 20, 30]))
+    assert relative_points(report, "new") == []  # the difference of shares is in points
+    assert "+10" in ticks(lift_chart(report, "new", "lift"))
+    mean = replace(SPEC, primary=MetricSpec("tokens", Kind.MEAN))
+    of_mean = replace(report, experiment=running(mean))
+    assert {"0", "+20 %", "+40 %"} <= set(ticks(lift_chart(of_mean, "new", "lift")))
+    assert [round(100 * p.relative) for p in relative_points(of_mean, "new")][-2:] == [20, 20]
+    plain = replace(of_mean, points=points([10, 20, 30]))
     assert "+0.1" in ticks(lift_chart(plain, "new", "lift"))
 
 

@@ -20,7 +20,10 @@ from router.corrections.recorder import Corrections
 from router.corrections.store import CorrectionStore
 from router.errors import InvalidRequest
 from router.extensions.openai import routes
+from router.feedback.recorder import FeedbackRecorder
+from router.feedback.store import FeedbackStore
 from router.v1 import experiments_pb2 as experiments
+from router.v1 import feedback_pb2 as feedback
 from router.v1 import inference_pb2 as pb
 from tests.experiments.memory_store import MemoryStore
 from tests.experiments.service.lab import experimenting, running
@@ -117,6 +120,43 @@ async def test_a_correction_says_who_should_have_answered(
     assert error_of(await told("legal", text="x" * 4001))["param"] == "text"
 
 
+async def test_feedback_is_good_bad_or_a_corrected_text(
+    start_web: StartWeb, http: Http, tmp_path: Path
+) -> None:
+    store = FeedbackStore.in_folder(tmp_path)
+    client = http(await start_web(feedback=FeedbackRecorder(store, "texts", 90)))
+    made = await client.post("/v1/chat/completions", json=asking("a medical question", user="ann"))
+    rid = made.json()["id"]
+
+    async def told(**body: Any) -> httpx2.Response:
+        return await client.post(FEEDBACK, json={"response_id": rid, **body})
+
+    kept = {"object": "feedback", "response_id": rid, "kept": "texts", "replaced": False}
+    assert (await told(feedback="good")).json() == kept
+    assert (await told(corrected="that", comment="why")).json() == kept | {"replaced": True}
+    assert (await told(feedback="bad", corrected="that")).json()["replaced"]
+    (one,) = store.read("medical")
+    assert (one.verdict, one.corrected, one.messages) == (
+        "corrected",
+        "that",
+        (("user", "a medical question"),),
+    )
+    assert one.answer == made.json()["choices"][0]["message"]["content"]
+    forgotten = {"response_id": "0" * 32, "feedback": "good", "user": "ann", "prompt": "p", "answer": "a"}
+    assert error_of(await told(**forgotten))["status"] == 404
+    assert (await told(**forgotten, answered_by="medical@1.0.0")).status_code == 200
+    assert [found.version for found in store.read("medical")] == ["1.0.0", "1.0.0"]
+    for name, value, field in (
+        ("feedback", "good", "feedback"),
+        ("user", "u" * 300, "user"),
+        ("answered_by", "a/b/c", "answered_by"),
+    ):
+        wrong = {"corrected": "that", "answered_by": "medical"} | {name: value}
+        found = error_of(await told(**wrong))
+        assert (found["status"], found["param"]) == (400, field)
+        assert found["message"].startswith(f"{field}: ")
+
+
 async def test_openais_client_sends_it_as_it_sends_what_it_does_not_know(
     client: openai.AsyncOpenAI,
 ) -> None:
@@ -136,6 +176,9 @@ async def test_without_experiments_and_corrections_it_is_said_how_to_get_them(
     assert "experiments" in found["message"]
     found = error_of(await client.post(FEEDBACK, json=said | {"should_have_been": "legal"}))
     assert (found["code"], "serve --corrections" in found["message"]) == ("failed_precondition", True)
+    client = http(await start_web(feedback="off"))
+    found = error_of(await client.post(FEEDBACK, json=said | {"feedback": "good"}))
+    assert (found["code"], "serve --feedback" in found["message"]) == ("failed_precondition", True)
 
 
 async def test_roles_and_quotas_are_those_of_grpc(start_web: StartWeb, http: Http, tmp_path: Path) -> None:
@@ -162,7 +205,7 @@ async def test_bodies_that_are_none(start_web: StartWeb, http: Http) -> None:
         (b"{", "application/json", 400),
         (b"[]", "application/json", 400),
         (b'{"response_id": "x", "metric": "m", "value": 1}', "text/plain", 415),
-        (json.dumps({"response_id": "x" * (70 << 10)}).encode(), "application/json", 413),
+        (json.dumps({"response_id": "x" * (300 << 10)}).encode(), "application/json", 413),
     ]:
         headers = {"content-type": content_type}
         answer = await client.post(FEEDBACK, content=content, headers=headers)
@@ -180,6 +223,10 @@ async def test_bodies_that_are_none(start_web: StartWeb, http: Http) -> None:
         ({"should_have_been": "legal", "idempotency_key": "k"}, {"idempotency_key"}),
         ({"should_have_been": ""}, {"should_have_been"}),
         ({"response_id": "", "metric": "m", "value": 1}, {"response_id"}),
+        ({"feedback": "fine"}, {"feedback"}),
+        ({"feedback": "good", "metric": "m", "text": "t"}, {"metric", "text"}),
+        ({"corrected": "c", "should_have_been": "legal"}, {"should_have_been"}),
+        ({"metric": "m", "value": 1, "prompt": "p"}, {"prompt"}),
         ({"metric": "m", "value": 1, "time": "yesterday"}, {"time"}),
         ({"metric": "m", "value": 1, "time": "2026-11-27T10:00:00"}, {"time"}),
     ],
@@ -192,8 +239,15 @@ def test_every_bad_field_is_named(fields: dict[str, Any], bad: set[str]) -> None
 
 JSON = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8)
 TIMES = st.datetimes(timezones=st.timezones()).map(lambda time: time.isoformat())
-FIELDS = ("response_id", "metric", "name", "value", "time", "idempotency_key", "should_have_been", "text")
-KINDS = (experiments.RecordOutcomeRequest, pb.RecordCorrectionRequest)
+FIELDS = (
+    *("response_id", "metric", "name", "value", "time", "idempotency_key", "should_have_been", "text"),
+    *("feedback", "corrected", "answered_by", "user"),
+)
+KINDS = {
+    routes.OUTCOME: experiments.RecordOutcomeRequest,
+    routes.CORRECTION: pb.RecordCorrectionRequest,
+    routes.FEEDBACK: feedback.RecordFeedbackRequest,
+}
 
 
 @given(st.dictionaries(st.sampled_from(FIELDS), JSON | TIMES))
@@ -203,6 +257,6 @@ def test_any_json_is_one_of_the_messages_or_refused_in_words(body: dict[str, Any
     except InvalidRequest as error:
         refusal = error
     else:
-        assert isinstance(message, KINDS[method == routes.CORRECTION])
+        assert isinstance(message, KINDS[method])
         return
     assert all(violation.field and violation.description for violation in refusal.violations)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json as jsons
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -62,6 +63,10 @@ Require = Annotated[
         help="Exit with 1 unless NEW is `better`, or `not-worse` (by --margin).",
     ),
 ]
+Offline = Annotated[
+    bool,
+    typer.Option("--offline", help="OLD and NEW are adapter folders; they answer here, without a server."),
+]
 Html = Annotated[Path | None, typer.Option("--html", metavar="FILE", help="Write the result as a page.")]
 Timeout = Annotated[float, typer.Option("--timeout", metavar="SECONDS", help="Deadline of one request.")]
 
@@ -81,6 +86,7 @@ def compare(
     margin: Margin = None,
     require: Require = "",
     html: Html = None,
+    offline: Offline = False,
     server: flags.Server = "",
     timeout: Timeout = 300.0,
     json: flags.Json = False,
@@ -95,24 +101,25 @@ def compare(
       lora-router compare medical@1.0.0 medical@1.1.0 --data rows.jsonl --metric exact_match
       lora-router compare base summarization --data articles.csv --metric rouge_l --html result.html
       lora-router compare chat@1 chat@2 --data prompts.jsonl --judge base --group-column conversation
+      lora-router compare adapters/medical ../new/medical --offline --data rows.jsonl --metric exact_match
     """
     from router.cli.command import FAILED, MISUSED, CliError
 
     wanted = _check(metric, judge, judge_prompt, require, margin, old, new)
     if html is not None and not html.parent.is_dir():
         raise CliError(f"--html {html}: there is no folder {html.parent}", MISUSED)
-    found = _run(
+    if offline and (judge or server):
+        raise CliError("--offline goes with --metric: there is no server to ask", MISUSED)
+    ask: Any = partial(_run, judge=judge, judge_prompt=judge_prompt, server=server, timeout=timeout)
+    ask = _run_offline if offline else ask
+    found = ask(
         old,
         new,
         data,
         columns={"prompt": prompt_column, "response": response_column, "group": group_column},
         metric=metric,
-        judge=judge,
-        judge_prompt=judge_prompt,
         most=rows,
         max_tokens=max_tokens,
-        server=server,
-        timeout=timeout,
     )
     share = None if margin is None else margin / 100
     _print(found, share, json)
@@ -205,6 +212,41 @@ def _run(
             return asyncio.run(compared(done))
     except* ClientError as group:
         raise connect.explain_call(_first(group), target) from None
+
+
+def _run_offline(
+    old: str,
+    new: str,
+    data: Path,
+    *,
+    columns: dict[str, str],
+    metric: str,
+    most: int | None,
+    max_tokens: int,
+) -> VersionComparison:
+    from router.cli.command import quiet_libraries
+    from router.cli.settings import load_settings
+    from router.extensions.training.evaluation import require_extra
+
+    require_extra("compare")
+    from router.extensions.training.comparison.offline import compare_folders
+    from router.extensions.training.comparison.run import read_prompts
+    from router.extensions.training.new.rows import Columns
+
+    settings = load_settings()
+    quiet_libraries()
+    rows = read_prompts(data, Columns(**columns), judged=False, most=most)
+    with _progress(rows) as done:
+        return compare_folders(
+            old,
+            new,
+            rows,
+            metric=metric,
+            base=settings.model,
+            max_tokens=max_tokens,
+            device=settings.device,
+            done=done,
+        )
 
 
 def _first(group: BaseException) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from router.extensions.training.comparison import words
 from router.extensions.training.comparison.run import VersionComparison
+from router.quantities import points
 
 TONES = {"better": "good", "not worse": "good", "worse": "bad", "undecided": "open"}
 
@@ -33,7 +34,7 @@ def page(found: VersionComparison, data: str, margin: float | None = None) -> st
         load=words.load_rows(found),
         note=words.LOAD_NOTE,
         bar={"low": gap.low / reach, "high": gap.high / reach, "mean": gap.mean / reach},
-        reach=words.points(reach),
+        reach=points(reach),
         regressions=found.regressions(),
-        points=words.points,
+        points=points,
     )

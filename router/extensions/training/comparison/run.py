@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean, median
 
@@ -92,6 +92,7 @@ class VersionComparison:
     ties: int
     contradictions: int = 0
     named_first: float = 0.0  # share of judgements that named the answer that stood first
+    by_chance: Difference | None = None  # right answers of the rows minus those of other rows; by a metric
 
     def regressions(self, most: int = 10) -> list[ComparedPrompt]:
         """Prompts that became worse, the worst first."""
@@ -130,6 +131,9 @@ def read_prompts(path: Path, columns: Columns, *, judged: bool, most: int | None
     return usable
 
 
+Answered = tuple[PromptRow, Side, Side, PairJudgement | None]
+
+
 async def compare(
     client: AsyncClient,
     old: str,
@@ -164,12 +168,22 @@ async def compare(
     async with asyncio.TaskGroup() as group:
         tasks = [group.create_task(one(row, bool(place % 2))) for place, row in enumerate(rows)]
     answered = [(row, *task.result()) for row, task in zip(rows, tasks, strict=True)]
+    return judged_pairs(old, new, answered, metric=metric, max_tokens=max_tokens)
+
+
+def judged_pairs(
+    old: str, new: str, answered: Sequence[Answered], *, metric: str, max_tokens: int
+) -> VersionComparison:
+    """The result of all answers; an empty `metric`: a judge has seen each pair.
+
+    Raises ConfigError where both versions refuse every row.
+    """
     kept = [found for found in answered if not (found[1].error and found[2].error)]
     if not kept:
         raise ConfigError(f"both versions refuse every row: {answered[0][1].error}")
-    pairs = _scored_by_judge(kept) if judge else _scored_by_metric(metric, kept, max_tokens)
+    pairs = _scored_by_metric(metric, kept, max_tokens) if metric else _scored_by_judge(kept)
     judgements = [judged for *_, judged in kept if judged]
-    title = "the judge" if judge else METRICS[metric].title
+    title = METRICS[metric].title if metric else "the judge"
     return VersionComparison(
         old,
         new,
@@ -188,6 +202,7 @@ async def compare(
         ties=sum(pair.change == 0 for pair in pairs),
         contradictions=sum(found.contradicts for found in judgements),
         named_first=fmean(found.named_first / 2 for found in judgements) if judgements else 0.0,
+        by_chance=_by_chance(metric, pairs, max_tokens) if metric else None,
     )
 
 
@@ -213,9 +228,6 @@ async def _judged(judge: ModelJudge, row: PromptRow, old: Side, new: Side) -> Pa
     return await judge.judge(row.prompt, row.response, old.text, new.text)
 
 
-Answered = tuple[PromptRow, Side, Side, PairJudgement | None]
-
-
 def _scored_by_judge(kept: Sequence[Answered]) -> list[ComparedPrompt]:
     """The new answer's score, and what is left of 1 for the old one."""
     return [
@@ -226,20 +238,35 @@ def _scored_by_judge(kept: Sequence[Answered]) -> list[ComparedPrompt]:
 
 
 def _scored_by_metric(metric: str, kept: Sequence[Answered], max_tokens: int) -> list[ComparedPrompt]:
-    rows = [_training_row(row) for row, *_ in kept]
-    distinct = dict.fromkeys(row.response for row in rows)
-    task = Task(metric, rows, tuple(distinct) if len(distinct) <= LABELS else (), max_tokens)
-    whole = METRICS[metric].whole
-
-    def scores(sides: Sequence[Side]) -> list[float]:
-        each = row_scores(score_answers(task, [side.text for side in sides]).score, len(sides), whole)
-        return [0.0 if side.error else score for side, score in zip(sides, each, strict=True)]
-
-    olds, news = scores([old for _, old, _, _ in kept]), scores([new for _, _, new, _ in kept])
+    rows = [row for row, *_ in kept]
+    olds = _scores(metric, rows, [old for _, old, _, _ in kept], max_tokens)
+    news = _scores(metric, rows, [new for _, _, new, _ in kept], max_tokens)
     return [
         ComparedPrompt(row, old, new, old_score, new_score)
         for (row, old, new, _), old_score, new_score in zip(kept, olds, news, strict=True)
     ]
+
+
+def _scores(metric: str, rows: Sequence[PromptRow], sides: Sequence[Side], max_tokens: int) -> list[float]:
+    distinct = dict.fromkeys(row.response for row in rows)
+    labels = tuple(distinct) if len(distinct) <= LABELS else ()
+    task = Task(metric, [_training_row(row) for row in rows], labels, max_tokens)
+    scorer = score_answers(task, [side.text for side in sides]).score
+    each = row_scores(scorer, len(sides), METRICS[metric].whole)
+    return [0.0 if side.error else score for side, score in zip(sides, each, strict=True)]
+
+
+def _by_chance(metric: str, pairs: Sequence[ComparedPrompt], max_tokens: int) -> Difference:
+    """The new answers' scores minus their scores by the right answer of another row, drawn by a fixed seed.
+
+    Where right answers say nothing about their prompts, both are alike. This matters where rows are those
+    that one version got wrong: against them any other answer is a gain.
+    """
+    order = np.random.default_rng(0).permutation(len(pairs))
+    other = dict(zip(order.tolist(), np.roll(order, 1).tolist(), strict=True))  # of no row its own
+    rows = [replace(pair.row, response=pairs[other[n]].row.response) for n, pair in enumerate(pairs)]
+    scores = _scores(metric, rows, [pair.new for pair in pairs], max_tokens)
+    return difference([pair.new_score for pair in pairs], scores, [pair.row.group for pair in pairs])
 
 
 def _training_row(row: PromptRow) -> TrainingRow:

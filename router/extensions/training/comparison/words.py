@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from router.extensions.training.comparison.run import Load, VersionComparison
 from router.paired import POWER
+from router.quantities import SHARE, TIME
 
 
 def verdict(found: VersionComparison, margin: float | None = None) -> str:
@@ -19,13 +20,13 @@ def verdict(found: VersionComparison, margin: float | None = None) -> str:
 def headline(found: VersionComparison, margin: float | None = None) -> str:
     """The result first: points, the range, and what it means."""
     gap = found.difference
-    shown = f"{points(gap.mean)} points ({points(gap.low)} to {points(gap.high)})"
+    shown = SHARE.change(gap.mean, gap.low, gap.high)
     kind = verdict(found, margin)
     if kind == "undecided":
-        allowed = "" if margin is None else f", and a loss of {100 * margin:g} points is not excluded"
+        allowed = "" if margin is None else f", and a loss of {SHARE.margin(margin)} is not excluded"
         return f"No difference is shown between {found.new} and {found.old}: {shown}{allowed}."
-    if kind == "not worse":
-        return f"{found.new} is not worse than {found.old} by {100 * margin:g} points or more: {shown}."  # type: ignore[operator]
+    if kind == "not worse" and margin is not None:
+        return f"{found.new} is not worse than {found.old} by {SHARE.margin(margin)} or more: {shown}."
     return f"{found.new} is {kind} than {found.old}: {shown}."
 
 
@@ -41,7 +42,7 @@ def advice(found: VersionComparison, margin: float | None = None) -> str:
     if kind == "not worse":
         return "Where it is cheaper or faster, it can replace the old version."
     return (
-        f"So many prompts show a difference of {100 * gap.smallest:.1f} points in {100 * POWER:.0f} of 100 "
+        f"So many prompts show a difference of {SHARE.margin(gap.smallest)} in {100 * POWER:.0f} of 100 "
         "comparisons; half of that needs four times as many."
     )
 
@@ -88,12 +89,7 @@ def _load_row(name: str, load: Load) -> tuple[str, ...]:
         name,
         f"{load.prompt_tokens:.0f}",
         f"{load.tokens:.1f}",
-        f"{1000 * load.first_token:.0f} ms",
-        f"{1000 * load.total:.0f} ms",
+        TIME.value(load.first_token),
+        TIME.value(load.total),
         str(load.errors),
     )
-
-
-def points(share: float) -> str:
-    """A signed number of points of 100."""
-    return f"{100 * share:+.1f}".replace("-", "−")

@@ -58,7 +58,7 @@ def test_equal_answers_are_undecided_and_not_worse_by_a_margin():
     found = compared(lambda adapter, prompt: right(prompt), many=100)
     assert words.verdict(found) == "undecided"
     assert words.verdict(found, margin=0.05) == "not worse"
-    assert "by 5 points or more" in words.headline(found, 0.05)
+    assert "by 5.0 points or more" in words.headline(found, 0.05)
 
 
 def test_worst_prompts_are_listed_with_both_answers():
@@ -174,3 +174,14 @@ def test_bad_judge_prompt_is_refused(tmp_path, text, message):
     file.write_text(text)
     with pytest.raises(ConfigError, match=message):
         read_template(file)
+
+
+def test_agreement_with_the_right_answers_of_other_rows_is_no_agreement():
+    def answer(adapter, prompt):
+        return "one of the labels" if adapter == "new" else "no"
+
+    many = [PromptRow(f"question {n}", "one of the labels", str(n), "") for n in range(40)]
+    client = ScriptedClient(answer)
+    found = asyncio.run(compare(client, "old", "new", many, metric="exact_match"))
+    assert found.difference.found
+    assert not found.by_chance.found

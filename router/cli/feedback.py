@@ -1,0 +1,212 @@
+"""`lora-router feedback`: what a user thinks of an answer; what is kept, exported and deleted."""
+
+from __future__ import annotations
+
+import json as json_
+import sys
+from collections import Counter
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from router.cli import flags
+from router.cli.command import MISUSED, CliError
+
+if TYPE_CHECKING:
+    from router.feedback.examples import Example
+    from router.feedback.model import Feedback
+
+Answer = Annotated[
+    str, typer.Argument(metavar="RESPONSE_ID", help="Of the answer, as `ask --json` shows it.")
+]
+Good = Annotated[bool, typer.Option("--good", help="The answer is good.")]
+Bad = Annotated[bool, typer.Option("--bad", help="The answer is bad.")]
+Corrected = Annotated[
+    str,
+    typer.Option("--corrected", metavar="FILE", help="What the answer should have been; - is stdin."),
+]
+Comment = Annotated[str, typer.Option("--comment", metavar="TEXT", help="Why, in words.")]
+AdapterName = Annotated[str, typer.Argument(metavar="ADAPTER", help="NAME, or base.")]
+Since = Annotated[
+    str,
+    typer.Option("--since", metavar="TIME", help="What came since then, such as 2027-01-31 (UTC)."),
+]
+Last = Annotated[int, typer.Option("--last", metavar="N", min=1, help="So many from the end.")]
+Out = Annotated[Path, typer.Option("--out", metavar="FILE", help="File of JSON lines, which is replaced.")]
+Unit = Annotated[str, typer.Option("--unit", metavar="UNIT", help="A user or session, as requests name it.")]
+UnitHash = Annotated[
+    str, typer.Option("--unit-hash", metavar="HASH", help="The same by its hash, as exports have it.")
+]
+Tenant = Annotated[str, typer.Option("--tenant", metavar="ID", help="Only of this tenant.")]
+COLUMNS = ["TIME", "TENANT", "UNIT", "VERSION", "VERDICT", "ASKED", "SHOULD HAVE BEEN"]
+SHOWN = 60  # characters of a text
+
+
+def record(
+    response_id: Answer,
+    good: Good = False,
+    bad: Bad = False,
+    corrected: Corrected = "",
+    comment: Comment = "",
+    server: flags.Server = "",
+    timeout: flags.Timeout = 30.0,
+    json: flags.Json = False,
+) -> None:
+    """Say whether an answer is good, bad, or what it should have been.
+
+    Later feedback on an answer replaces the earlier. A server keeps texts with `serve --feedback texts`.
+
+    \b
+    Examples:
+      lora-router feedback 9f86d081884c7d659a2feaa0c55ad015 --good
+      lora-router feedback 9f86d081884c7d659a2feaa0c55ad015 --corrected right.txt
+    """
+    from router.cli.connect import connected
+    from router.cli.output import print_json
+
+    if good + bad + bool(corrected) != 1:
+        raise CliError("say one of --good, --bad and --corrected FILE", MISUSED)
+    text = _text(corrected) if corrected else ""
+    with connected(server, timeout) as client:
+        verdict = "good" if good else "bad" if bad else ""
+        done = client.feedback.record(response_id, verdict, corrected=text, comment=comment)
+    if json:
+        print_json({"response_id": response_id, "kept": done.kept, "replaced": done.replaced})
+        return
+    texts = done.kept == "texts"
+    what = "kept, with texts" if texts else "kept, without texts: nothing can be learned from it"
+    print(what + ("; it replaces earlier feedback" if done.replaced else ""))
+
+
+def list_(
+    adapter: AdapterName,
+    since: Since = "",
+    last: Last = 50,
+    server: flags.Server = "",
+    timeout: flags.Timeout = 30.0,
+    json: flags.Json = False,
+) -> None:
+    """List the feedback on an adapter, the newest last.
+
+    \b
+    Example:
+      lora-router feedback list medical --since 2027-01-31
+    """
+    from router.cli.connect import connected
+    from router.cli.output import print_json, print_table
+
+    with connected(server, timeout) as client:
+        found = list(client.feedback.list(adapter, since=_time(since)))
+    shown = found[-last:]
+    if json:
+        print_json(shown)
+    elif shown:
+        print_table(COLUMNS, [_row(one) for one in shown])
+        print(f"\n{len(shown)} of {len(found)}")
+    else:
+        print(f"no feedback on {adapter}")
+
+
+def export(
+    adapter: AdapterName,
+    out: Out,
+    since: Since = "",
+    server: flags.Server = "",
+    timeout: flags.Timeout = 30.0,
+) -> None:
+    """Write corrected and praised answers as rows that an adapter can be trained on.
+
+    Each row has the prompt and the response that it should get. Nothing is screened: rows may hold personal
+    data and wrong corrections.
+
+    \b
+    Example:
+      lora-router feedback export medical --out rows.jsonl
+    """
+    from router.cli.connect import connected
+    from router.feedback.examples import Example, example_of
+
+    left: Counter[str] = Counter()
+    count = 0
+    with connected(server, timeout) as client, out.open("w", encoding="utf-8") as file:
+        for one in client.feedback.list(adapter, since=_time(since)):
+            made = example_of(one)
+            if isinstance(made, Example):
+                file.write(json_.dumps(_exported(made), ensure_ascii=False) + "\n")
+                count += 1
+            else:
+                left[made.value] += 1
+    print(f"{count} rows are in {out}")
+    for reason, number in left.most_common():
+        print(f"{number} left out: {reason}")
+
+
+def delete(
+    unit: Unit = "",
+    unit_hash: UnitHash = "",
+    tenant: Tenant = "",
+    server: flags.Server = "",
+    timeout: flags.Timeout = 30.0,
+) -> None:
+    """Delete all feedback of a unit, of a tenant, or of a unit of a tenant, with its texts.
+
+    \b
+    Examples:
+      lora-router feedback delete --unit user-7
+      lora-router feedback delete --tenant acme
+    """
+    from router.cli.connect import connected
+
+    if bool(unit) + bool(unit_hash) > 1 or not (unit or unit_hash or tenant):
+        raise CliError("say whose: --unit UNIT or --unit-hash HASH, --tenant ID, or both", MISUSED)
+    with connected(server, timeout) as client:
+        print(f"{client.feedback.delete(unit=unit, unit_hash=unit_hash, tenant=tenant)} deleted")
+
+
+def _text(source: str) -> str:
+    """The content of a file, or of stdin for `-`, without the end of its last line."""
+    data = sys.stdin.buffer.read() if source == "-" else Path(source).read_bytes()
+    try:
+        text = data.decode("utf-8").removesuffix("\n").removesuffix("\r")
+    except UnicodeDecodeError as error:
+        raise CliError(f"--corrected {source}: not UTF-8 at byte {error.start}", MISUSED) from None
+    if not text.strip():
+        raise CliError(f"--corrected {source}: is empty", MISUSED)
+    return text
+
+
+def _time(text: str) -> float:
+    """Unix seconds; 0 for no text."""
+    if not text:
+        return 0.0
+    try:
+        found = datetime.fromisoformat(text)
+    except ValueError:
+        wrong = f"--since {text}: must be a time such as 2027-01-31 or 2027-01-31T12:00"
+        raise CliError(wrong, MISUSED) from None
+    return (found if found.tzinfo else found.replace(tzinfo=UTC)).timestamp()
+
+
+def _exported(made: Example) -> dict[str, object]:
+    one = made.feedback
+    return {
+        "prompt": made.prompt,
+        "response": made.response,
+        "verdict": one.verdict,
+        "response_id": one.response_id,
+        "unit": one.unit,
+        "version": one.version,
+        "time": one.time,
+    }
+
+
+def _row(one: Feedback) -> tuple[str, ...]:
+    when = datetime.fromtimestamp(one.time, UTC).isoformat(" ", timespec="seconds").removesuffix("+00:00")
+    asked = _shown(one.messages[-1][1] if one.messages else "")
+    return when, one.tenant, one.unit[:8], one.version, one.verdict, asked, _shown(one.corrected or "")
+
+
+def _shown(text: str) -> str:
+    return text if len(text) <= SHOWN else text[: SHOWN - 1] + "…"

@@ -1,0 +1,621 @@
+"""A report in sentences, for readers who know no statistics: the terminal, the page, the console, notices.
+
+Rule names, p-values and methods stand nowhere here: they are in the report's fields and behind the fold.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, NamedTuple
+
+from router.experiments.model import Kind, Lifecycle, MetricSpec, Mode
+from router.quantities import OPEN, PLAIN, SHARE, TIME, WORSE, Quantity, counted, percent
+from router.quantities import percents as range_of_shares
+from router.quantities import reading as reading_of
+from router.quantities import relative as relative_change
+
+if TYPE_CHECKING:
+    from router.experiments.model import Experiment, NoInterval
+    from router.experiments.report.model import (
+        ArmReport,
+        MetricReport,
+        Pairs,
+        PipelineCheck,
+        Report,
+        Ruling,
+        SegmentReport,
+    )
+    from router.types import RouterVariant
+
+DAY = 86_400.0
+MARK = "†"
+RANGE = (
+    "The numbers in brackets are the range in which the true difference lies. Such ranges are right in"
+    " {sure:g} of 100 experiments, however often you look."
+)
+ONCE = f"{MARK} This range holds for one look at the end only."
+HOLDOUT = "everybody in experiments against the holdout, which is in none"
+UNSEEN = "Nobody saw these answers: this is the opinion of the judge, not of your users."
+BUILT_IN: tuple[tuple[str, str, Quantity], ...] = (
+    ("first token", "time_to_first_token", TIME),
+    ("total time", "total_time", TIME),
+    ("tokens", "completion_tokens", Quantity(unit="tokens")),
+    ("cut off", "length_stop", SHARE),
+    ("errors", "error", SHARE),
+    ("cancelled", "cancelled", SHARE),
+)
+_WITHIN, _BEYOND = "within", "beyond"
+GUARDED: Mapping[str, str] = {
+    _WITHIN: "✓ within what is allowed",
+    _BEYOND: "✗ worse than allowed",
+}
+
+
+class Check(NamedTuple):
+    """A check in words: its name, what is wrong when it fails, and what to do about it."""
+
+    title: str
+    wrong: str
+    repair: str
+
+
+CHECKS: Mapping[str, Check] = {
+    "sample-ratio": Check(
+        "Shares of the arms",
+        "The arms do not have their planned shares of {units}, so one arm loses some of them or counts"
+        " them twice.",
+        "Look for requests that fail, are sent twice or carry no unit in one arm",
+    ),
+    "triggered-ratio": Check(
+        "Shares among those that differ",
+        "Among the {units} for whom the two routers differ, the arms do not have their planned shares.",
+        "Look for a router that changed, or requests that fail, while the experiment ran",
+    ),
+    "missing-outcomes": Check(
+        "Missing outcomes",
+        "One arm has no outcome from more of its {units} than the other, so those that are left are not"
+        " alike.",
+        'Find out why outcomes of that arm do not arrive, or count a missing outcome as 0 (missing = "zero")',
+    ),
+    "crossed-units": Check(
+        "One arm for each of them",
+        "Too many {units} saw more than one arm.",
+        "Send the same unit with every request of one {unit}",
+    ),
+    "mixed-digests": Check(
+        "Arms that stay the same",
+        "What an arm consists of changed while the experiment ran.",
+        "Keep the adapter, the base and the router of each arm as they are",
+    ),
+    "maturity": Check("Time for outcomes", "Too few {units} had time for their outcomes.", "Wait"),
+}
+
+
+# -- Numbers of a metric
+
+
+def quantity(metric: MetricSpec) -> Quantity:
+    """The form of a metric's numbers."""
+    per_answer = metric.kind is not Kind.RATIO or metric.per == "responses"
+    return quantity_of(metric.name, metric.kind) if per_answer else PLAIN
+
+
+def quantity_of(name: str, kind: Kind) -> Quantity:
+    """The form of a metric's numbers. A metric with `seconds` in its name is a time.
+
+    >>> quantity_of("total_time", Kind.MEAN).scale, quantity_of("likes", Kind.MEAN).scale
+    (<Scale.SECONDS: 'seconds'>, <Scale.NUMBER: 'number'>)
+    """
+    if kind.rules.binary:
+        return SHARE
+    known = next((one for _, built_in, one in BUILT_IN if built_in == name), None)
+    return known or (TIME if "seconds" in name.split("_") else PLAIN)
+
+
+def form_of(experiment: Experiment, found: MetricReport) -> Quantity:
+    """The form of a comparison's numbers; a built-in metric has one even where the plan has it no more."""
+    known = next((one for _, name, one in BUILT_IN if name == found.metric), PLAIN)
+    metric = next((metric for metric in experiment.spec.metrics if metric.name == found.metric), None)
+    return known if metric is None else quantity(metric)
+
+
+def change(form: Quantity, found: MetricReport) -> str:
+    """`+28.5 points (17.0 to 38.0)`; a mean also as a share of control's value."""
+    text = form.change(found.effect, found.low, found.high)
+    if not found.anytime and (math.isfinite(found.low) or math.isfinite(found.high)):
+        text += MARK
+    share = "" if form is SHARE else relative(found)
+    return f"{text}, {share}" if share else text
+
+
+def relative(found: MetricReport) -> str:
+    """The change as a share of control's value; empty where it is not known."""
+    return relative_change(found.relative, found.relative_low, found.relative_high)
+
+
+def reading(report: Report, found: MetricReport) -> str:
+    """`✓ better`, `✗ worse` or `? not clear yet`, by the range; empty where the data have a fault."""
+    return reading_of(found.low, found.high, found.higher_is_better) if _usable(report) else ""
+
+
+def _usable(report: Report) -> bool:
+    return report.verdict.decision != "invalid"
+
+
+def guarded(report: Report, found: MetricReport) -> str:
+    """What is known of a guardrail; empty where the data have a fault."""
+    return GUARDED.get(found.state, OPEN) if _usable(report) else ""
+
+
+def allowed(form: Quantity, found: MetricReport) -> str:
+    """A guardrail's margin."""
+    if found.margin_relative:
+        return f"{percent(found.margin)} worse"
+    return f"{form.margin(found.margin)} worse"
+
+
+def guardrail_line(metric: MetricSpec) -> str:
+    """`error: at most 3.0 points worse`."""
+    most = percent(metric.margin) if metric.relative else quantity(metric).margin(metric.margin)
+    return f"{metric.name}: at most {most} worse"
+
+
+def direction(higher_is_better: bool) -> str:
+    """Which way is good."""
+    return "more is better" if higher_is_better else "less is better"
+
+
+def legend(report: Report) -> list[str]:
+    """How to read the numbers in brackets."""
+    alpha = report.judged.spec.alpha
+    found = [one for arm in report.arms for one in (arm.primary, *arm.rails) if one]
+    once = any(not one.anytime for one in found) or any(a.pairs and not a.pairs.anytime for a in report.arms)
+    return [RANGE.format(sure=100 * (1 - alpha)), *([ONCE] if once else [])]
+
+
+def named(metric: str, cap: float | None) -> str:
+    """A metric with its cap.
+
+    >>> named("seconds", 30.0), named("thumbs_up", None)
+    ('seconds (capped at 30)', 'thumbs_up')
+    """
+    return metric if cap is None else f"{metric} (capped at {cap:,g})"
+
+
+def labelled(found: MetricReport) -> str:
+    """A metric with its cap and which way is good."""
+    cap = "" if found.cap is None else f"capped at {found.cap:,g}; "
+    early = f", first {age_of(found)}" if found.early else ""
+    return f"{found.metric}{early} ({cap}{direction(found.higher_is_better)})"
+
+
+def age_of(found: MetricReport) -> str:
+    """From what age of its units a metric is read."""
+    from router.experiments.report.source import duration
+
+    return duration(found.age)
+
+
+def waiting(found: NoInterval, unit: str) -> str:
+    """Why there is no range, and how long to wait."""
+    more = f"; about {counted(found.units, f'more {unit}')}" if found.units else ""
+    return f"{found.text}{more}"
+
+
+def preferred(pairs: Pairs, unit: str = "") -> str:
+    """`preferred in 34 of 50 comparisons without a tie (55 to 79 %)`."""
+    decided = pairs.wins + pairs.losses
+    if not decided:
+        return "no comparison without a tie yet"
+    text = f"preferred in {pairs.wins:,} of {counted(decided, 'comparison')} without a tie"
+    once = "" if pairs.anytime else MARK
+    each = f"; every {unit} counts the same" if unit and pairs.units < decided else ""
+    return f"{text} ({range_of_shares(pairs.low, pairs.high)}{each}){once}"
+
+
+def decided_by(pairs: Pairs, unit: str) -> str:
+    """`30 users (40 comparisons)`: who decided a share of wins, ties left out."""
+    decisive = counted(pairs.wins + pairs.losses, "comparison")
+    return f"{counted(pairs.units, unit)} ({decisive})" if pairs.units else decisive
+
+
+def differs(found: SegmentReport) -> str:
+    """Whether the effect differs between values of a label, in words."""
+    if found.differ:
+        return f"The difference is not the same for all values of {found.label}: read each row."
+    if len(found.effects) < 2:
+        return f"{found.text[:1].upper()}{found.text[1:]}." if found.text else ""
+    return (
+        f"It is not shown that the difference depends on {found.label}: what holds for everybody is the best"
+        " guess for each row."
+    )
+
+
+# -- The verdict
+
+
+def units_of(experiment: Experiment) -> str:
+    """The plural of what is counted."""
+    return f"{experiment.spec.unit}s"
+
+
+def heading(report: Report) -> str:
+    """The verdict in one sentence, its first word in capitals."""
+    experiment, verdict = report.judged, report.verdict
+    control = experiment.spec.control
+    if report.phase == 0:
+        return f"NOT STARTED: no {experiment.spec.unit} takes part yet."
+    if verdict.decision == "undecided" and report.arm is None and len(report.arms) > 1:
+        return f"{_first_word(report)}: no arm may be promoted yet."
+    if verdict.decision == "stop for harm" and report.arm is None:
+        return f"STOP: all arms are worse than {control}."
+    return sentence(report, verdict, report.arm or (report.arms[0].arm if report.arms else ""))
+
+
+def sentence(report: Report, verdict: Ruling, arm: str) -> str:
+    """A verdict on one arm."""
+    experiment = report.judged
+    control, primary = experiment.spec.control, experiment.spec.primary
+    match verdict.decision:
+        case "promote":
+            if verdict.rule == "primary-not-worse":
+                margin = quantity(primary).margin(experiment.spec.margin)
+                return f"PROMOTE {arm}: it is not worse than {control} by {margin} or more."
+            return f"PROMOTE {arm}: it is better than {control}."
+        case "stop for harm":
+            worse = _beyond(report, arm) if verdict.rule == "guardrail" else ""
+            what = f"it makes {worse} worse than the plan allows" if worse else f"it is worse than {control}"
+            return f"STOP {arm}: {what}."
+        case "invalid":
+            return "INVALID: do not use these numbers. The data have a fault."
+    if verdict.rule == "withdrawn":
+        return f"WITHDRAWN {arm}: {verdict.text}."
+    return f"{_first_word(report)}: {_undecided(report, verdict, arm)}"
+
+
+def _beyond(report: Report, arm: str) -> str:
+    found = next((one for one in report.arms if one.arm == arm), None)
+    names = [one.metric for one in found.rails if one.state == _BEYOND] if found else []
+    return " and ".join(dict.fromkeys(names))
+
+
+def _first_word(report: Report) -> str:
+    if report.judged.spec.mode in (Mode.SHADOW, Mode.HOLDOUT):
+        return "READ"
+    if report.experiment.state is Lifecycle.STOPPED:
+        return "UNDECIDED"
+    return "GIVE UP" if gives_up(report) else "WAIT"
+
+
+def _undecided(report: Report, verdict: Ruling, arm: str) -> str:
+    spec = report.judged.spec
+    units = f"{spec.unit}s"
+    match verdict.rule:
+        case "primary-open":
+            return f"no difference between {arm} and {spec.control} is shown{_yet(report)}."
+        case "guardrail-open":
+            shown = "not worse" if spec.margin else "better"
+            names = _open_guardrails(report, arm)
+            return f"{arm} is {shown} on {spec.primary.name}, but it may make {names} worse than allowed."
+        case "missing-open":
+            shown = "not worse" if spec.margin else "better"
+            who = f"other {units} answer with {arm}, which may be the whole difference"
+            return f"{arm} looks {shown} on {spec.primary.name}, but it is possible that {who}."
+        case "too-few-units" if few := _too_few(report, arm):
+            return few
+        case "immature":
+            return f"too many {units} still have time for their outcomes."
+        case "shadow":
+            return f"{_judged(report, arm)}. {UNSEEN}"
+        case "holdout":
+            return "all experiments together against the holdout. Nothing is promoted or stopped by this."
+    return f"{verdict.text.rstrip('.')}."
+
+
+def _judged(report: Report, arm: str) -> str:
+    """Whose answers the judge of a shadow experiment prefers."""
+    found, control = next((a.pairs for a in report.arms if a.arm == arm), None), report.judged.spec.control
+    if found and found.low > 0.5:
+        return f"the judge prefers the answers of {arm} to those of {control}"
+    if found and found.high < 0.5:
+        return f"the judge prefers the answers of {control} to those of {arm}"
+    return f"the judge prefers neither the answers of {arm} nor those of {control} so far"
+
+
+def _too_few(report: Report, arm: str) -> str:
+    """Where the plan asks for more; empty where the metric's own range is waited for."""
+    spec = report.judged.spec
+    found = next((one.primary for one in report.arms if one.arm == arm), None)
+    if found is None:
+        return f"an arm has fewer than two {spec.unit}s with an outcome."
+    have = min(found.units)
+    needs = f"the smaller arm has {counted(have, spec.unit)} with an outcome, {spec.min_units:,} are needed."
+    return needs if have < spec.min_units else ""
+
+
+def _yet(report: Report) -> str:
+    return "" if report.experiment.state is Lifecycle.STOPPED or gives_up(report) else " yet"
+
+
+def _open_guardrails(report: Report, arm: str) -> str:
+    found = next((one for one in report.arms if one.arm == arm), None)
+    unsure = [one.metric for one in found.guardrails if one.state != _WITHIN] if found else []
+    return " or ".join(unsure) or "a guardrail"
+
+
+def effect_lines(report: Report) -> list[str]:
+    """The number behind the verdict, a line for each arm: the first thing to read after it."""
+    return [line for arm in report.arms for line in _arm_lines(report, arm)]
+
+
+def _arm_lines(report: Report, arm: ArmReport) -> list[str]:
+    experiment, lines = report.judged, list[str]()
+    if not _usable(report):
+        return lines
+    if arm.pairs and experiment.spec.mode is Mode.SHADOW:
+        return [f"{arm.arm}: {preferred(arm.pairs, experiment.spec.unit)}."]
+    if arm.verdict.decision == "stop for harm" and arm.verdict.rule == "guardrail":
+        for found in arm.rails:
+            if found.state == _BEYOND:
+                limit = allowed(form_of(experiment, found), found)
+                lines.append(f"{_line(report, arm.arm, found, WORSE)} At most {limit} is allowed.")
+    if arm.primary:
+        lines.append(_line(report, arm.arm, arm.primary, primary_reading(report, arm)))
+    return lines
+
+
+def primary_reading(report: Report, arm: ArmReport) -> str:
+    """What is known of the primary metric, all arms considered; empty where the data have a fault."""
+    if arm.primary is None or not _usable(report):
+        return ""
+    shown = arm.adjusted_p <= report.judged.spec.alpha or len(report.arms) < 2
+    return reading(report, arm.primary) if shown else OPEN
+
+
+def _line(report: Report, arm: str, found: MetricReport, read: str) -> str:
+    form, control = form_of(report.judged, found), report.judged.spec.control
+    values = f"{form.value(found.values[1])} with {arm}, {form.value(found.values[0])} with {control}"
+    name = f"{arm}, " if len(report.arms) > 1 else ""
+    way = direction(found.higher_is_better).capitalize()
+    return f"{name}{named(found.metric, found.cap)}: {change(form, found)} {read}: {values}. {way}."
+
+
+# -- What comes next
+
+
+def gives_up(report: Report) -> bool:
+    """Whether more waiting is of no use: all planned units had their time, and no gain is in sight."""
+    done = sum(one.matured for one in report.numbers) >= report.judged.spec.planned_units
+    in_sight = report.forecast is not None and report.forecast.units is not None
+    waits = report.verdict.decision == "undecided" and report.judged.spec.mode is Mode.SPLIT
+    return waits and done and not in_sight and report.verdict.rule in ("primary-open", "guardrail-open")
+
+
+def following(report: Report) -> str:
+    """What to do now: promote, wait and until when, give up, or repair; with the command."""
+    name, decision = report.experiment.name, report.verdict.decision
+    if report.phase == 0:
+        return f"Next: start it: lora-router experiments start {name}"
+    if report.experiment.promoted:
+        undo = f"lora-router experiments rollback {name}"
+        return f"Next: nothing. {report.experiment.promoted} is promoted; to undo this: {undo}"
+    if any(entry.act == "roll back" for entry in report.audit):
+        return "Next: nothing. It was promoted and rolled back."
+    if decision == "promote":
+        return _promote(report)
+    if decision == "invalid":
+        return f"Next: {_repairs(report)}. Then start anew: lora-router experiments start {name}"
+    if report.experiment.state is Lifecycle.STOPPED:
+        again = f"lora-router experiments start {name}"
+        return f"Next: nothing. It has stopped; a new phase begins with: {again}"
+    if decision == "stop for harm":
+        return f"Next: stop it: lora-router experiments stop {name} --reason harm"
+    if gives_up(report):
+        stop = f"lora-router experiments stop {name}"
+        return (
+            f"Next: give up. All planned {units_of(report.judged)} took part, and no gain is in sight: {stop}"
+        )
+    return f"Next: {wait(report)}"
+
+
+def _promote(report: Report) -> str:
+    name, (best, arm) = report.experiment.name, _arm_to_promote(report)
+    if arm is not None:
+        return f"Next: make its settings those of the server: {router_line(arm)}"
+    return f"Next: promote {best}: lora-router experiments promote {name}"
+
+
+def _arm_to_promote(report: Report) -> tuple[str, RouterVariant | None]:
+    arm = next((a for a in report.experiment.spec.arms if a.name == report.arm), None)
+    return report.arm or "it", arm.router if arm else None
+
+
+def _repairs(report: Report) -> str:
+    unit = report.judged.spec.unit
+    found = [CHECKS[c.name].repair.format(unit=unit) for c in report.checks if c.failed and c.name in CHECKS]
+    text = ". ".join(found) or "Repair what the failed check names"
+    return f"{text[:1].lower()}{text[1:]}"
+
+
+def wait(report: Report) -> str:
+    """`wait until about 2026-12-12: ...`, by the forecast."""
+    spec, found = report.judged.spec, report.forecast
+    if spec.mode is Mode.SHADOW:
+        return "to learn what users prefer, run an experiment in which users see both"
+    if spec.mode is not Mode.SPLIT or found is None:
+        return f"wait; lora-router experiments watch {report.experiment.name}"
+    units = f"{spec.unit}s"
+    if not found.units_per_day:
+        return (
+            f"no new {units} came in the last week. Check that requests arrive and carry their unit, or stop"
+            f" it: lora-router experiments stop {report.experiment.name}"
+        )
+    pace = f"{counted(round(found.units_per_day), f'new {spec.unit}')} a day"
+    if found.units is not None and found.days is not None:
+        until = _until(report)
+        more = f"; {spec.planned_units:,} are planned" if found.units > spec.planned_units else ""
+        return (
+            f"wait until about {until}. If the difference stays as it is now, {found.units:,} {units} are"
+            f" needed to show it{more} ({pace})."
+        )
+    least = ""
+    if found.smallest_effect is not None:
+        least = f" They show a difference of {quantity(spec.primary).margin(found.smallest_effect)} or more."
+    return (
+        f"wait until about {_until(report)}, when the planned {spec.planned_units:,} {units} had their"
+        f" time ({pace}).{least} So far no gain is in sight."
+    )
+
+
+def _until(report: Report) -> str:
+    days = days_left(report) or 0.0
+    then = report.time + days * DAY
+    return at(then) if days < 2 else at(then).partition(" ")[0]
+
+
+def days_left(report: Report) -> float | None:
+    """Days until a verdict by the forecast, or until all planned units had their time; None: not known."""
+    found, spec = report.forecast, report.judged.spec
+    if found is None or not found.units_per_day:
+        return None
+    if found.days is not None:
+        return found.days
+    return max(0.0, spec.planned_units - _units(report)) / found.units_per_day + spec.closing / DAY
+
+
+def time_left(report: Report) -> str:
+    """`about 12 days`; empty where nothing is waited for."""
+    days = days_left(report)
+    if days is None or gives_up(report):
+        return ""
+    if days < 2:
+        return f"about {counted(max(1, round(24 * days)), 'hour')}"
+    return f"about {counted(round(days), 'day')}"
+
+
+def short_verdict(report: Report) -> str:
+    """The verdict in a few words: `PROMOTE new`, `WAIT`."""
+    return heading(report).partition(":")[0]
+
+
+def difference(report: Report) -> str:
+    """The primary metric's differences in one line, or the share of comparisons that are won."""
+    form, found = quantity(report.judged.spec.primary), list[str]()
+    for arm in report.arms:
+        if arm.pairs and report.judged.spec.mode is Mode.SHADOW:
+            found.append(f"{arm.arm} {preferred(arm.pairs)}")
+        elif arm.primary:
+            found.append(f"{arm.arm} {form.change(arm.primary.effect, arm.primary.low, arm.primary.high)}")
+    return "; ".join(found) if _usable(report) else ""
+
+
+def _units(report: Report) -> int:
+    return sum(one.units for one in report.numbers)
+
+
+def progress(report: Report) -> str:
+    """`1,200 of 5,000 planned users (24 %)`."""
+    spec, units = report.judged.spec, _units(report)
+    share = units / spec.planned_units if spec.planned_units else 0.0
+    return f"{units:,} of {spec.planned_units:,} planned {spec.unit}s ({100 * share:.0f} %)"
+
+
+def since(report: Report) -> str:
+    """`running since ...; 1,200 of 5,000 planned users; as of ...`."""
+    experiment = report.experiment
+    phase = next((p for p in experiment.phases if p.number == report.phase), None)
+    parts = [experiment.state.value]
+    if phase:
+        parts[0] += f" since {at(phase.started)}" if phase.ended is None else f", begun {at(phase.started)}"
+        if len(experiment.phases) > 1:
+            parts.append(f"phase {report.phase} of {len(experiment.phases)}")
+    if experiment.stop_reason:
+        parts[0] += f": {experiment.stop_reason}"
+    if report.phase:
+        parts.append(progress(report))
+    return "; ".join([*parts, f"as of {at(report.time)}"])
+
+
+# -- Checks and arms
+
+
+def check_title(check: PipelineCheck) -> str:
+    """The name of a check for people."""
+    found = CHECKS.get(check.name)
+    return found.title if found else check.name.replace("-", " ").capitalize()
+
+
+def failed_checks(report: Report) -> list[str]:
+    """A sentence for each check that failed: what is wrong, and its numbers."""
+    return [failed_check(report, check) for check in report.checks if check.failed]
+
+
+def failed_check(report: Report, check: PipelineCheck) -> str:
+    """What is wrong, and its numbers."""
+    known, unit = CHECKS.get(check.name), report.judged.spec.unit
+    wrong = known.wrong.format(units=f"{unit}s", unit=unit) if known else check_title(check) + "."
+    if check.name == "sample-ratio":
+        return f"{wrong} {_shares(report)}."
+    return f"{wrong} {check.text[:1].upper()}{check.text[1:].rstrip('.')}."
+
+
+def _shares(report: Report) -> str:
+    unit = report.judged.spec.unit
+    each = [f"{n.arm} has {counted(n.units, unit)}, {n.expected:,.0f} are expected" for n in report.numbers]
+    return "; ".join(each)
+
+
+def checks_line(report: Report) -> str:
+    """How many checks are fine, and which are not; empty where nothing is checked yet."""
+    failed = [check_title(check) for check in report.checks if check.failed]
+    many = len(report.checks)
+    if failed:
+        return f"✗ {len(failed)} of {many} checks failed: {', '.join(failed)}."
+    return f"✓ All {many} checks of the data are fine." if many else ""
+
+
+def further_lines(report: Report, arm: ArmReport) -> list[str]:
+    """More on an arm's effect: at equal length, over everybody, without the past, if checks were fine."""
+    experiment, found, lines = report.judged, arm.primary, list[str]()
+    form, unit = quantity(experiment.spec.primary), experiment.spec.unit
+    if found and found.length:
+        adjusted, half = found.length.adjusted, found.length.half
+        text = form.change(adjusted, adjusted - half, adjusted + half)
+        lengths = f"{found.length.treatment:.3g} tokens on average, those of {experiment.spec.control}"
+        lines.append(
+            f"at equal answer length: {text}. Its answers have {lengths} {found.length.control:.3g}."
+        )
+    if arm.everyone:
+        units = counted(sum(arm.everyone.units), unit)
+        lines.append(
+            f"over all {units}, also those for whom the routers agree: {change(form, arm.everyone)}."
+        )
+    if arm.unadjusted:
+        lines.append(f"without what each {unit} did before: {change(form, arm.unadjusted)}.")
+    if arm.blocked:
+        lines.append(f"if the data had no fault: {sentence(report, arm.blocked, arm.arm)}")
+    return lines
+
+
+def router_line(variant: RouterVariant) -> str:
+    """`router with threshold 0.4`."""
+    settings = {
+        "threshold": variant.threshold,
+        "classifiers": variant.classifiers and ", ".join(variant.classifiers),
+        "task first": variant.task_first,
+        "domain first": variant.domain_first,
+    }
+    return "router with " + "; ".join(
+        f"{key} {value}" for key, value in settings.items() if value is not None
+    )
+
+
+def at(unix_seconds: float) -> str:
+    """A time as people write it.
+
+    >>> at(0.0)
+    '1970-01-01 00:00 UTC'
+    """
+    return datetime.fromtimestamp(unix_seconds, UTC).strftime("%Y-%m-%d %H:%M UTC")

@@ -1,0 +1,64 @@
+"""Feedback on answers, kept in a database while a server runs (setting `feedback`)."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from router.hookspecs import RegisterServices, hookimpl
+
+if TYPE_CHECKING:
+    from router.feedback.store import FeedbackStore
+    from router.server.app import ServerApp
+
+
+@hookimpl
+async def on_startup(server: ServerApp) -> None:
+    """Remember answers, unless the server has a recorder already. Raises ConfigError for a URL that cannot
+    work."""
+    from router.feedback.recorder import FeedbackRecorder
+    from router.server.feedback import FeedbackCollector
+
+    settings = server.settings
+    if server.feedback is None and settings.feedback != "off":
+
+        def outcome(response_id: str, value: float) -> None:
+            if server.experiments is not None:
+                server.experiments.feedback(response_id, value)
+
+        store = store_of(server)
+        server.feedback = FeedbackRecorder(store, settings.feedback, settings.feedback_days, outcome)
+    if server.feedback is not None:
+        server.metrics.registry.register(FeedbackCollector(server.feedback))
+        server.follow("old feedback", server.feedback.follow)
+
+
+@hookimpl
+def register_services(register: RegisterServices, server: ServerApp) -> None:
+    """FeedbackService."""
+    from router.server.feedback import FeedbackService
+    from router.server.policy import ROWS
+    from router.v1.feedback_pb2_grpc import add_FeedbackServiceServicer_to_server
+
+    register(add_FeedbackServiceServicer_to_server, FeedbackService(server.feedback), ROWS)
+
+
+@hookimpl
+async def on_shutdown(server: ServerApp) -> None:
+    """Write what is left."""
+    if server.feedback is not None:
+        await asyncio.to_thread(server.feedback.close)
+
+
+def store_of(server: ServerApp) -> FeedbackStore:
+    """Where edges share a database, there; else beside experiments, where these have a database of their own;
+    else a SQLite file in the state folder. Raises ConfigError for a URL that cannot work."""
+    from router.feedback.store import FeedbackStore
+    from router.shared.database import parse_url
+
+    shared, experiments = server.settings.shared_state, server.settings.experiments
+    url = shared if shared not in ("", "experiments") else experiments
+    if url in ("", "auto"):
+        return FeedbackStore.in_folder(server.state_dir)
+    parse_url(url)
+    return FeedbackStore(url)

@@ -1,0 +1,95 @@
+"""Runs as the console shows them, and how it starts one: the command, in a process of its own."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from router.errors import FailedPrecondition
+from router.extensions.improve import state, words
+from router.extensions.improve.state import Result, Run
+from router.ports import Improvement, ImprovementRun
+
+TONES: Mapping[Result, str] = {
+    Result.NONE: "warn",
+    Result.TOO_FEW: "",
+    Result.NO_BETTER: "",
+    Result.BETTER: "warn",
+    Result.CANARY: "info",
+    Result.PROMOTED: "ok",
+    Result.LOST: "",
+}
+
+
+class Runs:
+    """The runs in a work folder. `flags` are those that the command gets when it is started from here."""
+
+    def __init__(self, work: Path, flags: Sequence[str], why_not: str) -> None:
+        self._work, self._flags, self._why_not = work, flags, why_not
+        self._started: dict[str, subprocess.Popen[bytes]] = {}
+
+    @property
+    def why_not(self) -> str:
+        """Why no run can be started from here; empty if one can."""
+        return self._why_not
+
+    def overview(self, names: Sequence[str]) -> Sequence[Improvement]:
+        """These adapters, in their order. Raises FailedPrecondition for a state that cannot be read."""
+        return [self._one(name) for name in names]
+
+    def _one(self, name: str) -> Improvement:
+        runs = [shown(folder.run) for folder in reversed(state.runs_of(self._work, name))]
+        running = bool(runs) and state.is_running(self._work, name)
+        return Improvement(
+            name, runs, running or self._is_started(name), f"lora-router adapters improve {name}"
+        )
+
+    def start(self, name: str) -> None:
+        """Begin a run, or go on with one. Raises FailedPrecondition while one runs, or where none may."""
+        if self._why_not:
+            raise FailedPrecondition(self._why_not)
+        if self._is_started(name) or ((self._work / name).is_dir() and state.is_running(self._work, name)):
+            raise FailedPrecondition(f"a run of {name} is at work")
+        folder = self._work / name
+        folder.mkdir(parents=True, exist_ok=True)
+        command = [sys.executable, "-m", "router.cli", "adapters", "improve", name, *self._flags]
+        with (folder / "console.log").open("ab") as log:
+            self._started[name] = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+                env=os.environ,
+            )
+
+    def _is_started(self, name: str) -> bool:
+        process = self._started.get(name)
+        return process is not None and process.poll() is None
+
+    def close(self) -> None:
+        """End what was started, as by Ctrl-C: a later run goes on."""
+        for process in self._started.values():
+            if process.poll() is None:
+                process.terminate()
+
+
+def shown(run: Run) -> ImprovementRun:
+    """A run in words."""
+    return ImprovementRun(
+        run.number,
+        run.base,
+        run.version,
+        run.began,
+        words.HEADLINES[run.result],
+        run.why,
+        TONES[run.result],
+        f"{run.train} + {run.held_out} held out" if run.read else "",
+        run.left,
+        words.points(run.new),
+        words.points(run.old),
+        run.experiment,
+    )
