@@ -143,7 +143,7 @@ def _question(metric: str, lower: bool, split: str) -> SizeQuestion:
 
 def _answer(question: SizeQuestion, effect: str, server: str, timeout: float) -> SizeAnswer:
     from router.cli.command import MISUSED, CliError
-    from router.experiments.cli.create import number_from_flag
+    from router.experiments.cli.plan_flags import number_from_flag
 
     if not effect:
         return _ask(question, server, timeout)

@@ -9,7 +9,7 @@ import difflib
 import math
 import re
 import tomllib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -18,6 +18,7 @@ import typer
 
 from router.cli import flags
 from router.cli.command import MISUSED, CliError
+from router.experiments.cli.plan_flags import number_from_flag, with_caps, with_missing
 
 if TYPE_CHECKING:
     from pydantic import ValidationError
@@ -315,52 +316,6 @@ def segment_from_flag(text: str) -> dict[str, Any]:
     if not label or not all(named):
         raise CliError(f"--segment takes LABEL or LABEL=a,b,c, not {text!r}", MISUSED)
     return {"label": label, "values": named}
-
-
-def with_missing(values: Mapping[str, Any], missing: str) -> dict[str, Any]:
-    """The primary metric with what a unit without an outcome counts as; nothing where that is not said."""
-    if missing and missing not in ("zero", "excluded"):
-        raise CliError(f"--missing takes zero or excluded, not {missing!r}", MISUSED)
-    return {"primary": {**values.get("primary", {}), "missing": missing}} if missing else {}
-
-
-def with_caps(values: Mapping[str, Any], caps: Sequence[str]) -> dict[str, Any]:
-    """The fields of a plan in which a metric gets its cap, METRIC=VALUE, with that cap."""
-    made = {name: values[name] for name in ("primary", "guardrails", "secondary") if values.get(name)}
-    changed: set[str] = set()
-    for text in caps:
-        name, equals, value = text.partition("=")
-        if not equals:
-            raise CliError(f"--cap takes METRIC=VALUE, such as total_time=60, not {text!r}", MISUSED)
-        cap, there = number_from_flag(value, "--cap"), set(changed)
-        for field, metrics in made.items():
-            several = field != "primary"
-            found = [
-                m | {"cap": cap} if m.get("name") == name else m for m in (metrics if several else [metrics])
-            ]
-            if found != (metrics if several else [metrics]):
-                there.add(field)
-            made[field] = found if several else found[0]
-        if not any(m.get("name") == name for m in _all_metrics(made)):
-            names = ", ".join(str(m.get("name")) for m in _all_metrics(made)) or "none"
-            raise CliError(
-                f"--cap {text}: no metric of the plan is called {name!r}; there are: {names}", MISUSED
-            )
-        changed = there
-    return {field: made[field] for field in changed}
-
-
-def _all_metrics(values: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
-    for field, metrics in values.items():
-        yield from [metrics] if field == "primary" else metrics
-
-
-def number_from_flag(text: str, flag: str) -> float:
-    """Raises CliError for what is none."""
-    try:
-        return float(text)
-    except ValueError:
-        raise CliError(f"{flag}: {text!r} is not a number", MISUSED) from None
 
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="The experiment: small letters, digits, hyphens.")]

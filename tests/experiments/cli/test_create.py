@@ -5,7 +5,16 @@ from router.client import AdapterRef
 from router.errors import Findings
 from router.experiments import messages as plans
 from router.experiments.cli.create import BUILT_IN_METRICS, example_plan, metric_from_flag, plan_of, seconds
-from router.experiments.model import BUILT_IN, Aggregate, ArmSpec, Kind, MetricSpec, Mode, SegmentSpec
+from router.experiments.model import (
+    BUILT_IN,
+    Aggregate,
+    ArmSpec,
+    Kind,
+    MetricSpec,
+    Mode,
+    SegmentSpec,
+    Unanswered,
+)
 from router.experiments.report.source import design_of
 from router.experiments.verdict import ExperimentDesign
 from router.types import RouterVariant
@@ -80,8 +89,8 @@ def test_caps_segments_and_secondary_metrics_from_flags(cli, remote):
     assert (spec.primary.name, spec.primary.kind, spec.primary.cap) == ("minutes", Kind.MEAN, 60.0)
     assert spec.guardrails[0].cap is None
     assert spec.secondary == (
-        MetricSpec("messages", Kind.MEAN, aggregate=Aggregate.SUM, cap=9.5),
-        MetricSpec("clicked", Kind.PROPORTION),
+        MetricSpec("messages", Kind.MEAN, aggregate=Aggregate.SUM, missing=Unanswered.UNSAID, cap=9.5),
+        MetricSpec("clicked", Kind.PROPORTION, missing=Unanswered.UNSAID),
     )
     assert spec.segments == (SegmentSpec("country", ("de", "fr")), SegmentSpec("plan"))
     assert spec.grace == 3600.0

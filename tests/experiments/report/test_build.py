@@ -80,7 +80,7 @@ def test_built_in_harm_is_seen_before_a_window_has_passed():
     assert [(rail.metric, rail.units, rail.age, rail.state) for rail in arm.early] == [
         ("error", (500, 500), 600.0, "beyond")
     ]
-    assert "(in the first 600 seconds)" in found.verdict.text
+    assert "in the first 600 seconds" in found.verdict.text
 
 
 def test_a_guardrail_waits_for_its_own_window():

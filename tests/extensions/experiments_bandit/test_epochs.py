@@ -201,7 +201,7 @@ def test_only_running_bandits_have_epochs(changed):
 
 
 @pytest.mark.parametrize("grace", [0.0, 30.0])
-@pytest.mark.parametrize("missing", Unanswered)
+@pytest.mark.parametrize("missing", [Unanswered.EXCLUDED, Unanswered.ZERO])
 def test_units_are_mature_before_they_are_rewards(grace, missing):
     spec = replace(BANDIT, primary=replace(BANDIT.primary, missing=missing), grace=grace)
     store = filled(spec)

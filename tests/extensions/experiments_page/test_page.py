@@ -11,6 +11,7 @@ import pytest
 
 from router.experiments.assignment import holdout_problem
 from router.experiments.cli.create import plan_of
+from router.experiments.completeness import chosen
 from router.experiments.model import ArmSpec, Experiment, MetricSpec, Mode, NoInterval
 from router.experiments.plans import Known, check_plan
 from router.experiments.report.build import report
@@ -293,7 +294,9 @@ def resolve(name: str, version: str = "") -> AdapterInfo:
 
 @pytest.mark.parametrize("block", BLOCKS, ids=["shadow", "router", "holdout"])
 def test_a_plan_can_be_kept_and_started(block):
-    check_plan(plan_of(tomllib.loads(block)), Known(resolve, lambda: ["exact_match"], lambda: ["keywords"]))
+    check_plan(
+        chosen(plan_of(tomllib.loads(block))), Known(resolve, lambda: ["exact_match"], lambda: ["keywords"])
+    )
 
 
 def test_they_are_what_the_page_says():
