@@ -78,7 +78,7 @@ class Manager:
 
     def problems(self, spec: Spec) -> list[FieldViolation]:
         """Everything that is wrong with a plan."""
-        return plan_problems(spec, self.known)
+        return plan_problems(chosen(spec), self.known)
 
     def get(self, name: str) -> Experiment:
         """Raises ExperimentNotFound."""
