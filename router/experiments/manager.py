@@ -23,6 +23,7 @@ from router.errors import (
 )
 from router.experiments.assignment import AssignmentSalts
 from router.experiments.completeness import chosen
+from router.experiments.interference import shared_primary
 from router.experiments.model import (
     ArmSpec,
     AuditEntry,
@@ -47,9 +48,10 @@ from router.experiments.phases import (
     withdrawal_problem,
     withdrawn,
 )
-from router.experiments.plans import Known, check_plan, conflict, plan_problems
+from router.experiments.plans import Known, conflict, plan_problems
 from router.experiments.report.model import Report, Ruling
 from router.experiments.sizing import VisibleHistory, past_of, size_of
+from router.experiments.slice_sizing import slice_size_of
 from router.experiments.store.store import ExperimentStore
 from router.names import parse_version
 from router.ports import Force
@@ -76,9 +78,10 @@ class Manager:
         self.lock = threading.RLock()
         self.rates: dict[str, Mapping[str, float]] = {}  # by experiment, of proportions as they were before
 
-    def problems(self, spec: Spec) -> list[FieldViolation]:
-        """Everything that is wrong with a plan."""
-        return plan_problems(chosen(spec), self.known)
+    def problems(self, spec: Spec, before: Spec | None = None) -> list[FieldViolation]:
+        """Everything that is wrong with a new plan, or with the edit of one that was kept `before`."""
+        spec = chosen(spec, before)
+        return [*plan_problems(spec, self.known), *shared_primary(spec, before)]
 
     def get(self, name: str) -> Experiment:
         """Raises ExperimentNotFound."""
@@ -90,7 +93,10 @@ class Manager:
 
     def size(self, question: SizeQuestion) -> SizeAnswer:
         """How long an experiment takes, by what the store knows. Raises InvalidRequest."""
-        return size_of(question, VisibleHistory(self.store, self.known.sees), self.clock())
+        history = VisibleHistory(self.store, self.known.sees)
+        if question.slice_length is not None:
+            return slice_size_of(question, history)
+        return size_of(question, history, self.clock())
 
     def create(self, name: str, spec: Spec, actor: str) -> Experiment:
         """Keep a plan. Raises InvalidRequest, AlreadyExists."""
@@ -98,7 +104,7 @@ class Manager:
             raise InvalidRequest([FieldViolation("experiment_id", problem)])
         spec = with_withdrawals(spec, {})
         spec = chosen(spec)
-        check_plan(spec, self.known)
+        self._check(spec)
         now = self.clock()
         with self.lock:
             self._learn_rates(name, spec)
@@ -119,7 +125,7 @@ class Manager:
             experiment = self.read(name, etag)
             old = experiment.spec
             spec = with_withdrawals(edit(old), old.withdrawn)
-            check_plan(spec, self.known)
+            self._check(spec, old)
             if spec == old:
                 return experiment
             now, detail = self.clock(), {"fields": _changed_fields(old, spec)}
@@ -147,6 +153,11 @@ class Manager:
             reason = f"edited: {', '.join(_changed_fields(old, spec))}"
             after = self._open(experiment, spec, actor, "new phase", reason, detail)
             return replace(after, warnings=(f"phase {number} ended: its {counted} do not count any more",))
+
+    def _check(self, spec: Spec, before: Spec | None = None) -> None:
+        """Raise InvalidRequest with all that is wrong with a new plan, or an edited one."""
+        if found := self.problems(spec, before):
+            raise InvalidRequest(found)
 
     def _counted(self, experiment: Experiment, now: float) -> str:
         """Units and days of the last phase, in words."""
@@ -258,7 +269,8 @@ class Manager:
         Another server may start one between look and write: who sees the other afterwards gives way.
         """
         self._check_conflicts(experiment.name, spec)
-        after = opened(experiment, spec, self.clock(), reason, self._salts)
+        tenants = tuple(sorted(self.known.tenants() or ())) if spec.by_tenant else ()
+        after = opened(experiment, spec, self.clock(), reason, self._salts, tenants)
         kept = self.keep(after, actor, act, reason, {**detail, "phase": len(after.phases)})
         try:
             self._check_conflicts(experiment.name, spec)

@@ -14,7 +14,15 @@ from enum import StrEnum
 from router.errors import FieldViolation, InvalidRequest
 from router.experiments.model import WITHIN
 from router.experiments.report.model import Ruling
-from router.experiments.stats.checks import Guarded, Guardrail, Maturity, SampleRatio, State, guard
+from router.experiments.stats.checks import (
+    Guarded,
+    Guardrail,
+    Maturity,
+    SampleRatio,
+    State,
+    corrected,
+    guard,
+)
 from router.experiments.stats.compare import ArmComparison, SequencePlan, compare, holm
 from router.experiments.stats.missing import TOLERATED, Missing
 from router.experiments.stats.moments import ComparedMetric, Moments, invalid
@@ -225,7 +233,7 @@ def _arm(
 ) -> ArmVerdict:
     guarded, early = (
         tuple(
-            guard(rail, *sums, design.plan_for(arm))
+            guard(rail, *sums, _plan_of_rail(design, rail, arm))
             for rail in rails
             if (sums := _sums(outcomes, design.control, arm, rail.metric.name))
         )
@@ -234,6 +242,12 @@ def _arm(
     gain = design.primary.sign * primary.effect if primary else 0.0
     ruling = _rule(design, health, health.missing.get(arm), primary, p, guarded, early)
     return ArmVerdict(arm, ruling, primary, p, guarded, early, gain=gain)
+
+
+def _plan_of_rail(design: ExperimentDesign, rail: Guardrail, arm: str) -> SequencePlan:
+    """What has to improve decides like the primary metric: over all arms its error is alpha, too."""
+    plan = design.plan_for(arm)
+    return corrected(plan, len(design.treatments)) if rail.improve else plan
 
 
 def _rule(
@@ -332,6 +346,8 @@ def _guardrail_in_words(found: Guarded) -> str:
     rail = found.guardrail
     name, _, early = rail.metric.name.partition(WITHIN)
     form = quantity_of(name, rail.metric.kind)
+    if rail.improve:
+        return f"{_numbers(found.comparison, rail.metric)}; it must become better"
     margin = percent(rail.margin) if rail.relative else form.margin(rail.margin)
     numbers = _numbers(replace(found.comparison, metric=name), replace(rail.metric, name=name))
     within = f" in the first {early} seconds" if early else ""

@@ -24,6 +24,7 @@ from router.experiments.model import (
 from router.experiments.stats.moments import Moments
 from router.experiments.store import series
 from router.experiments.store.series import PairCounts, PhaseData, TimeBucket
+from router.experiments.times import slow_share
 from router.ports import Stage
 
 Place: TypeAlias = tuple[str, int]  # experiment, phase
@@ -69,7 +70,9 @@ def windows(phase: ExperimentPhase, name: str) -> list[float]:
     plain = (*BUILT_IN, *series.covariates_of(spec))
     found = [spec.window] if name in plain else []
     for metric in (*spec.metrics, *phase.early_guardrails):
-        if name in (metric.name, metric.per if metric.kind.rules.has_denominator else ""):
+        share = slow_share(metric.name)
+        read = share.outcomes if share else (metric.name,)
+        if name in (*read, metric.per if metric.kind.rules.has_denominator else ""):
             found.append(spec.window_of(metric))
     return found
 
@@ -110,16 +113,22 @@ class Unit:
     def answered(self, metric: MetricSpec) -> bool:
         if metric.window not in (0, self.window):
             return self.for_metric(metric).answered(metric)
-        return bool(self.counted[metric.name])
+        return self.has(metric)
 
     def values(self, name: str) -> list[float]:
         return [o.value for o in self.counted[name]]
 
+    def has(self, metric: MetricSpec) -> bool:
+        share = slow_share(metric.name)
+        return any(self.counted[name] for name in (share.outcomes if share else (metric.name,)))
+
     def row(self, metric: MetricSpec) -> tuple[float, ...] | None:
         if metric.window not in (0, self.window):
             return self.for_metric(metric).row(metric)
-        if not self.counted[metric.name] and metric.missing is Unanswered.EXCLUDED:
+        if not self.has(metric) and metric.missing is Unanswered.EXCLUDED:
             return None
+        if share := slow_share(metric.name):
+            return (float(any(v > share.seconds for name in share.outcomes for v in self.values(name))),)
         if metric.kind.rules.has_denominator:
             now = (sum(self.values(metric.name)), self._denominator(metric))
         else:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from router.cli.command import MISUSED, CliError
+from router.experiments.cli.metric_flags import number_from_flag
 
 
 def with_missing(values: Mapping[str, Any], missing: str) -> dict[str, Any]:
@@ -44,11 +45,3 @@ def with_caps(values: Mapping[str, Any], caps: Sequence[str]) -> dict[str, Any]:
 def _all_metrics(values: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
     for field, metrics in values.items():
         yield from [metrics] if field == "primary" else metrics
-
-
-def number_from_flag(text: str, flag: str) -> float:
-    """Raises CliError for what is none."""
-    try:
-        return float(text)
-    except ValueError:
-        raise CliError(f"{flag}: {text!r} is not a number", MISUSED) from None

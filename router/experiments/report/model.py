@@ -39,7 +39,8 @@ class MetricReport:
     share of control's value where `margin_relative`. `anytime`: interval and p may be looked at as often as
     one likes. `alpha` is what the interval is of; smaller than the plan's where it is one of many. Values
     count as at most `cap`, where there is one. Units are at least `age` seconds old: then their values are
-    final (0: not known). `early`: of what was recorded in their first `age` seconds, for harm only.
+    final (0: not known). `early`: of what was recorded in their first `age` seconds, for harm only. With a
+    `shared_queue` both arms wait for each other, so that the metric compares little.
     """
 
     metric: str
@@ -64,6 +65,48 @@ class MetricReport:
     alpha: float = 0.05
     age: float = 0.0
     early: bool = False
+    shared_queue: bool = False
+
+    @property
+    def gain(self) -> float:
+        """The effect, positive where it is better."""
+        return self.effect if self.higher_is_better else -self.effect
+
+
+@dataclass(frozen=True, slots=True)
+class SlicePair:
+    """A slice of control and one of an arm in one block of a server; `start` in unix seconds. Values are of
+    the primary metric."""
+
+    server: str
+    number: int
+    start: float
+    control: float
+    treatment: float
+    control_responses: int
+    treatment_responses: int
+
+
+@dataclass(frozen=True, slots=True)
+class CarryOver:
+    """An arm's effect in the first and the second halves of slices, and p that both are equal."""
+
+    first: float
+    second: float
+    p: float
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Switchback:
+    """What the verdict of an arm rests on: its pairs, at most as many as are planned. `planned` and `slices`
+    count slices of all arms; with `complete` the planned size is reached."""
+
+    planned: int
+    slices: int
+    pairs: tuple[SlicePair, ...]
+    carry_over: CarryOver | None
+    complete: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +163,8 @@ class ArmReport:
     `primary` is None until both arms have two units. In a router experiment it is of the units for which
     the two routers differed at least once, and `everyone` is of all. `unadjusted` is primary without its
     covariate. `early` are built-in guardrails of what was recorded soon after the first exposure: they stop
-    an arm for harm, and `guardrails` let it be promoted. `secondary` and `segments` decide nothing.
+    an arm for harm, and `guardrails` let it be promoted. `secondary` and `segments` decide nothing, and
+    neither do `days`: the primary metric by days since a unit's first exposure.
     """
 
     arm: str
@@ -134,6 +178,8 @@ class ArmReport:
     unadjusted: MetricReport | None = None
     secondary: tuple[MetricReport, ...] = ()
     segments: tuple[SegmentReport, ...] = ()
+    switchback: Switchback | None = None
+    days: Mapping[str, MetricReport] = field(default_factory=dict)
     early: tuple[MetricReport, ...] = ()
 
     @property

@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from router.experiments.model import EarlyEnds
+from router.experiments.model import EarlyEnds, Spec
 from router.ports import Stage
+from router.quantities import percent
 
 if TYPE_CHECKING:
     from router.experiments.store.series import PhaseData
 
 
-def unserved_notes(data: PhaseData, arms: Iterable[str]) -> Iterator[str]:
+def unserved_notes(data: PhaseData, spec: Spec) -> Iterator[str]:
     """A note with the counts of each arm, and what they leave out; none where every answer began."""
-    shown = [text for arm in arms if (text := _unserved(data, arm))]
+    shown = [text for arm in spec.arms if (text := _unserved(data, arm.name))]
     if shown:
         yield (
-            f"ended before the first token: {'; '.join(shown)}. Their units count in their arms; they have no"
-            " time_to_first_token, so a slow arm looks faster by it than it is"
+            f"requests that ended before their first token: {'; '.join(shown)}. Their {spec.unit}s count in"
+            " their arms; they have no time_to_first_token, so a slow arm looks faster by it than it is"
         )
 
 
@@ -27,8 +28,8 @@ def _unserved(data: PhaseData, arm: str) -> str:
     total, requests = sum(e.errors + e.cancelled for e in found), data.responses.get(arm, 0)
     if not total:
         return ""
-    share = f" ({total / requests:.1%})" if requests else ""
-    return f"{arm} {total:,} of {requests:,} requests{share}: {', '.join(map(ends_in_words, found))}"
+    share = f" ({percent(total / requests)})" if requests else ""
+    return f"{arm} {total:,} of {requests:,}{share}: {', '.join(map(ends_in_words, found))}"
 
 
 def ends_in_words(ends: EarlyEnds) -> str:

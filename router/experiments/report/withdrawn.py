@@ -25,6 +25,7 @@ def withdrawal_notes(spec: Spec) -> Iterator[str]:
     """When, and what it changes."""
     for arm, since in spec.withdrawn.items():
         yield (
-            f"{arm} was withdrawn at {at(since)}: its {spec.unit}s have the default since, and it is compared"
-            f" with {spec.control} until that time"
+            f"{arm} was withdrawn at {at(since)}: its {spec.unit}s have the default since then. It is"
+            f" compared with the {spec.unit}s that {spec.control} had until then; the other arms are judged"
+            " as before"
         )

@@ -37,6 +37,7 @@ from sqlalchemy.exc import DBAPIError
 from router.errors import ConfigError
 from router.experiments.model import EARLY_SECONDS, Lifecycle
 from router.experiments.store import tables
+from router.experiments.store.identity import give_identity
 from router.experiments.store.series import PhaseInfos, first_width, info_of
 from router.experiments.store.session import WriteSession, follow_metrics, rebuild_all
 from router.experiments.store.tables import (
@@ -52,10 +53,10 @@ from router.experiments.store.tables import (
 from router.shared.database import bulk_for
 
 log = logging.getLogger(__name__)
-VERSION = 4
+VERSION = 6
 SUMS_SINCE = 2
 """Sums of versions before this one lack something: they are made anew."""
-EARLY_SINCE = 4
+EARLY_SINCE = 6
 """Before this version no guardrail was read early: running phases begin to."""
 
 
@@ -65,6 +66,7 @@ def migrate(conn: Connection) -> None:
     there = _version(conn)
     if there is None:
         tables.metadata.create_all(conn)
+        give_identity(conn)
     else:
         _refuse_newer(there)
         for number in range(there, VERSION):
@@ -131,7 +133,18 @@ def _to_third(conn: Connection) -> None:
     conn.exec_driver_sql(f"ALTER TABLE {PREFIX}outcomes ADD COLUMN stage TEXT NOT NULL DEFAULT ''")
 
 
-def _to_fourth(_: Connection) -> None:
+def _to_fourth(conn: Connection) -> None:
+    """What people preferred in the playground."""
+    tables.preferences.create(conn, checkfirst=True)
+
+
+def _to_fifth(conn: Connection) -> None:
+    """Which database it is."""
+    tables.identity.create(conn, checkfirst=True)
+    give_identity(conn)
+
+
+def _to_sixth(_: Connection) -> None:
     """No table changes: see `_read_early`."""
 
 
@@ -152,7 +165,13 @@ def _read_early(session: WriteSession) -> None:
         follow_metrics(session, info_of(key, kept.name, last), info_of(key, kept.name, phase))
 
 
-STEPS: Mapping[int, Callable[[Connection], None]] = {2: _to_second, 3: _to_third, 4: _to_fourth}
+STEPS: Mapping[int, Callable[[Connection], None]] = {
+    2: _to_second,
+    3: _to_third,
+    4: _to_fourth,
+    5: _to_fifth,
+    6: _to_sixth,
+}
 """Version -> what makes it out of the one before."""
 
 

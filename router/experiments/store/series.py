@@ -16,7 +16,7 @@ import math
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, NamedTuple, Protocol, assert_never
 
 from sqlalchemy import ColumnElement, Connection, func, select, true
@@ -38,6 +38,7 @@ from router.experiments.model import (
 from router.experiments.stats.moments import Moments, places
 from router.experiments.store import tables
 from router.experiments.store.tables import COLUMNS, PRODUCTS, experiments, from_json, phases
+from router.experiments.times import SlowShare, slow_share
 from router.ports import Stage
 from router.shared.database import Bulk
 
@@ -134,14 +135,14 @@ NONE = Values()
 class Series(NamedTuple):
     """One of the sums: its key in the table, its columns, the names it reads, and the row of a unit.
 
-    `answers` is the outcome's name, for counting the units that have one. `metric` is what its row is made
-    by. Of a series that is `split` there are sums by segment, too.
+    `answers` are names of outcomes, for counting the units that have one of them. `metric` is what its row is
+    made by. Of a series that is `split` there are sums by segment, too.
     """
 
     key: str
     columns: int
     reads: frozenset[str]
-    answers: str
+    answers: frozenset[str]
     row: Callable[[HasValues], Row | None]
     metric: MetricSpec
     split: bool = False
@@ -238,7 +239,8 @@ def _readings(phase: ExperimentPhase) -> dict[str, tuple[tuple[str, float], ...]
     for metric in (*spec.metrics, *phase.early_guardrails):
         window = spec.window_of(metric)
         per = (metric.per,) if metric.kind.rules.has_denominator and metric.per != OUTCOMES else ()
-        for name in (metric.name, *per):
+        share = slow_share(metric.name)
+        for name in (*(share.outcomes if share else (metric.name,)), *per):
             found.setdefault(name, {})[value_key(spec, name, window)] = window
     return {name: tuple(of.items()) for name, of in found.items()}
 
@@ -255,6 +257,8 @@ def _all_series(phase: ExperimentPhase) -> Iterator[Series]:
 
 def _of_metric(metric: MetricSpec, spec: Spec) -> Series:
     window, per = spec.window_of(metric), metric.per
+    if (share := slow_share(metric.name)) is not None:
+        return _of_slow_share(metric, share, partial(value_key, spec, window=window))
     name = value_key(spec, metric.name, window)
     reads = {name, EVERYTHING} | ({metric.name} if metric.covariate else set())
     match metric.kind:
@@ -275,8 +279,26 @@ def _of_metric(metric: MetricSpec, spec: Spec) -> Series:
         return value(unit) + before(unit) if before else value(unit)
 
     columns = metric.kind.rules.columns * (2 if metric.covariate else 1)
-    plain = replace(metric, margin=0.0, relative=False, higher_is_better=True)
-    return Series(metric.name, columns, frozenset(reads), name, row, plain)
+    return Series(metric.name, columns, frozenset(reads), frozenset({name}), row, _summed(metric))
+
+
+def _summed(metric: MetricSpec) -> MetricSpec:
+    """What of a metric its sums depend on."""
+    return replace(metric, margin=0.0, relative=False, higher_is_better=True)
+
+
+def _of_slow_share(metric: MetricSpec, share: SlowShare, key: Callable[[str], str]) -> Series:
+    """`key`: an outcome -> what a unit's values of it are kept under."""
+    zero, outcomes = metric.missing is Unanswered.ZERO, tuple(map(key, share.outcomes))
+
+    def row(unit: HasValues) -> Row | None:
+        found = [times.largest for name in outcomes if (times := unit.values.get(name, NONE)).n]
+        if not found and not zero:
+            return None
+        return (float(max(found, default=0.0) > share.seconds),)
+
+    reads = frozenset(outcomes)
+    return Series(metric.name, 1, reads | {EVERYTHING}, reads, row, _summed(metric))
 
 
 def _capped(metric: MetricSpec, value: Callable[[HasValues], Row]) -> Callable[[HasValues], Row]:
@@ -336,7 +358,7 @@ def _lengths(primary: Series) -> Series:
         value = primary.row(unit) if found.n else None
         return (value[0], found.total / found.n) if value else None
 
-    return Series(LENGTHS, 2, primary.reads | {LENGTH}, LENGTH, row, primary.metric)
+    return Series(LENGTHS, 2, primary.reads | {LENGTH}, frozenset({LENGTH}), row, primary.metric)
 
 
 _LIVING = experiments.c.name.is_not(None)
@@ -424,6 +446,15 @@ class PairCounts(NamedTuple):
     ties: int = 0
     units: int = 0
     share_sum: float = 0.0
+
+
+class PreferenceCounts(NamedTuple):
+    """Blind comparisons of two versions. `pairs` are the second one's; `both_bad` are among its ties."""
+
+    first: str
+    second: str
+    pairs: PairCounts
+    both_bad: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -67,6 +67,8 @@ def _flag(name: str) -> Column[bool]:
 
 
 version = _table("schema_version", Column("version", Integer, primary_key=True))
+identity = _table("identity", _text("id"), _count("writes"), PrimaryKeyConstraint("id"), clustered=True)
+"""One row: the id of this database, and how many transactions have written."""
 salts = _table("salts", _text("purpose", primary_key=True), _text("salt"))
 
 experiments = _table(
@@ -234,6 +236,16 @@ pairs = _table(
     _text("numbers"),  # JSON
     _text("unit", server_default=""),
     PrimaryKeyConstraint("phase", "arm", "response_id"),
+)
+preferences = _table(
+    "preferences",
+    _text("response_id", primary_key=True),
+    _text("first"),
+    _text("second"),
+    _real("time"),
+    Column("result", SmallInteger, nullable=False),
+    _flag("both_bad"),
+    _text("unit"),
 )
 disagreements = _table(
     "disagreements",

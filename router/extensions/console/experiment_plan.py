@@ -27,6 +27,7 @@ MODES = {
     "split": pb.Experiment.MODE_SPLIT,
     "shadow": pb.Experiment.MODE_SHADOW,
     "bandit": pb.Experiment.MODE_BANDIT,
+    "switchback": pb.Experiment.MODE_SWITCHBACK,
 }
 HOUR = 3600.0
 BEFORE: Mapping[str, str] = {  # what stands in an empty form

@@ -14,8 +14,6 @@ from google.protobuf.json_format import MessageToDict
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from router.errors import FailedPrecondition, InvalidRequest, NotFound, RouterError, StaleEtag
-from router.experiments import report_tables, words
-from router.experiments.report_messages import report_of
 from router.extensions.console.rendering import segment
 from router.extensions.console.site import ROOT, Action, Entry, Page, PageReply, Visit, redirect
 from router.server.status import public_message
@@ -60,6 +58,9 @@ async def show(visit: Visit) -> dict[str, Any]:
 
 async def _judged_now(visit: Visit, one: pb.Experiment) -> dict[str, str]:
     """Of one that runs: its verdict in a few words, the difference, progress, and the time left."""
+    from router.experiments import words
+    from router.experiments.report_messages import report_of
+
     if one.state != pb.Experiment.STATE_RUNNING or visit.why_not(REPORT):
         return {}
     report = report_of(await visit.ask(REPORT, pb.GetReportRequest(name=one.name)))
@@ -81,6 +82,10 @@ async def detail(visit: Visit) -> dict[str, Any]:
 async def judged(visit: Visit, name: str, phase: int = 0, **more: Any) -> dict[str, Any]:
     """What the page of an experiment shows."""
     report = await visit.ask(REPORT, pb.GetReportRequest(name=f"experiments/{name}", phase=phase))
+    # They come with experiments, whose folder may be taken away: then the line above has raised.
+    from router.experiments import check_words, report_tables, words
+    from router.experiments.report_messages import report_of
+
     one, found = report.experiment, report_of(report)
     return {
         "title": name,
@@ -90,13 +95,13 @@ async def judged(visit: Visit, name: str, phase: int = 0, **more: Any) -> dict[s
         "report": report,
         "tones": TONES,
         "heading": words.heading(found),
-        "lines": [*words.failed_checks(found), *words.effect_lines(found)],
+        "lines": [*check_words.failed_checks(found), *words.effect_lines(found)],
         "following": words.following(found),
         "since": words.since(found),
         "tables": list(report_tables.tables(found)),
         "details": list(report_tables.details(found)),
         "legend": words.legend(found),
-        "sound": words.checks_line(found),
+        "sound": check_words.checks_line(found),
         "axis": words.quantity(found.judged.spec.primary),
         "rails": [words.guardrail_line(rail) for rail in found.experiment.spec.guardrails],
         "arms": arm_rows(visit, report, found),
@@ -178,6 +183,8 @@ def acts(visit: Visit, report: pb.GetReportResponse) -> dict[str, str | None]:
 
 def why_no_promotion(arm: str, report: Report) -> str:
     """Why an arm may not be promoted, in the words of its verdict; empty if it may."""
+    from router.experiments import words
+
     if arm == report.experiment.spec.control:
         return "It is control: stopping the experiment keeps it."
     ruling = next((one.verdict for one in report.arms if one.arm == arm), report.verdict)

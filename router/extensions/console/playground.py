@@ -1,7 +1,8 @@
 """Playground: ask, see what was decided and by which votes, and the answer as it comes; several side by side.
 
 Each column is a call of its own, made by the page's script; what a column says of who answered is what its
-own response says.
+own response says. Two columns may be compared blind: their order is random, and who answered is shown after
+the choice, which is kept.
 """
 
 from __future__ import annotations
@@ -11,7 +12,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from router.access.clients import Role
-from router.errors import FieldViolation, Findings, InvalidRequest
+from router.errors import (
+    FailedPrecondition,
+    FieldViolation,
+    Findings,
+    InvalidRequest,
+    Overloaded,
+    StoreDown,
+)
 from router.extensions.console.fields import AUTO, BASE, adapter_of, number, offered, put, texts, whole
 from router.extensions.console.site import Action, Entry, Page, PageReply, SiteStream, Visit, data
 from router.names import model_of
@@ -39,7 +47,7 @@ WHY: Mapping[int, tuple[str, str]] = {
 
 
 async def show(visit: Visit) -> dict[str, Any]:
-    """The form; the page's script does the rest."""
+    """The form, and what people preferred so far; the page's script does the rest."""
     context, client = visit.console.context, visit.client
     loading = context.health.phase is ServerPhase.LOADING
     corrections = "" if context.corrections is not None else CORRECTIONS_OFF
@@ -49,13 +57,44 @@ async def show(visit: Visit) -> dict[str, Any]:
         "base": "" if loading else context.engine.info.name,
         "no_corrections": corrections or visit.why_not(CORRECTION),
         "no_outcomes": context.no_experiments or visit.why_not(OUTCOME),
+        "no_preferences": "" if context.preferences is not None else NO_PREFERENCES,
+        "preferred": await preferred(visit),
         "values": visit.query,
     }
+
+
+async def preferred(visit: Visit) -> list[dict[str, str]]:
+    """What people preferred of versions that the client may know of; nothing while the database is down."""
+    if visit.console.context.preferences is None:
+        return []
+    try:
+        found = await visit.console.context.preferences.compared()
+    except (StoreDown, Overloaded):
+        return []
+    return [
+        {
+            "version": one.version,
+            "other": one.other,
+            "text": one.text,
+            "ties": one.ties,
+            "reading": one.reading,
+            "people": f"{one.pairs.units:,}",
+        }
+        for one in found
+        if all(
+            name == BASE or name.partition("@")[0] in visit.client.adapters
+            for name in (one.version, one.other)
+        )
+    ][:MOST_PREFERRED]
 
 
 CORRECTION = "/router.v1.InferenceService/RecordCorrection"
 OUTCOME = "/router.v1.ExperimentService/RecordOutcome"
 CORRECTIONS_OFF = "Corrections are off here: `lora-router serve --corrections labels` turns them on."
+
+
+NO_PREFERENCES = "Blind comparisons need experiments, whose database keeps them."
+MOST_PREFERRED = 50  # pairs of versions
 
 
 async def decide(visit: Visit) -> PageReply:
@@ -68,9 +107,13 @@ async def decide(visit: Visit) -> PageReply:
 async def stream(visit: Visit) -> None:
     """Events: `started` with the decision and all votes, `delta`, `finished`."""
     request = stream_request(texts(visit.form))
+    preferences = visit.console.context.preferences if visit.form.get("blind") == "yes" else None
 
     async def write(message: pb.StreamGenerateResponse) -> None:
         kind = message.WhichOneof("event") or ""
+        if kind == "started" and preferences is not None:
+            model = model_of(message.started.decision)
+            preferences.hide(message.started.response_id, model, visit.call.actor)
         body = json.dumps(EVENTS[kind](getattr(message, kind)))
         await visit.call.write(f"event: {kind}\ndata: {body}\n\n".encode())
 
@@ -100,6 +143,17 @@ async def judge(visit: Visit) -> PageReply:
     answer = await visit.ask(OUTCOME, experiments.RecordOutcomeRequest(outcome=outcome))
     name = experiments.OutcomeStatus.Name(answer.status)
     return data({"status": name.removeprefix("OUTCOME_STATUS_").lower()})
+
+
+async def prefer(visit: Visit) -> PageReply:
+    """Which of two answers is better; who gave them is told after that."""
+    preferences, form = visit.console.context.preferences, visit.form
+    if preferences is None:
+        raise FailedPrecondition(NO_PREFERENCES)
+    answers = (form.get("left", ""), form.get("right", ""))
+    left, right = await preferences.keep(*answers, form.get("choice", ""), visit.call.actor)
+    rows = [row for row in await preferred(visit) if {row["version"], row["other"]} == {left, right}]
+    return data({"left": left, "right": right, "so_far": rows[0] if rows else None})
 
 
 def stream_request(form: Mapping[str, str]) -> pb.StreamGenerateRequest:
@@ -185,4 +239,5 @@ ENTRIES: tuple[Entry, ...] = (
     SiteStream("/playground/stream", STREAM, stream),
     Action("/playground/correction", CORRECTION, correct),
     Action("/playground/outcome", OUTCOME, judge),
+    Action("/playground/preference", PLAYGROUND, prefer),
 )

@@ -37,6 +37,7 @@ from router.server.policy import ROWS, Policy
 
 if TYPE_CHECKING:
     from router.config import Settings
+    from router.experiments.preferences import Preferences
     from router.server.app import ServerApp
     from router.server.inference import InferenceService
     from router.server.interceptors import Interceptors
@@ -198,11 +199,16 @@ class ConsoleContext:
     corrections: Corrections | None = None
     no_experiments: str = ""  # why there are none
     improvements: Improvements | None = None
+    preferences: Preferences | None = None  # blind comparisons, which the database of experiments keeps
 
     @classmethod
     def of(cls, server: ServerApp, recent: RecentAudit) -> ConsoleContext:
         """Of that server; `recent` has what administrators did."""
-        absent = server.no_experiments if server.experiments is None else ""
+        absent, preferences = server.no_experiments, None
+        if server.experiments is not None:
+            from router.experiments.preferences import preferences_of
+
+            absent, preferences = "", preferences_of(server.experiments)
         found = (server.engine, server.registry, server.metrics, server.health, recent, server.router.state)
         return cls(
             *found,
@@ -210,6 +216,7 @@ class ConsoleContext:
             corrections=server.corrections,
             no_experiments=absent,
             improvements=server.improvements,
+            preferences=preferences,
         )
 
 

@@ -34,7 +34,7 @@ async def test_requests_without_an_answer_reach_the_report_through_the_store(tmp
     assert ends.errors > 0
     assert sum(one.units for one in found.numbers) == 600
     assert numbers["control"].ended == ()
-    (note,) = [text for text in found.notes if text.startswith("ended before the first token")]
+    (note,) = [text for text in found.notes if text.startswith("requests that ended before")]
     assert f"admission {ends.errors} errors" in note
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,8 +13,11 @@ import httpx2
 
 from router.corrections.recorder import Corrections
 from router.corrections.store import CorrectionStore
-from tests.extensions.console.conftest import Roled, csrf, post
-from tests.server.helpers import until
+from tests.experiments.memory_store import MemoryStore
+from tests.experiments.service.lab import experimenting
+from tests.extensions.console.conftest import Roled, csrf, post, signed_in
+from tests.security.helpers import write_clients
+from tests.server.helpers import Connect, until
 from tests.server.http_helpers import Http, StartWeb
 
 HOME = "/console/playground"
@@ -189,3 +193,54 @@ async def test_the_role_is_infer_and_others_are_told_so(roled: Roled) -> None:
     assert (status, "needs the role infer" in body["error"]["message"]) == (403, True)
     refused = await post(site.nobody, HOME + "/stream", text="x")
     assert refused.status_code == 401
+
+
+async def blind(browser: httpx2.AsyncClient, model: str) -> str:
+    events = await streamed(browser, text="a medical question", model=model, blind="yes")
+    return str(events[0][1]["response_id"])
+
+
+async def test_a_blind_comparison_is_kept_once_and_tells_who_answered(
+    fakes: SimpleNamespace, start_web: StartWeb, connect: Connect, http: Http, tmp_path: Path
+) -> None:
+    clients = write_clients(tmp_path, ivan=("infer",), anna=("infer",), olga=("observe",))
+    started = partial(start_web, clients=clients.path)
+    async with experimenting(MemoryStore(), fakes, started, connect) as stubs:
+        ivan = await signed_in(http(stubs.app), clients.ivan)
+        anna = await signed_in(http(stubs.app), clients.anna)
+        assert "Preferred in blind comparisons" not in (await ivan.get(HOME)).text
+        left, right = await blind(ivan, "medical@1.1.0"), await blind(ivan, "base")
+        answers = {"left": left, "right": right}
+        status, body = await told(ivan, "/preference", **answers, choice="none")
+        assert (status, body["error"]["field"]) == (400, "choice")
+        status, body = await told(anna, "/preference", **answers, choice="left")
+        assert (status, "ask once more" in body["error"]["message"]) == (400, True)
+        status, body = await told(ivan, "/preference", **answers, choice="left")
+        assert (status, body["left"], body["right"]) == (200, "medical@1.1.0", "base")
+        assert body["so_far"]["text"].startswith("preferred in 1 of 1 comparison without a tie")
+        again, body = await told(ivan, "/preference", **answers, choice="right")
+        assert again == 400
+        same = [await blind(ivan, "base"), await blind(ivan, "base")]
+        status, body = await told(ivan, "/preference", left=same[0], right=same[1], choice="same")
+        assert (status, "two different versions" in body["error"]["message"]) == (400, True)
+        (kept,) = stubs.store.preferences.values()
+        assert (kept.first, kept.second, kept.result, "ivan" in kept.unit) == (
+            "base",
+            "medical@1.1.0",
+            1,
+            False,
+        )
+        shown = (await anna.get(HOME)).text
+        assert '<th scope="row">medical@1.1.0</th><td>base</td>' in shown
+        olga = await signed_in(http(stubs.app), clients.olga)
+        status, _ = await told(olga, "/preference", **answers, choice="left")
+        assert status == 403
+        stubs.store.down = True
+        assert (await ivan.get(HOME)).status_code == 200
+        stubs.store.down = False
+
+
+async def test_without_experiments_nothing_is_compared_blind(opened: SimpleNamespace) -> None:
+    assert "Blind comparisons need experiments" in (await opened.http.get(HOME)).text
+    status, body = await told(opened.http, "/preference", left="a", right="b", choice="left")
+    assert (status, "need experiments" in body["error"]["message"]) == (400, True)

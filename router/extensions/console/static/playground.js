@@ -152,7 +152,7 @@
   };
 
   // -- A column: what is in it comes from its own response
-  const column = (asked) => {
+  const column = (asked, hidden = false) => {
     const badge = el("span", "badge info", "asking");
     const decided = el("div", "stack");
     const text = document.createTextNode("");
@@ -173,9 +173,10 @@
       badge.className = `badge ${kind}`;
       answer.setAttribute("aria-busy", "false");
     };
-    return { asked, card, decided, text, answer, numbers, feedback, end, started: null, began: 0, first: 0, tokens: 0 };
+    return { asked, hidden, card, decided, text, answer, numbers, feedback, end, started: null, began: 0, first: 0, tokens: 0 };
   };
   const count = (one) => {
+    if (one.hidden) return; // tokens and times would tell who it is
     const seconds = (performance.now() - one.first) / 1000;
     const rate = one.tokens > 1 && seconds > 0.05 ? `, ${((one.tokens - 1) / seconds).toFixed(1)} tokens/s` : "";
     one.numbers.textContent = `${one.tokens} tokens${rate}, first after ${time((one.first - one.began) / 1000)}`;
@@ -184,6 +185,7 @@
     const spent = usage.total - usage.first;
     const rate = usage.tokens > 1 && spent > 0.01 ? `, ${((usage.tokens - 1) / spent).toFixed(1)} tokens/s` : "";
     const cached = usage.cached_tokens ? ` (${usage.cached_tokens} cached)` : "";
+    if (one.hidden) return one.end("done", "ok");
     one.numbers.textContent =
       `${usage.tokens} tokens${rate}, first after ${time(usage.first)} (${time(usage.queued)} of it waiting), ` +
       `all in ${time(usage.total)}; prompt ${usage.prompt_tokens} tokens${cached}; ended by ${usage.reason}`;
@@ -193,7 +195,7 @@
     if (name === "started") {
       one.started = data;
       one.answer.hidden = false;
-      one.decided.replaceChildren(...who(data.decision, one.asked, true));
+      if (!one.hidden) one.decided.replaceChildren(...who(data.decision, one.asked, true));
       one.end("answering", "info");
       one.answer.setAttribute("aria-busy", "true");
     } else if (name === "delta") {
@@ -231,7 +233,7 @@
     } catch (error) {
       failed(one, error);
     }
-    if (one.started) respond(one);
+    if (one.started && !one.hidden) respond(one);
   };
 
   // -- What became of it
@@ -310,6 +312,7 @@
   };
   const busy = (on) => {
     byId("go").disabled = byId("decide").disabled = on;
+    byId("blind").disabled = on || Boolean(form.dataset.noPreferences);
     byId("stop").disabled = !on;
   };
   const begin = () => {
@@ -319,6 +322,7 @@
       return false;
     }
     columns.replaceChildren();
+    byId("choice").hidden = true;
     running = new AbortController();
     busy(true);
     return true;
@@ -360,6 +364,57 @@
     state.textContent = running.signal.aborted ? "Stopped." : "Decided; nothing was generated.";
     running = null;
     busy(false);
+  });
+
+  // -- Blind: the order is random, and who answered is shown after the choice
+  const CHOICES = [["left", "Left is better"], ["right", "Right is better"], ["same", "Both the same"], ["both_bad", "Both bad"]];
+  const shuffled = (pair) => (crypto.getRandomValues(new Uint8Array(1))[0] & 1 ? [...pair].reverse() : pair);
+  const choose = (pair) => {
+    const box = byId("choice");
+    const line = el("p", "small");
+    line.setAttribute("role", "status");
+    const pick = async (choice) => {
+      try {
+        const [left, right] = pair.map((one) => one.started.response_id);
+        const said = await told("/preference", { left, right, choice });
+        buttons.forEach((made) => { made.disabled = true; });
+        pair.forEach((one) => {
+          one.card.querySelector("h2").append(`: ${one === pair[0] ? said.left : said.right}`);
+          one.decided.replaceChildren(...who(one.started.decision, one.asked, true));
+        });
+        const so = said.so_far;
+        line.className = "small";
+        line.textContent = `Recorded. ${so ? `So far ${so.version} is ${so.text} against ${so.other}. ${so.reading}.` : ""}`;
+      } catch (error) {
+        line.className = "small error";
+        line.textContent = error.message;
+      }
+    };
+    const buttons = CHOICES.map(([choice, label]) => button(label, () => pick(choice), ""));
+    box.replaceChildren(el("h2", "", "Which answer is better?"), el("div", "row", ...buttons), line);
+    box.hidden = false;
+    buttons[0].focus();
+  };
+  byId("blind").addEventListener("click", async () => {
+    if (running) return;
+    if (more[0].hidden) {
+      show(more[0], true);
+      more[0].querySelector("input").value ||= "base";
+    }
+    const models = asked().slice(0, 2);
+    if (models.includes("auto") || models[0] === models[1]) {
+      clear();
+      return complain({ field: "routing.adapter", message: "Name two different versions in the first two columns, then compare them." });
+    }
+    if (!begin()) return;
+    const seed = form.elements.seed.value.trim() || String(Math.floor(Math.random() * 2 ** 31));
+    const pair = shuffled(models).map((model, i) => Object.assign(column(i ? "Right" : "Left", true), { asked: model }));
+    state.textContent = "Asking both at once.";
+    await Promise.all(pair.map((one) => run(one, { ...fieldsOf(one.asked, seed, false), blind: "yes" }, running.signal)));
+    state.textContent = running.signal.aborted ? "Stopped." : "Done.";
+    running = null;
+    busy(false);
+    if (pair.every((one) => one.finished)) choose(pair);
   });
   byId("stop").addEventListener("click", () => running?.abort());
   form.elements.text.addEventListener("keydown", (event) => {
