@@ -12,8 +12,7 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from router.errors import FieldViolation, InvalidRequest
-from router.experiments.times import TIMES, UNSERVED, is_meant_as_share
-from router.experiments.times import slow_share
+from router.experiments.times import TIMES, UNSERVED, is_meant_as_share, slow_share
 from router.types import AdapterRef, RouterVariant
 
 BASE = "base"

@@ -36,7 +36,8 @@ def test_the_example_is_a_plan_that_can_be_judged(cli, remote, tmp_path):
     spec = sent(remote)
     assert spec.arms[1] == ArmSpec("new", 0.5, AdapterRef("medical", "1.1.0"))
     assert spec.window == 86_400.0
-    assert spec.guardrails[0] == MetricSpec("total_time_over_4s", Kind.PROPORTION, False, margin=0.02)
+    slow = MetricSpec("total_time_over_4s", Kind.PROPORTION, False, missing=Unanswered.UNSAID, margin=0.02)
+    assert spec.guardrails[0] == slow
     assert (spec.secondary[0].name, spec.secondary[0].cap) == ("messages", 100.0)
     assert spec.segments == (SegmentSpec("country", ("de", "fr")),)
     assert isinstance(design_of(spec), ExperimentDesign)
