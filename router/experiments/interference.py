@@ -60,5 +60,6 @@ def labelled(spec: Spec, arm: ArmReport) -> ArmReport:
         arm,
         primary=mark(arm.primary) if arm.primary else None,
         guardrails=tuple(map(mark, arm.guardrails)),
+        early=tuple(map(mark, arm.early)),
         secondary=tuple(map(mark, arm.secondary)),
     )

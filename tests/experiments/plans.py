@@ -49,6 +49,7 @@ metrics = st.builds(
     relative=st.booleans(),
     cap=st.none() | numbers,
     least=numbers.filter(bool) | st.just(0.0),
+    window=st.integers(0, 10**8).map(lambda ms: ms / 1000),
     improve=st.booleans(),
 ) | st.builds(MetricSpec, name=texts, kind=st.just(Kind.RATIO), per=texts.filter(bool))
 maybe = st.none() | st.booleans()

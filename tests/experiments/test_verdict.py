@@ -10,8 +10,9 @@ import pytest
 from router.errors import InvalidRequest
 from router.experiments.designs import Design
 from router.experiments.model import Kind
-from router.experiments.stats.checks import Guardrail, Maturity, SampleRatio, missing_outcomes, sample_ratio
+from router.experiments.stats.checks import Guardrail, Maturity, SampleRatio, sample_ratio
 from router.experiments.stats.compare import SequencePlan
+from router.experiments.stats.missing import Missing
 from router.experiments.stats.moments import ComparedMetric, Moments
 from router.experiments.verdict import (
     ExperimentDesign,
@@ -148,7 +149,7 @@ def test_immature_experiments_promote_nothing_but_stop_for_harm():
 
 FAULTS = {
     "sample-ratio": replace(SOUND, sample_ratio=sample_ratio((2200, 1800), (0.5, 0.5))),
-    "missing-outcomes": replace(SOUND, missing={"new": missing_outcomes((2000, 1900), (2000, 1500))}),
+    "missing-outcomes": replace(SOUND, missing={"new": Missing(0.05, 0.25, -0.2, -0.3, -0.1, 1e-9, True)}),
     "crossed-units": replace(SOUND, crossed=0.02),
     "mixed-digests": replace(SOUND, mixed=("adapter of new",)),
 }
