@@ -124,7 +124,7 @@ class Manager:
         with self.lock:
             experiment = self.read(name, etag)
             old = experiment.spec
-            spec = with_withdrawals(edit(old), old.withdrawn)
+            spec = chosen(with_withdrawals(edit(old), old.withdrawn), old)
             spec = with_design(spec) if old.design else spec
             self._check(spec, old)
             if spec == old:

@@ -34,6 +34,7 @@ from router.experiments.model import (
     SegmentSpec,
     Spec,
     StoredOutcome,
+    Unanswered,
 )
 from router.experiments.phases import opened, stopped
 from router.types import AdapterRef, AdapterState, Override
@@ -185,6 +186,13 @@ def test_an_edit_of_a_draft_opens_nothing(bench: SimpleNamespace) -> None:
     assert (kept.spec.alpha, kept.phases, kept.state) == (0.01, (), Lifecycle.DRAFT)
     (entry,) = [e for e in bench.store.trail("trial") if e.act == "update"]
     assert entry.detail == {"fields": {"alpha": {"before": 0.05, "after": 0.01}}}
+
+
+def test_an_edit_that_does_not_say_what_is_missing_keeps_it(bench: SimpleNamespace) -> None:
+    made = bench.manager.create("trial", plan(), ME)
+    unsaid = replace(made.spec.primary, missing=Unanswered.UNSAID)
+    kept = bench.manager.update("trial", to(primary=unsaid, secondary=(MetricSpec("x", Kind.MEAN),)), "", ME)
+    assert kept.spec.primary == made.spec.primary
 
 
 @pytest.mark.parametrize(
