@@ -8,8 +8,9 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
+from router.experiments.check_words import repairs
 from router.experiments.model import Kind, Lifecycle, MetricSpec, Mode
 from router.quantities import OPEN, PLAIN, SHARE, TIME, WORSE, Quantity, counted, percent
 from router.quantities import percents as range_of_shares
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
         ArmReport,
         MetricReport,
         Pairs,
-        PipelineCheck,
         Report,
         Ruling,
         SegmentReport,
@@ -51,46 +51,6 @@ _WITHIN, _BEYOND = "within", "beyond"
 GUARDED: Mapping[str, str] = {
     _WITHIN: "✓ within what is allowed",
     _BEYOND: "✗ worse than allowed",
-}
-
-
-class Check(NamedTuple):
-    """A check in words: its name, what is wrong when it fails, and what to do about it."""
-
-    title: str
-    wrong: str
-    repair: str
-
-
-CHECKS: Mapping[str, Check] = {
-    "sample-ratio": Check(
-        "Shares of the arms",
-        "The arms do not have their planned shares of {units}, so one arm loses some of them or counts"
-        " them twice.",
-        "Look for requests that fail, are sent twice or carry no unit in one arm",
-    ),
-    "triggered-ratio": Check(
-        "Shares among those that differ",
-        "Among the {units} for whom the two routers differ, the arms do not have their planned shares.",
-        "Look for a router that changed, or requests that fail, while the experiment ran",
-    ),
-    "missing-outcomes": Check(
-        "Missing outcomes",
-        "One arm has no outcome from more of its {units} than the other, so those that are left are not"
-        " alike.",
-        'Find out why outcomes of that arm do not arrive, or count a missing outcome as 0 (missing = "zero")',
-    ),
-    "crossed-units": Check(
-        "One arm for each of them",
-        "Too many {units} saw more than one arm.",
-        "Send the same unit with every request of one {unit}",
-    ),
-    "mixed-digests": Check(
-        "Arms that stay the same",
-        "What an arm consists of changed while the experiment ran.",
-        "Keep the adapter, the base and the router of each arm as they are",
-    ),
-    "maturity": Check("Time for outcomes", "Too few {units} had time for their outcomes.", "Wait"),
 }
 
 
@@ -408,7 +368,7 @@ def following(report: Report) -> str:
     if decision == "promote":
         return _promote(report)
     if decision == "invalid":
-        return f"Next: {_repairs(report)}. Then start anew: lora-router experiments start {name}"
+        return f"Next: {repairs(report)}. Then start anew: lora-router experiments start {name}"
     if report.experiment.state is Lifecycle.STOPPED:
         again = f"lora-router experiments start {name}"
         return f"Next: nothing. It has stopped; a new phase begins with: {again}"
@@ -432,13 +392,6 @@ def _promote(report: Report) -> str:
 def _arm_to_promote(report: Report) -> tuple[str, RouterVariant | None]:
     arm = next((a for a in report.experiment.spec.arms if a.name == report.arm), None)
     return report.arm or "it", arm.router if arm else None
-
-
-def _repairs(report: Report) -> str:
-    unit = report.judged.spec.unit
-    found = [CHECKS[c.name].repair.format(unit=unit) for c in report.checks if c.failed and c.name in CHECKS]
-    text = ". ".join(found) or "Repair what the failed check names"
-    return f"{text[:1].lower()}{text[1:]}"
 
 
 def wait(report: Report) -> str:
@@ -554,42 +507,7 @@ def since(report: Report) -> str:
     return "; ".join([*parts, f"as of {at(report.time)}"])
 
 
-# -- Checks and arms
-
-
-def check_title(check: PipelineCheck) -> str:
-    """The name of a check for people."""
-    found = CHECKS.get(check.name)
-    return found.title if found else check.name.replace("-", " ").capitalize()
-
-
-def failed_checks(report: Report) -> list[str]:
-    """A sentence for each check that failed: what is wrong, and its numbers."""
-    return [failed_check(report, check) for check in report.checks if check.failed]
-
-
-def failed_check(report: Report, check: PipelineCheck) -> str:
-    """What is wrong, and its numbers."""
-    known, unit = CHECKS.get(check.name), report.judged.spec.unit
-    wrong = known.wrong.format(units=f"{unit}s", unit=unit) if known else check_title(check) + "."
-    if check.name == "sample-ratio":
-        return f"{wrong} {_shares(report)}."
-    return f"{wrong} {check.text[:1].upper()}{check.text[1:].rstrip('.')}."
-
-
-def _shares(report: Report) -> str:
-    unit = report.judged.spec.unit
-    each = [f"{n.arm} has {counted(n.units, unit)}, {n.expected:,.0f} are expected" for n in report.numbers]
-    return "; ".join(each)
-
-
-def checks_line(report: Report) -> str:
-    """How many checks are fine, and which are not; empty where nothing is checked yet."""
-    failed = [check_title(check) for check in report.checks if check.failed]
-    many = len(report.checks)
-    if failed:
-        return f"✗ {len(failed)} of {many} checks failed: {', '.join(failed)}."
-    return f"✓ All {many} checks of the data are fine." if many else ""
+# -- Arms
 
 
 def further_lines(report: Report, arm: ArmReport) -> list[str]:

@@ -11,7 +11,7 @@ import math
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from router.experiments import report_tables, words
+from router.experiments import check_words, report_tables, words
 from router.experiments.cli.wording import pairs_of
 from router.experiments.report_tables import ReportTable
 from router.experiments.words import MARK, at
@@ -70,10 +70,10 @@ def _values(report: Report) -> dict[str, Any]:
         "head": words.heading(report),
         "tone": TONES.get(report.verdict.decision, "undecided"),
         "lines": words.effect_lines(report),
-        "failed": words.failed_checks(report),
+        "failed": check_words.failed_checks(report),
         "rulings": [(arm.arm, words.sentence(report, arm.verdict, arm.arm)) for arm in report.arms],
         "next": words.following(report),
-        "sound": words.checks_line(report),
+        "sound": check_words.checks_line(report),
         "legend": words.legend(report) if report.arms else [],
         "primary": spec.primary.name,
         "control": spec.control,

@@ -57,7 +57,7 @@ class Runs:
         known = state.runs_of(self._work, name)
         since = max((one.run.until for one in known if one.run.result.offered), default=0.0)
         runs = [shown(folder.run) for folder in reversed(known)]
-        running = bool(runs) and state.is_running(self._work, name)
+        running = state.is_running(self._work, name)
         running = running or self._is_started(name)
         command = f"lora-router adapters improve {name}"
         return Improvement(name, runs, running, command, self._counts(name, since))
@@ -77,7 +77,7 @@ class Runs:
         """Begin a run, or go on with one. Raises FailedPrecondition while one runs, or where none may."""
         if self._why_not:
             raise FailedPrecondition(self._why_not)
-        if self._is_started(name) or ((self._work / name).is_dir() and state.is_running(self._work, name)):
+        if self._is_started(name) or state.is_running(self._work, name):
             raise FailedPrecondition(f"a run of {name} is at work")
         folder = self._work / name
         folder.mkdir(parents=True, exist_ok=True)

@@ -9,8 +9,8 @@ from dataclasses import replace
 
 import pytest
 
+from router.experiments import check_words, words
 from router.experiments import report_tables as tables
-from router.experiments import words
 from router.experiments.cli.report import document, print_report
 from router.experiments.cli.wording import pairs_of
 from router.experiments.model import Aggregate, ArmSpec, Kind, MetricSpec, Mode, NoInterval, SegmentSpec
@@ -218,7 +218,7 @@ def test_giving_up_is_said_when_all_had_their_time_and_no_gain_is_in_sight():
 def test_a_check_that_fails_says_what_is_wrong_and_what_to_do(check):
     failed = PipelineCheck(check, True, "3 of 4")
     found = replace(REPORT, verdict=Ruling("invalid", check, "3 of 4"), checks=(failed,))
-    (line,) = words.failed_checks(found)
+    (line,) = check_words.failed_checks(found)
     assert check not in line
     assert "{" not in line + following(found)
     assert following(found).count(". ") == 1
