@@ -134,14 +134,16 @@ def test_a_planned_experiment_finds_its_effect_by_a_tenth_more_than_one_look_tak
     assert always < 0.7 < 0.75 < hybrid <= planned
 
 
+@pytest.mark.long
+@pytest.mark.timeout(1800)
 def test_whole_experiments_through_judge_are_wrong_as_rarely_and_found_as_often_as_promised():
     """Eight looks until 1.5 times the planned size, with a guardrail, several arms, and a margin."""
-    rows = list(verdict_rows(20))
+    rows = list(verdict_rows(100))
     assert {row["5 % and 80 % promised"] for row in rows} == {"ok"}
 
 
 def test_a_guardrail_at_its_margin_is_called_within_as_rarely_as_promised():
-    assert {row["5 % promised"] for row in within_rows(100, every=100)} == {"ok"}
+    assert {row["5 % promised"] for row in within_rows(100, every=200)} == {"ok"}
 
 
 @pytest.mark.parametrize("share", [0.5, 0.1])
