@@ -1,8 +1,8 @@
-"""Section `planned`: do verdicts come when promised?
+"""Section `planned`: do verdicts come when promised, and are they as rarely wrong as promised?
 
-It compares three designs on the same simulated units. `open` is the always-valid sequence of
-today. `planned` is continuous O'Brien-Fleming until the planned number of units, and ends there. `hybrid`
-gives nine tenths of alpha to the second and one tenth to the first, and does not end.
+It compares the three designs of experiments on the same simulated units, by the evidence that verdicts rest
+on and by `judge` itself. Numbers that are set (by how many fixed sizes an experiment is planned, when to give
+up) were chosen on the cells that are not marked `held out`.
 """
 
 from __future__ import annotations
@@ -18,22 +18,40 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks import report
-from benchmarks.experiment_simulation import Array, Source, chunks, looks, proportion, skewed
+from benchmarks.experiment_simulation import (
+    Array,
+    Source,
+    capped,
+    chunks,
+    evidence,
+    looks,
+    proportion,
+    ratio,
+    skewed,
+)
+from router.experiments.designs import Design
 from router.experiments.model import Kind
+from router.experiments.stats.checks import Guardrail, Maturity, sample_ratio
 from router.experiments.stats.compare import ArmPair, SequencePlan
-from router.experiments.stats.moments import ComparedMetric
+from router.experiments.stats.moments import ComparedMetric, Moments
 from router.experiments.stats.planned import PlannedPair
-from router.experiments.stats.planning import fixed_size, planned_factors, sequence_factors
-from router.experiments.stats.sequences import peak_gain, planned_bound, two_sided_bound
+from router.experiments.stats.planning import fixed_size, hopeless, planned_factors, sequence_factors
+from router.experiments.stats.sequences import (
+    Line,
+    one_sided,
+    peak_gain,
+    planned_bound,
+    two_sided_bound,
+)
+from router.experiments.verdict import ExperimentDesign, PipelineHealth, judge
 
 ALPHA, POWER = 0.05, 0.8
-OPEN_PART = 0.1
-"""Share of alpha that the always-valid sequence has in `hybrid`."""
 SPLITS = ((0.5, 1.1), (0.1, 1.2))
 """Treatment's share, and by how many fixed sizes 80 % of the experiments must have their verdict."""
 PEEKS: Mapping[str, int | None] = {"1 look": 1, "7 looks": 7, "50 looks": 50, "every unit": None}
 STEPS, HORIZON = 200, 2.5  # looks in a fixed size, and for how many fixed sizes
 ALIKE_UNITS = {False: 2000, True: 8000}  # planned units without an effect; where nothing caps the values
+Booleans = NDArray[np.bool_]
 
 
 def score(effect: float = 0.0) -> Source:
@@ -49,6 +67,17 @@ def score(effect: float = 0.0) -> Source:
     )
 
 
+def seconds(effect: float = 0.0) -> Source:
+    """Log-normal seconds that are capped at three times their mean; effect and variances as drawn once."""
+    source = capped(skewed(effect), 3.0)
+    rng = np.random.default_rng(99)
+    drawn = [draw(rng, (4_000_000,))[0] for draw in (source.control, source.treatment)]
+    variances = (float(drawn[0].var()), float(drawn[1].var()))
+    return replace(
+        source, effect=float(drawn[1].mean() - drawn[0].mean()) if effect else 0.0, variances=variances
+    )
+
+
 EFFECTS = (
     proportion(0.05, 0.02),
     proportion(0.5, 0.06),
@@ -61,49 +90,82 @@ EFFECTS = (
 NO_EFFECTS = (proportion(0.02), proportion(0.05), proportion(0.5), score(), skewed())
 
 
+def held_out_effects() -> tuple[Source, ...]:
+    """Metrics on which nothing was chosen."""
+    return ratio(0.05), ratio(0.03), seconds(0.12), proportion(0.2, 0.03)
+
+
+def held_out_alike() -> tuple[Source, ...]:
+    """The same without an effect, and two rates more."""
+    return ratio(), seconds(), proportion(0.1), proportion(0.9)
+
+
+HELD_OUT_SPLITS = (0.5, 0.3, 0.1, 0.05)
+
+
 @dataclass(frozen=True, slots=True)
 class Looked:
-    """Many experiments at many looks. `z` and `planned_z` [experiments, looks]: the difference in standard
-    errors, 0 where the asymptotic tests may not begin yet. `units` [looks]: of both arms."""
+    """Many experiments at many looks: both arms' sums [experiments, looks], where both have two units, and
+    `units` [looks] of both arms."""
 
-    z: Array
-    planned_z: Array
+    metric: ComparedMetric
+    control: Moments
+    treatment: Moments
     units: Array
 
 
-Shown = Callable[[Looked, int], NDArray[np.bool_]]
-"""Whether a difference is shown at each look [experiments, looks], with so many planned units."""
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """What `judge` takes of many experiments at many looks [experiments, looks]: the difference, and log
+    evidence of the always-valid sequence at alpha and at hybrid's share of it, and of the planned bound.
+    `units` [looks] of both arms."""
+
+    apart: Array
+    always: Array
+    narrow: Array
+    by_plan: Array
+    units: Array
+
+    def at(self, which: Any) -> Evidence:
+        """Some of the looks."""
+        apart, always, narrow, by_plan = (
+            x[:, which] for x in (self.apart, self.always, self.narrow, self.by_plan)
+        )
+        return Evidence(apart, always, narrow, by_plan, self.units[which])
+
+    def better(self, design: Design, side: int) -> Booleans:
+        """Whether an arm is shown to be better at each look; `side` is the sign of what is better."""
+        of_plan, of_always = design.shares
+        found = self.always if of_always == 1 else self.narrow
+        shown = found >= -math.log(of_always * ALPHA)
+        if of_plan:
+            by_plan = (self.by_plan >= -math.log(of_plan * ALPHA)) & (side * self.apart > 0)
+            shown = shown | np.logical_or.accumulate(by_plan, axis=-1)
+        return np.asarray(shown & (side * self.apart > 0))
+
+    def harm(self, side: int) -> Booleans:
+        """Whether an arm is shown to do harm at each look."""
+        return np.asarray((self.always >= -math.log(ALPHA)) & (side * self.apart < 0))
 
 
-def open_design(seen: Looked, planned: int) -> NDArray[np.bool_]:
-    """The always-valid sequence, whole alpha."""
-    return _always_valid(seen, planned, ALPHA)
+def evidence_of(seen: Looked, planned: int) -> Evidence:
+    """With so many planned units."""
+    both, plan = (seen.control, seen.treatment), SequencePlan(alpha=ALPHA, units=planned)
+    inner = replace(plan, alpha=Design.HYBRID.shares[1] * ALPHA)
+    return Evidence(
+        np.asarray(ArmPair(seen.metric, *both, plan).difference()),
+        evidence(seen.metric, both, plan),
+        evidence(seen.metric, both, inner),
+        PlannedPair(seen.metric, *both, plan).evidence(),
+        seen.units,
+    )
 
 
-def planned_design(seen: Looked, planned: int) -> NDArray[np.bool_]:
-    """Continuous O'Brien-Fleming that ends at the planned size."""
-    return np.asarray(np.abs(seen.planned_z) >= planned_bound(seen.units / planned, ALPHA))
-
-
-def hybrid_design(seen: Looked, planned: int) -> NDArray[np.bool_]:
-    """Continuous O'Brien-Fleming beside an always-valid sequence that goes on."""
-    until = np.abs(seen.planned_z) >= planned_bound(seen.units / planned, ALPHA * (1 - OPEN_PART))
-    return np.asarray(until | _always_valid(seen, planned, ALPHA * OPEN_PART))
-
-
-def _always_valid(seen: Looked, planned: int, alpha: float) -> NDArray[np.bool_]:
-    gain = peak_gain(alpha) * seen.units / planned
-    return np.asarray(np.abs(seen.z) >= two_sided_bound(gain, alpha))
-
-
-DESIGNS: Mapping[str, Shown] = {"open": open_design, "planned": planned_design, "hybrid": hybrid_design}
-
-
-def planned_size(design: str, fixed: int, target: float, every: int) -> int:
+def planned_size(design: Design, fixed: int, target: float, every: int) -> int:
     """Units for which a design is planned: what the always-valid one needs for 80 % power, for the others
     the target, down to a whole number of looks."""
-    size = sequence_factors(ALPHA, ALPHA, POWER, 1.0)[1] if design == "open" else target
-    return int(size * fixed) // every * every
+    size = sequence_factors(ALPHA, ALPHA, POWER, 1.0)[1] if design is Design.OPEN else target
+    return max(200, int(size * fixed) // every * every)
 
 
 def simulated(source: Source, share: float, runs: int, units: int, every: int, seed: int) -> Iterator[Looked]:
@@ -112,36 +174,35 @@ def simulated(source: Source, share: float, runs: int, units: int, every: int, s
     for count in chunks(runs):
         control, treatment = looks(source, rng, count, units, share, every)
         usable = np.minimum(control.n, treatment.n) >= 2
-        begin = int(usable.all(axis=0).argmax())
-        both = tuple(
-            replace(
-                arm,
-                n=np.asarray(arm.n)[:, begin:],
-                sums=tuple(np.asarray(x)[:, begin:] for x in arm.sums),
-                products=tuple(np.asarray(x)[:, begin:] for x in arm.products),
-                cubes=tuple(np.asarray(x)[:, begin:] for x in arm.cubes),
+        for column in range(1, source.metric.columns, 2) if source.metric.kind is Kind.RATIO else ():
+            usable = (
+                usable & (np.asarray(control.sums[column]) > 0) & (np.asarray(treatment.sums[column]) > 0)
             )
-            for arm in (control, treatment)
-        )
-        given = (source.metric, *both, SequencePlan(alpha=ALPHA, units=max(200, units)))
-        pair, until = ArmPair(*given), PlannedPair(*given)
-        with np.errstate(divide="ignore", invalid="ignore"):
-            z, planned_z = (np.where(pair.ready, found, 0.0) for found in (pair.z(), until.z()))
-        yield Looked(z, planned_z, (np.arange(begin, units // every) + 1.0) * every)
+        begin = int(usable.all(axis=0).argmax())
+        ends = np.asarray((np.arange(begin, units // every) + 1.0) * every, np.float64)
+        yield Looked(source.metric, at(control, slice(begin, None)), at(treatment, slice(begin, None)), ends)
 
 
-def first_shown(seen: Looked, shown: NDArray[np.bool_]) -> Array:
+def at(sums: Moments, which: Any) -> Moments:
+    """Some of the looks [experiments, looks]."""
+
+    def cut(values: Sequence[Any]) -> tuple[Array, ...]:
+        return tuple(np.asarray(x)[:, which] for x in values)
+
+    return Moments(np.asarray(sums.n)[:, which], cut(sums.sums), cut(sums.products), cut(sums.cubes))
+
+
+def first_shown(units: Array, better: Booleans) -> Array:
     """Units of both arms at the first look that shows a difference; else infinite."""
-    return np.where(shown.any(axis=1), seen.units[shown.argmax(axis=1)], np.inf)
+    return np.where(better.any(axis=1), units[better.argmax(axis=1)], np.inf)
 
 
-def at_looks(seen: Looked, planned: int, count: int | None) -> Looked:
-    """The same, seen at so many evenly spaced looks, the last at the planned size; None: at every one."""
+def spread(units: Array, planned: int, count: int | None) -> Any:
+    """Which looks are so many evenly spaced ones, the last at the planned size; None: all."""
     if count is None:
-        return seen
+        return slice(None)
     wanted = np.ceil(np.arange(1, count + 1) * planned / count)
-    at = np.unique(np.searchsorted(seen.units, wanted).clip(max=len(seen.units) - 1))
-    return Looked(seen.z[:, at], seen.planned_z[:, at], seen.units[at])
+    return np.unique(np.searchsorted(units, wanted).clip(max=len(units) - 1))
 
 
 # --- tables -----------------------------------------------------------------------------------------------
@@ -162,30 +223,39 @@ def fixed_units(source: Source, share: float) -> int:
 
 def power_rows(runs: int) -> Iterator[dict[str, Any]]:
     """A row for each effect, split and design: power by 1.0, 1.1 and 1.2 of the fixed size."""
-    for number, source in enumerate(EFFECTS):
+    sources = [(source, "") for source in EFFECTS] + [(source, "held out") for source in held_out_effects()]
+    for number, (source, cell) in enumerate(sources):
         for share, target in SPLITS:
-            fixed = fixed_units(source, share)
-            every = max(1, fixed // STEPS)
-            sizes = {name: planned_size(name, fixed, target, every) for name in DESIGNS}
-            found: dict[str, list[Array]] = {name: [] for name in DESIGNS}
-            for seen in simulated(source, share, runs, int(HORIZON * fixed), every, 100 + number):
-                for name, shown in DESIGNS.items():
-                    found[name].append(first_shown(seen, shown(seen, sizes[name])))
-            for name, pieces in found.items():
-                times = np.concatenate(pieces) / fixed
-                half, most = (_by(float(np.quantile(times, q, method="inverted_cdf"))) for q in (0.5, POWER))
-                by = float((times <= target).mean())
-                yield {
-                    "true effect": source.name,
-                    "split": _split(share),
-                    "fixed size": f"{fixed:,}",
-                    "design": name,
-                    "planned": f"{sizes[name] / fixed:.2f}x",
-                    **{f"by {part:g}x, %": f"{100 * (times <= part).mean():.1f}" for part in (1.0, 1.1, 1.2)},
-                    "half by": half,
-                    "80 % by": most,
-                    "target": f"{target:g}x: {'met' if _reaches(by, runs) else 'MISSED'}",
-                }
+            yield from _power_of(source, cell, share, target, runs, 100 + number)
+
+
+def _power_of(
+    source: Source, cell: str, share: float, target: float, runs: int, seed: int
+) -> Iterator[dict[str, Any]]:
+    fixed, side = fixed_units(source, share), 1 if source.effect > 0 else -1
+    every = max(1, fixed // STEPS)
+    sizes = {design: planned_size(design, fixed, target, every) for design in Design}
+    found: dict[Design, list[Array]] = {design: [] for design in Design}
+    for seen in simulated(source, share, runs, int(HORIZON * fixed), every, seed):
+        taken = {size: evidence_of(seen, size) for size in set(sizes.values())}
+        for design, size in sizes.items():
+            found[design].append(first_shown(seen.units, taken[size].better(design, side)))
+    for design, pieces in found.items():
+        times = np.concatenate(pieces) / fixed
+        half, most = (_by(float(np.quantile(times, q, method="inverted_cdf"))) for q in (0.5, POWER))
+        by = float((times <= target).mean())
+        yield {
+            "true effect": source.name,
+            "split": _split(share),
+            "cell": cell,
+            "fixed size": f"{fixed:,}",
+            "design": design.value,
+            "planned": f"{sizes[design] / fixed:.2f}x",
+            **{f"by {part:g}x, %": f"{100 * (times <= part).mean():.1f}" for part in (1.0, 1.1, 1.2)},
+            "half by": half,
+            "80 % by": most,
+            "target": f"{target:g}x: {'met' if _reaches(by, runs) else 'MISSED'}",
+        }
 
 
 def _by(times: float) -> str:
@@ -198,71 +268,273 @@ def _reaches(share: float, runs: int) -> bool:
 
 
 def error_rows(runs: int) -> Iterator[dict[str, Any]]:
-    """A row for each metric, split and design without an effect: how often a difference is shown, in
-    percent, by how often it is looked at until the planned size."""
-    for number, source in enumerate(NO_EFFECTS):
-        for share, _ in SPLITS:
-            planned = ALIKE_UNITS[not math.isfinite(sum(source.metric.range))]
-            every = planned // 2000
-            called = {name: dict.fromkeys(PEEKS, 0) for name in DESIGNS}
-            for seen in simulated(source, share, runs, planned, every, 500 + number):
-                for peek, count in PEEKS.items():
-                    kept = at_looks(seen, planned, count)
-                    for name, shown in DESIGNS.items():
-                        called[name][peek] += int(shown(kept, planned).any(axis=1).sum())
-            for name, counts in called.items():
-                rates = {peek: count / runs for peek, count in counts.items()}
-                yield {
-                    "no effect": source.name,
-                    "split": _split(share),
-                    "planned units": f"{planned:,}",
-                    "design": name,
-                    **{f"{peek}, %": f"{100 * rate:.1f}" for peek, rate in rates.items()},
-                    "5 % promised": "TOO OFTEN" if any(_too_often(r, runs) for r in rates.values()) else "ok",
-                }
+    """A row for each metric, split, side and design without an effect: how often an arm is promoted or
+    stopped for harm, in percent, by how often it is looked at until the planned size."""
+    cells = [(source, share, "") for source in NO_EFFECTS for share, _ in SPLITS]
+    cells += [(source, share, "held out") for source in held_out_alike() for share in HELD_OUT_SPLITS]
+    for number, (source, share, cell) in enumerate(cells):
+        planned = ALIKE_UNITS[not math.isfinite(sum(source.metric.range))]
+        called = {(side, d): dict.fromkeys(PEEKS, 0) for side in (1, -1) for d in Design}
+        for seen in simulated(source, share, runs, planned, planned // 2000, 500 + number):
+            whole = evidence_of(seen, planned)
+            for peek, count in PEEKS.items():
+                kept = whole.at(spread(seen.units, planned, count))
+                for side, design in called:
+                    either = kept.better(design, side) | kept.harm(side)
+                    called[side, design][peek] += int(either.any(axis=1).sum())
+        for (side, design), counts in called.items():
+            rates = {peek: count / runs for peek, count in counts.items()}
+            yield {
+                "no effect": source.name,
+                "split": _split(share),
+                "cell": cell,
+                "better is": "more" if side > 0 else "less",
+                "planned units": f"{planned:,}",
+                "design": design.value,
+                **{f"{peek}, %": f"{100 * rate:.1f}" for peek, rate in rates.items()},
+                "5 % promised": "TOO OFTEN" if any(_too_often(r, runs) for r in rates.values()) else "ok",
+            }
 
 
-def past_rows(runs: int, steps: int = 500, until: float = 20.0) -> Iterator[dict[str, Any]]:
-    """Brownian motion without drift, looked at to 20 times the planned size: how often arms that are equal
-    are promoted (shown to be better) and stopped for harm, by rules for either, in percent."""
+HORIZONS = (1, 3, 10, 20, 1000)
+
+
+def past_rows(runs: int, steps: int = 400) -> Iterator[dict[str, Any]]:
+    """Brownian motion without drift, looked at until so many times the planned size: how often an arm that is
+    equal is promoted or stopped for harm, as a share of the level that is promised."""
     rng = np.random.default_rng(1)
-    later = np.geomspace(1, until, 301)[1:]
-    part = np.concatenate([np.arange(1, steps + 1) / steps, later])
+    part = np.concatenate([np.arange(1, steps + 1) / steps, np.geomspace(1, HORIZONS[-1], 700)[1:]])
     roots = np.sqrt(np.diff(part, prepend=0.0))
-    always, until_plan = two_sided_bound(peak_gain(ALPHA) * part, ALPHA), planned_bound(part, ALPHA)
-    less = ALPHA * OPEN_PART
-    hybrid = np.minimum(planned_bound(part, ALPHA - less), two_sided_bound(peak_gain(less) * part, less))
-    then = np.where(part > 1, always, until_plan)
-    rules: dict[str, tuple[Array, Array]] = {
-        "open, open": (always, always),
-        "planned, planned": (until_plan, until_plan),
-        "planned and then open, the same": (then, then),
-        "planned and then open, open": (then, always),
-        "planned or open, open": (np.minimum(until_plan, always), always),
-        "hybrid, hybrid": (hybrid, hybrid),
-    }
-    counts = {name: np.zeros(3) for name in rules}
+    rules = [(design, level) for design in Design for level in (0.2, 0.05, 0.05 / 3, 0.01)]
+    counts = {rule: np.zeros(len(HORIZONS)) for rule in rules}
+    within = np.zeros(len(HORIZONS))
     drawn = 0
     while drawn < runs:
         size = min(2000, runs - drawn)
         z = (rng.standard_normal((size, len(part))) * roots).cumsum(axis=1) / np.sqrt(part)
-        for name, (better, worse) in rules.items():
-            promoted, stopped = (z >= better).any(axis=1), (-z >= worse).any(axis=1)
-            counts[name] += promoted.sum(), stopped.sum(), (promoted | stopped).sum()
+        for design, level in rules:
+            called = (z >= _boundary(design, part, level)) | (-z >= _always(part, level))
+            counts[design, level] += [called[:, part <= most + 1e-9].any(axis=1).sum() for most in HORIZONS]
+        called = (z >= planned_bound(part, ALPHA)) | (
+            one_sided(z, peak_gain(2 * ALPHA) * part) >= -math.log(ALPHA)
+        )
+        within += [called[:, part <= most + 1e-9].any(axis=1).sum() for most in HORIZONS]
         drawn += size
-    for name, found in counts.items():
-        better, worse, either = found / runs
+    for (design, level), found in counts.items():
+        yield _past_row(f"promoted or stopped, {design.value}", level, found / runs, runs)
+    yield _past_row("guardrail at its margin called within, planned", ALPHA, within / runs, runs)
+
+
+def _past_row(rule: str, level: float, rates: Array, runs: int) -> dict[str, Any]:
+    return {
+        "rule": rule,
+        "promised, %": f"{100 * level:.3g}",
+        **{f"by {most:g}x, %": f"{100 * rate:.2f}" for most, rate in zip(HORIZONS, rates, strict=True)},
+        "by 10x": "TOO OFTEN" if _too_often(float(rates[2]), runs, level) else "ok",
+    }
+
+
+def _always(part: Array, level: float) -> Array:
+    return two_sided_bound(peak_gain(level) * part, level)
+
+
+def _boundary(design: Design, part: Array, level: float) -> Array:
+    """The z at which an arm is shown to be better."""
+    of_plan, of_always = design.shares
+    always = _always(part, of_always * level)
+    return np.minimum(planned_bound(part, of_plan * level), always) if of_plan else always
+
+
+def within_rows(runs: int, every: int = 10) -> Iterator[dict[str, Any]]:
+    """Guardrails that are worse by just their margin: how often they are called within it, in percent."""
+    cells = (
+        (proportion(0.01, 0.01), ""),
+        (proportion(0.05, 0.02), ""),
+        (score(-0.02), "held out"),
+        (proportion(0.1, 0.02), "held out"),
+    )
+    for number, (source, cell) in enumerate(cells):
+        side = -1 if source.effect > 0 else 1  # the side that is not worse
+        for share in (0.5, 0.1):
+            counts, planned = np.zeros(2), 4000
+            for seen in simulated(source, share, runs, 3 * planned, every, 900 + number):
+                both, plan = (seen.control, seen.treatment), SequencePlan(alpha=ALPHA, units=planned)
+                line = Line(offset=source.effect)
+                near = PlannedPair(seen.metric, *both, plan).evidence(line, side)
+                always = evidence(seen.metric, both, plan, line, side)
+                called = np.maximum(near, always) >= -math.log(ALPHA)
+                counts += [called[:, seen.units <= planned].any(axis=1).sum(), called.any(axis=1).sum()]
+            rates = counts / runs
+            yield {
+                "at its margin": source.name,
+                "split": _split(share),
+                "cell": cell,
+                "design": "planned",
+                "by the planned size, %": f"{100 * rates[0]:.1f}",
+                "by 3x, %": f"{100 * rates[1]:.1f}",
+                "5 % promised": "TOO OFTEN" if _too_often(float(rates[1]), runs) else "ok",
+            }
+
+
+def futility_rows(runs: int, count: int = 50) -> Iterator[dict[str, Any]]:
+    """What it costs, and spares, to give up at the first of so many looks that advises it."""
+    for number, source in enumerate((proportion(0.05, 0.02), skewed(0.15), proportion(0.2, 0.03))):
+        fixed, side = fixed_units(source, 0.5), 1
+        every = max(1, fixed // STEPS)
+        planned = planned_size(Design.PLANNED, fixed, SPLITS[0][1], every)
+        for name, true in (("as planned", source), ("none", _alike(source))):
+            rows = [
+                _with_advice(seen, planned, side, count)
+                for seen in simulated(true, 0.5, runs, planned, every, 700 + number)
+            ]
+            success, obeyed, spent, gave_up = (np.concatenate(column) for column in zip(*rows, strict=True))
+            yield {
+                "metric": source.name,
+                "cell": "held out" if number == 2 else "",
+                "true effect": name,
+                "promoted, %": f"{100 * success.mean():.1f}",
+                "if obeyed, %": f"{100 * obeyed.mean():.1f}",
+                "units if obeyed": f"{spent.mean() / fixed:.2f}x",
+                "advised, %": f"{100 * gave_up.mean():.1f}",
+                "of these promoted otherwise, %": f"{100 * success[gave_up].mean():.1f}"
+                if gave_up.any()
+                else "-",
+            }
+
+
+def _alike(source: Source) -> Source:
+    return replace(source, treatment=source.control, effect=0.0)
+
+
+def _with_advice(seen: Looked, planned: int, side: int, count: int) -> tuple[NDArray[Any], ...]:
+    """Of each experiment: promoted; promoted if the advice is obeyed; units until then; whether it is advised
+    before a promotion."""
+    which = spread(seen.units, planned, count)
+    units, better = seen.units[which], evidence_of(seen, planned).better(Design.PLANNED, side)[:, which]
+    pair = PlannedPair(seen.metric, seen.control, seen.treatment, SequencePlan(alpha=ALPHA, units=planned))
+    ready, z = pair.ready[:, which], side * pair.z()[:, which]
+    advised = np.zeros(better.shape, bool)
+    for at_once in np.argwhere(ready):
+        place = tuple(at_once)
+        advised[place] = hopeless(float(z[place]), float(units[place[1]] / planned), ALPHA)
+    success, first, stop = better.any(axis=1), first_shown(units, better), first_shown(units, advised)
+    spent = np.minimum(np.minimum(first, stop), planned)
+    return success, success & (first <= stop), spent, stop < first
+
+
+VERDICT_LOOKS = (0.15, 0.3, 0.45, 0.6, 0.8, 1.0, 1.2, 1.5)
+"""Parts of the planned size at which `judge` is asked."""
+STRETCHES = 20  # in a planned size
+
+
+def verdict_rows(runs: int) -> Iterator[dict[str, Any]]:
+    """Whole experiments through `judge`, with guardrail, several arms and margins: how often an arm is
+    promoted or stopped at any of eight looks until 1.5 times the planned size, in percent."""
+    for number, case in enumerate(VERDICTS):
+        decisions = [_decisions(case, np.random.default_rng((800 + number, run))) for run in range(runs)]
+        promoted, stopped = (
+            np.mean([name in found for found in decisions]) for name in ("promote", "stop for harm")
+        )
+        by_plan = np.mean([found[:6].count("promote") > 0 for found in decisions])
+        either = float(np.mean([{"promote", "stop for harm"} & set(found) != set() for found in decisions]))
+        wrong = float(either if case.alike else 0.0)
+        low = case.alike or _reaches(float(by_plan), runs)
         yield {
-            "rule for promotion, for harm": name,
-            "promoted, %": f"{100 * better:.1f}",
-            "stopped for harm, %": f"{100 * worse:.1f}",
-            "either, %": f"{100 * either:.1f}",
-            "5 % promised": "TOO OFTEN" if _too_often(either, runs) else "ok",
+            "experiment": case.name,
+            "split": "/".join(f"{100 * w:g}" for w in case.weights.values()),
+            "cell": case.cell,
+            "design": case.design.value,
+            "planned units": f"{case.planned:,}",
+            "promoted by the planned size, %": f"{100 * by_plan:.1f}",
+            "promoted, %": f"{100 * promoted:.1f}",
+            "stopped, %": f"{100 * stopped:.1f}",
+            "5 % and 80 % promised": "TOO OFTEN" if _too_often(wrong, runs) else "ok" if low else "MISSED",
         }
 
 
-def _too_often(rate: float, runs: int) -> bool:
-    return rate - 1.96 * math.sqrt(max(rate * (1 - rate), 1e-12) / runs) > ALPHA
+@dataclass(frozen=True)
+class Whole:
+    """An experiment: rates of success of all arms, control's first; errors are 3 % in each, the guardrail's
+    margin is 3 points."""
+
+    name: str
+    weights: Mapping[str, float]
+    rates: tuple[float, ...]
+    planned: int
+    alike: bool = True
+    margin: float = 0.0
+    design: Design = Design.PLANNED
+    cell: str = ""
+
+
+TWO, CANARY, THREE = {"a": 0.5, "b": 0.5}, {"a": 0.9, "b": 0.1}, {"a": 0.4, "b": 0.3, "c": 0.3}
+VERDICTS = (
+    Whole("equal", TWO, (0.5, 0.5), 4000),
+    Whole("equal", CANARY, (0.1, 0.1), 8000),
+    Whole("equal", THREE, (0.5, 0.5, 0.5), 6000),
+    Whole("worse by just the margin", TWO, (0.5, 0.46), 4000, margin=0.04, cell="held out"),
+    Whole("equal", {"a": 0.7, "b": 0.2, "c": 0.1}, (0.2, 0.2, 0.2), 6000, cell="held out"),
+    Whole("equal", TWO, (0.5, 0.5), 4000, design=Design.HYBRID, cell="held out"),
+    Whole("+5 points", TWO, (0.5, 0.55), 3441, alike=False),
+    Whole("+5 points", CANARY, (0.5, 0.55), 10_437, alike=False, cell="held out"),
+    Whole("not worse by 4 points", TWO, (0.5, 0.5), 5399, alike=False, margin=0.04, cell="held out"),
+)
+
+
+def _decisions(case: Whole, rng: np.random.Generator) -> list[str]:
+    """The verdict at each look."""
+    names, stretch = list(case.weights), case.planned // STRETCHES
+    count = round(VERDICT_LOOKS[-1] * STRETCHES)
+    units = rng.multinomial(stretch, list(case.weights.values()), count).T  # [arms, stretches]
+    sums = {
+        name: {
+            "success": _ones(rng.binomial(units[i], case.rates[i]), units[i]),
+            "error": _ones(rng.binomial(units[i], 0.03), units[i]),
+        }
+        for i, name in enumerate(names)
+    }
+    error = ComparedMetric("error", Kind.PROPORTION, higher_is_better=False)
+    design = ExperimentDesign(
+        names[0],
+        case.weights,
+        ComparedMetric("success", Kind.PROPORTION),
+        (Guardrail(error, 0.03),),
+        margin=case.margin,
+        plan=SequencePlan(alpha=ALPHA, units=stretch * STRETCHES),
+        shown_by=case.design,
+    )
+    health = PipelineHealth(sample_ratio([1] * len(names), [1 / len(names)] * len(names)), Maturity(1, 1))
+    found = []
+    for part in VERDICT_LOOKS:
+        end = round(part * STRETCHES)
+        course = {
+            arm: {
+                m: (_until(sums[names[0]][m], end), _until(sums[arm][m], end)) for m in ("success", "error")
+            }
+            for arm in names[1:]
+        }
+        now = {arm: {m: _now(of[m], end) for m in of} for arm, of in sums.items()}
+        found.append(str(judge(design, now, health, course=course).verdict.decision))
+    return found
+
+
+def _ones(count: NDArray[np.int64], units: NDArray[np.int64]) -> Moments:
+    ones = count.cumsum().astype(np.float64)
+    return Moments(units.cumsum().astype(np.float64), (ones,), (ones,))
+
+
+def _until(sums: Moments, end: int) -> Moments:
+    ones = np.asarray(sums.sums[0])[:end]
+    return Moments(np.asarray(sums.n)[:end], (ones,), (ones,))
+
+
+def _now(sums: Moments, end: int) -> Moments:
+    ones = float(np.asarray(sums.sums[0])[end - 1])
+    return Moments(int(np.asarray(sums.n)[end - 1]), (ones,), (ones,))
+
+
+def _too_often(rate: float, runs: int, promised: float = ALPHA) -> bool:
+    return rate - 1.96 * math.sqrt(max(rate * (1 - rate), 1e-12) / runs) > promised
 
 
 def _split(share: float) -> str:
@@ -282,38 +554,46 @@ def run(asked: argparse.Namespace) -> bool:
     """Simulate, print and write the three designs; whether `--design` meets all targets."""
     begin = time.process_time()
     powers, errors = list(power_rows(asked.runs)), list(error_rows(asked.error_runs))
-    past = list(past_rows(2 * asked.error_runs))
-    print(report.table(powers), report.table(errors), report.table(past), sep="\n\n")
-    missed = faults([*powers, *errors], [asked.design])
+    within, verdicts = list(within_rows(asked.runs)), list(verdict_rows(asked.verdict_runs))
+    advice, past = list(futility_rows(asked.runs)), list(past_rows(4 * asked.error_runs))
+    tables = {
+        "No effect: an arm is promoted or stopped for harm": errors,
+        "No effect, and looks that go on: Brownian motion": past,
+        "Guardrails at their margin": within,
+        "Whole experiments through judge": verdicts,
+        "Giving up": advice,
+    }
+    print(report.table(powers), *map(report.table, tables.values()), sep="\n\n")
+    missed = faults([*powers, *errors, *within, *verdicts], [asked.design])
     notes = [
-        "open: always valid, as experiments are judged today, with the whole of alpha and without the exact"
-        " sequence; planned: continuous O'Brien-Fleming that ends at the planned size; hybrid:"
-        f" {1 - OPEN_PART:g} of alpha for the second, {OPEN_PART:g} for an always-valid one that goes on",
+        "an arm is shown to be better: open, by the always-valid sequence; planned, by the planned bound"
+        " or that; hybrid, by the planned bound with 0.9 of alpha or by the always-valid sequence with 0.1."
+        " Harm: by the always-valid sequence",
         "column planned: the size that a design is given, which is what an experiment without effect spends"
         f" where it ends there; by Brownian motion 80 % need {planned_factors(ALPHA, POWER)[1]:.3f} with"
-        f" planned, {planned_factors(ALPHA * (1 - OPEN_PART), POWER, ALPHA)[1]:.3f} with hybrid",
-        "an uncapped mean needs 750 units in the smaller arm before any test: 7,500 at 90/10",
+        f" planned, {planned_factors(0.9 * ALPHA, POWER, ALPHA)[1]:.3f} with hybrid",
+        "an uncapped mean or ratio needs 750 units in the smaller arm before any test: 1,500 at 50/50, 7,500"
+        " at 90/10. `experiments plan` counts them; the target does not",
         "MISSED and TOO OFTEN: the 95 % interval of a cell lies on the wrong side of 80 % and of 5 %",
+        "held out: nothing was chosen on this cell, and it was first run when all was chosen",
         f"{asked.design} misses: {', '.join(missed) or 'nothing'}",
         f"processor time {time.process_time() - begin:.0f} s",
     ]
     print(*notes, sep="\n")
     workload = (
         f"`python -m benchmarks.experiment_truth --section planned`: {asked.runs:,} simulated experiments a"
-        f" cell with an effect, {STEPS} looks in a fixed size; {asked.error_runs:,} without;"
-        f" alpha {ALPHA:g}, two-sided; the z and the conditions that judge reports."
+        f" cell with an effect, {STEPS} looks in a fixed size; {asked.error_runs:,} without,"
+        f" {asked.verdict_runs:,} through judge; alpha {ALPHA:g}, two-sided."
     )
     if not asked.dry:
-        tables = {
-            "No effect: a difference is shown": errors,
-            "No effect, looked at to 20 times the planned size: Brownian motion": past,
-        }
         print("written to", report.write("experiment-planned", workload, powers, notes, tables=tables))
     return not missed
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """What this section may be asked."""
-    parser.add_argument("--design", choices=DESIGNS, default="planned", help="whose misses are a failure")
-    parser.add_argument("--runs", type=int, default=2000, help="experiments a cell with an effect")
-    parser.add_argument("--error-runs", type=int, default=10_000, help="experiments a cell without one")
+    designs = [design.value for design in Design]
+    parser.add_argument("--design", choices=designs, default="planned", help="whose misses are a failure")
+    parser.add_argument("--runs", type=int, default=1000, help="experiments a cell with an effect")
+    parser.add_argument("--error-runs", type=int, default=4000, help="experiments a cell without one")
+    parser.add_argument("--verdict-runs", type=int, default=400, help="experiments a cell through judge")

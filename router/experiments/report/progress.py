@@ -6,18 +6,12 @@ The advice adds no error: to follow it ends an experiment before an arm is promo
 from __future__ import annotations
 
 import math
-from statistics import NormalDist
 
 from router.experiments.model import Mode
 from router.experiments.report.model import PlannedProgress
 from router.experiments.report.source import PhaseEvidence, total_moments
-from router.experiments.stats.planning import chance_left, planned_factors
+from router.experiments.stats.planning import GIVE_UP, chances
 from router.experiments.verdict import ArmVerdict, ExperimentVerdict, VerdictDecision
-
-POWER = 0.8
-GIVE_UP = 0.1
-"""Below this chance of success it is reasonable to give up. Obeyed at every look, it takes 1.6 points of the
-80 % from an effect that the planned size is for, and 44 % of the units where there is none."""
 
 
 def progress_of(source: PhaseEvidence, judged: ExperimentVerdict) -> PlannedProgress | None:
@@ -28,10 +22,10 @@ def progress_of(source: PhaseEvidence, judged: ExperimentVerdict) -> PlannedProg
     units = sum(int(total_moments(source.deciding, arm, design.primary).n) for arm in design.weights)
     waiting = [arm for arm in judged.arms if arm.arm not in source.spec.withdrawn and _waits(arm)]
     reached = bool(waiting) and all(arm.planned is not None and arm.planned.reached for arm in waiting)
-    chances = [found for arm in waiting if (found := _chances(source, arm)) is not None]
-    chance = max((now for now, _ in chances), default=None)
-    planned = max((as_planned for _, as_planned in chances), default=None)
-    still = len(chances) == len(waiting) and not reached
+    known = [found for arm in waiting if (found := _chances(source, arm)) is not None]
+    chance = max((now for now, _ in known), default=None)
+    planned = max((as_planned for _, as_planned in known), default=None)
+    still = len(known) == len(waiting) and not reached
     give_up = still and chance is not None and planned is not None and max(chance, planned) < GIVE_UP
     if any(arm.verdict.decision == VerdictDecision.PROMOTE for arm in judged.arms) or not waiting:
         chance, planned, give_up, text = None, None, False, ""
@@ -56,10 +50,7 @@ def _chances(source: PhaseEvidence, arm: ArmVerdict) -> tuple[float, float] | No
     if found is None or found.reached or not found.ready:
         return None
     alpha = design.plan.alpha * design.shown_by.shares[0] / len(design.treatments)
-    normal = NormalDist()
-    fixed = normal.inv_cdf(1 - alpha / 2) + normal.inv_cdf(POWER)
-    drift = fixed * math.sqrt(planned_factors(alpha, POWER)[1])
-    return chance_left(found.z, found.part, alpha), chance_left(found.z, found.part, alpha, drift)
+    return chances(found.z, found.part, alpha)
 
 
 def _in_words(

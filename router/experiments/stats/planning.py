@@ -185,6 +185,28 @@ def chance_left(z: float, part: float, alpha: float, drift: float | None = None)
     return min(1.0, _passed(barrier, reached / part if drift is None else drift, left))
 
 
+GIVE_UP = 0.1
+"""Below this chance of success it is reasonable to give up."""
+
+
+def chances(z: float, part: float, alpha: float, power: float = 0.8) -> tuple[float, float]:
+    """`chance_left` if it goes on as it did, and with the effect that the planned size finds with a power."""
+    normal = NormalDist()
+    fixed = normal.inv_cdf(1 - alpha / 2) + normal.inv_cdf(power)
+    drift = fixed * math.sqrt(_planned_most(alpha, power))
+    return chance_left(z, part, alpha), chance_left(z, part, alpha, drift)
+
+
+def hopeless(z: float, part: float, alpha: float) -> bool:
+    """Whether it is reasonable to give up: both `chances` are small."""
+    return max(chances(z, part, alpha)) < GIVE_UP
+
+
+@lru_cache(maxsize=64)
+def _planned_most(alpha: float, power: float) -> float:
+    return planned_factors(alpha, power)[1]
+
+
 def _passed(barrier: float, drift: float, by: float) -> float:
     """The chance that Brownian motion with this drift is at the barrier by that time: the reflection
     principle with Girsanov's theorem (Siegmund 1985, chapter 3). The other side is left out."""

@@ -60,7 +60,11 @@ def test_units_behind_the_planned_size_take_nothing_back_and_add_no_looks():
 
 def test_what_is_shown_is_the_same_whenever_it_is_looked_at():
     """By the stored buckets of a look, which may come at any time."""
-    rules = [read(LATER, now=STARTED + 3600.0 * hour + SPEC.window).verdict.rule for hour in range(2, 21)]
+    store = SumsStore(LATER, running(PLANNED))
+    rules = [
+        report(store, "medical-v2", now=STARTED + 3600.0 * hour + SPEC.window, points=0).verdict.rule
+        for hour in range(2, 21)
+    ]
     shown = rules.index("primary-better")
     assert set(rules[:shown]) <= {"primary-open", "immature"}
     assert set(rules[shown:]) <= {"primary-better", "immature"}

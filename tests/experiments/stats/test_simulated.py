@@ -16,7 +16,15 @@ from benchmarks.experiment_errors import (
     too_often,
 )
 from benchmarks.experiment_simulation import evidence, looks, proportion, ratio, skewed
-from benchmarks.experiment_truth.planned import fixed_units, open_design, planned_design, score, simulated
+from benchmarks.experiment_truth.planned import (
+    evidence_of,
+    fixed_units,
+    score,
+    simulated,
+    verdict_rows,
+    within_rows,
+)
+from router.experiments.designs import Design
 from router.experiments.model import Kind
 from router.experiments.stats.compare import ArmPair, SequencePlan, compare
 from router.experiments.stats.moments import Moments
@@ -101,19 +109,34 @@ def test_many_experiments_at_once_are_what_one_at_a_time_is(source):
 
 
 @pytest.mark.parametrize("source", [proportion(0.02), score()], ids=lambda source: source.name)
-@pytest.mark.parametrize("share", [0.5, 0.1])
-def test_a_planned_experiment_is_wrong_as_rarely_as_promised_however_often_it_is_looked_at(source, share):
-    seen = list(simulated(source, share, 400, 2000, 1, seed=5))
-    wrong = np.mean([planned_design(one, 2000).any(axis=1).mean() for one in seen])
-    assert not too_often(float(wrong), 400)
+@pytest.mark.parametrize(("share", "side"), [(0.5, 1), (0.1, -1)])
+def test_a_planned_experiment_is_wrong_as_rarely_as_promised_however_often_it_is_looked_at(
+    source, share, side
+):
+    seen = [evidence_of(one, 2000) for one in simulated(source, share, 400, 2000, 1, seed=5)]
+    called = [one.better(Design.PLANNED, side) | one.harm(side) for one in seen]
+    assert not too_often(float(np.mean([one.any(axis=1).mean() for one in called])), 400)
 
 
 def test_a_planned_experiment_finds_its_effect_by_a_tenth_more_than_one_look_takes():
     source = proportion(0.05, 0.02)
     fixed = fixed_units(source, 0.5)
-    seen = list(simulated(source, 0.5, 400, int(1.1 * fixed), 11, seed=5))
-    planned, always = (
-        np.mean([design(one, int(1.1 * fixed)).any(axis=1).mean() for one in seen])
-        for design in (planned_design, open_design)
+    seen = [
+        evidence_of(one, int(1.1 * fixed))
+        for one in simulated(source, 0.5, 400, int(1.1 * fixed), 11, seed=5)
+    ]
+    planned, hybrid, always = (
+        float(np.mean([one.better(design, 1).any(axis=1).mean() for one in seen]))
+        for design in (Design.PLANNED, Design.HYBRID, Design.OPEN)
     )
-    assert always < 0.7 < 0.75 < planned
+    assert always < 0.7 < 0.75 < hybrid <= planned
+
+
+def test_whole_experiments_through_judge_are_wrong_as_rarely_and_found_as_often_as_promised():
+    """Eight looks until 1.5 times the planned size, with a guardrail, several arms, and a margin."""
+    rows = list(verdict_rows(20))
+    assert {row["5 % and 80 % promised"] for row in rows} == {"ok"}
+
+
+def test_a_guardrail_at_its_margin_is_called_within_as_rarely_as_promised():
+    assert {row["5 % promised"] for row in within_rows(100, every=100)} == {"ok"}
