@@ -3,10 +3,13 @@
 `medical` is wrong about diagnoses in clinical shorthand ("unsp fx l shldr") in nearly half of all cases.
 Synthetic users ask a server about such notes and correct its wrong answers. `lora-router adapters improve
 medical` then makes a version of that; fresh notes and the test rows, of which the command never saw any, say
-what it is worth. Other users decide a canary. The sections:
+what it is worth. Other users decide a canary.
+
+The sections:
 
 loop        300 corrections: gain on fresh notes, loss on test rows, canary, and what serves at the end
 random      corrections that are drawn at random, 20 times: each must end in "no better"
+rule        the same without a model: how often random corrections pass each part of the rule, 2,000 draws
 poison      one correction in ten is hostile, from two units: what they get
 throughput  answers a second of a server on one core, alone and while a version is trained
 """
@@ -31,6 +34,7 @@ from typing import Any
 
 from benchmarks import report
 from router.client import Client, Outcome
+from router.paired import ALPHA, difference
 from tests.serving import serving
 
 ROOT = Path(__file__).parents[1]
@@ -38,6 +42,7 @@ DATA = ROOT / "recipes" / "data"
 FEEDBACK_ROWS = 1900  # of the notes; the others are fresh
 NEVER = "Symptoms, signs and abnormal clinical and laboratory findings, not elsewhere classified"
 BY_USER = 5  # notes that a user asks about
+DRAWS = 2000
 
 
 def json_lines(name: str) -> list[dict[str, str]]:
@@ -77,16 +82,17 @@ class Place:
         )
         if done.returncode and done.returncode not in fails:
             raise RuntimeError(f"{' '.join(words)}: {done.stderr[-2000:]}")
-        self.said.append(f"$ lora-router {' '.join(words)}\n{done.stdout.strip()}")
+        shown = " ".join(words).replace(f"{self.folder}/", "").replace(f"{ROOT}/", "")
+        self.said.append(f"$ lora-router {shown}\n{done.stdout.strip()}")
         return done.stdout
 
     def improve(self, feedback: Path, *flags: str) -> dict[str, Any]:
         """The command, and its last run."""
         words = ("adapters", "improve", "medical", "--recipes", str(ROOT / "recipes"))
         self.command(*words, "--feedback", str(feedback), *flags, fails=(3, 4))
-        last: dict[str, Any] = json.loads(
-            self.command("adapters", "improve", "medical", "--status", "--json")
-        )[-1]
+        shown = self.command("adapters", "improve", "medical", "--status", "--json")
+        self.said.pop()
+        last: dict[str, Any] = json.loads(shown)[-1]
         return last
 
     def score(self, old: Path, new: Path, rows: Sequence[Mapping[str, str]]) -> dict[str, Any]:
@@ -251,6 +257,40 @@ def randomly(options: argparse.Namespace) -> bool:
     return finish("improve-random", rows, met, [], options)
 
 
+# -- rule
+
+
+def rule(options: argparse.Namespace) -> bool:
+    """Random labels that are never the old answer, against versions that changed some of their answers."""
+    rows = []
+    for changed in (0.3, 0.6, 1.0):
+        passed = [noise(seed, changed) for seed in range(DRAWS)]
+        rows.append(
+            {
+                "answers that changed": f"{100 * changed:.0f} %",
+                "gain alone": f"{100 * sum(one for one, _ in passed) / DRAWS:.1f} %",
+                "gain and more than chance": f"{100 * sum(one and two for one, two in passed) / DRAWS:.1f} %",
+                "passed": sum(one and two for one, two in passed),
+            }
+        )
+    met = {"at most 5 % pass": all(row["passed"] <= 0.05 * DRAWS for row in rows)}
+    return finish("improve-rule", rows, met, [], options)
+
+
+def noise(seed: int, changed: float) -> tuple[bool, bool]:
+    """Whether a gain is shown, and more than chance, of one draw: 80 rows of 16 users, 19 labels."""
+    draw = random.Random(seed)
+    old = [draw.randrange(19) for _ in range(80)]
+    new = [draw.randrange(19) if draw.random() < changed else answer for answer in old]
+    right = [draw.choice([label for label in range(19) if label != answer]) for answer in old]
+    users = [place // BY_USER for place in range(80)]
+    scores = [float(answer == label) for answer, label in zip(new, right, strict=True)]
+    others = [float(answer == label) for answer, label in zip(new, right[1:] + right[:1], strict=True)]
+    found = difference(scores, [0.0] * 80, users), difference(scores, others, users)
+    gain, chance = (one.mean > 0 and one.p <= ALPHA for one in found)
+    return gain, chance
+
+
 # -- poison
 
 
@@ -363,14 +403,15 @@ def finish(
     notes = [f"{what}: {'met' if holds else 'MISSED'}" for what, holds in met.items()]
     print(report.table(rows), *notes, *said, sep="\n")
     if not options.dry:
-        page = report.write(name, str(__doc__).split("\n\n")[1], rows, notes, command=f"`{words}`")
+        workload = f"{str(__doc__).split(chr(10) * 2)[1]} {SECTIONS[options.section].__doc__}"
+        page = report.write(name, workload, rows, notes, command=f"`{words}`")
         if said:
             text = "\n\n".join(said)
             page.write_text(f"{page.read_text()}\n## What the commands printed\n\n```\n{text}\n```\n")
     return all(met.values())
 
 
-SECTIONS = {"loop": loop, "random": randomly, "poison": poison, "throughput": throughput}
+SECTIONS = {"loop": loop, "random": randomly, "rule": rule, "poison": poison, "throughput": throughput}
 
 
 def main() -> None:

@@ -210,6 +210,17 @@ class Settings(BaseSettings):
     experiments_look_seconds: float = Field(
         10.0, gt=0, description="seconds between checks of running experiments, which stop harm"
     )
+    experiments_price_prompt: float = Field(
+        0.0,
+        ge=0,
+        description="cost of a million prompt tokens, cached ones left out, for serving_cost",
+    )
+    experiments_price_completion: float = Field(
+        0.0, ge=0, description="cost of a million completion tokens, for serving_cost"
+    )
+    experiments_price_second: float = Field(
+        1.0, ge=0, description="cost of a second on the device, or until it is loaded, for serving_cost"
+    )
     experiments_webhook: str | None = Field(
         None,
         description="URL that is called when an experiment may be promoted, harms or breaks; empty: none",

@@ -27,6 +27,14 @@ def salted_digest(salt: str, unit: str) -> bytes:
     return sha256(f"{salt}{SEPARATOR}{unit}".encode("utf-8", "surrogatepass")).digest()
 
 
+def fraction(salt: str, unit: str) -> float:
+    """The first 53 bits of SHA-256(salt, separator, unit), as a multiple of 2**-53.
+
+    53 bits are what a double holds exactly: 64 bits could be rounded up to 1.0, and differently elsewhere.
+    """
+    return (int.from_bytes(salted_digest(salt, unit)[:8], "big") >> 11) / (1 << 53)
+
+
 def is_missing(unit: str) -> bool:
     """Whether a unit is empty, or a word by which clients say that they have none."""
     bare = unit.strip()

@@ -102,6 +102,8 @@ ROUTERS = (ArmSpec("control", 0.5), ArmSpec("new", 0.5, router=RouterVariant(thr
 NEEDING = {
     "experiments_bandit": ("a bandit", replace(PLAN, mode=Mode.BANDIT)),
     "experiments_routers": ("a router experiment", replace(PLAN, route="", arms=ROUTERS)),
+    "experiments_switchback": ("a switchback", replace(PLAN, mode=Mode.SWITCHBACK)),
+    "experiments_tenants": ("an experiment by tenant", replace(PLAN, by_tenant=True)),
 }
 
 

@@ -276,6 +276,6 @@ def run(asked: argparse.Namespace) -> bool:
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """What this section may be asked."""
-    parser.add_argument("--runs", type=int, default=300, help="experiments a cell")
+    parser.add_argument("--runs", type=int, default=200, help="experiments a cell")
     parser.add_argument("--stored", type=int, default=3, help="experiments through the store")
     parser.add_argument("--stored-units", type=int, default=20_000, help="units of each of these")

@@ -174,4 +174,4 @@ def run(asked: argparse.Namespace) -> bool:
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """What this section may be asked."""
-    parser.add_argument("--runs", type=int, default=200, help="experiments a row")
+    parser.add_argument("--runs", type=int, default=100, help="experiments a row")

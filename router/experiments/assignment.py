@@ -23,9 +23,11 @@ from itertools import accumulate
 
 from router.errors import FieldViolation, InvalidRequest
 from router.experiments.model import BASE, ArmSpec, Experiment, Lifecycle, Mode, Spec
+from router.experiments.slices import arm_at, part_at
+from router.experiments.tenants import arms_of_tenants
 from router.ports import Place
 from router.types import AdapterRef, Decision, Request
-from router.units import SEPARATOR, is_missing, salted_digest, unit_hash
+from router.units import SEPARATOR, fraction, is_missing, unit_hash
 
 RECENT_SECONDS = 600.0
 ENOUGH_EXPOSURES, NEARLY_ALL = 1000, 0.99  # exposures before anything is said of them, share of new units
@@ -111,7 +113,7 @@ class UnitAllocation:
         """The arm of `unit`, or why it has none. A missing unit is never enrolled."""
         if unit is None or is_missing(unit):
             return NotAssigned(NotAssignedReason.UNIT_MISSING)
-        if self.holdout and fraction(self.salts.holdout, unit) < self.holdout:
+        if self.holds_out(unit):
             return NotAssigned(NotAssignedReason.HOLDOUT)
         if self.slot != (0.0, 1.0):
             low, high = self.slot
@@ -122,6 +124,12 @@ class UnitAllocation:
         place = fraction(self.salts.variant, unit)
         arm = self.arms[sum(place >= bound for bound in self._bounds)]
         return Assigned(arm.name, arm.weight)
+
+    def holds_out(self, unit: str) -> bool:
+        """Whether a unit takes part in no experiment. One that is missing is not kept out."""
+        return (
+            bool(self.holdout) and not is_missing(unit) and fraction(self.salts.holdout, unit) < self.holdout
+        )
 
 
 def _bad_arms(arms: tuple[WeightedArm, ...]) -> list[FieldViolation]:
@@ -167,14 +175,6 @@ def _bad_salts(allocation: UnitAllocation) -> list[FieldViolation]:
     if len(set(used.values())) < len(used):
         found.append(FieldViolation("salts", "must all differ: equal salts make one choice decide another"))
     return found
-
-
-def fraction(salt: str, unit: str) -> float:
-    """The first 53 bits of SHA-256(salt, separator, unit), as a multiple of 2**-53.
-
-    53 bits are what a double holds exactly: 64 bits could be rounded up to 1.0, and differently elsewhere.
-    """
-    return (int.from_bytes(salted_digest(salt, unit)[:8], "big") >> 11) / (1 << 53)
 
 
 def request_id_like(unit: str, request_id: str = "", now: float | None = None) -> str | None:
@@ -251,10 +251,12 @@ class Assigner:
     """Order of decisions: eligibility, holdout, namespace, enrolment, variant.
 
     A request that names a version takes no part: it gets that version. One that names an adapter takes part
-    in experiments on it, since the default version is what it asked for.
+    in experiments on it, since the default version is what it asked for. `server` names the queue that this
+    process puts requests into: slices of a switchback are drawn for each.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, server: str = "") -> None:
+        self.server = server
         self.snapshot = Snapshot()
         self._weights: dict[tuple[str, int], dict[float, Mapping[str, float]]] = {}
         self._warned = Warned()
@@ -332,12 +334,20 @@ class Assigner:
         outside = None
         for one in candidates:
             unit = unit_of(one, request)
+            if one.spec.randomised and not one.allocation.holds_out(unit):
+                if (drawn := one.drawn(self.server, request.tenant, now)) is not None:
+                    return drawn
+                continue
             found = one.assigned(unit, now)
             if isinstance(found, Assigned):
                 self._look(one, unit, request, now)
                 return ArmAssignment(one, one.arms[found.arm], found.propensity, unit_hash(unit))
             outside = outside or _outside(one, found)
         return outside
+
+    def places(self, running: Iterable[RunningExperiment], request: Request, now: float) -> list[Place]:
+        """Where the request's unit stands in each, at a time in unix seconds."""
+        return [place_of(one, request, now, self.server) for one in running]
 
     def _look(self, one: RunningExperiment, unit: str, request: Request, now: float) -> None:
         if (one.name, one.phase) in self._looked:
@@ -376,7 +386,7 @@ def _side(one: RunningExperiment, unit: str) -> ArmAssignment:
     return ArmAssignment(one, arm, share if held else 1 - share, unit_hash(unit))
 
 
-def place_of(one: RunningExperiment, request: Request, now: float) -> Place:
+def place_of(one: RunningExperiment, request: Request, now: float, server: str = "") -> Place:
     """Where the request's unit stands in one experiment, at a time in unix seconds."""
     unit, place = unit_of(one, request), Place(one.name, one.phase, one.spec.unit_label)
     if one.of_holdout:
@@ -384,6 +394,10 @@ def place_of(one: RunningExperiment, request: Request, now: float) -> Place:
             return replace(place, outside=NotAssignedReason.UNIT_MISSING.value)
         side = _side(one, unit)
         arm, share = side.arm, side.propensity
+    elif one.spec.randomised and not one.allocation.holds_out(unit):
+        if (drawn := one.drawn(server, request.tenant, now)) is None:
+            return replace(place, outside=NotAssignedReason.NOT_ENROLLED.value)
+        arm, share = drawn.arm, drawn.propensity
     else:
         found = one.assigned(unit, now)
         if isinstance(found, NotAssigned):
@@ -424,6 +438,8 @@ class RunningExperiment:
     allocation: UnitAllocation
     arms: Mapping[str, ArmSpec]
     epochs: tuple[Reweighted, ...] = ()
+    started: float = 0.0  # unix seconds, of the phase
+    tenants: Mapping[str, str] = field(default_factory=dict)  # hash of a tenant: its arm
 
     @property
     def control(self) -> ArmSpec:
@@ -443,7 +459,20 @@ class RunningExperiment:
     @property
     def assigns(self) -> bool:
         """Whether its units are answered by their arms."""
-        return self.by_router or self.spec.mode in (Mode.SPLIT, Mode.BANDIT)
+        return self.by_router or self.spec.mode in (Mode.SPLIT, Mode.BANDIT, Mode.SWITCHBACK)
+
+    def drawn(self, server: str, tenant: str, now: float) -> ArmAssignment | None:
+        """What a server has now, in a switchback; else what a tenant has: None for one that was not there at
+        the start, and without one."""
+        if self.spec.mode is Mode.SWITCHBACK:
+            part = part_at(self.spec, server, now - self.started)
+            arm = arm_at(self.allocation.salts.variant, server, part.number, tuple(self.arms))
+            return ArmAssignment(self, self.arms[arm], 1 / len(self.arms), str(part))
+        unit = unit_hash(tenant) if tenant else ""
+        if (name := self.tenants.get(unit)) is None:
+            return None
+        share = sum(other == name for other in self.tenants.values()) / len(self.tenants)
+        return ArmAssignment(self, self.arms[name], share, unit)
 
     def at(self, now: float) -> UnitAllocation:
         """How units are divided at a time."""
@@ -520,9 +549,11 @@ def running_of(
     except InvalidRequest as error:
         log.error("experiment %s is not served: %s", experiment.name, error.message)
         return None
-    return RunningExperiment(
+    found = RunningExperiment(
         experiment.name, phase.number, spec, allocation, {arm.name: arm for arm in spec.arms}
     )
+    tenants = arms_of_tenants(phase.variant_salt, phase.tenants, spec.arms)
+    return replace(found, started=phase.started, tenants=tenants)
 
 
 def holdout_problem(spec: Spec, holdout: float) -> str:

@@ -178,10 +178,12 @@ def metric(
     relative: bool = False,
     cap: float | None = None,
     least: float = 0.0,
+    improve: bool = False,
 ) -> MetricSpec:
     """A metric. By default a unit's outcomes are added, for a proportion the largest counts.
 
     A mean with a `cap` counts a unit as at most that, and as at least `least`: its intervals begin early.
+    A guardrail has a `margin`, or has to `improve`.
     """
     kind = Kind(kind)
     return MetricSpec(
@@ -196,6 +198,7 @@ def metric(
         relative,
         cap,
         least,
+        improve,
     )
 
 

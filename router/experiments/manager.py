@@ -23,6 +23,7 @@ from router.errors import (
 )
 from router.experiments.assignment import AssignmentSalts
 from router.experiments.designs import Design
+from router.experiments.interference import shared_primary
 from router.experiments.model import (
     ArmSpec,
     AuditEntry,
@@ -47,9 +48,10 @@ from router.experiments.phases import (
     withdrawal_problem,
     withdrawn,
 )
-from router.experiments.plans import Known, check_plan, conflict, plan_problems
+from router.experiments.plans import Known, conflict, plan_problems
 from router.experiments.report.model import Report, Ruling
 from router.experiments.sizing import VisibleHistory, past_of, size_of
+from router.experiments.slice_sizing import slice_size_of
 from router.experiments.store.store import ExperimentStore
 from router.names import parse_version
 from router.ports import Force
@@ -76,9 +78,9 @@ class Manager:
         self.lock = threading.RLock()
         self.rates: dict[str, Mapping[str, float]] = {}  # by experiment, of proportions as they were before
 
-    def problems(self, spec: Spec) -> list[FieldViolation]:
-        """Everything that is wrong with a plan."""
-        return plan_problems(spec, self.known)
+    def problems(self, spec: Spec, before: Spec | None = None) -> list[FieldViolation]:
+        """Everything that is wrong with a new plan, or with the edit of one that was kept `before`."""
+        return [*plan_problems(spec, self.known), *shared_primary(spec, before)]
 
     def get(self, name: str) -> Experiment:
         """Raises ExperimentNotFound."""
@@ -90,14 +92,17 @@ class Manager:
 
     def size(self, question: SizeQuestion) -> SizeAnswer:
         """How long an experiment takes, by what the store knows. Raises InvalidRequest."""
-        return size_of(question, VisibleHistory(self.store, self.known.sees), self.clock())
+        history = VisibleHistory(self.store, self.known.sees)
+        if question.slice_length is not None:
+            return slice_size_of(question, history)
+        return size_of(question, history, self.clock())
 
     def create(self, name: str, spec: Spec, actor: str) -> Experiment:
         """Keep a plan. Raises InvalidRequest, AlreadyExists."""
         if problem := id_problem(name):
             raise InvalidRequest([FieldViolation("experiment_id", problem)])
         spec = with_design(with_withdrawals(spec, {}))
-        check_plan(spec, self.known)
+        self._check(spec)
         now = self.clock()
         with self.lock:
             self._learn_rates(name, spec)
@@ -119,7 +124,7 @@ class Manager:
             old = experiment.spec
             spec = with_withdrawals(edit(old), old.withdrawn)
             spec = with_design(spec) if old.design else spec
-            check_plan(spec, self.known)
+            self._check(spec, old)
             if spec == old:
                 return experiment
             now, detail = self.clock(), {"fields": _changed_fields(old, spec)}
@@ -147,6 +152,11 @@ class Manager:
             reason = f"edited: {', '.join(_changed_fields(old, spec))}"
             after = self._open(experiment, spec, actor, "new phase", reason, detail)
             return replace(after, warnings=(f"phase {number} ended: its {counted} do not count any more",))
+
+    def _check(self, spec: Spec, before: Spec | None = None) -> None:
+        """Raise InvalidRequest with all that is wrong with a new plan, or an edited one."""
+        if found := self.problems(spec, before):
+            raise InvalidRequest(found)
 
     def _counted(self, experiment: Experiment, now: float) -> str:
         """Units and days of the last phase, in words."""
@@ -258,7 +268,8 @@ class Manager:
         Another server may start one between look and write: who sees the other afterwards gives way.
         """
         self._check_conflicts(experiment.name, spec)
-        after = opened(experiment, spec, self.clock(), reason, self._salts)
+        tenants = tuple(sorted(self.known.tenants() or ())) if spec.by_tenant else ()
+        after = opened(experiment, spec, self.clock(), reason, self._salts, tenants)
         kept = self.keep(after, actor, act, reason, {**detail, "phase": len(after.phases)})
         try:
             self._check_conflicts(experiment.name, spec)
@@ -274,11 +285,10 @@ class Manager:
 
 def with_design(spec: Spec) -> Spec:
     """A plan that is made now: a split is planned where it does not say how it is judged."""
-    return (
-        spec
-        if spec.design
-        else replace(spec, design=Design.PLANNED if spec.mode is Mode.SPLIT else Design.OPEN)
-    )
+    if spec.design:
+        return spec
+    planned = spec.mode is Mode.SPLIT and not spec.randomised
+    return replace(spec, design=Design.PLANNED if planned else Design.OPEN)
 
 
 def check_etag(experiment: Experiment, etag: str) -> None:

@@ -76,9 +76,11 @@ MODES = {
     pb.Experiment.MODE_SHADOW: Mode.SHADOW,
     pb.Experiment.MODE_BANDIT: Mode.BANDIT,
     pb.Experiment.MODE_HOLDOUT: Mode.HOLDOUT,
+    pb.Experiment.MODE_SWITCHBACK: Mode.SWITCHBACK,
 }
 DESIGNS = {pb.Experiment.Design.Value(design.proto): design for design in Design}
 MODE_NUMBERS = {mode: number for number, mode in MODES.items()}
+MODE_NAMES = listed(f"MODE_{mode.name}" for mode in Mode)
 KINDS = {pb.Experiment.Metric.Kind.Value(kind.proto): kind for kind in Kind}
 KIND_NAMES = listed(kind.proto for kind in Kind)
 AGGREGATES = {
@@ -88,25 +90,18 @@ AGGREGATES = {
     pb.Experiment.Metric.AGGREGATE_LAST: Aggregate.LAST,
 }
 AGGREGATE_NUMBERS = {aggregate: number for number, aggregate in AGGREGATES.items()}
-PRESENT = ("enrolment", "alpha", "planned_units", "min_units", "min_matured", "shadow_share", "floor")
+PRESENT = (
+    *("enrolment", "alpha", "planned_units", "min_units", "min_matured", "shadow_share", "floor"),
+    "planned_slices",
+)
 """Numbers of which an explicit 0 is not the same as unset."""
-TIMES = ("window", "epoch", "grace")
+TIMES = ("window", "epoch", "grace", "slice_length", "wash_out")
 TEXTS = ("unit", "judge")
 """Texts that have a default where they are empty."""
 PLANNED = (
     *("hypothesis", "route", "arms", "control", "primary", "guardrails", "mode", "unit_label", "namespace"),
-    *(
-        "slot_start",
-        "slot_end",
-        "margin",
-        "secondary",
-        "segments",
-        "equal_arms",
-        "design",
-        *PRESENT,
-        *TIMES,
-        *TEXTS,
-    ),
+    *("slot_start", "slot_end", "margin", "secondary", "segments", "equal_arms", *PRESENT, *TIMES, *TEXTS),
+    *("by_tenant", "design"),
 )
 """Fields of the resource that an operator sets."""
 EVERYTHING = "*"
@@ -114,7 +109,7 @@ LISTS = ("arms", "guardrails", "secondary", "segments")
 MOST_ENTRIES = 256  # of any list in a plan, whose own rules allow fewer
 SIZED = (
     *("baseline", "deviation", "effect", "units_per_day", "enrolment", "days", "units", "alpha"),
-    "power",
+    *("power", "slice_length"),
 )
 """Numbers of a question that may be left open, or have a default."""
 ANSWERED = (
@@ -209,13 +204,15 @@ def plan_message(spec: Spec) -> pb.Experiment:
         margin=spec.margin,
         equal_arms=spec.equal_arms,
         design=spec.design.proto if spec.design else None,
+        by_tenant=spec.by_tenant,
         secondary=map(metric_message, spec.secondary),
         segments=(pb.Experiment.Segment(label=s.label, values=s.values) for s in spec.segments),
     )
     for name in (*PRESENT, *TEXTS):
         setattr(message, name, getattr(spec, name))
     for name in TIMES:
-        getattr(message, name).CopyFrom(duration(getattr(spec, name)))
+        if (seconds := getattr(spec, name)) is not None:
+            getattr(message, name).CopyFrom(duration(seconds))
     return message
 
 
@@ -229,7 +226,7 @@ def plan_of(message: pb.Experiment, found: Findings, within: str = "experiment."
     given.update({name: seconds_of(getattr(message, name)) for name in TIMES if message.HasField(name)})
     given.update({name: text for name in TEXTS if (text := getattr(message, name))})
     if message.mode not in MODES:
-        found.add(f"{within}mode", "must be MODE_SPLIT, MODE_SHADOW, MODE_BANDIT or MODE_HOLDOUT")
+        found.add(f"{within}mode", f"must be {MODE_NAMES}")
     if message.design and message.design not in DESIGNS:
         found.add(f"{within}design", f"must be {listed(design.proto for design in Design)}, or unset")
     return Spec(
@@ -248,6 +245,7 @@ def plan_of(message: pb.Experiment, found: Findings, within: str = "experiment."
         margin=message.margin,
         equal_arms=message.equal_arms,
         design=DESIGNS.get(message.design),
+        by_tenant=message.by_tenant,
         **given,
     )
 
@@ -345,6 +343,7 @@ def metric_message(metric: MetricSpec) -> pb.Experiment.Metric:
         relative=metric.relative,
         cap=metric.cap,
         floor=metric.least if metric.cap is not None or metric.least else None,
+        improve=metric.improve,
     )
 
 
@@ -368,6 +367,7 @@ def metric_of(message: pb.Experiment.Metric, field: str, found: Findings) -> Met
         relative=message.relative,
         cap=message.cap if message.HasField("cap") else None,
         least=message.floor,
+        improve=message.improve,
     )
 
 

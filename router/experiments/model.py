@@ -7,13 +7,14 @@ them. Clients import this, so nothing here needs numpy.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
 from router.errors import FieldViolation, InvalidRequest
 from router.experiments.designs import Design
-from router.types import EVERYTHING, AdapterRef, RouterVariant, Visible
+from router.experiments.times import TIMES, UNSERVED, is_meant_as_share
+from router.types import AdapterRef, RouterVariant
 
 BASE = "base"
 """The route of requests that no adapter is for; the base model has no name of its own."""
@@ -51,6 +52,8 @@ class Mode(StrEnum):
     """A split whose weights follow the outcomes (Thompson sampling), epoch by epoch."""
     HOLDOUT = "holdout"
     """Nothing of its own: everybody in experiments against the server's holdout, which is in none."""
+    SWITCHBACK = "switchback"
+    """The whole route of a server has one arm for a slice of time, then another."""
 
 
 class Lifecycle(StrEnum):
@@ -150,8 +153,9 @@ class MetricSpec:
 
     `name` is the outcome it reads, or a built-in one (`BUILT_IN`). A ratio is the sum of its outcomes
     over the sum of `per`: another outcome's name, or `responses` (answers given, the default) or
-    `outcomes` (values recorded). `margin` belongs to guardrails. A mean with a `cap` counts a unit's value as
-    at most that, and as at least `least`.
+    `outcomes` (values recorded). `margin` belongs to guardrails, as does `improve`: an arm is promoted only
+    if the metric is shown to be better than control's. A mean with a `cap` counts a unit's value as at most
+    that, and as at least `least`.
     """
 
     name: str
@@ -165,6 +169,7 @@ class MetricSpec:
     relative: bool = False
     cap: float | None = None
     least: float = 0.0
+    improve: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,12 +186,12 @@ class SegmentSpec:
 MAX_SEGMENTS, MAX_SEGMENT_VALUES = 3, 12
 NO_VALUE, OTHER_VALUE = "(none)", "(other)"
 """A unit without the label, and one whose value has no row of its own."""
-BUILT_IN = (
-    *("time_to_first_token", "total_time", "completion_tokens", "length_stop", "error", "cancelled"),
-    "unserved_time",
-)
+COST = "serving_cost"
+"""What a response cost by the server's prices; recorded only for plans that name it."""
+BUILT_IN = (*TIMES, "completion_tokens", "length_stop", "error", "cancelled", UNSERVED, COST)
 """Recorded without the client: seconds, seconds, tokens, and 0 or 1 for each response; seconds until the end
-of a request that never got a first token, which has `error` and `cancelled` besides and nothing else."""
+of a request that never got a first token, which has `error` and `cancelled` besides and nothing else; a cost.
+See `times` for what metrics are made of the seconds."""
 FEEDBACK = "feedback"
 """Recorded by the server where a plan has it: 1 or 0 for each response that a user found good or not."""
 SERVER_KEYS = "server:"
@@ -208,8 +213,12 @@ class Spec:
     arrive, in seconds: then a unit is mature, and nothing changes it any more. `shadow_share` is the share of
     matched requests that shadow arms answer too. `secondary` metrics are reported and decide
     nothing; they may be changed at any time without a new phase. With `equal_arms` arms may be the same
-    version, as in an A/A test. `design` None: a server that creates the experiment sets it by mode; of one
-    that is kept, open, as all were before there were designs.
+    version, as in an A/A test. A switchback gives the route one arm for `slice_length` seconds, leaves out
+    `wash_out` seconds at a slice's begin (None: `slices.wash_out_of`), and is judged after `planned_slices`
+    of all servers; its units are slices, and `unit`, `planned_units`, `min_units` mean nothing to it. With
+    `by_tenant` the unit is the tenant of the client that asks, and the verdict comes when `window` is over.
+    `design` None: a server that creates the experiment sets it by mode; of one that is kept, open, as all
+    were before there were designs.
     """
 
     hypothesis: str
@@ -239,6 +248,10 @@ class Spec:
     grace: float = 0.0
     equal_arms: bool = False
     design: Design | None = None
+    slice_length: float = 3600.0
+    wash_out: float | None = None
+    planned_slices: int = 48
+    by_tenant: bool = False
 
     @property
     def withdrawn(self) -> Mapping[str, float]:
@@ -249,6 +262,11 @@ class Spec:
     def metrics(self) -> tuple[MetricSpec, ...]:
         """All of them, the primary one first."""
         return (self.primary, *self.guardrails, *self.secondary)
+
+    @property
+    def randomised(self) -> bool:
+        """Whether it is judged by a test of its randomisation, once: a switchback, and one by tenant."""
+        return self.mode is Mode.SWITCHBACK or self.by_tenant
 
     @property
     def closing(self) -> float:
@@ -267,6 +285,7 @@ class ExperimentPhase:
     spec: Spec
     ended: float | None = None
     reason: str = ""  # why it was opened
+    tenants: tuple[str, ...] = ()  # hashes of those that take part, in an experiment by tenant
 
 
 @dataclass(frozen=True, slots=True)
@@ -450,7 +469,8 @@ class SizeQuestion:
     has it, else a proportion. `weights` of the arms, control first, to any sum; empty: two equal ones.
     `baseline` is control's value, `deviation` a unit's standard deviation, `effect` treatment minus control;
     without one the answer is the smallest that `days` or `units` (of all arms) find. `units_per_day` come to
-    the route, of which `enrolment` takes part.
+    the route, of which `enrolment` takes part. With a `slice_length` in seconds it is about a switchback: its
+    units are slices, and `deviation` is that of the difference of two neighbouring ones.
     """
 
     metric: str
@@ -469,6 +489,7 @@ class SizeQuestion:
     units: int | None = None
     alpha: float = 0.05
     power: float = 0.8
+    slice_length: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -534,74 +555,8 @@ def outcome_problem(metric: str) -> str:
     """Why a client cannot record an outcome under this name; empty if it can."""
     if not is_word(metric):
         return f"must be {WORD_FORM}"
-    if metric in BUILT_IN:
+    if metric in BUILT_IN or is_meant_as_share(metric):
         return "is recorded by the server itself; choose another name"
     if metric in DENOMINATORS:
         return "is a denominator that the server counts; choose another name"
     return ""
-
-
-@dataclass(frozen=True, slots=True)
-class Visibility:
-    """What a caller may know of, adapters and experiments."""
-
-    adapters: Visible = EVERYTHING
-    experiments: Visible = EVERYTHING
-
-    @property
-    def everything(self) -> bool:
-        """Whether nothing is hidden."""
-        return self.adapters.everything and self.experiments.everything
-
-    def sees(self, experiment: Experiment) -> bool:
-        """Whether it is there for the caller."""
-        return all(self.sees_plan(experiment.name, spec) for spec in plans_of(experiment))
-
-    def sees_plan(self, name: str, spec: Spec) -> bool:
-        """Whether an experiment of that name and plan is."""
-        if self.everything:
-            return True
-        seen = name in self.experiments and all(one in self.adapters for one in adapters_of(spec))
-        return seen and not self.too_wide(spec)
-
-    def too_wide(self, spec: Spec) -> str:
-        """Why a plan is about more than the caller may know of, whatever its adapters; empty if it is not."""
-        if spec.mode is Mode.HOLDOUT and not self.everything:
-            return "a holdout is about all experiments and adapters, and this client may not know of all"
-        if not spec.route and not self.adapters.everything:
-            return "without a route it is about all adapters, and this client may not know of all"
-        return ""
-
-    def detail(self, detail: Mapping[str, object]) -> Mapping[str, object]:
-        """The detail of an audit entry, empty where it names an adapter that the caller may not know of:
-        plans are edited, so an old one may name what the present one does not."""
-        if self.adapters.everything or all(name in self.adapters for name in _named(detail)):
-            return detail
-        return {}
-
-
-def plans_of(experiment: Experiment) -> Iterator[Spec]:
-    """The present plan, and those of all phases."""
-    yield experiment.spec
-    yield from (phase.spec for phase in experiment.phases)
-
-
-def adapters_of(spec: Spec) -> Iterator[str]:
-    """Names of the adapters that a plan is about."""
-    if spec.route not in ("", BASE):
-        yield spec.route
-    yield from (arm.adapter.name for arm in spec.arms if arm.adapter is not None)
-
-
-def _named(value: object, key: str = "") -> Iterator[str]:
-    """Names of adapters in the detail of an audit entry, as `Manager.update` makes it."""
-    if isinstance(value, Mapping):
-        if key == "adapter":
-            yield str(value.get("name", ""))
-        for inner, found in value.items():
-            yield from _named(found, key if key == "route" else str(inner))
-    elif isinstance(value, list | tuple):
-        for found in value:
-            yield from _named(found, key)
-    elif key == "route" and value not in ("", BASE):
-        yield str(value)

@@ -43,12 +43,12 @@ from router.experiments.model import (
     Experiment,
     Spec,
     StoredOutcome,
-    Visibility,
     outcome_problem,
     parse_experiment,
 )
 from router.experiments.recorder import Recorder
 from router.experiments.runtime import StoreThreads
+from router.experiments.visibility import Visibility
 from router.units import is_missing, unit_hash
 from router.v1 import experiments_pb2 as pb
 

@@ -17,14 +17,20 @@ NewSalts = Callable[[], AssignmentSalts]
 
 
 def opened(
-    experiment: Experiment, spec: Spec, now: float, reason: str, salts: NewSalts = AssignmentSalts.fresh
+    experiment: Experiment,
+    spec: Spec,
+    now: float,
+    reason: str,
+    salts: NewSalts = AssignmentSalts.fresh,
+    tenants: tuple[str, ...] = (),
 ) -> Experiment:
-    """Running, in a new phase with salts of its own: nothing carries over from the one before. Arms that were
-    withdrawn have no part in it."""
+    """Running, in a new phase with salts of its own: nothing carries over from the one before, but tenants
+    that take part, where no others are given. Arms that were withdrawn have no part in it."""
     fresh, spec = salts(), without_arms(spec, spec.withdrawn)
-    phase = ExperimentPhase(
-        len(experiment.phases) + 1, now, fresh.enrolment, fresh.variant, spec, reason=reason
-    )
+    if spec.by_tenant and not tenants and experiment.phases:
+        tenants = experiment.phases[-1].tenants
+    number = len(experiment.phases) + 1
+    phase = ExperimentPhase(number, now, fresh.enrolment, fresh.variant, spec, reason=reason, tenants=tenants)
     return replace(
         experiment,
         spec=spec,
@@ -37,11 +43,13 @@ def opened(
 
 
 def without_arms(spec: Spec, names: Collection[str]) -> Spec:
-    """The other arms; control has the shares of these."""
+    """The other arms; control has the shares of these. A switchback has equal ones."""
     freed = sum(arm.weight for arm in spec.arms if arm.name in names)
     if not freed:
         return spec
     left = [arm for arm in spec.arms if arm.name not in names]
+    if spec.mode is Mode.SWITCHBACK:
+        return replace(spec, arms=tuple(replace(arm, weight=1 / len(left)) for arm in left))
     return replace(
         spec,
         arms=tuple(
@@ -132,6 +140,8 @@ def withdrawal_problem(experiment: Experiment, arm: str) -> str:
         return f"it is {experiment.state.value}: arms are withdrawn while it runs"
     if spec.mode is not Mode.SPLIT:
         return f"an arm of a {spec.mode.value} cannot be withdrawn: only a split keeps the units of each arm"
+    if spec.by_tenant:
+        return "an arm of an experiment by tenant cannot be withdrawn: it is judged once, with all tenants"
     if arm == spec.control:
         return f"{arm} is control, with which the other arms are compared: stop the experiment"
     if len(names) < 3:

@@ -1,8 +1,8 @@
 """Plans: all that is wrong with one, what deserves a second look, and which may run side by side.
 
 `UnitAllocation`, `ExperimentDesign` and `SequencePlan` check weights, shares and thresholds. What they find
-gets the names of the resource. Metrics with their caps and margins are checked here, and the labels that
-divide units. Warnings tell whether the smallest arm can have a verdict at all.
+gets the names of the resource. `metric_plans` checks metrics; labels that divide units are checked here.
+Warnings tell whether the smallest arm can have a verdict at all.
 """
 
 from __future__ import annotations
@@ -11,15 +11,16 @@ import math
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Protocol
 
 from router.errors import AdapterNotFound, FailedPrecondition, FieldViolation, InvalidRequest
 from router.experiments.assignment import AssignmentSalts, UnitAllocation, WeightedArm
 from router.experiments.designs import Design
+from router.experiments.interference import shared_warnings
+from router.experiments.metric_plans import guardrails_that_hold, metric_problems, metric_warnings, uncapped
 from router.experiments.model import (
     BASE,
-    DENOMINATORS,
     MAX_SEGMENT_VALUES,
     MAX_SEGMENTS,
     NO_VALUE,
@@ -27,7 +28,6 @@ from router.experiments.model import (
     WORD_FORM,
     ArmSpec,
     Experiment,
-    Kind,
     Lifecycle,
     MetricSpec,
     Mode,
@@ -35,13 +35,11 @@ from router.experiments.model import (
     Spec,
     id_problem,
     is_word,
-    listed,
 )
 from router.experiments.modes import MISSING, needed
-from router.experiments.report.source import metric_of
-from router.experiments.stats.checks import Guardrail
+from router.experiments.slices import slice_problems
 from router.experiments.stats.compare import SequencePlan
-from router.experiments.stats.moments import ComparedMetric
+from router.experiments.tenants import tenant_problems
 from router.experiments.verdict import ExperimentDesign
 from router.types import AdapterInfo, AdapterRef, RouterVariant
 
@@ -50,7 +48,6 @@ WHOLE = (0.0, 1.0)
 TEXTS = {"hypothesis": 4096, "unit": 64, "unit_label": 64}  # most bytes
 MAX_ARMS = 32
 HIDDEN = "another experiment that runs is in its way: choose another route, or a slot of its namespace"
-RARE = ("error", "cancelled", "length_stop")
 
 
 class Resolve(Protocol):
@@ -76,6 +73,9 @@ class Known:
     classifiers: Callable[[], Collection[str]] | None = None
     sees: Callable[[Experiment], bool] = all_seen
     has_mode: Callable[[str], bool] = bool  # those of `modes.needed`
+    tenants: Callable[[], Collection[str] | None] = lambda: (
+        None
+    )  # hashes of those that may ask; None: not known
 
     def adapter_problem(self, name: str, version: str = "") -> str:
         """Why no arm or route can be this adapter; empty if it can."""
@@ -107,12 +107,6 @@ def plan_problems(spec: Spec, known: Known) -> list[FieldViolation]:
         *_times(spec),
         *_mode(spec, known),
     ]
-
-
-def check_plan(spec: Spec, known: Known) -> None:
-    """Raise InvalidRequest with all of `plan_problems`, if there are any."""
-    if found := plan_problems(spec, known):
-        raise InvalidRequest(found)
 
 
 def _texts(spec: Spec) -> Iterator[FieldViolation]:
@@ -163,10 +157,13 @@ def _times(spec: Spec) -> Iterator[FieldViolation]:
 
 
 def _mode(spec: Spec, known: Known) -> Iterator[FieldViolation]:
+    yield from slice_problems(spec)
+    yield from tenant_problems(spec, known.tenants())
     if spec.mode is Mode.HOLDOUT:
         yield from _holdout(spec)
-    if spec.mode is not Mode.SPLIT and spec.design not in (None, Design.OPEN):
-        text = f"of a {spec.mode} is open: {spec.design} is of a split, whose arms are promoted; leave it out"
+    if (spec.mode is not Mode.SPLIT or spec.randomised) and spec.design not in (None, Design.OPEN):
+        what = "split by tenant" if spec.mode is Mode.SPLIT else str(spec.mode)
+        text = f"of a {what} is open: {spec.design} is of a split of units; leave it out"
         yield FieldViolation("design", text)
     if not 0 < spec.shadow_share <= 1:
         text = f"must be above 0 and at most 1, got {spec.shadow_share:g}"
@@ -174,7 +171,8 @@ def _mode(spec: Spec, known: Known) -> Iterator[FieldViolation]:
     if spec.mode is Mode.SHADOW and known.judges is not None and spec.judge not in known.judges():
         yield FieldViolation("judge", _not_known(spec.judge, known.judges()))
     if (mode := needed(spec)) and not known.has_mode(mode):
-        yield FieldViolation("mode" if spec.mode is not Mode.SPLIT else "route", MISSING[mode])
+        field = "by_tenant" if spec.by_tenant else "mode" if spec.mode is not Mode.SPLIT else "route"
+        yield FieldViolation(field, MISSING[mode])
     if spec.mode is Mode.BANDIT:
         most = 1 / max(len(spec.arms), 1)
         if not 0 < spec.floor <= most:
@@ -339,12 +337,8 @@ def _overlap(one: tuple[float, float], other: tuple[float, float]) -> bool:
 def plan_warnings(spec: Spec, rates: Mapping[str, float] | None = None) -> Iterator[str]:
     """What the plan itself makes hard to show. `rates` of proportions in control, where they are known."""
     yield from out_of_reach(spec, rates)
-    for rail in spec.guardrails:
-        if rail.name in RARE and not rail.kind.rules.binary:
-            yield (
-                f"guardrail {rail.name} shows nothing while no answer has any, and then nothing is promoted: "
-                "as a proportion, the share of units that had one, it is exact from the first unit"
-            )
+    yield from shared_warnings(spec)
+    yield from metric_warnings(spec)
     if spec.mode is Mode.BANDIT and spec.window > spec.epoch:
         yield (
             "units that change their arm between epochs count for their first arm: with a window no longer "
@@ -367,106 +361,7 @@ def arm_warnings(spec: Spec, resolve: Resolve) -> Iterator[str]:
 
 
 RULES = SequencePlan()
-MAX_GUARDRAILS = MAX_SECONDARY = 32
 MAX_LABEL_BYTES = 64
-
-
-def metric_problems(spec: Spec) -> Iterator[FieldViolation]:
-    """Primary metric, guardrails and secondary metrics, each by itself, and names that are there twice."""
-    yield from _metric_problems(spec.primary, "primary")
-    yield from _no_margin(spec.primary, "primary", "how much worse primary may be is the plan's own margin")
-    kind = spec.primary.kind
-    if spec.mode is Mode.BANDIT and not kind.rules.learnable:
-        learnable = listed(f"a {k}" for k in Kind if k.rules.learnable)
-        yield FieldViolation("primary.kind", f"a bandit learns from {learnable}, not from a {kind}")
-    for field, metrics, most in (
-        ("guardrails", spec.guardrails, MAX_GUARDRAILS),
-        ("secondary", spec.secondary, MAX_SECONDARY),
-    ):
-        if len(metrics) > most:
-            yield FieldViolation(field, f"must be {most} or fewer, got {len(metrics)}")
-    for i, metric in enumerate(spec.guardrails):
-        yield from _metric_problems(metric, f"guardrails[{i}]")
-        yield from _margin_problems(metric, f"guardrails[{i}]")
-    for i, metric in enumerate(spec.secondary):
-        yield from _metric_problems(metric, f"secondary[{i}]")
-        yield from _no_margin(metric, f"secondary[{i}]", "secondary metrics are reported and decide nothing")
-    yield from _twice_named(spec)
-
-
-def guardrails_that_hold(spec: Spec) -> tuple[Guardrail, ...]:
-    """Those with which a design can be built and checked further."""
-    return tuple(_guardrail(m) for m in spec.guardrails if not list(_margin_problems(m, "")))
-
-
-def uncapped(metric: MetricSpec) -> ComparedMetric:
-    """The metric of the statistics, without what is reported by itself: an empty name, a cap."""
-    return metric_of(replace(metric, name=metric.name or "unnamed", cap=None, least=0.0))
-
-
-def _metric_problems(metric: MetricSpec, field: str) -> Iterator[FieldViolation]:
-    if not is_word(metric.name):
-        yield FieldViolation(f"{field}.name", f"must be {WORD_FORM}")
-    elif metric.name in DENOMINATORS:
-        yield FieldViolation(f"{field}.name", "is a denominator that the server counts, not an outcome")
-    rules = metric.kind.rules
-    if metric.aggregate not in rules.aggregates:
-        text = f"a {metric.kind} is {rules.words}: {listed(rules.aggregates)}, not {metric.aggregate}"
-        yield FieldViolation(f"{field}.aggregate", text)
-    if rules.has_denominator:
-        yield from _denominator_problems(metric, field)
-    yield from cap_problems(metric, field)
-
-
-def _denominator_problems(metric: MetricSpec, field: str) -> Iterator[FieldViolation]:
-    if metric.per not in DENOMINATORS and not is_word(metric.per):
-        yield FieldViolation(f"{field}.per", f"must be responses, outcomes, or an outcome: {WORD_FORM}")
-    elif metric.per == metric.name:
-        yield FieldViolation(f"{field}.per", "must be another outcome: over itself a ratio is always 1")
-
-
-def cap_problems(metric: MetricSpec, field: str) -> Iterator[FieldViolation]:
-    """What is wrong with a cap and the least value; only a mean has them."""
-    if metric.cap is None:
-        if metric.least != 0:
-            yield FieldViolation(f"{field}.floor", "counts only with a cap: set one, or clear this")
-        return
-    if why := metric.kind.rules.uncappable:
-        cappable = listed(f"a {k}" for k in Kind if not k.rules.uncappable)
-        yield FieldViolation(f"{field}.cap", f"belongs to {cappable}, not to a {metric.kind}: {why}")
-    elif not math.isfinite(metric.least):
-        yield FieldViolation(f"{field}.floor", f"must be a finite number, got {metric.least:g}")
-    elif not (math.isfinite(metric.cap) and metric.cap > metric.least):
-        text = f"must be a finite number above {metric.least:g}, the least value, got {metric.cap:g}"
-        yield FieldViolation(f"{field}.cap", text)
-
-
-def _margin_problems(metric: MetricSpec, field: str) -> Iterator[FieldViolation]:
-    try:
-        _guardrail(metric)
-    except InvalidRequest as error:
-        yield from (FieldViolation(f"{field}.margin", v.description) for v in error.violations)
-
-
-def _guardrail(metric: MetricSpec) -> Guardrail:
-    return Guardrail(uncapped(metric), metric.margin, metric.relative)
-
-
-def _no_margin(metric: MetricSpec, field: str, why: str) -> Iterator[FieldViolation]:
-    if metric.margin or metric.relative:
-        yield FieldViolation(f"{field}.margin", f"belongs to guardrails; {why}")
-
-
-def _twice_named(spec: Spec) -> Iterator[FieldViolation]:
-    """Secondary metrics have names of their own. The design checks those of guardrails."""
-    taken = {m.name: "a guardrail" for m in spec.guardrails} | {spec.primary.name: "the primary"}
-    for i, metric in enumerate(spec.secondary):
-        if metric.name in taken:
-            text = (
-                f"secondary metric named like {taken[metric.name]}: {metric.name!r} is reported there already"
-            )
-            yield FieldViolation(f"secondary[{i}].name", text)
-        taken.setdefault(metric.name, "another secondary one")
 
 
 def segment_problems(spec: Spec) -> Iterator[FieldViolation]:

@@ -25,7 +25,9 @@ from router.errors import Overloaded, StoreDown
 from router.experiments.assignment import (
     ArmAssignment,
 )
+from router.experiments.cost import Prices, reads_cost
 from router.experiments.model import (
+    COST,
     SERVER_KEYS,
     Accepted,
     Disagreement,
@@ -61,7 +63,9 @@ class Recorder:
         store: ExperimentStore,
         availability: Availability | None = None,
         counts: ServingCounts | None = None,
+        prices: Prices | None = None,
     ) -> None:
+        self.prices = prices or Prices()
         self.availability = availability or Availability()
         self.counts = counts or ServingCounts()
         self._put = 0
@@ -132,8 +136,8 @@ class Recorder:
     async def _awaited(self, kind: RecordKind, rows: Sequence[Any]) -> Any:
         if not self._open:
             raise StoreDown("the server takes no records now")
-        if problem := self.availability.problem:
-            raise StoreDown(problem)
+        if down := self.availability.down:
+            raise down
         answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self._put += len(rows)
         self._writer.put(QueuedRecords(kind, rows, answer), urgent=True)
@@ -286,7 +290,7 @@ class Writer:
             turned = [entry for entry in entries if entry.waiter is not None]
             entries[:] = [entry for entry in entries if entry.waiter is None]
             for entry in turned:
-                self._lost(entry, StoreDown(error.message))
+                self._lost(entry, type(error)(error.message))
 
     def _give_up(self, batch: Batch) -> None:
         self._gather(batch)
@@ -337,7 +341,7 @@ class Availability:
     """
 
     def __init__(self) -> None:
-        self._failed: dict[str, str] = {}
+        self._failed: dict[str, StoreDown] = {}
         self._running: dict[int, float] = {}  # thread -> since when
         self._said = ""
 
@@ -349,13 +353,18 @@ class Availability:
     @property
     def problem(self) -> str:
         """Why not; empty if all is well."""
-        if self._failed:
-            return next(iter(tuple(self._failed.values())), "")
+        return down.message if (down := self.down) else ""
+
+    @property
+    def down(self) -> StoreDown | None:
+        """The same as an error to raise."""
+        for failed in tuple(self._failed.values()):
+            return type(failed)(failed.message)
         if self._running:
             waited = time.monotonic() - min(tuple(self._running.values()), default=time.monotonic())
             if waited > PATIENCE:
-                return f"the store has not answered for {waited:.0f} s"
-        return ""
+                return StoreDown(f"the store has not answered for {waited:.0f} s")
+        return None
 
     @contextmanager
     def calling(self, kind: str) -> Iterator[None]:
@@ -365,7 +374,7 @@ class Availability:
         try:
             yield
         except StoreDown as error:
-            self._failed[kind] = error.message
+            self._failed[kind] = error
             raise
         else:
             self.forgive(kind)
@@ -429,7 +438,7 @@ class Trial:
 
     def __init__(self, recorder: Recorder, served: Served, shown: Sequence[Shown]) -> None:
         self._recorder, self._served, self._shown = recorder, served, shown
-        self._began = False
+        self._began, self._before = False, time.monotonic() - served.since
 
     def began(self) -> None:
         """The arm, or what stands in for it, has begun to answer."""
@@ -473,11 +482,18 @@ class Trial:
         response, waited = self._served.request.request_id, None
         if not self._began:
             waited = time.monotonic() - self._served.since
-        self._recorder.observe(built_in_outcomes(response, end, time.time(), waited))
+        cost = (
+            self._cost(end) if any(reads_cost(one.assignment.running.spec) for one in self._shown) else None
+        )
+        self._recorder.observe(built_in_outcomes(response, end, time.time(), waited, cost))
         if stage is not None:
             how = "cancelled" if end.cancelled else "error"
             for one in self._shown:
                 counts.ended[one.assignment.running.name, one.assignment.arm.name, stage.value, how] += 1
+
+    def _cost(self, end: End) -> float:
+        """Nothing of a request that the engine never had."""
+        return self._recorder.prices.cost(end.usage, self._before) if end.usage.total_time else 0.0
 
 
 def segments_of(segments: Iterable[SegmentSpec], labels: Mapping[str, str]) -> dict[str, str]:
@@ -495,23 +511,25 @@ def _storable(value: str) -> str:
 
 
 def built_in_outcomes(
-    response_id: str, end: End, now: float, unserved: float | None = None
+    response_id: str, end: End, now: float, unserved: float | None = None, cost: float | None = None
 ) -> tuple[StoredOutcome, ...]:
     """`model.BUILT_IN` of one response. An answer that broke off counts with what was given until then.
 
     `unserved`: seconds until the end of a request that never got a first token. It has no times and no
-    length, since short ones would make its arm look fast.
+    length, since short ones would make its arm look fast. `cost` is kept where a plan reads it.
     """
     usage, stage = end.usage, end.stage.value if end.stage is not None else ""
     values: dict[str, float] = {"error": bool(end.error), "cancelled": end.cancelled}
     if unserved is not None:
-        values["unserved_time"] = unserved
+        values["time_without_token"] = unserved
     else:
         values["total_time"] = usage.total_time
         values["completion_tokens"] = usage.completion_tokens
         values["length_stop"] = end.reason is FinishReason.LENGTH
         if usage.completion_tokens:
             values["time_to_first_token"] = usage.time_to_first_token
+    if cost is not None:
+        values[COST] = cost
     return tuple(
         StoredOutcome(
             f"{SERVER_KEYS}{metric}:{response_id}",

@@ -6,8 +6,8 @@ report is one line in `report/model.py` and one in the proto.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
-from dataclasses import fields
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from google.protobuf.json_format import MessageToDict
@@ -18,6 +18,7 @@ from router.experiments.model import AuditEntry, EarlyEnds, NoInterval
 from router.experiments.report.model import (
     ArmNumbers,
     ArmReport,
+    CarryOver,
     Length,
     MetricReport,
     Pairs,
@@ -27,6 +28,8 @@ from router.experiments.report.model import (
     Report,
     Ruling,
     SegmentReport,
+    SlicePair,
+    Switchback,
     VerdictForecast,
 )
 from router.v1 import experiments_pb2 as pb
@@ -73,18 +76,25 @@ def report_message(report: Report, experiment: pb.Experiment) -> pb.GetReportRes
         time=timestamp(report.time),
         forecast=Out.Forecast(**_same(report.forecast)) if report.forecast else None,
         planned=Out.Planned(**_same(report.planned)) if report.planned else None,
+        switchback=(_switchback_message(arm.arm, arm.switchback) for arm in report.arms if arm.switchback),
+        days=(Out.Days(arm=arm.arm, effects=_effect_messages(arm.days)) for arm in report.arms if arm.days),
     )
 
 
 def report_of(message: pb.GetReportResponse) -> Report:
     """The report as the server made it."""
     experiment = experiment_of(message.experiment)
+    switchbacks = {one.arm: _switchback_of(one) for one in message.switchback}
+    days = {one.arm: _effects_of(one.effects) for one in message.days}
     return Report(
         experiment=experiment,
         phase=message.phase,
         verdict=_read(Ruling, message.verdict),
         arm=message.arm or None,
-        arms=tuple(map(_arm_of, message.arms)),
+        arms=tuple(
+            replace(_arm_of(arm), switchback=switchbacks.get(arm.arm), days=days.get(arm.arm, {}))
+            for arm in message.arms
+        ),
         checks=tuple(_read(PipelineCheck, check) for check in message.checks),
         numbers=tuple(map(_numbers_of, message.numbers)),
         audit=tuple(_audit_of(experiment.name, entry) for entry in message.audit),
@@ -137,17 +147,35 @@ def _arm_of(message: pb.GetReportResponse.ArmReport) -> ArmReport:
     )
 
 
+def _switchback_message(arm: str, found: Switchback) -> pb.GetReportResponse.Switchback:
+    pairs = (Out.SlicePair(**_same(pair, start=timestamp(pair.start))) for pair in found.pairs)
+    carried = Out.CarryOver(**_same(found.carry_over)) if found.carry_over else None
+    return Out.Switchback(arm=arm, **_same(found, pairs=pairs, carry_over=carried))
+
+
+def _switchback_of(message: pb.GetReportResponse.Switchback) -> Switchback:
+    pairs = tuple(_read(SlicePair, pair, start=unix_seconds(pair.start)) for pair in message.pairs)
+    carried = _read(CarryOver, message.carry_over) if message.HasField("carry_over") else None
+    return _read(Switchback, message, pairs=pairs, carry_over=carried)
+
+
 def _segment_message(found: SegmentReport) -> pb.GetReportResponse.SegmentReport:
-    effects = (
-        Out.SegmentEffect(value=value, comparison=_metric_message(measured))
-        for value, measured in found.effects.items()
-    )
-    return Out.SegmentReport(**_same(found, effects=effects))
+    return Out.SegmentReport(**_same(found, effects=_effect_messages(found.effects)))
+
+
+def _effect_messages(
+    effects: Mapping[str, MetricReport],
+) -> Iterator[pb.GetReportResponse.SegmentEffect]:
+    for value, measured in effects.items():
+        yield Out.SegmentEffect(value=value, comparison=_metric_message(measured))
+
+
+def _effects_of(messages: Iterable[pb.GetReportResponse.SegmentEffect]) -> dict[str, MetricReport]:
+    return {effect.value: _metric_of(effect.comparison) for effect in messages}
 
 
 def _segment_of(message: pb.GetReportResponse.SegmentReport) -> SegmentReport:
-    effects = {effect.value: _metric_of(effect.comparison) for effect in message.effects}
-    return _read(SegmentReport, message, effects=effects)
+    return _read(SegmentReport, message, effects=_effects_of(message.effects))
 
 
 def _metric_message(found: MetricReport) -> pb.GetReportResponse.Comparison:

@@ -12,13 +12,19 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from router.experiments import words
+from router.experiments.interference import WORDS
 from router.experiments.words import MARK, change, form_of, named
-from router.quantities import NO_RANGE, UNKNOWN, percent
+from router.quantities import NO_RANGE, UNKNOWN, percent, percents
 
 if TYPE_CHECKING:
     from router.experiments.report.model import ArmNumbers, ArmReport, MetricReport, Report, SegmentReport
 
 Row = tuple[str, ...]
+DAYS = (
+    "To see whether a difference wears off or grows. A row has the {units} with an outcome in that time, so"
+    " later rows have other {units} than the first."
+)
+MOST_PAIRS = 24  # that are listed of an arm
 NUMBERS = "Units and answers by arm"
 LEGEND = (
     "intervals and p-values may be looked at as often as you like; † marks what may not: averages and"
@@ -44,7 +50,8 @@ class ReportTable:
 def tables(report: Report) -> Iterator[ReportTable]:
     """Those of arms against control, in the order of reading; none is empty."""
     found = [] if report.judged.spec.mode == "shadow" else [effects(report)]
-    found += [pairs(report), guardrails(report), secondary(report), *segments(report)]
+    found += [slices(report), pairs(report), guardrails(report), secondary(report)]
+    found += [*segments(report), *days(report)]
     yield from (table for table in found if table.rows or table.notes)
 
 
@@ -80,21 +87,51 @@ def _effect(report: Report, arm: ArmReport) -> Row:
     return (arm.arm, f"{found.units[1]:,}", form.value(found.values[1]), change(form, found), read)
 
 
+def slices(report: Report) -> ReportTable:
+    """A switchback: its latest pairs of slices, and what one slice leaves to the next."""
+    spec = report.judged.spec
+    form = words.quantity(spec.primary)
+    found = [(arm.arm, arm.switchback) for arm in report.arms if arm.switchback]
+    rows = tuple(
+        (
+            words.at(pair.start),
+            pair.server,
+            arm,
+            form.value(pair.control),
+            form.value(pair.treatment),
+            f"{pair.control_responses:,} / {pair.treatment_responses:,}",
+        )
+        for arm, of in found
+        for pair in of.pairs[-MOST_PAIRS:]
+    )
+    treated = found[0][0] if len(found) == 1 else "this arm"
+    columns = (
+        *(("from", ""), ("server", "name"), ("arm", "arm"), (spec.control, "n"), (treated, "n")),
+        ("answers", "n"),
+    )
+    carried = ((arm, of.carry_over.text) for arm, of in found if of.carry_over)
+    notes = tuple(f"{arm}: {text[:1].upper()}{text[1:]}." for arm, text in carried)
+    return ReportTable(f"{spec.primary.name} by pair of slices", columns, rows, notes)
+
+
 def pairs(report: Report) -> ReportTable:
     """Shadow arms: who won how many comparisons."""
-    unit = report.judged.spec.unit
+    spec = report.judged.spec
     rows = tuple(
-        (arm.arm, words.preferred(found, unit), f"{found.ties:,}", words.decided_by(found, unit))
+        (
+            arm.arm,
+            *(f"{number:,}" for number in (found.wins, found.losses, found.ties)),
+            f"{percent(found.share)} ({percents(found.low, found.high)})",
+            words.decided_by(found, spec.unit),
+        )
         for arm in report.arms
         if (found := arm.pairs)
     )
-    columns = (("arm", "arm"), (f"against {report.judged.spec.control}", "i"), ("ties", "n"), ("from", ""))
-    return ReportTable(
-        "Answers that nobody saw, against those that were served",
-        columns,
-        rows,
-        (words.UNSEEN,) if rows else (),
+    columns = (
+        *(("arm", "arm"), ("better", "n"), ("worse", "n"), ("ties", "n")),
+        *((f"preferred to {spec.control}", "i"), ("from", "")),
     )
+    return ReportTable("Answers that nobody saw, against those that were served", columns, rows)
 
 
 def guardrails(report: Report) -> ReportTable:
@@ -149,13 +186,15 @@ def _many(report: Report, found: Iterable[MetricReport]) -> tuple[str, ...]:
 
 
 def _awaited(report: Report, found: Iterable[tuple[str, MetricReport]]) -> tuple[str, ...]:
-    """Why there are no ranges yet, below the table, where there is room for it."""
-    unit = report.judged.spec.unit
-    return tuple(
+    """Why there are no ranges yet, and which metrics compare little, below the table."""
+    unit, compared = report.judged.spec.unit, list(found)
+    waits = (
         f"{named(one.metric, one.cap)}, {arm}: {NO_RANGE}: {words.waiting(one.waiting, unit)}"
-        for arm, one in found
+        for arm, one in compared
         if one.waiting is not None and not (math.isfinite(one.low) or math.isfinite(one.high))
     )
+    shared = dict.fromkeys(one.metric for _, one in compared if one.shared_queue)
+    return (*waits, *(f"{metric}: {WORDS}." for metric in shared))
 
 
 def segments(report: Report) -> Iterator[ReportTable]:
@@ -188,6 +227,24 @@ def _segment(report: Report, arm: ArmReport, found: SegmentReport) -> ReportTabl
     return ReportTable(title, columns, rows, notes, tuple(found.effects.values()))
 
 
+def days(report: Report) -> Iterator[ReportTable]:
+    """The primary metric by days since a unit's first request, a table for each arm that has several."""
+    spec = report.judged.spec
+    form = words.quantity(spec.primary)
+    for arm in report.arms:
+        rows = tuple(
+            (name, f"{sum(one.units):,}", *(form.value(of) for of in one.values), change(form, one))
+            for name, one in arm.days.items()
+        )
+        columns = (
+            *((f"since the {spec.unit}'s first request", "name"), (f"{spec.unit}s", "n")),
+            *((spec.control, "n"), (arm.arm, "n"), ("difference", "i")),
+        )
+        title = f"{spec.primary.name} by days: {arm.arm} against {spec.control}, which decides nothing"
+        if rows:
+            yield ReportTable(title, columns, rows, (DAYS.format(units=f"{spec.unit}s"),))
+
+
 # -- Behind the fold
 
 
@@ -200,6 +257,7 @@ def details(report: Report) -> Iterator[ReportTable]:
 def rulings(report: Report) -> ReportTable:
     """Verdicts as programs read them."""
     verdicts = [("all", report.verdict), *((arm.arm, arm.verdict) for arm in report.arms)]
+    verdicts += [(f"{arm.arm}, if the data had no fault", arm.blocked) for arm in report.arms if arm.blocked]
     rows = tuple((arm, one.decision, one.rule, one.text) for arm, one in verdicts)
     columns = (("arm", "arm"), ("verdict", "name"), ("rule", "name"), ("", ""))
     return ReportTable("Verdicts by their rules", columns, rows)

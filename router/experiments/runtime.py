@@ -35,7 +35,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
-from router.errors import ExperimentNotFound, Overloaded, StaleEtag, StoreDown
+from router.errors import ExperimentNotFound, Overloaded, StaleEtag, StoreDown, StoreReplaced
 from router.experiments.assignment import (
     ArmAssignment,
     Assigner,
@@ -44,9 +44,9 @@ from router.experiments.assignment import (
     Snapshot,
     holdout_problem,
     never_repeats,
-    place_of,
     running_of,
 )
+from router.experiments.cost import Prices
 from router.experiments.model import (
     BASE,
     FEEDBACK,
@@ -57,13 +57,13 @@ from router.experiments.model import (
     Lifecycle,
     Mode,
     StoredOutcome,
-    Visibility,
 )
 from router.experiments.modes import MISSING, ROUTERS, ExperimentMode, needed
 from router.experiments.phases import opened, stopped, withdrawn, without_arms
 from router.experiments.recorder import FLUSH_SECONDS, Availability, Recorder, ServingCounts, Shown, Trial
 from router.experiments.report.model import ArmReport, Report, Ruling
 from router.experiments.store.store import ExperimentStore
+from router.experiments.visibility import Visibility
 from router.ports import End, Place, Served, Watcher
 from router.types import Decision, Request, RouterVariant
 
@@ -71,6 +71,8 @@ if TYPE_CHECKING:
     from router.routing.router import Router
 
 log = logging.getLogger(__name__)
+STORE_DOWN = "the store of experiments does not answer"
+STORE_REPLACED = "the database of experiments was deleted or replaced; the log says what to do"
 POLL_SECONDS = 1.0  # a change at another edge holds here after so long at most, and the time to read it
 START_SECONDS = 5.0
 P = ParamSpec("P")
@@ -85,7 +87,7 @@ class LiveExperiments:
     """Assigner, recorder, guardian and store of a server. `holdout` is the share of units in no experiment.
 
     `base_digest` and `router_digest` say what is served besides the adapter; they go into every exposure. An
-    arm may have another configuration of the router.
+    arm may have another configuration of the router. `server` names the queue that requests go into.
     """
 
     def __init__(
@@ -99,10 +101,12 @@ class LiveExperiments:
         base_digest: Callable[[], str] = str,
         router_digest: Callable[[RouterVariant | None], str] = lambda _: "",
         flush_seconds: float = FLUSH_SECONDS,
+        server: str = "",
+        prices: Prices | None = None,
     ) -> None:
         self.store, self.counts = store, ServingCounts()
-        self.availability, self.assigner = Availability(), Assigner()
-        self.recorder = Recorder(store, self.availability, self.counts)
+        self.availability, self.assigner = Availability(), Assigner(server)
+        self.recorder = Recorder(store, self.availability, self.counts, prices)
         self.guardian = Guardian(
             store, self.assigner, self.counts, self.refresh, judge or self.judged, look_seconds
         )
@@ -113,6 +117,7 @@ class LiveExperiments:
         self.beside: list[Callable[[Served], Watcher | None]] = []  # each may return a watcher of an answer
         self.judges: Callable[[], Collection[str]] | None = None  # names that plans may use; None: any
         self.classifiers: Callable[[], Collection[str]] | None = None
+        self.tenants: Callable[[], Collection[str] | None] = lambda: None  # hashes; None: not known
         self._holdout, self._poll_seconds, self._flush_seconds = holdout, poll_seconds, flush_seconds
         self._base_digest, self._router_digest = base_digest, router_digest
         self._salts: dict[str, str] = {}
@@ -153,6 +158,14 @@ class LiveExperiments:
     def problem(self) -> str:
         """Why they are off for now, as while their store is down; empty if all is well."""
         return self.availability.problem
+
+    @property
+    def flaw(self) -> str:
+        """The same for a server's health: without an address."""
+        down = self.availability.down
+        if isinstance(down, StoreReplaced):
+            return STORE_REPLACED
+        return STORE_DOWN if down else ""
 
     @property
     def summary(self) -> str:
@@ -273,12 +286,12 @@ class LiveExperiments:
 
     def places(self, request: Request) -> list[Place]:
         """As `ports.Experiments`: of each experiment alone, as for a request that comes to it."""
-        if not self.availability.up:
-            raise StoreDown(self.availability.problem)
+        if down := self.availability.down:
+            raise down
         visibility, now = Visibility(request.visible, request.experiments), time.time()
         seen = {one.name for one in self.known if visibility.sees(one)}
         running = [one for one in self.assigner.snapshot.all() if one.name in seen]
-        return [place_of(one, request, now) for one in running if one.assigns or one.of_holdout]
+        return self.assigner.places((one for one in running if one.assigns or one.of_holdout), request, now)
 
     def watchers(self, served: Served) -> list[Watcher]:
         """All who want to know how this answer goes."""
@@ -442,8 +455,8 @@ def act_on(report: Report, now: float) -> RuleAct | None:
 
     An invalid experiment is held: nothing is stopped and nothing is believed until a person has looked. That
     is logged once for a rule and phase. An arm that does harm is withdrawn, and the others go on as they
-    were; if no other arm is left but control, the experiment is stopped. A bandit begins a new phase instead,
-    in which control has the arm's share. What a report of a holdout says is for people.
+    were; if no other arm is left but control, the experiment is stopped. What is not a plain split begins
+    a new phase instead, in which control has the arm's share. What a report of a holdout says is for people.
     """
     experiment = report.experiment
     if experiment.state is not Lifecycle.RUNNING or report.phase != len(experiment.phases):
@@ -460,7 +473,7 @@ def act_on(report: Report, now: float) -> RuleAct | None:
     spec, names = experiment.spec, {arm.arm for arm in harmful}
     if len(spec.arms) - len(names | spec.withdrawn.keys()) < 2:
         after, act = stopped(experiment, now, reason), "stop"
-    elif spec.mode is Mode.SPLIT:
+    elif spec.mode is Mode.SPLIT and not spec.by_tenant:
         after, act = withdrawn(experiment, names, now), "take out"
     else:
         after, act = opened(experiment, without_arms(spec, names), now, f"taken out: {reason}"), "take out"

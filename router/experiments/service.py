@@ -24,13 +24,15 @@ from router.experiments.messages import (
     plan_of,
     question_of,
 )
-from router.experiments.model import Experiment, Spec, Visibility, id_problem, parse_experiment
+from router.experiments.model import Experiment, Spec, id_problem, parse_experiment
 from router.experiments.modes import ExperimentMode, MakeMode
 from router.experiments.outcomes import Intake, OutcomeSender, answers_in_order, paced
 from router.experiments.plans import Known, arm_warnings, plan_warnings
 from router.experiments.report.model import Report
 from router.experiments.report_messages import report_message
 from router.experiments.runtime import LiveExperiments, StoreThreads
+from router.experiments.tenants import tenant_warnings
+from router.experiments.visibility import Visibility
 from router.ports import AdapterRegistry, Force
 from router.server.adapters import page
 from router.server.call import Call, current_call, present_client
@@ -71,6 +73,7 @@ def experiment_service(live: LiveExperiments, registry: AdapterRegistry) -> Expe
         live.classifiers,
         lambda one: current_visibility().sees(one),
         live.has_mode,
+        live.tenants,
     )
     manager = Manager(live.store, known)
 
@@ -89,7 +92,8 @@ def experiment_service(live: LiveExperiments, registry: AdapterRegistry) -> Expe
             experiment.spec, lambda name, version="": registry.resolve(name, version, seen)
         )
         of_plan = plan_warnings(experiment.spec, manager.rates.get(experiment.name))
-        return (*live.assigner.warnings(experiment.name), *of_plan, *of_arms)
+        of_tenants = tenant_warnings(experiment.spec, live.tenants())
+        return (*live.assigner.warnings(experiment.name), *of_plan, *of_tenants, *of_arms)
 
     return ExperimentService(
         manager,
@@ -270,7 +274,7 @@ class ExperimentService(ExperimentServiceServicer):
 
         def edit(old: Spec) -> Spec:
             spec = plan_of(merged(old, message, paths), found, WITHIN)
-            _add(found, self._manager.problems(spec))
+            _add(found, self._manager.problems(spec, old))
             _check_width(found, spec)
             found.check()
             return spec

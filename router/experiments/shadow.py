@@ -19,13 +19,14 @@ from router.classifiers.contract import BaseModel
 from router.classifiers.isolation import Breaker, await_in_thread, fault_of
 from router.engine.base import Delta, EngineStatus, Finished
 from router.errors import DeadlineExceeded, Overloaded, RouterError
-from router.experiments.assignment import RunningExperiment, fraction, hash_of
+from router.experiments.assignment import RunningExperiment, hash_of
 from router.experiments.model import BASE, ArmSpec, ShadowPair
 from router.experiments.modes import ExperimentMode
 from router.experiments.runtime import LiveExperiments, leave_tasks, route_of
 from router.judging import Case, Heard, Judge, Judgement, JudgeRegistration, is_judgement
 from router.ports import AdapterRegistry, End, Served, Watcher
 from router.types import AdapterRef, AdapterState, Decision, FinishReason, Request, Usage
+from router.units import fraction
 
 log = logging.getLogger(__name__)
 JUDGED, DECLINED, UNJUDGED, UNSERVED = "judged", "declined", "unjudged", "unserved"

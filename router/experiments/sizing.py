@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from router.errors import FieldViolation, InvalidRequest
 from router.experiments.designs import Design
+from router.experiments.metric_plans import cap_problems
 from router.experiments.model import (
     WORD_FORM,
     DesignSize,
@@ -26,7 +27,7 @@ from router.experiments.model import (
     SizeQuestion,
     is_word,
 )
-from router.experiments.plans import RULES, cap_problems, events_needed
+from router.experiments.plans import RULES, events_needed
 from router.experiments.report.source import duration, mature_buckets, metric_of, plural, total_moments
 from router.experiments.stats.compare import SequencePlan
 from router.experiments.stats.moments import ComparedMetric, adjusted_estimates, estimate, invalid
@@ -135,6 +136,10 @@ class VisibleHistory:
     def data(self, name: str, phase: int) -> PhaseData:
         """The sums of one phase."""
         return self.store.data(name, phase)
+
+    def values_over_time(self, name: str, phase: int, metric: str) -> Sequence[tuple[str, float, float]]:
+        """Arm, time and value of the outcomes of one phase."""
+        return self.store.values_over_time(name, phase, metric)
 
 
 def size_of(question: SizeQuestion, history: VisibleHistory | None = None, now: float = 0.0) -> SizeAnswer:
@@ -472,7 +477,7 @@ def _phases(history: VisibleHistory, route: str) -> Iterator[tuple[Experiment, E
         (experiment, phase)
         for experiment in history.list()
         for phase in experiment.phases
-        if route in ("", phase.spec.route) and phase.spec.mode is not Mode.HOLDOUT
+        if route in ("", phase.spec.route) and phase.spec.mode not in (Mode.HOLDOUT, Mode.SWITCHBACK)
     ]
     yield from sorted(found, key=lambda pair: pair[1].started, reverse=True)
 

@@ -8,8 +8,9 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
+from router.experiments.check_words import repairs
 from router.experiments.model import Kind, Lifecycle, MetricSpec, Mode
 from router.quantities import OPEN, PLAIN, SHARE, TIME, WORSE, Quantity, counted, percent
 from router.quantities import percents as range_of_shares
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
         ArmReport,
         MetricReport,
         Pairs,
-        PipelineCheck,
         Report,
         Ruling,
         SegmentReport,
@@ -31,8 +31,9 @@ if TYPE_CHECKING:
 
 DAY = 86_400.0
 MARK = "†"
+POINTS = "A point is one of 100 {unit}s."
 RANGE = (
-    "The numbers in brackets are the range in which the true difference lies. Such ranges are right in"
+    "The numbers in brackets are the range in which the true {what} lies. Such ranges are right in"
     " {sure:g} of 100 experiments, however often you look."
 )
 ONCE = f"{MARK} This range holds for one look at the end only."
@@ -50,46 +51,6 @@ _WITHIN, _BEYOND = "within", "beyond"
 GUARDED: Mapping[str, str] = {
     _WITHIN: "✓ within what is allowed",
     _BEYOND: "✗ worse than allowed",
-}
-
-
-class Check(NamedTuple):
-    """A check in words: its name, what is wrong when it fails, and what to do about it."""
-
-    title: str
-    wrong: str
-    repair: str
-
-
-CHECKS: Mapping[str, Check] = {
-    "sample-ratio": Check(
-        "Shares of the arms",
-        "The arms do not have their planned shares of {units}, so one arm loses some of them or counts"
-        " them twice.",
-        "Look for requests that fail, are sent twice or carry no unit in one arm",
-    ),
-    "triggered-ratio": Check(
-        "Shares among those that differ",
-        "Among the {units} for whom the two routers differ, the arms do not have their planned shares.",
-        "Look for a router that changed, or requests that fail, while the experiment ran",
-    ),
-    "missing-outcomes": Check(
-        "Missing outcomes",
-        "One arm has no outcome from more of its {units} than the other, so those that are left are not"
-        " alike.",
-        'Find out why outcomes of that arm do not arrive, or count a missing outcome as 0 (missing = "zero")',
-    ),
-    "crossed-units": Check(
-        "One arm for each of them",
-        "Too many {units} saw more than one arm.",
-        "Send the same unit with every request of one {unit}",
-    ),
-    "mixed-digests": Check(
-        "Arms that stay the same",
-        "What an arm consists of changed while the experiment ran.",
-        "Keep the adapter, the base and the router of each arm as they are",
-    ),
-    "maturity": Check("Time for outcomes", "Too few {units} had time for their outcomes.", "Wait"),
 }
 
 
@@ -146,7 +107,8 @@ def _usable(report: Report) -> bool:
 
 def guarded(report: Report, found: MetricReport) -> str:
     """What is known of a guardrail; empty where the data have a fault."""
-    return GUARDED.get(found.state, OPEN) if _usable(report) else ""
+    known = GUARDED.get(found.state, OPEN) if _usable(report) else ""
+    return f"{known}, in one queue" if found.shared_queue and found.state == _WITHIN and known else known
 
 
 def allowed(form: Quantity, found: MetricReport) -> str:
@@ -169,10 +131,13 @@ def direction(higher_is_better: bool) -> str:
 
 def legend(report: Report) -> list[str]:
     """How to read the numbers in brackets."""
-    alpha = report.judged.spec.alpha
+    spec = report.judged.spec
+    shadow = spec.mode is Mode.SHADOW
     found = [one for arm in report.arms for one in (arm.primary, *arm.guardrails) if one]
     once = any(not one.anytime for one in found) or any(a.pairs and not a.pairs.anytime for a in report.arms)
-    return [RANGE.format(sure=100 * (1 - alpha)), *([ONCE] if once else [])]
+    shown = RANGE.format(what="share" if shadow else "difference", sure=100 * (1 - spec.alpha))
+    points = [POINTS.format(unit=spec.unit)] if quantity(spec.primary) is SHARE and not shadow else []
+    return [" ".join([*points, shown]), *([ONCE] if once else [])]
 
 
 def named(metric: str, cap: float | None) -> str:
@@ -275,7 +240,7 @@ def _beyond(report: Report, arm: str) -> str:
 
 def _first_word(report: Report) -> str:
     if report.judged.spec.mode in (Mode.SHADOW, Mode.HOLDOUT):
-        return "READ"
+        return "RESULT"
     if report.experiment.state is Lifecycle.STOPPED:
         return "UNDECIDED"
     return "GIVE UP" if gives_up(report) else "WAIT"
@@ -296,6 +261,9 @@ def _undecided(report: Report, verdict: Ruling, arm: str) -> str:
             return f"{arm} is {shown} on {spec.primary.name}, but it may make {names} worse than allowed."
         case "too-few-units" if few := _too_few(report, arm):
             return few
+        case "planned-size":
+            have = f"not all {units} have had" if spec.by_tenant else f"only {progress(report)} have had"
+            return f"{have} their time, and the verdict comes after the last."
         case "immature":
             return f"too many {units} still have time for their outcomes."
         case "shadow":
@@ -323,7 +291,7 @@ def _too_few(report: Report, arm: str) -> str:
         return f"an arm has fewer than two {spec.unit}s with an outcome."
     have = min(found.units)
     needs = f"the smaller arm has {counted(have, spec.unit)} with an outcome, {spec.min_units:,} are needed."
-    return needs if have < spec.min_units else ""
+    return needs if have < spec.min_units and not spec.randomised else ""
 
 
 def _yet(report: Report) -> str:
@@ -367,7 +335,8 @@ def primary_reading(report: Report, arm: ArmReport) -> str:
 
 def _line(report: Report, arm: str, found: MetricReport, read: str) -> str:
     form, control = form_of(report.judged, found), report.judged.spec.control
-    values = f"{form.value(found.values[1])} with {arm}, {form.value(found.values[0])} with {control}"
+    units = f" of {units_of(report.judged)}" if form is SHARE else ""
+    values = f"{form.value(found.values[1])}{units} with {arm}, {form.value(found.values[0])} with {control}"
     name = f"{arm}, " if len(report.arms) > 1 else ""
     way = direction(found.higher_is_better).capitalize()
     return f"{name}{named(found.metric, found.cap)}: {change(form, found)} {read}: {values}. {way}."
@@ -379,9 +348,10 @@ def _line(report: Report, arm: str, found: MetricReport, read: str) -> str:
 def gives_up(report: Report) -> bool:
     """Whether more waiting is of little use: all planned units had their time and no gain is in sight, or the
     chance is small that they show one."""
-    done = sum(one.matured for one in report.numbers) >= report.judged.spec.planned_units
+    spec = report.judged.spec
+    done = spec.randomised or sum(one.matured for one in report.numbers) >= spec.planned_units
     in_sight = report.forecast is not None and report.forecast.units is not None
-    waits = report.verdict.decision == "undecided" and report.judged.spec.mode is Mode.SPLIT
+    waits = report.verdict.decision == "undecided" and (spec.mode is Mode.SPLIT or spec.randomised)
     if waits and report.planned is not None:
         return report.planned.give_up or report.planned.reached
     return waits and done and not in_sight and report.verdict.rule in ("primary-open", "guardrail-open")
@@ -400,7 +370,7 @@ def following(report: Report) -> str:
     if decision == "promote":
         return _promote(report)
     if decision == "invalid":
-        return f"Next: {_repairs(report)}. Then start anew: lora-router experiments start {name}"
+        return f"Next: {repairs(report)}. Then start anew: lora-router experiments start {name}"
     if report.experiment.state is Lifecycle.STOPPED:
         again = f"lora-router experiments start {name}"
         return f"Next: nothing. It has stopped; a new phase begins with: {again}"
@@ -428,13 +398,6 @@ def _arm_to_promote(report: Report) -> tuple[str, RouterVariant | None]:
     return report.arm or "it", arm.router if arm else None
 
 
-def _repairs(report: Report) -> str:
-    unit = report.judged.spec.unit
-    found = [CHECKS[c.name].repair.format(unit=unit) for c in report.checks if c.failed and c.name in CHECKS]
-    text = ". ".join(found) or "Repair what the failed check names"
-    return f"{text[:1].lower()}{text[1:]}"
-
-
 def wait(report: Report) -> str:
     """`wait until about 2026-12-12: ...`, by the forecast."""
     spec, found = report.judged.spec, report.forecast
@@ -448,21 +411,30 @@ def wait(report: Report) -> str:
             f"no new {units} came in the last week. Check that requests arrive and carry their unit, or stop"
             f" it: lora-router experiments stop {report.experiment.name}"
         )
-    pace = f"{counted(round(found.units_per_day), f'new {spec.unit}')} a day"
+    pace = f"About {counted(round(found.units_per_day), f'new {spec.unit}')} come each day."
     if found.units is not None and found.days is not None:
         until = _until(report)
-        more = f"; {spec.planned_units:,} are planned" if found.units > spec.planned_units else ""
+        more = f", more than the {spec.planned_units:,} planned" if found.units > spec.planned_units else ""
         return (
-            f"wait until about {until}. If the difference stays as it is now, {found.units:,} {units} are"
-            f" needed to show it{more} ({pace})."
+            f"wait until about {until}. If the difference stays as it is now, it takes about"
+            f" {_rounded(found.units):,} {units} to show it{more}. {pace}"
         )
     least = ""
     if found.smallest_effect is not None:
         least = f" They show a difference of {quantity(spec.primary).margin(found.smallest_effect)} or more."
     return (
         f"wait until about {_until(report)}, when the planned {spec.planned_units:,} {units} had their"
-        f" time ({pace}).{least} So far no gain is in sight."
+        f" time.{least} So far no gain is in sight. {pace}"
     )
+
+
+def _rounded(units: int) -> int:
+    """Three digits: a forecast has no more.
+
+    >>> _rounded(23_676), _rounded(950)
+    (23700, 950)
+    """
+    return int(float(f"{units:.3g}"))
 
 
 def _until(report: Report) -> str:
@@ -521,6 +493,11 @@ def outlook(report: Report) -> list[str]:
 def progress(report: Report) -> str:
     """`1,200 of 5,000 planned users (24 %)`."""
     spec, units = report.judged.spec, _units(report)
+    if spec.mode is Mode.SWITCHBACK:
+        over = next((arm.switchback.slices for arm in report.arms if arm.switchback), 0)
+        return f"{over:,} of {spec.planned_slices:,} planned slices"
+    if spec.by_tenant:
+        return counted(units, spec.unit)
     share = units / spec.planned_units if spec.planned_units else 0.0
     return f"{units:,} of {spec.planned_units:,} planned {spec.unit}s ({100 * share:.0f} %)"
 
@@ -541,46 +518,11 @@ def since(report: Report) -> str:
     return "; ".join([*parts, f"as of {at(report.time)}"])
 
 
-# -- Checks and arms
-
-
-def check_title(check: PipelineCheck) -> str:
-    """The name of a check for people."""
-    found = CHECKS.get(check.name)
-    return found.title if found else check.name.replace("-", " ").capitalize()
-
-
-def failed_checks(report: Report) -> list[str]:
-    """A sentence for each check that failed: what is wrong, and its numbers."""
-    return [failed_check(report, check) for check in report.checks if check.failed]
-
-
-def failed_check(report: Report, check: PipelineCheck) -> str:
-    """What is wrong, and its numbers."""
-    known, unit = CHECKS.get(check.name), report.judged.spec.unit
-    wrong = known.wrong.format(units=f"{unit}s", unit=unit) if known else check_title(check) + "."
-    if check.name == "sample-ratio":
-        return f"{wrong} {_shares(report)}."
-    return f"{wrong} {check.text[:1].upper()}{check.text[1:].rstrip('.')}."
-
-
-def _shares(report: Report) -> str:
-    unit = report.judged.spec.unit
-    each = [f"{n.arm} has {counted(n.units, unit)}, {n.expected:,.0f} are expected" for n in report.numbers]
-    return "; ".join(each)
-
-
-def checks_line(report: Report) -> str:
-    """How many checks are fine, and which are not; empty where nothing is checked yet."""
-    failed = [check_title(check) for check in report.checks if check.failed]
-    many = len(report.checks)
-    if failed:
-        return f"✗ {len(failed)} of {many} checks failed: {', '.join(failed)}."
-    return f"✓ All {many} checks of the data are fine." if many else ""
+# -- Arms
 
 
 def further_lines(report: Report, arm: ArmReport) -> list[str]:
-    """More on an arm's effect: at equal length, over everybody, without the past, if checks were fine."""
+    """More on an arm's effect: at equal length, over everybody, without the past."""
     experiment, found, lines = report.judged, arm.primary, list[str]()
     form, unit = quantity(experiment.spec.primary), experiment.spec.unit
     if found and found.length:
@@ -597,8 +539,6 @@ def further_lines(report: Report, arm: ArmReport) -> list[str]:
         )
     if arm.unadjusted:
         lines.append(f"without what each {unit} did before: {change(form, arm.unadjusted)}.")
-    if arm.blocked:
-        lines.append(f"if the data had no fault: {sentence(report, arm.blocked, arm.arm)}")
     return lines
 
 

@@ -18,12 +18,13 @@ from router.experiments.model import (
     Experiment,
     ExperimentPhase,
     Exposure,
+    MetricSpec,
     Preference,
     ShadowPair,
     StoredOutcome,
 )
 from router.experiments.store.series import PairCounts, PhaseData, PreferenceCounts
-from router.experiments.store.store import ExperimentStore
+from router.experiments.store.store import ExperimentStore, UnitsByAge
 from tests.experiments.memory_sums import Kept, Place, Rows, counts, pair_counts, phase_data
 
 log = logging.getLogger(__name__)
@@ -207,6 +208,11 @@ class MemoryStore:
     def _of(self, name: str, number: int) -> tuple[Place, Rows]:
         self._phase(name, number)
         return (name, number), self.rows[name, number]
+
+    def values_by_age(
+        self, name: str, phase: int, metric: MetricSpec, bounds: Sequence[float]
+    ) -> dict[tuple[str, int], UnitsByAge]:
+        return {}
 
     def paired(self, name: str, phase: int) -> Mapping[str, PairCounts]:
         _, rows = self._of(name, phase)

@@ -23,6 +23,7 @@ from router.experiments.model import (
 from router.experiments.stats.moments import Moments
 from router.experiments.store import series
 from router.experiments.store.series import PairCounts, PhaseData, TimeBucket
+from router.experiments.times import slow_share
 from router.ports import Stage
 
 Place: TypeAlias = tuple[str, int]  # experiment, phase
@@ -87,9 +88,15 @@ class Unit:
     def values(self, name: str) -> list[float]:
         return [o.value for o in self.counted[name]]
 
+    def has(self, metric: MetricSpec) -> bool:
+        share = slow_share(metric.name)
+        return any(self.counted[name] for name in (share.outcomes if share else (metric.name,)))
+
     def row(self, metric: MetricSpec) -> tuple[float, ...] | None:
-        if not self.counted[metric.name] and metric.missing is Unanswered.EXCLUDED:
+        if not self.has(metric) and metric.missing is Unanswered.EXCLUDED:
             return None
+        if share := slow_share(metric.name):
+            return (float(any(v > share.seconds for name in share.outcomes for v in self.values(name))),)
         if metric.kind.rules.has_denominator:
             now = (sum(self.values(metric.name)), self._denominator(metric))
         else:
@@ -222,7 +229,7 @@ def _bucket(phase: ExperimentPhase, arm: str, span: tuple[float, float], units: 
         *span,
         exposed=len(units),
         degraded=sum(any(e.degraded for e in unit.shown) for unit in units),
-        answered={m.name: sum(bool(u.counted[m.name]) for u in units) for m in metrics},
+        answered={m.name: sum(u.has(m) for u in units) for m in metrics},
         moments={m.name: _moments(columns_of(m), [u.row(m) for u in units]) for m in metrics},
         lengths=lengths,
         segments=_segments(spec, units),

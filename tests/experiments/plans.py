@@ -49,6 +49,7 @@ metrics = st.builds(
     relative=st.booleans(),
     cap=st.none() | numbers,
     least=numbers.filter(bool) | st.just(0.0),
+    improve=st.booleans(),
 ) | st.builds(MetricSpec, name=texts, kind=st.just(Kind.RATIO), per=texts.filter(bool))
 maybe = st.none() | st.booleans()
 variants = st.builds(
@@ -94,4 +95,8 @@ plans = st.builds(
     grace=seconds,
     equal_arms=st.booleans(),
     design=st.none() | st.sampled_from(Design),
+    slice_length=seconds,
+    wash_out=st.none() | seconds,
+    planned_slices=counts,
+    by_tenant=st.booleans(),
 )

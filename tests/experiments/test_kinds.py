@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from router.errors import Findings, InvalidRequest
-from router.experiments.cli import create
+from router.experiments.cli import create, metric_flags
 from router.experiments.cli.wording import metric_line
 from router.experiments.client import metric
 from router.experiments.messages import plan_message, plan_of, question_message, question_of
@@ -74,7 +74,7 @@ def test_an_unknown_number_is_refused_with_all_names() -> None:
 
 @kinds
 def test_the_command_line_takes_it(kind: Kind) -> None:
-    given = create.metric_from_flag(f"{kind}:cost")
+    given = metric_flags.metric_from_flag(f"{kind}:cost")
     made = create.plan_of({"hypothesis": "", "control": "a", "arms": [], "primary": given}).primary
     assert made == metric("cost", kind)
     assert metric_line(made).startswith(f"cost: {kind}, more is better")

@@ -337,3 +337,39 @@ def test_events_that_are_too_rare(rate: float, which: str) -> None:
         "together, and 10 are needed before its interval is narrow: plan 20,000 units"
     )
     assert not list(plan_warnings(plan(arms=weighted(0.1)), {"solved": 0.1, "other": 0.0}))
+
+
+SLOW = MetricSpec("total_time_over_4s", Kind.PROPORTION, False, margin=0.02)
+
+
+@pytest.mark.parametrize(
+    ("metric", "refused"),
+    [
+        (SLOW, set()),
+        (replace(SLOW, name="time_to_first_token_over_800ms"), set()),
+        (replace(SLOW, name="total_time_over_4"), {"guardrails[0].name"}),
+        (replace(SLOW, name="total_time_over_0s"), {"guardrails[0].name"}),
+        (replace(SLOW, kind=Kind.MEAN, aggregate=Aggregate.SUM), {"guardrails[0].kind"}),
+        (replace(SLOW, aggregate=Aggregate.LAST), {"guardrails[0].aggregate"}),
+        (replace(SLOW, higher_is_better=True), {"guardrails[0].lower_is_better"}),
+        (replace(SLOW, covariate=True), {"guardrails[0].covariate"}),
+    ],
+)
+def test_a_share_of_slow_units_is_a_proportion_with_a_limit(metric: MetricSpec, refused: set[str]) -> None:
+    assert fields(plan(guardrails=(metric,))) == refused
+
+
+def test_only_a_guardrail_has_to_improve_and_not_in_a_bandit() -> None:
+    cost = MetricSpec("serving_cost", Kind.MEAN, False, Aggregate.SUM, improve=True)
+    assert fields(plan(guardrails=(cost,))) == set()
+    assert fields(plan(guardrails=(replace(cost, margin=0.1),))) == {"guardrails[0].margin"}
+    assert fields(plan(secondary=(cost,))) == {"secondary[0].improve"}
+    assert fields(plan(guardrails=(cost,), mode=Mode.BANDIT)) == {"guardrails[0].improve"}
+
+
+def test_an_uncapped_time_guardrail_is_warned_of_with_the_share_in_its_place() -> None:
+    mean = MetricSpec("total_time", Kind.MEAN, False, Aggregate.MEAN, margin=0.1, relative=True)
+    found = [text for text in plan_warnings(plan(guardrails=(mean,))) if "total_time_over_4s" in text]
+    assert len(found) == 1
+    fine = (replace(mean, cap=60.0), replace(mean, name="minutes"), SLOW)
+    assert not [text for text in plan_warnings(plan(guardrails=fine)) if "_over_" in text]

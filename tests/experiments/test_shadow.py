@@ -16,7 +16,7 @@ import pytest
 from router.classifiers.fake_base import FakeBase
 from router.classifiers.isolation import FAILURES
 from router.engine.base import Delta, EngineStatus, Finished
-from router.errors import AdapterNotFound, DeadlineExceeded, EngineFailed, Overloaded
+from router.errors import AdapterNotFound, DeadlineExceeded, EngineFailed, Overloaded, StoreDown
 from router.experiments import shadow
 from router.experiments.assignment import ArmAssignment, unit_hash
 from router.experiments.model import ArmSpec, Mode
@@ -227,7 +227,7 @@ async def test_the_share_is_of_requests(made):
 
 async def test_no_shadows_while_the_store_is_down(made):
     kit = await made()
-    kit.live.availability._failed["write"] = "the disk is full"
+    kit.live.availability._failed["write"] = StoreDown("the disk is full")
     assert kit.shadows.beside(served()) is None
 
 

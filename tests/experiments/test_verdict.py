@@ -99,6 +99,33 @@ def test_decisions_and_their_rules(name):
     assert found.verdict.text
 
 
+COST = ComparedMetric("cost", Kind.PROPORTION, higher_is_better=False)
+
+
+@pytest.mark.parametrize(
+    ("success", "cost", "decision", "rule"),
+    [
+        (ones(1000), ones(800), VerdictDecision.PROMOTE, "primary-not-worse"),
+        (ones(1000), ones(1000), VerdictDecision.UNDECIDED, "guardrail-open"),
+        (ones(1000), ones(1200), VerdictDecision.HARM, "guardrail"),
+        (ones(930), ones(800), VerdictDecision.UNDECIDED, "primary-open"),
+        (ones(780), ones(800), VerdictDecision.HARM, "primary-worse"),
+    ],
+)
+def test_not_worse_and_cheaper_asks_for_both(success, cost, decision, rule):
+    design = replace(DESIGN, margin=0.06, guardrails=(Guardrail(COST, 0.0, improve=True),))
+    arms = {"control": {"success": ones(1000), "cost": ones(1000)}, "new": {"success": success, "cost": cost}}
+    found = judge(design, arms, SOUND)
+    assert (found.verdict.decision, found.verdict.rule) == (decision, rule)
+    if rule.startswith("guardrail"):
+        assert "must become better" in found.verdict.text
+
+
+def test_what_must_improve_has_no_margin():
+    with pytest.raises(InvalidRequest, match="must be 0 where the metric has to improve"):
+        Guardrail(COST, 0.1, improve=True)
+
+
 def test_the_text_has_the_numbers():
     text = verdict(ones(1150)).verdict.text
     assert text == "success: +7.5 points (2.6 to 12.4), 57.5 % against 50.0 %"

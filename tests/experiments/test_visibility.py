@@ -6,7 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from router.experiments.model import ArmSpec, ExperimentPhase, Mode, Spec, Visibility
+from router.experiments.model import ArmSpec, ExperimentPhase, Mode, Spec
+from router.experiments.visibility import Visibility
 from router.types import EVERYTHING, AdapterRef, Visible
 from tests.experiments.made import experiment
 from tests.experiments.plans import plan, router_plan

@@ -18,6 +18,13 @@ import typer
 
 from router.cli import flags
 from router.cli.command import MISUSED, CliError
+from router.experiments.cli.metric_flags import (
+    SLOW_SHARE,
+    guardrail_from_flag,
+    metric_from_flag,
+    number_from_flag,
+    segment_from_flag,
+)
 
 if TYPE_CHECKING:
     from pydantic import ValidationError
@@ -25,19 +32,8 @@ if TYPE_CHECKING:
     from router.experiments.model import Spec
     from router.types import AdapterRef
 
-# What the server records by itself; less is better of all. Of what is 0 or 1 for an answer, the share of
-# units that had it once: a proportion is exact from the first unit on, and shows that nothing happened, too.
-BUILT_IN_METRICS: Mapping[str, Mapping[str, str]] = {
-    "time_to_first_token": {"kind": "mean", "aggregate": "mean"},
-    "total_time": {"kind": "mean", "aggregate": "mean"},
-    "completion_tokens": {"kind": "mean", "aggregate": "mean"},
-    "length_stop": {"kind": "proportion"},
-    "error": {"kind": "proportion"},
-    "cancelled": {"kind": "proportion"},
-    "unserved_time": {"kind": "mean", "aggregate": "mean"},
-}
 SECONDS = {"": 1.0, "s": 1.0, "min": 60.0, "h": 3600.0, "d": 86_400.0}
-TIMES = ("window", "grace", "epoch")
+TIMES = ("window", "grace", "epoch", "slice_length", "wash_out")
 _EXAMPLE = """\
 # A plan: `lora-router experiments create medical-v2 medical-v2.toml`. What is left out has the default shown.
 # How many units it takes: `lora-router experiments plan`.
@@ -46,6 +42,7 @@ route = "medical"        # the adapter whose requests take part; "base" for thos
 control = "old"          # the arm that the others are compared with
 unit = "user"            # who has the same experience throughout; requests say it in routing.unit
 # unit_label = ""        # read the unit from this label of the request instead
+# by_tenant = false      # true: the unit is the client's tenant, whatever requests say
 window = "1d"            # outcomes count this long after a unit was first served: s, min, h, d
 # grace = "0s"           # they may arrive this much later, by a batch job: then a unit is mature
 planned_units = 5000     # of all arms together: `experiments plan` tells how many an effect takes
@@ -58,13 +55,15 @@ planned_units = 5000     # of all arms together: `experiments plan` tells how ma
 # min_matured = 0.8      # share of units that had their window, before anything is promoted
 # namespace = ""         # experiments of one namespace never share a unit
 # slot = [0.0, 1.0]      # this one's part of it
-# mode = "split"         # or "shadow", "bandit" or "holdout": everybody against the server's holdout, with no
-#                        # route and two arms without adapters, of which control is the units in the holdout
+# mode = "split"         # or "shadow", "bandit", "switchback" (one arm at a time), or "holdout" (no route)
 # equal_arms = false     # true: arms may be the same version, to test the pipeline (A/A)
 # shadow_share = 1.0     # shadow: share of requests that shadow arms answer too
 # judge = "exact_match"  # shadow: who compares the answers
 # floor = 0.05           # bandit: least weight of an arm
 # epoch = "1h"           # bandit: time between its weights
+# slice_length = "1h"    # switchback: how long a server has one arm
+# wash_out = "6min"      # switchback: left out at a slice's begin; by default a tenth of it, a minute or more
+# planned_slices = 48    # switchback: slices of all servers together, after which it is judged
 
 [[arms]]
 name = "old"
@@ -86,14 +85,10 @@ kind = "proportion"      # KINDS
 # covariate = false      # adjust by the same outcome of the unit from before (CUPED)
 
 [[guardrails]]           # must not get worse by more than the margin
-name = "total_time"      # built in, in seconds
-kind = "mean"
-aggregate = "mean"
-higher_is_better = false
-margin = 0.1
-relative = true          # the margin is a share of control's value
-cap = 60.0               # of a mean: more counts as this; without it, no interval before 750 units an arm
-# least = 0.0            # with a cap: less counts as this
+name = "total_time_over_4s"  # built in: the share of units with an answer slower than 4 s; the limit is yours
+                         # (800ms, 2min), and time_to_first_token_over_1s is the like
+margin = 0.02            # two units in a hundred more
+# relative = false       # true: the margin is a share of control's value
 
 [[guardrails]]
 name = "error"           # built in: 0 or 1 for each answer; here the share of units that had one
@@ -104,7 +99,8 @@ margin = 0.02
 [[secondary]]            # reported too, decides nothing; may be changed at any time, without a new phase
 name = "messages"
 kind = "mean"
-cap = 100.0
+cap = 100.0              # of a mean: more counts as this; without it, no interval before 750 units an arm
+# least = 0.0            # with a cap: less counts as this
 
 [[segments]]             # the effect by the values of a label of the request; at most 3 labels
 label = "country"
@@ -145,7 +141,7 @@ def plan_of(values: Mapping[str, Any]) -> Spec:
 
     from router.experiments.model import SegmentSpec, Spec
 
-    made = {"route": "", **values}
+    made = {"route": "", **({"unit": "tenant"} if values.get("by_tenant") else {}), **values}
     _check_names(made, Spec, "")
     made["arms"] = [_arm(arm, f"arms[{i}].") for i, arm in enumerate(_tables(made, "arms"))]
     for name in ("guardrails", "secondary"):
@@ -154,7 +150,9 @@ def plan_of(values: Mapping[str, Any]) -> Spec:
         _check_names(segment, SegmentSpec, f"segments[{i}].")
     if isinstance(made.get("primary"), Mapping):
         made["primary"] = _metric(made["primary"], "primary.")
-    made |= {name: seconds(made[name], name) for name in TIMES if name in made}
+    made |= {name: seconds(made[name], name) for name in TIMES if made.get(name) is not None}
+    if made.get("mode") == "switchback":  # outcomes of the last answers of a slice must still count
+        made = {"unit": "slice", "window": 2 * made.get("slice_length", 3600.0)} | made
     try:
         return TypeAdapter(Spec).validate_python(made)
     except ValidationError as error:
@@ -183,8 +181,11 @@ def _arm(values: Mapping[str, Any], where: str) -> dict[str, Any]:
 
 def _metric(values: Mapping[str, Any], where: str) -> dict[str, Any]:
     from router.experiments.model import Kind, MetricSpec
+    from router.experiments.times import is_meant_as_share
 
     _check_names(values, MetricSpec, where)
+    if is_meant_as_share(str(values.get("name"))):
+        values = {**SLOW_SHARE, **values}
     usual = next((kind.rules.usual for kind in Kind if kind == values.get("kind")), Kind.MEAN.rules.usual)
     return {"aggregate": usual.value, **values}
 
@@ -278,45 +279,6 @@ def _arm_from_flag(text: str) -> dict[str, Any]:
     return {"name": name, "adapter": adapter, "weight": number_from_flag(weight, "--arm") if weight else None}
 
 
-def metric_from_flag(text: str) -> dict[str, Any]:
-    """NAME, KIND:NAME or NAME:KIND. Built-in metrics have their kind, others are proportions."""
-    from router.experiments.model import Kind
-
-    first, _, second = text.partition(":")
-    kinds = tuple(Kind)
-    kind, name = (first, second) if second and first in kinds and second not in kinds else (second, first)
-    made = _metric_named(name)
-    if not kind or kind == made["kind"]:
-        return made
-    return {"name": name, "kind": kind, "higher_is_better": made["higher_is_better"]}
-
-
-def _metric_named(name: str) -> dict[str, Any]:
-    built_in = BUILT_IN_METRICS.get(name)
-    if built_in is None:
-        return {"name": name, "kind": "proportion", "higher_is_better": True}
-    return {"name": name, **built_in, "higher_is_better": False}
-
-
-def guardrail_from_flag(text: str) -> dict[str, Any]:
-    """METRIC=MARGIN; 10% is of control's value."""
-    name, equals, margin = text.partition("=")
-    if not equals:
-        raise CliError(f"--guardrail takes METRIC=MARGIN, such as total_time=10%, not {text!r}", MISUSED)
-    relative = margin.endswith("%")
-    value = number_from_flag(margin.removesuffix("%"), "--guardrail")
-    return metric_from_flag(name) | {"margin": value / 100 if relative else value, "relative": relative}
-
-
-def segment_from_flag(text: str) -> dict[str, Any]:
-    """LABEL or LABEL=a,b,c."""
-    label, equals, values = text.partition("=")
-    named = [value.strip() for value in values.split(",")] if equals else []
-    if not label or not all(named):
-        raise CliError(f"--segment takes LABEL or LABEL=a,b,c, not {text!r}", MISUSED)
-    return {"label": label, "values": named}
-
-
 def with_caps(values: Mapping[str, Any], caps: Sequence[str]) -> dict[str, Any]:
     """The fields of a plan in which a metric gets its cap, METRIC=VALUE, with that cap."""
     made = {name: values[name] for name in ("primary", "guardrails", "secondary") if values.get(name)}
@@ -346,14 +308,6 @@ def with_caps(values: Mapping[str, Any], caps: Sequence[str]) -> dict[str, Any]:
 def _all_metrics(values: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
     for field, metrics in values.items():
         yield from [metrics] if field == "primary" else metrics
-
-
-def number_from_flag(text: str, flag: str) -> float:
-    """Raises CliError for what is none."""
-    try:
-        return float(text)
-    except ValueError:
-        raise CliError(f"{flag}: {text!r} is not a number", MISUSED) from None
 
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="The experiment: small letters, digits, hyphens.")]
@@ -413,6 +367,9 @@ Caps = Annotated[
 Hypothesis = Annotated[
     str, typer.Option("--hypothesis", metavar="TEXT", help="What it is to show, in words, for the record.")
 ]
+Mode = Annotated[
+    str, typer.Option("--mode", metavar="MODE", help="split, shadow, bandit, holdout or switchback.")
+]
 Sets = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="FIELD=VALUE", help="Any other field of a plan, in TOML; repeatable."),
@@ -456,7 +413,6 @@ class PlanOptions:
         return made | with_caps(whole | made, self.caps or [])
 
     def _flags(self) -> dict[str, Any]:
-
         made: dict[str, Any] = {}
         if self.arms:
             made["arms"] = arms_from_flags(self.arms, self.split)
@@ -479,10 +435,6 @@ class PlanOptions:
 
 def _parsed(sets: list[str]) -> dict[str, Any]:
     """FIELD=VALUE as TOML; what is no TOML is a text."""
-    import tomllib
-
-    from router.cli.command import MISUSED, CliError
-
     made: dict[str, Any] = {}
     for pair in sets:
         field, equals, value = pair.partition("=")
@@ -507,6 +459,7 @@ def create(
     segment: Segments = None,
     cap: Caps = None,
     hypothesis: Hypothesis = "",
+    mode: Mode = "",
     set_: Sets = None,
     start: Start = False,
     example: Example = False,
@@ -524,10 +477,11 @@ def create(
       lora-router experiments create --example > medical-v2.toml
       lora-router experiments create medical-v2 medical-v2.toml
       lora-router experiments create medical-v2 --route medical --arm old=medical@1.0.0 \\
-        --arm new=medical@1.1.0 --split 90/10 --metric thumbs_up --guardrail total_time=10% \\
-        --cap total_time=60 --secondary mean:messages --segment country=de,fr --start
+        --arm new=medical@1.1.0 --split 90/10 --metric thumbs_up \\
+        --guardrail total_time_over_4s=0.02 --secondary mean:messages --segment country=de,fr --start
+      lora-router experiments create faster --mode switchback --route medical --arm old=medical@1.0.0 \\
+        --arm new=medical@1.1.0 --metric time_to_first_token --set slice_length=2h --set planned_slices=24
     """
-    from router.cli.command import MISUSED, CliError
     from router.cli.connect import connected
     from router.experiments.cli import show_one
 
@@ -539,7 +493,7 @@ def create(
     options = PlanOptions(
         file, route, arm, split, metric, guardrail, secondary, segment, cap, hypothesis, set_
     )
-    values = options.values()
+    values = options.values() | ({"mode": mode} if mode else {})
     values.setdefault("hypothesis", f"{metric or 'the metric'} is better with {' or '.join((arm or [])[1:])}")
     with connected(server, timeout) as client:
         made = client.experiments.create(name, plan_of(values))
@@ -581,7 +535,6 @@ def update(
       lora-router experiments update medical-v2 --set secondary=[]
       lora-router experiments update medical-v2 medical-v2.toml --new-phase
     """
-    from router.cli.command import MISUSED, CliError
     from router.cli.connect import connected
     from router.experiments.cli import show_one
 

@@ -11,7 +11,7 @@ import typer
 
 from router.cli import flags
 from router.cli.command import MISUSED, CliError
-from router.experiments import report_tables, words
+from router.experiments import check_words, report_tables, words
 from router.experiments.cli.create import Name
 
 if TYPE_CHECKING:
@@ -173,7 +173,7 @@ def print_report(report: Report, details: bool = False) -> None:
     if report.arms:
         for table in report_tables.tables(report):
             _print_one(table)
-        _print_lines("Checks of the data", [line] if (line := words.checks_line(report)) else [])
+        _print_lines("Checks of the data", [line] if (line := check_words.checks_line(report)) else [])
         _print_lines("How to read this", words.legend(report))
     _print_lines("Notes", [f"- {note}" for note in report.notes])
     if details:
@@ -221,7 +221,7 @@ def _acts(report: Report) -> list[str]:
 def _print_head(report: Report) -> None:
     from router.cli.output import clean
 
-    lines = [words.heading(report), *words.failed_checks(report), *words.effect_lines(report)]
+    lines = [words.heading(report), *check_words.failed_checks(report), *words.effect_lines(report)]
     lines += [
         *words.outlook(report),
         words.following(report),

@@ -81,6 +81,8 @@ def metric_line(metric: MetricSpec) -> str:
         parts.append("0 where there is none")
     if metric.covariate:
         parts.append("adjusted by the unit's own past")
+    if metric.improve:
+        parts.append("must improve")
     if metric.margin:
         margin = f"{metric.margin:.3g}" if not metric.relative else f"{metric.margin:.1%} of control"
         parts.append(f"margin {margin}")
@@ -89,13 +91,32 @@ def metric_line(metric: MetricSpec) -> str:
 
 def _rules(spec: Spec) -> list[tuple[str, str]]:
     from router.experiments.report.source import duration
+    from router.experiments.slices import wash_out_of
 
     every = f"bandit: weights follow outcomes every {duration(spec.epoch)}"
     modes = {
         "shadow": f"shadow: others answer {spec.shadow_share:.0%} of requests unseen, judged by {spec.judge}",
         "bandit": f"{every}, at least {spec.floor:g} each",
         "holdout": f"holdout: {HOLDOUT}",
+        "switchback": (
+            f"switchback: a server has one arm for {duration(spec.slice_length)}, the first"
+            f" {duration(wash_out_of(spec))} left out"
+        ),
     }
+    if spec.by_tenant:
+        size = [("planned", "all tenants, one verdict when their window is over")]
+    elif spec.mode == "switchback":
+        size = [("planned", f"{spec.planned_slices:,} slices of all servers, then the verdict")]
+    else:
+        size = [
+            ("planned", f"{spec.planned_units:,} units"),
+            ("design", _design(spec)),
+            (
+                "promotes",
+                f"from {spec.min_units:,} units in each arm, {spec.min_matured:.0%} of them past their"
+                " window",
+            ),
+        ]
     where = f"{spec.namespace}, from {spec.slot[0]:g} to {spec.slot[1]:g}" if spec.namespace else ""
     return [
         ("mode", modes.get(spec.mode.value, "")),
@@ -106,13 +127,12 @@ def _rules(spec: Spec) -> list[tuple[str, str]]:
         ("level", f"{spec.alpha:g} for all arms together"),
         ("margin", f"{spec.margin:g}" if spec.margin else ""),
         ("equal arms", "allowed, as in an A/A test" if spec.equal_arms else ""),
-        ("planned", f"{spec.planned_units:,} units"),
-        ("design", f"{spec.design}: {DESIGNS[spec.design]}" if spec.design and spec.mode == "split" else ""),
-        (
-            "promotes",
-            f"from {spec.min_units:,} units in each arm, {spec.min_matured:.0%} of them past their window",
-        ),
+        *size,
     ]
+
+
+def _design(spec: Spec) -> str:
+    return f"{spec.design}: {DESIGNS[spec.design]}" if spec.design and spec.mode == "split" else ""
 
 
 def _phase(phase: ExperimentPhase) -> str:

@@ -11,9 +11,11 @@ import math
 from collections.abc import Mapping
 from dataclasses import replace
 
+from router.experiments.interference import labelled
 from router.experiments.model import MetricSpec, Mode, SegmentSpec
-from router.experiments.modes import BANDIT, MISSING, Judges, needed
+from router.experiments.modes import BANDIT, MISSING, SWITCHBACK, TENANTS, Judges, needed
 from router.experiments.report.course import course_of, points_of
+from router.experiments.report.days import by_days
 from router.experiments.report.model import (
     ArmNumbers,
     ArmReport,
@@ -60,7 +62,6 @@ from router.experiments.words import preferred, quantity
 
 POINTS = 200
 NOT_STARTED = Ruling(VerdictDecision.UNDECIDED, "not-started", "nobody is assigned before the start")
-NOT_JUDGED = Ruling(VerdictDecision.UNDECIDED, "not-judged", MISSING[BANDIT])
 HOLDOUT = "all experiments together: nothing is promoted or stopped by this. So far: {}"
 
 
@@ -92,6 +93,8 @@ def report(
     arms, ruling, arm, planned = _verdicts(store, source, health, judges or {})
     if points:
         arms = tuple(_with_details(source.beside(one.arm), one) for one in arms)
+        arms = tuple(replace(one, days=by_days(store, source, one.arm)) for one in arms)
+    arms = tuple(labelled(source.spec, one) for one in arms)
     return Report(
         experiment=experiment,
         phase=chosen.number,
@@ -115,8 +118,8 @@ def _verdicts(
     """Arms, the experiment's ruling and the arm that it is about, and how far it is by its plan."""
     mode = needed(source.spec)
     found = judges[mode](source) if mode in judges else None
-    if found is not None or mode == BANDIT:
-        return *_verdicts_of_mode(found or (), health), None
+    if found is not None or mode in (BANDIT, SWITCHBACK, TENANTS):
+        return *_verdicts_of_mode(mode, found or (), health), None
     apart = {arm: source.beside(arm).outcomes() for arm in source.spec.withdrawn}
     judgement = judge(source.design, source.outcomes(), health, apart, course_of(source))
     arms = _arms(store, source, judgement)
@@ -153,7 +156,7 @@ def _arm(source: PhaseEvidence, found: ArmVerdict) -> ArmReport:
 
 def _with_details(source: PhaseEvidence, arm: ArmReport) -> ArmReport:
     """With what decides nothing; for reports that are read, not for looks that only act."""
-    if source.spec.mode is Mode.SHADOW:
+    if source.spec.mode is Mode.SHADOW or source.spec.randomised:  # the latter have their own
         return arm
     return replace(
         arm,
@@ -214,14 +217,18 @@ def _allowed(source: PhaseEvidence, ruling: Ruling) -> Ruling:
 
 
 def _verdicts_of_mode(
-    arms: tuple[ArmReport, ...], health: PipelineHealth
+    mode: str, arms: tuple[ArmReport, ...], health: PipelineHealth
 ) -> tuple[tuple[ArmReport, ...], Ruling, str | None]:
-    """As `_verdicts`, of arms that a mode has judged: harm where all do harm."""
+    """As `_verdicts`, of arms that a mode has judged: the best that may be promoted, harm where all harm."""
     if faults := health.faults():
         invalid = Ruling(VerdictDecision.INVALID, faults[0].rule, "; ".join(f.text for f in faults))
         return tuple(replace(arm, verdict=invalid, blocked=arm.verdict) for arm in arms), invalid, None
     if not arms:
-        return arms, NOT_JUDGED, None
+        return arms, Ruling(VerdictDecision.UNDECIDED, "not-judged", MISSING[mode]), None
+    promoted = [arm for arm in arms if arm.verdict.decision == VerdictDecision.PROMOTE]
+    if promoted:
+        best = max(promoted, key=lambda arm: arm.primary.gain if arm.primary else 0.0)
+        return arms, best.verdict, best.arm
     still = [arm for arm in arms if arm.verdict.decision != VerdictDecision.HARM]
     leading = still[0] if still else arms[0]
     return arms, leading.verdict, leading.arm if len(arms) == 1 else None
@@ -390,6 +397,7 @@ def forecast(source: PhaseEvidence, arms: tuple[ArmReport, ...], verdict: str) -
         verdict != VerdictDecision.UNDECIDED
         or source.phase.ended is not None
         or source.spec.mode is not Mode.SPLIT
+        or source.spec.randomised
     ):
         return None
     per_day, planned = _per_day(source), source.spec.planned_units

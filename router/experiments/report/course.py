@@ -27,6 +27,7 @@ from router.experiments.report.source import (
 from router.experiments.stats.compare import ArmPair
 from router.experiments.stats.moments import Array, ComparedMetric, Moments, Real
 from router.experiments.stats.planned import Looks, better_end, edges_by_plan
+from router.experiments.stats.sequences import Line
 from router.experiments.store.series import TimeBucket
 from router.experiments.verdict import Course
 
@@ -96,8 +97,8 @@ _UNKNOWN = _Effect(math.nan, -math.inf, math.inf)
 
 def points_of(source: PhaseEvidence, most: int) -> tuple[PlotPoint, ...]:
     """At most `most` points of each arm, the last bucket's among them. None of shadow arms, which nobody is
-    exposed to."""
-    if source.spec.mode is Mode.SHADOW or not source.data.buckets or most < 1:
+    exposed to, and of what is judged once."""
+    if source.spec.mode is Mode.SHADOW or source.spec.randomised or not source.data.buckets or most < 1:
         return ()
     times = _thinned(np.unique(_ends(source.data.buckets)), most)
     units = {arm: _exposed(source.data.buckets, arm, times) for arm in source.design.weights}
@@ -153,7 +154,8 @@ def _interval_ends(
         return *outer[0], *outer[1]
     always = replace(arms, plan=replace(plan, alpha=of_always * plan.alpha))
     inner = (always.bounds(), always.relative_bounds())
-    edges = edges_by_plan(metric, whole.looks, replace(plan, alpha=of_plan * plan.alpha), metric.sign)
+    line = Line(offset=-metric.sign * source.design.margin)
+    edges = edges_by_plan(metric, whole.looks, replace(plan, alpha=of_plan * plan.alpha), line, metric.sign)
     last = np.searchsorted(whole.times, times, side="right") - 1
     made = (better_end(metric.sign, outer[i], inner[i], edges[i][last], values[i]) for i in range(len(outer)))
     return tuple(end for ends in made for end in ends)

@@ -38,7 +38,8 @@ class MetricReport:
     Of a guardrail, `state` is within, beyond or open, and `margin` is in the metric's own unit, or a
     share of control's value where `margin_relative`. `anytime`: interval and p may be looked at as often as
     one likes. `alpha` is what the interval is of; smaller than the plan's where it is one of many. Values
-    count as at most `cap`, where there is one.
+    count as at most `cap`, where there is one. With a `shared_queue` both arms wait for each other, so that
+    the metric compares little.
     """
 
     metric: str
@@ -61,6 +62,48 @@ class MetricReport:
     waiting: NoInterval | None = None
     cap: float | None = None
     alpha: float = 0.05
+    shared_queue: bool = False
+
+    @property
+    def gain(self) -> float:
+        """The effect, positive where it is better."""
+        return self.effect if self.higher_is_better else -self.effect
+
+
+@dataclass(frozen=True, slots=True)
+class SlicePair:
+    """A slice of control and one of an arm in one block of a server; `start` in unix seconds. Values are of
+    the primary metric."""
+
+    server: str
+    number: int
+    start: float
+    control: float
+    treatment: float
+    control_responses: int
+    treatment_responses: int
+
+
+@dataclass(frozen=True, slots=True)
+class CarryOver:
+    """An arm's effect in the first and the second halves of slices, and p that both are equal."""
+
+    first: float
+    second: float
+    p: float
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Switchback:
+    """What the verdict of an arm rests on: its pairs, at most as many as are planned. `planned` and `slices`
+    count slices of all arms; with `complete` the planned size is reached."""
+
+    planned: int
+    slices: int
+    pairs: tuple[SlicePair, ...]
+    carry_over: CarryOver | None
+    complete: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +179,8 @@ class ArmReport:
 
     `primary` is None until both arms have two units. In a router experiment it is of the units for which
     the two routers differed at least once, and `everyone` is of all. `unadjusted` is primary without its
-    covariate. `secondary` and `segments` decide nothing.
+    covariate. `secondary` and `segments` decide nothing, and neither do `days`: the primary metric by days
+    since a unit's first exposure.
     """
 
     arm: str
@@ -150,6 +194,8 @@ class ArmReport:
     unadjusted: MetricReport | None = None
     secondary: tuple[MetricReport, ...] = ()
     segments: tuple[SegmentReport, ...] = ()
+    switchback: Switchback | None = None
+    days: Mapping[str, MetricReport] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

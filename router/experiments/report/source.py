@@ -157,7 +157,7 @@ def design_of(spec: Spec) -> ExperimentDesign:
         control=spec.control,
         weights={arm.name: arm.weight for arm in spec.arms},
         primary=metric_of(spec.primary),
-        guardrails=tuple(Guardrail(metric_of(g), g.margin, g.relative) for g in spec.guardrails),
+        guardrails=tuple(Guardrail(metric_of(g), g.margin, g.relative, g.improve) for g in spec.guardrails),
         margin=spec.margin,
         plan=plan_of(spec),
         min_units=spec.min_units,
@@ -253,8 +253,8 @@ PARTS = ("adapter", "base", "router")
 TIME_UNITS = (("day", 86_400.0), ("hour", 3600.0), ("minute", 60.0), ("second", 1.0))
 MODE_NOTES = {
     Mode.SHADOW: (
-        "nobody saw the answers of the shadow arms: the comparisons say what the judge {judge} prefers and"
-        " how the arms run, not what users prefer; to learn that, run a split"
+        "the comparisons are by the judge {judge}: they say what it prefers and how the arms run, not what"
+        " users prefer"
     ),
     Mode.BANDIT: (
         "a bandit moves units to the arm that looks best, which biases plain averages, so no range is shown"
@@ -264,6 +264,10 @@ MODE_NOTES = {
     Mode.HOLDOUT: (
         "this compares those who took part in any experiment with those whom the server keeps out of all;"
         " nothing is promoted or stopped by it"
+    ),
+    Mode.SWITCHBACK: (
+        "switchback: the whole route has one arm at a time, so the numbers are those of a roll-out; the units"
+        " of this report are parts of slices, and averages of answers by arm contain the wash-out"
     ),
 }
 
@@ -289,7 +293,7 @@ def health_of(source: PhaseEvidence) -> PipelineHealth:
 
 
 def _splits(source: PhaseEvidence) -> bool:
-    return source.spec.mode in (Mode.SPLIT, Mode.HOLDOUT)
+    return source.spec.mode in (Mode.SPLIT, Mode.HOLDOUT) and not source.spec.randomised
 
 
 def _untested(source: PhaseEvidence) -> SampleRatio:
@@ -300,7 +304,7 @@ def _untested(source: PhaseEvidence) -> SampleRatio:
 def _missing(source: PhaseEvidence) -> Iterator[tuple[str, Missing]]:
     """Arm by arm, over mature units. None where a missing outcome counts as 0: then it is an outcome."""
     spec = source.spec
-    if spec.primary.missing is Unanswered.ZERO or spec.mode is Mode.SHADOW:
+    if spec.primary.missing is Unanswered.ZERO or spec.mode is Mode.SHADOW or spec.randomised:
         return
     for arm in source.design.treatments:
         own = source.beside(arm)
@@ -347,6 +351,10 @@ def _ratio_in_words(source: PhaseEvidence, ratio: SampleRatio) -> str:
         return "not tested: a bandit's weights change"
     if source.spec.mode is Mode.SHADOW:
         return "not tested: control answers every unit, the other arms answer beside it"
+    if source.spec.mode is Mode.SWITCHBACK:
+        return "not tested: arms have slices of time, and not units"
+    if source.spec.by_tenant:
+        return "not tested: tenants are divided in fixed numbers"
     arms = ", ".join(
         f"{arm} {got:,} ({wanted:,.0f} expected)"
         for arm, got, wanted in zip(source.design.weights, ratio.counts, ratio.expected, strict=True)
@@ -358,6 +366,8 @@ def _missing_in_words(source: PhaseEvidence, health: PipelineHealth) -> str:
     spec = source.spec
     if spec.mode is Mode.SHADOW:
         return "not tested: users answer control only"
+    if spec.randomised:
+        return "not tested: a unit has the mean of what was recorded of its answers"
     if spec.primary.missing is Unanswered.ZERO:
         return f"a unit without {spec.primary.name} counts as 0, so none is missing"
     shares = [
@@ -376,6 +386,11 @@ def _notes(source: PhaseEvidence, health: PipelineHealth) -> Iterator[str]:
     spec = source.spec
     if text := MODE_NOTES.get(spec.mode):
         yield text.format(judge=spec.judge)
+    if spec.by_tenant:
+        yield (
+            "by tenant: a tenant has the mean over its answers, and counts once, whatever its size; the"
+            " verdict comes when the window of all is over"
+        )
     yield from withdrawal_notes(spec)
     yield from _router_notes(source)
     young = health.maturity.exposed - health.maturity.matured
@@ -409,7 +424,7 @@ def _router_notes(source: PhaseEvidence) -> Iterator[str]:
 
 def _unanswered_notes(source: PhaseEvidence) -> Iterator[str]:
     spec = source.spec
-    if spec.mode is Mode.SHADOW:
+    if spec.mode is Mode.SHADOW or spec.randomised:
         return
     units = sum(b.exposed for b in source.mature)
     missing = units - sum(b.answered.get(spec.primary.name, 0) for b in source.mature)
@@ -429,7 +444,7 @@ def _degraded_notes(source: PhaseEvidence) -> Iterator[str]:
 
 
 def _length_notes(source: PhaseEvidence) -> Iterator[str]:
-    if source.spec.mode is Mode.SHADOW:
+    if source.spec.mode is Mode.SHADOW or source.spec.randomised:
         return
     if source.spec.primary.kind.rules.has_denominator:
         yield f"the difference at equal answer length is not known: {source.spec.primary.name} is a ratio"

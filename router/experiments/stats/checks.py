@@ -39,13 +39,20 @@ class State(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Guardrail:
-    """A metric that must not get worse by more than `margin`: absolute, or a share of control's value."""
+    """A metric that must not get worse by more than `margin`: absolute, or a share of control's value. With
+    `improve` it must get better, and has no margin."""
 
     metric: ComparedMetric
     margin: float
     relative: bool = False
+    improve: bool = False
 
     def __post_init__(self) -> None:
+        if self.improve:
+            if self.margin or self.relative:
+                text = "must be 0 where the metric has to improve: it must be shown to be better at all"
+                raise invalid(f"guardrails[{self.metric.name}].margin", text)
+            return
         if not (self.margin > 0 and math.isfinite(self.margin)):
             raise invalid(
                 f"guardrails[{self.metric.name}].margin",

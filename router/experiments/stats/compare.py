@@ -54,6 +54,11 @@ class SequencePlan:
     """Units with equal denominators that an arm's denominators are worth: (sum d)^2 / sum d^2."""
     tail: float = 24.0
     """How many units must make up the difference: 1 / skewness^2 of the difference of means."""
+    heavy: float = 4.0
+    """Skewness of an arm's values, where nothing caps them, above which `tail` grows by its square: the
+    largest values have not come yet, so what was seen is less skewed than what will come. So it is where one
+    arm's variance is `unlike` times the other's, or more; arms alike lack large values alike."""
+    unlike: float = 1.5
 
     def __post_init__(self) -> None:
         for name, value in (("alpha", self.alpha), ("exact_share", self.exact_share)):
@@ -89,6 +94,8 @@ class ConfidenceInterval(NamedTuple):
     high: float
 
 
+CAP_DEVIATIONS = 3
+"""About one unit in a hundred lies so far above the mean, if values are log-normal and skewed."""
 FAR = 14.0
 """Logarithm of a million: no rate is so many times another's."""
 
@@ -226,6 +233,23 @@ class ArmPair:
         with np.errstate(divide="ignore", invalid="ignore"):
             return np.maximum(own**2, alike**2) / np.asarray(self.variance(), np.float64) ** 3
 
+    def tail_needed(self) -> Array:
+        """How many units must make up the difference: `tail`, more where arms are unlike and the one that
+        makes its skewness has a heavy tail."""
+        tail = np.full(np.shape(self.n), self.plan.tail)
+        if math.isfinite(sum(self.metric.range)):
+            return tail
+        first, second = self.estimates
+        spreads = [np.asarray(e.spread, np.float64) for e in (first, second)]
+        mostly = np.abs(first.third) / first.n**2 > np.abs(second.third) / second.n**2
+        with np.errstate(divide="ignore", invalid="ignore"):
+            skews = [np.abs(e.third) / v**1.5 for e, v in zip((first, second), spreads, strict=True)]
+            unlike = np.maximum(*spreads) > self.plan.unlike * np.minimum(*spreads)
+        skew = np.where(mostly, *skews)  # not known where nothing varies
+        heavier = np.where(np.isfinite(skew) & unlike, np.clip(skew / self.plan.heavy, 1.0, 1e6), 1.0)
+        needed: Array = tail * heavier**2
+        return needed
+
     def needs(self) -> Iterator[tuple[NDArray[np.bool_], Callable[[], NoInterval]]]:
         """What the asymptotic sequence needs: whether it is there, and what to say while it is not."""
         yield self._enough_units()
@@ -304,20 +328,43 @@ class ArmPair:
         return np.asarray(np.maximum(first.spread, second.spread) > 0), waiting
 
     def _no_tail(self) -> tuple[NDArray[np.bool_], Callable[[], NoInterval]]:
-        skew = np.asarray(self.skew_squared(), np.float64)
+        skew, need = np.asarray(self.skew_squared(), np.float64), self.tail_needed()
         with np.errstate(invalid="ignore"):
-            met = np.asarray(skew * self.plan.tail <= 1)
+            met = np.asarray(skew * need <= 1)
 
         def waiting() -> NoInterval:
             if not np.isfinite(float(skew)):
                 return NoInterval("tail", f"the shape of {self.metric.name} is not known", None)
-            made = f"about {1 / float(skew):.1f} units make up the difference in {self.metric.name}"
+            made, needed = 1 / float(skew), float(need)
             text = (
-                f"{made}, {self.plan.tail:g} are needed: a heavy tail, or arms of unlike shape; a cap helps"
+                f"about {made:.1f} units make up the difference in {self.metric.name}, {needed:.0f} are "
+                f"needed: a heavy tail, or arms of unlike shape; {self._way_out()}"
             )
-            return NoInterval("tail", text, math.ceil(float(self.n) * (float(skew) * self.plan.tail - 1)))
+            more = math.ceil(float(self.n) * (needed / made - 1))
+            return NoInterval("tail", text, more if needed == self.plan.tail else None)
 
         return met, waiting
+
+    def _way_out(self) -> str:
+        """What to do about a tail that more units hardly help against."""
+        if math.isfinite(sum(self.metric.range)):
+            return "a lower cap helps"
+        if self.metric.kind.rules.uncappable:
+            return "a mean with a cap helps"
+        n, total, squares = (
+            float(x + y)
+            for x, y in (
+                (self.control.n, self.treatment.n),
+                (self.control.sums[0], self.treatment.sums[0]),
+                (self.control.product(0, 0), self.treatment.product(0, 0)),
+            )
+        )
+        mean = total / n
+        cap = mean + CAP_DEVIATIONS * math.sqrt(max(squares / n - mean * mean, 0.0))
+        return (
+            f"set a cap in a new phase, at the 99th percentile of your own values or near {cap:.3g} "
+            f"(mean and {CAP_DEVIATIONS} standard deviations)"
+        )
 
     def evidence(self, line: Line = EQUAL, side: int = 0) -> Array:
         """Log evidence against a line; reaching log(1/alpha) at any look is an error of chance at most alpha.

@@ -35,6 +35,7 @@ from sqlalchemy.exc import DBAPIError
 
 from router.errors import ConfigError
 from router.experiments.store import tables
+from router.experiments.store.identity import give_identity
 from router.experiments.store.series import PhaseInfos
 from router.experiments.store.session import WriteSession, rebuild_all
 from router.experiments.store.tables import (
@@ -50,7 +51,7 @@ from router.experiments.store.tables import (
 from router.shared.database import bulk_for
 
 log = logging.getLogger(__name__)
-VERSION = 4
+VERSION = 5
 SUMS_SINCE = 2
 """Sums of versions before this one lack something: they are made anew."""
 
@@ -61,6 +62,7 @@ def migrate(conn: Connection) -> None:
     there = _version(conn)
     if there is None:
         tables.metadata.create_all(conn)
+        give_identity(conn)
     else:
         _refuse_newer(there)
         for number in range(there, VERSION):
@@ -129,7 +131,18 @@ def _to_fourth(conn: Connection) -> None:
     tables.preferences.create(conn, checkfirst=True)
 
 
-STEPS: Mapping[int, Callable[[Connection], None]] = {2: _to_second, 3: _to_third, 4: _to_fourth}
+def _to_fifth(conn: Connection) -> None:
+    """Which database it is."""
+    tables.identity.create(conn, checkfirst=True)
+    give_identity(conn)
+
+
+STEPS: Mapping[int, Callable[[Connection], None]] = {
+    2: _to_second,
+    3: _to_third,
+    4: _to_fourth,
+    5: _to_fifth,
+}
 """Version -> what makes it out of the one before."""
 
 

@@ -34,6 +34,7 @@ from router.experiments.model import (
 from router.experiments.stats.moments import Moments, places
 from router.experiments.store import tables
 from router.experiments.store.tables import COLUMNS, PRODUCTS, experiments, from_json, phases
+from router.experiments.times import SlowShare, slow_share
 from router.ports import Stage
 from router.shared.database import Bulk
 
@@ -125,14 +126,14 @@ NONE = Values()
 class Series(NamedTuple):
     """One of the sums: its key in the table, its columns, the names it reads, and the row of a unit.
 
-    `answers` is the outcome's name, for counting the units that have one. `metric` is what its row is made
-    by. Of a series that is `split` there are sums by segment, too.
+    `answers` are names of outcomes, for counting the units that have one of them. `metric` is what its row is
+    made by. Of a series that is `split` there are sums by segment, too.
     """
 
     key: str
     columns: int
     reads: frozenset[str]
-    answers: str
+    answers: frozenset[str]
     row: Callable[[HasValues], Row | None]
     metric: MetricSpec
     split: bool = False
@@ -219,6 +220,8 @@ def _all_series(spec: Spec) -> Iterator[Series]:
 
 
 def _of_metric(metric: MetricSpec) -> Series:
+    if (share := slow_share(metric.name)) is not None:
+        return _of_slow_share(metric, share)
     name, reads = metric.name, {metric.name, EVERYTHING}
     match metric.kind:
         case Kind.PROPORTION | Kind.MEAN:
@@ -237,8 +240,25 @@ def _of_metric(metric: MetricSpec) -> Series:
         return value(unit) + before(unit) if before else value(unit)
 
     columns = metric.kind.rules.columns * (2 if metric.covariate else 1)
-    plain = replace(metric, margin=0.0, relative=False, higher_is_better=True)
-    return Series(name, columns, frozenset(reads), name, row, plain)
+    return Series(name, columns, frozenset(reads), frozenset({name}), row, _summed(metric))
+
+
+def _summed(metric: MetricSpec) -> MetricSpec:
+    """What of a metric its sums depend on."""
+    return replace(metric, margin=0.0, relative=False, higher_is_better=True)
+
+
+def _of_slow_share(metric: MetricSpec, share: SlowShare) -> Series:
+    zero = metric.missing is Unanswered.ZERO
+
+    def row(unit: HasValues) -> Row | None:
+        found = [times.largest for name in share.outcomes if (times := unit.values.get(name, NONE)).n]
+        if not found and not zero:
+            return None
+        return (float(max(found, default=0.0) > share.seconds),)
+
+    outcomes = frozenset(share.outcomes)
+    return Series(metric.name, 1, outcomes | {EVERYTHING}, outcomes, row, _summed(metric))
 
 
 def _capped(metric: MetricSpec, value: Callable[[HasValues], Row]) -> Callable[[HasValues], Row]:
@@ -298,7 +318,7 @@ def _lengths(primary: Series) -> Series:
         value = primary.row(unit) if found.n else None
         return (value[0], found.total / found.n) if value else None
 
-    return Series(LENGTHS, 2, primary.reads | {LENGTH}, LENGTH, row, primary.metric)
+    return Series(LENGTHS, 2, primary.reads | {LENGTH}, frozenset({LENGTH}), row, primary.metric)
 
 
 _LIVING = experiments.c.name.is_not(None)

@@ -276,7 +276,8 @@ class Deltas:
         for each in series:
             row = each.row(unit)
             if row is not None:
-                answered, numbers = sign * (unit.values.get(each.answers, NONE).n > 0), powers(row)
+                numbers = powers(row)
+                answered = sign * any(unit.values.get(name, NONE).n for name in each.answers)
                 self._into((address, each.key), len(row), sign, answered, numbers)
                 for suffix in segment_suffixes(unit.segments) if each.split else ():
                     self._into((address, each.key + suffix), len(row), sign, answered, numbers)

@@ -23,11 +23,22 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
-from sqlalchemy import ColumnElement, Connection, Delete, delete, func, insert, select, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Delete,
+    case,
+    delete,
+    func,
+    insert,
+    literal_column,
+    select,
+    update,
+)
 
-from router.errors import AlreadyExists, ConfigError, ExperimentNotFound, StaleEtag, StoreDown
+from router.errors import AlreadyExists, ConfigError, ExperimentNotFound, StaleEtag, StoreDown, StoreReplaced
 from router.experiments.model import (
     Accepted,
     AuditEntry,
@@ -35,11 +46,14 @@ from router.experiments.model import (
     Experiment,
     ExperimentPhase,
     Exposure,
+    MetricSpec,
     Preference,
     ShadowPair,
     StoredOutcome,
 )
+from router.experiments.slices import WASH_OUT
 from router.experiments.store import tables
+from router.experiments.store.identity import DatabaseWatch, close_moved
 from router.experiments.store.preferences import count_preferences, keep_preference
 from router.experiments.store.recording import count_pairs, disagree, expose, keep_pairs, record
 from router.experiments.store.schema import check_version, make_views, migrate
@@ -62,6 +76,7 @@ TIDY_SECONDS = 3600.0
 CHUNK = 2000  # rows that one step removes
 RESPONSE_WAITS, UNIT_WAITS = 86_400.0, 35 * 86_400.0  # seconds
 MAX_WAITING = 1_000_000  # rows, each of about a kilobyte
+MOST_VALUES = 500_000  # rows that a plan of slices is made from
 COUNT_SECONDS, FULL_SECONDS = 60.0, 5.0  # between two counts; where none more may wait
 _OF_PHASES = (
     *(tables.digests, tables.segment_values, tables.cohorts, tables.sums, tables.built_in),
@@ -85,6 +100,7 @@ class ExperimentStore:
         self._phases, self._waiting = PhaseInfos(self._bulk), WaitingRows(max_waiting)
         self._alone = threading.Lock()  # threads of one process queue here, not in the database
         self._ready, self._tidied = False, 0.0
+        self._watch = DatabaseWatch(self._url)
         try:
             self._prepare(starting=True)
         except StoreDown as error:
@@ -97,6 +113,9 @@ class ExperimentStore:
             raise
 
     def _prepare(self, starting: bool = False) -> None:
+        self._watch.before()
+        if self._ready and self._watch.moved():
+            self._let_go()
         if self._ready:
             return
         opened = database.reading if self._read_only else database.writing
@@ -107,7 +126,16 @@ class ExperimentStore:
                 self._migrate(conn, starting)
         self._ready = True
 
+    def _let_go(self) -> None:
+        """The path leads to another file: close the old one, complete wherever it is now."""
+        if self._engine.pool.checkedout():  # type: ignore[attr-defined]
+            raise self._watch.gone()
+        self._ready = False
+        close_moved(self._engine)
+        self._engine.dispose()
+
     def _migrate(self, conn: Connection, starting: bool) -> None:
+        self._watch.check(conn, self._watch.seen)
         try:
             migrate(conn)
             make_views(conn)
@@ -115,6 +143,7 @@ class ExperimentStore:
             if starting:
                 raise
             raise StoreDown(error.message) from error
+        self._watch.open(conn)
 
     @contextmanager
     def _writing(self) -> Iterator[Connection]:
@@ -125,7 +154,13 @@ class ExperimentStore:
         try:
             self._prepare()
             with translated(self._url), database.writing(self._engine) as conn:
+                now = self._watch.write(conn)
                 yield conn
+            self._watch.wrote(now)
+        except StoreReplaced:
+            if not self._ready:
+                self._engine.dispose()  # of a file that is not ours
+            raise
         finally:
             self._alone.release()
 
@@ -137,14 +172,18 @@ class ExperimentStore:
     @contextmanager
     def reading(self) -> Iterator[Connection]:
         """A transaction that only reads, and sees one state throughout. Raises StoreDown."""
-        if not self._ready:
+        if not self._ready or self._watch.moved():
             with self._writing():
                 pass
+        seen = self._watch.seen
         with translated(self._url), database.reading(self._engine) as conn:
+            self._watch.check(conn, seen)
             yield conn
 
     def close(self) -> None:
         """Let connections go; the next call makes new ones."""
+        if self._watch.moved():
+            close_moved(self._engine)
         self._engine.dispose()
 
     # -- experiments, salts and the audit trail
@@ -289,6 +328,49 @@ class ExperimentStore:
         with self.reading() as conn:
             return read_phase_data(conn, self._phases.one(conn, name, phase), only_differing)
 
+    def values_over_time(self, name: str, phase: int, metric: str) -> tuple[tuple[str, float, float], ...]:
+        """Arm, time (unix seconds) and value of the latest outcomes of a phase, up to `MOST_VALUES`. Not of
+        a wash-out."""
+        of, arm = outcomes.c, tables.units.c.arm
+        with self.reading() as conn:
+            key = self._phases.one(conn, name, phase).id
+            joined = outcomes.join(tables.units, of.unit_id == tables.units.c.id)
+            counted = tables.units.c.unit.not_like(f"%/{WASH_OUT}")
+            which = of.phase == key, of.metric == metric, of.late == 0, counted
+            query = select(arm, of.time, of.value).select_from(joined).where(*which)
+            rows = conn.execute(query.order_by(of.time.desc()).limit(MOST_VALUES)).all()
+        return tuple((row[0], row[1], row[2]) for row in rows)
+
+    def values_by_age(
+        self, name: str, phase: int, metric: MetricSpec, bounds: Sequence[float]
+    ) -> dict[tuple[str, int], UnitsByAge]:
+        """Units with outcomes in stretches after their first exposure, by arm and stretch; `bounds` end all
+        stretches but the last, in seconds. Outcomes count even if they are late: a unit has the largest of a
+        proportion, and else their mean."""
+        of, unit = outcomes.c, tables.units.c
+        age = of.time - unit.first
+        stretch = case(*((age < bound, i) for i, bound in enumerate(bounds)), else_=len(bounds))
+        value = func.max(of.value) if metric.kind.rules.binary else func.avg(of.value)
+        with self.reading() as conn:
+            key = self._phases.one(conn, name, phase).id
+            joined = outcomes.join(tables.units, of.unit_id == unit.id)
+            which = of.phase == key, of.metric == metric.name, age >= 0
+            each = (
+                select(unit.arm, stretch.label("after"), value.label("value"))
+                .select_from(joined)
+                .where(*which)
+                .group_by(unit.arm, unit.id, literal_column("after"))  # by name: it has parameters
+                .subquery()
+                .c
+            )
+            counted: ColumnElement[Any] = each.value
+            if metric.cap is not None:
+                low, high = metric.least, metric.cap
+                counted = case((counted > high, high), (counted < low, low), else_=counted)
+            sums = func.count(), func.sum(counted), func.sum(counted * counted)
+            rows = conn.execute(select(each.arm, each.after, *sums).group_by(each.arm, each.after)).all()
+        return {(row[0], row[1]): UnitsByAge(int(row[2]), float(row[3]), float(row[4])) for row in rows}
+
     def paired(self, name: str, phase: int) -> Mapping[str, PairCounts]:
         """Judged pairs by shadow arm."""
         with self.reading() as conn:
@@ -313,6 +395,24 @@ class ExperimentStore:
             log.warning("%s; old rows are removed later", error.message)
             return
         self._tidied = 0.0 if more else now
+
+
+class UnitsByAge(NamedTuple):
+    """Units of an arm with outcomes in a stretch of their time, and the sums of their values and squares."""
+
+    units: int
+    total: float
+    squares: float
+
+    @property
+    def mean(self) -> float:
+        """Over units."""
+        return self.total / self.units
+
+    @property
+    def variance(self) -> float:
+        """Of one unit's value."""
+        return max(0.0, self.squares / self.units - self.mean**2)
 
 
 class WaitingRows:

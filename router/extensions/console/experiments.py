@@ -83,7 +83,7 @@ async def judged(visit: Visit, name: str, phase: int = 0, **more: Any) -> dict[s
     """What the page of an experiment shows."""
     report = await visit.ask(REPORT, pb.GetReportRequest(name=f"experiments/{name}", phase=phase))
     # They come with experiments, whose folder may be taken away: then the line above has raised.
-    from router.experiments import report_tables, words
+    from router.experiments import check_words, report_tables, words
     from router.experiments.report_messages import report_of
 
     one, found = report.experiment, report_of(report)
@@ -95,14 +95,14 @@ async def judged(visit: Visit, name: str, phase: int = 0, **more: Any) -> dict[s
         "report": report,
         "tones": TONES,
         "heading": words.heading(found),
-        "lines": [*words.failed_checks(found), *words.effect_lines(found)],
+        "lines": [*check_words.failed_checks(found), *words.effect_lines(found)],
         "outlook": words.outlook(found),
         "following": words.following(found),
         "since": words.since(found),
         "tables": list(report_tables.tables(found)),
         "details": list(report_tables.details(found)),
         "legend": words.legend(found),
-        "sound": words.checks_line(found),
+        "sound": check_words.checks_line(found),
         "axis": words.quantity(found.judged.spec.primary),
         "rails": [words.guardrail_line(rail) for rail in found.experiment.spec.guardrails],
         "arms": arm_rows(visit, report, found),

@@ -101,7 +101,7 @@ class EqualArms:
 
     def recorded(self, units: int, seed: int) -> dict[str, list[float]]:
         """Metric -> the values that units record, denominators of ratios among them; the server's own not."""
-        from router.experiments.model import BUILT_IN, DENOMINATORS
+        from router.experiments.model import DENOMINATORS, outcome_problem
 
         made: dict[str, list[float]] = {}
         for i, one in enumerate(self.drawn):
@@ -109,7 +109,7 @@ class EqualArms:
             made[spec.name] = columns[0].tolist()
             if spec.kind.rules.has_denominator and spec.per not in DENOMINATORS:
                 made[spec.per] = columns[1].tolist()
-        return {name: values for name, values in made.items() if name not in BUILT_IN}
+        return {name: values for name, values in made.items() if not outcome_problem(name)}
 
 
 def _equal_arms(client: Client, route: str, like: str, weights: str, units: int, window: float) -> EqualArms:

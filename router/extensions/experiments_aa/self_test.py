@@ -17,12 +17,13 @@ from typing import TYPE_CHECKING, assert_never
 import numpy as np
 from numpy.typing import NDArray
 
-from router.experiments.assignment import Assigned, AssignmentSalts, UnitAllocation, WeightedArm, fraction
+from router.experiments.assignment import Assigned, AssignmentSalts, UnitAllocation, WeightedArm
 from router.experiments.model import DENOMINATORS, Kind, MetricSpec
 from router.experiments.report.source import design_of, metric_of
 from router.experiments.stats.compare import ArmPair
 from router.experiments.stats.moments import Array, ComparedMetric, Moments, places
 from router.experiments.verdict import ExperimentDesign
+from router.units import fraction
 
 if TYPE_CHECKING:
     from router.experiments.model import ExperimentPhase

@@ -25,7 +25,7 @@ from prometheus_client.registry import Collector
 
 from router import __version__
 from router.errors import ConfigError, StoreDown, install_extra
-from router.experiments import words
+from router.experiments import check_words, words
 from router.experiments.model import RULE, AuditEntry, Lifecycle
 from router.experiments.report.model import Report
 from router.experiments.store.store import ExperimentStore
@@ -138,7 +138,7 @@ def _found(report: Report) -> Iterator[Notice]:
     arms = {n.arm: {"units": n.units, "matured": n.matured, "expected": n.expected} for n in report.numbers}
     for event, of_ratio in ((Event.RATIO, True), (Event.INVALID, False)):
         if failed := [c for c in report.checks if c.failed and (c.name in RATIOS) is of_ratio]:
-            text = " ".join(words.failed_check(report, check) for check in failed)
+            text = " ".join(check_words.failed_check(report, check) for check in failed)
             yield _notice(report, phase, event, text, time, {"rule": failed[0].name, "arms": arms})
     numbers = {"rule": verdict.rule, "arms": arms}
     reason = " ".join([words.heading(report), *words.effect_lines(report)])

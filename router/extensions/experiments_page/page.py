@@ -11,7 +11,7 @@ import math
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from router.experiments import report_tables, words
+from router.experiments import check_words, report_tables, words
 from router.experiments.cli.wording import pairs_of
 from router.experiments.report_tables import ReportTable
 from router.experiments.words import MARK, at
@@ -70,11 +70,11 @@ def _values(report: Report) -> dict[str, Any]:
         "head": words.heading(report),
         "tone": TONES.get(report.verdict.decision, "undecided"),
         "lines": words.effect_lines(report),
-        "failed": words.failed_checks(report),
+        "failed": check_words.failed_checks(report),
         "rulings": [(arm.arm, words.sentence(report, arm.verdict, arm.arm)) for arm in report.arms],
         "outlook": words.outlook(report),
         "next": words.following(report),
-        "sound": words.checks_line(report),
+        "sound": check_words.checks_line(report),
         "legend": words.legend(report) if report.arms else [],
         "primary": spec.primary.name,
         "control": spec.control,
@@ -133,10 +133,11 @@ def _tables(report: Report) -> dict[str, Any]:
     shadow = report.judged.spec.mode == "shadow"
     return {
         "effects": ReportTable("", (), ()) if shadow else report_tables.effects(report),
+        "slices": report_tables.slices(report),
         "pairs": report_tables.pairs(report),
         "rails": replace(rails, columns=columns, rows=rows),
         "secondary": report_tables.secondary(report),
-        "segments": list(report_tables.segments(report)),
+        "segments": [*report_tables.segments(report), *report_tables.days(report)],
         "details": list(report_tables.details(report)) if report.arms else [],
         "share_title": report_tables.NUMBERS,
     }

@@ -1,6 +1,6 @@
 """`lora-router adapters improve NAME`: from feedback to a better version that serves (docs/improve.md).
 
-`run` has the steps, `state` what is known of a run, `records` and `provisional` read feedback and make rows,
+`run` has the steps, `state` what is known of a run, `records` and `rows` read feedback and make rows,
 `recipes` writes the recipe, `processes` runs training and comparison below everything else, `rule` decides,
 `canary` puts a version before users, and `overview` is what the console shows.
 """
@@ -17,6 +17,7 @@ from router.hookspecs import RegisterSettings, hookimpl
 if TYPE_CHECKING:
     import typer
 
+    from router.feedback.store import FeedbackStore
     from router.server.app import ServerApp
 
 
@@ -54,7 +55,11 @@ def on_startup(server: ServerApp, settings: ImproveSettings) -> None:
     folders = [str(place) for place in server.settings.adapter_folders[:1]]
     flags = ["--server", server.settings.listen, "--work", str(settings.work), "--promote", "no"]
     flags += ["--recipes", str(settings.recipes), *(["--adapters-dir", folders[0]] if folders else [])]
-    server.improvements = Runs(settings.work, flags, off)
+
+    def store() -> FeedbackStore | None:
+        return server.feedback.store if server.feedback is not None else None
+
+    server.improvements = Runs(settings.work, flags, off, store)
 
 
 @hookimpl

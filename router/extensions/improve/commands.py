@@ -63,7 +63,7 @@ def improve(
     adapters_dir: Adapters = None,
     recipes: Recipes = Path("recipes"),
     work: Work = Path("runs/improve"),
-    least: Least = 50,
+    least: Least = 80,
     alpha: Alpha = 0.05,
     margin: Margin = 1.0,
     canary: Share = 0.1,

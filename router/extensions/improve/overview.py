@@ -5,13 +5,19 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from router.errors import FailedPrecondition
+from router.errors import FailedPrecondition, StoreDown
 from router.extensions.improve import state, words
 from router.extensions.improve.state import Result, Run
+from router.feedback.model import VERDICTS
 from router.ports import Improvement, ImprovementRun
+
+if TYPE_CHECKING:
+    from router.feedback.store import FeedbackStore
 
 TONES: Mapping[Result, str] = {
     Result.NONE: "warn",
@@ -27,8 +33,15 @@ TONES: Mapping[Result, str] = {
 class Runs:
     """The runs in a work folder. `flags` are those that the command gets when it is started from here."""
 
-    def __init__(self, work: Path, flags: Sequence[str], why_not: str) -> None:
-        self._work, self._flags, self._why_not = work, flags, why_not
+    def __init__(
+        self,
+        work: Path,
+        flags: Sequence[str],
+        why_not: str,
+        store: Callable[[], FeedbackStore | None] = lambda: None,
+    ) -> None:
+        """`store` gives the feedback that is counted; None: none is kept."""
+        self._work, self._flags, self._why_not, self._store = work, flags, why_not, store
         self._started: dict[str, subprocess.Popen[bytes]] = {}
 
     @property
@@ -41,17 +54,30 @@ class Runs:
         return [self._one(name) for name in names]
 
     def _one(self, name: str) -> Improvement:
-        runs = [shown(folder.run) for folder in reversed(state.runs_of(self._work, name))]
-        running = bool(runs) and state.is_running(self._work, name)
-        return Improvement(
-            name, runs, running or self._is_started(name), f"lora-router adapters improve {name}"
-        )
+        known = state.runs_of(self._work, name)
+        since = max((one.run.until for one in known if one.run.result.offered), default=0.0)
+        runs = [shown(folder.run) for folder in reversed(known)]
+        running = state.is_running(self._work, name)
+        running = running or self._is_started(name)
+        command = f"lora-router adapters improve {name}"
+        return Improvement(name, runs, running, command, self._counts(name, since))
+
+    def _counts(self, name: str, since: float) -> Mapping[str, int] | None:
+        """Feedback by verdict; None where none is kept, or it cannot be read now."""
+        store = self._store()
+        if store is None:
+            return None
+        try:
+            found = Counter(one.verdict for one in store.read(name, since) if one.time > since)
+        except StoreDown:
+            return None
+        return {verdict: found[verdict] for verdict in VERDICTS}
 
     def start(self, name: str) -> None:
         """Begin a run, or go on with one. Raises FailedPrecondition while one runs, or where none may."""
         if self._why_not:
             raise FailedPrecondition(self._why_not)
-        if self._is_started(name) or ((self._work / name).is_dir() and state.is_running(self._work, name)):
+        if self._is_started(name) or state.is_running(self._work, name):
             raise FailedPrecondition(f"a run of {name} is at work")
         folder = self._work / name
         folder.mkdir(parents=True, exist_ok=True)

@@ -15,12 +15,14 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from router.errors import FailedPrecondition
 
 NICE = 19
+AUTOGROUP = Path("/proc/self/autogroup")
 WATCHED_SECONDS = 2.0
 MODULE = "router.extensions.improve.processes"
 TAIL = 3  # lines of a failed command that are shown
@@ -77,6 +79,11 @@ def run_command(words: Sequence[str], limits: Limits, log: Path, *, shown: bool 
 def lower(memory_mb: int) -> None:
     """The lowest priority and a bound on memory, for this process."""
     os.nice(NICE - os.nice(0))
+    if os.getsid(0) == os.getpid():
+        # Linux may share the processor between sessions first (sched_autogroup): nice alone counts inside
+        # this one, which is a session of its own.
+        with suppress(OSError):
+            AUTOGROUP.write_text(str(NICE))
     resource.setrlimit(resource.RLIMIT_DATA, (memory_mb << 20, resource.getrlimit(resource.RLIMIT_DATA)[1]))
 
 

@@ -1,32 +1,14 @@
-"""Feedback as a run reads it: JSON lines of a file, one record for each answer."""
+"""Feedback of a file: JSON lines, one record for each answer."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from router.errors import ConfigError
-
-VERDICTS = ("good", "bad", "corrected")
-
-
-@dataclass(frozen=True, slots=True)
-class Feedback:
-    """What a user said of one answer. `time` in unix seconds; `messages` are the request as (role, text)."""
-
-    response_id: str
-    time: float
-    tenant: str
-    unit: str
-    adapter: str
-    version: str
-    verdict: str
-    messages: tuple[tuple[str, str], ...] = ()
-    answer: str | None = None
-    corrected: str | None = None
+from router.feedback.model import VERDICTS, Feedback
 
 
 def read_records(path: Path, adapter: str, since: float = 0.0) -> list[Feedback]:

@@ -10,7 +10,7 @@ import json
 import random
 import shutil
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,22 +21,22 @@ from router.extensions.improve import canary as canaries
 from router.extensions.improve import state, words
 from router.extensions.improve.canary import Canary
 from router.extensions.improve.processes import Limits, run_command
-from router.extensions.improve.provisional import Taken, rows_from
 from router.extensions.improve.recipes import SourceRecipe, find_recipe, next_recipe, next_version
-from router.extensions.improve.records import Feedback, read_records
+from router.extensions.improve.records import read_records
+from router.extensions.improve.rows import AdapterRows, Taken, rows_from
 from router.extensions.improve.rule import decide
 from router.extensions.improve.state import Result, Run, RunFolder
+from router.feedback.model import Feedback
 from router.names import version_key
 from router.sources.adding import AdaptersFolder
 
 if TYPE_CHECKING:
     from router.client import Client
 
-OWN_SHARE = 1.0  # rows of the recipe for each new one, so that the adapter does not forget
+OWN_SHARE = 1.5  # rows of the recipe for each new one, so that the adapter does not forget
 LEAST_OWN = 100
 SELECT_ROWS = 48  # of the recipe's training rows, for the loss at the end; no decision depends on them
 LEAST_HELD_OUT = 20
-IMPOSSIBLE = "corrected to a text that is none of the adapter's labels"
 Promote = Literal["auto", "ask", "no"]
 Say = Callable[[str], None]
 Connect = Callable[[], AbstractContextManager["Client"]]
@@ -51,7 +51,7 @@ class ImproveRequest:
     recipes: Path = Path("recipes")
     work: Path = state.WORK
     feedback: Path | None = None
-    least: int = 50
+    least: int = 80
     alpha: float = 0.05
     margin: float = 1.0
     canary: Canary | None = field(default_factory=Canary)  # None: no experiment
@@ -140,16 +140,11 @@ class Improvement:
         request, run = self._request, folder.run
         before = state.runs_of(request.work, request.name)
         since = max((one.run.until for one in before if one.run.result.offered), default=0.0)
-        if request.feedback is None:
-            raise ConfigError("--feedback FILE is needed: this server has no feedback to read")
-        records = read_records(request.feedback, request.name, since)
-        kept_apart = [*json_lines(recipe.file("valid")), *json_lines(recipe.file("test"))]
-        possible = [one for one in records if is_possible(one, recipe.choices)]
-        taken = rows_from(possible, [str(row["prompt"]) for row in kept_apart])
+        records = self._records(since)
+        taken = rows_from(records, own_rows(recipe))
         run.read, run.until = len(records), max((one.time for one in records), default=since)
         run.train, run.held_out, run.left = len(taken.train), len(taken.held_out), dict(taken.left)
-        if impossible := len(records) - len(possible):
-            run.left[IMPOSSIBLE] = impossible
+        run.masked = dict(taken.masked)
         self._say(words.taken(run, since))
         usable = run.train + run.held_out
         if usable < request.least or run.held_out < LEAST_HELD_OUT:
@@ -157,6 +152,14 @@ class Improvement:
             folder.end(Result.TOO_FEW, f"{usable} usable rows, {run.held_out} held out; it takes {least}")
             return
         self._write_rows(folder, recipe, taken)
+
+    def _records(self, since: float) -> list[Feedback]:
+        """Feedback that is newer than `since`, of the file, else of the server."""
+        if self._request.feedback is not None:
+            return read_records(self._request.feedback, self._request.name, since)
+        with self._connect() as client:
+            found = client.feedback.list(self._request.name, since=since)
+            return [one for one in found if one.time > since]
 
     def _write_rows(self, folder: RunFolder, recipe: SourceRecipe, taken: Taken) -> None:
         run = folder.run
@@ -315,9 +318,11 @@ class Improvement:
         return run_command(line, self._request.limits, folder.file("commands.log"), shown=shown)
 
 
-def is_possible(one: Feedback, choices: Collection[str]) -> bool:
-    """Whether the adapter could answer as it was corrected: one with labels answers with one of them."""
-    return not choices or one.corrected is None or one.corrected.strip() in choices
+def own_rows(recipe: SourceRecipe) -> AdapterRows:
+    """The recipe's rows, by which feedback is screened."""
+    splits = {name: json_lines(recipe.file(name)) for name in ("train", "valid", "test")}
+    texts = {name: [(row["prompt"], row["response"]) for row in pairs(rows)] for name, rows in splits.items()}
+    return AdapterRows(texts["train"], [*texts["valid"], *texts["test"]], recipe.system, recipe.choices)
 
 
 def wait_until(at: str, say: Say, now: Callable[[], float] = time.time) -> None:

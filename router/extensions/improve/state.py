@@ -11,11 +11,12 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from router.errors import FailedPrecondition
 
-STATE = "run.json"
+STATE, LOCK = "run.json", "lock"
+TRIES, LOOK_SECONDS = 5, 0.1
 WORK = Path("runs") / "improve"
 
 
@@ -57,6 +58,7 @@ class Run:
     held_out: int = 0
     own: int = 0  # rows of the recipe that are mixed in
     left: dict[str, int] = field(default_factory=dict)  # records that were left out, by reason
+    masked: dict[str, int] = field(default_factory=dict)  # prompts with personal data masked, by its kind
     rows_sha256: str = ""
     steps: int = 0  # of training
     trained: float = 0.0  # seconds
@@ -119,22 +121,19 @@ def runs_of(work: Path, name: str) -> list[RunFolder]:
     return found
 
 
-def names_of(work: Path) -> list[str]:
-    """Adapters that have runs."""
-    return sorted({file.parents[1].name for file in work.glob(f"*/*/{STATE}")})
-
-
 @contextmanager
 def alone(work: Path, name: str) -> Iterator[None]:
     """One call for an adapter at a time. Raises FailedPrecondition while another one runs."""
     folder = work / name
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "lock").open("a+") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+    with (folder / LOCK).open("a+") as lock:
+        for _ in range(TRIES):
+            if locked := _locked(lock, fcntl.LOCK_EX):
+                break
+            time.sleep(LOOK_SECONDS)  # somebody only looks
+        if not locked:
             lock.seek(0)
-            raise FailedPrecondition(f"{name} is being improved by process {lock.read() or '?'}") from None
+            raise FailedPrecondition(f"{name} is being improved by process {lock.read() or '?'}")
         lock.truncate(0)
         lock.write(str(os.getpid()))
         lock.flush()
@@ -143,8 +142,17 @@ def alone(work: Path, name: str) -> Iterator[None]:
 
 def is_running(work: Path, name: str) -> bool:
     """Whether a call for this adapter is at work now."""
+    file = work / name / LOCK
+    if not file.is_file():
+        return False
+    with file.open() as lock:
+        return not _locked(lock, fcntl.LOCK_SH)
+
+
+def _locked(file: IO[str], kind: int) -> bool:
+    """Lock it until it is closed; False where another process has it."""
     try:
-        with alone(work, name):
-            return False
-    except FailedPrecondition:
-        return True
+        fcntl.flock(file, kind | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True

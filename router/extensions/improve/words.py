@@ -28,7 +28,8 @@ def taken(run: Run, since: float) -> str:
         f"feedback on {run.read} answers{when}: {run.train + run.held_out} rows taken, "
         f"{run.train} to train on and {run.held_out} held out"
     ]
-    lines += [f"  left out: {count} {why}" for why, count in sorted(run.left.items())]
+    lines += [f"  {count} prompts with the {kind} masked" for kind, count in sorted(run.masked.items())]
+    lines += [f"  {count} left out: {why}" for why, count in sorted(run.left.items())]
     return "\n".join(lines)
 
 

@@ -4,7 +4,8 @@ from router.cli.command import CliError
 from router.client import AdapterRef
 from router.errors import Findings
 from router.experiments import messages as plans
-from router.experiments.cli.create import BUILT_IN_METRICS, example_plan, metric_from_flag, plan_of, seconds
+from router.experiments.cli.create import example_plan, plan_of, seconds
+from router.experiments.cli.metric_flags import BUILT_IN_METRICS, guardrail_from_flag, metric_from_flag
 from router.experiments.model import BUILT_IN, Aggregate, ArmSpec, Kind, MetricSpec, Mode, SegmentSpec
 from router.experiments.report.source import design_of
 from router.experiments.verdict import ExperimentDesign
@@ -25,12 +26,9 @@ def test_the_example_is_a_plan_that_can_be_judged(cli, remote, tmp_path):
     assert done.code == 0, done.err
     spec = sent(remote)
     assert spec.arms[1] == ArmSpec("new", 0.5, AdapterRef("medical", "1.1.0"))
-    assert (spec.window, spec.guardrails[0].relative, spec.guardrails[0].margin) == (86_400.0, True, 0.1)
-    assert (spec.guardrails[0].cap, spec.secondary[0].name, spec.secondary[0].cap) == (
-        60.0,
-        "messages",
-        100.0,
-    )
+    assert spec.window == 86_400.0
+    assert spec.guardrails[0] == MetricSpec("total_time_over_4s", Kind.PROPORTION, False, margin=0.02)
+    assert (spec.secondary[0].name, spec.secondary[0].cap) == ("messages", 100.0)
     assert spec.segments == (SegmentSpec("country", ("de", "fr")),)
     assert isinstance(design_of(spec), ExperimentDesign)
 
@@ -113,12 +111,19 @@ def test_a_holdout_comes_from_a_file():
         ("mean", "mean", "proportion"),
         ("total_time", "total_time", "mean"),
         ("mean:total_time", "total_time", "mean"),
+        ("total_time_over_4s", "total_time_over_4s", "proportion"),
     ],
 )
 def test_a_metric_in_short(text, name, kind):
     found = metric_from_flag(text)
     assert (found["name"], found["kind"]) == (name, kind)
-    assert found["higher_is_better"] is (name != "total_time")
+    assert found["higher_is_better"] is not name.startswith("total_time")
+
+
+def test_a_guardrail_that_has_to_improve():
+    found = guardrail_from_flag("serving_cost=better")
+    assert found == metric_from_flag("serving_cost") | {"improve": True}
+    assert (found["kind"], found["aggregate"], found["higher_is_better"]) == ("mean", "sum", False)
 
 
 def test_every_built_in_metric_has_a_short_form():

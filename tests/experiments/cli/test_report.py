@@ -9,8 +9,8 @@ from dataclasses import replace
 
 import pytest
 
+from router.experiments import check_words, words
 from router.experiments import report_tables as tables
-from router.experiments import words
 from router.experiments.cli.report import document, print_report
 from router.experiments.cli.wording import pairs_of
 from router.experiments.model import Aggregate, ArmSpec, Kind, MetricSpec, Mode, NoInterval, SegmentSpec
@@ -44,13 +44,14 @@ def test_the_verdict_comes_first_then_its_number_and_what_to_do(cli, planned):
     lines = cli("experiments", "report", "medical-v2").out.splitlines()
     assert lines[:3] == [
         "PROMOTE new: it is better than control.",
-        "success: +7.5 points (2.6 to 12.4) ✓ better: 57.5 % with new, 50.0 % with control. More is better.",
+        "success: +7.5 points (2.6 to 12.4) ✓ better: 57.5 % of users with new, 50.0 % with control."
+        " More is better.",
         "Next: promote new: lora-router experiments promote medical-v2",
     ]
     text = "\n".join(lines)
     for part in (
         "new at equal answer length: +4.0 points (1.0 to 7.0). Its answers have 95.5 tokens on average",
-        "preferred in 30 of 40 comparisons without a tie (60 to 90 %",
+        "75.0 % (60 to 90 %)",
         "3.0 points worse  ✓ within what is allowed",
         "✓ All 5 checks of the data are fine.",
         "Notes",
@@ -139,12 +140,12 @@ def test_shadow_arms_have_pairs_by_user_and_no_table_of_effects(capsys):
     arm = replace(REPORT.arms[0], guardrails=(), pairs=Pairs(300, 100, 50, 0.7, 0.6, 0.8, 0.01, units=120))
     ruling = Ruling("undecided", "shadow", "text")
     out = printed(capsys, replace(REPORT, experiment=running(spec), arms=(arm,), verdict=ruling))
-    assert out.startswith("READ: the judge prefers the answers of new to those of control.")
+    assert out.startswith("RESULT: the judge prefers the answers of new to those of control.")
     assert "DIFFERENCE" not in out
     assert "preferred in 300 of 400 comparisons without a tie (60 to 80 %; every user counts the same)" in out
     assert "120 users (400 comparisons)" in out
     once = replace(arm, pairs=replace(arm.pairs, anytime=False))
-    out = printed(capsys, replace(REPORT, arms=(once,)))
+    out = printed(capsys, replace(REPORT, experiment=running(spec), arms=(once,), verdict=ruling))
     assert "(60 to 80 %; every user counts the same)†" in out
     assert words.ONCE in out
 
@@ -184,13 +185,14 @@ WAITING = replace(REPORT, verdict=Ruling("undecided", "primary-open", "text"))
     [
         (
             VerdictForecast(400.0, 3000, 12.0, 0.03, ""),
-            "Next: wait until about 1970-01-26. If the difference stays as it is now, 3,000 users are"
-            " needed to show it (400 new users a day).",
+            "Next: wait until about 1970-01-26. If the difference stays as it is now, it takes about 3,000"
+            " users to show it. About 400 new users come each day.",
         ),
         (
             VerdictForecast(400.0, None, None, 0.03, ""),
-            "Next: wait until about 1970-01-15 05:46 UTC, when the planned 4,000 users had their time (400"
-            " new users a day). They show a difference of 3.0 points or more. So far no gain is in sight.",
+            "Next: wait until about 1970-01-15 05:46 UTC, when the planned 4,000 users had their time."
+            " They show a difference of 3.0 points or more. So far no gain is in sight. About 400 new users"
+            " come each day.",
         ),
         (
             VerdictForecast(0.0, None, None, None, ""),
@@ -216,7 +218,7 @@ def test_giving_up_is_said_when_all_had_their_time_and_no_gain_is_in_sight():
 def test_a_check_that_fails_says_what_is_wrong_and_what_to_do(check):
     failed = PipelineCheck(check, True, "3 of 4")
     found = replace(REPORT, verdict=Ruling("invalid", check, "3 of 4"), checks=(failed,))
-    (line,) = words.failed_checks(found)
+    (line,) = check_words.failed_checks(found)
     assert check not in line
     assert "{" not in line + following(found)
     assert following(found).count(". ") == 1

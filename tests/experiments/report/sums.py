@@ -107,6 +107,9 @@ class SumsStore:
     def data(self, name, phase, only_differing=False):
         return self.differing if only_differing else self.found
 
+    def values_by_age(self, name, phase, metric, bounds):
+        return {}
+
     def paired(self, name, phase):
         return self.counts
 

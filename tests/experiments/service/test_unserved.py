@@ -110,7 +110,7 @@ async def test_a_request_that_fails_is_kept_with_its_stage(run, store, http, fai
     if stage == "stream":
         assert found["time_to_first_token"] > 0
     else:
-        assert set(found) == {"error", "cancelled", "unserved_time"}
+        assert set(found) == {"error", "cancelled", "time_without_token"}
     server.engine.resume()
 
 

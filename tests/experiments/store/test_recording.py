@@ -374,3 +374,22 @@ def test_what_no_database_can_have_in_a_key(sql_store, value, kept):
     sql_store.expose([shown("u", country=value)])
     sql_store.record([outcome("r-u-0.0")])
     assert units(sql_store, "country") == {kept: (1, 1.0)}
+
+
+def test_a_unit_is_slow_if_any_of_its_answers_was(store):
+    slow = MetricSpec("total_time_over_4s", Kind.PROPORTION, False)
+    first = MetricSpec("time_to_first_token_over_500ms", Kind.PROPORTION, False)
+    store.create(with_secondary(experiment(), slow, first))
+    store.expose([exposed(unit, f"{unit}{n}") for unit in "uvwx" for n in "12"])
+    times = {"u1": (1.0, 0.1), "u2": (9.0, 0.6), "v1": (4.0, 0.5), "v2": (0.1, 0.1), "w1": (5.0, 0.4)}
+    for response, (total, token) in times.items():
+        store.record(
+            [outcome(response, "total_time", total), outcome(response, "time_to_first_token", token)]
+        )
+    store.record([outcome("w2", "time_without_token", 0.7)])
+    (bucket,) = store.data("x", 1).buckets
+    assert bucket.answered == {"good": 0, slow.name: 3, first.name: 3}  # x was not answered
+    assert [(bucket.moments[m.name].n, bucket.moments[m.name].sums[0]) for m in (slow, first)] == [
+        (3, 2.0),  # u and w; v has just 4 s
+        (3, 2.0),  # u, and w, who waited for a token that did not come
+    ]

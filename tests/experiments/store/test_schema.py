@@ -118,7 +118,7 @@ def test_other_tables_are_left_alone(url, engine):
 
 DATA = Path(__file__).parent / "data"
 SAID = json.loads((DATA / "version1.json").read_text())
-LATER = (tables.segment_values, tables.preferences)  # than version 1
+LATER = (tables.segment_values, tables.preferences, tables.identity)  # than version 1
 ADDED = {
     "units": ["segments"],
     "pairs": ["unit"],

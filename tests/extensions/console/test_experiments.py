@@ -267,10 +267,10 @@ async def test_a_report_with_something_in_every_field(
     for words in (
         "data-effects=",
         "<strong>PROMOTE new: it is better than control.</strong>",
-        "success: +7.5 points (2.6 to 12.4) ✓ better: 57.5 % with new, 50.0 % with control. More is better.",
-        "preferred in 30 of 40 comparisons without a tie (60 to 90 %",
+        "success: +7.5 points (2.6 to 12.4) ✓ better: 57.5 % of users with new, 50.0 % with control.",
+        "75.0 % (60 to 90 %)",
         "at equal answer length: +4.0 points (1.0 to 7.0)",
-        "if the data had no fault: PROMOTE new",
+        "new, if the data had no fault",
         "also those for whom the routers agree",
         '<span class="badge ok">✓ within what is allowed</span>',
         "1.25 s",  # total time of the new one's answers

@@ -38,8 +38,8 @@ SUCCESS = MetricReport("success", (50, 50), (0.5, 0.6), 0.1, float("-inf"), 0.2,
 NOTICE = Notice("trial", 1, Event.PROMOTABLE, "new", "text", 50.0, {"rule": "primary-better"}, 10.0)
 SECRET = "s3cret-of-both"
 GAIN = (
-    "success: +10.0 points (20.0 or less) ? not clear yet: 60.0 % with new, 50.0 % with control. More is"
-    " better."
+    "success: +10.0 points (20.0 or less) ? not clear yet: 60.0 % of users with new, 50.0 % with control."
+    " More is better."
 )
 GIVE_UP = "GIVE UP: no difference between new and control is shown."
 

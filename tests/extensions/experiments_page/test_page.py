@@ -12,7 +12,7 @@ import pytest
 from router.experiments.assignment import holdout_problem
 from router.experiments.cli.create import plan_of
 from router.experiments.model import ArmSpec, Experiment, MetricSpec, Mode, NoInterval
-from router.experiments.plans import Known, check_plan
+from router.experiments.plans import Known, plan_problems
 from router.experiments.report.build import report
 from router.experiments.report.model import MetricReport, SegmentReport, VerdictForecast
 from router.experiments.report_tables import LEGEND
@@ -222,7 +222,7 @@ def test_what_may_not_be_looked_at_often_has_a_dagger_that_says_so(whole):
     text = page(whole)
     dagger = f'<abbr title="{MARK_TITLE}">†</abbr>'
     assert LEGEND[1:].replace("†", dagger) in text
-    assert RANGE.format(sure=95) in text
+    assert RANGE.format(what="difference", sure=95) in text
     assert f"first token{dagger}</th>" in text
     assert f"){dagger}" not in text  # no range is marked
     assert "holds at every moment" in text
@@ -291,13 +291,15 @@ def resolve(name: str, version: str = "") -> AdapterInfo:
     return AdapterInfo(AdapterRef(name, version or "1.0.0"), AdapterState.READY)
 
 
-@pytest.mark.parametrize("block", BLOCKS, ids=["shadow", "router", "holdout"])
+@pytest.mark.parametrize("block", BLOCKS, ids=["shadow", "router", "tenants", "holdout"])
 def test_a_plan_can_be_kept_and_started(block):
-    check_plan(plan_of(tomllib.loads(block)), Known(resolve, lambda: ["exact_match"], lambda: ["keywords"]))
+    known = Known(resolve, lambda: ["exact_match"], lambda: ["keywords"])
+    assert not plan_problems(plan_of(tomllib.loads(block)), known)
 
 
 def test_they_are_what_the_page_says():
-    shadow, router, holdout = (plan_of(tomllib.loads(block)) for block in BLOCKS)
+    shadow, router, tenants, holdout = (plan_of(tomllib.loads(block)) for block in BLOCKS)
+    assert (tenants.by_tenant, tenants.window) == (True, 14 * 86_400)
     assert (shadow.mode, shadow.judge, shadow.shadow_share) == (Mode.SHADOW, "exact_match", 0.5)
     assert (router.route, router.arms[1].router) == ("", RouterVariant(threshold=0.8))
     assert (holdout.mode, holdout.route, holdout.control) == (Mode.HOLDOUT, "", "kept-out")

@@ -9,6 +9,7 @@ import pytest
 from router.errors import FailedPrecondition
 from router.extensions.improve.overview import Runs
 from router.extensions.improve.state import Result, Run, RunFolder
+from router.feedback.model import Feedback
 from tests.extensions.console.conftest import opened, post, roled  # noqa: F401
 
 GAP = {"mean": 0.12, "low": 0.081, "high": 0.157, "p": 0.001, "rows": 70}
@@ -26,7 +27,7 @@ async def test_page_shows_runs_and_the_command(start_web, fakes, http, tmp_path)
     page = (await http(server).get("/console/improvement")).text
     assert "+12.0 points (8.1 to 15.7)" in page
     assert "70 + 20 held out" in page
-    assert "left out: 10 bad" in page
+    assert "10 left out: bad" in page
     assert "lora-router adapters improve medical" in page
     assert "<button>Start a run" not in page
     assert (await post(http(server), "/console/improvement", name="medical")).status_code == 400
@@ -51,6 +52,15 @@ async def test_only_administrators_may_start_a_run(roled, tmp_path):  # noqa: F8
     there = await roled(**{"improve.work": str(tmp_path), "improve.enabled": True})
     assert "<button>Start a run" not in (await there.olga.get("/console/improvement")).text
     assert (await post(there.olga, "/console/improvement", name="medical")).status_code == 403
+
+
+async def test_page_counts_feedback_since_the_last_version_that_users_saw(start_web, fakes, http, tmp_path):
+    ended(tmp_path, Result.CANARY)
+    server = await start_web(**vars(fakes), **{"improve.work": str(tmp_path)})
+    for place, verdict in enumerate(["good", "bad", "corrected", "good"]):
+        server.feedback.store.put(Feedback(f"r{place}", 100.0 + place, "", "", "medical", "1.0.0", verdict))
+    page = (await http(server).get("/console/improvement")).text
+    assert "2 good, 1 bad, 1 corrected" in page
 
 
 class Process:

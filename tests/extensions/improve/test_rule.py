@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from benchmarks.improve import noise
 from router.extensions.improve.rule import decide
 from router.paired import difference
 
@@ -46,3 +47,9 @@ def test_version_that_gains_and_keeps_is_better():
     found = decide(new, compared([-1] * 5 + [1] * 3 + [0] * 292), 0.05, 1.0)
     assert found.better
     assert found.why.startswith("+33.3 points (")
+
+
+def test_random_corrections_pass_the_rule_no_more_often_than_it_says():
+    passed = [noise(seed, 1.0) for seed in range(300)]
+    assert sum(gain for gain, _ in passed) > 30  # why a gain alone is not enough
+    assert sum(gain and chance for gain, chance in passed) <= 15

@@ -13,6 +13,7 @@ from router.errors import ConfigError, FailedPrecondition
 from router.experiments.report.model import Ruling
 from router.extensions.improve import canary, state
 from router.extensions.improve.canary import Canary
+from router.extensions.improve.records import read_records
 from router.extensions.improve.run import Improvement, ImproveRequest, wait_until
 from router.extensions.improve.state import Result
 from tests.extensions.improve.conftest import KEPT, record, row, write
@@ -26,6 +27,8 @@ class FakeServer:
         self.verdict = Ruling("undecided", "primary-open", "wait")
         self.adapters = SimpleNamespace(get=self.get, set_default=self.set_default)
         self.experiments = self
+        self.feedback = SimpleNamespace(list=lambda name, since: iter(self.kept))
+        self.kept = []
 
     @contextmanager
     def connect(self):
@@ -72,8 +75,7 @@ def improve(place, server=None, said=None, **options):
         adapters=place / "adapters",
         recipes=place / "recipes",
         work=place / "work",
-        feedback=place / "feedback.jsonl",
-        **({"canary": None} if server is None else {}) | options,
+        **{"feedback": place / "feedback.jsonl"} | ({"canary": None} if server is None else {}) | options,
     )
     say = print if said is None else said.append
     return Improvement(request, server.connect if server else None, say).run()
@@ -105,6 +107,12 @@ def test_version_that_is_no_better_is_kept_and_never_offered(place, commands, se
     assert (place / "work/colours/1/version").is_dir()
 
 
+def test_feedback_comes_from_the_server_unless_a_file_is_named(place, commands, server):
+    server.kept = read_records(place / "feedback.jsonl", "colours")
+    made = improve(place, server, feedback=None)
+    assert (made.result, made.read) == (Result.CANARY, 120)
+
+
 def test_run_that_ended_keeps_no_text_of_a_user(place, commands):
     commands.gap = KEPT
     improve(place)
@@ -121,11 +129,11 @@ def test_rows_of_validation_and_test_are_never_trained_on(place, commands):
     with pytest.raises(KeyboardInterrupt):
         improve(place)
     (folder,) = state.runs_of(place / "work", "colours")
-    assert folder.run.left["also a row of validation or test"] == 2
+    assert folder.run.left["the prompt is a row of validation or test"] == 2
     trained = folder.file(state.TRAIN).read_text()
     assert "thing 301?" not in trained
     assert "thing 331?" not in trained
-    assert folder.run.own == 100
+    assert folder.run.own == round(1.5 * folder.run.train)
 
 
 def test_correction_to_no_label_of_the_adapter_is_left_out(place, commands):
@@ -133,7 +141,7 @@ def test_correction_to_no_label_of_the_adapter_is_left_out(place, commands):
     recipe.write_text(recipe.read_text() + '[generation]\nchoices = ["red", "blue"]\n')
     write(place / "feedback.jsonl", [*map(record, range(120)), record(200, corrected="reddish")])
     made = improve(place)
-    assert made.left == {"corrected to a text that is none of the adapter's labels": 1}
+    assert made.left == {"the response is none of the adapter's labels": 1}
 
 
 def test_few_rows_end_a_run_with_a_sentence(place, commands):

@@ -1,0 +1,78 @@
+"""Metrics and labels from flags: `KIND:NAME`, `METRIC=MARGIN`, `LABEL=a,b`. What built-in ones are."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from router.cli.command import MISUSED, CliError
+
+# What the server records by itself; less is better of all. Of what is 0 or 1 for an answer, the share of
+# units that had it once: a proportion is exact from the first unit on, and shows that nothing happened, too.
+BUILT_IN_METRICS: Mapping[str, Mapping[str, str]] = {
+    "time_to_first_token": {"kind": "mean", "aggregate": "mean"},
+    "total_time": {"kind": "mean", "aggregate": "mean"},
+    "completion_tokens": {"kind": "mean", "aggregate": "mean"},
+    "length_stop": {"kind": "proportion"},
+    "error": {"kind": "proportion"},
+    "cancelled": {"kind": "proportion"},
+    "serving_cost": {"kind": "mean", "aggregate": "sum"},
+    "time_without_token": {"kind": "mean", "aggregate": "mean"},
+}
+BETTER = "better"
+SLOW_SHARE: Mapping[str, Any] = {"kind": "proportion", "higher_is_better": False}
+"""What `total_time_over_4s` and its like are, whatever a plan leaves out."""
+
+
+def metric_from_flag(text: str) -> dict[str, Any]:
+    """NAME, KIND:NAME or NAME:KIND. Built-in metrics have their kind, others are proportions."""
+    from router.experiments.model import Kind
+
+    first, _, second = text.partition(":")
+    kinds = tuple(Kind)
+    kind, name = (first, second) if second and first in kinds and second not in kinds else (second, first)
+    made = _metric_named(name)
+    if not kind or kind == made["kind"]:
+        return made
+    return {"name": name, "kind": kind, "higher_is_better": made["higher_is_better"]}
+
+
+def _metric_named(name: str) -> dict[str, Any]:
+    from router.experiments.times import is_meant_as_share
+
+    if is_meant_as_share(name):
+        return {"name": name, **SLOW_SHARE}
+    built_in = BUILT_IN_METRICS.get(name)
+    if built_in is None:
+        return {"name": name, "kind": "proportion", "higher_is_better": True}
+    return {"name": name, **built_in, "higher_is_better": False}
+
+
+def guardrail_from_flag(text: str) -> dict[str, Any]:
+    """METRIC=MARGIN; 10% is of control's value. METRIC=better: it must be shown to be better."""
+    name, equals, margin = text.partition("=")
+    if not equals:
+        example = "total_time_over_4s=0.02"
+        raise CliError(f"--guardrail takes METRIC=MARGIN, such as {example}, not {text!r}", MISUSED)
+    if margin == BETTER:
+        return metric_from_flag(name) | {"improve": True}
+    relative = margin.endswith("%")
+    value = number_from_flag(margin.removesuffix("%"), "--guardrail")
+    return metric_from_flag(name) | {"margin": value / 100 if relative else value, "relative": relative}
+
+
+def segment_from_flag(text: str) -> dict[str, Any]:
+    """LABEL or LABEL=a,b,c."""
+    label, equals, values = text.partition("=")
+    named = [value.strip() for value in values.split(",")] if equals else []
+    if not label or not all(named):
+        raise CliError(f"--segment takes LABEL or LABEL=a,b,c, not {text!r}", MISUSED)
+    return {"label": label, "values": named}
+
+
+def number_from_flag(text: str, flag: str) -> float:
+    """Raises CliError for what is none."""
+    try:
+        return float(text)
+    except ValueError:
+        raise CliError(f"{flag}: {text!r} is not a number", MISUSED) from None

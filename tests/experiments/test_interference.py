@@ -1,0 +1,55 @@
+"""Metrics of a shared queue: refused as what decides in a split, and marked in reports."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from router.experiments import words
+from router.experiments.interference import shared_primary, shared_warnings
+from router.experiments.messages import experiment_message
+from router.experiments.model import Kind, MetricSpec, Mode
+from router.experiments.report.build import report
+from router.experiments.report_messages import report_message, report_of
+from router.experiments.report_tables import guardrails
+from router.experiments.stats.moments import Moments
+from tests.experiments.plans import plan
+from tests.experiments.report.sums import LONG_AFTER, SPEC, SumsStore, both, running
+
+FIRST = MetricSpec("time_to_first_token", Kind.MEAN, higher_is_better=False, cap=10.0)
+
+
+def test_a_new_split_cannot_be_decided_by_a_time_and_an_old_one_is_warned():
+    for mode, refused in ((Mode.SPLIT, True), (Mode.BANDIT, True), (Mode.SWITCHBACK, False)):
+        spec = plan(primary=FIRST, mode=mode)
+        assert [v.field for v in shared_primary(spec)] == (["primary.name"] if refused else [])
+        assert bool(list(shared_warnings(spec))) == refused
+        assert not list(shared_primary(replace(spec, hypothesis="another"), spec))
+    assert list(shared_primary(plan(primary=FIRST), plan()))
+    assert not list(shared_primary(plan(primary=FIRST, equal_arms=True)))
+    assert not list(shared_primary(plan(guardrails=(replace(FIRST, margin=0.1),))))
+
+
+def test_a_guardrail_within_its_margin_is_marked_and_still_stops_harm():
+    for slower, state, read in (
+        (0.0, "within", "✓ within what is allowed, in one queue"),
+        (2.0, "beyond", "✗ worse than allowed"),
+    ):
+        rail = replace(FIRST, margin=0.5)
+        buckets = [
+            replace(b, moments={**b.moments, rail.name: times(slower if b.arm == "new" else 0.0)})
+            for b in both(1000, 1150)
+        ]
+        store = SumsStore(buckets, running(replace(SPEC, guardrails=(rail,))))
+        found = report(store, "medical-v2", now=LONG_AFTER)
+        (shown,) = found.arms[0].guardrails
+        assert (shown.state, shown.shared_queue, words.guarded(found, shown)) == (state, True, read)
+        assert found.verdict.decision == ("promote" if state == "within" else "stop for harm")
+        assert found.arms[0].primary is not None
+        assert not found.arms[0].primary.shared_queue
+        assert any("use a switchback" in note for note in guardrails(found).notes)
+        again = report_of(report_message(found, experiment_message(found.experiment)))
+        assert again.arms[0].guardrails[0].shared_queue
+
+
+def times(slower: float) -> Moments:
+    return Moments.of([1.0 + slower + i % 5 / 5 for i in range(2000)])
