@@ -172,17 +172,20 @@ def metric(
     higher_is_better: bool = True,
     aggregate: Aggregate | str | None = None,
     per: str = "responses",
-    missing: Unanswered | str = Unanswered.EXCLUDED,
+    missing: Unanswered | str = Unanswered.UNSAID,
     covariate: bool = False,
     margin: float = 0.0,
     relative: bool = False,
     cap: float | None = None,
     least: float = 0.0,
+    window: float = 0.0,
     improve: bool = False,
 ) -> MetricSpec:
     """A metric. By default a unit's outcomes are added, for a proportion the largest counts.
 
     A mean with a `cap` counts a unit as at most that, and as at least `least`: its intervals begin early.
+    Outcomes of guardrails and secondary metrics count for `window` seconds, 0 being the plan's window. A unit
+    without an outcome counts as `missing`: `zero`, or `excluded`; a primary mean has to say it.
     A guardrail has a `margin`, or has to `improve`.
     """
     kind = Kind(kind)
@@ -198,6 +201,7 @@ def metric(
         relative,
         cap,
         least,
+        window,
         improve,
     )
 

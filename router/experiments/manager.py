@@ -22,6 +22,7 @@ from router.errors import (
     StaleEtag,
 )
 from router.experiments.assignment import AssignmentSalts
+from router.experiments.completeness import chosen
 from router.experiments.designs import Design
 from router.experiments.interference import shared_primary
 from router.experiments.model import (
@@ -80,6 +81,7 @@ class Manager:
 
     def problems(self, spec: Spec, before: Spec | None = None) -> list[FieldViolation]:
         """Everything that is wrong with a new plan, or with the edit of one that was kept `before`."""
+        spec = chosen(spec, before)
         return [*plan_problems(spec, self.known), *shared_primary(spec, before)]
 
     def get(self, name: str) -> Experiment:
@@ -101,7 +103,7 @@ class Manager:
         """Keep a plan. Raises InvalidRequest, AlreadyExists."""
         if problem := id_problem(name):
             raise InvalidRequest([FieldViolation("experiment_id", problem)])
-        spec = with_design(with_withdrawals(spec, {}))
+        spec = with_design(chosen(with_withdrawals(spec, {})))
         self._check(spec)
         now = self.clock()
         with self.lock:

@@ -16,6 +16,7 @@ from google.protobuf.field_mask_pb2 import FieldMask
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from router.errors import Findings
+from router.experiments.completeness import as_before
 from router.experiments.designs import Design
 from router.experiments.model import (
     BASE,
@@ -89,6 +90,12 @@ AGGREGATES = {
     pb.Experiment.Metric.AGGREGATE_MAX: Aggregate.MAX,
     pb.Experiment.Metric.AGGREGATE_LAST: Aggregate.LAST,
 }
+MISSING = {
+    pb.Experiment.Metric.MISSING_UNSPECIFIED: Unanswered.UNSAID,
+    pb.Experiment.Metric.MISSING_EXCLUDED: Unanswered.EXCLUDED,
+    pb.Experiment.Metric.MISSING_ZERO: Unanswered.ZERO,
+}
+MISSING_NUMBERS = {missing: number for number, missing in MISSING.items()}
 AGGREGATE_NUMBERS = {aggregate: number for number, aggregate in AGGREGATES.items()}
 PRESENT = (
     *("enrolment", "alpha", "planned_units", "min_units", "min_matured", "shadow_share", "floor"),
@@ -144,7 +151,7 @@ def experiment_message(experiment: Experiment, warnings: Iterable[str] = ()) -> 
 
 def experiment_of(message: pb.Experiment) -> Experiment:
     """The resource as a client has it, with its phases."""
-    spec = plan_of(message, Findings())
+    spec = as_before(plan_of(message, Findings()))  # an older server says only whether it is zero
     return Experiment(
         name=message.name.removeprefix("experiments/"),
         spec=spec,
@@ -203,8 +210,8 @@ def plan_message(spec: Spec) -> pb.Experiment:
         slot_end=spec.slot[1],
         margin=spec.margin,
         equal_arms=spec.equal_arms,
-        design=spec.design.proto if spec.design else None,
         by_tenant=spec.by_tenant,
+        design=spec.design.proto if spec.design else None,
         secondary=map(metric_message, spec.secondary),
         segments=(pb.Experiment.Segment(label=s.label, values=s.values) for s in spec.segments),
     )
@@ -244,8 +251,8 @@ def plan_of(message: pb.Experiment, found: Findings, within: str = "experiment."
         slot=(message.slot_start, message.slot_end if message.HasField("slot_end") else 1.0),
         margin=message.margin,
         equal_arms=message.equal_arms,
-        design=DESIGNS.get(message.design),
         by_tenant=message.by_tenant,
+        design=DESIGNS.get(message.design),
         **given,
     )
 
@@ -338,11 +345,13 @@ def metric_message(metric: MetricSpec) -> pb.Experiment.Metric:
         aggregate=AGGREGATE_NUMBERS[metric.aggregate],
         per=metric.per if metric.kind.rules.has_denominator else "",
         missing_is_zero=metric.missing is Unanswered.ZERO,
+        missing=MISSING_NUMBERS[metric.missing],
         covariate=metric.covariate,
         margin=metric.margin,
         relative=metric.relative,
         cap=metric.cap,
         floor=metric.least if metric.cap is not None or metric.least else None,
+        window=duration(metric.window) if metric.window else None,
         improve=metric.improve,
     )
 
@@ -361,14 +370,22 @@ def metric_of(message: pb.Experiment.Metric, field: str, found: Findings) -> Met
         higher_is_better=not message.lower_is_better,
         aggregate=_aggregate_of(message, kind, field, found),
         per=message.per or "responses",
-        missing=Unanswered.ZERO if message.missing_is_zero else Unanswered.EXCLUDED,
+        missing=_missing_of(message, field, found),
         covariate=message.covariate,
         margin=message.margin,
         relative=message.relative,
         cap=message.cap if message.HasField("cap") else None,
         least=message.floor,
+        window=seconds_of(message.window) if message.HasField("window") else 0.0,
         improve=message.improve,
     )
+
+
+def _missing_of(message: pb.Experiment.Metric, field: str, found: Findings) -> Unanswered:
+    if message.missing not in MISSING:
+        found.add(f"{field}.missing", "must be MISSING_EXCLUDED or MISSING_ZERO")
+    chosen = MISSING.get(message.missing, Unanswered.UNSAID)
+    return Unanswered.ZERO if chosen is Unanswered.UNSAID and message.missing_is_zero else chosen
 
 
 def _aggregate_of(message: pb.Experiment.Metric, kind: Kind, field: str, found: Findings) -> Aggregate:

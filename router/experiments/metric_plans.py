@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from router.errors import FieldViolation, InvalidRequest
+from router.experiments.completeness import completeness_problems
 from router.experiments.model import DENOMINATORS, WORD_FORM, Kind, MetricSpec, Mode, Spec, is_word, listed
 from router.experiments.report.source import metric_of
 from router.experiments.stats.checks import Guardrail
@@ -43,6 +44,7 @@ def metric_problems(spec: Spec) -> Iterator[FieldViolation]:
         yield from _metric_problems(metric, f"secondary[{i}]")
         yield from _no_margin(metric, f"secondary[{i}]", "secondary metrics are reported and decide nothing")
     yield from _twice_named(spec)
+    yield from completeness_problems(spec)
 
 
 def guardrails_that_hold(spec: Spec) -> tuple[Guardrail, ...]:

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from router.errors import FieldViolation, InvalidRequest
 from router.experiments.designs import Design
-from router.experiments.times import TIMES, UNSERVED, is_meant_as_share
+from router.experiments.times import TIMES, UNSERVED, is_meant_as_share, slow_share
 from router.types import AdapterRef, RouterVariant
 
 BASE = "base"
@@ -130,6 +130,8 @@ class Unanswered(StrEnum):
 
     EXCLUDED = "excluded"
     ZERO = "zero"
+    UNSAID = "unsaid"
+    """Not chosen yet: a server chooses it for a new plan, or refuses the plan."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +157,8 @@ class MetricSpec:
     over the sum of `per`: another outcome's name, or `responses` (answers given, the default) or
     `outcomes` (values recorded). `margin` belongs to guardrails, as does `improve`: an arm is promoted only
     if the metric is shown to be better than control's. A mean with a `cap` counts a unit's value as at most
-    that, and as at least `least`.
+    that, and as at least `least`. Outcomes count for `window` seconds after a unit's first exposure; 0 is the
+    plan's window.
     """
 
     name: str
@@ -169,7 +172,14 @@ class MetricSpec:
     relative: bool = False
     cap: float | None = None
     least: float = 0.0
+    window: float = 0.0
     improve: bool = False
+
+    @property
+    def built_in(self) -> bool:
+        """Whether the server records all that it reads, so that it is known when an answer ends."""
+        per = self.per in (*DENOMINATORS, *BUILT_IN) or not self.kind.rules.has_denominator
+        return (self.name in BUILT_IN or slow_share(self.name) is not None) and per
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,11 +257,11 @@ class Spec:
     segments: tuple[SegmentSpec, ...] = ()
     grace: float = 0.0
     equal_arms: bool = False
-    design: Design | None = None
     slice_length: float = 3600.0
     wash_out: float | None = None
     planned_slices: int = 48
     by_tenant: bool = False
+    design: Design | None = None
 
     @property
     def withdrawn(self) -> Mapping[str, float]:
@@ -273,10 +283,39 @@ class Spec:
         """Seconds after its first exposure at which a unit is mature."""
         return self.window + self.grace
 
+    def window_of(self, metric: MetricSpec) -> float:
+        """Seconds after a unit's first exposure in which outcomes of a metric count."""
+        return metric.window or self.window
+
+    def closing_of(self, metric: MetricSpec) -> float:
+        """Seconds after its first exposure at which a unit's value of a metric is final."""
+        return self.window_of(metric) + self.grace
+
+
+WITHIN = "@"
+"""What stands in the key of an early reading, or of one with a window of its own. No outcome has it."""
+
+
+def within_key(name: str, window: float) -> str:
+    """The key of what is kept of an outcome within so many seconds of a unit's first exposure.
+
+    >>> within_key("error", 600.0)
+    'error@600'
+    """
+    return f"{name}{WITHIN}{window:.12g}"
+
+
+EARLY_SECONDS = 600.0
+"""Seconds of the early reading of phases that begin now: as long as an answer may take by default."""
+
 
 @dataclass(frozen=True, slots=True)
 class ExperimentPhase:
-    """A stretch of an experiment under one spec and one set of salts."""
+    """A stretch of an experiment under one spec and one set of salts.
+
+    Within `early` seconds of a unit's first exposure its guardrails are read early (0: not at all).
+    `width` is the seconds of its first stretches of time (0: by its windows).
+    """
 
     number: int
     started: float  # unix seconds
@@ -286,6 +325,22 @@ class ExperimentPhase:
     ended: float | None = None
     reason: str = ""  # why it was opened
     tenants: tuple[str, ...] = ()  # hashes of those that take part, in an experiment by tenant
+    early: float = 0.0
+    width: float = 0.0
+
+    @property
+    def early_guardrails(self) -> tuple[MetricSpec, ...]:
+        """Built-in guardrails as they are read early: of what was recorded soon after the first exposure.
+
+        They are for harm only. There is none where a guardrail's own window is as short.
+        """
+        if not self.early or self.spec.mode not in (Mode.SPLIT, Mode.BANDIT, Mode.HOLDOUT):
+            return ()
+        return tuple(
+            replace(rail, window=self.early, covariate=False)
+            for rail in self.spec.guardrails
+            if rail.built_in and not rail.improve and self.spec.window_of(rail) > self.early
+        )
 
 
 @dataclass(frozen=True, slots=True)

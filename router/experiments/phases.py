@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from router.errors import FieldViolation, InvalidRequest
 from router.experiments.assignment import AssignmentSalts
-from router.experiments.model import Experiment, ExperimentPhase, Lifecycle, Mode, Spec
+from router.experiments.model import EARLY_SECONDS, Experiment, ExperimentPhase, Lifecycle, Mode, Spec
 
 NewSalts = Callable[[], AssignmentSalts]
 
@@ -29,8 +29,16 @@ def opened(
     fresh, spec = salts(), without_arms(spec, spec.withdrawn)
     if spec.by_tenant and not tenants and experiment.phases:
         tenants = experiment.phases[-1].tenants
-    number = len(experiment.phases) + 1
-    phase = ExperimentPhase(number, now, fresh.enrolment, fresh.variant, spec, reason=reason, tenants=tenants)
+    phase = ExperimentPhase(
+        len(experiment.phases) + 1,
+        now,
+        fresh.enrolment,
+        fresh.variant,
+        spec,
+        reason=reason,
+        tenants=tenants,
+        early=min(EARLY_SECONDS, spec.window),
+    )
     return replace(
         experiment,
         spec=spec,

@@ -21,6 +21,7 @@ from router.experiments.report.model import (
     CarryOver,
     Length,
     MetricReport,
+    MissingReport,
     Pairs,
     PipelineCheck,
     PlannedProgress,
@@ -75,9 +76,10 @@ def report_message(report: Report, experiment: pb.Experiment) -> pb.GetReportRes
         notes=report.notes,
         time=timestamp(report.time),
         forecast=Out.Forecast(**_same(report.forecast)) if report.forecast else None,
-        planned=Out.Planned(**_same(report.planned)) if report.planned else None,
+        missing=(Out.Missing(**_same(one)) for one in report.missing),
         switchback=(_switchback_message(arm.arm, arm.switchback) for arm in report.arms if arm.switchback),
         days=(Out.Days(arm=arm.arm, effects=_effect_messages(arm.days)) for arm in report.arms if arm.days),
+        planned=Out.Planned(**_same(report.planned)) if report.planned else None,
     )
 
 
@@ -103,6 +105,7 @@ def report_of(message: pb.GetReportResponse) -> Report:
         time=unix_seconds(message.time),
         forecast=_read(VerdictForecast, message.forecast) if message.HasField("forecast") else None,
         planned=_read(PlannedProgress, message.planned) if message.HasField("planned") else None,
+        missing=tuple(_read(MissingReport, one) for one in message.missing),
     )
 
 
@@ -128,6 +131,7 @@ def _arm_message(arm: ArmReport) -> pb.GetReportResponse.ArmReport:
         unadjusted=_metric_message(arm.unadjusted) if arm.unadjusted else None,
         secondary=map(_metric_message, arm.secondary),
         segments=map(_segment_message, arm.segments),
+        early=map(_metric_message, arm.early),
     )
 
 
@@ -144,6 +148,7 @@ def _arm_of(message: pb.GetReportResponse.ArmReport) -> ArmReport:
         unadjusted=_metric_of(message.unadjusted) if message.HasField("unadjusted") else None,
         secondary=tuple(map(_metric_of, message.secondary)),
         segments=tuple(map(_segment_of, message.segments)),
+        early=tuple(map(_metric_of, message.early)),
     )
 
 

@@ -50,7 +50,7 @@ class ReportTable:
 def tables(report: Report) -> Iterator[ReportTable]:
     """Those of arms against control, in the order of reading; none is empty."""
     found = [] if report.judged.spec.mode == "shadow" else [effects(report)]
-    found += [slices(report), pairs(report), guardrails(report), secondary(report)]
+    found += [missing(report), slices(report), pairs(report), guardrails(report), secondary(report)]
     found += [*segments(report), *days(report)]
     yield from (table for table in found if table.rows or table.notes)
 
@@ -135,19 +135,59 @@ def pairs(report: Report) -> ReportTable:
 
 
 def guardrails(report: Report) -> ReportTable:
-    """Guardrails, with their margins."""
-    found = [(arm.arm, rail) for arm in report.arms for rail in arm.guardrails]
-    columns = (*_compared_columns(report), ("allowed", "n"), ("", "pill"))
+    """Guardrails, with their margins, and from how many units of what age they are read."""
+    found = [(arm.arm, rail) for arm in report.arms for rail in arm.rails]
+    columns = (*_compared_columns(report), ("allowed", "n"), ("", "pill"), ("read from", ""))
     rows = tuple(
         (
             *_compared(report, arm, rail),
             words.allowed(form_of(report.judged, rail), rail),
             words.guarded(report, rail),
+            _read_from(report, rail),
         )
         for arm, rail in found
     )
     notes = _awaited(report, found)
     return ReportTable("What must not get worse", columns, rows, notes, tuple(rail for _, rail in found))
+
+
+def _read_from(report: Report, found: MetricReport) -> str:
+    """`1,500 users after 7 days`: how many units a metric is read from, and from what age."""
+    units = f"{sum(found.units):,} {report.judged.spec.unit}s"
+    return f"{units} after {words.age_of(found)}" if found.age else units
+
+
+def missing(report: Report) -> ReportTable:
+    """Units without an outcome, and by how much that may move the effect."""
+    spec = report.judged.spec
+    form = words.quantity(spec.primary)
+
+    def between(low: float | None, high: float | None) -> str:
+        if low is None or high is None:
+            return UNKNOWN
+        return f"{form.difference(low)} to {form.difference(high)}"
+
+    rows = tuple(
+        (
+            one.arm,
+            percent(one.control),
+            percent(one.treatment),
+            between(one.lee_low, one.lee_high),
+            between(one.worst_low, one.worst_high),
+            "✓ cannot come from who answers" if one.settled else "may come from who answers",
+        )
+        for one in report.missing
+    )
+    columns = (
+        *(("arm", "arm"), (spec.control, "n"), ("this arm", "n")),
+        *(("if other users answer", "i"), ("at worst", "i"), ("the difference", "pill")),
+    )
+    note = (
+        f"The difference on {spec.primary.name} lies between these bounds if an arm makes other {spec.unit}s"
+        " answer (Lee's bounds), and at worst whatever those who did not answer would have said (Manski's)."
+    )
+    title = f"{spec.unit}s without {spec.primary.name}".capitalize()
+    return ReportTable(title, columns, rows, (note,) if rows else ())
 
 
 def secondary(report: Report) -> ReportTable:
@@ -321,8 +361,8 @@ def _measured(report: Report) -> Iterator[tuple[str, str, MetricReport, float]]:
             )
         if arm.everyone:
             yield arm.arm, "all units", arm.everyone, arm.everyone.p
-        for rail in arm.guardrails:
-            yield arm.arm, "guardrail", rail, rail.p
+        for rail in arm.rails:
+            yield arm.arm, "guardrail, early" if rail.early else "guardrail", rail, rail.p
         for one in arm.secondary:
             yield arm.arm, "secondary", one, math.nan
         for segment in arm.segments:

@@ -490,7 +490,7 @@ def _hold_entry(report: Report, now: float) -> RuleAct | None:
 
 
 def _arm_detail(arm: ArmReport) -> dict[str, object]:
-    measured = [arm.primary, *arm.guardrails] if arm.primary else [*arm.guardrails]
+    measured = [*([arm.primary] if arm.primary else []), *arm.guardrails, *arm.early]
     metrics = [
         {
             "metric": m.metric,
@@ -501,6 +501,7 @@ def _arm_detail(arm: ArmReport) -> dict[str, object]:
             "high": m.high,
             "p": m.p,
             "state": m.state,
+            "age": m.age,
         }
         for m in measured
     ]

@@ -10,18 +10,19 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 
 from router.errors import FieldViolation, InvalidRequest
 from router.experiments.designs import Design
+from router.experiments.model import WITHIN
 from router.experiments.report.model import Ruling
 from router.experiments.stats.checks import (
     Guarded,
     Guardrail,
     Maturity,
-    Missing,
     SampleRatio,
     State,
     corrected,
@@ -35,6 +36,7 @@ from router.experiments.stats.compare import (
     compare,
     holm,
 )
+from router.experiments.stats.missing import TOLERATED, Missing
 from router.experiments.stats.moments import ComparedMetric, Moments, invalid
 from router.experiments.stats.planned import Looks, PlannedFinding, better_end, found_by_plan
 from router.experiments.stats.sequences import Line
@@ -50,8 +52,9 @@ class ExperimentDesign:
 
     `weights` by arm, control included. `margin` is how much worse the primary metric may be for an arm to
     be promoted: 0 asks it to be better. `plan.units` counts all arms. `min_units` in each arm and
-    `min_matured`, a share of exposures, are needed to promote, not to stop for harm. `shown_by` says what
-    shows that an arm may be promoted; harm is always valid.
+    `min_matured`, a share of exposures, are needed to promote, not to stop for harm. `early` are guardrails
+    as they are read early, for harm only. `shown_by` says what shows that an arm may be promoted; harm is
+    always valid.
     """
 
     control: str
@@ -62,6 +65,7 @@ class ExperimentDesign:
     plan: SequencePlan = field(default_factory=SequencePlan)
     min_units: int = 100
     min_matured: float = 0.8
+    early: tuple[Guardrail, ...] = ()
     shown_by: Design = Design.OPEN
 
     def __post_init__(self) -> None:
@@ -88,7 +92,7 @@ class ExperimentDesign:
         positive = all(w > 0 for w in self.weights.values())
         if not positive or not math.isclose(math.fsum(self.weights.values()), 1, abs_tol=1e-9):
             found.append(FieldViolation("weights", "must be above 0 and sum to 1"))
-        names = [self.primary.name, *(g.metric.name for g in self.guardrails)]
+        names = [self.primary.name, *(g.metric.name for g in (*self.guardrails, *self.early))]
         if len(set(names)) < len(names):
             found.append(FieldViolation("guardrails", "every metric may be named once"))
         if not (self.margin >= 0 and math.isfinite(self.margin)):
@@ -137,9 +141,10 @@ class PipelineHealth:
                 yield FailedCheck(rule, f"units by arm are {got}, expected are {wanted} ({level})")
         for arm, found in self.missing.items():
             if found.alarm:
-                shares = percent(found.treatment), percent(found.control)
+                shares = percent(1 - found.treatment), percent(1 - found.control)
                 text = (
-                    f"no outcome from {shares[0]} of the units of {arm} and {shares[1]} of those of control"
+                    f"an outcome from {shares[0]} of the units of {arm} and {shares[1]} of those of control,"
+                    f" which differ by more than {percent(TOLERATED, 0)} of them"
                 )
                 yield FailedCheck("missing-outcomes", text)
         if self.crossed > CROSSED:
@@ -170,6 +175,7 @@ class ArmVerdict:
     primary: ArmComparison | None
     p: float
     guardrails: tuple[Guarded, ...] = ()
+    early: tuple[Guarded, ...] = ()
     blocked: Ruling | None = None
     gain: float = 0.0
     planned: PlannedFinding | None = None
@@ -218,7 +224,7 @@ def judge(
 
 
 def _check(design: ExperimentDesign, outcomes: Outcomes) -> None:
-    metrics = [design.primary, *(g.metric for g in design.guardrails)]
+    metrics = [design.primary, *(g.metric for g in (*design.guardrails, *design.early))]
     for arm in design.weights:
         for metric in metrics:
             if metric.name not in outcomes.get(arm, {}):
@@ -322,24 +328,40 @@ def _arm(
     primary: _Compared | None,
     p: float,
 ) -> ArmVerdict:
-    guarded = tuple(
-        _guarded(design, course, arm, rail, sums)
-        for rail in design.guardrails
-        if (sums := _sums(outcomes, design.control, arm, rail.metric.name))
+    guarded, early = (
+        tuple(
+            read(rail, sums)
+            for rail in rails
+            if (sums := _sums(outcomes, design.control, arm, rail.metric.name))
+        )
+        for rails, read in (
+            (design.guardrails, partial(_guarded, design, course, arm)),
+            (design.early, partial(_guarded_early, design, arm)),
+        )
     )
     found, planned = primary or (None, None)
     gain = design.primary.sign * found.effect if found else 0.0
-    ruling = _rule(design, health, found, p, guarded, planned)
-    return ArmVerdict(arm, ruling, found, p, guarded, gain=gain, planned=planned)
+    ruling = _rule(design, health, health.missing.get(arm), found, p, guarded, early, planned)
+    return ArmVerdict(arm, ruling, found, p, guarded, early, gain=gain, planned=planned)
+
+
+def _guarded_early(
+    design: ExperimentDesign, arm: str, rail: Guardrail, sums: tuple[Moments, Moments]
+) -> Guarded:
+    """An early reading, for harm only."""
+    return guard(rail, *sums, _plan_of_rail(design, rail, arm))
 
 
 def _guarded(
     design: ExperimentDesign, course: Course, arm: str, rail: Guardrail, sums: tuple[Moments, Moments]
 ) -> Guarded:
     """A guardrail that is within its margin by whichever shows it. The planned bound has half of alpha for
-    that, as it has for a primary metric that is better."""
+    that, as it has for a primary metric that is better. What has to improve is always-valid
+    alone."""
     plan = _plan_of_rail(design, rail, arm)
     found = guard(rail, *sums, plan)
+    if rail.improve:
+        return found
     planned = _planned(design, course, arm, rail.metric, rail.line, plan)
     if planned is None or found.state is State.BEYOND:
         return found
@@ -358,13 +380,15 @@ def _plan_of_rail(design: ExperimentDesign, rail: Guardrail, arm: str) -> Sequen
 def _rule(
     design: ExperimentDesign,
     health: PipelineHealth,
+    missing: Missing | None,
     primary: ArmComparison | None,
     p: float,
     guarded: tuple[Guarded, ...],
+    early: tuple[Guarded, ...],
     planned: PlannedFinding | None,
 ) -> Ruling:
     """The first rule that applies: harm before everything, promotion only when all else is fulfilled."""
-    for found in guarded:
+    for found in (*guarded, *early):
         if found.state is State.BEYOND:
             return Ruling(VerdictDecision.HARM, "guardrail", _guardrail_in_words(found))
     if primary is None:
@@ -383,10 +407,23 @@ def _rule(
         return Ruling(VerdictDecision.UNDECIDED, "immature", text)
     if not shown:
         return _open(design, primary, words, planned)
+    return _held_back(design, missing, guarded, words) or _promoted(design, words)
+
+
+def _held_back(
+    design: ExperimentDesign, missing: Missing | None, guarded: tuple[Guarded, ...], words: str
+) -> Ruling | None:
+    """What keeps an arm from promotion whose effect is shown; None: nothing."""
+    if missing is not None and not missing.settled:
+        return Ruling(VerdictDecision.UNDECIDED, "missing-open", f"{words}; {_missing_in_words(missing)}")
     unsure = [g for g in guarded if g.state is not State.WITHIN]
     if unsure or len(guarded) < len(design.guardrails):
         text = "; ".join(map(_guardrail_in_words, unsure)) or "a guardrail has too few units"
         return Ruling(VerdictDecision.UNDECIDED, "guardrail-open", text)
+    return None
+
+
+def _promoted(design: ExperimentDesign, words: str) -> Ruling:
     rule = "primary-not-worse" if design.margin else "primary-better"
     return Ruling(VerdictDecision.PROMOTE, rule, words)
 
@@ -399,8 +436,17 @@ def _open(
         return Ruling(VerdictDecision.UNDECIDED, primary.waiting.rule, primary.waiting.words)
     if planned is not None and planned.reached:
         text = f"no difference found at the planned size of {design.plan.units:,} units: {words}"
-        return Ruling(VerdictDecision.UNDECIDED, "planned-size", text)
+        return Ruling(VerdictDecision.UNDECIDED, "planned-size-reached", text)
     return Ruling(VerdictDecision.UNDECIDED, "primary-open", words)
+
+
+def _missing_in_words(found: Missing) -> str:
+    """Why missing outcomes may undo an effect."""
+    shares = f"{found.treatment:.1%} of units have no outcome, {found.control:.1%} in control"
+    if found.lee is None:
+        return f"{shares}, and the arms differ in that: a ratio has no bounds for it"
+    low, high = found.lee
+    return f"{shares}: if other users answer, the effect may be from {low:+.4g} to {high:+.4g} (Lee's bounds)"
 
 
 def _blocked(found: ArmVerdict, faults: list[FailedCheck]) -> ArmVerdict:
@@ -436,8 +482,11 @@ def _numbers(found: ArmComparison, metric: ComparedMetric) -> str:
 
 def _guardrail_in_words(found: Guarded) -> str:
     rail = found.guardrail
-    form = quantity_of(rail.metric.name, rail.metric.kind)
+    name, _, early = rail.metric.name.partition(WITHIN)
+    form = quantity_of(name, rail.metric.kind)
     if rail.improve:
         return f"{_numbers(found.comparison, rail.metric)}; it must become better"
     margin = percent(rail.margin) if rail.relative else form.margin(rail.margin)
-    return f"{_numbers(found.comparison, rail.metric)}; at most {margin} worse is allowed"
+    numbers = _numbers(replace(found.comparison, metric=name), replace(rail.metric, name=name))
+    within = f" in the first {early} seconds" if early else ""
+    return f"{numbers}{within}; at most {margin} worse is allowed"

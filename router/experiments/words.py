@@ -113,6 +113,8 @@ def guarded(report: Report, found: MetricReport) -> str:
 
 def allowed(form: Quantity, found: MetricReport) -> str:
     """A guardrail's margin."""
+    if not found.margin:
+        return "must improve"
     if found.margin_relative:
         return f"{percent(found.margin)} worse"
     return f"{form.margin(found.margin)} worse"
@@ -120,6 +122,8 @@ def allowed(form: Quantity, found: MetricReport) -> str:
 
 def guardrail_line(metric: MetricSpec) -> str:
     """`error: at most 3.0 points worse`."""
+    if metric.improve:
+        return f"{metric.name}: must improve"
     most = percent(metric.margin) if metric.relative else quantity(metric).margin(metric.margin)
     return f"{metric.name}: at most {most} worse"
 
@@ -133,7 +137,7 @@ def legend(report: Report) -> list[str]:
     """How to read the numbers in brackets."""
     spec = report.judged.spec
     shadow = spec.mode is Mode.SHADOW
-    found = [one for arm in report.arms for one in (arm.primary, *arm.guardrails) if one]
+    found = [one for arm in report.arms for one in (arm.primary, *arm.rails) if one]
     once = any(not one.anytime for one in found) or any(a.pairs and not a.pairs.anytime for a in report.arms)
     shown = RANGE.format(what="share" if shadow else "difference", sure=100 * (1 - spec.alpha))
     points = [POINTS.format(unit=spec.unit)] if quantity(spec.primary) is SHARE and not shadow else []
@@ -152,7 +156,15 @@ def named(metric: str, cap: float | None) -> str:
 def labelled(found: MetricReport) -> str:
     """A metric with its cap and which way is good."""
     cap = "" if found.cap is None else f"capped at {found.cap:,g}; "
-    return f"{found.metric} ({cap}{direction(found.higher_is_better)})"
+    early = f", first {age_of(found)}" if found.early else ""
+    return f"{found.metric}{early} ({cap}{direction(found.higher_is_better)})"
+
+
+def age_of(found: MetricReport) -> str:
+    """From what age of its units a metric is read."""
+    from router.experiments.report.source import duration
+
+    return duration(found.age)
 
 
 def waiting(found: NoInterval, unit: str) -> str:
@@ -234,8 +246,8 @@ def sentence(report: Report, verdict: Ruling, arm: str) -> str:
 
 def _beyond(report: Report, arm: str) -> str:
     found = next((one for one in report.arms if one.arm == arm), None)
-    names = [one.metric for one in found.guardrails if one.state == _BEYOND] if found else []
-    return " and ".join(names)
+    names = [one.metric for one in found.rails if one.state == _BEYOND] if found else []
+    return " and ".join(dict.fromkeys(names))
 
 
 def _first_word(report: Report) -> str:
@@ -252,13 +264,17 @@ def _undecided(report: Report, verdict: Ruling, arm: str) -> str:
     match verdict.rule:
         case "primary-open":
             return f"no difference between {arm} and {spec.control} is shown{_yet(report)}."
-        case "planned-size":
+        case "planned-size-reached":
             size = f"{spec.planned_units:,} {units}"
             return f"no difference between {arm} and {spec.control} is found with the planned {size}."
         case "guardrail-open":
             shown = "not worse" if spec.margin else "better"
             names = _open_guardrails(report, arm)
             return f"{arm} is {shown} on {spec.primary.name}, but it may make {names} worse than allowed."
+        case "missing-open":
+            shown = "not worse" if spec.margin else "better"
+            who = f"other {units} answer with {arm}, which may be the whole difference"
+            return f"{arm} looks {shown} on {spec.primary.name}, but it is possible that {who}."
         case "too-few-units" if few := _too_few(report, arm):
             return few
         case "planned-size":
@@ -316,7 +332,7 @@ def _arm_lines(report: Report, arm: ArmReport) -> list[str]:
     if arm.pairs and experiment.spec.mode is Mode.SHADOW:
         return [f"{arm.arm}: {preferred(arm.pairs, experiment.spec.unit)}."]
     if arm.verdict.decision == "stop for harm" and arm.verdict.rule == "guardrail":
-        for found in arm.guardrails:
+        for found in arm.rails:
             if found.state == _BEYOND:
                 limit = allowed(form_of(experiment, found), found)
                 lines.append(f"{_line(report, arm.arm, found, WORSE)} At most {limit} is allowed.")

@@ -96,7 +96,15 @@ class Experiment(_message.Message):
         domain_first: bool
         def __init__(self, threshold: _Optional[float] = ..., classifiers: _Optional[_Iterable[str]] = ..., task_first: _Optional[bool] = ..., domain_first: _Optional[bool] = ...) -> None: ...
     class Metric(_message.Message):
-        __slots__ = ("name", "kind", "lower_is_better", "aggregate", "per", "missing_is_zero", "covariate", "margin", "relative", "cap", "floor", "improve")
+        __slots__ = ("name", "kind", "lower_is_better", "aggregate", "per", "missing_is_zero", "covariate", "margin", "relative", "cap", "floor", "window", "missing", "improve")
+        class Missing(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+            __slots__ = ()
+            MISSING_UNSPECIFIED: _ClassVar[Experiment.Metric.Missing]
+            MISSING_EXCLUDED: _ClassVar[Experiment.Metric.Missing]
+            MISSING_ZERO: _ClassVar[Experiment.Metric.Missing]
+        MISSING_UNSPECIFIED: Experiment.Metric.Missing
+        MISSING_EXCLUDED: Experiment.Metric.Missing
+        MISSING_ZERO: Experiment.Metric.Missing
         class Kind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
             __slots__ = ()
             KIND_UNSPECIFIED: _ClassVar[Experiment.Metric.Kind]
@@ -130,6 +138,8 @@ class Experiment(_message.Message):
         RELATIVE_FIELD_NUMBER: _ClassVar[int]
         CAP_FIELD_NUMBER: _ClassVar[int]
         FLOOR_FIELD_NUMBER: _ClassVar[int]
+        WINDOW_FIELD_NUMBER: _ClassVar[int]
+        MISSING_FIELD_NUMBER: _ClassVar[int]
         IMPROVE_FIELD_NUMBER: _ClassVar[int]
         name: str
         kind: Experiment.Metric.Kind
@@ -142,8 +152,10 @@ class Experiment(_message.Message):
         relative: bool
         cap: float
         floor: float
+        window: _duration_pb2.Duration
+        missing: Experiment.Metric.Missing
         improve: bool
-        def __init__(self, name: _Optional[str] = ..., kind: _Optional[_Union[Experiment.Metric.Kind, str]] = ..., lower_is_better: _Optional[bool] = ..., aggregate: _Optional[_Union[Experiment.Metric.Aggregate, str]] = ..., per: _Optional[str] = ..., missing_is_zero: _Optional[bool] = ..., covariate: _Optional[bool] = ..., margin: _Optional[float] = ..., relative: _Optional[bool] = ..., cap: _Optional[float] = ..., floor: _Optional[float] = ..., improve: _Optional[bool] = ...) -> None: ...
+        def __init__(self, name: _Optional[str] = ..., kind: _Optional[_Union[Experiment.Metric.Kind, str]] = ..., lower_is_better: _Optional[bool] = ..., aggregate: _Optional[_Union[Experiment.Metric.Aggregate, str]] = ..., per: _Optional[str] = ..., missing_is_zero: _Optional[bool] = ..., covariate: _Optional[bool] = ..., margin: _Optional[float] = ..., relative: _Optional[bool] = ..., cap: _Optional[float] = ..., floor: _Optional[float] = ..., window: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., missing: _Optional[_Union[Experiment.Metric.Missing, str]] = ..., improve: _Optional[bool] = ...) -> None: ...
     class Phase(_message.Message):
         __slots__ = ("number", "start_time", "end_time", "reason", "enrolment_salt", "variant_salt", "arms", "enrolment")
         NUMBER_FIELD_NUMBER: _ClassVar[int]
@@ -416,26 +428,36 @@ class GetReportRequest(_message.Message):
     def __init__(self, name: _Optional[str] = ..., phase: _Optional[int] = ...) -> None: ...
 
 class GetReportResponse(_message.Message):
-    __slots__ = ("experiment", "phase", "verdict", "arm", "arms", "checks", "numbers", "audit", "points", "notes", "time", "forecast", "planned", "switchback", "days")
-    class Planned(_message.Message):
-        __slots__ = ("design", "units", "planned_units", "reached", "chance", "chance_planned", "give_up", "text")
-        DESIGN_FIELD_NUMBER: _ClassVar[int]
-        UNITS_FIELD_NUMBER: _ClassVar[int]
-        PLANNED_UNITS_FIELD_NUMBER: _ClassVar[int]
-        REACHED_FIELD_NUMBER: _ClassVar[int]
-        CHANCE_FIELD_NUMBER: _ClassVar[int]
-        CHANCE_PLANNED_FIELD_NUMBER: _ClassVar[int]
-        GIVE_UP_FIELD_NUMBER: _ClassVar[int]
-        TEXT_FIELD_NUMBER: _ClassVar[int]
-        design: str
-        units: int
-        planned_units: int
-        reached: bool
-        chance: float
-        chance_planned: float
-        give_up: bool
-        text: str
-        def __init__(self, design: _Optional[str] = ..., units: _Optional[int] = ..., planned_units: _Optional[int] = ..., reached: _Optional[bool] = ..., chance: _Optional[float] = ..., chance_planned: _Optional[float] = ..., give_up: _Optional[bool] = ..., text: _Optional[str] = ...) -> None: ...
+    __slots__ = ("experiment", "phase", "verdict", "arm", "arms", "checks", "numbers", "audit", "points", "notes", "time", "forecast", "planned", "missing", "switchback", "days")
+    class Missing(_message.Message):
+        __slots__ = ("arm", "control", "treatment", "relative", "low", "high", "p", "alarm", "settled", "lee_low", "lee_high", "worst_low", "worst_high")
+        ARM_FIELD_NUMBER: _ClassVar[int]
+        CONTROL_FIELD_NUMBER: _ClassVar[int]
+        TREATMENT_FIELD_NUMBER: _ClassVar[int]
+        RELATIVE_FIELD_NUMBER: _ClassVar[int]
+        LOW_FIELD_NUMBER: _ClassVar[int]
+        HIGH_FIELD_NUMBER: _ClassVar[int]
+        P_FIELD_NUMBER: _ClassVar[int]
+        ALARM_FIELD_NUMBER: _ClassVar[int]
+        SETTLED_FIELD_NUMBER: _ClassVar[int]
+        LEE_LOW_FIELD_NUMBER: _ClassVar[int]
+        LEE_HIGH_FIELD_NUMBER: _ClassVar[int]
+        WORST_LOW_FIELD_NUMBER: _ClassVar[int]
+        WORST_HIGH_FIELD_NUMBER: _ClassVar[int]
+        arm: str
+        control: float
+        treatment: float
+        relative: float
+        low: float
+        high: float
+        p: float
+        alarm: bool
+        settled: bool
+        lee_low: float
+        lee_high: float
+        worst_low: float
+        worst_high: float
+        def __init__(self, arm: _Optional[str] = ..., control: _Optional[float] = ..., treatment: _Optional[float] = ..., relative: _Optional[float] = ..., low: _Optional[float] = ..., high: _Optional[float] = ..., p: _Optional[float] = ..., alarm: _Optional[bool] = ..., settled: _Optional[bool] = ..., lee_low: _Optional[float] = ..., lee_high: _Optional[float] = ..., worst_low: _Optional[float] = ..., worst_high: _Optional[float] = ...) -> None: ...
     class Days(_message.Message):
         __slots__ = ("arm", "effects")
         ARM_FIELD_NUMBER: _ClassVar[int]
@@ -486,6 +508,25 @@ class GetReportResponse(_message.Message):
         p: float
         text: str
         def __init__(self, first: _Optional[float] = ..., second: _Optional[float] = ..., p: _Optional[float] = ..., text: _Optional[str] = ...) -> None: ...
+    class Planned(_message.Message):
+        __slots__ = ("design", "units", "planned_units", "reached", "chance", "chance_planned", "give_up", "text")
+        DESIGN_FIELD_NUMBER: _ClassVar[int]
+        UNITS_FIELD_NUMBER: _ClassVar[int]
+        PLANNED_UNITS_FIELD_NUMBER: _ClassVar[int]
+        REACHED_FIELD_NUMBER: _ClassVar[int]
+        CHANCE_FIELD_NUMBER: _ClassVar[int]
+        CHANCE_PLANNED_FIELD_NUMBER: _ClassVar[int]
+        GIVE_UP_FIELD_NUMBER: _ClassVar[int]
+        TEXT_FIELD_NUMBER: _ClassVar[int]
+        design: str
+        units: int
+        planned_units: int
+        reached: bool
+        chance: float
+        chance_planned: float
+        give_up: bool
+        text: str
+        def __init__(self, design: _Optional[str] = ..., units: _Optional[int] = ..., planned_units: _Optional[int] = ..., reached: _Optional[bool] = ..., chance: _Optional[float] = ..., chance_planned: _Optional[float] = ..., give_up: _Optional[bool] = ..., text: _Optional[str] = ...) -> None: ...
     class Forecast(_message.Message):
         __slots__ = ("units_per_day", "units", "days", "smallest_effect", "text")
         UNITS_PER_DAY_FIELD_NUMBER: _ClassVar[int]
@@ -538,7 +579,7 @@ class GetReportResponse(_message.Message):
         text: str
         def __init__(self, decision: _Optional[str] = ..., rule: _Optional[str] = ..., text: _Optional[str] = ...) -> None: ...
     class Comparison(_message.Message):
-        __slots__ = ("metric", "control", "treatment", "effect", "low", "high", "p", "control_units", "treatment_units", "method", "state", "length_adjusted", "length_adjusted_half", "relative", "relative_low", "relative_high", "margin", "margin_relative", "lower_is_better", "control_length", "treatment_length", "anytime", "waiting", "cap", "alpha", "shared_queue")
+        __slots__ = ("metric", "control", "treatment", "effect", "low", "high", "p", "control_units", "treatment_units", "method", "state", "length_adjusted", "length_adjusted_half", "relative", "relative_low", "relative_high", "margin", "margin_relative", "lower_is_better", "control_length", "treatment_length", "anytime", "waiting", "cap", "alpha", "age", "early", "shared_queue")
         METRIC_FIELD_NUMBER: _ClassVar[int]
         CONTROL_FIELD_NUMBER: _ClassVar[int]
         TREATMENT_FIELD_NUMBER: _ClassVar[int]
@@ -564,6 +605,8 @@ class GetReportResponse(_message.Message):
         WAITING_FIELD_NUMBER: _ClassVar[int]
         CAP_FIELD_NUMBER: _ClassVar[int]
         ALPHA_FIELD_NUMBER: _ClassVar[int]
+        AGE_FIELD_NUMBER: _ClassVar[int]
+        EARLY_FIELD_NUMBER: _ClassVar[int]
         SHARED_QUEUE_FIELD_NUMBER: _ClassVar[int]
         metric: str
         control: float
@@ -590,10 +633,12 @@ class GetReportResponse(_message.Message):
         waiting: GetReportResponse.Waiting
         cap: float
         alpha: float
+        age: float
+        early: bool
         shared_queue: bool
-        def __init__(self, metric: _Optional[str] = ..., control: _Optional[float] = ..., treatment: _Optional[float] = ..., effect: _Optional[float] = ..., low: _Optional[float] = ..., high: _Optional[float] = ..., p: _Optional[float] = ..., control_units: _Optional[int] = ..., treatment_units: _Optional[int] = ..., method: _Optional[str] = ..., state: _Optional[str] = ..., length_adjusted: _Optional[float] = ..., length_adjusted_half: _Optional[float] = ..., relative: _Optional[float] = ..., relative_low: _Optional[float] = ..., relative_high: _Optional[float] = ..., margin: _Optional[float] = ..., margin_relative: _Optional[bool] = ..., lower_is_better: _Optional[bool] = ..., control_length: _Optional[float] = ..., treatment_length: _Optional[float] = ..., anytime: _Optional[bool] = ..., waiting: _Optional[_Union[GetReportResponse.Waiting, _Mapping]] = ..., cap: _Optional[float] = ..., alpha: _Optional[float] = ..., shared_queue: _Optional[bool] = ...) -> None: ...
+        def __init__(self, metric: _Optional[str] = ..., control: _Optional[float] = ..., treatment: _Optional[float] = ..., effect: _Optional[float] = ..., low: _Optional[float] = ..., high: _Optional[float] = ..., p: _Optional[float] = ..., control_units: _Optional[int] = ..., treatment_units: _Optional[int] = ..., method: _Optional[str] = ..., state: _Optional[str] = ..., length_adjusted: _Optional[float] = ..., length_adjusted_half: _Optional[float] = ..., relative: _Optional[float] = ..., relative_low: _Optional[float] = ..., relative_high: _Optional[float] = ..., margin: _Optional[float] = ..., margin_relative: _Optional[bool] = ..., lower_is_better: _Optional[bool] = ..., control_length: _Optional[float] = ..., treatment_length: _Optional[float] = ..., anytime: _Optional[bool] = ..., waiting: _Optional[_Union[GetReportResponse.Waiting, _Mapping]] = ..., cap: _Optional[float] = ..., alpha: _Optional[float] = ..., age: _Optional[float] = ..., early: _Optional[bool] = ..., shared_queue: _Optional[bool] = ...) -> None: ...
     class ArmReport(_message.Message):
-        __slots__ = ("arm", "verdict", "blocked", "primary", "adjusted_p", "guardrails", "pairs", "everyone", "unadjusted", "secondary", "segments")
+        __slots__ = ("arm", "verdict", "blocked", "primary", "adjusted_p", "guardrails", "pairs", "everyone", "unadjusted", "secondary", "segments", "early")
         ARM_FIELD_NUMBER: _ClassVar[int]
         VERDICT_FIELD_NUMBER: _ClassVar[int]
         BLOCKED_FIELD_NUMBER: _ClassVar[int]
@@ -605,6 +650,7 @@ class GetReportResponse(_message.Message):
         UNADJUSTED_FIELD_NUMBER: _ClassVar[int]
         SECONDARY_FIELD_NUMBER: _ClassVar[int]
         SEGMENTS_FIELD_NUMBER: _ClassVar[int]
+        EARLY_FIELD_NUMBER: _ClassVar[int]
         arm: str
         verdict: GetReportResponse.Verdict
         blocked: GetReportResponse.Verdict
@@ -616,7 +662,8 @@ class GetReportResponse(_message.Message):
         unadjusted: GetReportResponse.Comparison
         secondary: _containers.RepeatedCompositeFieldContainer[GetReportResponse.Comparison]
         segments: _containers.RepeatedCompositeFieldContainer[GetReportResponse.SegmentReport]
-        def __init__(self, arm: _Optional[str] = ..., verdict: _Optional[_Union[GetReportResponse.Verdict, _Mapping]] = ..., blocked: _Optional[_Union[GetReportResponse.Verdict, _Mapping]] = ..., primary: _Optional[_Union[GetReportResponse.Comparison, _Mapping]] = ..., adjusted_p: _Optional[float] = ..., guardrails: _Optional[_Iterable[_Union[GetReportResponse.Comparison, _Mapping]]] = ..., pairs: _Optional[_Union[GetReportResponse.Pairs, _Mapping]] = ..., everyone: _Optional[_Union[GetReportResponse.Comparison, _Mapping]] = ..., unadjusted: _Optional[_Union[GetReportResponse.Comparison, _Mapping]] = ..., secondary: _Optional[_Iterable[_Union[GetReportResponse.Comparison, _Mapping]]] = ..., segments: _Optional[_Iterable[_Union[GetReportResponse.SegmentReport, _Mapping]]] = ...) -> None: ...
+        early: _containers.RepeatedCompositeFieldContainer[GetReportResponse.Comparison]
+        def __init__(self, arm: _Optional[str] = ..., verdict: _Optional[_Union[GetReportResponse.Verdict, _Mapping]] = ..., blocked: _Optional[_Union[GetReportResponse.Verdict, _Mapping]] = ..., primary: _Optional[_Union[GetReportResponse.Comparison, _Mapping]] = ..., adjusted_p: _Optional[float] = ..., guardrails: _Optional[_Iterable[_Union[GetReportResponse.Comparison, _Mapping]]] = ..., pairs: _Optional[_Union[GetReportResponse.Pairs, _Mapping]] = ..., everyone: _Optional[_Union[GetReportResponse.Comparison, _Mapping]] = ..., unadjusted: _Optional[_Union[GetReportResponse.Comparison, _Mapping]] = ..., secondary: _Optional[_Iterable[_Union[GetReportResponse.Comparison, _Mapping]]] = ..., segments: _Optional[_Iterable[_Union[GetReportResponse.SegmentReport, _Mapping]]] = ..., early: _Optional[_Iterable[_Union[GetReportResponse.Comparison, _Mapping]]] = ...) -> None: ...
     class Pairs(_message.Message):
         __slots__ = ("wins", "losses", "ties", "share", "low", "high", "p", "units", "anytime")
         WINS_FIELD_NUMBER: _ClassVar[int]
@@ -748,6 +795,7 @@ class GetReportResponse(_message.Message):
     TIME_FIELD_NUMBER: _ClassVar[int]
     FORECAST_FIELD_NUMBER: _ClassVar[int]
     PLANNED_FIELD_NUMBER: _ClassVar[int]
+    MISSING_FIELD_NUMBER: _ClassVar[int]
     SWITCHBACK_FIELD_NUMBER: _ClassVar[int]
     DAYS_FIELD_NUMBER: _ClassVar[int]
     experiment: Experiment
@@ -763,9 +811,10 @@ class GetReportResponse(_message.Message):
     time: _timestamp_pb2.Timestamp
     forecast: GetReportResponse.Forecast
     planned: GetReportResponse.Planned
+    missing: _containers.RepeatedCompositeFieldContainer[GetReportResponse.Missing]
     switchback: _containers.RepeatedCompositeFieldContainer[GetReportResponse.Switchback]
     days: _containers.RepeatedCompositeFieldContainer[GetReportResponse.Days]
-    def __init__(self, experiment: _Optional[_Union[Experiment, _Mapping]] = ..., phase: _Optional[int] = ..., verdict: _Optional[_Union[GetReportResponse.Verdict, _Mapping]] = ..., arm: _Optional[str] = ..., arms: _Optional[_Iterable[_Union[GetReportResponse.ArmReport, _Mapping]]] = ..., checks: _Optional[_Iterable[_Union[GetReportResponse.Check, _Mapping]]] = ..., numbers: _Optional[_Iterable[_Union[GetReportResponse.ArmNumbers, _Mapping]]] = ..., audit: _Optional[_Iterable[_Union[GetReportResponse.AuditEntry, _Mapping]]] = ..., points: _Optional[_Iterable[_Union[GetReportResponse.Point, _Mapping]]] = ..., notes: _Optional[_Iterable[str]] = ..., time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., forecast: _Optional[_Union[GetReportResponse.Forecast, _Mapping]] = ..., planned: _Optional[_Union[GetReportResponse.Planned, _Mapping]] = ..., switchback: _Optional[_Iterable[_Union[GetReportResponse.Switchback, _Mapping]]] = ..., days: _Optional[_Iterable[_Union[GetReportResponse.Days, _Mapping]]] = ...) -> None: ...
+    def __init__(self, experiment: _Optional[_Union[Experiment, _Mapping]] = ..., phase: _Optional[int] = ..., verdict: _Optional[_Union[GetReportResponse.Verdict, _Mapping]] = ..., arm: _Optional[str] = ..., arms: _Optional[_Iterable[_Union[GetReportResponse.ArmReport, _Mapping]]] = ..., checks: _Optional[_Iterable[_Union[GetReportResponse.Check, _Mapping]]] = ..., numbers: _Optional[_Iterable[_Union[GetReportResponse.ArmNumbers, _Mapping]]] = ..., audit: _Optional[_Iterable[_Union[GetReportResponse.AuditEntry, _Mapping]]] = ..., points: _Optional[_Iterable[_Union[GetReportResponse.Point, _Mapping]]] = ..., notes: _Optional[_Iterable[str]] = ..., time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., forecast: _Optional[_Union[GetReportResponse.Forecast, _Mapping]] = ..., planned: _Optional[_Union[GetReportResponse.Planned, _Mapping]] = ..., missing: _Optional[_Iterable[_Union[GetReportResponse.Missing, _Mapping]]] = ..., switchback: _Optional[_Iterable[_Union[GetReportResponse.Switchback, _Mapping]]] = ..., days: _Optional[_Iterable[_Union[GetReportResponse.Days, _Mapping]]] = ...) -> None: ...
 
 class PlanExperimentRequest(_message.Message):
     __slots__ = ("route", "metric", "baseline", "deviation", "effect", "weights", "units_per_day", "enrolment", "days", "units", "alpha", "power", "slice_length")

@@ -25,7 +25,7 @@ from router.experiments.model import (
 )
 from router.experiments.store.series import PairCounts, PhaseData, PreferenceCounts
 from router.experiments.store.store import ExperimentStore, UnitsByAge
-from tests.experiments.memory_sums import Kept, Place, Rows, counts, pair_counts, phase_data
+from tests.experiments.memory_sums import Kept, Place, Rows, counts, pair_counts, phase_data, windows
 
 log = logging.getLogger(__name__)
 
@@ -162,7 +162,9 @@ class MemoryStore:
         return Accepted.COUNTED if counted else Accepted.LATE
 
     def _counts(self, outcome: StoredOutcome, place: Place, unit: str) -> bool:
-        return counts(outcome, self._phase(*place), self.rows[place].firsts[unit])
+        phase, first = self._phase(*place), self.rows[place].firsts[unit]
+        read = windows(phase, outcome.metric) or [phase.spec.window]
+        return any(counts(outcome, phase, first, window) for window in read)
 
     def pairs(self, pairs: Sequence[ShadowPair]) -> None:
         for pair in pairs:

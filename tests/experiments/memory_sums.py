@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
 from router.experiments.model import (
@@ -19,6 +19,7 @@ from router.experiments.model import (
     Spec,
     StoredOutcome,
     Unanswered,
+    within_key,
 )
 from router.experiments.stats.moments import Moments
 from router.experiments.store import series
@@ -51,12 +52,34 @@ class Rows:
     peak: float = 0.0
 
 
-def came_in_time(said: StoredOutcome, phase: ExperimentPhase, first: Exposure) -> bool:
-    return not said.received or said.received <= first.time + phase.spec.window + phase.spec.grace
+def came_in_time(
+    said: StoredOutcome, phase: ExperimentPhase, first: Exposure, window: float | None = None
+) -> bool:
+    closing = first.time + (phase.spec.window if window is None else window) + phase.spec.grace
+    return not said.received or said.received <= closing
 
 
-def counts(said: StoredOutcome, phase: ExperimentPhase, first: Exposure) -> bool:
-    return said.time <= first.time + phase.spec.window and came_in_time(said, phase, first)
+def counts(said: StoredOutcome, phase: ExperimentPhase, first: Exposure, window: float | None = None) -> bool:
+    end = first.time + (phase.spec.window if window is None else window)
+    return said.time <= end and came_in_time(said, phase, first, window)
+
+
+def windows(phase: ExperimentPhase, name: str) -> list[float]:
+    """Those of the metrics that read an outcome."""
+    spec = phase.spec
+    plain = (*BUILT_IN, *series.covariates_of(spec))
+    found = [spec.window] if name in plain else []
+    for metric in (*spec.metrics, *phase.early_guardrails):
+        share = slow_share(metric.name)
+        read = share.outcomes if share else (metric.name,)
+        if name in (*read, metric.per if metric.kind.rules.has_denominator else ""):
+            found.append(spec.window_of(metric))
+    return found
+
+
+def within(phase: ExperimentPhase, metric: MetricSpec) -> ExperimentPhase:
+    """The phase as if a metric's window were the plan's."""
+    return replace(phase, spec=replace(phase.spec, window=phase.spec.window_of(metric)))
 
 
 def pair_counts(units: list[list[int]]) -> PairCounts:
@@ -72,6 +95,8 @@ class Unit:
         self, phase: ExperimentPhase, place: Place, rows: Rows, first: Exposure, kept: Iterable[Kept]
     ) -> None:
         end = first.time + phase.spec.window
+        self.for_metric = lambda m: Unit(within(phase, m), place, rows, first, kept)
+        self.window = phase.spec.window
         self.arm, self.segments = first.arm, rows.segments[first.unit]
         self.shown = [e for e in rows.exposures.values() if e.unit == first.unit]
         self.responses = sum(e.time <= end for e in self.shown)
@@ -85,6 +110,11 @@ class Unit:
             if known and said.time < phase.started and came_in_time(said, phase, first):
                 self.before[said.metric].append(said.value)
 
+    def answered(self, metric: MetricSpec) -> bool:
+        if metric.window not in (0, self.window):
+            return self.for_metric(metric).answered(metric)
+        return self.has(metric)
+
     def values(self, name: str) -> list[float]:
         return [o.value for o in self.counted[name]]
 
@@ -93,6 +123,8 @@ class Unit:
         return any(self.counted[name] for name in (share.outcomes if share else (metric.name,)))
 
     def row(self, metric: MetricSpec) -> tuple[float, ...] | None:
+        if metric.window not in (0, self.window):
+            return self.for_metric(metric).row(metric)
         if not self.has(metric) and metric.missing is Unanswered.EXCLUDED:
             return None
         if share := slow_share(metric.name):
@@ -189,11 +221,12 @@ def _ended(units: dict[str, Unit], place: Place, kept: Iterable[Kept]) -> dict[s
 
 
 def _aside(phase: ExperimentPhase, place: Place, rows: Rows, kept: Iterable[Kept]) -> dict[str, int]:
-    names, found = series.info_of(0, "", phase).names, {"late": 0, "unplanned": 0}
+    found = {"late": 0, "unplanned": 0}
     for said, first in ((k.outcome, rows.firsts[k.places[place]]) for k in kept if place in k.places):
-        if said.metric not in names:
+        read = windows(phase, said.metric)
+        if not read:
             found["unplanned"] += 1
-        elif said.metric not in BUILT_IN and not counts(said, phase, first):
+        elif said.metric not in BUILT_IN and not any(counts(said, phase, first, w) for w in read):
             found["late"] += 1
     return found
 
@@ -208,7 +241,7 @@ def _built_in(units: Iterable[Unit]) -> dict[str, dict[str, float]]:
 
 
 def _buckets(phase: ExperimentPhase, rows: Rows, units: dict[str, Unit]) -> Iterable[TimeBucket]:
-    stretches = series.stretches_of(phase.spec)
+    stretches = series.stretches_of(phase)
     groups: dict[tuple[int, str], list[Unit]] = defaultdict(list)
     for name, unit in units.items():
         elapsed = rows.firsts[name].time - phase.started
@@ -220,7 +253,8 @@ def _buckets(phase: ExperimentPhase, rows: Rows, units: dict[str, Unit]) -> Iter
 
 def _bucket(phase: ExperimentPhase, arm: str, span: tuple[float, float], units: list[Unit]) -> TimeBucket:
     spec = phase.spec
-    metrics = spec.metrics
+    early = {within_key(m.name, m.window): m for m in phase.early_guardrails}
+    metrics = {m.name: m for m in spec.metrics} | early
     lengths = None
     if not spec.primary.kind.rules.has_denominator:
         lengths = _moments(2, [unit.length(spec.primary) for unit in units])
@@ -229,8 +263,8 @@ def _bucket(phase: ExperimentPhase, arm: str, span: tuple[float, float], units: 
         *span,
         exposed=len(units),
         degraded=sum(any(e.degraded for e in unit.shown) for unit in units),
-        answered={m.name: sum(u.has(m) for u in units) for m in metrics},
-        moments={m.name: _moments(columns_of(m), [u.row(m) for u in units]) for m in metrics},
+        answered={key: sum(u.answered(m) for u in units) for key, m in metrics.items()},
+        moments={key: _moments(columns_of(m), [u.row(m) for u in units]) for key, m in metrics.items()},
         lengths=lengths,
         segments=_segments(spec, units),
     )

@@ -49,6 +49,7 @@ metrics = st.builds(
     relative=st.booleans(),
     cap=st.none() | numbers,
     least=numbers.filter(bool) | st.just(0.0),
+    window=st.integers(0, 10**8).map(lambda ms: ms / 1000),
     improve=st.booleans(),
 ) | st.builds(MetricSpec, name=texts, kind=st.just(Kind.RATIO), per=texts.filter(bool))
 maybe = st.none() | st.booleans()
@@ -94,9 +95,9 @@ plans = st.builds(
     ),
     grace=seconds,
     equal_arms=st.booleans(),
-    design=st.none() | st.sampled_from(Design),
     slice_length=seconds,
     wash_out=st.none() | seconds,
     planned_slices=counts,
     by_tenant=st.booleans(),
+    design=st.none() | st.sampled_from(Design),
 )

@@ -40,14 +40,16 @@ SPEC = Spec(
         ArmSpec("b", 0.5, AdapterRef("medical", "1.1.0")),
     ),
     control="a",
-    primary=metric("thumbs_up"),
+    primary=metric("thumbs_up", missing="excluded"),
 )
 FULL = replace(
     SPEC,
     route="",
     arms=(ArmSpec("a", 0.3), ArmSpec("b", 0.7, router=RouterVariant(0.4, ("linear",), True, False))),
     guardrails=(
-        metric("total_time", "mean", higher_is_better=False, aggregate="mean", margin=0.1, relative=True),
+        metric(
+            "total_time", "mean", higher_is_better=False, aggregate="mean", missing="excluded", margin=0.1
+        ),
         metric("thumbs", "ratio", per="outcomes", missing="zero", covariate=True, margin=0.01),
     ),
     mode=Mode.BANDIT,
@@ -66,7 +68,7 @@ FULL = replace(
     judge="length",
     floor=0.1,
     epoch=60.25,
-    secondary=(metric("minutes", "mean", cap=60, least=1.0),),
+    secondary=(metric("minutes", "mean", missing="zero", cap=60, least=1.0),),
     segments=(SegmentSpec("country", ("de", "fr")), SegmentSpec("plan")),
     grace=3600.0,
 )

@@ -50,7 +50,7 @@ def test_a_plan_names_only_the_aggregates_of_the_kind(kind: Kind, aggregate: Agg
 
 @kinds
 def test_a_plan_has_a_cap_only_where_the_kind_may(kind: Kind) -> None:
-    refused = {p.field for p in metric_problems(plan(primary=metric("cost", kind, cap=9.0)))}
+    refused = {p.field for p in metric_problems(plan(primary=metric("cost", kind, cap=9.0, missing="zero")))}
     assert refused == (set() if EXPECTED[kind][3] else {"primary.cap"})
 
 
@@ -91,7 +91,7 @@ def test_the_example_and_the_docs_explain_it(kind: Kind) -> None:
 def test_the_consoles_form_takes_it(kind: Kind) -> None:
     found = Findings()
     form = experiment_plan.plan_of({"primary.name": "cost", "primary.kind": kind.value}, found)
-    assert plan_of(form.message, found).primary == metric("cost", kind)
+    assert plan_of(form.message, found).primary == metric("cost", kind, missing="excluded")
 
 
 @kinds

@@ -34,6 +34,7 @@ from router.experiments.model import (
     SizeAnswer,
     SizeQuestion,
     Spec,
+    Unanswered,
 )
 from router.experiments.report.build import report
 from router.experiments.report_messages import report_message, report_of
@@ -61,8 +62,11 @@ def test_a_plan_comes_back_as_it_was(spec: Spec) -> None:
     assert read(message) == spec
 
 
+UNSAID = MetricSpec("", Kind.MEAN, aggregate=Aggregate.SUM, missing=Unanswered.UNSAID)
+
+
 def test_what_is_not_set_has_the_models_default() -> None:
-    bare = Spec("", "", (), "", replace(plan().primary, name="", kind=Kind.MEAN, aggregate=Aggregate.SUM))
+    bare = Spec("", "", (), "", UNSAID)
     assert read(pb.Experiment(primary={"kind": pb.Experiment.Metric.KIND_MEAN})) == bare
     zero = read(pb.Experiment(primary={"kind": "KIND_MEAN"}, enrolment=0, min_units=0, slot_end=0))
     assert (zero.enrolment, zero.min_units, zero.slot) == (0, 0, (0, 0))

@@ -10,8 +10,9 @@ import pytest
 from router.errors import InvalidRequest
 from router.experiments.designs import Design
 from router.experiments.model import Kind
-from router.experiments.stats.checks import Guardrail, Maturity, SampleRatio, missing_outcomes, sample_ratio
+from router.experiments.stats.checks import Guardrail, Maturity, SampleRatio, sample_ratio
 from router.experiments.stats.compare import SequencePlan
+from router.experiments.stats.missing import Missing
 from router.experiments.stats.moments import ComparedMetric, Moments
 from router.experiments.verdict import (
     ExperimentDesign,
@@ -148,7 +149,7 @@ def test_immature_experiments_promote_nothing_but_stop_for_harm():
 
 FAULTS = {
     "sample-ratio": replace(SOUND, sample_ratio=sample_ratio((2200, 1800), (0.5, 0.5))),
-    "missing-outcomes": replace(SOUND, missing={"new": missing_outcomes((2000, 1900), (2000, 1500))}),
+    "missing-outcomes": replace(SOUND, missing={"new": Missing(0.05, 0.25, -0.2, -0.3, -0.1, 1e-9, True)}),
     "crossed-units": replace(SOUND, crossed=0.02),
     "mixed-digests": replace(SOUND, mixed=("adapter of new",)),
 }
@@ -337,7 +338,7 @@ def test_a_planned_experiment_is_promoted_with_less(by, rule):
 def test_what_was_shown_by_the_planned_size_is_kept_afterwards():
     shown = planned_verdict((260, 520, 785, 1075))
     later = planned_verdict((260, 520, 785, 1075, 1300))
-    assert planned_verdict((260, 520, 770, 1020, 1290)).verdict.rule == "planned-size"
+    assert planned_verdict((260, 520, 770, 1020, 1290)).verdict.rule == "planned-size-reached"
     assert (shown.verdict.decision, later.verdict.decision) == (VerdictDecision.PROMOTE,) * 2
     assert shown.arms[0].p == later.arms[0].p
     assert ends(shown)[0] == ends(later)[0] > 0
@@ -351,7 +352,7 @@ def test_a_difference_that_has_turned_is_not_promoted():
 
 def test_no_difference_at_the_planned_size_is_a_rule_of_its_own():
     found = planned_verdict((255, 505, 755, 1010)).verdict
-    assert (found.decision, found.rule) == (VerdictDecision.UNDECIDED, "planned-size")
+    assert (found.decision, found.rule) == (VerdictDecision.UNDECIDED, "planned-size-reached")
     assert found.text.startswith("no difference found at the planned size of 4,000 units: success")
     assert planned_verdict((255, 505, 755)).verdict.rule == "primary-open"
 
@@ -386,5 +387,5 @@ def test_not_worse_is_shown_by_the_planned_bound_too():
 def test_a_hybrid_lies_between_planned_and_open():
     strong, weak = (260, 520, 785, 1085), (260, 520, 785, 1072)
     found = [planned_verdict(course, by=Design.HYBRID).verdict.rule for course in (strong, weak)]
-    assert found == ["primary-better", "planned-size"]
+    assert found == ["primary-better", "planned-size-reached"]
     assert planned_verdict(weak).verdict.rule == "primary-better"

@@ -9,7 +9,7 @@ import difflib
 import math
 import re
 import tomllib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -25,6 +25,7 @@ from router.experiments.cli.metric_flags import (
     number_from_flag,
     segment_from_flag,
 )
+from router.experiments.cli.plan_flags import with_caps, with_missing
 
 if TYPE_CHECKING:
     from pydantic import ValidationError
@@ -81,7 +82,7 @@ kind = "proportion"      # KINDS
 # higher_is_better = true
 # aggregate = "max"      # several outcomes of a unit: max, sum, mean, last
 # per = "responses"      # of a ratio: over answers given, "outcomes", or another outcome
-# missing = "excluded"   # units without an outcome are left out; "zero": they count as 0
+missing = "zero"         # units without an outcome count as 0; "excluded": they are left out
 # covariate = false      # adjust by the same outcome of the unit from before (CUPED)
 
 [[guardrails]]           # must not get worse by more than the margin
@@ -89,6 +90,8 @@ name = "total_time_over_4s"  # built in: the share of units with an answer slowe
                          # (800ms, 2min), and time_to_first_token_over_1s is the like
 margin = 0.02            # two units in a hundred more
 # relative = false       # true: the margin is a share of control's value
+# improve = false        # true, without a margin: must be better, such as serving_cost
+# window = "1d"          # how long its outcomes count; left out: the plan's window, which is the longest
 
 [[guardrails]]
 name = "error"           # built in: 0 or 1 for each answer; here the share of units that had one
@@ -187,7 +190,8 @@ def _metric(values: Mapping[str, Any], where: str) -> dict[str, Any]:
     if is_meant_as_share(str(values.get("name"))):
         values = {**SLOW_SHARE, **values}
     usual = next((kind.rules.usual for kind in Kind if kind == values.get("kind")), Kind.MEAN.rules.usual)
-    return {"aggregate": usual.value, **values}
+    times = {"window": seconds(values["window"], f"{where}window")} if "window" in values else {}
+    return {"aggregate": usual.value, "missing": "unsaid", **values, **times}
 
 
 def _check_names(values: Mapping[str, Any], kind: type, where: str) -> None:
@@ -279,37 +283,6 @@ def _arm_from_flag(text: str) -> dict[str, Any]:
     return {"name": name, "adapter": adapter, "weight": number_from_flag(weight, "--arm") if weight else None}
 
 
-def with_caps(values: Mapping[str, Any], caps: Sequence[str]) -> dict[str, Any]:
-    """The fields of a plan in which a metric gets its cap, METRIC=VALUE, with that cap."""
-    made = {name: values[name] for name in ("primary", "guardrails", "secondary") if values.get(name)}
-    changed: set[str] = set()
-    for text in caps:
-        name, equals, value = text.partition("=")
-        if not equals:
-            raise CliError(f"--cap takes METRIC=VALUE, such as total_time=60, not {text!r}", MISUSED)
-        cap, there = number_from_flag(value, "--cap"), set(changed)
-        for field, metrics in made.items():
-            several = field != "primary"
-            found = [
-                m | {"cap": cap} if m.get("name") == name else m for m in (metrics if several else [metrics])
-            ]
-            if found != (metrics if several else [metrics]):
-                there.add(field)
-            made[field] = found if several else found[0]
-        if not any(m.get("name") == name for m in _all_metrics(made)):
-            names = ", ".join(str(m.get("name")) for m in _all_metrics(made)) or "none"
-            raise CliError(
-                f"--cap {text}: no metric of the plan is called {name!r}; there are: {names}", MISUSED
-            )
-        changed = there
-    return {field: made[field] for field in changed}
-
-
-def _all_metrics(values: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
-    for field, metrics in values.items():
-        yield from [metrics] if field == "primary" else metrics
-
-
 Name = Annotated[str, typer.Argument(metavar="NAME", help="The experiment: small letters, digits, hyphens.")]
 NewName = Annotated[
     str,
@@ -360,6 +333,9 @@ Segments = Annotated[
         "--segment", metavar="LABEL[=a,b,c]", help="Report the effect by a label's values, too; repeatable."
     ),
 ]
+Missing = Annotated[
+    str, typer.Option("--missing", metavar="zero|excluded", help="What a unit without the metric counts as.")
+]
 Caps = Annotated[
     list[str] | None,
     typer.Option("--cap", metavar="METRIC=VALUE", help="Count a unit of a mean as at most this; repeatable."),
@@ -398,19 +374,20 @@ class PlanOptions:
     secondary: list[str] | None
     segments: list[str] | None
     caps: list[str] | None
+    missing: str
     hypothesis: str
     sets: list[str] | None
 
     def values(self, before: dict[str, Any] | None = None) -> dict[str, Any]:
         """Fields of a plan as the values of a file: only what is said. `before`: what a cap or a split is
         put into where neither file nor flags have it."""
-
         made = read_plan_file(self.file) if self.file else {}
         made |= self._flags() | _parsed(self.sets or [])
         whole = (before or {}) | made
         if self.split and not self.arms:
             made["arms"] = with_split(whole.get("arms") or [], self.split)
-        return made | with_caps(whole | made, self.caps or [])
+        made |= with_caps(whole | made, self.caps or [])
+        return made | with_missing(whole | made, self.missing)
 
     def _flags(self) -> dict[str, Any]:
         made: dict[str, Any] = {}
@@ -458,6 +435,7 @@ def create(
     secondary: Secondary = None,
     segment: Segments = None,
     cap: Caps = None,
+    missing: Missing = "",
     hypothesis: Hypothesis = "",
     mode: Mode = "",
     set_: Sets = None,
@@ -491,7 +469,7 @@ def create(
     if not name:
         raise CliError("an experiment needs a NAME; `--example` prints a plan to begin with", MISUSED)
     options = PlanOptions(
-        file, route, arm, split, metric, guardrail, secondary, segment, cap, hypothesis, set_
+        file, route, arm, split, metric, guardrail, secondary, segment, cap, missing, hypothesis, set_
     )
     values = options.values() | ({"mode": mode} if mode else {})
     values.setdefault("hypothesis", f"{metric or 'the metric'} is better with {' or '.join((arm or [])[1:])}")
@@ -513,6 +491,7 @@ def update(
     secondary: Secondary = None,
     segment: Segments = None,
     cap: Caps = None,
+    missing: Missing = "",
     hypothesis: Hypothesis = "",
     set_: Sets = None,
     new_phase: NewPhase = False,
@@ -539,7 +518,7 @@ def update(
     from router.experiments.cli import show_one
 
     options = PlanOptions(
-        file, route, arm, split, metric, guardrail, secondary, segment, cap, hypothesis, set_
+        file, route, arm, split, metric, guardrail, secondary, segment, cap, missing, hypothesis, set_
     )
     if not (options.caps or options.split or options.values()):
         raise CliError("nothing to change: give a FILE, --set FIELD=VALUE or another flag", MISUSED)

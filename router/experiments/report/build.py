@@ -12,10 +12,11 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from router.experiments.interference import labelled
-from router.experiments.model import MetricSpec, Mode, SegmentSpec
+from router.experiments.model import WITHIN, MetricSpec, Mode, SegmentSpec
 from router.experiments.modes import BANDIT, MISSING, SWITCHBACK, TENANTS, Judges, needed
 from router.experiments.report.course import course_of, points_of
 from router.experiments.report.days import by_days
+from router.experiments.report.missing import missing_reports
 from router.experiments.report.model import (
     ArmNumbers,
     ArmReport,
@@ -109,6 +110,7 @@ def report(
         time=now,
         forecast=forecast(source, arms, ruling.decision) if points else None,
         planned=planned,
+        missing=tuple(missing_reports(health.missing)),
     )
 
 
@@ -143,12 +145,14 @@ def _arm(source: PhaseEvidence, found: ArmVerdict) -> ArmReport:
     if found.primary:
         length = at_equal_length(source, found.arm)
         primary = measured_of(found.primary, design.primary, plan, length)
+        primary = replace(primary, age=source.spec.closing)
     return ArmReport(
         arm=found.arm,
         verdict=_allowed(source, standing(source.spec, found.arm, found.verdict)),
         primary=primary,
         adjusted_p=found.p,
-        guardrails=tuple(_guardrail_of(rail, plan) for rail in found.guardrails),
+        guardrails=tuple(_guardrail_of(source, rail, plan) for rail in found.guardrails),
+        early=tuple(_guardrail_of(source, rail, plan) for rail in found.early),
         blocked=_allowed(source, standing(source.spec, found.arm, found.blocked)) if found.blocked else None,
         everyone=everyone(source, found.arm),
     )
@@ -194,11 +198,14 @@ def _numbers(
     )
 
 
-def _guardrail_of(found: Guarded, plan: SequencePlan) -> MetricReport:
+def _guardrail_of(source: PhaseEvidence, found: Guarded, plan: SequencePlan) -> MetricReport:
     """A guardrail: p is the one of the state, or the smaller one while it is open."""
     rail = found.guardrail
     return replace(
         measured_of(found.comparison, rail.metric, plan),
+        metric=rail.metric.name.partition(WITHIN)[0],
+        age=source.ages[rail.metric.name],
+        early=WITHIN in rail.metric.name,
         p=min(found.p_beyond, found.p_within),
         state=found.state.value,
         margin=rail.margin,
@@ -300,8 +307,11 @@ def secondary(source: PhaseEvidence, arm: str) -> tuple[MetricReport, ...]:
 
 def _compared(source: PhaseEvidence, arm: str, spec: MetricSpec, plan: SequencePlan) -> MetricReport | None:
     metric = metric_of(spec)
-    control, treatment = (total_moments(source.deciding, a, metric) for a in (source.design.control, arm))
-    return _measured(metric, control, treatment, plan)
+    age = source.ages[spec.name]
+    buckets = source.older(age, could_differ=True)
+    control, treatment = (total_moments(buckets, a, metric) for a in (source.design.control, arm))
+    found = _measured(metric, control, treatment, plan)
+    return replace(found, age=age) if found else None
 
 
 def _measured(

@@ -43,7 +43,8 @@ def course_of(source: PhaseEvidence) -> Course:
 
 def _course_of(source: PhaseEvidence, arm: str) -> dict[str, Looks]:
     design = source.design
-    metrics = {design.primary: source.deciding} | {g.metric: source.mature for g in design.guardrails}
+    metrics = {design.primary: source.deciding}
+    metrics |= {g.metric: source.older(source.ages[g.metric.name]) for g in design.guardrails}
     found = {metric.name: _course(source, arm, metric, buckets).looks for metric, buckets in metrics.items()}
     return {name: looks for name, looks in found.items() if looks is not None}
 

@@ -38,8 +38,9 @@ class MetricReport:
     Of a guardrail, `state` is within, beyond or open, and `margin` is in the metric's own unit, or a
     share of control's value where `margin_relative`. `anytime`: interval and p may be looked at as often as
     one likes. `alpha` is what the interval is of; smaller than the plan's where it is one of many. Values
-    count as at most `cap`, where there is one. With a `shared_queue` both arms wait for each other, so that
-    the metric compares little.
+    count as at most `cap`, where there is one. Units are at least `age` seconds old: then their values are
+    final (0: not known). `early`: of what was recorded in their first `age` seconds, for harm only. With a
+    `shared_queue` both arms wait for each other, so that the metric compares little.
     """
 
     metric: str
@@ -62,6 +63,8 @@ class MetricReport:
     waiting: NoInterval | None = None
     cap: float | None = None
     alpha: float = 0.05
+    age: float = 0.0
+    early: bool = False
     shared_queue: bool = False
 
     @property
@@ -179,8 +182,9 @@ class ArmReport:
 
     `primary` is None until both arms have two units. In a router experiment it is of the units for which
     the two routers differed at least once, and `everyone` is of all. `unadjusted` is primary without its
-    covariate. `secondary` and `segments` decide nothing, and neither do `days`: the primary metric by days
-    since a unit's first exposure.
+    covariate. `early` are built-in guardrails of what was recorded soon after the first exposure: they stop
+    an arm for harm, and `guardrails` let it be promoted. `secondary` and `segments` decide nothing, and
+    neither do `days`: the primary metric by days since a unit's first exposure.
     """
 
     arm: str
@@ -196,6 +200,38 @@ class ArmReport:
     segments: tuple[SegmentReport, ...] = ()
     switchback: Switchback | None = None
     days: Mapping[str, MetricReport] = field(default_factory=dict)
+    early: tuple[MetricReport, ...] = ()
+
+    @property
+    def rails(self) -> tuple[MetricReport, ...]:
+        """Guardrails in both readings, the early one first."""
+        return (*self.early, *self.guardrails)
+
+
+@dataclass(frozen=True, slots=True)
+class MissingReport:
+    """Mature units without an outcome of the primary metric, where they are left out, and what that may do.
+
+    `control` and `treatment` are shares without one. `relative`: by which part more units have one in the
+    arm, with its interval (infinite while it is not known), and `p` that they differ at all. `alarm`: the
+    check fails. The effect lies within Lee's bounds if who answers differs between the arms as little as it
+    may, and within the worst case (Manski) whatever the missing values are; None: there are no such bounds.
+    `settled`: who answers cannot undo the effect, so the arm may be promoted.
+    """
+
+    arm: str
+    control: float
+    treatment: float
+    relative: float
+    low: float
+    high: float
+    p: float
+    alarm: bool
+    settled: bool
+    lee_low: float | None = None
+    lee_high: float | None = None
+    worst_low: float | None = None
+    worst_high: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -268,6 +304,7 @@ class Report:
     time: float
     forecast: VerdictForecast | None = None
     planned: PlannedProgress | None = None
+    missing: tuple[MissingReport, ...] = ()
 
     @property
     def judged(self) -> Experiment:

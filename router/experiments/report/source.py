@@ -20,7 +20,6 @@ import numpy as np
 from router.errors import FieldViolation, InvalidRequest
 from router.experiments.designs import Design
 from router.experiments.model import (
-    Aggregate,
     AuditEntry,
     Experiment,
     ExperimentPhase,
@@ -28,20 +27,21 @@ from router.experiments.model import (
     Mode,
     Spec,
     Unanswered,
+    within_key,
 )
 from router.experiments.report.model import PipelineCheck
 from router.experiments.report.ratio import ratio_of
 from router.experiments.report.unserved import unserved_notes
 from router.experiments.report.withdrawn import withdrawal_notes
 from router.experiments.stats.checks import (
+    EARLY_PART,
     Guardrail,
-    Missing,
     SampleRatio,
     maturity,
-    missing_outcomes,
     sample_ratio,
 )
 from router.experiments.stats.compare import SequencePlan
+from router.experiments.stats.missing import Missing, Response, missing_outcomes
 from router.experiments.stats.moments import Array, ComparedMetric, Moments, places
 from router.experiments.verdict import CROSSED, ExperimentDesign, PipelineHealth
 from router.quantities import percent
@@ -50,8 +50,6 @@ if TYPE_CHECKING:  # SQLAlchemy, which planning needs no more than clients do
     from router.experiments.store.series import PhaseData, TimeBucket
     from router.experiments.store.store import ExperimentStore
 
-SETTLED = (Aggregate.LAST,)
-"""The next outcome may take a unit's value back altogether: it is read once its window is over."""
 REWEIGHT = "reweight"
 
 
@@ -73,7 +71,7 @@ class PhaseEvidence:
     @cached_property
     def design(self) -> ExperimentDesign:
         """What it is judged by."""
-        return design_of(self.spec)
+        return design_of(self.spec, self.phase.early_guardrails)
 
     @cached_property
     def mature(self) -> tuple[TimeBucket, ...]:
@@ -83,9 +81,27 @@ class PhaseEvidence:
     @cached_property
     def deciding(self) -> tuple[TimeBucket, ...]:
         """Mature buckets that the primary metric is read from: those of units that could differ."""
-        if self.triggered is None:
+        return self.older(self.spec.closing, could_differ=True)
+
+    @cached_property
+    def ages(self) -> dict[str, float]:
+        """Metric, `NAME@SECONDS` for an early reading -> seconds after which a unit's value is final.
+
+        Outcomes may come sooner in one arm than in another, so arms of equal age are not equally complete:
+        every metric is read from units whose values are final. A built-in one is final when its answers have
+        ended, which an early reading makes use of.
+        """
+        spec = self.spec
+        found = {metric.name: spec.closing_of(metric) for metric in spec.metrics}
+        early = zip(self.design.early, self.phase.early_guardrails, strict=True)
+        return found | {rail.metric.name: read.window for rail, read in early}
+
+    def older(self, seconds: float, could_differ: bool = False) -> tuple[TimeBucket, ...]:
+        """Buckets of units that are older; of a router experiment those of units that `could_differ`."""
+        data = self.triggered if could_differ and self.triggered is not None else self.data
+        if seconds == self.spec.closing and data is self.data:
             return self.mature
-        return mature_buckets(self.triggered.buckets, self.now, self.spec.closing)
+        return mature_buckets(data.buckets, self.now, seconds)
 
     def beside(self, arm: str) -> PhaseEvidence:
         """What an arm is compared by. For one that was withdrawn, the units until then: the others' of later
@@ -100,14 +116,11 @@ class PhaseEvidence:
         return replace(self, data=cut[0] or self.data, triggered=cut[1])
 
     def outcomes(self) -> dict[str, dict[str, Moments]]:
-        """Arm, then metric, to the sums that `judge` takes.
-
-        Guardrails are read from all units so far, so that harm is stopped before a window has passed: all
-        arms are equally young. But a last value, which the next outcome takes back, is of mature units.
-        """
-        design, rails = self.design, zip(self.spec.guardrails, self.design.guardrails, strict=True)
+        """Arm, then metric, to the sums that `judge` takes: of units whose values are final."""
+        design = self.design
         read = {design.primary: self.deciding}
-        read |= {g.metric: self.mature if s.aggregate in SETTLED else self.data.buckets for s, g in rails}
+        rails = (rail.metric for rail in (*design.guardrails, *design.early))
+        read |= {metric: self.older(self.ages[metric.name]) for metric in rails}
         return {
             arm: {metric.name: total_moments(buckets, arm, metric) for metric, buckets in read.items()}
             for arm in design.weights
@@ -146,18 +159,29 @@ def metric_of(spec: MetricSpec) -> ComparedMetric:
     return ComparedMetric(spec.name, spec.kind, spec.higher_is_better, spec.covariate, bounds)
 
 
+def early_metric(spec: MetricSpec) -> ComparedMetric:
+    """The metric of an early reading: its name is the key of its sums."""
+    return replace(metric_of(spec), name=within_key(spec.name, spec.window))
+
+
 def plan_of(spec: Spec) -> SequencePlan:
     """Error rate and size."""
     return SequencePlan(alpha=spec.alpha, units=spec.planned_units)
 
 
-def design_of(spec: Spec) -> ExperimentDesign:
-    """The design by which an experiment is judged."""
+def design_of(spec: Spec, early: Sequence[MetricSpec] = ()) -> ExperimentDesign:
+    """The design by which an experiment is judged; `early` are the guardrails of its phase that are read
+    early."""
+    parts = {rail.name: 1 - EARLY_PART for rail in early}
     return ExperimentDesign(
         control=spec.control,
         weights={arm.name: arm.weight for arm in spec.arms},
         primary=metric_of(spec.primary),
-        guardrails=tuple(Guardrail(metric_of(g), g.margin, g.relative, g.improve) for g in spec.guardrails),
+        guardrails=tuple(
+            Guardrail(metric_of(g), g.margin, g.relative, g.improve, parts.get(g.name, 1.0))
+            for g in spec.guardrails
+        ),
+        early=tuple(Guardrail(early_metric(g), g.margin, g.relative, part=EARLY_PART) for g in early),
         margin=spec.margin,
         plan=plan_of(spec),
         min_units=spec.min_units,
@@ -302,18 +326,21 @@ def _untested(source: PhaseEvidence) -> SampleRatio:
 
 
 def _missing(source: PhaseEvidence) -> Iterator[tuple[str, Missing]]:
-    """Arm by arm, over mature units. None where a missing outcome counts as 0: then it is an outcome."""
+    """Arm by arm, over the units that decide. None where a missing outcome counts as 0: then it is one."""
     spec = source.spec
     if spec.primary.missing is Unanswered.ZERO or spec.mode is Mode.SHADOW or spec.randomised:
         return
-    for arm in source.design.treatments:
+    design = source.design
+    for arm in design.treatments:
         own = source.beside(arm)
-        yield arm, missing_outcomes(_answers(own, spec.control), _answers(own, arm))
+        both, plan = (_answers(own, spec.control), _answers(own, arm)), design.plan_for(arm)
+        yield arm, missing_outcomes(design.primary, *both, plan, design.margin)
 
 
-def _answers(source: PhaseEvidence, arm: str) -> tuple[int, int]:
-    found = answered_units(source.mature, arm, source.spec.primary.name)
-    return exposed_units(source.mature, arm), found
+def _answers(source: PhaseEvidence, arm: str) -> tuple[Response, Moments]:
+    primary, buckets = source.design.primary, source.deciding
+    response = Response(exposed_units(buckets, arm), answered_units(buckets, arm, primary.name))
+    return response, total_moments(buckets, arm, primary)
 
 
 def checks_of(source: PhaseEvidence, health: PipelineHealth) -> tuple[PipelineCheck, ...]:
@@ -397,7 +424,7 @@ def _notes(source: PhaseEvidence, health: PipelineHealth) -> Iterator[str]:
     if young:
         yield (
             f"{plural(young, spec.unit)} did not have the whole window of {window_in_words(spec)} yet: they"
-            " count only for the shares of the arms and for what must not get worse"
+            f" count only for {_numbers_of_young_units(source)}"
         )
     yield from _unanswered_notes(source)
     if source.data.late:
@@ -409,6 +436,20 @@ def _notes(source: PhaseEvidence, health: PipelineHealth) -> Iterator[str]:
     yield from _degraded_notes(source)
     yield from _length_notes(source)
     yield from _phase_notes(source)
+
+
+def _numbers_of_young_units(source: PhaseEvidence) -> str:
+    """What a unit is in before its window is over."""
+    sooner = [
+        f"{metric.name} ({duration(source.ages[metric.name])} old)"
+        for metric in source.spec.metrics
+        if source.ages[metric.name] < source.spec.closing
+    ]
+    if early := source.phase.early_guardrails:
+        names = ", ".join(rail.name for rail in early)
+        sooner.append(f"the first {duration(source.phase.early)} of {names}")
+    first = "the shares of the arms"
+    return f"{', '.join([first, *sooner[:-1]])} and {sooner[-1]}" if sooner else first
 
 
 def _router_notes(source: PhaseEvidence) -> Iterator[str]:

@@ -1,5 +1,5 @@
 """Tests besides the one of the primary metric: guardrails, segments, pairs of answers, effects at equal
-length; and of the pipeline: shares of arms, missing outcomes, time to show an outcome.
+length; and of the pipeline: shares of arms, time to show an outcome.
 
 Of metrics only guardrails decide: is an arm shown to be worse than control by more than a margin, or shown
 not to be?
@@ -16,11 +16,9 @@ from router.experiments.stats.compare import ArmComparison, ArmPair, SequencePla
 from router.experiments.stats.moments import Array, ComparedMetric, Moments, Real, invalid
 from router.experiments.stats.sequences import (
     Line,
-    difference_interval,
     log_gamma,
     one_arm,
     one_arm_interval,
-    two_arms,
     two_sided,
     two_sided_bound,
 )
@@ -37,15 +35,23 @@ class State(StrEnum):
     """Neither is shown yet."""
 
 
+EARLY_PART = 0.2
+"""Share of alpha for harm that the early reading of a guardrail has; the mature reading has the rest."""
+
+
 @dataclass(frozen=True, slots=True)
 class Guardrail:
     """A metric that must not get worse by more than `margin`: absolute, or a share of control's value. With
-    `improve` it must get better, and has no margin."""
+    `improve` it must get better, and has no margin.
+
+    `part` is its share of alpha for harm, where it is one of two readings of a metric.
+    """
 
     metric: ComparedMetric
     margin: float
     relative: bool = False
     improve: bool = False
+    part: float = 1.0
 
     def __post_init__(self) -> None:
         if self.improve:
@@ -80,11 +86,15 @@ class Guarded:
 
 
 def guard(guardrail: Guardrail, control: Moments, treatment: Moments, plan: SequencePlan) -> Guarded:
-    """The guardrail at this look, by two one-sided sequences that are valid at any look. Each has the whole
-    alpha: they answer different questions."""
+    """The guardrail at this look, by two one-sided sequences that are valid at any look. They answer
+    different questions, so `within` has the whole alpha, and `beyond` the guardrail's part of it.
+
+    Both arms must be equally complete: sums are of units whose values are final.
+    """
     metric = guardrail.metric
     arms = ArmPair(metric, control, treatment, plan)
     beyond, within = (p_of(arms.evidence(guardrail.line, side)) for side in (-metric.sign, metric.sign))
+    beyond = min(1.0, beyond / guardrail.part)
     state = State.OPEN
     if beyond <= plan.alpha:
         state = State.BEYOND
@@ -240,7 +250,6 @@ def _within(arms: Sequence[Moments], i: int, j: int) -> float:
 
 
 ALPHA = 0.001
-TOLERATED = 0.01
 CONCENTRATION = 100.0  # how close to the intended shares the mixture looks; arXiv:2011.03567 has the same
 
 
@@ -296,35 +305,6 @@ def arm_term(count: Real, weight: float) -> Array:
 def total_term(total: Real) -> Array:
     """What `total` units of all arms take from the log evidence."""
     return log_gamma(CONCENTRATION + total) - math.lgamma(CONCENTRATION)
-
-
-@dataclass(frozen=True, slots=True)
-class Missing:
-    """Shares of exposed units without an outcome, the interval of their difference, and the alarm."""
-
-    control: float
-    treatment: float
-    low: float
-    high: float
-    alarm: bool
-
-
-def missing_outcomes(control: tuple[int, int], treatment: tuple[int, int]) -> Missing:
-    """Do outcomes go missing more often in one arm? Then the units that are left are not alike.
-
-    From (exposed units old enough to have an outcome, those that have one) of two arms. The alarm is raised
-    when shares are shown to differ by more than `TOLERATED`; exact, at any look.
-    """
-    for name, (exposed, seen) in (("control", control), ("treatment", treatment)):
-        if not 0 <= seen <= exposed:
-            raise invalid(name, f"{seen} units with an outcome among {exposed} exposed ones")
-    gone = [(exposed - seen, seen) for exposed, seen in (control, treatment)]
-    shares = [g / (g + s) if g + s else 0.0 for g, s in gone]
-    apart = abs(shares[1] - shares[0]) > TOLERATED
-    edge = Line(offset=math.copysign(TOLERATED, shares[1] - shares[0]))
-    shown = float(two_arms(gone[0], gone[1], edge)) >= -math.log(ALPHA)
-    low, high = difference_interval(gone[0], gone[1], ALPHA)
-    return Missing(shares[0], shares[1], low, high, apart and shown)
 
 
 @dataclass(frozen=True, slots=True)

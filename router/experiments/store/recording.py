@@ -160,9 +160,9 @@ class PlacedOutcome:
 
 
 def _is_counted(outcome: StoredOutcome, unit: Unit) -> bool:
-    """Whether it counts for a unit; if not it is late. It must have happened in the unit's window, and have
-    come before the window and its grace were over: then a unit may be judged, and nothing changes it."""
-    return unit.in_window(outcome.time) and unit.in_time(outcome.received)
+    """Whether it counts for a unit; if not it is late. It must have happened in the window of what reads it,
+    and have come before that window and its grace were over."""
+    return unit.counts(outcome.metric, outcome.time, outcome.received)
 
 
 def place_outcomes(session: WriteSession, found: Iterable[PlacedOutcome]) -> None:
@@ -185,8 +185,8 @@ def _rows(placed: PlacedOutcome, now: float) -> Iterator[tuple[Any, ...]]:
     for unit in placed.units:
         late = not _is_counted(outcome, unit)
         if not late:
-            unit.count(outcome.metric, outcome.value, outcome.time)
-        if outcome.metric not in unit.info.names:
+            unit.count(outcome.metric, outcome.value, outcome.time, outcome.received)
+        if outcome.metric not in unit.info.readings:
             unit.set_aside(UNPLANNED)
         elif late and outcome.metric not in BUILT_IN:
             unit.set_aside(LATE)

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from hashlib import sha256
 from typing import Any, NamedTuple
@@ -30,14 +30,16 @@ from sqlalchemy import (
     inspect,
     literal_column,
     select,
+    update,
 )
 from sqlalchemy.exc import DBAPIError
 
 from router.errors import ConfigError
+from router.experiments.model import EARLY_SECONDS, Lifecycle
 from router.experiments.store import tables
 from router.experiments.store.identity import give_identity
-from router.experiments.store.series import PhaseInfos
-from router.experiments.store.session import WriteSession, rebuild_all
+from router.experiments.store.series import PhaseInfos, first_width, info_of
+from router.experiments.store.session import WriteSession, follow_metrics, rebuild_all
 from router.experiments.store.tables import (
     PREFIX,
     experiments,
@@ -51,9 +53,11 @@ from router.experiments.store.tables import (
 from router.shared.database import bulk_for
 
 log = logging.getLogger(__name__)
-VERSION = 5
+VERSION = 6
 SUMS_SINCE = 2
 """Sums of versions before this one lack something: they are made anew."""
+EARLY_SINCE = 6
+"""Before this version no guardrail was read early: running phases begin to."""
 
 
 def migrate(conn: Connection) -> None:
@@ -68,9 +72,12 @@ def migrate(conn: Connection) -> None:
         for number in range(there, VERSION):
             log.warning("the tables of experiments are taken from version %d to %d", number, number + 1)
             STEPS[number + 1](conn)
-    if there is not None and there < SUMS_SINCE:
+    if there is not None:
         bulk = bulk_for(conn.dialect.name)
-        rebuild_all(WriteSession(conn, bulk, PhaseInfos(bulk)))
+        if there < EARLY_SINCE:
+            _read_early(WriteSession(conn, bulk, PhaseInfos(bulk)))
+        if there < SUMS_SINCE:
+            rebuild_all(WriteSession(conn, bulk, PhaseInfos(bulk)))
     if there != VERSION:
         conn.execute(delete(version))
         conn.execute(insert(version).values(version=VERSION))
@@ -137,11 +144,33 @@ def _to_fifth(conn: Connection) -> None:
     give_identity(conn)
 
 
+def _to_sixth(_: Connection) -> None:
+    """No table changes: see `_read_early`."""
+
+
+def _read_early(session: WriteSession) -> None:
+    """Running phases read built-in guardrails early from now on, in the stretches of time that they have."""
+    of, conn = experiments.c, session.conn
+    for row in conn.execute(select(of.id, of.document, of.etag).where(of.name.is_not(None))).all():
+        experiment = tables.from_json(row.document, row.etag)
+        last = experiment.phase
+        if last is None or experiment.state is not Lifecycle.RUNNING:
+            continue
+        window = last.spec.window
+        phase = replace(last, early=min(EARLY_SECONDS, window), width=first_width(window))
+        kept = replace(experiment, phases=(*experiment.phases[:-1], phase))
+        conn.execute(update(experiments).where(of.id == row.id).values(document=tables.to_json(kept)))
+        here = select(phases.c.id).where(phases.c.experiment == row.id, phases.c.number == last.number)
+        key = conn.execute(here).scalar_one()
+        follow_metrics(session, info_of(key, kept.name, last), info_of(key, kept.name, phase))
+
+
 STEPS: Mapping[int, Callable[[Connection], None]] = {
     2: _to_second,
     3: _to_third,
     4: _to_fourth,
     5: _to_fifth,
+    6: _to_sixth,
 }
 """Version -> what makes it out of the one before."""
 

@@ -1,9 +1,12 @@
 """What a phase sums up: stretches of time, series of numbers, and the row that a unit gives to each of them.
 
-A stretch is never longer than a 24th of the window or a 256th of the phase's age, whichever is longer
-(and at most an hour before the phase's age asks for more). So there are at most some thousands of them
+A stretch is never longer than a 24th of the shortest window or a 256th of the phase's age, whichever is
+longer (and at most an hour before the phase's age asks for more). So there are at most some thousands of them
 in years, and a unit waits little longer than its window to be mature. A bandit's stretches are its epochs,
 since its weights are others in each.
+
+A metric reads its outcomes within its own window. Where that is not the plan's, a unit's values are kept
+under a key of their own, `NAME@SECONDS`.
 """
 
 from __future__ import annotations
@@ -13,7 +16,7 @@ import math
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, NamedTuple, Protocol, assert_never
 
 from sqlalchemy import ColumnElement, Connection, func, select, true
@@ -30,6 +33,7 @@ from router.experiments.model import (
     SegmentSpec,
     Spec,
     Unanswered,
+    within_key,
 )
 from router.experiments.stats.moments import Moments, places
 from router.experiments.store import tables
@@ -81,9 +85,14 @@ class Stretches(NamedTuple):
         return (number * self.width, self.width) if self.even else stretch_span(number, self.width)
 
 
-def stretches_of(spec: Spec) -> Stretches:
-    """Of a phase with this spec."""
-    return Stretches(spec.epoch, True) if spec.mode is Mode.BANDIT else Stretches(first_width(spec.window))
+def stretches_of(phase: ExperimentPhase) -> Stretches:
+    """Of a phase."""
+    spec = phase.spec
+    if spec.mode is Mode.BANDIT:
+        return Stretches(spec.epoch, True)
+    deciding = (spec.primary, *spec.guardrails, *phase.early_guardrails)  # secondary metrics may change
+    windows = [spec.window_of(metric) for metric in deciding]
+    return Stretches(phase.width or first_width(min(windows)))
 
 
 RESPONSES, OUTCOMES = "responses", "outcomes"
@@ -167,7 +176,11 @@ def split_key(key: str) -> tuple[str, tuple[str, str] | None]:
 
 @dataclass(frozen=True)
 class PhaseInfo:
-    """A phase's id in the tables, and what its spec asks to be summed up. `title` is for people."""
+    """A phase's id in the tables, and what its spec asks to be summed up. `title` is for people.
+
+    `names` are the keys of its units' values. `readings`: outcome (or `RESPONSES`) -> those of them that it
+    counts in, and within how many seconds of a unit's first exposure.
+    """
 
     id: int
     title: str
@@ -176,6 +189,7 @@ class PhaseInfo:
     grace: float
     stretches: Stretches
     names: frozenset[str]
+    readings: Mapping[str, tuple[tuple[str, float], ...]]
     covariates: frozenset[str]
     series: tuple[Series, ...]
     metrics: tuple[MetricSpec, ...]
@@ -189,15 +203,16 @@ class PhaseInfo:
 def info_of(key: int, name: str, phase: ExperimentPhase) -> PhaseInfo:
     """From a phase of the experiment `name`, and its id."""
     spec = phase.spec
-    series = tuple(_all_series(spec))
+    series, readings = tuple(_all_series(phase)), _readings(phase)
     return PhaseInfo(
         id=key,
         title=f"{name}, phase {phase.number}",
         started=phase.started,
         window=spec.window,
         grace=spec.grace,
-        stretches=stretches_of(spec),
-        names=frozenset(BUILT_IN).union(*(s.reads for s in series)) - {RESPONSES, EVERYTHING},
+        stretches=stretches_of(phase),
+        names=frozenset(key for found in readings.values() for key, _ in found) - {RESPONSES},
+        readings=readings,
         covariates=covariates_of(spec),
         series=series,
         metrics=spec.metrics,
@@ -212,23 +227,47 @@ def covariates_of(spec: Spec) -> frozenset[str]:
     return frozenset(m.name for m in metrics) | {p for p in ratios if p not in (RESPONSES, OUTCOMES)}
 
 
-def _all_series(spec: Spec) -> Iterator[Series]:
+def value_key(spec: Spec, name: str, window: float) -> str:
+    """What a unit's values are kept under, of outcomes of a name that count for so many seconds."""
+    return name if window == spec.window else within_key(name, window)
+
+
+def _readings(phase: ExperimentPhase) -> dict[str, tuple[tuple[str, float], ...]]:
+    spec = phase.spec
+    plain = (*BUILT_IN, *covariates_of(spec))
+    found = {name: {value_key(spec, name, spec.window): spec.window} for name in plain}
+    for metric in (*spec.metrics, *phase.early_guardrails):
+        window = spec.window_of(metric)
+        per = (metric.per,) if metric.kind.rules.has_denominator and metric.per != OUTCOMES else ()
+        share = slow_share(metric.name)
+        for name in (*(share.outcomes if share else (metric.name,)), *per):
+            found.setdefault(name, {})[value_key(spec, name, window)] = window
+    return {name: tuple(of.items()) for name, of in found.items()}
+
+
+def _all_series(phase: ExperimentPhase) -> Iterator[Series]:
+    spec = phase.spec
     for metric in spec.metrics:
-        yield _of_metric(metric)._replace(split=metric is spec.primary)
+        yield _of_metric(metric, spec)._replace(split=metric is spec.primary)
+    for metric in phase.early_guardrails:
+        yield _of_metric(metric, spec)._replace(key=within_key(metric.name, metric.window))
     if not spec.primary.kind.rules.has_denominator:
-        yield _lengths(_of_metric(spec.primary))
+        yield _lengths(_of_metric(spec.primary, spec))
 
 
-def _of_metric(metric: MetricSpec) -> Series:
+def _of_metric(metric: MetricSpec, spec: Spec) -> Series:
+    window, per = spec.window_of(metric), metric.per
     if (share := slow_share(metric.name)) is not None:
-        return _of_slow_share(metric, share)
-    name, reads = metric.name, {metric.name, EVERYTHING}
+        return _of_slow_share(metric, share, partial(value_key, spec, window=window))
+    name = value_key(spec, metric.name, window)
+    reads = {name, EVERYTHING} | ({metric.name} if metric.covariate else set())
     match metric.kind:
         case Kind.PROPORTION | Kind.MEAN:
-            value = _capped(metric, _value(metric))
+            value = _capped(metric, _value(replace(metric, name=name)))
         case Kind.RATIO:
-            value = _ratio(metric)
-            reads.add(name if metric.per == OUTCOMES else metric.per)
+            per = per if per == OUTCOMES else value_key(spec, per, window)
+            value = _ratio(name, per)
+            reads.add(name if per == OUTCOMES else per)
         case other:
             assert_never(other)
     before = _capped(metric, _past(metric)) if metric.covariate else None
@@ -240,7 +279,7 @@ def _of_metric(metric: MetricSpec) -> Series:
         return value(unit) + before(unit) if before else value(unit)
 
     columns = metric.kind.rules.columns * (2 if metric.covariate else 1)
-    return Series(name, columns, frozenset(reads), frozenset({name}), row, _summed(metric))
+    return Series(metric.name, columns, frozenset(reads), frozenset({name}), row, _summed(metric))
 
 
 def _summed(metric: MetricSpec) -> MetricSpec:
@@ -248,17 +287,18 @@ def _summed(metric: MetricSpec) -> MetricSpec:
     return replace(metric, margin=0.0, relative=False, higher_is_better=True)
 
 
-def _of_slow_share(metric: MetricSpec, share: SlowShare) -> Series:
-    zero = metric.missing is Unanswered.ZERO
+def _of_slow_share(metric: MetricSpec, share: SlowShare, key: Callable[[str], str]) -> Series:
+    """`key`: an outcome -> what a unit's values of it are kept under."""
+    zero, outcomes = metric.missing is Unanswered.ZERO, tuple(map(key, share.outcomes))
 
     def row(unit: HasValues) -> Row | None:
-        found = [times.largest for name in share.outcomes if (times := unit.values.get(name, NONE)).n]
+        found = [times.largest for name in outcomes if (times := unit.values.get(name, NONE)).n]
         if not found and not zero:
             return None
         return (float(max(found, default=0.0) > share.seconds),)
 
-    outcomes = frozenset(share.outcomes)
-    return Series(metric.name, 1, outcomes | {EVERYTHING}, outcomes, row, _summed(metric))
+    reads = frozenset(outcomes)
+    return Series(metric.name, 1, reads | {EVERYTHING}, reads, row, _summed(metric))
 
 
 def _capped(metric: MetricSpec, value: Callable[[HasValues], Row]) -> Callable[[HasValues], Row]:
@@ -281,8 +321,8 @@ def _value(metric: MetricSpec) -> Callable[[HasValues], Row]:
     return lambda unit: (unit.values.get(name, NONE)[place],)
 
 
-def _ratio(metric: MetricSpec) -> Callable[[HasValues], Row]:
-    name, per = metric.name, metric.per
+def _ratio(name: str, per: str) -> Callable[[HasValues], Row]:
+    """Of the keys of numerator and denominator."""
     if per == RESPONSES:
         return lambda unit: (unit.values.get(name, NONE).total, float(unit.responses))
     if per == OUTCOMES:
@@ -392,7 +432,7 @@ class TimeBucket:
     exposed: int
     degraded: int
     answered: Mapping[str, int]  # metric -> units with an outcome
-    moments: Mapping[str, Moments]  # metric -> columns as its Metric has them
+    moments: Mapping[str, Moments]  # metric -> columns as its Metric has them; also `NAME@SECONDS`
     lengths: Moments | None = None
     segments: Mapping[tuple[str, str], Moments] = field(default_factory=dict)
 
@@ -499,7 +539,7 @@ def _bucket(
 ) -> TimeBucket:
     offset, seconds = info.stretches.span(stretch)
     cells = {s.key: sums.get(s.key) or (0, Moments.empty(s.columns)) for s in info.series}
-    names = [m.name for m in info.metrics]
+    names = [s.key for s in info.series if s.key != LENGTHS]
     return TimeBucket(
         arm,
         info.started + offset,

@@ -36,6 +36,7 @@ from router.experiments.store.tables import (
     WAITING,
     built_in,
     cohorts,
+    exposures,
     outcomes,
     sums,
     units,
@@ -125,9 +126,10 @@ class WriteSession:
                 yield (unit.id, name, *unit.values[name])
 
 
-def _needed(info: PhaseInfo, changing: frozenset[str]) -> frozenset[str]:
-    if EVERYTHING in changing:
+def _needed(info: PhaseInfo, outcomes: frozenset[str]) -> frozenset[str]:
+    if EVERYTHING in outcomes:
         return info.names
+    changing = outcomes.union(key for name in outcomes for key, _ in info.readings.get(name, ()))
     reads = (s.reads for s in info.series if not s.reads.isdisjoint(changing))
     return (changing | frozenset().union(*reads)) & info.names
 
@@ -190,13 +192,14 @@ class Unit:
         """Where it counts."""
         return Address(self.info.id, self.arm, self.differed, self.stretch)
 
-    def in_window(self, time: float) -> bool:
-        """Whether what happened at that time may still count."""
-        return time <= self.first + self.info.window
+    def in_time(self, window: float, received: float) -> bool:
+        """Whether what came then came in time for a window (0: it came at once)."""
+        return not received or received <= self.first + window + self.info.grace
 
-    def in_time(self, received: float) -> bool:
-        """Whether what came then came in time (0: it came at once)."""
-        return not received or received <= self.first + self.info.window + self.info.grace
+    def in_window(self, window: float, time: float, received: float = 0.0) -> bool:
+        """Whether it happened within a window and came in time: then a unit may be judged when both are
+        over, and nothing changes it."""
+        return time <= self.first + window and self.in_time(window, received)
 
     def shown(self, arm: str, time: float, degraded: bool) -> None:
         """One more answer to it."""
@@ -204,9 +207,10 @@ class Unit:
         self.dirty = True
         self.degraded |= degraded
         self.crossed |= arm != self.arm
-        if self.in_window(time):
+        if self.in_window(self.info.window, time):
             self.responses += 1
             self.changed.add(RESPONSES)
+        self.count(RESPONSES, 1.0, time)
 
     def differ(self) -> None:
         """The two routers differed for it: it moves to the sums of those."""
@@ -214,11 +218,17 @@ class Unit:
             self.differed = self.dirty = True
             self.changed.add(EVERYTHING)
 
-    def count(self, metric: str, value: float, time: float) -> None:
-        """One more outcome that is not late."""
-        if metric in self.info.names:
-            self.values[metric] = self.values.get(metric, Values()).plus(value, time)
-            self.changed.add(metric)
+    def counts(self, metric: str, time: float, received: float) -> bool:
+        """Whether an outcome is not late for all that reads it."""
+        readings = self.info.readings.get(metric, ((metric, self.info.window),))
+        return any(self.in_window(window, time, received) for _, window in readings)
+
+    def count(self, metric: str, value: float, time: float, received: float = 0.0) -> None:
+        """One more outcome, under each key whose window it is in."""
+        for key, window in self.info.readings.get(metric, ()):
+            if key != RESPONSES and self.in_window(window, time, received):
+                self.values[key] = self.values.get(key, NONE).plus(value, time)
+                self.changed.add(key)
 
     def set_aside(self, why: str) -> None:
         """One more outcome that is in no sum."""
@@ -226,7 +236,7 @@ class Unit:
 
     def recall(self, metric: str, value: float, received: float) -> None:
         """One more outcome from before the phase; nothing if it came too late to count."""
-        if metric in self.info.covariates and self.in_time(received):
+        if metric in self.info.covariates and self.in_time(self.info.window, received):
             found = self.values.get(metric, Values())
             total = found.before_total + value
             self.values[metric] = found._replace(before_n=found.before_n + 1, before_total=total)
@@ -344,11 +354,12 @@ CHUNK = 5000  # units
 def follow_metrics(session: WriteSession, before: PhaseInfo, now: PhaseInfo) -> None:
     """A phase's metrics are others now: make the sums that it did not have, and the values they read."""
     names = (now.names - before.names) | (now.covariates - before.covariates)
+    planned = now.readings.keys() - before.readings.keys()
     known = {(series.key, series.metric, series.split) for series in before.series}
     new = [series for series in now.series if (series.key, series.metric, series.split) not in known]
     if names:
         _refill(session, now, names)
-        _no_longer_aside(session, now, now.names - before.names)
+        _no_longer_aside(session, now, planned)
     if new:
         _resum(session, now, new)
 
@@ -362,17 +373,22 @@ def rebuild_all(session: WriteSession) -> None:
 
 
 def _refill(session: WriteSession, info: PhaseInfo, names: Collection[str]) -> None:
-    """Values of some names, of all units. `late` marks what does not count."""
-    of, among = outcomes.c, session.bulk.among
+    """Values under some keys, of all units."""
+    of, among, shown = outcomes.c, session.bulk.among, exposures.c
+    read = {name for name, found in info.readings.items() if any(key in names for key, _ in found)}
     for found in _chunks(session, info, "outcomes are read again"):
         by_id = {unit.id: unit for unit in found}
         stale = (among(values.c.unit_id, by_id), among(values.c.metric, names))
         session.conn.execute(delete(values).where(*stale))
-        query = select(of.unit_id, of.metric, of.value, of.time).where(of.late == 0, among(of.metric, names))
+        query = select(of.unit_id, of.metric, of.value, of.time, of.came).where(among(of.metric, read))
         for unit, *row in session.conn.execute(query.where(among(of.unit_id, by_id))):
             by_id[unit].count(*row)
+        if RESPONSES in read:
+            answers = select(shown.unit_id, shown.time).where(among(shown.unit_id, by_id))
+            for unit, time in session.conn.execute(answers):
+                by_id[unit].count(RESPONSES, 1.0, time)
         recall_past(session, info, {unit.unit: unit for unit in found}, info.covariates.intersection(names))
-        rows = ((unit.id, name, *kept) for unit in found for name, kept in unit.values.items())
+        rows = ((u.id, name, *kept) for u in found for name, kept in u.values.items() if name in names)
         session.bulk.write(session.conn, values, rows, Clash.KEEP)
 
 

@@ -33,6 +33,7 @@ MODES = {
 DESIGNS = {design.value: design.proto for design in Design}
 HOUR = 3600.0
 BEFORE: Mapping[str, str] = {  # what stands in an empty form
+    "primary.missing_is_zero": "yes",
     "arms[0].name": "control",
     "arms[0].weight": "0.5",
     "arms[1].name": "treatment",
@@ -180,7 +181,7 @@ def _metric(form: Mapping[str, str], row: str, found: Findings) -> pb.Experiment
         name=form.get(f"{row}.name", "").strip(),
         kind=KINDS.get(form.get(f"{row}.kind", ""), "KIND_UNSPECIFIED"),
         lower_is_better=form.get(f"{row}.lower_is_better") == "yes",
-        missing_is_zero=form.get(f"{row}.missing_is_zero") == "yes",
+        missing="MISSING_ZERO" if form.get(f"{row}.missing_is_zero") == "yes" else "MISSING_EXCLUDED",
         relative=form.get(f"{row}.relative") == "yes",
         per=form.get(f"{row}.per", "").strip(),
     )

@@ -45,6 +45,7 @@ from numpy.typing import NDArray
 from router.errors import ExperimentNotFound, StoreDown
 from router.experiments.model import (
     RULE,
+    WITHIN,
     AuditEntry,
     Experiment,
     ExperimentPhase,
@@ -52,7 +53,6 @@ from router.experiments.model import (
     Lifecycle,
     Mode,
     NoInterval,
-    Unanswered,
 )
 from router.experiments.modes import ExperimentMode
 from router.experiments.report.build import measured_of
@@ -129,15 +129,9 @@ def _entry(
 
 
 def primary_sums(store: ExperimentStore, name: str, phase: ExperimentPhase, now: float) -> dict[str, Moments]:
-    """Each arm's sums of the primary metric.
-
-    Where a unit without an outcome counts as 0, only of units that are mature: an arm that got many new units
-    would else look bad.
-    """
+    """Each arm's sums of the primary metric, of mature units: outcomes may come later in one arm."""
     spec, metric = phase.spec, metric_of(phase.spec.primary)
-    buckets = store.data(name, phase.number).buckets
-    if spec.primary.missing is Unanswered.ZERO:
-        buckets = mature_buckets(buckets, now, spec.closing)
+    buckets = mature_buckets(store.data(name, phase.number).buckets, now, spec.closing)
     return {arm.name: total_moments(buckets, arm.name, metric) for arm in spec.arms}
 
 
@@ -294,10 +288,14 @@ def judged(source: PhaseEvidence) -> tuple[ArmReport, ...]:
 
 
 def _arm(source: PhaseEvidence, arm: str, worse: float | None, p: float) -> ArmReport:
-    rails = tuple(_guarded(source, arm, rail) for rail in source.design.guardrails)
-    shown = [rail for rail in rails if rail is not None]
-    primary = _measured(source, arm, source.design.primary, worse)
-    return ArmReport(arm, _ruling(source, primary, worse, p, shown), primary, p, tuple(shown))
+    design = source.design
+    rails, early = (
+        tuple(found for rail in of if (found := _guarded(source, arm, rail)) is not None)
+        for of in (design.guardrails, design.early)
+    )
+    primary = _measured(source, arm, design.primary, worse)
+    ruling = _ruling(source, primary, worse, p, (*rails, *early))
+    return ArmReport(arm, ruling, primary, p, rails, early=early)
 
 
 def _ruling(
@@ -330,13 +328,17 @@ def _measured(
     source: PhaseEvidence, arm: str, metric: ComparedMetric, p: float | None
 ) -> MetricReport | None:
     """Means as they are, without an interval; what `p` says may be looked at often."""
-    both = [total_moments(source.data.buckets, a, metric) for a in (source.design.control, arm)]
+    age = source.ages[metric.name]
+    both = [total_moments(source.older(age), a, metric) for a in (source.design.control, arm)]
     if min(moments.n for moments in both) < 2:
         return None
     plan = source.design.plan_for(arm)
     found = measured_of(compare(metric, both[0], both[1], plan), metric, plan)
     return replace(
         found,
+        metric=metric.name.partition(WITHIN)[0],
+        age=age,
+        early=WITHIN in metric.name,
         low=-math.inf,
         high=math.inf,
         p=1.0 if p is None else p,
@@ -351,6 +353,8 @@ def _measured(
 
 def _guarded(source: PhaseEvidence, arm: str, rail: Guardrail) -> MetricReport | None:
     p = _worse(source, arm, rail.metric, rail) if rail.relative else None
+    if p is not None:
+        p = min(1.0, p / rail.part)
     found = _measured(source, arm, rail.metric, p)
     if found is None:
         return None
@@ -381,11 +385,12 @@ def _worse(
 def _epochs(
     source: PhaseEvidence, arm: str, metric: ComparedMetric
 ) -> tuple[list[EventsByArm], list[EventsByArm]]:
-    """Ones and zeros of control and the arm, and the arm's part of the units, of each epoch that is over."""
+    """Ones and zeros of control and the arm, and the arm's part of the units, of each epoch whose units'
+    values are final."""
     counts: dict[float, dict[str, tuple[float, float]]] = {}
-    for bucket in source.data.buckets:
+    for bucket in source.older(source.ages[metric.name]):
         moments = bucket.moments.get(metric.name)
-        if moments is not None and bucket.start + bucket.seconds <= source.now:
+        if moments is not None:
             one = float(moments.sums[0])
             counts.setdefault(bucket.start, {})[bucket.arm] = one, float(moments.n) - one
     ones: list[EventsByArm] = []

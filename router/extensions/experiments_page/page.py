@@ -133,6 +133,7 @@ def _tables(report: Report) -> dict[str, Any]:
     shadow = report.judged.spec.mode == "shadow"
     return {
         "effects": ReportTable("", (), ()) if shadow else report_tables.effects(report),
+        "missing": report_tables.missing(report),
         "slices": report_tables.slices(report),
         "pairs": report_tables.pairs(report),
         "rails": replace(rails, columns=columns, rows=rows),

@@ -70,7 +70,7 @@ def plan(name: str, old: str, new: str, canary: Canary) -> Spec:
             ArmSpec(NEW, canary.share, AdapterRef(name, new)),
         ),
         control=OLD,
-        primary=metric(canary.metric),
+        primary=metric(canary.metric, missing="excluded"),
         guardrails=(
             metric("error", higher_is_better=False, margin=0.1),
             metric("cancelled", higher_is_better=False, margin=0.1),

@@ -6,7 +6,16 @@ from router.errors import Findings
 from router.experiments import messages as plans
 from router.experiments.cli.create import example_plan, plan_of, seconds
 from router.experiments.cli.metric_flags import BUILT_IN_METRICS, guardrail_from_flag, metric_from_flag
-from router.experiments.model import BUILT_IN, Aggregate, ArmSpec, Kind, MetricSpec, Mode, SegmentSpec
+from router.experiments.model import (
+    BUILT_IN,
+    Aggregate,
+    ArmSpec,
+    Kind,
+    MetricSpec,
+    Mode,
+    SegmentSpec,
+    Unanswered,
+)
 from router.experiments.report.source import design_of
 from router.experiments.verdict import ExperimentDesign
 from router.types import RouterVariant
@@ -27,7 +36,8 @@ def test_the_example_is_a_plan_that_can_be_judged(cli, remote, tmp_path):
     spec = sent(remote)
     assert spec.arms[1] == ArmSpec("new", 0.5, AdapterRef("medical", "1.1.0"))
     assert spec.window == 86_400.0
-    assert spec.guardrails[0] == MetricSpec("total_time_over_4s", Kind.PROPORTION, False, margin=0.02)
+    slow = MetricSpec("total_time_over_4s", Kind.PROPORTION, False, missing=Unanswered.UNSAID, margin=0.02)
+    assert spec.guardrails[0] == slow
     assert (spec.secondary[0].name, spec.secondary[0].cap) == ("messages", 100.0)
     assert spec.segments == (SegmentSpec("country", ("de", "fr")),)
     assert isinstance(design_of(spec), ExperimentDesign)
@@ -78,8 +88,8 @@ def test_caps_segments_and_secondary_metrics_from_flags(cli, remote):
     assert (spec.primary.name, spec.primary.kind, spec.primary.cap) == ("minutes", Kind.MEAN, 60.0)
     assert spec.guardrails[0].cap is None
     assert spec.secondary == (
-        MetricSpec("messages", Kind.MEAN, aggregate=Aggregate.SUM, cap=9.5),
-        MetricSpec("clicked", Kind.PROPORTION),
+        MetricSpec("messages", Kind.MEAN, aggregate=Aggregate.SUM, missing=Unanswered.UNSAID, cap=9.5),
+        MetricSpec("clicked", Kind.PROPORTION, missing=Unanswered.UNSAID),
     )
     assert spec.segments == (SegmentSpec("country", ("de", "fr")), SegmentSpec("plan"))
     assert spec.grace == 3600.0

@@ -10,7 +10,6 @@ import pytest
 
 from router.errors import InvalidRequest
 from router.experiments.model import (
-    Aggregate,
     ArmSpec,
     Experiment,
     ExperimentPhase,
@@ -68,11 +67,30 @@ def test_units_within_their_window_are_left_out_and_counted():
     assert any(note.startswith("2,000 users did not have the whole window of 1 day") for note in found.notes)
 
 
-def test_harm_is_seen_before_a_window_has_passed():
+def test_built_in_harm_is_seen_before_a_window_has_passed():
+    early = {"control": ones(5, 500), "new": ones(100, 500)}
+    buckets = [bucket(arm, 500, 250, moments={"error@600": found}) for arm, found in early.items()]
+    (phase,) = running().phases
+    store = SumsStore(buckets, replace(running(), phases=(replace(phase, early=600.0),)))
+    for seconds, rule in ((3600 + 599.0, "too-few-units"), (3600 + 600.0, "guardrail")):
+        found = report(store, "medical-v2", now=STARTED + seconds)
+        assert found.verdict.rule == rule
+    (arm,) = found.arms
+    assert (arm.primary, arm.guardrails) == (None, ())
+    assert [(rail.metric, rail.units, rail.age, rail.state) for rail in arm.early] == [
+        ("error", (500, 500), 600.0, "beyond")
+    ]
+    assert "in the first 600 seconds" in found.verdict.text
+
+
+def test_a_guardrail_waits_for_its_own_window():
     buckets = [bucket("control", 500, 250, 5), bucket("new", 500, 250, 100)]
-    found = report(SumsStore(buckets), "medical-v2", now=STARTED + 3600.0)
-    assert found.arms[0].primary is None
-    assert (found.verdict.decision, found.verdict.rule) == ("stop for harm", "guardrail")
+    for window, rule in ((0.0, "too-few-units"), (7200.0, "guardrail")):
+        spec = replace(SPEC, guardrails=(replace(SPEC.guardrails[0], window=window),), grace=100.0)
+        assert read(buckets, spec, now=STARTED + 3600 + 7299).verdict.rule == "too-few-units"
+        found = read(buckets, spec, now=STARTED + 3600 + 7300)
+        assert found.verdict.rule == rule
+    assert found.arms[0].guardrails[0].age == 7300.0
 
 
 def test_nothing_is_judged_before_the_start():
@@ -399,12 +417,3 @@ def test_what_waits_is_told_in_the_verdict():
     primary = found.arms[0].primary
     assert primary.waiting.units == 900
     assert math.isinf(primary.low)
-
-
-def test_a_guardrail_of_last_values_waits_for_the_window():
-    """The next outcome takes a last value back; a sum or a mean of a young unit only moves on."""
-    young = [bucket(arm, 1000, 500, errors) for arm, errors in (("control", 10), ("new", 200))]
-    for aggregate, rule in ((Aggregate.MAX, "guardrail"), (Aggregate.LAST, "too-few-units")):
-        spec = replace(SPEC, guardrails=(replace(SPEC.guardrails[0], aggregate=aggregate),))
-        assert read(young, spec, now=STARTED + 3601).verdict.rule == rule
-        assert read(young, spec).verdict.rule == "guardrail"

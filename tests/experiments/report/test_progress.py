@@ -55,7 +55,7 @@ def test_units_behind_the_planned_size_take_nothing_back_and_add_no_looks():
     assert after.arms[0].primary is not None
     assert 0 < after.arms[0].primary.low <= after.arms[0].primary.effect
     late = hourly(*[125] * 8, *[135] * 8)
-    assert read(late).verdict.rule == "planned-size"
+    assert read(late).verdict.rule == "planned-size-reached"
 
 
 def test_what_is_shown_is_the_same_whenever_it_is_looked_at():

@@ -16,7 +16,6 @@ from router.experiments.stats.checks import (
     guard,
     length_adjusted,
     maturity,
-    missing_outcomes,
     paired,
     sample_ratio,
     total_term,
@@ -74,19 +73,6 @@ def test_an_alarm_stays():
 def test_bad_counts_are_refused(counts, weights, text):
     with pytest.raises(InvalidRequest, match=text):
         sample_ratio(counts, weights)
-
-
-def test_missing_outcomes():
-    assert missing_outcomes((10_000, 9000), (10_000, 8000)).alarm
-    assert missing_outcomes((10_000, 8000), (10_000, 9000)).alarm
-    assert not missing_outcomes((10_000, 9000), (10_000, 8950)).alarm
-    assert not missing_outcomes((10, 9), (10, 8)).alarm
-    assert not missing_outcomes((0, 0), (0, 0)).alarm
-    found = missing_outcomes((10_000, 9000), (10_000, 8000))
-    assert (found.control, found.treatment) == (0.1, 0.2)
-    assert found.low < 0.1 < found.high
-    with pytest.raises(InvalidRequest, match="control"):
-        missing_outcomes((5, 6), (5, 5))
 
 
 def test_maturity_counts_whole_buckets():

@@ -13,16 +13,18 @@ import pytest
 from sqlalchemy import create_engine, insert, inspect, select, text, update
 
 from router.errors import ConfigError, StoreDown
-from router.experiments.model import Aggregate, Kind, MetricSpec, SegmentSpec, ShadowPair
+from router.experiments.model import Aggregate, Kind, Lifecycle, MetricSpec, SegmentSpec, ShadowPair
 from router.experiments.stats.moments import Moments
 from router.experiments.store import schema as migrating
 from router.experiments.store import schema as views
 from router.experiments.store import session, tables
 from router.experiments.store.schema import STEPS, VERSION, VIEWS, ColumnType, ViewColumn, make_views, migrate
+from router.experiments.store.series import PhaseInfos
 from router.experiments.store.store import ExperimentStore
 from router.shared import database
 from router.shared.database import parse_url
 from tests.experiments.store.helpers import (
+    GOOD,
     START,
     WINDOW,
     act,
@@ -247,6 +249,32 @@ def test_it_goes_on(store):
     before = totals(store, "cuped")["old/score"][0]
     store.record([outcome("cuped-0-0", "score", 1.0, at=1.7e9 + 9020 - 1e6)])
     assert totals(store, "cuped")["old/score"][0] == before
+
+
+def test_a_running_phase_is_read_early_from_now_on(url):
+    """As a database has it before that version: phases with stretches by their windows, and nothing early."""
+    errors = MetricSpec("error", Kind.PROPORTION, higher_is_better=False, margin=0.1)
+    store = ExperimentStore(url)
+    store.create(experiment("x", GOOD, errors, window=86_400.0))
+    store.create(replace(experiment("y", GOOD, errors), state=Lifecycle.STOPPED))
+    store.expose([exposed("u", "r1", at=3500.0), exposed("v", "r2"), exposed("w", "r3")])
+    store.record([outcome("r1", "error", at=3600.0), outcome("r2", "error", at=700.0)])
+    store.record([outcome("r3", "error", 0.0, at=5.0)])
+    before = store.data("x", 1)
+    store.close()
+    engine = database.make_engine(parse_url(url))
+    with database.writing(engine) as conn:
+        bulk = database.bulk_for(conn.dialect.name)
+        migrating._read_early(session.WriteSession(conn, bulk, PhaseInfos(bulk)))
+    engine.dispose()
+    store = ExperimentStore(url)
+    store.expose([exposed("z", "r4", at=4000.0)])
+    store.record([outcome("r4", "error", at=4001.0)])
+    assert row(store, "error@600") == (3, 2.0)
+    assert row(store, "error") == (4, 3.0)
+    assert store.data("x", 1).buckets[0].start == before.buckets[0].start
+    assert store.get("y").phases[0].early == 0
+    store.close()
 
 
 def as_bandit(url: str) -> None:

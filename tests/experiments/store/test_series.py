@@ -8,7 +8,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router.experiments.model import Aggregate, Kind, MetricSpec, Mode, Unanswered
+from router.experiments.model import (
+    Aggregate,
+    Experiment,
+    ExperimentPhase,
+    Kind,
+    MetricSpec,
+    Mode,
+    Unanswered,
+)
 from router.experiments.stats.moments import Moments
 from router.experiments.store.series import (
     FIRST_STRETCHES,
@@ -19,6 +27,7 @@ from router.experiments.store.series import (
     stretches_of,
 )
 from tests.experiments.store.helpers import (
+    GOOD,
     START,
     WINDOW,
     act,
@@ -53,10 +62,12 @@ def test_they_follow_each_other(stretch, width):
 
 def test_a_bandits_are_its_epochs():
     spec = replace(experiment().spec, mode=Mode.BANDIT, epoch=60.0)
-    found = stretches_of(spec)
+    phase = ExperimentPhase(1, 0.0, "e", "v", spec)
+    found = stretches_of(phase)
     assert [found.number(elapsed) for elapsed in (-5.0, 59.9, 60.0, 60_000.0)] == [0, 0, 1, 1000]
     assert found.span(1000) == (60_000.0, 60.0)
-    assert stretches_of(replace(spec, mode=Mode.SPLIT)).span(1000) != (100_000.0, 100.0)
+    split = replace(phase, spec=replace(spec, mode=Mode.SPLIT))
+    assert stretches_of(split).span(1000) != (100_000.0, 100.0)
 
 
 @given(st.lists(st.floats(-1e3, 1e3), min_size=1, max_size=4))
@@ -249,3 +260,33 @@ def test_a_ratio_has_no_lengths(store):
     store.create(experiment("x", MetricSpec("thumbs", RATIO)))
     store.expose([exposed("u", "r1")])
     assert store.data("x", 1).buckets[0].lengths is None
+
+
+def test_a_metric_reads_what_is_within_its_own_window(store):
+    short = MetricSpec("thumbs", Kind.PROPORTION, window=600.0, missing=Unanswered.ZERO)
+    store.create(experiment("x", GOOD, short, grace=50.0))
+    store.expose([exposed("u", "r1"), exposed("v", "r2"), exposed("w", "r3")])
+    times = {"r1": (600.0, 650.0), "r2": (601.0, 601.0), "r3": (600.0, 651.0)}
+    found = store.record([outcome(r, "thumbs", at=at, came=came) for r, (at, came) in times.items()])
+    assert [one.value for one in found] == ["counted", "late", "late"]
+    assert row(store, "thumbs") == (3, 1.0)
+    assert store.data("x", 1).late == 2
+
+
+def early(*guardrails: MetricSpec) -> Experiment:
+    """One whose guardrails are read after 600 seconds, too."""
+    made = experiment("x", GOOD, *guardrails)
+    (phase,) = made.phases
+    return replace(made, phases=(replace(phase, early=600.0),))
+
+
+def test_built_in_guardrails_are_read_early_too(store):
+    errors = MetricSpec("error", RATIO, higher_is_better=False, margin=0.1, missing=Unanswered.ZERO)
+    store.create(early(errors, MetricSpec("thumbs", Kind.PROPORTION, margin=0.1)))
+    store.expose([exposed("u", "r1"), exposed("u", "r2", at=700.0), exposed("v", "r3")])
+    store.record([outcome("r1", "error", at=600.0), outcome("r2", "error", at=701.0)])
+    assert row(store, "error") == (2, 2.0, 3.0)
+    assert row(store, "error@600") == (2, 1.0, 2.0)
+    assert "thumbs@600" not in store.data("x", 1).buckets[0].moments
+    assert store.data("x", 1).buckets[0].seconds == 25.0
+    assert store.data("x", 1).built_in["a"]["error"] == 1.0

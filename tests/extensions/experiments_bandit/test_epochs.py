@@ -162,9 +162,9 @@ def test_the_first_epoch_has_the_plans_weights():
 
 def test_an_epoch_follows_the_outcomes_and_is_kept():
     store = filled()
-    found = epoch_of(store, store.get("trial"), BEGIN + 100.0)
+    found = epoch_of(store, store.get("trial"), BEGIN + 200.0)
     assert found is not None
-    assert (found.number, found.start) == (1, BEGIN + 100.0)
+    assert (found.number, found.start) == (2, BEGIN + 200.0)
     assert found.weights["new"] == pytest.approx(0.95, abs=1e-6)
     (entry,) = store.trail("trial")
     assert (entry.act, entry.actor, entry.detail["units"]) == (REWEIGHT, "rule", {"control": 50, "new": 50})
@@ -201,8 +201,9 @@ def test_only_running_bandits_have_epochs(changed):
 
 
 @pytest.mark.parametrize("grace", [0.0, 30.0])
-def test_units_that_count_as_zero_are_mature_first_epoch_by_epoch(grace):
-    spec = replace(BANDIT, primary=replace(BANDIT.primary, missing=Unanswered.ZERO), grace=grace)
+@pytest.mark.parametrize("missing", [Unanswered.EXCLUDED, Unanswered.ZERO])
+def test_units_are_mature_before_they_are_rewards(grace, missing):
+    spec = replace(BANDIT, primary=replace(BANDIT.primary, missing=missing), grace=grace)
     store = filled(spec)
     store.expose([Exposure("trial", 1, f"new-{i}", "new", BEGIN + 101, f"n{i}", 0.5) for i in range(200)])
     phase = store.get("trial").phases[0]
@@ -210,17 +211,18 @@ def test_units_that_count_as_zero_are_mature_first_epoch_by_epoch(grace):
     def units(seconds: float) -> int:
         return int(primary_sums(store, "trial", phase, BEGIN + seconds + grace)["new"].n)
 
-    assert [units(seconds) for seconds in (149.0, 150.0, 249.0, 250.0)] == [0, 50, 50, 250]
+    later = 250 if missing is Unanswered.ZERO else 50
+    assert [units(seconds) for seconds in (149.0, 150.0, 249.0, 250.0)] == [0, 50, 50, later]
 
 
 async def test_weights_are_there_when_their_epoch_begins():
     store = filled()
     live = LiveExperiments(store)
     await live.refresh()
-    await Epochs(live).look(BEGIN + 96.0)
+    await Epochs(live).look(BEGIN + 196.0)
     (one,) = live.assigner.snapshot.all()
-    new = {time: one.at(BEGIN + time).arms[1].weight for time in (96.0, 99.9, 100.0)}
-    assert new == {96.0: 0.5, 99.9: 0.5, 100.0: pytest.approx(0.95)}
+    new = {time: one.at(BEGIN + time).arms[1].weight for time in (196.0, 199.9, 200.0)}
+    assert new == {196.0: 0.5, 199.9: 0.5, 200.0: pytest.approx(0.95)}
 
 
 async def test_the_assigner_gets_them_and_a_store_that_is_down_changes_nothing():
@@ -232,14 +234,14 @@ async def test_the_assigner_gets_them_and_a_store_that_is_down_changes_nothing()
     (one,) = live.assigner.snapshot.all()
     assert one.epochs == ()
     store.down = True
-    await epochs.look(BEGIN + 110.0)
+    await epochs.look(BEGIN + 210.0)
     assert live.assigner.snapshot.all() == (one,)
     store.down = False
-    await epochs.look(BEGIN + 110.0)
-    await epochs.look(BEGIN + 120.0)
+    await epochs.look(BEGIN + 210.0)
+    await epochs.look(BEGIN + 220.0)
     (one,) = live.assigner.snapshot.all()
-    assert {arm.name: arm.weight for arm in one.at(BEGIN + 120.0).arms}["new"] == pytest.approx(0.95)
-    assert one.at(BEGIN + 99.0).arms[0].weight == 0.5
+    assert {arm.name: arm.weight for arm in one.at(BEGIN + 220.0).arms}["new"] == pytest.approx(0.95)
+    assert one.at(BEGIN + 199.0).arms[0].weight == 0.5
     assert len(store.trail("trial")) == 1
 
 

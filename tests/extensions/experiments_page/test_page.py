@@ -11,6 +11,7 @@ import pytest
 
 from router.experiments.assignment import holdout_problem
 from router.experiments.cli.create import plan_of
+from router.experiments.completeness import chosen
 from router.experiments.model import ArmSpec, Experiment, MetricSpec, Mode, NoInterval
 from router.experiments.plans import Known, plan_problems
 from router.experiments.report.build import report
@@ -294,7 +295,7 @@ def resolve(name: str, version: str = "") -> AdapterInfo:
 @pytest.mark.parametrize("block", BLOCKS, ids=["shadow", "router", "tenants", "holdout"])
 def test_a_plan_can_be_kept_and_started(block):
     known = Known(resolve, lambda: ["exact_match"], lambda: ["keywords"])
-    assert not plan_problems(plan_of(tomllib.loads(block)), known)
+    assert not plan_problems(chosen(plan_of(tomllib.loads(block))), known)
 
 
 def test_they_are_what_the_page_says():

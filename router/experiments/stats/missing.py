@@ -1,0 +1,213 @@
+"""Outcomes that are missing: whether arms lose unlike shares of them, and how far that may move an effect.
+
+Where units without an outcome are left out, the units that are left may not be alike: one arm may make
+other users answer. Bounds say what that can do. Manski 1990 (jstor.org/stable/2006592): missing values may
+lie anywhere in the metric's range. Lee 2009 (doi:10.1111/j.1467-937X.2009.00536.x): of the arm where more
+units answer, the further ones are the best, or the worst, and are trimmed. It holds if an arm makes some
+units answer more and none less.
+
+Of a proportion the test of Lee's bound is one of rates of all units: the arm is better at both bounds where
+more of all its units have a good answer and fewer have a bad one. It needs no estimate of the response.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from router.experiments.model import Kind
+from router.experiments.stats.compare import ArmPair, SequencePlan, p_of
+from router.experiments.stats.moments import Array, ComparedMetric, Moments, Real, estimate, invalid
+from router.experiments.stats.sequences import Line, two_arms
+
+ALPHA = 0.001
+TOLERATED = 0.1
+"""The part by which the response of two arms may differ before the check fails."""
+LEE_LEVELS = 4.0
+"""The test of Lee's bound has four times alpha, two-sided: arms that are better in nothing but who answers
+are promoted in less than 5 % all the same, since their effect must be shown, too (simulation `missing`)."""
+RESPONSE = ComparedMetric("response", Kind.PROPORTION)
+EQUAL = 1e-12
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """Units of an arm that are old enough to have an outcome, and those that have one."""
+
+    exposed: Real
+    seen: Real
+
+    @property
+    def share(self) -> Array:
+        """Share that has one; 1 where there are no units."""
+        exposed = np.asarray(self.exposed, np.float64)
+        return np.where(exposed > 0, self.seen / np.maximum(exposed, 1), 1.0)
+
+    @property
+    def counts(self) -> tuple[Real, Real]:
+        """With an outcome and without."""
+        return self.seen, self.exposed - self.seen
+
+
+@dataclass(frozen=True, slots=True)
+class Missing:
+    """Shares of mature units without an outcome, and what they may do.
+
+    `relative`: by which part more units answer in the treatment, with its interval (infinite where it is not
+    known yet), and `p` that the response differs at all. `alarm`: it is shown to differ by more than
+    `TOLERATED`. `lee` and `manski` are bounds of the effect, None where there are none. `settled`: who
+    answers may not undo an effect that is shown.
+    """
+
+    control: float
+    treatment: float
+    relative: float
+    low: float
+    high: float
+    p: float
+    alarm: bool
+    lee: tuple[float, float] | None = None
+    manski: tuple[float, float] | None = None
+    settled: bool = True
+
+
+def unlike(control: Response, treatment: Response) -> Array:
+    """Log evidence that the response of treatment differs from control's by more than `TOLERATED`. Exact, and
+    valid at any look."""
+    more, less = 1 + TOLERATED, 1 / (1 + TOLERATED)
+    above, below = (two_arms(control.counts, treatment.counts, Line(scale=edge)) for edge in (more, less))
+    first, second = control.share, treatment.share
+    return np.where(second > more * first, above, np.where(second < less * first, below, 0.0))
+
+
+def lee_evidence(
+    metric: ComparedMetric,
+    control: tuple[Response, Moments],
+    treatment: tuple[Response, Moments],
+    plan: SequencePlan,
+    margin: float = 0.0,
+) -> Array:
+    """Log evidence that treatment is better than control by more than -margin at both of Lee's bounds, of a
+    proportion; valid at any look."""
+    found = []
+    for good, side in ((True, 1), (False, -1)):
+        first, second = (_all_units(metric, *arm, good) for arm in (control, treatment))
+        pair = ArmPair(RESPONSE, first, second, plan)
+        line = Line(offset=-side * margin * float(np.mean(control[0].share)) if margin else 0.0)
+        found.append(np.where(side * pair.difference(line) > 0, pair.evidence(line), 0.0))
+    return np.minimum(*found)
+
+
+def _all_units(metric: ComparedMetric, response: Response, sums: Moments, good: bool) -> Moments:
+    """Good answers, or bad ones, among all units."""
+    ones = sums.sums[0] if good == metric.higher_is_better else response.seen - sums.sums[0]
+    return Moments(response.exposed, (ones,), (ones,))
+
+
+def missing_outcomes(
+    metric: ComparedMetric,
+    control: tuple[Response, Moments],
+    treatment: tuple[Response, Moments],
+    plan: SequencePlan,
+    margin: float = 0.0,
+) -> Missing:
+    """What missing outcomes may do to a comparison by a plan; `margin` is how much worse is good enough."""
+    for name, (response, _) in (("control", control), ("treatment", treatment)):
+        if not 0 <= response.seen <= response.exposed:
+            text = f"{response.seen} units with an outcome among {response.exposed} exposed ones"
+            raise invalid(name, text)
+    first, second = float(control[0].share), float(treatment[0].share)
+    relative = second / first - 1 if first else 0.0
+    if min(float(arm[0].exposed) for arm in (control, treatment)) < 2:
+        return Missing(1 - first, 1 - second, relative, -math.inf, math.inf, 1.0, alarm=False)
+    before, after = (Moments(r.exposed, (r.seen,), (r.seen,)) for r, _ in (control, treatment))
+    answers = ArmPair(RESPONSE, before, after, plan)
+    p = p_of(answers.evidence())
+    low, high = (float(end) for end in answers.relative_bounds())
+    alarm = float(unlike(control[0], treatment[0])) >= -math.log(ALPHA)
+    shares = (1 - first, 1 - second, relative, low, high, p)
+    if min(float(sums.n) for _, sums in (control, treatment)) < 2:
+        return Missing(*shares, alarm)
+    lee = _lee(metric, control, treatment)
+    settled = _settled(metric, control, treatment, plan, margin, lee, differs=p <= plan.alpha)
+    return Missing(*shares, alarm, lee, _manski(metric, control, treatment), settled)
+
+
+def _settled(
+    metric: ComparedMetric,
+    control: tuple[Response, Moments],
+    treatment: tuple[Response, Moments],
+    plan: SequencePlan,
+    margin: float,
+    lee: tuple[float, float] | None,
+    differs: bool,
+) -> bool:
+    """Of a proportion by its test. Other bounds rest on an estimated response, and count where it differs."""
+    if min(float(control[0].share), float(treatment[0].share)) >= 1:
+        return True
+    if metric.kind.rules.binary:
+        level = min(1.0, LEE_LEVELS * plan.alpha)
+        return bool(lee_evidence(metric, control, treatment, plan, margin) >= -math.log(level))
+    if not differs:
+        return True
+    if lee is None:
+        return False
+    pair = ArmPair(plain(metric), control[1].only(1), treatment[1].only(1), plan)
+    low, high = (float(end) for end in pair.bounds())
+    effect = float(pair.difference())
+    if metric.higher_is_better:
+        return low - (effect - lee[0]) > -margin
+    return high + (lee[1] - effect) < margin
+
+
+def plain(metric: ComparedMetric) -> ComparedMetric:
+    """The metric without its covariate."""
+    return ComparedMetric(metric.name, metric.kind, metric.higher_is_better, bounds=metric.bounds)
+
+
+def _lee(
+    metric: ComparedMetric, control: tuple[Response, Moments], treatment: tuple[Response, Moments]
+) -> tuple[float, float] | None:
+    """Bounds of the effect on units that answer in either arm, from means and variances: the mean of what is
+    left after a part p was trimmed lies within sd * sqrt(p / (1 - p)) of the mean, and what is trimmed within
+    the metric's range. None of a ratio, which is no mean of units' values."""
+    if metric.kind.rules.has_denominator:
+        return None
+    (first, base), (second, other) = control, treatment
+    effect = float(other.mean()) - float(base.mean())
+    shares = float(first.share), float(second.share)
+    trimmed = 1 - min(shares) / max(shares) if max(shares) else 0.0
+    if trimmed < EQUAL:
+        return effect, effect
+    more = shares[1] > shares[0]
+    fall, rise = _trimmed(metric, other if more else base, trimmed)
+    return (effect - fall, effect + rise) if more else (effect - rise, effect + fall)
+
+
+def _trimmed(metric: ComparedMetric, sums: Moments, part: float) -> tuple[float, float]:
+    """By how much a mean can fall and rise if a part of the units is trimmed."""
+    found = estimate(plain(metric), sums.only(1))
+    mean, low, high = float(found.value), *metric.range
+    odds = part / (1 - part) if part < 1 else math.inf
+    most = math.sqrt(float(found.spread) * odds)
+    return (
+        min(most, odds * (high - mean), mean - low),
+        min(most, odds * (mean - low), high - mean),
+    )
+
+
+def _manski(
+    metric: ComparedMetric, control: tuple[Response, Moments], treatment: tuple[Response, Moments]
+) -> tuple[float, float] | None:
+    """Bounds of the effect on all units, whatever the missing values are; None where nothing bounds them."""
+    low, high = metric.range
+    if not math.isfinite(high - low) or metric.kind.rules.has_denominator:
+        return None
+    ends = []
+    for response, sums in (control, treatment):
+        share, mean = float(response.share), float(sums.mean())
+        ends.append((share * mean + (1 - share) * low, share * mean + (1 - share) * high))
+    (least, most), (least_other, most_other) = ends
+    return least_other - most, most_other - least

@@ -1,0 +1,91 @@
+"""Missing outcomes: the check of the response, bounds, and when an effect may come from who answers."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from benchmarks.experiment_truth.missing import ALIKE, BETTER, outcome
+from router.errors import InvalidRequest
+from router.experiments.model import Kind
+from router.experiments.stats.compare import SequencePlan
+from router.experiments.stats.missing import Missing, Response, missing_outcomes
+from router.experiments.stats.moments import ComparedMetric, Moments
+
+VOTE = ComparedMetric("thumbs_up", Kind.PROPORTION)
+PLAN = SequencePlan(units=4000)
+
+
+def votes(exposed: int, seen: int, ones: int) -> tuple[Response, Moments]:
+    return Response(exposed, seen), Moments(seen, (float(ones),), (float(ones),))
+
+
+def found(control: tuple[int, int, int], treatment: tuple[int, int, int], margin: float = 0.0) -> Missing:
+    return missing_outcomes(VOTE, votes(*control), votes(*treatment), PLAN, margin)
+
+
+def test_the_check_is_of_the_part_by_which_the_response_differs():
+    for more in ((2500, 1800), (1800, 2500)):
+        first, second = ((50_000, seen, seen // 2) for seen in more)
+        assert found(first, second).alarm
+    assert not found((50_000, 2000, 1000), (50_000, 2150, 1075)).alarm  # 7.5 %, to be sure
+    assert not found((10, 9, 5), (10, 5, 2)).alarm
+    assert not found((0, 0, 0), (0, 0, 0)).alarm
+    shown = found((50_000, 2000, 1000), (50_000, 2500, 1250))
+    assert (shown.control, shown.treatment, shown.relative) == pytest.approx((0.96, 0.95, 0.25))
+    assert 0 < shown.low < 0.25 < shown.high
+    assert shown.p < 1e-6
+    with pytest.raises(InvalidRequest, match="control"):
+        found((5, 6, 1), (5, 5, 1))
+
+
+def test_bounds_are_those_of_the_rows():
+    """Of 100 units 40 answer, 20 of them well; in the arm 50, 30 of them well."""
+    shown = found((100, 40, 20), (100, 50, 30))
+    assert shown.lee == pytest.approx((20 / 40 - 0.5, 30 / 40 - 0.5))  # ten ones, or ten zeros trimmed
+    assert shown.manski == pytest.approx((0.30 - 0.80, 0.80 - 0.20))
+    swapped = found((100, 50, 30), (100, 40, 20))
+    assert swapped.lee == pytest.approx((-0.25, 0.0))
+
+
+def test_a_mean_is_bounded_by_its_spread_and_range():
+    rng = np.random.default_rng(1)
+    scores = [rng.integers(1, 6, n).astype(float) for n in (400, 500)]
+    arms = [(Response(1000, len(s)), Moments.of(s)) for s in scores]
+    for bounds in (None, (1.0, 5.0)):
+        metric = ComparedMetric("score", Kind.MEAN, bounds=bounds)
+        shown = missing_outcomes(metric, *arms, PLAN)
+        best, worst = np.sort(scores[1])[100:].mean(), np.sort(scores[1])[:400].mean()
+        effects = worst - scores[0].mean(), best - scores[0].mean()
+        assert shown.lee is not None
+        assert shown.lee[0] - 1e-9 <= effects[0] < effects[1] <= shown.lee[1] + 1e-9
+        assert (shown.manski is None) is (bounds is None)
+
+
+def test_an_effect_that_may_come_from_who_answers_is_open():
+    assert not found((20_000, 10_000, 5000), (20_000, 10_600, 5600)).settled
+    assert found((20_000, 10_000, 5000), (20_000, 10_600, 6100)).settled
+    assert found((20_000, 10_000, 5000), (20_000, 10_600, 5500), margin=0.05).settled
+    assert found((2000, 2000, 1000), (2000, 2000, 1150)).settled  # all answer
+
+
+def test_a_ratio_has_no_bounds_and_is_open_where_the_response_differs():
+    metric = ComparedMetric("clicks", Kind.RATIO)
+
+    def arm(seen: int) -> tuple[Response, Moments]:
+        return Response(10_000, seen), Moments.of([1.0, 0.0] * (seen // 2), [1.0] * seen)
+
+    assert missing_outcomes(metric, arm(5000), arm(5000), PLAN).settled
+    shown = missing_outcomes(metric, arm(5000), arm(6000), PLAN)
+    assert (shown.lee, shown.manski, shown.settled) == (None, None, False)
+
+
+@pytest.mark.parametrize("cell", ALIKE, ids=lambda cell: cell.name)
+def test_an_arm_is_not_promoted_for_who_answers(cell):
+    assert outcome(cell, 60, 1)["promoted"] <= 0.05 + 2 * math.sqrt(0.05 * 0.95 / 60)
+
+
+def test_an_arm_that_is_better_is_promoted():
+    assert outcome(BETTER[0], 60, 2)["promoted"] > 0.9

@@ -1,0 +1,40 @@
+"""What a missing outcome counts as, where a plan does not say it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from router.experiments.completeness import chosen, completeness_problems
+from router.experiments.model import Aggregate, Kind, MetricSpec, Mode, Unanswered
+from tests.experiments.plans import plan
+
+UNSAID = Unanswered.UNSAID
+SCORE = MetricSpec("score", Kind.MEAN, aggregate=Aggregate.SUM, missing=UNSAID)
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "missing"),
+    [
+        ("thumbs_up", Kind.PROPORTION, Unanswered.ZERO),
+        ("clicks", Kind.RATIO, Unanswered.ZERO),
+        ("error", Kind.PROPORTION, Unanswered.EXCLUDED),
+        ("total_time", Kind.MEAN, Unanswered.EXCLUDED),
+    ],
+)
+def test_a_new_plan_gets_what_suits_the_metric(name, kind, missing):
+    assert chosen(plan(primary=MetricSpec(name, kind, missing=UNSAID))).primary.missing is missing
+
+
+def test_a_primary_mean_has_to_say_it():
+    (problem,) = completeness_problems(chosen(plan(primary=SCORE)))
+    assert problem.field == "primary.missing"
+    assert all(word in problem.description for word in ("score", '"excluded"', '"zero"'))
+    for spec in (plan(primary=SCORE, mode=Mode.SHADOW), plan(secondary=(SCORE,))):
+        assert list(completeness_problems(chosen(spec))) == []
+
+
+def test_an_edit_keeps_what_a_metric_had():
+    before = plan(primary=replace(SCORE, missing=Unanswered.EXCLUDED))
+    assert chosen(plan(primary=SCORE), before).primary.missing is Unanswered.EXCLUDED
