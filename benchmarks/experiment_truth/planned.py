@@ -431,12 +431,14 @@ def verdict_rows(runs: int) -> Iterator[dict[str, Any]]:
     """Whole experiments through `judge`, with guardrail, several arms and margins: how often an arm is
     promoted or stopped at any of eight looks until 1.5 times the planned size, in percent."""
     for number, case in enumerate(VERDICTS):
-        decisions = [_decisions(case, np.random.default_rng((800 + number, run))) for run in range(runs)]
+        found_by_run = [decisions(case, np.random.default_rng((800 + number, run))) for run in range(runs)]
         promoted, stopped = (
-            np.mean([name in found for found in decisions]) for name in ("promote", "stop for harm")
+            np.mean([name in found for found in found_by_run]) for name in ("promote", "stop for harm")
         )
-        by_plan = np.mean([found[:6].count("promote") > 0 for found in decisions])
-        either = float(np.mean([{"promote", "stop for harm"} & set(found) != set() for found in decisions]))
+        by_plan = np.mean([found[:6].count("promote") > 0 for found in found_by_run])
+        either = float(
+            np.mean([{"promote", "stop for harm"} & set(found) != set() for found in found_by_run])
+        )
         wrong = float(either if case.alike else 0.0)
         low = case.alike or _reaches(float(by_plan), runs)
         yield {
@@ -481,7 +483,7 @@ VERDICTS = (
 )
 
 
-def _decisions(case: Whole, rng: np.random.Generator) -> list[str]:
+def decisions(case: Whole, rng: np.random.Generator) -> list[str]:
     """The verdict at each look."""
     names, stretch = list(case.weights), case.planned // STRETCHES
     count = round(VERDICT_LOOKS[-1] * STRETCHES)
@@ -596,4 +598,4 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--design", choices=designs, default="planned", help="whose misses are a failure")
     parser.add_argument("--runs", type=int, default=1000, help="experiments a cell with an effect")
     parser.add_argument("--error-runs", type=int, default=4000, help="experiments a cell without one")
-    parser.add_argument("--verdict-runs", type=int, default=400, help="experiments a cell through judge")
+    parser.add_argument("--verdict-runs", type=int, default=200, help="experiments a cell through judge")

@@ -287,11 +287,10 @@ class Manager:
 
 def with_design(spec: Spec) -> Spec:
     """A plan that is made now: a split is planned where it does not say how it is judged."""
-    return (
-        spec
-        if spec.design
-        else replace(spec, design=Design.PLANNED if spec.mode is Mode.SPLIT else Design.OPEN)
-    )
+    if spec.design:
+        return spec
+    planned = spec.mode is Mode.SPLIT and not spec.randomised
+    return replace(spec, design=Design.PLANNED if planned else Design.OPEN)
 
 
 def check_etag(experiment: Experiment, etag: str) -> None:

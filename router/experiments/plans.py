@@ -161,8 +161,9 @@ def _mode(spec: Spec, known: Known) -> Iterator[FieldViolation]:
     yield from tenant_problems(spec, known.tenants())
     if spec.mode is Mode.HOLDOUT:
         yield from _holdout(spec)
-    if spec.mode is not Mode.SPLIT and spec.design not in (None, Design.OPEN):
-        text = f"of a {spec.mode} is open: {spec.design} is of a split, whose arms are promoted; leave it out"
+    if (spec.mode is not Mode.SPLIT or spec.randomised) and spec.design not in (None, Design.OPEN):
+        what = "split by tenant" if spec.mode is Mode.SPLIT else str(spec.mode)
+        text = f"of a {what} is open: {spec.design} is of a split of units; leave it out"
         yield FieldViolation("design", text)
     if not 0 < spec.shadow_share <= 1:
         text = f"must be above 0 and at most 1, got {spec.shadow_share:g}"

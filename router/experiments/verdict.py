@@ -250,26 +250,31 @@ def _primary(design: ExperimentDesign, outcomes: Outcomes, course: Course, arm: 
     if sums is None:
         return None
     found = compare(design.primary, *sums, design.plan_for(arm), line)
-    planned = _planned(design, course, arm, design.primary, line)
+    plan = design.plan_for(arm)
+    planned = _planned(design, course, arm, design.primary, line, plan)
     if planned is None:
         return _Compared(found, None)
-    return _Compared(_by_both(design, arm, design.primary, sums, line, found, planned), planned)
+    return _Compared(_by_both(design.shown_by, plan, design.primary, sums, line, found, planned), planned)
 
 
 def _planned(
-    design: ExperimentDesign, course: Course, arm: str, metric: ComparedMetric, line: Line
+    design: ExperimentDesign,
+    course: Course,
+    arm: str,
+    metric: ComparedMetric,
+    line: Line,
+    plan: SequencePlan,
 ) -> PlannedFinding | None:
     """What the planned bound shows; None where the design or the course has none."""
     share, looks = design.shown_by.shares[0], course.get(arm, {}).get(metric.name)
     if not share or looks is None or not np.size(looks[0].n):
         return None
-    plan = design.plan_for(arm)
     return found_by_plan(metric, looks, replace(plan, alpha=share * plan.alpha), line, metric.sign)
 
 
 def _by_both(
-    design: ExperimentDesign,
-    arm: str,
+    design: Design,
+    plan: SequencePlan,
     metric: ComparedMetric,
     sums: tuple[Moments, Moments],
     line: Line,
@@ -282,7 +287,7 @@ def _by_both(
     A difference that has turned since a look showed it is not shown any more, and no interval leaves out the
     value that it is around.
     """
-    plan, (of_plan, of_always) = design.plan_for(arm), design.shown_by.shares
+    of_plan, of_always = design.shares
     if of_always < 1:
         narrow = compare(metric, *sums, replace(plan, alpha=of_always * plan.alpha), line)
     else:
@@ -351,17 +356,18 @@ def _guarded(
     design: ExperimentDesign, course: Course, arm: str, rail: Guardrail, sums: tuple[Moments, Moments]
 ) -> Guarded:
     """A guardrail that is within its margin by whichever shows it. The planned bound has half of alpha for
-    that, as it has for a primary metric that is better. What has to improve is always-valid alone."""
-    found = guard(rail, *sums, _plan_of_rail(design, rail, arm))
+    that, as it has for a primary metric that is better. What has to improve is always-valid
+    alone."""
+    plan = _plan_of_rail(design, rail, arm)
+    found = guard(rail, *sums, plan)
     if rail.improve:
         return found
-    planned = _planned(design, course, arm, rail.metric, rail.line)
+    planned = _planned(design, course, arm, rail.metric, rail.line, plan)
     if planned is None or found.state is State.BEYOND:
         return found
-    both = _by_both(
-        design, arm, rail.metric, sums, rail.line, replace(found.comparison, p=found.p_within), planned
-    )
-    state = State.WITHIN if both.p <= design.plan.alpha else found.state
+    always = replace(found.comparison, p=found.p_within)
+    both = _by_both(design.shown_by, plan, rail.metric, sums, rail.line, always, planned)
+    state = State.WITHIN if both.p <= plan.alpha else found.state
     return replace(found, comparison=both, p_within=both.p, state=state)
 
 

@@ -90,6 +90,7 @@ def test_start_opens_a_phase_once(bench: SimpleNamespace) -> None:
         (plan(design=Design.HYBRID), Design.HYBRID),
         (plan(mode=Mode.BANDIT), Design.OPEN),
         (plan(mode=Mode.SHADOW), Design.OPEN),
+        (plan(by_tenant=True), Design.OPEN),
     ],
 )
 def test_a_new_split_is_planned_unless_it_says_otherwise(
@@ -98,7 +99,7 @@ def test_a_new_split_is_planned_unless_it_says_otherwise(
     assert bench.manager.create("trial", spec, ME).spec.design is design
     bench.manager.update("trial", to(alpha=0.01), "", ME)
     assert bench.manager.update("trial", to(design=None), "", ME).spec.design is (
-        Design.OPEN if spec.mode is not Mode.SPLIT else Design.PLANNED
+        Design.OPEN if spec.mode is not Mode.SPLIT or spec.by_tenant else Design.PLANNED
     )
 
 
@@ -110,7 +111,7 @@ def test_what_was_kept_before_there_were_designs_stays_as_it_is(bench: SimpleNam
 
 @pytest.mark.parametrize("mode", [Mode.BANDIT, Mode.SHADOW])
 def test_a_design_of_another_mode_than_a_split_is_refused(bench: SimpleNamespace, mode: Mode) -> None:
-    with pytest.raises(InvalidRequest, match=f"design: of a {mode} is open: planned is of a split"):
+    with pytest.raises(InvalidRequest, match=f"design: of a {mode} is open: planned is of a split of units"):
         bench.manager.create("trial", plan(mode=mode, design=Design.PLANNED), ME)
 
 

@@ -110,6 +110,7 @@ def _rules(spec: Spec) -> list[tuple[str, str]]:
     else:
         size = [
             ("planned", f"{spec.planned_units:,} units"),
+            ("design", _design(spec)),
             (
                 "promotes",
                 f"from {spec.min_units:,} units in each arm, {spec.min_matured:.0%} of them past their"
@@ -127,8 +128,11 @@ def _rules(spec: Spec) -> list[tuple[str, str]]:
         ("margin", f"{spec.margin:g}" if spec.margin else ""),
         ("equal arms", "allowed, as in an A/A test" if spec.equal_arms else ""),
         *size,
-        ("design", f"{spec.design}: {DESIGNS[spec.design]}" if spec.design and spec.mode == "split" else ""),
     ]
+
+
+def _design(spec: Spec) -> str:
+    return f"{spec.design}: {DESIGNS[spec.design]}" if spec.design and spec.mode == "split" else ""
 
 
 def _phase(phase: ExperimentPhase) -> str:

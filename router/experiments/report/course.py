@@ -27,6 +27,7 @@ from router.experiments.report.source import (
 from router.experiments.stats.compare import ArmPair
 from router.experiments.stats.moments import Array, ComparedMetric, Moments, Real
 from router.experiments.stats.planned import Looks, better_end, edges_by_plan
+from router.experiments.stats.sequences import Line
 from router.experiments.store.series import TimeBucket
 from router.experiments.verdict import Course
 
@@ -154,7 +155,8 @@ def _interval_ends(
         return *outer[0], *outer[1]
     always = replace(arms, plan=replace(plan, alpha=of_always * plan.alpha))
     inner = (always.bounds(), always.relative_bounds())
-    edges = edges_by_plan(metric, whole.looks, replace(plan, alpha=of_plan * plan.alpha), metric.sign)
+    line = Line(offset=-metric.sign * source.design.margin)
+    edges = edges_by_plan(metric, whole.looks, replace(plan, alpha=of_plan * plan.alpha), line, metric.sign)
     last = np.searchsorted(whole.times, times, side="right") - 1
     made = (better_end(metric.sign, outer[i], inner[i], edges[i][last], values[i]) for i in range(len(outer)))
     return tuple(end for ends in made for end in ends)

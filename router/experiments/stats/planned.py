@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from statistics import NormalDist
 
@@ -93,13 +93,17 @@ def _late_evidence(before: float, part: float, z: float) -> float:
     return max(0.0, -math.log(4) - float(sequences.log_normal_cdf(-low)))
 
 
+@dataclass(frozen=True)
 class PlannedPair(ArmPair):
     """Two arms at the looks of one experiment, [..., looks], judged until the planned size.
 
     Its z is for bounds near 2, not 3. Of two rates it is the likelihood ratio or the score (Farrington and
     Manning 1990), whichever shows less: with some five events in the smaller arm the first alone calls it
-    lower too often (4.5 % for 2.5 %). There is no exact sequence beside it.
+    lower too often (4.5 % for 2.5 %). There is no exact sequence beside it. `limits` are the bounds of the
+    looks where these are not all that there were.
     """
+
+    limits: Array | None = None
 
     @property
     def has_exact(self) -> bool:
@@ -114,7 +118,13 @@ class PlannedPair(ArmPair):
     @cached_property
     def bound(self) -> Array:
         """The |z| from which on a line is ruled out, at each look."""
-        return looks_bound(self.parts, self.plan.alpha)
+        return looks_bound(self.parts, self.plan.alpha) if self.limits is None else self.limits
+
+    def at(self, look: int) -> PlannedPair:
+        """One of the looks."""
+        here = slice(look, look + 1)
+        control, treatment = _at(self.control, here), _at(self.treatment, here)
+        return replace(self, control=control, treatment=treatment, limits=self.bound[here])
 
     def z(self, line: Line = EQUAL) -> Array:
         """The difference from a line in standard errors."""
@@ -155,8 +165,9 @@ class PlannedFinding:
     """What is shown of a line by any look until the planned size, for the side that is asked about.
 
     `p` is the smallest of any look; `edge` and `relative_edge` are the ends on the other side of the
-    intervals, the innermost of any look (infinite where there is none). `z` (positive on the side) and `part`
-    of the planned units are those of the last look; `ready` tells whether it could show anything.
+    intervals at that look (infinite where there is none), so that they agree with it. `z` (positive on the
+    side) and `part` of the planned units are those of the last look; `ready` tells whether it could show
+    anything.
     """
 
     p: float
@@ -177,39 +188,36 @@ def found_by_plan(
 ) -> PlannedFinding:
     """What the looks show: whether treatment lies above a line (`side` 1) or below it (-1)."""
     arms = _until_planned(metric, looks, plan)
-    edge, relative = _innermost(arms, side)
-    ready = bool(arms.ready[-1])
+    found = arms.evidence(line, side)
+    most, end = int(np.flatnonzero(found == found.max())[-1]), 0 if side > 0 else 1
+    shown, ready = arms.at(most), bool(arms.ready[-1])
     return PlannedFinding(
-        p=p_of(arms.evidence(line, side).max()),
-        edge=float(edge[-1]),
-        relative_edge=float(relative[-1]),
+        p=p_of(found[most]),
+        edge=float(shown.bounds()[end][0]),
+        relative_edge=float(shown.relative_bounds()[end][0]),
         z=float(arms.z(line)[-1]) * side if ready else 0.0,
         part=float(arms.parts[-1]),
         ready=ready,
     )
 
 
-def edges_by_plan(metric: ComparedMetric, looks: Looks, plan: SequencePlan, side: int) -> tuple[Array, Array]:
+def edges_by_plan(
+    metric: ComparedMetric, looks: Looks, plan: SequencePlan, line: Line, side: int
+) -> tuple[Array, Array]:
     """`edge` and `relative_edge` as they were known at each look, [looks]."""
-    count = np.size(looks[0].n)
-    found = _innermost(_until_planned(metric, looks, plan), side)
-    absolute, relative = (np.pad(edge, (0, count - len(edge)), mode="edge") for edge in found)
-    return absolute, relative
+    arms, count = _until_planned(metric, looks, plan), np.size(looks[0].n)
+    found, end = arms.evidence(line, side), 0 if side > 0 else 1
+    highest = np.maximum.accumulate(found)
+    most = np.maximum.accumulate(np.where(found >= highest, np.arange(len(found)), 0))
+    most = np.pad(most, (0, count - len(most)), mode="edge")
+    return arms.bounds()[end][most], arms.relative_bounds()[end][most]
 
 
 def _until_planned(metric: ComparedMetric, looks: Looks, plan: SequencePlan) -> PlannedPair:
     """Without the looks behind the first one at which the planned size is reached."""
     units = np.asarray(looks[0].n + looks[1].n, np.float64)
     end = int(np.searchsorted(units, plan.units)) + 1
-    return PlannedPair(metric, _first_looks(looks[0], end), _first_looks(looks[1], end), plan)
-
-
-def _innermost(arms: PlannedPair, side: int) -> tuple[Array, Array]:
-    """The ends on the other side than `side` of the intervals, and of the relative ones, that are the
-    innermost of all looks so far."""
-    inner, end = (np.maximum, 0) if side > 0 else (np.minimum, 1)
-    absolute, relative = (inner.accumulate(ends[end]) for ends in (arms.bounds(), arms.relative_bounds()))
-    return absolute, relative
+    return PlannedPair(metric, _at(looks[0], slice(0, end)), _at(looks[1], slice(0, end)), plan)
 
 
 def better_end(
@@ -222,10 +230,10 @@ def better_end(
     return np.asarray(outer[0], np.float64), np.minimum(inner[1], np.maximum(edge, value))
 
 
-def _first_looks(sums: Moments, end: int) -> Moments:
+def _at(sums: Moments, here: slice) -> Moments:
     """Some of the looks."""
 
     def cut(values: Sequence[Real]) -> tuple[Array, ...]:
-        return tuple(np.asarray(value)[:end] for value in values)
+        return tuple(np.asarray(value)[here] for value in values)
 
-    return Moments(np.asarray(sums.n)[:end], cut(sums.sums), cut(sums.products), cut(sums.cubes))
+    return Moments(np.asarray(sums.n)[here], cut(sums.sums), cut(sums.products), cut(sums.cubes))

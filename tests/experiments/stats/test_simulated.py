@@ -18,6 +18,8 @@ from benchmarks.experiment_errors import (
 from benchmarks.experiment_simulation import evidence, looks, proportion, ratio, skewed
 from benchmarks.experiment_truth.cost import TRUTHS, promoted
 from benchmarks.experiment_truth.planned import (
+    Whole,
+    decisions,
     evidence_of,
     fixed_units,
     score,
@@ -138,8 +140,16 @@ def test_a_planned_experiment_finds_its_effect_by_a_tenth_more_than_one_look_tak
 @pytest.mark.timeout(1800)
 def test_whole_experiments_through_judge_are_wrong_as_rarely_and_found_as_often_as_promised():
     """Eight looks until 1.5 times the planned size, with a guardrail, several arms, and a margin."""
-    rows = list(verdict_rows(100))
+    rows = list(verdict_rows(40))
     assert {row["5 % and 80 % promised"] for row in rows} == {"ok"}
+
+
+@pytest.mark.parametrize(("rate", "promoted"), [(0.5, 0), (0.58, 4)])
+def test_a_whole_experiment_through_judge(rate: float, promoted: int):
+    case = Whole("", {"a": 0.5, "b": 0.5}, (0.5, rate), 3000)
+    found = [decisions(case, np.random.default_rng((9, run))) for run in range(4)]
+    assert sum("promote" in looks for looks in found) == promoted
+    assert not any("stop for harm" in looks for looks in found)
 
 
 def test_a_guardrail_at_its_margin_is_called_within_as_rarely_as_promised():
