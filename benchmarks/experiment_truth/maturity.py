@@ -32,7 +32,8 @@ from router.experiments.model import (
 from router.experiments.report.source import PhaseEvidence, health_of
 from router.experiments.stats.compare import ArmPair
 from router.experiments.stats.moments import Moments
-from router.experiments.store.series import PhaseData, TimeBucket, stretches_of
+from router.experiments.store.series import PhaseData, TimeBucket
+from router.experiments.store.stretches import stretches_of
 from router.experiments.verdict import ExperimentVerdict, judge
 from router.extensions.experiments_bandit.bandit import judged, thompson_weights
 

@@ -34,8 +34,8 @@ from router.experiments.model import (
     SizeAnswer,
     SizeQuestion,
     Spec,
-    id_problem,
 )
+from router.experiments.names import id_problem
 from router.experiments.phases import (
     NewSalts,
     lost_arms,

@@ -8,7 +8,8 @@ from dataclasses import replace
 
 from router.errors import FieldViolation, InvalidRequest
 from router.experiments.completeness import completeness_problems
-from router.experiments.model import DENOMINATORS, WORD_FORM, Kind, MetricSpec, Mode, Spec, is_word, listed
+from router.experiments.model import DENOMINATORS, Kind, MetricSpec, Mode, Spec, listed
+from router.experiments.names import WORD_FORM, is_word
 from router.experiments.report.source import metric_of
 from router.experiments.stats.checks import Guardrail
 from router.experiments.stats.moments import ComparedMetric

@@ -6,14 +6,12 @@ them. Clients import this, so nothing here needs numpy.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
-from router.errors import FieldViolation, InvalidRequest
 from router.experiments.designs import Design
-from router.experiments.times import TIMES, UNSERVED, is_meant_as_share, slow_share
+from router.experiments.times import TIMES, UNSERVED, slow_share
 from router.types import AdapterRef, RouterVariant
 
 BASE = "base"
@@ -206,8 +204,6 @@ FEEDBACK = "feedback"
 """Recorded by the server where a plan has it: 1 or 0 for each response that a user found good or not."""
 SERVER_KEYS = "server:"
 """What keys of the server's own outcomes begin with."""
-ID_FORM = "1 to 63 small letters, digits and hyphens, with a letter first and no hyphen last"
-WORD_FORM = "1 to 63 letters, digits, and _ . -, with a letter or digit first"
 DENOMINATORS = ("responses", "outcomes")
 """What a ratio may be counted per, if not another outcome: answers given, values recorded."""
 
@@ -580,38 +576,3 @@ class SizeAnswer:
     units_per_day: float | None = None
     notes: tuple[str, ...] = ()
     designs: tuple[DesignSize, ...] = ()
-
-
-_ID = r"[a-z](?:[a-z0-9-]{0,61}[a-z0-9])?"
-_EXPERIMENT = re.compile(rf"experiments/({_ID})")
-_NAME = re.compile(_ID)
-_WORD = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9_.-]{0,62})")
-
-
-def parse_experiment(resource: str, field: str = "name") -> str:
-    """NAME of `experiments/NAME`; raises InvalidRequest naming `field`."""
-    match = _EXPERIMENT.fullmatch(resource)
-    if match is None:
-        raise InvalidRequest([FieldViolation(field, f"must be experiments/NAME, NAME being {ID_FORM}")])
-    return match[1]
-
-
-def id_problem(name: str) -> str:
-    """Why an experiment or a namespace cannot be called so; empty if it can."""
-    return "" if _NAME.fullmatch(name) else f"must be {ID_FORM}"
-
-
-def is_word(name: str) -> bool:
-    """Whether an arm or a metric may be called so."""
-    return _WORD.fullmatch(name) is not None
-
-
-def outcome_problem(metric: str) -> str:
-    """Why a client cannot record an outcome under this name; empty if it can."""
-    if not is_word(metric):
-        return f"must be {WORD_FORM}"
-    if metric in BUILT_IN or is_meant_as_share(metric):
-        return "is recorded by the server itself; choose another name"
-    if metric in DENOMINATORS:
-        return "is a denominator that the server counts; choose another name"
-    return ""

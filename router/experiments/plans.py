@@ -25,7 +25,6 @@ from router.experiments.model import (
     MAX_SEGMENTS,
     NO_VALUE,
     OTHER_VALUE,
-    WORD_FORM,
     ArmSpec,
     Experiment,
     Lifecycle,
@@ -33,10 +32,9 @@ from router.experiments.model import (
     Mode,
     SegmentSpec,
     Spec,
-    id_problem,
-    is_word,
 )
 from router.experiments.modes import MISSING, needed
+from router.experiments.names import WORD_FORM, id_problem, is_word
 from router.experiments.slices import slice_problems
 from router.experiments.stats.compare import SequencePlan
 from router.experiments.tenants import tenant_problems

@@ -24,8 +24,9 @@ from router.experiments.messages import (
     plan_of,
     question_of,
 )
-from router.experiments.model import Experiment, Spec, id_problem, parse_experiment
+from router.experiments.model import Experiment, Spec
 from router.experiments.modes import ExperimentMode, MakeMode
+from router.experiments.names import id_problem, parse_experiment
 from router.experiments.outcomes import Intake, OutcomeSender, answers_in_order, paced
 from router.experiments.plans import Known, arm_warnings, plan_warnings
 from router.experiments.report.model import Report

@@ -16,7 +16,6 @@ from router.errors import FieldViolation, InvalidRequest
 from router.experiments.designs import Design
 from router.experiments.metric_plans import cap_problems
 from router.experiments.model import (
-    WORD_FORM,
     DesignSize,
     Experiment,
     ExperimentPhase,
@@ -25,8 +24,8 @@ from router.experiments.model import (
     Mode,
     SizeAnswer,
     SizeQuestion,
-    is_word,
 )
+from router.experiments.names import WORD_FORM, is_word
 from router.experiments.plans import RULES, events_needed
 from router.experiments.report.source import duration, mature_buckets, metric_of, plural, total_moments
 from router.experiments.stats.compare import SequencePlan

@@ -11,7 +11,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from router.errors import FieldViolation, InvalidRequest
-from router.experiments.model import WORD_FORM, Mode, SizeAnswer, SizeQuestion, is_word
+from router.experiments.model import Mode, SizeAnswer, SizeQuestion
+from router.experiments.names import WORD_FORM, is_word
 from router.experiments.report.source import duration
 from router.experiments.sizing import VisibleHistory
 from router.experiments.slices import FINAL_SHARE, LONGEST, SHORTEST

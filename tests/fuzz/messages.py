@@ -18,7 +18,7 @@ from router.experiments.messages import (
     plan_of,
     question_of,
 )
-from router.experiments.model import parse_experiment
+from router.experiments.names import parse_experiment
 from router.experiments.outcomes import Declared, outcome_of
 from router.experiments.sizing import size_of
 from router.names import parse_adapter, parse_version

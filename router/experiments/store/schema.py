@@ -38,8 +38,9 @@ from router.errors import ConfigError
 from router.experiments.model import EARLY_SECONDS, Lifecycle
 from router.experiments.store import tables
 from router.experiments.store.identity import give_identity
-from router.experiments.store.series import PhaseInfos, first_width, info_of
+from router.experiments.store.series import PhaseInfos, info_of
 from router.experiments.store.session import WriteSession, follow_metrics, rebuild_all
+from router.experiments.store.stretches import first_width
 from router.experiments.store.tables import (
     PREFIX,
     experiments,

@@ -18,10 +18,10 @@ from router.experiments.model import (
     Unanswered,
 )
 from router.experiments.stats.moments import Moments
-from router.experiments.store.series import (
+from router.experiments.store.series import powers
+from router.experiments.store.stretches import (
     FIRST_STRETCHES,
     first_width,
-    powers,
     stretch_number,
     stretch_span,
     stretches_of,
