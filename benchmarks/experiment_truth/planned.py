@@ -22,6 +22,7 @@ from benchmarks.experiment_simulation import Array, Source, chunks, looks, propo
 from router.experiments.model import Kind
 from router.experiments.stats.compare import ArmPair, SequencePlan
 from router.experiments.stats.moments import ComparedMetric
+from router.experiments.stats.planned import PlannedPair
 from router.experiments.stats.planning import fixed_size, planned_factors, sequence_factors
 from router.experiments.stats.sequences import peak_gain, planned_bound, two_sided_bound
 
@@ -122,9 +123,10 @@ def simulated(source: Source, share: float, runs: int, units: int, every: int, s
             )
             for arm in (control, treatment)
         )
-        pair = ArmPair(source.metric, both[0], both[1], SequencePlan(alpha=ALPHA, units=max(200, units)))
+        given = (source.metric, *both, SequencePlan(alpha=ALPHA, units=max(200, units)))
+        pair, until = ArmPair(*given), PlannedPair(*given)
         with np.errstate(divide="ignore", invalid="ignore"):
-            z, planned_z = (np.where(pair.ready, found, 0.0) for found in (pair.z(), pair.planned_z()))
+            z, planned_z = (np.where(pair.ready, found, 0.0) for found in (pair.z(), until.z()))
         yield Looked(z, planned_z, (np.arange(begin, units // every) + 1.0) * every)
 
 

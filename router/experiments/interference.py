@@ -13,15 +13,14 @@ from dataclasses import replace
 from router.errors import FieldViolation
 from router.experiments.model import Mode, Spec
 from router.experiments.report.model import ArmReport, MetricReport
+from router.experiments.times import TIMES, is_meant_as_share
 
-SHARED = frozenset(("time_to_first_token", "total_time"))
-"""Metrics of which a part is a wait that all arms share."""
 WORDS = "both arms share one queue, so this compares little: use a switchback"
 
 
 def shares_queue(spec: Spec, metric: str) -> bool:
     """Whether the arms of a plan share what a metric measures."""
-    return spec.mode is not Mode.SWITCHBACK and metric in SHARED
+    return spec.mode is not Mode.SWITCHBACK and (metric in TIMES or is_meant_as_share(metric))
 
 
 def shared_primary(spec: Spec, before: Spec | None = None) -> Iterator[FieldViolation]:
@@ -42,7 +41,7 @@ def shared_warnings(spec: Spec) -> Iterator[str]:
     if shares_queue(spec, spec.primary.name) and not spec.equal_arms:
         yield f"primary metric {spec.primary.name}: {WORDS}"
     for rail in spec.guardrails:
-        if shares_queue(spec, rail.name):
+        if rail.name in TIMES and shares_queue(spec, rail.name):
             yield (
                 f"guardrail {rail.name}: {WORDS} to learn what a roll-out does; here it stops an arm that is"
                 " slow by itself"

@@ -23,6 +23,7 @@ from router.errors import (
 )
 from router.experiments.assignment import AssignmentSalts
 from router.experiments.completeness import chosen
+from router.experiments.designs import Design
 from router.experiments.interference import shared_primary
 from router.experiments.model import (
     ArmSpec,
@@ -102,8 +103,7 @@ class Manager:
         """Keep a plan. Raises InvalidRequest, AlreadyExists."""
         if problem := id_problem(name):
             raise InvalidRequest([FieldViolation("experiment_id", problem)])
-        spec = with_withdrawals(spec, {})
-        spec = chosen(spec)
+        spec = chosen(with_design(with_withdrawals(spec, {})))
         self._check(spec)
         now = self.clock()
         with self.lock:
@@ -125,6 +125,7 @@ class Manager:
             experiment = self.read(name, etag)
             old = experiment.spec
             spec = with_withdrawals(edit(old), old.withdrawn)
+            spec = with_design(spec) if old.design else spec
             self._check(spec, old)
             if spec == old:
                 return experiment
@@ -282,6 +283,15 @@ class Manager:
     def _check_conflicts(self, name: str, spec: Spec) -> None:
         if found := conflict(name, spec, self.store.list(), self.known.sees):
             raise FailedPrecondition(f"it cannot run: {found}", resource=f"experiments/{name}")
+
+
+def with_design(spec: Spec) -> Spec:
+    """A plan that is made now: a split is planned where it does not say how it is judged."""
+    return (
+        spec
+        if spec.design
+        else replace(spec, design=Design.PLANNED if spec.mode is Mode.SPLIT else Design.OPEN)
+    )
 
 
 def check_etag(experiment: Experiment, etag: str) -> None:

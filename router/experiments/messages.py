@@ -17,10 +17,12 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from router.errors import Findings
 from router.experiments.completeness import as_before
+from router.experiments.designs import Design
 from router.experiments.model import (
     BASE,
     Aggregate,
     ArmSpec,
+    DesignSize,
     Experiment,
     ExperimentPhase,
     Kind,
@@ -77,6 +79,7 @@ MODES = {
     pb.Experiment.MODE_HOLDOUT: Mode.HOLDOUT,
     pb.Experiment.MODE_SWITCHBACK: Mode.SWITCHBACK,
 }
+DESIGNS = {pb.Experiment.Design.Value(design.proto): design for design in Design}
 MODE_NUMBERS = {mode: number for number, mode in MODES.items()}
 MODE_NAMES = listed(f"MODE_{mode.name}" for mode in Mode)
 KINDS = {pb.Experiment.Metric.Kind.Value(kind.proto): kind for kind in Kind}
@@ -105,7 +108,7 @@ TEXTS = ("unit", "judge")
 PLANNED = (
     *("hypothesis", "route", "arms", "control", "primary", "guardrails", "mode", "unit_label", "namespace"),
     *("slot_start", "slot_end", "margin", "secondary", "segments", "equal_arms", *PRESENT, *TIMES, *TEXTS),
-    "by_tenant",
+    *("by_tenant", "design"),
 )
 """Fields of the resource that an operator sets."""
 EVERYTHING = "*"
@@ -208,6 +211,7 @@ def plan_message(spec: Spec) -> pb.Experiment:
         margin=spec.margin,
         equal_arms=spec.equal_arms,
         by_tenant=spec.by_tenant,
+        design=spec.design.proto if spec.design else None,
         secondary=map(metric_message, spec.secondary),
         segments=(pb.Experiment.Segment(label=s.label, values=s.values) for s in spec.segments),
     )
@@ -230,6 +234,8 @@ def plan_of(message: pb.Experiment, found: Findings, within: str = "experiment."
     given.update({name: text for name in TEXTS if (text := getattr(message, name))})
     if message.mode not in MODES:
         found.add(f"{within}mode", f"must be {MODE_NAMES}")
+    if message.design and message.design not in DESIGNS:
+        found.add(f"{within}design", f"must be {listed(design.proto for design in Design)}, or unset")
     return Spec(
         hypothesis=message.hypothesis,
         route=_route_of(message.route, f"{within}route", found),
@@ -246,6 +252,7 @@ def plan_of(message: pb.Experiment, found: Findings, within: str = "experiment."
         margin=message.margin,
         equal_arms=message.equal_arms,
         by_tenant=message.by_tenant,
+        design=DESIGNS.get(message.design),
         **given,
     )
 
@@ -477,7 +484,19 @@ def question_of(message: pb.PlanExperimentRequest, found: Findings) -> SizeQuest
 def answer_message(answer: SizeAnswer) -> pb.PlanExperimentResponse:
     """How long it takes; an effect of 0 is none."""
     values = {name: getattr(answer, name) for name in ANSWERED}
-    return pb.PlanExperimentResponse(effect=answer.effect or 0.0, notes=answer.notes, **values)
+    designs = (
+        pb.PlanExperimentResponse.DesignSize(
+            design=one.design.proto,
+            units=one.units,
+            half_units=one.half_units,
+            factor=one.factor,
+            days=one.days,
+        )
+        for one in answer.designs
+    )
+    return pb.PlanExperimentResponse(
+        effect=answer.effect or 0.0, notes=answer.notes, designs=designs, **values
+    )
 
 
 def answer_of(message: pb.PlanExperimentResponse) -> SizeAnswer:
@@ -485,4 +504,15 @@ def answer_of(message: pb.PlanExperimentResponse) -> SizeAnswer:
     values = {name: getattr(message, name) for name in ANSWERED}
     for name in ("days", "units_per_day"):
         values[name] = getattr(message, name) if message.HasField(name) else None
-    return SizeAnswer(effect=message.effect or None, notes=tuple(message.notes), **values)
+    designs = tuple(
+        DesignSize(
+            DESIGNS[one.design],
+            one.units,
+            one.half_units,
+            one.factor,
+            one.days if one.HasField("days") else None,
+        )
+        for one in message.designs
+        if one.design in DESIGNS
+    )
+    return SizeAnswer(effect=message.effect or None, notes=tuple(message.notes), designs=designs, **values)

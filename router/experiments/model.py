@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from router.errors import FieldViolation, InvalidRequest
+from router.experiments.designs import Design
 from router.experiments.times import TIMES, UNSERVED, is_meant_as_share, slow_share
 from router.types import AdapterRef, RouterVariant
 
@@ -226,6 +227,8 @@ class Spec:
     `wash_out` seconds at a slice's begin (None: `slices.wash_out_of`), and is judged after `planned_slices`
     of all servers; its units are slices, and `unit`, `planned_units`, `min_units` mean nothing to it. With
     `by_tenant` the unit is the tenant of the client that asks, and the verdict comes when `window` is over.
+    `design` None: a server that creates the experiment sets it by mode; of one that is kept, open, as all
+    were before there were designs.
     """
 
     hypothesis: str
@@ -258,6 +261,7 @@ class Spec:
     wash_out: float | None = None
     planned_slices: int = 48
     by_tenant: bool = False
+    design: Design | None = None
 
     @property
     def withdrawn(self) -> Mapping[str, float]:
@@ -544,8 +548,20 @@ class SizeQuestion:
 
 
 @dataclass(frozen=True, slots=True)
+class DesignSize:
+    """What the same effect takes in one design; the fields are those of `SizeAnswer`."""
+
+    design: Design
+    units: int
+    half_units: int
+    factor: float
+    days: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class SizeAnswer:
-    """How large an effect, and units of all arms until `power` of such experiments have their verdict.
+    """How large an effect, and units of all arms until `power` of such experiments have their verdict, in the
+    design planned; `designs` has all designs, that one first.
 
     `fixed_units` is what one look at the end would take, `factor` what looking all the time costs;
     `half_units` is where half of them have it, and before `least_units` there is no verdict. `effect` None:
@@ -563,6 +579,7 @@ class SizeAnswer:
     days: float | None = None
     units_per_day: float | None = None
     notes: tuple[str, ...] = ()
+    designs: tuple[DesignSize, ...] = ()
 
 
 _ID = r"[a-z](?:[a-z0-9-]{0,61}[a-z0-9])?"

@@ -24,6 +24,7 @@ from router.experiments.report.model import (
     MissingReport,
     Pairs,
     PipelineCheck,
+    PlannedProgress,
     PlotPoint,
     Report,
     Ruling,
@@ -78,6 +79,7 @@ def report_message(report: Report, experiment: pb.Experiment) -> pb.GetReportRes
         missing=(Out.Missing(**_same(one)) for one in report.missing),
         switchback=(_switchback_message(arm.arm, arm.switchback) for arm in report.arms if arm.switchback),
         days=(Out.Days(arm=arm.arm, effects=_effect_messages(arm.days)) for arm in report.arms if arm.days),
+        planned=Out.Planned(**_same(report.planned)) if report.planned else None,
     )
 
 
@@ -103,6 +105,7 @@ def report_of(message: pb.GetReportResponse) -> Report:
         time=unix_seconds(message.time),
         forecast=_read(VerdictForecast, message.forecast) if message.HasField("forecast") else None,
         missing=tuple(_read(MissingReport, one) for one in message.missing),
+        planned=_read(PlannedProgress, message.planned) if message.HasField("planned") else None,
     )
 
 

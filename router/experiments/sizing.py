@@ -13,9 +13,11 @@ from statistics import StatisticsError
 from typing import TYPE_CHECKING
 
 from router.errors import FieldViolation, InvalidRequest
+from router.experiments.designs import Design
 from router.experiments.metric_plans import cap_problems
 from router.experiments.model import (
     WORD_FORM,
+    DesignSize,
     Experiment,
     ExperimentPhase,
     Kind,
@@ -92,13 +94,13 @@ class Sizing:
         """Of the two arms' units those of all."""
         return math.ceil(units / self.both - 1e-9)
 
-    def size(self, effect: float, units: int | None) -> Size:
-        """`units` of all arms that the sequences are tuned for; None: for the answer."""
+    def size(self, effect: float, units: int | None, design: Design = Design.PLANNED) -> Size:
+        """`units` of all arms that the always-valid sequence is tuned for; None: for the answer."""
 
         def tuned(pair: int) -> Size:
             plan = SequencePlan(alpha=self.alpha, units=max(2 * RULES.burn_in_units, pair))
             given = (self.baseline if math.isfinite(self.baseline) else 0.0, effect, self.spread, self.share)
-            return size_for(self.metric, *given, plan, self.question.power)
+            return size_for(self.metric, *given, plan, self.question.power, design)
 
         return tuned(self.pair(units)) if units is not None else tuned(tuned(PLANNED).fixed)
 
@@ -108,7 +110,14 @@ class Sizing:
         if self.metric.kind.rules.binary:  # a fall is a rise of what is left
             control = max(control if self.metric.sign > 0 else 1 - control, 1e-9)
         found = smallest_effect(
-            self.metric, control, self.pair(units), self.spread, self.share, self.alpha, self.question.power
+            self.metric,
+            control,
+            self.pair(units),
+            self.spread,
+            self.share,
+            self.alpha,
+            self.question.power,
+            Design.PLANNED,
         )
         return None if found is None else self.metric.sign * found
 
@@ -335,21 +344,32 @@ def _check_effect(sizing: Sizing, effect: float) -> None:
 
 
 def _size_answer(sizing: Sizing, effect: float, budget: int | None, notes: list[str]) -> SizeAnswer:
-    size = sizing.size(effect, budget)
+    sizes = {design: sizing.size(effect, budget, design) for design in Design}
+    size, per_day = sizes[Design.PLANNED], sizing.per_day
     notes += _second_look(sizing, size, budget)
-    units, per_day = sizing.whole(size.units), sizing.per_day
+    designs = tuple(
+        DesignSize(
+            design,
+            units := sizing.whole(one.units),
+            sizing.whole(one.half),
+            one.factor,
+            units / per_day if per_day else None,
+        )
+        for design, one in sizes.items()
+    )
     return SizeAnswer(
         sizing.baseline,
         sizing.deviation,
         effect,
         sizing.whole(size.fixed),
-        units,
-        sizing.whole(size.half),
+        designs[0].units,
+        designs[0].half_units,
         size.factor,
         sizing.whole(size.least),
-        units / per_day if per_day else None,
+        designs[0].days,
         sizing.question.units_per_day,
         tuple(notes),
+        designs,
     )
 
 

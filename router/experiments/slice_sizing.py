@@ -76,16 +76,18 @@ def _answer(
         pairs = pairs_for(abs(effect), deviation, alpha, power)
     slices = arms * pairs
     days = slices * length / DAY
-    sizes = {"fixed_units": slices, "units": slices, "half_units": slices, "least_units": arms * least}
     return SizeAnswer(
         baseline,
         deviation,
         effect,
+        fixed_units=slices,
+        units=slices,
+        half_units=slices,
+        least_units=arms * least,
         factor=1.0,
         days=days,
         units_per_day=DAY / length,
         notes=tuple(notes),
-        **sizes,
     )
 
 

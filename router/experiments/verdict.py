@@ -10,8 +10,12 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
+from typing import NamedTuple
+
+import numpy as np
 
 from router.errors import FieldViolation, InvalidRequest
+from router.experiments.designs import Design
 from router.experiments.model import WITHIN
 from router.experiments.report.model import Ruling
 from router.experiments.stats.checks import (
@@ -23,9 +27,17 @@ from router.experiments.stats.checks import (
     corrected,
     guard,
 )
-from router.experiments.stats.compare import ArmComparison, SequencePlan, compare, holm
+from router.experiments.stats.compare import (
+    ArmComparison,
+    ConfidenceInterval,
+    Method,
+    SequencePlan,
+    compare,
+    holm,
+)
 from router.experiments.stats.missing import TOLERATED, Missing
 from router.experiments.stats.moments import ComparedMetric, Moments, invalid
+from router.experiments.stats.planned import Looks, PlannedFinding, better_end, found_by_plan
 from router.experiments.stats.sequences import Line
 from router.experiments.words import quantity_of
 from router.quantities import percent
@@ -39,8 +51,9 @@ class ExperimentDesign:
 
     `weights` by arm, control included. `margin` is how much worse the primary metric may be for an arm to
     be promoted: 0 asks it to be better. `plan.units` counts all arms. `min_units` in each arm and
-    `min_matured`, a share of exposures, are needed to promote, not to stop for harm. `early` are guardrails
-    as they are read early, for harm only.
+    `min_matured`, a share of exposures, are needed to promote, not to stop for harm. `shown_by` says what
+    shows that an arm may be promoted; harm is always valid. `early` are guardrails as they are read early,
+    for harm only.
     """
 
     control: str
@@ -51,6 +64,7 @@ class ExperimentDesign:
     plan: SequencePlan = field(default_factory=SequencePlan)
     min_units: int = 100
     min_matured: float = 0.8
+    shown_by: Design = Design.OPEN
     early: tuple[Guardrail, ...] = ()
 
     def __post_init__(self) -> None:
@@ -152,7 +166,7 @@ class ArmVerdict:
     """One arm against control. `blocked` is the verdict if the experiment were valid.
 
     `primary` is None until both arms have two units; `p` is Holm's over all arms; `gain` is the effect on
-    the primary metric, positive where it is better.
+    the primary metric, positive where it is better. `planned` is what the planned bound shows of it.
     """
 
     arm: str
@@ -163,6 +177,7 @@ class ArmVerdict:
     early: tuple[Guarded, ...] = ()
     blocked: Ruling | None = None
     gain: float = 0.0
+    planned: PlannedFinding | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,6 +190,8 @@ class ExperimentVerdict:
 
 
 Outcomes = Mapping[str, Mapping[str, Moments]]  # arm, then metric
+Course = Mapping[str, Mapping[str, Looks]]
+"""Arm but control, then metric: the matured units' sums at the end of each stretch of time."""
 
 
 def judge(
@@ -182,21 +199,23 @@ def judge(
     outcomes: Outcomes,
     health: PipelineHealth,
     withdrawn: Mapping[str, Outcomes] | None = None,
+    course: Course | None = None,
 ) -> ExperimentVerdict:
-    """The verdict at this look, from the matured units' sums by arm and metric.
+    """The verdict at this look, from the matured units' sums by arm and metric. Without a course the planned
+    bound shows nothing.
 
     `withdrawn`: arms that have no more units, each with the sums of the units of its time, control's among
     them. They stay among the comparisons that Holm corrects for; the experiment's verdict is of the others.
     """
-    apart = withdrawn or {}
+    apart, looks = withdrawn or {}, course or {}
     for each in (outcomes, *apart.values()):
         _check(design, each)
     own = {arm: apart.get(arm, outcomes) for arm in design.treatments}
-    primaries = {arm: _primary(design, own[arm], arm) for arm in design.treatments}
-    adjusted = holm({arm: found.p if found else 1.0 for arm, found in primaries.items()})
+    primaries = {arm: _primary(design, own[arm], looks, arm) for arm in design.treatments}
+    adjusted = holm({arm: found.comparison.p if found else 1.0 for arm, found in primaries.items()})
     faults = health.faults()
     arms = tuple(
-        _blocked(_arm(design, own[arm], health, arm, primaries[arm], adjusted[arm]), faults)
+        _blocked(_arm(design, own[arm], health, looks, arm, primaries[arm], adjusted[arm]), faults)
         for arm in design.treatments
     )
     left = tuple(arm for arm in arms if arm.arm not in apart)
@@ -217,31 +236,128 @@ def _sums(outcomes: Outcomes, control: str, arm: str, metric: str) -> tuple[Mome
     return (first, second) if min(first.n, second.n) >= 2 else None
 
 
-def _primary(design: ExperimentDesign, outcomes: Outcomes, arm: str) -> ArmComparison | None:
+class _Compared(NamedTuple):
+    """An arm against control, by all that the design has."""
+
+    comparison: ArmComparison
+    planned: PlannedFinding | None
+
+
+def _primary(design: ExperimentDesign, outcomes: Outcomes, course: Course, arm: str) -> _Compared | None:
     sums = _sums(outcomes, design.control, arm, design.primary.name)
     line = Line(offset=-design.primary.sign * design.margin)
-    return compare(design.primary, *sums, design.plan_for(arm), line) if sums else None
+    if sums is None:
+        return None
+    found = compare(design.primary, *sums, design.plan_for(arm), line)
+    planned = _planned(design, course, arm, design.primary, line)
+    if planned is None:
+        return _Compared(found, None)
+    return _Compared(_by_both(design, arm, design.primary, sums, line, found, planned), planned)
+
+
+def _planned(
+    design: ExperimentDesign, course: Course, arm: str, metric: ComparedMetric, line: Line
+) -> PlannedFinding | None:
+    """What the planned bound shows; None where the design or the course has none."""
+    share, looks = design.shown_by.shares[0], course.get(arm, {}).get(metric.name)
+    if not share or looks is None or not np.size(looks[0].n):
+        return None
+    plan = design.plan_for(arm)
+    return found_by_plan(metric, looks, replace(plan, alpha=share * plan.alpha), line, metric.sign)
+
+
+def _by_both(
+    design: ExperimentDesign,
+    arm: str,
+    metric: ComparedMetric,
+    sums: tuple[Moments, Moments],
+    line: Line,
+    always: ArmComparison,
+    planned: PlannedFinding,
+) -> ArmComparison:
+    """The always-valid comparison, with p and the better end of the interval by whichever of the planned
+    bound and the always-valid sequence shows more. Each p is divided by its share of alpha.
+
+    A difference that has turned since a look showed it is not shown any more, and no interval leaves out the
+    value that it is around.
+    """
+    plan, (of_plan, of_always) = design.plan_for(arm), design.shown_by.shares
+    if of_always < 1:
+        narrow = compare(metric, *sums, replace(plan, alpha=of_always * plan.alpha), line)
+    else:
+        narrow = always
+    control, treatment = always.values
+    p = always.p
+    if metric.sign * (treatment - line.scale * control - line.offset) > 0:
+        p = min(1.0, narrow.p / of_always, planned.p / of_plan)
+    interval = _interval(metric, always.interval, narrow.interval, planned.edge, always.effect)
+    relative = always.relative_interval
+    if relative is not None and always.relative is not None:
+        inner = narrow.relative_interval or ConfidenceInterval(-math.inf, math.inf)
+        relative = _interval(metric, relative, inner, planned.relative_edge, always.relative)
+    worse = 0 if metric.sign > 0 else 1
+    by_plan = interval[worse] != narrow.interval[worse]
+    return replace(
+        always,
+        p=p,
+        interval=interval,
+        relative_interval=relative,
+        method=Method.PLANNED if by_plan else always.method,
+    )
+
+
+def _interval(
+    metric: ComparedMetric, outer: ConfidenceInterval, inner: ConfidenceInterval, edge: float, value: float
+) -> ConfidenceInterval:
+    low, high = better_end(metric.sign, outer, inner, edge, value)
+    return ConfidenceInterval(float(low), float(high))
 
 
 def _arm(
     design: ExperimentDesign,
     outcomes: Outcomes,
     health: PipelineHealth,
+    course: Course,
     arm: str,
-    primary: ArmComparison | None,
+    primary: _Compared | None,
     p: float,
 ) -> ArmVerdict:
-    guarded, early = (
-        tuple(
-            guard(rail, *sums, _plan_of_rail(design, rail, arm))
-            for rail in rails
-            if (sums := _sums(outcomes, design.control, arm, rail.metric.name))
-        )
-        for rails in (design.guardrails, design.early)
+    guarded = tuple(
+        _guarded(design, course, arm, rail, sums)
+        for rail in design.guardrails
+        if (sums := _sums(outcomes, design.control, arm, rail.metric.name))
     )
-    gain = design.primary.sign * primary.effect if primary else 0.0
-    ruling = _rule(design, health, health.missing.get(arm), primary, p, guarded, early)
-    return ArmVerdict(arm, ruling, primary, p, guarded, early, gain=gain)
+    early = tuple(
+        guard(rail, *sums, design.plan_for(arm))
+        for rail in design.early
+        if (sums := _sums(outcomes, design.control, arm, rail.metric.name))
+    )
+    found, planned = primary or (None, None)
+    gain = design.primary.sign * found.effect if found else 0.0
+    beyond = [one for one in (*guarded, *early) if one.state is State.BEYOND]
+    if beyond:
+        ruling = Ruling(VerdictDecision.HARM, "guardrail", _guardrail_in_words(beyond[0]))
+    else:
+        ruling = _rule(design, health, health.missing.get(arm), found, p, guarded, planned)
+    return ArmVerdict(arm, ruling, found, p, guarded, early, gain=gain, planned=planned)
+
+
+def _guarded(
+    design: ExperimentDesign, course: Course, arm: str, rail: Guardrail, sums: tuple[Moments, Moments]
+) -> Guarded:
+    """A guardrail that is within its margin by whichever shows it. The planned bound has half of alpha for
+    that, as it has for a primary metric that is better. What has to improve is always-valid alone."""
+    found = guard(rail, *sums, _plan_of_rail(design, rail, arm))
+    if rail.improve:
+        return found
+    planned = _planned(design, course, arm, rail.metric, rail.line)
+    if planned is None or found.state is State.BEYOND:
+        return found
+    both = _by_both(
+        design, arm, rail.metric, sums, rail.line, replace(found.comparison, p=found.p_within), planned
+    )
+    state = State.WITHIN if both.p <= design.plan.alpha else found.state
+    return replace(found, comparison=both, p_within=both.p, state=state)
 
 
 def _plan_of_rail(design: ExperimentDesign, rail: Guardrail, arm: str) -> SequencePlan:
@@ -257,12 +373,9 @@ def _rule(
     primary: ArmComparison | None,
     p: float,
     guarded: tuple[Guarded, ...],
-    early: tuple[Guarded, ...],
+    planned: PlannedFinding | None,
 ) -> Ruling:
-    """The first rule that applies: harm before everything, promotion only when all else is fulfilled."""
-    for found in (*guarded, *early):
-        if found.state is State.BEYOND:
-            return Ruling(VerdictDecision.HARM, "guardrail", _guardrail_in_words(found))
+    """The first rule that applies where no guardrail shows harm: promotion when all else is fulfilled."""
     if primary is None:
         return Ruling(VerdictDecision.UNDECIDED, "too-few-units", "an arm has fewer than two units")
     side = design.primary.sign * primary.effect + design.margin
@@ -278,9 +391,7 @@ def _rule(
         text = f"{share} of units had time for their outcomes, {needed} are needed"
         return Ruling(VerdictDecision.UNDECIDED, "immature", text)
     if not shown:
-        if primary.waiting is not None and not math.isfinite(primary.interval.low):
-            return Ruling(VerdictDecision.UNDECIDED, primary.waiting.rule, primary.waiting.words)
-        return Ruling(VerdictDecision.UNDECIDED, "primary-open", words)
+        return _open(design, primary, words, planned)
     return _held_back(design, missing, guarded, words) or _promoted(design, words)
 
 
@@ -309,6 +420,18 @@ def _missing_in_words(found: Missing) -> str:
         return f"{shares}, and the arms differ in that: a ratio has no bounds for it"
     low, high = found.lee
     return f"{shares}: if other users answer, the effect may be from {low:+.4g} to {high:+.4g} (Lee's bounds)"
+
+
+def _open(
+    design: ExperimentDesign, primary: ArmComparison, words: str, planned: PlannedFinding | None
+) -> Ruling:
+    """Why nothing is shown of the primary metric."""
+    if primary.waiting is not None and not math.isfinite(primary.interval.low):
+        return Ruling(VerdictDecision.UNDECIDED, primary.waiting.rule, primary.waiting.words)
+    if planned is not None and planned.reached:
+        text = f"no difference found at the planned size of {design.plan.units:,} units: {words}"
+        return Ruling(VerdictDecision.UNDECIDED, "planned-size-reached", text)
+    return Ruling(VerdictDecision.UNDECIDED, "primary-open", words)
 
 
 def _blocked(found: ArmVerdict, faults: list[FailedCheck]) -> ArmVerdict:

@@ -113,6 +113,8 @@ def guarded(report: Report, found: MetricReport) -> str:
 
 def allowed(form: Quantity, found: MetricReport) -> str:
     """A guardrail's margin."""
+    if not found.margin:
+        return "must improve"
     if found.margin_relative:
         return f"{percent(found.margin)} worse"
     return f"{form.margin(found.margin)} worse"
@@ -120,6 +122,8 @@ def allowed(form: Quantity, found: MetricReport) -> str:
 
 def guardrail_line(metric: MetricSpec) -> str:
     """`error: at most 3.0 points worse`."""
+    if metric.improve:
+        return f"{metric.name}: must improve"
     most = percent(metric.margin) if metric.relative else quantity(metric).margin(metric.margin)
     return f"{metric.name}: at most {most} worse"
 
@@ -260,6 +264,9 @@ def _undecided(report: Report, verdict: Ruling, arm: str) -> str:
     match verdict.rule:
         case "primary-open":
             return f"no difference between {arm} and {spec.control} is shown{_yet(report)}."
+        case "planned-size-reached":
+            size = f"{spec.planned_units:,} {units}"
+            return f"no difference between {arm} and {spec.control} is found with the planned {size}."
         case "guardrail-open":
             shown = "not worse" if spec.margin else "better"
             names = _open_guardrails(report, arm)
@@ -355,11 +362,14 @@ def _line(report: Report, arm: str, found: MetricReport, read: str) -> str:
 
 
 def gives_up(report: Report) -> bool:
-    """Whether more waiting is of no use: all planned units had their time, and no gain is in sight."""
+    """Whether more waiting is of little use: all planned units had their time and no gain is in sight, or the
+    chance is small that they show one."""
     spec = report.judged.spec
     done = spec.randomised or sum(one.matured for one in report.numbers) >= spec.planned_units
     in_sight = report.forecast is not None and report.forecast.units is not None
     waits = report.verdict.decision == "undecided" and (spec.mode is Mode.SPLIT or spec.randomised)
+    if waits and report.planned is not None:
+        return report.planned.give_up or report.planned.reached
     return waits and done and not in_sight and report.verdict.rule in ("primary-open", "guardrail-open")
 
 
@@ -384,6 +394,8 @@ def following(report: Report) -> str:
         return f"Next: stop it: lora-router experiments stop {name} --reason harm"
     if gives_up(report):
         stop = f"lora-router experiments stop {name}"
+        if report.planned is not None and report.planned.give_up:
+            return f"Next: give up, or wait for the little chance that is left: {stop}"
         return (
             f"Next: give up. All planned {units_of(report.judged)} took part, and no gain is in sight: {stop}"
         )
@@ -485,6 +497,13 @@ def difference(report: Report) -> str:
 
 def _units(report: Report) -> int:
     return sum(one.units for one in report.numbers)
+
+
+def outlook(report: Report) -> list[str]:
+    """How likely a planned experiment is to succeed, or what it leaves out; empty where there is no plan."""
+    if report.planned is None or not report.planned.text or not _usable(report):
+        return []
+    return [f"{report.planned.text[:1].upper()}{report.planned.text[1:]}."]
 
 
 def progress(report: Report) -> str:

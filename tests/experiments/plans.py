@@ -7,6 +7,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
+from router.experiments.designs import Design
 from router.experiments.model import Aggregate, ArmSpec, Kind, MetricSpec, Mode, SegmentSpec, Spec, Unanswered
 from router.types import AdapterRef, RouterVariant
 
@@ -98,4 +99,5 @@ plans = st.builds(
     wash_out=st.none() | seconds,
     planned_slices=counts,
     by_tenant=st.booleans(),
+    design=st.none() | st.sampled_from(Design),
 )

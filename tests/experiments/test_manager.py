@@ -21,6 +21,7 @@ from router.errors import (
     StoreDown,
 )
 from router.experiments.assignment import AssignmentSalts
+from router.experiments.designs import Design
 from router.experiments.model import (
     ArmSpec,
     AuditEntry,
@@ -74,9 +75,42 @@ def test_start_opens_a_phase_once(bench: SimpleNamespace) -> None:
     running = bench.manager.start("trial", made.etag, ME)
     phase = running.phase
     assert (running.state, phase.number, phase.started, phase.ended) == (Lifecycle.RUNNING, 1, 2000, None)
-    assert (phase.enrolment_salt, phase.variant_salt, phase.spec) == ("enrolment-1", "variant-1", plan())
+    assert (phase.enrolment_salt, phase.variant_salt, phase.spec) == ("enrolment-1", "variant-1", made.spec)
     assert bench.manager.start("trial", made.etag, ME) == running
     assert [e.act for e in bench.store.trail("trial")] == ["create", "start"]
+
+
+@pytest.mark.parametrize(
+    ("spec", "design"),
+    [
+        (plan(), Design.PLANNED),
+        (router_plan(), Design.PLANNED),
+        (plan(design=Design.OPEN), Design.OPEN),
+        (plan(design=Design.HYBRID), Design.HYBRID),
+        (plan(mode=Mode.BANDIT), Design.OPEN),
+        (plan(mode=Mode.SHADOW), Design.OPEN),
+    ],
+)
+def test_a_new_split_is_planned_unless_it_says_otherwise(
+    bench: SimpleNamespace, spec: Spec, design: Design
+) -> None:
+    assert bench.manager.create("trial", spec, ME).spec.design is design
+    bench.manager.update("trial", to(alpha=0.01), "", ME)
+    assert bench.manager.update("trial", to(design=None), "", ME).spec.design is (
+        Design.OPEN if spec.mode is not Mode.SPLIT else Design.PLANNED
+    )
+
+
+def test_what_was_kept_before_there_were_designs_stays_as_it_is(bench: SimpleNamespace) -> None:
+    bench.store.create(Experiment("old", plan()))
+    assert bench.manager.update("old", to(alpha=0.01), "", ME).spec.design is None
+    assert bench.manager.start("old", "", ME).phase.spec.design is None
+
+
+@pytest.mark.parametrize("mode", [Mode.BANDIT, Mode.SHADOW])
+def test_a_design_of_another_mode_than_a_split_is_refused(bench: SimpleNamespace, mode: Mode) -> None:
+    with pytest.raises(InvalidRequest, match=f"design: of a {mode} is open: planned is of a split"):
+        bench.manager.create("trial", plan(mode=mode, design=Design.PLANNED), ME)
 
 
 def test_salts_are_secret_and_new_by_default(bench: SimpleNamespace) -> None:
@@ -201,7 +235,7 @@ def test_other_secondary_metrics_open_no_phase(bench: SimpleNamespace) -> None:
     assert new.phases == (replace(old.phase, spec=new.spec),)
     assert new.spec == replace(old.spec, secondary=(SECONDS,))
     wider = bench.manager.update("trial", to(secondary=(), enrolment=0.5), "", ME)
-    assert (len(wider.phases), wider.phase.spec) == (1, plan(enrolment=0.5))
+    assert (len(wider.phases), wider.phase.spec) == (1, replace(old.spec, secondary=(), enrolment=0.5))
     acts = bench.store.trail("trial")[-2:]
     assert [a.act for a in acts] == ["secondary", "secondary"]
     assert set(acts[0].detail["fields"]) == {"secondary"}
@@ -209,12 +243,12 @@ def test_other_secondary_metrics_open_no_phase(bench: SimpleNamespace) -> None:
 
 
 def test_secondary_metrics_of_what_is_stopped_are_those_of_its_last_phase(bench: SimpleNamespace) -> None:
-    bench.manager.create("trial", plan(), ME)
+    made = bench.manager.create("trial", plan(), ME)
     bench.manager.start("trial", "", ME)
     bench.manager.stop("trial", "", "", ME)
     bench.manager.update("trial", to(alpha=0.01, primary=MetricSpec("better", Kind.PROPORTION)), "", ME)
     kept = bench.manager.update("trial", to(secondary=(SECONDS, plan().primary)), "", ME)
-    assert kept.phase.spec == plan(secondary=(SECONDS,))
+    assert kept.phase.spec == replace(made.spec, secondary=(SECONDS,))
     assert (kept.spec.alpha, kept.spec.secondary) == (0.01, (SECONDS, plan().primary))
     assert (kept.state, kept.phase.ended) == (Lifecycle.STOPPED, 1000.0)
 
@@ -276,7 +310,7 @@ def test_a_withdrawn_arm_leaves_phase_and_salts_alone(three: SimpleNamespace) ->
     before = three.manager.get("trial")
     after = three.manager.withdraw("trial", "base", before.etag, "too slow", ME)
     assert after.spec.withdrawn == after.phases[-1].spec.withdrawn == {"base": 2000.0}
-    assert replace(after.phases[-1], spec=BASE_TOO) == before.phases[-1]
+    assert replace(after.phases[-1], spec=before.spec) == before.phases[-1]
     assert three.manager.withdraw("trial", "base", "stale", "", ME) == after
     entry = three.store.trail("trial")[-1]
     assert (entry.act, entry.reason, entry.detail) == ("withdraw", "too slow", {"phase": 1, "arm": "base"})

@@ -9,6 +9,7 @@ import pytest
 from google.protobuf.duration_pb2 import Duration
 
 from router.errors import Findings, InvalidRequest
+from router.experiments.designs import Design
 from router.experiments.messages import (
     PLANNED,
     answer_message,
@@ -23,6 +24,7 @@ from router.experiments.messages import (
 )
 from router.experiments.model import (
     Aggregate,
+    DesignSize,
     Experiment,
     ExperimentPhase,
     Kind,
@@ -193,7 +195,8 @@ def test_what_a_question_cannot_be_is_named() -> None:
 
 @pytest.mark.parametrize("effect", [None, -0.05])
 def test_an_answer_comes_back_as_it_was(effect: float | None) -> None:
-    made = SizeAnswer(0.5, 0.5, effect, 100, 180, 110, 1.8, 90, 2.5, None, ("from a", "b"))
+    designs = (DesignSize(Design.PLANNED, 180, 110, 1.8, 2.5), DesignSize(Design.OPEN, 190, 120, 1.9))
+    made = SizeAnswer(0.5, 0.5, effect, 100, 180, 110, 1.8, 90, 2.5, None, ("from a", "b"), designs)
     message = pb.PlanExperimentResponse.FromString(answer_message(made).SerializeToString())
     assert answer_of(message) == made
 

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from router.errors import InvalidRequest, StoreDown
+from router.experiments.designs import Design
 from router.experiments.manager import Manager
 from router.experiments.model import (
     Experiment,
@@ -48,14 +49,22 @@ def refused(question: SizeQuestion, **changes: Any) -> dict[str, str]:
 def test_units_and_days_of_an_effect() -> None:
     found = answer(SOLVED_SIZE, effect=0.05, weights=(90, 10))
     metric = ComparedMetric("solved", Kind.PROPORTION)
-    expected = size_for(metric, 0.5, 0.05, share=0.1, plan=SequencePlan(units=found.fixed_units))
+    planned, always, hybrid = found.designs
+    expected = size_for(metric, 0.5, 0.05, share=0.1, design=Design.PLANNED)
     assert (found.units, found.fixed_units, found.least_units) == (
         expected.units,
         expected.fixed,
         expected.least,
     )
     assert found.days == pytest.approx(found.units / 800)
-    assert 1.5 < found.factor < 2
+    assert (planned.units, planned.days, planned.half_units) == (found.units, found.days, found.half_units)
+    assert [one.design for one in found.designs] == [Design.PLANNED, Design.OPEN, Design.HYBRID]
+    assert found.factor == planned.factor == pytest.approx(1.2, abs=1e-3)
+    assert 1.2 < hybrid.factor < 1.25
+    assert 1.5 < always.factor < 2
+    tuned = SequencePlan(units=found.fixed_units)
+    assert always.units == size_for(metric, 0.5, 0.05, share=0.1, plan=tuned).units
+    assert answer(SOLVED_SIZE, effect=0.05).factor == pytest.approx(1.1, abs=1e-3)
     assert found.half_units < found.units
     half = answer(SOLVED_SIZE, effect=0.05, weights=(90, 10), enrolment=0.5)
     assert half.days == pytest.approx(2 * found.days)
@@ -103,7 +112,7 @@ def test_rare_events_are_waited_for() -> None:
 
 
 def test_what_is_out_of_reach_is_told_with_numbers() -> None:
-    found = answer(SOLVED_SIZE, effect=0.05, weights=(90, 10), days=14.0)
+    found = answer(SOLVED_SIZE, effect=0.04, weights=(90, 10), days=14.0)
     (note,) = found.notes
     assert note.startswith(
         f"out of reach: {found.units:,} units are needed, 14 days bring 11,200; the smallest"
@@ -119,7 +128,7 @@ def test_a_mean_needs_no_baseline() -> None:
 
 
 def test_a_rate_of_0_can_still_grow() -> None:
-    assert answer(SOLVED_SIZE, baseline=0.0).effect == pytest.approx(0.0056, rel=0.1)
+    assert answer(SOLVED_SIZE, baseline=0.0).effect == pytest.approx(0.004, rel=0.1)
     assert refused(SOLVED_SIZE, baseline=0.0, higher_is_better=False) == {
         "baseline": "is 0 already: nothing can be better"
     }

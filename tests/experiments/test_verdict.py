@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from router.errors import InvalidRequest
+from router.experiments.designs import Design
 from router.experiments.model import Kind
 from router.experiments.stats.checks import Guardrail, Maturity, SampleRatio, sample_ratio
 from router.experiments.stats.compare import SequencePlan
@@ -280,3 +281,111 @@ def test_arms_alike_are_neither_promoted_nor_stopped_at_unequal_splits(weights, 
                 called += 1
                 break
     assert called <= 1
+
+
+def at_looks(*counts: tuple[int, int]) -> Moments:
+    """Of one arm: (ones, units) at each look."""
+    s, n = (np.array(column, np.float64) for column in zip(*counts, strict=True))
+    return Moments(n, (s,), (s,))
+
+
+EVEN = at_looks((250, 500), (500, 1000), (750, 1500), (1000, 2000), (1250, 2500))
+FEW = at_looks((10, 500), (20, 1000), (30, 1500), (40, 2000), (50, 2500))
+
+
+def planned_verdict(
+    new: tuple[int, ...],
+    errors: Moments = FEW,
+    by: Design = Design.PLANNED,
+    design: ExperimentDesign = DESIGN,
+) -> ExperimentVerdict:
+    """By the course of ones among 500 units more at each look; both arms have as many. 4,000 are planned."""
+    looks = len(new)
+    course = {
+        "new": {
+            "success": (
+                cut(EVEN, looks),
+                at_looks(*zip(new, (500 * (i + 1) for i in range(looks)), strict=True)),
+            ),
+            "errors": (cut(FEW, looks), cut(errors, looks)),
+        }
+    }
+    units = 500 * looks
+    sums = {
+        "control": {"success": ones(units // 2, units), "errors": ones(units // 50, units)},
+        "new": {"success": ones(new[-1], units), "errors": ones(int(errors.sums[0][looks - 1]), units)},
+    }
+    return judge(replace(design, shown_by=by), sums, SOUND, course=course)
+
+
+def cut(sums: Moments, end: int) -> Moments:
+    return Moments(sums.n[:end], (sums.sums[0][:end],), (sums.products[0][:end],))
+
+
+def ends(found: ExperimentVerdict) -> tuple[float, float]:
+    primary = found.arms[0].primary
+    assert primary is not None
+    return primary.interval
+
+
+@pytest.mark.parametrize(("by", "rule"), [("planned", "primary-better"), ("open", "primary-open")])
+def test_a_planned_experiment_is_promoted_with_less(by, rule):
+    found = planned_verdict((260, 520, 785, 1075), by=Design(by))
+    assert found.verdict.rule == rule
+    assert (ends(found)[0] > 0) is (rule == "primary-better")
+
+
+def test_what_was_shown_by_the_planned_size_is_kept_afterwards():
+    shown = planned_verdict((260, 520, 785, 1075))
+    later = planned_verdict((260, 520, 785, 1075, 1300))
+    assert planned_verdict((260, 520, 770, 1020, 1290)).verdict.rule == "planned-size-reached"
+    assert (shown.verdict.decision, later.verdict.decision) == (VerdictDecision.PROMOTE,) * 2
+    assert shown.arms[0].p == later.arms[0].p
+    assert ends(shown)[0] == ends(later)[0] > 0
+
+
+def test_a_difference_that_has_turned_is_not_promoted():
+    found = planned_verdict((260, 520, 785, 1075, 1245))
+    assert found.verdict.decision is VerdictDecision.UNDECIDED
+    assert ends(found)[0] < 0
+
+
+def test_no_difference_at_the_planned_size_is_a_rule_of_its_own():
+    found = planned_verdict((255, 505, 755, 1010)).verdict
+    assert (found.decision, found.rule) == (VerdictDecision.UNDECIDED, "planned-size-reached")
+    assert found.text.startswith("no difference found at the planned size of 4,000 units: success")
+    assert planned_verdict((255, 505, 755)).verdict.rule == "primary-open"
+
+
+def test_harm_is_shown_as_in_an_open_experiment():
+    for course in ((240, 480, 715, 955), (225, 450, 675, 850)):
+        planned, always = (planned_verdict(course, by=by) for by in (Design.PLANNED, Design.OPEN))
+        assert planned.verdict.decision == always.verdict.decision
+        assert ends(planned)[1] == ends(always)[1]
+
+
+def test_a_guardrail_is_within_its_margin_by_the_planned_bound_and_beyond_it_by_the_always_valid_one():
+    near = at_looks((20, 500), (40, 1000), (60, 1500), (75, 2000))
+    course = (280, 560, 840, 1150)
+    planned, always = (planned_verdict(course, near, by) for by in (Design.PLANNED, Design.OPEN))
+    assert (planned.verdict.rule, always.verdict.rule) == ("primary-better", "guardrail-open")
+    assert planned.arms[0].guardrails[0].comparison.interval.high < 0.03
+    assert (
+        planned_verdict(course, at_looks(*((200 * i, 500 * i) for i in range(1, 5)))).verdict.rule
+        == "guardrail"
+    )
+
+
+def test_not_worse_is_shown_by_the_planned_bound_too():
+    design = replace(DESIGN, margin=0.04)
+    course = (250, 500, 750, 1000)
+    planned, always = (planned_verdict(course, by=by, design=design) for by in (Design.PLANNED, Design.OPEN))
+    assert (planned.verdict.rule, always.verdict.rule) == ("primary-not-worse", "primary-open")
+    assert ends(planned)[0] > -0.04
+
+
+def test_a_hybrid_lies_between_planned_and_open():
+    strong, weak = (260, 520, 785, 1085), (260, 520, 785, 1072)
+    found = [planned_verdict(course, by=Design.HYBRID).verdict.rule for course in (strong, weak)]
+    assert found == ["primary-better", "planned-size-reached"]
+    assert planned_verdict(weak).verdict.rule == "primary-better"

@@ -46,7 +46,9 @@ unit = "user"            # who has the same experience throughout; requests say 
 # by_tenant = false      # true: the unit is the client's tenant, whatever requests say
 window = "1d"            # outcomes count this long after a unit was first served: s, min, h, d
 # grace = "0s"           # they may arrive this much later, by a batch job: then a unit is mature
-planned_units = 5000     # of all arms together; intervals are tightest there, and valid at any size
+planned_units = 5000     # of all arms together: `experiments plan` tells how many an effect takes
+# design = "planned"     # the fewest units: a verdict by planned_units; "open": valid at any size, takes 1.5
+#                        # times as many; "hybrid": nearly as planned, and goes on. Harm is shown at any size
 # enrolment = 1.0        # share of the units that takes part; may be raised while it runs
 # alpha = 0.05           # chance of a false verdict
 # margin = 0.0           # how much worse the primary metric may be; 0 asks it to be better
@@ -89,6 +91,7 @@ name = "total_time_over_4s"  # built in: the share of units with an answer slowe
 margin = 0.02            # two units in a hundred more
 # relative = false       # true: the margin is a share of control's value
 # window = "1d"          # how long its outcomes count; left out: the plan's window, which is the longest
+# improve = false        # true, without a margin: must be better, such as serving_cost
 
 [[guardrails]]
 name = "error"           # built in: 0 or 1 for each answer; here the share of units that had one

@@ -162,6 +162,8 @@ def document(report: Report) -> dict[str, Any]:
         point["anytime"] = anytime.get(point["arm"], True)
     if made["forecast"]:
         made["forecast"]["anytime"] = False
+    if made["planned"]:
+        made["planned"]["anytime"] = False
     return made
 
 
@@ -220,7 +222,12 @@ def _print_head(report: Report) -> None:
     from router.cli.output import clean
 
     lines = [words.heading(report), *check_words.failed_checks(report), *words.effect_lines(report)]
-    lines += [words.following(report), "", f"{report.experiment.name}: {words.since(report)}"]
+    lines += [
+        *words.outlook(report),
+        words.following(report),
+        "",
+        f"{report.experiment.name}: {words.since(report)}",
+    ]
     lines.append(report.experiment.spec.hypothesis)
     if report.judged.spec.mode == "holdout":
         lines.append(words.HOLDOUT)

@@ -15,6 +15,11 @@ if TYPE_CHECKING:
         SegmentSpec,
         Spec,
     )
+DESIGNS = {
+    "planned": "a better arm is shown by the planned size at the latest, harm at any size",
+    "open": "valid at any number of units",
+    "hybrid": "most of alpha until the planned size, the rest at any number of units",
+}
 
 
 def pairs_of(experiment: Experiment) -> list[tuple[str, str]]:
@@ -122,6 +127,7 @@ def _rules(spec: Spec) -> list[tuple[str, str]]:
         ("margin", f"{spec.margin:g}" if spec.margin else ""),
         ("equal arms", "allowed, as in an A/A test" if spec.equal_arms else ""),
         *size,
+        ("design", f"{spec.design}: {DESIGNS[spec.design]}" if spec.design and spec.mode == "split" else ""),
     ]
 
 

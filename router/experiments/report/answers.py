@@ -15,6 +15,7 @@ from sqlalchemy import Connection, case, func, select
 from router.experiments.model import Kind, MetricSpec, Unanswered
 from router.experiments.store import tables
 from router.experiments.store.store import ExperimentStore
+from router.experiments.times import slow_share
 
 units, values, outcomes = tables.units.c, tables.values.c, tables.outcomes.c
 BATCH = 500  # units of one query
@@ -65,25 +66,30 @@ class AnswerReader:
             found = _units(conn, experiment, phase)
             counted = _counted(conn, [unit.id for unit in found], _names(metrics))
             for metric in metrics:
-                sums = self._capped_sums(conn, found, metric, settled) if metric.cap is not None else {}
+                by_row = metric.cap is not None or slow_share(metric.name) is not None
+                sums = self._sums_by_row(conn, found, metric, settled) if by_row else {}
                 for unit in found:
                     there = dict(counted.get(unit.id, {}))
-                    if metric.cap is not None:
+                    if by_row:
                         there[metric.name] = sums.get(unit.id, (0, 0.0))
                     unit.metrics[metric.name] = _fraction(metric, there, unit.responses)
         return found
 
-    def _capped_sums(
+    def _sums_by_row(
         self, conn: Connection, found: Iterable[UnitAnswers], metric: MetricSpec, settled: float
     ) -> Mapping[int, tuple[int, float]]:
-        """Unit to number and sum of its outcomes, each of which counts as at most the cap."""
-        cap, least = float(metric.cap or 0.0), metric.least
+        """Unit to number and sum of its outcomes, each of which counts as at most the cap, or as 1 if it was
+        slow."""
+        cap, least, slow = float(metric.cap or 0.0), metric.least, slow_share(metric.name)
         keys = {unit.id: (unit.id, metric.name, cap, least) for unit in found}
         final = {unit.id for unit in found if unit.first < settled}
         sums = {id_: self._capped[key] for id_, key in keys.items() if key in self._capped}
+        names = (metric.name,) if slow is None else slow.outcomes
         value = case((outcomes.value > cap, cap), (outcomes.value < least, least), else_=outcomes.value)
+        if slow is not None:
+            value = case((outcomes.value > slow.seconds, 1.0), else_=0.0)
         for some in _batches([id_ for id_ in keys if id_ not in sums]):
-            which = outcomes.unit_id.in_(some), outcomes.metric == metric.name, outcomes.late == 0
+            which = outcomes.unit_id.in_(some), outcomes.metric.in_(names), outcomes.late == 0
             query = select(outcomes.unit_id, func.count(), func.sum(value)).where(*which)
             for id_, count, total in conn.execute(query.group_by(outcomes.unit_id)):
                 sums[id_] = int(count), float(total)

@@ -8,16 +8,13 @@ without its covariate or at equal answer length, and the forecast decide nothing
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
-from typing import NamedTuple
-
-import numpy as np
-from numpy.typing import NDArray
 
 from router.experiments.interference import labelled
 from router.experiments.model import WITHIN, MetricSpec, Mode, SegmentSpec
 from router.experiments.modes import BANDIT, MISSING, SWITCHBACK, TENANTS, Judges, needed
+from router.experiments.report.course import course_of, points_of
 from router.experiments.report.days import by_days
 from router.experiments.report.missing import missing_reports
 from router.experiments.report.model import (
@@ -26,13 +23,13 @@ from router.experiments.report.model import (
     Length,
     MetricReport,
     Pairs,
-    PlotPoint,
+    PlannedProgress,
     Report,
     Ruling,
     SegmentReport,
     VerdictForecast,
 )
-from router.experiments.report.ratio import share_band
+from router.experiments.report.progress import progress_of
 from router.experiments.report.source import (
     PhaseEvidence,
     answered_units,
@@ -43,20 +40,17 @@ from router.experiments.report.source import (
     latest_weights,
     length_moments,
     metric_of,
-    moments_by_bucket,
-    moments_of_row,
     notes_of,
     phase_of,
-    rows_of,
     total_moments,
     usable_moments,
 )
 from router.experiments.report.withdrawn import standing
 from router.experiments.stats.checks import Guarded, corrected, length_adjusted, paired, segmented
 from router.experiments.stats.compare import ArmComparison, ArmPair, SequencePlan, compare
-from router.experiments.stats.moments import Array, ComparedMetric, Moments, Real
+from router.experiments.stats.moments import ComparedMetric, Moments
 from router.experiments.stats.planning import size_for, smallest_effect
-from router.experiments.store.series import PairCounts, TimeBucket
+from router.experiments.store.series import PairCounts
 from router.experiments.store.store import ExperimentStore
 from router.experiments.verdict import (
     ArmVerdict,
@@ -97,7 +91,7 @@ def report(
     health = health_of(source)
     if health.sample_ratio.peak > source.data.peak:
         store.set_peak(name, chosen.number, health.sample_ratio.peak)
-    arms, ruling, arm = _verdicts(store, source, health, judges or {})
+    arms, ruling, arm, planned = _verdicts(store, source, health, judges or {})
     if points:
         arms = tuple(_with_details(source.beside(one.arm), one) for one in arms)
         arms = tuple(replace(one, days=by_days(store, source, one.arm)) for one in arms)
@@ -111,26 +105,28 @@ def report(
         checks=checks_of(source, health),
         numbers=_numbers(source, health, latest_weights(trail, chosen)),
         audit=trail,
-        points=_points(source, points),
+        points=points_of(source, points),
         notes=notes_of(source, health),
         time=now,
         forecast=forecast(source, arms, ruling.decision) if points else None,
         missing=tuple(missing_reports(health.missing)),
+        planned=planned,
     )
 
 
 def _verdicts(
     store: ExperimentStore, source: PhaseEvidence, health: PipelineHealth, judges: Judges
-) -> tuple[tuple[ArmReport, ...], Ruling, str | None]:
-    """Arms, the experiment's ruling and the arm that it is about."""
+) -> tuple[tuple[ArmReport, ...], Ruling, str | None, PlannedProgress | None]:
+    """Arms, the experiment's ruling and the arm that it is about, and how far it is by its plan."""
     mode = needed(source.spec)
     found = judges[mode](source) if mode in judges else None
     if found is not None or mode in (BANDIT, SWITCHBACK, TENANTS):
-        return _verdicts_of_mode(mode, found or (), health)
+        return *_verdicts_of_mode(mode, found or (), health), None
     apart = {arm: source.beside(arm).outcomes() for arm in source.spec.withdrawn}
-    judgement = judge(source.design, source.outcomes(), health, apart)
+    judgement = judge(source.design, source.outcomes(), health, apart, course_of(source))
     arms = _arms(store, source, judgement)
-    return arms, _overall(source, judgement.verdict, arms), judgement.arm
+    overall = _overall(source, judgement.verdict, arms)
+    return arms, overall, judgement.arm, progress_of(source, judgement)
 
 
 def _arms(
@@ -268,121 +264,6 @@ def _pairs_in_words(pairs: Pairs) -> str:
     """Pairs in words."""
     who = f"{preferred(pairs, 'unit')}, {pairs.ties:,} ties, from {pairs.units:,} units"
     return f"{who}; nobody saw these answers"
-
-
-# -- over time
-
-
-class _Effect(NamedTuple):
-    """An effect with its interval, and the same as shares of control's value where that is known."""
-
-    effect: float
-    low: float
-    high: float
-    relative: float | None = None
-    relative_low: float | None = None
-    relative_high: float | None = None
-
-
-_UNKNOWN = _Effect(math.nan, -math.inf, math.inf)
-
-
-def _points(source: PhaseEvidence, most: int) -> tuple[PlotPoint, ...]:
-    """At most `most` points of each arm, the last bucket's among them. None of shadow arms, which nobody is
-    exposed to, and of what is judged once."""
-    if source.spec.mode is Mode.SHADOW or source.spec.randomised or not source.data.buckets or most < 1:
-        return ()
-    times = _thinned(np.unique(_ends(source.data.buckets)), most)
-    units = {arm: _exposed(source.data.buckets, arm, times) for arm in source.design.weights}
-    total = np.sum(list(units.values()), axis=0)
-    effects = {arm: _effects_over_time(source.beside(arm), arm, times) for arm in source.design.treatments}
-    nothing = [_Effect(0.0, 0.0, 0.0)] * len(times)
-    return tuple(
-        _point(source, float(time), arm, effects.get(arm, nothing)[i], int(units[arm][i]), int(total[i]))
-        for arm in source.design.weights
-        for i, time in enumerate(times)
-    )
-
-
-def _point(
-    source: PhaseEvidence, time: float, arm: str, effect: _Effect, units: int, total: int
-) -> PlotPoint:
-    weight = source.design.weights[arm]
-    split = source.spec.mode is Mode.SPLIT and time <= min(source.spec.withdrawn.values(), default=math.inf)
-    bounds = share_band(total, weight) if split else (0.0, 1.0)
-    share = units / total if total else weight
-    return PlotPoint(time, arm, *effect[:3], units, share, *bounds, *effect[3:])
-
-
-def _ends(buckets: Sequence[TimeBucket]) -> Array:
-    return np.array([b.start + b.seconds for b in buckets], np.float64)
-
-
-def _thinned(times: Array, most: int) -> Array:
-    if len(times) <= most:
-        return times
-    return times[np.unique(np.linspace(0, len(times) - 1, most).round().astype(np.int64))]
-
-
-def _until(buckets: Sequence[TimeBucket], times: Array) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Order of the buckets by their ends, and how many of them are over at each time."""
-    ends = _ends(buckets)
-    order = np.argsort(ends, kind="stable")
-    return order, np.searchsorted(ends[order], times, side="right")
-
-
-def _cumulative(table: Array, order: NDArray[np.int64], until: NDArray[np.int64]) -> Array:
-    """Rows [buckets, columns] added up until each time: [times, columns]."""
-    start = np.zeros((1, table.shape[1]))
-    return np.concatenate((start, np.cumsum(table[order], axis=0)))[until]
-
-
-def _exposed(buckets: Sequence[TimeBucket], arm: str, times: Array) -> Array:
-    counts = np.array([[b.exposed if b.arm == arm else 0] for b in buckets], np.float64)
-    return _cumulative(counts, *_until(buckets, times))[:, 0]
-
-
-def _effects_over_time(source: PhaseEvidence, arm: str, times: Array) -> list[_Effect]:
-    metric, buckets = source.design.primary, source.deciding
-    if not buckets or source.spec.mode is Mode.BANDIT:  # no interval of a bandit holds
-        return [_UNKNOWN] * len(times)
-    order, until = _until(buckets, times)
-    sums = [
-        [usable_moments(metric, moments_of_row(row, metric.columns)) for row in found]
-        for found in (
-            _cumulative(rows_of(moments_by_bucket(buckets, a, metric), metric.columns), order, until)
-            for a in (source.design.control, arm)
-        )
-    ]
-    return _effects_of_sums(source, arm, *sums)
-
-
-def _effects_of_sums(
-    source: PhaseEvidence, arm: str, control: Sequence[Moments], treatment: Sequence[Moments]
-) -> list[_Effect]:
-    """Effect and interval at each time."""
-    found = [_UNKNOWN] * len(control)
-    usable = [i for i, both in enumerate(zip(control, treatment, strict=True)) if min(m.n for m in both) >= 2]
-    if usable:
-        first, second = (_stacked([of[i] for i in usable]) for of in (control, treatment))
-        arms = ArmPair(source.design.primary, first, second, source.design.plan_for(arm))
-        columns = (np.asarray(arms.difference()), *arms.bounds(), *arms.relative_bounds())
-        bases = np.asarray(arms.estimates[0].value)
-        for at, i in enumerate(usable):
-            effect, low, high, *relative = (float(column[at]) for column in columns)
-            known = math.isfinite(relative[1])
-            found[i] = _Effect(effect, low, high, *(effect / float(bases[at]), *relative) if known else ())
-    return found
-
-
-def _stacked(looks: Sequence[Moments]) -> Moments:
-    """Many looks as one value, whose sums are arrays."""
-
-    def column(of: Callable[[Moments], Sequence[Real]]) -> tuple[Array, ...]:
-        return tuple(np.array(values, np.float64) for values in zip(*map(of, looks), strict=True))
-
-    n = np.array([look.n for look in looks], np.float64)
-    return Moments(n, column(lambda m: m.sums), column(lambda m: m.products), column(lambda m: m.cubes))
 
 
 DAY, WEEK = 86_400.0, 7 * 86_400.0
@@ -588,9 +469,8 @@ def _units_for(source: PhaseEvidence, arm: ArmReport) -> int | None:
     if gain <= 0 or abs(gain) < 0.05 * math.sqrt(float(arms.variance())):
         return None
     control = float(arms.estimates[0].value)
-    size = size_for(
-        design.primary, control, design.primary.sign * gain, spread, share, design.plan_for(arm.arm)
-    )
+    shown = (control, design.primary.sign * gain, spread, share, design.plan_for(arm.arm), POWER)
+    size = size_for(design.primary, *shown, design.shown_by)
     both = design.weights[design.control] + design.weights[arm.arm]
     return math.ceil(size.units / both)
 
@@ -604,4 +484,5 @@ def _smallest(source: PhaseEvidence, arm: ArmReport) -> float | None:
     both = design.weights[design.control] + design.weights[arm.arm]
     units = round(design.plan.units * both)
     metric, control = design.primary, float(arms.estimates[0].value)
-    return smallest_effect(metric, control, units, spread, share, design.plan.alpha, POWER)
+    given = (control, units, spread, share, design.plan.alpha, POWER, design.shown_by)
+    return smallest_effect(metric, *given)

@@ -157,6 +157,26 @@ class VerdictForecast:
 
 
 @dataclass(frozen=True, slots=True)
+class PlannedProgress:
+    """How far an experiment is whose `design` (planned or hybrid) has a planned size.
+
+    `units` are those of all arms that have a value of the primary metric and are mature. `chance` is that the
+    planned size shows an arm to be better (or not worse) if it goes on as now, `chance_planned` with the
+    effect that it finds with 80 % power; None where they are not known, or the end is `reached`. `give_up`
+    is advice, not corrected for looking often.
+    """
+
+    design: str
+    units: int
+    planned_units: int
+    reached: bool
+    chance: float | None
+    chance_planned: float | None
+    give_up: bool
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
 class ArmReport:
     """One arm against control. `blocked` is the verdict if the experiment were valid.
 
@@ -284,6 +304,7 @@ class Report:
     time: float
     forecast: VerdictForecast | None = None
     missing: tuple[MissingReport, ...] = ()
+    planned: PlannedProgress | None = None
 
     @property
     def judged(self) -> Experiment:

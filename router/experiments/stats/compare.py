@@ -83,6 +83,8 @@ class Method(StrEnum):
     EXACT = "exact"
     BURN_IN = "burn-in"
     """No interval yet."""
+    PLANNED = "planned"
+    """Its better end is by the bound until the planned size (`planned.py`)."""
 
 
 class ConfidenceInterval(NamedTuple):
@@ -221,33 +223,6 @@ class ArmPair:
         with np.errstate(divide="ignore", invalid="ignore"):
             return np.where(value == 0, 0.0, value / error)
 
-    def planned_z(self, line: Line = EQUAL) -> Array:
-        """The difference from a line in standard errors, for tests whose bound is near 2 and not 3.
-
-        Of two rates the likelihood ratio or the score (Farrington and Manning 1990), whichever shows less:
-        with some five events in the smaller arm the first alone calls it lower too often (4.5 % for 2.5 %).
-        """
-        z = self.z(line)
-        if not self.counted:
-            return z
-        on_line = self.rates.against(line.scale, line.offset)
-        p, q = on_line.control, on_line.treatment
-        variance = line.scale**2 * p * (1 - p) / self.control.n + q * (1 - q) / self.treatment.n
-        with np.errstate(divide="ignore", invalid="ignore"):
-            score = np.abs(np.asarray(self.difference(line), np.float64)) / np.sqrt(variance)
-        return np.where(variance > 0, np.copysign(np.minimum(np.abs(z), score), z), z)
-
-    def planned_evidence(self, line: Line = EQUAL) -> Array:
-        """Log evidence against a line until the planned size, none past it: see `sequences.planned_bound`.
-
-        There is none before the asymptotic sequence may begin, and no exact one beside it.
-        """
-        ready = self.ready
-        if self.counted:
-            ready = self._ready_against(self.rates.against(line.scale, line.offset))
-        found = sequences.planned_evidence(self.planned_z(line), self.n / self.plan.units)
-        return np.where(ready, found, 0.0)
-
     def skew_squared(self) -> Real:
         """Skewness of the difference, squared: by each arm's own third moment, and with that of both arms in
         place of the smaller arm's, whichever is more. It falls as 1/n."""
@@ -287,7 +262,7 @@ class ArmPair:
             yield self._no_tail()
 
     @cached_property
-    def _bound(self) -> Array:
+    def bound(self) -> Array:
         """The |z| from which on the asymptotic sequence rules a line out."""
         return sequences.two_sided_bound(self.plan.gain(self.n, self.level), self.level)
 
@@ -430,7 +405,7 @@ class ArmPair:
         if self.counted:
             low, high = sequences.outermost(self._beyond_offset, value, sequences.both_ends(value))
             return low, high
-        half = np.where(self.ready, self._bound * np.sqrt(self.variance()), np.inf)
+        half = np.where(self.ready, self.bound * np.sqrt(self.variance()), np.inf)
         if not self.has_exact:
             return value - half, value + half
         least, most = self.metric.range
@@ -443,7 +418,7 @@ class ArmPair:
 
     def _beyond(self, line: sequences.LineFit) -> Array:
         """Evidence of two rates against a line, less what rules it out: negative inside the interval."""
-        apart = np.where(self._ready_against(line), np.sqrt(2 * line.lost) - self._bound, -1.0)
+        apart = np.where(self._ready_against(line), np.sqrt(2 * line.lost) - self.bound, -1.0)
         return np.maximum(self.rates.exact(line) + math.log(self.plan.alpha * self.plan.exact_share), apart)
 
     def relative_bounds(self) -> tuple[Array, Array]:
@@ -470,8 +445,8 @@ class ArmPair:
         c, t = (np.asarray(e.value, np.float64) for e in self.estimates)
         lows, highs = [], []
         for v, w in self.variances:
-            a = c * c - self._bound**2 * v
-            root = np.sqrt(np.maximum(0.0, (c * t) ** 2 - a * (t * t - self._bound**2 * w)))
+            a = c * c - self.bound**2 * v
+            root = np.sqrt(np.maximum(0.0, (c * t) ** 2 - a * (t * t - self.bound**2 * w)))
             with np.errstate(divide="ignore", invalid="ignore"):
                 lows.append(np.where(a > 0, (c * t - root) / a - 1, -np.inf))
                 highs.append(np.where(a > 0, (c * t + root) / a - 1, np.inf))

@@ -1,4 +1,4 @@
-"""How many units an experiment takes, at one look and at any number of them."""
+"""How many units an experiment takes, at one look and at any number of them, by each design."""
 
 from __future__ import annotations
 
@@ -10,10 +10,14 @@ from statistics import NormalDist
 
 import numpy as np
 
+from router.experiments.designs import Design
 from router.experiments.stats.compare import SequencePlan
 from router.experiments.stats.moments import Array, ComparedMetric, invalid
 from router.experiments.stats.sequences import peak_gain, two_sided_bound
 
+MEASURED_SHARES, MEASURED_FACTORS = (0.1, 0.5), (1.2, 1.1)
+"""The smaller arm's share, and by how many fixed sizes 80 % of planned experiments had their verdict at alpha
+0.05 (`benchmarks/results/experiment-planned.md`); Brownian motion needs 1.057."""
 _PATHS, _STEPS, _HORIZON = 3000, 240, 4.0
 
 
@@ -71,11 +75,13 @@ def size_for(
     share: float = 0.5,
     plan: SequencePlan | None = None,
     power: float = 0.8,
+    design: Design = Design.OPEN,
 ) -> Size:
-    """What it takes to show that treatment is `control + effect`, by the sequences that judge it.
+    """What it takes to show that treatment is `control + effect`, by what judges it in a design.
 
     `spread` is the variance of a unit's value (of a ratio: of its part in it); a proportion has its own.
-    `share` is the treatment's share of both arms. Without a plan the sequence is tuned for the answer.
+    `share` is the treatment's share of both arms. Without a plan the always-valid sequence is tuned for the
+    answer; the planned bound always is: the answer is its planned size.
     """
     treatment = control + effect
     if metric.kind.rules.binary and spread is None:
@@ -91,7 +97,11 @@ def size_for(
     fixed = fixed_size(effect, variances, alpha, power, share, null)
     rules = plan or SequencePlan(alpha=alpha)
     level = alpha * (1 - rules.exact_share) if math.isfinite(sum(metric.range)) else alpha
-    half, most = sequence_factors(alpha, level, power, float(f"{plan.units / fixed:.2g}") if plan else 1.0)
+    if design is Design.OPEN:
+        tuned = float(f"{plan.units / fixed:.2g}") if plan else 1.0
+        half, most = sequence_factors(alpha, level, power, tuned)
+    else:
+        half, most = design_factors(design, alpha, power, min(share, 1 - share))
     least = _least(metric, rules, share, (1 - share) * control + share * treatment)
     units, middle_size = max(least, math.ceil(most * fixed)), max(least, math.ceil(half * fixed))
     return Size(fixed, units, middle_size, units / fixed, least, control, treatment)
@@ -149,13 +159,39 @@ def planned_factors(
     return _increasing(lambda size: _passed(barrier * math.sqrt(most), drift, size), 0.5), most
 
 
+def design_factors(design: Design, alpha: float, power: float, smaller: float) -> tuple[float, float]:
+    """By how many times the fixed size half of the experiments of a design with a planned bound, and `power`
+    of them, have their verdict, where the smaller arm has this share of both arms' units.
+
+    As for Brownian motion, and as much more as was measured.
+    """
+    half, most = planned_factors(design.shares[0] * alpha, power, alpha)
+    more = float(np.interp(smaller, MEASURED_SHARES, MEASURED_FACTORS)) / planned_factors()[1]
+    return half * more, most * more
+
+
+def chance_left(z: float, part: float, alpha: float, drift: float | None = None) -> float:
+    """The chance that `planned_bound` is still passed until the planned size, on the side of positive z.
+
+    `z` is the difference in standard errors at this part of the planned units. `drift` is the z that is
+    expected at the planned size; None: where z leads if it goes on as it did.
+    """
+    reached = z * math.sqrt(part)
+    barrier, left = NormalDist().inv_cdf(1 - alpha / 4) - reached, 1 - part
+    if barrier <= 0:
+        return 1.0
+    if left <= 0:
+        return 0.0
+    return min(1.0, _passed(barrier, reached / part if drift is None else drift, left))
+
+
 def _passed(barrier: float, drift: float, by: float) -> float:
     """The chance that Brownian motion with this drift is at the barrier by that time: the reflection
     principle with Girsanov's theorem (Siegmund 1985, chapter 3). The other side is left out."""
     normal, root = NormalDist(), math.sqrt(by)
-    return normal.cdf((drift * by - barrier) / root) + math.exp(2 * drift * barrier) * normal.cdf(
-        -(drift * by + barrier) / root
-    )
+    turned = normal.cdf(-(drift * by + barrier) / root)
+    again = math.exp(min(2 * drift * barrier, 700.0)) * turned
+    return normal.cdf((drift * by - barrier) / root) + again
 
 
 def _increasing(chance: Callable[[float], float], wanted: float) -> float:
@@ -183,9 +219,10 @@ def smallest_effect(
     share: float = 0.5,
     alpha: float = 0.05,
     power: float = 0.8,
+    design: Design = Design.OPEN,
 ) -> float | None:
-    """The smallest gain that `units` of both arms show with that power at any number of looks; None where no
-    gain is (the burn-in alone is longer, or a proportion cannot grow by so much)."""
+    """The smallest gain that `units` of both arms show with that power at any number of looks in a design;
+    None where no gain is (the burn-in alone is longer, or a proportion cannot grow by so much)."""
     room = 1 - control if metric.kind.rules.binary else math.inf
     low, high = 0.0, min(room, 10 * math.sqrt(spread)) if spread is not None else room
 
@@ -199,6 +236,7 @@ def smallest_effect(
                 share,
                 SequencePlan(alpha=alpha, units=max(200, units)),
                 power,
+                design,
             ).units
             <= units
         )

@@ -93,7 +93,7 @@ def planned_bound(part: ArrayLike, alpha: float) -> Array:
 
 def planned_evidence(z: ArrayLike, part: ArrayLike) -> Array:
     """Log evidence that the effect is not 0, for looks until the planned size: `planned_bound` is where it
-    reaches 1/alpha. Past the plan there is none: what stood at its end stands."""
+    reaches 1/alpha. Past the plan there is none."""
     z, part = np.asarray(z, np.float64), np.asarray(part, np.float64)
     reached = np.abs(z) * np.sqrt(np.clip(part, 0, 1))
     log_p = math.log(4) + log_normal_cdf(-reached)
@@ -175,12 +175,14 @@ Counts = tuple[ArrayLike, ArrayLike]  # successes and failures
 @dataclass(frozen=True)
 class LineFit:
     """Two rates held against a line: the likeliest pair on it, by how much its log likelihood is less than
-    that of the best pair (infinite where no two rates lie on the line), and on which side treatment lies."""
+    that of the best pair (infinite where no two rates lie on the line), on which side treatment lies, and
+    the line's slope."""
 
     control: Array
     treatment: Array
     lost: Array
     side: Array
+    scale: Array
 
 
 @dataclass(frozen=True)
@@ -224,7 +226,7 @@ class TwoRates:
         lost = np.where(there, np.maximum(self._best - self._likelihood(p, q), 0), np.inf)
         first, second = self.rates
         side = np.sign(second - np.asarray(scale) * first - np.asarray(offset, np.float64))
-        return LineFit(p, q, lost, side)
+        return LineFit(p, q, lost, side, np.asarray(scale, np.float64))
 
     def deviance(self, line: LineFit) -> Array:
         """Signed root of the likelihood ratio against a line.

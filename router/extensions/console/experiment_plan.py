@@ -13,6 +13,7 @@ from typing import Any
 from google.protobuf.duration_pb2 import Duration
 
 from router.errors import AlreadyExists, FieldViolation, Findings, InvalidRequest, RouterError
+from router.experiments.designs import Design
 from router.experiments.model import Kind
 from router.extensions.console.experiments import CREATE, SERVICE
 from router.extensions.console.fields import BASE, adapter_of, number, offered, put, texts, whole
@@ -29,6 +30,7 @@ MODES = {
     "bandit": pb.Experiment.MODE_BANDIT,
     "switchback": pb.Experiment.MODE_SWITCHBACK,
 }
+DESIGNS = {design.value: design.proto for design in Design}
 HOUR = 3600.0
 BEFORE: Mapping[str, str] = {  # what stands in an empty form
     "primary.missing_is_zero": "yes",
@@ -81,7 +83,7 @@ class PlanForm:
 METRIC = ("name", "kind", "lower_is_better", "missing_is_zero", "cap", "per")
 FIELDS = frozenset(
     {
-        *("name", "hypothesis", "route", "mode", "unit", "unit_label", "enrolment", "window"),
+        *("name", "hypothesis", "route", "mode", "design", "unit", "unit_label", "enrolment", "window"),
         *("planned_units", "min_units", "alpha", "margin", "segments", "namespace", "effect", "baseline"),
         *("deviation", "units_per_day", "days", "power"),
         *(f"primary.{name}" for name in METRIC),
@@ -115,6 +117,7 @@ def plan_of(form: Mapping[str, str], found: Findings) -> PlanForm:
         hypothesis=form.get("hypothesis", "").strip(),
         route=_route(typed("route")),
         mode=MODES.get(typed("mode"), pb.Experiment.MODE_UNSPECIFIED),
+        design=DESIGNS.get(typed("design"), "DESIGN_UNSPECIFIED"),
         unit=typed("unit"),
         unit_label=typed("unit_label"),
         namespace=typed("namespace"),
@@ -224,6 +227,8 @@ def values(
         "answer": answer,
         "kinds": list(KINDS),
         "modes": list(MODES),
+        "designs": ["", *DESIGNS],
+        "design_names": {pb.Experiment.Design.Value(proto): name for name, proto in DESIGNS.items()},
         "arms": range(ARMS),
         "guardrails": range(GUARDRAILS),
         "routes": offered(registry, visible, BASE, versions=False),

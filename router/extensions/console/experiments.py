@@ -96,6 +96,7 @@ async def judged(visit: Visit, name: str, phase: int = 0, **more: Any) -> dict[s
         "tones": TONES,
         "heading": words.heading(found),
         "lines": [*check_words.failed_checks(found), *words.effect_lines(found)],
+        "outlook": words.outlook(found),
         "following": words.following(found),
         "since": words.since(found),
         "tables": list(report_tables.tables(found)),

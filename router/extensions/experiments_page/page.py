@@ -72,6 +72,7 @@ def _values(report: Report) -> dict[str, Any]:
         "lines": words.effect_lines(report),
         "failed": check_words.failed_checks(report),
         "rulings": [(arm.arm, words.sentence(report, arm.verdict, arm.arm)) for arm in report.arms],
+        "outlook": words.outlook(report),
         "next": words.following(report),
         "sound": check_words.checks_line(report),
         "legend": words.legend(report) if report.arms else [],
@@ -205,6 +206,12 @@ WORDS = (
         "window",
         "Outcomes count for this long after a unit was first served. Only units that had their whole window"
         " are compared.",
+    ),
+    (
+        "chance of success",
+        "With the difference that the planned number of units finds four times in five, and if it goes on as"
+        " now: how likely it is that the arm is shown to be better by then. Below 10 % for both it is"
+        " reasonable to give up.",
     ),
     (
         "until about",

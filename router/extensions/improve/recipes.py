@@ -13,7 +13,7 @@ from typing import Any
 from router.errors import ConfigError
 
 METRICS = ("exact_match", "token_f1", "rouge_l", "chrf")  # that `lora-router compare` knows
-EPOCHS = 3  # over the rows
+EPOCHS = 2  # over the rows
 RATE = 0.5  # of the recipe's learning rate: the weights are good already
 OF_MODEL = ("adapter", "base", "prompt", "lora", "evaluation", "generation", "routing")
 

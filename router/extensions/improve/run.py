@@ -33,7 +33,7 @@ from router.sources.adding import AdaptersFolder
 if TYPE_CHECKING:
     from router.client import Client
 
-OWN_SHARE = 1.5  # rows of the recipe for each new one, so that the adapter does not forget
+OWN_SHARE = 2.0  # rows of the recipe for each new one, so that the adapter does not forget
 LEAST_OWN = 100
 SELECT_ROWS = 48  # of the recipe's training rows, for the loss at the end; no decision depends on them
 LEAST_HELD_OUT = 20

@@ -189,30 +189,3 @@ def test_holm_multiplies_by_what_is_left_and_never_falls():
     assert holm({}) == {}
     with pytest.raises(InvalidRequest, match=r"p_values\[b\]"):
         holm({"a": 0.1, "b": 1.1})
-
-
-def test_planned_evidence_of_rates_is_the_weaker_of_likelihood_ratio_and_score():
-    """No event in a small arm: the likelihood ratio alone would show that it is lower."""
-    control = Moments.of(np.repeat([1.0, 0.0], [42, 1758]))
-    treatment = Moments.of(np.repeat([1.0, 0.0], [0, 200]))
-    pair = ArmPair(ComparedMetric("errors", Kind.PROPORTION), control, treatment, SequencePlan(units=2000))
-    rate = 42 / 2000
-    score = -(42 / 1800) / np.sqrt(rate * (1 - rate) * (1 / 1800 + 1 / 200))
-    assert float(pair.z()) < -2.2414 < score == pytest.approx(float(pair.planned_z()))
-    assert float(pair.planned_evidence()) < -np.log(0.05)
-
-
-def test_planned_evidence_ends_with_the_plan_and_begins_with_the_asymptotic_sequence():
-    rng = np.random.default_rng(3)
-    arms = Moments.of(rng.normal(0, 1, 900)), Moments.of(rng.normal(0.3, 1, 900))
-    metric = ComparedMetric("score", Kind.MEAN)
-    at_end, past, early = (
-        float(ArmPair(metric, *arms, plan).planned_evidence())
-        for plan in (
-            SequencePlan(units=1800),
-            SequencePlan(units=1799),
-            SequencePlan(units=1800, unbounded_units=901),
-        )
-    )
-    assert at_end > np.log(1000)
-    assert past == early == 0

@@ -16,6 +16,7 @@ from benchmarks.experiment_errors import (
     too_often,
 )
 from benchmarks.experiment_simulation import evidence, looks, proportion, ratio, skewed
+from benchmarks.experiment_truth.cost import TRUTHS, promoted
 from benchmarks.experiment_truth.planned import fixed_units, open_design, planned_design, score, simulated
 from benchmarks.experiment_truth.tails import TIME_GUARDRAILS, judged, stops, unlike
 from router.experiments.model import Kind
@@ -138,3 +139,9 @@ def test_ten_fold_times_at_5_percent_are_stopped_by_the_share_of_slow_units():
     times = stops(TIME_GUARDRAILS[0], 10.0, 0.05, RUNS, 7, 1000, 5)
     assert np.quantile(times, 0.95) <= 300
     assert not np.isfinite(stops(TIME_GUARDRAILS[0], 1.0, 0.05, RUNS, 8, 5000, 100)).any()
+
+
+@pytest.mark.parametrize("truth", [truth for truth in TRUTHS if truth.wrong], ids=lambda truth: truth.name)
+def test_an_arm_that_is_not_both_as_good_and_cheaper_is_promoted_by_chance_only(truth):
+    found = np.isfinite(promoted(truth, True, 0.5, RUNS, 9, 4000)).mean()
+    assert not too_often(found, RUNS)

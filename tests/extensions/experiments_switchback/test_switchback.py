@@ -164,6 +164,13 @@ def test_an_effect_that_takes_time_within_a_slice_is_pointed_out(played):
     assert "no carry-over is shown" in sound.text
 
 
+def test_a_share_of_slow_answers_is_read_from_the_answers(played):
+    slow = MetricSpec("time_to_first_token_over_2s", Kind.PROPORTION, higher_is_better=False)
+    (arm,) = judged(played(replace(SPEC, primary=slow), slower=5.0)).arms
+    assert arm.primary.values[1] == 1.0
+    assert 0.0 < arm.primary.values[0] < 1.0
+
+
 def test_a_cap_counts_for_each_answer(played):
     metric = replace(SECONDS, name="total_time", cap=2.0)
     spec = replace(

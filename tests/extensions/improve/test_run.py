@@ -133,7 +133,7 @@ def test_rows_of_validation_and_test_are_never_trained_on(place, commands):
     trained = folder.file(state.TRAIN).read_text()
     assert "thing 301?" not in trained
     assert "thing 331?" not in trained
-    assert folder.run.own == round(1.5 * folder.run.train)
+    assert folder.run.own == 2 * folder.run.train
 
 
 def test_correction_to_no_label_of_the_adapter_is_left_out(place, commands):

@@ -1,0 +1,198 @@
+"""A phase over time: sums at the end of each stretch, which the planned bound is read from, and plots.
+
+Units are added up in the order of their first exposure, and a mature unit's value is final. So the course of
+a phase until some day is the same whenever it is looked at, and what the planned bound has shown stays shown.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from router.experiments.model import Mode
+from router.experiments.report.model import PlotPoint
+from router.experiments.report.ratio import share_band
+from router.experiments.report.source import (
+    PhaseEvidence,
+    moments_by_bucket,
+    moments_of_row,
+    rows_of,
+    usable_moments,
+)
+from router.experiments.stats.compare import ArmPair
+from router.experiments.stats.moments import Array, ComparedMetric, Moments, Real
+from router.experiments.stats.planned import Looks, better_end, edges_by_plan
+from router.experiments.store.series import TimeBucket
+from router.experiments.verdict import Course
+
+
+def course_of(source: PhaseEvidence) -> Course:
+    """The mature units' sums of the primary metric and the guardrails, by arm but control; empty where the
+    design needs none."""
+    design = source.design
+    if not design.shown_by.shares[0]:
+        return {}
+    return {arm: _course_of(source.beside(arm), arm) for arm in design.treatments}
+
+
+def _course_of(source: PhaseEvidence, arm: str) -> dict[str, Looks]:
+    design = source.design
+    rails = (rail.metric for rail in design.guardrails)
+    metrics = {design.primary: source.deciding} | {m: source.older(source.ages[m.name]) for m in rails}
+    found = {metric.name: _course(source, arm, metric, buckets).looks for metric, buckets in metrics.items()}
+    return {name: looks for name, looks in found.items() if looks is not None}
+
+
+class _Course(NamedTuple):
+    """The ends of stretches from which on both arms can be compared, and their sums then; None: no end."""
+
+    times: Array
+    looks: Looks | None
+
+
+def _course(
+    source: PhaseEvidence,
+    arm: str,
+    metric: ComparedMetric,
+    buckets: Sequence[TimeBucket],
+    times: Array | None = None,
+) -> _Course:
+    """At the ends of all stretches, or at some times."""
+    times = np.unique(_ends(buckets)) if times is None else times
+    both = [_sums_until(buckets, one, metric, times) for one in (source.design.control, arm)]
+    usable = [i for i, pair in enumerate(zip(*both, strict=True)) if min(m.n for m in pair) >= 2]
+    if not usable:
+        return _Course(times[:0], None)
+    first, second = (_stacked([of[i] for i in usable]) for of in both)
+    return _Course(times[usable], (first, second))
+
+
+def _sums_until(
+    buckets: Sequence[TimeBucket], arm: str, metric: ComparedMetric, times: Array
+) -> list[Moments]:
+    """An arm's sums over the buckets that are over at each time."""
+    rows = rows_of(moments_by_bucket(buckets, arm, metric), metric.columns)
+    found = _cumulative(rows, *_until(buckets, times))
+    return [usable_moments(metric, moments_of_row(row, metric.columns)) for row in found]
+
+
+class _Effect(NamedTuple):
+    """An effect with its interval, and the same as shares of control's value where that is known."""
+
+    effect: float
+    low: float
+    high: float
+    relative: float | None = None
+    relative_low: float | None = None
+    relative_high: float | None = None
+
+
+_UNKNOWN = _Effect(math.nan, -math.inf, math.inf)
+
+
+def points_of(source: PhaseEvidence, most: int) -> tuple[PlotPoint, ...]:
+    """At most `most` points of each arm, the last bucket's among them. None of shadow arms, which nobody is
+    exposed to, and of what is judged once."""
+    if source.spec.mode is Mode.SHADOW or source.spec.randomised or not source.data.buckets or most < 1:
+        return ()
+    times = _thinned(np.unique(_ends(source.data.buckets)), most)
+    units = {arm: _exposed(source.data.buckets, arm, times) for arm in source.design.weights}
+    total = np.sum(list(units.values()), axis=0)
+    effects = {arm: _effects_over_time(source.beside(arm), arm, times) for arm in source.design.treatments}
+    nothing = [_Effect(0.0, 0.0, 0.0)] * len(times)
+    return tuple(
+        _point(source, float(time), arm, effects.get(arm, nothing)[i], int(units[arm][i]), int(total[i]))
+        for arm in source.design.weights
+        for i, time in enumerate(times)
+    )
+
+
+def _point(
+    source: PhaseEvidence, time: float, arm: str, effect: _Effect, units: int, total: int
+) -> PlotPoint:
+    weight = source.design.weights[arm]
+    split = source.spec.mode is Mode.SPLIT and time <= min(source.spec.withdrawn.values(), default=math.inf)
+    bounds = share_band(total, weight) if split else (0.0, 1.0)
+    share = units / total if total else weight
+    return PlotPoint(time, arm, *effect[:3], units, share, *bounds, *effect[3:])
+
+
+def _effects_over_time(source: PhaseEvidence, arm: str, times: Array) -> list[_Effect]:
+    """Effect and interval at each time."""
+    found = [_UNKNOWN] * len(times)
+    if not source.deciding or source.spec.mode is Mode.BANDIT:  # no interval of a bandit holds
+        return found
+    metric = source.design.primary
+    known, looks = _course(source, arm, metric, source.deciding, times)
+    if looks is None:
+        return found
+    arms = ArmPair(metric, *looks, source.design.plan_for(arm))
+    effects, bases = np.asarray(arms.difference()), np.asarray(arms.estimates[0].value)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        shares = effects / bases
+    ends = _interval_ends(source, arm, arms, known, (effects, shares))
+    for at, i in enumerate(np.searchsorted(times, known)):
+        low, high, *relative = (float(end[at]) for end in ends)
+        within = (float(shares[at]), *relative) if math.isfinite(relative[1]) else ()
+        found[i] = _Effect(float(effects[at]), low, high, *within)
+    return found
+
+
+def _interval_ends(
+    source: PhaseEvidence, arm: str, arms: ArmPair, times: Array, values: tuple[Array, Array]
+) -> tuple[Array, ...]:
+    """Ends of the interval of the difference, and of the relative one, as the verdict has them."""
+    metric, plan, (of_plan, of_always) = arms.metric, arms.plan, source.design.shown_by.shares
+    outer = (arms.bounds(), arms.relative_bounds())
+    whole = _course(source, arm, metric, source.deciding) if of_plan else None
+    if whole is None or whole.looks is None:
+        return *outer[0], *outer[1]
+    always = replace(arms, plan=replace(plan, alpha=of_always * plan.alpha))
+    inner = (always.bounds(), always.relative_bounds())
+    edges = edges_by_plan(metric, whole.looks, replace(plan, alpha=of_plan * plan.alpha), metric.sign)
+    last = np.searchsorted(whole.times, times, side="right") - 1
+    made = (better_end(metric.sign, outer[i], inner[i], edges[i][last], values[i]) for i in range(len(outer)))
+    return tuple(end for ends in made for end in ends)
+
+
+def _stacked(looks: Sequence[Moments]) -> Moments:
+    """Many looks as one value, whose sums are arrays."""
+
+    def column(of: Callable[[Moments], Sequence[Real]]) -> tuple[Array, ...]:
+        return tuple(np.array(values, np.float64) for values in zip(*map(of, looks), strict=True))
+
+    n = np.array([look.n for look in looks], np.float64)
+    return Moments(n, column(lambda m: m.sums), column(lambda m: m.products), column(lambda m: m.cubes))
+
+
+def _ends(buckets: Sequence[TimeBucket]) -> Array:
+    return np.array([b.start + b.seconds for b in buckets], np.float64)
+
+
+def _thinned(times: Array, most: int) -> Array:
+    if len(times) <= most:
+        return times
+    return times[np.unique(np.linspace(0, len(times) - 1, most).round().astype(np.int64))]
+
+
+def _until(buckets: Sequence[TimeBucket], times: Array) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Order of the buckets by their ends, and how many of them are over at each time."""
+    ends = _ends(buckets)
+    order = np.argsort(ends, kind="stable")
+    return order, np.searchsorted(ends[order], times, side="right")
+
+
+def _cumulative(table: Array, order: NDArray[np.int64], until: NDArray[np.int64]) -> Array:
+    """Rows [buckets, columns] added up until each time: [times, columns]."""
+    start = np.zeros((1, table.shape[1]))
+    return np.concatenate((start, np.cumsum(table[order], axis=0)))[until]
+
+
+def _exposed(buckets: Sequence[TimeBucket], arm: str, times: Array) -> Array:
+    counts = np.array([[b.exposed if b.arm == arm else 0] for b in buckets], np.float64)
+    return _cumulative(counts, *_until(buckets, times))[:, 0]

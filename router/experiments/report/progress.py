@@ -1,0 +1,98 @@
+"""How far a planned experiment is, and the chance that it still succeeds: advice on giving up, no verdict.
+
+The advice adds no error: to follow it ends an experiment before an arm is promoted.
+"""
+
+from __future__ import annotations
+
+import math
+from statistics import NormalDist
+
+from router.experiments.model import Mode
+from router.experiments.report.model import PlannedProgress
+from router.experiments.report.source import PhaseEvidence, total_moments
+from router.experiments.stats.planning import chance_left, planned_factors
+from router.experiments.verdict import ArmVerdict, ExperimentVerdict, VerdictDecision
+
+POWER = 0.8
+GIVE_UP = 0.1
+"""Below this chance of success it is reasonable to give up. Obeyed at every look, it takes 1.6 points of the
+80 % from an effect that the planned size is for, and 44 % of the units where there is none."""
+
+
+def progress_of(source: PhaseEvidence, judged: ExperimentVerdict) -> PlannedProgress | None:
+    """None where the design has no planned size."""
+    design = source.design
+    if not design.shown_by.shares[0] or source.spec.mode is not Mode.SPLIT:
+        return None
+    units = sum(int(total_moments(source.deciding, arm, design.primary).n) for arm in design.weights)
+    waiting = [arm for arm in judged.arms if arm.arm not in source.spec.withdrawn and _waits(arm)]
+    reached = bool(waiting) and all(arm.planned is not None and arm.planned.reached for arm in waiting)
+    chances = [found for arm in waiting if (found := _chances(source, arm)) is not None]
+    chance = max((now for now, _ in chances), default=None)
+    planned = max((as_planned for _, as_planned in chances), default=None)
+    still = len(chances) == len(waiting) and not reached
+    give_up = still and chance is not None and planned is not None and max(chance, planned) < GIVE_UP
+    if any(arm.verdict.decision == VerdictDecision.PROMOTE for arm in judged.arms) or not waiting:
+        chance, planned, give_up, text = None, None, False, ""
+    elif reached:
+        text = _ended(source, waiting)
+    else:
+        text = _in_words(source, units, chance, planned, give_up)
+    size = design.plan.units
+    return PlannedProgress(design.shown_by.value, units, size, reached, chance, planned, give_up, text)
+
+
+def _waits(arm: ArmVerdict) -> bool:
+    """Whether it may still be shown to be better, were the experiment valid."""
+    decision = (arm.blocked or arm.verdict).decision
+    return decision == VerdictDecision.UNDECIDED and arm.primary is not None
+
+
+def _chances(source: PhaseEvidence, arm: ArmVerdict) -> tuple[float, float] | None:
+    """That the planned bound is still passed: if it goes on as now, and with the effect that the planned
+    size finds with 80 % power. None where it cannot be told yet, or is over."""
+    found, design = arm.planned, source.design
+    if found is None or found.reached or not found.ready:
+        return None
+    alpha = design.plan.alpha * design.shown_by.shares[0] / len(design.treatments)
+    normal = NormalDist()
+    fixed = normal.inv_cdf(1 - alpha / 2) + normal.inv_cdf(POWER)
+    drift = fixed * math.sqrt(planned_factors(alpha, POWER)[1])
+    return chance_left(found.z, found.part, alpha), chance_left(found.z, found.part, alpha, drift)
+
+
+def _in_words(
+    source: PhaseEvidence, units: int, chance: float | None, planned: float | None, give_up: bool
+) -> str:
+    size = source.design.plan.units
+    there = f"{units:,} of {size:,} planned units have a value"
+    if chance is None or planned is None:
+        return there
+    likely = f"chance of success by {size:,} units is {_percent(planned)}"
+    if give_up:
+        return f"give up is reasonable: {likely} at most; {there}"
+    return (
+        f"{there}; {likely} with the effect that this size is for,"
+        f" {_percent(chance)} if it goes on as it looks now"
+    )
+
+
+def _percent(chance: float) -> str:
+    return "under 1 %" if chance < 0.01 else f"{100 * chance:.0f} %"
+
+
+def _ended(source: PhaseEvidence, arms: list[ArmVerdict]) -> str:
+    """What the planned size leaves out."""
+    sign, size = source.design.primary.sign, source.design.plan.units
+    parts = []
+    for arm in arms:
+        best = arm.primary.interval[1 if sign > 0 else 0] if arm.primary else math.inf
+        if math.isfinite(best):
+            parts.append(
+                f"{arm.arm} is not better by more than {abs(best):.3g}"
+                if sign * best > 0
+                else f"{arm.arm} is not better"
+            )
+    excluded = f": shown is that {', and that '.join(parts)}" if parts else ""
+    return f"no difference found at the planned size of {size:,} units{excluded}"
