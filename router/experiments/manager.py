@@ -103,7 +103,7 @@ class Manager:
         """Keep a plan. Raises InvalidRequest, AlreadyExists."""
         if problem := id_problem(name):
             raise InvalidRequest([FieldViolation("experiment_id", problem)])
-        spec = chosen(with_design(with_withdrawals(spec, {})))
+        spec = with_design(chosen(with_withdrawals(spec, {})))
         self._check(spec)
         now = self.clock()
         with self.lock:

@@ -104,8 +104,8 @@ def report_of(message: pb.GetReportResponse) -> Report:
         notes=tuple(message.notes),
         time=unix_seconds(message.time),
         forecast=_read(VerdictForecast, message.forecast) if message.HasField("forecast") else None,
-        missing=tuple(_read(MissingReport, one) for one in message.missing),
         planned=_read(PlannedProgress, message.planned) if message.HasField("planned") else None,
+        missing=tuple(_read(MissingReport, one) for one in message.missing),
     )
 
 

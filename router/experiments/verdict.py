@@ -10,6 +10,7 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -51,9 +52,9 @@ class ExperimentDesign:
 
     `weights` by arm, control included. `margin` is how much worse the primary metric may be for an arm to
     be promoted: 0 asks it to be better. `plan.units` counts all arms. `min_units` in each arm and
-    `min_matured`, a share of exposures, are needed to promote, not to stop for harm. `shown_by` says what
-    shows that an arm may be promoted; harm is always valid. `early` are guardrails as they are read early,
-    for harm only.
+    `min_matured`, a share of exposures, are needed to promote, not to stop for harm. `early` are guardrails
+    as they are read early, for harm only. `shown_by` says what shows that an arm may be promoted; harm is
+    always valid.
     """
 
     control: str
@@ -64,8 +65,8 @@ class ExperimentDesign:
     plan: SequencePlan = field(default_factory=SequencePlan)
     min_units: int = 100
     min_matured: float = 0.8
-    shown_by: Design = Design.OPEN
     early: tuple[Guardrail, ...] = ()
+    shown_by: Design = Design.OPEN
 
     def __post_init__(self) -> None:
         if found := list(self._violations()):
@@ -322,24 +323,28 @@ def _arm(
     primary: _Compared | None,
     p: float,
 ) -> ArmVerdict:
-    guarded = tuple(
-        _guarded(design, course, arm, rail, sums)
-        for rail in design.guardrails
-        if (sums := _sums(outcomes, design.control, arm, rail.metric.name))
-    )
-    early = tuple(
-        guard(rail, *sums, design.plan_for(arm))
-        for rail in design.early
-        if (sums := _sums(outcomes, design.control, arm, rail.metric.name))
+    guarded, early = (
+        tuple(
+            read(rail, sums)
+            for rail in rails
+            if (sums := _sums(outcomes, design.control, arm, rail.metric.name))
+        )
+        for rails, read in (
+            (design.guardrails, partial(_guarded, design, course, arm)),
+            (design.early, partial(_guarded_early, design, arm)),
+        )
     )
     found, planned = primary or (None, None)
     gain = design.primary.sign * found.effect if found else 0.0
-    beyond = [one for one in (*guarded, *early) if one.state is State.BEYOND]
-    if beyond:
-        ruling = Ruling(VerdictDecision.HARM, "guardrail", _guardrail_in_words(beyond[0]))
-    else:
-        ruling = _rule(design, health, health.missing.get(arm), found, p, guarded, planned)
+    ruling = _rule(design, health, health.missing.get(arm), found, p, guarded, early, planned)
     return ArmVerdict(arm, ruling, found, p, guarded, early, gain=gain, planned=planned)
+
+
+def _guarded_early(
+    design: ExperimentDesign, arm: str, rail: Guardrail, sums: tuple[Moments, Moments]
+) -> Guarded:
+    """An early reading, for harm only."""
+    return guard(rail, *sums, _plan_of_rail(design, rail, arm))
 
 
 def _guarded(
@@ -373,9 +378,13 @@ def _rule(
     primary: ArmComparison | None,
     p: float,
     guarded: tuple[Guarded, ...],
+    early: tuple[Guarded, ...],
     planned: PlannedFinding | None,
 ) -> Ruling:
-    """The first rule that applies where no guardrail shows harm: promotion when all else is fulfilled."""
+    """The first rule that applies: harm before everything, promotion only when all else is fulfilled."""
+    for found in (*guarded, *early):
+        if found.state is State.BEYOND:
+            return Ruling(VerdictDecision.HARM, "guardrail", _guardrail_in_words(found))
     if primary is None:
         return Ruling(VerdictDecision.UNDECIDED, "too-few-units", "an arm has fewer than two units")
     side = design.primary.sign * primary.effect + design.margin
@@ -413,15 +422,6 @@ def _promoted(design: ExperimentDesign, words: str) -> Ruling:
     return Ruling(VerdictDecision.PROMOTE, rule, words)
 
 
-def _missing_in_words(found: Missing) -> str:
-    """Why missing outcomes may undo an effect."""
-    shares = f"{found.treatment:.1%} of units have no outcome, {found.control:.1%} in control"
-    if found.lee is None:
-        return f"{shares}, and the arms differ in that: a ratio has no bounds for it"
-    low, high = found.lee
-    return f"{shares}: if other users answer, the effect may be from {low:+.4g} to {high:+.4g} (Lee's bounds)"
-
-
 def _open(
     design: ExperimentDesign, primary: ArmComparison, words: str, planned: PlannedFinding | None
 ) -> Ruling:
@@ -432,6 +432,15 @@ def _open(
         text = f"no difference found at the planned size of {design.plan.units:,} units: {words}"
         return Ruling(VerdictDecision.UNDECIDED, "planned-size-reached", text)
     return Ruling(VerdictDecision.UNDECIDED, "primary-open", words)
+
+
+def _missing_in_words(found: Missing) -> str:
+    """Why missing outcomes may undo an effect."""
+    shares = f"{found.treatment:.1%} of units have no outcome, {found.control:.1%} in control"
+    if found.lee is None:
+        return f"{shares}, and the arms differ in that: a ratio has no bounds for it"
+    low, high = found.lee
+    return f"{shares}: if other users answer, the effect may be from {low:+.4g} to {high:+.4g} (Lee's bounds)"
 
 
 def _blocked(found: ArmVerdict, faults: list[FailedCheck]) -> ArmVerdict:

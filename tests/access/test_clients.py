@@ -55,6 +55,23 @@ def test_absent_is_nothing() -> None:
     assert parse_clients("").all == ()
 
 
+@pytest.mark.parametrize(
+    ("own", "of_tenant", "kept"),
+    [
+        ({}, {}, "labels"),
+        ({}, {"feedback": "texts"}, "texts"),
+        ({"feedback": "labels"}, {"feedback": "texts"}, "labels"),
+        ({"feedback": "texts"}, {"feedback": "off"}, "off"),
+        ({"feedback": "texts"}, {}, "texts"),
+    ],
+)
+def test_what_is_kept_of_feedback_is_the_weaker_of_client_and_tenant(
+    own: dict[str, str], of_tenant: dict[str, str], kept: str
+) -> None:
+    (found,) = parse_clients(client(tenant="acme", **own) + tenant(id="acme", **of_tenant)).all
+    assert found.feedback == kept
+
+
 def test_the_example_of_the_page_is_a_clients_file() -> None:
     text = DOCUMENTED.read_text().partition("```toml\n")[2].partition("```")[0]
     assert [one.id for one in parse_clients(text).all] == ["billing"]

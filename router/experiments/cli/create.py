@@ -90,8 +90,8 @@ name = "total_time_over_4s"  # built in: the share of units with an answer slowe
                          # (800ms, 2min), and time_to_first_token_over_1s is the like
 margin = 0.02            # two units in a hundred more
 # relative = false       # true: the margin is a share of control's value
-# window = "1d"          # how long its outcomes count; left out: the plan's window, which is the longest
 # improve = false        # true, without a margin: must be better, such as serving_cost
+# window = "1d"          # how long its outcomes count; left out: the plan's window, which is the longest
 
 [[guardrails]]
 name = "error"           # built in: 0 or 1 for each answer; here the share of units that had one

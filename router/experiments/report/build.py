@@ -109,8 +109,8 @@ def report(
         notes=notes_of(source, health),
         time=now,
         forecast=forecast(source, arms, ruling.decision) if points else None,
-        missing=tuple(missing_reports(health.missing)),
         planned=planned,
+        missing=tuple(missing_reports(health.missing)),
     )
 
 

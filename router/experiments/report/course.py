@@ -42,8 +42,8 @@ def course_of(source: PhaseEvidence) -> Course:
 
 def _course_of(source: PhaseEvidence, arm: str) -> dict[str, Looks]:
     design = source.design
-    rails = (rail.metric for rail in design.guardrails)
-    metrics = {design.primary: source.deciding} | {m: source.older(source.ages[m.name]) for m in rails}
+    metrics = {design.primary: source.deciding}
+    metrics |= {g.metric: source.older(source.ages[g.metric.name]) for g in design.guardrails}
     found = {metric.name: _course(source, arm, metric, buckets).looks for metric, buckets in metrics.items()}
     return {name: looks for name, looks in found.items() if looks is not None}
 

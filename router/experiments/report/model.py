@@ -303,8 +303,8 @@ class Report:
     notes: tuple[str, ...]
     time: float
     forecast: VerdictForecast | None = None
-    missing: tuple[MissingReport, ...] = ()
     planned: PlannedProgress | None = None
+    missing: tuple[MissingReport, ...] = ()
 
     @property
     def judged(self) -> Experiment:
