@@ -83,7 +83,9 @@ async def responses(address: str, units: int) -> list[str]:
         route="adapters/medical",
         arms=arms,
         control="old",
-        primary=pb.Experiment.Metric(name=METRIC, kind=pb.Experiment.Metric.KIND_MEAN),
+        primary=pb.Experiment.Metric(
+            name=METRIC, kind=pb.Experiment.Metric.KIND_MEAN, missing=pb.Experiment.Metric.MISSING_ZERO
+        ),
     )
     async with grpc.aio.insecure_channel(address) as channel:
         service = ExperimentServiceStub(channel)

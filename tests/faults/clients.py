@@ -113,7 +113,8 @@ async def begin_experiment(server: Served) -> None:
         {"name": name, "weight": 0.5, "adapter": f"{MEDICAL}/versions/{version}"}
         for name, version in zip(("old", "new"), VERSIONS, strict=True)
     ]
-    primary = pb.Experiment.Metric(name="points", kind=pb.Experiment.Metric.KIND_MEAN)
+    kinds = pb.Experiment.Metric
+    primary = kinds(name="points", kind=kinds.KIND_MEAN, missing=kinds.MISSING_EXCLUDED)
     plan = pb.Experiment(route=MEDICAL, arms=arms, control="old", primary=primary)
     await server.experiments.CreateExperiment(
         pb.CreateExperimentRequest(experiment_id="intake", experiment=plan)

@@ -20,7 +20,7 @@ from router.access.access import new_response_id
 from router.access.clients import Role
 from router.experiments.messages import plan_message
 from router.server.policy import ROWS
-from router.v1 import adapters_pb2, fleet_pb2, inference_pb2
+from router.v1 import adapters_pb2, feedback_pb2, fleet_pb2, inference_pb2
 from router.v1 import experiments_pb2 as pb
 from tests.experiments.plans import plan, router_plan
 from tests.experiments.service.lab import create
@@ -80,6 +80,12 @@ def adapters(method: str, kind: Any, name: str = "adapters/legal", **fields: Any
     return [lambda at, m: getattr(at.adapters, method)(kind(name=name, **fields), metadata=m)]
 
 
+def rated(response_id: str, **fields: Any) -> feedback_pb2.RecordFeedbackRequest:
+    return feedback_pb2.RecordFeedbackRequest(
+        response_id=response_id, verdict=feedback_pb2.FEEDBACK_VERDICT_GOOD, **fields
+    )
+
+
 def edited(name: str, **fields: Any) -> Call:
     message = plan_message(plan(**fields))
     message.name = f"experiments/{name}"
@@ -137,6 +143,26 @@ CASES: dict[str, list[Call]] = {
             inference_pb2.RecordCorrectionRequest(response_id="0" * 40, adapter="adapters/legal", text="hi"),
             metadata=m,
         ),
+    ],
+    "FeedbackService/RecordFeedback": [
+        lambda at, m: at.feedback.RecordFeedback(rated(at.stolen), metadata=m),
+        lambda at, m: at.feedback.RecordFeedback(
+            rated("0" * 40, answered_by="adapters/legal/versions/2.0.0"), metadata=m
+        ),
+    ],
+    "FeedbackService/ListFeedback": [
+        lambda at, m: at.feedback.ListFeedback(
+            feedback_pb2.ListFeedbackRequest(adapter="adapters/legal"), metadata=m
+        ),
+        lambda at, m: at.feedback.ListFeedback(
+            feedback_pb2.ListFeedbackRequest(adapter="adapters/medical"), metadata=m
+        ),
+    ],
+    "FeedbackService/DeleteFeedback": [
+        lambda at, m: at.feedback.DeleteFeedback(
+            feedback_pb2.DeleteFeedbackRequest(unit="anna", tenant="bravo"), metadata=m
+        ),
+        lambda at, m: at.feedback.DeleteFeedback(feedback_pb2.DeleteFeedbackRequest(unit="anna"), metadata=m),
     ],
     "AdapterService/ListAdapters": [
         lambda at, m: at.adapters.ListAdapters(adapters_pb2.ListAdaptersRequest(), metadata=m),
@@ -303,6 +329,7 @@ async def answers(
             at.stolen = new_response_id("bravo")
             if theirs:
                 at.stolen = (await answered(at, at.clients.other, "a legal question", "anna")).response_id
+                await at.feedback.RecordFeedback(rated(at.stolen), metadata=at.clients.other)
             await answered(at, at.clients.mine, "a medical question", "anna")
             mine, found = getattr(at.clients, client), {}
             for method, cases in CASES.items():
@@ -326,6 +353,8 @@ async def test_nothing_tells_of_another_tenant(answers: Any) -> None:
 async def test_who_may_know_of_all_sees_the_difference_in_every_method(answers: Any) -> None:
     beside, alone = await answers("ops")
     differs = {case.split()[0] for case in beside if beside[case] != alone[case]}
-    assert differs == {
-        n for n in CASES if not n.startswith("FleetService/") and n != "AdapterService/ListPlugins"
-    }
+    alike = {
+        "AdapterService/ListPlugins",
+        "FeedbackService/RecordFeedback",
+    }  # feedback is on one's own answers
+    assert differs == {n for n in CASES if not n.startswith("FleetService/")} - alike

@@ -12,8 +12,11 @@ from router.access.clients import hash_of, new_token
 from router.engine.fake import FakeEngine
 from router.experiments.model import ArmSpec, Kind, MetricSpec, Spec
 from router.experiments.runtime import LiveExperiments
+from router.feedback.recorder import FeedbackRecorder
+from router.feedback.store import FeedbackStore
 from router.types import AdapterRef
 from router.v1 import experiments_pb2 as pb
+from router.v1.feedback_pb2_grpc import FeedbackServiceStub
 from tests.experiments.memory_store import MemoryStore
 from tests.experiments.plans import plan
 from tests.experiments.service.lab import create
@@ -69,6 +72,8 @@ async def world(
         infos += [adapter("legal", "2.0.0"), adapter("legal", "2.1.0"), adapter("legal-eu")]
     registry = FakeRegistry(engine, infos)
     live = LiveExperiments(store, poll_seconds=LATER)
+    kept = folder / f"feedback-{theirs}"
+    kept.mkdir(exist_ok=True)
     await live.start()
     try:
         app = await start_server(
@@ -76,12 +81,15 @@ async def world(
             registry=registry,
             router=FakeRouter(registry),
             experiments=live,
+            feedback=FeedbackRecorder(FeedbackStore.in_folder(kept), "texts", 90),
             clients=clients.path,
             **settings,
         )
+        stubs = connect(app)
         made = SimpleNamespace(
-            app=app, live=live, store=store, registry=registry, clients=clients, **vars(connect(app))
+            app=app, live=live, store=store, registry=registry, clients=clients, **vars(stubs)
         )
+        made.feedback = FeedbackServiceStub(stubs.channel)
         await begun(made, "acme-tone", clients.mine)
         if theirs:
             await begun(made, "legal-tone", clients.other, **vars_of(legal_plan()))

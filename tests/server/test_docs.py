@@ -18,11 +18,14 @@ from router.extensions.experiments_notices.notices import NoticeMetrics, Notifie
 from router.extensions.mirrors import MirrorsCollector
 from router.extensions.replicas.service import FleetCollector
 from router.extensions.sharing.sharing import EdgesCollector
+from router.feedback.recorder import FeedbackRecorder
+from router.feedback.store import FeedbackStore
 from router.replicas.engine import FleetEngine
 from router.routing.drift import Drift
+from router.server.feedback import FeedbackCollector
 from router.server.metrics import CorrectionsCollector, DriftCollector, ServerMetrics
 from router.server.registration import PluginsCollector
-from router.v1 import adapters_pb2, experiments_pb2, fleet_pb2, inference_pb2
+from router.v1 import adapters_pb2, experiments_pb2, feedback_pb2, fleet_pb2, inference_pb2
 from tests.experiments.memory_store import MemoryStore
 from tests.replicas.local import LocalLink
 
@@ -33,7 +36,7 @@ PAGE = (ROOT / "docs/grpc.md").read_text()
 def methods() -> list[str]:
     return [
         f"{service.name}.{method.name}"
-        for module in (inference_pb2, adapters_pb2, fleet_pb2, experiments_pb2)
+        for module in (inference_pb2, adapters_pb2, fleet_pb2, experiments_pb2, feedback_pb2)
         for service in module.DESCRIPTOR.services_by_name.values()
         for method in service.methods
     ]
@@ -55,7 +58,9 @@ def metrics() -> list[str]:
     edges = EdgesCollector(SimpleNamespace(problem="", edges=1)).collect()
     notices = NoticeMetrics(Notifier()).collect()
     plugins = PluginsCollector(SimpleNamespace(running=tuple)).collect()
-    server = [*fleet, *mirrors, *edges, *notices, *plugins]
+    recorder = FeedbackRecorder(FeedbackStore.in_folder(Path("nowhere")), "labels", 90)
+    feedback = FeedbackCollector(recorder).collect()
+    server = [*feedback, *fleet, *mirrors, *edges, *notices, *plugins]
     collected = [*ServerMetrics().registry.collect(), *experiments, *corrections, *drift, *server]
     return [f"{m.name}_total" if m.type == "counter" else m.name for m in collected]
 

@@ -34,7 +34,14 @@ from router.server.listen import (
     server_options,
     split_address,
 )
-from router.v1 import adapters_pb2, experiments_pb2, fleet_pb2, inference_pb2, inference_pb2_grpc
+from router.v1 import (
+    adapters_pb2,
+    experiments_pb2,
+    feedback_pb2,
+    fleet_pb2,
+    inference_pb2,
+    inference_pb2_grpc,
+)
 from tests.security.helpers import write_clients
 from tests.server.helpers import ROOT, Connect, Start, ask, details, failure, launch, long_stream, until
 from tests.server.http_helpers import Http, StartWeb, asking, connect
@@ -128,7 +135,7 @@ async def curl(server: ServerApp, tmp_path: Path, path: str, *arguments: str) ->
 async def test_every_method_is_listed(server: ServerApp, tmp_path: Path) -> None:
     ours = {
         f"{service.full_name}/{method.name}"
-        for module in (inference_pb2, adapters_pb2, fleet_pb2, experiments_pb2)
+        for module in (inference_pb2, adapters_pb2, fleet_pb2, experiments_pb2, feedback_pb2)
         for service in module.DESCRIPTOR.services_by_name.values()
         for method in service.methods
     }

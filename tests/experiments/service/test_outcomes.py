@@ -109,7 +109,8 @@ async def test_a_proportion_becomes_a_mean(lab: SimpleNamespace) -> None:
     await running(lab)
     rid = (await answer(lab, "anna")).response_id
     assert (await refused(lab, response_id=rid, value=0.5))["code"] == "INVALID_ARGUMENT"
-    mean = pb.Experiment.Metric(name="solved", kind=pb.Experiment.Metric.KIND_MEAN)
+    kinds = pb.Experiment.Metric
+    mean = kinds(name="solved", kind=kinds.KIND_MEAN, missing=kinds.MISSING_EXCLUDED)
     message = pb.Experiment(name=NAME, primary=mean)
     request = pb.UpdateExperimentRequest(experiment=message, update_mask={"paths": ["primary"]})
     await lab.experiments.UpdateExperiment(request)

@@ -9,6 +9,7 @@ from dataclasses import replace
 
 import pytest
 
+from router.errors import StoreDown
 from router.experiments.model import ArmSpec
 from router.experiments.runtime import LiveExperiments
 from router.extensions.experiments_routers import make_routers
@@ -156,7 +157,7 @@ async def test_who_takes_no_part_gets_the_servers_router(made):
     assert (await kit.choose(adapter="adapters/medical"))[1] is None
     assert (await kit.choose(unit=""))[1] is None
     assert kit.live.counts.unit_missing["trial"] == 1
-    kit.live.availability._failed["read"] = "gone"
+    kit.live.availability._failed["read"] = StoreDown("gone")
     assert (await kit.choose())[1] is None
     assert (kit.router.plain, kit.router.asked) == (3, [])
 
