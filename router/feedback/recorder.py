@@ -67,7 +67,7 @@ class Recorded:
 class FeedbackRecorder:
     """Lives on one event loop; a thread of its own writes. `days` is how long feedback is kept.
 
-    `outcome(response_id, value)` is told of each feedback that was kept, for experiments.
+    It calls `outcome(response_id, value)` with each feedback that it kept, for experiments.
     """
 
     def __init__(

@@ -146,7 +146,7 @@ async def judge(visit: Visit) -> PageReply:
 
 
 async def prefer(visit: Visit) -> PageReply:
-    """Which of two answers is better; who gave them is told after that."""
+    """Record which of two answers is better. The reply names who gave them."""
     preferences, form = visit.console.context.preferences, visit.form
     if preferences is None:
         raise FailedPrecondition(NO_PREFERENCES)
