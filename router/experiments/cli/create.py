@@ -24,8 +24,9 @@ from router.experiments.cli.metric_flags import (
     metric_from_flag,
     number_from_flag,
     segment_from_flag,
+    with_caps,
+    with_missing,
 )
-from router.experiments.cli.plan_flags import with_caps, with_missing
 
 if TYPE_CHECKING:
     from pydantic import ValidationError

@@ -8,20 +8,20 @@ without its covariate or at equal answer length, and the forecast decide nothing
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
 from router.experiments.interference import labelled
-from router.experiments.model import WITHIN, MetricSpec, Mode, SegmentSpec
+from router.experiments.model import WITHIN, MetricSpec, Mode, SegmentSpec, Spec
 from router.experiments.modes import BANDIT, MISSING, SWITCHBACK, TENANTS, Judges, needed
 from router.experiments.report.course import course_of, points_of
 from router.experiments.report.days import by_days
-from router.experiments.report.missing import missing_reports
 from router.experiments.report.model import (
     ArmNumbers,
     ArmReport,
     Length,
     MetricReport,
+    MissingReport,
     Pairs,
     PlannedProgress,
     Report,
@@ -29,6 +29,7 @@ from router.experiments.report.model import (
     SegmentReport,
     VerdictForecast,
 )
+from router.experiments.report.notes import notes_of
 from router.experiments.report.progress import progress_of
 from router.experiments.report.source import (
     PhaseEvidence,
@@ -40,14 +41,13 @@ from router.experiments.report.source import (
     latest_weights,
     length_moments,
     metric_of,
-    notes_of,
     phase_of,
     total_moments,
     usable_moments,
 )
-from router.experiments.report.withdrawn import standing
 from router.experiments.stats.checks import Guarded, corrected, length_adjusted, paired, segmented
 from router.experiments.stats.compare import ArmComparison, ArmPair, SequencePlan, compare
+from router.experiments.stats.missing import Missing
 from router.experiments.stats.moments import ComparedMetric, Moments
 from router.experiments.stats.planning import size_for, smallest_effect
 from router.experiments.store.series import PairCounts
@@ -59,7 +59,7 @@ from router.experiments.verdict import (
     VerdictDecision,
     judge,
 )
-from router.experiments.words import preferred, quantity
+from router.experiments.words import at, preferred, quantity
 
 POINTS = 200
 NOT_STARTED = Ruling(VerdictDecision.UNDECIDED, "not-started", "nobody is assigned before the start")
@@ -110,7 +110,7 @@ def report(
         time=now,
         forecast=forecast(source, arms, ruling.decision) if points else None,
         planned=planned,
-        missing=tuple(missing_reports(health.missing)),
+        missing=tuple(_missing_reports(health.missing)),
     )
 
 
@@ -127,6 +127,25 @@ def _verdicts(
     arms = _arms(store, source, judgement)
     overall = _overall(source, judgement.verdict, arms)
     return arms, overall, judgement.arm, progress_of(source, judgement)
+
+
+def _standing(spec: Spec, arm: str, ruling: Ruling) -> Ruling:
+    """The ruling of an arm. One that was withdrawn is neither promoted nor stopped, and its text has what its
+    units showed until then."""
+    since = spec.withdrawn.get(arm)
+    if since is None or ruling.decision == VerdictDecision.INVALID:
+        return ruling
+    shown = f"by its units until then: {ruling.text}"
+    return Ruling(VerdictDecision.UNDECIDED, "withdrawn", f"since {at(since)} it has no units; {shown}")
+
+
+def _missing_reports(found: Mapping[str, Missing]) -> Iterator[MissingReport]:
+    """By arm; none where no outcome is missing in it or in control."""
+    for arm, one in found.items():
+        if one.control or one.treatment:
+            bounds = (*(one.lee or (None, None)), *(one.manski or (None, None)))
+            shares = (one.control, one.treatment, one.relative, one.low, one.high, one.p)
+            yield MissingReport(arm, *shares, one.alarm, one.settled, *bounds)
 
 
 def _arms(
@@ -148,12 +167,12 @@ def _arm(source: PhaseEvidence, found: ArmVerdict) -> ArmReport:
         primary = replace(primary, age=source.spec.closing)
     return ArmReport(
         arm=found.arm,
-        verdict=_allowed(source, standing(source.spec, found.arm, found.verdict)),
+        verdict=_allowed(source, _standing(source.spec, found.arm, found.verdict)),
         primary=primary,
         adjusted_p=found.p,
         guardrails=tuple(_guardrail_of(source, rail, plan) for rail in found.guardrails),
         early=tuple(_guardrail_of(source, rail, plan) for rail in found.early),
-        blocked=_allowed(source, standing(source.spec, found.arm, found.blocked)) if found.blocked else None,
+        blocked=_allowed(source, _standing(source.spec, found.arm, found.blocked)) if found.blocked else None,
         everyone=everyone(source, found.arm),
     )
 

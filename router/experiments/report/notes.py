@@ -1,0 +1,178 @@
+"""What the reader of a report should know of how it came about, in sentences."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from router.experiments.model import EarlyEnds, Mode, Spec, Unanswered
+from router.experiments.report.source import (
+    PhaseEvidence,
+    duration,
+    is_router_experiment,
+    length_moments,
+    plural,
+    window_in_words,
+)
+from router.experiments.verdict import PipelineHealth
+from router.experiments.words import at
+from router.ports import Stage
+from router.quantities import percent
+
+if TYPE_CHECKING:
+    from router.experiments.store.series import PhaseData
+
+MODE_NOTES = {
+    Mode.SHADOW: (
+        "the comparisons are by the judge {judge}: they say what it prefers and how the arms run, not what"
+        " users prefer"
+    ),
+    Mode.BANDIT: (
+        "a bandit moves units to the arm that looks best, which biases plain averages, so no range is shown"
+        " and nothing is promoted: run a split to confirm; an arm that does harm is still stopped, by a test"
+        " within each epoch"
+    ),
+    Mode.HOLDOUT: (
+        "this compares those who took part in any experiment with those whom the server keeps out of all;"
+        " nothing is promoted or stopped by it"
+    ),
+    Mode.SWITCHBACK: (
+        "switchback: the whole route has one arm at a time, so the numbers are those of a roll-out; the units"
+        " of this report are parts of slices, and averages of answers by arm contain the wash-out"
+    ),
+}
+
+
+def notes_of(source: PhaseEvidence, health: PipelineHealth) -> tuple[str, ...]:
+    """In the order of how much they change the reading."""
+    return tuple(_notes(source, health))
+
+
+def _notes(source: PhaseEvidence, health: PipelineHealth) -> Iterator[str]:
+    spec = source.spec
+    if text := MODE_NOTES.get(spec.mode):
+        yield text.format(judge=spec.judge)
+    if spec.by_tenant:
+        yield (
+            "by tenant: a tenant has the mean over its answers, and counts once, whatever its size; the"
+            " verdict comes when the window of all is over"
+        )
+    yield from _withdrawal_notes(spec)
+    yield from _router_notes(source)
+    young = health.maturity.exposed - health.maturity.matured
+    if young:
+        yield (
+            f"{plural(young, spec.unit)} did not have the whole window of {window_in_words(spec)} yet: they"
+            f" count only for {_numbers_of_young_units(source)}"
+        )
+    yield from _unanswered_notes(source)
+    if source.data.late:
+        yield f"not counted: {plural(source.data.late, 'outcome')} that happened or came too late"
+    if source.data.unplanned:
+        outcomes = plural(source.data.unplanned, "outcome")
+        yield f"not counted: {outcomes} of a metric that this plan does not have"
+    yield from _unserved_notes(source.data, spec)
+    yield from _degraded_notes(source)
+    yield from _length_notes(source)
+    yield from _phase_notes(source)
+
+
+def _numbers_of_young_units(source: PhaseEvidence) -> str:
+    """What a unit is in before its window is over."""
+    sooner = [
+        f"{metric.name} ({duration(source.ages[metric.name])} old)"
+        for metric in source.spec.metrics
+        if source.ages[metric.name] < source.spec.closing
+    ]
+    if early := source.phase.early_guardrails:
+        names = ", ".join(rail.name for rail in early)
+        sooner.append(f"the first {duration(source.phase.early)} of {names}")
+    first = "the shares of the arms"
+    return f"{', '.join([first, *sooner[:-1]])} and {sooner[-1]}" if sooner else first
+
+
+def _router_notes(source: PhaseEvidence) -> Iterator[str]:
+    if source.triggered is not None:
+        yield (
+            f"{source.spec.primary.name} is compared among the {source.spec.unit}s for whom the two routers"
+            " differed at least once, since nothing could change for the others; what must not get worse is"
+            " compared among all"
+        )
+    elif is_router_experiment(source.spec):
+        yield "the choice of the other router was answered too, and nobody saw that answer"
+
+
+def _unanswered_notes(source: PhaseEvidence) -> Iterator[str]:
+    spec = source.spec
+    if spec.mode is Mode.SHADOW or spec.randomised:
+        return
+    units = sum(b.exposed for b in source.mature)
+    missing = units - sum(b.answered.get(spec.primary.name, 0) for b in source.mature)
+    if missing:
+        treated = "count as 0" if spec.primary.missing is Unanswered.ZERO else "are left out"
+        whole = f"{plural(units, spec.unit)} with their whole window"
+        yield f"{missing:,} of {whole} have no {spec.primary.name} and {treated}"
+
+
+def _degraded_notes(source: PhaseEvidence) -> Iterator[str]:
+    for arm in source.design.weights:
+        if broken := sum(b.degraded for b in source.data.buckets if b.arm == arm):
+            yield (
+                f"{arm} could not answer {plural(broken, source.spec.unit)}; something else did, and they"
+                f" still count for {arm}"
+            )
+
+
+def _length_notes(source: PhaseEvidence) -> Iterator[str]:
+    if source.spec.mode is Mode.SHADOW or source.spec.randomised:
+        return
+    if source.spec.primary.kind.rules.has_denominator:
+        yield f"the difference at equal answer length is not known: {source.spec.primary.name} is a ratio"
+    elif source.deciding and all(length_moments(source.deciding, a) is None for a in source.design.weights):
+        why = f"no {source.spec.unit} has both an outcome and a count of tokens"
+        yield f"the difference at equal answer length is not known: {why}"
+
+
+def _phase_notes(source: PhaseEvidence) -> Iterator[str]:
+    phase, last = source.phase, source.experiment.phase
+    if phase.number > 1:
+        why = phase.reason or "no reason given"
+        yield f"this is phase {phase.number} ({why}): nothing of an earlier phase counts"
+    if last is not None and last.number != phase.number:
+        yield f"this is phase {phase.number}; the last one is {last.number}"
+
+
+def _withdrawal_notes(spec: Spec) -> Iterator[str]:
+    """When, and what it changes."""
+    for arm, since in spec.withdrawn.items():
+        yield (
+            f"{arm} was withdrawn at {at(since)}: its {spec.unit}s have the default since then. It is"
+            f" compared with the {spec.unit}s that {spec.control} had until then; the other arms are judged"
+            " as before"
+        )
+
+
+def _unserved_notes(data: PhaseData, spec: Spec) -> Iterator[str]:
+    """A note with the counts of each arm, and what they leave out; none where every answer began."""
+    shown = [text for arm in spec.arms if (text := _unserved(data, arm.name))]
+    if shown:
+        yield (
+            f"requests that ended before their first token: {'; '.join(shown)}. Their {spec.unit}s count in"
+            " their arms; they have no time_to_first_token, so a slow arm looks faster by it than it is"
+        )
+
+
+def _unserved(data: PhaseData, arm: str) -> str:
+    found = [ends for ends in data.ended.get(arm, ()) if ends.stage != Stage.STREAM]
+    total, requests = sum(e.errors + e.cancelled for e in found), data.responses.get(arm, 0)
+    if not total:
+        return ""
+    share = f" ({percent(total / requests)})" if requests else ""
+    return f"{arm} {total:,} of {requests:,}{share}: {', '.join(map(_ends_in_words, found))}"
+
+
+def _ends_in_words(ends: EarlyEnds) -> str:
+    """`lease 3 errors, 1 cancelled`."""
+    counts = [f"{ends.errors:,} error{'' if ends.errors == 1 else 's'}"] if ends.errors else []
+    counts += [f"{ends.cancelled:,} cancelled"] if ends.cancelled else []
+    return f"{ends.stage} {' and '.join(counts)}"
