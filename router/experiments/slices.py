@@ -91,16 +91,21 @@ def slice_problems(spec: Spec) -> Iterator[FieldViolation]:
     weights = [arm.weight for arm in spec.arms]
     if weights and not math.isclose(min(weights), max(weights), rel_tol=1e-6):
         yield FieldViolation("arms", "of a switchback have equal weights: each has the same time")
-    for field, bad in (
+    yield from takes_all_problems(spec, "a switchback takes all requests of its route")
+    for field, metric in named_metrics(spec):
+        yield from _metric_problems(field, metric)
+
+
+def takes_all_problems(spec: Spec, why: str) -> Iterator[FieldViolation]:
+    """Fields that leave requests out, of a plan in which no request may be; `why` follows "must be unset"."""
+    for field, there in (
         ("enrolment", spec.enrolment != 1),
         ("namespace", bool(spec.namespace)),
         ("unit_label", bool(spec.unit_label)),
         ("segments", bool(spec.segments)),
     ):
-        if bad:
-            yield FieldViolation(field, "must be unset: a switchback takes all requests of its route")
-    for field, metric in named_metrics(spec):
-        yield from _metric_problems(field, metric)
+        if there:
+            yield FieldViolation(field, f"must be unset: {why}")
 
 
 def named_metrics(spec: Spec) -> Iterator[tuple[str, MetricSpec]]:

@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterator, Sequence
 
 from router.errors import FieldViolation
 from router.experiments.model import ArmSpec, Mode, Spec
-from router.experiments.slices import named_metrics
+from router.experiments.slices import named_metrics, takes_all_problems
 from router.units import fraction
 
 LEAST = 10
@@ -42,14 +42,7 @@ def tenant_problems(spec: Spec, tenants: Collection[str] | None) -> Iterator[Fie
     elif tenants is not None and len(tenants) < len(spec.arms):
         text = f"needs a tenant for each arm: the clients file has {len(tenants)} that may ask for answers"
         yield FieldViolation("by_tenant", text)
-    for field, bad in (
-        ("enrolment", spec.enrolment != 1),
-        ("namespace", bool(spec.namespace)),
-        ("unit_label", bool(spec.unit_label)),
-        ("segments", bool(spec.segments)),
-    ):
-        if bad:
-            yield FieldViolation(field, "must be unset: all requests of a tenant have its arm")
+    yield from takes_all_problems(spec, "all requests of a tenant have its arm")
     for name, metric in named_metrics(spec):
         if metric.covariate:
             yield FieldViolation(f"{name}.covariate", "must be unset: tenants are compared as they are")

@@ -7,7 +7,7 @@ function of a design, the arms' sums and the pipeline's health, which may be cal
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from functools import partial
@@ -438,6 +438,18 @@ def _open(
         text = f"no difference found at the planned size of {design.plan.units:,} units: {words}"
         return Ruling(VerdictDecision.UNDECIDED, "planned-size-reached", text)
     return Ruling(VerdictDecision.UNDECIDED, "primary-open", words)
+
+
+def ruling_of_shown(words: str, gain: float, unsure: Sequence[str], margin: float) -> Ruling:
+    """The ruling of an arm that is judged once, whose difference is shown: `gain` is above 0 where it is
+    better by the plan's line. `unsure` are guardrails that are not within their margins, each with its
+    numbers; empty where it has no value."""
+    if gain < 0:
+        return Ruling(VerdictDecision.HARM, "primary-worse", words)
+    if unsure:
+        text = "; ".join(f"guardrail {one}" for one in unsure if one) or "a guardrail has no value"
+        return Ruling(VerdictDecision.UNDECIDED, "guardrail-open", text)
+    return Ruling(VerdictDecision.PROMOTE, "primary-not-worse" if margin else "primary-better", words)
 
 
 def _missing_in_words(found: Missing) -> str:

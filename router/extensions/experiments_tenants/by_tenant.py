@@ -24,7 +24,7 @@ from router.experiments.stats.compare import holm
 from router.experiments.stats.permutation import Shift, relabelled
 from router.experiments.store.store import ExperimentStore
 from router.experiments.tenants import LEAST
-from router.experiments.verdict import VerdictDecision
+from router.experiments.verdict import VerdictDecision, ruling_of_shown
 
 METHOD = "permutation"
 
@@ -99,15 +99,9 @@ def _ruling(
     words = f"{_numbers(primary)}, p = {p:.2g} with Holm over arms, level {spec.alpha:g}"
     if p > spec.alpha:
         return Ruling(VerdictDecision.UNDECIDED, "primary-open", f"{words}; the planned time is over")
-    if line.effect < 0:
-        return Ruling(VerdictDecision.HARM, "primary-worse", words)
-    unsure = [rail for rail in rails if rail is None or rail.state != "within"]
-    if unsure:
-        text = (
-            "; ".join(f"guardrail {_numbers(rail)}" for rail in unsure if rail) or "a guardrail has no value"
-        )
-        return Ruling(VerdictDecision.UNDECIDED, "guardrail-open", text)
-    return Ruling(VerdictDecision.PROMOTE, "primary-not-worse" if spec.margin else "primary-better", words)
+    open_rails = [rail for rail in rails if rail is None or rail.state != "within"]
+    unsure = ["" if rail is None else _numbers(rail) for rail in open_rails]
+    return ruling_of_shown(words, line.effect, unsure, spec.margin)
 
 
 def _numbers(found: MetricReport) -> str:
