@@ -21,8 +21,7 @@ from router.extensions.console.site import count_form
 from router.extensions.console.site import parsed as parsed_form
 from router.extensions.kserve import tensors
 from router.extensions.ofrep import flags as ofrep
-from router.extensions.openai import messages as openai
-from router.extensions.openai import routes
+from router.extensions.openai import requests, routes
 from router.kserve import open_inference_pb2 as oip
 from router.server.bodies import Decoder, decoder_of, json_decoder
 from router.server.grpc_adapter import status_of
@@ -62,18 +61,18 @@ def _made(decoder: Decoder, data: bytes) -> Any:
 
 def chat(data: bytes) -> None:
     """POST /v1/chat/completions."""
-    _completion(openai.ChatCompletion, data)
+    _completion(requests.ChatCompletion, data)
 
 
 def completion(data: bytes) -> None:
     """POST /v1/completions."""
-    _completion(openai.Completion, data)
+    _completion(requests.Completion, data)
 
 
-def _completion(kind: type[openai.ChatCompletion | openai.Completion], data: bytes) -> None:
+def _completion(kind: type[requests.ChatCompletion | requests.Completion], data: bytes) -> None:
     def run() -> None:
-        parsed = _made(json_decoder(partial(openai.parsed, kind)), data)
-        generate_request(openai.generate_message(parsed, ""), "id", LIMITS)
+        parsed = _made(json_decoder(partial(requests.parsed, kind)), data)
+        generate_request(requests.generate_message(parsed, ""), "id", LIMITS)
 
     told(run)
 

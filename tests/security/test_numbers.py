@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from router.client.values import GenerateOptions
 from router.errors import InvalidRequest
 from router.extensions.kserve import tensors
-from router.extensions.openai import messages as openai
+from router.extensions.openai import requests
 from router.server.inference import RequestLimits, generate_request
 from router.types import SAMPLING_RANGES, Sampling, SamplingParams
 from router.v1 import inference_pb2 as pb
@@ -46,8 +46,8 @@ def test_what_is_asked_for_is_what_the_engine_gets() -> None:
 @pytest.mark.parametrize(
     ("door", "fields", "lacks"),
     [
-        ("OpenAI, chat", openai.ChatCompletion.model_fields, set()),
-        ("OpenAI, completion", openai.Completion.model_fields, set()),
+        ("OpenAI, chat", requests.ChatCompletion.model_fields, set()),
+        ("OpenAI, completion", requests.Completion.model_fields, set()),
         ("KServe", (*tensors.INTEGERS, *tensors.NUMBERS), {"logprobs"}),
         ("client", GenerateOptions.__annotations__, set()),
     ],

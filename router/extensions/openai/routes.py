@@ -19,7 +19,7 @@ from pydantic import AliasChoices, AwareDatetime, Field
 
 from router.access.clients import Role
 from router.errors import AdapterNotFound, FieldViolation, Findings, InvalidRequest
-from router.extensions.openai import messages
+from router.extensions.openai import answers, requests
 from router.names import AUTO, resource_of
 from router.ports import AdapterRegistry
 from router.server.call import Endpoint
@@ -41,7 +41,7 @@ OF_KIND: Mapping[str, Sequence[str]] = {
 }  # fields of the three kinds
 
 
-class Feedback(messages.JsonModel):
+class Feedback(requests.JsonModel):
     """POST /v1/feedback: `feedback` or `corrected`, `should_have_been`, or `metric` and `value`."""
 
     response_id: str = Field(min_length=1)
@@ -69,7 +69,7 @@ class Feedback(messages.JsonModel):
 
 def parsed_feedback(body: bytes) -> Feedback:
     """Raises InvalidRequest naming every bad field."""
-    feedback, found = messages.parsed(Feedback, body), Findings()
+    feedback, found = requests.parsed(Feedback, body), Findings()
     if feedback.kind == "metric":
         if feedback.metric is None:
             found.add("metric", "must be there, and a value; or feedback, corrected or should_have_been")
@@ -148,7 +148,7 @@ def answer_json(feedback: Feedback, kept: Any) -> dict[str, Any]:
 
 def feedback_error_json(status: int, reason: str, message: str, field: str) -> dict[str, Any]:
     """As of OpenAI's API, with the names of fields that a body here has."""
-    body = messages.error_json(status, reason, in_our_words(message), in_our_words(field))
+    body = answers.error_json(status, reason, in_our_words(message), in_our_words(field))
     if body["error"]["param"] == "model":
         body["error"]["param"] = "should_have_been"
     return body
@@ -176,10 +176,10 @@ def routes(
 ) -> Sequence[Route]:
     """All of them; `endpoints` are the methods of gRPC services."""
     complete = partial(completion, inference)
-    chat, plain = (partial(messages.parsed, kind) for kind in (messages.ChatCompletion, messages.Completion))
+    chat, plain = (partial(requests.parsed, kind) for kind in (requests.ChatCompletion, requests.Completion))
     listed = partial(models, registry)
     take = partial(take_feedback, endpoints)
-    errors = messages.error_json
+    errors = answers.error_json
     return (
         Route("POST", "/v1/chat/completions", complete, chat, errors),
         Route("POST", "/v1/completions", complete, plain, errors),
@@ -190,17 +190,17 @@ def routes(
 
 
 async def completion(
-    inference: InferenceService, body: messages.CompletionBody, call: HttpCall
+    inference: InferenceService, body: requests.CompletionBody, call: HttpCall
 ) -> Reply | None:
     """A chat or plain completion, whole or streamed."""
-    message, written = messages.generate_message(body, call.header(UNIT)), messages.AnswerWriter(body)
+    message, written = requests.generate_message(body, call.header(UNIT)), answers.AnswerWriter(body)
     if not body.stream:
         return Reply(written.whole(await inference.Generate(message, call)))
 
     async def write(event: pb.StreamGenerateResponse) -> None:
         await call.write(written.event(event))
 
-    await inference.stream(messages.stream_message(message), call, write)
+    await inference.stream(requests.stream_message(message), call, write)
     return None
 
 
@@ -215,7 +215,7 @@ async def take_feedback(
 async def models(registry: AdapterRegistry, _: None, call: HttpCall) -> Mapping[str, Any]:
     """What can be named as a model: all that the client sees, or the one that the path names."""
     visible = call.client.adapters
-    found = messages.models_json(info for info in registry.listed() if info.ref.name in visible)
+    found = answers.models_json(info for info in registry.listed() if info.ref.name in visible)
     wanted = call.path_parameter("model")
     if not wanted:
         return found

@@ -16,7 +16,7 @@ from pydantic import BaseModel
 from router.errors import MOST_FINDINGS, InvalidRequest
 from router.extensions.console.site import MOST_FIELDS, count_form
 from router.extensions.ofrep import flags
-from router.extensions.openai import messages, routes
+from router.extensions.openai import requests, routes
 from router.server.bodies import json_decoder
 from router.server.grpc_adapter import status_of
 from tests.server.http_helpers import Http, StartWeb, asking
@@ -24,14 +24,14 @@ from tests.server.http_helpers import Http, StartWeb, asking
 SIZE = (2 << 20) - 64
 SECONDS = 0.25  # of processor time; the defect took minutes
 CHAT = "/v1/chat/completions"
-MODELS: Mapping[type[messages.JsonModel], Callable[[bytes], Any]] = {
-    messages.ChatCompletion: lambda body: messages.parsed(messages.ChatCompletion, body),
-    messages.Completion: lambda body: messages.parsed(messages.Completion, body),
+MODELS: Mapping[type[requests.JsonModel], Callable[[bytes], Any]] = {
+    requests.ChatCompletion: lambda body: requests.parsed(requests.ChatCompletion, body),
+    requests.Completion: lambda body: requests.parsed(requests.Completion, body),
     routes.Feedback: routes.parsed_feedback,
 }
-GOOD: Mapping[type[messages.JsonModel], dict[str, Any]] = {
-    messages.ChatCompletion: asking(),
-    messages.Completion: {"prompt": "x"},
+GOOD: Mapping[type[requests.JsonModel], dict[str, Any]] = {
+    requests.ChatCompletion: asking(),
+    requests.Completion: {"prompt": "x"},
     routes.Feedback: {"response_id": "x", "metric": "m", "value": 1},
 }
 SMALL: tuple[bytes, ...] = (b"{}", b"[]", b'""', b"0", b"null")
@@ -75,7 +75,7 @@ def around(place: Place, content: bytes) -> bytes:
     return content
 
 
-def body_of(model: type[messages.JsonModel], place: Place, content: bytes) -> bytes:
+def body_of(model: type[requests.JsonModel], place: Place, content: bytes) -> bytes:
     """A body that is right but for what is at that place."""
     rest = {name: value for name, value in GOOD[model].items() if name != place[0]}
     first = around(place, content)
@@ -130,17 +130,17 @@ def test_values_that_no_model_has_are_bounded_too(decode: Callable[[bytes], Any]
 
 def test_of_many_errors_some_are_named_and_the_others_counted() -> None:
     turns = [{"role": "nobody", "content": 1}] * 100
-    error = refused(MODELS[messages.ChatCompletion], json.dumps({"messages": turns}).encode())
+    error = refused(MODELS[requests.ChatCompletion], json.dumps({"messages": turns}).encode())
     assert error is not None
     assert [v.field for v in error.violations[:2]] == ["messages[0].role", "messages[0].content.str"]
     assert error.violations[-1].description == f"and {300 - MOST_FINDINGS} more"
 
 
 def test_errors_without_number_are_not_built() -> None:
-    class Many(messages.JsonModel):
+    class Many(requests.JsonModel):
         numbers: list[int]
 
-    error = refused(lambda body: messages.parsed(Many, body), b'{"numbers":[%s]}' % b",".join([b"[]"] * 5000))
+    error = refused(lambda body: requests.parsed(Many, body), b'{"numbers":[%s]}' % b",".join([b"[]"] * 5000))
     assert error is not None
     assert error.message == "body: has 5000 errors, too many to name them"
 
@@ -154,7 +154,7 @@ def test_a_form_has_so_many_fields() -> None:
 @pytest.mark.alone
 async def test_a_neighbour_is_served_beside_a_body_of_empty_objects(start_web: StartWeb, http: Http) -> None:
     client = http(await start_web())
-    body = body_of(messages.ChatCompletion, ("messages",), filled(list, SMALL[0], SIZE // 6))
+    body = body_of(requests.ChatCompletion, ("messages",), filled(list, SMALL[0], SIZE // 6))
     hostile = asyncio.ensure_future(
         client.post(CHAT, content=body, headers={"content-type": "application/json"})
     )

@@ -10,20 +10,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from router.errors import InvalidRequest
-from router.extensions.openai import messages
+from router.extensions.openai import answers, requests
 from router.names import resource_of
 from router.v1 import inference_pb2 as pb
 from tests.server.http_helpers import asking
 
 
 def chat(**fields: Any) -> pb.GenerateRequest:
-    asked = messages.parsed(messages.ChatCompletion, json.dumps(asking(**fields)).encode())
-    return messages.generate_message(asked, "")
+    asked = requests.parsed(requests.ChatCompletion, json.dumps(asking(**fields)).encode())
+    return requests.generate_message(asked, "")
 
 
 def refused(kind: Any, body: Any) -> set[str]:
     with pytest.raises(InvalidRequest) as caught:
-        messages.generate_message(messages.parsed(kind, json.dumps(body).encode()), "")
+        requests.generate_message(requests.parsed(kind, json.dumps(body).encode()), "")
     return {violation.field for violation in caught.value.violations}
 
 
@@ -68,10 +68,10 @@ def test_response_formats_are_constraints() -> None:
     assert chat(response_format={"type": "text"}).sampling.unconstrained
     assert list(chat(choice=["a", "b"]).sampling.choices.values) == ["a", "b"]
     assert chat(regex="a+").sampling.regex == "a+"
-    assert refused(messages.ChatCompletion, asking(response_format={"type": "json_schema"})) == {
+    assert refused(requests.ChatCompletion, asking(response_format={"type": "json_schema"})) == {
         "response_format.json_schema"
     }
-    assert refused(messages.ChatCompletion, asking(regex="a", choice=["a"])) == {"choice"}
+    assert refused(requests.ChatCompletion, asking(regex="a", choice=["a"])) == {"choice"}
 
 
 @pytest.mark.parametrize(
@@ -93,7 +93,7 @@ def test_response_formats_are_constraints() -> None:
     ],
 )
 def test_what_cannot_be_kept_is_refused_by_name(fields: dict[str, Any], bad: str) -> None:
-    assert any(field.startswith(bad) for field in refused(messages.ChatCompletion, asking(**fields)))
+    assert any(field.startswith(bad) for field in refused(requests.ChatCompletion, asking(**fields)))
 
 
 def test_what_asks_for_nothing_and_what_nobody_knows_is_let_be() -> None:
@@ -110,12 +110,12 @@ def test_what_asks_for_nothing_and_what_nobody_knows_is_let_be() -> None:
 
 
 def test_plain_prompts_are_raw() -> None:
-    asked = messages.parsed(messages.Completion, b'{"prompt": ["a b"], "logprobs": 2}')
-    message = messages.generate_message(asked, "")
+    asked = requests.parsed(requests.Completion, b'{"prompt": ["a b"], "logprobs": 2}')
+    message = requests.generate_message(asked, "")
     assert (message.input.raw_prompt, message.sampling.logprobs) == ("a b", 2)
-    assert any(f.startswith("prompt") for f in refused(messages.Completion, {"prompt": ["a", "b"]}))
-    assert any(f.startswith("prompt") for f in refused(messages.Completion, {"prompt": [1, 2]}))
-    assert refused(messages.Completion, {"prompt": "a", "echo": True}) == {"echo"}
+    assert any(f.startswith("prompt") for f in refused(requests.Completion, {"prompt": ["a", "b"]}))
+    assert any(f.startswith("prompt") for f in refused(requests.Completion, {"prompt": [1, 2]}))
+    assert refused(requests.Completion, {"prompt": "a", "echo": True}) == {"echo"}
 
 
 @pytest.mark.parametrize(
@@ -139,8 +139,8 @@ def test_names_of_models(model: str, resource: str) -> None:
 
 def test_the_unit_of_experiments_is_the_routings_then_the_users_then_the_headers() -> None:
     def unit(header: str, **fields: Any) -> str:
-        asked = messages.parsed(messages.ChatCompletion, json.dumps(asking(**fields)).encode())
-        return messages.generate_message(asked, header).routing.unit
+        asked = requests.parsed(requests.ChatCompletion, json.dumps(asking(**fields)).encode())
+        return requests.generate_message(asked, header).routing.unit
 
     assert unit("h") == "h"
     assert unit("h", user="u") == "u"
@@ -162,14 +162,14 @@ JSON = st.recursive(
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
     max_leaves=12,
 )
-FIELDS = sorted({*messages.ChatCompletion.model_fields, *messages.Completion.model_fields})
+FIELDS = sorted({*requests.ChatCompletion.model_fields, *requests.Completion.model_fields})
 
 
 @given(st.dictionaries(st.sampled_from(FIELDS), JSON, max_size=6) | JSON, st.booleans())
 def test_any_json_is_a_request_or_refused_in_words(body: Any, plain: bool) -> None:
-    kind: Any = messages.Completion if plain else messages.ChatCompletion
+    kind: Any = requests.Completion if plain else requests.ChatCompletion
     try:
-        message = messages.generate_message(messages.parsed(kind, json.dumps(body).encode()), "")
+        message = requests.generate_message(requests.parsed(kind, json.dumps(body).encode()), "")
     except InvalidRequest as error:
         refusal = error
     else:
@@ -181,12 +181,12 @@ def test_any_json_is_a_request_or_refused_in_words(body: Any, plain: bool) -> No
 @given(st.binary(max_size=60))
 def test_any_bytes(data: bytes) -> None:
     with pytest.raises(InvalidRequest):
-        messages.parsed(messages.ChatCompletion, data)
+        requests.parsed(requests.ChatCompletion, data)
 
 
 def test_lost_votes_are_in_the_field_routing() -> None:
     lost = pb.LostVote(classifier="probe", reason="timeout")
-    told = messages.decision_json(pb.Decision(votes_lost=[lost]))
+    told = answers.decision_json(pb.Decision(votes_lost=[lost]))
     assert told["votes_lost"] == [{"classifier": "probe", "reason": "timeout"}]
 
 
@@ -194,6 +194,6 @@ def test_conversations_are_said_as_over_grpc() -> None:
     routing = chat(routing={"conversation": "c", "continuity": "none", "fresh": True}).routing
     assert (routing.conversation, routing.continuity, routing.fresh) == ("c", pb.CONTINUITY_NONE, True)
     assert chat().routing.continuity == pb.CONTINUITY_UNSPECIFIED
-    assert refused(messages.ChatCompletion, asking(routing={"continuity": "always"}))
-    told = messages.decision_json(pb.Decision(continuity="kept", previous="adapters/legal"))
+    assert refused(requests.ChatCompletion, asking(routing={"continuity": "always"}))
+    told = answers.decision_json(pb.Decision(continuity="kept", previous="adapters/legal"))
     assert (told["continuity"], told["previous"]) == ("kept", "adapters/legal")
