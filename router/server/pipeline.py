@@ -64,6 +64,9 @@ FAULTS = (NotFound, FailedPrecondition, DataLoss)  # of the version: gone, quara
 UNFIT = (ResourceExhausted, PromptTooLong, NotActivated)  # the request for this version; not for another
 REST_SECONDS = 5.0
 AT_ONCE, FEW_TURNS = 512, 8  # characters and turns of a prompt that is encoded on the event loop
+# Frequency penalty of a call by a base that was not taught to call functions: it ends repetitions, which
+# would fill an unbounded string of the arguments up to max_tokens.
+UNTAUGHT = 0.3
 COUNTED = 1 << 18  # tokens of a prompt that is only counted; the context length where that is more
 
 
@@ -223,9 +226,10 @@ class Pipeline:
         async with AsyncExitStack() as mine:
             prepared = await self._prepared(mine, request, decision, phases, needed(request.sampling))
             decision, tokens = prepared.decision, prepared.tokens
-            params = fit(
-                request.sampling, prepared.defaults, len(tokens), self.context_length, self._max_tokens
-            )
+            defaults = prepared.defaults
+            if request.tools.choice == "required" and not self._engine.info.tool_form:
+                defaults = replace(defaults, frequency_penalty=defaults.frequency_penalty or UNTAUGHT)
+            params = fit(request.sampling, defaults, len(tokens), self.context_length, self._max_tokens)
             if meter is not None:
                 meter.reserve(len(tokens), params.max_tokens)
             adapter = decision.digest if decision.adapter or decision.mixture else None
@@ -272,7 +276,7 @@ class Pipeline:
                 domain=decision.domain or lease.domain,
                 task=decision.task or lease.task,
             )
-        prompt = Prompt(request.turns, request.raw_prompt, template)
+        prompt = Prompt(request.turns, request.raw_prompt, template, tools=request.tools)
         with phases.during(ENCODE):
             tokens = await self._encoded(prompt, request, answer)
         return Prepared(decision, tokens, defaults, self._engine.shared(prompt, tokens))
@@ -422,8 +426,7 @@ class Resting:
 def short(prompt: Prompt) -> bool:
     """Whether to encode it costs less than to wait for a thread."""
     around = len(prompt.template.system) + len(prompt.template.template)
-    size = len(prompt.raw or "") + sum(len(turn.text) for turn in prompt.turns)
-    return size + around <= AT_ONCE and len(prompt.turns) <= FEW_TURNS
+    return prompt.size + around <= AT_ONCE and len(prompt.turns) <= FEW_TURNS
 
 
 def needed(requested: Sampling) -> int:

@@ -12,13 +12,18 @@ from typing import Any
 
 from google.protobuf.json_format import MessageToDict
 
+from router.extensions.openai import tools
 from router.extensions.openai.requests import ChatCompletion, CompletionBody
 from router.names import AUTO, BASE, model_of
 from router.server import http
 from router.types import AdapterInfo, AdapterState
 from router.v1 import inference_pb2 as pb
 
-FINISH = {pb.FINISH_REASON_STOP: "stop", pb.FINISH_REASON_LENGTH: "length"}
+FINISH = {
+    pb.FINISH_REASON_STOP: "stop",
+    pb.FINISH_REASON_LENGTH: "length",
+    pb.FINISH_REASON_TOOL_CALLS: "tool_calls",
+}
 OWNER = "lora-router"
 
 
@@ -30,6 +35,7 @@ class AnswerWriter:
         self._kind = "chat.completion" if self._chat else "text_completion"
         self._usage = completion.stream_options is not None and completion.stream_options.include_usage
         self._logprobs = bool(completion.logprobs)
+        self._must_call = isinstance(completion, ChatCompletion) and completion.must_call
         self._top = (completion.top_logprobs or 0) if isinstance(completion, ChatCompletion) else 0
         self._created = int(time.time())
         self._head: dict[str, Any] = {}
@@ -37,7 +43,10 @@ class AnswerWriter:
     def whole(self, answer: pb.GenerateResponse) -> bytes:
         """The answer in one piece."""
         self._begin(answer.response_id, answer.decision, self._kind)
-        text = {"message": {"role": "assistant", "content": answer.text, "refusal": None}}
+        said: dict[str, Any] = {"role": "assistant", "content": answer.text, "refusal": None}
+        if answer.tool_calls:
+            said |= {"content": answer.text or None, "tool_calls": tools.calls_json(answer.tool_calls)}
+        text = {"message": said}
         choice = self._choice(
             text if self._chat else {"text": answer.text}, answer.logprobs, FINISH[answer.finish_reason]
         )
@@ -51,11 +60,15 @@ class AnswerWriter:
             kind = "chat.completion.chunk" if self._chat else self._kind
             self._begin(event.started.response_id, event.started.decision, kind)
             decided = {"routing": decision_json(event.started.decision)}
-            first = {"delta": {"role": "assistant", "content": ""}} if self._chat else {"text": ""}
+            empty = None if self._must_call else ""
+            first = {"delta": {"role": "assistant", "content": empty}} if self._chat else {"text": ""}
             return self._chunk([self._choice(first, (), None)], decided)
         if event.HasField("delta"):
             text = event.delta.text
-            more = {"delta": {"content": text}} if self._chat else {"text": text}
+            more: dict[str, Any] = {"delta": {"content": text}} if self._chat else {"text": text}
+            if event.delta.tool_calls:
+                calls = {"tool_calls": tools.pieces_json(event.delta.tool_calls)}
+                more = {"delta": ({"content": text} if text else {}) | calls}
             return self._chunk([self._choice(more, event.delta.logprobs, None)])
         last: dict[str, Any] = {"delta": {}} if self._chat else {"text": ""}
         data = self._chunk([self._choice(last, (), FINISH[event.finished.reason])])
@@ -149,6 +162,7 @@ FIELDS = {"input.chat.messages": "messages", "input.raw_prompt": "prompt", "rout
 
 def error_json(status: int, reason: str, message: str, field: str) -> dict[str, Any]:
     """An error in OpenAI's shape; `code` is the reason that gRPC clients get, in lower case."""
+    field, message = tools.in_their_words(field), tools.in_their_words(message)
     for ours, theirs in FIELDS.items():
         field, message = field.replace(ours, theirs), message.replace(ours, theirs)
     field, message = field.removeprefix("sampling."), message.replace("sampling.", "")

@@ -12,6 +12,14 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from router.errors import MOST_FINDINGS, FieldViolation, InvalidRequest
+from router.extensions.openai.tools import (
+    Call,
+    CalledFunction,
+    Calls,
+    ToolFields,
+    call_message,
+    tools_message,
+)
 from router.names import AUTO, resource_of
 from router.types import (
     MAX_CHOICES,
@@ -25,7 +33,12 @@ from router.types import (
 from router.v1 import inference_pb2 as pb
 
 SYSTEM = ("system", "developer")
-ROLES = {"user": pb.ROLE_USER, "assistant": pb.ROLE_ASSISTANT}
+ROLES = {
+    "user": pb.ROLE_USER,
+    "assistant": pb.ROLE_ASSISTANT,
+    "tool": pb.ROLE_TOOL,
+    "function": pb.ROLE_TOOL,
+}
 MAX_PARTS = 256  # of one message's content
 MOST_ERRORS = 2048  # that are built for the sake of the first 32
 ANY_OBJECT = '{"type": "object"}'
@@ -63,9 +76,12 @@ class ContentPart(JsonModel):
 class Message(JsonModel):
     """One turn."""
 
-    role: Literal["system", "developer", "user", "assistant"]
+    role: Literal["system", "developer", "user", "assistant", "tool", "function"]
     content: str | Annotated[list[ContentPart], Field(max_length=MAX_PARTS, fail_fast=True)] | None = None
-    tool_calls: Nothing = None
+    tool_calls: Calls | None = None
+    tool_call_id: str | None = None
+    function_call: CalledFunction | None = None
+    name: str | None = None
 
     @property
     def text(self) -> str:
@@ -142,16 +158,13 @@ class CompletionFields(JsonModel):
     logit_bias: Nothing = None
 
 
-class ChatCompletion(CompletionFields):
+class ChatCompletion(CompletionFields, ToolFields):
     """POST /v1/chat/completions."""
 
     messages: list[Message] = Field(min_length=1, max_length=MAX_MESSAGES)
     max_completion_tokens: int | None = None
     logprobs: bool | None = None
     top_logprobs: int | None = None
-    tools: Nothing = None
-    functions: Nothing = None
-    tool_choice: Annotated[None, BeforeValidator(lambda v: nothing(None if v == "auto" else v))] = None
     audio: Nothing = None
     modalities: Annotated[list[Literal["text"]], Field(max_length=4)] | None = None
 
@@ -221,11 +234,20 @@ def _input(completion: CompletionBody) -> pb.Input:
         leading += 1
     system = "\n\n".join(message.text for message in completion.messages[:leading])
     turns = [pb.ChatMessage(role=pb.ROLE_SYSTEM, text=system)] if leading else []
-    turns += [
-        pb.ChatMessage(role=ROLES.get(message.role, pb.ROLE_SYSTEM), text=message.text)
-        for message in completion.messages[leading:]
-    ]
-    return pb.Input(chat=pb.Chat(messages=turns))
+    turns += [_turn(message) for message in completion.messages[leading:]]
+    return pb.Input(chat=pb.Chat(messages=turns, tools=tools_message(completion)))
+
+
+def _turn(message: Message) -> pb.ChatMessage:
+    turn = pb.ChatMessage(role=ROLES.get(message.role, pb.ROLE_SYSTEM), text=message.text)
+    if message.tool_calls:
+        turn.tool_calls.extend(map(call_message, message.tool_calls))
+    elif message.function_call is not None:
+        turn.tool_calls.append(call_message(Call(function=message.function_call)))
+    if turn.role == pb.ROLE_TOOL:
+        turn.tool_call_id = message.tool_call_id or ""
+        turn.function = (message.name or "") if message.role == "function" else ""
+    return turn
 
 
 DIFFERENT = ("max_tokens", "logprobs")  # in chats and plain completions
@@ -263,9 +285,15 @@ def _set(message: pb.Sampling, name: str, value: float) -> None:
         raise InvalidRequest([FieldViolation(name, "is out of range")]) from None
 
 
+def _format(completion: CompletionFields) -> ResponseFormat | None:
+    """The format of the answer. A call that has to be made has the schema of its function instead."""
+    must_call = isinstance(completion, ChatCompletion) and completion.must_call
+    return None if must_call else completion.response_format
+
+
 def _constrain(message: pb.Sampling, completion: CompletionFields) -> None:
     wanted = [name for name in ("regex", "choice", "grammar") if getattr(completion, name) is not None]
-    form = completion.response_format
+    form = _format(completion)
     if form is not None and form.type != "text":
         wanted.append("response_format")
     if len(wanted) > 1:
