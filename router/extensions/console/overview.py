@@ -62,7 +62,6 @@ async def live(visit: Visit) -> dict[str, Any]:
     return {
         "range": of,
         "ranges": tuple(RANGES.values()),
-        "phase": context.health.phase.name.lower(),
         "state": state_of(context.health.reasons, [one.tone for one in found.problems]),
         "now": time.time(),
         "uptime": time.time() - context.started,
@@ -103,7 +102,10 @@ def numbers(console: Console, of: Range) -> dict[str, Any]:
         ],
         "a_minute": 60 * total.requests / span,
         "tokens_a_second": total.tokens / span,
-        "times": [time_row("First token", total.first), time_row("Whole answer", total.times)],
+        "times": [
+            time_row("Time to first token", total.first),
+            time_row("Time to whole answer", total.times),
+        ],
     }
 
 
@@ -153,12 +155,15 @@ def range_of(visit: Visit) -> Range:
 def charts(console: Console, of: Range) -> list[Chart]:
     """Requests by outcome, times, and the engine's queue."""
     slots, begins = console.traffic.slots(of), f"{of.title} ago"
-    minutes = of.seconds / of.slots / 60
+    minutes = console.traffic.minutes(of)
     requests = [
         ChartLine(
             one.value,
             TONES[one],
-            [None if slot is None else slot.outcomes[one] / minutes for slot in slots],
+            [
+                None if slot is None or not long else slot.outcomes[one] / long
+                for slot, long in zip(slots, minutes, strict=True)
+            ],
             count(sum(slot.outcomes[one] for slot in slots if slot is not None)),
         )
         for one in Outcome
@@ -172,8 +177,8 @@ def charts(console: Console, of: Range) -> list[Chart]:
     ]
     return [
         chart("Requests a minute", requests, rate, begins),
-        chart("Whole answer", percentiles(slots, lambda slot: slot.times), seconds, begins),
-        chart("First token", percentiles(slots, lambda slot: slot.first), seconds, begins),
+        chart("Time to whole answer", percentiles(slots, lambda slot: slot.times), seconds, begins),
+        chart("Time to first token", percentiles(slots, lambda slot: slot.first), seconds, begins),
         chart("Requests in the engine", engine, rate, begins),
     ]
 

@@ -291,6 +291,13 @@ class Traffic:
             found[place] = slot
         return found
 
+    def minutes(self, of: Range) -> list[float]:
+        """How long each slot was counted; 0 for the present one before a third of it has passed, since the rate
+        of so short a time says little."""
+        now, seconds = self._now(), of.seconds / of.slots
+        present = now % seconds
+        return [seconds / 60] * (of.slots - 1) + [present / 60 if present > seconds / 3 else 0.0]
+
     def versions(self, of: Range) -> dict[Version, AdapterCount]:
         """By version, of the whole range."""
         return added(slot for _, slot in self.rings[of.name].adapters.each(self._now()))
