@@ -14,7 +14,6 @@ from google.protobuf.json_format import MessageToDict
 
 from router.extensions.openai.requests import ChatCompletion, CompletionBody
 from router.names import AUTO, BASE, model_of
-from router.server import http
 from router.types import AdapterInfo, AdapterState
 from router.v1 import inference_pb2 as pb
 
@@ -142,16 +141,3 @@ def models_json(adapters: Iterable[AdapterInfo]) -> dict[str, Any]:
 def model_json(name: str, description: str) -> dict[str, Any]:
     """One entry."""
     return {"id": name, "object": "model", "created": 0, "owned_by": OWNER, "description": description}
-
-
-FIELDS = {"input.chat.messages": "messages", "input.raw_prompt": "prompt", "routing.adapter": "model"}
-
-
-def error_json(status: int, reason: str, message: str, field: str) -> dict[str, Any]:
-    """An error in OpenAI's shape; `code` is the reason that gRPC clients get, in lower case."""
-    for ours, theirs in FIELDS.items():
-        field, message = field.replace(ours, theirs), message.replace(ours, theirs)
-    field, message = field.removeprefix("sampling."), message.replace("sampling.", "")
-    if reason == "ADAPTER_NOT_FOUND":
-        reason, field = "MODEL_NOT_FOUND", "model"
-    return http.error_json(status, reason, message, field)

@@ -12,14 +12,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from functools import partial
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from google.protobuf.timestamp_pb2 import Timestamp
-from pydantic import AliasChoices, AwareDatetime, Field
+from pydantic import AliasChoices, AwareDatetime, BeforeValidator, Field
 
 from router.access.clients import Role
-from router.errors import AdapterNotFound, FieldViolation, Findings, InvalidRequest
-from router.extensions.openai import answers, requests
+from router.errors import FieldViolation, Findings, InvalidRequest
+from router.extensions.openai import answers, errors, requests
+from router.extensions.openai.fields import JsonModel, parsed
 from router.names import AUTO, resource_of
 from router.ports import AdapterRegistry
 from router.server.call import Endpoint
@@ -41,7 +42,21 @@ OF_KIND: Mapping[str, Sequence[str]] = {
 }  # fields of the three kinds
 
 
-class Feedback(requests.JsonModel):
+def number(value: Any) -> Any:
+    """A number; true is 1, and false 0."""
+    if value is not None and not isinstance(value, int | float):
+        raise ValueError("must be a number, true or false")
+    return value if value is None else float(value)
+
+
+def time_text(value: Any) -> Any:
+    """A time is text."""
+    if value is not None and not isinstance(value, str):
+        raise ValueError("must be a time, such as 2027-01-31T09:30:00Z")
+    return value
+
+
+class Feedback(JsonModel):
     """POST /v1/feedback: `feedback` or `corrected`, `should_have_been`, or `metric` and `value`."""
 
     response_id: str = Field(min_length=1)
@@ -53,8 +68,8 @@ class Feedback(requests.JsonModel):
     answer: str | None = None
     user: str | None = None
     metric: str | None = Field(None, validation_alias=AliasChoices("metric", "name"))
-    value: float | bool | None = None
-    time: AwareDatetime | None = None
+    value: Annotated[float | None, BeforeValidator(number)] = None
+    time: Annotated[AwareDatetime | None, Field(strict=False), BeforeValidator(time_text)] = None
     idempotency_key: str | None = None
     should_have_been: str | None = Field(None, min_length=1)
     text: str | None = None
@@ -69,7 +84,7 @@ class Feedback(requests.JsonModel):
 
 def parsed_feedback(body: bytes) -> Feedback:
     """Raises InvalidRequest naming every bad field."""
-    feedback, found = requests.parsed(Feedback, body), Findings()
+    feedback, found = parsed(Feedback, body), Findings()
     if feedback.kind == "metric":
         if feedback.metric is None:
             found.add("metric", "must be there, and a value; or feedback, corrected or should_have_been")
@@ -148,7 +163,7 @@ def answer_json(feedback: Feedback, kept: Any) -> dict[str, Any]:
 
 def feedback_error_json(status: int, reason: str, message: str, field: str) -> dict[str, Any]:
     """As of OpenAI's API, with the names of fields that a body here has."""
-    body = answers.error_json(status, reason, in_our_words(message), in_our_words(field))
+    body = errors.error_json(status, reason, in_our_words(message), in_our_words(field))
     if body["error"]["param"] == "model":
         body["error"]["param"] = "should_have_been"
     return body
@@ -176,16 +191,15 @@ def routes(
 ) -> Sequence[Route]:
     """All of them; `endpoints` are the methods of gRPC services."""
     complete = partial(completion, inference)
-    chat, plain = (partial(requests.parsed, kind) for kind in (requests.ChatCompletion, requests.Completion))
+    chat, plain = (partial(parsed, kind) for kind in (requests.ChatCompletion, requests.Completion))
     listed = partial(models, registry)
     take = partial(take_feedback, endpoints)
-    errors = answers.error_json
     return (
-        Route("POST", "/v1/chat/completions", complete, chat, errors),
-        Route("POST", "/v1/completions", complete, plain, errors),
+        Route("POST", "/v1/chat/completions", complete, chat, errors.error_json),
+        Route("POST", "/v1/completions", complete, plain, errors.error_json),
         Route("POST", "/v1/feedback", take, parsed_feedback, feedback_error_json),
-        Route("GET", "/v1/models", listed, error_json=errors),
-        Route("GET", "/v1/models/{model:path}", listed, error_json=errors),
+        Route("GET", "/v1/models", listed, error_json=errors.error_json),
+        Route("GET", "/v1/models/{model:path}", listed, error_json=errors.error_json),
     )
 
 
@@ -193,14 +207,16 @@ async def completion(
     inference: InferenceService, body: requests.CompletionBody, call: HttpCall
 ) -> Reply | None:
     """A chat or plain completion, whole or streamed."""
-    message, written = requests.generate_message(body, call.header(UNIT)), answers.AnswerWriter(body)
-    if not body.stream:
-        return Reply(written.whole(await inference.Generate(message, call)))
+    unit = call.header(UNIT)
+    message, written = requests.generate_message(body, unit), answers.AnswerWriter(body)
 
     async def write(event: pb.StreamGenerateResponse) -> None:
         await call.write(written.event(event))
 
-    await inference.stream(requests.stream_message(message), call, write)
+    with errors.in_their_words(body, unit):
+        if not body.stream:
+            return Reply(written.whole(await inference.Generate(message, call)))
+        await inference.stream(requests.stream_message(message), call, write)
     return None
 
 
@@ -221,5 +237,5 @@ async def models(registry: AdapterRegistry, _: None, call: HttpCall) -> Mapping[
         return found
     named: Mapping[str, Mapping[str, Any]] = {entry["id"]: entry for entry in found["data"]}
     if wanted not in named:
-        raise AdapterNotFound(wanted)
+        raise errors.model_not_found(wanted)
     return named[wanted]

@@ -57,7 +57,7 @@ async def lab(
 
 def error_of(answer: httpx2.Response) -> dict[str, Any]:
     error: dict[str, Any] = answer.json()["error"]
-    assert set(error) == {"message", "type", "param", "code"}
+    assert set(error) == {"message", "type", "param", "code", "reason"}
     return {"status": answer.status_code, **error}
 
 
@@ -195,7 +195,7 @@ async def test_roles_and_quotas_are_those_of_grpc(start_web: StartWeb, http: Htt
     said["response_id"] = (await team.post("/v1/chat/completions", json=asking())).json()["id"]
     assert (await team.post(FEEDBACK, json=said)).json()["kept"] == "labels"
     refused = await team.post(FEEDBACK, json=said)
-    assert (error_of(refused)["status"], error_of(refused)["code"]) == (429, "quota")
+    assert (error_of(refused)["status"], error_of(refused)["code"]) == (429, "rate_limit_exceeded")
     assert int(refused.headers["retry-after"]) >= 1
 
 

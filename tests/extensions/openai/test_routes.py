@@ -175,7 +175,7 @@ async def test_bodies_that_are_none(start_web: StartWeb, http: Http) -> None:
         )
         assert answer.status_code == status, (content[:9], content_type)
         if status != 200:
-            assert set(answer.json()["error"]) == {"message", "type", "param", "code"}
+            assert set(answer.json()["error"]) == {"message", "type", "param", "code", "reason"}
         assert server.admission.in_flight == 0
 
 
