@@ -54,7 +54,7 @@ class FieldRules:
                 unknown.append(name)
         everything = (*names, *self.ignored, *self.refused)
         for place, name in enumerate(unknown):
-            found.add(name[:SHOWN], unknown_text(name, everything if place < MOST_HINTS else ()))
+            found.add(name[:SHOWN] or '""', unknown_text(name, everything if place < MOST_HINTS else ()))
         return kept
 
 

@@ -8,6 +8,7 @@ names an answer by its id.
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
@@ -21,7 +22,7 @@ from router.access.clients import Role
 from router.errors import FieldViolation, Findings, InvalidRequest
 from router.extensions.openai import answers, errors, requests
 from router.extensions.openai.fields import JsonModel, parsed
-from router.names import AUTO, resource_of
+from router.names import AUTO, bare_response_id, known_names, model_name, resource_of
 from router.ports import AdapterRegistry
 from router.server.call import Endpoint
 from router.server.http import HttpCall, Reply, Route
@@ -112,9 +113,10 @@ def message_of(
     str, experiments.RecordOutcomeRequest | pb.RecordCorrectionRequest | feedback_pb.RecordFeedbackRequest
 ]:
     """The method that takes it in, and its message."""
+    rid = bare_response_id(feedback.response_id)
     if feedback.kind == "feedback":
         return FEEDBACK, feedback_pb.RecordFeedbackRequest(
-            response_id=feedback.response_id,
+            response_id=rid,
             verdict=VERDICTS.get(feedback.feedback or "", feedback_pb.FEEDBACK_VERDICT_UNSPECIFIED),
             corrected=feedback.corrected or "",
             comment=feedback.comment or "",
@@ -126,10 +128,10 @@ def message_of(
     if feedback.should_have_been is not None:
         adapter = resource_of(feedback.should_have_been) or AUTO  # which is nobody, and refused
         return CORRECTION, pb.RecordCorrectionRequest(
-            response_id=feedback.response_id, adapter=adapter, text=feedback.text or ""
+            response_id=rid, adapter=adapter, text=feedback.text or ""
         )
     outcome = experiments.Outcome(
-        response_id=feedback.response_id,
+        response_id=rid,
         metric=feedback.metric or "",
         value=float(feedback.value or 0),
         time=None if feedback.time is None else timestamp(feedback.time),
@@ -192,7 +194,7 @@ def routes(
     """All of them; `endpoints` are the methods of gRPC services."""
     complete = partial(completion, inference)
     chat, plain = (partial(parsed, kind) for kind in (requests.ChatCompletion, requests.Completion))
-    listed = partial(models, registry)
+    listed = partial(models, registry, time.time())
     take = partial(take_feedback, endpoints)
     return (
         Route("POST", "/v1/chat/completions", complete, chat, errors.error_json),
@@ -208,7 +210,8 @@ async def completion(
 ) -> Reply | None:
     """A chat or plain completion, whole or streamed."""
     unit = call.header(UNIT)
-    message, written = requests.generate_message(body, unit), answers.AnswerWriter(body)
+    message = requests.generate_message(body, unit)
+    written = answers.AnswerWriter(body, inference.base_digest)
 
     async def write(event: pb.StreamGenerateResponse) -> None:
         await call.write(written.event(event))
@@ -228,14 +231,16 @@ async def take_feedback(
     return answer_json(feedback, await endpoints[method].answer(message, call))
 
 
-async def models(registry: AdapterRegistry, _: None, call: HttpCall) -> Mapping[str, Any]:
-    """What can be named as a model: all that the client sees, or the one that the path names."""
+async def models(registry: AdapterRegistry, since: float, _: None, call: HttpCall) -> Mapping[str, Any]:
+    """What can be named as a model: all that the client sees, or the one that the path names. `since`: when
+    the server started, in unix seconds."""
     visible = call.client.adapters
-    found = answers.models_json(info for info in registry.listed() if info.ref.name in visible)
+    found = answers.models_json((info for info in registry.listed() if info.ref.name in visible), since)
     wanted = call.path_parameter("model")
     if not wanted:
         return found
     named: Mapping[str, Mapping[str, Any]] = {entry["id"]: entry for entry in found["data"]}
-    if wanted not in named:
-        raise errors.model_not_found(wanted)
-    return named[wanted]
+    same = model_name(resource_of(wanted) or AUTO)
+    if same not in named:
+        raise errors.model_not_found(wanted, known_names(same, named))
+    return named[same]

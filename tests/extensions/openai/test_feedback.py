@@ -157,6 +157,14 @@ async def test_feedback_is_good_bad_or_a_corrected_text(
         assert found["message"].startswith(f"{field}: ")
 
 
+async def test_an_id_may_have_what_the_api_puts_in_front(lab: SimpleNamespace) -> None:
+    rid = await lab.answered()
+    assert rid.startswith("chatcmpl-")
+    for name in (rid, rid.removeprefix("chatcmpl-")):
+        told = await lab.told(response_id=name, metric="solved", value=1, idempotency_key=name[:9])
+        assert (told.json()["status"], told.json()["response_id"]) == ("counted", name)
+
+
 async def test_openais_client_sends_it_as_it_sends_what_it_does_not_know(
     client: openai.AsyncOpenAI,
 ) -> None:

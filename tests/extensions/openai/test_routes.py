@@ -67,7 +67,7 @@ async def test_headers_tell_the_decision_and_the_id_of_the_answer(client: openai
     assert raw.headers["x-router-reason"] == "explicit"
     assert raw.headers["x-request-id"] == "mine-7"
     answer = raw.parse()
-    assert raw.headers["x-router-response-id"] == answer.id
+    assert f"chatcmpl-{raw.headers['x-router-response-id']}" == answer.id
     assert answer.model_extra is not None
     assert answer.model_extra["routing"]["adapter"] == "adapters/medical/versions/1.0.0"
 
