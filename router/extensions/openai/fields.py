@@ -78,6 +78,7 @@ def unknown_text(name: str, known: Iterable[str]) -> str:
     return f"{UNKNOWN}; did you mean {close[0]!r}?" if close else UNKNOWN
 
 
+MODERATION = Refusal("nothing here moderates")
 IGNORED: dict[str, str] = {
     "guided_decoding_backend": "there is one way to constrain answers",
     "include_reasoning": "answers have no reasoning apart from the text",
@@ -128,7 +129,7 @@ CHAT = FieldRules(
         "continue_final_message": Refusal("use /v1/completions", (False,)),
         "documents": Refusal("put them into a message", ([],)),
         "mm_processor_kwargs": Refusal("messages are text", ({},)),
-        "moderation": Refusal("nothing here moderates"),
+        "moderation": MODERATION,
         "reasoning_effort": Refusal("answers have no reasoning apart from the text", ("none", "minimal")),
         "verbosity": Refusal("say it in the prompt", ("medium",)),
         "web_search_options": Refusal("nothing is searched for"),
