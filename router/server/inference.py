@@ -74,13 +74,13 @@ class InferenceService(InferenceServiceServicer):
         registry: AdapterRegistry,
     ) -> None:
         self._limits = RequestLimits(settings.max_prompt_bytes, settings.max_tokens_limit)
-        self._every, self._log_prompts = settings.stream_interval, settings.log_prompts
-        self._pipeline, self._registry = pipeline, registry
+        self.every, self._log_prompts = settings.stream_interval, settings.log_prompts
+        self.pipeline, self._registry = pipeline, registry
 
     @property
     def base_digest(self) -> str:
         """Of the base, with the precision of its weights."""
-        return self._pipeline.base_digest
+        return self.pipeline.base_digest
 
     async def Generate(self, request: pb.GenerateRequest, call: Call) -> pb.GenerateResponse:
         """The whole answer in one message."""
@@ -88,7 +88,7 @@ class InferenceService(InferenceServiceServicer):
         texts: list[str] = []
         logprobs: list[TokenLogprob] = []
         end = Finished(FinishReason.ERROR)
-        async with self._pipeline.answer(asked, call) as (decision, generation):
+        async with self.pipeline.answer(asked, call) as (decision, generation):
             try:
                 async with aclosing(batches(generation, ALL)) as each:
                     async for batch in each:
@@ -126,10 +126,10 @@ class InferenceService(InferenceServiceServicer):
     ) -> None:
         """The same, each event given to `write`, which sends it in the form that the caller reads."""
         asked = self._asked(generate_request(request, call.response_id, self._limits), call)
-        async with self._pipeline.answer(asked, call) as (decision, generation):
+        async with self.pipeline.answer(asked, call) as (decision, generation):
             await call.begin()
             await write(started_message(call.response_id, decision, asked.routing.explain))
-            async with aclosing(batches(generation, self._every)) as each:
+            async with aclosing(batches(generation, self.every)) as each:
                 async for batch in each:
                     delta, end = joined(batch)
                     if delta is not None:
@@ -143,16 +143,16 @@ class InferenceService(InferenceServiceServicer):
         """The decision alone, explained."""
         asked = self._asked(route_request(request, call.response_id, self._limits), call)
         asked = replace(asked, routing=replace(asked.routing, explain=True))
-        decision = await self._pipeline.decide(asked, call)
+        decision = await self.pipeline.decide(asked, call)
         return pb.RouteResponse(decision=decision_message(decision, explain=True))
 
     async def CountTokens(self, request: pb.CountTokensRequest, call: Call) -> pb.CountTokensResponse:
         """The length of the prompt under the adapter it would get."""
         asked = self._asked(route_request(request, call.response_id, self._limits), call)
-        async with self._pipeline.prepare(asked, call) as prepared:
+        async with self.pipeline.prepare(asked, call) as prepared:
             return pb.CountTokensResponse(
                 prompt_tokens=len(prepared.tokens),
-                context_length=self._pipeline.context_length,
+                context_length=self.pipeline.context_length,
                 decision=decision_message(prepared.decision, asked.routing.explain),
             )
 
@@ -160,7 +160,11 @@ class InferenceService(InferenceServiceServicer):
         self, request: pb.RecordCorrectionRequest, call: Call
     ) -> pb.RecordCorrectionResponse:
         """Durable when it answers."""
-        return await record_correction(request, call, self._pipeline.corrections, self._registry)
+        return await record_correction(request, call, self.pipeline.corrections, self._registry)
+
+    def asked(self, message: pb.GenerateRequest, call: Call) -> Request:
+        """The request of a call. Raises InvalidRequest, Overloaded."""
+        return self._asked(generate_request(message, call.response_id, self._limits), call)
 
     def _asked(self, request: Request, call: Call) -> Request:
         call.request, call.labels = request, request.labels

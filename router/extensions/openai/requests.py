@@ -31,6 +31,7 @@ SYSTEM = ("system", "developer")
 ROLES = {"user": pb.ROLE_USER, "assistant": pb.ROLE_ASSISTANT}
 MAX_PARTS = 256  # of one message's content
 TOKEN_ID = re.compile(r"[0-9]{1,9}")
+MAX_N, MAX_PROMPTS, MAX_ANSWERS = 8, 64, 64  # answers to a prompt, prompts, and answers in all
 ANY_OBJECT = '{"type": "object"}'
 
 
@@ -210,7 +211,7 @@ class CompletionFields(JsonModel):
     presence_penalty: float | None = None
     seed: int | None = None
     stop: Annotated[Annotated[list[str], Field(max_length=MAX_STOPS)] | None, BeforeValidator(strings)] = None
-    n: Literal[1] | None = None
+    n: Annotated[int, Field(ge=1, le=MAX_N)] | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     user: str | None = None
@@ -251,7 +252,10 @@ class Completion(CompletionFields):
 
     rules: ClassVar[FieldRules] = COMPLETION
 
-    prompt: Annotated[Annotated[list[str], Field(min_length=1, max_length=1)], BeforeValidator(prompts)]
+    prompt: Annotated[
+        Annotated[list[str], Field(min_length=1, max_length=MAX_PROMPTS, fail_fast=True)],
+        BeforeValidator(prompts),
+    ]
     logprobs: int | None = None
 
 
@@ -262,12 +266,27 @@ CompletionBody = ChatCompletion | Completion
 
 
 def generate_message(completion: CompletionBody, unit: str) -> pb.GenerateRequest:
-    """The same request; `unit` is who is served where the body does not say it."""
+    """The same request; `unit` is who is served where the body does not say it. Of several prompts, the
+    first."""
     message = pb.GenerateRequest(
         input=_input(completion), sampling=_sampling(completion), routing=_routing(completion, unit)
     )
     message.labels.update(completion.metadata or {})
     return message
+
+
+def generate_messages(completion: CompletionBody, unit: str) -> list[pb.GenerateRequest]:
+    """The same request for each prompt. Raises InvalidRequest for too many answers in all."""
+    messages = [generate_message(completion, unit)]
+    for prompt in completion.prompt[1:] if isinstance(completion, Completion) else ():
+        message = pb.GenerateRequest()
+        message.CopyFrom(messages[0])
+        message.input.raw_prompt = prompt
+        messages.append(message)
+    if len(messages) * (completion.n or 1) > MAX_ANSWERS:
+        text = f"times the number of prompts must be at most {MAX_ANSWERS}"
+        raise InvalidRequest([FieldViolation("n", text)])
+    return messages
 
 
 def stream_message(message: pb.GenerateRequest) -> pb.StreamGenerateRequest:
