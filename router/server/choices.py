@@ -18,10 +18,9 @@ from router.server.call import Call
 from router.server.inference import (
     ALL,
     InferenceService,
+    StreamedAnswer,
     completed,
     counted,
-    delta_message,
-    finished_message,
     joined,
     started_message,
 )
@@ -65,6 +64,7 @@ def gather(answer: pb.GenerateResponse, event: pb.StreamGenerateResponse) -> Non
     else:
         answer.finish_reason = event.finished.reason
         answer.usage.CopyFrom(event.finished.usage)
+        answer.tool_calls.extend(event.finished.tool_calls)
 
 
 @contextmanager
@@ -143,7 +143,7 @@ class _Group:
         call, request, pipeline = self._calls[place], self._requests[place], self._service.pipeline
         with of_message(number, len(self._messages)):
             if not sample:
-                async with pipeline.answer(request, call) as (decision, generation):
+                async with self._service.answer(request, call) as (decision, generation):
                     self._decisions[number].set_result(decision)
                     await self._follow(place, decision, generation)
                 return
@@ -155,7 +155,8 @@ class _Group:
 
     async def _follow(self, place: int, decision: Decision, generation: Buffered) -> None:
         """Send the events of an answer, once all are taken."""
-        call, explain = self._calls[place], self._requests[place].routing.explain
+        call, request = self._calls[place], self._requests[place]
+        answer, explain = StreamedAnswer(request.tools), request.routing.explain
         self._untaken -= 1
         if not self._untaken:
             if self._begin is not None:
@@ -168,10 +169,12 @@ class _Group:
                 delta, end = joined(batch)
                 if delta is not None:
                     counted(delta, call)
-                    await self._put(place, delta_message(delta))
                 if end is not None:
                     completed(end, call)
-                    await self._put(place, finished_message(end.reason, end.usage))
+                for message in answer.events(delta, end):
+                    await self._put(place, message)
+                if end is not None:
+                    call.finish = answer.reason.value
 
     async def _put(self, place: int, event: pb.StreamGenerateResponse) -> None:
         async with self._writing:

@@ -67,6 +67,9 @@ FAULTS = (NotFound, FailedPrecondition, DataLoss)  # of the version: gone, quara
 UNFIT = (ResourceExhausted, PromptTooLong, NotActivated)  # the request for this version; not for another
 REST_SECONDS = 5.0
 AT_ONCE, FEW_TURNS = 512, 8  # characters and turns of a prompt that is encoded on the event loop
+# Frequency penalty of a call by a base that was not taught to call functions: it ends repetitions, which
+# would fill an unbounded string of the arguments up to max_tokens.
+UNTAUGHT = 0.3
 SEED_STEP = 0x9E3779B97F4A7C15  # odd, so that no two samples have the same seed
 COUNTED = 1 << 18  # tokens of a prompt that is only counted; the context length where that is more
 
@@ -248,9 +251,10 @@ class Pipeline:
         async with AsyncExitStack() as mine:
             prepared = await self._prepared(mine, request, decision, phases, needed(request.sampling))
             decision, tokens = prepared.decision, prepared.tokens
-            params = fit(
-                request.sampling, prepared.defaults, len(tokens), self.context_length, self._max_tokens
-            )
+            defaults = prepared.defaults
+            if request.tools.choice == "required" and not self._engine.info.tool_form:
+                defaults = replace(defaults, frequency_penalty=defaults.frequency_penalty or UNTAUGHT)
+            params = fit(request.sampling, defaults, len(tokens), self.context_length, self._max_tokens)
             params = seeded(params, sample)
             check_bias(params, self._engine.info.vocab_size)
             if meter is not None:
@@ -299,7 +303,7 @@ class Pipeline:
                 domain=decision.domain or lease.domain,
                 task=decision.task or lease.task,
             )
-        prompt = Prompt(request.turns, request.raw_prompt, template)
+        prompt = Prompt(request.turns, request.raw_prompt, template, tools=request.tools)
         with phases.during(ENCODE):
             tokens = await self._encoded(prompt, request, answer)
         return Prepared(decision, tokens, defaults, self._engine.shared(prompt, tokens))
@@ -449,8 +453,7 @@ class Resting:
 def short(prompt: Prompt) -> bool:
     """Whether to encode it costs less than to wait for a thread."""
     around = len(prompt.template.system) + len(prompt.template.template)
-    size = len(prompt.raw or "") + sum(len(turn.text) for turn in prompt.turns)
-    return size + around <= AT_ONCE and len(prompt.turns) <= FEW_TURNS
+    return prompt.size + around <= AT_ONCE and len(prompt.turns) <= FEW_TURNS
 
 
 def needed(requested: Sampling) -> int:

@@ -14,13 +14,18 @@ from typing import Any
 
 from google.protobuf.json_format import MessageToDict
 
+from router.extensions.openai import tools
 from router.extensions.openai.logprobs import TextLogprobs, chat_logprobs
 from router.extensions.openai.requests import ChatCompletion, CompletionBody
 from router.names import AUTO, BASE, CHAT_ID, COMPLETION_ID, model_of
 from router.types import AdapterInfo, AdapterState
 from router.v1 import inference_pb2 as pb
 
-FINISH = {pb.FINISH_REASON_STOP: "stop", pb.FINISH_REASON_LENGTH: "length"}
+FINISH = {
+    pb.FINISH_REASON_STOP: "stop",
+    pb.FINISH_REASON_LENGTH: "length",
+    pb.FINISH_REASON_TOOL_CALLS: "tool_calls",
+}
 OWNER = "lora-router"
 
 
@@ -39,6 +44,7 @@ class AnswerWriter:
         self._usage = completion.stream_options is not None and bool(completion.stream_options.include_usage)
         self._used: dict[int, pb.Usage] = {}
         self._logprobs = bool(completion.logprobs)
+        self._must_call = isinstance(completion, ChatCompletion) and completion.must_call
         self._top = (completion.top_logprobs or 0) if isinstance(completion, ChatCompletion) else 0
         self._text_logprobs: dict[int, TextLogprobs] = defaultdict(TextLogprobs)
         self._base_digest = base_digest
@@ -60,7 +66,10 @@ class AnswerWriter:
             return self._started(place, event.started)
         if event.HasField("delta"):
             text = event.delta.text
-            more = {"delta": {"content": text}} if self._chat else {"text": text}
+            more: dict[str, Any] = {"delta": {"content": text}} if self._chat else {"text": text}
+            if event.delta.tool_calls:
+                calls = {"tool_calls": tools.pieces_json(event.delta.tool_calls)}
+                more = {"delta": ({"content": text} if text else {}) | calls}
             return self._chunk([self._choice(place, more, event.delta.logprobs, None)])
         last: dict[str, Any] = {"delta": {}} if self._chat else {"text": ""}
         data = self._chunk([self._choice(place, last, (), FINISH[event.finished.reason])])
@@ -76,7 +85,7 @@ class AnswerWriter:
         if not self._head:
             kind = "chat.completion.chunk" if self._chat else "text_completion"
             self._begin(started.response_id, started.decision, kind)
-        delta = {"delta": {"role": "assistant", "content": "", "refusal": None}}
+        delta = {"delta": {"role": "assistant", "content": None if self._must_call else "", "refusal": None}}
         choice = self._choice(place, delta if self._chat else {"text": ""}, (), None)
         if self._several:
             return self._chunk([choice | decided])
@@ -96,8 +105,10 @@ class AnswerWriter:
         return sse(self._head | {"choices": choices} | usage | dict(more or {}))
 
     def _whole_choice(self, place: int, answer: pb.GenerateResponse) -> dict[str, Any]:
-        message = {"message": {"role": "assistant", "content": answer.text, "refusal": None}}
-        text = message if self._chat else {"text": answer.text}
+        said: dict[str, Any] = {"role": "assistant", "content": answer.text, "refusal": None}
+        if answer.tool_calls:
+            said |= {"content": answer.text or None, "tool_calls": tools.calls_json(answer.tool_calls)}
+        text = {"message": said} if self._chat else {"text": answer.text}
         choice = self._choice(place, text, answer.logprobs, FINISH[answer.finish_reason])
         return choice | ({"routing": decision_json(answer.decision)} if self._several else {})
 

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from router.errors import AdapterNotFound, FieldViolation, InvalidRequest, PromptTooLong
+from router.extensions.openai import tools
 from router.extensions.openai.requests import (
     ChatCompletion,
     CompletionBody,
@@ -20,7 +21,7 @@ from router.server import http
 
 MODEL_FORM = "NAME, NAME@VERSION, auto or base"
 NUMBERED = re.compile(r"inputs\[(\d+)\]")
-MESSAGE = re.compile(r"input\.chat\.messages\[(\d+)\](?:\.(\w+))?")
+MESSAGE = re.compile(r"input\.chat\.messages\[(\d+)\](?:\.(.+))?")
 
 
 def error_json(status: int, reason: str, message: str, field: str) -> dict[str, Any]:
@@ -80,6 +81,7 @@ class Words:
         return FieldViolation(prompt, f"{text}; {prompt} and {self._max_tokens} need {needs}")
 
     def _field(self, field: str) -> str:
+        field = tools.in_their_words(field)
         if (message := MESSAGE.fullmatch(field)) is not None:
             return self._message(int(message[1]), message[2] or "")
         if (numbered := NUMBERED.match(field)) is not None:

@@ -146,6 +146,19 @@ async def test_a_unit_counts_once_in_an_experiment(
         assert set(rows.exposures) == {answer["id"].removeprefix("chatcmpl-")}
 
 
+async def test_calls_of_functions_are_in_each_choice(start_web: StartWeb, http: Http) -> None:
+    parameters = {"type": "object", "properties": {"a": {"enum": [1]}}, "required": ["a"]}
+    tool = {"type": "function", "function": {"name": "f", "parameters": parameters}}
+    body = asking(n=2, tools=[tool], tool_choice="required")
+    client = http(await start_web())
+    whole = validated((await client.post(CHAT, json=body)).json())
+    for choice in whole["choices"]:
+        assert choice["finish_reason"] == "tool_calls"
+        assert [call["function"]["name"] for call in choice["message"]["tool_calls"]] == ["f"]
+    events = validated_events((await client.post(CHAT, json=body | {"stream": True})).text)
+    assert [e["choices"][0]["finish_reason"] for e in events].count("tool_calls") == 2
+
+
 async def test_many_at_once(start_web: StartWeb, http: Http) -> None:
     client = http(await start_web())
     answers = await asyncio.gather(*(client.post(CHAT, json=asking(f"q {i}", n=4)) for i in range(16)))

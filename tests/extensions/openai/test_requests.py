@@ -78,7 +78,7 @@ def test_response_formats_are_constraints() -> None:
     ("sent", "bad"),
     [
         ({"messages": []}, "messages"),
-        ({"messages": [{"role": "tool", "content": "x"}]}, "messages[0].role"),
+        ({"messages": [{"role": "wizard", "content": "x"}]}, "messages[0].role"),
         ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "messages[0].content"),
         ({"messages": "hi"}, "messages"),
         ({"temperature": "hot"}, "temperature"),
