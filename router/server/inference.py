@@ -10,6 +10,7 @@ import math
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass, replace
+from itertools import repeat
 from typing import Literal
 
 from google.protobuf.duration_pb2 import Duration
@@ -35,6 +36,8 @@ from router.server.status import redacted
 from router.server.tool_calls import AnswerWithCalls, CallPiece, Piece
 from router.server.tools import forced, named_schemas
 from router.types import (
+    MAX_BIAS,
+    MAX_BIASES,
     MAX_LABELS,
     MAX_MIXTURE_PARTS,
     MAX_MIXTURE_WEIGHT,
@@ -45,6 +48,7 @@ from router.types import (
     Continuity,
     Decision,
     FinishReason,
+    LogitBias,
     MixturePart,
     Reason,
     Request,
@@ -72,8 +76,13 @@ class InferenceService(InferenceServiceServicer):
         registry: AdapterRegistry,
     ) -> None:
         self._limits = RequestLimits(settings.max_prompt_bytes, settings.max_tokens_limit)
-        self._every, self._log_prompts = settings.stream_interval, settings.log_prompts
-        self._pipeline, self._registry = pipeline, registry
+        self.every, self._log_prompts = settings.stream_interval, settings.log_prompts
+        self.pipeline, self._registry = pipeline, registry
+
+    @property
+    def base_digest(self) -> str:
+        """Of the base, with the precision of its weights."""
+        return self.pipeline.base_digest
 
     async def Generate(self, request: pb.GenerateRequest, call: Call) -> pb.GenerateResponse:
         """The whole answer in one message."""
@@ -81,7 +90,7 @@ class InferenceService(InferenceServiceServicer):
         texts: list[str] = []
         logprobs: list[TokenLogprob] = []
         end = Finished(FinishReason.ERROR)
-        async with self._answer(asked, call) as (decision, generation):
+        async with self.answer(asked, call) as (decision, generation):
             try:
                 async with aclosing(batches(generation, ALL)) as each:
                     async for batch in each:
@@ -124,10 +133,10 @@ class InferenceService(InferenceServiceServicer):
         """The same, each event given to `write`, which sends it in the form that the caller reads."""
         asked = self._asked(generate_request(request, call.response_id, self._limits), call)
         answer = StreamedAnswer(asked.tools)
-        async with self._answer(asked, call) as (decision, generation):
+        async with self.answer(asked, call) as (decision, generation):
             await call.begin()
             await write(started_message(call.response_id, decision, asked.routing.explain))
-            async with aclosing(batches(generation, self._every)) as each:
+            async with aclosing(batches(generation, self.every)) as each:
                 async for batch in each:
                     delta, end = joined(batch)
                     if delta is not None:
@@ -143,16 +152,16 @@ class InferenceService(InferenceServiceServicer):
         """The decision alone, explained."""
         asked = self._asked(route_request(request, call.response_id, self._limits), call)
         asked = replace(asked, routing=replace(asked.routing, explain=True))
-        decision = await self._pipeline.decide(asked, call)
+        decision = await self.pipeline.decide(asked, call)
         return pb.RouteResponse(decision=decision_message(decision, explain=True))
 
     async def CountTokens(self, request: pb.CountTokensRequest, call: Call) -> pb.CountTokensResponse:
         """The length of the prompt under the adapter it would get."""
         asked = self._asked(route_request(request, call.response_id, self._limits), call)
-        async with self._pipeline.prepare(asked, call) as prepared:
+        async with self.pipeline.prepare(asked, call) as prepared:
             return pb.CountTokensResponse(
                 prompt_tokens=len(prepared.tokens),
-                context_length=self._pipeline.context_length,
+                context_length=self.pipeline.context_length,
                 decision=decision_message(prepared.decision, asked.routing.explain),
             )
 
@@ -160,13 +169,17 @@ class InferenceService(InferenceServiceServicer):
         self, request: pb.RecordCorrectionRequest, call: Call
     ) -> pb.RecordCorrectionResponse:
         """Durable when it answers."""
-        return await record_correction(request, call, self._pipeline.corrections, self._registry)
+        return await record_correction(request, call, self.pipeline.corrections, self._registry)
+
+    def asked(self, message: pb.GenerateRequest, call: Call) -> Request:
+        """The request of a call. Raises InvalidRequest, Overloaded."""
+        return self._asked(generate_request(message, call.response_id, self._limits), call)
 
     @asynccontextmanager
-    async def _answer(self, asked: Request, call: Call) -> AsyncIterator[tuple[Decision, Buffered]]:
+    async def answer(self, asked: Request, call: Call) -> AsyncIterator[tuple[Decision, Buffered]]:
         """As the pipeline's; errors of the schema of a call name its function."""
         with named_schemas(asked.tools):
-            async with self._pipeline.answer(asked, call) as taken:
+            async with self.pipeline.answer(asked, call) as taken:
                 yield taken
 
     def _asked(self, request: Request, call: Call) -> Request:
@@ -321,7 +334,19 @@ def sampling_of(message: pb.Sampling, max_tokens_limit: int, found: Findings) ->
     if "max_tokens" in given and given.get("min_tokens", 0) > given["max_tokens"] >= 1:
         found.add("sampling.min_tokens", "must not be more than max_tokens")
     stop, constraint = _stops(message.stop, found), constraint_of(message, found)
-    return Sampling(stop=stop, constraint=constraint, **given)  # type: ignore[arg-type]  # the proto fixes int or float for each
+    bias = _logit_bias(message.logit_bias, found)
+    return Sampling(stop=stop, constraint=constraint, logit_bias=bias, **given)  # type: ignore[arg-type]  # the proto fixes int or float for each
+
+
+def _logit_bias(biases: Mapping[int, float], found: Findings) -> LogitBias | None:
+    if len(biases) > MAX_BIASES:
+        found.add("sampling.logit_bias", f"must have at most {MAX_BIASES} entries, got {len(biases)}")
+        return None
+    for token, bias in biases.items():
+        if not abs(bias) <= MAX_BIAS:  # nor NaN
+            text = f"must be in [{-MAX_BIAS:g}, {MAX_BIAS:g}], got {bias:g}"
+            found.add(f"sampling.logit_bias[{token}]", text)
+    return tuple(sorted(biases.items())) or None
 
 
 def constraint_of(message: pb.Sampling, found: Findings) -> Constraint | None:
@@ -499,9 +524,12 @@ def logprob_messages(logprobs: Iterable[TokenLogprob]) -> list[pb.TokenLogprob]:
             token_id=entry.token_id,
             logprob=entry.logprob,
             top=[
-                pb.TokenLogprob.Alternative(token=token, token_id=token_id, logprob=logprob)
-                for token, token_id, logprob in entry.top
+                pb.TokenLogprob.Alternative(token=token, token_id=token_id, logprob=logprob, bytes=part)
+                for (token, token_id, logprob), part in zip(
+                    entry.top, entry.top_parts or repeat(b""), strict=False
+                )
             ],
+            bytes=entry.part,
         )
         for entry in logprobs
     ]

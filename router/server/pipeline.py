@@ -31,6 +31,8 @@ from router.errors import (
     DeadlineExceeded,
     Draining,
     FailedPrecondition,
+    FieldViolation,
+    InvalidRequest,
     NotActivated,
     NotFound,
     PromptTooLong,
@@ -43,6 +45,7 @@ from router.server.call import ENCODE, LEASE, ROUTE, Call, CallPhases, check_tim
 from router.server.encoding import Encoding
 from router.types import (
     EVERYTHING,
+    INT64,
     AdapterRef,
     Decision,
     FinishReason,
@@ -67,6 +70,7 @@ AT_ONCE, FEW_TURNS = 512, 8  # characters and turns of a prompt that is encoded 
 # Frequency penalty of a call by a base that was not taught to call functions: it ends repetitions, which
 # would fill an unbounded string of the arguments up to max_tokens.
 UNTAUGHT = 0.3
+SEED_STEP = 0x9E3779B97F4A7C15  # odd, so that no two samples have the same seed
 COUNTED = 1 << 18  # tokens of a prompt that is only counted; the context length where that is more
 
 
@@ -122,11 +126,16 @@ class Pipeline:
         """Tokens of prompt and answer together."""
         return self._engine.info.context_length
 
+    @property
+    def base_digest(self) -> str:
+        """Of the base, with the precision of its weights."""
+        return self._engine.info.served_digest
+
     @asynccontextmanager
     async def answer(self, request: Request, call: Call) -> AsyncIterator[tuple[Decision, Buffered]]:
         """Admitted by the engine when the block is entered; its row is freed when it is left."""
         async with AsyncExitStack() as held:
-            request = await self._rewritten(request)
+            call.rewritten = request = await self._rewritten(request)
             choices = await self._routed(request, call, counted=True)
             try:
                 taken = await self._taken(held, request, choices, call)
@@ -139,6 +148,21 @@ class Pipeline:
             watchers = self._watchers(request, taken, choices, call)
             watched = watching(watchers, taken.generation, lambda: self._stopped(call))
             yield taken.decision, held.enter_context(watched)
+
+    @asynccontextmanager
+    async def another(
+        self, request: Request, decision: Decision, call: Call, sample: int
+    ) -> AsyncIterator[Buffered]:
+        """Sample number `sample` of the answer to a request, as plugins left it, by what gives the first.
+
+        To experiments, feedback and plugins the first answer stands for all.
+        """
+        async with AsyncExitStack() as held:
+            call.decision = decision
+            taken = await self._submitted(
+                held, request, decision, call.phases, meter=call.meter, sample=sample
+            )
+            yield buffered(taken.generation)
 
     async def _taken(
         self, held: AsyncExitStack, request: Request, choices: Candidates, call: Call
@@ -221,6 +245,7 @@ class Pipeline:
         phases: CallPhases,
         background: bool = False,
         meter: UsageMeter | None = None,
+        sample: int = 0,
     ) -> Submitted:
         """Lease, encode, fit, compile, submit; if all works, the end of `held` frees row and lease."""
         async with AsyncExitStack() as mine:
@@ -230,6 +255,8 @@ class Pipeline:
             if request.tools.choice == "required" and not self._engine.info.tool_form:
                 defaults = replace(defaults, frequency_penalty=defaults.frequency_penalty or UNTAUGHT)
             params = fit(request.sampling, defaults, len(tokens), self.context_length, self._max_tokens)
+            params = seeded(params, sample)
+            check_bias(params, self._engine.info.vocab_size)
             if meter is not None:
                 meter.reserve(len(tokens), params.max_tokens)
             adapter = decision.digest if decision.adapter or decision.mixture else None
@@ -448,6 +475,21 @@ def fit(
         raise PromptTooLong(context, prompt_tokens + least)
     max_tokens = requested.max_tokens or min(max(params.max_tokens, least), most, room)
     return replace(params, max_tokens=max_tokens, min_tokens=min(params.min_tokens, max_tokens))
+
+
+def seeded(params: SamplingParams, sample: int) -> SamplingParams:
+    """For sample number `sample` of several: a seed of its own that follows from the first one's."""
+    if params.seed is None or not sample:
+        return params
+    return replace(params, seed=(params.seed + sample * SEED_STEP) & INT64)
+
+
+def check_bias(params: SamplingParams, vocabulary: int) -> None:
+    """Raise InvalidRequest for a bias of a token that the base does not have."""
+    for token, _ in params.logit_bias:
+        if not 0 <= token < vocabulary:
+            text = f"is no token of the base: ids are 0 to {vocabulary - 1}"
+            raise InvalidRequest([FieldViolation(f"sampling.logit_bias[{token}]", text)])
 
 
 # -- Watchers: experiments and plugins learn when an answer begins and how it ends.

@@ -1,21 +1,23 @@
-"""Messages of InferenceService as OpenAI's answers, events and errors.
+"""Messages of InferenceService as OpenAI's answers and events.
 
 Source: https://platform.openai.com/docs/api-reference (chat, completions, models, streaming).
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import time
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from google.protobuf.json_format import MessageToDict
 
 from router.extensions.openai import tools
+from router.extensions.openai.logprobs import TextLogprobs, chat_logprobs
 from router.extensions.openai.requests import ChatCompletion, CompletionBody
-from router.names import AUTO, BASE, model_of
-from router.server import http
+from router.names import AUTO, BASE, CHAT_ID, COMPLETION_ID, model_of
 from router.types import AdapterInfo, AdapterState
 from router.v1 import inference_pb2 as pb
 
@@ -28,78 +30,117 @@ OWNER = "lora-router"
 
 
 class AnswerWriter:
-    """Writes answers to one request."""
+    """Writes the answers to one request, whole or as events. `base_digest` is that of the base.
 
-    def __init__(self, completion: CompletionBody) -> None:
+    Answers are counted: the first prompt's come first. With several prompts each answer has a `routing` of
+    its own.
+    """
+
+    def __init__(self, completion: CompletionBody, base_digest: str = "") -> None:
         self._chat = isinstance(completion, ChatCompletion)
-        self._kind = "chat.completion" if self._chat else "text_completion"
-        self._usage = completion.stream_options is not None and completion.stream_options.include_usage
+        self._n = completion.n or 1
+        prompts = 1 if isinstance(completion, ChatCompletion) else len(completion.prompt)
+        self._several, self._unfinished = prompts > 1, prompts * self._n
+        self._usage = completion.stream_options is not None and bool(completion.stream_options.include_usage)
+        self._used: dict[int, pb.Usage] = {}
         self._logprobs = bool(completion.logprobs)
         self._must_call = isinstance(completion, ChatCompletion) and completion.must_call
         self._top = (completion.top_logprobs or 0) if isinstance(completion, ChatCompletion) else 0
+        self._text_logprobs: dict[int, TextLogprobs] = defaultdict(TextLogprobs)
+        self._base_digest = base_digest
         self._created = int(time.time())
         self._head: dict[str, Any] = {}
 
-    def whole(self, answer: pb.GenerateResponse) -> bytes:
-        """The answer in one piece."""
-        self._begin(answer.response_id, answer.decision, self._kind)
-        said: dict[str, Any] = {"role": "assistant", "content": answer.text, "refusal": None}
-        if answer.tool_calls:
-            said |= {"content": answer.text or None, "tool_calls": tools.calls_json(answer.tool_calls)}
-        text = {"message": said}
-        choice = self._choice(
-            text if self._chat else {"text": answer.text}, answer.logprobs, FINISH[answer.finish_reason]
-        )
-        decided = decision_json(answer.decision)
-        body = self._head | {"choices": [choice], "usage": usage_json(answer.usage), "routing": decided}
+    def whole(self, found: Sequence[pb.GenerateResponse]) -> bytes:
+        """All answers in one piece."""
+        kind = "chat.completion" if self._chat else "text_completion"
+        self._begin(found[0].response_id, found[0].decision, kind)
+        choices = [self._whole_choice(place, answer) for place, answer in enumerate(found)]
+        usage = self._usage_json({place: answer.usage for place, answer in enumerate(found)})
+        body = self._head | {"choices": choices, "usage": usage, "routing": decision_json(found[0].decision)}
         return json.dumps(body).encode()
 
-    def event(self, event: pb.StreamGenerateResponse) -> bytes:
-        """The same as server-sent events."""
+    def event(self, place: int, event: pb.StreamGenerateResponse) -> bytes:
+        """The same as server-sent events; `place` is that of the answer."""
         if event.HasField("started"):
-            kind = "chat.completion.chunk" if self._chat else self._kind
-            self._begin(event.started.response_id, event.started.decision, kind)
-            decided = {"routing": decision_json(event.started.decision)}
-            empty = None if self._must_call else ""
-            first = {"delta": {"role": "assistant", "content": empty}} if self._chat else {"text": ""}
-            return self._chunk([self._choice(first, (), None)], decided)
+            return self._started(place, event.started)
         if event.HasField("delta"):
             text = event.delta.text
             more: dict[str, Any] = {"delta": {"content": text}} if self._chat else {"text": text}
             if event.delta.tool_calls:
                 calls = {"tool_calls": tools.pieces_json(event.delta.tool_calls)}
                 more = {"delta": ({"content": text} if text else {}) | calls}
-            return self._chunk([self._choice(more, event.delta.logprobs, None)])
+            return self._chunk([self._choice(place, more, event.delta.logprobs, None)])
         last: dict[str, Any] = {"delta": {}} if self._chat else {"text": ""}
-        data = self._chunk([self._choice(last, (), FINISH[event.finished.reason])])
+        data = self._chunk([self._choice(place, last, (), FINISH[event.finished.reason])])
+        self._used[place] = event.finished.usage
+        if len(self._used) < self._unfinished:
+            return data
         if self._usage:
-            data += self._chunk([], {"usage": usage_json(event.finished.usage)})
+            data += self._chunk([], {"usage": self._usage_json(self._used)})
         return data + b"data: [DONE]\n\n"
+
+    def _started(self, place: int, started: pb.Started) -> bytes:
+        decided = {"routing": decision_json(started.decision)}
+        if not self._head:
+            kind = "chat.completion.chunk" if self._chat else "text_completion"
+            self._begin(started.response_id, started.decision, kind)
+        delta = {"delta": {"role": "assistant", "content": None if self._must_call else "", "refusal": None}}
+        choice = self._choice(place, delta if self._chat else {"text": ""}, (), None)
+        if self._several:
+            return self._chunk([choice | decided])
+        return self._chunk([choice], {} if place else decided)
 
     def _begin(self, response_id: str, decision: pb.Decision, kind: str) -> None:
         self._head = {
-            "id": response_id,
+            "id": (CHAT_ID if self._chat else COMPLETION_ID) + response_id,
             "object": kind,
             "created": self._created,
             "model": model_of(decision),
+            "system_fingerprint": fingerprint(self._base_digest, decision.digest),
         }
 
     def _chunk(self, choices: list[dict[str, Any]], more: Mapping[str, Any] | None = None) -> bytes:
         usage = {"usage": None} if self._usage else {}
         return sse(self._head | {"choices": choices} | usage | dict(more or {}))
 
+    def _whole_choice(self, place: int, answer: pb.GenerateResponse) -> dict[str, Any]:
+        said: dict[str, Any] = {"role": "assistant", "content": answer.text, "refusal": None}
+        if answer.tool_calls:
+            said |= {"content": answer.text or None, "tool_calls": tools.calls_json(answer.tool_calls)}
+        text = {"message": said} if self._chat else {"text": answer.text}
+        choice = self._choice(place, text, answer.logprobs, FINISH[answer.finish_reason])
+        return choice | ({"routing": decision_json(answer.decision)} if self._several else {})
+
     def _choice(
-        self, text: Mapping[str, Any], logprobs: Sequence[pb.TokenLogprob], finish: str | None
+        self, place: int, text: Mapping[str, Any], logprobs: Sequence[pb.TokenLogprob], finish: str | None
     ) -> dict[str, Any]:
         shown = None
         if self._logprobs and logprobs:
-            shown = chat_logprobs(logprobs, self._top) if self._chat else text_logprobs(logprobs)
-        return {"index": 0, **text, "logprobs": shown, "finish_reason": finish}
+            of_text = self._text_logprobs[place]
+            shown = chat_logprobs(logprobs, self._top) if self._chat else of_text.of(logprobs)
+        return {"index": place, **text, "logprobs": shown, "finish_reason": finish}
+
+    def _usage_json(self, used: Mapping[int, pb.Usage]) -> dict[str, Any]:
+        """Of all answers; a prompt counts once."""
+        firsts = [usage for place, usage in used.items() if place % self._n == 0]
+        return usage_json(
+            pb.Usage(
+                prompt_tokens=sum(usage.prompt_tokens for usage in firsts),
+                cached_tokens=sum(usage.cached_tokens for usage in firsts),
+                completion_tokens=sum(usage.completion_tokens for usage in used.values()),
+            )
+        )
 
 
 def sse(body: Mapping[str, Any]) -> bytes:
     """One server-sent event."""
     return b"data: " + json.dumps(body).encode() + b"\n\n"
+
+
+def fingerprint(base_digest: str, adapter_digest: str) -> str:
+    """Of the weights that answered: another one where those of the base or the adapter change."""
+    return "fp_" + hashlib.sha256(f"{base_digest} {adapter_digest}".encode()).hexdigest()[:12]
 
 
 def decision_json(decision: pb.Decision) -> dict[str, Any]:
@@ -110,62 +151,38 @@ def decision_json(decision: pb.Decision) -> dict[str, Any]:
 
 
 def usage_json(usage: pb.Usage) -> dict[str, Any]:
-    """Tokens."""
+    """Tokens. Of what this server does not do there are none."""
     return {
         "prompt_tokens": usage.prompt_tokens,
         "completion_tokens": usage.completion_tokens,
         "total_tokens": usage.prompt_tokens + usage.completion_tokens,
-        "prompt_tokens_details": {"cached_tokens": usage.cached_tokens},
+        "prompt_tokens_details": {"cached_tokens": usage.cached_tokens, "audio_tokens": 0},
+        "completion_tokens_details": {
+            "reasoning_tokens": 0,
+            "audio_tokens": 0,
+            "accepted_prediction_tokens": 0,
+            "rejected_prediction_tokens": 0,
+        },
     }
 
 
-def chat_logprobs(entries: Iterable[pb.TokenLogprob], top: int) -> dict[str, Any]:
-    """As chat completions have them."""
-
-    def entry(one: Any) -> dict[str, Any]:
-        return {"token": one.token, "logprob": one.logprob, "bytes": list(one.token.encode())}
-
-    return {"content": [entry(one) | {"top_logprobs": [entry(t) for t in one.top[:top]]} for one in entries]}
-
-
-def text_logprobs(entries: Sequence[pb.TokenLogprob]) -> dict[str, Any]:
-    """As completions have them."""
-    offsets, at = [], 0
-    for one in entries:
-        offsets.append(at)
-        at += len(one.token)
-    return {
-        "tokens": [one.token for one in entries],
-        "token_logprobs": [one.logprob for one in entries],
-        "top_logprobs": [{t.token: t.logprob for t in one.top} for one in entries],
-        "text_offset": offsets,
-    }
-
-
-def models_json(adapters: Iterable[AdapterInfo]) -> dict[str, Any]:
-    """`auto`, the base, every name with a default version, and every version."""
-    named = [(AUTO, "the adapter that routing picks"), (BASE, "the base alone")]
+def models_json(adapters: Iterable[AdapterInfo], since: float) -> dict[str, Any]:
+    """`auto`, the base, every name with a default version, and every version. `since`: when the server
+    started, in unix seconds."""
+    named = [(AUTO, "the adapter that routing picks", since), (BASE, "the base alone", since)]
     for info in adapters:
         if info.state is not AdapterState.QUARANTINED:
-            named += [(info.ref.name, info.description)] if info.default else []
-            named.append((f"{info.ref.name}@{info.ref.version}", info.description))
-    return {"object": "list", "data": [model_json(name, text) for name, text in named]}
+            named += [(info.ref.name, info.description, info.since)] if info.default else []
+            named.append((f"{info.ref.name}@{info.ref.version}", info.description, info.since))
+    return {"object": "list", "data": [model_json(*one) for one in named]}
 
 
-def model_json(name: str, description: str) -> dict[str, Any]:
+def model_json(name: str, description: str, since: float) -> dict[str, Any]:
     """One entry."""
-    return {"id": name, "object": "model", "created": 0, "owned_by": OWNER, "description": description}
-
-
-FIELDS = {"input.chat.messages": "messages", "input.raw_prompt": "prompt", "routing.adapter": "model"}
-
-
-def error_json(status: int, reason: str, message: str, field: str) -> dict[str, Any]:
-    """An error in OpenAI's shape; `code` is the reason that gRPC clients get, in lower case."""
-    field, message = tools.in_their_words(field), tools.in_their_words(message)
-    for ours, theirs in FIELDS.items():
-        field, message = field.replace(ours, theirs), message.replace(ours, theirs)
-    field, message = field.removeprefix("sampling."), message.replace("sampling.", "")
-    if reason == "ADAPTER_NOT_FOUND":
-        reason, field = "MODEL_NOT_FOUND", "model"
-    return http.error_json(status, reason, message, field)
+    return {
+        "id": name,
+        "object": "model",
+        "created": int(since),
+        "owned_by": OWNER,
+        "description": description,
+    }
