@@ -292,8 +292,8 @@ class Traffic:
         return found
 
     def minutes(self, of: Range) -> list[float]:
-        """How long each slot was counted; 0 for the present one before a third of it has passed, since the rate
-        of so short a time says little."""
+        """How long each slot was counted; 0 for the present one before a third of it has passed, since the
+        rate of so short a time says little."""
         now, seconds = self._now(), of.seconds / of.slots
         present = now % seconds
         return [seconds / 60] * (of.slots - 1) + [present / 60 if present > seconds / 3 else 0.0]
