@@ -34,6 +34,7 @@ from router.server.health import ServerHealth
 from router.server.http import EVENTS, JSON, HttpCall, Reply, Route, route_name
 from router.server.metrics import ServerMetrics
 from router.server.policy import ROWS, Policy
+from router.types import Keeping
 
 if TYPE_CHECKING:
     from router.config import Settings
@@ -200,6 +201,7 @@ class ConsoleContext:
     no_experiments: str = ""  # why there are none
     improvements: Improvements | None = None
     preferences: Preferences | None = None  # blind comparisons, which the database of experiments keeps
+    feedback: Keeping = "off"  # the most that is kept of what users think of answers
 
     @classmethod
     def of(cls, server: ServerApp, recent: RecentAudit) -> ConsoleContext:
@@ -217,6 +219,7 @@ class ConsoleContext:
             no_experiments=absent,
             improvements=server.improvements,
             preferences=preferences,
+            feedback=server.feedback.answers.keeping if server.feedback is not None else "off",
         )
 
 
