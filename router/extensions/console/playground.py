@@ -33,7 +33,7 @@ from router.names import model_of
 from router.server.admission import ServerPhase
 from router.server.policy import Policy
 from router.server.status import INTERNAL, code_of, public_message, shown
-from router.types import CONTINUITIES, weaker
+from router.types import CONTINUITIES, Keeping, weaker
 from router.v1 import experiments_pb2 as experiments
 from router.v1 import feedback_pb2 as feedback_pb
 from router.v1 import inference_pb2 as pb
@@ -68,7 +68,7 @@ async def values(visit: Visit, typed: Mapping[str, str], **more: Any) -> dict[st
         # Whether an answer can be judged, corrected, compared: else there is no button for it.
         "corrections": context.corrections is not None and not visit.why_not(CORRECTION),
         "outcomes": not (context.no_experiments or visit.why_not(OUTCOME)),
-        "feedback": "off" if visit.why_not(FEEDBACK) else weaker(context.feedback, client.feedback),
+        "feedback": keeping(visit),
         "blind": context.preferences is not None,
         "preferred": await preferred(visit),
         "shapes": SHAPES,
@@ -82,6 +82,14 @@ async def values(visit: Visit, typed: Mapping[str, str], **more: Any) -> dict[st
         "answered": None,
         **more,
     }
+
+
+def keeping(visit: Visit) -> Keeping:
+    """What would be kept of the client's feedback."""
+    recorder = visit.console.context.feedback
+    if recorder is None or visit.why_not(FEEDBACK):
+        return "off"
+    return weaker(recorder.answers.keeping, visit.client.feedback)
 
 
 OPTIONS = (  # that are folded unless one of them is set

@@ -34,11 +34,11 @@ from router.server.health import ServerHealth
 from router.server.http import EVENTS, JSON, HttpCall, Reply, Route, route_name
 from router.server.metrics import ServerMetrics
 from router.server.policy import ROWS, Policy
-from router.types import Keeping
 
 if TYPE_CHECKING:
     from router.config import Settings
     from router.experiments.preferences import Preferences
+    from router.feedback.recorder import FeedbackRecorder
     from router.server.app import ServerApp
     from router.server.inference import InferenceService
     from router.server.interceptors import Interceptors
@@ -201,7 +201,7 @@ class ConsoleContext:
     no_experiments: str = ""  # why there are none
     improvements: Improvements | None = None
     preferences: Preferences | None = None  # blind comparisons, which the database of experiments keeps
-    feedback: Keeping = "off"  # the most that is kept of what users think of answers
+    feedback: FeedbackRecorder | None = None
 
     @classmethod
     def of(cls, server: ServerApp, recent: RecentAudit) -> ConsoleContext:
@@ -219,7 +219,7 @@ class ConsoleContext:
             no_experiments=absent,
             improvements=server.improvements,
             preferences=preferences,
-            feedback=server.feedback.answers.keeping if server.feedback is not None else "off",
+            feedback=server.feedback,
         )
 
 
