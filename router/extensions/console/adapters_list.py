@@ -17,7 +17,9 @@ from urllib.parse import urlencode
 
 from router.engine.base import EngineStatus
 from router.errors import Findings
+from router.extensions.console.rendering import lasting
 from router.extensions.console.site import Entry, Page, Visit
+from router.extensions.console.traffic import RANGES, REST
 from router.ports import Measured
 from router.server.adapters import adapter_message
 from router.types import AdapterInfo, AdapterRef, AdapterState
@@ -25,6 +27,7 @@ from router.v1 import adapters_pb2 as pb
 
 LIST = "/router.v1.AdapterService/ListAdapters"
 PAGE_SIZE = 50
+DAY = RANGES["24h"]
 MOST_OPTIONS, MOST_TYPED = 100, 200  # domains or tasks to choose from; characters of a search
 STATES = {  # as the badge shows them
     pb.Adapter.STATE_DISCOVERED: ("on disk", ""),
@@ -181,15 +184,12 @@ def options(values: Iterator[str], chosen: str) -> list[str]:
 
 
 def requested(visit: Visit) -> tuple[dict[tuple[str, str], float], str]:
-    """Requests by version, and of which time."""
-    samples = visit.console.history.samples
-    if len(samples) < 2:
-        return {}, "last 15 minutes"
-    before, after = samples[0].by_version, samples[-1].by_version
-    counts = {
-        who: now.requests - (before[who].requests if who in before else 0) for who, now in after.items()
-    }
-    return counts, "last 15 minutes"
+    """Requests of the last day by version, and of which time, in words: counts begin with the server."""
+    traffic = visit.console.traffic
+    counts = {who: float(one.requests) for who, one in traffic.versions(DAY).items()}
+    since = traffic.counted(DAY)
+    span = "last 24 h" if since >= DAY.seconds else f"last {lasting(since)}"
+    return counts, span + (", as far as they are counted by adapter" if REST in counts else "")
 
 
 def shown_row(visit: Visit, one: AdapterRow, status: EngineStatus) -> dict[str, Any]:

@@ -53,7 +53,7 @@
         series: [
           { label: "Routed", value: (_, v) => share(v) },
           line("Wrong", "one", { width: 2 }), line("Wrong, at most", "one", { dash: [2, 4] }), line("target", "one", { dash: [9, 5], width: 1 }),
-          ...(strange ? [line("For no adapter, at most", "two", { dash: [2, 4] }), line("target, for no adapter", "two", { dash: [9, 5], width: 1 })] : []),
+          ...(strange ? [line("Strange, at most", "two", { dash: [2, 4] }), line("target, strange", "two", { dash: [9, 5], width: 1 })] : []),
         ],
         axes: [axis("share of requests routed", (_, ticks) => ticks.map((v) => percent(v, 0)), 30),
           axis("share wrong", (_, ticks) => ticks.map((v) => percent(v, 0)), 46)],
@@ -65,14 +65,14 @@
     const verdict = (one) => {
       const beyond = [];
       if (one.error_bound > said.target) beyond.push(`errors may be ${percent(one.error_bound)}, the target is ${percent(said.target)}`);
-      if (one.strange_bound > said.ood_target) beyond.push(`requests for no adapter routed may be ${percent(one.strange_bound)}, the target is ${percent(said.ood_target)}`);
+      if (one.strange_bound > said.ood_target) beyond.push(`strange requests routed may be ${percent(one.strange_bound)}, the target is ${percent(said.ood_target)}`);
       return beyond.length ? `Beyond the targets: ${beyond.join("; ")}.` : "Within the targets.";
     };
     const show = () => {
       const place = Number(slider.value);
       const one = points[place];
       put("-threshold", percent(one.threshold));
-      put("-novelty", `unfamiliarity ${percent(one.novelty_limit)} at most`);
+      put("-novelty", `strangeness ${percent(one.novelty_limit)} at most`);
       put("-routed", percent(one.routed / rows));
       put("-routed-count", `${one.routed.toLocaleString("en")} of ${rows.toLocaleString("en")}`);
       put("-error", percent(error[place]));
@@ -81,7 +81,7 @@
       put("-strange-bound", strange ? `${one.strange_routed}; at most ${percent(one.strange_bound)}` : "none were given");
       const now = points[present];
       const change = present == null ? "" : place === present ? "This is in force." :
-        `Against what is in force: ${less(one.routed - now.routed, "requests routed")}, ${less(one.errors - now.errors, "of them wrong")}, ${less(one.strange_routed - now.strange_routed, "requests for no adapter routed")}.`;
+        `Against what is in force: ${less(one.routed - now.routed, "requests routed")}, ${less(one.errors - now.errors, "of them wrong")}, ${less(one.strange_routed - now.strange_routed, "strange requests routed")}.`;
       put("", `${change} ${verdict(one)}`.trim());
       slider.setAttribute("aria-valuetext", `confidence ${percent(one.threshold)}`);
       drawing.redraw();
