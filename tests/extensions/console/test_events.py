@@ -53,6 +53,6 @@ async def test_a_page_shows_them(opened: SimpleNamespace) -> None:
         return str((await opened.http.get("/console/adapters/medical/1.0.0")).text)
 
     for _ in range(50):
-        if "<td>ready</td>" in (text := await page()):
+        if ">ready</td>" in (text := await page()):
             break
     assert ">ready</td>" in text
