@@ -12,6 +12,7 @@ from router.errors import FieldViolation, InvalidRequest, NotFound
 from router.extensions.console import (
     activity,
     adapters,
+    adapters_list,
     experiment_plan,
     experiments,
     improvement,
@@ -88,6 +89,7 @@ SESSION_ENTRIES: tuple[Entry, ...] = (
 MODULES = (  # as their pages stand at the side
     overview,
     playground,
+    adapters_list,
     adapters,
     routing,
     experiments,
