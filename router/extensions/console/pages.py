@@ -12,8 +12,10 @@ from router.errors import FieldViolation, InvalidRequest, NotFound
 from router.extensions.console import (
     activity,
     adapters,
+    experiment,
     experiment_plan,
     experiments,
+    feedback,
     improvement,
     overview,
     playground,
@@ -91,7 +93,9 @@ MODULES = (  # as their pages stand at the side
     adapters,
     routing,
     experiments,
+    experiment,
     experiment_plan,
+    feedback,
     improvement,
     activity,
 )

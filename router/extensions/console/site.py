@@ -38,6 +38,8 @@ from router.server.policy import ROWS, Policy
 if TYPE_CHECKING:
     from router.config import Settings
     from router.experiments.preferences import Preferences
+    from router.experiments.report.model import Report
+    from router.feedback.recorder import FeedbackRecorder
     from router.server.app import ServerApp
     from router.server.inference import InferenceService
     from router.server.interceptors import Interceptors
@@ -200,15 +202,20 @@ class ConsoleContext:
     no_experiments: str = ""  # why there are none
     improvements: Improvements | None = None
     preferences: Preferences | None = None  # blind comparisons, which the database of experiments keeps
+    last_look: Callable[[str], Report | None] = lambda _: None  # at a running experiment
+    feedback: FeedbackRecorder | None = None
 
     @classmethod
     def of(cls, server: ServerApp, recent: RecentAudit) -> ConsoleContext:
         """Of that server; `recent` has what administrators did."""
         absent, preferences = server.no_experiments, None
+        last_look: Callable[[str], Report | None] = lambda _: None
         if server.experiments is not None:
             from router.experiments.preferences import preferences_of
+            from router.experiments.runtime import last_look_of
 
             absent, preferences = "", preferences_of(server.experiments)
+            last_look = last_look_of(server.experiments)
         found = (server.engine, server.registry, server.metrics, server.health, recent, server.router.state)
         return cls(
             *found,
@@ -217,6 +224,8 @@ class ConsoleContext:
             no_experiments=absent,
             improvements=server.improvements,
             preferences=preferences,
+            last_look=last_look,
+            feedback=server.feedback,
         )
 
 
