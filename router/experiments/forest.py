@@ -1,4 +1,4 @@
-"""All ranges of a report on one axis: the metric that decides, then guardrails with their margins, then others.
+"""All ranges of a report on one axis: the metric that decides, guardrails with their margins, then others.
 
 A difference of shares is in points, any other one in percent of control's value, so that both are parts of
 100. What is better lies to the right, whichever way is good for a metric.
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 MOST_ROWS = 40
 WIDEST = 3.0  # the axis reaches as many times as far as the metric that decides, and its margins
 ROOM, LEAST_SIDE = 1.12, 0.3  # beyond the furthest end; a side has this part of the other one at least
-DECIDES, GUARDS, TOLD = "decides", "must not get worse", "decides nothing"
+DECIDES, GUARDS, TOLD = "decides", "must not get worse", "also measured"
 TONES = {"✓": "ok", "✗": "bad"}
 Gain = tuple[float, float, float]
 
@@ -113,7 +113,9 @@ def _of(report: Report, arm: ArmReport, found: MetricReport, role: str, reading:
         arm.arm if len(report.arms) > 1 else "",
         role,
         values,
-        words.change(form, found),
+        words.relative(found) or words.change(form, found)
+        if form is not SHARE
+        else words.change(form, found),
         reading,
         limit if role == GUARDS else "",
         TONES.get(reading[:1], ""),
@@ -124,11 +126,10 @@ def _of(report: Report, arm: ArmReport, found: MetricReport, role: str, reading:
 
 def _gain(found: MetricReport, share: bool) -> Gain | None:
     """In points or percent."""
-    values = (found.effect, found.low, found.high)
+    values: tuple[float | None, ...] = (found.effect, found.low, found.high)
     if not share:
-        relative = (found.relative, found.relative_low, found.relative_high)
-        values = tuple(math.nan if one is None else one for one in relative)
-    effect, low, high = (100 * one for one in values)
+        values = (found.relative, found.relative_low, found.relative_high)
+    effect, low, high = (math.nan if one is None else 100 * one for one in values)
     if not math.isfinite(effect) or math.isnan(low) or math.isnan(high):
         return None
     return (effect, low, high) if found.higher_is_better else (-effect, -high, -low)

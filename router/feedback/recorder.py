@@ -117,13 +117,15 @@ class FeedbackRecorder:
         """As `FeedbackStore.page`. Raises Unavailable."""
         return await self._read(partial(self.store.page, adapter, since, most, after, tenant))
 
-    async def counts(self, since: float, adapter: str, tenant: str | None) -> Sequence[FeedbackCount]:
+    async def counted(self, since: float, adapter: str, tenant: str | None) -> Sequence[FeedbackCount]:
         """As `FeedbackStore.counts`. Raises Unavailable."""
         return await self._read(partial(self.store.counts, since, adapter, tenant))
 
-    async def latest(self, adapter: str, most: int, tenant: str | None) -> Sequence[Feedback]:
+    async def latest(
+        self, adapter: str, most: int, tenant: str | None, only: Verdict | None = None
+    ) -> Sequence[Feedback]:
         """As `FeedbackStore.latest`. Raises Unavailable."""
-        return await self._read(partial(self.store.latest, adapter, most, tenant))
+        return await self._read(partial(self.store.latest, adapter, most, tenant, only))
 
     async def _read(self, work: Callable[[], T]) -> T:
         try:

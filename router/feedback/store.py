@@ -215,13 +215,17 @@ class FeedbackStore:
         with self._reading() as conn:
             return [FeedbackCount(*row) for row in conn.execute(query).all()]
 
-    def latest(self, adapter: str, most: int, tenant: str | None = None) -> Sequence[Feedback]:
-        """At most so many rows, the newest first."""
+    def latest(
+        self, adapter: str, most: int, tenant: str | None = None, only: Verdict | None = None
+    ) -> Sequence[Feedback]:
+        """At most so many rows, the newest first; `only` of one verdict."""
         if not self.exists:
             return ()
         query = select(feedback).where(OF.adapter == adapter)
         if tenant is not None:
             query = query.where(OF.tenant == tenant)
+        if only is not None:
+            query = query.where(OF.verdict == only)
         with self._reading() as conn:
             rows = conn.execute(query.order_by(OF.time.desc()).limit(most)).all()
         return [_feedback(row) for row in rows]

@@ -2,6 +2,7 @@ import re
 from itertools import pairwise
 
 import pytest
+
 from router.experiments.charts import DAY, Chart, PlotRule, PlotSeries, draw, ticks, times
 
 

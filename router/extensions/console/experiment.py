@@ -103,7 +103,7 @@ def _verdict(found: Report) -> dict[str, Any]:
         "sound": check_words.checks_line(found),
         "shares": next((text for _, title, text in checks if title == SHARES), ""),
         "shares_fail": any(failed for failed, title, _ in checks if title == SHARES),
-        "since": words.since(found),
+        "begun": next((one.started for one in found.experiment.phases if one.number == found.phase), 0.0),
     }
 
 

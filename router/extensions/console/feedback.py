@@ -1,4 +1,4 @@
-"""Feedback: what users think of each adapter's answers, and for administrators the latest with their texts."""
+"""Feedback: what users think of each adapter's answers, and for administrators the latest with texts."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 from router.errors import FailedPrecondition, InvalidRequest, NotFound
 from router.extensions.console.site import ROOT, Action, Entry, Page, PageReply, Visit, redirect
-from router.feedback.model import Feedback, Verdict
+from router.feedback.model import VERDICTS, Feedback, Verdict
 from router.feedback.store import FeedbackCount
 from router.names import BASE
 from router.server.feedback import OFF
@@ -22,7 +22,7 @@ SERVICE = "/router.v1.FeedbackService/"
 LIST, DELETE = SERVICE + "ListFeedback", SERVICE + "DeleteFeedback"
 DAY = 86_400.0
 DAYS = (7, 30, 90)
-MOST_ADAPTERS, MOST_SHOWN = 200, 50
+MOST_ADAPTERS, MOST_SHOWN = 200, 40
 LONG = 600  # characters of a text that are shown at once
 WORDS: Mapping[Verdict, tuple[str, str]] = {
     "good": ("good", "ok"),
@@ -31,9 +31,10 @@ WORDS: Mapping[Verdict, tuple[str, str]] = {
 }
 KEPT: Mapping[str, str] = {
     "off": "Nothing is kept: feedback is refused.",
-    "labels": "Kept are the verdict, the version and a hash of the user, without texts. An adapter can learn"
+    "labels": "The verdict, the version and a hash of the user are kept, without texts. An adapter learns"
     " from feedback with texts only.",
-    "texts": "Kept are also the request, the answer, corrections and comments, of clients that agree to it.",
+    "texts": "The verdict, the version and a hash of the user are kept, and for clients that agree to it"
+    " also the request, the answer, corrections and comments.",
 }
 
 
@@ -77,7 +78,7 @@ async def show(visit: Visit) -> dict[str, Any]:
     recorder, days = visit.console.context.feedback, _days(visit)
     found: list[Opinions] = []
     if recorder is not None:
-        counts = await recorder.counts(time.time() - days * DAY, "", tenant_of(visit))
+        counts = await recorder.counted(time.time() - days * DAY, "", tenant_of(visit))
         visible = visit.client.adapters
         found = [one for one in opinions(counts) if one.name == BASE or one.name in visible]
     return {
@@ -107,8 +108,9 @@ async def detail(visit: Visit) -> dict[str, Any]:
         raise NotFound("adapter", name)
     visit.call.resource = name if name == BASE else f"adapters/{name}"
     days = _days(visit)
-    counts = await recorder.counts(time.time() - days * DAY, name, tenant_of(visit))
-    latest = await recorder.latest(name, MOST_SHOWN, tenant_of(visit))
+    counts = await recorder.counted(time.time() - days * DAY, name, tenant_of(visit))
+    only = next((one for one in VERDICTS if one == visit.query.get("only")), None)
+    latest = await recorder.latest(name, MOST_SHOWN, tenant_of(visit), only)
     return {
         "title": f"Feedback on {name}",
         "name": name,
@@ -119,6 +121,7 @@ async def detail(visit: Visit) -> dict[str, Any]:
         "most": MOST_SHOWN,
         "kept": KEPT[visit.console.settings.feedback],
         "words": WORDS,
+        "only": only or "",
     }
 
 

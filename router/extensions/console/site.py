@@ -186,6 +186,10 @@ def cookies_of(header: str) -> dict[str, str]:
     return {name: unquote(value) for name, _, value in pairs}
 
 
+def _no_look(_: str) -> Report | None:
+    return None
+
+
 @dataclass(frozen=True, slots=True)
 class ConsoleContext:
     """Parts of a server, for its console."""
@@ -202,14 +206,14 @@ class ConsoleContext:
     no_experiments: str = ""  # why there are none
     improvements: Improvements | None = None
     preferences: Preferences | None = None  # blind comparisons, which the database of experiments keeps
-    last_look: Callable[[str], Report | None] = lambda _: None  # at a running experiment
+    last_look: Callable[[str], Report | None] = _no_look  # at a running experiment
     feedback: FeedbackRecorder | None = None
 
     @classmethod
     def of(cls, server: ServerApp, recent: RecentAudit) -> ConsoleContext:
         """Of that server; `recent` has what administrators did."""
         absent, preferences = server.no_experiments, None
-        last_look: Callable[[str], Report | None] = lambda _: None
+        last_look: Callable[[str], Report | None] = _no_look
         if server.experiments is not None:
             from router.experiments.preferences import preferences_of
             from router.experiments.runtime import last_look_of
