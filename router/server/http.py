@@ -14,6 +14,7 @@ from typing import Any, Protocol, TypeAlias
 
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route as StarletteRoute
@@ -33,6 +34,14 @@ Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 App: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
 _CONVERTER = re.compile(r":\w+(?=})")
 CONSOLE = "/console"  # below it the console checks names of hosts itself
+EXPOSED = (  # headers of answers that a page of another origin may read
+    REQUEST_ID_KEY,
+    "retry-after",
+    "x-router-adapter",
+    "x-router-confidence",
+    "x-router-reason",
+    "x-router-response-id",
+)
 JSON, EVENTS = "application/json", "text/event-stream"
 UNKNOWN_HOST = (
     "this server is not known by the name it was asked for; add that name to `console_hosts`, or ask for "
@@ -217,10 +226,11 @@ class HttpCall(Call):
             return
         reason = reason_of(error)
         status = http_status(code_of(error), reason)
-        content_type, body = self.refusal(status, reason, message_of(error), field_of(error))
+        named = status, reason, message_of(error), field_of(error)
         if self._began:
-            await self._end(b"data: " + body + b"\n\n")
+            await self._end(self.failure(*named))
             return
+        content_type, body = self.refusal(*named)
         headers = {"x-request-id": self.request_id, "content-length": str(len(body))}
         if self.answer_id:
             headers["x-router-response-id"] = self.answer_id
@@ -241,6 +251,10 @@ class HttpCall(Call):
     def refusal(self, status: int, reason: str, message: str, field: str) -> tuple[str, bytes]:
         """The answer that an error is: its type and its body."""
         return JSON, json.dumps(self._route.error_json(status, reason, message, field)).encode()
+
+    def failure(self, status: int, reason: str, message: str, field: str) -> bytes:
+        """The last event of a stream that ends with an error."""
+        return b"data: " + self.refusal(status, reason, message, field)[1] + b"\n\n"
 
     def _decision_headers(self) -> dict[str, str]:
         return dict(self.headers) | decision_headers(self.decision, self.response_id)
@@ -352,17 +366,40 @@ class KnownHosts:
         await app(scope, receive, send)
 
 
+class KnownOrigins:
+    """An ASGI application that pages of `origins` may call from a browser (CORS): without cookies, and not
+    the console."""
+
+    def __init__(self, app: App, origins: Sequence[str]) -> None:
+        self._app = app
+        self._shared = CORSMiddleware(
+            app,
+            allow_origins=origins,
+            allow_methods=("GET", "POST"),
+            allow_headers=("*",),  # clients send many of their own
+            expose_headers=EXPOSED,
+            max_age=600,
+        )
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass it on, and add the headers that let a page read the answer."""
+        console = scope["type"] == "http" and scope["path"].startswith(CONSOLE)
+        await (self._app if console else self._shared)(scope, receive, send)
+
+
 def application(
     interceptors: Serves,
     routes: Sequence[Route],
     rows: Mapping[str, Policy],
     *,
     hosts: Hosts | None = None,
+    origins: Sequence[str] = (),
 ) -> Starlette:
     """The ASGI application of a listener.
 
     `rows` has the policy of each route, by `VERB /PATH`. With `hosts` it answers under those names only,
-    apart from the console. Raises ConfigError for a route without a policy.
+    apart from the console. Pages of `origins` may call it from a browser, apart from the console, too.
+    Raises ConfigError for a route without a policy.
     """
     check_rows((route.name for route in routes), rows)
     served = [
@@ -370,13 +407,15 @@ def application(
         for route in routes
     ]
     guard = [Middleware(KnownHosts, hosts=hosts)] if hosts is not None else []
+    if origins:
+        guard.append(Middleware(KnownOrigins, origins=origins))
     handlers: Any = {404: _not_served, 405: _not_served}
     return Starlette(routes=served, middleware=guard, exception_handlers=handlers)
 
 
 async def _not_served(request: Request, error: Any) -> JSONResponse:
     reason = "NOT_FOUND" if error.status_code == 404 else "METHOD_NOT_ALLOWED"
-    text = f"{request.method} {request.url.path} is not served here; docs/http.md says what is"
+    text = f"{request.method} {request.url.path} is not served here; GET / lists what is"
     return _refusal(request.scope, error.status_code, reason, text[:300], error.headers or {})
 
 
