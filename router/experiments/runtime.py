@@ -342,14 +342,6 @@ class LiveExperiments:
             self.counts.skipped[one.name] += 1
 
 
-def last_look_of(experiments: object) -> Callable[[str], Report | None]:
-    """The report of the guardian's last look at a running experiment, by name; None before the first look."""
-    if not isinstance(experiments, LiveExperiments):
-        return lambda _: None
-    guardian = experiments.guardian
-    return lambda name: guardian.latest.get(name)
-
-
 def route_of(served: Served) -> str:
     """The route before an experiment's arm took its place."""
     arm = served.assignment

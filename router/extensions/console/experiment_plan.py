@@ -146,7 +146,7 @@ async def previewed(visit: Visit, form: Mapping[str, str]) -> dict[str, Any]:
         except RouterError as error:
             wrong.append(FieldViolation("", public_message(error)))
     planned = answer.units if answer is not None and answer.effect else 0
-    if planned and not plan.message.planned_units:
+    if planned and not plan.message.HasField("planned_units"):
         plan.message.planned_units = _of_design(answer, plan.message.design).units if answer else planned
     texts_ = plan.placed([FieldViolation(v.field, shown(v.description)) for v in wrong])
     made |= {
@@ -249,7 +249,7 @@ async def create(visit: Visit) -> PageReply:
     plan = plan_of(form, found)
     question = question_of(form, plan, found)
     name = form.get("name", "").strip()
-    if not noted(found) and not plan.message.planned_units:
+    if not noted(found) and not plan.message.HasField("planned_units"):
         try:
             answer = await _sized(visit, plan, question, [])
             plan.message.planned_units = _of_design(answer, plan.message.design).units

@@ -97,7 +97,9 @@ async def last_reports(visit: Visit, running: Sequence[pb.Experiment]) -> dict[s
 
     if visit.why_not(REPORT):
         return {}
-    looks = ((one, visit.console.context.last_look(name_of(one))) for one in running)
+    experiments = visit.console.context.live
+    latest = experiments.guardian.latest if experiments is not None else {}
+    looks = ((one, latest.get(name_of(one))) for one in running)
     reports = {one.name: found for one, found in looks if found and found.phase == len(one.phases)}
     try:
         async with asyncio.timeout(JUDGING_SECONDS):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from router.experiments.model import Kind, Mode, Spec
+from router.experiments.model import FEEDBACK, Kind, Mode, Spec
 from router.experiments.report.source import duration
 from router.experiments.words import direction, guardrail_line, quantity
 from router.quantities import counted, percent
@@ -48,6 +48,8 @@ def _who(arm: ArmSpec) -> str:
 
 def _metric(metric: MetricSpec, unit: str) -> str:
     how = KINDS.get(metric.kind, "").format(unit=unit)
+    if metric.name == FEEDBACK:
+        how = f"the share of {unit}s who found an answer good"
     return f"{metric.name} ({how})" if how else metric.name
 
 
