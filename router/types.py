@@ -388,6 +388,7 @@ class AdapterInfo:
     pinned: bool = False
     leases: int = 0
     last_used: float | None = None  # unix seconds
+    since: float = 0.0  # when this server found it, in unix seconds
     error: str = ""
     notes: tuple[str, ...] = ()  # what was normalised at load
     routable: bool = False  # requests that name no adapter may come to it
@@ -508,9 +509,15 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class TokenLogprob:
-    """Log-probability of one sampled token, with its best alternatives."""
+    """Log-probability of one sampled token, with its best alternatives.
+
+    A token that is part of a character is U+FFFD as text: `part` has its bytes, else none. `top_parts` has
+    the same of each alternative, or is empty where all are whole.
+    """
 
     token: str
     token_id: int
     logprob: float
     top: tuple[tuple[str, int, float], ...] = ()
+    part: bytes = b""
+    top_parts: tuple[bytes, ...] = ()

@@ -109,10 +109,10 @@ class Sampler:
     def __init__(
         self,
         vocab_size: int,
-        spell: Callable[[int], str],
+        spell: Callable[[int, float, Sequence[tuple[int, float]]], TokenLogprob],
         choose: Callable[[Tensor, Sequence[TokenChoice]], list[ChosenToken]],
     ) -> None:
-        """`spell` gives a token's text for log-probabilities, `choose` is that of the operations."""
+        """`spell` adds texts to log-probabilities of tokens, `choose` is that of the operations."""
         self.vocab_size = vocab_size
         self._spell, self._choose = spell, choose
 
@@ -132,8 +132,7 @@ class Sampler:
         """The log-probabilities of a token with their texts, if its request wants any."""
         if not chosen.top:
             return None
-        top = tuple((self._spell(token), token, logprob) for token, logprob in chosen.top)
-        return TokenLogprob(self._spell(chosen.token), chosen.token, chosen.logprob, top)
+        return self._spell(chosen.token, chosen.logprob, chosen.top)
 
 
 class TokenHistory:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncIterable, Iterator, Mapping
 from dataclasses import fields
+from itertools import repeat
 
 from router import __version__, errors
 from router.engine.base import (
@@ -220,10 +221,14 @@ def write_event(event: pb.EngineEvent, what: Delta | Finished) -> None:
         message.text, message.tokens = what.text, what.tokens
         for one in what.logprobs:
             top = [
-                pb.EngineLogprob.Alternative(token=token, token_id=token_id, logprob=logprob)
-                for token, token_id, logprob in one.top
+                pb.EngineLogprob.Alternative(token=token, token_id=token_id, logprob=logprob, bytes=part)
+                for (token, token_id, logprob), part in zip(
+                    one.top, one.top_parts or repeat(b""), strict=False
+                )
             ]
-            message.logprobs.add(token=one.token, token_id=one.token_id, logprob=one.logprob, top=top)
+            message.logprobs.add(
+                token=one.token, token_id=one.token_id, logprob=one.logprob, top=top, bytes=one.part
+            )
     else:
         usage = {name: getattr(what.usage, name) for name in _USAGE}
         finished = pb.EngineEvent.Finished(reason=what.reason.value, stop=what.stop, **usage)
@@ -244,7 +249,10 @@ def finished_of(message: pb.EngineEvent.Finished) -> Finished:
 
 def _logprob_of(message: pb.EngineLogprob) -> TokenLogprob:
     top = tuple((one.token, one.token_id, one.logprob) for one in message.top)
-    return TokenLogprob(message.token, message.token_id, message.logprob, top)
+    parts = tuple(one.bytes for one in message.top)
+    return TokenLogprob(
+        message.token, message.token_id, message.logprob, top, message.bytes, parts if any(parts) else ()
+    )
 
 
 def error_message(error: RouterError) -> pb.EngineError:

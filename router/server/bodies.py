@@ -186,8 +186,12 @@ class Messages:
 def check_size(data: bytes, most: int) -> None:
     """Raise BodyTooLarge for more than `most` bytes."""
     if len(data) > most:
-        text = f"a message of this method has at most {most} bytes, this one has {len(data)}"
-        raise BodyTooLarge(text, limit=str(most), got=str(len(data)))
+        raise too_large(str(len(data)), most)
+
+
+def too_large(got: str, most: int) -> BodyTooLarge:
+    """The error for a body of `got` bytes where `most` are allowed."""
+    return BodyTooLarge(f"the body has {got} bytes, at most {most} are allowed", limit=str(most), got=got)
 
 
 # -- What is counted before it is decoded.

@@ -10,6 +10,7 @@ import math
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, replace
+from itertools import repeat
 from typing import Literal
 
 from google.protobuf.duration_pb2 import Duration
@@ -72,6 +73,11 @@ class InferenceService(InferenceServiceServicer):
         self._limits = RequestLimits(settings.max_prompt_bytes, settings.max_tokens_limit)
         self._every, self._log_prompts = settings.stream_interval, settings.log_prompts
         self._pipeline, self._registry = pipeline, registry
+
+    @property
+    def base_digest(self) -> str:
+        """Of the base, with the precision of its weights."""
+        return self._pipeline.base_digest
 
     async def Generate(self, request: pb.GenerateRequest, call: Call) -> pb.GenerateResponse:
         """The whole answer in one message."""
@@ -478,9 +484,12 @@ def logprob_messages(logprobs: Iterable[TokenLogprob]) -> list[pb.TokenLogprob]:
             token_id=entry.token_id,
             logprob=entry.logprob,
             top=[
-                pb.TokenLogprob.Alternative(token=token, token_id=token_id, logprob=logprob)
-                for token, token_id, logprob in entry.top
+                pb.TokenLogprob.Alternative(token=token, token_id=token_id, logprob=logprob, bytes=part)
+                for (token, token_id, logprob), part in zip(
+                    entry.top, entry.top_parts or repeat(b""), strict=False
+                )
             ],
+            bytes=entry.part,
         )
         for entry in logprobs
     ]

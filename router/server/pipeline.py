@@ -119,6 +119,11 @@ class Pipeline:
         """Tokens of prompt and answer together."""
         return self._engine.info.context_length
 
+    @property
+    def base_digest(self) -> str:
+        """Of the base, with the precision of its weights."""
+        return self._engine.info.served_digest
+
     @asynccontextmanager
     async def answer(self, request: Request, call: Call) -> AsyncIterator[tuple[Decision, Buffered]]:
         """Admitted by the engine when the block is entered; its row is freed when it is left."""

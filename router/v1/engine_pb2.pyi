@@ -259,25 +259,29 @@ class EngineEvent(_message.Message):
     def __init__(self, key: _Optional[int] = ..., delta: _Optional[_Union[EngineEvent.Delta, _Mapping]] = ..., finished: _Optional[_Union[EngineEvent.Finished, _Mapping]] = ..., error: _Optional[_Union[EngineError, _Mapping]] = ..., numbers: _Optional[bytes] = ..., size: _Optional[int] = ..., done: _Optional[_Union[EngineEvent.Done, _Mapping]] = ..., missing: _Optional[_Union[EngineEvent.Missing, _Mapping]] = ...) -> None: ...
 
 class EngineLogprob(_message.Message):
-    __slots__ = ("token", "token_id", "logprob", "top")
+    __slots__ = ("token", "token_id", "logprob", "top", "bytes")
     class Alternative(_message.Message):
-        __slots__ = ("token", "token_id", "logprob")
+        __slots__ = ("token", "token_id", "logprob", "bytes")
         TOKEN_FIELD_NUMBER: _ClassVar[int]
         TOKEN_ID_FIELD_NUMBER: _ClassVar[int]
         LOGPROB_FIELD_NUMBER: _ClassVar[int]
+        BYTES_FIELD_NUMBER: _ClassVar[int]
         token: str
         token_id: int
         logprob: float
-        def __init__(self, token: _Optional[str] = ..., token_id: _Optional[int] = ..., logprob: _Optional[float] = ...) -> None: ...
+        bytes: bytes
+        def __init__(self, token: _Optional[str] = ..., token_id: _Optional[int] = ..., logprob: _Optional[float] = ..., bytes: _Optional[bytes] = ...) -> None: ...
     TOKEN_FIELD_NUMBER: _ClassVar[int]
     TOKEN_ID_FIELD_NUMBER: _ClassVar[int]
     LOGPROB_FIELD_NUMBER: _ClassVar[int]
     TOP_FIELD_NUMBER: _ClassVar[int]
+    BYTES_FIELD_NUMBER: _ClassVar[int]
     token: str
     token_id: int
     logprob: float
     top: _containers.RepeatedCompositeFieldContainer[EngineLogprob.Alternative]
-    def __init__(self, token: _Optional[str] = ..., token_id: _Optional[int] = ..., logprob: _Optional[float] = ..., top: _Optional[_Iterable[_Union[EngineLogprob.Alternative, _Mapping]]] = ...) -> None: ...
+    bytes: bytes
+    def __init__(self, token: _Optional[str] = ..., token_id: _Optional[int] = ..., logprob: _Optional[float] = ..., top: _Optional[_Iterable[_Union[EngineLogprob.Alternative, _Mapping]]] = ..., bytes: _Optional[bytes] = ...) -> None: ...
 
 class EngineError(_message.Message):
     __slots__ = ("kind", "code", "message", "metadata", "violations", "retry_after", "got", "at_least")

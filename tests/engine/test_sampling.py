@@ -26,7 +26,7 @@ from router.engine.native.build import cpu_levels, load_module
 from router.engine.ops import GREEDY, Ops, TokenChoice
 from router.engine.sampling import Sampler, SamplingState, TorchChooser, draw, truncate
 from router.engine.torch_ops import TorchOps
-from router.types import SamplingParams
+from router.types import SamplingParams, TokenLogprob
 
 pytestmark = pytest.mark.timeout(600)  # the first run compiles
 
@@ -38,8 +38,12 @@ def logits(seed: int, rows: int = 1, spread: float = 3.0) -> torch.Tensor:
     return torch.randn(rows, VOCAB, generator=torch.Generator().manual_seed(seed)) * spread
 
 
+def spelt(token: int, logprob: float, top: Sequence[tuple[int, float]]) -> TokenLogprob:
+    return TokenLogprob(f"<{token}>", token, logprob, tuple((f"<{t}>", t, value) for t, value in top))
+
+
 def sampler_of(ops: Ops) -> Sampler:
-    return Sampler(VOCAB, lambda token: f"<{token}>", ops.choose)
+    return Sampler(VOCAB, spelt, ops.choose)
 
 
 @pytest.fixture(scope="module", params=["torch", *cpu_levels()])

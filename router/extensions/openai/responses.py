@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field, PlainValidator, TypeAdapter, ValidationError
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
-from router.errors import MOST_FINDINGS, FieldViolation, InvalidRequest
-from router.extensions.openai import answers, requests
+from router.errors import MOST_FINDINGS, FieldViolation, Findings, InvalidRequest
+from router.extensions.openai import errors, fields, requests
+from router.extensions.openai.fields import IGNORED, MODERATION, FieldRules, JsonModel
 from router.names import AUTO
 from router.types import MAX_MESSAGES, MAX_STOPS
 
@@ -108,7 +109,7 @@ def check_part(index: int, part: Any) -> None:
 Text = Annotated[Any, PlainValidator(text_of)]
 
 
-class MessageItem(requests.JsonModel):
+class MessageItem(JsonModel):
     """A message; answers may be sent back as they came."""
 
     role: Literal["user", "assistant", "system", "developer"]
@@ -119,7 +120,7 @@ class MessageItem(requests.JsonModel):
         return {"role": self.role, "content": self.content}
 
 
-class CallItem(requests.JsonModel):
+class CallItem(JsonModel):
     """A function call that the model made."""
 
     call_id: str
@@ -133,7 +134,7 @@ class CallItem(requests.JsonModel):
         return {"role": "assistant", "content": None, "tool_calls": [call]}
 
 
-class CallOutputItem(requests.JsonModel):
+class CallOutputItem(JsonModel):
     """What a function returned."""
 
     call_id: str
@@ -183,7 +184,7 @@ def input_of(value: Any) -> Sequence[Item]:
 # -- The request
 
 
-class TextFormat(requests.JsonModel):
+class TextFormat(JsonModel):
     """What the answer must look like."""
 
     type: Literal["text", "json_object", "json_schema"]
@@ -193,7 +194,7 @@ class TextFormat(requests.JsonModel):
     schema_: dict[str, Any] | None = Field(None, alias="schema")
 
 
-class TextFields(requests.JsonModel):
+class TextFields(JsonModel):
     """Of the text of an answer; `verbosity` changes nothing."""
 
     format: TextFormat | None = None
@@ -230,8 +231,13 @@ def known_include(value: Any) -> Any:
     return value
 
 
-class ResponseBody(requests.JsonModel):
+class ResponseBody(JsonModel):
     """POST /v1/responses."""
+
+    rules: ClassVar[FieldRules] = FieldRules(
+        {name: IGNORED[name] for name in ("prompt_cache_options", "prompt_cache_retention")},
+        {"moderation": MODERATION},
+    )
 
     input: Annotated[Any, PlainValidator(input_of)]
     model: str = AUTO
@@ -260,7 +266,7 @@ class ResponseBody(requests.JsonModel):
     stream_options: dict[str, Any] | None = None
     reasoning: dict[str, Any] | None = None
     service_tier: str | None = None
-    routing: requests.RoutingFields = requests.RoutingFields()
+    routing: requests.RoutingFields = requests.NO_HINTS
     truncation: Annotated[Any, only("must be disabled: no prompt is ever cut", "disabled")] = None
     previous_response_id: Annotated[Any, only(NO_STATE)] = None
     conversation: Annotated[Any, only(NO_STATE)] = None
@@ -275,17 +281,20 @@ class ResponseBody(requests.JsonModel):
 
 def parsed(body: bytes) -> tuple[ResponseBody, requests.ChatCompletion]:
     """The request, and the same as a chat completion. Raises InvalidRequest naming every bad field."""
-    asked = requests.parsed(ResponseBody, body)
+    asked = fields.parsed(ResponseBody, body)
     try:
         return asked, requests.ChatCompletion.model_validate(chat_fields(asked))
     except ValidationError as error:
-        raise requests.invalid(error) from None
+        found = Findings()
+        fields.note(error, requests.ChatCompletion, found)
+        found.check()
+        raise
 
 
 def chat_fields(asked: ResponseBody) -> dict[str, Any]:
     """The body of the same chat completion."""
-    fields = {name: getattr(asked, name) for name in SAME}
-    fields |= {
+    chat = {name: getattr(asked, name) for name in SAME}
+    chat |= {
         "messages": chat_messages(asked),
         "max_completion_tokens": asked.max_output_tokens,
         "response_format": chat_format(asked.text.format),
@@ -293,13 +302,13 @@ def chat_fields(asked: ResponseBody) -> dict[str, Any]:
         "user": asked.user or asked.safety_identifier,
     }
     if asked.logprobs:
-        fields |= {"logprobs": True, "top_logprobs": asked.top_logprobs}
+        chat |= {"logprobs": True, "top_logprobs": asked.top_logprobs}
     if asked.tools:
-        fields |= {"tools": [chat_tool(tool) for tool in asked.tools]}
-        fields["parallel_tool_calls"] = asked.parallel_tool_calls
+        chat |= {"tools": [chat_tool(tool) for tool in asked.tools]}
+        chat["parallel_tool_calls"] = asked.parallel_tool_calls
     if asked.tool_choice is not None:
-        fields["tool_choice"] = chat_choice(asked.tool_choice)
-    return {name: value for name, value in fields.items() if value is not None}
+        chat["tool_choice"] = chat_choice(asked.tool_choice)
+    return {name: value for name, value in chat.items() if value is not None}
 
 
 def chat_messages(asked: ResponseBody) -> list[dict[str, Any]]:
@@ -342,7 +351,7 @@ def chat_choice(choice: Any) -> Any:
 
 def error_json(status: int, reason: str, message: str, field: str) -> dict[str, Any]:
     """As of OpenAI's API, with the names of fields that a body here has."""
-    body = answers.error_json(status, reason, message, field)
+    body = errors.error_json(status, reason, message, field)
     error = body["error"]
     error["message"], error["param"] = renamed(error["message"]), renamed(error["param"] or "") or None
     return body

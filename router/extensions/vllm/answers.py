@@ -65,7 +65,7 @@ class VllmAnswer:
         self._ends = ends
         self._least = job.params.min_tokens if job.params.constraint is None else 0
         self._text = Detokenizer(tokenizer, job.params.stop, job.params.min_tokens)
-        self._spell = shared_vocabulary(tokenizer).spell
+        self._spell = shared_vocabulary(tokenizer).logprob
         self._generated = self._unsent = self._cached = 0
         self._arrived = time.monotonic()
         self._admitted = self._first = 0.0
@@ -139,8 +139,7 @@ class VllmAnswer:
     def _logprob(self, token: int, logprobs: Mapping[int, float]) -> TokenLogprob:
         """The token's own, and of the likeliest as many as were asked for."""
         ranked = sorted(logprobs.items(), key=lambda item: -item[1])[: self.job.params.logprobs]
-        top = tuple((self._spell(other), other, value) for other, value in ranked)
-        return TokenLogprob(self._spell(token), token, logprobs[token], top)
+        return self._spell(token, logprobs[token], ranked)
 
     def _ended(self, end: str) -> Event:
         """vLLM ended it for a reason of its own."""
