@@ -401,14 +401,15 @@ class Console:
         return self._renderer.render(template, common | dict(values))
 
     def _shown_nav(self, present: str) -> list[dict[str, Any]]:
+        """The pages that the client may open."""
         return [
             {
                 "name": page.nav,
                 "href": ROOT + page.path,
                 "present": page.nav == present,
-                "why_not": self.interceptors.why_not(page.policy, page.operation or page.route),
             }
             for page in self._nav
+            if not self.interceptors.why_not(page.policy, page.operation or page.route)
         ]
 
 

@@ -137,4 +137,4 @@ async def test_signing_in_and_every_action(roled: Roled, tmp_path: Path) -> None
     assert off >= 3
     assert "needs the role admin" in reason
     assert links == 0
-    assert len(nav) == 2  # playground and activity
+    assert not {"Playground", "Activity"} & set(nav)
