@@ -26,6 +26,7 @@ async def test_the_newest_first_and_what_was_asked_for(roled: Roled) -> None:
         ("what=loadadapter", 2),
         ("kind=refusals", 2),
         ("kind=acts", 1),
+        ("kind=failed", 0),
         ("kind=nonsense&before=x", 3),
     ):
         found = (await site.anna.get(f"/console/activity?{query}")).text
