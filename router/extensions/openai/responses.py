@@ -45,17 +45,13 @@ SAME = (
     "metadata",
 )  # fields of responses and chats
 OF_FUNCTION = ("name", "description", "parameters", "strict")
-NAMES = tuple(
-    (re.compile(pattern), name)
-    for pattern, name in (
-        (r"\bmessages\[\d+\](?:\.\w+(?:\[\d+\])?)*|\bmessages\b(?=:)|^messages$", "input"),
-        (r"\bmax(?:_completion)?_tokens\b", "max_output_tokens"),
-        (r"\bresponse_format\.json_schema\b", "text.format"),
-        (r"\bresponse_format\b", "text.format"),
-        (r"(?<![\w.])json_schema(?=:)|^json_schema$", "text.format.schema"),
-        (r"(?<=\])\.function(?=\.)|(?<=tool_choice)\.function(?=\.)", ""),
-    )
-)
+NAMES = (
+    (re.compile(r"\bmessages\[\d+\](?:\.\w+(?:\[\d+\])?)*|\bmessages\b(?=:)|^messages$"), "input"),
+    (re.compile(r"\bmax(?:_completion)?_tokens\b"), "max_output_tokens"),
+    (re.compile(r"\bresponse_format(?:\.json_schema)?\b"), "text.format"),
+    (re.compile(r"(?<![\w.])json_schema(?=:)|^json_schema$"), "text.format.schema"),
+    (re.compile(r"(?<=\])\.function(?=\.)|(?<=tool_choice)\.function(?=\.)"), ""),
+)  # of a chat's fields
 
 
 def only(text: str, *allowed: Any) -> PlainValidator:

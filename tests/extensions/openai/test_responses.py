@@ -13,6 +13,7 @@ from pydantic import BaseModel, TypeAdapter
 from router.engine.fake import FakeEngine
 from router.errors import InvalidRequest
 from router.extensions.openai import requests, responses
+from router.extensions.openai.responses_answers import ResponseWriter
 from router.v1 import inference_pb2 as pb
 from tests.server.http_helpers import Http, StartWeb
 
@@ -234,3 +235,61 @@ async def test_no_response_is_kept(client: openai.AsyncOpenAI) -> None:
         with pytest.raises(openai.NotFoundError) as refused:
             await call(answer.id)
         assert "not kept" in str(refused.value)
+
+
+# -- Calls of functions
+
+CALLS = (
+    pb.ToolCall(id="call_1", name="look", arguments='{"a": 1}'),
+    pb.ToolCall(id="call_2", name="look", arguments="{}"),
+)
+
+
+def writer_of(**fields: Any) -> ResponseWriter:
+    return ResponseWriter(
+        requests.parsed(responses.ResponseBody, json.dumps({"input": "x", **fields}).encode())
+    )
+
+
+def test_calls_are_items_of_their_own() -> None:
+    tools = [{"type": "function", "name": "look", "parameters": {"type": "object"}}]
+    answer = pb.GenerateResponse(
+        response_id="0a1b", text="Well.", finish_reason=pb.FINISH_REASON_TOOL_CALLS, tool_calls=CALLS
+    )
+    written = writer_of(tools=tools, tool_choice="required").whole(answer)
+    Response.model_validate_json(written, strict=True)
+    assert [item["type"] for item in json.loads(written)["output"]] == ["message", *["function_call"] * 2]
+    assert len({item["id"] for item in json.loads(written)["output"]}) == 3
+
+
+def test_calls_are_streamed_one_after_the_other() -> None:
+    writer = writer_of()
+    pieces = [
+        pb.ToolCallDelta(index=0, id="call_1", name="look"),
+        pb.ToolCallDelta(index=0, arguments='{"a"'),
+        pb.ToolCallDelta(index=0, arguments=": 1}"),
+        pb.ToolCallDelta(index=1, id="call_2", name="look", arguments="{}"),
+    ]
+    sent = [
+        pb.StreamGenerateResponse(started=pb.Started(response_id="0a1b")),
+        pb.StreamGenerateResponse(delta=pb.Delta(text="Well.", tool_calls=pieces[:2])),
+        *(pb.StreamGenerateResponse(delta=pb.Delta(tool_calls=[piece])) for piece in pieces[2:]),
+        pb.StreamGenerateResponse(finished=pb.Finished(reason=pb.FINISH_REASON_TOOL_CALLS, tool_calls=CALLS)),
+    ]
+    blocks = b"".join(map(writer.event, sent)).decode().strip().split("\n\n")
+    events = [json.loads(block.split("\ndata: ")[1]) for block in blocks]
+    for event in events:
+        EVENT.validate_python(event)
+    assert [event["sequence_number"] for event in events] == list(range(len(events)))
+    message = ["content_part.added", "output_text.delta", "output_text.done", "content_part.done"]
+    deltas = ["function_call_arguments.delta"]
+    call = ["output_item.added", *deltas, "function_call_arguments.done", "output_item.done"]
+    assert [event["type"].removeprefix("response.") for event in events] == [
+        *("created", "in_progress", "output_item.added", *message, "output_item.done"),
+        *(call[0], *deltas, *call[1:], *call, "completed"),
+    ]
+    found = [item for item in events[-1]["response"]["output"] if item["type"] == "function_call"]
+    assert [(item["call_id"], item["arguments"]) for item in found] == [
+        ("call_1", '{"a": 1}'),
+        ("call_2", "{}"),
+    ]
