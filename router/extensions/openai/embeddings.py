@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal
 from pydantic import PlainValidator
 
 from router.errors import FieldViolation, InvalidRequest
-from router.extensions.openai import answers, requests
+from router.extensions.openai import errors, fields
 from router.server.embedding import MOST_TEXTS, Embedded, Embedding
 from router.server.http import HttpCall, Reply, Route
 from router.server.policy import EMBED, Policy
@@ -39,7 +39,7 @@ def texts_of(value: Any) -> Sequence[str]:
     return texts
 
 
-class EmbeddingBody(requests.JsonModel):
+class EmbeddingBody(fields.JsonModel):
     """POST /v1/embeddings."""
 
     input: Annotated[Any, PlainValidator(texts_of)]
@@ -50,8 +50,8 @@ class EmbeddingBody(requests.JsonModel):
 
 def routes(embedding: Embedding) -> Sequence[Route]:
     """The one."""
-    decode = partial(requests.parsed, EmbeddingBody)
-    return (Route("POST", "/v1/embeddings", partial(embed, embedding), decode, answers.error_json),)
+    decode = partial(fields.parsed, EmbeddingBody)
+    return (Route("POST", "/v1/embeddings", partial(embed, embedding), decode, errors.error_json),)
 
 
 async def embed(embedding: Embedding, body: EmbeddingBody, call: HttpCall) -> Reply:
