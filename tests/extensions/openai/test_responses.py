@@ -12,7 +12,7 @@ from pydantic import BaseModel, TypeAdapter
 
 from router.engine.fake import FakeEngine
 from router.errors import InvalidRequest
-from router.extensions.openai import requests, responses
+from router.extensions.openai import fields, responses
 from router.extensions.openai.responses_answers import ResponseWriter
 from router.v1 import inference_pb2 as pb
 from tests.server.http_helpers import Http, StartWeb
@@ -247,7 +247,7 @@ CALLS = (
 
 def writer_of(**fields: Any) -> ResponseWriter:
     return ResponseWriter(
-        requests.parsed(responses.ResponseBody, json.dumps({"input": "x", **fields}).encode())
+        fields.parsed(responses.ResponseBody, json.dumps({"input": "x", **fields}).encode())
     )
 
 
