@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from router.extensions.openai import answers
+from router.extensions.openai.logprobs import chat_logprobs
 from router.extensions.openai.responses import ResponseBody, TextFormat, error_json
 from router.extensions.openai.responses_items import (
     COMPLETED,
@@ -121,9 +122,7 @@ class ResponseWriter:
     def _shown(self, logprobs: Iterable[pb.TokenLogprob]) -> list[dict[str, Any]]:
         if not self._asked.logprobs:
             return []
-        shown: list[dict[str, Any]] = answers.chat_logprobs(logprobs, self._asked.top_logprobs or 0)[
-            "content"
-        ]
+        shown: list[dict[str, Any]] = chat_logprobs(logprobs, self._asked.top_logprobs or 0)["content"]
         return shown
 
     def _written(self, name: str, body: dict[str, Any]) -> bytes:
