@@ -138,6 +138,10 @@ class Constraint:
         return self.choices if self.kind == "choices" else self.text
 
 
+LogitBias = tuple[tuple[int, float], ...]  # token ids, each with what is added to its logit, by id
+MAX_BIASES, MAX_BIAS = 300, 100.0
+
+
 @dataclass(frozen=True, slots=True)
 class Sampling:
     """Sampling as a caller or manifest gives it: None means "not said"."""
@@ -155,6 +159,7 @@ class Sampling:
     stop: tuple[str, ...] | None = None
     logprobs: int | None = None
     constraint: Constraint | None = None
+    logit_bias: LogitBias | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,6 +208,7 @@ class SamplingParams:
     stop: tuple[str, ...] = ()
     logprobs: Annotated[int, Range(int, 0, 20)] = 0
     constraint: Constraint | None = None  # never `unconstrained`
+    logit_bias: LogitBias = ()
 
     @classmethod
     def of(cls, *layers: Sampling) -> SamplingParams:

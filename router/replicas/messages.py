@@ -123,7 +123,8 @@ def check_alike(hellos: Mapping[str, pb.HelloResponse]) -> pb.HelloResponse:
 # -- commands
 
 
-_SAMPLING = tuple(f.name for f in fields(SamplingParams) if f.name not in ("seed", "stop", "constraint"))
+SEPARATE = ("seed", "stop", "constraint", "logit_bias")  # fields that are not written as they stand
+_SAMPLING = tuple(f.name for f in fields(SamplingParams) if f.name not in SEPARATE)
 _JOB = ("request_id", "tokens", "priority", "background", "tenant", "share", "own_constraint", "shared")
 
 
@@ -136,6 +137,7 @@ def submit(job: Job) -> pb.EngineCommand:
             seed=params.seed,
             stop=params.stop,
             constraint=None if params.constraint is None else _constraint(params.constraint),
+            logit_bias=dict(params.logit_bias),
         )
         message = pb.EngineCommand.Submit(
             **{name: getattr(job, name) for name in _JOB},
@@ -156,6 +158,7 @@ def job_of(message: pb.EngineCommand.Submit) -> Job:
         seed=sampling.seed if sampling.HasField("seed") else None,
         stop=tuple(sampling.stop),
         constraint=constraint_of(sampling.constraint) if sampling.HasField("constraint") else None,
+        logit_bias=tuple(sorted(sampling.logit_bias.items())),
     )
     values = {name: getattr(message, name) for name in _JOB} | {"tokens": list(message.tokens)}
     return Job(**values, params=params, adapter=message.adapter or None, deadline=_deadline(message))

@@ -31,6 +31,7 @@ from router.server.admission import Memory, ReadSlot
 from router.server.call import Call
 from router.server.policy import SMALL
 from router.types import (
+    MAX_BIASES,
     MAX_CHOICES,
     MAX_LABELS,
     MAX_MESSAGES,
@@ -54,6 +55,7 @@ MAX_ENTRIES: Mapping[str, int] = {
     "router.v1.Chat.messages": MAX_MESSAGES,
     "router.v1.Sampling.stop": MAX_STOPS,
     "router.v1.Sampling.Choices.values": MAX_CHOICES,
+    "router.v1.Sampling.logit_bias": MAX_BIASES,
     "router.v1.Routing.mixture": MAX_MIXTURE_PARTS,
     "router.v1.GenerateRequest.labels": MAX_LABELS,
     "router.v1.StreamGenerateRequest.labels": MAX_LABELS,

@@ -31,6 +31,8 @@ from router.errors import (
     DeadlineExceeded,
     Draining,
     FailedPrecondition,
+    FieldViolation,
+    InvalidRequest,
     NotActivated,
     NotFound,
     PromptTooLong,
@@ -231,6 +233,7 @@ class Pipeline:
             params = fit(
                 request.sampling, prepared.defaults, len(tokens), self.context_length, self._max_tokens
             )
+            check_bias(params, self._engine.info.vocab_size)
             if meter is not None:
                 meter.reserve(len(tokens), params.max_tokens)
             adapter = decision.digest if decision.adapter or decision.mixture else None
@@ -450,6 +453,14 @@ def fit(
         raise PromptTooLong(context, prompt_tokens + least)
     max_tokens = requested.max_tokens or min(max(params.max_tokens, least), most, room)
     return replace(params, max_tokens=max_tokens, min_tokens=min(params.min_tokens, max_tokens))
+
+
+def check_bias(params: SamplingParams, vocabulary: int) -> None:
+    """Raise InvalidRequest for a bias of a token that the base does not have."""
+    for token, _ in params.logit_bias:
+        if not 0 <= token < vocabulary:
+            text = f"is no token of the base: ids are 0 to {vocabulary - 1}"
+            raise InvalidRequest([FieldViolation(f"sampling.logit_bias[{token}]", text)])
 
 
 # -- Watchers: experiments and plugins learn when an answer begins and how it ends.

@@ -41,6 +41,7 @@ PARAMS = SamplingParams(
     stop=("a", "b"),
     logprobs=4,
     constraint=Constraint("regex", "x"),
+    logit_bias=((3, -100.0), (7, 0.5)),
 )
 
 

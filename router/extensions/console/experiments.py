@@ -48,7 +48,10 @@ async def show(visit: Visit) -> dict[str, Any]:
 async def live(visit: Visit) -> dict[str, Any]:
     """What changes while one looks: experiments by state, those with a verdict first."""
     found = visit.query.get("q", "").strip()[:100]
-    every, more = await _every(visit)
+    if visit.console.context.no_experiments:
+        every, more = [], False
+    else:
+        every, more = await _every(visit)
     shown = [one for one in every if not found or matches(one, found)]
     of_state = {
         state: [one for one in shown if one.state == state]

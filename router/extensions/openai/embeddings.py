@@ -10,17 +10,19 @@ import base64
 import json
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import PlainValidator
 
 from router.errors import FieldViolation, InvalidRequest
-from router.extensions.openai import errors, fields
+from router.extensions.openai import errors
+from router.extensions.openai.fields import FieldRules, JsonModel, parsed
 from router.server.embedding import MOST_TEXTS, Embedded, Embedding
 from router.server.http import HttpCall, Reply, Route
 from router.server.policy import EMBED, Policy
 
 NO_TOKENS = "token ids are not accepted, since each model has its own: send text"
+NO_UNIT = "embeddings take no part in experiments"
 ROWS: Mapping[str, Policy] = {"POST /v1/embeddings": EMBED}
 
 
@@ -39,8 +41,10 @@ def texts_of(value: Any) -> Sequence[str]:
     return texts
 
 
-class EmbeddingBody(fields.JsonModel):
+class EmbeddingBody(JsonModel):
     """POST /v1/embeddings."""
+
+    rules: ClassVar[FieldRules] = FieldRules(dict.fromkeys(("user", "safety_identifier"), NO_UNIT))
 
     input: Annotated[Any, PlainValidator(texts_of)]
     model: str
@@ -50,7 +54,7 @@ class EmbeddingBody(fields.JsonModel):
 
 def routes(embedding: Embedding) -> Sequence[Route]:
     """The one."""
-    decode = partial(fields.parsed, EmbeddingBody)
+    decode = partial(parsed, EmbeddingBody)
     return (Route("POST", "/v1/embeddings", partial(embed, embedding), decode, errors.error_json),)
 
 

@@ -7,6 +7,7 @@ happens to fields that no model here has.
 from __future__ import annotations
 
 import json
+import re
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
 from pydantic import BeforeValidator, Field
@@ -16,6 +17,7 @@ from router.errors import FieldViolation, InvalidRequest
 from router.extensions.openai.fields import CHAT, COMPLETION, ClosedModel, FieldRules, JsonModel
 from router.names import AUTO, resource_of
 from router.types import (
+    MAX_BIASES,
     MAX_CHOICES,
     MAX_LABELS,
     MAX_MESSAGES,
@@ -28,6 +30,7 @@ from router.v1 import inference_pb2 as pb
 SYSTEM = ("system", "developer")
 ROLES = {"user": pb.ROLE_USER, "assistant": pb.ROLE_ASSISTANT}
 MAX_PARTS = 256  # of one message's content
+TOKEN_ID = re.compile(r"[0-9]{1,9}")
 ANY_OBJECT = '{"type": "object"}'
 
 
@@ -45,6 +48,16 @@ def few_labels(value: Any) -> Any:
     """The labels, if a request may have so many: Pydantic looks at all of them before it counts."""
     if isinstance(value, dict) and len(value) > MAX_LABELS:
         raise ValueError(f"must have at most {MAX_LABELS} entries")
+    return value
+
+
+def few_biases(value: Any) -> Any:
+    """Biases of tokens, if a request may have so many."""
+    if isinstance(value, dict):
+        if len(value) > MAX_BIASES:
+            raise ValueError(f"must have at most {MAX_BIASES} entries")
+        if bad := next((token for token in value if TOKEN_ID.fullmatch(token) is None), None):
+            raise ValueError(f"must have ids of tokens as keys, not {bad[:32]!r}")
     return value
 
 
@@ -213,7 +226,7 @@ class CompletionFields(JsonModel):
     choice: Texts | None = None
     grammar: str | None = None
     routing: RoutingFields | None = None
-    logit_bias: Nothing = None
+    logit_bias: Annotated[dict[str, float] | None, BeforeValidator(few_biases)] = None
 
 
 class ChatCompletion(CompletionFields):
@@ -304,6 +317,8 @@ def _sampling(completion: CompletionBody) -> pb.Sampling:
     for name, value in fields.items():
         if value is not None:
             _set(message, name, value)
+    for token, bias in (completion.logit_bias or {}).items():
+        message.logit_bias[int(token)] = bias
     message.stop.extend(filter(None, completion.stop or ()))
     _constrain(message, completion)
     return message

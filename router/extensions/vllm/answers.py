@@ -39,6 +39,8 @@ def sampling_of(params: SamplingParams, ends: Sequence[int]) -> dict[str, Any]:
         "stop_token_ids": sorted(ends),
         "detokenize": False,
     }
+    if params.logit_bias:
+        made["logit_bias"] = dict(params.logit_bias)
     constraint = params.constraint
     if constraint is not None:
         shape = list(constraint.choices) if constraint.kind == "choices" else constraint.text

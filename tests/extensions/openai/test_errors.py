@@ -26,6 +26,8 @@ LONG = "x" * 5000
         (asking(model="My LoRA"), "invalid_request", "model", "must be NAME, NAME@VERSION, auto or base; a"),
         (asking(user="u" * 999), "invalid_request", "user", "must have at most"),
         (asking(guided_regex="("), "invalid_request", "guided_regex", ""),
+        (asking(logit_bias={"3": 101}), "invalid_request", "logit_bias[3]", "must be in [-100, 100]"),
+        (asking(logit_bias={"256": 1}), "invalid_request", "logit_bias[256]", "ids are 0 to 255"),
         (asking(choice=[""]), "invalid_request", "choice[0]", ""),
         (asking(metadata={"a": "b" * 99}), "invalid_request", "metadata[a]", "must have at most 64 bytes"),
         (asking(logprobs=True, top_logprobs=99), "invalid_request", "top_logprobs", "must be in [0, 20]"),

@@ -84,7 +84,8 @@ def test_response_formats_are_constraints() -> None:
         ({"temperature": "hot"}, "temperature"),
         ({"max_tokens": 2**40}, "max_tokens"),
         ({"seed": 2**70}, "seed"),
-        ({"logit_bias": {"5": 1}}, "logit_bias"),
+        ({"logit_bias": {"a": 1}}, "logit_bias"),
+        ({"logit_bias": dict.fromkeys(map(str, range(301)), 1)}, "logit_bias"),
         ({"functions": [{}]}, "functions"),
         ({"tool_choice": "required"}, "tool_choice"),
         ({"reasoning_effort": "high"}, "reasoning_effort"),
@@ -125,6 +126,10 @@ def test_an_unknown_field_is_refused_with_the_nearest_name() -> None:
         ("x" * 64, "is not a field of this API"),
         ("routing.domian", "is not a field of this API; did you mean 'domain'?"),
     ]
+
+
+def test_biases_have_ids_of_tokens_as_keys() -> None:
+    assert dict(chat(logit_bias={"5": 1, "7": -0.5}).sampling.logit_bias) == {5: 1.0, 7: -0.5}
 
 
 def test_shapes_may_be_in_the_forms_of_vllm() -> None:

@@ -7,14 +7,16 @@ from typing import Any
 
 import openai
 import pytest
-from openai.types.responses import Response, ResponseStreamEvent
+from openai.types.responses import ResponseStreamEvent
 from pydantic import BaseModel, TypeAdapter
 
 from router.engine.fake import FakeEngine
 from router.errors import InvalidRequest
-from router.extensions.openai import fields, responses
+from router.extensions.openai import requests, responses
+from router.extensions.openai.fields import parsed
 from router.extensions.openai.responses_answers import ResponseWriter
 from router.v1 import inference_pb2 as pb
+from tests.extensions.openai.validated import validated
 from tests.server.http_helpers import Http, StartWeb
 
 EVENT: TypeAdapter[Any] = TypeAdapter(ResponseStreamEvent)
@@ -44,6 +46,8 @@ async def events_of(client: Any, **fields: Any) -> list[dict[str, Any]]:
         assert name == f"event: {event['type']}"
         assert event["sequence_number"] == number
         EVENT.validate_json(data.removeprefix("data: "), strict=True)
+        if "response" in event:
+            validated(event["response"])
         found.append(event)
     return found
 
@@ -98,8 +102,10 @@ def test_fields_are_those_of_a_chat() -> None:
         ({"previous_response_id": "resp_1"}, "previous_response_id", "whole conversation in `input`"),
         ({"conversation": "conv_1"}, "conversation", "whole conversation in `input`"),
         ({"background": True}, "background", "stream it"),
-        ({"prompt": {"id": "p"}}, "prompt", "send `instructions` and `input`"),
-        ({"truncation": "auto"}, "truncation", "must be disabled"),
+        ({"reasoning": {"effort": "high"}}, "reasoning", "no reasoning"),
+        ({"max_tokens": 5}, "max_tokens", "did you mean 'max_output_tokens'?"),
+        ({"prompt": {"id": "p"}}, "prompt", "no prompts are kept"),
+        ({"truncation": "auto"}, "truncation", "it may be disabled"),
         ({"include": ["reasoning.encrypted_content"]}, "include[0]", responses.LOGPROBS),
         ({"tools": [{"type": "web_search"}]}, "tools[0].type", "web_search is not supported"),
         ({"input": []}, "input", "at least 1"),
@@ -151,8 +157,7 @@ async def test_a_response_is_what_openai_says_it_is(start_web: StartWeb, http: H
         {"top_logprobs": 2, "instructions": "Be brief.", "user": "u", "metadata": {"a": "b"}},
     ):
         answer = await http(await start_web()).post(PATH, json={"input": "one two three", **fields})
-        body = answer.json()
-        Response.model_validate_json(answer.content, strict=True)
+        body = validated(answer.json())
         assert body["id"] == f"resp_{answer.headers['x-router-response-id']}"
         assert body["output"][0]["id"].startswith("msg_")
         assert body["store"] is False
@@ -246,9 +251,7 @@ CALLS = (
 
 
 def writer_of(**fields: Any) -> ResponseWriter:
-    return ResponseWriter(
-        fields.parsed(responses.ResponseBody, json.dumps({"input": "x", **fields}).encode())
-    )
+    return ResponseWriter(parsed(responses.ResponseBody, json.dumps({"input": "x", **fields}).encode()))
 
 
 def test_calls_are_items_of_their_own() -> None:
@@ -257,9 +260,9 @@ def test_calls_are_items_of_their_own() -> None:
         response_id="0a1b", text="Well.", finish_reason=pb.FINISH_REASON_TOOL_CALLS, tool_calls=CALLS
     )
     written = writer_of(tools=tools, tool_choice="required").whole(answer)
-    Response.model_validate_json(written, strict=True)
-    assert [item["type"] for item in json.loads(written)["output"]] == ["message", *["function_call"] * 2]
-    assert len({item["id"] for item in json.loads(written)["output"]}) == 3
+    output = validated(json.loads(written))["output"]
+    assert [item["type"] for item in output] == ["message", *["function_call"] * 2]
+    assert len({item["id"] for item in output}) == 3
 
 
 def test_calls_are_streamed_one_after_the_other() -> None:
