@@ -231,7 +231,7 @@ def good_chats() -> Sequence[bytes]:
 
 def good_completions() -> Sequence[bytes]:
     """Prompts as text and as a list."""
-    return [b'{"prompt": "a b", "max_tokens": 4}', b'{"prompt": ["a b"], "mixture": [], "user": "u"}']
+    return [b'{"prompt": "a b", "max_tokens": 4}', b'{"prompt": ["a b"], "user": "u"}']
 
 
 def good_votes() -> Sequence[bytes]:

@@ -48,10 +48,7 @@ async def show(visit: Visit) -> dict[str, Any]:
 async def live(visit: Visit) -> dict[str, Any]:
     """What changes while one looks: experiments by state, those with a verdict first."""
     found = visit.query.get("q", "").strip()[:100]
-    if visit.console.context.no_experiments:
-        every, more = [], False
-    else:
-        every, more = await _every(visit)
+    every, more = await _every(visit)
     shown = [one for one in every if not found or matches(one, found)]
     of_state = {
         state: [one for one in shown if one.state == state]
@@ -77,6 +74,8 @@ async def live(visit: Visit) -> dict[str, Any]:
 async def _every(visit: Visit) -> tuple[list[pb.Experiment], bool]:
     """All experiments that the client may see, and whether there are more than are read."""
     every: list[pb.Experiment] = []
+    if visit.console.context.no_experiments:
+        return every, False
     token = ""
     while len(every) < MOST_READ:
         answer = await visit.ask(LIST, pb.ListExperimentsRequest(page_size=PAGE_SIZE, page_token=token))
