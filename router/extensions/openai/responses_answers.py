@@ -12,7 +12,7 @@ from typing import Any
 
 from router.extensions.openai import answers
 from router.extensions.openai.logprobs import chat_logprobs
-from router.extensions.openai.responses import ResponseBody, TextFormat, error_json
+from router.extensions.openai.responses import ResponseBody, TextFormat
 from router.extensions.openai.responses_items import (
     COMPLETED,
     IN_PROGRESS,
@@ -57,9 +57,8 @@ class ResponseWriter:
 
     def failure(self, status: int, reason: str, message: str, field: str) -> bytes:
         """The last event of a stream that ends with an error."""
-        error = error_json(status, reason, message, field)["error"]
         code = "rate_limit_exceeded" if status in OVERLOADED else "server_error"
-        shown = {"code": code, "message": error["message"]}
+        shown = {"code": code, "message": message}
         response = self._response(FAILED) | {"error": shown, "output": self._output(INCOMPLETE)}
         return self._written(FAILED, {"response": response})
 
