@@ -18,6 +18,7 @@ from router.names import AUTO
 from router.types import MAX_MESSAGES, MAX_STOPS
 
 LOGPROBS = "message.output_text.logprobs"
+OF_FUNCTION = ("name", "description", "parameters", "strict")
 TEXT_PARTS = ("input_text", "output_text", "text")
 NO_STATE = Refusal("no response is kept: send the whole conversation in `input`")
 NO_REASONING: tuple[dict[str, Any], ...] = ({}, {"effort": None}, {"effort": "none"}, {"effort": "minimal"})

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from router.extensions.openai import answers
 from router.extensions.openai.logprobs import chat_logprobs
-from router.extensions.openai.responses import ResponseBody, TextFormat
+from router.extensions.openai.responses import OF_FUNCTION, ResponseBody, TextFormat
 from router.extensions.openai.responses_items import (
     COMPLETED,
     IN_PROGRESS,
@@ -160,7 +160,7 @@ class ResponseWriter:
             "temperature": asked.temperature,
             "text": {"format": format_json(asked.text.format)},
             "tool_choice": "auto" if asked.tool_choice is None else asked.tool_choice,
-            "tools": [{"parameters": None, "strict": None} | tool for tool in asked.tools or ()],
+            "tools": [{"type": "function"} | function_json(tool) for tool in asked.tools or ()],
             "top_logprobs": asked.top_logprobs or 0,
             "top_p": asked.top_p,
             "truncation": "disabled",
@@ -179,6 +179,11 @@ class ResponseWriter:
         else:
             more["completed_at"] = int(time.time())
         return self._response(status) | more
+
+
+def function_json(tool: Mapping[str, Any]) -> dict[str, Any]:
+    """A function that was offered, as answers show it."""
+    return {name: tool.get(name) for name in OF_FUNCTION}
 
 
 def format_json(form: TextFormat | None) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from router.errors import FieldViolation, Findings, InvalidRequest
 from router.extensions.openai import fields, requests
-from router.extensions.openai.responses import InputCall, InputText, ResponseBody, TextFormat
+from router.extensions.openai.responses import OF_FUNCTION, InputCall, InputText, ResponseBody, TextFormat
 
 SAME = (
     "model",
@@ -29,7 +29,6 @@ SAME = (
     "safety_identifier",
     "routing",
 )  # fields of responses and chats
-OF_FUNCTION = ("name", "description", "parameters", "strict")
 MESSAGE = re.compile(r"messages\[(\d+)\](.*)")
 FUNCTION = re.compile(r"(?<=[\]e])\.function(?=\.|$)")  # in tools[0].function.name, tool_choice.function
 NAMES = {
@@ -104,8 +103,13 @@ def chat_tool(tool: Mapping[str, Any]) -> dict[str, Any]:
 
 def chat_choice(choice: Any) -> Any:
     """A `tool_choice` in the form of a chat's."""
-    if isinstance(choice, dict) and choice.get("type") == "function":
-        return {"type": "function", "function": {"name": choice.get("name")}}
+    kind = choice.get("type") if isinstance(choice, dict) else None
+    if kind == "function":
+        return {"type": kind, "function": {"name": choice.get("name")}}
+    if kind == "allowed_tools":
+        named = choice.get("tools")
+        tools = list(map(chat_choice, named)) if isinstance(named, list) else named
+        return {"type": kind, "allowed_tools": {"mode": choice.get("mode"), "tools": tools}}
     return choice
 
 

@@ -57,12 +57,13 @@ async def respond(
     """A response, whole or streamed."""
     asked, chat = body
     unit = call.header(UNIT)
-    message, writer = requests.generate_message(chat, unit), ResponseWriter(asked)
+    writer = ResponseWriter(asked)
 
     async def write(event: pb.StreamGenerateResponse) -> None:
         await call.write(writer.event(event))
 
     with in_response_words(asked), errors.in_their_words(chat, unit):
+        message = requests.generate_message(chat, unit)
         if not asked.stream:
             return Reply(writer.whole(await inference.Generate(message, call)))
         call.writer = writer
