@@ -417,7 +417,8 @@ class ImprovementRun:
 class Improvement:
     """What feedback did for one adapter. `counts`: feedback since the last offer, by verdict, None: not kept.
 
-    `runs` are the newest first, and `command` does by hand what the button does.
+    `runs` are the newest first, and `command` does by hand what the button does. A run takes `least` rows,
+    each of a praised or corrected answer.
     """
 
     name: str
@@ -425,6 +426,7 @@ class Improvement:
     running: bool
     command: str
     counts: Mapping[str, int] | None = None
+    least: int = 0
 
 
 class Improvements(Protocol):

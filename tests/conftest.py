@@ -74,8 +74,9 @@ Connect = Callable[..., SimpleNamespace]
 
 
 @pytest.fixture
-async def start_server() -> AsyncIterator[Start]:
+async def start_server(tmp_path: Path) -> AsyncIterator[Start]:
     """Start servers: `await start_server(engine=…, registry=…, router=…, **settings)`; stopped at the end.
+    Their state is this test's own.
 
     A setting NAME.KEY is a plugin's, and so is one whose name is in `MOVED`.
     """
@@ -124,7 +125,8 @@ async def start_server() -> AsyncIterator[Start]:
                 hooks = Hooks(PluginHost([], tables=read_tables(Path(), {}, of_plugins), built_in=True))
             app = ServerApp(said, engine, registry, router, startup, hooks=hooks, encoder=encoder)
             app.experiments, app.corrections, router.on_vote = experiments, corrections, app.metrics.vote
-            app.feedback = feedback
+            app.feedback, app.state_dir = feedback, tmp_path / ".state"
+            app.state_dir.mkdir(exist_ok=True)
             if before is not None:
                 before(app)
             stack.push_async_callback(app.stop)
