@@ -180,6 +180,7 @@
   };
   const column = (columns, name, hidden = false) => {
     const badge = el("span", "badge info", "asking");
+    badge.dataset.state = "";
     const from = el("p", "from", name);
     const notes = el("div", "stack");
     const text = document.createTextNode("");
