@@ -19,7 +19,8 @@ from router.corrections.recorder import Corrections
 from router.corrections.store import CorrectionStore
 from router.extensions.console.decisions import line_of
 from router.extensions.console.playground_request import stream_request
-from router.extensions.openai.requests import ChatCompletion, generate_message, parsed, stream_message
+from router.extensions.openai.fields import parsed
+from router.extensions.openai.requests import ChatCompletion, generate_message, stream_message
 from router.feedback.recorder import FeedbackRecorder
 from router.feedback.store import FeedbackStore
 from router.v1 import inference_pb2 as pb
