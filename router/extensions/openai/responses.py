@@ -14,13 +14,31 @@ from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from router.errors import MOST_FINDINGS, FieldViolation, Findings, InvalidRequest
 from router.extensions.openai import errors, fields, requests
-from router.extensions.openai.fields import IGNORED, MODERATION, FieldRules, JsonModel
+from router.extensions.openai.fields import IGNORED, MODERATION, FieldRules, JsonModel, Refusal
 from router.names import AUTO
 from router.types import MAX_MESSAGES, MAX_STOPS
 
 LOGPROBS = "message.output_text.logprobs"
 TEXT_PARTS = ("input_text", "output_text", "text")
-NO_STATE = "is not supported here, since no response is kept: send the whole conversation in `input`"
+NO_STATE = Refusal("no response is kept: send the whole conversation in `input`")
+NO_REASONING: tuple[dict[str, Any], ...] = ({}, {"effort": None}, {"effort": "none"}, {"effort": "minimal"})
+SAME_IGNORED = ("prompt_cache_options", "prompt_cache_retention", "service_tier", "store")
+RULES = FieldRules(
+    {
+        **{name: IGNORED[name] for name in SAME_IGNORED},
+        "stream_options": "the events are the same with and without",
+    },
+    {
+        "background": Refusal("wait for the answer, or stream it", (False,)),
+        "context_management": Refusal("no prompt is cut or summarised", ([],)),
+        "conversation": NO_STATE,
+        "moderation": MODERATION,
+        "previous_response_id": NO_STATE,
+        "prompt": Refusal("no prompts are kept: send `instructions` and `input`"),
+        "reasoning": Refusal("answers have no reasoning apart from the text", NO_REASONING),
+        "truncation": Refusal("no prompt is cut", ("disabled",)),
+    },
+)
 NO_ITEM = {
     "item_reference": "item_reference names an item that is not kept here: send the item itself",
     "reasoning": "reasoning items are not supported here: leave them out",
@@ -30,8 +48,6 @@ NO_PART = {
     "input_file": "files are not supported here: send their text as input_text",
     "input_audio": "audio is not supported here: send text",
 }
-NO_BACKGROUND = "is not supported here: wait for the answer, or stream it"
-NO_PROMPTS = "is not supported here, since no prompts are kept: send `instructions` and `input`"
 SAME = (
     "model",
     "temperature",
@@ -45,28 +61,13 @@ SAME = (
     "metadata",
 )  # fields of responses and chats
 OF_FUNCTION = ("name", "description", "parameters", "strict")
-NAMES = tuple(
-    (re.compile(pattern), name)
-    for pattern, name in (
-        (r"\bmessages\[\d+\](?:\.\w+(?:\[\d+\])?)*|\bmessages\b(?=:)|^messages$", "input"),
-        (r"\bmax(?:_completion)?_tokens\b", "max_output_tokens"),
-        (r"\bresponse_format\.json_schema\b", "text.format"),
-        (r"\bresponse_format\b", "text.format"),
-        (r"(?<![\w.])json_schema(?=:)|^json_schema$", "text.format.schema"),
-        (r"(?<=\])\.function(?=\.)|(?<=tool_choice)\.function(?=\.)", ""),
-    )
-)
-
-
-def only(text: str, *allowed: Any) -> PlainValidator:
-    """For a field that may be absent, null or one of `allowed`; anything else is refused with `text`."""
-
-    def check(value: Any) -> Any:
-        if value is not None and value not in allowed:
-            raise ValueError(text)
-        return value
-
-    return PlainValidator(check)
+NAMES = (
+    (re.compile(r"\bmessages\[\d+\](?:\.\w+(?:\[\d+\])?)*|\bmessages\b(?=:)|^messages$"), "input"),
+    (re.compile(r"\bmax(?:_completion)?_tokens\b"), "max_output_tokens"),
+    (re.compile(r"\bresponse_format(?:\.json_schema)?\b"), "text.format"),
+    (re.compile(r"(?<![\w.])json_schema(?=:)|^json_schema$"), "text.format.schema"),
+    (re.compile(r"(?<=\])\.function(?=\.)|(?<=tool_choice)\.function(?=\.)"), ""),
+)  # of a chat's fields
 
 
 def faults(found: Sequence[tuple[tuple[int | str, ...], str]]) -> ValidationError:
@@ -195,10 +196,10 @@ class TextFormat(JsonModel):
 
 
 class TextFields(JsonModel):
-    """Of the text of an answer; `verbosity` changes nothing."""
+    """Of the text of an answer."""
 
     format: TextFormat | None = None
-    verbosity: Literal["low", "medium", "high"] | None = None
+    verbosity: Literal["medium"] | None = None
 
 
 def only_functions(value: Any) -> Any:
@@ -234,10 +235,7 @@ def known_include(value: Any) -> Any:
 class ResponseBody(JsonModel):
     """POST /v1/responses."""
 
-    rules: ClassVar[FieldRules] = FieldRules(
-        {name: IGNORED[name] for name in ("prompt_cache_options", "prompt_cache_retention")},
-        {"moderation": MODERATION},
-    )
+    rules: ClassVar[FieldRules] = RULES
 
     input: Annotated[Any, PlainValidator(input_of)]
     model: str = AUTO
@@ -261,17 +259,8 @@ class ResponseBody(JsonModel):
     user: str | None = None
     safety_identifier: str | None = None
     prompt_cache_key: str | None = None
-    store: bool | None = None
     stream: bool | None = None
-    stream_options: dict[str, Any] | None = None
-    reasoning: dict[str, Any] | None = None
-    service_tier: str | None = None
     routing: requests.RoutingFields = requests.NO_HINTS
-    truncation: Annotated[Any, only("must be disabled: no prompt is ever cut", "disabled")] = None
-    previous_response_id: Annotated[Any, only(NO_STATE)] = None
-    conversation: Annotated[Any, only(NO_STATE)] = None
-    background: Annotated[Any, only(NO_BACKGROUND, False)] = None
-    prompt: Annotated[Any, only(NO_PROMPTS)] = None
 
     @property
     def logprobs(self) -> bool:

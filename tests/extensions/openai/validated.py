@@ -9,6 +9,7 @@ from typing import Any
 
 from openai.types import Completion, CompletionChoice, Model
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
+from openai.types.responses import Response
 from openai.types.shared import ErrorObject
 from pydantic import BaseModel
 
@@ -18,6 +19,7 @@ OURS: Mapping[type[BaseModel], set[str]] = {
     Completion: {"routing"},
     CompletionChoice: {"routing"},
     Model: {"description"},
+    Response: {"routing", "store"},
     ErrorObject: {"reason"},
 }
 KINDS: Mapping[str, type[BaseModel]] = {
@@ -25,12 +27,13 @@ KINDS: Mapping[str, type[BaseModel]] = {
     "chat.completion.chunk": ChatCompletionChunk,
     "text_completion": Completion,
     "model": Model,
+    "response": Response,
 }
 
 
 def validated(body: Any) -> Any:
     """The same body. Fails where it is not as the client's types say."""
-    if "error" in body:
+    if "object" not in body:
         _check(ErrorObject, body["error"])
     elif body["object"] == "list":
         for entry in body["data"]:
