@@ -21,7 +21,7 @@ from router.extensions.console.site import count_form
 from router.extensions.console.site import parsed as parsed_form
 from router.extensions.kserve import tensors
 from router.extensions.ofrep import flags as ofrep
-from router.extensions.openai import requests, routes
+from router.extensions.openai import fields, requests, routes
 from router.kserve import open_inference_pb2 as oip
 from router.server.bodies import Decoder, decoder_of, json_decoder
 from router.server.grpc_adapter import status_of
@@ -71,7 +71,7 @@ def completion(data: bytes) -> None:
 
 def _completion(kind: type[requests.ChatCompletion | requests.Completion], data: bytes) -> None:
     def run() -> None:
-        parsed = _made(json_decoder(partial(requests.parsed, kind)), data)
+        parsed = _made(json_decoder(partial(fields.parsed, kind)), data)
         generate_request(requests.generate_message(parsed, ""), "id", LIMITS)
 
     told(run)
@@ -231,7 +231,7 @@ def good_chats() -> Sequence[bytes]:
 
 def good_completions() -> Sequence[bytes]:
     """Prompts as text and as a list."""
-    return [b'{"prompt": "a b", "max_tokens": 4}', b'{"prompt": ["a b"], "mixture": [], "user": "u"}']
+    return [b'{"prompt": "a b", "max_tokens": 4}', b'{"prompt": ["a b"], "user": "u"}']
 
 
 def good_votes() -> Sequence[bytes]:

@@ -9,7 +9,7 @@ from typing import Any
 
 from router.access.clients import Role
 from router.errors import NotFound
-from router.extensions.openai import requests, responses
+from router.extensions.openai import errors, requests, responses
 from router.extensions.openai.responses_answers import ResponseWriter
 from router.server.http import HttpCall, Reply, Route
 from router.server.inference import InferenceService
@@ -53,15 +53,17 @@ async def respond(
 ) -> Reply | None:
     """A response, whole or streamed."""
     asked, chat = body
-    message, writer = requests.generate_message(chat, call.header(UNIT)), ResponseWriter(asked)
-    if not asked.stream:
-        return Reply(writer.whole(await inference.Generate(message, call)))
-    call.writer = writer
+    unit = call.header(UNIT)
+    message, writer = requests.generate_message(chat, unit), ResponseWriter(asked)
 
     async def write(event: pb.StreamGenerateResponse) -> None:
         await call.write(writer.event(event))
 
-    await inference.stream(requests.stream_message(message), call, write)
+    with errors.in_their_words(chat, unit):
+        if not asked.stream:
+            return Reply(writer.whole(await inference.Generate(message, call)))
+        call.writer = writer
+        await inference.stream(requests.stream_message(message), call, write)
     return None
 
 
