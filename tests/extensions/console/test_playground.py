@@ -309,6 +309,9 @@ async def test_feedback_is_kept_where_it_is_on(
     assert (status, body) == (200, {"kept": "texts", "replaced": True})
     status, body = await told(browser, "/feedback", response_id=rid, value="7")
     assert (status, body["error"]["field"]) == (400, "value")
+    assert (
+        "0 good, 0 bad, 1 corrected in 30 days" in (await browser.get("/console/adapters/medical/1.0.0")).text
+    )
 
 
 def test_a_line_says_why() -> None:
