@@ -107,6 +107,7 @@ async def start_server(tmp_path: Path) -> AsyncIterator[Start]:
             feedback: Any = None,
             routing: Any = None,
             hooks: Any = None,
+            encoder: Any = None,
             before: Any = None,
             **settings: Any,
         ) -> ServerApp:
@@ -122,7 +123,7 @@ async def start_server(tmp_path: Path) -> AsyncIterator[Start]:
                 router.state = routing
             if hooks is None:  # the built-in plugins, as every server has them
                 hooks = Hooks(PluginHost([], tables=read_tables(Path(), {}, of_plugins), built_in=True))
-            app = ServerApp(said, engine, registry, router, startup, hooks=hooks)
+            app = ServerApp(said, engine, registry, router, startup, hooks=hooks, encoder=encoder)
             app.experiments, app.corrections, router.on_vote = experiments, corrections, app.metrics.vote
             app.feedback, app.state_dir = feedback, tmp_path / ".state"
             app.state_dir.mkdir(exist_ok=True)

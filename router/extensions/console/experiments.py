@@ -74,6 +74,8 @@ async def live(visit: Visit) -> dict[str, Any]:
 async def _every(visit: Visit) -> tuple[list[pb.Experiment], bool]:
     """All experiments that the client may see, and whether there are more than are read."""
     every: list[pb.Experiment] = []
+    if visit.console.context.no_experiments:
+        return every, False
     token = ""
     while not visit.console.context.no_experiments and len(every) < MOST_READ:
         answer = await visit.ask(LIST, pb.ListExperimentsRequest(page_size=PAGE_SIZE, page_token=token))

@@ -12,6 +12,7 @@ from router.errors import FieldViolation, InvalidRequest, NotFound
 from router.extensions.console import (
     activity,
     adapters,
+    adapters_list,
     experiment,
     experiment_plan,
     experiments,
@@ -90,6 +91,7 @@ SESSION_ENTRIES: tuple[Entry, ...] = (
 MODULES = (  # as their pages stand at the side
     overview,
     playground,
+    adapters_list,
     adapters,
     routing,
     experiments,

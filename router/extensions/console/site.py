@@ -206,11 +206,11 @@ class ConsoleContext:
     no_experiments: str = ""  # why there are none
     improvements: Improvements | None = None
     preferences: Preferences | None = None  # blind comparisons, which the database of experiments keeps
+    feedback: FeedbackRecorder | None = None
     live: LiveExperiments | None = None  # experiments whose guardian is in this process
     folders: Sequence[Path] = ()  # that the server writes to
     certificate_ends: Callable[[], float] = lambda: math.inf  # unix seconds
     unaudited: Callable[[], int] = lambda: 0  # audit lines that the file did not take
-    feedback: FeedbackRecorder | None = None
 
     @classmethod
     def of(cls, server: ServerApp, recent: RecentAudit) -> ConsoleContext:
@@ -231,11 +231,11 @@ class ConsoleContext:
             no_experiments=absent,
             improvements=server.improvements,
             preferences=preferences,
+            feedback=server.feedback,
             live=live,
             folders=(server.state_dir, *([written.parent] if written is not None else [])),
             certificate_ends=lambda: tls.expires if tls is not None else math.inf,
             unaudited=lambda: audit.failed if audit is not None else 0,
-            feedback=server.feedback,
         )
 
     def telemetry_lost(self) -> float:

@@ -276,7 +276,7 @@ async def test_roles_are_those_of_the_methods(
 
 async def test_a_thumb_is_an_outcome_of_the_arm_that_answered(lab: SimpleNamespace) -> None:
     await running(lab, primary=MetricSpec("thumbs_up", Kind.PROPORTION))
-    assert 'data-no-outcomes=""' in (await lab.http.get(playground.HOME)).text
+    assert "data-outcomes" in (await lab.http.get(playground.HOME)).text
     events = await playground.streamed(lab.http, text="a medical question", unit="anna")
     decision, rid = events[0][1]["decision"], events[0][1]["response_id"]
     assert (decision["experiment"], decision["arm"] in ("old", "new")) == ("trial", True)
