@@ -1,24 +1,24 @@
-"""Requests of OpenAI's Responses API as chat completions, so that both have one path to the model.
+"""Requests of OpenAI's Responses API.
 
 Source: https://platform.openai.com/docs/api-reference/responses/create.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field, PlainValidator, TypeAdapter, ValidationError
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
-from router.errors import MOST_FINDINGS, FieldViolation, Findings, InvalidRequest
-from router.extensions.openai import errors, fields, requests
+from router.errors import MOST_FINDINGS
+from router.extensions.openai import requests
 from router.extensions.openai.fields import IGNORED, MODERATION, FieldRules, JsonModel, Refusal
 from router.names import AUTO
 from router.types import MAX_MESSAGES, MAX_STOPS
 
 LOGPROBS = "message.output_text.logprobs"
+OF_FUNCTION = ("name", "description", "parameters", "strict")
 TEXT_PARTS = ("input_text", "output_text", "text")
 NO_STATE = Refusal("no response is kept: send the whole conversation in `input`")
 NO_REASONING: tuple[dict[str, Any], ...] = ({}, {"effort": None}, {"effort": "none"}, {"effort": "minimal"})
@@ -48,26 +48,6 @@ NO_PART = {
     "input_file": "files are not supported here: send their text as input_text",
     "input_audio": "audio is not supported here: send text",
 }
-SAME = (
-    "model",
-    "temperature",
-    "top_p",
-    "top_k",
-    "min_p",
-    "repetition_penalty",
-    "seed",
-    "stop",
-    "stream",
-    "metadata",
-)  # fields of responses and chats
-OF_FUNCTION = ("name", "description", "parameters", "strict")
-NAMES = (
-    (re.compile(r"\bmessages\[\d+\](?:\.\w+(?:\[\d+\])?)*|\bmessages\b(?=:)|^messages$"), "input"),
-    (re.compile(r"\bmax(?:_completion)?_tokens\b"), "max_output_tokens"),
-    (re.compile(r"\bresponse_format(?:\.json_schema)?\b"), "text.format"),
-    (re.compile(r"(?<![\w.])json_schema(?=:)|^json_schema$"), "text.format.schema"),
-    (re.compile(r"(?<=\])\.function(?=\.)|(?<=tool_choice)\.function(?=\.)"), ""),
-)  # of a chat's fields
 
 
 def faults(found: Sequence[tuple[tuple[int | str, ...], str]]) -> ValidationError:
@@ -110,7 +90,7 @@ def check_part(index: int, part: Any) -> None:
 Text = Annotated[Any, PlainValidator(text_of)]
 
 
-class MessageItem(JsonModel):
+class InputMessage(JsonModel):
     """A message; answers may be sent back as they came."""
 
     role: Literal["user", "assistant", "system", "developer"]
@@ -121,7 +101,11 @@ class MessageItem(JsonModel):
         return {"role": self.role, "content": self.content}
 
 
-class CallItem(JsonModel):
+class InputText(InputMessage):
+    """An input that is a text."""
+
+
+class InputCall(JsonModel):
     """A function call that the model made."""
 
     call_id: str
@@ -135,7 +119,7 @@ class CallItem(JsonModel):
         return {"role": "assistant", "content": None, "tool_calls": [call]}
 
 
-class CallOutputItem(JsonModel):
+class InputResult(JsonModel):
     """What a function returned."""
 
     call_id: str
@@ -146,15 +130,15 @@ class CallOutputItem(JsonModel):
         return {"role": "tool", "tool_call_id": self.call_id, "content": self.output}
 
 
-Item = MessageItem | CallItem | CallOutputItem
-ITEMS: Mapping[str, type[Item]] = {
-    "message": MessageItem,
-    "function_call": CallItem,
-    "function_call_output": CallOutputItem,
+InputItem = InputMessage | InputCall | InputResult
+ITEMS: Mapping[str, type[InputItem]] = {
+    "message": InputMessage,
+    "function_call": InputCall,
+    "function_call_output": InputResult,
 }
 
 
-def item_of(value: Any) -> Item:
+def item_of(value: Any) -> InputItem:
     """An item of a conversation, by its type. Raises ValidationError, ValueError."""
     if not isinstance(value, dict):
         raise ValueError("must be an object")
@@ -166,15 +150,15 @@ def item_of(value: Any) -> Item:
     return model.model_validate(value)
 
 
-_items: TypeAdapter[list[Item]] = TypeAdapter(
+_items: TypeAdapter[list[InputItem]] = TypeAdapter(
     Annotated[list[Annotated[Any, PlainValidator(item_of)]], Field(min_length=1, max_length=MAX_MESSAGES)]
 )
 
 
-def input_of(value: Any) -> Sequence[Item]:
+def input_of(value: Any) -> Sequence[InputItem]:
     """The conversation; a text is one message of the user. Raises ValidationError, ValueError."""
     if isinstance(value, str):
-        return [MessageItem(role="user", content=value)]
+        return [InputText(role="user", content=value)]
     if not isinstance(value, list):
         raise ValueError("must be a text or a list of items")
     if len(value) > MAX_MESSAGES:
@@ -263,95 +247,12 @@ class ResponseBody(JsonModel):
     routing: requests.RoutingFields = requests.NO_HINTS
 
     @property
+    def items(self) -> Sequence[InputItem]:
+        """The conversation."""
+        found: Sequence[InputItem] = self.input
+        return found
+
+    @property
     def logprobs(self) -> bool:
         """Whether the answer shows log-probabilities."""
         return bool(self.top_logprobs) or LOGPROBS in (self.include or ())
-
-
-def parsed(body: bytes) -> tuple[ResponseBody, requests.ChatCompletion]:
-    """The request, and the same as a chat completion. Raises InvalidRequest naming every bad field."""
-    asked = fields.parsed(ResponseBody, body)
-    try:
-        return asked, requests.ChatCompletion.model_validate(chat_fields(asked))
-    except ValidationError as error:
-        found = Findings()
-        fields.note(error, requests.ChatCompletion, found)
-        found.check()
-        raise
-
-
-def chat_fields(asked: ResponseBody) -> dict[str, Any]:
-    """The body of the same chat completion."""
-    chat = {name: getattr(asked, name) for name in SAME}
-    chat |= {
-        "messages": chat_messages(asked),
-        "max_completion_tokens": asked.max_output_tokens,
-        "response_format": chat_format(asked.text.format),
-        "routing": asked.routing,
-        "user": asked.user or asked.safety_identifier,
-    }
-    if asked.logprobs:
-        chat |= {"logprobs": True, "top_logprobs": asked.top_logprobs}
-    if asked.tools:
-        chat |= {"tools": [chat_tool(tool) for tool in asked.tools]}
-        chat["parallel_tool_calls"] = asked.parallel_tool_calls
-    if asked.tool_choice is not None:
-        chat["tool_choice"] = chat_choice(asked.tool_choice)
-    return {name: value for name, value in chat.items() if value is not None}
-
-
-def chat_messages(asked: ResponseBody) -> list[dict[str, Any]]:
-    """Instructions and conversation; calls that follow each other are of one message."""
-    messages: list[dict[str, Any]] = []
-    if asked.instructions:
-        messages.append({"role": "system", "content": asked.instructions})
-    for item in asked.input:
-        message, last = item.chat(), messages[-1] if messages else {}
-        if isinstance(item, CallItem) and last.get("role") == "assistant":
-            last["tool_calls"] = [*last.get("tool_calls", ()), *message["tool_calls"]]
-        else:
-            messages.append(message)
-    return messages
-
-
-def chat_format(form: TextFormat | None) -> dict[str, Any] | None:
-    """As `response_format`."""
-    if form is None or form.type != "json_schema":
-        return None if form is None else {"type": form.type}
-    if form.schema_ is None:
-        raise InvalidRequest([FieldViolation("text.format.schema", "must be there")])
-    return {"type": form.type, "json_schema": {"name": form.name, "schema": form.schema_}}
-
-
-def chat_tool(tool: Mapping[str, Any]) -> dict[str, Any]:
-    """A function in the form of a chat's `tools`."""
-    return {"type": "function", "function": {key: tool[key] for key in tool if key in OF_FUNCTION}}
-
-
-def chat_choice(choice: Any) -> Any:
-    """A `tool_choice` in the form of a chat's."""
-    if isinstance(choice, dict) and choice.get("type") == "function":
-        return {"type": "function", "function": {"name": choice.get("name")}}
-    return choice
-
-
-# -- Errors
-
-
-def error_json(status: int, reason: str, message: str, field: str) -> dict[str, Any]:
-    """As of OpenAI's API, with the names of fields that a body here has."""
-    body = errors.error_json(status, reason, message, field)
-    error = body["error"]
-    error["message"], error["param"] = renamed(error["message"]), renamed(error["param"] or "") or None
-    return body
-
-
-def renamed(text: str) -> str:
-    """Names of a chat's fields in `text` as names of a response's.
-
-    >>> renamed("messages[2].content: must not be empty"), renamed("max_tokens")
-    ('input: must not be empty', 'max_output_tokens')
-    """
-    for theirs, ours in NAMES:
-        text = theirs.sub(ours, text)
-    return text

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from router.extensions.openai import answers
 from router.extensions.openai.logprobs import chat_logprobs
-from router.extensions.openai.responses import ResponseBody, TextFormat, error_json
+from router.extensions.openai.responses import OF_FUNCTION, ResponseBody, TextFormat
 from router.extensions.openai.responses_items import (
     COMPLETED,
     IN_PROGRESS,
@@ -57,9 +57,8 @@ class ResponseWriter:
 
     def failure(self, status: int, reason: str, message: str, field: str) -> bytes:
         """The last event of a stream that ends with an error."""
-        error = error_json(status, reason, message, field)["error"]
         code = "rate_limit_exceeded" if status in OVERLOADED else "server_error"
-        shown = {"code": code, "message": error["message"]}
+        shown = {"code": code, "message": message}
         response = self._response(FAILED) | {"error": shown, "output": self._output(INCOMPLETE)}
         return self._written(FAILED, {"response": response})
 
@@ -161,7 +160,7 @@ class ResponseWriter:
             "temperature": asked.temperature,
             "text": {"format": format_json(asked.text.format)},
             "tool_choice": "auto" if asked.tool_choice is None else asked.tool_choice,
-            "tools": [{"parameters": None, "strict": None} | tool for tool in asked.tools or ()],
+            "tools": [{"type": "function"} | function_json(tool) for tool in asked.tools or ()],
             "top_logprobs": asked.top_logprobs or 0,
             "top_p": asked.top_p,
             "truncation": "disabled",
@@ -180,6 +179,11 @@ class ResponseWriter:
         else:
             more["completed_at"] = int(time.time())
         return self._response(status) | more
+
+
+def function_json(tool: Mapping[str, Any]) -> dict[str, Any]:
+    """A function that was offered, as answers show it."""
+    return {name: tool.get(name) for name in OF_FUNCTION}
 
 
 def format_json(form: TextFormat | None) -> dict[str, Any]:

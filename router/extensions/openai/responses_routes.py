@@ -11,6 +11,7 @@ from router.access.clients import Role
 from router.errors import NotFound
 from router.extensions.openai import errors, requests, responses
 from router.extensions.openai.responses_answers import ResponseWriter
+from router.extensions.openai.responses_chat import in_response_words, parsed
 from router.server.http import HttpCall, Reply, Route
 from router.server.inference import InferenceService
 from router.server.policy import GENERATE, OBSERVE, Policy
@@ -39,10 +40,12 @@ class ResponseCall(HttpCall):
 def routes(inference: InferenceService) -> Sequence[Route]:
     """All of them."""
     answer = partial(respond, inference)
-    errors = responses.error_json
     return (
-        Route("POST", "/v1/responses", answer, responses.parsed, errors, call=ResponseCall),
-        *(Route(verb, "/v1/responses/{response:path}", not_kept, error_json=errors) for verb in VERBS),
+        Route("POST", "/v1/responses", answer, parsed, errors.error_json, call=ResponseCall),
+        *(
+            Route(verb, "/v1/responses/{response:path}", not_kept, error_json=errors.error_json)
+            for verb in VERBS
+        ),
     )
 
 
@@ -54,12 +57,13 @@ async def respond(
     """A response, whole or streamed."""
     asked, chat = body
     unit = call.header(UNIT)
-    message, writer = requests.generate_message(chat, unit), ResponseWriter(asked)
+    writer = ResponseWriter(asked)
 
     async def write(event: pb.StreamGenerateResponse) -> None:
         await call.write(writer.event(event))
 
-    with errors.in_their_words(chat, unit):
+    with in_response_words(asked), errors.in_their_words(chat, unit):
+        message = requests.generate_message(chat, unit)
         if not asked.stream:
             return Reply(writer.whole(await inference.Generate(message, call)))
         call.writer = writer

@@ -12,7 +12,7 @@ from pydantic import BaseModel, TypeAdapter
 
 from router.engine.fake import FakeEngine
 from router.errors import InvalidRequest
-from router.extensions.openai import requests, responses
+from router.extensions.openai import requests, responses, responses_chat
 from router.extensions.openai.fields import parsed
 from router.extensions.openai.responses_answers import ResponseWriter
 from router.v1 import inference_pb2 as pb
@@ -24,7 +24,7 @@ PATH = "/v1/responses"
 
 
 def message_of(**fields: Any) -> pb.GenerateRequest:
-    _, chat = responses.parsed(json.dumps({"input": "hi", **fields}).encode())
+    _, chat = responses_chat.parsed(json.dumps({"input": "hi", **fields}).encode())
     return requests.generate_message(chat, "")
 
 
@@ -131,9 +131,12 @@ async def test_errors_name_fields_of_a_response(start_web: StartWeb, http: Http)
     client = http(await start_web())
     for fields, param in [
         ({"input": "hi", "max_output_tokens": 0}, "max_output_tokens"),
-        ({"input": [{"role": "assistant", "content": "x"}]}, "input"),
+        ({"input": "one " * 3000}, "input"),
+        ({"input": [{"role": "user", "content": ""}], "instructions": "x"}, "input[0].content"),
+        ({"input": [{"role": "assistant", "content": "x"}]}, "input[0].role"),
         ({"input": ""}, "input"),
         ({"input": "hi", "model": "nobody"}, "model"),
+        ({"input": "hi", "safety_identifier": "x" * 300}, "safety_identifier"),
         (
             {"input": "hi", "text": {"format": {"type": "json_schema", "schema": {"type": 5}}}},
             "text.format.schema",

@@ -68,8 +68,9 @@
     if (field.startsWith("input")) return "text";
     return PLACES[field.split("[")[0]] || "";
   };
-  const complain = (error) => {
-    const id = error.reason === "ADAPTER_NOT_FOUND" ? "model" : placeOf(error.field);
+  const complain = (error, model = "model") => {
+    const found = error.reason === "ADAPTER_NOT_FOUND" ? "model" : placeOf(error.field);
+    const id = found === "model" ? model : found; // the input of its column
     const line = byId(id ? `${id}-error` : "form-error");
     const prefix = `${error.field}: `;
     line.textContent = id && error.message.startsWith(prefix) ? error.message.slice(prefix.length) : error.message;
@@ -179,7 +180,9 @@
     return { made, columns };
   };
   const column = (columns, name, hidden = false) => {
+    const input = (inputs()[columns.children.length] || byId("model")).id;
     const badge = el("span", "badge info", "asking");
+    badge.dataset.state = "";
     const from = el("p", "from", name);
     const notes = el("div", "stack");
     const text = document.createTextNode("");
@@ -198,16 +201,16 @@
     columns.append(card);
     const end = (word, kind) => {
       badge.textContent = word;
-      badge.className = `badge ${kind}`;
+      badge.className = word === "done" ? "hidden" : `badge ${kind}`;
       answer.setAttribute("aria-busy", "false");
     };
-    return { asked: name, hidden, card, from, notes, text, answer, numbers, acts, folds, end, began: 0, first: 0, tokens: 0 };
+    return { asked: name, hidden, input, card, from, notes, text, answer, numbers, acts, folds, end, began: 0, first: 0, tokens: 0 };
   };
   const refused = (one, error, word = "refused") => {
     one.failed = true;
     one.end(word, "bad");
     one.notes.append(el("p", "notice bad", error.message));
-    complain(error);
+    complain(error, one.input);
   };
   const rateOf = (tokens, seconds) => (tokens > 1 && seconds > 0.03 ? `, ${((tokens - 1) / seconds).toFixed(1)} tokens/s` : "");
   const count = (one) => {
@@ -219,9 +222,10 @@
     one.end("done", "ok");
     if (one.hidden) return;
     const cached = usage.cached_tokens ? ` (${usage.cached_tokens} cached)` : "";
+    const queued = usage.queued > 0.05 ? ` (${time(usage.queued)} of it in the queue)` : "";
     one.numbers.textContent =
-      `${usage.tokens} tokens${rateOf(usage.tokens, usage.total - usage.first)}, first after ${time(usage.first)} ` +
-      `(${time(usage.queued)} of it waiting), all in ${time(usage.total)}; prompt ${usage.prompt_tokens} tokens${cached}; ended by ${usage.reason}`;
+      `${usage.tokens} tokens${rateOf(usage.tokens, usage.total - usage.first)}, first after ${time(usage.first)}${queued}, ` +
+      `all in ${time(usage.total)}; prompt ${usage.prompt_tokens} tokens${cached}; ended by ${usage.reason}`;
   };
   const atEnd = () => innerHeight + scrollY > document.documentElement.scrollHeight - 60;
   const take = (one) => (name, data) => {
@@ -361,8 +365,8 @@
   byId("fewer").addEventListener("click", () => show(more.filter((part) => !part.hidden).pop(), false));
   for (const part of more) if (part.querySelector("input").value) show(part, true);
   for (const part of document.querySelectorAll("[data-scripted]")) part.hidden = false;
-  const models = () =>
-    [byId("model"), ...more.map((part) => part.querySelector("input"))].filter((one) => !one.disabled).map((one) => one.value.trim() || "auto");
+  const inputs = () => [byId("model"), ...more.map((part) => part.querySelector("input"))].filter((one) => !one.disabled);
+  const models = () => inputs().map((one) => one.value.trim() || "auto");
   // The conversation as the answers of that column have it; a column that is new has the first column's.
   const earlier = (index) => {
     const texts = conversation.flatMap(({ text, answers }) => [text, answers[index] || answers[0] || answers.find(Boolean)]);
@@ -373,10 +377,13 @@
     seed, model, explain: explain ? "yes" : "",
   });
   const busy = (on) => {
+    const [shown, gone] = on ? ["stop", "go"] : ["go", "stop"];
+    const focused = document.activeElement === byId(gone);
     byId("go").hidden = on;
     byId("decide").disabled = on;
     if (byId("blind")) byId("blind").disabled = on;
     byId("stop").hidden = !on;
+    if (focused) byId(shown).focus({ preventScroll: true });
   };
   const begin = () => {
     clear();
