@@ -26,11 +26,11 @@ from router.errors import (
     Unavailable,
 )
 from router.judging import REFERENCE
-from router.names import ADAPTER_FORM, BASE, adapter_rule, split_adapter
+from router.names import BASE, adapter_rule, split_adapter
 from router.ports import AdapterRegistry
 from router.server.call import Call
 from router.server.corrections import record_correction
-from router.server.inputs import prompt_of
+from router.server.inputs import mixture_of, prompt_of
 from router.server.pipeline import Pipeline
 from router.server.status import redacted
 from router.server.tool_calls import AnswerWithCalls, CallPiece, Piece
@@ -39,8 +39,6 @@ from router.types import (
     MAX_BIAS,
     MAX_BIASES,
     MAX_LABELS,
-    MAX_MIXTURE_PARTS,
-    MAX_MIXTURE_WEIGHT,
     MAX_STOP_BYTES,
     MAX_STOPS,
     SAMPLING_RANGES,
@@ -443,11 +441,17 @@ class StreamedAnswer(AnswerWithCalls):
         event = delta_message(Delta(text, self._tokens, tuple(self._logprobs)))
         for piece in pieces:
             if isinstance(piece, CallPiece):
-                event.delta.tool_calls.add(
-                    index=piece.index, id=piece.id, name=piece.name, arguments=piece.arguments
-                )
+                _add_piece(event.delta, piece)
         self._tokens, self._logprobs = 0, []
         yield event
+
+
+def _add_piece(delta: pb.Delta, piece: CallPiece) -> None:
+    """Pieces of one call are one in an event: clients may look at the first of a call alone."""
+    if delta.tool_calls and delta.tool_calls[-1].index == piece.index:
+        delta.tool_calls[-1].arguments += piece.arguments
+    else:
+        delta.tool_calls.add(index=piece.index, id=piece.id, name=piece.name, arguments=piece.arguments)
 
 
 def started_message(response_id: str, decision: Decision, explain: bool) -> pb.StreamGenerateResponse:
@@ -546,47 +550,6 @@ def duration(seconds: float) -> Duration:
     """A proto duration; negative times are 0."""
     nanos = max(round(seconds * 1e9), 0)
     return Duration(seconds=nanos // 1_000_000_000, nanos=nanos % 1_000_000_000)
-
-
-FIELD = "routing.mixture"
-DIGITS = 3  # of a weight after the point: so many different mixtures there are, and no more
-
-
-def mixture_of(message: pb.Routing, found: Findings) -> tuple[tuple[str, float], ...]:
-    """The names and weights of a request, each weight in thousandths; what is wrong is noted in `found`."""
-    parts = message.mixture
-    if not parts:
-        return ()
-    if message.adapter or message.domain or message.task:
-        found.add(FIELD, "names who answers: leave out adapter, domain and task")
-    if len(parts) > MAX_MIXTURE_PARTS:
-        found.add(FIELD, f"must have at most {MAX_MIXTURE_PARTS} parts, got {len(parts)}")
-        return ()
-    named = tuple((part.adapter, _weight(part, number, found)) for number, part in enumerate(parts))
-    for number, (name, _) in enumerate(named):
-        _check_name(name, f"{FIELD}[{number}].adapter", found)
-    if not any(weight for _, weight in named):
-        found.add(FIELD, "must have a weight that is not 0, to three digits after the point")
-    return named
-
-
-def _weight(part: pb.MixturePart, number: int, found: Findings) -> float:
-    field, weight = f"{FIELD}[{number}].weight", part.weight
-    if not math.isfinite(weight):
-        found.add(field, "must be a finite number")
-        return 0.0
-    if abs(weight) > MAX_MIXTURE_WEIGHT:
-        most = MAX_MIXTURE_WEIGHT
-        found.add(field, f"must be in [{-most:g}, {most:g}], got {weight:g}")
-    return round(weight, DIGITS) + 0.0  # -0.0 is 0.0
-
-
-def _check_name(name: str, field: str, found: Findings) -> None:
-    parts = split_adapter(name)
-    if name == BASE or (parts is not None and parts[0] == BASE):
-        found.add(field, "must not be the base: adapters are added to it")
-    elif parts is None:
-        found.add(field, f"must be {ADAPTER_FORM}")
 
 
 def mixture_messages(parts: Iterable[MixturePart]) -> list[pb.MixturePart]:

@@ -1,19 +1,24 @@
-"""What a request asks: a text, turns of a chat with the functions that it offers, or a raw prompt."""
+"""What a request asks: a text, turns of a chat with the functions that it offers, or a raw prompt; and the
+adapters of a mixture."""
 
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Mapping
 from typing import Any
 
 from router.engine.constrained.source import MAX_SCHEMA_DEPTH
 from router.errors import Findings
+from router.names import ADAPTER_FORM, BASE, split_adapter
 from router.server.tools import FIELD
 from router.types import (
     MAX_CALL_ID,
     MAX_CONSTRAINT_BYTES,
     MAX_MESSAGES,
+    MAX_MIXTURE_PARTS,
+    MAX_MIXTURE_WEIGHT,
     MAX_TOOL_CALLS,
     MAX_TOOL_DESCRIPTION,
     MAX_TOOL_NAME,
@@ -190,3 +195,44 @@ def _depth(value: Any) -> int:
         level = [part for parts in inner for part in parts if isinstance(part, dict | list)]
         depth += 1
     return depth
+
+
+MIXTURE = "routing.mixture"
+DIGITS = 3  # of a weight after the point: so many different mixtures there are, and no more
+
+
+def mixture_of(message: pb.Routing, found: Findings) -> tuple[tuple[str, float], ...]:
+    """The names and weights of a request, each weight in thousandths; what is wrong is noted in `found`."""
+    parts = message.mixture
+    if not parts:
+        return ()
+    if message.adapter or message.domain or message.task:
+        found.add(MIXTURE, "names who answers: leave out adapter, domain and task")
+    if len(parts) > MAX_MIXTURE_PARTS:
+        found.add(MIXTURE, f"must have at most {MAX_MIXTURE_PARTS} parts, got {len(parts)}")
+        return ()
+    named = tuple((part.adapter, _weight(part, number, found)) for number, part in enumerate(parts))
+    for number, (name, _) in enumerate(named):
+        _check_part(name, f"{MIXTURE}[{number}].adapter", found)
+    if not any(weight for _, weight in named):
+        found.add(MIXTURE, "must have a weight that is not 0, to three digits after the point")
+    return named
+
+
+def _weight(part: pb.MixturePart, number: int, found: Findings) -> float:
+    field, weight = f"{MIXTURE}[{number}].weight", part.weight
+    if not math.isfinite(weight):
+        found.add(field, "must be a finite number")
+        return 0.0
+    if abs(weight) > MAX_MIXTURE_WEIGHT:
+        most = MAX_MIXTURE_WEIGHT
+        found.add(field, f"must be in [{-most:g}, {most:g}], got {weight:g}")
+    return round(weight, DIGITS) + 0.0  # -0.0 is 0.0
+
+
+def _check_part(name: str, field: str, found: Findings) -> None:
+    parts = split_adapter(name)
+    if name == BASE or (parts is not None and parts[0] == BASE):
+        found.add(field, "must not be the base: adapters are added to it")
+    elif parts is None:
+        found.add(field, f"must be {ADAPTER_FORM}")
