@@ -29,6 +29,7 @@ from router.experiments.messages import (
     update_request,
 )
 from router.experiments.model import (
+    usual_aggregate,
     Accepted,
     Aggregate,
     ArmSpec,
@@ -193,7 +194,7 @@ def metric(
         name,
         kind,
         higher_is_better,
-        Aggregate(aggregate) if aggregate else kind.rules.usual,
+        Aggregate(aggregate) if aggregate else usual_aggregate(name, kind),
         per,
         Unanswered(missing),
         covariate,

@@ -19,6 +19,7 @@ from router.errors import Findings
 from router.experiments.completeness import as_before
 from router.experiments.designs import Design
 from router.experiments.model import (
+    usual_aggregate,
     BASE,
     Aggregate,
     ArmSpec,
@@ -389,7 +390,7 @@ def _missing_of(message: pb.Experiment.Metric, field: str, found: Findings) -> U
 
 
 def _aggregate_of(message: pb.Experiment.Metric, kind: Kind, field: str, found: Findings) -> Aggregate:
-    usual = kind.rules.usual
+    usual = usual_aggregate(message.name, kind)
     if message.aggregate == pb.Experiment.Metric.AGGREGATE_UNSPECIFIED:
         return usual
     if message.aggregate not in AGGREGATES:

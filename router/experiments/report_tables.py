@@ -214,7 +214,7 @@ def _compared_columns(report: Report) -> tuple[tuple[str, str], ...]:
 
 def _compared(report: Report, arm: str, found: MetricReport) -> Row:
     form = form_of(report.judged, found)
-    values = (form.value(value) for value in found.values)
+    values = (words.value_of(form, found, side) for side in (0, 1))
     return (words.labelled(found), arm, *values, change(form, found))
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from router.experiments.check_words import repairs
 from router.experiments.model import Kind, Lifecycle, MetricSpec, Mode
+from router.experiments.times import time_quantile
 from router.quantities import OPEN, PLAIN, SHARE, TIME, WORSE, Quantity, counted, percent
 from router.quantities import percents as range_of_shares
 from router.quantities import reading as reading_of
@@ -72,7 +73,17 @@ def quantity_of(name: str, kind: Kind) -> Quantity:
     if kind.rules.binary:
         return SHARE
     known = next((one for _, built_in, one in BUILT_IN if built_in == name), None)
+    if time_quantile(name) is not None:
+        return TIME
     return known or (TIME if "seconds" in name.split("_") else PLAIN)
+
+
+def value_of(form: Quantity, found: MetricReport, side: int) -> str:
+    """Control's value (0) or the arm's (1), of a quantile with its range."""
+    text = form.value(found.values[side])
+    if not found.ranges:
+        return text
+    return f"{text} ({form.within(*found.ranges[side])})"
 
 
 def form_of(experiment: Experiment, found: MetricReport) -> Quantity:

@@ -17,14 +17,14 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache, cached_property
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from router.experiments.model import NoInterval
 from router.experiments.stats.compare import ArmComparison, ConfidenceInterval, Method, SequencePlan, p_of
-from router.experiments.stats.moments import Array, invalid
+from router.experiments.stats.moments import Array, Moments, invalid
 from router.experiments.stats.sequences import EQUAL, Line
 from router.experiments.times import BINS, FIRST_EDGE, STEP
 
@@ -66,6 +66,10 @@ class TimeCounts:
     def n(self) -> float:
         """Units."""
         return float(self.bins.sum())
+
+
+Sums: TypeAlias = Moments | TimeCounts
+"""What an arm has of a metric: of a quantile units by bin, of others sums of powers."""
 
 
 @cache

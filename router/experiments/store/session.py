@@ -16,6 +16,7 @@ from sqlalchemy import ColumnElement, Connection, delete, func, or_, select
 
 from router.experiments.model import BUILT_IN, Exposure
 from router.experiments.store.series import (
+    BLOCK,
     EVERYTHING,
     NONE,
     RESPONSES,
@@ -25,6 +26,7 @@ from router.experiments.store.series import (
     Row,
     Series,
     Values,
+    block_key,
     powers,
     segment_suffixes,
 )
@@ -289,6 +291,8 @@ class Deltas:
                 numbers = powers(row)
                 answered = sign * any(unit.values.get(name, NONE).n for name in each.answers)
                 self._into((address, each.key), len(row), sign, answered, numbers)
+                if each.binned:
+                    self._into_block(address, each.key, row[0], sign)
                 for suffix in segment_suffixes(unit.segments) if each.split else ():
                     self._into((address, each.key + suffix), len(row), sign, answered, numbers)
 
@@ -301,6 +305,12 @@ class Deltas:
         cell[1] += sign
         for i, number in enumerate(numbers, 2):
             cell[i] += sign * number
+
+    def _into_block(self, address: Address, key: str, value: float, sign: int) -> None:
+        """Count a unit in the bin of its value."""
+        name, place = block_key(key, value)
+        numbers = (*_zeros(place), 1.0, *_zeros(BLOCK - 1 - place))
+        self._into((address, name), COLUMNS, sign, 0, numbers)
 
     def _means(self, unit: Unit) -> None:
         names = BUILT_IN if EVERYTHING in unit.changed else unit.changed.intersection(BUILT_IN)
