@@ -226,10 +226,11 @@ class HttpCall(Call):
             return
         reason = reason_of(error)
         status = http_status(code_of(error), reason)
-        content_type, body = self.refusal(status, reason, message_of(error), field_of(error))
+        named = status, reason, message_of(error), field_of(error)
         if self._began:
-            await self._end(b"data: " + body + b"\n\n")
+            await self._end(self.failure(*named))
             return
+        content_type, body = self.refusal(*named)
         headers = {"x-request-id": self.request_id, "content-length": str(len(body))}
         if self.answer_id:
             headers["x-router-response-id"] = self.answer_id
@@ -250,6 +251,10 @@ class HttpCall(Call):
     def refusal(self, status: int, reason: str, message: str, field: str) -> tuple[str, bytes]:
         """The answer that an error is: its type and its body."""
         return JSON, json.dumps(self._route.error_json(status, reason, message, field)).encode()
+
+    def failure(self, status: int, reason: str, message: str, field: str) -> bytes:
+        """The last event of a stream that ends with an error."""
+        return b"data: " + self.refusal(status, reason, message, field)[1] + b"\n\n"
 
     def _decision_headers(self) -> dict[str, str]:
         return dict(self.headers) | decision_headers(self.decision, self.response_id)

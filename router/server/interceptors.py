@@ -289,7 +289,7 @@ def observed(call: Call, metrics: ServerMetrics, lines: Sparse, tracing: Tracing
     finally:
         if call.transport == HTTP and not call.status:
             call.status = http_status(code, reason)
-        metrics.record(call, code, outcome or code)
+        metrics.record(call, code, outcome or code, reason)
         if tracing is not None and call.trace is not None:
             tracing.ended(call, outcome or code, reason)
         level = LEVELS.get(code, logging.INFO)
