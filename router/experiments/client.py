@@ -29,7 +29,6 @@ from router.experiments.messages import (
     update_request,
 )
 from router.experiments.model import (
-    usual_aggregate,
     Accepted,
     Aggregate,
     ArmSpec,
@@ -43,6 +42,7 @@ from router.experiments.model import (
     SizeQuestion,
     Spec,
     Unanswered,
+    usual_aggregate,
 )
 from router.experiments.report.model import Report
 from router.experiments.report_messages import report_of

@@ -19,7 +19,6 @@ from router.errors import Findings
 from router.experiments.completeness import as_before
 from router.experiments.designs import Design
 from router.experiments.model import (
-    usual_aggregate,
     BASE,
     Aggregate,
     ArmSpec,
@@ -36,6 +35,7 @@ from router.experiments.model import (
     Spec,
     Unanswered,
     listed,
+    usual_aggregate,
 )
 from router.names import VERSION_FORM, split_adapter
 from router.types import AdapterRef, RouterVariant

@@ -203,6 +203,6 @@ def metric_warnings(spec: Spec) -> Iterator[str]:
         if rail.name in TIMES and rail.kind is Kind.MEAN and rail.cap is None:
             yield (
                 f"guardrail {rail.name} is a mean without a cap, and shows no harm before 750 units in each "
-                f"arm: as the share of slow units, such as {rail.name}_over_4s, it does from the first unit, as"
-                f" a quantile, such as {rail.name}_p95, from some hundred on"
+                f"arm: as the share of slow units, such as {rail.name}_over_4s, it does from the first unit,"
+                f" and as a quantile, such as {rail.name}_p95, from some hundred on"
             )

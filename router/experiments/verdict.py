@@ -238,6 +238,13 @@ def _sums(outcomes: Outcomes, control: str, arm: str, metric: str) -> tuple[Sums
     return (first, second) if min(first.n, second.n) >= 2 else None
 
 
+def _powers(sums: tuple[Sums, Sums] | None) -> tuple[Moments, Moments] | None:
+    """The same, if the metric is no quantile."""
+    if sums is None or not (isinstance(sums[0], Moments) and isinstance(sums[1], Moments)):
+        return None
+    return sums[0], sums[1]
+
+
 class _Compared(NamedTuple):
     """An arm against control, by all that the design has."""
 
@@ -246,7 +253,7 @@ class _Compared(NamedTuple):
 
 
 def _primary(design: ExperimentDesign, outcomes: Outcomes, course: Course, arm: str) -> _Compared | None:
-    sums = _sums(outcomes, design.control, arm, design.primary.name)
+    sums = _powers(_sums(outcomes, design.control, arm, design.primary.name))
     line = Line(offset=-design.primary.sign * design.margin)
     if sums is None:
         return None
@@ -346,9 +353,7 @@ def _arm(
     return ArmVerdict(arm, ruling, found, p, guarded, early, gain=gain, planned=planned)
 
 
-def _guarded_early(
-    design: ExperimentDesign, arm: str, rail: Guardrail, sums: tuple[Sums, Sums]
-) -> Guarded:
+def _guarded_early(design: ExperimentDesign, arm: str, rail: Guardrail, sums: tuple[Sums, Sums]) -> Guarded:
     """An early reading, for harm only."""
     return guard(rail, *sums, _plan_of_rail(design, rail, arm))
 
@@ -358,16 +363,17 @@ def _guarded(
 ) -> Guarded:
     """A guardrail that is within its margin by whichever shows it. The planned bound has half of alpha for
     that, as it has for a primary metric that is better. What has to improve is always-valid
-    alone."""
+    alone, and so is a quantile."""
     plan = _plan_of_rail(design, rail, arm)
     found = guard(rail, *sums, plan)
-    if rail.improve:
+    powers = _powers(sums)
+    if rail.improve or powers is None:
         return found
     planned = _planned(design, course, arm, rail.metric, rail.line, plan)
     if planned is None or found.state is State.BEYOND:
         return found
     always = replace(found.comparison, p=found.p_within)
-    both = _by_both(design.shown_by, plan, rail.metric, sums, rail.line, always, planned)
+    both = _by_both(design.shown_by, plan, rail.metric, powers, rail.line, always, planned)
     state = State.WITHIN if both.p <= plan.alpha else found.state
     return replace(found, comparison=both, p_within=both.p, state=state)
 

@@ -363,7 +363,10 @@ def primary_reading(report: Report, arm: ArmReport) -> str:
 def _line(report: Report, arm: str, found: MetricReport, read: str) -> str:
     form, control = form_of(report.judged, found), report.judged.spec.control
     units = f" of {units_of(report.judged)}" if form is SHARE else ""
-    values = f"{form.value(found.values[1])}{units} with {arm}, {form.value(found.values[0])} with {control}"
+    quantile = time_quantile(found.metric)
+    before = f"{100 * quantile.level:g} % of {units_of(report.judged)} within " if quantile else ""
+    both = [value_of(form, found, side) for side in (0, 1)]
+    values = f"{before}{both[1]}{units} with {arm}, {both[0]} with {control}"
     name = f"{arm}, " if len(report.arms) > 1 else ""
     way = direction(found.higher_is_better).capitalize()
     return f"{name}{named(found.metric, found.cap)}: {change(form, found)} {read}: {values}. {way}."

@@ -47,13 +47,19 @@ from router.experiments.report.source import (
     usable_moments,
 )
 from router.experiments.stats.checks import (
-    Guarded, comparison_of, corrected, length_adjusted, pair_of, paired, segmented
+    Guarded,
+    comparison_of,
+    corrected,
+    length_adjusted,
+    pair_of,
+    paired,
+    segmented,
 )
 from router.experiments.stats.compare import ArmComparison, ArmPair, SequencePlan
 from router.experiments.stats.missing import Missing
 from router.experiments.stats.moments import ComparedMetric, Moments
-from router.experiments.stats.quantiles import Sums
 from router.experiments.stats.planning import size_for, smallest_effect
+from router.experiments.stats.quantiles import Sums
 from router.experiments.store.series import PairCounts
 from router.experiments.store.store import ExperimentStore
 from router.experiments.verdict import (

@@ -156,9 +156,7 @@ def gather(
 def metric_of(spec: MetricSpec) -> ComparedMetric:
     """The metric of the statistics."""
     bounds = None if spec.cap is None else (spec.least, spec.cap)
-    return ComparedMetric(
-        spec.name, spec.kind, spec.higher_is_better, spec.covariate, bounds, spec.quantile
-    )
+    return ComparedMetric(spec.name, spec.kind, spec.higher_is_better, spec.covariate, bounds, spec.quantile)
 
 
 def early_metric(spec: MetricSpec) -> ComparedMetric:

@@ -113,13 +113,11 @@ def pair_of(
     metric: ComparedMetric, control: Sums, treatment: Sums, plan: SequencePlan
 ) -> ArmPair | QuantilePair:
     """Both arms as they are compared on a metric."""
-    if metric.level is None:
-        assert isinstance(control, Moments)
-        assert isinstance(treatment, Moments)
+    if metric.level is None and isinstance(control, Moments) and isinstance(treatment, Moments):
         return ArmPair(metric, control, treatment, plan)
-    assert isinstance(control, TimeCounts)
-    assert isinstance(treatment, TimeCounts)
-    return QuantilePair(metric.level, control.bins, treatment.bins, plan)
+    if metric.level is not None and isinstance(control, TimeCounts) and isinstance(treatment, TimeCounts):
+        return QuantilePair(metric.level, control.bins, treatment.bins, plan)
+    raise invalid(metric.name, "needs units by bin if it is a quantile, else sums, of both arms")
 
 
 @dataclass(frozen=True, slots=True)

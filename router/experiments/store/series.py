@@ -35,9 +35,10 @@ from router.experiments.model import (
 )
 from router.experiments.stats.moments import Moments, places
 from router.experiments.store import tables
+from router.experiments.store.bins import SEPARATOR, add_block
 from router.experiments.store.stretches import Stretches, stretches_of
-from router.experiments.store.tables import COLUMNS, CUBES, PRODUCTS, experiments, from_json, phases
-from router.experiments.times import BINS, SlowShare, TimeQuantile, bin_of, slow_share, time_quantile
+from router.experiments.store.tables import COLUMNS, PRODUCTS, experiments, from_json, phases
+from router.experiments.times import SlowShare, TimeQuantile, slow_share, time_quantile
 from router.ports import Stage
 from router.shared.database import Bulk
 
@@ -104,17 +105,6 @@ def powers(row: Row) -> Row:
     products = [a * b for i, a in enumerate(row) for b in row[i:]]
     cubes = [a * b * c for i, a in enumerate(row) for j, b in enumerate(row[i:], i) for c in row[j:]]
     return (*row, *products, *cubes)
-
-
-SEPARATOR = "\x1f"
-BLOCK = COLUMNS + PRODUCTS + CUBES
-"""How many bins are counted in one row of the sums, in the columns that hold powers of other series."""
-
-
-def block_key(key: str, seconds: float) -> tuple[str, int]:
-    """Key of the row in which a unit with this value is counted, and which of its columns."""
-    block, place = divmod(bin_of(seconds), BLOCK)
-    return f"{key}{SEPARATOR}{block}", place
 
 
 @lru_cache(maxsize=4096)  # distinct values are few
@@ -505,17 +495,11 @@ def _sums(conn: Connection, info: PhaseInfo, only: bool) -> Mapping[tuple[int, s
             continue  # a secondary metric's that is no more
         cells, bins = found[stretch, arm]
         if name != key and name in binned:
-            _add_block(bins.setdefault(name, {}), int(key.rpartition(SEPARATOR)[2]), numbers)
+            add_block(bins.setdefault(name, {}), key, numbers)
             continue
         cell = (answered, _moments(n, numbers, columns[name]))
         cells[key] = _added(cells[key], cell) if key in cells else cell
     return found
-
-
-def _add_block(bins: dict[int, float], block: int, numbers: Sequence[float]) -> None:
-    for place, units in enumerate(numbers, block * BLOCK):
-        if units and place < BINS:
-            bins[place] = bins.get(place, 0.0) + units
 
 
 def _moments(n: int, numbers: Sequence[float], columns: int) -> Moments:

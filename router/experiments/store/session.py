@@ -15,18 +15,16 @@ from typing import Any, NamedTuple, TypeAlias
 from sqlalchemy import ColumnElement, Connection, delete, func, or_, select
 
 from router.experiments.model import BUILT_IN, Exposure
+from router.experiments.store.bins import SEPARATOR, block_of
 from router.experiments.store.series import (
-    BLOCK,
     EVERYTHING,
     NONE,
     RESPONSES,
-    SEPARATOR,
     PhaseInfo,
     PhaseInfos,
     Row,
     Series,
     Values,
-    block_key,
     powers,
     segment_suffixes,
 )
@@ -308,8 +306,7 @@ class Deltas:
 
     def _into_block(self, address: Address, key: str, value: float, sign: int) -> None:
         """Count a unit in the bin of its value."""
-        name, place = block_key(key, value)
-        numbers = (*_zeros(place), 1.0, *_zeros(BLOCK - 1 - place))
+        name, numbers = block_of(key, value)
         self._into((address, name), COLUMNS, sign, 0, numbers)
 
     def _means(self, unit: Unit) -> None:
