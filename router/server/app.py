@@ -17,11 +17,12 @@ from router.engine.base import Engine
 from router.errors import NO_EXPERIMENTS
 from router.feedback.recorder import FeedbackRecorder
 from router.plugins import Hooks, PluginHost
-from router.ports import AdapterRegistry, Experiments, Improvements
+from router.ports import AdapterRegistry, Experiments, Improvements, TextEncoder
 from router.registry.state import state_dir
 from router.server.admission import Admission, PhaseGate, ServerPhase
 from router.server.bodies import Bodies
 from router.server.call import Endpoint
+from router.server.embedding import Embedding
 from router.server.health import ServerHealth
 from router.server.inference import InferenceService
 from router.server.interceptors import Interceptors, Sending
@@ -60,6 +61,7 @@ class ServerApp:
         startup: Callable[[], Awaitable[None]] | None = None,
         on_ready: Callable[[], None] | None = None,
         hooks: Hooks | None = None,
+        encoder: TextEncoder | None = None,
     ) -> None:
         self.settings, self.engine, self.registry, self.router = settings, engine, registry, router
         self.hooks = hooks if hooks is not None else Hooks(PluginHost([]))
@@ -90,6 +92,7 @@ class ServerApp:
         self.health = ServerHealth(self.lifecycle, engine.status, settings.stall_seconds, self._flaws)
         self.pipeline = Pipeline(settings, engine, registry, router, hooks=self.hooks)
         self.inference = InferenceService(settings, self.pipeline, registry)
+        self.embedding = Embedding(engine, encoder)
         self.background = Following()
         self.follow = self.background.follow
         self.methods: Mapping[str, Endpoint] = {}  # of gRPC services, by /SERVICE/METHOD
@@ -187,6 +190,7 @@ class ServerApp:
             await self._transports.close()
         await self.hooks.shutdown()
         self.pipeline.close()
+        self.embedding.close()
         self._bodies.close()
         try:  # a step that hangs holds up nothing that comes after
             async with asyncio.timeout(ENGINE_SECONDS):
