@@ -103,17 +103,33 @@ def named(turns: Sequence[Turn]) -> list[Turn]:
 
 
 def calls_as_text(turns: Sequence[Turn]) -> list[Turn]:
-    """Turns of users and assistants alone: calls are JSON, a line each, and results are the user's."""
+    """Turns of users and assistants alone: what functions returned stands before the question.
+
+    Calls are left out, since a model that sees them as texts of its own answers with another one.
+    """
     result: list[Turn] = []
-    for before, turn in zip([None, *turns], named(turns), strict=False):
-        if turn.calls:
-            turn = Turn("assistant", "\n".join(filter(None, [turn.text, *map(_call_text, turn.calls)])))
+    returned: dict[int, list[str]] = {}  # texts, by the place of the question
+    calls: dict[str, ToolCall] = {}
+    for turn, after in zip(turns, [*turns[1:], None], strict=True):
+        calls.update((call.id, call) for call in turn.calls)
         if turn.role == "tool":
-            turn = Turn("user", f"Result of {turn.function or 'a function'}: {turn.text}")
-        if turn.role == "user" and before is not None and before.role == "tool":
-            turn = Turn("user", f"{result.pop().text}\n{turn.text}")
-        result.append(turn)
+            if not result or result[-1].role != "user":
+                result.append(Turn("user", ""))
+            returned.setdefault(len(result) - 1, []).append(_result_text(turn, calls.get(turn.call_id)))
+        elif not turn.calls:
+            if turn.role == "user" and result and result[-1] == Turn("user", ""):
+                result.pop()  # results are there, and their question comes now
+            result.append(turn)
+        elif turn.text or after is None or after.role != "tool":
+            result.append(Turn("assistant", turn.text or "\n".join(map(_call_text, turn.calls))))
+    for place, texts in returned.items():
+        result[place] = Turn("user", "\n".join(texts) + f"\n\n{result[place].text}".rstrip("\n"))
     return result
+
+
+def _result_text(turn: Turn, call: ToolCall | None) -> str:
+    name = turn.function or (call.name if call is not None else "a function")
+    return f"Result of {name}{f' {call.arguments}' if call is not None else ''}: {turn.text}"
 
 
 def _call_text(call: ToolCall) -> str:

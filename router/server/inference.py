@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import aclosing, asynccontextmanager, suppress
+from contextlib import aclosing, asynccontextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from itertools import repeat
 from typing import Literal
@@ -178,7 +178,8 @@ class InferenceService(InferenceServiceServicer):
     @asynccontextmanager
     async def answer(self, asked: Request, call: Call) -> AsyncIterator[tuple[Decision, Buffered]]:
         """As the pipeline's; errors of the schema of a call name its function."""
-        with named_schemas(asked.tools):
+        required = asked.tools.choice == "required"
+        with named_schemas(asked.tools) if required else nullcontext():
             async with self.pipeline.answer(asked, call) as taken:
                 yield taken
 
@@ -259,7 +260,7 @@ def generate_request(
         response_id,
         turns,
         raw_prompt,
-        sampling=forced(sampling, tools, found),
+        sampling=forced(sampling, tools, found) if tools.choice == "required" else sampling,
         routing=_hints(message.routing, found),
         labels=_labels(message.labels, found),
         tools=tools,

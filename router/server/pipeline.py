@@ -43,6 +43,7 @@ from router.feedback.recent import AnswersGiven
 from router.ports import AdapterRegistry, Assignment, End, Experiments, Lease, Served, Stage, Watcher
 from router.server.call import ENCODE, LEASE, ROUTE, Call, CallPhases, check_time
 from router.server.encoding import Encoding
+from router.server.tools import for_untaught
 from router.types import (
     EVERYTHING,
     INT64,
@@ -67,9 +68,6 @@ FAULTS = (NotFound, FailedPrecondition, DataLoss)  # of the version: gone, quara
 UNFIT = (ResourceExhausted, PromptTooLong, NotActivated)  # the request for this version; not for another
 REST_SECONDS = 5.0
 AT_ONCE, FEW_TURNS = 512, 8  # characters and turns of a prompt that is encoded on the event loop
-# Frequency penalty of a call by a base that was not taught to call functions: it ends repetitions, which
-# would fill an unbounded string of the arguments up to max_tokens.
-UNTAUGHT = 0.3
 SEED_STEP = 0x9E3779B97F4A7C15  # odd, so that no two samples have the same seed
 COUNTED = 1 << 18  # tokens of a prompt that is only counted; the context length where that is more
 
@@ -251,10 +249,10 @@ class Pipeline:
         async with AsyncExitStack() as mine:
             prepared = await self._prepared(mine, request, decision, phases, needed(request.sampling))
             decision, tokens = prepared.decision, prepared.tokens
-            defaults = prepared.defaults
+            sampling, defaults = request.sampling, prepared.defaults
             if request.tools.choice == "required" and not self._engine.info.tool_form:
-                defaults = replace(defaults, frequency_penalty=defaults.frequency_penalty or UNTAUGHT)
-            params = fit(request.sampling, defaults, len(tokens), self.context_length, self._max_tokens)
+                sampling, defaults = for_untaught(sampling, defaults)
+            params = fit(sampling, defaults, len(tokens), self.context_length, self._max_tokens)
             params = seeded(params, sample)
             check_bias(params, self._engine.info.vocab_size)
             if meter is not None:

@@ -14,6 +14,8 @@ from router.errors import FieldViolation, Findings, InvalidRequest
 from router.types import MAX_CONSTRAINT_BYTES, Constraint, Sampling, Tool, Tools
 
 FIELD = "input.chat.tools"
+UNTAUGHT_PENALTY, UNTAUGHT_LENGTH, UNTAUGHT_ITEMS = 0.3, 256, 8
+OTHER_BOUNDS = frozenset({"maxLength", "pattern", "format", "enum", "const"})  # of a string
 NO_ARGUMENTS: Mapping[str, Any] = {"type": "object", "properties": {}, "additionalProperties": False}
 # Keywords below which a schema is one of the answer's parts, and may be closed.
 PARTS = ("properties", "$defs", "definitions")
@@ -23,7 +25,7 @@ _PLACE = re.compile(r"at \$\.anyOf\[(\d+)\]\.properties\.arguments")
 
 def forced(sampling: Sampling, tools: Tools, found: Findings) -> Sampling:
     """Sampling of an answer that has to be a call: stop strings do not cut it."""
-    if tools.choice != "required" or not tools.callable:
+    if not tools.callable:
         return sampling
     constraint = sampling.constraint
     if constraint is not None and constraint.kind != "unconstrained":
@@ -101,14 +103,43 @@ def _moved(schema: Any, place: str) -> Any:
     return made
 
 
+def for_untaught(sampling: Sampling, defaults: Sampling) -> tuple[Sampling, Sampling]:
+    """Sampling of a call, and its defaults, for a base that was not taught to call functions.
+
+    Such a base repeats itself without end. So strings and lists that have no bound get one, and a frequency
+    penalty ends other repetitions, where nobody sets another.
+    """
+    if sampling.constraint is not None:
+        bounded = json.dumps(_bounded(json.loads(sampling.constraint.text)))
+        sampling = replace(sampling, constraint=replace(sampling.constraint, text=bounded))
+    if defaults.frequency_penalty is None:
+        defaults = replace(defaults, frequency_penalty=UNTAUGHT_PENALTY)
+    return sampling, defaults
+
+
+def _bounded(schema: Any) -> Any:
+    if isinstance(schema, list):
+        return [_bounded(one) for one in schema]
+    if not isinstance(schema, dict):
+        return schema
+    made = {key: value if key in DATA_KEYS else _bounded(value) for key, value in schema.items()}
+    if made.get("type") == "string" and OTHER_BOUNDS.isdisjoint(made):
+        made["maxLength"] = max(UNTAUGHT_LENGTH, _number(made.get("minLength")))
+    if made.get("type") == "array" and "maxItems" not in made:
+        made["maxItems"] = max(UNTAUGHT_ITEMS, _number(made.get("minItems")))
+    return made
+
+
+def _number(value: Any) -> int:
+    return value if isinstance(value, int) else 0
+
+
 @contextmanager
 def named_schemas(tools: Tools) -> Iterator[None]:
-    """Errors of the constraint of a call name the function whose schema is wrong."""
+    """Errors of the constraint of a required call name the function whose schema is wrong."""
     try:
         yield
     except InvalidRequest as error:
-        if tools.choice != "required":
-            raise
         raise InvalidRequest([_of_function(violation, tools) for violation in error.violations]) from None
 
 

@@ -79,14 +79,13 @@ def test_a_template_that_wants_arguments_as_text_gets_text() -> None:
     assert '{"output": "22 \\"degrees\\" <|im_end|>"}' in text
 
 
-def test_calls_are_text_where_the_template_has_no_form_or_refuses_them() -> None:
-    for template, ends in ((small.CHATML, 4), (small.STRICT, 0)):
-        text = rendered(template, TURNS, ends=ends)
-        assert '{"name": "get_weather", "arguments": {"city": "Pa\\"ris <|im_end|>"}}' in text
-        assert 'Result of get_weather: 22 "degrees" <|im_end|>' in text
+def test_results_stand_before_the_question_where_the_template_has_no_form_or_refuses_them() -> None:
+    result = 'Result of get_weather {"city": "Pa\\"ris <|im_end|>"}: 22 "degrees" <|im_end|>'
+    for template, ends in ((small.CHATML, 2), (small.STRICT, 0)):
+        assert f"{result}\n\nIs it warm?" in rendered(template, TURNS, ends=ends)
     several = (TURNS[0], Turn("assistant", "Wait.", (CALL, CALL)), TURNS[2], TURNS[2], Turn("user", "So?"))
-    result = 'Result of get_weather: 22 "degrees" <|im_end|>'
-    assert f"{result}\n{result}\nSo?" in rendered(TEXTUAL, several, ends=3)
+    text = rendered(TEXTUAL, several, ends=3)
+    assert f"user: Is it warm?<|im_end|>assistant: Wait.<|im_end|>user: {result}\n{result}\n\nSo?" in text
 
 
 @pytest.mark.parametrize("choice", ["auto", "none"])
@@ -103,8 +102,9 @@ def test_a_base_without_a_chat_template_gets_calls_and_functions_as_text() -> No
     encode = PromptEncoder(small.pure_python())
     ids = encode.encode(Prompt(TURNS, tools=Tools((WEATHER,), "required")))
     text = bytes(i - 3 for i in ids).decode()
-    assert text.startswith("Functions:\n")
-    assert text.endswith('Result of get_weather: 22 "degrees" <|im_end|>')
+    assert text.startswith("Result of get_weather ")
+    assert text.endswith("as JSON: Is it warm?")
+    assert "\n\nFunctions:\n" in text
 
 
 def test_the_template_of_an_adapter_is_for_the_last_question() -> None:

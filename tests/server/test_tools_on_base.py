@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -53,14 +54,16 @@ def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
 
 
 def test_twenty_of_twenty_required_calls_are_valid(client: Client) -> None:
-    for text, wanted in ASKED:
-        for choice in ("required", wanted.name):
-            answer = client.generate(text, tools=list(TOOLS.values()), tool_choice=choice, timeout=60)
-            assert answer.finish_reason is FinishReason.TOOL_CALLS, (text, choice, answer)
-            (call,) = answer.tool_calls
-            print(choice, text, call)
-            assert choice in ("required", call.name)
-            validate(json.loads(call.arguments), json.loads(TOOLS[call.name].parameters))
+    def called(text: str, choice: str) -> None:
+        answer = client.generate(text, tools=list(TOOLS.values()), tool_choice=choice, timeout=120)
+        assert answer.finish_reason is FinishReason.TOOL_CALLS, (text, choice, answer)
+        (call,) = answer.tool_calls
+        assert choice in ("required", call.name)
+        validate(json.loads(call.arguments), json.loads(TOOLS[call.name].parameters))
+
+    with ThreadPoolExecutor(20) as pool:
+        wanted = [(text, choice) for text, one in ASKED for choice in ("required", one.name)]
+        assert len(list(pool.map(called, *zip(*wanted, strict=True)))) == 20
 
 
 def test_tools_that_may_be_called_change_neither_answer_nor_routing(client: Client) -> None:
@@ -82,6 +85,5 @@ def test_an_answer_follows_from_the_result_of_a_call(client: Client) -> None:
         Turn("tool", "22 degrees and sunny", call_id="call_1"),
     ]
     answer = client.generate(turns, adapter="base", tools=[WEATHER], max_tokens=40)
-    print(answer.text)
     assert "22" in answer.text
     assert client.route(turns, tools=[WEATHER]).adapter == client.route(turns[0].text).adapter

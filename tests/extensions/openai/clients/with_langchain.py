@@ -58,8 +58,13 @@ try:
     ChatOpenAI(model="nobody", **server).invoke(text)
 except openai.NotFoundError as error:
     seen["unknown"] = [type(error).__name__, error.code]
-try:
-    chat.bind_tools([Pet]).invoke(text)
-except openai.BadRequestError as error:
-    seen["tools"] = error.param
+called = chat.bind_tools([Pet], tool_choice="required").invoke(text).tool_calls[0]
+seen["called"] = [called["name"], type(called["args"]["kind"]).__name__]
+chunks = chat.bind_tools([Pet], tool_choice="Pet").stream(text)
+total = next(chunks)
+for chunk in chunks:
+    total += chunk
+seen["called_streamed"] = [call["name"] for call in total.tool_calls if call["args"] == called["args"]]
+offered = chat.bind_tools([Pet]).invoke([("system", "Be brief."), ("user", text)])
+seen["offered"] = [offered.content == whole.content, offered.tool_calls]
 print(json.dumps(seen))
