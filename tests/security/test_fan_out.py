@@ -22,6 +22,7 @@ from router.server.inference import (
     generate_request,
 )
 from router.types import (
+    MAX_BIASES,
     MAX_CHOICE_BYTES,
     MAX_CHOICES,
     MAX_CONSTRAINT_BYTES,
@@ -72,6 +73,7 @@ CAPS: dict[str, tuple[int, Made]] = {
     "sampling.grammar": (MAX_CONSTRAINT_BYTES, lambda n: sampled(grammar="x" * n)),
     "sampling.choices.values": (MAX_CHOICES, lambda n: sampled(choices={"values": distinct(n)})),
     "sampling.choices.values.": (MAX_CHOICE_BYTES, lambda n: sampled(choices={"values": ["x" * n]})),
+    "sampling.logit_bias": (MAX_BIASES, lambda n: sampled(logit_bias=dict.fromkeys(range(n), 1.0))),
     "routing.adapter": (63, lambda n: ask(routing={"adapter": "adapters/" + "x" * n})),
     "routing.mixture": (MAX_MIXTURE_PARTS, lambda n: mixture(*distinct(n))),
     "routing.mixture.adapter": (63, lambda n: mixture("x" * n)),
