@@ -24,7 +24,7 @@ from router.extensions.console.report_card import Card, at, card_of, tables, tex
 from router.extensions.console.site import ROOT, Action, Entry, Page, PageReply, Visit, redirect
 from router.ports import AdapterRegistry
 from router.server.adapters import adapter_message
-from router.server.policy import ADMIN
+from router.server.policy import OBSERVE
 from router.types import AdapterInfo, AdapterRef
 from router.v1 import adapters_pb2 as pb
 
@@ -120,7 +120,7 @@ ACTS = (
     ),
     AdapterAct(
         "reset",
-        "Back to the rule",
+        "Automatic default",
         SERVICE + "ResetDefaultVersion",
         lambda visit, name: pb.ResetDefaultVersionRequest(name=name.partition("/versions/")[0]),
         "The rule picks the default version again.",
@@ -247,8 +247,7 @@ def ways_on(
     context, ways = visit.console.context, []
     if not visit.why_not(GENERATE):
         ways.append(("Ask it", f"{ROOT}/playground?{urlencode({'model': f'{ref.name}@{ref.version}'})}"))
-    made = context.improvements
-    if made is not None and not (made.why_not or visit.why_not(ADMIN)):
+    if context.improvements is not None and not visit.why_not(OBSERVE):
         ways.append(("Improve it", ROOT + "/improvement"))
     if not (context.no_experiments or visit.why_not(CREATE)):
         sound = [one["ref"] for one in versions if one["kind"] != "bad" and one["ref"] != ref]

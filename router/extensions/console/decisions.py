@@ -8,7 +8,7 @@ from typing import Any
 from router.names import model_name, model_of
 from router.v1 import inference_pb2 as pb
 
-MOST_SCORES = 6  # of a classifier, the highest first
+MOST_SCORES = 3  # of a classifier, the highest first
 WHY: Mapping[int, tuple[str, str, str]] = {  # reason, as a few words, as a sentence
     pb.DECISION_REASON_EXPLICIT: ("named", "as asked for", "The request names the adapter."),
     pb.DECISION_REASON_HINT: (

@@ -41,7 +41,7 @@ TONES: Mapping[str, str] = {"promote": "ok", "stop for harm": "bad", "invalid": 
 async def show(visit: Visit) -> dict[str, Any]:
     """The list."""
     if absent := visit.console.context.no_experiments:
-        return {"absent": absent, "why_not": "", "found": ""}
+        return {"absent": absent}
     return {"absent": "", "why_not": visit.why_not(CREATE), **await live(visit)}
 
 
@@ -77,7 +77,7 @@ async def _every(visit: Visit) -> tuple[list[pb.Experiment], bool]:
     if visit.console.context.no_experiments:
         return every, False
     token = ""
-    while len(every) < MOST_READ:
+    while not visit.console.context.no_experiments and len(every) < MOST_READ:
         answer = await visit.ask(LIST, pb.ListExperimentsRequest(page_size=PAGE_SIZE, page_token=token))
         every += answer.experiments
         if not (token := answer.next_page_token):

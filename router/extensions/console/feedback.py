@@ -147,8 +147,8 @@ def tenant_of(visit: Visit) -> str | None:
 
 
 def address(visit: Visit) -> str:
-    """Of the server, as the browser reached it."""
-    return f"{'https' if visit.call.secure else 'http'}://{visit.call.header('host')}"
+    """Of the server for curl, as the browser reached it."""
+    return f"{'https://' if visit.call.secure else ''}{visit.call.header('host')}"
 
 
 async def delete(visit: Visit) -> PageReply:

@@ -97,7 +97,7 @@ async def test_a_version_says_what_differs_and_what_to_do_next(opened: SimpleNam
     assert ">Unload<" not in page
     registry.documents[MEDICAL, "report.json"] = (ROOT / "adapters" / "medical" / "report.json").read_bytes()
     card = (await opened.http.get("/console/adapters/medical/1.0.0")).text
-    tiles = re.findall(r"<dt>([^<]+)</dt><dd>([^<]+)</dd>", card.partition('class="tiles"')[2])
+    tiles = re.findall(r"<dt>([^<]+)</dt><dd>([^<]+)</dd>", card.partition('class="tiles fit"')[2])
     assert [title for title, _ in tiles[:3]] == ["This version", "Base with examples", "Base"]
 
 

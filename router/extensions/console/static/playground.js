@@ -180,6 +180,7 @@
   };
   const column = (columns, name, hidden = false) => {
     const badge = el("span", "badge info", "asking");
+    badge.dataset.state = "";
     const from = el("p", "from", name);
     const notes = el("div", "stack");
     const text = document.createTextNode("");
@@ -198,7 +199,7 @@
     columns.append(card);
     const end = (word, kind) => {
       badge.textContent = word;
-      badge.className = `badge ${kind}`;
+      badge.className = word === "done" ? "hidden" : `badge ${kind}`;
       answer.setAttribute("aria-busy", "false");
     };
     return { asked: name, hidden, card, from, notes, text, answer, numbers, acts, folds, end, began: 0, first: 0, tokens: 0 };
@@ -219,9 +220,10 @@
     one.end("done", "ok");
     if (one.hidden) return;
     const cached = usage.cached_tokens ? ` (${usage.cached_tokens} cached)` : "";
+    const queued = usage.queued > 0.05 ? ` (${time(usage.queued)} of it in the queue)` : "";
     one.numbers.textContent =
-      `${usage.tokens} tokens${rateOf(usage.tokens, usage.total - usage.first)}, first after ${time(usage.first)} ` +
-      `(${time(usage.queued)} of it waiting), all in ${time(usage.total)}; prompt ${usage.prompt_tokens} tokens${cached}; ended by ${usage.reason}`;
+      `${usage.tokens} tokens${rateOf(usage.tokens, usage.total - usage.first)}, first after ${time(usage.first)}${queued}, ` +
+      `all in ${time(usage.total)}; prompt ${usage.prompt_tokens} tokens${cached}; ended by ${usage.reason}`;
   };
   const atEnd = () => innerHeight + scrollY > document.documentElement.scrollHeight - 60;
   const take = (one) => (name, data) => {

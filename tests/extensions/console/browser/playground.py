@@ -31,7 +31,7 @@ def columns(page):
             {
                 "from": card.query_selector(".from").inner_text(),
                 "digest": code.text_content() if code else "",
-                "badge": card.query_selector(".badge").inner_text(),
+                "badge": card.query_selector("[data-state]").inner_text(),
                 "answer": answer.inner_text() if answer.is_visible() else "",
                 "busy": answer.get_attribute("aria-busy"),
                 "votes": len(card.query_selector_all("tbody tr")),
