@@ -337,6 +337,8 @@ async def test_the_list_shows_what_the_server_saw_last(
     shown = (await lab.http.get(HOME)).text
     assert "WAIT" in shown
     assert "0 of 5,000 planned users (0 %)" in shown
+    live = (await lab.http.get(HOME + "/trial/live")).text
+    assert ("WAIT" in live, "<html" in live) == (True, False)
     assert shown.index("experiments/trial") < shown.index("experiments/a-draft")
     assert "1 draft</summary>" in shown
     await lab.live.guardian.look()
