@@ -46,6 +46,7 @@ def is_meant_as_share(name: str) -> bool:
 QUANTILE_FORM = f"TIME_pNN, TIME being {' or '.join(TIMES)} and NN a percentage above 0 and below 100"
 QUANTILE_EXAMPLE = "total_time_p95"
 _QUANTILE = re.compile(rf"({'|'.join(TIMES)})_p([0-9]{{1,2}}(?:\.[0-9]{{1,2}})?)")
+_LIKE_QUANTILE = re.compile(rf"({'|'.join(TIMES)})_p[0-9]")
 BINS, FIRST_EDGE, STEP = 714, 0.001, math.log(1.2) / 9
 """Bins in which units are counted by their times: the first up to a millisecond, each next one 2.05 % wider
 (nine are a fifth), the last one from 1,800 seconds on."""
@@ -69,7 +70,7 @@ def time_quantile(name: str) -> TimeQuantile | None:
 
 def is_meant_as_quantile(name: str) -> bool:
     """Whether the name begins like one of a quantile, right or wrong."""
-    return any(re.match(rf"{time}_p[0-9]", name) for time in TIMES)
+    return _LIKE_QUANTILE.match(name) is not None
 
 
 def bin_of(seconds: float) -> int:
