@@ -10,7 +10,7 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AsyncExitStack, aclosing, asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, ExitStack, aclosing, asynccontextmanager, contextmanager
 from typing import Any
 
 from router.access.access import Access, Credentials
@@ -127,8 +127,18 @@ class Interceptors:
             slot = await stack.enter_async_context(self._admission.read_slot(call.peer, large))
         if policy.admitted:
             stack.enter_context(self._admission.admitted(call))
-            call.on_request = self._admission.request_known
+            call.on_request, call.admit = self._admission.request_known, self._branch
         return slot
+
+    @contextmanager
+    def _branch(self, call: Call) -> Iterator[None]:
+        """A place and a quota for another answer of a call. Raises Overloaded, QuotaExceeded."""
+        with ExitStack() as stack:
+            if call.client.metered:
+                call.meter = stack.enter_context(self._quotas.call(call.client))
+            stack.enter_context(self._admission.admitted(call))
+            call.on_request = self._admission.request_known
+            yield
 
     async def known(self, token: str) -> Client:
         """The client with that token. Raises Unauthenticated."""
