@@ -133,6 +133,9 @@ async def test_langchain(at: SimpleNamespace, tmp_path: Path) -> None:
         "plain": PLAIN,
         "shaped": "bool",
         "tools": "tools",
+        "response": ANSWER,
+        "response_streamed": ANSWER,
+        "embedded": 2,
         "unknown": ["OpenAIModelNotFoundError", "model_not_found"],
     }
     assert at.units()[:2] == ["anna", "anna"]

@@ -5,7 +5,7 @@ import sys
 from importlib.metadata import version
 
 import openai
-from langchain_openai import ChatOpenAI, OpenAI
+from langchain_openai import ChatOpenAI, OpenAI, OpenAIEmbeddings
 from pydantic import BaseModel
 
 url = sys.argv[1]
@@ -46,6 +46,13 @@ seen["streamed_adapter"] = next(
 seen["plain"] = OpenAI(model="medical", max_tokens=40, **server).invoke(text)
 shaped = ChatOpenAI(model="base", **server).with_structured_output(Pet)
 seen["shaped"] = type(shaped.invoke(text).kind).__name__
+
+responses = ChatOpenAI(model="auto", use_responses_api=True, **server)
+asked = [("system", "Be brief."), ("user", text)]
+seen["response"] = responses.invoke(asked).text
+seen["response_streamed"] = "".join(chunk.text for chunk in responses.stream(asked))
+embeddings = OpenAIEmbeddings(model="base", check_embedding_ctx_length=False, **server)
+seen["embedded"] = len(embeddings.embed_documents(["one", "two"]))
 
 try:
     ChatOpenAI(model="nobody", **server).invoke(text)
