@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 import tomllib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,9 +16,11 @@ from itertools import takewhile
 from typing import Any
 from urllib.parse import urlencode
 
-from router.errors import NotFound
+from router.errors import NotFound, Unavailable
 from router.extensions.console.activity import ACTIVITY, lines_for
 from router.extensions.console.adapters_list import requested, version_row
+from router.extensions.console.feedback import DAY, Opinions, opinions, tenant_of
+from router.extensions.console.feedback import LIST as LIST_FEEDBACK
 from router.extensions.console.overview import WHILE
 from router.extensions.console.rendering import segment
 from router.extensions.console.report_card import Card, at, card_of, tables, text
@@ -36,6 +39,7 @@ def traffic_of(visit: Visit) -> dict[tuple[str, str], float]:
 
 SERVICE = "/router.v1.AdapterService/"
 GET = SERVICE + "GetAdapter"
+DAYS = 30  # of which feedback is counted
 GENERATE = "/router.v1.InferenceService/Generate"
 CREATE = "/router.v1.ExperimentService/CreateExperiment"
 
@@ -195,11 +199,14 @@ async def show_version(visit: Visit) -> dict[str, Any]:
         "adapter": adapter,
         "ref": ref,
         "acts": [act for act, why_not in acts if why_not == ""],
+        "feedback": context.feedback is not None,
+        "may_read": not visit.why_not(LIST_FEEDBACK),
         "refused": next((why_not for _, why_not in acts if why_not), ""),
         "may_default": not visit.why_not(ACTS[0].method),
         "did": next((act for act in ACTS if act.path == visit.query.get("did")), None),
         "card": card,
         "scores": scores_of(visit, ref, card, versions),
+        "opinions": await opinions_of(visit, ref),
         "ways": ways_on(visit, adapter, ref, versions),
         "manifest": manifest,
         "probes": probes,
@@ -238,6 +245,19 @@ def scores_of(
     return found
 
 
+async def opinions_of(visit: Visit, ref: AdapterRef) -> Opinions | None:
+    """Feedback on a version in the last 30 days; None where none is kept, or it cannot be read now."""
+    recorder = visit.console.context.feedback
+    if recorder is None:
+        return None
+    try:
+        found = await recorder.counted(time.time() - DAYS * DAY, ref.name, tenant_of(visit))
+    except Unavailable:
+        return None
+    whole = next(iter(opinions(found)), None)
+    return whole.versions.get(ref.version) if whole is not None else None
+
+
 def ways_on(
     visit: Visit, adapter: pb.Adapter, ref: AdapterRef, versions: Sequence[Mapping[str, Any]]
 ) -> list[tuple[str, str]]:
@@ -260,10 +280,8 @@ def ways_on(
 
 def comparison(control: AdapterRef, treatment: AdapterRef) -> str:
     """A new experiment with these versions filled in."""
-    fields = {"route": control.name}
-    fields |= {
-        f"arms[{i}].adapter": f"{one.name}@{one.version}" for i, one in enumerate((control, treatment))
-    }
+    arms = {"control": control, "treatment": treatment}
+    fields = {name: f"{one.name}@{one.version}" for name, one in arms.items()}
     return f"{ROOT}/new-experiment?{urlencode(fields)}"
 
 

@@ -211,9 +211,9 @@ def classifiers(context: ConsoleContext, lately: TrafficCount) -> Iterator[Probl
     state = context.routing()
     reported = " ".join(context.health.degraded)
     for one in state.classifiers:
-        if f"classifier {one.name}" in reported or one.state in ("off", "starting"):
+        if f"classifier {one.name}" in reported or one.state == "off":
             continue
-        if one.state != "ready" or one.breaker != "closed":
+        if one.state in ("failed", "disabled") or one.breaker != "closed":
             why = f": {redacted(one.problem)}" if one.problem else ""
             is_off = one.breaker != "closed"
             what = f"is switched off for now (breaker {one.breaker})" if is_off else f"is {one.state}"

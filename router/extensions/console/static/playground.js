@@ -68,8 +68,9 @@
     if (field.startsWith("input")) return "text";
     return PLACES[field.split("[")[0]] || "";
   };
-  const complain = (error) => {
-    const id = error.reason === "ADAPTER_NOT_FOUND" ? "model" : placeOf(error.field);
+  const complain = (error, model = "model") => {
+    const found = error.reason === "ADAPTER_NOT_FOUND" ? "model" : placeOf(error.field);
+    const id = found === "model" ? model : found; // the input of its column
     const line = byId(id ? `${id}-error` : "form-error");
     const prefix = `${error.field}: `;
     line.textContent = id && error.message.startsWith(prefix) ? error.message.slice(prefix.length) : error.message;
@@ -179,6 +180,7 @@
     return { made, columns };
   };
   const column = (columns, name, hidden = false) => {
+    const input = (inputs()[columns.children.length] || byId("model")).id;
     const badge = el("span", "badge info", "asking");
     badge.dataset.state = "";
     const from = el("p", "from", name);
@@ -202,13 +204,13 @@
       badge.className = word === "done" ? "hidden" : `badge ${kind}`;
       answer.setAttribute("aria-busy", "false");
     };
-    return { asked: name, hidden, card, from, notes, text, answer, numbers, acts, folds, end, began: 0, first: 0, tokens: 0 };
+    return { asked: name, hidden, input, card, from, notes, text, answer, numbers, acts, folds, end, began: 0, first: 0, tokens: 0 };
   };
   const refused = (one, error, word = "refused") => {
     one.failed = true;
     one.end(word, "bad");
     one.notes.append(el("p", "notice bad", error.message));
-    complain(error);
+    complain(error, one.input);
   };
   const rateOf = (tokens, seconds) => (tokens > 1 && seconds > 0.03 ? `, ${((tokens - 1) / seconds).toFixed(1)} tokens/s` : "");
   const count = (one) => {
@@ -363,8 +365,8 @@
   byId("fewer").addEventListener("click", () => show(more.filter((part) => !part.hidden).pop(), false));
   for (const part of more) if (part.querySelector("input").value) show(part, true);
   for (const part of document.querySelectorAll("[data-scripted]")) part.hidden = false;
-  const models = () =>
-    [byId("model"), ...more.map((part) => part.querySelector("input"))].filter((one) => !one.disabled).map((one) => one.value.trim() || "auto");
+  const inputs = () => [byId("model"), ...more.map((part) => part.querySelector("input"))].filter((one) => !one.disabled);
+  const models = () => inputs().map((one) => one.value.trim() || "auto");
   // The conversation as the answers of that column have it; a column that is new has the first column's.
   const earlier = (index) => {
     const texts = conversation.flatMap(({ text, answers }) => [text, answers[index] || answers[0] || answers.find(Boolean)]);
@@ -375,10 +377,13 @@
     seed, model, explain: explain ? "yes" : "",
   });
   const busy = (on) => {
+    const [shown, gone] = on ? ["stop", "go"] : ["go", "stop"];
+    const focused = document.activeElement === byId(gone);
     byId("go").hidden = on;
     byId("decide").disabled = on;
     if (byId("blind")) byId("blind").disabled = on;
     byId("stop").hidden = !on;
+    if (focused) byId(shown).focus({ preventScroll: true });
   };
   const begin = () => {
     clear();
