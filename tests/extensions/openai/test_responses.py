@@ -242,7 +242,7 @@ async def test_no_response_is_kept(client: openai.AsyncOpenAI) -> None:
     for call in (client.responses.retrieve, client.responses.delete, client.responses.cancel):
         with pytest.raises(openai.NotFoundError) as refused:
             await call(answer.id)
-        assert "not kept" in str(refused.value)
+        assert "no response is kept" in str(refused.value)
 
 
 # -- Calls of functions
