@@ -274,7 +274,8 @@ def ways_on(
         default = next((one["ref"] for one in versions if one["of"].default and one["ref"] != ref), None)
         other = default or next(iter(sound), None)
         if other is not None:
-            ways.append((f"Compare with {other.version}", comparison(other, ref)))
+            pair = (ref, other) if adapter.default else (other, ref)
+            ways.append((f"Compare with {other.version}", comparison(*pair)))
     return ways
 
 
@@ -394,28 +395,37 @@ def differences(
     shown: pb.Adapter, manifest: Mapping[str, Any], other: pb.Adapter, second: Mapping[str, Any] | None
 ) -> list[str]:
     """What is different in the other version, in a few words; manifests where both were read."""
-    found = []
-    for title, name in (("base", "base_model"), ("rank", "rank"), ("domain", "domain"), ("task", "task")):
-        if getattr(shown, name) != getattr(other, name):
-            found.append(f"{title} {getattr(other, name) or 'none'}")
-    if list(shown.target_modules) != list(other.target_modules):
+    names = (("base", "base_model"), ("rank", "rank"), ("domain", "domain"), ("task", "task"))
+    found = [
+        f"{title} {getattr(other, name) or 'none'}"
+        for title, name in names
+        if getattr(shown, name) != getattr(other, name)
+    ]
+    if shown.target_modules != other.target_modules:
         found.append("other layers")
+    if shown.invocation_tokens != other.invocation_tokens:
+        found.append("acts from a marker on" if other.invocation_tokens else "acts from the beginning")
     if shown.description != other.description:
         found.append("another description")
     if second is not None:
-        titles = {"system": "another system prompt", "template": "another template"}
-        titles["generation"] = "other sampling defaults"
-        found += [title for name, title in titles.items() if manifest[name] != second[name]]
-        for name, title in (
-            ("examples", "examples"),
-            ("negative", "negative examples"),
-            ("keywords", "keywords"),
-        ):
-            if manifest[name] != second[name]:
-                found.append(f"{second[name][0]} {title}, here {manifest[name][0]}")
-    if not found and shown.digest and other.digest:
-        return ["the same files" if shown.digest == other.digest else "other weights"]
-    return found
+        found += manifest_differences(manifest, second)
+    if found:
+        return found
+    if not (shown.digest and other.digest):
+        return ["weights, which are not read yet"]
+    return ["nothing: the same files" if shown.digest == other.digest else "weights"]
+
+
+def manifest_differences(shown: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
+    """The same of prompt, sampling defaults and what routing learns from."""
+    titles = {"system": "another system prompt", "template": "another template"}
+    titles["generation"] = "other sampling defaults"
+    counted = {"examples": "examples", "negative": "negative examples", "keywords": "keywords"}
+    return [title for name, title in titles.items() if shown[name] != other[name]] + [
+        f"{other[name][0]} {title}, here {shown[name][0]}"
+        for name, title in counted.items()
+        if shown[name] != other[name]
+    ]
 
 
 def happened(visit: Visit, name: str) -> list[dict[str, Any]]:

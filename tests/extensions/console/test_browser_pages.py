@@ -93,7 +93,14 @@ async def test_playground(site: SimpleNamespace, tmp_path: Path) -> None:
     stopped, live = seen["stopped"]
     assert (stopped["badge"], "tokens" in live) == ("stopped", True)
     assert len(stopped["answer"]) < 3000
-    assert seen["wrong_field"] == ["must be a number, got 'warm'", "temperature", "one", "true"]
+    assert seen["wrong_field"] == [
+        "must be a number, got 'warm'",
+        "temperature",
+        "one",
+        "true",
+        "must not be empty",
+        True,  # what was not sent is no turn
+    ]
     assert "nobody" in seen["nobody"]
     assert (seen["cut"]["badge"], "cut off" in seen["cut"]["notices"][0]) == ("cut off", True)
     assert seen["in_sight"] == [True, True]

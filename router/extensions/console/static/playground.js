@@ -68,18 +68,31 @@
     if (field.startsWith("input")) return "text";
     return PLACES[field.split("[")[0]] || "";
   };
+  // The message of an error names each wrong field before what is wrong with it. Gives the inputs.
+  const parts = (error) => {
+    if (error.reason === "ADAPTER_NOT_FOUND") return [["model", error.message]];
+    const found = [];
+    for (const part of error.message.split("; ")) {
+      const [, field, text] = /^([\w.[\]]+): (.*)$/s.exec(part) || [];
+      const place = field && placeOf(field);
+      if (place) found.push([place, text]);
+      else if (found.length) found.at(-1)[1] += `; ${part}`;
+      else found.push([placeOf(error.field), part]);
+    }
+    return found;
+  };
   const complain = (error, model = "model") => {
-    const found = error.reason === "ADAPTER_NOT_FOUND" ? "model" : placeOf(error.field);
-    const id = found === "model" ? model : found; // the input of its column
-    const line = byId(id ? `${id}-error` : "form-error");
-    const prefix = `${error.field}: `;
-    line.textContent = id && error.message.startsWith(prefix) ? error.message.slice(prefix.length) : error.message;
-    line.hidden = false;
-    if (!id) return;
-    const input = byId(id);
-    input.setAttribute("aria-invalid", "true");
-    if (input.closest("details")) input.closest("details").open = true;
-    input.focus();
+    const wrong = parts(error).map(([place, text]) => [place === "model" ? model : place, text]); // the input of its column
+    for (const [id, text] of wrong) {
+      const line = byId(id ? `${id}-error` : "form-error");
+      line.textContent = line.hidden ? text : `${line.textContent}; ${text}`;
+      line.hidden = false;
+      byId(id)?.setAttribute("aria-invalid", "true");
+      const details = byId(id)?.closest("details");
+      if (details) details.open = true;
+    }
+    byId(wrong[0][0])?.focus();
+    return wrong.every(([id]) => id);
   };
 
   // -- Asking
@@ -210,7 +223,7 @@
     one.failed = true;
     one.end(word, "bad");
     one.notes.append(el("p", "notice bad", error.message));
-    complain(error, one.input);
+    one.placed = complain(error, one.input);
   };
   const rateOf = (tokens, seconds) => (tokens > 1 && seconds > 0.03 ? `, ${((tokens - 1) / seconds).toFixed(1)} tokens/s` : "");
   const count = (one) => {
@@ -304,7 +317,8 @@
         row.append(made);
       }
     }
-    one.acts.append(row, line);
+    row.append(line);
+    one.acts.append(row);
     if (form.dataset.feedback === "texts") {
       const better = el("textarea");
       better.rows = 2;
@@ -400,13 +414,18 @@
     busy(true);
     return text;
   };
-  const ended = (words) => {
-    state.textContent = running.signal.aborted ? "Stopped." : words;
+  const ended = (words, made, columns) => {
+    // What is only about a field is said beside it, and is no turn.
+    const wrong = columns.every((one) => one.placed);
+    if (wrong) made.remove();
+    byId("clear").hidden = !turns.children.length;
+    state.textContent = running.signal.aborted ? "Stopped." : wrong ? "Not sent." : words;
     running = null;
     busy(false);
   };
   // An answer, or a part of one, belongs to the conversation; what was refused goes back to where it was typed.
-  const keep = (text, columns) => {
+  const keep = (text, made, columns) => {
+    if (!made.isConnected) return; // the conversation was cleared meanwhile
     const answers = columns.map((one) => one.text.data);
     if (answers.some((answer) => answer.trim())) conversation.push({ text, answers });
     else if (!form.elements.text.value) form.elements.text.value = text;
@@ -426,8 +445,8 @@
     made.scrollIntoView();
     state.textContent = wanted.length > 1 ? `Asking ${wanted.length} at once, seed ${seed}.` : "Asking.";
     await Promise.all(answering.map((one, i) => run(one, fields[i], running.signal)));
-    keep(text, answering);
-    ended(`Done${wanted.length > 1 ? `, seed ${seed}` : ""}.`);
+    keep(text, made, answering);
+    ended(`Done${wanted.length > 1 ? `, seed ${seed}` : ""}.`, made, answering);
   });
   const decide = async () => {
     const text = running ? "" : begin();
@@ -436,10 +455,10 @@
     const wanted = models();
     const { made, columns } = turn(text, wanted.length > 1);
     made.scrollIntoView();
-    for (const [i, model] of wanted.entries()) {
-      const one = column(columns, model);
+    const deciding = wanted.map((model) => column(columns, model));
+    for (const [i, one] of deciding.entries()) {
       try {
-        const answer = await post("/route", fieldsOf(text, i, model, "", true), "application/json", running.signal);
+        const answer = await post("/route", fieldsOf(text, i, one.asked, "", true), "application/json", running.signal);
         if (answer.ok) {
           decided(one, await answer.json(), false);
           one.end("decided", "ok");
@@ -448,7 +467,7 @@
         failed(one, error);
       }
     }
-    ended("Decided; nothing was generated.");
+    ended("Decided; nothing was generated.", made, deciding);
   };
   byId("clear").addEventListener("click", () => {
     running?.abort();
@@ -511,8 +530,8 @@
     made.scrollIntoView();
     state.textContent = "Asking both at once.";
     await Promise.all(pair.map((one, i) => run(one, fields[i], running.signal)));
-    keep(text, pair);
-    ended("Done.");
+    keep(text, made, pair);
+    ended("Done.", made, pair);
     if (pair.every((one) => one.finished)) choose(made, pair);
   });
   byId("stop").addEventListener("click", () => running?.abort());

@@ -71,7 +71,7 @@ with browsing() as seen:
     page.locator("#history > summary").click()
     said["history"] = page.inner_text("[aria-label=History]")
     page.goto(f"{seen.url}/console/experiments/too-early")
-    said["no_promotion"] = page.get_by_text("Promote").count()
+    said["no_promotion"] = page.locator("summary", has_text="Promote").count()
 
     page.goto(f"{seen.url}/console/routing")
     until(page, "document.querySelector('#would-routed').textContent !== '–'")
