@@ -37,6 +37,7 @@ from router.experiments.modes import MISSING, needed
 from router.experiments.names import WORD_FORM, id_problem, is_word
 from router.experiments.slices import slice_problems
 from router.experiments.stats.compare import SequencePlan
+from router.experiments.stats.quantiles import units_needed
 from router.experiments.tenants import tenant_problems
 from router.experiments.verdict import ExperimentDesign
 from router.types import AdapterInfo, AdapterRef, RouterVariant
@@ -425,6 +426,10 @@ def out_of_reach(spec: Spec, rates: Mapping[str, float] | None = None) -> Iterat
     if open_ended and units < RULES.unbounded_units:
         ways = _ways_out(spec, arm, RULES.unbounded_units, open_ended)
         yield f"{_units_of_arm(spec, arm)}; {_needs_of_uncapped(open_ended)}: {ways}"
+    for metric in deciding:
+        if metric.quantile is not None and units < (need := units_needed(metric.quantile, spec.alpha)):
+            few = f"{metric.name} needs about {need:,} in each arm"
+            yield f"{_units_of_arm(spec, arm)}; {few}: {_ways_out(spec, arm, need)}"
     least = max(spec.min_units, RULES.burn_in_units if any(m.covariate for m in deciding) else 0)
     if units < least:
         why = f"nothing is promoted before {least:,} in each arm"

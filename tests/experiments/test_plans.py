@@ -394,6 +394,14 @@ def test_a_quantile_guards_units_that_are_divided_and_decides_nothing() -> None:
     assert not [text for text in plan_warnings(plan(guardrails=(P95,))) if "cap" in text]
 
 
+def test_a_quantile_of_too_few_units_is_warned_of() -> None:
+    p99 = replace(P95, name="total_time_p99")
+    found = [text for text in plan_warnings(plan(guardrails=(p99,), arms=weighted(0.1))) if "p99" in text]
+    assert found[0].startswith(
+        "new gets 10 % of 5,000 planned units, 500; total_time_p99 needs about 666 in each arm: plan 6,660"
+    )
+
+
 def test_only_a_guardrail_has_to_improve_and_not_in_a_bandit() -> None:
     cost = MetricSpec("serving_cost", Kind.MEAN, False, Aggregate.SUM, improve=True)
     assert fields(plan(guardrails=(cost,))) == set()
