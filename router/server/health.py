@@ -24,6 +24,7 @@ from starlette.applications import Starlette
 from router.access.hosts import Hosts
 from router.config import Settings
 from router.engine.base import EngineStatus
+from router.errors import RouterError
 from router.server.admission import PhaseGate, ServerPhase
 from router.server.call import Call, Endpoint
 from router.server.grpc_adapter import GrpcServer
@@ -203,7 +204,10 @@ class Unguarded:
 
     async def serve(self, endpoint: Endpoint, call: Call) -> None:
         """Answer one call, which has no body."""
-        await call.reply(call.encode(await endpoint.answer(None, call)))
+        try:
+            await call.reply(call.encode(await endpoint.answer(None, call)))
+        except RouterError as error:
+            await call.refuse(error)
 
 
 class MetricsPages:

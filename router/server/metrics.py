@@ -210,8 +210,8 @@ class ServerMetrics:
         """A call has ended with that code, and the request that it was with that outcome."""
         seconds, exemplar = time.monotonic() - call.started, call.trace.exemplar if call.trace else None
         if call.transport == "http":
-            verb, _, route = call.method.partition(" ")
-            self._child(self.http_seconds, verb, route, str(call.status)).observe(seconds, exemplar)
+            status = str(call.status)
+            self._child(self.http_seconds, call.verb, call.route, status).observe(seconds, exemplar)
         else:
             self._child(self.call_seconds, call.method, code).observe(seconds, exemplar)
         decision = call.decision

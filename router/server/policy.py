@@ -46,6 +46,7 @@ INFER = replace(GENERATE, generates=False)
 OBSERVE = Policy(Role.OBSERVE, gated=True, logged=True)
 ADMIN = replace(OBSERVE, role=Role.ADMIN)
 PROBE = Policy(Role.OPEN)
+UNSERVED = Policy(Role.OPEN, logged=True)  # what has no row of its own: no route, no method
 REFLECTION = Policy(Role.OBSERVE, watch=True)
 RECORD = Policy(Role.INFER, gated=True, logged=True)
 RECORD_TEXTS = replace(RECORD, max_body=MAX_FEEDBACK_BYTES)

@@ -10,6 +10,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from grpc_health.v1.health_pb2 import HealthCheckRequest
 from prometheus_client.parser import text_string_to_metric_families
 
 from router.access.clients import new_token
@@ -74,7 +75,11 @@ async def test_calls_are_timed_by_method_and_status(
     await stubs.inference.Generate(ask())
     fakes.router.error = Overloaded("full", bound="engine")
     await failure(stubs.inference.Generate(ask()))
+    asked = HealthCheckRequest(service="no.such").SerializeToString()
+    await failure(stubs.channel.unary_unary("/grpc.health.v1.Health/Check")(asked))
     samples = await scrape(server)
+    health = {"grpc_method": "/grpc.health.v1.Health/Check", "grpc_status": "NOT_FOUND"}
+    assert value(samples, "grpc_server_call_duration_seconds_count", **health) == 1
     for status in ("OK", "UNAVAILABLE"):
         name = "grpc_server_call_duration_seconds_count"
         labels = {"grpc_method": "/router.v1.InferenceService/Generate", "grpc_status": status}

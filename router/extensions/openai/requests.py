@@ -13,6 +13,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from router.errors import MOST_FINDINGS, FieldViolation, InvalidRequest
 from router.names import AUTO, resource_of
+from router.server.call import MOST_MODEL
 from router.types import (
     MAX_CHOICES,
     MAX_LABELS,
@@ -175,7 +176,19 @@ def parsed(kind: type[Read], body: bytes) -> Read:
     try:
         return kind.model_validate_json(body)
     except ValidationError as error:
-        raise invalid(error) from None
+        refused = invalid(error)
+        refused.model = model_in(body)
+        raise refused from None
+
+
+def model_in(body: bytes) -> str:
+    """The model that a refused body names, for the log; empty where it cannot be read."""
+    try:
+        found = json.loads(body)
+    except (ValueError, RecursionError):
+        return ""
+    model = found.get("model") if isinstance(found, dict) else None
+    return model[:MOST_MODEL] if isinstance(model, str) else ""
 
 
 def invalid(error: ValidationError) -> InvalidRequest:

@@ -22,7 +22,7 @@ from router.errors import AdapterNotFound, FieldViolation, Findings, InvalidRequ
 from router.extensions.openai import answers, requests
 from router.names import AUTO, resource_of
 from router.ports import AdapterRegistry
-from router.server.call import Endpoint
+from router.server.call import MOST_MODEL, Endpoint
 from router.server.http import HttpCall, Reply, Route
 from router.server.inference import InferenceService
 from router.server.policy import GENERATE, OBSERVE, RECORD_TEXTS, Policy
@@ -193,6 +193,7 @@ async def completion(
     inference: InferenceService, body: requests.CompletionBody, call: HttpCall
 ) -> Reply | None:
     """A chat or plain completion, whole or streamed."""
+    call.model = body.model[:MOST_MODEL]  # also where it is no name
     message, written = requests.generate_message(body, call.header(UNIT)), answers.AnswerWriter(body)
     if not body.stream:
         return Reply(written.whole(await inference.Generate(message, call)))
