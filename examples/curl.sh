@@ -1,5 +1,5 @@
 #!/bin/sh
-# Ask over HTTP with curl alone: `lora-router serve --http-listen 127.0.0.1:8000`, then
+# Ask over HTTP with curl alone: `lora-router serve`, then
 # usage: examples/curl.sh [URL] [TEXT]      TOKEN=lrk_... where the server asks who calls
 set -eu
 url="${1:-http://127.0.0.1:8000/v1}"

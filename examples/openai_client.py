@@ -1,4 +1,4 @@
-"""OpenAI's client, unchanged: `pip install openai`, `lora-router serve --http-listen 127.0.0.1:8000`, then
+"""OpenAI's client, unchanged: `pip install openai`, `lora-router serve`, then
 `python examples/openai_client.py [URL] [TEXT]`.
 """
 

@@ -61,7 +61,16 @@ class Settings(BaseSettings):
     tls_client_ca: Path | None = Field(
         None, description="clients must show a certificate of this CA (PEM); none: no certificate is needed"
     )
-    http_listen: str = Field("", description="HTTP address of OpenAI's API, HOST:PORT; empty: off")
+    http_listen: str = Field(
+        "127.0.0.1:8000",
+        description="HTTP address of OpenAI's API and the console, HOST:PORT; empty: off. The default is not "
+        "taken where something else listens",
+    )
+    http_origins: Annotated[tuple[str, ...], NoDecode] = Field(
+        (),
+        description="origins whose pages may call OpenAI's API from a browser (CORS): comma list of "
+        "SCHEME://HOST[:PORT], or * where `clients` is set; empty: none",
+    )
     console_hosts: Annotated[tuple[str, ...], NoDecode] = Field(
         (),
         description="names by which HTTP, console and metrics are reached beside their address (comma list)",
@@ -321,6 +330,24 @@ class Settings(BaseSettings):
             return found, MOST_FOUND
         return (found, found) if found else bounds_of(self.replicas)
 
+    @field_validator("http_origins")
+    @classmethod
+    def _origins_are_origins(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for origin in value:
+            if origin != "*" and not re.fullmatch(r"https?://[^/?#@\s]+", origin):
+                raise ValueError(
+                    f"{origin!r} is no origin: write SCHEME://HOST[:PORT], such as https://a.example"
+                )
+        return value
+
+    @model_validator(mode="after")
+    def _any_origin_needs_clients(self) -> Self:
+        if "*" in self.http_origins and self.clients is None:
+            raise ValueError(
+                "http_origins: * lets every page that is open on this machine call: set clients, too"
+            )
+        return self
+
     @field_validator("replicas", mode="before")
     @classmethod
     def _replicas_are_text(cls, value: Any) -> Any:
@@ -370,7 +397,7 @@ class Settings(BaseSettings):
             return said
         return tuple(Path(one) if isinstance(one, str) and STORE not in one else one for one in said if one)
 
-    @field_validator("require_signed", "console_hosts", "replica_addresses", mode="before")
+    @field_validator("require_signed", "console_hosts", "http_origins", "replica_addresses", mode="before")
     @classmethod
     def _split_at_commas(cls, value: Any) -> Any:
         """The environment and `--set` give a list as one string."""

@@ -81,6 +81,7 @@ async def serving(plugins: Path | str = "plugins", **settings: Any) -> AsyncIter
         default = {
             "listen": "127.0.0.1:0",
             "metrics_listen": "127.0.0.1:0",
+            "http_listen": "",
             "adapters_dir": (),
             "experiments": "",
             "lame_duck_seconds": 0.0,

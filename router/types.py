@@ -8,7 +8,7 @@ from enum import StrEnum
 from fnmatch import fnmatchcase
 from typing import Annotated, Any, Literal, get_type_hints
 
-Role = Literal["system", "user", "assistant"]
+Role = Literal["system", "user", "assistant", "tool"]
 HIDDEN_STATES = "hidden states"  # what engines have of a base, and classifiers may need
 
 
@@ -31,6 +31,7 @@ class FinishReason(StrEnum):
 
     STOP = "stop"  # end-of-sequence token or a stop string
     LENGTH = "length"  # max_tokens or the context length was reached
+    TOOL_CALLS = "tool_calls"  # of an answer that calls functions; no engine says it
     CANCELLED = "cancelled"
     DEADLINE = "deadline"
     ERROR = "error"
@@ -58,11 +59,60 @@ class AdapterState(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class ToolCall:
+    """A call of a function by the model. `arguments` is a JSON object, as text."""
+
+    id: str
+    name: str
+    arguments: str
+
+
+@dataclass(frozen=True, slots=True)
 class Turn:
-    """One message of a conversation."""
+    """One message of a conversation.
+
+    An assistant's turn may have `calls` and no text. A turn of the role `tool` is what the call `call_id` of
+    `function` returned.
+    """
 
     role: Role
     text: str
+    calls: tuple[ToolCall, ...] = ()
+    call_id: str = ""
+    function: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Tool:
+    """A function that the caller can run. `parameters` is the JSON Schema of its arguments, as text; empty:
+    it has none."""
+
+    name: str
+    description: str = ""
+    parameters: str = ""
+
+
+ToolChoice = Literal["auto", "none", "required"]
+MAX_TOOLS, MAX_TOOL_CALLS = 128, 128  # of a request; of a turn
+MAX_TOOL_NAME, MAX_TOOL_DESCRIPTION, MAX_CALL_ID = 64, 8192, 256  # bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Tools:
+    """The functions of a request, and whether one is to be called: with `required` the one named `function`,
+    or any where it is empty. `single`: an answer has one call at most."""
+
+    functions: tuple[Tool, ...] = ()
+    choice: ToolChoice = "auto"
+    function: str = ""
+    single: bool = False
+
+    @property
+    def callable(self) -> tuple[Tool, ...]:
+        """Those that the answer may call."""
+        if self.choice == "none":
+            return ()
+        return tuple(one for one in self.functions if self.function in ("", one.name))
 
 
 ConstraintKind = Literal["json_schema", "regex", "choices", "grammar", "unconstrained"]
@@ -231,6 +281,7 @@ class Request:
     tenant: str = ""  # of the caller; "" where clients do not authenticate
     share: float = 1.0  # of the fair queue, against other tenants'
     experiments: Visible = EVERYTHING  # those that the caller is told of; it takes part in others, too
+    tools: Tools = Tools()
 
     @property
     def text(self) -> str:

@@ -21,6 +21,8 @@ if TYPE_CHECKING:  # a test of something else does not pay for grpc
 
     from router.server.app import ServerApp
 
+# Servers of tests, those in processes of their own among them, leave the default HTTP address alone.
+os.environ.setdefault("LORA_ROUTER_HTTP_LISTEN", "")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when torch is loaded: its threads must not spin
 if "PYTEST_XDIST_WORKER" in os.environ:  # one worker a core: more threads would only wait for each other
     for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):

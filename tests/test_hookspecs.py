@@ -263,6 +263,13 @@ async def test_a_service_and_a_route_are_served(
         sys.modules.pop("some_doors", None)
 
 
+async def test_a_route_of_a_plugin_replaces_one_of_the_http_address_itself(write: Write) -> None:
+    write("front.py", ROUTE.replace("hello/{who}", "health").replace('call.path_parameter("who")', '"all"'))
+    async with serving(http_listen="127.0.0.1:0") as (served, _):
+        assert (await got(served.server, "/health")).json() == {"hello": "NAME", "to": "all"}
+        assert (await got(served.server, "/version")).status_code == 200
+
+
 async def test_a_service_that_cannot_work_is_not_serving_and_the_rest_is(write: Write) -> None:
     problem = "{'/example.Echo/Say': INFER}, problem=lambda: 'it is too loud'"
     write("loud.py", SERVICE.replace('{"/example.Echo/Say": INFER}', problem))

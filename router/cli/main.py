@@ -24,6 +24,7 @@ from router.cli import (
     settings,
 )
 from router.cli.ask import ask
+from router.cli.chat import chat
 from router.cli.command import (
     DEFAULT_COMMAND,
     FAILED,
@@ -49,6 +50,7 @@ app = typer.Typer(
 )
 app.command()(serve)
 app.command()(connecting(ask))
+app.command()(connecting(chat))
 routing = typer.Typer(
     cls=PromptOrCommand,
     rich_markup_mode=None,

@@ -54,10 +54,11 @@ def route(
     if json:
         print_json(decision)
     else:
-        _print_decision(decision)
+        print_decision(decision)
 
 
-def _print_decision(decision: Decision) -> None:
+def print_decision(decision: Decision) -> None:
+    """Every vote, then who answers."""
     from router.cli import output
     from router.cli.connect import decision_line
     from router.cli.output import is_plain, print_table

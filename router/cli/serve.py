@@ -218,7 +218,7 @@ HttpListen = Annotated[
     typer.Option(
         "--http-listen",
         metavar="HOST:PORT",
-        help="Serve OpenAI's API and the console over HTTP there, too: 127.0.0.1:8000. Default: off.",
+        help="HTTP address of OpenAI's API and the console; '' for none. Default: 127.0.0.1:8000.",
     ),
 ]
 ConsoleFlag = Annotated[

@@ -95,6 +95,7 @@ class ServerApp:
         self.methods: Mapping[str, Endpoint] = {}  # of gRPC services, by /SERVICE/METHOD
         self._transports: Transports | None = None
         self.address = self.sidecar_address = self.metrics_address = self.http_address = ""
+        self.http_problem = ""  # why there is no HTTP at its default address
         self.listening, self.ready = asyncio.Event(), asyncio.Event()
         self.ending = Ending()
         self.engine_hangs = False
@@ -142,6 +143,7 @@ class ServerApp:
         transports.bind()
         self.address, self.sidecar_address = transports.address, transports.sidecar_address
         self.metrics_address, self.http_address = transports.metrics_address, transports.http_address
+        self.http_problem = transports.http_problem
         self.methods = transports.grpc.endpoints
         await transports.open(self)
         self.listening.set()

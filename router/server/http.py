@@ -14,7 +14,9 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from starlette.applications import Starlette
+from starlette.datastructures import Headers
 from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.routing import Route as StarletteRoute
 
@@ -22,7 +24,7 @@ from router.access.access import Credentials
 from router.access.hosts import Hosts
 from router.errors import QuotaExceeded, Unavailable, WrongContentType
 from router.server.bodies import Decoder, json_decoder
-from router.server.call import OTHER_METHOD, Call, Endpoint, NotServed, request_id_of
+from router.server.call import OTHER_METHOD, REQUEST_ID_KEY, Call, Endpoint, NotServed, request_id_of
 from router.server.policy import UNSERVED, Policy, check_rows
 from router.server.status import code_of, first_field, http_status, message_of, reason_of
 from router.types import Decision
@@ -37,6 +39,14 @@ App: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
 _CONVERTER = re.compile(r":\w+(?=})")
 METHODS = frozenset(("CONNECT", "DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT", "QUERY", "TRACE"))
 CONSOLE = "/console"  # below it the console checks names of hosts itself
+EXPOSED = (  # headers of answers that a page of another origin may read
+    REQUEST_ID_KEY,
+    "retry-after",
+    "x-router-adapter",
+    "x-router-confidence",
+    "x-router-reason",
+    "x-router-response-id",
+)
 JSON, EVENTS = "application/json", "text/event-stream"
 UNKNOWN_HOST = (
     "this server is not known by the name it was asked for; add that name to `console_hosts`, or ask for "
@@ -226,10 +236,11 @@ class HttpCall(Call):
             return
         reason = reason_of(error)
         status = http_status(code_of(error), reason)
-        content_type, body = self.refusal(status, reason, message_of(error), first_field(error))
+        named = status, reason, message_of(error), first_field(error)
         if self._began:
-            await self._end(b"data: " + body + b"\n\n")
+            await self._end(self.failure(*named))
             return
+        content_type, body = self.refusal(*named)
         headers = {"x-request-id": self.request_id, "content-length": str(len(body))}
         if self.answer_id:
             headers["x-router-response-id"] = self.answer_id
@@ -250,6 +261,10 @@ class HttpCall(Call):
     def refusal(self, status: int, reason: str, message: str, field: str) -> tuple[str, bytes]:
         """The answer that an error is: its type and its body."""
         return JSON, json.dumps(self._route.error_json(status, reason, message, field)).encode()
+
+    def failure(self, status: int, reason: str, message: str, field: str) -> bytes:
+        """The last event of a stream that ends with an error."""
+        return b"data: " + self.refusal(status, reason, message, field)[1] + b"\n\n"
 
     def _decision_headers(self) -> dict[str, str]:
         return dict(self.headers) | decision_headers(self.decision, self.response_id)
@@ -371,17 +386,51 @@ class WithoutSlash:
         await self._app(scope, receive, send)
 
 
+class KnownOrigins:
+    """An ASGI application that pages of `origins` may call from a browser (CORS): without cookies, and not
+    the console."""
+
+    def __init__(self, app: App, origins: Sequence[str], interceptors: Serves) -> None:
+        self._app, self._interceptors = app, interceptors
+        self._shared = CORSMiddleware(
+            app,
+            allow_origins=origins,
+            allow_methods=("GET", "POST"),
+            allow_headers=("*",),  # clients send many of their own
+            expose_headers=EXPOSED,
+            max_age=600,
+        )
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass it on, and add the headers that let a page read the answer."""
+        app: App = self._shared
+        if scope["type"] == "http":
+            if scope["path"].startswith(CONSOLE):
+                app = self._app
+            elif scope["method"] == "OPTIONS" and "access-control-request-method" in dict(metadata_of(scope)):
+                app = outside(self._interceptors, self._allowed)
+        await app(scope, receive, send)
+
+    async def _allowed(self, request: None, call: HttpCall) -> Reply:
+        """What a browser asks before it lets a page send its request."""
+        made = self._shared.preflight_response(Headers(scope=call.scope))
+        headers = {name: value for name, value in made.headers.items() if name != "content-length"}
+        return Reply(bytes(made.body), headers.pop("content-type"), made.status_code, headers)
+
+
 def application(
     interceptors: Serves,
     routes: Sequence[Route],
     rows: Mapping[str, Policy],
     *,
     hosts: Hosts | None = None,
+    origins: Sequence[str] = (),
 ) -> Starlette:
     """The ASGI application of a listener.
 
     `rows` has the policy of each route, by `VERB /PATH`. With `hosts` it answers under those names only,
-    apart from the console. Raises ConfigError for a route without a policy.
+    apart from the console. Pages of `origins` may call it from a browser, apart from the console, too.
+    Raises ConfigError for a route without a policy.
     """
     check_rows((route.name for route in routes), rows)
     served = [
@@ -391,9 +440,11 @@ def application(
     guard = [Middleware(WithoutSlash)]
     if hosts is not None:
         guard.append(Middleware(KnownHosts, hosts=hosts, interceptors=interceptors))
+    if origins:
+        guard.append(Middleware(KnownOrigins, origins=origins, interceptors=interceptors))
 
     async def not_served(request: Request, error: Any) -> App:
-        text = f"{request.method} {request.url.path} is not served here; docs/http.md says what is"[:300]
+        text = f"{request.method} {request.url.path} is not served here; GET / lists what is"[:300]
         kind = PathNotServed if error.status_code == 404 else MethodNotAllowed
         return refusing(interceptors, kind(text), error.headers or {})
 
@@ -436,10 +487,20 @@ class NotParsed(NotServed):
 def refusing(
     interceptors: Serves, error: NotServed, headers: Mapping[str, str] = MappingProxyType({})
 ) -> App:
-    """An ASGI application that refuses every request, by the way of all calls, so that they are seen."""
+    """An ASGI application that refuses every request."""
 
     async def answer(request: None, call: HttpCall) -> None:
         raise error
+
+    return outside(interceptors, answer, headers)
+
+
+def outside(
+    interceptors: Serves,
+    answer: Callable[[Any, Any], Awaitable[Any]],
+    headers: Mapping[str, str] = MappingProxyType({}),
+) -> App:
+    """An ASGI application that answers every request, by the way of all calls, so that they are recorded."""
 
     async def serve(scope: Scope, receive: Receive, send: Send) -> None:
         verb = scope["method"] if scope["method"] in METHODS else OTHER_METHOD

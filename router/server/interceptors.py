@@ -296,7 +296,7 @@ def observed(call: Call, metrics: ServerMetrics, lines: Sparse, tracing: Tracing
         if end.code != "OK" and not call.status:  # of a stream by HTTP it has left already
             http = call.transport == HTTP
             call.status = http_status(end.code, end.reason) if http else grpc_status(end.code)
-        metrics.record(call, end.code, end.outcome)
+        metrics.record(call, end.code, end.outcome, end.reason)
         if tracing is not None and call.trace is not None:
             tracing.ended(call, end.outcome, end.reason)
         _log_end(call, end, lines)

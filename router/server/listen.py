@@ -29,11 +29,13 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from router.access.hosts import Hosts, is_loopback
 from router.config import Settings
 from router.errors import ConfigError, install_extra
+from router.server import home
 from router.server.adapters import AdapterService
 from router.server.call import REQUEST_ID_KEY
 from router.server.grpc_adapter import GrpcServer
 from router.server.health import probes
-from router.server.http import JSON, application, unparsed
+from router.server.home import own_routes
+from router.server.http import CONSOLE, JSON, application, unparsed
 from router.server.interceptors import Interceptors
 from router.server.metrics import ServerMetrics
 from router.server.policy import MAX_PLAN_BYTES, ROWS
@@ -98,11 +100,18 @@ def check_free(settings: Settings) -> None:
         if not listen or listen.startswith(UNIX):
             continue
         host, number = split_address(listen, setting)
+        if setting == "http_listen" and has_default_http(settings):
+            continue  # `Transports.bind` does without
         if number and _is_taken(host.strip("[]"), number):
             raise ConfigError(
                 f"cannot listen on {listen}: something listens there already, perhaps another server of "
                 f"yours. Stop it, or choose another address with --{setting.replace('_', '-')} HOST:PORT"
             )
+
+
+def has_default_http(settings: Settings) -> bool:
+    """Whether the HTTP address was not chosen, so that the server starts without it where it is in use."""
+    return "http_listen" not in settings.model_fields_set
 
 
 def _is_taken(host: str, number: int) -> bool:
@@ -490,6 +499,7 @@ class Transports:
         shed = metrics.shed.labels("http").inc
         self._probes = metrics_listener(settings, shed, interceptors) if settings.metrics_listen else None
         self.address = self.sidecar_address = self.metrics_address = self.http_address = ""
+        self.http_problem = ""  # why there is no HTTP
 
     def bind(self) -> None:
         """Take all addresses. Raises ConfigError for one that cannot be had."""
@@ -503,8 +513,16 @@ class Transports:
             self._probes.bind()
             self.metrics_address = self._probes.address
         if self._web is not None:
-            self._web.bind()
-            self.http_address = self._web.address
+            try:
+                self._web.bind()
+            except ConfigError:
+                if not has_default_http(settings):
+                    raise
+                self._web = None
+                self.http_problem = f"{settings.http_listen} is in use: choose another with --http-listen"
+                log.warning("no HTTP: %s", self.http_problem)
+            else:
+                self.http_address = self._web.address
 
     async def open(self, server: ServerApp) -> None:
         """Answer with the services of the core and with what plugins register. Raises ConfigError."""
@@ -514,10 +532,20 @@ class Transports:
             await self._probes.start(probes(self._interceptors, self._settings, self.metrics_address, *pages))
         if self._web is not None:
             await hooks.register("register_http", partial(Routes, registered))
+            console = any(route.path == CONSOLE for route in registered.routes)
+            tokens = self._settings.clients is not None
+            own = own_routes(server.health, console=console, tokens=tokens)
+            routes = [*registered.routes, *(route for route in own if route.name not in registered.rows)]
             hosts = Hosts(self._settings.http_listen, self._tls is not None, self._settings.console_hosts)
             # Where clients have tokens, a page of another name has none; the console checks names itself.
             guarded = hosts if hosts.local and self._settings.clients is None else None
-            site = application(self._interceptors, registered.routes, registered.rows, hosts=guarded)
+            site = application(
+                self._interceptors,
+                routes,
+                home.ROWS | registered.rows,
+                hosts=guarded,
+                origins=self._settings.http_origins,
+            )
             await self._web.start(site)
         await self.grpc.start()
         addresses = {"address": self.address, "http": self.http_address, "metrics": self.metrics_address}

@@ -69,6 +69,9 @@ class ServerMetrics:
 
     def __init__(self) -> None:
         self.updates: list[Callable[[], None]] = []  # called on the event loop before metrics are read
+        self.ended: list[
+            Callable[[Call, str, str], None]
+        ] = []  # called with each request, outcome and reason
         disable_created_metrics()  # type: ignore[no-untyped-call]  # they double what a scraper stores
         self.registry = CollectorRegistry()
         self._children: dict[tuple[Any, ...], Any] = {}
@@ -206,8 +209,9 @@ class ServerMetrics:
         """A call met that bound. The server has few; errors of plugins and replicas may name others."""
         self.shed.labels(self._bounds.of(bound)).inc()
 
-    def record(self, call: Call, code: str, outcome: str) -> None:
-        """A call has ended with that code, and the request that it was with that outcome."""
+    def record(self, call: Call, code: str, outcome: str, reason: str = "") -> None:
+        """A call has ended with that code, and the request that it was with that outcome. `reason` is that of
+        its error."""
         seconds, exemplar = time.monotonic() - call.started, call.trace.exemplar if call.trace else None
         if call.transport == "http":
             status = str(call.status)
@@ -221,6 +225,8 @@ class ServerMetrics:
             self._child(self.client_calls, call.client.id, call.client.tenant, code).inc()
         if not call.policy.generates:
             return
+        for observer in self.ended:
+            observer(call, outcome, reason)
         labels = self._labels(decision)
         self._child(self.requests, *labels, decision.reason.value if decision else "none", outcome).inc()
         self._child(self.request_seconds, *labels, outcome).observe(seconds, exemplar)

@@ -275,10 +275,11 @@ async def test_what_is_no_request_of_this_server(
 ) -> None:
     """A page that has its own name point here; a head that is none; a body that does not come; a slash."""
     caplog.set_level(logging.INFO, "router.server.access")
-    server = await start_web(before=traced, body_seconds=0.1)
+    server = await start_web(before=traced, body_seconds=0.1, http_origins=("https://app.example",))
     at = Watched(server, connect(server), http(server), "", caplog, None)
     head = b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
     slow = head + b"Content-Length: 9\r\n\r\n{"
+    preflight = {"origin": "https://app.example", "access-control-request-method": "POST"}
     answers: list[bytes] = []
 
     async def raw(data: bytes) -> None:
@@ -291,6 +292,10 @@ async def test_what_is_no_request_of_this_server(
         ),
         (lambda: raw(b"what?\r\n\r\n"), ("http", "", 400, "INVALID_ARGUMENT", "", "", "", "")),
         (lambda: raw(slow), ("http", CHAT, 408, "DEADLINE_EXCEEDED", "", "", "", "")),
+        (
+            lambda: at.client.options("/v1/models", headers=preflight),
+            ("http", "", 200, "OK", "", "", "", ""),
+        ),
         (lambda: at.client.get("/v1/models/"), ("http", "/v1/models", 200, "OK", "", "", "", "")),
     ]
     assert [await at.of(asked()) for asked, _ in rows] == [expected for _, expected in rows]

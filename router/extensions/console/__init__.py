@@ -57,5 +57,5 @@ async def register_http(register: RegisterHttp, server: ServerApp) -> None:
     made = (server.interceptors, server.methods, server.inference, server.settings)
     console = Console(*made, ConsoleContext.of(server, server.recent), server.http_address, ENTRIES)
     register(routes(console), ROWS)
-    for work in (console.history.follow, console.events.follow):
+    for work in (console.watch.follow, console.events.follow):
         server.follow("the console", work)

@@ -1,4 +1,4 @@
-"""Activity: who administered what, and who was refused."""
+"""Activity: administrative calls and refused ones."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from router.server.policy import Policy
 
 ACTIVITY = Policy(Role.ADMIN, views=True)
 PAGE_SIZE = 100
-KINDS = {"": "everything", "acts": "what was done", "refusals": "refusals"}
+KINDS = {"": "all", "acts": "actions", "failed": "failed actions", "refusals": "refused calls"}
 
 
 async def show(visit: Visit) -> dict[str, Any]:
@@ -49,7 +49,9 @@ def matching(lines: Iterator[Line], before: int | None, who: str, what: str, kin
         act = line.act
         if before is not None and line.number >= before:
             continue
-        if kind in ("acts", "refusals") and line.refused is not (kind == "refusals"):
+        if kind in ("acts", "failed", "refusals") and line.refused is not (kind == "refusals"):
+            continue
+        if kind == "failed" and act.code == "OK":
             continue
         if who and who.lower() not in f"{act.client} {act.peer}".lower():
             continue

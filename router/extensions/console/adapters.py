@@ -91,17 +91,7 @@ def tier_of(digest: str, status: EngineStatus) -> str:
 
 def traffic_of(visit: Visit) -> dict[tuple[str, str], float]:
     """Who had which share of the requests of the last minutes, of those that the client may know of."""
-    pair = visit.console.history.over(WHILE)
-    if pair is None:
-        return {}
-    before, after, visible = pair[0].by_version, pair[1].by_version, visit.client.adapters
-    counts = {
-        who: now.requests - (before[who].requests if who in before else 0)
-        for who, now in after.items()
-        if who[0] in visible
-    }
-    total = sum(counts.values())
-    return {who: count / total for who, count in counts.items() if count} if total else {}
+    return visit.console.traffic.shares(WHILE, visit.client.adapters.__contains__)
 
 
 SERVICE = "/router.v1.AdapterService/"

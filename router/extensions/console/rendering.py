@@ -13,7 +13,9 @@ from typing import Any
 from urllib.parse import quote
 
 import jinja2
+from markupsafe import Markup
 
+from router import quantities
 from router.extensions.console.guard import HEADERS
 from router.server.http import HttpCall, Reply
 
@@ -139,8 +141,32 @@ def ago(moment: float | None, now: float | None = None) -> str:
 
 
 def clock(moment: float) -> str:
-    """Unix seconds as a time of day, in UTC."""
+    """Unix seconds as date and time of day, in UTC."""
     return time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(moment))
+
+
+TIME = Markup('<time datetime="{}" data-form="{}" title="{} UTC">{}</time>')
+
+
+def when(moment: float | None, form: str = "full") -> str:
+    """Unix seconds as a `<time>` element in UTC, which `console.js` writes in the zone of the viewer.
+
+    `full` names the zone; `bare` does not, for a table whose head has `parts.zone()`.
+
+    >>> print(when(0.0), when(1.0, "bare"))  # doctest: +ELLIPSIS
+    – <time datetime="1970-01-01T00:00:01Z" data-form="bare" title="...">1970-01-01 00:00:01</time>
+    """
+    return _time(moment, form, clock(moment) + (" UTC" if form == "full" else "")) if moment else "–"
+
+
+def past(moment: float | None) -> str:
+    """How long ago it was, as a `<time>` element that has the time as its title; `never` for None and 0."""
+    return _time(moment, "ago", ago(moment)) if moment else "never"
+
+
+def _time(moment: float, form: str, text: str) -> Markup:
+    written = clock(moment)
+    return TIME.format(written.replace(" ", "T") + "Z", form, written, text)
 
 
 def percent(share: float | None, digits: int = 1) -> str:
@@ -149,7 +175,16 @@ def percent(share: float | None, digits: int = 1) -> str:
     >>> percent(0.1234), percent(None)
     ('12.3 %', '–')
     """
-    return "–" if share is None else f"{share * 100:.{digits}f} %"
+    return quantities.UNKNOWN if share is None else quantities.percent(share, digits)
+
+
+def count(number: float) -> str:
+    """A number of things, with separators.
+
+    >>> count(12345.0), count(7)
+    ('12,345', '7')
+    """
+    return f"{number:,.0f}"
 
 
 def segment(text: str) -> str:
@@ -161,8 +196,11 @@ FILTERS: Mapping[str, Any] = {
     "size": size,
     "seconds": seconds,
     "lasting": lasting,
-    "ago": ago,
+    "ago": past,
     "clock": clock,
+    "count": count,
+    "counted": quantities.counted,
     "percent": percent,
     "segment": segment,
+    "when": when,
 }

@@ -12,7 +12,6 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from router.access.clients import Role
-from router.extensions.console.history import quantile, samples_of
 from router.extensions.console.site import Entry, Page, Visit
 from router.routing.state import CalibrationState, ClassifierState, DecisionShare, RoutingState
 from router.server.policy import Policy
@@ -163,6 +162,34 @@ async def show(visit: Visit) -> dict[str, Any]:
         "settings": console.settings,
         "no_corrections": visit.why_not(CORRECTIONS),
     }
+
+
+def samples_of(metric: Any, ending: str) -> Iterable[tuple[Mapping[str, str], float]]:
+    """Labels and value of the samples whose name ends so."""
+    for family in metric.collect():
+        for sample in family.samples:
+            if sample.name.endswith(ending):
+                yield sample.labels, sample.value
+
+
+def quantile(buckets: Sequence[tuple[float, float]], share: float) -> float | None:
+    """As PromQL's histogram_quantile: by a straight line inside a bucket; None where nothing was counted.
+
+    >>> quantile(((0.1, 2), (0.2, 4), (float("inf"), 4)), 0.5)
+    0.1
+    >>> quantile(((0.1, 0), (0.2, 4), (float("inf"), 4)), 0.5)
+    0.15
+    """
+    if not buckets or not buckets[-1][1]:
+        return None
+    wanted, low, below = share * buckets[-1][1], 0.0, 0.0
+    for end, count in buckets:
+        if count >= wanted:
+            if end == float("inf"):
+                return low
+            return round(low + (end - low) * ((wanted - below) / (count - below) if count > below else 0), 5)
+        low, below = end, count
+    return low
 
 
 def by_reason(metrics: ServerMetrics) -> list[dict[str, Any]]:

@@ -10,10 +10,12 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 from urllib.parse import parse_qsl, unquote
 
@@ -23,9 +25,11 @@ from router.access.hosts import Hosts
 from router.corrections.recorder import Corrections
 from router.engine.base import Engine
 from router.errors import FailedPrecondition, FieldViolation, InvalidRequest, WrongContentType
+from router.extensions.console.checks import Verdicts, Watch
 from router.extensions.console.guard import HEADERS, Guard, Sessions
-from router.extensions.console.history import Events, SampleHistory
+from router.extensions.console.history import Events
 from router.extensions.console.rendering import Renderer
+from router.extensions.console.traffic import Traffic
 from router.ports import AdapterRegistry, Improvements
 from router.routing.state import RoutingState
 from router.server.bodies import Decoder, too_many
@@ -38,6 +42,7 @@ from router.server.policy import ROWS, Policy
 if TYPE_CHECKING:
     from router.config import Settings
     from router.experiments.preferences import Preferences
+    from router.experiments.runtime import LiveExperiments
     from router.server.app import ServerApp
     from router.server.inference import InferenceService
     from router.server.interceptors import Interceptors
@@ -200,15 +205,22 @@ class ConsoleContext:
     no_experiments: str = ""  # why there are none
     improvements: Improvements | None = None
     preferences: Preferences | None = None  # blind comparisons, which the database of experiments keeps
+    live: LiveExperiments | None = None  # experiments whose guardian is in this process
+    folders: Sequence[Path] = ()  # that the server writes to
+    certificate_ends: Callable[[], float] = lambda: math.inf  # unix seconds
+    unaudited: Callable[[], int] = lambda: 0  # audit lines that the file did not take
 
     @classmethod
     def of(cls, server: ServerApp, recent: RecentAudit) -> ConsoleContext:
         """Of that server; `recent` has what administrators did."""
-        absent, preferences = server.no_experiments, None
+        absent, preferences, live = server.no_experiments, None, None
         if server.experiments is not None:
             from router.experiments.preferences import preferences_of
+            from router.experiments.runtime import LiveExperiments
 
             absent, preferences = "", preferences_of(server.experiments)
+            live = server.experiments if isinstance(server.experiments, LiveExperiments) else None
+        tls, audit, written = server.tls, server.audit, server.settings.audit
         found = (server.engine, server.registry, server.metrics, server.health, recent, server.router.state)
         return cls(
             *found,
@@ -217,7 +229,16 @@ class ConsoleContext:
             no_experiments=absent,
             improvements=server.improvements,
             preferences=preferences,
+            live=live,
+            folders=(server.state_dir, *([written.parent] if written is not None else [])),
+            certificate_ends=lambda: tls.expires if tls is not None else math.inf,
+            unaudited=lambda: audit.failed if audit is not None else 0,
         )
+
+    def telemetry_lost(self) -> float:
+        """Spans and readings that the OTLP collector has not taken so far."""
+        samples = (one for family in self.metrics.telemetry_lost.collect() for one in family.samples)
+        return sum(one.value for one in samples if one.name.endswith("_total"))
 
 
 ROOT = "/console"
@@ -358,7 +379,9 @@ class Console:
         self.cookie = f"lora_router_{address.rpartition(':')[2]}"
         self._nav = [entry for entry in entries if isinstance(entry, Page) and entry.nav]
         self._renderer = Renderer(ROOT)
-        self.history, self.events, self.sessions = SampleHistory(context), Events(context), Sessions()
+        self.traffic, self.events, self.sessions = Traffic(), Events(context), Sessions()
+        self.watch, self.verdicts = Watch(context, self.traffic), Verdicts(context.live)
+        context.metrics.ended.append(self.traffic.ended)
 
     def page(self, visit: Visit, page: Page, values: Values) -> PageReply:
         """The page, or the fragment of one."""
@@ -401,14 +424,15 @@ class Console:
         return self._renderer.render(template, common | dict(values))
 
     def _shown_nav(self, present: str) -> list[dict[str, Any]]:
+        """The pages that the client may open."""
         return [
             {
                 "name": page.nav,
                 "href": ROOT + page.path,
                 "present": page.nav == present,
-                "why_not": self.interceptors.why_not(page.policy, page.operation or page.route),
             }
             for page in self._nav
+            if not self.interceptors.why_not(page.policy, page.operation or page.route)
         ]
 
 

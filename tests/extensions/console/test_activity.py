@@ -26,10 +26,11 @@ async def test_the_newest_first_and_what_was_asked_for(roled: Roled) -> None:
         ("what=loadadapter", 2),
         ("kind=refusals", 2),
         ("kind=acts", 1),
+        ("kind=failed", 0),
         ("kind=nonsense&before=x", 3),
     ):
         found = (await site.anna.get(f"/console/activity?{query}")).text
-        assert len(re.findall(r'<td class="nowrap num">', found)) == expected, query
+        assert len(re.findall(r'<td class="nowrap num"', found)) == expected, query
 
 
 async def test_looking_is_no_act(roled: Roled) -> None:

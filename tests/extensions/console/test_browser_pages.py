@@ -14,7 +14,7 @@ from router.corrections.recorder import Corrections
 from router.corrections.store import CorrectionStore
 from tests.experiments.memory_store import MemoryStore
 from tests.experiments.service.lab import experimenting
-from tests.extensions.console.test_browser import seen_by
+from tests.extensions.console.test_browser import PICTURES, seen_by
 from tests.extensions.console.trials import draft, routing, trial
 from tests.extensions.openai.test_foreign_clients import elsewhere
 from tests.server.helpers import Connect
@@ -50,7 +50,7 @@ async def site(
 
 @elsewhere
 async def test_pages(site: SimpleNamespace, tmp_path: Path) -> None:
-    seen = await seen_by("pages.py", site.url, tmp_path, "-", *PATHS)
+    seen = await seen_by("pages.py", site.url, tmp_path, PICTURES, *PATHS)
     assert not seen["wrong"], json.dumps(seen["wrong"], indent=1)
 
 

@@ -1,20 +1,34 @@
-"""Overview: what is so now, and columns for the charts."""
+"""Overview: the state in a word, ranges, charts, and who may see what."""
 
 from __future__ import annotations
 
 import asyncio
 from types import SimpleNamespace
 
+from router.extensions.console.overview import state_of
 from router.routing.state import ClassifierState, RoutingState
 from tests.extensions.console.conftest import Roled
-from tests.server.http_helpers import Http, StartWeb
+from tests.server.http_helpers import Http, StartWeb, asking
 
 
-async def test_columns_grow_by_what_is_new(opened: SimpleNamespace) -> None:
-    console = opened.http
-    columns = (await console.get("/console/overview/series?after=nonsense")).json()
-    assert {"time", "requests", "first_p95", "resident_bytes"} <= set(columns)
-    assert len({len(column) for column in columns.values()}) == 1
+def test_healthy_is_only_what_has_no_problem() -> None:
+    assert state_of([], []) == ("healthy", "ok")
+    assert state_of([], ["info"]) == ("healthy", "ok")
+    assert state_of([], ["warn", "bad"]) == ("serving, with problems", "bad")
+    assert state_of(["engine failed"], ["bad"]) == ("not ready", "bad")
+
+
+async def test_ranges_charts_and_adapters(opened: SimpleNamespace) -> None:
+    for _ in range(6):
+        await opened.http.post("/v1/chat/completions", json=asking(model="medical", max_tokens=4))
+    await opened.http.post("/v1/chat/completions", json=asking(model="legal", max_tokens=4))
+    await opened.http.post("/v1/chat/completions", json=asking(model="nobody"))
+    for name, title in (("15m", "15 minutes"), ("7d", "7 days"), ("nonsense", "15 minutes")):
+        page = (await opened.http.get(f"/console?range={name}")).text
+        assert f"Requests, last {title}" in page
+        assert f"Requests a minute, from {title} ago until now: answered 7, refused 1, failed 0" in page
+        assert page.index(">medical</a>") < page.index(">legal</a>") < page.index("not routed")
+        assert page.count('<path class="grid"') == 4
 
 
 async def test_what_others_ask_is_not_told_to_who_may_not_know_of_all(roled: Roled) -> None:
@@ -22,23 +36,8 @@ async def test_what_others_ask_is_not_told_to_who_may_not_know_of_all(roled: Rol
     state = RoutingState("stale: medical has changed", (broken,), ("medical.py: no such file",))
     site = await roled(adapters=["legal"], routing=lambda: state)
     page = (await site.olga.get("/console")).text
-    assert "linear" in page
-    assert "stale" in page
-    assert "medical" not in page
-    assert 'class="tiles"' not in page
-    assert "chart-grid" not in page
-    assert (await site.olga.get("/console/overview/series")).status_code == 403
-
-
-async def test_what_decides_is_told(start_web: StartWeb, http: Http) -> None:
-    off = ClassifierState("llm", "llm", 1, "off", "closed", 0, 0)
-    broken = ClassifierState("linear", "linear", 50, "failed", "open", 7, 3, "cannot read /srv/secret/file")
-    state = RoutingState("stale: adapter medical has changed", (off, broken), ("x: <i>",))
-    page = (await http(await start_web(routing=lambda: state)).get("/console")).text
-    assert page.index("linear") < page.index("llm")
-    for text in ("breaker open", "adapter medical has changed", "x: &lt;i&gt;", "cannot read [path]"):
-        assert text in page
-    assert "/srv/secret" not in page
+    for hidden in ("medical", 'class="tiles"', 'class="plot', "not routed"):
+        assert hidden not in page
 
 
 async def test_a_server_that_loads_says_so(start_web: StartWeb, http: Http) -> None:
@@ -48,5 +47,6 @@ async def test_a_server_that_loads_says_so(start_web: StartWeb, http: Http) -> N
     server = await start_web(startup=never, wait=False)
     answer = await http(server).get("/console")
     assert answer.status_code == 200
-    assert "still loading" in answer.text
+    assert "The base model is still loading." in answer.text
+    assert "not ready" in answer.text
     assert (await http(server).get("/console/adapters")).status_code == 503

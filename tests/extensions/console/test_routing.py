@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,7 +12,7 @@ import pytest
 
 from router.corrections.recorder import Corrections
 from router.corrections.store import Correction, CorrectionStore
-from router.extensions.console.routing import when
+from router.extensions.console.routing import quantile, when
 from router.routing.drift import DriftReport, ShareComparison
 from router.routing.state import ClassifierState, DecisionShare, RoutingState, decision_shares
 from router.types import Vote
@@ -140,3 +141,12 @@ async def test_a_tenant_sees_its_own_corrections(
     page = (await (await signed_in(http(server), clients.anna)).get(PAGE + "/corrections")).text
     assert "of anna" in page
     assert "of ivan" not in page
+
+
+def test_quantiles_are_those_of_promql() -> None:
+    ends = (0.1, 0.5, 1.0, math.inf)
+    assert quantile(tuple(zip(ends, (0, 10, 10, 10), strict=True)), 0.5) == 0.3
+    assert quantile(tuple(zip(ends, (10, 10, 10, 10), strict=True)), 0.9) == 0.09
+    assert quantile(tuple(zip(ends, (0, 0, 0, 10), strict=True)), 0.5) == 1.0  # the highest end that is one
+    assert quantile(tuple(zip(ends, (0, 0, 0, 0), strict=True)), 0.5) is None
+    assert quantile((), 0.5) is None

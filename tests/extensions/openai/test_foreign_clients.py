@@ -196,6 +196,7 @@ async def test_node(at: SimpleNamespace, tmp_path: Path) -> None:
         "routing": ADAPTER,
         "plain": PLAIN,
         "unknown": ["NotFoundError", "model_not_found"],
-        "responses": ["NotFoundError", "not_found"],
+        "response": [ANSWER, MODEL],
+        "response_streamed": ANSWER,
     }
     assert at.units()[:2] == ["anna", "anna"]

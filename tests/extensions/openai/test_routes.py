@@ -145,8 +145,7 @@ async def test_who_leaves_takes_the_answer_along(start_web: StartWeb, http: Http
 async def test_what_is_not_served_is_said_in_openais_shape(start_web: StartWeb, http: Http) -> None:
     client = http(await start_web())
     for path, method, status in [
-        ("/v1/responses", "POST", 404),
-        ("/", "GET", 404),
+        ("/v1/moderations", "POST", 404),
         ("/v1/chat/completions", "GET", 405),
         ("/v1/models", "POST", 405),
     ]:

@@ -3,6 +3,7 @@
   "use strict";
   const TICK = 2000;
   const notice = document.getElementById("notice");
+  const root = document.documentElement;
   let lost = false;
 
   const say = (text, kind = "bad") => {
@@ -24,16 +25,49 @@
       if (ticks % every === 0) part.dispatchEvent(new CustomEvent("tick"));
     }
   }, TICK);
+  // Without an answer the live parts are of the past: they are greyed, and what says "now" is hidden.
+  let answered = Date.now();
   document.addEventListener("htmx:error", () => {
     lost = true;
-    say("The server does not answer. This page goes on asking.");
+    root.dataset.lost = "yes";
+    say(`The server does not answer. What is below is of ${written(new Date(answered))}. This page goes on asking.`);
   });
   document.addEventListener("htmx:after:request", (event) => {
     const status = event.detail?.ctx?.response?.status ?? 0;
-    if (status && status < 400 && (lost || notice.dataset.refused)) say("");
+    const refused = status >= 400;
+    if (status && !refused && (lost || notice.dataset.refused)) say("");
+    if (status && !refused) answered = Date.now();
     lost = false;
-    notice.dataset.refused = status >= 400 ? "yes" : "";
+    if (refused) root.dataset.lost = "yes";
+    else delete root.dataset.lost;
+    notice.dataset.refused = refused ? "yes" : "";
   });
+
+  // Times are written in the zone of the viewer, by its name. Live parts bring new ones.
+  const parts = new Intl.DateTimeFormat("en-GB", {
+    year: "numeric", month: "2-digit", day: "2-digit", hour: "2-digit", minute: "2-digit", second: "2-digit",
+    hourCycle: "h23", timeZoneName: "short",
+  });
+  const written = (date, zone = true) => {
+    const at = Object.fromEntries(parts.formatToParts(date).map((part) => [part.type, part.value]));
+    const text = `${at.year}-${at.month}-${at.day} ${at.hour}:${at.minute}:${at.second}`;
+    return zone ? `${text} ${at.timeZoneName}` : text;
+  };
+  const put = (element, text) => {
+    if (element.textContent !== text) element.textContent = text;
+  };
+  const localize = () => {
+    for (const element of document.querySelectorAll("time[datetime]")) {
+      const date = new Date(element.getAttribute("datetime"));
+      if (Number.isNaN(date.getTime())) continue;
+      const { form } = element.dataset;
+      if (form !== "ago") put(element, written(date, form !== "bare"));
+      element.title = written(date);
+    }
+    for (const element of document.querySelectorAll("[data-zone]")) put(element, parts.resolvedOptions().timeZone);
+  };
+  new MutationObserver(localize).observe(document.getElementById("main"), { childList: true, characterData: true, subtree: true });
+  localize();
 
   // What an action asks before it does anything is a page; with a script it comes as a dialog.
   const dialog = document.getElementById("dialog");
@@ -65,7 +99,6 @@
 
   // Light, dark, or as the system has it: kept in a cookie, so that the server says it from the start.
   const theme = document.getElementById("theme");
-  const root = document.documentElement;
   const system = matchMedia("(prefers-color-scheme: dark)");
   const present = () => root.dataset.theme || (system.matches ? "dark" : "light");
   const other = () => (present() === "dark" ? "light" : "dark");

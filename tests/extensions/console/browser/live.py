@@ -1,4 +1,4 @@
-"""`python live.py URL AXE`: numbers that change by themselves, charts, a tab that nobody sees, no answer."""
+"""`python live.py URL AXE`: numbers that change, charts, times, a hidden tab, no answer."""
 
 from seen import browsing, tell, until
 
@@ -7,29 +7,22 @@ HIDE = """(hidden) => {
   document.dispatchEvent(new Event("visibilitychange"));
 }"""
 with browsing() as seen:
-    page, watch = seen.page()
+    page, watch = seen.page(timezone_id="Asia/Tokyo")
     page.goto(f"{seen.url}/console")
-    requests = page.locator(".tile", has_text="Requests").locator("dd").first
-    before = requests.inner_text()
-    until(page, "document.querySelectorAll('.uplot canvas').length === 6")
-    until(
-        page, "[...document.querySelectorAll('.u-series .u-value')].some((e) => /^[1-9]/.test(e.textContent))"
-    )
-    drawn = page.evaluate(
-        """() => [...document.querySelectorAll('.uplot canvas')].map((canvas) => {
-          const data = canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data;
-          return data.some((value) => value !== 0);
-        })"""
-    )
-    label = page.locator(".chart").first.get_attribute("aria-label")
+    answered = page.locator(".tile", has_text="Answered").locator("dd").first
+    before = answered.inner_text()
+    state = page.inner_text(".present")
+    until(page, "document.querySelector('.plot path.ok') !== null")
+    label = page.locator(".plot svg").first.get_attribute("aria-label")
+    times = page.evaluate("[...document.querySelectorAll('time')].map((e) => e.textContent)")
     page.locator("#theme").click()
     themes = [page.evaluate("document.documentElement.dataset.theme || ''")]
     page.reload()
     themes.append(page.evaluate("document.documentElement.dataset.theme || ''"))
     page.wait_for_timeout(2500)
-    changed = requests.inner_text()
-    row = page.locator("tbody tr", has_text="medical").first
-    answered = row.inner_text()
+    changed = answered.inner_text()
+    until(page, "document.querySelector('.spark path') !== null")
+    row = page.locator("tbody tr", has_text="medical").first.inner_text()
 
     page.evaluate(HIDE, True)
     page.wait_for_timeout(500)
@@ -41,19 +34,22 @@ with browsing() as seen:
     again = len(watch.asked) - asked - hidden
     wrong = list(watch.wrong)
 
-    page.route("**/overview/live", lambda route: route.abort())
+    page.route("**/overview/*", lambda route: route.abort())
     page.wait_for_selector("#notice .notice", timeout=8000)
     lost = page.inner_text("#notice")
-    page.unroute("**/overview/live")
+    healthy = page.locator(".present").is_visible()
+    page.unroute("**/overview/*")
     until(page, "!document.querySelector('#notice .notice')")
     tell(
         wrong=wrong,
         changed=[before, changed],
-        drawn=drawn,
+        state=state,
+        times=times,
         label=label,
         themes=themes,
-        answered=answered,
+        row=row,
         hidden=hidden,
         again=again,
         lost=lost,
+        healthy=healthy,
     )

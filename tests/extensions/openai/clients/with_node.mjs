@@ -29,15 +29,18 @@ seen.models = [];
 for await (const model of client.models.list()) seen.models.push(model.id);
 seen.plain = (await client.completions.create({ model: "medical", prompt: text })).choices[0].text;
 
-for (const [name, call] of Object.entries({
-  unknown: () => client.chat.completions.create({ ...asked, model: "nobody" }),
-  responses: () => client.responses.create({ model: "auto", input: text }),
-})) {
-  try {
-    await call();
-  } catch (error) {
-    if (!(error instanceof NotFoundError)) throw error;
-    seen[name] = [error.constructor.name, error.code];
-  }
+const asking = { model: "auto", instructions: "Be brief.", input: text };
+const { output_text, model } = await client.responses.create(asking);
+seen.response = [output_text, model];
+seen.response_streamed = "";
+for await (const event of await client.responses.create({ ...asking, stream: true })) {
+  if (event.type === "response.output_text.delta") seen.response_streamed += event.delta;
+}
+
+try {
+  await client.chat.completions.create({ ...asked, model: "nobody" });
+} catch (error) {
+  if (!(error instanceof NotFoundError)) throw error;
+  seen.unknown = [error.constructor.name, error.code];
 }
 console.log(JSON.stringify(seen));

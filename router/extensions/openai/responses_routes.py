@@ -1,0 +1,70 @@
+"""Routes of OpenAI's Responses API. No response is kept, so that none can be read back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+from router.access.clients import Role
+from router.errors import NotFound
+from router.extensions.openai import requests, responses
+from router.extensions.openai.responses_answers import ResponseWriter
+from router.server.http import HttpCall, Reply, Route
+from router.server.inference import InferenceService
+from router.server.policy import GENERATE, OBSERVE, Policy
+from router.v1 import inference_pb2 as pb
+
+UNIT = "x-user-id"  # who is served, where a proxy in between drops `user`
+NOT_KEPT = ": responses are not kept here, so send the whole conversation in `input` of POST /v1/responses"
+KEPT = replace(OBSERVE, role=Role.INFER)
+VERBS = ("GET", "POST", "DELETE")
+ROWS: Mapping[str, Policy] = {
+    "POST /v1/responses": GENERATE,
+    **{f"{verb} /v1/responses/{{response}}": KEPT for verb in VERBS},
+}
+
+
+class ResponseCall(HttpCall):
+    """A call whose stream ends with an event of the Responses API, also after an error."""
+
+    writer: ResponseWriter  # of a stream, before it begins
+
+    def failure(self, status: int, reason: str, message: str, field: str) -> bytes:
+        """The last event of a stream that ends with an error."""
+        return self.writer.failure(status, reason, message, field)
+
+
+def routes(inference: InferenceService) -> Sequence[Route]:
+    """All of them."""
+    answer = partial(respond, inference)
+    errors = responses.error_json
+    return (
+        Route("POST", "/v1/responses", answer, responses.parsed, errors, call=ResponseCall),
+        *(Route(verb, "/v1/responses/{response:path}", not_kept, error_json=errors) for verb in VERBS),
+    )
+
+
+async def respond(
+    inference: InferenceService,
+    body: tuple[responses.ResponseBody, requests.ChatCompletion],
+    call: ResponseCall,
+) -> Reply | None:
+    """A response, whole or streamed."""
+    asked, chat = body
+    message, writer = requests.generate_message(chat, call.header(UNIT)), ResponseWriter(asked)
+    if not asked.stream:
+        return Reply(writer.whole(await inference.Generate(message, call)))
+    call.writer = writer
+
+    async def write(event: pb.StreamGenerateResponse) -> None:
+        await call.write(writer.event(event))
+
+    await inference.stream(requests.stream_message(message), call, write)
+    return None
+
+
+async def not_kept(_: None, call: HttpCall) -> Mapping[str, Any]:
+    """Raises NotFound: whatever is asked of a response."""
+    raise NotFound("response", call.path_parameter("response")[:80], NOT_KEPT)

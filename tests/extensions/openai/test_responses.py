@@ -1,0 +1,236 @@
+"""OpenAI's Responses API with its own client: answers, streams, shapes, refusals by name."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import openai
+import pytest
+from openai.types.responses import Response, ResponseStreamEvent
+from pydantic import BaseModel, TypeAdapter
+
+from router.engine.fake import FakeEngine
+from router.errors import InvalidRequest
+from router.extensions.openai import requests, responses
+from router.v1 import inference_pb2 as pb
+from tests.server.http_helpers import Http, StartWeb
+
+EVENT: TypeAdapter[Any] = TypeAdapter(ResponseStreamEvent)
+PATH = "/v1/responses"
+
+
+def message_of(**fields: Any) -> pb.GenerateRequest:
+    _, chat = responses.parsed(json.dumps({"input": "hi", **fields}).encode())
+    return requests.generate_message(chat, "")
+
+
+def refusal(**fields: Any) -> dict[str, str]:
+    """The refused fields, each with its text."""
+    with pytest.raises(InvalidRequest) as caught:
+        message_of(**fields)
+    return {v.field: v.description for v in caught.value.violations}
+
+
+async def events_of(client: Any, **fields: Any) -> list[dict[str, Any]]:
+    """The events of a streamed response; each is named by its `event:` line, and counted."""
+    answer = await client.post(PATH, json={"stream": True, "input": "one two three", **fields})
+    assert answer.status_code == 200
+    found = []
+    for number, block in enumerate(answer.text.strip().split("\n\n")):
+        name, data = block.split("\n")
+        event = json.loads(data.removeprefix("data: "))
+        assert name == f"event: {event['type']}"
+        assert event["sequence_number"] == number
+        EVENT.validate_json(data.removeprefix("data: "), strict=True)
+        found.append(event)
+    return found
+
+
+# -- Requests
+
+
+def test_a_conversation_is_that_of_a_chat() -> None:
+    asked = message_of(
+        instructions="Be brief.",
+        input=[
+            {"role": "developer", "content": "Be kind."},
+            {"role": "user", "content": [{"type": "input_text", "text": "a"}]},
+            {
+                "type": "message",
+                "id": "msg_1",
+                "role": "assistant",
+                "status": "completed",
+                "content": [{"type": "output_text", "text": "b", "annotations": [], "logprobs": []}],
+            },
+            {"role": "user", "content": "c"},
+        ],
+    )
+    assert [(turn.role, turn.text) for turn in asked.input.chat.messages] == [
+        (pb.ROLE_SYSTEM, "Be brief.\n\nBe kind."),
+        (pb.ROLE_USER, "a"),
+        (pb.ROLE_ASSISTANT, "b"),
+        (pb.ROLE_USER, "c"),
+    ]
+
+
+def test_fields_are_those_of_a_chat() -> None:
+    schema = {"type": "object", "properties": {"a": {"type": "integer"}}}
+    asked = message_of(
+        max_output_tokens=7,
+        temperature=0,
+        top_logprobs=3,
+        metadata={"a": "b"},
+        safety_identifier="u",
+        routing={"domain": "law"},
+        text={"format": {"type": "json_schema", "name": "n", "schema": schema, "strict": True}},
+    )
+    assert (asked.sampling.max_tokens, asked.sampling.logprobs) == (7, 3)
+    assert asked.sampling.HasField("temperature")
+    assert json.loads(asked.sampling.json_schema) == schema
+    assert (asked.routing.unit, asked.routing.domain, asked.labels["a"]) == ("u", "law", "b")
+
+
+@pytest.mark.parametrize(
+    ("fields", "field", "hint"),
+    [
+        ({"previous_response_id": "resp_1"}, "previous_response_id", "whole conversation in `input`"),
+        ({"conversation": "conv_1"}, "conversation", "whole conversation in `input`"),
+        ({"background": True}, "background", "stream it"),
+        ({"prompt": {"id": "p"}}, "prompt", "send `instructions` and `input`"),
+        ({"truncation": "auto"}, "truncation", "must be disabled"),
+        ({"include": ["reasoning.encrypted_content"]}, "include[0]", responses.LOGPROBS),
+        ({"tools": [{"type": "web_search"}]}, "tools[0].type", "web_search is not supported"),
+        ({"input": []}, "input", "at least 1"),
+        ({"input": 5}, "input", "a text or a list"),
+        ({"input": [{"role": "tool", "content": "x"}]}, "input[0].role", "user"),
+        ({"input": [{"type": "item_reference", "id": "x"}]}, "input[0].type", "send the item itself"),
+        ({"input": [{"type": "reasoning"}]}, "input[0].type", "leave them out"),
+        (
+            {"input": [{"role": "user", "content": [{"type": "input_image"}]}]},
+            "input[0].content[0].type",
+            "images are not supported",
+        ),
+        ({"input": [{"role": "user", "content": [{"type": "input_text"}]}]}, "input[0].content[0].text", ""),
+        ({"text": {"format": {"type": "json_schema", "name": "n"}}}, "text.format.schema", "must be there"),
+        ({"max_output_tokens": "x"}, "max_output_tokens", "integer"),
+    ],
+)
+def test_what_cannot_be_kept_is_refused_by_name(fields: dict[str, Any], field: str, hint: str) -> None:
+    assert hint in refusal(**fields)[field]
+
+
+async def test_errors_name_fields_of_a_response(start_web: StartWeb, http: Http) -> None:
+    client = http(await start_web())
+    for fields, param in [
+        ({"input": "hi", "max_output_tokens": 0}, "max_output_tokens"),
+        ({"input": [{"role": "assistant", "content": "x"}]}, "input"),
+        ({"input": ""}, "input"),
+        ({"input": "hi", "model": "nobody"}, "model"),
+        (
+            {"input": "hi", "text": {"format": {"type": "json_schema", "schema": {"type": 5}}}},
+            "text.format.schema",
+        ),
+    ]:
+        answer = await client.post(PATH, json=fields)
+        error = answer.json()["error"]
+        assert (answer.status_code in (400, 404), error["param"]) == (True, param), error
+        assert "messages" not in error["message"]
+
+
+# -- Answers
+
+
+async def test_a_response_is_what_openai_says_it_is(start_web: StartWeb, http: Http) -> None:
+    schema = {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}
+    for fields in (
+        {},
+        {"text": {"format": {"type": "json_object"}}},
+        {"text": {"format": {"type": "json_schema", "name": "n", "schema": schema}}},
+        {"top_logprobs": 2, "instructions": "Be brief.", "user": "u", "metadata": {"a": "b"}},
+    ):
+        answer = await http(await start_web()).post(PATH, json={"input": "one two three", **fields})
+        body = answer.json()
+        Response.model_validate_json(answer.content, strict=True)
+        assert body["id"] == f"resp_{answer.headers['x-router-response-id']}"
+        assert body["output"][0]["id"].startswith("msg_")
+        assert body["store"] is False
+
+
+async def test_the_client_reads_answer_and_usage(client: openai.AsyncOpenAI) -> None:
+    answer = await client.responses.create(model="medical", input="one two three", store=True)
+    assert (answer.status, answer.model) == ("completed", "medical@1.0.0")
+    assert answer.output_text.endswith("one two three")
+    assert answer.usage is not None
+    assert answer.usage.total_tokens == answer.usage.input_tokens + answer.usage.output_tokens > 0
+    short = await client.responses.create(model="base", input="one two three", max_output_tokens=1)
+    assert short.status == "incomplete"
+    assert short.incomplete_details is not None
+    assert short.incomplete_details.reason == "max_output_tokens"
+
+
+class Place(BaseModel):
+    """A schema of a caller."""
+
+    name: str
+
+
+async def test_the_client_parses_an_answer(client: openai.AsyncOpenAI) -> None:
+    answer = await client.responses.parse(model="base", input="one", text_format=Place)
+    assert isinstance(answer.output_parsed, Place)
+
+
+# -- Streams
+
+
+async def test_a_stream_has_all_events_and_says_what_a_whole_answer_says(
+    start_web: StartWeb, http: Http
+) -> None:
+    client = http(await start_web())
+    whole = (await client.post(PATH, json={"input": "one two three", "top_logprobs": 1})).json()
+    events = await events_of(client, top_logprobs=1)
+    names = [event["type"].removeprefix("response.") for event in events]
+    assert names[:4] == ["created", "in_progress", "output_item.added", "content_part.added"]
+    assert set(names[4:-4]) == {"output_text.delta"}
+    assert names[-4:] == ["output_text.done", "content_part.done", "output_item.done", "completed"]
+    text = "".join(event["delta"] for event in events[4:-4])
+    last = events[-1]["response"]
+    assert text == whole["output"][0]["content"][0]["text"]
+    assert last["output"][0]["content"] == whole["output"][0]["content"]
+    assert last["usage"] == whole["usage"]
+
+
+async def test_the_clients_stream_accumulates(client: openai.AsyncOpenAI) -> None:
+    async with client.responses.stream(model="base", input="one two three") as stream:
+        deltas = [event.delta async for event in stream if event.type == "response.output_text.delta"]
+        final = await stream.get_final_response()
+    assert "".join(deltas) == final.output_text
+    assert final.output_text.endswith("one two three")
+
+
+async def test_a_stream_that_is_cut_is_incomplete(start_web: StartWeb, http: Http) -> None:
+    events = await events_of(http(await start_web()), max_output_tokens=1)
+    assert events[-1]["type"] == "response.incomplete"
+    assert events[-1]["response"]["output"][0]["status"] == "incomplete"
+
+
+async def test_an_error_within_a_stream_is_its_last_event(start_web: StartWeb, http: Http) -> None:
+    server = await start_web(engine=FakeEngine(step_seconds=0.02), max_deadline_seconds=0.3)
+    events = await events_of(http(server), max_output_tokens=400, input="one " * 400)
+    assert events[-1]["type"] == "response.failed"
+    assert events[-1]["response"]["error"]["code"] == "server_error"
+    assert "deadline" in events[-1]["response"]["error"]["message"]
+
+
+async def test_an_error_before_a_stream_is_the_answer(client: openai.AsyncOpenAI) -> None:
+    with pytest.raises(openai.NotFoundError) as refused:
+        await client.responses.create(model="nobody", input="hi", stream=True)
+    assert refused.value.code == "model_not_found"
+
+
+async def test_no_response_is_kept(client: openai.AsyncOpenAI) -> None:
+    answer = await client.responses.create(model="base", input="hi")
+    for call in (client.responses.retrieve, client.responses.delete, client.responses.cancel):
+        with pytest.raises(openai.NotFoundError) as refused:
+            await call(answer.id)
+        assert "not kept" in str(refused.value)
