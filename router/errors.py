@@ -37,9 +37,10 @@ RouterError
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 NO_EXPERIMENTS = "experiments are not installed: the folder router/experiments is not there"
 
@@ -104,18 +105,29 @@ class InvalidRequest(RouterError):
         more += len(violations) - len(kept)
         if more:
             kept = (*kept, FieldViolation("", f"and {more} more"))
-        text = "; ".join(f"{v.field}: {v.description}" if v.field else v.description for v in kept)
-        super().__init__(text or "invalid request")
+        super().__init__(_sentence(kept))
         self.violations = kept
+
+    def reworded(self, word: Callable[[FieldViolation], FieldViolation]) -> Self:
+        """The same error with other names of fields, or other descriptions."""
+        made = copy(self)
+        made.violations = tuple(map(word, self.violations))
+        made.message = _sentence(made.violations)
+        return made
+
+
+def _sentence(violations: Sequence[FieldViolation]) -> str:
+    text = "; ".join(f"{v.field}: {v.description}" if v.field else v.description for v in violations)
+    return text or "invalid request"
 
 
 class WrongContentType(InvalidRequest):
-    """The body is of another content type than the method takes. It was not read."""
+    """The body is of another content type than the method takes, or encoded. It was not read."""
 
     reason = "UNSUPPORTED_MEDIA_TYPE"
 
-    def __init__(self, wanted: str) -> None:
-        super().__init__([FieldViolation("content-type", f"must be {wanted}")])
+    def __init__(self, wanted: str, header: str = "content-type") -> None:
+        super().__init__([FieldViolation(header, f"must be {wanted}")])
 
 
 class Findings:
@@ -157,7 +169,7 @@ class PromptTooLong(InvalidRequest):
         super().__init__(
             [FieldViolation(field, f"prompt and max_tokens need {need} tokens, the limit is {limit}")]
         )
-        self.got, self.at_least = got, at_least
+        self.limit, self.got, self.at_least = limit, got, at_least
         self.metadata = {"limit": str(limit), "got": str(got)}
 
 
@@ -211,7 +223,7 @@ class NotFound(RouterError):
 
     def __init__(self, resource_type: str, name: str, hint: str = "") -> None:
         super().__init__(f"{resource_type} {name!r} not found{hint}", resource=name)
-        self.resource_type, self.name = resource_type, name
+        self.resource_type, self.name, self.hint = resource_type, name, hint
 
 
 class AdapterNotFound(NotFound):

@@ -17,10 +17,13 @@ if TYPE_CHECKING:
     from router.v1 import inference_pb2 as pb
 
 AUTO = "auto"  # the model name for: routing picks
+CHAT_ID, COMPLETION_ID = "chatcmpl-", "cmpl-"  # in front of the ids of answers in OpenAI's API
+ID_PREFIXES = (CHAT_ID, COMPLETION_ID, "resp_")
 BASE = "base"  # asks for the base, as `base` or `adapters/base`: no adapter is called so
 _ID = r"[^/\s\x00-\x1f\x7f]{1,63}"
 _ADAPTER = re.compile(rf"adapters/({_ID})(?:/versions/({_ID}))?")
-_MODEL = re.compile(r"(?:adapters/)?([^/@\s]+)(?:(?:@|/versions/|/)([^/@\s]+))?")
+_MODEL = re.compile(r"(?:adapters/)?([^/@:\s]+)(?:(?:@|/versions/|/|:)([^/@:\s]+))?")
+LATEST = ":latest"  # how some clients end every name
 ADAPTER_FORM = "adapters/NAME or adapters/NAME/versions/VERSION"
 SHOWN = 63  # characters of a name that is wrong
 VERSION_FORM = "adapters/NAME/versions/VERSION"
@@ -75,8 +78,13 @@ def parse_version(resource: str, field: str = "name") -> AdapterRef:
 def resource_of(model: str) -> str:
     """The adapter's resource name: of NAME, NAME@VERSION, or a resource name; '' for `auto`.
 
-    What is no such name is passed on as it is, and refused where resource names are.
+    NAME:VERSION is understood, too, and NAME:latest is NAME. What is no such name is passed on as it is, and
+    refused where resource names are.
+
+    >>> resource_of("medical@1.2.0"), resource_of("medical:latest")
+    ('adapters/medical/versions/1.2.0', 'adapters/medical')
     """
+    model = model.removesuffix(LATEST)
     if model in (AUTO, BASE):
         return "" if model == AUTO else BASE
     found = _MODEL.fullmatch(model)
@@ -91,6 +99,15 @@ def model_of(decision: pb.Decision) -> str:
     if decision.mixture:
         return "+".join(model_name(part.adapter) for part in decision.mixture)
     return model_name(decision.adapter) if decision.adapter else BASE
+
+
+def bare_response_id(text: str) -> str:
+    """The id of an answer without what OpenAI's API puts in front.
+
+    >>> bare_response_id("chatcmpl-0a1b"), bare_response_id("0a1b")
+    ('0a1b', '0a1b')
+    """
+    return next((text[len(prefix) :] for prefix in ID_PREFIXES if text.startswith(prefix)), text)
 
 
 def model_name(resource: str) -> str:

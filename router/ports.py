@@ -30,7 +30,30 @@ from router.types import (
 )
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from router.routing.router import Router
+
+
+class TextEncoder(Protocol):
+    """A sentence encoder: vectors of whole texts, for embeddings. Of worker threads."""
+
+    name: str  # of the model and what is merged into it
+    longest: int  # tokens of a text
+    size: int  # numbers of a vector
+
+    def load(self) -> None:
+        """Load it, unless it is loaded. Raises ConfigError where it is not on this machine."""
+        ...
+
+    def tokens(self, texts: Sequence[str]) -> Sequence[Sequence[int]]:
+        """Token ids of each text."""
+        ...
+
+    def vectors(self, tokens: Sequence[Sequence[int]]) -> NDArray[np.float32]:
+        """Unit vectors, float32 [texts, size]."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -394,7 +417,8 @@ class ImprovementRun:
 class Improvement:
     """What feedback did for one adapter. `counts`: feedback since the last offer, by verdict, None: not kept.
 
-    `runs` are the newest first, and `command` does by hand what the button does.
+    `runs` are the newest first, and `command` does by hand what the button does. A run takes `least` rows,
+    each of a praised or corrected answer.
     """
 
     name: str
@@ -402,6 +426,7 @@ class Improvement:
     running: bool
     command: str
     counts: Mapping[str, int] | None = None
+    least: int = 0
 
 
 class Improvements(Protocol):

@@ -138,6 +138,10 @@ class Constraint:
         return self.choices if self.kind == "choices" else self.text
 
 
+LogitBias = tuple[tuple[int, float], ...]  # token ids, each with what is added to its logit, by id
+MAX_BIASES, MAX_BIAS = 300, 100.0
+
+
 @dataclass(frozen=True, slots=True)
 class Sampling:
     """Sampling as a caller or manifest gives it: None means "not said"."""
@@ -155,6 +159,7 @@ class Sampling:
     stop: tuple[str, ...] | None = None
     logprobs: int | None = None
     constraint: Constraint | None = None
+    logit_bias: LogitBias | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,6 +208,7 @@ class SamplingParams:
     stop: tuple[str, ...] = ()
     logprobs: Annotated[int, Range(int, 0, 20)] = 0
     constraint: Constraint | None = None  # never `unconstrained`
+    logit_bias: LogitBias = ()
 
     @classmethod
     def of(cls, *layers: Sampling) -> SamplingParams:
@@ -388,6 +394,7 @@ class AdapterInfo:
     pinned: bool = False
     leases: int = 0
     last_used: float | None = None  # unix seconds
+    since: float = 0.0  # when this server found it, in unix seconds
     error: str = ""
     notes: tuple[str, ...] = ()  # what was normalised at load
     routable: bool = False  # requests that name no adapter may come to it
@@ -508,9 +515,15 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class TokenLogprob:
-    """Log-probability of one sampled token, with its best alternatives."""
+    """Log-probability of one sampled token, with its best alternatives.
+
+    A token that is part of a character is U+FFFD as text: `part` has its bytes, else none. `top_parts` has
+    the same of each alternative, or is empty where all are whole.
+    """
 
     token: str
     token_id: int
     logprob: float
     top: tuple[tuple[str, int, float], ...] = ()
+    part: bytes = b""
+    top_parts: tuple[bytes, ...] = ()

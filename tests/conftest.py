@@ -74,8 +74,9 @@ Connect = Callable[..., SimpleNamespace]
 
 
 @pytest.fixture
-async def start_server() -> AsyncIterator[Start]:
+async def start_server(tmp_path: Path) -> AsyncIterator[Start]:
     """Start servers: `await start_server(engine=…, registry=…, router=…, **settings)`; stopped at the end.
+    Their state is this test's own.
 
     A setting NAME.KEY is a plugin's, and so is one whose name is in `MOVED`.
     """
@@ -106,6 +107,7 @@ async def start_server() -> AsyncIterator[Start]:
             feedback: Any = None,
             routing: Any = None,
             hooks: Any = None,
+            encoder: Any = None,
             before: Any = None,
             **settings: Any,
         ) -> ServerApp:
@@ -121,9 +123,10 @@ async def start_server() -> AsyncIterator[Start]:
                 router.state = routing
             if hooks is None:  # the built-in plugins, as every server has them
                 hooks = Hooks(PluginHost([], tables=read_tables(Path(), {}, of_plugins), built_in=True))
-            app = ServerApp(said, engine, registry, router, startup, hooks=hooks)
+            app = ServerApp(said, engine, registry, router, startup, hooks=hooks, encoder=encoder)
             app.experiments, app.corrections, router.on_vote = experiments, corrections, app.metrics.vote
-            app.feedback = feedback
+            app.feedback, app.state_dir = feedback, tmp_path / ".state"
+            app.state_dir.mkdir(exist_ok=True)
             if before is not None:
                 before(app)
             stack.push_async_callback(app.stop)

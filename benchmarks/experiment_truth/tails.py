@@ -3,7 +3,7 @@
 Two arms have the same mean and another shape. Without a cap the largest values of one arm have not come yet
 when the first verdict might fall, so its mean seems lower than it is. Half of the pairs of shapes, `SEEN`,
 were there when the condition `SequencePlan.heavy` was chosen; the other half, `UNSEEN`, with its own splits,
-was simulated afterwards. `SequencePlan.unlike` came later, so that arms alike need not wait longer.
+was simulated afterwards.
 
 Harm to times: one arm takes ten times as long. How many units does it take until a guardrail stops it?
 """

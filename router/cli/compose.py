@@ -24,6 +24,7 @@ from router.cli.summary import NO_CHAT_TEMPLATE, print_summary
 from router.config import Settings
 from router.engine.base import Engine
 from router.engine.base_model import EngineBaseModel
+from router.models.encoder import WholeTexts
 from router.plugins import Hooks, PluginHost
 from router.registry.registry import Registry, RegistryOptions
 from router.registry.state import state_dir
@@ -75,8 +76,8 @@ class Composition:
             ready_seconds=settings.classifiers_ready_seconds,
             continuity=settings.routing_continuity,
         )
-        parts = (for_all, engine, self.registry, self.router)
-        self.app = ServerApp(*parts, startup=self._start, on_ready=self._ready, hooks=self.hooks)
+        parts = (for_all, engine, self.registry, self.router, self._start, self._ready, self.hooks)
+        self.app = ServerApp(*parts, encoder=WholeTexts())
         self.router.observe_votes(self.app.metrics.vote)
         self.app.metrics.registry.register(DriftCollector(self.router.drift))
         self._when_ready: Callable[[ServerApp], None] | None = None

@@ -37,7 +37,7 @@ from router.client.values import (
     check_known,
 )
 from router.feedback.model import RAW, VERDICTS, Feedback
-from router.names import BASE
+from router.names import BASE, bare_response_id
 from router.types import (
     CONTINUITIES,
     AdapterEvent,
@@ -105,7 +105,7 @@ def count_request(prompt: Prompt, options: RouteOptions) -> pb.CountTokensReques
 def correction_request(response_id: str, adapter: str, text: str) -> pb.RecordCorrectionRequest:
     """Who should have answered."""
     return pb.RecordCorrectionRequest(
-        response_id=_utf8(response_id, "response_id"),
+        response_id=bare_response_id(_utf8(response_id, "response_id")),
         adapter=BASE if adapter == BASE else resource_name(_utf8(adapter, "adapter")),
         text=_utf8(text, "text"),
     )
@@ -126,7 +126,7 @@ def feedback_request(
     texts = {name: _utf8(options.get(name, ""), name) for name in FEEDBACK_TEXTS}  # type: ignore[arg-type]
     by = _utf8(options.get("answered_by", ""), "answered_by")
     return feedback_pb2.RecordFeedbackRequest(
-        response_id=_utf8(response_id, "response_id"),
+        response_id=bare_response_id(_utf8(response_id, "response_id")),
         verdict=f"FEEDBACK_VERDICT_{(verdict or 'unspecified').upper()}",
         answered_by=BASE if by == BASE else resource_name(by),
         **texts,
@@ -429,7 +429,14 @@ def _usage(message: pb.Usage) -> Usage:
 
 def _logprobs(messages: Iterable[pb.TokenLogprob]) -> tuple[TokenLogprob, ...]:
     return tuple(
-        TokenLogprob(m.token, m.token_id, m.logprob, tuple((a.token, a.token_id, a.logprob) for a in m.top))
+        TokenLogprob(
+            m.token,
+            m.token_id,
+            m.logprob,
+            tuple((a.token, a.token_id, a.logprob) for a in m.top),
+            m.bytes,
+            tuple(a.bytes for a in m.top) if any(a.bytes for a in m.top) else (),
+        )
         for m in messages
     )
 

@@ -74,7 +74,8 @@ class GenerateOptions(RouteOptions, total=False):
     """Sampling as in `router.v1.Sampling`, and labels for the server's log.
 
     What the answer must look like, one of: `json_schema` (text, or the schema as a dict), `regex`, `choices`,
-    a Lark `grammar`; `unconstrained` takes an adapter's own constraint away.
+    a Lark `grammar`; `unconstrained` takes an adapter's own constraint away. `logit_bias`: what is added to
+    the logits of tokens, by their ids.
     """
 
     max_tokens: int
@@ -89,6 +90,7 @@ class GenerateOptions(RouteOptions, total=False):
     seed: int
     stop: Sequence[str]
     logprobs: int
+    logit_bias: Mapping[int, float]
     labels: Mapping[str, str]
     json_schema: str | Mapping[str, Any]
     regex: str

@@ -10,6 +10,7 @@ import asyncio
 import codecs
 import json
 import logging
+import re
 from collections import defaultdict, deque
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from router.engine.base import Delta, Finished
 from router.errors import DeadlineExceeded, RouterError, Unavailable
-from router.types import FinishReason
+from router.types import FinishReason, TokenLogprob
 
 if TYPE_CHECKING:
     import numpy as np
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _INCOMPLETE = "\ufffd"
+_BYTE_TOKEN = re.compile(r"<0x([0-9A-F]{2})>")  # a byte, in vocabularies of SentencePiece
 _MOST_HELD = 8  # tokens: four bytes of a character, and some that are no text by themselves
 
 
@@ -177,6 +179,22 @@ class Vocabulary:
     def spell(self, token_id: int) -> str:
         """The text of one token alone, for people to read; part of a character is U+FFFD."""
         return self.decode([token_id])
+
+    def logprob(self, token: int, value: float, top: Sequence[tuple[int, float]]) -> TokenLogprob:
+        """The log-probability of a token and of the likeliest in its place, with their texts."""
+        spelt = tuple((self.spell(other), other, logprob) for other, logprob in top)
+        text = self.spell(token)
+        parts = tuple(self._part(spelling, other) for spelling, other, _ in spelt)
+        return TokenLogprob(text, token, value, spelt, self._part(text, token), parts if any(parts) else ())
+
+    def _part(self, text: str, token_id: int) -> bytes:
+        """The bytes of a token that is part of a character; none if its text has all of them."""
+        if _INCOMPLETE not in text:
+            return b""
+        if self._byte_level:
+            return self.token_bytes(token_id)
+        byte = _BYTE_TOKEN.fullmatch(self._tokenizer.convert_ids_to_tokens(token_id) or "")
+        return bytes.fromhex(byte[1]) if byte else b""
 
     def token_bytes(self, token_id: int) -> bytes:
         """The bytes of a token of a byte-level vocabulary; none if it has no such token."""

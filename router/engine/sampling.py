@@ -14,7 +14,7 @@ is drawn from the likeliest few needs its mask at once, since which these are de
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
@@ -25,7 +25,7 @@ from torch import Tensor
 
 from router.engine.constrained.state import MaskMaker
 from router.engine.ops import FAILED, ChosenToken, TokenChoice
-from router.types import SamplingParams, TokenLogprob
+from router.types import LogitBias, SamplingParams, TokenLogprob
 
 if TYPE_CHECKING:
     from router.engine.rows import AnswerRow
@@ -34,7 +34,17 @@ if TYPE_CHECKING:
 class SamplingState:
     """What one row's sampling remembers between steps."""
 
-    __slots__ = ("_early", "_later", "_least", "_random", "allowed", "generated", "history", "params")
+    __slots__ = (
+        "_early",
+        "_later",
+        "_least",
+        "_random",
+        "allowed",
+        "bias",
+        "generated",
+        "history",
+        "params",
+    )
 
     def __init__(
         self,
@@ -45,6 +55,7 @@ class SamplingState:
     ) -> None:
         """`allowed`: a bit for each token that may come next, ends too; it holds until that has come."""
         self.params = params
+        self.bias = _bias(params.logit_bias)
         self.allowed = allowed
         self.generated = 0
         self._random = random.Random(params.seed)
@@ -81,6 +92,17 @@ class SamplingState:
             self.history.add(token_id)
 
 
+def _bias(biases: LogitBias) -> tuple[Tensor, Tensor]:
+    """[biases] token ids, and what is added to their logits."""
+    if not biases:
+        return NO_BIAS
+    tokens, values = zip(*biases, strict=True)
+    return torch.tensor(tokens), torch.tensor(values, dtype=torch.float32)
+
+
+NO_BIAS = (torch.empty(0, dtype=torch.long), torch.empty(0))
+
+
 def _choice(params: SamplingParams, forbidden: tuple[int, ...] = ()) -> TokenChoice:
     """What stays the same from token to token."""
     choice = TokenChoice(
@@ -109,10 +131,10 @@ class Sampler:
     def __init__(
         self,
         vocab_size: int,
-        spell: Callable[[int], str],
+        spell: Callable[[int, float, Sequence[tuple[int, float]]], TokenLogprob],
         choose: Callable[[Tensor, Sequence[TokenChoice]], list[ChosenToken]],
     ) -> None:
-        """`spell` gives a token's text for log-probabilities, `choose` is that of the operations."""
+        """`spell` adds texts to log-probabilities of tokens, `choose` is that of the operations."""
         self.vocab_size = vocab_size
         self._spell, self._choose = spell, choose
 
@@ -126,14 +148,43 @@ class Sampler:
             return []
         if logits.shape[1] > self.vocab_size:
             logits = logits[:, : self.vocab_size]
-        return self._choose(logits, [state.choice() for state in states])
+        biased = [row for row, state in enumerate(states) if state.params.logit_bias]
+        choices = [state.choice() for state in states]
+        if not biased:
+            return self._choose(logits, choices)
+        chosen = [ChosenToken(FAILED)] * len(states)
+        plain = [row for row in range(len(states)) if not states[row].params.logit_bias]
+        if plain:
+            found = self._choose(logits[plain], [choices[row] for row in plain])
+            for row, token in zip(plain, found, strict=True):
+                chosen[row] = token
+        for row, token in zip(biased, self._biased(logits, biased, states, choices), strict=True):
+            chosen[row] = token
+        return chosen
+
+    def _biased(
+        self,
+        logits: Tensor,
+        rows: list[int],
+        states: Sequence[SamplingState],
+        choices: Sequence[TokenChoice],
+    ) -> Iterator[ChosenToken]:
+        """Tokens of rows with biases, which are added in float32. Log-probabilities are those without."""
+        scores = logits[rows].float()
+        for place, row in enumerate(rows):
+            tokens, values = states[row].bias
+            scores[place, tokens.to(scores.device)] += values.to(scores.device)
+        silent = [choices[row]._replace(logprobs=0) for row in rows]
+        for row, one in zip(rows, self._choose(scores, silent), strict=True):
+            count = choices[row].logprobs
+            raw = torch.log_softmax(logits[row].float(), -1) if count and not one.failed else None
+            yield _with_logprobs(one.token, raw, count)
 
     def logprob(self, chosen: ChosenToken) -> TokenLogprob | None:
         """The log-probabilities of a token with their texts, if its request wants any."""
         if not chosen.top:
             return None
-        top = tuple((self._spell(token), token, logprob) for token, logprob in chosen.top)
-        return TokenLogprob(self._spell(chosen.token), chosen.token, chosen.logprob, top)
+        return self._spell(chosen.token, chosen.logprob, chosen.top)
 
 
 class TokenHistory:

@@ -297,7 +297,7 @@ class TorchEngine:
             even_context=self._even_context,
         )
         runner = Runner(backbone, slots, self._device)
-        spell = shared_vocabulary(self._tokenizer).spell
+        spell = shared_vocabulary(self._tokenizer).logprob
         sampler = Sampler(self._vocabulary, spell, self._ops.choose)
         return StepLoop(scheduler, runner, sampler, partial(use_device, self._device))
 

@@ -12,24 +12,29 @@ if TYPE_CHECKING:
 
 
 class Check(NamedTuple):
-    """A check in words: its name, what is wrong when it fails, and what to do about it."""
+    """A check in words: its name, what is wrong when it fails, what to do about it, and what is so
+    otherwise; empty: the text of the check says that."""
 
     title: str
     wrong: str
     repair: str
+    fine: str = ""
 
 
+NOT_TESTED = "not tested"  # how the text of a check begins that a plan does not need
 CHECKS: Mapping[str, Check] = {
     "sample-ratio": Check(
         "Shares of the arms",
         "The arms do not have their planned shares of {units}, so one arm loses some of them or counts"
         " them twice.",
         "Look for requests that fail, are sent twice or carry no unit in one arm",
+        "The arms have their planned shares of {units}.",
     ),
     "triggered-ratio": Check(
         "Shares among those that differ",
         "Among the {units} for whom the two routers differ, the arms do not have their planned shares.",
         "Look for a router that changed, or requests that fail, while the experiment ran",
+        "Among the {units} for whom the two routers differ, the arms have their planned shares.",
     ),
     "missing-outcomes": Check(
         "Missing outcomes",
@@ -46,6 +51,7 @@ CHECKS: Mapping[str, Check] = {
         "Arms that stay the same",
         "What an arm consists of changed while the experiment ran.",
         "Keep the adapter, the base and the router of each arm as they are",
+        "Adapters, base and router are what they were at the start.",
     ),
     "maturity": Check("Time for outcomes", "Too few {units} had time for their outcomes.", "Wait"),
 }
@@ -75,6 +81,20 @@ def _shares(report: Report) -> str:
     unit = report.judged.spec.unit
     each = [f"{n.arm} has {counted(n.units, unit)}, {n.expected:,.0f} are expected" for n in report.numbers]
     return "; ".join(each)
+
+
+def check_lines(report: Report) -> list[tuple[bool, str, str]]:
+    """Each check: whether it failed, its name, and what it found in a sentence."""
+    return [(check.failed, check_title(check), _found(report, check)) for check in report.checks]
+
+
+def _found(report: Report, check: PipelineCheck) -> str:
+    known, unit = CHECKS.get(check.name), report.judged.spec.unit
+    if check.failed:
+        return failed_check(report, check)
+    if known is None or not known.fine or check.text.startswith(NOT_TESTED):
+        return f"{check.text[:1].upper()}{check.text[1:].rstrip('.')}."
+    return known.fine.format(units=f"{unit}s", unit=unit)
 
 
 def checks_line(report: Report) -> str:

@@ -45,7 +45,7 @@ from router.experiments.model import (
 )
 from router.experiments.report.model import Report
 from router.experiments.report_messages import report_of
-from router.names import split_adapter
+from router.names import bare_response_id, split_adapter
 from router.types import AdapterRef
 from router.v1 import experiments_pb2 as pb
 from router.v1 import experiments_pb2_grpc
@@ -104,7 +104,7 @@ def outcome_message(outcome: Outcome) -> pb.Outcome:
         made.unit.experiment = experiment_name(outcome.experiment)
         made.unit.unit, made.unit.unit_hash = outcome.unit, outcome.unit_hash
     else:
-        made.response_id = outcome.response_id
+        made.response_id = bare_response_id(outcome.response_id)
     return made
 
 

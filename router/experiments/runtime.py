@@ -391,6 +391,7 @@ class Guardian:
         self._judge = judge
         self._look_seconds = look_seconds
         self.observers: list[Callable[[Report], None]] = []  # called with each report, in the look's thread
+        self.latest: dict[str, Report] = {}  # of the last look at each running experiment
         self._looks: set[asyncio.Future[Look]] = set()
         self._resting = False
 
@@ -408,7 +409,10 @@ class Guardian:
 
     async def look(self) -> None:
         """Look at every running experiment once. What fails for one is logged, and tried at the next look."""
-        for one in self._assigner.snapshot.all():
+        running = self._assigner.snapshot.all()
+        names = {one.name for one in running}
+        self.latest = {name: report for name, report in self.latest.items() if name in names}
+        for one in running:
             if self._resting:
                 return
             try:
@@ -426,6 +430,7 @@ class Guardian:
         self._looks.add(look)
         look.add_done_callback(self._looks.discard)
         found = await asyncio.shield(look)
+        self.latest[name] = found.report
         numbers, act = found.report.numbers, found.act
         if never_repeats(sum(n.responses for n in numbers), sum(n.units for n in numbers)):
             text = "hardly any unit comes again, as if units were request ids"

@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from router.experiments.check_words import repairs
 from router.experiments.model import Kind, Lifecycle, MetricSpec, Mode
 from router.quantities import OPEN, PLAIN, SHARE, TIME, WORSE, Quantity, counted, percent
 from router.quantities import percents as range_of_shares
@@ -358,9 +357,6 @@ def _line(report: Report, arm: str, found: MetricReport, read: str) -> str:
     return f"{name}{named(found.metric, found.cap)}: {change(form, found)} {read}: {values}. {way}."
 
 
-# -- What comes next
-
-
 def gives_up(report: Report) -> bool:
     """Whether more waiting is of little use: all planned units had their time and no gain is in sight, or the
     chance is small that they show one."""
@@ -371,112 +367,6 @@ def gives_up(report: Report) -> bool:
     if waits and report.planned is not None:
         return report.planned.give_up or report.planned.reached
     return waits and done and not in_sight and report.verdict.rule in ("primary-open", "guardrail-open")
-
-
-def following(report: Report) -> str:
-    """What to do now: promote, wait and until when, give up, or repair; with the command."""
-    name, decision = report.experiment.name, report.verdict.decision
-    if report.phase == 0:
-        return f"Next: start it: lora-router experiments start {name}"
-    if report.experiment.promoted:
-        undo = f"lora-router experiments rollback {name}"
-        return f"Next: nothing. {report.experiment.promoted} is promoted; to undo this: {undo}"
-    if any(entry.act == "roll back" for entry in report.audit):
-        return "Next: nothing. It was promoted and rolled back."
-    if decision == "promote":
-        return _promote(report)
-    if decision == "invalid":
-        return f"Next: {repairs(report)}. Then start anew: lora-router experiments start {name}"
-    if report.experiment.state is Lifecycle.STOPPED:
-        again = f"lora-router experiments start {name}"
-        return f"Next: nothing. It has stopped; a new phase begins with: {again}"
-    if decision == "stop for harm":
-        return f"Next: stop it: lora-router experiments stop {name} --reason harm"
-    if gives_up(report):
-        stop = f"lora-router experiments stop {name}"
-        if report.planned is not None and report.planned.give_up:
-            return f"Next: give up, or wait for the little chance that is left: {stop}"
-        return (
-            f"Next: give up. All planned {units_of(report.judged)} took part, and no gain is in sight: {stop}"
-        )
-    return f"Next: {wait(report)}"
-
-
-def _promote(report: Report) -> str:
-    name, (best, arm) = report.experiment.name, _arm_to_promote(report)
-    if arm is not None:
-        return f"Next: make its settings those of the server: {router_line(arm)}"
-    return f"Next: promote {best}: lora-router experiments promote {name}"
-
-
-def _arm_to_promote(report: Report) -> tuple[str, RouterVariant | None]:
-    arm = next((a for a in report.experiment.spec.arms if a.name == report.arm), None)
-    return report.arm or "it", arm.router if arm else None
-
-
-def wait(report: Report) -> str:
-    """`wait until about 2026-12-12: ...`, by the forecast."""
-    spec, found = report.judged.spec, report.forecast
-    if spec.mode is Mode.SHADOW:
-        return "to learn what users prefer, run an experiment in which users see both"
-    if spec.mode is not Mode.SPLIT or found is None:
-        return f"wait; lora-router experiments watch {report.experiment.name}"
-    units = f"{spec.unit}s"
-    if not found.units_per_day:
-        return (
-            f"no new {units} came in the last week. Check that requests arrive and carry their unit, or stop"
-            f" it: lora-router experiments stop {report.experiment.name}"
-        )
-    pace = f"About {counted(round(found.units_per_day), f'new {spec.unit}')} come each day."
-    if found.units is not None and found.days is not None:
-        until = _until(report)
-        more = f", more than the {spec.planned_units:,} planned" if found.units > spec.planned_units else ""
-        return (
-            f"wait until about {until}. If the difference stays as it is now, it takes about"
-            f" {_rounded(found.units):,} {units} to show it{more}. {pace}"
-        )
-    least = ""
-    if found.smallest_effect is not None:
-        least = f" They show a difference of {quantity(spec.primary).margin(found.smallest_effect)} or more."
-    return (
-        f"wait until about {_until(report)}, when the planned {spec.planned_units:,} {units} had their"
-        f" time.{least} So far no gain is in sight. {pace}"
-    )
-
-
-def _rounded(units: int) -> int:
-    """Three digits: a forecast has no more.
-
-    >>> _rounded(23_676), _rounded(950)
-    (23700, 950)
-    """
-    return int(float(f"{units:.3g}"))
-
-
-def _until(report: Report) -> str:
-    days = days_left(report) or 0.0
-    then = report.time + days * DAY
-    return at(then) if days < 2 else at(then).partition(" ")[0]
-
-
-def days_left(report: Report) -> float | None:
-    """Days until a verdict by the forecast, or until all planned units had their time; None: not known."""
-    found, spec = report.forecast, report.judged.spec
-    if found is None or not found.units_per_day:
-        return None
-    if found.days is not None:
-        return found.days
-    return max(0.0, spec.planned_units - _units(report)) / found.units_per_day + spec.closing / DAY
-
-
-def time_left(report: Report) -> str:
-    """`about 12 days`; empty where nothing is waited for."""
-    days = days_left(report)
-    if days is None or gives_up(report):
-        return ""
-    if days < 2:
-        return f"about {counted(max(1, round(24 * days)), 'hour')}"
-    return f"about {counted(round(days), 'day')}"
 
 
 def short_verdict(report: Report) -> str:
@@ -495,7 +385,8 @@ def difference(report: Report) -> str:
     return "; ".join(found) if _usable(report) else ""
 
 
-def _units(report: Report) -> int:
+def units_so_far(report: Report) -> int:
+    """Units that take part, of all arms."""
     return sum(one.units for one in report.numbers)
 
 
@@ -508,14 +399,22 @@ def outlook(report: Report) -> list[str]:
 
 def progress(report: Report) -> str:
     """`1,200 of 5,000 planned users (24 %)`."""
-    spec, units = report.judged.spec, _units(report)
+    spec, (so_far, planned) = report.judged.spec, progress_of(report)
+    if spec.mode is Mode.SWITCHBACK:
+        return f"{so_far:,} of {planned:,} planned slices"
+    if spec.by_tenant:
+        return counted(so_far, spec.unit)
+    share = so_far / planned if planned else 0.0
+    return f"{so_far:,} of {planned:,} planned {spec.unit}s ({100 * share:.0f} %)"
+
+
+def progress_of(report: Report) -> tuple[int, int]:
+    """Units (of a switchback: slices) so far, and how many are planned; 0 where no number is planned."""
+    spec = report.judged.spec
     if spec.mode is Mode.SWITCHBACK:
         over = next((arm.switchback.slices for arm in report.arms if arm.switchback), 0)
-        return f"{over:,} of {spec.planned_slices:,} planned slices"
-    if spec.by_tenant:
-        return counted(units, spec.unit)
-    share = units / spec.planned_units if spec.planned_units else 0.0
-    return f"{units:,} of {spec.planned_units:,} planned {spec.unit}s ({100 * share:.0f} %)"
+        return over, spec.planned_slices
+    return units_so_far(report), 0 if spec.by_tenant else spec.planned_units
 
 
 def since(report: Report) -> str:

@@ -25,7 +25,7 @@ from router.errors import (
 )
 from router.feedback.model import VALUES, Feedback, Verdict
 from router.feedback.recent import AnswersGiven, GivenAnswer
-from router.feedback.store import FeedbackStore, Place
+from router.feedback.store import FeedbackCount, FeedbackStore, Place
 from router.types import Keeping, weaker
 from router.units import is_missing, unit_hash
 
@@ -115,8 +115,21 @@ class FeedbackRecorder:
         self, adapter: str, since: float, most: int, after: Place | None, tenant: str | None
     ) -> Sequence[Feedback]:
         """As `FeedbackStore.page`. Raises Unavailable."""
+        return await self._read(partial(self.store.page, adapter, since, most, after, tenant))
+
+    async def counted(self, since: float, adapter: str, tenant: str | None) -> Sequence[FeedbackCount]:
+        """As `FeedbackStore.counts`. Raises Unavailable."""
+        return await self._read(partial(self.store.counts, since, adapter, tenant))
+
+    async def latest(
+        self, adapter: str, most: int, tenant: str | None, only: Verdict | None = None
+    ) -> Sequence[Feedback]:
+        """As `FeedbackStore.latest`. Raises Unavailable."""
+        return await self._read(partial(self.store.latest, adapter, most, tenant, only))
+
+    async def _read(self, work: Callable[[], T]) -> T:
         try:
-            return await asyncio.to_thread(self.store.page, adapter, since, most, after, tenant)
+            return await asyncio.to_thread(work)
         except (StoreDown, ConfigError) as error:
             log.error("feedback could not be read: %s", error.message)
             raise Unavailable("the feedback could not be read") from None

@@ -12,7 +12,7 @@ import os
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +38,7 @@ from sqlalchemy import (
 )
 
 from router.errors import ConfigError, StoreDown
-from router.feedback.model import VERDICTS, Feedback
+from router.feedback.model import VERDICTS, Feedback, Verdict
 from router.shared import database
 from router.shared.database import parse_url, shown_url, translated
 
@@ -69,6 +69,17 @@ feedback = Table(
     Index(f"{PREFIX}_by_time", "time"),
 )
 OF = feedback.c
+
+
+@dataclass(frozen=True, slots=True)
+class FeedbackCount:
+    """So much feedback of one verdict on one version; `latest` in unix seconds."""
+
+    adapter: str
+    version: str
+    verdict: Verdict
+    count: int
+    latest: float
 
 
 class FeedbackStore:
@@ -185,6 +196,38 @@ class FeedbackStore:
             query = query.where(tuple_(OF.time, OF.tenant, OF.response_id) > tuple_(*after))
         with self._reading() as conn:
             rows = conn.execute(query.order_by(OF.time, OF.tenant, OF.response_id).limit(most)).all()
+        return [_feedback(row) for row in rows]
+
+    def counts(
+        self, since: float = 0, adapter: str = "", tenant: str | None = None
+    ) -> Sequence[FeedbackCount]:
+        """How much feedback came after `since`, by adapter, version and verdict; of all adapters where none
+        is named."""
+        if not self.exists:
+            return ()
+        of = (OF.adapter, OF.version, OF.verdict)
+        query = select(*of, func.count().label("count"), func.max(OF.time).label("latest"))
+        query = query.where(OF.time > since).group_by(*of)
+        if adapter:
+            query = query.where(OF.adapter == adapter)
+        if tenant is not None:
+            query = query.where(OF.tenant == tenant)
+        with self._reading() as conn:
+            return [FeedbackCount(*row) for row in conn.execute(query).all()]
+
+    def latest(
+        self, adapter: str, most: int, tenant: str | None = None, only: Verdict | None = None
+    ) -> Sequence[Feedback]:
+        """At most so many rows, the newest first; `only` of one verdict."""
+        if not self.exists:
+            return ()
+        query = select(feedback).where(OF.adapter == adapter)
+        if tenant is not None:
+            query = query.where(OF.tenant == tenant)
+        if only is not None:
+            query = query.where(OF.verdict == only)
+        with self._reading() as conn:
+            rows = conn.execute(query.order_by(OF.time.desc()).limit(most)).all()
         return [_feedback(row) for row in rows]
 
     # -- the database

@@ -236,6 +236,11 @@ def fetch_multilingual() -> Path:
     return build_once(_MULTILINGUAL.folder, build, _MULTILINGUAL.pins)
 
 
+def has_encoder() -> bool:
+    """Whether `fetch_encoder` would find it on this machine. Nothing of it is read."""
+    return (models_dir() / _ENCODER.folder).is_dir()
+
+
 def has_multilingual() -> bool:
     """Whether `fetch_multilingual` would find it on this machine. Nothing of it is read."""
     return (models_dir() / _MULTILINGUAL.folder).is_dir() or _snapshot(MULTILINGUAL_HUB) is not None

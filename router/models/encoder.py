@@ -19,7 +19,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from router.classifiers.caches import VectorCache, in_parts
-from router.models.base import DEFAULT_ENCODER, MULTILINGUAL, fetch_encoder, fetch_multilingual
+from router.errors import ConfigError
+from router.models.base import (
+    DEFAULT_ENCODER,
+    MULTILINGUAL,
+    fetch_encoder,
+    fetch_multilingual,
+    has_encoder,
+)
 from router.models.cache import models_dir
 
 if TYPE_CHECKING:
@@ -29,6 +36,7 @@ if TYPE_CHECKING:
 SIZE = 384
 HEAD, TAIL = 350, 250  # characters kept of the beginning and the end
 MAX_TOKENS = 160
+LONGEST_TEXT = 256  # tokens of a text that is read whole: the limit that the model's makers give
 SHORT = 100  # characters; short texts are not padded to the length of long ones
 BATCH = 32
 LEARNED = 64  # texts that are learned from, between two times that their vectors are kept
@@ -66,20 +74,33 @@ class SentenceEncoder:
         self._ready, self._prefix = threading.local(), prefix
 
     def __call__(self, texts: Sequence[str]) -> Any:
-        """Unit vectors, float32 [texts, 384]."""
-        import torch
-
+        """Unit vectors of what routing reads of texts, float32 [texts, 384]."""
         from router.classifiers.texts import cut_middle
+
+        cut = [
+            self._prefix + cut_middle(text, HEAD, TAIL).encode(errors="replace").decode() for text in texts
+        ]
+        return self._pooled(
+            self._tokenizer(cut, padding=True, truncation=True, max_length=MAX_TOKENS, return_tensors="pt")
+        )
+
+    def tokens(self, texts: Sequence[str]) -> list[list[int]]:
+        """Token ids of whole texts, with those that begin and end every text."""
+        whole = [self._prefix + text.encode(errors="replace").decode() for text in texts]
+        ids: list[list[int]] = self._tokenizer(whole, truncation=False, verbose=False)["input_ids"]
+        return ids
+
+    def vectors(self, tokens: Sequence[Sequence[int]]) -> Any:
+        """Unit vectors of whole texts, float32 [texts, 384]."""
+        rows = [list(row) for row in tokens]
+        return self._pooled(self._tokenizer.pad({"input_ids": rows}, padding=True, return_tensors="pt"))
+
+    def _pooled(self, batch: Any) -> Any:
+        import torch
 
         if not hasattr(self._ready, "done"):
             _use_one_thread()
             self._ready.done = True
-        cut = [
-            self._prefix + cut_middle(text, HEAD, TAIL).encode(errors="replace").decode() for text in texts
-        ]
-        batch = self._tokenizer(
-            cut, padding=True, truncation=True, max_length=MAX_TOKENS, return_tensors="pt"
-        )
         with torch.inference_mode():
             hidden = self._model(**batch).last_hidden_state.float()
             mask = batch["attention_mask"].unsqueeze(-1)
@@ -112,6 +133,32 @@ def _use_one_thread() -> None:
     restore.join()
 
 
+class WholeTexts:
+    """The default encoder for whole texts: `router.ports.TextEncoder`. It is loaded when it is first used."""
+
+    longest, size = LONGEST_TEXT, SIZE
+
+    def __init__(self) -> None:
+        self._reader = sentence_reader()
+        self.name = self._reader.maker.partition("/")[0]
+
+    def load(self) -> None:
+        """Load it, unless it is loaded. Raises ConfigError where it is not on this machine."""
+        if not has_encoder():
+            raise ConfigError(f"{DEFAULT_ENCODER} is not on this machine")
+        self._reader.warmup()
+
+    def tokens(self, texts: Sequence[str]) -> list[list[int]]:
+        """Token ids of each text."""
+        encoder: SentenceEncoder = self._reader.encoder
+        return encoder.tokens(texts)
+
+    def vectors(self, tokens: Sequence[Sequence[int]]) -> Any:
+        """Unit vectors, float32 [texts, size]."""
+        encoder: SentenceEncoder = self._reader.encoder
+        return encoder.vectors(tokens)
+
+
 class Reader:
     """Vectors of texts by one encoder, which is loaded when it is first asked. Of many threads.
 
@@ -138,6 +185,13 @@ class Reader:
                 encoder = self._load()
                 encoder(["warm up"])
                 self._encoder = encoder
+
+    @property
+    def encoder(self) -> Any:
+        """The encoder. Raises RuntimeError where it is not loaded."""
+        if self._encoder is None:
+            raise RuntimeError("the encoder is not loaded")
+        return self._encoder
 
     def lately(self, texts: Collection[str]) -> dict[str, Vector]:
         """Vectors of requests' texts: who asks for what another thread is reading waits for that."""
@@ -184,14 +238,13 @@ class Reader:
 
     def each(self, texts: Iterable[str]) -> Iterator[tuple[str, Vector]]:
         """Each text and its vector, float32 [384], short ones in batches of their own; nothing is kept."""
-        if self._encoder is None:
-            raise RuntimeError("the encoder is not loaded")
+        encoder = self.encoder
         in_order = sorted(texts, key=lambda text: (len(text), text))
         for _, group in groupby(in_order, key=lambda text: len(text) > SHORT):
             alike = list(group)
             for i in range(0, len(alike), BATCH):
                 batch = alike[i : i + BATCH]
-                yield from zip(batch, self._encoder(batch), strict=True)
+                yield from zip(batch, encoder(batch), strict=True)
 
     def learned(self, texts: Iterable[str]) -> Iterator[tuple[str, Vector]]:
         """Like `each`, for texts that are learned from at every start: nothing is read that was before.

@@ -123,6 +123,7 @@ class VersionRecord:
         self._waiting = 0  # requests that wait for `_task`
         self._leases = 0
         self._last_used: float | None = None  # unix seconds
+        self._since = time.time()
         # the gate
         self._judgement: ReportJudgement | None = None
         self._verdict = UNJUDGED
@@ -504,6 +505,7 @@ class VersionRecord:
             pinned=self._pinned,
             leases=self._leases,
             last_used=self._last_used,
+            since=self._since,
             error=self._error,
             override=verdict.override,
             routable=judged and verdict.open and default,

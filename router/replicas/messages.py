@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncIterable, Iterator, Mapping
 from dataclasses import fields
+from itertools import repeat
 
 from router import __version__, errors
 from router.engine.base import (
@@ -122,7 +123,8 @@ def check_alike(hellos: Mapping[str, pb.HelloResponse]) -> pb.HelloResponse:
 # -- commands
 
 
-_SAMPLING = tuple(f.name for f in fields(SamplingParams) if f.name not in ("seed", "stop", "constraint"))
+SEPARATE = ("seed", "stop", "constraint", "logit_bias")  # fields that are not written as they stand
+_SAMPLING = tuple(f.name for f in fields(SamplingParams) if f.name not in SEPARATE)
 _JOB = ("request_id", "tokens", "priority", "background", "tenant", "share", "own_constraint", "shared")
 
 
@@ -135,6 +137,7 @@ def submit(job: Job) -> pb.EngineCommand:
             seed=params.seed,
             stop=params.stop,
             constraint=None if params.constraint is None else _constraint(params.constraint),
+            logit_bias=dict(params.logit_bias),
         )
         message = pb.EngineCommand.Submit(
             **{name: getattr(job, name) for name in _JOB},
@@ -155,6 +158,7 @@ def job_of(message: pb.EngineCommand.Submit) -> Job:
         seed=sampling.seed if sampling.HasField("seed") else None,
         stop=tuple(sampling.stop),
         constraint=constraint_of(sampling.constraint) if sampling.HasField("constraint") else None,
+        logit_bias=tuple(sorted(sampling.logit_bias.items())),
     )
     values = {name: getattr(message, name) for name in _JOB} | {"tokens": list(message.tokens)}
     return Job(**values, params=params, adapter=message.adapter or None, deadline=_deadline(message))
@@ -220,10 +224,14 @@ def write_event(event: pb.EngineEvent, what: Delta | Finished) -> None:
         message.text, message.tokens = what.text, what.tokens
         for one in what.logprobs:
             top = [
-                pb.EngineLogprob.Alternative(token=token, token_id=token_id, logprob=logprob)
-                for token, token_id, logprob in one.top
+                pb.EngineLogprob.Alternative(token=token, token_id=token_id, logprob=logprob, bytes=part)
+                for (token, token_id, logprob), part in zip(
+                    one.top, one.top_parts or repeat(b""), strict=False
+                )
             ]
-            message.logprobs.add(token=one.token, token_id=one.token_id, logprob=one.logprob, top=top)
+            message.logprobs.add(
+                token=one.token, token_id=one.token_id, logprob=one.logprob, top=top, bytes=one.part
+            )
     else:
         usage = {name: getattr(what.usage, name) for name in _USAGE}
         finished = pb.EngineEvent.Finished(reason=what.reason.value, stop=what.stop, **usage)
@@ -244,7 +252,10 @@ def finished_of(message: pb.EngineEvent.Finished) -> Finished:
 
 def _logprob_of(message: pb.EngineLogprob) -> TokenLogprob:
     top = tuple((one.token, one.token_id, one.logprob) for one in message.top)
-    return TokenLogprob(message.token, message.token_id, message.logprob, top)
+    parts = tuple(one.bytes for one in message.top)
+    return TokenLogprob(
+        message.token, message.token_id, message.logprob, top, message.bytes, parts if any(parts) else ()
+    )
 
 
 def error_message(error: RouterError) -> pb.EngineError:

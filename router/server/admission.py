@@ -6,10 +6,10 @@ have no end of their own. Every refusal by a bound has the error reason QUEUE_FU
 except for a body that does not come within `body_seconds` (`bodies.py`): BODY_INCOMPLETE and
 DEADLINE_EXCEEDED. The error's metadata name the bound, and `lora_router_shed_total` counts it.
 
-docs/grpc.md#load says when each bound is met. Here are `queue`, `tenant`, `deadline`, `turns`, `no_body`,
-`memory` and `watches`. Elsewhere in the server are `not_reading` (`interceptors.py`), `http` (`listen.py`)
-and `encoding` (`encoding.py`); `mixtures` is in `registry/residency.py`, and the others are in the engines,
-corrections and experiments.
+docs/grpc.md#load says when each bound is met. Here are `queue`, `part`, `tenant`, `deadline`, `turns`,
+`no_body`, `memory` and `watches`. Elsewhere in the server are `not_reading` (`interceptors.py`), `http`
+(`listen.py`) and `encoding` (`encoding.py`); `mixtures` is in `registry/residency.py`, and the others are in
+the engines, corrections and experiments.
 
 A late event loop refuses no request: as long as the queue has room, requests wait.
 """
@@ -79,6 +79,7 @@ class Admission:
         slots = max(CONNECTION_PART, min(READ_SLOTS, min(memory // 4, READING_BYTES) // largest))
         self._slots = {True: ReadSlots(slots, body_seconds), False: ReadSlots(READ_SLOTS, body_seconds)}
         self._held: Counter[str] = Counter()  # places by tenant
+        self._in_part: Counter[str] = Counter()  # places by method, of those with a part of them
         self._generations: dict[int, Generating] = {}  # by the id of their call, in the order of arrival
         self._forecast = WaitForecast(clock)
 
@@ -101,6 +102,7 @@ class Admission:
         It takes nothing and is cheap: under overload most requests end here.
         """
         self._check_queue(call.client.tenant)
+        self._check_part(call)
         if call.policy.generates:
             self._check_deadline(call)
 
@@ -113,7 +115,9 @@ class Admission:
         """
         tenant, generates = call.client.tenant, call.policy.generates
         self._check_queue(tenant)
+        self._check_part(call)
         self.in_flight += 1
+        self._in_part[call.method] += call.policy.part > 1
         self._held[tenant] += 1
         if generates:
             self._generations[id(call)] = Generating(call)
@@ -123,6 +127,7 @@ class Admission:
             yield
         finally:
             self.in_flight -= 1
+            self._in_part[call.method] -= call.policy.part > 1
             self._held[tenant] -= 1
             if not self._held[tenant]:
                 del self._held[tenant]
@@ -149,6 +154,12 @@ class Admission:
         waits = self.in_flight >= self._rows
         if tenant and waits and self._held[tenant] >= SHARE_OF_FREE * (self.limit - self.in_flight):
             raise Overloaded("this tenant has its part of the places that requests wait in", bound="tenant")
+
+    def _check_part(self, call: Call) -> None:
+        most = max(1, self.limit // call.policy.part)
+        if self._in_part[call.method] >= most:
+            text = f"{most} requests of this method are running or waiting already"
+            raise Overloaded(text, limit=str(most), bound="part")
 
     def _check_deadline(self, call: Call, size: Size | None = None) -> float:
         """Seconds that the request waits for a row at least. Raises Overloaded if it would be late."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -14,14 +15,15 @@ from router.access.quotas import Quotas
 from router.config import Settings
 from router.corrections.recorder import Corrections
 from router.engine.base import Engine
-from router.errors import NO_EXPERIMENTS
+from router.errors import NO_EXPERIMENTS, NotLoaded
 from router.feedback.recorder import FeedbackRecorder
 from router.plugins import Hooks, PluginHost
-from router.ports import AdapterRegistry, Experiments, Improvements
+from router.ports import AdapterRegistry, Experiments, Improvements, TextEncoder
 from router.registry.state import state_dir
 from router.server.admission import Admission, PhaseGate, ServerPhase
 from router.server.bodies import Bodies
 from router.server.call import Endpoint
+from router.server.embedding import Embedding
 from router.server.health import ServerHealth
 from router.server.inference import InferenceService
 from router.server.interceptors import Interceptors, Sending
@@ -60,6 +62,7 @@ class ServerApp:
         startup: Callable[[], Awaitable[None]] | None = None,
         on_ready: Callable[[], None] | None = None,
         hooks: Hooks | None = None,
+        encoder: TextEncoder | None = None,
     ) -> None:
         self.settings, self.engine, self.registry, self.router = settings, engine, registry, router
         self.hooks = hooks if hooks is not None else Hooks(PluginHost([]))
@@ -90,6 +93,7 @@ class ServerApp:
         self.health = ServerHealth(self.lifecycle, engine.status, settings.stall_seconds, self._flaws)
         self.pipeline = Pipeline(settings, engine, registry, router, hooks=self.hooks)
         self.inference = InferenceService(settings, self.pipeline, registry)
+        self.embedding = Embedding(engine, encoder)
         self.background = Following()
         self.follow = self.background.follow
         self.methods: Mapping[str, Endpoint] = {}  # of gRPC services, by /SERVICE/METHOD
@@ -154,6 +158,8 @@ class ServerApp:
 
     async def _load(self) -> None:
         await self._startup()
+        with suppress(NotLoaded):  # an engine that something else starts, later
+            self.metrics.built(self.engine.info, self.settings.engine)
         await self.hooks.reach("on_loaded")
         await self.hooks.look()  # what was wrong while it loaded may be past
         self.lifecycle.phase = ServerPhase.SERVING
@@ -187,6 +193,7 @@ class ServerApp:
             await self._transports.close()
         await self.hooks.shutdown()
         self.pipeline.close()
+        self.embedding.close()
         self._bodies.close()
         try:  # a step that hangs holds up nothing that comes after
             async with asyncio.timeout(ENGINE_SECONDS):

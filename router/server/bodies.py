@@ -31,6 +31,7 @@ from router.server.admission import Memory, ReadSlot
 from router.server.call import Call
 from router.server.policy import SMALL
 from router.types import (
+    MAX_BIASES,
     MAX_CHOICES,
     MAX_LABELS,
     MAX_MESSAGES,
@@ -54,6 +55,7 @@ MAX_ENTRIES: Mapping[str, int] = {
     "router.v1.Chat.messages": MAX_MESSAGES,
     "router.v1.Sampling.stop": MAX_STOPS,
     "router.v1.Sampling.Choices.values": MAX_CHOICES,
+    "router.v1.Sampling.logit_bias": MAX_BIASES,
     "router.v1.Routing.mixture": MAX_MIXTURE_PARTS,
     "router.v1.GenerateRequest.labels": MAX_LABELS,
     "router.v1.StreamGenerateRequest.labels": MAX_LABELS,
@@ -186,8 +188,12 @@ class Messages:
 def check_size(data: bytes, most: int) -> None:
     """Raise BodyTooLarge for more than `most` bytes."""
     if len(data) > most:
-        text = f"a message of this method has at most {most} bytes, this one has {len(data)}"
-        raise BodyTooLarge(text, limit=str(most), got=str(len(data)))
+        raise too_large(str(len(data)), most)
+
+
+def too_large(got: str, most: int) -> BodyTooLarge:
+    """The error for a body of `got` bytes where `most` are allowed."""
+    return BodyTooLarge(f"the body has {got} bytes, at most {most} are allowed", limit=str(most), got=got)
 
 
 # -- What is counted before it is decoded.

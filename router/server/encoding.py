@@ -1,4 +1,5 @@
-"""Where all but the shortest prompts wait to be encoded: short ones never behind a queue of long ones.
+"""Where texts wait for a worker thread: all but the shortest prompts, short ones never behind a queue of long
+ones; and texts for embeddings (`embedding.py`).
 
 A prompt whose caller left, or whose deadline passed, is not encoded, or not further than the piece at hand.
 Encoding takes about a second for a megabyte.
@@ -17,6 +18,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from heapq import heappop, heappush
 from itertools import chain, count
+from typing import Any, TypeVar
 
 from router.engine.base import Prompt
 from router.engine.fairness import VirtualCounters
@@ -27,6 +29,7 @@ from router.server.call import check_time
 Tokens = list[int]
 Check = Callable[[], None]  # raises where nothing more is to be encoded
 Encode = Callable[[Prompt, int | None, Check], Tokens]
+T = TypeVar("T")
 
 SHORT = 1 << 14  # characters; longer texts go their own way
 SHORT_THREADS, LONG_THREADS = 3, 1
@@ -42,8 +45,8 @@ class Encoding:
 
     def __init__(self, encode: Encode, most_waiting: int = MOST_WAITING) -> None:
         self._encode = encode
-        self._short = _EncoderPool(SHORT_THREADS, "encode", most_waiting)
-        self._long = _EncoderPool(LONG_THREADS, "encode-long", most_waiting)
+        self._short = TextPool(SHORT_THREADS, "encode", most_waiting)
+        self._long = TextPool(LONG_THREADS, "encode-long", most_waiting)
 
     def close(self) -> None:
         """Let the threads go; who waits is cancelled."""
@@ -65,15 +68,15 @@ class Encoding:
 
 @dataclass(slots=True, order=True)
 class _Waiting:
-    """One prompt in the queue of its tenant, the first of which is the least; then the one being encoded."""
+    """One text in the queue of its tenant, the first of which is the least; then the one being read."""
 
     turn: float
     number: int
-    work: Callable[[Check], Tokens] | None = field(compare=False)  # None: it left, or its turn came
+    work: Callable[[Check], Any] | None = field(compare=False)  # None: it left, or its turn came
     size: int = field(compare=False)
     tenant: str = field(compare=False)
     deadline: float | None = field(compare=False)
-    done: asyncio.Future[Tokens] = field(compare=False)
+    done: asyncio.Future[Any] = field(compare=False)
 
     def check(self) -> None:
         """For the encoding thread. Raises DeadlineExceeded, or _Abandoned if the caller left."""
@@ -86,8 +89,8 @@ class _Abandoned(Exception):
     """The caller left; the result is not wanted."""
 
 
-class _EncoderPool:
-    """Some threads and the queues before them, in characters at most `most`.
+class TextPool:
+    """Some threads that read texts, and the queues before them, in characters at most `most`.
 
     Where tenants have names, none may hold more than three times the characters that are free.
     """
@@ -102,16 +105,20 @@ class _EncoderPool:
         self._held: Counter[str] = Counter()  # of these characters, by tenant
 
     def close(self) -> None:
+        """Let the threads go; what waits is cancelled."""
         self._pool.shutdown(wait=False, cancel_futures=True)
         for entry in chain.from_iterable(self._queues.values()):
             entry.done.cancel()
         self._queues.clear()
 
-    async def run(
-        self, work: Callable[[Check], Tokens], size: int, deadline: float | None, tenant: str
-    ) -> Tokens:
+    async def run(self, work: Callable[[Check], T], size: int, deadline: float | None, tenant: str) -> T:
+        """What `work` returns, in a thread, of a text of `size` characters; cancelling ends it.
+
+        `work` gets a function to call between pieces, which raises where nothing more is wanted. Raises what
+        `work` raises, Overloaded, DeadlineExceeded.
+        """
         self._check_room(size, tenant)
-        done: asyncio.Future[Tokens] = asyncio.get_running_loop().create_future()
+        done: asyncio.Future[T] = asyncio.get_running_loop().create_future()
         turn = time.monotonic() + size / PASSING
         entry = _Waiting(turn, next(self._numbers), work, size, tenant, deadline, done)
         self._counters.enter(tenant)
@@ -124,7 +131,7 @@ class _EncoderPool:
         finally:
             self._take(entry)
 
-    def _take(self, entry: _Waiting) -> Callable[[Check], Tokens] | None:
+    def _take(self, entry: _Waiting) -> Callable[[Check], Any] | None:
         """Its work, if nobody has taken it yet."""
         work, entry.work = entry.work, None
         if work is not None:
@@ -166,7 +173,7 @@ class _EncoderPool:
             running = asyncio.get_running_loop().run_in_executor(self._pool, work, entry.check)
             running.add_done_callback(partial(self._finished, entry.done))
 
-    def _finished(self, done: asyncio.Future[Tokens], running: asyncio.Future[Tokens]) -> None:
+    def _finished(self, done: asyncio.Future[Any], running: asyncio.Future[Any]) -> None:
         self._busy -= 1
         error = None if running.cancelled() else running.exception()
         if not done.done():

@@ -13,6 +13,7 @@ import json
 import logging
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any, TypeAlias
 
@@ -34,7 +35,8 @@ from router.server.policy import PROBE, ROWS, Policy
 
 log = logging.getLogger(__name__)
 Page: TypeAlias = tuple[bytes, str]
-PAGES: Mapping[str, Policy] = {"GET /metrics": PROBE, "GET /healthz": PROBE, "GET /readyz": PROBE}
+PAGE = replace(PROBE, counted=False)
+PAGES: Mapping[str, Policy] = {"GET /metrics": PAGE, "GET /healthz": PAGE, "GET /readyz": PAGE}
 CLOSE = {"connection": "close"}
 NAMES = (
     "",

@@ -23,7 +23,7 @@ from starlette.routing import Route as StarletteRoute
 from router.access.access import Credentials
 from router.access.hosts import Hosts
 from router.errors import QuotaExceeded, Unavailable, WrongContentType
-from router.server.bodies import Decoder, json_decoder
+from router.server.bodies import Decoder, json_decoder, too_large
 from router.server.call import OTHER_METHOD, REQUEST_ID_KEY, Call, Endpoint, NotServed, request_id_of
 from router.server.policy import UNSERVED, Policy, check_rows
 from router.server.status import code_of, first_field, http_status, message_of, reason_of
@@ -64,16 +64,27 @@ class Reply:
     headers: Mapping[str, str] = field(default_factory=dict)
 
 
+CODES: Mapping[str, str] = {
+    "ADAPTER_NOT_FOUND": "model_not_found",
+    "PROMPT_TOO_LONG": "context_length_exceeded",
+    "QUOTA": "rate_limit_exceeded",
+    "TOKEN_INVALID": "invalid_api_key",
+    "TOKEN_MISSING": "invalid_api_key",
+}
+"""What clients of OpenAI's API look for, by our reason; any other code is the reason in lower case."""
+
+
 def error_json(status: int, reason: str, message: str, param: str) -> dict[str, Any]:
-    """The body of an error, in the shape of OpenAI's API; `code` is the reason that gRPC clients get, in
-    lower case."""
+    """The body of an error, in the shape of OpenAI's API; `reason` is what gRPC clients get."""
     kind = {
         401: "authentication_error",
         403: "permission_error",
         404: "not_found_error",
         429: "rate_limit_error",
     }.get(status, "invalid_request_error" if status < 500 else "server_error")
-    return {"error": {"message": message, "type": kind, "param": param or None, "code": reason.lower()}}
+    code = CODES.get(reason, reason.lower())
+    error = {"message": message, "type": kind, "param": param or None, "code": code, "reason": reason}
+    return {"error": error}
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,15 +191,18 @@ class HttpCall(Call):
         """
         if not is_json(self.content_type):
             raise WrongContentType(f"{JSON}: add the header 'Content-Type: {JSON}'")
+        if self.header("content-encoding").lower() not in ("", "identity"):
+            raise WrongContentType("identity: send the body uncompressed", "content-encoding")
 
     async def read(self) -> bytes | bytearray | None:
-        """The whole body; of one that is too large, more than it may have. Raises what `check` raises."""
+        """The whole body; of one that is too large, more than it may have. Raises what `check` raises, and
+        BodyTooLarge for one that says so beforehand."""
         if self._whole.is_set():
             return None
         self.check()
         length = self.header("content-length")
         if length.isdecimal() and int(length) > self.most:
-            return bytes(self.most + 1)  # none of it is read
+            raise too_large(length, self.most)  # none of it is read
         body = bytearray()  # not parts that are joined, which would be there twice
         while len(body) <= self.most:
             message = await self._receive()

@@ -10,6 +10,7 @@ import math
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, replace
+from itertools import repeat
 from typing import Any, Literal
 
 from google.protobuf.duration_pb2 import Duration
@@ -32,6 +33,8 @@ from router.server.corrections import record_correction
 from router.server.pipeline import Pipeline
 from router.server.status import redacted
 from router.types import (
+    MAX_BIAS,
+    MAX_BIASES,
     MAX_LABELS,
     MAX_MESSAGES,
     MAX_MIXTURE_PARTS,
@@ -43,6 +46,7 @@ from router.types import (
     Continuity,
     Decision,
     FinishReason,
+    LogitBias,
     MixturePart,
     Reason,
     Request,
@@ -72,6 +76,11 @@ class InferenceService(InferenceServiceServicer):
         self._limits = RequestLimits(settings.max_prompt_bytes, settings.max_tokens_limit)
         self._every, self._log_prompts = settings.stream_interval, settings.log_prompts
         self._pipeline, self._registry = pipeline, registry
+
+    @property
+    def base_digest(self) -> str:
+        """Of the base, with the precision of its weights."""
+        return self._pipeline.base_digest
 
     async def Generate(self, request: pb.GenerateRequest, call: Call) -> pb.GenerateResponse:
         """The whole answer in one message."""
@@ -365,7 +374,19 @@ def sampling_of(message: pb.Sampling, max_tokens_limit: int, found: Findings) ->
     if "max_tokens" in given and given.get("min_tokens", 0) > given["max_tokens"] >= 1:
         found.add("sampling.min_tokens", "must not be more than max_tokens")
     stop, constraint = _stops(message.stop, found), constraint_of(message, found)
-    return Sampling(stop=stop, constraint=constraint, **given)  # type: ignore[arg-type]  # the proto fixes int or float for each
+    bias = _logit_bias(message.logit_bias, found)
+    return Sampling(stop=stop, constraint=constraint, logit_bias=bias, **given)  # type: ignore[arg-type]  # the proto fixes int or float for each
+
+
+def _logit_bias(biases: Mapping[int, float], found: Findings) -> LogitBias | None:
+    if len(biases) > MAX_BIASES:
+        found.add("sampling.logit_bias", f"must have at most {MAX_BIASES} entries, got {len(biases)}")
+        return None
+    for token, bias in biases.items():
+        if not abs(bias) <= MAX_BIAS:  # nor NaN
+            text = f"must be in [{-MAX_BIAS:g}, {MAX_BIAS:g}], got {bias:g}"
+            found.add(f"sampling.logit_bias[{token}]", text)
+    return tuple(sorted(biases.items())) or None
 
 
 def constraint_of(message: pb.Sampling, found: Findings) -> Constraint | None:
@@ -491,9 +512,12 @@ def logprob_messages(logprobs: Iterable[TokenLogprob]) -> list[pb.TokenLogprob]:
             token_id=entry.token_id,
             logprob=entry.logprob,
             top=[
-                pb.TokenLogprob.Alternative(token=token, token_id=token_id, logprob=logprob)
-                for token, token_id, logprob in entry.top
+                pb.TokenLogprob.Alternative(token=token, token_id=token_id, logprob=logprob, bytes=part)
+                for (token, token_id, logprob), part in zip(
+                    entry.top, entry.top_parts or repeat(b""), strict=False
+                )
             ],
+            bytes=entry.part,
         )
         for entry in logprobs
     ]

@@ -35,6 +35,7 @@ from router.server.admission import Admission, PhaseGate, ReadSlot
 from router.server.bodies import Bodies
 from router.server.call import (
     CURRENT,
+    MOST_MODEL,
     AnsweredByLibrary,
     Call,
     Endpoint,
@@ -163,7 +164,7 @@ class Interceptors:
         request: Any = None
         if slot is not None and endpoint.decode is not None:
             request = await stack.enter_async_context(self._bodies.one(call, slot, endpoint.decode))
-            call.resource = resource_of(request)
+            call.resource, call.model = resource_of(request), named_model(request)
         elif endpoint.decode is not None:
             request = await stack.enter_async_context(aclosing(self._bodies.each(call, endpoint.decode)))
         stack.enter_context(self._sending.watched(call))
@@ -247,6 +248,14 @@ def resource_of(message: Any) -> str:
     if isinstance(message, ResizeReplicasRequest):
         return f"{message.least}..{message.most}"
     return str(getattr(getattr(message, "experiment", None), "name", ""))
+
+
+def named_model(message: Any) -> str:
+    """The model that a request of another API than ours names; of ours the service reads it."""
+    for name in ("model", "model_name"):
+        if isinstance(model := getattr(message, name, None), str):
+            return model[:MOST_MODEL]
+    return ""
 
 
 @asynccontextmanager

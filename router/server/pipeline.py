@@ -31,6 +31,8 @@ from router.errors import (
     DeadlineExceeded,
     Draining,
     FailedPrecondition,
+    FieldViolation,
+    InvalidRequest,
     NotActivated,
     NotFound,
     PromptTooLong,
@@ -118,6 +120,11 @@ class Pipeline:
     def context_length(self) -> int:
         """Tokens of prompt and answer together."""
         return self._engine.info.context_length
+
+    @property
+    def base_digest(self) -> str:
+        """Of the base, with the precision of its weights."""
+        return self._engine.info.served_digest
 
     @asynccontextmanager
     async def answer(self, request: Request, call: Call) -> AsyncIterator[tuple[Decision, Buffered]]:
@@ -226,6 +233,7 @@ class Pipeline:
             params = fit(
                 request.sampling, prepared.defaults, len(tokens), self.context_length, self._max_tokens
             )
+            check_bias(params, self._engine.info.vocab_size)
             if meter is not None:
                 meter.reserve(len(tokens), params.max_tokens)
             adapter = decision.digest if decision.adapter or decision.mixture else None
@@ -445,6 +453,14 @@ def fit(
         raise PromptTooLong(context, prompt_tokens + least)
     max_tokens = requested.max_tokens or min(max(params.max_tokens, least), most, room)
     return replace(params, max_tokens=max_tokens, min_tokens=min(params.min_tokens, max_tokens))
+
+
+def check_bias(params: SamplingParams, vocabulary: int) -> None:
+    """Raise InvalidRequest for a bias of a token that the base does not have."""
+    for token, _ in params.logit_bias:
+        if not 0 <= token < vocabulary:
+            text = f"is no token of the base: ids are 0 to {vocabulary - 1}"
+            raise InvalidRequest([FieldViolation(f"sampling.logit_bias[{token}]", text)])
 
 
 # -- Watchers: experiments and plugins learn when an answer begins and how it ends.

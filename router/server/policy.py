@@ -22,20 +22,23 @@ class Policy:
     """One row.
 
     `role`: what a client needs to call it. `gated`: refused while the server loads or drains. `admitted`:
-    takes one of the places that admission counts. `generates`: answers with generated text, which admission
-    estimates and metrics count as a request. `watch`: has no end of its own and is ended by a drain.
-    `carries`: a watch each of whose messages is a call of its own, which quotas count instead, and which
-    ends itself in a drain. `logged`: writes a log line and a trace. `views`: needs the role admin and
-    changes nothing, so the audit keeps no line of it. `max_body`: bytes of one message, 0 for the setting
+    takes one of the places that admission counts. `part`: of all places, calls of this row hold at most one
+    in so many. `generates`: answers with generated text, which admission estimates and metrics count as a
+    request. `watch`: has no end of its own and is ended by a drain. `carries`: a watch each of whose messages
+    is a call of its own, which quotas count instead, and which ends itself in a drain. `counted`: metrics
+    time its calls. `logged`: writes a log line and a trace. `views`: needs the role admin and changes
+    nothing, so the audit keeps no line of it. `max_body`: bytes of one message, 0 for the setting
     `max_body_bytes`.
     """
 
     role: Role
     gated: bool = False
     admitted: bool = False
+    part: int = 1
     generates: bool = False
     watch: bool = False
     carries: bool = False
+    counted: bool = True
     logged: bool = False
     views: bool = False
     max_body: int = SMALL
@@ -43,6 +46,7 @@ class Policy:
 
 GENERATE = Policy(Role.INFER, gated=True, admitted=True, generates=True, logged=True, max_body=0)
 INFER = replace(GENERATE, generates=False)
+EMBED = replace(INFER, part=8)
 OBSERVE = Policy(Role.OBSERVE, gated=True, logged=True)
 ADMIN = replace(OBSERVE, role=Role.ADMIN)
 PROBE = Policy(Role.OPEN)

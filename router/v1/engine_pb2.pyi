@@ -157,7 +157,14 @@ class EngineCommand(_message.Message):
     def __init__(self, key: _Optional[int] = ..., submit: _Optional[_Union[EngineCommand.Submit, _Mapping]] = ..., read: _Optional[_Union[EngineCommand.Read, _Mapping]] = ..., compile: _Optional[_Union[EngineCommand.Compile, _Mapping]] = ..., load: _Optional[_Union[EngineCommand.Load, _Mapping]] = ..., unload: _Optional[_Union[EngineCommand.Unload, _Mapping]] = ..., cancel: _Optional[_Union[EngineCommand.Cancel, _Mapping]] = ..., drain: _Optional[_Union[EngineCommand.Drain, _Mapping]] = ...) -> None: ...
 
 class EngineSampling(_message.Message):
-    __slots__ = ("max_tokens", "min_tokens", "temperature", "top_p", "top_k", "min_p", "repetition_penalty", "frequency_penalty", "presence_penalty", "seed", "stop", "logprobs", "constraint")
+    __slots__ = ("max_tokens", "min_tokens", "temperature", "top_p", "top_k", "min_p", "repetition_penalty", "frequency_penalty", "presence_penalty", "seed", "stop", "logprobs", "constraint", "logit_bias")
+    class LogitBiasEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: int
+        value: float
+        def __init__(self, key: _Optional[int] = ..., value: _Optional[float] = ...) -> None: ...
     MAX_TOKENS_FIELD_NUMBER: _ClassVar[int]
     MIN_TOKENS_FIELD_NUMBER: _ClassVar[int]
     TEMPERATURE_FIELD_NUMBER: _ClassVar[int]
@@ -171,6 +178,7 @@ class EngineSampling(_message.Message):
     STOP_FIELD_NUMBER: _ClassVar[int]
     LOGPROBS_FIELD_NUMBER: _ClassVar[int]
     CONSTRAINT_FIELD_NUMBER: _ClassVar[int]
+    LOGIT_BIAS_FIELD_NUMBER: _ClassVar[int]
     max_tokens: int
     min_tokens: int
     temperature: float
@@ -184,7 +192,8 @@ class EngineSampling(_message.Message):
     stop: _containers.RepeatedScalarFieldContainer[str]
     logprobs: int
     constraint: EngineConstraint
-    def __init__(self, max_tokens: _Optional[int] = ..., min_tokens: _Optional[int] = ..., temperature: _Optional[float] = ..., top_p: _Optional[float] = ..., top_k: _Optional[int] = ..., min_p: _Optional[float] = ..., repetition_penalty: _Optional[float] = ..., frequency_penalty: _Optional[float] = ..., presence_penalty: _Optional[float] = ..., seed: _Optional[int] = ..., stop: _Optional[_Iterable[str]] = ..., logprobs: _Optional[int] = ..., constraint: _Optional[_Union[EngineConstraint, _Mapping]] = ...) -> None: ...
+    logit_bias: _containers.ScalarMap[int, float]
+    def __init__(self, max_tokens: _Optional[int] = ..., min_tokens: _Optional[int] = ..., temperature: _Optional[float] = ..., top_p: _Optional[float] = ..., top_k: _Optional[int] = ..., min_p: _Optional[float] = ..., repetition_penalty: _Optional[float] = ..., frequency_penalty: _Optional[float] = ..., presence_penalty: _Optional[float] = ..., seed: _Optional[int] = ..., stop: _Optional[_Iterable[str]] = ..., logprobs: _Optional[int] = ..., constraint: _Optional[_Union[EngineConstraint, _Mapping]] = ..., logit_bias: _Optional[_Mapping[int, float]] = ...) -> None: ...
 
 class EngineConstraint(_message.Message):
     __slots__ = ("kind", "text", "choices")
@@ -259,25 +268,29 @@ class EngineEvent(_message.Message):
     def __init__(self, key: _Optional[int] = ..., delta: _Optional[_Union[EngineEvent.Delta, _Mapping]] = ..., finished: _Optional[_Union[EngineEvent.Finished, _Mapping]] = ..., error: _Optional[_Union[EngineError, _Mapping]] = ..., numbers: _Optional[bytes] = ..., size: _Optional[int] = ..., done: _Optional[_Union[EngineEvent.Done, _Mapping]] = ..., missing: _Optional[_Union[EngineEvent.Missing, _Mapping]] = ...) -> None: ...
 
 class EngineLogprob(_message.Message):
-    __slots__ = ("token", "token_id", "logprob", "top")
+    __slots__ = ("token", "token_id", "logprob", "top", "bytes")
     class Alternative(_message.Message):
-        __slots__ = ("token", "token_id", "logprob")
+        __slots__ = ("token", "token_id", "logprob", "bytes")
         TOKEN_FIELD_NUMBER: _ClassVar[int]
         TOKEN_ID_FIELD_NUMBER: _ClassVar[int]
         LOGPROB_FIELD_NUMBER: _ClassVar[int]
+        BYTES_FIELD_NUMBER: _ClassVar[int]
         token: str
         token_id: int
         logprob: float
-        def __init__(self, token: _Optional[str] = ..., token_id: _Optional[int] = ..., logprob: _Optional[float] = ...) -> None: ...
+        bytes: bytes
+        def __init__(self, token: _Optional[str] = ..., token_id: _Optional[int] = ..., logprob: _Optional[float] = ..., bytes: _Optional[bytes] = ...) -> None: ...
     TOKEN_FIELD_NUMBER: _ClassVar[int]
     TOKEN_ID_FIELD_NUMBER: _ClassVar[int]
     LOGPROB_FIELD_NUMBER: _ClassVar[int]
     TOP_FIELD_NUMBER: _ClassVar[int]
+    BYTES_FIELD_NUMBER: _ClassVar[int]
     token: str
     token_id: int
     logprob: float
     top: _containers.RepeatedCompositeFieldContainer[EngineLogprob.Alternative]
-    def __init__(self, token: _Optional[str] = ..., token_id: _Optional[int] = ..., logprob: _Optional[float] = ..., top: _Optional[_Iterable[_Union[EngineLogprob.Alternative, _Mapping]]] = ...) -> None: ...
+    bytes: bytes
+    def __init__(self, token: _Optional[str] = ..., token_id: _Optional[int] = ..., logprob: _Optional[float] = ..., top: _Optional[_Iterable[_Union[EngineLogprob.Alternative, _Mapping]]] = ..., bytes: _Optional[bytes] = ...) -> None: ...
 
 class EngineError(_message.Message):
     __slots__ = ("kind", "code", "message", "metadata", "violations", "retry_after", "got", "at_least")

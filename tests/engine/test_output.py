@@ -172,6 +172,16 @@ def test_one_token_alone_is_spelt_for_people() -> None:
     assert spell(encode(tokenizer, "🙂")[0]) == "\ufffd"
 
 
+@pytest.mark.parametrize("make", [small.byte_level, small.sentencepiece])
+def test_tokens_that_are_part_of_a_character_have_their_bytes(make: Any) -> None:
+    tokenizer = make()
+    ids = encode(tokenizer, "🙂")
+    entries = [shared_vocabulary(tokenizer).logprob(token, -1.0, [(token, -1.0)]) for token in ids]
+    whole = b"".join(entry.part or entry.token.encode() for entry in entries)
+    assert whole.decode().strip() == "🙂"
+    assert all(entry.top_parts == (entry.part,) for entry in entries if entry.part)
+
+
 @pytest.mark.parametrize("make", KINDS)
 def test_cost_of_a_token_does_not_grow_with_the_answer(make: Any) -> None:
     tokenizer = make()

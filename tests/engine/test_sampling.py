@@ -26,7 +26,7 @@ from router.engine.native.build import cpu_levels, load_module
 from router.engine.ops import GREEDY, Ops, TokenChoice
 from router.engine.sampling import Sampler, SamplingState, TorchChooser, draw, truncate
 from router.engine.torch_ops import TorchOps
-from router.types import SamplingParams
+from router.types import SamplingParams, TokenLogprob
 
 pytestmark = pytest.mark.timeout(600)  # the first run compiles
 
@@ -38,8 +38,12 @@ def logits(seed: int, rows: int = 1, spread: float = 3.0) -> torch.Tensor:
     return torch.randn(rows, VOCAB, generator=torch.Generator().manual_seed(seed)) * spread
 
 
+def spelt(token: int, logprob: float, top: Sequence[tuple[int, float]]) -> TokenLogprob:
+    return TokenLogprob(f"<{token}>", token, logprob, tuple((f"<{t}>", t, value) for t, value in top))
+
+
 def sampler_of(ops: Ops) -> Sampler:
-    return Sampler(VOCAB, lambda token: f"<{token}>", ops.choose)
+    return Sampler(VOCAB, spelt, ops.choose)
 
 
 @pytest.fixture(scope="module", params=["torch", *cpu_levels()])
@@ -66,6 +70,7 @@ def answer(sampler: Sampler, params: dict[str, Any], steps: torch.Tensor) -> lis
 params = st.fixed_dictionaries(
     {"temperature": st.sampled_from([0.0, 1e-30, 0.3, 1.0, 50.0]), "seed": st.integers(0, 2**63)},
     optional={
+        "logit_bias": st.sampled_from([(), ((3, 5.0), (250, -7.5))]),
         "top_p": st.floats(0.01, 1.0),
         "top_k": st.integers(0, 400),
         "min_p": st.floats(0.0, 1.0),
@@ -129,6 +134,41 @@ def test_min_tokens_suppress_the_end_and_nothing_else(sampler: Sampler, temperat
         EOS,
         EOS,
     ]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_bias_is_added_before_the_choice(sampler: Sampler, dtype: torch.dtype) -> None:
+    values = logits(3, 1).to(dtype)
+    best, second = (int(token) for token in values[0].float().topk(2).indices)
+    gap = float(values[0, best] - values[0, second])
+    for bias, token in (
+        (((best, -100.0),), second),
+        (((17, 100.0),), 17),
+        (((second, gap + 0.01),), second),
+        (((second, gap - 0.01),), best),
+    ):
+        for params in ({}, {"temperature": 1e-3, "seed": 1}, {"logprobs": 2}):
+            (sampled,) = sampler.sample(values, [state(logit_bias=bias, **params)])
+            assert sampled.token == token, (bias, params)
+            if sampled.top:  # of the raw distribution
+                assert [one for one, _ in sampled.top] == [best, second]
+                assert sampled.logprob == pytest.approx(
+                    float(torch.log_softmax(values[0].float(), -1)[token]), abs=1e-4
+                )
+
+
+def test_rows_with_a_bias_change_no_other_row(sampler: Sampler) -> None:
+    values = logits(4, 6)
+    before = values.clone()
+    kinds: list[dict[str, Any]] = [
+        {"seed": 9},
+        {"temperature": 1.0, "seed": 3},
+        {"logit_bias": ((5, 2.0),), "seed": 4},
+    ]
+    rows = [kinds[row % 3] | ({"temperature": 0.7} if row > 2 else {}) for row in range(6)]
+    alone = [sampler.sample(values[row : row + 1], [state(**rows[row])])[0] for row in range(6)]
+    assert sampler.sample(values, [state(**row) for row in rows]) == alone
+    assert torch.equal(values, before)
 
 
 def test_a_seed_repeats_and_no_seed_does_not(sampler: Sampler) -> None:

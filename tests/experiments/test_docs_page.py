@@ -14,10 +14,10 @@ from router.cli.main import run
 from router.client import Client
 from router.config import Settings
 from router.experiments.model import BUILT_IN, MetricSpec, Spec
+from router.experiments.next_step import following
 from router.experiments.runtime import LiveExperiments
 from router.experiments.store.store import ExperimentStore
 from router.experiments.verdict import VerdictDecision
-from router.experiments.words import following
 from tests.fakes import adapter
 
 pytestmark = pytest.mark.slow

@@ -21,7 +21,7 @@ from router.extensions.console.site import count_form
 from router.extensions.console.site import parsed as parsed_form
 from router.extensions.kserve import tensors
 from router.extensions.ofrep import flags as ofrep
-from router.extensions.openai import requests, routes
+from router.extensions.openai import embeddings, fields, requests, responses_chat, routes
 from router.kserve import open_inference_pb2 as oip
 from router.server.bodies import Decoder, decoder_of, json_decoder
 from router.server.grpc_adapter import status_of
@@ -71,10 +71,25 @@ def completion(data: bytes) -> None:
 
 def _completion(kind: type[requests.ChatCompletion | requests.Completion], data: bytes) -> None:
     def run() -> None:
-        parsed = _made(json_decoder(partial(requests.parsed, kind)), data)
+        parsed = _made(json_decoder(partial(fields.parsed, kind)), data)
         generate_request(requests.generate_message(parsed, ""), "id", LIMITS)
 
     told(run)
+
+
+def response(data: bytes) -> None:
+    """POST /v1/responses."""
+
+    def run() -> None:
+        _, chat = _made(json_decoder(responses_chat.parsed), data)
+        generate_request(requests.generate_message(chat, ""), "id", LIMITS)
+
+    told(run)
+
+
+def embedding(data: bytes) -> None:
+    """POST /v1/embeddings."""
+    told(lambda: _made(json_decoder(partial(fields.parsed, embeddings.EmbeddingBody)), data))
 
 
 def vote(data: bytes) -> None:
@@ -212,6 +227,22 @@ def good_infer(parameters: bytes) -> oip.ModelInferRequest:
     return oip.ModelInferRequest(model_name="auto", inputs=inputs)
 
 
+def good_responses() -> Sequence[bytes]:
+    """Requests for responses with the items and fields that are read."""
+    part = {"type": "input_text", "text": "b"}
+    call = {"type": "function_call", "call_id": "c", "name": "f", "arguments": "{}"}
+    items = [
+        {"role": "user", "content": [part, part]},
+        call,
+        {"type": "function_call_output", "call_id": "c", "output": "x"},
+    ]
+    tool = {"type": "function", "name": "f", "parameters": {"type": "object"}}
+    whole = {"input": items, "instructions": "a", "tools": [tool], "tool_choice": "auto", "include": []}
+    form = {"format": {"type": "json_schema", "name": "n", "schema": {"type": "object"}}}
+    plain = {"input": "a", "text": form, "max_output_tokens": 4, "metadata": {"a": "b"}, "user": "u"}
+    return [json.dumps(body).encode() for body in (whole, plain)]
+
+
 def good_chats() -> Sequence[bytes]:
     """One with every field, and a short one."""
     parts = [{"type": "text", "text": "hi"}]
@@ -231,7 +262,7 @@ def good_chats() -> Sequence[bytes]:
 
 def good_completions() -> Sequence[bytes]:
     """Prompts as text and as a list."""
-    return [b'{"prompt": "a b", "max_tokens": 4}', b'{"prompt": ["a b"], "mixture": [], "user": "u"}']
+    return [b'{"prompt": "a b", "max_tokens": 4}', b'{"prompt": ["a b"], "user": "u"}']
 
 
 def good_votes() -> Sequence[bytes]:

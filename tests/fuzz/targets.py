@@ -480,6 +480,8 @@ TARGETS = {
         Target("experiments", messages.plan, message_changed(messages.PLANS), messages.good_plans),
         Target("chat", doors.chat, doors.json_grown, doors.good_chats),
         Target("completion", doors.completion, doors.json_grown, doors.good_completions),
+        Target("response", doors.response, doors.json_grown, doors.good_responses),
+        Target("embedding", doors.embedding, doors.json_grown, _given('{"model": "base", "input": ["a"]}')),
         Target("feedback", doors.vote, doors.json_grown, doors.good_votes),
         Target("ofrep", doors.flags, doors.json_grown, _given('{"context": {"targetingKey": "u", "a": 1}}')),
         Target("form", doors.form, doors.form_grown, _given("csrf=a&name=b%20c&text=d+e")),

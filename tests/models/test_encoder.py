@@ -11,7 +11,7 @@ import pytest
 
 from router.classifiers.caches import VectorCache
 from router.models import encoder
-from router.models.encoder import KEPT, LEARNED, Reader
+from router.models.encoder import KEPT, LEARNED, LONGEST_TEXT, Reader, WholeTexts
 
 torch = pytest.importorskip("torch")
 
@@ -152,3 +152,26 @@ def test_one_thread_is_for_the_calling_thread_only():
         assert (seen["inside"], seen["later"], torch.get_num_threads()) == (1, 2, 2)
     finally:
         torch.set_num_threads(before)
+
+
+@pytest.mark.slow
+def test_the_encoder_reads_whole_texts() -> None:
+    encoder = WholeTexts()
+    encoder.load()
+    middle = "word " * 100 + "{} " + "word " * 100
+    texts = [
+        middle.format("cat"),
+        middle.format("finance"),
+        "A cat sat.",
+        "A kitten was sitting.",
+        "Bonds fell.",
+    ]
+    tokens = encoder.tokens(texts)
+    assert [len(row) for row in tokens][:2] == [203, 203]
+    assert max(map(len, tokens)) < LONGEST_TEXT
+    rows = encoder.vectors(tokens)
+    assert rows.shape == (5, encoder.size)
+    assert not np.array_equal(rows[0], rows[1]), "what is in the middle was cut"
+    assert rows[2] @ rows[3] > rows[2] @ rows[4]
+    alone = encoder.vectors([tokens[2]])
+    assert np.allclose(alone[0], rows[2], atol=0.02)

@@ -41,6 +41,7 @@ PARAMS = SamplingParams(
     stop=("a", "b"),
     logprobs=4,
     constraint=Constraint("regex", "x"),
+    logit_bias=((3, -100.0), (7, 0.5)),
 )
 
 
@@ -66,7 +67,8 @@ def test_readings_come_as_they_went() -> None:
 
 
 def test_events_come_as_they_went() -> None:
-    delta = Delta("x", 2, (TokenLogprob("x", 1, -0.5, (("y", 2, -1.0),)),))
+    part = TokenLogprob("\ufffd", 3, -0.5, (("y", 2, -1.0), ("\ufffd", 3, -2.0)), b"\xf0", (b"", b"\xf0"))
+    delta = Delta("x", 2, (TokenLogprob("x", 1, -0.5, (("y", 2, -1.0),)), part))
     end = Finished(FinishReason.STOP, Usage(1, 2, 3, 0.1, 0.2, 0.3), "stop")
     event = pb.EngineEvent()
     messages.write_event(event, delta)

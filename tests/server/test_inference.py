@@ -180,6 +180,16 @@ def test_ranges(field: str, good: list[float], bad: list[float]) -> None:
             convert(**{field: value})
 
 
+def test_biases_are_of_tokens_by_id() -> None:
+    assert convert(logit_bias={9: -100, 3: 0.5}).logit_bias == ((3, 0.5), (9, -100.0))
+    assert convert(logit_bias={}).logit_bias is None
+    for value in (100.5, float("nan")):
+        with pytest.raises(InvalidRequest, match=r"^sampling\.logit_bias\[3\]: must be in \[-100, 100\]"):
+            convert(logit_bias={3: value})
+    with pytest.raises(InvalidRequest, match="at most 300 entries, got 301"):
+        convert(logit_bias=dict.fromkeys(range(301), 1))
+
+
 def test_min_above_max() -> None:
     with pytest.raises(InvalidRequest, match="min_tokens: must not be more"):
         convert(min_tokens=6, max_tokens=5)

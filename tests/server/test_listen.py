@@ -302,7 +302,7 @@ async def test_a_client_needs_its_token_and_sees_its_own_adapters(
     async with connect(server, "lrk_nobody_nothing") as stranger:
         with pytest.raises(openai.AuthenticationError) as refused:
             await stranger.chat.completions.create(**asking())
-        assert refused.value.code == "token_invalid"
+        assert refused.value.code == "invalid_api_key"
         with pytest.raises(openai.AuthenticationError):
             await stranger.models.list()
 
@@ -323,7 +323,7 @@ async def test_a_quota_is_one_for_both_ways_in(start_web: StartWeb, http: Http, 
     answer = await http(server, headers={"authorization": f"Bearer {clients.team}"}).post(
         "/v1/chat/completions", json=asking()
     )
-    assert (answer.status_code, answer.json()["error"]["code"]) == (429, "quota")
+    assert (answer.status_code, answer.json()["error"]["code"]) == (429, "rate_limit_exceeded")
     assert int(answer.headers["retry-after"]) >= 1
 
 

@@ -282,12 +282,13 @@ def list_(server: flags.Server = "", timeout: flags.Timeout = 30.0, json: flags.
 def _row(client: Client, experiment: Experiment) -> tuple[str, ...]:
     """What has ended is not judged again here: its note says how it ended."""
     from router.experiments import words
+    from router.experiments.next_step import time_left
 
     spec, judged = experiment.spec, ("", "", "", "")
     if experiment.state == "running":
         report = client.experiments.report(experiment.name)
         progress = words.progress(report)
-        judged = (words.short_verdict(report), words.difference(report), progress, words.time_left(report))
+        judged = (words.short_verdict(report), words.difference(report), progress, time_left(report))
     promoted = f"{experiment.promoted} promoted" if experiment.promoted else ""
     return (
         experiment.name,

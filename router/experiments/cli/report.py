@@ -13,6 +13,7 @@ from router.cli import flags
 from router.cli.command import MISUSED, CliError
 from router.experiments import check_words, report_tables, words
 from router.experiments.cli.create import Name
+from router.experiments.next_step import following
 
 if TYPE_CHECKING:
     from router.experiments.report.model import Report
@@ -224,7 +225,7 @@ def _print_head(report: Report) -> None:
     lines = [words.heading(report), *check_words.failed_checks(report), *words.effect_lines(report)]
     lines += [
         *words.outlook(report),
-        words.following(report),
+        following(report),
         "",
         f"{report.experiment.name}: {words.since(report)}",
     ]

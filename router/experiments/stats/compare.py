@@ -56,9 +56,7 @@ class SequencePlan:
     """How many units must make up the difference: 1 / skewness^2 of the difference of means."""
     heavy: float = 4.0
     """Skewness of an arm's values, where nothing caps them, above which `tail` grows by its square: the
-    largest values have not come yet, so what was seen is less skewed than what will come. So it is where one
-    arm's variance is `unlike` times the other's, or more; arms alike lack large values alike."""
-    unlike: float = 1.5
+    largest values have not come yet, so what was seen is less skewed than what will come."""
 
     def __post_init__(self) -> None:
         for name, value in (("alpha", self.alpha), ("exact_share", self.exact_share)):
@@ -234,8 +232,8 @@ class ArmPair:
             return np.maximum(own**2, alike**2) / np.asarray(self.variance(), np.float64) ** 3
 
     def tail_needed(self) -> Array:
-        """How many units must make up the difference: `tail`, more where arms are unlike and the one that
-        makes its skewness has a heavy tail."""
+        """How many units must make up the difference: `tail`, more where the arm that makes its skewness
+        has a heavy tail."""
         tail = np.full(np.shape(self.n), self.plan.tail)
         if math.isfinite(sum(self.metric.range)):
             return tail
@@ -244,9 +242,8 @@ class ArmPair:
         mostly = np.abs(first.third) / first.n**2 > np.abs(second.third) / second.n**2
         with np.errstate(divide="ignore", invalid="ignore"):
             skews = [np.abs(e.third) / v**1.5 for e, v in zip((first, second), spreads, strict=True)]
-            unlike = np.maximum(*spreads) > self.plan.unlike * np.minimum(*spreads)
         skew = np.where(mostly, *skews)  # not known where nothing varies
-        heavier = np.where(np.isfinite(skew) & unlike, np.clip(skew / self.plan.heavy, 1.0, 1e6), 1.0)
+        heavier = np.where(np.isfinite(skew), np.clip(skew / self.plan.heavy, 1.0, 1e6), 1.0)
         needed: Array = tail * heavier**2
         return needed
 
@@ -338,7 +335,7 @@ class ArmPair:
             made, needed = 1 / float(skew), float(need)
             text = (
                 f"about {made:.1f} units make up the difference in {self.metric.name}, {needed:.0f} are "
-                f"needed: a heavy tail, or arms of unlike shape; {self._way_out()}"
+                f"needed: a heavy tail; {self._way_out()}"
             )
             more = math.ceil(float(self.n) * (needed / made - 1))
             return NoInterval("tail", text, more if needed == self.plan.tail else None)

@@ -1,4 +1,4 @@
-"""Adapters: the list of all versions, live; a version's own page; and what may be done about a version.
+"""A version's own page, and what may be done about a version.
 
 Each act is confirmed on a page of its own, which says what will happen.
 """
@@ -8,85 +8,25 @@ from __future__ import annotations
 import asyncio
 import json
 import tomllib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC
 from functools import partial
 from itertools import takewhile
 from typing import Any
+from urllib.parse import urlencode
 
-from router.engine.base import EngineStatus
 from router.errors import NotFound
 from router.extensions.console.activity import ACTIVITY, lines_for
+from router.extensions.console.adapters_list import requested, version_row
 from router.extensions.console.overview import WHILE
 from router.extensions.console.rendering import segment
-from router.extensions.console.report_card import at, card_of, tables, text
+from router.extensions.console.report_card import Card, at, card_of, tables, text
 from router.extensions.console.site import ROOT, Action, Entry, Page, PageReply, Visit, redirect
 from router.ports import AdapterRegistry
 from router.server.adapters import adapter_message
+from router.server.policy import OBSERVE
 from router.types import AdapterInfo, AdapterRef
 from router.v1 import adapters_pb2 as pb
-
-LIST = "/router.v1.AdapterService/ListAdapters"
-PAGE_SIZE = 100
-STATES = {  # as the badge shows them
-    pb.Adapter.STATE_DISCOVERED: ("on disk", ""),
-    pb.Adapter.STATE_LOADING: ("loading", "info"),
-    pb.Adapter.STATE_READY: ("ready", "ok"),
-    pb.Adapter.STATE_OFFLOADED: ("offloaded", ""),
-    pb.Adapter.STATE_QUARANTINED: ("quarantined", "bad"),
-}
-
-
-async def live(visit: Visit) -> dict[str, Any]:
-    """The page, and the table in it."""
-    query = visit.query
-    request = pb.ListAdaptersRequest(
-        page_size=PAGE_SIZE,
-        page_token=query.get("page", ""),
-        domain=query.get("domain", ""),
-        task=query.get("task", ""),
-    )
-    answer = await visit.ask(LIST, request)
-    status, traffic = visit.console.context.engine.status(), traffic_of(visit)
-    return {
-        "rows": [row(visit, adapter, status, traffic) for adapter in answer.adapters],
-        "next_page": answer.next_page_token,
-        "count": visit.console.context.registry.count() if visit.client.adapters.everything else None,
-        "domain": query.get("domain", ""),
-        "task": query.get("task", ""),
-        "page": query.get("page", ""),
-    }
-
-
-def row(
-    visit: Visit, adapter: pb.Adapter, status: EngineStatus, traffic: Mapping[tuple[str, str], float]
-) -> dict[str, Any]:
-    """What is shown of a version, here and on its own page."""
-    ref = ref_of(adapter)
-    state, kind = STATES.get(adapter.state, ("not known", ""))
-    return {
-        "ref": ref,
-        "of": adapter,
-        "state": state,
-        "kind": kind,
-        "tier": tier_of(adapter.digest, status),
-        "share": traffic.get((ref.name, ref.version)),
-        "last_used": adapter.last_used.ToDatetime(UTC).timestamp() if adapter.HasField("last_used") else None,
-        "measured": visit.console.context.registry.measured(ref),
-    }
-
-
-def ref_of(adapter: pb.Adapter) -> AdapterRef:
-    """Its name and version."""
-    return AdapterRef(adapter.name.split("/")[1], adapter.version)
-
-
-def tier_of(digest: str, status: EngineStatus) -> str:
-    """Where its weights are."""
-    if digest and digest in status.device_adapters:
-        return "device"
-    return "host" if digest and digest in status.host_adapters else "disk"
 
 
 def traffic_of(visit: Visit) -> dict[tuple[str, str], float]:
@@ -96,6 +36,8 @@ def traffic_of(visit: Visit) -> dict[tuple[str, str], float]:
 
 SERVICE = "/router.v1.AdapterService/"
 GET = SERVICE + "GetAdapter"
+GENERATE = "/router.v1.InferenceService/Generate"
+CREATE = "/router.v1.ExperimentService/CreateExperiment"
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,7 +120,7 @@ ACTS = (
     ),
     AdapterAct(
         "reset",
-        "Back to the rule",
+        "Automatic default",
         SERVICE + "ResetDefaultVersion",
         lambda visit, name: pb.ResetDefaultVersionRequest(name=name.partition("/versions/")[0]),
         "The rule picks the default version again.",
@@ -232,7 +174,7 @@ PICTURES = {  # of a report card, and what they show_version, for who does not s
     "bias.png": "Bias: how often the answer changes with what should not matter",
 }
 PNG = b"\x89PNG\r\n\x1a\n"
-MOST_VERSIONS, MOST_PROBES, MOST_EXAMPLES, MOST_LINES = 50, 20, 12, 30
+MOST_VERSIONS, MOST_COMPARED, MOST_PROBES, MOST_EXAMPLES, MOST_LINES = 50, 10, 20, 12, 30
 
 
 async def show_version(visit: Visit) -> dict[str, Any]:
@@ -240,24 +182,89 @@ async def show_version(visit: Visit) -> dict[str, Any]:
     adapter, ref = await found(visit)
     context = visit.console.context
     status, traffic = context.engine.status(), traffic_of(visit)
-    read = {name: await context.registry.document(ref, name) for name in DOCUMENTS}
-    card, manifest, probes = await asyncio.to_thread(parsed, read)
+    card, manifest, probes = await read_version(visit, ref)
     acts = [(act, act.why_not(visit, adapter)) for act in ACTS]
+    versions = await versions_of(visit, adapter, manifest, traffic)
+    counts, span = requested(visit)
     return {
         "title": f"{ref.name} {ref.version}",
-        "row": row(visit, adapter, status, traffic),
+        "row": version_row(visit, adapter, status),
+        "share": traffic.get((ref.name, ref.version)),
+        "requests": counts.get((ref.name, ref.version), 0),
+        "span": span,
         "adapter": adapter,
         "ref": ref,
-        "acts": acts,
+        "acts": [act for act, why_not in acts if why_not == ""],
         "refused": next((why_not for _, why_not in acts if why_not), ""),
+        "may_default": not visit.why_not(ACTS[0].method),
         "did": next((act for act in ACTS if act.path == visit.query.get("did")), None),
         "card": card,
+        "scores": scores_of(visit, ref, card, versions),
+        "ways": ways_on(visit, adapter, ref, versions),
         "manifest": manifest,
         "probes": probes,
         "pictures": await pictures_of(visit, ref) if card is not None else [],
-        **versions_of(visit, ref, status, traffic),
+        "versions": versions,
+        "default_at": next((at for at, one in enumerate(versions) if one["of"].default), None),
         "happened": happened(visit, ref.name),
     }
+
+
+async def read_version(
+    visit: Visit, ref: AdapterRef
+) -> tuple[Card | None, dict[str, Any], list[dict[str, str]]]:
+    """Report card, manifest and probes of a version."""
+    read = {name: await visit.console.context.registry.document(ref, name) for name in DOCUMENTS}
+    return await asyncio.to_thread(parsed, read)
+
+
+def scores_of(
+    visit: Visit, ref: AdapterRef, card: Card | None, versions: Sequence[Mapping[str, Any]]
+) -> list[tuple[str, str, str]]:
+    """The main metric: of this version, of the base, and of the version before. Title, value, interval."""
+    if card is None or not card.arms:
+        return []
+    shown = [
+        ("This version" if arm["mine"] else str(arm["title"]), arm["score"]) for arm in reversed(card.arms)
+    ]
+    found = [(title.capitalize(), str(score), score.interval) for title, score in shown]
+    place = next((at for at, one in enumerate(versions) if one["ref"] == ref), len(versions))
+    for one in versions[place + 1 :]:
+        before = one["measured"]
+        if before is not None and before.metric == card.metric:
+            value, low, high = (f"{number:.3f}" for number in before.score)
+            found.insert(1, (f"Version {one['ref'].version}", value, f"{low} to {high}"))
+            break
+    return found
+
+
+def ways_on(
+    visit: Visit, adapter: pb.Adapter, ref: AdapterRef, versions: Sequence[Mapping[str, Any]]
+) -> list[tuple[str, str]]:
+    """What to do next with a version, as titles and addresses: only what this client can do here."""
+    if adapter.state == pb.Adapter.STATE_QUARANTINED:
+        return []
+    context, ways = visit.console.context, []
+    if not visit.why_not(GENERATE):
+        ways.append(("Ask it", f"{ROOT}/playground?{urlencode({'model': f'{ref.name}@{ref.version}'})}"))
+    if context.improvements is not None and not visit.why_not(OBSERVE):
+        ways.append(("Improve it", ROOT + "/improvement"))
+    if not (context.no_experiments or visit.why_not(CREATE)):
+        sound = [one["ref"] for one in versions if one["kind"] != "bad" and one["ref"] != ref]
+        default = next((one["ref"] for one in versions if one["of"].default and one["ref"] != ref), None)
+        other = default or next(iter(sound), None)
+        if other is not None:
+            ways.append((f"Compare with {other.version}", comparison(other, ref)))
+    return ways
+
+
+def comparison(control: AdapterRef, treatment: AdapterRef) -> str:
+    """A new experiment with these versions filled in."""
+    fields = {"route": control.name}
+    fields |= {
+        f"arms[{i}].adapter": f"{one.name}@{one.version}" for i, one in enumerate((control, treatment))
+    }
+    return f"{ROOT}/new-experiment?{urlencode(fields)}"
 
 
 async def found(visit: Visit) -> tuple[pb.Adapter, AdapterRef]:
@@ -290,7 +297,7 @@ async def pictures_of(visit: Visit, ref: AdapterRef) -> list[tuple[str, str]]:
 DOCUMENTS = ("report.json", "adapter.toml", "probes.jsonl")
 
 
-def parsed(read: dict[str, bytes | None]) -> tuple[Any, dict[str, Any], list[dict[str, str]]]:
+def parsed(read: dict[str, bytes | None]) -> tuple[Card | None, dict[str, Any], list[dict[str, str]]]:
     """Report card, manifest and probes. Blocks for some milliseconds where they are large."""
     return (
         card_of(read["report.json"]),
@@ -343,16 +350,54 @@ def probes_of(data: bytes) -> list[dict[str, str]]:
     return [{name: text(one.get(name)) for name in ("prompt", "expect", "match")} for one in tables(probes)]
 
 
-def versions_of(visit: Visit, ref: AdapterRef, status: Any, traffic: Any) -> dict[str, Any]:
-    """All versions of that name, the newest first, and the place of the default among them."""
-    registry = visit.console.context.registry
-    same = same_name(registry, ref.name)
-    messages = [adapter_message(info, registry.etag(info.ref)) for info in same][-MOST_VERSIONS:]
-    messages.reverse()
-    return {
-        "versions": [row(visit, message, status, traffic) for message in messages],
-        "default_at": next((at for at, message in enumerate(messages) if message.default), None),
-    }
+async def versions_of(
+    visit: Visit, shown: pb.Adapter, manifest: Mapping[str, Any], traffic: Mapping[tuple[str, str], float]
+) -> list[dict[str, Any]]:
+    """All versions of that name, the newest first, each with what differs from the one that is shown."""
+    registry, status = visit.console.context.registry, visit.console.context.engine.status()
+    name = shown.name.split("/")[1]
+    messages = [adapter_message(info, registry.etag(info.ref)) for info in same_name(registry, name)]
+    rows = []
+    for place, message in enumerate(reversed(messages[-MOST_VERSIONS:])):
+        row = version_row(visit, message, status)
+        row["share"] = traffic.get((name, message.version))
+        row["differs"] = []
+        if message.version != shown.version:
+            other = None
+            if place < MOST_COMPARED and row["kind"] != "bad":
+                read = await registry.document(row["ref"], "adapter.toml")
+                other = await asyncio.to_thread(manifest_of, read or b"")
+            row["differs"] = differences(shown, manifest, message, other)
+        rows.append(row)
+    return rows
+
+
+def differences(
+    shown: pb.Adapter, manifest: Mapping[str, Any], other: pb.Adapter, second: Mapping[str, Any] | None
+) -> list[str]:
+    """What is different in the other version, in a few words; manifests where both were read."""
+    found = []
+    for title, name in (("base", "base_model"), ("rank", "rank"), ("domain", "domain"), ("task", "task")):
+        if getattr(shown, name) != getattr(other, name):
+            found.append(f"{title} {getattr(other, name) or 'none'}")
+    if list(shown.target_modules) != list(other.target_modules):
+        found.append("other layers")
+    if shown.description != other.description:
+        found.append("another description")
+    if second is not None:
+        titles = {"system": "another system prompt", "template": "another template"}
+        titles["generation"] = "other sampling defaults"
+        found += [title for name, title in titles.items() if manifest[name] != second[name]]
+        for name, title in (
+            ("examples", "examples"),
+            ("negative", "negative examples"),
+            ("keywords", "keywords"),
+        ):
+            if manifest[name] != second[name]:
+                found.append(f"{second[name][0]} {title}, here {manifest[name][0]}")
+    if not found and shown.digest and other.digest:
+        return ["the same files" if shown.digest == other.digest else "other weights"]
+    return found
 
 
 def happened(visit: Visit, name: str) -> list[dict[str, Any]]:
@@ -377,8 +422,6 @@ def happened(visit: Visit, name: str) -> list[dict[str, Any]]:
 
 
 ENTRIES: tuple[Entry, ...] = (
-    Page("/adapters", LIST, live, "adapters.html", "Adapters", nav="Adapters"),
-    Page("/adapters/live", LIST, live, "adapters_live.html"),
     Page("/adapters/{name}/{version}", GET, show_version, "adapter.html", "Adapter"),
     Page("/adapters/{name}/{version}/pictures/{picture}", GET, picture),
     *(

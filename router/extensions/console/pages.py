@@ -12,8 +12,11 @@ from router.errors import FieldViolation, InvalidRequest, NotFound
 from router.extensions.console import (
     activity,
     adapters,
+    adapters_list,
+    experiment,
     experiment_plan,
     experiments,
+    feedback,
     improvement,
     overview,
     playground,
@@ -88,10 +91,13 @@ SESSION_ENTRIES: tuple[Entry, ...] = (
 MODULES = (  # as their pages stand at the side
     overview,
     playground,
+    adapters_list,
     adapters,
     routing,
     experiments,
+    experiment,
     experiment_plan,
+    feedback,
     improvement,
     activity,
 )

@@ -1,66 +1,111 @@
-"""Playground: ask, see what was decided and by which votes, and the answer as it comes; several side by side.
+"""Playground: ask, and see the answer as it comes, with the decision and its votes; several side by side.
 
-Each column is a call of its own, made by the page's script; what a column says of who answered is what its
-own response says. Two columns may be compared blind: their order is random, and who answered is shown after
-the choice, which is kept.
+Each column is a call of its own, made by the page's script; which adapter a column names is what its own
+response says. Two columns may be compared blind: their order is random, and their names are shown after the
+choice, which is kept. Without scripts the page answers one turn.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from ipaddress import ip_address
+from itertools import islice
 from typing import Any
 
 from router.access.clients import Role
 from router.errors import (
+    AdapterNotFound,
     FailedPrecondition,
     FieldViolation,
-    Findings,
     InvalidRequest,
     Overloaded,
+    RouterError,
     StoreDown,
 )
-from router.extensions.console.fields import AUTO, BASE, adapter_of, number, offered, put, texts, whole
+from router.extensions.console.decisions import decision_json
+from router.extensions.console.fields import AUTO, BASE, adapter_of, offered, texts
+from router.extensions.console.playground_code import Addresses
+from router.extensions.console.playground_code import code_of as code_of_request
+from router.extensions.console.playground_request import PLACES, SHAPES, place_of, stream_request
 from router.extensions.console.site import Action, Entry, Page, PageReply, SiteStream, Visit, data
 from router.names import model_of
 from router.server.admission import ServerPhase
 from router.server.policy import Policy
+from router.server.status import INTERNAL, code_of, public_message, shown
+from router.types import CONTINUITIES, Keeping, weaker
 from router.v1 import experiments_pb2 as experiments
+from router.v1 import feedback_pb2 as feedback_pb
 from router.v1 import inference_pb2 as pb
 
 PLAYGROUND = Policy(Role.INFER)
-STREAM = "/router.v1.InferenceService/StreamGenerate"
-ROUTE = "/router.v1.InferenceService/Route"
+CODE = Policy(Role.INFER, max_body=0)
+INFERENCE = "/router.v1.InferenceService/"
+GENERATE, STREAM, ROUTE = INFERENCE + "Generate", INFERENCE + "StreamGenerate", INFERENCE + "Route"
+CORRECTION = INFERENCE + "RecordCorrection"
+OUTCOME = "/router.v1.ExperimentService/RecordOutcome"
+FEEDBACK = "/router.v1.FeedbackService/RecordFeedback"
 THUMBS = "thumbs_up"
-MOST_SCORES = 6  # of a classifier, the surest first
-WHY: Mapping[int, tuple[str, str]] = {
-    pb.DECISION_REASON_EXPLICIT: ("named", "The request named who should answer."),
-    pb.DECISION_REASON_HINT: ("hint", "Domain or task left one candidate."),
-    pb.DECISION_REASON_CLASSIFIED: ("classified", "The classifiers were sure enough."),
-    pb.DECISION_REASON_ABSTAINED: ("abstained", "Nobody was sure enough: the base answers."),
-    pb.DECISION_REASON_FALLBACK: ("fallback", "No classifier could be asked: the base answers."),
-    pb.DECISION_REASON_UNFAMILIAR: (
-        "unfamiliar",
-        "Sure, but the request is unlike all that the adapters know: the base answers.",
-    ),
-}
+NO_PREFERENCES = "Blind comparisons need experiments, whose database keeps them."
+MOST_PREFERRED = 50  # pairs of versions
+MOST_TRIED = 4  # examples to begin with
+COLUMNS = (2, 3, 4)  # beside the first
 
 
 async def show(visit: Visit) -> dict[str, Any]:
-    """The form, and what people preferred so far; the page's script does the rest."""
+    """The form, with what the address says in it, and what people preferred so far."""
+    return await values(visit, visit.query)
+
+
+async def values(visit: Visit, typed: Mapping[str, str], **more: Any) -> dict[str, Any]:
+    """What the page shows: all that was typed, what is wrong with it, and what was answered."""
     context, client = visit.console.context, visit.client
     loading = context.health.phase is ServerPhase.LOADING
-    corrections = "" if context.corrections is not None else CORRECTIONS_OFF
     return {
         "models": offered(context.registry, client.adapters, AUTO, BASE),
         "names": offered(context.registry, client.adapters, BASE, versions=False),
         "base": "" if loading else context.engine.info.name,
-        "no_corrections": corrections or visit.why_not(CORRECTION),
-        "no_outcomes": context.no_experiments or visit.why_not(OUTCOME),
-        "no_preferences": "" if context.preferences is not None else NO_PREFERENCES,
+        # Whether an answer can be judged, corrected, compared: else there is no button for it.
+        "corrections": context.corrections is not None and not visit.why_not(CORRECTION),
+        "outcomes": not (context.no_experiments or visit.why_not(OUTCOME)),
+        "feedback": keeping(visit),
+        "blind": context.preferences is not None,
         "preferred": await preferred(visit),
-        "values": visit.query,
+        "shapes": SHAPES,
+        "continuities": CONTINUITIES,
+        "places": PLACES,
+        "columns": COLUMNS,
+        "typed": {name: typed.get(name, "") for name in INPUTS},
+        "opened": any(typed.get(name) for name in OPTIONS),
+        "tries": [] if typed.get("text") else tries(visit),
+        "errors": {},
+        "answered": None,
+        **more,
     }
+
+
+def keeping(visit: Visit) -> Keeping:
+    """What would be kept of the client's feedback."""
+    recorder = visit.console.context.feedback
+    if recorder is None or visit.why_not(FEEDBACK):
+        return "off"
+    return weaker(recorder.answers.keeping, visit.client.feedback)
+
+
+OPTIONS = (  # that are folded unless one of them is set
+    *("system", "shape", "shape_text", "temperature", "top_p", "top_k", "max_tokens"),
+    *("seed", "stops", "unit", "continuity"),
+)
+INPUTS = ("text", "model", *(f"model-{number}" for number in COLUMNS), *OPTIONS)
+
+
+def tries(visit: Visit) -> list[tuple[str, str]]:
+    """Examples of a few adapters, with their names: what to ask first."""
+    profiles = visit.console.context.registry.profiles()
+    seen = (
+        (one.name, one.examples[0]) for one in profiles if one.examples and one.name in visit.client.adapters
+    )
+    return list(islice(seen, MOST_TRIED))
 
 
 async def preferred(visit: Visit) -> list[dict[str, str]]:
@@ -88,13 +133,41 @@ async def preferred(visit: Visit) -> list[dict[str, str]]:
     ][:MOST_PREFERRED]
 
 
-CORRECTION = "/router.v1.InferenceService/RecordCorrection"
-OUTCOME = "/router.v1.ExperimentService/RecordOutcome"
-CORRECTIONS_OFF = "Corrections are off here: `lora-router serve --corrections labels` turns them on."
+async def answer(visit: Visit) -> PageReply:
+    """The page with one answer, or with a decision alone: for browsers without scripts."""
+    form = texts(visit.form)
+    try:
+        request = stream_request({**form, "explain": "yes"})
+        if form.get("act") == "decide":
+            routed = await visit.ask(ROUTE, pb.RouteRequest(input=request.input, routing=request.routing))
+            answered = {"decision": decision_json(routed.decision), "text": None}
+        else:
+            whole = pb.GenerateRequest(
+                input=request.input, sampling=request.sampling, routing=request.routing
+            )
+            said = await visit.ask(GENERATE, whole)
+            answered = {"decision": decision_json(said.decision), "text": said.text}
+    except RouterError as error:
+        if code_of(error) != INTERNAL:
+            wrong = placed(error)
+            folded = not set(wrong).isdisjoint(OPTIONS)
+            visit.refused_with(PAGE, await values(visit, form, errors=wrong, tries=[], opened=folded))
+        raise
+    return visit.console.page(visit, PAGE, await values(visit, form, answered=answered, tries=[]))
 
 
-NO_PREFERENCES = "Blind comparisons need experiments, whose database keeps them."
-MOST_PREFERRED = 50  # pairs of versions
+def placed(error: RouterError) -> dict[str, str]:
+    """What is wrong, by the input that shows it; '' for the form as a whole."""
+    if isinstance(error, AdapterNotFound):
+        return {"model": public_message(error)}
+    if not isinstance(error, InvalidRequest):
+        return {"": public_message(error)}
+    wrong: dict[str, str] = {}
+    for one in error.violations:
+        place = place_of(one.field)
+        text = shown(one.description if place else f"{one.field}: {one.description}")
+        wrong[place] = f"{wrong[place]}; {text}" if place in wrong else text
+    return wrong
 
 
 async def decide(visit: Visit) -> PageReply:
@@ -156,58 +229,47 @@ async def prefer(visit: Visit) -> PageReply:
     return data({"left": left, "right": right, "so_far": rows[0] if rows else None})
 
 
-def stream_request(form: Mapping[str, str]) -> pb.StreamGenerateRequest:
-    """The request that a form makes. Raises InvalidRequest naming every bad field."""
-    found = Findings()
-    sampling = pb.Sampling()
-    put(
-        sampling,
-        temperature=number(found, "sampling.temperature", form.get("temperature", "")),
-        max_tokens=whole(found, "sampling.max_tokens", form.get("max_tokens", "")),
-        seed=whole(found, "sampling.seed", form.get("seed", ""), 64),
+async def feedback(visit: Visit) -> PageReply:
+    """Good, bad, or what the answer should have been. Later feedback on an answer replaces the earlier."""
+    form = texts(visit.form)
+    verdict = VERDICTS.get(form.get("value", ""))
+    if verdict is None:
+        raise InvalidRequest([FieldViolation("value", "must be 1 or 0")])
+    corrected = form.get("corrected", "").strip()
+    message = feedback_pb.RecordFeedbackRequest(
+        response_id=form.get("response_id", ""),
+        verdict=feedback_pb.FEEDBACK_VERDICT_CORRECTED if corrected else verdict,
+        corrected=corrected,
     )
-    found.check()
-    routing = pb.Routing(
-        adapter=adapter_of(form.get("model", "")),
-        unit=form.get("unit", "").strip(),
-        explain=form.get("explain") == "yes",
+    said = await visit.ask(FEEDBACK, message)
+    kept = feedback_pb.FeedbackKept.Name(said.kept).removeprefix("FEEDBACK_KEPT_").lower()
+    return data({"kept": kept, "replaced": said.replaced})
+
+
+async def code(visit: Visit) -> PageReply:
+    """The request as curl, Python and gRPC; nothing is sent."""
+    settings, host = visit.console.settings, visit.call.header("host")
+    at = Addresses(
+        host, grpc_address(settings.listen, host), settings.tls_cert is not None, bool(settings.clients)
     )
-    turn = pb.Input(text=form.get("text", ""))
-    return pb.StreamGenerateRequest(input=turn, sampling=sampling, routing=routing)
+    return data({"code": code_of_request(stream_request(texts(visit.form)), at)})
 
 
-def decision_json(decision: pb.Decision) -> dict[str, Any]:
-    """For the page's script."""
-    word, why = WHY.get(decision.reason, ("", ""))
-    return {
-        "model": model_of(decision),
-        "adapter": decision.adapter,
-        "digest": decision.digest,
-        "reason": word,
-        "why": why,
-        "confidence": decision.confidence,
-        "threshold": decision.threshold,
-        "classifier": decision.classifier,
-        "experiment": decision.experiment,
-        "arm": decision.arm,
-        "calibration": decision.calibration,
-        "seconds": decision.route_latency.ToTimedelta().total_seconds(),
-        "votes": [vote_json(vote) for vote in decision.votes],
-    }
+def grpc_address(listen: str, host: str) -> str:
+    """The gRPC address, as a client on the browser's side reaches it.
 
-
-def vote_json(vote: pb.Vote) -> dict[str, Any]:
-    """One classifier's, its surest names first."""
-    scores = sorted(vote.scores.items(), key=lambda pair: (-pair[1], pair[0]))
-    return {
-        "classifier": vote.classifier,
-        "scores": scores[:MOST_SCORES],
-        "more": max(0, len(scores) - MOST_SCORES),
-        "declined": vote.declined,
-        "error": vote.error,
-        "evidence": vote.evidence,
-        "seconds": vote.latency.ToTimedelta().total_seconds(),
-    }
+    >>> grpc_address("0.0.0.0:50051", "router.lan:8000"), grpc_address("unix:/run/s", "router.lan")
+    ('router.lan:50051', 'unix:/run/s')
+    """
+    name, _, port = listen.rpartition(":")
+    try:
+        everywhere = not name or ip_address(name.strip("[]")).is_unspecified
+    except ValueError:
+        everywhere = False
+    if not everywhere:
+        return listen
+    there = host.rpartition(":")[0] if host.rpartition(":")[2].isdecimal() else host
+    return f"{there}:{port}"
 
 
 def _started(message: pb.Started) -> dict[str, Any]:
@@ -232,12 +294,17 @@ def _finished(message: pb.Finished) -> dict[str, Any]:
 
 
 EVENTS: Mapping[str, Any] = {"started": _started, "delta": _delta, "finished": _finished}
+VERDICTS = {"1": feedback_pb.FEEDBACK_VERDICT_GOOD, "0": feedback_pb.FEEDBACK_VERDICT_BAD}
+PAGE = Page("/playground", PLAYGROUND, show, "playground.html", "Playground", nav="Playground")
 
 ENTRIES: tuple[Entry, ...] = (
-    Page("/playground", PLAYGROUND, show, "playground.html", "Playground", nav="Playground"),
+    PAGE,
+    Action("/playground", GENERATE, answer),
     Action("/playground/route", ROUTE, decide),
     SiteStream("/playground/stream", STREAM, stream),
+    Action("/playground/code", CODE, code),
     Action("/playground/correction", CORRECTION, correct),
+    Action("/playground/feedback", FEEDBACK, feedback),
     Action("/playground/outcome", OUTCOME, judge),
     Action("/playground/preference", PLAYGROUND, prefer),
 )

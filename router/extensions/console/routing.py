@@ -129,12 +129,12 @@ MOST_SHOWN = 200  # corrections
 MOST_SHARES = 100
 REASONS: Mapping[str, str] = {
     Reason.CLASSIFIED.value: "Classifiers were sure: an adapter answered",
-    Reason.ABSTAINED.value: "Nobody was sure: the base answered",
-    Reason.UNFAMILIAR.value: "Sure, but unlike what adapters know: the base answered",
-    Reason.EXPLICIT.value: "The request named who answers",
-    Reason.HINT.value: "Domain or task left one",
+    Reason.ABSTAINED.value: "No classifier was sure: the base answered",
+    Reason.UNFAMILIAR.value: "Sure, but unlike what the adapters are for: the base answered",
+    Reason.EXPLICIT.value: "The request named the adapter",
+    Reason.HINT.value: "Domain or task of the request left one adapter",
     Reason.FALLBACK.value: "No classifier could be asked: the base answered",
-    "none": "Refused before it was decided",
+    "none": "Refused before a decision",
 }
 HIDDEN = "It does not fit what is served now; what differs names adapters that you may not know of."
 
@@ -195,7 +195,7 @@ def quantile(buckets: Sequence[tuple[float, float]], share: float) -> float | No
 def by_reason(metrics: ServerMetrics) -> list[dict[str, Any]]:
     """How requests were decided since the server started, the commonest first."""
     counts: Counter[str] = Counter()
-    for labels, value in samples_of(metrics.requests, "_total"):
+    for labels, value in samples_of(metrics.decisions, "_total"):
         if labels["reason"]:
             counts[labels["reason"]] += round(value)
     total = counts.total()

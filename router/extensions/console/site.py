@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from router.config import Settings
     from router.experiments.preferences import Preferences
     from router.experiments.runtime import LiveExperiments
+    from router.feedback.recorder import FeedbackRecorder
     from router.server.app import ServerApp
     from router.server.inference import InferenceService
     from router.server.interceptors import Interceptors
@@ -205,6 +206,7 @@ class ConsoleContext:
     no_experiments: str = ""  # why there are none
     improvements: Improvements | None = None
     preferences: Preferences | None = None  # blind comparisons, which the database of experiments keeps
+    feedback: FeedbackRecorder | None = None
     live: LiveExperiments | None = None  # experiments whose guardian is in this process
     folders: Sequence[Path] = ()  # that the server writes to
     certificate_ends: Callable[[], float] = lambda: math.inf  # unix seconds
@@ -229,6 +231,7 @@ class ConsoleContext:
             no_experiments=absent,
             improvements=server.improvements,
             preferences=preferences,
+            feedback=server.feedback,
             live=live,
             folders=(server.state_dir, *([written.parent] if written is not None else [])),
             certificate_ends=lambda: tls.expires if tls is not None else math.inf,

@@ -10,18 +10,19 @@ from __future__ import annotations
 
 import math
 import time
-from array import array
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from operator import add
 from typing import Generic, TypeVar
+
+import numpy as np
 
 from router.server.call import Call
 
 LEAST, GROWTH, BUCKETS = 0.001, 1.05, 320  # seconds of the first bucket; the last one begins at 1.6 hours
 LOG_GROWTH = math.log(GROWTH)
+NONE = np.zeros(0, np.uint32)
 FEWEST = 5  # requests for a median; a percentile nearer to the end needs more
 MOST_ADAPTERS = 32  # versions with a count of their own in a slot: the first that come, the rest together
 MOST_REASONS, MOST_CLASSIFIERS = 24, 64  # in a slot
@@ -64,7 +65,7 @@ class Times:
     __slots__ = ("buckets", "count")
 
     def __init__(self) -> None:
-        self.buckets, self.count = array("I"), 0  # without room before the first
+        self.buckets, self.count = NONE, 0  # without room of its own before the first
 
     @staticmethod
     def bucket(seconds: float) -> int:
@@ -76,16 +77,16 @@ class Times:
     def add(self, bucket: int) -> None:
         """Count one."""
         if not self.count:
-            self.buckets = array("I", bytes(4 * BUCKETS))
+            self.buckets = np.zeros(BUCKETS, np.uint32)
         self.buckets[bucket] += 1
         self.count += 1
 
     def merge(self, other: Times) -> None:
         """Add what another counted."""
-        if not self.count:
-            self.buckets = other.buckets[:]
+        if other.count and not self.count:
+            self.buckets = other.buckets.copy()
         elif other.count:
-            self.buckets = array("I", map(add, self.buckets, other.buckets))
+            self.buckets += other.buckets
         self.count += other.count
 
     def percentile(self, share: float) -> float | None:
@@ -93,12 +94,9 @@ class Times:
         0.99."""
         if self.count < needed(share):
             return None
-        rank, below = share * (self.count - 1), 0
-        for bucket, count in enumerate(self.buckets):
-            below += count
-            if below > rank:
-                return LEAST * GROWTH ** (bucket - 0.5) if bucket else LEAST
-        return None
+        rank = share * (self.count - 1)
+        bucket = int(np.searchsorted(np.cumsum(self.buckets), rank, side="right"))
+        return LEAST * GROWTH ** (bucket - 0.5) if bucket else LEAST
 
 
 def needed(share: float) -> int:
@@ -133,7 +131,7 @@ class AdapterCount:
 
 
 class TrafficCount(AdapterCount):
-    """Of all requests; gauges are the highest that were seen."""
+    """Of all requests; gauges are the highest that were seen. Only the newest range has reasons and votes."""
 
     __slots__ = ("first", "lost", "reasons", "running", "telemetry", "votes", "waiting")
 
@@ -245,7 +243,9 @@ class Traffic:
         for rings in self.rings.values():
             total, adapters = rings.all.at(now), rings.adapters.at(now)
             room = version in adapters or len(adapters) < MOST_ADAPTERS
-            own = adapters.setdefault(version if room else REST, AdapterCount())
+            who = version if room else REST
+            if (own := adapters.get(who)) is None:
+                own = adapters[who] = AdapterCount()
             for count in (total, own):
                 count.outcomes[outcome] += 1
                 count.tokens += tokens
@@ -253,13 +253,15 @@ class Traffic:
                     count.times.add(whole)
             if first >= 0:
                 total.first.add(first)
-            if outcome is not Outcome.ANSWERED:
-                reasons = total.reasons.setdefault(outcome, Counter())
-                reasons[bounded(reasons, reason or code, MOST_REASONS)] += 1
-            for vote in call.votes:
-                name = bounded(total.votes, vote.classifier, MOST_CLASSIFIERS)
-                total.votes[name] += 1
-                total.lost[name] += bool(vote.error)
+        lately = self.rings[LATELY.name].all.at(now)
+        if outcome is not Outcome.ANSWERED:
+            reasons = lately.reasons.setdefault(outcome, Counter())
+            reasons[bounded(reasons, reason or code, MOST_REASONS)] += 1
+        for vote in call.votes:
+            name = bounded(lately.votes, vote.classifier, MOST_CLASSIFIERS)
+            lately.votes[name] += 1
+            if vote.error:
+                lately.lost[name] += 1
 
     def look(self, running: int, waiting: int, telemetry: int = 0) -> None:
         """What the engine has now, and how much telemetry was lost since the last look."""

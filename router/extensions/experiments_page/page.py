@@ -11,12 +11,12 @@ import math
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from router.experiments import check_words, report_tables, words
+from router.experiments import charts, check_words, report_tables, words
+from router.experiments.charts import color
 from router.experiments.cli.wording import pairs_of
+from router.experiments.next_step import following
 from router.experiments.report_tables import ReportTable
 from router.experiments.words import MARK, at
-from router.extensions.experiments_page import plots
-from router.extensions.experiments_page.plots import color
 
 if TYPE_CHECKING:
     from markupsafe import Markup
@@ -73,7 +73,7 @@ def _values(report: Report) -> dict[str, Any]:
         "failed": check_words.failed_checks(report),
         "rulings": [(arm.arm, words.sentence(report, arm.verdict, arm.arm)) for arm in report.arms],
         "outlook": words.outlook(report),
-        "next": words.following(report),
+        "next": following(report),
         "sound": check_words.checks_line(report),
         "legend": words.legend(report) if report.arms else [],
         "primary": spec.primary.name,
@@ -93,13 +93,13 @@ def _values(report: Report) -> dict[str, Any]:
 def _charts(report: Report) -> dict[str, Any]:
     from router.experiments.report.source import duration
 
-    fresh, step = plots.new_units_chart(report)
+    fresh, step = charts.new_units_chart(report)
     return {
-        "effect_chart": drawn(plots.effect_chart(report)),
+        "effect_chart": drawn(charts.effect_chart(report)),
         "lifts": _lifts(report),
         "anytime": all(arm.primary.anytime for arm in report.arms if arm.primary),
-        "share_chart": drawn(plots.share_chart(report)),
-        "units_chart": drawn(plots.units_chart(report)),
+        "share_chart": drawn(charts.share_chart(report)),
+        "units_chart": drawn(charts.units_chart(report)),
         "new_units_chart": drawn(fresh),
         "stretch": duration(step) if step else "",
     }
@@ -109,10 +109,10 @@ def _lifts(report: Report) -> list[dict[str, Any]]:
     """A chart for each arm, relative where that is known; one alone and absolute is the chart of all."""
     found = []
     for number, arm in enumerate(report.arms):
-        relative = bool(plots.relative_points(report, arm.arm))
+        relative = bool(charts.relative_points(report, arm.arm))
         if not relative and len(report.arms) < 2:
             continue
-        if arm.primary and (chart := plots.lift_chart(report, arm.arm, f"lift-{number}")):
+        if arm.primary and (chart := charts.lift_chart(report, arm.arm, f"lift-{number}")):
             found.append(
                 {
                     "arm": arm.arm,
@@ -127,7 +127,7 @@ def _lifts(report: Report) -> list[dict[str, Any]]:
 def _tables(report: Report) -> dict[str, Any]:
     """The page's tables by name; guardrails have their bars before the margin."""
     rails = report_tables.guardrails(report)
-    bars = [drawn(plots.guardrail_bar(rail)) for rail in rails.found if rail]
+    bars = [drawn(charts.guardrail_bar(rail)) for rail in rails.found if rail]
     columns = (*rails.columns[:5], ("", "bar"), *rails.columns[5:])
     rows = tuple((*row[:5], bar, *row[5:]) for row, bar in zip(rails.rows, bars, strict=True))
     shadow = report.judged.spec.mode == "shadow"

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from router.cli import flags
+from router.extensions.improve.state import LEAST_ROWS
 
 if TYPE_CHECKING:
     from router.client import Client
@@ -63,7 +64,7 @@ def improve(
     adapters_dir: Adapters = None,
     recipes: Recipes = Path("recipes"),
     work: Work = Path("runs/improve"),
-    least: Least = 80,
+    least: Least = LEAST_ROWS,
     alpha: Alpha = 0.05,
     margin: Margin = 1.0,
     canary: Share = 0.1,

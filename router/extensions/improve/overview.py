@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 from router.errors import FailedPrecondition, StoreDown
 from router.extensions.improve import state, words
-from router.extensions.improve.state import Result, Run
-from router.feedback.model import VERDICTS
+from router.extensions.improve.state import LEAST_ROWS, Result, Run
+from router.feedback.model import VERDICTS, Verdict
 from router.ports import Improvement, ImprovementRun
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ class Runs:
         running = state.is_running(self._work, name)
         running = running or self._is_started(name)
         command = f"lora-router adapters improve {name}"
-        return Improvement(name, runs, running, command, self._counts(name, since))
+        return Improvement(name, runs, running, command, self._counts(name, since), LEAST_ROWS)
 
     def _counts(self, name: str, since: float) -> Mapping[str, int] | None:
         """Feedback by verdict; None where none is kept, or it cannot be read now."""
@@ -68,7 +68,9 @@ class Runs:
         if store is None:
             return None
         try:
-            found = Counter(one.verdict for one in store.read(name, since) if one.time > since)
+            found = Counter[Verdict]()
+            for one in store.counts(since, name):
+                found[one.verdict] += one.count
         except StoreDown:
             return None
         return {verdict: found[verdict] for verdict in VERDICTS}

@@ -25,7 +25,7 @@ from router.extensions.improve.recipes import SourceRecipe, find_recipe, next_re
 from router.extensions.improve.records import read_records
 from router.extensions.improve.rows import AdapterRows, Taken, rows_from
 from router.extensions.improve.rule import decide
-from router.extensions.improve.state import Result, Run, RunFolder
+from router.extensions.improve.state import LEAST_ROWS, Result, Run, RunFolder
 from router.feedback.model import Feedback
 from router.names import version_key
 from router.sources.adding import AdaptersFolder
@@ -51,7 +51,7 @@ class ImproveRequest:
     recipes: Path = Path("recipes")
     work: Path = state.WORK
     feedback: Path | None = None
-    least: int = 80
+    least: int = LEAST_ROWS
     alpha: float = 0.05
     margin: float = 1.0
     canary: Canary | None = field(default_factory=Canary)  # None: no experiment

@@ -18,6 +18,7 @@ from router.errors import FailedPrecondition
 STATE, LOCK = "run.json", "lock"
 TRIES, LOOK_SECONDS = 5, 0.1
 WORK = Path("runs") / "improve"
+LEAST_ROWS = 80  # usable rows that a run takes, unless --least says another number
 
 
 class Result(StrEnum):

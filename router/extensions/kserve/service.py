@@ -24,7 +24,7 @@ from router.kserve.open_inference_pb2_grpc import GRPCInferenceServiceServicer
 from router.names import AUTO, BASE
 from router.ports import AdapterRegistry
 from router.server.admission import PhaseGate
-from router.server.call import MOST_MODEL, REQUEST_ID_KEY, Call, Endpoint, request_id_of
+from router.server.call import REQUEST_ID_KEY, Call, Endpoint, request_id_of
 from router.server.health import ServerHealth
 from router.server.inference import InferenceService
 from router.server.interceptors import Interceptors
@@ -102,7 +102,6 @@ class OpenInference(GRPCInferenceServiceServicer):
 
     async def ModelInfer(self, request: oip.ModelInferRequest, call: Call) -> oip.ModelInferResponse:
         """The whole answer in one message."""
-        call.model = request.model_name[:MOST_MODEL]
         parsed = tensors.parse_request(request)
         if isinstance(parsed.message, pb.StreamGenerateRequest):
             text = "is for ModelStreamInfer: this method answers in one message"
@@ -159,7 +158,6 @@ class OpenInference(GRPCInferenceServiceServicer):
 
     async def _answer(self, request: oip.ModelInferRequest, call: Call) -> None:
         """One request of a stream."""
-        call.model = request.model_name[:MOST_MODEL]
         parsed = tensors.parse_request(request)
         with in_their_words():
             if isinstance(parsed.message, pb.StreamGenerateRequest):

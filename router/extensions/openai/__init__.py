@@ -1,4 +1,4 @@
-"""OpenAI's API over HTTP: completions, responses, models, and feedback on answers (docs/http.md)."""
+"""OpenAI's API over HTTP: completions, responses, embeddings, models and feedback (docs/http.md)."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ if TYPE_CHECKING:
 @hookimpl
 def register_http(register: RegisterHttp, server: ServerApp) -> None:
     """All of /v1."""
-    from router.extensions.openai import responses_routes
+    from router.extensions.openai import embeddings, responses_routes
     from router.extensions.openai.routes import ROWS, routes
 
     register(routes(server.inference, server.registry, server.methods), ROWS)
     register(responses_routes.routes(server.inference), responses_routes.ROWS)
+    register(embeddings.routes(server.embedding), embeddings.ROWS)

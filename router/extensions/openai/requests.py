@@ -1,44 +1,47 @@
 """OpenAI's requests as messages of InferenceService.
 
-Fields that OpenAI knows and that cannot be kept are refused by name; unknown ones are ignored, as OpenAI
-does. Source: https://platform.openai.com/docs/api-reference (chat, completions, models).
+Source: https://platform.openai.com/docs/api-reference (chat, completions, models). `fields.py` says what
+happens to fields that no model here has.
 """
 
 from __future__ import annotations
 
 import json
-from typing import Annotated, Any, Literal, TypeVar
+import re
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BeforeValidator, Field
+from pydantic_core import PydanticCustomError
 
-from router.errors import MOST_FINDINGS, FieldViolation, InvalidRequest
+from router.errors import FieldViolation, InvalidRequest
+from router.extensions.openai.fields import CHAT, COMPLETION, ClosedModel, FieldRules, JsonModel
 from router.names import AUTO, resource_of
-from router.server.call import MOST_MODEL
 from router.types import (
+    MAX_BIASES,
     MAX_CHOICES,
     MAX_LABELS,
     MAX_MESSAGES,
     MAX_MIXTURE_PARTS,
     MAX_STOPS,
     SAMPLING_RANGES,
-    Continuity,
 )
 from router.v1 import inference_pb2 as pb
 
 SYSTEM = ("system", "developer")
 ROLES = {"user": pb.ROLE_USER, "assistant": pb.ROLE_ASSISTANT}
 MAX_PARTS = 256  # of one message's content
-MOST_ERRORS = 2048  # that are built for the sake of the first 32
+TOKEN_ID = re.compile(r"[0-9]{1,9}")
 ANY_OBJECT = '{"type": "object"}'
 
 
 def nothing(value: Any) -> None:
     """A field that may be there as long as it asks for nothing."""
     if value not in (None, [], {}, False, "none", 0, ""):
-        raise ValueError("is not supported here: leave it out")
+        raise ValueError("is not supported: leave it out")
 
 
 Nothing = Annotated[None, BeforeValidator(nothing)]
+AutoOrNothing = Annotated[None, BeforeValidator(lambda value: nothing(None if value == "auto" else value))]
 
 
 def few_labels(value: Any) -> Any:
@@ -48,32 +51,91 @@ def few_labels(value: Any) -> Any:
     return value
 
 
-class JsonModel(BaseModel):
-    """Unknown fields are ignored."""
+def few_biases(value: Any) -> Any:
+    """Biases of tokens, if a request may have so many."""
+    if isinstance(value, dict):
+        if len(value) > MAX_BIASES:
+            raise ValueError(f"must have at most {MAX_BIASES} entries")
+        if bad := next((token for token in value if TOKEN_ID.fullmatch(token) is None), None):
+            raise ValueError(f"must have ids of tokens as keys, not {bad[:32]!r}")
+    return value
 
-    model_config = ConfigDict(extra="ignore", strict=True, hide_input_in_errors=True)
+
+def strings(value: Any) -> Any:
+    """A string is a list of one."""
+    if isinstance(value, str):
+        return [value]
+    if value is None or isinstance(value, list):
+        return value
+    raise ValueError("must be a string or a list of strings")
+
+
+def prompts(value: Any) -> Any:
+    """Prompts are texts."""
+    first = value[0] if isinstance(value, list) and value else None
+    if isinstance(first, list) or (isinstance(first, int) and not isinstance(first, bool)):
+        raise ValueError("token ids are not supported: send the text")
+    return strings(value)
+
+
+def content_parts(value: Any) -> Any:
+    """A text is a list of one part."""
+    if isinstance(value, str):
+        return [{"type": "text", "text": value}]
+    if value is None or isinstance(value, list):
+        return value
+    raise ValueError("must be a string or a list of parts of type 'text'")
+
+
+def text_part(value: Any) -> Any:
+    """A part of a message, if it is text; what the model refused to answer is text, too."""
+    kind = value.get("type") if isinstance(value, dict) else None
+    if kind == "refusal":
+        return {"type": "text", "text": value.get("refusal")}
+    if kind is not None and kind != "text":
+        shown = str(kind)[:32]
+        raise PydanticCustomError(
+            "part", "parts of type '{kind}' are not supported: messages are text", {"kind": shown}
+        )
+    return value
+
+
+def schema_text(value: Any) -> Any:
+    """A JSON Schema as text."""
+    if isinstance(value, dict):
+        return json.dumps(value)
+    if value is None or isinstance(value, str):
+        return value
+    raise ValueError("must be a JSON Schema: an object, or its text")
+
+
+SchemaText = Annotated[str | None, BeforeValidator(schema_text)]
+Texts = Annotated[list[str], Field(max_length=MAX_CHOICES, fail_fast=True)]
 
 
 class ContentPart(JsonModel):
-    """Of a message's content: text alone is read."""
+    """Of a message's content."""
 
     type: Literal["text"]
     text: str
+
+
+Content = Annotated[
+    list[Annotated[ContentPart, BeforeValidator(text_part)]], Field(max_length=MAX_PARTS, fail_fast=True)
+]
 
 
 class Message(JsonModel):
     """One turn."""
 
     role: Literal["system", "developer", "user", "assistant"]
-    content: str | Annotated[list[ContentPart], Field(max_length=MAX_PARTS, fail_fast=True)] | None = None
+    content: Annotated[Content | None, BeforeValidator(content_parts)] = None
     tool_calls: Nothing = None
 
     @property
     def text(self) -> str:
         """All of it."""
-        if isinstance(self.content, list):
-            return "".join(part.text for part in self.content)
-        return self.content or ""
+        return "".join(part.text for part in self.content or ())
 
 
 class JsonSchema(JsonModel):
@@ -89,38 +151,56 @@ class ResponseFormat(JsonModel):
     json_schema: JsonSchema | None = None
 
 
-class StreamOptions(JsonModel):
-    """Of a stream."""
+class StructuredOutputs(ClosedModel):
+    """The same in vLLM's form; one of the first five."""
 
-    include_usage: bool = False
+    json_: SchemaText = Field(None, alias="json")
+    regex: str | None = None
+    choice: Texts | None = None
+    grammar: str | None = None
+    json_object: bool | None = None
+    disable_fallback: bool | None = None
+    disable_any_whitespace: bool | None = None
 
 
-class MixturePartField(JsonModel):
+class StreamOptions(ClosedModel):
+    """Of a stream. The last two change nothing here."""
+
+    include_usage: bool | None = None
+    include_obfuscation: bool | None = None
+    continuous_usage_stats: Literal[False] | None = None
+
+
+class MixturePartField(ClosedModel):
     """Of answers by several adapters together."""
 
     adapter: str
     weight: float = 1.0
 
 
-class RoutingFields(JsonModel):
+class RoutingFields(ClosedModel):
     """Ours: what the caller knows about where the request belongs."""
 
     domain: str = ""
     task: str = ""
     unit: str = ""
     explain: bool = False
-    mixture: Annotated[list[MixturePartField], Field(max_length=MAX_MIXTURE_PARTS)] = []
+    mixture: Annotated[list[MixturePartField], Field(default_factory=list, max_length=MAX_MIXTURE_PARTS)]
     conversation: str = ""
-    continuity: Continuity | Literal[""] = ""
+    continuity: Literal["", "adaptive", "sticky", "none"] = ""
     fresh: bool = False
+
+
+NO_HINTS = RoutingFields.model_validate({})
 
 
 class CompletionFields(JsonModel):
     """What both kinds of completion have."""
 
-    model: str = AUTO
+    model: str | None = None
     max_tokens: int | None = None
     min_tokens: int | None = None
+    ignore_eos: bool | None = None
     temperature: float | None = None
     top_p: float | None = None
     top_k: int | None = None
@@ -129,22 +209,30 @@ class CompletionFields(JsonModel):
     frequency_penalty: float | None = None
     presence_penalty: float | None = None
     seed: int | None = None
-    stop: str | Annotated[list[str], Field(max_length=MAX_STOPS)] | None = None
+    stop: Annotated[Annotated[list[str], Field(max_length=MAX_STOPS)] | None, BeforeValidator(strings)] = None
     n: Literal[1] | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     user: str | None = None
-    metadata: Annotated[dict[str, str], BeforeValidator(few_labels)] | None = None
+    safety_identifier: str | None = None
+    metadata: Annotated[dict[str, str] | None, BeforeValidator(few_labels)] = None
     response_format: ResponseFormat | None = None
+    structured_outputs: StructuredOutputs | None = None
+    guided_json: SchemaText = None
+    guided_regex: str | None = None
+    guided_choice: Texts | None = None
+    guided_grammar: str | None = None
     regex: str | None = None
-    choice: Annotated[list[str], Field(max_length=MAX_CHOICES, fail_fast=True)] | None = None
+    choice: Texts | None = None
     grammar: str | None = None
-    routing: RoutingFields = RoutingFields()
-    logit_bias: Nothing = None
+    routing: RoutingFields | None = None
+    logit_bias: Annotated[dict[str, float] | None, BeforeValidator(few_biases)] = None
 
 
 class ChatCompletion(CompletionFields):
     """POST /v1/chat/completions."""
+
+    rules: ClassVar[FieldRules] = CHAT
 
     messages: list[Message] = Field(min_length=1, max_length=MAX_MESSAGES)
     max_completion_tokens: int | None = None
@@ -152,57 +240,22 @@ class ChatCompletion(CompletionFields):
     top_logprobs: int | None = None
     tools: Nothing = None
     functions: Nothing = None
-    tool_choice: Annotated[None, BeforeValidator(lambda v: nothing(None if v == "auto" else v))] = None
-    audio: Nothing = None
+    tool_choice: AutoOrNothing = None
+    function_call: AutoOrNothing = None
+    parallel_tool_calls: bool | None = None
     modalities: Annotated[list[Literal["text"]], Field(max_length=4)] | None = None
 
 
 class Completion(CompletionFields):
     """POST /v1/completions: the prompt is continued as it is, without a template."""
 
-    prompt: str | Annotated[list[str], Field(min_length=1, max_length=1)]
+    rules: ClassVar[FieldRules] = COMPLETION
+
+    prompt: Annotated[Annotated[list[str], Field(min_length=1, max_length=1)], BeforeValidator(prompts)]
     logprobs: int | None = None
-    echo: Nothing = None
-    suffix: Nothing = None
-    best_of: Literal[1] | None = None
 
 
 CompletionBody = ChatCompletion | Completion
-Read = TypeVar("Read", bound=JsonModel)
-
-
-def parsed(kind: type[Read], body: bytes) -> Read:
-    """The request. Raises InvalidRequest naming the bad fields, 32 of them at most."""
-    try:
-        return kind.model_validate_json(body)
-    except ValidationError as error:
-        refused = invalid(error)
-        refused.model = model_in(body)
-        raise refused from None
-
-
-def model_in(body: bytes) -> str:
-    """The model that a refused body names, for the log; empty where it cannot be read."""
-    try:
-        found = json.loads(body)
-    except (ValueError, RecursionError):
-        return ""
-    model = found.get("model") if isinstance(found, dict) else None
-    return model[:MOST_MODEL] if isinstance(model, str) else ""
-
-
-def invalid(error: ValidationError) -> InvalidRequest:
-    """The same, with the names of the fields. Pydantic builds all errors or none, some microseconds each."""
-    count = error.error_count()
-    if count > MOST_ERRORS:
-        return InvalidRequest([FieldViolation("body", f"has {count} errors, too many to name them")])
-    entries = error.errors(include_url=False, include_context=False, include_input=False)
-    return InvalidRequest(list(map(_violation, entries[:MOST_FINDINGS])), max(0, count - MOST_FINDINGS))
-
-
-def _violation(entry: Any) -> FieldViolation:
-    field = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in entry["loc"]).lstrip(".")
-    return FieldViolation(field or "body", str(entry["msg"]).removeprefix("Value error, "))
 
 
 # -- To the messages of InferenceService
@@ -226,47 +279,66 @@ def stream_message(message: pb.GenerateRequest) -> pb.StreamGenerateRequest:
 
 def _input(completion: CompletionBody) -> pb.Input:
     if isinstance(completion, Completion):
-        return pb.Input(
-            raw_prompt=completion.prompt if isinstance(completion.prompt, str) else completion.prompt[0]
-        )
-    leading = 0
-    while leading < len(completion.messages) and completion.messages[leading].role in SYSTEM:
-        leading += 1
+        return pb.Input(raw_prompt=completion.prompt[0])
+    leading = leading_system(completion)
+    for place, message in enumerate(completion.messages[leading:], start=leading):
+        if message.role in SYSTEM:
+            text = f"{message.role!r} is allowed at the beginning only"
+            raise InvalidRequest([FieldViolation(f"messages[{place}].role", text)])
     system = "\n\n".join(message.text for message in completion.messages[:leading])
     turns = [pb.ChatMessage(role=pb.ROLE_SYSTEM, text=system)] if leading else []
     turns += [
-        pb.ChatMessage(role=ROLES.get(message.role, pb.ROLE_SYSTEM), text=message.text)
+        pb.ChatMessage(role=ROLES[message.role], text=message.text)
         for message in completion.messages[leading:]
     ]
     return pb.Input(chat=pb.Chat(messages=turns))
 
 
-DIFFERENT = ("max_tokens", "logprobs")  # in chats and plain completions
+def leading_system(completion: ChatCompletion) -> int:
+    """How many messages at the beginning are system texts, which become one."""
+    for place, message in enumerate(completion.messages):
+        if message.role not in SYSTEM:
+            return place
+    return len(completion.messages)
+
+
+DIFFERENT = ("max_tokens", "min_tokens", "top_k", "logprobs")  # in chats and plain completions, or from ours
 SAME = tuple(n for n in SAMPLING_RANGES if n in CompletionFields.model_fields and n not in DIFFERENT)
 
 
 def _sampling(completion: CompletionBody) -> pb.Sampling:
     message = pb.Sampling()
-    fields = {name: getattr(completion, name) for name in SAME}
+    fields: dict[str, Any] = {name: getattr(completion, name) for name in SAME}
+    fields |= {"max_tokens": max_tokens_of(completion), "min_tokens": _min_tokens(completion)}
+    fields["top_k"] = 0 if completion.top_k == -1 else completion.top_k  # off, for vLLM
+    fields["logprobs"] = completion.logprobs
     if isinstance(completion, ChatCompletion):
-        fields["max_tokens"] = (
-            completion.max_completion_tokens
-            if completion.max_completion_tokens is not None
-            else completion.max_tokens
-        )
-        if completion.logprobs:
-            fields["logprobs"] = max(1, completion.top_logprobs or 0)
-    else:
-        fields |= {"max_tokens": completion.max_tokens, "logprobs": completion.logprobs}
+        fields["logprobs"] = max(1, completion.top_logprobs or 0) if completion.logprobs else None
     for name, value in fields.items():
         if value is not None:
             _set(message, name, value)
-    stop = (
-        completion.stop if isinstance(completion.stop, list) else [completion.stop] if completion.stop else []
-    )
-    message.stop.extend(stop)
+    for token, bias in (completion.logit_bias or {}).items():
+        message.logit_bias[int(token)] = bias
+    message.stop.extend(filter(None, completion.stop or ()))
     _constrain(message, completion)
     return message
+
+
+def max_tokens_of(completion: CompletionBody) -> int | None:
+    """The most tokens of the answer, if they are given."""
+    if isinstance(completion, ChatCompletion) and completion.max_completion_tokens is not None:
+        return completion.max_completion_tokens
+    return completion.max_tokens
+
+
+def _min_tokens(completion: CompletionBody) -> int | None:
+    if not completion.ignore_eos:
+        return completion.min_tokens
+    if (most := max_tokens_of(completion)) is None:
+        raise InvalidRequest([FieldViolation("ignore_eos", "needs max_tokens")])
+    if completion.stop:
+        raise InvalidRequest([FieldViolation("ignore_eos", "cannot be asked for together with stop")])
+    return most
 
 
 def _set(message: pb.Sampling, name: str, value: float) -> None:
@@ -276,38 +348,73 @@ def _set(message: pb.Sampling, name: str, value: float) -> None:
         raise InvalidRequest([FieldViolation(name, "is out of range")]) from None
 
 
-def _constrain(message: pb.Sampling, completion: CompletionFields) -> None:
-    wanted = [name for name in ("regex", "choice", "grammar") if getattr(completion, name) is not None]
+class Shape(NamedTuple):
+    """What the answer must look like: a field of the body, and the field and value of our message."""
+
+    path: str
+    kind: Literal["json_schema", "regex", "choices", "grammar"]
+    value: Any
+
+
+def shapes(completion: CompletionFields) -> list[Shape]:
+    """All that the body has; at most one is allowed."""
+    outputs = completion.structured_outputs or StructuredOutputs.model_validate({})
     form = completion.response_format
-    if form is not None and form.type != "text":
-        wanted.append("response_format")
+    schema = None if form is None or form.json_schema is None else json.dumps(form.json_schema.schema_)
+    found = [
+        Shape("regex", "regex", completion.regex),
+        Shape("choice", "choices", completion.choice),
+        Shape("grammar", "grammar", completion.grammar),
+        Shape("guided_json", "json_schema", completion.guided_json),
+        Shape("guided_regex", "regex", completion.guided_regex),
+        Shape("guided_choice", "choices", completion.guided_choice),
+        Shape("guided_grammar", "grammar", completion.guided_grammar),
+        Shape("structured_outputs.json", "json_schema", outputs.json_),
+        Shape("structured_outputs.regex", "regex", outputs.regex),
+        Shape("structured_outputs.choice", "choices", outputs.choice),
+        Shape("structured_outputs.grammar", "grammar", outputs.grammar),
+        Shape("structured_outputs.json_object", "json_schema", ANY_OBJECT if outputs.json_object else None),
+    ]
+    if form is not None and form.type == "json_object":
+        found.append(Shape("response_format", "json_schema", ANY_OBJECT))
+    elif form is not None and form.type == "json_schema":
+        found.append(Shape("response_format.json_schema.schema", "json_schema", schema))
+    return [shape for shape in found if shape.value is not None]
+
+
+def _constrain(message: pb.Sampling, completion: CompletionFields) -> None:
+    form, wanted = completion.response_format, shapes(completion)
+    if form is not None and form.type == "json_schema" and form.json_schema is None:
+        raise InvalidRequest([FieldViolation("response_format.json_schema", "is missing")])
     if len(wanted) > 1:
-        raise InvalidRequest([FieldViolation(wanted[1], f"cannot be asked for together with {wanted[0]}")])
-    if completion.regex is not None:
-        message.regex = completion.regex
-    if completion.grammar is not None:
-        message.grammar = completion.grammar
-    if completion.choice is not None:
-        message.choices.values.extend(completion.choice)
-    if form is None:
-        return
-    if form.type == "text":
-        message.unconstrained = not wanted
-    elif form.type == "json_object":
-        message.json_schema = ANY_OBJECT
-    elif form.json_schema is None:
-        raise InvalidRequest([FieldViolation("response_format.json_schema", "must be there")])
-    else:
-        message.json_schema = json.dumps(form.json_schema.schema_)
+        text = f"cannot be asked for together with {wanted[0].path}"
+        raise InvalidRequest([FieldViolation(wanted[1].path, text)])
+    for shape in wanted:
+        if shape.kind == "choices":
+            message.choices.values.extend(shape.value)
+        else:
+            setattr(message, shape.kind, shape.value)
+    if form is not None and form.type == "text" and not wanted:
+        message.unconstrained = True
+
+
+def units(completion: CompletionFields, header: str) -> dict[str, str]:
+    """Fields of the body that may say who is served, and the header; the first that is set counts."""
+    return {
+        "routing.unit": completion.routing.unit if completion.routing else "",
+        "user": completion.user or "",
+        "safety_identifier": completion.safety_identifier or "",
+        "x-user-id": header,
+    }
 
 
 def _routing(completion: CompletionFields, unit: str) -> pb.Routing:
-    hints = completion.routing
+    hints = completion.routing or NO_HINTS
     message = pb.Routing(
-        adapter=resource_of(completion.model),
+        adapter=resource_of(completion.model or AUTO),
         domain=hints.domain,
         task=hints.task,
-        unit=hints.unit or completion.user or unit,
+        unit=next(filter(None, units(completion, unit).values()), ""),
         explain=hints.explain,
         conversation=hints.conversation,
         continuity=f"CONTINUITY_{(hints.continuity or 'unspecified').upper()}",

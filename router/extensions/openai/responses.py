@@ -1,25 +1,44 @@
-"""Requests of OpenAI's Responses API as chat completions, so that both have one path to the model.
+"""Requests of OpenAI's Responses API.
 
 Source: https://platform.openai.com/docs/api-reference/responses/create.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field, PlainValidator, TypeAdapter, ValidationError
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
-from router.errors import MOST_FINDINGS, FieldViolation, InvalidRequest
-from router.extensions.openai import answers, requests
+from router.errors import MOST_FINDINGS
+from router.extensions.openai import requests
+from router.extensions.openai.fields import IGNORED, MODERATION, FieldRules, JsonModel, Refusal
 from router.names import AUTO
 from router.types import MAX_MESSAGES, MAX_STOPS
 
 LOGPROBS = "message.output_text.logprobs"
+OF_FUNCTION = ("name", "description", "parameters", "strict")
 TEXT_PARTS = ("input_text", "output_text", "text")
-NO_STATE = "is not supported here, since no response is kept: send the whole conversation in `input`"
+NO_STATE = Refusal("no response is kept: send the whole conversation in `input`")
+NO_REASONING: tuple[dict[str, Any], ...] = ({}, {"effort": None}, {"effort": "none"}, {"effort": "minimal"})
+SAME_IGNORED = ("prompt_cache_options", "prompt_cache_retention", "service_tier", "store")
+RULES = FieldRules(
+    {
+        **{name: IGNORED[name] for name in SAME_IGNORED},
+        "stream_options": "the events are the same with and without",
+    },
+    {
+        "background": Refusal("wait for the answer, or stream it", (False,)),
+        "context_management": Refusal("no prompt is cut or summarised", ([],)),
+        "conversation": NO_STATE,
+        "moderation": MODERATION,
+        "previous_response_id": NO_STATE,
+        "prompt": Refusal("no prompts are kept: send `instructions` and `input`"),
+        "reasoning": Refusal("answers have no reasoning apart from the text", NO_REASONING),
+        "truncation": Refusal("no prompt is cut", ("disabled",)),
+    },
+)
 NO_ITEM = {
     "item_reference": "item_reference names an item that is not kept here: send the item itself",
     "reasoning": "reasoning items are not supported here: leave them out",
@@ -29,43 +48,6 @@ NO_PART = {
     "input_file": "files are not supported here: send their text as input_text",
     "input_audio": "audio is not supported here: send text",
 }
-NO_BACKGROUND = "is not supported here: wait for the answer, or stream it"
-NO_PROMPTS = "is not supported here, since no prompts are kept: send `instructions` and `input`"
-SAME = (
-    "model",
-    "temperature",
-    "top_p",
-    "top_k",
-    "min_p",
-    "repetition_penalty",
-    "seed",
-    "stop",
-    "stream",
-    "metadata",
-)  # fields of responses and chats
-OF_FUNCTION = ("name", "description", "parameters", "strict")
-NAMES = tuple(
-    (re.compile(pattern), name)
-    for pattern, name in (
-        (r"\bmessages\[\d+\](?:\.\w+(?:\[\d+\])?)*|\bmessages\b(?=:)|^messages$", "input"),
-        (r"\bmax(?:_completion)?_tokens\b", "max_output_tokens"),
-        (r"\bresponse_format\.json_schema\b", "text.format"),
-        (r"\bresponse_format\b", "text.format"),
-        (r"(?<![\w.])json_schema(?=:)|^json_schema$", "text.format.schema"),
-        (r"(?<=\])\.function(?=\.)|(?<=tool_choice)\.function(?=\.)", ""),
-    )
-)
-
-
-def only(text: str, *allowed: Any) -> PlainValidator:
-    """For a field that may be absent, null or one of `allowed`; anything else is refused with `text`."""
-
-    def check(value: Any) -> Any:
-        if value is not None and value not in allowed:
-            raise ValueError(text)
-        return value
-
-    return PlainValidator(check)
 
 
 def faults(found: Sequence[tuple[tuple[int | str, ...], str]]) -> ValidationError:
@@ -108,7 +90,7 @@ def check_part(index: int, part: Any) -> None:
 Text = Annotated[Any, PlainValidator(text_of)]
 
 
-class MessageItem(requests.JsonModel):
+class InputMessage(JsonModel):
     """A message; answers may be sent back as they came."""
 
     role: Literal["user", "assistant", "system", "developer"]
@@ -119,7 +101,11 @@ class MessageItem(requests.JsonModel):
         return {"role": self.role, "content": self.content}
 
 
-class CallItem(requests.JsonModel):
+class InputText(InputMessage):
+    """An input that is a text."""
+
+
+class InputCall(JsonModel):
     """A function call that the model made."""
 
     call_id: str
@@ -133,7 +119,7 @@ class CallItem(requests.JsonModel):
         return {"role": "assistant", "content": None, "tool_calls": [call]}
 
 
-class CallOutputItem(requests.JsonModel):
+class InputResult(JsonModel):
     """What a function returned."""
 
     call_id: str
@@ -144,15 +130,15 @@ class CallOutputItem(requests.JsonModel):
         return {"role": "tool", "tool_call_id": self.call_id, "content": self.output}
 
 
-Item = MessageItem | CallItem | CallOutputItem
-ITEMS: Mapping[str, type[Item]] = {
-    "message": MessageItem,
-    "function_call": CallItem,
-    "function_call_output": CallOutputItem,
+InputItem = InputMessage | InputCall | InputResult
+ITEMS: Mapping[str, type[InputItem]] = {
+    "message": InputMessage,
+    "function_call": InputCall,
+    "function_call_output": InputResult,
 }
 
 
-def item_of(value: Any) -> Item:
+def item_of(value: Any) -> InputItem:
     """An item of a conversation, by its type. Raises ValidationError, ValueError."""
     if not isinstance(value, dict):
         raise ValueError("must be an object")
@@ -164,15 +150,15 @@ def item_of(value: Any) -> Item:
     return model.model_validate(value)
 
 
-_items: TypeAdapter[list[Item]] = TypeAdapter(
+_items: TypeAdapter[list[InputItem]] = TypeAdapter(
     Annotated[list[Annotated[Any, PlainValidator(item_of)]], Field(min_length=1, max_length=MAX_MESSAGES)]
 )
 
 
-def input_of(value: Any) -> Sequence[Item]:
+def input_of(value: Any) -> Sequence[InputItem]:
     """The conversation; a text is one message of the user. Raises ValidationError, ValueError."""
     if isinstance(value, str):
-        return [MessageItem(role="user", content=value)]
+        return [InputText(role="user", content=value)]
     if not isinstance(value, list):
         raise ValueError("must be a text or a list of items")
     if len(value) > MAX_MESSAGES:
@@ -183,7 +169,7 @@ def input_of(value: Any) -> Sequence[Item]:
 # -- The request
 
 
-class TextFormat(requests.JsonModel):
+class TextFormat(JsonModel):
     """What the answer must look like."""
 
     type: Literal["text", "json_object", "json_schema"]
@@ -193,11 +179,11 @@ class TextFormat(requests.JsonModel):
     schema_: dict[str, Any] | None = Field(None, alias="schema")
 
 
-class TextFields(requests.JsonModel):
-    """Of the text of an answer; `verbosity` changes nothing."""
+class TextFields(JsonModel):
+    """Of the text of an answer."""
 
     format: TextFormat | None = None
-    verbosity: Literal["low", "medium", "high"] | None = None
+    verbosity: Literal["medium"] | None = None
 
 
 def only_functions(value: Any) -> Any:
@@ -230,8 +216,10 @@ def known_include(value: Any) -> Any:
     return value
 
 
-class ResponseBody(requests.JsonModel):
+class ResponseBody(JsonModel):
     """POST /v1/responses."""
+
+    rules: ClassVar[FieldRules] = RULES
 
     input: Annotated[Any, PlainValidator(input_of)]
     model: str = AUTO
@@ -255,105 +243,16 @@ class ResponseBody(requests.JsonModel):
     user: str | None = None
     safety_identifier: str | None = None
     prompt_cache_key: str | None = None
-    store: bool | None = None
     stream: bool | None = None
-    stream_options: dict[str, Any] | None = None
-    reasoning: dict[str, Any] | None = None
-    service_tier: str | None = None
-    routing: requests.RoutingFields = requests.RoutingFields()
-    truncation: Annotated[Any, only("must be disabled: no prompt is ever cut", "disabled")] = None
-    previous_response_id: Annotated[Any, only(NO_STATE)] = None
-    conversation: Annotated[Any, only(NO_STATE)] = None
-    background: Annotated[Any, only(NO_BACKGROUND, False)] = None
-    prompt: Annotated[Any, only(NO_PROMPTS)] = None
+    routing: requests.RoutingFields = requests.NO_HINTS
+
+    @property
+    def items(self) -> Sequence[InputItem]:
+        """The conversation."""
+        found: Sequence[InputItem] = self.input
+        return found
 
     @property
     def logprobs(self) -> bool:
         """Whether the answer shows log-probabilities."""
         return bool(self.top_logprobs) or LOGPROBS in (self.include or ())
-
-
-def parsed(body: bytes) -> tuple[ResponseBody, requests.ChatCompletion]:
-    """The request, and the same as a chat completion. Raises InvalidRequest naming every bad field."""
-    asked = requests.parsed(ResponseBody, body)
-    try:
-        return asked, requests.ChatCompletion.model_validate(chat_fields(asked))
-    except ValidationError as error:
-        raise requests.invalid(error) from None
-
-
-def chat_fields(asked: ResponseBody) -> dict[str, Any]:
-    """The body of the same chat completion."""
-    fields = {name: getattr(asked, name) for name in SAME}
-    fields |= {
-        "messages": chat_messages(asked),
-        "max_completion_tokens": asked.max_output_tokens,
-        "response_format": chat_format(asked.text.format),
-        "routing": asked.routing,
-        "user": asked.user or asked.safety_identifier,
-    }
-    if asked.logprobs:
-        fields |= {"logprobs": True, "top_logprobs": asked.top_logprobs}
-    if asked.tools:
-        fields |= {"tools": [chat_tool(tool) for tool in asked.tools]}
-        fields["parallel_tool_calls"] = asked.parallel_tool_calls
-    if asked.tool_choice is not None:
-        fields["tool_choice"] = chat_choice(asked.tool_choice)
-    return {name: value for name, value in fields.items() if value is not None}
-
-
-def chat_messages(asked: ResponseBody) -> list[dict[str, Any]]:
-    """Instructions and conversation; calls that follow each other are of one message."""
-    messages: list[dict[str, Any]] = []
-    if asked.instructions:
-        messages.append({"role": "system", "content": asked.instructions})
-    for item in asked.input:
-        message, last = item.chat(), messages[-1] if messages else {}
-        if isinstance(item, CallItem) and last.get("role") == "assistant":
-            last["tool_calls"] = [*last.get("tool_calls", ()), *message["tool_calls"]]
-        else:
-            messages.append(message)
-    return messages
-
-
-def chat_format(form: TextFormat | None) -> dict[str, Any] | None:
-    """As `response_format`."""
-    if form is None or form.type != "json_schema":
-        return None if form is None else {"type": form.type}
-    if form.schema_ is None:
-        raise InvalidRequest([FieldViolation("text.format.schema", "must be there")])
-    return {"type": form.type, "json_schema": {"name": form.name, "schema": form.schema_}}
-
-
-def chat_tool(tool: Mapping[str, Any]) -> dict[str, Any]:
-    """A function in the form of a chat's `tools`."""
-    return {"type": "function", "function": {key: tool[key] for key in tool if key in OF_FUNCTION}}
-
-
-def chat_choice(choice: Any) -> Any:
-    """A `tool_choice` in the form of a chat's."""
-    if isinstance(choice, dict) and choice.get("type") == "function":
-        return {"type": "function", "function": {"name": choice.get("name")}}
-    return choice
-
-
-# -- Errors
-
-
-def error_json(status: int, reason: str, message: str, field: str) -> dict[str, Any]:
-    """As of OpenAI's API, with the names of fields that a body here has."""
-    body = answers.error_json(status, reason, message, field)
-    error = body["error"]
-    error["message"], error["param"] = renamed(error["message"]), renamed(error["param"] or "") or None
-    return body
-
-
-def renamed(text: str) -> str:
-    """Names of a chat's fields in `text` as names of a response's.
-
-    >>> renamed("messages[2].content: must not be empty"), renamed("max_tokens")
-    ('input: must not be empty', 'max_output_tokens')
-    """
-    for theirs, ours in NAMES:
-        text = theirs.sub(ours, text)
-    return text

@@ -7,16 +7,29 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from router.extensions.openai import answers
-from router.extensions.openai.responses import ResponseBody, TextFormat, error_json
+from router.extensions.openai.logprobs import chat_logprobs
+from router.extensions.openai.responses import OF_FUNCTION, ResponseBody, TextFormat
+from router.extensions.openai.responses_items import (
+    COMPLETED,
+    IN_PROGRESS,
+    INCOMPLETE,
+    CallItem,
+    Event,
+    MessageItem,
+)
 from router.names import model_of
 from router.v1 import inference_pb2 as pb
 
-COMPLETED, INCOMPLETE, IN_PROGRESS, FAILED = "completed", "incomplete", "in_progress", "failed"
-STATUS = {pb.FINISH_REASON_STOP: COMPLETED, pb.FINISH_REASON_LENGTH: INCOMPLETE}
+FAILED = "failed"
+STATUS = {
+    pb.FINISH_REASON_STOP: COMPLETED,
+    pb.FINISH_REASON_TOOL_CALLS: COMPLETED,
+    pb.FINISH_REASON_LENGTH: INCOMPLETE,
+}
 OVERLOADED = (429, 503)  # statuses
 
 
@@ -26,36 +39,96 @@ class ResponseWriter:
     def __init__(self, asked: ResponseBody) -> None:
         self._asked, self._head = asked, dict[str, Any]()
         self._id, self._number = "", 0  # number: of the next event
-        self._text = list[str]()
-        self._logprobs = list[dict[str, Any]]()
-        self._message = False  # whether the message was begun
+        self._items = list[MessageItem | CallItem]()  # of these the last may grow
 
     def whole(self, answer: pb.GenerateResponse) -> bytes:
         """The answer in one piece."""
         self._begin(answer.response_id, answer.decision)
-        status = STATUS[answer.finish_reason]
-        part = self._part(answer.text, self._shown(answer.logprobs))
-        return json.dumps(self._ended(status, [self._item(status, [part])], answer.usage)).encode()
+        if answer.text or not answer.tool_calls:
+            message = self._message()
+            message.text, message.logprobs = answer.text, self._shown(answer.logprobs)
+        for call in answer.tool_calls:
+            self._call(call.id, call.name).arguments = call.arguments
+        return json.dumps(self._ended(STATUS[answer.finish_reason], answer.usage)).encode()
 
     def event(self, event: pb.StreamGenerateResponse) -> bytes:
         """The events of a stream that an event of ours makes."""
-        if event.HasField("started"):
-            self._begin(event.started.response_id, event.started.decision)
-            response = self._response(IN_PROGRESS)
-            events = [("created", {"response": response}), ("in_progress", {"response": response})]
-            return b"".join(self._event(name, body) for name, body in events)
-        if event.HasField("delta"):
-            return self._begun() + self._delta(event.delta)
-        return self._begun() + self._end(STATUS[event.finished.reason], event.finished.usage)
+        return b"".join(self._written(name, body) for name, body in self._events(event))
 
     def failure(self, status: int, reason: str, message: str, field: str) -> bytes:
         """The last event of a stream that ends with an error."""
-        error = error_json(status, reason, message, field)["error"]
         code = "rate_limit_exceeded" if status in OVERLOADED else "server_error"
-        shown = {"code": code, "message": error["message"]}
-        items = [self._item(INCOMPLETE, [self._part("".join(self._text), self._logprobs)])]
-        response = self._response(FAILED) | {"error": shown, "output": items if self._text else []}
-        return self._event(FAILED, {"response": response})
+        shown = {"code": code, "message": message}
+        response = self._response(FAILED) | {"error": shown, "output": self._output(INCOMPLETE)}
+        return self._written(FAILED, {"response": response})
+
+    # -- The items, and their events
+
+    def _events(self, event: pb.StreamGenerateResponse) -> Iterator[Event]:
+        if event.HasField("started"):
+            self._begin(event.started.response_id, event.started.decision)
+            response = self._response(IN_PROGRESS)
+            yield "created", {"response": response}
+            yield "in_progress", {"response": response}
+        elif event.HasField("delta"):
+            yield from self._delta(event.delta)
+        else:
+            status = STATUS[event.finished.reason]
+            if not self._items:
+                yield from self._message().begun()
+            yield from self._items[-1].ended(status)
+            yield status, {"response": self._ended(status, event.finished.usage)}
+
+    def _delta(self, delta: pb.Delta) -> Iterator[Event]:
+        if delta.text:
+            message = self._items[-1] if self._items else None
+            if not isinstance(message, MessageItem):
+                message = self._message()
+                yield from self._next(message)
+            yield message.more(delta.text, self._shown(delta.logprobs))
+        for piece in delta.tool_calls:
+            if piece.id:
+                yield from self._next(self._call(piece.id, piece.name))
+            call = self._items[-1]
+            if piece.arguments and isinstance(call, CallItem):
+                yield call.more(piece.arguments)
+
+    def _next(self, item: MessageItem | CallItem) -> Iterator[Event]:
+        """The end of the item before the last, which is `item`, and the beginning of that."""
+        if item.place:
+            yield from self._items[item.place - 1].ended(COMPLETED)
+        yield from item.begun()
+
+    def _message(self) -> MessageItem:
+        message = MessageItem(self._item_id("msg"), len(self._items))
+        self._items.append(message)
+        return message
+
+    def _call(self, call_id: str, name: str) -> CallItem:
+        call = CallItem(self._item_id("fc"), len(self._items), call_id, name)
+        self._items.append(call)
+        return call
+
+    def _item_id(self, kind: str) -> str:
+        place = f"_{len(self._items)}" if self._items else ""
+        return f"{kind}_{self._id}{place}"
+
+    def _output(self, status: str) -> list[dict[str, Any]]:
+        """All items; the last has that status."""
+        last = len(self._items) - 1
+        return [item.json(status if item.place == last else COMPLETED) for item in self._items]
+
+    def _shown(self, logprobs: Iterable[pb.TokenLogprob]) -> list[dict[str, Any]]:
+        if not self._asked.logprobs:
+            return []
+        shown: list[dict[str, Any]] = chat_logprobs(logprobs, self._asked.top_logprobs or 0)["content"]
+        return shown
+
+    def _written(self, name: str, body: dict[str, Any]) -> bytes:
+        kind = f"response.{name}"
+        numbered = {"type": kind, "sequence_number": self._number} | body
+        self._number += 1
+        return f"event: {kind}\n".encode() + answers.sse(numbered)
 
     # -- The response
 
@@ -87,7 +160,7 @@ class ResponseWriter:
             "temperature": asked.temperature,
             "text": {"format": format_json(asked.text.format)},
             "tool_choice": "auto" if asked.tool_choice is None else asked.tool_choice,
-            "tools": [{"parameters": None, "strict": None} | tool for tool in asked.tools or ()],
+            "tools": [{"type": "function"} | function_json(tool) for tool in asked.tools or ()],
             "top_logprobs": asked.top_logprobs or 0,
             "top_p": asked.top_p,
             "truncation": "disabled",
@@ -99,81 +172,18 @@ class ResponseWriter:
     def _response(self, status: str) -> dict[str, Any]:
         return self._head | {"status": status}
 
-    def _ended(self, status: str, output: Sequence[Mapping[str, Any]], usage: pb.Usage) -> dict[str, Any]:
-        more: dict[str, Any] = {"output": output, "usage": usage_json(usage)}
+    def _ended(self, status: str, usage: pb.Usage) -> dict[str, Any]:
+        more: dict[str, Any] = {"output": self._output(status), "usage": usage_json(usage)}
         if status == INCOMPLETE:
             more["incomplete_details"] = {"reason": "max_output_tokens"}
         else:
             more["completed_at"] = int(time.time())
         return self._response(status) | more
 
-    # -- The message in it
 
-    def _item(self, status: str, content: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        return {
-            "id": self._item_id,
-            "type": "message",
-            "role": "assistant",
-            "status": status,
-            "content": content,
-        }
-
-    @property
-    def _item_id(self) -> str:
-        return f"msg_{self._id}"
-
-    def _part(self, text: str, logprobs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        return {"type": "output_text", "text": text, "annotations": [], "logprobs": logprobs}
-
-    def _shown(self, logprobs: Iterable[pb.TokenLogprob]) -> list[dict[str, Any]]:
-        if not self._asked.logprobs:
-            return []
-        shown: list[dict[str, Any]] = answers.chat_logprobs(logprobs, self._asked.top_logprobs or 0)[
-            "content"
-        ]
-        return shown
-
-    # -- Events
-
-    def _event(self, name: str, body: dict[str, Any]) -> bytes:
-        kind = f"response.{name}"
-        numbered = {"type": kind, "sequence_number": self._number} | body
-        self._number += 1
-        return f"event: {kind}\n".encode() + answers.sse(numbered)
-
-    def _of_item(self, name: str, body: dict[str, Any]) -> bytes:
-        return self._event(name, {"output_index": 0} | body)
-
-    def _of_part(self, name: str, body: dict[str, Any]) -> bytes:
-        place = {"item_id": self._item_id, "output_index": 0, "content_index": 0}
-        return self._event(name, place | body)
-
-    def _begun(self) -> bytes:
-        """The beginning of the message, once."""
-        if self._message:
-            return b""
-        self._message = True
-        added = self._of_item("output_item.added", {"item": self._item(IN_PROGRESS, [])})
-        return added + self._of_part("content_part.added", {"part": self._part("", [])})
-
-    def _delta(self, delta: pb.Delta) -> bytes:
-        logprobs = self._shown(delta.logprobs)
-        self._text.append(delta.text)
-        self._logprobs += logprobs
-        return self._of_part("output_text.delta", {"delta": delta.text, "logprobs": logprobs})
-
-    def _end(self, status: str, usage: pb.Usage) -> bytes:
-        text = "".join(self._text)
-        part = self._part(text, self._logprobs)
-        item = self._item(status, [part])
-        return b"".join(
-            (
-                self._of_part("output_text.done", {"text": text, "logprobs": self._logprobs}),
-                self._of_part("content_part.done", {"part": part}),
-                self._of_item("output_item.done", {"item": item}),
-                self._event(status, {"response": self._ended(status, [item], usage)}),
-            )
-        )
+def function_json(tool: Mapping[str, Any]) -> dict[str, Any]:
+    """A function that was offered, as answers show it."""
+    return {name: tool.get(name) for name in OF_FUNCTION}
 
 
 def format_json(form: TextFormat | None) -> dict[str, Any]:

@@ -9,8 +9,9 @@ from typing import Any
 
 from router.access.clients import Role
 from router.errors import NotFound
-from router.extensions.openai import requests, responses
+from router.extensions.openai import errors, requests, responses
 from router.extensions.openai.responses_answers import ResponseWriter
+from router.extensions.openai.responses_chat import in_response_words, parsed
 from router.server.http import HttpCall, Reply, Route
 from router.server.inference import InferenceService
 from router.server.policy import GENERATE, OBSERVE, Policy
@@ -39,10 +40,12 @@ class ResponseCall(HttpCall):
 def routes(inference: InferenceService) -> Sequence[Route]:
     """All of them."""
     answer = partial(respond, inference)
-    errors = responses.error_json
     return (
-        Route("POST", "/v1/responses", answer, responses.parsed, errors, call=ResponseCall),
-        *(Route(verb, "/v1/responses/{response:path}", not_kept, error_json=errors) for verb in VERBS),
+        Route("POST", "/v1/responses", answer, parsed, errors.error_json, call=ResponseCall),
+        *(
+            Route(verb, "/v1/responses/{response:path}", not_kept, error_json=errors.error_json)
+            for verb in VERBS
+        ),
     )
 
 
@@ -53,15 +56,18 @@ async def respond(
 ) -> Reply | None:
     """A response, whole or streamed."""
     asked, chat = body
-    message, writer = requests.generate_message(chat, call.header(UNIT)), ResponseWriter(asked)
-    if not asked.stream:
-        return Reply(writer.whole(await inference.Generate(message, call)))
-    call.writer = writer
+    unit = call.header(UNIT)
+    writer = ResponseWriter(asked)
 
     async def write(event: pb.StreamGenerateResponse) -> None:
         await call.write(writer.event(event))
 
-    await inference.stream(requests.stream_message(message), call, write)
+    with in_response_words(asked), errors.in_their_words(chat, unit):
+        message = requests.generate_message(chat, unit)
+        if not asked.stream:
+            return Reply(writer.whole(await inference.Generate(message, call)))
+        call.writer = writer
+        await inference.stream(requests.stream_message(message), call, write)
     return None
 
 

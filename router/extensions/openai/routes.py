@@ -8,21 +8,23 @@ names an answer by its id.
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from functools import partial
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from google.protobuf.timestamp_pb2 import Timestamp
-from pydantic import AliasChoices, AwareDatetime, Field
+from pydantic import AliasChoices, AwareDatetime, BeforeValidator, Field
 
 from router.access.clients import Role
-from router.errors import AdapterNotFound, FieldViolation, Findings, InvalidRequest
-from router.extensions.openai import answers, requests
-from router.names import AUTO, resource_of
+from router.errors import FieldViolation, Findings, InvalidRequest
+from router.extensions.openai import answers, errors, requests
+from router.extensions.openai.fields import JsonModel, parsed
+from router.names import AUTO, bare_response_id, known_names, model_name, resource_of
 from router.ports import AdapterRegistry
-from router.server.call import MOST_MODEL, Endpoint
+from router.server.call import Endpoint
 from router.server.http import HttpCall, Reply, Route
 from router.server.inference import InferenceService
 from router.server.policy import GENERATE, OBSERVE, RECORD_TEXTS, Policy
@@ -41,7 +43,21 @@ OF_KIND: Mapping[str, Sequence[str]] = {
 }  # fields of the three kinds
 
 
-class Feedback(requests.JsonModel):
+def number(value: Any) -> Any:
+    """A number; true is 1, and false 0."""
+    if value is not None and not isinstance(value, int | float):
+        raise ValueError("must be a number, true or false")
+    return value if value is None else float(value)
+
+
+def time_text(value: Any) -> Any:
+    """A time is text."""
+    if value is not None and not isinstance(value, str):
+        raise ValueError("must be a time, such as 2027-01-31T09:30:00Z")
+    return value
+
+
+class Feedback(JsonModel):
     """POST /v1/feedback: `feedback` or `corrected`, `should_have_been`, or `metric` and `value`."""
 
     response_id: str = Field(min_length=1)
@@ -53,8 +69,8 @@ class Feedback(requests.JsonModel):
     answer: str | None = None
     user: str | None = None
     metric: str | None = Field(None, validation_alias=AliasChoices("metric", "name"))
-    value: float | bool | None = None
-    time: AwareDatetime | None = None
+    value: Annotated[float | None, BeforeValidator(number)] = None
+    time: Annotated[AwareDatetime | None, Field(strict=False), BeforeValidator(time_text)] = None
     idempotency_key: str | None = None
     should_have_been: str | None = Field(None, min_length=1)
     text: str | None = None
@@ -69,7 +85,7 @@ class Feedback(requests.JsonModel):
 
 def parsed_feedback(body: bytes) -> Feedback:
     """Raises InvalidRequest naming every bad field."""
-    feedback, found = requests.parsed(Feedback, body), Findings()
+    feedback, found = parsed(Feedback, body), Findings()
     if feedback.kind == "metric":
         if feedback.metric is None:
             found.add("metric", "must be there, and a value; or feedback, corrected or should_have_been")
@@ -97,9 +113,10 @@ def message_of(
     str, experiments.RecordOutcomeRequest | pb.RecordCorrectionRequest | feedback_pb.RecordFeedbackRequest
 ]:
     """The method that takes it in, and its message."""
+    rid = bare_response_id(feedback.response_id)
     if feedback.kind == "feedback":
         return FEEDBACK, feedback_pb.RecordFeedbackRequest(
-            response_id=feedback.response_id,
+            response_id=rid,
             verdict=VERDICTS.get(feedback.feedback or "", feedback_pb.FEEDBACK_VERDICT_UNSPECIFIED),
             corrected=feedback.corrected or "",
             comment=feedback.comment or "",
@@ -111,10 +128,10 @@ def message_of(
     if feedback.should_have_been is not None:
         adapter = resource_of(feedback.should_have_been) or AUTO  # which is nobody, and refused
         return CORRECTION, pb.RecordCorrectionRequest(
-            response_id=feedback.response_id, adapter=adapter, text=feedback.text or ""
+            response_id=rid, adapter=adapter, text=feedback.text or ""
         )
     outcome = experiments.Outcome(
-        response_id=feedback.response_id,
+        response_id=rid,
         metric=feedback.metric or "",
         value=float(feedback.value or 0),
         time=None if feedback.time is None else timestamp(feedback.time),
@@ -148,7 +165,7 @@ def answer_json(feedback: Feedback, kept: Any) -> dict[str, Any]:
 
 def feedback_error_json(status: int, reason: str, message: str, field: str) -> dict[str, Any]:
     """As of OpenAI's API, with the names of fields that a body here has."""
-    body = answers.error_json(status, reason, in_our_words(message), in_our_words(field))
+    body = errors.error_json(status, reason, in_our_words(message), in_our_words(field))
     if body["error"]["param"] == "model":
         body["error"]["param"] = "should_have_been"
     return body
@@ -176,16 +193,15 @@ def routes(
 ) -> Sequence[Route]:
     """All of them; `endpoints` are the methods of gRPC services."""
     complete = partial(completion, inference)
-    chat, plain = (partial(requests.parsed, kind) for kind in (requests.ChatCompletion, requests.Completion))
-    listed = partial(models, registry)
+    chat, plain = (partial(parsed, kind) for kind in (requests.ChatCompletion, requests.Completion))
+    listed = partial(models, registry, time.time())
     take = partial(take_feedback, endpoints)
-    errors = answers.error_json
     return (
-        Route("POST", "/v1/chat/completions", complete, chat, errors),
-        Route("POST", "/v1/completions", complete, plain, errors),
+        Route("POST", "/v1/chat/completions", complete, chat, errors.error_json),
+        Route("POST", "/v1/completions", complete, plain, errors.error_json),
         Route("POST", "/v1/feedback", take, parsed_feedback, feedback_error_json),
-        Route("GET", "/v1/models", listed, error_json=errors),
-        Route("GET", "/v1/models/{model:path}", listed, error_json=errors),
+        Route("GET", "/v1/models", listed, error_json=errors.error_json),
+        Route("GET", "/v1/models/{model:path}", listed, error_json=errors.error_json),
     )
 
 
@@ -193,15 +209,17 @@ async def completion(
     inference: InferenceService, body: requests.CompletionBody, call: HttpCall
 ) -> Reply | None:
     """A chat or plain completion, whole or streamed."""
-    call.model = body.model[:MOST_MODEL]  # also where it is no name
-    message, written = requests.generate_message(body, call.header(UNIT)), answers.AnswerWriter(body)
-    if not body.stream:
-        return Reply(written.whole(await inference.Generate(message, call)))
+    unit = call.header(UNIT)
+    message = requests.generate_message(body, unit)
+    written = answers.AnswerWriter(body, inference.base_digest)
 
     async def write(event: pb.StreamGenerateResponse) -> None:
         await call.write(written.event(event))
 
-    await inference.stream(requests.stream_message(message), call, write)
+    with errors.in_their_words(body, unit):
+        if not body.stream:
+            return Reply(written.whole(await inference.Generate(message, call)))
+        await inference.stream(requests.stream_message(message), call, write)
     return None
 
 
@@ -213,14 +231,16 @@ async def take_feedback(
     return answer_json(feedback, await endpoints[method].answer(message, call))
 
 
-async def models(registry: AdapterRegistry, _: None, call: HttpCall) -> Mapping[str, Any]:
-    """What can be named as a model: all that the client sees, or the one that the path names."""
+async def models(registry: AdapterRegistry, since: float, _: None, call: HttpCall) -> Mapping[str, Any]:
+    """What can be named as a model: all that the client sees, or the one that the path names. `since`: when
+    the server started, in unix seconds."""
     visible = call.client.adapters
-    found = answers.models_json(info for info in registry.listed() if info.ref.name in visible)
+    found = answers.models_json((info for info in registry.listed() if info.ref.name in visible), since)
     wanted = call.path_parameter("model")
     if not wanted:
         return found
     named: Mapping[str, Mapping[str, Any]] = {entry["id"]: entry for entry in found["data"]}
-    if wanted not in named:
-        raise AdapterNotFound(wanted)
-    return named[wanted]
+    same = model_name(resource_of(wanted) or AUTO)
+    if same not in named:
+        raise errors.model_not_found(wanted, known_names(same, named))
+    return named[same]

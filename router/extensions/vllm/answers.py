@@ -39,6 +39,8 @@ def sampling_of(params: SamplingParams, ends: Sequence[int]) -> dict[str, Any]:
         "stop_token_ids": sorted(ends),
         "detokenize": False,
     }
+    if params.logit_bias:
+        made["logit_bias"] = dict(params.logit_bias)
     constraint = params.constraint
     if constraint is not None:
         shape = list(constraint.choices) if constraint.kind == "choices" else constraint.text
@@ -65,7 +67,7 @@ class VllmAnswer:
         self._ends = ends
         self._least = job.params.min_tokens if job.params.constraint is None else 0
         self._text = Detokenizer(tokenizer, job.params.stop, job.params.min_tokens)
-        self._spell = shared_vocabulary(tokenizer).spell
+        self._spell = shared_vocabulary(tokenizer).logprob
         self._generated = self._unsent = self._cached = 0
         self._arrived = time.monotonic()
         self._admitted = self._first = 0.0
@@ -139,8 +141,7 @@ class VllmAnswer:
     def _logprob(self, token: int, logprobs: Mapping[int, float]) -> TokenLogprob:
         """The token's own, and of the likeliest as many as were asked for."""
         ranked = sorted(logprobs.items(), key=lambda item: -item[1])[: self.job.params.logprobs]
-        top = tuple((self._spell(other), other, value) for other, value in ranked)
-        return TokenLogprob(self._spell(token), token, logprobs[token], top)
+        return self._spell(token, logprobs[token], ranked)
 
     def _ended(self, end: str) -> Event:
         """vLLM ended it for a reason of its own."""

@@ -26,7 +26,7 @@ from router.engine.constrained.state import GrammarState, MaskMaker
 from router.engine.ops import ChosenToken
 from router.engine.sampling import Sampler, SamplingState, TorchChooser, rows_to_mask, sample_rows
 from router.errors import InvalidRequest
-from router.types import Constraint, SamplingParams
+from router.types import Constraint, SamplingParams, TokenLogprob
 from tests.engine.constrained.driving import allowed, base, compiled, text_of, walked
 from tests.engine.constrained.schemas import SCHEMAS
 
@@ -297,7 +297,9 @@ CONSTRAINTS = (
     Constraint("grammar", 'start: "(" start ")" | WORD\nWORD: /[a-z]{1,4}/'),
     Constraint("json_schema", json.dumps({"type": "object"})),
 )
-SAMPLER = Sampler(WIDTH, str, TorchChooser().choose)
+SAMPLER = Sampler(
+    WIDTH, lambda token, value, top: TokenLogprob(str(token), token, value), TorchChooser().choose
+)
 GREEDY = st.fixed_dictionaries(
     {},
     optional={

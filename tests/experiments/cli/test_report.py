@@ -14,6 +14,7 @@ from router.experiments import report_tables as tables
 from router.experiments.cli.report import document, print_report
 from router.experiments.cli.wording import pairs_of
 from router.experiments.model import Aggregate, ArmSpec, Kind, MetricSpec, Mode, NoInterval, SegmentSpec
+from router.experiments.next_step import following
 from router.experiments.report.model import (
     MetricReport,
     Pairs,
@@ -22,7 +23,6 @@ from router.experiments.report.model import (
     SegmentReport,
     VerdictForecast,
 )
-from router.experiments.words import following
 from router.quantities import PLAIN, SHARE
 from router.types import RouterVariant
 from tests.experiments.report.sums import REPORT, SPEC, running

@@ -8,10 +8,11 @@ import pytest
 
 from router.experiments.cli.report import document
 from router.experiments.designs import Design
+from router.experiments.next_step import following
 from router.experiments.report.build import report
 from router.experiments.report.model import Report
 from router.experiments.store.series import TimeBucket
-from router.experiments.words import following, gives_up, heading, outlook
+from router.experiments.words import gives_up, heading, outlook
 from tests.experiments.report.sums import LONG_AFTER, SPEC, STARTED, SumsStore, both, bucket, running
 
 PLANNED = replace(SPEC, design=Design.PLANNED)

@@ -33,16 +33,72 @@ async def test_the_list_shows_states_scores_and_reasons(opened: SimpleNamespace)
     assert "/console/adapters/medical" not in only
 
 
+async def listed(opened: SimpleNamespace, query: str) -> list[str]:
+    """Names in the list, in its order."""
+    page = (await opened.http.get(f"/console/adapters/live{query}")).text
+    return re.findall(r'<th scope="row"><a href="/console/adapters/([^/]+)/', page)
+
+
 async def test_long_lists_have_pages(opened: SimpleNamespace) -> None:
-    for number in range(150):
-        opened.registry.put(adapter(f"many-{number:03}"))
-    first = (await opened.http.get("/console/adapters")).text
+    for number in range(120):
+        opened.registry.put(adapter(f"many-{number:03}", default=True))
+    first = (await opened.http.get("/console/adapters?q=many")).text
+    assert "1 to 50 of 120" in first
     more = re.search(r'href="(/console/adapters\?[^"]+)">Next page', first)
     assert more
-    second = (await opened.http.get(more[1].replace("&amp;", "&"))).text
-    assert "many-149" in second
-    assert "Next page" not in second
-    assert (await opened.http.get("/console/adapters?page=nonsense")).status_code == 400
+    third = (await opened.http.get(more[1].replace("&amp;", "&").replace("page=2", "page=3"))).text
+    assert "101 to 120 of 120" in third
+    assert "many-119" in third
+    assert "Next page" not in third
+
+
+async def test_a_list_is_searched_filtered_and_sorted(opened: SimpleNamespace) -> None:
+    registry = opened.registry
+    for name, size, used in (("tax", 3, 9.0), ("tariffs", 2, None), ("poems", 1, 5.0)):
+        registry.put(adapter(name, size_bytes=size, last_used=used, default=True, task="chat"))
+    registry.put(replace(registry.infos[AdapterRef("poems", "1.0.0")], description="Limericks, sonnets"))
+    registry.put(adapter("tax", "2.0.0", size_bytes=9))
+    registry.measures[MEDICAL] = Measured("exact match", (0.7, 0.7, 0.8), (0.6, 0.5, 0.7))
+    assert await listed(opened, "?q=TA") == ["tariffs", "tax"]
+    assert await listed(opened, "?q=sonnet+poem") == ["poems"]
+    assert await listed(opened, "?q=ta&task=chat&domain=tax") == ["tax"]
+    assert await listed(opened, "?task=chat&sort=size") == ["tax", "tariffs", "poems"]
+    assert await listed(opened, "?task=chat&sort=-size") == ["poems", "tariffs", "tax"]
+    assert await listed(opened, "?task=chat&sort=used") == ["tax", "poems", "tariffs"]
+    assert (await listed(opened, "?sort=score"))[0] == "medical"
+    assert await listed(opened, "?state=loading") == []
+    registry.put(replace(adapter("tax", "3.0.0"), state=AdapterState.QUARANTINED, error="rank is 0"))
+    assert (await listed(opened, "?sort=size"))[:2] == ["tax", "tax"]  # quarantined first
+    assert await listed(opened, "?state=quarantined") == ["tax"]
+    page = (await opened.http.get("/console/adapters?q=tax&sort=-size")).text
+    assert "2 others" in page
+    assert 'aria-sort="ascending"' in page
+    assert "No adapter matches" in (await opened.http.get("/console/adapters?q=nothing")).text
+
+
+async def test_a_list_names_what_is_wrong_with_its_address(opened: SimpleNamespace) -> None:
+    for query in ("page=nonsense", "page=0", "sort=colour", "state=happy", f"q={'x' * 300}"):
+        answer = await opened.http.get(f"/console/adapters?{query}")
+        assert answer.status_code == 400, query
+        assert f"{query.partition('=')[0]}: must" in answer.text
+
+
+async def test_a_version_says_what_differs_and_what_to_do_next(opened: SimpleNamespace) -> None:
+    registry, newer = opened.registry, AdapterRef("medical", "1.1.0")
+    registry.put(adapter("medical", "1.1.0", rank=16, description="ICD-10"))
+    for ref, count in ((MEDICAL, 1), (newer, 2)):
+        examples = json.dumps([f"example {i} {EVIL}" for i in range(count)])
+        registry.documents[ref, "adapter.toml"] = f"[routing]\nexamples = {examples}".encode()
+    page = (await opened.http.get("/console/adapters/medical/1.0.0")).text
+    assert "rank 16; another description; 2 examples, here 1" in page
+    assert "playground?model=medical%401.0.0" in page
+    assert "playground?text=example+0+%22%3E%3Cscript" in page
+    assert "new-experiment" not in page  # there are no experiments here
+    assert ">Unload<" not in page
+    registry.documents[MEDICAL, "report.json"] = (ROOT / "adapters" / "medical" / "report.json").read_bytes()
+    card = (await opened.http.get("/console/adapters/medical/1.0.0")).text
+    tiles = re.findall(r"<dt>([^<]+)</dt><dd>([^<]+)</dd>", card.partition('class="tiles fit"')[2])
+    assert [title for title, _ in tiles[:3]] == ["This version", "Base with examples", "Base"]
 
 
 async def test_whatever_an_adapter_says_is_text(opened: SimpleNamespace) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import AsyncIterator
 from functools import partial
@@ -13,7 +12,6 @@ import pytest
 
 from router.experiments.messages import experiment_message
 from router.experiments.model import Kind, MetricSpec
-from router.experiments.report.model import MetricReport
 from router.experiments.report_messages import report_message
 from router.extensions.console import experiments as page
 from router.v1 import experiments_pb2 as pb
@@ -36,21 +34,28 @@ PLAN = {
     "mode": "split",
     "arms[0].name": "old",
     "arms[0].adapter": "medical@1.0.0",
-    "arms[0].weight": "0.5",
-    "arms[2].name": "new",  # a row between them is empty
-    "arms[2].adapter": "medical@1.1.0",
-    "arms[2].weight": "0.5",
+    "arms[1].name": "new",
+    "arms[1].adapter": "medical@1.1.0",
+    "arms[1].weight": "30 %",
+    "arms[3].name": "bare",  # the row before it is empty
+    "arms[3].adapter": "base",
+    "arms[3].weight": "0.2",
     "primary.name": "solved",
-    "primary.kind": "proportion",
-    "primary.missing_is_zero": "yes",
     "guardrails[1].name": "error",
-    "guardrails[1].kind": "proportion",
-    "guardrails[1].lower_is_better": "yes",
-    "guardrails[1].margin": "0.01",
+    "guardrails[1].margin": "1 point",
     "unit": "user",
     "segments": "plan, country",
     "window": "1.5",
     "planned_units": "2000",
+}
+
+SHORT = {
+    "arms[0].adapter": "medical@1.0.0",
+    "arms[1].adapter": "medical@1.1.0",
+    "arms[1].weight": "50 %",
+    "unit": "user",
+    "primary.name": "feedback",
+    "effect": "5 points",
 }
 
 
@@ -78,13 +83,14 @@ async def test_without_experiments_the_pages_say_why(opened: SimpleNamespace) ->
 
 
 async def test_a_plan_becomes_a_draft(lab: SimpleNamespace) -> None:
-    assert "None yet" in (await lab.http.get(HOME)).text
+    assert "No experiment yet" in (await lab.http.get(HOME)).text
     made = await post(lab.http, NEW + "/create", **PLAN)
     assert (made.status_code, made.headers["location"]) == (303, HOME + "/tone"), made.text
     spec = lab.store.experiments["tone"].spec
     assert [(arm.name, str(arm.adapter), arm.weight) for arm in spec.arms] == [
         ("old", "medical@1.0.0", 0.5),
-        ("new", "medical@1.1.0", 0.5),
+        ("new", "medical@1.1.0", 0.3),
+        ("bare", "None", 0.2),
     ]
     assert (spec.control, spec.route, spec.window, spec.planned_units) == ("old", "medical", 5400.0, 2000)
     assert spec.primary == MetricSpec("solved", Kind.PROPORTION, missing="zero")
@@ -108,7 +114,7 @@ async def test_a_plan_becomes_a_draft(lab: SimpleNamespace) -> None:
 async def test_every_error_stands_at_its_field_and_nothing_typed_is_lost(lab: SimpleNamespace) -> None:
     wrong = PLAN | {
         "name": "No Name",
-        "arms[2].adapter": "medical@9.9.9",
+        "arms[3].adapter": "medical@9.9.9",
         "guardrails[1].margin": "-1",
         "planned_units": "0",
         "hypothesis": HOSTILE + "é" * 5000,
@@ -116,10 +122,10 @@ async def test_every_error_stands_at_its_field_and_nothing_typed_is_lost(lab: Si
     refused = await post(lab.http, NEW + "/create", **wrong)
     assert refused.status_code == 400
     found = errors_at(refused.text)
-    assert {"name", "arms[2].adapter", "guardrails[1].margin", "planned_units", "hypothesis"} <= set(found)
-    assert "9.9.9" in found["arms[2].adapter"]
+    assert {"name", "arms[3].adapter", "guardrails[1].margin", "planned_units", "hypothesis"} <= set(found)
+    assert "9.9.9" in found["arms[3].adapter"]
     assert HOSTILE not in refused.text
-    assert 'value="medical@9.9.9"' in refused.text
+    assert '<option value="medical@9.9.9" selected>medical@9.9.9 (not here)' in refused.text
     assert 'value="plan, country"' in refused.text
     assert "é" * 5000 in refused.text
     assert not lab.store.experiments
@@ -127,6 +133,7 @@ async def test_every_error_stands_at_its_field_and_nothing_typed_is_lost(lab: Si
     assert [e.act.code for e in lab.app.recent] == ["INVALID_ARGUMENT"]
     refused = await post(lab.http, NEW + "/create", **(PLAN | {"alpha": "often", "planned_units": "1.5"}))
     assert set(errors_at(refused.text)) == {"alpha", "planned_units"}
+    assert re.search(r'<details class="card" id="more" open>', refused.text)
     await post(lab.http, NEW + "/create", **PLAN)
     again = await post(lab.http, NEW + "/create", **PLAN)
     assert (again.status_code, "exists already" in errors_at(again.text)["name"]) == (409, True)
@@ -135,23 +142,54 @@ async def test_every_error_stands_at_its_field_and_nothing_typed_is_lost(lab: Si
 async def test_a_store_that_is_down_loses_no_word(lab: SimpleNamespace) -> None:
     lab.store.down = True
     refused = await post(lab.http, NEW + "/create", **PLAN)
-    assert (refused.status_code, 'value="medical@1.1.0"' in refused.text) == (503, True)
+    assert (refused.status_code, "<option selected>medical@1.1.0" in refused.text) == (503, True)
     assert "Nothing was kept" in refused.text
     lab.store.down = False
 
 
-async def test_how_long_it_takes(lab: SimpleNamespace) -> None:
-    asked = PLAN | {"effect": "0.05", "baseline": "0.5", "units_per_day": "800"}
+async def test_a_new_experiment_shows_its_plan_at_once(lab: SimpleNamespace) -> None:
+    await lab.experiments.CreateExperiment(create("medical-1-1-0"))
+    shown = (await lab.http.get(NEW + "?control=medical@1.0.0&treatment=medical@1.1.0")).text
+    assert 'value="medical-1-1-0-2"' in shown  # a name that is free
+    for words in (
+        "Requests for medical are split by user: medical@1.0.0 for 50 %, medical@1.1.0 for 50 %.",
+        "50 % is assumed",
+        "A difference of 5.0 points from 50.0 % is found",
+        "lora-router experiments create medical-1-1-0-2 medical-1-1-0-2.toml",
+    ):
+        assert words in shown, words
+    assert shown.count('data-label="Half decided by"') == 3  # one for each design
+    units = re.search(r"by ([\d,]+) users", shown)
+    assert units
+    kept = await post(lab.http, NEW + "/create", **(SHORT | {"name": "short"}))
+    assert kept.status_code == 303, kept.text
+    spec = lab.store.experiments["short"].spec
+    assert f"{spec.planned_units:,}" == units[1]  # the planner's number, since none was typed
+    assert [(arm.name, arm.weight) for arm in spec.arms] == [("old", 0.5), ("new", 0.5)]
+
+
+async def test_the_preview_says_what_is_missing_and_refuses_nothing(lab: SimpleNamespace) -> None:
+    asked = SHORT | {"effect": "0.05", "baseline": "0.5", "units_per_day": "800"}
+    answer = await post(lab.http, NEW + "/preview", **asked)
+    assert (answer.status_code, "at 800 new users a day" in answer.text) == (200, True), answer.text
+    assert "<html" not in answer.text
+    for change, words in (
+        ({"baseline": "7"}, "must be a share, such as 7 %"),
+        ({"arms[1].adapter": ""}, "must be a version, or base"),
+        ({"arms[1].weight": "120 %"}, "leaves no users for the old version"),
+    ):
+        answer = await post(lab.http, NEW + "/preview", **(asked | change))
+        assert (answer.status_code, words in answer.text) == (200, True), answer.text
+    assert not lab.store.experiments
+
+
+async def test_without_a_script_a_button_says_how_long_it_takes(lab: SimpleNamespace) -> None:
+    asked = PLAN | {"effect": "5 points", "baseline": "50 %", "units_per_day": "800"}
     told = await post(lab.http, NEW + "/size", **asked)
-    assert told.status_code == 200, told.text
-    assert "Units of all arms" in told.text
-    assert "800 units a day" in told.text
-    assert 'value="0.05"' in told.text
+    assert (told.status_code, "800 new users a day" in told.text) == (200, True), told.text
+    assert 'value="5 points"' in told.text
     refused = await post(lab.http, NEW + "/size", **(asked | {"baseline": "7"}))
     assert "baseline" in errors_at(refused.text)
-    unknown = await post(lab.http, NEW + "/size", **(PLAN | {"baseline": ""}))
-    assert (unknown.status_code, "baseline" in errors_at(unknown.text)) == (400, True)
-    assert not lab.store.experiments
 
 
 async def test_start_stop_and_what_they_are_refused_with(lab: SimpleNamespace) -> None:
@@ -177,8 +215,8 @@ async def test_start_stop_and_what_they_are_refused_with(lab: SimpleNamespace) -
 async def test_an_arm_is_promoted_on_its_verdict_alone_and_goes_back(lab: SimpleNamespace) -> None:
     await running(lab)
     shown = (await lab.http.get(HOME + "/trial")).text
-    assert "cannot be promoted: WAIT: " in shown
-    assert "It is control" in shown
+    assert "WAIT" in shown
+    assert '/experiments/promote"' not in shown  # no button that cannot work
     refused = await post(
         lab.http, HOME + "/promote", name="experiments/trial", arm="new", etag="", force="yes"
     )
@@ -212,7 +250,7 @@ async def test_a_report_shows_arms_checks_and_history(lab: SimpleNamespace) -> N
     shown = (await lab.http.get(HOME + "/trial")).text
     digest = lab.registry.get("medical", "1.1.0").digest
     assert f'title="{digest}">{digest[:12]}' in shown
-    for words in ("sample-ratio", "50.0 %", ">start<", "medical 1.1.0", "Judge again"):
+    for words in ("Shares of the arms", "50.0 % planned", ">start<", "medical@1.1.0", "data-live"):
         assert words in shown, words
     assert (await lab.http.get(HOME + "/trial?phase=7")).status_code == 400
 
@@ -238,7 +276,7 @@ async def test_roles_are_those_of_the_methods(
 
 async def test_a_thumb_is_an_outcome_of_the_arm_that_answered(lab: SimpleNamespace) -> None:
     await running(lab, primary=MetricSpec("thumbs_up", Kind.PROPORTION))
-    assert 'data-no-outcomes=""' in (await lab.http.get(playground.HOME)).text
+    assert "data-outcomes" in (await lab.http.get(playground.HOME)).text
     events = await playground.streamed(lab.http, text="a medical question", unit="anna")
     decision, rid = events[0][1]["decision"], events[0][1]["response_id"]
     assert (decision["experiment"], decision["arm"] in ("old", "new")) == ("trial", True)
@@ -265,8 +303,8 @@ async def test_a_report_with_something_in_every_field(
     )
     shown = (await lab.http.get(HOME + "/trial")).text
     for words in (
-        "data-effects=",
-        "<strong>PROMOTE new: it is better than control.</strong>",
+        'aria-label="difference of success from control, with its interval, over time"',
+        "PROMOTE new<span>: it is better than control.</span>",
         "success: +7.5 points (2.6 to 12.4) ✓ better: 57.5 % of users with new, 50.0 % with control.",
         "75.0 % (60 to 90 %)",
         "at equal answer length: +4.0 points (1.0 to 7.0)",
@@ -280,30 +318,26 @@ async def test_a_report_with_something_in_every_field(
     assert "<script>alert" not in shown
 
 
-def compared(low: float, high: float, **more: object) -> dict[str, object]:
-    found = MetricReport("m", (9, 9), (0.0, 0.0), (low + high) / 2, low, high, 0.1, "exact", **more)  # type: ignore[arg-type]
-    return page.comparison(found)
+def test_experiments_are_found_by_words_of_their_plan() -> None:
+    one = experiment_message(REPORT.experiment)
+    assert page.matches(one, "helps 1.1.0")
+    assert not page.matches(one, "helps 2.0.0")
 
 
-def test_intervals_have_places_and_tones() -> None:
-    better = compared(0.1, 0.3)
-    assert (better["tone"], better["low"] > 50, better["low"] + better["width"] <= 98.1) == ("ok", True, True)  # type: ignore[operator]
-    assert compared(0.1, 0.3, higher_is_better=False)["tone"] == "bad"
-    assert compared(-0.1, 0.3)["tone"] == ""
-    assert not compared(-math.inf, math.inf)["known"]
-
-
-def test_points_become_columns() -> None:
-    report = pb.GetReportResponse()
-    assert page.series(report) is None
-    for seconds, arm, high in ((10, "b", 0.2), (10, "c", float("inf")), (20, "b", 0.1)):
-        point = report.points.add(arm=arm, effect=0.05, low=-0.1, high=high)
-        point.time.FromSeconds(seconds)
-    assert page.series(report) == {
-        "metric": "",
-        "time": [10.0, 20.0],
-        "arms": [
-            {"name": "b", "effect": [0.05, 0.05], "low": [-0.1, -0.1], "high": [0.2, 0.1]},
-            {"name": "c", "effect": [0.05, None], "low": [-0.1, None], "high": [None, None]},
-        ],
-    }
+async def test_the_list_shows_what_the_server_saw_last(
+    lab: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Running ones come first, with their verdict from the guardian's last look: no report is made for it."""
+    await running(lab)
+    await lab.experiments.CreateExperiment(create("a-draft"))
+    await lab.live.guardian.look()
+    monkeypatch.setattr("router.experiments.service.report_message", None)
+    shown = (await lab.http.get(HOME)).text
+    assert "WAIT" in shown
+    assert "0 of 5,000 planned users (0 %)" in shown
+    assert shown.index("experiments/trial") < shown.index("experiments/a-draft")
+    assert "1 draft</summary>" in shown
+    await lab.live.guardian.look()
+    await post(lab.http, HOME + "/stop", name="experiments/trial", etag="", reason="")
+    await lab.live.guardian.look()
+    assert not lab.live.guardian.latest

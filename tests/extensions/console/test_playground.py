@@ -4,15 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shlex
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import patch
 
 import httpx2
+from google.protobuf import json_format
 
+from router.client import Client, messages
 from router.corrections.recorder import Corrections
 from router.corrections.store import CorrectionStore
+from router.extensions.console.decisions import line_of
+from router.extensions.console.playground_request import stream_request
+from router.extensions.openai.fields import parsed
+from router.extensions.openai.requests import ChatCompletion, generate_message, stream_message
+from router.feedback.recorder import FeedbackRecorder
+from router.feedback.store import FeedbackStore
+from router.v1 import inference_pb2 as pb
 from tests.experiments.memory_store import MemoryStore
 from tests.experiments.service.lab import experimenting
 from tests.extensions.console.conftest import Roled, csrf, post, signed_in
@@ -56,8 +67,9 @@ async def test_the_page_offers_whom_one_may_ask(opened: SimpleNamespace) -> None
     assert "<img" not in page.partition("<main")[2]
     assert "&lt;script&gt;" in page
     assert 'value="medical"' in page
-    assert "Corrections are off here" in page
-    assert 'data-no-outcomes=""' not in page  # there are no experiments here
+    for kept in ("data-corrections", "data-outcomes", 'id="blind"'):
+        assert kept not in page  # nothing is kept here, so nothing is offered
+    assert 'data-feedback="labels"' in page
 
 
 async def test_a_stream_says_who_answers_then_what(opened: SimpleNamespace) -> None:
@@ -195,6 +207,123 @@ async def test_the_role_is_infer_and_others_are_told_so(roled: Roled) -> None:
     assert refused.status_code == 401
 
 
+async def test_without_scripts_a_form_gets_an_answer(opened: SimpleNamespace) -> None:
+    asked = {"text": f"a medical question {HOSTILE}", "model": "auto", "system": "Be brief."}
+    page = (await post(opened.http, HOME, **asked)).text
+    assert "<strong>medical@1.0.0</strong> answered: words is sure, 0.90" in page
+    assert "&lt;script&gt;" in page.partition('class="answer"')[2]
+    assert "<img" not in page.partition("<main")[2]
+    assert [turn.role for turn in opened.router.requests[-1].turns] == ["system", "user"]
+    decided = (await post(opened.http, HOME, **asked, act="decide")).text
+    assert "<strong>medical@1.0.0</strong> would answer: words is sure, 0.90" in decided
+    assert 'class="answer"' not in decided
+
+
+async def test_without_scripts_errors_stand_beside_their_fields(opened: SimpleNamespace) -> None:
+    wrong = {"temperature": "warm", "shape": "choices", "shape_text": " ", "text": HOSTILE}
+    answer = await post(opened.http, HOME, **wrong)
+    assert answer.status_code == 400
+    for name, words in (
+        ("temperature", "must be a number, got &#39;warm&#39;"),
+        ("shape_text", "must not be"),
+    ):
+        assert f'id="{name}-error">{words}' in answer.text
+    assert '<details id="options" open>' in answer.text
+    assert "&lt;img" in answer.text  # what was typed is still there
+    answer = await post(opened.http, HOME, text="x", model="nobody")
+    assert answer.status_code == 404
+    assert 'id="model-error">' in answer.text
+
+
+async def test_earlier_turns_and_a_shape_are_part_of_the_request(opened: SimpleNamespace) -> None:
+    said = {
+        "earlier-0": "a medical question",
+        "earlier-1": "an answer",
+        "system": "Be brief.",
+        "stops": "END\n\n",
+    }
+    shape = {"shape": "choices", "shape_text": "yes\n no \n", "continuity": "sticky", "top_k": "5"}
+    await streamed(opened.http, text="and now?", model="base", **said, **shape)
+    request = opened.router.requests[-1]
+    assert [(turn.role, turn.text) for turn in request.turns] == [
+        ("system", "Be brief."),
+        ("user", "a medical question"),
+        ("assistant", "an answer"),
+        ("user", "and now?"),
+    ]
+    assert request.sampling.constraint.choices == ("yes", "no")
+    assert (request.sampling.stop, request.sampling.top_k) == (("END",), 5)
+    assert request.routing.continuity == "sticky"
+    for bad in ({"shape": "poem"}, {"continuity": "always"}):
+        status, body = await told(opened.http, "/code", text="x", **bad)
+        assert (status, "must be one of" in body["error"]["message"]) == (400, True)
+
+
+async def test_what_is_copied_makes_the_same_request(opened: SimpleNamespace) -> None:
+    """curl and Python are read back; gRPC's is the message itself."""
+    said = {"earlier-0": "first", "earlier-1": HOSTILE, "system": 'It\'s "brief"\n$HOME `id`', "stops": "a'b"}
+    more = {"temperature": "0.7", "seed": "7", "shape": "json_schema", "shape_text": '{"type": "object"}'}
+    form = {"text": "and now?", "model": "medical@1.0.0", "unit": "u-1", "continuity": "none"} | said | more
+    wanted = stream_request(form)
+    _, body = await told(opened.http, "/code", **form)
+    code = dict(body["code"])
+    assert [title for title, _ in body["code"]] == ["curl", "Python", "gRPC"]
+    words = shlex.split(code["curl"])
+    sent = parsed(ChatCompletion, words[words.index("-d") + 1].encode())
+    assert stream_message(generate_message(sent, "")) == wanted
+    words = shlex.split(code["gRPC"])
+    assert json_format.Parse(words[words.index("-d") + 1], pb.StreamGenerateRequest()) == wanted
+    assert words[-1].endswith("/router.v1.InferenceService/StreamGenerate")
+    made: list[Any] = []
+    stub = SimpleNamespace(
+        stream=lambda turns, **options: made.append(messages.stream_request(turns, options)) or []
+    )
+    with patch.object(Client, "__enter__", return_value=stub):
+        exec(code["Python"], {})
+    assert made == [wanted]
+
+
+async def test_feedback_is_kept_where_it_is_on(
+    start_web: StartWeb, http: Http, fakes: SimpleNamespace, tmp_path: Path
+) -> None:
+    off = http(await start_web(feedback="off"))
+    assert "data-feedback" not in (await off.get(HOME)).text
+    keeping = FeedbackRecorder(FeedbackStore.in_folder(tmp_path), "texts", 90)
+    browser = http(await start_web(**vars(fakes), feedback=keeping))
+    assert 'data-feedback="texts"' in (await browser.get(HOME)).text
+    rid = (await streamed(browser, text="a medical question"))[0][1]["response_id"]
+    status, body = await told(browser, "/feedback", response_id=rid, value="1")
+    assert (status, body["replaced"]) == (200, False)
+    status, body = await told(browser, "/feedback", response_id=rid, value="0", corrected="Chapter XII")
+    assert (status, body) == (200, {"kept": "texts", "replaced": True})
+    status, body = await told(browser, "/feedback", response_id=rid, value="7")
+    assert (status, body["error"]["field"]) == (400, "value")
+
+
+def test_a_line_says_why() -> None:
+    def line(**fields: Any) -> str:
+        return line_of(pb.Decision(**fields))
+
+    one, two = pb.Vote(classifier="a", scores={"legal": 0.9, "tax": 0.2}), pb.Vote(scores={"tax": 0.6})
+    sure = {
+        "adapter": "adapters/legal/versions/1.0.0",
+        "reason": pb.DECISION_REASON_CLASSIFIED,
+        "confidence": 0.93,
+    }
+    assert line(**sure, votes=[one, one, pb.Vote(declined=True)]) == "classifiers agree, 0.93"
+    assert line(**sure, votes=[one, one, two]) == "2 of 3 classifiers agree, 0.93"
+    assert line(**sure, classifier="a") == "a is sure, 0.93"
+    kept = {"continuity": "kept", "previous": "adapters/legal"}
+    assert (
+        line(**sure, **kept, experiment="tone", arm="new")
+        == "as in the turn before, experiment tone, arm new"
+    )
+    assert line(**sure, votes=[one], continuity="switched", previous="base").endswith("switched from base")
+    abstained = {"reason": pb.DECISION_REASON_ABSTAINED, "confidence": 0.4, "threshold": 0.6}
+    assert line(**abstained) == "no adapter reaches the threshold, 0.40 of 0.60"
+    assert line(reason=pb.DECISION_REASON_EXPLICIT) == "as asked for"
+
+
 async def blind(browser: httpx2.AsyncClient, model: str) -> str:
     events = await streamed(browser, text="a medical question", model=model, blind="yes")
     return str(events[0][1]["response_id"])
@@ -231,7 +360,7 @@ async def test_a_blind_comparison_is_kept_once_and_tells_who_answered(
             False,
         )
         shown = (await anna.get(HOME)).text
-        assert '<th scope="row">medical@1.1.0</th><td>base</td>' in shown
+        assert '<th scope="row">medical@1.1.0</th><td data-label="Against">base</td>' in shown
         olga = await signed_in(http(stubs.app), clients.olga)
         status, _ = await told(olga, "/preference", **answers, choice="left")
         assert status == 403
@@ -241,6 +370,5 @@ async def test_a_blind_comparison_is_kept_once_and_tells_who_answered(
 
 
 async def test_without_experiments_nothing_is_compared_blind(opened: SimpleNamespace) -> None:
-    assert "Blind comparisons need experiments" in (await opened.http.get(HOME)).text
     status, body = await told(opened.http, "/preference", left="a", right="b", choice="left")
     assert (status, "need experiments" in body["error"]["message"]) == (400, True)

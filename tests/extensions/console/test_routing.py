@@ -40,7 +40,7 @@ async def test_decisions_and_times_come_from_the_metrics(opened: SimpleNamespace
     opened.server.metrics.vote(Vote("words", {"legal": 0.9}, latency=0.02))
     page = (await opened.http.get(PAGE)).text
     assert "66.7 %" in page
-    assert "Nobody was sure: the base answered" in page
+    assert "No classifier was sure: the base answered" in page
 
 
 @pytest.mark.parametrize("stale", [(), ("classifier <probe> is gone",)])

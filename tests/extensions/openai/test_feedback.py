@@ -57,7 +57,7 @@ async def lab(
 
 def error_of(answer: httpx2.Response) -> dict[str, Any]:
     error: dict[str, Any] = answer.json()["error"]
-    assert set(error) == {"message", "type", "param", "code"}
+    assert set(error) == {"message", "type", "param", "code", "reason"}
     return {"status": answer.status_code, **error}
 
 
@@ -157,6 +157,14 @@ async def test_feedback_is_good_bad_or_a_corrected_text(
         assert found["message"].startswith(f"{field}: ")
 
 
+async def test_an_id_may_have_what_the_api_puts_in_front(lab: SimpleNamespace) -> None:
+    rid = await lab.answered()
+    assert rid.startswith("chatcmpl-")
+    for name in (rid, rid.removeprefix("chatcmpl-")):
+        told = await lab.told(response_id=name, metric="solved", value=1, idempotency_key=name[:9])
+        assert (told.json()["status"], told.json()["response_id"]) == ("counted", name)
+
+
 async def test_openais_client_sends_it_as_it_sends_what_it_does_not_know(
     client: openai.AsyncOpenAI,
 ) -> None:
@@ -195,7 +203,7 @@ async def test_roles_and_quotas_are_those_of_grpc(start_web: StartWeb, http: Htt
     said["response_id"] = (await team.post("/v1/chat/completions", json=asking())).json()["id"]
     assert (await team.post(FEEDBACK, json=said)).json()["kept"] == "labels"
     refused = await team.post(FEEDBACK, json=said)
-    assert (error_of(refused)["status"], error_of(refused)["code"]) == (429, "quota")
+    assert (error_of(refused)["status"], error_of(refused)["code"]) == (429, "rate_limit_exceeded")
     assert int(refused.headers["retry-after"]) >= 1
 
 

@@ -10,20 +10,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from router.errors import InvalidRequest
-from router.extensions.openai import answers, requests
+from router.extensions.openai import answers, fields, requests
 from router.names import resource_of
 from router.v1 import inference_pb2 as pb
 from tests.server.http_helpers import asking
 
 
-def chat(**fields: Any) -> pb.GenerateRequest:
-    asked = requests.parsed(requests.ChatCompletion, json.dumps(asking(**fields)).encode())
+def chat(**more: Any) -> pb.GenerateRequest:
+    asked = fields.parsed(requests.ChatCompletion, json.dumps(asking(**more)).encode())
     return requests.generate_message(asked, "")
 
 
 def refused(kind: Any, body: Any) -> set[str]:
     with pytest.raises(InvalidRequest) as caught:
-        requests.generate_message(requests.parsed(kind, json.dumps(body).encode()), "")
+        requests.generate_message(fields.parsed(kind, json.dumps(body).encode()), "")
     return {violation.field for violation in caught.value.violations}
 
 
@@ -75,7 +75,7 @@ def test_response_formats_are_constraints() -> None:
 
 
 @pytest.mark.parametrize(
-    ("fields", "bad"),
+    ("sent", "bad"),
     [
         ({"messages": []}, "messages"),
         ({"messages": [{"role": "tool", "content": "x"}]}, "messages[0].role"),
@@ -84,33 +84,76 @@ def test_response_formats_are_constraints() -> None:
         ({"temperature": "hot"}, "temperature"),
         ({"max_tokens": 2**40}, "max_tokens"),
         ({"seed": 2**70}, "seed"),
-        ({"logit_bias": {"5": 1}}, "logit_bias"),
+        ({"logit_bias": {"a": 1}}, "logit_bias"),
+        ({"logit_bias": dict.fromkeys(map(str, range(301)), 1)}, "logit_bias"),
         ({"functions": [{}]}, "functions"),
         ({"tool_choice": "required"}, "tool_choice"),
+        ({"reasoning_effort": "high"}, "reasoning_effort"),
+        ({"stream_options": {"usage": True}}, "stream_options.usage"),
         ({"modalities": ["audio"]}, "modalities[0]"),
         ({"metadata": {"a": 1}}, "metadata.a"),
         ({"stream": "yes"}, "stream"),
     ],
 )
-def test_what_cannot_be_kept_is_refused_by_name(fields: dict[str, Any], bad: str) -> None:
-    assert any(field.startswith(bad) for field in refused(requests.ChatCompletion, asking(**fields)))
+def test_what_cannot_be_kept_is_refused_by_name(sent: dict[str, Any], bad: str) -> None:
+    assert any(field.startswith(bad) for field in refused(requests.ChatCompletion, asking(**sent)))
 
 
-def test_what_asks_for_nothing_and_what_nobody_knows_is_let_be() -> None:
-    fields = {
+def test_what_asks_for_nothing_is_accepted() -> None:
+    sent = {
         "tools": [],
         "tool_choice": "auto",
         "logit_bias": None,
         "n": 1,
         "parallel_tool_calls": True,
         "store": False,
-        "unheard_of": {"a": 1},
+        "service_tier": "flex",
+        "seed": None,
+        "reasoning_effort": "none",
+        "echo": False,
     }
-    assert chat(**fields) == chat()
+    assert chat(**sent) == chat()
+    assert chat(**dict.fromkeys((*requests.CHAT.ignored, *requests.CHAT.refused))) == chat()
+
+
+def test_an_unknown_field_is_refused_with_the_nearest_name() -> None:
+    sent = asking(temprature=1, verbosity="low", routing={"domian": "x"}, **{"x" * 999: 1})
+    with pytest.raises(InvalidRequest) as caught:
+        fields.parsed(requests.ChatCompletion, json.dumps(sent).encode())
+    assert [(v.field, v.description) for v in caught.value.violations] == [
+        ("verbosity", "is not supported: say it in the prompt; it may be medium"),
+        ("temprature", "is not a field of this API; did you mean 'temperature'?"),
+        ("x" * 64, "is not a field of this API"),
+        ("routing.domian", "is not a field of this API; did you mean 'domain'?"),
+    ]
+
+
+def test_biases_have_ids_of_tokens_as_keys() -> None:
+    assert dict(chat(logit_bias={"5": 1, "7": -0.5}).sampling.logit_bias) == {5: 1.0, 7: -0.5}
+
+
+def test_shapes_may_be_in_the_forms_of_vllm() -> None:
+    schema = {"type": "object"}
+    same = [
+        {"guided_json": schema},
+        {"guided_json": json.dumps(schema)},
+        {"structured_outputs": {"json": schema, "disable_any_whitespace": True}},
+        {"structured_outputs": {"json_object": True}},
+        {"response_format": {"type": "text"}, "guided_json": schema},
+    ]
+    assert {chat(**one).sampling.json_schema for one in same} == {json.dumps(schema)}
+    assert chat(guided_regex="a+") == chat(structured_outputs={"regex": "a+"}) == chat(regex="a+")
+    assert chat(guided_choice=["a"]) == chat(structured_outputs={"choice": ["a"]}) == chat(choice=["a"])
+    assert chat(guided_grammar="g") == chat(structured_outputs={"grammar": "g"}) == chat(grammar="g")
+    assert chat(top_k=-1).sampling == chat(top_k=0).sampling
+    assert chat(ignore_eos=True, max_tokens=7).sampling.min_tokens == 7
+    both = asking(guided_regex="a", structured_outputs={"regex": "a"})
+    assert refused(requests.ChatCompletion, both) == {"structured_outputs.regex"}
+    assert refused(requests.ChatCompletion, asking(ignore_eos=True)) == {"ignore_eos"}
 
 
 def test_plain_prompts_are_raw() -> None:
-    asked = requests.parsed(requests.Completion, b'{"prompt": ["a b"], "logprobs": 2}')
+    asked = fields.parsed(requests.Completion, b'{"prompt": ["a b"], "logprobs": 2}')
     message = requests.generate_message(asked, "")
     assert (message.input.raw_prompt, message.sampling.logprobs) == ("a b", 2)
     assert any(f.startswith("prompt") for f in refused(requests.Completion, {"prompt": ["a", "b"]}))
@@ -121,6 +164,9 @@ def test_plain_prompts_are_raw() -> None:
 @pytest.mark.parametrize(
     ("model", "resource"),
     [
+        ("m:latest", "adapters/m"),
+        ("m:1.2", "adapters/m/versions/1.2"),
+        ("auto:latest", ""),
         ("auto", ""),
         ("base", "base"),
         ("m", "adapters/m"),
@@ -138,12 +184,13 @@ def test_names_of_models(model: str, resource: str) -> None:
 
 
 def test_the_unit_of_experiments_is_the_routings_then_the_users_then_the_headers() -> None:
-    def unit(header: str, **fields: Any) -> str:
-        asked = requests.parsed(requests.ChatCompletion, json.dumps(asking(**fields)).encode())
+    def unit(header: str, **more: Any) -> str:
+        asked = fields.parsed(requests.ChatCompletion, json.dumps(asking(**more)).encode())
         return requests.generate_message(asked, header).routing.unit
 
     assert unit("h") == "h"
-    assert unit("h", user="u") == "u"
+    assert unit("h", safety_identifier="s") == "s"
+    assert unit("h", safety_identifier="s", user="u") == "u"
     assert unit("h", user="u", routing={"unit": "r"}) == "r"
 
 
@@ -169,7 +216,7 @@ FIELDS = sorted({*requests.ChatCompletion.model_fields, *requests.Completion.mod
 def test_any_json_is_a_request_or_refused_in_words(body: Any, plain: bool) -> None:
     kind: Any = requests.Completion if plain else requests.ChatCompletion
     try:
-        message = requests.generate_message(requests.parsed(kind, json.dumps(body).encode()), "")
+        message = requests.generate_message(fields.parsed(kind, json.dumps(body).encode()), "")
     except InvalidRequest as error:
         refusal = error
     else:
@@ -181,7 +228,7 @@ def test_any_json_is_a_request_or_refused_in_words(body: Any, plain: bool) -> No
 @given(st.binary(max_size=60))
 def test_any_bytes(data: bytes) -> None:
     with pytest.raises(InvalidRequest):
-        requests.parsed(requests.ChatCompletion, data)
+        fields.parsed(requests.ChatCompletion, data)
 
 
 def test_lost_votes_are_in_the_field_routing() -> None:

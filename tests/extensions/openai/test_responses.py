@@ -7,13 +7,16 @@ from typing import Any
 
 import openai
 import pytest
-from openai.types.responses import Response, ResponseStreamEvent
+from openai.types.responses import ResponseStreamEvent
 from pydantic import BaseModel, TypeAdapter
 
 from router.engine.fake import FakeEngine
 from router.errors import InvalidRequest
-from router.extensions.openai import requests, responses
+from router.extensions.openai import requests, responses, responses_chat
+from router.extensions.openai.fields import parsed
+from router.extensions.openai.responses_answers import ResponseWriter
 from router.v1 import inference_pb2 as pb
+from tests.extensions.openai.validated import validated
 from tests.server.http_helpers import Http, StartWeb
 
 EVENT: TypeAdapter[Any] = TypeAdapter(ResponseStreamEvent)
@@ -21,7 +24,7 @@ PATH = "/v1/responses"
 
 
 def message_of(**fields: Any) -> pb.GenerateRequest:
-    _, chat = responses.parsed(json.dumps({"input": "hi", **fields}).encode())
+    _, chat = responses_chat.parsed(json.dumps({"input": "hi", **fields}).encode())
     return requests.generate_message(chat, "")
 
 
@@ -43,6 +46,8 @@ async def events_of(client: Any, **fields: Any) -> list[dict[str, Any]]:
         assert name == f"event: {event['type']}"
         assert event["sequence_number"] == number
         EVENT.validate_json(data.removeprefix("data: "), strict=True)
+        if "response" in event:
+            validated(event["response"])
         found.append(event)
     return found
 
@@ -97,8 +102,10 @@ def test_fields_are_those_of_a_chat() -> None:
         ({"previous_response_id": "resp_1"}, "previous_response_id", "whole conversation in `input`"),
         ({"conversation": "conv_1"}, "conversation", "whole conversation in `input`"),
         ({"background": True}, "background", "stream it"),
-        ({"prompt": {"id": "p"}}, "prompt", "send `instructions` and `input`"),
-        ({"truncation": "auto"}, "truncation", "must be disabled"),
+        ({"reasoning": {"effort": "high"}}, "reasoning", "no reasoning"),
+        ({"max_tokens": 5}, "max_tokens", "did you mean 'max_output_tokens'?"),
+        ({"prompt": {"id": "p"}}, "prompt", "no prompts are kept"),
+        ({"truncation": "auto"}, "truncation", "it may be disabled"),
         ({"include": ["reasoning.encrypted_content"]}, "include[0]", responses.LOGPROBS),
         ({"tools": [{"type": "web_search"}]}, "tools[0].type", "web_search is not supported"),
         ({"input": []}, "input", "at least 1"),
@@ -124,9 +131,12 @@ async def test_errors_name_fields_of_a_response(start_web: StartWeb, http: Http)
     client = http(await start_web())
     for fields, param in [
         ({"input": "hi", "max_output_tokens": 0}, "max_output_tokens"),
-        ({"input": [{"role": "assistant", "content": "x"}]}, "input"),
+        ({"input": "one " * 3000}, "input"),
+        ({"input": [{"role": "user", "content": ""}], "instructions": "x"}, "input[0].content"),
+        ({"input": [{"role": "assistant", "content": "x"}]}, "input[0].role"),
         ({"input": ""}, "input"),
         ({"input": "hi", "model": "nobody"}, "model"),
+        ({"input": "hi", "safety_identifier": "x" * 300}, "safety_identifier"),
         (
             {"input": "hi", "text": {"format": {"type": "json_schema", "schema": {"type": 5}}}},
             "text.format.schema",
@@ -150,8 +160,7 @@ async def test_a_response_is_what_openai_says_it_is(start_web: StartWeb, http: H
         {"top_logprobs": 2, "instructions": "Be brief.", "user": "u", "metadata": {"a": "b"}},
     ):
         answer = await http(await start_web()).post(PATH, json={"input": "one two three", **fields})
-        body = answer.json()
-        Response.model_validate_json(answer.content, strict=True)
+        body = validated(answer.json())
         assert body["id"] == f"resp_{answer.headers['x-router-response-id']}"
         assert body["output"][0]["id"].startswith("msg_")
         assert body["store"] is False
@@ -234,3 +243,59 @@ async def test_no_response_is_kept(client: openai.AsyncOpenAI) -> None:
         with pytest.raises(openai.NotFoundError) as refused:
             await call(answer.id)
         assert "not kept" in str(refused.value)
+
+
+# -- Calls of functions
+
+CALLS = (
+    pb.ToolCall(id="call_1", name="look", arguments='{"a": 1}'),
+    pb.ToolCall(id="call_2", name="look", arguments="{}"),
+)
+
+
+def writer_of(**fields: Any) -> ResponseWriter:
+    return ResponseWriter(parsed(responses.ResponseBody, json.dumps({"input": "x", **fields}).encode()))
+
+
+def test_calls_are_items_of_their_own() -> None:
+    tools = [{"type": "function", "name": "look", "parameters": {"type": "object"}}]
+    answer = pb.GenerateResponse(
+        response_id="0a1b", text="Well.", finish_reason=pb.FINISH_REASON_TOOL_CALLS, tool_calls=CALLS
+    )
+    written = writer_of(tools=tools, tool_choice="required").whole(answer)
+    output = validated(json.loads(written))["output"]
+    assert [item["type"] for item in output] == ["message", *["function_call"] * 2]
+    assert len({item["id"] for item in output}) == 3
+
+
+def test_calls_are_streamed_one_after_the_other() -> None:
+    writer = writer_of()
+    pieces = [
+        pb.ToolCallDelta(index=0, id="call_1", name="look"),
+        pb.ToolCallDelta(index=0, arguments='{"a"'),
+        pb.ToolCallDelta(index=0, arguments=": 1}"),
+        pb.ToolCallDelta(index=1, id="call_2", name="look", arguments="{}"),
+    ]
+    sent = [
+        pb.StreamGenerateResponse(started=pb.Started(response_id="0a1b")),
+        pb.StreamGenerateResponse(delta=pb.Delta(text="Well.", tool_calls=pieces[:2])),
+        *(pb.StreamGenerateResponse(delta=pb.Delta(tool_calls=[piece])) for piece in pieces[2:]),
+        pb.StreamGenerateResponse(finished=pb.Finished(reason=pb.FINISH_REASON_TOOL_CALLS, tool_calls=CALLS)),
+    ]
+    blocks = b"".join(map(writer.event, sent)).decode().strip().split("\n\n")
+    events = [json.loads(block.split("\ndata: ")[1]) for block in blocks]
+    for event in events:
+        EVENT.validate_python(event)
+    assert [event["sequence_number"] for event in events] == list(range(len(events)))
+    message = ["content_part.added", "output_text.delta", "output_text.done", "content_part.done"]
+    deltas = ["function_call_arguments.delta"]
+    call = ["output_item.added", *deltas, "function_call_arguments.done", "output_item.done"]
+    assert [event["type"].removeprefix("response.") for event in events] == [
+        *("created", "in_progress", "output_item.added", *message, "output_item.done"),
+        *(call[0], *deltas, *call[1:], *call, "completed"),
+    ]
+    found = [item for item in events[-1]["response"]["output"] if item["type"] == "function_call"]
+    assert [(item["call_id"], item["arguments"]) for item in found] == [
+        ("call_1", '{"a": 1}'),
+        ("call_2", "{}"),
+    ]

@@ -67,7 +67,7 @@ async def test_headers_tell_the_decision_and_the_id_of_the_answer(client: openai
     assert raw.headers["x-router-reason"] == "explicit"
     assert raw.headers["x-request-id"] == "mine-7"
     answer = raw.parse()
-    assert raw.headers["x-router-response-id"] == answer.id
+    assert f"chatcmpl-{raw.headers['x-router-response-id']}" == answer.id
     assert answer.model_extra is not None
     assert answer.model_extra["routing"]["adapter"] == "adapters/medical/versions/1.0.0"
 
@@ -174,7 +174,7 @@ async def test_bodies_that_are_none(start_web: StartWeb, http: Http) -> None:
         )
         assert answer.status_code == status, (content[:9], content_type)
         if status != 200:
-            assert set(answer.json()["error"]) == {"message", "type", "param", "code"}
+            assert set(answer.json()["error"]) == {"message", "type", "param", "code", "reason"}
         assert server.admission.in_flight == 0
 
 

@@ -103,7 +103,7 @@ async def test_refusals_over_http_have_their_status_and_are_no_fault_of_the_serv
         "url.scheme": "http",
         "gen_ai.request.model": "medical",
         "error.type": "INVALID_REQUEST",
-        "lora_router.field": "sampling.temperature",
+        "lora_router.field": "temperature",
     }
     assert {key: root.attributes.get(key) for key in said} == said
     assert (root.trace, root.status) == (TRACE, "UNSET")

@@ -60,11 +60,13 @@ def test_sampling_has_the_same_names_and_ranges() -> None:
         seed=7,
         stop=("stop",),
         logprobs=3,
+        logit_bias=((4, 1.5),),
     )
     assert sampling_of(params, [END]) == {
         "max_tokens": 10, "min_tokens": 10, "temperature": 0.7, "top_p": 0.9, "top_k": 5, "min_p": 0.1,
         "repetition_penalty": 1.1, "frequency_penalty": 0.2, "presence_penalty": 0.3, "seed": 7,
         "logprobs": 3, "stop_token_ids": [END], "detokenize": False,
+        "logit_bias": {4: 1.5},
     }  # fmt: skip
 
 

@@ -1,17 +1,18 @@
-// The playground: asks, and shows each response in a column of its own. All text goes in as text, never as HTML.
+// The playground: asks, and shows each answer in a column of its own, turn by turn. All text goes in as text,
+// never as HTML.
 (() => {
   "use strict";
   const SVG = "http://www.w3.org/2000/svg";
   const byId = (id) => document.getElementById(id);
   const form = byId("ask");
-  const columns = byId("columns");
+  const turns = byId("turns");
   const state = byId("state");
   const csrf = document.querySelector('meta[name="csrf"]').content;
-  const home = form.action.replace(/\/route$/, "");
-  const FIELDS = {
-    input: "text", "input.text": "text", "routing.adapter": "model", "routing.unit": "unit",
-    "sampling.temperature": "temperature", "sampling.max_tokens": "max_tokens", "sampling.seed": "seed",
-  };
+  const home = form.action;
+  const PLACES = JSON.parse(form.dataset.places);
+  const OPTIONS = ["system", "shape", "shape_text", "temperature", "top_p", "top_k", "max_tokens", "stops", "unit", "continuity"];
+  const MOST_EARLIER = 160; // texts of earlier turns that a form has room for
+  const conversation = []; // of each turn that was answered: `text`, and `answers` by column
   let running = null;
 
   // -- Small tools
@@ -27,6 +28,7 @@
     made.addEventListener("click", () => act(made));
     return made;
   };
+  const fold = (title, ...inside) => el("details", "", el("summary", "", title), ...inside);
   const svg = (tag, values) => {
     const made = document.createElementNS(SVG, tag);
     for (const [key, value] of Object.entries(values)) made.setAttribute(key, value);
@@ -45,21 +47,38 @@
     for (const [key, value] of pairs) if (value) list.append(el("dt", "", key), el("dd", "", value));
     return list;
   };
+  const copy = async (text, source, from) => {
+    const before = from.textContent;
+    try {
+      await navigator.clipboard.writeText(text);
+      from.textContent = "Copied";
+      setTimeout(() => { from.textContent = before; }, 2000);
+    } catch {
+      getSelection().selectAllChildren(source); // a page without TLS may not write there: the keys can
+      from.textContent = "Selected: press Ctrl+C";
+    }
+  };
 
-  // -- Errors stand where they belong
+  // -- Errors stand beside the field that is wrong
   const clear = () => {
-    for (const line of form.querySelectorAll(".error")) line.hidden = true;
-    for (const input of form.querySelectorAll("[aria-invalid]")) input.removeAttribute("aria-invalid");
+    for (const line of document.querySelectorAll("main p.error[id]")) line.hidden = true;
+    for (const input of document.querySelectorAll("main [aria-invalid]")) input.removeAttribute("aria-invalid");
+  };
+  const placeOf = (field) => {
+    if (field.startsWith("input")) return "text";
+    return PLACES[field.split("[")[0]] || "";
   };
   const complain = (error) => {
-    const id = FIELDS[error.field] || "";
+    const id = error.reason === "ADAPTER_NOT_FOUND" ? "model" : placeOf(error.field);
     const line = byId(id ? `${id}-error` : "form-error");
-    line.textContent = error.message;
+    const prefix = `${error.field}: `;
+    line.textContent = id && error.message.startsWith(prefix) ? error.message.slice(prefix.length) : error.message;
     line.hidden = false;
-    if (id) {
-      byId(id).setAttribute("aria-invalid", "true");
-      byId(id).focus();
-    }
+    if (!id) return;
+    const input = byId(id);
+    input.setAttribute("aria-invalid", "true");
+    if (input.closest("details")) input.closest("details").open = true;
+    input.focus();
   };
 
   // -- Asking
@@ -75,7 +94,7 @@
       return { status: answer.status, message: `the server answered ${answer.status} without saying why`, field: "" };
     }
   };
-  const told = async (path, fields) => {
+  const asked = async (path, fields) => {
     const answer = await post(path, fields, "application/json");
     if (!answer.ok) throw new Error((await refusal(answer)).message);
     return answer.json();
@@ -124,7 +143,7 @@
   };
   const votes = (decision) => {
     if (!decision.votes.length) return "";
-    const head = el("tr", "", ...["Classifier", "Says", "Time"].map((name) => el("th", name === "Time" ? "right" : "", name)));
+    const head = el("tr", "", ...["Classifier", "Vote", "Time"].map((name) => el("th", name === "Time" ? "right" : "", name)));
     for (const cell of head.children) cell.scope = "col";
     const chosen = decision.model.split("@")[0];
     const table = el("table", "", el("thead", "", head), el("tbody", "", ...decision.votes.map((one) => vote(one, chosen))));
@@ -132,170 +151,207 @@
     box.tabIndex = 0;
     box.setAttribute("role", "region");
     box.setAttribute("aria-label", "Votes of the classifiers");
-    if (asked().length < 2) return box;
-    // Beside others the answers are what is compared, so they stand at one height.
-    const count = decision.votes.length;
-    return el("details", "", el("summary", "", count === 1 ? "The vote of one classifier" : `The votes of ${count} classifiers`), box);
+    return box;
   };
-  const who = (decision, wanted, answered) => {
+  // The line ahead of an answer, and the fold below it.
+  const decided = (one, decision, answered) => {
+    one.from.replaceChildren(el("strong", "", decision.model), ` ${answered ? "answered" : "would answer"}: ${decision.line}`);
+    const other = answered && one.asked !== "auto" && ![decision.model, decision.model.split("@")[0]].includes(one.asked);
+    if (other) one.notes.append(el("p", "notice warn", `Asked for ${one.asked}; this is the answer of ${decision.model}.`));
     const digest = decision.digest ? el("code", "", decision.digest) : decision.model === "base" ? `none: the base alone, ${form.dataset.base}` : "";
-    const other = answered && wanted !== "auto" && ![decision.model, decision.model.split("@")[0]].includes(wanted);
-    const note = other ? el("p", "notice warn", `Asked for ${wanted}; this is the answer of ${decision.model}.`) : "";
     const list = facts([
-      [answered ? "Answered by" : "Would go to", el("strong", "", decision.model)], ["Digest", digest],
-      ["Why", decision.why], ["Confidence", sure(decision)],
+      ["Why", `${decision.why} ${decision.note}`.trim()], ["Confidence", sure(decision)],
       ["Decided", decision.classifier && `by ${decision.classifier}, in ${time(decision.seconds)}`],
       ["Experiment", decision.experiment && `${decision.experiment}, arm ${decision.arm}`],
-      ["Calibration", decision.reason !== "named" && decision.calibration],
+      ["Calibration", decision.reason !== "named" && decision.calibration], ["Digest", digest],
     ]);
-    return [note, list, votes(decision)].filter(Boolean);
+    one.folds.prepend(fold(decision.votes.length ? "Decision and votes" : "Decision", list, votes(decision)));
   };
 
-  // -- A column: what is in it comes from its own response
-  const column = (asked, hidden = false) => {
+  // -- A turn, and its columns: what is in a column comes from its own response
+  const turn = (text, many) => {
+    const columns = el("div", "columns");
+    const made = el("article", "turn", el("p", "question text", text), columns);
+    made.toggleAttribute("data-many", many);
+    turns.append(made);
+    byId("tries")?.remove();
+    byId("clear").hidden = false;
+    return { made, columns };
+  };
+  const column = (columns, name, hidden = false) => {
     const badge = el("span", "badge info", "asking");
-    const decided = el("div", "stack");
+    badge.dataset.state = "";
+    const from = el("p", "from", name);
+    const notes = el("div", "stack");
     const text = document.createTextNode("");
     const answer = el("div", "answer", text);
     answer.setAttribute("role", "region");
-    answer.setAttribute("aria-label", `Answer of ${asked}`);
+    answer.setAttribute("aria-label", `Answer of ${name}`);
     answer.setAttribute("aria-live", "polite");
     answer.setAttribute("aria-busy", "true");
     answer.tabIndex = 0;
     const numbers = el("p", "muted small num");
-    const feedback = el("div", "feedback stack");
-    feedback.hidden = answer.hidden = true;
-    const card = el("article", "card", el("div", "row apart", el("h2", "", asked), badge), decided, answer, numbers, feedback);
-    card.setAttribute("aria-label", `Column ${asked}`);
+    const acts = el("div", "stack");
+    const folds = el("div", "folds");
+    answer.hidden = true;
+    const card = el("article", "card reply", el("div", "row apart", from, badge), answer, notes, numbers, acts, folds);
+    card.setAttribute("aria-label", `Column ${name}`);
     columns.append(card);
     const end = (word, kind) => {
       badge.textContent = word;
-      badge.className = `badge ${kind}`;
+      badge.className = word === "done" ? "hidden" : `badge ${kind}`;
       answer.setAttribute("aria-busy", "false");
     };
-    return { asked, hidden, card, decided, text, answer, numbers, feedback, end, started: null, began: 0, first: 0, tokens: 0 };
+    return { asked: name, hidden, card, from, notes, text, answer, numbers, acts, folds, end, began: 0, first: 0, tokens: 0 };
   };
+  const refused = (one, error, word = "refused") => {
+    one.failed = true;
+    one.end(word, "bad");
+    one.notes.append(el("p", "notice bad", error.message));
+    complain(error);
+  };
+  const rateOf = (tokens, seconds) => (tokens > 1 && seconds > 0.03 ? `, ${((tokens - 1) / seconds).toFixed(1)} tokens/s` : "");
   const count = (one) => {
-    if (one.hidden) return; // tokens and times would tell who it is
-    const seconds = (performance.now() - one.first) / 1000;
-    const rate = one.tokens > 1 && seconds > 0.05 ? `, ${((one.tokens - 1) / seconds).toFixed(1)} tokens/s` : "";
+    if (one.hidden) return; // tokens and times would tell which adapter it is
+    const rate = rateOf(one.tokens, (performance.now() - one.first) / 1000);
     one.numbers.textContent = `${one.tokens} tokens${rate}, first after ${time((one.first - one.began) / 1000)}`;
   };
   const finish = (one, usage) => {
-    const spent = usage.total - usage.first;
-    const rate = usage.tokens > 1 && spent > 0.01 ? `, ${((usage.tokens - 1) / spent).toFixed(1)} tokens/s` : "";
-    const cached = usage.cached_tokens ? ` (${usage.cached_tokens} cached)` : "";
-    if (one.hidden) return one.end("done", "ok");
-    one.numbers.textContent =
-      `${usage.tokens} tokens${rate}, first after ${time(usage.first)} (${time(usage.queued)} of it waiting), ` +
-      `all in ${time(usage.total)}; prompt ${usage.prompt_tokens} tokens${cached}; ended by ${usage.reason}`;
     one.end("done", "ok");
+    if (one.hidden) return;
+    const cached = usage.cached_tokens ? ` (${usage.cached_tokens} cached)` : "";
+    const queued = usage.queued > 0.05 ? ` (${time(usage.queued)} of it in the queue)` : "";
+    one.numbers.textContent =
+      `${usage.tokens} tokens${rateOf(usage.tokens, usage.total - usage.first)}, first after ${time(usage.first)}${queued}, ` +
+      `all in ${time(usage.total)}; prompt ${usage.prompt_tokens} tokens${cached}; ended by ${usage.reason}`;
   };
+  const atEnd = () => innerHeight + scrollY > document.documentElement.scrollHeight - 60;
   const take = (one) => (name, data) => {
     if (name === "started") {
       one.started = data;
       one.answer.hidden = false;
-      if (!one.hidden) one.decided.replaceChildren(...who(data.decision, one.asked, true));
+      if (!one.hidden) decided(one, data.decision, true);
       one.end("answering", "info");
       one.answer.setAttribute("aria-busy", "true");
     } else if (name === "delta") {
       if (!one.first) one.first = performance.now();
       one.tokens += data.tokens;
+      const follow = atEnd();
       one.text.appendData(data.text);
       one.answer.scrollTop = one.answer.scrollHeight;
       count(one);
+      if (follow) scrollTo(0, document.documentElement.scrollHeight);
     } else if (name === "finished") {
       one.finished = true;
       finish(one, data);
     } else if (data.error) {
       one.failed = true;
       one.end("failed", "bad");
-      one.decided.append(el("p", "notice bad", data.error.message));
+      one.notes.append(el("p", "notice bad", data.error.message));
     }
   };
   const failed = (one, error) => {
     if (error.name === "AbortError") return one.end("stopped", "warn");
     one.end("cut off", "bad");
-    one.decided.append(el("p", "notice bad", `The answer was cut off: ${error.message || "the connection ended"}`));
+    one.notes.append(el("p", "notice bad", `The answer was cut off: ${error.message || "the connection ended"}`));
   };
   const run = async (one, fields, signal) => {
     one.began = performance.now();
     try {
       const answer = await post("/stream", fields, "text/event-stream", signal);
-      if (!answer.ok) {
-        const error = await refusal(answer);
-        one.end("refused", "bad");
-        one.decided.append(el("p", "notice bad", error.message));
-        return complain(error);
-      }
+      if (!answer.ok) return refused(one, await refusal(answer));
       await events(answer.body, take(one));
       if (!one.finished && !one.failed) failed(one, new Error("the stream ended before the answer did"));
     } catch (error) {
       failed(one, error);
     }
-    if (one.started && !one.hidden) respond(one);
+    if (one.started && !one.hidden) respond(one, fields);
   };
 
-  // -- What became of it
-  const copy = async (one, from) => {
-    try {
-      await navigator.clipboard.writeText(one.text.data);
-      from.textContent = "Copied";
-    } catch {
-      getSelection().selectAllChildren(one.answer); // a page without TLS may not write there: the keys can
-      from.textContent = "Selected: press Ctrl+C";
-    }
-  };
-  const respond = (one) => {
+  // -- What may be done with an answer: only what this server can keep is offered
+  const respond = (one, fields) => {
     const id = one.started.response_id;
     const line = el("p", "small");
     line.setAttribute("role", "status");
-    const tell = async (path, fields, words, done) => {
+    const tell = async (work) => {
       try {
         line.className = "small";
-        line.textContent = words(await told(path, { response_id: id, ...fields }));
-        done();
+        line.textContent = await work();
+        return true;
       } catch (error) {
         line.className = "small error";
         line.textContent = error.message;
+        return false;
       }
     };
-    const thumbs = ["1", "0"].map((value) => {
-      const made = button(value === "1" ? "Good" : "Bad", () =>
-        tell("/outcome", { value }, (said) => `Recorded: ${said.status}.`, () => thumbs.forEach((b) => { b.disabled = true; })));
-      made.setAttribute("aria-label", value === "1" ? "Good answer" : "Bad answer");
-      return off(made, form.dataset.noOutcomes);
-    });
-    const name = el("input");
-    name.setAttribute("list", "names");
-    name.setAttribute("aria-label", "Who should have answered");
-    name.placeholder = "should have been";
-    const text = form.elements.text.value;
-    const record = button("Correct", () =>
-      tell("/correction", { adapter: name.value, text: text.length <= 4000 ? text : "" }, (said) => `Kept: ${said.kept}.`, () => {}));
-    off(record, form.dataset.noCorrections);
-    name.disabled = record.disabled;
-    name.title = record.title;
-    name.addEventListener("keydown", (event) => { if (event.key === "Enter") record.click(); });
-    one.feedback.replaceChildren(
-      el("div", "row", button("Copy", (from) => copy(one, from)), ...thumbs), el("div", "row", name, record), line,
-      el("p", "muted small", "Response ", el("code", "", id)));
-    const why = form.dataset.noCorrections;
-    if (why) one.feedback.insertBefore(el("p", "muted small", why), line);
-    one.feedback.hidden = false;
+    const row = el("div", "row", button("Copy", (from) => copy(one.text.data, one.answer, from)));
+    const outcome = "outcomes" in form.dataset && Boolean(one.started.decision.experiment);
+    const judge = async (value, corrected = "") => {
+      const words = [];
+      if ("feedback" in form.dataset) {
+        const kept = await asked("/feedback", { response_id: id, value, corrected });
+        words.push(`${kept.replaced ? "Changed" : "Kept"}: ${kept.kept}.`);
+      }
+      if (outcome && !corrected) words.push(`Outcome: ${(await asked("/outcome", { response_id: id, value })).status}.`);
+      return words.join(" ");
+    };
+    if ("feedback" in form.dataset || outcome) {
+      for (const [value, label] of [["1", "Good"], ["0", "Bad"]]) {
+        const made = button(label, () => tell(() => judge(value)));
+        made.setAttribute("aria-label", `${label} answer`);
+        row.append(made);
+      }
+    }
+    one.acts.append(row, line);
+    if (form.dataset.feedback === "texts") {
+      const better = el("textarea");
+      better.rows = 2;
+      better.setAttribute("aria-label", "What the answer should have been");
+      const send = button("Send", () => {
+        if (better.value.trim()) tell(() => judge("0", better.value));
+      });
+      one.folds.append(fold("Write a better answer", el("div", "row", better, send)));
+    }
+    if ("corrections" in form.dataset) {
+      const name = el("input");
+      name.type = "text";
+      name.setAttribute("list", "names");
+      name.setAttribute("aria-label", "Which adapter should have answered");
+      name.placeholder = "adapter, or base";
+      const text = fields.text.length <= 4000 ? fields.text : "";
+      const record = button("Record", () => tell(async () => `Kept: ${(await asked("/correction", { response_id: id, adapter: name.value, text })).kept}.`));
+      name.addEventListener("keydown", (event) => { if (event.key === "Enter") record.click(); });
+      one.folds.append(fold("Should have been another adapter", el("div", "row", name, record)));
+    }
+    one.folds.append(code(fields), el("p", "muted small", "Response ", el("code", "", id)));
   };
-  const off = (made, why) => {
-    made.disabled = Boolean(why);
-    made.title = why || "";
-    return made;
+  const code = (fields) => {
+    const box = fold("Copy as curl, Python, gRPC");
+    box.addEventListener("toggle", async () => {
+      if (!box.open || box.querySelector("pre, .error")) return;
+      try {
+        for (const [title, text] of (await asked("/code", fields)).code) {
+          const shown = el("pre", "", text);
+          shown.tabIndex = 0;
+          shown.setAttribute("role", "region");
+          shown.setAttribute("aria-label", title);
+          const made = button("Copy", (from) => copy(text, shown, from));
+          made.setAttribute("aria-label", `Copy ${title}`);
+          box.append(el("div", "row apart", el("strong", "", title), made), shown);
+        }
+      } catch (error) {
+        box.append(el("p", "error", error.message));
+      }
+    });
+    return box;
   };
 
   // -- The form
-  const more = [...form.querySelectorAll("[data-compare]")];
+  const more = [...document.querySelectorAll("[data-compare]")];
   const show = (part, shown) => {
     part.hidden = !shown;
     part.querySelector("input").disabled = !shown;
-    byId("compare").disabled = !more.some((one) => one.hidden);
+    byId("compare").hidden = !more.some((one) => one.hidden);
     byId("fewer").hidden = more.every((one) => one.hidden);
   };
   byId("compare").addEventListener("click", () => {
@@ -305,84 +361,117 @@
     next.querySelector("input").focus();
   });
   byId("fewer").addEventListener("click", () => show(more.filter((part) => !part.hidden).pop(), false));
-  const asked = () => [...form.querySelectorAll('[name^="model"]')].filter((i) => !i.disabled).map((i) => i.value.trim() || "auto");
-  const fieldsOf = (model, seed, explain) => {
-    const said = Object.fromEntries(["text", "temperature", "max_tokens", "unit"].map((name) => [name, form.elements[name].value]));
-    return { ...said, seed, model, explain: explain ? "yes" : "" };
+  for (const part of more) if (part.querySelector("input").value) show(part, true);
+  for (const part of document.querySelectorAll("[data-scripted]")) part.hidden = false;
+  const models = () =>
+    [byId("model"), ...more.map((part) => part.querySelector("input"))].filter((one) => !one.disabled).map((one) => one.value.trim() || "auto");
+  // The conversation as the answers of that column have it; a column that is new has the first column's.
+  const earlier = (index) => {
+    const texts = conversation.flatMap(({ text, answers }) => [text, answers[index] || answers[0] || answers.find(Boolean)]);
+    return Object.fromEntries(texts.map((text, i) => [`earlier-${i}`, text]));
   };
+  const fieldsOf = (text, index, model, seed, explain) => ({
+    text, ...Object.fromEntries(OPTIONS.map((name) => [name, form.elements[name].value])), ...earlier(index),
+    seed, model, explain: explain ? "yes" : "",
+  });
   const busy = (on) => {
-    byId("go").disabled = byId("decide").disabled = on;
-    byId("blind").disabled = on || Boolean(form.dataset.noPreferences);
-    byId("stop").disabled = !on;
+    byId("go").hidden = on;
+    byId("decide").disabled = on;
+    if (byId("blind")) byId("blind").disabled = on;
+    byId("stop").hidden = !on;
   };
   const begin = () => {
     clear();
-    if (!form.elements.text.value.trim()) {
+    const text = form.elements.text.value;
+    if (!text.trim()) {
       complain({ field: "input", message: "Write what you want to ask." });
-      return false;
+      return "";
     }
-    columns.replaceChildren();
-    byId("choice").hidden = true;
+    if (2 * conversation.length > MOST_EARLIER) {
+      complain({ field: "", message: `This conversation has ${conversation.length} turns, the most there can be: begin a new one.` });
+      return "";
+    }
     running = new AbortController();
     busy(true);
-    return true;
+    return text;
   };
-  form.addEventListener("submit", async (event) => {
-    event.preventDefault();
-    if (running || !begin()) return;
-    const models = asked();
-    let seed = form.elements.seed.value.trim();
-    if (!seed && models.length > 1) seed = String(Math.floor(Math.random() * 2 ** 31));
-    const answering = models.map((model) => column(model));
-    state.textContent = models.length > 1 ? `Asking ${models.length} at once, seed ${seed}.` : "Asking.";
-    await Promise.all(answering.map((one) =>
-      run(one, fieldsOf(one.asked, seed, models.length === 1 || one.asked === "auto"), running.signal)));
-    state.textContent = running.signal.aborted ? "Stopped." : `Done${models.length > 1 ? `, seed ${seed}` : ""}.`;
+  const ended = (words) => {
+    state.textContent = running.signal.aborted ? "Stopped." : words;
     running = null;
     busy(false);
+  };
+  // An answer, or a part of one, belongs to the conversation; what was refused goes back to where it was typed.
+  const keep = (text, columns) => {
+    const answers = columns.map((one) => one.text.data);
+    if (answers.some((answer) => answer.trim())) conversation.push({ text, answers });
+    else if (!form.elements.text.value) form.elements.text.value = text;
+  };
+  const seeded = (many) => form.elements.seed.value.trim() || (many ? String(Math.floor(Math.random() * 2 ** 31)) : "");
+  form.addEventListener("submit", async (event) => {
+    event.preventDefault();
+    if (event.submitter === byId("decide")) return decide();
+    const text = running ? "" : begin();
+    if (!text) return;
+    const wanted = models();
+    const seed = seeded(wanted.length > 1);
+    const { made, columns } = turn(text, wanted.length > 1);
+    const answering = wanted.map((model) => column(columns, model));
+    const fields = answering.map((one, i) => fieldsOf(text, i, one.asked, seed, wanted.length === 1 || one.asked === "auto"));
+    form.elements.text.value = "";
+    made.scrollIntoView();
+    state.textContent = wanted.length > 1 ? `Asking ${wanted.length} at once, seed ${seed}.` : "Asking.";
+    await Promise.all(answering.map((one, i) => run(one, fields[i], running.signal)));
+    keep(text, answering);
+    ended(`Done${wanted.length > 1 ? `, seed ${seed}` : ""}.`);
   });
-  byId("decide").addEventListener("click", async () => {
-    if (running || !begin()) return;
+  const decide = async () => {
+    const text = running ? "" : begin();
+    if (!text) return;
     state.textContent = "Deciding.";
-    for (const model of asked()) {
-      const one = column(model);
+    const wanted = models();
+    const { made, columns } = turn(text, wanted.length > 1);
+    made.scrollIntoView();
+    for (const [i, model] of wanted.entries()) {
+      const one = column(columns, model);
       try {
-        const answer = await post("/route", fieldsOf(model, "", true), "application/json", running.signal);
+        const answer = await post("/route", fieldsOf(text, i, model, "", true), "application/json", running.signal);
         if (answer.ok) {
-          one.decided.replaceChildren(...who(await answer.json(), model, false));
+          decided(one, await answer.json(), false);
           one.end("decided", "ok");
-        } else {
-          const error = await refusal(answer);
-          one.end("refused", "bad");
-          one.decided.append(el("p", "notice bad", error.message));
-          complain(error);
-        }
+        } else refused(one, await refusal(answer));
       } catch (error) {
         failed(one, error);
       }
     }
-    state.textContent = running.signal.aborted ? "Stopped." : "Decided; nothing was generated.";
-    running = null;
-    busy(false);
+    ended("Decided; nothing was generated.");
+  };
+  byId("clear").addEventListener("click", () => {
+    running?.abort();
+    conversation.length = 0;
+    turns.replaceChildren();
+    byId("clear").hidden = true;
+    state.textContent = "";
+    form.elements.text.focus();
   });
 
-  // -- Blind: the order is random, and who answered is shown after the choice
+  // -- Blind: the order is random, and the names are shown after the choice
   const CHOICES = [["left", "Left is better"], ["right", "Right is better"], ["same", "Both the same"], ["both_bad", "Both bad"]];
   const shuffled = (pair) => (crypto.getRandomValues(new Uint8Array(1))[0] & 1 ? [...pair].reverse() : pair);
-  const choose = (pair) => {
-    const box = byId("choice");
+  const choose = (made, pair) => {
+    const box = el("section", "card stack");
+    box.setAttribute("aria-label", "Which answer is better?");
     const line = el("p", "small");
     line.setAttribute("role", "status");
     const pick = async (choice) => {
       try {
         const [left, right] = pair.map((one) => one.started.response_id);
-        const said = await told("/preference", { left, right, choice });
+        const kept = await asked("/preference", { left, right, choice });
         buttons.forEach((made) => { made.disabled = true; });
-        pair.forEach((one) => {
-          one.card.querySelector("h2").append(`: ${one === pair[0] ? said.left : said.right}`);
-          one.decided.replaceChildren(...who(one.started.decision, one.asked, true));
+        pair.forEach((one, i) => {
+          decided(one, one.started.decision, true);
+          one.from.prepend(i ? "Right: " : "Left: ");
         });
-        const so = said.so_far;
+        const so = kept.so_far;
         line.className = "small";
         line.textContent = `Recorded. ${so ? `So far ${so.version} is ${so.text} against ${so.other}. ${so.reading}.` : ""}`;
       } catch (error) {
@@ -391,30 +480,35 @@
       }
     };
     const buttons = CHOICES.map(([choice, label]) => button(label, () => pick(choice), ""));
-    box.replaceChildren(el("h2", "", "Which answer is better?"), el("div", "row", ...buttons), line);
-    box.hidden = false;
+    box.append(el("h2", "", "Which answer is better?"), el("div", "row", ...buttons), line);
+    made.append(box);
     buttons[0].focus();
   };
-  byId("blind").addEventListener("click", async () => {
+  byId("blind")?.addEventListener("click", async () => {
     if (running) return;
     if (more[0].hidden) {
       show(more[0], true);
       more[0].querySelector("input").value ||= "base";
     }
-    const models = asked().slice(0, 2);
-    if (models.includes("auto") || models[0] === models[1]) {
+    const wanted = models().slice(0, 2);
+    if (wanted.includes("auto") || wanted[0] === wanted[1]) {
       clear();
-      return complain({ field: "routing.adapter", message: "Name two different versions in the first two columns, then compare them." });
+      return complain({ field: "routing.adapter", message: "Name two different versions side by side, then compare them." });
     }
-    if (!begin()) return;
-    const seed = form.elements.seed.value.trim() || String(Math.floor(Math.random() * 2 ** 31));
-    const pair = shuffled(models).map((model, i) => Object.assign(column(i ? "Right" : "Left", true), { asked: model }));
+    const text = begin();
+    if (!text) return;
+    const seed = seeded(true);
+    const { made, columns } = turn(text, true);
+    const pair = shuffled(wanted).map((model, i) => Object.assign(column(columns, i ? "Right" : "Left", true), { asked: model }));
+    // Both go on from the same conversation.
+    const fields = pair.map((one) => ({ ...fieldsOf(text, 0, one.asked, seed, false), blind: "yes" }));
+    form.elements.text.value = "";
+    made.scrollIntoView();
     state.textContent = "Asking both at once.";
-    await Promise.all(pair.map((one) => run(one, { ...fieldsOf(one.asked, seed, false), blind: "yes" }, running.signal)));
-    state.textContent = running.signal.aborted ? "Stopped." : "Done.";
-    running = null;
-    busy(false);
-    if (pair.every((one) => one.finished)) choose(pair);
+    await Promise.all(pair.map((one, i) => run(one, fields[i], running.signal)));
+    keep(text, pair);
+    ended("Done.");
+    if (pair.every((one) => one.finished)) choose(made, pair);
   });
   byId("stop").addEventListener("click", () => running?.abort());
   form.elements.text.addEventListener("keydown", (event) => {

@@ -65,7 +65,7 @@
     const verdict = (one) => {
       const beyond = [];
       if (one.error_bound > said.target) beyond.push(`errors may be ${percent(one.error_bound)}, the target is ${percent(said.target)}`);
-      if (one.strange_bound > said.ood_target) beyond.push(`strange ones routed may be ${percent(one.strange_bound)}, the target is ${percent(said.ood_target)}`);
+      if (one.strange_bound > said.ood_target) beyond.push(`strange requests routed may be ${percent(one.strange_bound)}, the target is ${percent(said.ood_target)}`);
       return beyond.length ? `Beyond the targets: ${beyond.join("; ")}.` : "Within the targets.";
     };
     const show = () => {
@@ -81,7 +81,7 @@
       put("-strange-bound", strange ? `${one.strange_routed}; at most ${percent(one.strange_bound)}` : "none were given");
       const now = points[present];
       const change = present == null ? "" : place === present ? "This is in force." :
-        `Against what is in force: ${less(one.routed - now.routed, "requests routed")}, ${less(one.errors - now.errors, "of them wrong")}, ${less(one.strange_routed - now.strange_routed, "strange ones routed")}.`;
+        `Against what is in force: ${less(one.routed - now.routed, "requests routed")}, ${less(one.errors - now.errors, "of them wrong")}, ${less(one.strange_routed - now.strange_routed, "strange requests routed")}.`;
       put("", `${change} ${verdict(one)}`.trim());
       slider.setAttribute("aria-valuetext", `confidence ${percent(one.threshold)}`);
       drawing.redraw();

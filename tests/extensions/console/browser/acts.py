@@ -49,7 +49,7 @@ with browsing() as seen:
     readable = page.evaluate("document.cookie")
 
     page.goto(seen.url + VERSION)
-    for title in ("Load", "Pin", "Unpin", "Unload", "Back to the rule"):
+    for title in ("Load", "Pin", "Unpin", "Unload", "Automatic default"):
         done[title] = by_keyboard(page, title)
     page.goto(f"{seen.url}/console/adapters/medical/1.1.0")
     done["Make default"] = by_keyboard(page, "Make default")
@@ -83,7 +83,7 @@ with browsing() as seen:
     watch.wrong.clear()
     page.goto(seen.url + VERSION)
     off = page.locator("main button:disabled").count()
-    reason = page.locator("main button:disabled").first.get_attribute("title")
+    reason = page.inner_text("[aria-label='Actions']")
     links = page.locator("a[data-dialog]").count()
     nav = page.locator("nav a").all_inner_texts()
     tell(

@@ -5,10 +5,7 @@ from seen import browsing, tell, until
 EVIL = '"><script>alert(1)</script>'
 PLAN = {
     "name": "Tone",
-    "route": "legal",
-    "hypothesis": EVIL,
-    "arms[0].adapter": "legal@2.0.0",
-    "arms[1].adapter": "legal@9.0.0",
+    "arms[1].weight": "140 %",
     "primary.name": "solved",
 }
 
@@ -18,22 +15,27 @@ def life(page, url):
     found = {}
     page.goto(f"{url}/console/experiments")
     page.get_by_role("link", name="New experiment").click()
+    page.select_option('[name="arms[0].adapter"]', "legal@2.0.0")
+    page.select_option('[name="arms[1].adapter"]', "base")
     for name, value in PLAN.items():
         page.fill(f'[name="{name}"]', value)
+    page.locator("summary", has_text="More").click()
+    page.fill('[name="hypothesis"]', EVIL)
     page.get_by_role("button", name="Keep as a draft").click()
     found["errors"] = {
         one.get_attribute("id").removesuffix("-error-1"): one.inner_text()
         for one in page.query_selector_all("p.error")
     }
-    found["kept"] = {name: page.input_value(f'[name="{name}"]') for name in PLAN}
-    page.fill('[name="effect"]', "0.05")
-    page.fill('[name="baseline"]', "0.5")
-    page.fill('[name="arms[1].adapter"]', "base")
+    found["kept"] = {name: page.input_value(f'[name="{name}"]') for name in (*PLAN, "hypothesis")}
+    page.fill('[name="arms[1].weight"]', "50 %")
     page.fill('[name="name"]', "tone")
-    page.get_by_role("button", name="How long would it take?").click()
-    found["size"] = page.inner_text(".tiles")
+    page.fill('[name="units_per_day"]', "800")
+    page.press('[name="units_per_day"]', "Tab")
+    until(page, "document.querySelector('#preview').textContent.includes('at 800 new users a day')")
+    found["size"] = page.inner_text("#preview")
     page.get_by_role("button", name="Keep as a draft").click()
     found["draft"] = [page.url, page.inner_text("h1"), page.inner_text(".head .badge")]
+    page.locator("summary", has_text="Start").click()
     page.get_by_role("button", name="Start", exact=True).click()
     found["running"] = page.inner_text(".head .badge")
     page.locator("summary", has_text="Stop").click()
@@ -50,22 +52,24 @@ with browsing() as seen:
     watch.wrong.clear()
 
     page.goto(f"{seen.url}/console/experiments/trial")
-    until(page, "document.querySelectorAll('.uplot canvas').length === 1")
     said["verdict"] = page.inner_text("[aria-label=Verdict]")
-    page.get_by_role("link", name="Promote").click()
+    said["ranges"] = page.locator(".marks .range").count()
+    page.locator("#numbers > summary").click()
+    page.evaluate("document.querySelector('.ruling h2').textContent = 'changed'")
+    page.evaluate("document.querySelector('[data-live]').dispatchEvent(new CustomEvent('tick'))")
+    until(page, "document.querySelector('.ruling h2').textContent !== 'changed'")
+    said["still_open"] = page.locator("#numbers[open]").count()
+    page.locator("summary", has_text="Promote new").click()
     page.fill("#reason-promote-new", "as the report says")
     page.get_by_role("button", name="Promote new").click()
     said["promoted"] = page.inner_text(".head")
     page.locator("summary", has_text="Roll back").click()
     page.get_by_role("button", name="Roll back").click()
     said["rolled_back"] = page.inner_text(".head")
+    page.locator("#history > summary").click()
     said["history"] = page.inner_text("[aria-label=History]")
     page.goto(f"{seen.url}/console/experiments/too-early")
-    button = page.locator("button:disabled", has_text="Promote").last
-    said["why_not"] = [
-        button.get_attribute("title"),
-        page.inner_text(f"#{button.get_attribute('aria-describedby')}"),
-    ]
+    said["no_promotion"] = page.get_by_text("Promote").count()
 
     page.goto(f"{seen.url}/console/routing")
     until(page, "document.querySelector('#would-routed').textContent !== '–'")
@@ -85,6 +89,7 @@ with browsing() as seen:
 
     plain, watching = seen.page(java_script_enabled=False)
     plain.goto(f"{seen.url}/console/experiments/a-draft")
+    plain.locator("summary", has_text="Start").click()
     plain.get_by_role("button", name="Start", exact=True).click()
     said["plain"] = (
         plain.inner_text(".notice.bad") if plain.locator(".notice.bad").count() else plain.inner_text(".head")

@@ -22,25 +22,24 @@ def ended(page, words="Done"):
 
 
 def columns(page):
-    """What each column says of itself."""
+    """What each column of the last turn says of itself."""
     found = []
-    for card in page.query_selector_all("#columns article"):
+    for card in page.query_selector_all(".turn:last-child .columns article"):
         answer = card.query_selector(".answer")
         code = card.query_selector("dd code")
         found.append(
             {
-                "asked": card.query_selector("h2").inner_text(),
-                "who": card.query_selector("dd strong").inner_text()
-                if card.query_selector("dd strong")
-                else "",
-                "digest": code.inner_text() if code else "",
-                "badge": card.query_selector(".badge").inner_text(),
+                "from": card.query_selector(".from").inner_text(),
+                "digest": code.text_content() if code else "",
+                "badge": card.query_selector("[data-state]").inner_text(),
                 "answer": answer.inner_text() if answer.is_visible() else "",
                 "busy": answer.get_attribute("aria-busy"),
                 "votes": len(card.query_selector_all("tbody tr")),
                 "bars": len(card.query_selector_all(".score svg")),
+                "folded": not card.query_selector(".folds table:visible"),
                 "numbers": card.query_selector("p.num").inner_text(),
                 "notices": [one.inner_text() for one in card.query_selector_all(".notice")],
+                "buttons": [one.inner_text() for one in card.query_selector_all("button:visible")],
             }
         )
     return found
@@ -62,21 +61,34 @@ with browsing() as seen:
     said["one"] = columns(page)
     said["axe"] = seen.axe(page)
     picture(seen, page, "one")
-    page.locator("article button", has_text="Correct").locator("xpath=../input").fill("legal")
+    for fold in ("Decision and votes", "Should have been another adapter", "Copy as curl"):
+        page.locator("summary", has_text=fold).click()
+    until(page, "document.querySelectorAll('article pre').length === 3")
+    said["code"] = page.locator("article pre").all_inner_texts()
+    said["axe"] += seen.axe(page)
+    page.get_by_label("Which adapter should have answered").fill("legal")
     page.keyboard.press("Enter")
     until(page, "document.querySelector('article [role=status]').textContent !== ''")
     said["corrected"] = page.inner_text("article [role=status]")
     page.locator("[aria-label='Good answer']").click()
-    until(page, "!document.querySelector('article [role=status]').textContent.startsWith('Kept')")
-    said["thumb"] = page.inner_text("article [role=status]")
+    until(page, "!document.querySelector('article [role=status]').textContent.includes('text')")
+    said["good"] = page.inner_text("article [role=status]")
     page.context.grant_permissions(["clipboard-read", "clipboard-write"])
-    page.locator("article button", has_text="Copy").click()
-    until(page, "document.querySelector('article .feedback button').textContent === 'Copied'")
+    page.locator("article button", has_text="Copy").first.click()
+    until(page, "document.querySelector('article button').textContent === 'Copied'")
     said["copied"] = page.evaluate("navigator.clipboard.readText()")
 
+    asked(page, "and in one word?")
+    page.click("#go")
+    ended(page)
+    said["second"] = columns(page)
+    said["turns"] = page.locator(".turn").count()
+    asked(page, "a legal question")
     page.click("#decide")
     ended(page, "Decided")
     said["decided"] = columns(page)
+    page.click("#clear")
+    said["cleared"] = page.locator(".turn").count()
 
     for _ in range(3):
         page.click("#compare")
@@ -92,30 +104,43 @@ with browsing() as seen:
     said["axe_many"], said["wide"] = seen.axe(page), seen.wide(page)
     picture(seen, page, "many")
 
-    for _ in range(3):
+    for _ in range(2):
         page.click("#fewer")
+    asked(page, "four five")
+    page.click("#blind")
+    until(page, "document.querySelectorAll('section.card button').length === 4")
+    said["blind"] = columns(page)
+    page.locator("button", has_text="Both the same").click()
+    until(page, "document.querySelector('section.card [role=status]').textContent !== ''")
+    said["preferred"] = page.inner_text("section.card [role=status]")
+    said["revealed"] = sorted(one["from"].partition(" answered")[0].split()[1] for one in columns(page))
+
+    page.click("#fewer")
     asked(page, "one " * 900, model="base")
     page.click("#go")
-    until(page, "document.querySelector('article .answer').textContent.length > 40")
-    live = page.inner_text("article p.num")
+    until(page, "document.querySelector('.turn:last-child .answer').textContent.length > 40")
+    live = page.inner_text(".turn:last-child p.num")
     page.click("#stop")
     ended(page, "Stopped")
     said["stopped"] = [columns(page)[0], live]
 
+    page.locator("#options summary").click()
     page.fill("#temperature", "warm")
+    page.locator("#options summary").click()
+    asked(page, "one")
     page.click("#go")
     until(page, "!document.getElementById('temperature-error').hidden")
     said["wrong_field"] = [
         page.inner_text("#temperature-error"),
         page.evaluate("document.activeElement.id"),
-        page.input_value("#text")[:4],
+        page.input_value("#text"),
         page.get_attribute("#temperature", "aria-invalid"),
     ]
     page.fill("#temperature", "")
     asked(page, "x", model="nobody")
     page.click("#go")
-    until(page, "document.querySelector('#form-error').textContent !== ''")
-    said["nobody"] = page.inner_text("#form-error")
+    until(page, "!document.getElementById('model-error').hidden")
+    said["nobody"] = page.inner_text("#model-error")
     said["complaints"] = [one for one in watch.wrong if "Failed to load resource" not in one]
 
     page.route(
@@ -132,10 +157,18 @@ with browsing() as seen:
     said["cut"] = columns(page)[0]
     page.unroute("**/playground/stream")
 
-    narrow, watching = seen.page(360, "dark")
+    narrow, watching = seen.page(390, "dark")
     narrow.goto(f"{seen.url}/console/playground?text=medical&model=auto")
     narrow.click("#go")
     ended(narrow)
     said["narrow"] = [*seen.wide(narrow), *watching.wrong, *seen.axe(narrow)]
+    box = narrow.locator(".answer").bounding_box()
+    said["in_sight"] = [box["y"] > 0, box["y"] + box["height"] < 800]
     picture(seen, narrow, "narrow")
+
+    plain, watching = seen.page(java_script_enabled=False)
+    plain.goto(f"{seen.url}/console/playground?text=medical")
+    said["scripted"] = plain.locator("button:visible").all_inner_texts()
+    plain.click("#go")
+    said["plain"] = plain.inner_text(".reply")
     tell(**said)

@@ -6,15 +6,15 @@ from dataclasses import replace
 
 import pytest
 
-from router.experiments.model import Kind, MetricSpec
-from router.experiments.report.model import MetricReport, PlotPoint
-from router.extensions.experiments_page.plots import (
+from router.experiments.charts import (
     guardrail_bar,
     lift_chart,
     new_units_chart,
     relative_points,
     units_chart,
 )
+from router.experiments.model import Kind, MetricSpec
+from router.experiments.report.model import MetricReport, PlotPoint
 from tests.experiments.report.sums import REPORT, SPEC, STARTED, running
 
 HOUR = 3600.0

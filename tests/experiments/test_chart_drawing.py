@@ -3,7 +3,7 @@ from itertools import pairwise
 
 import pytest
 
-from router.extensions.experiments_page.plots import DAY, Chart, PlotRule, PlotSeries, draw, ticks, times
+from router.experiments.charts import DAY, Chart, PlotRule, PlotSeries, draw, ticks, times
 
 
 @pytest.mark.parametrize(("low", "high"), [(-0.013, 0.061), (0.0, 1.0), (-3e5, 2e6), (0.4999, 0.5001)])
