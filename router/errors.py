@@ -69,7 +69,7 @@ class RouterError(Exception):
 
     code: ClassVar[str] = "INTERNAL"
     reason: ClassVar[str] = "INTERNAL"
-    told: ClassVar[str] = ""
+    told: str = ""
 
     def __init__(self, message: str, **metadata: str) -> None:
         super().__init__(message)
@@ -98,6 +98,7 @@ class InvalidRequest(RouterError):
 
     code = "INVALID_ARGUMENT"
     reason = "INVALID_REQUEST"
+    model: str = ""  # that the request asks for, where its body could not be read but for that
 
     def __init__(self, violations: Sequence[FieldViolation], more: int = 0) -> None:
         kept = tuple(violations[:MOST_FINDINGS])

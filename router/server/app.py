@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -14,7 +15,7 @@ from router.access.quotas import Quotas
 from router.config import Settings
 from router.corrections.recorder import Corrections
 from router.engine.base import Engine
-from router.errors import NO_EXPERIMENTS
+from router.errors import NO_EXPERIMENTS, NotLoaded
 from router.feedback.recorder import FeedbackRecorder
 from router.plugins import Hooks, PluginHost
 from router.ports import AdapterRegistry, Experiments, Improvements, TextEncoder
@@ -157,6 +158,8 @@ class ServerApp:
 
     async def _load(self) -> None:
         await self._startup()
+        with suppress(NotLoaded):  # an engine that something else starts, later
+            self.metrics.built(self.engine.info, self.settings.engine)
         await self.hooks.reach("on_loaded")
         await self.hooks.look()  # what was wrong while it loaded may be past
         self.lifecycle.phase = ServerPhase.SERVING

@@ -27,6 +27,8 @@ from router.types import Decision, MixturePart, Request, Usage, Vote
 
 _REQUEST_ID = re.compile(r"[!-~]{1,128}")
 REQUEST_ID_KEY = "x-request-id"
+MOST_MODEL = 128  # characters of what a caller calls a model
+OTHER_METHOD = "_OTHER"  # of what no method serves, by OpenTelemetry's conventions
 ROUTE, LEASE, ENCODE = "route", "lease", "encode"  # names of phases
 CUT_OFF = {  # what the deadline interrupted, by phase
     ROUTE: "while the request was routed",
@@ -127,6 +129,11 @@ class Call:
     decision: Decision | None = None
     usage: Usage | None = None
     finish: str = ""
+    model: str = (
+        ""  # that the request asks for, once its body is read: auto, base, NAME, NAME@VERSION, mixture
+    )
+    refused_field: str = ""  # the first one
+    unserved: str = ""  # what was asked for, where no route and no method serves it
     resource: str = ""  # what an administrative call is about
     labels: Mapping[str, str] = field(default_factory=dict)
     meter: UsageMeter | None = None  # of a client with quotas
@@ -140,7 +147,7 @@ class Call:
     on_request: Callable[[Call], None] = field(default=lambda _: None)  # called when `request` is known
     admit: Callable[[Call], AbstractContextManager[None]] = field(default=lambda _: nullcontext())  # a branch
     most: int = 0  # bytes that a message of this call may have
-    status: int = 0  # of HTTP, once the answer has begun
+    status: int = 0  # of HTTP once the answer has begun; of gRPC, its number, once the call has ended
     writing_since: float = 0.0  # when the present write began; 0: there is none
     timeout: asyncio.Timeout | None = None  # ends the call, at its deadline or earlier
     ended_by: RouterError | None = None  # why earlier
@@ -181,6 +188,25 @@ class Call:
         raise NotImplementedError
 
     # -- What follows from it
+
+    @property
+    def scheme(self) -> str:
+        """Of the URL: http or https; empty where there is none."""
+        return ""
+
+    @property
+    def verb(self) -> str:
+        """The method of HTTP: POST; of gRPC the method without its service: Generate."""
+        if self.transport == "http":
+            return self.method.partition(" ")[0]
+        return self.method.rpartition("/")[2]
+
+    @property
+    def route(self) -> str:
+        """The template of the path, or SERVICE/METHOD; empty where neither serves the call."""
+        if self.unserved:
+            return ""
+        return self.method.partition(" ")[2] if self.transport == "http" else self.method.removeprefix("/")
 
     @property
     def headers(self) -> tuple[tuple[str, str], ...]:
@@ -276,7 +302,22 @@ class Endpoint:
 
 
 class AnsweredByLibrary(Exception):
-    """The servicer of a library has ended its call itself, with an error."""
+    """The servicer of a library has ended its call itself, with the error of that code."""
+
+    def __init__(self, code: str) -> None:
+        super().__init__(code)
+        self.code = code
+
+
+class NotServed(RouterError):
+    """No method and no route serves what was asked for. Callers get the message as it is."""
+
+    code = "UNIMPLEMENTED"
+    reason = "UNIMPLEMENTED"
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.told = message  # with the path that was asked for
 
 
 CURRENT: ContextVar[Call] = ContextVar("lora_router_call")

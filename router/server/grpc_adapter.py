@@ -31,9 +31,16 @@ from router.errors import (
     RouterError,
     Unavailable,
 )
-from router.server.call import AnsweredByLibrary, Call, Endpoint, request_id_of
+from router.server.call import (
+    OTHER_METHOD,
+    AnsweredByLibrary,
+    Call,
+    Endpoint,
+    NotServed,
+    request_id_of,
+)
 from router.server.interceptors import Interceptors
-from router.server.policy import Policy, check_rows
+from router.server.policy import UNSERVED, Policy, check_rows
 from router.server.status import (
     INTERNAL,
     clip,
@@ -214,10 +221,11 @@ class LibraryContext:
 
     async def abort(self, *args: Any, **kwargs: Any) -> None:
         """End the call. Raises AnsweredByLibrary."""
+        code = args[0] if args else kwargs.get("code")
         try:
             await self._call.context.abort(*args, **kwargs)
         except grpc.aio.AbortError as error:
-            raise AnsweredByLibrary from error
+            raise AnsweredByLibrary(getattr(code, "name", "UNKNOWN")) from error
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._call.context, name)
@@ -285,6 +293,9 @@ class GrpcServer:
 
     async def start(self) -> None:
         """Answer calls."""
+        for server in self._servers:
+            unknown = _UnknownMethods(self._interceptors, sidecar=server is self._sidecar)
+            server.add_generic_rpc_handlers((unknown,))  # the last: asked for what no service has
         await asyncio.gather(*(server.start() for server in self._servers))
 
     async def stop(self, grace: float | None) -> None:
@@ -294,6 +305,29 @@ class GrpcServer:
     @property
     def _servers(self) -> list[grpc.aio.Server]:
         return [self.main, *([self._sidecar] if self._sidecar is not None else [])]
+
+
+class _UnknownMethods(grpc.GenericRpcHandler):
+    """Refuses the methods that no service has, by the way of all calls, so that they are seen."""
+
+    def __init__(self, interceptors: Interceptors, sidecar: bool) -> None:
+        self._interceptors, self._sidecar = interceptors, sidecar
+
+    def service(self, handler_call_details: grpc.HandlerCallDetails) -> Handler:
+        """The handler of any method."""
+        asked = str(handler_call_details.method)
+
+        async def refuse(request: None, call: Call) -> None:
+            raise NotServed(f"{clip(asked)} is not served here")
+
+        endpoint = Endpoint(OTHER_METHOD, UNSERVED, refuse, None)
+
+        async def run(_: Any, context: Context) -> None:
+            call = GrpcCall(endpoint, context, bytes, self._sidecar)
+            call.unserved = asked
+            await self._interceptors.serve(endpoint, call)
+
+        return grpc.stream_stream_rpc_method_handler(run)
 
 
 def methods_of(add: Callable[[Any, Any], None], servicer: Any) -> Mapping[str, Mapping[str, Handler]]:

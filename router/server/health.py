@@ -13,6 +13,7 @@ import json
 import logging
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any, TypeAlias
 
@@ -24,6 +25,7 @@ from starlette.applications import Starlette
 from router.access.hosts import Hosts
 from router.config import Settings
 from router.engine.base import EngineStatus
+from router.errors import RouterError
 from router.server.admission import PhaseGate, ServerPhase
 from router.server.call import Call, Endpoint
 from router.server.grpc_adapter import GrpcServer
@@ -33,7 +35,8 @@ from router.server.policy import PROBE, ROWS, Policy
 
 log = logging.getLogger(__name__)
 Page: TypeAlias = tuple[bytes, str]
-PAGES: Mapping[str, Policy] = {"GET /metrics": PROBE, "GET /healthz": PROBE, "GET /readyz": PROBE}
+PAGE = replace(PROBE, counted=False)
+PAGES: Mapping[str, Policy] = {"GET /metrics": PAGE, "GET /healthz": PAGE, "GET /readyz": PAGE}
 CLOSE = {"connection": "close"}
 NAMES = (
     "",
@@ -203,7 +206,10 @@ class Unguarded:
 
     async def serve(self, endpoint: Endpoint, call: Call) -> None:
         """Answer one call, which has no body."""
-        await call.reply(call.encode(await endpoint.answer(None, call)))
+        try:
+            await call.reply(call.encode(await endpoint.answer(None, call)))
+        except RouterError as error:
+            await call.refuse(error)
 
 
 class MetricsPages:

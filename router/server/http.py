@@ -9,30 +9,35 @@ import re
 import time
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from types import MappingProxyType
-from typing import Any, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from starlette.applications import Starlette
+from starlette.datastructures import Headers
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
-from starlette.responses import JSONResponse
 from starlette.routing import Route as StarletteRoute
 
 from router.access.access import Credentials
 from router.access.hosts import Hosts
-from router.errors import InvalidRequest, QuotaExceeded, Unavailable, WrongContentType
+from router.errors import QuotaExceeded, Unavailable, WrongContentType
 from router.server.bodies import Decoder, json_decoder, too_large
-from router.server.call import REQUEST_ID_KEY, Call, Endpoint, request_id_of
-from router.server.policy import Policy, check_rows
-from router.server.status import code_of, http_status, message_of, reason_of, shown
+from router.server.call import OTHER_METHOD, REQUEST_ID_KEY, Call, Endpoint, NotServed, request_id_of
+from router.server.policy import UNSERVED, Policy, check_rows
+from router.server.status import code_of, first_field, http_status, message_of, reason_of
 from router.types import Decision
+
+if TYPE_CHECKING:
+    from router.server.interceptors import Interceptors
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 App: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
 _CONVERTER = re.compile(r":\w+(?=})")
+METHODS = frozenset(("CONNECT", "DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT", "QUERY", "TRACE"))
 CONSOLE = "/console"  # below it the console checks names of hosts itself
 EXPOSED = (  # headers of answers that a page of another origin may read
     REQUEST_ID_KEY,
@@ -160,6 +165,11 @@ class HttpCall(Call):
         """What was asked for, without what comes behind `?`."""
         return str(self.scope["path"])
 
+    @property
+    def scheme(self) -> str:
+        """Of the connection."""
+        return str(self.scope.get("scheme", ""))
+
     def path_parameter(self, name: str) -> str:
         """Of the route."""
         return str(self.scope.get("path_params", {}).get(name, ""))
@@ -240,7 +250,7 @@ class HttpCall(Call):
             return
         reason = reason_of(error)
         status = http_status(code_of(error), reason)
-        named = status, reason, message_of(error), field_of(error)
+        named = status, reason, message_of(error), first_field(error)
         if self._began:
             await self._end(self.failure(*named))
             return
@@ -312,11 +322,6 @@ def decision_headers(decision: Decision | None, response_id: str) -> dict[str, s
     }
 
 
-def field_of(error: Exception) -> str:
-    """The first field that is wrong; '' if none is."""
-    return shown(error.violations[0].field) if isinstance(error, InvalidRequest) and error.violations else ""
-
-
 # -- Routes
 
 
@@ -367,8 +372,9 @@ class KnownHosts:
     """An ASGI application that answers under names of this server only. A page that a browser on this machine
     loads may have its own name point here, and would read what is answered."""
 
-    def __init__(self, app: App, hosts: Hosts) -> None:
+    def __init__(self, app: App, hosts: Hosts, interceptors: Serves) -> None:
         self._app, self._hosts = app, hosts
+        self._refusal = refusing(interceptors, UnknownHost(UNKNOWN_HOST))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass it on, or 403."""
@@ -376,16 +382,30 @@ class KnownHosts:
         if scope["type"] == "http" and not scope["path"].startswith(CONSOLE):
             names = [value.decode("latin-1") for name, value in scope["headers"] if name == b"host"]
             if not all(map(self._hosts.know, names)):  # a browser always sends one
-                app = _refusal(scope, 403, "NOT_THIS_PAGE", UNKNOWN_HOST)
+                app = self._refusal
         await app(scope, receive, send)
+
+
+class WithoutSlash:
+    """An ASGI application to which a path with a slash at its end is the path without it."""
+
+    def __init__(self, app: App) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass it on."""
+        path = scope.get("path", "")
+        if path.endswith("/") and path != "/":
+            scope["path"] = path.rstrip("/") or "/"
+        await self._app(scope, receive, send)
 
 
 class KnownOrigins:
     """An ASGI application that pages of `origins` may call from a browser (CORS): without cookies, and not
     the console."""
 
-    def __init__(self, app: App, origins: Sequence[str]) -> None:
-        self._app = app
+    def __init__(self, app: App, origins: Sequence[str], interceptors: Serves) -> None:
+        self._app, self._interceptors = app, interceptors
         self._shared = CORSMiddleware(
             app,
             allow_origins=origins,
@@ -397,8 +417,19 @@ class KnownOrigins:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass it on, and add the headers that let a page read the answer."""
-        console = scope["type"] == "http" and scope["path"].startswith(CONSOLE)
-        await (self._app if console else self._shared)(scope, receive, send)
+        app: App = self._shared
+        if scope["type"] == "http":
+            if scope["path"].startswith(CONSOLE):
+                app = self._app
+            elif scope["method"] == "OPTIONS" and "access-control-request-method" in dict(metadata_of(scope)):
+                app = outside(self._interceptors, self._allowed)
+        await app(scope, receive, send)
+
+    async def _allowed(self, request: None, call: HttpCall) -> Reply:
+        """What a browser asks before it lets a page send its request."""
+        made = self._shared.preflight_response(Headers(scope=call.scope))
+        headers = {name: value for name, value in made.headers.items() if name != "content-length"}
+        return Reply(bytes(made.body), headers.pop("content-type"), made.status_code, headers)
 
 
 def application(
@@ -420,25 +451,105 @@ def application(
         StarletteRoute(route.path, RouteApp(interceptors, route, rows[route.name]), methods=[route.verb])
         for route in routes
     ]
-    guard = [Middleware(KnownHosts, hosts=hosts)] if hosts is not None else []
+    guard = [Middleware(WithoutSlash)]
+    if hosts is not None:
+        guard.append(Middleware(KnownHosts, hosts=hosts, interceptors=interceptors))
     if origins:
-        guard.append(Middleware(KnownOrigins, origins=origins))
-    handlers: Any = {404: _not_served, 405: _not_served}
-    return Starlette(routes=served, middleware=guard, exception_handlers=handlers)
+        guard.append(Middleware(KnownOrigins, origins=origins, interceptors=interceptors))
+
+    async def not_served(request: Request, error: Any) -> App:
+        text = f"{request.method} {request.url.path} is not served here; GET / lists what is"[:300]
+        kind = PathNotServed if error.status_code == 404 else MethodNotAllowed
+        return refusing(interceptors, kind(text), error.headers or {})
+
+    handlers: Any = {404: not_served, 405: not_served}
+    made = Starlette(routes=served, middleware=guard, exception_handlers=handlers)
+    made.router.redirect_slashes = False  # a redirect would be an answer that nothing records
+    return made
 
 
-async def _not_served(request: Request, error: Any) -> JSONResponse:
-    reason = "NOT_FOUND" if error.status_code == 404 else "METHOD_NOT_ALLOWED"
-    text = f"{request.method} {request.url.path} is not served here; GET / lists what is"
-    return _refusal(request.scope, error.status_code, reason, text[:300], error.headers or {})
+# -- Requests that reach no route.
 
 
-def _refusal(
-    scope: Scope, status: int, reason: str, message: str, headers: Mapping[str, str] = MappingProxyType({})
-) -> JSONResponse:
-    """The answer to a request that reaches no route."""
-    sent = {**headers, REQUEST_ID_KEY: request_id_of(metadata_of(scope))}
-    return JSONResponse(error_json(status, reason, message, ""), status, headers=sent)
+class PathNotServed(NotServed):
+    """No route has the path."""
+
+    code = "NOT_FOUND"
+    reason = "NOT_FOUND"
+
+
+class MethodNotAllowed(NotServed):
+    """The routes of the path have other methods."""
+
+    reason = "METHOD_NOT_ALLOWED"
+
+
+class UnknownHost(NotServed):
+    """The request names another server."""
+
+    code = "PERMISSION_DENIED"
+    reason = "NOT_THIS_PAGE"
+
+
+class NotParsed(NotServed):
+    """What came is no request of HTTP that the server takes."""
+
+    code = "INVALID_ARGUMENT"
+    reason = "INVALID_REQUEST"
+
+
+def refusing(
+    interceptors: Serves, error: NotServed, headers: Mapping[str, str] = MappingProxyType({})
+) -> App:
+    """An ASGI application that refuses every request."""
+
+    async def answer(request: None, call: HttpCall) -> None:
+        raise error
+
+    return outside(interceptors, answer, headers)
+
+
+def outside(
+    interceptors: Serves,
+    answer: Callable[[Any, Any], Awaitable[Any]],
+    headers: Mapping[str, str] = MappingProxyType({}),
+) -> App:
+    """An ASGI application that answers every request, by the way of all calls, so that they are recorded."""
+
+    async def serve(scope: Scope, receive: Receive, send: Send) -> None:
+        verb = scope["method"] if scope["method"] in METHODS else OTHER_METHOD
+        made = partial(UnservedCall, headers)
+        await RouteApp(interceptors, Route(verb, "", answer, call=made), UNSERVED)(scope, receive, send)
+
+    return serve
+
+
+class UnservedCall(HttpCall):
+    """A call that no route serves."""
+
+    def __init__(self, headers: Mapping[str, str], *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self._answer_headers.update(headers)
+        self.unserved = self.path or "?"  # where what came could not be read
+
+
+def unparsed(
+    interceptors: Interceptors | None, scheme: str, client: tuple[str, int] | None
+) -> tuple[str, bytes]:
+    """Record what came from that client and is no request; returns a request id and the body of a refusal."""
+    error = NotParsed("the head of the request is malformed or too large")
+    scope: Scope = {"path": "", "scheme": scheme, "headers": (), "client": client}
+    route = Route(OTHER_METHOD, "", _nothing)
+    endpoint = Endpoint(route.name, UNSERVED, _nothing, None)
+    call = UnservedCall({}, route, endpoint, scope, _nothing, _nothing)
+    if interceptors is not None:
+        interceptors.note(call, error)
+    body = error_json(400, error.reason, error.message, "")
+    return call.request_id, json.dumps(body).encode()
+
+
+async def _nothing(*_: Any) -> Any:
+    """Of a call that has no connection."""
 
 
 def metadata_of(scope: Scope) -> tuple[tuple[str, str], ...]:

@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterat
 from contextlib import aclosing, asynccontextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from itertools import repeat
-from typing import Literal
+from typing import Any, Literal
 
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -26,9 +26,9 @@ from router.errors import (
     Unavailable,
 )
 from router.judging import REFERENCE
-from router.names import BASE, adapter_rule, split_adapter
+from router.names import AUTO, BASE, adapter_rule, split_adapter
 from router.ports import AdapterRegistry
-from router.server.call import Call
+from router.server.call import MOST_MODEL, Call
 from router.server.corrections import record_correction
 from router.server.inputs import mixture_of, prompt_of
 from router.server.pipeline import Pipeline
@@ -84,7 +84,7 @@ class InferenceService(InferenceServiceServicer):
 
     async def Generate(self, request: pb.GenerateRequest, call: Call) -> pb.GenerateResponse:
         """The whole answer in one message."""
-        asked = self._asked(generate_request(request, call.response_id, self._limits), call)
+        asked = self._asked(generate_request, request, call)
         texts: list[str] = []
         logprobs: list[TokenLogprob] = []
         end = Finished(FinishReason.ERROR)
@@ -129,7 +129,7 @@ class InferenceService(InferenceServiceServicer):
         write: Callable[[pb.StreamGenerateResponse], Awaitable[None]],
     ) -> None:
         """The same, each event given to `write`, which sends it in the form that the caller reads."""
-        asked = self._asked(generate_request(request, call.response_id, self._limits), call)
+        asked = self._asked(generate_request, request, call)
         answer = StreamedAnswer(asked.tools)
         async with self.answer(asked, call) as (decision, generation):
             await call.begin()
@@ -148,14 +148,14 @@ class InferenceService(InferenceServiceServicer):
 
     async def Route(self, request: pb.RouteRequest, call: Call) -> pb.RouteResponse:
         """The decision alone, explained."""
-        asked = self._asked(route_request(request, call.response_id, self._limits), call)
+        asked = self._asked(route_request, request, call)
         asked = replace(asked, routing=replace(asked.routing, explain=True))
         decision = await self.pipeline.decide(asked, call)
         return pb.RouteResponse(decision=decision_message(decision, explain=True))
 
     async def CountTokens(self, request: pb.CountTokensRequest, call: Call) -> pb.CountTokensResponse:
         """The length of the prompt under the adapter it would get."""
-        asked = self._asked(route_request(request, call.response_id, self._limits), call)
+        asked = self._asked(route_request, request, call)
         async with self.pipeline.prepare(asked, call) as prepared:
             return pb.CountTokensResponse(
                 prompt_tokens=len(prepared.tokens),
@@ -171,7 +171,7 @@ class InferenceService(InferenceServiceServicer):
 
     def asked(self, message: pb.GenerateRequest, call: Call) -> Request:
         """The request of a call. Raises InvalidRequest, Overloaded."""
-        return self._asked(generate_request(message, call.response_id, self._limits), call)
+        return self._asked(generate_request, message, call)
 
     @asynccontextmanager
     async def answer(self, asked: Request, call: Call) -> AsyncIterator[tuple[Decision, Buffered]]:
@@ -181,7 +181,9 @@ class InferenceService(InferenceServiceServicer):
             async with self.pipeline.answer(asked, call) as taken:
                 yield taken
 
-    def _asked(self, request: Request, call: Call) -> Request:
+    def _asked(self, read: Callable[[Any, str, RequestLimits], Request], message: Any, call: Call) -> Request:
+        call.model = model_asked(message.routing)
+        request = read(message, call.response_id, self._limits)
         call.request, call.labels = request, request.labels
         if self._log_prompts:
             call.prompt = request.text
@@ -227,6 +229,17 @@ def joined(batch: Sequence[Delta | Finished]) -> tuple[Delta | None, Finished | 
     text = "".join(delta.text for delta in deltas)
     logprobs = tuple(entry for delta in deltas for entry in delta.logprobs)
     return Delta(text, sum(delta.tokens for delta in deltas), logprobs), end
+
+
+def model_asked(routing: pb.Routing) -> str:
+    """What a request names, in the form of `model` over HTTP; of a wrong name the beginning."""
+    if routing.mixture:
+        return "mixture"
+    parts = split_adapter(routing.adapter)
+    if parts is None:
+        return routing.adapter[:MOST_MODEL] or AUTO
+    name, version = parts
+    return f"{name}@{version}" if version else name
 
 
 # What a request may have at most, beside what the settings say.

@@ -10,7 +10,8 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AsyncExitStack, ExitStack, aclosing, asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, ExitStack, aclosing, asynccontextmanager, contextmanager, suppress
+from dataclasses import dataclass
 from typing import Any
 
 from router.access.access import Access, Credentials
@@ -34,6 +35,7 @@ from router.server.admission import Admission, PhaseGate, ReadSlot
 from router.server.bodies import Bodies
 from router.server.call import (
     CURRENT,
+    MOST_MODEL,
     AnsweredByLibrary,
     Call,
     Endpoint,
@@ -44,7 +46,7 @@ from router.server.call import (
 from router.server.logs import ACCESS_LOG, Sparse
 from router.server.metrics import ServerMetrics
 from router.server.policy import SMALL, Policy
-from router.server.status import INTERNAL, code_of, http_status, withheld
+from router.server.status import INTERNAL, code_of, first_field, grpc_status, http_status, withheld
 from router.v1.fleet_pb2 import ReplaceReplicasRequest, ResizeReplicasRequest
 
 log = logging.getLogger(__name__)
@@ -140,6 +142,13 @@ class Interceptors:
             call.on_request = self._admission.request_known
             yield
 
+    def note(self, call: Call, error: RouterError) -> None:
+        """Record a call that was refused before it could be served."""
+        if self._tracing is not None:
+            call.trace = self._tracing.begin(call.metadata)
+        with suppress(RouterError), observed(call, self._metrics, self._lines, self._tracing):
+            raise error
+
     async def known(self, token: str) -> Client:
         """The client with that token. Raises Unauthenticated."""
         credentials = await self._access.verified(Credentials((f"Bearer {token}",)), Role.OBSERVE)
@@ -165,7 +174,7 @@ class Interceptors:
         request: Any = None
         if slot is not None and endpoint.decode is not None:
             request = await stack.enter_async_context(self._bodies.one(call, slot, endpoint.decode))
-            call.resource = resource_of(request)
+            call.resource, call.model = resource_of(request), named_model(request)
         elif endpoint.decode is not None:
             request = await stack.enter_async_context(aclosing(self._bodies.each(call, endpoint.decode)))
         stack.enter_context(self._sending.watched(call))
@@ -251,6 +260,14 @@ def resource_of(message: Any) -> str:
     return str(getattr(getattr(message, "experiment", None), "name", ""))
 
 
+def named_model(message: Any) -> str:
+    """The model that a request of another API than ours names; of ours the service reads it."""
+    for name in ("model", "model_name"):
+        if isinstance(model := getattr(message, name, None), str):
+            return model[:MOST_MODEL]
+    return ""
+
+
 @asynccontextmanager
 async def bounded(call: Call, seconds: float | None) -> AsyncIterator[None]:
     """Stop what runs inside after so many seconds, and raise DeadlineExceeded; or earlier, by `call.end`, and
@@ -278,57 +295,86 @@ async def bounded(call: Call, seconds: float | None) -> AsyncIterator[None]:
 def observed(call: Call, metrics: ServerMetrics, lines: Sparse, tracing: Tracing | None) -> Iterator[None]:
     """One log line, the metrics and the trace of the call, however it ends; before its status leaves the
     server."""
-    code, reason, bound = "OK", "", ""
-    outcome = ""  # of the request, where it is another than the call's
+    end = CallEnd()
     try:
         yield
     except asyncio.CancelledError:
-        code = "DEADLINE_EXCEEDED" if call.expired else "CANCELLED"
+        end.code = "DEADLINE_EXCEEDED" if call.expired else "CANCELLED"
         raise
-    except AnsweredByLibrary:
-        code = "UNKNOWN"
+    except AnsweredByLibrary as answered:
+        end.code = answered.code
         raise
     except Exception as error:
-        code = code_of(error)
-        reason = error.reason if isinstance(error, RouterError) else type(error).__name__
-        if isinstance(error, RouterError) and (bound := error.metadata.get("bound", "")):
-            metrics.refused(bound)
-        if isinstance(error, BodyIncomplete):
-            outcome = "CANCELLED"  # by its caller: no request came, and the server did not fail one
+        end.failed(error)
+        if isinstance(error, InvalidRequest):
+            call.model, call.refused_field = call.model or error.model, first_field(error)
         raise
     finally:
-        if call.transport == HTTP and not call.status:
-            call.status = http_status(code, reason)
-        metrics.record(call, code, outcome or code, reason)
+        if end.bound:
+            metrics.refused(end.bound)
+        if end.code != "OK" and not call.status:  # of a stream by HTTP it has left already
+            http = call.transport == HTTP
+            call.status = http_status(end.code, end.reason) if http else grpc_status(end.code)
+        metrics.record(call, end.code, end.outcome, end.reason)
         if tracing is not None and call.trace is not None:
-            tracing.ended(call, outcome or code, reason)
-        level = LEVELS.get(code, logging.INFO)
-        if call.policy.logged and (not bound or lines.next()) and access_log.isEnabledFor(level):
-            fields = log_fields(call, code, reason, bound)
-            if left_out := lines.left_out():
-                fields["left_out"] = left_out
-            access_log.log(level, "request", extra={"fields": fields})
+            tracing.ended(call, end.outcome, end.reason)
+        _log_end(call, end, lines)
+
+
+@dataclass(slots=True)
+class CallEnd:
+    """How a call ended: its code; for an error the reason, and the limit that it met."""
+
+    code: str = "OK"
+    reason: str = ""
+    bound: str = ""
+    cancelled: bool = False  # by its caller, whatever the code
+
+    @property
+    def outcome(self) -> str:
+        """The code of the request that the call was."""
+        return "CANCELLED" if self.cancelled else self.code
+
+    def failed(self, error: Exception) -> None:
+        """By that error."""
+        self.code, self.reason = code_of(error), type(error).__name__
+        if isinstance(error, RouterError):
+            self.reason, self.bound = error.reason, error.metadata.get("bound", "")
+        # No request came, and the server did not fail one.
+        self.cancelled = isinstance(error, BodyIncomplete)
+
+
+def _log_end(call: Call, end: CallEnd, lines: Sparse) -> None:
+    level = LEVELS.get(end.code, logging.INFO)
+    flood = end.bound or call.unserved
+    if call.policy.logged and (not flood or lines.next()) and access_log.isEnabledFor(level):
+        fields = log_fields(call, end.code, end.reason, end.bound)
+        if left_out := lines.left_out():
+            fields["left_out"] = left_out
+        access_log.log(level, "request", extra={"fields": fields})
 
 
 def log_fields(call: Call, code: str, error: str, bound: str = "") -> dict[str, Any]:
     """What the log line of a call says. `error` is the reason of its error, `bound` the limit that it met. No
     text of prompt or answer unless the operator asked for it."""
-    line: dict[str, Any] = {**call.ids, "transport": call.transport}
-    if call.transport == HTTP:
-        verb, _, path = call.method.partition(" ")
-        line |= {"method": verb, "path": path, "status": call.status}
-    else:
-        line["method"] = call.method.rpartition("/")[2]
-    line |= {
+    line: dict[str, Any] = {
+        **call.ids,
+        "transport": call.transport,
+        "method": call.verb,
+        "route": call.route,
+        "status": call.status,
         "code": code,
         "seconds": round(time.monotonic() - call.started, 6),
     }
     labels = {key: value for key, value in call.labels.items() if key != REFERENCE}  # a user's words
     optional = {
         "trace_id": call.trace.trace_id if call.trace is not None else "",
+        "path": call.unserved,
+        "model": call.model,
         "client": call.client.id,
-        "tenant": call.client.tenant if call.client.tenant != call.client.id else "",
+        "tenant": call.client.tenant,
         "error": error,
+        "field": call.refused_field,
         "bound": bound,
         "finish": call.finish,
         "prompt": call.prompt,

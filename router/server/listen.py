@@ -31,10 +31,11 @@ from router.config import Settings
 from router.errors import ConfigError, install_extra
 from router.server import home
 from router.server.adapters import AdapterService
+from router.server.call import REQUEST_ID_KEY
 from router.server.grpc_adapter import GrpcServer
 from router.server.health import probes
 from router.server.home import own_routes
-from router.server.http import CONSOLE, application
+from router.server.http import CONSOLE, JSON, application, unparsed
 from router.server.interceptors import Interceptors
 from router.server.metrics import ServerMetrics
 from router.server.policy import MAX_PLAN_BYTES, ROWS
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 logging.getLogger("uvicorn").setLevel(logging.WARNING)  # the server logs what it serves itself
+logging.getLogger("uvicorn.error").setLevel(logging.ERROR)  # and what is no request
 
 MAX_SENT_BYTES = 16 << 20
 METADATA_BYTES = 12 << 10  # of a call's headers, a token of 8 KiB among them; above, some are refused
@@ -287,9 +289,10 @@ class Protocol(H11Protocol):
 
     _late: asyncio.TimerHandle | None = None
 
-    def __init__(self, *arguments: Any, **options: Any) -> None:
+    def __init__(self, *arguments: Any, interceptors: Interceptors | None = None, **options: Any) -> None:
+        """`interceptors` record what is no request; None for a process that records none."""
         super().__init__(*arguments, **options)
-        self.conn = Framing(h11.SERVER, METADATA_BYTES)
+        self.conn, self._interceptors = Framing(h11.SERVER, METADATA_BYTES), interceptors
 
     def connection_made(self, transport: Any) -> None:
         """Hang up where there are too many, as the gRPC port does."""
@@ -303,6 +306,20 @@ class Protocol(H11Protocol):
         """Part of a head, or of a body, whose time the interceptors bound."""
         super().data_received(data)
         self._watch()
+
+    def send_400_response(self, msg: str) -> None:
+        """Refuse what is no request, as all else is refused, and hang up."""
+        request_id, body = unparsed(self._interceptors, self.scheme or "", self.client)
+        headers = [
+            ("content-type", JSON),
+            ("content-length", str(len(body))),
+            ("connection", "close"),
+            (REQUEST_ID_KEY, request_id),
+        ]
+        sent = h11.Response(status_code=400, headers=headers, reason=b"Bad Request")
+        for event in (sent, h11.Data(data=body), h11.EndOfMessage()):
+            self.transport.write(self.conn.send(event) or b"")
+        self.transport.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Wait no more for a client that left."""
@@ -457,9 +474,11 @@ class Listener:
             self._server.force_exit = self._server.should_exit = True
 
 
-def metrics_listener(settings: Settings, shed: Callable[[], None]) -> Listener:
+def metrics_listener(
+    settings: Settings, shed: Callable[[], None], interceptors: Interceptors | None = None
+) -> Listener:
     """The listener of metrics and probes; `shed` is called for each connection that ends to make room."""
-    protocol = partial(Probes, open={}, shed=shed)
+    protocol = partial(Probes, open={}, shed=shed, interceptors=interceptors)
     return Listener(settings.metrics_listen, None, "metrics_listen", protocol)
 
 
@@ -474,9 +493,11 @@ class Transports:
     ) -> None:
         self._settings, self._tls, self._interceptors = settings, tls, interceptors
         self.grpc = GrpcServer(interceptors, server_options(settings))
-        self._web = Listener(settings.http_listen, tls) if settings.http_listen else None
+        protocol = partial(Protocol, interceptors=interceptors)
+        web = settings.http_listen
+        self._web = Listener(web, tls, protocol=protocol) if web else None
         shed = metrics.shed.labels("http").inc
-        self._probes = metrics_listener(settings, shed) if settings.metrics_listen else None
+        self._probes = metrics_listener(settings, shed, interceptors) if settings.metrics_listen else None
         self.address = self.sidecar_address = self.metrics_address = self.http_address = ""
         self.http_problem = ""  # why there is no HTTP
 

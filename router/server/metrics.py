@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import math
+import platform
 import time
 from collections import Counter as Count
 from collections.abc import AsyncIterable, Callable, Hashable, Iterable, Iterator
+from importlib import metadata
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from prometheus_client import (
@@ -27,7 +29,8 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.openmetrics import exposition as openmetrics
 from prometheus_client.registry import Collector
 
-from router.engine.base import EngineStatus
+from router import __version__
+from router.engine.base import BaseInfo, EngineStatus
 from router.server.call import CURRENT, Call
 from router.types import (
     AdapterEvent,
@@ -48,15 +51,17 @@ if TYPE_CHECKING:
     from router.server.tls import Tls
 
 # Upper ends of buckets
-SECONDS = tuple(0.01 * 2**n for n in range(14))
-FIRST_TOKEN = (0.005, 0.01, 0.02, 0.04, 0.08, 0.15, 0.3, 0.6, 1.2, 2.5, 5, 10, 30)
-PER_TOKEN = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.08, 0.15, 0.3, 0.6, 1.2)
-ROUTING = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5)
+SECONDS = (0.01, 0.05, 0.25, 1, 2.5, 10, 60)
+FIRST_TOKEN = (0.01, 0.05, 0.15, 0.5, 1, 2.5, 5, 30)
+PER_TOKEN = (0.005, 0.01, 0.02, 0.05, 0.1, 0.3, 1)
+ROUTING = (0.0002, 0.001, 0.003, 0.01, 0.03, 0.1, 0.5)
 # Labels
 VERSION = ("adapter", "version")
 CLIENT, TENANT = ("client", "tenant", "code"), ("tenant", "kind")  # as many as the clients file has
 OTHER = ("other", "other")
-MAX_VERSIONS, MAX_CLASSIFIERS, MAX_BOUNDS = 4096, 64, 64  # that get labels of their own
+MAX_VERSIONS, MAX_CLASSIFIERS, MAX_BOUNDS = 200, 64, 64  # that get labels of their own
+OF_VERSIONS = {"OK", "CANCELLED", "DEADLINE_EXCEEDED", "UNAVAILABLE", "INTERNAL"}
+"""Codes that a version has series for; a request that was refused counts for no version."""
 
 OPENMETRICS = "application/openmetrics-text"  # the form of the page that has exemplars
 LAG_SECONDS = 0.05  # between two looks at how late the event loop is
@@ -93,33 +98,40 @@ class ServerMetrics:
             ("http_request_method", "http_route", "http_response_status_code"),
             SECONDS,
         )
-        outcome = (*VERSION, "reason", "code")
         self.requests = self._counter(
-            "lora_router_requests", "Generations by who answered, why, and how they ended.", outcome
+            "lora_router_requests", "Generations by who answered, and how they ended.", (*VERSION, "code")
+        )
+        self.decisions = self._counter(
+            "lora_router_decisions", "Generations by why they went where they went.", ("reason",)
         )
         self.request_seconds = self._histogram(
-            "lora_router_request_seconds",
-            "From a generation's arrival to its end.",
-            (*VERSION, "code"),
-            SECONDS,
+            "lora_router_request_seconds", "From a generation's arrival to its end.", ("code",), SECONDS
+        )
+        self.answer_seconds = self._counter(
+            "lora_router_adapter_answer_seconds", "Seconds of generations with the code OK, summed.", VERSION
+        )
+        self.first_token_seconds = self._counter(
+            "lora_router_adapter_first_token_seconds",
+            "The part of these seconds from submission to the first token.",
+            VERSION,
         )
         self.prompt_tokens = self._counter(
             "lora_router_prompt_tokens", "Prompt tokens, those reused included.", VERSION
         )
         self.cached_tokens = self._counter(
-            "lora_router_cached_tokens", "Prompt tokens served from the prefix cache.", VERSION
+            "lora_router_cached_tokens", "Prompt tokens served from the prefix cache.", ()
         )
         self.completion_tokens = self._counter("lora_router_completion_tokens", "Tokens generated.", VERSION)
         self.first_token = self._histogram(
             "lora_router_time_to_first_token_seconds",
             "From submission to the first token.",
-            VERSION,
+            (),
             FIRST_TOKEN,
         )
         self.per_token = self._histogram(
             "lora_router_time_per_output_token_seconds",
             "Mean time between tokens of a generation.",
-            VERSION,
+            (),
             PER_TOKEN,
         )
         self.queued = self._histogram(
@@ -141,7 +153,7 @@ class ServerMetrics:
             "lora_router_tenant_tokens", "Tokens of answers by tenant: prompt or completion.", TENANT
         )
         self.loads = self._histogram(
-            "lora_router_adapter_load_seconds", "Time to bring an adapter into memory.", VERSION, SECONDS
+            "lora_router_adapter_load_seconds", "Time to bring an adapter into memory.", (), SECONDS
         )
         self.telemetry_sent = self._counter(
             "lora_router_telemetry_sent",
@@ -194,6 +206,15 @@ class ServerMetrics:
             registry=self.registry,
         )
         self.certificate_ends.set(math.inf)
+        build = ("version", "python", "torch", "base", "base_digest", "engine")
+        self._build = Gauge("lora_router_build_info", "What this server is.", build, registry=self.registry)
+        self._by_version = (
+            self.requests,
+            self.prompt_tokens,
+            self.completion_tokens,
+            self.answer_seconds,
+            self.first_token_seconds,
+        )
         self._worst_lag = 0.0
         self.states: dict[AdapterRef, AdapterState] = {}  # as the registry's events told them
 
@@ -213,9 +234,11 @@ class ServerMetrics:
         """A call has ended with that code, and the request that it was with that outcome. `reason` is that of
         its error."""
         seconds, exemplar = time.monotonic() - call.started, call.trace.exemplar if call.trace else None
-        if call.transport == "http":
-            verb, _, route = call.method.partition(" ")
-            self._child(self.http_seconds, verb, route, str(call.status)).observe(seconds, exemplar)
+        if not call.policy.counted:
+            pass
+        elif call.transport == "http":
+            status = str(call.status)
+            self._child(self.http_seconds, call.verb, call.route, status).observe(seconds, exemplar)
         else:
             self._child(self.call_seconds, call.method, code).observe(seconds, exemplar)
         decision = call.decision
@@ -227,14 +250,24 @@ class ServerMetrics:
             return
         for observer in self.ended:
             observer(call, outcome, reason)
-        labels = self._labels(decision)
-        self._child(self.requests, *labels, decision.reason.value if decision else "none", outcome).inc()
-        self._child(self.request_seconds, *labels, outcome).observe(seconds, exemplar)
+        labels = self._labels(decision) if outcome in OF_VERSIONS else OTHER
+        self._child(self.requests, *labels, outcome).inc()
+        self._child(self.decisions, decision.reason.value if decision else "none").inc()
+        self._child(self.request_seconds, outcome).observe(seconds, exemplar)
         if call.usage is not None:
             self._record_usage(labels, call.usage, exemplar)
+            if outcome == "OK":
+                self._child(self.answer_seconds, *labels).inc(seconds)
+                first = call.usage.time_to_first_token if call.usage.completion_tokens else 0.0
+                self._child(self.first_token_seconds, *labels).inc(first)
             if tenant := call.client.tenant:
                 self._child(self.tenant_tokens, tenant, "prompt").inc(call.usage.prompt_tokens)
                 self._child(self.tenant_tokens, tenant, "completion").inc(call.usage.completion_tokens)
+
+    def built(self, info: BaseInfo, engine: str) -> None:
+        """What this server is, once the base is loaded."""
+        versions = (__version__, platform.python_version(), version_of("torch"))
+        self._build.labels(*versions, info.name, info.served_digest, engine).set(1)
 
     async def follow_adapters(self, events: AsyncIterable[AdapterEvent]) -> None:
         """Keep every version's state, and measure every cold load: a LOADING that became READY, by the
@@ -244,6 +277,7 @@ class ServerMetrics:
             ref, state = event.adapter.ref, event.adapter.state
             if event.kind is AdapterEventKind.REMOVED:
                 self.states.pop(ref, None)
+                self.forget(ref)
                 continue
             self.states[ref] = state
             if state is AdapterState.LOADING:
@@ -251,7 +285,15 @@ class ServerMetrics:
                 continue
             start = began.pop(ref, None)
             if start is not None and state is AdapterState.READY:
-                self.loads.labels(*self._version(ref)).observe(max(event.time - start, 0.0))
+                self.loads.observe(max(event.time - start, 0.0))
+
+    def forget(self, ref: AdapterRef) -> None:
+        """The version is gone: end its series, so that another may have labels of its own."""
+        labels = (ref.name, ref.version)
+        self._versions.forget(labels)
+        for key in [key for key in self._children if key[1:3] == labels and key[0] in self._by_version]:
+            del self._children[key]
+            key[0].remove(*key[1:])
 
     async def follow_lag(self) -> None:
         """Sleep and see how much too late the loop comes back: what a blocking call costs every stream."""
@@ -321,14 +363,22 @@ class ServerMetrics:
 
     def _record_usage(self, labels: tuple[str, str], usage: Usage, exemplar: dict[str, str] | None) -> None:
         self._child(self.prompt_tokens, *labels).inc(usage.prompt_tokens)
-        self._child(self.cached_tokens, *labels).inc(usage.cached_tokens)
+        self.cached_tokens.inc(usage.cached_tokens)
         self._child(self.completion_tokens, *labels).inc(usage.completion_tokens)
         self.queued.observe(usage.queue_time, exemplar)
         if usage.completion_tokens:
-            self._child(self.first_token, *labels).observe(usage.time_to_first_token, exemplar)
+            self.first_token.observe(usage.time_to_first_token, exemplar)
         if usage.completion_tokens > 1:
             decoding = usage.total_time - usage.time_to_first_token
-            self._child(self.per_token, *labels).observe(decoding / (usage.completion_tokens - 1), exemplar)
+            self.per_token.observe(decoding / (usage.completion_tokens - 1), exemplar)
+
+
+def version_of(package: str) -> str:
+    """The version that is installed; empty for none."""
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return ""
 
 
 def _verdict(vote: Vote) -> str:
@@ -404,6 +454,10 @@ class Bounded(Generic[T]):
             return self._rest
         self._seen.add(value)
         return value
+
+    def forget(self, value: T) -> None:
+        """Make room for another."""
+        self._seen.discard(value)
 
 
 class DriftCollector(Collector):

@@ -25,9 +25,10 @@ class Policy:
     takes one of the places that admission counts. `part`: of all places, calls of this row hold at most one
     in so many. `generates`: answers with generated text, which admission estimates and metrics count as a
     request. `watch`: has no end of its own and is ended by a drain. `carries`: a watch each of whose messages
-    is a call of its own, which quotas count instead, and which ends itself in a drain. `logged`: writes a log
-    line and a trace. `views`: needs the role admin and changes nothing, so the audit keeps no line of it.
-    `max_body`: bytes of one message, 0 for the setting `max_body_bytes`.
+    is a call of its own, which quotas count instead, and which ends itself in a drain. `counted`: metrics
+    time its calls. `logged`: writes a log line and a trace. `views`: needs the role admin and changes
+    nothing, so the audit keeps no line of it. `max_body`: bytes of one message, 0 for the setting
+    `max_body_bytes`.
     """
 
     role: Role
@@ -37,6 +38,7 @@ class Policy:
     generates: bool = False
     watch: bool = False
     carries: bool = False
+    counted: bool = True
     logged: bool = False
     views: bool = False
     max_body: int = SMALL
@@ -48,6 +50,7 @@ EMBED = replace(INFER, part=8)
 OBSERVE = Policy(Role.OBSERVE, gated=True, logged=True)
 ADMIN = replace(OBSERVE, role=Role.ADMIN)
 PROBE = Policy(Role.OPEN)
+UNSERVED = Policy(Role.OPEN, logged=True)  # what has no row of its own: no route, no method
 REFLECTION = Policy(Role.OBSERVE, watch=True)
 RECORD = Policy(Role.INFER, gated=True, logged=True)
 RECORD_TEXTS = replace(RECORD, max_body=MAX_FEEDBACK_BYTES)

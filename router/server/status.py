@@ -11,7 +11,9 @@ import re
 from collections.abc import Mapping
 from pathlib import PurePosixPath, PureWindowsPath
 
-from router.errors import RouterError
+from google.rpc import code_pb2
+
+from router.errors import InvalidRequest, RouterError
 
 INTERNAL = "INTERNAL"
 INTERNAL_TEXT = "internal error; the server's log has the rest under this request id"
@@ -37,6 +39,7 @@ STATUS_OF_REASON: Mapping[str, int] = {
     "BODY_TOO_LARGE": 413,
     "UNSUPPORTED_MEDIA_TYPE": 415,
     "BODY_INCOMPLETE": 408,
+    "METHOD_NOT_ALLOWED": 405,
 }
 
 
@@ -53,6 +56,16 @@ def reason_of(error: Exception) -> str:
 def http_status(code: str, reason: str) -> int:
     """The status of an HTTP answer."""
     return STATUS_OF_REASON.get(reason) or HTTP_STATUS.get(code, 500)
+
+
+def grpc_status(code: str) -> int:
+    """The number of a code."""
+    return int(code_pb2.Code.Value(code))
+
+
+def first_field(error: Exception) -> str:
+    """The first field that is wrong; '' if none is."""
+    return shown(error.violations[0].field) if isinstance(error, InvalidRequest) and error.violations else ""
 
 
 def message_of(error: Exception) -> str:

@@ -6,18 +6,32 @@ import asyncio
 import time
 import urllib.request
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from grpc_health.v1.health_pb2 import HealthCheckRequest
 from prometheus_client.parser import text_string_to_metric_families
 
 from router.access.clients import new_token
 from router.engine.base import EngineStatus
 from router.errors import Overloaded
 from router.server.app import ServerApp
-from router.server.metrics import MAX_BOUNDS, Bounded, ServerMetrics
-from router.types import AdapterEvent, AdapterEventKind, AdapterRef, AdapterState, Vote, VoteError
+from router.server.call import Call
+from router.server.metrics import MAX_BOUNDS, MAX_VERSIONS, Bounded, ServerMetrics
+from router.server.policy import GENERATE
+from router.types import (
+    AdapterEvent,
+    AdapterEventKind,
+    AdapterRef,
+    AdapterState,
+    Decision,
+    Reason,
+    Usage,
+    Vote,
+    VoteError,
+)
 from router.v1 import adapters_pb2
 from tests.fakes import adapter
 from tests.security.helpers import bearer, write_clients
@@ -53,13 +67,17 @@ async def test_a_request_is_counted_for_its_adapter_version(
     samples = await scrape(server)
     medical = {"adapter": "medical", "version": "1.0.0"}
     base = {"adapter": "base", "version": ""}
-    assert value(samples, "lora_router_requests_total", **medical, reason="classified", code="OK") == 1
-    assert value(samples, "lora_router_requests_total", **base, reason="abstained", code="OK") == 1
+    assert value(samples, "lora_router_requests_total", **medical, code="OK") == 1
+    assert value(samples, "lora_router_requests_total", **base, code="OK") == 1
+    for reason in ("classified", "abstained"):
+        assert value(samples, "lora_router_decisions_total", reason=reason) == 1
     assert value(samples, "lora_router_completion_tokens_total", **medical) == 3
     assert value(samples, "lora_router_prompt_tokens_total", **base) == 13
-    for name in ("time_to_first_token", "time_per_output_token", "adapter_load"):
-        assert value(samples, f"lora_router_{name}_seconds_count", **medical) == 1
-    assert value(samples, "lora_router_queue_seconds_count") == 2
+    for name in ("time_to_first_token", "time_per_output_token", "queue"):
+        assert value(samples, f"lora_router_{name}_seconds_count") == 2
+    assert value(samples, "lora_router_adapter_load_seconds_count") == 1
+    whole = value(samples, "lora_router_adapter_answer_seconds_total", **medical)
+    assert 0 < value(samples, "lora_router_adapter_first_token_seconds_total", **medical) <= whole
     assert value(samples, "lora_router_route_seconds_count", classifier="words") == 2
     verdicts = "lora_router_classifier_verdicts_total"
     assert value(samples, verdicts, classifier="words", verdict="scored") == 1
@@ -74,13 +92,18 @@ async def test_calls_are_timed_by_method_and_status(
     await stubs.inference.Generate(ask())
     fakes.router.error = Overloaded("full", bound="engine")
     await failure(stubs.inference.Generate(ask()))
+    asked = HealthCheckRequest(service="no.such").SerializeToString()
+    await failure(stubs.channel.unary_unary("/grpc.health.v1.Health/Check")(asked))
     samples = await scrape(server)
+    health = {"grpc_method": "/grpc.health.v1.Health/Check", "grpc_status": "NOT_FOUND"}
+    assert value(samples, "grpc_server_call_duration_seconds_count", **health) == 1
     for status in ("OK", "UNAVAILABLE"):
         name = "grpc_server_call_duration_seconds_count"
         labels = {"grpc_method": "/router.v1.InferenceService/Generate", "grpc_status": status}
         assert value(samples, name, **labels) == 1
-    refused = {"adapter": "other", "version": "other", "reason": "none", "code": "UNAVAILABLE"}
+    refused = {"adapter": "other", "version": "other", "code": "UNAVAILABLE"}
     assert value(samples, "lora_router_requests_total", **refused) == 1
+    assert value(samples, "lora_router_decisions_total", reason="none") == 1
 
 
 async def test_calls_by_client_and_tokens_by_tenant(
@@ -223,4 +246,62 @@ async def test_load_times_are_read_off_events() -> None:
     await metrics.follow_adapters(events())
     (family,) = metrics.loads.collect()
     seen = [(s.labels, s.value) for s in family.samples if s.name.endswith(("_count", "_sum"))]
-    assert seen == [({"adapter": "medical", "version": "1.0.0"}, value) for value in (1, 0.5)]
+    assert seen == [({}, value) for value in (1, 0.5)]
+
+
+def ended(ref: AdapterRef, code: str) -> Call:
+    """A generation of that version."""
+    call = GrpcLikeCall("/router.v1.InferenceService/Generate", "r", GENERATE)
+    call.decision = Decision(ref, Reason.CLASSIFIED)
+    if code == "OK":
+        call.usage = Usage(20, 5, 8, 0.001, 0.05, 0.5)
+    return call
+
+
+class GrpcLikeCall(Call):
+    transport = "grpc"
+
+
+CODES = ("OK", "CANCELLED", "DEADLINE_EXCEEDED", "UNAVAILABLE", "INTERNAL", "INVALID_ARGUMENT", "NOT_FOUND")
+
+
+def series(metrics: ServerMetrics) -> int:
+    return sum(len(family.samples) for family in metrics.registry.collect())
+
+
+async def test_a_version_that_answered_has_at_most_12_series_whatever_happened_to_its_requests() -> None:
+    metrics, refs = ServerMetrics(), [AdapterRef(f"adapter-{i}", "1.0.0") for i in range(4)]
+    infos = [replace(adapter(ref.name), digest=f"{ref.name}") for ref in refs]
+    counts = []
+    for present in range(1, len(refs) + 1):
+        ref = refs[present - 1]
+        for code in CODES:
+            metrics.record(ended(ref, code), code, code)
+        held = tuple(info.digest for info in infos[:present])
+        metrics.look(EngineStatus(device_adapters=held, host_adapters=held), infos[:present], 0)
+        counts.append(series(metrics))
+    (each,) = {after - before for before, after in pairwise(counts)}
+    assert each <= 12
+
+
+async def test_the_201st_version_is_one_of_the_others_until_a_version_is_gone() -> None:
+    metrics = ServerMetrics()
+    refs = [AdapterRef("many", f"1.0.{i}") for i in range(MAX_VERSIONS + 3)]
+    for ref in refs:
+        metrics.record(ended(ref, "OK"), "OK", "OK")
+    get = metrics.registry.get_sample_value
+    name, other = "lora_router_requests_total", {"adapter": "other", "version": "other", "code": "OK"}
+    assert get(name, other) == 3
+    first, last = ({"adapter": "many", "version": one.version, "code": "OK"} for one in (refs[0], refs[-1]))
+    assert (get(name, first), get(name, last)) == (1, None)
+    metrics.forget(refs[0])
+    metrics.record(ended(refs[-1], "OK"), "OK", "OK")
+    assert (get(name, first), get(name, last), get(name, other)) == (None, 1, 3)  # no count became less
+
+
+async def test_an_idle_server_has_at_most_120_series(server: ServerApp) -> None:
+    for _ in range(3):
+        samples = await scrape(server)
+    assert len(samples) <= 120
+    build = [dict(labels) for (name, labels) in samples if name == "lora_router_build_info"]
+    assert [(one["base"], one["engine"]) for one in build] == [(server.engine.info.name, "torch")]

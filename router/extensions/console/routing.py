@@ -195,7 +195,7 @@ def quantile(buckets: Sequence[tuple[float, float]], share: float) -> float | No
 def by_reason(metrics: ServerMetrics) -> list[dict[str, Any]]:
     """How requests were decided since the server started, the commonest first."""
     counts: Counter[str] = Counter()
-    for labels, value in samples_of(metrics.requests, "_total"):
+    for labels, value in samples_of(metrics.decisions, "_total"):
         if labels["reason"]:
             counts[labels["reason"]] += round(value)
     total = counts.total()

@@ -16,6 +16,7 @@ from pydantic import AliasChoices, BaseModel, ConfigDict, ValidationError
 from pydantic_core import from_json
 
 from router.errors import FieldViolation, Findings, InvalidRequest
+from router.server.call import MOST_MODEL
 
 UNKNOWN, UNSUPPORTED = "is not a field of this API", "is not supported"
 SHOWN = 64  # characters of an unknown name
@@ -187,6 +188,16 @@ def parsed(kind: type[Read], body: bytes) -> Read:
         raise InvalidRequest([FieldViolation("body", f"is not JSON: {error}")]) from None
     if not isinstance(content, dict):
         raise InvalidRequest([FieldViolation("body", "must be an object")])
+    try:
+        return checked(kind, content)
+    except InvalidRequest as error:
+        model = content.get("model")
+        error.model = model[:MOST_MODEL] if isinstance(model, str) else ""
+        raise
+
+
+def checked(kind: type[Read], content: dict[str, Any]) -> Read:
+    """The same of a body that is an object."""
     found = Findings()
     fields = kind.rules.known_only(content, names_of(kind), found)
     try:

@@ -149,13 +149,11 @@ def labels_of(sample: Sample, named: NamedMetric) -> dict[str, str]:
     """The attributes of a point."""
     labels = {key: value for key, value in sample.labels.items() if key != "le"}
     found = dict(named.always)
-    if named.always is GEN_AI:
-        name, version, code = labels.pop("adapter"), labels.pop("version"), labels.pop("code", "OK")
-        found["gen_ai.response.model"] = f"{name}@{version}" if version and version != name else name
-        if code != "OK":
-            found["error.type"] = code
+    if named.always is GEN_AI and (code := labels.pop("code", "OK")) != "OK":
+        found["error.type"] = code
     for key, value in labels.items():
-        found[named.labels.get(key, key)] = value.removeprefix("/") if key == "grpc_method" else value
+        if key != "http_route" or value:  # what no route serves has none
+            found[named.labels.get(key, key)] = value.removeprefix("/") if key == "grpc_method" else value
     return found
 
 

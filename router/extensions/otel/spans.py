@@ -20,7 +20,7 @@ from opentelemetry.sdk.trace.id_generator import IdGenerator
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import SpanContext, SpanKind, Status, StatusCode
 
-from router.names import AUTO, split_adapter
+from router.names import AUTO
 from router.ports import Exposed
 from router.server.call import ROUTE, Call, CallPhase
 from router.types import Decision, Request, Usage, Vote
@@ -32,7 +32,8 @@ PROVIDER = "lora_router"
 # Codes of gRPC that are the server's fault, by the conventions for RPC.
 SERVER_ERRORS = {"UNKNOWN", "DEADLINE_EXCEEDED", "UNIMPLEMENTED", "INTERNAL", "UNAVAILABLE", "DATA_LOSS"}
 SAMPLING = ("max_tokens", "temperature", "top_p", "top_k", "frequency_penalty", "presence_penalty", "seed")
-MOST_NAME = 128  # characters of what a caller calls a model
+MOST_PATH = 256  # characters of a path that is not served
+HTTP = "http"
 EXPOSURE = "feature_flag.evaluation"  # the event
 
 
@@ -40,22 +41,31 @@ def name_of(call: Call) -> str:
     """What its span is called: of few names, whatever callers say."""
     if call.policy.generates:
         operation = operation_of(call.request)
-        return f"{operation} {model_asked(call.request)}" if call.decision is not None else operation
-    return call.method.removeprefix("/")
+        return f"{operation} {call.model or AUTO}" if call.decision is not None else operation
+    return call.method.removeprefix("/").strip()
 
 
 def of_call(call: Call, code: str, reason: str) -> Attributes:
     """Of the span of a call that has ended."""
     found: Attributes = {"lora_router.request_id": call.request_id}
-    if call.transport == "http":
-        found["http.request.method"], _, found["http.route"] = call.method.partition(" ")
+    if call.transport == HTTP:
+        found["http.request.method"] = call.verb
         found["http.response.status_code"] = call.status
+        found["url.scheme"] = call.scheme
+        if call.route:
+            found["http.route"] = call.route
+        else:
+            found["url.path"] = call.unserved[:MOST_PATH]
     else:
         found["rpc.system.name"] = "grpc"
         found["rpc.method"] = call.method.removeprefix("/")
         found["rpc.response.status_code"] = code
+    if call.model:
+        found["gen_ai.request.model"] = call.model
     if code != "OK":
         found["error.type"] = reason or code
+    if call.refused_field:
+        found["lora_router.field"] = call.refused_field
     if call.client.id:
         found["lora_router.client"] = call.client.id
         found["lora_router.tenant"] = call.client.tenant
@@ -70,7 +80,6 @@ def _generation(call: Call) -> Attributes:
     found: Attributes = {
         "gen_ai.operation.name": operation_of(call.request),
         "gen_ai.provider.name": PROVIDER,
-        "gen_ai.request.model": model_asked(call.request),
     }
     if call.response_id:
         found["gen_ai.response.id"] = call.response_id
@@ -150,28 +159,16 @@ def operation_of(request: Request | None) -> str:
     return "chat" if request is None or request.raw_prompt is None else "text_completion"
 
 
-def model_asked(request: Request | None) -> str:
-    """What the request names, in the form of `model` over HTTP."""
-    if request is None:
-        return AUTO
-    if request.routing.mixture:
-        return "mixture"
-    named = request.routing.adapter
-    parts = split_adapter(named)
-    if parts is None:
-        return named[:MOST_NAME] or AUTO
-    name, version = parts
-    return f"{name}@{version}" if version else name
-
-
 def model_of(decision: Decision) -> str:
     """Who answered, as `model` would say it over HTTP."""
     return str(decision.adapter) if decision.adapter else decision.answered_by[0]
 
 
-def failed_by_server(code: str) -> bool:
-    """Whether the span of a call with that code is one of an error."""
-    return code in SERVER_ERRORS
+def failed_by_server(call: Call, code: str) -> bool:
+    """Whether the span of a call that ended with that code is one of an error. Over HTTP a status below 500
+    is none, unless the answer had begun."""
+    refused = call.transport == HTTP and 400 <= call.status < 500
+    return code in SERVER_ERRORS and not refused
 
 
 QUEUE, PREFILL, DECODE = "queue", "prefill", "decode"
@@ -216,7 +213,7 @@ def ended(call: Call, origin: SpanOrigin, code: str, reason: str) -> Ended:
         origin=origin,
         name=name_of(call),
         attributes=of_call(call, code, reason),
-        error=(reason or code) if failed_by_server(code) else "",
+        error=(reason or code) if failed_by_server(call, code) else "",
         offset=time.time_ns() - int(now * NANOSECONDS),
         began=call.started,
         ended=now,

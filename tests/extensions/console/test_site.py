@@ -77,7 +77,7 @@ async def test_an_act_needs_the_role_of_its_method_and_is_in_the_log(
     done = await post(site.anna, LOAD, name=MEDICAL)
     assert done.status_code == 303, done.text
     lines = [record.fields for record in caplog.records if record.name == "router.server.access"]
-    said = [(line["method"], line["path"], line["status"], line["client"], line["code"]) for line in lines]
+    said = [(line["method"], line["route"], line["status"], line["client"], line["code"]) for line in lines]
     assert said == [("POST", LOAD, 303, "anna", "OK")]
     acts = [(e.act.client, e.act.method, e.act.resource, e.act.code) for e in site.server.recent]
     assert acts == [

@@ -105,7 +105,7 @@ async def test_a_correction_says_who_should_have_answered(
         return await client.post(FEEDBACK, json={"response_id": rid, "should_have_been": name, **more})
 
     assert (await told("legal")).json() == {"object": "feedback", "response_id": rid, "kept": "text"}
-    assert caplog.records[-1].fields["path"] == FEEDBACK  # type: ignore[attr-defined]
+    assert caplog.records[-1].fields["route"] == FEEDBACK  # type: ignore[attr-defined]
     page = (await server.metrics.page())[0].decode()
     labels = f'http_request_method="POST",http_response_status_code="200",http_route="{FEEDBACK}"'
     assert labels in page

@@ -191,14 +191,14 @@ async def test_a_server_that_drains_refuses_and_lets_answers_end(start_web: Star
             await client.chat.completions.create(**asking())
 
 
-async def test_a_request_is_logged_with_its_method_path_and_status(
+async def test_a_request_is_logged_with_its_method_route_and_status(
     start_web: StartWeb, http: Http, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, "router.server.access")
     client = http(await start_web())
     await client.post("/v1/chat/completions", json=asking())
     await client.get("/v1/models/nobody")
-    said = ("transport", "method", "path", "status", "code")
+    said = ("transport", "method", "route", "status", "code")
     lines = [r.fields for r in caplog.records if r.name == "router.server.access"]  # type: ignore[attr-defined]
     assert [tuple(line[key] for key in said) for line in lines] == [
         ("http", "POST", "/v1/chat/completions", 200, "OK"),

@@ -18,7 +18,7 @@ from router.types import Decision, Reason
 from tests.extensions.otel.collector import Collector, until
 from tests.extensions.otel.conftest import StartTraced
 from tests.server.helpers import Connect, ask, failure, long_stream, messages, stream
-from tests.server.http_helpers import asking
+from tests.server.http_helpers import Http, asking
 from tests.server.http_helpers import connect as openai_client
 
 TRACE, SPAN = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
@@ -82,10 +82,35 @@ async def test_a_stream_over_http(traced: StartTraced, collector: Collector) -> 
     assert root.attributes["http.route"] == "/v1/chat/completions"
     assert [key for key in root.attributes if key.startswith("rpc.")] == []
     assert list(parts) == PARTS
+    assert root.attributes["url.scheme"] == "http"
     async with openai_client(server) as client:
         await client.models.retrieve("medical@1.0.0")
     root, parts = await collector.tree("GET /v1/models/{model}")
     assert parts == {}
+
+
+async def test_refusals_over_http_have_their_status_and_are_no_fault_of_the_server(
+    traced: StartTraced, http: Http, collector: Collector
+) -> None:
+    client = http(await traced(http_listen="127.0.0.1:0"))
+    bad = asking(model="medical", temperature=-1)
+    await client.post("/v1/chat/completions", json=bad, headers=dict(PARENT))
+    root, _ = await collector.tree("chat")
+    said = {
+        "http.request.method": "POST",
+        "http.route": "/v1/chat/completions",
+        "http.response.status_code": 400,
+        "url.scheme": "http",
+        "gen_ai.request.model": "medical",
+        "error.type": "INVALID_REQUEST",
+        "lora_router.field": "temperature",
+    }
+    assert {key: root.attributes.get(key) for key in said} == said
+    assert (root.trace, root.status) == (TRACE, "UNSET")
+    await client.patch("/v1/models")
+    root, _ = await collector.tree("PATCH")
+    assert (root.attributes["http.response.status_code"], root.status) == (405, "UNSET")
+    assert (root.attributes["url.path"], root.attributes.get("http.route")) == ("/v1/models", None)
 
 
 async def test_requests_of_a_kserve_stream_are_spans_of_their_own(
