@@ -287,7 +287,7 @@ class Request:
     tenant: str = ""  # of the caller; "" where clients do not authenticate
     share: float = 1.0  # of the fair queue, against other tenants'
     experiments: Visible = EVERYTHING  # those that the caller is told of; it takes part in others, too
-    tools: Tools = Tools()
+    tools: Tools = Tools()  # functions that the model may call; routing does not read them
 
     @property
     def text(self) -> str:

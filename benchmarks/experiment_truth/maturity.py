@@ -12,7 +12,7 @@ import argparse
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -28,6 +28,7 @@ from router.experiments.model import (
     MetricSpec,
     Mode,
     Spec,
+    within_key,
 )
 from router.experiments.report.source import PhaseEvidence, health_of
 from router.experiments.stats.compare import ArmPair
@@ -118,7 +119,7 @@ class Simulated:
 
     phase: ExperimentPhase
     firsts: Mapping[str, Array]
-    events: Mapping[str, Mapping[str, Array]]
+    events: Mapping[str, dict[str, Array]]
     _placed: dict[str, NDArray[np.int64]] = field(default_factory=dict)
 
     def evidence(self, now: float) -> PhaseEvidence:
@@ -214,6 +215,81 @@ def shown(cell: Cell, a_day: int, runs: int, seed: int, days: int = DAYS) -> dic
     return {name: count / runs for name, count in counts.items()}
 
 
+# --- both readings of one guardrail -------------------------------------------------------------------------
+
+EARLY = 600.0
+ERROR = MetricSpec("error", Kind.PROPORTION, higher_is_better=False, margin=0.02)
+
+
+def at_once(rng: np.random.Generator, units: int) -> Array:
+    """Delays within the early reading."""
+    return rng.uniform(0, EARLY, units)
+
+
+TWICE_CELLS = (
+    Cell("3 -> 5 %, at its margin, at once", (spread(0.03, at_once), spread(0.05, at_once)), "harm"),
+    Cell(
+        "3 -> 5 %, at its margin, over a week",
+        (spread(0.03, evenly(0, 7)), spread(0.05, evenly(0, 7))),
+        "harm",
+    ),
+    Cell("3 %, at once", (spread(0.03, at_once), spread(0.03, at_once)), "harm"),
+    Cell("3 % over a week and at once", (spread(0.03, evenly(0, 7)), spread(0.03, at_once)), "harm"),
+)
+"""Errors of both arms. In the last cell the arm errs no more often, and sooner: its early reading alone is
+worse, by 3 points where 2 are allowed, so a stop for harm is right about what it reads."""
+
+
+def read_twice(cell: Cell, a_day: int, runs: int, seed: int, days: int = DAYS) -> dict[str, float]:
+    """How often harm was shown at any look by the early reading, by the mature one, and by either."""
+    rng, spec = np.random.default_rng(seed), plan(rails=(ERROR,))
+    looks = np.arange(1, 2 * days + 1) * DAY / 2
+    counts = {"early": 0, "mature": 0, "either": 0}
+    for _ in range(runs):
+        events = {"solved": (nothing, nothing), ERROR.name: cell.events}
+        one = simulated(rng, spec, events, a_day, days)
+        one = replace(one, phase=replace(one.phase, early=EARLY))
+        key = within_key(ERROR.name, EARLY)
+        for of in one.events.values():
+            of[key] = np.where(of[ERROR.name] <= EARLY, of[ERROR.name], np.inf)
+        found = harm_by_reading(one, looks)
+        for name in counts:
+            counts[name] += found[name] if name in found else any(found.values())
+    return {name: count / runs for name, count in counts.items()}
+
+
+def harm_by_reading(one: Simulated, looks: Array) -> dict[str, bool]:
+    """Whether harm was shown at any look, by reading, each with its part of alpha."""
+    sources = [one.evidence(float(now)) for now in looks]
+    design, sums = sources[0].design, [source.outcomes() for source in sources]
+    found = {}
+    for name, (rail,) in (("early", design.early), ("mature", design.guardrails)):
+        usable = [of for of in sums if min(float(m[rail.metric.name].n) for m in of.values()) >= 2]
+        control, arm = (stacked([of[a] for of in usable], rail.metric.name) for a in ARMS)
+        plan_of_arm, worse = design.plan_for("new"), -rail.metric.sign
+        evidence = ArmPair(rail.metric, control, arm, plan_of_arm).evidence(rail.line, worse)
+        found[name] = float(evidence.max()) + math.log(rail.part) >= -math.log(plan_of_arm.alpha)
+    return found
+
+
+def twice_rows(runs: int, rates: Iterable[int] = (250, 2500)) -> Iterator[dict[str, Any]]:
+    """A row for each cell and pace: both readings of a guardrail that the server records."""
+    for number, cell in enumerate(TWICE_CELLS):
+        margin = "margin" in cell.name
+        for a_day in rates:
+            found = read_twice(cell, a_day, runs, 2000 + number)
+            target = LEAST_WITHIN if margin else LEAST_HARM
+            alike = cell is not TWICE_CELLS[-1]
+            missed = alike and _beyond(found["either"], target, runs)
+            yield {
+                "errors, control and arm": cell.name,
+                "units a day and arm": f"{a_day:,}",
+                **{f"harm, {name}, %": f"{100 * rate:.1f}" for name, rate in found.items()},
+                "target": f"harm <= {100 * target:g} %" if alike else "none: sooner is what it reads",
+                "": "MISSED" if missed else "met" if alike else "",
+            }
+
+
 # --- bandits ----------------------------------------------------------------------------------------------
 
 
@@ -295,8 +371,9 @@ def run(asked: argparse.Namespace) -> bool:
     """Simulate, print and write; whether all targets are met."""
     begin = time.process_time()
     splits, bandits = list(split_rows(asked.runs)), list(bandit_rows(asked.bandit_runs))
-    print(report.table(splits), report.table(bandits), sep="\n\n")
-    missed = [str(row) for row in (*splits, *bandits) if row[""] == "MISSED"]
+    twice = list(twice_rows(asked.runs))
+    print(report.table(splits), report.table(twice), report.table(bandits), sep="\n\n")
+    missed = [str(row) for row in (*splits, *twice, *bandits) if row[""] == "MISSED"]
     notes = [
         f"window 7 days, {DAYS} days, guardrail thumbs down with a margin of 5 points (of a bandit 10 % of"
         " control); shares of runs in which it was shown at any look: two a day, of a bandit one in two",
@@ -310,9 +387,10 @@ def run(asked: argparse.Namespace) -> bool:
         f" cell, {asked.bandit_runs:,} of bandits, judged by the functions that make a report."
     )
     if not asked.dry:
+        tables = {"Early and mature reading together": twice, "Bandits": bandits}
         print(
             "written to",
-            report.write("experiment-maturity", workload, splits, notes, tables={"Bandits": bandits}),
+            report.write("experiment-maturity", workload, splits, notes, tables=tables),
         )
     return not missed
 

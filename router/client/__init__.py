@@ -25,6 +25,7 @@ from router.client.values import (
     Replica,
     Started,
     TokenCount,
+    ToolCallDelta,
     Unloaded,
 )
 from router.feedback.model import Feedback
@@ -36,6 +37,8 @@ from router.types import (
     FinishReason,
     Reason,
     RouterVariant,
+    Tool,
+    ToolCall,
     Turn,
     Usage,
 )
@@ -100,6 +103,9 @@ __all__ = [
     "Spec",
     "Started",
     "TokenCount",
+    "Tool",
+    "ToolCall",
+    "ToolCallDelta",
     "Turn",
     "Unloaded",
     "Usage",

@@ -33,6 +33,7 @@ from router.client.values import (
     RouteOptions,
     Started,
     TokenCount,
+    ToolCallDelta,
     Unloaded,
     check_known,
 )
@@ -53,6 +54,7 @@ from router.types import (
     Progress,
     Reason,
     TokenLogprob,
+    ToolCall,
     Turn,
     Usage,
     Vote,
@@ -64,7 +66,12 @@ from router.v1 import inference_pb2 as pb
 E = TypeVar("E", bound=StrEnum)
 
 FEEDBACK_TEXTS = ("corrected", "comment", "prompt", "answer", "unit")
-_ROLES = {"system": pb.ROLE_SYSTEM, "user": pb.ROLE_USER, "assistant": pb.ROLE_ASSISTANT}
+_ROLES = {
+    "system": pb.ROLE_SYSTEM,
+    "user": pb.ROLE_USER,
+    "assistant": pb.ROLE_ASSISTANT,
+    "tool": pb.ROLE_TOOL,
+}
 
 
 _ROLE_NAMES = {number: name for name, number in _ROLES.items()}
@@ -183,17 +190,38 @@ def resource_name(adapter: str) -> str:
 def _input(prompt: Prompt, options: RouteOptions) -> pb.Input:
     """Text, chat or raw prompt. `system` turns a text into a chat; it cannot go with `raw`."""
     system, raw = options.get("system", ""), options.get("raw", False)
+    tools = _tools(options)
     if raw:
-        if system or not isinstance(prompt, str):
-            raise TypeError("raw continues one text as it is: no system text, no turns")
+        if system or tools is not None or not isinstance(prompt, str):
+            raise TypeError("raw continues one text as it is: no system text, no turns, no tools")
         return pb.Input(raw_prompt=_utf8(prompt, "prompt"))
-    if isinstance(prompt, str) and not system:
+    if isinstance(prompt, str) and not system and tools is None:
         return pb.Input(text=_utf8(prompt, "prompt"))
     turns = [Turn("user", prompt)] if isinstance(prompt, str) else list(prompt)
     if system:
         turns.insert(0, Turn("system", system))
-    return pb.Input(
-        chat=pb.Chat(messages=[_chat_message(turn, number) for number, turn in enumerate(turns, 1)])
+    messages = [_chat_message(turn, number) for number, turn in enumerate(turns, 1)]
+    return pb.Input(chat=pb.Chat(messages=messages, tools=tools))
+
+
+def _tools(options: RouteOptions) -> pb.Tools | None:
+    """Functions that the model may call; None where there are none."""
+    tools, choice = options.get("tools", ()), options.get("tool_choice", "auto")
+    if not tools:
+        return None
+    named = choice not in ("auto", "none", "required")
+    if named and choice not in [tool.name for tool in tools]:
+        raise ValueError(f"tool_choice must be auto, none, required or a name of tools, not {choice!r}")
+    for tool in tools:
+        _check_texts((tool.name, tool.description, tool.parameters), f"tool {tool.name!r}")
+    return pb.Tools(
+        functions=[
+            pb.Tool(name=tool.name, description=tool.description, parameters=tool.parameters)
+            for tool in tools
+        ],
+        choice=f"TOOL_CHOICE_{'REQUIRED' if named else choice.upper()}",
+        function=choice if named else "",
+        single=not options.get("parallel_tool_calls", True),
     )
 
 
@@ -245,9 +273,18 @@ def _constraint(options: GenerateOptions) -> dict[str, Any]:
 def _chat_message(turn: Turn, number: int) -> pb.ChatMessage:
     role = _ROLES.get(turn.role)
     if role is None:
-        known = "system, user or assistant"
+        known = "system, user, assistant or tool"
         raise ValueError(f"turn {number}: role {turn.role!r} is not known to the server: use {known}")
-    return pb.ChatMessage(role=role, text=_utf8(turn.text, f"turn {number}"))
+    for call in turn.calls:
+        _check_texts((call.id, call.name, call.arguments), f"turn {number}")
+    calls = [pb.ToolCall(id=call.id, name=call.name, arguments=call.arguments) for call in turn.calls]
+    return pb.ChatMessage(
+        role=role,
+        text=_utf8(turn.text, f"turn {number}"),
+        tool_calls=calls,
+        tool_call_id=_utf8(turn.call_id, f"turn {number}"),
+        function=_utf8(turn.function, f"turn {number}"),
+    )
 
 
 def _utf8(text: str, where: str) -> str:
@@ -286,7 +323,12 @@ def to_answer(message: pb.GenerateResponse) -> Answer:
         _usage(message.usage),
         to_decision(message.decision),
         _logprobs(message.logprobs),
+        _calls(message.tool_calls),
     )
+
+
+def _calls(messages: Iterable[pb.ToolCall]) -> tuple[ToolCall, ...]:
+    return tuple(ToolCall(call.id, call.name, call.arguments) for call in messages)
 
 
 def to_event(message: pb.StreamGenerateResponse) -> Event | None:
@@ -295,9 +337,12 @@ def to_event(message: pb.StreamGenerateResponse) -> Event | None:
     if kind == "started":
         return Started(message.started.response_id, to_decision(message.started.decision))
     if kind == "delta":
-        return Delta(message.delta.text, message.delta.tokens, _logprobs(message.delta.logprobs))
+        delta = message.delta
+        calls = (ToolCallDelta(one.index, one.arguments, one.id, one.name) for one in delta.tool_calls)
+        return Delta(delta.text, delta.tokens, _logprobs(delta.logprobs), tuple(calls))
     if kind == "finished":
-        return Finished(_finish_reason(message.finished.reason), _usage(message.finished.usage))
+        end = message.finished
+        return Finished(_finish_reason(end.reason), _usage(end.usage), _calls(end.tool_calls))
     return None
 
 

@@ -16,6 +16,8 @@ from router.types import (
     Keeping,
     Sampling,
     TokenLogprob,
+    Tool,
+    ToolCall,
     Turn,
     Usage,
 )
@@ -40,6 +42,9 @@ class RouteOptions(CallOptions, total=False):
     anew. `continuity` says how its adapter is carried on, where not as the server is set.
 
     `mixture` has up to four such names answer together, each with its weight: {"legal": 0.7, "medical": 0.3}.
+
+    `tools` are functions that the model may call, and `tool_choice` says whether it has to: `auto`, `none`,
+    `required`, or the name of one. `parallel_tool_calls` False: an answer has one call at most.
     """
 
     adapter: str
@@ -53,6 +58,9 @@ class RouteOptions(CallOptions, total=False):
     explain: bool
     system: str
     raw: bool
+    tools: Sequence[Tool]
+    tool_choice: str
+    parallel_tool_calls: bool
 
 
 class FeedbackOptions(CallOptions, total=False):
@@ -120,12 +128,23 @@ class Started:
 
 
 @dataclass(frozen=True, slots=True)
+class ToolCallDelta:
+    """A piece of call number `index` of the answer; its first one has `id` and `name`."""
+
+    index: int
+    arguments: str
+    id: str = ""
+    name: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Delta:
-    """More text; `tokens` is how many tokens it stands for."""
+    """More text, of the answer or of calls; `tokens` is how many tokens it stands for."""
 
     text: str
     tokens: int = 1
     logprobs: tuple[TokenLogprob, ...] = ()
+    tool_calls: tuple[ToolCallDelta, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +153,7 @@ class Finished:
 
     reason: FinishReason
     usage: Usage
+    tool_calls: tuple[ToolCall, ...] = ()
 
     @property
     def finish_reason(self) -> FinishReason:
@@ -154,6 +174,7 @@ class Answer:
     usage: Usage
     decision: Decision
     logprobs: tuple[TokenLogprob, ...] = ()
+    tool_calls: tuple[ToolCall, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,6 +31,7 @@ from router.types import (
     PromptTemplate,
     SamplingParams,
     TokenLogprob,
+    Tools,
     Turn,
     Usage,
 )
@@ -67,6 +68,7 @@ class BaseInfo:
     weights: str = ""  # what the linear layers' weights are kept in if not in dtype: int8
     abilities: frozenset[Ability] = frozenset(Ability)  # what the engine can do with it
     chat_template: bool = True  # turns are rendered by one; without, texts are joined by empty lines
+    tool_form: bool = False  # the chat template shows functions to the model
 
     @property
     def precision(self) -> str:
@@ -135,6 +137,14 @@ class Prompt:
     raw: str | None = None
     template: PromptTemplate = PromptTemplate()
     follows: bool = False  # raw only: other tokens come before it, so it gets no begin token
+    tools: Tools = Tools()
+
+    @property
+    def size(self) -> int:
+        """Characters of what the caller sent."""
+        turns = sum(len(turn.text) + sum(len(call.arguments) for call in turn.calls) for turn in self.turns)
+        tools = sum(len(tool.description) + len(tool.parameters) for tool in self.tools.functions)
+        return len(self.raw or "") + turns + tools
 
 
 class Grammar(Protocol):

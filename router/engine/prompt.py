@@ -25,6 +25,15 @@ from router.engine.lengths import (
     least_tokens,
     places_to_cut,
 )
+from router.engine.tool_prompts import (
+    MARKED,
+    Marks,
+    calls_as_text,
+    function_value,
+    message_of,
+    named,
+    with_functions,
+)
 from router.errors import (
     AdapterRejected,
     ConfigError,
@@ -33,7 +42,7 @@ from router.errors import (
     PromptTooLong,
     install_extra,
 )
-from router.types import PLACEHOLDER, PromptTemplate, Turn
+from router.types import PLACEHOLDER, PromptTemplate, Tool, ToolCall, Tools, Turn
 
 Encode = Callable[[str], list[int]]
 Check = Callable[[], None]  # raises where nothing more is to be encoded
@@ -41,24 +50,37 @@ Check = Callable[[], None]  # raises where nothing more is to be encoded
 JINJA = (3, 1, 6)  # earlier ones let a template out of its sandbox (CVE-2025-27516)
 TEMPLATES = 256  # whose beginnings are kept
 PROBES = ("x", "7 days", "\n- a", "你好", '"Why?"')
-# Stands for a turn's text while the template renders. The unit separators count as white space, so
-# where the template strips its contents they are gone afterwards, and the turn's text is stripped too.
-_MARK = "\x1fROUTER-TURN-{}-TEXT\x1f"
-_MARKED = re.compile("(\x1f?)ROUTER-TURN-([0-9]+)-TEXT(\x1f?)")
+# A conversation with a call of a function, by which the forms of a template are found.
+PROBED = Tool(
+    "router_probe", parameters='{"type": "object", "properties": {"probe_key": {"type": "string"}}}'
+)
+PROBED_CALL = ToolCall("1", "router_probe", '{"probe_key": "probe_value"}')
+NO_TOOLS = Tools()
+PROBED_TEXTS = ("router_probe", "probe_value", "probe_result")
+PROBED_TURNS = (
+    Turn("user", "-"),
+    Turn("assistant", "", (PROBED_CALL,)),
+    Turn("tool", "probe_result", call_id="1", function="router_probe"),
+)
 
 
 class PromptEncoder:
     """Encodes prompts for one base. Thread-safe; time grows linearly with the text.
 
     Turns are rendered by the base's chat template. A base without one gets the texts with an empty
-    line between them (`system`, then the turns). Text of turns, of adapters' templates and of raw
-    prompts never produces a special token, whatever it spells.
+    line between them (`system`, then the turns). Text of turns, of functions, of adapters' templates and of
+    raw prompts never produces a special token, whatever it spells.
+
+    Functions are shown where the chat template has a form for them. Where it has none, they are shown as text
+    if one has to be called, else not at all; calls in earlier turns become text.
     """
 
     def __init__(self, tokenizer: Any) -> None:
         """`tokenizer`: any transformers tokenizer; it is not changed."""
         self._chat = ChatTemplate(tokenizer) if tokenizer.chat_template else None
         self._text = TextEncoder(tokenizer, self._chat.source if self._chat else "")
+        if self._chat is not None:
+            self._chat.controls = lambda text: bool(self._text.control_ids(text))
         bos = tokenizer.bos_token_id
         self._bos = [bos] if bos is not None and bos in tokenizer("")["input_ids"] else []
         self._eos: int | None = tokenizer.eos_token_id
@@ -69,6 +91,11 @@ class PromptEncoder:
     def has_chat_template(self) -> bool:
         """Whether the base has one."""
         return self._chat is not None
+
+    @property
+    def has_tool_form(self) -> bool:
+        """Whether its chat template shows functions to the model."""
+        return self._chat is not None and self._chat.shows_tools
 
     @property
     def end_ids(self) -> frozenset[int]:
@@ -92,8 +119,10 @@ class PromptEncoder:
             return begin + self._text.encode(pieces, prompt.follows, most, check)
         turns = apply_template(prompt.turns, prompt.template)
         if self._chat is not None and turns:
-            return self._text.encode(self._chat.render(turns), most=most, check=check)
-        text = "\n\n".join(turn.text for turn in turns)
+            return self._text.encode(self._chat.render(turns, tools=prompt.tools), most=most, check=check)
+        if prompt.tools.choice == "required" and prompt.tools.callable:
+            turns = with_functions(turns, prompt.tools)
+        text = "\n\n".join(turn.text for turn in calls_as_text(turns))
         return self._bos + self._text.encode([PromptPiece(text, from_template=False)], most=most, check=check)
 
     def shared(self, prompt: Prompt, tokens: Sequence[int]) -> int:
@@ -176,34 +205,81 @@ class ChatTemplate:
         _check_renderer()
         self._tokenizer = tokenizer
         self.source: str = tokenizer.get_chat_template()
+        self.controls: Callable[[str], bool] = lambda text: True  # whether a text names a control token
+        self.shows_tools = self._shows(PROBED_TURNS[:1], (PROBED,), False, PROBED.name)
+        # Whether arguments of calls are JSON as text to it, or an object; None: it has no form for calls.
+        self._as_text = next(
+            (way for way in (False, True) if self._shows(PROBED_TURNS, (), way, *PROBED_TEXTS)), None
+        )
 
-    def render(self, turns: Sequence[Turn], answer_follows: bool = True) -> list[PromptPiece]:
+    def render(
+        self, turns: Sequence[Turn], answer_follows: bool = True, tools: Tools = NO_TOOLS
+    ) -> list[PromptPiece]:
         """The conversation, up to where an answer begins if one follows.
 
         A template without a system role gets that text before the first user turn's. Raises
         InvalidRequest if the template refuses the order of roles.
         """
-        pieces = self._rendered(turns, answer_follows)
-        if pieces is None and turns[0].role == "system":
-            pieces = self._rendered(_without_system(turns), answer_follows)
-        if pieces is None:
-            text = "this base model's chat template refuses this order of roles"
-            raise InvalidRequest([FieldViolation("input.chat.messages", text)])
-        return pieces
+        shown = tools.callable if self.shows_tools else ()
+        if tools.choice == "required" and tools.callable and not shown:
+            turns = with_functions(turns, tools)
+        forms = [named(turns)] if self._as_text is not None else []
+        if not forms or any(turn.calls or turn.role == "tool" for turn in turns):
+            forms.append(calls_as_text(turns))
+        for form in forms:
+            pieces = self._rendered(form, answer_follows, shown)
+            if pieces is None and form[0].role == "system":
+                pieces = self._rendered(_without_system(form), answer_follows, shown)
+            if pieces is not None:
+                return pieces
+        text = "this base model's chat template refuses this order of roles"
+        raise InvalidRequest([FieldViolation("input.chat.messages", text)])
 
-    def _rendered(self, turns: Sequence[Turn], answer_follows: bool) -> list[PromptPiece] | None:
+    def _rendered(
+        self, turns: Sequence[Turn], answer_follows: bool, shown: Sequence[Tool]
+    ) -> list[PromptPiece] | None:
         """None if the template raises, or leaves out a turn or changes their order."""
+        marks = self._marks(turns)
+        messages = self._messages(turns, marks, bool(self._as_text))
+        rendered = self._raw(messages, shown, answer_follows, marks)
+        if rendered is None:
+            return None
+        order = [int(found[2]) for found in MARKED.finditer(rendered)]
+        if [i for i in order if i < len(turns)] != [i for i, turn in enumerate(turns) if turn.text]:
+            return None
+        return list(_split_at_marks(rendered, marks))
+
+    def _raw(
+        self, messages: Sequence[Any], shown: Sequence[Tool], answer_follows: bool, marks: Marks
+    ) -> str | None:
         from jinja2 import TemplateError
 
-        messages = [{"role": turn.role, "content": _MARK.format(i)} for i, turn in enumerate(turns)]
+        tools = [{"type": "function", "function": marks.value(function_value(tool))} for tool in shown]
         try:
-            rendered = self._tokenizer.apply_chat_template(
-                messages, chat_template=self.source, add_generation_prompt=answer_follows, tokenize=False
+            rendered: str = self._tokenizer.apply_chat_template(
+                messages,
+                tools=tools or None,
+                chat_template=self.source,
+                add_generation_prompt=answer_follows,
+                tokenize=False,
             )
-        except TemplateError:
+        except (TemplateError, TypeError):  # it raises, or joins what are no texts
             return None
-        order = [int(found[2]) for found in _MARKED.finditer(rendered)]
-        return list(_split_at_turns(rendered, turns)) if order == list(range(len(turns))) else None
+        return rendered
+
+    def _shows(self, turns: Sequence[Turn], shown: Sequence[Tool], as_text: bool, *texts: str) -> bool:
+        """Whether the template shows texts of a conversation or of functions."""
+        marks = self._marks(turns)
+        rendered = self._raw(self._messages(turns, marks, as_text), shown, True, marks)
+        found = MARKED.sub(marks.restored, rendered or "")
+        return all(text in found for text in texts)
+
+    def _messages(self, turns: Sequence[Turn], marks: Marks, as_text: bool) -> list[dict[str, Any]]:
+        names: dict[str, str] = {}
+        return [message_of(turn, i, marks, names, as_text) for i, turn in enumerate(turns)]
+
+    def _marks(self, turns: Sequence[Turn]) -> Marks:
+        return Marks(self.controls, [turn.text for turn in turns])
 
 
 def _check_renderer() -> None:
@@ -218,13 +294,11 @@ def _check_renderer() -> None:
     )
 
 
-def _split_at_turns(rendered: str, turns: Sequence[Turn]) -> Iterator[PromptPiece]:
+def _split_at_marks(rendered: str, marks: Marks) -> Iterator[PromptPiece]:
     place = 0
-    for found in _MARKED.finditer(rendered):
+    for found in MARKED.finditer(rendered):
         yield PromptPiece(rendered[place : found.start()], from_template=True)
-        text = turns[int(found[2])].text
-        text = text if found[1] else text.lstrip()
-        yield PromptPiece(text if found[3] else text.rstrip(), from_template=False)
+        yield PromptPiece(marks.restored(found), from_template=False)
         place = found.end()
     yield PromptPiece(rendered[place:], from_template=True)
 

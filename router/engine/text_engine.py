@@ -23,6 +23,7 @@ from router.engine.base import (
     common_length,
 )
 from router.engine.output import StopStrings
+from router.engine.tool_prompts import calls_as_text
 from router.errors import (
     AdapterRejected,
     EngineFailed,
@@ -69,7 +70,7 @@ def _text(prompt: Prompt) -> bytes:
     if prompt.raw is not None:
         return prompt.raw.encode()
     system = "" if prompt.turns and prompt.turns[0].role == "system" else prompt.template.system
-    *before, last = prompt.turns
+    *before, last = calls_as_text(prompt.turns)
     question = prompt.template.template.replace("{prompt}", last.text)
     return "\n".join(filter(None, [system, *(turn.text for turn in before), question])).encode()
 

@@ -156,6 +156,7 @@ class TorchEngine:
             kernels=f"{backbone.kind} layers, {kernels}",
             weights="int8" if int8 else "",
             chat_template=self._encoder.has_chat_template,
+            tool_form=self._encoder.has_tool_form,
         )
         self._loop = self._step_loop(backbone, digest)
         self._loop.start()

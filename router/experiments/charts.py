@@ -1,4 +1,4 @@
-"""A report's charts as SVG text: effects, shares and units over time, and guardrails beside their margins.
+"""A report's charts as SVG text: effects, shares and units over time.
 
 A chart is bands, lines, rules and ticks, with colours from the page's style sheet.
 """
@@ -17,7 +17,7 @@ from router.experiments.words import quantity
 from router.quantities import MINUS
 
 if TYPE_CHECKING:
-    from router.experiments.report.model import MetricReport, PlotPoint, Report
+    from router.experiments.report.model import PlotPoint, Report
 
 WIDTH, HEIGHT = 760.0, 300.0
 LEFT, RIGHT, TOP, BOTTOM = 64.0, 120.0, 14.0, 34.0
@@ -27,7 +27,6 @@ STEPS = [
     *(6 * HOUR, 12 * HOUR, DAY, 2 * DAY, 7 * DAY, 14 * DAY, 30 * DAY, 90 * DAY, 365 * DAY),
 ]
 COLORS = 6
-WIDE, HALF_HEIGHT = 180.0, 11.0
 MOST_STRETCHES = 40
 WriteNumber = Callable[[float], str]
 Bounds = tuple[float, float]
@@ -268,27 +267,6 @@ def _short_count(value: float) -> str:
     if value >= 1e6:
         return f"{value / 1e6:g}M"
     return f"{value / 1e3:g}k" if value >= 1e3 else f"{value:g}"
-
-
-def guardrail_bar(found: MetricReport) -> str:
-    """The interval of a guardrail's difference, with 0 and the margin as marks."""
-    worse = -1 if found.higher_is_better else 1
-    limit = worse * found.margin * (abs(found.values[0]) if found.margin_relative else 1.0)
-    effect = found.effect if math.isfinite(found.effect) else 0.0
-    limit = limit if math.isfinite(limit) else 0.0
-    bounds = [b for b in (found.low, found.high) if math.isfinite(b)]
-    reach = max(map(abs, [limit, effect, *bounds])) * 1.15 or 1.0
-
-    def x(value: float) -> float:
-        return WIDE / 2 + min(max(value / reach, -1.0), 1.0) * WIDE / 2
-
-    parts = [f'<svg class="bar" viewBox="0 0 {WIDE:g} {2 * HALF_HEIGHT:g}" role="img" aria-label="interval">']
-    parts.append(f'<path class="rule zero" d="M{x(0):.1f} 0V{2 * HALF_HEIGHT}"/>')
-    parts.append(f'<path class="rule limit" d="M{x(limit):.1f} 0V{2 * HALF_HEIGHT}"/>')
-    if len(bounds) == 2:
-        parts.append(f'<path class="span" d="M{x(found.low):.1f} {HALF_HEIGHT}H{x(found.high):.1f}"/>')
-    parts.append(f'<circle class="dot" cx="{x(effect):.1f}" cy="{HALF_HEIGHT}" r="4"/></svg>')
-    return "".join(parts)
 
 
 def draw(chart: Chart, name: str) -> str:

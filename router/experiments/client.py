@@ -42,6 +42,7 @@ from router.experiments.model import (
     SizeQuestion,
     Spec,
     Unanswered,
+    usual_aggregate,
 )
 from router.experiments.report.model import Report
 from router.experiments.report_messages import report_of
@@ -193,7 +194,7 @@ def metric(
         name,
         kind,
         higher_is_better,
-        Aggregate(aggregate) if aggregate else kind.rules.usual,
+        Aggregate(aggregate) if aggregate else usual_aggregate(name, kind),
         per,
         Unanswered(missing),
         covariate,

@@ -13,14 +13,16 @@ from dataclasses import replace
 from router.errors import FieldViolation
 from router.experiments.model import Mode, Spec
 from router.experiments.report.model import ArmReport, MetricReport
-from router.experiments.times import TIMES, is_meant_as_share
+from router.experiments.times import TIMES, is_meant_as_quantile, is_meant_as_share
 
 WORDS = "both arms share one queue, so this compares little: use a switchback"
 
 
 def shares_queue(spec: Spec, metric: str) -> bool:
     """Whether the arms of a plan share what a metric measures."""
-    return spec.mode is not Mode.SWITCHBACK and (metric in TIMES or is_meant_as_share(metric))
+    return spec.mode is not Mode.SWITCHBACK and (
+        metric in TIMES or is_meant_as_share(metric) or is_meant_as_quantile(metric)
+    )
 
 
 def shared_primary(spec: Spec, before: Spec | None = None) -> Iterator[FieldViolation]:

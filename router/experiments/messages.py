@@ -35,6 +35,7 @@ from router.experiments.model import (
     Spec,
     Unanswered,
     listed,
+    usual_aggregate,
 )
 from router.names import VERSION_FORM, split_adapter
 from router.types import AdapterRef, RouterVariant
@@ -389,7 +390,7 @@ def _missing_of(message: pb.Experiment.Metric, field: str, found: Findings) -> U
 
 
 def _aggregate_of(message: pb.Experiment.Metric, kind: Kind, field: str, found: Findings) -> Aggregate:
-    usual = kind.rules.usual
+    usual = usual_aggregate(message.name, kind)
     if message.aggregate == pb.Experiment.Metric.AGGREGATE_UNSPECIFIED:
         return usual
     if message.aggregate not in AGGREGATES:

@@ -421,7 +421,7 @@ def out_of_reach(spec: Spec, rates: Mapping[str, float] | None = None) -> Iterat
     arm = min(reversed(spec.arms), key=lambda arm: arm.weight)
     units = math.floor(spec.planned_units * arm.weight)
     deciding = (spec.primary, *spec.guardrails)
-    open_ended = [m for m in deciding if not (m.kind.rules.binary or _capped(m))]
+    open_ended = [m for m in deciding if not (m.kind.rules.binary or _capped(m) or m.quantile is not None)]
     if open_ended and units < RULES.unbounded_units:
         ways = _ways_out(spec, arm, RULES.unbounded_units, open_ended)
         yield f"{_units_of_arm(spec, arm)}; {_needs_of_uncapped(open_ended)}: {ways}"

@@ -226,7 +226,7 @@ def _many(report: Report, found: Iterable[MetricReport]) -> tuple[str, ...]:
 
 
 def _awaited(report: Report, found: Iterable[tuple[str, MetricReport]]) -> tuple[str, ...]:
-    """Why there are no ranges yet, and which metrics compare little, below the table."""
+    """Quantiles in words, why there are no ranges yet, and which metrics compare little, below the table."""
     unit, compared = report.judged.spec.unit, list(found)
     waits = (
         f"{named(one.metric, one.cap)}, {arm}: {NO_RANGE}: {words.waiting(one.waiting, unit)}"
@@ -234,7 +234,12 @@ def _awaited(report: Report, found: Iterable[tuple[str, MetricReport]]) -> tuple
         if one.waiting is not None and not (math.isfinite(one.low) or math.isfinite(one.high))
     )
     shared = dict.fromkeys(one.metric for _, one in compared if one.shared_queue)
-    return (*waits, *(f"{metric}: {WORDS}." for metric in shared))
+    quantiles = (
+        f"{one.metric}{f', first {words.age_of(one)}' if one.early else ''}: {line}."
+        for arm, one in compared
+        if (line := words.quantile_line(report, arm, one))
+    )
+    return (*quantiles, *waits, *(f"{metric}: {WORDS}." for metric in shared))
 
 
 def segments(report: Report) -> Iterator[ReportTable]:

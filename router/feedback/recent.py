@@ -147,7 +147,12 @@ class Completion:
 
 
 def messages_of(request: Request) -> tuple[tuple[str, str], ...]:
-    """(role, text) of each turn; of a raw prompt one message of the role `raw`."""
+    """(role, text) of each turn; of a raw prompt one message of the role `raw`.
+
+    None where functions were called or have to be: an adapter learns texts.
+    """
+    if request.tools.choice == "required" or any(turn.calls or turn.role == "tool" for turn in request.turns):
+        return ()
     if request.raw_prompt is not None:
         return ((RAW, request.raw_prompt),)
     return tuple((turn.role, turn.text) for turn in request.turns)

@@ -13,7 +13,7 @@ import os
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from functools import cache
+from functools import cache, cached_property
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -66,6 +66,7 @@ class SentenceEncoder:
         logging.disable_progress_bar()
         able: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()
         fast_half = able.get("avx512_bf16", False)
+        self._folder = folder
         self._tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
         model = AutoModel.from_pretrained(folder, local_files_only=True, dtype=torch.float32)
         if lora is not None:
@@ -84,10 +85,17 @@ class SentenceEncoder:
             self._tokenizer(cut, padding=True, truncation=True, max_length=MAX_TOKENS, return_tensors="pt")
         )
 
+    @cached_property
+    def _whole(self) -> Any:
+        """A tokenizer that never cuts. Whether one cuts is a state of it, which threads would share."""
+        from transformers import AutoTokenizer
+
+        return AutoTokenizer.from_pretrained(self._folder, local_files_only=True)
+
     def tokens(self, texts: Sequence[str]) -> list[list[int]]:
         """Token ids of whole texts, with those that begin and end every text."""
         whole = [self._prefix + text.encode(errors="replace").decode() for text in texts]
-        ids: list[list[int]] = self._tokenizer(whole, truncation=False, verbose=False)["input_ids"]
+        ids: list[list[int]] = self._whole(whole, truncation=False, verbose=False)["input_ids"]
         return ids
 
     def vectors(self, tokens: Sequence[Sequence[int]]) -> Any:

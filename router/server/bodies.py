@@ -39,6 +39,8 @@ from router.types import (
     MAX_OUTCOMES,
     MAX_REPLICA_NAMES,
     MAX_STOPS,
+    MAX_TOOL_CALLS,
+    MAX_TOOLS,
 )
 
 log = logging.getLogger(__name__)
@@ -53,6 +55,8 @@ DEFAULT_ENTRIES = 256
 """Entries of a repeated field or map that MAX_ENTRIES does not name."""
 MAX_ENTRIES: Mapping[str, int] = {
     "router.v1.Chat.messages": MAX_MESSAGES,
+    "router.v1.ChatMessage.tool_calls": MAX_TOOL_CALLS,
+    "router.v1.Tools.functions": MAX_TOOLS,
     "router.v1.Sampling.stop": MAX_STOPS,
     "router.v1.Sampling.Choices.values": MAX_CHOICES,
     "router.v1.Sampling.logit_bias": MAX_BIASES,

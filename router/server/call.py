@@ -11,7 +11,7 @@ import math
 import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol
@@ -27,7 +27,6 @@ from router.types import Decision, MixturePart, Request, Usage, Vote
 
 _REQUEST_ID = re.compile(r"[!-~]{1,128}")
 REQUEST_ID_KEY = "x-request-id"
-MOST_MODEL = 128  # characters of what a caller calls a model
 OTHER_METHOD = "_OTHER"  # of what no method serves, by OpenTelemetry's conventions
 ROUTE, LEASE, ENCODE = "route", "lease", "encode"  # names of phases
 CUT_OFF = {  # what the deadline interrupted, by phase
@@ -139,11 +138,13 @@ class Call:
     meter: UsageMeter | None = None  # of a client with quotas
     prompt: str = ""  # only where the operator asked for prompts in the log
     request: Request | None = None  # of an inference method, once it is valid
+    rewritten: Request | None = None  # the same as plugins left it
     trace: Trace | None = None  # where it is recorded
     phases: CallPhases = field(default_factory=CallPhases)
     votes: list[Vote] = field(default_factory=list)  # of the classifiers that were asked
     exposures: list[Exposed] = field(default_factory=list)
     on_request: Callable[[Call], None] = field(default=lambda _: None)  # called when `request` is known
+    admit: Callable[[Call], AbstractContextManager[None]] = field(default=lambda _: nullcontext())  # a branch
     most: int = 0  # bytes that a message of this call may have
     status: int = 0  # of HTTP once the answer has begun; of gRPC, its number, once the call has ended
     writing_since: float = 0.0  # when the present write began; 0: there is none
@@ -241,6 +242,13 @@ class Call:
     def made_by(self, client: Client) -> None:
         """Note who calls."""
         self.client, self.response_id = client, new_response_id(client.tenant)
+
+    def branch(self) -> Call:
+        """A call for another answer to the same message: with an id, a place and a quota of its own."""
+        made = Call(self.method, self.request_id, self.policy, self.operation, self.peer, self.metadata)
+        made.made_by(self.client)
+        made.started, made.deadline, made.admit = self.started, self.deadline, self.admit
+        return made
 
     def sent_as(self, name: str) -> tuple[str, ...]:
         """The texts that the call sends as that header."""

@@ -130,7 +130,12 @@ class Embedding:
         total, rows = self._taken(tokens, call), list[Any]()
         for start in range(0, len(tokens), READ_AT_ONCE):
             some = tokens[start : start + READ_AT_ONCE]
-            rows += await asyncio.gather(*(self._read(one, call) for one in some))
+            reading = [asyncio.ensure_future(self._read(one, call)) for one in some]
+            try:
+                rows += await asyncio.gather(*reading)
+            finally:
+                for one in reading:  # where another failed
+                    one.cancel()
         return Embedded(np.stack(rows), total, info.served_digest)
 
     def _tokens(self, index: int, text: str, check: Check) -> list[Any]:

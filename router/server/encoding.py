@@ -61,7 +61,7 @@ class Encoding:
         Raises what the engine's `encode` raises, Overloaded where too much text waits, DeadlineExceeded if
         the deadline passed before or while it was encoded.
         """
-        size = len(prompt.raw or "") + sum(len(turn.text) for turn in prompt.turns)
+        size = prompt.size
         pool = self._short if size <= SHORT else self._long
         return await pool.run(lambda check: self._encode(prompt, most, check), size, deadline, tenant)
 

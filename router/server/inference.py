@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from contextlib import aclosing, suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import aclosing, asynccontextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from itertools import repeat
 from typing import Any, Literal
@@ -17,7 +17,7 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from router.config import Settings
-from router.engine.base import Delta, Finished, batches
+from router.engine.base import Buffered, Delta, Finished, batches
 from router.engine.constrained.source import check_size
 from router.errors import (
     EngineFailed,
@@ -26,17 +26,19 @@ from router.errors import (
     Unavailable,
 )
 from router.judging import REFERENCE
-from router.names import ADAPTER_FORM, AUTO, BASE, adapter_rule, split_adapter
+from router.names import ADAPTER_FORM, BASE, adapter_rule, model_asked, split_adapter
 from router.ports import AdapterRegistry
-from router.server.call import MOST_MODEL, Call
+from router.server.call import Call
 from router.server.corrections import record_correction
+from router.server.inputs import prompt_of
 from router.server.pipeline import Pipeline
 from router.server.status import redacted
+from router.server.tool_calls import AnswerWithCalls, CallPiece, Piece
+from router.server.tools import forced, named_schemas
 from router.types import (
     MAX_BIAS,
     MAX_BIASES,
     MAX_LABELS,
-    MAX_MESSAGES,
     MAX_MIXTURE_PARTS,
     MAX_MIXTURE_WEIGHT,
     MAX_STOP_BYTES,
@@ -50,11 +52,11 @@ from router.types import (
     MixturePart,
     Reason,
     Request,
-    Role,
     RoutingHints,
     Sampling,
     TokenLogprob,
-    Turn,
+    ToolCall,
+    Tools,
     Usage,
     Vote,
 )
@@ -74,13 +76,13 @@ class InferenceService(InferenceServiceServicer):
         registry: AdapterRegistry,
     ) -> None:
         self._limits = RequestLimits(settings.max_prompt_bytes, settings.max_tokens_limit)
-        self._every, self._log_prompts = settings.stream_interval, settings.log_prompts
-        self._pipeline, self._registry = pipeline, registry
+        self.every, self._log_prompts = settings.stream_interval, settings.log_prompts
+        self.pipeline, self._registry = pipeline, registry
 
     @property
     def base_digest(self) -> str:
         """Of the base, with the precision of its weights."""
-        return self._pipeline.base_digest
+        return self.pipeline.base_digest
 
     async def Generate(self, request: pb.GenerateRequest, call: Call) -> pb.GenerateResponse:
         """The whole answer in one message."""
@@ -88,7 +90,7 @@ class InferenceService(InferenceServiceServicer):
         texts: list[str] = []
         logprobs: list[TokenLogprob] = []
         end = Finished(FinishReason.ERROR)
-        async with self._pipeline.answer(asked, call) as (decision, generation):
+        async with self.answer(asked, call) as (decision, generation):
             try:
                 async with aclosing(batches(generation, ALL)) as each:
                     async for batch in each:
@@ -105,13 +107,17 @@ class InferenceService(InferenceServiceServicer):
                         counted(delta, call)
                 raise
             completed(end, call)
+        answer = AnswerWithCalls(asked.tools)
+        pieces = [*answer.push("".join(texts)), *answer.end(end.reason)]
+        call.finish = answer.reason.value
         return pb.GenerateResponse(
             response_id=call.response_id,
-            text="".join(texts),
-            finish_reason=FINISH_REASONS[end.reason],
+            text="".join(piece for piece in pieces if isinstance(piece, str)),
+            finish_reason=FINISH_REASONS[answer.reason],
             usage=usage_message(end.usage),
             decision=decision_message(decision, asked.routing.explain),
             logprobs=logprob_messages(logprobs),
+            tool_calls=call_messages(answer.calls),
         )
 
     async def StreamGenerate(self, request: pb.StreamGenerateRequest, call: Call) -> None:
@@ -126,33 +132,36 @@ class InferenceService(InferenceServiceServicer):
     ) -> None:
         """The same, each event given to `write`, which sends it in the form that the caller reads."""
         asked = self._asked(generate_request, request, call)
-        async with self._pipeline.answer(asked, call) as (decision, generation):
+        answer = StreamedAnswer(asked.tools)
+        async with self.answer(asked, call) as (decision, generation):
             await call.begin()
             await write(started_message(call.response_id, decision, asked.routing.explain))
-            async with aclosing(batches(generation, self._every)) as each:
+            async with aclosing(batches(generation, self.every)) as each:
                 async for batch in each:
                     delta, end = joined(batch)
                     if delta is not None:
                         counted(delta, call)
-                        await write(delta_message(delta))
                     if end is not None:
                         completed(end, call)
-                        await write(finished_message(end.reason, end.usage))
+                    for message in answer.events(delta, end):
+                        await write(message)
+                    if end is not None:
+                        call.finish = answer.reason.value
 
     async def Route(self, request: pb.RouteRequest, call: Call) -> pb.RouteResponse:
         """The decision alone, explained."""
         asked = self._asked(route_request, request, call)
         asked = replace(asked, routing=replace(asked.routing, explain=True))
-        decision = await self._pipeline.decide(asked, call)
+        decision = await self.pipeline.decide(asked, call)
         return pb.RouteResponse(decision=decision_message(decision, explain=True))
 
     async def CountTokens(self, request: pb.CountTokensRequest, call: Call) -> pb.CountTokensResponse:
         """The length of the prompt under the adapter it would get."""
         asked = self._asked(route_request, request, call)
-        async with self._pipeline.prepare(asked, call) as prepared:
+        async with self.pipeline.prepare(asked, call) as prepared:
             return pb.CountTokensResponse(
                 prompt_tokens=len(prepared.tokens),
-                context_length=self._pipeline.context_length,
+                context_length=self.pipeline.context_length,
                 decision=decision_message(prepared.decision, asked.routing.explain),
             )
 
@@ -160,7 +169,19 @@ class InferenceService(InferenceServiceServicer):
         self, request: pb.RecordCorrectionRequest, call: Call
     ) -> pb.RecordCorrectionResponse:
         """Durable when it answers."""
-        return await record_correction(request, call, self._pipeline.corrections, self._registry)
+        return await record_correction(request, call, self.pipeline.corrections, self._registry)
+
+    def asked(self, message: pb.GenerateRequest, call: Call) -> Request:
+        """The request of a call. Raises InvalidRequest, Overloaded."""
+        return self._asked(generate_request, message, call)
+
+    @asynccontextmanager
+    async def answer(self, asked: Request, call: Call) -> AsyncIterator[tuple[Decision, Buffered]]:
+        """As the pipeline's; errors of the schema of a call name its function."""
+        required = asked.tools.choice == "required"
+        with named_schemas(asked.tools) if required else nullcontext():
+            async with self.pipeline.answer(asked, call) as taken:
+                yield taken
 
     def _asked(self, read: Callable[[Any, str, RequestLimits], Request], message: Any, call: Call) -> Request:
         call.model = model_asked(message.routing)
@@ -212,25 +233,8 @@ def joined(batch: Sequence[Delta | Finished]) -> tuple[Delta | None, Finished | 
     return Delta(text, sum(delta.tokens for delta in deltas), logprobs), end
 
 
-def model_asked(routing: pb.Routing) -> str:
-    """What a request names, in the form of `model` over HTTP; of a wrong name the beginning."""
-    if routing.mixture:
-        return "mixture"
-    parts = split_adapter(routing.adapter)
-    if parts is None:
-        return routing.adapter[:MOST_MODEL] or AUTO
-    name, version = parts
-    return f"{name}@{version}" if version else name
-
-
 # What a request may have at most, beside what the settings say.
 MAX_LABEL_BYTES, MAX_REFERENCE_BYTES, MAX_HINT_BYTES, MAX_UNIT_BYTES = 64, 4096, 64, 256
-ROLES: Mapping[int, Role] = {
-    pb.ROLE_SYSTEM: "system",
-    pb.ROLE_USER: "user",
-    pb.ROLE_ASSISTANT: "assistant",
-}
-
 CONTINUITY: Mapping[int, Continuity | Literal[""]] = {
     pb.CONTINUITY_UNSPECIFIED: "",
     pb.CONTINUITY_ADAPTIVE: "adaptive",
@@ -252,12 +256,16 @@ def generate_request(
 ) -> Request:
     """A request for an answer, which will have that id."""
     found = Findings()
+    turns, raw_prompt, tools = prompt_of(message.input, limits.max_prompt_bytes, found)
+    sampling = sampling_of(message.sampling, limits.max_tokens, found)
     request = Request(
         response_id,
-        *_prompt(message.input, limits, found),
-        sampling=sampling_of(message.sampling, limits.max_tokens, found),
+        turns,
+        raw_prompt,
+        sampling=forced(sampling, tools, found) if tools.choice == "required" else sampling,
         routing=_hints(message.routing, found),
         labels=_labels(message.labels, found),
+        tools=tools,
     )
     found.check()
     return request
@@ -268,55 +276,10 @@ def route_request(
 ) -> Request:
     """A request for a decision or a count."""
     found = Findings()
-    request = Request(
-        response_id, *_prompt(message.input, limits, found), routing=_hints(message.routing, found)
-    )
+    turns, raw_prompt, tools = prompt_of(message.input, limits.max_prompt_bytes, found)
+    request = Request(response_id, turns, raw_prompt, routing=_hints(message.routing, found), tools=tools)
     found.check()
     return request
-
-
-def _prompt(message: pb.Input, limits: RequestLimits, found: Findings) -> tuple[tuple[Turn, ...], str | None]:
-    """Turns and raw prompt, one of which there is."""
-    kind = message.WhichOneof("input")
-    if kind is None:
-        found.add("input", "one of text, chat and raw_prompt must be set")
-        return (), None
-    if kind == "chat":
-        return _turns(message.chat, limits, found), None
-    text: str = getattr(message, kind)
-    if not text.strip():
-        found.add(f"input.{kind}", "must not be empty")
-    found.text(f"input.{kind}", text, limits.max_prompt_bytes)
-    if kind == "raw_prompt":
-        return (), text
-    return (Turn("user", text),), None
-
-
-def _turns(chat: pb.Chat, limits: RequestLimits, found: Findings) -> tuple[Turn, ...]:
-    count = len(chat.messages)
-    if not 1 <= count <= MAX_MESSAGES:
-        found.add("input.chat.messages", f"must have 1 to {MAX_MESSAGES} entries, got {count}")
-        return ()
-    turns = tuple(_turn(message, i, found) for i, message in enumerate(chat.messages))
-    if turns[-1].role != "user":
-        found.add(f"input.chat.messages[{count - 1}].role", "the last message must be the user's")
-    if sum(len(turn.text.encode()) for turn in turns) > limits.max_prompt_bytes:
-        found.add(
-            "input.chat.messages", f"must have at most {limits.max_prompt_bytes} bytes of text together"
-        )
-    return turns
-
-
-def _turn(message: pb.ChatMessage, index: int, found: Findings) -> Turn:
-    field = f"input.chat.messages[{index}]"
-    role = ROLES.get(message.role)
-    if role is None:
-        found.add(f"{field}.role", "must be ROLE_SYSTEM, ROLE_USER or ROLE_ASSISTANT")
-    if role == "system" and index > 0:
-        found.add(f"{field}.role", "ROLE_SYSTEM is allowed only for the first message")
-    if not message.text.strip():
-        found.add(f"{field}.text", "must not be empty")
-    return Turn(role or "user", message.text)
 
 
 def _hints(message: pb.Routing, found: Findings) -> RoutingHints:
@@ -430,6 +393,7 @@ REASONS = {
 FINISH_REASONS = {
     FinishReason.STOP: pb.FINISH_REASON_STOP,
     FinishReason.LENGTH: pb.FINISH_REASON_LENGTH,
+    FinishReason.TOOL_CALLS: pb.FINISH_REASON_TOOL_CALLS,
 }
 
 
@@ -441,15 +405,66 @@ def delta_message(delta: Delta) -> pb.StreamGenerateResponse:
     return pb.StreamGenerateResponse(delta=message)
 
 
+def call_messages(calls: Iterable[ToolCall]) -> list[pb.ToolCall]:
+    """The calls of an answer."""
+    return [pb.ToolCall(id=call.id, name=call.name, arguments=call.arguments) for call in calls]
+
+
+class StreamedAnswer(AnswerWithCalls):
+    """The events of an answer. Tokens whose text is held back count with the next event."""
+
+    def __init__(self, tools: Tools) -> None:
+        super().__init__(tools)
+        self._plain = not tools.callable
+        self._tokens = 0
+        self._logprobs: list[TokenLogprob] = []
+
+    def events(self, delta: Delta | None, end: Finished | None) -> Iterator[pb.StreamGenerateResponse]:
+        """What became certain with the text of a step, or with the end."""
+        if self._plain:
+            if delta is not None:
+                yield delta_message(delta)
+        else:
+            yield from self._divided(delta, end)
+        if end is not None:
+            if self._plain:
+                self.end(end.reason)
+            yield finished_message(self.reason, end.usage, self.calls)
+
+    def _divided(self, delta: Delta | None, end: Finished | None) -> Iterator[pb.StreamGenerateResponse]:
+        pieces: list[Piece] = []
+        if delta is not None:
+            self._tokens += delta.tokens
+            self._logprobs += delta.logprobs
+            pieces += self.push(delta.text)
+        if end is not None:
+            pieces += self.end(end.reason)
+        if not pieces and (end is None or not self._tokens):
+            return
+        text = "".join(piece for piece in pieces if isinstance(piece, str))
+        event = delta_message(Delta(text, self._tokens, tuple(self._logprobs)))
+        for piece in pieces:
+            if isinstance(piece, CallPiece):
+                event.delta.tool_calls.add(
+                    index=piece.index, id=piece.id, name=piece.name, arguments=piece.arguments
+                )
+        self._tokens, self._logprobs = 0, []
+        yield event
+
+
 def started_message(response_id: str, decision: Decision, explain: bool) -> pb.StreamGenerateResponse:
     """The first event of a stream."""
     started = pb.Started(response_id=response_id, decision=decision_message(decision, explain))
     return pb.StreamGenerateResponse(started=started)
 
 
-def finished_message(reason: FinishReason, usage: Usage) -> pb.StreamGenerateResponse:
+def finished_message(
+    reason: FinishReason, usage: Usage, calls: Sequence[ToolCall] = ()
+) -> pb.StreamGenerateResponse:
     """The last event of a stream."""
-    finished = pb.Finished(reason=FINISH_REASONS[reason], usage=usage_message(usage))
+    finished = pb.Finished(
+        reason=FINISH_REASONS[reason], usage=usage_message(usage), tool_calls=call_messages(calls)
+    )
     return pb.StreamGenerateResponse(finished=finished)
 
 

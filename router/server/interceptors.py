@@ -10,7 +10,14 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AsyncExitStack, aclosing, asynccontextmanager, contextmanager, suppress
+from contextlib import (
+    AsyncExitStack,
+    ExitStack,
+    aclosing,
+    asynccontextmanager,
+    contextmanager,
+    suppress,
+)
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,11 +38,11 @@ from router.errors import (
     Unavailable,
 )
 from router.judging import REFERENCE
+from router.names import MOST_MODEL
 from router.server.admission import Admission, PhaseGate, ReadSlot
 from router.server.bodies import Bodies
 from router.server.call import (
     CURRENT,
-    MOST_MODEL,
     AnsweredByLibrary,
     Call,
     Endpoint,
@@ -129,8 +136,18 @@ class Interceptors:
             slot = await stack.enter_async_context(self._admission.read_slot(call.peer, large))
         if policy.admitted:
             stack.enter_context(self._admission.admitted(call))
-            call.on_request = self._admission.request_known
+            call.on_request, call.admit = self._admission.request_known, self._branch
         return slot
+
+    @contextmanager
+    def _branch(self, call: Call) -> Iterator[None]:
+        """A place and a quota for another answer of a call. Raises Overloaded, QuotaExceeded."""
+        with ExitStack() as stack:
+            if call.client.metered:
+                call.meter = stack.enter_context(self._quotas.call(call.client))
+            stack.enter_context(self._admission.admitted(call))
+            call.on_request = self._admission.request_known
+            yield
 
     def note(self, call: Call, error: RouterError) -> None:
         """Record a call that was refused before it could be served."""

@@ -43,8 +43,10 @@ from router.feedback.recent import AnswersGiven
 from router.ports import AdapterRegistry, Assignment, End, Experiments, Lease, Served, Stage, Watcher
 from router.server.call import ENCODE, LEASE, ROUTE, Call, CallPhases, check_time
 from router.server.encoding import Encoding
+from router.server.tools import for_untaught
 from router.types import (
     EVERYTHING,
+    INT64,
     AdapterRef,
     Decision,
     FinishReason,
@@ -66,6 +68,7 @@ FAULTS = (NotFound, FailedPrecondition, DataLoss)  # of the version: gone, quara
 UNFIT = (ResourceExhausted, PromptTooLong, NotActivated)  # the request for this version; not for another
 REST_SECONDS = 5.0
 AT_ONCE, FEW_TURNS = 512, 8  # characters and turns of a prompt that is encoded on the event loop
+SEED_STEP = 0x9E3779B97F4A7C15  # odd, so that no two samples have the same seed
 COUNTED = 1 << 18  # tokens of a prompt that is only counted; the context length where that is more
 
 
@@ -130,7 +133,7 @@ class Pipeline:
     async def answer(self, request: Request, call: Call) -> AsyncIterator[tuple[Decision, Buffered]]:
         """Admitted by the engine when the block is entered; its row is freed when it is left."""
         async with AsyncExitStack() as held:
-            request = await self._rewritten(request)
+            call.rewritten = request = await self._rewritten(request)
             choices = await self._routed(request, call, counted=True)
             try:
                 taken = await self._taken(held, request, choices, call)
@@ -143,6 +146,21 @@ class Pipeline:
             watchers = self._watchers(request, taken, choices, call)
             watched = watching(watchers, taken.generation, lambda: self._stopped(call))
             yield taken.decision, held.enter_context(watched)
+
+    @asynccontextmanager
+    async def another(
+        self, request: Request, decision: Decision, call: Call, sample: int
+    ) -> AsyncIterator[Buffered]:
+        """Sample number `sample` of the answer to a request, as plugins left it, by what gives the first.
+
+        To experiments, feedback and plugins the first answer stands for all.
+        """
+        async with AsyncExitStack() as held:
+            call.decision = decision
+            taken = await self._submitted(
+                held, request, decision, call.phases, meter=call.meter, sample=sample
+            )
+            yield buffered(taken.generation)
 
     async def _taken(
         self, held: AsyncExitStack, request: Request, choices: Candidates, call: Call
@@ -225,14 +243,17 @@ class Pipeline:
         phases: CallPhases,
         background: bool = False,
         meter: UsageMeter | None = None,
+        sample: int = 0,
     ) -> Submitted:
         """Lease, encode, fit, compile, submit; if all works, the end of `held` frees row and lease."""
         async with AsyncExitStack() as mine:
             prepared = await self._prepared(mine, request, decision, phases, needed(request.sampling))
             decision, tokens = prepared.decision, prepared.tokens
-            params = fit(
-                request.sampling, prepared.defaults, len(tokens), self.context_length, self._max_tokens
-            )
+            sampling, defaults = request.sampling, prepared.defaults
+            if request.tools.choice == "required" and not self._engine.info.tool_form:
+                sampling, defaults = for_untaught(sampling, defaults)
+            params = fit(sampling, defaults, len(tokens), self.context_length, self._max_tokens)
+            params = seeded(params, sample)
             check_bias(params, self._engine.info.vocab_size)
             if meter is not None:
                 meter.reserve(len(tokens), params.max_tokens)
@@ -280,7 +301,7 @@ class Pipeline:
                 domain=decision.domain or lease.domain,
                 task=decision.task or lease.task,
             )
-        prompt = Prompt(request.turns, request.raw_prompt, template)
+        prompt = Prompt(request.turns, request.raw_prompt, template, tools=request.tools)
         with phases.during(ENCODE):
             tokens = await self._encoded(prompt, request, answer)
         return Prepared(decision, tokens, defaults, self._engine.shared(prompt, tokens))
@@ -430,8 +451,7 @@ class Resting:
 def short(prompt: Prompt) -> bool:
     """Whether to encode it costs less than to wait for a thread."""
     around = len(prompt.template.system) + len(prompt.template.template)
-    size = len(prompt.raw or "") + sum(len(turn.text) for turn in prompt.turns)
-    return size + around <= AT_ONCE and len(prompt.turns) <= FEW_TURNS
+    return prompt.size + around <= AT_ONCE and len(prompt.turns) <= FEW_TURNS
 
 
 def needed(requested: Sampling) -> int:
@@ -453,6 +473,13 @@ def fit(
         raise PromptTooLong(context, prompt_tokens + least)
     max_tokens = requested.max_tokens or min(max(params.max_tokens, least), most, room)
     return replace(params, max_tokens=max_tokens, min_tokens=min(params.min_tokens, max_tokens))
+
+
+def seeded(params: SamplingParams, sample: int) -> SamplingParams:
+    """For sample number `sample` of several: a seed of its own that follows from the first one's."""
+    if params.seed is None or not sample:
+        return params
+    return replace(params, seed=(params.seed + sample * SEED_STEP) & INT64)
 
 
 def check_bias(params: SamplingParams, vocabulary: int) -> None:

@@ -25,7 +25,7 @@ class HelloResponse(_message.Message):
     def __init__(self, protocol: _Optional[int] = ..., version: _Optional[str] = ..., base: _Optional[_Union[EngineBase, _Mapping]] = ..., instance: _Optional[str] = ..., oldest: _Optional[int] = ...) -> None: ...
 
 class EngineBase(_message.Message):
-    __slots__ = ("name", "digest", "architecture", "dtype", "device", "context_length", "vocab_size", "sites", "size_bytes", "kernels", "weights", "abilities", "chat_template")
+    __slots__ = ("name", "digest", "architecture", "dtype", "device", "context_length", "vocab_size", "sites", "size_bytes", "kernels", "weights", "abilities", "chat_template", "tool_form")
     class Site(_message.Message):
         __slots__ = ("path", "out_features", "in_features")
         PATH_FIELD_NUMBER: _ClassVar[int]
@@ -48,6 +48,7 @@ class EngineBase(_message.Message):
     WEIGHTS_FIELD_NUMBER: _ClassVar[int]
     ABILITIES_FIELD_NUMBER: _ClassVar[int]
     CHAT_TEMPLATE_FIELD_NUMBER: _ClassVar[int]
+    TOOL_FORM_FIELD_NUMBER: _ClassVar[int]
     name: str
     digest: str
     architecture: str
@@ -61,7 +62,8 @@ class EngineBase(_message.Message):
     weights: str
     abilities: _containers.RepeatedScalarFieldContainer[str]
     chat_template: bool
-    def __init__(self, name: _Optional[str] = ..., digest: _Optional[str] = ..., architecture: _Optional[str] = ..., dtype: _Optional[str] = ..., device: _Optional[str] = ..., context_length: _Optional[int] = ..., vocab_size: _Optional[int] = ..., sites: _Optional[_Iterable[_Union[EngineBase.Site, _Mapping]]] = ..., size_bytes: _Optional[int] = ..., kernels: _Optional[str] = ..., weights: _Optional[str] = ..., abilities: _Optional[_Iterable[str]] = ..., chat_template: _Optional[bool] = ...) -> None: ...
+    tool_form: bool
+    def __init__(self, name: _Optional[str] = ..., digest: _Optional[str] = ..., architecture: _Optional[str] = ..., dtype: _Optional[str] = ..., device: _Optional[str] = ..., context_length: _Optional[int] = ..., vocab_size: _Optional[int] = ..., sites: _Optional[_Iterable[_Union[EngineBase.Site, _Mapping]]] = ..., size_bytes: _Optional[int] = ..., kernels: _Optional[str] = ..., weights: _Optional[str] = ..., abilities: _Optional[_Iterable[str]] = ..., chat_template: _Optional[bool] = ..., tool_form: _Optional[bool] = ...) -> None: ...
 
 class AttachRequest(_message.Message):
     __slots__ = ("edge", "commands")

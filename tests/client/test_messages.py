@@ -44,8 +44,8 @@ def test_the_three_inputs():
 
 
 def test_a_role_that_is_none_says_which_there_are():
-    with pytest.raises(ValueError, match=r"turn 2: role 'tool' .*: use system, user or assistant"):
-        generate_request([Turn("user", "hi"), Turn("tool", "{}")], {})
+    with pytest.raises(ValueError, match=r"turn 2: role 'wizard' .*: use system, user, assistant or"):
+        generate_request([Turn("user", "hi"), Turn("wizard", "{}")], {})
 
 
 HALF = "smile \ud83d"

@@ -44,7 +44,7 @@ STARTED = 1_793_606_400.0  # 2026-11-02 08:00 UTC
 DAYS, UNITS_PER_DAY = 10, 3000
 ARMS = ("old", "new", "no-adapter")
 LANGUAGES = ("en", "de", "fr", "(none)")
-SIZE = (1100, 2665)
+SIZE = (1100, 2566)
 THUMBS = MetricSpec("thumbs_up", Kind.PROPORTION, covariate=True)
 ERROR = MetricSpec("error", Kind.PROPORTION, higher_is_better=False, margin=0.03)
 SECONDS = MetricSpec("seconds_to_solution", Kind.MEAN, False, Aggregate.SUM, cap=300.0)

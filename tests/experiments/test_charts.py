@@ -7,14 +7,13 @@ from dataclasses import replace
 import pytest
 
 from router.experiments.charts import (
-    guardrail_bar,
     lift_chart,
     new_units_chart,
     relative_points,
     units_chart,
 )
 from router.experiments.model import Kind, MetricSpec
-from router.experiments.report.model import MetricReport, PlotPoint
+from router.experiments.report.model import PlotPoint
 from tests.experiments.report.sums import REPORT, SPEC, STARTED, running
 
 HOUR = 3600.0
@@ -88,12 +87,3 @@ def test_new_units_are_those_between_two_ends():
 def test_units_add_up():
     chart = units_chart(with_points(points([0, 5000, 20_000])))
     assert ticks(chart) == ["0", "5k", "10k", "15k", "20k"]
-
-
-def test_a_guardrail_without_an_interval_has_its_margin_only():
-    found = MetricReport(
-        "error", (9, 9), (math.nan, 0.1), math.nan, -math.inf, math.inf, 1.0, "", margin=0.03
-    )
-    bar = guardrail_bar(found)
-    assert 'class="span"' not in bar
-    assert not re.search(r"\bnan|\binf", bar)

@@ -175,3 +175,25 @@ def test_the_encoder_reads_whole_texts() -> None:
     assert rows[2] @ rows[3] > rows[2] @ rows[4]
     alone = encoder.vectors([tokens[2]])
     assert np.allclose(alone[0], rows[2], atol=0.02)
+
+
+@pytest.mark.slow
+def test_whole_texts_stay_whole_while_routing_cuts_others() -> None:
+    """Whether a tokenizer cuts is a state of it: one that both shared cut one whole text in 150."""
+    encoder = WholeTexts()
+    encoder.load()
+    text, stop = "word " * 240, threading.Event()
+    cut = encoder._reader.encoder._tokenizer
+
+    def route() -> None:
+        while not stop.is_set():
+            cut([text], padding=True, truncation=True, max_length=160)
+
+    thread = threading.Thread(target=route)
+    thread.start()
+    try:
+        lengths = {len(encoder.tokens([text])[0]) for _ in range(600)}
+    finally:
+        stop.set()
+        thread.join()
+    assert lengths == {242}

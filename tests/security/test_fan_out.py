@@ -22,6 +22,8 @@ from router.server.inference import (
     generate_request,
 )
 from router.types import (
+    MAX_BIASES,
+    MAX_CALL_ID,
     MAX_CHOICE_BYTES,
     MAX_CHOICES,
     MAX_CONSTRAINT_BYTES,
@@ -30,6 +32,10 @@ from router.types import (
     MAX_MIXTURE_PARTS,
     MAX_STOP_BYTES,
     MAX_STOPS,
+    MAX_TOOL_CALLS,
+    MAX_TOOL_DESCRIPTION,
+    MAX_TOOL_NAME,
+    MAX_TOOLS,
 )
 from router.v1 import adapters_pb2, experiments_pb2
 from router.v1 import inference_pb2 as pb
@@ -37,7 +43,7 @@ from tests.fuzz import rpcs
 from tests.security.requests import every_field, request_types
 from tests.server.helpers import ask, details, failure
 
-PROMPT = 5000
+PROMPT = 100_000
 LIMITS = RequestLimits(PROMPT, 4096)
 Made = Callable[[int], pb.GenerateRequest]
 
@@ -45,6 +51,39 @@ Made = Callable[[int], pb.GenerateRequest]
 def chat(count: int, text: str) -> pb.GenerateRequest:
     said = [pb.ChatMessage(role=pb.ROLE_USER, text=text) for _ in range(count)]
     return pb.GenerateRequest(input=pb.Input(chat=pb.Chat(messages=said)))
+
+
+def called(count: int = 1, **fields: str) -> pb.GenerateRequest:
+    """An assistant's turn with calls of functions, and one of the user."""
+    calls = [pb.ToolCall(**{"id": "a", "name": "a", "arguments": "{}", **fields}) for _ in range(count)]
+    turns = [
+        pb.ChatMessage(role=pb.ROLE_ASSISTANT, tool_calls=calls),
+        pb.ChatMessage(role=pb.ROLE_USER, text="x"),
+    ]
+    return pb.GenerateRequest(input=pb.Input(chat=pb.Chat(messages=turns)))
+
+
+def result(**fields: str) -> pb.GenerateRequest:
+    """A turn with the result of a call."""
+    turn = pb.ChatMessage(role=pb.ROLE_TOOL, text="x", **fields)
+    return pb.GenerateRequest(input=pb.Input(chat=pb.Chat(messages=[turn])))
+
+
+def offering(*functions: pb.Tool, **fields: Any) -> pb.GenerateRequest:
+    """A chat with functions."""
+    request = chat(1, "x")
+    request.input.chat.tools.CopyFrom(pb.Tools(functions=functions, **fields))
+    return request
+
+
+def offering_one(name: str) -> pb.GenerateRequest:
+    """A chat with the function that has to be called."""
+    return offering(pb.Tool(name=name), function=name, choice=pb.TOOL_CHOICE_REQUIRED)
+
+
+def schema(size: int) -> str:
+    """A schema of so many bytes."""
+    return '{"title": "%s"}' % ("x" * (size - 13))
 
 
 def sampled(**fields: Any) -> pb.GenerateRequest:
@@ -65,6 +104,26 @@ CAPS: dict[str, tuple[int, Made]] = {
     "input.raw_prompt": (PROMPT, lambda n: pb.GenerateRequest(input=pb.Input(raw_prompt="x" * n))),
     "input.chat.messages": (MAX_MESSAGES, lambda n: chat(n, "x")),
     "input.chat.messages.text": (PROMPT // 2, lambda n: chat(2, "x" * n)),
+    "input.chat.messages.tool_calls": (MAX_TOOL_CALLS, called),
+    "input.chat.messages.tool_calls.id": (MAX_CALL_ID, lambda n: called(id="x" * n)),
+    "input.chat.messages.tool_calls.name": (MAX_TOOL_NAME, lambda n: called(name="x" * n)),
+    "input.chat.messages.tool_calls.arguments": (PROMPT - 1, lambda n: called(arguments=schema(n))),
+    "input.chat.messages.tool_call_id": (MAX_CALL_ID, lambda n: result(tool_call_id="x" * n)),
+    "input.chat.messages.function": (MAX_TOOL_NAME, lambda n: result(function="x" * n)),
+    "input.chat.tools.functions": (
+        MAX_TOOLS,
+        lambda n: offering(*(pb.Tool(name=name) for name in distinct(n))),
+    ),
+    "input.chat.tools.functions.name": (MAX_TOOL_NAME, lambda n: offering(pb.Tool(name="x" * n))),
+    "input.chat.tools.functions.description": (
+        MAX_TOOL_DESCRIPTION,
+        lambda n: offering(pb.Tool(name="a", description="x" * n)),
+    ),
+    "input.chat.tools.functions.parameters": (
+        MAX_CONSTRAINT_BYTES,
+        lambda n: offering(pb.Tool(name="a", parameters=schema(n))),
+    ),
+    "input.chat.tools.function": (MAX_TOOL_NAME, lambda n: offering_one("x" * n)),
     "sampling.stop": (MAX_STOPS, lambda n: sampled(stop=distinct(n))),
     "sampling.stop.": (MAX_STOP_BYTES, lambda n: sampled(stop=["x" * n])),
     "sampling.json_schema": (MAX_CONSTRAINT_BYTES, lambda n: sampled(json_schema="x" * n)),
@@ -72,6 +131,7 @@ CAPS: dict[str, tuple[int, Made]] = {
     "sampling.grammar": (MAX_CONSTRAINT_BYTES, lambda n: sampled(grammar="x" * n)),
     "sampling.choices.values": (MAX_CHOICES, lambda n: sampled(choices={"values": distinct(n)})),
     "sampling.choices.values.": (MAX_CHOICE_BYTES, lambda n: sampled(choices={"values": ["x" * n]})),
+    "sampling.logit_bias": (MAX_BIASES, lambda n: sampled(logit_bias=dict.fromkeys(range(n), 1.0))),
     "routing.adapter": (63, lambda n: ask(routing={"adapter": "adapters/" + "x" * n})),
     "routing.mixture": (MAX_MIXTURE_PARTS, lambda n: mixture(*distinct(n))),
     "routing.mixture.adapter": (63, lambda n: mixture("x" * n)),

@@ -53,6 +53,7 @@ TENSORS = {
     "blob",
 }
 NUMBERS = {FieldDescriptor.CPPTYPE_FLOAT, FieldDescriptor.CPPTYPE_DOUBLE}
+SCHEMAS = {".tools.functions.parameters"}  # JSON Schemas of a function's arguments, which is their name
 SHARES = {"PlanExperimentRequest.weights"}  # of the arms of an experiment, checked by number and sum
 
 
@@ -70,7 +71,8 @@ def test_there_are_fields_to_look_at() -> None:
 @pytest.mark.parametrize("kind", ["places", "tensors"])
 def test_no_field_is_called_so(kind: str) -> None:
     bad = PLACES if kind == "places" else TENSORS
-    assert {path for path in every_field() if words(path) & bad} == set()
+    found = {path for path in every_field() if words(path) & bad}
+    assert {path for path in found if not path.endswith(tuple(SCHEMAS))} == set()
 
 
 def test_no_field_is_bytes_or_anything_at_all() -> None:

@@ -33,7 +33,8 @@ def nasty(message: Any, depth: int = 0) -> Any:
     for field in message.DESCRIPTOR.fields:
         value, inner = getattr(message, field.name), field.message_type
         if inner is not None and inner.GetOptions().map_entry:
-            value[NASTY] = NASTY
+            if inner.fields_by_name["key"].cpp_type == FieldDescriptor.CPPTYPE_STRING:
+                value[NASTY] = NASTY
         elif inner is not None and not inner.full_name.startswith("google.") and depth < 5:
             nasty(value.add() if field.is_repeated else value, depth + 1)
         elif field.cpp_type == FieldDescriptor.CPPTYPE_STRING:

@@ -19,8 +19,8 @@ import typer
 from router.cli import flags
 from router.cli.command import MISUSED, CliError
 from router.experiments.cli.metric_flags import (
-    SLOW_SHARE,
     guardrail_from_flag,
+    made_of_times,
     metric_from_flag,
     number_from_flag,
     segment_from_flag,
@@ -88,7 +88,8 @@ missing = "zero"         # units without an outcome count as 0; "excluded": they
 
 [[guardrails]]           # must not get worse by more than the margin
 name = "total_time_over_4s"  # built in: the share of units with an answer slower than 4 s; the limit is yours
-                         # (800ms, 2min), and time_to_first_token_over_1s is the like
+                         # (800ms, 2min), and time_to_first_token_over_1s is the like; total_time_p95 is the
+                         # time within which 95 % of units have each answer
 margin = 0.02            # two units in a hundred more
 # relative = false       # true: the margin is a share of control's value
 # improve = false        # true, without a margin: must be better, such as serving_cost
@@ -185,11 +186,9 @@ def _arm(values: Mapping[str, Any], where: str) -> dict[str, Any]:
 
 def _metric(values: Mapping[str, Any], where: str) -> dict[str, Any]:
     from router.experiments.model import Kind, MetricSpec
-    from router.experiments.times import is_meant_as_share
 
     _check_names(values, MetricSpec, where)
-    if is_meant_as_share(str(values.get("name"))):
-        values = {**SLOW_SHARE, **values}
+    values = {**made_of_times(str(values.get("name"))), **values}
     usual = next((kind.rules.usual for kind in Kind if kind == values.get("kind")), Kind.MEAN.rules.usual)
     times = {"window": seconds(values["window"], f"{where}window")} if "window" in values else {}
     return {"aggregate": usual.value, "missing": "unsaid", **values, **times}

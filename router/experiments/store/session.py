@@ -15,11 +15,11 @@ from typing import Any, NamedTuple, TypeAlias
 from sqlalchemy import ColumnElement, Connection, delete, func, or_, select
 
 from router.experiments.model import BUILT_IN, Exposure
+from router.experiments.store.bins import SEPARATOR, block_of
 from router.experiments.store.series import (
     EVERYTHING,
     NONE,
     RESPONSES,
-    SEPARATOR,
     PhaseInfo,
     PhaseInfos,
     Row,
@@ -289,6 +289,8 @@ class Deltas:
                 numbers = powers(row)
                 answered = sign * any(unit.values.get(name, NONE).n for name in each.answers)
                 self._into((address, each.key), len(row), sign, answered, numbers)
+                if each.binned:
+                    self._into_block(address, each.key, row[0], sign)
                 for suffix in segment_suffixes(unit.segments) if each.split else ():
                     self._into((address, each.key + suffix), len(row), sign, answered, numbers)
 
@@ -301,6 +303,11 @@ class Deltas:
         cell[1] += sign
         for i, number in enumerate(numbers, 2):
             cell[i] += sign * number
+
+    def _into_block(self, address: Address, key: str, value: float, sign: int) -> None:
+        """Count a unit in the bin of its value."""
+        name, numbers = block_of(key, value)
+        self._into((address, name), COLUMNS, sign, 0, numbers)
 
     def _means(self, unit: Unit) -> None:
         names = BUILT_IN if EVERYTHING in unit.changed else unit.changed.intersection(BUILT_IN)

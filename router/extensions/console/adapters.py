@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 import tomllib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,9 +16,11 @@ from itertools import takewhile
 from typing import Any
 from urllib.parse import urlencode
 
-from router.errors import NotFound
+from router.errors import NotFound, Unavailable
 from router.extensions.console.activity import ACTIVITY, lines_for
 from router.extensions.console.adapters_list import requested, version_row
+from router.extensions.console.feedback import DAY, Opinions, opinions, tenant_of
+from router.extensions.console.feedback import LIST as LIST_FEEDBACK
 from router.extensions.console.overview import WHILE
 from router.extensions.console.rendering import segment
 from router.extensions.console.report_card import Card, at, card_of, tables, text
@@ -36,6 +39,7 @@ def traffic_of(visit: Visit) -> dict[tuple[str, str], float]:
 
 SERVICE = "/router.v1.AdapterService/"
 GET = SERVICE + "GetAdapter"
+DAYS = 30  # of which feedback is counted
 GENERATE = "/router.v1.InferenceService/Generate"
 CREATE = "/router.v1.ExperimentService/CreateExperiment"
 
@@ -195,11 +199,14 @@ async def show_version(visit: Visit) -> dict[str, Any]:
         "adapter": adapter,
         "ref": ref,
         "acts": [act for act, why_not in acts if why_not == ""],
+        "feedback": context.feedback is not None,
+        "may_read": not visit.why_not(LIST_FEEDBACK),
         "refused": next((why_not for _, why_not in acts if why_not), ""),
         "may_default": not visit.why_not(ACTS[0].method),
         "did": next((act for act in ACTS if act.path == visit.query.get("did")), None),
         "card": card,
         "scores": scores_of(visit, ref, card, versions),
+        "opinions": await opinions_of(visit, ref),
         "ways": ways_on(visit, adapter, ref, versions),
         "manifest": manifest,
         "probes": probes,
@@ -238,6 +245,19 @@ def scores_of(
     return found
 
 
+async def opinions_of(visit: Visit, ref: AdapterRef) -> Opinions | None:
+    """Feedback on a version in the last 30 days; None where none is kept, or it cannot be read now."""
+    recorder = visit.console.context.feedback
+    if recorder is None:
+        return None
+    try:
+        found = await recorder.counted(time.time() - DAYS * DAY, ref.name, tenant_of(visit))
+    except Unavailable:
+        return None
+    whole = next(iter(opinions(found)), None)
+    return whole.versions.get(ref.version) if whole is not None else None
+
+
 def ways_on(
     visit: Visit, adapter: pb.Adapter, ref: AdapterRef, versions: Sequence[Mapping[str, Any]]
 ) -> list[tuple[str, str]]:
@@ -254,16 +274,15 @@ def ways_on(
         default = next((one["ref"] for one in versions if one["of"].default and one["ref"] != ref), None)
         other = default or next(iter(sound), None)
         if other is not None:
-            ways.append((f"Compare with {other.version}", comparison(other, ref)))
+            pair = (ref, other) if adapter.default else (other, ref)
+            ways.append((f"Compare with {other.version}", comparison(*pair)))
     return ways
 
 
 def comparison(control: AdapterRef, treatment: AdapterRef) -> str:
     """A new experiment with these versions filled in."""
-    fields = {"route": control.name}
-    fields |= {
-        f"arms[{i}].adapter": f"{one.name}@{one.version}" for i, one in enumerate((control, treatment))
-    }
+    arms = {"control": control, "treatment": treatment}
+    fields = {name: f"{one.name}@{one.version}" for name, one in arms.items()}
     return f"{ROOT}/new-experiment?{urlencode(fields)}"
 
 
@@ -376,28 +395,37 @@ def differences(
     shown: pb.Adapter, manifest: Mapping[str, Any], other: pb.Adapter, second: Mapping[str, Any] | None
 ) -> list[str]:
     """What is different in the other version, in a few words; manifests where both were read."""
-    found = []
-    for title, name in (("base", "base_model"), ("rank", "rank"), ("domain", "domain"), ("task", "task")):
-        if getattr(shown, name) != getattr(other, name):
-            found.append(f"{title} {getattr(other, name) or 'none'}")
-    if list(shown.target_modules) != list(other.target_modules):
+    names = (("base", "base_model"), ("rank", "rank"), ("domain", "domain"), ("task", "task"))
+    found = [
+        f"{title} {getattr(other, name) or 'none'}"
+        for title, name in names
+        if getattr(shown, name) != getattr(other, name)
+    ]
+    if shown.target_modules != other.target_modules:
         found.append("other layers")
+    if shown.invocation_tokens != other.invocation_tokens:
+        found.append("acts from a marker on" if other.invocation_tokens else "acts from the beginning")
     if shown.description != other.description:
         found.append("another description")
     if second is not None:
-        titles = {"system": "another system prompt", "template": "another template"}
-        titles["generation"] = "other sampling defaults"
-        found += [title for name, title in titles.items() if manifest[name] != second[name]]
-        for name, title in (
-            ("examples", "examples"),
-            ("negative", "negative examples"),
-            ("keywords", "keywords"),
-        ):
-            if manifest[name] != second[name]:
-                found.append(f"{second[name][0]} {title}, here {manifest[name][0]}")
-    if not found and shown.digest and other.digest:
-        return ["the same files" if shown.digest == other.digest else "other weights"]
-    return found
+        found += manifest_differences(manifest, second)
+    if found:
+        return found
+    if not (shown.digest and other.digest):
+        return ["weights, which are not read yet"]
+    return ["nothing: the same files" if shown.digest == other.digest else "weights"]
+
+
+def manifest_differences(shown: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
+    """The same of prompt, sampling defaults and what routing learns from."""
+    titles = {"system": "another system prompt", "template": "another template"}
+    titles["generation"] = "other sampling defaults"
+    counted = {"examples": "examples", "negative": "negative examples", "keywords": "keywords"}
+    return [title for name, title in titles.items() if shown[name] != other[name]] + [
+        f"{other[name][0]} {title}, here {shown[name][0]}"
+        for name, title in counted.items()
+        if shown[name] != other[name]
+    ]
 
 
 def happened(visit: Visit, name: str) -> list[dict[str, Any]]:

@@ -159,9 +159,10 @@ def arrange(rows: list[AdapterRow], sort: str, measured: Callable[[AdapterRef], 
     """Sort in place: quarantined first, then as asked for, the most or the latest first; then by name."""
     by = sort.removeprefix("-")
 
-    def score(row: AdapterRow) -> float:
+    def score(row: AdapterRow) -> tuple[bool, str, float]:
+        """By metric, since scores of different metrics cannot be compared; without a score last."""
         found = measured(row.info.ref)
-        return -found.score[0] if found is not None else 1.0  # without one last
+        return (found is None, found.metric if found else "", -found.score[0] if found else 0.0)
 
     keys: Mapping[str, Callable[[AdapterRow], Any]] = {
         "state": lambda row: ORDER[row.info.state],

@@ -211,9 +211,9 @@ def classifiers(context: ConsoleContext, lately: TrafficCount) -> Iterator[Probl
     state = context.routing()
     reported = " ".join(context.health.degraded)
     for one in state.classifiers:
-        if f"classifier {one.name}" in reported or one.state in ("off", "starting"):
+        if f"classifier {one.name}" in reported or one.state == "off":
             continue
-        if one.state != "ready" or one.breaker != "closed":
+        if one.state in ("failed", "disabled") or one.breaker != "closed":
             why = f": {redacted(one.problem)}" if one.problem else ""
             is_off = one.breaker != "closed"
             what = f"is switched off for now (breaker {one.breaker})" if is_off else f"is {one.state}"
@@ -228,7 +228,11 @@ def classifiers(context: ConsoleContext, lately: TrafficCount) -> Iterator[Probl
             )
     for problem in islice(state.problems, MOST_FLAWS):
         if problem not in reported:
-            yield Problem(WARN, sentence(f"plugin {redacted(problem)}"), command="lora-router plugins list")
+            yield Problem(
+                WARN,
+                sentence(f"plugin {redacted(problem).removeprefix('plugin ')}"),
+                command="lora-router plugins list",
+            )
     if state.calibration not in ("", "fitted"):
         text = f"the calibration is {redacted(state.calibration)}"
         yield Problem(WARN, sentence(text), command="lora-router route calibrate", **ROUTING)
@@ -242,7 +246,9 @@ def quarantine(context: ConsoleContext, refs: Sequence[AdapterRef]) -> Iterator[
         except RouterError:
             continue  # it has gone
         path = f"/adapters/{segment(ref.name)}/{segment(ref.version)}"
-        yield Problem(WARN, sentence(f"{ref} is quarantined: {error[:300]}"), path=path, page=ref.name)
+        yield Problem(
+            WARN, sentence(f"adapter {ref} is quarantined: {error[:300]}"), path=path, page=ref.name
+        )
     if len(refs) > MOST_QUARANTINED:
         more = counted(len(refs) - MOST_QUARANTINED, "further version")
         yield Problem(WARN, f"{more} {'is' if more.startswith('1 ') else 'are'} quarantined.", **ADAPTERS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from google.protobuf.json_format import MessageToDict
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 START, STOP = SERVICE + "StartExperiment", SERVICE + "StopExperiment"
 PROMOTE, ROLL_BACK = SERVICE + "PromoteArm", SERVICE + "RollBackPromotion"
+GET = SERVICE + "GetExperiment"
 MOST_ACTS = 100
 MOST_POINTS = 40  # of the table beside the chart
 MARKS = {"✓": "ok", "✗": "bad"}  # of what a table says, to tones
@@ -35,9 +37,33 @@ async def detail(visit: Visit) -> dict[str, Any]:
     return await judged(visit, visit.path("name"), number)
 
 
+async def live(visit: Visit) -> dict[str, Any]:
+    """The same by the server's own last look, which costs little; the course over time stays as it is."""
+    name = visit.path("name")
+    experiments = visit.console.context.live
+    latest = experiments.guardian.latest.get(name) if experiments is not None else None
+    if latest is None:
+        return await judged(visit, name)
+    from router.experiments.report_messages import report_message
+    from router.experiments.service import current_visibility
+
+    answer = await visit.ask(GET, pb.GetExperimentRequest(name=f"experiments/{name}"))
+    if latest.phase != len(answer.experiment.phases):
+        return await judged(visit, name)
+    sees = current_visibility()
+    audit = tuple(replace(entry, detail=sees.detail(entry.detail)) for entry in latest.audit)
+    report = report_message(replace(latest, audit=audit), answer.experiment)
+    return shown(visit, name, report) | {"course": False}
+
+
 async def judged(visit: Visit, name: str, phase: int = 0, **more: Any) -> dict[str, Any]:
-    """What the page of an experiment shows."""
+    """What the page of an experiment shows, judged now."""
     report = await visit.ask(REPORT, pb.GetReportRequest(name=f"experiments/{name}", phase=phase))
+    return shown(visit, name, report, phase) | more
+
+
+def shown(visit: Visit, name: str, report: pb.GetReportResponse, phase: int = 0) -> dict[str, Any]:
+    """What the page shows of a report."""
     # They come with experiments, whose folder may be taken away: then the line above has raised.
     from router.experiments import report_tables, words
     from router.experiments.charts import effect_chart
@@ -81,7 +107,7 @@ async def judged(visit: Visit, name: str, phase: int = 0, **more: Any) -> dict[s
         "wrong": "",
         "at": "",
         "typed": {},
-        **more,
+        "course": True,
     }
 
 
@@ -331,7 +357,7 @@ DETAIL = Page("/experiments/{name}", REPORT, detail, "experiment.html")
 
 ENTRIES: tuple[Entry, ...] = (
     DETAIL,
-    Page("/experiments/{name}/live", REPORT, detail, "experiment_live.html"),
+    Page("/experiments/{name}/live", REPORT, live, "experiment_live.html"),
     Action("/experiments/start", START, start),
     Action("/experiments/stop", STOP, stop),
     Action("/experiments/promote", PROMOTE, promote),

@@ -240,7 +240,7 @@ def adapters(visit: Visit, of: Range) -> dict[str, Any]:
     if rest.requests:
         rows.append(row("all others", rest, total))
     if visible.everything and UNROUTED in counts:
-        rows.append(row("not routed", counts[UNROUTED], total, "The request ended before routing chose."))
+        rows.append(row("not routed", counts[UNROUTED], total))
     return {"rows": rows, "counted": counted(total, "request")}
 
 
@@ -251,13 +251,12 @@ def adapter_row(who: Version, one: AdapterCount, total: int, console: Console, o
     return {**row(who[0], one, total), "version": who[1], **line}
 
 
-def row(name: str, one: AdapterCount, total: int, note: str = "") -> dict[str, Any]:
+def row(name: str, one: AdapterCount, total: int) -> dict[str, Any]:
     """What lines have in common."""
     p95, why = time_shown(one.times, 0.95)
     return {
         "name": name,
         "version": "",
-        "note": note,
         "requests": one.requests,
         "share": one.requests / total if total else 0.0,
         "failed": share_of(one, Outcome.FAILED),

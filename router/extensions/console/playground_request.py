@@ -13,8 +13,8 @@ SHAPES = {  # of the answer: value in the form, and its label
     "": "any text",
     "json_schema": "JSON of this schema",
     "choices": "one of these lines",
-    "regex": "text that this regular expression matches",
-    "grammar": "text of this Lark grammar",
+    "regex": "text of this regex",
+    "grammar": "text of this grammar",
 }
 PLACES = {  # of fields, the input of the form
     "routing.adapter": "model",

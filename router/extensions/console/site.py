@@ -388,7 +388,12 @@ class Console:
 
     def page(self, visit: Visit, page: Page, values: Values) -> PageReply:
         """The page, or the fragment of one."""
-        shown = {"title": page.title, "nav": self._shown_nav(page.nav), "visit": visit, **values}
+        shown = {
+            "title": page.title,
+            "nav": self._shown_nav(page.nav or self._section(visit.call.path)),
+            "visit": visit,
+            **values,
+        }
         return PageReply(self._render(visit.call, page.template, shown).encode())
 
     def refusal(self, call: PageCall, status: int, reason: str, message: str) -> str:
@@ -425,6 +430,10 @@ class Console:
             "csrf": self.guard.secret(call.session),
         }
         return self._renderer.render(template, common | dict(values))
+
+    def _section(self, path: str) -> str:
+        """The page at the side that a page without a place there belongs to, by its path."""
+        return next((one.nav for one in self._nav if one.path and path.startswith(f"{ROOT}{one.path}/")), "")
 
     def _shown_nav(self, present: str) -> list[dict[str, Any]]:
         """The pages that the client may open."""

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from router.experiments import charts, check_words, report_tables, words
 from router.experiments.charts import color
 from router.experiments.cli.wording import pairs_of
+from router.experiments.forest import forest_of
 from router.experiments.next_step import following
 from router.experiments.report_tables import ReportTable
 from router.experiments.words import MARK, at
@@ -95,6 +95,7 @@ def _charts(report: Report) -> dict[str, Any]:
 
     fresh, step = charts.new_units_chart(report)
     return {
+        "forest": forest_of(report),
         "effect_chart": drawn(charts.effect_chart(report)),
         "lifts": _lifts(report),
         "anytime": all(arm.primary.anytime for arm in report.arms if arm.primary),
@@ -125,18 +126,14 @@ def _lifts(report: Report) -> list[dict[str, Any]]:
 
 
 def _tables(report: Report) -> dict[str, Any]:
-    """The page's tables by name; guardrails have their bars before the margin."""
-    rails = report_tables.guardrails(report)
-    bars = [drawn(charts.guardrail_bar(rail)) for rail in rails.found if rail]
-    columns = (*rails.columns[:5], ("", "bar"), *rails.columns[5:])
-    rows = tuple((*row[:5], bar, *row[5:]) for row, bar in zip(rails.rows, bars, strict=True))
+    """The page's tables by name."""
     shadow = report.judged.spec.mode == "shadow"
     return {
         "effects": ReportTable("", (), ()) if shadow else report_tables.effects(report),
         "missing": report_tables.missing(report),
         "slices": report_tables.slices(report),
         "pairs": report_tables.pairs(report),
-        "rails": replace(rails, columns=columns, rows=rows),
+        "rails": report_tables.guardrails(report),
         "secondary": report_tables.secondary(report),
         "segments": [*report_tables.segments(report), *report_tables.days(report)],
         "details": list(report_tables.details(report)) if report.arms else [],

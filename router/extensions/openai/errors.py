@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from router.errors import AdapterNotFound, FieldViolation, InvalidRequest, PromptTooLong
+from router.extensions.openai import tools
 from router.extensions.openai.requests import (
     ChatCompletion,
     CompletionBody,
@@ -19,7 +20,8 @@ from router.names import ADAPTER_FORM, model_name
 from router.server import http
 
 MODEL_FORM = "NAME, NAME@VERSION, auto or base"
-MESSAGE = re.compile(r"input\.chat\.messages\[(\d+)\](?:\.(\w+))?")
+NUMBERED = re.compile(r"inputs\[(\d+)\]")
+MESSAGE = re.compile(r"input\.chat\.messages\[(\d+)\](?:\.(.+))?")
 
 
 def error_json(status: int, reason: str, message: str, field: str) -> dict[str, Any]:
@@ -57,7 +59,7 @@ class Words:
     def error(self, error: InvalidRequest) -> InvalidRequest:
         """The same error in the client's words."""
         if isinstance(error, PromptTooLong):
-            finding = self._too_long(error)
+            finding = self._too_long(error, error.violations[0].field)
             return error.reworded(lambda _: finding)
         return error.reworded(self._finding)
 
@@ -72,15 +74,18 @@ class Words:
             description = description.replace("max_tokens", self._max_tokens)
         return FieldViolation(self._field(field), description)
 
-    def _too_long(self, error: PromptTooLong) -> FieldViolation:
+    def _too_long(self, error: PromptTooLong, field: str) -> FieldViolation:
         """Some clients know the error by its first words."""
-        prompt, needs = self._field("input"), f"at least {error.got}" if error.at_least else str(error.got)
+        prompt, needs = self._field(field), f"at least {error.got}" if error.at_least else str(error.got)
         text = f"this model's maximum context length is {error.limit} tokens"
         return FieldViolation(prompt, f"{text}; {prompt} and {self._max_tokens} need {needs}")
 
     def _field(self, field: str) -> str:
+        field = tools.in_their_words(field)
         if (message := MESSAGE.fullmatch(field)) is not None:
             return self._message(int(message[1]), message[2] or "")
+        if (numbered := NUMBERED.match(field)) is not None:
+            return f"prompt[{numbered[1]}]"
         if field.startswith("input"):
             return "messages" if self._chat else "prompt"
         if field == "routing.unit":

@@ -16,7 +16,7 @@ from pydantic import AliasChoices, BaseModel, ConfigDict, ValidationError
 from pydantic_core import from_json
 
 from router.errors import FieldViolation, Findings, InvalidRequest
-from router.server.call import MOST_MODEL
+from router.names import MOST_MODEL
 
 UNKNOWN, UNSUPPORTED = "is not a field of this API", "is not supported"
 SHOWN = 64  # characters of an unknown name
@@ -264,6 +264,8 @@ DESCRIPTIONS: Mapping[str, str] = {
     "too_long": "must have at most {max_length} entries",
     "too_short": "must have at least {min_length} entries",
     "string_too_short": "must not be empty",
+    "greater_than_equal": "must be {ge} or more",
+    "less_than_equal": "must be {le} or less",
     "extra_forbidden": UNKNOWN,
 }
 

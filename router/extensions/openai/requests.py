@@ -15,6 +15,14 @@ from pydantic_core import PydanticCustomError
 
 from router.errors import FieldViolation, InvalidRequest
 from router.extensions.openai.fields import CHAT, COMPLETION, ClosedModel, FieldRules, JsonModel
+from router.extensions.openai.tools import (
+    Call,
+    CalledFunction,
+    Calls,
+    ToolFields,
+    call_message,
+    tools_message,
+)
 from router.names import AUTO, resource_of
 from router.types import (
     MAX_BIASES,
@@ -28,20 +36,16 @@ from router.types import (
 from router.v1 import inference_pb2 as pb
 
 SYSTEM = ("system", "developer")
-ROLES = {"user": pb.ROLE_USER, "assistant": pb.ROLE_ASSISTANT}
+ROLES = {
+    "user": pb.ROLE_USER,
+    "assistant": pb.ROLE_ASSISTANT,
+    "tool": pb.ROLE_TOOL,
+    "function": pb.ROLE_TOOL,
+}
 MAX_PARTS = 256  # of one message's content
 TOKEN_ID = re.compile(r"[0-9]{1,9}")
+MAX_N, MAX_PROMPTS, MAX_ANSWERS = 8, 64, 64  # answers to a prompt, prompts, and answers in all
 ANY_OBJECT = '{"type": "object"}'
-
-
-def nothing(value: Any) -> None:
-    """A field that may be there as long as it asks for nothing."""
-    if value not in (None, [], {}, False, "none", 0, ""):
-        raise ValueError("is not supported: leave it out")
-
-
-Nothing = Annotated[None, BeforeValidator(nothing)]
-AutoOrNothing = Annotated[None, BeforeValidator(lambda value: nothing(None if value == "auto" else value))]
 
 
 def few_labels(value: Any) -> Any:
@@ -128,9 +132,12 @@ Content = Annotated[
 class Message(JsonModel):
     """One turn."""
 
-    role: Literal["system", "developer", "user", "assistant"]
+    role: Literal["system", "developer", "user", "assistant", "tool", "function"]
     content: Annotated[Content | None, BeforeValidator(content_parts)] = None
-    tool_calls: Nothing = None
+    tool_calls: Calls | None = None
+    tool_call_id: str | None = None
+    function_call: CalledFunction | None = None
+    name: str | None = None
 
     @property
     def text(self) -> str:
@@ -210,7 +217,7 @@ class CompletionFields(JsonModel):
     presence_penalty: float | None = None
     seed: int | None = None
     stop: Annotated[Annotated[list[str], Field(max_length=MAX_STOPS)] | None, BeforeValidator(strings)] = None
-    n: Literal[1] | None = None
+    n: Annotated[int, Field(ge=1, le=MAX_N)] | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     user: str | None = None
@@ -229,7 +236,7 @@ class CompletionFields(JsonModel):
     logit_bias: Annotated[dict[str, float] | None, BeforeValidator(few_biases)] = None
 
 
-class ChatCompletion(CompletionFields):
+class ChatCompletion(CompletionFields, ToolFields):
     """POST /v1/chat/completions."""
 
     rules: ClassVar[FieldRules] = CHAT
@@ -238,11 +245,6 @@ class ChatCompletion(CompletionFields):
     max_completion_tokens: int | None = None
     logprobs: bool | None = None
     top_logprobs: int | None = None
-    tools: Nothing = None
-    functions: Nothing = None
-    tool_choice: AutoOrNothing = None
-    function_call: AutoOrNothing = None
-    parallel_tool_calls: bool | None = None
     modalities: Annotated[list[Literal["text"]], Field(max_length=4)] | None = None
 
 
@@ -251,7 +253,10 @@ class Completion(CompletionFields):
 
     rules: ClassVar[FieldRules] = COMPLETION
 
-    prompt: Annotated[Annotated[list[str], Field(min_length=1, max_length=1)], BeforeValidator(prompts)]
+    prompt: Annotated[
+        Annotated[list[str], Field(min_length=1, max_length=MAX_PROMPTS, fail_fast=True)],
+        BeforeValidator(prompts),
+    ]
     logprobs: int | None = None
 
 
@@ -262,12 +267,27 @@ CompletionBody = ChatCompletion | Completion
 
 
 def generate_message(completion: CompletionBody, unit: str) -> pb.GenerateRequest:
-    """The same request; `unit` is who is served where the body does not say it."""
+    """The same request; `unit` is who is served where the body does not say it. Of several prompts, the
+    first."""
     message = pb.GenerateRequest(
         input=_input(completion), sampling=_sampling(completion), routing=_routing(completion, unit)
     )
     message.labels.update(completion.metadata or {})
     return message
+
+
+def generate_messages(completion: CompletionBody, unit: str) -> list[pb.GenerateRequest]:
+    """The same request for each prompt. Raises InvalidRequest for too many answers in all."""
+    messages = [generate_message(completion, unit)]
+    for prompt in completion.prompt[1:] if isinstance(completion, Completion) else ():
+        message = pb.GenerateRequest()
+        message.CopyFrom(messages[0])
+        message.input.raw_prompt = prompt
+        messages.append(message)
+    if len(messages) * (completion.n or 1) > MAX_ANSWERS:
+        text = f"times the number of prompts must be at most {MAX_ANSWERS}"
+        raise InvalidRequest([FieldViolation("n", text)])
+    return messages
 
 
 def stream_message(message: pb.GenerateRequest) -> pb.StreamGenerateRequest:
@@ -287,11 +307,20 @@ def _input(completion: CompletionBody) -> pb.Input:
             raise InvalidRequest([FieldViolation(f"messages[{place}].role", text)])
     system = "\n\n".join(message.text for message in completion.messages[:leading])
     turns = [pb.ChatMessage(role=pb.ROLE_SYSTEM, text=system)] if leading else []
-    turns += [
-        pb.ChatMessage(role=ROLES[message.role], text=message.text)
-        for message in completion.messages[leading:]
-    ]
-    return pb.Input(chat=pb.Chat(messages=turns))
+    turns += [_turn(message) for message in completion.messages[leading:]]
+    return pb.Input(chat=pb.Chat(messages=turns, tools=tools_message(completion)))
+
+
+def _turn(message: Message) -> pb.ChatMessage:
+    turn = pb.ChatMessage(role=ROLES[message.role], text=message.text)
+    if message.tool_calls:
+        turn.tool_calls.extend(map(call_message, message.tool_calls))
+    elif message.function_call is not None:
+        turn.tool_calls.append(call_message(Call(function=message.function_call)))
+    if turn.role == pb.ROLE_TOOL:
+        turn.tool_call_id = message.tool_call_id or ""
+        turn.function = (message.name or "") if message.role == "function" else ""
+    return turn
 
 
 def leading_system(completion: ChatCompletion) -> int:
@@ -359,7 +388,7 @@ class Shape(NamedTuple):
 def shapes(completion: CompletionFields) -> list[Shape]:
     """All that the body has; at most one is allowed."""
     outputs = completion.structured_outputs or StructuredOutputs.model_validate({})
-    form = completion.response_format
+    form = _format(completion)
     schema = None if form is None or form.json_schema is None else json.dumps(form.json_schema.schema_)
     found = [
         Shape("regex", "regex", completion.regex),
@@ -382,8 +411,14 @@ def shapes(completion: CompletionFields) -> list[Shape]:
     return [shape for shape in found if shape.value is not None]
 
 
+def _format(completion: CompletionFields) -> ResponseFormat | None:
+    """The format of the answer. A call that has to be made has the schema of its function instead."""
+    must_call = isinstance(completion, ChatCompletion) and completion.must_call
+    return None if must_call else completion.response_format
+
+
 def _constrain(message: pb.Sampling, completion: CompletionFields) -> None:
-    form, wanted = completion.response_format, shapes(completion)
+    form, wanted = _format(completion), shapes(completion)
     if form is not None and form.type == "json_schema" and form.json_schema is None:
         raise InvalidRequest([FieldViolation("response_format.json_schema", "is missing")])
     if len(wanted) > 1:

@@ -18,7 +18,7 @@ from router.server.policy import GENERATE, OBSERVE, Policy
 from router.v1 import inference_pb2 as pb
 
 UNIT = "x-user-id"  # who is served, where a proxy in between drops `user`
-NOT_KEPT = ": responses are not kept here, so send the whole conversation in `input` of POST /v1/responses"
+NOT_KEPT = ": no response is kept here, so send the whole conversation in `input` of a new request"
 KEPT = replace(OBSERVE, role=Role.INFER)
 VERBS = ("GET", "POST", "DELETE")
 ROWS: Mapping[str, Policy] = {

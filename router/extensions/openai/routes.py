@@ -25,6 +25,7 @@ from router.extensions.openai.fields import JsonModel, parsed
 from router.names import AUTO, bare_response_id, known_names, model_name, resource_of
 from router.ports import AdapterRegistry
 from router.server.call import Endpoint
+from router.server.choices import answer_all, stream_all
 from router.server.http import HttpCall, Reply, Route
 from router.server.inference import InferenceService
 from router.server.policy import GENERATE, OBSERVE, RECORD_TEXTS, Policy
@@ -210,16 +211,21 @@ async def completion(
 ) -> Reply | None:
     """A chat or plain completion, whole or streamed."""
     unit = call.header(UNIT)
-    message = requests.generate_message(body, unit)
+    messages, n = requests.generate_messages(body, unit), body.n or 1
     written = answers.AnswerWriter(body, inference.base_digest)
 
-    async def write(event: pb.StreamGenerateResponse) -> None:
-        await call.write(written.event(event))
+    async def write(place: int, event: pb.StreamGenerateResponse) -> None:
+        await call.write(written.event(place, event))
 
     with errors.in_their_words(body, unit):
-        if not body.stream:
-            return Reply(written.whole(await inference.Generate(message, call)))
-        await inference.stream(requests.stream_message(message), call, write)
+        if len(messages) * n > 1:
+            if not body.stream:
+                return Reply(written.whole(await answer_all(inference, messages, n, call)))
+            await stream_all(inference, messages, n, call, write)
+        elif not body.stream:
+            return Reply(written.whole([await inference.Generate(messages[0], call)]))
+        else:
+            await inference.stream(requests.stream_message(messages[0]), call, partial(write, 0))
     return None
 
 

@@ -314,6 +314,7 @@ class VllmEngine:
             weights=facts.quantization,
             abilities=frozenset(),
             chat_template=bool(base.tokenizer.chat_template),
+            tool_form=base.encoder.has_tool_form,
         )
 
     def _end_client(self, client: VllmClient) -> None:

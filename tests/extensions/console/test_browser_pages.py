@@ -93,7 +93,14 @@ async def test_playground(site: SimpleNamespace, tmp_path: Path) -> None:
     stopped, live = seen["stopped"]
     assert (stopped["badge"], "tokens" in live) == ("stopped", True)
     assert len(stopped["answer"]) < 3000
-    assert seen["wrong_field"] == ["must be a number, got 'warm'", "temperature", "one", "true"]
+    assert seen["wrong_field"] == [
+        "must be a number, got 'warm'",
+        "temperature",
+        "one",
+        "true",
+        "must not be empty",
+        True,  # what was not sent is no turn
+    ]
     assert "nobody" in seen["nobody"]
     assert (seen["cut"]["badge"], "cut off" in seen["cut"]["notices"][0]) == ("cut off", True)
     assert seen["in_sight"] == [True, True]
@@ -105,8 +112,8 @@ async def test_playground(site: SimpleNamespace, tmp_path: Path) -> None:
 async def test_experiments_and_thresholds(site: SimpleNamespace, tmp_path: Path) -> None:
     seen = await seen_by("experiments.py", site.url, tmp_path)
     life = seen["life"]
-    assert set(life["errors"]) == {"name", "arms[1].weight"}
-    assert life["kept"]["arms[1].weight"] == "140 %"
+    assert set(life["errors"]) == {"name", "planned_units"}
+    assert life["kept"]["planned_units"] == "0"
     assert life["kept"]["hypothesis"].endswith("</script>")
     assert "legal@2.0.0 for 50 %, the base for 50 %" in life["size"]
     assert life["draft"][0].endswith("/console/experiments/tone")
@@ -118,7 +125,7 @@ async def test_experiments_and_thresholds(site: SimpleNamespace, tmp_path: Path)
     assert "new promoted" in seen["promoted"]
     assert "promoted" not in seen["rolled_back"]
     assert "roll back" in seen["history"]
-    assert (seen["ranges"], seen["still_open"], seen["no_promotion"]) == (3, 1, 0)
+    assert (seen["ranges"], seen["still_open"], seen["no_promotion"]) == (3, 2, 0)
     assert "This is in force. Within the targets." in seen["in_force"][0]
     assert "Beyond the targets" in seen["looser"][0]
     assert seen["looser"][1].startswith("confidence ")

@@ -145,7 +145,8 @@ async def test_quarantined_versions_with_reason_and_page(roled: Roled) -> None:
 async def test_classifiers_that_do_not_vote(start_web: StartWeb, http: Http) -> None:
     off = ClassifierState("llm", "llm", 1, "off", "closed", 0, 0)
     broken = ClassifierState("linear", "linear", 50, "ready", "open", 7, 3, "cannot read /srv/secret/file")
-    state = RoutingState("stale: adapter medical has changed", (off, broken), ("x: <i>",))
+    asleep = ClassifierState("multilingual", "multilingual", 1, "asleep", "closed", 0, 0)
+    state = RoutingState("stale: adapter medical has changed", (off, asleep, broken), ("x: <i>",))
     page = (await http(await start_web(routing=lambda: state)).get("/console")).text
     for text in (
         "Classifier linear is switched off for now (breaker open): cannot read [path].",
@@ -155,6 +156,7 @@ async def test_classifiers_that_do_not_vote(start_web: StartWeb, http: Http) -> 
         assert text in page
     assert "/srv/secret" not in page
     assert "llm" not in page
+    assert "multilingual" not in page
 
 
 async def test_flaws_of_health_with_where_to_mend_them(opened: SimpleNamespace) -> None:

@@ -149,6 +149,8 @@ async def test_a_store_that_is_down_loses_no_word(lab: SimpleNamespace) -> None:
 
 async def test_a_new_experiment_shows_its_plan_at_once(lab: SimpleNamespace) -> None:
     await lab.experiments.CreateExperiment(create("medical-1-1-0"))
+    page = (await lab.http.get("/console/adapters/medical/1.1.0")).text
+    assert "new-experiment?control=medical%401.0.0&amp;treatment=medical%401.1.0" in page
     shown = (await lab.http.get(NEW + "?control=medical@1.0.0&treatment=medical@1.1.0")).text
     assert 'value="medical-1-1-0-2"' in shown  # a name that is free
     for words in (
@@ -335,6 +337,8 @@ async def test_the_list_shows_what_the_server_saw_last(
     shown = (await lab.http.get(HOME)).text
     assert "WAIT" in shown
     assert "0 of 5,000 planned users (0 %)" in shown
+    live = (await lab.http.get(HOME + "/trial/live")).text
+    assert ("WAIT" in live, "<html" in live) == (True, False)
     assert shown.index("experiments/trial") < shown.index("experiments/a-draft")
     assert "1 draft</summary>" in shown
     await lab.live.guardian.look()

@@ -36,7 +36,7 @@ async def test_what_others_ask_is_not_told_to_who_may_not_know_of_all(roled: Rol
     state = RoutingState("stale: medical has changed", (broken,), ("medical.py: no such file",))
     site = await roled(adapters=["legal"], routing=lambda: state)
     page = (await site.olga.get("/console")).text
-    for hidden in ("medical", 'class="tiles"', 'class="plot', "not routed"):
+    for hidden in ("medical", 'class="tiles"', 'class="card trend', "not routed"):
         assert hidden not in page
 
 

@@ -23,6 +23,7 @@ from router.extensions.openai.fields import parsed
 from router.extensions.openai.requests import ChatCompletion, generate_message, stream_message
 from router.feedback.recorder import FeedbackRecorder
 from router.feedback.store import FeedbackStore
+from router.types import AdapterProfile
 from router.v1 import inference_pb2 as pb
 from tests.experiments.memory_store import MemoryStore
 from tests.experiments.service.lab import experimenting
@@ -70,6 +71,16 @@ async def test_the_page_offers_whom_one_may_ask(opened: SimpleNamespace) -> None
     for kept in ("data-corrections", "data-outcomes", 'id="blind"'):
         assert kept not in page  # nothing is kept here, so nothing is offered
     assert 'data-feedback="labels"' in page
+
+
+async def test_examples_of_adapters_are_offered_as_text(opened: SimpleNamespace) -> None:
+    profiles = (AdapterProfile("tax", "1", examples=(HOSTILE, "more")), AdapterProfile("poems", "1"))
+    opened.registry.profiles = lambda: profiles
+    page = (await opened.http.get(HOME)).text
+    assert "/console/playground?text=%3Cscript%3E" in page
+    assert "an example of tax" in page
+    assert "poems" not in page
+    assert "<img" not in page.partition("<main")[2]
 
 
 async def test_a_stream_says_who_answers_then_what(opened: SimpleNamespace) -> None:
@@ -298,6 +309,9 @@ async def test_feedback_is_kept_where_it_is_on(
     assert (status, body) == (200, {"kept": "texts", "replaced": True})
     status, body = await told(browser, "/feedback", response_id=rid, value="7")
     assert (status, body["error"]["field"]) == (400, "value")
+    assert (
+        "0 good, 0 bad, 1 corrected in 30 days" in (await browser.get("/console/adapters/medical/1.0.0")).text
+    )
 
 
 def test_a_line_says_why() -> None:

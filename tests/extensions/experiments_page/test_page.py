@@ -83,7 +83,9 @@ def test_the_page_needs_nothing_else(cli, remote, tmp_path):
     done = cli("experiments", "report", "medical-v2", "--html", tmp_path / "report.html")
     assert done.out.splitlines()[-1] == f"page: {tmp_path / 'report.html'}"
     stands_alone(text := (tmp_path / "report.html").read_text(encoding="utf-8"))
-    assert Page(text).tags.count("svg") == 5  # effect, sample ratio, one guardrail, units and new ones
+    assert (
+        Page(text).tags.count("svg") == 9
+    )  # effect, sample ratio, units and new ones; three of ranges, one in each row
 
 
 @pytest.mark.slow
@@ -114,6 +116,7 @@ def test_texts_from_outside_are_escaped():
 
 def test_the_page_tells_all_parts():
     assert Page(page(REPORT)).headings == [
+        "Differences from control",
         "success, which decides (more is better)",
         "success by arm",
         "Answers that nobody saw, against those that were served",

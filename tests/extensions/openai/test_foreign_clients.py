@@ -132,7 +132,12 @@ async def test_langchain(at: SimpleNamespace, tmp_path: Path) -> None:
         **SHOWN,
         "plain": PLAIN,
         "shaped": "bool",
-        "tools": "tools",
+        "called": ["Pet", "bool"],
+        "called_streamed": ["Pet"],
+        "offered": [True, []],
+        "response": ANSWER,
+        "response_streamed": ANSWER,
+        "embedded": 2,
         "unknown": ["OpenAIModelNotFoundError", "model_not_found"],
     }
     assert at.units()[:2] == ["anna", "anna"]

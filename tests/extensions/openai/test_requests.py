@@ -78,7 +78,7 @@ def test_response_formats_are_constraints() -> None:
     ("sent", "bad"),
     [
         ({"messages": []}, "messages"),
-        ({"messages": [{"role": "tool", "content": "x"}]}, "messages[0].role"),
+        ({"messages": [{"role": "wizard", "content": "x"}]}, "messages[0].role"),
         ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "messages[0].content"),
         ({"messages": "hi"}, "messages"),
         ({"temperature": "hot"}, "temperature"),
@@ -156,7 +156,6 @@ def test_plain_prompts_are_raw() -> None:
     asked = fields.parsed(requests.Completion, b'{"prompt": ["a b"], "logprobs": 2}')
     message = requests.generate_message(asked, "")
     assert (message.input.raw_prompt, message.sampling.logprobs) == ("a b", 2)
-    assert any(f.startswith("prompt") for f in refused(requests.Completion, {"prompt": ["a", "b"]}))
     assert any(f.startswith("prompt") for f in refused(requests.Completion, {"prompt": [1, 2]}))
     assert refused(requests.Completion, {"prompt": "a", "echo": True}) == {"echo"}
 

@@ -242,7 +242,7 @@ async def test_no_response_is_kept(client: openai.AsyncOpenAI) -> None:
     for call in (client.responses.retrieve, client.responses.delete, client.responses.cancel):
         with pytest.raises(openai.NotFoundError) as refused:
             await call(answer.id)
-        assert "not kept" in str(refused.value)
+        assert "no response is kept" in str(refused.value)
 
 
 # -- Calls of functions
@@ -299,3 +299,81 @@ def test_calls_are_streamed_one_after_the_other() -> None:
         ("call_1", '{"a": 1}'),
         ("call_2", "{}"),
     ]
+
+
+CITY = {"type": "object", "properties": {"city": {"enum": ["Paris", "Rome"]}}, "required": ["city"]}
+WEATHER: Any = {"type": "function", "name": "get_weather", "parameters": CITY, "strict": True}
+
+
+def test_functions_calls_and_results_are_those_of_a_chat() -> None:
+    call = {
+        "type": "function_call",
+        "id": "fc_1",
+        "call_id": "call_1",
+        "name": "get_weather",
+        "arguments": "{}",
+    }
+    asked = message_of(
+        tools=[WEATHER],
+        tool_choice={
+            "type": "allowed_tools",
+            "mode": "required",
+            "tools": [{"type": "function", "name": "get_weather"}],
+        },
+        parallel_tool_calls=False,
+        input=[
+            {"role": "user", "content": "x"},
+            call,
+            call | {"call_id": "call_2"},
+            {"type": "function_call_output", "call_id": "call_1", "output": "rain"},
+            {
+                "type": "function_call_output",
+                "call_id": "call_2",
+                "output": [{"type": "input_text", "text": "sun"}],
+            },
+        ],
+    ).input.chat
+    _, made, first, second = asked.messages
+    assert [one.id for one in made.tool_calls] == ["call_1", "call_2"]
+    assert [(one.role, one.tool_call_id, one.text) for one in (first, second)] == [
+        (pb.ROLE_TOOL, "call_1", "rain"),
+        (pb.ROLE_TOOL, "call_2", "sun"),
+    ]
+    assert (asked.tools.functions[0].name, asked.tools.choice) == ("get_weather", pb.TOOL_CHOICE_REQUIRED)
+    assert asked.tools.single
+
+
+@pytest.mark.parametrize(
+    ("sent", "param"),
+    [
+        ({"tools": [WEATHER | {"name": "a b"}]}, "tools[0].name"),
+        ({"tools": [WEATHER | {"parameters": {"type": "string"}}]}, "tools[0].parameters"),
+        ({"tools": [WEATHER], "tool_choice": {"type": "function", "name": "other"}}, "tool_choice.name"),
+        ({"tool_choice": "required"}, "tool_choice"),
+    ],
+)
+async def test_functions_are_refused_by_name(
+    start_web: StartWeb, http: Http, sent: dict[str, Any], param: str
+) -> None:
+    answer = await http(await start_web()).post(PATH, json={"input": "hi"} | sent)
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, param), answer.text
+
+
+async def test_a_call_that_is_required_is_made_and_answered(client: openai.AsyncOpenAI) -> None:
+    first = await client.responses.create(model="base", input="one", tools=[WEATHER], tool_choice="required")
+    (call,) = first.output
+    assert call.type == "function_call"
+    assert json.loads(call.arguments)["city"] in ("Paris", "Rome")
+    history: Any = [
+        {"role": "user", "content": "one"},
+        call.model_dump(exclude_none=True),
+        {"type": "function_call_output", "call_id": call.call_id, "output": "rain"},
+    ]
+    answer = await client.responses.create(model="base", input=history, tools=[WEATHER], tool_choice="none")
+    assert answer.output_text
+    async with client.responses.stream(
+        model="base", input="one", tools=[WEATHER], tool_choice="required"
+    ) as stream:
+        deltas = [e.delta async for e in stream if e.type == "response.function_call_arguments.delta"]
+        final = await stream.get_final_response()
+    assert "".join(deltas) == final.output[0].arguments  # type: ignore[union-attr]

@@ -116,9 +116,9 @@ async def test_errors_come_as_the_clients_own_classes(client: openai.AsyncOpenAI
     assert (type(unknown), unknown.code, unknown.param) == (openai.NotFoundError, "model_not_found", "model")
     hot = await refused(temperature=9)
     assert (type(hot), hot.param) == (openai.BadRequestError, "temperature")
-    tools: Any = [{"type": "function", "function": {"name": "f"}}]
-    assert (await refused(tools=tools)).param == "tools"
-    assert (await refused(n=2)).param == "n"
+    tools: Any = [{"type": "function", "function": {"name": "f g"}}]
+    assert (await refused(tools=tools)).param == "tools[0].function.name"
+    assert (await refused(n=9)).param == "n"
     assert hot.request_id
 
 

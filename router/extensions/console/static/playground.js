@@ -68,17 +68,31 @@
     if (field.startsWith("input")) return "text";
     return PLACES[field.split("[")[0]] || "";
   };
-  const complain = (error) => {
-    const id = error.reason === "ADAPTER_NOT_FOUND" ? "model" : placeOf(error.field);
-    const line = byId(id ? `${id}-error` : "form-error");
-    const prefix = `${error.field}: `;
-    line.textContent = id && error.message.startsWith(prefix) ? error.message.slice(prefix.length) : error.message;
-    line.hidden = false;
-    if (!id) return;
-    const input = byId(id);
-    input.setAttribute("aria-invalid", "true");
-    if (input.closest("details")) input.closest("details").open = true;
-    input.focus();
+  // The message of an error names each wrong field before what is wrong with it. Gives the inputs.
+  const parts = (error) => {
+    if (error.reason === "ADAPTER_NOT_FOUND") return [["model", error.message]];
+    const found = [];
+    for (const part of error.message.split("; ")) {
+      const [, field, text] = /^([\w.[\]]+): (.*)$/s.exec(part) || [];
+      const place = field && placeOf(field);
+      if (place) found.push([place, text]);
+      else if (found.length) found.at(-1)[1] += `; ${part}`;
+      else found.push([placeOf(error.field), part]);
+    }
+    return found;
+  };
+  const complain = (error, model = "model") => {
+    const wrong = parts(error).map(([place, text]) => [place === "model" ? model : place, text]); // the input of its column
+    for (const [id, text] of wrong) {
+      const line = byId(id ? `${id}-error` : "form-error");
+      line.textContent = line.hidden ? text : `${line.textContent}; ${text}`;
+      line.hidden = false;
+      byId(id)?.setAttribute("aria-invalid", "true");
+      const details = byId(id)?.closest("details");
+      if (details) details.open = true;
+    }
+    byId(wrong[0][0])?.focus();
+    return wrong.every(([id]) => id);
   };
 
   // -- Asking
@@ -179,6 +193,7 @@
     return { made, columns };
   };
   const column = (columns, name, hidden = false) => {
+    const input = (inputs()[columns.children.length] || byId("model")).id;
     const badge = el("span", "badge info", "asking");
     badge.dataset.state = "";
     const from = el("p", "from", name);
@@ -202,13 +217,13 @@
       badge.className = word === "done" ? "hidden" : `badge ${kind}`;
       answer.setAttribute("aria-busy", "false");
     };
-    return { asked: name, hidden, card, from, notes, text, answer, numbers, acts, folds, end, began: 0, first: 0, tokens: 0 };
+    return { asked: name, hidden, input, card, from, notes, text, answer, numbers, acts, folds, end, began: 0, first: 0, tokens: 0 };
   };
   const refused = (one, error, word = "refused") => {
     one.failed = true;
     one.end(word, "bad");
     one.notes.append(el("p", "notice bad", error.message));
-    complain(error);
+    one.placed = complain(error, one.input);
   };
   const rateOf = (tokens, seconds) => (tokens > 1 && seconds > 0.03 ? `, ${((tokens - 1) / seconds).toFixed(1)} tokens/s` : "");
   const count = (one) => {
@@ -302,7 +317,8 @@
         row.append(made);
       }
     }
-    one.acts.append(row, line);
+    row.append(line);
+    one.acts.append(row);
     if (form.dataset.feedback === "texts") {
       const better = el("textarea");
       better.rows = 2;
@@ -363,8 +379,8 @@
   byId("fewer").addEventListener("click", () => show(more.filter((part) => !part.hidden).pop(), false));
   for (const part of more) if (part.querySelector("input").value) show(part, true);
   for (const part of document.querySelectorAll("[data-scripted]")) part.hidden = false;
-  const models = () =>
-    [byId("model"), ...more.map((part) => part.querySelector("input"))].filter((one) => !one.disabled).map((one) => one.value.trim() || "auto");
+  const inputs = () => [byId("model"), ...more.map((part) => part.querySelector("input"))].filter((one) => !one.disabled);
+  const models = () => inputs().map((one) => one.value.trim() || "auto");
   // The conversation as the answers of that column have it; a column that is new has the first column's.
   const earlier = (index) => {
     const texts = conversation.flatMap(({ text, answers }) => [text, answers[index] || answers[0] || answers.find(Boolean)]);
@@ -375,10 +391,13 @@
     seed, model, explain: explain ? "yes" : "",
   });
   const busy = (on) => {
+    const [shown, gone] = on ? ["stop", "go"] : ["go", "stop"];
+    const focused = document.activeElement === byId(gone);
     byId("go").hidden = on;
     byId("decide").disabled = on;
     if (byId("blind")) byId("blind").disabled = on;
     byId("stop").hidden = !on;
+    if (focused) byId(shown).focus({ preventScroll: true });
   };
   const begin = () => {
     clear();
@@ -395,13 +414,18 @@
     busy(true);
     return text;
   };
-  const ended = (words) => {
-    state.textContent = running.signal.aborted ? "Stopped." : words;
+  const ended = (words, made, columns) => {
+    // What is only about a field is said beside it, and is no turn.
+    const wrong = columns.every((one) => one.placed);
+    if (wrong) made.remove();
+    byId("clear").hidden = !turns.children.length;
+    state.textContent = running.signal.aborted ? "Stopped." : wrong ? "Not sent." : words;
     running = null;
     busy(false);
   };
   // An answer, or a part of one, belongs to the conversation; what was refused goes back to where it was typed.
-  const keep = (text, columns) => {
+  const keep = (text, made, columns) => {
+    if (!made.isConnected) return; // the conversation was cleared meanwhile
     const answers = columns.map((one) => one.text.data);
     if (answers.some((answer) => answer.trim())) conversation.push({ text, answers });
     else if (!form.elements.text.value) form.elements.text.value = text;
@@ -421,8 +445,8 @@
     made.scrollIntoView();
     state.textContent = wanted.length > 1 ? `Asking ${wanted.length} at once, seed ${seed}.` : "Asking.";
     await Promise.all(answering.map((one, i) => run(one, fields[i], running.signal)));
-    keep(text, answering);
-    ended(`Done${wanted.length > 1 ? `, seed ${seed}` : ""}.`);
+    keep(text, made, answering);
+    ended(`Done${wanted.length > 1 ? `, seed ${seed}` : ""}.`, made, answering);
   });
   const decide = async () => {
     const text = running ? "" : begin();
@@ -431,10 +455,10 @@
     const wanted = models();
     const { made, columns } = turn(text, wanted.length > 1);
     made.scrollIntoView();
-    for (const [i, model] of wanted.entries()) {
-      const one = column(columns, model);
+    const deciding = wanted.map((model) => column(columns, model));
+    for (const [i, one] of deciding.entries()) {
       try {
-        const answer = await post("/route", fieldsOf(text, i, model, "", true), "application/json", running.signal);
+        const answer = await post("/route", fieldsOf(text, i, one.asked, "", true), "application/json", running.signal);
         if (answer.ok) {
           decided(one, await answer.json(), false);
           one.end("decided", "ok");
@@ -443,7 +467,7 @@
         failed(one, error);
       }
     }
-    ended("Decided; nothing was generated.");
+    ended("Decided; nothing was generated.", made, deciding);
   };
   byId("clear").addEventListener("click", () => {
     running?.abort();
@@ -506,8 +530,8 @@
     made.scrollIntoView();
     state.textContent = "Asking both at once.";
     await Promise.all(pair.map((one, i) => run(one, fields[i], running.signal)));
-    keep(text, pair);
-    ended("Done.");
+    keep(text, made, pair);
+    ended("Done.", made, pair);
     if (pair.every((one) => one.finished)) choose(made, pair);
   });
   byId("stop").addEventListener("click", () => running?.abort());

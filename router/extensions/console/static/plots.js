@@ -1,4 +1,4 @@
-// Plots of routing and experiments: what they draw stands in tables beside them, too.
+// The plot of routing: what it draws stands in a table beside it, too.
 (() => {
   "use strict";
   const color = (name) => getComputedStyle(document.documentElement).getPropertyValue(`--${name}`).trim();
@@ -90,37 +90,4 @@
     show();
   };
   document.querySelectorAll("[data-curve]").forEach(curve);
-
-  // -- The effect of each arm with its interval over time
-  const effects = (box) => {
-    const said = JSON.parse(box.dataset.effects);
-    const names = ["one", "two", "three", "four"];
-    const value = (_, v) => (v == null ? "–" : v.toPrecision(3));
-    const hours = (_, ticks) => ticks.map((t) => new Date(1000 * t).toISOString().replace(/^.{5}(.{5})T(.{5}).*/, "$2\n$1"));
-    plot(box, () => {
-      const data = [said.time];
-      const series = [{ label: "Time (UTC)", value: (_, v) => (v == null ? "–" : new Date(1000 * v).toISOString().slice(0, 16).replace("T", " ")) }];
-      const bands = [];
-      said.arms.forEach((arm, place) => {
-        const stroke = color(names[place % names.length]);
-        const edge = { stroke, width: 1, dash: [2, 3], points: { show: false }, value, spanGaps: true };
-        series.push({ label: arm.name, stroke, width: 2, value, spanGaps: true, points: { size: 5 } },
-          { ...edge, label: "high" }, { ...edge, label: "low" });
-        data.push(arm.effect, arm.high, arm.low);
-        bands.push({ series: [series.length - 2, series.length - 1], fill: `${stroke}22` });
-      });
-      const zero = (chart) => {
-        const y = Math.round(chart.valToPos(0, "y", true));
-        if (y < chart.bbox.top || y > chart.bbox.top + chart.bbox.height) return;
-        chart.ctx.fillStyle = color("strong-line");
-        chart.ctx.fillRect(chart.bbox.left, y, chart.bbox.width, devicePixelRatio);
-      };
-      return { data, options: {
-        series, bands, hooks: { drawAxes: [zero] },
-        scales: { y: { range: (_, low, high) => [Math.min(0, low) * 1.1, Math.max(0, high) * 1.1 || 1] } },
-        axes: [{ ...axis(undefined, hours, 42), space: 70 }, axis(`${said.metric}, arm minus control`, undefined, 58)],
-      } };
-    });
-  };
-  document.querySelectorAll("[data-effects]").forEach(effects);
 })();

@@ -12,8 +12,8 @@ with browsing() as seen:
     answered = page.locator(".tile", has_text="Answered").locator("dd").first
     before = answered.inner_text()
     state = page.inner_text(".present")
-    until(page, "document.querySelector('.plot path.ok') !== null")
-    label = page.locator(".plot svg").first.get_attribute("aria-label")
+    until(page, "document.querySelector('.trend path.ok') !== null")
+    label = page.locator(".trend svg").first.get_attribute("aria-label")
     times = page.evaluate("[...document.querySelectorAll('time')].map((e) => e.textContent)")
     page.locator("#theme").click()
     themes = [page.evaluate("document.documentElement.dataset.theme || ''")]

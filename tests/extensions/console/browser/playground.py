@@ -126,17 +126,22 @@ with browsing() as seen:
 
     page.locator("#options summary").click()
     page.fill("#temperature", "warm")
+    page.select_option("#shape", "regex")
     page.locator("#options summary").click()
     asked(page, "one")
+    turns = page.locator(".turn").count()
     page.click("#go")
-    until(page, "!document.getElementById('temperature-error').hidden")
+    ended(page, "Not sent")
     said["wrong_field"] = [
         page.inner_text("#temperature-error"),
         page.evaluate("document.activeElement.id"),
         page.input_value("#text"),
         page.get_attribute("#temperature", "aria-invalid"),
+        page.inner_text("#shape_text-error"),
+        page.locator(".turn").count() == turns,
     ]
     page.fill("#temperature", "")
+    page.select_option("#shape", "")
     asked(page, "x", model="nobody")
     page.click("#go")
     until(page, "!document.getElementById('model-error').hidden")

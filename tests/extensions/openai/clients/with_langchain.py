@@ -5,7 +5,7 @@ import sys
 from importlib.metadata import version
 
 import openai
-from langchain_openai import ChatOpenAI, OpenAI
+from langchain_openai import ChatOpenAI, OpenAI, OpenAIEmbeddings
 from pydantic import BaseModel
 
 url = sys.argv[1]
@@ -47,12 +47,24 @@ seen["plain"] = OpenAI(model="medical", max_tokens=40, **server).invoke(text)
 shaped = ChatOpenAI(model="base", **server).with_structured_output(Pet)
 seen["shaped"] = type(shaped.invoke(text).kind).__name__
 
+responses = ChatOpenAI(model="auto", use_responses_api=True, **server)
+asked = [("system", "Be brief."), ("user", text)]
+seen["response"] = responses.invoke(asked).text
+seen["response_streamed"] = "".join(chunk.text for chunk in responses.stream(asked))
+embeddings = OpenAIEmbeddings(model="base", check_embedding_ctx_length=False, **server)
+seen["embedded"] = len(embeddings.embed_documents(["one", "two"]))
+
 try:
     ChatOpenAI(model="nobody", **server).invoke(text)
 except openai.NotFoundError as error:
     seen["unknown"] = [type(error).__name__, error.code]
-try:
-    chat.bind_tools([Pet]).invoke(text)
-except openai.BadRequestError as error:
-    seen["tools"] = error.param
+called = chat.bind_tools([Pet], tool_choice="required").invoke(text).tool_calls[0]
+seen["called"] = [called["name"], type(called["args"]["kind"]).__name__]
+chunks = chat.bind_tools([Pet], tool_choice="Pet").stream(text)
+total = next(chunks)
+for chunk in chunks:
+    total += chunk
+seen["called_streamed"] = [call["name"] for call in total.tool_calls if call["args"] == called["args"]]
+offered = chat.bind_tools([Pet]).invoke([("system", "Be brief."), ("user", text)])
+seen["offered"] = [offered.content == whole.content, offered.tool_calls]
 print(json.dumps(seen))
