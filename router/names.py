@@ -26,6 +26,7 @@ _MODEL = re.compile(r"(?:adapters/)?([^/@:\s]+)(?:(?:@|/versions/|/|:)([^/@:\s]+
 LATEST = ":latest"  # how some clients end every name
 ADAPTER_FORM = "adapters/NAME or adapters/NAME/versions/VERSION"
 SHOWN = 63  # characters of a name that is wrong
+MOST_MODEL = 128  # characters of what a caller calls a model
 VERSION_FORM = "adapters/NAME/versions/VERSION"
 
 
@@ -57,6 +58,17 @@ def split_adapter(resource: str) -> tuple[str, str] | None:
     """(name, version) with version '' where none is given; None if `resource` is no such name."""
     match = _ADAPTER.fullmatch(resource)
     return (match[1], match[2] or "") if match else None
+
+
+def model_asked(routing: pb.Routing) -> str:
+    """What a request names, in the form of `model` over HTTP; of a wrong name the beginning."""
+    if routing.mixture:
+        return "mixture"
+    parts = split_adapter(routing.adapter)
+    if parts is None:
+        return routing.adapter[:MOST_MODEL] or AUTO
+    name, version = parts
+    return f"{name}@{version}" if version else name
 
 
 def parse_adapter(resource: str, field: str = "name") -> tuple[str, str]:

@@ -27,7 +27,6 @@ from router.types import Decision, MixturePart, Request, Usage, Vote
 
 _REQUEST_ID = re.compile(r"[!-~]{1,128}")
 REQUEST_ID_KEY = "x-request-id"
-MOST_MODEL = 128  # characters of what a caller calls a model
 OTHER_METHOD = "_OTHER"  # of what no method serves, by OpenTelemetry's conventions
 ROUTE, LEASE, ENCODE = "route", "lease", "encode"  # names of phases
 CUT_OFF = {  # what the deadline interrupted, by phase

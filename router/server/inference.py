@@ -26,9 +26,9 @@ from router.errors import (
     Unavailable,
 )
 from router.judging import REFERENCE
-from router.names import AUTO, BASE, adapter_rule, split_adapter
+from router.names import BASE, adapter_rule, model_asked, split_adapter
 from router.ports import AdapterRegistry
-from router.server.call import MOST_MODEL, Call
+from router.server.call import Call
 from router.server.corrections import record_correction
 from router.server.inputs import mixture_of, prompt_of
 from router.server.pipeline import Pipeline
@@ -229,17 +229,6 @@ def joined(batch: Sequence[Delta | Finished]) -> tuple[Delta | None, Finished | 
     text = "".join(delta.text for delta in deltas)
     logprobs = tuple(entry for delta in deltas for entry in delta.logprobs)
     return Delta(text, sum(delta.tokens for delta in deltas), logprobs), end
-
-
-def model_asked(routing: pb.Routing) -> str:
-    """What a request names, in the form of `model` over HTTP; of a wrong name the beginning."""
-    if routing.mixture:
-        return "mixture"
-    parts = split_adapter(routing.adapter)
-    if parts is None:
-        return routing.adapter[:MOST_MODEL] or AUTO
-    name, version = parts
-    return f"{name}@{version}" if version else name
 
 
 # What a request may have at most, beside what the settings say.

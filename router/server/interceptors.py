@@ -31,11 +31,11 @@ from router.errors import (
     Unavailable,
 )
 from router.judging import REFERENCE
+from router.names import MOST_MODEL
 from router.server.admission import Admission, PhaseGate, ReadSlot
 from router.server.bodies import Bodies
 from router.server.call import (
     CURRENT,
-    MOST_MODEL,
     AnsweredByLibrary,
     Call,
     Endpoint,

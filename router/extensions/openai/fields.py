@@ -16,7 +16,7 @@ from pydantic import AliasChoices, BaseModel, ConfigDict, ValidationError
 from pydantic_core import from_json
 
 from router.errors import FieldViolation, Findings, InvalidRequest
-from router.server.call import MOST_MODEL
+from router.names import MOST_MODEL
 
 UNKNOWN, UNSUPPORTED = "is not a field of this API", "is not supported"
 SHOWN = 64  # characters of an unknown name
