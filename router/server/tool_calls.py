@@ -15,8 +15,7 @@ from router.types import MAX_TOOL_CALLS, FinishReason, ToolCall, Tools
 BEGIN, END = "<tool_call>", "</tool_call>"  # around a call in templates of the Hermes kind
 ARGUMENTS = ("arguments", "parameters")  # names that models give them
 LOOKED_AT = 256  # characters in which a call without marks shows its function
-_HEAD = re.compile(r'\s*\{\s*"name"\s*:\s*"([^"]+)"\s*,\s*"arguments"\s*:\s*(?=\S)')
-_TAIL = re.compile(r"\s*\}?\s*$")
+_CALL_HEAD = re.compile(r'\s*\{\s*"name"\s*:\s*"([^"]+)"\s*,\s*"arguments"\s*:\s*(?=\S)')
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,15 +70,15 @@ class ForcedCall:
         self._held += text
         if not self._began:
             name = self._only if self._held else ""
-            if not self._only and (head := _HEAD.match(self._held)):
+            if not self._only and (head := _CALL_HEAD.match(self._held)):
                 name, self._held = head[1], self._held[head.end() :]
             if not name:
                 return
             self._began = True
             yield CallPiece(0, "", new_id(), name)
         shown = len(self._held)
-        if not self._only and (tail := _TAIL.search(self._held)):
-            shown = tail.start()
+        if not self._only:  # the last bracket and white space around it may be the object's own
+            shown = len(self._held.rstrip().removesuffix("}").rstrip())
         if shown:
             yield CallPiece(0, self._held[:shown])
         self._held = self._held[shown:]
