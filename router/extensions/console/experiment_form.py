@@ -53,7 +53,7 @@ SHORT = {
 AVERAGES = ("completion_tokens", "serving_cost")  # built-in metrics that are no shares
 _ROW = re.compile(r"(arms|guardrails)\[(\d+)\]")
 _WITHIN = re.compile(r"experiment\.(?=[a-z])")
-_SHARE = re.compile(r"(-?[0-9]*\.?[0-9]+)\s*(%|points?)", re.IGNORECASE)
+_SHARE = re.compile(r"(-?[0-9]{1,12}(?:\.[0-9]{0,12})?) ?(%|points?)", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
