@@ -15,6 +15,7 @@ from pydantic_core import PydanticCustomError
 
 from router.errors import FieldViolation, InvalidRequest
 from router.extensions.openai.fields import CHAT, COMPLETION, ClosedModel, FieldRules, JsonModel
+from router.extensions.openai.front_ends import is_side_task
 from router.extensions.openai.tools import (
     Call,
     CalledFunction,
@@ -23,7 +24,7 @@ from router.extensions.openai.tools import (
     call_message,
     tools_message,
 )
-from router.names import AUTO, resource_of
+from router.names import AUTO, BASE, resource_of
 from router.types import (
     MAX_BIASES,
     MAX_CHOICES,
@@ -443,10 +444,19 @@ def units(completion: CompletionFields, header: str) -> dict[str, str]:
     }
 
 
-def _routing(completion: CompletionFields, unit: str) -> pb.Routing:
+def _model(completion: CompletionBody) -> str:
+    """Who is to answer. A front end's own task goes to the base: its text is no user's request."""
+    model, hints = completion.model or AUTO, completion.routing or NO_HINTS
+    free = not (resource_of(model) or hints.domain or hints.task or hints.mixture)
+    if free and isinstance(completion, ChatCompletion) and is_side_task(completion.messages[-1].text):
+        return BASE
+    return model
+
+
+def _routing(completion: CompletionBody, unit: str) -> pb.Routing:
     hints = completion.routing or NO_HINTS
     message = pb.Routing(
-        adapter=resource_of(completion.model or AUTO),
+        adapter=resource_of(_model(completion)),
         domain=hints.domain,
         task=hints.task,
         unit=next(filter(None, units(completion, unit).values()), ""),

@@ -191,14 +191,16 @@ def calls_json(calls: Iterable[pb.ToolCall]) -> list[dict[str, Any]]:
 
 
 def pieces_json(pieces: Iterable[pb.ToolCallDelta]) -> list[dict[str, Any]]:
-    """Pieces of calls, in a chunk: the first of each names the function."""
-    return [
-        {"index": piece.index, "id": piece.id, "type": "function"}
-        | {"function": {"name": piece.name, "arguments": piece.arguments}}
-        if piece.id
-        else {"index": piece.index, "function": {"arguments": piece.arguments}}
-        for piece in pieces
-    ]
+    """Pieces of calls, in a chunk: the first of each names the function. A call has one piece in a chunk, as
+    some clients read the first alone."""
+    calls: dict[int, dict[str, Any]] = {}
+    for piece in pieces:
+        call = calls.setdefault(piece.index, {"index": piece.index, "function": {"arguments": ""}})
+        if piece.id:
+            call |= {"id": piece.id, "type": "function"}
+            call["function"]["name"] = piece.name
+        call["function"]["arguments"] += piece.arguments
+    return list(calls.values())
 
 
 def in_their_words(text: str) -> str:

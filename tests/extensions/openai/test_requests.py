@@ -16,8 +16,8 @@ from router.v1 import inference_pb2 as pb
 from tests.server.http_helpers import asking
 
 
-def chat(**more: Any) -> pb.GenerateRequest:
-    asked = fields.parsed(requests.ChatCompletion, json.dumps(asking(**more)).encode())
+def chat(text: str = "one two three", **more: Any) -> pb.GenerateRequest:
+    asked = fields.parsed(requests.ChatCompletion, json.dumps(asking(text, **more)).encode())
     return requests.generate_message(asked, "")
 
 
@@ -243,3 +243,20 @@ def test_conversations_are_said_as_over_grpc() -> None:
     assert refused(requests.ChatCompletion, asking(routing={"continuity": "always"}))
     told = answers.decision_json(pb.Decision(continuity="kept", previous="adapters/legal"))
     assert (told["continuity"], told["previous"]) == ("kept", "adapters/legal")
+
+
+TITLE = """### Task:
+Generate a concise title summarizing the chat history.
+### Chat History:
+<chat_history>
+USER: Summarize the legal risks of aspirin
+</chat_history>"""
+
+
+def test_a_front_ends_own_task_goes_to_the_base() -> None:
+    assert chat(TITLE).routing.adapter == "base"
+    assert chat(TITLE, model="auto:latest").routing.adapter == "base"
+    assert chat(TITLE, model="medical").routing.adapter == "adapters/medical"
+    assert chat(TITLE, routing={"domain": "law"}).routing.adapter == ""
+    assert chat(TITLE.replace("\n", " ")).routing.adapter == ""
+    assert chat("### Task:\nSummarize this text: a fast mail reader").routing.adapter == ""

@@ -5,6 +5,7 @@ import sys
 from importlib.metadata import version
 
 import openai
+from langchain.agents import create_agent
 from langchain_openai import ChatOpenAI, OpenAI, OpenAIEmbeddings
 from pydantic import BaseModel
 
@@ -12,13 +13,18 @@ url = sys.argv[1]
 server = {"base_url": url, "api_key": "none", "max_retries": 0}
 text = "a medical question"
 kind = "langchain-openai"
-seen = {"version": f"{kind} {version(kind)}, openai {version('openai')}"}
+seen = {"version": f"langchain {version('langchain')}, {kind} {version(kind)}, openai {version('openai')}"}
 
 
 class Pet(BaseModel):
     """What the answer must be."""
 
     kind: bool
+
+
+def weather(rainy: bool) -> str:
+    """The weather."""
+    return "sunny"
 
 
 chat = ChatOpenAI(
@@ -67,4 +73,14 @@ for chunk in chunks:
 seen["called_streamed"] = [call["name"] for call in total.tool_calls if call["args"] == called["args"]]
 offered = chat.bind_tools([Pet]).invoke([("system", "Be brief."), ("user", text)])
 seen["offered"] = [offered.content == whole.content, offered.tool_calls]
+
+agent = create_agent(ChatOpenAI(model="auto", **server), [weather], system_prompt="Be brief.")
+seen["agent"] = agent.invoke({"messages": [("user", text)]})["messages"][-1].content
+seen["agent_streamed"] = "".join(
+    chunk.content for chunk, _ in agent.stream({"messages": [("user", text)]}, stream_mode="messages")
+)
+shaper = create_agent(ChatOpenAI(model="auto", **server), [weather], response_format=Pet)
+seen["agent_shaped"] = type(
+    shaper.invoke({"messages": [("user", text)]})["structured_response"].kind
+).__name__
 print(json.dumps(seen))

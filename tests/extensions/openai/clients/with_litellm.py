@@ -35,6 +35,20 @@ plain = litellm.text_completion(prompt=text, model="text-completion-openai/medic
 seen["plain"] = plain.choices[0].text
 litellm.completion("openai/auto", messages, user="dropped", extra_headers={"x-user-id": "berta"}, **server)
 
+schema = {"type": "object", "properties": {"rainy": {"type": "boolean"}}, "required": ["rainy"]}
+tool = {"type": "function", "function": {"name": "weather", "parameters": schema}}
+asked = {"messages": messages, "tools": [tool], **server}
+called = litellm.completion(
+    "openai/auto", **asked, tool_choice="required", drop_params=True, thinking={"type": "enabled"}
+)
+call = called.choices[0].message.tool_calls[0].function
+seen["called"] = [call.name, list(json.loads(call.arguments))]
+chunks = list(litellm.completion("openai/auto", **asked, tool_choice="required", stream=True))
+call = litellm.stream_chunk_builder(chunks, messages=messages).choices[0].message.tool_calls[0].function
+seen["called_streamed"] = [call.name, list(json.loads(call.arguments))]
+seen["offered"] = litellm.completion("openai/auto", **asked).choices[0].message.content
+seen["embedded"] = len(litellm.embedding("openai/base", ["one", "two"], **server).data)
+
 try:
     litellm.completion("openai/nobody", messages, **server)
 except litellm.NotFoundError as error:
