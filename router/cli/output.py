@@ -82,7 +82,7 @@ def print_json(value: Any) -> None:
 
 
 def jsonable(value: Any) -> Any:
-    """Dataclasses as objects, adapters as resource names, numbers that JSON has not (infinite) as null."""
+    """Dataclasses as objects, adapters as resource names, bytes as numbers, infinite numbers as null."""
     if isinstance(value, float) and not math.isfinite(value):
         return None
     if isinstance(value, AdapterRef):
@@ -91,6 +91,8 @@ def jsonable(value: Any) -> Any:
         return {f.name: jsonable(getattr(value, f.name)) for f in dataclasses.fields(value)}
     if isinstance(value, Enum):
         return value.value
+    if isinstance(value, bytes):
+        return list(value)
     if isinstance(value, Mapping):
         return {str(k): jsonable(v) for k, v in value.items()}
     if isinstance(value, list | tuple | set | frozenset):

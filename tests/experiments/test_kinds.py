@@ -91,7 +91,7 @@ def test_the_example_and_the_docs_explain_it(kind: Kind) -> None:
 def test_the_consoles_form_takes_it(kind: Kind) -> None:
     found = Findings()
     form = experiment_plan.plan_of({"primary.name": "cost", "primary.kind": kind.value}, found)
-    assert plan_of(form.message, found).primary == metric("cost", kind, missing="excluded")
+    assert plan_of(form.message, found).primary == metric("cost", kind)
 
 
 @kinds

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from random import Random
 from typing import Any
 
-from google.protobuf.descriptor import FieldDescriptor
+from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import DecodeError, Message
 
 Change = Callable[[bytes, Random], bytes]
@@ -181,7 +181,7 @@ def fill(message: Message, random: Random, depth: int = 0) -> None:
         if random.randint(0, 2) or depth > 4:
             continue
         if field.message_type is not None and field.message_type.GetOptions().map_entry:
-            _fill_map(getattr(message, field.name), field.message_type.fields_by_name["value"], random)
+            _fill_map(getattr(message, field.name), field.message_type, random)
         elif field.is_repeated:
             for _ in range(random.choice((0, 1, 1, 2, 3, 17, 40))):
                 _append(getattr(message, field.name), field, random, depth)
@@ -200,9 +200,10 @@ def _append(values: Any, field: FieldDescriptor, random: Random, depth: int) -> 
         values.append(scalar(field, random))
 
 
-def _fill_map(values: Any, field: FieldDescriptor, random: Random) -> None:
+def _fill_map(values: Any, entry: Descriptor, random: Random) -> None:
+    of_key, field = entry.fields_by_name["key"], entry.fields_by_name["value"]
     for _ in range(random.choice((0, 1, 3, 17))):
-        key = random.choice(TEXTS)
+        key = scalar(of_key, random)
         if field.message_type is not None:
             values[key].SetInParent()
             fill(values[key], random, 4)

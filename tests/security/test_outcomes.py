@@ -132,7 +132,7 @@ async def test_a_client_is_not_told_of_an_arm_that_it_has_in_another_s_experimen
     lines = [r.fields for r in caplog.records if r.name == "router.server.access" and "arm" in r.fields]
     assert {(line["client"], line.get("tenant"), line["experiment"]) for line in lines} == {
         ("mine", "acme", "acme-tone"),
-        ("blind", None, "acme-tone"),
+        ("blind", "blind", "acme-tone"),
     }
 
 
