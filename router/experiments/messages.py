@@ -315,7 +315,12 @@ def _arm_of(message: pb.Experiment.Arm, field: str, found: Findings) -> ArmSpec:
             text = f"must be {VERSION_FORM}, so that it stays the same while the experiment runs"
             found.add(f"{field}.adapter", text)
     router = _variant_of(message.router) if message.HasField("router") else None
-    withdrawn = unix_seconds(message.withdraw_time) if message.HasField("withdraw_time") else None
+    withdrawn = None
+    if message.HasField("withdraw_time"):
+        try:
+            withdrawn = unix_seconds(message.withdraw_time)
+        except ValueError:
+            found.add(f"{field}.withdraw_time", "must be a time between the years 1 and 9999")
     return ArmSpec(message.name, message.weight, ref, router, withdrawn)
 
 

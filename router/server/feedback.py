@@ -97,11 +97,15 @@ class FeedbackService(FeedbackServiceServicer):
             found.add("adapter", "must be adapters/NAME, without a version, or base")
         if request.page_size < 0:
             found.add("page_size", "must be 0 or more")
+        try:
+            since = request.since.ToNanoseconds() / 1e9
+        except ValueError:
+            since = 0.0
+            found.add("since", "must be a time between the years 1 and 9999")
         found.check()
         call.resource, name = request.adapter, parts[0] if parts is not None else BASE
         _check_visible(name, call.client.adapters)
         client = call.client
-        since = request.since.ToNanoseconds() / 1e9 if request.HasField("since") else 0.0
         after = _place(request.page_token, name) if request.page_token else None
         most = min(request.page_size or DEFAULT_PAGE, MAX_PAGE)
         tenant = None if client.adapters.everything else client.tenant

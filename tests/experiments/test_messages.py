@@ -100,6 +100,14 @@ def test_bad_routes(route: str) -> None:
         read(pb.Experiment(route=route, primary={"kind": "KIND_MEAN"}))
 
 
+def test_a_time_that_is_none_is_named() -> None:
+    found = Findings()
+    plan_of(pb.Experiment(arms=[{"name": "old", "withdraw_time": {"nanos": -1}}]), found)
+    with pytest.raises(InvalidRequest) as caught:
+        found.check()
+    assert "experiment.arms[0].withdraw_time" in {violation.field for violation in caught.value.violations}
+
+
 def test_a_negative_window_stays_negative() -> None:
     message = pb.Experiment(window=Duration(seconds=-1, nanos=-500_000_000), primary={"kind": "KIND_MEAN"})
     assert read(message).window == -1.5

@@ -255,7 +255,7 @@ async def test_pages_are_bounded_by_number_and_by_bytes(
         if not (token := page.next_page_token):
             break
     assert (sizes, seen) == ([2, 2, 1], [f"{number:032x}" for number in range(5)])
-    for bad in ({"page_token": "x"}, {"page_size": -1}, {"adapter": "medical"}):
+    for bad in ({"page_token": "x"}, {"page_size": -1}, {"since": {"nanos": -1}}, {"adapter": "medical"}):
         request = pb.ListFeedbackRequest(**{"adapter": "adapters/medical", **bad})
         assert (await failure(at.feedback.ListFeedback(request))).code().name == "INVALID_ARGUMENT"
 
