@@ -9,19 +9,18 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from contextlib import ExitStack, aclosing, contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from functools import partial
 
-from router.engine.base import Buffered, batches
+from router.engine.base import Buffered
 from router.errors import FieldViolation, InvalidRequest
 from router.server.call import Call
 from router.server.inference import (
     ALL,
     InferenceService,
     StreamedAnswer,
-    completed,
-    counted,
-    joined,
+    deliver,
     started_message,
 )
 from router.types import Decision, Request, Usage
@@ -164,17 +163,7 @@ class _Group:
             self._taken.set()
         await self._taken.wait()
         await self._put(place, started_message(self._calls[0].response_id, decision, explain))
-        async with aclosing(batches(generation, self._every)) as each:
-            async for batch in each:
-                delta, end = joined(batch)
-                if delta is not None:
-                    counted(delta, call)
-                if end is not None:
-                    completed(end, call)
-                for message in answer.events(delta, end):
-                    await self._put(place, message)
-                if end is not None:
-                    call.finish = answer.reason.value
+        await deliver(generation, self._every, answer, call, partial(self._put, place))
 
     async def _put(self, place: int, event: pb.StreamGenerateResponse) -> None:
         async with self._writing:

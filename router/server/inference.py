@@ -134,17 +134,7 @@ class InferenceService(InferenceServiceServicer):
         async with self.answer(asked, call) as (decision, generation):
             await call.begin()
             await write(started_message(call.response_id, decision, asked.routing.explain))
-            async with aclosing(batches(generation, self.every)) as each:
-                async for batch in each:
-                    delta, end = joined(batch)
-                    if delta is not None:
-                        counted(delta, call)
-                    if end is not None:
-                        completed(end, call)
-                    for message in answer.events(delta, end):
-                        await write(message)
-                    if end is not None:
-                        call.finish = answer.reason.value
+            await deliver(generation, self.every, answer, call, write)
 
     async def Route(self, request: pb.RouteRequest, call: Call) -> pb.RouteResponse:
         """The decision alone, explained."""
@@ -446,6 +436,27 @@ class StreamedAnswer(AnswerWithCalls):
                 _add_piece(event.delta, piece)
         self._tokens, self._logprobs = 0, []
         yield event
+
+
+async def deliver(
+    generation: Buffered,
+    every: int,
+    answer: StreamedAnswer,
+    call: Call,
+    write: Callable[[pb.StreamGenerateResponse], Awaitable[None]],
+) -> None:
+    """Give each event of an answer to `write`; `every` is that of `batches`. `call` keeps what came."""
+    async with aclosing(batches(generation, every)) as each:
+        async for batch in each:
+            delta, end = joined(batch)
+            if delta is not None:
+                counted(delta, call)
+            if end is not None:
+                completed(end, call)
+            for message in answer.events(delta, end):
+                await write(message)
+            if end is not None:
+                call.finish = answer.reason.value
 
 
 def _add_piece(delta: pb.Delta, piece: CallPiece) -> None:

@@ -15,7 +15,6 @@ from pydantic_core import PydanticCustomError
 
 from router.errors import FieldViolation, InvalidRequest
 from router.extensions.openai.fields import CHAT, COMPLETION, ClosedModel, FieldRules, JsonModel
-from router.extensions.openai.front_ends import is_side_task
 from router.extensions.openai.tools import (
     Call,
     CalledFunction,
@@ -442,6 +441,22 @@ def units(completion: CompletionFields, header: str) -> dict[str, str]:
         "safety_identifier": completion.safety_identifier or "",
         "x-user-id": header,
     }
+
+
+# Open WebUI asks the model of a chat for its title, tags and further questions. Nothing marks these requests
+# but their text (templates `*_GENERATION_PROMPT_TEMPLATE` of its `config.py`).
+TASK, HISTORY = "### Task:\n", "\n<chat_history>\n"
+
+
+def is_side_task(text: str) -> bool:
+    """Whether a front end wrote this text about a conversation, and not its user.
+
+    >>> is_side_task("### Task:\\nGenerate a title.\\n<chat_history>\\nUSER: Hello\\n</chat_history>")
+    True
+    >>> is_side_task("What is a <chat_history>?")
+    False
+    """
+    return text.startswith(TASK) and HISTORY in text
 
 
 def _model(completion: CompletionBody) -> str:
