@@ -11,6 +11,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig
 from router.engine.ops import BLOCK, AttentionPlan, LoraPlan, LoraStep
 from router.engine.runner import PackedBackbone
 from router.engine.torch_ops import TorchOps
+from tests.engine import tiny
 
 META = torch.device("meta")
 VOCABULARY, CONTEXT, BLOCKS = 128256, 8192, 2048
@@ -29,7 +30,7 @@ def backbone() -> PackedBackbone:
     )
     with META:
         model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
-    return PackedBackbone(model.requires_grad_(False), TorchOps(), BLOCKS, CONTEXT)
+    return PackedBackbone(*tiny.parts(model), TorchOps(), BLOCKS, CONTEXT)
 
 
 def ints(values: list[int] | list[list[int]]) -> torch.Tensor:
