@@ -24,6 +24,7 @@ from router.extensions.training.evaluation.exam import (
     Say,
     examined,
     measure_arm,
+    measure_calibration,
     measure_efficiency,
     ranked_rows,
 )
@@ -124,11 +125,14 @@ def _measure_sections(exam: Exam, arms: Mapping[ComparedArm, MeasuredArm], recip
     parts: dict[str, Callable[[], Any]] = {
         "efficiency": lambda: _efficiency(exam, arms),
         "splits": lambda: measure_overfitting(subject, exam.plan.splits, count),
+        "calibration": lambda: _calibration(exam, arms),
         "generalization": lambda: measure_generalization(subject, recipe, recipes, min(ROWS, count)),
         "bias": lambda: _bias(exam),
         "data_need": lambda: data_need(subject, recipe, score, count),
     }
     sections: dict[str, Any] = {}
+    if not arms[ComparedArm.ADAPTER].labels:
+        del parts["calibration"]
     for name, part in parts.items():
         started = time.monotonic()
         sections[name] = part()
@@ -142,6 +146,11 @@ def _efficiency(exam: Exam, arms: Mapping[ComparedArm, MeasuredArm]) -> dict[str
     compared = (ComparedArm.SHOTS, ComparedArm.ADAPTER)
     points = {arm: arms[arm].score.value / whole for arm in compared}
     return measure_efficiency({arm: exam.questions[arm] for arm in compared}, exam.answerers, points)
+
+
+def _calibration(exam: Exam, arms: Mapping[ComparedArm, MeasuredArm]) -> dict[str, Any]:
+    temperature = exam.plan.manifest.labels.temperature
+    return measure_calibration(arms[ComparedArm.ADAPTER].labels, exam.task.rows, temperature)
 
 
 def _bias(exam: Exam) -> dict[str, Any]:
