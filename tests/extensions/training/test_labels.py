@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import tomllib
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 
 from router.engine.labels import LabelTree
+from router.errors import ConfigError
+from router.extensions.training.evaluation.calibration import with_temperature
 from router.extensions.training.labels import (
     LEAST_ROWS,
     calibration_of,
@@ -16,6 +21,7 @@ from router.extensions.training.labels import (
     places_of,
     scaled,
 )
+from router.extensions.training.run import temperature_of
 
 
 def drawn(rows: int, temperature: float) -> tuple[np.ndarray, np.ndarray]:
@@ -58,7 +64,7 @@ def test_scores_are_products_over_the_branches(tmp_path: Path) -> None:
     base = save_base(tmp_path)
     model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32).eval()
     rendering = Rendering.of(AutoTokenizer.from_pretrained(base), PromptTemplate())
-    choices, rows = ["red", "rose", "ro"], [TrainingRow("a thing", "red", ""), TrainingRow("b", "red", "")]
+    choices, rows = ("red", "rose", "ro"), [TrainingRow("a thing", "red", ""), TrainingRow("b", "red", "")]
     scores = label_scores(model, rendering, rows, choices)
     assert np.exp(scores).sum(1) == pytest.approx([1, 1])
     prompt = rendering.prompt("b")
@@ -68,3 +74,31 @@ def test_scores_are_products_over_the_branches(tmp_path: Path) -> None:
         first = model(torch.tensor([[*prompt, rendering.answer("r")[0]]])).logits[0, -1].double()
     assert scores[1, 0] == pytest.approx(float(first[[e, o]].log_softmax(0)[0]), abs=1e-4)
     assert len(tree.branchings) == 2
+    recipe = SimpleNamespace(generation=SimpleNamespace(choices=choices))
+    material: Any = SimpleNamespace(
+        recipe=recipe, splits=SimpleNamespace(valid=rows * 15), rendering=rendering
+    )
+    assert temperature_of(model, material) is not None
+    material.splits.valid = rows
+    assert temperature_of(model, material) is None
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '[adapter]\nname = "a"\n',
+        '[generation]\nchoices = ["a"]\n\n[routing]\nkeywords = ["[labels]"]\n',
+        "[labels]\ntemperature = 3 # old\nalways = true\n[routing]\nkeywords = []\n",
+        "[labels]\nalways = true",
+        "[labels]",
+        "",
+    ],
+)
+def test_a_temperature_is_written_and_nothing_else_changes(text: str) -> None:
+    before, after = tomllib.loads(text), tomllib.loads(with_temperature(text, 1.25))
+    assert after == before | {"labels": before.get("labels", {}) | {"temperature": 1.25}}
+
+
+def test_an_unusual_manifest_is_left_alone() -> None:
+    with pytest.raises(ConfigError, match="write into its table"):
+        with_temperature('labels = { always = true }\n[base]\nmodel = "x"\n', 1.5)

@@ -16,7 +16,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-import numpy as np
 import torch
 
 from router.errors import ConfigError
@@ -44,7 +43,7 @@ from router.extensions.training.evaluation.subject import (
     read_manifest,
     worked_examples,
 )
-from router.extensions.training.labels import calibration_of, labelled, places_of, scaled
+from router.extensions.training.labels import labelled
 from router.extensions.training.recipe import Recipe, load_recipe
 from router.registry.format.manifest import Manifest
 from router.registry.format.untrusted import nearest
@@ -228,7 +227,7 @@ def _set_exam(
     shape = plan.manifest.generation.constraint
     base = Answerer(engine, SamplingParams(generation.max_tokens, stop=generation.stop, constraint=shape))
     answerers = {
-        arm: replace(base, adapter=digest, labels=_calibration(shape, plan))
+        arm: replace(base, adapter=digest, labels=_asked_labels(shape))
         if arm is ComparedArm.ADAPTER
         else base
         for arm in ComparedArm
@@ -237,10 +236,10 @@ def _set_exam(
     return Exam(plan, subject, task, questions, answerers, say)
 
 
-def _calibration(shape: Constraint | None, plan: EvaluationPlan) -> LabelSettings | None:
-    """That of the adapter's choices, where it has some whose probabilities are given."""
+def _asked_labels(shape: Constraint | None) -> LabelSettings | None:
+    """Probabilities that are not calibrated, of choices that have some."""
     has = shape is not None and shape.kind == "choices" and labelled(shape.choices)
-    return plan.manifest.labels if has else None
+    return LabelSettings() if has else None
 
 
 def _labels(plan: EvaluationPlan) -> list[str]:
@@ -290,25 +289,6 @@ def measure_arm(exam: Exam, arm: ComparedArm) -> MeasuredArm:
         rows=row_scores(scores.score, count, METRICS[task.metric].whole),
         labels=[answer.labels for answer in given if answer.labels is not None],
     )
-
-
-def measure_calibration(
-    found: Sequence[LabelProbabilities], rows: Sequence[TrainingRow], temperature: float | None
-) -> dict[str, Any]:
-    """How far the adapter's probabilities are from how often they are right: `calibration_of`, with the
-    `temperature` that made them, how often the likeliest choice is right, and the error without it."""
-    choices = sorted(text for text, _ in found[0].values)
-    shares = np.array([[dict(one.values)[choice] for choice in choices] for one in found])
-    gold = places_of([row.response for row in rows], choices)
-    with np.errstate(divide="ignore"):
-        raw = scaled(np.log(shares), 1 / (temperature or 1.0))
-    return {
-        "rows": len(rows),
-        "temperature": temperature,
-        "likeliest": round(float((shares.argmax(1) == gold).mean()), 4),
-        **calibration_of(shares, gold),
-        "error_before": calibration_of(raw, gold)["error"],
-    }
 
 
 def ranked_rows(task: Task) -> list[int]:

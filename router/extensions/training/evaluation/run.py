@@ -15,6 +15,11 @@ import numpy as np
 
 from router.engine.base import BaseInfo
 from router.extensions.training.evaluation.bias import AskTexts, load_cases, measure_bias
+from router.extensions.training.evaluation.calibration import (
+    measure_calibration,
+    renew_calibration,
+    scores_of,
+)
 from router.extensions.training.evaluation.exam import (
     EvaluationPlan,
     Exam,
@@ -24,7 +29,6 @@ from router.extensions.training.evaluation.exam import (
     Say,
     examined,
     measure_arm,
-    measure_calibration,
     measure_efficiency,
     ranked_rows,
 )
@@ -60,13 +64,18 @@ def evaluate_all(
     device: str,
     say: Say,
     quantize: str = "",
+    fit_labels: bool = False,
 ) -> list[dict[str, Any]]:
-    """Measure every adapter, write its report into its folder at once, return the reports.
+    """Measure every adapter, write its report into its folder at once, return the reports; with `fit_labels`
+    only calibrate them, and return those sections of the reports.
 
     `recipes` is the folder whose other recipes are the other tasks; `rows` limits the test rows. `quantize`:
     as the setting, of the engine that answers; empty: as that says here.
     """
     with ReadyBases(device, quantize) as bases:
+        if fit_labels:
+            ready = (bases.ready(plan.recipe.base.model) for plan in plans)
+            return [renew_calibration(plan, base, rows, say) for plan, base in zip(plans, ready, strict=True)]
         return [_evaluate(plan, _checked_base(bases, plan, plans), recipes, rows, say) for plan in plans]
 
 
@@ -149,8 +158,11 @@ def _efficiency(exam: Exam, arms: Mapping[ComparedArm, MeasuredArm]) -> dict[str
 
 
 def _calibration(exam: Exam, arms: Mapping[ComparedArm, MeasuredArm]) -> dict[str, Any]:
-    temperature = exam.plan.manifest.labels.temperature
-    return measure_calibration(arms[ComparedArm.ADAPTER].labels, exam.task.rows, temperature)
+    manifest, rows = exam.plan.manifest, exam.task.rows
+    constraint = manifest.generation.constraint
+    choices = () if constraint is None else constraint.choices
+    scores = scores_of(arms[ComparedArm.ADAPTER].labels, choices)
+    return measure_calibration(scores, rows, choices, manifest.labels.temperature)
 
 
 def _bias(exam: Exam) -> dict[str, Any]:
