@@ -152,6 +152,15 @@ def weights_of(shape: Shape) -> Iterator[tuple[str, tuple[int, ...]]]:
     yield "model.norm.weight", (hidden,)
 
 
+def sites_of(shape: Shape) -> dict[str, tuple[int, int]]:
+    """[outputs, inputs] of the linear layers that adapters change."""
+    return {
+        name.removesuffix(".weight"): (size[0], size[1])
+        for name, size in weights_of(shape)
+        if len(size) == 2 and "layers" in name
+    }
+
+
 def made(shape: Shape) -> Path:
     """The folder of a base of this shape in the user's cache, written on first use."""
     folder = cache_folder() / "shapes" / f"{shape.name}-seed{SEED}"
@@ -176,10 +185,10 @@ def write(shape: Shape, folder: Path) -> None:
     (folder / "config.json").write_text(json.dumps(config_of(shape), indent=2))
     (folder / "generation_config.json").write_text(json.dumps({"bos_token_id": 1, "eos_token_id": 2}))
     _write_tokenizer(shape, folder)
-    _write_weights(shape, folder / WEIGHTS)
+    write_weights(shape, folder / WEIGHTS)
 
 
-def _write_weights(shape: Shape, file: Path) -> None:
+def write_weights(shape: Shape, file: Path) -> None:
     """As the format of safetensors has it: the length of the header, the header, the values."""
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     end = 0
@@ -213,5 +222,5 @@ def _write_tokenizer(shape: Shape, folder: Path) -> None:
     tokenizer = json.loads((base / "tokenizer.json").read_text(encoding="utf-8"))
     words = tokenizer["model"]["vocab"]
     for number in range(len(words), shape.vocabulary):
-        words[f"Ġ§{number}"] = number
+        words[f"Ġ#{number}"] = number
     (folder / "tokenizer.json").write_text(json.dumps(tokenizer, ensure_ascii=False), encoding="utf-8")
