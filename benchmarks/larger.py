@@ -34,7 +34,7 @@ from benchmarks.larger_loads import (
 )
 from benchmarks.larger_page import Section, machine, page, remember, today
 from benchmarks.larger_peers import Missing
-from benchmarks.larger_shapes import SHAPES, WEIGHTS, Shape, made, sites_of
+from benchmarks.larger_shapes import SHAPES, WEIGHTS, Shape, made, remove, sites_of
 from benchmarks.workload import export, random_adapter
 from router.config import Settings
 from router.errors import RouterError
@@ -72,18 +72,42 @@ def main() -> None:
         default=list(SECTIONS),
         help="what is measured (default: all); memory is part of start; peers: " + ", ".join(PEERS),
     )
+    parser.add_argument(
+        "--prepare", action="store_true", help="make files and install peers, measure nothing"
+    )
+    parser.add_argument("--clean", action="store_true", help="remove the shape's files afterwards")
     parser.add_argument("--rounds", type=int, default=2, help="counted rounds (default 2)")
     args = parser.parse_args()
     shape = SHAPES[args.shape]
     wanted = [name for given in args.section for name in GROUPS.get(given, (given,))]
     with ending():
-        run = Run(shape, made(shape), args.rounds)
+        try:
+            run = Run(shape, made(shape), args.rounds)
+        except OSError as error:
+            raise SystemExit(f"error: {error}") from None
+        if args.prepare:
+            prepare(run)
+            return
         for name in dict.fromkeys(wanted):
             with told(f"{shape.name}: {name}", None):
                 found = measured(name, run)
             remember(shape, name, found)
             print(f"{name}: {found.skipped or 'measured'}; written to", page(shape), file=sys.stderr)
     print(page(shape).read_text())
+    if args.clean:
+        remove(run.base)
+
+
+def prepare(run: Run) -> None:
+    """Everything that is made or installed once, so that a measurement finds it."""
+    for what in (
+        partial(larger_peers.vllm, run.base, []),
+        *(partial(larger_peers.llama, run.shape, run.base, kind) for kind in GGUF_KINDS),
+    ):
+        try:
+            what()
+        except Missing as error:
+            print(f"left out: {error}", file=sys.stderr)
 
 
 def measured(name: str, run: Run) -> Section:

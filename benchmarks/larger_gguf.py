@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from benchmarks.contestants import ours
-from benchmarks.larger_shapes import Shape
+from benchmarks.larger_shapes import Shape, make_room
 from router.engine.checkpoint import tensors_of
 
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 AS_THEY_ARE = "bf16"
 KINDS = {"q8_0": 7, "q4_k_m": 15}  # llama.cpp's numbers of file types (`llama_ftype` in llama.h)
+SHARES = {"q8_0": 0.54, "q4_k_m": 0.33}  # of the bytes in bfloat16, about
 NAMES = {
     "input_layernorm": "attn_norm",
     "self_attn.q_proj": "attn_q",
@@ -47,6 +48,7 @@ def made(shape: Shape, base: Path, kind: str, libraries: Path) -> Path:
     plain = base.parent / f"{base.name}-{AS_THEY_ARE}.gguf"
     if not plain.exists():
         part = plain.with_suffix(".part")
+        make_room(plain, shape.weight_bytes)
         write(shape, base, part)
         part.rename(plain)
     if kind == AS_THEY_ARE:
@@ -54,6 +56,7 @@ def made(shape: Shape, base: Path, kind: str, libraries: Path) -> Path:
     small = base.parent / f"{base.name}-{kind}.gguf"
     if not small.exists():
         part = small.with_suffix(".part")
+        make_room(small, int(shape.weight_bytes * SHARES[kind]))
         command = ours("larger_gguf", "quantise", str(libraries), str(plain), str(part), kind)
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
@@ -61,11 +64,6 @@ def made(shape: Shape, base: Path, kind: str, libraries: Path) -> Path:
             raise RuntimeError(f"llama.cpp wrote no {kind}: {last}")
         part.rename(small)
     return small
-
-
-def files(base: Path) -> list[Path]:
-    """Those that are there; they can be made again."""
-    return sorted(base.parent.glob(f"{base.name}-*.gguf"))
 
 
 def write(shape: Shape, base: Path, file: Path) -> None:
