@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import mmap
+import os
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from math import prod
@@ -44,12 +46,18 @@ def stored_as(dtype: str, values: NDArray[np.float32]) -> bytes:
     return rounded.tobytes()
 
 
+CLASSES = {
+    "llama": "LlamaForCausalLM",
+    "mistral": "MistralForCausalLM",
+    "qwen2": "Qwen2ForCausalLM",
+    "qwen3": "Qwen3ForCausalLM",
+}  # transformers' class by `model_type`, of the decoders whose layers can be packed
 NOT_LINEAR = ("embed_tokens", "wte", "wpe", "lm_head")
 HEAD = "lm_head.weight"
 NO_PARAMETERS = ("rotary_emb.inv_freq", "attn.bias", "attn.masked_bias")  # buffers that old files hold, too
 INDEX = "model.safetensors.index.json"
 MOST_HEADER = 100 << 20  # bytes, as the format says
-BLOCK = 1 << 24  # bytes read at once
+BLOCK = 1 << 25  # bytes mapped at once
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,17 +70,20 @@ class Tensor:
     start: int
     end: int
 
-    def blocks(self) -> Iterator[bytes]:
-        """Its bytes, a few million at a time."""
+    def blocks(self) -> Iterator[memoryview]:
+        """Its bytes, `BLOCK` at a time, mapped until the next are asked for."""
         with self.file.open("rb") as opened:
-            opened.seek(self.start)
-            left = self.end - self.start
-            while left:
-                block = opened.read(min(BLOCK, left))
-                if len(block) < min(BLOCK, left):
-                    raise EOFError(f"{self.file.name} is shorter than its header says")
-                left -= len(block)
-                yield block
+            if os.fstat(opened.fileno()).st_size < self.end:
+                raise EOFError(f"{self.file.name} is shorter than its header says")
+            for start in range(self.start, self.end, BLOCK):
+                skipped, end = start % mmap.ALLOCATIONGRANULARITY, min(self.end, start + BLOCK)
+                size, offset = end - start + skipped, start - skipped
+                with (
+                    mmap.mmap(opened.fileno(), size, access=mmap.ACCESS_READ, offset=offset) as mapped,
+                    memoryview(mapped) as whole,
+                    whole[skipped:] as block,
+                ):
+                    yield block
 
 
 def tensors_of(folder: Path) -> dict[str, Tensor]:
@@ -178,6 +189,19 @@ def _digest(tensors: Mapping[str, Tensor]) -> str:
     return total.hexdigest()
 
 
+def open_files(folder: Path, name: str) -> BaseFiles | None:
+    """The weights of a base of `CLASSES`, if they are safetensors. Raises ConfigError that names the base."""
+    try:
+        kind = config_of(folder).get("model_type")
+    except (OSError, ValueError, TypeError, AttributeError):  # what loads the base reports it
+        return None
+    try:
+        files = BaseFiles(folder) if kind in CLASSES else None
+    except ConfigError as error:
+        raise ConfigError(f"model {name!r} cannot be loaded: {error}") from error
+    return files if files is not None and files.tensors else None
+
+
 class BaseFiles:
     """The weights of a base in files, and their digest, which a thread computes from now on.
 
@@ -251,4 +275,5 @@ def _is_tied(tensors: Mapping[str, Tensor]) -> bool:
     table = next((t for name, t in tensors.items() if name.endswith("embed_tokens.weight")), None)
     if table is None or (table.shape, table.dtype) != (head.shape, head.dtype):
         return False
-    return all(a == b for a, b in zip(head.blocks(), table.blocks(), strict=True))
+    pairs = zip(head.blocks(), table.blocks(), strict=True)
+    return all(np.array_equal(np.frombuffer(a, np.uint8), np.frombuffer(b, np.uint8)) for a, b in pairs)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 from collections.abc import Iterator, Mapping
-from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -16,9 +16,17 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 from torch import nn
 
-from router.engine.beside import beside
-from router.engine.checkpoint import NO_PARAMETERS, BaseFiles, Tensor, ends_of, parameters
-from router.engine.decoder import CLASSES, HEAD, DecoderShape
+from router.engine.checkpoint import (
+    CLASSES,
+    HEAD,
+    NO_PARAMETERS,
+    BaseFiles,
+    Tensor,
+    ends_of,
+    open_files,
+    parameters,
+)
+from router.engine.decoder import DecoderShape, plain_config
 from router.engine.weights import DTYPES, FileWeights, ModuleWeights, WeightSource
 from router.errors import ConfigError
 
@@ -42,12 +50,23 @@ class LoadedModel:
 
 def load_model(source: str | Path, name: str) -> LoadedModel:
     """Any causal language model that transformers loads; no code from the checkpoint runs."""
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM
 
+    tokenizer = load_tokenizer(source, name)
     with _as_config_error(name):
-        tokenizer: Any = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
         model: Any = AutoModelForCausalLM.from_pretrained(source, dtype="auto", trust_remote_code=False)
     return LoadedModel(model.eval().requires_grad_(False), tokenizer, name)
+
+
+def load_tokenizer(source: str | Path, name: str, config: Any = None) -> PreTrainedTokenizerBase:
+    """Transformers' tokenizer. It would read the `config` by itself; where that is known it need not.
+
+    Raises ConfigError.
+    """
+    from transformers import AutoTokenizer
+
+    with _as_config_error(name):
+        return AutoTokenizer.from_pretrained(source, config=config, trust_remote_code=False)
 
 
 @contextmanager
@@ -69,7 +88,7 @@ class OpenBase(Protocol):
 
     @property
     def tokenizer(self) -> PreTrainedTokenizerBase:
-        """Transformers' tokenizer, when it is there. Raises ConfigError where it cannot be loaded."""
+        """Transformers' tokenizer. Raises ConfigError where it cannot be loaded."""
         ...
 
     @property
@@ -119,23 +138,19 @@ class StoredBase:
     """`OpenBase` of safetensors files of a known shape, which are read when the weights are packed."""
 
     def __init__(self, files: BaseFiles, name: str, config: Any) -> None:
-        from transformers import AutoTokenizer
-
+        """Raises ConfigError where the files do not fit the config."""
         self.name, self.config, self._files = name, config, files
         self.architecture = CLASSES[config.model_type]
         self._shapes = DecoderShape.of(config).weights()
         check_shapes(name, self._shapes, {weight: own.shape for weight, own in files.tensors.items()})
         self.vocabulary = int(config.vocab_size)
         self.parameters = sum(map(prod, self._shapes.values()))
-        read = partial(AutoTokenizer.from_pretrained, files.folder, trust_remote_code=False)
-        self._tokenizer: Future[Any] = beside(read, "base tokenizer")
 
-    @property
+    @cached_property
     def tokenizer(self) -> PreTrainedTokenizerBase:
-        """Read beside the weights."""
-        with _as_config_error(self.name):
-            tokenizer: PreTrainedTokenizerBase = self._tokenizer.result()
-        return tokenizer
+        """Read when it is first asked for."""
+        named = names_its_tokenizer(self._files.folder)
+        return load_tokenizer(self._files.folder, self.name, self.config if named else None)
 
     @property
     def ends(self) -> frozenset[int]:
@@ -169,19 +184,26 @@ def open_base(folder: Path, name: str, files: BaseFiles | None = None) -> OpenBa
 
     `files`: the same folder's, where they are open already.
     """
-    from transformers import AutoConfig
+    config: Any = plain_config(folder)
+    if config is None:
+        from transformers import AutoConfig
 
-    with _as_config_error(name):
-        config: Any = AutoConfig.from_pretrained(folder, trust_remote_code=False)
-    if config.model_type not in CLASSES:
-        return LoadedBase(load_model(folder, name))
-    try:
-        files = files or BaseFiles(folder)
-    except ConfigError as error:
-        raise ConfigError(f"model {name!r} cannot be loaded: {error}") from error
-    if not files.tensors or not is_plain(files.tensors, config):
+        with _as_config_error(name):
+            config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    if config.model_type in CLASSES:
+        files = files or open_files(folder, name)
+    if files is None or not is_plain(files.tensors, config):
         return LoadedBase(load_model(folder, name))
     return StoredBase(files, name, config)
+
+
+def names_its_tokenizer(folder: Path) -> bool:
+    """Whether tokenizer_config.json names the class, so that nothing but the type of the base matters."""
+    try:
+        said: Any = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(said, dict) and bool(said.get("tokenizer_class")) and "auto_map" not in said
 
 
 def is_plain(tensors: Mapping[str, Tensor], config: Any) -> bool:

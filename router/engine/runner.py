@@ -20,10 +20,9 @@ from typing import Any, Protocol
 
 import torch
 
+from router.engine.checkpoint import CLASSES, HEAD
 from router.engine.decoder import (
-    CLASSES,
     EMBED,
-    HEAD,
     NORM,
     NORMS,
     QK_NORMS,
@@ -352,9 +351,9 @@ class PackedBackbone:
         self.saved = 0
         self.layers = shape.layers
         self._cache_shape = (blocks, shape.kv_heads, BLOCK, shape.head_dim)
-        norm = weights.tensor(NORM)
+        norm, (head, embed) = weights.tensor(NORM), self._pack_head(shape)
+        layers = [self._pack_layer(layer_name(index), shape, norm) for index in range(shape.layers)]
         cos, sin = rotary_table(config, context, norm.device)
-        head, embed = self._pack_head(shape)
         self._model = PackedModel(
             embed=embed,
             cos=cos,
@@ -366,7 +365,7 @@ class PackedBackbone:
             scale=shape.scale,
             norm=norm,
             head=head,
-            layers=[self._pack_layer(layer_name(index), shape, norm) for index in range(shape.layers)],
+            layers=layers,
             groups=[_group(layer_name(i), shape, names) for i in range(shape.layers) for names in SITES],
         )
         del self._weights

@@ -24,6 +24,8 @@ from router.engine.base import (
     check_pooling,
     tokens_before,
 )
+from router.engine.beside import beside
+from router.engine.checkpoint import BaseFiles
 from router.engine.constrained.compiler import CompiledGrammar, Grammars
 from router.engine.constrained.source import spec_of
 from router.engine.decoder import head_size
@@ -80,9 +82,12 @@ ATTENTION_RATE = 0.7  # of the rate at which the linear layers multiply
 class TorchEngine:
     """Implements `router.engine.base.Engine` with torch."""
 
-    def __init__(self, settings: Settings, loaded: LoadedModel | None = None) -> None:
+    def __init__(
+        self, settings: Settings, loaded: LoadedModel | None = None, files: BaseFiles | None = None
+    ) -> None:
+        """`loaded`: the base in place of that of the settings. `files`: those of the settings' base, open."""
         self._settings = settings
-        self._loaded = loaded
+        self._loaded, self._files = loaded, files
         self._host = HostStore()
         self._live: set[EventStream] = set()
         self._background: set[EventStream] = set()  # background jobs, which take no place in the queue
@@ -118,6 +123,7 @@ class TorchEngine:
         use_device(self._device)
         self._dtype = pick_dtype(settings.dtype, self._device)
         base = self._opened()
+        encoder = beside(lambda: PromptEncoder(base.tokenizer), "prompt encoder")
         config, context = base.config, context_length(base.config, settings.max_context)
         ahead = Path(settings.native_dir) if settings.native_dir else None
         self._ops, kernels = load_ops(
@@ -127,8 +133,7 @@ class TorchEngine:
         self._blocks = self._first_blocks(context)
         reach = context if self._fills else min(context, self._blocks * BLOCK)
         backbone = self._backbone(base, reach, int8=int8)
-        self._tokenizer = base.tokenizer
-        self._encoder = PromptEncoder(self._tokenizer)
+        self._encoder, self._tokenizer = encoder.result(), base.tokenizer
         self._eos = base.ends | self._encoder.end_ids
         self._vocabulary = base.vocabulary
         self._grammars = Grammars(lambda: spec_of(self._tokenizer, self._vocabulary, self._eos))
@@ -164,7 +169,9 @@ class TorchEngine:
             return LoadedBase(loaded)
         from router.models import resolve_model
 
-        return open_base(resolve_model(self._settings.model), self._settings.model)
+        files, self._files = self._files, None
+        folder = files.folder if files is not None else resolve_model(self._settings.model)
+        return open_base(folder, self._settings.model, files)
 
     def _backbone(self, base: OpenBase, context: int, *, int8: bool) -> Backbone:
         reason = why_not_packed(base.config, context)
