@@ -131,7 +131,7 @@ def pieces(shape: Shape, base: Path) -> Iterator[tuple[str, tuple[int, ...], Any
     for name, tensor in tensors_of(base).items():
 
         def values(tensor: Any = tensor, name: str = name) -> NDArray[Any]:
-            found = np.frombuffer(b"".join(tensor.blocks()), np.uint16).reshape(tensor.shape)
+            found = np.frombuffer(b"".join(map(bytes, tensor.blocks())), np.uint16).reshape(tensor.shape)
             if len(tensor.shape) == 1:
                 return (found.astype(np.uint32) << 16).view(np.float32)
             heads = {"q_proj": shape.heads, "k_proj": shape.kv_heads}.get(name.split(".")[-2], 0)
