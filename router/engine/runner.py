@@ -206,10 +206,17 @@ class PoolingStep:
     def __init__(self, chunks: Sequence[Chunk], bounds: Sequence[int]) -> None:
         self.rows: list[int] = []
         self._scored: list[tuple[PoolingRow, list[int]]] = []
+        self._candidates: list[tuple[PoolingRow, list[tuple[int, int]]]] = []  # tokens of the step, ids
         pooled: dict[int, list[tuple[PoolingRow, slice]]] = defaultdict(list)
         for chunk, start in zip(chunks, bounds, strict=False):
             row = chunk.row
-            if not isinstance(row, PoolingRow) or not (wanted := row.wanted(chunk.count)):
+            if not isinstance(row, PoolingRow):
+                continue
+            if row.request.candidates:
+                found = row.candidates(chunk.after, chunk.count)
+                self._candidates.append((row, [(start + place, token) for place, token in found]))
+                continue
+            if not (wanted := row.wanted(chunk.count)):
                 continue
             places = range(start + wanted.start, start + wanted.stop)
             if row.layer is None:
@@ -217,13 +224,21 @@ class PoolingStep:
                 self._scored.append((row, row.targets(wanted)))
             else:
                 pooled[row.layer].append((row, slice(places.start, places.stop)))
+        behind = dict.fromkeys(place for _, pairs in self._candidates for place, _ in pairs)
+        self._behind = {place: len(self.rows) + number for number, place in enumerate(behind)}
+        self.rows += behind
         taps = {layer: _tap(spans) for layer, spans in pooled.items()}
         self.taps = Taps(taps, _last_layer(chunks)) if taps else None
 
     def take(self, logits: torch.Tensor) -> None:
         """`logits` [len(rows), vocabulary], as asked for."""
+        for row, pairs in self._candidates:
+            if pairs:
+                behind, ids = [self._behind[place] for place, _ in pairs], [token for _, token in pairs]
+                row.found.append(logits[behind, ids].float())
         if not self._scored:
             return
+        logits = logits[: sum(len(ids) for _, ids in self._scored)]
         targets = torch.tensor([t for _, ids in self._scored for t in ids], device=logits.device)
         parts = zip(torch.split(logits, _SLICE), torch.split(targets, _SLICE), strict=True)
         found = torch.cat([_log_probabilities(part, ids) for part, ids in parts])

@@ -29,7 +29,9 @@ from router.engine.checkpoint import BaseFiles
 from router.engine.constrained.compiler import CompiledGrammar, Grammars
 from router.engine.constrained.source import spec_of
 from router.engine.decoder import head_size
+from router.engine.fairness import TenantCache
 from router.engine.generic import GenericBackbone
+from router.engine.labels import KEPT, Labelled, LabelTree, choices_of, read_labels
 from router.engine.loader import (
     LoadedBase,
     LoadedModel,
@@ -90,6 +92,8 @@ class TorchEngine:
         self._live: set[EventStream] = set()
         self._background: set[EventStream] = set()  # background jobs, which take no place in the queue
         self._pooling: set[PendingPooling] = set()
+        self._beside: set[PendingPooling] = set()  # pooling requests of answers' labels
+        self._trees: TenantCache[tuple[str, ...], LabelTree] = TenantCache(KEPT)
         self._loop: StepLoop | None = None
         self._info: BaseInfo | None = None
         self._stack: Stack | None = None
@@ -218,24 +222,31 @@ class TorchEngine:
         self._running()
         return await self._grammars.compile(constraint, tenant)
 
-    def submit(self, job: Job) -> EventStream:
+    def submit(self, job: Job) -> EventStream | Labelled:
         """Queue a job; refuses at once what cannot be served."""
         loop = self._running()
         inactive = self._check(job)
+        tree = None if job.labels is None else self._tree(job)
         live = self._background if job.background else self._live
         stream = EventStream(loop.cancel, live.discard)
         live.add(stream)
         loop.add(partial(self._row, job, stream, inactive), stream)
-        return stream
+        if tree is None:
+            return stream
+        return Labelled(stream, partial(read_labels, self.read, job, tree))
 
     async def read(self, request: PoolingRequest) -> NDArray[np.float32]:
         """Hidden states or log-probabilities, computed in the steps of the others."""
         loop = self._running()
-        check_pooling(request, self._context, len(self._pooling))
-        answer = PendingPooling(loop.cancel, self._pooling.discard)
-        self._pooling.add(answer)
+        # Those beside answers are as few as these allow, and must not crowd out the others.
+        held = self._beside if request.candidates else self._pooling
+        check_pooling(request, self._context, 0 if request.candidates else len(held))
+        prompt = [*request.context, *request.tokens[:1]] if request.candidates else ()
+        inactive = self._inactive(request.adapter, prompt)
+        answer = PendingPooling(loop.cancel, held.discard)
+        held.add(answer)
         layer = None if request.depth is None else round(request.depth * self._layers)
-        loop.add(lambda: PoolingRow(stream=answer, request=request, layer=layer), answer)
+        loop.add(lambda: PoolingRow(stream=answer, request=request, layer=layer, inactive=inactive), answer)
         return await answer.wait()
 
     def status(self) -> EngineStatus:
@@ -254,15 +265,32 @@ class TorchEngine:
         """How many of its tokens come before its adapter acts, if it can be served."""
         settings = self._settings
         check_job(job, self._context)
-        adapter = None if job.adapter is None else self._host.get(job.adapter)
-        if job.adapter is not None and adapter is None:
-            raise FailedPrecondition("the adapter is not loaded")
-        inactive = 0 if adapter is None else tokens_before(job.tokens, adapter.invocation)
+        inactive = self._inactive(job.adapter, job.tokens)
         if job.background and len(self._background) >= settings.max_running:
             raise Overloaded("enough runs in the background", bound="engine")
         if not job.background and len(self._live) >= settings.max_running + settings.max_queue:
             raise Overloaded("the queue is full", bound="engine")
         return inactive
+
+    def _inactive(self, digest: str | None, prompt: Sequence[int]) -> int:
+        """How many tokens of a prompt come before the adapter acts. Raises FailedPrecondition."""
+        if digest is None:
+            return 0
+        adapter = self._host.get(digest)
+        if adapter is None:
+            raise FailedPrecondition("the adapter is not loaded")
+        return tokens_before(prompt, adapter.invocation)
+
+    def _tree(self, job: Job) -> LabelTree:
+        """The choices of a job. Raises InvalidRequest where there are none, or too many."""
+        choices = choices_of(job)
+        tenant = "" if job.own_constraint else job.tenant
+        tree = self._trees.get(tenant, choices)
+        if tree is None:
+            tokens = [self._encoder.encode(Prompt(raw=choice, follows=True)) for choice in choices]
+            tree = LabelTree.of(tokens, sorted(self._eos))
+            self._trees.put(tenant, choices, tree)
+        return tree
 
     @property
     def _fills(self) -> bool:
