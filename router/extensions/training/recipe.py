@@ -20,6 +20,7 @@ from pydantic import (
     model_validator,
 )
 
+from router.engine.constrained.source import TEMPLATE_NAME
 from router.errors import ConfigError
 from router.names import NAME_RULE, VERSION_RULE, is_name, is_version
 from router.types import PLACEHOLDER, Constraint, PromptTemplate

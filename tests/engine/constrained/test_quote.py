@@ -44,6 +44,40 @@ def test_every_whole_answer_is_a_span(kind: str) -> None:
     assert whole > 30
 
 
+@pytest.mark.long
+def test_5000_whole_answers_are_spans_of_their_passages() -> None:
+    """Of random passages: words, numbers, signs, white space and letters of several scripts."""
+    chance, whole, seed = random.Random(5), 0, 0
+    pieces = [
+        "a",
+        "of",
+        "Rome",
+        "café",
+        "1,450",
+        "10:30",
+        "13–7",
+        "你好",
+        "हिन्दी",
+        "x" * 70,
+        "'",
+        ".",
+        "(",
+        "\n",
+        "  ",
+    ]
+    while whole < 5000:
+        text = " ".join(chance.choice(pieces) for _ in range(chance.randint(2, 60))) + "!"
+        tokens, ended = walked(compiled(Constraint("quote", text)), seed)
+        seed += 1
+        if ended:
+            whole += 1
+            answer, cuts = text_of(tokens), units(text.strip())
+            places = [sum(map(len, cuts[:i])) for i in range(len(cuts) + 1)]
+            ends = {text.strip()[i:j] for i in places for j in places if i < j}
+            assert answer in ends
+            assert answer == answer.strip()
+
+
 @pytest.mark.parametrize(
     ("answer", "fits"),
     [

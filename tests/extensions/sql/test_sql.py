@@ -7,6 +7,7 @@ import json
 import random
 import re
 import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -95,6 +96,47 @@ def test_every_whole_query_compiles() -> None:
             whole += 1
             database.execute(f"EXPLAIN {query}", (1,) * _STRING.sub("", query).count("?"))
     assert whole > 20
+
+
+@pytest.mark.long
+def test_5000_whole_queries_compile_on_their_schemas() -> None:
+    """Of random prompts, in both forms; SQLite compiles a query only if it knows all names."""
+    chance, whole, seed = random.Random(7), 0, 0
+    names = [
+        "id",
+        "name",
+        "pet",
+        "pet_id",
+        "petty",
+        "year_2",
+        "count",
+        '"max (m)"',
+        "[the day]",
+        "`group`",
+        "été",
+    ]
+    while whole < 5000:
+        tables = {
+            table: tuple(chance.sample(names, chance.randint(1, 8)))
+            for table in chance.sample(names, chance.randint(1, 5))
+        }
+        created = chance.random() < 0.5
+        prompt = (
+            "\n".join(
+                f"CREATE TABLE {table} ({' INT, '.join(columns)});" for table, columns in tables.items()
+            )
+            if created
+            else "Tables: " + "; ".join(f"{table}({', '.join(columns)})" for table, columns in tables.items())
+        )
+        tokens, ended = walked(compiled(sql(f"{prompt}\nQuestion: how many?")), seed, most=120)
+        seed += 1
+        if ended:
+            whole += 1
+            query = text_of(tokens)
+            with closing(sqlite3.connect(":memory:")) as database:
+                for table, columns in tables.items():
+                    database.execute(f"CREATE TABLE {table} ({', '.join(columns)})")
+                database.execute(f"EXPLAIN {query}", (1,) * _STRING.sub("", query).count("?"))
 
 
 @pytest.mark.slow
