@@ -67,7 +67,7 @@ def _sides(
     digest = engine.load(candidate.folder)
     try:
         texts = [rows[place].prompt for place in fitting]
-        given = engine.answers([prompts[place] for place in fitting], params, digest, done, texts)
+        given = engine.answers([prompts[place] for place in fitting], params, digest, done, texts=texts)
     finally:
         engine.unload(digest)
     sides = [Side(error=TOO_LONG)] * len(rows)

@@ -34,7 +34,7 @@ from router.registry.folders import weights_sha256
 from router.registry.format.artifact import FolderRules, read_artifact
 from router.registry.format.manifest import Manifest, parse_manifest
 from router.registry.format.untrusted import Severity
-from router.types import SamplingParams, Usage
+from router.types import LabelProbabilities, LabelSettings, SamplingParams, Usage
 
 Tokens = Sequence[int]
 
@@ -45,6 +45,7 @@ class EngineAnswer:
 
     text: str
     usage: Usage
+    labels: LabelProbabilities | None = None
 
 
 class AnsweringEngine:
@@ -97,16 +98,17 @@ class AnsweringEngine:
         params: SamplingParams,
         adapter: str | None = None,
         done: Callable[[], None] = lambda: None,
+        labels: LabelSettings | None = None,
         texts: Sequence[str] | None = None,
     ) -> list[EngineAnswer]:
-        """Answers in order; `done` is called after each. `texts` are the questions, of which a template makes
-        constraints: where it makes none, the answer is free.
+        """Answers in order, with `labels` as a job has them; `done` is called after each. `texts` are the
+        questions, of which a template makes constraints: where it makes none, the answer is free.
 
         Raises PromptTooLong, EngineFailed, and InvalidRequest for a template that is not there.
         """
         self._templates.check(params.constraint)
         asked = list(zip(prompts, texts or [""] * len(prompts), strict=True))
-        return self._runner.run(self._together(asked, params, adapter, done))
+        return self._runner.run(self._together(asked, params, adapter, done, labels))
 
     def alone(
         self, prompt: Tokens, params: SamplingParams, adapter: str | None = None, text: str = ""
@@ -120,12 +122,13 @@ class AnsweringEngine:
         params: SamplingParams,
         adapter: str | None,
         done: Callable[[], None],
+        labels: LabelSettings | None,
     ) -> list[EngineAnswer]:
         places = asyncio.Semaphore(self._settings.max_running + min(32, self._settings.max_queue))
 
         async def answer(prompt: Tokens, text: str) -> EngineAnswer:
             async with places:
-                made = await self._one(prompt, text, params, adapter)
+                made = await self._one(prompt, text, params, adapter, labels)
             done()
             return made
 
@@ -134,14 +137,19 @@ class AnsweringEngine:
         return first + await asyncio.gather(*(answer(*one) for one in asked[1:]))
 
     async def _one(
-        self, prompt: Tokens, text: str, params: SamplingParams, adapter: str | None
+        self,
+        prompt: Tokens,
+        text: str,
+        params: SamplingParams,
+        adapter: str | None,
+        labels: LabelSettings | None = None,
     ) -> EngineAnswer:
         texts: list[str] = []
-        job = Job("evaluation", prompt, params, adapter, own_constraint=True)
+        job = Job("evaluation", prompt, params, adapter, own_constraint=True, labels=labels)
         job = await self._templates.prepared(self._engine, job, text)
         async for event in self._engine.submit(job):
             if isinstance(event, Finished):
-                return EngineAnswer("".join(texts).strip(), event.usage)
+                return EngineAnswer("".join(texts).strip(), event.usage, event.labels)
             texts.append(event.text)
         raise RuntimeError("a generation ended without Finished")
 
@@ -159,13 +167,14 @@ class Answerer:
     engine: AnsweringEngine
     params: SamplingParams
     adapter: str | None = None
+    labels: LabelSettings | None = None  # where probabilities of choices are wanted
 
     def answers(
         self, prompts: Sequence[Tokens], title: str, texts: Sequence[str] | None = None
     ) -> list[EngineAnswer]:
         """All prompts in one batch, with a bar on a terminal. `texts`: as `AnsweringEngine` takes them."""
         with progress_bar(title, len(prompts)) as done:
-            return self.engine.answers(prompts, self.params, self.adapter, done, texts)
+            return self.engine.answers(prompts, self.params, self.adapter, done, self.labels, texts)
 
     def alone(self, prompt: Tokens, text: str = "") -> EngineAnswer:
         """One answer with nothing beside it."""
