@@ -259,10 +259,13 @@ class Ops(Protocol):
         plan: AttentionPlan,
         heads: int,
         scale: float,
+        window: int = 0,
+        cap: float = 0.0,
     ) -> torch.Tensor:
         """Causal attention of q (in qkv) over the cache -> [T, heads * head_dim]; softmax in float32.
 
-        Query j of a row with n queries and context c sees cache positions 0 .. c - n + j.
+        Query j of a row with n queries and context c sees cache positions 0 .. c - n + j, with a `window` only
+        the last so many of them. With a `cap`, scores are cap * tanh(score / cap) (Gemma 2).
         """
         ...
 

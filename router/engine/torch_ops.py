@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import pairwise
 from typing import Any
 
@@ -124,13 +124,16 @@ class TorchOps:
         plan: AttentionPlan,
         heads: int,
         scale: float,
+        window: int = 0,
+        cap: float = 0.0,
     ) -> torch.Tensor:
         """Causal attention over the paged cache; rows with one query go together."""
         dim = k_cache.shape[3]
         q = qkv.view(qkv.shape[0], -1, dim)[:, :heads]
+        decode = partial(_decode, window=window, cap=cap) if window or cap else _decode
         if plan.most_queries == 1:
-            return _decode(q, k_cache, v_cache, plan.block_table, plan.context, scale)
-        return mixed_attention(q, k_cache, v_cache, plan, scale, _decode)
+            return decode(q, k_cache, v_cache, plan.block_table, plan.context, scale)
+        return mixed_attention(q, k_cache, v_cache, plan, scale, decode, window, cap)
 
     def silu_mul(self, gate_up: torch.Tensor) -> torch.Tensor:
         """silu(gate) * up, the gated unit of Shazeer 2020."""
@@ -269,11 +272,16 @@ def _decode(
     table: torch.Tensor,
     context: torch.Tensor,
     scale: float,
+    window: int = 0,
+    cap: float = 0.0,
 ) -> torch.Tensor:
     """One query for each row: q [R, heads, dim] -> [R, heads * dim]. No value leaves the device."""
     rows, heads, dim = q.shape
     kv_heads, length = k_cache.shape[1], table.shape[1] * BLOCK
-    unseen = torch.arange(length, device=q.device) >= context[:, None]
+    at = torch.arange(length, device=q.device)
+    unseen = at >= context[:, None]
+    if window:
+        unseen |= at < context[:, None] - window
     offsets = torch.arange(kv_heads * BLOCK, device=q.device, dtype=torch.int32).view(kv_heads, 1, BLOCK)
     places = (table[:, None, :, None] * (kv_heads * BLOCK) + offsets).view(rows, kv_heads, length)
     # Weight 0 would not hide a NaN left in a place that is not in use: read the first one instead.
@@ -283,8 +291,15 @@ def _decode(
     folded = q.reshape(rows * kv_heads, heads // kv_heads, dim)
     bias = q.new_zeros(rows, 1, 1, length).masked_fill_(unseen[:, None, None], -torch.inf)
     bias = bias.expand(-1, kv_heads, heads // kv_heads, -1).reshape(-1, heads // kv_heads, length)
+    if cap:
+        scores = _capped(folded.float() @ k.float().mT * scale, cap)
+        return ((scores + bias).softmax(-1).to(q.dtype) @ v).view(rows, heads * dim)
     weights = torch.baddbmm(bias, folded, k.mT, alpha=scale).softmax(-1)
     return (weights @ v).view(rows, heads * dim)
+
+
+def _capped(scores: torch.Tensor, cap: float) -> torch.Tensor:
+    return torch.tanh(scores / cap) * cap
 
 
 def mixed_attention(
@@ -294,6 +309,8 @@ def mixed_attention(
     plan: AttentionPlan,
     scale: float,
     decode: Decode,
+    window: int = 0,
+    cap: float = 0.0,
 ) -> torch.Tensor:
     """Rows with several queries one by one, those with one query in a single call of `decode`."""
     out = q.new_empty(q.shape[0], q.shape[1] * q.shape[2])
@@ -305,7 +322,7 @@ def mixed_attention(
         if stop - start > 1:
             seen = plan.contexts[row]
             used = plan.block_table[row, : -(-seen // BLOCK)]
-            out[start:stop] = _prefill(q[start:stop], k_cache[used], v_cache[used], seen, scale)
+            out[start:stop] = _prefill(q[start:stop], k_cache[used], v_cache[used], seen, scale, window, cap)
     return out
 
 
@@ -327,15 +344,28 @@ def _single_rows(
 
 
 def _prefill(
-    q: torch.Tensor, k_blocks: torch.Tensor, v_blocks: torch.Tensor, context: int, scale: float
+    q: torch.Tensor,
+    k_blocks: torch.Tensor,
+    v_blocks: torch.Tensor,
+    context: int,
+    scale: float,
+    window: int = 0,
+    cap: float = 0.0,
 ) -> torch.Tensor:
     """Queries of one row, the last of its context: q [n, heads, dim] -> [n, heads * dim]."""
     n = q.shape[0]
     k = k_blocks.transpose(0, 1).flatten(1, 2)[None, :, :context]
     v = v_blocks.transpose(0, 1).flatten(1, 2)[None, :, :context]
     mask = None
-    if n != context:
+    if n != context or window or cap:
         mask = torch.ones(n, context, dtype=torch.bool, device=q.device).tril_(context - n)
+        if window:
+            mask.triu_(context - n - window + 1)
+    if cap:
+        grouped = q.view(n, k.shape[1], -1, q.shape[2]).permute(1, 2, 0, 3).float()
+        scores = _capped(grouped @ k[0, :, None].float().mT * scale, cap).masked_fill(~mask, -torch.inf)
+        summed = scores.softmax(-1).to(q.dtype) @ v[0, :, None]
+        return summed.permute(2, 0, 1, 3).reshape(n, -1)
     result = F.scaled_dot_product_attention(
         q.transpose(0, 1)[None], k, v, attn_mask=mask, is_causal=mask is None, scale=scale, enable_gqa=True
     )

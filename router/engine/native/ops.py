@@ -146,10 +146,12 @@ class NativeOps:
         plan: AttentionPlan,
         heads: int,
         scale: float,
+        window: int = 0,
+        cap: float = 0.0,
     ) -> torch.Tensor:
         """Causal attention over the paged cache -> [T, heads * head_dim]; head_dim a multiple of 16."""
         out: torch.Tensor = self._native.attention(
-            qkv, k_cache, v_cache, plan.cu_q, plan.context, plan.block_table, heads, scale
+            qkv, k_cache, v_cache, plan.cu_q, plan.context, plan.block_table, heads, scale, window, cap
         )
         return out
 

@@ -81,11 +81,14 @@ class TritonOps(TorchOps):
         plan: AttentionPlan,
         heads: int,
         scale: float,
+        window: int = 0,
+        cap: float = 0.0,
     ) -> torch.Tensor:
         """Causal attention over the paged cache; all rows with one query at once, prompts in plain torch."""
         kv_heads, dim = k_cache.shape[1], k_cache.shape[3]
-        if not _covered(qkv, k_cache, v_cache) or dim > WIDEST_HEAD or heads % kv_heads:
-            return super().attention(qkv, k_cache, v_cache, plan, heads, scale)
+        covered = _covered(qkv, k_cache, v_cache) and dim <= WIDEST_HEAD and heads % kv_heads == 0
+        if not covered or window or cap:
+            return super().attention(qkv, k_cache, v_cache, plan, heads, scale, window, cap)
         q = qkv.view(len(qkv), -1, dim)[:, :heads]
         if plan.most_queries == 1:
             return _decode(q, k_cache, v_cache, plan.block_table, plan.context, scale)

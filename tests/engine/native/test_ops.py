@@ -126,28 +126,39 @@ rows = st.lists(
 
 @examples
 @dtypes
-@given(rows=rows, heads=heads, dim=st.sampled_from([16, 32, 48, 64, 80, 128, 256]), seed=st.integers(0, 99))
-def test_attention(native, dtype, rows, heads, dim, seed):
-    case = attention_case(rows, *heads, dim, dtype, seed)
+@given(
+    rows=rows,
+    heads=heads,
+    dim=st.sampled_from([16, 32, 48, 64, 80, 128, 256]),
+    window=st.sampled_from([0, 0, 1, 7, 40]),
+    cap=st.sampled_from([0.0, 0.0, 2.5]),
+    seed=st.integers(0, 99),
+)
+def test_attention(native, dtype, rows, heads, dim, window, cap, seed):
+    case = replace(attention_case(rows, *heads, dim, dtype, seed), window=window, cap=cap)
     close(case.run(native), case.run(TORCH))
 
 
 @dtypes
-def test_attention_is_bit_for_bit_the_same_in_chunks_and_on_any_threads(native, threads, dtype):
-    whole = attention_case([(50, 70)], 6, 2, 64, dtype)
+@pytest.mark.parametrize(("context", "window"), [(70, 0), (300, 90), (300, 3)])
+def test_attention_is_bit_for_bit_the_same_in_chunks_and_on_any_threads(
+    native, threads, dtype, context, window
+):
+    whole = replace(attention_case([(50, context)], 6, 2, 64, dtype), window=window)
     expected = whole.run(native)
     threads(1)
     assert torch.equal(whole.run(native), expected)
     caches = laid(native, whole.k_cache, whole.v_cache)
     for token in range(50):
         plan = whole.plan_of(token)
-        alone = native.attention(whole.qkv[token][None], *caches, plan, 6, whole.scale)
+        alone = native.attention(whole.qkv[token][None], *caches, plan, 6, whole.scale, window)
         assert torch.equal(alone[0], expected[token])
 
 
 @dtypes
-def test_attention_with_scores_far_apart(native, dtype):
-    case = attention_case([(1, 200), (20, 150)], 4, 2, 32, dtype)
+@pytest.mark.parametrize(("window", "cap"), [(0, 0.0), (30, 0.0), (30, 50.0)])
+def test_attention_with_scores_far_apart(native, dtype, window, cap):
+    case = replace(attention_case([(1, 200), (20, 150)], 4, 2, 32, dtype), window=window, cap=cap)
     case.scale = 10.0
     torch.testing.assert_close(
         case.run(native).double(),

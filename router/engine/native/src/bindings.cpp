@@ -8,6 +8,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <limits>
 
 #include "sample.h"
 #include "stack.h"
@@ -151,7 +152,7 @@ void check_rows(const Tensor& cu_q, const Tensor& context, int64_t tokens, int64
 }
 
 Tensor attention(const Tensor& qkv, const Tensor& k_cache, const Tensor& v_cache, const Tensor& cu_q,
-                 const Tensor& context, const Tensor& table, int64_t heads, double scale) {
+                 const Tensor& context, const Tensor& table, int64_t heads, double scale, int64_t window, double cap) {
   check_cache(qkv, k_cache, v_cache, heads);
   check(cu_q, "cu_q", 1, at::kInt);
   check(context, "context", 1, at::kInt);
@@ -159,13 +160,15 @@ Tensor attention(const Tensor& qkv, const Tensor& k_cache, const Tensor& v_cache
   TORCH_CHECK(table.size(0) == context.size(0), "block_table does not fit context");
   check_rows(cu_q, context, qkv.size(0), table.size(1) * native::kBlock);
   check_range(table, "block_table", k_cache.size(0));
+  TORCH_CHECK(window >= 0 && window <= std::numeric_limits<int>::max() && cap >= 0, "a window or cap is negative");
   const int64_t dim = k_cache.size(3);
   Tensor out = at::empty({qkv.size(0), heads * dim}, qkv.options());
   const native::AttentionCall call{out.data_ptr(), qkv.data_ptr(), k_cache.data_ptr(), v_cache.data_ptr(),
                                    data<int32_t>(cu_q), data<int32_t>(context), data<int32_t>(table),
                                    static_cast<int>(context.size(0)), static_cast<int>(table.size(1)),
                                    static_cast<int>(heads), static_cast<int>(k_cache.size(1)),
-                                   static_cast<int>(dim), qkv.size(1), static_cast<float>(scale)};
+                                   static_cast<int>(dim), qkv.size(1), static_cast<float>(scale),
+                                   static_cast<int>(window), static_cast<float>(cap)};
   on_type(qkv, native::kBlock * kRelease, [&](auto t) {
     const int threads = team_size.load();
     const native::AttentionItems items(call, threads);

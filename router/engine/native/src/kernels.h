@@ -69,6 +69,8 @@ struct AttentionCall {
   int rows, table_width, heads, kv_heads, dim;
   int64_t width;
   float scale;
+  int window;               // keys that a query sees, its own included; 0: all before it
+  float cap;                // scores are cap * tanh(score / cap); 0: as they are
 };
 
 struct RopeCall {
@@ -106,7 +108,8 @@ struct Item {
   int row, kv_head;
   int64_t token;  // the first query, in the step
   int count;      // queries
-  int seen;       // keys that the last of them sees
+  int from;       // the key at which reading begins: of a tile that some query sees
+  int seen;       // keys up to the last that the last of them sees
 };
 
 // What attention has to do in a step, the same in each layer, cut into chunks of about the same cost.

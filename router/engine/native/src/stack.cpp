@@ -250,7 +250,7 @@ class Stack : public Job {
   AttentionCall attention_of(int l) const {
     const LayerWeights* w = w_.layers.empty() ? nullptr : &w_.layers[l];
     return {mixed_, qkv_, w ? w->k_cache : nullptr, w ? w->v_cache : nullptr, c_.cu_q, c_.context, c_.table, c_.rows,
-            c_.table_width, w_.heads, w_.kv_heads, w_.dim, w_.qkv_width(), w_.scale};
+            c_.table_width, w_.heads, w_.kv_heads, w_.dim, w_.qkv_width(), w_.scale, 0, 0.0f};
   }
 
   // A slice has some columns of gate and the same of up.
