@@ -1,8 +1,8 @@
 """From the chunks of a step to logits: the plan, the adapters, and one forward pass of the base.
 
-`PackedBackbone` runs decoder layers of known shape from packed weights: Llama, Mistral, Qwen2 and Qwen3 share
-one layer (norm, q/k/v with optional bias and q/k norm, rotary positions, grouped attention, o, norm, gated
-SiLU). Native operations run all layers in one call, others layer by layer (`Stack`). `router.engine.generic`
+`PackedBackbone` runs decoder layers of known shape from packed weights: the architectures that
+`router.engine.decoder` lists share one layer (norm, q/k/v with optional bias and q/k norm, rotary positions,
+grouped attention, o, norm, gated unit; Gemma norms what attention and the gated unit add, too). Native operations run all layers in one call, others layer by layer (`Stack`). `router.engine.generic`
 runs any other base.
 
 Between two steps all weights went through the caches, so whatever planning looks at comes from memory: its
@@ -21,13 +21,10 @@ from typing import Any, Protocol
 import torch
 
 from router.engine.decoder import (
-    CLASSES,
     EMBED,
     HEAD,
     NORM,
-    NORMS,
     QK_NORMS,
-    SITES,
     DecoderShape,
     layer_name,
     rotary_table,
@@ -299,22 +296,6 @@ class Runner:
             self._lora = None
 
 
-def why_not_packed(config: Any, context: int) -> str:
-    """Empty if the fast path can run a model of this config, else the reason for the generic path."""
-    if config.model_type not in CLASSES:
-        return f"models of type {config.model_type!r} have layers of another shape"
-    if getattr(config, "hidden_act", "") not in ("silu", "swish"):
-        return f"activation {config.hidden_act!r}"
-    window = getattr(config, "sliding_window", None)
-    sliding = "sliding_attention" in (getattr(config, "layer_types", None) or ())
-    if window and window < context and (sliding or not hasattr(config, "layer_types")):
-        return f"sliding window of {window} tokens"
-    rope = config.rope_parameters["rope_type"]
-    if rope in ("dynamic", "longrope"):
-        return f"rotary positions of type {rope!r} depend on the length"
-    return ""
-
-
 class PackedBackbone:
     """A model of Llama's shape, made of its config and its weights, which are read one after the other."""
 
@@ -336,23 +317,32 @@ class PackedBackbone:
         self.saved = 0
         self.layers = shape.layers
         self._cache_shape = (blocks, shape.kv_heads, BLOCK, shape.head_dim)
-        embed = weights.tensor(EMBED)
-        cos, sin = rotary_table(config, context, embed.device)
+        self._embed = embed = weights.tensor(EMBED)
+        self._ropes = {
+            kind: rotary_table(config, context, embed.device, kind) for kind in sorted(set(shape.ropes))
+        }
+        root = torch.tensor(shape.hidden**0.5, dtype=embed.dtype).item()  # rounded, as transformers does
         self._model = PackedModel(
             embed=embed,
-            cos=cos,
-            sin=sin,
             heads=shape.heads,
             kv_heads=shape.kv_heads,
             head_dim=shape.head_dim,
             eps=shape.eps,
             scale=shape.scale,
-            norm=weights.tensor(NORM),
+            norm=self._norm(NORM, shape),
             head=self._pack_head(shape, embed),
-            layers=[self._pack_layer(layer_name(index), shape, embed) for index in range(shape.layers)],
-            groups=[_group(layer_name(i), shape, names) for i in range(shape.layers) for names in SITES],
+            layers=[self._pack_layer(index, shape) for index in range(shape.layers)],
+            groups=[
+                _group(layer_name(index), shape, names)
+                for index in range(shape.layers)
+                for names in shape.architecture.sites
+            ],
+            gelu=shape.gelu,
+            embed_scale=root if shape.architecture.scaled_embeddings else 1.0,
+            score_cap=shape.score_cap,
+            logit_cap=shape.logit_cap,
         )
-        del self._weights
+        del self._weights, self._embed, self._ropes
         self.groups = self._model.groups
         self._stack = ops.stack(self._model)
         self._hidden = embed.new_empty(0, embed.shape[1])  # kept: a step like the last one makes no tensor
@@ -363,21 +353,36 @@ class PackedBackbone:
         head, _ = packed(embed, None, self._ops, int8=self._int8)  # the table stays: nothing is saved
         return head
 
-    def _pack_layer(self, prefix: str, shape: DecoderShape, like: torch.Tensor) -> Layer:
-        norms = [self._weights.tensor(f"{prefix}.{name}.weight") for name in NORMS]
-        heads = [self._weights.tensor(f"{prefix}.{name}.weight") for name in QK_NORMS if shape.qk_norm]
-        qkv, o, gate_up, down = (self._pack(f"{prefix}.", names) for names in SITES)
+    def _pack_layer(self, index: int, shape: DecoderShape) -> Layer:
+        prefix, architecture = layer_name(index), shape.architecture
+
+        def norms(names: Sequence[str]) -> list[torch.Tensor]:
+            return [self._norm(f"{prefix}.{name}.weight", shape) for name in names]
+
+        norm1, norm2 = norms(architecture.norms)
+        outs, heads = norms(architecture.out_norms), norms(QK_NORMS if architecture.qk_norm else ())
+        qkv, o, gate_up, down = (self._pack(f"{prefix}.", names) for names in architecture.sites)
+        cos, sin = self._ropes[shape.ropes[index]]
+        window = shape.windows[index]
         return Layer(
-            norm1=norms[0],
-            norm2=norms[1],
+            norm1=norm1,
+            norm2=norm2,
+            out_norms=(outs[0], outs[1]) if outs else None,
             qk_norm=(heads[0], heads[1]) if heads else None,
+            cos=cos,
+            sin=sin,
+            window=window if window < len(cos) else 0,
             qkv=qkv,
             o=o,
             gate_up=gate_up,
             down=down,
-            k_cache=like.new_empty(self._cache_shape),
-            v_cache=like.new_empty(self._cache_shape),
+            k_cache=self._embed.new_empty(self._cache_shape),
+            v_cache=self._embed.new_empty(self._cache_shape),
         )
+
+    def _norm(self, name: str, shape: DecoderShape) -> torch.Tensor:
+        """In float32: 1 + weight is not exact in fewer bits."""
+        return self._weights.tensor(name).float() + shape.architecture.norm_offset
 
     def _pack(self, prefix: str, names: Sequence[str]) -> Linear:
         linear, saved = self._weights.linear([prefix + name for name in names], self._ops, int8=self._int8)

@@ -26,7 +26,7 @@ from router.engine.base import (
 )
 from router.engine.constrained.compiler import CompiledGrammar, Grammars
 from router.engine.constrained.source import spec_of
-from router.engine.decoder import head_size
+from router.engine.decoder import head_size, why_not_packed
 from router.engine.generic import GenericBackbone
 from router.engine.loader import (
     LoadedModel,
@@ -56,7 +56,7 @@ from router.engine.resources import (
     use_one_thread,
 )
 from router.engine.rows import AnswerRow, BlockPool, PoolingRow
-from router.engine.runner import Backbone, PackedBackbone, Runner, why_not_packed
+from router.engine.runner import Backbone, PackedBackbone, Runner
 from router.engine.sampling import Sampler, SamplingState
 from router.engine.scheduler import POOLING_TOKENS, Scheduler
 from router.engine.weights import ModuleWeights

@@ -108,7 +108,7 @@ class TorchOps:
         """Rotary embedding (Su et al. 2021, half-split form) of q and k in place; k and v to the cache."""
         kv_heads, dim = k_cache.shape[1], k_cache.shape[3]
         split = qkv.view(qkv.shape[0], heads + 2 * kv_heads, dim)
-        turned = split[:, : heads + kv_heads]
+        turned = split[:, : heads + kv_heads, : cos.shape[1]]
         first, second = turned.float().chunk(2, -1)
         c, s = cos[plan.positions][:, None], sin[plan.positions][:, None]
         turned.copy_(torch.cat((first, second), -1) * c + torch.cat((-second, first), -1) * s)
@@ -130,7 +130,7 @@ class TorchOps:
         """Causal attention over the paged cache; rows with one query go together."""
         dim = k_cache.shape[3]
         q = qkv.view(qkv.shape[0], -1, dim)[:, :heads]
-        decode = partial(_decode, window=window, cap=cap) if window or cap else _decode
+        decode: Decode = partial(_decode, window=window, cap=cap) if window or cap else _decode
         if plan.most_queries == 1:
             return decode(q, k_cache, v_cache, plan.block_table, plan.context, scale)
         return mixed_attention(q, k_cache, v_cache, plan, scale, decode, window, cap)
@@ -139,6 +139,15 @@ class TorchOps:
         """silu(gate) * up, the gated unit of Shazeer 2020."""
         gate, up = gate_up.chunk(2, -1)
         return F.silu(gate) * up
+
+    def gelu_mul(self, gate_up: torch.Tensor) -> torch.Tensor:
+        """gelu(gate) * up (Shazeer 2020), by Hendrycks & Gimpel's approximation with tanh."""
+        gate, up = gate_up.chunk(2, -1)
+        return F.gelu(gate, approximate="tanh") * up
+
+    def cap(self, x: torch.Tensor, cap: float) -> torch.Tensor:
+        """cap * tanh(x / cap), in float32."""
+        return _capped(x.float(), cap).to(x.dtype)
 
     def lora(self, y: torch.Tensor, x: torch.Tensor, plan: LoraPlan, group: SiteGroup) -> None:
         """Few tokens: one product over all adapters, what is not a token's own masked out. Many: a loop."""
@@ -172,12 +181,15 @@ class OneByOne:
         model, ops = self._model, self._ops
         if tokens is not None:
             torch.index_select(model.embed, 0, tokens, out=hidden)
+            if model.embed_scale != 1.0:
+                hidden.mul_(model.embed_scale)
         x = None
         for index in range(*layers):
             x = self._layer(model.layers[index], 4 * index, hidden, x, plan, lora)
         if x is not None:
             hidden += x
-        return model.head(ops.rms_norm(hidden[scored], model.norm, model.eps))
+        logits = model.head(ops.rms_norm(hidden[scored], model.norm, model.eps))
+        return ops.cap(logits, model.logit_cap) if model.logit_cap else logits
 
     def _layer(
         self,
@@ -198,12 +210,17 @@ class OneByOne:
         qkv = self._linear(layer.qkv, h, lora, site)
         if layer.qk_norm is not None:
             self._normalise_heads(qkv, layer.qk_norm)
-        ops.rope_write(qkv, model.cos, model.sin, layer.k_cache, layer.v_cache, plan, model.heads)
-        h = ops.attention(qkv, layer.k_cache, layer.v_cache, plan, model.heads, model.scale)
+        ops.rope_write(qkv, layer.cos, layer.sin, layer.k_cache, layer.v_cache, plan, model.heads)
+        how = (model.heads, model.scale, layer.window, model.score_cap)
+        h = ops.attention(qkv, layer.k_cache, layer.v_cache, plan, *how)
         x = self._linear(layer.o, h, lora, site + 1)
+        if layer.out_norms is not None:
+            x = ops.rms_norm(x, layer.out_norms[0], model.eps)
         h = ops.add_rms_norm(hidden, x, layer.norm2, model.eps)
-        h = ops.silu_mul(self._linear(layer.gate_up, h, lora, site + 2))
-        return self._linear(layer.down, h, lora, site + 3)
+        h = self._linear(layer.gate_up, h, lora, site + 2)
+        h = ops.gelu_mul(h) if model.gelu else ops.silu_mul(h)
+        x = self._linear(layer.down, h, lora, site + 3)
+        return x if layer.out_norms is None else ops.rms_norm(x, layer.out_norms[1], model.eps)
 
     def _linear(self, linear: Linear, x: torch.Tensor, lora: LoraStep | None, site: int) -> torch.Tensor:
         y = linear(x)

@@ -157,8 +157,18 @@ class NativeOps:
 
     def silu_mul(self, gate_up: torch.Tensor) -> torch.Tensor:
         """[T, 2 * inner] -> [T, inner]."""
-        out: torch.Tensor = self._native.silu_mul(gate_up)
+        out: torch.Tensor = self._native.gated(gate_up, False)
         return out
+
+    def gelu_mul(self, gate_up: torch.Tensor) -> torch.Tensor:
+        """[T, 2 * inner] -> [T, inner]."""
+        out: torch.Tensor = self._native.gated(gate_up, True)
+        return out
+
+    def cap(self, x: torch.Tensor, cap: float) -> torch.Tensor:
+        """cap * tanh(x / cap)."""
+        self._native.cap(x, cap)
+        return x
 
     def lora(self, y: torch.Tensor, x: torch.Tensor, plan: LoraPlan, group: SiteGroup) -> None:
         """y += (x @ a.T) @ b for each group's tokens, both products in one pass over the weights."""
@@ -191,11 +201,15 @@ class NativeStack:
     def __init__(self, module: ModuleType, model: PackedModel) -> None:
         inner = model.groups[3].in_features
         shape = [model.heads, model.kv_heads, model.head_dim, inner]
-        self._run = module.Stack(model.embed, model.cos, model.sin, shape, model.eps, model.scale)
+        sites = [list(group.out_offsets) for group in model.groups[:4]]
+        numbers = [model.eps, model.scale, model.embed_scale, model.score_cap, model.logit_cap]
+        self._run = module.Stack(model.embed, shape, sites, numbers, model.gelu)
+        neither = (None, None)
         for layer in model.layers:
-            norms = [layer.norm1, layer.norm2, *(layer.qk_norm or ())]
+            norms = [layer.norm1, layer.norm2, *(layer.out_norms or neither), *(layer.qk_norm or neither)]
             linears = [_weights(n) for n in (layer.qkv, layer.o, layer.gate_up, layer.down)]
-            self._run.add(norms, linears, layer.k_cache, layer.v_cache)
+            caches = (layer.k_cache, layer.v_cache)
+            self._run.add(norms, linears, layer.cos, layer.sin, layer.window, *caches)
         self._run.finish(model.norm, _weights(model.head), len(model.embed))
 
     def run(

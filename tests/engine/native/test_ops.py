@@ -172,30 +172,34 @@ def test_attention_with_scores_far_apart(native, dtype, window, cap):
 @pytest.mark.parametrize("shape", [(1, 16), (5, 100), (3, 7), (70, 576)])
 def test_norms_and_gate(native, dtype, shape):
     x, residual, gate_up = torch.randn(3, *shape, dtype=dtype).mul(4).unbind()
-    weight = torch.randn(shape[1], dtype=dtype)
+    weight = torch.randn(shape[1])
     close(native.rms_norm(x, weight, 1e-5), TORCH.rms_norm(x, weight, 1e-5))
     kept = residual.clone()
     close(native.add_rms_norm(residual, x, weight, 1e-5), TORCH.add_rms_norm(kept, x, weight, 1e-5))
     assert torch.equal(residual, kept)
     wide = torch.cat((gate_up, x), 1)
     close(native.silu_mul(wide), TORCH.silu_mul(wide))
+    close(native.gelu_mul(wide), TORCH.gelu_mul(wide))
+    close(native.cap(x.clone(), 3.0), TORCH.cap(x, 3.0))
 
 
 @dtypes
 def test_gate_of_extreme_values(native, dtype):
     gate = torch.tensor([[-1e30, -200.0, -90.0, 0.0, 90.0, 1e30, torch.nan] * 5], dtype=dtype)
     gate_up = torch.cat((gate, torch.ones_like(gate)), 1)
-    torch.testing.assert_close(
-        native.silu_mul(gate_up), TORCH.silu_mul(gate_up), rtol=1e-2, atol=1e-30, equal_nan=True
-    )
+    for name in ("silu_mul", "gelu_mul"):
+        found, expected = (getattr(ops, name)(gate_up) for ops in (native, TORCH))
+        torch.testing.assert_close(found, expected, rtol=1e-2, atol=1e-30, equal_nan=True)
 
 
 @dtypes
-@pytest.mark.parametrize(("heads", "kv_heads", "dim"), [(4, 4, 16), (9, 3, 64), (2, 1, 80), (8, 2, 128)])
-def test_rope_write(native, dtype, heads, kv_heads, dim):
+@pytest.mark.parametrize(
+    ("heads", "kv_heads", "dim", "turned"), [(4, 4, 16, 0), (9, 3, 64, 0), (2, 1, 80, 0), (8, 2, 128, 96)]
+)
+def test_rope_write(native, dtype, heads, kv_heads, dim, turned):
     case = attention_case([(1, 40), (7, 20), (3, 3)], heads, kv_heads, dim, dtype)
     twin = attention_case([(1, 40), (7, 20), (3, 3)], heads, kv_heads, dim, dtype)
-    cos, sin = torch.randn(2, 64, dim).unbind()
+    cos, sin = torch.randn(2, 64, turned or dim).unbind()
     caches = laid(native, case.k_cache, case.v_cache)
     native.rope_write(case.qkv, cos, sin, *caches, case.plan, heads)
     TORCH.rope_write(twin.qkv, cos, sin, twin.k_cache, twin.v_cache, twin.plan, heads)

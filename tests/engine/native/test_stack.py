@@ -36,15 +36,19 @@ class Shape:
     layers: int = 2
     bias: bool = False
     qk_norm: bool = False
+    turned: int = 0  # numbers of a head that are rotated, 0: all
+    windows: tuple[int, ...] = (0,)  # of layers in turn
+    fused: bool = False  # q, k and v are one linear layer, gate and up another
+    gemma: bool = False  # norms of outputs, gelu, scaled embeddings, caps
 
     @property
     def outs(self) -> tuple[tuple[int, tuple[int, ...]], ...]:
         """Inputs and outputs of a layer's four site groups."""
         q, kv = self.heads * self.dim, self.kv_heads * self.dim
         return (
-            (self.hidden, (q, kv, kv)),
+            (self.hidden, (q + 2 * kv,) if self.fused else (q, kv, kv)),
             (q, (self.hidden,)),
-            (self.hidden, (self.inner, self.inner)),
+            (self.hidden, (2 * self.inner,) if self.fused else (self.inner, self.inner)),
             (self.inner, (self.hidden,)),
         )
 
@@ -59,32 +63,50 @@ def model_of(ops: Any, shape: Shape, dtype: torch.dtype, seed: int = 0) -> Packe
         bias = random(outputs, scale=0.1) if shape.bias else None
         return ops.pack_linear(random(outputs, inputs, scale=inputs**-0.5), bias)
 
+    def norm(width: int) -> torch.Tensor:
+        return torch.randn(width, generator=rng)
+
+    cos, sin = torch.randn(2, POSITIONS, shape.turned or shape.dim, generator=rng)
     cache = (BLOCKS, shape.kv_heads, BLOCK, shape.dim)
     layers, groups = [], []
     for index in range(shape.layers):
         qkv, o, gate_up, down = (linear(inputs, sum(outs)) for inputs, outs in shape.outs)
-        norms = (random(shape.dim), random(shape.dim)) if shape.qk_norm else None
         caches = torch.full(cache, torch.nan, dtype=dtype), torch.full(cache, torch.nan, dtype=dtype)
         layers.append(
-            Layer(random(shape.hidden), random(shape.hidden), norms, qkv, o, gate_up, down, *caches)
+            Layer(
+                norm1=norm(shape.hidden),
+                norm2=norm(shape.hidden),
+                out_norms=(norm(shape.hidden), norm(shape.hidden)) if shape.gemma else None,
+                qk_norm=(norm(shape.dim), norm(shape.dim)) if shape.qk_norm else None,
+                cos=cos,
+                sin=sin,
+                window=shape.windows[index % len(shape.windows)],
+                qkv=qkv,
+                o=o,
+                gate_up=gate_up,
+                down=down,
+                k_cache=caches[0],
+                v_cache=caches[1],
+            )
         )
         for inputs, outs in shape.outs:
             names = tuple(f"{index}.{i}" for i in range(len(outs)))
             groups.append(SiteGroup(names, inputs, (0, *accumulate(outs))))
-    cos, sin = torch.randn(2, POSITIONS, shape.dim, generator=rng)
     return PackedModel(
         embed=random(VOCABULARY, shape.hidden),
-        cos=cos,
-        sin=sin,
         heads=shape.heads,
         kv_heads=shape.kv_heads,
         head_dim=shape.dim,
         eps=1e-5,
         scale=shape.dim**-0.5,
-        norm=random(shape.hidden),
+        norm=norm(shape.hidden),
         head=linear(shape.hidden, VOCABULARY),
         layers=layers,
         groups=groups,
+        gelu=shape.gemma,
+        embed_scale=2.5 if shape.gemma else 1.0,
+        score_cap=2.0 if shape.gemma else 0.0,
+        logit_cap=1.5 if shape.gemma else 0.0,
     )
 
 
@@ -194,6 +216,8 @@ shapes = st.sampled_from(
         Shape(dim=128, bias=True, inner=96),
         Shape(qk_norm=True, bias=True, dim=16, layers=3),
         Shape(heads=3, kv_heads=3, dim=80, hidden=34, inner=34, layers=1),
+        Shape(fused=True, turned=48, windows=(9,)),
+        Shape(gemma=True, qk_norm=True, windows=(20, 0), layers=3),
     ]
 )
 some_rows = st.lists(

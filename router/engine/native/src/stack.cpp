@@ -1,8 +1,8 @@
 #include "stack.h"
 
 #include <algorithm>
-#include <array>
 #include <chrono>
+#include <utility>
 
 #include "scratch.h"
 
@@ -44,7 +44,9 @@ template <class T>
 class Stack : public Job {
  public:
   Stack(const StackWeights& weights, const StepCall& call, Buffers<T>& buffers, int threads, Spent& spent)
-      : w_(weights), c_(call), spent_(spent), before_(Clock::now()), items_(attention_of(0), threads) {
+      : w_(weights), c_(call), spent_(spent), before_(Clock::now()) {
+    for (int l = c_.first; l < c_.last; ++l)
+      if (!items_of(l)) items_.push_back({w_.layers[l].window, AttentionItems(attention_of(l), threads)});
     const int64_t n = c_.count;
     hidden_ = static_cast<T*>(c_.hidden);
     normed_ = buffers.normed.get(n * w_.hidden);
@@ -61,7 +63,6 @@ class Stack : public Job {
     slices_ = std::clamp<int>(2 * threads / std::max<int>(1, parts_.size()), 1, w_.kv_heads);
     if (!c_.adapters) return;
     read_parts_ = parts_of(c_.starts, c_.groups, kLoraPart, false);
-    for (int s = 0; s < kSites; ++s) offsets_[s] = offsets_of(s);
     for (int l = c_.first; l < c_.last; ++l)
       for (int s = 0; s < kSites; ++s)
         for (int g = 0; g < c_.groups; ++g) width_ = std::max<int64_t>(width_, lora(l, s).slices(g) * kSlice);
@@ -79,7 +80,7 @@ class Stack : public Job {
     const int l = layer(phase), kind = (phase - 1) % kPhases;
     if (projected(kind) != kSites) return c_.adapters ? static_cast<int>(pieces(l, projected(kind)).size()) : 0;
     if (multiplied(kind) != kSites) return weights(l, multiplied(kind)).panels();
-    if (kind == kAttend) return items_.chunks();
+    if (kind == kAttend) return items_of(l)->chunks();
     return static_cast<int>(parts_.size()) * (kind == kRope || kind == kGate ? slices_ : 1);
   }
 
@@ -99,7 +100,7 @@ class Stack : public Job {
     if (multiplied(kind) != kSites) return linear(l, multiplied(kind), chunk, share);
     switch (kind) {
       case kRope: return turn(l, chunk);
-      case kAttend: return attention_chunk<T>(attention_of(l), items_, chunk);
+      case kAttend: return attention_chunk<T>(attention_of(l), *items_of(l), chunk);
       case kNorm2: return middle(l, parts_[chunk]);
       case kGate: return gate(l, chunk);
       case kNorm1: return end(l, parts_[chunk]);
@@ -119,19 +120,11 @@ class Stack : public Job {
   bool scoring(int phase) const { return phase == phases() - 1; }
   const std::vector<Piece>& pieces(int l, int site) const { return pieces_[(l - c_.first) * kSites + site]; }
   const int64_t* table(int l, int site) const { return c_.adapters + (static_cast<int64_t>(l) * kSites + site) * c_.groups * 3; }
-  static int ranks_of(int site) { return site == kSiteQkv ? 3 : site == kSiteGateUp ? 2 : 1; }
-
-  std::array<int64_t, 4> offsets_of(int site) const {
-    const int64_t q = static_cast<int64_t>(w_.heads) * w_.dim, kv = static_cast<int64_t>(w_.kv_heads) * w_.dim;
-    if (site == kSiteQkv) return {0, q, q + kv, q + 2 * kv};
-    if (site == kSiteGateUp) return {0, w_.inner, 2 * w_.inner, 0};
-    return {0, w_.hidden, 0, 0};
-  }
 
   LoraCall lora(int l, int site) const {
-    const std::array<int64_t, 4>& offsets = offsets_[site];
-    return {site_output(site), input(site), z_, width_, table(l, site), offsets.data(), ranks_of(site), weights(l, site).in,
-            offsets[ranks_of(site)]};
+    const std::vector<int64_t>& offsets = w_.sites[site];
+    return {site_output(site), input(site), z_, width_, table(l, site), offsets.data(), static_cast<int>(offsets.size()) - 1,
+            weights(l, site).in, offsets.back()};
   }
 
   const T* input(int site) const {
@@ -178,11 +171,10 @@ class Stack : public Job {
   }
 
   void begin(const Part& part) const {
-    const T* weight = c_.first < static_cast<int>(w_.layers.size())
-                          ? static_cast<const T*>(w_.layers[c_.first].norm1) : nullptr;
+    const float* weight = c_.first < static_cast<int>(w_.layers.size()) ? w_.layers[c_.first].norm1 : nullptr;
     for (int64_t t = part.start; t < part.start + part.rows; ++t) {
       T* row = hidden_ + t * w_.hidden;
-      if (c_.tokens) std::memcpy(row, static_cast<const T*>(w_.embed) + c_.tokens[t] * w_.hidden, w_.hidden * sizeof(T));
+      if (c_.tokens) scale_row<T>(row, static_cast<const T*>(w_.embed) + c_.tokens[t] * w_.hidden, w_.hidden, w_.embed_scale);
       if (c_.first < c_.last) norm_row<T>(normed_ + t * w_.hidden, nullptr, row, weight, w_.hidden, w_.eps);
     }
   }
@@ -212,14 +204,21 @@ class Stack : public Job {
     return next ? start_of(*next, share.owner, share.all) : nullptr;
   }
 
-  void norm(int64_t token, const void* weight) const {
-    norm_row<T>(normed_ + token * w_.hidden, hidden_ + token * w_.hidden, added_ + token * w_.hidden,
-                static_cast<const T*>(weight), w_.hidden, w_.eps);
+  // What a linear layer gave is normed, if the architecture wants that, and added to the hidden state, which is normed.
+  void norm(int64_t token, const float* out, const float* weight) const {
+    T* added = norm_added(token, out);
+    norm_row<T>(normed_ + token * w_.hidden, hidden_ + token * w_.hidden, added, weight, w_.hidden, w_.eps);
+  }
+
+  T* norm_added(int64_t token, const float* out) const {
+    T* added = added_ + token * w_.hidden;
+    if (out) norm_row<T>(added, nullptr, added, out, w_.hidden, w_.eps);
+    return added;
   }
 
   void middle(int l, const Part& part) const {
     const LayerWeights& w = w_.layers[l];
-    for (int64_t t = part.start; t < part.start + part.rows; ++t) norm(t, w.norm2);
+    for (int64_t t = part.start; t < part.start + part.rows; ++t) norm(t, w.out1, w.norm2);
   }
 
   // Rotary positions. A slice has some KV heads and their query heads.
@@ -228,7 +227,8 @@ class Stack : public Job {
     const Part& part = parts_[chunk / slices_];
     const int slice = chunk % slices_;
     const int first = w_.kv_heads * slice / slices_, last = w_.kv_heads * (slice + 1) / slices_;
-    const RopeCall call{qkv_, w_.cos, w_.sin, w.k_cache, w.v_cache, c_.positions, c_.slots, w_.heads, w_.kv_heads, w_.dim};
+    const RopeCall call{qkv_, w.cos, w.sin, w.k_cache, w.v_cache, c_.positions, c_.slots, w_.heads, w_.kv_heads, w_.dim,
+                        w.turned};
     for (int64_t t = part.start; t < part.start + part.rows; ++t) {
       if (w.q_norm) normalise(qkv_ + t * w_.qkv_width(), w, first, last);
       rope_token<T>(call, t, first, last);
@@ -237,10 +237,10 @@ class Stack : public Job {
 
   void normalise(T* row, const LayerWeights& w, int first, int last) const {
     const int group = w_.heads / w_.kv_heads;
-    const auto heads = [&](int from, int to, const void* weight) {
+    const auto heads = [&](int from, int to, const float* weight) {
       for (int h = from; h < to; ++h) {
         T* head = row + int64_t{h} * w_.dim;
-        norm_row<T>(head, nullptr, head, static_cast<const T*>(weight), w_.dim, w_.eps);
+        norm_row<T>(head, nullptr, head, weight, w_.dim, w_.eps);
       }
     };
     heads(first * group, last * group, w.q_norm);
@@ -248,9 +248,16 @@ class Stack : public Job {
   }
 
   AttentionCall attention_of(int l) const {
-    const LayerWeights* w = w_.layers.empty() ? nullptr : &w_.layers[l];
-    return {mixed_, qkv_, w ? w->k_cache : nullptr, w ? w->v_cache : nullptr, c_.cu_q, c_.context, c_.table, c_.rows,
-            c_.table_width, w_.heads, w_.kv_heads, w_.dim, w_.qkv_width(), w_.scale, 0, 0.0f};
+    const LayerWeights& w = w_.layers[l];
+    return {mixed_, qkv_, w.k_cache, w.v_cache, c_.cu_q, c_.context, c_.table, c_.rows, c_.table_width, w_.heads, w_.kv_heads,
+            w_.dim, w_.qkv_width(), w_.scale, w.window, w_.score_cap};
+  }
+
+  // What attention does is the same in all layers with the same window.
+  const AttentionItems* items_of(int l) const {
+    for (const auto& [window, items] : items_)
+      if (window == w_.layers[l].window) return &items;
+    return nullptr;
   }
 
   // A slice has some columns of gate and the same of up.
@@ -260,24 +267,29 @@ class Stack : public Job {
     const int64_t first = panels * slice / slices_ * kPanel;
     const int64_t last = std::min(w_.inner, panels * (slice + 1) / slices_ * kPanel);
     for (int64_t t = part.start; t < part.start + part.rows; ++t)
-      silu_columns<T>(gated_ + t * w_.inner, gate_up_ + t * 2 * w_.inner, w_.inner, first, last);
+      gate_columns<T>(w_.gate, gated_ + t * w_.inner, gate_up_ + t * 2 * w_.inner, w_.inner, first, last);
   }
 
   void end(int l, const Part& part) const {
+    const float* out = w_.layers[l].out2;
     for (int64_t t = part.start; t < part.start + part.rows; ++t) {
       if (l + 1 < c_.last)
-        norm(t, w_.layers[l + 1].norm1);
+        norm(t, out, w_.layers[l + 1].norm1);
       else
-        add_row<T>(hidden_ + t * w_.hidden, added_ + t * w_.hidden, w_.hidden);
+        add_row<T>(hidden_ + t * w_.hidden, norm_added(t, out), w_.hidden);
     }
   }
 
   void score(int phase, int chunk, const Share& share) const {
-    if (scoring(phase))
-      return linear_panel<T>({c_.logits, scored_, c_.score, &w_.head}, chunk,
-                             {panel_of(w_.head, share.end), panel_of(w_.head, share.end)});
-    norm_row<T>(scored_ + chunk * w_.hidden, nullptr, hidden_ + c_.scored[chunk] * w_.hidden,
-                static_cast<const T*>(w_.norm), w_.hidden, w_.eps);
+    if (!scoring(phase))
+      return norm_row<T>(scored_ + chunk * w_.hidden, nullptr, hidden_ + c_.scored[chunk] * w_.hidden, w_.norm, w_.hidden,
+                         w_.eps);
+    const char* end = panel_of(w_.head, share.end);
+    linear_panel<T>({c_.logits, scored_, c_.score, &w_.head}, chunk, {end, end});
+    if (w_.logit_cap == 0.0f) return;
+    const int64_t column = int64_t{chunk} * kPanel, columns = std::min<int64_t>(kPanel, w_.head.out - column);
+    for (int64_t s = 0; s < c_.score; ++s)
+      cap_row<T>(static_cast<T*>(c_.logits) + s * w_.head.out + column, columns, w_.logit_cap);
   }
 
   const StackWeights& w_;
@@ -286,11 +298,10 @@ class Stack : public Job {
   Clock::time_point before_;
   T *hidden_ = nullptr, *normed_ = nullptr, *qkv_ = nullptr, *mixed_ = nullptr, *added_ = nullptr, *gate_up_ = nullptr,
     *gated_ = nullptr, *z_ = nullptr, *scored_ = nullptr;
-  AttentionItems items_;
+  std::vector<std::pair<int, AttentionItems>> items_;  // by window
   std::vector<Part> parts_, read_parts_;
   int slices_ = 1;
   int64_t width_ = 0;
-  std::array<std::array<int64_t, 4>, kSites> offsets_{};
   std::vector<std::vector<Piece>> pieces_;
 };
 
