@@ -1,4 +1,4 @@
-"""A decoder of a known architecture as its config says it: its weights' names and shapes, and its positions."""
+"""A decoder of a known architecture as its config says it: names and shapes of weights, and positions."""
 
 from __future__ import annotations
 

@@ -2,8 +2,9 @@
 
 `PackedBackbone` runs decoder layers of known shape from packed weights: the architectures that
 `router.engine.decoder` lists share one layer (norm, q/k/v with optional bias and q/k norm, rotary positions,
-grouped attention, o, norm, gated unit; Gemma norms what attention and the gated unit add, too). Native operations run all layers in one call, others layer by layer (`Stack`). `router.engine.generic`
-runs any other base.
+grouped attention, o, norm, gated unit; Gemma norms what attention and the gated unit add, too). Native
+operations run all layers in one call, others layer by layer (`Stack`). `router.engine.generic` runs any other
+base.
 
 Between two steps all weights went through the caches, so whatever planning looks at comes from memory: its
 cost is the number of things it touches, code included. One call of torch or numpy that nothing else makes

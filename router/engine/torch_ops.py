@@ -378,7 +378,7 @@ def _prefill(
         mask = torch.ones(n, context, dtype=torch.bool, device=q.device).tril_(context - n)
         if window:
             mask.triu_(context - n - window + 1)
-    if cap:
+    if cap and mask is not None:
         grouped = q.view(n, k.shape[1], -1, q.shape[2]).permute(1, 2, 0, 3).float()
         scores = _capped(grouped @ k[0, :, None].float().mT * scale, cap).masked_fill(~mask, -torch.inf)
         summed = scores.softmax(-1).to(q.dtype) @ v[0, :, None]
