@@ -14,6 +14,7 @@ O, DOWN = "self_attn.o_proj", "mlp.down_proj"  # noqa: E741
 QK_NORMS = ("self_attn.q_norm", "self_attn.k_norm")
 NORMS = ("input_layernorm", "post_attention_layernorm")
 EMBED, NORM, HEAD = "model.embed_tokens.weight", "model.norm.weight", "lm_head.weight"
+ROUTER, EXPERTS = "mlp.gate", ("mlp.experts.gate_up_proj", "mlp.experts.down_proj")
 SILU, GELU = ("silu", "swish"), ("gelu_pytorch_tanh",)
 
 
@@ -30,11 +31,12 @@ class Architecture:
     qk_norm: bool = False  # each head of q and k is normed
     qkv_bias: bool = False
     scaled_embeddings: bool = False  # by the root of their width
+    experts: bool = False  # mixtures of gated units
 
     @property
     def sites(self) -> tuple[tuple[str, ...], ...]:
-        """Linear layers that read the same input, in the order of a layer."""
-        return (self.qkv, (O,), self.gate_up, (DOWN,))
+        """Linear layers that read the same input and that adapters may change, in the order of a layer."""
+        return (self.qkv, (O,), *(((), ()) if self.experts else (self.gate_up, (DOWN,))))
 
 
 _GEMMA2 = Architecture(
@@ -49,6 +51,7 @@ ARCHITECTURES = {
     "mistral": Architecture("MistralForCausalLM"),
     "qwen2": Architecture("Qwen2ForCausalLM", qkv_bias=True),
     "qwen3": Architecture("Qwen3ForCausalLM", qk_norm=True),
+    "qwen3_moe": Architecture("Qwen3MoeForCausalLM", qk_norm=True, experts=True),
     "phi3": Architecture("Phi3ForCausalLM", qkv=("self_attn.qkv_proj",), gate_up=("mlp.gate_up_proj",)),
     "gemma": Architecture("GemmaForCausalLM", norm_offset=1.0, scaled_embeddings=True),
     "gemma2": _GEMMA2,
@@ -67,6 +70,8 @@ def why_not_packed(config: Any, context: int) -> str:
         return f"models of type {config.model_type!r} have layers of another shape"
     if _activation(config) not in (*SILU, *GELU):
         return f"activation {_activation(config)!r}"
+    if getattr(config, "mlp_only_layers", None) or getattr(config, "decoder_sparse_step", 1) != 1:
+        return "some layers are mixtures of experts and some are not"
     if getattr(config, "use_bidirectional_attention", None):
         return "tokens see those after them"
     for rope in _ropes(config).values():
@@ -98,7 +103,7 @@ class DecoderShape:
     architecture: Architecture
     layers: int
     hidden: int
-    inner: int
+    inner: int  # of an expert where there are some
     heads: int
     kv_heads: int
     head_dim: int
@@ -112,6 +117,9 @@ class DecoderShape:
     ropes: tuple[str, ...]  # the kind of each layer's rotary positions
     score_cap: float  # attention's scores are cap * tanh(score / cap), and logits too; 0: as they are
     logit_cap: float
+    experts: int  # in a layer, 0: there are none
+    top: int  # of them for a token
+    shares: bool  # whose weights sum to 1
 
     @classmethod
     def of(cls, config: Any) -> DecoderShape:
@@ -129,7 +137,7 @@ class DecoderShape:
             architecture=architecture,
             layers=layers,
             hidden=int(config.hidden_size),
-            inner=int(config.intermediate_size),
+            inner=int(config.moe_intermediate_size if architecture.experts else config.intermediate_size),
             heads=int(config.num_attention_heads),
             kv_heads=int(config.num_key_value_heads),
             head_dim=head,
@@ -143,6 +151,9 @@ class DecoderShape:
             ropes=tuple("" if "" in _ropes(config) else kind for kind in kinds),
             score_cap=float(getattr(config, "attn_logit_softcapping", None) or 0.0),
             logit_cap=float(getattr(config, "final_logit_softcapping", None) or 0.0),
+            experts=int(config.num_experts) if architecture.experts else 0,
+            top=int(config.num_experts_per_tok) if architecture.experts else 0,
+            shares=bool(getattr(config, "norm_topk_prob", False)),
         )
 
     def linear(self, site: str) -> tuple[int, int]:
@@ -176,6 +187,10 @@ class DecoderShape:
             found[f"{name}.weight"] = self.linear(name)
             if name in self.biases:
                 found[f"{name}.bias"] = self.linear(name)[:1]
+        if self.experts:
+            found[f"{ROUTER}.weight"] = (self.experts, self.hidden)
+            found[EXPERTS[0]] = (self.experts, 2 * self.inner, self.hidden)
+            found[EXPERTS[1]] = (self.experts, self.hidden, self.inner)
         return found
 
 

@@ -70,6 +70,24 @@ class SiteGroup:
     out_offsets: tuple[int, ...]  # [k + 1] columns of each in y
 
 
+@dataclass(frozen=True, slots=True)
+class GatedUnit:
+    """down(gate(x) * up(x)), Shazeer 2020."""
+
+    gate_up: Linear
+    down: Linear
+
+
+@dataclass(frozen=True, slots=True)
+class Experts:
+    """A mixture (Shazeer et al. 2017): the `top` likeliest experts of each token, weighted by a softmax."""
+
+    router: Linear  # [T, hidden] -> [T, experts]
+    units: list[GatedUnit]
+    top: int
+    shares: bool  # the weights of a token's experts are scaled to sum to 1
+
+
 @dataclass(slots=True)
 class Layer:
     """One decoder layer: norm, q/k/v, rotary positions, attention, o, norm, gated unit."""
@@ -83,8 +101,7 @@ class Layer:
     window: int  # tokens that a token sees, itself included; 0: all
     qkv: Linear
     o: Linear
-    gate_up: Linear
-    down: Linear
+    unit: GatedUnit | Experts
     k_cache: torch.Tensor
     v_cache: torch.Tensor
 
@@ -102,7 +119,10 @@ class PackedModel:
     norm: torch.Tensor  # float32 [hidden], the last
     head: Linear
     layers: list[Layer]
-    groups: list[SiteGroup]  # four a layer
+    groups: list[
+        SiteGroup
+    ]  # four a layer; a mixture's last two have no linear layer that an adapter may change
+    inner: int  # numbers between gate_up and down
     gelu: bool = False  # the gated unit's function: gelu (by tanh), else silu
     embed_scale: float = 1.0
     score_cap: float = 0.0  # as `Ops.attention` takes it

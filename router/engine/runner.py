@@ -23,9 +23,11 @@ import torch
 
 from router.engine.decoder import (
     EMBED,
+    EXPERTS,
     HEAD,
     NORM,
     QK_NORMS,
+    ROUTER,
     DecoderShape,
     layer_name,
     rotary_table,
@@ -34,6 +36,8 @@ from router.engine.lora import DeviceSlots, LoraBatch
 from router.engine.ops import (
     BLOCK,
     AttentionPlan,
+    Experts,
+    GatedUnit,
     Layer,
     Linear,
     LoraStep,
@@ -338,6 +342,7 @@ class PackedBackbone:
                 for index in range(shape.layers)
                 for names in shape.architecture.sites
             ],
+            inner=shape.inner,
             gelu=shape.gelu,
             embed_scale=root if shape.architecture.scaled_embeddings else 1.0,
             score_cap=shape.score_cap,
@@ -362,7 +367,7 @@ class PackedBackbone:
 
         norm1, norm2 = norms(architecture.norms)
         outs, heads = norms(architecture.out_norms), norms(QK_NORMS if architecture.qk_norm else ())
-        qkv, o, gate_up, down = (self._pack(f"{prefix}.", names) for names in architecture.sites)
+        qkv, o = (self._pack(f"{prefix}.", names) for names in architecture.sites[:2])
         cos, sin = self._ropes[shape.ropes[index]]
         window = shape.windows[index]
         return Layer(
@@ -375,11 +380,27 @@ class PackedBackbone:
             window=window if window < len(cos) else 0,
             qkv=qkv,
             o=o,
-            gate_up=gate_up,
-            down=down,
+            unit=self._pack_unit(f"{prefix}.", shape),
             k_cache=self._embed.new_empty(self._cache_shape),
             v_cache=self._embed.new_empty(self._cache_shape),
         )
+
+    def _pack_unit(self, prefix: str, shape: DecoderShape) -> GatedUnit | Experts:
+        if not shape.experts:
+            gate_up, down = (self._pack(prefix, names) for names in shape.architecture.sites[2:])
+            return GatedUnit(gate_up, down)
+        router, _ = packed(self._weights.tensor(f"{prefix}{ROUTER}.weight"), None, self._ops, int8=False)
+        gate_ups, downs = (self._weights.tensor(prefix + name) for name in EXPERTS)
+        units = [
+            GatedUnit(self._pack_expert(gate_ups[index]), self._pack_expert(downs[index]))
+            for index in range(shape.experts)
+        ]
+        return Experts(router, units, shape.top, shape.shares)
+
+    def _pack_expert(self, weight: torch.Tensor) -> Linear:
+        linear, saved = packed(weight, None, self._ops, int8=self._int8)
+        self.saved += saved
+        return linear
 
     def _norm(self, name: str, shape: DecoderShape) -> torch.Tensor:
         """In float32: 1 + weight is not exact in fewer bits."""
@@ -438,4 +459,5 @@ class PackedBackbone:
 
 def _group(prefix: str, shape: DecoderShape, names: tuple[str, ...]) -> SiteGroup:
     offsets = accumulate((shape.linear(name)[0] for name in names), initial=0)
-    return SiteGroup(tuple(f"{prefix}.{n}" for n in names), shape.linear(names[0])[1], tuple(offsets))
+    inputs = shape.linear(names[0])[1] if names else 0
+    return SiteGroup(tuple(f"{prefix}.{n}" for n in names), inputs, tuple(offsets))

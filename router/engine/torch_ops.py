@@ -15,6 +15,7 @@ from router.engine.ops import (
     BLOCK,
     AttentionPlan,
     ChosenToken,
+    Experts,
     Int8Weight,
     Layer,
     Linear,
@@ -217,10 +218,29 @@ class OneByOne:
         if layer.out_norms is not None:
             x = ops.rms_norm(x, layer.out_norms[0], model.eps)
         h = ops.add_rms_norm(hidden, x, layer.norm2, model.eps)
-        h = self._linear(layer.gate_up, h, lora, site + 2)
-        h = ops.gelu_mul(h) if model.gelu else ops.silu_mul(h)
-        x = self._linear(layer.down, h, lora, site + 3)
+        if isinstance(layer.unit, Experts):
+            x = self._mixed(layer.unit, h)
+        else:
+            h = self._gated(self._linear(layer.unit.gate_up, h, lora, site + 2))
+            x = self._linear(layer.unit.down, h, lora, site + 3)
         return x if layer.out_norms is None else ops.rms_norm(x, layer.out_norms[1], model.eps)
+
+    def _gated(self, gate_up: torch.Tensor) -> torch.Tensor:
+        return self._ops.gelu_mul(gate_up) if self._model.gelu else self._ops.silu_mul(gate_up)
+
+    def _mixed(self, experts: Experts, x: torch.Tensor) -> torch.Tensor:
+        """Expert by expert, each for its tokens at once."""
+        shares, chosen = experts.router(x).float().softmax(-1).topk(experts.top, -1)
+        if experts.shares:
+            shares /= shares.sum(-1, keepdim=True)
+        shares = shares.to(x.dtype).float()
+        total = torch.zeros(x.shape, dtype=torch.float32, device=x.device)
+        for index in chosen.unique().tolist():
+            tokens, place = (chosen == index).nonzero(as_tuple=True)
+            unit = experts.units[index]
+            y = unit.down(self._gated(unit.gate_up(x[tokens])))
+            total[tokens] += shares[tokens, place, None] * y.float()
+        return total.to(x.dtype)
 
     def _linear(self, linear: Linear, x: torch.Tensor, lora: LoraStep | None, site: int) -> torch.Tensor:
         y = linear(x)

@@ -95,8 +95,14 @@ def greedy(tuned: Any, tokens: Sequence[int], found: Sequence[int], calls: tuple
 
 # Every path with one architecture; the others have operations of their own.
 PATHS: list[tuple[str, dict[str, Any]]] = [
-    *((kind, {}) for kind in ("llama", "llama-bias", "qwen2", "qwen3", "phi3", "gemma2", "gemma3")),
-    *((kind, {"native": "best"}) for kind in ("llama-bias", "qwen2", "qwen3", "phi3", "gemma2", "gemma3")),
+    *(
+        (kind, {})
+        for kind in ("llama", "llama-bias", "qwen2", "qwen3", "qwen3-moe", "phi3", "gemma2", "gemma3")
+    ),
+    *(
+        (kind, {"native": "best"})
+        for kind in ("llama-bias", "qwen2", "qwen3", "qwen3-moe", "phi3", "gemma2", "gemma3")
+    ),
     *(("llama", {"native": level}) for level in cpu_levels()),
     ("llama", {"path": "generic"}),
     ("qwen3", {"path": "generic"}),
@@ -128,6 +134,9 @@ def adapters_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Tun
 
 def named(kind: str, config: dict[str, Any]) -> dict[str, Any]:
     """The adapter's config with the names that this base's linear layers have."""
+    if kind == "qwen3-moe":  # experts are no linear layers, and take no adapter
+        attention = [name for name in config["target_modules"] if name in ALL[:4]] or ["o_proj"]
+        return config | {"target_modules": attention}
     if kind != "phi3":
         return config
     patterns = ("rank_pattern", "alpha_pattern")

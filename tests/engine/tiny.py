@@ -18,6 +18,7 @@ from transformers import (
     PreTrainedTokenizerFast,
     Qwen2Config,
     Qwen3Config,
+    Qwen3MoeConfig,
 )
 
 from router.config import Settings
@@ -55,6 +56,14 @@ CONFIGS: dict[str, Any] = {
     "qwen2": lambda: Qwen2Config(**SHAPE),
     "llama-narrow": lambda: LlamaConfig(**SHAPE, head_dim=24),
     "qwen3": lambda: Qwen3Config(**SHAPE, head_dim=32),
+    "qwen3-moe": lambda: Qwen3MoeConfig(
+        **SHAPE,
+        head_dim=32,
+        num_experts=6,
+        num_experts_per_tok=2,
+        moe_intermediate_size=32,
+        norm_topk_prob=True,
+    ),
     "phi3": lambda: Phi3Config(**SHAPE, sliding_window=24, rope_parameters=PARTIAL),
     "gemma2": lambda: Gemma2Config(**GEMMA, attn_logit_softcapping=3.0, final_logit_softcapping=5.0),
     "gemma3": lambda: Gemma3TextConfig(**GEMMA),

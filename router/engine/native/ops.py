@@ -10,7 +10,9 @@ import torch
 from router.engine.ops import (
     AttentionPlan,
     ChosenToken,
+    Experts,
     Int8Weight,
+    Layer,
     Linear,
     LoraPlan,
     LoraStep,
@@ -70,7 +72,7 @@ class NativeOps:
 
     def stack(self, model: PackedModel) -> Stack:
         """The layers in one call; one by one if a linear layer is not native."""
-        linears = [n for a in model.layers for n in (a.qkv, a.o, a.gate_up, a.down)]
+        linears = [linear for layer in model.layers for linear in _linears(layer)]
         if not all(isinstance(linear, NativeLinear) for linear in (*linears, model.head)):
             return OneByOne(model, self)
         return NativeStack(self._native, model)
@@ -199,15 +201,16 @@ class NativeStack:
     """`Stack` in one call, which the team of threads works through from the embedding to the logits."""
 
     def __init__(self, module: ModuleType, model: PackedModel) -> None:
-        inner = model.groups[3].in_features
-        shape = [model.heads, model.kv_heads, model.head_dim, inner]
+        unit = model.layers[0].unit
+        top, shares = (unit.top, unit.shares) if isinstance(unit, Experts) else (0, False)
+        shape = [model.heads, model.kv_heads, model.head_dim, model.inner, top]
         sites = [list(group.out_offsets) for group in model.groups[:4]]
         numbers = [model.eps, model.scale, model.embed_scale, model.score_cap, model.logit_cap]
-        self._run = module.Stack(model.embed, shape, sites, numbers, model.gelu)
+        self._run = module.Stack(model.embed, shape, sites, numbers, model.gelu, shares)
         neither = (None, None)
         for layer in model.layers:
             norms = [layer.norm1, layer.norm2, *(layer.out_norms or neither), *(layer.qk_norm or neither)]
-            linears = [_weights(n) for n in (layer.qkv, layer.o, layer.gate_up, layer.down)]
+            linears = [_weights(linear) for linear in _linears(layer)]
             caches = (layer.k_cache, layer.v_cache)
             self._run.add(norms, linears, layer.cos, layer.sin, layer.window, *caches)
         self._run.finish(model.norm, _weights(model.head), len(model.embed))
@@ -239,6 +242,15 @@ class NativeStack:
         """Read all weights as fast as memory gives them; returns their bytes."""
         count: int = self._run.read()
         return count
+
+
+def _linears(layer: Layer) -> list[Linear]:
+    """In the order of the native stack."""
+    unit = layer.unit
+    if isinstance(unit, Experts):
+        experts = [linear for one in unit.units for linear in (one.gate_up, one.down)]
+        return [layer.qkv, layer.o, unit.router, *experts]
+    return [layer.qkv, layer.o, unit.gate_up, unit.down]
 
 
 def _weights(linear: Linear) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:

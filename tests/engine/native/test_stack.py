@@ -15,7 +15,17 @@ from hypothesis import strategies as st
 
 from router.engine.native import NativeOps
 from router.engine.native.ops import NativeStack
-from router.engine.ops import BLOCK, AttentionPlan, Layer, LoraPlan, LoraStep, PackedModel, SiteGroup
+from router.engine.ops import (
+    BLOCK,
+    AttentionPlan,
+    Experts,
+    GatedUnit,
+    Layer,
+    LoraPlan,
+    LoraStep,
+    PackedModel,
+    SiteGroup,
+)
 from router.engine.torch_ops import OneByOne, TorchOps
 from tests.engine.ops_cases import attention_case, compiled, dtypes
 
@@ -40,16 +50,19 @@ class Shape:
     windows: tuple[int, ...] = (0,)  # of layers in turn
     fused: bool = False  # q, k and v are one linear layer, gate and up another
     gemma: bool = False  # norms of outputs, gelu, scaled embeddings, caps
+    experts: int = 0
+    top: int = 0  # of them for a token
 
     @property
     def outs(self) -> tuple[tuple[int, tuple[int, ...]], ...]:
         """Inputs and outputs of a layer's four site groups."""
         q, kv = self.heads * self.dim, self.kv_heads * self.dim
+        unit = () if self.experts else (self.inner,)
         return (
             (self.hidden, (q + 2 * kv,) if self.fused else (q, kv, kv)),
             (q, (self.hidden,)),
-            (self.hidden, (2 * self.inner,) if self.fused else (self.inner, self.inner)),
-            (self.inner, (self.hidden,)),
+            (self.hidden, (2 * self.inner,) if self.fused else (*unit, *unit)),
+            (self.inner, (self.hidden,) if unit else ()),
         )
 
 
@@ -70,7 +83,14 @@ def model_of(ops: Any, shape: Shape, dtype: torch.dtype, seed: int = 0) -> Packe
     cache = (BLOCKS, shape.kv_heads, BLOCK, shape.dim)
     layers, groups = [], []
     for index in range(shape.layers):
-        qkv, o, gate_up, down = (linear(inputs, sum(outs)) for inputs, outs in shape.outs)
+        qkv, o = (linear(inputs, sum(outs)) for inputs, outs in shape.outs[:2])
+        units = [
+            GatedUnit(linear(shape.hidden, 2 * shape.inner), linear(shape.inner, shape.hidden))
+            for _ in range(shape.experts or 1)
+        ]
+        unit: GatedUnit | Experts = units[0]
+        if shape.experts:
+            unit = Experts(linear(shape.hidden, shape.experts), units, shape.top, shares=True)
         caches = torch.full(cache, torch.nan, dtype=dtype), torch.full(cache, torch.nan, dtype=dtype)
         layers.append(
             Layer(
@@ -83,8 +103,7 @@ def model_of(ops: Any, shape: Shape, dtype: torch.dtype, seed: int = 0) -> Packe
                 window=shape.windows[index % len(shape.windows)],
                 qkv=qkv,
                 o=o,
-                gate_up=gate_up,
-                down=down,
+                unit=unit,
                 k_cache=caches[0],
                 v_cache=caches[1],
             )
@@ -103,6 +122,7 @@ def model_of(ops: Any, shape: Shape, dtype: torch.dtype, seed: int = 0) -> Packe
         head=linear(shape.hidden, VOCABULARY),
         layers=layers,
         groups=groups,
+        inner=shape.inner,
         gelu=shape.gemma,
         embed_scale=2.5 if shape.gemma else 1.0,
         score_cap=2.0 if shape.gemma else 0.0,
@@ -265,6 +285,23 @@ def test_it_agrees_with_plain_torch(native, dtype):
     expected = theirs.run(TorchOps().stack(theirs.model))[0]
     limit = 1e-4 if dtype == torch.float32 else 0.1
     torch.testing.assert_close(found, expected, rtol=0, atol=limit * float(expected.abs().max()))
+
+
+@dtypes
+@pytest.mark.parametrize(("experts", "top"), [(4, 4), (40, 6)])
+def test_a_mixture_of_experts_is_the_same_to_the_bit_alone_and_on_any_threads(native, dtype, experts, top):
+    shape = Shape(experts=experts, top=top, inner=64)
+    work = work_of(native, shape, [(20, 20), (3, 3), (1, 30)], 1, [8, 4], dtype)
+    expected = work.run(OneByOne(work.model, native))[0]
+    together = work.run(NativeStack(native._native, work.model))[0]
+    limit = 1e-5 if dtype == torch.float32 else 0.03
+    torch.testing.assert_close(together, expected, rtol=0, atol=limit * float(expected.abs().max()))
+    alone = work_of(native, shape, [(20, 20)], 1, [], dtype)
+    alone.tokens = work.tokens[:20]
+    for number in (1, 2, 5):
+        native.threads = number
+        assert torch.equal(work.run(NativeStack(native._native, work.model))[0], together)
+        assert torch.equal(alone.run(NativeStack(native._native, alone.model))[0][0], together[0])
 
 
 @dtypes

@@ -355,10 +355,10 @@ std::vector<Chosen> choose(const Tensor& logits, const std::vector<pybind11::tup
 // The layers of a model; keeps its tensors alive.
 class Stack {
  public:
-  // shape: heads, kv_heads, dim, inner. sites: where the columns of each linear layer begin and end, of four sites.
+  // shape: heads, kv_heads, dim, inner, experts of a token (0: there are none). sites: where the columns of each linear layer begin and end, of four sites.
   // numbers: eps, scale of scores, scale of embeddings, caps of scores and of logits (0: none).
   Stack(const Tensor& embed, const std::vector<int64_t>& shape, const std::array<std::vector<int64_t>, 4>& sites,
-        const std::vector<double>& numbers, bool gelu)
+        const std::vector<double>& numbers, bool gelu, bool shares)
       : type_(embed.scalar_type()) {
     check_real(embed);
     check(embed, "embed", 2, type_);
@@ -366,12 +366,15 @@ class Stack {
     w_.kv_heads = static_cast<int>(shape.at(1));
     w_.dim = static_cast<int>(shape.at(2));
     w_.inner = shape.at(3);
+    w_.top = static_cast<int>(shape.at(4));
+    w_.shares = shares;
+    TORCH_CHECK(w_.top >= 0, "top is negative");
     w_.hidden = embed.size(1);
     TORCH_CHECK(w_.kv_heads > 0 && w_.heads > 0 && w_.heads % w_.kv_heads == 0 && w_.dim > 0 && w_.dim % 16 == 0,
                 "bad head shape");
-    const int64_t widths[4] = {w_.qkv_width(), w_.hidden, 2 * w_.inner, w_.hidden};
+    const int64_t widths[4] = {w_.qkv_width(), w_.hidden, w_.top ? 0 : 2 * w_.inner, w_.top ? 0 : w_.hidden};
     for (int s = 0; s < 4; ++s)
-      TORCH_CHECK(sites[s].size() > 1 && sites[s].front() == 0 && sites[s].back() == widths[s] &&
+      TORCH_CHECK(!sites[s].empty() && sites[s].front() == 0 && sites[s].back() == widths[s] &&
                       std::is_sorted(sites[s].begin(), sites[s].end()),
                   "sites do not fit the layers");
     w_.sites = sites;
@@ -387,10 +390,15 @@ class Stack {
   }
 
   // norms: norm1, norm2, of what attention and the gated unit add, of heads q and k; the last four may be missing.
-  // linears: of qkv, o, gate_up, down.
+  // linears: of qkv, o, and gate_up and down, or of a mixture the router and then gate_up and down of each expert.
   void add(const std::array<std::optional<Tensor>, 6>& norms, const std::vector<Linear>& linears, const Tensor& cos,
            const Tensor& sin, int64_t window, const Tensor& k_cache, const Tensor& v_cache) {
-    TORCH_CHECK(norms[0] && norms[1] && linears.size() == 4, "a layer has 2 norms and 4 linears");
+    TORCH_CHECK(norms[0] && norms[1], "a layer has 2 norms");
+    const int64_t experts = w_.top ? (static_cast<int64_t>(linears.size()) - 3) / 2 : 0;
+    TORCH_CHECK(static_cast<int64_t>(linears.size()) == (w_.top ? 3 + 2 * experts : 4) && experts >= w_.top,
+                "a layer has 4 linears, or 3 and 2 of each expert");
+    TORCH_CHECK(w_.layers.empty() || static_cast<int64_t>(w_.layers[0].gate_ups.size()) == experts,
+                "layers differ in experts");
     TORCH_CHECK(!norms[2] == !norms[3] && !norms[4] == !norms[5], "one norm of two is missing");
     check_angles(cos, sin, w_.dim);
     TORCH_CHECK(w_.layers.empty() || cos.size(0) == positions_, "layers differ in positions");
@@ -414,8 +422,15 @@ class Stack {
     layer.window = static_cast<int>(window);
     layer.qkv = weights(linears[0], w_.hidden, w_.qkv_width());
     layer.o = weights(linears[1], mixed, w_.hidden);
-    layer.gate_up = weights(linears[2], w_.hidden, 2 * w_.inner);
-    layer.down = weights(linears[3], w_.inner, w_.hidden);
+    if (w_.top) layer.router = weights(linears[2], w_.hidden, experts);
+    for (int64_t e = 0; e < experts; ++e) {
+      layer.gate_ups.push_back(weights(linears[3 + 2 * e], w_.hidden, 2 * w_.inner));
+      layer.downs.push_back(weights(linears[4 + 2 * e], w_.inner, w_.hidden));
+    }
+    if (!w_.top) {
+      layer.gate_up = weights(linears[2], w_.hidden, 2 * w_.inner);
+      layer.down = weights(linears[3], w_.inner, w_.hidden);
+    }
     layer.k_cache = const_cast<void*>(keep(k_cache));
     layer.v_cache = const_cast<void*>(keep(v_cache));
     w_.layers.push_back(layer);
@@ -574,7 +589,7 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
   m.def("threads", [] { return team_size.load(); });
   pybind11::class_<Stack>(m, "Stack")
       .def(pybind11::init<const Tensor&, const std::vector<int64_t>&, const std::array<std::vector<int64_t>, 4>&,
-                          const std::vector<double>&, bool>())
+                          const std::vector<double>&, bool, bool>())
       .def("add", &Stack::add)
       .def("finish", &Stack::finish)
       .def("forward", &Stack::forward)

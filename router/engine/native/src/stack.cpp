@@ -1,7 +1,10 @@
 #include "stack.h"
 
 #include <algorithm>
+#include <atomic>
 #include <chrono>
+#include <cmath>
+#include <limits>
 #include <utility>
 
 #include "scratch.h"
@@ -13,12 +16,14 @@ constexpr int kLoraPart = 16;             // rows that share a read of a: x and 
 constexpr int64_t kProject = 32 << 10;    // bytes of a in a chunk
 
 
+constexpr float kNone = -std::numeric_limits<float>::infinity();
+
 using Clock = std::chrono::steady_clock;
 
 // The phases of a layer. Before a linear layer is the first product of the adapters at its site; the second is added
 // to each panel of columns while that is in the nearest cache. Between linear layers are the rows' own affairs.
 enum Phase {
-  kQkvIn, kQkv, kRope, kAttend, kOutIn, kOut, kNorm2, kGateUpIn, kGateUp, kGate, kDownIn, kDown, kNorm1, kPhases
+  kQkvIn, kQkv, kRope, kAttend, kOutIn, kOut, kNorm2, kGateUpIn, kGather, kGateUp, kGate, kDownIn, kDown, kNorm1, kPhases
 };
 enum Site { kSiteQkv, kSiteO, kSiteGateUp, kSiteDown, kSites };
 
@@ -32,7 +37,19 @@ constexpr Site multiplied(int phase) {
 
 template <class T>
 struct Buffers {
-  Scratch<T> normed, qkv, mixed, added, gate_up, gated, z, scored;
+  Scratch<T> normed, qkv, mixed, added, gate_up, gated, z, scored, scores, sent;
+};
+
+// An expert that a token has, with its weight, and the token's place among the rows that experts read.
+struct Choice {
+  int expert, place;
+  float weight;
+};
+
+// An expert that some tokens have, and its rows.
+struct Hit {
+  int expert;
+  int64_t first, count;
 };
 
 // A piece of the first product: slices [first, last) of a part's ranks.
@@ -53,14 +70,23 @@ class Stack : public Job {
     qkv_ = buffers.qkv.get(n * w_.qkv_width());
     mixed_ = buffers.mixed.get(n * w_.heads * w_.dim);
     added_ = buffers.added.get(n * w_.hidden);
-    gate_up_ = buffers.gate_up.get(n * 2 * w_.inner);
-    gated_ = buffers.gated.get(n * w_.inner);
+    const int64_t rows = n * std::max(1, w_.top);
+    gate_up_ = buffers.gate_up.get(rows * 2 * w_.inner);
+    gated_ = buffers.gated.get(rows * w_.inner);
     scored_ = buffers.scored.get(c_.score * w_.hidden);
     // Few rows: as many parts as the threads can share; many: as many rows as fit the nearest cache.
     const int64_t share = (n + 2 * threads - 1) / (2 * threads);
     const int32_t whole[1] = {static_cast<int32_t>(n)};
     parts_ = parts_of(whole, 0, std::clamp<int64_t>((share + 3) / 4 * 4, 4, kLoraPart), true);
     slices_ = std::clamp<int>(2 * threads / std::max<int>(1, parts_.size()), 1, w_.kv_heads);
+    if (w_.top) {
+      scores_ = buffers.scores.get(n * experts());
+      sent_ = buffers.sent.get(rows * w_.hidden);
+      choices_.resize(rows);
+      hits_.resize(std::min<int64_t>(rows, experts()));
+      counts_.resize(experts());
+      unrouted_ = static_cast<int>(parts_.size());
+    }
     if (!c_.adapters) return;
     read_parts_ = parts_of(c_.starts, c_.groups, kLoraPart, false);
     for (int l = c_.first; l < c_.last; ++l)
@@ -78,6 +104,12 @@ class Stack : public Job {
     if (phase == 0) return static_cast<int>(parts_.size());
     if (phase > kPhases * (c_.last - c_.first)) return scoring(phase) ? w_.head.panels() : static_cast<int>(c_.score);
     const int l = layer(phase), kind = (phase - 1) % kPhases;
+    if (w_.top && kind >= kGateUpIn && kind <= kDown) {
+      if (kind == kGateUpIn || kind == kGather) return static_cast<int>(parts_.size());
+      if (kind == kGateUp || kind == kDown) return static_cast<int>(hits_.size()) * expert(l, kind, 0).panels();
+      if (kind == kDownIn) return 0;
+    }
+    if (kind == kGather) return 0;
     if (projected(kind) != kSites) return c_.adapters ? static_cast<int>(pieces(l, projected(kind)).size()) : 0;
     if (multiplied(kind) != kSites) return weights(l, multiplied(kind)).panels();
     if (kind == kAttend) return items_of(l)->chunks();
@@ -96,6 +128,12 @@ class Stack : public Job {
     if (phase == 0) return begin(parts_[chunk]);
     if (phase > kPhases * (c_.last - c_.first)) return score(phase, chunk, share);
     const int l = layer(phase), kind = (phase - 1) % kPhases;
+    if (w_.top) switch (kind) {
+      case kGateUpIn: return route(l, parts_[chunk]);
+      case kGather: return gather(parts_[chunk]);
+      case kGateUp:
+      case kDown: return ask_expert(l, kind, chunk);
+    }
     if (projected(kind) != kSites) return project(l, projected(kind), chunk, share);
     if (multiplied(kind) != kSites) return linear(l, multiplied(kind), chunk, share);
     switch (kind) {
@@ -133,11 +171,12 @@ class Stack : public Job {
 
   const Weights& weights(int l, int site) const {
     const LayerWeights& w = w_.layers[l];
-    return site == kSiteQkv ? w.qkv : site == kSiteO ? w.o : site == kSiteGateUp ? w.gate_up : w.down;
+    return site == kSiteQkv ? w.qkv : site == kSiteO ? w.o : site == kSiteDown ? w.down : w_.top ? w.router : w.gate_up;
   }
 
   // Slices that together are about kProject bytes of a.
   void cut(int l, int site) {
+    if (w_.top && site >= kSiteGateUp) return;
     std::vector<Piece>& pieces = pieces_[(l - c_.first) * kSites + site];
     const int step = static_cast<int>(std::max<int64_t>(1, kProject / (slice(l, site) * static_cast<int64_t>(sizeof(T)))));
     for (size_t p = 0; p < read_parts_.size(); ++p) {
@@ -260,9 +299,101 @@ class Stack : public Job {
     return nullptr;
   }
 
+  // -- A mixture of experts (Shazeer et al. 2017). The rows that experts read lie by expert, and those of one by token, so
+  // that each expert multiplies its rows at once.
+
+  int experts() const { return static_cast<int>(w_.layers[0].gate_ups.size()); }
+
+  const Weights& expert(int l, int kind, int index) const {
+    const LayerWeights& w = w_.layers[l];
+    return kind == kGateUp ? w.gate_ups[index] : w.downs[index];
+  }
+
+  // The experts of each token. Who comes last lays out the rows of all.
+  void route(int l, const Part& part) {
+    const Weights& router = w_.layers[l].router;
+    T* scores = scores_ + part.start * experts();
+    for (int panel = 0; panel < router.panels(); ++panel) {
+      const char* end = panel_of(router, router.panels());
+      linear_panel<T>({scores, normed_ + part.start * w_.hidden, part.rows, &router}, panel, {end, end});
+    }
+    for (int64_t t = 0; t < part.rows; ++t) choose_experts(scores + t * experts(), &choices_[(part.start + t) * w_.top]);
+    if (unrouted_.fetch_sub(1) > 1) return;
+    unrouted_ = static_cast<int>(parts_.size());
+    lay_out();
+  }
+
+  // The likeliest experts, of equals the first, in the order of experts.
+  void choose_experts(const T* scores, Choice* chosen) const {
+    static thread_local std::vector<float> shares;
+    shares.resize(experts());
+    float most = kNone, total = 0.0f, kept = 0.0f;
+    for (int e = 0; e < experts(); ++e) most = std::max(most, to_float(scores[e]));
+    for (int e = 0; e < experts(); ++e) total += shares[e] = std::exp(to_float(scores[e]) - most);
+    for (int k = 0; k < w_.top; ++k) {
+      int best = -1;
+      for (int e = 0; e < experts(); ++e)
+        if (shares[e] != kNone && (best < 0 || shares[e] > shares[best])) best = e;
+      chosen[k] = {best, 0, shares[best] / total};
+      kept += chosen[k].weight;
+      shares[best] = kNone;
+    }
+    for (int k = 0; k < w_.top; ++k) {
+      T rounded;
+      put(&rounded, w_.shares ? chosen[k].weight / kept : chosen[k].weight);
+      chosen[k].weight = to_float(rounded);
+    }
+    std::sort(chosen, chosen + w_.top, [](const Choice& a, const Choice& b) { return a.expert < b.expert; });
+  }
+
+  void lay_out() {
+    std::fill(counts_.begin(), counts_.end(), 0);
+    for (const Choice& choice : choices_) ++counts_[choice.expert];
+    found_ = 0;
+    int64_t first = 0;
+    for (int e = 0; e < experts(); ++e) {
+      if (!counts_[e]) continue;
+      hits_[found_++] = {e, first, counts_[e]};
+      first += std::exchange(counts_[e], first);
+    }
+    for (Choice& choice : choices_) choice.place = static_cast<int>(counts_[choice.expert]++);
+  }
+
+  void gather(const Part& part) const {
+    for (int64_t t = part.start; t < part.start + part.rows; ++t)
+      for (int k = 0; k < w_.top; ++k)
+        std::memcpy(sent_ + choices_[t * w_.top + k].place * w_.hidden, normed_ + t * w_.hidden, w_.hidden * sizeof(T));
+  }
+
+  // A panel of an expert for its rows.
+  void ask_expert(int l, int kind, int chunk) const {
+    const int panels = expert(l, kind, 0).panels(), index = chunk / panels;
+    if (index >= found_) return;
+    const Hit& hit = hits_[index];
+    const Weights& w = expert(l, kind, hit.expert);
+    const char* end = panel_of(w, panels);
+    const char* next = index + 1 < found_ ? panel_of(expert(l, kind, hits_[index + 1].expert), 0) : end;
+    const T* x = kind == kGateUp ? sent_ : gated_;
+    T* y = kind == kGateUp ? gate_up_ : sent_;
+    linear_panel<T>({y + hit.first * w.out, x + hit.first * w.in, hit.count, &w}, chunk % panels, {end, next});
+  }
+
+  // The weighted sum of what a token's experts gave.
+  void join(int64_t token) const {
+    const Choice* chosen = &choices_[token * w_.top];
+    T* added = added_ + token * w_.hidden;
+    for (int64_t i = 0; i < w_.hidden; ++i) {
+      float total = 0.0f;
+      for (int k = 0; k < w_.top; ++k)
+        total = std::fma(chosen[k].weight, to_float(sent_[chosen[k].place * w_.hidden + i]), total);
+      put(added + i, total);
+    }
+  }
+
   // A slice has some columns of gate and the same of up.
   void gate(int l, int chunk) const {
-    const Part& part = parts_[chunk / slices_];
+    Part part = parts_[chunk / slices_];
+    if (w_.top) part.start *= w_.top, part.rows *= w_.top;
     const int64_t slice = chunk % slices_, panels = (w_.inner + kPanel - 1) / kPanel;
     const int64_t first = panels * slice / slices_ * kPanel;
     const int64_t last = std::min(w_.inner, panels * (slice + 1) / slices_ * kPanel);
@@ -273,6 +404,7 @@ class Stack : public Job {
   void end(int l, const Part& part) const {
     const float* out = w_.layers[l].out2;
     for (int64_t t = part.start; t < part.start + part.rows; ++t) {
+      if (w_.top) join(t);
       if (l + 1 < c_.last)
         norm(t, out, w_.layers[l + 1].norm1);
       else
@@ -297,10 +429,15 @@ class Stack : public Job {
   Spent& spent_;
   Clock::time_point before_;
   T *hidden_ = nullptr, *normed_ = nullptr, *qkv_ = nullptr, *mixed_ = nullptr, *added_ = nullptr, *gate_up_ = nullptr,
-    *gated_ = nullptr, *z_ = nullptr, *scored_ = nullptr;
+    *gated_ = nullptr, *z_ = nullptr, *scored_ = nullptr, *scores_ = nullptr, *sent_ = nullptr;
   std::vector<std::pair<int, AttentionItems>> items_;  // by window
   std::vector<Part> parts_, read_parts_;
   int slices_ = 1;
+  std::vector<Choice> choices_;   // [T, top]
+  std::vector<Hit> hits_;         // of which `found_` are there
+  std::vector<int64_t> counts_;
+  int found_ = 0;
+  std::atomic<int> unrouted_{0};  // parts whose tokens have no experts yet
   int64_t width_ = 0;
   std::vector<std::vector<Piece>> pieces_;
 };
