@@ -109,10 +109,11 @@ class TorchOps:
         """Rotary embedding (Su et al. 2021, half-split form) of q and k in place; k and v to the cache."""
         kv_heads, dim = k_cache.shape[1], k_cache.shape[3]
         split = qkv.view(qkv.shape[0], heads + 2 * kv_heads, dim)
-        turned = split[:, : heads + kv_heads, : cos.shape[1]]
-        first, second = turned.float().chunk(2, -1)
-        c, s = cos[plan.positions][:, None], sin[plan.positions][:, None]
-        turned.copy_(torch.cat((first, second), -1) * c + torch.cat((-second, first), -1) * s)
+        if cos.shape[1]:
+            turned = split[:, : heads + kv_heads, : cos.shape[1]]
+            first, second = turned.float().chunk(2, -1)
+            c, s = cos[plan.positions][:, None], sin[plan.positions][:, None]
+            turned.copy_(torch.cat((first, second), -1) * c + torch.cat((-second, first), -1) * s)
         block, offset = plan.slots // BLOCK, plan.slots % BLOCK
         k_cache[block, :, offset] = split[:, heads : heads + kv_heads]
         v_cache[block, :, offset] = split[:, heads + kv_heads :]
@@ -235,7 +236,7 @@ class OneByOne:
             shares /= shares.sum(-1, keepdim=True)
         shares = shares.to(x.dtype).float()
         total = torch.zeros(x.shape, dtype=torch.float32, device=x.device)
-        for index in chosen.unique().tolist():
+        for index in sorted(set(chosen.flatten().tolist())):
             tokens, place = (chosen == index).nonzero(as_tuple=True)
             unit = experts.units[index]
             y = unit.down(self._gated(unit.gate_up(x[tokens])))

@@ -107,6 +107,7 @@ PATHS: list[tuple[str, dict[str, Any]]] = [
     ("llama", {"path": "generic"}),
     ("qwen3", {"path": "generic"}),
     ("gemma3", {"path": "generic"}),
+    ("gemma3", {"path": "generic", "native": "best"}),
     ("llama", {"max_step_tokens": 16}),
     ("llama", {"max_step_tokens": 19, "native": "best"}),
     ("gemma3", {"max_step_tokens": 19, "native": "best"}),

@@ -154,6 +154,7 @@ def lora_of(
     rows, sites = [], []
     for group, wanted in zip(model.groups, ranks, strict=True):
         weights: list[tuple[torch.Tensor, torch.Tensor] | None] = []
+        wanted = wanted if group.names else [0] * len(wanted)
         for rank in wanted:
             a = torch.randn(len(group.names) * rank, group.in_features, generator=rng) * 0.1
             b = torch.randn(group.out_offsets[-1], rank, generator=rng) * 0.1
