@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
+from types import UnionType
 from typing import Any
 
 import torch
+
+from router.engine.checkpoint import CLASSES, HEAD
 
 QKV = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")
 GATE_UP = ("mlp.gate_proj", "mlp.up_proj")
 O, DOWN = "self_attn.o_proj", "mlp.down_proj"  # noqa: E741
 QK_NORMS = ("self_attn.q_norm", "self_attn.k_norm")
 NORMS = ("input_layernorm", "post_attention_layernorm")
-EMBED, NORM, HEAD = "model.embed_tokens.weight", "model.norm.weight", "lm_head.weight"
+EMBED, NORM = "model.embed_tokens.weight", "model.norm.weight"
 ROUTER, EXPERTS = "mlp.gate", ("mlp.experts.gate_up_proj", "mlp.experts.down_proj")
 SILU, GELU = ("silu", "swish"), ("gelu_pytorch_tanh",)
 
@@ -22,7 +27,6 @@ SILU, GELU = ("silu", "swish"), ("gelu_pytorch_tanh",)
 class Architecture:
     """How the decoders of one `model_type` differ from Llama's."""
 
-    name: str  # transformers' class
     qkv: tuple[str, ...] = QKV
     gate_up: tuple[str, ...] = GATE_UP
     norms: tuple[str, str] = NORMS  # before attention and before the gated unit
@@ -40,23 +44,90 @@ class Architecture:
 
 
 _GEMMA2 = Architecture(
-    "Gemma2ForCausalLM",
     norms=("input_layernorm", "pre_feedforward_layernorm"),
     out_norms=("post_attention_layernorm", "post_feedforward_layernorm"),
     norm_offset=1.0,
     scaled_embeddings=True,
 )
 ARCHITECTURES = {
-    "llama": Architecture("LlamaForCausalLM"),
-    "mistral": Architecture("MistralForCausalLM"),
-    "qwen2": Architecture("Qwen2ForCausalLM", qkv_bias=True),
-    "qwen3": Architecture("Qwen3ForCausalLM", qk_norm=True),
-    "qwen3_moe": Architecture("Qwen3MoeForCausalLM", qk_norm=True, experts=True),
-    "phi3": Architecture("Phi3ForCausalLM", qkv=("self_attn.qkv_proj",), gate_up=("mlp.gate_up_proj",)),
-    "gemma": Architecture("GemmaForCausalLM", norm_offset=1.0, scaled_embeddings=True),
+    "llama": Architecture(),
+    "mistral": Architecture(),
+    "qwen2": Architecture(qkv_bias=True),
+    "qwen3": Architecture(qk_norm=True),
+    "qwen3_moe": Architecture(qk_norm=True, experts=True),
+    "phi3": Architecture(qkv=("self_attn.qkv_proj",), gate_up=("mlp.gate_up_proj",)),
+    "gemma": Architecture(norm_offset=1.0, scaled_embeddings=True),
     "gemma2": _GEMMA2,
-    "gemma3_text": replace(_GEMMA2, name="Gemma3ForCausalLM", qk_norm=True),
+    "gemma3_text": replace(_GEMMA2, qk_norm=True),
 }  # by transformers' `model_type`
+
+
+_ENTRIES: dict[str, type | UnionType] = {
+    "hidden_size": int,
+    "intermediate_size": int,
+    "num_hidden_layers": int,
+    "num_attention_heads": int,
+    "num_key_value_heads": int,
+    "vocab_size": int,
+    "max_position_embeddings": int,
+    "rms_norm_eps": float,
+    "tie_word_embeddings": bool,
+    "hidden_act": str,
+    "eos_token_id": int | list | None,
+}  # that a config.json must have to be understood without transformers
+_UNUSUAL = {"partial_rotary_factor", "original_max_position_embeddings", "auto_map"}
+
+
+class PlainConfig:
+    """What config.json says, as attributes: transformers' classes for it take half a second to import."""
+
+    def __init__(self, entries: Mapping[str, Any]) -> None:
+        vars(self).update(entries)
+
+    def standardize_rope_params(self) -> None:
+        """Nothing: `plain_config` did it. transformers calls it before it computes frequencies."""
+
+
+def plain_config(folder: Path) -> PlainConfig | None:
+    """The config of a base of `CLASSES`; None where only transformers knows what the file means.
+
+    So it is where an entry is missing or unusual: the class of each type has its own values for those.
+    """
+    try:
+        said: Any = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    if not isinstance(said, dict) or said.get("model_type") not in CLASSES or _UNUSUAL & said.keys():
+        return None
+    if not all(name in said and isinstance(said[name], kind) for name, kind in _ENTRIES.items()):
+        return None
+    rope = {"rope_theta": said.get("rope_theta")} | (
+        said.get("rope_parameters") or said.get("rope_scaling") or {}
+    )
+    rope.setdefault("rope_type", rope.get("type", "default"))
+    scaled = rope["rope_type"] != "default" and "original_max_position_embeddings" not in rope
+    dtype = getattr(torch, str(said.get("dtype") or said.get("torch_dtype")), None)
+    kinds = set(said.get("layer_types") or ())
+    if (
+        not isinstance(rope["rope_theta"], float | int)
+        or scaled
+        or _window(said)
+        or kinds - {"full_attention"}
+    ):
+        return None
+    more = {"rope_parameters": rope, "dtype": dtype, "sliding_window": None, "_name_or_path": str(folder)}
+    return PlainConfig(said | more) if isinstance(dtype, torch.dtype) else None
+
+
+def _window(said: Mapping[str, Any]) -> bool:
+    """Whether attention may have a sliding window."""
+    if set(said.get("layer_types") or ()) - {"full_attention"}:
+        return True
+    if said["model_type"] == "llama":
+        return False
+    if said["model_type"] == "mistral":
+        return said.get("sliding_window", "by default") is not None
+    return not said["model_type"].startswith("qwen") or said.get("use_sliding_window") is not False
 
 
 def head_size(config: Any) -> int:
@@ -220,5 +291,5 @@ def rotary_table(
         frequencies, scale = ROPE_INIT_FUNCTIONS[rope["rope_type"]](config, torch.device("cpu"), **kind)
     positions = torch.arange(context, dtype=torch.float32, device=device)
     angles = positions[:, None] * frequencies.to(device)
-    angles = torch.cat((angles, angles), -1)
-    return angles.cos() * scale, angles.sin() * scale
+    cos, sin = angles.cos() * scale, angles.sin() * scale
+    return torch.cat((cos, cos), -1), torch.cat((sin, sin), -1)

@@ -21,10 +21,10 @@ from typing import Any, Protocol
 
 import torch
 
+from router.engine.checkpoint import HEAD
 from router.engine.decoder import (
     EMBED,
     EXPERTS,
-    HEAD,
     NORM,
     QK_NORMS,
     ROUTER,
@@ -43,6 +43,7 @@ from router.engine.ops import (
     LoraStep,
     Ops,
     PackedModel,
+    RowsLinear,
     SiteGroup,
     Stack,
 )
@@ -208,10 +209,17 @@ class PoolingStep:
     def __init__(self, chunks: Sequence[Chunk], bounds: Sequence[int]) -> None:
         self.rows: list[int] = []
         self._scored: list[tuple[PoolingRow, list[int]]] = []
+        self._candidates: list[tuple[PoolingRow, list[tuple[int, int]]]] = []  # tokens of the step, ids
         pooled: dict[int, list[tuple[PoolingRow, slice]]] = defaultdict(list)
         for chunk, start in zip(chunks, bounds, strict=False):
             row = chunk.row
-            if not isinstance(row, PoolingRow) or not (wanted := row.wanted(chunk.count)):
+            if not isinstance(row, PoolingRow):
+                continue
+            if row.request.candidates:
+                found = row.candidates(chunk.after, chunk.count)
+                self._candidates.append((row, [(start + place, token) for place, token in found]))
+                continue
+            if not (wanted := row.wanted(chunk.count)):
                 continue
             places = range(start + wanted.start, start + wanted.stop)
             if row.layer is None:
@@ -219,13 +227,21 @@ class PoolingStep:
                 self._scored.append((row, row.targets(wanted)))
             else:
                 pooled[row.layer].append((row, slice(places.start, places.stop)))
+        behind = dict.fromkeys(place for _, pairs in self._candidates for place, _ in pairs)
+        self._behind = {place: len(self.rows) + number for number, place in enumerate(behind)}
+        self.rows += behind
         taps = {layer: _tap(spans) for layer, spans in pooled.items()}
         self.taps = Taps(taps, _last_layer(chunks)) if taps else None
 
     def take(self, logits: torch.Tensor) -> None:
         """`logits` [len(rows), vocabulary], as asked for."""
+        for row, pairs in self._candidates:
+            if pairs:
+                behind, ids = [self._behind[place] for place, _ in pairs], [token for _, token in pairs]
+                row.found.append(logits[behind, ids].float())
         if not self._scored:
             return
+        logits = logits[: sum(len(ids) for _, ids in self._scored)]
         targets = torch.tensor([t for _, ids in self._scored for t in ids], device=logits.device)
         parts = zip(torch.split(logits, _SLICE), torch.split(targets, _SLICE), strict=True)
         found = torch.cat([_log_probabilities(part, ids) for part, ids in parts])
@@ -322,11 +338,13 @@ class PackedBackbone:
         self.saved = 0
         self.layers = shape.layers
         self._cache_shape = (blocks, shape.kv_heads, BLOCK, shape.head_dim)
-        self._embed = embed = weights.tensor(EMBED)
+        self._like = like = weights.tensor(NORM)
         self._ropes = {
-            kind: rotary_table(config, context, embed.device, kind) for kind in sorted(set(shape.ropes))
+            kind: rotary_table(config, context, like.device, kind) for kind in sorted(set(shape.ropes))
         }
-        root = torch.tensor(shape.hidden**0.5, dtype=embed.dtype).item()  # rounded, as transformers does
+        root = torch.tensor(shape.hidden**0.5, dtype=like.dtype).item()  # rounded, as transformers does
+        head, embed = self._pack_head(shape)
+        layers = [self._pack_layer(index, shape) for index in range(shape.layers)]
         self._model = PackedModel(
             embed=embed,
             heads=shape.heads,
@@ -335,8 +353,8 @@ class PackedBackbone:
             eps=shape.eps,
             scale=shape.scale,
             norm=self._norm(NORM, shape),
-            head=self._pack_head(shape, embed),
-            layers=[self._pack_layer(index, shape) for index in range(shape.layers)],
+            head=head,
+            layers=layers,
             groups=[
                 _group(layer_name(index), shape, names)
                 for index in range(shape.layers)
@@ -348,16 +366,18 @@ class PackedBackbone:
             score_cap=shape.score_cap,
             logit_cap=shape.logit_cap,
         )
-        del self._weights, self._embed, self._ropes
+        del self._weights, self._ropes
         self.groups = self._model.groups
         self._stack = ops.stack(self._model)
-        self._hidden = embed.new_empty(0, embed.shape[1])  # kept: a step like the last one makes no tensor
+        self._hidden = like.new_empty(0, len(like))  # kept: a step like the last one makes no tensor
 
-    def _pack_head(self, shape: DecoderShape, embed: torch.Tensor) -> Linear:
+    def _pack_head(self, shape: DecoderShape) -> tuple[Linear, torch.Tensor | RowsLinear]:
+        """The head, and the embedding: the head's own rows where they are the same and it gives them back."""
+        table, own = (name.removesuffix(".weight") for name in (EMBED, HEAD))
         if not shape.tied:
-            return self._pack("", (HEAD.removesuffix(".weight"),))
-        head, _ = packed(embed, None, self._ops, int8=self._int8)  # the table stays: nothing is saved
-        return head
+            return self._pack("", (own,)), self._weights.tensor(EMBED)
+        head, _ = self._weights.linear((table,), self._ops, int8=self._int8)  # in 8 bits the table stays, too
+        return head, self._ops.row_reader(head) or self._weights.tensor(EMBED)
 
     def _pack_layer(self, index: int, shape: DecoderShape) -> Layer:
         prefix, architecture = layer_name(index), shape.architecture
@@ -381,8 +401,8 @@ class PackedBackbone:
             qkv=qkv,
             o=o,
             unit=self._pack_unit(f"{prefix}.", shape),
-            k_cache=self._embed.new_empty(self._cache_shape),
-            v_cache=self._embed.new_empty(self._cache_shape),
+            k_cache=self._like.new_empty(self._cache_shape),
+            v_cache=self._like.new_empty(self._cache_shape),
         )
 
     def _pack_unit(self, prefix: str, shape: DecoderShape) -> GatedUnit | Experts:
@@ -423,8 +443,8 @@ class PackedBackbone:
         for layer in layers:
             del layer.k_cache, layer.v_cache  # before the next is made: both may not fit
         for layer in layers:
-            layer.k_cache = self._model.embed.new_empty(self._cache_shape)
-            layer.v_cache = self._model.embed.new_empty(self._cache_shape)
+            layer.k_cache = self._like.new_empty(self._cache_shape)
+            layer.v_cache = self._like.new_empty(self._cache_shape)
         self._stack = self._ops.stack(self._model)
 
     def cache_bytes(self) -> int:
@@ -441,7 +461,7 @@ class PackedBackbone:
     ) -> torch.Tensor:
         """One step: tokens int64 [T], rows to score `last` [S] -> logits [S, vocabulary]."""
         if len(self._hidden) != len(tokens):
-            self._hidden = self._model.embed.new_empty(len(tokens), self._model.embed.shape[1])
+            self._hidden = self._hidden.new_empty(len(tokens), self._hidden.shape[1])
         hidden = self._hidden
         if taps is None:
             return self._stack.run(hidden, tokens, (0, self.layers), plan, lora, last)

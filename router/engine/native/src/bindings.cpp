@@ -1,69 +1,20 @@
 // Python's way in. Every argument is checked here; the kernels trust what they get, except for the
 // adapters' addresses, which belong to tensors that the caller keeps alive.
-#include <ATen/core/Tensor.h>
 #include <ATen/ops/empty.h>
 #include <pybind11/numpy.h>
-#include <pybind11/stl.h>
-#include <torch/csrc/utils/pybind.h>
 
 #include <algorithm>
-#include <atomic>
 #include <limits>
 
+#include "bindings.h"
 #include "sample.h"
 #include "stack.h"
 
 namespace {
 
-using at::Tensor;
-using native::bf16;
+using namespace bindings;
 
-constexpr int64_t kRelease = 1 << 16;  // elements from which other Python threads get to run meanwhile
 constexpr int64_t kPartRows = 16;      // rows of one adapter that go together
-
-void check(const Tensor& t, const char* name, int64_t dims, at::ScalarType type) {
-  TORCH_CHECK(t.device().is_cpu() && t.is_contiguous() && t.dim() == dims && t.scalar_type() == type, name,
-              " must be a contiguous ", dims, "-dimensional ", type, " tensor on the CPU");
-}
-
-void check_real(const Tensor& t) {
-  TORCH_CHECK(t.scalar_type() == at::kFloat || t.scalar_type() == at::kBFloat16,
-              "float32 or bfloat16 is needed, got ", t.scalar_type());
-}
-
-void check_range(const Tensor& t, const char* name, int64_t limit) {
-  const auto* p = t.const_data_ptr<int32_t>();
-  int32_t low = 0, high = -1;
-  for (int64_t i = 0, n = t.numel(); i < n; ++i) {
-    low = std::min(low, p[i]);
-    high = std::max(high, p[i]);
-  }
-  TORCH_CHECK(low >= 0 && high < limit, name, " holds values outside 0 .. ", limit - 1);
-}
-
-// Threads of the team, and elements below which waking it costs more than it saves.
-std::atomic<int> team_size{1};
-constexpr int64_t kSerial = 1 << 15;
-
-int threads_for(int64_t elements) { return elements > kSerial ? team_size.load() : 1; }
-
-template <class F>
-void on_type(const Tensor& t, int64_t elements, F&& f) {
-  const auto run = [&] {
-    if (t.scalar_type() == at::kFloat)
-      f(float{});
-    else
-      f(bf16{});
-  };
-  if (elements < kRelease) return run();
-  pybind11::gil_scoped_release release;
-  run();
-}
-
-template <class T>
-T* data(const Tensor& t) {
-  return static_cast<T*>(t.data_ptr());
-}
 
 Tensor add_rms_norm(const std::optional<Tensor>& residual, const Tensor& x, const Tensor& weight, double eps) {
   check_real(x);
@@ -355,13 +306,12 @@ std::vector<Chosen> choose(const Tensor& logits, const std::vector<pybind11::tup
 // The layers of a model; keeps its tensors alive.
 class Stack {
  public:
-  // shape: heads, kv_heads, dim, inner, experts of a token (0: there are none). sites: where the columns of each linear layer begin and end, of four sites.
-  // numbers: eps, scale of scores, scale of embeddings, caps of scores and of logits (0: none).
-  Stack(const Tensor& embed, const std::vector<int64_t>& shape, const std::array<std::vector<int64_t>, 4>& sites,
-        const std::vector<double>& numbers, bool gelu, bool shares)
-      : type_(embed.scalar_type()) {
-    check_real(embed);
-    check(embed, "embed", 2, type_);
+  // wide: float32, else bfloat16. norm: the last. embed: none where its rows are those of the head. shape: heads, kv_heads,
+  // dim, inner, experts of a token (0: there are none). sites: where the columns of each linear layer begin and end, of four
+  // sites. numbers: eps, scale of scores, scale of embeddings, caps of scores and of logits (0: none).
+  Stack(bool wide, const Tensor& norm, const std::optional<Tensor>& embed, const std::vector<int64_t>& shape,
+        const std::array<std::vector<int64_t>, 4>& sites, const std::vector<double>& numbers, bool gelu, bool shares)
+      : type_(wide ? at::kFloat : at::kBFloat16) {
     w_.heads = static_cast<int>(shape.at(0));
     w_.kv_heads = static_cast<int>(shape.at(1));
     w_.dim = static_cast<int>(shape.at(2));
@@ -369,7 +319,8 @@ class Stack {
     w_.top = static_cast<int>(shape.at(4));
     w_.shares = shares;
     TORCH_CHECK(w_.top >= 0, "top is negative");
-    w_.hidden = embed.size(1);
+    w_.hidden = norm.size(0);
+    w_.norm = norm_of(norm, w_.hidden);
     TORCH_CHECK(w_.kv_heads > 0 && w_.heads > 0 && w_.heads % w_.kv_heads == 0 && w_.dim > 0 && w_.dim % 16 == 0,
                 "bad head shape");
     const int64_t widths[4] = {w_.qkv_width(), w_.hidden, w_.top ? 0 : 2 * w_.inner, w_.top ? 0 : w_.hidden};
@@ -385,8 +336,12 @@ class Stack {
     w_.score_cap = static_cast<float>(numbers[3]);
     w_.logit_cap = static_cast<float>(numbers[4]);
     w_.gate = gelu ? native::Gate::kGelu : native::Gate::kSilu;
-    w_.embed = keep(embed);
-    vocabulary_ = embed.size(0);
+    if (embed) {
+      check(*embed, "embed", 2, type_);
+      TORCH_CHECK(embed->size(1) == w_.hidden, "embed does not fit the norm");
+      w_.embed = keep(*embed);
+      vocabulary_ = embed->size(0);
+    }
   }
 
   // norms: norm1, norm2, of what attention and the gated unit add, of heads q and k; the last four may be missing.
@@ -436,9 +391,10 @@ class Stack {
     w_.layers.push_back(layer);
   }
 
-  void finish(const Tensor& norm, const Linear& head, int64_t vocabulary) {
-    w_.norm = norm_of(norm, w_.hidden);
+  void finish(const Linear& head, int64_t vocabulary) {
     w_.head = weights(head, w_.hidden, vocabulary);
+    TORCH_CHECK(w_.embed || !w_.head.scales, "rows of a head in 8 bits are not embedded");
+    if (!w_.embed) vocabulary_ = vocabulary;
   }
 
   // Layers [first, last) on hidden [T, hidden], in place; returns the logits of the tokens `scored`. If tokens are
@@ -458,7 +414,7 @@ class Stack {
     if (tokens) call.tokens = indices(*tokens, "tokens", vocabulary_, call.count);
     take_plan(call, plan);
     if (adapters) take_adapters(call, *adapters, starts);
-    TORCH_CHECK(w_.norm, "the head is not there");
+    TORCH_CHECK(w_.head.w, "the head is not there");
     call.score = scored.size(0);
     call.scored = indices(scored, "scored", call.count, call.score);
     const Tensor logits = at::empty({call.score, w_.head.out}, hidden.options());
@@ -581,6 +537,7 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
   m.def("attention", &attention);
   m.def("linear", &linear);
   m.def("lora", &lora);
+  bindings::add_packing(m);
   m.def("choose", &choose);
   m.def("set_threads", [](int threads) {
     TORCH_CHECK(threads > 0, "a team has one thread or more");
@@ -588,8 +545,8 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
   });
   m.def("threads", [] { return team_size.load(); });
   pybind11::class_<Stack>(m, "Stack")
-      .def(pybind11::init<const Tensor&, const std::vector<int64_t>&, const std::array<std::vector<int64_t>, 4>&,
-                          const std::vector<double>&, bool, bool>())
+      .def(pybind11::init<bool, const Tensor&, const std::optional<Tensor>&, const std::vector<int64_t>&,
+                          const std::array<std::vector<int64_t>, 4>&, const std::vector<double>&, bool, bool>())
       .def("add", &Stack::add)
       .def("finish", &Stack::finish)
       .def("forward", &Stack::forward)

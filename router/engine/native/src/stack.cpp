@@ -7,6 +7,7 @@
 #include <limits>
 #include <utility>
 
+#include "panels.h"
 #include "scratch.h"
 
 namespace native {
@@ -213,9 +214,17 @@ class Stack : public Job {
     const float* weight = c_.first < static_cast<int>(w_.layers.size()) ? w_.layers[c_.first].norm1 : nullptr;
     for (int64_t t = part.start; t < part.start + part.rows; ++t) {
       T* row = hidden_ + t * w_.hidden;
-      if (c_.tokens) scale_row<T>(row, static_cast<const T*>(w_.embed) + c_.tokens[t] * w_.hidden, w_.hidden, w_.embed_scale);
+      if (c_.tokens) embed(row, c_.tokens[t]);
       if (c_.first < c_.last) norm_row<T>(normed_ + t * w_.hidden, nullptr, row, weight, w_.hidden, w_.eps);
     }
+  }
+
+  void embed(T* row, int64_t token) const {
+    if (w_.embed)
+      std::memcpy(row, static_cast<const T*>(w_.embed) + token * w_.hidden, w_.hidden * sizeof(T));
+    else
+      unpack_row<T>(row, w_.head.w, w_.hidden, token);
+    if (w_.embed_scale != 1.0f) scale_row<T>(row, row, w_.hidden, w_.embed_scale);
   }
 
   void project(int l, int site, int chunk, const Share& share) const {

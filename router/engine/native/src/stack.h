@@ -26,7 +26,7 @@ struct LayerWeights {
 
 struct StackWeights {
   std::vector<LayerWeights> layers;
-  const void* embed;                   // [vocabulary, hidden]
+  const void* embed;                   // [vocabulary, hidden], or null: rows of the head
   const float* norm;                   // [hidden]
   Weights head;
   int64_t hidden, inner;
