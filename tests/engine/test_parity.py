@@ -137,7 +137,8 @@ def named(kind: str, config: dict[str, Any]) -> dict[str, Any]:
     """The adapter's config with the names that this base's linear layers have."""
     if kind == "qwen3-moe":  # experts are no linear layers, and take no adapter
         attention = [name for name in config["target_modules"] if name in ALL[:4]] or ["o_proj"]
-        return config | {"target_modules": attention}
+        ranks = {name: rank for name, rank in config.get("rank_pattern", {}).items() if "mlp" not in name}
+        return config | {"target_modules": attention, "rank_pattern": ranks}
     if kind != "phi3":
         return config
     patterns = ("rank_pattern", "alpha_pattern")
