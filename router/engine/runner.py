@@ -42,7 +42,7 @@ class StepPlan:
 
     tokens: torch.Tensor  # int64 [T]
     attention: AttentionPlan
-    sampled: list[int]  # those of the tokens that a new one is sampled after
+    sampled: list[int]  # those of the tokens that a new one is sampled after, drafts last
     scored: torch.Tensor  # the same as int64 [S]
 
 
@@ -73,6 +73,7 @@ class StepPlanner:
         for chunk, context in zip(chunks, contexts, strict=True):
             blocks, places = _blocks(chunk)[: -(-context // BLOCK)], range(context - chunk.count, context)
             tokens += chunk.row.tokens[places.start : places.stop]
+            tokens += chunk.drafts
             positions += places
             slots += [blocks[p // BLOCK] * BLOCK + p % BLOCK for p in places]
             tables.append(blocks)
@@ -87,7 +88,7 @@ class StepPlanner:
             bounds=bounds,
             contexts=contexts,
         )
-        sampled = [end - 1 for c, end in zip(chunks, bounds[1:], strict=True) if c.samples]
+        sampled = _sampled(chunks, bounds)
         return StepPlan(
             self._tensor(tokens, torch.int64), attention, sampled, self._tensor(sampled, torch.int64)
         )
@@ -128,6 +129,15 @@ class Decoding:
                 self._slots[row] += 1
         attention.contexts, attention.memo = contexts, {}
         return True
+
+
+def _sampled(chunks: Sequence[Chunk], bounds: Sequence[int]) -> list[int]:
+    """The last token of each row that samples, then all drafts."""
+    ends = list(zip(chunks, bounds[1:], strict=True))
+    places = [end - 1 - len(c.drafts) for c, end in ends if c.samples]
+    for chunk, end in ends:
+        places += range(end - len(chunk.drafts), end)
+    return places
 
 
 def _blocks(chunk: Chunk) -> list[int]:
@@ -253,7 +263,7 @@ class Runner:
         slots.evicted = self.forget
 
     def run(self, chunks: Sequence[Chunk], *, pooling: bool = False) -> torch.Tensor:
-        """Logits [S, vocabulary] of the chunks that sample, in their order.
+        """Logits [S, vocabulary] of the chunks that sample, in their order, and then of all their drafts.
 
         With `pooling`, some chunks are of pooling requests, whose rows are given their values.
         """
