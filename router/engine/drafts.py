@@ -150,6 +150,7 @@ def _contexts(first: int, second: int, third: int) -> tuple[int, int, int]:
 
 
 _COUNTED = 3.0  # draft tokens that a row's own luck begins with
+_MOST_LUCK = 1.25
 _MOST_SURE = 0.98
 
 
@@ -169,17 +170,19 @@ class Drafter:
         that it and all before it are right: `floor` or more.
         """
         index, memory = self._index, self._memory
-        index.extend(tokens[self._seen :])
-        self._seen = len(tokens)
+        copies_pay = len(tokens) > prompt and max(memory.chances[_ANSWERS:]) * _MOST_LUCK >= floor
+        if copies_pay:
+            index.extend(tokens[self._seen :])
+            self._seen = len(tokens)
         keys = index.keys[-LONGEST:]
         said = [0, 0, 0, *(token + 1 for token in tokens[max(prompt, len(tokens) - _ORDER) :])]
-        luck = min(1.25, self._right / self._expected)
+        luck = min(_MOST_LUCK, self._right / self._expected)
         chance, drafts = 1.0, list[tuple[int, float]]()
         self._proposed = proposed = []
         place = length = 0  # where is copied from, and how many tokens before were equal
         chances, folded = memory.chances, index._folded
         for _ in range(most):
-            if not length:
+            if not length and copies_pay:
                 place, length = index.find(keys)
             copied, copies = -1, -1
             if length:

@@ -169,8 +169,10 @@ class StepLoop:
             self._end_refused()
         if chunks and self._speculation is not None:
             chunks = self._speculation.add(chunks)
+            reads = bool(self._scheduler.pooling)  # which take another time
             self._guarded_step(chunks)
-            self._speculation.took(chunks, time.perf_counter() - began)
+            if not reads:
+                self._speculation.took(chunks, time.perf_counter() - began)
         elif chunks:
             self._guarded_step(chunks)
 
@@ -184,7 +186,7 @@ class StepLoop:
         self._dropped += len(dropped)
         for row, error in failed:
             log.error("a row's adapter cannot be brought to the device", exc_info=error)
-            self._rows.pop(row.stream, None)
+            self._finish(row)
             shown = error if isinstance(error, RouterError) else EngineFailed(_FAILED_TEXT)
             self._send([(row.stream, shown)])
 

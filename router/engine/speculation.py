@@ -15,6 +15,7 @@ from router.engine.rows import AnswerRow, BatchRow, Chunk
 
 MOST_DRAFTS = 8  # of a row in a step
 MOST_TOKENS = 64  # of a step up to which its time is kept by its number of tokens
+MANY_TOKENS = 32  # of a step from which products take all of its time
 _MEMORIES = 64  # of an adapter's answers to a tenant
 _NEWEST = 0.2  # share of the last step in the time of such steps
 _FRESH = 2000  # steps after which a time is measured anew
@@ -25,51 +26,48 @@ _MOST_REST = 16  # steps
 
 
 class StepTimes:
-    """Seconds of a step by its number of tokens, measured, and by interpolation what was not."""
+    """Seconds of a step by its number of tokens: as measured of late, else by a roofline.
+
+    A step takes as long as reading the weights, or as its products where those take longer (Williams et al.
+    2009).
+    """
 
     def __init__(self) -> None:
         self._known: dict[
             int, tuple[float, int]
         ] = {}  # seconds, and the step in which that was measured last
-        self._each = 0.0  # of a token in steps of more than MOST_TOKENS
+        self._least = 0.0  # of a step of few tokens
+        self._each = 0.0  # of a token in steps of many
         self._steps = 0
 
     def note(self, tokens: int, seconds: float) -> None:
         """A step of so many tokens took so long."""
         self._steps += 1
-        if tokens > MOST_TOKENS:
-            self._each += _NEWEST * (seconds / tokens - self._each) if self._each else seconds / tokens
-            return
-        old, _ = self._known.get(tokens, (0.0, 0))
-        # One that was held up says little.
-        mean = old + _NEWEST * (min(seconds, 2 * old) - old) if old else seconds
-        self._known[tokens] = (mean, self._steps)
+        if tokens >= MANY_TOKENS:
+            self._each = _mean(self._each, seconds / tokens)
+        if tokens <= MOST_TOKENS:
+            mean = _mean(self._known.get(tokens, (0.0, 0))[0], seconds)
+            self._known[tokens] = (mean, self._steps)
+            self._least = min(seconds for seconds, _ in self._known.values())
 
     def of(self, tokens: int) -> float:
-        """Seconds of a step of so many tokens; 0 where such a step was not made of late."""
+        """Seconds of a step of so many tokens; 0 until one of many tokens was made, such as a prompt's."""
         seconds, step = self._known.get(tokens, (0.0, 0))
-        return seconds if self._steps - step <= _FRESH else 0.0
+        if not self._each:
+            return 0.0
+        return seconds if seconds and self._steps - step <= _FRESH else max(self._least, self._each * tokens)
 
     def more(self, tokens: int, most: int) -> list[float]:
-        """What 0 .. `most` tokens more cost a step of so many, in seconds; never less than fewer cost.
-
-        More than was ever measured costs nothing until it is, so that it is tried.
-        """
-        if tokens > MOST_TOKENS:
-            return [number * self._each for number in range(most + 1)]
-        points = sorted((n, seconds) for n in self._known if n >= tokens and (seconds := self.of(n)))
-        costs, (at, seconds), slope = [0.0], points[0] if points else (tokens, 0.0), 0.0
-        first = highest = seconds
-        left = points[1:]
-        for number in range(tokens + 1, tokens + most + 1):
-            if left:
-                slope = max(0.0, (left[0][1] - seconds) / (left[0][0] - at))
-            highest = max(highest, seconds + slope * (number - at))
-            costs.append(highest - first)
-            if left and left[0][0] == number:
-                at, seconds = left.pop(0)
-                seconds = max(seconds, highest)
+        """What 0 .. `most` tokens more cost a step of so many, in seconds; never less than fewer cost."""
+        costs, first = [0.0], self.of(tokens)
+        for number in range(1, most + 1):
+            costs.append(max(costs[-1], self.of(tokens + number) - first))
         return costs
+
+
+def _mean(old: float, new: float) -> float:
+    """With the newest; one that was held up counts little."""
+    return old + _NEWEST * (min(new, 2 * old) - old) if old else new
 
 
 class Speculation:
@@ -89,12 +87,11 @@ class Speculation:
     def add(self, chunks: list[Chunk]) -> list[Chunk]:
         """The chunks of a step with the drafts that pay; the very same list if none does."""
         self._steps += 1
-        rows = [chunk.row for chunk in chunks if chunk.samples]
-        tokens = sum(chunk.count for chunk in chunks)
-        worth = self._times.of(len(rows)) / len(rows) if rows else 0.0  # seconds of one token less to come
-        if not worth or tokens >= self._most_tokens:
+        rows, tokens = sum(chunk.samples for chunk in chunks), sum(chunk.count for chunk in chunks)
+        worth = self._times.of(rows) / rows if rows else 0.0  # seconds of one token less to come
+        if not worth or tokens >= self._most_tokens or not self._times.of(tokens):
             return chunks
-        costs, floor = self._priced(tokens, len(rows))
+        costs, floor = self._priced(tokens, rows)
         floor = max(_LEAST_CHANCE, floor / worth)
         if floor >= 1:
             return chunks
@@ -142,10 +139,7 @@ class Speculation:
 
     def took(self, chunks: Sequence[Chunk], seconds: float) -> None:
         """A step took so long."""
-        tokens = sum(chunk.count for chunk in chunks)
-        alike = all(chunk.count == 1 + len(chunk.drafts) and chunk.samples for chunk in chunks)
-        if alike or tokens > MOST_TOKENS:
-            self._times.note(tokens, seconds)
+        self._times.note(sum(chunk.count for chunk in chunks), seconds)
 
     def _priced(self, tokens: int, rows: int) -> tuple[list[float], float]:
         """What drafts cost, and a draft token at least, in seconds."""

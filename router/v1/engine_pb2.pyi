@@ -227,7 +227,7 @@ class EngineEvent(_message.Message):
         logprobs: _containers.RepeatedCompositeFieldContainer[EngineLogprob]
         def __init__(self, text: _Optional[str] = ..., tokens: _Optional[int] = ..., logprobs: _Optional[_Iterable[_Union[EngineLogprob, _Mapping]]] = ...) -> None: ...
     class Finished(_message.Message):
-        __slots__ = ("reason", "stop", "prompt_tokens", "cached_tokens", "completion_tokens", "queue_time", "time_to_first_token", "total_time")
+        __slots__ = ("reason", "stop", "prompt_tokens", "cached_tokens", "completion_tokens", "queue_time", "time_to_first_token", "total_time", "accepted_draft_tokens")
         REASON_FIELD_NUMBER: _ClassVar[int]
         STOP_FIELD_NUMBER: _ClassVar[int]
         PROMPT_TOKENS_FIELD_NUMBER: _ClassVar[int]
@@ -236,6 +236,7 @@ class EngineEvent(_message.Message):
         QUEUE_TIME_FIELD_NUMBER: _ClassVar[int]
         TIME_TO_FIRST_TOKEN_FIELD_NUMBER: _ClassVar[int]
         TOTAL_TIME_FIELD_NUMBER: _ClassVar[int]
+        ACCEPTED_DRAFT_TOKENS_FIELD_NUMBER: _ClassVar[int]
         reason: str
         stop: str
         prompt_tokens: int
@@ -244,7 +245,8 @@ class EngineEvent(_message.Message):
         queue_time: float
         time_to_first_token: float
         total_time: float
-        def __init__(self, reason: _Optional[str] = ..., stop: _Optional[str] = ..., prompt_tokens: _Optional[int] = ..., cached_tokens: _Optional[int] = ..., completion_tokens: _Optional[int] = ..., queue_time: _Optional[float] = ..., time_to_first_token: _Optional[float] = ..., total_time: _Optional[float] = ...) -> None: ...
+        accepted_draft_tokens: int
+        def __init__(self, reason: _Optional[str] = ..., stop: _Optional[str] = ..., prompt_tokens: _Optional[int] = ..., cached_tokens: _Optional[int] = ..., completion_tokens: _Optional[int] = ..., queue_time: _Optional[float] = ..., time_to_first_token: _Optional[float] = ..., total_time: _Optional[float] = ..., accepted_draft_tokens: _Optional[int] = ...) -> None: ...
     class Done(_message.Message):
         __slots__ = ()
         def __init__(self) -> None: ...

@@ -7,14 +7,16 @@ import json
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from router.engine.base import Finished, Job, with_grammar
 from router.engine.rows import AnswerRow, BatchRow, Chunk
 from router.engine.scheduler import Scheduler
-from router.engine.speculation import Speculation
+from router.engine.speculation import Speculation, StepTimes
 from router.engine.torch_engine import TorchEngine
 from router.types import Constraint, SamplingParams, TokenLogprob
 from tests.engine import tiny
@@ -23,35 +25,38 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]  # the first run compi
 
 
 class Script(Speculation):
-    """Drafts that are right or wrong by chance: the row's own next tokens are known from an earlier run."""
+    """Drafts that are right or wrong by chance: a row's next tokens are known from an earlier run."""
 
-    def __init__(self, scheduler: Scheduler, seed: int = 0, right: float = 0.8) -> None:
-        self.answers: dict[str, list[int]] = {}
+    def __init__(self, scheduler: Scheduler, seed: int, right: float, answers: dict[str, list[int]]) -> None:
+        self.answers = answers  # tokens by request
         self.drafted = self.accepted = 0
+        self.stopped: set[BatchRow] = set()
         self._scheduler, self._right, self._rng = scheduler, right, random.Random(seed)
-        self._stopped: set[BatchRow] = set()
 
     def add(self, chunks: list[Chunk]) -> list[Chunk]:
         return [self._with_drafts(chunk) for chunk in chunks]
 
     def _with_drafts(self, chunk: Chunk) -> Chunk:
-        row, rng = chunk.row, self._rng
-        if not isinstance(row, AnswerRow) or not chunk.samples or row in self._stopped:
+        row = chunk.row
+        if not isinstance(row, AnswerRow) or not chunk.samples or row in self.stopped:
             return chunk
-        known = self.answers.get(row.job.request_id, [])[row.generated :]
+        drafts = self.drafts_for(row)
+        self.drafted += len(drafts)
+        return replace(chunk, count=chunk.count + len(drafts), drafts=drafts)
+
+    def drafts_for(self, row: AnswerRow) -> list[int]:
+        rng, known = self._rng, self.answers.get(row.job.request_id, [])[row.generated :]
         wanted = min(rng.randrange(9), row.total - len(row.tokens) - 1)
-        drafts = [
+        return [
             known[i] if i < len(known) and rng.random() < self._right else rng.randrange(250)
             for i in range(self._scheduler.room(row, wanted))
         ]
-        self.drafted += len(drafts)
-        return replace(chunk, count=chunk.count + len(drafts), drafts=drafts)
 
     def verified(self, row: AnswerRow, tokens: Sequence[int]) -> None:
         pass
 
     def stop(self, row: AnswerRow) -> None:
-        self._stopped.add(row)
+        self.stopped.add(row)
 
     def ended(self, row: BatchRow) -> None:
         if isinstance(row, AnswerRow):
@@ -115,11 +120,10 @@ async def jobs(made: TorchEngine, adapter: str | None) -> list[Job]:
     return found
 
 
-def scripted(made: TorchEngine, script: Script | None = None) -> Script:
+def scripted(made: TorchEngine, seed: int, right: float, answers: dict[str, list[int]]) -> Script:
     assert made._loop is not None
-    found = script or Script(made._loop._scheduler)
-    made._loop._speculation = found
-    return found
+    script = made._loop._speculation = Script(made._loop._scheduler, seed, right, answers)
+    return script
 
 
 @pytest.fixture(params=["float32", "bfloat16"])
@@ -130,18 +134,29 @@ def made(request: pytest.FixtureRequest) -> Iterator[TorchEngine]:
     engine.close()
 
 
-async def test_no_answer_changes_alone_or_together(made: TorchEngine, tmp_path: Any) -> None:
+@pytest.fixture
+def one() -> Iterator[TorchEngine]:
+    engine = tiny.engine("llama", native=True)
+    yield engine
+    engine.close()
+
+
+async def plainly(made: TorchEngine, work: list[Job]) -> tuple[list[Answer], Script]:
+    """Answers without drafts, and a script that knows their tokens."""
+    script = scripted(made, 0, 0.0, {})
+    script.add = list  # type: ignore[method-assign]
+    return [(await answer(made, job))[0] for job in work], script
+
+
+async def test_no_answer_changes_alone_or_together(made: TorchEngine, tmp_path: Path) -> None:
+    """The cache has what drafts wrote: the second time prompts are found in it."""
     tiny.save_adapter("llama", tmp_path / "a")
     artifact = tiny.artifact(tmp_path / "a", made)
     await made.load(artifact)
-    script = scripted(made, Script(made._loop._scheduler, right=0.0))  # type: ignore[union-attr]
-    script.add = lambda chunks: chunks  # type: ignore[method-assign]
     work = await jobs(made, artifact.digest)
-    plain = [(await answer(made, job))[0] for job in work]
-    assert made._loop is not None
+    plain, script = await plainly(made, work)
     for seed, right in ((1, 1.0), (2, 0.8), (3, 0.3)):
-        again = scripted(made, Script(made._loop._scheduler, seed, right))
-        again.answers = script.answers
+        again = scripted(made, seed, right, script.answers)
         alone = [await answer(made, job) for job in work]
         assert [seen for seen, _ in alone] == plain
         assert sum(accepted for _, accepted in alone) == again.accepted > 20
@@ -150,3 +165,66 @@ async def test_no_answer_changes_alone_or_together(made: TorchEngine, tmp_path: 
         assert [seen for seen, _ in together] == plain
         assert made.status().preemptions > before
         assert again.accepted < again.drafted
+
+
+async def test_a_stop_string_ends_an_answer_amid_drafts(one: TorchEngine) -> None:
+    whole = Job("whole", list(range(20, 45)), SamplingParams(max_tokens=60, min_tokens=60))
+    ((text, *_),), _ = await plainly(one, [whole])
+    for at in range(3, 40, 7):
+        params = replace(whole.params, min_tokens=0, stop=(text[at : at + 3],))
+        job = replace(whole, request_id=str(at), params=params)
+        plain, script = await plainly(one, [job])
+        script = scripted(one, at, 1.0, script.answers)
+        found, accepted = await answer(one, job)
+        assert [found] == plain
+        assert accepted == script.accepted > 0
+
+
+async def test_a_draft_that_is_not_finite_harms_no_answer(one: TorchEngine) -> None:
+    """Whatever the row computes beside it in that step is not finite either: it is computed again."""
+    work = (await jobs(one, None))[:5]
+    plain, script = await plainly(one, work)
+    bad = min(set(range(70, 250)) - {token for answer in script.answers.values() for token in answer})
+    loop: Any = one._loop
+    loop._runner._backbone._model.embed[bad] = torch.nan
+    for place in range(3):
+        again = scripted(one, place, 1.0, script.answers)
+        drafted = again.drafts_for
+
+        def spoilt(row: AnswerRow, place: int = place, drafted: Any = drafted) -> list[int]:
+            drafts: list[int] = drafted(row)
+            return [*drafts[:place], bad, *drafts[place + 1 :]] if len(drafts) > place else drafts
+
+        again.drafts_for = spoilt  # type: ignore[method-assign]
+        assert [(await answer(one, job))[0] for job in work] == plain
+        assert again.stopped
+
+
+async def test_it_speculates_by_itself_and_tells_how_many_drafts_were_accepted(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The same question again and again: after the first answer its tokens are known."""
+    monkeypatch.setattr(StepTimes, "of", lambda self, tokens: float(max(8, tokens)))
+    made = tiny.engine("llama", native=True)
+    try:
+        job = Job("r", [*range(20, 60)] * 3, SamplingParams(max_tokens=60, min_tokens=60))
+        found = [await answer(made, job) for _ in range(8)]
+        assert len({seen for seen, _ in found}) == 1
+        assert found[-1][1] > 30
+        assert made._loop is not None
+        assert isinstance(made._loop._speculation, Speculation)
+        assert not made._loop._speculation._drafters
+    finally:
+        made.close()
+
+
+@pytest.mark.parametrize(
+    "settings", [{"speculation": "off", "native": True}, {"native": False}], ids=["off", "torch operations"]
+)
+def test_where_it_is_off_or_sums_depend_on_the_batch_there_are_no_drafts(settings: dict[str, Any]) -> None:
+    made = tiny.engine("llama", **settings)
+    try:
+        assert made._loop is not None
+        assert made._loop._speculation is None
+    finally:
+        made.close()
