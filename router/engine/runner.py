@@ -21,10 +21,9 @@ from typing import Any, Protocol
 
 import torch
 
+from router.engine.checkpoint import CLASSES, HEAD
 from router.engine.decoder import (
-    CLASSES,
     EMBED,
-    HEAD,
     NORM,
     NORMS,
     QK_NORMS,
@@ -42,11 +41,12 @@ from router.engine.ops import (
     LoraStep,
     Ops,
     PackedModel,
+    RowsLinear,
     SiteGroup,
     Stack,
 )
 from router.engine.rows import Chunk, PoolingRow
-from router.engine.weights import WeightSource, packed
+from router.engine.weights import WeightSource
 
 
 @dataclass(slots=True)
@@ -281,10 +281,17 @@ class PoolingStep:
     def __init__(self, chunks: Sequence[Chunk], bounds: Sequence[int]) -> None:
         self.rows: list[int] = []
         self._scored: list[tuple[PoolingRow, list[int]]] = []
+        self._candidates: list[tuple[PoolingRow, list[tuple[int, int]]]] = []  # tokens of the step, ids
         pooled: dict[int, list[tuple[PoolingRow, slice]]] = defaultdict(list)
         for chunk, start in zip(chunks, bounds, strict=False):
             row = chunk.row
-            if not isinstance(row, PoolingRow) or not (wanted := row.wanted(chunk.count)):
+            if not isinstance(row, PoolingRow):
+                continue
+            if row.request.candidates:
+                found = row.candidates(chunk.after, chunk.count)
+                self._candidates.append((row, [(start + place, token) for place, token in found]))
+                continue
+            if not (wanted := row.wanted(chunk.count)):
                 continue
             places = range(start + wanted.start, start + wanted.stop)
             if row.layer is None:
@@ -292,13 +299,21 @@ class PoolingStep:
                 self._scored.append((row, row.targets(wanted)))
             else:
                 pooled[row.layer].append((row, slice(places.start, places.stop)))
+        behind = dict.fromkeys(place for _, pairs in self._candidates for place, _ in pairs)
+        self._behind = {place: len(self.rows) + number for number, place in enumerate(behind)}
+        self.rows += behind
         taps = {layer: _tap(spans) for layer, spans in pooled.items()}
         self.taps = Taps(taps, _last_layer(chunks)) if taps else None
 
     def take(self, logits: torch.Tensor) -> None:
         """`logits` [len(rows), vocabulary], as asked for."""
+        for row, pairs in self._candidates:
+            if pairs:
+                behind, ids = [self._behind[place] for place, _ in pairs], [token for _, token in pairs]
+                row.found.append(logits[behind, ids].float())
         if not self._scored:
             return
+        logits = logits[: sum(len(ids) for _, ids in self._scored)]
         targets = torch.tensor([t for _, ids in self._scored for t in ids], device=logits.device)
         parts = zip(torch.split(logits, _SLICE), torch.split(targets, _SLICE), strict=True)
         found = torch.cat([_log_probabilities(part, ids) for part, ids in parts])
@@ -411,8 +426,9 @@ class PackedBackbone:
         self.saved = 0
         self.layers = shape.layers
         self._cache_shape = (blocks, shape.kv_heads, BLOCK, shape.head_dim)
-        embed = weights.tensor(EMBED)
-        cos, sin = rotary_table(config, context, embed.device)
+        norm, (head, embed) = weights.tensor(NORM), self._pack_head(shape)
+        layers = [self._pack_layer(layer_name(index), shape, norm) for index in range(shape.layers)]
+        cos, sin = rotary_table(config, context, norm.device)
         self._model = PackedModel(
             embed=embed,
             cos=cos,
@@ -422,23 +438,25 @@ class PackedBackbone:
             head_dim=shape.head_dim,
             eps=shape.eps,
             scale=shape.scale,
-            norm=weights.tensor(NORM),
-            head=self._pack_head(shape, embed),
-            layers=[self._pack_layer(layer_name(index), shape, embed) for index in range(shape.layers)],
+            norm=norm,
+            head=head,
+            layers=layers,
             groups=[_group(layer_name(i), shape, names) for i in range(shape.layers) for names in SITES],
         )
         del self._weights
         self.groups = self._model.groups
         self._stack = ops.stack(self._model)
         # Kept, and parts of it by tokens: a step like an earlier one makes no tensor.
-        self._hidden = embed.new_empty(MOST_KEPT, embed.shape[1])
+        self._hidden = norm.new_empty(MOST_KEPT, len(norm))
         self._parts: dict[int, torch.Tensor] = {}
 
-    def _pack_head(self, shape: DecoderShape, embed: torch.Tensor) -> Linear:
+    def _pack_head(self, shape: DecoderShape) -> tuple[Linear, torch.Tensor | RowsLinear]:
+        """The head, and the embedding: the head's own rows where they are the same and it gives them back."""
+        table, own = (name.removesuffix(".weight") for name in (EMBED, HEAD))
         if not shape.tied:
-            return self._pack("", (HEAD.removesuffix(".weight"),))
-        head, _ = packed(embed, None, self._ops, int8=self._int8)  # the table stays: nothing is saved
-        return head
+            return self._pack("", (own,)), self._weights.tensor(EMBED)
+        head, _ = self._weights.linear((table,), self._ops, int8=self._int8)  # in 8 bits the table stays, too
+        return head, self._ops.row_reader(head) or self._weights.tensor(EMBED)
 
     def _pack_layer(self, prefix: str, shape: DecoderShape, like: torch.Tensor) -> Layer:
         norms = [self._weights.tensor(f"{prefix}.{name}.weight") for name in NORMS]
@@ -473,8 +491,8 @@ class PackedBackbone:
         for layer in layers:
             del layer.k_cache, layer.v_cache  # before the next is made: both may not fit
         for layer in layers:
-            layer.k_cache = self._model.embed.new_empty(self._cache_shape)
-            layer.v_cache = self._model.embed.new_empty(self._cache_shape)
+            layer.k_cache = self._model.norm.new_empty(self._cache_shape)
+            layer.v_cache = self._model.norm.new_empty(self._cache_shape)
         self._stack = self._ops.stack(self._model)
 
     def cache_bytes(self) -> int:

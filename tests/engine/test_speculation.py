@@ -136,7 +136,7 @@ def made(request: pytest.FixtureRequest) -> Iterator[TorchEngine]:
 
 @pytest.fixture
 def one() -> Iterator[TorchEngine]:
-    engine = tiny.engine("llama", native=True)
+    engine = tiny.engine("llama-long", native=True)
     yield engine
     engine.close()
 
