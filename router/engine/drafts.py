@@ -7,7 +7,7 @@ drafts change no token, only the number of steps.
 
 A draft is copied from the prompt and the answer so far (prompt lookup decoding, Saxena 2023,
 github.com/apoorvumang/prompt-lookup-decoding), or continues as earlier answers of the same adapter to the
-same tenant did. How often either is right is counted, what a step costs by its number of tokens is measured,
+same tenant did, or as those without a tenant, such as the adapter's answers to its probes. How often either is right is counted, what a step costs by its number of tokens is measured,
 and only drafts that are worth their cost are computed.
 """
 
@@ -19,7 +19,7 @@ from itertools import islice
 LONGEST = 8  # tokens of a match that are compared
 _TRIED = 16  # earlier places of a token that are compared
 _ORDER = 3  # tokens of an answer that earlier answers are searched for
-_CONTEXTS = 16384  # that are kept of the answers of an adapter to a tenant
+_CONTEXTS = 8192  # that are kept of the answers of an adapter to a tenant
 _LEARNT = 512  # tokens of an answer that are kept at most
 _BITS = 21  # of a token in a context
 _MOST_SEEN = 63  # how often a continuation is counted
@@ -98,8 +98,10 @@ _PRIOR, _WINDOW = 4.0, 128.0  # draft tokens that the first chances, and all tha
 class AnswerMemory:
     """How answers of one adapter to one tenant went on, and how often drafts were right."""
 
-    def __init__(self) -> None:
-        self._next: dict[int, int] = {}  # context -> token that followed, and how often it did of late
+    def __init__(self, others: AnswerMemory | None = None) -> None:
+        """`others`: how answers went on that this one begins with."""
+        # Context -> token that followed, and how often it did of late.
+        self._next: dict[int, int] = {} if others is None else dict(others._next)
         self._tried = [_PRIOR] * _SOURCES
         self._right = [_PRIOR * chance for chance in _FIRST_CHANCES]
         self.chances = list(_FIRST_CHANCES)  # that a draft token of each source is right

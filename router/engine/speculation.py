@@ -161,6 +161,8 @@ class Speculation:
             return []
         most = min(MOST_DRAFTS, row.total - len(row.tokens) - 1)
         drafts = drafter.propose(row.tokens, row.prompt_length, most, floor) if most > 0 else []
+        if drafts and row.grammar is not None:
+            drafts = drafts[: row.grammar.may_follow([token for token, _ in drafts])]
         if not drafts:
             self._note_use(row, floor < _BUSY)
         return drafts[: self._room(row, len(drafts))]
@@ -170,7 +172,8 @@ class Speculation:
             tenant, adapter = row.tenant, row.adapter or ""
             memory = self._memories.get(tenant, adapter)
             if memory is None:
-                self._memories.put(tenant, adapter, memory := AnswerMemory())
+                memory = AnswerMemory(self._memories.get("", adapter))
+                self._memories.put(tenant, adapter, memory)
             self._drafters[row] = Drafter(self._folded, memory)
         return self._drafters[row]
 

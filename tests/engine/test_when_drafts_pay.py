@@ -128,7 +128,7 @@ def test_a_row_whose_drafts_do_not_pay_is_asked_less_and_less() -> None:
     assert asked < 200 / speculation._MOST_REST + 10
 
 
-def test_a_tenants_drafts_come_from_its_own_answers_and_the_same_adapters() -> None:
+def test_drafts_come_from_answers_of_the_adapter_to_the_tenant_or_without_one() -> None:
     made, _ = speculating()
 
     def after(tenant: str, adapter: str | None) -> list[int]:
@@ -144,6 +144,8 @@ def test_a_tenants_drafts_come_from_its_own_answers_and_the_same_adapters() -> N
     assert after("clinic", "a") == []
     assert after("clinic", "a")[:2] == [51, 52]
     assert after("bank", "a") == after("clinic", "b") == after("clinic", None) == []
+    assert after("", "a") == []  # as the server runs probes
+    assert after("school", "a")[:2] == [51, 52]
 
 
 def test_nothing_is_kept_of_rows_that_ended() -> None:
