@@ -21,10 +21,12 @@ from typing import Any
 
 from benchmarks import report
 from router.config import Settings
-from router.engine.base import Finished, Job, Prompt, with_grammar
+from router.engine.base import Finished, Job, Prompt
+from router.engine.constrained.templates import ConstraintTemplates
 from router.engine.rows import AnswerRow, BatchRow
 from router.engine.speculation import Speculation
 from router.engine.torch_engine import TorchEngine
+from router.extensions.sql import sql
 from router.extensions.training.data import read_rows
 from router.extensions.training.recipe import load_recipe
 from router.registry.format.artifact import FolderRules, read_artifact
@@ -96,6 +98,7 @@ class Bench:
     async def jobs(self, split: str, most: int) -> dict[str, list[Job]]:
         """Of each adapter, the first rows of a split, as its manifest has them answered."""
         found: dict[str, list[Job]] = {}
+        templates = ConstraintTemplates(lambda: {"sql": sql})
         for name in ADAPTERS:
             artifact, seen = read_artifact(Path("adapters") / name, FolderRules(self.engine.info))
             await self.engine.load(artifact)
@@ -105,8 +108,9 @@ class Bench:
             jobs = found[name] = []
             for number, row in enumerate(islice(read_rows(getattr(recipe.data, split)), most)):
                 prompt = Prompt((Turn("user", row.prompt),), template=manifest.prompt)
-                job = Job(f"{name}-{number}", self.engine.encode(prompt), params, artifact.digest)
-                jobs.append(await with_grammar(self.engine, job))
+                tokens = self.engine.encode(prompt)
+                job = Job(f"{name}-{number}", tokens, params, artifact.digest, own_constraint=True)
+                jobs.append(await templates.prepared(self.engine, job, row.prompt))
         return found
 
     async def answer(self, job: Job) -> Answered:
@@ -246,7 +250,7 @@ async def measure(
 def main() -> None:
     """Measure and write results."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--requests", type=int, default=32, help="of each adapter (default 32)")
+    parser.add_argument("--requests", type=int, default=64, help="of each adapter (default 64)")
     parser.add_argument("--split", choices=("test", "valid"), default="test")
     parser.add_argument("--no-write", action="store_true")
     args = parser.parse_args()
@@ -263,7 +267,7 @@ def main() -> None:
         return
     workload = (
         f"The first {args.requests} {args.split} prompts of each adapter, greedy, with its manifest's "
-        "limits and choices; prompts are in the prefix cache. Each request without and with speculation, in "
+        "limits and constraint; prompts are in the prefix cache. Each request without and with speculation, in "
         "turns; all tokens are equal. *With a prompt that is not cached* adds the time to read it to both."
     )
     tables = {"Several at once, all adapters mixed": several}

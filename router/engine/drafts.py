@@ -7,8 +7,9 @@ drafts change no token, only the number of steps.
 
 A draft is copied from the prompt and the answer so far (prompt lookup decoding, Saxena 2023,
 github.com/apoorvumang/prompt-lookup-decoding), or continues as earlier answers of the same adapter to the
-same tenant did, or as those without a tenant, such as the adapter's answers to its probes. How often either is right is counted, what a step costs by its number of tokens is measured,
-and only drafts that are worth their cost are computed.
+same tenant did, or as those without a tenant, such as the adapter's answers to its probes. How often either
+is right is counted, what a step costs by its number of tokens is measured, and only drafts that are worth
+their cost are computed.
 """
 
 from __future__ import annotations
