@@ -304,6 +304,7 @@ class AnswerRow(BatchRow):
     prompt_length: int = field(init=False)
     first_token: float = 0.0
     unsent: int = 0  # tokens whose text is still held back
+    accepted: int = 0  # tokens of the answer that were drafts
 
     def __post_init__(self) -> None:
         job = self.job
@@ -348,6 +349,7 @@ class AnswerRow(BatchRow):
             prompt_tokens=self.prompt_length,
             cached_tokens=self.cached - self._untold,
             completion_tokens=self.generated,
+            accepted_draft_tokens=self.accepted,
             queue_time=started - self.arrived,
             time_to_first_token=(self.first_token or now) - self.arrived,
             total_time=now - self.arrived,
@@ -376,13 +378,15 @@ class Chunk:
     """`count` tokens of a row, from the one `after` tokens behind `row.computed` on.
 
     `samples`: the step computes the row's last token, so that a new one is sampled. `after`: tokens of the
-    row that another chunk of the same step computes.
+    row that another chunk of the same step computes. `drafts`: tokens behind the row's last that the step
+    computes, too; they are among the `count`.
     """
 
     row: BatchRow
     count: int
     samples: bool
     after: int = 0
+    drafts: Sequence[int] = ()
 
     @property
     def adapter(self) -> str | None:

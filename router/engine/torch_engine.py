@@ -45,6 +45,7 @@ from router.engine.loader import (
 from router.engine.loop import StepLoop
 from router.engine.lora import DeviceSlots, HostStore, mix_adapters, pack_adapter, uploads
 from router.engine.native import load_ops
+from router.engine.native.ops import NativeStack
 from router.engine.ops import BLOCK, Stack
 from router.engine.output import Detokenizer, EventStream, PendingPooling, shared_vocabulary
 from router.engine.prompt import PromptEncoder
@@ -62,6 +63,7 @@ from router.engine.rows import AnswerRow, BlockPool, PoolingRow
 from router.engine.runner import Backbone, PackedBackbone, Runner
 from router.engine.sampling import Sampler, SamplingState
 from router.engine.scheduler import POOLING_TOKENS, Scheduler
+from router.engine.speculation import Speculation
 from router.errors import (
     ConfigError,
     FailedPrecondition,
@@ -347,7 +349,15 @@ class TorchEngine:
         runner = Runner(backbone, slots, self._device)
         spell = shared_vocabulary(self._tokenizer).logprob
         sampler = Sampler(self._vocabulary, spell, self._ops.choose)
-        return StepLoop(scheduler, runner, sampler, partial(use_device, self._device))
+        enter = partial(use_device, self._device)
+        return StepLoop(scheduler, runner, sampler, enter, self._speculation(scheduler))
+
+    def _speculation(self, scheduler: Scheduler) -> Speculation | None:
+        """None where a row's result depends on how many tokens are computed together."""
+        if self._settings.speculation == "off" or not isinstance(self._stack, NativeStack):
+            return None
+        spell = shared_vocabulary(self._tokenizer).spell
+        return Speculation(spell, scheduler.room, self._settings.max_step_tokens)
 
     def _row(self, job: Job, stream: EventStream, inactive: int) -> AnswerRow:
         params, grammar = job.params, None
