@@ -267,7 +267,7 @@ def main() -> None:
         return
     workload = (
         f"The first {args.requests} {args.split} prompts of each adapter, greedy, with its manifest's "
-        "limits and constraint; prompts are in the prefix cache. Each request without and with speculation, in "
+        "limits and constraint; prompts are in the prefix cache. Each request without and with speculation in "
         "turns; all tokens are equal. *With a prompt that is not cached* adds the time to read it to both."
     )
     tables = {"Several at once, all adapters mixed": several}
