@@ -514,9 +514,6 @@ class Usage:
     total_time: float = 0.0
 
 
-MAX_LABELLED = 256  # choices whose probabilities an answer may have
-
-
 @dataclass(frozen=True, slots=True)
 class LabelSettings:
     """An adapter's `[labels]`: whether answers have probabilities of choices unless a request says so, and
