@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -24,26 +24,27 @@ from router.engine.base import (
     check_pooling,
     tokens_before,
 )
+from router.engine.beside import beside
+from router.engine.checkpoint import BaseFiles
 from router.engine.constrained.compiler import CompiledGrammar, Grammars
 from router.engine.constrained.source import spec_of
-from router.engine.decoder import head_size
+from router.engine.decoder import head_size, why_not_packed
 from router.engine.generic import GenericBackbone
 from router.engine.labels import Labelled, LabelTrees, choices_of
 from router.engine.loader import (
+    LoadedBase,
     LoadedModel,
-    base_digest,
+    OpenBase,
     context_length,
-    end_tokens,
-    load_model,
+    open_base,
     pick_device,
     pick_dtype,
-    place,
     use_device,
 )
 from router.engine.loop import StepLoop
 from router.engine.lora import DeviceSlots, HostStore, mix_adapters, pack_adapter, uploads
 from router.engine.native import load_ops
-from router.engine.ops import BLOCK, Ops, Stack
+from router.engine.ops import BLOCK, Stack
 from router.engine.output import Detokenizer, EventStream, PendingPooling, shared_vocabulary
 from router.engine.prompt import PromptEncoder
 from router.engine.resources import (
@@ -57,10 +58,9 @@ from router.engine.resources import (
     use_one_thread,
 )
 from router.engine.rows import AnswerRow, BlockPool, PoolingRow
-from router.engine.runner import Backbone, PackedBackbone, Runner, why_not_packed
+from router.engine.runner import Backbone, PackedBackbone, Runner
 from router.engine.sampling import Sampler, SamplingState
 from router.engine.scheduler import POOLING_TOKENS, Scheduler
-from router.engine.weights import ModuleWeights
 from router.errors import (
     ConfigError,
     FailedPrecondition,
@@ -81,9 +81,12 @@ ATTENTION_RATE = 0.7  # of the rate at which the linear layers multiply
 class TorchEngine:
     """Implements `router.engine.base.Engine` with torch."""
 
-    def __init__(self, settings: Settings, loaded: LoadedModel | None = None) -> None:
+    def __init__(
+        self, settings: Settings, loaded: LoadedModel | None = None, files: BaseFiles | None = None
+    ) -> None:
+        """`loaded`: the base in place of that of the settings. `files`: those of the settings' base, open."""
         self._settings = settings
-        self._loaded = loaded
+        self._loaded, self._files = loaded, files
         self._host = HostStore()
         self._live: set[EventStream] = set()
         self._background: set[EventStream] = set()  # background jobs, which take no place in the queue
@@ -117,55 +120,70 @@ class TorchEngine:
         _check_quantize(settings.quantize, self._device)
         use_device(self._device)
         self._dtype = pick_dtype(settings.dtype, self._device)
-        loaded = self._loaded or _load_base(settings.model)
-        self._loaded = None
-        model: Any = loaded.model
-        digest = base_digest(model)
-        place(model, self._device, self._dtype)
-        context = context_length(model.config, settings.max_context)
-        self._tokenizer = loaded.tokenizer
-        self._encoder = PromptEncoder(loaded.tokenizer)
-        self._eos = end_tokens(model) | self._encoder.end_ids
+        base = self._opened()
+        encoder = beside(lambda: PromptEncoder(base.tokenizer), "prompt encoder")
+        config, context = base.config, context_length(base.config, settings.max_context)
         ahead = Path(settings.native_dir) if settings.native_dir else None
         self._ops, kernels = load_ops(
-            settings.native, str(self._device), self._dtype, head_size(model.config), threads, ahead
+            settings.native, str(self._device), self._dtype, head_size(config), threads, ahead
         )
-        config = model.config
-        attention = 4 * config.num_attention_heads * head_size(config) * config.num_hidden_layers
+        int8 = settings.quantize == "int8"
+        self._blocks = self._first_blocks(context)
+        reach = context if self._fills else min(context, self._blocks * BLOCK)
+        backbone = self._backbone(base, reach, int8=int8)
+        self._encoder, self._tokenizer = encoder.result(), base.tokenizer
+        self._eos = base.ends | self._encoder.end_ids
+        self._vocabulary = base.vocabulary
         self._grammars = Grammars(lambda: spec_of(self._tokenizer, self._vocabulary, self._eos))
         self._labels = LabelTrees(
             lambda text: self._encoder.encode(Prompt(raw=text, follows=True)), sorted(self._eos)
         )
-        self._vocabulary = int(model.get_output_embeddings().weight.shape[0])
-        size = sum(p.numel() for p in model.parameters()) * self._dtype.itemsize
-        int8 = settings.quantize == "int8"
-        self._blocks = self._first_blocks(context)
-        reach = context if self._fills else min(context, self._blocks * BLOCK)
-        backbone = _fitting_backbone(model, self._ops, self._blocks, reach, int8)
         self._groups, self._layers = backbone.groups, backbone.layers
         products = sum(group.in_features * group.out_offsets[-1] for group in backbone.groups)
+        attention = 4 * config.num_attention_heads * head_size(config) * config.num_hidden_layers
         self._even_context = ATTENTION_RATE * 2 * products / attention
         if self._fills:
             self._fill(backbone, min(settings.max_step_tokens, context))
         self._context = self._longest(context)
         self._stack = backbone.stack if isinstance(backbone, PackedBackbone) else None
         self._info = BaseInfo(
-            name=loaded.name,
-            digest=digest,
-            architecture=type(model).__name__,
+            name=base.name,
+            digest=base.digest(),
+            architecture=base.architecture,
             dtype=str(self._dtype).removeprefix("torch."),
             device=str(self._device),
             context_length=self._context,
             vocab_size=self._vocabulary,
             sites=_sites(backbone),
-            size_bytes=size - backbone.saved,
+            size_bytes=base.parameters * self._dtype.itemsize - backbone.saved,
             kernels=f"{backbone.kind} layers, {kernels}",
             weights="int8" if int8 else "",
             chat_template=self._encoder.has_chat_template,
             tool_form=self._encoder.has_tool_form,
         )
-        self._loop = self._step_loop(backbone, digest)
+        self._loop = self._step_loop(backbone, self._info.digest)
         self._loop.start()
+
+    def _opened(self) -> OpenBase:
+        loaded, self._loaded = self._loaded, None
+        if loaded is not None:
+            return LoadedBase(loaded)
+        from router.models import resolve_model
+
+        files, self._files = self._files, None
+        folder = files.folder if files is not None else resolve_model(self._settings.model)
+        return open_base(folder, self._settings.model, files)
+
+    def _backbone(self, base: OpenBase, context: int, *, int8: bool) -> Backbone:
+        reason = why_not_packed(base.config, context)
+        if not reason:
+            weights = base.weights(self._device, self._dtype)
+            try:
+                return PackedBackbone(base.config, weights, self._ops, self._blocks, context, int8=int8)
+            finally:
+                weights.close()
+        log.info("the generic path runs this model: %s", reason)
+        return GenericBackbone(base.whole(self._device, self._dtype), self._ops, self._blocks, int8=int8)
 
     def close(self) -> None:
         """Stop the step loop; running jobs end as CANCELLED."""
@@ -338,12 +356,6 @@ class TorchEngine:
         )
 
 
-def _load_base(model: str) -> LoadedModel:
-    from router.models import resolve_model
-
-    return load_model(resolve_model(model), model)
-
-
 def _check_quantize(wanted: str, device: torch.device) -> None:
     """Raises ConfigError where weights in 8 bits cannot be served."""
     if wanted == "int8" and device.type != "cpu":
@@ -351,14 +363,6 @@ def _check_quantize(wanted: str, device: torch.device) -> None:
             f"quantize = int8 is for the CPU, and this engine runs on {device}: leave it out, "
             "or say --device cpu"
         )
-
-
-def _fitting_backbone(model: Any, ops: Ops, blocks: int, context: int, int8: bool) -> Backbone:
-    reason = why_not_packed(model.config, context)
-    if reason:
-        log.info("the generic path runs this model: %s", reason)
-        return GenericBackbone(model, ops, blocks, int8=int8)
-    return PackedBackbone(model.config, ModuleWeights(model), ops, blocks, context, int8=int8)
 
 
 def _sites(backbone: Backbone) -> dict[str, tuple[int, int]]:

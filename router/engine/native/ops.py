@@ -4,23 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from types import ModuleType
+from typing import Any
 
 import torch
 
 from router.engine.ops import (
     AttentionPlan,
     ChosenToken,
+    Experts,
+    FileRows,
     Int8Weight,
+    Layer,
     Linear,
     LoraPlan,
     LoraStep,
     PackedModel,
+    RowsLinear,
     SiteGroup,
     Stack,
     TokenChoice,
 )
 from router.engine.resources import LargePages, usable_cpus
 from router.engine.torch_ops import OneByOne, TorchOps
+
+_NO_FILE = (-1, 0, 0)
 
 
 class NativeOps:
@@ -48,29 +55,54 @@ class NativeOps:
 
     def pack_linear(self, weight: torch.Tensor, bias: torch.Tensor | None) -> Linear:
         """weight [out, in] -> a function x [T, in] -> [T, out]; a row's result is the same in any batch."""
-        per = _per(weight.dtype)
-        if weight.shape[1] % per:
+        if weight.shape[1] % _per(weight.dtype):
             return TorchOps().pack_linear(weight, bias)
-        return NativeLinear(self._native, self._panels(weight, per), None, _own(bias), len(weight))
+        panels = self._panels(weight.shape, weight.dtype, weight.dtype)
+        self._native.pack_rows(panels, None, 0, weight.detach().contiguous(), _NO_FILE, False)
+        return NativeLinear(self._native, panels, None, _own(bias), len(weight))
 
     def pack_int8(self, weight: Int8Weight, bias: torch.Tensor | None, dtype: torch.dtype) -> Linear:
         """The same over int8, which is widened as it is read: few rows take half the time of bfloat16."""
         out, width = weight.values.shape
         if width % _per(dtype):
             return TorchOps().pack_int8(weight, bias, dtype)
-        # In pages, too: a small tensor that stays would keep what was used to make it from being given back.
-        scales = self._pages.copy(torch.nn.functional.pad(weight.scales, (0, -out % self._panel)))
-        return NativeLinear(self._native, self._panels(weight.values, _per(dtype)), scales, _own(bias), out)
+        panels, scales = self._panels((out, width), dtype, torch.int8), self._scales(out)
+        self._native.pack_rows(panels, None, 0, weight.values.contiguous(), _NO_FILE, False)
+        scales[:out] = weight.scales
+        return NativeLinear(self._native, panels, scales, _own(bias), out)
 
-    def _panels(self, weight: torch.Tensor, per: int) -> torch.Tensor:
-        """[out, in] -> [panels, in / per, panel * per]: columns side by side, in the order they are read."""
-        padded = torch.nn.functional.pad(weight.detach(), (0, 0, 0, -len(weight) % self._panel))
-        panels = padded.view(-1, self._panel, weight.shape[1] // per, per).transpose(1, 2)
-        return self._pages.copy(panels.reshape(len(panels), weight.shape[1] // per, self._panel * per))
+    def pack_files(
+        self, parts: Sequence[FileRows], bias: torch.Tensor | None, dtype: torch.dtype, *, int8: bool
+    ) -> Linear | None:
+        """The same of rows in files, which the team reads and packs panel by panel."""
+        out, width = sum(part.shape[0] for part in parts), parts[0].shape[1]
+        if width % _per(dtype):
+            return None
+        panels = self._panels((out, width), dtype, torch.int8 if int8 else dtype)
+        scales, row = self._scales(out) if int8 else None, 0
+        for part in parts:
+            place, wide = (part.file, part.start, part.shape[0]), part.dtype == torch.float32
+            if not self._native.pack_rows(panels, scales, row, None, place, wide):
+                raise EOFError
+            row += part.shape[0]
+        return NativeLinear(self._native, panels, scales, _own(bias), out)
+
+    def _panels(self, shape: Sequence[int], dtype: torch.dtype, packed: torch.dtype) -> torch.Tensor:
+        """Zeros for a weight [out, in]: [panels, in / per, panel * per] in the type `packed`."""
+        per = _per(dtype)
+        return self._pages.zeros((-(-shape[0] // self._panel), shape[1] // per, self._panel * per), packed)
+
+    def _scales(self, out: int) -> torch.Tensor:
+        """In pages, too: a small tensor that stays would keep what was used to make it."""
+        return self._pages.zeros((-(-out // self._panel) * self._panel,), torch.float32)
+
+    def row_reader(self, linear: Linear) -> RowsLinear | None:
+        """The same layer, unless it is plain torch's or has its weight in 8 bits."""
+        return linear if isinstance(linear, NativeLinear) and linear.weights[1] is None else None
 
     def stack(self, model: PackedModel) -> Stack:
         """The layers in one call; one by one if a linear layer is not native."""
-        linears = [n for a in model.layers for n in (a.qkv, a.o, a.gate_up, a.down)]
+        linears = [linear for layer in model.layers for linear in _linears(layer)]
         if not all(isinstance(linear, NativeLinear) for linear in (*linears, model.head)):
             return OneByOne(model, self)
         return NativeStack(self._native, model)
@@ -146,17 +178,29 @@ class NativeOps:
         plan: AttentionPlan,
         heads: int,
         scale: float,
+        window: int = 0,
+        cap: float = 0.0,
     ) -> torch.Tensor:
         """Causal attention over the paged cache -> [T, heads * head_dim]; head_dim a multiple of 16."""
         out: torch.Tensor = self._native.attention(
-            qkv, k_cache, v_cache, plan.cu_q, plan.context, plan.block_table, heads, scale
+            qkv, k_cache, v_cache, plan.cu_q, plan.context, plan.block_table, heads, scale, window, cap
         )
         return out
 
     def silu_mul(self, gate_up: torch.Tensor) -> torch.Tensor:
         """[T, 2 * inner] -> [T, inner]."""
-        out: torch.Tensor = self._native.silu_mul(gate_up)
+        out: torch.Tensor = self._native.gated(gate_up, False)
         return out
+
+    def gelu_mul(self, gate_up: torch.Tensor) -> torch.Tensor:
+        """[T, 2 * inner] -> [T, inner]."""
+        out: torch.Tensor = self._native.gated(gate_up, True)
+        return out
+
+    def cap(self, x: torch.Tensor, cap: float) -> torch.Tensor:
+        """cap * tanh(x / cap)."""
+        self._native.cap(x, cap)
+        return x
 
     def lora(self, y: torch.Tensor, x: torch.Tensor, plan: LoraPlan, group: SiteGroup) -> None:
         """y += (x @ a.T) @ b for each group's tokens, both products in one pass over the weights."""
@@ -175,26 +219,37 @@ class NativeLinear:
         out: int,
     ) -> None:
         """`packed`: panels; where there are `scales` they hold int8."""
-        self._native, self.weights, self._out = module, (packed, scales, bias), out
+        self._native, self.weights, self.out = module, (packed, scales, bias), out
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         """The product, bias included."""
-        y: torch.Tensor = self._native.linear(x, self.weights, self._out)
+        y: torch.Tensor = self._native.linear(x, self.weights, self.out)
         return y
+
+    def rows(self, indices: torch.Tensor, out: torch.Tensor) -> None:
+        """Rows of the weight, where that is not in 8 bits."""
+        self._native.unpack_rows(self.weights[0], indices, out)
 
 
 class NativeStack:
     """`Stack` in one call, which the team of threads works through from the embedding to the logits."""
 
     def __init__(self, module: ModuleType, model: PackedModel) -> None:
-        inner = model.groups[3].in_features
-        shape = [model.heads, model.kv_heads, model.head_dim, inner]
-        self._run = module.Stack(model.embed, model.cos, model.sin, shape, model.eps, model.scale)
+        unit = model.layers[0].unit
+        top, shares = (unit.top, unit.shares) if isinstance(unit, Experts) else (0, False)
+        shape = [model.heads, model.kv_heads, model.head_dim, model.inner, top]
+        sites = [list(group.out_offsets) for group in model.groups[:4]]
+        numbers = [model.eps, model.scale, model.embed_scale, model.score_cap, model.logit_cap]
+        embed = model.embed if isinstance(model.embed, torch.Tensor) else None
+        wide = model.layers[0].k_cache.dtype == torch.float32
+        self._run = module.Stack(wide, model.norm, embed, shape, sites, numbers, model.gelu, shares)
+        neither = (None, None)
         for layer in model.layers:
-            norms = [layer.norm1, layer.norm2, *(layer.qk_norm or ())]
-            linears = [_weights(n) for n in (layer.qkv, layer.o, layer.gate_up, layer.down)]
-            self._run.add(norms, linears, layer.k_cache, layer.v_cache)
-        self._run.finish(model.norm, _weights(model.head), len(model.embed))
+            norms = [layer.norm1, layer.norm2, *(layer.out_norms or neither), *(layer.qk_norm or neither)]
+            linears = [_weights(linear) for linear in _linears(layer)]
+            caches = (layer.k_cache, layer.v_cache)
+            self._run.add(norms, linears, layer.cos, layer.sin, layer.window, *caches)
+        self._run.finish(*_head(model))
 
     def run(
         self,
@@ -225,10 +280,26 @@ class NativeStack:
         return count
 
 
+def _linears(layer: Layer) -> list[Linear]:
+    """In the order of the native stack."""
+    unit = layer.unit
+    if isinstance(unit, Experts):
+        experts = [linear for one in unit.units for linear in (one.gate_up, one.down)]
+        return [layer.qkv, layer.o, unit.router, *experts]
+    return [layer.qkv, layer.o, unit.gate_up, unit.down]
+
+
 def _weights(linear: Linear) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
     if not isinstance(linear, NativeLinear):
         raise TypeError("this linear layer was packed by other operations")
     return linear.weights
+
+
+def _head(model: PackedModel) -> tuple[Any, int]:
+    """The head's weights, and its outputs."""
+    if not isinstance(model.head, NativeLinear):
+        raise TypeError("the head was packed by other operations")
+    return model.head.weights, model.head.out
 
 
 def _per(dtype: torch.dtype) -> int:
