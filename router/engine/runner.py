@@ -284,15 +284,15 @@ class PoolingStep:
     def __init__(self, chunks: Sequence[Chunk], bounds: Sequence[int]) -> None:
         self.rows: list[int] = []
         self._scored: list[tuple[PoolingRow, list[int]]] = []
-        self._candidates: list[tuple[PoolingRow, list[tuple[int, int]]]] = []  # tokens of the step, ids
+        ended: list[tuple[PoolingRow, int]] = []  # whose candidates come behind that token of the step
         pooled: dict[int, list[tuple[PoolingRow, slice]]] = defaultdict(list)
         for chunk, start in zip(chunks, bounds, strict=False):
             row = chunk.row
             if not isinstance(row, PoolingRow):
                 continue
             if row.request.candidates:
-                found = row.candidates(chunk.after, chunk.count)
-                self._candidates.append((row, [(start + place, token) for place, token in found]))
+                if row.computed + chunk.after + chunk.count == row.total:
+                    ended.append((row, start + chunk.count - 1))
                 continue
             if not (wanted := row.wanted(chunk.count)):
                 continue
@@ -302,21 +302,18 @@ class PoolingStep:
                 self._scored.append((row, row.targets(wanted)))
             else:
                 pooled[row.layer].append((row, slice(places.start, places.stop)))
-        behind = dict.fromkeys(place for _, pairs in self._candidates for place, _ in pairs)
-        self._behind = {place: len(self.rows) + number for number, place in enumerate(behind)}
-        self.rows += behind
+        self._ended = [(row, len(self.rows) + number) for number, (row, _) in enumerate(ended)]
+        self.rows += [place for _, place in ended]
         taps = {layer: _tap(spans) for layer, spans in pooled.items()}
         self.taps = Taps(taps, _last_layer(chunks)) if taps else None
 
     def take(self, logits: torch.Tensor) -> None:
         """`logits` [len(rows), vocabulary], as asked for."""
-        for row, pairs in self._candidates:
-            if pairs:
-                behind, ids = [self._behind[place] for place, _ in pairs], [token for _, token in pairs]
-                row.found.append(logits[behind, ids].float())
+        for row, place in self._ended:
+            row.found.append(logits[place, list(row.request.candidates)].float())
         if not self._scored:
             return
-        logits = logits[: sum(len(ids) for _, ids in self._scored)]
+        logits = logits[: len(logits) - len(self._ended)]
         targets = torch.tensor([t for _, ids in self._scored for t in ids], device=logits.device)
         parts = zip(torch.split(logits, _SLICE), torch.split(targets, _SLICE), strict=True)
         found = torch.cat([_log_probabilities(part, ids) for part, ids in parts])
