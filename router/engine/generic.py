@@ -185,7 +185,7 @@ class PackedLinear(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """x [..., in] -> [..., out]."""
         y = self._linear(x.reshape(-1, x.shape[-1]).contiguous())
-        return y.view(*x.shape[:-1], -1)
+        return y.view(*x.shape[:-1], y.shape[-1])
 
 
 def _unsupported(model: Any) -> str:
