@@ -220,13 +220,13 @@ class LargePages:
 
     def copy(self, tensor: torch.Tensor) -> torch.Tensor:
         """The same values at the start of a cache line, contiguous."""
-        size = _line_bytes(tensor)
-        if size > len(self._free):
-            self._free = map_pages(max(size, self._chunk))
-        place, self._free = self._free[: tensor.numel() * tensor.element_size()], self._free[size:]
+        place = self.take(tensor.numel() * tensor.element_size())
         return place.view(tensor.dtype).view(tensor.shape).copy_(tensor)
 
-
-def _line_bytes(tensor: torch.Tensor) -> int:
-    """Bytes of the cache lines that it fills."""
-    return -(-tensor.numel() * tensor.element_size() // _LINE) * _LINE
+    def take(self, count: int) -> torch.Tensor:
+        """So many bytes, of zeros, at the start of a cache line."""
+        size = -(-count // _LINE) * _LINE
+        if size > len(self._free):
+            self._free = map_pages(max(size, self._chunk))
+        place, self._free = self._free[:count], self._free[size:]
+        return place

@@ -7,6 +7,7 @@ from types import ModuleType
 
 import torch
 
+from router.engine.blocks import BlockWeight, joined
 from router.engine.ops import (
     AttentionPlan,
     ChosenToken,
@@ -21,6 +22,10 @@ from router.engine.ops import (
 )
 from router.engine.resources import LargePages, usable_cpus
 from router.engine.torch_ops import OneByOne, TorchOps
+
+
+# Panels, scales of int8, bias, runs of blocks
+PackedWeights = tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None, list[tuple[int, int]]]
 
 
 class NativeOps:
@@ -61,6 +66,24 @@ class NativeOps:
         # In pages, too: a small tensor that stays would keep what was used to make it from being given back.
         scales = self._pages.copy(torch.nn.functional.pad(weight.scales, (0, -out % self._panel)))
         return NativeLinear(self._native, self._panels(weight.values, _per(dtype)), scales, _own(bias), out)
+
+    def pack_blocks(
+        self, weights: Sequence[BlockWeight], bias: torch.Tensor | None, dtype: torch.dtype
+    ) -> Linear:
+        """The same over blocks, which are widened as they are read.
+
+        Where forms change inside a panel there is no layout for them: all are rounded to `dtype` then.
+        """
+        runs = joined(weights)
+        if any(run.out % self._panel for run in runs[:-1]):
+            return self.pack_linear(torch.cat([run.widened(dtype) for run in runs]), bias)
+        forms = [(run.form.number, -(-run.out // self._panel)) for run in runs]
+        width, wide = runs[0].width, dtype == torch.float32
+        sizes = [count * self._native.block_panel_bytes(form, width) for form, count in forms]
+        packed = self._pages.take(sum(sizes))
+        for run, part in zip(runs, packed.split(sizes), strict=True):
+            self._native.pack_blocks(run.blocks, run.form.number, width, wide, part)
+        return NativeLinear(self._native, packed, None, _own(bias), sum(run.out for run in runs), forms)
 
     def _panels(self, weight: torch.Tensor, per: int) -> torch.Tensor:
         """[out, in] -> [panels, in / per, panel * per]: columns side by side, in the order they are read."""
@@ -173,9 +196,10 @@ class NativeLinear:
         scales: torch.Tensor | None,
         bias: torch.Tensor | None,
         out: int,
+        forms: Sequence[tuple[int, int]] = (),
     ) -> None:
-        """`packed`: panels; where there are `scales` they hold int8."""
-        self._native, self.weights, self._out = module, (packed, scales, bias), out
+        """`packed`: panels; where there are `scales` they hold int8, where `forms` blocks: form, panels."""
+        self._native, self.weights, self._out = module, (packed, scales, bias, list(forms)), out
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         """The product, bias included."""
@@ -225,7 +249,7 @@ class NativeStack:
         return count
 
 
-def _weights(linear: Linear) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
+def _weights(linear: Linear) -> PackedWeights:
     if not isinstance(linear, NativeLinear):
         raise TypeError("this linear layer was packed by other operations")
     return linear.weights

@@ -46,6 +46,7 @@ class Stack : public Job {
   Stack(const StackWeights& weights, const StepCall& call, Buffers<T>& buffers, int threads, Spent& spent)
       : w_(weights), c_(call), spent_(spent), before_(Clock::now()), items_(attention_of(0), threads) {
     const int64_t n = c_.count;
+    stamp_ = fresh_stamps(phases());
     hidden_ = static_cast<T*>(c_.hidden);
     normed_ = buffers.normed.get(n * w_.hidden);
     qkv_ = buffers.qkv.get(n * w_.qkv_width());
@@ -96,7 +97,7 @@ class Stack : public Job {
     if (phase > kPhases * (c_.last - c_.first)) return score(phase, chunk, share);
     const int l = layer(phase), kind = (phase - 1) % kPhases;
     if (projected(kind) != kSites) return project(l, projected(kind), chunk, share);
-    if (multiplied(kind) != kSites) return linear(l, multiplied(kind), chunk, share);
+    if (multiplied(kind) != kSites) return linear(l, multiplied(kind), chunk, share, stamp_ + phase);
     switch (kind) {
       case kRope: return turn(l, chunk);
       case kAttend: return attention_chunk<T>(attention_of(l), items_, chunk);
@@ -193,10 +194,10 @@ class Stack : public Job {
     lora_project<T>(lora(l, site), read_parts_[piece.part], piece.first, piece.last, after);
   }
 
-  void linear(int l, int site, int panel, const Share& share) const {
+  void linear(int l, int site, int panel, const Share& share, uint64_t stamp) const {
     const Weights& w = weights(l, site);
     const char* next = share.own ? following(l, site, share) : panel_of(w, share.end);
-    linear_panel<T>({site_output(site), input(site), c_.count, &w}, panel, {panel_of(w, share.end), next});
+    linear_panel<T>({site_output(site), input(site), c_.count, &w, stamp}, panel, {panel_of(w, share.end), next});
     if (!c_.adapters) return;
     lora_expand<T>(lora(l, site), read_parts_.data(), read_parts_.size(), panel);
   }
@@ -274,7 +275,7 @@ class Stack : public Job {
 
   void score(int phase, int chunk, const Share& share) const {
     if (scoring(phase))
-      return linear_panel<T>({c_.logits, scored_, c_.score, &w_.head}, chunk,
+      return linear_panel<T>({c_.logits, scored_, c_.score, &w_.head, stamp_ + phase}, chunk,
                              {panel_of(w_.head, share.end), panel_of(w_.head, share.end)});
     norm_row<T>(scored_ + chunk * w_.hidden, nullptr, hidden_ + c_.scored[chunk] * w_.hidden,
                 static_cast<const T*>(w_.norm), w_.hidden, w_.eps);
@@ -289,6 +290,7 @@ class Stack : public Job {
   AttentionItems items_;
   std::vector<Part> parts_, read_parts_;
   int slices_ = 1;
+  uint64_t stamp_ = 0;
   int64_t width_ = 0;
   std::array<std::array<int64_t, 4>, kSites> offsets_{};
   std::vector<std::vector<Piece>> pieces_;
