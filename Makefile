@@ -6,6 +6,7 @@ STAMP := $(VENV)/.installed
 STUBS := router/v1
 WORKERS ?= -n auto --maxprocesses 4 --dist worksteal
 SOAK ?= --hours 8
+GPU ?=
 ALONE = $$(grep -rl 'mark.alone' tests)
 
 # Compiled modules are kept wherever the shell says not to: tests start many processes, and rewrite assertions.
@@ -30,7 +31,7 @@ FUZZER ?= hypothesis
 TARGETS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-locked demo demo-cluster serve test test-fast test-long fuzz check format proto bench bench-peers soak answers lock audit wheel sbom docs docs-serve clean
+.PHONY: help install install-locked demo demo-cluster serve test test-fast test-long fuzz check format proto bench bench-peers bench-gpu soak answers lock audit wheel sbom docs docs-serve clean
 
 help: ## show this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -98,6 +99,9 @@ bench: $(STAMP) ## measure this engine against PEFT on this machine; writes benc
 
 bench-peers: $(STAMP) ## measure vLLM for CPU on the same prompts and adapters, in its own environment
 	$(BIN)/python -m benchmarks.peers
+
+bench-gpu: $(STAMP) ## tests, parity, speed and limits on one CUDA card, in 45 minutes; GPU=--rehearse without a card
+	$(BIN)/python -m benchmarks.gpu $(GPU)
 
 soak: $(STAMP) ## eight hours under load and change: does anything grow? SOAK='--minutes 10 --engine real' for less
 	$(BIN)/python -m tests.soak $(SOAK)

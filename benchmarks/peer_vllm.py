@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 from benchmarks.answering import About, Round, about, answer, threading_settings
@@ -21,8 +22,10 @@ def prepare() -> tuple[About, Round]:
 
     model, dtype, requests, *folders = sys.argv[1:]
     lora = {"enable_lora": True, "max_loras": len(folders), "max_lora_rank": 16} if folders else {}
+    weights = "auto" if any(Path(model).glob("*.safetensors")) else "dummy"  # random ones, made by vLLM
     llm = LLM(
         model=model,
+        load_format=weights,
         dtype=dtype,
         max_model_len=512,
         max_num_seqs=int(requests),

@@ -133,6 +133,7 @@ def peft_generate(
     longest = max(len(t) for t in tokens)
     ids = torch.tensor([[0] * (longest - len(t)) + list(t) for t in tokens])
     mask = torch.tensor([[0] * (longest - len(t)) + [1] * len(t) for t in tokens])
+    ids, mask = ids.to(model.device), mask.to(model.device)
     more = {"adapter_names": list(names)} if names is not None else {}
     start = time.perf_counter()
     with torch.inference_mode():
@@ -145,4 +146,6 @@ def peft_generate(
             pad_token_id=0,
             **more,
         )
+    if out.is_cuda:
+        torch.cuda.synchronize(out.device)
     return time.perf_counter() - start, (out.shape[1] - longest) * out.shape[0]

@@ -125,11 +125,6 @@ def context_length(config: Any, limit: int) -> int:
     return min(own, limit) if limit else own
 
 
-def head_size(config: Any) -> int:
-    """Numbers in one attention head."""
-    return int(getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads)
-
-
 def end_tokens(model: Any) -> frozenset[int]:
     """Tokens that end an answer as the model's generation config says."""
     value = getattr(model.generation_config, "eos_token_id", None)

@@ -20,6 +20,18 @@ from typing import Any, Protocol
 
 import torch
 
+from router.engine.decoder import (
+    CLASSES,
+    EMBED,
+    HEAD,
+    NORM,
+    NORMS,
+    QK_NORMS,
+    SITES,
+    DecoderShape,
+    layer_name,
+    rotary_table,
+)
 from router.engine.lora import DeviceSlots, LoraBatch
 from router.engine.ops import (
     BLOCK,
@@ -31,9 +43,9 @@ from router.engine.ops import (
     PackedModel,
     SiteGroup,
     Stack,
-    quantise,
 )
 from router.engine.rows import Chunk, PoolingRow
+from router.engine.weights import WeightSource, packed
 
 
 @dataclass(slots=True)
@@ -287,80 +299,90 @@ class Runner:
             self._lora = None
 
 
-_QKV = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")
-_GROUPS = (_QKV, ("self_attn.o_proj",), ("mlp.gate_proj", "mlp.up_proj"), ("mlp.down_proj",))
-_LAYERS = {"LlamaDecoderLayer", "MistralDecoderLayer", "Qwen2DecoderLayer", "Qwen3DecoderLayer"}
-
-
-def why_not_packed(model: Any, context: int) -> str:
-    """Empty if the fast path can run this model, else the reason for the generic path."""
-    config = model.config
-    layers = getattr(getattr(model, "model", None), "layers", None)
-    if not layers or {type(layer).__name__ for layer in layers} - _LAYERS:
-        return f"{type(model).__name__} has layers of another shape"
+def why_not_packed(config: Any, context: int) -> str:
+    """Empty if the fast path can run a model of this config, else the reason for the generic path."""
+    if config.model_type not in CLASSES:
+        return f"models of type {config.model_type!r} have layers of another shape"
     if getattr(config, "hidden_act", "") not in ("silu", "swish"):
         return f"activation {config.hidden_act!r}"
     window = getattr(config, "sliding_window", None)
     sliding = "sliding_attention" in (getattr(config, "layer_types", None) or ())
     if window and window < context and (sliding or not hasattr(config, "layer_types")):
         return f"sliding window of {window} tokens"
-    rope = getattr(model.model.rotary_emb, "rope_type", "default")
+    rope = config.rope_parameters["rope_type"]
     if rope in ("dynamic", "longrope"):
         return f"rotary positions of type {rope!r} depend on the length"
     return ""
 
 
 class PackedBackbone:
-    """A Llama-shaped model. Takes the model apart: its layers are empty afterwards."""
+    """A model of Llama's shape, made of its config and its weights, which are read one after the other."""
 
     kind = "packed"
 
-    def __init__(self, model: Any, ops: Ops, blocks: int, context: int, *, int8: bool = False) -> None:
+    def __init__(
+        self,
+        config: Any,
+        weights: WeightSource,
+        ops: Ops,
+        blocks: int,
+        context: int,
+        *,
+        int8: bool = False,
+    ) -> None:
         """`int8`: keep the weights of linear layers in 8 bits."""
-        config, inner = model.config, model.model
-        attention = inner.layers[0].self_attn
-        embed = inner.embed_tokens.weight
-        cos, sin = _rotary_table(inner.rotary_emb, context, embed.device)
-        self._ops, self._int8, self._embed = ops, int8, embed
+        shape = DecoderShape.of(config)
+        self._ops, self._weights, self._int8 = ops, weights, int8
         self.saved = 0
-        self._cache_shape = (blocks, config.num_key_value_heads, BLOCK, attention.head_dim)
+        self.layers = shape.layers
+        self._cache_shape = (blocks, shape.kv_heads, BLOCK, shape.head_dim)
+        embed = weights.tensor(EMBED)
+        cos, sin = rotary_table(config, context, embed.device)
         self._model = PackedModel(
             embed=embed,
             cos=cos,
             sin=sin,
-            heads=config.num_attention_heads,
-            kv_heads=config.num_key_value_heads,
-            head_dim=attention.head_dim,
-            eps=float(inner.norm.variance_epsilon),
-            scale=float(attention.scaling),
-            norm=inner.norm.weight,
-            head=self._pack([model.lm_head]),
-            layers=[],
-            groups=[],
+            heads=shape.heads,
+            kv_heads=shape.kv_heads,
+            head_dim=shape.head_dim,
+            eps=shape.eps,
+            scale=shape.scale,
+            norm=weights.tensor(NORM),
+            head=self._pack_head(shape, embed),
+            layers=[self._pack_layer(layer_name(index), shape, embed) for index in range(shape.layers)],
+            groups=[_group(layer_name(i), shape, names) for i in range(shape.layers) for names in SITES],
         )
-        for index in range(len(inner.layers)):
-            layer = inner.layers[index]
-            self._model.groups += [_site_group(f"model.layers.{index}", layer, names) for names in _GROUPS]
-            self._model.layers.append(self._pack_layer(layer, embed))
-            inner.layers[index] = torch.nn.Identity()
-        self.groups, self.layers = self._model.groups, len(inner.layers)
+        del self._weights
+        self.groups = self._model.groups
         self._stack = ops.stack(self._model)
         self._hidden = embed.new_empty(0, embed.shape[1])  # kept: a step like the last one makes no tensor
 
-    def _pack_layer(self, layer: Any, like: torch.Tensor) -> Layer:
-        attention, mlp = layer.self_attn, layer.mlp
-        norms = (attention.q_norm.weight, attention.k_norm.weight) if hasattr(attention, "q_norm") else None
+    def _pack_head(self, shape: DecoderShape, embed: torch.Tensor) -> Linear:
+        if not shape.tied:
+            return self._pack("", (HEAD.removesuffix(".weight"),))
+        head, _ = packed(embed, None, self._ops, int8=self._int8)  # the table stays: nothing is saved
+        return head
+
+    def _pack_layer(self, prefix: str, shape: DecoderShape, like: torch.Tensor) -> Layer:
+        norms = [self._weights.tensor(f"{prefix}.{name}.weight") for name in NORMS]
+        heads = [self._weights.tensor(f"{prefix}.{name}.weight") for name in QK_NORMS if shape.qk_norm]
+        qkv, o, gate_up, down = (self._pack(f"{prefix}.", names) for names in SITES)
         return Layer(
-            norm1=layer.input_layernorm.weight,
-            norm2=layer.post_attention_layernorm.weight,
-            qk_norm=norms,
-            qkv=self._pack([attention.q_proj, attention.k_proj, attention.v_proj]),
-            o=self._pack([attention.o_proj]),
-            gate_up=self._pack([mlp.gate_proj, mlp.up_proj]),
-            down=self._pack([mlp.down_proj]),
+            norm1=norms[0],
+            norm2=norms[1],
+            qk_norm=(heads[0], heads[1]) if heads else None,
+            qkv=qkv,
+            o=o,
+            gate_up=gate_up,
+            down=down,
             k_cache=like.new_empty(self._cache_shape),
             v_cache=like.new_empty(self._cache_shape),
         )
+
+    def _pack(self, prefix: str, names: Sequence[str]) -> Linear:
+        linear, saved = self._weights.linear([prefix + name for name in names], self._ops, int8=self._int8)
+        self.saved += saved
+        return linear
 
     @property
     def stack(self) -> Stack:
@@ -377,15 +399,6 @@ class PackedBackbone:
             layer.k_cache = self._model.embed.new_empty(self._cache_shape)
             layer.v_cache = self._model.embed.new_empty(self._cache_shape)
         self._stack = self._ops.stack(self._model)
-
-    def _pack(self, layers: Sequence[Any]) -> Linear:
-        weight, bias = _joined(layers)
-        if not self._int8:
-            return self._ops.pack_linear(weight, bias)
-        small = quantise(weight)
-        if weight is not self._embed:  # which stays as it is
-            self.saved += weight.nbytes - small.nbytes
-        return self._ops.pack_int8(small, bias, weight.dtype)
 
     def cache_bytes(self) -> int:
         """Bytes of the KV cache."""
@@ -417,31 +430,6 @@ class PackedBackbone:
         return self._stack.run(hidden, embed, (begin, self.layers), plan, lora, last)
 
 
-def _joined(layers: Sequence[Any]) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Weights and biases of layers that read the same input, one below the other."""
-    weight = torch.cat([layer.weight for layer in layers]) if len(layers) > 1 else layers[0].weight
-    if all(layer.bias is None for layer in layers):
-        return weight, None
-    biases = [
-        layer.bias if layer.bias is not None else weight.new_zeros(layer.out_features) for layer in layers
-    ]
-    return weight, torch.cat(biases)
-
-
-def _site_group(prefix: str, layer: Any, names: tuple[str, ...]) -> SiteGroup:
-    linears = [layer.get_submodule(name) for name in names]
-    offsets = [0]
-    for linear in linears:
-        offsets.append(offsets[-1] + linear.out_features)
-    return SiteGroup(tuple(f"{prefix}.{n}" for n in names), linears[0].in_features, tuple(offsets))
-
-
-def _rotary_table(rotary: Any, context: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-    """cos and sin [positions, head_dim] float32, from frequencies in float32 and not rounded.
-
-    transformers rounds both to the model's dtype. Here they are multiplied in float32, and over 8,000 tokens
-    the unrounded table is nearer to the model in float32.
-    """
-    positions = torch.arange(context, device=device)[None]
-    cos, sin = rotary(torch.zeros(1, 1, 1, device=device), positions)
-    return cos[0].float().contiguous(), sin[0].float().contiguous()
+def _group(prefix: str, shape: DecoderShape, names: tuple[str, ...]) -> SiteGroup:
+    offsets = accumulate((shape.linear(name)[0] for name in names), initial=0)
+    return SiteGroup(tuple(f"{prefix}.{n}" for n in names), shape.linear(names[0])[1], tuple(offsets))

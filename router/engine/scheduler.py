@@ -271,24 +271,20 @@ class Scheduler:
         return row is self.waiting[0] and all(r.rank > row.rank for r in self.running)
 
     def _grow(self) -> None:
-        """A block more for each answer whose next token has none."""
+        """Blocks for each answer whose tokens need more: several where a grammar forces many tokens."""
         short = [
             row
             for row in self.running
             if (held := row.allocation) is not None and len(row.tokens) > len(held.blocks) * BLOCK
         ]
         for row in sorted(short, key=lambda r: r.rank):
-            held = row.allocation
-            if held is None:
-                continue  # preempted for one before it
-            while not self.pool.grow(held):
+            while (held := row.allocation) is not None and len(row.tokens) > len(held.blocks) * BLOCK:
+                if self.pool.grow(held):
+                    continue
                 if self.background:
                     self._drop(self.background[-1])
-                    continue
-                last = self._last_for(row)
-                self._preempt(last)
-                if last is row:
-                    break
+                else:
+                    self._preempt(self._last_for(row))  # which may be the row itself
 
     def _spare(self, behind: Sequence[BatchRow] = ()) -> int:
         """Blocks that admission leaves to the answers in progress; `behind` are not among them."""

@@ -26,13 +26,13 @@ from router.engine.base import (
 )
 from router.engine.constrained.compiler import CompiledGrammar, Grammars
 from router.engine.constrained.source import spec_of
+from router.engine.decoder import head_size
 from router.engine.generic import GenericBackbone
 from router.engine.loader import (
     LoadedModel,
     base_digest,
     context_length,
     end_tokens,
-    head_size,
     load_model,
     pick_device,
     pick_dtype,
@@ -59,6 +59,7 @@ from router.engine.rows import AnswerRow, BlockPool, PoolingRow
 from router.engine.runner import Backbone, PackedBackbone, Runner, why_not_packed
 from router.engine.sampling import Sampler, SamplingState
 from router.engine.scheduler import POOLING_TOKENS, Scheduler
+from router.engine.weights import ModuleWeights
 from router.errors import (
     ConfigError,
     FailedPrecondition,
@@ -334,11 +335,11 @@ def _check_quantize(wanted: str, device: torch.device) -> None:
 
 
 def _fitting_backbone(model: Any, ops: Ops, blocks: int, context: int, int8: bool) -> Backbone:
-    reason = why_not_packed(model, context)
+    reason = why_not_packed(model.config, context)
     if reason:
         log.info("the generic path runs this model: %s", reason)
         return GenericBackbone(model, ops, blocks, int8=int8)
-    return PackedBackbone(model, ops, blocks, context, int8=int8)
+    return PackedBackbone(model.config, ModuleWeights(model), ops, blocks, context, int8=int8)
 
 
 def _sites(backbone: Backbone) -> dict[str, tuple[int, int]]:

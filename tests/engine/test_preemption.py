@@ -83,6 +83,17 @@ def test_a_prompt_is_read_though_rows_that_decode_would_take_the_whole_step() ->
     assert late.generated
 
 
+def test_one_that_grows_by_many_tokens_at_once_gets_the_blocks_of_all() -> None:
+    """As where a grammar forces them."""
+    scheduler = make(blocks=8)
+    scheduler.add(grows := row(10, new=90))
+    step(scheduler)
+    grows.tokens += [1] * 60
+    (chunk,) = scheduler.schedule()
+    assert grows.allocation is not None
+    assert len(grows.allocation.blocks) * BLOCK >= grows.computed + chunk.count
+
+
 def test_the_youngest_gives_way_and_goes_on_where_it_was() -> None:
     scheduler = make(blocks=6)
     old, young = row(15, new=60), row(15, "a", new=60, first=100)

@@ -131,7 +131,11 @@ async def test_a_cache_of_another_size_changes_no_answer(native: bool) -> None:
 @pytest.mark.parametrize("kind", ["packed", "generic"])
 def test_the_cache_grows_to_what_a_step_leaves(kind: str) -> None:
     model, ops, steps = tiny.model("llama"), TorchOps(), []
-    made: Any = PackedBackbone(model, ops, 2, 256) if kind == "packed" else GenericBackbone(model, ops, 2)
+    made: Any = (
+        PackedBackbone(*tiny.parts(model), ops, 2, 256)
+        if kind == "packed"
+        else GenericBackbone(model, ops, 2)
+    )
     small = made.cache_bytes()
     forward = made.forward
 

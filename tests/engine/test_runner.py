@@ -13,11 +13,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, Gemma3TextConfig, LlamaConfig, Qwen3Config
 
+from router.engine import runner
+from router.engine.decoder import rotary_table
 from router.engine.generic import GenericBackbone
 from router.engine.loader import load_model, place
 from router.engine.ops import BLOCK, AttentionPlan
 from router.engine.rows import AnswerRow, Chain, Chunk
-from router.engine.runner import PackedBackbone, StepPlan, StepPlanner, _rotary_table
+from router.engine.runner import PackedBackbone, StepPlan, StepPlanner
 from router.engine.scheduler import Scheduler
 from router.engine.torch_ops import TorchOps
 from router.errors import ConfigError
@@ -188,7 +190,7 @@ def test_the_table_is_that_of_float64(theta: float, dtype: torch.dtype) -> None:
     context, dim = 32768, 64
     rope = {"rope_type": "default", "rope_theta": theta}
     model = placed(LlamaConfig(**SHAPE, head_dim=dim, rope_parameters=rope), dtype)
-    cos, sin = _rotary_table(model.model.rotary_emb, context, CPU)
+    cos, sin = rotary_table(model.config, context, CPU)
     assert cos.shape == sin.shape == (context, dim)
     assert cos.dtype == sin.dtype == torch.float32
     powers = torch.arange(0, dim, 2, dtype=torch.float64) / dim
@@ -225,7 +227,7 @@ def test_the_table_is_that_of_float64(theta: float, dtype: torch.dtype) -> None:
 def test_scaled_positions_are_those_of_the_model_in_float32(rope: dict[str, Any], dtype: torch.dtype) -> None:
     config = Qwen3Config(**SHAPE, head_dim=32, rope_parameters=rope)
     low, full = placed(config, dtype), placed(config, torch.float32)
-    low_table, full_table = (_rotary_table(m.model.rotary_emb, 20000, CPU) for m in (low, full))
+    low_table, full_table = (rotary_table(m.config, 20000, CPU) for m in (low, full))
     for ours, exact in zip(low_table, full_table, strict=True):
         assert torch.equal(ours, exact)
     assert low_table[0][0].max() == pytest.approx(low.model.rotary_emb.attention_scaling)
@@ -257,7 +259,9 @@ def test_every_kind_of_frequencies_stays_exact() -> None:
 
 
 @pytest.mark.parametrize("packed", [True, False], ids=["packed", "generic"])
-def test_tokens_far_apart_are_read_in_bfloat16_as_in_float32(packed: bool) -> None:
+def test_tokens_far_apart_are_read_in_bfloat16_as_in_float32(
+    packed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Sixteen tokens over a long context; with rounded frequencies their distances are others."""
 
     def read(dtype: torch.dtype, rounded: bool = False) -> torch.Tensor:
@@ -265,8 +269,10 @@ def test_tokens_far_apart_are_read_in_bfloat16_as_in_float32(packed: bool) -> No
         model.load_state_dict(weights)
         place(model, CPU, dtype)
         if rounded:
-            model.model.rotary_emb.to(dtype)
-        made = PackedBackbone(model, OPS, 1, 65536) if packed else GenericBackbone(model, OPS, 1)
+            rotary = model.model.rotary_emb.to(dtype)
+            table = rotary(torch.zeros(1), torch.arange(65536)[None])
+            monkeypatch.setattr(runner, "rotary_table", lambda *_: tuple(t[0].float() for t in table))
+        made = PackedBackbone(*tiny.parts(model), OPS, 1, 65536) if packed else GenericBackbone(model, OPS, 1)
         with torch.inference_mode():
             logits = made.forward(torch.arange(16), _far_apart(16), None, torch.arange(16))
         return logits.double().log_softmax(-1)

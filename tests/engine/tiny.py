@@ -21,6 +21,7 @@ from router.config import Settings
 from router.engine.base import AdapterArtifact, Finished, Job
 from router.engine.loader import LoadedModel
 from router.engine.torch_engine import TorchEngine
+from router.engine.weights import ModuleWeights
 from router.registry.format.artifact import FolderRules, read_artifact
 from router.types import SamplingParams
 
@@ -74,6 +75,11 @@ def model(kind: str) -> Any:
     made.load_state_dict(_weights(kind))
     made.generation_config.eos_token_id = SHAPE["eos_token_id"]
     return made.eval().requires_grad_(False)
+
+
+def parts(model: Any) -> tuple[Any, ModuleWeights]:
+    """What a packed backbone is made of."""
+    return model.config, ModuleWeights(model)
 
 
 def engine(kind: str, **settings: Any) -> TorchEngine:

@@ -341,7 +341,7 @@ def test_logits_of_a_step_are_plain_torchs(dtype):
     found = []
     for ops in (OPS, TORCH):
         model = tiny.model("llama").to(DEVICE, dtype)
-        backbone = PackedBackbone(model, ops, len(case.k_cache), 256)
+        backbone = PackedBackbone(*tiny.parts(model), ops, len(case.k_cache), 256)
         for layer in backbone._model.layers:
             layer.k_cache.copy_(case.k_cache)
             layer.v_cache.copy_(case.v_cache)

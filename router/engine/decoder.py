@@ -1,0 +1,128 @@
+"""A decoder of Llama's shape as its config says it: its weights' names and shapes, and its positions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+QKV = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")
+GATE_UP = ("mlp.gate_proj", "mlp.up_proj")
+O, DOWN = "self_attn.o_proj", "mlp.down_proj"  # noqa: E741
+SITES = (QKV, (O,), GATE_UP, (DOWN,))  # linear layers that read the same input, in the order of a layer
+QK_NORMS = ("self_attn.q_norm", "self_attn.k_norm")
+NORMS = ("input_layernorm", "post_attention_layernorm")
+EMBED, NORM, HEAD = "model.embed_tokens.weight", "model.norm.weight", "lm_head.weight"
+CLASSES = {
+    "llama": "LlamaForCausalLM",
+    "mistral": "MistralForCausalLM",
+    "qwen2": "Qwen2ForCausalLM",
+    "qwen3": "Qwen3ForCausalLM",
+}  # transformers' class by `model_type`
+
+
+def head_size(config: Any) -> int:
+    """Numbers in one attention head."""
+    return int(getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads)
+
+
+@dataclass(frozen=True, slots=True)
+class DecoderShape:
+    """What a config says of a decoder of one of `CLASSES`."""
+
+    layers: int
+    hidden: int
+    inner: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    vocabulary: int
+    eps: float  # of every norm
+    tied: bool  # the head is the table of embeddings
+    biases: frozenset[str]  # linear layers of a layer that have one
+    qk_norm: bool  # each head of q and k is normed
+
+    @classmethod
+    def of(cls, config: Any) -> DecoderShape:
+        """Of the config as transformers has it."""
+        kind = config.model_type
+        attention, gated = getattr(config, "attention_bias", False), getattr(config, "mlp_bias", False)
+        if kind == "qwen2":
+            biases = {*QKV}
+        else:
+            biases = {*((*QKV, O) if attention else ()), *((*GATE_UP, DOWN) if gated else ())}
+        return cls(
+            layers=int(config.num_hidden_layers),
+            hidden=int(config.hidden_size),
+            inner=int(config.intermediate_size),
+            heads=int(config.num_attention_heads),
+            kv_heads=int(config.num_key_value_heads),
+            head_dim=head_size(config),
+            vocabulary=int(config.vocab_size),
+            eps=float(config.rms_norm_eps),
+            tied=bool(config.tie_word_embeddings),
+            biases=frozenset(biases),
+            qk_norm=kind == "qwen3",
+        )
+
+    @property
+    def scale(self) -> float:
+        """Of attention's scores."""
+        return float(self.head_dim**-0.5)
+
+    def linear(self, site: str) -> tuple[int, int]:
+        """Outputs and inputs of a linear layer of a layer."""
+        heads = self.heads * self.head_dim
+        if site in QKV:
+            return (heads if site == QKV[0] else self.kv_heads * self.head_dim), self.hidden
+        if site == O:
+            return self.hidden, heads
+        return (self.hidden, self.inner) if site == DOWN else (self.inner, self.hidden)
+
+    def weights(self) -> Mapping[str, tuple[int, ...]]:
+        """The shape of every weight by its name, in the order of a step."""
+        found: dict[str, tuple[int, ...]] = {EMBED: (self.vocabulary, self.hidden)}
+        for index in range(self.layers):
+            found |= {f"{layer_name(index)}.{name}": shape for name, shape in self._of_layer().items()}
+        found[NORM] = (self.hidden,)
+        if not self.tied:
+            found[HEAD] = (self.vocabulary, self.hidden)
+        return found
+
+    def _of_layer(self) -> Mapping[str, tuple[int, ...]]:
+        found: dict[str, tuple[int, ...]] = {f"{name}.weight": (self.hidden,) for name in NORMS}
+        if self.qk_norm:
+            found |= {f"{name}.weight": (self.head_dim,) for name in QK_NORMS}
+        for name in (name for names in SITES for name in names):
+            found[f"{name}.weight"] = self.linear(name)
+            if name in self.biases:
+                found[f"{name}.bias"] = self.linear(name)[:1]
+        return found
+
+
+def layer_name(index: int) -> str:
+    """The prefix of a layer's names."""
+    return f"model.layers.{index}"
+
+
+def rotary_table(config: Any, context: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """cos and sin [positions, head_dim] float32 of the first `context` positions.
+
+    From frequencies in float32 and not rounded. transformers rounds both to the model's dtype. Here they are
+    multiplied in float32, and over 8,000 tokens the unrounded table is nearer to the model in float32.
+    """
+    kind, scale = config.rope_parameters["rope_type"], 1.0
+    if kind == "default":  # Su et al. 2021
+        size = head_size(config)
+        powers = torch.arange(0, size, 2, dtype=torch.float32) / size
+        frequencies = 1.0 / (config.rope_parameters["rope_theta"] ** powers)
+    else:
+        from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+
+        frequencies, scale = ROPE_INIT_FUNCTIONS[kind](config, torch.device("cpu"))
+    positions = torch.arange(context, dtype=torch.float32, device=device)
+    angles = positions[:, None] * frequencies.to(device)
+    angles = torch.cat((angles, angles), -1)
+    return angles.cos() * scale, angles.sin() * scale
