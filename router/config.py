@@ -83,8 +83,8 @@ class Settings(BaseSettings):
     )
     model: str = Field("smollm2-135m-instruct", description="base model: the default, a path or a hub id")
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = Field("auto", description="serving dtype")
-    quantize: Literal["none", "int8"] = Field(
-        "none", description="weights of the linear layers: none (as dtype says) or int8"
+    quantize: Literal["none", "int8", "int4"] = Field(
+        "none", description="weights of the linear layers: none (as dtype says), int8 or int4"
     )
     device: str = Field("auto", description="auto, cpu, cuda, cuda:N")
     native: bool = Field(True, description="use the fused native operations where they build")

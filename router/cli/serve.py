@@ -70,7 +70,7 @@ Dtype = Annotated[
 Quantize = Annotated[
     str | None,
     typer.Option(
-        metavar="none|int8", help="Weights of the linear layers: as dtype says, or int8. Default: none."
+        metavar="none|int8|int4", help="Linear layers: as dtype says, or in 8 or 4 bits. Default: none."
     ),
 ]
 EngineFlag = Annotated[

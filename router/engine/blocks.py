@@ -66,7 +66,7 @@ class BlockWeight:
         return whole
 
 
-def joined(weights: Sequence[BlockWeight]) -> list[BlockWeight]:
+def runs_of(weights: Sequence[BlockWeight]) -> list[BlockWeight]:
     """The same outputs in the same order, neighbours of one form in one weight."""
     runs: list[list[BlockWeight]] = []
     for weight in weights:
@@ -92,7 +92,7 @@ def _halves(blocks: torch.Tensor, start: int, count: int = 1) -> torch.Tensor:
 
 
 def _nibbles(blocks: torch.Tensor, start: int, step: int) -> torch.Tensor:
-    """Bytes from `start` on: of each `step` bytes the low halves, then the high ones -> uint8 [n, groups, step]."""
+    """Of each `step` bytes from `start` on the low halves, then the high ones: uint8 [n, groups, step]."""
     packed = blocks[:, start:].reshape(len(blocks), -1, 1, step)
     return torch.cat((packed & 15, packed >> 4), 2).flatten(1, 2)
 
@@ -134,3 +134,31 @@ Q8_0 = BlockForm("Q8_0", 8, 32, 34, _widen_q8_0)
 Q4_K = BlockForm("Q4_K", 12, 256, 144, _widen_q4_k)
 Q6_K = BlockForm("Q6_K", 14, 256, 210, _widen_q6_k)
 FORMS = {form.number: form for form in (Q4_0, Q4_1, Q8_0, Q4_K, Q6_K)}
+
+GROUP = 32  # inputs that share a scale and a minimum in what `quantise_blocks` makes
+_LEVELS = 15
+
+
+def quantise_blocks(weight: torch.Tensor) -> BlockWeight:
+    """weight [out, in], `in` in whole groups -> the nearest numbers of Q4_1.
+
+    A group's scale and minimum, in float16, span its weights, so every weight is off by half a scale at most
+    (and by what float16 rounds). A group with a value that is not finite gets a scale that is not finite
+    either, so that it stays as visibly broken as it was.
+    """
+    out, width = weight.shape
+    blocks = torch.empty(out, width // GROUP * Q4_1.size, dtype=torch.uint8, device=weight.device)
+    for start, stop in parts(out, width):
+        groups = weight[start:stop].float().reshape(-1, GROUP)
+        blocks[start:stop] = _q4_1(groups).view(stop - start, -1)
+    return BlockWeight(Q4_1, blocks)
+
+
+def _q4_1(groups: torch.Tensor) -> torch.Tensor:
+    """float32 [n, 32] -> uint8 [n, 20]."""
+    low, high = groups.amin(1, True), groups.amax(1, True)
+    scale, minimum = ((high - low) / _LEVELS).half(), low.half()
+    numbers = ((groups - minimum.float()) / scale.float()).nan_to_num(0.0, _LEVELS, 0.0)
+    numbers = numbers.round_().clamp_(0, _LEVELS).to(torch.uint8)
+    halves = torch.cat((scale, minimum), 1).view(torch.uint8)
+    return torch.cat((halves, numbers[:, :16] | numbers[:, 16:] << 4), 1)

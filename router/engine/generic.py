@@ -10,8 +10,9 @@ import torch
 from torch import nn
 from torch.nn.functional import scaled_dot_product_attention
 
-from router.engine.ops import BLOCK, AttentionPlan, Linear, LoraStep, Ops, SiteGroup, quantise
+from router.engine.ops import BLOCK, AttentionPlan, Linear, LoraStep, Ops, SiteGroup
 from router.engine.runner import Taps
+from router.engine.weights import packed
 from router.errors import ConfigError
 
 _numbers = count()  # one attention function for each engine of the process
@@ -22,14 +23,14 @@ class GenericBackbone:
 
     kind = "generic"
 
-    def __init__(self, model: Any, ops: Ops, blocks: int, *, int8: bool = False) -> None:
-        """`int8`: keep the weights of linear layers in 8 bits, but for the head."""
+    def __init__(self, model: Any, ops: Ops, blocks: int, quantize: str = "none") -> None:
+        """`quantize`: what the weights of linear layers but the head are kept in (none, int8, int4)."""
         from transformers import AttentionInterface
 
         self._model = model
         self.layers = int(model.config.num_hidden_layers)
         self._step = _Step(ops)
-        self._int8, self.saved = int8, 0
+        self._quantize, self.saved = quantize, 0
         self._blocks = blocks
         self._caches: dict[int, KeyValues] = {}
         self.groups = self._replace_linears()
@@ -93,14 +94,14 @@ class GenericBackbone:
         return groups
 
     def _kept(self, layer: Any) -> nn.Module:
-        """The layer, or the same in 8 bits."""
-        if not self._int8:
+        """The layer, or the same in few bits."""
+        if self._quantize == "none":
             kept: nn.Module = layer
             return kept
         weight = layer.weight if isinstance(layer, nn.Linear) else layer.weight.t()
-        small = quantise(weight)
-        self.saved += weight.nbytes - small.nbytes
-        return Int8Linear(self._step.ops.pack_int8(small, layer.bias, weight.dtype))
+        linear, saved = packed(weight, layer.bias, self._step.ops, self._quantize)
+        self.saved += saved
+        return SmallLinear(linear)
 
     def _prove_attention(self) -> None:
         """One token through the model: some models ignore the attention function that was set."""
@@ -170,8 +171,8 @@ class MultiLoraLinear(nn.Module):
         return y
 
 
-class Int8Linear(nn.Module):
-    """A linear layer with its weight in 8 bits."""
+class SmallLinear(nn.Module):
+    """A linear layer with its weight in few bits."""
 
     def __init__(self, linear: Linear) -> None:
         super().__init__()

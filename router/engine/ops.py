@@ -202,7 +202,7 @@ class Ops(Protocol):
     def pack_blocks(
         self, weights: Sequence[BlockWeight], bias: torch.Tensor | None, dtype: torch.dtype
     ) -> Linear:
-        """The same with weights in blocks, their outputs side by side; sums are float32, the bias comes last."""
+        """The same with weights in blocks, outputs side by side; float32 sums get the bias last."""
         ...
 
     def pack_a(self, a: torch.Tensor) -> torch.Tensor:

@@ -172,7 +172,7 @@ class Backbone(Protocol):
     groups: list[SiteGroup]  # one LoraStep (or None) for each, in this order
     kind: str  # "packed" or "generic"
     layers: int
-    saved: int  # bytes of weights that 8 bits save
+    saved: int  # bytes of weights that few bits save
 
     def forward(
         self,
@@ -327,12 +327,11 @@ class PackedBackbone:
         ops: Ops,
         blocks: int,
         context: int,
-        *,
-        int8: bool = False,
+        quantize: str = "none",
     ) -> None:
-        """`int8`: keep the weights of linear layers in 8 bits."""
+        """`quantize`: what the weights of linear layers are kept in (none, int8, int4)."""
         shape = DecoderShape.of(config)
-        self._ops, self._weights, self._int8 = ops, weights, int8
+        self._ops, self._weights, self._quantize = ops, weights, quantize
         self.saved = 0
         self.layers = shape.layers
         self._cache_shape = (blocks, shape.kv_heads, BLOCK, shape.head_dim)
@@ -360,7 +359,7 @@ class PackedBackbone:
     def _pack_head(self, shape: DecoderShape, embed: torch.Tensor) -> Linear:
         if not shape.tied:
             return self._pack("", (HEAD.removesuffix(".weight"),))
-        head, _ = packed(embed, None, self._ops, int8=self._int8)  # the table stays: nothing is saved
+        head, _ = packed(embed, None, self._ops, self._quantize)  # the table stays: nothing is saved
         return head
 
     def _pack_layer(self, prefix: str, shape: DecoderShape, like: torch.Tensor) -> Layer:
@@ -380,7 +379,7 @@ class PackedBackbone:
         )
 
     def _pack(self, prefix: str, names: Sequence[str]) -> Linear:
-        linear, saved = self._weights.linear([prefix + name for name in names], self._ops, int8=self._int8)
+        linear, saved = self._weights.linear([prefix + name for name in names], self._ops, self._quantize)
         self.saved += saved
         return linear
 

@@ -133,10 +133,9 @@ class TorchEngine:
         self._grammars = Grammars(lambda: spec_of(self._tokenizer, self._vocabulary, self._eos))
         self._vocabulary = int(model.get_output_embeddings().weight.shape[0])
         size = sum(p.numel() for p in model.parameters()) * self._dtype.itemsize
-        int8 = settings.quantize == "int8"
         self._blocks = self._first_blocks(context)
         reach = context if self._fills else min(context, self._blocks * BLOCK)
-        backbone = _fitting_backbone(model, self._ops, self._blocks, reach, int8)
+        backbone = _fitting_backbone(model, self._ops, self._blocks, reach, settings.quantize)
         self._groups, self._layers = backbone.groups, backbone.layers
         products = sum(group.in_features * group.out_offsets[-1] for group in backbone.groups)
         self._even_context = ATTENTION_RATE * 2 * products / attention
@@ -155,7 +154,7 @@ class TorchEngine:
             sites=_sites(backbone),
             size_bytes=size - backbone.saved,
             kernels=f"{backbone.kind} layers, {kernels}",
-            weights="int8" if int8 else "",
+            weights="" if settings.quantize == "none" else settings.quantize,
             chat_template=self._encoder.has_chat_template,
             tool_form=self._encoder.has_tool_form,
         )
@@ -326,20 +325,20 @@ def _load_base(model: str) -> LoadedModel:
 
 
 def _check_quantize(wanted: str, device: torch.device) -> None:
-    """Raises ConfigError where weights in 8 bits cannot be served."""
-    if wanted == "int8" and device.type != "cpu":
+    """Raises ConfigError where weights in few bits cannot be served."""
+    if wanted != "none" and device.type != "cpu":
         raise ConfigError(
-            f"quantize = int8 is for the CPU, and this engine runs on {device}: leave it out, "
+            f"quantize = {wanted} is for the CPU, and this engine runs on {device}: leave it out, "
             "or say --device cpu"
         )
 
 
-def _fitting_backbone(model: Any, ops: Ops, blocks: int, context: int, int8: bool) -> Backbone:
+def _fitting_backbone(model: Any, ops: Ops, blocks: int, context: int, quantize: str) -> Backbone:
     reason = why_not_packed(model.config, context)
     if reason:
         log.info("the generic path runs this model: %s", reason)
-        return GenericBackbone(model, ops, blocks, int8=int8)
-    return PackedBackbone(model.config, ModuleWeights(model), ops, blocks, context, int8=int8)
+        return GenericBackbone(model, ops, blocks, quantize)
+    return PackedBackbone(model.config, ModuleWeights(model), ops, blocks, context, quantize)
 
 
 def _sites(backbone: Backbone) -> dict[str, tuple[int, int]]:

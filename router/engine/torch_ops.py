@@ -62,9 +62,7 @@ class TorchOps:
         """The same with weights in blocks, which are widened to float32 at each call."""
         shift = None if bias is None else bias.float()
         places = [
-            (weight, start, stop)
-            for weight in weights
-            for start, stop in parts(weight.out, weight.width)
+            (weight, start, stop) for weight in weights for start, stop in parts(weight.out, weight.width)
         ]
 
         def linear(x: torch.Tensor) -> torch.Tensor:

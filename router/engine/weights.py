@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 import torch
 
+from router.engine.blocks import GROUP, quantise_blocks
 from router.engine.ops import Linear, Ops, quantise
 
 
@@ -22,18 +23,24 @@ class WeightSource(Protocol):
         """A weight as it is. Raises ConfigError where it cannot be read."""
         ...
 
-    def linear(self, modules: Sequence[str], ops: Ops, *, int8: bool) -> tuple[Linear, int]:
-        """Linear layers that read the same input, packed one below the other, and the bytes that 8 bits save.
+    def linear(self, modules: Sequence[str], ops: Ops, quantize: str) -> tuple[Linear, int]:
+        """Linear layers that read the same input, one below the other, and the bytes that few bits save.
 
         A source of weights that are packed already, such as 4-bit blocks, packs them by itself.
         """
         ...
 
 
-def packed(weight: torch.Tensor, bias: torch.Tensor | None, ops: Ops, *, int8: bool) -> tuple[Linear, int]:
-    """weight [out, in] as `ops` lays it, with `int8` in 8 bits, and the bytes that those save."""
-    if not int8:
+def packed(weight: torch.Tensor, bias: torch.Tensor | None, ops: Ops, quantize: str) -> tuple[Linear, int]:
+    """weight [out, in] as `ops` lays it and as `quantize` says (none, int8, int4), and the bytes that saves.
+
+    Where inputs are no whole groups of 4 bits, int4 takes 8 bits.
+    """
+    if quantize == "none":
         return ops.pack_linear(weight, bias), 0
+    if quantize == "int4" and weight.shape[1] % GROUP == 0:
+        blocks = quantise_blocks(weight)
+        return ops.pack_blocks([blocks], bias, weight.dtype), weight.nbytes - blocks.nbytes
     small = quantise(weight)
     return ops.pack_int8(small, bias, weight.dtype), weight.nbytes - small.nbytes
 
@@ -55,9 +62,9 @@ class ModuleWeights:
         setattr(self._modules[path], leaf, None)
         return found
 
-    def linear(self, modules: Sequence[str], ops: Ops, *, int8: bool) -> tuple[Linear, int]:
+    def linear(self, modules: Sequence[str], ops: Ops, quantize: str) -> tuple[Linear, int]:
         """Of the modules' own weights."""
-        return packed(*joined(self, modules), ops, int8=int8)
+        return packed(*joined(self, modules), ops, quantize)
 
 
 def joined(source: WeightSource, modules: Sequence[str]) -> tuple[torch.Tensor, torch.Tensor | None]:

@@ -7,7 +7,7 @@ from types import ModuleType
 
 import torch
 
-from router.engine.blocks import BlockWeight, joined
+from router.engine.blocks import BlockWeight, runs_of
 from router.engine.ops import (
     AttentionPlan,
     ChosenToken,
@@ -22,7 +22,6 @@ from router.engine.ops import (
 )
 from router.engine.resources import LargePages, usable_cpus
 from router.engine.torch_ops import OneByOne, TorchOps
-
 
 # Panels, scales of int8, bias, runs of blocks
 PackedWeights = tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None, list[tuple[int, int]]]
@@ -74,14 +73,14 @@ class NativeOps:
 
         Where forms change inside a panel there is no layout for them: all are rounded to `dtype` then.
         """
-        runs = joined(weights)
+        runs = runs_of(weights)
         if any(run.out % self._panel for run in runs[:-1]):
             return self.pack_linear(torch.cat([run.widened(dtype) for run in runs]), bias)
         forms = [(run.form.number, -(-run.out // self._panel)) for run in runs]
         width, wide = runs[0].width, dtype == torch.float32
         sizes = [count * self._native.block_panel_bytes(form, width) for form, count in forms]
         packed = self._pages.take(sum(sizes))
-        for run, part in zip(runs, packed.split(sizes), strict=True):
+        for run, part in zip(runs, torch.split(packed, sizes), strict=True):
             self._native.pack_blocks(run.blocks, run.form.number, width, wide, part)
         return NativeLinear(self._native, packed, None, _own(bias), sum(run.out for run in runs), forms)
 

@@ -110,7 +110,7 @@ def test_what_does_not_fit_is_refused(native, change):
 def test_a_stack_in_one_call_is_its_operations_one_by_one(native, dtype, tokens):
     """To the bit, cache included."""
     one, other = (
-        PackedBackbone(*tiny.parts(tiny.model("qwen2").to(dtype)), native, 4, 64, int8=True) for _ in range(2)
+        PackedBackbone(*tiny.parts(tiny.model("qwen2").to(dtype)), native, 4, 64, "int8") for _ in range(2)
     )
     assert isinstance(one.stack, NativeStack)
     other._stack = OneByOne(other._model, native)
