@@ -3,9 +3,10 @@
 In: {"prompts": [...], "new": N, "adapters": N}; out: {"seconds", "tokens", "step", "gap"}, where step has
 milliseconds of a step in which every row has one token, by what they went into, and gap has the mean seconds
 from one token of a request to its next. With "alone": true the first prompt has the engine to itself; out:
-{"step": seconds from token to token, "memory": seconds to read what a step reads}. With "beside": true the
-first prompt's answer runs while the second prompt is read; out: {"usual": [...], "beside": [...]}, seconds
-from token to token before and meanwhile.
+{"step": seconds from token to token, "memory": seconds to read what a step reads}. With "peak": true nothing
+is answered; out: the fields of `benchmarks.peak.Peak`. With "beside": true the first prompt's answer runs
+while the second prompt is read; out: {"usual": [...], "beside": [...]}, seconds from token to token before
+and meanwhile.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -23,6 +24,7 @@ from typing import Any
 import torch
 
 from benchmarks.answering import About, Round, about, answer
+from benchmarks.peak import peak
 from benchmarks.workload import export, jobs, random_adapter, start, usages
 from router.engine.base import BaseInfo, Delta, Job
 from router.engine.native.ops import NativeStack
@@ -49,6 +51,8 @@ def prepare(args: argparse.Namespace) -> tuple[About, Round]:
     stack = engine.stack
 
     def run(work: dict[str, Any]) -> dict[str, Any]:
+        if work.get("peak"):
+            return asdict(peak(getattr(torch, info.dtype)))
         chosen: list[str | None] = [*digests[: work["adapters"]]] or [None]
         if work.get("alone"):
             return alone(jobs(work["prompts"][:1], chosen, work["new"])[0])
@@ -56,7 +60,9 @@ def prepare(args: argparse.Namespace) -> tuple[About, Round]:
             return runner.run(gaps_beside(engine, *jobs(work["prompts"][:2], [None], work["new"])))
         steps_of(stack)
         seconds, used = runner.run(usages(engine, jobs(work["prompts"], chosen, work["new"])))
-        gaps = [(one.total_time - one.time_to_first_token) / (one.completion_tokens - 1) for one in used]
+        gaps = [
+            (one.total_time - one.time_to_first_token) / max(1, one.completion_tokens - 1) for one in used
+        ]
         tokens = sum(one.completion_tokens for one in used)
         return {"seconds": seconds, "tokens": tokens, "step": steps_of(stack, seconds), "gap": fmean(gaps)}
 

@@ -1,7 +1,8 @@
 """PEFT as a contestant of a benchmark: a line in, a round, a line out.
 
 The same weights as this engine has, one static batch, `generate(adapter_names=...)`; without adapters,
-`disable_adapter()`. One OpenMP pool: the base is loaded by the thread that generates.
+`disable_adapter()`, and with `--adapters 0` transformers alone. One OpenMP pool: the base is loaded by the
+thread that generates.
 In: {"prompts": [...], "new": N, "adapters": N}; out: {"seconds": ..., "tokens": ...}.
 """
 
@@ -26,13 +27,16 @@ def prepare(args: argparse.Namespace) -> tuple[About, Round]:
     base: Any = load_model(resolve_model(args.model), args.model).model
     base.to(getattr(torch, args.dtype))
     places = sites(base)
-    tuned = peft_model(base, [random_adapter(str(number), places) for number in range(args.adapters)])
+    artifacts = [random_adapter(str(number), places) for number in range(args.adapters)]
+    tuned = peft_model(base, artifacts) if artifacts else base
 
     def run(work: dict[str, Any]) -> dict[str, Any]:
         prompts, count, new = work["prompts"], work["adapters"], work["new"]
         if count:
             names = [f"a{i % count}" for i in range(len(prompts))]
             seconds, tokens = peft_generate(tuned, prompts, names, new)
+        elif not artifacts:
+            seconds, tokens = peft_generate(tuned, prompts, None, new)
         else:
             with tuned.disable_adapter():
                 seconds, tokens = peft_generate(tuned, prompts, None, new)

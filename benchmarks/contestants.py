@@ -124,6 +124,12 @@ class Contestant:
             pass
         return total
 
+    def resident(self) -> int:
+        """Bytes that this process and its children have in memory now, pages of mapped files among them."""
+        here = psutil.Process(self._process.pid)
+        processes = (here, *here.children(recursive=True))
+        return sum(int(process.memory_info().rss) for process in processes)
+
     def end(self) -> None:
         """Let it end by itself: its input is over."""
         assert self._process.stdin is not None
@@ -204,6 +210,10 @@ class Field:
         self.idle = max(self.idle, waiting / seconds)
         self.others = max(self.others, (_busy() - busy - sum(spent.values())) / seconds)
         return answer
+
+    def resident(self, name: str) -> int:
+        """Bytes that a contestant has in memory now."""
+        return self._contestants[name].resident()
 
     def _settle(self, others: Sequence[Contestant]) -> None:
         """Wait until those who worked last are asleep: a worker of vLLM looks for more work for a second."""

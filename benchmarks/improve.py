@@ -229,10 +229,12 @@ def canary(address: str, experiment: str, fresh: Sequence[Mapping[str, str]], mo
 def randomly(options: argparse.Namespace) -> bool:
     """Corrections that say nothing: the same command must say "no better" each time."""
     labels = sorted({row["response"] for row in json_lines("medical.train")})
-    rows = []
+    kept = options.keep.read_text().splitlines() if options.keep and options.keep.exists() else []
+    rows: list[dict[str, Any]] = [json.loads(line) for line in kept]
+    done = {row["seed"] for row in rows}
     with new_place() as place:
         asked = wrong_answers(place, options.rows)
-        for seed in range(options.first, options.first + options.runs):
+        for seed in sorted({*range(options.first, options.first + options.runs)} - done):
             draw = random.Random(seed)
 
             def drawn(number: int, row: Mapping[str, str], draw: random.Random = draw) -> tuple[str, str]:
@@ -253,6 +255,9 @@ def randomly(options: argparse.Namespace) -> bool:
                 }
             )
             print(rows[-1], flush=True)
+            if options.keep:
+                with options.keep.open("a") as file:
+                    file.write(json.dumps(rows[-1]) + "\n")
     met = {f"no better in {len(rows)} of {len(rows)}": all(row["result"] == "no better" for row in rows)}
     return finish("improve-random", rows, met, [], options)
 
@@ -425,6 +430,9 @@ def main() -> None:
     parser.add_argument("--users", type=int, default=3000, help="of the canary, at most")
     parser.add_argument("--runs", type=int, default=20, help="of random feedback")
     parser.add_argument("--first", type=int, default=0, help="seed of the first one")
+    parser.add_argument(
+        "--keep", type=Path, help="file of finished runs of random feedback: those are not run again"
+    )
     parser.add_argument("--seconds", type=float, default=30.0, help="of a measurement of throughput")
     parser.add_argument("--dry", action="store_true", help="print, write nothing")
     options = parser.parse_args()

@@ -6,6 +6,7 @@ tokenizer is the default base's, with a word for each further id, so that every 
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -26,6 +27,7 @@ from router.models import resolve_model
 SEED = 0
 DEVIATION = 0.02  # of random weights: `initializer_range` of the published configs
 WEIGHTS = "model.safetensors"
+SPARE = 2 << 30  # bytes of the disk that stay free
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,22 +154,44 @@ def weights_of(shape: Shape) -> Iterator[tuple[str, tuple[int, ...]]]:
     yield "model.norm.weight", (hidden,)
 
 
+def sites_of(shape: Shape) -> dict[str, tuple[int, int]]:
+    """[outputs, inputs] of the linear layers that adapters change."""
+    return {
+        name.removesuffix(".weight"): (size[0], size[1])
+        for name, size in weights_of(shape)
+        if len(size) == 2 and "layers" in name
+    }
+
+
 def made(shape: Shape) -> Path:
     """The folder of a base of this shape in the user's cache, written on first use."""
     folder = cache_folder() / "shapes" / f"{shape.name}-seed{SEED}"
     if folder.is_dir():
         return folder
-    print(
-        f"writing random weights of the shape of {shape.published} into {folder} "
-        f"({shape.weight_bytes / 1e9:.1f} GB, once)",
-        file=sys.stderr,
-    )
     folder.parent.mkdir(parents=True, exist_ok=True)
+    make_room(folder, shape.weight_bytes)
+    print(f"writing random weights of the shape of {shape.published} (once)", file=sys.stderr)
     with tempfile.TemporaryDirectory(dir=folder.parent) as held:
         part = Path(held) / "part"
         write(shape, part)
         os.replace(part, folder)
     return folder
+
+
+def remove(folder: Path) -> None:
+    """The base, and the files that were made of it."""
+    shutil.rmtree(folder)
+    for file in folder.parent.glob(f"{folder.name}-*"):
+        file.unlink()
+
+
+def make_room(file: Path, size: int) -> None:
+    """Say what is written. Raises OSError where the disk has no room for so many bytes and some more."""
+    free = shutil.disk_usage(file.parent).free
+    if free < size + SPARE:
+        have, need = free / 1e9, (size + SPARE) / 1e9
+        raise OSError(errno.ENOSPC, f"{have:.1f} GB are free, and {need:.1f} GB are needed", str(file))
+    print(f"{file}: {size / 1e9:.1f} GB", file=sys.stderr)
 
 
 def write(shape: Shape, folder: Path) -> None:
@@ -176,10 +200,10 @@ def write(shape: Shape, folder: Path) -> None:
     (folder / "config.json").write_text(json.dumps(config_of(shape), indent=2))
     (folder / "generation_config.json").write_text(json.dumps({"bos_token_id": 1, "eos_token_id": 2}))
     _write_tokenizer(shape, folder)
-    _write_weights(shape, folder / WEIGHTS)
+    write_weights(shape, folder / WEIGHTS)
 
 
-def _write_weights(shape: Shape, file: Path) -> None:
+def write_weights(shape: Shape, file: Path) -> None:
     """As the format of safetensors has it: the length of the header, the header, the values."""
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     end = 0
@@ -213,5 +237,5 @@ def _write_tokenizer(shape: Shape, folder: Path) -> None:
     tokenizer = json.loads((base / "tokenizer.json").read_text(encoding="utf-8"))
     words = tokenizer["model"]["vocab"]
     for number in range(len(words), shape.vocabulary):
-        words[f"Ġ§{number}"] = number
+        words[f"Ġ#{number}"] = number
     (folder / "tokenizer.json").write_text(json.dumps(tokenizer, ensure_ascii=False), encoding="utf-8")

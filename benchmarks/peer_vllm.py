@@ -1,13 +1,14 @@
 """vLLM for CPU as a contestant of a benchmark, run by the Python of its own environment.
 
-Started as `python -m benchmarks.peer_vllm MODEL DTYPE REQUESTS [ADAPTER_FOLDER ...]`. It imports nothing of
-ours but `benchmarks.answering`. In: {"prompts": [...], "new": N, ...}; out: {"seconds": ..., "tokens": ...}.
+Started as `python -m benchmarks.peer_vllm MODEL DTYPE REQUESTS [ADAPTER_FOLDER ...] [--longest TOKENS]`. It
+imports nothing of ours but `benchmarks.answering`. In: {"prompts": [...], "new": N, "adapters": N}, all
+adapters by default; out: {"seconds": ..., "tokens": ...}.
 """
 
 from __future__ import annotations
 
+import argparse
 import os
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -20,15 +21,22 @@ def prepare() -> tuple[About, Round]:
     from vllm import LLM, SamplingParams
     from vllm.lora.request import LoRARequest
 
-    model, dtype, requests, *folders = sys.argv[1:]
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("model")
+    parser.add_argument("dtype")
+    parser.add_argument("requests", type=int)
+    parser.add_argument("folders", nargs="*")
+    parser.add_argument("--longest", type=int, default=512, help="tokens of a request")
+    args = parser.parse_args()
+    model, folders = args.model, args.folders
     lora = {"enable_lora": True, "max_loras": len(folders), "max_lora_rank": 16} if folders else {}
     weights = "auto" if any(Path(model).glob("*.safetensors")) else "dummy"  # random ones, made by vLLM
     llm = LLM(
         model=model,
         load_format=weights,
-        dtype=dtype,
-        max_model_len=512,
-        max_num_seqs=int(requests),
+        dtype=args.dtype,
+        max_model_len=args.longest,
+        max_num_seqs=args.requests,
         enable_prefix_caching=False,
         disable_log_stats=True,
         **lora,
@@ -38,7 +46,8 @@ def prepare() -> tuple[About, Round]:
     def run(work: dict[str, Any]) -> dict[str, Any]:
         params = SamplingParams(temperature=0.0, max_tokens=work["new"], ignore_eos=True)
         prompts = [{"prompt_token_ids": p} for p in work["prompts"]]
-        chosen = [loaded[i % len(loaded)] for i in range(len(prompts))] if loaded else None
+        used = loaded[: work.get("adapters", len(loaded))]
+        chosen = [used[i % len(used)] for i in range(len(prompts))] if used else None
         start = time.perf_counter()
         outputs = llm.generate(prompts, params, lora_request=chosen, use_tqdm=False)
         seconds = time.perf_counter() - start

@@ -20,6 +20,7 @@ from router.types import (
     AdapterRef,
     Decision,
     FinishReason,
+    LabelSettings,
     MixturePart,
     PromptTemplate,
     Request,
@@ -69,6 +70,7 @@ class Lease:
     generation: Sampling
     domain: str = ""
     task: str = ""
+    labels: LabelSettings = LabelSettings()
 
 
 @dataclass(frozen=True, slots=True)

@@ -288,6 +288,7 @@ class Request:
     share: float = 1.0  # of the fair queue, against other tenants'
     experiments: Visible = EVERYTHING  # those that the caller is told of; it takes part in others, too
     tools: Tools = Tools()  # functions that the model may call; routing does not read them
+    want_labels: bool | None = None  # probabilities of its choices; None: as the adapter says
 
     @property
     def text(self) -> str:
@@ -511,6 +512,29 @@ class Usage:
     queue_time: float = 0.0
     time_to_first_token: float = 0.0
     total_time: float = 0.0
+
+
+MAX_LABELLED = 256  # choices whose probabilities an answer may have
+
+
+@dataclass(frozen=True, slots=True)
+class LabelSettings:
+    """An adapter's `[labels]`: whether answers have probabilities of choices unless a request says so, and
+    the `temperature` by which these are calibrated; None: they are not."""
+
+    always: bool = False
+    temperature: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LabelProbabilities:
+    """Each choice of an answer with its probability, the likeliest first; their sum is 1.
+
+    `calibrated`: scaled so that of many answers with probability p, a share of p is right.
+    """
+
+    values: tuple[tuple[str, float], ...]
+    calibrated: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,6 +33,7 @@ ELSEWHERE = {
     "experiments/assignment.py",
     "registry/format/trust.py",
     "experiments/manager.py",
+    "engine/labels.py",
 }
 BACKGROUND = ("registry/", "plugins/loader.py", "reread.py")  # may look at folders during a request
 

@@ -13,7 +13,10 @@ from router.cli import connect, flags
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from router.client import Client, Event
+    from router.client import Client, Event, Finished
+
+DOUBT = 0.6  # the likeliest choice is in doubt where it is less likely
+MOST_SHOWN = 5  # choices
 
 MaxTokens = Annotated[
     int | None, typer.Option("--max-tokens", "-n", metavar="N", help="Most tokens to generate.")
@@ -44,6 +47,13 @@ Conversation = Annotated[
         "--conversation", metavar="ID", help="What this is a turn of: its adapter stays where unsure."
     ),
 ]
+Labels = Annotated[
+    bool | None,
+    typer.Option(
+        "--labels/--no-labels",
+        help="Show how likely each choice is. By default an adapter that has them shows doubt only.",
+    ),
+]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Only the answer: no decision, no usage.")]
 
 
@@ -66,6 +76,7 @@ def ask(
     unit: Unit = "",
     conversation: Conversation = "",
     raw: connect.Raw = False,
+    labels: Labels = None,
     quiet: Quiet = False,
     server: flags.Server = "",
     timeout: flags.Timeout = 120.0,
@@ -98,13 +109,15 @@ def ask(
     said |= {"unconstrained": unconstrained}
     said |= {"max_tokens": max_tokens, "temperature": temperature, "seed": seed, "stop": stop, "raw": raw}
     options: Any = {name: value for name, value in said.items() if _is_said(value)}
+    if labels is not None:
+        options["want_labels"] = labels
     _check_one_constraint(options)
     text = connect.read_prompt(prompt)
     with connected(server, timeout) as client:
         if json:
             _print_whole(client, text, options)
         else:
-            _print_stream(client.stream(text, **options), quiet)
+            _print_stream(client.stream(text, **options), quiet, bool(labels))
 
 
 def _read(value: str) -> str:
@@ -144,13 +157,13 @@ def _print_whole(client: Client, text: str, options: Any) -> None:
     print_json(client.generate(text, **options))
 
 
-def _print_stream(events: Iterable[Event], quiet: bool) -> None:
+def _print_stream(events: Iterable[Event], quiet: bool, labels: bool) -> None:
     from router.cli.connect import decision_line, usage_line
     from router.cli.output import clean
     from router.client import Delta, Started
 
     on_terminal = sys.stdout.isatty()
-    last, usage = "\n", ""
+    last, usage, shown = "\n", "", ""
     try:
         for event in events:
             if isinstance(event, Started):
@@ -160,9 +173,26 @@ def _print_stream(events: Iterable[Event], quiet: bool) -> None:
                 print(clean(event.text) if on_terminal else event.text, end="", flush=True)
             else:
                 usage = usage_line(event.usage, event.reason.value)
+                shown = labels_text(event, wanted=labels)
     finally:  # an answer that breaks off ends its line, too
         print(end="" if last.endswith("\n") else "\n", flush=True)
+    if labels and shown:
+        print(shown)
+    else:
+        _note(shown, quiet or not shown)
     _note(usage, quiet or not usage)
+
+
+def labels_text(end: Finished, *, wanted: bool) -> str:
+    """The likeliest choices with their probabilities; unless `wanted`, only where the first is in doubt."""
+    if not end.labels or not (wanted or end.labels[0].probability < DOUBT):
+        return ""
+    lines = [f"{label.probability:6.1%}  {label.text}" for label in end.labels[:MOST_SHOWN]]
+    if left := len(end.labels) - len(lines):
+        rest = max(0.0, 1 - sum(label.probability for label in end.labels[:MOST_SHOWN]))
+        lines.append(f"{rest:6.1%}  {left} others")
+    head = "" if end.labels_calibrated else "not calibrated:\n"
+    return head + "\n".join(lines)
 
 
 def _note(text: str, quiet: bool) -> None:

@@ -46,10 +46,16 @@ def engine_of(settings: Settings, plugins: PluginHost) -> tuple[Engine, Path | N
 
 
 def make_engine(settings: Settings) -> Engine:
-    """The engine on torch. Imported here, so that a wrong flag is reported before torch is loaded."""
+    """The engine on torch. Imported here, so that a wrong flag is reported before torch is loaded.
+
+    While it is imported, a thread reads the base's files and computes their digest.
+    """
+    from router.engine.checkpoint import open_files
+
+    files = open_files(resolve_model(settings.model), settings.model)
     from router.engine.torch_engine import TorchEngine
 
-    return TorchEngine(settings)
+    return TorchEngine(settings, files=files)
 
 
 def make_fleet(settings: Settings) -> Engine:

@@ -24,6 +24,7 @@ from router.client.values import (
     Finished,
     Fleet,
     GenerateOptions,
+    Label,
     Plugin,
     PluginClassifier,
     PluginJudge,
@@ -86,6 +87,7 @@ def generate_request(prompt: Prompt, options: GenerateOptions) -> pb.GenerateReq
         sampling=_sampling(options),
         routing=_routing(options),
         labels=dict(options.get("labels", {})),
+        want_labels=options.get("want_labels"),
     )
 
 
@@ -93,7 +95,11 @@ def stream_request(prompt: Prompt, options: GenerateOptions) -> pb.StreamGenerat
     """The streaming request: the same fields."""
     unary = generate_request(prompt, options)
     return pb.StreamGenerateRequest(
-        input=unary.input, sampling=unary.sampling, routing=unary.routing, labels=unary.labels
+        input=unary.input,
+        sampling=unary.sampling,
+        routing=unary.routing,
+        labels=unary.labels,
+        want_labels=options.get("want_labels"),
     )
 
 
@@ -324,7 +330,13 @@ def to_answer(message: pb.GenerateResponse) -> Answer:
         to_decision(message.decision),
         _logprobs(message.logprobs),
         _calls(message.tool_calls),
+        _labels(message.labels),
+        message.labels_calibrated,
     )
+
+
+def _labels(messages: Iterable[pb.Label]) -> tuple[Label, ...]:
+    return tuple(Label(label.text, label.probability) for label in messages)
 
 
 def _calls(messages: Iterable[pb.ToolCall]) -> tuple[ToolCall, ...]:
@@ -342,7 +354,13 @@ def to_event(message: pb.StreamGenerateResponse) -> Event | None:
         return Delta(delta.text, delta.tokens, _logprobs(delta.logprobs), tuple(calls))
     if kind == "finished":
         end = message.finished
-        return Finished(_finish_reason(end.reason), _usage(end.usage), _calls(end.tool_calls))
+        return Finished(
+            _finish_reason(end.reason),
+            _usage(end.usage),
+            _calls(end.tool_calls),
+            _labels(end.labels),
+            end.labels_calibrated,
+        )
     return None
 
 

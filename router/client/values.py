@@ -83,7 +83,8 @@ class GenerateOptions(RouteOptions, total=False):
 
     What the answer must look like, one of: `json_schema` (text, or the schema as a dict), `regex`, `choices`,
     a Lark `grammar`; `unconstrained` takes an adapter's own constraint away. `logit_bias`: what is added to
-    the logits of tokens, by their ids.
+    the logits of tokens, by their ids. `want_labels`: whether the answer is to have the probability of each
+    of its choices.
     """
 
     max_tokens: int
@@ -100,6 +101,7 @@ class GenerateOptions(RouteOptions, total=False):
     logprobs: int
     logit_bias: Mapping[int, float]
     labels: Mapping[str, str]
+    want_labels: bool
     json_schema: str | Mapping[str, Any]
     regex: str
     choices: Sequence[str]
@@ -148,12 +150,22 @@ class Delta:
 
 
 @dataclass(frozen=True, slots=True)
+class Label:
+    """A choice that an answer had, and its probability."""
+
+    text: str
+    probability: float
+
+
+@dataclass(frozen=True, slots=True)
 class Finished:
-    """Last event of a stream that did not fail."""
+    """Last event of a stream that did not fail. `labels` are the likeliest first."""
 
     reason: FinishReason
     usage: Usage
     tool_calls: tuple[ToolCall, ...] = ()
+    labels: tuple[Label, ...] = ()
+    labels_calibrated: bool = False
 
     @property
     def finish_reason(self) -> FinishReason:
@@ -175,6 +187,8 @@ class Answer:
     decision: Decision
     logprobs: tuple[TokenLogprob, ...] = ()
     tool_calls: tuple[ToolCall, ...] = ()
+    labels: tuple[Label, ...] = ()
+    labels_calibrated: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,6 +28,8 @@ from router.types import (
     HIDDEN_STATES,
     Constraint,
     FinishReason,
+    LabelProbabilities,
+    LabelSettings,
     PromptTemplate,
     SamplingParams,
     TokenLogprob,
@@ -49,6 +51,7 @@ class Ability(StrEnum):
     HIDDEN_STATES = HIDDEN_STATES  # `Engine.read` with a depth
     ACTIVATED = "activated adapters"  # `AdapterArtifact.invocation_tokens`
     ALONE = "the same answer in every batch"
+    LABELS = "probabilities of choices"  # `Job.labels`
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,11 +178,15 @@ class Job:
     share: float = 1.0  # of the fair queue, against other tenants'
     own_constraint: bool = False  # the constraint is of the adapter's manifest, not of the request
     shared: int = 0  # tokens at its beginning that `Engine.shared` found; all tenants share their cache
+    labels: LabelSettings | None = None  # its constraint is choices, and their probabilities are wanted
 
 
 @dataclass(frozen=True, slots=True)
 class PoolingRequest:
     """Tokens that the base reads and does not answer; float32 numbers come of it.
+
+    With `candidates`, pairs of a place in `tokens` and a token id, in the order of places: the logit of each
+    id behind the token at that place. Only then does an `adapter` (digest) act.
 
     With a `depth`: the mean over `tokens` of the hidden states after that share of the layers, in [0, 1]
     (0: the embeddings, 1: the last states, normed); with `ends` also over the first and over the last so many
@@ -194,6 +201,10 @@ class PoolingRequest:
     deadline: float | None = None  # time.monotonic() seconds
     background: bool = False  # computed when nothing else waits
     scope: int = 0  # only requests of the same scope find each other's context in the prefix cache
+    candidates: Sequence[tuple[int, int]] = ()
+    adapter: str | None = None
+    tenant: str = ""  # with candidates: whose cache it shares, as a job
+    shared: int = 0  # as of a job
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,6 +223,7 @@ class Finished:
     reason: FinishReason
     usage: Usage = Usage()
     stop: str = ""  # the stop string that ended it
+    labels: LabelProbabilities | None = None  # where the job wanted them
 
 
 class Generation(Protocol):
@@ -452,7 +464,7 @@ def check_pooling(request: PoolingRequest, context_length: int, held: int) -> No
     """Raises what `Engine.read` names, for what can be refused at once; `held` requests are not done yet."""
     if not request.tokens:
         raise InvalidRequest([FieldViolation("tokens", "are none: there is nothing to read")])
-    if request.depth is None and not request.context:
+    if request.depth is None and not request.context and not request.candidates:
         raise InvalidRequest(
             [FieldViolation("context", "has no token, and likelihoods need one before them")]
         )

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
+from types import UnionType
 from typing import Any
 
 import torch
+
+from router.engine.checkpoint import CLASSES, HEAD
 
 QKV = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")
 GATE_UP = ("mlp.gate_proj", "mlp.up_proj")
@@ -14,13 +19,74 @@ O, DOWN = "self_attn.o_proj", "mlp.down_proj"  # noqa: E741
 SITES = (QKV, (O,), GATE_UP, (DOWN,))  # linear layers that read the same input, in the order of a layer
 QK_NORMS = ("self_attn.q_norm", "self_attn.k_norm")
 NORMS = ("input_layernorm", "post_attention_layernorm")
-EMBED, NORM, HEAD = "model.embed_tokens.weight", "model.norm.weight", "lm_head.weight"
-CLASSES = {
-    "llama": "LlamaForCausalLM",
-    "mistral": "MistralForCausalLM",
-    "qwen2": "Qwen2ForCausalLM",
-    "qwen3": "Qwen3ForCausalLM",
-}  # transformers' class by `model_type`
+EMBED, NORM = "model.embed_tokens.weight", "model.norm.weight"
+
+_ENTRIES: dict[str, type | UnionType] = {
+    "hidden_size": int,
+    "intermediate_size": int,
+    "num_hidden_layers": int,
+    "num_attention_heads": int,
+    "num_key_value_heads": int,
+    "vocab_size": int,
+    "max_position_embeddings": int,
+    "rms_norm_eps": float,
+    "tie_word_embeddings": bool,
+    "hidden_act": str,
+    "eos_token_id": int | list | None,
+}  # that a config.json must have to be understood without transformers
+_UNUSUAL = {"partial_rotary_factor", "original_max_position_embeddings", "auto_map"}
+
+
+class PlainConfig:
+    """What config.json says, as attributes: transformers' classes for it take half a second to import."""
+
+    def __init__(self, entries: Mapping[str, Any]) -> None:
+        vars(self).update(entries)
+
+    def standardize_rope_params(self) -> None:
+        """Nothing: `plain_config` did it. transformers calls it before it computes frequencies."""
+
+
+def plain_config(folder: Path) -> PlainConfig | None:
+    """The config of a base of `CLASSES`; None where only transformers knows what the file means.
+
+    So it is where an entry is missing or unusual: the class of each type has its own values for those.
+    """
+    try:
+        said: Any = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    if not isinstance(said, dict) or said.get("model_type") not in CLASSES or _UNUSUAL & said.keys():
+        return None
+    if not all(name in said and isinstance(said[name], kind) for name, kind in _ENTRIES.items()):
+        return None
+    rope = {"rope_theta": said.get("rope_theta")} | (
+        said.get("rope_parameters") or said.get("rope_scaling") or {}
+    )
+    rope.setdefault("rope_type", rope.get("type", "default"))
+    scaled = rope["rope_type"] != "default" and "original_max_position_embeddings" not in rope
+    dtype = getattr(torch, str(said.get("dtype") or said.get("torch_dtype")), None)
+    kinds = set(said.get("layer_types") or ())
+    if (
+        not isinstance(rope["rope_theta"], float | int)
+        or scaled
+        or _window(said)
+        or kinds - {"full_attention"}
+    ):
+        return None
+    more = {"rope_parameters": rope, "dtype": dtype, "sliding_window": None, "_name_or_path": str(folder)}
+    return PlainConfig(said | more) if isinstance(dtype, torch.dtype) else None
+
+
+def _window(said: Mapping[str, Any]) -> bool:
+    """Whether attention may have a sliding window."""
+    if set(said.get("layer_types") or ()) - {"full_attention"}:
+        return True
+    if said["model_type"] == "llama":
+        return False
+    if said["model_type"] == "mistral":
+        return said.get("sliding_window", "by default") is not None
+    return said.get("use_sliding_window") is not False
 
 
 def head_size(config: Any) -> int:
@@ -124,5 +190,5 @@ def rotary_table(config: Any, context: int, device: torch.device) -> tuple[torch
         frequencies, scale = ROPE_INIT_FUNCTIONS[kind](config, torch.device("cpu"))
     positions = torch.arange(context, dtype=torch.float32, device=device)
     angles = positions[:, None] * frequencies.to(device)
-    angles = torch.cat((angles, angles), -1)
-    return angles.cos() * scale, angles.sin() * scale
+    cos, sin = angles.cos() * scale, angles.sin() * scale
+    return torch.cat((cos, cos), -1), torch.cat((sin, sin), -1)

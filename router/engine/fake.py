@@ -33,6 +33,7 @@ from router.engine.base import (
 )
 from router.engine.constrained.compiler import CompiledGrammar, Grammars
 from router.engine.constrained.source import BYTES, VocabularySpec
+from router.engine.labels import choices_of, probabilities
 from router.engine.text_engine import ByteTokens, text_of
 from router.errors import (
     DeadlineExceeded,
@@ -42,7 +43,7 @@ from router.errors import (
     Overloaded,
     Unavailable,
 )
-from router.types import Constraint, FinishReason, TokenLogprob, Usage
+from router.types import Constraint, FinishReason, LabelProbabilities, TokenLogprob, Usage
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -139,6 +140,8 @@ class FakeEngine(ByteTokens):
     def submit(self, job: Job) -> FakeGeneration:
         """Queue a job and start stepping."""
         self._check(job)
+        if job.labels is not None:
+            choices_of(job)
         row = FakeGeneration(job)
         self.jobs.append(job)
         self._queue(row)
@@ -328,12 +331,19 @@ class FakeGeneration:
             total_time=now - self._submitted,
         )
         self.ended = True
-        self._events.put_nowait(Finished(reason, usage, self._stop))
+        self._events.put_nowait(Finished(reason, usage, self._stop, self._labels()))
 
     def fail(self, error: Exception) -> None:
         """End it with an error."""
         self.ended = True
         self._events.put_nowait(error)
+
+    def _labels(self) -> LabelProbabilities | None:
+        """The choice that it answers is e^2 times as likely as each other."""
+        if self.job.labels is None:
+            return None
+        choices, text = choices_of(self.job), "".join(self._pieces)
+        return probabilities(choices, np.array([-2.0 * (one != text) for one in choices]), self.job.labels)
 
     def _logprobs(self, piece: str) -> tuple[TokenLogprob, ...]:
         if not self.job.params.logprobs:

@@ -87,11 +87,33 @@ class Layer:
     v_cache: torch.Tensor
 
 
+class RowsLinear(Protocol):
+    """A linear layer that gives the rows of its weight back."""
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        """x [T, in] -> [T, out]."""
+        ...
+
+    def rows(self, indices: torch.Tensor, out: torch.Tensor) -> None:
+        """Rows `indices` int64 [T] of the weight into out [T, in]."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class FileRows:
+    """The rows of a weight [out, in] in an open file."""
+
+    file: int  # the descriptor
+    start: int  # bytes before them
+    shape: tuple[int, int]
+    dtype: torch.dtype  # float32 or bfloat16
+
+
 @dataclass(slots=True)
 class PackedModel:
     """Layers of one shape with what comes before and after them."""
 
-    embed: torch.Tensor  # [vocabulary, hidden]
+    embed: torch.Tensor | RowsLinear  # [vocabulary, hidden]; the head where that has the same rows
     cos: torch.Tensor  # [positions, head_dim] float32
     sin: torch.Tensor
     heads: int
@@ -203,6 +225,20 @@ class Ops(Protocol):
         self, weights: Sequence[BlockWeight], bias: torch.Tensor | None, dtype: torch.dtype
     ) -> Linear:
         """The same with weights in blocks, outputs side by side; float32 sums get the bias last."""
+        ...
+
+    def pack_files(
+        self, parts: Sequence[FileRows], bias: torch.Tensor | None, dtype: torch.dtype, *, int8: bool
+    ) -> Linear | None:
+        """Weights read from files and packed one below the other, with no copy of them in between.
+
+        As `pack_linear` of them in `dtype`, or with `int8` as `pack_int8` of what `quantise` makes of that.
+        None where this implementation packs tensors only. Raises EOFError where a file is too short.
+        """
+        ...
+
+    def row_reader(self, linear: Linear) -> RowsLinear | None:
+        """The same layer, if it gives rows of its weight back as they were."""
         ...
 
     def pack_a(self, a: torch.Tensor) -> torch.Tensor:

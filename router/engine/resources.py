@@ -13,7 +13,7 @@ import math
 import mmap
 import os
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -218,15 +218,15 @@ class LargePages:
         self._chunk = chunk
         self._free = torch.empty(0, dtype=torch.uint8)
 
+    def zeros(self, shape: Sequence[int], dtype: torch.dtype) -> torch.Tensor:
+        """At the start of a cache line, contiguous. Pages take memory when they are written."""
+        size = math.prod(shape) * dtype.itemsize
+        lines = -(-size // _LINE) * _LINE
+        if lines > len(self._free):
+            self._free = map_pages(max(lines, self._chunk))
+        place, self._free = self._free[:size], self._free[lines:]
+        return place.view(dtype).view(*shape)
+
     def copy(self, tensor: torch.Tensor) -> torch.Tensor:
         """The same values at the start of a cache line, contiguous."""
-        place = self.take(tensor.numel() * tensor.element_size())
-        return place.view(tensor.dtype).view(tensor.shape).copy_(tensor)
-
-    def take(self, count: int) -> torch.Tensor:
-        """So many bytes, of zeros, at the start of a cache line."""
-        size = -(-count // _LINE) * _LINE
-        if size > len(self._free):
-            self._free = map_pages(max(size, self._chunk))
-        place, self._free = self._free[:count], self._free[size:]
-        return place
+        return self.zeros(tensor.shape, tensor.dtype).copy_(tensor)

@@ -405,16 +405,22 @@ class PoolingRow(BatchRow):
     def __post_init__(self) -> None:
         request = self.request
         self.tokens = [*request.context, *request.tokens]
-        if self.layer is None:
+        if self.layer is None and not request.candidates:
             del self.tokens[-1]  # predicted, and predicts nothing
         self.total = len(self.tokens)
         self.deadline, self.priority = request.deadline, -int(request.background)
-        self.owner = f"pooling {request.scope}"
+        self.owner = f"tenant {request.tenant}" if request.candidates else f"pooling {request.scope}"
+        self.adapter, self.shared = request.adapter, request.shared
 
     @property
     def prefix(self) -> list[int]:
-        """The context. Of hidden states nothing: they are wanted of every token, and layers are left out."""
-        return list(self.request.context) if self.layer is None else []
+        """What comes before the first token that matters. Of hidden states nothing: they are wanted of every
+        token, and layers are left out.
+        """
+        request = self.request
+        if request.candidates:
+            return self.tokens[: len(request.context) + request.candidates[0][0] + 1]  # the last is computed
+        return list(request.context) if self.layer is None else []
 
     def restart(self) -> None:
         """Forget what was read."""
@@ -430,6 +436,13 @@ class PoolingRow(BatchRow):
         """The tokens that `wanted` ones predict."""
         start = self.computed - len(self.request.context) + 1
         return list(self.request.tokens[start + wanted.start : start + wanted.stop])
+
+    def candidates(self, after: int, count: int) -> list[tuple[int, int]]:
+        """Those behind one of `count` tokens, from the one `after` the computed ones on: place and id."""
+        start = self.computed + after - len(self.request.context)
+        return [
+            (place - start, token) for place, token in self.request.candidates if 0 <= place - start < count
+        ]
 
     @property
     def spans(self) -> list[range]:

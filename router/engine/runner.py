@@ -20,10 +20,9 @@ from typing import Any, Protocol
 
 import torch
 
+from router.engine.checkpoint import CLASSES, HEAD
 from router.engine.decoder import (
-    CLASSES,
     EMBED,
-    HEAD,
     NORM,
     NORMS,
     QK_NORMS,
@@ -41,11 +40,12 @@ from router.engine.ops import (
     LoraStep,
     Ops,
     PackedModel,
+    RowsLinear,
     SiteGroup,
     Stack,
 )
 from router.engine.rows import Chunk, PoolingRow
-from router.engine.weights import WeightSource, packed
+from router.engine.weights import WeightSource
 
 
 @dataclass(slots=True)
@@ -206,10 +206,17 @@ class PoolingStep:
     def __init__(self, chunks: Sequence[Chunk], bounds: Sequence[int]) -> None:
         self.rows: list[int] = []
         self._scored: list[tuple[PoolingRow, list[int]]] = []
+        self._candidates: list[tuple[PoolingRow, list[tuple[int, int]]]] = []  # tokens of the step, ids
         pooled: dict[int, list[tuple[PoolingRow, slice]]] = defaultdict(list)
         for chunk, start in zip(chunks, bounds, strict=False):
             row = chunk.row
-            if not isinstance(row, PoolingRow) or not (wanted := row.wanted(chunk.count)):
+            if not isinstance(row, PoolingRow):
+                continue
+            if row.request.candidates:
+                found = row.candidates(chunk.after, chunk.count)
+                self._candidates.append((row, [(start + place, token) for place, token in found]))
+                continue
+            if not (wanted := row.wanted(chunk.count)):
                 continue
             places = range(start + wanted.start, start + wanted.stop)
             if row.layer is None:
@@ -217,13 +224,21 @@ class PoolingStep:
                 self._scored.append((row, row.targets(wanted)))
             else:
                 pooled[row.layer].append((row, slice(places.start, places.stop)))
+        behind = dict.fromkeys(place for _, pairs in self._candidates for place, _ in pairs)
+        self._behind = {place: len(self.rows) + number for number, place in enumerate(behind)}
+        self.rows += behind
         taps = {layer: _tap(spans) for layer, spans in pooled.items()}
         self.taps = Taps(taps, _last_layer(chunks)) if taps else None
 
     def take(self, logits: torch.Tensor) -> None:
         """`logits` [len(rows), vocabulary], as asked for."""
+        for row, pairs in self._candidates:
+            if pairs:
+                behind, ids = [self._behind[place] for place, _ in pairs], [token for _, token in pairs]
+                row.found.append(logits[behind, ids].float())
         if not self._scored:
             return
+        logits = logits[: sum(len(ids) for _, ids in self._scored)]
         targets = torch.tensor([t for _, ids in self._scored for t in ids], device=logits.device)
         parts = zip(torch.split(logits, _SLICE), torch.split(targets, _SLICE), strict=True)
         found = torch.cat([_log_probabilities(part, ids) for part, ids in parts])
@@ -335,8 +350,9 @@ class PackedBackbone:
         self.saved = 0
         self.layers = shape.layers
         self._cache_shape = (blocks, shape.kv_heads, BLOCK, shape.head_dim)
-        embed = weights.tensor(EMBED)
-        cos, sin = rotary_table(config, context, embed.device)
+        norm, (head, embed) = weights.tensor(NORM), self._pack_head(shape)
+        layers = [self._pack_layer(layer_name(index), shape, norm) for index in range(shape.layers)]
+        cos, sin = rotary_table(config, context, norm.device)
         self._model = PackedModel(
             embed=embed,
             cos=cos,
@@ -346,21 +362,25 @@ class PackedBackbone:
             head_dim=shape.head_dim,
             eps=shape.eps,
             scale=shape.scale,
-            norm=weights.tensor(NORM),
-            head=self._pack_head(shape, embed),
-            layers=[self._pack_layer(layer_name(index), shape, embed) for index in range(shape.layers)],
+            norm=norm,
+            head=head,
+            layers=layers,
             groups=[_group(layer_name(i), shape, names) for i in range(shape.layers) for names in SITES],
         )
         del self._weights
         self.groups = self._model.groups
         self._stack = ops.stack(self._model)
-        self._hidden = embed.new_empty(0, embed.shape[1])  # kept: a step like the last one makes no tensor
+        self._hidden = norm.new_empty(0, len(norm))  # kept: a step like the last one makes no tensor
 
-    def _pack_head(self, shape: DecoderShape, embed: torch.Tensor) -> Linear:
+    def _pack_head(self, shape: DecoderShape) -> tuple[Linear, torch.Tensor | RowsLinear]:
+        """The head, and the embedding: the head's own rows where they are the same and it gives them back."""
+        table, own = (name.removesuffix(".weight") for name in (EMBED, HEAD))
         if not shape.tied:
-            return self._pack("", (HEAD.removesuffix(".weight"),))
-        head, _ = packed(embed, None, self._ops, self._quantize)  # the table stays: nothing is saved
-        return head
+            return self._pack("", (own,)), self._weights.tensor(EMBED)
+        head, _ = self._weights.linear((table,), self._ops, self._quantize)
+        if self._quantize != "none":  # the table stays as it is
+            return head, self._weights.tensor(EMBED)
+        return head, self._ops.row_reader(head) or self._weights.tensor(EMBED)
 
     def _pack_layer(self, prefix: str, shape: DecoderShape, like: torch.Tensor) -> Layer:
         norms = [self._weights.tensor(f"{prefix}.{name}.weight") for name in NORMS]
@@ -395,8 +415,8 @@ class PackedBackbone:
         for layer in layers:
             del layer.k_cache, layer.v_cache  # before the next is made: both may not fit
         for layer in layers:
-            layer.k_cache = self._model.embed.new_empty(self._cache_shape)
-            layer.v_cache = self._model.embed.new_empty(self._cache_shape)
+            layer.k_cache = self._model.norm.new_empty(self._cache_shape)
+            layer.v_cache = self._model.norm.new_empty(self._cache_shape)
         self._stack = self._ops.stack(self._model)
 
     def cache_bytes(self) -> int:
@@ -413,7 +433,7 @@ class PackedBackbone:
     ) -> torch.Tensor:
         """One step: tokens int64 [T], rows to score `last` [S] -> logits [S, vocabulary]."""
         if len(self._hidden) != len(tokens):
-            self._hidden = self._model.embed.new_empty(len(tokens), self._model.embed.shape[1])
+            self._hidden = self._hidden.new_empty(len(tokens), self._hidden.shape[1])
         hidden = self._hidden
         if taps is None:
             return self._stack.run(hidden, tokens, (0, self.layers), plan, lora, last)

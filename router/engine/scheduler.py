@@ -303,7 +303,7 @@ class Scheduler:
         for place, row in enumerate(tuple(self.pooling_queue[: POOLING_ROWS - len(self.pooling)])):
             if row.priority < 0:
                 self._try_admit(row, now)
-            elif not self._admit_first(row, now) and not place and now - row.queued > self._patience:
+            elif not (self._admit_first(row, now) or place) and self._waits_for_blocks(row, now):
                 self._make_way(row, now)
         self._admit_background(now)
 
@@ -325,6 +325,10 @@ class Scheduler:
                 slot_awaited = not self.slots.has_room(row.adapter)
                 if not slot_awaited:
                     self._make_way(row, now)
+
+    def _waits_for_blocks(self, row: BatchRow, now: float) -> bool:
+        """Whether a pooling request has waited too long, and for no slot."""
+        return now - row.queued > self._patience and self.slots.has_room(row.adapter)
 
     def _patience_of(self, row: BatchRow) -> float:
         alone = self._fair.several and not self._fair.runs(row.tenant)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -24,25 +24,28 @@ from router.engine.base import (
     check_pooling,
     tokens_before,
 )
+from router.engine.beside import beside
+from router.engine.checkpoint import BaseFiles
 from router.engine.constrained.compiler import CompiledGrammar, Grammars
 from router.engine.constrained.source import spec_of
 from router.engine.decoder import head_size
+from router.engine.fairness import TenantCache
 from router.engine.generic import GenericBackbone
+from router.engine.labels import KEPT, Labelled, LabelTree, choices_of, read_labels
 from router.engine.loader import (
+    LoadedBase,
     LoadedModel,
-    base_digest,
+    OpenBase,
     context_length,
-    end_tokens,
-    load_model,
+    open_base,
     pick_device,
     pick_dtype,
-    place,
     use_device,
 )
 from router.engine.loop import StepLoop
 from router.engine.lora import DeviceSlots, HostStore, mix_adapters, pack_adapter, uploads
 from router.engine.native import load_ops
-from router.engine.ops import BLOCK, Ops, Stack
+from router.engine.ops import BLOCK, Stack
 from router.engine.output import Detokenizer, EventStream, PendingPooling, shared_vocabulary
 from router.engine.prompt import PromptEncoder
 from router.engine.resources import (
@@ -59,7 +62,6 @@ from router.engine.rows import AnswerRow, BlockPool, PoolingRow
 from router.engine.runner import Backbone, PackedBackbone, Runner, why_not_packed
 from router.engine.sampling import Sampler, SamplingState
 from router.engine.scheduler import POOLING_TOKENS, Scheduler
-from router.engine.weights import ModuleWeights
 from router.errors import (
     ConfigError,
     FailedPrecondition,
@@ -80,13 +82,18 @@ ATTENTION_RATE = 0.7  # of the rate at which the linear layers multiply
 class TorchEngine:
     """Implements `router.engine.base.Engine` with torch."""
 
-    def __init__(self, settings: Settings, loaded: LoadedModel | None = None) -> None:
+    def __init__(
+        self, settings: Settings, loaded: LoadedModel | None = None, files: BaseFiles | None = None
+    ) -> None:
+        """`loaded`: the base in place of that of the settings. `files`: those of the settings' base, open."""
         self._settings = settings
-        self._loaded = loaded
+        self._loaded, self._files = loaded, files
         self._host = HostStore()
         self._live: set[EventStream] = set()
         self._background: set[EventStream] = set()  # background jobs, which take no place in the queue
         self._pooling: set[PendingPooling] = set()
+        self._beside: set[PendingPooling] = set()  # pooling requests of answers' labels
+        self._trees: TenantCache[tuple[str, ...], LabelTree] = TenantCache(KEPT)
         self._loop: StepLoop | None = None
         self._info: BaseInfo | None = None
         self._stack: Stack | None = None
@@ -115,51 +122,67 @@ class TorchEngine:
         _check_quantize(settings.quantize, self._device)
         use_device(self._device)
         self._dtype = pick_dtype(settings.dtype, self._device)
-        loaded = self._loaded or _load_base(settings.model)
-        self._loaded = None
-        model: Any = loaded.model
-        digest = base_digest(model)
-        place(model, self._device, self._dtype)
-        context = context_length(model.config, settings.max_context)
-        self._tokenizer = loaded.tokenizer
-        self._encoder = PromptEncoder(loaded.tokenizer)
-        self._eos = end_tokens(model) | self._encoder.end_ids
+        base = self._opened()
+        encoder = beside(lambda: PromptEncoder(base.tokenizer), "prompt encoder")
+        config, context = base.config, context_length(base.config, settings.max_context)
         ahead = Path(settings.native_dir) if settings.native_dir else None
         self._ops, kernels = load_ops(
-            settings.native, str(self._device), self._dtype, head_size(model.config), threads, ahead
+            settings.native, str(self._device), self._dtype, head_size(config), threads, ahead
         )
-        config = model.config
-        attention = 4 * config.num_attention_heads * head_size(config) * config.num_hidden_layers
-        self._grammars = Grammars(lambda: spec_of(self._tokenizer, self._vocabulary, self._eos))
-        self._vocabulary = int(model.get_output_embeddings().weight.shape[0])
-        size = sum(p.numel() for p in model.parameters()) * self._dtype.itemsize
         self._blocks = self._first_blocks(context)
         reach = context if self._fills else min(context, self._blocks * BLOCK)
-        backbone = _fitting_backbone(model, self._ops, self._blocks, reach, settings.quantize)
+        backbone = self._backbone(base, reach)
+        self._encoder, self._tokenizer = encoder.result(), base.tokenizer
+        self._eos = base.ends | self._encoder.end_ids
+        self._vocabulary = base.vocabulary
+        self._grammars = Grammars(lambda: spec_of(self._tokenizer, self._vocabulary, self._eos))
         self._groups, self._layers = backbone.groups, backbone.layers
         products = sum(group.in_features * group.out_offsets[-1] for group in backbone.groups)
+        attention = 4 * config.num_attention_heads * head_size(config) * config.num_hidden_layers
         self._even_context = ATTENTION_RATE * 2 * products / attention
         if self._fills:
             self._fill(backbone, min(settings.max_step_tokens, context))
         self._context = self._longest(context)
         self._stack = backbone.stack if isinstance(backbone, PackedBackbone) else None
         self._info = BaseInfo(
-            name=loaded.name,
-            digest=digest,
-            architecture=type(model).__name__,
+            name=base.name,
+            digest=base.digest(),
+            architecture=base.architecture,
             dtype=str(self._dtype).removeprefix("torch."),
             device=str(self._device),
             context_length=self._context,
             vocab_size=self._vocabulary,
             sites=_sites(backbone),
-            size_bytes=size - backbone.saved,
+            size_bytes=base.parameters * self._dtype.itemsize - backbone.saved,
             kernels=f"{backbone.kind} layers, {kernels}",
             weights="" if settings.quantize == "none" else settings.quantize,
             chat_template=self._encoder.has_chat_template,
             tool_form=self._encoder.has_tool_form,
         )
-        self._loop = self._step_loop(backbone, digest)
+        self._loop = self._step_loop(backbone, self._info.digest)
         self._loop.start()
+
+    def _opened(self) -> OpenBase:
+        loaded, self._loaded = self._loaded, None
+        if loaded is not None:
+            return LoadedBase(loaded)
+        from router.models import resolve_model
+
+        files, self._files = self._files, None
+        folder = files.folder if files is not None else resolve_model(self._settings.model)
+        return open_base(folder, self._settings.model, files)
+
+    def _backbone(self, base: OpenBase, context: int) -> Backbone:
+        quantize = self._settings.quantize
+        reason = why_not_packed(base.config, context)
+        if not reason:
+            weights = base.weights(self._device, self._dtype)
+            try:
+                return PackedBackbone(base.config, weights, self._ops, self._blocks, context, quantize)
+            finally:
+                weights.close()
+        log.info("the generic path runs this model: %s", reason)
+        return GenericBackbone(base.whole(self._device, self._dtype), self._ops, self._blocks, quantize)
 
     def close(self) -> None:
         """Stop the step loop; running jobs end as CANCELLED."""
@@ -199,24 +222,31 @@ class TorchEngine:
         self._running()
         return await self._grammars.compile(constraint, tenant)
 
-    def submit(self, job: Job) -> EventStream:
+    def submit(self, job: Job) -> EventStream | Labelled:
         """Queue a job; refuses at once what cannot be served."""
         loop = self._running()
         inactive = self._check(job)
+        tree = None if job.labels is None else self._tree(job)
         live = self._background if job.background else self._live
         stream = EventStream(loop.cancel, live.discard)
         live.add(stream)
         loop.add(partial(self._row, job, stream, inactive), stream)
-        return stream
+        if tree is None:
+            return stream
+        return Labelled(stream, partial(read_labels, self.read, job, tree))
 
     async def read(self, request: PoolingRequest) -> NDArray[np.float32]:
         """Hidden states or log-probabilities, computed in the steps of the others."""
         loop = self._running()
-        check_pooling(request, self._context, len(self._pooling))
-        answer = PendingPooling(loop.cancel, self._pooling.discard)
-        self._pooling.add(answer)
+        # Those beside answers are as few as these allow, and must not crowd out the others.
+        held = self._beside if request.candidates else self._pooling
+        check_pooling(request, self._context, 0 if request.candidates else len(held))
+        prompt = [*request.context, *request.tokens[:1]] if request.candidates else ()
+        inactive = self._inactive(request.adapter, prompt)
+        answer = PendingPooling(loop.cancel, held.discard)
+        held.add(answer)
         layer = None if request.depth is None else round(request.depth * self._layers)
-        loop.add(lambda: PoolingRow(stream=answer, request=request, layer=layer), answer)
+        loop.add(lambda: PoolingRow(stream=answer, request=request, layer=layer, inactive=inactive), answer)
         return await answer.wait()
 
     def status(self) -> EngineStatus:
@@ -235,15 +265,32 @@ class TorchEngine:
         """How many of its tokens come before its adapter acts, if it can be served."""
         settings = self._settings
         check_job(job, self._context)
-        adapter = None if job.adapter is None else self._host.get(job.adapter)
-        if job.adapter is not None and adapter is None:
-            raise FailedPrecondition("the adapter is not loaded")
-        inactive = 0 if adapter is None else tokens_before(job.tokens, adapter.invocation)
+        inactive = self._inactive(job.adapter, job.tokens)
         if job.background and len(self._background) >= settings.max_running:
             raise Overloaded("enough runs in the background", bound="engine")
         if not job.background and len(self._live) >= settings.max_running + settings.max_queue:
             raise Overloaded("the queue is full", bound="engine")
         return inactive
+
+    def _inactive(self, digest: str | None, prompt: Sequence[int]) -> int:
+        """How many tokens of a prompt come before the adapter acts. Raises FailedPrecondition."""
+        if digest is None:
+            return 0
+        adapter = self._host.get(digest)
+        if adapter is None:
+            raise FailedPrecondition("the adapter is not loaded")
+        return tokens_before(prompt, adapter.invocation)
+
+    def _tree(self, job: Job) -> LabelTree:
+        """The choices of a job. Raises InvalidRequest where there are none, or too many."""
+        choices = choices_of(job)
+        tenant = "" if job.own_constraint else job.tenant
+        tree = self._trees.get(tenant, choices)
+        if tree is None:
+            tokens = [self._encoder.encode(Prompt(raw=choice, follows=True)) for choice in choices]
+            tree = LabelTree.of(tokens, sorted(self._eos))
+            self._trees.put(tenant, choices, tree)
+        return tree
 
     @property
     def _fills(self) -> bool:
@@ -318,12 +365,6 @@ class TorchEngine:
         )
 
 
-def _load_base(model: str) -> LoadedModel:
-    from router.models import resolve_model
-
-    return load_model(resolve_model(model), model)
-
-
 def _check_quantize(wanted: str, device: torch.device) -> None:
     """Raises ConfigError where weights in few bits cannot be served."""
     if wanted != "none" and device.type != "cpu":
@@ -331,14 +372,6 @@ def _check_quantize(wanted: str, device: torch.device) -> None:
             f"quantize = {wanted} is for the CPU, and this engine runs on {device}: leave it out, "
             "or say --device cpu"
         )
-
-
-def _fitting_backbone(model: Any, ops: Ops, blocks: int, context: int, quantize: str) -> Backbone:
-    reason = why_not_packed(model.config, context)
-    if reason:
-        log.info("the generic path runs this model: %s", reason)
-        return GenericBackbone(model, ops, blocks, quantize)
-    return PackedBackbone(model.config, ModuleWeights(model), ops, blocks, context, quantize)
 
 
 def _sites(backbone: Backbone) -> dict[str, tuple[int, int]]:

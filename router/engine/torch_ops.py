@@ -16,6 +16,7 @@ from router.engine.ops import (
     BLOCK,
     AttentionPlan,
     ChosenToken,
+    FileRows,
     Int8Weight,
     Layer,
     Linear,
@@ -23,6 +24,7 @@ from router.engine.ops import (
     LoraStep,
     Ops,
     PackedModel,
+    RowsLinear,
     SiteGroup,
     Stack,
     TokenChoice,
@@ -71,6 +73,16 @@ class TorchOps:
             return (y if shift is None else y + shift).to(dtype)
 
         return linear
+
+    def pack_files(
+        self, parts: Sequence[FileRows], bias: torch.Tensor | None, dtype: torch.dtype, *, int8: bool
+    ) -> Linear | None:
+        """None: whole tensors are packed."""
+        return None
+
+    def row_reader(self, linear: Linear) -> RowsLinear | None:
+        """None: the layer may have its weight in any layout."""
+        return None
 
     def pack_a(self, a: torch.Tensor) -> torch.Tensor:
         """[k * r, in], as it is."""
@@ -185,7 +197,10 @@ class OneByOne:
         """Some layers on hidden [T, hidden], in place; see `Stack`."""
         model, ops = self._model, self._ops
         if tokens is not None:
-            torch.index_select(model.embed, 0, tokens, out=hidden)
+            if isinstance(model.embed, torch.Tensor):
+                torch.index_select(model.embed, 0, tokens, out=hidden)
+            else:
+                model.embed.rows(tokens, hidden)
         x = None
         for index in range(*layers):
             x = self._layer(model.layers[index], 4 * index, hidden, x, plan, lora)

@@ -298,6 +298,7 @@ class Registry:
                 generation=manifest.generation,
                 domain=manifest.domain,
                 task=manifest.task,
+                labels=manifest.labels,
             )
 
     @asynccontextmanager

@@ -25,7 +25,15 @@ from router.engine.base import (
     TensorData,
 )
 from router.errors import ConfigError, FieldViolation, InvalidRequest, PromptTooLong, RouterError, Unavailable
-from router.types import Constraint, FinishReason, SamplingParams, TokenLogprob, Usage
+from router.types import (
+    Constraint,
+    FinishReason,
+    LabelProbabilities,
+    LabelSettings,
+    SamplingParams,
+    TokenLogprob,
+    Usage,
+)
 from router.v1 import engine_pb2 as pb
 
 PROTOCOL = 1  # raised where an edge must know that a replica can do something new
@@ -144,6 +152,9 @@ def submit(job: Job) -> pb.EngineCommand:
             sampling=sampling,
             adapter=job.adapter or "",
             seconds_left=_left(job.deadline),
+            labels=None
+            if job.labels is None
+            else pb.EngineCommand.Labels(temperature=job.labels.temperature),
         )
     except UnicodeEncodeError:
         raise _no_unicode("sampling") from None
@@ -161,7 +172,17 @@ def job_of(message: pb.EngineCommand.Submit) -> Job:
         logit_bias=tuple(sorted(sampling.logit_bias.items())),
     )
     values = {name: getattr(message, name) for name in _JOB} | {"tokens": list(message.tokens)}
-    return Job(**values, params=params, adapter=message.adapter or None, deadline=_deadline(message))
+    labels = None
+    if message.HasField("labels"):
+        scaled = message.labels.HasField("temperature")
+        labels = LabelSettings(temperature=message.labels.temperature if scaled else None)
+    return Job(
+        **values,
+        params=params,
+        adapter=message.adapter or None,
+        deadline=_deadline(message),
+        labels=labels,
+    )
 
 
 _READING = ("tokens", "context", "depth", "ends", "background", "scope")
@@ -235,6 +256,10 @@ def write_event(event: pb.EngineEvent, what: Delta | Finished) -> None:
     else:
         usage = {name: getattr(what.usage, name) for name in _USAGE}
         finished = pb.EngineEvent.Finished(reason=what.reason.value, stop=what.stop, **usage)
+        if what.labels is not None:
+            finished.labels_calibrated = what.labels.calibrated
+            for text, probability in what.labels.values:
+                finished.labels.add(text=text, probability=probability)
         event.finished.CopyFrom(finished)
 
 
@@ -247,7 +272,9 @@ def delta_of(message: pb.EngineEvent.Delta) -> Delta:
 def finished_of(message: pb.EngineEvent.Finished) -> Finished:
     """The end of an answer."""
     usage = Usage(**{name: getattr(message, name) for name in _USAGE})
-    return Finished(FinishReason(message.reason), usage, message.stop)
+    values = tuple((one.text, one.probability) for one in message.labels)
+    labels = LabelProbabilities(values, message.labels_calibrated) if values else None
+    return Finished(FinishReason(message.reason), usage, message.stop, labels)
 
 
 def _logprob_of(message: pb.EngineLogprob) -> TokenLogprob:

@@ -121,7 +121,8 @@ class Router:
         self._host.subscribe(self._classifiers_changed)
         self.rule.adapters_are(self._catalog_view.learned)
         self._classifiers_changed()
-        await self._executors.wait_for_fits(self._ready_seconds, self.rule.now.counts, with_base=True)
+        if self._catalog_view.learned:  # else there is nothing to choose from
+            await self._executors.wait_for_fits(self._ready_seconds, self.rule.now.counts, with_base=True)
         await self._executors.fit(self._profiles_to_fit(self._catalog_view.learned), wait=0)
         self.rule.compare()
         self._watch = asyncio.create_task(self._host.watch(), name="plugins watch")

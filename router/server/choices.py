@@ -64,6 +64,8 @@ def gather(answer: pb.GenerateResponse, event: pb.StreamGenerateResponse) -> Non
         answer.finish_reason = event.finished.reason
         answer.usage.CopyFrom(event.finished.usage)
         answer.tool_calls.extend(event.finished.tool_calls)
+        answer.labels.extend(event.finished.labels)
+        answer.labels_calibrated = event.finished.labels_calibrated
 
 
 @contextmanager

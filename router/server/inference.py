@@ -31,6 +31,7 @@ from router.ports import AdapterRegistry
 from router.server.call import Call
 from router.server.corrections import record_correction
 from router.server.inputs import mixture_of, prompt_of
+from router.server.labels import label_fields
 from router.server.pipeline import Pipeline
 from router.server.status import redacted
 from router.server.tool_calls import AnswerWithCalls, CallPiece, Piece
@@ -116,6 +117,7 @@ class InferenceService(InferenceServiceServicer):
             decision=decision_message(decision, asked.routing.explain),
             logprobs=logprob_messages(logprobs),
             tool_calls=call_messages(answer.calls),
+            **label_fields(end.labels),
         )
 
     async def StreamGenerate(self, request: pb.StreamGenerateRequest, call: Call) -> None:
@@ -254,6 +256,7 @@ def generate_request(
         routing=_hints(message.routing, found),
         labels=_labels(message.labels, found),
         tools=tools,
+        want_labels=message.want_labels if message.HasField("want_labels") else None,
     )
     found.check()
     return request
@@ -417,7 +420,7 @@ class StreamedAnswer(AnswerWithCalls):
         if end is not None:
             if self._plain:
                 self.end(end.reason)
-            yield finished_message(self.reason, end.usage, self.calls)
+            yield finished_message(self.reason, end, self.calls)
 
     def _divided(self, delta: Delta | None, end: Finished | None) -> Iterator[pb.StreamGenerateResponse]:
         pieces: list[Piece] = []
@@ -474,11 +477,14 @@ def started_message(response_id: str, decision: Decision, explain: bool) -> pb.S
 
 
 def finished_message(
-    reason: FinishReason, usage: Usage, calls: Sequence[ToolCall] = ()
+    reason: FinishReason, end: Finished, calls: Sequence[ToolCall] = ()
 ) -> pb.StreamGenerateResponse:
     """The last event of a stream."""
     finished = pb.Finished(
-        reason=FINISH_REASONS[reason], usage=usage_message(usage), tool_calls=call_messages(calls)
+        reason=FINISH_REASONS[reason],
+        usage=usage_message(end.usage),
+        tool_calls=call_messages(calls),
+        **label_fields(end.labels),
     )
     return pb.StreamGenerateResponse(finished=finished)
 

@@ -43,6 +43,7 @@ from router.feedback.recent import AnswersGiven
 from router.ports import AdapterRegistry, Assignment, End, Experiments, Lease, Served, Stage, Watcher
 from router.server.call import ENCODE, LEASE, ROUTE, Call, CallPhases, check_time
 from router.server.encoding import Encoding
+from router.server.labels import labels_wanted
 from router.server.tools import for_untaught
 from router.types import (
     EVERYTHING,
@@ -50,6 +51,7 @@ from router.types import (
     AdapterRef,
     Decision,
     FinishReason,
+    LabelSettings,
     PromptTemplate,
     Reason,
     Request,
@@ -79,6 +81,7 @@ class Prepared:
     decision: Decision
     tokens: list[int]
     defaults: Sampling
+    labels: LabelSettings  # of the adapter
     shared: int  # of the tokens, those that every prompt under the same template begins with
 
 
@@ -250,11 +253,12 @@ class Pipeline:
             prepared = await self._prepared(mine, request, decision, phases, needed(request.sampling))
             decision, tokens = prepared.decision, prepared.tokens
             sampling, defaults = request.sampling, prepared.defaults
-            if request.tools.choice == "required" and not self._engine.info.tool_form:
+            info = self._engine.info
+            if request.tools.choice == "required" and not info.tool_form:
                 sampling, defaults = for_untaught(sampling, defaults)
             params = fit(sampling, defaults, len(tokens), self.context_length, self._max_tokens)
             params = seeded(params, sample)
-            check_bias(params, self._engine.info.vocab_size)
+            check_bias(params, info.vocab_size)
             if meter is not None:
                 meter.reserve(len(tokens), params.max_tokens)
             adapter = decision.digest if decision.adapter or decision.mixture else None
@@ -269,6 +273,9 @@ class Pipeline:
                 share=request.share,
                 own_constraint=request.sampling.constraint is None,
                 shared=prepared.shared,
+                labels=None
+                if background
+                else labels_wanted(request, params, prepared.labels, info.abilities),
             )
             job = await with_grammar(self._engine, job)
             phases.submitted = time.monotonic()
@@ -290,11 +297,11 @@ class Pipeline:
         `answer`: tokens that must fit beside it; a prompt surely too long for that is not read to its end.
         None: the tokens are only counted, of a prompt that may be longer than the context.
         """
-        template, defaults = PromptTemplate(), Sampling()
+        template, defaults, labels = PromptTemplate(), Sampling(), LabelSettings()
         if decision.adapter is not None or decision.mixture:
             with phases.during(LEASE):
                 lease = await self._leased(held, decision, request.tenant)
-            template, defaults = lease.prompt, lease.generation
+            template, defaults, labels = lease.prompt, lease.generation, lease.labels
             decision = replace(
                 decision,
                 digest=lease.digest,
@@ -304,7 +311,7 @@ class Pipeline:
         prompt = Prompt(request.turns, request.raw_prompt, template, tools=request.tools)
         with phases.during(ENCODE):
             tokens = await self._encoded(prompt, request, answer)
-        return Prepared(decision, tokens, defaults, self._engine.shared(prompt, tokens))
+        return Prepared(decision, tokens, defaults, labels, self._engine.shared(prompt, tokens))
 
     async def _encoded(self, prompt: Prompt, request: Request, answer: int | None) -> list[int]:
         limit = self.context_length

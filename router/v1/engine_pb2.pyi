@@ -76,7 +76,7 @@ class AttachRequest(_message.Message):
 class EngineCommand(_message.Message):
     __slots__ = ("key", "submit", "read", "compile", "load", "unload", "cancel", "drain")
     class Submit(_message.Message):
-        __slots__ = ("request_id", "tokens", "sampling", "adapter", "seconds_left", "priority", "background", "tenant", "share", "own_constraint", "shared")
+        __slots__ = ("request_id", "tokens", "sampling", "adapter", "seconds_left", "priority", "background", "tenant", "share", "own_constraint", "shared", "labels")
         REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
         TOKENS_FIELD_NUMBER: _ClassVar[int]
         SAMPLING_FIELD_NUMBER: _ClassVar[int]
@@ -88,6 +88,7 @@ class EngineCommand(_message.Message):
         SHARE_FIELD_NUMBER: _ClassVar[int]
         OWN_CONSTRAINT_FIELD_NUMBER: _ClassVar[int]
         SHARED_FIELD_NUMBER: _ClassVar[int]
+        LABELS_FIELD_NUMBER: _ClassVar[int]
         request_id: str
         tokens: _containers.RepeatedScalarFieldContainer[int]
         sampling: EngineSampling
@@ -99,7 +100,13 @@ class EngineCommand(_message.Message):
         share: float
         own_constraint: bool
         shared: int
-        def __init__(self, request_id: _Optional[str] = ..., tokens: _Optional[_Iterable[int]] = ..., sampling: _Optional[_Union[EngineSampling, _Mapping]] = ..., adapter: _Optional[str] = ..., seconds_left: _Optional[float] = ..., priority: _Optional[int] = ..., background: _Optional[bool] = ..., tenant: _Optional[str] = ..., share: _Optional[float] = ..., own_constraint: _Optional[bool] = ..., shared: _Optional[int] = ...) -> None: ...
+        labels: EngineCommand.Labels
+        def __init__(self, request_id: _Optional[str] = ..., tokens: _Optional[_Iterable[int]] = ..., sampling: _Optional[_Union[EngineSampling, _Mapping]] = ..., adapter: _Optional[str] = ..., seconds_left: _Optional[float] = ..., priority: _Optional[int] = ..., background: _Optional[bool] = ..., tenant: _Optional[str] = ..., share: _Optional[float] = ..., own_constraint: _Optional[bool] = ..., shared: _Optional[int] = ..., labels: _Optional[_Union[EngineCommand.Labels, _Mapping]] = ...) -> None: ...
+    class Labels(_message.Message):
+        __slots__ = ("temperature",)
+        TEMPERATURE_FIELD_NUMBER: _ClassVar[int]
+        temperature: float
+        def __init__(self, temperature: _Optional[float] = ...) -> None: ...
     class Read(_message.Message):
         __slots__ = ("tokens", "context", "depth", "ends", "seconds_left", "background", "scope")
         TOKENS_FIELD_NUMBER: _ClassVar[int]
@@ -227,7 +234,7 @@ class EngineEvent(_message.Message):
         logprobs: _containers.RepeatedCompositeFieldContainer[EngineLogprob]
         def __init__(self, text: _Optional[str] = ..., tokens: _Optional[int] = ..., logprobs: _Optional[_Iterable[_Union[EngineLogprob, _Mapping]]] = ...) -> None: ...
     class Finished(_message.Message):
-        __slots__ = ("reason", "stop", "prompt_tokens", "cached_tokens", "completion_tokens", "queue_time", "time_to_first_token", "total_time")
+        __slots__ = ("reason", "stop", "prompt_tokens", "cached_tokens", "completion_tokens", "queue_time", "time_to_first_token", "total_time", "labels", "labels_calibrated")
         REASON_FIELD_NUMBER: _ClassVar[int]
         STOP_FIELD_NUMBER: _ClassVar[int]
         PROMPT_TOKENS_FIELD_NUMBER: _ClassVar[int]
@@ -236,6 +243,8 @@ class EngineEvent(_message.Message):
         QUEUE_TIME_FIELD_NUMBER: _ClassVar[int]
         TIME_TO_FIRST_TOKEN_FIELD_NUMBER: _ClassVar[int]
         TOTAL_TIME_FIELD_NUMBER: _ClassVar[int]
+        LABELS_FIELD_NUMBER: _ClassVar[int]
+        LABELS_CALIBRATED_FIELD_NUMBER: _ClassVar[int]
         reason: str
         stop: str
         prompt_tokens: int
@@ -244,7 +253,16 @@ class EngineEvent(_message.Message):
         queue_time: float
         time_to_first_token: float
         total_time: float
-        def __init__(self, reason: _Optional[str] = ..., stop: _Optional[str] = ..., prompt_tokens: _Optional[int] = ..., cached_tokens: _Optional[int] = ..., completion_tokens: _Optional[int] = ..., queue_time: _Optional[float] = ..., time_to_first_token: _Optional[float] = ..., total_time: _Optional[float] = ...) -> None: ...
+        labels: _containers.RepeatedCompositeFieldContainer[EngineEvent.Label]
+        labels_calibrated: bool
+        def __init__(self, reason: _Optional[str] = ..., stop: _Optional[str] = ..., prompt_tokens: _Optional[int] = ..., cached_tokens: _Optional[int] = ..., completion_tokens: _Optional[int] = ..., queue_time: _Optional[float] = ..., time_to_first_token: _Optional[float] = ..., total_time: _Optional[float] = ..., labels: _Optional[_Iterable[_Union[EngineEvent.Label, _Mapping]]] = ..., labels_calibrated: _Optional[bool] = ...) -> None: ...
+    class Label(_message.Message):
+        __slots__ = ("text", "probability")
+        TEXT_FIELD_NUMBER: _ClassVar[int]
+        PROBABILITY_FIELD_NUMBER: _ClassVar[int]
+        text: str
+        probability: float
+        def __init__(self, text: _Optional[str] = ..., probability: _Optional[float] = ...) -> None: ...
     class Done(_message.Message):
         __slots__ = ()
         def __init__(self) -> None: ...

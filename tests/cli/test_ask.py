@@ -7,6 +7,9 @@ import sys
 
 import pytest
 
+from router.cli.ask import labels_text
+from router.client import Finished, FinishReason, Label, Usage
+
 COMMAND = [sys.executable, "-m", "router.cli"]
 
 
@@ -97,6 +100,17 @@ def test_bad_stdin_is_refused(cli, remote, monkeypatch, data, said):
 def test_quiet_prints_the_answer_only(cli, remote):
     done = cli("ask", "-q", "hi")
     assert (done.out, done.err) == ("Chapter I\n", "")
+
+
+def test_doubt_is_shown_and_all_choices_where_wanted(cli, remote):
+    sure = Finished(FinishReason.STOP, Usage(), labels=(Label("a", 0.9), Label("b", 0.1)))
+    assert labels_text(sure, wanted=False) == ""
+    assert labels_text(sure, wanted=True) == "not calibrated:\n 90.0%  a\n 10.0%  b"
+    seven = tuple(Label(str(n), 0.125) for n in range(8))
+    unsure = Finished(FinishReason.STOP, Usage(), labels=seven, labels_calibrated=True)
+    assert labels_text(unsure, wanted=False).splitlines()[-1] == " 37.5%  3 others"
+    cli("ask", "--labels", "hi")
+    assert remote.inference.requests[-1].want_labels
 
 
 @pytest.mark.slow

@@ -8,8 +8,11 @@ from router.client.messages import (
     route_request,
     stream_request,
     to_adapter,
+    to_answer,
     to_decision,
+    to_event,
 )
+from router.client.values import Label
 from router.types import AdapterRef, LostVote, MixturePart, Override, Turn, VoteError
 from router.v1 import adapters_pb2
 from router.v1 import inference_pb2 as pb
@@ -170,3 +173,18 @@ def test_a_decision_tells_what_became_of_a_conversation():
     assert (kept.continuity, kept.previous) == ("kept", "legal")
     newer = to_decision(pb.Decision(continuity="forked", previous="base"))
     assert (newer.continuity, newer.previous) == ("", "base")
+
+
+def test_labels_are_wanted_or_not_or_as_the_adapter_says():
+    assert generate_request("hi", {"want_labels": False}).HasField("want_labels")
+    assert stream_request("hi", {"want_labels": True}).want_labels
+    assert not generate_request("hi", {}).HasField("want_labels")
+
+
+def test_labels_come_with_the_answer_and_the_end_of_a_stream():
+    labels = [pb.Label(text="a", probability=0.75), pb.Label(text="b", probability=0.25)]
+    expected = (Label("a", 0.75), Label("b", 0.25))
+    answer = to_answer(pb.GenerateResponse(labels=labels, labels_calibrated=True))
+    assert (answer.labels, answer.labels_calibrated) == (expected, True)
+    end = to_event(pb.StreamGenerateResponse(finished=pb.Finished(labels=labels)))
+    assert (end.labels, end.labels_calibrated) == (expected, False)

@@ -22,7 +22,15 @@ from router.engine.base import (
 from router.errors import ConfigError, FieldViolation, InvalidRequest, RouterError
 from router.replicas import messages
 from router.replicas.messages import MUST_MATCH
-from router.types import Constraint, FinishReason, SamplingParams, TokenLogprob, Usage
+from router.types import (
+    Constraint,
+    FinishReason,
+    LabelProbabilities,
+    LabelSettings,
+    SamplingParams,
+    TokenLogprob,
+    Usage,
+)
 from router.v1 import engine_pb2 as pb
 from tests.replicas.local import messages_of
 
@@ -55,6 +63,9 @@ def test_jobs_come_as_they_went() -> None:
     assert messages.job_of(messages.submit(job).submit) == job
     plain = Job("r", [1], SamplingParams())
     assert messages.job_of(messages.submit(plain).submit) == plain
+    for labels in (LabelSettings(), LabelSettings(temperature=1.5)):
+        labelled = replace(plain, labels=labels)
+        assert messages.job_of(messages.submit(labelled).submit) == labelled
 
 
 def test_readings_come_as_they_went() -> None:
@@ -69,7 +80,8 @@ def test_readings_come_as_they_went() -> None:
 def test_events_come_as_they_went() -> None:
     part = TokenLogprob("\ufffd", 3, -0.5, (("y", 2, -1.0), ("\ufffd", 3, -2.0)), b"\xf0", (b"", b"\xf0"))
     delta = Delta("x", 2, (TokenLogprob("x", 1, -0.5, (("y", 2, -1.0),)), part))
-    end = Finished(FinishReason.STOP, Usage(1, 2, 3, 0.1, 0.2, 0.3), "stop")
+    labels = LabelProbabilities((("a", 0.75), ("b", 0.25)), True)
+    end = Finished(FinishReason.STOP, Usage(1, 2, 3, 0.1, 0.2, 0.3), "stop", labels)
     event = pb.EngineEvent()
     messages.write_event(event, delta)
     assert messages.delta_of(event.delta) == delta

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from types import ModuleType
+from typing import Any
 
 import torch
 
@@ -11,11 +12,13 @@ from router.engine.blocks import BlockWeight, runs_of
 from router.engine.ops import (
     AttentionPlan,
     ChosenToken,
+    FileRows,
     Int8Weight,
     Linear,
     LoraPlan,
     LoraStep,
     PackedModel,
+    RowsLinear,
     SiteGroup,
     Stack,
     TokenChoice,
@@ -25,6 +28,7 @@ from router.engine.torch_ops import OneByOne, TorchOps
 
 # Panels, scales of int8, bias, runs of blocks
 PackedWeights = tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None, list[tuple[int, int]]]
+_NO_FILE = (-1, 0, 0)
 
 
 class NativeOps:
@@ -52,19 +56,21 @@ class NativeOps:
 
     def pack_linear(self, weight: torch.Tensor, bias: torch.Tensor | None) -> Linear:
         """weight [out, in] -> a function x [T, in] -> [T, out]; a row's result is the same in any batch."""
-        per = _per(weight.dtype)
-        if weight.shape[1] % per:
+        if weight.shape[1] % _per(weight.dtype):
             return TorchOps().pack_linear(weight, bias)
-        return NativeLinear(self._native, self._panels(weight, per), None, _own(bias), len(weight))
+        panels = self._panels(weight.shape, weight.dtype, weight.dtype)
+        self._native.pack_rows(panels, None, 0, weight.detach().contiguous(), _NO_FILE, False)
+        return NativeLinear(self._native, panels, None, _own(bias), len(weight))
 
     def pack_int8(self, weight: Int8Weight, bias: torch.Tensor | None, dtype: torch.dtype) -> Linear:
         """The same over int8, which is widened as it is read: few rows take half the time of bfloat16."""
         out, width = weight.values.shape
         if width % _per(dtype):
             return TorchOps().pack_int8(weight, bias, dtype)
-        # In pages, too: a small tensor that stays would keep what was used to make it from being given back.
-        scales = self._pages.copy(torch.nn.functional.pad(weight.scales, (0, -out % self._panel)))
-        return NativeLinear(self._native, self._panels(weight.values, _per(dtype)), scales, _own(bias), out)
+        panels, scales = self._panels((out, width), dtype, torch.int8), self._scales(out)
+        self._native.pack_rows(panels, None, 0, weight.values.contiguous(), _NO_FILE, False)
+        scales[:out] = weight.scales
+        return NativeLinear(self._native, panels, scales, _own(bias), out)
 
     def pack_blocks(
         self, weights: Sequence[BlockWeight], bias: torch.Tensor | None, dtype: torch.dtype
@@ -79,16 +85,39 @@ class NativeOps:
         forms = [(run.form.number, -(-run.out // self._panel)) for run in runs]
         width, wide = runs[0].width, dtype == torch.float32
         sizes = [count * self._native.block_panel_bytes(form, width) for form, count in forms]
-        packed = self._pages.take(sum(sizes))
-        for run, part in zip(runs, torch.split(packed, sizes), strict=True):
+        panels = self._pages.zeros((sum(sizes),), torch.uint8)
+        for run, part in zip(runs, torch.split(panels, sizes), strict=True):
             self._native.pack_blocks(run.blocks, run.form.number, width, wide, part)
-        return NativeLinear(self._native, packed, None, _own(bias), sum(run.out for run in runs), forms)
+        return NativeLinear(self._native, panels, None, _own(bias), sum(run.out for run in runs), forms)
 
-    def _panels(self, weight: torch.Tensor, per: int) -> torch.Tensor:
-        """[out, in] -> [panels, in / per, panel * per]: columns side by side, in the order they are read."""
-        padded = torch.nn.functional.pad(weight.detach(), (0, 0, 0, -len(weight) % self._panel))
-        panels = padded.view(-1, self._panel, weight.shape[1] // per, per).transpose(1, 2)
-        return self._pages.copy(panels.reshape(len(panels), weight.shape[1] // per, self._panel * per))
+    def pack_files(
+        self, parts: Sequence[FileRows], bias: torch.Tensor | None, dtype: torch.dtype, *, int8: bool
+    ) -> Linear | None:
+        """The same of rows in files, which the team reads and packs panel by panel."""
+        out, width = sum(part.shape[0] for part in parts), parts[0].shape[1]
+        if width % _per(dtype):
+            return None
+        panels = self._panels((out, width), dtype, torch.int8 if int8 else dtype)
+        scales, row = self._scales(out) if int8 else None, 0
+        for part in parts:
+            place, wide = (part.file, part.start, part.shape[0]), part.dtype == torch.float32
+            if not self._native.pack_rows(panels, scales, row, None, place, wide):
+                raise EOFError
+            row += part.shape[0]
+        return NativeLinear(self._native, panels, scales, _own(bias), out)
+
+    def _panels(self, shape: Sequence[int], dtype: torch.dtype, packed: torch.dtype) -> torch.Tensor:
+        """Zeros for a weight [out, in]: [panels, in / per, panel * per] in the type `packed`."""
+        per = _per(dtype)
+        return self._pages.zeros((-(-shape[0] // self._panel), shape[1] // per, self._panel * per), packed)
+
+    def _scales(self, out: int) -> torch.Tensor:
+        """In pages, too: a small tensor that stays would keep what was used to make it."""
+        return self._pages.zeros((-(-out // self._panel) * self._panel,), torch.float32)
+
+    def row_reader(self, linear: Linear) -> RowsLinear | None:
+        """The same layer, unless it is plain torch's or has its weight in 8 bits."""
+        return linear if isinstance(linear, NativeLinear) and linear.weights[1] is None else None
 
     def stack(self, model: PackedModel) -> Stack:
         """The layers in one call; one by one if a linear layer is not native."""
@@ -198,12 +227,19 @@ class NativeLinear:
         forms: Sequence[tuple[int, int]] = (),
     ) -> None:
         """`packed`: panels; where there are `scales` they hold int8, where `forms` blocks: form, panels."""
-        self._native, self.weights, self._out = module, (packed, scales, bias, list(forms)), out
+        self._native, self.weights, self.out = module, (packed, scales, bias, list(forms)), out
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         """The product, bias included."""
-        y: torch.Tensor = self._native.linear(x, self.weights, self._out)
+        y: torch.Tensor = self._native.linear(x, self.weights, self.out)
         return y
+
+    def rows(self, indices: torch.Tensor, out: torch.Tensor) -> None:
+        """Rows of the weight, where that is not in 8 bits."""
+        if self.weights[3]:
+            self._native.unpack_block_rows(self.weights, self.out, indices, out)
+        else:
+            self._native.unpack_rows(self.weights[0], indices, out)
 
 
 class NativeStack:
@@ -212,12 +248,13 @@ class NativeStack:
     def __init__(self, module: ModuleType, model: PackedModel) -> None:
         inner = model.groups[3].in_features
         shape = [model.heads, model.kv_heads, model.head_dim, inner]
-        self._run = module.Stack(model.embed, model.cos, model.sin, shape, model.eps, model.scale)
+        embed = model.embed if isinstance(model.embed, torch.Tensor) else None
+        self._run = module.Stack(model.norm, embed, model.cos, model.sin, shape, model.eps, model.scale)
         for layer in model.layers:
             norms = [layer.norm1, layer.norm2, *(layer.qk_norm or ())]
             linears = [_weights(n) for n in (layer.qkv, layer.o, layer.gate_up, layer.down)]
             self._run.add(norms, linears, layer.k_cache, layer.v_cache)
-        self._run.finish(model.norm, _weights(model.head), len(model.embed))
+        self._run.finish(*_head(model))
 
     def run(
         self,
@@ -252,6 +289,13 @@ def _weights(linear: Linear) -> PackedWeights:
     if not isinstance(linear, NativeLinear):
         raise TypeError("this linear layer was packed by other operations")
     return linear.weights
+
+
+def _head(model: PackedModel) -> tuple[Any, int]:
+    """The head's weights, and its outputs."""
+    if not isinstance(model.head, NativeLinear):
+        raise TypeError("the head was packed by other operations")
+    return model.head.weights, model.head.out
 
 
 def _per(dtype: torch.dtype) -> int:

@@ -72,7 +72,8 @@ class AnswerWriter:
                 more = {"delta": ({"content": text} if text else {}) | calls}
             return self._chunk([self._choice(place, more, event.delta.logprobs, None)])
         last: dict[str, Any] = {"delta": {}} if self._chat else {"text": ""}
-        data = self._chunk([self._choice(place, last, (), FINISH[event.finished.reason])])
+        choice = self._choice(place, last, (), FINISH[event.finished.reason])
+        data = self._chunk([choice | labels_json(event.finished)])
         self._used[place] = event.finished.usage
         if len(self._used) < self._unfinished:
             return data
@@ -110,6 +111,7 @@ class AnswerWriter:
             said |= {"content": answer.text or None, "tool_calls": tools.calls_json(answer.tool_calls)}
         text = {"message": said} if self._chat else {"text": answer.text}
         choice = self._choice(place, text, answer.logprobs, FINISH[answer.finish_reason])
+        choice |= labels_json(answer)
         return choice | ({"routing": decision_json(answer.decision)} if self._several else {})
 
     def _choice(
@@ -131,6 +133,14 @@ class AnswerWriter:
                 completion_tokens=sum(usage.completion_tokens for usage in used.values()),
             )
         )
+
+
+def labels_json(answer: pb.GenerateResponse | pb.Finished) -> dict[str, Any]:
+    """The probabilities of an answer's choices, where it has them."""
+    if not answer.labels:
+        return {}
+    values = [{"text": label.text, "probability": label.probability} for label in answer.labels]
+    return {"labels": values, "labels_calibrated": answer.labels_calibrated}
 
 
 def sse(body: Mapping[str, Any]) -> bytes:

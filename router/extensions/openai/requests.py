@@ -233,6 +233,7 @@ class CompletionFields(JsonModel):
     choice: Texts | None = None
     grammar: str | None = None
     routing: RoutingFields | None = None
+    want_labels: bool | None = None
     logit_bias: Annotated[dict[str, float] | None, BeforeValidator(few_biases)] = None
 
 
@@ -270,7 +271,10 @@ def generate_message(completion: CompletionBody, unit: str) -> pb.GenerateReques
     """The same request; `unit` is who is served where the body does not say it. Of several prompts, the
     first."""
     message = pb.GenerateRequest(
-        input=_input(completion), sampling=_sampling(completion), routing=_routing(completion, unit)
+        input=_input(completion),
+        sampling=_sampling(completion),
+        routing=_routing(completion, unit),
+        want_labels=completion.want_labels,
     )
     message.labels.update(completion.metadata or {})
     return message
@@ -293,7 +297,11 @@ def generate_messages(completion: CompletionBody, unit: str) -> list[pb.Generate
 def stream_message(message: pb.GenerateRequest) -> pb.StreamGenerateRequest:
     """The same, to be streamed."""
     return pb.StreamGenerateRequest(
-        input=message.input, sampling=message.sampling, routing=message.routing, labels=message.labels
+        input=message.input,
+        sampling=message.sampling,
+        routing=message.routing,
+        labels=message.labels,
+        want_labels=message.want_labels if message.HasField("want_labels") else None,
     )
 
 

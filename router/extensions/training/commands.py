@@ -53,6 +53,14 @@ Response = Annotated[
 ]
 Rows = Annotated[int | None, typer.Option("--rows", metavar="N", min=1, help="Most test rows. Default: all.")]
 
+FitLabels = Annotated[
+    bool,
+    typer.Option(
+        "--fit-labels",
+        help="Only calibrate the probabilities of their choices, on validation rows, in adapter.toml.",
+    ),
+]
+
 # -- flags of merge
 Mixed = Annotated[
     list[str],
@@ -287,6 +295,7 @@ def evaluate(
     recipes: Recipes = Path("recipes"),
     rows: Rows = None,
     header: Header = None,
+    fit_labels: FitLabels = False,
     device: Device = "auto",
     quantize: Quantize = "",
     json: flags.Json = False,
@@ -309,7 +318,7 @@ def evaluate(
     from router.cli.settings import load_settings
 
     own = {"metric": metric, "base": base, "prompt_column": prompt_column, "response_column": response_column}
-    _check_own_rows(names, all_, data, own)
+    _check_own_rows(names, all_, data, own, fit_labels)
     load_settings(
         {"quantize": quantize} if quantize else None
     )  # an error comes now, not when the base is loaded
@@ -319,14 +328,16 @@ def evaluate(
     if data is None:
         from router.extensions.training.evaluation import evaluate as run
 
-        reports = run(names or None, recipes=recipes, **common)
+        reports = run(names or None, recipes=recipes, fit_labels=fit_labels, **common)
     else:
         reports = _on_own_rows(names or [], data, own, {**common, "header": header})
     if json:
         print_json(reports)
 
 
-def _check_own_rows(names: list[str] | None, all_: bool, data: Path | None, own: Mapping[str, str]) -> None:
+def _check_own_rows(
+    names: list[str] | None, all_: bool, data: Path | None, own: Mapping[str, str], fit_labels: bool
+) -> None:
     from router.errors import ConfigError
 
     if bool(names) == all_:
@@ -335,6 +346,8 @@ def _check_own_rows(names: list[str] | None, all_: bool, data: Path | None, own:
         raise ConfigError("--data asks its rows of the adapters that are named, not of --all")
     if data is not None and not own["metric"]:
         raise ConfigError("--data needs --metric: exact_match, token_f1, rouge_l or chrf")
+    if data is not None and fit_labels:
+        raise ConfigError("--fit-labels needs the validation rows of a recipe, so no --data")
     if data is None and (stray := [name for name, value in own.items() if value]):
         raise ConfigError(f"--{stray[0].replace('_', '-')} goes with --data FILE; else the recipe says it")
 

@@ -129,6 +129,7 @@ class Trained:
     probes: Sequence[Probe]
     progress: Progress
     facts: Mapping[str, Any]  # hardware, versions, row counts: the first line of the log
+    temperature: float | None = None  # of the probabilities of its choices
 
 
 def export(trained: Trained, target: Path) -> None:
@@ -138,7 +139,7 @@ def export(trained: Trained, target: Path) -> None:
     """
     with new_folder(target, marker="adapter_config.json") as folder:
         _save_weights(trained, folder)
-        manifest = manifest_text(trained.recipe, trained.base_name, trained.base_digest)
+        manifest = manifest_text(trained.recipe, trained.base_name, trained.base_digest, trained.temperature)
         (folder / "adapter.toml").write_text(manifest, encoding="utf-8")
         write_lines(folder / "probes.jsonl", map(asdict, trained.probes))
         write_lines(folder / "train_log.jsonl", [trained.facts, *trained.progress.history])
@@ -163,13 +164,14 @@ def write_lines(path: Path, records: Iterable[Mapping[str, Any]]) -> None:
 # -- adapter.toml
 
 
-def manifest_text(recipe: Recipe, base_name: str, base_digest: str) -> str:
+def manifest_text(recipe: Recipe, base_name: str, base_digest: str, temperature: float | None = None) -> str:
     """The manifest; values that the recipe leaves at nothing are left out."""
     tables = {
         "adapter": recipe.adapter.model_dump(),
         "base": {"model": base_name, "digest": base_digest},
         "prompt": recipe.prompt.model_dump(),
         "generation": recipe.generation.given(),
+        **({} if temperature is None else {"labels": {"temperature": temperature}}),
         "routing": recipe.routing.model_dump(),
     }
     return toml_text(tables)

@@ -42,6 +42,13 @@ from router.extensions.training.base import (
 from router.extensions.training.data import Example, Rendering, Splits, load_splits
 from router.extensions.training.export import Trained, choose_probes, export, greedy_tokens
 from router.extensions.training.files import write_file
+from router.extensions.training.labels import (
+    LEAST_ROWS,
+    fit_temperature,
+    label_scores,
+    labelled,
+    places_of,
+)
 from router.extensions.training.recipe import WEIGHTS, Recipe, load_recipe
 from router.extensions.training.trainer import Progress, Trainer
 from router.registry.format.untrusted import MAX_INVOCATION_TOKENS
@@ -102,8 +109,9 @@ def run(request: TrainingRequest, device: str) -> None:
     facts = _facts(material) | {"arithmetic": str(dtype).removeprefix("torch.")}
     facts |= {"start_sha256": start} if start else {}
     probes = choose_probes(model, material.rendering, material.splits.valid, recipe.evaluation.probes)
+    temperature = temperature_of(model, material)
     export(
-        Trained(model, recipe, base.name, base.digest, probes, trainer.progress, facts),
+        Trained(model, recipe, base.name, base.digest, probes, trainer.progress, facts, temperature),
         request.output,
     )
     request.checkpoint.unlink(missing_ok=True)
@@ -208,6 +216,15 @@ def metric_of(model: Any, material: Material) -> Callable[[], float]:
         return metric.scores(task, [rendering.text(tokens) for tokens in answers]).score.score(everything)
 
     return score
+
+
+def temperature_of(model: Any, material: Material) -> float | None:
+    """What calibrates the probabilities of the recipe's choices; None without choices, or with few rows."""
+    choices, rows = material.recipe.generation.choices, material.splits.valid
+    if not labelled(choices) or len(rows) < LEAST_ROWS:
+        return None
+    scores = label_scores(model, material.rendering, rows, choices)
+    return fit_temperature(scores, places_of([row.response for row in rows], choices))
 
 
 def _train(trainer: Trainer, request: TrainingRequest, mark: str) -> None:

@@ -57,7 +57,9 @@ from router.types import (
     SAMPLING_RANGES,
     AdapterProfile,
     Constraint,
+    LabelSettings,
     PromptTemplate,
+    Range,
     Sampling,
 )
 
@@ -66,6 +68,7 @@ KEYS: dict[str, tuple[str, ...]] = {
     "base": ("model", "digest"),
     "prompt": ("system", "template"),
     "generation": (*(f.name for f in fields(Sampling) if f.name != "constraint"), *CONSTRAINT_KINDS),
+    "labels": tuple(f.name for f in fields(LabelSettings)),
     "routing": ("examples", "negative_examples", "keywords"),
 }
 
@@ -100,6 +103,7 @@ class Manifest:
     base: BasePin = BasePin()
     prompt: PromptTemplate = PromptTemplate()
     generation: Sampling = Sampling()
+    labels: LabelSettings = LabelSettings()
     routing: RoutingText = field(default_factory=RoutingText)
 
     def profile(self) -> AdapterProfile:
@@ -134,7 +138,8 @@ def parse_manifest(data: bytes | None, folder_name: str) -> tuple[Manifest, tupl
         license=at["adapter"].text("license", 200, _one_line),
         base=BasePin(at["base"].text("model", 256, _one_line), _digest(at["base"])),
         prompt=_prompt(at["prompt"]),
-        generation=_generation(at["generation"]),
+        generation=(generation := _generation(at["generation"])),
+        labels=_labels(at["labels"], generation),
         routing=_routing(at["routing"]),
     )
     return manifest, tuple(found)
@@ -259,6 +264,26 @@ def _constraint(table: ManifestTable) -> Constraint | None:
     except FailedPrecondition:
         return made  # this environment cannot check it, and refuses the adapter when it loads
     return made
+
+
+TEMPERATURES = Range(float, 0.05, 20.0)
+
+
+def _labels(table: ManifestTable, generation: Sampling) -> LabelSettings:
+    """`[labels]`; bad values become findings and are left out."""
+    constraint = generation.constraint
+    if constraint is None or constraint.kind != "choices":
+        if table.values:
+            table.bad("", "is for adapters with choices in [generation]")
+        return LabelSettings()
+    always, temperature = table.values.get("always", False), table.values.get("temperature")
+    if not isinstance(always, bool):
+        table.bad("always", f"must be true or false, is {show(always)}")
+    number = isinstance(temperature, int | float) and not isinstance(temperature, bool)
+    if temperature is not None and not (number and temperature in TEMPERATURES):
+        table.bad("temperature", f"must be a number in {TEMPERATURES}, is {show(temperature)}")
+        temperature = None
+    return LabelSettings(always is True, None if temperature is None else float(temperature))
 
 
 def _stops(table: ManifestTable) -> tuple[str, ...]:

@@ -184,3 +184,16 @@ def test_a_stack_in_one_call_is_its_operations_one_by_one(native, dtype, tokens)
 
 def test_all_forms_are_known_here():
     assert set(FORMS) == {2, 3, 8, 12, 14}
+
+
+@dtypes
+@forms
+def test_rows_are_given_back_as_they_are_in_the_file(native, dtype, form):
+    weight = random_blocks(form, 70, 2)
+    linear = native.pack_blocks([weight], None, dtype)
+    rows = torch.tensor([69, 0, 31, 32, 0])
+    found = torch.empty(len(rows), weight.width, dtype=dtype)
+    native.row_reader(linear).rows(rows, found)
+    assert torch.equal(found, weight.widened(dtype)[rows])
+    with pytest.raises(RuntimeError):
+        linear.rows(torch.tensor([70]), found[:1])

@@ -43,7 +43,7 @@ def test_evaluate_prints_its_progress(cli, calls):
     done = cli("adapters", "evaluate", "adapters/a", "adapters/b", "--rows", "20")
     assert (done.code, done.out) == (0, "measuring\n")
     options = {"adapters": Path("adapters"), "recipes": Path("recipes"), "rows": 20, "device": "auto"}
-    options |= {"quantize": ""}
+    options |= {"quantize": "", "fit_labels": False}
     assert calls == [(["adapters/a", "adapters/b"], options)]
 
 

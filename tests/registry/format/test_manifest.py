@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from router.names import is_name, is_version
 from router.registry.format.manifest import Manifest, Match, Probe, parse_manifest, parse_probes
-from router.registry.format.untrusted import FolderFinding
-from router.types import Constraint, PromptTemplate, Sampling
+from router.registry.format.untrusted import Code, FolderFinding
+from router.types import Constraint, LabelSettings, PromptTemplate, Sampling
 
 FULL = """
 [adapter]
@@ -98,7 +98,7 @@ def test_a_folder_name_without_usable_characters_is_refused():
         ("[adapter]\nverson = '1'\n", "'version'"),
         ("[generation]\ntemprature = 1\n", "'temperature'"),
         ("[routing]\nzzz = []\n", "examples, negative_examples, keywords"),
-        ("zzz = 1\n", "adapter, base, prompt, generation, routing"),
+        ("zzz = 1\n", "adapter, base, prompt, generation, labels, routing"),
     ],
 )
 def test_unknown_names_are_refused_with_the_nearest(text, hint):
@@ -356,3 +356,26 @@ def test_answers_are_compared_as_asked(match, answer, passes):
 def test_any_bytes_as_probes_give_findings_and_nothing_else(data):
     probes, findings = parse_probes(data)
     assert len(probes) + len(findings) == len([line for line in data.split(b"\n") if line.strip()])
+
+
+def test_labels_have_a_temperature() -> None:
+    choices = '[generation]\nchoices = ["a", "b"]\n'
+    manifest, found = parse_manifest(f"{choices}[labels]\ntemperature = 2\nalways = true\n".encode(), "f")
+    assert not found
+    assert manifest.labels == LabelSettings(True, 2.0)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        'choices = ["a", "b"]\n[labels]\ntemperature = 0',
+        'choices = ["a", "b"]\n[labels]\ntemperature = nan',
+        'choices = ["a", "b"]\n[labels]\ntemperature = "1"',
+        'choices = ["a", "b"]\n[labels]\nalways = 1',
+        "max_tokens = 3\n[labels]\nalways = true",
+    ],
+)
+def test_labels_that_cannot_be_are_refused(text: str) -> None:
+    manifest, found = parse_manifest(f"[generation]\n{text}\n".encode(), "folder")
+    assert [finding.code for finding in found] == [Code.MANIFEST_VALUE]
+    assert manifest.labels == LabelSettings()

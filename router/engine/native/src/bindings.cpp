@@ -1,69 +1,20 @@
 // Python's way in. Every argument is checked here; the kernels trust what they get, except for the
 // adapters' addresses, which belong to tensors that the caller keeps alive.
-#include <ATen/core/Tensor.h>
 #include <ATen/ops/empty.h>
 #include <pybind11/numpy.h>
-#include <pybind11/stl.h>
-#include <torch/csrc/utils/pybind.h>
 
 #include <algorithm>
-#include <atomic>
 
+#include "bindings.h"
 #include "blocks.h"
 #include "sample.h"
 #include "stack.h"
 
 namespace {
 
-using at::Tensor;
-using native::bf16;
+using namespace bindings;
 
-constexpr int64_t kRelease = 1 << 16;  // elements from which other Python threads get to run meanwhile
 constexpr int64_t kPartRows = 16;      // rows of one adapter that go together
-
-void check(const Tensor& t, const char* name, int64_t dims, at::ScalarType type) {
-  TORCH_CHECK(t.device().is_cpu() && t.is_contiguous() && t.dim() == dims && t.scalar_type() == type, name,
-              " must be a contiguous ", dims, "-dimensional ", type, " tensor on the CPU");
-}
-
-void check_real(const Tensor& t) {
-  TORCH_CHECK(t.scalar_type() == at::kFloat || t.scalar_type() == at::kBFloat16,
-              "float32 or bfloat16 is needed, got ", t.scalar_type());
-}
-
-void check_range(const Tensor& t, const char* name, int64_t limit) {
-  const auto* p = t.const_data_ptr<int32_t>();
-  int32_t low = 0, high = -1;
-  for (int64_t i = 0, n = t.numel(); i < n; ++i) {
-    low = std::min(low, p[i]);
-    high = std::max(high, p[i]);
-  }
-  TORCH_CHECK(low >= 0 && high < limit, name, " holds values outside 0 .. ", limit - 1);
-}
-
-// Threads of the team, and elements below which waking it costs more than it saves.
-std::atomic<int> team_size{1};
-constexpr int64_t kSerial = 1 << 15;
-
-int threads_for(int64_t elements) { return elements > kSerial ? team_size.load() : 1; }
-
-template <class F>
-void on_type(const Tensor& t, int64_t elements, F&& f) {
-  const auto run = [&] {
-    if (t.scalar_type() == at::kFloat)
-      f(float{});
-    else
-      f(bf16{});
-  };
-  if (elements < kRelease) return run();
-  pybind11::gil_scoped_release release;
-  run();
-}
-
-template <class T>
-T* data(const Tensor& t) {
-  return static_cast<T*>(t.data_ptr());
-}
 
 Tensor add_rms_norm(const std::optional<Tensor>& residual, const Tensor& x, const Tensor& weight, double eps) {
   check_real(x);
@@ -244,6 +195,23 @@ void pack_blocks(const Tensor& blocks, int number, int64_t in, bool wide, const 
   });
 }
 
+// Rows `indices` of a weight in blocks [rows, in] into out [T, in].
+void unpack_block_rows(const Linear& given, int64_t rows, const Tensor& indices, const Tensor& out) {
+  check_real(out);
+  check(out, "out", 2, out.scalar_type());
+  check(indices, "indices", 1, at::kLong);
+  const native::Weights weights = weights_of(given, out.size(1), rows, out.scalar_type());
+  TORCH_CHECK(indices.size(0) == out.size(0) && !weights.runs.empty(), "indices do not fit out");
+  const auto* row = data<int64_t>(indices);
+  for (int64_t i = 0; i < indices.size(0); ++i) TORCH_CHECK(row[i] >= 0 && row[i] < rows, "there is no row ", row[i]);
+  on_type(out, out.numel(), [&](auto t) {
+    using T = decltype(t);
+    native::each(static_cast<int>(out.size(0)), threads_for(out.numel()), [&](int i, const native::Share&) {
+      native::block_row<T>(data<T>(out) + i * weights.in, weights, row[i]);
+    });
+  });
+}
+
 Tensor linear(const Tensor& x, const Linear& given, int64_t out) {
   check_real(x);
   check(x, "x", 2, x.scalar_type());
@@ -379,29 +347,34 @@ std::vector<Chosen> choose(const Tensor& logits, const std::vector<pybind11::tup
 // The layers of a model; keeps its tensors alive.
 class Stack {
  public:
-  // heads, kv_heads, dim, inner
-  Stack(const Tensor& embed, const Tensor& cos, const Tensor& sin, const std::vector<int64_t>& shape, double eps,
-        double scale)
-      : type_(embed.scalar_type()) {
-    check_real(embed);
-    check(embed, "embed", 2, type_);
+  // norm: the last. embed: none where its rows are those of the head. shape: heads, kv_heads, dim, inner.
+  Stack(const Tensor& norm, const std::optional<Tensor>& embed, const Tensor& cos, const Tensor& sin,
+        const std::vector<int64_t>& shape, double eps, double scale)
+      : type_(norm.scalar_type()) {
+    check_real(norm);
+    check(norm, "norm", 1, type_);
     check(cos, "cos", 2, at::kFloat);
     check(sin, "sin", 2, at::kFloat);
     w_.heads = static_cast<int>(shape.at(0));
     w_.kv_heads = static_cast<int>(shape.at(1));
     w_.dim = static_cast<int>(shape.at(2));
     w_.inner = shape.at(3);
-    w_.hidden = embed.size(1);
+    w_.hidden = norm.size(0);
+    w_.norm = keep(norm);
     TORCH_CHECK(w_.kv_heads > 0 && w_.heads > 0 && w_.heads % w_.kv_heads == 0 && w_.dim > 0 && w_.dim % 16 == 0,
                 "bad head shape");
     TORCH_CHECK(cos.sizes() == sin.sizes() && cos.size(1) == w_.dim, "cos and sin do not fit the heads");
     w_.eps = static_cast<float>(eps);
     w_.scale = static_cast<float>(scale);
-    w_.embed = keep(embed);
+    if (embed) {
+      check(*embed, "embed", 2, type_);
+      TORCH_CHECK(embed->size(1) == w_.hidden, "embed does not fit the norm");
+      w_.embed = keep(*embed);
+      vocabulary_ = embed->size(0);
+    }
     w_.cos = static_cast<const float*>(keep(cos));
     w_.sin = static_cast<const float*>(keep(sin));
     positions_ = cos.size(0);
-    vocabulary_ = embed.size(0);
   }
 
   // norms: norm1, norm2, and of heads q and k if there are such. linears: of qkv, o, gate_up, down.
@@ -436,11 +409,10 @@ class Stack {
     w_.layers.push_back(layer);
   }
 
-  void finish(const Tensor& norm, const Linear& head, int64_t vocabulary) {
-    check(norm, "norm", 1, type_);
-    TORCH_CHECK(norm.size(0) == w_.hidden, "the norm does not fit");
-    w_.norm = keep(norm);
+  void finish(const Linear& head, int64_t vocabulary) {
     w_.head = weights(head, w_.hidden, vocabulary);
+    TORCH_CHECK(w_.embed || !w_.head.scales, "rows of a head in 8 bits are not embedded");
+    if (!w_.embed) vocabulary_ = vocabulary;
   }
 
   // Layers [first, last) on hidden [T, hidden], in place; returns the logits of the tokens `scored`. If tokens are
@@ -460,7 +432,7 @@ class Stack {
     if (tokens) call.tokens = indices(*tokens, "tokens", vocabulary_, call.count);
     take_plan(call, plan);
     if (adapters) take_adapters(call, *adapters, starts);
-    TORCH_CHECK(w_.norm, "the head is not there");
+    TORCH_CHECK(w_.head.w, "the head is not there");
     call.score = scored.size(0);
     call.scored = indices(scored, "scored", call.count, call.score);
     const Tensor logits = at::empty({call.score, w_.head.out}, hidden.options());
@@ -576,8 +548,10 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
   m.def("attention", &attention);
   m.def("linear", &linear);
   m.def("pack_blocks", &pack_blocks);
+  m.def("unpack_block_rows", &unpack_block_rows);
   m.def("block_panel_bytes", [](int number, int64_t in) { return native::block_panel_bytes(form_of(number), in); });
   m.def("lora", &lora);
+  bindings::add_packing(m);
   m.def("choose", &choose);
   m.def("set_threads", [](int threads) {
     TORCH_CHECK(threads > 0, "a team has one thread or more");
@@ -585,7 +559,8 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
   });
   m.def("threads", [] { return team_size.load(); });
   pybind11::class_<Stack>(m, "Stack")
-      .def(pybind11::init<const Tensor&, const Tensor&, const Tensor&, const std::vector<int64_t>&, double, double>())
+      .def(pybind11::init<const Tensor&, const std::optional<Tensor>&, const Tensor&, const Tensor&,
+                          const std::vector<int64_t>&, double, double>())
       .def("add", &Stack::add)
       .def("finish", &Stack::finish)
       .def("forward", &Stack::forward)

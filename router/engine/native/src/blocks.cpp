@@ -18,6 +18,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <cmath>
 #include <type_traits>
 
 #include "int8.h"
@@ -438,6 +439,13 @@ void numbers_of(Form form, const uint8_t* block, Numbers& to) {
 
 inline void put_word(char* at, int column, uint32_t word) { std::memcpy(at + 4 * column, &word, 4); }
 
+// Of the words of all columns one behind the other, the `index`th.
+inline int word_of(const char* at, int index, int64_t column) {
+  int32_t word;
+  std::memcpy(&word, at + 4 * (index * kPanel + column), 4);
+  return word;
+}
+
 void put_nibbles(const uint8_t* numbers, int count, int column, char* to) {
   for (int i = 0; i < count; i += 8, to += 4 * kPanel) {
     uint32_t word = 0;
@@ -527,6 +535,41 @@ void block_panel(const LinearCall& call, int index, const Ahead& ahead) {
   with_form(weights.form(index), [&](auto f) { panel_of<T, f.value>(call, panel, ahead); });
 }
 
+template <class T>
+void block_row(T* out, const Weights& weights, int64_t row) {
+  const int64_t panel = row / kPanel, column = row % kPanel;
+  with_form(weights.form(panel), [&](auto f) {
+    using B = Packed<float, f.value>;  // scales lie in the same place for any T
+    constexpr int per = Pack<T>::per;
+    const char* block = weights.panel(panel, sizeof(T));
+    float scales[kPanel], minima[kPanel] = {};
+    for (int64_t i = 0; i < weights.in; i += B::shape.inputs, block += B::bytes) {
+      for (int g = 0; g < B::groups; ++g) {
+        const char* const group = block + B::head + g * B::each;
+        Scales s;
+        B::scales(block, group, s);
+        for (int c = 0; c < 2; ++c) {
+          store(scales + W * c, s.scale[c]);
+          if constexpr (B::minimum) store(minima + W * c, s.minimum[c]);
+        }
+        for (int j = 0; j < B::group; ++j) {
+          const char* const at = group + B::before;
+          int number;
+          if constexpr (f.value == Form::q8_0)
+            number = static_cast<int8_t>(at[j / per * per * kPanel + column * per + j % per]);
+          else if constexpr (f.value == Form::q6_k)
+            number = (word_of(at, j / 8, column) >> shift4(j % 8) & 15) + (word_of(at, 2, column) >> shift2(j) & 3) * 16 - 32;
+          else
+            number = (word_of(at, j / 8, column) >> shift4(j % 8) & 15) - (f.value == Form::q4_0 ? 8 : 0);
+          put(out++, std::fma(scales[column], static_cast<float>(number), minima[column]));
+        }
+      }
+    }
+  });
+}
+
+template void block_row<float>(float*, const Weights&, int64_t);
+template void block_row<bf16>(bf16*, const Weights&, int64_t);
 template void pack_panel<float>(Form, const uint8_t*, int64_t, int64_t, int, char*);
 template void pack_panel<bf16>(Form, const uint8_t*, int64_t, int64_t, int, char*);
 template void block_panel<float>(const LinearCall&, int, const Ahead&);

@@ -34,4 +34,8 @@ void pack_panel(Form form, const uint8_t* rows, int64_t in, int64_t out, int pan
 template <class T>
 void block_panel(const LinearCall& call, int panel, const Ahead& ahead);
 
+// A row of the matrix, each number rounded once.
+template <class T>
+void block_row(T* out, const Weights& weights, int64_t row);
+
 }  // namespace native

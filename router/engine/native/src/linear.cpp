@@ -26,6 +26,8 @@ constexpr int kRows = W == 16 ? 8 : 5;     // rows at once if there are more tha
 constexpr int kWidened = W == 16 ? 8 : 3;  // rows up to which int8 is widened on the way: that takes registers
 constexpr int64_t kLine = 64;
 constexpr int64_t kAhead = 8192;           // bytes of weights asked for before they are read
+constexpr int64_t kAheadTwo = 3072;        // with up to 2 rows: memory is all that takes time
+constexpr int64_t kAheadFour = 6144;       // with up to 4
 constexpr int64_t kFarPanel = 256 << 10;   // bytes of a panel up to which the next one is asked for
 
 // Memory to ask for while multiplying, some bytes each step; at `turn` it goes on at `to`.
@@ -264,7 +266,7 @@ void linear_panel(const LinearCall& call, int index, const Ahead& ahead) {
     const int64_t begin = rows * b / blocks, count = rows * (b + 1) / blocks - begin;
     panel.y = y + begin * weights.out;
     panel.x = x + begin * in;
-    panel.ahead = Wish::behind(w, blocks == 1 ? kAhead : bytes, ahead);
+    panel.ahead = Wish::behind(w, blocks > 1 ? bytes : rows <= 2 ? kAheadTwo : rows <= 4 ? kAheadFour : kAhead, ahead);
     if (blocks == 1 && !widened) {
       if (weights.scales)
         multiply_rows<T, int8_t, small, kWidened>(panel, count);

@@ -4,6 +4,8 @@
 #include <array>
 #include <chrono>
 
+#include "blocks.h"
+#include "panels.h"
 #include "scratch.h"
 
 namespace native {
@@ -183,9 +185,15 @@ class Stack : public Job {
                           ? static_cast<const T*>(w_.layers[c_.first].norm1) : nullptr;
     for (int64_t t = part.start; t < part.start + part.rows; ++t) {
       T* row = hidden_ + t * w_.hidden;
-      if (c_.tokens) std::memcpy(row, static_cast<const T*>(w_.embed) + c_.tokens[t] * w_.hidden, w_.hidden * sizeof(T));
+      if (c_.tokens) embed(row, c_.tokens[t]);
       if (c_.first < c_.last) norm_row<T>(normed_ + t * w_.hidden, nullptr, row, weight, w_.hidden, w_.eps);
     }
+  }
+
+  void embed(T* row, int64_t token) const {
+    if (!w_.embed && !w_.head.runs.empty()) return block_row<T>(row, w_.head, token);
+    if (!w_.embed) return unpack_row<T>(row, w_.head.w, w_.hidden, token);
+    std::memcpy(row, static_cast<const T*>(w_.embed) + token * w_.hidden, w_.hidden * sizeof(T));
   }
 
   void project(int l, int site, int chunk, const Share& share) const {

@@ -17,7 +17,7 @@ struct LayerWeights {
 
 struct StackWeights {
   std::vector<LayerWeights> layers;
-  const void* embed;                   // [vocabulary, hidden]
+  const void* embed;                   // [vocabulary, hidden], or null: rows of the head
   const void* norm;                    // [hidden]
   Weights head;
   const float *cos, *sin;              // [positions, dim]

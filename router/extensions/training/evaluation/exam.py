@@ -43,10 +43,11 @@ from router.extensions.training.evaluation.subject import (
     read_manifest,
     worked_examples,
 )
+from router.extensions.training.labels import labelled
 from router.extensions.training.recipe import Recipe, load_recipe
 from router.registry.format.manifest import Manifest
 from router.registry.format.untrusted import nearest
-from router.types import SamplingParams
+from router.types import Constraint, LabelProbabilities, LabelSettings, SamplingParams
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,10 +227,19 @@ def _set_exam(
     shape = plan.manifest.generation.constraint
     base = Answerer(engine, SamplingParams(generation.max_tokens, stop=generation.stop, constraint=shape))
     answerers = {
-        arm: replace(base, adapter=digest if arm is ComparedArm.ADAPTER else None) for arm in ComparedArm
+        arm: replace(base, adapter=digest, labels=_asked_labels(shape))
+        if arm is ComparedArm.ADAPTER
+        else base
+        for arm in ComparedArm
     }
     questions = {arm: encode_questions(arm, rows, subject.rendering, shots) for arm in ComparedArm}
     return Exam(plan, subject, task, questions, answerers, say)
+
+
+def _asked_labels(shape: Constraint | None) -> LabelSettings | None:
+    """Probabilities that are not calibrated, of choices that have some."""
+    has = shape is not None and shape.kind == "choices" and labelled(shape.choices)
+    return LabelSettings() if has else None
 
 
 def _labels(plan: EvaluationPlan) -> list[str]:
@@ -255,6 +265,7 @@ class MeasuredArm:
     answer_tokens: float
     parts: Mapping[str, Resampled] = field(default_factory=dict)
     rows: Sequence[float] = ()
+    labels: Sequence[LabelProbabilities] = ()  # of each row
 
 
 def measure_arm(exam: Exam, arm: ComparedArm) -> MeasuredArm:
@@ -276,6 +287,7 @@ def measure_arm(exam: Exam, arm: ComparedArm) -> MeasuredArm:
         answer_tokens=sum(answer.usage.completion_tokens for answer in given) / count,
         parts={name: resample(part, count) for name, part in scores.parts.items()},
         rows=row_scores(scores.score, count, METRICS[task.metric].whole),
+        labels=[answer.labels for answer in given if answer.labels is not None],
     )
 
 

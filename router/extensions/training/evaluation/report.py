@@ -103,6 +103,7 @@ def _sections(report: Mapping[str, Any]) -> Iterator[tuple[str, Iterable[str]]]:
         yield "Efficiency", efficiency_lines(report["efficiency"])
     yield "Overfitting", overfitting_lines(report["splits"], report.get("curves", True))
     for name, lines in (
+        ("calibration", calibration_lines),
         ("generalization", generalization_lines),
         ("data_need", data_need_lines),
         ("bias", bias_lines),
@@ -269,6 +270,32 @@ def generalization_lines(section: Mapping[str, Any]) -> list[str]:
     return lines
 
 
+def calibration_lines(section: Mapping[str, Any]) -> list[str]:
+    """The section as lines of a page."""
+    temperature = section["temperature"]
+    how = "not calibrated" if temperature is None else f"temperature {temperature:g}, of validation rows"
+    return [
+        f"The probability of each choice ({how}) on {section['rows']} test rows,",
+        "against how often it is right.",
+        "Expected calibration error: rows in ten bins by the probability of the likeliest choice, the mean",
+        "distance between that probability and the share of right ones. By chance: what exact probabilities",
+        "would show on so many rows.",
+        "",
+        "| | error |",
+        "|---|---|",
+        f"| likeliest choice | {section['error']:.3f} |",
+        f"| likeliest choice, by chance | {section['by_chance']:.3f} |",
+        f"| likeliest choice, before calibration | {section['error_before']:.3f} |",
+        f"| all choices | {section['error_all']:.4f} |",
+        "",
+        f"The likeliest choice is right on {section['likeliest']:.3f} of the rows.",
+        "",
+        "| rows | mean probability | right |",
+        "|---|---|---|",
+        *(f"| {found['rows']} | {found['sure']:.3f} | {found['right']:.3f} |" for found in section["bins"]),
+    ]
+
+
 def data_need_lines(section: Mapping[str, Any]) -> list[str]:
     """The section as lines of a page."""
     if "missing" in section:
@@ -338,13 +365,14 @@ def _digits(report: Mapping[str, Any], name: str) -> int:
 def draw_pictures(sections: Mapping[str, Any], folder: Path) -> list[str]:
     """One for each section that has something to show, into `folder`; their names."""
     drawn = {
+        "calibration": (draw_calibration, "bins"),
         "generalization": (draw_generalization, "sets"),
         "bias": (draw_bias, "rows"),
         "data_need": (draw_data_need, "points"),
     }
     made = []
     for name, (draw, needed) in drawn.items():
-        if sections[name].get(needed):
+        if sections.get(name, {}).get(needed):
             with explained(folder / f"{name}.png"):
                 draw(sections[name], folder / f"{name}.png")
             made.append(f"{name}.png")
@@ -363,6 +391,19 @@ def draw_data_need(section: Mapping[str, Any], path: Path) -> None:
         rows, [f"{row}\n{point['fraction']:.0%}" for row, point in zip(rows, points, strict=True)]
     )
     axes.minorticks_off()
+    figure.savefig(path)
+
+
+def draw_calibration(section: Mapping[str, Any], path: Path) -> None:
+    """A reliability diagram: the share of right answers over the probability; `section` is calibration's."""
+    figure, axes = _figure(xlabel="probability of the likeliest choice", ylabel="right")
+    axes.plot([0, 1], [0, 1], color="0.6", lw=0.8)
+    bins = section["bins"]
+    places = [found["sure"] for found in bins]
+    axes.plot(places, [found["right"] for found in bins], "o-")
+    for found in bins:
+        axes.annotate(found["rows"], (found["sure"], found["right"]), (4, -10), textcoords="offset points")
+    axes.set(xlim=(0, 1.02), ylim=(-0.02, 1.02))
     figure.savefig(path)
 
 

@@ -15,6 +15,11 @@ import numpy as np
 
 from router.engine.base import BaseInfo
 from router.extensions.training.evaluation.bias import AskTexts, load_cases, measure_bias
+from router.extensions.training.evaluation.calibration import (
+    measure_calibration,
+    renew_calibration,
+    scores_of,
+)
 from router.extensions.training.evaluation.exam import (
     EvaluationPlan,
     Exam,
@@ -59,13 +64,18 @@ def evaluate_all(
     device: str,
     say: Say,
     quantize: str = "",
+    fit_labels: bool = False,
 ) -> list[dict[str, Any]]:
-    """Measure every adapter, write its report into its folder at once, return the reports.
+    """Measure every adapter, write its report into its folder at once, return the reports; with `fit_labels`
+    only calibrate them, and return those sections of the reports.
 
     `recipes` is the folder whose other recipes are the other tasks; `rows` limits the test rows. `quantize`:
     as the setting, of the engine that answers; empty: as that says here.
     """
     with ReadyBases(device, quantize) as bases:
+        if fit_labels:
+            ready = (bases.ready(plan.recipe.base.model) for plan in plans)
+            return [renew_calibration(plan, base, rows, say) for plan, base in zip(plans, ready, strict=True)]
         return [_evaluate(plan, _checked_base(bases, plan, plans), recipes, rows, say) for plan in plans]
 
 
@@ -124,11 +134,14 @@ def _measure_sections(exam: Exam, arms: Mapping[ComparedArm, MeasuredArm], recip
     parts: dict[str, Callable[[], Any]] = {
         "efficiency": lambda: _efficiency(exam, arms),
         "splits": lambda: measure_overfitting(subject, exam.plan.splits, count),
+        "calibration": lambda: _calibration(exam, arms),
         "generalization": lambda: measure_generalization(subject, recipe, recipes, min(ROWS, count)),
         "bias": lambda: _bias(exam),
         "data_need": lambda: data_need(subject, recipe, score, count),
     }
     sections: dict[str, Any] = {}
+    if not arms[ComparedArm.ADAPTER].labels:
+        del parts["calibration"]
     for name, part in parts.items():
         started = time.monotonic()
         sections[name] = part()
@@ -142,6 +155,14 @@ def _efficiency(exam: Exam, arms: Mapping[ComparedArm, MeasuredArm]) -> dict[str
     compared = (ComparedArm.SHOTS, ComparedArm.ADAPTER)
     points = {arm: arms[arm].score.value / whole for arm in compared}
     return measure_efficiency({arm: exam.questions[arm] for arm in compared}, exam.answerers, points)
+
+
+def _calibration(exam: Exam, arms: Mapping[ComparedArm, MeasuredArm]) -> dict[str, Any]:
+    manifest, rows = exam.plan.manifest, exam.task.rows
+    constraint = manifest.generation.constraint
+    choices = () if constraint is None else constraint.choices
+    scores = scores_of(arms[ComparedArm.ADAPTER].labels, choices)
+    return measure_calibration(scores, rows, choices, manifest.labels.temperature)
 
 
 def _bias(exam: Exam) -> dict[str, Any]:

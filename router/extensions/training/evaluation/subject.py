@@ -32,7 +32,7 @@ from router.registry.folders import weights_sha256
 from router.registry.format.artifact import FolderRules, read_artifact
 from router.registry.format.manifest import Manifest, parse_manifest
 from router.registry.format.untrusted import Severity
-from router.types import SamplingParams, Usage
+from router.types import LabelProbabilities, LabelSettings, SamplingParams, Usage
 
 Tokens = Sequence[int]
 
@@ -43,6 +43,7 @@ class EngineAnswer:
 
     text: str
     usage: Usage
+    labels: LabelProbabilities | None = None
 
 
 class AnsweringEngine:
@@ -89,9 +90,12 @@ class AnsweringEngine:
         params: SamplingParams,
         adapter: str | None = None,
         done: Callable[[], None] = lambda: None,
+        labels: LabelSettings | None = None,
     ) -> list[EngineAnswer]:
-        """Answers in order; `done` is called after each. Raises PromptTooLong, EngineFailed."""
-        return self._runner.run(self._together(prompts, params, adapter, done))
+        """Answers in order, with `labels` as a job has them; `done` is called after each. Raises
+        PromptTooLong, EngineFailed.
+        """
+        return self._runner.run(self._together(prompts, params, adapter, done, labels))
 
     def alone(self, prompt: Tokens, params: SamplingParams, adapter: str | None = None) -> EngineAnswer:
         """One answer with nothing beside it."""
@@ -103,12 +107,13 @@ class AnsweringEngine:
         params: SamplingParams,
         adapter: str | None,
         done: Callable[[], None],
+        labels: LabelSettings | None,
     ) -> list[EngineAnswer]:
         places = asyncio.Semaphore(self._settings.max_running + min(32, self._settings.max_queue))
 
         async def answer(prompt: Tokens) -> EngineAnswer:
             async with places:
-                made = await self._one(prompt, params, adapter)
+                made = await self._one(prompt, params, adapter, labels)
             done()
             return made
 
@@ -116,12 +121,14 @@ class AnsweringEngine:
         first = [await answer(prompt) for prompt in prompts[:1]]
         return first + await asyncio.gather(*(answer(prompt) for prompt in prompts[1:]))
 
-    async def _one(self, prompt: Tokens, params: SamplingParams, adapter: str | None) -> EngineAnswer:
+    async def _one(
+        self, prompt: Tokens, params: SamplingParams, adapter: str | None, labels: LabelSettings | None = None
+    ) -> EngineAnswer:
         texts: list[str] = []
-        job = await with_grammar(self._engine, Job("evaluation", prompt, params, adapter))
-        async for event in self._engine.submit(job):
+        job = Job("evaluation", prompt, params, adapter, labels=labels)
+        async for event in self._engine.submit(await with_grammar(self._engine, job)):
             if isinstance(event, Finished):
-                return EngineAnswer("".join(texts).strip(), event.usage)
+                return EngineAnswer("".join(texts).strip(), event.usage, event.labels)
             texts.append(event.text)
         raise RuntimeError("a generation ended without Finished")
 
@@ -139,11 +146,12 @@ class Answerer:
     engine: AnsweringEngine
     params: SamplingParams
     adapter: str | None = None
+    labels: LabelSettings | None = None  # where probabilities of choices are wanted
 
     def answers(self, prompts: Sequence[Tokens], title: str) -> list[EngineAnswer]:
         """All prompts in one batch, with a bar on a terminal."""
         with progress_bar(title, len(prompts)) as done:
-            return self.engine.answers(prompts, self.params, self.adapter, done)
+            return self.engine.answers(prompts, self.params, self.adapter, done, self.labels)
 
     def alone(self, prompt: Tokens) -> EngineAnswer:
         """One answer with nothing beside it."""

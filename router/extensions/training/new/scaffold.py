@@ -11,6 +11,7 @@ import tomllib
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from itertools import chain, pairwise, zip_longest
 from pathlib import Path
 from statistics import mean, median
@@ -20,6 +21,7 @@ from router.extensions.training.base import LoadedBase, load_base
 from router.extensions.training.data import Example, Rendering, TrainingRow, rows_of_step
 from router.extensions.training.export import toml_string
 from router.extensions.training.files import write_file
+from router.extensions.training.labels import labelled
 from router.extensions.training.new.rows import (
     Columns,
     PromptPair,
@@ -86,7 +88,7 @@ probes = 4
 
 [generation]
 max_tokens = {answer_tokens}  # the longest answer in the data, and a little
-
+{choices}
 [routing]
 # What such requests look like, so that they find their way here unasked. These are prompts of the training
 # rows; put in some in your users' own words, and requests that should go elsewhere as negative_examples.
@@ -225,8 +227,17 @@ def recipe_toml(request: RecipeRequest, system: str, plan: RecipePlan, split: Sp
         metric=toml_string(plan.metric),
         why=judged_by(plan),
         answer_tokens=plan.answer_tokens,
+        choices=choices_line(plan.labels),
         examples=_array(plan.examples),
     )
+
+
+def choices_line(labels: Sequence[str]) -> str:
+    """Labels that every answer is held to; nothing where answers cannot be constrained here."""
+    if not labelled(labels) or find_spec("llguidance") is None:
+        return ""
+    comment = "# Every answer is one of these, and a request may ask how likely each is."
+    return f"{comment}\nchoices = {_array(sorted(labels))}\n"
 
 
 def counts(split: Split) -> str:

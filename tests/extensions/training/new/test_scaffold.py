@@ -57,6 +57,7 @@ def test_a_csv_becomes_a_recipe_that_trains(wish: RecipeRequest, tmp_path: Path)
     assert sum(map(len, (splits.train, splits.valid, splits.test))) == 90
     assert (recipe.adapter.name, recipe.adapter.domain, recipe.train.steps) == ("colours", "art", 4)
     assert recipe.evaluation.metric == "exact_match"
+    assert recipe.generation.choices == ("blue", "green", "red")
     assert recipe.prompt.system == "Answer with one of these and nothing else: blue, green, red."
     assert set(recipe.routing.examples) <= {row.prompt for row in splits.train}
     assert len(recipe.routing.examples) == len(splits.train)

@@ -1,0 +1,44 @@
+"""Whether an answer has the probabilities of its choices, and with which calibration; and their messages."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any
+
+from router.engine.base import Ability
+from router.errors import FailedPrecondition, FieldViolation, InvalidRequest
+from router.types import MAX_LABELLED, LabelProbabilities, LabelSettings, Request, SamplingParams
+from router.v1 import inference_pb2 as pb
+
+
+def labels_wanted(
+    request: Request, params: SamplingParams, adapter: LabelSettings, abilities: Collection[Ability]
+) -> LabelSettings | None:
+    """How the probabilities of choices are calibrated; None where the answer has none.
+
+    `adapter` is what its manifest says. Its calibration is for its own choices and its own prompt.
+    Raises InvalidRequest for too many choices of the request, FailedPrecondition for an engine that cannot.
+    """
+    constraint = params.constraint
+    wanted = adapter.always if request.want_labels is None else request.want_labels
+    if not wanted or constraint is None or constraint.kind != "choices":
+        return None
+    if Ability.LABELS not in abilities:
+        if request.want_labels:
+            raise FailedPrecondition("the engine of this server gives no probabilities of choices")
+        return None
+    own = request.sampling.constraint is None
+    if len(constraint.choices) > MAX_LABELLED:
+        if own:
+            return None
+        text = f"is possible for at most {MAX_LABELLED} choices, got {len(constraint.choices)}"
+        raise InvalidRequest([FieldViolation("want_labels", text)])
+    return adapter if own and request.raw_prompt is None else LabelSettings()
+
+
+def label_fields(labels: LabelProbabilities | None) -> dict[str, Any]:
+    """Fields of GenerateResponse and Finished."""
+    if labels is None:
+        return {}
+    values = [pb.Label(text=text, probability=probability) for text, probability in labels.values]
+    return {"labels": values, "labels_calibrated": labels.calibrated}
