@@ -62,7 +62,9 @@ Bare = Annotated[
 ]
 Model = Annotated[
     str | None,
-    typer.Option(metavar="MODEL", help="Base: a known name, a folder or a hub id. Default: SmolLM2-135M."),
+    typer.Option(
+        metavar="MODEL", help="Base: a known name, folder, GGUF file or hub id. Default: SmolLM2-135M."
+    ),
 ]
 Dtype = Annotated[
     str | None, typer.Option(metavar="DTYPE", help="auto, bfloat16, float16 or float32. Default: auto.")

@@ -184,6 +184,8 @@ def rotary_table(config: Any, context: int, device: torch.device) -> tuple[torch
         size = head_size(config)
         powers = torch.arange(0, size, 2, dtype=torch.float32) / size
         frequencies = 1.0 / (config.rope_parameters["rope_theta"] ** powers)
+        if factors := config.rope_parameters.get("frequency_factors"):  # as a GGUF file has them
+            frequencies /= torch.tensor(factors)
     else:
         from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 

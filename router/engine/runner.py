@@ -377,10 +377,12 @@ class PackedBackbone:
         table, own = (name.removesuffix(".weight") for name in (EMBED, HEAD))
         if not shape.tied:
             return self._pack("", (own,)), self._weights.tensor(EMBED)
-        head, _ = self._weights.linear((table,), self._ops, self._quantize)
-        if self._quantize != "none":  # the table stays as it is
+        head, saved = self._weights.linear((table,), self._ops, self._quantize)
+        reader = self._ops.row_reader(head) if self._quantize == "none" else None
+        if reader is None:  # the table stays, too
             return head, self._weights.tensor(EMBED)
-        return head, self._ops.row_reader(head) or self._weights.tensor(EMBED)
+        self.saved += saved
+        return head, reader
 
     def _pack_layer(self, prefix: str, shape: DecoderShape, like: torch.Tensor) -> Layer:
         norms = [self._weights.tensor(f"{prefix}.{name}.weight") for name in NORMS]
