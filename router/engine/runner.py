@@ -1,9 +1,10 @@
 """From the chunks of a step to logits: the plan, the adapters, and one forward pass of the base.
 
-`PackedBackbone` runs decoder layers of known shape from packed weights: Llama, Mistral, Qwen2 and Qwen3 share
-one layer (norm, q/k/v with optional bias and q/k norm, rotary positions, grouped attention, o, norm, gated
-SiLU). Native operations run all layers in one call, others layer by layer (`Stack`). `router.engine.generic`
-runs any other base.
+`PackedBackbone` runs decoder layers of known shape from packed weights: the architectures that
+`router.engine.decoder` lists share one layer (norm, q/k/v with optional bias and q/k norm, rotary positions,
+grouped attention, o, norm, gated unit; Gemma norms what attention and the gated unit add, too). Native
+operations run all layers in one call, others layer by layer (`Stack`). `router.engine.generic` runs any other
+base.
 
 Between two steps all weights went through the caches, so whatever planning looks at comes from memory: its
 cost is the number of things it touches, code included. One call of torch or numpy that nothing else makes
@@ -20,13 +21,13 @@ from typing import Any, Protocol
 
 import torch
 
-from router.engine.checkpoint import CLASSES, HEAD
+from router.engine.checkpoint import HEAD
 from router.engine.decoder import (
     EMBED,
+    EXPERTS,
     NORM,
-    NORMS,
     QK_NORMS,
-    SITES,
+    ROUTER,
     DecoderShape,
     layer_name,
     rotary_table,
@@ -35,6 +36,8 @@ from router.engine.lora import DeviceSlots, LoraBatch
 from router.engine.ops import (
     BLOCK,
     AttentionPlan,
+    Experts,
+    GatedUnit,
     Layer,
     Linear,
     LoraStep,
@@ -45,7 +48,7 @@ from router.engine.ops import (
     Stack,
 )
 from router.engine.rows import Chunk, PoolingRow
-from router.engine.weights import WeightSource
+from router.engine.weights import WeightSource, packed
 
 
 @dataclass(slots=True)
@@ -314,22 +317,6 @@ class Runner:
             self._lora = None
 
 
-def why_not_packed(config: Any, context: int) -> str:
-    """Empty if the fast path can run a model of this config, else the reason for the generic path."""
-    if config.model_type not in CLASSES:
-        return f"models of type {config.model_type!r} have layers of another shape"
-    if getattr(config, "hidden_act", "") not in ("silu", "swish"):
-        return f"activation {config.hidden_act!r}"
-    window = getattr(config, "sliding_window", None)
-    sliding = "sliding_attention" in (getattr(config, "layer_types", None) or ())
-    if window and window < context and (sliding or not hasattr(config, "layer_types")):
-        return f"sliding window of {window} tokens"
-    rope = config.rope_parameters["rope_type"]
-    if rope in ("dynamic", "longrope"):
-        return f"rotary positions of type {rope!r} depend on the length"
-    return ""
-
-
 class PackedBackbone:
     """A model of Llama's shape, made of its config and its weights, which are read one after the other."""
 
@@ -350,27 +337,38 @@ class PackedBackbone:
         self.saved = 0
         self.layers = shape.layers
         self._cache_shape = (blocks, shape.kv_heads, BLOCK, shape.head_dim)
-        norm, (head, embed) = weights.tensor(NORM), self._pack_head(shape)
-        layers = [self._pack_layer(layer_name(index), shape, norm) for index in range(shape.layers)]
-        cos, sin = rotary_table(config, context, norm.device)
+        self._like = like = weights.tensor(NORM)
+        self._ropes = {
+            kind: rotary_table(config, context, like.device, kind) for kind in sorted(set(shape.ropes))
+        }
+        root = torch.tensor(shape.hidden**0.5, dtype=like.dtype).item()  # rounded, as transformers does
+        head, embed = self._pack_head(shape)
+        layers = [self._pack_layer(index, shape) for index in range(shape.layers)]
         self._model = PackedModel(
             embed=embed,
-            cos=cos,
-            sin=sin,
             heads=shape.heads,
             kv_heads=shape.kv_heads,
             head_dim=shape.head_dim,
             eps=shape.eps,
             scale=shape.scale,
-            norm=norm,
+            norm=self._norm(NORM, shape),
             head=head,
             layers=layers,
-            groups=[_group(layer_name(i), shape, names) for i in range(shape.layers) for names in SITES],
+            groups=[
+                _group(layer_name(index), shape, names)
+                for index in range(shape.layers)
+                for names in shape.architecture.sites
+            ],
+            inner=shape.inner,
+            gelu=shape.gelu,
+            embed_scale=root if shape.architecture.scaled_embeddings else 1.0,
+            score_cap=shape.score_cap,
+            logit_cap=shape.logit_cap,
         )
-        del self._weights
+        del self._weights, self._ropes
         self.groups = self._model.groups
         self._stack = ops.stack(self._model)
-        self._hidden = norm.new_empty(0, len(norm))  # kept: a step like the last one makes no tensor
+        self._hidden = like.new_empty(0, len(like))  # kept: a step like the last one makes no tensor
 
     def _pack_head(self, shape: DecoderShape) -> tuple[Linear, torch.Tensor | RowsLinear]:
         """The head, and the embedding: the head's own rows where they are the same and it gives them back."""
@@ -384,21 +382,52 @@ class PackedBackbone:
         self.saved += saved
         return head, reader
 
-    def _pack_layer(self, prefix: str, shape: DecoderShape, like: torch.Tensor) -> Layer:
-        norms = [self._weights.tensor(f"{prefix}.{name}.weight") for name in NORMS]
-        heads = [self._weights.tensor(f"{prefix}.{name}.weight") for name in QK_NORMS if shape.qk_norm]
-        qkv, o, gate_up, down = (self._pack(f"{prefix}.", names) for names in SITES)
+    def _pack_layer(self, index: int, shape: DecoderShape) -> Layer:
+        prefix, architecture = layer_name(index), shape.architecture
+
+        def norms(names: Sequence[str]) -> list[torch.Tensor]:
+            return [self._norm(f"{prefix}.{name}.weight", shape) for name in names]
+
+        norm1, norm2 = norms(architecture.norms)
+        outs, heads = norms(architecture.out_norms), norms(QK_NORMS if architecture.qk_norm else ())
+        qkv, o = (self._pack(f"{prefix}.", names) for names in architecture.sites[:2])
+        cos, sin = self._ropes[shape.ropes[index]]
+        window = shape.windows[index]
         return Layer(
-            norm1=norms[0],
-            norm2=norms[1],
+            norm1=norm1,
+            norm2=norm2,
+            out_norms=(outs[0], outs[1]) if outs else None,
             qk_norm=(heads[0], heads[1]) if heads else None,
+            cos=cos,
+            sin=sin,
+            window=window if window < len(cos) else 0,
             qkv=qkv,
             o=o,
-            gate_up=gate_up,
-            down=down,
-            k_cache=like.new_empty(self._cache_shape),
-            v_cache=like.new_empty(self._cache_shape),
+            unit=self._pack_unit(f"{prefix}.", shape),
+            k_cache=self._like.new_empty(self._cache_shape),
+            v_cache=self._like.new_empty(self._cache_shape),
         )
+
+    def _pack_unit(self, prefix: str, shape: DecoderShape) -> GatedUnit | Experts:
+        if not shape.experts:
+            gate_up, down = (self._pack(prefix, names) for names in shape.architecture.sites[2:])
+            return GatedUnit(gate_up, down)
+        router, _ = packed(self._weights.tensor(f"{prefix}{ROUTER}.weight"), None, self._ops, "none")
+        gate_ups, downs = (self._weights.tensor(prefix + name) for name in EXPERTS)
+        units = [
+            GatedUnit(self._pack_expert(gate_ups[index]), self._pack_expert(downs[index]))
+            for index in range(shape.experts)
+        ]
+        return Experts(router, units, shape.top, shape.shares)
+
+    def _pack_expert(self, weight: torch.Tensor) -> Linear:
+        linear, saved = packed(weight, None, self._ops, self._quantize)
+        self.saved += saved
+        return linear
+
+    def _norm(self, name: str, shape: DecoderShape) -> torch.Tensor:
+        """In float32: 1 + weight is not exact in fewer bits."""
+        return self._weights.tensor(name).float() + shape.architecture.norm_offset
 
     def _pack(self, prefix: str, names: Sequence[str]) -> Linear:
         linear, saved = self._weights.linear([prefix + name for name in names], self._ops, self._quantize)
@@ -417,8 +446,8 @@ class PackedBackbone:
         for layer in layers:
             del layer.k_cache, layer.v_cache  # before the next is made: both may not fit
         for layer in layers:
-            layer.k_cache = self._model.norm.new_empty(self._cache_shape)
-            layer.v_cache = self._model.norm.new_empty(self._cache_shape)
+            layer.k_cache = self._like.new_empty(self._cache_shape)
+            layer.v_cache = self._like.new_empty(self._cache_shape)
         self._stack = self._ops.stack(self._model)
 
     def cache_bytes(self) -> int:
@@ -453,4 +482,5 @@ class PackedBackbone:
 
 def _group(prefix: str, shape: DecoderShape, names: tuple[str, ...]) -> SiteGroup:
     offsets = accumulate((shape.linear(name)[0] for name in names), initial=0)
-    return SiteGroup(tuple(f"{prefix}.{n}" for n in names), shape.linear(names[0])[1], tuple(offsets))
+    inputs = shape.linear(names[0])[1] if names else 0
+    return SiteGroup(tuple(f"{prefix}.{n}" for n in names), inputs, tuple(offsets))

@@ -28,7 +28,7 @@ from router.engine.beside import beside
 from router.engine.checkpoint import BaseFiles
 from router.engine.constrained.compiler import CompiledGrammar, Grammars
 from router.engine.constrained.source import spec_of
-from router.engine.decoder import head_size
+from router.engine.decoder import head_size, why_not_packed
 from router.engine.fairness import TenantCache
 from router.engine.generic import GenericBackbone
 from router.engine.labels import KEPT, Labelled, LabelTree, choices_of, read_labels
@@ -59,7 +59,7 @@ from router.engine.resources import (
     use_one_thread,
 )
 from router.engine.rows import AnswerRow, BlockPool, PoolingRow
-from router.engine.runner import Backbone, PackedBackbone, Runner, why_not_packed
+from router.engine.runner import Backbone, PackedBackbone, Runner
 from router.engine.sampling import Sampler, SamplingState
 from router.engine.scheduler import POOLING_TOKENS, Scheduler
 from router.errors import (
