@@ -3,7 +3,8 @@
 The same 16 requests with and without, in rounds that take turns; each answer has the same number of tokens.
 What a grammar forces is not sampled, so JSON can be faster than free text. What is drawn from the likeliest
 few needs a mask for every token, everything else only where the grammar refuses one. Validity is counted over
-answers that are whole.
+answers that are whole. Specialists answer 16 of their validation prompts at once, freely and held to the
+prompt; only prompts with the same answer both ways count, so that both do the same work.
 """
 
 from __future__ import annotations
@@ -11,9 +12,15 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import random
 import re
-from collections.abc import Callable, Sequence
+import sqlite3
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from jsonschema import Draft202012Validator
@@ -23,7 +30,13 @@ from benchmarks import report
 from benchmarks.answering import NEW_TOKENS, REQUESTS, prompts
 from benchmarks.workload import jobs, run_jobs, start
 from router.engine.base import Finished, Job, Prompt, with_grammar
+from router.engine.constrained.templates import ConstraintTemplates
 from router.engine.torch_engine import TorchEngine
+from router.extensions.sql import sql
+from router.extensions.sql.grammar import select_grammar
+from router.extensions.training.data import read_rows
+from router.extensions.training.recipe import load_recipe
+from router.registry.format.artifact import FolderRules, read_artifact
 from router.types import Constraint, FinishReason, SamplingParams, Turn
 
 PERSON = {
@@ -39,6 +52,14 @@ PERSON = {
 }
 PEOPLE = json.dumps({"type": "array", "items": PERSON, "minItems": 50})
 LABELS = ("Balance Sheet, Current Assets", "Balance Sheet, Equity", "Income Statement, Revenue")
+PASSAGE = " ".join(
+    random.Random(0).choices([f"{a}{b}" for a in ("ba", "so", "tri") for b in ("n", "lt", "x")], k=3000)
+)
+SENTENCE = "Jean Ribault drew a map of the river in 1,562 days."
+TABLES: Mapping[str, tuple[str, ...]] = {
+    "singer": ("id", "name", "age"),
+    "song": ("id", "singer_id", "title"),
+}
 ENDLESS: dict[str, Constraint | None] = {  # each can go on for as long as it has to
     "free": None,
     "any text": Constraint("regex", r"(.|\n)*"),
@@ -47,6 +68,7 @@ ENDLESS: dict[str, Constraint | None] = {  # each can go on for as long as it ha
     "grammar": Constraint(
         "grammar", 'start: line+\nline: KEY ": " /[^\\n]{1,60}/ "\\n"\nKEY: /[a-z_]{1,16}/'
     ),
+    "quote": Constraint("quote", PASSAGE),
 }
 
 
@@ -70,6 +92,17 @@ def _is_person(text: str) -> bool:
     return bool(Draft202012Validator(PERSON).is_valid(json.loads(text)))
 
 
+def _compiles(query: str) -> bool:
+    with closing(sqlite3.connect(":memory:")) as database:
+        for table, columns in TABLES.items():
+            database.execute(f"CREATE TABLE {table} ({', '.join(columns)})")
+        try:
+            database.execute(f"EXPLAIN {query}", (1,) * re.sub("'[^']*'", "", query).count("?"))
+        except sqlite3.Error:
+            return False
+    return True
+
+
 WHOLE = {
     "JSON": Whole("Describe a person as JSON.", Constraint("json_schema", json.dumps(PERSON)), _is_person),
     "choices": Whole("Where is cash reported?", Constraint("choices", choices=LABELS), LABELS.__contains__),
@@ -83,7 +116,12 @@ WHOLE = {
         Constraint("grammar", 'start: NUM ("+" NUM){1,4} "="\nNUM: /[1-9][0-9]{0,3}/'),
         lambda text: re.fullmatch(r"[1-9]\d{0,3}(\+[1-9]\d{0,3}){1,4}=", text) is not None,
     ),
+    "quote": Whole(
+        "Quote something.", Constraint("quote", PASSAGE), lambda text: f" {text} " in f" {PASSAGE} "
+    ),
+    "sql": Whole("Who sings?", Constraint("grammar", select_grammar(TABLES)), _compiles),
 }
+SPECIALISTS, ADAPTERS = ("qa", "code"), Path("adapters").absolute()
 
 
 async def speed(engine: TorchEngine, sampling: str, rounds: int, rows: int, new: int) -> list[dict[str, Any]]:
@@ -120,6 +158,44 @@ async def _held(engine: TorchEngine, plain: Sequence[Job], constraint: Constrain
     ]
 
 
+async def specialists(engine: TorchEngine, rounds: int, rows: int) -> list[dict[str, Any]]:
+    """What an adapter's own template costs on the validation prompts of its recipe."""
+    templates, found = ConstraintTemplates(lambda: {"sql": sql}), []
+    for name in SPECIALISTS:
+        recipe = load_recipe(Path("recipes") / f"{name}.toml")
+        artifact, seen = read_artifact(ADAPTERS / name, FolderRules(engine.info))
+        await engine.load(artifact)
+        free, held, seconds = [], [], []
+        for row in read_rows(recipe.data.valid):
+            tokens = engine.encode(Prompt((Turn("user", row.prompt),), template=seen.manifest.prompt))
+            params = SamplingParams(recipe.generation.max_tokens)
+            plain = Job(row.place, tokens, params, artifact.digest)
+            named = replace(plain, params=replace(params, constraint=recipe.generation.as_constraint()))
+            began = time.perf_counter()
+            ready = await templates.prepared(engine, named, row.prompt)
+            seconds.append(time.perf_counter() - began)
+            if len(free) < rows and await _answer(engine, plain) == await _answer(engine, ready):
+                free.append(plain)
+                held.append(ready)
+        rates: list[float] = []
+        for turn in range(rounds + 1):
+            (slow, count), (ours, _) = await run_jobs(engine, free), await run_jobs(engine, held)
+            if turn:
+                rates.append(slow / ours)
+        spread = report.spread(rates)
+        found.append(
+            {
+                "adapter": name,
+                "answers": len(free),
+                "tokens": count,
+                **{f"of free, {key}": value for key, value in spread.items()},
+                "constraint made, median ms": round(1e3 * statistics.median(seconds), 1),
+                "most ms": round(1e3 * max(seconds[1:]), 1),
+            }
+        )
+    return found
+
+
 async def validity(engine: TorchEngine, answers: int) -> list[dict[str, Any]]:
     """How many whole answers are right, half of them greedy, half drawn at temperature 1."""
     rows = []
@@ -147,14 +223,14 @@ async def _answer(engine: TorchEngine, job: Job) -> tuple[str, FinishReason]:
 
 async def measure(
     engine: TorchEngine, args: argparse.Namespace
-) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Speed and validity."""
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]], list[dict[str, Any]]]:
+    """Speed, specialists and validity."""
     rates = [
         row
         for sampling in args.sampling
         for row in await speed(engine, sampling, args.rounds, args.rows, args.new)
     ]
-    return rates, await validity(engine, args.answers)
+    return rates, await specialists(engine, args.rounds, args.rows), await validity(engine, args.answers)
 
 
 def main() -> None:
@@ -170,14 +246,14 @@ def main() -> None:
     if args.smoke:
         args.rounds, args.rows, args.new, args.answers = 1, 4, 12, 4
     engine = start("smollm2-135m-instruct", "auto", native=True)
-    rates, right = asyncio.run(measure(engine, args))
+    rates, own, right = asyncio.run(measure(engine, args))
     kernels = engine.info.kernels
     engine.close()
-    print(report.table(rates), report.table(right), sep="\n\n")
+    print(report.table(rates), report.table(own), report.table(right), sep="\n\n")
     if args.smoke:
         return
     work = f"{args.rows} requests at once, {args.new} tokens each, {args.rounds} rounds that take turns"
-    tables = {"validity": right}
+    tables = {"specialists": own, "validity": right}
     print("written to", report.write("constrained", f"{work}; {kernels}.", rates, [], tables=tables))
 
 

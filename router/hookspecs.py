@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from router.server.http import Route
     from router.server.policy import Policy
     from router.sources.source import AdapterSource
-    from router.types import Request
+    from router.types import Constraint, Request
 
 NAME = "lora_router"
 hookspec = pluggy.HookspecMarker(NAME)
@@ -190,6 +190,26 @@ class RegisterSource(Protocol):
 @hookspec
 def register_adapter_sources(register: RegisterSource, settings: Any) -> None:
     """Call `register("hub", HubSource)`: `lora-router adapters add hub:NAME` then asks it."""
+
+
+MakeConstraint = Callable[[str], "Constraint"]
+
+
+class RegisterTemplate(Protocol):
+    """The callback given to `register_constraint_templates`."""
+
+    def __call__(self, name: str, make: MakeConstraint) -> None:
+        """`make(prompt)` returns the `router.types.Constraint` of one answer, or raises
+        `router.engine.constrained.templates.NoSource`. `prompt` is the last user turn, or a raw prompt.
+        It runs on the event loop or in a thread, and must take no more than milliseconds.
+        """
+
+
+@hookspec
+def register_constraint_templates(register: RegisterTemplate, settings: Any) -> None:
+    """Call `register("sql", sql)`: `from_prompt = "sql"` of an adapter or a request then holds the answer to
+    what `sql(prompt)` returns.
+    """
 
 
 # -- experiments

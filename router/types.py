@@ -115,9 +115,18 @@ class Tools:
         return tuple(one for one in self.functions if self.function in ("", one.name))
 
 
-ConstraintKind = Literal["json_schema", "regex", "choices", "grammar", "unconstrained"]
-CONSTRAINT_KINDS: tuple[ConstraintKind, ...] = ("json_schema", "regex", "choices", "grammar")
-MAX_CONSTRAINT_BYTES = 65536  # of a schema, an expression or a grammar, and of all choices together
+ConstraintKind = Literal[
+    "json_schema", "regex", "choices", "grammar", "quote", "from_prompt", "unconstrained"
+]
+CONSTRAINT_KINDS: tuple[ConstraintKind, ...] = (
+    "json_schema",
+    "regex",
+    "choices",
+    "grammar",
+    "quote",
+    "from_prompt",
+)
+MAX_CONSTRAINT_BYTES = 65536  # of a schema, an expression, a grammar or a text, and of all choices together
 MAX_CHOICES, MAX_CHOICE_BYTES = 1024, 1024
 
 
@@ -125,7 +134,8 @@ MAX_CHOICES, MAX_CHOICE_BYTES = 1024, 1024
 class Constraint:
     """What an answer must look like. `unconstrained` takes back what weaker layers say.
 
-    `text` is a JSON Schema, a regular expression that the whole answer matches, or a Lark grammar.
+    `text` is a JSON Schema, a regular expression that the whole answer matches, a Lark grammar, a text that
+    is quoted, or the name of a template that makes one of the others of a prompt (`from_prompt`).
     """
 
     kind: ConstraintKind
@@ -512,9 +522,9 @@ class Usage:
     queue_time: float = 0.0
     time_to_first_token: float = 0.0
     total_time: float = 0.0
-
-
-MAX_LABELLED = 256  # choices whose probabilities an answer may have
+    accepted_draft_tokens: int = (
+        0  # of the completion's, drafts that a step computed with a token before them
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,6 +37,15 @@ Choice = Annotated[
 Grammar = Annotated[
     str, typer.Option("--grammar", metavar="LARK|@FILE", help="It is of this Lark grammar's language.")
 ]
+Quote = Annotated[
+    str, typer.Option("--quote", metavar="TEXT|@FILE", help="It is a span of this text, word for word.")
+]
+FromPrompt = Annotated[
+    str,
+    typer.Option(
+        "--from-prompt", metavar="TEMPLATE", help="It holds to the prompt: quote, sql or a plugin's."
+    ),
+]
 Unconstrained = Annotated[
     bool, typer.Option("--unconstrained", help="It is free, whatever the adapter's own constraint.")
 ]
@@ -72,6 +81,8 @@ def ask(
     regex: Regex = "",
     choice: Choice = None,
     grammar: Grammar = "",
+    quote: Quote = "",
+    from_prompt: FromPrompt = "",
     unconstrained: Unconstrained = False,
     unit: Unit = "",
     conversation: Conversation = "",
@@ -106,7 +117,7 @@ def ask(
         "conversation": conversation,
     }
     said |= {"json_schema": _read(json_schema), "regex": regex, "choices": choice, "grammar": _read(grammar)}
-    said |= {"unconstrained": unconstrained}
+    said |= {"quote": _read(quote), "from_prompt": from_prompt, "unconstrained": unconstrained}
     said |= {"max_tokens": max_tokens, "temperature": temperature, "seed": seed, "stop": stop, "raw": raw}
     options: Any = {name: value for name, value in said.items() if _is_said(value)}
     if labels is not None:
@@ -140,6 +151,8 @@ def _check_one_constraint(options: Mapping[str, Any]) -> None:
         "regex": "--regex",
         "choices": "--choice",
         "grammar": "--grammar",
+        "quote": "--quote",
+        "from_prompt": "--from-prompt",
         "unconstrained": "--unconstrained",
     }
     given = [flag for name, flag in flags.items() if name in options]

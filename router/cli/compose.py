@@ -24,6 +24,7 @@ from router.cli.summary import NO_CHAT_TEMPLATE, print_summary
 from router.config import Settings
 from router.engine.base import Engine
 from router.engine.base_model import EngineBaseModel
+from router.engine.constrained.templates import ConstraintTemplates
 from router.models.encoder import WholeTexts
 from router.plugins import Hooks, PluginHost
 from router.registry.registry import Registry, RegistryOptions
@@ -59,7 +60,10 @@ class Composition:
         options = RegistryOptions.of(for_all)
         if model is not None:
             options = replace(options, equals_base=equals_base(model))
-        self.registry = Registry(engine, settings.adapter_folders, options, caught_up=keep)
+        templates = ConstraintTemplates(plugins.constraint_templates)
+        self.registry = Registry(
+            engine, settings.adapter_folders, options, templates=templates, caught_up=keep
+        )
         if settings.replica_bounds[0]:
             from router.replicas.engine import FleetEngine
 

@@ -82,9 +82,9 @@ class GenerateOptions(RouteOptions, total=False):
     """Sampling as in `router.v1.Sampling`, and labels for the server's log.
 
     What the answer must look like, one of: `json_schema` (text, or the schema as a dict), `regex`, `choices`,
-    a Lark `grammar`; `unconstrained` takes an adapter's own constraint away. `logit_bias`: what is added to
-    the logits of tokens, by their ids. `want_labels`: whether the answer is to have the probability of each
-    of its choices.
+    a Lark `grammar`, `quote` (a text of which the answer is a span), `from_prompt` (the name of a template);
+    `unconstrained` takes an adapter's own constraint away. `logit_bias`: what is added to the logits of
+    tokens, by their ids. `want_labels`: whether the answer is to have the probability of each of its choices.
     """
 
     max_tokens: int
@@ -106,6 +106,8 @@ class GenerateOptions(RouteOptions, total=False):
     regex: str
     choices: Sequence[str]
     grammar: str
+    quote: str
+    from_prompt: str
     unconstrained: bool
 
 

@@ -26,6 +26,7 @@ from router.built_in import built_in_modules, name_of
 from router.classifiers.contract import ClassifierStatus, Registration
 from router.classifiers.isolation import await_in_thread
 from router.errors import ConfigError
+from router.hookspecs import MakeConstraint
 from router.judging import JudgeRegistration, JudgeStatus
 from router.plugins.loader import (
     EngineEntry,
@@ -36,6 +37,7 @@ from router.plugins.loader import (
     ReportFormat,
     SourceEntry,
     Stamp,
+    TemplateEntry,
     describe,
     folder_stamp,
     forget,
@@ -49,7 +51,7 @@ from router.plugins.tables import MOVED, NamesDisagree, SettingsTable, canonical
 if TYPE_CHECKING:
     from router.experiments.modes import MakeMode
 
-E = TypeVar("E", EngineEntry, SourceEntry, ReportFormat, ModeEntry)
+E = TypeVar("E", EngineEntry, SourceEntry, TemplateEntry, ReportFormat, ModeEntry)
 log = logging.getLogger(__name__)
 SCAN_SECONDS = 0.2
 ENGINE_HOOKS = {"register_settings", "register_engines"}
@@ -165,6 +167,10 @@ class PluginHost:
     def sources(self) -> dict[str, SourceEntry]:
         """Adapter sources of plugins by scheme; the first of a scheme counts."""
         return self._entries_of(SourceEntry)
+
+    def constraint_templates(self) -> dict[str, MakeConstraint]:
+        """Templates of constraints of plugins by name; the first of a name counts."""
+        return {name: entry.make for name, entry in self._entries_of(TemplateEntry).items()}
 
     def report_formats(self) -> dict[str, ReportFormat]:
         """Forms of experiments' reports by name; the first of a name counts."""

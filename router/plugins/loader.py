@@ -44,6 +44,7 @@ from router.hookspecs import (
     Check,
     FindBase,
     HookLimits,
+    MakeConstraint,
     MakeEngine,
     MakeSource,
     MakeStore,
@@ -241,6 +242,15 @@ class ReportFormat:
 
 
 @dataclass(frozen=True, slots=True)
+class TemplateEntry:
+    """A template of constraints that a plugin registered."""
+
+    kind: ClassVar[str] = "constraint template"
+    name: str
+    make: MakeConstraint
+
+
+@dataclass(frozen=True, slots=True)
 class ModeEntry:
     """A mode of experiments that a plugin registered."""
 
@@ -249,7 +259,7 @@ class ModeEntry:
     make: MakeMode
 
 
-Entry = EngineEntry | SourceEntry | ReportFormat | ModeEntry
+Entry = EngineEntry | SourceEntry | TemplateEntry | ReportFormat | ModeEntry
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -408,6 +418,7 @@ def collect(plugin: object, name: str, table: SettingsTable | None = None) -> Lo
         "register_judges": judges,
         "register_engines": partial(_add_entry, entries, EngineEntry),
         "register_adapter_sources": partial(_add_entry, entries, SourceEntry),
+        "register_constraint_templates": partial(_add_entry, entries, TemplateEntry),
         "register_report_formats": partial(_add_entry, entries, ReportFormat),
         "register_experiment_modes": partial(_add_entry, entries, ModeEntry),
         "register_checks": checks.append,

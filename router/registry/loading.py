@@ -15,7 +15,8 @@ from heapq import heappop, heappush, nsmallest
 from itertools import count
 from pathlib import Path
 
-from router.engine.base import Delta, Engine, Generation, Job, Prompt, last_occurrence, with_grammar
+from router.engine.base import Delta, Engine, Generation, Job, Prompt, last_occurrence
+from router.engine.constrained.templates import ConstraintTemplates
 from router.errors import (
     AdapterNotFound,
     AdapterRejected,
@@ -195,8 +196,11 @@ class ProbeResult(Enum):
 class Prover:
     """Runs probes through the engine like any request, a few at a time and within `seconds`."""
 
-    def __init__(self, engine: Engine, encode: Encode, seconds: float) -> None:
+    def __init__(
+        self, engine: Engine, encode: Encode, seconds: float, templates: ConstraintTemplates | None = None
+    ) -> None:
         self._engine, self._encode, self._seconds = engine, encode, seconds
+        self._templates = templates or ConstraintTemplates()
         self._places = asyncio.Semaphore(PROBES_AT_ONCE)
 
     def key(self, digest: str) -> str:
@@ -249,22 +253,30 @@ class Prover:
         if constraint is None or constraint.kind == "unconstrained":
             return
         try:
-            await self._engine.compile(constraint)
+            if constraint.kind == "from_prompt":
+                self._templates.check(constraint)
+            else:
+                await self._engine.compile(constraint)
         except (InvalidRequest, FailedPrecondition) as error:
             reason = error.violations[0].description if isinstance(error, InvalidRequest) else error.message
             raise AdapterRejected(
                 f"[generation] {constraint.kind}: {reason}", codes="constraint-refused"
             ) from error
 
-    async def _prompt(self, inspection: Inspection, probe: Probe) -> tuple[Sequence[int], SamplingParams]:
+    async def _prompt(
+        self, inspection: Inspection, probe: Probe
+    ) -> tuple[str, Sequence[int], SamplingParams]:
         manifest = inspection.manifest
         greedy = Sampling(max_tokens=probe.max_tokens, min_tokens=0, temperature=0.0, logprobs=0)
         prompt = Prompt((Turn("user", probe.prompt),), template=manifest.prompt)
-        return await self._encode(prompt), SamplingParams.of(greedy, manifest.generation)
+        return probe.prompt, await self._encode(prompt), SamplingParams.of(greedy, manifest.generation)
 
-    async def _answer(self, tokens: Sequence[int], params: SamplingParams, adapter: str | None) -> str:
+    async def _answer(
+        self, prompt: str, tokens: Sequence[int], params: SamplingParams, adapter: str | None
+    ) -> str:
         name = f"probe-{adapter[:12] if adapter else 'base'}"
-        job = await with_grammar(self._engine, Job(name, tokens, params, adapter, priority=1))
+        job = Job(name, tokens, params, adapter, priority=1, own_constraint=True)
+        job = await self._templates.prepared(self._engine, job, prompt)
         text: list[str] = []
         async with self._places:
             generation = await self._submit(job)

@@ -12,6 +12,7 @@ from typing import Self
 
 from router.config import Settings
 from router.engine.base import Engine
+from router.engine.constrained.templates import ConstraintTemplates
 from router.errors import AdapterNotFound, AdapterRejected, Draining
 from router.ports import Force, Lease, Measured, SharedDocuments
 from router.registry.folders import FolderReader, Scanner
@@ -88,6 +89,7 @@ class Registry:
         options: RegistryOptions | None = None,
         *,
         reader: FolderReader | None = None,
+        templates: ConstraintTemplates | None = None,
         caught_up: Callable[[], None] = lambda: None,
     ) -> None:
         options = options or RegistryOptions()
@@ -109,7 +111,9 @@ class Registry:
         self._chooser = Chooser(self._index, self._choices, self._gate)
         rules = FolderRules(None, options.max_rank, options.ignore_fields, options.equals_base, options.trust)
         reader = reader or FolderReader(engine, rules)
-        prover = Prover(engine, lambda p: self._workers.run(engine.encode, p), options.probe_seconds)
+        prover = Prover(
+            engine, lambda p: self._workers.run(engine.encode, p), options.probe_seconds, templates
+        )
         self._loader = Loader(
             reader,
             self._residency,

@@ -15,6 +15,7 @@ from router.access.quotas import Quotas
 from router.config import Settings
 from router.corrections.recorder import Corrections
 from router.engine.base import Engine
+from router.engine.constrained.templates import ConstraintTemplates
 from router.errors import NO_EXPERIMENTS, NotLoaded
 from router.feedback.recorder import FeedbackRecorder
 from router.plugins import Hooks, PluginHost
@@ -91,7 +92,8 @@ class ServerApp:
         self.metrics = ServerMetrics()
         self.metrics.registry.register(PluginsCollector(self.hooks))
         self.health = ServerHealth(self.lifecycle, engine.status, settings.stall_seconds, self._flaws)
-        self.pipeline = Pipeline(settings, engine, registry, router, hooks=self.hooks)
+        templates = ConstraintTemplates(self.plugins.constraint_templates)
+        self.pipeline = Pipeline(settings, engine, registry, router, hooks=self.hooks, templates=templates)
         self.inference = InferenceService(settings, self.pipeline, registry)
         self.embedding = Embedding(engine, encoder)
         self.background = Following()

@@ -24,8 +24,8 @@ from router.engine.base import (
     Job,
     Prompt,
     buffered,
-    with_grammar,
 )
+from router.engine.constrained.templates import ConstraintTemplates, source_text
 from router.errors import (
     DataLoss,
     DeadlineExceeded,
@@ -109,10 +109,12 @@ class Pipeline:
         experiments: Experiments | None = None,
         corrections: Corrections | None = None,
         hooks: Hooks | None = None,
+        templates: ConstraintTemplates | None = None,
     ) -> None:
         self._engine, self._registry, self._router = engine, registry, router
         self.experiments, self._resting = experiments, Resting()
         self.corrections, self._hooks = corrections, hooks
+        self._templates = templates or ConstraintTemplates()
         self.answers: AnswersGiven | None = None  # remembered for feedback
         self._max_tokens = settings.max_tokens_limit
         self._encoding = Encoding(lambda prompt, most, check: engine.encode(prompt, most, check))
@@ -277,7 +279,9 @@ class Pipeline:
                 if background
                 else labels_wanted(request, params, prepared.labels, info.abilities),
             )
-            job = await with_grammar(self._engine, job)
+            if params.constraint is not None:
+                prompt = source_text(request.turns, request.raw_prompt)
+                job = await self._templates.prepared(self._engine, job, prompt)
             phases.submitted = time.monotonic()
             generation = self._engine.submit(job)
             mine.callback(generation.cancel)

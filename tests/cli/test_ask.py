@@ -143,6 +143,8 @@ def test_what_the_answer_must_look_like(cli, remote, tmp_path):
         (["--json-schema", f"@{tmp_path}/schema.json"], "json_schema", '{"type": "object"}'),
         (["--regex", "[0-9]+"], "regex", "[0-9]+"),
         (["--grammar", "start: WORD"], "grammar", "start: WORD"),
+        (["--quote", "a text"], "quote", "a text"),
+        (["--from-prompt", "sql"], "from_prompt", "sql"),
         (["--unconstrained"], "unconstrained", True),
     ):
         assert cli("ask", "hi", *arguments).code == 0

@@ -109,6 +109,8 @@ def test_from_which_tokens_on_an_activated_lora_acts():
         ({"json_schema": {"type": "string"}}, "json_schema", '{"type": "string"}'),
         ({"regex": "a+"}, "regex", "a+"),
         ({"grammar": "start: WORD"}, "grammar", "start: WORD"),
+        ({"quote": "a text"}, "quote", "a text"),
+        ({"from_prompt": "sql"}, "from_prompt", "sql"),
         ({"choices": ("yes", "no")}, "choices", pb.Sampling.Choices(values=["yes", "no"])),
         ({"choices": {"yes": 1}.keys()}, "choices", pb.Sampling.Choices(values=["yes"])),
         ({"unconstrained": True}, "unconstrained", True),

@@ -32,9 +32,10 @@ CHOICES = {"choices": {"values": ["Neoplasms", "Injuries"]}}
         ({"regex": "[0-9]{3}-[A-Z]"}, lambda text: len(text) == 5 and text[3] == "-"),
         ({"json_schema": SCHEMA}, lambda text: isinstance(json.loads(text)["ok"], bool)),
         ({"grammar": 'start: WORD "!"\nWORD: "b" | "c"'}, lambda text: text in ("b!", "c!")),
+        ({"quote": "b c"}, lambda text: text in ("b", "c", "b c")),
     ],
 )
-async def test_the_four_kinds(sampling: dict[str, Any], fits: Any, stubs: SimpleNamespace) -> None:
+async def test_the_kinds(sampling: dict[str, Any], fits: Any, stubs: SimpleNamespace) -> None:
     reply = await stubs.inference.Generate(ask("hello", sampling=sampling))
     assert fits(reply.text), reply.text
     assert reply.finish_reason == pb.FINISH_REASON_STOP
@@ -89,6 +90,19 @@ async def test_what_is_wrong_is_said_of_its_field(stubs: SimpleNamespace) -> Non
             (violation,) = details(refused)["BadRequest"].field_violations
             assert violation.field == field
             assert said in violation.description
+
+
+async def test_a_template_reads_the_last_user_turn(served: ServerApp, stubs: SimpleNamespace) -> None:
+    registry: Any = served.registry
+    passage, asked = "medical\nPassage: b\nQuestion: what?", {"from_prompt": "quote"}
+    assert (await stubs.inference.Generate(ask(passage, sampling=asked))).text == "b"
+    refused = await failure(stubs.inference.Generate(ask("a medical question", sampling=asked)))
+    (violation,) = details(refused)["BadRequest"].field_violations
+    assert violation.field == "sampling.from_prompt"
+    assert "no line begins with one of Passage:" in violation.description
+    registry.generation["medical"] = Sampling(constraint=Constraint("from_prompt", "quote"))
+    assert (await stubs.inference.Generate(ask(passage))).text == "b"
+    assert (await stubs.inference.Generate(ask("a medical question"))).text.endswith("a medical question")
 
 
 async def test_an_engine_that_cannot_says_so(start_server: Start, connect: Connect) -> None:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 KEPT = 128  # constraints, of all tenants
 MOST_WAITING = 64  # constraints, of all tenants, with those being compiled
 THREADS = 2
+PLAIN = ("choices", "quote")  # bounded, whatever they say: a server with no others has no process more
 
 
 class CompiledGrammar:
@@ -223,12 +224,10 @@ def _compiled(base: _Base, constraint: Constraint) -> LLMatcher:
     from llguidance import LLMatcher
 
     grammar, problem = grammar_text(constraint), ""
-    if (
-        constraint.kind != "choices"
-    ):  # which are bounded and plain: a server with no others has no process more
+    if constraint.kind not in PLAIN:
         problem = base.trials.run(grammar)
     if not problem:
-        matcher = LLMatcher(base.tokens, grammar, log_level=0, limits=limits())
+        matcher = LLMatcher(base.tokens, grammar, log_level=0, limits=limits(constraint.kind))
         problem = matcher.get_error()
     if problem:
         raise refused(constraint, explained(constraint, problem))

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
+from router.engine.constrained.quote import FUEL, quote_grammar
 from router.errors import FailedPrecondition, FieldViolation, Findings, InvalidRequest, install_extra
-from router.types import MAX_CHOICE_BYTES, MAX_CHOICES, MAX_CONSTRAINT_BYTES, Constraint
+from router.types import MAX_CHOICE_BYTES, MAX_CHOICES, MAX_CONSTRAINT_BYTES, Constraint, ConstraintKind
 
 if TYPE_CHECKING:
     from llguidance import LLParserLimits, LLTokenizer
@@ -22,6 +23,7 @@ MAX_REPEATS = 1000  # of a counted repetition in an expression
 REFERENCES = ("$ref", "$dynamicRef", "$recursiveRef")
 DATA_KEYS = ("const", "enum", "default", "examples")  # what stands below them is no schema
 JSON_OPTIONS: JsonCompileOptions = {"whitespace_flexible": False, "lenient": False}
+TEMPLATE_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 _COUNTED = re.compile(r"\{(\d+)(?:,(\d*))?\}")
 # What may stand in a Lark grammar around a special token; a comment, a string and an expression hide one.
 _LARK_PART = re.compile(
@@ -50,10 +52,19 @@ def check_size(constraint: Constraint, field: str, found: Findings) -> None:
     """Note what is empty or too long. Cheap."""
     if constraint.kind == "choices":
         _check_choices(constraint.choices, field, found)
+    elif constraint.kind == "from_prompt" and not TEMPLATE_NAME.fullmatch(constraint.text):
+        found.add(field, "must be the name of a template: a-z, 0-9, '_' and '-', at most 64 of them")
     elif not constraint.text.strip():
         found.add(field, "must not be empty")
     else:
         found.text(field, constraint.text, MAX_CONSTRAINT_BYTES)
+
+
+def check_form(constraint: Constraint) -> None:
+    """Raises InvalidRequest for what is empty or too long. Cheap."""
+    found = Findings()
+    check_size(constraint, field_of(constraint), found)
+    found.check()
 
 
 def _check_choices(choices: tuple[str, ...], field: str, found: Findings) -> None:
@@ -77,9 +88,9 @@ def grammar_text(constraint: Constraint) -> str:
 
     Raises InvalidRequest with what is wrong and where, FailedPrecondition without llguidance.
     """
-    found = Findings()
-    check_size(constraint, field_of(constraint), found)
-    found.check()
+    check_form(constraint)
+    if constraint.kind == "from_prompt":
+        raise refused(constraint, "has no prompt to be made of here")
     if problem := why_not():
         raise FailedPrecondition(problem)
     if constraint.kind == "json_schema":
@@ -89,6 +100,11 @@ def grammar_text(constraint: Constraint) -> str:
     if constraint.kind == "choices":
         alternatives = " | ".join(json.dumps(choice) for choice in constraint.choices)
         return LLMatcher.grammar_from_lark(f"start: {alternatives}")
+    if constraint.kind == "quote":
+        try:
+            return LLMatcher.grammar_from_lark(quote_grammar(constraint.text))
+        except ValueError as error:
+            raise refused(constraint, str(error)) from None
     problem = _repeats(constraint.text)
     if constraint.kind == "regex":
         made = LLMatcher.grammar_from_regex(constraint.text)
@@ -192,12 +208,12 @@ class VocabularySpec:
         return LLTokenizer(self.tokenizer, n_vocab=self.width, eos_token=list(self.ends))
 
 
-def limits() -> LLParserLimits:
+def limits(kind: ConstraintKind = "grammar") -> LLParserLimits:
     """What one grammar may take at most while it is compiled, and of each mask."""
     from llguidance import LLParserLimits
 
     return LLParserLimits(
-        initial_lexer_fuel=300_000,
+        initial_lexer_fuel=FUEL if kind == "quote" else 300_000,
         step_lexer_fuel=200_000,
         step_max_items=50_000,
         max_lexer_states=20_000,

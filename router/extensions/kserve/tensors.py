@@ -27,7 +27,7 @@ NUMBERS = (
     *("temperature", "top_p", "min_p"),
     *("repetition_penalty", "frequency_penalty", "presence_penalty"),
 )
-SHAPES = ("json_schema", "regex", "grammar")
+SHAPES = ("json_schema", "regex", "grammar", "quote", "from_prompt")
 HINTS = ("unit", "domain", "task")
 EMPTY_LAST, IS_LAST = "triton_enable_empty_final_response", "triton_final_response"
 MODEL_FORM = "must be auto, base or an adapter's name, with one of its versions or none"

@@ -18,6 +18,7 @@ from router.extensions.openai.requests import (
 )
 from router.names import ADAPTER_FORM, model_name
 from router.server import http
+from router.types import CONSTRAINT_KINDS
 
 MODEL_FORM = "NAME, NAME@VERSION, auto or base"
 NUMBERED = re.compile(r"inputs\[(\d+)\]")
@@ -101,7 +102,7 @@ class Words:
         if field == "logprobs" and self._chat:
             return "top_logprobs"
         kind, _, place = field.partition("[")
-        if kind in ("json_schema", "regex", "choices.values", "grammar"):
+        if kind in CONSTRAINT_KINDS or kind == "choices.values":
             path = next((shape.path for shape in shapes(self._completion)), kind)
             return f"{path}[{place}" if place else path
         return field

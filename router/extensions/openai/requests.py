@@ -32,6 +32,7 @@ from router.types import (
     MAX_MIXTURE_PARTS,
     MAX_STOPS,
     SAMPLING_RANGES,
+    ConstraintKind,
 )
 from router.v1 import inference_pb2 as pb
 
@@ -232,6 +233,8 @@ class CompletionFields(JsonModel):
     regex: str | None = None
     choice: Texts | None = None
     grammar: str | None = None
+    quote: str | None = None
+    from_prompt: str | None = None
     routing: RoutingFields | None = None
     want_labels: bool | None = None
     logit_bias: Annotated[dict[str, float] | None, BeforeValidator(few_biases)] = None
@@ -389,7 +392,7 @@ class Shape(NamedTuple):
     """What the answer must look like: a field of the body, and the field and value of our message."""
 
     path: str
-    kind: Literal["json_schema", "regex", "choices", "grammar"]
+    kind: ConstraintKind
     value: Any
 
 
@@ -402,6 +405,8 @@ def shapes(completion: CompletionFields) -> list[Shape]:
         Shape("regex", "regex", completion.regex),
         Shape("choice", "choices", completion.choice),
         Shape("grammar", "grammar", completion.grammar),
+        Shape("quote", "quote", completion.quote),
+        Shape("from_prompt", "from_prompt", completion.from_prompt),
         Shape("guided_json", "json_schema", completion.guided_json),
         Shape("guided_regex", "regex", completion.guided_regex),
         Shape("guided_choice", "choices", completion.guided_choice),

@@ -11,7 +11,7 @@ import json
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import takewhile
 from pathlib import Path
@@ -129,10 +129,14 @@ WINDOW = 16  # batches that are sorted by length together
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """Tokens of one row: the rendered prompt, and the answer up to its end-of-turn token."""
+    """Tokens of one row: the rendered prompt, and the answer up to its end-of-turn token.
+
+    `text` is the question, of which templates make constraints.
+    """
 
     prompt: tuple[int, ...]
     answer: tuple[int, ...]
+    text: str = field(default="", compare=False)
 
     def __len__(self) -> int:
         return len(self.prompt) + len(self.answer)
@@ -158,7 +162,7 @@ class Rendering:
             turns += [Turn("user", shown.prompt), Turn("assistant", shown.response)]
         prompt = Prompt(turns=(*turns, Turn("user", row.prompt)), template=self.template)
         tokens, length = self.encoder.encode_example(prompt, row.response)
-        return Example(tuple(tokens[:length]), tuple(tokens[length:]))
+        return Example(tuple(tokens[:length]), tuple(tokens[length:]), row.prompt)
 
     def examples(self, rows: Iterable[TrainingRow]) -> list[Example]:
         """Every row on its own."""

@@ -20,6 +20,7 @@ from pydantic import (
     model_validator,
 )
 
+from router.engine.constrained.source import TEMPLATE_NAME
 from router.errors import ConfigError
 from router.names import NAME_RULE, VERSION_RULE, is_name, is_version
 from router.types import PLACEHOLDER, Constraint, PromptTemplate
@@ -155,13 +156,17 @@ class RecipeGeneration(RecipeTable):
     temperature: float = Field(default=0.0, ge=0)
     stop: tuple[str, ...] = ()
     choices: tuple[str, ...] = ()  # labels: every answer is one of them
+    from_prompt: str = Field(default="", pattern=f"^({TEMPLATE_NAME.pattern})?$")  # a template of constraints
 
     def given(self, mode: Literal["python", "json"] = "python") -> dict[str, Any]:
-        """What a manifest says of it: no choices where there are none."""
-        return self.model_dump(mode=mode, exclude=None if self.choices else {"choices"})
+        """What a manifest says of it: no constraint where there is none."""
+        unset = {name for name in ("choices", "from_prompt") if not getattr(self, name)}
+        return self.model_dump(mode=mode, exclude=unset)
 
     def as_constraint(self) -> Constraint | None:
         """What every answer must look like."""
+        if self.from_prompt:
+            return Constraint("from_prompt", self.from_prompt)
         return Constraint("choices", choices=self.choices) if self.choices else None
 
 

@@ -11,6 +11,7 @@ from itertools import count
 from typing import Any
 
 from router.engine.base import Delta, Finished, Job
+from router.engine.constrained.quote import quote_grammar
 from router.engine.output import Detokenizer, Event, EventStream, shared_vocabulary
 from router.errors import EngineFailed
 from router.extensions.vllm.link import StepOutput, VllmLora, VllmRequest
@@ -18,7 +19,7 @@ from router.types import FinishReason, SamplingParams, TokenLogprob, Usage
 
 BACKGROUND = 1_000_000  # of vLLM's priorities, of which the lower goes first
 COLDEST = 0.01  # temperature; vLLM takes what is between 0 and that for a mistake
-_KEYS: Mapping[str, str] = {"json_schema": "json", "regex": "regex", "grammar": "grammar"}
+_KEYS: Mapping[str, str] = {"json_schema": "json", "regex": "regex", "grammar": "grammar", "quote": "grammar"}
 _numbers = count()
 
 
@@ -43,7 +44,9 @@ def sampling_of(params: SamplingParams, ends: Sequence[int]) -> dict[str, Any]:
         made["logit_bias"] = dict(params.logit_bias)
     constraint = params.constraint
     if constraint is not None:
-        shape = list(constraint.choices) if constraint.kind == "choices" else constraint.text
+        shape: Any = list(constraint.choices) if constraint.kind == "choices" else constraint.text
+        if constraint.kind == "quote":
+            shape = quote_grammar(constraint.text)
         made["structured_outputs"] = {_KEYS.get(constraint.kind, "choice"): shape}
         made["min_tokens"] = 0  # a grammar wins
     return made

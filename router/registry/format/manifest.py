@@ -14,7 +14,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from router.engine.constrained.source import grammar_text
+from router.engine.constrained.source import check_form, grammar_text
 from router.errors import FailedPrecondition, InvalidRequest
 from router.names import (
     DEFAULT_VERSION,
@@ -257,7 +257,10 @@ def _constraint(table: ManifestTable) -> Constraint | None:
     else:
         made = Constraint(kind, table.text(kind, MAX_CONSTRAINT_BYTES))
     try:
-        grammar_text(made)
+        if kind == "from_prompt":  # whether there is such a template is seen when the adapter loads
+            check_form(made)
+        else:
+            grammar_text(made)
     except InvalidRequest as error:
         table.bad(kind, error.violations[0].description)
         return None

@@ -214,7 +214,9 @@ def test_a_token_that_is_not_allowed_breaks_this_answer_alone() -> None:
 
 
 def test_a_grammar_that_gets_too_complex_breaks_with_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(grammars, "limits", lambda: LLParserLimits(max_items_in_row=40, verbose_errors=False))
+    monkeypatch.setattr(
+        grammars, "limits", lambda kind: LLParserLimits(max_items_in_row=40, verbose_errors=False)
+    )
     follower = compiled(Constraint("grammar", 'start: s\ns: s s | s s s | "a"')).start()
     (a,) = base().tokens.tokenize_str("a")
     for _ in range(40):

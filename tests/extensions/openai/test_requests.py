@@ -145,6 +145,7 @@ def test_shapes_may_be_in_the_forms_of_vllm() -> None:
     assert chat(guided_regex="a+") == chat(structured_outputs={"regex": "a+"}) == chat(regex="a+")
     assert chat(guided_choice=["a"]) == chat(structured_outputs={"choice": ["a"]}) == chat(choice=["a"])
     assert chat(guided_grammar="g") == chat(structured_outputs={"grammar": "g"}) == chat(grammar="g")
+    assert (chat(quote="a").sampling.quote, chat(from_prompt="sql").sampling.from_prompt) == ("a", "sql")
     assert chat(top_k=-1).sampling == chat(top_k=0).sampling
     assert chat(ignore_eos=True, max_tokens=7).sampling.min_tokens == 7
     both = asking(guided_regex="a", structured_outputs={"regex": "a"})

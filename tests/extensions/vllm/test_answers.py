@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from router.engine.base import Delta, Finished, Job
+from router.engine.constrained.quote import quote_grammar
 from router.errors import EngineFailed
 from router.extensions.vllm.answers import VllmAnswer, sampling_of
 from router.extensions.vllm.dispatcher import WaitingQueue
@@ -84,6 +85,7 @@ def test_a_temperature_that_vllm_takes_for_a_mistake_is_the_least_it_takes(
         (Constraint("regex", "a+"), {"regex": "a+"}),
         (Constraint("json_schema", "{}"), {"json": "{}"}),
         (Constraint("grammar", 'start: "a"'), {"grammar": 'start: "a"'}),
+        (Constraint("quote", "a b"), {"grammar": quote_grammar("a b")}),
     ],
 )
 def test_a_shape_goes_on_and_beats_the_least_length(constraint: Constraint, said: Any) -> None:

@@ -272,6 +272,8 @@ def test_any_bytes_give_findings_and_nothing_else(data):
         ('regex = "[a-z]+"', Constraint("regex", "[a-z]+")),
         ('json_schema = \'{"type": "object"}\'', Constraint("json_schema", '{"type": "object"}')),
         ("grammar = 'start: \"a\"'", Constraint("grammar", 'start: "a"')),
+        ('quote = "a text"', Constraint("quote", "a text")),
+        ('from_prompt = "quote"', Constraint("from_prompt", "quote")),
     ],
 )
 def test_what_every_answer_must_look_like(line, constraint):
@@ -293,6 +295,7 @@ def test_what_every_answer_must_look_like(line, constraint):
         ('regex = "a{9999}"', "repeats more than"),
         ('regex = "a"\nchoices = ["b"]', "one constraint"),
         ('grammar = "start: <|end|>"', "special token"),
+        ('from_prompt = "A B"', "must be the name of a template"),
         ("constraint = 1", "unknown key"),
         ("unconstrained = true", "unknown key"),
     ],

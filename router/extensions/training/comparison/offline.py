@@ -66,7 +66,8 @@ def _sides(
     params = SamplingParams(max_tokens, stop=generation.stop or (), constraint=generation.constraint)
     digest = engine.load(candidate.folder)
     try:
-        given = engine.answers([prompts[place] for place in fitting], params, digest, done)
+        texts = [rows[place].prompt for place in fitting]
+        given = engine.answers([prompts[place] for place in fitting], params, digest, done, texts=texts)
     finally:
         engine.unload(digest)
     sides = [Side(error=TOO_LONG)] * len(rows)

@@ -43,7 +43,6 @@ from router.extensions.training.evaluation.subject import (
     read_manifest,
     worked_examples,
 )
-from router.extensions.training.labels import labelled
 from router.extensions.training.recipe import Recipe, load_recipe
 from router.registry.format.manifest import Manifest
 from router.registry.format.untrusted import nearest
@@ -238,8 +237,7 @@ def _set_exam(
 
 def _asked_labels(shape: Constraint | None) -> LabelSettings | None:
     """Probabilities that are not calibrated, of choices that have some."""
-    has = shape is not None and shape.kind == "choices" and labelled(shape.choices)
-    return LabelSettings() if has else None
+    return LabelSettings() if shape is not None and shape.kind == "choices" else None
 
 
 def _labels(plan: EvaluationPlan) -> list[str]:
@@ -272,7 +270,11 @@ def measure_arm(exam: Exam, arm: ComparedArm) -> MeasuredArm:
     """Greedy answers and their scores, the loss on the gold answers, how often the gold label is best."""
     subject, task, questions = exam.subject, exam.task, exam.questions[arm]
     title, count, ranked = arm.value.replace("_", " "), len(task.rows), ranked_rows(task)
-    given = exam.answerers[arm].answers([example.prompt for example in questions.examples], title)
+    given = exam.answerers[arm].answers(
+        [example.prompt for example in questions.examples],
+        title,
+        [example.text for example in questions.examples],
+    )
     answers = tuple(answer.text for answer in given)
     scores = score_answers(task, answers)
     losses = subject.losses(arm, questions.examples)
@@ -345,10 +347,12 @@ def measure_efficiency(
     count = min(TIMED_ROWS, *(len(of_arm.examples) for of_arm in questions.values()))
     taken: dict[ComparedArm, list[EngineAnswer]] = {arm: [] for arm in questions}
     for arm, of_arm in questions.items():
-        answerers[arm].alone(of_arm.examples[-1].prompt)
+        last = of_arm.examples[-1]
+        answerers[arm].alone(last.prompt, last.text)
     for place in range(count):
         for arm, of_arm in questions.items():
-            taken[arm].append(answerers[arm].alone(of_arm.examples[place].prompt))
+            example = of_arm.examples[place]
+            taken[arm].append(answerers[arm].alone(example.prompt, example.text))
     return {
         "rows": count,
         "arms": {arm.value: _costs(answers, points[arm]) for arm, answers in taken.items()},

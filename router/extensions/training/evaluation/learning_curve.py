@@ -169,7 +169,8 @@ def _score(curve: LearningCurve, recipe: Recipe, adapter: Path) -> dict[str, Any
     answering = AnsweringEngine(base)
     try:
         answerer = Answerer(answering, limits, answering.load(adapter))
-        given = answerer.answers([rendering.prompt(row.prompt) for row in test], "test rows")
+        texts = [row.prompt for row in test]
+        given = answerer.answers([rendering.prompt(text) for text in texts], "test rows", texts)
     finally:
         answering.close()
     task = Task(recipe.evaluation.metric, test, (), limits.max_tokens)

@@ -180,7 +180,7 @@ def _ask(
     digest = engine.load(candidate.folder)
     given = {
         arm: Answerer(engine, params, digest if arm is ComparedArm.ADAPTER else None).answers(
-            prompts, arm.value
+            prompts, arm.value, [row.prompt for row in fitting]
         )
         for arm in ARMS
     }

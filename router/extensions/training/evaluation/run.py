@@ -171,7 +171,8 @@ def _bias(exam: Exam) -> dict[str, Any]:
     def ask_arm(arm: ComparedArm) -> AskTexts:
         title = f"bias, {arm.value}"
         return lambda texts: [
-            answer.text for answer in exam.answerers[arm].answers([prompt(text) for text in texts], title)
+            answer.text
+            for answer in exam.answerers[arm].answers([prompt(text) for text in texts], title, texts)
         ]
 
     return measure_bias(_cases_file(exam), ask_arm(ComparedArm.BASE), ask_arm(ComparedArm.ADAPTER))

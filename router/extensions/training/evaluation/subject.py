@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import asyncio
 import copy
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import nn
 
 from router.config import Settings
-from router.engine.base import BaseInfo, Finished, Job, with_grammar
+from router.engine.base import BaseInfo, Finished, Job
+from router.engine.constrained.templates import ConstraintTemplates, MakeConstraint
 from router.engine.loader import LoadedModel
 from router.engine.torch_engine import TorchEngine
 from router.errors import AdapterRejected, ConfigError
@@ -60,7 +62,13 @@ class AnsweringEngine:
             self._settings, LoadedModel(sharing_copy(base.model), base.tokenizer, base.name)
         )
         self._engine.start()
+        self._templates = ConstraintTemplates(cache(self._of_plugins))
         self._runner = asyncio.Runner()
+
+    def _of_plugins(self) -> Mapping[str, MakeConstraint]:
+        from router.cli.plugins import plugins_with
+
+        return plugins_with("register_constraint_templates", self._settings).constraint_templates()
 
     @property
     def info(self) -> BaseInfo:
@@ -91,19 +99,26 @@ class AnsweringEngine:
         adapter: str | None = None,
         done: Callable[[], None] = lambda: None,
         labels: LabelSettings | None = None,
+        texts: Sequence[str] | None = None,
     ) -> list[EngineAnswer]:
-        """Answers in order, with `labels` as a job has them; `done` is called after each. Raises
-        PromptTooLong, EngineFailed.
-        """
-        return self._runner.run(self._together(prompts, params, adapter, done, labels))
+        """Answers in order, with `labels` as a job has them; `done` is called after each. `texts` are the
+        questions, of which a template makes constraints: where it makes none, the answer is free.
 
-    def alone(self, prompt: Tokens, params: SamplingParams, adapter: str | None = None) -> EngineAnswer:
+        Raises PromptTooLong, EngineFailed, and InvalidRequest for a template that is not there.
+        """
+        self._templates.check(params.constraint)
+        asked = list(zip(prompts, texts or [""] * len(prompts), strict=True))
+        return self._runner.run(self._together(asked, params, adapter, done, labels))
+
+    def alone(
+        self, prompt: Tokens, params: SamplingParams, adapter: str | None = None, text: str = ""
+    ) -> EngineAnswer:
         """One answer with nothing beside it."""
-        return self._runner.run(self._one(prompt, params, adapter))
+        return self._runner.run(self._one(prompt, text, params, adapter))
 
     async def _together(
         self,
-        prompts: Sequence[Tokens],
+        asked: Sequence[tuple[Tokens, str]],
         params: SamplingParams,
         adapter: str | None,
         done: Callable[[], None],
@@ -111,22 +126,28 @@ class AnsweringEngine:
     ) -> list[EngineAnswer]:
         places = asyncio.Semaphore(self._settings.max_running + min(32, self._settings.max_queue))
 
-        async def answer(prompt: Tokens) -> EngineAnswer:
+        async def answer(prompt: Tokens, text: str) -> EngineAnswer:
             async with places:
-                made = await self._one(prompt, params, adapter, labels)
+                made = await self._one(prompt, text, params, adapter, labels)
             done()
             return made
 
         # The first one alone: what all prompts begin with is then in the prefix cache for the others.
-        first = [await answer(prompt) for prompt in prompts[:1]]
-        return first + await asyncio.gather(*(answer(prompt) for prompt in prompts[1:]))
+        first = [await answer(*one) for one in asked[:1]]
+        return first + await asyncio.gather(*(answer(*one) for one in asked[1:]))
 
     async def _one(
-        self, prompt: Tokens, params: SamplingParams, adapter: str | None, labels: LabelSettings | None = None
+        self,
+        prompt: Tokens,
+        text: str,
+        params: SamplingParams,
+        adapter: str | None,
+        labels: LabelSettings | None = None,
     ) -> EngineAnswer:
         texts: list[str] = []
-        job = Job("evaluation", prompt, params, adapter, labels=labels)
-        async for event in self._engine.submit(await with_grammar(self._engine, job)):
+        job = Job("evaluation", prompt, params, adapter, own_constraint=True, labels=labels)
+        job = await self._templates.prepared(self._engine, job, text)
+        async for event in self._engine.submit(job):
             if isinstance(event, Finished):
                 return EngineAnswer("".join(texts).strip(), event.usage, event.labels)
             texts.append(event.text)
@@ -148,14 +169,16 @@ class Answerer:
     adapter: str | None = None
     labels: LabelSettings | None = None  # where probabilities of choices are wanted
 
-    def answers(self, prompts: Sequence[Tokens], title: str) -> list[EngineAnswer]:
-        """All prompts in one batch, with a bar on a terminal."""
+    def answers(
+        self, prompts: Sequence[Tokens], title: str, texts: Sequence[str] | None = None
+    ) -> list[EngineAnswer]:
+        """All prompts in one batch, with a bar on a terminal. `texts`: as `AnsweringEngine` takes them."""
         with progress_bar(title, len(prompts)) as done:
-            return self.engine.answers(prompts, self.params, self.adapter, done, self.labels)
+            return self.engine.answers(prompts, self.params, self.adapter, done, self.labels, texts)
 
-    def alone(self, prompt: Tokens) -> EngineAnswer:
+    def alone(self, prompt: Tokens, text: str = "") -> EngineAnswer:
         """One answer with nothing beside it."""
-        return self.engine.alone(prompt, self.params, self.adapter)
+        return self.engine.alone(prompt, self.params, self.adapter, text)
 
 
 @contextmanager
