@@ -1,9 +1,10 @@
 """From the chunks of a step to logits: the plan, the adapters, and one forward pass of the base.
 
-`PackedBackbone` runs decoder layers of known shape from packed weights: Llama, Mistral, Qwen2 and Qwen3 share
-one layer (norm, q/k/v with optional bias and q/k norm, rotary positions, grouped attention, o, norm, gated
-SiLU). Native operations run all layers in one call, others layer by layer (`Stack`). `router.engine.generic`
-runs any other base.
+`PackedBackbone` runs decoder layers of known shape from packed weights: the architectures that
+`router.engine.decoder` lists share one layer (norm, q/k/v with optional bias and q/k norm, rotary positions,
+grouped attention, o, norm, gated unit; Gemma norms what attention and the gated unit add, too). Native
+operations run all layers in one call, others layer by layer (`Stack`). `router.engine.generic` runs any other
+base.
 
 Between two steps all weights went through the caches, so whatever planning looks at comes from memory: its
 cost is the number of things it touches, code included. One call of torch or numpy that nothing else makes
@@ -12,6 +13,7 @@ costs more than a loop over 16 rows (a list made a tensor: 2 us while it is in t
 
 from __future__ import annotations
 
+from array import array
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,13 +22,13 @@ from typing import Any, Protocol
 
 import torch
 
-from router.engine.checkpoint import CLASSES, HEAD
+from router.engine.checkpoint import HEAD
 from router.engine.decoder import (
     EMBED,
+    EXPERTS,
     NORM,
-    NORMS,
     QK_NORMS,
-    SITES,
+    ROUTER,
     DecoderShape,
     layer_name,
     rotary_table,
@@ -35,6 +37,8 @@ from router.engine.lora import DeviceSlots, LoraBatch
 from router.engine.ops import (
     BLOCK,
     AttentionPlan,
+    Experts,
+    GatedUnit,
     Layer,
     Linear,
     LoraStep,
@@ -45,7 +49,7 @@ from router.engine.ops import (
     Stack,
 )
 from router.engine.rows import Chunk, PoolingRow
-from router.engine.weights import WeightSource
+from router.engine.weights import WeightSource, packed
 
 
 @dataclass(slots=True)
@@ -54,7 +58,7 @@ class StepPlan:
 
     tokens: torch.Tensor  # int64 [T]
     attention: AttentionPlan
-    sampled: list[int]  # those of the tokens that a new one is sampled after
+    sampled: list[int]  # those of the tokens that a new one is sampled after, drafts last
     scored: torch.Tensor  # the same as int64 [S]
 
 
@@ -64,17 +68,36 @@ class StepPlanner:
     def __init__(self, device: torch.device) -> None:
         self._device = device
         self._decoding: Decoding | None = None
+        self._kept: dict[tuple[int, int, int], KeptPlan] = {}  # by rows, tokens and sampled tokens
+        self._drafts = False  # whether there were any
 
     def plan(self, chunks: Sequence[Chunk]) -> StepPlan:
         """That of the chunks, in their order."""
         contexts = [c.row.computed + c.after + c.count for c in chunks]
         if self._decoding is not None and self._decoding.move_on(chunks, contexts):
             return self._decoding.plan
-        plan = self._made(chunks, contexts)
         on_cpu = self._device.type == "cpu"  # elsewhere a plan has to be sent anyway
+        plan = (self._written(chunks, contexts) if on_cpu else None) or self._made(chunks, contexts)
         decodes = plan.attention.most_queries == 1 and len(plan.sampled) == len(chunks)
         self._decoding = Decoding(plan, chunks) if on_cpu and decodes else None
         return plan
+
+    def _written(self, chunks: Sequence[Chunk], contexts: list[int]) -> StepPlan | None:
+        """The plan of a small step, in the tensors of an earlier one; None of a large one.
+
+        With drafts, steps change from one to the next, but only in few ways.
+        """
+        tokens, drafts = sum(c.count for c in chunks), sum(len(c.drafts) for c in chunks)
+        self._drafts = self._drafts or drafts > 0
+        if not self._drafts or tokens > MOST_KEPT:
+            return None
+        size = len(chunks), tokens, sum(c.samples for c in chunks) + drafts
+        kept, blocks = self._kept.get(size), -(-max(contexts) // BLOCK)
+        if kept is None or kept.room < blocks:
+            if len(self._kept) >= MOST_PLANS:
+                del self._kept[next(iter(self._kept))]
+            kept = self._kept[size] = KeptPlan(*size, blocks + 8)
+        return kept.written(chunks, contexts)
 
     def _made(self, chunks: Sequence[Chunk], contexts: list[int]) -> StepPlan:
         bounds = [0, *accumulate(c.count for c in chunks)]
@@ -85,6 +108,7 @@ class StepPlanner:
         for chunk, context in zip(chunks, contexts, strict=True):
             blocks, places = _blocks(chunk)[: -(-context // BLOCK)], range(context - chunk.count, context)
             tokens += chunk.row.tokens[places.start : places.stop]
+            tokens += chunk.drafts
             positions += places
             slots += [blocks[p // BLOCK] * BLOCK + p % BLOCK for p in places]
             tables.append(blocks)
@@ -99,7 +123,7 @@ class StepPlanner:
             bounds=bounds,
             contexts=contexts,
         )
-        sampled = [end - 1 for c, end in zip(chunks, bounds[1:], strict=True) if c.samples]
+        sampled = _sampled(chunks, bounds)
         return StepPlan(
             self._tensor(tokens, torch.int64), attention, sampled, self._tensor(sampled, torch.int64)
         )
@@ -108,6 +132,51 @@ class StepPlanner:
         self, values: Sequence[int] | Sequence[list[int]], dtype: torch.dtype = torch.int32
     ) -> torch.Tensor:
         return torch.tensor(values, dtype=dtype, device=self._device)
+
+
+MOST_KEPT, MOST_PLANS = 64, 128  # tokens of a step whose plan's tensors are kept, and such plans
+
+
+class KeptPlan:
+    """The tensors of a plan on the CPU, written anew for each step of so many rows and tokens."""
+
+    def __init__(self, rows: int, tokens: int, sampled: int, room: int) -> None:
+        """`room`: blocks in a row of the table."""
+
+        def zeros(*shape: int, dtype: torch.dtype = torch.int32) -> torch.Tensor:
+            return torch.zeros(shape, dtype=dtype)
+
+        at = AttentionPlan(
+            zeros(rows + 1), zeros(rows), zeros(rows, room), zeros(tokens), zeros(tokens), 1, [], []
+        )
+        long = torch.int64
+        self._plan = StepPlan(zeros(tokens, dtype=long), at, [], zeros(sampled, dtype=long))
+        self.room = room
+        self._bounds, self._context, self._table = map(_numbers, (at.cu_q, at.context, at.block_table))
+        self._positions, self._slots = _numbers(at.positions), _numbers(at.slots)
+        self._tokens, self._scored = _numbers(self._plan.tokens), _numbers(self._plan.scored)
+
+    def written(self, chunks: Sequence[Chunk], contexts: list[int]) -> StepPlan:
+        """The plan of a step. It is valid until the next is written."""
+        bounds, place = [0], 0
+        for row, (chunk, context) in enumerate(zip(chunks, contexts, strict=True)):
+            blocks, first = _blocks(chunk), context - chunk.count
+            known = chunk.row.tokens[first : context - len(chunk.drafts)]
+            for position, token in enumerate((*known, *chunk.drafts), first):
+                self._tokens[place], self._positions[place] = token, position
+                self._slots[place] = blocks[position // BLOCK] * BLOCK + position % BLOCK
+                place += 1
+            needed, line = -(-context // BLOCK), row * self.room
+            self._table[line : line + needed] = array("i", blocks[:needed])
+            self._context[row], self._bounds[row + 1] = context, place
+            bounds.append(place)
+        sampled = _sampled(chunks, bounds)
+        for number, token in enumerate(sampled):
+            self._scored[number] = token
+        at = self._plan.attention
+        at.most_queries, at.bounds, at.contexts, at.memo = max(c.count for c in chunks), bounds, contexts, {}
+        self._plan.sampled = sampled
+        return self._plan
 
 
 class Decoding:
@@ -140,6 +209,15 @@ class Decoding:
                 self._slots[row] += 1
         attention.contexts, attention.memo = contexts, {}
         return True
+
+
+def _sampled(chunks: Sequence[Chunk], bounds: Sequence[int]) -> list[int]:
+    """The last token of each row that samples, then all drafts."""
+    ends = list(zip(chunks, bounds[1:], strict=True))
+    places = [end - 1 - len(c.drafts) for c, end in ends if c.samples]
+    for chunk, end in ends:
+        places += range(end - len(chunk.drafts), end)
+    return places
 
 
 def _blocks(chunk: Chunk) -> list[int]:
@@ -206,15 +284,15 @@ class PoolingStep:
     def __init__(self, chunks: Sequence[Chunk], bounds: Sequence[int]) -> None:
         self.rows: list[int] = []
         self._scored: list[tuple[PoolingRow, list[int]]] = []
-        self._candidates: list[tuple[PoolingRow, list[tuple[int, int]]]] = []  # tokens of the step, ids
+        ended: list[tuple[PoolingRow, int]] = []  # whose candidates come behind that token of the step
         pooled: dict[int, list[tuple[PoolingRow, slice]]] = defaultdict(list)
         for chunk, start in zip(chunks, bounds, strict=False):
             row = chunk.row
             if not isinstance(row, PoolingRow):
                 continue
             if row.request.candidates:
-                found = row.candidates(chunk.after, chunk.count)
-                self._candidates.append((row, [(start + place, token) for place, token in found]))
+                if row.computed + chunk.after + chunk.count == row.total:
+                    ended.append((row, start + chunk.count - 1))
                 continue
             if not (wanted := row.wanted(chunk.count)):
                 continue
@@ -224,21 +302,18 @@ class PoolingStep:
                 self._scored.append((row, row.targets(wanted)))
             else:
                 pooled[row.layer].append((row, slice(places.start, places.stop)))
-        behind = dict.fromkeys(place for _, pairs in self._candidates for place, _ in pairs)
-        self._behind = {place: len(self.rows) + number for number, place in enumerate(behind)}
-        self.rows += behind
+        self._ended = [(row, len(self.rows) + number) for number, (row, _) in enumerate(ended)]
+        self.rows += [place for _, place in ended]
         taps = {layer: _tap(spans) for layer, spans in pooled.items()}
         self.taps = Taps(taps, _last_layer(chunks)) if taps else None
 
     def take(self, logits: torch.Tensor) -> None:
         """`logits` [len(rows), vocabulary], as asked for."""
-        for row, pairs in self._candidates:
-            if pairs:
-                behind, ids = [self._behind[place] for place, _ in pairs], [token for _, token in pairs]
-                row.found.append(logits[behind, ids].float())
+        for row, place in self._ended:
+            row.found.append(logits[place, list(row.request.candidates)].float())
         if not self._scored:
             return
-        logits = logits[: sum(len(ids) for _, ids in self._scored)]
+        logits = logits[: len(logits) - len(self._ended)]
         targets = torch.tensor([t for _, ids in self._scored for t in ids], device=logits.device)
         parts = zip(torch.split(logits, _SLICE), torch.split(targets, _SLICE), strict=True)
         found = torch.cat([_log_probabilities(part, ids) for part, ids in parts])
@@ -280,7 +355,7 @@ class Runner:
         slots.evicted = self.forget
 
     def run(self, chunks: Sequence[Chunk], *, pooling: bool = False) -> torch.Tensor:
-        """Logits [S, vocabulary] of the chunks that sample, in their order.
+        """Logits [S, vocabulary] of the chunks that sample, in their order, and then of all their drafts.
 
         With `pooling`, some chunks are of pooling requests, whose rows are given their values.
         """
@@ -314,22 +389,6 @@ class Runner:
             self._lora = None
 
 
-def why_not_packed(config: Any, context: int) -> str:
-    """Empty if the fast path can run a model of this config, else the reason for the generic path."""
-    if config.model_type not in CLASSES:
-        return f"models of type {config.model_type!r} have layers of another shape"
-    if getattr(config, "hidden_act", "") not in ("silu", "swish"):
-        return f"activation {config.hidden_act!r}"
-    window = getattr(config, "sliding_window", None)
-    sliding = "sliding_attention" in (getattr(config, "layer_types", None) or ())
-    if window and window < context and (sliding or not hasattr(config, "layer_types")):
-        return f"sliding window of {window} tokens"
-    rope = config.rope_parameters["rope_type"]
-    if rope in ("dynamic", "longrope"):
-        return f"rotary positions of type {rope!r} depend on the length"
-    return ""
-
-
 class PackedBackbone:
     """A model of Llama's shape, made of its config and its weights, which are read one after the other."""
 
@@ -351,27 +410,40 @@ class PackedBackbone:
         self.saved = 0
         self.layers = shape.layers
         self._cache_shape = (blocks, shape.kv_heads, BLOCK, shape.head_dim)
-        norm, (head, embed) = weights.tensor(NORM), self._pack_head(shape)
-        layers = [self._pack_layer(layer_name(index), shape, norm) for index in range(shape.layers)]
-        cos, sin = rotary_table(config, context, norm.device)
+        self._like = like = weights.tensor(NORM)
+        self._ropes = {
+            kind: rotary_table(config, context, like.device, kind) for kind in sorted(set(shape.ropes))
+        }
+        root = torch.tensor(shape.hidden**0.5, dtype=like.dtype).item()  # rounded, as transformers does
+        head, embed = self._pack_head(shape)
+        layers = [self._pack_layer(index, shape) for index in range(shape.layers)]
         self._model = PackedModel(
             embed=embed,
-            cos=cos,
-            sin=sin,
             heads=shape.heads,
             kv_heads=shape.kv_heads,
             head_dim=shape.head_dim,
             eps=shape.eps,
             scale=shape.scale,
-            norm=norm,
+            norm=self._norm(NORM, shape),
             head=head,
             layers=layers,
-            groups=[_group(layer_name(i), shape, names) for i in range(shape.layers) for names in SITES],
+            groups=[
+                _group(layer_name(index), shape, names)
+                for index in range(shape.layers)
+                for names in shape.architecture.sites
+            ],
+            inner=shape.inner,
+            gelu=shape.gelu,
+            embed_scale=root if shape.architecture.scaled_embeddings else 1.0,
+            score_cap=shape.score_cap,
+            logit_cap=shape.logit_cap,
         )
-        del self._weights
+        del self._weights, self._ropes
         self.groups = self._model.groups
         self._stack = ops.stack(self._model)
-        self._hidden = norm.new_empty(0, len(norm))  # kept: a step like the last one makes no tensor
+        # Kept, and parts of it by tokens: a step like an earlier one makes no tensor.
+        self._hidden = like.new_empty(MOST_KEPT, len(like))
+        self._parts: dict[int, torch.Tensor] = {}
 
     def _pack_head(self, shape: DecoderShape) -> tuple[Linear, torch.Tensor | RowsLinear]:
         """The head, and the embedding: the head's own rows where they are the same and it gives them back."""
@@ -381,21 +453,52 @@ class PackedBackbone:
         head, _ = self._weights.linear((table,), self._ops, int8=self._int8)  # in 8 bits the table stays, too
         return head, self._ops.row_reader(head) or self._weights.tensor(EMBED)
 
-    def _pack_layer(self, prefix: str, shape: DecoderShape, like: torch.Tensor) -> Layer:
-        norms = [self._weights.tensor(f"{prefix}.{name}.weight") for name in NORMS]
-        heads = [self._weights.tensor(f"{prefix}.{name}.weight") for name in QK_NORMS if shape.qk_norm]
-        qkv, o, gate_up, down = (self._pack(f"{prefix}.", names) for names in SITES)
+    def _pack_layer(self, index: int, shape: DecoderShape) -> Layer:
+        prefix, architecture = layer_name(index), shape.architecture
+
+        def norms(names: Sequence[str]) -> list[torch.Tensor]:
+            return [self._norm(f"{prefix}.{name}.weight", shape) for name in names]
+
+        norm1, norm2 = norms(architecture.norms)
+        outs, heads = norms(architecture.out_norms), norms(QK_NORMS if architecture.qk_norm else ())
+        qkv, o = (self._pack(f"{prefix}.", names) for names in architecture.sites[:2])
+        cos, sin = self._ropes[shape.ropes[index]]
+        window = shape.windows[index]
         return Layer(
-            norm1=norms[0],
-            norm2=norms[1],
+            norm1=norm1,
+            norm2=norm2,
+            out_norms=(outs[0], outs[1]) if outs else None,
             qk_norm=(heads[0], heads[1]) if heads else None,
+            cos=cos,
+            sin=sin,
+            window=window if window < len(cos) else 0,
             qkv=qkv,
             o=o,
-            gate_up=gate_up,
-            down=down,
-            k_cache=like.new_empty(self._cache_shape),
-            v_cache=like.new_empty(self._cache_shape),
+            unit=self._pack_unit(f"{prefix}.", shape),
+            k_cache=self._like.new_empty(self._cache_shape),
+            v_cache=self._like.new_empty(self._cache_shape),
         )
+
+    def _pack_unit(self, prefix: str, shape: DecoderShape) -> GatedUnit | Experts:
+        if not shape.experts:
+            gate_up, down = (self._pack(prefix, names) for names in shape.architecture.sites[2:])
+            return GatedUnit(gate_up, down)
+        router, _ = packed(self._weights.tensor(f"{prefix}{ROUTER}.weight"), None, self._ops, int8=False)
+        gate_ups, downs = (self._weights.tensor(prefix + name) for name in EXPERTS)
+        units = [
+            GatedUnit(self._pack_expert(gate_ups[index]), self._pack_expert(downs[index]))
+            for index in range(shape.experts)
+        ]
+        return Experts(router, units, shape.top, shape.shares)
+
+    def _pack_expert(self, weight: torch.Tensor) -> Linear:
+        linear, saved = packed(weight, None, self._ops, int8=self._int8)
+        self.saved += saved
+        return linear
+
+    def _norm(self, name: str, shape: DecoderShape) -> torch.Tensor:
+        """In float32: 1 + weight is not exact in fewer bits."""
+        return self._weights.tensor(name).float() + shape.architecture.norm_offset
 
     def _pack(self, prefix: str, names: Sequence[str]) -> Linear:
         linear, saved = self._weights.linear([prefix + name for name in names], self._ops, int8=self._int8)
@@ -414,13 +517,22 @@ class PackedBackbone:
         for layer in layers:
             del layer.k_cache, layer.v_cache  # before the next is made: both may not fit
         for layer in layers:
-            layer.k_cache = self._model.norm.new_empty(self._cache_shape)
-            layer.v_cache = self._model.norm.new_empty(self._cache_shape)
+            layer.k_cache = self._like.new_empty(self._cache_shape)
+            layer.v_cache = self._like.new_empty(self._cache_shape)
         self._stack = self._ops.stack(self._model)
 
     def cache_bytes(self) -> int:
         """Bytes of the KV cache."""
         return sum(2 * layer.k_cache.numel() * layer.k_cache.element_size() for layer in self._model.layers)
+
+    def _room_of(self, tokens: int) -> torch.Tensor:
+        """[tokens, hidden] of undefined content."""
+        if tokens > len(self._hidden):
+            self._hidden, self._parts = self._hidden.new_empty(tokens, self._hidden.shape[1]), {}
+        part = self._hidden[:tokens]
+        if tokens <= MOST_KEPT or tokens == len(self._hidden):
+            self._parts[tokens] = part
+        return part
 
     def forward(
         self,
@@ -431,9 +543,9 @@ class PackedBackbone:
         taps: Taps | None = None,
     ) -> torch.Tensor:
         """One step: tokens int64 [T], rows to score `last` [S] -> logits [S, vocabulary]."""
-        if len(self._hidden) != len(tokens):
-            self._hidden = self._hidden.new_empty(len(tokens), self._hidden.shape[1])
-        hidden = self._hidden
+        hidden = self._parts.get(len(tokens))
+        if hidden is None:
+            hidden = self._room_of(len(tokens))
         if taps is None:
             return self._stack.run(hidden, tokens, (0, self.layers), plan, lora, last)
         begin = 0
@@ -450,4 +562,5 @@ class PackedBackbone:
 
 def _group(prefix: str, shape: DecoderShape, names: tuple[str, ...]) -> SiteGroup:
     offsets = accumulate((shape.linear(name)[0] for name in names), initial=0)
-    return SiteGroup(tuple(f"{prefix}.{n}" for n in names), shape.linear(names[0])[1], tuple(offsets))
+    inputs = shape.linear(names[0])[1] if names else 0
+    return SiteGroup(tuple(f"{prefix}.{n}" for n in names), inputs, tuple(offsets))

@@ -66,6 +66,8 @@ class ModuleWeights:
         """The parameter."""
         path, _, leaf = name.rpartition(".")
         found: torch.Tensor = getattr(self._modules[path], leaf).detach()
+        if found.ndim > 2:  # of all experts of a layer, and packed at once: they are most of a model
+            setattr(self._modules[path], leaf, None)
         return found
 
     def linear(self, modules: Sequence[str], ops: Ops, *, int8: bool) -> tuple[Linear, int]:

@@ -18,12 +18,12 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, Mistra
 
 from router.config import Settings
 from router.engine.checkpoint import open_files
-from router.engine.decoder import DecoderShape, plain_config, rotary_table
+from router.engine.decoder import DecoderShape, plain_config, rotary_table, why_not_packed
 from router.engine.loader import LoadedBase, OpenBase, StoredBase, base_digest, load_model, open_base
 from router.engine.native import NativeOps
 from router.engine.native.build import cpu_levels, load_module
 from router.engine.ops import AttentionPlan, Ops
-from router.engine.runner import PackedBackbone, why_not_packed
+from router.engine.runner import PackedBackbone
 from router.engine.torch_engine import TorchEngine
 from router.engine.torch_ops import TorchOps
 from router.errors import ConfigError
@@ -81,7 +81,11 @@ def logits_of(base: OpenBase, ops: Ops, dtype: torch.dtype, int8: bool) -> tuple
 @pytest.mark.parametrize("int8", [False, True], ids=["plain", "int8"])
 @pytest.mark.parametrize(
     ("kind", "stored"),
-    [*((kind, torch.bfloat16) for kind in KINDS), ("qwen2", torch.float16), ("llama-bias", torch.float32)],
+    [
+        *((kind, torch.bfloat16) for kind in (*KINDS, "phi3", "gemma3")),
+        ("qwen2", torch.float16),
+        ("llama-bias", torch.float32),
+    ],
     ids=str,
 )
 def test_logits_are_those_of_the_loaded_model(

@@ -11,8 +11,10 @@ import torch
 from router.engine.ops import (
     AttentionPlan,
     ChosenToken,
+    Experts,
     FileRows,
     Int8Weight,
+    Layer,
     Linear,
     LoraPlan,
     LoraStep,
@@ -100,7 +102,7 @@ class NativeOps:
 
     def stack(self, model: PackedModel) -> Stack:
         """The layers in one call; one by one if a linear layer is not native."""
-        linears = [n for a in model.layers for n in (a.qkv, a.o, a.gate_up, a.down)]
+        linears = [linear for layer in model.layers for linear in _linears(layer)]
         if not all(isinstance(linear, NativeLinear) for linear in (*linears, model.head)):
             return OneByOne(model, self)
         return NativeStack(self._native, model)
@@ -176,17 +178,29 @@ class NativeOps:
         plan: AttentionPlan,
         heads: int,
         scale: float,
+        window: int = 0,
+        cap: float = 0.0,
     ) -> torch.Tensor:
         """Causal attention over the paged cache -> [T, heads * head_dim]; head_dim a multiple of 16."""
         out: torch.Tensor = self._native.attention(
-            qkv, k_cache, v_cache, plan.cu_q, plan.context, plan.block_table, heads, scale
+            qkv, k_cache, v_cache, plan.cu_q, plan.context, plan.block_table, heads, scale, window, cap
         )
         return out
 
     def silu_mul(self, gate_up: torch.Tensor) -> torch.Tensor:
         """[T, 2 * inner] -> [T, inner]."""
-        out: torch.Tensor = self._native.silu_mul(gate_up)
+        out: torch.Tensor = self._native.gated(gate_up, False)
         return out
+
+    def gelu_mul(self, gate_up: torch.Tensor) -> torch.Tensor:
+        """[T, 2 * inner] -> [T, inner]."""
+        out: torch.Tensor = self._native.gated(gate_up, True)
+        return out
+
+    def cap(self, x: torch.Tensor, cap: float) -> torch.Tensor:
+        """cap * tanh(x / cap)."""
+        self._native.cap(x, cap)
+        return x
 
     def lora(self, y: torch.Tensor, x: torch.Tensor, plan: LoraPlan, group: SiteGroup) -> None:
         """y += (x @ a.T) @ b for each group's tokens, both products in one pass over the weights."""
@@ -221,14 +235,20 @@ class NativeStack:
     """`Stack` in one call, which the team of threads works through from the embedding to the logits."""
 
     def __init__(self, module: ModuleType, model: PackedModel) -> None:
-        inner = model.groups[3].in_features
-        shape = [model.heads, model.kv_heads, model.head_dim, inner]
+        unit = model.layers[0].unit
+        top, shares = (unit.top, unit.shares) if isinstance(unit, Experts) else (0, False)
+        shape = [model.heads, model.kv_heads, model.head_dim, model.inner, top]
+        sites = [list(group.out_offsets) for group in model.groups[:4]]
+        numbers = [model.eps, model.scale, model.embed_scale, model.score_cap, model.logit_cap]
         embed = model.embed if isinstance(model.embed, torch.Tensor) else None
-        self._run = module.Stack(model.norm, embed, model.cos, model.sin, shape, model.eps, model.scale)
+        wide = model.layers[0].k_cache.dtype == torch.float32
+        self._run = module.Stack(wide, model.norm, embed, shape, sites, numbers, model.gelu, shares)
+        neither = (None, None)
         for layer in model.layers:
-            norms = [layer.norm1, layer.norm2, *(layer.qk_norm or ())]
-            linears = [_weights(n) for n in (layer.qkv, layer.o, layer.gate_up, layer.down)]
-            self._run.add(norms, linears, layer.k_cache, layer.v_cache)
+            norms = [layer.norm1, layer.norm2, *(layer.out_norms or neither), *(layer.qk_norm or neither)]
+            linears = [_weights(linear) for linear in _linears(layer)]
+            caches = (layer.k_cache, layer.v_cache)
+            self._run.add(norms, linears, layer.cos, layer.sin, layer.window, *caches)
         self._run.finish(*_head(model))
 
     def run(
@@ -258,6 +278,15 @@ class NativeStack:
         """Read all weights as fast as memory gives them; returns their bytes."""
         count: int = self._run.read()
         return count
+
+
+def _linears(layer: Layer) -> list[Linear]:
+    """In the order of the native stack."""
+    unit = layer.unit
+    if isinstance(unit, Experts):
+        experts = [linear for one in unit.units for linear in (one.gate_up, one.down)]
+        return [layer.qkv, layer.o, unit.router, *experts]
+    return [layer.qkv, layer.o, unit.gate_up, unit.down]
 
 
 def _weights(linear: Linear) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:

@@ -106,11 +106,11 @@ def test_what_does_not_fit_is_refused(native, change):
 
 
 @dtypes
-@pytest.mark.parametrize("tokens", [1, 7, 40])
-def test_a_stack_in_one_call_is_its_operations_one_by_one(native, dtype, tokens):
+@pytest.mark.parametrize(("kind", "tokens"), [("qwen2", 1), ("qwen2", 7), ("qwen2", 40), ("gemma3", 40)])
+def test_a_stack_in_one_call_is_its_operations_one_by_one(native, dtype, kind, tokens):
     """To the bit, cache included."""
     one, other = (
-        PackedBackbone(*tiny.parts(tiny.model("qwen2").to(dtype)), native, 4, 64, int8=True) for _ in range(2)
+        PackedBackbone(*tiny.parts(tiny.model(kind).to(dtype)), native, 4, 64, int8=True) for _ in range(2)
     )
     assert isinstance(one.stack, NativeStack)
     other._stack = OneByOne(other._model, native)

@@ -69,17 +69,20 @@ struct AttentionCall {
   int rows, table_width, heads, kv_heads, dim;
   int64_t width;
   float scale;
+  int window;               // keys that a query sees, its own included; 0: all before it
+  float cap;                // scores are cap * tanh(score / cap); 0: as they are
 };
 
 struct RopeCall {
   void* qkv;                // [T, (heads + 2 * kv_heads) * dim]
-  const float* cos;         // [positions, dim]
+  const float* cos;         // [positions, turned]
   const float* sin;
   void* k_cache;             // as AttentionCall's
   void* v_cache;
   const int32_t* positions;  // [T]
   const int32_t* slots;      // [T]
   int heads, kv_heads, dim;
+  int turned;                // numbers at the beginning of a head that are rotated
 };
 
 // What a thread reads after a panel: the panels up to `end`, and then what begins at `next`.
@@ -106,7 +109,8 @@ struct Item {
   int row, kv_head;
   int64_t token;  // the first query, in the step
   int count;      // queries
-  int seen;       // keys that the last of them sees
+  int from;       // the key at which reading begins: of a tile that some query sees
+  int seen;       // keys up to the last that the last of them sees
 };
 
 // What attention has to do in a step, the same in each layer, cut into chunks of about the same cost.
@@ -127,12 +131,19 @@ void rope_token(const RopeCall& call, int64_t token, int first, int last);
 
 // residual is null, or gets x added and takes its place.
 template <class T>
-void norm_row(T* out, T* residual, const T* x, const T* weight, int64_t width, float eps);
+void norm_row(T* out, T* residual, const T* x, const float* weight, int64_t width, float eps);
 template <class T>
 void add_row(T* residual, const T* x, int64_t width);
-// Columns [first, last) of silu(gate) * up, which lie `inner` columns apart.
 template <class T>
-void silu_columns(T* out, const T* gate_up, int64_t inner, int64_t first, int64_t last);
+void scale_row(T* out, const T* x, int64_t width, float factor);
+
+enum class Gate { kSilu, kGelu };  // x * sigmoid(x), and the Gaussian one by its approximation with tanh
+// Columns [first, last) of gate(x) * up, where x and up lie `inner` columns apart.
+template <class T>
+void gate_columns(Gate gate, T* out, const T* gate_up, int64_t inner, int64_t first, int64_t last);
+// x = cap * tanh(x / cap)
+template <class T>
+void cap_row(T* x, int64_t width, float cap);
 // Reads memory and nothing else.
 void touch(const char* from, int64_t bytes);
 // The first of the largest of x, or -1 if that is not finite or there is a NaN.
