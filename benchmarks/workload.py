@@ -20,9 +20,9 @@ from router.types import SamplingParams, Usage
 
 
 def start(model: str, dtype: str, *, native: bool, quantize: str = "none") -> TorchEngine:
-    """A running engine with default settings."""
+    """A running engine with default settings, but one token of an answer a step."""
     said: dict[str, Any] = {"model": model, "dtype": dtype, "native": native, "quantize": quantize}
-    engine = TorchEngine(Settings(**said, slots=32))
+    engine = TorchEngine(Settings(**said, slots=32, speculation="off"))
     engine.start()
     print(f"engine: {engine.info.kernels}, {engine.info.precision}")
     return engine

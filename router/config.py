@@ -158,6 +158,11 @@ class Settings(BaseSettings):
         description="tokens of the KV cache, which running requests share; auto: 32768, on CUDA what fits",
     )
     prefix_cache: bool = Field(True, description="reuse the KV cache of equal prompt beginnings")
+    speculation: Literal["auto", "off"] = Field(
+        "auto",
+        description="compute likely next tokens with a step where that pays; answers stay the same. "
+        "auto: with native kernels",
+    )
     slots: int = Field(32, ge=1, le=4096, description="adapters on the device at once")
     max_rank: int = Field(64, ge=1, le=512, description="largest LoRA rank accepted")
     host_memory_mb: int = Field(2048, ge=16, description="host memory for adapter weights")

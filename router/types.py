@@ -522,9 +522,9 @@ class Usage:
     queue_time: float = 0.0
     time_to_first_token: float = 0.0
     total_time: float = 0.0
-
-
-MAX_LABELLED = 256  # choices whose probabilities an answer may have
+    accepted_draft_tokens: int = (
+        0  # of the completion's, drafts that a step computed with a token before them
+    )
 
 
 @dataclass(frozen=True, slots=True)

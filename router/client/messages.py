@@ -487,6 +487,7 @@ def _usage(message: pb.Usage) -> Usage:
         _seconds(message.queue_time),
         _seconds(message.time_to_first_token),
         _seconds(message.total_time),
+        message.accepted_draft_tokens,
     )
 
 

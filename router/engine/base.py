@@ -185,8 +185,8 @@ class Job:
 class PoolingRequest:
     """Tokens that the base reads and does not answer; float32 numbers come of it.
 
-    With `candidates`, pairs of a place in `tokens` and a token id, in the order of places: the logit of each
-    id behind the token at that place. Only then does an `adapter` (digest) act.
+    With `candidates`, which are token ids: the logit of each behind the last of `tokens`. Only then does an
+    `adapter` (digest) act; the first of `tokens` is then the last of a prompt.
 
     With a `depth`: the mean over `tokens` of the hidden states after that share of the layers, in [0, 1]
     (0: the embeddings, 1: the last states, normed); with `ends` also over the first and over the last so many
@@ -201,7 +201,7 @@ class PoolingRequest:
     deadline: float | None = None  # time.monotonic() seconds
     background: bool = False  # computed when nothing else waits
     scope: int = 0  # only requests of the same scope find each other's context in the prefix cache
-    candidates: Sequence[tuple[int, int]] = ()
+    candidates: Sequence[int] = ()
     adapter: str | None = None
     tenant: str = ""  # with candidates: whose cache it shares, as a job
     shared: int = 0  # as of a job

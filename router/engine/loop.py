@@ -29,6 +29,7 @@ from router.engine.rows import AnswerRow, BatchRow, Chunk, PoolingRow
 from router.engine.runner import Runner
 from router.engine.sampling import Sampler, rows_to_mask, sample_rows
 from router.engine.scheduler import Scheduler
+from router.engine.speculation import Speculation
 from router.errors import EngineFailed, RouterError, Unavailable
 from router.types import FinishReason, TokenLogprob
 
@@ -50,9 +51,10 @@ class StepLoop:
         runner: Runner,
         sampler: Sampler,
         enter: Callable[[], None] = lambda: None,
+        speculation: Speculation | None = None,
     ) -> None:
-        """`enter` is called first in the thread that steps."""
-        self._enter = enter
+        """`enter` is called first in the thread that steps. Without `speculation` a step has no drafts."""
+        self._enter, self._speculation = enter, speculation
         self._progressed = time.monotonic()  # when the last turn ended
         self._busy_since: float | None = None  # when work came to an idle loop; None while there is none
         self._scheduler, self._runner, self._sampler = scheduler, runner, sampler
@@ -117,16 +119,23 @@ class StepLoop:
     def step(self, chunks: Sequence[Chunk]) -> Events:
         """Run the chunks, sample where a row's tokens are all computed, and return the rows' new events."""
         pooling = bool(self._scheduler.pooling)
-        rows = [row for c in chunks if c.samples and isinstance(row := c.row, AnswerRow)]
+        answering = [(row, c) for c in chunks if c.samples and isinstance(row := c.row, AnswerRow)]
+        rows = [row for row, _ in answering]
         masked = rows_to_mask(rows)
         with self._masks.made_meanwhile(masked) if masked else _NO_MASKS:
             logits = self._runner.run(chunks, pooling=pooling)
-        tokens = sample_rows(rows, logits, self._sampler, self._masks) if rows else []
         for chunk in chunks:
             self._scheduler.computed(chunk)
+        places = len(rows)
+        firsts = logits if len(logits) == places else logits[:places]
+        tokens = sample_rows(rows, firsts, self._sampler, self._masks) if rows else []
         events: Events = []
-        for row, token in zip(rows, tokens, strict=True):
-            self._accept(row, token, events)
+        for (row, chunk), token in zip(answering, tokens, strict=True):
+            if chunk.drafts:
+                begin, places = places, places + len(chunk.drafts)
+                self._accept_drafted(chunk, row, token, logits[begin:places], events)
+            else:
+                self._accept(row, token, events)
         if pooling:
             events += self._finished_pooling(chunks)
         return events
@@ -154,10 +163,17 @@ class StepLoop:
         self._take_inbox()
         for row in list(self._scheduler.expired()):
             self._end(row.stream, FinishReason.DEADLINE)
+        began = time.perf_counter()
         chunks = self._scheduler.schedule()
         if self._scheduler.dropped or self._scheduler.failed:
             self._end_refused()
-        if chunks:
+        if chunks and self._speculation is not None:
+            chunks = self._speculation.add(chunks)
+            reads = bool(self._scheduler.pooling)  # which take another time
+            self._guarded_step(chunks)
+            if not reads:
+                self._speculation.took(chunks, time.perf_counter() - began)
+        elif chunks:
             self._guarded_step(chunks)
 
     def _end_refused(self) -> None:
@@ -170,7 +186,7 @@ class StepLoop:
         self._dropped += len(dropped)
         for row, error in failed:
             log.error("a row's adapter cannot be brought to the device", exc_info=error)
-            self._rows.pop(row.stream, None)
+            self._finish(row)
             shown = error if isinstance(error, RouterError) else EngineFailed(_FAILED_TEXT)
             self._send([(row.stream, shown)])
 
@@ -203,14 +219,58 @@ class StepLoop:
             events.append(self._fail(row))
             return
         row.first_token = row.first_token or time.monotonic()
+        before = len(row.tokens)
         output = accept_token(row, token.token)
-        self._put(row, output, None if output.by_token else self._sampler.logprob(token), events)
+        if self._speculation is not None:
+            self._speculation.verified(row, row.tokens[before:])
+        logprob = None if output.by_token else self._sampler.logprob(token)
+        self._put(row, output, () if logprob is None else (logprob,), events)
 
-    def _put(self, row: AnswerRow, output: TokenOutput, logprob: TokenLogprob | None, events: Events) -> None:
+    def _accept_drafted(
+        self, chunk: Chunk, row: AnswerRow, token: ChosenToken, logits: torch.Tensor, events: Events
+    ) -> None:
+        """Add a sampled token, and for as long as its drafts were right, the one chosen behind them.
+
+        `logits` [drafts, vocabulary].
+        """
+        start, right = len(row.tokens), 0  # how many drafts were
+        output, text, logprobs = TokenOutput(), "", list[TokenLogprob]()
+        while token.token != FAILED and row.error is None:
+            row.first_token = row.first_token or time.monotonic()
+            output = accept_token(row, token.token)
+            text += output.text
+            if not output.by_token and (logprob := self._sampler.logprob(token)) is not None:
+                logprobs.append(logprob)
+            new = len(row.tokens) - start
+            while right < min(new, len(chunk.drafts)) and row.tokens[start + right] == chunk.drafts[right]:
+                right += 1
+            if right < new or output.reason is not None or row.error is not None:
+                break
+            if masked := rows_to_mask([row]):
+                self._masks.make(masked)
+            (token,) = sample_rows([row], logits[right - 1 : right], self._sampler, self._masks)
+        self._scheduler.advance(row, right)
+        row.accepted += right
+        if self._speculation is not None:
+            self._speculation.verified(row, row.tokens[start:])
+        if token.token == FAILED and row.error is None:
+            # A draft that is not finite makes its neighbours so: the row is computed again without.
+            self._retry(chunk, row, right)
+        self._put(row, output._replace(text=text), tuple(logprobs), events)
+
+    def _retry(self, chunk: Chunk, row: AnswerRow, right: int) -> None:
+        """Compute the row's last tokens again in the next step, without drafts."""
+        if self._speculation is not None:
+            self._speculation.stop(row)
+        row.sampling.undo()
+        row.computed -= chunk.count - len(chunk.drafts) + right
+
+    def _put(
+        self, row: AnswerRow, output: TokenOutput, logprobs: tuple[TokenLogprob, ...], events: Events
+    ) -> None:
         """Add the events of what became certain of an answer."""
-        if output.text or logprob is not None:
-            delta = Delta(output.text, row.unsent, () if logprob is None else (logprob,))
-            events.append((row.stream, delta))
+        if output.text or logprobs:
+            events.append((row.stream, Delta(output.text, row.unsent, logprobs)))
             row.unsent = 0
         if output.reason is not None:
             self._finish(row)
@@ -220,6 +280,8 @@ class StepLoop:
 
     def _finish(self, row: BatchRow) -> None:
         self._scheduler.finish(row)
+        if self._speculation is not None:
+            self._speculation.ended(row)
         self._rows.pop(row.stream, None)
 
     def _fail(self, row: BatchRow) -> tuple[Receiver, RouterError]:
@@ -247,7 +309,7 @@ class StepLoop:
         if row.generated:
             row.first_token = time.monotonic()
         events: Events = []
-        self._put(row, output, None, events)
+        self._put(row, output, (), events)
         return events
 
     def _end(self, stream: Receiver, reason: FinishReason) -> None:

@@ -333,14 +333,22 @@ class LoraBatch:
             sites.append(LoraPlan(empty, rows, weights, []) if any(weights) else None)
         self._step = LoraStep(empty, table, sites)
         self._bounds: list[int] = []  # of that step
+        self._starts = memoryview(b"")  # on the CPU, the same in the plans' tensor
 
     def at(self, bounds: list[int]) -> LoraStep:
         """The plans with token ranges `bounds` [G + 1]."""
         if bounds == self._bounds:
             return self._step
+        if self._bounds and self._device.type == "cpu":
+            self._bounds[:] = bounds  # of all plans
+            for place, bound in enumerate(bounds):
+                self._starts[place] = bound
+            return self._step
         self._bounds = bounds
         starts = torch.tensor(bounds, dtype=torch.int32, device=self._device)
         self._step.starts = starts
+        if starts.is_cpu:
+            self._starts = starts.numpy().data
         for plan in self._step.sites:
             if plan is not None:
                 plan.starts, plan.bounds = starts, bounds

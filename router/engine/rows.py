@@ -304,6 +304,7 @@ class AnswerRow(BatchRow):
     prompt_length: int = field(init=False)
     first_token: float = 0.0
     unsent: int = 0  # tokens whose text is still held back
+    accepted: int = 0  # tokens of the answer that were drafts
 
     def __post_init__(self) -> None:
         job = self.job
@@ -348,6 +349,7 @@ class AnswerRow(BatchRow):
             prompt_tokens=self.prompt_length,
             cached_tokens=self.cached - self._untold,
             completion_tokens=self.generated,
+            accepted_draft_tokens=self.accepted,
             queue_time=started - self.arrived,
             time_to_first_token=(self.first_token or now) - self.arrived,
             total_time=now - self.arrived,
@@ -376,13 +378,15 @@ class Chunk:
     """`count` tokens of a row, from the one `after` tokens behind `row.computed` on.
 
     `samples`: the step computes the row's last token, so that a new one is sampled. `after`: tokens of the
-    row that another chunk of the same step computes.
+    row that another chunk of the same step computes. `drafts`: tokens behind the row's last that the step
+    computes, too; they are among the `count`.
     """
 
     row: BatchRow
     count: int
     samples: bool
     after: int = 0
+    drafts: Sequence[int] = ()
 
     @property
     def adapter(self) -> str | None:
@@ -419,7 +423,7 @@ class PoolingRow(BatchRow):
         """
         request = self.request
         if request.candidates:
-            return self.tokens[: len(request.context) + request.candidates[0][0] + 1]  # the last is computed
+            return self.tokens  # of which the last is always computed
         return list(request.context) if self.layer is None else []
 
     def restart(self) -> None:
@@ -436,13 +440,6 @@ class PoolingRow(BatchRow):
         """The tokens that `wanted` ones predict."""
         start = self.computed - len(self.request.context) + 1
         return list(self.request.tokens[start + wanted.start : start + wanted.stop])
-
-    def candidates(self, after: int, count: int) -> list[tuple[int, int]]:
-        """Those behind one of `count` tokens, from the one `after` the computed ones on: place and id."""
-        start = self.computed + after - len(self.request.context)
-        return [
-            (place - start, token) for place, token in self.request.candidates if 0 <= place - start < count
-        ]
 
     @property
     def spans(self) -> list[range]:

@@ -13,6 +13,7 @@ costs more than a loop over 16 rows (a list made a tensor: 2 us while it is in t
 
 from __future__ import annotations
 
+from array import array
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -57,7 +58,7 @@ class StepPlan:
 
     tokens: torch.Tensor  # int64 [T]
     attention: AttentionPlan
-    sampled: list[int]  # those of the tokens that a new one is sampled after
+    sampled: list[int]  # those of the tokens that a new one is sampled after, drafts last
     scored: torch.Tensor  # the same as int64 [S]
 
 
@@ -67,17 +68,36 @@ class StepPlanner:
     def __init__(self, device: torch.device) -> None:
         self._device = device
         self._decoding: Decoding | None = None
+        self._kept: dict[tuple[int, int, int], KeptPlan] = {}  # by rows, tokens and sampled tokens
+        self._drafts = False  # whether there were any
 
     def plan(self, chunks: Sequence[Chunk]) -> StepPlan:
         """That of the chunks, in their order."""
         contexts = [c.row.computed + c.after + c.count for c in chunks]
         if self._decoding is not None and self._decoding.move_on(chunks, contexts):
             return self._decoding.plan
-        plan = self._made(chunks, contexts)
         on_cpu = self._device.type == "cpu"  # elsewhere a plan has to be sent anyway
+        plan = (self._written(chunks, contexts) if on_cpu else None) or self._made(chunks, contexts)
         decodes = plan.attention.most_queries == 1 and len(plan.sampled) == len(chunks)
         self._decoding = Decoding(plan, chunks) if on_cpu and decodes else None
         return plan
+
+    def _written(self, chunks: Sequence[Chunk], contexts: list[int]) -> StepPlan | None:
+        """The plan of a small step, in the tensors of an earlier one; None of a large one.
+
+        With drafts, steps change from one to the next, but only in few ways.
+        """
+        tokens, drafts = sum(c.count for c in chunks), sum(len(c.drafts) for c in chunks)
+        self._drafts = self._drafts or drafts > 0
+        if not self._drafts or tokens > MOST_KEPT:
+            return None
+        size = len(chunks), tokens, sum(c.samples for c in chunks) + drafts
+        kept, blocks = self._kept.get(size), -(-max(contexts) // BLOCK)
+        if kept is None or kept.room < blocks:
+            if len(self._kept) >= MOST_PLANS:
+                del self._kept[next(iter(self._kept))]
+            kept = self._kept[size] = KeptPlan(*size, blocks + 8)
+        return kept.written(chunks, contexts)
 
     def _made(self, chunks: Sequence[Chunk], contexts: list[int]) -> StepPlan:
         bounds = [0, *accumulate(c.count for c in chunks)]
@@ -88,6 +108,7 @@ class StepPlanner:
         for chunk, context in zip(chunks, contexts, strict=True):
             blocks, places = _blocks(chunk)[: -(-context // BLOCK)], range(context - chunk.count, context)
             tokens += chunk.row.tokens[places.start : places.stop]
+            tokens += chunk.drafts
             positions += places
             slots += [blocks[p // BLOCK] * BLOCK + p % BLOCK for p in places]
             tables.append(blocks)
@@ -102,7 +123,7 @@ class StepPlanner:
             bounds=bounds,
             contexts=contexts,
         )
-        sampled = [end - 1 for c, end in zip(chunks, bounds[1:], strict=True) if c.samples]
+        sampled = _sampled(chunks, bounds)
         return StepPlan(
             self._tensor(tokens, torch.int64), attention, sampled, self._tensor(sampled, torch.int64)
         )
@@ -111,6 +132,51 @@ class StepPlanner:
         self, values: Sequence[int] | Sequence[list[int]], dtype: torch.dtype = torch.int32
     ) -> torch.Tensor:
         return torch.tensor(values, dtype=dtype, device=self._device)
+
+
+MOST_KEPT, MOST_PLANS = 64, 128  # tokens of a step whose plan's tensors are kept, and such plans
+
+
+class KeptPlan:
+    """The tensors of a plan on the CPU, written anew for each step of so many rows and tokens."""
+
+    def __init__(self, rows: int, tokens: int, sampled: int, room: int) -> None:
+        """`room`: blocks in a row of the table."""
+
+        def zeros(*shape: int, dtype: torch.dtype = torch.int32) -> torch.Tensor:
+            return torch.zeros(shape, dtype=dtype)
+
+        at = AttentionPlan(
+            zeros(rows + 1), zeros(rows), zeros(rows, room), zeros(tokens), zeros(tokens), 1, [], []
+        )
+        long = torch.int64
+        self._plan = StepPlan(zeros(tokens, dtype=long), at, [], zeros(sampled, dtype=long))
+        self.room = room
+        self._bounds, self._context, self._table = map(_numbers, (at.cu_q, at.context, at.block_table))
+        self._positions, self._slots = _numbers(at.positions), _numbers(at.slots)
+        self._tokens, self._scored = _numbers(self._plan.tokens), _numbers(self._plan.scored)
+
+    def written(self, chunks: Sequence[Chunk], contexts: list[int]) -> StepPlan:
+        """The plan of a step. It is valid until the next is written."""
+        bounds, place = [0], 0
+        for row, (chunk, context) in enumerate(zip(chunks, contexts, strict=True)):
+            blocks, first = _blocks(chunk), context - chunk.count
+            known = chunk.row.tokens[first : context - len(chunk.drafts)]
+            for position, token in enumerate((*known, *chunk.drafts), first):
+                self._tokens[place], self._positions[place] = token, position
+                self._slots[place] = blocks[position // BLOCK] * BLOCK + position % BLOCK
+                place += 1
+            needed, line = -(-context // BLOCK), row * self.room
+            self._table[line : line + needed] = array("i", blocks[:needed])
+            self._context[row], self._bounds[row + 1] = context, place
+            bounds.append(place)
+        sampled = _sampled(chunks, bounds)
+        for number, token in enumerate(sampled):
+            self._scored[number] = token
+        at = self._plan.attention
+        at.most_queries, at.bounds, at.contexts, at.memo = max(c.count for c in chunks), bounds, contexts, {}
+        self._plan.sampled = sampled
+        return self._plan
 
 
 class Decoding:
@@ -143,6 +209,15 @@ class Decoding:
                 self._slots[row] += 1
         attention.contexts, attention.memo = contexts, {}
         return True
+
+
+def _sampled(chunks: Sequence[Chunk], bounds: Sequence[int]) -> list[int]:
+    """The last token of each row that samples, then all drafts."""
+    ends = list(zip(chunks, bounds[1:], strict=True))
+    places = [end - 1 - len(c.drafts) for c, end in ends if c.samples]
+    for chunk, end in ends:
+        places += range(end - len(chunk.drafts), end)
+    return places
 
 
 def _blocks(chunk: Chunk) -> list[int]:
@@ -209,15 +284,15 @@ class PoolingStep:
     def __init__(self, chunks: Sequence[Chunk], bounds: Sequence[int]) -> None:
         self.rows: list[int] = []
         self._scored: list[tuple[PoolingRow, list[int]]] = []
-        self._candidates: list[tuple[PoolingRow, list[tuple[int, int]]]] = []  # tokens of the step, ids
+        ended: list[tuple[PoolingRow, int]] = []  # whose candidates come behind that token of the step
         pooled: dict[int, list[tuple[PoolingRow, slice]]] = defaultdict(list)
         for chunk, start in zip(chunks, bounds, strict=False):
             row = chunk.row
             if not isinstance(row, PoolingRow):
                 continue
             if row.request.candidates:
-                found = row.candidates(chunk.after, chunk.count)
-                self._candidates.append((row, [(start + place, token) for place, token in found]))
+                if row.computed + chunk.after + chunk.count == row.total:
+                    ended.append((row, start + chunk.count - 1))
                 continue
             if not (wanted := row.wanted(chunk.count)):
                 continue
@@ -227,21 +302,18 @@ class PoolingStep:
                 self._scored.append((row, row.targets(wanted)))
             else:
                 pooled[row.layer].append((row, slice(places.start, places.stop)))
-        behind = dict.fromkeys(place for _, pairs in self._candidates for place, _ in pairs)
-        self._behind = {place: len(self.rows) + number for number, place in enumerate(behind)}
-        self.rows += behind
+        self._ended = [(row, len(self.rows) + number) for number, (row, _) in enumerate(ended)]
+        self.rows += [place for _, place in ended]
         taps = {layer: _tap(spans) for layer, spans in pooled.items()}
         self.taps = Taps(taps, _last_layer(chunks)) if taps else None
 
     def take(self, logits: torch.Tensor) -> None:
         """`logits` [len(rows), vocabulary], as asked for."""
-        for row, pairs in self._candidates:
-            if pairs:
-                behind, ids = [self._behind[place] for place, _ in pairs], [token for _, token in pairs]
-                row.found.append(logits[behind, ids].float())
+        for row, place in self._ended:
+            row.found.append(logits[place, list(row.request.candidates)].float())
         if not self._scored:
             return
-        logits = logits[: sum(len(ids) for _, ids in self._scored)]
+        logits = logits[: len(logits) - len(self._ended)]
         targets = torch.tensor([t for _, ids in self._scored for t in ids], device=logits.device)
         parts = zip(torch.split(logits, _SLICE), torch.split(targets, _SLICE), strict=True)
         found = torch.cat([_log_probabilities(part, ids) for part, ids in parts])
@@ -283,7 +355,7 @@ class Runner:
         slots.evicted = self.forget
 
     def run(self, chunks: Sequence[Chunk], *, pooling: bool = False) -> torch.Tensor:
-        """Logits [S, vocabulary] of the chunks that sample, in their order.
+        """Logits [S, vocabulary] of the chunks that sample, in their order, and then of all their drafts.
 
         With `pooling`, some chunks are of pooling requests, whose rows are given their values.
         """
@@ -368,7 +440,9 @@ class PackedBackbone:
         del self._weights, self._ropes
         self.groups = self._model.groups
         self._stack = ops.stack(self._model)
-        self._hidden = like.new_empty(0, len(like))  # kept: a step like the last one makes no tensor
+        # Kept, and parts of it by tokens: a step like an earlier one makes no tensor.
+        self._hidden = like.new_empty(MOST_KEPT, len(like))
+        self._parts: dict[int, torch.Tensor] = {}
 
     def _pack_head(self, shape: DecoderShape) -> tuple[Linear, torch.Tensor | RowsLinear]:
         """The head, and the embedding: the head's own rows where they are the same and it gives them back."""
@@ -454,6 +528,15 @@ class PackedBackbone:
         """Bytes of the KV cache."""
         return sum(2 * layer.k_cache.numel() * layer.k_cache.element_size() for layer in self._model.layers)
 
+    def _room_of(self, tokens: int) -> torch.Tensor:
+        """[tokens, hidden] of undefined content."""
+        if tokens > len(self._hidden):
+            self._hidden, self._parts = self._hidden.new_empty(tokens, self._hidden.shape[1]), {}
+        part = self._hidden[:tokens]
+        if tokens <= MOST_KEPT or tokens == len(self._hidden):
+            self._parts[tokens] = part
+        return part
+
     def forward(
         self,
         tokens: torch.Tensor,
@@ -463,9 +546,9 @@ class PackedBackbone:
         taps: Taps | None = None,
     ) -> torch.Tensor:
         """One step: tokens int64 [T], rows to score `last` [S] -> logits [S, vocabulary]."""
-        if len(self._hidden) != len(tokens):
-            self._hidden = self._hidden.new_empty(len(tokens), self._hidden.shape[1])
-        hidden = self._hidden
+        hidden = self._parts.get(len(tokens))
+        if hidden is None:
+            hidden = self._room_of(len(tokens))
         if taps is None:
             return self._stack.run(hidden, tokens, (0, self.layers), plan, lora, last)
         begin = 0

@@ -39,6 +39,8 @@ class SamplingState:
         "_later",
         "_least",
         "_random",
+        "_redraws",
+        "_uniform",
         "allowed",
         "bias",
         "generated",
@@ -59,6 +61,7 @@ class SamplingState:
         self.allowed = allowed
         self.generated = 0
         self._random = random.Random(params.seed)
+        self._uniform, self._redraws = 0.0, True  # the last number, and whether the next choice gets another
         repeats = params.repetition_penalty != 1.0
         counts = params.frequency_penalty != 0.0 or params.presence_penalty != 0.0
         self.history = TokenHistory(prompt_ids if repeats else ()) if repeats or counts else None
@@ -79,10 +82,17 @@ class SamplingState:
         elif self.generated < self._least:  # min_tokens still forbids the end
             choice = self._early
         if choice.temperature:
-            choice = choice._replace(uniform=self._random.random())
+            if self._redraws:
+                self._uniform = self._random.random()
+            self._redraws = True
+            choice = choice._replace(uniform=self._uniform)
         if self.history is not None:
             choice = choice._replace(seen=self.history.ids, counts=self.history.counts)
         return choice
+
+    def undo(self) -> None:
+        """The last choice does not count: the next one is made with the same number."""
+        self._redraws = False
 
     def accept(self, token_id: int) -> None:
         """Count a token of the answer."""

@@ -148,11 +148,29 @@ class Scheduler:
         return sorted(_parted(chunks), key=_step_order)
 
     def computed(self, chunk: Chunk) -> None:
-        """Note that a chunk's keys and values are in the cache now."""
-        row = chunk.row
-        row.computed += chunk.count
-        if row.computed % BLOCK < chunk.count and not row.background:  # theirs are not worth others' blocks
+        """Note that the keys and values of a chunk's tokens are in the cache now; its drafts do not count."""
+        self.advance(chunk.row, chunk.count - len(chunk.drafts))
+
+    def advance(self, row: BatchRow, count: int) -> None:
+        """Note that the next `count` tokens of a row are in the cache."""
+        row.computed += count
+        if row.computed % BLOCK < count and not row.background:  # theirs are not worth others' blocks
             self._full[row] = None
+
+    def room(self, row: BatchRow, wanted: int) -> int:
+        """How many of `wanted` tokens behind its own a row has blocks for. It gets one if many are free."""
+        if (held := row.allocation) is None:
+            return 0
+        room = len(held.blocks) * BLOCK - len(row.tokens)
+        plenty = self.pool.free > self.pool.total // 8 and not self.waiting
+        if (
+            room < wanted
+            and plenty
+            and len(held.blocks) < self.pool.needed(row.total)
+            and self.pool.grow(held)
+        ):
+            room += BLOCK
+        return min(room, wanted)
 
     def finish(self, row: BatchRow) -> None:
         """Free its place, its blocks and its hold on the slot, wherever it is. Idempotent."""

@@ -29,9 +29,8 @@ from router.engine.checkpoint import BaseFiles
 from router.engine.constrained.compiler import CompiledGrammar, Grammars
 from router.engine.constrained.source import spec_of
 from router.engine.decoder import head_size, why_not_packed
-from router.engine.fairness import TenantCache
 from router.engine.generic import GenericBackbone
-from router.engine.labels import KEPT, Labelled, LabelTree, choices_of, read_labels
+from router.engine.labels import Labelled, LabelTrees, choices_of
 from router.engine.loader import (
     LoadedBase,
     LoadedModel,
@@ -45,6 +44,7 @@ from router.engine.loader import (
 from router.engine.loop import StepLoop
 from router.engine.lora import DeviceSlots, HostStore, mix_adapters, pack_adapter, uploads
 from router.engine.native import load_ops
+from router.engine.native.ops import NativeStack
 from router.engine.ops import BLOCK, Stack
 from router.engine.output import Detokenizer, EventStream, PendingPooling, shared_vocabulary
 from router.engine.prompt import PromptEncoder
@@ -62,6 +62,7 @@ from router.engine.rows import AnswerRow, BlockPool, PoolingRow
 from router.engine.runner import Backbone, PackedBackbone, Runner
 from router.engine.sampling import Sampler, SamplingState
 from router.engine.scheduler import POOLING_TOKENS, Scheduler
+from router.engine.speculation import Speculation
 from router.errors import (
     ConfigError,
     FailedPrecondition,
@@ -93,7 +94,6 @@ class TorchEngine:
         self._background: set[EventStream] = set()  # background jobs, which take no place in the queue
         self._pooling: set[PendingPooling] = set()
         self._beside: set[PendingPooling] = set()  # pooling requests of answers' labels
-        self._trees: TenantCache[tuple[str, ...], LabelTree] = TenantCache(KEPT)
         self._loop: StepLoop | None = None
         self._info: BaseInfo | None = None
         self._stack: Stack | None = None
@@ -138,6 +138,9 @@ class TorchEngine:
         self._eos = base.ends | self._encoder.end_ids
         self._vocabulary = base.vocabulary
         self._grammars = Grammars(lambda: spec_of(self._tokenizer, self._vocabulary, self._eos))
+        self._labels = LabelTrees(
+            lambda text: self._encoder.encode(Prompt(raw=text, follows=True)), sorted(self._eos)
+        )
         self._groups, self._layers = backbone.groups, backbone.layers
         products = sum(group.in_features * group.out_offsets[-1] for group in backbone.groups)
         attention = 4 * config.num_attention_heads * head_size(config) * config.num_hidden_layers
@@ -238,14 +241,15 @@ class TorchEngine:
         """Queue a job; refuses at once what cannot be served."""
         loop = self._running()
         inactive = self._check(job)
-        tree = None if job.labels is None else self._tree(job)
+        if job.labels is not None:
+            choices_of(job)
         live = self._background if job.background else self._live
         stream = EventStream(loop.cancel, live.discard)
         live.add(stream)
         loop.add(partial(self._row, job, stream, inactive), stream)
-        if tree is None:
+        if job.labels is None:
             return stream
-        return Labelled(stream, partial(read_labels, self.read, job, tree))
+        return Labelled(stream, partial(self._labels.probabilities, job, self.read))
 
     async def read(self, request: PoolingRequest) -> NDArray[np.float32]:
         """Hidden states or log-probabilities, computed in the steps of the others."""
@@ -292,17 +296,6 @@ class TorchEngine:
         if adapter is None:
             raise FailedPrecondition("the adapter is not loaded")
         return tokens_before(prompt, adapter.invocation)
-
-    def _tree(self, job: Job) -> LabelTree:
-        """The choices of a job. Raises InvalidRequest where there are none, or too many."""
-        choices = choices_of(job)
-        tenant = "" if job.own_constraint else job.tenant
-        tree = self._trees.get(tenant, choices)
-        if tree is None:
-            tokens = [self._encoder.encode(Prompt(raw=choice, follows=True)) for choice in choices]
-            tree = LabelTree.of(tokens, sorted(self._eos))
-            self._trees.put(tenant, choices, tree)
-        return tree
 
     @property
     def _fills(self) -> bool:
@@ -359,7 +352,15 @@ class TorchEngine:
         runner = Runner(backbone, slots, self._device)
         spell = shared_vocabulary(self._tokenizer).logprob
         sampler = Sampler(self._vocabulary, spell, self._ops.choose)
-        return StepLoop(scheduler, runner, sampler, partial(use_device, self._device))
+        enter = partial(use_device, self._device)
+        return StepLoop(scheduler, runner, sampler, enter, self._speculation(scheduler))
+
+    def _speculation(self, scheduler: Scheduler) -> Speculation | None:
+        """None where a row's result depends on how many tokens are computed together."""
+        if self._settings.speculation == "off" or not isinstance(self._stack, NativeStack):
+            return None
+        spell = shared_vocabulary(self._tokenizer).spell
+        return Speculation(spell, scheduler.room, self._settings.max_step_tokens)
 
     def _row(self, job: Job, stream: EventStream, inactive: int) -> AnswerRow:
         params, grammar = job.params, None

@@ -139,4 +139,5 @@ class RoutedJob:
             queue_time=usage.queue_time + self._sent - self._began,
             time_to_first_token=(self._first or now) - self._began,
             total_time=now - self._began,
+            accepted_draft_tokens=usage.accepted_draft_tokens,
         )

@@ -180,6 +180,7 @@ class _Group:
             prompt_tokens=sum(usage.prompt_tokens for usage in firsts),
             cached_tokens=sum(usage.cached_tokens for usage in firsts),
             completion_tokens=sum(usage.completion_tokens for usage in each),
+            accepted_draft_tokens=sum(usage.accepted_draft_tokens for usage in each),
             total_time=max(usage.total_time for usage in each),
         )
 

@@ -534,6 +534,7 @@ def usage_message(usage: Usage) -> pb.Usage:
         prompt_tokens=usage.prompt_tokens,
         cached_tokens=usage.cached_tokens,
         completion_tokens=usage.completion_tokens,
+        accepted_draft_tokens=usage.accepted_draft_tokens,
         queue_time=duration(usage.queue_time),
         time_to_first_token=duration(usage.time_to_first_token),
         total_time=duration(usage.total_time),

@@ -121,6 +121,9 @@ class ServerMetrics:
         self.cached_tokens = self._counter(
             "lora_router_cached_tokens", "Prompt tokens served from the prefix cache.", ()
         )
+        self.accepted_draft_tokens = self._counter(
+            "lora_router_accepted_draft_tokens", "Tokens of answers that were drafts.", ()
+        )
         self.completion_tokens = self._counter("lora_router_completion_tokens", "Tokens generated.", VERSION)
         self.first_token = self._histogram(
             "lora_router_time_to_first_token_seconds",
@@ -364,6 +367,7 @@ class ServerMetrics:
     def _record_usage(self, labels: tuple[str, str], usage: Usage, exemplar: dict[str, str] | None) -> None:
         self._child(self.prompt_tokens, *labels).inc(usage.prompt_tokens)
         self.cached_tokens.inc(usage.cached_tokens)
+        self.accepted_draft_tokens.inc(usage.accepted_draft_tokens)
         self._child(self.completion_tokens, *labels).inc(usage.completion_tokens)
         self.queued.observe(usage.queue_time, exemplar)
         if usage.completion_tokens:

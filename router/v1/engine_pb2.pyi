@@ -234,7 +234,7 @@ class EngineEvent(_message.Message):
         logprobs: _containers.RepeatedCompositeFieldContainer[EngineLogprob]
         def __init__(self, text: _Optional[str] = ..., tokens: _Optional[int] = ..., logprobs: _Optional[_Iterable[_Union[EngineLogprob, _Mapping]]] = ...) -> None: ...
     class Finished(_message.Message):
-        __slots__ = ("reason", "stop", "prompt_tokens", "cached_tokens", "completion_tokens", "queue_time", "time_to_first_token", "total_time", "labels", "labels_calibrated")
+        __slots__ = ("reason", "stop", "prompt_tokens", "cached_tokens", "completion_tokens", "queue_time", "time_to_first_token", "total_time", "accepted_draft_tokens", "labels", "labels_calibrated")
         REASON_FIELD_NUMBER: _ClassVar[int]
         STOP_FIELD_NUMBER: _ClassVar[int]
         PROMPT_TOKENS_FIELD_NUMBER: _ClassVar[int]
@@ -243,6 +243,7 @@ class EngineEvent(_message.Message):
         QUEUE_TIME_FIELD_NUMBER: _ClassVar[int]
         TIME_TO_FIRST_TOKEN_FIELD_NUMBER: _ClassVar[int]
         TOTAL_TIME_FIELD_NUMBER: _ClassVar[int]
+        ACCEPTED_DRAFT_TOKENS_FIELD_NUMBER: _ClassVar[int]
         LABELS_FIELD_NUMBER: _ClassVar[int]
         LABELS_CALIBRATED_FIELD_NUMBER: _ClassVar[int]
         reason: str
@@ -253,9 +254,10 @@ class EngineEvent(_message.Message):
         queue_time: float
         time_to_first_token: float
         total_time: float
+        accepted_draft_tokens: int
         labels: _containers.RepeatedCompositeFieldContainer[EngineEvent.Label]
         labels_calibrated: bool
-        def __init__(self, reason: _Optional[str] = ..., stop: _Optional[str] = ..., prompt_tokens: _Optional[int] = ..., cached_tokens: _Optional[int] = ..., completion_tokens: _Optional[int] = ..., queue_time: _Optional[float] = ..., time_to_first_token: _Optional[float] = ..., total_time: _Optional[float] = ..., labels: _Optional[_Iterable[_Union[EngineEvent.Label, _Mapping]]] = ..., labels_calibrated: _Optional[bool] = ...) -> None: ...
+        def __init__(self, reason: _Optional[str] = ..., stop: _Optional[str] = ..., prompt_tokens: _Optional[int] = ..., cached_tokens: _Optional[int] = ..., completion_tokens: _Optional[int] = ..., queue_time: _Optional[float] = ..., time_to_first_token: _Optional[float] = ..., total_time: _Optional[float] = ..., accepted_draft_tokens: _Optional[int] = ..., labels: _Optional[_Iterable[_Union[EngineEvent.Label, _Mapping]]] = ..., labels_calibrated: _Optional[bool] = ...) -> None: ...
     class Label(_message.Message):
         __slots__ = ("text", "probability")
         TEXT_FIELD_NUMBER: _ClassVar[int]

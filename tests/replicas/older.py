@@ -24,7 +24,7 @@ NEW = {  # what a release may have added: the other side must do without
     "EngineCommand": {"drain"},
     "EngineCommand.Submit": {"own_constraint", "shared"},
     "EngineCommand.Read": {"scope"},
-    "EngineEvent.Finished": {"cached_tokens", "queue_time"},
+    "EngineEvent.Finished": {"cached_tokens", "queue_time", "accepted_draft_tokens"},
     "EngineState": {"flaws", "preemptions", "prefix_hit_tokens", "prefix_query_tokens"},
     "PutWeightsResponse": {"size"},
 }

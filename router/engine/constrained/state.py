@@ -81,6 +81,10 @@ class GrammarState:
         self._note_error()
         return self.error is not None
 
+    def may_follow(self, tokens: list[int]) -> int:
+        """How many of the tokens may come, one after the other. It stays where it is."""
+        return 0 if self.error is not None else int(self._matcher.validate_tokens(tokens))
+
     def make_mask(self, keep_going: bool) -> None:
         """Fill `allowed`: an end is in it if the answer is whole.
 

@@ -131,6 +131,7 @@ class AnswerWriter:
                 prompt_tokens=sum(usage.prompt_tokens for usage in firsts),
                 cached_tokens=sum(usage.cached_tokens for usage in firsts),
                 completion_tokens=sum(usage.completion_tokens for usage in used.values()),
+                accepted_draft_tokens=sum(usage.accepted_draft_tokens for usage in used.values()),
             )
         )
 
@@ -170,7 +171,7 @@ def usage_json(usage: pb.Usage) -> dict[str, Any]:
         "completion_tokens_details": {
             "reasoning_tokens": 0,
             "audio_tokens": 0,
-            "accepted_prediction_tokens": 0,
+            "accepted_prediction_tokens": usage.accepted_draft_tokens,
             "rejected_prediction_tokens": 0,
         },
     }
