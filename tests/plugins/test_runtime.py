@@ -214,15 +214,16 @@ async def test_a_slow_observer_costs_records_and_no_request(
     write("slow.py", "import time\n@hookimpl\ndef on_decision(record):\n    time.sleep(5)\n")
     write("bad.py", "@hookimpl\ndef on_answer(record):\n    raise KeyError(record.text)\n")
     async with serving() as (served, client):
-        for _ in range(4):
-            await asyncio.wait_for(client.generate("one", max_tokens=2), 3)
         slow, bad = (
             next(r for r in served.server.hooks.running() if r.plugin.name == name)
             for name in ("slow", "bad")
         )
+        for count in range(1, 5):
+            await asyncio.wait_for(client.generate("one", max_tokens=2), 3)
+            # One record fits into the queue, so "bad" takes each before the next comes.
+            await until(lambda: "on_answer" in bad.faults and bad.faults["on_answer"].count == count)  # noqa: B023
         assert slow.observer is not None
         assert slow.observer.dropped >= 2
-        await until(lambda: "on_answer" in bad.faults and bad.faults["on_answer"].count == 4)
         page = (await served.server.metrics.page())[0].decode()
         assert 'lora_router_plugin_faults_total{hook="on_answer",plugin="bad"} 4.0' in page
         assert f'lora_router_plugin_records_dropped_total{{plugin="slow"}} {slow.observer.dropped}' in page
