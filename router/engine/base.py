@@ -68,7 +68,7 @@ class BaseInfo:
     sites: Mapping[str, tuple[int, int]]  # linear module path -> (out_features, in_features)
     size_bytes: int = 0
     kernels: str = "torch"  # "native" or "torch", and why
-    weights: str = ""  # what the linear layers' weights are kept in if not in dtype: int8
+    weights: str = ""  # what the linear layers' weights are kept in if not in dtype: int8, int4
     abilities: frozenset[Ability] = frozenset(Ability)  # what the engine can do with it
     chat_template: bool = True  # turns are rendered by one; without, texts are joined by empty lines
     tool_form: bool = False  # the chat template shows functions to the model

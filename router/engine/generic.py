@@ -23,14 +23,14 @@ class GenericBackbone:
 
     kind = "generic"
 
-    def __init__(self, model: Any, ops: Ops, blocks: int, *, int8: bool = False) -> None:
-        """`int8`: keep the weights of linear layers in 8 bits, but for the head. Takes the model apart."""
+    def __init__(self, model: Any, ops: Ops, blocks: int, quantize: str = "none") -> None:
+        """`quantize`: how linear layers but the head are kept (none, int8, int4). Takes the model apart."""
         from transformers import AttentionInterface
 
         self._model = model
         self.layers = int(model.config.num_hidden_layers)
         self._step = _Step(ops)
-        self._int8, self.saved = int8, 0
+        self._quantize, self.saved = quantize, 0
         self._blocks = blocks
         # The model has rotated what it has to: of all positions no number is.
         self._turned = torch.empty(2**31 - 1, 0, dtype=torch.float32, device=model.device)
@@ -88,8 +88,8 @@ class GenericBackbone:
             if not _is_linear(module):
                 continue
             weight = module.weight if isinstance(module, nn.Linear) else module.weight.t()
-            int8 = self._int8 and module is not head
-            linear, saved = packed(weight.detach(), module.bias, self._step.ops, int8=int8)
+            quantize = "none" if module is head else self._quantize
+            linear, saved = packed(weight.detach(), module.bias, self._step.ops, quantize)
             self.saved += saved
             replacement: nn.Module = PackedLinear(linear)
             if module is not head:

@@ -19,6 +19,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from router.engine.blocks import BlockWeight
+
 BLOCK = 16  # tokens in one block of the KV cache
 
 Linear = Callable[[torch.Tensor], torch.Tensor]  # x [T, in] -> [T, out]
@@ -243,6 +245,12 @@ class Ops(Protocol):
 
     def pack_int8(self, weight: Int8Weight, bias: torch.Tensor | None, dtype: torch.dtype) -> Linear:
         """The same with weights in 8 bits for x and y of `dtype`; sums in float32 get scale and bias last."""
+        ...
+
+    def pack_blocks(
+        self, weights: Sequence[BlockWeight], bias: torch.Tensor | None, dtype: torch.dtype
+    ) -> Linear:
+        """The same with weights in blocks, outputs side by side; float32 sums get the bias last."""
         ...
 
     def pack_files(

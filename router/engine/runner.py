@@ -250,7 +250,7 @@ class Backbone(Protocol):
     groups: list[SiteGroup]  # one LoraStep (or None) for each, in this order
     kind: str  # "packed" or "generic"
     layers: int
-    saved: int  # bytes of weights that 8 bits save
+    saved: int  # bytes of weights that few bits save
 
     def forward(
         self,
@@ -401,12 +401,11 @@ class PackedBackbone:
         ops: Ops,
         blocks: int,
         context: int,
-        *,
-        int8: bool = False,
+        quantize: str = "none",
     ) -> None:
-        """`int8`: keep the weights of linear layers in 8 bits."""
+        """`quantize`: what the weights of linear layers are kept in (none, int8, int4)."""
         shape = DecoderShape.of(config)
-        self._ops, self._weights, self._int8 = ops, weights, int8
+        self._ops, self._weights, self._quantize = ops, weights, quantize
         self.saved = 0
         self.layers = shape.layers
         self._cache_shape = (blocks, shape.kv_heads, BLOCK, shape.head_dim)
@@ -450,8 +449,12 @@ class PackedBackbone:
         table, own = (name.removesuffix(".weight") for name in (EMBED, HEAD))
         if not shape.tied:
             return self._pack("", (own,)), self._weights.tensor(EMBED)
-        head, _ = self._weights.linear((table,), self._ops, int8=self._int8)  # in 8 bits the table stays, too
-        return head, self._ops.row_reader(head) or self._weights.tensor(EMBED)
+        head, saved = self._weights.linear((table,), self._ops, self._quantize)
+        reader = self._ops.row_reader(head) if self._quantize == "none" else None
+        if reader is None:  # the table stays, too
+            return head, self._weights.tensor(EMBED)
+        self.saved += saved
+        return head, reader
 
     def _pack_layer(self, index: int, shape: DecoderShape) -> Layer:
         prefix, architecture = layer_name(index), shape.architecture
@@ -483,7 +486,7 @@ class PackedBackbone:
         if not shape.experts:
             gate_up, down = (self._pack(prefix, names) for names in shape.architecture.sites[2:])
             return GatedUnit(gate_up, down)
-        router, _ = packed(self._weights.tensor(f"{prefix}{ROUTER}.weight"), None, self._ops, int8=False)
+        router, _ = packed(self._weights.tensor(f"{prefix}{ROUTER}.weight"), None, self._ops, "none")
         gate_ups, downs = (self._weights.tensor(prefix + name) for name in EXPERTS)
         units = [
             GatedUnit(self._pack_expert(gate_ups[index]), self._pack_expert(downs[index]))
@@ -492,7 +495,7 @@ class PackedBackbone:
         return Experts(router, units, shape.top, shape.shares)
 
     def _pack_expert(self, weight: torch.Tensor) -> Linear:
-        linear, saved = packed(weight, None, self._ops, int8=self._int8)
+        linear, saved = packed(weight, None, self._ops, self._quantize)
         self.saved += saved
         return linear
 
@@ -501,7 +504,7 @@ class PackedBackbone:
         return self._weights.tensor(name).float() + shape.architecture.norm_offset
 
     def _pack(self, prefix: str, names: Sequence[str]) -> Linear:
-        linear, saved = self._weights.linear([prefix + name for name in names], self._ops, int8=self._int8)
+        linear, saved = self._weights.linear([prefix + name for name in names], self._ops, self._quantize)
         self.saved += saved
         return linear
 

@@ -123,16 +123,17 @@ class TorchEngine:
         use_device(self._device)
         self._dtype = pick_dtype(settings.dtype, self._device)
         base = self._opened()
+        if base.stored:
+            _check_stored(settings, self._device)
         encoder = beside(lambda: PromptEncoder(base.tokenizer), "prompt encoder")
         config, context = base.config, context_length(base.config, settings.max_context)
         ahead = Path(settings.native_dir) if settings.native_dir else None
         self._ops, kernels = load_ops(
             settings.native, str(self._device), self._dtype, head_size(config), threads, ahead
         )
-        int8 = settings.quantize == "int8"
         self._blocks = self._first_blocks(context)
         reach = context if self._fills else min(context, self._blocks * BLOCK)
-        backbone = self._backbone(base, reach, int8=int8)
+        backbone = self._backbone(base, reach)
         self._encoder, self._tokenizer = encoder.result(), base.tokenizer
         self._eos = base.ends | self._encoder.end_ids
         self._vocabulary = base.vocabulary
@@ -148,9 +149,10 @@ class TorchEngine:
             self._fill(backbone, min(settings.max_step_tokens, context))
         self._context = self._longest(context)
         self._stack = backbone.stack if isinstance(backbone, PackedBackbone) else None
+        digest, weights = self._identity(base)
         self._info = BaseInfo(
             name=base.name,
-            digest=base.digest(),
+            digest=digest,
             architecture=base.architecture,
             dtype=str(self._dtype).removeprefix("torch."),
             device=str(self._device),
@@ -159,7 +161,7 @@ class TorchEngine:
             sites=_sites(backbone),
             size_bytes=base.parameters * self._dtype.itemsize - backbone.saved,
             kernels=f"{backbone.kind} layers, {kernels}",
-            weights="int8" if int8 else "",
+            weights=weights,
             chat_template=self._encoder.has_chat_template,
             tool_form=self._encoder.has_tool_form,
         )
@@ -176,16 +178,26 @@ class TorchEngine:
         folder = files.folder if files is not None else resolve_model(self._settings.model)
         return open_base(folder, self._settings.model, files)
 
-    def _backbone(self, base: OpenBase, context: int, *, int8: bool) -> Backbone:
+    def _identity(self, base: OpenBase) -> tuple[str, str]:
+        """The digest that adapters pin, and what the weights of linear layers are kept in if not in dtype."""
+        settings, digest = self._settings, base.digest()
+        if not base.stored:
+            return digest, "" if settings.quantize == "none" else settings.quantize
+        if settings.quantized_from:
+            return settings.quantized_from, f"{base.stored}-{digest[:12]}"
+        return digest, base.stored
+
+    def _backbone(self, base: OpenBase, context: int) -> Backbone:
+        quantize = self._settings.quantize
         reason = why_not_packed(base.config, context)
         if not reason:
             weights = base.weights(self._device, self._dtype)
             try:
-                return PackedBackbone(base.config, weights, self._ops, self._blocks, context, int8=int8)
+                return PackedBackbone(base.config, weights, self._ops, self._blocks, context, quantize)
             finally:
                 weights.close()
         log.info("the generic path runs this model: %s", reason)
-        return GenericBackbone(base.whole(self._device, self._dtype), self._ops, self._blocks, int8=int8)
+        return GenericBackbone(base.whole(self._device, self._dtype), self._ops, self._blocks, quantize)
 
     def close(self) -> None:
         """Stop the step loop; running jobs end as CANCELLED."""
@@ -369,12 +381,20 @@ class TorchEngine:
 
 
 def _check_quantize(wanted: str, device: torch.device) -> None:
-    """Raises ConfigError where weights in 8 bits cannot be served."""
-    if wanted == "int8" and device.type != "cpu":
+    """Raises ConfigError where weights in few bits cannot be served."""
+    if wanted != "none" and device.type != "cpu":
         raise ConfigError(
-            f"quantize = int8 is for the CPU, and this engine runs on {device}: leave it out, "
+            f"quantize = {wanted} is for the CPU, and this engine runs on {device}: leave it out, "
             "or say --device cpu"
         )
+
+
+def _check_stored(settings: Settings, device: torch.device) -> None:
+    """Raises ConfigError where a base in blocks cannot be served."""
+    if settings.quantize != "none":
+        raise ConfigError(f"the base is stored in few bits: leave out quantize, which is {settings.quantize}")
+    if device.type != "cpu":
+        raise ConfigError(f"a base in few bits is for the CPU, and this engine runs on {device}")
 
 
 def _sites(backbone: Backbone) -> dict[str, tuple[int, int]]:

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
+from router.engine.blocks import BlockWeight, parts
 from router.engine.ops import (
     BLOCK,
     AttentionPlan,
@@ -54,6 +55,22 @@ class TorchOps:
 
         def linear(x: torch.Tensor) -> torch.Tensor:
             y = F.linear(x, values.to(dtype)).float() * scales
+            return (y if shift is None else y + shift).to(dtype)
+
+        return linear
+
+    def pack_blocks(
+        self, weights: Sequence[BlockWeight], bias: torch.Tensor | None, dtype: torch.dtype
+    ) -> Linear:
+        """The same with weights in blocks, which are widened to float32 at each call."""
+        shift = None if bias is None else bias.float()
+        places = [
+            (weight, start, stop) for weight in weights for start, stop in parts(weight.out, weight.width)
+        ]
+
+        def linear(x: torch.Tensor) -> torch.Tensor:
+            wide = x.float()
+            y = torch.cat([F.linear(wide, weight.floats(*place)) for weight, *place in places], 1)
             return (y if shift is None else y + shift).to(dtype)
 
         return linear

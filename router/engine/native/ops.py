@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from router.engine.blocks import BlockWeight, runs_of
 from router.engine.ops import (
     AttentionPlan,
     ChosenToken,
@@ -27,6 +28,8 @@ from router.engine.ops import (
 from router.engine.resources import LargePages, usable_cpus
 from router.engine.torch_ops import OneByOne, TorchOps
 
+# Panels, scales of int8, bias, runs of blocks
+PackedWeights = tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None, list[tuple[int, int]]]
 _NO_FILE = (-1, 0, 0)
 
 
@@ -70,6 +73,24 @@ class NativeOps:
         self._native.pack_rows(panels, None, 0, weight.values.contiguous(), _NO_FILE, False)
         scales[:out] = weight.scales
         return NativeLinear(self._native, panels, scales, _own(bias), out)
+
+    def pack_blocks(
+        self, weights: Sequence[BlockWeight], bias: torch.Tensor | None, dtype: torch.dtype
+    ) -> Linear:
+        """The same over blocks, which are widened as they are read.
+
+        Where forms change inside a panel there is no layout for them: all are rounded to `dtype` then.
+        """
+        runs = runs_of(weights)
+        if any(run.out % self._panel for run in runs[:-1]):
+            return self.pack_linear(torch.cat([run.widened(dtype) for run in runs]), bias)
+        forms = [(run.form.number, -(-run.out // self._panel)) for run in runs]
+        width, wide = runs[0].width, dtype == torch.float32
+        sizes = [count * self._native.block_panel_bytes(form, width) for form, count in forms]
+        panels = self._pages.zeros((sum(sizes),), torch.uint8)
+        for run, part in zip(runs, torch.split(panels, sizes), strict=True):
+            self._native.pack_blocks(run.blocks, run.form.number, width, wide, part)
+        return NativeLinear(self._native, panels, None, _own(bias), sum(run.out for run in runs), forms)
 
     def pack_files(
         self, parts: Sequence[FileRows], bias: torch.Tensor | None, dtype: torch.dtype, *, int8: bool
@@ -217,9 +238,10 @@ class NativeLinear:
         scales: torch.Tensor | None,
         bias: torch.Tensor | None,
         out: int,
+        forms: Sequence[tuple[int, int]] = (),
     ) -> None:
-        """`packed`: panels; where there are `scales` they hold int8."""
-        self._native, self.weights, self.out = module, (packed, scales, bias), out
+        """`packed`: panels; where there are `scales` they hold int8, where `forms` blocks: form, panels."""
+        self._native, self.weights, self.out = module, (packed, scales, bias, list(forms)), out
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         """The product, bias included."""
@@ -228,7 +250,10 @@ class NativeLinear:
 
     def rows(self, indices: torch.Tensor, out: torch.Tensor) -> None:
         """Rows of the weight, where that is not in 8 bits."""
-        self._native.unpack_rows(self.weights[0], indices, out)
+        if self.weights[3]:
+            self._native.unpack_block_rows(self.weights, self.out, indices, out)
+        else:
+            self._native.unpack_rows(self.weights[0], indices, out)
 
 
 class NativeStack:
@@ -289,7 +314,7 @@ def _linears(layer: Layer) -> list[Linear]:
     return [layer.qkv, layer.o, unit.gate_up, unit.down]
 
 
-def _weights(linear: Linear) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
+def _weights(linear: Linear) -> PackedWeights:
     if not isinstance(linear, NativeLinear):
         raise TypeError("this linear layer was packed by other operations")
     return linear.weights

@@ -7,6 +7,7 @@
 #include <limits>
 #include <utility>
 
+#include "blocks.h"
 #include "panels.h"
 #include "scratch.h"
 
@@ -66,6 +67,7 @@ class Stack : public Job {
     for (int l = c_.first; l < c_.last; ++l)
       if (!items_of(l)) items_.push_back({w_.layers[l].window, AttentionItems(attention_of(l), threads)});
     const int64_t n = c_.count;
+    stamp_ = fresh_stamps(phases());
     hidden_ = static_cast<T*>(c_.hidden);
     normed_ = buffers.normed.get(n * w_.hidden);
     qkv_ = buffers.qkv.get(n * w_.qkv_width());
@@ -136,7 +138,7 @@ class Stack : public Job {
       case kDown: return ask_expert(l, kind, chunk);
     }
     if (projected(kind) != kSites) return project(l, projected(kind), chunk, share);
-    if (multiplied(kind) != kSites) return linear(l, multiplied(kind), chunk, share);
+    if (multiplied(kind) != kSites) return linear(l, multiplied(kind), chunk, share, stamp_ + phase);
     switch (kind) {
       case kRope: return turn(l, chunk);
       case kAttend: return attention_chunk<T>(attention_of(l), *items_of(l), chunk);
@@ -222,6 +224,8 @@ class Stack : public Job {
   void embed(T* row, int64_t token) const {
     if (w_.embed)
       std::memcpy(row, static_cast<const T*>(w_.embed) + token * w_.hidden, w_.hidden * sizeof(T));
+    else if (!w_.head.runs.empty())
+      block_row<T>(row, w_.head, token);
     else
       unpack_row<T>(row, w_.head.w, w_.hidden, token);
     if (w_.embed_scale != 1.0f) scale_row<T>(row, row, w_.hidden, w_.embed_scale);
@@ -233,10 +237,10 @@ class Stack : public Job {
     lora_project<T>(lora(l, site), read_parts_[piece.part], piece.first, piece.last, after);
   }
 
-  void linear(int l, int site, int panel, const Share& share) const {
+  void linear(int l, int site, int panel, const Share& share, uint64_t stamp) const {
     const Weights& w = weights(l, site);
     const char* next = share.own ? following(l, site, share) : panel_of(w, share.end);
-    linear_panel<T>({site_output(site), input(site), c_.count, &w}, panel, {panel_of(w, share.end), next});
+    linear_panel<T>({site_output(site), input(site), c_.count, &w, stamp}, panel, {panel_of(w, share.end), next});
     if (!c_.adapters) return;
     lora_expand<T>(lora(l, site), read_parts_.data(), read_parts_.size(), panel);
   }
@@ -426,7 +430,7 @@ class Stack : public Job {
       return norm_row<T>(scored_ + chunk * w_.hidden, nullptr, hidden_ + c_.scored[chunk] * w_.hidden, w_.norm, w_.hidden,
                          w_.eps);
     const char* end = panel_of(w_.head, share.end);
-    linear_panel<T>({c_.logits, scored_, c_.score, &w_.head}, chunk, {end, end});
+    linear_panel<T>({c_.logits, scored_, c_.score, &w_.head, stamp_ + phase}, chunk, {end, end});
     if (w_.logit_cap == 0.0f) return;
     const int64_t column = int64_t{chunk} * kPanel, columns = std::min<int64_t>(kPanel, w_.head.out - column);
     for (int64_t s = 0; s < c_.score; ++s)
@@ -442,6 +446,7 @@ class Stack : public Job {
   std::vector<std::pair<int, AttentionItems>> items_;  // by window
   std::vector<Part> parts_, read_parts_;
   int slices_ = 1;
+  uint64_t stamp_ = 0;
   std::vector<Choice> choices_;   // [T, top]
   std::vector<Hit> hits_;         // of which `found_` are there
   std::vector<int64_t> counts_;
