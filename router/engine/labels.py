@@ -1,10 +1,11 @@
-"""The probability of each choice of an answer, by a few short readings beside the answer.
+"""The probability of each choice of an answer: by the logits of its own steps, and a few short readings.
 
 The choices are a tree of tokens. Where it branches, the adapter's logits of the tokens that may come next say
 how likely each branch is; the probability of a choice is the product over its branches. So it is the
 probability that the choice is drawn under the constraint at temperature 1. Tokens that must come have
 probability 1 and cost nothing. Likely branches are followed to their choices, from the root on; the choices
-behind one that is less likely than LEAST share its probability equally.
+behind one that is less likely than LEAST share its probability equally. The branchings on the way of the
+answer itself are noted as it is made. So an answer that the adapter is sure of needs no reading.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from router.errors import FieldViolation, InvalidRequest
 from router.types import FinishReason, LabelProbabilities, LabelSettings
 
 if TYPE_CHECKING:
+    import torch
     from numpy.typing import NDArray
 
     Floats = NDArray[np.float64]
@@ -87,6 +89,18 @@ class LabelTree:
         """The tokens up to a branching."""
         return self.choices[one.span.start][: one.depth]
 
+    def find(self, way: Sequence[int]) -> Branching | None:
+        """The branching behind these tokens, if there is one."""
+        one = self.branchings[0] if self.branchings else None
+        while one is not None and one.depth < len(way):
+            if self.way(one) != tuple(way[: one.depth]):
+                return None
+            lead = next(
+                (lead for ids, lead in zip(one.children, one.leads, strict=True) if way[one.depth] in ids), 0
+            )
+            one = self.branchings[~lead] if lead < 0 else None
+        return one if one is not None and self.way(one) == tuple(way) else None
+
     def explored(self) -> Generator[list[Branching], Sequence[Floats], Floats]:
         """Log-probabilities float64 [choices], as they were given: yields the branchings to be read next, and
         is sent the logits of the ids of their children, a row for each."""
@@ -149,6 +163,21 @@ def choices_of(job: Job) -> tuple[str, ...]:
     return constraint.choices
 
 
+class LabelNotes:
+    """Logits at the branchings on the way of an answer, noted by the engine's thread."""
+
+    def __init__(self, tree: LabelTree) -> None:
+        self.tree = tree
+        self.logits: dict[Branching, Floats] = {}
+
+    def note(self, answer: Sequence[int], logits: torch.Tensor) -> None:
+        """`logits` [vocabulary] are of the token behind `answer`."""
+        one = self.tree.find(answer)
+        if one is not None:
+            ids = [token for child in one.children for token in child]
+            self.logits[one] = logits[ids].double().cpu().numpy()
+
+
 class LabelTrees:
     """Trees of choices, and probabilities by them; those of a tenant are kept for it alone."""
 
@@ -157,13 +186,22 @@ class LabelTrees:
         self._encode, self._ends = encode, ends
         self._kept: TenantCache[tuple[str, ...], LabelTree] = TenantCache(KEPT)
 
-    async def probabilities(self, job: Job, read: Read) -> LabelProbabilities:
-        """Of a job's choices, by readings of an engine. Raises what those raise."""
-        tree = await self._tree(job)
+    def notes(self, job: Job) -> LabelNotes | None:
+        """For a job whose labels are wanted; None where its tree is not there yet, and all has to be read.
+        Raises InvalidRequest."""
+        tree = self._kept.get(_tenant(job), choices_of(job))
+        return None if tree is None else LabelNotes(tree)
+
+    async def probabilities(self, job: Job, read: Read, notes: LabelNotes | None) -> LabelProbabilities:
+        """Of a job's choices, by what was noted and by readings of an engine. Raises what those raise."""
+        tree = await self._tree(job) if notes is None else notes.tree
+        noted = {} if notes is None else notes.logits
         exploring = tree.explored()
         places = asyncio.Semaphore(AT_ONCE)
 
         async def one(branching: Branching) -> Floats:
+            if (known := noted.get(branching)) is not None:
+                return known
             async with places:
                 return (await read(reading(job, tree, branching))).astype(np.float64)
 
@@ -180,15 +218,20 @@ class LabelTrees:
             raise failed.exceptions[0] from None
 
     async def _tree(self, job: Job) -> LabelTree:
-        tenant, choices = "" if job.own_constraint else job.tenant, choices_of(job)
-        tree = self._kept.get(tenant, choices)
+        choices = choices_of(job)
+        tree = self._kept.get(_tenant(job), choices)
         if tree is None:
             tree = await asyncio.to_thread(self._made, choices)
-            self._kept.put(tenant, choices, tree)
+            self._kept.put(_tenant(job), choices, tree)
         return tree
 
     def _made(self, choices: Sequence[str]) -> LabelTree:
         return LabelTree.of([self._encode(choice) for choice in choices], self._ends)
+
+
+def _tenant(job: Job) -> str:
+    """Whose tree it is; whether another tenant asked for the same must not be measured."""
+    return "" if job.own_constraint else job.tenant
 
 
 def reading(job: Job, tree: LabelTree, branching: Branching) -> PoolingRequest:
@@ -218,37 +261,25 @@ def probabilities(
 
 
 class Labelled:
-    """A generation whose last event has the probabilities of its choices.
-
-    They are read from its first event on, when the prompt is in the prefix cache, beside its own steps.
-    """
+    """A generation whose last event has the probabilities of its choices: they are read at its end."""
 
     def __init__(
         self, generation: Buffered, read: Callable[[], Coroutine[Any, Any, LabelProbabilities]]
     ) -> None:
         self._source, self._read = generation, read
-        self._reading: asyncio.Task[LabelProbabilities] | None = None
         self._events: list[Delta | Finished] = []
 
     async def wait(self, least: int) -> None:
         """Return when `least` events are there, or the last one with its probabilities. Raises what the
         generation and the reading raise."""
-        while not self._ended and len(self._events) < least:
-            await self._source.wait(1 if self._reading is None else least - len(self._events))
-            self._events += self._source.ready()
-            if self._reading is None:
-                self._reading = asyncio.create_task(self._read())
-                self._reading.add_done_callback(_noted)
         last = self._events[-1] if self._events else None
-        if isinstance(last, Finished) and last.labels is None and self._reading is not None:
-            if last.reason in (FinishReason.STOP, FinishReason.LENGTH):
-                self._events[-1] = replace(last, labels=await self._reading)
-            else:
-                self._reading.cancel()
-
-    @property
-    def _ended(self) -> bool:
-        return bool(self._events) and isinstance(self._events[-1], Finished)
+        while not isinstance(last, Finished) and len(self._events) < least:
+            await self._source.wait(least - len(self._events))
+            self._events += self._source.ready()
+            last = self._events[-1]
+        whole = isinstance(last, Finished) and last.reason in (FinishReason.STOP, FinishReason.LENGTH)
+        if isinstance(last, Finished) and whole and last.labels is None:
+            self._events[-1] = replace(last, labels=await self._read())
 
     async def __aiter__(self) -> AsyncIterator[Delta | Finished]:
         """Deltas, then one Finished; leaving early cancels."""
@@ -270,11 +301,3 @@ class Labelled:
     def cancel(self) -> None:
         """Ask the engine to drop it."""
         self._source.cancel()
-        if self._reading is not None:
-            self._reading.cancel()
-
-
-def _noted(reading: asyncio.Task[LabelProbabilities]) -> None:
-    """Its error belongs to the generation, which may have ended by one of its own."""
-    if not reading.cancelled():
-        reading.exception()

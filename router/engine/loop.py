@@ -25,7 +25,7 @@ from router.engine.output import (
     deliver,
     start_answer,
 )
-from router.engine.rows import AnswerRow, BatchRow, Chunk, PoolingRow
+from router.engine.rows import AnswerRow, BatchRow, Chunk, PoolingRow, note_labels
 from router.engine.runner import Runner
 from router.engine.sampling import Sampler, rows_to_mask, sample_rows
 from router.engine.scheduler import Scheduler
@@ -127,6 +127,8 @@ class StepLoop:
         for chunk in chunks:
             self._scheduler.computed(chunk)
         places = len(rows)
+        if any(row.labels is not None for row in rows):
+            note_labels(answering, logits)
         firsts = logits if len(logits) == places else logits[:places]
         tokens = sample_rows(rows, firsts, self._sampler, self._masks) if rows else []
         events: Events = []

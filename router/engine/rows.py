@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from router.engine.constrained.state import GrammarState
+    from router.engine.labels import LabelNotes
     from router.engine.output import Detokenizer, Receiver
     from router.engine.sampling import SamplingState
 
@@ -304,6 +305,7 @@ class AnswerRow(BatchRow):
     prompt_length: int = field(init=False)
     first_token: float = 0.0
     unsent: int = 0  # tokens whose text is still held back
+    labels: LabelNotes | None = None  # where probabilities of its choices are wanted
     accepted: int = 0  # tokens of the answer that were drafts
 
     def __post_init__(self) -> None:
@@ -463,3 +465,16 @@ class PoolingRow(BatchRow):
         values = torch.cat(means or self.found)
         array: NDArray[np.float32] = values.cpu().numpy()
         return array if np.isfinite(array).all() else None
+
+
+def note_labels(answering: Sequence[tuple[AnswerRow, Chunk]], logits: torch.Tensor) -> None:
+    """Note the logits [S, vocabulary] of a step for the answers whose labels are wanted: those behind the
+    last token of each, and then those behind the drafts."""
+    behind = len(answering)
+    for place, (row, chunk) in enumerate(answering):
+        if row.labels is not None:
+            answer = row.tokens[row.prompt_length :]
+            row.labels.note(answer, logits[place])
+            for count in range(len(chunk.drafts)):
+                row.labels.note([*answer, *chunk.drafts[: count + 1]], logits[behind + count])
+        behind += len(chunk.drafts)

@@ -30,7 +30,7 @@ from router.engine.constrained.compiler import CompiledGrammar, Grammars
 from router.engine.constrained.source import spec_of
 from router.engine.decoder import head_size, why_not_packed
 from router.engine.generic import GenericBackbone
-from router.engine.labels import Labelled, LabelTrees, choices_of
+from router.engine.labels import Labelled, LabelNotes, LabelTrees
 from router.engine.loader import (
     LoadedBase,
     LoadedModel,
@@ -241,15 +241,14 @@ class TorchEngine:
         """Queue a job; refuses at once what cannot be served."""
         loop = self._running()
         inactive = self._check(job)
-        if job.labels is not None:
-            choices_of(job)
+        notes = None if job.labels is None else self._labels.notes(job)
         live = self._background if job.background else self._live
         stream = EventStream(loop.cancel, live.discard)
         live.add(stream)
-        loop.add(partial(self._row, job, stream, inactive), stream)
+        loop.add(partial(self._row, job, stream, inactive, notes), stream)
         if job.labels is None:
             return stream
-        return Labelled(stream, partial(self._labels.probabilities, job, self.read))
+        return Labelled(stream, partial(self._labels.probabilities, job, self.read, notes))
 
     async def read(self, request: PoolingRequest) -> NDArray[np.float32]:
         """Hidden states or log-probabilities, computed in the steps of the others."""
@@ -362,7 +361,9 @@ class TorchEngine:
         spell = shared_vocabulary(self._tokenizer).spell
         return Speculation(spell, scheduler.room, self._settings.max_step_tokens)
 
-    def _row(self, job: Job, stream: EventStream, inactive: int) -> AnswerRow:
+    def _row(
+        self, job: Job, stream: EventStream, inactive: int, labels: LabelNotes | None = None
+    ) -> AnswerRow:
         params, grammar = job.params, None
         if isinstance(job.grammar, CompiledGrammar):
             # A forced token has no probabilities.
@@ -375,6 +376,7 @@ class TorchEngine:
             detokenizer=Detokenizer(self._tokenizer, params.stop, params.min_tokens),
             eos=self._eos,
             grammar=grammar,
+            labels=labels,
         )
 
 

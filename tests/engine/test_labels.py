@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from router.engine.base import Finished, Job, Prompt, with_grammar
+from router.engine.base import Finished, Job, PoolingRequest, Prompt, with_grammar
 from router.engine.labels import MOST, LabelTree
 from router.engine.torch_engine import TorchEngine
 from router.errors import InvalidRequest
@@ -28,6 +28,13 @@ def test_a_tree_reads_only_what_branches() -> None:
     assert [tree.way(one) for one in tree.branchings] == [(), (1, 2)]
     assert [one.children for one in tree.branchings] == [((1,), (7,)), ((3,), (9,))]
     assert [one.leads for one in tree.branchings] == [(~1, 2), (0, 1)]
+
+
+def test_a_branching_is_found_by_its_way() -> None:
+    tree = LabelTree.of([(1, 2, 3, 4, 5), (1, 2, 9, 4, 5), (7, 8)], (0,))
+    assert tree.find(()) is tree.branchings[0]
+    assert tree.find((1, 2)) is tree.branchings[1]
+    assert [tree.find(way) for way in ((1,), (7,), (1, 2, 3), (1, 3), (4, 4, 4))] == [None] * 5
 
 
 def test_one_choice_is_certain() -> None:
@@ -115,13 +122,32 @@ async def test_probabilities_are_those_under_the_constraint(tmp_path: Path, nati
             assert end.labels is not None
             assert later.labels is not None
             if native:
-                assert end.labels == later.labels, "alone and with the prompt in the cache"
+                assert end.labels == later.labels, "all read, and noted on the way of the answer"
             values = dict(end.labels.values)
             assert math.isclose(sum(values.values()), 1.0)
             assert not end.labels.calibrated
             right = expected(tiny.model("llama") if adapter is None else tuned, prompt, CHOICES)
             assert values == pytest.approx(right, rel=2e-3, abs=1e-6)
             assert list(values.values()) == sorted(values.values(), reverse=True)
+    finally:
+        engine.close()
+
+
+async def test_what_is_on_the_way_of_the_answer_is_not_read() -> None:
+    engine = tiny.engine("llama")
+    read = []
+
+    async def noted(request: PoolingRequest) -> Any:
+        read.append(request.tokens[1:])
+        return await reading(request)
+
+    reading, engine.read = engine.read, noted  # type: ignore[method-assign]
+    try:
+        await labels_of(engine, [1, 2, 3], {})
+        assert () in read
+        read.clear()
+        await labels_of(engine, [1, 2, 3], {})
+        assert () not in read
     finally:
         engine.close()
 

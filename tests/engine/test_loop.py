@@ -71,7 +71,7 @@ async def test_the_status_shows_work_that_hangs_outside_a_step(
 ) -> None:
     """Such as a row that is being made."""
 
-    def held(job: Job, stream: object, inactive: int) -> None:
+    def held(job: Job, stream: object, inactive: int, labels: object) -> None:
         hang.wait()
         raise ValueError("a bug")
 
