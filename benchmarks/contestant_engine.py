@@ -88,6 +88,8 @@ def linear_bytes(info: BaseInfo) -> int:
     """Bytes that a step reads of the linear layers' weights, the head's among them, and their scales."""
     hidden = next(width for name, (_, width) in info.sites.items() if name.endswith("q_proj"))
     shapes = [*info.sites.values(), (info.vocab_size, hidden)]
+    if info.weights == "int4":
+        return sum(out * width * 5 // 8 for out, width in shapes)
     if info.weights:
         return sum(out * width + 4 * out for out, width in shapes)
     size: int = getattr(torch, info.dtype).itemsize

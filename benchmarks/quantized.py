@@ -1,7 +1,8 @@
-"""`python -m benchmarks.quantized`: weights in 8 bits against weights as they are, speed and memory.
+"""`python -m benchmarks.quantized`: weights in 8 and 4 bits against weights as they are, speed and memory.
 
-The same engine twice, interleaved, each in a process of its own: one request alone and 16 at once, without
-and with adapters. What 8 bits cost in quality: `python -m benchmarks.quantized_scores`.
+The same engine three times, interleaved, each in a process of its own: one request alone and 16 at once,
+without and with adapters. What few bits cost in quality: `python -m benchmarks.quantized_scores` and
+`python -m benchmarks.quantized_perplexity`.
 """
 
 from __future__ import annotations
@@ -18,8 +19,9 @@ from benchmarks.contestants import Entry, Field, ending, ours, told
 from benchmarks.engine import AS_SERVED, SERVED
 from router.models import resolve_model
 
-PLAIN, INT8 = "weights as they are", "weights in int8"
-TARGET = 1.5  # of one request's decoding
+PLAIN, INT8, INT4 = "weights as they are", "weights in int8", "weights in int4"
+WAYS = {PLAIN: "none", INT8: "int8", INT4: "int4"}
+TARGETS = {INT8: (1.5, 0.5), INT4: (2.5, 0.32)}  # of one request's decoding, and of memory
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +59,7 @@ def main() -> None:
             name: field.start(
                 Entry(name, ours("contestant_engine", *base, "--quantize", way), SERVED, AS_SERVED)
             )
-            for name, way in ((PLAIN, "none"), (INT8, "int8"))
+            for name, way in WAYS.items()
         }
         rounds = measure(field, int(about[PLAIN]["vocabulary"]), args.rounds)
         who, alone = field.rows(), field.notes()
@@ -77,13 +79,13 @@ def main() -> None:
 
 
 def measure(field: Field, vocabulary: int, rounds: int) -> Rounds:
-    """Every round asks both for every load; the first is warm-up. No prompt is asked twice."""
-    found: Rounds = {(load.name, name): [] for load in LOADS for name in (PLAIN, INT8)}
+    """Every round asks all for every load; the first is warm-up. No prompt is asked twice."""
+    found: Rounds = {(load.name, name): [] for load in LOADS for name in WAYS}
     with told("rounds", (rounds + 1) * len(found)) as step:
         for run in range(rounds + 1):
             for place, load in enumerate(LOADS):
                 tokens = prompts(vocabulary, seed=run * len(LOADS) + place, count=load.requests)
-                for name in (PLAIN, INT8):
+                for name in WAYS:
                     step(f"round {run} of {rounds}: {load.name}, {name}")
                     work = {"prompts": tokens, "new": load.new, "adapters": load.adapters}
                     answer = field.ask(name, work)
@@ -93,25 +95,25 @@ def measure(field: Field, vocabulary: int, rounds: int) -> Rounds:
 
 
 def summarise(rounds: Rounds) -> list[dict[str, Any]]:
-    """One row a load: steps and tokens a second of both, ratios of each round's own pair."""
-    return [
-        {
-            "load": load.name,
-            "step as they are, ms": median(1000 * one["gap"] for one in rounds[load.name, PLAIN]),
-            "step in int8, ms": median(1000 * one["gap"] for one in rounds[load.name, INT8]),
-            "decodes faster": faster(rounds, load.name),
-            "tokens/s as they are": median(
-                one["tokens"] / one["seconds"] for one in rounds[load.name, PLAIN]
-            ),
-            "tokens/s in int8": median(one["tokens"] / one["seconds"] for one in rounds[load.name, INT8]),
-        }
-        for load in LOADS
-    ]
+    """One row a load: steps and tokens a second of all, ratios of each round's own pair."""
+    rows = []
+    for load in LOADS:
+        row: dict[str, Any] = {"load": load.name}
+        for name, way in WAYS.items():
+            row[f"step, ms: {way}"] = median(1000 * one["gap"] for one in rounds[load.name, name])
+        for name in TARGETS:
+            row[f"{WAYS[name]} decodes faster"] = faster(rounds, load.name, name)
+        for name, way in WAYS.items():
+            row[f"tokens/s: {way}"] = median(
+                one["tokens"] / one["seconds"] for one in rounds[load.name, name]
+            )
+        rows.append(row)
+    return rows
 
 
-def faster(rounds: Rounds, load: str) -> float:
-    """How many times as fast steps in int8 are: the median of the rounds' ratios."""
-    pairs = zip(rounds[load, PLAIN], rounds[load, INT8], strict=True)
+def faster(rounds: Rounds, load: str, name: str) -> float:
+    """How many times as fast steps in few bits are: the median of the rounds' ratios."""
+    pairs = zip(rounds[load, PLAIN], rounds[load, name], strict=True)
     return median(plain["gap"] / small["gap"] for plain, small in pairs)
 
 
@@ -129,12 +131,15 @@ def memory_rows(about: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 def notes(rounds: Rounds, about: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """The targets."""
-    part = about[INT8]["linear"] / about[PLAIN]["linear"]
-    return [
-        f"one request decodes {faster(rounds, LOADS[0].name):.2f} times as fast (target {TARGET})",
-        f"the linear layers' weights take {part:.2f} of the memory (target 0.5)",
-        f"operations: {about[INT8]['kernels']}",
-    ]
+    said = []
+    for name, (speed, memory) in TARGETS.items():
+        part = about[name]["linear"] / about[PLAIN]["linear"]
+        times = faster(rounds, LOADS[0].name, name)
+        said += [
+            f"{name}: one request decodes {times:.2f} times as fast (target {speed})",
+            f"{name}: the linear layers' weights take {part:.2f} of the memory (target {memory})",
+        ]
+    return [*said, f"operations: {about[INT4]['kernels']}"]
 
 
 if __name__ == "__main__":

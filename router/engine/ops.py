@@ -247,6 +247,10 @@ class Ops(Protocol):
         """The same with weights in 8 bits for x and y of `dtype`; sums in float32 get scale and bias last."""
         ...
 
+    def quantise_blocks(self, weight: torch.Tensor) -> BlockWeight:
+        """weight [out, in], `in` in whole groups, in 4 bits. What is not finite stays visibly broken."""
+        ...
+
     def pack_blocks(
         self, weights: Sequence[BlockWeight], bias: torch.Tensor | None, dtype: torch.dtype
     ) -> Linear:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from router.engine.blocks import BlockWeight, parts
+from router.engine.blocks import BlockWeight, parts, quantise_blocks
 from router.engine.ops import (
     BLOCK,
     AttentionPlan,
@@ -58,6 +58,10 @@ class TorchOps:
             return (y if shift is None else y + shift).to(dtype)
 
         return linear
+
+    def quantise_blocks(self, weight: torch.Tensor) -> BlockWeight:
+        """weight [out, in], `in` in whole groups, in 4 bits."""
+        return quantise_blocks(weight)
 
     def pack_blocks(
         self, weights: Sequence[BlockWeight], bias: torch.Tensor | None, dtype: torch.dtype

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 import torch
 
-from router.engine.blocks import GROUP, quantise_blocks
+from router.engine.blocks import GROUP
 from router.engine.checkpoint import Tensor
 from router.engine.decoder import EMBED
 from router.engine.ops import FileRows, Linear, Ops, quantise
@@ -53,7 +53,7 @@ def packed(weight: torch.Tensor, bias: torch.Tensor | None, ops: Ops, quantize: 
     if quantize == "none":
         return ops.pack_linear(weight, bias), 0
     if quantize == "int4" and weight.shape[1] % GROUP == 0:
-        blocks = quantise_blocks(weight)
+        blocks = ops.quantise_blocks(weight)
         return ops.pack_blocks([blocks], bias, weight.dtype), weight.nbytes - blocks.nbytes
     small = quantise(weight)
     return ops.pack_int8(small, bias, weight.dtype), weight.nbytes - small.nbytes

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from router.engine.blocks import BlockWeight, runs_of
+from router.engine.blocks import Q4_1, BlockWeight, runs_of
 from router.engine.ops import (
     AttentionPlan,
     ChosenToken,
@@ -73,6 +73,10 @@ class NativeOps:
         self._native.pack_rows(panels, None, 0, weight.values.contiguous(), _NO_FILE, False)
         scales[:out] = weight.scales
         return NativeLinear(self._native, panels, scales, _own(bias), out)
+
+    def quantise_blocks(self, weight: torch.Tensor) -> BlockWeight:
+        """weight [out, in], `in` in whole groups, in 4 bits."""
+        return BlockWeight(Q4_1, self._native.quantise_blocks(weight.detach().contiguous()))
 
     def pack_blocks(
         self, weights: Sequence[BlockWeight], bias: torch.Tensor | None, dtype: torch.dtype

@@ -98,6 +98,21 @@ def test_forms_that_change_inside_a_panel_are_widened(native):
     close(linear(x), reference(x, weights, None))
 
 
+@dtypes
+def test_4_bits_are_those_of_the_twin(native, dtype):
+    weight = torch.randn(37, 96).to(dtype) / 16
+    weight[3, :32], weight[4, :32], weight[5, 40] = 0.25, 0.0, 4.0
+    weight[20, 7] = torch.inf
+    found, expected = native.quantise_blocks(weight), TORCH.quantise_blocks(weight)
+    whole = [row for row in range(37) if row != 20]
+    same = (found.blocks[whole] == expected.blocks[whole]).float().mean()
+    assert float(same) > 0.99  # sums in another order may fit another scale
+    torch.testing.assert_close(found.floats()[whole], expected.floats()[whole], rtol=0.1, atol=0.02)
+    assert not found.floats()[20, :32].isfinite().any()
+    with pytest.raises(RuntimeError, match="whole groups"):
+        native.quantise_blocks(weight[:, :33].contiguous())
+
+
 def test_endless_and_tiny_scales_show(native):
     """float16 is turned to float32 by hand where the processor does not."""
     weight = random_blocks(Q4_1, 6, 1)

@@ -219,6 +219,25 @@ void pack_blocks(const Tensor& blocks, int number, int64_t in, bool wide, const 
   });
 }
 
+// A weight [out, in] -> blocks of Q4_1, uint8 [out, bytes].
+Tensor quantise_blocks(const Tensor& weight) {
+  check_real(weight);
+  check(weight, "weight", 2, weight.scalar_type());
+  const native::BlockShape shape = native::shape_of(native::Form::q4_1);
+  const int64_t out = weight.size(0), in = weight.size(1), width = in / shape.inputs * shape.bytes;
+  TORCH_CHECK(in % shape.inputs == 0, "weight has no whole groups of inputs");
+  const Tensor blocks = at::empty({out, width}, weight.options().dtype(at::kByte));
+  on_type(weight, weight.numel(), [&](auto t) {
+    using T = decltype(t);
+    const int parts = static_cast<int>((out + native::W - 1) / native::W);
+    native::each(parts, threads_for(weight.numel()), [&](int part, const native::Share&) {
+      const int64_t row = int64_t{part} * native::W;
+      native::quantise_rows<T>(data<T>(weight) + row * in, in, out - row, data<uint8_t>(blocks) + row * width);
+    });
+  });
+  return blocks;
+}
+
 // Rows `indices` of a weight in blocks [rows, in] into out [T, in].
 void unpack_block_rows(const Linear& given, int64_t rows, const Tensor& indices, const Tensor& out) {
   check_real(out);
@@ -601,6 +620,7 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
   m.def("rope_write", &rope_write);
   m.def("attention", &attention);
   m.def("linear", &linear);
+  m.def("quantise_blocks", &quantise_blocks);
   m.def("pack_blocks", &pack_blocks);
   m.def("unpack_block_rows", &unpack_block_rows);
   m.def("block_panel_bytes", [](int number, int64_t in) { return native::block_panel_bytes(form_of(number), in); });

@@ -69,13 +69,16 @@ constexpr uint16_t bf16_of(int v) {
   return static_cast<uint16_t>((v < 0 ? 0x8000 : 0) | (127 + exponent) << 7 | ((size << 7 >> exponent) & 127));
 }
 
-// The numbers from `First` on as they are multiplied. Those of words of 16 bits come twice: bit 4 is the next number's.
+// Where numbers of four bits are multiplied with kBias added to them: bfloat16 of 128 and a number has the number as its
+// lowest bits, so no table is needed. The sum of the inputs takes it off again.
+template <class T>
+constexpr int kBias = W == 16 && std::is_same_v<T, bf16> ? 128 : 0;
+
+// The numbers from `First` on.
 template <int First>
 struct Table4 {
-  alignas(64) uint16_t pairs[32];
   alignas(64) float floats[16];
-  constexpr Table4() : pairs(), floats() {
-    for (int i = 0; i < 32; ++i) pairs[i] = bf16_of(First + i % 16);
+  constexpr Table4() : floats() {
     for (int i = 0; i < 16; ++i) floats[i] = static_cast<float>(First + i);
   }
 };
@@ -109,11 +112,13 @@ inline Vec number4(Bits words, int i) {
 #endif
 }
 
-// Numbers i and i + 1.
+// Numbers i and i + 1, with kBias.
 template <int First>
 inline Bits pair4(Bits words, int i) {
 #if defined(__AVX512F__)
-  return _mm512_permutexvar_epi16(words_right(words, shift4(i)), load_bits(kTable4<First>.pairs));
+  static_assert(kBias<bf16> == 128);
+  const Bits at = words_right(words, shift4(i));
+  return _mm512_ternarylogic_epi32(at, _mm512_set1_epi16(15), _mm512_set1_epi16(0x4300), 0xea);  // (at & 15) | bits of 128
 #else
   return paired(number4<First>(words, i), number4<First>(words, i + 1));
 #endif
@@ -170,6 +175,7 @@ struct Block;
 
 template <class T, int First>
 struct Nibbles {
+  static constexpr bool biased = kBias<T> != 0;
   static constexpr int lump = 8, lump_bytes = 4 * kPanel, per = Pack<T>::per;
   // Numbers k * per .. of a lump.
   static void get(const char* at, int k, typename Pack<T>::Reg& first, typename Pack<T>::Reg& second) {
@@ -182,13 +188,22 @@ struct Nibbles {
       second = number4<First>(b, k);
     }
   }
+  // The bias, and where there is one First, as part of the minima.
+  static void unbias(Scales& s) {
+    if constexpr (biased)
+      for (int c = 0; c < 2; ++c) s.minimum[c] = fma(set1(First - static_cast<float>(kBias<T>)), s.scale[c], s.minimum[c]);
+  }
 };
 
 template <class T>
 struct Block<T, Form::q4_0> : Nibbles<T, -8> {
   static constexpr int head = 2 * kPanel, before = 0, each = 16 * kPanel;
   static void scales(const char* block, const char*, Scales& s) {
-    for (int c = 0; c < 2; ++c) s.scale[c] = from_half(block + 2 * W * c);
+    for (int c = 0; c < 2; ++c) {
+      s.scale[c] = from_half(block + 2 * W * c);
+      s.minimum[c] = zero();
+    }
+    Nibbles<T, -8>::unbias(s);
   }
 };
 
@@ -200,6 +215,7 @@ struct Block<T, Form::q4_1> : Nibbles<T, 0> {
       s.scale[c] = from_half(block + 2 * W * c);
       s.minimum[c] = from_half(block + 2 * kPanel + 2 * W * c);
     }
+    Nibbles<T, 0>::unbias(s);
   }
 };
 
@@ -211,11 +227,13 @@ struct Block<T, Form::q4_k> : Nibbles<T, 0> {
       s.scale[c] = mul(from_half(block + 2 * W * c), from_bytes(group + W * c));
       s.minimum[c] = sub(zero(), mul(from_half(block + 2 * kPanel + 2 * W * c), from_bytes(group + kPanel + W * c)));
     }
+    Nibbles<T, 0>::unbias(s);
   }
 };
 
 template <class T>
 struct Block<T, Form::q6_k> {
+  static constexpr bool biased = false;
   static constexpr int head = 2 * kPanel, before = kPanel, each = 13 * kPanel;
   static constexpr int lump = 16, lump_bytes = 12 * kPanel, per = Pack<T>::per;
   static void scales(const char* block, const char* group, Scales& s) {
@@ -237,6 +255,7 @@ struct Block<T, Form::q6_k> {
 
 template <class T>
 struct Block<T, Form::q8_0> {
+  static constexpr bool biased = false;
   static constexpr int head = 2 * kPanel, before = 0, each = 32 * kPanel;
   static constexpr int lump = 8, lump_bytes = 8 * kPanel, per = Pack<T>::per;
   static void scales(const char* block, const char*, Scales& s) {
@@ -251,7 +270,7 @@ template <class T, Form F>
 struct Packed : Block<T, F> {
   static constexpr BlockShape shape = shape_of(F);
   static constexpr int group = shape.group, groups = shape.inputs / shape.group;
-  static constexpr bool minimum = shape.minimum;
+  static constexpr bool minimum = shape.minimum || Block<T, F>::biased;  // the sum of a group's inputs counts
   static constexpr int bytes = Block<T, F>::head + groups * Block<T, F>::each;
 };
 

@@ -34,6 +34,10 @@ void pack_panel(Form form, const uint8_t* rows, int64_t in, int64_t out, int pan
 template <class T>
 void block_panel(const LinearCall& call, int panel, const Ahead& ahead);
 
+// Up to W rows of a matrix [rows, in] -> blocks of Q4_1, as they lie in a file.
+template <class T>
+void quantise_rows(const T* weight, int64_t in, int64_t rows, uint8_t* to);
+
 // A row of the matrix, each number rounded once.
 template <class T>
 void block_row(T* out, const Weights& weights, int64_t row);
