@@ -267,8 +267,8 @@ def main() -> None:
         return
     workload = (
         f"The first {args.requests} {args.split} prompts of each adapter, greedy, with its manifest's "
-        "limits and constraint; prompts are in the prefix cache. Each request without and with speculation, in "
-        "turns; all tokens are equal. *With a prompt that is not cached* adds the time to read it to both."
+        "limits and constraint; prompts are in the prefix cache. Each request without and with speculation, "
+        "in turns; all tokens are equal. *With a prompt that is not cached* adds the time to read it to both."
     )
     tables = {"Several at once, all adapters mixed": several}
     command = "python -m benchmarks.speculation"
