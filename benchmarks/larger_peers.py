@@ -34,23 +34,15 @@ def vllm(base: Path, folders: list[Path]) -> Entry:
         python = peers.environment()
     except (OSError, subprocess.CalledProcessError) as error:
         raise Missing(f"{peers.PACKAGE} cannot be installed: {error}") from error
-    command = [
-        str(python),
-        "-m",
-        "benchmarks.peer_vllm",
-        str(base),
-        "bfloat16",
-        str(REQUESTS),
-        "--longest",
-        str(LONGEST),
-    ]
+    command = [str(python), "-m", "benchmarks.peer_vllm", str(base), "bfloat16", str(REQUESTS)]
+    command += [*map(str, folders), "--longest", str(LONGEST)]
     settings = peers.advised(python, peers.all_cores())
     why = (
         "VLLM_CPU_OMP_THREADS_BIND (all cores), VLLM_CPU_KVCACHE_SPACE and LD_PRELOAD as vLLM's page on CPUs"
     )
     if "tcmalloc" not in settings["LD_PRELOAD"]:
         why += "; without TCMalloc, which it recommends: not installed here"
-    return Entry("vLLM", [*command, *map(str, folders)], settings, why)
+    return Entry("vLLM", command, settings, why)
 
 
 def llama(shape: Shape, base: Path, kind: str) -> Entry:
@@ -65,7 +57,8 @@ def llama(shape: Shape, base: Path, kind: str) -> Entry:
         raise Missing(str(error)) from error
     arguments = (str(packages), str(file), str(REQUESTS), str(LONGEST), str(physical_cores()))
     command = ["node", str(ROOT / "benchmarks" / "peer_llama.mjs"), *arguments]
-    return Entry(f"llama.cpp {kind}", command, {}, "threads: all cores; flash attention: auto")
+    why = f"threads: all cores, else its defaults; {NODE} makes a batch of the requests that wait just then"
+    return Entry(f"llama.cpp {kind}", command, {}, why)
 
 
 def node_packages() -> Path:

@@ -17,17 +17,24 @@ const llama = await getLlama({
   logger: (level, message) => process.stderr.write(`${level}: ${message}\n`),
 });
 const model = await llama.loadModel({modelPath: file});
-async function sequencesOf(count, contextSize) {
-  const context = await model.createContext({
-    sequences: count,
-    contextSize,
-    batchSize: 512,
-    threads: {ideal: Number(threads), min: Number(threads)},
-  });
-  return Array.from({length: count}, () => context.getSequence());
+let context, sequences, kind;
+
+// Sequences for that many requests. One context at a time: two take the cores from each other.
+async function sequencesFor(count) {
+  const wanted = count === 1 ? "alone" : "many";
+  if (kind !== wanted) {
+    await context?.dispose();
+    context = await model.createContext({
+      sequences: count === 1 ? 1 : Number(requests),
+      contextSize: count === 1 ? Number(tokens) : 512,
+      batchSize: 512,
+      threads: {ideal: Number(threads), min: Number(threads)},
+    });
+    sequences = Array.from({length: count === 1 ? 1 : Number(requests)}, () => context.getSequence());
+    kind = wanted;
+  }
+  return sequences.slice(0, count);
 }
-const many = await sequencesOf(Number(requests), 512);
-const alone = await sequencesOf(1, Number(tokens));
 
 async function answer(sequence, prompt, count) {
   let found = 0;
@@ -46,7 +53,7 @@ const about = {
 process.stdout.write(JSON.stringify(about) + "\n");
 for await (const line of createInterface({input: process.stdin})) {
   const work = JSON.parse(line);
-  const rows = work.prompts.length === 1 ? alone : many.slice(0, work.prompts.length);
+  const rows = await sequencesFor(work.prompts.length);
   await Promise.all(rows.map((sequence) => sequence.clearHistory()));
   const begin = performance.now();
   const counts = await Promise.all(work.prompts.map((prompt, i) => answer(rows[i], prompt, work.new)));

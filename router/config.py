@@ -81,10 +81,17 @@ class Settings(BaseSettings):
     engine: str = Field(
         "torch", description="what runs the base: torch (our own engine), vllm (extra `vllm`) or a plugin's"
     )
-    model: str = Field("smollm2-135m-instruct", description="base model: the default, a path or a hub id")
+    model: str = Field(
+        "smollm2-135m-instruct", description="base model: the default, a folder, a GGUF file or a hub id"
+    )
+    quantized_from: str = Field(
+        "",
+        pattern=r"^([0-9a-f]{64})?$",
+        description="digest of the checkpoint that a GGUF base was made of: its adapters are accepted",
+    )
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = Field("auto", description="serving dtype")
-    quantize: Literal["none", "int8"] = Field(
-        "none", description="weights of the linear layers: none (as dtype says) or int8"
+    quantize: Literal["none", "int8", "int4"] = Field(
+        "none", description="weights of the linear layers: none (as dtype says), int8 or int4"
     )
     device: str = Field("auto", description="auto, cpu, cuda, cuda:N")
     native: bool = Field(True, description="use the fused native operations where they build")

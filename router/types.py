@@ -527,9 +527,6 @@ class Usage:
     )
 
 
-MAX_LABELLED = 256  # choices whose probabilities an answer may have
-
-
 @dataclass(frozen=True, slots=True)
 class LabelSettings:
     """An adapter's `[labels]`: whether answers have probabilities of choices unless a request says so, and

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 from router.config import Settings
 from router.engine.base import Prompt
-from router.errors import ConfigError
 from router.models import resolve_model
 from router.plugins.tables import canonical
 
@@ -18,9 +17,9 @@ if TYPE_CHECKING:
 
 VLLM = "vllm"
 OF_ENGINES = {  # settings that a replica goes by
-    "model", "dtype", "quantize", "device", "native", "native_dir", "threads", "max_running", "max_queue",
-    "max_step_tokens", "max_context", "cache_tokens", "prefix_cache", "slots", "max_rank", "host_memory_mb",
-    "stall_seconds", "drain_seconds", "log_level",
+    "model", "quantized_from", "dtype", "quantize", "device", "native", "native_dir", "threads",
+    "max_running", "max_queue", "max_step_tokens", "max_context", "cache_tokens", "prefix_cache", "slots",
+    "max_rank", "host_memory_mb", "speculation", "stall_seconds", "drain_seconds", "log_level",
 }  # fmt: skip
 
 
@@ -91,15 +90,10 @@ class EdgeEncoder:
     """A base's tokenizer without its weights."""
 
     def __init__(self, model: str, any_weights: bool = False) -> None:
-        from transformers import AutoTokenizer
-
+        from router.engine.loader import load_tokenizer
         from router.engine.prompt import PromptEncoder
 
-        source: Any = resolve_model(model, any_weights=any_weights)
-        try:
-            self._encoder = PromptEncoder(AutoTokenizer.from_pretrained(source, trust_remote_code=False))
-        except (OSError, ValueError) as error:
-            raise ConfigError(f"the tokenizer of {model!r} cannot be loaded: {error}") from error
+        self._encoder = PromptEncoder(load_tokenizer(resolve_model(model, any_weights=any_weights), model))
 
     def encode(
         self, prompt: Prompt, most: int | None = None, check: Callable[[], None] | None = None

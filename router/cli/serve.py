@@ -62,7 +62,9 @@ Bare = Annotated[
 ]
 Model = Annotated[
     str | None,
-    typer.Option(metavar="MODEL", help="Base: a known name, a folder or a hub id. Default: SmolLM2-135M."),
+    typer.Option(
+        metavar="MODEL", help="Base: a known name, folder, GGUF file or hub id. Default: SmolLM2-135M."
+    ),
 ]
 Dtype = Annotated[
     str | None, typer.Option(metavar="DTYPE", help="auto, bfloat16, float16 or float32. Default: auto.")
@@ -70,7 +72,7 @@ Dtype = Annotated[
 Quantize = Annotated[
     str | None,
     typer.Option(
-        metavar="none|int8", help="Weights of the linear layers: as dtype says, or int8. Default: none."
+        metavar="none|int8|int4", help="Linear layers: as dtype says, or in 8 or 4 bits. Default: none."
     ),
 ]
 EngineFlag = Annotated[

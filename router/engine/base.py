@@ -68,7 +68,7 @@ class BaseInfo:
     sites: Mapping[str, tuple[int, int]]  # linear module path -> (out_features, in_features)
     size_bytes: int = 0
     kernels: str = "torch"  # "native" or "torch", and why
-    weights: str = ""  # what the linear layers' weights are kept in if not in dtype: int8
+    weights: str = ""  # what the linear layers' weights are kept in if not in dtype: int8, int4
     abilities: frozenset[Ability] = frozenset(Ability)  # what the engine can do with it
     chat_template: bool = True  # turns are rendered by one; without, texts are joined by empty lines
     tool_form: bool = False  # the chat template shows functions to the model
@@ -185,8 +185,8 @@ class Job:
 class PoolingRequest:
     """Tokens that the base reads and does not answer; float32 numbers come of it.
 
-    With `candidates`, pairs of a place in `tokens` and a token id, in the order of places: the logit of each
-    id behind the token at that place. Only then does an `adapter` (digest) act.
+    With `candidates`, which are token ids: the logit of each behind the last of `tokens`. Only then does an
+    `adapter` (digest) act; the first of `tokens` is then the last of a prompt.
 
     With a `depth`: the mean over `tokens` of the hidden states after that share of the layers, in [0, 1]
     (0: the embeddings, 1: the last states, normed); with `ends` also over the first and over the last so many
@@ -201,7 +201,7 @@ class PoolingRequest:
     deadline: float | None = None  # time.monotonic() seconds
     background: bool = False  # computed when nothing else waits
     scope: int = 0  # only requests of the same scope find each other's context in the prefix cache
-    candidates: Sequence[tuple[int, int]] = ()
+    candidates: Sequence[int] = ()
     adapter: str | None = None
     tenant: str = ""  # with candidates: whose cache it shares, as a job
     shared: int = 0  # as of a job

@@ -51,7 +51,11 @@ CLASSES = {
     "mistral": "MistralForCausalLM",
     "qwen2": "Qwen2ForCausalLM",
     "qwen3": "Qwen3ForCausalLM",
-}  # transformers' class by `model_type`, of the decoders whose layers can be packed
+    "phi3": "Phi3ForCausalLM",
+    "gemma": "GemmaForCausalLM",
+    "gemma2": "Gemma2ForCausalLM",
+    "gemma3_text": "Gemma3ForCausalLM",
+}  # transformers' class by `model_type`, of the decoders whose layers can be packed from files as they are
 NOT_LINEAR = ("embed_tokens", "wte", "wpe", "lm_head")
 HEAD = "lm_head.weight"
 NO_PARAMETERS = ("rotary_emb.inv_freq", "attn.bias", "attn.masked_bias")  # buffers that old files hold, too

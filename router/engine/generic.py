@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from itertools import count
 from typing import Any
 
 import torch
 from torch import nn
-from torch.nn.functional import scaled_dot_product_attention
+from torch.nn.functional import pad
 
-from router.engine.ops import BLOCK, AttentionPlan, Linear, LoraStep, Ops, SiteGroup, quantise
+from router.engine.ops import BLOCK, AttentionPlan, Linear, LoraStep, Ops, SiteGroup
 from router.engine.runner import Taps
+from router.engine.weights import packed
 from router.errors import ConfigError
 
+HEADS = 16  # native attention takes heads of a multiple of it
 _numbers = count()  # one attention function for each engine of the process
 
 
@@ -22,16 +23,18 @@ class GenericBackbone:
 
     kind = "generic"
 
-    def __init__(self, model: Any, ops: Ops, blocks: int, *, int8: bool = False) -> None:
-        """`int8`: keep the weights of linear layers in 8 bits, but for the head."""
+    def __init__(self, model: Any, ops: Ops, blocks: int, quantize: str = "none") -> None:
+        """`quantize`: how linear layers but the head are kept (none, int8, int4). Takes the model apart."""
         from transformers import AttentionInterface
 
         self._model = model
         self.layers = int(model.config.num_hidden_layers)
         self._step = _Step(ops)
-        self._int8, self.saved = int8, 0
+        self._quantize, self.saved = quantize, 0
         self._blocks = blocks
-        self._caches: dict[int, KeyValues] = {}
+        # The model has rotated what it has to: of all positions no number is.
+        self._turned = torch.empty(2**31 - 1, 0, dtype=torch.float32, device=model.device)
+        self._caches: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}  # k and v of each layer
         self.groups = self._replace_linears()
         name = f"lora_router_{next(_numbers)}"
         AttentionInterface.register(name, self._attention)
@@ -49,7 +52,7 @@ class GenericBackbone:
 
     def cache_bytes(self) -> int:
         """Bytes of the KV cache allocated so far."""
-        return sum(cache.nbytes for cache in self._caches.values())
+        return sum(cache.nbytes for pair in self._caches.values() for cache in pair)
 
     def forward(
         self,
@@ -82,25 +85,20 @@ class GenericBackbone:
         groups: list[SiteGroup] = []
         head = self._model.get_output_embeddings()
         for name, module in list(self._model.named_modules()):
-            if module is head or not _is_linear(module):
+            if not _is_linear(module):
                 continue
-            inputs, outputs = _features(module)
-            group = SiteGroup((name,), inputs, (0, outputs))
+            weight = module.weight if isinstance(module, nn.Linear) else module.weight.t()
+            quantize = "none" if module is head else self._quantize
+            linear, saved = packed(weight.detach(), module.bias, self._step.ops, quantize)
+            self.saved += saved
+            replacement: nn.Module = PackedLinear(linear)
+            if module is not head:
+                group = SiteGroup((name,), weight.shape[1], (0, weight.shape[0]))
+                replacement = MultiLoraLinear(replacement, group, len(groups), self._step)
+                groups.append(group)
             parent, _, leaf = name.rpartition(".")
-            replacement = MultiLoraLinear(self._kept(module), group, len(groups), self._step)
             setattr(self._model.get_submodule(parent), leaf, replacement)
-            groups.append(group)
         return groups
-
-    def _kept(self, layer: Any) -> nn.Module:
-        """The layer, or the same in 8 bits."""
-        if not self._int8:
-            kept: nn.Module = layer
-            return kept
-        weight = layer.weight if isinstance(layer, nn.Linear) else layer.weight.t()
-        small = quantise(weight)
-        self.saved += weight.nbytes - small.nbytes
-        return Int8Linear(self._step.ops.pack_int8(small, layer.bias, weight.dtype))
 
     def _prove_attention(self) -> None:
         """One token through the model: some models ignore the attention function that was set."""
@@ -134,13 +132,20 @@ class GenericBackbone:
             raise ConfigError("the model was called outside a step")
         if s_aux is not None:
             raise ConfigError("attention sinks are not supported")
-        cache = self._caches.get(module.layer_idx)
-        if cache is None:
-            cache = self._caches[module.layer_idx] = KeyValues.like(key, value, self._blocks)
-        cache.write(key[0], value[0], plan.slots)
-        scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-        out = paged_attention(query[0], cache, plan, scale, sliding_window, softcap)
-        return out[None], None
+        heads, tokens, size = query.shape[1:]
+        dim = -(-max(size, value.shape[-1]) // HEADS) * HEADS
+        pair = self._caches.get(module.layer_idx)
+        if pair is None:
+            shape = (self._blocks, key.shape[1], BLOCK, dim)
+            pair = self._caches[module.layer_idx] = (key.new_empty(shape), value.new_empty(shape))
+        scale = size**-0.5 if scaling is None else scaling
+        window = sliding_window if sliding_window and sliding_window < max(plan.contexts) else 0
+        parts = [_wide(part[0].transpose(0, 1), dim) for part in (query, key, value)]
+        qkv = torch.cat(parts, 1).view(tokens, -1)
+        ops, turned = self._step.ops, self._turned
+        ops.rope_write(qkv, turned, turned, *pair, plan, heads)
+        out = ops.attention(qkv, *pair, plan, heads, scale, window, softcap or 0.0)
+        return out.view(1, tokens, heads, dim)[..., : value.shape[-1]], None
 
 
 class _Step:
@@ -170,8 +175,8 @@ class MultiLoraLinear(nn.Module):
         return y
 
 
-class Int8Linear(nn.Module):
-    """A linear layer with its weight in 8 bits."""
+class PackedLinear(nn.Module):
+    """A linear layer as the operations have it."""
 
     def __init__(self, linear: Linear) -> None:
         super().__init__()
@@ -180,7 +185,7 @@ class Int8Linear(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """x [..., in] -> [..., out]."""
         y = self._linear(x.reshape(-1, x.shape[-1]).contiguous())
-        return y.view(*x.shape[:-1], -1)
+        return y.view(*x.shape[:-1], y.shape[-1])
 
 
 def _unsupported(model: Any) -> str:
@@ -191,94 +196,6 @@ def _is_linear(module: nn.Module) -> bool:
     return isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D"
 
 
-def _features(module: Any) -> tuple[int, int]:
-    if isinstance(module, nn.Linear):
-        return module.in_features, module.out_features
-    return int(module.nx), int(module.nf)
-
-
-# -- Attention over the paged cache in plain torch, with every feature the interface can ask for.
-
-
-@dataclass(frozen=True, slots=True)
-class KeyValues:
-    """One layer's cache: k [blocks * BLOCK, kv_heads, key_dim], v [..., value_dim]."""
-
-    k: torch.Tensor
-    v: torch.Tensor
-
-    @classmethod
-    def like(cls, key: torch.Tensor, value: torch.Tensor, blocks: int) -> KeyValues:
-        """Room for `blocks` blocks of tokens shaped like key and value [1, kv_heads, T, dim]."""
-        return cls(
-            key.new_empty(blocks * BLOCK, key.shape[1], key.shape[3]),
-            value.new_empty(blocks * BLOCK, value.shape[1], value.shape[3]),
-        )
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of both."""
-        return self.k.nbytes + self.v.nbytes
-
-    def write(self, key: torch.Tensor, value: torch.Tensor, slots: torch.Tensor) -> None:
-        """key and value [kv_heads, T, dim] into the places `slots` [T]."""
-        places = slots.long()
-        self.k[places] = key.transpose(0, 1)
-        self.v[places] = value.transpose(0, 1)
-
-
-def paged_attention(
-    query: torch.Tensor,
-    cache: KeyValues,
-    plan: AttentionPlan,
-    scale: float,
-    window: int | None,
-    softcap: float | None,
-) -> torch.Tensor:
-    """query [heads, T, dim] -> [T, heads, value_dim]; each row sees its own earlier tokens only."""
-    out = query.new_empty(query.shape[1], query.shape[0], cache.v.shape[-1])
-    for row, context in enumerate(plan.contexts):
-        start, end = plan.bounds[row], plan.bounds[row + 1]
-        places = _cache_places(plan.block_table[row], context)
-        k, v = cache.k[places].transpose(0, 1), cache.v[places].transpose(0, 1)
-        mask = _causal_mask(end - start, context, window, query.device)
-        rows = query[:, start:end]
-        attended = (
-            _softcapped(rows, k, v, mask, scale, softcap) if softcap else _sdpa(rows, k, v, mask, scale)
-        )
-        out[start:end] = attended.transpose(0, 1)
-    return out
-
-
-def _cache_places(blocks: torch.Tensor, context: int) -> torch.Tensor:
-    used = blocks[: -(-context // BLOCK)].long()
-    offsets = torch.arange(BLOCK, device=blocks.device)
-    return (used[:, None] * BLOCK + offsets).flatten()[:context]
-
-
-def _causal_mask(queries: int, context: int, window: int | None, device: torch.device) -> torch.Tensor | None:
-    if queries == 1 and not (window and window < context):
-        return None
-    seen = torch.arange(context, device=device)
-    at = torch.arange(context - queries, context, device=device)[:, None]
-    mask = seen <= at
-    return mask & (seen > at - window) if window else mask
-
-
-def _sdpa(
-    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor | None, scale: float
-) -> torch.Tensor:
-    return scaled_dot_product_attention(
-        q[None], k[None], v[None], attn_mask=mask, scale=scale, enable_gqa=q.shape[0] != k.shape[0]
-    )[0]
-
-
-def _softcapped(
-    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor | None, scale: float, cap: float
-) -> torch.Tensor:
-    groups = q.shape[0] // k.shape[0]
-    k, v = k.repeat_interleave(groups, 0), v.repeat_interleave(groups, 0)
-    scores = torch.tanh(q.float() @ k.float().transpose(1, 2) * (scale / cap)) * cap
-    if mask is not None:
-        scores = scores.masked_fill(~mask, float("-inf"))
-    return (scores.softmax(-1) @ v.float()).to(q.dtype)
+def _wide(part: torch.Tensor, dim: int) -> torch.Tensor:
+    """[T, heads, n] with zeros up to [T, heads, dim]: they change no score."""
+    return part if part.shape[-1] == dim else pad(part, (0, dim - part.shape[-1]))

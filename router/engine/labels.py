@@ -3,155 +3,209 @@
 The choices are a tree of tokens. Where it branches, the adapter's logits of the tokens that may come next say
 how likely each branch is; the probability of a choice is the product over its branches. So it is the
 probability that the choice is drawn under the constraint at temperature 1. Tokens that must come have
-probability 1 and cost nothing: of 19 choices with 180 tokens, 5 tokens are read.
+probability 1 and cost nothing. Likely branches are followed to their choices, from the root on; the choices
+behind one that is less likely than LEAST share its probability equally.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Generator, Sequence
 from dataclasses import dataclass, replace
+from math import log
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from router.engine.base import Buffered, Delta, Finished, Job, PoolingRequest
+from router.engine.fairness import TenantCache
 from router.errors import FieldViolation, InvalidRequest
-from router.types import MAX_LABELLED, FinishReason, LabelProbabilities, LabelSettings
+from router.types import FinishReason, LabelProbabilities, LabelSettings
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    Floats = NDArray[np.float64]
     Read = Callable[[PoolingRequest], Coroutine[Any, Any, NDArray[np.float32]]]
 
+LEAST = 0.001  # of a branch that is followed
+MOST = 64  # branchings that are read for one answer
 AT_ONCE = 8  # readings of one answer
-KEPT = 64  # trees of choices
+KEPT = 32  # trees of choices
 
 
 @dataclass(frozen=True, slots=True)
 class Branching:
-    """A place in the tree where several tokens may come next: behind `before` tokens of path `path`.
+    """A place in the tree where several tokens may come next: behind the first `depth` tokens of any of the
+    choices in `span`.
 
-    `children` has the ids that lead to each child: one token, or all that end an answer.
+    `children` has the ids that lead to each child: one token, or all that end an answer. `leads` says where
+    they lead: to a choice, or, as ~number, to another branching.
     """
 
-    path: int
-    before: int
+    depth: int
+    span: range
     children: tuple[tuple[int, ...], ...]
+    leads: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class LabelTree:
-    """Choices as a tree of tokens.
+    """Choices as a tree of tokens, the root first; a single choice has no branching.
 
-    `paths` are read behind the prompt; none is the beginning of another. `steps` has, for each choice, the
-    branchings on its way and which child it takes there.
+    `order` has the place of each choice among those that were given: in the tree they stand by their tokens,
+    so that those behind a branching are side by side.
     """
 
-    paths: tuple[tuple[int, ...], ...]
+    choices: tuple[tuple[int, ...], ...]
+    order: tuple[int, ...]
     branchings: tuple[Branching, ...]
-    steps: tuple[tuple[tuple[int, int], ...], ...]
 
     @classmethod
-    def of(cls, choices: Sequence[Sequence[int]], ends: Sequence[int]) -> LabelTree:
+    def of(cls, given: Sequence[Sequence[int]], ends: Sequence[int]) -> LabelTree:
         """The tree of choices, as tokens; `ends` are the tokens that end an answer."""
-        whole: list[tuple[int | None, ...]] = [(*choice, None) for choice in choices]  # None: the end
-        children: dict[tuple[int | None, ...], dict[int | None, None]] = {}
-        for tokens in whole:
-            for place, token in enumerate(tokens):
-                children.setdefault(tokens[:place], {})[token] = None
-        nodes = {node: list(found) for node, found in children.items() if len(found) > 1}
-        paths: list[tuple[int, ...]] = []
-        for node in sorted(nodes, key=len, reverse=True):
-            way = tuple(token for token in node if token is not None)
-            if not any(path[: len(way)] == way for path in paths):
-                paths.append(way)
-        numbers = {node: number for number, node in enumerate(nodes)}
-        branchings = tuple(
-            Branching(
-                next(i for i, path in enumerate(paths) if path[: len(node)] == node),
-                len(node),
-                tuple(tuple(ends) if token is None else (token,) for token in found),
-            )
-            for node, found in nodes.items()
-        )
-        steps = tuple(
-            tuple(
-                (numbers[tokens[:place]], nodes[tokens[:place]].index(token))
-                for place, token in enumerate(tokens)
-                if tokens[:place] in nodes
-            )
-            for tokens in whole
-        )
-        return cls(tuple(paths), branchings, steps)
+        order = sorted(range(len(given)), key=lambda place: tuple(given[place]))
+        choices = tuple(tuple(given[place]) for place in order)
+        made: list[Branching] = []
+        waiting = [(range(len(choices)), 0)] if choices and choices[0] != choices[-1] else []
+        while waiting:
+            span, depth = waiting.pop(0)
+            while len(groups := _groups(choices, span, depth)) == 1:
+                depth += 1
+            children, leads = [], []
+            for token, inside in groups:
+                children.append(tuple(ends) if token is None else (token,))
+                if choices[inside[0]] == choices[inside[-1]]:
+                    leads.append(inside[0])
+                else:
+                    waiting.append((inside, depth + 1))
+                    leads.append(~(len(made) + len(waiting)))
+            made.append(Branching(depth, span, tuple(children), tuple(leads)))
+        return cls(choices, tuple(order), tuple(made))
 
-    def readings(self, job: Job) -> list[PoolingRequest]:
-        """What is to be read behind the prompt of a job: one reading a path."""
-        *context, last = job.tokens
-        return [
-            PoolingRequest(
-                (last, *path),
-                context,
-                deadline=job.deadline,
-                candidates=tuple(
-                    (one.before, token)
-                    for one in self.branchings
-                    if one.path == number
-                    for child in one.children
-                    for token in child
-                ),
-                adapter=job.adapter,
-                tenant=job.tenant,
-                shared=job.shared,
-            )
-            for number, path in enumerate(self.paths)
-        ]
+    def way(self, one: Branching) -> tuple[int, ...]:
+        """The tokens up to a branching."""
+        return self.choices[one.span.start][: one.depth]
 
-    def log_probabilities(self, values: Sequence[NDArray[np.float32]]) -> NDArray[np.float64]:
-        """Of each choice, float64 [choices], of the logits that the `readings` gave. Their sum is 1."""
-        places = [0] * len(self.paths)
-        found: list[NDArray[np.float64]] = []
-        for one in self.branchings:
-            logits = []
-            for child in one.children:
-                start = places[one.path]
-                places[one.path] = start + len(child)
-                part = values[one.path][start : start + len(child)].astype(np.float64)
-                logits.append(np.logaddexp.reduce(part))
-            found.append(np.array(logits) - np.logaddexp.reduce(logits))
-        return np.array([sum(found[number][child] for number, child in steps) for steps in self.steps])
+    def explored(self) -> Generator[list[Branching], Sequence[Floats], Floats]:
+        """Log-probabilities float64 [choices], as they were given: yields the branchings to be read next, and
+        is sent the logits of the ids of their children, a row for each."""
+        found = np.full(len(self.choices), -np.inf)
+        if not self.branchings:
+            found[:1] = 0.0
+        wave, left = [(0.0, one) for one in self.branchings[:1]], MOST
+        while wave:
+            wave.sort(key=lambda known: -known[0])
+            _share(found, wave[left:])
+            wave = wave[:left]
+            if not wave:
+                break
+            left -= len(wave)
+            logits = yield [one for _, one in wave]
+            further: list[tuple[float, Branching]] = []
+            for (mass, one), row in zip(wave, logits, strict=True):
+                for child, lead in zip(_by_child(one, row) + mass, one.leads, strict=True):
+                    if lead >= 0:
+                        found[lead] = child
+                    else:
+                        further.append((float(child), self.branchings[~lead]))
+            _share(found, [known for known in further if known[0] < log(LEAST)])
+            wave = [known for known in further if known[0] >= log(LEAST)]
+        given = np.empty_like(found)
+        given[list(self.order)] = found
+        return given
+
+
+def _groups(choices: Sequence[tuple[int, ...]], span: range, depth: int) -> list[tuple[int | None, range]]:
+    """Choices of a span by their token at that depth; None for those that end there, which come first."""
+    found: list[tuple[int | None, range]] = []
+    for place in span:
+        token = choices[place][depth] if depth < len(choices[place]) else None
+        if found and found[-1][0] == token:
+            found[-1] = (token, range(found[-1][1].start, place + 1))
+        else:
+            found.append((token, range(place, place + 1)))
+    return found
+
+
+def _share(found: Floats, branches: Sequence[tuple[float, Branching]]) -> None:
+    """Give the choices behind branches equal parts of their probability."""
+    for mass, one in branches:
+        found[one.span.start : one.span.stop] = mass - log(len(one.span))
+
+
+def _by_child(one: Branching, logits: Floats) -> Floats:
+    """Log-probabilities of the children, of the logits of their ids."""
+    ends = np.cumsum([len(child) for child in one.children])[:-1]
+    each = np.array([np.logaddexp.reduce(part) for part in np.split(logits.astype(np.float64), ends)])
+    return np.asarray(each - np.logaddexp.reduce(each))
 
 
 def choices_of(job: Job) -> tuple[str, ...]:
-    """The choices of a job whose labels are wanted. Raises InvalidRequest where it has none, or too many."""
+    """The choices of a job whose labels are wanted. Raises InvalidRequest where it has none."""
     constraint = job.params.constraint
     if constraint is None or constraint.kind != "choices":
         raise InvalidRequest([FieldViolation("want_labels", "needs choices")])
-    if len(constraint.choices) > MAX_LABELLED:
-        text = f"is possible for at most {MAX_LABELLED} choices, these are {len(constraint.choices)}"
-        raise InvalidRequest([FieldViolation("want_labels", text)])
     return constraint.choices
 
 
-async def read_labels(read: Read, job: Job, tree: LabelTree) -> LabelProbabilities:
-    """The probabilities of a job's choices, by `read` of an engine. Raises what that raises."""
-    places = asyncio.Semaphore(AT_ONCE)
+class LabelTrees:
+    """Trees of choices, and probabilities by them; those of a tenant are kept for it alone."""
 
-    async def one(reading: PoolingRequest) -> NDArray[np.float32]:
-        async with places:
-            return await read(reading)
+    def __init__(self, encode: Callable[[str], list[int]], ends: Sequence[int]) -> None:
+        """`encode` makes tokens of a choice, in a worker thread; `ends` end an answer."""
+        self._encode, self._ends = encode, ends
+        self._kept: TenantCache[tuple[str, ...], LabelTree] = TenantCache(KEPT)
 
-    try:
-        async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(one(reading)) for reading in tree.readings(job)]
-    except ExceptionGroup as failed:
-        raise failed.exceptions[0] from None
-    found = tree.log_probabilities([task.result() for task in tasks])
-    return probabilities(choices_of(job), found, job.labels or LabelSettings())
+    async def probabilities(self, job: Job, read: Read) -> LabelProbabilities:
+        """Of a job's choices, by readings of an engine. Raises what those raise."""
+        tree = await self._tree(job)
+        exploring = tree.explored()
+        places = asyncio.Semaphore(AT_ONCE)
+
+        async def one(branching: Branching) -> Floats:
+            async with places:
+                return (await read(reading(job, tree, branching))).astype(np.float64)
+
+        logits: list[Floats] | None = None
+        try:
+            while True:
+                wave = next(exploring) if logits is None else exploring.send(logits)
+                async with asyncio.TaskGroup() as group:
+                    tasks = [group.create_task(one(branching)) for branching in wave]
+                logits = [task.result() for task in tasks]
+        except StopIteration as end:
+            return probabilities(choices_of(job), end.value, job.labels or LabelSettings())
+        except ExceptionGroup as failed:
+            raise failed.exceptions[0] from None
+
+    async def _tree(self, job: Job) -> LabelTree:
+        tenant, choices = "" if job.own_constraint else job.tenant, choices_of(job)
+        tree = self._kept.get(tenant, choices)
+        if tree is None:
+            tree = await asyncio.to_thread(self._made, choices)
+            self._kept.put(tenant, choices, tree)
+        return tree
+
+    def _made(self, choices: Sequence[str]) -> LabelTree:
+        return LabelTree.of([self._encode(choice) for choice in choices], self._ends)
+
+
+def reading(job: Job, tree: LabelTree, branching: Branching) -> PoolingRequest:
+    """The logits at a branching behind the prompt of a job."""
+    return PoolingRequest(
+        (*job.tokens[-1:], *tree.way(branching)),
+        job.tokens[:-1],
+        deadline=job.deadline,
+        candidates=tuple(token for child in branching.children for token in child),
+        adapter=job.adapter,
+        tenant=job.tenant,
+        shared=job.shared,
+    )
 
 
 def probabilities(
-    choices: Sequence[str], log_probabilities: NDArray[np.float64], scale: LabelSettings
+    choices: Sequence[str], log_probabilities: Floats, scale: LabelSettings
 ) -> LabelProbabilities:
     """Each choice with its probability, the likeliest first; scaled by the temperature, where there is one
     (Guo et al. 2017, arXiv 1706.04599)."""

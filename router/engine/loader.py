@@ -63,6 +63,11 @@ def load_tokenizer(source: str | Path, name: str, config: Any = None) -> PreTrai
 
     Raises ConfigError.
     """
+    if Path(source).is_file():
+        from router.engine.gguf import read_gguf
+        from router.engine.gguf_tokenizer import tokenizer_of
+
+        return tokenizer_of(read_gguf(Path(source)))
     from transformers import AutoTokenizer
 
     with _as_config_error(name):
@@ -85,6 +90,11 @@ class OpenBase(Protocol):
     architecture: str  # transformers' class
     vocabulary: int  # logits of a token
     parameters: int
+
+    @property
+    def stored(self) -> str:
+        """The kinds of blocks that linear layers are stored in; empty where they are numbers."""
+        ...
 
     @property
     def tokenizer(self) -> PreTrainedTokenizerBase:
@@ -112,6 +122,8 @@ class OpenBase(Protocol):
 class LoadedBase:
     """`OpenBase` of a model that is in memory. It is taken apart when its weights are packed."""
 
+    stored = ""
+
     def __init__(self, loaded: LoadedModel) -> None:
         model: Any = loaded.model
         self._model, self._digest = model, base_digest(model)
@@ -136,6 +148,8 @@ class LoadedBase:
 
 class StoredBase:
     """`OpenBase` of safetensors files of a known shape, which are read when the weights are packed."""
+
+    stored = ""
 
     def __init__(self, files: BaseFiles, name: str, config: Any) -> None:
         """Raises ConfigError where the files do not fit the config."""
@@ -180,10 +194,14 @@ class StoredBase:
 
 
 def open_base(folder: Path, name: str, files: BaseFiles | None = None) -> OpenBase:
-    """The base in a folder; its weights are read later where `CLASSES` has its type, else now.
+    """The base in a folder or GGUF file; its weights are read later where `CLASSES` has its type, else now.
 
     `files`: the same folder's, where they are open already.
     """
+    if folder.is_file():
+        from router.engine.gguf_base import GgufBase
+
+        return GgufBase(folder, name)
     config: Any = plain_config(folder)
     if config is None:
         from transformers import AutoConfig

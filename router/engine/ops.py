@@ -19,6 +19,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from router.engine.blocks import BlockWeight
+
 BLOCK = 16  # tokens in one block of the KV cache
 
 Linear = Callable[[torch.Tensor], torch.Tensor]  # x [T, in] -> [T, out]
@@ -70,17 +72,38 @@ class SiteGroup:
     out_offsets: tuple[int, ...]  # [k + 1] columns of each in y
 
 
+@dataclass(frozen=True, slots=True)
+class GatedUnit:
+    """down(gate(x) * up(x)), Shazeer 2020."""
+
+    gate_up: Linear
+    down: Linear
+
+
+@dataclass(frozen=True, slots=True)
+class Experts:
+    """A mixture (Shazeer et al. 2017): the `top` likeliest experts of each token, weighted by a softmax."""
+
+    router: Linear  # [T, hidden] -> [T, experts]
+    units: list[GatedUnit]
+    top: int
+    shares: bool  # the weights of a token's experts are scaled to sum to 1
+
+
 @dataclass(slots=True)
 class Layer:
     """One decoder layer: norm, q/k/v, rotary positions, attention, o, norm, gated unit."""
 
-    norm1: torch.Tensor  # [hidden]
+    norm1: torch.Tensor  # float32 [hidden], as all norms
     norm2: torch.Tensor
+    out_norms: tuple[torch.Tensor, torch.Tensor] | None  # [hidden]: of what attention and the gated unit add
     qk_norm: tuple[torch.Tensor, torch.Tensor] | None  # [head_dim] each
+    cos: torch.Tensor  # float32 [positions, rotated numbers of a head]; layers share it
+    sin: torch.Tensor
+    window: int  # tokens that a token sees, itself included; 0: all
     qkv: Linear
     o: Linear
-    gate_up: Linear
-    down: Linear
+    unit: GatedUnit | Experts
     k_cache: torch.Tensor
     v_cache: torch.Tensor
 
@@ -112,17 +135,22 @@ class PackedModel:
     """Layers of one shape with what comes before and after them."""
 
     embed: torch.Tensor | RowsLinear  # [vocabulary, hidden]; the head where that has the same rows
-    cos: torch.Tensor  # [positions, head_dim] float32
-    sin: torch.Tensor
     heads: int
     kv_heads: int
     head_dim: int
     eps: float  # of every norm
     scale: float  # of attention's scores
-    norm: torch.Tensor  # [hidden], the last
+    norm: torch.Tensor  # float32 [hidden], the last
     head: Linear
     layers: list[Layer]
-    groups: list[SiteGroup]  # four a layer
+    groups: list[
+        SiteGroup
+    ]  # four a layer; a mixture's last two have no linear layer that an adapter may change
+    inner: int  # numbers between gate_up and down
+    gelu: bool = False  # the gated unit's function: gelu (by tanh), else silu
+    embed_scale: float = 1.0
+    score_cap: float = 0.0  # as `Ops.attention` takes it
+    logit_cap: float = 0.0  # logits are cap * tanh(logit / cap); 0: as they are
 
 
 class Stack(Protocol):
@@ -219,6 +247,12 @@ class Ops(Protocol):
         """The same with weights in 8 bits for x and y of `dtype`; sums in float32 get scale and bias last."""
         ...
 
+    def pack_blocks(
+        self, weights: Sequence[BlockWeight], bias: torch.Tensor | None, dtype: torch.dtype
+    ) -> Linear:
+        """The same with weights in blocks, outputs side by side; float32 sums get the bias last."""
+        ...
+
     def pack_files(
         self, parts: Sequence[FileRows], bias: torch.Tensor | None, dtype: torch.dtype, *, int8: bool
     ) -> Linear | None:
@@ -262,7 +296,7 @@ class Ops(Protocol):
         ...
 
     def rms_norm(self, x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
-        """x [T, hidden] -> same shape; statistics in float32."""
+        """x [T, hidden], weight float32 [hidden] -> same shape as x; in float32 until it is rounded once."""
         ...
 
     def add_rms_norm(
@@ -281,8 +315,9 @@ class Ops(Protocol):
         plan: AttentionPlan,
         heads: int,
     ) -> None:
-        """Rotate q and k in place (half-split, cos and sin [positions, head_dim] float32), write k and v.
+        """Rotate q and k in place, write k and v to the cache.
 
+        cos and sin float32 [positions, n]: the first n numbers of each head are rotated (half-split).
         qkv [T, (heads + 2 * kv_heads) * head_dim].
         """
         ...
@@ -295,15 +330,26 @@ class Ops(Protocol):
         plan: AttentionPlan,
         heads: int,
         scale: float,
+        window: int = 0,
+        cap: float = 0.0,
     ) -> torch.Tensor:
         """Causal attention of q (in qkv) over the cache -> [T, heads * head_dim]; softmax in float32.
 
-        Query j of a row with n queries and context c sees cache positions 0 .. c - n + j.
+        Query j of a row with n queries and context c sees cache positions 0 .. c - n + j, with a `window`
+        only the last so many of them. With a `cap`, scores are cap * tanh(score / cap) (Gemma 2).
         """
         ...
 
     def silu_mul(self, gate_up: torch.Tensor) -> torch.Tensor:
         """gate_up [T, 2 * inner] -> silu(gate) * up [T, inner]."""
+        ...
+
+    def gelu_mul(self, gate_up: torch.Tensor) -> torch.Tensor:
+        """The same with gelu, approximated with tanh."""
+        ...
+
+    def cap(self, x: torch.Tensor, cap: float) -> torch.Tensor:
+        """cap * tanh(x / cap), of x [S, vocabulary]."""
         ...
 
     def lora(self, y: torch.Tensor, x: torch.Tensor, plan: LoraPlan, group: SiteGroup) -> None:

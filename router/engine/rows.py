@@ -423,7 +423,7 @@ class PoolingRow(BatchRow):
         """
         request = self.request
         if request.candidates:
-            return self.tokens[: len(request.context) + request.candidates[0][0] + 1]  # the last is computed
+            return self.tokens  # of which the last is always computed
         return list(request.context) if self.layer is None else []
 
     def restart(self) -> None:
@@ -440,13 +440,6 @@ class PoolingRow(BatchRow):
         """The tokens that `wanted` ones predict."""
         start = self.computed - len(self.request.context) + 1
         return list(self.request.tokens[start + wanted.start : start + wanted.stop])
-
-    def candidates(self, after: int, count: int) -> list[tuple[int, int]]:
-        """Those behind one of `count` tokens, from the one `after` the computed ones on: place and id."""
-        start = self.computed + after - len(self.request.context)
-        return [
-            (place - start, token) for place, token in self.request.candidates if 0 <= place - start < count
-        ]
 
     @property
     def spans(self) -> list[range]:

@@ -1,9 +1,10 @@
 """From the chunks of a step to logits: the plan, the adapters, and one forward pass of the base.
 
-`PackedBackbone` runs decoder layers of known shape from packed weights: Llama, Mistral, Qwen2 and Qwen3 share
-one layer (norm, q/k/v with optional bias and q/k norm, rotary positions, grouped attention, o, norm, gated
-SiLU). Native operations run all layers in one call, others layer by layer (`Stack`). `router.engine.generic`
-runs any other base.
+`PackedBackbone` runs decoder layers of known shape from packed weights: the architectures that
+`router.engine.decoder` lists share one layer (norm, q/k/v with optional bias and q/k norm, rotary positions,
+grouped attention, o, norm, gated unit; Gemma norms what attention and the gated unit add, too). Native
+operations run all layers in one call, others layer by layer (`Stack`). `router.engine.generic` runs any other
+base.
 
 Between two steps all weights went through the caches, so whatever planning looks at comes from memory: its
 cost is the number of things it touches, code included. One call of torch or numpy that nothing else makes
@@ -21,13 +22,13 @@ from typing import Any, Protocol
 
 import torch
 
-from router.engine.checkpoint import CLASSES, HEAD
+from router.engine.checkpoint import HEAD
 from router.engine.decoder import (
     EMBED,
+    EXPERTS,
     NORM,
-    NORMS,
     QK_NORMS,
-    SITES,
+    ROUTER,
     DecoderShape,
     layer_name,
     rotary_table,
@@ -36,6 +37,8 @@ from router.engine.lora import DeviceSlots, LoraBatch
 from router.engine.ops import (
     BLOCK,
     AttentionPlan,
+    Experts,
+    GatedUnit,
     Layer,
     Linear,
     LoraStep,
@@ -46,7 +49,7 @@ from router.engine.ops import (
     Stack,
 )
 from router.engine.rows import Chunk, PoolingRow
-from router.engine.weights import WeightSource
+from router.engine.weights import WeightSource, packed
 
 
 @dataclass(slots=True)
@@ -247,7 +250,7 @@ class Backbone(Protocol):
     groups: list[SiteGroup]  # one LoraStep (or None) for each, in this order
     kind: str  # "packed" or "generic"
     layers: int
-    saved: int  # bytes of weights that 8 bits save
+    saved: int  # bytes of weights that few bits save
 
     def forward(
         self,
@@ -281,15 +284,15 @@ class PoolingStep:
     def __init__(self, chunks: Sequence[Chunk], bounds: Sequence[int]) -> None:
         self.rows: list[int] = []
         self._scored: list[tuple[PoolingRow, list[int]]] = []
-        self._candidates: list[tuple[PoolingRow, list[tuple[int, int]]]] = []  # tokens of the step, ids
+        ended: list[tuple[PoolingRow, int]] = []  # whose candidates come behind that token of the step
         pooled: dict[int, list[tuple[PoolingRow, slice]]] = defaultdict(list)
         for chunk, start in zip(chunks, bounds, strict=False):
             row = chunk.row
             if not isinstance(row, PoolingRow):
                 continue
             if row.request.candidates:
-                found = row.candidates(chunk.after, chunk.count)
-                self._candidates.append((row, [(start + place, token) for place, token in found]))
+                if row.computed + chunk.after + chunk.count == row.total:
+                    ended.append((row, start + chunk.count - 1))
                 continue
             if not (wanted := row.wanted(chunk.count)):
                 continue
@@ -299,21 +302,18 @@ class PoolingStep:
                 self._scored.append((row, row.targets(wanted)))
             else:
                 pooled[row.layer].append((row, slice(places.start, places.stop)))
-        behind = dict.fromkeys(place for _, pairs in self._candidates for place, _ in pairs)
-        self._behind = {place: len(self.rows) + number for number, place in enumerate(behind)}
-        self.rows += behind
+        self._ended = [(row, len(self.rows) + number) for number, (row, _) in enumerate(ended)]
+        self.rows += [place for _, place in ended]
         taps = {layer: _tap(spans) for layer, spans in pooled.items()}
         self.taps = Taps(taps, _last_layer(chunks)) if taps else None
 
     def take(self, logits: torch.Tensor) -> None:
         """`logits` [len(rows), vocabulary], as asked for."""
-        for row, pairs in self._candidates:
-            if pairs:
-                behind, ids = [self._behind[place] for place, _ in pairs], [token for _, token in pairs]
-                row.found.append(logits[behind, ids].float())
+        for row, place in self._ended:
+            row.found.append(logits[place, list(row.request.candidates)].float())
         if not self._scored:
             return
-        logits = logits[: sum(len(ids) for _, ids in self._scored)]
+        logits = logits[: len(logits) - len(self._ended)]
         targets = torch.tensor([t for _, ids in self._scored for t in ids], device=logits.device)
         parts = zip(torch.split(logits, _SLICE), torch.split(targets, _SLICE), strict=True)
         found = torch.cat([_log_probabilities(part, ids) for part, ids in parts])
@@ -389,22 +389,6 @@ class Runner:
             self._lora = None
 
 
-def why_not_packed(config: Any, context: int) -> str:
-    """Empty if the fast path can run a model of this config, else the reason for the generic path."""
-    if config.model_type not in CLASSES:
-        return f"models of type {config.model_type!r} have layers of another shape"
-    if getattr(config, "hidden_act", "") not in ("silu", "swish"):
-        return f"activation {config.hidden_act!r}"
-    window = getattr(config, "sliding_window", None)
-    sliding = "sliding_attention" in (getattr(config, "layer_types", None) or ())
-    if window and window < context and (sliding or not hasattr(config, "layer_types")):
-        return f"sliding window of {window} tokens"
-    rope = config.rope_parameters["rope_type"]
-    if rope in ("dynamic", "longrope"):
-        return f"rotary positions of type {rope!r} depend on the length"
-    return ""
-
-
 class PackedBackbone:
     """A model of Llama's shape, made of its config and its weights, which are read one after the other."""
 
@@ -417,37 +401,47 @@ class PackedBackbone:
         ops: Ops,
         blocks: int,
         context: int,
-        *,
-        int8: bool = False,
+        quantize: str = "none",
     ) -> None:
-        """`int8`: keep the weights of linear layers in 8 bits."""
+        """`quantize`: what the weights of linear layers are kept in (none, int8, int4)."""
         shape = DecoderShape.of(config)
-        self._ops, self._weights, self._int8 = ops, weights, int8
+        self._ops, self._weights, self._quantize = ops, weights, quantize
         self.saved = 0
         self.layers = shape.layers
         self._cache_shape = (blocks, shape.kv_heads, BLOCK, shape.head_dim)
-        norm, (head, embed) = weights.tensor(NORM), self._pack_head(shape)
-        layers = [self._pack_layer(layer_name(index), shape, norm) for index in range(shape.layers)]
-        cos, sin = rotary_table(config, context, norm.device)
+        self._like = like = weights.tensor(NORM)
+        self._ropes = {
+            kind: rotary_table(config, context, like.device, kind) for kind in sorted(set(shape.ropes))
+        }
+        root = torch.tensor(shape.hidden**0.5, dtype=like.dtype).item()  # rounded, as transformers does
+        head, embed = self._pack_head(shape)
+        layers = [self._pack_layer(index, shape) for index in range(shape.layers)]
         self._model = PackedModel(
             embed=embed,
-            cos=cos,
-            sin=sin,
             heads=shape.heads,
             kv_heads=shape.kv_heads,
             head_dim=shape.head_dim,
             eps=shape.eps,
             scale=shape.scale,
-            norm=norm,
+            norm=self._norm(NORM, shape),
             head=head,
             layers=layers,
-            groups=[_group(layer_name(i), shape, names) for i in range(shape.layers) for names in SITES],
+            groups=[
+                _group(layer_name(index), shape, names)
+                for index in range(shape.layers)
+                for names in shape.architecture.sites
+            ],
+            inner=shape.inner,
+            gelu=shape.gelu,
+            embed_scale=root if shape.architecture.scaled_embeddings else 1.0,
+            score_cap=shape.score_cap,
+            logit_cap=shape.logit_cap,
         )
-        del self._weights
+        del self._weights, self._ropes
         self.groups = self._model.groups
         self._stack = ops.stack(self._model)
         # Kept, and parts of it by tokens: a step like an earlier one makes no tensor.
-        self._hidden = norm.new_empty(MOST_KEPT, len(norm))
+        self._hidden = like.new_empty(MOST_KEPT, len(like))
         self._parts: dict[int, torch.Tensor] = {}
 
     def _pack_head(self, shape: DecoderShape) -> tuple[Linear, torch.Tensor | RowsLinear]:
@@ -455,27 +449,62 @@ class PackedBackbone:
         table, own = (name.removesuffix(".weight") for name in (EMBED, HEAD))
         if not shape.tied:
             return self._pack("", (own,)), self._weights.tensor(EMBED)
-        head, _ = self._weights.linear((table,), self._ops, int8=self._int8)  # in 8 bits the table stays, too
-        return head, self._ops.row_reader(head) or self._weights.tensor(EMBED)
+        head, saved = self._weights.linear((table,), self._ops, self._quantize)
+        reader = self._ops.row_reader(head) if self._quantize == "none" else None
+        if reader is None:  # the table stays, too
+            return head, self._weights.tensor(EMBED)
+        self.saved += saved
+        return head, reader
 
-    def _pack_layer(self, prefix: str, shape: DecoderShape, like: torch.Tensor) -> Layer:
-        norms = [self._weights.tensor(f"{prefix}.{name}.weight") for name in NORMS]
-        heads = [self._weights.tensor(f"{prefix}.{name}.weight") for name in QK_NORMS if shape.qk_norm]
-        qkv, o, gate_up, down = (self._pack(f"{prefix}.", names) for names in SITES)
+    def _pack_layer(self, index: int, shape: DecoderShape) -> Layer:
+        prefix, architecture = layer_name(index), shape.architecture
+
+        def norms(names: Sequence[str]) -> list[torch.Tensor]:
+            return [self._norm(f"{prefix}.{name}.weight", shape) for name in names]
+
+        norm1, norm2 = norms(architecture.norms)
+        outs, heads = norms(architecture.out_norms), norms(QK_NORMS if architecture.qk_norm else ())
+        qkv, o = (self._pack(f"{prefix}.", names) for names in architecture.sites[:2])
+        cos, sin = self._ropes[shape.ropes[index]]
+        window = shape.windows[index]
         return Layer(
-            norm1=norms[0],
-            norm2=norms[1],
+            norm1=norm1,
+            norm2=norm2,
+            out_norms=(outs[0], outs[1]) if outs else None,
             qk_norm=(heads[0], heads[1]) if heads else None,
+            cos=cos,
+            sin=sin,
+            window=window if window < len(cos) else 0,
             qkv=qkv,
             o=o,
-            gate_up=gate_up,
-            down=down,
-            k_cache=like.new_empty(self._cache_shape),
-            v_cache=like.new_empty(self._cache_shape),
+            unit=self._pack_unit(f"{prefix}.", shape),
+            k_cache=self._like.new_empty(self._cache_shape),
+            v_cache=self._like.new_empty(self._cache_shape),
         )
 
+    def _pack_unit(self, prefix: str, shape: DecoderShape) -> GatedUnit | Experts:
+        if not shape.experts:
+            gate_up, down = (self._pack(prefix, names) for names in shape.architecture.sites[2:])
+            return GatedUnit(gate_up, down)
+        router, _ = packed(self._weights.tensor(f"{prefix}{ROUTER}.weight"), None, self._ops, "none")
+        gate_ups, downs = (self._weights.tensor(prefix + name) for name in EXPERTS)
+        units = [
+            GatedUnit(self._pack_expert(gate_ups[index]), self._pack_expert(downs[index]))
+            for index in range(shape.experts)
+        ]
+        return Experts(router, units, shape.top, shape.shares)
+
+    def _pack_expert(self, weight: torch.Tensor) -> Linear:
+        linear, saved = packed(weight, None, self._ops, self._quantize)
+        self.saved += saved
+        return linear
+
+    def _norm(self, name: str, shape: DecoderShape) -> torch.Tensor:
+        """In float32: 1 + weight is not exact in fewer bits."""
+        return self._weights.tensor(name).float() + shape.architecture.norm_offset
+
     def _pack(self, prefix: str, names: Sequence[str]) -> Linear:
-        linear, saved = self._weights.linear([prefix + name for name in names], self._ops, int8=self._int8)
+        linear, saved = self._weights.linear([prefix + name for name in names], self._ops, self._quantize)
         self.saved += saved
         return linear
 
@@ -491,8 +520,8 @@ class PackedBackbone:
         for layer in layers:
             del layer.k_cache, layer.v_cache  # before the next is made: both may not fit
         for layer in layers:
-            layer.k_cache = self._model.norm.new_empty(self._cache_shape)
-            layer.v_cache = self._model.norm.new_empty(self._cache_shape)
+            layer.k_cache = self._like.new_empty(self._cache_shape)
+            layer.v_cache = self._like.new_empty(self._cache_shape)
         self._stack = self._ops.stack(self._model)
 
     def cache_bytes(self) -> int:
@@ -536,4 +565,5 @@ class PackedBackbone:
 
 def _group(prefix: str, shape: DecoderShape, names: tuple[str, ...]) -> SiteGroup:
     offsets = accumulate((shape.linear(name)[0] for name in names), initial=0)
-    return SiteGroup(tuple(f"{prefix}.{n}" for n in names), shape.linear(names[0])[1], tuple(offsets))
+    inputs = shape.linear(names[0])[1] if names else 0
+    return SiteGroup(tuple(f"{prefix}.{n}" for n in names), inputs, tuple(offsets))

@@ -28,10 +28,9 @@ from router.engine.beside import beside
 from router.engine.checkpoint import BaseFiles
 from router.engine.constrained.compiler import CompiledGrammar, Grammars
 from router.engine.constrained.source import spec_of
-from router.engine.decoder import head_size
-from router.engine.fairness import TenantCache
+from router.engine.decoder import head_size, why_not_packed
 from router.engine.generic import GenericBackbone
-from router.engine.labels import KEPT, Labelled, LabelTree, choices_of, read_labels
+from router.engine.labels import Labelled, LabelTrees, choices_of
 from router.engine.loader import (
     LoadedBase,
     LoadedModel,
@@ -60,7 +59,7 @@ from router.engine.resources import (
     use_one_thread,
 )
 from router.engine.rows import AnswerRow, BlockPool, PoolingRow
-from router.engine.runner import Backbone, PackedBackbone, Runner, why_not_packed
+from router.engine.runner import Backbone, PackedBackbone, Runner
 from router.engine.sampling import Sampler, SamplingState
 from router.engine.scheduler import POOLING_TOKENS, Scheduler
 from router.engine.speculation import Speculation
@@ -95,7 +94,6 @@ class TorchEngine:
         self._background: set[EventStream] = set()  # background jobs, which take no place in the queue
         self._pooling: set[PendingPooling] = set()
         self._beside: set[PendingPooling] = set()  # pooling requests of answers' labels
-        self._trees: TenantCache[tuple[str, ...], LabelTree] = TenantCache(KEPT)
         self._loop: StepLoop | None = None
         self._info: BaseInfo | None = None
         self._stack: Stack | None = None
@@ -125,20 +123,24 @@ class TorchEngine:
         use_device(self._device)
         self._dtype = pick_dtype(settings.dtype, self._device)
         base = self._opened()
+        if base.stored:
+            _check_stored(settings, self._device)
         encoder = beside(lambda: PromptEncoder(base.tokenizer), "prompt encoder")
         config, context = base.config, context_length(base.config, settings.max_context)
         ahead = Path(settings.native_dir) if settings.native_dir else None
         self._ops, kernels = load_ops(
             settings.native, str(self._device), self._dtype, head_size(config), threads, ahead
         )
-        int8 = settings.quantize == "int8"
         self._blocks = self._first_blocks(context)
         reach = context if self._fills else min(context, self._blocks * BLOCK)
-        backbone = self._backbone(base, reach, int8=int8)
+        backbone = self._backbone(base, reach)
         self._encoder, self._tokenizer = encoder.result(), base.tokenizer
         self._eos = base.ends | self._encoder.end_ids
         self._vocabulary = base.vocabulary
         self._grammars = Grammars(lambda: spec_of(self._tokenizer, self._vocabulary, self._eos))
+        self._labels = LabelTrees(
+            lambda text: self._encoder.encode(Prompt(raw=text, follows=True)), sorted(self._eos)
+        )
         self._groups, self._layers = backbone.groups, backbone.layers
         products = sum(group.in_features * group.out_offsets[-1] for group in backbone.groups)
         attention = 4 * config.num_attention_heads * head_size(config) * config.num_hidden_layers
@@ -147,9 +149,10 @@ class TorchEngine:
             self._fill(backbone, min(settings.max_step_tokens, context))
         self._context = self._longest(context)
         self._stack = backbone.stack if isinstance(backbone, PackedBackbone) else None
+        digest, weights = self._identity(base)
         self._info = BaseInfo(
             name=base.name,
-            digest=base.digest(),
+            digest=digest,
             architecture=base.architecture,
             dtype=str(self._dtype).removeprefix("torch."),
             device=str(self._device),
@@ -158,7 +161,7 @@ class TorchEngine:
             sites=_sites(backbone),
             size_bytes=base.parameters * self._dtype.itemsize - backbone.saved,
             kernels=f"{backbone.kind} layers, {kernels}",
-            weights="int8" if int8 else "",
+            weights=weights,
             chat_template=self._encoder.has_chat_template,
             tool_form=self._encoder.has_tool_form,
         )
@@ -175,16 +178,26 @@ class TorchEngine:
         folder = files.folder if files is not None else resolve_model(self._settings.model)
         return open_base(folder, self._settings.model, files)
 
-    def _backbone(self, base: OpenBase, context: int, *, int8: bool) -> Backbone:
+    def _identity(self, base: OpenBase) -> tuple[str, str]:
+        """The digest that adapters pin, and what the weights of linear layers are kept in if not in dtype."""
+        settings, digest = self._settings, base.digest()
+        if not base.stored:
+            return digest, "" if settings.quantize == "none" else settings.quantize
+        if settings.quantized_from:
+            return settings.quantized_from, f"{base.stored}-{digest[:12]}"
+        return digest, base.stored
+
+    def _backbone(self, base: OpenBase, context: int) -> Backbone:
+        quantize = self._settings.quantize
         reason = why_not_packed(base.config, context)
         if not reason:
             weights = base.weights(self._device, self._dtype)
             try:
-                return PackedBackbone(base.config, weights, self._ops, self._blocks, context, int8=int8)
+                return PackedBackbone(base.config, weights, self._ops, self._blocks, context, quantize)
             finally:
                 weights.close()
         log.info("the generic path runs this model: %s", reason)
-        return GenericBackbone(base.whole(self._device, self._dtype), self._ops, self._blocks, int8=int8)
+        return GenericBackbone(base.whole(self._device, self._dtype), self._ops, self._blocks, quantize)
 
     def close(self) -> None:
         """Stop the step loop; running jobs end as CANCELLED."""
@@ -228,14 +241,15 @@ class TorchEngine:
         """Queue a job; refuses at once what cannot be served."""
         loop = self._running()
         inactive = self._check(job)
-        tree = None if job.labels is None else self._tree(job)
+        if job.labels is not None:
+            choices_of(job)
         live = self._background if job.background else self._live
         stream = EventStream(loop.cancel, live.discard)
         live.add(stream)
         loop.add(partial(self._row, job, stream, inactive), stream)
-        if tree is None:
+        if job.labels is None:
             return stream
-        return Labelled(stream, partial(read_labels, self.read, job, tree))
+        return Labelled(stream, partial(self._labels.probabilities, job, self.read))
 
     async def read(self, request: PoolingRequest) -> NDArray[np.float32]:
         """Hidden states or log-probabilities, computed in the steps of the others."""
@@ -282,17 +296,6 @@ class TorchEngine:
         if adapter is None:
             raise FailedPrecondition("the adapter is not loaded")
         return tokens_before(prompt, adapter.invocation)
-
-    def _tree(self, job: Job) -> LabelTree:
-        """The choices of a job. Raises InvalidRequest where there are none, or too many."""
-        choices = choices_of(job)
-        tenant = "" if job.own_constraint else job.tenant
-        tree = self._trees.get(tenant, choices)
-        if tree is None:
-            tokens = [self._encoder.encode(Prompt(raw=choice, follows=True)) for choice in choices]
-            tree = LabelTree.of(tokens, sorted(self._eos))
-            self._trees.put(tenant, choices, tree)
-        return tree
 
     @property
     def _fills(self) -> bool:
@@ -376,12 +379,20 @@ class TorchEngine:
 
 
 def _check_quantize(wanted: str, device: torch.device) -> None:
-    """Raises ConfigError where weights in 8 bits cannot be served."""
-    if wanted == "int8" and device.type != "cpu":
+    """Raises ConfigError where weights in few bits cannot be served."""
+    if wanted != "none" and device.type != "cpu":
         raise ConfigError(
-            f"quantize = int8 is for the CPU, and this engine runs on {device}: leave it out, "
+            f"quantize = {wanted} is for the CPU, and this engine runs on {device}: leave it out, "
             "or say --device cpu"
         )
+
+
+def _check_stored(settings: Settings, device: torch.device) -> None:
+    """Raises ConfigError where a base in blocks cannot be served."""
+    if settings.quantize != "none":
+        raise ConfigError(f"the base is stored in few bits: leave out quantize, which is {settings.quantize}")
+    if device.type != "cpu":
+        raise ConfigError(f"a base in few bits is for the CPU, and this engine runs on {device}")
 
 
 def _sites(backbone: Backbone) -> dict[str, tuple[int, int]]:

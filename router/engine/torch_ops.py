@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import pairwise
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 
+from router.engine.blocks import BlockWeight, parts
 from router.engine.ops import (
     BLOCK,
     AttentionPlan,
     ChosenToken,
+    Experts,
     FileRows,
     Int8Weight,
     Layer,
@@ -53,6 +55,22 @@ class TorchOps:
 
         def linear(x: torch.Tensor) -> torch.Tensor:
             y = F.linear(x, values.to(dtype)).float() * scales
+            return (y if shift is None else y + shift).to(dtype)
+
+        return linear
+
+    def pack_blocks(
+        self, weights: Sequence[BlockWeight], bias: torch.Tensor | None, dtype: torch.dtype
+    ) -> Linear:
+        """The same with weights in blocks, which are widened to float32 at each call."""
+        shift = None if bias is None else bias.float()
+        places = [
+            (weight, start, stop) for weight in weights for start, stop in parts(weight.out, weight.width)
+        ]
+
+        def linear(x: torch.Tensor) -> torch.Tensor:
+            wide = x.float()
+            y = torch.cat([F.linear(wide, weight.floats(*place)) for weight, *place in places], 1)
             return (y if shift is None else y + shift).to(dtype)
 
         return linear
@@ -120,10 +138,11 @@ class TorchOps:
         """Rotary embedding (Su et al. 2021, half-split form) of q and k in place; k and v to the cache."""
         kv_heads, dim = k_cache.shape[1], k_cache.shape[3]
         split = qkv.view(qkv.shape[0], heads + 2 * kv_heads, dim)
-        turned = split[:, : heads + kv_heads]
-        first, second = turned.float().chunk(2, -1)
-        c, s = cos[plan.positions][:, None], sin[plan.positions][:, None]
-        turned.copy_(torch.cat((first, second), -1) * c + torch.cat((-second, first), -1) * s)
+        if cos.shape[1]:
+            turned = split[:, : heads + kv_heads, : cos.shape[1]]
+            first, second = turned.float().chunk(2, -1)
+            c, s = cos[plan.positions][:, None], sin[plan.positions][:, None]
+            turned.copy_(torch.cat((first, second), -1) * c + torch.cat((-second, first), -1) * s)
         block, offset = plan.slots // BLOCK, plan.slots % BLOCK
         k_cache[block, :, offset] = split[:, heads : heads + kv_heads]
         v_cache[block, :, offset] = split[:, heads + kv_heads :]
@@ -136,18 +155,30 @@ class TorchOps:
         plan: AttentionPlan,
         heads: int,
         scale: float,
+        window: int = 0,
+        cap: float = 0.0,
     ) -> torch.Tensor:
         """Causal attention over the paged cache; rows with one query go together."""
         dim = k_cache.shape[3]
         q = qkv.view(qkv.shape[0], -1, dim)[:, :heads]
+        decode: Decode = partial(_decode, window=window, cap=cap) if window or cap else _decode
         if plan.most_queries == 1:
-            return _decode(q, k_cache, v_cache, plan.block_table, plan.context, scale)
-        return mixed_attention(q, k_cache, v_cache, plan, scale, _decode)
+            return decode(q, k_cache, v_cache, plan.block_table, plan.context, scale)
+        return mixed_attention(q, k_cache, v_cache, plan, scale, decode, window, cap)
 
     def silu_mul(self, gate_up: torch.Tensor) -> torch.Tensor:
         """silu(gate) * up, the gated unit of Shazeer 2020."""
         gate, up = gate_up.chunk(2, -1)
         return F.silu(gate) * up
+
+    def gelu_mul(self, gate_up: torch.Tensor) -> torch.Tensor:
+        """gelu(gate) * up (Shazeer 2020), by Hendrycks & Gimpel's approximation with tanh."""
+        gate, up = gate_up.chunk(2, -1)
+        return F.gelu(gate, approximate="tanh") * up
+
+    def cap(self, x: torch.Tensor, cap: float) -> torch.Tensor:
+        """cap * tanh(x / cap), in float32."""
+        return _capped(x.float(), cap).to(x.dtype)
 
     def lora(self, y: torch.Tensor, x: torch.Tensor, plan: LoraPlan, group: SiteGroup) -> None:
         """Few tokens: one product over all adapters, what is not a token's own masked out. Many: a loop."""
@@ -184,12 +215,15 @@ class OneByOne:
                 torch.index_select(model.embed, 0, tokens, out=hidden)
             else:
                 model.embed.rows(tokens, hidden)
+            if model.embed_scale != 1.0:
+                hidden.mul_(model.embed_scale)
         x = None
         for index in range(*layers):
             x = self._layer(model.layers[index], 4 * index, hidden, x, plan, lora)
         if x is not None:
             hidden += x
-        return model.head(ops.rms_norm(hidden[scored], model.norm, model.eps))
+        logits = model.head(ops.rms_norm(hidden[scored], model.norm, model.eps))
+        return ops.cap(logits, model.logit_cap) if model.logit_cap else logits
 
     def _layer(
         self,
@@ -210,12 +244,36 @@ class OneByOne:
         qkv = self._linear(layer.qkv, h, lora, site)
         if layer.qk_norm is not None:
             self._normalise_heads(qkv, layer.qk_norm)
-        ops.rope_write(qkv, model.cos, model.sin, layer.k_cache, layer.v_cache, plan, model.heads)
-        h = ops.attention(qkv, layer.k_cache, layer.v_cache, plan, model.heads, model.scale)
+        ops.rope_write(qkv, layer.cos, layer.sin, layer.k_cache, layer.v_cache, plan, model.heads)
+        how = (model.heads, model.scale, layer.window, model.score_cap)
+        h = ops.attention(qkv, layer.k_cache, layer.v_cache, plan, *how)
         x = self._linear(layer.o, h, lora, site + 1)
+        if layer.out_norms is not None:
+            x = ops.rms_norm(x, layer.out_norms[0], model.eps)
         h = ops.add_rms_norm(hidden, x, layer.norm2, model.eps)
-        h = ops.silu_mul(self._linear(layer.gate_up, h, lora, site + 2))
-        return self._linear(layer.down, h, lora, site + 3)
+        if isinstance(layer.unit, Experts):
+            x = self._mixed(layer.unit, h)
+        else:
+            h = self._gated(self._linear(layer.unit.gate_up, h, lora, site + 2))
+            x = self._linear(layer.unit.down, h, lora, site + 3)
+        return x if layer.out_norms is None else ops.rms_norm(x, layer.out_norms[1], model.eps)
+
+    def _gated(self, gate_up: torch.Tensor) -> torch.Tensor:
+        return self._ops.gelu_mul(gate_up) if self._model.gelu else self._ops.silu_mul(gate_up)
+
+    def _mixed(self, experts: Experts, x: torch.Tensor) -> torch.Tensor:
+        """Expert by expert, each for its tokens at once."""
+        shares, chosen = experts.router(x).float().softmax(-1).topk(experts.top, -1)
+        if experts.shares:
+            shares /= shares.sum(-1, keepdim=True)
+        shares = shares.to(x.dtype).float()
+        total = torch.zeros(x.shape, dtype=torch.float32, device=x.device)
+        for index in sorted(set(chosen.flatten().tolist())):
+            tokens, place = (chosen == index).nonzero(as_tuple=True)
+            unit = experts.units[index]
+            y = unit.down(self._gated(unit.gate_up(x[tokens])))
+            total[tokens] += shares[tokens, place, None] * y.float()
+        return total.to(x.dtype)
 
     def _linear(self, linear: Linear, x: torch.Tensor, lora: LoraStep | None, site: int) -> torch.Tensor:
         y = linear(x)
@@ -284,11 +342,16 @@ def _decode(
     table: torch.Tensor,
     context: torch.Tensor,
     scale: float,
+    window: int = 0,
+    cap: float = 0.0,
 ) -> torch.Tensor:
     """One query for each row: q [R, heads, dim] -> [R, heads * dim]. No value leaves the device."""
     rows, heads, dim = q.shape
     kv_heads, length = k_cache.shape[1], table.shape[1] * BLOCK
-    unseen = torch.arange(length, device=q.device) >= context[:, None]
+    at = torch.arange(length, device=q.device)
+    unseen = at >= context[:, None]
+    if window:
+        unseen |= at < context[:, None] - window
     offsets = torch.arange(kv_heads * BLOCK, device=q.device, dtype=torch.int32).view(kv_heads, 1, BLOCK)
     places = (table[:, None, :, None] * (kv_heads * BLOCK) + offsets).view(rows, kv_heads, length)
     # Weight 0 would not hide a NaN left in a place that is not in use: read the first one instead.
@@ -298,8 +361,15 @@ def _decode(
     folded = q.reshape(rows * kv_heads, heads // kv_heads, dim)
     bias = q.new_zeros(rows, 1, 1, length).masked_fill_(unseen[:, None, None], -torch.inf)
     bias = bias.expand(-1, kv_heads, heads // kv_heads, -1).reshape(-1, heads // kv_heads, length)
+    if cap:
+        scores = _capped(folded.float() @ k.float().mT * scale, cap)
+        return ((scores + bias).softmax(-1).to(q.dtype) @ v).view(rows, heads * dim)
     weights = torch.baddbmm(bias, folded, k.mT, alpha=scale).softmax(-1)
     return (weights @ v).view(rows, heads * dim)
+
+
+def _capped(scores: torch.Tensor, cap: float) -> torch.Tensor:
+    return torch.tanh(scores / cap) * cap
 
 
 def mixed_attention(
@@ -309,6 +379,8 @@ def mixed_attention(
     plan: AttentionPlan,
     scale: float,
     decode: Decode,
+    window: int = 0,
+    cap: float = 0.0,
 ) -> torch.Tensor:
     """Rows with several queries one by one, those with one query in a single call of `decode`."""
     out = q.new_empty(q.shape[0], q.shape[1] * q.shape[2])
@@ -320,7 +392,7 @@ def mixed_attention(
         if stop - start > 1:
             seen = plan.contexts[row]
             used = plan.block_table[row, : -(-seen // BLOCK)]
-            out[start:stop] = _prefill(q[start:stop], k_cache[used], v_cache[used], seen, scale)
+            out[start:stop] = _prefill(q[start:stop], k_cache[used], v_cache[used], seen, scale, window, cap)
     return out
 
 
@@ -342,15 +414,28 @@ def _single_rows(
 
 
 def _prefill(
-    q: torch.Tensor, k_blocks: torch.Tensor, v_blocks: torch.Tensor, context: int, scale: float
+    q: torch.Tensor,
+    k_blocks: torch.Tensor,
+    v_blocks: torch.Tensor,
+    context: int,
+    scale: float,
+    window: int = 0,
+    cap: float = 0.0,
 ) -> torch.Tensor:
     """Queries of one row, the last of its context: q [n, heads, dim] -> [n, heads * dim]."""
     n = q.shape[0]
     k = k_blocks.transpose(0, 1).flatten(1, 2)[None, :, :context]
     v = v_blocks.transpose(0, 1).flatten(1, 2)[None, :, :context]
     mask = None
-    if n != context:
+    if n != context or window or cap:
         mask = torch.ones(n, context, dtype=torch.bool, device=q.device).tril_(context - n)
+        if window:
+            mask.triu_(context - n - window + 1)
+    if cap and mask is not None:
+        grouped = q.view(n, k.shape[1], -1, q.shape[2]).permute(1, 2, 0, 3).float()
+        scores = _capped(grouped @ k[0, :, None].float().mT * scale, cap).masked_fill(~mask, -torch.inf)
+        summed = scores.softmax(-1).to(q.dtype) @ v[0, :, None]
+        return summed.permute(2, 0, 1, 3).reshape(n, -1)
     result = F.scaled_dot_product_attention(
         q.transpose(0, 1)[None], k, v, attn_mask=mask, is_causal=mask is None, scale=scale, enable_gqa=True
     )

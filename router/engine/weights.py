@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 import torch
 
+from router.engine.blocks import GROUP, quantise_blocks
 from router.engine.checkpoint import Tensor
 from router.engine.decoder import EMBED
 from router.engine.ops import FileRows, Linear, Ops, quantise
@@ -32,8 +33,8 @@ class WeightSource(Protocol):
         """A weight as it is. Raises ConfigError where it cannot be read."""
         ...
 
-    def linear(self, modules: Sequence[str], ops: Ops, *, int8: bool) -> tuple[Linear, int]:
-        """Linear layers that read the same input, packed one below the other, and the bytes that 8 bits save.
+    def linear(self, modules: Sequence[str], ops: Ops, quantize: str) -> tuple[Linear, int]:
+        """Linear layers that read the same input, one below the other, and the bytes that few bits save.
 
         Weights that are packed already, such as 4-bit blocks, are packed here without being tensors.
         """
@@ -44,10 +45,16 @@ class WeightSource(Protocol):
         ...
 
 
-def packed(weight: torch.Tensor, bias: torch.Tensor | None, ops: Ops, *, int8: bool) -> tuple[Linear, int]:
-    """weight [out, in] as `ops` lays it, with `int8` in 8 bits, and the bytes that those save."""
-    if not int8:
+def packed(weight: torch.Tensor, bias: torch.Tensor | None, ops: Ops, quantize: str) -> tuple[Linear, int]:
+    """weight [out, in] as `ops` lays it and as `quantize` says (none, int8, int4), and the bytes that saves.
+
+    Where inputs are no whole groups of 4 bits, int4 takes 8 bits.
+    """
+    if quantize == "none":
         return ops.pack_linear(weight, bias), 0
+    if quantize == "int4" and weight.shape[1] % GROUP == 0:
+        blocks = quantise_blocks(weight)
+        return ops.pack_blocks([blocks], bias, weight.dtype), weight.nbytes - blocks.nbytes
     small = quantise(weight)
     return ops.pack_int8(small, bias, weight.dtype), weight.nbytes - small.nbytes
 
@@ -66,15 +73,17 @@ class ModuleWeights:
         """The parameter."""
         path, _, leaf = name.rpartition(".")
         found: torch.Tensor = getattr(self._modules[path], leaf).detach()
+        if found.ndim > 2:  # of all experts of a layer, and packed at once: they are most of a model
+            setattr(self._modules[path], leaf, None)
         return found
 
-    def linear(self, modules: Sequence[str], ops: Ops, *, int8: bool) -> tuple[Linear, int]:
+    def linear(self, modules: Sequence[str], ops: Ops, quantize: str) -> tuple[Linear, int]:
         """Of the modules' own weights."""
         weight, bias = joined(self, modules)
         for module in modules:
             if f"{module}.weight" != EMBED:
                 self._modules[module].weight = None
-        return packed(weight, bias, ops, int8=int8)
+        return packed(weight, bias, ops, quantize)
 
     def close(self) -> None:
         """Let the model go."""
@@ -122,10 +131,11 @@ class FileWeights:
             buffer, place = buffer[count:], place + count
         return read.to(self._loaded).to(self._device, self._dtype)
 
-    def linear(self, modules: Sequence[str], ops: Ops, *, int8: bool) -> tuple[Linear, int]:
-        """Panel by panel where the operations read files, else of whole tensors."""
+    def linear(self, modules: Sequence[str], ops: Ops, quantize: str) -> tuple[Linear, int]:
+        """Panel by panel where the operations read files, else of whole tensors; 4 bits are made of those."""
         weights = [self._tensors[f"{module}.weight"] for module in modules]
-        if all(self._is_direct(weight) for weight in weights):
+        if quantize != "int4" and all(self._is_direct(weight) for weight in weights):
+            int8 = quantize == "int8"
             parts = [
                 FileRows(self._file(own), own.start, (own.shape[0], own.shape[1]), DTYPES[own.dtype])
                 for own in weights
@@ -140,7 +150,7 @@ class FileWeights:
                     prod(own.shape) * (self._dtype.itemsize - 1) - 4 * own.shape[0] for own in weights
                 )
                 return linear, saved if int8 else 0
-        return packed(*joined(self, modules), ops, int8=int8)
+        return packed(*joined(self, modules), ops, quantize)
 
     def close(self) -> None:
         """Close the files."""

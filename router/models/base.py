@@ -32,6 +32,7 @@ from router.models.cache import (
 )
 
 DEFAULT_BASE = "smollm2-135m-instruct"
+GGUF = ".gguf"
 DEFAULT_ENCODER = "all-minilm-l6-v2"
 MULTILINGUAL = "multilingual-e5-small"
 MULTILINGUAL_HUB = f"intfloat/{MULTILINGUAL}"
@@ -132,7 +133,7 @@ _QUANTISED = (
 
 
 def resolve_model(spec: str, any_weights: bool = False) -> Path:
-    """The folder for `--model`: a known name, a folder, or a hub id (downloaded if not cached).
+    """The folder for `--model`: a known name, a folder, or a hub id (downloaded if not cached); a GGUF file.
 
     `any_weights`: quantised ones and those of layers with a state, too, which our own engine does not serve.
     Raises ConfigError that says what to do.
@@ -140,6 +141,8 @@ def resolve_model(spec: str, any_weights: bool = False) -> Path:
     if spec.lower() in _BASES:
         return fetch_base(spec)
     path = Path(spec).expanduser()
+    if path.suffix == GGUF and path.is_file() and not any_weights:
+        return path
     if spec and path.is_dir():
         if not (path / "config.json").is_file():
             raise ConfigError(f"{spec} has no config.json: give the folder that holds the whole model")
@@ -149,7 +152,7 @@ def resolve_model(spec: str, any_weights: bool = False) -> Path:
     if spec.startswith(("/", ".", "~")) or spec.count("/") != 1:
         known = ", ".join(sorted(_BASES))
         raise ConfigError(
-            f"model {spec!r} is neither a known name ({known}), a folder, nor a hub id OWNER/NAME"
+            f"model {spec!r} is neither a known name ({known}), a folder, a GGUF file nor a hub id OWNER/NAME"
         )
     fetched = fetch_from_hub(spec)
     if not any_weights:

@@ -6,8 +6,8 @@ from collections.abc import Collection
 from typing import Any
 
 from router.engine.base import Ability
-from router.errors import FailedPrecondition, FieldViolation, InvalidRequest
-from router.types import MAX_LABELLED, LabelProbabilities, LabelSettings, Request, SamplingParams
+from router.errors import FailedPrecondition
+from router.types import LabelProbabilities, LabelSettings, Request, SamplingParams
 from router.v1 import inference_pb2 as pb
 
 
@@ -17,7 +17,7 @@ def labels_wanted(
     """How the probabilities of choices are calibrated; None where the answer has none.
 
     `adapter` is what its manifest says. Its calibration is for its own choices and its own prompt.
-    Raises InvalidRequest for too many choices of the request, FailedPrecondition for an engine that cannot.
+    Raises FailedPrecondition for an engine that cannot.
     """
     constraint = params.constraint
     wanted = adapter.always if request.want_labels is None else request.want_labels
@@ -27,13 +27,8 @@ def labels_wanted(
         if request.want_labels:
             raise FailedPrecondition("the engine of this server gives no probabilities of choices")
         return None
-    own = request.sampling.constraint is None
-    if len(constraint.choices) > MAX_LABELLED:
-        if own:
-            return None
-        text = f"is possible for at most {MAX_LABELLED} choices, got {len(constraint.choices)}"
-        raise InvalidRequest([FieldViolation("want_labels", text)])
-    return adapter if own and request.raw_prompt is None else LabelSettings()
+    own = request.sampling.constraint is None and request.raw_prompt is None
+    return adapter if own else LabelSettings()
 
 
 def label_fields(labels: LabelProbabilities | None) -> dict[str, Any]:

@@ -279,8 +279,9 @@ class Pipeline:
                 if background
                 else labels_wanted(request, params, prepared.labels, info.abilities),
             )
-            prompt = source_text(request.turns, request.raw_prompt)
-            job = await self._templates.prepared(self._engine, job, prompt)
+            if params.constraint is not None:
+                prompt = source_text(request.turns, request.raw_prompt)
+                job = await self._templates.prepared(self._engine, job, prompt)
             phases.submitted = time.monotonic()
             generation = self._engine.submit(job)
             mine.callback(generation.cancel)

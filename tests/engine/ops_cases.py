@@ -30,10 +30,13 @@ class AttentionCase:
     plan: AttentionPlan
     heads: int
     scale: float
+    window: int = 0
+    cap: float = 0.0
 
     def run(self, ops: Ops) -> torch.Tensor:
         k_cache, v_cache = laid(ops, self.k_cache, self.v_cache)
-        return ops.attention(self.qkv, k_cache, v_cache, self.plan, self.heads, self.scale)
+        options = (self.scale, self.window, self.cap)
+        return ops.attention(self.qkv, k_cache, v_cache, self.plan, self.heads, *options)
 
     def plan_of(self, token: int) -> AttentionPlan:
         """The plan of one token of the only row, as if it were decoded."""
@@ -174,13 +177,16 @@ def attention_reference(case: AttentionCase) -> torch.Tensor:
     out = torch.empty(case.qkv.shape[0], case.heads, dim, dtype=torch.float64)
     for row, (start, stop) in enumerate(pairwise(case.plan.cu_q.tolist())):
         for token in range(start, stop):
-            seen = torch.arange(int(case.plan.context[row]) - (stop - token) + 1)
+            end = int(case.plan.context[row]) - (stop - token) + 1
+            seen = torch.arange(max(0, end - case.window) if case.window else 0, end)
             blocks = case.plan.block_table[row, seen // BLOCK].long()
             k = case.k_cache[blocks, :, seen % BLOCK].double()
             v = case.v_cache[blocks, :, seen % BLOCK].double()
             q = case.qkv[token].double().view(-1, dim)[: case.heads]
             for head in range(case.heads):
                 shared = head // (case.heads // kv_heads)
-                weights = (k[:, shared] @ q[head] * case.scale).softmax(0)
-                out[token, head] = weights @ v[:, shared]
+                scores = k[:, shared] @ q[head] * case.scale
+                if case.cap:
+                    scores = (scores / case.cap).tanh() * case.cap
+                out[token, head] = scores.softmax(0) @ v[:, shared]
     return out.flatten(1)

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import transformers
 
+from router.engine import torch_engine
 from router.errors import ConfigError
 from tests.engine import tiny
 
@@ -44,6 +45,7 @@ CASES: Mapping[str, tuple[Callable[[], Any], list[str]]] = {
 @pytest.fixture(params=CASES, ids=lambda name: name.split(",")[0])
 def case(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> tuple[str, list[str]]:
     config, targets = CASES[request.param]
+    monkeypatch.setattr(torch_engine, "why_not_packed", lambda *_: "the test wants it")
     monkeypatch.setitem(tiny.CONFIGS, request.param, config)
     return request.param, targets
 

@@ -8,11 +8,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from router.engine.base import Finished, Job, Prompt, with_grammar
-from router.engine.labels import LabelTree
+from router.engine.labels import MOST, LabelTree
 from router.engine.torch_engine import TorchEngine
 from router.errors import InvalidRequest
 from router.types import Constraint, LabelSettings, SamplingParams
@@ -24,14 +25,56 @@ END = int(tiny.SHAPE["eos_token_id"])
 
 def test_a_tree_reads_only_what_branches() -> None:
     tree = LabelTree.of([(1, 2, 3, 4, 5), (1, 2, 9, 4, 5), (7, 8)], (0,))
-    assert tree.paths == ((1, 2),)
-    assert [(one.before, one.children) for one in tree.branchings] == [(0, ((1,), (7,))), (2, ((3,), (9,)))]
+    assert [tree.way(one) for one in tree.branchings] == [(), (1, 2)]
+    assert [one.children for one in tree.branchings] == [((1,), (7,)), ((3,), (9,))]
+    assert [one.leads for one in tree.branchings] == [(~1, 2), (0, 1)]
 
 
 def test_one_choice_is_certain() -> None:
     tree = LabelTree.of([(1, 2)], (0,))
-    assert tree.paths == ()
-    assert tree.log_probabilities([]).tolist() == [0.0]
+    assert tree.branchings == ()
+    assert explored(tree, {}) == ([], [0.0])
+
+
+def explored(
+    tree: LabelTree, logits: dict[tuple[int, ...], list[float]]
+) -> tuple[list[tuple[int, ...]], list[float]]:
+    """The ways that are read, and the log-probabilities, where each way has such logits."""
+    ways, exploring, found = [], tree.explored(), None
+    while True:
+        try:
+            wave = next(exploring) if found is None else exploring.send(found)
+        except StopIteration as end:
+            return ways, end.value.tolist()
+        ways += map(tree.way, wave)
+        found = [np.array(logits[tree.way(one)]) for one in wave]
+
+
+def test_an_unlikely_branch_is_not_read_and_its_choices_share_it() -> None:
+    tree = LabelTree.of([(1, 2), (1, 3), (4, 5), (4, 6), (4, 7)], (0,))
+    ways, found = explored(tree, {(): [0.0, -8.0], (1,): [0.0, 0.0]})
+    assert ways == [(), (1,)]
+    unlikely = math.exp(-8) / (1 + math.exp(-8))
+    assert np.exp(found).tolist() == pytest.approx([(1 - unlikely) / 2] * 2 + [unlikely / 3] * 3)
+
+
+def test_choices_come_back_as_they_were_given() -> None:
+    tree = LabelTree.of([(9,), (1, 2), (1,), (9,)], (0, 5))
+    _, found = explored(tree, {(): [math.log(3), 0.0], (1,): [0.0, 0.0, math.log(2)]})
+    assert np.exp(found).tolist() == pytest.approx([0.25, 0.375, 0.375, 0.0]), "the last is the first again"
+
+
+def test_choices_that_begin_each_other_are_no_deep_recursion() -> None:
+    tree = LabelTree.of([(1,) * (1 + n) for n in range(1024)], (0,))
+    assert len(tree.branchings) == 1023
+
+
+def test_a_flat_tree_is_read_up_to_a_bound() -> None:
+    choices = [(1 + a, 500 + b) for a in range(100) for b in range(2)]
+    tree = LabelTree.of(choices, (0,))
+    ways, found = explored(tree, {(): [0.0] * 100} | {(1 + a,): [0.0, 0.0] for a in range(100)})
+    assert len(ways) == MOST
+    assert np.exp(found).tolist() == pytest.approx([0.005] * 200)
 
 
 @torch.inference_mode()
@@ -107,9 +150,5 @@ async def test_without_choices_there_are_no_labels() -> None:
     try:
         with pytest.raises(InvalidRequest, match="needs choices"):
             engine.submit(Job("r", [1, 2], SamplingParams(max_tokens=9), labels=LabelSettings()))
-        many = Constraint("choices", choices=tuple(f"label {n}" for n in range(300)))
-        params = SamplingParams(max_tokens=9, constraint=many)
-        with pytest.raises(InvalidRequest, match="at most 256 choices"):
-            engine.submit(await with_grammar(engine, Job("r", [1, 2], params, labels=LabelSettings())))
     finally:
         engine.close()

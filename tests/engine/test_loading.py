@@ -18,12 +18,12 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, Mistra
 
 from router.config import Settings
 from router.engine.checkpoint import open_files
-from router.engine.decoder import DecoderShape, plain_config, rotary_table
+from router.engine.decoder import DecoderShape, plain_config, rotary_table, why_not_packed
 from router.engine.loader import LoadedBase, OpenBase, StoredBase, base_digest, load_model, open_base
 from router.engine.native import NativeOps
 from router.engine.native.build import cpu_levels, load_module
 from router.engine.ops import AttentionPlan, Ops
-from router.engine.runner import PackedBackbone, why_not_packed
+from router.engine.runner import PackedBackbone
 from router.engine.torch_engine import TorchEngine
 from router.engine.torch_ops import TorchOps
 from router.errors import ConfigError
@@ -62,10 +62,10 @@ def native_ops() -> Ops:
     return NativeOps(load_module(cpu_levels()[0])) if cpu_levels() else TorchOps()
 
 
-def logits_of(base: OpenBase, ops: Ops, dtype: torch.dtype, int8: bool) -> tuple[torch.Tensor, int]:
+def logits_of(base: OpenBase, ops: Ops, dtype: torch.dtype, quantize: str) -> tuple[torch.Tensor, int]:
     weights, count = base.weights(CPU, dtype), 20
     with closing(weights):
-        backbone = PackedBackbone(base.config, weights, ops, 4, 64, int8=int8)
+        backbone = PackedBackbone(base.config, weights, ops, 4, 64, quantize)
 
     def ints(*values: int) -> torch.Tensor:
         return torch.tensor(values, dtype=torch.int32)
@@ -78,21 +78,25 @@ def logits_of(base: OpenBase, ops: Ops, dtype: torch.dtype, int8: bool) -> tuple
     return found, backbone.saved
 
 
-@pytest.mark.parametrize("int8", [False, True], ids=["plain", "int8"])
+@pytest.mark.parametrize("quantize", ["none", "int8", "int4"])
 @pytest.mark.parametrize(
     ("kind", "stored"),
-    [*((kind, torch.bfloat16) for kind in KINDS), ("qwen2", torch.float16), ("llama-bias", torch.float32)],
+    [
+        *((kind, torch.bfloat16) for kind in (*KINDS, "phi3", "gemma3")),
+        ("qwen2", torch.float16),
+        ("llama-bias", torch.float32),
+    ],
     ids=str,
 )
 def test_logits_are_those_of_the_loaded_model(
-    kind: str, stored: torch.dtype, int8: bool, saved: Saved
+    kind: str, stored: torch.dtype, quantize: str, saved: Saved
 ) -> None:
     folder = saved(kind, stored)
     for ops, dtype in [(native_ops(), torch.bfloat16), (native_ops(), torch.float32), (TorchOps(), stored)]:
         ours = open_base(folder, "tiny")
         assert isinstance(ours, StoredBase)
         theirs = LoadedBase(load_model(folder, "tiny"))
-        found, expected = (logits_of(base, ops, dtype, int8) for base in (ours, theirs))
+        found, expected = (logits_of(base, ops, dtype, quantize) for base in (ours, theirs))
         assert torch.equal(found[0], expected[0])
         assert found[1] == expected[1]
         assert ours.digest() == theirs.digest()
@@ -297,7 +301,7 @@ def test_a_file_that_is_cut_meanwhile_is_refused(ops: Ops, saved: Saved) -> None
     cut_short = (folder / "model.safetensors").read_bytes()[:5000]
     (folder / "model.safetensors").write_bytes(cut_short)
     with pytest.raises(ConfigError, match="became shorter while it was read"):
-        logits_of(base, ops, torch.bfloat16, int8=False)
+        logits_of(base, ops, torch.bfloat16, "none")
 
 
 WIDE = {"vocab_size": 40_000, "hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 3}

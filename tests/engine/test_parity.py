@@ -47,6 +47,7 @@ ACTIVATED: dict[str, dict[str, Any]] = {
     "other": {"r": 16, "target_modules": ["v_proj", "down_proj"], "alora_invocation_tokens": list(CALL)},
     "one": {"r": 4, "target_modules": ALL, "alora_invocation_tokens": [251]},
 }
+FUSED = dict.fromkeys(ALL[:3], "qkv_proj") | dict.fromkeys(ALL[4:6], "gate_up_proj")  # Phi's names
 NEW = 12
 Tuned = dict[str, tuple[Path, Any]]
 ENDS = frozenset({tiny.SHAPE["eos_token_id"]})
@@ -94,13 +95,22 @@ def greedy(tuned: Any, tokens: Sequence[int], found: Sequence[int], calls: tuple
 
 # Every path with one architecture; the others have operations of their own.
 PATHS: list[tuple[str, dict[str, Any]]] = [
-    *((kind, {}) for kind in ("llama", "llama-bias", "qwen2", "qwen3")),
-    *((kind, {"native": "best"}) for kind in ("llama-bias", "qwen2", "qwen3")),
+    *(
+        (kind, {})
+        for kind in ("llama", "llama-bias", "qwen2", "qwen3", "qwen3-moe", "phi3", "gemma2", "gemma3")
+    ),
+    *(
+        (kind, {"native": "best"})
+        for kind in ("llama-bias", "qwen2", "qwen3", "qwen3-moe", "phi3", "gemma2", "gemma3")
+    ),
     *(("llama", {"native": level}) for level in cpu_levels()),
     ("llama", {"path": "generic"}),
     ("qwen3", {"path": "generic"}),
+    ("gemma3", {"path": "generic"}),
+    ("gemma3", {"path": "generic", "native": "best"}),
     ("llama", {"max_step_tokens": 16}),
     ("llama", {"max_step_tokens": 19, "native": "best"}),
+    ("gemma3", {"max_step_tokens": 19, "native": "best"}),
     ("llama", {"prefix_cache": False}),
 ]
 
@@ -115,12 +125,27 @@ def adapters_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Tun
     @cache
     def saved(kind: str) -> Tuned:
         root = tmp_path_factory.mktemp(kind)
-        return {
-            name: (root / name, tiny.save_adapter(kind, root / name, seed, **config))
-            for seed, (name, config) in enumerate((ADAPTERS | ACTIVATED).items())
-        }
+        made = {}
+        with torch.random.fork_rng():  # the same weights whatever ran before: no near tie comes and goes
+            for seed, (name, config) in enumerate((ADAPTERS | ACTIVATED).items()):
+                torch.manual_seed(seed)
+                made[name] = root / name, tiny.save_adapter(kind, root / name, seed, **named(kind, config))
+        return made
 
     return saved
+
+
+def named(kind: str, config: dict[str, Any]) -> dict[str, Any]:
+    """The adapter's config with the names that this base's linear layers have."""
+    if kind == "qwen3-moe":  # experts are no linear layers, and take no adapter
+        attention = [name for name in config["target_modules"] if name in ALL[:4]] or ["o_proj"]
+        ranks = {name: rank for name, rank in config.get("rank_pattern", {}).items() if "mlp" not in name}
+        return config | {"target_modules": attention, "rank_pattern": ranks}
+    if kind != "phi3":
+        return config
+    patterns = ("rank_pattern", "alpha_pattern")
+    renamed = {key: {FUSED.get(k, k): v for k, v in config[key].items()} for key in patterns if key in config}
+    return config | renamed | {"target_modules": sorted({FUSED.get(n, n) for n in config["target_modules"]})}
 
 
 @pytest.fixture
@@ -245,7 +270,9 @@ async def test_a_conversation_goes_on(kind: str, tuned: Tuned) -> None:
             assert later == greedy(tuned["late"][1], tokens, later, CALL)
 
 
-@pytest.mark.parametrize("prefix_cache", [False, True])
+@pytest.mark.parametrize(
+    ("kind", "prefix_cache"), [("llama", False), ("llama", True), ("gemma3", True)], indirect=["kind"]
+)
 async def test_it_is_the_same_after_it_was_preempted(prefix_cache: bool, kind: str, tuned: Tuned) -> None:
     small = {"cache_tokens": 256, "prefix_cache": prefix_cache, "max_step_tokens": 24}
     async with served(kind, tuned, **small) as (made, digests):

@@ -37,7 +37,7 @@ PATHS: list[dict[str, Any]] = [
 ]
 
 
-@pytest.fixture(params=["llama", "qwen2"])
+@pytest.fixture(params=["llama", "qwen2", "gemma3"])
 def kind(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 

@@ -1,4 +1,4 @@
-"""An engine with weights in 8 bits answers as a model with the same rounded weights, whatever runs it."""
+"""An engine with weights in few bits answers as a model with the same rounded weights, whatever runs it."""
 
 from __future__ import annotations
 
@@ -10,9 +10,12 @@ import torch
 import transformers
 
 from router.config import Settings
+from router.engine.blocks import quantise_blocks
 from router.engine.loader import LoadedModel
 from router.engine.ops import quantise
 from router.engine.torch_engine import TorchEngine
+from router.engine.torch_ops import TorchOps
+from router.engine.weights import packed
 from router.errors import ConfigError
 from tests.engine import tiny
 
@@ -32,8 +35,16 @@ GENERIC = {
 }
 
 
-def rounded(tuned: Any, head: bool) -> Any:
-    """A PEFT model whose base has the weights that 8 bits leave of its linear layers."""
+def restored(weight: torch.Tensor, quantize: str) -> torch.Tensor:
+    """What few bits leave of it."""
+    if quantize == "int4":
+        return quantise_blocks(weight).floats()
+    small = quantise(weight)
+    return small.values.float() * small.scales[:, None]
+
+
+def rounded(tuned: Any, head: bool, quantize: str) -> Any:
+    """A PEFT model whose base has the weights that few bits leave of its linear layers."""
     base = tuned.get_base_model()
     last = base.get_output_embeddings()
     if head:  # untied: the embedding stays as it is
@@ -44,26 +55,34 @@ def rounded(tuned: Any, head: bool) -> Any:
             continue
         transposed = type(module).__name__ == "Conv1D"
         weight = module.weight.detach().t() if transposed else module.weight.detach()
-        small = quantise(weight)
-        restored = small.values.float() * small.scales[:, None]
-        module.weight = torch.nn.Parameter(restored.t() if transposed else restored, requires_grad=False)
+        values = restored(weight, quantize)
+        module.weight = torch.nn.Parameter(values.t() if transposed else values, requires_grad=False)
     return tuned
 
 
+KINDS = [
+    *((kind, "int8") for kind in ("llama", "llama-bias", "qwen2", "qwen3", *GENERIC)),
+    *((kind, "int4") for kind in ("llama-bias", "qwen3", "phi3")),
+]
+IDS = [f"{kind}-{way}" for kind, way in KINDS]
+
+
 @pytest.mark.parametrize("native", [False, True], ids=["torch", "native"])
-@pytest.mark.parametrize("kind", ["llama", "llama-bias", "qwen2", "qwen3", *GENERIC])
-async def test_base_and_adapter_answer_as_with_rounded_weights(kind, native, tmp_path: Path, monkeypatch):
+@pytest.mark.parametrize(("kind", "quantize"), KINDS, ids=IDS)
+async def test_base_and_adapter_answer_as_with_rounded_weights(
+    kind, quantize, native, tmp_path: Path, monkeypatch
+):
     if kind in GENERIC:
         monkeypatch.setitem(tiny.CONFIGS, kind, GENERIC[kind])
     targets = {"gpt2": ["c_attn"], "phi3": ["qkv_proj"]}.get(kind, ["q_proj", "down_proj"])
     tuned = tiny.save_adapter(kind, tmp_path / "a", target_modules=targets, fan_in_fan_out=kind == "gpt2")
-    made = tiny.engine(kind, native=native, quantize="int8")
+    made = tiny.engine(kind, native=native, quantize=quantize)
     try:
         artifact = tiny.artifact(tmp_path / "a", made)
         await made.load(artifact)
         packed = made.info.kernels.startswith("packed")
-        assert packed == (kind not in GENERIC)
-        reference = rounded(tuned, head=packed)
+        assert packed == (kind != "gpt2")
+        reference = rounded(tuned, packed, quantize)
         ends = frozenset({tiny.SHAPE["eos_token_id"]})
         for adapter in (artifact.digest, None):
             found, _ = await tiny.answer(made, PROMPT, adapter, max_tokens=12)
@@ -96,9 +115,33 @@ def test_the_engine_tells_its_precision_and_size():
         small.close()
 
 
+def test_inputs_that_are_no_whole_groups_keep_8_bits():
+    weight, x = torch.randn(8, 48), torch.randn(3, 48)
+    (wide, saved), (small, same) = (packed(weight, None, TorchOps(), way) for way in ("int8", "int4"))
+    assert torch.equal(wide(x), small(x))
+    assert saved == same
+
+
+def test_4_bits_take_less_than_a_third_of_bfloat16():
+    plain, small = tiny.engine("llama-bias"), tiny.engine("llama-bias", quantize="int4")
+    try:
+        assert small.info.served_digest == f"{plain.info.digest}+int4"
+        linear = sum(
+            module.weight.numel()
+            for module in tiny.model("llama-bias").modules()
+            if isinstance(module, torch.nn.Linear)
+        )
+        saved = plain.info.size_bytes - small.info.size_bytes
+        assert saved == 4 * linear - linear * 5 // 8
+        assert (4 * linear - saved) / (2 * linear) < 0.32
+    finally:
+        plain.close()
+        small.close()
+
+
 def test_a_device_without_operations_for_it_is_refused_before_anything_is_loaded(monkeypatch):
     monkeypatch.setattr("router.engine.torch_engine.pick_device", lambda wanted: torch.device("cuda"))
     loaded = LoadedModel(tiny.model("llama"), tiny.tokenizer(), "llama")
-    engine = TorchEngine(Settings(device="cuda", dtype="float32", quantize="int8"), loaded)
-    with pytest.raises(ConfigError, match=r"int8 is for the CPU.*--device cpu"):
+    engine = TorchEngine(Settings(device="cuda", dtype="float32", quantize="int4"), loaded)
+    with pytest.raises(ConfigError, match=r"int4 is for the CPU.*--device cpu"):
         engine.start()

@@ -12,10 +12,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers import AutoModelForCausalLM, Gemma3TextConfig, LlamaConfig, Qwen3Config
+from transformers import AutoModelForCausalLM, Gemma3TextConfig, LlamaConfig, Phi3Config, Qwen3Config
 
 from router.engine import runner
-from router.engine.decoder import rotary_table
+from router.engine.decoder import rotary_table, why_not_packed
 from router.engine.generic import GenericBackbone
 from router.engine.loader import load_model, place
 from router.engine.ops import BLOCK, AttentionPlan
@@ -251,6 +251,25 @@ def test_scaled_positions_are_those_of_the_model_in_float32(rope: dict[str, Any]
     for ours, exact in zip(low_table, full_table, strict=True):
         assert torch.equal(ours, exact)
     assert low_table[0][0].max() == pytest.approx(low.model.rotary_emb.attention_scaling)
+
+
+def test_long_positions_are_packed_up_to_the_original_context() -> None:
+    """Beyond it the factors depend on the length of the text."""
+    rope = {
+        "rope_type": "longrope",
+        "rope_theta": 1e4,
+        "short_factor": [1.1] * 4,
+        "long_factor": [4.0] * 4,
+        "original_max_position_embeddings": 64,
+        "partial_rotary_factor": 0.5,
+    }
+    config = Phi3Config(**SHAPE, original_max_position_embeddings=64, rope_parameters=rope)
+    assert not why_not_packed(config, 64)
+    assert "beyond 64 tokens: max_context = 64" in why_not_packed(config, 65)
+    rotary = placed(config, torch.float32).model.rotary_emb
+    expected = rotary(torch.zeros(1), torch.arange(64)[None])
+    for ours, theirs in zip(rotary_table(config, 64, CPU), expected, strict=True):
+        torch.testing.assert_close(ours, theirs[0], rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("dtype", LOW, ids=str)

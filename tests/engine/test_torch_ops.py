@@ -38,8 +38,9 @@ def test_decode_attention(rows, heads, kv_heads, dim, dtype):
     [[(7, 7)], [(16, 16), (17, 17)], [(5, 40)], [(1, 20), (9, 9), (1, 3), (4, 33)], [(1, 1), (2, 2)]],
     ids=str,
 )
-def test_attention_of_prompts_chunks_and_decode_rows_together(rows, dtype):
-    case = attention_case(rows, heads=6, kv_heads=2, dim=32, dtype=dtype)
+@pytest.mark.parametrize(("window", "cap"), [(0, 0.0), (4, 0.0), (0, 3.0), (4, 3.0)])
+def test_attention_of_prompts_chunks_and_decode_rows_together(rows, window, cap, dtype):
+    case = replace(attention_case(rows, heads=6, kv_heads=2, dim=32, dtype=dtype), window=window, cap=cap)
     close(case.run(OPS), attention_reference(case), dtype)
 
 
@@ -87,7 +88,7 @@ def test_lora_leaves_base_rows_alone(dtype):
 
 @dtypes
 def test_rms_norm(dtype):
-    x, weight = torch.randn(5, 48, dtype=dtype), torch.randn(48, dtype=dtype)
+    x, weight = torch.randn(5, 48, dtype=dtype), torch.randn(48)
     wide = x.double()
     expected = wide / (wide.square().mean(-1, keepdim=True) + 1e-5).sqrt() * weight.double()
     close(OPS.rms_norm(x, weight, 1e-5), expected, dtype)

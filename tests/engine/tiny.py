@@ -11,10 +11,14 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import (
     AutoModelForCausalLM,
+    Gemma2Config,
+    Gemma3TextConfig,
     LlamaConfig,
+    Phi3Config,
     PreTrainedTokenizerFast,
     Qwen2Config,
     Qwen3Config,
+    Qwen3MoeConfig,
 )
 
 from router.config import Settings
@@ -38,6 +42,13 @@ SHAPE: dict[str, Any] = {
     "eos_token_id": 257,
     "pad_token_id": 256,
 }
+PARTIAL: dict[str, Any] = {"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 0.5}
+GEMMA: dict[str, Any] = SHAPE | {
+    "head_dim": 32,
+    "query_pre_attn_scalar": 24,
+    "sliding_window": 24,
+    "layer_types": ["sliding_attention", "full_attention"],
+}
 CONFIGS: dict[str, Any] = {
     "llama": lambda: LlamaConfig(**SHAPE, tie_word_embeddings=True),
     "llama-long": lambda: LlamaConfig(**(SHAPE | {"max_position_embeddings": 1024})),
@@ -45,6 +56,17 @@ CONFIGS: dict[str, Any] = {
     "qwen2": lambda: Qwen2Config(**SHAPE),
     "llama-narrow": lambda: LlamaConfig(**SHAPE, head_dim=24),
     "qwen3": lambda: Qwen3Config(**SHAPE, head_dim=32),
+    "qwen3-moe": lambda: Qwen3MoeConfig(
+        **SHAPE,
+        head_dim=32,
+        num_experts=6,
+        num_experts_per_tok=2,
+        moe_intermediate_size=32,
+        norm_topk_prob=True,
+    ),
+    "phi3": lambda: Phi3Config(**SHAPE, sliding_window=24, rope_parameters=PARTIAL),
+    "gemma2": lambda: Gemma2Config(**GEMMA, attn_logit_softcapping=3.0, final_logit_softcapping=5.0),
+    "gemma3": lambda: Gemma3TextConfig(**GEMMA),
 }
 
 
@@ -64,7 +86,7 @@ def _weights(kind: str) -> dict[str, torch.Tensor]:
     model = AutoModelForCausalLM.from_config(CONFIGS[kind]())
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            if "norm" not in name:
+            if "norm" not in name or kind.startswith("gemma"):  # whose norms multiply by 1 + weight
                 parameter.copy_(torch.randn_like(parameter) * (0.3 if parameter.ndim > 1 else 0.1))
     return {k: v.clone() for k, v in model.state_dict().items()}
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from router.engine.constrained.templates import ConstraintTemplates, NoSource, quote
 from router.engine.fake import byte_grammars
 from router.errors import InvalidRequest
 from router.experiments.store.store import ExperimentStore
@@ -109,30 +110,41 @@ PAGE = Path(__file__).parents[2] / "docs" / "constrained.md"
 
 @pytest.mark.slow
 async def test_answers_with_a_shape_as_the_page_shows_them(server, tmp_path):
-    (source,) = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
+    source, *_ = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
     (tmp_path / "page.py").write_text(source.replace("127.0.0.1:50051", server.address))
-    pet, sky, year, added = (await output(sys.executable, "page.py", cwd=tmp_path)).splitlines()
+    pet, sky, year, added, quoted, month = (
+        await output(sys.executable, "page.py", cwd=tmp_path)
+    ).splitlines()
     assert json.loads(pet)["kind"] in ("cat", "dog")
     assert sky in ("yes", "no")
     assert re.fullmatch(r"\d{4}", year)
     assert re.fullmatch(r"\d{1,3}\+\d{1,3}", added)
+    assert quoted
+    assert quoted in "Jean Ribault charted the river in 1562."
+    assert month in "It rained in May."
 
 
 @pytest.mark.slow
 async def test_commands_of_that_page(server, tmp_path):
     (block,) = re.findall(r"```sh\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
     (tmp_path / "pet.json").write_text('{"enum": ["a cat"]}')
+    contract = "The buyer is Ines Maurer, who signs in May."
+    (tmp_path / "contract.txt").write_text(contract)
     answers = []
     for line in block.splitlines():
         _, *arguments = shlex.split(line)
         command = (sys.executable, "-m", "router.cli", *arguments, "--quiet", "--server", server.address)
         answers.append(await output(*command, cwd=tmp_path))
-    assert answers == ["no\n", '"a cat"\n']
+    assert answers[:2] == ["no\n", '"a cat"\n']
+    assert answers[2].strip()
+    assert answers[2].strip() in contract
 
 
 async def test_refusals_that_the_page_shows_are_the_ones_that_are_made():
     rows = re.findall(r"^\| `sampling\.([\w.\[\]]+)` \| `(.*)` \|$", PAGE.read_text(encoding="utf-8"), re.M)
-    assert len(rows) == 6
+    of_templates = [said for kind, said in rows if kind == "from_prompt"]
+    rows = [(kind, said) for kind, said in rows if kind != "from_prompt"]
+    assert (len(rows), len(of_templates)) == (6, 2)
     made = {
         "keyword 'uniqueItems'": '{"properties": {"tags": {"uniqueItems": true}}}',
         "refers to": '{"items": {"$ref": "https://example.com"}}',
@@ -148,3 +160,8 @@ async def test_refusals_that_the_page_shows_are_the_ones_that_are_made():
             await grammars.compile(constraint)
         assert caught.value.violations[0].description == said
     grammars.close()
+    with pytest.raises(NoSource, match=re.escape(of_templates[0])):
+        quote("Who signs?")
+    with pytest.raises(InvalidRequest) as caught:
+        ConstraintTemplates(lambda: {"sql": quote}).check(Constraint("from_prompt", "sq"))
+    assert caught.value.violations[0].description == of_templates[1]

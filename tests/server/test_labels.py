@@ -8,14 +8,13 @@ from typing import Any
 import pytest
 
 from router.engine.base import Ability
-from router.errors import FailedPrecondition, InvalidRequest
+from router.errors import FailedPrecondition
 from router.server.labels import labels_wanted
 from router.types import Constraint, LabelSettings, Request, Sampling, SamplingParams
 from tests.server.helpers import ask, stream
 
 CHOICES = {"choices": {"values": ["Neoplasms", "Injuries"]}}
 OWN = Constraint("choices", choices=("a", "b"))
-MANY = Constraint("choices", choices=tuple(map(str, range(257))))
 FITTED = LabelSettings(temperature=1.5)
 
 
@@ -28,7 +27,6 @@ FITTED = LabelSettings(temperature=1.5)
         (Request("r", want_labels=False), OWN, LabelSettings(True), None),
         (Request("r", want_labels=True), None, FITTED, None),
         (Request("r", want_labels=True), Constraint("regex", "a"), FITTED, None),
-        (Request("r", want_labels=True), MANY, FITTED, None),
         (Request("r", want_labels=True, sampling=Sampling(constraint=OWN)), OWN, FITTED, LabelSettings()),
         (Request("r", want_labels=True, raw_prompt="x"), OWN, FITTED, LabelSettings()),
     ],
@@ -39,10 +37,7 @@ def test_who_has_them_and_how_calibrated(
     assert labels_wanted(request_, SamplingParams(constraint=constraint), adapter, Ability) == found
 
 
-def test_what_cannot_be_had_is_refused() -> None:
-    asked = Request("r", want_labels=True, sampling=Sampling(constraint=MANY))
-    with pytest.raises(InvalidRequest, match="at most 256 choices, got 257"):
-        labels_wanted(asked, SamplingParams(constraint=MANY), FITTED, Ability)
+def test_an_engine_that_cannot_refuses() -> None:
     with pytest.raises(FailedPrecondition):
         labels_wanted(Request("r", want_labels=True), SamplingParams(constraint=OWN), FITTED, ())
     assert labels_wanted(Request("r"), SamplingParams(constraint=OWN), LabelSettings(True), ()) is None

@@ -8,11 +8,14 @@ from typing import Any
 
 import torch
 
+from router.engine.blocks import BlockWeight, runs_of
 from router.engine.ops import (
     AttentionPlan,
     ChosenToken,
+    Experts,
     FileRows,
     Int8Weight,
+    Layer,
     Linear,
     LoraPlan,
     LoraStep,
@@ -25,6 +28,8 @@ from router.engine.ops import (
 from router.engine.resources import LargePages, usable_cpus
 from router.engine.torch_ops import OneByOne, TorchOps
 
+# Panels, scales of int8, bias, runs of blocks
+PackedWeights = tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None, list[tuple[int, int]]]
 _NO_FILE = (-1, 0, 0)
 
 
@@ -69,6 +74,24 @@ class NativeOps:
         scales[:out] = weight.scales
         return NativeLinear(self._native, panels, scales, _own(bias), out)
 
+    def pack_blocks(
+        self, weights: Sequence[BlockWeight], bias: torch.Tensor | None, dtype: torch.dtype
+    ) -> Linear:
+        """The same over blocks, which are widened as they are read.
+
+        Where forms change inside a panel there is no layout for them: all are rounded to `dtype` then.
+        """
+        runs = runs_of(weights)
+        if any(run.out % self._panel for run in runs[:-1]):
+            return self.pack_linear(torch.cat([run.widened(dtype) for run in runs]), bias)
+        forms = [(run.form.number, -(-run.out // self._panel)) for run in runs]
+        width, wide = runs[0].width, dtype == torch.float32
+        sizes = [count * self._native.block_panel_bytes(form, width) for form, count in forms]
+        panels = self._pages.zeros((sum(sizes),), torch.uint8)
+        for run, part in zip(runs, torch.split(panels, sizes), strict=True):
+            self._native.pack_blocks(run.blocks, run.form.number, width, wide, part)
+        return NativeLinear(self._native, panels, None, _own(bias), sum(run.out for run in runs), forms)
+
     def pack_files(
         self, parts: Sequence[FileRows], bias: torch.Tensor | None, dtype: torch.dtype, *, int8: bool
     ) -> Linear | None:
@@ -100,7 +123,7 @@ class NativeOps:
 
     def stack(self, model: PackedModel) -> Stack:
         """The layers in one call; one by one if a linear layer is not native."""
-        linears = [n for a in model.layers for n in (a.qkv, a.o, a.gate_up, a.down)]
+        linears = [linear for layer in model.layers for linear in _linears(layer)]
         if not all(isinstance(linear, NativeLinear) for linear in (*linears, model.head)):
             return OneByOne(model, self)
         return NativeStack(self._native, model)
@@ -176,17 +199,29 @@ class NativeOps:
         plan: AttentionPlan,
         heads: int,
         scale: float,
+        window: int = 0,
+        cap: float = 0.0,
     ) -> torch.Tensor:
         """Causal attention over the paged cache -> [T, heads * head_dim]; head_dim a multiple of 16."""
         out: torch.Tensor = self._native.attention(
-            qkv, k_cache, v_cache, plan.cu_q, plan.context, plan.block_table, heads, scale
+            qkv, k_cache, v_cache, plan.cu_q, plan.context, plan.block_table, heads, scale, window, cap
         )
         return out
 
     def silu_mul(self, gate_up: torch.Tensor) -> torch.Tensor:
         """[T, 2 * inner] -> [T, inner]."""
-        out: torch.Tensor = self._native.silu_mul(gate_up)
+        out: torch.Tensor = self._native.gated(gate_up, False)
         return out
+
+    def gelu_mul(self, gate_up: torch.Tensor) -> torch.Tensor:
+        """[T, 2 * inner] -> [T, inner]."""
+        out: torch.Tensor = self._native.gated(gate_up, True)
+        return out
+
+    def cap(self, x: torch.Tensor, cap: float) -> torch.Tensor:
+        """cap * tanh(x / cap)."""
+        self._native.cap(x, cap)
+        return x
 
     def lora(self, y: torch.Tensor, x: torch.Tensor, plan: LoraPlan, group: SiteGroup) -> None:
         """y += (x @ a.T) @ b for each group's tokens, both products in one pass over the weights."""
@@ -203,9 +238,10 @@ class NativeLinear:
         scales: torch.Tensor | None,
         bias: torch.Tensor | None,
         out: int,
+        forms: Sequence[tuple[int, int]] = (),
     ) -> None:
-        """`packed`: panels; where there are `scales` they hold int8."""
-        self._native, self.weights, self.out = module, (packed, scales, bias), out
+        """`packed`: panels; where there are `scales` they hold int8, where `forms` blocks: form, panels."""
+        self._native, self.weights, self.out = module, (packed, scales, bias, list(forms)), out
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         """The product, bias included."""
@@ -214,21 +250,30 @@ class NativeLinear:
 
     def rows(self, indices: torch.Tensor, out: torch.Tensor) -> None:
         """Rows of the weight, where that is not in 8 bits."""
-        self._native.unpack_rows(self.weights[0], indices, out)
+        if self.weights[3]:
+            self._native.unpack_block_rows(self.weights, self.out, indices, out)
+        else:
+            self._native.unpack_rows(self.weights[0], indices, out)
 
 
 class NativeStack:
     """`Stack` in one call, which the team of threads works through from the embedding to the logits."""
 
     def __init__(self, module: ModuleType, model: PackedModel) -> None:
-        inner = model.groups[3].in_features
-        shape = [model.heads, model.kv_heads, model.head_dim, inner]
+        unit = model.layers[0].unit
+        top, shares = (unit.top, unit.shares) if isinstance(unit, Experts) else (0, False)
+        shape = [model.heads, model.kv_heads, model.head_dim, model.inner, top]
+        sites = [list(group.out_offsets) for group in model.groups[:4]]
+        numbers = [model.eps, model.scale, model.embed_scale, model.score_cap, model.logit_cap]
         embed = model.embed if isinstance(model.embed, torch.Tensor) else None
-        self._run = module.Stack(model.norm, embed, model.cos, model.sin, shape, model.eps, model.scale)
+        wide = model.layers[0].k_cache.dtype == torch.float32
+        self._run = module.Stack(wide, model.norm, embed, shape, sites, numbers, model.gelu, shares)
+        neither = (None, None)
         for layer in model.layers:
-            norms = [layer.norm1, layer.norm2, *(layer.qk_norm or ())]
-            linears = [_weights(n) for n in (layer.qkv, layer.o, layer.gate_up, layer.down)]
-            self._run.add(norms, linears, layer.k_cache, layer.v_cache)
+            norms = [layer.norm1, layer.norm2, *(layer.out_norms or neither), *(layer.qk_norm or neither)]
+            linears = [_weights(linear) for linear in _linears(layer)]
+            caches = (layer.k_cache, layer.v_cache)
+            self._run.add(norms, linears, layer.cos, layer.sin, layer.window, *caches)
         self._run.finish(*_head(model))
 
     def run(
@@ -260,7 +305,16 @@ class NativeStack:
         return count
 
 
-def _weights(linear: Linear) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
+def _linears(layer: Layer) -> list[Linear]:
+    """In the order of the native stack."""
+    unit = layer.unit
+    if isinstance(unit, Experts):
+        experts = [linear for one in unit.units for linear in (one.gate_up, one.down)]
+        return [layer.qkv, layer.o, unit.router, *experts]
+    return [layer.qkv, layer.o, unit.gate_up, unit.down]
+
+
+def _weights(linear: Linear) -> PackedWeights:
     if not isinstance(linear, NativeLinear):
         raise TypeError("this linear layer was packed by other operations")
     return linear.weights

@@ -30,7 +30,7 @@ class TritonOps(TorchOps):
 
     def rms_norm(self, x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
         """x [T, hidden] -> same shape; statistics in float32."""
-        if not _covered(x, weight) or x.shape[-1] > WIDEST_NORM:
+        if not _covered(x) or x.shape[-1] > WIDEST_NORM:
             return super().rms_norm(x, weight, eps)
         return _normed(x, x, weight, eps, add=False)
 
@@ -38,7 +38,7 @@ class TritonOps(TorchOps):
         self, residual: torch.Tensor, x: torch.Tensor, weight: torch.Tensor, eps: float
     ) -> torch.Tensor:
         """residual += x in place, then its rms_norm."""
-        if not _covered(residual, x, weight) or x.shape[-1] > WIDEST_NORM:
+        if not _covered(residual, x) or x.shape[-1] > WIDEST_NORM:
             return super().add_rms_norm(residual, x, weight, eps)
         return _normed(x, residual, weight, eps, add=True)
 
@@ -54,7 +54,7 @@ class TritonOps(TorchOps):
     ) -> None:
         """Rotate q and k in place, write k and v to the cache."""
         kv_heads, dim = k_cache.shape[1], k_cache.shape[3]
-        if not _covered(qkv, k_cache, v_cache) or dim % 2 or not len(qkv):
+        if not _covered(qkv, k_cache, v_cache) or cos.shape[1] != dim or dim % 2 or not len(qkv):
             super().rope_write(qkv, cos, sin, k_cache, v_cache, plan, heads)
             return
         kernels.rope_write[(len(qkv), heads + 2 * kv_heads)](
@@ -81,11 +81,14 @@ class TritonOps(TorchOps):
         plan: AttentionPlan,
         heads: int,
         scale: float,
+        window: int = 0,
+        cap: float = 0.0,
     ) -> torch.Tensor:
         """Causal attention over the paged cache; all rows with one query at once, prompts in plain torch."""
         kv_heads, dim = k_cache.shape[1], k_cache.shape[3]
-        if not _covered(qkv, k_cache, v_cache) or dim > WIDEST_HEAD or heads % kv_heads:
-            return super().attention(qkv, k_cache, v_cache, plan, heads, scale)
+        covered = _covered(qkv, k_cache, v_cache) and dim <= WIDEST_HEAD and heads % kv_heads == 0
+        if not covered or window or cap:
+            return super().attention(qkv, k_cache, v_cache, plan, heads, scale, window, cap)
         q = qkv.view(len(qkv), -1, dim)[:, :heads]
         if plan.most_queries == 1:
             return _decode(q, k_cache, v_cache, plan.block_table, plan.context, scale)
@@ -249,7 +252,7 @@ def _run(ops: Ops, device: torch.device, dtype: torch.dtype, head_dim: int) -> R
     def random(*shape: int) -> torch.Tensor:
         return torch.randn(shape, generator=rng).to(device, dtype)
 
-    x, residual, weight = random(5, 160), random(5, 160), random(160)
+    x, residual, weight = random(5, 160), random(5, 160), random(160).float()
     yield "rms_norm", ops.rms_norm(x, weight, 1e-5)
     yield "add_rms_norm", ops.add_rms_norm(residual, x, weight, 1e-5)
     yield "the sum of add_rms_norm", residual

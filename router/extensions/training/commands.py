@@ -27,7 +27,7 @@ Device = Annotated[str, typer.Option("--device", metavar="DEVICE", help="auto, c
 Quantize = Annotated[
     str,
     typer.Option(
-        "--quantize", metavar="none|int8", help="The base's weights, as for serve. Default: the setting."
+        "--quantize", metavar="none|int8|int4", help="The base's weights, as for serve. Default: the setting."
     ),
 ]
 Names = Annotated[

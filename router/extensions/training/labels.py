@@ -1,6 +1,6 @@
 """Probabilities of an adapter's choices: calibrated on validation rows, and judged on others.
 
-Calibration is temperature scaling (Guo et al. 2017, arXiv 1706.04599): one number, so that it cannot change
+Calibration is temperature scaling (Guo et al. 2017, arXiv 1706.04599): one number, so that it does not change
 which choice is the likeliest, and a few dozen rows are enough for it.
 """
 
@@ -10,16 +10,16 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from router.engine.labels import LabelTree
 from router.extensions.training.data import AnswerModel, Example, Rendering, TrainingRow, collate
-from router.types import MAX_LABELLED
 
 Floats = NDArray[np.float64]
 LEAST_ROWS = 30  # that a temperature is fitted on
 LOWEST, HIGHEST = 0.05, 20.0  # of temperatures
-HALVINGS = 60
+TRIED = 600  # temperatures, each 1 % more than the one before
 BINS = 10
 
 
@@ -35,43 +35,48 @@ def label_scores(
 
 
 def _scores_of(model: AnswerModel, prompt: tuple[int, ...], tree: LabelTree) -> Floats:
-    """Of one row. All paths are read at once, behind the prompt."""
-    import torch
+    """Of one row. What is read at once is read behind the prompt in one batch."""
+    exploring, logits = tree.explored(), None
+    while True:
+        try:
+            wave = next(exploring) if logits is None else exploring.send(logits)
+        except StopIteration as end:
+            return np.asarray(end.value)
+        behind = _last_logits(model, [Example(prompt, (*tree.way(one), 0)) for one in wave])
+        logits = [
+            row[[token for child in one.children for token in child]]
+            for row, one in zip(behind, wave, strict=True)
+        ]
 
-    paths = [Example(prompt, (*path, 0)) for path in tree.paths]  # what is behind a path is not looked at
-    values: list[NDArray[np.float32]] = []
-    if paths:
-        with torch.no_grad():
-            logits, _ = model.logits(collate(paths).to(model.model.device))
-        start = 0
-        for number, path in enumerate(tree.paths):
-            places = [
-                (b.before, t) for b in tree.branchings if b.path == number for c in b.children for t in c
-            ]
-            values.append(logits[[start + p for p, _ in places], [t for _, t in places]].cpu().numpy())
-            start += len(path) + 1
-    return tree.log_probabilities(values)
+
+def _last_logits(model: AnswerModel, examples: Sequence[Example]) -> Floats:
+    """Logits [examples, vocabulary] in place of the last token of each answer."""
+    with torch.no_grad():
+        logits, _ = model.logits(collate(examples).to(model.model.device))
+    ends = np.cumsum([len(example.answer) for example in examples]) - 1
+    return np.asarray(logits[ends.tolist()].double().cpu().numpy())
 
 
 def fit_temperature(scores: Floats, gold: NDArray[np.intp]) -> float | None:
-    """The temperature under which the right choices are likeliest; None for too few rows.
+    """The temperature under which the likeliest choice is as likely as it is often right; None for few rows.
 
     `scores` are log-probabilities [rows, choices], `gold` the right choice of each row, -1 where it is none.
-    The likelihood is concave in the reciprocal of the temperature, so that bisection of its slope finds it.
+    The log loss of "the likeliest choice is right" is least there: not that of all choices, in which single
+    rows with a right answer that seemed impossible weigh the most. Targets are smoothed as by Platt (1999),
+    so that a few rows that are all right do not make it certain.
     """
-    known = gold >= 0
-    scores, gold = scores[known], gold[known]
     if len(gold) < LEAST_ROWS:
         return None
-    right = scores[np.arange(len(gold)), gold]
-    low, high = np.log(1 / HIGHEST), np.log(1 / LOWEST)
-    for _ in range(HALVINGS):
-        middle = (low + high) / 2
-        sharp = np.exp(middle)
-        expected = np.where(scores > -np.inf, scores, 0.0)
-        slope = float((right - (scaled(scores, 1 / sharp) * expected).sum(1)).sum())
-        low, high = (middle, high) if slope > 0 else (low, middle)
-    return round(float(np.exp(-(low + high) / 2)), 4)
+    right = scores.argmax(1) == gold
+    hits = int(right.sum())
+    targets = np.where(right, (hits + 1) / (hits + 2), 1 / (len(gold) - hits + 2))
+
+    def loss(temperature: float) -> float:
+        sure = np.clip(scaled(scores, temperature).max(1), 1e-9, 1 - 1e-9)
+        return float(-(targets * np.log(sure) + (1 - targets) * np.log(1 - sure)).sum())
+
+    tried = np.geomspace(LOWEST, HIGHEST, TRIED)
+    return round(float(min(tried, key=loss)), 3)
 
 
 def scaled(scores: Floats, temperature: float) -> Floats:
@@ -85,11 +90,6 @@ def places_of(golds: Sequence[str], choices: Sequence[str]) -> NDArray[np.intp]:
     """The place of each right answer among the choices, -1 where it is none of them."""
     places = {choice: place for place, choice in enumerate(choices)}
     return np.array([places.get(gold, -1) for gold in golds], np.intp)
-
-
-def labelled(choices: Sequence[str]) -> bool:
-    """Whether there are as many as probabilities are given of."""
-    return 1 < len(choices) <= MAX_LABELLED
 
 
 def calibration_of(probabilities: Floats, gold: NDArray[np.intp]) -> dict[str, Any]:

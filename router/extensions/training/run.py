@@ -46,7 +46,6 @@ from router.extensions.training.labels import (
     LEAST_ROWS,
     fit_temperature,
     label_scores,
-    labelled,
     places_of,
 )
 from router.extensions.training.recipe import WEIGHTS, Recipe, load_recipe
@@ -221,7 +220,7 @@ def metric_of(model: Any, material: Material) -> Callable[[], float]:
 def temperature_of(model: Any, material: Material) -> float | None:
     """What calibrates the probabilities of the recipe's choices; None without choices, or with few rows."""
     choices, rows = material.recipe.generation.choices, material.splits.valid
-    if not labelled(choices) or len(rows) < LEAST_ROWS:
+    if not choices or len(rows) < LEAST_ROWS:
         return None
     scores = label_scores(model, material.rendering, rows, choices)
     return fit_temperature(scores, places_of([row.response for row in rows], choices))

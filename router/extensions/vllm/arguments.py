@@ -40,6 +40,7 @@ def check(settings: Settings, args: Collection[str]) -> None:
     """Raises ConfigError for settings that mean nothing to vLLM, and for arguments that are no KEY=VALUE."""
     nothing = [
         (settings.quantize != "none", "quantize", "say what vLLM calls it: --vllm-args quantization=…"),
+        (bool(settings.quantized_from), "quantized_from", "it is for GGUF files, which vllm does not get"),
         (not settings.native, "native", "vLLM has kernels of its own"),
         (bool(settings.native_dir), "native_dir", "vLLM has kernels of its own"),
         (":" in settings.device, "device", "name devices by CUDA_VISIBLE_DEVICES"),

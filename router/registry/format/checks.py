@@ -31,7 +31,9 @@ from router.registry.format.untrusted import MAX_TENSORS, Code, FolderFinding, F
 
 # -- the base
 
-_QUANTISED = re.compile(r"([-_](unsloth|bnb|nf4|fp4|fp8|int8|int4|[48]bit|gptq|awq|gguf|bf16|fp16))+$")
+_QUANTISED = re.compile(
+    r"([-_.](unsloth|bnb|nf4|fp4|fp8|int8|int4|[48]bit|gptq|awq|gguf|bf16|fp16|f16|q[0-9]_([0-9]|k(_[sml])?)))+$"
+)
 _CACHED = re.compile(r"lora-router/models/([^/]+)-[0-9a-f]{8}/?$")  # as router.models keeps a known base
 _HUB = re.compile(r"/models--(?:[^/]+?--)?([^/]+)/snapshots/[^/]+/?$")  # as huggingface_hub keeps a model
 
@@ -55,6 +57,8 @@ def plain_name(model: str) -> str:
     """A model's name without owner, path, case and marks of quantisation; also of a folder in a cache.
 
     >>> plain_name("unsloth/SmolLM2-135M-Instruct-unsloth-bnb-4bit")
+    'smollm2-135m-instruct'
+    >>> plain_name("/srv/SmolLM2-135M-Instruct-Q4_K_M.gguf")
     'smollm2-135m-instruct'
     >>> plain_name("/root/.cache/lora-router/models/smollm2-135m-instruct-bcc81830")
     'smollm2-135m-instruct'

@@ -94,7 +94,7 @@ def test_another_width_or_dtype_is_refused(native):
 @pytest.mark.parametrize("change", ["int16", "float scales", "fewer scales", "no scales"])
 def test_what_does_not_fit_is_refused(native, change):
     linear = native.pack_int8(quantise(torch.ones(40, 32)), None, torch.float32)
-    packed, scales, _ = linear.weights
+    packed, scales, *_ = linear.weights
     given = {
         "int16": (packed.short(), scales),
         "float scales": (packed, scales.double()),
@@ -102,15 +102,15 @@ def test_what_does_not_fit_is_refused(native, change):
         "no scales": (packed, None),
     }[change]
     with pytest.raises(RuntimeError):
-        native._native.linear(torch.zeros(1, 32), (*given, None), 40)
+        native._native.linear(torch.zeros(1, 32), (*given, None, []), 40)
 
 
 @dtypes
-@pytest.mark.parametrize("tokens", [1, 7, 40])
-def test_a_stack_in_one_call_is_its_operations_one_by_one(native, dtype, tokens):
+@pytest.mark.parametrize(("kind", "tokens"), [("qwen2", 1), ("qwen2", 7), ("qwen2", 40), ("gemma3", 40)])
+def test_a_stack_in_one_call_is_its_operations_one_by_one(native, dtype, kind, tokens):
     """To the bit, cache included."""
     one, other = (
-        PackedBackbone(*tiny.parts(tiny.model("qwen2").to(dtype)), native, 4, 64, int8=True) for _ in range(2)
+        PackedBackbone(*tiny.parts(tiny.model(kind).to(dtype)), native, 4, 64, "int8") for _ in range(2)
     )
     assert isinstance(one.stack, NativeStack)
     other._stack = OneByOne(other._model, native)

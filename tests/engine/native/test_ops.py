@@ -126,28 +126,39 @@ rows = st.lists(
 
 @examples
 @dtypes
-@given(rows=rows, heads=heads, dim=st.sampled_from([16, 32, 48, 64, 80, 128, 256]), seed=st.integers(0, 99))
-def test_attention(native, dtype, rows, heads, dim, seed):
-    case = attention_case(rows, *heads, dim, dtype, seed)
+@given(
+    rows=rows,
+    heads=heads,
+    dim=st.sampled_from([16, 32, 48, 64, 80, 128, 256]),
+    window=st.sampled_from([0, 0, 1, 7, 40]),
+    cap=st.sampled_from([0.0, 0.0, 2.5]),
+    seed=st.integers(0, 99),
+)
+def test_attention(native, dtype, rows, heads, dim, window, cap, seed):
+    case = replace(attention_case(rows, *heads, dim, dtype, seed), window=window, cap=cap)
     close(case.run(native), case.run(TORCH))
 
 
 @dtypes
-def test_attention_is_bit_for_bit_the_same_in_chunks_and_on_any_threads(native, threads, dtype):
-    whole = attention_case([(50, 70)], 6, 2, 64, dtype)
+@pytest.mark.parametrize(("context", "window"), [(70, 0), (300, 90), (300, 3)])
+def test_attention_is_bit_for_bit_the_same_in_chunks_and_on_any_threads(
+    native, threads, dtype, context, window
+):
+    whole = replace(attention_case([(50, context)], 6, 2, 64, dtype), window=window)
     expected = whole.run(native)
     threads(1)
     assert torch.equal(whole.run(native), expected)
     caches = laid(native, whole.k_cache, whole.v_cache)
     for token in range(50):
         plan = whole.plan_of(token)
-        alone = native.attention(whole.qkv[token][None], *caches, plan, 6, whole.scale)
+        alone = native.attention(whole.qkv[token][None], *caches, plan, 6, whole.scale, window)
         assert torch.equal(alone[0], expected[token])
 
 
 @dtypes
-def test_attention_with_scores_far_apart(native, dtype):
-    case = attention_case([(1, 200), (20, 150)], 4, 2, 32, dtype)
+@pytest.mark.parametrize(("window", "cap"), [(0, 0.0), (30, 0.0), (30, 50.0)])
+def test_attention_with_scores_far_apart(native, dtype, window, cap):
+    case = replace(attention_case([(1, 200), (20, 150)], 4, 2, 32, dtype), window=window, cap=cap)
     case.scale = 10.0
     torch.testing.assert_close(
         case.run(native).double(),
@@ -161,30 +172,34 @@ def test_attention_with_scores_far_apart(native, dtype):
 @pytest.mark.parametrize("shape", [(1, 16), (5, 100), (3, 7), (70, 576)])
 def test_norms_and_gate(native, dtype, shape):
     x, residual, gate_up = torch.randn(3, *shape, dtype=dtype).mul(4).unbind()
-    weight = torch.randn(shape[1], dtype=dtype)
+    weight = torch.randn(shape[1])
     close(native.rms_norm(x, weight, 1e-5), TORCH.rms_norm(x, weight, 1e-5))
     kept = residual.clone()
     close(native.add_rms_norm(residual, x, weight, 1e-5), TORCH.add_rms_norm(kept, x, weight, 1e-5))
     assert torch.equal(residual, kept)
     wide = torch.cat((gate_up, x), 1)
     close(native.silu_mul(wide), TORCH.silu_mul(wide))
+    close(native.gelu_mul(wide), TORCH.gelu_mul(wide))
+    close(native.cap(x.clone(), 3.0), TORCH.cap(x, 3.0))
 
 
 @dtypes
 def test_gate_of_extreme_values(native, dtype):
     gate = torch.tensor([[-1e30, -200.0, -90.0, 0.0, 90.0, 1e30, torch.nan] * 5], dtype=dtype)
     gate_up = torch.cat((gate, torch.ones_like(gate)), 1)
-    torch.testing.assert_close(
-        native.silu_mul(gate_up), TORCH.silu_mul(gate_up), rtol=1e-2, atol=1e-30, equal_nan=True
-    )
+    for name in ("silu_mul", "gelu_mul"):
+        found, expected = (getattr(ops, name)(gate_up) for ops in (native, TORCH))
+        torch.testing.assert_close(found, expected, rtol=1e-2, atol=1e-30, equal_nan=True)
 
 
 @dtypes
-@pytest.mark.parametrize(("heads", "kv_heads", "dim"), [(4, 4, 16), (9, 3, 64), (2, 1, 80), (8, 2, 128)])
-def test_rope_write(native, dtype, heads, kv_heads, dim):
+@pytest.mark.parametrize(
+    ("heads", "kv_heads", "dim", "turned"), [(4, 4, 16, 0), (9, 3, 64, 0), (2, 1, 80, 0), (8, 2, 128, 96)]
+)
+def test_rope_write(native, dtype, heads, kv_heads, dim, turned):
     case = attention_case([(1, 40), (7, 20), (3, 3)], heads, kv_heads, dim, dtype)
     twin = attention_case([(1, 40), (7, 20), (3, 3)], heads, kv_heads, dim, dtype)
-    cos, sin = torch.randn(2, 64, dim).unbind()
+    cos, sin = torch.randn(2, 64, turned or dim).unbind()
     caches = laid(native, case.k_cache, case.v_cache)
     native.rope_write(case.qkv, cos, sin, *caches, case.plan, heads)
     TORCH.rope_write(twin.qkv, cos, sin, twin.k_cache, twin.v_cache, twin.plan, heads)

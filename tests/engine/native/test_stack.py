@@ -15,7 +15,17 @@ from hypothesis import strategies as st
 
 from router.engine.native import NativeOps
 from router.engine.native.ops import NativeStack
-from router.engine.ops import BLOCK, AttentionPlan, Layer, LoraPlan, LoraStep, PackedModel, SiteGroup
+from router.engine.ops import (
+    BLOCK,
+    AttentionPlan,
+    Experts,
+    GatedUnit,
+    Layer,
+    LoraPlan,
+    LoraStep,
+    PackedModel,
+    SiteGroup,
+)
 from router.engine.torch_ops import OneByOne, TorchOps
 from tests.engine.ops_cases import attention_case, compiled, dtypes
 
@@ -36,16 +46,23 @@ class Shape:
     layers: int = 2
     bias: bool = False
     qk_norm: bool = False
+    turned: int = 0  # numbers of a head that are rotated, 0: all
+    windows: tuple[int, ...] = (0,)  # of layers in turn
+    fused: bool = False  # q, k and v are one linear layer, gate and up another
+    gemma: bool = False  # norms of outputs, gelu, scaled embeddings, caps
+    experts: int = 0
+    top: int = 0  # of them for a token
 
     @property
     def outs(self) -> tuple[tuple[int, tuple[int, ...]], ...]:
         """Inputs and outputs of a layer's four site groups."""
         q, kv = self.heads * self.dim, self.kv_heads * self.dim
+        unit = () if self.experts else (self.inner,)
         return (
-            (self.hidden, (q, kv, kv)),
+            (self.hidden, (q + 2 * kv,) if self.fused else (q, kv, kv)),
             (q, (self.hidden,)),
-            (self.hidden, (self.inner, self.inner)),
-            (self.inner, (self.hidden,)),
+            (self.hidden, (2 * self.inner,) if self.fused else (*unit, *unit)),
+            (self.inner, (self.hidden,) if unit else ()),
         )
 
 
@@ -59,32 +76,57 @@ def model_of(ops: Any, shape: Shape, dtype: torch.dtype, seed: int = 0) -> Packe
         bias = random(outputs, scale=0.1) if shape.bias else None
         return ops.pack_linear(random(outputs, inputs, scale=inputs**-0.5), bias)
 
+    def norm(width: int) -> torch.Tensor:
+        return torch.randn(width, generator=rng)
+
+    cos, sin = torch.randn(2, POSITIONS, shape.turned or shape.dim, generator=rng)
     cache = (BLOCKS, shape.kv_heads, BLOCK, shape.dim)
     layers, groups = [], []
     for index in range(shape.layers):
-        qkv, o, gate_up, down = (linear(inputs, sum(outs)) for inputs, outs in shape.outs)
-        norms = (random(shape.dim), random(shape.dim)) if shape.qk_norm else None
+        qkv, o = (linear(inputs, sum(outs)) for inputs, outs in shape.outs[:2])
+        units = [
+            GatedUnit(linear(shape.hidden, 2 * shape.inner), linear(shape.inner, shape.hidden))
+            for _ in range(shape.experts or 1)
+        ]
+        unit: GatedUnit | Experts = units[0]
+        if shape.experts:
+            unit = Experts(linear(shape.hidden, shape.experts), units, shape.top, shares=True)
         caches = torch.full(cache, torch.nan, dtype=dtype), torch.full(cache, torch.nan, dtype=dtype)
         layers.append(
-            Layer(random(shape.hidden), random(shape.hidden), norms, qkv, o, gate_up, down, *caches)
+            Layer(
+                norm1=norm(shape.hidden),
+                norm2=norm(shape.hidden),
+                out_norms=(norm(shape.hidden), norm(shape.hidden)) if shape.gemma else None,
+                qk_norm=(norm(shape.dim), norm(shape.dim)) if shape.qk_norm else None,
+                cos=cos,
+                sin=sin,
+                window=shape.windows[index % len(shape.windows)],
+                qkv=qkv,
+                o=o,
+                unit=unit,
+                k_cache=caches[0],
+                v_cache=caches[1],
+            )
         )
         for inputs, outs in shape.outs:
             names = tuple(f"{index}.{i}" for i in range(len(outs)))
             groups.append(SiteGroup(names, inputs, (0, *accumulate(outs))))
-    cos, sin = torch.randn(2, POSITIONS, shape.dim, generator=rng)
     return PackedModel(
         embed=random(VOCABULARY, shape.hidden),
-        cos=cos,
-        sin=sin,
         heads=shape.heads,
         kv_heads=shape.kv_heads,
         head_dim=shape.dim,
         eps=1e-5,
         scale=shape.dim**-0.5,
-        norm=random(shape.hidden),
+        norm=norm(shape.hidden),
         head=linear(shape.hidden, VOCABULARY),
         layers=layers,
         groups=groups,
+        inner=shape.inner,
+        gelu=shape.gemma,
+        embed_scale=2.5 if shape.gemma else 1.0,
+        score_cap=2.0 if shape.gemma else 0.0,
+        logit_cap=1.5 if shape.gemma else 0.0,
     )
 
 
@@ -112,6 +154,7 @@ def lora_of(
     rows, sites = [], []
     for group, wanted in zip(model.groups, ranks, strict=True):
         weights: list[tuple[torch.Tensor, torch.Tensor] | None] = []
+        wanted = wanted if group.names else [0] * len(wanted)
         for rank in wanted:
             a = torch.randn(len(group.names) * rank, group.in_features, generator=rng) * 0.1
             b = torch.randn(group.out_offsets[-1], rank, generator=rng) * 0.1
@@ -194,6 +237,8 @@ shapes = st.sampled_from(
         Shape(dim=128, bias=True, inner=96),
         Shape(qk_norm=True, bias=True, dim=16, layers=3),
         Shape(heads=3, kv_heads=3, dim=80, hidden=34, inner=34, layers=1),
+        Shape(fused=True, turned=48, windows=(9,)),
+        Shape(gemma=True, qk_norm=True, windows=(20, 0), layers=3),
     ]
 )
 some_rows = st.lists(
@@ -241,6 +286,23 @@ def test_it_agrees_with_plain_torch(native, dtype):
     expected = theirs.run(TorchOps().stack(theirs.model))[0]
     limit = 1e-4 if dtype == torch.float32 else 0.1
     torch.testing.assert_close(found, expected, rtol=0, atol=limit * float(expected.abs().max()))
+
+
+@dtypes
+@pytest.mark.parametrize(("experts", "top"), [(4, 4), (40, 6)])
+def test_a_mixture_of_experts_is_the_same_to_the_bit_alone_and_on_any_threads(native, dtype, experts, top):
+    shape = Shape(experts=experts, top=top, inner=64)
+    work = work_of(native, shape, [(20, 20), (3, 3), (1, 30)], 1, [8, 4], dtype)
+    expected = work.run(OneByOne(work.model, native))[0]
+    together = work.run(NativeStack(native._native, work.model))[0]
+    limit = 1e-5 if dtype == torch.float32 else 0.03
+    torch.testing.assert_close(together, expected, rtol=0, atol=limit * float(expected.abs().max()))
+    alone = work_of(native, shape, [(20, 20)], 1, [], dtype)
+    alone.tokens = work.tokens[:20]
+    for number in (1, 2, 5):
+        native.threads = number
+        assert torch.equal(work.run(NativeStack(native._native, work.model))[0], together)
+        assert torch.equal(alone.run(NativeStack(native._native, alone.model))[0][0], together[0])
 
 
 @dtypes

@@ -48,8 +48,11 @@ def test_few_rows_and_right_answers_that_are_no_choice() -> None:
     scores, gold = drawn(LEAST_ROWS, 2.0)
     assert fit_temperature(scores, gold) is not None
     assert fit_temperature(scores[1:], gold[1:]) is None
-    outside = np.where(np.arange(LEAST_ROWS) < 1, -1, gold)
-    assert fit_temperature(scores, outside) is None
+    sure = fit_temperature(scores, scores.argmax(1))
+    unsure = fit_temperature(scores, np.full(LEAST_ROWS, -1))
+    assert sure is not None
+    assert unsure is not None
+    assert 0.05 < sure < 1 < unsure
     assert places_of(["b", "x"], ["a", "b"]).tolist() == [1, -1]
 
 

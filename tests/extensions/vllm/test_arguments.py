@@ -86,6 +86,7 @@ def test_an_unknown_argument_is_refused_with_the_nearest() -> None:
     ("settings", "said"),
     [
         ({"quantize": "int8"}, "quantize goes not with the engine vllm"),
+        ({"quantized_from": "0" * 64}, "quantized_from goes"),
         ({"native": False}, "native goes"),
         ({"native_dir": "x"}, "native_dir goes"),
         ({"device": "cuda:1"}, "CUDA_VISIBLE_DEVICES"),

@@ -70,7 +70,10 @@ def test_nothing_of_vllm_is_imported_before_the_start() -> None:
 
 def test_what_the_engine_cannot_do_is_said() -> None:
     info = BaseInfo("b", "d", "A", "bfloat16", "cpu", 100, 10, {}, abilities=frozenset({Ability.ACTIVATED}))
-    assert ("cannot", "hidden states, the same answer in every batch") in base_lines(info)
+    assert (
+        "cannot",
+        "hidden states, the same answer in every batch, probabilities of choices",
+    ) in base_lines(info)
     assert "cannot" not in dict(base_lines(BaseInfo("b", "d", "A", "bfloat16", "cpu", 100, 10, {})))
 
 

@@ -7,14 +7,15 @@ AttentionItems::AttentionItems(const AttentionCall& call, int threads) {
   const int group = call.heads / call.kv_heads, most = std::max(1, kQueries / group);
   int64_t total = 0;
   // Reading a key costs about as much as using it for six query vectors.
-  const auto cost = [&](const Item& item) { return static_cast<int64_t>(item.count * group + 6) * item.seen; };
+  const auto cost = [&](const Item& item) { return static_cast<int64_t>(item.count * group + 6) * (item.seen - item.from); };
   for (int row = 0; row < call.rows; ++row) {
     const int start = call.cu_q[row], queries = call.cu_q[row + 1] - start;
     for (int first = 0; first < queries; first += most) {
       const int count = std::min(most, queries - first);
       const int seen = call.context[row] - queries + first + count;
+      const int from = first_key(call, seen - count + 1) / kKeys * kKeys;  // tiles are the same for each query
       for (int head = 0; head < call.kv_heads; ++head) {
-        items.push_back({row, head, start + first, count, seen});
+        items.push_back({row, head, start + first, count, from, seen});
         total += cost(items.back());
       }
     }

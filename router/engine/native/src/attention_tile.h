@@ -29,6 +29,11 @@ const T* block_of(const AttentionCall& call, const void* cache, const Item& item
   return static_cast<const T*>(cache) + (index * call.kv_heads + item.kv_head) * kBlock * call.dim;
 }
 
+// The first key that a query sees which sees the keys before `limit`.
+inline int first_key(const AttentionCall& call, int limit) {
+  return call.window ? std::max(0, limit - call.window) : 0;
+}
+
 // Walks through the blocks of the items some way ahead of their use, and asks for their memory. The first were
 // asked for by who did the items before.
 template <class T>
@@ -37,7 +42,8 @@ class Upcoming {
   static constexpr int kAheadBlocks = 16;
 
   Upcoming(const AttentionCall& call, const Item* first, const Item* last)
-      : call_(call), item_(first), last_(last), bytes_(kBlock * call.dim * static_cast<int>(sizeof(T))) {
+      : call_(call), item_(first), last_(last), key_(first == last ? 0 : first->from),
+        bytes_(kBlock * call.dim * static_cast<int>(sizeof(T))) {
     for (int i = 0; i < kAheadBlocks; ++i) next();
   }
 
@@ -58,13 +64,12 @@ class Upcoming {
     if (item_ == last_) return;
     key_ += kBlock;
     if (key_ < item_->seen) return;
-    ++item_;
-    key_ = 0;
+    if (++item_ != last_) key_ = item_->from;
   }
 
   const AttentionCall& call_;
   const Item *item_, *last_;
-  int key_ = 0, bytes_;
+  int key_, bytes_;
 };
 
 // sums[n][c] += the products of N rows of x, `ldx` apart, with C vectors of w, over `steps` lanes.
@@ -155,6 +160,7 @@ class Tile {
     if (scratch.size() < size) scratch.resize(size);
     at = reinterpret_cast<char*>((reinterpret_cast<uintptr_t>(scratch.data()) + 63) / 64 * 64);
     lay();
+    firsts_.resize(most);
     limits_.resize(most);
 #if defined(NATIVE_TILES)
     by_tiles_ = std::is_same_v<T, bf16> && tiles_fit(call.dim);
@@ -163,19 +169,21 @@ class Tile {
 
   void run(const Item& item) {
     start(item);
-    for (int key = 0; key < item.seen; key += kKeys) {
+    for (int key = item.from; key < item.seen; key += kKeys) {
       const int keys = std::min(kKeys, item.seen - key);
       for (int i = 0; i < keys; i += kBlock) upcoming_.ask();
 #if defined(NATIVE_TILES)
       if constexpr (std::is_same_v<T, bf16>)
         if (by_tiles_) {
           score_by_tiles(key, keys);
+          amend(key, keys);
           soften(key, keys);
           add_by_tiles(key, keys);
           continue;
         }
 #endif
       score(key, keys);
+      amend(key, keys);
       soften(key, keys);
       add_values(key, keys);
     }
@@ -191,6 +199,7 @@ class Tile {
       std::memcpy(queries_ + m * call_.dim, static_cast<const T*>(call_.qkv) + token * call_.width + head * call_.dim,
                   call_.dim * sizeof(T));
       limits_[m] = item.seen - item.count + m / group_ + 1;
+      firsts_[m] = first_key(call_, limits_[m]);
       maxima_[m] = kLow;
     }
     std::fill(sums_, sums_ + vectors_ * call_.dim, 0.0f);
@@ -264,13 +273,30 @@ class Tile {
     }
   }
 
+  // Caps scores, and takes out those of keys before the window.
+  void amend(int key, int keys) {
+    if (!call_.window && call_.cap == 0.0f) return;
+    constexpr float kLog2E = 1.44269504f;  // scores are for powers of two
+    const Vec narrow = set1(2.0f / call_.cap), cap = set1(call_.cap * kLog2E), one = set1(1.0f), low = set1(kLow);
+    const int width = (keys + 2 * W - 1) / (2 * W) * (2 * W);
+    for (int m = 0; m < vectors_; ++m)
+      for (int i = 0; i < width; i += W) {
+        float* at = scores_ + m * kKeys + i;
+        Vec score = load(at);
+        if (call_.cap != 0.0f)  // tanh(x) = 1 - 2 / (1 + e^2x)
+          score = mul(cap, sub(one, div(set1(2.0f), add(one, exp2(mul(score, narrow))))));
+        score = keep_first(score, limits_[m] - key - i, low);
+        store(at, keep_first(low, firsts_[m] - key - i, score));
+      }
+  }
+
   // Scores to weights under the new maximum; what was summed under the old one is scaled down.
   void soften(int key, int keys) {
     const int width = (keys + 2 * W - 1) / (2 * W) * (2 * W);
     for (int m = 0; m < vectors_; ++m) {
       const float* scores = scores_ + m * kKeys;
       T* shares = shares_ + m * kKeys;
-      if (limits_[m] <= key) {
+      if (limits_[m] <= key || firsts_[m] >= key + kKeys) {
         for (int i = 0; i < width; i += W) store(shares + i, zero());
         continue;
       }
@@ -340,7 +366,7 @@ class Tile {
   const T* values_[kBlocks];
   const T* columns_[kBlocks];
   bool by_tiles_ = false;  // by the matrix unit
-  std::vector<int> limits_;
+  std::vector<int> firsts_, limits_;  // the keys that a query vector sees
 };
 
 }  // namespace native

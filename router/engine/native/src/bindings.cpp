@@ -4,8 +4,10 @@
 #include <pybind11/numpy.h>
 
 #include <algorithm>
+#include <limits>
 
 #include "bindings.h"
+#include "blocks.h"
 #include "sample.h"
 #include "stack.h"
 
@@ -18,7 +20,7 @@ constexpr int64_t kPartRows = 16;      // rows of one adapter that go together
 Tensor add_rms_norm(const std::optional<Tensor>& residual, const Tensor& x, const Tensor& weight, double eps) {
   check_real(x);
   check(x, "x", 2, x.scalar_type());
-  check(weight, "weight", 1, x.scalar_type());
+  check(weight, "weight", 1, at::kFloat);
   TORCH_CHECK(weight.size(0) == x.size(1), "weight does not fit x");
   if (residual) {
     check(*residual, "residual", 2, x.scalar_type());
@@ -31,7 +33,7 @@ Tensor add_rms_norm(const std::optional<Tensor>& residual, const Tensor& x, cons
     native::each(static_cast<int>(x.size(0)), threads_for(x.numel()), [&](int row, const native::Share&) {
       const int64_t at = row * width;
       native::norm_row<T>(data<T>(out) + at, residual ? data<T>(*residual) + at : nullptr, data<T>(x) + at,
-                          data<T>(weight), width, static_cast<float>(eps));
+                          data<float>(weight), width, static_cast<float>(eps));
     });
   });
   return out;
@@ -41,7 +43,8 @@ Tensor rms_norm(const Tensor& x, const Tensor& weight, double eps) {
   return add_rms_norm(std::nullopt, x, weight, eps);
 }
 
-Tensor silu_mul(const Tensor& gate_up) {
+// Of silu, or of gelu by its approximation with tanh.
+Tensor gated(const Tensor& gate_up, bool gelu) {
   check_real(gate_up);
   check(gate_up, "gate_up", 2, gate_up.scalar_type());
   TORCH_CHECK(gate_up.size(1) % 2 == 0, "gate_up has an odd width");
@@ -50,10 +53,24 @@ Tensor silu_mul(const Tensor& gate_up) {
   on_type(gate_up, gate_up.numel(), [&](auto t) {
     using T = decltype(t);
     native::each(static_cast<int>(rows), threads_for(gate_up.numel()), [&](int row, const native::Share&) {
-      native::silu_columns<T>(data<T>(out) + row * inner, data<T>(gate_up) + row * 2 * inner, inner, 0, inner);
+      native::gate_columns<T>(gelu ? native::Gate::kGelu : native::Gate::kSilu, data<T>(out) + row * inner, data<T>(gate_up) + row * 2 * inner, inner, 0, inner);
     });
   });
   return out;
+}
+
+// In place.
+void cap(const Tensor& x, double limit) {
+  check_real(x);
+  check(x, "x", 2, x.scalar_type());
+  TORCH_CHECK(limit > 0, "a cap is positive");
+  const int64_t width = x.size(1);
+  on_type(x, x.numel(), [&](auto t) {
+    using T = decltype(t);
+    native::each(static_cast<int>(x.size(0)), threads_for(x.numel()), [&](int row, const native::Share&) {
+      native::cap_row<T>(data<T>(x) + row * width, width, static_cast<float>(limit));
+    });
+  });
 }
 
 void check_cache(const Tensor& qkv, const Tensor& k_cache, const Tensor& v_cache, int64_t heads) {
@@ -68,21 +85,27 @@ void check_cache(const Tensor& qkv, const Tensor& k_cache, const Tensor& v_cache
   TORCH_CHECK(qkv.size(1) == (heads + 2 * kv_heads) * dim, "qkv does not fit the heads");
 }
 
+// cos and sin [positions, turned], of all numbers of a head or of some at its beginning.
+void check_angles(const Tensor& cos, const Tensor& sin, int64_t dim) {
+  check(cos, "cos", 2, at::kFloat);
+  check(sin, "sin", 2, at::kFloat);
+  TORCH_CHECK(cos.sizes() == sin.sizes() && cos.size(1) % 2 == 0 && cos.size(1) <= dim, "cos and sin do not fit the heads");
+}
+
 void rope_write(const Tensor& qkv, const Tensor& cos, const Tensor& sin, const Tensor& k_cache,
                 const Tensor& v_cache, const Tensor& positions, const Tensor& slots, int64_t heads) {
   check_cache(qkv, k_cache, v_cache, heads);
   const int64_t dim = k_cache.size(3);
-  check(cos, "cos", 2, at::kFloat);
-  check(sin, "sin", 2, at::kFloat);
   check(positions, "positions", 1, at::kInt);
   check(slots, "slots", 1, at::kInt);
-  TORCH_CHECK(cos.sizes() == sin.sizes() && cos.size(1) == dim, "cos and sin do not fit the heads");
+  check_angles(cos, sin, dim);
   TORCH_CHECK(positions.size(0) == qkv.size(0) && slots.size(0) == qkv.size(0), "plan does not fit qkv");
   check_range(positions, "positions", cos.size(0));
   check_range(slots, "slots", k_cache.size(0) * native::kBlock);
   const native::RopeCall call{qkv.data_ptr(), data<float>(cos), data<float>(sin), k_cache.data_ptr(),
                               v_cache.data_ptr(), data<int32_t>(positions), data<int32_t>(slots),
-                              static_cast<int>(heads), static_cast<int>(k_cache.size(1)), static_cast<int>(dim)};
+                              static_cast<int>(heads), static_cast<int>(k_cache.size(1)), static_cast<int>(dim),
+                              static_cast<int>(cos.size(1))};
   on_type(qkv, qkv.numel(), [&](auto t) {
     native::each(static_cast<int>(qkv.size(0)), threads_for(qkv.numel()), [&](int token, const native::Share&) {
       native::rope_token<decltype(t)>(call, token, 0, call.kv_heads);
@@ -102,7 +125,7 @@ void check_rows(const Tensor& cu_q, const Tensor& context, int64_t tokens, int64
 }
 
 Tensor attention(const Tensor& qkv, const Tensor& k_cache, const Tensor& v_cache, const Tensor& cu_q,
-                 const Tensor& context, const Tensor& table, int64_t heads, double scale) {
+                 const Tensor& context, const Tensor& table, int64_t heads, double scale, int64_t window, double cap) {
   check_cache(qkv, k_cache, v_cache, heads);
   check(cu_q, "cu_q", 1, at::kInt);
   check(context, "context", 1, at::kInt);
@@ -110,13 +133,15 @@ Tensor attention(const Tensor& qkv, const Tensor& k_cache, const Tensor& v_cache
   TORCH_CHECK(table.size(0) == context.size(0), "block_table does not fit context");
   check_rows(cu_q, context, qkv.size(0), table.size(1) * native::kBlock);
   check_range(table, "block_table", k_cache.size(0));
+  TORCH_CHECK(window >= 0 && window <= std::numeric_limits<int>::max() && cap >= 0, "a window or cap is negative");
   const int64_t dim = k_cache.size(3);
   Tensor out = at::empty({qkv.size(0), heads * dim}, qkv.options());
   const native::AttentionCall call{out.data_ptr(), qkv.data_ptr(), k_cache.data_ptr(), v_cache.data_ptr(),
                                    data<int32_t>(cu_q), data<int32_t>(context), data<int32_t>(table),
                                    static_cast<int>(context.size(0)), static_cast<int>(table.size(1)),
                                    static_cast<int>(heads), static_cast<int>(k_cache.size(1)),
-                                   static_cast<int>(dim), qkv.size(1), static_cast<float>(scale)};
+                                   static_cast<int>(dim), qkv.size(1), static_cast<float>(scale),
+                                   static_cast<int>(window), static_cast<float>(cap)};
   on_type(qkv, native::kBlock * kRelease, [&](auto t) {
     const int threads = team_size.load();
     const native::AttentionItems items(call, threads);
@@ -127,15 +152,43 @@ Tensor attention(const Tensor& qkv, const Tensor& k_cache, const Tensor& v_cache
   return out;
 }
 
-// Panels, scales if they are of int8, bias.
-using Linear = std::tuple<Tensor, std::optional<Tensor>, std::optional<Tensor>>;
+// Panels, scales if they are of int8, bias, and of blocks each run of panels of one form: the form and how many.
+using Linear = std::tuple<Tensor, std::optional<Tensor>, std::optional<Tensor>, std::vector<std::pair<int, int>>>;
+
+native::Form form_of(int number) {
+  const auto form = static_cast<native::Form>(number);
+  TORCH_CHECK(native::shape_of(form).bytes, "no form of blocks has the number ", number);
+  return form;
+}
+
+// The runs of blocks that are all of `w`.
+std::vector<native::Run> runs_of(const Linear& linear, int64_t in, int64_t panels) {
+  const auto& [w, scales, bias, forms] = linear;
+  std::vector<native::Run> runs;
+  int64_t bytes = 0;
+  for (const auto& [number, count] : forms) {
+    const native::Form form = form_of(number);
+    TORCH_CHECK(count > 0 && in > 0 && in % native::shape_of(form).inputs == 0, "blocks do not fit x");
+    runs.push_back({form, count, native::block_panel_bytes(form, in)});
+    bytes += count * runs.back().bytes;
+    panels -= count;
+  }
+  check(w, "w", 1, at::kByte);
+  TORCH_CHECK(panels == 0 && w.size(0) == bytes && !scales, "w does not fit x");
+  return runs;
+}
 
 native::Weights weights_of(const Linear& linear, int64_t in, int64_t out, at::ScalarType type) {
-  const auto& [w, scales, bias] = linear;
-  check(w, "w", 3, scales ? at::kChar : type);
+  const auto& [w, scales, bias, forms] = linear;
   const int64_t per = type == at::kFloat ? 1 : 2, panels = (out + native::kPanel - 1) / native::kPanel;
-  TORCH_CHECK(out > 0 && w.size(0) == panels && w.size(1) * per == in && w.size(2) == native::kPanel * per,
-              "w does not fit x");
+  TORCH_CHECK(out > 0, "a linear layer has one output or more");
+  std::vector<native::Run> runs;
+  if (!forms.empty()) {
+    runs = runs_of(linear, in, panels);
+  } else {
+    check(w, "w", 3, scales ? at::kChar : type);
+    TORCH_CHECK(w.size(0) == panels && w.size(1) * per == in && w.size(2) == native::kPanel * per, "w does not fit x");
+  }
   if (scales) {
     check(*scales, "scales", 1, at::kFloat);
     TORCH_CHECK(scales->size(0) == panels * native::kPanel, "scales do not fit w");
@@ -144,7 +197,43 @@ native::Weights weights_of(const Linear& linear, int64_t in, int64_t out, at::Sc
     check(*bias, "bias", 1, type);
     TORCH_CHECK(bias->size(0) == out, "bias does not fit w");
   }
-  return {w.data_ptr(), scales ? data<float>(*scales) : nullptr, bias ? bias->data_ptr() : nullptr, in, out};
+  return {w.data_ptr(), scales ? data<float>(*scales) : nullptr, bias ? bias->data_ptr() : nullptr, in, out,
+          std::move(runs)};
+}
+
+// Blocks as they lie in a file, uint8 [out, bytes], into panels for activations of a type: uint8, flat, in `to`.
+void pack_blocks(const Tensor& blocks, int number, int64_t in, bool wide, const Tensor& to) {
+  const native::Form form = form_of(number);
+  const native::BlockShape shape = native::shape_of(form);
+  check(blocks, "blocks", 2, at::kByte);
+  check(to, "to", 1, at::kByte);
+  const int64_t out = blocks.size(0), panels = (out + native::kPanel - 1) / native::kPanel;
+  const int64_t bytes = native::block_panel_bytes(form, in);
+  TORCH_CHECK(in > 0 && in % shape.inputs == 0 && blocks.size(1) == in / shape.inputs * shape.bytes,
+              "blocks do not fit their number of inputs");
+  TORCH_CHECK(to.size(0) == panels * bytes, "to does not fit blocks");
+  pybind11::gil_scoped_release release;
+  native::each(static_cast<int>(panels), threads_for(out * in), [&](int panel, const native::Share&) {
+    const auto pack = wide ? native::pack_panel<float> : native::pack_panel<native::bf16>;
+    pack(form, data<uint8_t>(blocks), in, out, panel, data<char>(to) + panel * bytes);
+  });
+}
+
+// Rows `indices` of a weight in blocks [rows, in] into out [T, in].
+void unpack_block_rows(const Linear& given, int64_t rows, const Tensor& indices, const Tensor& out) {
+  check_real(out);
+  check(out, "out", 2, out.scalar_type());
+  check(indices, "indices", 1, at::kLong);
+  const native::Weights weights = weights_of(given, out.size(1), rows, out.scalar_type());
+  TORCH_CHECK(indices.size(0) == out.size(0) && !weights.runs.empty(), "indices do not fit out");
+  const auto* row = data<int64_t>(indices);
+  for (int64_t i = 0; i < indices.size(0); ++i) TORCH_CHECK(row[i] >= 0 && row[i] < rows, "there is no row ", row[i]);
+  on_type(out, out.numel(), [&](auto t) {
+    using T = decltype(t);
+    native::each(static_cast<int>(out.size(0)), threads_for(out.numel()), [&](int i, const native::Share&) {
+      native::block_row<T>(data<T>(out) + i * weights.in, weights, row[i]);
+    });
+  });
 }
 
 Tensor linear(const Tensor& x, const Linear& given, int64_t out) {
@@ -153,7 +242,7 @@ Tensor linear(const Tensor& x, const Linear& given, int64_t out) {
   const native::Weights weights = weights_of(given, x.size(1), out, x.scalar_type());
   Tensor y = at::empty({x.size(0), out}, x.options());
   on_type(x, y.numel(), [&](auto t) {
-    const native::LinearCall call{y.data_ptr(), x.data_ptr(), x.size(0), &weights};
+    const native::LinearCall call{y.data_ptr(), x.data_ptr(), x.size(0), &weights, native::fresh_stamps(1)};
     native::each(weights.panels(), threads_for(out * x.size(1)), [&](int panel, const native::Share& share) {
       const char* end = weights.panel(share.end, x.element_size());
       native::linear_panel<decltype(t)>(call, panel, {end, end});
@@ -282,44 +371,59 @@ std::vector<Chosen> choose(const Tensor& logits, const std::vector<pybind11::tup
 // The layers of a model; keeps its tensors alive.
 class Stack {
  public:
-  // norm: the last. embed: none where its rows are those of the head. shape: heads, kv_heads, dim, inner.
-  Stack(const Tensor& norm, const std::optional<Tensor>& embed, const Tensor& cos, const Tensor& sin,
-        const std::vector<int64_t>& shape, double eps, double scale)
-      : type_(norm.scalar_type()) {
-    check_real(norm);
-    check(norm, "norm", 1, type_);
-    check(cos, "cos", 2, at::kFloat);
-    check(sin, "sin", 2, at::kFloat);
+  // wide: float32, else bfloat16. norm: the last. embed: none where its rows are those of the head. shape: heads, kv_heads,
+  // dim, inner, experts of a token (0: there are none). sites: where the columns of each linear layer begin and end, of four
+  // sites. numbers: eps, scale of scores, scale of embeddings, caps of scores and of logits (0: none).
+  Stack(bool wide, const Tensor& norm, const std::optional<Tensor>& embed, const std::vector<int64_t>& shape,
+        const std::array<std::vector<int64_t>, 4>& sites, const std::vector<double>& numbers, bool gelu, bool shares)
+      : type_(wide ? at::kFloat : at::kBFloat16) {
     w_.heads = static_cast<int>(shape.at(0));
     w_.kv_heads = static_cast<int>(shape.at(1));
     w_.dim = static_cast<int>(shape.at(2));
     w_.inner = shape.at(3);
+    w_.top = static_cast<int>(shape.at(4));
+    w_.shares = shares;
+    TORCH_CHECK(w_.top >= 0, "top is negative");
     w_.hidden = norm.size(0);
-    w_.norm = keep(norm);
+    w_.norm = norm_of(norm, w_.hidden);
     TORCH_CHECK(w_.kv_heads > 0 && w_.heads > 0 && w_.heads % w_.kv_heads == 0 && w_.dim > 0 && w_.dim % 16 == 0,
                 "bad head shape");
-    TORCH_CHECK(cos.sizes() == sin.sizes() && cos.size(1) == w_.dim, "cos and sin do not fit the heads");
-    w_.eps = static_cast<float>(eps);
-    w_.scale = static_cast<float>(scale);
+    const int64_t widths[4] = {w_.qkv_width(), w_.hidden, w_.top ? 0 : 2 * w_.inner, w_.top ? 0 : w_.hidden};
+    for (int s = 0; s < 4; ++s)
+      TORCH_CHECK(!sites[s].empty() && sites[s].front() == 0 && sites[s].back() == widths[s] &&
+                      std::is_sorted(sites[s].begin(), sites[s].end()),
+                  "sites do not fit the layers");
+    w_.sites = sites;
+    TORCH_CHECK(numbers.size() == 5, "five numbers are needed");
+    w_.eps = static_cast<float>(numbers[0]);
+    w_.scale = static_cast<float>(numbers[1]);
+    w_.embed_scale = static_cast<float>(numbers[2]);
+    w_.score_cap = static_cast<float>(numbers[3]);
+    w_.logit_cap = static_cast<float>(numbers[4]);
+    w_.gate = gelu ? native::Gate::kGelu : native::Gate::kSilu;
     if (embed) {
       check(*embed, "embed", 2, type_);
       TORCH_CHECK(embed->size(1) == w_.hidden, "embed does not fit the norm");
       w_.embed = keep(*embed);
       vocabulary_ = embed->size(0);
     }
-    w_.cos = static_cast<const float*>(keep(cos));
-    w_.sin = static_cast<const float*>(keep(sin));
-    positions_ = cos.size(0);
   }
 
-  // norms: norm1, norm2, and of heads q and k if there are such. linears: of qkv, o, gate_up, down.
-  void add(const std::vector<Tensor>& norms, const std::vector<Linear>& linears, const Tensor& k_cache,
-           const Tensor& v_cache) {
-    TORCH_CHECK((norms.size() == 2 || norms.size() == 4) && linears.size() == 4, "a layer has 2 or 4 norms and 4 linears");
-    for (size_t i = 0; i < norms.size(); ++i) {
-      check(norms[i], "norm", 1, type_);
-      TORCH_CHECK(norms[i].size(0) == (i < 2 ? w_.hidden : w_.dim), "a norm does not fit");
-    }
+  // norms: norm1, norm2, of what attention and the gated unit add, of heads q and k; the last four may be missing.
+  // linears: of qkv, o, and gate_up and down, or of a mixture the router and then gate_up and down of each expert.
+  void add(const std::array<std::optional<Tensor>, 6>& norms, const std::vector<Linear>& linears, const Tensor& cos,
+           const Tensor& sin, int64_t window, const Tensor& k_cache, const Tensor& v_cache) {
+    TORCH_CHECK(norms[0] && norms[1], "a layer has 2 norms");
+    const int64_t experts = w_.top ? (static_cast<int64_t>(linears.size()) - 3) / 2 : 0;
+    TORCH_CHECK(static_cast<int64_t>(linears.size()) == (w_.top ? 3 + 2 * experts : 4) && experts >= w_.top,
+                "a layer has 4 linears, or 3 and 2 of each expert");
+    TORCH_CHECK(w_.layers.empty() || static_cast<int64_t>(w_.layers[0].gate_ups.size()) == experts,
+                "layers differ in experts");
+    TORCH_CHECK(!norms[2] == !norms[3] && !norms[4] == !norms[5], "one norm of two is missing");
+    check_angles(cos, sin, w_.dim);
+    TORCH_CHECK(w_.layers.empty() || cos.size(0) == positions_, "layers differ in positions");
+    positions_ = cos.size(0);
+    TORCH_CHECK(window >= 0 && window <= std::numeric_limits<int>::max(), "a window is negative");
     check(k_cache, "k_cache", 4, type_);
     TORCH_CHECK(k_cache.sizes() == v_cache.sizes() && k_cache.size(1) == w_.kv_heads &&
                     k_cache.size(2) == native::kBlock && k_cache.size(3) == w_.dim,
@@ -329,16 +433,24 @@ class Stack {
     blocks_ = k_cache.size(0);
     const int64_t mixed = static_cast<int64_t>(w_.heads) * w_.dim;
     native::LayerWeights layer{};
-    layer.norm1 = keep(norms[0]);
-    layer.norm2 = keep(norms[1]);
-    if (norms.size() == 4) {
-      layer.q_norm = keep(norms[2]);
-      layer.k_norm = keep(norms[3]);
-    }
+    const float** places[6] = {&layer.norm1, &layer.norm2, &layer.out1, &layer.out2, &layer.q_norm, &layer.k_norm};
+    for (int i = 0; i < 6; ++i)
+      if (norms[i]) *places[i] = norm_of(*norms[i], i < 4 ? w_.hidden : w_.dim);
+    layer.cos = static_cast<const float*>(keep(cos));
+    layer.sin = static_cast<const float*>(keep(sin));
+    layer.turned = static_cast<int>(cos.size(1));
+    layer.window = static_cast<int>(window);
     layer.qkv = weights(linears[0], w_.hidden, w_.qkv_width());
     layer.o = weights(linears[1], mixed, w_.hidden);
-    layer.gate_up = weights(linears[2], w_.hidden, 2 * w_.inner);
-    layer.down = weights(linears[3], w_.inner, w_.hidden);
+    if (w_.top) layer.router = weights(linears[2], w_.hidden, experts);
+    for (int64_t e = 0; e < experts; ++e) {
+      layer.gate_ups.push_back(weights(linears[3 + 2 * e], w_.hidden, 2 * w_.inner));
+      layer.downs.push_back(weights(linears[4 + 2 * e], w_.inner, w_.hidden));
+    }
+    if (!w_.top) {
+      layer.gate_up = weights(linears[2], w_.hidden, 2 * w_.inner);
+      layer.down = weights(linears[3], w_.inner, w_.hidden);
+    }
     layer.k_cache = const_cast<void*>(keep(k_cache));
     layer.v_cache = const_cast<void*>(keep(v_cache));
     w_.layers.push_back(layer);
@@ -408,13 +520,19 @@ class Stack {
   }
 
  private:
+  const float* norm_of(const Tensor& norm, int64_t width) {
+    check(norm, "norm", 1, at::kFloat);
+    TORCH_CHECK(norm.size(0) == width, "a norm does not fit");
+    return static_cast<const float*>(keep(norm));
+  }
+
   const void* keep(const Tensor& t) {
     kept_.push_back(t);
     return t.data_ptr();
   }
 
   native::Weights weights(const Linear& linear, int64_t in, int64_t out) {
-    const auto& [w, scales, bias] = linear;
+    const auto& [w, scales, bias, forms] = linear;
     keep(w);
     weights_.push_back(w);
     if (scales) keep(*scales);
@@ -478,10 +596,14 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
   m.attr("slice") = native::kSlice;
   m.def("rms_norm", &rms_norm);
   m.def("add_rms_norm", &add_rms_norm);
-  m.def("silu_mul", &silu_mul);
+  m.def("gated", &gated);
+  m.def("cap", &cap);
   m.def("rope_write", &rope_write);
   m.def("attention", &attention);
   m.def("linear", &linear);
+  m.def("pack_blocks", &pack_blocks);
+  m.def("unpack_block_rows", &unpack_block_rows);
+  m.def("block_panel_bytes", [](int number, int64_t in) { return native::block_panel_bytes(form_of(number), in); });
   m.def("lora", &lora);
   bindings::add_packing(m);
   m.def("choose", &choose);
@@ -491,8 +613,8 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
   });
   m.def("threads", [] { return team_size.load(); });
   pybind11::class_<Stack>(m, "Stack")
-      .def(pybind11::init<const Tensor&, const std::optional<Tensor>&, const Tensor&, const Tensor&,
-                          const std::vector<int64_t>&, double, double>())
+      .def(pybind11::init<bool, const Tensor&, const std::optional<Tensor>&, const std::vector<int64_t>&,
+                          const std::array<std::vector<int64_t>, 4>&, const std::vector<double>&, bool, bool>())
       .def("add", &Stack::add)
       .def("finish", &Stack::finish)
       .def("forward", &Stack::forward)

@@ -34,10 +34,25 @@ float add_and_square(T* residual, const T* x, int64_t width) {
 }
 
 template <class T>
-void scale_row(T* out, const T* x, const T* weight, int64_t width, float factor) {
+void weigh_row(T* out, const T* x, const float* weight, int64_t width, float factor) {
   int64_t i = 0;
   for (; i + W <= width; i += W) store(out + i, mul(mul(load(x + i), set1(factor)), load(weight + i)));
-  for (; i < width; ++i) put(out + i, to_float(x[i]) * factor * to_float(weight[i]));
+  for (; i < width; ++i) put(out + i, to_float(x[i]) * factor * weight[i]);
+}
+
+// Fewer than W numbers, as the first lanes of a vector.
+template <class T>
+Vec load_some(const T* from, int64_t count) {
+  T lanes[W] = {};
+  std::memcpy(lanes, from, count * sizeof(T));
+  return load(lanes);
+}
+
+template <class T>
+void store_some(T* to, Vec v, int64_t count) {
+  T lanes[W];
+  store(lanes, v);
+  std::memcpy(to, lanes, count * sizeof(T));
 }
 
 template <class T>
@@ -85,24 +100,31 @@ template <class T>
 void rope_token(const RopeCall& call, int64_t token, int first, int last) {
   const int dim = call.dim, group = call.heads / call.kv_heads, turned = call.heads + call.kv_heads;
   T* row = static_cast<T*>(call.qkv) + token * (turned + call.kv_heads) * dim;
-  const int64_t at = static_cast<int64_t>(call.positions[token]) * dim;
+  const int64_t at = static_cast<int64_t>(call.positions[token]) * call.turned;
   const float *cos = call.cos + at, *sin = call.sin + at;
-  for (int h = first * group; h < last * group; ++h) rotate(row + h * dim, cos, sin, dim / 2);
+  for (int h = first * group; h < last * group; ++h) rotate(row + h * dim, cos, sin, call.turned / 2);
   const int64_t block = call.slots[token] / kBlock, offset = call.slots[token] % kBlock;
   for (int h = first; h < last; ++h) {
     const int64_t place = (block * call.kv_heads + h) * kBlock * dim;
     T *key = row + (call.heads + h) * dim, *value = row + (turned + h) * dim;
-    rotate(key, cos, sin, dim / 2);
+    rotate(key, cos, sin, call.turned / 2);
     keep_key(static_cast<T*>(call.k_cache) + place, key, offset, dim);
     keep_value(static_cast<T*>(call.v_cache) + place, value, offset, dim);
   }
 }
 
 template <class T>
-void norm_row(T* out, T* residual, const T* x, const T* weight, int64_t width, float eps) {
+void norm_row(T* out, T* residual, const T* x, const float* weight, int64_t width, float eps) {
   const float squares = add_and_square(residual, x, width);
   const float factor = 1.0f / std::sqrt(squares / width + eps);
-  scale_row(out, residual ? residual : x, weight, width, factor);
+  weigh_row(out, residual ? residual : x, weight, width, factor);
+}
+
+template <class T>
+void scale_row(T* out, const T* x, int64_t width, float factor) {
+  int64_t i = 0;
+  for (; i + W <= width; i += W) store(out + i, mul(load(x + i), set1(factor)));
+  for (; i < width; ++i) put(out + i, to_float(x[i]) * factor);
 }
 
 template <class T>
@@ -112,20 +134,40 @@ void add_row(T* residual, const T* x, int64_t width) {
   for (; i < width; ++i) put(residual + i, to_float(residual[i]) + to_float(x[i]));
 }
 
-template <class T>
-void silu_columns(T* out, const T* gate, int64_t inner, int64_t first, int64_t last) {
-  const Vec one = set1(1.0f), minus_log2e = set1(-1.44269504f);
+// out = g / (1 + 2^exponent(g)) * up
+template <class T, class F>
+void gate_by(F&& exponent, T* out, const T* gate, int64_t inner, int64_t first, int64_t last) {
+  const Vec one = set1(1.0f);
   const T* up = gate + inner;
-  int64_t i = first;
-  for (; i + W <= last; i += W) {
-    const Vec g = load(gate + i);
-    const Vec silu = div(g, add(one, exp2(mul(g, minus_log2e))));
-    store(out + i, mul(silu, load(up + i)));
+  for (int64_t i = first; i < last; i += W) {
+    const bool whole = i + W <= last;
+    const Vec g = whole ? load(gate + i) : load_some(gate + i, last - i);
+    const Vec gated = mul(div(g, add(one, exp2(exponent(g)))), whole ? load(up + i) : load_some(up + i, last - i));
+    if (whole)
+      store(out + i, gated);
+    else
+      store_some(out + i, gated, last - i);
   }
-  for (; i < last; ++i) {
-    const float g = to_float(gate[i]);
-    put(out + i, g / (1.0f + std::exp(-g)) * to_float(up[i]));
-  }
+}
+
+template <class T>
+void gate_columns(Gate gate, T* out, const T* gate_up, int64_t inner, int64_t first, int64_t last) {
+  constexpr float kLog2E = 1.44269504f;
+  if (gate == Gate::kSilu)
+    return gate_by([&](Vec g) { return mul(g, set1(-kLog2E)); }, out, gate_up, inner, first, last);
+  // (1 + tanh(u)) / 2 = 1 / (1 + e^-2u) with u = sqrt(2 / pi) * (g + 0.044715 g^3), Hendrycks & Gimpel 2016
+  constexpr float kScale = -2.0f * kLog2E * 0.79788456f;
+  const auto exponent = [&](Vec g) { return mul(g, fma(mul(g, g), set1(0.044715f * kScale), set1(kScale))); };
+  gate_by(exponent, out, gate_up, inner, first, last);
+}
+
+template <class T>
+void cap_row(T* x, int64_t width, float cap) {  // tanh(x) = 1 - 2 / (1 + e^2x)
+  const Vec one = set1(1.0f), factor = set1(2.0f * 1.44269504f / cap);
+  const auto capped = [&](Vec v) { return mul(set1(cap), sub(one, div(set1(2.0f), add(one, exp2(mul(v, factor)))))); };
+  int64_t i = 0;
+  for (; i + W <= width; i += W) store(x + i, capped(load(x + i)));
+  if (i < width) store_some(x + i, capped(load_some(x + i, width - i)), width - i);
 }
 
 template <class T>
@@ -170,13 +212,17 @@ void touch(const char* from, int64_t bytes) {
 
 template void rope_token<float>(const RopeCall&, int64_t, int, int);
 template void norm_row(float*, float*, const float*, const float*, int64_t, float);
+template void scale_row(float*, const float*, int64_t, float);
+template void cap_row(float*, int64_t, float);
 template void add_row(float*, const float*, int64_t);
-template void silu_columns(float*, const float*, int64_t, int64_t, int64_t);
+template void gate_columns(Gate, float*, const float*, int64_t, int64_t, int64_t);
 template int64_t largest_of(const float*, int64_t);
 template void rope_token<bf16>(const RopeCall&, int64_t, int, int);
-template void norm_row(bf16*, bf16*, const bf16*, const bf16*, int64_t, float);
+template void norm_row(bf16*, bf16*, const bf16*, const float*, int64_t, float);
+template void scale_row(bf16*, const bf16*, int64_t, float);
+template void cap_row(bf16*, int64_t, float);
 template void add_row(bf16*, const bf16*, int64_t);
-template void silu_columns(bf16*, const bf16*, int64_t, int64_t, int64_t);
+template void gate_columns(Gate, bf16*, const bf16*, int64_t, int64_t, int64_t);
 template int64_t largest_of(const bf16*, int64_t);
 
 }  // namespace native

@@ -17,16 +17,46 @@ constexpr int kPanel = 2 * W;  // columns in a panel of weights: [panels, in / p
 
 constexpr int kSlice = W;      // ranks in a slice of an adapter's a: [slices, in / per, kSlice, per], what is missing is 0
 
+// Blocks of few bits by GGUF's numbers of them (blocks.h); plain: of the activations' type, or of int8.
+enum class Form : int { plain = -1, q4_0 = 2, q4_1 = 3, q8_0 = 8, q4_k = 12, q6_k = 14 };
+
+// Bytes of a panel of blocks.
+int64_t block_panel_bytes(Form form, int64_t in);
+
+// Neighbouring panels of one form.
+struct Run {
+  Form form;
+  int panels;
+  int64_t bytes;  // of a panel
+};
+
 struct Weights {
-  const void* w = nullptr;        // panels, of the activations' type; with scales of int8
+  const void* w = nullptr;        // panels, of the activations' type; with scales of int8; with runs of blocks
   const float* scales = nullptr;  // [panels * kPanel] of each column, or null
   const void* bias = nullptr;     // [out], or null
   int64_t in = 0, out = 0;
+  std::vector<Run> runs{};        // of all panels if they are blocks, else none
 
   int panels() const { return static_cast<int>((out + kPanel - 1) / kPanel); }
-  // `size`: bytes of an activation.
+  // `size`: bytes of an activation. Of panels that are no blocks.
   int64_t panel_bytes(int64_t size) const { return kPanel * in * (scales ? 1 : size); }
-  const char* panel(int64_t index, int64_t size) const { return static_cast<const char*>(w) + index * panel_bytes(size); }
+  const char* panel(int64_t index, int64_t size) const {
+    const char* at = static_cast<const char*>(w);
+    if (runs.empty()) return at + index * panel_bytes(size);
+    for (const Run& run : runs) {
+      if (index <= run.panels) return at + index * run.bytes;
+      at += run.panels * run.bytes;
+      index -= run.panels;
+    }
+    return at;
+  }
+  Form form(int64_t index) const {
+    for (const Run& run : runs) {
+      if (index < run.panels) return run.form;
+      index -= run.panels;
+    }
+    return Form::plain;
+  }
 };
 
 // y [rows, out] = x [rows, in] w^T + bias.
@@ -35,7 +65,11 @@ struct LinearCall {
   const void* x;
   int64_t rows;
   const Weights* weights;
+  uint64_t stamp = 0;  // the same for the panels of one call and no others; 0: there is none
 };
+
+// A stamp, and the `count` - 1 behind it.
+uint64_t fresh_stamps(uint64_t count);
 
 // Neighbouring tokens of one adapter, or of the base, which has rank 0.
 struct Part {
@@ -69,17 +103,20 @@ struct AttentionCall {
   int rows, table_width, heads, kv_heads, dim;
   int64_t width;
   float scale;
+  int window;               // keys that a query sees, its own included; 0: all before it
+  float cap;                // scores are cap * tanh(score / cap); 0: as they are
 };
 
 struct RopeCall {
   void* qkv;                // [T, (heads + 2 * kv_heads) * dim]
-  const float* cos;         // [positions, dim]
+  const float* cos;         // [positions, turned]
   const float* sin;
   void* k_cache;             // as AttentionCall's
   void* v_cache;
   const int32_t* positions;  // [T]
   const int32_t* slots;      // [T]
   int heads, kv_heads, dim;
+  int turned;                // numbers at the beginning of a head that are rotated
 };
 
 // What a thread reads after a panel: the panels up to `end`, and then what begins at `next`.
@@ -106,7 +143,8 @@ struct Item {
   int row, kv_head;
   int64_t token;  // the first query, in the step
   int count;      // queries
-  int seen;       // keys that the last of them sees
+  int from;       // the key at which reading begins: of a tile that some query sees
+  int seen;       // keys up to the last that the last of them sees
 };
 
 // What attention has to do in a step, the same in each layer, cut into chunks of about the same cost.
@@ -127,12 +165,19 @@ void rope_token(const RopeCall& call, int64_t token, int first, int last);
 
 // residual is null, or gets x added and takes its place.
 template <class T>
-void norm_row(T* out, T* residual, const T* x, const T* weight, int64_t width, float eps);
+void norm_row(T* out, T* residual, const T* x, const float* weight, int64_t width, float eps);
 template <class T>
 void add_row(T* residual, const T* x, int64_t width);
-// Columns [first, last) of silu(gate) * up, which lie `inner` columns apart.
 template <class T>
-void silu_columns(T* out, const T* gate_up, int64_t inner, int64_t first, int64_t last);
+void scale_row(T* out, const T* x, int64_t width, float factor);
+
+enum class Gate { kSilu, kGelu };  // x * sigmoid(x), and the Gaussian one by its approximation with tanh
+// Columns [first, last) of gate(x) * up, where x and up lie `inner` columns apart.
+template <class T>
+void gate_columns(Gate gate, T* out, const T* gate_up, int64_t inner, int64_t first, int64_t last);
+// x = cap * tanh(x / cap)
+template <class T>
+void cap_row(T* x, int64_t width, float cap);
 // Reads memory and nothing else.
 void touch(const char* from, int64_t bytes);
 // The first of the largest of x, or -1 if that is not finite or there is a NaN.

@@ -12,6 +12,7 @@
 #include <type_traits>
 #include <utility>
 
+#include "blocks.h"
 #include "int8.h"
 #include "kernels.h"
 #include "scratch.h"
@@ -243,6 +244,7 @@ void multiply_by_tiles(const LinearCall& call, Panel<bf16> panel, int64_t bytes,
 template <class T>
 void linear_panel(const LinearCall& call, int index, const Ahead& ahead) {
   const Weights& weights = *call.weights;
+  if (!weights.runs.empty()) return block_panel<T>(call, index, ahead);
   const int64_t in = weights.in, at = static_cast<int64_t>(index) * kPanel, rows = call.rows;
   constexpr int pairs = kPanel * Pack<T>::per;
   constexpr int step = pairs * sizeof(T), small = pairs;  // bytes of weights at a time, of int8 fewer

@@ -25,7 +25,6 @@ from router.extensions.training.labels import (
     Floats,
     calibration_of,
     fit_temperature,
-    labelled,
     places_of,
     scaled,
 )
@@ -68,7 +67,7 @@ def renew_calibration(plan: EvaluationPlan, ready: ReadyBase, rows: int | None, 
     Raises ConfigError for an adapter without choices, or with few validation rows, and AdapterRejected.
     """
     name, constraint = plan.manifest.name, plan.manifest.generation.constraint
-    if constraint is None or constraint.kind != "choices" or not labelled(constraint.choices):
+    if constraint is None or constraint.kind != "choices":
         raise ConfigError(
             f"{name} has no choices in [generation] of adapter.toml whose probabilities are given"
         )

@@ -43,7 +43,6 @@ from router.extensions.training.evaluation.subject import (
     read_manifest,
     worked_examples,
 )
-from router.extensions.training.labels import labelled
 from router.extensions.training.recipe import Recipe, load_recipe
 from router.registry.format.manifest import Manifest
 from router.registry.format.untrusted import nearest
@@ -238,8 +237,7 @@ def _set_exam(
 
 def _asked_labels(shape: Constraint | None) -> LabelSettings | None:
     """Probabilities that are not calibrated, of choices that have some."""
-    has = shape is not None and shape.kind == "choices" and labelled(shape.choices)
-    return LabelSettings() if has else None
+    return LabelSettings() if shape is not None and shape.kind == "choices" else None
 
 
 def _labels(plan: EvaluationPlan) -> list[str]:

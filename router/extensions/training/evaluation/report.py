@@ -504,7 +504,10 @@ def measured_by(
     device: torch.device, engine: BaseInfo, constraint: Constraint | None = None
 ) -> dict[str, Any]:
     """The machine, and the base as it answered: each answer held to `constraint`."""
-    held = {} if constraint is None else {"constraint": constraint.kind}
+    held = {}
+    if constraint is not None:
+        made = constraint.kind == "from_prompt"
+        held = {"constraint": f"template {constraint.text}" if made else constraint.kind}
     return {
         "machine": describe_machine(device),
         "engine": {"dtype": engine.dtype, "weights": engine.weights, "kernels": engine.kernels, **held},

@@ -21,7 +21,6 @@ from router.extensions.training.base import LoadedBase, load_base
 from router.extensions.training.data import Example, Rendering, TrainingRow, rows_of_step
 from router.extensions.training.export import toml_string
 from router.extensions.training.files import write_file
-from router.extensions.training.labels import labelled
 from router.extensions.training.new.rows import (
     Columns,
     PromptPair,
@@ -234,7 +233,7 @@ def recipe_toml(request: RecipeRequest, system: str, plan: RecipePlan, split: Sp
 
 def choices_line(labels: Sequence[str]) -> str:
     """Labels that every answer is held to; nothing where answers cannot be constrained here."""
-    if not labelled(labels) or find_spec("llguidance") is None:
+    if not labels or find_spec("llguidance") is None:
         return ""
     comment = "# Every answer is one of these, and a request may ask how likely each is."
     return f"{comment}\nchoices = {_array(sorted(labels))}\n"

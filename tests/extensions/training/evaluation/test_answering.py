@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 
+from router.errors import InvalidRequest
 from router.extensions.training.base import load_base
 from router.extensions.training.evaluation.subject import (
     AnsweringEngine,
@@ -17,7 +19,7 @@ from router.extensions.training.evaluation.subject import (
     sharing_copy,
 )
 from router.extensions.training.export import greedy_tokens
-from router.types import SamplingParams
+from router.types import Constraint, SamplingParams
 
 
 @pytest.mark.slow
@@ -52,6 +54,22 @@ def test_stop_strings_end_an_answer(
     cut = engine.alone(prompt, SamplingParams(max_tokens=8, stop=(whole.text[:2],)))
     assert (len(whole.text), cut.text) == (8, "")
     assert cut.usage.completion_tokens < whole.usage.completion_tokens
+
+
+@pytest.mark.slow
+def test_templates_read_the_questions(
+    staged: tuple[EvaluationSubject, AnsweringEngine, dict[ComparedArm, Questions]],
+) -> None:
+    subject, engine, _ = staged
+    prompt = subject.base.tokenizer("colour of thing 3?")["input_ids"]
+    quoting = SamplingParams(max_tokens=8, constraint=Constraint("from_prompt", "quote"))
+    held, free = engine.answers([prompt] * 2, quoting, texts=["Passage: red\nQuestion: which?", "which?"])
+    assert held.text == engine.alone(prompt, quoting, text="Passage: red").text == "red"
+    assert free == replace(engine.alone(prompt, SamplingParams(max_tokens=8)), usage=free.usage)
+    table = SamplingParams(max_tokens=40, constraint=Constraint("from_prompt", "sql"))
+    assert engine.alone(prompt, table, text="Tables: a(b)").text.startswith("SELECT ")
+    with pytest.raises(InvalidRequest, match="there is no template"):
+        engine.answers([prompt], SamplingParams(constraint=Constraint("from_prompt", "none")), texts=[""])
 
 
 def test_the_copy_shares_weights_and_leaves_the_model_whole(trained: Path) -> None:

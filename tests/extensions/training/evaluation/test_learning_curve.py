@@ -105,8 +105,11 @@ def test_score_is_the_metric_of_the_greedy_answers(place: Place, monkeypatch: py
 
     rendering = place.subject.rendering
 
-    def right_for_four(self: Answerer, prompts: list[Any], title: str) -> list[EngineAnswer]:
+    def right_for_four(
+        self: Answerer, prompts: list[Any], title: str, texts: list[str]
+    ) -> list[EngineAnswer]:
         assert prompts == [rendering.example(row).prompt for row in rows]
+        assert texts == [row.prompt for row in rows]
         assert self.params.max_tokens == place.recipe.generation.max_tokens
         [folder] = place.work.glob("colours/learning-curve/0.5-*/colours")
         assert self.engine.load(folder) == self.adapter
