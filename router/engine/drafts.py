@@ -188,8 +188,8 @@ class Copies:
 
 
 _COUNTED = 3.0  # draft tokens that a row's own luck begins with
-_MOST_LUCK = 1.25
-_COPIES_PAY = 0.5  # chance that drafts must have up to which a prompt is searched: that takes some time
+_MOST_LUCK = 1.0
+_COPIES_PAY = 0.35  # chance that drafts must have up to which a prompt is searched: that takes some time
 _MOST_SURE = 0.98
 
 
@@ -237,7 +237,7 @@ class Drafter:
                 break
             sure = chances[source] * luck
             if token == other:
-                sure = 1 - (1 - sure) * (1 - chances[others] * luck)
+                sure = max(sure, chances[others] * luck)
             forced: Sequence[int] | None = ()
             if grammar is not None and chance * sure >= floor:
                 ahead = ahead or grammar.ahead()

@@ -60,15 +60,19 @@ class StepTimes:
         return self.curve(tokens, 0)[0] if self._each else 0.0
 
     def curve(self, tokens: int, most: int) -> list[float]:
-        """Of steps of `tokens` .. `tokens` + `most` tokens; one of more never takes less."""
+        """Of steps of `tokens` .. `tokens` + `most` tokens; one of more never takes less.
+
+        Where one of more took less, that holds for both: so it is tried, and measured again.
+        """
         fresh = [one for one in self._known.values() if self._steps - one.step <= _FRESH]
         points = sorted((one.tokens, one.seconds) for one in fresh)
-        found, highest = list[float](), 0.0
+        for place in reversed(range(len(points) - 1)):
+            points[place] = (points[place][0], min(points[place][1], points[place + 1][1]))
+        found = list[float]()
         for number in range(tokens, tokens + most + 1):
             while len(points) > 1 and points[1][0] <= number:
-                highest = max(highest, points.pop(0)[1])
-            highest = max(highest, self._between(points, number))
-            found.append(highest)
+                del points[0]
+            found.append(self._between(points, number))
         return found
 
     def _between(self, points: list[tuple[float, float]], tokens: int) -> float:
