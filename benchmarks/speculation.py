@@ -95,17 +95,20 @@ class Bench:
             made._times = self._kept._times
         self._kept = made
 
-    async def jobs(self, split: str, most: int) -> dict[str, list[Job]]:
-        """Of each adapter, the first rows of a split, as its manifest has them answered."""
+    async def jobs(
+        self, split: str, most: int, names: Sequence[str] = ADAPTERS, *, free: bool = False
+    ) -> dict[str, list[Job]]:
+        """Of each adapter, the first rows of a split, answered as its manifest says, or `free`ly."""
         found: dict[str, list[Job]] = {}
         templates = ConstraintTemplates(lambda: {"sql": sql})
-        for name in ADAPTERS:
+        for name in names:
             artifact, seen = read_artifact(Path("adapters") / name, FolderRules(self.engine.info))
             await self.engine.load(artifact)
             manifest, recipe = seen.manifest, load_recipe(Path("recipes") / f"{name}.toml")
             said = manifest.generation
-            params = SamplingParams(max_tokens=said.max_tokens or 64, constraint=said.constraint)
-            jobs = found[name] = []
+            constraint = None if free else said.constraint
+            params = SamplingParams(max_tokens=said.max_tokens or 64, constraint=constraint)
+            jobs = found[f"{name}, free" if free else name] = []
             for number, row in enumerate(islice(read_rows(getattr(recipe.data, split)), most)):
                 prompt = Prompt((Turn("user", row.prompt),), template=manifest.prompt)
                 tokens = self.engine.encode(prompt)
@@ -226,9 +229,13 @@ def notes(single: list[dict[str, Any]], several: list[dict[str, Any]]) -> list[s
     by_name = {row["adapter"]: row for row in single}
     told = []
     for column in ("times as fast", "behind the first token"):
-        average = mean(row[column] for row in single)
+        average = mean(by_name[name][column] for name in ADAPTERS)
         told.append(goal(f"one request alone, average of the adapters, {column}", average, GOALS["alone"]))
-        told += [goal(f"{name}, {column}", by_name[name][column], GOALS["copying"]) for name in COPYING]
+        for name in COPYING:
+            told += [
+                goal(f"{kind}, {column}", by_name[kind][column], GOALS["copying"])
+                for kind in (name, f"{name}, free")
+            ]
     return told + [
         goal(f"{r['at once']} at once", r["times as fast"], GOALS[str(r["at once"])]) for r in several
     ]
@@ -242,7 +249,7 @@ async def measure(
     work = await bench.jobs(args.split, args.requests)
     bench.forget()
     await bench.compare([jobs[0] for jobs in work.values()], len(work), Totals(), first=True)  # warm-up
-    single = await alone(bench, work)
+    single = await alone(bench, work | await bench.jobs(args.split, args.requests, COPYING, free=True))
     several = [batch_row(rows, await batched(bench, work, rows, part)) for rows, part in ((4, 28), (16, 56))]
     return [row_of(name, totals) for name, totals in single.items()], several
 
@@ -266,9 +273,10 @@ def main() -> None:
     if args.no_write:
         return
     workload = (
-        f"The first {args.requests} {args.split} prompts of each adapter, greedy, with its manifest's "
-        "limits and constraint; prompts are in the prefix cache. Each request without and with speculation "
-        "in turns; all tokens are equal. *With a prompt that is not cached* adds the time to read it to both."
+        f"The first {args.requests} {args.split} prompts of each adapter, greedy, with its manifest's limits "
+        "and constraint; prompts are in the prefix cache. Each request without and with speculation, in "
+        "turns; all tokens are equal. *With a prompt that is not cached* adds the time to read it to both. "
+        "*Free*: without the constraint, so that every token is sampled."
     )
     tables = {"Several at once, all adapters mixed": several}
     command = "python -m benchmarks.speculation"

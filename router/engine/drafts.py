@@ -16,6 +16,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from itertools import islice
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from router.engine.constrained.state import GrammarAhead, GrammarState
 
 LONGEST = 8  # tokens of a match that are compared
 _TRIED = 16  # earlier places of a token that are compared
@@ -65,6 +69,10 @@ class CopyIndex:
             last[key] = place
         self.keys += keys
 
+    def key(self, token: int) -> int:
+        """What a token is found by."""
+        return self._folded[token]
+
     def find(self, tail: Sequence[int]) -> tuple[int, int]:
         """The place behind an earlier occurrence of the keys `tail`, and how many of them match there.
 
@@ -92,7 +100,7 @@ class CopyIndex:
 _FEW, _SOME = 2, 4  # continuations seen so often
 _ANSWERS = 3 * _ORDER
 _SOURCES = _ANSWERS + 4
-_FIRST_CHANCES = [0.25, 0.35, 0.5, 0.35, 0.5, 0.7, 0.5, 0.7, 0.85, 0.35, 0.55, 0.65, 0.75]
+_FIRST_CHANCES = [0.12, 0.35, 0.6, 0.3, 0.5, 0.75, 0.45, 0.7, 0.85, 0.3, 0.45, 0.5, 0.55]
 _PRIOR, _WINDOW = 4.0, 128.0  # draft tokens that the first chances, and all that is remembered, count for
 
 
@@ -152,8 +160,36 @@ def _contexts(first: int, second: int, third: int) -> tuple[int, int, int]:
     return first << 2 | 1, two | 2, third << (2 * _BITS + 2) | two | 3
 
 
+class Copies:
+    """What the tokens of a row continue with, where they stood before, while drafts are put behind them."""
+
+    def __init__(self, index: CopyIndex, copying: bool) -> None:
+        """Nothing where it is not `copying`."""
+        self._index, self._copying = index, copying
+        self._keys = index.keys[-LONGEST:]
+        self._place = self._length = 0  # where is copied from, and how many tokens before were equal
+
+    def next(self) -> tuple[int, int]:
+        """The token, and its source; -1 and -1 where there is none."""
+        if not self._length and self._copying:
+            self._place, self._length = self._index.find(self._keys)
+        if not self._length:
+            return -1, -1
+        return self._index.tokens[self._place], _ANSWERS - 1 + min(4, self._length)
+
+    def go_on(self, draft: int) -> None:
+        """A draft stands behind them now."""
+        if not self._copying:
+            return
+        index, key = self._index, self._index.key(draft)
+        self._keys = [*self._keys[1 - LONGEST :], key]
+        same = self._length and self._place + 1 < len(index.tokens) and index.keys[self._place] == key
+        self._place, self._length = (self._place + 1, self._length + 1) if same else (0, 0)
+
+
 _COUNTED = 3.0  # draft tokens that a row's own luck begins with
-_MOST_LUCK = 1.25
+_MOST_LUCK = 1.0
+_COPIES_PAY = 0.35  # chance that drafts must have up to which a prompt is searched: that takes some time
 _MOST_SURE = 0.98
 
 
@@ -168,49 +204,58 @@ class Drafter:
         self._proposed: list[tuple[int, int, int, int]] = []  # token, source, and the same of the other one
         self._right = self._expected = _COUNTED
 
-    def propose(self, tokens: Sequence[int], prompt: int, most: int, floor: float) -> list[tuple[int, float]]:
-        """Up to `most` tokens behind a row's `tokens`, `prompt` of them its prompt, and the chance of each
-        that it and all before it are right: `floor` or more.
+    def propose(
+        self,
+        tokens: Sequence[int],
+        prompt: int,
+        most: int,
+        floor: float,
+        grammar: GrammarState | None = None,
+    ) -> list[tuple[int, float]]:
+        """Up to `most` tokens behind a row's `tokens`, `prompt` of them its prompt.
+
+        With the chance of each that it and all before it are right, `floor` or more. A `grammar` leaves out
+        what may not come, and adds what must.
         """
-        index, memory = self._index, self._memory
-        copies_pay = len(tokens) > prompt and max(memory.chances[_ANSWERS:]) * _MOST_LUCK >= floor
-        if copies_pay:
-            index.extend(tokens[self._seen :])
+        memory = self._memory
+        copying = len(tokens) > prompt and floor < _COPIES_PAY
+        if copying:
+            self._index.extend(tokens[self._seen :])
             self._seen = len(tokens)
-        keys = index.keys[-LONGEST:]
+        copies = Copies(self._index, copying)
         said = [0, 0, 0, *(token + 1 for token in tokens[max(prompt, len(tokens) - _ORDER) :])]
-        luck = min(_MOST_LUCK, self._right / self._expected)
-        chance, drafts = 1.0, list[tuple[int, float]]()
+        chance, luck = 1.0, min(_MOST_LUCK, self._right / self._expected)
+        drafts, chances = list[tuple[int, float]](), memory.chances
         self._proposed = proposed = []
-        place = length = 0  # where is copied from, and how many tokens before were equal
-        chances, folded = memory.chances, index._folded
-        for _ in range(most):
-            if not length and copies_pay:
-                place, length = index.find(keys)
-            copied, copies = -1, -1
-            if length:
-                copied, copies = index.tokens[place], _ANSWERS - 1 + min(4, length)
+        ahead: GrammarAhead | None = None
+        while len(drafts) < most:
             token, source = memory.next(said)
-            if copies >= 0 and (source < 0 or chances[copies] > chances[source]):
-                token, source, copied, copies = copied, copies, token, source
+            other, others = copies.next()
+            if others >= 0 and (source < 0 or chances[others] > chances[source]):
+                token, source, other, others = other, others, token, source
             if source < 0:
                 break
-            proposed.append((token, source, copied, copies))
             sure = chances[source] * luck
-            if token == copied:
-                sure = 1 - (1 - sure) * (1 - chances[copies] * luck)
+            if token == other:
+                sure = max(sure, chances[others] * luck)
+            forced: Sequence[int] | None = ()
+            if grammar is not None and chance * sure >= floor:
+                ahead = ahead or grammar.ahead()
+                forced = ahead.take(token)
+                if forced is None and others >= 0 and other != token:
+                    token, source, other, others = other, others, -1, -1
+                    sure, forced = chances[source] * luck, ahead.take(token)
             chance *= min(_MOST_SURE, sure)
-            if chance < floor:
+            if forced is None or chance < floor:
+                proposed.append((token, source, other, others))
                 break
-            drafts.append((token, chance))
-            key = folded[token]
-            keys = [*keys[1 - LONGEST :], key]
-            said.append(token + 1)
-            if length and place + 1 < len(index.tokens) and index.keys[place] == key:
-                place, length = place + 1, length + 1
-            else:
-                length = 0
-        return drafts
+            for draft in (token, *forced):
+                proposed.append((draft, source, other, others))
+                source = other = others = -1  # what is forced is no proposal
+                drafts.append((draft, chance))
+                said.append(draft + 1)
+                copies.go_on(draft)
+        return drafts[:most]
 
     def verified(self, tokens: Sequence[int]) -> None:
         """The row went on with `tokens`: count how good the proposal was, as far as it shows."""
@@ -220,7 +265,8 @@ class Drafter:
             if not number:
                 self._expected += self._memory.chances[source]
                 self._right += draft == token
-            count(source, draft == token)
+            if source >= 0:
+                count(source, draft == token)
             if others >= 0:
                 count(others, other == token)
             if draft != token:

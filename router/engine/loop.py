@@ -223,7 +223,7 @@ class StepLoop:
         row.first_token = row.first_token or time.monotonic()
         before = len(row.tokens)
         output = accept_token(row, token.token)
-        if self._speculation is not None:
+        if self._speculation is not None and self._speculation.asked:
             self._speculation.verified(row, row.tokens[before:])
         logprob = None if output.by_token else self._sampler.logprob(token)
         self._put(row, output, () if logprob is None else (logprob,), events)

@@ -7,7 +7,8 @@ on each costs the same. Both are measured while the engine serves.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from router.engine.drafts import AnswerMemory, Drafter, Folded
 from router.engine.fairness import TenantCache
@@ -17,57 +18,93 @@ MOST_DRAFTS = 8  # of a row in a step
 MOST_TOKENS = 64  # of a step up to which its time is kept by its number of tokens
 MANY_TOKENS = 32  # of a step from which products take all of its time
 _MEMORIES = 64  # of an adapter's answers to a tenant
-_NEWEST = 0.2  # share of the last step in the time of such steps
+_NEWEST = 0.1  # share of the last step in the time of such steps
 _FRESH = 2000  # steps after which a time is measured anew
-_KEPT = 16  # steps for which prices are not computed anew
+_KEPT, _MOST_PRICES = 16, 256  # steps for which prices are not computed anew, and how many there are
+_MARGIN = 1.15  # of costs: drafts are looked for in vain, and times and chances are estimates
 _LEAST_CHANCE = 0.03
 _BUSY = 0.3  # chance from which drafts are few, so that rows without are not asked at each step
 _MOST_REST = 16  # steps
 
 
 class StepTimes:
-    """Seconds of a step by its number of tokens: as measured of late, else by a roofline.
+    """Seconds of a step by its number of tokens: between those measured of late, on straight lines.
 
-    A step takes as long as reading the weights, or as its products where those take longer (Williams et al.
-    2009).
+    Where nothing near was measured, by a roofline (Williams et al. 2009): a step takes as long as reading the
+    weights, or as its products where those take longer.
     """
 
     def __init__(self) -> None:
-        self._known: dict[
-            int, tuple[float, int]
-        ] = {}  # seconds, and the step in which that was measured last
-        self._least = 0.0  # of a step of few tokens
-        self._each = 0.0  # of a token in steps of many
+        self._known: dict[int, Measured] = {}  # by the largest number of tokens of similar steps
+        self._each = 0.0  # seconds of a token in steps of many
         self._steps = 0
 
     def note(self, tokens: int, seconds: float) -> None:
         """A step of so many tokens took so long."""
         self._steps += 1
         if tokens >= MANY_TOKENS:
-            self._each = _mean(self._each, seconds / tokens)
-        if tokens <= MOST_TOKENS:
-            mean = _mean(self._known.get(tokens, (0.0, 0))[0], seconds)
-            self._known[tokens] = (mean, self._steps)
-            self._least = min(seconds for seconds, _ in self._known.values())
+            self._each += _NEWEST * (min(seconds / tokens, 2 * self._each) - self._each)
+            self._each = self._each or seconds / tokens
+        if tokens > MOST_TOKENS:
+            return
+        known = self._known.get(group := _group(tokens))
+        if known is None or self._steps - known.step > _FRESH:
+            self._known[group] = Measured(tokens, seconds, self._steps)
+            return
+        known.step = self._steps
+        known.tokens += _NEWEST * (tokens - known.tokens)
+        known.seconds += _NEWEST * (min(seconds, 2 * known.seconds) - known.seconds)  # one may be held up
 
     def of(self, tokens: int) -> float:
         """Seconds of a step of so many tokens; 0 until one of many tokens was made, such as a prompt's."""
-        seconds, step = self._known.get(tokens, (0.0, 0))
-        if not self._each:
-            return 0.0
-        return seconds if seconds and self._steps - step <= _FRESH else max(self._least, self._each * tokens)
+        return self.curve(tokens, 0)[0] if self._each else 0.0
 
-    def more(self, tokens: int, most: int) -> list[float]:
-        """What 0 .. `most` tokens more cost a step of so many, in seconds; never less than fewer cost."""
-        costs, first = [0.0], self.of(tokens)
-        for number in range(1, most + 1):
-            costs.append(max(costs[-1], self.of(tokens + number) - first))
-        return costs
+    def curve(self, tokens: int, most: int) -> list[float]:
+        """Of steps of `tokens` .. `tokens` + `most` tokens; one of more never takes less.
+
+        Where one of more took less, that holds for both: so it is tried, and measured again.
+        """
+        fresh = [one for one in self._known.values() if self._steps - one.step <= _FRESH]
+        points = sorted((one.tokens, one.seconds) for one in fresh)
+        for place in reversed(range(len(points) - 1)):
+            points[place] = (points[place][0], min(points[place][1], points[place + 1][1]))
+        found = list[float]()
+        for number in range(tokens, tokens + most + 1):
+            while len(points) > 1 and points[1][0] <= number:
+                del points[0]
+            found.append(self._between(points, number))
+        return found
+
+    def _between(self, points: list[tuple[float, float]], tokens: int) -> float:
+        if not points:
+            return self._each * tokens
+        at, seconds = points[0]
+        if tokens <= at or len(points) == 1:
+            return seconds if tokens <= at else max(seconds, self._each * tokens)
+        return seconds + (points[1][1] - seconds) * (tokens - at) / (points[1][0] - at)
 
 
-def _mean(old: float, new: float) -> float:
-    """With the newest; one that was held up counts little."""
-    return old + _NEWEST * (min(new, 2 * old) - old) if old else new
+@dataclass(slots=True)
+class Measured:
+    """Means of similar steps, and the step in which the last of them was made."""
+
+    tokens: float
+    seconds: float
+    step: int
+
+
+def _group(tokens: int) -> int:
+    """The largest number of tokens of steps that are measured together."""
+    width = 1 if tokens <= 2 else 2 if tokens <= 12 else 4 if tokens <= 24 else 8
+    return -(-tokens // width) * width
+
+
+class Prices(NamedTuple):
+    """What drafts cost in a step, in tokens of answers that would be made in that time."""
+
+    until: int  # step
+    costs: list[float]  # of 0, 1, ... drafts
+    least: float  # of a draft in the cheapest number of them
 
 
 class Speculation:
@@ -81,18 +118,19 @@ class Speculation:
         self._times = StepTimes()
         self._memories = TenantCache[str, AnswerMemory](_MEMORIES)
         self._drafters: dict[BatchRow, Drafter | None] = {}  # None: no more drafts for the row
+        self._asked: dict[BatchRow, Drafter] = {}  # in this step
         self._steps = 0
-        self._prices: dict[tuple[int, int], tuple[int, list[float], float]] = {}
+        self._prices: dict[tuple[int, int], Prices] = {}  # by tokens and rows
 
     def add(self, chunks: list[Chunk]) -> list[Chunk]:
         """The chunks of a step with the drafts that pay; the very same list if none does."""
         self._steps += 1
+        self._asked.clear()
         rows, tokens = sum(chunk.samples for chunk in chunks), sum(chunk.count for chunk in chunks)
-        worth = self._times.of(rows) / rows if rows else 0.0  # seconds of one token less to come
-        if not worth or tokens >= self._most_tokens or not self._times.of(tokens):
+        if not rows or tokens >= self._most_tokens:
             return chunks
-        costs, floor = self._priced(tokens, rows)
-        floor = max(_LEAST_CHANCE, floor / worth)
+        prices = self._priced(tokens, rows)
+        costs, floor = prices.costs, max(_LEAST_CHANCE, prices.least)
         if floor >= 1:
             return chunks
         found: dict[int, list[int]] = {}
@@ -111,8 +149,8 @@ class Speculation:
         best, gain, chance = 0, 0.0, 0.0
         for number, offer in enumerate(offers[: min(len(costs) - 1, self._most_tokens - tokens)], 1):
             chance -= offer[0]
-            if chance * worth - costs[number] > gain:
-                best, gain = number, chance * worth - costs[number]
+            if chance - costs[number] > gain:
+                best, gain = number, chance - costs[number]
         taken = [place for _, place in offers[:best]]
         drafted = list(chunks)
         for place in found:
@@ -122,9 +160,14 @@ class Speculation:
                 drafted[place] = replace(chunk, count=chunk.count + len(used), drafts=used)
         return drafted if taken else chunks
 
+    @property
+    def asked(self) -> bool:
+        """Whether drafts of a row were looked for in this step."""
+        return bool(self._asked)
+
     def verified(self, row: AnswerRow, tokens: Sequence[int]) -> None:
         """A row went on with `tokens`."""
-        if (drafter := self._drafters.get(row)) is not None:
+        if (drafter := self._asked.get(row)) is not None:
             drafter.verified(tokens)
 
     def stop(self, row: AnswerRow) -> None:
@@ -134,6 +177,7 @@ class Speculation:
     def ended(self, row: BatchRow) -> None:
         """A row is over: later answers may continue as it did."""
         drafter = self._drafters.pop(row, None)
+        self._asked.pop(row, None)
         if drafter is not None and isinstance(row, AnswerRow):
             drafter.learn(row.tokens[row.prompt_length :])
 
@@ -141,16 +185,18 @@ class Speculation:
         """A step took so long."""
         self._times.note(sum(chunk.count for chunk in chunks), seconds)
 
-    def _priced(self, tokens: int, rows: int) -> tuple[list[float], float]:
-        """What drafts cost, and a draft token at least, in seconds."""
-        until, costs, least = self._prices.get((tokens, rows), (0, [], 0.0))
-        if until <= self._steps:
-            costs = self._times.more(tokens, min(MOST_DRAFTS * rows, max(MOST_DRAFTS, MOST_TOKENS - tokens)))
-            least = min((cost / number for number, cost in enumerate(costs) if number), default=0.0)
-            if len(self._prices) > 256:
+    def _priced(self, tokens: int, rows: int) -> Prices:
+        """For a step of so many tokens without drafts, in which so many rows get a token."""
+        prices = self._prices.get((tokens, rows))
+        if prices is None or prices.until <= self._steps:
+            if len(self._prices) >= _MOST_PRICES:
                 self._prices.clear()
-            self._prices[tokens, rows] = (self._steps + _KEPT, costs, least)
-        return costs, least
+            most = min(MOST_DRAFTS * rows, max(MOST_DRAFTS, MOST_TOKENS - tokens))
+            worth, seconds = self._times.of(rows) / rows, self._times.curve(tokens, most)
+            costs = [_MARGIN * (more - seconds[0]) / worth for more in seconds] if worth else []
+            least = min((cost / number for number, cost in enumerate(costs) if number), default=1.0)
+            prices = self._prices[tokens, rows] = Prices(self._steps + _KEPT, costs, least)
+        return prices
 
     def _drafts(self, row: AnswerRow, floor: float) -> list[tuple[int, float]]:
         drafter = self._drafter(row)
@@ -160,9 +206,10 @@ class Speculation:
             drafter.rest -= 1
             return []
         most = min(MOST_DRAFTS, row.total - len(row.tokens) - 1)
-        drafts = drafter.propose(row.tokens, row.prompt_length, most, floor) if most > 0 else []
-        if drafts and row.grammar is not None:
-            drafts = drafts[: row.grammar.may_follow([token for token, _ in drafts])]
+        if most <= 0:
+            return []
+        self._asked[row] = drafter
+        drafts = drafter.propose(row.tokens, row.prompt_length, most, floor, row.grammar)
         if not drafts:
             self._note_use(row, floor < _BUSY)
         return drafts[: self._room(row, len(drafts))]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,13 +31,17 @@ CPU = torch.device("cpu")
 
 
 def said(plan: StepPlan) -> dict[str, object]:
+    """With zeros in the table where no block is read: nobody looks at what is there."""
     at = plan.attention
+    needed = [-(-context // BLOCK) for context in at.contexts]
+    lines = zip(at.block_table, needed, strict=True)
+    table = [[*line[:n].tolist(), *[0] * (max(needed) - n)] for line, n in lines]
     tensors = {
         "tokens": plan.tokens,
         "scored": plan.scored,
         "cu_q": at.cu_q,
         "context": at.context,
-        "block_table": at.block_table,
+        "block_table": torch.tensor(table, dtype=at.block_table.dtype),
         "positions": at.positions,
         "slots": at.slots,
     }
@@ -45,7 +50,8 @@ def said(plan: StepPlan) -> dict[str, object]:
 
 
 def expected(chunks: list[Chunk]) -> dict[str, object]:
-    """Token by token, from the rows."""
+    """Token by token, from the rows and their drafts."""
+    drafted = {(c.row, len(c.row.tokens) + i): token for c in chunks for i, token in enumerate(c.drafts)}
     places = [(c.row, p) for c in chunks for p in range(c.row.computed, c.row.computed + c.count)]
     ends = [sum(c.count for c in chunks[:i]) for i in range(len(chunks) + 1)]
     contexts = [c.row.computed + c.count for c in chunks]
@@ -55,9 +61,11 @@ def expected(chunks: list[Chunk]) -> dict[str, object]:
         held = chunk_row.allocation.blocks  # type: ignore[attr-defined]
         return [*held[:count], *[0] * (width - count)] if count else held
 
-    sampled = [end - 1 for c, end in zip(chunks, ends[1:], strict=True) if c.samples]
+    lasts = [end - 1 - len(c.drafts) for c, end in zip(chunks, ends[1:], strict=True)]
+    sampled = [last for c, last in zip(chunks, lasts, strict=True) if c.samples]
+    sampled += [last + 1 + i for c, last in zip(chunks, lasts, strict=True) for i in range(len(c.drafts))]
     return {
-        "tokens": ("torch.int64", [r.tokens[p] for r, p in places]),
+        "tokens": ("torch.int64", [drafted.get((r, p)) or r.tokens[p] for r, p in places]),
         "scored": ("torch.int64", sampled),
         "cu_q": ("torch.int32", ends),
         "context": ("torch.int32", contexts),
@@ -93,23 +101,35 @@ EVENTS = st.lists(
         st.sampled_from(["answer", "reading", "cancel", "forced", "background"]),
         st.integers(1, 40),  # tokens of the prompt
         st.sampled_from([None, "a", "b"]),
+        st.integers(0, 4),  # drafts of rows that have room for them
     ),
     max_size=12,
 )
 
 
+def with_drafts(scheduler: Scheduler, chunks: list[Chunk], most: int) -> list[Chunk]:
+    found = []
+    for chunk in chunks:
+        wanted = min(most, chunk.row.total - len(chunk.row.tokens) - 1) if chunk.samples else 0
+        count = scheduler.room(chunk.row, wanted) if wanted > 0 else 0
+        drafts = range(9000, 9000 + count)
+        found.append(replace(chunk, count=chunk.count + count, drafts=drafts) if count else chunk)
+    return found if most else chunks
+
+
 @settings(deadline=None)
 @given(EVENTS, st.integers(16, 40))
 def test_whoever_comes_and_goes_a_plan_fits_its_step(
-    events: list[tuple[int, str, int, str | None]], blocks: int
+    events: list[tuple[int, str, int, str | None, int]], blocks: int
 ) -> None:
     scheduler, planner, turn = make(blocks=blocks, step=48), StepPlanner(CPU), 0
-    events = [(0, "answer", 15, None), (0, "answer", 30, "a"), *events, (60, "answer", 3, None)]
-    for wait, what, length, adapter in events:
+    events = [(0, "answer", 15, None, 0), (0, "answer", 30, "a", 0), *events, (60, "answer", 3, None, 0)]
+    for wait, what, length, adapter, drafts in events:
         for _ in range(wait + 1):
             turn += 1
             chunks = scheduler.schedule()
             if chunks:
+                chunks = with_drafts(scheduler, chunks, drafts)
                 assert said(planner.plan(chunks)) == expected(chunks)
                 answer(scheduler, chunks, 1000 * turn, 2 * (what == "forced"))
         if what == "cancel" and scheduler.running:

@@ -31,6 +31,7 @@ class Script(Speculation):
         self.answers = answers  # tokens by request
         self.drafted = self.accepted = 0
         self.stopped: set[BatchRow] = set()
+        self._asked = {}
         self._scheduler, self._right, self._rng = scheduler, right, random.Random(seed)
 
     def add(self, chunks: list[Chunk]) -> list[Chunk]:
@@ -204,7 +205,8 @@ async def test_it_speculates_by_itself_and_tells_how_many_drafts_were_accepted(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The same question again and again: after the first answer its tokens are known."""
-    monkeypatch.setattr(StepTimes, "of", lambda self, tokens: float(max(8, tokens)))
+    monkeypatch.setattr(StepTimes, "of", lambda *_: 1.0)
+    monkeypatch.setattr(StepTimes, "curve", lambda self, tokens, most: [1.0] * (most + 1))
     made = tiny.engine("llama", native=True)
     try:
         job = Job("r", [*range(20, 60)] * 3, SamplingParams(max_tokens=60, min_tokens=60))

@@ -81,9 +81,9 @@ class GrammarState:
         self._note_error()
         return self.error is not None
 
-    def may_follow(self, tokens: list[int]) -> int:
-        """How many of the tokens may come, one after the other. It stays where it is."""
-        return 0 if self.error is not None else int(self._matcher.validate_tokens(tokens))
+    def ahead(self) -> GrammarAhead:
+        """A copy that goes on by itself."""
+        return GrammarAhead(self._matcher.deep_copy())
 
     def make_mask(self, keep_going: bool) -> None:
         """Fill `allowed`: an end is in it if the answer is whole.
@@ -114,6 +114,21 @@ class GrammarState:
     def _note_error(self) -> None:
         if self._matcher.is_error():
             self.give_up(broke(self._matcher.get_error()))
+
+
+class GrammarAhead:
+    """A grammar that is tried some tokens ahead of its answer."""
+
+    def __init__(self, matcher: LLMatcher) -> None:
+        self._matcher = matcher
+
+    def take(self, token: int) -> list[int] | None:
+        """Go on after a token: what must come behind it; None where it may not come."""
+        matcher = self._matcher
+        if not matcher.validate_tokens([token]) or not matcher.consume_token(token):
+            return None
+        forced: list[int] = matcher.compute_ff_tokens()
+        return forced if not forced or matcher.consume_tokens(forced) else []
 
 
 def _all_but(bit: int) -> np.int32:
