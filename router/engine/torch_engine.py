@@ -372,7 +372,7 @@ class TorchEngine:
             job=job,
             stream=stream,
             inactive=inactive,
-            sampling=SamplingState(params, job.tokens, self._eos),
+            sampling=SamplingState(params, job.tokens, self._eos, held=grammar is not None),
             detokenizer=Detokenizer(self._tokenizer, params.stop, params.min_tokens),
             eos=self._eos,
             grammar=grammar,
