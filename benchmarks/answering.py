@@ -6,11 +6,14 @@ runs it by the Python of an environment of its own.
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import json
 import os
 import random
+import signal
 import sys
+import time
 from collections.abc import Callable
 from importlib.metadata import version
 from typing import Any
@@ -35,8 +38,9 @@ def answer(prepare: Callable[[], tuple[About, Round]]) -> None:
     """Prepare, write what `prepare` says of itself as a line of JSON, then answer line by line until the end.
 
     Between lines this process is blocked on a read, so that its threads sleep. What libraries print goes to
-    standard error: standard output carries answers only.
+    standard error: standard output carries answers only. It ends with the process that started it.
     """
+    end_with_parent()
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     about, run = prepare()
@@ -44,6 +48,40 @@ def answer(prepare: Callable[[], tuple[About, Round]]) -> None:
     for line in sys.stdin:
         gc.collect()
         print(json.dumps(run(json.loads(line))), file=answers, flush=True)
+
+
+def end_with_parent() -> None:
+    """Have the kernel end this process when the thread that started it is no more (prctl(2), Linux)."""
+    set_death_signal = 1
+    ctypes.CDLL(None).prctl(set_death_signal, signal.SIGKILL)
+
+
+def dealt(work: dict[str, Any], most: int) -> list[int | None]:
+    """The number of each prompt's adapter: that of "adapter", or the first "adapters" of `most` in turn."""
+    count = len(work["prompts"])
+    if "adapter" in work:
+        return [work["adapter"]] * count
+    used = min(work.get("adapters", most), most)
+    return [number % used if used else None for number in range(count)]
+
+
+def one_by_one(
+    ask: Callable[[list[int], int | None, int], list[int]], work: dict[str, Any]
+) -> dict[str, Any]:
+    """Prompt after prompt: it is read, then asked for its first token, then for its whole answer.
+
+    `ask` takes prompt, adapter and tokens. Returns seconds until the first token and for the whole answer
+    while the prompt is cached, and the answers' tokens.
+    """
+    found: dict[str, Any] = {"first": [], "whole": [], "answers": []}
+    for prompt, adapter in zip(work["prompts"], dealt(work, 0), strict=True):
+        ask(prompt, adapter, 1)
+        for name, tokens in (("first", 1), ("whole", work["new"])):
+            begin = time.perf_counter()
+            answer = ask(prompt, adapter, tokens)
+            found[name].append(time.perf_counter() - begin)
+        found["answers"].append(answer)
+    return found
 
 
 def about(threads: int | str, *packages: str, **more: Any) -> About:

@@ -42,6 +42,10 @@ class Died(Exception):
     """A contestant ended before it had answered; the message has its last lines of standard error."""
 
 
+class Missing(Exception):
+    """A contestant that cannot be had here, and why."""
+
+
 @dataclass(frozen=True, slots=True)
 class Entry:
     """How to start a contestant. `settings`: environment as its own documentation has it; `why`: in words."""
@@ -125,10 +129,16 @@ class Contestant:
         return total
 
     def resident(self) -> int:
-        """Bytes that this process and its children have in memory now, pages of mapped files among them."""
-        here = psutil.Process(self._process.pid)
-        processes = (here, *here.children(recursive=True))
-        return sum(int(process.memory_info().rss) for process in processes)
+        """Bytes that this process and its children have in memory now, pages of mapped files among them.
+
+        Raises Died.
+        """
+        try:
+            here = psutil.Process(self._process.pid)
+            processes = (here, *here.children(recursive=True))
+            return sum(int(process.memory_info().rss) for process in processes)
+        except psutil.NoSuchProcess:
+            self._died()
 
     def end(self) -> None:
         """Let it end by itself: its input is over."""
