@@ -43,9 +43,10 @@ def test_folder_is_accepted_and_small(folder: Path) -> None:
 
 @each
 def test_manifest_is_the_recipes(folder: Path) -> None:
-    base = read_manifest(folder).base
+    manifest = read_manifest(folder)
     recipe = load_recipe(ROOT / "recipes" / f"{folder.name}.toml")
-    assert (folder / "adapter.toml").read_text() == manifest_text(recipe, base.model, base.digest)
+    base, fitted = manifest.base, manifest.labels.temperature
+    assert (folder / "adapter.toml").read_text() == manifest_text(recipe, base.model, base.digest, fitted)
 
 
 @each
