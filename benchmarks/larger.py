@@ -94,7 +94,7 @@ def main() -> None:
             prepare(run)
             return
         work = {name: partial(SECTIONS[name], run) for name in wanted}
-        measure(work, page(shape), partial(text, shape), run.rounds)
+        measure(work, page(shape), partial(text, shape), rounds=run.rounds)
     if args.clean:
         remove(run.base)
 

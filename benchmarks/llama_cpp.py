@@ -46,9 +46,7 @@ def program(name: str) -> Path:
             with tempfile.TemporaryDirectory(dir=root) as folder:
                 _build(Path(folder), root)
         except subprocess.CalledProcessError as error:
-            said = f"{error.stdout or ''}{error.stderr or ''}".strip().splitlines()
-            failed = next((line for line in said if "rror" in line), said[-1] if said else "no message")
-            raise Missing(f"llama.cpp cannot be built: {failed}") from error
+            raise Missing(f"llama.cpp cannot be built: {_reason(error.stdout + error.stderr)}") from error
         except OSError as error:
             raise Missing(f"llama.cpp cannot be built: {error}") from error
         (root / "installed").touch()
@@ -82,6 +80,13 @@ def _build(work: Path, into: Path) -> None:
     _run(cmake, "--build", str(made), "--target", SERVER, QUANTIZE)
     for name in (SERVER, QUANTIZE):
         shutil.copy2(made / "bin" / name, into / name)
+
+
+def _reason(printed: str) -> str:
+    """Two lines of what a build printed, from its first error on, as one."""
+    lines = [line.strip() for line in printed.splitlines() if line.strip()]
+    first = next((number for number, line in enumerate(lines) if "error" in line.lower()), len(lines) - 2)
+    return " ".join(lines[max(0, first) :][:2]) or "it printed nothing"
 
 
 def _run(*command: str) -> None:

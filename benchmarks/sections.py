@@ -42,18 +42,26 @@ def measure(
     work: Mapping[str, Callable[[], Section]],
     page: Path,
     text: Callable[[Sections], str],
+    *,
     rounds: int = 0,
+    write: bool = True,
 ) -> None:
-    """Measure one section after the other, and write the page anew after each. Prints the page at the end."""
+    """Measure one section after the other, write the page anew after each, and print it.
+
+    Without `write` only these sections are on the page, and it is printed only.
+    """
+    sections = known(page) if write else {}
     for name, section in work.items():
         with told(f"{page.stem}: {name}", None):
             found = _measured(section, rounds)
-        sections = known(page) | {name: found}
-        kept = {key: asdict(one) for key, one in sections.items()}
-        page.with_suffix(".json").write_text(json.dumps(kept, indent=1) + "\n")
-        page.write_text(text(sections))
-        print(f"{name}: {found.skipped or 'measured'}; written to", page, file=sys.stderr)
-    print(page.read_text())
+        sections |= {name: found}
+        print(f"{name}: {found.skipped or 'measured'}", file=sys.stderr)
+        if write:
+            kept = {key: asdict(one) for key, one in sections.items()}
+            page.with_suffix(".json").write_text(json.dumps(kept, indent=1) + "\n")
+            page.write_text(text(sections))
+            print("written to", page, file=sys.stderr)
+    print(text(sections))
 
 
 def _measured(section: Callable[[], Section], rounds: int) -> Section:
