@@ -6,12 +6,10 @@ runs it by the Python of an environment of its own.
 
 from __future__ import annotations
 
-import ctypes
 import gc
 import json
 import os
 import random
-import signal
 import sys
 import time
 from collections.abc import Callable
@@ -38,9 +36,8 @@ def answer(prepare: Callable[[], tuple[About, Round]]) -> None:
     """Prepare, write what `prepare` says of itself as a line of JSON, then answer line by line until the end.
 
     Between lines this process is blocked on a read, so that its threads sleep. What libraries print goes to
-    standard error: standard output carries answers only. It ends with the process that started it.
+    standard error: standard output carries answers only.
     """
-    end_with_parent()
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     about, run = prepare()
@@ -48,12 +45,6 @@ def answer(prepare: Callable[[], tuple[About, Round]]) -> None:
     for line in sys.stdin:
         gc.collect()
         print(json.dumps(run(json.loads(line))), file=answers, flush=True)
-
-
-def end_with_parent() -> None:
-    """Have the kernel end this process when the thread that started it is no more (prctl(2), Linux)."""
-    set_death_signal = 1
-    ctypes.CDLL(None).prctl(set_death_signal, signal.SIGKILL)
 
 
 def dealt(work: dict[str, Any], most: int) -> list[int | None]:

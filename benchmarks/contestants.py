@@ -35,6 +35,7 @@ LAST_LINES = 15
 END_SECONDS = 10.0
 QUIET_SECONDS = 0.2  # without work of the others before a round begins
 SETTLE_SECONDS = 10.0  # until it begins all the same; the result then tells what they used
+GUARD = 'read _; kill -s KILL -- "-$0"'  # waits until no process can write to it; ends a group
 ALONE = 0.05  # of a core: more than this beside a contestant is told as a fault of the measurement
 
 
@@ -100,6 +101,9 @@ class Contestant:
             env=environment(entry.settings),
             start_new_session=True,  # a group of its own, which is ended as a whole
         )
+        # It ends the group, too, where this process is killed and cannot.
+        guard = ["sh", "-c", GUARD, str(self._process.pid)]
+        self._guard = subprocess.Popen(guard, stdin=subprocess.PIPE, start_new_session=True)
         try:
             self.about: dict[str, Any] = self._read()
         except BaseException:
@@ -150,6 +154,8 @@ class Contestant:
 
     def kill(self) -> None:
         """End it and all its children at once."""
+        self._guard.kill()
+        self._guard.communicate()
         with suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()

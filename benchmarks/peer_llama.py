@@ -20,15 +20,7 @@ from functools import partial
 from typing import Any
 
 from benchmarks import llama_cpp
-from benchmarks.answering import (
-    About,
-    Round,
-    answer,
-    dealt,
-    end_with_parent,
-    one_by_one,
-    threading_settings,
-)
+from benchmarks.answering import About, Round, answer, dealt, one_by_one, threading_settings
 
 LOOK_SECONDS = 0.05
 
@@ -38,7 +30,7 @@ def prepare() -> tuple[About, Round]:
     command = sys.argv[1:]
     port = free_port()
     address = ("--host", "127.0.0.1", "--port", str(port))
-    server = subprocess.Popen([*command, *address], preexec_fn=end_with_parent)
+    server = subprocess.Popen([*command, *address])
     ask = partial(request, port)
     while "status" not in ask("GET", "/health", None):
         if server.poll() is not None:

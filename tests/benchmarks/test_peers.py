@@ -1,13 +1,10 @@
-"""How peers are asked: loads that take too long, llama.cpp's server, and ends with the parent."""
+"""How peers are asked: loads that take too long, llama.cpp's server, and processes."""
 
 from __future__ import annotations
 
 import json
-import os
-import signal
 import subprocess
 import sys
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -27,7 +24,7 @@ from benchmarks.speculation_page import ADAPTERS, FASTER, ratio_rows, text
 from tests.benchmarks.test_larger import TINY
 
 SERVER = """
-import http.server, json, os, sys
+import http.server, json, sys
 
 class Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
@@ -36,7 +33,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def do_POST(self):
         asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         chosen = [lora["id"] for lora in asked["lora"]]
-        self.say({"tokens": [os.getpid(), *chosen, *asked["prompt"]][:asked["n_predict"]]})
+        self.say({"tokens": [*chosen, *asked["prompt"]][:asked["n_predict"]]})
 
     def say(self, body):
         self.send_response(200)
@@ -85,7 +82,7 @@ def test_prompts_have_the_adapters_in_turn_or_the_one_that_is_named() -> None:
 
 
 @pytest.mark.slow
-def test_llama_server_is_asked_in_ids_and_ends_with_its_parent(tmp_path: Path) -> None:
+def test_llama_server_is_asked_in_ids(tmp_path: Path) -> None:
     fake = tmp_path / "server.py"
     fake.write_text(SERVER)
     command = ours("peer_llama", sys.executable, str(fake), "--threads", "3")
@@ -93,34 +90,29 @@ def test_llama_server_is_asked_in_ids_and_ends_with_its_parent(tmp_path: Path) -
         about = field.start(Entry("llama.cpp", command))
         assert about["threads"] == "3"
         work = {"prompts": [[7, 8], [9]], "new": 3, "adapters": 2}
-        assert field.ask("llama.cpp", work)["tokens"] == 6
+        assert field.ask("llama.cpp", work)["tokens"] == 5
         found = field.ask("llama.cpp", {**work, "one by one": True, "adapter": 1})
-        (server, *first), second = found["answers"]
-        assert (first, second) == ([1, 7], [server, 1, 9])
+        assert found["answers"] == [[1, 7, 8], [1, 9]]
         assert all(whole > 0 for whole in found["whole"])
-        os.kill(about["process"], signal.SIGKILL)
-        limit = time.monotonic() + 10
-        while psutil.pid_exists(server) and psutil.Process(server).status() != psutil.STATUS_ZOMBIE:
-            assert time.monotonic() < limit
-            time.sleep(0.02)
 
 
 @pytest.mark.slow
-def test_a_contestant_ends_with_the_benchmark() -> None:
-    waits = (
-        "import time; from benchmarks.answering import end_with_parent as e; e(); print(1); time.sleep(60)"
+def test_contestants_and_their_children_end_with_the_benchmark() -> None:
+    contestant = "echo $$; sleep 60 & wait"
+    benchmark = (
+        "import time\n"
+        "from benchmarks.contestants import Contestant, Entry\n"
+        f"kept = Contestant(Entry('a', ['sh', '-c', {contestant!r}]))\n"
+        "print(kept.about, flush=True); time.sleep(60)"
     )
-    starts = (
-        "import subprocess, sys, time\n"
-        f"child = subprocess.Popen([sys.executable, '-c', {waits!r}], stdout=subprocess.PIPE)\n"
-        "child.stdout.read(1); print(child.pid, flush=True); time.sleep(60)"
-    )
-    parent = subprocess.Popen([sys.executable, "-c", starts], stdout=subprocess.PIPE, cwd=ROOT)
+    parent = subprocess.Popen([sys.executable, "-c", benchmark], stdout=subprocess.PIPE, cwd=ROOT)
     with parent:
         assert parent.stdout is not None
         child = psutil.Process(int(parent.stdout.readline()))
+        processes = [child, *child.children()]
         parent.kill()
-        child.wait(10)
+        _, alive = psutil.wait_procs(processes, timeout=10)
+        assert not alive
 
 
 def test_an_adapter_for_llama_cpp_has_its_values_and_scale(tmp_path: Path) -> None:
