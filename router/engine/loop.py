@@ -41,6 +41,17 @@ _FAILED_TEXT = "the engine failed on this request"
 MOST_FAILURES = 3  # steps that may fail in a row before the engine says it cannot go on
 
 
+class Answering:
+    """The answers that get a token in a step: the same as long as its chunks are the very same list."""
+
+    def __init__(self, chunks: Sequence[Chunk]) -> None:
+        self.chunks = [(row, c) for c in chunks if c.samples and isinstance(row := c.row, AnswerRow)]
+        self.rows = [row for row, _ in self.chunks]
+        self.held = any(row.grammar is not None for row in self.rows)
+        self.labelled = any(row.labels is not None for row in self.rows)
+        self.drafted = any(chunk.drafts for chunk in chunks)
+
+
 class StepLoop:
     """Owns scheduler, runner and sampler; everything but `add`, `cancel`, `drop`, `stop` is its thread's."""
 
@@ -60,6 +71,8 @@ class StepLoop:
         self._masks = MaskMaker()
         self._dispatcher = EventDispatcher()
         self._rows: dict[Receiver, BatchRow] = {}
+        self._chunks: Sequence[Chunk] = ()  # of the last step
+        self._answering = Answering(())  # and its answers
         self._inbox: list[Callable[[], None]] = []
         self._wake = Condition()
         self._stopping = self._ended = False
@@ -118,18 +131,20 @@ class StepLoop:
     def step(self, chunks: Sequence[Chunk]) -> Events:
         """Run the chunks, sample where a row's tokens are all computed, and return the rows' new events."""
         pooling = bool(self._scheduler.pooling)
-        answering = [(row, c) for c in chunks if c.samples and isinstance(row := c.row, AnswerRow)]
-        rows = [row for row, _ in answering]
+        if chunks is not self._chunks:
+            self._chunks, self._answering = chunks, Answering(chunks)
+        answering = self._answering
+        rows = answering.rows
         logits = self._runner.run(chunks, pooling=pooling)
         for chunk in chunks:
             self._scheduler.computed(chunk)
         places = len(rows)
-        if any(row.labels is not None for row in rows):
-            note_labels(answering, logits)
-        firsts = logits if len(logits) == places else logits[:places]
-        tokens = self._sampled(rows, firsts)
+        if answering.labelled:
+            note_labels(answering.chunks, logits)
+        firsts = logits[:places] if answering.drafted else logits
+        tokens = self._sampled(rows, firsts, held=answering.held) if rows else []
         events: Events = []
-        for (row, chunk), token in zip(answering, tokens, strict=True):
+        for (row, chunk), token in zip(answering.chunks, tokens, strict=True):
             if chunk.drafts:
                 begin, places = places, places + len(chunk.drafts)
                 self._accept_drafted(chunk, row, token, logits[begin:places], events)
@@ -139,9 +154,9 @@ class StepLoop:
             events += self._finished_pooling(chunks)
         return events
 
-    def _sampled(self, rows: Sequence[AnswerRow], logits: torch.Tensor) -> list[ChosenToken]:
-        """The next token of each row of logits [rows, vocabulary]."""
-        if any(row.grammar is not None for row in rows):
+    def _sampled(self, rows: Sequence[AnswerRow], logits: torch.Tensor, *, held: bool) -> list[ChosenToken]:
+        """The next token of each row of logits [rows, vocabulary]. `held`: some are constrained."""
+        if held:
             return sample_rows(rows, logits, self._sampler, self._masks)
         return self._sampler.sample(logits, [row.sampling for row in rows])
 
@@ -220,15 +235,16 @@ class StepLoop:
 
     def _accept(self, row: AnswerRow, token: ChosenToken, events: Events) -> None:
         """Add a sampled token to its answer, and what its grammar forces after it."""
-        if token.token == FAILED or row.error is not None:
+        if token.token == FAILED or (row.grammar is not None and row.error is not None):
             events.append(self._fail(row))
             return
-        row.first_token = row.first_token or time.monotonic()
+        if not row.first_token:
+            row.first_token = time.monotonic()
         before = len(row.tokens)
         output = accept_token(row, token.token)
         if self._speculation is not None and self._speculation.asked:
             self._speculation.verified(row, row.tokens[before:])
-        logprob = None if output.by_token else self._sampler.logprob(token)
+        logprob = self._sampler.logprob(token) if token.top and not output.by_token else None
         self._put(row, output, () if logprob is None else (logprob,), events)
 
     def _accept_drafted(
@@ -251,7 +267,7 @@ class StepLoop:
                 right += 1
             if right < new or output.reason is not None or row.error is not None:
                 break
-            (token,) = self._sampled([row], logits[right - 1 : right])
+            (token,) = self._sampled([row], logits[right - 1 : right], held=row.grammar is not None)
         self._scheduler.advance(row, right)
         row.accepted += right
         if self._speculation is not None:
@@ -278,7 +294,7 @@ class StepLoop:
         if output.reason is not None:
             self._finish(row)
             events.append((row.stream, row.finished(output.reason)))
-        elif row.error is not None:
+        elif row.grammar is not None and row.error is not None:
             events.append(self._fail(row))
 
     def _finish(self, row: BatchRow) -> None:

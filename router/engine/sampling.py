@@ -167,12 +167,12 @@ class Sampler:
             return []
         if logits.shape[1] > self.vocab_size:
             logits = logits[:, : self.vocab_size]
-        biased = [row for row, state in enumerate(states) if state.params.logit_bias]
+        biased = [row for row, state in enumerate(states) if state.bias is not NO_BIAS]
         choices = [state.choice() for state in states]
         if not biased:
             return self._choose(logits, choices)
         chosen = [ChosenToken(FAILED)] * len(states)
-        plain = [row for row in range(len(states)) if not states[row].params.logit_bias]
+        plain = [row for row in range(len(states)) if states[row].bias is NO_BIAS]
         if plain:
             found = self._choose(logits[plain], [choices[row] for row in plain])
             for row, token in zip(plain, found, strict=True):
