@@ -88,8 +88,8 @@ def fit_labels(scores: Floats, gold: Places, tree: LabelTree) -> FittedLabels | 
     """Prior and temperature, of log-probabilities [rows, choices] without a prior, and the right choice of
     each row, -1 where it is none; None for few rows.
 
-    The prior is kept where answers gain LEAST_GAIN on rows that it was not fitted on, and twice the standard
-    error of that.
+    The prior is kept where answers gain LEAST_GAIN on rows that it was not fitted on, and no less than the
+    standard error of that.
     """
     if len(gold) < LEAST_ROWS:
         return None
@@ -101,7 +101,7 @@ def fit_labels(scores: Floats, gold: Places, tree: LabelTree) -> FittedLabels | 
             corrected[outside] += (tree.answers(scores[outside], fitted) == gold[outside]) / REPEATS
     gains = corrected - right
     gain, error = float(gains.mean()), float(gains.std(ddof=1)) / len(gold) ** 0.5
-    worth = gain >= max(LEAST_GAIN, 2 * error)
+    worth = gain >= max(LEAST_GAIN, error)
     prior = np.round(prior_of(scores, gold), 3) if worth else none
     return FittedLabels(
         temperature=fit_temperature(scores + prior, gold),
