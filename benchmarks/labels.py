@@ -134,7 +134,10 @@ def main() -> None:
         rows = asyncio.run(all_measured(engine, count))
     finally:
         engine.close()
-    notes = ["Medians. `branchings`: places in the tree of choices; the likely ones are read."]
+    notes = [
+        "Medians. `branchings`: places in the tree of choices; the likely ones are read. Each way answers "
+        "other prompts; those of legal differ the most in length.",
+    ]
     print(
         write(
             "labels",
