@@ -128,7 +128,9 @@ class Bench:
     async def read(self, jobs: Sequence[Job]) -> list[float]:
         """Bring prompts into the prefix cache; returns the seconds of each."""
         self._use(None)
-        short = [replace(job, params=replace(job.params, max_tokens=1)) for job in jobs]
+        # Free: a token that a constraint forces would need no step.
+        one = [replace(job.params, max_tokens=1, constraint=None) for job in jobs]
+        short = [replace(job, params=params, grammar=None) for job, params in zip(jobs, one, strict=True)]
         return [(await self.answer(job)).seconds for job in short]
 
     async def together(self, jobs: Sequence[Job], rows: int, *, drafts: bool) -> tuple[list[Answered], float]:

@@ -10,9 +10,10 @@ import torch
 import transformers
 
 from router.config import Settings
-from router.engine.blocks import quantise_blocks
 from router.engine.loader import LoadedModel
-from router.engine.ops import quantise
+from router.engine.native import NativeOps
+from router.engine.native.build import cpu_levels, load_module
+from router.engine.ops import Ops, quantise
 from router.engine.torch_engine import TorchEngine
 from router.engine.torch_ops import TorchOps
 from router.engine.weights import packed
@@ -35,15 +36,15 @@ GENERIC = {
 }
 
 
-def restored(weight: torch.Tensor, quantize: str) -> torch.Tensor:
+def restored(weight: torch.Tensor, quantize: str, ops: Ops) -> torch.Tensor:
     """What few bits leave of it."""
     if quantize == "int4":
-        return quantise_blocks(weight).floats()
+        return ops.quantise_blocks(weight).floats()
     small = quantise(weight)
     return small.values.float() * small.scales[:, None]
 
 
-def rounded(tuned: Any, head: bool, quantize: str) -> Any:
+def rounded(tuned: Any, head: bool, quantize: str, ops: Ops) -> Any:
     """A PEFT model whose base has the weights that few bits leave of its linear layers."""
     base = tuned.get_base_model()
     last = base.get_output_embeddings()
@@ -55,7 +56,7 @@ def rounded(tuned: Any, head: bool, quantize: str) -> Any:
             continue
         transposed = type(module).__name__ == "Conv1D"
         weight = module.weight.detach().t() if transposed else module.weight.detach()
-        values = restored(weight, quantize)
+        values = restored(weight, quantize, ops)
         module.weight = torch.nn.Parameter(values.t() if transposed else values, requires_grad=False)
     return tuned
 
@@ -82,7 +83,8 @@ async def test_base_and_adapter_answer_as_with_rounded_weights(
         await made.load(artifact)
         packed = made.info.kernels.startswith("packed")
         assert packed == (kind != "gpt2")
-        reference = rounded(tuned, packed, quantize)
+        ops = NativeOps(load_module(cpu_levels()[0])) if native and cpu_levels() else TorchOps()
+        reference = rounded(tuned, packed, quantize, ops)
         ends = frozenset({tiny.SHAPE["eos_token_id"]})
         for adapter in (artifact.digest, None):
             found, _ = await tiny.answer(made, PROMPT, adapter, max_tokens=12)

@@ -33,7 +33,7 @@ PROMPT = "Which court hears an appeal against a fine?"
 @pytest.fixture
 async def running(own_folder, monkeypatch):
     monkeypatch.setenv("XDG_STATE_HOME", str(own_folder / "state"))
-    tiny.save_adapter("llama", own_folder / "adapters" / "legal")
+    tiny.save_adapter("llama", own_folder / "adapters" / "legal", seed=1)
     (own_folder / "plugins").mkdir()
     shutil.copy(ROOT / "plugins" / "judges.py", own_folder / "plugins")
     settings = Settings(
@@ -87,6 +87,8 @@ async def test_the_base_judges_its_own_answer_and_an_adapters(running):
         await asyncio.sleep(0.05)
     await live.recorder.flush()
     wins, losses, ties, *_ = live.store.paired("manner", 1)["legal"]
-    assert wins == 0  # greedy decoding: the base holds its own answer likelier than another's
+    assert (
+        wins == 0
+    )  # this adapter: the base holds its own answer likelier, as most often after greedy decoding
     assert losses + ties == 1
     assert running.plugins.judges()["likelihood"].status().errors == 0

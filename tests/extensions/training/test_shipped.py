@@ -43,7 +43,7 @@ def test_folder_is_accepted_and_small(folder: Path) -> None:
 
 
 @each
-def test_manifest_is_the_recipes_with_fitted_labels(folder: Path) -> None:
+def test_manifest_is_the_recipes(folder: Path) -> None:
     manifest = read_manifest(folder)
     recipe = load_recipe(ROOT / "recipes" / f"{folder.name}.toml")
     labels, constraint = None, manifest.generation.constraint
