@@ -28,6 +28,7 @@ from router.engine.ops import FAILED, ChosenToken, TokenChoice
 from router.types import LogitBias, SamplingParams, TokenLogprob
 
 if TYPE_CHECKING:
+    from router.engine.labels import BranchBiases
     from router.engine.rows import AnswerRow
 
 
@@ -35,9 +36,12 @@ class SamplingState:
     """What one row's sampling remembers between steps."""
 
     __slots__ = (
+        "_answer",
+        "_biases",
         "_early",
         "_later",
         "_least",
+        "_own",
         "_random",
         "_redraws",
         "_uniform",
@@ -54,10 +58,14 @@ class SamplingState:
         prompt_ids: Sequence[int],
         eos_ids: Iterable[int],
         allowed: NDArray[np.int32] | None = None,
+        biases: BranchBiases | None = None,
     ) -> None:
-        """`allowed`: a bit for each token that may come next, ends too; it holds until that has come."""
+        """`allowed`: a bit for each token that may come next, ends too; it holds until that has come.
+        `biases`: of tokens behind some beginnings of an answer, beside those of `params`."""
         self.params = params
-        self.bias = _bias(params.logit_bias)
+        self._own = _bias(params.logit_bias)
+        self._biases, self._answer = biases or {}, list[int]()
+        self.bias = self._bias_here()  # of the next token
         self.allowed = allowed
         self.generated = 0
         self._random = random.Random(params.seed)
@@ -98,8 +106,20 @@ class SamplingState:
         """Count a token of the answer."""
         self.generated += 1
         self.allowed = None
+        if self._biases:
+            self._answer.append(token_id)
+            self.bias = self._bias_here()
         if self.history is not None:
             self.history.add(token_id)
+
+    def _bias_here(self) -> tuple[Tensor, Tensor]:
+        here = self._biases.get(tuple(self._answer))
+        if here is None:
+            return self._own
+        summed = dict(self.params.logit_bias)
+        for token, value in here:
+            summed[token] = summed.get(token, 0.0) + value
+        return _bias(tuple(summed.items()))
 
 
 def _bias(biases: LogitBias) -> tuple[Tensor, Tensor]:
