@@ -377,7 +377,7 @@ class TorchEngine:
             job=job,
             stream=stream,
             inactive=inactive,
-            sampling=SamplingState(params, job.tokens, self._eos, biases=biases),
+            sampling=SamplingState(params, job.tokens, self._eos, biases=biases, held=grammar is not None),
             detokenizer=Detokenizer(self._tokenizer, params.stop, params.min_tokens),
             eos=self._eos,
             grammar=grammar,
