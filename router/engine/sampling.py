@@ -11,6 +11,7 @@ import math
 import random
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -20,15 +21,21 @@ from torch import Tensor
 from router.engine.ops import FAILED, GREEDY, ChosenToken, TokenChoice
 from router.types import LogitBias, SamplingParams, TokenLogprob
 
+if TYPE_CHECKING:
+    from router.engine.labels import BranchBiases
+
 
 class SamplingState:
     """What one row's sampling remembers between steps."""
 
     __slots__ = (
+        "_answer",
+        "_biases",
         "_early",
         "_later",
         "_least",
         "_masked",
+        "_own",
         "_random",
         "_redraws",
         "_uniform",
@@ -36,6 +43,7 @@ class SamplingState:
         "bias",
         "generated",
         "history",
+        "needs_mask",
         "params",
         "proposed",
     )
@@ -46,16 +54,20 @@ class SamplingState:
         prompt_ids: Sequence[int],
         eos_ids: Iterable[int],
         allowed: NDArray[np.int32] | None = None,
+        biases: BranchBiases | None = None,
         *,
         held: bool = False,
     ) -> None:
         """`allowed`: a bit for each token that may come next, ends too; it holds until that has come.
 
-        `held`: a grammar is asked about each token.
+        `biases`: of tokens behind some beginnings of an answer, beside those of `params`. `held`: a grammar
+        is asked about each token.
         """
         self.params = params
         self.proposed = -1  # drawn already, and kept if `allowed` and what is drawn from have it
-        self.bias = _bias(params.logit_bias)
+        self._own = _bias(params.logit_bias)
+        self._biases, self._answer = biases or {}, list[int]()
+        self.bias = self._bias_here()  # of the next token
         self.allowed = allowed
         self.generated = 0
         self._random = random.Random(params.seed)
@@ -64,7 +76,10 @@ class SamplingState:
         counts = params.frequency_penalty != 0.0 or params.presence_penalty != 0.0
         self.history = TokenHistory(prompt_ids if repeats else ()) if repeats or counts else None
         self._least = params.min_tokens
-        near = NEAR if held and _truncates(params) and not needs_mask(params) else 0
+        truncates = _truncates(params)
+        # Whether a constrained row has its mask made before anything is chosen.
+        self.needs_mask = truncates and bool(params.logprobs or params.logit_bias or biases)
+        near = NEAR if held and truncates and not self.needs_mask else 0
         self._masked = _choice(params)
         self._later = _choice(params, near=near)
         self._early = _choice(params, tuple(eos_ids), near)
@@ -93,8 +108,20 @@ class SamplingState:
         """Count a token of the answer."""
         self.generated += 1
         self.allowed, self.proposed = None, -1
+        if self._biases:
+            self._answer.append(token_id)
+            self.bias = self._bias_here()
         if self.history is not None:
             self.history.add(token_id)
+
+    def _bias_here(self) -> tuple[Tensor, Tensor]:
+        here = self._biases.get(tuple(self._answer))
+        if here is None:
+            return self._own
+        summed = dict(self.params.logit_bias)
+        for token, value in here:
+            summed[token] = summed.get(token, 0.0) + value
+        return _bias(tuple(summed.items()))
 
 
 def _bias(biases: LogitBias) -> tuple[Tensor, Tensor]:
@@ -114,11 +141,6 @@ NEAR = 128  # neighbours of a token that a grammar is asked about at most
 def _truncates(params: SamplingParams) -> bool:
     """Whether a token is drawn from the likeliest only, which depend on all that may be chosen."""
     return params.temperature != 0 and (params.top_k > 0 or params.top_p < 1 or params.min_p > 0)
-
-
-def needs_mask(params: SamplingParams) -> bool:
-    """Whether a constrained row has its mask made before anything is chosen."""
-    return _truncates(params) and bool(params.logprobs or params.logit_bias)
 
 
 def _choice(params: SamplingParams, forbidden: tuple[int, ...] = (), near: int = 0) -> TokenChoice:

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from router.engine.constrained.state import GrammarState, MaskMaker
 from router.engine.ops import ChosenToken
-from router.engine.sampling import Sampler, needs_mask
+from router.engine.sampling import Sampler
 
 if TYPE_CHECKING:
     from router.engine.rows import AnswerRow
@@ -33,7 +33,7 @@ def sample_rows(
 ) -> list[ChosenToken]:
     """The next token of each row of logits [rows, >= vocabulary], constrained or not."""
     held = [at for at, row in enumerate(rows) if row.grammar is not None]
-    if first := [rows[at] for at in held if needs_mask(rows[at].sampling.params)]:
+    if first := [rows[at] for at in held if rows[at].sampling.needs_mask]:
         masks.make(first)
     chosen = sampler.sample(logits, [row.sampling for row in rows])
     unsettled = []

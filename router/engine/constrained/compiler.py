@@ -19,6 +19,7 @@ from router.types import Constraint
 if TYPE_CHECKING:
     from llguidance import LLMatcher, LLTokenizer
 
+    from router.engine.labels import BranchBiases
 
 KEPT = 128  # constraints of at most SMALL characters, of all tenants
 SMALL = 4096
@@ -32,6 +33,7 @@ class CompiledGrammar:
 
     def __init__(self, constraint: Constraint, spec: VocabularySpec, matcher: LLMatcher) -> None:
         self.constraint = constraint
+        self.biases: BranchBiases = {}  # what the prior of its choices adds to logits
         self.spoiled = False  # an answer broke off: copies share what the library learns, and its limits
         self._spec, self._matcher = spec, matcher
 
