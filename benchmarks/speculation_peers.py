@@ -20,7 +20,7 @@ from benchmarks.sections import Section
 from router.folders import cache_folder
 
 OFF = "off"
-PART = 4  # prompts of an adapter until another way has its turn
+PART = 8  # prompts of an adapter until another way has its turn
 LONGEST = 4096  # tokens of a request
 SHORT = ("--spec-ngram-simple-size-n", "3", "--spec-ngram-simple-size-m", "8")
 SIMPLE = ("--spec-type", "ngram-simple", "--spec-draft-n-max", "64")  # as docs/speculative.md has it
