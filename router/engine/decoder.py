@@ -287,10 +287,13 @@ def rotary_table(
         if factors := rope.get("frequency_factors"):  # as a GGUF file has them
             frequencies /= torch.tensor(factors)
     else:
-        from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+        # From the package: this waits while another thread imports it. `from transformers.module` does not.
+        from transformers import modeling_rope_utils
 
         kind = {"layer_type": layers} if layers else {}
-        frequencies, scale = ROPE_INIT_FUNCTIONS[rope["rope_type"]](config, torch.device("cpu"), **kind)
+        frequencies, scale = modeling_rope_utils.ROPE_INIT_FUNCTIONS[rope["rope_type"]](
+            config, torch.device("cpu"), **kind
+        )
     positions = torch.arange(context, dtype=torch.float32, device=device)
     angles = positions[:, None] * frequencies.to(device)
     cos, sin = angles.cos() * scale, angles.sin() * scale

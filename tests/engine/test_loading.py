@@ -338,3 +338,26 @@ def test_no_second_copy_of_the_weights_is_ever_in_memory(saved: Saved, tmp_path:
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     share, _, kernels = done.stdout.partition(" ")
     assert float(share) < (1.15 if "native (" in kernels else 2.2)
+
+
+BESIDE = """
+import sys, threading, types
+from router.engine.decoder import rotary_table
+import torch
+config = types.SimpleNamespace(
+    standardize_rope_params=lambda: None, hidden_size=64, num_attention_heads=4, head_dim=16,
+    max_position_embeddings=512, rope_parameters={
+        "rope_type": "llama3", "rope_theta": 1e4, "factor": 8.0, "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0, "original_max_position_embeddings": 64,
+    },
+)
+threading.Thread(target=__import__, args=("transformers",)).start()
+while "transformers.utils" not in sys.modules:
+    pass
+print(len(rotary_table(config, 8, torch.device("cpu"))[0]))
+"""
+
+
+def test_positions_wait_for_another_threads_import_of_transformers() -> None:
+    done = subprocess.run([sys.executable, "-c", BESIDE], capture_output=True, text=True, check=False)
+    assert (done.stdout, done.stderr) == ("8\n", "")
