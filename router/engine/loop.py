@@ -6,12 +6,12 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
-from contextlib import nullcontext
 from threading import Condition, Thread
 
 import torch
 
 from router.engine.base import Delta, EngineStatus
+from router.engine.constrained.choosing import sample_rows
 from router.engine.constrained.state import MaskMaker
 from router.engine.ops import BLOCK, FAILED, ChosenToken
 from router.engine.output import (
@@ -27,7 +27,7 @@ from router.engine.output import (
 )
 from router.engine.rows import AnswerRow, BatchRow, Chunk, PoolingRow, note_labels
 from router.engine.runner import Runner
-from router.engine.sampling import Sampler, rows_to_mask, sample_rows
+from router.engine.sampling import Sampler
 from router.engine.scheduler import Scheduler
 from router.engine.speculation import Speculation
 from router.errors import EngineFailed, RouterError, Unavailable
@@ -37,7 +37,6 @@ log = logging.getLogger(__name__)
 
 IDLE_SECONDS = 0.5  # how often an idle loop wakes to show that it is alive
 BLOCKED_SECONDS = 0.005  # how soon it looks again when nothing that waits can be admitted
-_NO_MASKS = nullcontext()
 _FAILED_TEXT = "the engine failed on this request"
 MOST_FAILURES = 3  # steps that may fail in a row before the engine says it cannot go on
 
@@ -48,7 +47,7 @@ class Answering:
     def __init__(self, chunks: Sequence[Chunk]) -> None:
         self.chunks = [(row, c) for c in chunks if c.samples and isinstance(row := c.row, AnswerRow)]
         self.rows = [row for row, _ in self.chunks]
-        self.masked = rows_to_mask(self.rows)
+        self.held = any(row.grammar is not None for row in self.rows)
         self.labelled = any(row.labels is not None for row in self.rows)
         self.drafted = any(chunk.drafts for chunk in chunks)
 
@@ -137,16 +136,15 @@ class StepLoop:
         if chunks is not self._chunks:
             self._chunks, self._answering = chunks, Answering(chunks)
         answering = self._answering
-        rows, masked = answering.rows, answering.masked
-        with self._masks.made_meanwhile(masked) if masked else _NO_MASKS:
-            logits = self._runner.run(chunks, pooling=pooling)
+        rows = answering.rows
+        logits = self._runner.run(chunks, pooling=pooling)
         for chunk in chunks:
             self._scheduler.computed(chunk)
         places = len(rows)
         if answering.labelled:
             note_labels(answering.chunks, logits)
         firsts = logits[:places] if answering.drafted else logits
-        tokens = sample_rows(rows, firsts, self._sampler, self._masks) if rows else []
+        tokens = self._sampled(rows, firsts, held=answering.held) if rows else []
         events: Events = []
         for (row, chunk), token in zip(answering.chunks, tokens, strict=True):
             if chunk.drafts:
@@ -157,6 +155,12 @@ class StepLoop:
         if pooling:
             events += self._finished_pooling(chunks)
         return events
+
+    def _sampled(self, rows: Sequence[AnswerRow], logits: torch.Tensor, *, held: bool) -> list[ChosenToken]:
+        """The next token of each row of logits [rows, vocabulary]. `held`: some are constrained."""
+        if held:
+            return sample_rows(rows, logits, self._sampler, self._masks)
+        return self._sampler.sample(logits, [row.sampling for row in rows])
 
     def _run(self) -> None:
         self._enter()
@@ -267,9 +271,7 @@ class StepLoop:
                 right += 1
             if right < new or output.reason is not None or row.error is not None:
                 break
-            if masked := rows_to_mask([row]):
-                self._masks.make(masked)
-            (token,) = sample_rows([row], logits[right - 1 : right], self._sampler, self._masks)
+            (token,) = self._sampled([row], logits[right - 1 : right], held=row.grammar is not None)
         self._scheduler.advance(row, right)
         row.accepted += right
         if self._speculation is not None:

@@ -42,7 +42,7 @@ from router.feedback.recent import AnswersGiven
 from router.ports import AdapterRegistry, Assignment, End, Experiments, Lease, Served, Watcher
 from router.server.call import ENCODE, LEASE, ROUTE, Call, CallPhases, check_time
 from router.server.encoding import Encoding
-from router.server.labels import labels_wanted
+from router.server.labels import labels_wanted, with_fitting_prior
 from router.server.tools import for_untaught
 from router.server.watching import how_it_failed, watching
 from router.types import (
@@ -258,6 +258,7 @@ class Pipeline:
             if request.tools.choice == "required" and not info.tool_form:
                 sampling, defaults = for_untaught(sampling, defaults)
             params = fit(sampling, defaults, len(tokens), self.context_length, self._max_tokens)
+            params = with_fitting_prior(params, request, bool(decision.mixture), info.abilities)
             params = seeded(params, sample)
             check_bias(params, info.vocab_size)
             if meter is not None:
