@@ -141,6 +141,9 @@ class _Timed:
     def forward(self, *arguments: Any) -> Any:
         return self._forward(*arguments)
 
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._run, name)
+
     def _timed(self, *arguments: Any) -> Any:
         logits = self._run.forward(*arguments)
         self._watch.mark()

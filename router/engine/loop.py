@@ -62,14 +62,16 @@ class StepLoop:
         sampler: Sampler,
         enter: Callable[[], None] = lambda: None,
         speculation: Speculation | None = None,
+        ring: Callable[[int], None] | None = None,
     ) -> None:
-        """`enter` is called first in the thread that steps. Without `speculation` a step has no drafts."""
+        """`enter` is called first in the thread that steps. Without `speculation` a step has no drafts.
+        `ring`: see `EventDispatcher`."""
         self._enter, self._speculation = enter, speculation
         self._progressed = time.monotonic()  # when the last turn ended
         self._busy_since: float | None = None  # when work came to an idle loop; None while there is none
         self._scheduler, self._runner, self._sampler = scheduler, runner, sampler
         self._masks = MaskMaker()
-        self._dispatcher = EventDispatcher()
+        self._dispatcher = EventDispatcher(ring)
         self._rows: dict[Receiver, BatchRow] = {}
         self._chunks: Sequence[Chunk] = ()  # of the last step
         self._answering = Answering(())  # and its answers
@@ -195,6 +197,8 @@ class StepLoop:
                 self._speculation.took(chunks, time.perf_counter() - began)
         elif chunks:
             self._guarded_step(chunks)
+        else:
+            self._dispatcher.flush()
 
     def _end_refused(self) -> None:
         """End the rows that the scheduler dropped or could not admit."""
@@ -366,6 +370,8 @@ class StepLoop:
 
     def _take_inbox(self) -> None:
         scheduler = self._scheduler
+        if not scheduler.active:
+            self._dispatcher.flush()
         with self._wake:
             if not self._inbox and not scheduler.active:
                 self._wake.wait(BLOCKED_SECONDS if scheduler.busy else IDLE_SECONDS)

@@ -10,6 +10,7 @@ import asyncio
 import codecs
 import json
 import logging
+import os
 import re
 from collections import defaultdict, deque
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
@@ -499,12 +500,17 @@ Events = list[tuple[Receiver, Event]]
 class EventDispatcher:
     """Brings events to their event loops, in order, by a thread of its own.
 
-    Who wakes a loop loses the interpreter to it until it has done its work. The engine's thread puts events
-    down and goes on; they are taken to their loops as soon as it computes, or has nothing to do.
+    A thread that wakes an event loop loses the interpreter to it until that has done its work, and the loop
+    may take the processor that woke it. The engine's thread puts events down and goes on; they are taken to
+    their loops as soon as it computes, or has nothing to do.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, ring: Callable[[int], None] | None = None) -> None:
+        """`ring`: have an eventfd written to once the next step computes. Without it the thread is woken by
+        what is sent, and waits for the interpreter."""
         self._batches: SimpleQueue[Events | None] = SimpleQueue()
+        self._ring, self._bell = ring, -1 if ring is None else os.eventfd(0, os.EFD_CLOEXEC)
+        self._waits = False  # something that was sent for the next step
         self._thread = Thread(target=self._run, name="dispatcher", daemon=True)
 
     def start(self) -> None:
@@ -512,21 +518,39 @@ class EventDispatcher:
         self._thread.start()
 
     def send(self, events: Events) -> None:
-        """Have them delivered, after those before them."""
+        """Have them delivered, after those before them: in the next step, or with `flush`."""
         if events:
             self._batches.put(events)
+            if self._ring is not None:
+                self._ring(self._bell)
+                self._waits = True
+
+    def flush(self) -> None:
+        """No step follows: deliver what was sent."""
+        if self._waits:
+            self._waits = False
+            os.eventfd_write(self._bell, 1)
 
     def close(self) -> None:
         """Deliver what there is, and end the thread."""
         self._batches.put(None)
+        self._waits = self._ring is not None
+        self.flush()
         self._thread.join()
+        if self._ring is not None:
+            os.close(self._bell)
 
     def _run(self) -> None:
-        while (events := self._batches.get()) is not None:
+        while (events := self._next()) is not None:
             try:
                 deliver(events)
             except Exception:
                 log.exception("events cannot be delivered")
+
+    def _next(self) -> Events | None:
+        while self._ring is not None and self._batches.empty():
+            os.eventfd_read(self._bell)
+        return self._batches.get()
 
 
 def deliver(events: Iterable[tuple[Receiver, Event]]) -> None:

@@ -355,7 +355,8 @@ class TorchEngine:
         spell = shared_vocabulary(self._tokenizer).logprob
         sampler = Sampler(self._vocabulary, spell, self._ops.choose)
         enter = partial(use_device, self._device)
-        return StepLoop(scheduler, runner, sampler, enter, self._speculation(scheduler))
+        ring = self._stack.ring if isinstance(self._stack, NativeStack) else None
+        return StepLoop(scheduler, runner, sampler, enter, self._speculation(scheduler), ring)
 
     def _speculation(self, scheduler: Scheduler) -> Speculation | None:
         """None where a row's result depends on how many tokens are computed together."""

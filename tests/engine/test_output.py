@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import threading
 import time
 from typing import Any
@@ -217,6 +218,22 @@ async def test_events_arrive_in_order_and_all_before_it_closes() -> None:
     await asyncio.to_thread(dispatcher.close)
     shown = ["".join(found) for found in await asyncio.gather(*readers)]
     assert shown == ["".join(f"{step} " for step in range(50))] * 3
+
+
+async def test_events_wait_for_the_next_step_or_until_none_follows() -> None:
+    bells: list[int] = []
+    dispatcher, one = EventDispatcher(bells.append), event_stream()
+    dispatcher.start()
+    reader = asyncio.ensure_future(one.wait(1))
+    dispatcher.send([(one, Delta("a"))])
+    await asyncio.sleep(0.02)
+    assert not reader.done()
+    os.eventfd_write(bells[-1], 1)  # as the step does
+    await asyncio.wait_for(reader, 10)
+    dispatcher.send([(one, Finished(FinishReason.STOP))])
+    dispatcher.flush()
+    assert await asyncio.wait_for(texts(one), 10) == ["a"]
+    await asyncio.to_thread(dispatcher.close)
 
 
 async def test_a_loop_is_woken_once_for_all_rows_of_a_step(monkeypatch: pytest.MonkeyPatch) -> None:

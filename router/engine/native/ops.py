@@ -295,6 +295,10 @@ class NativeStack:
         logits: torch.Tensor = self._run.forward(hidden, tokens, *layers, where, table, starts, scored)
         return logits
 
+    def ring(self, event: int) -> None:
+        """The next step writes to that eventfd once all threads are at work."""
+        self._run.ring(event)
+
     def spent(self, *, decode: bool = True) -> tuple[dict[str, float], int]:
         """Seconds by what they went into, and steps, since this was last asked.
 

@@ -467,3 +467,31 @@ def test_bad_adapters_are_refused(native, starts, sites, message):
     )
     with pytest.raises(RuntimeError, match=message):
         work.run(NativeStack(native._native, work.model))
+
+
+def test_a_call_rings_once_when_it_was_told_to(native):
+    work = work_of(native, Shape(), [(1, 5), (1, 9)], 2, [], torch.float32)
+    stack, bell = native.stack(work.model), os.eventfd(0, os.EFD_NONBLOCK)
+    try:
+        work.run(stack)
+        with pytest.raises(BlockingIOError):
+            os.eventfd_read(bell)
+        stack.ring(bell)
+        work.run(stack)
+        work.run(stack)
+        assert os.eventfd_read(bell) == 1
+    finally:
+        os.close(bell)
+
+
+@pytest.mark.parametrize("held", ["all", "a part"])
+def test_logits_that_somebody_holds_stay_as_they_are(native, held):
+    work = work_of(native, Shape(), [(1, 5), (1, 9)], 2, [], torch.float32)
+    stack = native.stack(work.model)
+    first = work.run(stack)[0]
+    first = first if held == "all" else first[:1]
+    kept, place = first.clone(), first.data_ptr()
+    work.tokens = (work.tokens + 1) % VOCABULARY
+    second = work.run(stack)[0]
+    assert torch.equal(first, kept)
+    assert second.data_ptr() != place

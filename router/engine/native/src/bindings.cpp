@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <limits>
+#include <utility>
 
 #include "bindings.h"
 #include "blocks.h"
@@ -509,6 +510,7 @@ class Stack {
       logits_ = at::empty({call.score, w_.head.out}, hidden.options());
     const Tensor logits = logits_;
     call.logits = logits.data_ptr();
+    call.ring = std::exchange(ring_, -1);
     pybind11::gil_scoped_release release;
     if (type_ == at::kFloat)
       native::run_stack<float>(w_, call, team_size.load(), spent_[call.rows < call.count]);
@@ -516,6 +518,9 @@ class Stack {
       native::run_stack<bf16>(w_, call, team_size.load(), spent_[call.rows < call.count]);
     return logits;
   }
+
+  // The next call writes to that eventfd once all threads are at work.
+  void ring(int event) { ring_ = event; }
 
   // Seconds by what they went into since the last call, and the number of steps: of those in which every row has
   // one token, or of the others.
@@ -611,6 +616,7 @@ class Stack {
   native::Spent spent_[2];
   std::vector<Tensor> kept_, weights_;
   Tensor logits_;
+  int ring_ = -1;
   at::ScalarType type_;
   int64_t positions_ = 0, vocabulary_ = 0, blocks_ = 0;
 };
@@ -645,6 +651,7 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
       .def("add", &Stack::add)
       .def("finish", &Stack::finish)
       .def("forward", &Stack::forward)
+      .def("ring", &Stack::ring)
       .def("spent", &Stack::spent)
       .def("read", &Stack::read);
 }

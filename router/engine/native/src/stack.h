@@ -66,6 +66,7 @@ struct StepCall {
   const int64_t* scored;               // [score]: tokens whose logits are wanted, after the last layer
   int64_t score;
   void* logits;                        // [score, vocabulary]
+  int ring;                            // an eventfd that is written to once all threads are at work, or -1
 };
 
 template <class T>
