@@ -1,8 +1,8 @@
 """`python -m benchmarks.constrained`: what it costs to hold answers to a constraint; whether they keep to it.
 
 The same 16 requests with and without, in rounds that take turns; each answer has the same number of tokens.
-What a grammar forces is not sampled, so JSON can be faster than free text. What is drawn from the likeliest
-few needs a mask for every token, everything else only where the grammar refuses one. Validity is counted over
+What a grammar forces is not sampled, so JSON can be faster than free text. A mask of all tokens is made only
+where questions about single ones do not settle the next token. Validity is counted over
 answers that are whole. Specialists answer 16 of their validation prompts at once, freely and held to the
 prompt; only prompts with the same answer both ways count, so that both do the same work.
 """

@@ -35,11 +35,16 @@ LAST_LINES = 15
 END_SECONDS = 10.0
 QUIET_SECONDS = 0.2  # without work of the others before a round begins
 SETTLE_SECONDS = 10.0  # until it begins all the same; the result then tells what they used
+GUARD = 'read _; kill -s KILL -- "-$0"'  # waits until no process can write to it; ends a group
 ALONE = 0.05  # of a core: more than this beside a contestant is told as a fault of the measurement
 
 
 class Died(Exception):
     """A contestant ended before it had answered; the message has its last lines of standard error."""
+
+
+class Missing(Exception):
+    """A contestant that cannot be had here, and why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +101,9 @@ class Contestant:
             env=environment(entry.settings),
             start_new_session=True,  # a group of its own, which is ended as a whole
         )
+        # It ends the group, too, where this process is killed and cannot.
+        guard = ["sh", "-c", GUARD, str(self._process.pid)]
+        self._guard = subprocess.Popen(guard, stdin=subprocess.PIPE, start_new_session=True)
         try:
             self.about: dict[str, Any] = self._read()
         except BaseException:
@@ -125,10 +133,16 @@ class Contestant:
         return total
 
     def resident(self) -> int:
-        """Bytes that this process and its children have in memory now, pages of mapped files among them."""
-        here = psutil.Process(self._process.pid)
-        processes = (here, *here.children(recursive=True))
-        return sum(int(process.memory_info().rss) for process in processes)
+        """Bytes that this process and its children have in memory now, pages of mapped files among them.
+
+        Raises Died.
+        """
+        try:
+            here = psutil.Process(self._process.pid)
+            processes = (here, *here.children(recursive=True))
+            return sum(int(process.memory_info().rss) for process in processes)
+        except psutil.NoSuchProcess:
+            self._died()
 
     def end(self) -> None:
         """Let it end by itself: its input is over."""
@@ -140,6 +154,8 @@ class Contestant:
 
     def kill(self) -> None:
         """End it and all its children at once."""
+        self._guard.kill()
+        self._guard.communicate()
         with suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()

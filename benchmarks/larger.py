@@ -11,8 +11,9 @@ from __future__ import annotations
 import argparse
 import sys
 import tempfile
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -20,8 +21,9 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from benchmarks import larger_peers, larger_start
-from benchmarks.contestants import Died, Entry, Field, ending, told
+from benchmarks import larger_peers, larger_start, llama_gguf
+from benchmarks.answering import REQUESTS
+from benchmarks.contestants import Entry, Field, Missing, ending
 from benchmarks.larger_loads import (
     ADAPTERS,
     Ask,
@@ -32,17 +34,20 @@ from benchmarks.larger_loads import (
     one_request,
     warm,
 )
-from benchmarks.larger_page import Section, machine, page, remember, today
-from benchmarks.larger_peers import Missing
+from benchmarks.larger_page import LLAMA, LLAMA_MIXED, PEFT, TRANSFORMERS, VLLM, VLLM_MIXED, page, text
 from benchmarks.larger_shapes import SHAPES, WEIGHTS, Shape, made, remove, sites_of
+from benchmarks.sections import Section, alone, measure
 from benchmarks.workload import export, random_adapter
 from router.config import Settings
 from router.errors import RouterError
 
-PEERS = ("vllm", "llama.cpp", "transformers", "peft")
-GROUPS = {"memory": ("start",), "peers": PEERS}
+GROUPS = {
+    "memory": ("start",),
+    "vllm": (VLLM, VLLM_MIXED),
+    "llama.cpp": (*LLAMA.values(), LLAMA_MIXED),
+    "peers": (VLLM, VLLM_MIXED, *LLAMA.values(), LLAMA_MIXED, TRANSFORMERS, PEFT),
+}
 OneRequest = Callable[[Ask, int, int, int], Found]
-GGUF_KINDS = ("bf16", "q8_0", "q4_k_m")
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +75,7 @@ def main() -> None:
         choices=(*SECTIONS, *GROUPS),
         nargs="+",
         default=list(SECTIONS),
-        help="what is measured (default: all); memory is part of start; peers: " + ", ".join(PEERS),
+        help="what is measured (default: all); " + "; ".join(f"{g}: {', '.join(GROUPS[g])}" for g in GROUPS),
     )
     parser.add_argument(
         "--prepare", action="store_true", help="make files and install peers, measure nothing"
@@ -88,12 +93,8 @@ def main() -> None:
         if args.prepare:
             prepare(run)
             return
-        for name in dict.fromkeys(wanted):
-            with told(f"{shape.name}: {name}", None):
-                found = measured(name, run)
-            remember(shape, name, found)
-            print(f"{name}: {found.skipped or 'measured'}; written to", page(shape), file=sys.stderr)
-    print(page(shape).read_text())
+        work = {name: partial(SECTIONS[name], run) for name in wanted}
+        measure(work, page(shape), partial(text, shape), rounds=run.rounds)
     if args.clean:
         remove(run.base)
 
@@ -102,21 +103,12 @@ def prepare(run: Run) -> None:
     """Everything that is made or installed once, so that a measurement finds it."""
     for what in (
         partial(larger_peers.vllm, run.base, []),
-        *(partial(larger_peers.llama, run.shape, run.base, kind) for kind in GGUF_KINDS),
+        *(partial(larger_peers.llama, run.base, kind, REQUESTS, []) for kind in LLAMA),
     ):
         try:
             what()
         except Missing as error:
             print(f"left out: {error}", file=sys.stderr)
-
-
-def measured(name: str, run: Run) -> Section:
-    """One section; where it cannot be measured, why."""
-    try:
-        found = SECTIONS[name](run)
-    except (Missing, Died) as error:
-        found = Section(skipped=str(error))
-    return replace(found, rounds=run.rounds, date=today(), machine=machine())
 
 
 def start(run: Run) -> Section:
@@ -137,35 +129,43 @@ def start(run: Run) -> Section:
     )
 
 
-def alone(run: Run, entry: Entry, loads: Callable[[Field, Entry], dict[str, Any]]) -> Section:
-    """One contestant, alone on the machine, for the loads."""
-    with Field() as field:
-        about = field.start(entry)
-        facts = loads(field, entry) | {"resident": field.resident(entry.name)}
-        facts |= {name: about[name] for name in ("kernels", "precision") if name in about}
-        return Section(facts, field.rows(), field.notes())
-
-
-def speeds(
-    run: Run, field: Field, entry: Entry, counts: tuple[int, ...], one: OneRequest = one_request
-) -> dict[str, Any]:
-    """One request and 16, by the number of adapters."""
+def one(run: Run, field: Field, entry: Entry, count: int, way: OneRequest = one_request) -> Found:
+    """One request, with an adapter where `count` is the number of adapters."""
     ask = partial(field.ask, entry.name)
-    facts: dict[str, Any] = {}
+    warm(ask, run.vocabulary, count)
+    return {f"one, {min(count, 1)}": way(ask, run.vocabulary, min(count, 1), run.rounds)}
+
+
+def many(run: Run, field: Field, entry: Entry, count: int) -> Found:
+    """16 requests with so many adapters."""
+    ask = partial(field.ask, entry.name)
+    warm(ask, run.vocabulary, count)
+    return {f"many, {count}": many_requests(ask, run.vocabulary, count, run.rounds)}
+
+
+def prompts(run: Run, field: Field, entry: Entry) -> Found:
+    """Long prompts, each read once."""
+    return {"prompts": long_prompts(partial(field.ask, entry.name), run.vocabulary, 1)}
+
+
+def loads(run: Run, counts: tuple[int, ...], field: Field, entry: Entry) -> Found:
+    """One request and 16 with each number of adapters; long prompts where there is also none."""
+    found: Found = {}
     for count in counts:
-        warm(ask, run.vocabulary, count)
-        facts[f"one, {min(count, 1)}"] = one(ask, run.vocabulary, min(count, 1), run.rounds)
-        facts[f"many, {count}"] = many_requests(ask, run.vocabulary, count, run.rounds)
-    return facts
+        found |= one(run, field, entry, count) | many(run, field, entry, count)
+    return found | (prompts(run, field, entry) if 0 in counts else {})
 
 
 def decode(run: Run) -> Section:
     """This engine: one request against memory, 16 at once."""
 
-    def loads(field: Field, entry: Entry) -> dict[str, Any]:
-        return speeds(run, field, entry, (0, ADAPTERS), against_memory)
+    def loads(field: Field, entry: Entry) -> Found:
+        found: Found = {}
+        for count in (0, ADAPTERS):
+            found |= one(run, field, entry, count, against_memory) | many(run, field, entry, count)
+        return found
 
-    return alone(run, larger_peers.this_engine(run.base, "none"), loads)
+    return alone(larger_peers.this_engine(run.base, "none"), loads)
 
 
 def prompt(run: Run) -> Section:
@@ -179,7 +179,7 @@ def prompt(run: Run) -> Section:
         peak = max(before, ask({"peak": True}), key=lambda one: one["rate"])
         return {"prompts": times, "peak": peak}
 
-    return alone(run, larger_peers.this_engine(run.base, "none"), loads)
+    return alone(larger_peers.this_engine(run.base, "none"), loads)
 
 
 def quantized(way: str, run: Run) -> Section:
@@ -189,57 +189,63 @@ def quantized(way: str, run: Run) -> Section:
     except (RouterError, ValidationError):
         raise Missing(f"this version has no quantize = {way}") from None
 
-    def loads(field: Field, entry: Entry) -> dict[str, Any]:
-        facts = speeds(run, field, entry, (0, ADAPTERS))
-        return facts | {"prompts": long_prompts(partial(field.ask, entry.name), run.vocabulary, 1)}
+    return alone(larger_peers.this_engine(run.base, way), partial(loads, run, (0, ADAPTERS)))
 
-    return alone(run, larger_peers.this_engine(run.base, way), loads)
+
+@contextmanager
+def exported(run: Run) -> Iterator[list[Path]]:
+    """8 random adapters as PEFT folders."""
+    with tempfile.TemporaryDirectory() as folder:
+        made = (random_adapter(str(number), sites_of(run.shape)) for number in range(ADAPTERS))
+        yield [export(artifact, Path(folder)) for artifact in made]
 
 
 def vllm(run: Run) -> Section:
-    """vLLM without adapters, and in a second process with them: adapters slow its base."""
-    with tempfile.TemporaryDirectory() as folder:
-        artifacts = [random_adapter(str(number), sites_of(run.shape)) for number in range(ADAPTERS)]
-        folders = [export(artifact, Path(folder)) for artifact in artifacts]
-        del artifacts
-        plain = alone(run, larger_peers.vllm(run.base, []), partial(plain_loads, run))
-        mixed = alone(run, larger_peers.vllm(run.base, folders), partial(mixed_loads, run))
-    facts = mixed.facts | plain.facts | {"resident with adapters": mixed.facts["resident"]}
-    return Section(facts, plain.contestants, [*plain.notes, *mixed.notes])
+    """vLLM without adapters: where it may have some, its base is slower."""
+    return alone(larger_peers.vllm(run.base, []), partial(loads, run, (0,)))
 
 
-def plain_loads(run: Run, field: Field, entry: Entry) -> dict[str, Any]:
-    """Everything without adapters."""
-    facts = speeds(run, field, entry, (0,))
-    return facts | {"prompts": long_prompts(partial(field.ask, entry.name), run.vocabulary, 1)}
+def vllm_adapters(run: Run) -> Section:
+    """vLLM with adapters."""
+    with exported(run) as folders:
+        return alone(larger_peers.vllm(run.base, folders), partial(loads, run, (ADAPTERS,)))
 
 
-def mixed_loads(run: Run, field: Field, entry: Entry) -> dict[str, Any]:
-    """One request with an adapter, and 16 with 8."""
-    return speeds(run, field, entry, (ADAPTERS,))
+def llama(kind: str, run: Run) -> Section:
+    """llama.cpp: a server with one slot for one request and long prompts, and one with 16."""
+
+    def of_one(field: Field, entry: Entry) -> Found:
+        return one(run, field, entry, 0) | prompts(run, field, entry)
+
+    first = alone(larger_peers.llama(run.base, kind, 1, []), of_one)
+    second = alone(larger_peers.llama(run.base, kind, REQUESTS, []), partial(many, run, count=0))
+    return both(first, second)
 
 
-def llama(run: Run) -> Section:
-    """llama.cpp on the weights as they are and in its own 8 and 4 bits."""
-    facts: dict[str, Any] = {}
-    rows: list[dict[str, Any]] = []
-    notes: list[str] = []
-    for kind in GGUF_KINDS:
-        found = alone(run, larger_peers.llama(run.shape, run.base, kind), partial(plain_loads, run))
-        facts[kind] = found.facts
-        rows += found.contestants
-        notes += found.notes
-    return Section(facts, rows, notes)
+def llama_adapters(run: Run) -> Section:
+    """llama.cpp with adapters on the weights as they are. It computes requests of one adapter together."""
+    kind = llama_gguf.AS_THEY_ARE
+    with exported(run) as folders:
+        first = alone(larger_peers.llama(run.base, kind, 1, folders), partial(one, run, count=ADAPTERS))
+        many_of = partial(many, run, count=ADAPTERS)
+        second = alone(larger_peers.llama(run.base, kind, REQUESTS, folders), many_of)
+    return both(first, second)
+
+
+def both(first: Section, second: Section) -> Section:
+    """One section of two; what both have is the second's."""
+    contestants, notes = first.contestants + second.contestants, first.notes + second.notes
+    return Section(first.facts | second.facts, contestants, notes)
 
 
 def transformers(run: Run) -> Section:
     """transformers alone."""
-    return alone(run, larger_peers.transformers(run.base), partial(plain_loads, run))
+    return alone(larger_peers.transformers(run.base), partial(loads, run, (0,)))
 
 
 def peft(run: Run) -> Section:
     """PEFT's mixed batch."""
-    return alone(run, larger_peers.transformers(run.base, ADAPTERS), partial(mixed_loads, run))
+    return alone(larger_peers.transformers(run.base, ADAPTERS), partial(loads, run, (ADAPTERS,)))
 
 
 SECTIONS: Mapping[str, Callable[[Run], Section]] = {
@@ -248,10 +254,12 @@ SECTIONS: Mapping[str, Callable[[Run], Section]] = {
     "prompt": prompt,
     "int8": partial(quantized, "int8"),
     "int4": partial(quantized, "int4"),
-    "vllm": vllm,
-    "llama.cpp": llama,
-    "transformers": transformers,
-    "peft": peft,
+    VLLM: vllm,
+    VLLM_MIXED: vllm_adapters,
+    **{name: partial(llama, kind) for kind, name in LLAMA.items()},
+    LLAMA_MIXED: llama_adapters,
+    TRANSFORMERS: transformers,
+    PEFT: peft,
 }
 
 

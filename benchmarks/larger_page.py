@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from benchmarks import report
 from benchmarks.larger_loads import ADAPTERS, LENGTHS, REQUESTS, workload
 from benchmarks.larger_shapes import Shape
+from benchmarks.sections import Sections, abouts, tables
 from router.engine.resources import CPU_CACHE_TOKENS
-from router.quantities import counted
 
-Facts = Mapping[str, Any]
+Facts = dict[str, Any]
+VLLM, VLLM_MIXED, TRANSFORMERS, PEFT = "vllm-base", "vllm-adapters", "transformers", "peft"
+LLAMA, LLAMA_MIXED = {kind: f"llama.cpp-{kind}" for kind in ("bf16", "q8_0", "q4_k_m")}, "llama.cpp-adapters"
+PEERS = (  # name, weights, its sections without and with adapters
+    ("vLLM", "bf16", VLLM, VLLM_MIXED),
+    *(("llama.cpp", kind, name, LLAMA_MIXED if kind == "bf16" else "") for kind, name in LLAMA.items()),
+    ("transformers", "bf16", TRANSFORMERS, ""),
+    ("PEFT", "bf16", "", PEFT),
+)
 GB = 1e9
 NOTHING = "-"
 OURS = "this engine"
@@ -26,55 +31,12 @@ TO_VLLM, TO_VLLM_MIXED, TO_BASE = 2.5, 10.0, 0.97
 PEAK_SHARE, PEAK_LENGTH = 0.7, 2000
 
 
-@dataclass(frozen=True, slots=True)
-class Section:
-    """What one section found, or why it was left out (`skipped`).
-
-    `contestants` and `notes`: as `Field` has them.
-    """
-
-    facts: dict[str, Any] = field(default_factory=dict)
-    contestants: list[dict[str, Any]] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-    skipped: str = ""
-    rounds: int = 0
-    date: str = ""
-    machine: str = ""
-
-
 def page(shape: Shape) -> Path:
     """The page of a shape."""
     return report.RESULTS / f"larger-{shape.name}.md"
 
 
-def known(shape: Shape) -> dict[str, Section]:
-    """The sections that were measured, the newest of each."""
-    file = page(shape).with_suffix(".json")
-    found = json.loads(file.read_text()) if file.exists() else {}
-    return {name: Section(**section) for name, section in found.items()}
-
-
-def remember(shape: Shape, name: str, section: Section) -> None:
-    """Put the section in place of an earlier one of its name, and write the page anew."""
-    sections = known(shape) | {name: section}
-    page(shape).with_suffix(".json").write_text(
-        json.dumps({key: asdict(one) for key, one in sections.items()}, indent=1) + "\n"
-    )
-    page(shape).write_text(text(shape, sections))
-
-
-def machine() -> str:
-    """This one, in words."""
-    found = report.hardware()
-    return f"{found['cpu']}, {found['cores']} cores {' '.join(found['bf16'])}, {found['memory_gib']} GiB"
-
-
-def today() -> str:
-    """The time, to the minute."""
-    return datetime.now(UTC).isoformat(timespec="minutes")
-
-
-def text(shape: Shape, sections: Mapping[str, Section]) -> str:
+def text(shape: Shape, sections: Sections) -> str:
     """The whole page."""
     done = {name: one for name, one in sections.items() if not one.skipped}
     cache = shape.cache_bytes(_cache_tokens(shape))
@@ -90,19 +52,18 @@ def text(shape: Shape, sections: Mapping[str, Section]) -> str:
         *(f"- {goal}" for goal in goals(shape, done)),
     ]
     facts = {name: one.facts for name, one in done.items()}
-    for title, rows in (
-        ("Start and memory", start_rows(facts)),
-        ("One request and 16", speed_rows(facts)),
-        ("Prompts", prompt_rows(shape, facts)),
-        ("Contestants", [row for one in done.values() for row in one.contestants]),
-    ):
-        if rows:
-            lines += ["", f"## {title}", "", report.table(rows)]
-    lines += ["", "## Sections", "", *(f"- {name}: {_about(one)}" for name, one in sections.items())]
-    return "\n".join([*lines, ""])
+    lines += tables(
+        (
+            ("Start and memory", start_rows(facts)),
+            ("One request and 16", speed_rows(facts)),
+            ("Prompts", prompt_rows(shape, facts)),
+            ("Contestants", [row for one in done.values() for row in one.contestants]),
+        )
+    )
+    return "\n".join([*lines, *abouts(sections), ""])
 
 
-def goals(shape: Shape, done: Mapping[str, Section]) -> Iterator[str]:
+def goals(shape: Shape, done: Sections) -> Iterator[str]:
     """A line for each, met or missed, of the sections that are there."""
     facts = {name: one.facts for name, one in done.items()}
     if start := facts.get("start"):
@@ -121,14 +82,15 @@ def goals(shape: Shape, done: Mapping[str, Section]) -> Iterator[str]:
             _many(ours, ADAPTERS) / _many(ours, 0),
             TO_BASE,
         )
-        if peer := facts.get("vllm"):
+        if peer := facts.get(VLLM):
             yield _goal(f"{REQUESTS} requests / vLLM", _many(ours, 0) / _many(peer, 0), TO_VLLM)
+        if peer := facts.get(VLLM_MIXED):
             yield _goal(
                 f"{REQUESTS} requests with {ADAPTERS} adapters / vLLM",
                 _many(ours, ADAPTERS) / _many(peer, ADAPTERS),
                 TO_VLLM_MIXED,
             )
-        if peer := facts.get("peft"):
+        if peer := facts.get(PEFT):
             ratio = _many(ours, ADAPTERS) / _many(peer, ADAPTERS)
             yield f"{REQUESTS} requests with {ADAPTERS} adapters / PEFT: {ratio:.1f}"
     if ours := facts.get("prompt"):
@@ -194,13 +156,9 @@ def arms(facts: Mapping[str, Facts]) -> Iterator[tuple[str, str, Facts]]:
     for way in ("int8", "int4"):
         if way in facts:
             yield OURS, way, facts[way]
-    if "vllm" in facts:
-        yield "vLLM", "bf16", facts["vllm"]
-    for kind, found in facts.get("llama.cpp", {}).items():
-        yield "llama.cpp", kind, found
-    for name in ("transformers", "PEFT"):
-        if name.lower() in facts:
-            yield name, "bf16", facts[name.lower()]
+    for name, kind, plain, mixed in PEERS:
+        if found := facts.get(mixed, {}) | facts.get(plain, {}):
+            yield name, kind, found
 
 
 def speed_rows(facts: Mapping[str, Facts]) -> list[dict[str, Any]]:
@@ -250,14 +208,6 @@ def _cache_tokens(shape: Shape) -> int:
     return min(CPU_CACHE_TOKENS, shape.context)
 
 
-def _about(one: Section) -> str:
-    """When and where it was measured, or in short why it was not."""
-    if one.skipped:
-        lines = one.skipped.splitlines()
-        return "left out: " + " ".join(line.strip() for line in dict.fromkeys((lines[0], lines[-1])))
-    return "; ".join([f"{one.date}, {one.machine}, {counted(one.rounds, 'round')}", *one.notes])
-
-
 def _goal(what: str, value: float, target: float) -> str:
     digits = 1 if target >= 2 else 2
     return f"{what}: {value:.{digits}f} (goal: at least {target:g}{_missed(value >= target)})"
@@ -276,4 +226,5 @@ def _ms(found: Facts, adapters: int) -> Any:
 
 
 def _speed(found: Facts, adapters: int) -> Any:
-    return found.get(f"many, {adapters}", {}).get("speed", NOTHING)
+    load = found.get(f"many, {adapters}", {"speed": NOTHING})
+    return f"{load['speed']:.3g}, shortened" if load.get("shortened") else load["speed"]

@@ -23,7 +23,7 @@ from router.engine.base import Delta, Finished, batches
 from router.engine.output import EventStream
 from router.plugins import PluginHost
 from router.plugins.runtime import Hooks
-from router.server.pipeline import watching
+from router.server.watching import watching
 from router.types import AdapterRef, Decision, FinishReason, Reason, Request, Turn, Usage
 
 NONE, IDLE, ONE = "without hooks", "no plugin observes", "one observer"

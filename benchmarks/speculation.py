@@ -4,6 +4,9 @@ Each prompt is answered without and with speculation, in turns that change, afte
 its keys and values are in the prefix cache and the time is the answer's. What earlier answers teach is
 forgotten before each part, and no prompt comes twice in a part with speculation. One request alone, adapter
 by adapter; then 4 and 16 at once, all adapters mixed. Every answer must have the same tokens both times.
+
+Sections may be measured one by one (`--section`): this engine, and the lookups of llama.cpp and vLLM on the
+first of the same prompts. The newest of each stands on the page `results/speculation.md`.
 """
 
 from __future__ import annotations
@@ -12,14 +15,19 @@ import argparse
 import asyncio
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import chain, islice, zip_longest
 from pathlib import Path
 from statistics import mean
-from typing import Any
+from typing import Any, TypeVar
 
-from benchmarks import report
+from benchmarks import report, speculation_peers
+from benchmarks.contestants import ending
+from benchmarks.sections import Section, measure
+from benchmarks.speculation_page import ADAPTERS, BEHIND, COPYING, FASTER, OURS, text
+from benchmarks.speculation_peers import AdapterPrompts
 from router.config import Settings
 from router.engine.base import Finished, Job, Prompt
 from router.engine.constrained.templates import ConstraintTemplates
@@ -29,13 +37,15 @@ from router.engine.torch_engine import TorchEngine
 from router.extensions.sql import sql
 from router.extensions.training.data import read_rows
 from router.extensions.training.recipe import load_recipe
+from router.models import resolve_model
 from router.registry.format.artifact import FolderRules, read_artifact
 from router.types import SamplingParams, Turn, Usage
 
-ADAPTERS = ("qa", "code", "summarization", "translation", "legal", "financial", "medical")
-COPYING = ("qa", "code")
 MODEL = "smollm2-135m-instruct"
-GOALS = {"alone": 1.5, "copying": 2.0, "4": 1.1, "16": 0.98}
+PEERS = {"llama.cpp": speculation_peers.llama, "vllm": speculation_peers.vllm}
+PEER_REQUESTS = 16  # of each adapter, where this engine is not asked for fewer
+PAGE = report.RESULTS / "speculation.md"
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,8 +211,8 @@ def row_of(name: str, totals: Totals) -> dict[str, Any]:
         "steps, on": totals.steps[1] / count,
         "ms, off": 1e3 * off,
         "ms, on": 1e3 * on,
-        "times as fast": off / on,
-        "behind the first token": sum(totals.behind[0]) / max(1e-9, sum(totals.behind[1])),
+        FASTER: off / on,
+        BEHIND: sum(totals.behind[0]) / max(1e-9, sum(totals.behind[1])),
         "with a prompt that is not cached": (off + reading - first) / (on + reading - first),
     }
 
@@ -216,73 +226,100 @@ def batch_row(rows: int, totals: Totals) -> dict[str, Any]:
         "requests": count,
         "tokens/s, off": totals.tokens / sum(totals.seconds[0]),
         "tokens/s, on": totals.tokens / sum(totals.seconds[1]),
-        "times as fast": totals.ratio(),
+        FASTER: totals.ratio(),
         "worst part": min(parts),
         "accepted drafts of tokens": totals.accepted / totals.tokens,
     }
 
 
-def notes(single: list[dict[str, Any]], several: list[dict[str, Any]]) -> list[str]:
-    """The goals, and whether they are reached."""
-
-    def goal(what: str, value: float, wanted: float) -> str:
-        return f"{what}: {value:.2f} (goal {wanted}{'' if value >= wanted else ', missed'})"
-
-    by_name = {row["adapter"]: row for row in single}
-    told = []
-    for column in ("times as fast", "behind the first token"):
-        average = mean(by_name[name][column] for name in ADAPTERS)
-        told.append(goal(f"one request alone, average of the adapters, {column}", average, GOALS["alone"]))
-        for name in COPYING:
-            told += [
-                goal(f"{kind}, {column}", by_name[kind][column], GOALS["copying"])
-                for kind in (name, f"{name}, free")
-            ]
-    return told + [
-        goal(f"{r['at once']} at once", r["times as fast"], GOALS[str(r["at once"])]) for r in several
-    ]
-
-
-async def measure(
-    engine: TorchEngine, args: argparse.Namespace
-) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """One request alone, and several."""
+async def compared(args: argparse.Namespace, engine: TorchEngine) -> Section:
+    """This engine: one request alone, several at once, and the prompts of the peers without a constraint."""
     bench = Bench(engine)
     work = await bench.jobs(args.split, args.requests)
     bench.forget()
     await bench.compare([jobs[0] for jobs in work.values()], len(work), Totals(), first=True)  # warm-up
     single = await alone(bench, work | await bench.jobs(args.split, args.requests, COPYING, free=True))
     several = [batch_row(rows, await batched(bench, work, rows, part)) for rows, part in ((4, 28), (16, 56))]
-    return [row_of(name, totals) for name, totals in single.items()], several
+    free = await alone(bench, await bench.jobs(args.split, peer_requests(args), free=True))
+    facts = {
+        "alone": [row_of(name, totals) for name, totals in single.items()],
+        "several": several,
+        "free": [row_of(name.removesuffix(", free"), totals) for name, totals in free.items()],
+    }
+    return Section(facts | {"requests": args.requests})
 
 
-def main() -> None:
-    """Measure and write results."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--requests", type=int, default=64, help="of each adapter (default 64)")
-    parser.add_argument("--split", choices=("test", "valid"), default="test")
-    parser.add_argument("--no-write", action="store_true")
-    args = parser.parse_args()
-    os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # as `lora-router serve` sets it for itself
+async def asked(args: argparse.Namespace, engine: TorchEngine) -> dict[str, AdapterPrompts]:
+    """The prompts for peers as this engine encodes them, by adapter."""
+    found = {}
+    for name, jobs in (await Bench(engine).jobs(args.split, peer_requests(args), free=True)).items():
+        most = jobs[0].params.max_tokens
+        assert most is not None
+        found[name.removesuffix(", free")] = AdapterPrompts([list(job.tokens) for job in jobs], most)
+    return found
+
+
+def peer_requests(args: argparse.Namespace) -> int:
+    """Of each adapter."""
+    return int(min(args.requests, PEER_REQUESTS))
+
+
+def with_engine(
+    args: argparse.Namespace, work: Callable[[argparse.Namespace, TorchEngine], Coroutine[Any, Any, T]]
+) -> T:
+    """What `work` finds with an engine of its own."""
     engine = TorchEngine(Settings(model=MODEL))
     engine.start()
     try:
-        single, several = asyncio.run(measure(engine, args))
+        return asyncio.run(work(args, engine))
     finally:
         engine.close()
-    told = notes(single, several)
-    print(report.table(single), report.table(several), *told, sep="\n\n")
-    if args.no_write:
-        return
-    workload = (
-        f"The first {args.requests} {args.split} prompts of each adapter, greedy, with its manifest's limits "
-        "and constraint; prompts are in the prefix cache. Each request without and with speculation, in "
-        "turns; all tokens are equal. *With a prompt that is not cached* adds the time to read it to both. "
-        "*Free*: without the constraint, so that every token is sampled."
+
+
+def ours(args: argparse.Namespace) -> Section:
+    """This engine."""
+    return of_split(args, with_engine(args, compared))
+
+
+def peer(name: str, args: argparse.Namespace) -> Section:
+    """A peer with the same adapters on the same base."""
+    work = with_engine(args, asked)
+    folders = [Path("adapters").resolve() / adapter for adapter in work]
+    return of_split(args, PEERS[name](work, resolve_model(MODEL), folders))
+
+
+def of_split(args: argparse.Namespace, section: Section) -> Section:
+    """With the rows that prompts are of."""
+    return replace(section, facts=section.facts | {"split": args.split})
+
+
+SECTIONS: dict[str, Callable[[argparse.Namespace], Section]] = {
+    OURS: ours,
+    **{name: partial(peer, name) for name in PEERS},
+}
+
+
+def main() -> None:
+    """Measure the sections that are asked for, and write the page."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--section", choices=SECTIONS, nargs="+", default=list(SECTIONS), help="default: all")
+    parser.add_argument(
+        "--requests",
+        type=int,
+        default=64,
+        help=f"of each adapter (default 64); of peers at most {PEER_REQUESTS}",
     )
-    tables = {"Several at once, all adapters mixed": several}
-    command = "python -m benchmarks.speculation"
-    print("written to", report.write("speculation", workload, single, told, tables, command=command))
+    parser.add_argument("--split", choices=("test", "valid"), default="test")
+    parser.add_argument("--no-write", action="store_true", help="print the page only")
+    args = parser.parse_args()
+    os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # as `lora-router serve` sets it for itself
+    with ending():
+        measure(
+            {name: partial(SECTIONS[name], args) for name in args.section},
+            PAGE,
+            text,
+            write=not args.no_write,
+        )
 
 
 if __name__ == "__main__":

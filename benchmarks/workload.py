@@ -19,10 +19,13 @@ from router.engine.torch_engine import TorchEngine
 from router.types import SamplingParams, Usage
 
 
-def start(model: str, dtype: str, *, native: bool, quantize: str = "none") -> TorchEngine:
-    """A running engine with default settings, but one token of an answer a step."""
-    said: dict[str, Any] = {"model": model, "dtype": dtype, "native": native, "quantize": quantize}
-    engine = TorchEngine(Settings(**said, slots=32, speculation="off"))
+def start(
+    model: str, dtype: str, *, native: bool, quantize: str = "none", speculation: str = "off"
+) -> TorchEngine:
+    """A running engine with default settings, but one token of an answer a step where there are no drafts."""
+    said: dict[str, Any] = {"model": model, "dtype": dtype, "native": native}
+    said |= {"quantize": quantize, "speculation": speculation}
+    engine = TorchEngine(Settings(**said, slots=32))
     engine.start()
     print(f"engine: {engine.info.kernels}, {engine.info.precision}")
     return engine

@@ -342,8 +342,9 @@ class FakeGeneration:
         """The choice that it answers is e^2 times as likely as each other."""
         if self.job.labels is None:
             return None
-        choices, text = choices_of(self.job), "".join(self._pieces)
-        return probabilities(choices, np.array([-2.0 * (one != text) for one in choices]), self.job.labels)
+        constraint, text = choices_of(self.job), "".join(self._pieces)
+        scores = np.array([-2.0 * (one != text) for one in constraint.choices])
+        return probabilities(constraint, scores, self.job.labels)
 
     def _logprobs(self, piece: str) -> tuple[TokenLogprob, ...]:
         if not self.job.params.logprobs:

@@ -6,12 +6,17 @@ probability that the choice is drawn under the constraint at temperature 1. Toke
 probability 1 and cost nothing. Likely branches are followed to their choices, from the root on; the choices
 behind one that is less likely than LEAST share its probability equally. The branchings on the way of the
 answer itself are noted as it is made. So an answer that the adapter is sure of needs no reading.
+
+An adapter may bring a prior: what is added to the log-probability of each choice, since fine-tuned models
+prefer some labels more than they should (Zhao et al. 2021, arXiv 2102.09690; Holtzman et al. 2021, arXiv
+2104.08315). Its answer follows it without readings: each token that a branching leads to gets the prior of
+the choices behind it, as a bias of its logit.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Coroutine, Generator, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import log
 from typing import TYPE_CHECKING, Any
@@ -21,7 +26,7 @@ import numpy as np
 from router.engine.base import Buffered, Delta, Finished, Job, PoolingRequest
 from router.engine.fairness import TenantCache
 from router.errors import FieldViolation, InvalidRequest
-from router.types import FinishReason, LabelProbabilities, LabelSettings
+from router.types import Constraint, FinishReason, LabelProbabilities, LabelSettings, LogitBias
 
 if TYPE_CHECKING:
     import torch
@@ -34,6 +39,8 @@ LEAST = 0.001  # of a branch that is followed
 MOST = 64  # branchings that are read for one answer
 AT_ONCE = 8  # readings of one answer
 KEPT = 32  # trees of choices
+
+BranchBiases = Mapping[tuple[int, ...], LogitBias]  # by the tokens of the answer so far
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +108,47 @@ class LabelTree:
             one = self.branchings[~lead] if lead < 0 else None
         return one if one is not None and self.way(one) == tuple(way) else None
 
+    def inclined(self, prior: Floats) -> tuple[Floats, ...]:
+        """What a prior float64 [choices] adds to the log-probability of each child of each branching.
+
+        A child that leads to several choices gets the logarithm of the mean of exp(prior) over them.
+        """
+        sorted_prior = np.asarray(prior, float)[list(self.order)]
+        return tuple(
+            np.array([_mean(sorted_prior[self._behind(one, place)]) for place in range(len(one.leads))])
+            for one in self.branchings
+        )
+
+    def biases(self, prior: Sequence[float]) -> BranchBiases:
+        """The same for each token that leads to a child, by the way to its branching."""
+        found: dict[tuple[int, ...], LogitBias] = {}
+        for one, values in zip(self.branchings, self.inclined(np.array(prior)), strict=True):
+            pairs = [(token, float(v)) for ids, v in zip(one.children, values, strict=True) for token in ids]
+            found[self.way(one)] = tuple(pairs)
+        return found
+
+    def answers(self, scores: Floats, prior: Floats) -> NDArray[np.intp]:
+        """The places of the greedy answers [rows], of log-probabilities [rows, choices] under a prior."""
+        inclined, ordered = self.inclined(prior), scores[:, list(self.order)]
+        found = np.full(len(scores), self.order[0], np.intp)
+        at = np.zeros(len(scores), np.intp)  # the branching of each row, -1 once it has its answer
+        for number, one in enumerate(self.branchings):
+            rows = np.flatnonzero(at == number)
+            masses = [
+                np.logaddexp.reduce(ordered[rows][:, self._behind(one, p)], 1) for p in range(len(one.leads))
+            ]
+            best = np.argmax(np.stack(masses, 1) + inclined[number], 1) if len(rows) else rows
+            leads = np.array(one.leads)[best]
+            found[rows] = np.array(self.order)[np.maximum(leads, 0)]
+            at[rows] = np.where(leads < 0, ~leads, -1)
+        return found
+
+    def _behind(self, one: Branching, child: int) -> slice:
+        """The choices behind a child, as places in the tree."""
+        lead = one.leads[child]
+        span = range(lead, lead + 1) if lead >= 0 else self.branchings[~lead].span
+        return slice(span.start, span.stop)
+
     def explored(self) -> Generator[list[Branching], Sequence[Floats], Floats]:
         """Log-probabilities float64 [choices], as they were given: yields the branchings to be read next, and
         is sent the logits of the ids of their children, a row for each."""
@@ -148,6 +196,11 @@ def _share(found: Floats, branches: Sequence[tuple[float, Branching]]) -> None:
         found[one.span.start : one.span.stop] = mass - log(len(one.span))
 
 
+def _mean(values: Floats) -> float:
+    """The logarithm of the mean of exp(values)."""
+    return float(np.logaddexp.reduce(values) - log(len(values)))
+
+
 def _by_child(one: Branching, logits: Floats) -> Floats:
     """Log-probabilities of the children, of the logits of their ids."""
     ends = np.cumsum([len(child) for child in one.children])[:-1]
@@ -155,12 +208,12 @@ def _by_child(one: Branching, logits: Floats) -> Floats:
     return np.asarray(each - np.logaddexp.reduce(each))
 
 
-def choices_of(job: Job) -> tuple[str, ...]:
+def choices_of(job: Job) -> Constraint:
     """The choices of a job whose labels are wanted. Raises InvalidRequest where it has none."""
     constraint = job.params.constraint
     if constraint is None or constraint.kind != "choices":
         raise InvalidRequest([FieldViolation("want_labels", "needs choices")])
-    return constraint.choices
+    return constraint
 
 
 class LabelNotes:
@@ -189,8 +242,12 @@ class LabelTrees:
     def notes(self, job: Job) -> LabelNotes | None:
         """For a job whose labels are wanted; None where its tree is not there yet, and all has to be read.
         Raises InvalidRequest."""
-        tree = self._kept.get(_tenant(job), choices_of(job))
+        tree = self._kept.get(_tenant(job), choices_of(job).choices)
         return None if tree is None else LabelNotes(tree)
+
+    def biases(self, constraint: Constraint) -> BranchBiases:
+        """What the prior of choices adds to logits. Takes some milliseconds where there are many choices."""
+        return self._made(constraint.choices).biases(constraint.prior)
 
     async def probabilities(self, job: Job, read: Read, notes: LabelNotes | None) -> LabelProbabilities:
         """Of a job's choices, by what was noted and by readings of an engine. Raises what those raise."""
@@ -218,7 +275,7 @@ class LabelTrees:
             raise failed.exceptions[0] from None
 
     async def _tree(self, job: Job) -> LabelTree:
-        choices = choices_of(job)
+        choices = choices_of(job).choices
         tree = self._kept.get(_tenant(job), choices)
         if tree is None:
             tree = await asyncio.to_thread(self._made, choices)
@@ -248,11 +305,13 @@ def reading(job: Job, tree: LabelTree, branching: Branching) -> PoolingRequest:
 
 
 def probabilities(
-    choices: Sequence[str], log_probabilities: Floats, scale: LabelSettings
+    constraint: Constraint, log_probabilities: Floats, scale: LabelSettings
 ) -> LabelProbabilities:
-    """Each choice with its probability, the likeliest first; scaled by the temperature, where there is one
-    (Guo et al. 2017, arXiv 1706.04599)."""
-    scaled = log_probabilities / (scale.temperature or 1.0)
+    """Each choice with its probability under its prior, the likeliest first; scaled by the temperature, where
+    there is one (Guo et al. 2017, arXiv 1706.04599)."""
+    choices, prior = constraint.choices, constraint.prior
+    corrected = log_probabilities + prior if prior else log_probabilities
+    scaled = corrected / (scale.temperature or 1.0)
     shares = np.exp(scaled - np.logaddexp.reduce(scaled))
     order = sorted(range(len(choices)), key=lambda place: -shares[place])
     return LabelProbabilities(

@@ -6,12 +6,12 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
-from contextlib import nullcontext
 from threading import Condition, Thread
 
 import torch
 
 from router.engine.base import Delta, EngineStatus
+from router.engine.constrained.choosing import sample_rows
 from router.engine.constrained.state import MaskMaker
 from router.engine.ops import BLOCK, FAILED, ChosenToken
 from router.engine.output import (
@@ -27,7 +27,7 @@ from router.engine.output import (
 )
 from router.engine.rows import AnswerRow, BatchRow, Chunk, PoolingRow, note_labels
 from router.engine.runner import Runner
-from router.engine.sampling import Sampler, rows_to_mask, sample_rows
+from router.engine.sampling import Sampler
 from router.engine.scheduler import Scheduler
 from router.engine.speculation import Speculation
 from router.errors import EngineFailed, RouterError, Unavailable
@@ -37,9 +37,19 @@ log = logging.getLogger(__name__)
 
 IDLE_SECONDS = 0.5  # how often an idle loop wakes to show that it is alive
 BLOCKED_SECONDS = 0.005  # how soon it looks again when nothing that waits can be admitted
-_NO_MASKS = nullcontext()
 _FAILED_TEXT = "the engine failed on this request"
 MOST_FAILURES = 3  # steps that may fail in a row before the engine says it cannot go on
+
+
+class Answering:
+    """The answers that get a token in a step: the same as long as its chunks are the very same list."""
+
+    def __init__(self, chunks: Sequence[Chunk]) -> None:
+        self.chunks = [(row, c) for c in chunks if c.samples and isinstance(row := c.row, AnswerRow)]
+        self.rows = [row for row, _ in self.chunks]
+        self.held = any(row.grammar is not None for row in self.rows)
+        self.labelled = any(row.labels is not None for row in self.rows)
+        self.drafted = any(chunk.drafts for chunk in chunks)
 
 
 class StepLoop:
@@ -61,6 +71,8 @@ class StepLoop:
         self._masks = MaskMaker()
         self._dispatcher = EventDispatcher()
         self._rows: dict[Receiver, BatchRow] = {}
+        self._chunks: Sequence[Chunk] = ()  # of the last step
+        self._answering = Answering(())  # and its answers
         self._inbox: list[Callable[[], None]] = []
         self._wake = Condition()
         self._stopping = self._ended = False
@@ -119,20 +131,20 @@ class StepLoop:
     def step(self, chunks: Sequence[Chunk]) -> Events:
         """Run the chunks, sample where a row's tokens are all computed, and return the rows' new events."""
         pooling = bool(self._scheduler.pooling)
-        answering = [(row, c) for c in chunks if c.samples and isinstance(row := c.row, AnswerRow)]
-        rows = [row for row, _ in answering]
-        masked = rows_to_mask(rows)
-        with self._masks.made_meanwhile(masked) if masked else _NO_MASKS:
-            logits = self._runner.run(chunks, pooling=pooling)
+        if chunks is not self._chunks:
+            self._chunks, self._answering = chunks, Answering(chunks)
+        answering = self._answering
+        rows = answering.rows
+        logits = self._runner.run(chunks, pooling=pooling)
         for chunk in chunks:
             self._scheduler.computed(chunk)
         places = len(rows)
-        if any(row.labels is not None for row in rows):
-            note_labels(answering, logits)
-        firsts = logits if len(logits) == places else logits[:places]
-        tokens = sample_rows(rows, firsts, self._sampler, self._masks) if rows else []
+        if answering.labelled:
+            note_labels(answering.chunks, logits)
+        firsts = logits[:places] if answering.drafted else logits
+        tokens = self._sampled(rows, firsts, held=answering.held) if rows else []
         events: Events = []
-        for (row, chunk), token in zip(answering, tokens, strict=True):
+        for (row, chunk), token in zip(answering.chunks, tokens, strict=True):
             if chunk.drafts:
                 begin, places = places, places + len(chunk.drafts)
                 self._accept_drafted(chunk, row, token, logits[begin:places], events)
@@ -141,6 +153,12 @@ class StepLoop:
         if pooling:
             events += self._finished_pooling(chunks)
         return events
+
+    def _sampled(self, rows: Sequence[AnswerRow], logits: torch.Tensor, *, held: bool) -> list[ChosenToken]:
+        """The next token of each row of logits [rows, vocabulary]. `held`: some are constrained."""
+        if held:
+            return sample_rows(rows, logits, self._sampler, self._masks)
+        return self._sampler.sample(logits, [row.sampling for row in rows])
 
     def _run(self) -> None:
         self._enter()
@@ -217,15 +235,16 @@ class StepLoop:
 
     def _accept(self, row: AnswerRow, token: ChosenToken, events: Events) -> None:
         """Add a sampled token to its answer, and what its grammar forces after it."""
-        if token.token == FAILED or row.error is not None:
+        if token.token == FAILED or (row.grammar is not None and row.error is not None):
             events.append(self._fail(row))
             return
-        row.first_token = row.first_token or time.monotonic()
+        if not row.first_token:
+            row.first_token = time.monotonic()
         before = len(row.tokens)
         output = accept_token(row, token.token)
         if self._speculation is not None and self._speculation.asked:
             self._speculation.verified(row, row.tokens[before:])
-        logprob = None if output.by_token else self._sampler.logprob(token)
+        logprob = self._sampler.logprob(token) if token.top and not output.by_token else None
         self._put(row, output, () if logprob is None else (logprob,), events)
 
     def _accept_drafted(
@@ -248,9 +267,7 @@ class StepLoop:
                 right += 1
             if right < new or output.reason is not None or row.error is not None:
                 break
-            if masked := rows_to_mask([row]):
-                self._masks.make(masked)
-            (token,) = sample_rows([row], logits[right - 1 : right], self._sampler, self._masks)
+            (token,) = self._sampled([row], logits[right - 1 : right], held=row.grammar is not None)
         self._scheduler.advance(row, right)
         row.accepted += right
         if self._speculation is not None:
@@ -277,7 +294,7 @@ class StepLoop:
         if output.reason is not None:
             self._finish(row)
             events.append((row.stream, row.finished(output.reason)))
-        elif row.error is not None:
+        elif row.grammar is not None and row.error is not None:
             events.append(self._fail(row))
 
     def _finish(self, row: BatchRow) -> None:

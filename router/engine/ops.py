@@ -184,6 +184,10 @@ class TokenChoice(NamedTuple):
     likeliest `top_k`, of these from the fewest that have `top_p` of their mass (nucleus: Holtzman et al.
     2019), of these from those that are `min_p` times as likely as the likeliest (Nguyen et al. 2024). Equals
     of the last token kept are kept. The distribution is inverted at `uniform`, in the order of tokens.
+
+    A grammar that is asked about single tokens needs two more. With `near` a token is drawn from all,
+    whatever `top_k`, `top_p` and `min_p` are, and `ChosenToken` says when they keep it. A token that is
+    `proposed` is the result if it may be chosen and is kept.
     """
 
     temperature: float = 0.0  # 0: the likeliest
@@ -199,6 +203,8 @@ class TokenChoice(NamedTuple):
     forbidden: tuple[int, ...] = ()
     allowed: NDArray[np.int32] | None = None  # [>= vocabulary / 32] a bit for each token
     logprobs: int = 0  # how many of the likeliest to return, beside the token's own; 0: none of them
+    near: int = 0  # how many tokens that are no likelier than the one drawn to return at most
+    proposed: int = -1
 
     @property
     def likeliest(self) -> bool:
@@ -212,11 +218,18 @@ class TokenChoice(NamedTuple):
 
 
 class ChosenToken(NamedTuple):
-    """A row's token. Log-probabilities are natural and of the raw distribution."""
+    """A row's token. Log-probabilities are natural and of the raw distribution.
+
+    With `near`: where only some tokens may be chosen, this one among them, it is kept if those of `near` that
+    may be have more than `lacks` together, in shares of the mass of all. If `lacks` is less than 0, it is
+    kept whichever these are.
+    """
 
     token: int  # FAILED: there is none
     logprob: float = 0.0
     top: Sequence[tuple[int, float]] = ()  # token and log-probability, the likeliest first
+    lacks: float = -1.0
+    near: Sequence[tuple[int, float]] = ()  # token and share, the likeliest first
 
     @property
     def failed(self) -> bool:

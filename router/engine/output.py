@@ -165,7 +165,7 @@ class Vocabulary:
         self._verbatim: dict[int, str] = {i: token.content for i, token in added.items()}
         self._byte_level = _is_byte_level(tokenizer)
         self._bytes: dict[int, bytes] = {}
-        self._texts: dict[int, str | None] = {}
+        self.texts = _TokenTexts(self.token_bytes)  # of a byte-level vocabulary
 
     def start(self) -> TokenText:
         """A text with nothing in it."""
@@ -203,15 +203,6 @@ class Vocabulary:
             known = self._bytes[token_id] = self._look_up(token_id)
         return known
 
-    def token_text(self, token_id: int) -> str | None:
-        """The same as text; None if they are not whole characters."""
-        if token_id not in self._texts:
-            try:
-                self._texts[token_id] = self.token_bytes(token_id).decode()
-            except UnicodeDecodeError:
-                self._texts[token_id] = None
-        return self._texts[token_id]
-
     def _look_up(self, token_id: int) -> bytes:
         if token_id in self._verbatim:
             return self._verbatim[token_id].encode()
@@ -220,6 +211,21 @@ class Vocabulary:
         if all(letter in table for letter in letters):
             return bytes(table[letter] for letter in letters)
         return str(letters).encode()
+
+
+class _TokenTexts(dict[int, str | None]):
+    """The text of each token that was seen; None where its bytes are not whole characters."""
+
+    def __init__(self, spell: Callable[[int], bytes]) -> None:
+        self._spell = spell
+
+    def __missing__(self, token_id: int) -> str | None:
+        try:
+            text = self[token_id] = self._spell(token_id).decode()
+        except UnicodeDecodeError:
+            self[token_id] = None
+            return None
+        return text
 
 
 def _is_byte_level(tokenizer: Any) -> bool:
@@ -261,7 +267,7 @@ class _ByteText:
 
     def push(self, token_id: int) -> str:
         if self._decoder is None:
-            text = self._vocabulary.token_text(token_id)
+            text = self._vocabulary.texts[token_id]
             if text is not None:
                 return text
             self._decoder = codecs.getincrementaldecoder("utf-8")("replace")

@@ -352,6 +352,8 @@ class Runner:
         self._device = device
         self._planner = StepPlanner(device)
         self._lora: LoraBatch | None = None
+        self._chunks: Sequence[Chunk] = ()  # of the last step
+        self._adapters: LoraStep | None = None  # and its adapters
         slots.evicted = self.forget
 
     def run(self, chunks: Sequence[Chunk], *, pooling: bool = False) -> torch.Tensor:
@@ -360,7 +362,9 @@ class Runner:
         With `pooling`, some chunks are of pooling requests, whose rows are given their values.
         """
         plan = self._planner.plan(chunks)
-        lora = self._lora_step(chunks, plan.attention.bounds)
+        if chunks is not self._chunks:  # else the same rows, whose tokens are at the same places
+            self._chunks, self._adapters = chunks, self._lora_step(chunks, plan.attention.bounds)
+        lora = self._adapters
         if not pooling:
             return self._backbone.forward(plan.tokens, plan.attention, lora, plan.scored)
         wanted, sampled = PoolingStep(chunks, plan.attention.bounds), len(plan.sampled)
@@ -386,7 +390,8 @@ class Runner:
     def forget(self, digest: str) -> None:
         """Drop the references to an adapter that leaves the device."""
         if self._lora is not None and digest in self._lora.key:
-            self._lora = None
+            self._lora = self._adapters = None
+            self._chunks = ()
 
 
 class PackedBackbone:
@@ -546,9 +551,10 @@ class PackedBackbone:
         taps: Taps | None = None,
     ) -> torch.Tensor:
         """One step: tokens int64 [T], rows to score `last` [S] -> logits [S, vocabulary]."""
-        hidden = self._parts.get(len(tokens))
+        count = plan.bounds[-1]  # a call of torch would take longer
+        hidden = self._parts.get(count)
         if hidden is None:
-            hidden = self._room_of(len(tokens))
+            hidden = self._room_of(count)
         if taps is None:
             return self._stack.run(hidden, tokens, (0, self.layers), plan, lora, last)
         begin = 0

@@ -1,18 +1,13 @@
-"""Choosing each row's next token: what a row remembers, its grammar, and the choice itself in plain torch.
+"""Choosing each row's next token: what a row remembers, and the choice itself in plain torch.
 
 Rows are independent: a row's choice depends on its own logits, parameters and seed only, and a row whose
 logits are not finite fails alone. Choosing is an operation (`Ops.choose`); `TorchChooser` does it in torch on
 any device and dtype, and is the oracle of the native code.
-
-A constrained row looks first: a mask is made only where the grammar refuses what was chosen from all tokens.
-The result is as if the token had been chosen from those allowed. The likeliest of all, if it is allowed, is
-the likeliest of those that are. A draw from all that is kept if allowed, and otherwise made again from those
-allowed, has their distribution: with p of a token and a of all allowed, p + (1 - a) p / a = p / a. Only what
-is drawn from the likeliest few needs its mask at once, since which these are depends on it.
 """
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import lru_cache
@@ -23,21 +18,24 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from router.engine.constrained.state import MaskMaker
-from router.engine.ops import FAILED, ChosenToken, TokenChoice
+from router.engine.ops import FAILED, GREEDY, ChosenToken, TokenChoice
 from router.types import LogitBias, SamplingParams, TokenLogprob
 
 if TYPE_CHECKING:
-    from router.engine.rows import AnswerRow
+    from router.engine.labels import BranchBiases
 
 
 class SamplingState:
     """What one row's sampling remembers between steps."""
 
     __slots__ = (
+        "_answer",
+        "_biases",
         "_early",
         "_later",
         "_least",
+        "_masked",
+        "_own",
         "_random",
         "_redraws",
         "_uniform",
@@ -45,7 +43,9 @@ class SamplingState:
         "bias",
         "generated",
         "history",
+        "needs_mask",
         "params",
+        "proposed",
     )
 
     def __init__(
@@ -54,10 +54,20 @@ class SamplingState:
         prompt_ids: Sequence[int],
         eos_ids: Iterable[int],
         allowed: NDArray[np.int32] | None = None,
+        biases: BranchBiases | None = None,
+        *,
+        held: bool = False,
     ) -> None:
-        """`allowed`: a bit for each token that may come next, ends too; it holds until that has come."""
+        """`allowed`: a bit for each token that may come next, ends too; it holds until that has come.
+
+        `biases`: of tokens behind some beginnings of an answer, beside those of `params`. `held`: a grammar
+        is asked about each token.
+        """
         self.params = params
-        self.bias = _bias(params.logit_bias)
+        self.proposed = -1  # drawn already, and kept if `allowed` and what is drawn from have it
+        self._own = _bias(params.logit_bias)
+        self._biases, self._answer = biases or {}, list[int]()
+        self.bias = self._bias_here()  # of the next token
         self.allowed = allowed
         self.generated = 0
         self._random = random.Random(params.seed)
@@ -66,19 +76,19 @@ class SamplingState:
         counts = params.frequency_penalty != 0.0 or params.presence_penalty != 0.0
         self.history = TokenHistory(prompt_ids if repeats else ()) if repeats or counts else None
         self._least = params.min_tokens
-        self._later, self._early = _choice(params), _choice(params, tuple(eos_ids))
-
-    @property
-    def truncates(self) -> bool:
-        """Whether a token is drawn from the likeliest only, which depend on all that may be chosen."""
-        params = self.params
-        return params.temperature != 0 and (params.top_k > 0 or params.top_p < 1 or params.min_p > 0)
+        truncates = _truncates(params)
+        # Whether a constrained row has its mask made before anything is chosen.
+        self.needs_mask = truncates and bool(params.logprobs or params.logit_bias or biases)
+        near = NEAR if held and truncates and not self.needs_mask else 0
+        self._masked = _choice(params)
+        self._later = _choice(params, near=near)
+        self._early = _choice(params, tuple(eos_ids), near)
 
     def choice(self) -> TokenChoice:
         """How the next token is chosen. Takes the next number of the row's own sequence, if it draws."""
         choice = self._later
         if self.allowed is not None:
-            choice = choice._replace(allowed=self.allowed)
+            choice = self._masked._replace(allowed=self.allowed, proposed=self.proposed)
         elif self.generated < self._least:  # min_tokens still forbids the end
             choice = self._early
         if choice.temperature:
@@ -97,9 +107,21 @@ class SamplingState:
     def accept(self, token_id: int) -> None:
         """Count a token of the answer."""
         self.generated += 1
-        self.allowed = None
+        self.allowed, self.proposed = None, -1
+        if self._biases:
+            self._answer.append(token_id)
+            self.bias = self._bias_here()
         if self.history is not None:
             self.history.add(token_id)
+
+    def _bias_here(self) -> tuple[Tensor, Tensor]:
+        here = self._biases.get(tuple(self._answer))
+        if here is None:
+            return self._own
+        summed = dict(self.params.logit_bias)
+        for token, value in here:
+            summed[token] = summed.get(token, 0.0) + value
+        return _bias(tuple(summed.items()))
 
 
 def _bias(biases: LogitBias) -> tuple[Tensor, Tensor]:
@@ -113,7 +135,15 @@ def _bias(biases: LogitBias) -> tuple[Tensor, Tensor]:
 NO_BIAS = (torch.empty(0, dtype=torch.long), torch.empty(0))
 
 
-def _choice(params: SamplingParams, forbidden: tuple[int, ...] = ()) -> TokenChoice:
+NEAR = 128  # neighbours of a token that a grammar is asked about at most
+
+
+def _truncates(params: SamplingParams) -> bool:
+    """Whether a token is drawn from the likeliest only, which depend on all that may be chosen."""
+    return params.temperature != 0 and (params.top_k > 0 or params.top_p < 1 or params.min_p > 0)
+
+
+def _choice(params: SamplingParams, forbidden: tuple[int, ...] = (), near: int = 0) -> TokenChoice:
     """What stays the same from token to token."""
     choice = TokenChoice(
         temperature=params.temperature,
@@ -125,6 +155,7 @@ def _choice(params: SamplingParams, forbidden: tuple[int, ...] = ()) -> TokenCho
         presence=params.presence_penalty,
         forbidden=forbidden,
         logprobs=params.logprobs,
+        near=near,
     )
     return _shared(choice)
 
@@ -158,12 +189,12 @@ class Sampler:
             return []
         if logits.shape[1] > self.vocab_size:
             logits = logits[:, : self.vocab_size]
-        biased = [row for row, state in enumerate(states) if state.params.logit_bias]
+        biased = [row for row, state in enumerate(states) if state.bias is not NO_BIAS]
         choices = [state.choice() for state in states]
         if not biased:
             return self._choose(logits, choices)
         chosen = [ChosenToken(FAILED)] * len(states)
-        plain = [row for row in range(len(states)) if not states[row].params.logit_bias]
+        plain = [row for row in range(len(states)) if states[row].bias is NO_BIAS]
         if plain:
             found = self._choose(logits[plain], [choices[row] for row in plain])
             for row, token in zip(plain, found, strict=True):
@@ -188,7 +219,7 @@ class Sampler:
         for row, one in zip(rows, self._choose(scores, silent), strict=True):
             count = choices[row].logprobs
             raw = torch.log_softmax(logits[row].float(), -1) if count and not one.failed else None
-            yield _with_logprobs(one.token, raw, count)
+            yield _with_logprobs(one, raw, count)
 
     def logprob(self, chosen: ChosenToken) -> TokenLogprob | None:
         """The log-probabilities of a token with their texts, if its request wants any."""
@@ -235,42 +266,6 @@ class TokenHistory:
         self._size += 1
 
 
-def rows_to_mask(rows: Sequence[AnswerRow]) -> list[AnswerRow]:
-    """Constrained rows that need their masks whatever is chosen."""
-    return [row for row in rows if row.grammar is not None and row.sampling.truncates]
-
-
-def sample_rows(
-    rows: Sequence[AnswerRow], logits: Tensor, sampler: Sampler, masks: MaskMaker
-) -> list[ChosenToken]:
-    """The next token of each row of logits [rows, >= vocabulary], constrained or not."""
-    chosen = sampler.sample(logits, [row.sampling for row in rows])
-    refused = [at for at, row in enumerate(rows) if row.grammar is not None and _refuses(row, chosen[at])]
-    if refused:
-        again = [rows[at] for at in refused]
-        masks.make(again)
-        for at, token in zip(refused, _sampled_again(again, refused, logits, sampler), strict=True):
-            chosen[at] = token
-    return chosen
-
-
-def _sampled_again(
-    rows: Sequence[AnswerRow], places: list[int], logits: Tensor, sampler: Sampler
-) -> list[ChosenToken]:
-    states = [row.sampling for row in rows]
-    if logits.is_cuda:
-        return sampler.sample(logits[places], states)
-    # Few rows, and a copy would wake torch's pool of threads for more than choosing takes.
-    return [sampler.sample(logits[at : at + 1], [state])[0] for at, state in zip(places, states, strict=True)]
-
-
-def _refuses(row: AnswerRow, chosen: ChosenToken) -> bool:
-    """Whether the row's grammar refuses a token that was chosen without its mask."""
-    if row.grammar is None or row.sampling.allowed is not None or chosen.failed:
-        return False
-    return not row.grammar.permits(chosen.token)
-
-
 _BLOCK = 32  # neighbouring tokens whose probabilities are looked at together
 _WIDTH = 64  # a nucleus is seldom larger
 _SHIFT, _BUCKETS = 16, (0x3F800000 >> 16) + 1  # leading bits of float32 numbers in [0, 1] order them
@@ -308,24 +303,24 @@ class TorchChooser:
         adjust(scores, choices)
         tokens = self._tokens(scores, choices)
         return [
-            _with_logprobs(token, raw.get(row), choices[row].logprobs) if finite[row] else ChosenToken(FAILED)
-            for row, token in enumerate(tokens)
+            _with_logprobs(one, raw.get(row), choices[row].logprobs) if finite[row] else ChosenToken(FAILED)
+            for row, one in enumerate(tokens)
         ]
 
-    def _tokens(self, scores: Tensor, choices: Sequence[TokenChoice]) -> list[int]:
-        tokens = [FAILED] * len(choices)
+    def _tokens(self, scores: Tensor, choices: Sequence[TokenChoice]) -> list[ChosenToken]:
+        tokens = [ChosenToken(FAILED)] * len(choices)
         cold = [row for row, choice in enumerate(choices) if choice.temperature == 0]
         warm = [row for row, choice in enumerate(choices) if choice.temperature != 0]
         if cold:
             for row, token in zip(cold, greedy(_take_rows(scores, cold)), strict=True):
-                tokens[row] = token
+                tokens[row] = ChosenToken(token)
         if warm:
             drawn = self._drawn(_take_rows(scores, warm), [choices[row] for row in warm])
-            for row, token in zip(warm, drawn, strict=True):
-                tokens[row] = token
+            for row, one in zip(warm, drawn, strict=True):
+                tokens[row] = one
         return tokens
 
-    def _drawn(self, scores: Tensor, choices: Sequence[TokenChoice]) -> list[int]:
+    def _drawn(self, scores: Tensor, choices: Sequence[TokenChoice]) -> list[ChosenToken]:
         """Changes `scores`."""
         heat = torch.tensor([c.temperature for c in choices], dtype=torch.float32, device=scores.device)
         probs = self._buffer("probs", len(choices), scores)
@@ -336,9 +331,16 @@ class TorchChooser:
                 scores[row], best[row] = 0.0, 0.0
         # The largest score becomes 0 first, so that no temperature, however small, overflows.
         torch.softmax(scores.sub_(best).div_(heat[:, None]), -1, out=probs)
-        truncate(probs, choices)
+        truncate(probs, [GREEDY if choice.near else choice for choice in choices])
         tokens = draw(probs, [choice.uniform for choice in choices])
-        return [token if fine else FAILED for token, fine in zip(tokens, finite, strict=True)]
+        for row, choice in enumerate(choices):
+            if choice.proposed >= 0 and probs[row, choice.proposed] > 0:
+                tokens[row] = choice.proposed
+        chosen = [ChosenToken(token if fine else FAILED) for token, fine in zip(tokens, finite, strict=True)]
+        for row, choice in enumerate(choices):
+            if choice.near and finite[row]:
+                chosen[row] = _look_near(chosen[row], probs[row], choice)
+        return chosen
 
     def _buffer(self, name: str, rows: int, like: Tensor) -> Tensor:
         """[rows, vocab] float32 of undefined content, where and as wide as `like` is."""
@@ -397,12 +399,37 @@ def _penalise(scores: Tensor, choices: Sequence[TokenChoice]) -> None:
     scores[row, ids] = value
 
 
-def _with_logprobs(token: int, raw: Tensor | None, count: int) -> ChosenToken:
+def _with_logprobs(one: ChosenToken, raw: Tensor | None, count: int) -> ChosenToken:
     """The token, with the likeliest `count` of the log-probabilities `raw` [vocab], if given."""
-    if token == FAILED or raw is None:
-        return ChosenToken(token)
+    if one.failed or raw is None:
+        return one
     values, ids = torch.topk(raw, min(count, raw.shape[-1]))
-    return ChosenToken(token, float(raw[token]), list(zip(ids.tolist(), values.tolist(), strict=True)))
+    top = list(zip(ids.tolist(), values.tolist(), strict=True))
+    return one._replace(logprob=float(raw[one.token]), top=top)
+
+
+def _look_near(one: ChosenToken, probs: Tensor, choice: TokenChoice) -> ChosenToken:
+    """A token drawn from all `probs` [vocab], with what its `TokenChoice` has to keep it."""
+    own, count, unknown = probs[one.token], choice.near, one._replace(lacks=math.inf)
+    if choice.top_k:
+        count = min(count, choice.top_k - 1 - int((probs > own).sum()))
+    if count < 0 or own < choice.min_p * probs.amax():
+        return unknown
+    if choice.top_p >= 1:
+        return one
+    above = float(torch.where(probs > own, probs, 0).double().sum())
+    mass = float(probs.double().sum())
+    lacks = (above * (1 / choice.top_p - 1) - float(own)) / mass
+    if lacks < 0:
+        return one._replace(lacks=lacks)
+    others = torch.where(probs > own, -1.0, probs)
+    others[one.token] = -1.0
+    shares, ids = torch.sort(others, descending=True, stable=True)
+    shares = shares[:count]
+    shares = shares[shares >= 0] / mass
+    if float(shares.double().sum()) <= lacks:
+        return unknown
+    return one._replace(lacks=lacks, near=list(zip(ids.tolist(), shares.tolist(), strict=False)))
 
 
 def _take_rows(values: Tensor, rows: list[int]) -> Tensor:

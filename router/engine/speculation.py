@@ -118,15 +118,18 @@ class Speculation:
         self._times = StepTimes()
         self._memories = TenantCache[str, AnswerMemory](_MEMORIES)
         self._drafters: dict[BatchRow, Drafter | None] = {}  # None: no more drafts for the row
-        self._asked: dict[BatchRow, Drafter] = {}  # in this step
+        self.asked: dict[BatchRow, Drafter] = {}  # rows for which drafts were looked for in this step
+        self._chunks: Sequence[Chunk] = ()  # of the last step
+        self._counts = (0, 0)  # its tokens, and its rows that get one
         self._steps = 0
         self._prices: dict[tuple[int, int], Prices] = {}  # by tokens and rows
 
     def add(self, chunks: list[Chunk]) -> list[Chunk]:
         """The chunks of a step with the drafts that pay; the very same list if none does."""
         self._steps += 1
-        self._asked.clear()
-        rows, tokens = sum(chunk.samples for chunk in chunks), sum(chunk.count for chunk in chunks)
+        if self.asked:
+            self.asked.clear()
+        tokens, rows = self._counted(chunks)
         if not rows or tokens >= self._most_tokens:
             return chunks
         prices = self._priced(tokens, rows)
@@ -145,13 +148,7 @@ class Speculation:
                 offers += [(-chance, place) for _, chance in drafts]
         if not offers:
             return chunks
-        offers.sort()
-        best, gain, chance = 0, 0.0, 0.0
-        for number, offer in enumerate(offers[: min(len(costs) - 1, self._most_tokens - tokens)], 1):
-            chance -= offer[0]
-            if chance - costs[number] > gain:
-                best, gain = number, chance - costs[number]
-        taken = [place for _, place in offers[:best]]
+        taken = _worth(sorted(offers), costs, self._most_tokens - tokens)
         drafted = list(chunks)
         for place in found:
             chunk, used = drafted[place], found[place][: taken.count(place)]
@@ -160,14 +157,9 @@ class Speculation:
                 drafted[place] = replace(chunk, count=chunk.count + len(used), drafts=used)
         return drafted if taken else chunks
 
-    @property
-    def asked(self) -> bool:
-        """Whether drafts of a row were looked for in this step."""
-        return bool(self._asked)
-
     def verified(self, row: AnswerRow, tokens: Sequence[int]) -> None:
         """A row went on with `tokens`."""
-        if (drafter := self._asked.get(row)) is not None:
+        if (drafter := self.asked.get(row)) is not None:
             drafter.verified(tokens)
 
     def stop(self, row: AnswerRow) -> None:
@@ -177,13 +169,20 @@ class Speculation:
     def ended(self, row: BatchRow) -> None:
         """A row is over: later answers may continue as it did."""
         drafter = self._drafters.pop(row, None)
-        self._asked.pop(row, None)
+        self.asked.pop(row, None)
         if drafter is not None and isinstance(row, AnswerRow):
             drafter.learn(row.tokens[row.prompt_length :])
 
     def took(self, chunks: Sequence[Chunk], seconds: float) -> None:
         """A step took so long."""
-        self._times.note(sum(chunk.count for chunk in chunks), seconds)
+        self._times.note(self._counted(chunks)[0], seconds)
+
+    def _counted(self, chunks: Sequence[Chunk]) -> tuple[int, int]:
+        """Its tokens, and rows that get one; counted once as long as it is the very same list."""
+        if chunks is not self._chunks:
+            self._chunks = chunks
+            self._counts = (sum(chunk.count for chunk in chunks), sum(chunk.samples for chunk in chunks))
+        return self._counts
 
     def _priced(self, tokens: int, rows: int) -> Prices:
         """For a step of so many tokens without drafts, in which so many rows get a token."""
@@ -208,7 +207,7 @@ class Speculation:
         most = min(MOST_DRAFTS, row.total - len(row.tokens) - 1)
         if most <= 0:
             return []
-        self._asked[row] = drafter
+        self.asked[row] = drafter
         drafts = drafter.propose(row.tokens, row.prompt_length, most, floor, row.grammar)
         if not drafts:
             self._note_use(row, floor < _BUSY)
@@ -230,3 +229,13 @@ class Speculation:
         if drafter is not None:
             drafter.resting = 0 if used else min(_MOST_REST, 2 * drafter.resting + 1)
             drafter.rest = drafter.resting
+
+
+def _worth(offers: Sequence[tuple[float, int]], costs: Sequence[float], most: int) -> list[int]:
+    """The places of those of `offers`, the likeliest first, that together gain most; `most` at most."""
+    best, gain, chance = 0, 0.0, 0.0
+    for number, offer in enumerate(offers[: min(len(costs) - 1, most)], 1):
+        chance -= offer[0]
+        if chance - costs[number] > gain:
+            best, gain = number, chance - costs[number]
+    return [place for _, place in offers[:best]]

@@ -30,7 +30,7 @@ from router.engine.constrained.compiler import CompiledGrammar, Grammars
 from router.engine.constrained.source import spec_of
 from router.engine.decoder import head_size, why_not_packed
 from router.engine.generic import GenericBackbone
-from router.engine.labels import Labelled, LabelNotes, LabelTrees
+from router.engine.labels import BranchBiases, Labelled, LabelNotes, LabelTrees
 from router.engine.loader import (
     LoadedBase,
     LoadedModel,
@@ -235,7 +235,10 @@ class TorchEngine:
     async def compile(self, constraint: Constraint, tenant: str = "") -> CompiledGrammar:
         """The grammar of a constraint, made in a worker thread or kept from an earlier request."""
         self._running()
-        return await self._grammars.compile(constraint, tenant)
+        grammar = await self._grammars.compile(constraint, tenant)
+        if constraint.prior and not grammar.biases:
+            grammar.biases = await asyncio.to_thread(self._labels.biases, constraint)
+        return grammar
 
     def submit(self, job: Job) -> EventStream | Labelled:
         """Queue a job; refuses at once what cannot be served."""
@@ -365,14 +368,16 @@ class TorchEngine:
         self, job: Job, stream: EventStream, inactive: int, labels: LabelNotes | None = None
     ) -> AnswerRow:
         params, grammar = job.params, None
+        biases: BranchBiases = {}
         if isinstance(job.grammar, CompiledGrammar):
+            biases = job.grammar.biases
             # A forced token has no probabilities.
             grammar = job.grammar.start(forcing=not params.logprobs)
         return AnswerRow(
             job=job,
             stream=stream,
             inactive=inactive,
-            sampling=SamplingState(params, job.tokens, self._eos),
+            sampling=SamplingState(params, job.tokens, self._eos, biases=biases, held=grammar is not None),
             detokenizer=Detokenizer(self._tokenizer, params.stop, params.min_tokens),
             eos=self._eos,
             grammar=grammar,

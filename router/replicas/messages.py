@@ -213,11 +213,12 @@ def compile_(constraint: Constraint, tenant: str) -> pb.EngineCommand:
 
 def constraint_of(message: pb.EngineConstraint) -> Constraint:
     """The constraint."""
-    return Constraint(message.kind, message.text, tuple(message.choices))  # type: ignore[arg-type]
+    choices, prior = tuple(message.choices), tuple(message.prior)
+    return Constraint(message.kind, message.text, choices, prior)  # type: ignore[arg-type]
 
 
 def _constraint(constraint: Constraint) -> pb.EngineConstraint:
-    return pb.EngineConstraint(kind=constraint.kind, text=constraint.text, choices=constraint.choices)
+    return pb.EngineConstraint(**{f.name: getattr(constraint, f.name) for f in fields(Constraint)})
 
 
 def _left(deadline: float | None) -> float | None:

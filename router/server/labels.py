@@ -1,8 +1,9 @@
-"""Whether an answer has the probabilities of its choices, and with which calibration; and their messages."""
+"""Whether an answer has the probabilities of its choices, and with which calibration; priors; messages."""
 
 from __future__ import annotations
 
 from collections.abc import Collection
+from dataclasses import replace
 from typing import Any
 
 from router.engine.base import Ability
@@ -29,6 +30,19 @@ def labels_wanted(
         return None
     own = request.sampling.constraint is None and request.raw_prompt is None
     return adapter if own else LabelSettings()
+
+
+def with_fitting_prior(
+    params: SamplingParams, request: Request, mixed: bool, abilities: Collection[Ability]
+) -> SamplingParams:
+    """`params` without the prior of an adapter's choices where it was not fitted for the prompt or the
+    weights, or the engine cannot follow it."""
+    constraint = params.constraint
+    if constraint is None or not constraint.prior:
+        return params
+    if request.raw_prompt is None and not mixed and Ability.PRIORS in abilities:
+        return params
+    return replace(params, constraint=constraint.without_prior())
 
 
 def label_fields(labels: LabelProbabilities | None) -> dict[str, Any]:

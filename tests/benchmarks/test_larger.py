@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -12,9 +13,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from benchmarks import larger_gguf
-from benchmarks.larger_page import Section, text
+from benchmarks import llama_gguf
+from benchmarks.larger_page import text
 from benchmarks.larger_shapes import SHAPES, WEIGHTS, Shape, config_of, sites_of, weights_of, write_weights
+from benchmarks.sections import Section
 
 LLAMA = SHAPES["llama-1b"]
 TINY = Shape("tiny", "Tiny", "llama", 8, 12, 2, 4, 2, 4, 50, 64, 0)
@@ -55,11 +57,13 @@ def test_weights_are_the_same_at_each_writing(tmp_path: Path) -> None:
 def test_gguf_keeps_the_values_and_lays_rotated_pairs_side_by_side(tmp_path: Path) -> None:
     write_weights(TINY, tmp_path / WEIGHTS)
     found = load_file(tmp_path / WEIGHTS)
-    (tmp_path / "config.json").write_text('{"rope_scaling": null}')
-    pieces = {name: values for name, _, values in larger_gguf.pieces(replace(TINY, kind="qwen3"), tmp_path)}
+    config = tmp_path / "config.json"
+    config.write_text(json.dumps(config_of(replace(TINY, kind="qwen3"))))
+    pieces = {name: values for name, _, values in llama_gguf.pieces(tmp_path)}
     up = found["model.layers.1.mlp.up_proj.weight"]
     assert np.array_equal(pieces["blk.1.ffn_up.weight"](), up.view(torch.uint16).numpy())
-    turned = {name: values for name, _, values in larger_gguf.pieces(TINY, tmp_path)}
+    config.write_text(json.dumps(config_of(TINY)))
+    turned = {name: values for name, _, values in llama_gguf.pieces(tmp_path)}
     q = found["model.layers.0.self_attn.q_proj.weight"].view(torch.uint16).numpy()
     assert np.array_equal(
         turned["blk.0.attn_q.weight"](), q[[0, 2, 1, 3, 4, 6, 5, 7, 8, 10, 9, 11, 12, 14, 13, 15]]
@@ -77,9 +81,8 @@ def test_the_page_says_which_goals_are_met_and_what_was_left_out() -> None:
             },
             rounds=2,
         ),
-        "vllm": Section(
-            facts={"one, 0": {"ms": 100.0}, "many, 0": {"speed": 40.0}, "many, 8": {"speed": 8.0}}
-        ),
+        "vllm-base": Section(facts={"one, 0": {"ms": 100.0}, "many, 0": {"speed": 40.0}}),
+        "vllm-adapters": Section(facts={"many, 8": {"speed": 8.0, "shortened": True}}),
         "peft": Section(skipped="PEFT ended: exit code 1.\n  Traceback\n  KeyError: 'x'"),
     }
     page = text(LLAMA, sections)
@@ -87,6 +90,7 @@ def test_the_page_says_which_goals_are_met_and_what_was_left_out() -> None:
     assert "8 adapters / no adapter, 16 requests: 0.90 (goal: at least 0.97, MISSED)" in page
     assert "16 requests / vLLM: 2.5 (goal: at least 2.5, met)" in page
     assert "16 requests with 8 adapters / vLLM: 11.2 (goal: at least 10, met)" in page
+    assert "8, shortened" in page
     assert "- peft: left out: PEFT ended: exit code 1. KeyError: 'x'" in page
 
 

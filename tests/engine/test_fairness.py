@@ -379,3 +379,12 @@ def test_the_tenant_with_the_most_values_loses_the_one_used_least_recently() -> 
     cache.put("b", 1, 1)
     assert [key for key in range(3) if cache.get("a", key) is None] == [1]
     assert [cache.get("b", key) for key in range(2)] == [0, 1]
+
+
+def test_large_values_count_as_several() -> None:
+    cache: TenantCache[int, int] = TenantCache(4, size=lambda key: key)
+    for key in (1, 3, 2):
+        cache.put("", key, key)
+    assert [cache.get("", key) for key in (1, 3, 2)] == [None, None, 2]
+    cache.put("", 9, 9)
+    assert [cache.get("", key) for key in (2, 9)] == [None, 9], "the newest stays, however large"

@@ -31,7 +31,7 @@ class Script(Speculation):
         self.answers = answers  # tokens by request
         self.drafted = self.accepted = 0
         self.stopped: set[BatchRow] = set()
-        self._asked = {}
+        self.asked = {}
         self._scheduler, self._right, self._rng = scheduler, right, random.Random(seed)
 
     def add(self, chunks: list[Chunk]) -> list[Chunk]:

@@ -63,6 +63,9 @@ def test_jobs_come_as_they_went() -> None:
     assert messages.job_of(messages.submit(job).submit) == job
     plain = Job("r", [1], SamplingParams())
     assert messages.job_of(messages.submit(plain).submit) == plain
+    preferred = Constraint("choices", choices=("a", "b"), prior=(0.25, -1.0))
+    corrected = Job("r", [1], SamplingParams(constraint=preferred))
+    assert messages.job_of(messages.submit(corrected).submit) == corrected
     for labels in (LabelSettings(), LabelSettings(temperature=1.5)):
         labelled = replace(plain, labels=labels)
         assert messages.job_of(messages.submit(labelled).submit) == labelled

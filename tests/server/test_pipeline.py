@@ -25,8 +25,9 @@ from router.errors import (
 from router.ports import End, Stage
 from router.server import pipeline
 from router.server.call import Call
-from router.server.pipeline import Candidates, Resting, Watched, fit
+from router.server.pipeline import Candidates, Resting, fit
 from router.server.policy import GENERATE
+from router.server.watching import Watched
 from router.types import (
     AdapterRef,
     Constraint,

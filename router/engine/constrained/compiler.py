@@ -19,8 +19,10 @@ from router.types import Constraint
 if TYPE_CHECKING:
     from llguidance import LLMatcher, LLTokenizer
 
+    from router.engine.labels import BranchBiases
 
-KEPT = 128  # constraints, of all tenants
+KEPT = 128  # constraints of at most SMALL characters, of all tenants
+SMALL = 4096
 MOST_WAITING = 64  # constraints, of all tenants, with those being compiled
 THREADS = 2
 PLAIN = ("choices", "quote")  # bounded, whatever they say: a server with no others has no process more
@@ -31,6 +33,7 @@ class CompiledGrammar:
 
     def __init__(self, constraint: Constraint, spec: VocabularySpec, matcher: LLMatcher) -> None:
         self.constraint = constraint
+        self.biases: BranchBiases = {}  # what the prior of its choices adds to logits
         self.spoiled = False  # an answer broke off: copies share what the library learns, and its limits
         self._spec, self._matcher = spec, matcher
 
@@ -69,7 +72,7 @@ class Grammars:
     def __init__(self, find_spec: Callable[[], VocabularySpec | str]) -> None:
         """`find_spec` gives the vocabulary, or why this base's answers cannot be constrained."""
         self._find_spec = find_spec
-        self._kept: TenantCache[Constraint, _PendingGrammar] = TenantCache(KEPT)
+        self._kept: TenantCache[Constraint, _PendingGrammar] = TenantCache(KEPT, _size)
         self._queues: dict[str, list[_PendingGrammar]] = {}  # by tenant, none is empty
         self._counters = VirtualCounters()  # in constraints
         self._busy = 0  # threads
@@ -194,6 +197,11 @@ class Grammars:
         if isinstance(self._read, str):
             raise FailedPrecondition(f"answers of this base cannot be constrained: {self._read}")
         return self._read
+
+
+def _size(constraint: Constraint) -> int:
+    """As how many small ones it counts: what a quote keeps in memory is 100 times as long as its text."""
+    return -(-(len(constraint.text) + sum(map(len, constraint.choices))) // SMALL) or 1
 
 
 def _overloaded() -> Overloaded:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from queue import SimpleQueue
 from threading import Event, Lock, Thread
 from typing import TYPE_CHECKING
@@ -74,8 +73,10 @@ class GrammarState:
         As without `keep_going`: an end is in it wherever the answer is whole.
         """
         forced = self._matcher.compute_ff_tokens()
-        if forced:
-            return token == forced[0]
+        return token == forced[0] if forced else self.follows(token)
+
+    def follows(self, token: int) -> bool:
+        """The same where more than one token can follow."""
         if self._matcher.validate_tokens([token]):
             return True
         self._note_error()
@@ -185,33 +186,20 @@ class MaskMaker:
     def __init__(self) -> None:
         self._worker: _Worker | None = None
 
-    @contextmanager
-    def made_meanwhile(self, rows: Sequence[AnswerRow]) -> Iterator[None]:
-        """The rows' masks are made beside the block, and are there at its end."""
-        batch = self._begun(rows)
-        try:
-            yield
-        finally:
-            self._finish(batch, rows)
-
     def make(self, rows: Sequence[AnswerRow]) -> None:
         """Give constrained rows their masks. One that takes too long fails its row, the others go on."""
-        self._finish(self._begun(rows), rows)
+        entries = [
+            (row.grammar, row.generated < row.job.params.min_tokens)
+            for row in rows
+            if row.grammar is not None
+        ]
+        self._finish(self._queued(MaskBatch(entries)), rows)
 
     def close(self) -> None:
         """Let the thread go once it is done."""
         if self._worker is not None:
             self._worker.queue.put(None)
             self._worker = None
-
-    def _begun(self, rows: Sequence[AnswerRow]) -> MaskBatch:
-        """Nothing else may be done with the rows' states until `_finish`."""
-        entries = [
-            (row.grammar, row.generated < row.job.params.min_tokens)
-            for row in rows
-            if row.grammar is not None
-        ]
-        return self._queued(MaskBatch(entries))
 
     def _queued(self, batch: MaskBatch) -> MaskBatch:
         if self._worker is None:

@@ -6,6 +6,7 @@ Probes are prompts with the answers that the trained adapter really gives, by pl
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ import torch
 
 from router.extensions.training.data import AnswerModel, Example, Rendering, TrainingRow, collate
 from router.extensions.training.files import has_pictures, new_folder
+from router.extensions.training.labels import FittedLabels
 from router.extensions.training.recipe import Recipe
 from router.extensions.training.trainer import Progress, Record
 from router.registry.format.manifest import Match, Probe
@@ -129,7 +131,7 @@ class Trained:
     probes: Sequence[Probe]
     progress: Progress
     facts: Mapping[str, Any]  # hardware, versions, row counts: the first line of the log
-    temperature: float | None = None  # of the probabilities of its choices
+    labels: FittedLabels | None = None  # of its choices
 
 
 def export(trained: Trained, target: Path) -> None:
@@ -139,7 +141,7 @@ def export(trained: Trained, target: Path) -> None:
     """
     with new_folder(target, marker="adapter_config.json") as folder:
         _save_weights(trained, folder)
-        manifest = manifest_text(trained.recipe, trained.base_name, trained.base_digest, trained.temperature)
+        manifest = manifest_text(trained.recipe, trained.base_name, trained.base_digest, trained.labels)
         (folder / "adapter.toml").write_text(manifest, encoding="utf-8")
         write_lines(folder / "probes.jsonl", map(asdict, trained.probes))
         write_lines(folder / "train_log.jsonl", [trained.facts, *trained.progress.history])
@@ -164,17 +166,25 @@ def write_lines(path: Path, records: Iterable[Mapping[str, Any]]) -> None:
 # -- adapter.toml
 
 
-def manifest_text(recipe: Recipe, base_name: str, base_digest: str, temperature: float | None = None) -> str:
+def manifest_text(
+    recipe: Recipe, base_name: str, base_digest: str, labels: FittedLabels | None = None
+) -> str:
     """The manifest; values that the recipe leaves at nothing are left out."""
     tables = {
         "adapter": recipe.adapter.model_dump(),
         "base": {"model": base_name, "digest": base_digest},
         "prompt": recipe.prompt.model_dump(),
         "generation": recipe.generation.given(),
-        **({} if temperature is None else {"labels": {"temperature": temperature}}),
+        **({} if labels is None else label_tables(labels, recipe.generation.choices)),
         "routing": recipe.routing.model_dump(),
     }
     return toml_text(tables)
+
+
+def label_tables(labels: FittedLabels, choices: Sequence[str]) -> dict[str, dict[str, float]]:
+    """`[labels]` and, with a prior, `[labels.prior]`."""
+    prior = dict(zip(choices, labels.prior, strict=True)) if labels.prior else {}
+    return {"labels": {"temperature": labels.temperature}, **({"labels.prior": prior} if prior else {})}
 
 
 def toml_text(tables: Mapping[str, Mapping[str, Any]]) -> str:
@@ -184,7 +194,8 @@ def toml_text(tables: Mapping[str, Mapping[str, Any]]) -> str:
 
 def _table(name: str, values: Mapping[str, Any]) -> Iterator[str]:
     yield f"[{name}]"
-    for key, value in values.items():
+    for given, value in values.items():
+        key = given if BARE.fullmatch(given) else toml_string(given)
         if isinstance(value, tuple | list):
             yield (
                 f"{key} = ["
@@ -198,6 +209,9 @@ def _table(name: str, values: Mapping[str, Any]) -> Iterator[str]:
             yield f"{key} = {str(value).lower()}"
         else:
             yield f"{key} = {value!r}"
+
+
+BARE = re.compile(r"[A-Za-z0-9_-]+")  # keys that need no quotes
 
 
 def toml_string(text: str) -> str:

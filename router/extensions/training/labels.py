@@ -1,12 +1,14 @@
 """Probabilities of an adapter's choices: calibrated on validation rows, and judged on others.
 
 Calibration is temperature scaling (Guo et al. 2017, arXiv 1706.04599): one number, so that it does not change
-which choice is the likeliest, and a few dozen rows are enough for it.
+which choice is the likeliest, and a few dozen rows are enough for it. A prior of each choice comes before it
+where it makes more answers right.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,7 +19,10 @@ from router.engine.labels import LabelTree
 from router.extensions.training.data import AnswerModel, Example, Rendering, TrainingRow, collate
 
 Floats = NDArray[np.float64]
-LEAST_ROWS = 30  # that a temperature is fitted on
+Places = NDArray[np.intp]
+LEAST_ROWS = 30  # that a temperature and a prior are fitted on
+LEAST_GAIN = 0.02  # in the share of right answers, from which on a prior is worth it
+FOLDS, REPEATS = 5, 10  # of cross-validation
 LOWEST, HIGHEST = 0.05, 20.0  # of temperatures
 TRIED = 600  # temperatures, each 1 % more than the one before
 BINS = 10
@@ -27,11 +32,16 @@ def label_scores(
     model: Any, rendering: Rendering, rows: Sequence[TrainingRow], choices: Sequence[str]
 ) -> Floats:
     """Log-probabilities [rows, choices], as `router.engine.labels` defines them, by transformers."""
-    tree = LabelTree.of([rendering.answer(choice)[:-1] for choice in choices], rendering.ends)
+    tree = label_tree(rendering, choices)
     answers = AnswerModel(model)
     found = [_scores_of(answers, rendering.prompt(row.prompt), tree) for row in rows]
     answers.close()
     return np.array(found)
+
+
+def label_tree(rendering: Rendering, choices: Sequence[str]) -> LabelTree:
+    """The choices as the answers' tokens."""
+    return LabelTree.of([rendering.answer(choice)[:-1] for choice in choices], rendering.ends)
 
 
 def _scores_of(model: AnswerModel, prompt: tuple[int, ...], tree: LabelTree) -> Floats:
@@ -57,16 +67,74 @@ def _last_logits(model: AnswerModel, examples: Sequence[Example]) -> Floats:
     return np.asarray(logits[ends.tolist()].double().cpu().numpy())
 
 
-def fit_temperature(scores: Floats, gold: NDArray[np.intp]) -> float | None:
-    """The temperature under which the likeliest choice is as likely as it is often right; None for few rows.
+@dataclass(frozen=True, slots=True)
+class FittedLabels:
+    """What was fitted on validation rows.
+
+    `prior`: what is added to the log-probability of each choice; empty where that is not worth it. `without`
+    and `corrected`: shares of right answers on `rows` rows, the latter with priors that were fitted on other
+    rows; `error`: the standard error of their difference.
+    """
+
+    temperature: float
+    prior: tuple[float, ...]
+    rows: int
+    without: float
+    corrected: float
+    error: float
+
+
+def fit_labels(scores: Floats, gold: Places, tree: LabelTree) -> FittedLabels | None:
+    """Prior and temperature, of log-probabilities [rows, choices] without a prior, and the right choice of
+    each row, -1 where it is none; None for few rows.
+
+    The prior is kept where answers gain LEAST_GAIN on rows that it was not fitted on, and no less than the
+    standard error of that.
+    """
+    if len(gold) < LEAST_ROWS:
+        return None
+    none = np.zeros(scores.shape[1])
+    right, corrected = tree.answers(scores, none) == gold, np.zeros(len(gold))
+    for seed in range(REPEATS):
+        for inside, outside in held_out(len(gold), seed):
+            fitted = prior_of(scores[inside], gold[inside])
+            corrected[outside] += (tree.answers(scores[outside], fitted) == gold[outside]) / REPEATS
+    gains = corrected - right
+    gain, error = float(gains.mean()), float(gains.std(ddof=1)) / len(gold) ** 0.5
+    worth = gain >= max(LEAST_GAIN, error)
+    prior = np.round(prior_of(scores, gold), 3) if worth else none
+    return FittedLabels(
+        temperature=fit_temperature(scores + prior, gold),
+        prior=tuple(prior.tolist()) if worth else (),
+        rows=len(gold),
+        without=float(right.mean()),
+        corrected=float(corrected.mean()),
+        error=error,
+    )
+
+
+def held_out(rows: int, seed: int) -> Iterator[tuple[Places, Places]]:
+    """Places of rows to fit on, and of those to judge on: each row is judged on once."""
+    order = np.random.default_rng(seed).permutation(rows)
+    for fold in np.array_split(order, FOLDS):
+        yield np.setdiff1d(order, fold), fold
+
+
+def prior_of(scores: Floats, gold: Places) -> Floats:
+    """Logarithm of how much oftener each choice [choices] is right than the adapter says, smoothed by one row
+    each."""
+    counts = np.bincount(gold[gold >= 0], minlength=scores.shape[1])
+    return np.asarray(np.log((counts + 1) / (np.exp(scores).sum(0) + 1)))
+
+
+def fit_temperature(scores: Floats, gold: Places) -> float:
+    """The temperature under which the likeliest choice is as likely as it is often right.
 
     `scores` are log-probabilities [rows, choices], `gold` the right choice of each row, -1 where it is none.
     The log loss of "the likeliest choice is right" is least there: not that of all choices, in which single
     rows with a right answer that seemed impossible weigh the most. Targets are smoothed as by Platt (1999),
     so that a few rows that are all right do not make it certain.
     """
-    if len(gold) < LEAST_ROWS:
-        return None
     right = scores.argmax(1) == gold
     hits = int(right.sum())
     targets = np.where(right, (hits + 1) / (hits + 2), 1 / (len(gold) - hits + 2))
@@ -86,13 +154,13 @@ def scaled(scores: Floats, temperature: float) -> Floats:
     return np.asarray(shares / shares.sum(1, keepdims=True))
 
 
-def places_of(golds: Sequence[str], choices: Sequence[str]) -> NDArray[np.intp]:
+def places_of(golds: Sequence[str], choices: Sequence[str]) -> Places:
     """The place of each right answer among the choices, -1 where it is none of them."""
     places = {choice: place for place, choice in enumerate(choices)}
     return np.array([places.get(gold, -1) for gold in golds], np.intp)
 
 
-def calibration_of(probabilities: Floats, gold: NDArray[np.intp]) -> dict[str, Any]:
+def calibration_of(probabilities: Floats, gold: Places) -> dict[str, Any]:
     """How far the probabilities [rows, choices] are from how often they are right.
 
     Returns {"error", "error_all", "by_chance", "bins"}. `error` is the expected calibration error of the
@@ -124,7 +192,7 @@ def calibration_of(probabilities: Floats, gold: NDArray[np.intp]) -> dict[str, A
     }
 
 
-def _bins(sure: Floats) -> NDArray[np.intp]:
+def _bins(sure: Floats) -> Places:
     return np.minimum((sure * BINS).astype(np.intp), BINS - 1)
 
 

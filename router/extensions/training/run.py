@@ -44,8 +44,10 @@ from router.extensions.training.export import Trained, choose_probes, export, gr
 from router.extensions.training.files import write_file
 from router.extensions.training.labels import (
     LEAST_ROWS,
-    fit_temperature,
+    FittedLabels,
+    fit_labels,
     label_scores,
+    label_tree,
     places_of,
 )
 from router.extensions.training.recipe import WEIGHTS, Recipe, load_recipe
@@ -108,9 +110,9 @@ def run(request: TrainingRequest, device: str) -> None:
     facts = _facts(material) | {"arithmetic": str(dtype).removeprefix("torch.")}
     facts |= {"start_sha256": start} if start else {}
     probes = choose_probes(model, material.rendering, material.splits.valid, recipe.evaluation.probes)
-    temperature = temperature_of(model, material)
+    labels = labels_of(model, material)
     export(
-        Trained(model, recipe, base.name, base.digest, probes, trainer.progress, facts, temperature),
+        Trained(model, recipe, base.name, base.digest, probes, trainer.progress, facts, labels),
         request.output,
     )
     request.checkpoint.unlink(missing_ok=True)
@@ -217,13 +219,14 @@ def metric_of(model: Any, material: Material) -> Callable[[], float]:
     return score
 
 
-def temperature_of(model: Any, material: Material) -> float | None:
-    """What calibrates the probabilities of the recipe's choices; None without choices, or with few rows."""
+def labels_of(model: Any, material: Material) -> FittedLabels | None:
+    """Prior and temperature of the recipe's choices; None without choices, or with few rows."""
     choices, rows = material.recipe.generation.choices, material.splits.valid
     if not choices or len(rows) < LEAST_ROWS:
         return None
     scores = label_scores(model, material.rendering, rows, choices)
-    return fit_temperature(scores, places_of([row.response for row in rows], choices))
+    gold = places_of([row.response for row in rows], choices)
+    return fit_labels(scores, gold, label_tree(material.rendering, choices))
 
 
 def _train(trainer: Trainer, request: TrainingRequest, mark: str) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import tomllib
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
@@ -68,7 +68,7 @@ KEYS: dict[str, tuple[str, ...]] = {
     "base": ("model", "digest"),
     "prompt": ("system", "template"),
     "generation": (*(f.name for f in fields(Sampling) if f.name != "constraint"), *CONSTRAINT_KINDS),
-    "labels": tuple(f.name for f in fields(LabelSettings)),
+    "labels": (*(f.name for f in fields(LabelSettings)), "prior"),
     "routing": ("examples", "negative_examples", "keywords"),
 }
 
@@ -138,7 +138,7 @@ def parse_manifest(data: bytes | None, folder_name: str) -> tuple[Manifest, tupl
         license=at["adapter"].text("license", 200, _one_line),
         base=BasePin(at["base"].text("model", 256, _one_line), _digest(at["base"])),
         prompt=_prompt(at["prompt"]),
-        generation=(generation := _generation(at["generation"])),
+        generation=_with_prior(generation := _generation(at["generation"]), at["labels"]),
         labels=_labels(at["labels"], generation),
         routing=_routing(at["routing"]),
     )
@@ -287,6 +287,32 @@ def _labels(table: ManifestTable, generation: Sampling) -> LabelSettings:
         table.bad("temperature", f"must be a number in {TEMPERATURES}, is {show(temperature)}")
         temperature = None
     return LabelSettings(always is True, None if temperature is None else float(temperature))
+
+
+PRIORS = Range(float, -20.0, 20.0)
+
+
+def _with_prior(generation: Sampling, table: ManifestTable) -> Sampling:
+    """`generation` with the `prior` of its choices; bad values become findings and are left out."""
+    given, constraint = table.values.get("prior", {}), generation.constraint
+    if not isinstance(given, dict):
+        table.bad("prior", f"must be a table of choices and numbers, is {show(given)}")
+        return generation
+    if not given or constraint is None or constraint.kind != "choices":
+        return generation
+    if len(given) > len(constraint.choices):
+        table.bad("prior", f"has {len(given)} entries for {len(constraint.choices)} choices")
+        return generation
+    known = frozenset(constraint.choices)
+    for choice, value in given.items():  # up to the first that is bad: the nearest choice is costly to find
+        if choice not in known:
+            table.bad("prior", f"{show(choice)} is no choice{nearest(choice, constraint.choices)}")
+            return generation
+        if isinstance(value, bool) or not isinstance(value, int | float) or value not in PRIORS:
+            table.bad("prior", f"of {show(choice)} must be a number in {PRIORS}, is {show(value)}")
+            return generation
+    values = tuple(float(given.get(choice, 0.0)) for choice in constraint.choices)
+    return replace(generation, constraint=replace(constraint, prior=values))
 
 
 def _stops(table: ManifestTable) -> tuple[str, ...]:

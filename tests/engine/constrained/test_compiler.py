@@ -70,6 +70,13 @@ async def test_the_least_recently_used_go(made: Grammars) -> None:
     assert await made.compile(choices("2")) is not second
 
 
+async def test_fewer_large_ones_are_kept(made: Grammars) -> None:
+    made._kept = TenantCache(2, module._size)
+    small = await made.compile(Constraint("quote", "a b"))
+    await made.compile(Constraint("quote", "a " * 3000))
+    assert await made.compile(Constraint("quote", "a b")) is not small
+
+
 async def test_one_that_broke_is_compiled_again(made: Grammars) -> None:
     grammar = await made.compile(choices("a"))
     grammar.start().give_up("for a test")

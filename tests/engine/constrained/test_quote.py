@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import gzip
+import json
 import random
 import re
 import time
 from itertools import accumulate
+from pathlib import Path
 
 import pytest
 
@@ -14,6 +17,7 @@ from router.types import Constraint
 from tests.engine.constrained.driving import base, compiled, text_of, walked
 from tests.engine.constrained.test_source import refusal
 
+DATA = Path(__file__).parents[3] / "recipes" / "data"
 TEXT = "The hall, built in 1,450 days, seats 4.5 thousand:\nnaïve 你好 हिन्दी café-goers' 'home'."
 
 
@@ -133,6 +137,19 @@ def test_a_text_has_a_bound() -> None:
 )
 def test_the_passage_of_a_prompt(prompt: str, passage: str) -> None:
     assert passage_of(prompt) == passage
+
+
+@pytest.mark.parametrize(("split", "rows", "inside"), [("valid", 138, 1), ("train", 3000, 9)])
+def test_gold_answers_are_spans_but_for_those_inside_a_word(split: str, rows: int, inside: int) -> None:
+    lines = gzip.decompress((DATA / f"qa.{split}.jsonl.gz").read_bytes()).splitlines()
+    refused = 0
+    for row in map(json.loads, lines):
+        passage, answer = passage_of(row["prompt"]), row["response"]
+        borders = {0, *accumulate(map(len, units(passage)))}
+        places = [found.start() for found in re.finditer(f"(?={re.escape(answer)})", passage)]
+        assert places
+        refused += not any({at, at + len(answer)} <= borders for at in places)
+    assert (len(lines), refused) == (rows, inside)
 
 
 def test_the_grammar_is_text_for_any_engine() -> None:

@@ -21,10 +21,11 @@ from llguidance import LLParserLimits
 
 from router.engine.constrained import compiler as grammars
 from router.engine.constrained import state as masks
+from router.engine.constrained.choosing import sample_rows
 from router.engine.constrained.compiler import CompiledGrammar, _Base, _compiled
 from router.engine.constrained.state import GrammarState, MaskMaker
-from router.engine.ops import ChosenToken
-from router.engine.sampling import Sampler, SamplingState, TorchChooser, rows_to_mask, sample_rows
+from router.engine.ops import ChosenToken, TokenChoice
+from router.engine.sampling import Sampler, SamplingState, TorchChooser, truncate
 from router.errors import InvalidRequest
 from router.types import Constraint, SamplingParams, TokenLogprob
 from tests.engine.constrained.driving import allowed, base, compiled, text_of, walked
@@ -323,7 +324,7 @@ def maker() -> Any:
 
 def row(follower: GrammarState | None, params: SamplingParams) -> Any:
     """At the beginning of its answer."""
-    state = SamplingState(params, (1, 2, 3), ENDS)
+    state = SamplingState(params, (1, 2, 3), ENDS, held=follower is not None)
     return SimpleNamespace(grammar=follower, generated=0, sampling=state, job=SimpleNamespace(params=params))
 
 
@@ -362,19 +363,38 @@ def test_the_likeliest_is_that_of_the_mask(maker: MaskMaker, rows: list[Any], se
     assert sample_rows(made, logits, SAMPLER, maker) == masked(made, logits)
 
 
-@given(constraint=st.sampled_from(CONSTRAINTS), said=TRUNCATED, seed=st.integers(0, 2**20))
-def test_what_is_drawn_from_the_likeliest_few_has_its_mask_before(
-    maker: MaskMaker, constraint: Constraint, said: dict[str, Any], seed: int
+@given(
+    constraint=st.sampled_from(CONSTRAINTS),
+    truncated=TRUNCATED,
+    seed=st.integers(0, 2**20),
+    peak=st.sampled_from([1.0, 4.0]),
+)
+def test_what_is_drawn_from_the_likeliest_few_is_one_of_those_of_the_mask(
+    maker: MaskMaker, constraint: Constraint, truncated: dict[str, Any], seed: int, peak: float
 ) -> None:
-    made = [row(somewhere(constraint, seed), SamplingParams(temperature=1.0, seed=seed, **said))]
-    logits = scores(seed, 1)
-    with maker.made_meanwhile(made):
-        pass
+    made = row(somewhere(constraint, seed), SamplingParams(temperature=1.0, seed=seed, **truncated))
+    logits = scores(seed, 1) * peak
+    (sampled,) = sample_rows([made], logits, SAMPLER, maker)
+    made.grammar.make_mask(keep_going=False)
+    weights = torch.softmax(logits[0], -1)
+    weights[[token for token in range(WIDTH) if token not in allowed(made.grammar)]] = 0.0
+    truncate(weights[None], [TokenChoice(**truncated)])
+    assert weights[sampled.token] > 0
+
+
+def test_a_draw_with_logprobs_has_its_mask_before(maker: MaskMaker) -> None:
+    made = [row(somewhere(CONSTRAINTS[0], 3), SamplingParams(temperature=1.0, seed=1, top_p=0.7, logprobs=2))]
+    logits = scores(3, 1)
     assert sample_rows(made, logits, SAMPLER, maker) == masked(made, logits)
 
 
 @pytest.mark.parametrize("least", [0, 5])
-def test_draws_have_the_distribution_of_what_is_allowed(maker: MaskMaker, least: int) -> None:
+@pytest.mark.parametrize(
+    "truncated", [{}, {"top_p": 0.7}, {"top_k": 4}, {"min_p": 0.5}, {"top_k": 5, "top_p": 0.8}]
+)
+def test_draws_have_the_distribution_of_what_is_allowed(
+    maker: MaskMaker, truncated: dict[str, Any], least: int
+) -> None:
     """Whole as it is, the answer may end, or must go on where `least` says so."""
     follower = compiled(Constraint("regex", "[a-d]*")).start()
     follower.make_mask(keep_going=least > 0)
@@ -382,14 +402,18 @@ def test_draws_have_the_distribution_of_what_is_allowed(maker: MaskMaker, least:
     assert (ENDS[0] in possible) == (not least)
     logits = torch.zeros(1, WIDTH)
     logits[0, possible] = torch.linspace(4.0, 6.0, len(possible))  # half of all draws, or so, are refused
-    expected = torch.softmax(logits[0, possible], -1).tolist()
+    kept = torch.softmax(torch.where(logits > 0, logits, -torch.inf), -1)
+    truncate(kept, [TokenChoice(**truncated)])
+    expected = (kept[0, possible] / kept.sum()).tolist()
     draws, counts = 1000, Counter[int]()
     for seed in range(draws):
-        drawing = row(follower, SamplingParams(temperature=1.0, seed=seed, min_tokens=least))
+        drawing = row(follower, SamplingParams(temperature=1.0, seed=seed, min_tokens=least, **truncated))
         counts[sample_rows([drawing], logits, SAMPLER, maker)[0].token] += 1
-    assert set(counts) <= set(possible)
-    distance = sum((counts[t] / draws - p) ** 2 / p for t, p in zip(possible, expected, strict=True)) * draws
-    assert distance < 3 * len(possible) + 15  # chi-squared: 1 in 10,000 exceeds it, and seeds are fixed
+    assert set(counts) <= {token for token, share in zip(possible, expected, strict=True) if share}
+    distance = sum((counts[t] / draws - p) ** 2 / p for t, p in zip(possible, expected, strict=True) if p)
+    assert (
+        distance * draws < 3 * len(possible) + 15
+    )  # chi-squared: 1 in 10,000 exceeds it, and seeds are fixed
 
 
 def test_masks_are_made_only_of_what_is_refused(maker: MaskMaker, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -401,11 +425,14 @@ def test_masks_are_made_only_of_what_is_refused(maker: MaskMaker, monkeypatch: p
     a, q = (base().tokens.tokenize_str(letter)[0] for letter in "aq")
     rows = [row(compiled(Constraint("regex", "[a-d]*")).start(), SamplingParams()) for _ in range(3)]
     rows.append(row(None, SamplingParams()))
-    logits = scores(0, 4)
-    logits[[0, 1, 2, 3], [a, q, a, q]] = 99.0
+    rows.append(
+        row(compiled(Constraint("regex", "[a-d]*")).start(), SamplingParams(temperature=1.0, top_p=0.9))
+    )
+    logits = scores(0, 5)
+    logits[[0, 1, 2, 3, 4], [a, q, a, q, a]] = 99.0
     sampled = sample_rows(rows, logits, SAMPLER, maker)
     assert made_of == [rows[1].grammar]
-    assert [sampled[0].token, sampled[2].token, sampled[3].token] == [a, a, q]
+    assert [sampled[at].token for at in (0, 2, 3, 4)] == [a, a, q, a]
     assert sampled[1].token in allowed(rows[1].grammar)
 
 
@@ -446,48 +473,27 @@ class Scripted:
         self.error = why
 
 
-def scripted_row(follower: Any, generated: int = 5, least: int = 0, truncates: bool = True) -> Any:
+def scripted_row(follower: Any, generated: int = 5, least: int = 0) -> Any:
     return SimpleNamespace(
         grammar=follower,
         generated=generated,
         job=SimpleNamespace(params=SimpleNamespace(min_tokens=least)),
-        sampling=SimpleNamespace(truncates=truncates, allowed=None),
+        sampling=SimpleNamespace(allowed=None),
     )
 
 
-def test_rows_that_need_theirs_get_it_meanwhile(maker: MaskMaker) -> None:
-    one, other, looks = Scripted(), Scripted(), Scripted()
-    rows = [
-        scripted_row(one, least=9),
-        scripted_row(None),
-        scripted_row(other),
-        scripted_row(looks, truncates=False),
-    ]
-    with maker.made_meanwhile(rows_to_mask(rows)):
-        pass
-    assert [follower.thread for follower in (one, other, looks)] == ["masks", "masks", ""]
+def test_rows_with_a_grammar_get_theirs(maker: MaskMaker) -> None:
+    one, other = Scripted(), Scripted()
+    rows = [scripted_row(one, least=9), scripted_row(None), scripted_row(other)]
+    maker.make(rows)
+    assert [follower.thread for follower in (one, other)] == ["masks", "masks"]
     assert (one.kept_going, other.kept_going) == (True, False)
-    assert [made.sampling.allowed for made in rows] == [one.allowed, None, other.allowed, None]
-
-
-def test_a_row_that_was_refused_gets_its_own(maker: MaskMaker) -> None:
-    refused = scripted_row(Scripted(), least=9, truncates=False)
-    maker.make([refused])
-    assert (refused.grammar.thread, refused.grammar.kept_going) == ("masks", True)
-    assert refused.sampling.allowed is refused.grammar.allowed
-
-
-def test_masks_are_there_before_a_failing_step_is_told(maker: MaskMaker) -> None:
-    follower = Scripted(0.05)
-    with pytest.raises(RuntimeError), maker.made_meanwhile([scripted_row(follower)]):
-        raise RuntimeError
-    assert follower.thread == "masks"
+    assert [made.sampling.allowed for made in rows] == [one.allowed, None, other.allowed]
 
 
 def test_one_that_raises_fails_alone(maker: MaskMaker) -> None:
     broken, fine = Scripted(error=RuntimeError("no")), Scripted()
-    with maker.made_meanwhile([scripted_row(broken), scripted_row(fine)]):
-        pass
+    maker.make([scripted_row(broken), scripted_row(fine)])
     assert (broken.error is not None, fine.error, fine.thread) == (True, None, "masks")
 
 
@@ -495,11 +501,9 @@ def test_one_that_raises_fails_alone(maker: MaskMaker) -> None:
 def test_one_that_takes_too_long_fails_alone(maker: MaskMaker, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(masks, "MASK_SECONDS", 0.2)
     first, slow, last = Scripted(), Scripted(1.0), Scripted()
-    with maker.made_meanwhile([scripted_row(first), scripted_row(slow), scripted_row(last)]):
-        pass
+    maker.make([scripted_row(first), scripted_row(slow), scripted_row(last)])
     assert (first.error, last.error, last.thread) == (None, None, "masks")
     assert "too long" in str(slow.error)
     again = Scripted()
-    with maker.made_meanwhile([scripted_row(again)]):
-        pass
+    maker.make([scripted_row(again)])
     assert again.thread == "masks"

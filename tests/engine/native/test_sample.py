@@ -95,6 +95,8 @@ choices = st.builds(
     forbidden=st.sampled_from([(), (5,), (0, 299)]),
     allowed=st.sampled_from([None, np.full(10, -1, np.int32), np.full(10, 0x5555AAAA, np.int32)]),
     logprobs=st.sampled_from([0, 1, 20, 500]),
+    near=st.sampled_from([0, 0, 20]),
+    proposed=st.sampled_from([-1, -1, 5, 299]),
 )
 
 
@@ -250,3 +252,52 @@ def test_logits_that_do_not_fit_are_refused(native: NativeOps) -> None:
             native.choose(logits, [GREEDY])
     with pytest.raises(RuntimeError, match="rows"):
         native.choose(torch.zeros(5, 2).t(), [GREEDY] * 2)
+
+
+@examples
+@dtypes
+@given(
+    choice=choices,
+    heat=st.sampled_from([0.3, 1.0, 50.0]),
+    near=st.sampled_from([1, 20, 400]),
+    seed=st.integers(0, 999),
+)
+def test_what_is_near_a_draw_is_that_of_the_twin(
+    native: NativeOps, dtype: torch.dtype, choice: TokenChoice, heat: float, near: int, seed: int
+) -> None:
+    logits = torch.randperm(300, generator=torch.Generator().manual_seed(seed))[None].to(dtype) / 16
+    choice = choice._replace(temperature=heat, near=near, proposed=-1)
+    (ours,), (theirs,) = native.choose(logits, [choice]), TORCH.choose(logits, [choice])
+    assert ours.token == theirs.token
+    assert ours.lacks == pytest.approx(theirs.lacks, rel=1e-4, abs=1e-5)
+    assert [share for _, share in ours.near] == pytest.approx([share for _, share in theirs.near], rel=1e-4)
+
+
+@examples
+@given(
+    cut=st.sampled_from([cut for cut in CUTS if cut.vocab == 64]),
+    kept=st.integers(0, 2**63 - 1),
+    seed=st.integers(0, 999),
+)
+def test_a_draw_whose_neighbours_suffice_is_kept_with_the_mask(
+    native: NativeOps, cut: Cut, kept: int, seed: int
+) -> None:
+    """And where they do not, the mask keeps it exactly if it may be drawn."""
+    logits = cut.logits(seed)
+    (drawn,) = native.choose(logits, [cut.choice(seed / 1000)._replace(near=64)])
+    allowed = np.array([kept | 1 << drawn.token], np.uint64).view(np.int32)
+    masked = torch.where(torch.from_numpy(_flags(allowed)), logits, -torch.inf)
+    may_be = cut.kept(masked)[drawn.token] > 0
+    found = sum(share for token, share in drawn.near if _flags(allowed)[token])
+    if abs(found - drawn.lacks) < 1e-5:  # rounding decides
+        return
+    if found > drawn.lacks:
+        assert may_be
+    again = cut.choice(0.999)._replace(allowed=allowed, proposed=drawn.token)
+    for ops in (native, TORCH):
+        (one,) = ops.choose(logits, [again])
+        assert one.token == drawn.token if may_be else one.token != drawn.token
+
+
+def _flags(allowed: np.ndarray) -> np.ndarray:
+    return np.unpackbits(allowed.view(np.uint8), bitorder="little").astype(bool)

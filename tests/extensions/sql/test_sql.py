@@ -14,7 +14,7 @@ import pytest
 
 from router.engine.constrained.templates import NoSource
 from router.extensions.sql import sql
-from router.extensions.sql.grammar import select_grammar
+from router.extensions.sql.grammar import RESERVED, select_grammar
 from router.extensions.sql.schema import MAX_COLUMNS, MAX_DEFINITION, MAX_TABLES, Tables, tables_of
 from router.types import Constraint
 from tests.engine.constrained.driving import base, compiled, text_of, walked
@@ -96,6 +96,28 @@ def test_every_whole_query_compiles() -> None:
             whole += 1
             database.execute(f"EXPLAIN {query}", (1,) * _STRING.sub("", query).count("?"))
     assert whole > 20
+
+
+def test_names_that_sql_cannot_read_bare_are_quoted() -> None:
+    tables = tables_of("Tables: select(from, By, 2a, g-h, rate_(%)); order(group)\nQuestion: how many?")
+    grammar, whole = compiled(Constraint("grammar", select_grammar(tables))), 0
+    with closing(sqlite3.connect(":memory:")) as database:
+        database.execute('CREATE TABLE "select" ("from", By, "2a", "g-h", "rate_(%)")')
+        database.execute('CREATE TABLE "order" ("group")')
+        for seed in range(60):
+            tokens, ended = walked(grammar, seed, most=200)
+            if ended:
+                query = text_of(tokens)
+                whole += 1
+                database.execute(f"EXPLAIN {query}", (1,) * _STRING.sub("", query).count("?"))
+    assert whole > 20
+    assert accepts(select_grammar(tables), 'SELECT "from", By FROM "select" WHERE "g-h" = ?')
+
+
+@pytest.mark.parametrize("name", sorted(RESERVED))
+def test_a_reserved_word_is_no_name(name: str) -> None:
+    with closing(sqlite3.connect(":memory:")) as database, pytest.raises(sqlite3.OperationalError):
+        database.executescript(f"CREATE TABLE {name} ({name}); SELECT {name} FROM {name} WHERE {name} > 1")
 
 
 @pytest.mark.long

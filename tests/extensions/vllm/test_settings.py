@@ -72,7 +72,7 @@ def test_what_the_engine_cannot_do_is_said() -> None:
     info = BaseInfo("b", "d", "A", "bfloat16", "cpu", 100, 10, {}, abilities=frozenset({Ability.ACTIVATED}))
     assert (
         "cannot",
-        "hidden states, the same answer in every batch, probabilities of choices",
+        "hidden states, the same answer in every batch, probabilities of choices, priors of choices",
     ) in base_lines(info)
     assert "cannot" not in dict(base_lines(BaseInfo("b", "d", "A", "bfloat16", "cpu", 100, 10, {})))
 

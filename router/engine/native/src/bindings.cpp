@@ -319,7 +319,7 @@ void lora(const Tensor& y, const Tensor& x, const Tensor& starts, const Tensor& 
 class AskedChoice : public native::Choice {
  public:
   AskedChoice(const pybind11::tuple& fields, int64_t width) {
-    TORCH_CHECK(fields.size() == 13, "a choice has 13 fields");
+    TORCH_CHECK(fields.size() == 15, "a choice has 15 fields");
     temperature = fields[0].cast<double>();
     top_k = fields[1].cast<int64_t>();
     top_p = fields[2].cast<double>();
@@ -332,7 +332,9 @@ class AskedChoice : public native::Choice {
     forbidden = fields[10].cast<std::vector<int64_t>>();
     if (!fields[11].is_none()) take_allowed(fields[11].cast<Array<int32_t>>(), width);
     logprobs = fields[12].cast<int64_t>();
-    TORCH_CHECK(temperature >= 0 && uniform >= 0 && uniform < 1 && logprobs >= 0, "a choice is out of range");
+    near = fields[13].cast<int64_t>();
+    proposed = fields[14].cast<int64_t>();
+    TORCH_CHECK(temperature >= 0 && uniform >= 0 && uniform < 1 && logprobs >= 0 && near >= 0 && proposed < width, "a choice is out of range");
     for (const int64_t token : forbidden) TORCH_CHECK(token >= 0 && token < width, "forbidden does not fit logits");
   }
 
@@ -359,7 +361,8 @@ class AskedChoice : public native::Choice {
   std::vector<pybind11::array> arrays_;
 };
 
-using Chosen = std::tuple<int64_t, float, std::vector<std::pair<int64_t, float>>>;
+using Likely = std::vector<std::pair<int64_t, float>>;
+using Chosen = std::tuple<int64_t, float, Likely, double, Likely>;
 
 // logits [rows, width], whose rows may lie apart; a choice for each.
 std::vector<Chosen> choose(const Tensor& logits, const std::vector<pybind11::tuple>& asked) {
@@ -384,7 +387,7 @@ std::vector<Chosen> choose(const Tensor& logits, const std::vector<pybind11::tup
     });
   });
   std::vector<Chosen> out;
-  for (auto& one : chosen) out.emplace_back(one.token, one.logprob, std::move(one.top));
+  for (auto& one : chosen) out.emplace_back(one.token, one.logprob, std::move(one.top), one.lacks, std::move(one.near));
   return out;
 }
 

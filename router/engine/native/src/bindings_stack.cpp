@@ -124,7 +124,10 @@ class Stack {
     TORCH_CHECK(w_.head.w, "the head is not there");
     call.score = scored.size(0);
     call.scored = indices(scored, "scored", call.count, call.score);
-    const Tensor logits = at::empty({call.score, w_.head.out}, hidden.options());
+    // Those of the last call again, unless somebody holds them.
+    if (!logits_.defined() || logits_.use_count() > 1 || logits_.storage().use_count() > 1 || logits_.size(0) != call.score)
+      logits_ = at::empty({call.score, w_.head.out}, hidden.options());
+    const Tensor logits = logits_;
     call.logits = logits.data_ptr();
     pybind11::gil_scoped_release release;
     if (type_ == at::kFloat)
@@ -227,6 +230,7 @@ class Stack {
   native::StackWeights w_{};
   native::Spent spent_[2];
   std::vector<Tensor> kept_, weights_;
+  Tensor logits_;
   at::ScalarType type_;
   int64_t positions_ = 0, vocabulary_ = 0, blocks_ = 0;
 };

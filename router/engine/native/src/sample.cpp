@@ -240,17 +240,77 @@ int64_t walk(const float* weights, int64_t begin, int64_t end, float least, doub
   return last;
 }
 
+// The largest that are no larger than `ceiling`, in order, and of equals the first.
 template <class T>
-int64_t draw(const T* x, int64_t width, float most, const Choice& choice) {
-  const bool cut = choice.top_k > 0 || choice.top_p < 1 || choice.min_p > 0;
+std::vector<std::pair<int64_t, float>> best(const T* x, int64_t width, int64_t count, float ceiling = kInfinity) {
+  std::vector<std::pair<int64_t, float>> top;
+  const auto full = [&] { return static_cast<int64_t>(top.size()) == count; };
+  const auto offer = [&](int64_t token, float value) {
+    if (value > ceiling || (full() && !(value > top.back().second))) return;
+    if (full()) top.pop_back();
+    auto place = top.end();
+    while (place != top.begin() && (place - 1)->second < value) --place;
+    top.insert(place, {token, value});
+  };
+  int64_t i = 0;
+  for (; i < std::min(width, count); ++i) offer(i, to_float(x[i]));
+  for (; i + W <= width; i += W) {
+    const Vec v = load(x + i);
+    uint32_t larger = mask_above(v, set1(full() ? top.back().second : -kInfinity)) & ~mask_above(v, set1(ceiling));
+    for (; larger; larger &= larger - 1) {
+      const int64_t token = i + __builtin_ctz(larger);
+      offer(token, to_float(x[token]));
+    }
+  }
+  for (; i < width; ++i) offer(i, to_float(x[i]));
+  return top;
+}
+
+int64_t count_above(const float* weights, int64_t width, float limit) {
+  int64_t count = 0;
+  for (int64_t i = 0; i < padded(width); i += W) count += __builtin_popcount(mask_above(load(weights + i), set1(limit)));
+  return count;
+}
+
+// Whether the token drawn from all weights is kept by the choice of those that a grammar allows, whichever those are
+// beside it; else what has to be known for that (`ChosenToken` in router/engine/ops.py).
+void look_near(Chosen& chosen, const float* weights, int64_t width, double mass, const Choice& choice) {
+  const float own = weights[chosen.token];
+  int64_t count = choice.near;
+  chosen.lacks = kInfinity;
+  if (choice.top_k > 0) count = std::min(count, choice.top_k - 1 - count_above(weights, width, own));
+  if (count < 0 || own < static_cast<float>(choice.min_p)) return;
+  if (choice.top_p >= 1) {
+    chosen.lacks = -1;
+    return;
+  }
+  // Kept if above < top_p * (above + own + others), where `above` is no less than what is allowed of it.
+  const double above = mass_from(weights, padded(width), std::nextafter(own, kInfinity));
+  const double lacks = (above * (1 / choice.top_p - 1) - own) / mass;
+  if (lacks >= 0) {
+    auto others = best(weights, width, count + 1, own);
+    const auto self = std::find_if(others.begin(), others.end(), [&](auto& one) { return one.first == chosen.token; });
+    others.erase(self == others.end() ? self - 1 : self);
+    double most = 0;
+    for (auto& [token, share] : others) most += share = static_cast<float>(share / mass);
+    if (most <= lacks) return;
+    chosen.near = std::move(others);
+  }
+  chosen.lacks = lacks;
+}
+
+template <class T>
+void draw(Chosen& chosen, const T* x, int64_t width, float most, const Choice& choice) {
+  const bool proposes = choice.proposed >= 0 && to_float(x[choice.proposed]) > -kInfinity;
+  const bool cut = !choice.near && (choice.top_k > 0 || choice.top_p < 1 || choice.min_p > 0), whole = cut || choice.near;
   const float heat = heat_of(choice.temperature);
-  float* weights = room().weights.of(cut ? padded(width) : kStretch);
+  float* weights = room().weights.of(whole ? padded(width) : kStretch);
   auto& masses = room().mass;
   masses.clear();
   double mass = 0;
   for (int64_t begin = 0; begin < width; begin += kStretch) {
     const int64_t end = std::min(width, begin + kStretch);
-    masses.push_back(weigh(x, begin, end, most, heat, cut ? weights + begin : weights));
+    masses.push_back(weigh(x, begin, end, most, heat, whole ? weights + begin : weights));
     mass += masses.back();
   }
   float least = 0;
@@ -262,6 +322,10 @@ int64_t draw(const T* x, int64_t width, float most, const Choice& choice) {
       mass += masses[i] = mass_from(weights + begin, padded(std::min(width - begin, kStretch)), least);
     }
   }
+  if (proposes && (!cut || weights[choice.proposed] >= least)) {
+    chosen.token = choice.proposed;
+    return;
+  }
   const double target = choice.uniform * mass;
   double before = 0;
   size_t stretch = 0, last = 0;
@@ -272,11 +336,9 @@ int64_t draw(const T* x, int64_t width, float most, const Choice& choice) {
   }
   if (stretch == masses.size()) stretch = last;
   const int64_t begin = static_cast<int64_t>(stretch) * kStretch, end = std::min(width, begin + kStretch);
-  if (cut)
-    weights += begin;
-  else
-    weigh(x, begin, end, most, heat, weights);
-  return walk(weights, begin, end, least, before, target);
+  if (!whole) weigh(x, begin, end, most, heat, weights);
+  chosen.token = walk(whole ? weights + begin : weights, begin, end, least, before, target);
+  if (choice.near && chosen.token >= 0) look_near(chosen, weights, width, mass, choice);
 }
 
 // -inf where there is no bit.
@@ -311,32 +373,6 @@ const float* adjusted(const T* logits, int64_t width, const Choice& choice) {
   return scores;
 }
 
-// The largest, in order, and of equals the first.
-template <class T>
-std::vector<std::pair<int64_t, float>> best(const T* x, int64_t width, int64_t count) {
-  std::vector<std::pair<int64_t, float>> top;
-  const auto offer = [&](int64_t token, float value) {
-    if (static_cast<int64_t>(top.size()) == count) {
-      if (!(value > top.back().second)) return;
-      top.pop_back();
-    }
-    auto place = top.end();
-    while (place != top.begin() && (place - 1)->second < value) --place;
-    top.insert(place, {token, value});
-  };
-  int64_t i = 0;
-  for (; i < std::min(width, count); ++i) offer(i, to_float(x[i]));
-  for (; i + W <= width; i += W) {
-    uint32_t larger = mask_above(load(x + i), set1(top.back().second));
-    for (; larger; larger &= larger - 1) {
-      const int64_t token = i + __builtin_ctz(larger);
-      offer(token, to_float(x[token]));
-    }
-  }
-  for (; i < width; ++i) offer(i, to_float(x[i]));
-  return top;
-}
-
 // Natural, of the raw distribution.
 template <class T>
 void add_logprobs(Chosen& chosen, const T* logits, int64_t width, float most, int64_t count) {
@@ -351,9 +387,11 @@ void add_logprobs(Chosen& chosen, const T* logits, int64_t width, float most, in
 }
 
 template <class T>
-int64_t token_of(const T* x, int64_t width, const Choice& choice, int64_t likeliest) {
-  if (likeliest < 0 || choice.temperature == 0) return likeliest;
-  return draw(x, width, to_float(x[likeliest]), choice);
+void take(Chosen& chosen, const T* x, int64_t width, const Choice& choice, int64_t likeliest) {
+  if (likeliest < 0 || choice.temperature == 0)
+    chosen.token = likeliest;
+  else
+    draw(chosen, x, width, to_float(x[likeliest]), choice);
 }
 
 }  // namespace
@@ -368,9 +406,9 @@ Chosen choose(const T* logits, int64_t width, const Choice& choice) {
     chosen.token = likeliest;
   } else if (choice.adjusts()) {
     const float* scores = adjusted(logits, width, choice);
-    chosen.token = token_of(scores, width, choice, largest_of(scores, width));
+    take(chosen, scores, width, choice, largest_of(scores, width));
   } else {
-    chosen.token = token_of(logits, width, choice, likeliest);
+    take(chosen, logits, width, choice, likeliest);
   }
   if (choice.logprobs && chosen.token >= 0)
     add_logprobs(chosen, logits, width, to_float(logits[likeliest]), choice.logprobs);

@@ -20,6 +20,8 @@ struct Choice {
   std::vector<int64_t> forbidden;
   const int32_t* allowed = nullptr;  // [>= width / 32] bits, or null: all
   int64_t logprobs = 0;
+  int64_t near = 0;
+  int64_t proposed = -1;
 
   bool adjusts() const { return seen_count || !forbidden.empty() || allowed; }
   bool permits(int64_t token) const {
@@ -32,6 +34,8 @@ struct Chosen {
   int64_t token = -1;  // the row failed
   float logprob = 0;
   std::vector<std::pair<int64_t, float>> top;
+  double lacks = -1;  // less than 0: the token is kept for certain
+  std::vector<std::pair<int64_t, float>> near;
 };
 
 // logits [width], which stay as they are.

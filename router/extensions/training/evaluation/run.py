@@ -16,6 +16,9 @@ import numpy as np
 from router.engine.base import BaseInfo
 from router.extensions.training.evaluation.bias import AskTexts, load_cases, measure_bias
 from router.extensions.training.evaluation.calibration import (
+    LabelRows,
+    ask_labels,
+    gold_of,
     measure_calibration,
     renew_calibration,
     scores_of,
@@ -54,7 +57,9 @@ from router.extensions.training.evaluation.report import (
 from router.extensions.training.evaluation.scoring import Task
 from router.extensions.training.evaluation.subject import ComparedArm, check_base
 from router.extensions.training.files import has_pictures
+from router.extensions.training.labels import fit_labels, label_tree
 from router.extensions.training.recipe import load_recipe
+from router.types import Constraint
 
 
 def evaluate_all(
@@ -158,11 +163,15 @@ def _efficiency(exam: Exam, arms: Mapping[ComparedArm, MeasuredArm]) -> dict[str
 
 
 def _calibration(exam: Exam, arms: Mapping[ComparedArm, MeasuredArm]) -> dict[str, Any]:
-    manifest, rows = exam.plan.manifest, exam.task.rows
-    constraint = manifest.generation.constraint
-    choices = () if constraint is None else constraint.choices
-    scores = scores_of(arms[ComparedArm.ADAPTER].labels, choices)
-    return measure_calibration(scores, rows, choices, manifest.labels.temperature)
+    plan, rendering = exam.plan, exam.subject.rendering
+    constraint = plan.manifest.generation.constraint or Constraint("choices")
+    scores = scores_of(arms[ComparedArm.ADAPTER].labels, constraint.choices) - (constraint.prior or 0.0)
+    judged = LabelRows(scores, gold_of(exam.task.rows, constraint))
+    answerer = exam.answerers[ComparedArm.ADAPTER]
+    valid = ask_labels(answerer, rendering, plan.splits.valid, constraint, "labels of validation rows")
+    tree = label_tree(rendering, constraint.choices)
+    fitted = fit_labels(valid.scores, valid.gold, tree)
+    return measure_calibration(judged, plan.manifest.labels.temperature, constraint.prior, tree, fitted)
 
 
 def _bias(exam: Exam) -> dict[str, Any]:

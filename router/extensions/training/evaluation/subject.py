@@ -9,7 +9,7 @@ import asyncio
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import cache
 from pathlib import Path
@@ -145,6 +145,8 @@ class AnsweringEngine:
         labels: LabelSettings | None = None,
     ) -> EngineAnswer:
         texts: list[str] = []
+        if adapter is None and params.constraint is not None:  # the prior is the adapter's
+            params = replace(params, constraint=params.constraint.without_prior())
         job = Job("evaluation", prompt, params, adapter, own_constraint=True, labels=labels)
         job = await self._templates.prepared(self._engine, job, text)
         async for event in self._engine.submit(job):
