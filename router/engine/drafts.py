@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from itertools import islice
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from router.engine.constrained.state import GrammarAhead, GrammarState
@@ -193,6 +193,14 @@ _COPIES_PAY = 0.35  # chance that drafts must have up to which a prompt is searc
 _MOST_SURE = 0.98
 
 
+class Draft(NamedTuple):
+    """A token that may come next."""
+
+    token: int
+    chance: float  # that it and all before it are right
+    saves: float  # steps, by that chance: the row's choice behind it is made one step earlier
+
+
 class Drafter:
     """Proposes what one row says next."""
 
@@ -211,11 +219,11 @@ class Drafter:
         most: int,
         floor: float,
         grammar: GrammarState | None = None,
-    ) -> list[tuple[int, float]]:
-        """Up to `most` tokens behind a row's `tokens`, `prompt` of them its prompt.
+    ) -> list[Draft]:
+        """Up to `most` tokens behind a row's `tokens`, `prompt` of them its prompt; chances of `floor` or more.
 
-        With the chance of each that it and all before it are right, `floor` or more. A `grammar` leaves out
-        what may not come, and adds what must.
+        A `grammar` leaves out what may not come, and adds what must. What it forces needs no step without
+        drafts either, nor does the token that makes the answer whole: neither saves one.
         """
         memory = self._memory
         copying = len(tokens) > prompt and floor < _COPIES_PAY
@@ -225,7 +233,7 @@ class Drafter:
         copies = Copies(self._index, copying)
         said = [0, 0, 0, *(token + 1 for token in tokens[max(prompt, len(tokens) - _ORDER) :])]
         chance, luck = 1.0, min(_MOST_LUCK, self._right / self._expected)
-        drafts, chances = list[tuple[int, float]](), memory.chances
+        drafts, chances = list[Draft](), memory.chances
         self._proposed = proposed = []
         ahead: GrammarAhead | None = None
         while len(drafts) < most:
@@ -246,15 +254,17 @@ class Drafter:
                     token, source, other, others = other, others, -1, -1
                     sure, forced = chances[source] * luck, ahead.take(token)
             chance *= min(_MOST_SURE, sure)
-            if forced is None or chance < floor:
+            if forced is None or chance < floor or (ahead is not None and ahead.complete):
                 proposed.append((token, source, other, others))
                 break
-            for draft in (token, *forced):
+            group = (token, *forced)
+            for draft in group:
                 proposed.append((draft, source, other, others))
                 source = other = others = -1  # what is forced is no proposal
-                drafts.append((draft, chance))
+                drafts.append(Draft(draft, chance, 0.0))
                 said.append(draft + 1)
                 copies.go_on(draft)
+            drafts[-1] = drafts[-1]._replace(saves=chance)
         return drafts[:most]
 
     def verified(self, tokens: Sequence[int]) -> None:

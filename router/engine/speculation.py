@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
-from router.engine.drafts import AnswerMemory, Drafter, Folded
+from router.engine.drafts import AnswerMemory, Draft, Drafter, Folded
 from router.engine.fairness import TenantCache
 from router.engine.rows import AnswerRow, BatchRow, Chunk
 
@@ -137,15 +137,15 @@ class Speculation:
         if floor >= 1:
             return chunks
         found: dict[int, list[int]] = {}
-        offers: list[tuple[float, int]] = []  # minus a draft token's chance, and the place of its chunk
+        offers: list[Offer] = []
         for place, chunk in enumerate(chunks):
             if (
                 chunk.samples
                 and isinstance(chunk.row, AnswerRow)
                 and (drafts := self._drafts(chunk.row, floor))
             ):
-                found[place] = [token for token, _ in drafts]
-                offers += [(-chance, place) for _, chance in drafts]
+                found[place] = [draft.token for draft in drafts]
+                offers += [(-draft.chance, place, draft.saves) for draft in drafts]
         if not offers:
             return chunks
         taken = _worth(sorted(offers), costs, self._most_tokens - tokens)
@@ -197,7 +197,7 @@ class Speculation:
             prices = self._prices[tokens, rows] = Prices(self._steps + _KEPT, costs, least)
         return prices
 
-    def _drafts(self, row: AnswerRow, floor: float) -> list[tuple[int, float]]:
+    def _drafts(self, row: AnswerRow, floor: float) -> list[Draft]:
         drafter = self._drafter(row)
         if drafter is None:
             return []
@@ -231,11 +231,15 @@ class Speculation:
             drafter.rest = drafter.resting
 
 
-def _worth(offers: Sequence[tuple[float, int]], costs: Sequence[float], most: int) -> list[int]:
+Offer = tuple[float, int, float]
+"""A draft: minus its chance, the place of its chunk, the steps that it saves by its chance."""
+
+
+def _worth(offers: Sequence[Offer], costs: Sequence[float], most: int) -> list[int]:
     """The places of those of `offers`, the likeliest first, that together gain most; `most` at most."""
-    best, gain, chance = 0, 0.0, 0.0
-    for number, offer in enumerate(offers[: min(len(costs) - 1, most)], 1):
-        chance -= offer[0]
-        if chance - costs[number] > gain:
-            best, gain = number, chance - costs[number]
-    return [place for _, place in offers[:best]]
+    best, most_gained, saved = 0, 0.0, 0.0
+    for number, (_, _, saves) in enumerate(offers[: min(len(costs) - 1, most)], 1):
+        saved += saves
+        if saved - costs[number] > most_gained:
+            best, most_gained = number, saved - costs[number]
+    return [place for _, place, _ in offers[:best]]

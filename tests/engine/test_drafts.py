@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from typing import Any
 
 from router.engine import drafts
 from router.engine.drafts import AnswerMemory, CopyIndex, Drafter, Folded
@@ -19,7 +20,7 @@ def drafter(memory: AnswerMemory | None = None) -> Drafter:
 
 
 def proposed(one: Drafter, tokens: list[int], prompt: int, floor: float = 0.01) -> list[int]:
-    return [token for token, _ in one.propose(tokens, prompt, 8, floor)]
+    return [draft.token for draft in one.propose(tokens, prompt, 8, floor)]
 
 
 def test_tokens_that_differ_in_case_or_white_space_are_one() -> None:
@@ -77,13 +78,13 @@ def test_chances_follow_what_was_right() -> None:
     memory = AnswerMemory()
     memory.learn([50, 51])
     one = drafter(memory)
-    (before,) = [chance for token, chance in one.propose([1, 50], 1, 1, 0.01) if token == 51]
+    (before,) = [draft.chance for draft in one.propose([1, 50], 1, 1, 0.01) if draft.token == 51]
     for _ in range(20):
         one.propose([1, 50], 1, 1, 0.0)
         one.verified([99])
     other = drafter(memory).propose([1, 50], 1, 1, 0.0)
     assert other[0][1] < before / 2
-    assert one.propose([1, 50], 1, 1, 0.0)[0][1] < other[0][1], "a row without luck drafts less"
+    assert one.propose([1, 50], 1, 1, 0.0)[0].chance < other[0].chance, "a row without luck drafts less"
     assert one.propose([1, 50], 1, 1, before) == []
 
 
@@ -105,3 +106,26 @@ def test_memory_is_bounded() -> None:
     assert len(memory._next) <= drafts._CONTEXTS
     memory.learn(last := [70, 71, 72, 73])
     assert proposed(drafter(memory), [1], 1) == last
+
+
+class Choices:
+    """A grammar ahead of an answer, that forces 61 and 62 behind 51 and ends with 52."""
+
+    complete = False
+
+    def ahead(self) -> Choices:
+        return self
+
+    def take(self, token: int) -> list[int]:
+        self.complete = token == 52
+        return [61, 62] if token == 51 else []
+
+
+def test_a_draft_saves_a_step_where_the_choice_behind_it_needs_one() -> None:
+    memory = AnswerMemory()
+    for _ in range(4):
+        memory.learn([50, 51, 61, 62, 70, 52])
+    grammar: Any = Choices()
+    found = drafter(memory).propose([1], 1, 8, 0.01, grammar)
+    assert [draft.token for draft in found] == [50, 51, 61, 62, 70], "52 makes the answer whole"
+    assert [draft.saves > 0 for draft in found] == [True, False, False, True, True]

@@ -143,7 +143,7 @@ def test_drafts_come_from_answers_of_the_adapter_to_the_tenant_or_without_one() 
         one.tokens.append(50)
         drafter = made._drafter(one)
         assert drafter is not None
-        found = [token for token, _ in drafter.propose(one.tokens, 20, MOST_DRAFTS, 0.01)]
+        found = [draft.token for draft in drafter.propose(one.tokens, 20, MOST_DRAFTS, 0.01)]
         one.tokens += [51, 52]
         made.ended(one)
         return found

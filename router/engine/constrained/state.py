@@ -123,6 +123,11 @@ class GrammarAhead:
     def __init__(self, matcher: LLMatcher) -> None:
         self._matcher = matcher
 
+    @property
+    def complete(self) -> bool:
+        """Whether the answer would be whole, and nothing could follow."""
+        return self._matcher.is_stopped()
+
     def take(self, token: int) -> list[int] | None:
         """Go on after a token: what must come behind it; None where it may not come."""
         matcher = self._matcher

@@ -61,7 +61,21 @@ T* data(const Tensor& t) {
   return static_cast<T*>(t.data_ptr());
 }
 
-// The functions of packing.cpp.
+// Panels, scales if they are of int8, bias, and of blocks each run of panels of one form: the form and how many.
+using Linear = std::tuple<Tensor, std::optional<Tensor>, std::optional<Tensor>, std::vector<std::pair<int, int>>>;
+
+native::Form form_of(int number);
+native::Weights weights_of(const Linear& linear, int64_t in, int64_t out, at::ScalarType type);
+
+// cos and sin [positions, turned], of all numbers of a head or of some at its beginning.
+void check_angles(const Tensor& cos, const Tensor& sin, int64_t dim);
+// Queries of each row, and contexts of at most `most` tokens.
+void check_rows(const Tensor& cu_q, const Tensor& context, int64_t tokens, int64_t most);
+// `table` has one row or more for each of the groups.
+void check_groups(const Tensor& starts, const Tensor& table, int64_t groups, int64_t tokens);
+
+// What packing.cpp and bindings_stack.cpp bring.
 void add_packing(pybind11::module_& m);
+void add_stack(pybind11::module_& m);
 
 }  // namespace bindings

@@ -119,14 +119,26 @@ struct RopeCall {
   int turned;                // numbers at the beginning of a head that are rotated
 };
 
-// What a thread reads after a panel: the panels up to `end`, and then what begins at `next`.
+// Memory that is asked for before it is read.
+struct Span {
+  const char *at, *end;
+
+  static Span endless(const char* at) { return {at, reinterpret_cast<const char*>(UINTPTR_MAX)}; }
+};
+
+// What a thread reads after a panel: the panels up to `end`, and then what begins at `next`. `beside`: other memory that it
+// reads soon, in spans of which the last is endless; or null.
 struct Ahead {
   const char *end, *next;
+  const Span* beside = nullptr;
 };
 
 // One panel of columns for all rows.
 template <class T>
 void linear_panel(const LinearCall& call, int panel, const Ahead& ahead);
+// Bytes that a panel asks for of what is `beside`; 0: it does not ask.
+template <class T>
+int64_t beside_bytes(const Weights& weights, int64_t rows);
 
 // Slices [first, last) of z for a part's rows. `after`: what this thread reads next.
 template <class T>

@@ -48,6 +48,19 @@ inline void ask(Wish& wish) {
   wish.at = wish.at == wish.turn ? wish.to : wish.at;
 }
 
+// The same for any number of spans, of which the last is endless.
+struct Wishes {
+  Span now;
+  const Span* then;
+};
+
+template <int Bytes>
+inline void ask(Wishes& wishes) {
+  for (int i = 0; i < Bytes; i += kLine) _mm_prefetch(wishes.now.at + i, _MM_HINT_T1);
+  wishes.now.at += Bytes;
+  if (wishes.now.at >= wishes.now.end) [[unlikely]] wishes.now = *wishes.then++;
+}
+
 template <class T>
 struct Panel {
   T* y;
@@ -57,7 +70,6 @@ struct Panel {
   const T* bias;        // of these columns, or null
   int64_t in, out;
   int columns;          // of kPanel that exist
-  Wish ahead;
 };
 
 template <class T>
@@ -85,13 +97,13 @@ inline void load_weights(const int8_t* w, typename Pack<T>::Reg& first, typename
 }
 
 // Weights are of type S. Not inlined, and unrolled early: only so do compilers keep the sums in registers.
-template <class T, class S, int N, int Ask>
-__attribute__((noinline)) void multiply(const Panel<T>& p) {
+template <class T, class S, int N, int Ask, class Asked>
+__attribute__((noinline)) void multiply(const Panel<T>& p, Asked& asked) {
   constexpr int per = Pack<T>::per;
   Vec sums[N][2];
 #pragma GCC unroll 16
   for (int n = 0; n < N; ++n) sums[n][0] = sums[n][1] = zero();
-  Wish ahead = p.ahead;
+  Asked ahead = asked;
   const S* w = static_cast<const S*>(p.w);
   const T* x = p.x;
   const int64_t in = p.in;
@@ -106,6 +118,7 @@ __attribute__((noinline)) void multiply(const Panel<T>& p) {
       sums[n][1] = Pack<T>::dot(sums[n][1], w1, xs);
     }
   }
+  asked = ahead;
   float rows[N][kPanel];
 #pragma GCC unroll 16
   for (int n = 0; n < N; ++n) {
@@ -115,11 +128,11 @@ __attribute__((noinline)) void multiply(const Panel<T>& p) {
   for (int n = 0; n < N; ++n) finish(p, n, rows[n]);
 }
 
-template <class T, class S, int Ask, int N>
-void multiply_rows(const Panel<T>& p, int64_t rows) {
+template <class T, class S, int Ask, int N, class Asked>
+void multiply_rows(const Panel<T>& p, int64_t rows, Asked& ahead) {
   if constexpr (N > 0) {
-    if (rows == N) return multiply<T, S, N, Ask>(p);
-    multiply_rows<T, S, Ask, N - 1>(p, rows);
+    if (rows == N) return multiply<T, S, N, Ask>(p, ahead);
+    multiply_rows<T, S, Ask, N - 1>(p, rows, ahead);
   }
 }
 
@@ -172,10 +185,9 @@ struct Steps<int8_t> {
 
 // Up to 2 * kTileRows rows. Weights are of type S.
 template <class S, bool Second, int Ask>
-void multiply_tiles(const Panel<bf16>& p, int rows) {
+void multiply_tiles(const Panel<bf16>& p, int rows, Wish ahead) {
   constexpr int64_t line = kPanel * 2 * sizeof(bf16);
   shape_tiles(std::min(rows, kTileRows), Second ? rows - kTileRows : kTileRows);
-  Wish ahead = p.ahead;
   Steps<S> steps(p.w);
   const bf16* x = p.x;
   const int64_t stride = p.in * sizeof(bf16);
@@ -209,9 +221,9 @@ void multiply_tiles(const Panel<bf16>& p, int rows) {
 }
 
 template <class S, int Ask>
-void multiply_tiles(const Panel<bf16>& p, int rows) {
-  if (rows > kTileRows) return multiply_tiles<S, true, Ask>(p, rows);
-  multiply_tiles<S, false, Ask>(p, rows);
+void multiply_tiles(const Panel<bf16>& p, int rows, const Wish& ahead) {
+  if (rows > kTileRows) return multiply_tiles<S, true, Ask>(p, rows, ahead);
+  multiply_tiles<S, false, Ask>(p, rows, ahead);
 }
 
 void multiply_by_tiles(const LinearCall& call, Panel<bf16> panel, int64_t bytes, const Ahead& ahead) {
@@ -221,15 +233,15 @@ void multiply_by_tiles(const LinearCall& call, Panel<bf16> panel, int64_t bytes,
   if (panel.scales && blocks > 1) panel.w = widened_panel<bf16>(w, panel.in);
   for (int64_t b = 0; b < blocks; ++b) {
     const auto rows = static_cast<int>(std::min<int64_t>(call.rows - b * 2 * kTileRows, 2 * kTileRows));
-    panel.ahead = Wish::behind(w, blocks == 1 ? kAhead : bytes, ahead);
+    const Wish wish = Wish::behind(w, blocks == 1 ? kAhead : bytes, ahead);
     if (b > 0 || (blocks > 1 && bytes > kFarPanel))
-      multiply_tiles<bf16, 0>(panel, rows);
+      multiply_tiles<bf16, 0>(panel, rows, wish);
     else if (panel.scales && blocks == 1)
-      multiply_tiles<int8_t, small>(panel, rows);
+      multiply_tiles<int8_t, small>(panel, rows, wish);
     else if (panel.scales)
-      multiply_tiles<bf16, small>(panel, rows);
+      multiply_tiles<bf16, small>(panel, rows, wish);
     else
-      multiply_tiles<bf16, step>(panel, rows);
+      multiply_tiles<bf16, step>(panel, rows, wish);
     panel.y += 2 * kTileRows * panel.out;
     panel.x += 2 * kTileRows * panel.in;
   }
@@ -240,7 +252,8 @@ void multiply_by_tiles(const LinearCall& call, Panel<bf16> panel, int64_t bytes,
 }  // namespace
 
 // A block of rows multiplies the panel, and asks for memory meanwhile: if it is the only block for the panel
-// itself and what follows, some way ahead, else the first for what comes after the panel.
+// itself and what follows, some way ahead, else the first two for what comes after the panel, half of it each, so that memory
+// works as long as the multipliers do. The second then also asks for what is beside it.
 template <class T>
 void linear_panel(const LinearCall& call, int index, const Ahead& ahead) {
   const Weights& weights = *call.weights;
@@ -255,33 +268,49 @@ void linear_panel(const LinearCall& call, int index, const Ahead& ahead) {
   const T* x = static_cast<const T*>(call.x);
   Panel<T> panel{y, x, w, weights.scales ? weights.scales + at : nullptr,
                  weights.bias ? static_cast<const T*>(weights.bias) + at : nullptr, in, weights.out,
-                 static_cast<int>(std::min<int64_t>(kPanel, weights.out - at)), {}};
+                 static_cast<int>(std::min<int64_t>(kPanel, weights.out - at))};
 #if defined(NATIVE_TILES)
   if constexpr (std::is_same_v<T, bf16>)
     if (in % (2 * kTilePairs) == 0) return multiply_by_tiles(call, panel, bytes, ahead);
 #endif
   const bool widened = weights.scales && rows > kWidened;
   if (widened) panel.w = widened_panel<T>(w, in);
+  Wish wish = Wish::behind(w, blocks > 1 ? bytes : rows <= 2 ? kAheadTwo : rows <= 4 ? kAheadFour : kAhead, ahead);
+  const Span last = Span::endless(w);
+  Wishes wishes{{wish.at, wish.at + bytes}, ahead.beside ? ahead.beside : &last};
   for (int64_t b = 0; b < blocks; ++b) {
     const int64_t begin = rows * b / blocks, count = rows * (b + 1) / blocks - begin;
     panel.y = y + begin * weights.out;
     panel.x = x + begin * in;
-    panel.ahead = Wish::behind(w, blocks > 1 ? bytes : rows <= 2 ? kAheadTwo : rows <= 4 ? kAheadFour : kAhead, ahead);
     if (blocks == 1 && !widened) {
       if (weights.scales)
-        multiply_rows<T, int8_t, small, kWidened>(panel, count);
+        multiply_rows<T, int8_t, small, kWidened>(panel, count, wish);
       else
-        multiply_rows<T, T, step, kMost>(panel, count);
+        multiply_rows<T, T, step, kMost>(panel, count, wish);
     } else if (b == 0 && weights.scales) {
-      multiply_rows<T, T, small, kMost>(panel, count);
-    } else if (b == 0 && bytes <= kFarPanel) {
-      multiply_rows<T, T, step, kRows>(panel, count);
+      multiply_rows<T, T, small, kMost>(panel, count, wish);
+    } else if (weights.scales || bytes > kFarPanel || b > 1) {
+      multiply_rows<T, T, 0, kRows>(panel, count, wish);
+    } else if (b == 1 && ahead.beside) {
+      multiply_rows<T, T, step, kRows>(panel, count, wishes);
     } else {
-      multiply_rows<T, T, 0, kRows>(panel, count);
+      multiply_rows<T, T, step / 2, kRows>(panel, count, wishes);
     }
   }
 }
 
+template <class T>
+int64_t beside_bytes(const Weights& weights, int64_t rows) {
+  if (!weights.runs.empty() || weights.scales || rows <= kMost) return 0;
+#if defined(NATIVE_TILES)
+  if (std::is_same_v<T, bf16> && weights.in % (2 * kTilePairs) == 0) return 0;
+#endif
+  const int64_t bytes = weights.panel_bytes(sizeof(T));
+  return bytes > kFarPanel ? 0 : bytes / 2;
+}
+
+template int64_t beside_bytes<float>(const Weights&, int64_t);
+template int64_t beside_bytes<bf16>(const Weights&, int64_t);
 template void linear_panel<float>(const LinearCall&, int, const Ahead&);
 template void linear_panel<bf16>(const LinearCall&, int, const Ahead&);
 

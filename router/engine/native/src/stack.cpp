@@ -18,7 +18,7 @@ namespace {
 
 constexpr int kLoraPart = 16;             // rows that share a read of a: x and z stay in the nearest cache
 constexpr int64_t kProject = 32 << 10;    // bytes of a in a chunk
-
+constexpr int kSpans = 8;                 // of a that a panel asks for at most
 
 constexpr float kNone = -std::numeric_limits<float>::infinity();
 
@@ -56,9 +56,10 @@ struct Hit {
   int64_t first, count;
 };
 
-// A piece of the first product: slices [first, last) of a part's ranks.
+// A piece of the first product: slices [first, last) of a part's ranks, bytes [begin, end) of all pieces at a site.
 struct Piece {
   int part, first, last;
+  int64_t begin, end;
 };
 
 template <class T>
@@ -189,23 +190,28 @@ class Stack : public Job {
   void cut(int l, int site) {
     if (w_.top && site >= kSiteGateUp) return;
     std::vector<Piece>& pieces = pieces_[(l - c_.first) * kSites + site];
-    const int step = static_cast<int>(std::max<int64_t>(1, kProject / (slice(l, site) * static_cast<int64_t>(sizeof(T)))));
+    const int64_t bytes = slice_bytes(l, site);
+    const int step = static_cast<int>(std::max<int64_t>(1, kProject / bytes));
+    int64_t at = 0;
     for (size_t p = 0; p < read_parts_.size(); ++p) {
       const int slices = lora(l, site).slices(read_parts_[p].group);
-      for (int c = 0; c < slices; c += step) pieces.push_back({static_cast<int>(p), c, std::min(slices, c + step)});
+      for (int c = 0; c < slices; c += step) {
+        const int last = std::min(slices, c + step);
+        const int64_t begin = at;
+        pieces.push_back({static_cast<int>(p), c, last, begin, at += (last - c) * bytes});
+      }
     }
   }
 
-  // Elements of a in a slice.
-  int64_t slice(int l, int site) const {
+  // Bytes of a in a slice.
+  int64_t slice_bytes(int l, int site) const {
     constexpr int per = Pack<T>::per;
-    return (weights(l, site).in + per - 1) / per * per * kSlice;
+    return (weights(l, site).in + per - 1) / per * per * kSlice * static_cast<int64_t>(sizeof(T));
   }
 
   const char* piece_of(int l, int site, int chunk) const {
     const Piece& piece = pieces(l, site)[chunk];
-    const auto* a = reinterpret_cast<const T*>(table(l, site)[3 * read_parts_[piece.part].group]);
-    return reinterpret_cast<const char*>(a + piece.first * slice(l, site));
+    return reinterpret_cast<const char*>(table(l, site)[3 * read_parts_[piece.part].group]) + piece.first * slice_bytes(l, site);
   }
 
   // Where a thread begins to read a linear layer's weights.
@@ -248,9 +254,42 @@ class Stack : public Job {
   void linear(int l, int site, int panel, const Share& share, uint64_t stamp) const {
     const Weights& w = weights(l, site);
     const char* next = share.own ? following(l, site, share) : panel_of(w, share.end);
-    linear_panel<T>({site_output(site), input(site), c_.count, &w, stamp}, panel, {panel_of(w, share.end), next});
-    if (!c_.adapters) return;
+    const LinearCall call{site_output(site), input(site), c_.count, &w, stamp};
+    Ahead ahead{panel_of(w, share.end), next};
+    if (!c_.adapters) return linear_panel<T>(call, panel, ahead);
+    Span spans[kSpans + 1];
+    if (share.own && ask_beside(l, site, panel, share, spans)) ahead.beside = spans;
+    linear_panel<T>(call, panel, ahead);
     lora_expand<T>(lora(l, site), read_parts_.data(), read_parts_.size(), panel);
+  }
+
+  // What a panel asks for of the memory that its thread reads for the first product at the next site. A thread's last panels
+  // ask, each for as many bytes, so that these are still near when they are read. Returns false if this panel does not.
+  bool ask_beside(int l, int site, int panel, const Share& share, Span* spans) const {
+    const Weights& w = weights(l, site);
+    const int64_t part = beside_bytes<T>(w, c_.count);
+    const int layer = site == kSiteDown ? l + 1 : l, next = (site + 1) % kSites;
+    if (part == 0 || layer == c_.last) return false;
+    const std::vector<Piece>& all = pieces(layer, next);
+    const int number = static_cast<int>(all.size());
+    const int first = number * share.owner / share.all, last = number * (share.owner + 1) / share.all;
+    if (first == last) return false;
+    const int64_t begin = all[first].begin, turns = share.end - share.begin;
+    const int64_t bytes = std::min(all[last - 1].end - begin, turns * part);
+    const int64_t turn = panel - share.end + (bytes + part - 1) / part;  // of those that ask, below 0 for others
+    if (turn < 0) return false;
+    int64_t at = begin + turn * part;
+    const int64_t end = std::min(at + part, begin + bytes);
+    int piece = first, count = 0;
+    while (all[piece].end <= at) ++piece;
+    for (; at < end && count < kSpans; ++piece) {
+      const char* a = piece_of(layer, next, piece) - all[piece].begin;
+      const int64_t stop = std::min(end, all[piece].end);
+      spans[count++] = {a + at, a + stop};
+      at = stop;
+    }
+    spans[count] = Span::endless(panel_of(w, panel));
+    return true;
   }
 
   static const char* panel_of(const Weights& w, int64_t panel) { return w.panel(panel, sizeof(T)); }
