@@ -220,10 +220,11 @@ class Drafter:
         floor: float,
         grammar: GrammarState | None = None,
     ) -> list[Draft]:
-        """Up to `most` tokens behind a row's `tokens`, `prompt` of them its prompt; chances of `floor` or more.
+        """Up to `most` tokens behind a row's `tokens`, `prompt` of them its prompt.
 
-        A `grammar` leaves out what may not come, and adds what must. What it forces needs no step without
-        drafts either, nor does the token that makes the answer whole: neither saves one.
+        Their chances are `floor` or more. A `grammar` leaves out what may not come, and adds what must. What
+        it forces needs no step without drafts either, nor does a token that makes the answer whole: neither
+        saves one.
         """
         memory = self._memory
         copying = len(tokens) > prompt and floor < _COPIES_PAY
