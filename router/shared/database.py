@@ -11,6 +11,7 @@ import json
 import logging
 import re
 import sqlite3
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -222,8 +223,18 @@ def _close_late_returns(engine: Engine) -> None:
 
 def _set_up_sqlite(pragmas: Iterable[str], connection: Any, _record: object) -> None:
     connection.isolation_level = None  # Python's own BEGIN comes too late to be a lock
+    until = time.monotonic() + WAIT_SECONDS
     for pragma in pragmas:
-        connection.execute(f"PRAGMA {pragma}")
+        # SQLite refuses a change of the journal at once, without its busy timeout, where another connection
+        # is about to write: two servers that open a new database together.
+        while True:
+            try:
+                connection.execute(f"PRAGMA {pragma}")
+                break
+            except sqlite3.OperationalError as error:
+                if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > until:
+                    raise
+                time.sleep(0.01)
 
 
 def _begin_sqlite(conn: Connection) -> None:

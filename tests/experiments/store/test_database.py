@@ -7,6 +7,7 @@ import os
 import socket
 import sqlite3
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -307,6 +308,20 @@ def test_rows_that_are_there(conn, bulk, clash, value, n):
 def test_no_rows_are_no_statement(conn, bulk):
     bulk.write(conn, TABLE, iter(()), Clash.ADD)
     assert rows(conn) == {}
+
+
+def test_a_new_database_is_opened_beside_one_who_is_about_to_write(tmp_path):
+    """SQLite itself refuses the change of the journal at once there."""
+    other = sqlite3.connect(tmp_path / "x.db", isolation_level=None, check_same_thread=False)
+    other.execute("BEGIN IMMEDIATE")
+    leaves = threading.Timer(0.2, other.rollback)
+    leaves.start()
+    engine = database.make_engine(parse_url(f"sqlite:///{tmp_path}/x.db"))
+    with database.writing(engine) as conn:
+        assert conn.exec_driver_sql("PRAGMA journal_mode").scalar() == "wal"
+    leaves.join()
+    other.close()
+    engine.dispose()
 
 
 @pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
