@@ -53,8 +53,6 @@ class Stopwatch:
         self._watch(engine)
 
     def _watch(self, engine: Any) -> None:
-        import router.engine.loop as module
-
         loop = engine._loop
         scheduler, runner, sampler = loop._scheduler, loop._runner, loop._sampler
         inside = {
@@ -62,7 +60,7 @@ class Stopwatch:
             "schedule": [(scheduler, "schedule")],
             "plan": [(runner, "_planner.plan"), (runner, "_lora_step")],
             CALL: [(runner, "run")],
-            "choose": [(module, "sample_rows")],
+            "choose": [(loop, "_sampled")],
             CHOOSING: [(sampler, "_choose")],
             "hand over": [(loop, "_send")],
         }

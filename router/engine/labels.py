@@ -108,7 +108,7 @@ class LabelTree:
             one = self.branchings[~lead] if lead < 0 else None
         return one if one is not None and self.way(one) == tuple(way) else None
 
-    def inclined(self, prior: Floats) -> tuple[Floats, ...]:
+    def child_priors(self, prior: Floats) -> tuple[Floats, ...]:
         """What a prior float64 [choices] adds to the log-probability of each child of each branching.
 
         A child that leads to several choices gets the logarithm of the mean of exp(prior) over them.
@@ -122,14 +122,14 @@ class LabelTree:
     def biases(self, prior: Sequence[float]) -> BranchBiases:
         """The same for each token that leads to a child, by the way to its branching."""
         found: dict[tuple[int, ...], LogitBias] = {}
-        for one, values in zip(self.branchings, self.inclined(np.array(prior)), strict=True):
+        for one, values in zip(self.branchings, self.child_priors(np.array(prior)), strict=True):
             pairs = [(token, float(v)) for ids, v in zip(one.children, values, strict=True) for token in ids]
             found[self.way(one)] = tuple(pairs)
         return found
 
     def answers(self, scores: Floats, prior: Floats) -> NDArray[np.intp]:
         """The places of the greedy answers [rows], of log-probabilities [rows, choices] under a prior."""
-        inclined, ordered = self.inclined(prior), scores[:, list(self.order)]
+        priors, ordered = self.child_priors(prior), scores[:, list(self.order)]
         found = np.full(len(scores), self.order[0], np.intp)
         at = np.zeros(len(scores), np.intp)  # the branching of each row, -1 once it has its answer
         for number, one in enumerate(self.branchings):
@@ -137,7 +137,7 @@ class LabelTree:
             masses = [
                 np.logaddexp.reduce(ordered[rows][:, self._behind(one, p)], 1) for p in range(len(one.leads))
             ]
-            best = np.argmax(np.stack(masses, 1) + inclined[number], 1) if len(rows) else rows
+            best = np.argmax(np.stack(masses, 1) + priors[number], 1) if len(rows) else rows
             leads = np.array(one.leads)[best]
             found[rows] = np.array(self.order)[np.maximum(leads, 0)]
             at[rows] = np.where(leads < 0, ~leads, -1)

@@ -47,7 +47,7 @@ class Answering:
     def __init__(self, chunks: Sequence[Chunk]) -> None:
         self.chunks = [(row, c) for c in chunks if c.samples and isinstance(row := c.row, AnswerRow)]
         self.rows = [row for row, _ in self.chunks]
-        self.held = any(row.grammar is not None for row in self.rows)
+        self.constrained = any(row.grammar is not None for row in self.rows)
         self.labelled = any(row.labels is not None for row in self.rows)
         self.drafted = any(chunk.drafts for chunk in chunks)
 
@@ -144,7 +144,7 @@ class StepLoop:
         if answering.labelled:
             note_labels(answering.chunks, logits)
         firsts = logits[:places] if answering.drafted else logits
-        tokens = self._sampled(rows, firsts, held=answering.held) if rows else []
+        tokens = self._sampled(rows, firsts, constrained=answering.constrained) if rows else []
         events: Events = []
         for (row, chunk), token in zip(answering.chunks, tokens, strict=True):
             if chunk.drafts:
@@ -156,9 +156,11 @@ class StepLoop:
             events += self._finished_pooling(chunks)
         return events
 
-    def _sampled(self, rows: Sequence[AnswerRow], logits: torch.Tensor, *, held: bool) -> list[ChosenToken]:
-        """The next token of each row of logits [rows, vocabulary]. `held`: some are constrained."""
-        if held:
+    def _sampled(
+        self, rows: Sequence[AnswerRow], logits: torch.Tensor, *, constrained: bool
+    ) -> list[ChosenToken]:
+        """The next token of each row of logits [rows, vocabulary]. `constrained`: some are."""
+        if constrained:
             return sample_rows(rows, logits, self._sampler, self._masks)
         return self._sampler.sample(logits, [row.sampling for row in rows])
 
@@ -271,7 +273,7 @@ class StepLoop:
                 right += 1
             if right < new or output.reason is not None or row.error is not None:
                 break
-            (token,) = self._sampled([row], logits[right - 1 : right], held=row.grammar is not None)
+            (token,) = self._sampled([row], logits[right - 1 : right], constrained=row.grammar is not None)
         self._scheduler.advance(row, right)
         row.accepted += right
         if self._speculation is not None:

@@ -368,7 +368,7 @@ class AnswerRow(BatchRow):
             least = self.job.params.min_tokens if self.grammar is None else 0  # a grammar wins
             if self.generated > least:
                 return FinishReason.STOP
-        return FinishReason.LENGTH if len(self.tokens) >= self.total else None
+        return FinishReason.LENGTH if self.length_reached() else None
 
     def finished(self, reason: FinishReason) -> Finished:
         """The end, with counts and times."""

@@ -56,12 +56,12 @@ class SamplingState:
         allowed: NDArray[np.int32] | None = None,
         biases: BranchBiases | None = None,
         *,
-        held: bool = False,
+        constrained: bool = False,
     ) -> None:
         """`allowed`: a bit for each token that may come next, ends too; it holds until that has come.
 
-        `biases`: of tokens behind some beginnings of an answer, beside those of `params`. `held`: a grammar
-        is asked about each token.
+        `biases`: of tokens behind some beginnings of an answer, beside those of `params`. `constrained`:
+        a grammar is asked about each token.
         """
         self.params = params
         self.proposed = -1  # drawn already, and kept if `allowed` and what is drawn from have it
@@ -79,7 +79,7 @@ class SamplingState:
         truncates = _truncates(params)
         # Whether a constrained row has its mask made before anything is chosen.
         self.needs_mask = truncates and bool(params.logprobs or params.logit_bias or biases)
-        near = NEAR if held and truncates and not self.needs_mask else 0
+        near = NEAR if constrained and truncates and not self.needs_mask else 0
         self._masked = _choice(params)
         self._later = _choice(params, near=near)
         self._early = _choice(params, tuple(eos_ids), near)

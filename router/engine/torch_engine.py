@@ -378,7 +378,9 @@ class TorchEngine:
             job=job,
             stream=stream,
             inactive=inactive,
-            sampling=SamplingState(params, job.tokens, self._eos, biases=biases, held=grammar is not None),
+            sampling=SamplingState(
+                params, job.tokens, self._eos, biases=biases, constrained=grammar is not None
+            ),
             detokenizer=Detokenizer(self._tokenizer, params.stop, params.min_tokens),
             eos=self._eos,
             grammar=grammar,

@@ -86,7 +86,7 @@ def test_a_flat_tree_is_read_up_to_a_bound() -> None:
 
 def test_a_prior_inclines_each_branching() -> None:
     tree = LabelTree.of([(4, 6), (1, 2), (4, 5)], (0, 9))
-    first, second = tree.inclined(np.array([1.0, 0.5, 3.0]))
+    first, second = tree.child_priors(np.array([1.0, 0.5, 3.0]))
     assert first.tolist() == pytest.approx([0.5, math.log((math.e + math.e**3) / 2)])
     assert second.tolist() == [3.0, 1.0]
     assert tree.biases([1.0, 0.5, 3.0]) == {(): ((1, 0.5), (4, first[1])), (4,): ((5, 3.0), (6, 1.0))}

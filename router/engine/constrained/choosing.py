@@ -32,12 +32,12 @@ def sample_rows(
     rows: Sequence[AnswerRow], logits: Tensor, sampler: Sampler, masks: MaskMaker
 ) -> list[ChosenToken]:
     """The next token of each row of logits [rows, >= vocabulary], constrained or not."""
-    held = [at for at, row in enumerate(rows) if row.grammar is not None]
-    if first := [rows[at] for at in held if rows[at].sampling.needs_mask]:
+    constrained = [at for at, row in enumerate(rows) if row.grammar is not None]
+    if first := [rows[at] for at in constrained if rows[at].sampling.needs_mask]:
         masks.make(first)
     chosen = sampler.sample(logits, [row.sampling for row in rows])
     unsettled = []
-    for at in held:
+    for at in constrained:
         if rows[at].sampling.allowed is None:
             settled = _settled(rows[at], chosen[at], logits[at : at + 1], sampler)
             if settled is None:

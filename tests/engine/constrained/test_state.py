@@ -324,7 +324,7 @@ def maker() -> Any:
 
 def row(follower: GrammarState | None, params: SamplingParams) -> Any:
     """At the beginning of its answer."""
-    state = SamplingState(params, (1, 2, 3), ENDS, held=follower is not None)
+    state = SamplingState(params, (1, 2, 3), ENDS, constrained=follower is not None)
     return SimpleNamespace(grammar=follower, generated=0, sampling=state, job=SimpleNamespace(params=params))
 
 

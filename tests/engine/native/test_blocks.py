@@ -8,13 +8,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from router.engine.blocks import FORMS, Q4_0, Q4_1, Q4_K, Q6_K, Q8_0, BlockWeight
-from router.engine.native.ops import NativeLinear, NativeStack
-from router.engine.ops import AttentionPlan
+from router.engine.native.ops import NativeLinear
 from router.engine.runner import PackedBackbone
-from router.engine.torch_ops import OneByOne, TorchOps
+from router.engine.torch_ops import TorchOps
 from tests.engine import tiny
 from tests.engine.block_cases import ALL, random_blocks
-from tests.engine.native.test_int8 import close
+from tests.engine.native.test_int8 import check_one_call, close
 from tests.engine.ops_cases import compiled, dtypes, examples
 
 TORCH = TorchOps()
@@ -168,33 +167,10 @@ def test_blocks_that_do_not_fit_are_not_packed(native, change):
 @dtypes
 @pytest.mark.parametrize("tokens", [1, 7, 40])
 def test_a_stack_in_one_call_is_its_operations_one_by_one(native, dtype, tokens):
-    """To the bit, cache included."""
     parts = [tiny.parts(tiny.model("qwen2").to(dtype)) for _ in range(2)]
     one, other = (PackedBackbone(*some, native, 4, 64, "int4") for some in parts)
-    assert isinstance(one.stack, NativeStack)
     assert one._model.layers[0].qkv.weights[3] == [(Q4_1.number, -(-128 // native._panel))]
-    other._stack = OneByOne(other._model, native)
-    places = torch.arange(tokens, dtype=torch.int32)
-    plan = AttentionPlan(
-        cu_q=torch.tensor([0, tokens], dtype=torch.int32),
-        context=torch.tensor([tokens], dtype=torch.int32),
-        block_table=torch.arange(4, dtype=torch.int32)[None],
-        positions=places,
-        slots=places,
-        most_queries=tokens,
-        bounds=[0, tokens],
-        contexts=[tokens],
-    )
-    with torch.inference_mode():
-        for backbone in (one, other):
-            for layer in backbone._model.layers:
-                layer.k_cache.zero_()
-                layer.v_cache.zero_()
-        asked = torch.randint(0, 255, (tokens,))
-        for _ in range(2):  # the sums of inputs that a thread keeps are the step's own
-            found, expected = (b.forward(asked, plan, None, places.long()) for b in (one, other))
-            assert torch.equal(found, expected)
-            asked = asked.flip(0)
+    check_one_call(native, one, other, tokens)
 
 
 def test_all_forms_are_known_here():

@@ -302,11 +302,7 @@ template <class T>
 void finish(const Panel<T>& p, int n, float* sums) {
   if (p.bias)
     for (int c = 0; c < p.columns; ++c) sums[c] += to_float(p.bias[c]);
-  T* y = p.y + n * p.out;
-  if (p.columns == kPanel)
-    for (int c = 0; c < kPanel; c += W) store(y + c, load(sums + c));
-  else
-    for (int c = 0; c < p.columns; ++c) put(y + c, sums[c]);
+  store_columns(p.y + n * p.out, sums, p.columns);
 }
 
 // N rows. Not inlined, and unrolled early: only so do compilers keep the sums in registers.

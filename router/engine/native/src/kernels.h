@@ -133,6 +133,15 @@ struct Ahead {
   const Span* beside = nullptr;
 };
 
+// Writes a row's sums of the first `columns` of a panel to y.
+template <class T>
+inline void store_columns(T* y, const float* sums, int columns) {
+  if (columns == kPanel)
+    for (int c = 0; c < kPanel; c += W) store(y + c, load(sums + c));
+  else
+    for (int c = 0; c < columns; ++c) put(y + c, sums[c]);
+}
+
 // One panel of columns for all rows.
 template <class T>
 void linear_panel(const LinearCall& call, int panel, const Ahead& ahead);

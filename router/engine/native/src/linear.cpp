@@ -78,11 +78,7 @@ void finish(const Panel<T>& p, int n, float* sums) {
     for (int c = 0; c < p.columns; ++c) sums[c] = std::fma(sums[c], p.scales[c], p.bias ? to_float(p.bias[c]) : 0.0f);
   else if (p.bias)
     for (int c = 0; c < p.columns; ++c) sums[c] += to_float(p.bias[c]);
-  T* y = p.y + n * p.out;
-  if (p.columns == kPanel)
-    for (int c = 0; c < kPanel; c += W) store(y + c, load(sums + c));
-  else
-    for (int c = 0; c < p.columns; ++c) put(y + c, sums[c]);
+  store_columns(p.y + n * p.out, sums, p.columns);
 }
 
 // The weights of kPanel columns and as many inputs as a lane holds.
