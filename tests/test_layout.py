@@ -58,6 +58,7 @@ def test_every_module_says_what_it_is():
         ("router.cli.serve, router.cli.compose", {"router.sources", "huggingface_hub", "fsspec"}),
         ("router.sources.adding", {"torch", "transformers", "peft", "grpc", "huggingface_hub", "fsspec"}),
         ("router.engine.torch_engine", {"grpc"}),
+        ("router.models.bert", {"transformers"}),
         ("router.replicas.ray", {"torch", "transformers", "peft", "ray", "pydantic"}),
         ("router.shared.state", {"torch", "grpc", "sqlalchemy", "psycopg", "pydantic"}),
         ("router.experiments.assignment", {"torch", "transformers", "peft", "grpc", "numpy"}),

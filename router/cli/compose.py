@@ -116,11 +116,13 @@ class Composition:
 
 def keep(whole: bool = False) -> None:
     """No collection of garbage looks again at what is there now, since it stays: each would hold up the event
-    loop for a tenth of a second among 10,000 adapters. Garbage goes first, with `whole` all of it.
+    loop for a tenth of a second among 10,000 adapters. Garbage goes first, with `whole` all of it, and from
+    then on it is collected by itself again.
     """
     gc.collect(2 if whole else 1)
     gc.freeze()
     if whole:
+        gc.enable()
         atexit.register(gc.unfreeze)  # at the end libraries' threads are taken apart in the usual order
 
 

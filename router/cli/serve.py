@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -305,9 +306,14 @@ def serve(
     os.environ.setdefault("GRPC_VERBOSITY", "ERROR")  # it tells of each replica that ends, as the log does
     settings = settings_of(said, set_ or [], config)
     check_reach(settings, insecure_listen, insecure_metrics)
-    from router.cli.compose import serve_until_stopped
+    # Each collection would look at all that was imported, and that stays. `compose.keep` enables them again.
+    gc.disable()
+    try:
+        from router.cli.compose import serve_until_stopped
 
-    raise typer.Exit(serve_until_stopped(settings))
+        raise typer.Exit(serve_until_stopped(settings))
+    finally:
+        gc.enable()
 
 
 def settings_of(said: Mapping[str, Any], sets: list[str], config: Path | None) -> Settings:

@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from router.models.bert import Bert
+
 SIZE = 384
 HEAD, TAIL = 350, 250  # characters kept of the beginning and the end
 MAX_TOKENS = 160
@@ -60,18 +62,18 @@ class SentenceEncoder:
         """`prefix` stands before every text: what the model was trained with. The `lora` is merged into the
         weights, so that it costs no time."""
         import torch
-        from transformers import AutoModel, AutoTokenizer
-        from transformers.utils import logging
+        from transformers import AutoTokenizer
 
-        logging.disable_progress_bar()
+        from router.models.bert import Bert
+
         able: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()
         fast_half = able.get("avx512_bf16", False)
         self._folder = folder
         self._tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-        model = AutoModel.from_pretrained(folder, local_files_only=True, dtype=torch.float32)
+        self._model = Bert(folder)
         if lora is not None:
-            _merge(model, lora)
-        self._model = model.to(torch.bfloat16 if fast_half else torch.float32).eval()
+            _merge(self._model, lora)
+        self._model.to(torch.bfloat16 if fast_half else torch.float32)
         self._ready, self._prefix = threading.local(), prefix
 
     def __call__(self, texts: Sequence[str]) -> Any:
@@ -110,13 +112,13 @@ class SentenceEncoder:
             _use_one_thread()
             self._ready.done = True
         with torch.inference_mode():
-            hidden = self._model(**batch).last_hidden_state.float()
+            hidden = self._model(batch["input_ids"], batch["attention_mask"]).float()
             mask = batch["attention_mask"].unsqueeze(-1)
             pooled = (hidden * mask).sum(1) / mask.sum(1).clamp(min=1)
             return torch.nn.functional.normalize(pooled, dim=1).numpy()
 
 
-def _merge(model: Any, lora: Path) -> None:
+def _merge(model: Bert, lora: Path) -> None:
     """Add the products of a PEFT folder's matrices to the weights of the modules that they are for."""
     from safetensors.torch import load_file
 
@@ -126,8 +128,8 @@ def _merge(model: Any, lora: Path) -> None:
     for name, down in matrices.items():
         module, end, _ = name.partition(".lora_A.weight")
         if end:
-            weight = model.get_parameter(module.removeprefix("base_model.model.") + ".weight")
-            weight.data += scale * (matrices[f"{module}.lora_B.weight"] @ down)
+            change = scale * (matrices[f"{module}.lora_B.weight"] @ down)
+            model.add(module.removeprefix("base_model.model."), change)
 
 
 def _use_one_thread() -> None:

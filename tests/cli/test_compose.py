@@ -216,6 +216,18 @@ def test_what_is_kept_is_not_looked_at_by_a_collection():
         gc.unfreeze()
 
 
+def test_garbage_is_collected_by_itself_again_when_the_base_is_there():
+    gc.disable()
+    try:
+        keep()
+        assert not gc.isenabled()
+        keep(whole=True)
+        assert gc.isenabled()
+    finally:
+        gc.enable()
+        gc.unfreeze()
+
+
 def test_lines_to_paste_are_short_on_the_default_address():
     ask, curl, copy = lines_to_paste("127.0.0.1:50051", Settings(adapters_dir=(Path("adapters"),)), "Hello")
     assert ask == "lora-router ask Hello"

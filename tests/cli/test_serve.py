@@ -1,3 +1,4 @@
+import gc
 import socket
 from pathlib import Path
 
@@ -34,6 +35,16 @@ def test_flags_are_settings(cli, served, own_folder):
     assert settings.quantize == "int8"
     assert (settings.native, settings.threads, settings.slots, settings.preload) == (False, 2, 5, False)
     assert settings.gate == "off"
+
+
+def test_no_garbage_is_collected_while_the_base_is_loaded(cli, monkeypatch):
+    seen = []
+    monkeypatch.setattr(
+        "router.cli.compose.serve_until_stopped", lambda settings: seen.append(gc.isenabled()) or 0
+    )
+    assert cli("serve").code == 0
+    assert seen == [False]
+    assert gc.isenabled()
 
 
 def test_keys_and_lists_of_adapters_are_settings(cli, served):

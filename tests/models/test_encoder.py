@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -152,6 +155,30 @@ def test_one_thread_is_for_the_calling_thread_only():
         assert (seen["inside"], seen["later"], torch.get_num_threads()) == (1, 2, 2)
     finally:
         torch.set_num_threads(before)
+
+
+ENCODER = """
+import sys
+from pathlib import Path
+from router.models.encoder import SentenceEncoder
+print(SentenceEncoder(Path(sys.argv[1]))(["a b"]).shape)
+print(sorted({"transformers.modeling_utils", "torch._dynamo", "sympy", "scipy"} & set(sys.modules)))
+"""
+
+
+@pytest.mark.slow
+def test_the_encoder_imports_no_classes_of_models(tmp_path: Path) -> None:
+    """They took a start a second."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
+
+    made = Tokenizer(models.WordLevel({"[UNK]": 0, "[PAD]": 1, "a": 2, "b": 3}, "[UNK]"))
+    made.pre_tokenizer = pre_tokenizers.Whitespace()
+    PreTrainedTokenizerFast(tokenizer_object=made, pad_token="[PAD]").save_pretrained(tmp_path)
+    sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    BertModel(BertConfig(vocab_size=4, **sizes)).save_pretrained(tmp_path)
+    done = subprocess.run([sys.executable, "-c", ENCODER, str(tmp_path)], capture_output=True, text=True)
+    assert done.stdout.splitlines() == ["(1, 32)", "[]"], done.stderr
 
 
 @pytest.mark.slow
