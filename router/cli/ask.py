@@ -27,21 +27,24 @@ Stop = Annotated[
     list[str] | None, typer.Option("--stop", metavar="TEXT", help="Ends the answer; repeatable.")
 ]
 JsonSchema = Annotated[
-    str,
+    str | None,
     typer.Option("--json-schema", metavar="JSON|@FILE", help="The answer is JSON, valid under this schema."),
 ]
-Regex = Annotated[str, typer.Option("--regex", metavar="REGEX", help="It matches this from end to end.")]
+Regex = Annotated[
+    str | None, typer.Option("--regex", metavar="REGEX", help="It matches this from end to end.")
+]
 Choice = Annotated[
     list[str] | None, typer.Option("--choice", metavar="TEXT", help="It is one of these; repeatable.")
 ]
 Grammar = Annotated[
-    str, typer.Option("--grammar", metavar="LARK|@FILE", help="It is of this Lark grammar's language.")
+    str | None, typer.Option("--grammar", metavar="LARK|@FILE", help="It is of this Lark grammar's language.")
 ]
 Quote = Annotated[
-    str, typer.Option("--quote", metavar="TEXT|@FILE", help="It is a span of this text, word for word.")
+    str | None,
+    typer.Option("--quote", metavar="TEXT|@FILE", help="It is a span of this text, word for word."),
 ]
 FromPrompt = Annotated[
-    str,
+    str | None,
     typer.Option(
         "--from-prompt", metavar="TEMPLATE", help="It holds to the prompt: quote, sql or a plugin's."
     ),
@@ -77,12 +80,12 @@ def ask(
     temperature: Temperature = None,
     seed: Seed = None,
     stop: Stop = None,
-    json_schema: JsonSchema = "",
-    regex: Regex = "",
+    json_schema: JsonSchema = None,
+    regex: Regex = None,
     choice: Choice = None,
-    grammar: Grammar = "",
-    quote: Quote = "",
-    from_prompt: FromPrompt = "",
+    grammar: Grammar = None,
+    quote: Quote = None,
+    from_prompt: FromPrompt = None,
     unconstrained: Unconstrained = False,
     unit: Unit = "",
     conversation: Conversation = "",
@@ -116,10 +119,13 @@ def ask(
         "unit": unit,
         "conversation": conversation,
     }
-    said |= {"json_schema": _read(json_schema), "regex": regex, "choices": choice, "grammar": _read(grammar)}
-    said |= {"quote": _read(quote), "from_prompt": from_prompt, "unconstrained": unconstrained}
     said |= {"max_tokens": max_tokens, "temperature": temperature, "seed": seed, "stop": stop, "raw": raw}
+    said |= {"choices": choice, "unconstrained": unconstrained}
     options: Any = {name: value for name, value in said.items() if _is_said(value)}
+    texts = {"json_schema": _read(json_schema), "regex": regex, "grammar": _read(grammar)}
+    texts |= {"quote": _read(quote), "from_prompt": from_prompt}
+    # An empty one is sent, too: the server refuses it, where a free answer would surprise.
+    options |= {name: value for name, value in texts.items() if value is not None}
     if labels is not None:
         options["want_labels"] = labels
     _check_one_constraint(options)
@@ -131,11 +137,11 @@ def ask(
             _print_stream(client.stream(text, **options), quiet, bool(labels))
 
 
-def _read(value: str) -> str:
+def _read(value: str | None) -> str | None:
     """A value, or the file that one with @ names."""
     from router.cli.command import MISUSED, CliError
 
-    if not value.startswith("@"):
+    if value is None or not value.startswith("@"):
         return value
     try:
         return Path(value[1:]).read_text(encoding="utf-8")

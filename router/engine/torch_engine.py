@@ -179,9 +179,17 @@ class TorchEngine:
         return open_base(folder, self._settings.model, files)
 
     def _identity(self, base: OpenBase) -> tuple[str, str]:
-        """The digest that adapters pin, and what the weights of linear layers are kept in if not in dtype."""
+        """The digest that adapters pin, and what the weights of linear layers are kept in if not in dtype.
+
+        Raises ConfigError where the settings say another digest of a base that has its own.
+        """
         settings, digest = self._settings, base.digest()
         if not base.stored:
+            if settings.quantized_from not in ("", digest):
+                raise ConfigError(
+                    "the base is not stored in few bits: leave out quantized_from; "
+                    f"adapters of this base pin {digest}"
+                )
             return digest, "" if settings.quantize == "none" else settings.quantize
         if settings.quantized_from:
             return settings.quantized_from, f"{base.stored}-{digest[:12]}"

@@ -154,6 +154,18 @@ def test_what_the_answer_must_look_like(cli, remote, tmp_path):
     assert list(remote.inference.requests[-1].sampling.choices.values) == ["yes", "no"]
 
 
+@pytest.mark.parametrize("flag", ["json-schema", "regex", "grammar", "quote", "from-prompt"])
+def test_an_empty_constraint_is_sent_and_not_dropped(cli, remote, flag):
+    assert cli("ask", "hi", f"--{flag}", "").code == 0
+    assert remote.inference.requests[-1].sampling.WhichOneof("constraint") == flag.replace("-", "_")
+
+
+def test_an_empty_file_is_an_empty_constraint(cli, remote, tmp_path):
+    (tmp_path / "passage.txt").write_text("")
+    assert cli("ask", "hi", "--quote", f"@{tmp_path}/passage.txt").code == 0
+    assert remote.inference.requests[-1].sampling.WhichOneof("constraint") == "quote"
+
+
 def test_two_constraints_and_a_file_that_is_not_there(cli, remote, tmp_path):
     done = cli("ask", "hi", "--regex", "a", "--choice", "b")
     assert (done.code, remote.inference.requests) == (2, [])

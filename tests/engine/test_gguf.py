@@ -118,6 +118,14 @@ def test_settings_that_do_not_fit_are_refused(settings, tmp_path: Path):
         engine(tmp_path / "base.gguf", **settings)
 
 
+def test_a_base_in_numbers_is_quantized_from_nothing(tmp_path: Path):
+    write(tmp_path / "base.gguf", "qwen2", ALL_BF16)
+    origin = base_digest(tiny.model("qwen2"))
+    engine(tmp_path / "base.gguf", quantized_from=origin).close()  # it says what is so
+    with pytest.raises(ConfigError, match=f"leave out quantized_from.*{origin}"):
+        engine(tmp_path / "base.gguf", quantized_from="0" * 64)
+
+
 def test_a_file_that_changes_while_it_is_read_is_refused(tmp_path: Path):
     write(tmp_path / "base.gguf", "llama", MIXED)
     base = GgufBase(tmp_path / "base.gguf", "b")

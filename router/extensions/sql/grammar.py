@@ -34,6 +34,7 @@ def select_grammar(tables: Tables) -> str:
         f"sub: {' | '.join(f's{i}' for i in range(len(tables)))}",
         "value: VALUE | STRING",
         r"VALUE: /\?|-?[0-9]{1,18}(\.[0-9]{1,9})?/",
+        r"COUNT: /\?|[0-9]{1,18}/",
         r"STRING: /'([^'\n]|''){0,200}'/",
         f"FUNCTION: {_any(f'{name}(' for name in FUNCTIONS)}",
         f"COMPARED: {_any(f' {sign} ' for sign in COMPARISONS)}",
@@ -75,7 +76,7 @@ def _of_table(i: str, table: str, columns: Iterable[str]) -> list[str]:
 def _ordered(by: str) -> str:
     """The end of a query: its order, and how many rows."""
     key = f'{by} (" ASC" | " DESC")?'
-    return f'(" ORDER BY " {_row(f"({key})")})? (" LIMIT " VALUE)?'
+    return f'(" ORDER BY " {_row(f"({key})")})? (" LIMIT " COUNT)?'
 
 
 def _any(texts: Iterable[str]) -> str:

@@ -35,6 +35,17 @@ PETS: Tables = {"pet": ("id", "name", "owner_id"), "owner": ("id", "town")}
             "CREATE TEMP TABLE t(a DECIMAL(8, 2) DEFAULT (1), FOREIGN KEY (a) REFERENCES x(y))",
             {'"order"': ("id", "`the day`"), "t": ("a",)},
         ),
+        ("CREATE TABLE t (a TEXT DEFAULT 'x, b)' CHECK (a <> ','), c INT);", {"t": ("a", "c")}),
+        (
+            "CREATE TABLE t (-- who's first, x\n a INT, -- then (\n b /* c, d) */ INT,\n/* e, */ f INT);",
+            {"t": ("a", "b", "f")},
+        ),
+        ('CREATE TABLE t ("a, b" INT, [c (d] INT, `--e` INT);', {"t": ('"a, b"', "[c (d]", "`--e`")}),
+        (
+            "CREATE TABLE t (key VARCHAR(20), value TEXT); CREATE TABLE u (a INT, KEY (a), key by_a (a))",
+            {"t": ("key", "value"), "u": ("a",)},
+        ),
+        ("CREATE TABLE t (a INT, b TEXT DEFAULT 'open, c INT);", {}),
         ("Tables: first come, first served", {}),
         ("CREATE TABLE broken (id INT", {}),
         ("CREATE TABLE none ()", {}),
@@ -51,6 +62,7 @@ def test_a_prompt_has_bounds() -> None:
     wide = f"CREATE TABLE t ({', '.join(f'c{i} INT' for i in range(1500))}); CREATE TABLE u (a INT);"
     assert sum(map(len, tables_of(wide).values())) <= MAX_COLUMNS
     assert tables_of("CREATE TABLE t (" * 10_000) == {}
+    assert tables_of("CREATE TABLE t (" + "/*" * 100_000) == {}
     assert tables_of(f"Tables: t({'a, ' * MAX_DEFINITION})") == {}
     with pytest.raises(NoSource, match="CREATE TABLE"):
         sql("no tables")
@@ -70,6 +82,7 @@ def accepts(grammar: str, answer: str) -> bool:
         ("SELECT * FROM owner WHERE town = 'L''Aquila' OR id BETWEEN 1 AND -2.5", True),
         ("SELECT town FROM owner WHERE id NOT IN (SELECT owner_id FROM pet WHERE name LIKE ?)", True),
         ("SELECT name FROM pet GROUP BY name ORDER BY count(*) DESC, id ASC LIMIT 1", True),
+        ("SELECT name FROM pet LIMIT 1.5", False),
         ("SELECT name FROM pet ORDER BY count(*) DESC", False),
         ("SELECT town FROM pet", False),
         ("SELECT name FROM pets", False),
