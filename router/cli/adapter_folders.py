@@ -135,9 +135,42 @@ def _validation(settings: Settings, no_base: bool) -> Validate:
 
     def validate(folder: Path) -> Validation:
         base = None if no_base else base_for(settings.model, [folder])
-        return validate_folder(folder, FolderRules(base, max_rank=settings.max_rank, trust=trust))
+        rules = FolderRules(base, max_rank=settings.max_rank, trust=trust)
+        return _with_constraint(validate_folder(folder, rules), settings)
 
     return validate
+
+
+def _with_constraint(report: Validation, settings: Settings) -> Validation:
+    """With a refusal where the constraint of [generation] compiles on no base, or names no template.
+
+    Without llguidance this is not checked, and a note says so.
+    """
+    from router.engine.constrained.source import check_grammar
+    from router.engine.constrained.templates import ConstraintTemplates
+    from router.errors import FailedPrecondition, InvalidRequest
+    from router.registry.format.untrusted import Code, FolderFinding, Severity
+
+    constraint = report.inspection.manifest.generation.constraint
+    if not report.ok or constraint is None or constraint.kind == "unconstrained":
+        return report
+    try:
+        if constraint.kind == "from_prompt":
+            from router.cli.plugins import plugins_with
+
+            host = plugins_with("register_constraint_templates", settings)
+            ConstraintTemplates(host.constraint_templates).check(constraint)
+        else:
+            check_grammar(constraint)
+    except InvalidRequest as error:
+        severity, message = Severity.REFUSE, error.violations[0].description
+    except FailedPrecondition as error:
+        severity, message = Severity.NOTE, f"not checked: {error.message}"
+    else:
+        return report
+    seen, where = report.inspection, f"adapter.toml [generation] {constraint.kind}"
+    found = FolderFinding(Code.CONSTRAINT_REFUSED, severity, message, where)
+    return replace(report, inspection=replace(seen, findings=(*seen.findings, found)))
 
 
 @contextmanager
@@ -248,12 +281,9 @@ def validate(
     base = None if no_base else base_for(settings.model, paths)
     ignored = tuple(ignore_field or ())
     trust = Trust.of(settings.require_signed, settings.adapters_lock)
-    most = settings.max_rank
+    rules = FolderRules(base, max_rank=settings.max_rank, ignore_fields=ignored, trust=trust)
     reports = [
-        _over_carried(
-            validate_folder(p, FolderRules(base, max_rank=most, ignore_fields=ignored, trust=trust)), settings
-        )
-        for p in paths
+        _over_carried(_with_constraint(validate_folder(path, rules), settings), settings) for path in paths
     ]
     if json:
         print_json([report.to_json() for report in reports])

@@ -260,7 +260,7 @@ class Prover:
         except (InvalidRequest, FailedPrecondition) as error:
             reason = error.violations[0].description if isinstance(error, InvalidRequest) else error.message
             raise AdapterRejected(
-                f"[generation] {constraint.kind}: {reason}", codes="constraint-refused"
+                f"[generation] {constraint.kind}: {reason}", codes=Code.CONSTRAINT_REFUSED
             ) from error
 
     async def _prompt(

@@ -116,6 +116,18 @@ def grammar_text(constraint: Constraint) -> str:
     return made
 
 
+def check_grammar(constraint: Constraint) -> None:
+    """Compile it without a base's tokens, with which the same may still be too complex.
+
+    Raises what `grammar_text` raises, and InvalidRequest for what does not compile. Blocks.
+    """
+    grammar = grammar_text(constraint)
+    from llguidance import LLMatcher
+
+    if problem := LLMatcher.validate_grammar(grammar, limits=limits(constraint.kind)):
+        raise refused(constraint, explained(constraint, problem))
+
+
 def _from_schema(constraint: Constraint) -> str:
     from llguidance import LLMatcher
 

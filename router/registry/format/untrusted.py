@@ -239,6 +239,7 @@ class Code(StrEnum):
     OTHER_BASE_NAME = "other-base-name"
     VOCABULARY = "vocabulary"
     NEVER_ACTIVE = "never-active"
+    CONSTRAINT_REFUSED = "constraint-refused"
     # probes.jsonl
     PROBE_INVALID = "probe-invalid"
 

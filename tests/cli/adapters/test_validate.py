@@ -64,6 +64,33 @@ def test_all_that_is_wrong_is_told_at_once_for_all_folders(cli, base, adapter):
     assert "manifest-value" in done.out
 
 
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ('regex = "(a"', "regex: unclosed group, at character 0"),
+        ('grammar = "start: foo"', "unknown name"),
+        ('json_schema = \'{"type": "object", "not": {}}\'', "keyword 'not' is not supported"),
+        ('from_prompt = "sqll"', "there is no template 'sqll', but quote, sql"),
+    ],
+)
+def test_a_constraint_that_no_answer_can_keep_to_is_refused(cli, base, adapter, given, told):
+    folder = adapter("held")
+    (folder / "adapter.toml").write_text(f"[generation]\n{given}\n")
+    done = cli("adapters", "validate", folder, "--model", base)
+    assert done.code == 1
+    assert "refuse  constraint-refused  adapter.toml [generation] " in done.out
+    assert told in done.out
+
+
+@pytest.mark.parametrize("given", ['regex = "a+"', 'choices = ["a", "b"]', 'from_prompt = "sql"'])
+def test_a_constraint_that_compiles_is_accepted(cli, base, adapter, given):
+    folder = adapter("held")
+    (folder / "adapter.toml").write_text(f"[generation]\n{given}\n")
+    done = cli("adapters", "validate", folder, "--model", base)
+    assert done.code == 0
+    assert "constraint-refused" not in done.out
+
+
 def test_an_adapter_that_does_nothing_is_refused(cli, base, adapter):
     done = cli("adapters", "validate", adapter("idle", b=0.0), "--model", base, "--json")
     (report,) = json.loads(done.out)
