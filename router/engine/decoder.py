@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from router.engine.checkpoint import CLASSES, HEAD
+from router.models.whole import import_transformers
 
 QKV = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")
 GATE_UP = ("mlp.gate_proj", "mlp.up_proj")
@@ -287,13 +288,11 @@ def rotary_table(
         if factors := rope.get("frequency_factors"):  # as a GGUF file has them
             frequencies /= torch.tensor(factors)
     else:
-        # From the package: this waits while another thread imports it. `from transformers.module` does not.
-        from transformers import modeling_rope_utils
+        import_transformers()
+        from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
         kind = {"layer_type": layers} if layers else {}
-        frequencies, scale = modeling_rope_utils.ROPE_INIT_FUNCTIONS[rope["rope_type"]](
-            config, torch.device("cpu"), **kind
-        )
+        frequencies, scale = ROPE_INIT_FUNCTIONS[rope["rope_type"]](config, torch.device("cpu"), **kind)
     positions = torch.arange(context, dtype=torch.float32, device=device)
     angles = positions[:, None] * frequencies.to(device)
     cos, sin = angles.cos() * scale, angles.sin() * scale

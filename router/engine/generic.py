@@ -13,6 +13,7 @@ from router.engine.ops import BLOCK, AttentionPlan, Linear, LoraStep, Ops, SiteG
 from router.engine.runner import Taps
 from router.engine.weights import packed
 from router.errors import ConfigError
+from router.models.whole import import_transformers
 
 HEADS = 16  # native attention takes heads of a multiple of it
 _numbers = count()  # one attention function for each engine of the process
@@ -25,6 +26,7 @@ class GenericBackbone:
 
     def __init__(self, model: Any, ops: Ops, blocks: int, quantize: str = "none") -> None:
         """`quantize`: how linear layers but the head are kept (none, int8, int4). Takes the model apart."""
+        import_transformers()
         from transformers import AttentionInterface
 
         self._model = model

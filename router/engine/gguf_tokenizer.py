@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from router.engine.gguf import GgufFile
 from router.errors import ConfigError
+from router.models.whole import import_transformers
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -25,6 +26,7 @@ _GPT2 = ("gpt-2", "smollm")
 
 def tokenizer_of(file: GgufFile) -> PreTrainedTokenizerBase:
     """As transformers has it, with chat template. Raises ConfigError for a kind that is not known."""
+    import_transformers()
     from transformers import PreTrainedTokenizerFast
 
     kind: str = file.fact("tokenizer.ggml.model", str)

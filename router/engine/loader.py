@@ -29,6 +29,7 @@ from router.engine.checkpoint import (
 from router.engine.decoder import DecoderShape, plain_config
 from router.engine.weights import DTYPES, FileWeights, ModuleWeights, WeightSource
 from router.errors import ConfigError
+from router.models.whole import import_transformers
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -50,6 +51,7 @@ class LoadedModel:
 
 def load_model(source: str | Path, name: str) -> LoadedModel:
     """Any causal language model that transformers loads; no code from the checkpoint runs."""
+    import_transformers()
     from transformers import AutoModelForCausalLM
 
     tokenizer = load_tokenizer(source, name)
@@ -68,6 +70,7 @@ def load_tokenizer(source: str | Path, name: str, config: Any = None) -> PreTrai
         from router.engine.gguf_tokenizer import tokenizer_of
 
         return tokenizer_of(read_gguf(Path(source)))
+    import_transformers()
     from transformers import AutoTokenizer
 
     with _as_config_error(name):
@@ -204,6 +207,7 @@ def open_base(folder: Path, name: str, files: BaseFiles | None = None) -> OpenBa
         return GgufBase(folder, name)
     config: Any = plain_config(folder)
     if config is None:
+        import_transformers()
         from transformers import AutoConfig
 
         with _as_config_error(name):

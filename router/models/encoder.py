@@ -28,6 +28,7 @@ from router.models.base import (
     has_encoder,
 )
 from router.models.cache import models_dir
+from router.models.whole import import_transformers
 
 if TYPE_CHECKING:
     import numpy as np
@@ -62,6 +63,8 @@ class SentenceEncoder:
         """`prefix` stands before every text: what the model was trained with. The `lora` is merged into the
         weights, so that it costs no time."""
         import torch
+
+        import_transformers()
         from transformers import AutoTokenizer
 
         from router.models.bert import Bert
@@ -90,6 +93,7 @@ class SentenceEncoder:
     @cached_property
     def _whole(self) -> Any:
         """A tokenizer that never cuts. Whether one cuts is a state of it, which threads would share."""
+        import_transformers()
         from transformers import AutoTokenizer
 
         return AutoTokenizer.from_pretrained(self._folder, local_files_only=True)

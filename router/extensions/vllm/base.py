@@ -10,6 +10,7 @@ from typing import Any
 from router.engine.checkpoint import config_of, digest_of, ends_of, sites_of, tensors_of
 from router.engine.prompt import PromptEncoder
 from router.errors import ConfigError
+from router.models.whole import import_transformers
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +40,7 @@ class VllmBase:
 
 def read_base(model: str) -> VllmBase:
     """Raises ConfigError where it cannot be read."""
+    import_transformers()
     from transformers import AutoTokenizer
 
     from router.models import resolve_model
