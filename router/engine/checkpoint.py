@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import mmap
-import os
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from math import prod
@@ -61,7 +59,7 @@ HEAD = "lm_head.weight"
 NO_PARAMETERS = ("rotary_emb.inv_freq", "attn.bias", "attn.masked_bias")  # buffers that old files hold, too
 INDEX = "model.safetensors.index.json"
 MOST_HEADER = 100 << 20  # bytes, as the format says
-BLOCK = 1 << 25  # bytes mapped at once
+BLOCK = 1 << 22  # bytes read at once, which stay in the processor's cache
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,19 +73,21 @@ class Tensor:
     end: int
 
     def blocks(self) -> Iterator[memoryview]:
-        """Its bytes, `BLOCK` at a time, mapped until the next are asked for."""
-        with self.file.open("rb") as opened:
-            if os.fstat(opened.fileno()).st_size < self.end:
-                raise EOFError(f"{self.file.name} is shorter than its header says")
+        """Its bytes, at most `BLOCK` at a time, each until the next are asked for. Raises OSError, EOFError.
+
+        Read and not mapped: of a file that is cut meanwhile, access to a mapped page ends the process.
+        """
+        with self.file.open("rb", buffering=0) as opened:
+            opened.seek(self.start)
+            buffer = memoryview(bytearray(min(BLOCK, self.end - self.start)))
             for start in range(self.start, self.end, BLOCK):
-                skipped, end = start % mmap.ALLOCATIONGRANULARITY, min(self.end, start + BLOCK)
-                size, offset = end - start + skipped, start - skipped
-                with (
-                    mmap.mmap(opened.fileno(), size, access=mmap.ACCESS_READ, offset=offset) as mapped,
-                    memoryview(mapped) as whole,
-                    whole[skipped:] as block,
-                ):
-                    yield block
+                block = rest = buffer[: self.end - start]
+                while rest:
+                    count = opened.readinto(rest)
+                    if not count:
+                        raise EOFError(f"{self.file.name} is shorter than its header says")
+                    rest = rest[count:]
+                yield block
 
 
 def tensors_of(folder: Path) -> dict[str, Tensor]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from router.engine.checkpoint import (
+    BLOCK,
     NAMES,
+    Tensor,
     cache_bytes,
     config_of,
     digest_of,
@@ -38,6 +41,17 @@ def test_the_digest_is_that_of_the_loaded_model(saved: Path) -> None:
 
     model = AutoModelForCausalLM.from_pretrained(saved, dtype="auto")
     assert digest_of(tensors_of(saved)) == base_digest(model)
+
+
+def test_blocks_of_a_file_that_is_cut_meanwhile_end_in_an_error(tmp_path: Path) -> None:
+    """Of a mapped file they would end the process."""
+    file = tmp_path / "weights"
+    file.write_bytes(bytes(3 * BLOCK))
+    blocks = Tensor(file, "BF16", (BLOCK + 1,), 10, 2 * BLOCK + 12).blocks()
+    assert len(next(blocks)) == BLOCK
+    os.truncate(file, BLOCK + 100)
+    with pytest.raises(EOFError, match="weights is shorter than its header says"):
+        next(blocks)
 
 
 def test_a_tied_head_that_was_stored_does_not_count(tmp_path: Path) -> None:
