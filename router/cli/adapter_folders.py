@@ -136,12 +136,12 @@ def _validation(settings: Settings, no_base: bool) -> Validate:
     def validate(folder: Path) -> Validation:
         base = None if no_base else base_for(settings.model, [folder])
         rules = FolderRules(base, max_rank=settings.max_rank, trust=trust)
-        return _with_constraint(validate_folder(folder, rules), settings)
+        return _constraint_checked(validate_folder(folder, rules), settings)
 
     return validate
 
 
-def _with_constraint(report: Validation, settings: Settings) -> Validation:
+def _constraint_checked(report: Validation, settings: Settings) -> Validation:
     """With a refusal where the constraint of [generation] compiles on no base, or names no template.
 
     Without llguidance this is not checked, and a note says so.
@@ -152,7 +152,7 @@ def _with_constraint(report: Validation, settings: Settings) -> Validation:
     from router.registry.format.untrusted import Code, FolderFinding, Severity
 
     constraint = report.inspection.manifest.generation.constraint
-    if not report.ok or constraint is None or constraint.kind == "unconstrained":
+    if constraint is None or constraint.kind == "unconstrained":
         return report
     try:
         if constraint.kind == "from_prompt":
@@ -283,7 +283,7 @@ def validate(
     trust = Trust.of(settings.require_signed, settings.adapters_lock)
     rules = FolderRules(base, max_rank=settings.max_rank, ignore_fields=ignored, trust=trust)
     reports = [
-        _over_carried(_with_constraint(validate_folder(path, rules), settings), settings) for path in paths
+        _over_carried(_constraint_checked(validate_folder(path, rules), settings), settings) for path in paths
     ]
     if json:
         print_json([report.to_json() for report in reports])

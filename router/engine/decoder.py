@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from router.engine.checkpoint import CLASSES, HEAD
-from router.models.whole import import_transformers
+from router.models.importing import import_transformers
 
 QKV = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")
 GATE_UP = ("mlp.gate_proj", "mlp.up_proj")

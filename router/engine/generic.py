@@ -13,7 +13,7 @@ from router.engine.ops import BLOCK, AttentionPlan, Linear, LoraStep, Ops, SiteG
 from router.engine.runner import Taps
 from router.engine.weights import packed
 from router.errors import ConfigError
-from router.models.whole import import_transformers
+from router.models.importing import import_transformers
 
 HEADS = 16  # native attention takes heads of a multiple of it
 _numbers = count()  # one attention function for each engine of the process

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from router.engine.gguf import GgufFile
 from router.errors import ConfigError
-from router.models.whole import import_transformers
+from router.models.importing import import_transformers
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -29,7 +29,7 @@ from router.engine.checkpoint import (
 from router.engine.decoder import DecoderShape, plain_config
 from router.engine.weights import DTYPES, FileWeights, ModuleWeights, WeightSource
 from router.errors import ConfigError
-from router.models.whole import import_transformers
+from router.models.importing import import_transformers
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase

@@ -28,7 +28,7 @@ from router.models.base import (
     has_encoder,
 )
 from router.models.cache import models_dir
-from router.models.whole import import_transformers
+from router.models.importing import import_transformers
 
 if TYPE_CHECKING:
     import numpy as np

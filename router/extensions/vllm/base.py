@@ -10,7 +10,7 @@ from typing import Any
 from router.engine.checkpoint import config_of, digest_of, ends_of, sites_of, tensors_of
 from router.engine.prompt import PromptEncoder
 from router.errors import ConfigError
-from router.models.whole import import_transformers
+from router.models.importing import import_transformers
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +71,8 @@ def read_base(model: str) -> VllmBase:
 def _sites_of_quantised(folder: Path) -> dict[str, tuple[int, int]]:
     """Linear layers of a base whose files hold packed numbers: of the same model without weights."""
     import torch
+
+    import_transformers()
     from transformers import AutoConfig, AutoModelForCausalLM
 
     config: Any = AutoConfig.from_pretrained(folder, trust_remote_code=False)

@@ -64,6 +64,14 @@ def test_all_that_is_wrong_is_told_at_once_for_all_folders(cli, base, adapter):
     assert "manifest-value" in done.out
 
 
+def test_a_constraint_is_checked_beside_other_faults(cli, base, adapter):
+    folder = adapter("idle", b=0.0)
+    (folder / "adapter.toml").write_text('[generation]\nregex = "(a"\n')
+    done = cli("adapters", "validate", folder, "--model", base)
+    assert "no-effect" in done.out
+    assert "constraint-refused" in done.out
+
+
 @pytest.mark.parametrize(
     ("given", "told"),
     [
