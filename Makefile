@@ -70,7 +70,7 @@ test-fast: $(STAMP) ## the tests that take no more than a moment, in a minute
 test-long: $(STAMP) ## what a release needs, too: rehearsals in full, many kills; writes benchmarks/results/test-long.md
 	$(BIN)/python -m tests.long
 
-check: $(STAMP) ## format, lint, types, import rules, proto lint, stub freshness, words
+check: $(STAMP) ## format, lint, types, import rules, proto lint, stub freshness
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
@@ -78,7 +78,6 @@ check: $(STAMP) ## format, lint, types, import rules, proto lint, stub freshness
 	$(BIN)/buf lint
 	$(BIN)/buf format --diff --exit-code
 	$(BIN)/python -m tests.stub_freshness
-	$(BIN)/python -m tests.words
 
 format: $(STAMP) ## format and fix what can be fixed
 	$(BIN)/ruff format .
