@@ -4,7 +4,7 @@ python -m benchmarks.floods [--part 1.0] [--only NAME ...]
 
 Each attack is a process of its own against a new server on the fake engine. The neighbour asks `Route` 100
 times a second, whatever comes back (an open loop), before the attack and while it lasts, and some seconds
-more. All of it takes about four minutes.
+more. All of it takes about seven minutes.
 """
 
 from __future__ import annotations
@@ -21,11 +21,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import grpc
+import psutil
 
 from benchmarks.report import quantile, write
 from benchmarks.serving import HOST, fake, used
 from router.v1 import inference_pb2 as pb
 from router.v1.inference_pb2_grpc import InferenceServiceStub
+from tests.security.attacks.floods import FRAMINGS
 
 EVERY = 0.01  # seconds between two calls of the neighbour
 BEFORE, AFTER = 2.0, 2.0  # seconds
@@ -72,6 +74,11 @@ ATTACKS = (
     Attack("reflection streams", "watches", 5_000, ("50", "reflection")),
     Attack("scrapes at once", "scrapes", 2_000, at="metrics"),
     Attack("slow HTTP", "slow_http", 2_000, at="metrics"),
+    *(Attack(f"1 MB of {kind}", "framings", 64, (kind,), at="http") for kind in FRAMINGS),
+    *(
+        Attack(f"1 MB of {kind} to the metrics", "framings", 64, (kind,), at="metrics")
+        for kind in ("chunks", "many_headers", "pipelined")
+    ),
     Attack("2 MiB of empty objects over HTTP", "json_lists", 1, at="http"),
     Attack("64 times 2 MiB of empty objects", "json_lists", 64, at="http"),
     Attack("64 KiB of empty objects", "json_lists", 100, (str(64 << 10),), at="http"),
@@ -89,6 +96,7 @@ class Felt:
     took: list[tuple[float, float]] = field(default_factory=list)
     failed: list[str] = field(default_factory=list)
     silent: float = 0.0  # the longest time that /healthz took, while `attacked`
+    spent: float = 0.0  # the most processor time of the server while /healthz was answered
     attacked: bool = False
 
     def at(self, part: float, since: float, until: float) -> float:
@@ -119,16 +127,17 @@ async def neighbour(address: str, ended: asyncio.Event, felt: Felt) -> None:
         await asyncio.gather(*calls)
 
 
-async def probe(address: str, ended: asyncio.Event, felt: Felt) -> None:
+async def probe(address: str, process: psutil.Process, ended: asyncio.Event, felt: Felt) -> None:
     """Asks for /healthz, again and again, one after the other."""
     while not ended.is_set():
-        begin = time.monotonic()
+        begin, spent = time.monotonic(), used(process)
         reader, writer = await asyncio.open_connection(*address.split(":"))
         writer.write(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
         await reader.read()
         writer.close()
         if felt.attacked:
             felt.silent = max(felt.silent, time.monotonic() - begin)
+            felt.spent = max(felt.spent, used(process) - spent)
         await asyncio.sleep(EVERY)
 
 
@@ -153,7 +162,7 @@ async def measured(attack: Attack, part: float) -> dict[str, Any]:
         at = {"grpc": address, "http": HTTP, "metrics": METRICS}
         felt, ended = Felt(), asyncio.Event()
         asking = asyncio.create_task(neighbour(at["grpc"], ended, felt))
-        probing = asyncio.create_task(probe(at["metrics"], ended, felt))
+        probing = asyncio.create_task(probe(at["metrics"], process, ended, felt))
         await asyncio.sleep(BEFORE)
         memory, began = process.memory_info().rss, time.monotonic()
         spent, felt.attacked = used(process), True
@@ -183,6 +192,7 @@ async def measured(attack: Attack, part: float) -> dict[str, Any]:
         "p99 ": felt.at(0.99, began, over),
         "most": felt.at(1, began, over),
         "/healthz most": 1000 * felt.silent,
+        "/healthz CPU ms": 1000 * felt.spent,
         "failed": len(felt.failed),
         "CPU s": spent,
         "peak +MB": (peak - memory) / 2**20,
@@ -215,6 +225,7 @@ def main() -> None:
     what = f"The fake engine; a neighbour asks Route {1 / EVERY:.0f} times a second beside each attack."
     notes = [
         "during: from the attacker's start, which includes its imports, to its end",
+        "/healthz CPU ms: the most processor time of the server within one answer of /healthz",
         f"a call that failed counts as {CALL_SECONDS:g} s",
         "what the library refuses (metadata, pings, sizes, connections) is not counted by the server",
     ]

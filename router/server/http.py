@@ -534,10 +534,10 @@ class UnservedCall(HttpCall):
 
 
 def unparsed(
-    interceptors: Interceptors | None, scheme: str, client: tuple[str, int] | None
+    interceptors: Interceptors | None, scheme: str, client: tuple[str, int] | None, problem: str
 ) -> tuple[str, bytes]:
     """Record what came from that client and is no request; returns a request id and the body of a refusal."""
-    error = NotParsed("the head of the request is malformed or too large")
+    error = NotParsed(problem)
     scope: Scope = {"path": "", "scheme": scheme, "headers": (), "client": client}
     route = Route(OTHER_METHOD, "", _nothing)
     endpoint = Endpoint(route.name, UNSERVED, _nothing, None)

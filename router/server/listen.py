@@ -15,6 +15,7 @@ import re
 import resource
 import socket
 import ssl
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
@@ -24,6 +25,7 @@ import grpc
 import h11
 import uvicorn
 from grpc_health.v1 import health
+from h11._receivebuffer import ReceiveBuffer
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from router.access.hosts import Hosts, is_loopback
@@ -65,6 +67,13 @@ CONNECTION_AGE_MS = 30 * 60_000
 
 HEAD_SECONDS = 20.0  # from the first byte of a request, or a new connection, until its head is there
 HEAD_END = re.compile(rb"\n\r?\n")
+MOST_HEADERS = 100  # of a request, and of a trailer
+READ_BYTES = 16 << 10  # at once from a connection
+FREE_CHUNKS, CHUNK_BYTES = 1_024, 64  # of a body; further chunks have so many bytes on average
+PASS_EVENTS = 256  # of a listener in one pass of the event loop; an event, such as a chunk, takes some 10 µs
+SHARE_EVENTS = 32  # of a connection in its turn
+REQUEST_EVENTS = 128  # that a request counts as
+LINGER_SECONDS = 1.0  # that a client has to read why it was refused
 IDLE_SECONDS = 120  # between requests
 PROBE_SECONDS = 5.0  # for a connection of the metrics listener, its request and its answer
 MOST_PROBES = 256  # connections of the metrics listener
@@ -263,36 +272,115 @@ def add_reflection(services: Iterable[str], server: GrpcServer) -> None:
 # -- HTTP: uvicorn in the server's own event loop.
 
 
-class Framing(h11.Connection):
-    """HTTP/1.1 of a server that bounds every head and takes no ambiguous length.
+class Refused(h11.RemoteProtocolError):
+    """A request that is beyond the bounds of this server. The text is for its client."""
 
-    h11 looks at the size of a head that is incomplete, so one that comes whole in one read passes; and it
-    takes a body with both Content-Length and Transfer-Encoding, which a proxy in front may cut elsewhere.
+
+class Received(ReceiveBuffer):
+    """What came and is not parsed yet. A head, and the trailer of a body, has its bounds before it is parsed.
+
+    h11 looks at the size of what is incomplete, so a head that comes whole in one read would pass.
     """
 
+    def maybe_extract_lines(self) -> list[bytearray] | None:
+        """The lines of a head or a trailer that is complete. Raises Refused."""
+        head = self._data[: METADATA_BYTES + 1]
+        end = HEAD_END.search(head)
+        size = end.end() if end is not None else len(head)
+        if size > METADATA_BYTES:
+            raise Refused(f"the head of the request has more than {METADATA_BYTES} bytes")
+        if head.count(b"\n", 0, size) > MOST_HEADERS + 2:  # the request's own line, and the empty one
+            raise Refused(f"the request has more than {MOST_HEADERS} headers")
+        return super().maybe_extract_lines()
+
+
+class Framing(h11.Connection):
+    """HTTP/1.1 of a server that bounds heads and chunks, and takes no ambiguous length.
+
+    h11 takes a body with both Content-Length and Transfer-Encoding, which a proxy in front may cut elsewhere.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(h11.SERVER, METADATA_BYTES)
+        self._receive_buffer = Received()
+        self._chunks = self._chunk_bytes = 0  # of the present body
+        self.left = 0  # events of the present turn
+        self.problem = "the request is malformed"  # what its refusal says
+
     def next_event(self) -> Any:
-        """The next event. Raises RemoteProtocolError."""
-        if self.their_state is h11.IDLE:
-            data, _ = self.trailing_data
-            if len(data) > METADATA_BYTES and not HEAD_END.search(data, 0, METADATA_BYTES):
-                raise h11.RemoteProtocolError("the head of the request is too large", 431)
-        event = super().next_event()
-        if isinstance(event, h11.Request):
-            names = {name for name, _ in event.headers}
-            if {b"content-length", b"transfer-encoding"} <= names:
-                raise h11.RemoteProtocolError("Content-Length and Transfer-Encoding exclude each other", 400)
+        """The next event; none where the turn is over. Raises RemoteProtocolError."""
+        if self.left <= 0:
+            return h11.NEED_DATA
+        self.left -= 1
+        try:
+            event = super().next_event()
+            if isinstance(event, h11.Request):
+                self._begin(event)
+            elif isinstance(event, h11.Data):
+                self._bound(event)
+        except Refused as error:
+            self.problem = str(error)
+            raise
         return event
 
+    def _begin(self, request: h11.Request) -> None:
+        self._chunks = self._chunk_bytes = 0
+        names = {name for name, _ in request.headers}
+        if {b"content-length", b"transfer-encoding"} <= names:
+            raise Refused("Content-Length and Transfer-Encoding exclude each other")
 
-class Protocol(H11Protocol):
-    """Uvicorn's, for a number of connections that have a bound; a request's head must come in time."""
+    def _bound(self, data: h11.Data) -> None:
+        """Refuse a body in tiny chunks: each costs as much as one of 16 KiB."""
+        self._chunks += data.chunk_start
+        self._chunk_bytes += len(data.data)
+        if self._chunks > FREE_CHUNKS + self._chunk_bytes // CHUNK_BYTES:
+            text = f"the body has more than {FREE_CHUNKS} chunks of less than {CHUNK_BYTES} bytes on average"
+            raise Refused(f"{text}: send larger chunks, or Content-Length")
+
+
+class Turns:
+    """What the connections of a listener sent is parsed in turn, and so much of it in one pass of the event
+    loop: a client that sends thousands of tiny parts keeps nobody else waiting."""
+
+    def __init__(self) -> None:
+        self.room = memoryview(bytearray(READ_BYTES))  # of the read that is taking place
+        self._waiting: deque[Protocol] = deque()
+        self._pass: asyncio.Handle | None = None  # the next one
+
+    def wait(self, connection: Protocol) -> None:
+        """Let it parse when its turn comes."""
+        self._waiting.append(connection)
+        if self._pass is None:
+            self._pass = asyncio.get_running_loop().call_soon(self._parse)
+
+    def _parse(self) -> None:
+        self._pass = asyncio.get_running_loop().call_soon(self._parse)
+        left = PASS_EVENTS
+        while self._waiting and left > 0:
+            left -= self._waiting.popleft().parse()
+        if not self._waiting:
+            self._pass.cancel()
+            self._pass = None
+
+
+class Protocol(H11Protocol, asyncio.BufferedProtocol):
+    """Uvicorn's, for a number of connections that have a bound; a request's head must come in time.
+
+    As a `BufferedProtocol` it says how much is read at once. While a connection waits for its turn, no more
+    is read from it.
+    """
 
     _late: asyncio.TimerHandle | None = None
 
-    def __init__(self, *arguments: Any, interceptors: Interceptors | None = None, **options: Any) -> None:
-        """`interceptors` record what is no request; None for a process that records none."""
+    def __init__(
+        self, *arguments: Any, turns: Turns, interceptors: Interceptors | None = None, **options: Any
+    ) -> None:
+        """`turns` is one for all connections of a listener. `interceptors` record what is no request; None
+        for a process that records none."""
         super().__init__(*arguments, **options)
-        self.conn, self._interceptors = Framing(h11.SERVER, METADATA_BYTES), interceptors
+        self.conn: Framing = Framing()
+        self._turns, self._interceptors = turns, interceptors
+        self._waits = self._refused = False
 
     def connection_made(self, transport: Any) -> None:
         """Hang up where there are too many, as the gRPC port does."""
@@ -302,14 +390,54 @@ class Protocol(H11Protocol):
             transport.abort()
         self._watch()
 
-    def data_received(self, data: bytes) -> None:
+    def get_buffer(self, sizehint: int) -> memoryview:
+        """Where the next read goes."""
+        return self._turns.room
+
+    def buffer_updated(self, nbytes: int) -> None:
         """Part of a head, or of a body, whose time the interceptors bound."""
-        super().data_received(data)
+        if not self._refused:
+            self.data_received(bytes(self._turns.room[:nbytes]))
+
+    def handle_events(self) -> None:
+        """Wait for the turn to parse what has come."""
+        if not self._waits:
+            self._waits = True
+            self.transport.pause_reading()
+            self._turns.wait(self)
+
+    def parse(self) -> int:
+        """Parse a share of what has come; returns how many events that was worth."""
+        self._waits = False
+        if self._refused or self.transport.is_closing():
+            return 0
+        self.conn.left, before = SHARE_EVENTS, self.cycle
+        try:
+            super().handle_events()
+        except BaseException:  # asyncio logs it
+            self.transport.abort()
+            raise
         self._watch()
+        if self._refused:
+            self.transport.resume_reading()
+        elif self.conn.left <= 0:
+            self.handle_events()
+        elif not self.flow.read_paused:
+            self.transport.resume_reading()
+        began = REQUEST_EVENTS if self.cycle is not before else 0
+        return SHARE_EVENTS - self.conn.left + began
 
     def send_400_response(self, msg: str) -> None:
-        """Refuse what is no request, as all else is refused, and hang up."""
-        request_id, body = unparsed(self._interceptors, self.scheme or "", self.client)
+        """Refuse what is no request, as all else is refused, and hang up.
+
+        What comes yet is dropped for a moment: to close at once would take the answer from a client that is
+        still sending.
+        """
+        self._refused = True
+        if self.cycle is not None:
+            self.cycle.disconnected = True
+            self.cycle.message_event.set()
+        request_id, body = unparsed(self._interceptors, self.scheme or "", self.client, self.conn.problem)
         headers = [
             ("content-type", JSON),
             ("content-length", str(len(body))),
@@ -317,9 +445,14 @@ class Protocol(H11Protocol):
             (REQUEST_ID_KEY, request_id),
         ]
         sent = h11.Response(status_code=400, headers=headers, reason=b"Bad Request")
-        for event in (sent, h11.Data(data=body), h11.EndOfMessage()):
-            self.transport.write(self.conn.send(event) or b"")
-        self.transport.close()
+        if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):  # else an answer is on its way already
+            for event in (sent, h11.Data(data=body), h11.EndOfMessage()):
+                self.transport.write(self.conn.send(event) or b"")
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
+        if self._late is not None:
+            self._late.cancel()
+        self._late = self.loop.call_later(LINGER_SECONDS, self.transport.abort)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Wait no more for a client that left."""
@@ -328,6 +461,8 @@ class Protocol(H11Protocol):
         super().connection_lost(exc)
 
     def _watch(self) -> None:
+        if self._refused:
+            return
         answering = self.cycle is not None and not self.cycle.response_complete
         if self._late is not None and answering:
             self._late.cancel()
@@ -437,9 +572,10 @@ class Listener:
         ConfigError."""
         if not self._sockets:
             self.bind()
+        protocol: Any = partial(self._protocol, turns=Turns())
         config = uvicorn.Config(
             application,
-            http=self._protocol,
+            http=protocol,
             ws="none",
             loop="none",
             lifespan="off",

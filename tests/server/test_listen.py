@@ -10,6 +10,7 @@ import ssl
 import sys
 from asyncio.subprocess import PIPE
 from collections import Counter
+from collections.abc import AsyncIterator, Iterable
 from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
@@ -44,7 +45,7 @@ from router.v1 import (
 )
 from tests.security.helpers import write_clients
 from tests.server.helpers import ROOT, Connect, Start, ask, details, failure, launch, long_stream, until
-from tests.server.http_helpers import Http, StartWeb, asking, connect
+from tests.server.http_helpers import Http, StartWeb, asking, connect, with_certificates
 
 
 @pytest.mark.parametrize(
@@ -408,15 +409,15 @@ async def test_a_taken_address_is_said(start_web: StartWeb) -> None:
         await listen.Listener("nowhere", None).start(None)
 
 
-async def answered(server: ServerApp, *sent: bytes) -> bytes:
+async def answered(server: ServerApp, *sent: bytes, at: str = "", seconds: float = 10) -> bytes:
     """All that a connection gets back, until the server hangs up."""
-    host, _, port = server.http_address.rpartition(":")
+    host, _, port = (at or server.http_address).rpartition(":")
     reader, writer = await asyncio.open_connection(host, int(port), limit=1 << 20)
     for part in sent:
         writer.write(part)
         await writer.drain()
     try:
-        return await asyncio.wait_for(reader.read(), 5)
+        return await asyncio.wait_for(reader.read(), seconds)
     finally:
         writer.close()
 
@@ -463,6 +464,106 @@ async def test_two_lengths_of_one_body_are_refused(start_web: StartWeb, chunked_
     answer = await answered(await start_web(), head + b"\r\n0\r\n\r\n" + GET + b"\r\n")
     assert answer.startswith(b"HTTP/1.1 400")
     assert answer.count(b"HTTP/1.1 ") == 1  # what follows is no request of its own
+
+
+CHAT = b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+CHUNKED = b"Transfer-Encoding: chunked\r\n\r\n"
+CLOSE = b"Connection: close\r\n"
+
+
+def chunked(body: bytes, size: int) -> bytes:
+    """The body in chunks of that size."""
+    parts = [body[at : at + size] for at in range(0, len(body), size)]
+    return b"".join(b"%x\r\n%s\r\n" % (len(part), part) for part in parts) + b"0\r\n\r\n"
+
+
+def chat_of(size: int) -> bytes:
+    """A chat of so many bytes."""
+    return json.dumps(asking(max_tokens=1)).encode().ljust(size)
+
+
+@pytest.mark.parametrize(
+    ("size", "each"), [(1_024, 1), (10_000, 64), (1_000_000, 1_000)], ids=["tiny", "small", "1 MB"]
+)
+async def test_a_body_in_chunks_is_read(start_web: StartWeb, size: int, each: int) -> None:
+    sent = CHAT + CLOSE + CHUNKED + chunked(chat_of(size), each)
+    assert (await answered(await start_web(), sent)).startswith(b"HTTP/1.1 200")
+
+
+@pytest.mark.parametrize("listener", ["http_address", "metrics_address"])
+@pytest.mark.parametrize(("size", "each"), [(1_100, 1), (200_000, 32)], ids=["one byte", "32 bytes"])
+async def test_a_body_in_tiny_chunks_is_refused(
+    start_web: StartWeb, listener: str, size: int, each: int
+) -> None:
+    """On the port of metrics no route reads the body; what comes after the answer is bounded there, too."""
+    server = await start_web(metrics_listen="127.0.0.1:0")
+    sent = CHAT + CHUNKED + chunked(chat_of(size), each)
+    answer = await answered(server, sent + GET + b"\r\n", at=getattr(server, listener))
+    if listener == "http_address":
+        assert answer.startswith(b"HTTP/1.1 400")
+        assert b"the body has more than 1024 chunks of less than 64 bytes on average" in answer
+    else:
+        assert answer.startswith((b"HTTP/1.1 404", b"HTTP/1.1 400"))  # whichever comes first
+    assert answer.count(b"HTTP/1.1 ") == 1  # and the connection ends
+
+
+async def test_a_body_over_tls_is_read(start_web: StartWeb, tmp_path: Path) -> None:
+    server, team, _ = await with_certificates(start_web, tmp_path, "infer", "medical")
+    async with httpx2.AsyncClient(verify=team, base_url=f"https://{server.http_address}") as client:
+        body = chat_of(1_000_000)
+        whole = await client.post("/v1/chat/completions", content=body, headers=AS_JSON)
+        assert whole.status_code == 200, whole.text
+        parts = (body[at : at + 1_000] for at in range(0, len(body), 1_000))
+        sent = await client.post("/v1/chat/completions", content=aiter_of(parts), headers=AS_JSON)
+        assert sent.status_code == 200, sent.text
+
+
+AS_JSON = {"content-type": "application/json"}
+
+
+async def aiter_of(parts: Iterable[bytes]) -> AsyncIterator[bytes]:
+    """So that a client sends them in chunks."""
+    for part in parts:
+        yield part
+
+
+async def test_pipelined_requests_are_answered_in_their_order(start_web: StartWeb) -> None:
+    heads = [b"GET /nothing/%d HTTP/1.1\r\nHost: localhost\r\n" % number for number in range(50)]
+    answer = await answered(await start_web(), b"\r\n".join(heads) + CLOSE + b"\r\n")
+    assert re.findall(rb"/nothing/(\d+) is not served", answer) == [b"%d" % number for number in range(50)]
+
+
+@pytest.mark.parametrize("listener", ["http_address", "metrics_address"])
+@pytest.mark.parametrize("trailer", [False, True], ids=["headers", "trailer"])
+async def test_a_request_has_at_most_100_headers(start_web: StartWeb, listener: str, trailer: bool) -> None:
+    server = await start_web(metrics_listen="127.0.0.1:0")
+
+    async def status(number: int) -> bytes:
+        head = b"POST /nothing HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n"
+        if trailer:
+            sent = head + CHUNKED + b"0\r\n" + b"a: b\r\n" * number + b"\r\n"
+        else:
+            sent = head + b"a: b\r\n" * (number - 2) + b"\r\n"
+        answer = await answered(server, sent, at=getattr(server, listener))
+        return answer[9:12] if b"more than 100 headers" not in answer else b"too many"
+
+    assert await status(100) == b"404"
+    assert await status(102) == b"too many"
+
+
+async def test_what_many_chunks_cost_keeps_nobody_waiting(
+    start_web: StartWeb, http: Http, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without the bound of turns, the chunks of each read are parsed before anything else happens."""
+    monkeypatch.setattr(listen, "FREE_CHUNKS", 1_000_000)
+    server = await start_web()
+    sent = b"POST /nothing HTTP/1.1\r\nHost: localhost\r\n" + CHUNKED + chunked(b"x" * 200_000, 1)
+    flood = asyncio.create_task(answered(server, sent + GET + CLOSE + b"\r\n", seconds=60))
+    client = http(server)
+    for _ in range(10):
+        assert (await client.get("/health")).status_code == 200
+    assert not flood.done()
+    assert (await flood).count(b"HTTP/1.1 ") == 2
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gzip
+import re
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 
@@ -306,6 +307,55 @@ async def slow_http(address: str, number: int, seconds: float = 3) -> Seen:
     return await together([one(bool(n % 2)) for n in range(number)])
 
 
+TO_CHAT = b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+TO_NOTHING = b"POST /nothing HTTP/1.1\r\nHost: localhost\r\n"
+GET_NOTHING = b"GET /nothing HTTP/1.1\r\nHost: localhost\r\n"
+CHUNKED = b"Transfer-Encoding: chunked\r\n\r\n"
+FRAMINGS = {  # what each connection begins with, and what it then repeats
+    "chunks": (TO_CHAT + CHUNKED, b"1\r\na\r\n"),
+    "unread_chunks": (TO_NOTHING + CHUNKED, b"1\r\na\r\n"),
+    "extensions": (TO_CHAT + CHUNKED, b"1;" + b"x" * 100 + b"\r\na\r\n"),
+    "long_extensions": (TO_CHAT + CHUNKED, b"1;" + b"x" * 10_000 + b"\r\na\r\n"),
+    "long_sizes": (TO_CHAT + CHUNKED, b"0" * 19 + b"1\r\na\r\n"),
+    "size_line": (TO_CHAT + CHUNKED + b"1;", b"x"),
+    "trailer": (TO_CHAT + CHUNKED + b"0\r\n", b"a:\n"),
+    "trailers": (b"", TO_NOTHING + CHUNKED + b"0\r\n" + b"a:\n" * 4_000 + b"\n"),
+    "header": (GET_NOTHING + b"X-Large: ", b"x"),
+    "headers": (GET_NOTHING, b"a:\n"),
+    "many_headers": (b"", GET_NOTHING + b"a:\n" * 4_000 + b"\r\n"),
+    "allowed_headers": (b"", GET_NOTHING + b"a:\n" * 90 + b"\r\n"),
+    "folded_headers": (b"", GET_NOTHING + b"a:\n" + b" x\n" * 4_000 + b"\r\n"),
+    "pipelined": (b"", GET_NOTHING + b"\r\n"),
+    "pipelined_chunks": (b"", TO_NOTHING + CHUNKED + b"0\r\n\r\n"),
+    "unread_body": (TO_NOTHING + b"Content-Length: 1000000\r\n\r\n", b"x"),
+}
+
+
+async def framings(address: str, number: int, kind: str, size: int = 1_000_000, seconds: float = 5) -> Seen:
+    """Connections that send so many bytes of one of FRAMINGS as fast as they are taken."""
+    first, repeated = FRAMINGS[kind]
+    sent = first + repeated * ((size - len(first)) // len(repeated))
+
+    async def one() -> Seen:
+        reader, writer = await connected(address)
+        answers: Seen = Counter()
+        try:
+            writer.write(sent)
+            async with asyncio.timeout(seconds):
+                while part := await reader.read(1 << 16):
+                    answers += Counter(code.decode() for code in re.findall(rb"HTTP/1.1 (\d+)", part))
+            answers["closed"] += 1
+        except TimeoutError:
+            answers["open"] += 1
+        except ConnectionError:
+            answers["reset"] += 1
+        finally:
+            writer.transport.abort()
+        return answers
+
+    return await together([one() for _ in range(number)])
+
+
 async def json_lists(
     address: str,
     number: int,
@@ -386,6 +436,7 @@ ATTACKS: dict[str, Callable[..., Awaitable[Seen]]] = {
         watches,
         scrapes,
         slow_http,
+        framings,
         json_lists,
         empty_chats,
     )
