@@ -18,6 +18,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from router.config import Settings
 from router.engine.base import Buffered, Delta, Finished, batches
+from router.engine.constrained.objects import with_closed_objects
 from router.engine.constrained.source import check_size
 from router.errors import (
     EngineFailed,
@@ -353,7 +354,7 @@ def constraint_of(message: pb.Sampling, found: Findings) -> Constraint | None:
     if kind == "choices":
         made = Constraint(kind, choices=tuple(message.choices.values))
     else:
-        made = Constraint(kind, getattr(message, kind))
+        made = with_closed_objects(Constraint(kind, getattr(message, kind)))
     field = "sampling.choices.values" if kind == "choices" else f"sampling.{kind}"
     check_size(made, field, found)
     return made

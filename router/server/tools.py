@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
+from router.engine.constrained.objects import close_objects, is_combined
 from router.engine.constrained.source import DATA_KEYS, REFERENCES
 from router.errors import FieldViolation, Findings, InvalidRequest
 from router.types import MAX_CONSTRAINT_BYTES, Constraint, Sampling, Tool, Tools
@@ -16,10 +17,6 @@ from router.types import MAX_CONSTRAINT_BYTES, Constraint, Sampling, Tool, Tools
 FIELD = "input.chat.tools"
 UNTAUGHT_PENALTY, UNTAUGHT_LENGTH, UNTAUGHT_ITEMS = 0.3, 256, 8
 OTHER_BOUNDS = frozenset({"maxLength", "pattern", "format", "enum", "const"})  # of a string
-NO_ARGUMENTS: Mapping[str, Any] = {"type": "object", "properties": {}, "additionalProperties": False}
-# Keywords below which a schema is one of the answer's parts, and may be closed.
-PARTS = ("properties", "$defs", "definitions")
-ALTERNATIVES = ("anyOf", "prefixItems")
 _PLACE = re.compile(r"at \$\.anyOf\[(\d+)\]\.properties\.arguments")
 
 
@@ -58,34 +55,14 @@ def _named(tool: Tool, number: int) -> dict[str, Any]:
 
 
 def arguments_schema(tool: Tool) -> dict[str, Any]:
-    """The schema of its arguments, to which no answer adds properties that it does not name.
-
-    An object that says nothing of `additionalProperties` is closed, since a model may add them without end.
-    Schemas with `allOf` stay as they are: to close one part would exclude the others.
-    """
-    if not tool.parameters:
-        return dict(NO_ARGUMENTS)
-    schema: dict[str, Any] = {"type": "object", "properties": {}, **json.loads(tool.parameters)}
+    """The schema of its arguments, whose objects are closed."""
+    schema: dict[str, Any] = {"type": "object", **json.loads(tool.parameters or "{}")}
+    if not is_combined(schema):
+        schema.setdefault("properties", {})
     for name in ("$schema", "$id"):
         schema.pop(name, None)
-    return schema if '"allOf"' in tool.parameters else _closed(schema)
-
-
-def _closed(schema: Any) -> Any:
-    if not isinstance(schema, dict):
-        return schema
-    made = dict(schema)
-    for key in PARTS:
-        if isinstance(made.get(key), dict):
-            made[key] = {name: _closed(part) for name, part in made[key].items()}
-    for key in ALTERNATIVES:
-        if isinstance(made.get(key), list):
-            made[key] = [_closed(part) for part in made[key]]
-    if "items" in made:
-        made["items"] = _closed(made["items"])
-    if isinstance(made.get("properties"), dict) and "patternProperties" not in made:
-        made.setdefault("additionalProperties", False)
-    return made
+    close_objects(schema)
+    return schema
 
 
 def _moved(schema: Any, place: str) -> Any:

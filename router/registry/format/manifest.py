@@ -14,6 +14,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
+from router.engine.constrained.objects import with_closed_objects
 from router.engine.constrained.source import check_form, grammar_text
 from router.errors import FailedPrecondition, InvalidRequest
 from router.names import (
@@ -255,7 +256,7 @@ def _constraint(table: ManifestTable) -> Constraint | None:
     if kind == "choices":
         made = Constraint(kind, choices=table.strings(kind, MAX_CHOICES))
     else:
-        made = Constraint(kind, table.text(kind, MAX_CONSTRAINT_BYTES))
+        made = with_closed_objects(Constraint(kind, table.text(kind, MAX_CONSTRAINT_BYTES)))
     try:
         if kind == "from_prompt":  # whether there is such a template is seen when the adapter loads
             check_form(made)
