@@ -8,6 +8,7 @@ OpenAI's API and of vLLM's server. An unknown field is refused with the nearest 
 from __future__ import annotations
 
 import difflib
+import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, TypeVar, get_args
@@ -61,12 +62,8 @@ class FieldRules:
 
 def refusal_text(refusal: Refusal) -> str:
     """Why a field is refused, and what it may be."""
-    allowed = f"; it may be {' or '.join(map(_json, refusal.unless))}" if refusal.unless else ""
+    allowed = f"; it may be {' or '.join(map(json.dumps, refusal.unless))}" if refusal.unless else ""
     return f"{UNSUPPORTED}: {refusal.why}{allowed}"
-
-
-def _json(value: Any) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def unknown_text(name: str, known: Iterable[str]) -> str:
@@ -119,6 +116,7 @@ CHAT = FieldRules(
     IGNORED
     | {
         "prediction": "it changes the time alone",
+        "verbosity": "say it in the prompt",
     },
     REFUSED
     | {
@@ -132,7 +130,6 @@ CHAT = FieldRules(
         "mm_processor_kwargs": Refusal("messages are text", ({},)),
         "moderation": MODERATION,
         "reasoning_effort": Refusal("answers have no reasoning apart from the text", ("none", "minimal")),
-        "verbosity": Refusal("say it in the prompt", ("medium",)),
         "web_search_options": Refusal("nothing is searched for"),
     },
 )

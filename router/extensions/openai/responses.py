@@ -18,6 +18,16 @@ from router.names import AUTO
 from router.types import MAX_MESSAGES, MAX_STOPS
 
 LOGPROBS = "message.output_text.logprobs"
+INCLUDABLE = (  # of the API; no answer has anything of the others
+    LOGPROBS,
+    "code_interpreter_call.outputs",
+    "computer_call_output.output.image_url",
+    "file_search_call.results",
+    "message.input_image.image_url",
+    "reasoning.encrypted_content",
+    "web_search_call.action.sources",
+    "web_search_call.results",
+)
 OF_FUNCTION = ("name", "description", "parameters", "strict")
 TEXT_PARTS = ("input_text", "output_text", "text")
 NO_STATE = Refusal("no response is kept: send the whole conversation in `input`")
@@ -183,7 +193,7 @@ class TextFields(JsonModel):
     """Of the text of an answer."""
 
     format: TextFormat | None = None
-    verbosity: Literal["medium"] | None = None
+    verbosity: Literal["low", "medium", "high"] | None = None  # changes nothing: say it in the prompt
 
 
 def only_functions(value: Any) -> Any:
@@ -205,14 +215,13 @@ def no_tool(kind: Any) -> str:
 
 
 def known_include(value: Any) -> Any:
-    """What answers are to include. Raises ValidationError naming what does not exist here."""
+    """What answers are to include. Raises ValidationError naming what is unknown."""
     if value is None:
         return value
     if not isinstance(value, list):
         raise ValueError("must be a list")
-    text = f"must be {LOGPROBS}: nothing else exists here"
-    if unknown := [i for i, name in enumerate(value) if name != LOGPROBS][:MOST_FINDINGS]:
-        raise faults([((i,), text) for i in unknown])
+    if unknown := [i for i, name in enumerate(value) if name not in INCLUDABLE][:MOST_FINDINGS]:
+        raise faults([((i,), f"must be one of {', '.join(INCLUDABLE)}") for i in unknown])
     return value
 
 

@@ -110,6 +110,7 @@ def test_what_asks_for_nothing_is_accepted() -> None:
         "service_tier": "flex",
         "seed": None,
         "reasoning_effort": "none",
+        "verbosity": "low",
         "echo": False,
     }
     assert chat(**sent) == chat()
@@ -117,11 +118,11 @@ def test_what_asks_for_nothing_is_accepted() -> None:
 
 
 def test_an_unknown_field_is_refused_with_the_nearest_name() -> None:
-    sent = asking(temprature=1, verbosity="low", routing={"domian": "x"}, **{"x" * 999: 1})
+    sent = asking(temprature=1, best_of=2, routing={"domian": "x"}, **{"x" * 999: 1})
     with pytest.raises(InvalidRequest) as caught:
         fields.parsed(requests.ChatCompletion, json.dumps(sent).encode())
     assert [(v.field, v.description) for v in caught.value.violations] == [
-        ("verbosity", "is not supported: say it in the prompt; it may be medium"),
+        ("best_of", "is not supported: use n; it may be 1"),
         ("temprature", "is not a field of this API; did you mean 'temperature'?"),
         ("x" * 64, "is not a field of this API"),
         ("routing.domian", "is not a field of this API; did you mean 'domain'?"),

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import Any, get_args
 
 import openai
 import pytest
-from openai.types.responses import ResponseStreamEvent
+from openai.types.responses import ResponseIncludable, ResponseStreamEvent
 from pydantic import BaseModel, TypeAdapter
 
 from router.engine.fake import FakeEngine
@@ -105,8 +105,11 @@ def test_fields_are_those_of_a_chat() -> None:
         ({"reasoning": {"effort": "high"}}, "reasoning", "no reasoning"),
         ({"max_tokens": 5}, "max_tokens", "did you mean 'max_output_tokens'?"),
         ({"prompt": {"id": "p"}}, "prompt", "no prompts are kept"),
-        ({"truncation": "auto"}, "truncation", "it may be disabled"),
-        ({"include": ["reasoning.encrypted_content"]}, "include[0]", responses.LOGPROBS),
+        ({"truncation": "auto"}, "truncation", 'it may be "disabled"'),
+        ({"reasoning": {"effort": "low"}}, "reasoning", 'it may be {} or {"effort": null} or'),
+        ({"include": [responses.LOGPROBS, "reasoning.text"]}, "include[1]", responses.LOGPROBS),
+        ({"include": [5]}, "include[0]", responses.LOGPROBS),
+        ({"text": {"verbosity": "none"}}, "text.verbosity", "'low', 'medium' or 'high'"),
         ({"tools": [{"type": "web_search"}]}, "tools[0].type", "web_search is not supported"),
         ({"input": []}, "input", "at least 1"),
         ({"input": 5}, "input", "a text or a list"),
@@ -125,6 +128,13 @@ def test_fields_are_those_of_a_chat() -> None:
 )
 def test_what_cannot_be_kept_is_refused_by_name(fields: dict[str, Any], field: str, hint: str) -> None:
     assert hint in refusal(**fields)[field]
+
+
+def test_what_no_answer_here_has_may_be_asked_for() -> None:
+    """LiteLLM's bridge and the Agents SDK ask for these by default."""
+    assert set(get_args(ResponseIncludable)) <= set(responses.INCLUDABLE)
+    asked = message_of(include=list(responses.INCLUDABLE[1:]), text={"verbosity": "low"})
+    assert asked == message_of()
 
 
 async def test_errors_name_fields_of_a_response(start_web: StartWeb, http: Http) -> None:
