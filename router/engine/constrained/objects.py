@@ -15,7 +15,12 @@ from urllib.parse import unquote
 from router.engine.constrained.source import REFERENCES
 from router.types import Constraint
 
-MAPS = ("properties", "patternProperties", "$defs", "definitions")  # keywords below which there is a schema for each name
+MAPS = (
+    "properties",
+    "patternProperties",
+    "$defs",
+    "definitions",
+)  # keywords below which there is a schema for each name
 VALUES = ("items", "prefixItems", "additionalProperties")  # below which one describes another value
 ALTERNATIVES = ("anyOf", "oneOf")
 # Keywords that say what an object may have beside its `properties`.
@@ -113,7 +118,7 @@ def _shared(found: list[Schema], whole: Any) -> set[int]:
 
 
 def _descriptions(one: Schema) -> int:
-    """How many keywords say together what its object is: alternatives are one, each part of `allOf` counts."""
+    """How many keywords say what its object is: alternatives are one, each part of `allOf` counts."""
     parts = one.get("allOf")
     single = ("properties", *ALTERNATIVES, *REFERENCES)
     return sum(key in one for key in single) + (len(parts) if isinstance(parts, list) else 0)

@@ -1,4 +1,4 @@
-"""Objects of a schema that is silent on further properties: which are closed, and that answers stay possible."""
+"""Which objects of a schema that is silent on further properties are closed; answers stay possible."""
 
 from __future__ import annotations
 
