@@ -285,6 +285,23 @@ async def test_large_names_are_refused_in_few_words(
 # -- HTTP.
 
 
+@pytest.mark.parametrize("listener", ["http_address", "metrics_address"])
+@pytest.mark.parametrize(
+    "kind",
+    ["unread_chunks", "trailer", "trailers", "header", "headers", "many_headers", "folded_headers"],
+)
+async def test_requests_of_many_parts_are_refused_and_hung_up_on(
+    begin: Begin, kind: str, listener: str
+) -> None:
+    server, neighbour = await begin(http_listen=ANY)
+    attack = floods.framings(getattr(server, listener), 8, kind, size=200_000, seconds=60)
+    seen, answers = await beside(attack, neighbour)
+    assert answers
+    assert seen["closed"] == 8
+    assert seen["400"] + seen["404"] == 8  # the path has its 404 before the chunks are refused
+    await quiet(server)
+
+
 async def test_a_thousand_scrapes_at_once_make_few_pages(begin: Begin) -> None:
     server, neighbour = await begin()
     made = 0
