@@ -25,7 +25,7 @@ import grpc
 import psutil
 
 from benchmarks import report
-from benchmarks.fake_replicas import FakeLink, Kind, address_of, pin, replicas
+from benchmarks.fake_replicas import Kind, address_of, link_to, pin, replicas
 from benchmarks.serving import HOST, answer, nothing, parts, served, used
 from router.config import Settings
 from router.engine.fake import FakeEngine
@@ -95,7 +95,7 @@ class Edge:
 async def serve(addresses: Sequence[str], cpus: Sequence[int]) -> None:
     """An edge's process: a server over replicas that run already, until the end of standard input."""
     pin(cpus)
-    links = [FakeLink(str(i), address) for i, address in enumerate(addresses)]
+    links = [link_to(str(i), address) for i, address in enumerate(addresses)]
     engine = FleetEngine(links, FakeEngine, max_running=ROWS, max_queue=QUEUE)
     settings = Settings(listen=f"{HOST}:0", metrics_listen="", max_running=ROWS * len(links))
     async with parts(engine) as (registry, router):

@@ -9,18 +9,18 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import hashlib
 import os
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import ExitStack, asynccontextmanager, contextmanager
-from dataclasses import dataclass, replace
-
-import grpc
+from dataclasses import dataclass
+from pathlib import Path
 
 from router.engine.base import AdapterArtifact, SiteDelta, TensorData
 from router.engine.fake import FakeEngine, FakeGeneration
-from router.replicas.host import OPTIONS, EngineHost, EngineService
+from router.replicas.host import EngineHost, EngineService, engine_server
 from router.replicas.link import Link, Security
 
 
@@ -54,32 +54,27 @@ class Steps(FakeEngine):
         rows_seconds = kind.row_seconds * min(len(rows), kind.max_running)
         return kind.step_seconds + rows_seconds + kind.adapter_seconds * len(adapters)
 
-    async def load(self, artifact: AdapterArtifact) -> int:
-        """As many bytes as its name says; see FakeLink."""
-        size, _, name = artifact.name.partition(" ")
-        return await super().load(replace(of_size(name, int(size)), digest=artifact.digest))
-
     @step_seconds.setter
     def step_seconds(self, seconds: float) -> None:
         """What the fake engine would have without."""
 
 
-class FakeLink(Link):
+def link_to(name: str, address: str) -> Link:
     """The way to a replica that somebody else has started; several edges may use it."""
-
-    def __init__(self, name: str, address: str) -> None:
-        super().__init__(name, address, Security(), 30.0)
-
-    async def put_weights(self, artifact: AdapterArtifact) -> None:
-        """In place of weights go how many bytes they have: nobody computes with them."""
-        size = sum(len(site.a.data) + len(site.b.data) for site in artifact.sites.values())
-        await super().put_weights(replace(artifact, name=f"{size} {artifact.name}", sites={}))
+    return Link(name, address, Security(), 30.0)
 
 
 def of_size(name: str, size: int) -> AdapterArtifact:
-    """An adapter of so many bytes that a fake engine takes."""
+    """An adapter of so many bytes that a fake engine takes. `read` makes it of its folder's path alone."""
     half = TensorData("F32", (1, size // 8), memoryview(bytes(size // 2)))
-    return AdapterArtifact(name, "1", f"digest of {name}", {"all": SiteDelta(half, half, 1.0)})
+    digest = hashlib.sha256(name.encode()).hexdigest()
+    sites = {"all": SiteDelta(half, half, 1.0)}
+    return AdapterArtifact(name, "1", digest, sites, folder=Path("/", str(size), name))
+
+
+def read(folder: Path) -> AdapterArtifact:
+    """The adapter of that path."""
+    return of_size(folder.name, int(folder.parent.name))
 
 
 @contextmanager
@@ -120,7 +115,7 @@ def pin(cpus: Sequence[int]) -> None:
 @asynccontextmanager
 async def served(kind: Kind) -> AsyncIterator[str]:
     """A replica in this process; gives its address."""
-    host, server = EngineHost(Steps(kind)), grpc.aio.server(options=OPTIONS)
+    host, server = EngineHost(Steps(kind), read), engine_server("")
     service = EngineService(host)
     service.register(server)
     port = server.add_insecure_port("127.0.0.1:0")

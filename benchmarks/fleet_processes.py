@@ -22,7 +22,7 @@ from statistics import mean
 from typing import Any, Protocol
 
 from benchmarks import report
-from benchmarks.fake_replicas import FakeLink, Kind, address_of, of_size, replicas
+from benchmarks.fake_replicas import Kind, address_of, link_to, of_size, replicas
 from benchmarks.fleet_model import Costs, Machine, Policy, Request, Shape, Simulation, outcome
 from benchmarks.fleet_policies import Ours, policies
 from router.engine.base import AdapterArtifact, Delta, Finished, Job, Prompt
@@ -153,7 +153,7 @@ def fleet(addresses: dict[str, str], shape: Shape, seed: int) -> tuple[FleetEngi
     placement = Counted(random.Random(seed))
     placement.went = Counter()
     engine = FleetEngine(
-        [FakeLink(name, address) for name, address in addresses.items()],
+        [link_to(name, address) for name, address in addresses.items()],
         FakeEngine,
         max_running=shape.rows,
         max_queue=shape.queue,

@@ -9,11 +9,10 @@ from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequenc
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 
-from router.engine.base import AdapterArtifact, Engine
+from router.engine.base import AdapterArtifact, Engine, digest_of_mixture
 from router.errors import AdapterNotFound, AdapterRejected, FailedPrecondition, GateNotPassed, StaleEtag
 from router.names import parse_adapter
 from router.ports import Catalog, Force, Lease, Measured
-from router.registry.residency import digest_of_mixture
 from router.routing.router import resolve_mixture
 from router.routing.state import RoutingState
 from router.types import (

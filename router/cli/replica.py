@@ -10,8 +10,10 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
 import typer
@@ -22,7 +24,7 @@ from router.errors import ConfigError
 
 if TYPE_CHECKING:
     from router.config import Settings
-    from router.engine.base import Engine
+    from router.engine.base import AdapterArtifact, Engine
 
 log = logging.getLogger(__name__)
 
@@ -31,7 +33,6 @@ NO_SETTINGS = ("engine", "fake", "child", "config", "set_", "insecure_listen", "
 PATIENCE = 3  # times `stall_seconds` without a step, after which the process ends
 LOOK_SECONDS = 0.25
 ENGINE_SECONDS = 10.0  # for the end of an engine
-SERVICE = "router.v1.EngineService"
 EngineFlag = Annotated[
     str, typer.Option("--engine", metavar="torch|vllm|fake", help="What runs the base; fake is for tests.")
 ]
@@ -150,8 +151,9 @@ def run(
         os.dup2(2, 1)
     try:
         with logging_to(settings.log_level):
-            made = make_engine(settings, engine, fake)
-            return asyncio.run(ReplicaProcess(settings, made, announce, forsaken_seconds).run())
+            made, base = make_engine(settings, engine, fake)
+            read = folder_reader(settings, made, base)
+            return asyncio.run(ReplicaProcess(settings, made, read, announce, forsaken_seconds).run())
     except ConfigError as error:
         if announce is None:
             raise
@@ -159,19 +161,38 @@ def run(
         return 2
 
 
-def make_engine(settings: Settings, engine: str, fake: Mapping[str, Any]) -> Engine:
-    """The engine of that name, not started. Raises ConfigError."""
+def make_engine(settings: Settings, engine: str, fake: Mapping[str, Any]) -> tuple[Engine, Path | None]:
+    """The engine of that name, not started, and the folder of its base; None without one.
+
+    Raises ConfigError.
+    """
     if engine == "fake":
         from router.engine.fake import FakeEngine
 
-        return FakeEngine(max_running=settings.max_running, max_queue=settings.max_queue, **fake)
+        return FakeEngine(max_running=settings.max_running, max_queue=settings.max_queue, **fake), None
     from router.cli.engines import engine_of
     from router.cli.plugins import host_of
 
     plugins = host_of(settings)
     plugins.refresh()
-    made, _ = engine_of(settings.model_copy(update={"engine": engine}), plugins)
-    return made
+    return engine_of(settings.model_copy(update={"engine": engine}), plugins)
+
+
+def folder_reader(settings: Settings, engine: Engine, base: Path | None) -> Callable[[Path], AdapterArtifact]:
+    """Reads an adapter's folder by the rules of the registry, for an engine that has started.
+
+    Without a `base`, names and shapes of its matrices are not compared.
+    """
+    from router.cli.base_files import equals_base
+    from router.registry.format.artifact import FolderRules, read_artifact
+
+    def read(folder: Path) -> AdapterArtifact:
+        rules = FolderRules(None, settings.max_rank)
+        if base is not None:
+            rules = replace(rules, base=engine.info, equals_base=equals_base(base))
+        return read_artifact(folder, rules)[0]
+
+    return read
 
 
 class ReplicaProcess:
@@ -181,22 +202,22 @@ class ReplicaProcess:
         self,
         settings: Settings,
         engine: Engine,
+        read: Callable[[Path], AdapterArtifact],
         announce: TextIO | None = None,
         forsaken_seconds: float = 0.0,
     ) -> None:
-        """`announce` gets a line of JSON with the address, or with what went wrong. It ends when no edge was
-        attached for `forsaken_seconds`; 0: never.
+        """`read`: see `EngineHost`. `announce` gets a line of JSON with the address, or with what went wrong.
+        It ends when no edge was attached for `forsaken_seconds`; 0: never.
         """
-        from router.replicas.host import EngineHost, EngineService
+        from router.replicas.host import SERVICE, EngineHost, EngineService
         from router.server.admission import PhaseGate
         from router.server.health import ServerHealth
         from router.server.listen import metrics_listener
         from router.server.metrics import ServerMetrics
 
         self._settings, self._engine, self._announce = settings, engine, announce
-        self._host = EngineHost(engine)
-        secret = settings.replica_secret.get_secret_value() if settings.replica_secret else ""
-        self._service = EngineService(self._host, secret)
+        self._host = EngineHost(engine, read)
+        self._service = EngineService(self._host)
         self._lifecycle = PhaseGate()
         self._health = ServerHealth(self._lifecycle, engine.status, settings.stall_seconds)
         self._health.names = ("", SERVICE)
@@ -208,9 +229,7 @@ class ReplicaProcess:
 
     async def run(self) -> int:
         """Returns the exit code. Raises ConfigError where the base does not load or an address is taken."""
-        import grpc
-
-        from router.replicas.host import OPTIONS
+        from router.replicas.host import engine_server
         from router.server.admission import ServerPhase
         from router.server.health import Unguarded, probes
         from router.server.lifecycle import in_daemon_thread
@@ -220,7 +239,8 @@ class ReplicaProcess:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._asked)
-        server = grpc.aio.server(options=OPTIONS)
+        secret = self._settings.replica_secret
+        server = engine_server(secret.get_secret_value() if secret else "")
         self._service.register(server)
         await self._health.register_unguarded(server)
         self.address = bind(server, self._settings.listen, Tls.of(self._settings))

@@ -7,11 +7,14 @@ real work and belong in a worker thread.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
+import hashlib
+import math
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import lru_cache
 from itertools import takewhile
+from pathlib import Path
 from pickle import PickleBuffer
 from typing import TYPE_CHECKING, Any, Protocol, SupportsIndex, cast
 
@@ -131,6 +134,13 @@ class AdapterArtifact:
     sites: Mapping[str, SiteDelta]  # keyed by the base's site name
     parts: tuple[tuple[str, float], ...] = ()  # of a mixture, which has no sites: digests and weights
     invocation_tokens: tuple[int, ...] = ()  # activated LoRA: acts from their last occurrence in a prompt on
+    folder: Path | None = None  # where it was read: engines in other processes read it there
+
+
+def digest_of_mixture(parts: Iterable[tuple[str, float]]) -> str:
+    """sha256 over a line for each part, in their order: its digest and its weight in thousandths."""
+    lines = (f"{digest} {round(weight * 1000)}\n" for digest, weight in parts)
+    return hashlib.sha256("".join(("mixture\n", *lines)).encode()).hexdigest()
 
 
 @dataclass(frozen=True, slots=True)
@@ -455,6 +465,8 @@ def check_job(job: Job, context_length: int) -> None:
     """Raises what `Engine.submit` says of jobs that no engine of such a base can serve."""
     if not job.tokens:
         raise InvalidRequest([FieldViolation("input", "has no tokens")])
+    if not 0 < job.share < math.inf:  # nor NaN
+        raise InvalidRequest([FieldViolation("share", f"must be a number above 0, got {job.share}")])
     check_grammar(job)
     total = len(job.tokens) + job.params.max_tokens
     if total > context_length:

@@ -150,13 +150,13 @@ class FairQueue:
     def ended(self, row: BatchRow, *, ran: bool) -> None:
         """It is gone; `ran`: it was not waiting."""
         if _counts(row):
-            self._settle([row])
             _less(self._rows, row.tenant)
             if ran:
                 _less(self._running, row.tenant)
             else:
                 self._counters.leave(row.tenant)
                 self._waiting = []
+            self._settle([row])
 
     def _settle(self, rows: Iterable[BatchRow]) -> None:
         """Count what they were served since that was last done."""

@@ -211,8 +211,8 @@ class StepLoop:
             self._end(row.stream, FinishReason.CANCELLED)
         self._dropped += len(dropped)
         for row, error in failed:
-            log.error("a row's adapter cannot be brought to the device", exc_info=error)
-            self._finish(row)
+            log.error("a row cannot be admitted", exc_info=error)
+            self._fail(row)
             shown = error if isinstance(error, RouterError) else EngineFailed(_FAILED_TEXT)
             self._send([(row.stream, shown)])
 
@@ -298,35 +298,47 @@ class StepLoop:
             events.append((row.stream, Delta(output.text, row.unsent, logprobs)))
             row.unsent = 0
         if output.reason is not None:
-            self._finish(row)
-            events.append((row.stream, row.finished(output.reason)))
+            events.append(self._close(row, output.reason))
         elif row.grammar is not None and row.error is not None:
             events.append(self._fail(row))
 
     def _finish(self, row: BatchRow) -> None:
-        self._scheduler.finish(row)
+        self._rows.pop(row.stream, None)
         if self._speculation is not None:
             self._speculation.ended(row)
-        self._rows.pop(row.stream, None)
+        self._scheduler.finish(row)
+
+    def _close(self, row: BatchRow, reason: FinishReason) -> tuple[Receiver, Event]:
+        """Take a row out; its last event. Never raises: a row that cannot be finished fails."""
+        try:
+            self._finish(row)
+            return row.stream, row.finished(reason)
+        except Exception:
+            log.exception("a row cannot be finished")
+            return self._fail(row)
 
     def _fail(self, row: BatchRow) -> tuple[Receiver, RouterError]:
-        self._finish(row)
+        """Take a row out, also one that cannot be finished as others are. Never raises."""
+        try:
+            self._finish(row)
+        except Exception:
+            log.exception("a row that failed cannot be finished")
         return row.stream, row.error or EngineFailed(_FAILED_TEXT)
 
     def _add(self, make_row: Callable[[], BatchRow], stream: Receiver) -> None:
         if self._stopping:
             self._send([(stream, Unavailable("the engine has stopped"))])
             return
+        row: BatchRow | None = None
         try:
             row = self._rows[stream] = make_row()
+            if isinstance(row, AnswerRow) and row.grammar is not None:
+                self._send(self._start_answer(row))
+            if stream in self._rows:
+                self._scheduler.add(row)
         except Exception:
             log.exception("a job cannot be prepared")
-            self._send([(stream, EngineFailed(_FAILED_TEXT))])
-            return
-        if isinstance(row, AnswerRow) and row.grammar is not None:
-            self._send(self._start_answer(row))
-        if stream in self._rows:
-            self._scheduler.add(row)
+            self._send([(stream, EngineFailed(_FAILED_TEXT)) if row is None else self._fail(row)])
 
     def _start_answer(self, row: AnswerRow) -> Events:
         """What its grammar forces a constrained answer to begin with, which may be all of it."""
@@ -340,8 +352,7 @@ class StepLoop:
     def _end(self, stream: Receiver, reason: FinishReason) -> None:
         row = self._rows.get(stream)
         if row is not None:
-            self._finish(row)
-            self._send([(stream, row.finished(reason))])
+            self._send([self._close(row, reason)])
 
     def _send(self, events: Events) -> None:
         if self._ended:  # and the dispatcher with it
@@ -350,8 +361,14 @@ class StepLoop:
             self._dispatcher.send(events)
 
     def _drop(self, digest: str, done: Future[None]) -> None:
-        self._runner.forget(digest)
-        if self._scheduler.slots.drop(digest) or self._ended:
+        try:
+            self._runner.forget(digest)
+            dropped = self._scheduler.slots.drop(digest)
+        except Exception as error:
+            log.exception("an adapter cannot be dropped")
+            done.set_exception(error)
+            return
+        if dropped or self._ended:
             done.set_result(None)
         else:
             self._post(lambda: self._drop(digest, done))

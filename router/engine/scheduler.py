@@ -245,11 +245,11 @@ class Scheduler:
             self._full.pop(row, None)
 
     def _leave(self, row: BatchRow) -> None:
-        self._publish([row])
         running, _ = self._queues(row)
         running.remove(row)
         self._decoded = []
         self.slots.release(row.adapter)
+        self._publish([row])
         if row.allocation is not None:
             self.pool.release(row.allocation)
             row.allocation = None
@@ -407,20 +407,26 @@ class Scheduler:
         return self.pool.fits(row.chain, row.prefix, row.room, self._spare(without), given_back)
 
     def _try_admit(self, row: BatchRow, now: float) -> bool:
-        """False while there is no room for it. One whose adapter cannot be brought in fails alone."""
+        """False while there is no room for it. One whose admission raises fails alone."""
         if not self._fits(row):
             return False
         try:
-            held = self.slots.acquire(row.adapter, spare=row.background)
+            return self._admitted(row, now)
         except Exception as error:
-            self.finish(row)
             self.failed.append((row, error))
+            try:
+                self.finish(row)
+            except Exception:
+                log.exception("a row that failed cannot be finished")
             return True
-        if not held:
+
+    def _admitted(self, row: BatchRow, now: float) -> bool:
+        if not self.slots.acquire(row.adapter, spare=row.background):
             return False
         first = not row.admitted
         allocation = self.pool.allocate(row.chain, row.prefix, row.room, counted=first)
         if allocation is None:
+            self.slots.release(row.adapter)
             raise RuntimeError("what fits could not be allocated")
         row.allocation, row.computed = allocation, allocation.cached_tokens
         if first:

@@ -9,7 +9,6 @@ are one step; the only waiting is for the engine and for room.
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import logging
 import time
 from collections import Counter, defaultdict
@@ -19,7 +18,7 @@ from dataclasses import dataclass, field
 from enum import Enum, auto
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 
-from router.engine.base import AdapterArtifact, Engine
+from router.engine.base import AdapterArtifact, Engine, digest_of_mixture
 from router.errors import Draining, FailedPrecondition, Overloaded, ResourceExhausted
 from router.ports import Lease
 from router.registry.format.artifact import Inspection
@@ -505,9 +504,3 @@ class Mixtures:
         """A digest has left memory: what is made of it goes, too. Nobody uses it, or its parts were held."""
         for mixed in [mixed for mixed in self._table.values() if digest in mixed.parts]:
             self._drop(mixed)
-
-
-def digest_of_mixture(parts: Iterable[tuple[str, float]]) -> str:
-    """sha256 over a line for each part, in their order: its digest and its weight in thousandths."""
-    lines = (f"{digest} {round(weight * 1000)}\n" for digest, weight in parts)
-    return hashlib.sha256("".join(("mixture\n", *lines)).encode()).hexdigest()

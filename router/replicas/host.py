@@ -12,9 +12,10 @@ import logging
 import math
 import time
 from collections import defaultdict
-from collections.abc import AsyncGenerator, AsyncIterator, Coroutine
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, TypeAlias
 from uuid import uuid4
 from weakref import WeakValueDictionary
@@ -32,14 +33,26 @@ from router.engine.base import (
     PoolingRequest,
     with_grammar,
 )
-from router.errors import EngineFailed, FailedPrecondition, NotLoaded, RouterError, Unavailable
+from router.errors import (
+    EngineFailed,
+    FailedPrecondition,
+    FieldViolation,
+    Findings,
+    InvalidRequest,
+    NotLoaded,
+    Overloaded,
+    RouterError,
+    Unavailable,
+)
 from router.replicas.messages import (
-    MOST_MESSAGE,
-    artifact_of,
+    MOST_NAME,
+    MOST_REPLY,
+    MOST_REQUEST,
     constraint_of,
     error_message,
     hello_message,
     job_of,
+    mixture_of,
     reading_of,
     state_message,
     write_event,
@@ -50,14 +63,25 @@ from router.v1.engine_pb2_grpc import EngineServiceServicer, add_EngineServiceSe
 
 log = logging.getLogger(__name__)
 
+SERVICE = "router.v1.EngineService"
 SILENCE = 3.0  # seconds; an edge sends something every BEAT
 BEAT = 0.5
-UPLOAD_SECONDS = 60.0  # for which weights are kept that no Load has asked for
+MOST_EDGES = 64  # streams at once
+MOST_COMMANDS = 4096  # of an edge that are not answered yet
+MOST_EVENTS = 65536  # for an edge that it has not read yet
+MOST_CONNECTIONS = 256
+CALLS = 4  # of one connection: a stream, and a Hello beside it
+READS = 2  # adapters that are read at once
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 OPTIONS = (
     ("grpc.so_reuseport", 0),
-    ("grpc.max_receive_message_length", MOST_MESSAGE),
-    ("grpc.max_send_message_length", MOST_MESSAGE),
+    ("grpc.max_receive_message_length", MOST_REQUEST),
+    ("grpc.max_send_message_length", MOST_REPLY),
+    ("grpc.http2.bdp_probe", 0),  # a call whose message is not read yet has 64 KiB here
+    ("grpc.max_concurrent_streams", CALLS),
+    ("grpc.max_allowed_incoming_connections", MOST_CONNECTIONS),
+    ("grpc.max_metadata_size", 12 << 10),
+    ("grpc.absolute_max_metadata_size", 16 << 10),
     ("grpc.server_handshake_timeout_ms", 5_000),
     ("grpc.keepalive_time_ms", 30_000),
     ("grpc.keepalive_timeout_ms", 10_000),
@@ -109,13 +133,17 @@ class EdgeSession:
 class EngineHost:
     """Serves an engine to edges. Everything but `start` and `close` is called on one event loop."""
 
-    def __init__(self, engine: Engine, silence: float = SILENCE) -> None:
-        """An edge that was silent for `silence` seconds loses its stream."""
-        self._engine, self._silence = engine, silence
+    def __init__(
+        self, engine: Engine, read: Callable[[Path], AdapterArtifact], silence: float = SILENCE
+    ) -> None:
+        """`read` reads the adapter in a folder, in a worker thread; it raises AdapterRejected. An edge that
+        was silent for `silence` seconds loses its stream.
+        """
+        self._engine, self._read_folder, self._silence = engine, read, silence
+        self._reads = asyncio.Semaphore(READS)
         self._edges: defaultdict[str, set[str]] = defaultdict(set)  # that hold an adapter, by digest
         self._sizes: dict[str, int] = {}
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()  # by digest
-        self._uploads: dict[str, AdapterArtifact] = {}  # until they are loaded
         self._sessions: dict[str, EdgeSession] = {}
         self._leaving: set[asyncio.Task[None]] = set()
         self._guard: asyncio.Task[None] | None = None
@@ -162,9 +190,15 @@ class EngineHost:
         return not busy and not self._leaving and not any(self._edges.values())
 
     def open(self, edge: str) -> EdgeSession:
-        """Begin a stream. Raises Unavailable for an edge that has one already."""
+        """Begin a stream. Raises InvalidRequest for one without a name, Unavailable for one that has a stream
+        already, and where MOST_EDGES have.
+        """
+        if not 0 < len(edge) <= MOST_NAME:
+            raise InvalidRequest([FieldViolation("edge", f"must be a name of 1 to {MOST_NAME} characters")])
         if edge in self._sessions:
             raise Unavailable(f"edge {edge} has a stream already")
+        if len(self._sessions) >= MOST_EDGES:
+            raise Unavailable(f"this replica serves {MOST_EDGES} edges already")
         session = self._sessions[edge] = EdgeSession(edge)
         if self._guard is None or self._guard.done():
             self._guard = asyncio.get_running_loop().create_task(self._watch())
@@ -175,12 +209,11 @@ class EngineHost:
         if session.ended:
             return
         session.received = time.monotonic()
-        try:
-            for command in request.commands:
+        for command in request.commands:
+            try:
                 self._do(session, command)
-        except Exception as error:  # the edge sees it by the end of its stream
-            log.exception("a command cannot be carried out")
-            self.end(session, f"{type(error).__name__}: {error}")
+            except Exception as error:
+                session.refuse(command.key, error)
 
     async def batches(self, session: EdgeSession) -> AsyncGenerator[pb.AttachResponse, None]:
         """The stream of an edge: a batch at once, with every step, and every BEAT seconds with a state.
@@ -200,27 +233,29 @@ class EngineHost:
         finally:
             self.end(session, "the stream was left")
 
-    def put_weights(self, artifact: AdapterArtifact) -> None:
-        """Keep the weights of an adapter for the Load that follows."""
-        self._uploads[artifact.digest] = artifact
-        asyncio.get_running_loop().call_later(UPLOAD_SECONDS, self._uploads.pop, artifact.digest, None)
-
     # -- what edges want
 
     def _do(self, session: EdgeSession, command: pb.EngineCommand) -> None:
         key, what = command.key, command.WhichOneof("what")
         if what == "cancel":
             self._cancel(session, key)
-        elif what == "submit":
-            _spawn(session.tasks, key, self._generate(session, key, job_of(command.submit)))
+            return
+        if key in session.tasks or key in session.moves:
+            raise InvalidRequest([FieldViolation("key", f"{key} is that of a command under way")])
+        if len(session.tasks) + len(session.moves) >= MOST_COMMANDS:
+            raise Overloaded(f"{MOST_COMMANDS} commands of this edge are under way", bound="replicas")
+        vocabulary = self._engine.info.vocab_size
+        if what == "submit":
+            _spawn(session.tasks, key, self._generate(session, key, job_of(command.submit, vocabulary)))
         elif what == "read":
-            self._spawn_call(session, session.tasks, key, self._read(reading_of(command.read)))
+            self._spawn_call(session, session.tasks, key, self._read(reading_of(command.read, vocabulary)))
         elif what == "compile":
-            constraint = constraint_of(command.compile.constraint)
+            found = Findings()
+            constraint = constraint_of(command.compile.constraint, found)
+            found.check()
             self._spawn_call(session, session.tasks, key, self._compile(constraint, command.compile.tenant))
         elif what == "load":
-            held = self._hold(session.edge, command.load.digest)
-            self._spawn_call(session, session.moves, key, held)
+            self._spawn_call(session, session.moves, key, self._hold(session.edge, command.load))
         elif what == "unload":
             freed = self._freed(session.edge, command.unload.digest)
             self._spawn_call(session, session.moves, key, freed)
@@ -280,18 +315,31 @@ class EngineHost:
 
     # -- adapters: loaded for the first edge that holds them, unloaded after the last
 
-    async def _hold(self, edge: str, digest: str) -> pb.EngineEvent:
-        """Its bytes, or `missing` where its weights have to be put first. Where Engine.load raises, nothing
-        is held.
-        """
+    async def _hold(self, edge: str, load: pb.EngineCommand.Load) -> pb.EngineEvent:
+        """Its bytes. Where its folder cannot be read or Engine.load raises, nothing is held."""
+        digest = load.digest
         async with self._lock(digest):
             if digest not in self._sizes:
-                artifact = self._uploads.pop(digest, None)
-                if artifact is None:
-                    return pb.EngineEvent(missing=pb.EngineEvent.Missing())
+                artifact = mixture_of(load) if load.parts else await self._from_folder(load)
                 self._sizes[digest] = await self._engine.load(artifact)
             self._edges[digest].add(edge)
             return pb.EngineEvent(size=self._sizes[digest])
+
+    async def _from_folder(self, load: pb.EngineCommand.Load) -> AdapterArtifact:
+        """The adapter that is in a folder now. Raises Unavailable where it is not the one of this digest."""
+        folder = Path(load.folder)
+        if not folder.is_absolute() or "\0" in load.folder:
+            raise InvalidRequest([FieldViolation("folder", "must be an absolute path")])
+        async with self._reads:
+            artifact = await asyncio.to_thread(self._read_where_it_is, folder)
+        if artifact.digest != load.digest:
+            raise Unavailable(f"the adapter in {folder} is another one at this replica than at the edge")
+        return artifact
+
+    def _read_where_it_is(self, folder: Path) -> AdapterArtifact:
+        if not folder.is_dir():
+            raise Unavailable(f"{folder} is not there: a replica needs each adapter's folder under its path")
+        return self._read_folder(folder)
 
     async def _freed(self, edge: str, digest: str) -> pb.EngineEvent:
         return pb.EngineEvent(size=await self._release(edge, digest))
@@ -329,6 +377,9 @@ class EngineHost:
                 if now - session.received > self._silence:
                     log.warning("edge %s is silent, so its jobs end", session.edge)
                     self.end(session, f"this edge was silent for {self._silence:g} s")
+                elif len(session.batch.events) > MOST_EVENTS:
+                    log.warning("edge %s does not read its events, so its jobs end", session.edge)
+                    self.end(session, f"this edge left {MOST_EVENTS} events unread")
                 session.changed.set()
 
     def end(self, session: EdgeSession, why: str) -> None:
@@ -356,12 +407,39 @@ class EngineHost:
                 await self._release(session.edge, digest)
 
 
-class EngineService(EngineServiceServicer):
-    """The methods of `proto/router/v1/engine.proto`, for callers that know the secret."""
+class SecretGuard(grpc.aio.ServerInterceptor):
+    """Ends calls of EngineService by those who do not know the secret, before a message of theirs is read."""
 
-    def __init__(self, host: EngineHost, secret: str = "") -> None:
+    def __init__(self, secret: str) -> None:
         """Without a `secret` everybody who can connect may call, which TLS with a CA for clients decides."""
-        self._host, self._secret = host, f"Bearer {secret}".encode() if secret else b""
+        self._secret = f"Bearer {secret}".encode() if secret else b""
+
+    async def intercept_service(self, continuation: Any, details: grpc.HandlerCallDetails) -> Any:
+        """The method, or one that refuses."""
+        if not self._secret or not details.method.startswith(f"/{SERVICE}/"):
+            return await continuation(details)
+        given = dict(details.invocation_metadata or ()).get("authorization", "")
+        found = given.encode() if isinstance(given, str) else given
+        if hmac.compare_digest(found, self._secret):
+            return await continuation(details)
+        return grpc.stream_stream_rpc_method_handler(_refuse)
+
+
+async def _refuse(requests: AsyncIterator[bytes], context: Context) -> None:
+    log.warning("%s does not know the secret of this replica", context.peer())
+    await context.abort(grpc.StatusCode.UNAUTHENTICATED, "the secret is not that of this replica")
+
+
+def engine_server(secret: str) -> grpc.aio.Server:
+    """A server for an EngineService, with bounds on what strangers and edges can have it keep."""
+    return grpc.aio.server(options=OPTIONS, interceptors=[SecretGuard(secret)])
+
+
+class EngineService(EngineServiceServicer):
+    """The methods of `proto/router/v1/engine.proto`, on an `engine_server`."""
+
+    def __init__(self, host: EngineHost) -> None:
+        self._host = host
         self.loaded = asyncio.Event()  # set when the host has started
 
     def register(self, server: grpc.aio.Server) -> None:
@@ -370,7 +448,6 @@ class EngineService(EngineServiceServicer):
 
     async def Hello(self, request: pb.HelloRequest, context: Context) -> pb.HelloResponse:
         """What this replica is."""
-        await self._check(context)
         await self.loaded.wait()
         if self._host.draining.is_set():
             await context.abort(grpc.StatusCode.UNAVAILABLE, "the replica is stopping")
@@ -380,9 +457,12 @@ class EngineService(EngineServiceServicer):
         self, requests: AsyncIterator[pb.AttachRequest], context: Context
     ) -> AsyncIterator[pb.AttachResponse]:
         """The stream of one edge."""
-        await self._check(context)
         await self.loaded.wait()
-        first = await anext(aiter(requests))
+        first = await anext(aiter(requests), None)
+        if first is None:
+            text = "the stream ended before its first message, which names the edge"
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, text)
+            return
         try:
             session = self._host.open(first.edge)
             self._host.receive(session, first)
@@ -395,36 +475,13 @@ class EngineService(EngineServiceServicer):
                 reading.cancel()
         except Unavailable as error:
             await context.abort(grpc.StatusCode.UNAVAILABLE, error.message)
-
-    async def PutWeights(
-        self, requests: AsyncIterator[pb.PutWeightsRequest], context: Context
-    ) -> pb.PutWeightsResponse:
-        """An adapter in pieces."""
-        await self._check(context)
-        try:
-            artifact = await artifact_of(requests)
-        except RouterError as error:
+        except InvalidRequest as error:
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, error.message)
-            raise
-        self._host.put_weights(artifact)
-        return pb.PutWeightsResponse(
-            size=sum(s.a.data.nbytes + s.b.data.nbytes for s in artifact.sites.values())
-        )
 
     async def _read(self, session: EdgeSession, requests: AsyncIterator[pb.AttachRequest]) -> None:
         async for request in requests:
             self._host.receive(session, request)
         self._host.end(session, "the edge ended the stream")
-
-    async def _check(self, context: Context) -> None:
-        """Ends the call of somebody who does not know the secret."""
-        if not self._secret:
-            return
-        given = dict(context.invocation_metadata() or ()).get("authorization", "")
-        found = given.encode() if isinstance(given, str) else given
-        if not hmac.compare_digest(found, self._secret):
-            log.warning("%s does not know the secret of this replica", context.peer())
-            await context.abort(grpc.StatusCode.UNAUTHENTICATED, "the secret is not that of this replica")
 
 
 def _spawn(where: dict[int, asyncio.Task[None]], key: int, work: Coroutine[Any, Any, None]) -> None:

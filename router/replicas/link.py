@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections import deque
+from collections.abc import AsyncGenerator, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,17 +12,17 @@ from typing import Any
 
 import grpc
 
-from router.engine.base import AdapterArtifact
 from router.errors import ConfigError
-from router.replicas.messages import MOST_MESSAGE, check_protocol, weights
+from router.replicas.messages import MOST_REPLY, MOST_REQUEST, check_protocol
 from router.v1 import engine_pb2 as pb
 from router.v1.engine_pb2_grpc import EngineServiceStub
 
 START_SECONDS = 600.0  # until a base is loaded
+FRAME = 8  # bytes at most around a command in its message
 OPTIONS = (
-    ("grpc.max_receive_message_length", MOST_MESSAGE),
-    ("grpc.max_send_message_length", MOST_MESSAGE),
-    ("grpc.use_local_subchannel_pool", 1),  # weights must not hold up tokens: connections of their own
+    ("grpc.max_receive_message_length", MOST_REPLY),
+    ("grpc.max_send_message_length", MOST_REQUEST),
+    ("grpc.use_local_subchannel_pool", 1),  # a Hello that waits must not hold up tokens
     ("grpc.enable_http_proxy", 0),  # a proxy for the web is no way to a replica
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 2000),
@@ -59,21 +60,37 @@ class Security:
 
 
 class Outbox:
-    """Commands for one stream, written together: gRPC takes one message at a time."""
+    """Commands for one stream, written together as far as a message may have them."""
 
     def __init__(self) -> None:
-        self.request = pb.AttachRequest()
-        self.filled = asyncio.Event()
+        self._commands: deque[pb.EngineCommand] = deque()
+        self._filled = asyncio.Event()
+
+    def add(self, commands: Iterable[pb.EngineCommand]) -> None:
+        """Commands to write; none: a sign of life."""
+        self._commands.extend(commands)
+        self._filled.set()
 
     async def write(self, call: Any, edge: str) -> None:
         """Write what comes, until the call ends, which its reader sees."""
         with suppress(grpc.RpcError, asyncio.InvalidStateError):
             await call.write(pb.AttachRequest(edge=edge))
             while True:
-                await self.filled.wait()
-                self.filled.clear()
-                request, self.request = self.request, pb.AttachRequest()
+                await self._filled.wait()
+                request = self._taken()
+                if not self._commands:
+                    self._filled.clear()
                 await call.write(request)
+
+    def _taken(self) -> pb.AttachRequest:
+        """The next commands, one at least, of together no more bytes than a message may have."""
+        request, size = pb.AttachRequest(), 0
+        while self._commands:
+            size += self._commands[0].ByteSize() + FRAME
+            if request.commands and size > MOST_REQUEST:
+                break
+            request.commands.append(self._commands.popleft())
+        return request
 
 
 class Link:
@@ -123,8 +140,7 @@ class Link:
     def send(self, *commands: pb.EngineCommand) -> None:
         """Send commands, or with none a sign of life; returns at once. Only the stream shows what came."""
         if self._outbox is not None:
-            self._outbox.request.commands.extend(commands)
-            self._outbox.filled.set()
+            self._outbox.add(commands)
 
     async def batches(self, edge: str) -> AsyncGenerator[pb.AttachResponse, None]:
         """The stream of this edge. Raises LinkLost when it ends, whatever ended it."""
@@ -144,15 +160,6 @@ class Link:
                 writing.cancel()
                 call.cancel()
                 await asyncio.wait((writing,))
-
-    async def put_weights(self, artifact: AdapterArtifact) -> None:
-        """Upload an adapter over a connection of its own. Raises LinkLost."""
-        async with self._channel() as channel:
-            stub: Any = EngineServiceStub(channel)  # type: ignore[no-untyped-call]
-            try:
-                await stub.PutWeights(weights(artifact), metadata=self._security.metadata)
-            except grpc.RpcError as error:
-                raise LinkLost(_why(error)) from None
 
     def kill(self) -> None:
         """End the replica at once, though it hangs; blocks. Does nothing where others start it."""

@@ -6,8 +6,10 @@ seconds that are left, the last progress as the seconds since.
 
 from __future__ import annotations
 
+import math
+import re
 import time
-from collections.abc import AsyncIterable, Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from itertools import repeat
 
@@ -21,11 +23,27 @@ from router.engine.base import (
     Finished,
     Job,
     PoolingRequest,
-    SiteDelta,
-    TensorData,
+    digest_of_mixture,
 )
-from router.errors import ConfigError, FieldViolation, InvalidRequest, PromptTooLong, RouterError, Unavailable
+from router.errors import (
+    ConfigError,
+    FailedPrecondition,
+    FieldViolation,
+    Findings,
+    InvalidRequest,
+    PromptTooLong,
+    RouterError,
+    Unavailable,
+)
 from router.types import (
+    CONSTRAINT_KINDS,
+    MAX_BIAS,
+    MAX_BIASES,
+    MAX_MIXTURE_PARTS,
+    MAX_MIXTURE_WEIGHT,
+    MAX_STOP_BYTES,
+    MAX_STOPS,
+    SAMPLING_RANGES,
     Constraint,
     FinishReason,
     LabelProbabilities,
@@ -36,11 +54,12 @@ from router.types import (
 )
 from router.v1 import engine_pb2 as pb
 
-PROTOCOL = 1  # raised where an edge must know that a replica can do something new
-OLDEST = 1  # that this release works with on the other side: PROTOCOL of the release before, or older
-PIECE = 1 << 20  # bytes of weights in a message
-MOST_MESSAGE = 64 << 20  # bytes
-MOST_WEIGHTS = 16 << 30  # bytes of one adapter
+PROTOCOL = 2  # raised where an edge must know that a replica can do something new
+OLDEST = 2  # that this release works with on the other side
+MOST_REQUEST = 1 << 20  # bytes of a message to a replica
+MOST_COMMAND = MOST_REQUEST - 1024  # bytes of one command, with which a message has room for its frame
+MOST_REPLY = 16 << 20  # bytes of a message from a replica
+MOST_NAME = 1024  # bytes of a request's id, or of a tenant's
 MUST_MATCH = (  # what all replicas of an edge have in common; the rest may differ
     "digest", "architecture", "dtype", "context_length", "vocab_size", "sites", "weights", "abilities",
     "chat_template",
@@ -131,13 +150,15 @@ def check_alike(hellos: Mapping[str, pb.HelloResponse]) -> pb.HelloResponse:
 # -- commands
 
 
+_DIGEST = re.compile("[0-9a-f]{64}")
+_KINDS = tuple(kind for kind in CONSTRAINT_KINDS if kind != "from_prompt")
 SEPARATE = ("seed", "stop", "constraint", "logit_bias")  # fields that are not written as they stand
 _SAMPLING = tuple(f.name for f in fields(SamplingParams) if f.name not in SEPARATE)
 _JOB = ("request_id", "tokens", "priority", "background", "tenant", "share", "own_constraint", "shared")
 
 
 def submit(job: Job) -> pb.EngineCommand:
-    """Answer a job. Raises InvalidRequest for text that is no Unicode."""
+    """Answer a job. Raises InvalidRequest for text that is no Unicode, and for one that is too large."""
     params = job.params
     try:
         sampling = pb.EngineSampling(
@@ -158,63 +179,138 @@ def submit(job: Job) -> pb.EngineCommand:
         )
     except UnicodeEncodeError:
         raise _no_unicode("sampling") from None
-    return pb.EngineCommand(submit=message)
+    return _sized(pb.EngineCommand(submit=message), "input")
 
 
-def job_of(message: pb.EngineCommand.Submit) -> Job:
-    """The job, whose constraint is not compiled yet."""
-    sampling = message.sampling
-    params = SamplingParams(
-        **{name: getattr(sampling, name) for name in _SAMPLING},
-        seed=sampling.seed if sampling.HasField("seed") else None,
-        stop=tuple(sampling.stop),
-        constraint=constraint_of(sampling.constraint) if sampling.HasField("constraint") else None,
-        logit_bias=tuple(sorted(sampling.logit_bias.items())),
-    )
+def job_of(message: pb.EngineCommand.Submit, vocab_size: int) -> Job:
+    """The job, whose constraint is not compiled yet, for a base with so many tokens in its vocabulary.
+
+    Raises InvalidRequest naming all fields that no edge sends so. The engine checks the rest.
+    """
+    found = Findings()
     values = {name: getattr(message, name) for name in _JOB} | {"tokens": list(message.tokens)}
+    _check_tokens("tokens", values["tokens"], vocab_size, found)
+    found.text("request_id", message.request_id, MOST_NAME)
+    found.text("tenant", message.tenant, MOST_NAME)
+    if message.adapter and not _DIGEST.fullmatch(message.adapter):
+        found.add("adapter", "must be the digest of an adapter: 64 hex digits")
+    if not 0 < message.share < math.inf:  # nor NaN
+        found.add("share", f"must be a number above 0, got {message.share}")
+    if message.shared > len(message.tokens):
+        found.add("shared", f"must be at most the number of tokens, {len(message.tokens)}")
     labels = None
     if message.HasField("labels"):
         scaled = message.labels.HasField("temperature")
         labels = LabelSettings(temperature=message.labels.temperature if scaled else None)
-    return Job(
+        if labels.temperature is not None and not 0 < labels.temperature < math.inf:
+            found.add("labels.temperature", f"must be a number above 0, got {labels.temperature}")
+    job = Job(
         **values,
-        params=params,
+        params=_params_of(message.sampling, found),
         adapter=message.adapter or None,
-        deadline=_deadline(message),
+        deadline=_deadline(message, found),
         labels=labels,
     )
+    found.check()
+    return job
+
+
+def _params_of(sampling: pb.EngineSampling, found: Findings) -> SamplingParams:
+    params = SamplingParams(
+        **{name: getattr(sampling, name) for name in _SAMPLING},
+        seed=sampling.seed if sampling.HasField("seed") else None,
+        stop=tuple(sampling.stop),
+        constraint=constraint_of(sampling.constraint, found) if sampling.HasField("constraint") else None,
+        logit_bias=tuple(sorted(sampling.logit_bias.items())),
+    )
+    for name, allowed in SAMPLING_RANGES.items():
+        value = getattr(params, name)
+        if value is not None and value not in allowed:
+            found.add(f"sampling.{name}", f"must be in {allowed}, got {value:g}")
+    if len(params.stop) > MAX_STOPS or not all(0 < len(stop) <= MAX_STOP_BYTES for stop in params.stop):
+        found.add("sampling.stop", f"must be at most {MAX_STOPS} texts of 1 to {MAX_STOP_BYTES} characters")
+    biases = [bias for _, bias in params.logit_bias]
+    if len(biases) > MAX_BIASES or not all(abs(bias) <= MAX_BIAS for bias in biases):
+        found.add("sampling.logit_bias", f"must be at most {MAX_BIASES} numbers up to {MAX_BIAS:g}")
+    return params
 
 
 _READING = ("tokens", "context", "depth", "ends", "background", "scope")
 
 
 def read(reading: PoolingRequest) -> pb.EngineCommand:
-    """Do a reading."""
+    """Do a reading. Raises InvalidRequest for one of candidates, which engines make for themselves."""
+    if reading.candidates:
+        raise InvalidRequest([FieldViolation("candidates", "are read by an engine for itself alone")])
     values = {name: getattr(reading, name) for name in _READING}
-    return pb.EngineCommand(read=pb.EngineCommand.Read(**values, seconds_left=_left(reading.deadline)))
+    message = pb.EngineCommand.Read(**values, seconds_left=_left(reading.deadline))
+    return _sized(pb.EngineCommand(read=message), "input")
 
 
-def reading_of(message: pb.EngineCommand.Read) -> PoolingRequest:
-    """The reading."""
+def reading_of(message: pb.EngineCommand.Read, vocab_size: int) -> PoolingRequest:
+    """The reading, for a base with so many tokens in its vocabulary. Raises InvalidRequest."""
+    found = Findings()
     values = {name: getattr(message, name) for name in _READING}
-    values |= {"tokens": list(message.tokens), "context": list(message.context)}
+    for name in ("tokens", "context"):
+        values[name] = list(getattr(message, name))
+        _check_tokens(name, values[name], vocab_size, found)
     values["depth"] = message.depth if message.HasField("depth") else None
-    return PoolingRequest(**values, deadline=_deadline(message))
+    reading = PoolingRequest(**values, deadline=_deadline(message, found))
+    found.check()
+    return reading
 
 
 def compile_(constraint: Constraint, tenant: str) -> pb.EngineCommand:
-    """Compile a constraint. Raises InvalidRequest for text that is no Unicode."""
+    """Compile a constraint. Raises InvalidRequest as `submit`."""
     try:
         message = pb.EngineCommand.Compile(constraint=_constraint(constraint), tenant=tenant)
     except UnicodeEncodeError:
         raise _no_unicode("constraint") from None
-    return pb.EngineCommand(compile=message)
+    return _sized(pb.EngineCommand(compile=message), "constraint")
 
 
-def constraint_of(message: pb.EngineConstraint) -> Constraint:
-    """The constraint."""
+def constraint_of(message: pb.EngineConstraint, found: Findings) -> Constraint:
+    """The constraint; what is wrong inside is found when the engine compiles it."""
     choices, prior = tuple(message.choices), tuple(message.prior)
+    if message.kind not in _KINDS:
+        found.add("constraint.kind", f"must be one of {', '.join(_KINDS)}")
+    if prior and (len(prior) != len(choices) or not all(map(math.isfinite, prior))):
+        found.add("constraint.prior", f"must be a finite number for each of the {len(choices)} choices")
     return Constraint(message.kind, message.text, choices, prior)  # type: ignore[arg-type]
+
+
+def load(artifact: AdapterArtifact) -> pb.EngineCommand:
+    """Hold an adapter. Raises FailedPrecondition for one that is neither in a folder nor a mixture."""
+    if artifact.folder is None and not artifact.parts:
+        raise FailedPrecondition(f"adapter {artifact.name!r} has no folder where a replica could read it")
+    return pb.EngineCommand(
+        load=pb.EngineCommand.Load(
+            digest=artifact.digest,
+            folder=str(artifact.folder or ""),
+            parts=[pb.EngineCommand.Part(digest=digest, weight=weight) for digest, weight in artifact.parts],
+        )
+    )
+
+
+def mixture_of(message: pb.EngineCommand.Load) -> AdapterArtifact:
+    """The mixture that is to be loaded. Raises InvalidRequest where its digest is not that of its parts."""
+    parts = tuple((part.digest, part.weight) for part in message.parts)
+    good = len(parts) <= MAX_MIXTURE_PARTS and all(abs(weight) <= MAX_MIXTURE_WEIGHT for _, weight in parts)
+    if not good or message.digest != digest_of_mixture(parts):
+        raise InvalidRequest([FieldViolation("parts", "are not those of a mixture with this digest")])
+    return AdapterArtifact("mixture", "", message.digest, {}, parts=parts)
+
+
+def _sized(command: pb.EngineCommand, field: str) -> pb.EngineCommand:
+    if (size := command.ByteSize()) > MOST_COMMAND:
+        text = f"takes {size} bytes on its way to a replica, and {MOST_COMMAND} are allowed"
+        raise InvalidRequest([FieldViolation(field, text)])
+    return command
+
+
+def _check_tokens(field: str, tokens: Sequence[int], vocab_size: int, found: Findings) -> None:
+    if tokens and max(tokens) >= vocab_size:
+        found.add(field, f"must be below {vocab_size}, the size of the vocabulary, got {max(tokens)}")
 
 
 def _constraint(constraint: Constraint) -> pb.EngineConstraint:
@@ -225,8 +321,12 @@ def _left(deadline: float | None) -> float | None:
     return None if deadline is None else deadline - time.monotonic()
 
 
-def _deadline(message: pb.EngineCommand.Submit | pb.EngineCommand.Read) -> float | None:
-    return message.seconds_left + time.monotonic() if message.HasField("seconds_left") else None
+def _deadline(message: pb.EngineCommand.Submit | pb.EngineCommand.Read, found: Findings) -> float | None:
+    if not message.HasField("seconds_left"):
+        return None
+    if not math.isfinite(message.seconds_left):
+        found.add("seconds_left", "must be a finite number")
+    return message.seconds_left + time.monotonic()
 
 
 def _no_unicode(field: str) -> InvalidRequest:
@@ -332,60 +432,3 @@ def status_of(state: pb.EngineState) -> EngineStatus:
     values = {name: getattr(state, name) for name in _COPIED}
     values |= {name: tuple(getattr(state, name)) for name in _LISTS}
     return EngineStatus(**values, last_progress=time.monotonic() - state.idle_seconds)
-
-
-# -- weights
-
-
-def weights(artifact: AdapterArtifact) -> Iterator[pb.PutWeightsRequest]:
-    """A header, then the tensors' bytes in pieces."""
-    kind = pb.PutWeightsRequest
-    header = kind.Header(
-        name=artifact.name,
-        version=artifact.version,
-        digest=artifact.digest,
-        sites=[
-            kind.SiteDelta(site=name, a=_tensor(site.a), b=_tensor(site.b), scaling=site.scaling)
-            for name, site in artifact.sites.items()
-        ],
-        parts=[kind.Part(digest=digest, weight=weight) for digest, weight in artifact.parts],
-        invocation_tokens=artifact.invocation_tokens,
-    )
-    yield kind(header=header)
-    for site in artifact.sites.values():
-        for tensor in (site.a, site.b):
-            data = tensor.data.cast("B")
-            for at in range(0, len(data), PIECE):
-                yield kind(piece=bytes(data[at : at + PIECE]))
-
-
-async def artifact_of(requests: AsyncIterable[pb.PutWeightsRequest]) -> AdapterArtifact:
-    """The adapter whose header and pieces come. Raises InvalidRequest where these do not fit together."""
-    incoming = aiter(requests)
-    header = (await anext(incoming, pb.PutWeightsRequest())).header
-    if not header.digest:
-        raise InvalidRequest([FieldViolation("header", "is missing, or has no digest")])
-    size = sum(site.a.size + site.b.size for site in header.sites)
-    if size > MOST_WEIGHTS:
-        raise InvalidRequest([FieldViolation("header", f"has more than {MOST_WEIGHTS} bytes of weights")])
-    data = bytearray()
-    async for request in incoming:
-        data += request.piece
-        if len(data) > size:
-            raise InvalidRequest([FieldViolation("piece", "has more bytes than the header says")])
-    if len(data) != size:
-        raise InvalidRequest([FieldViolation("piece", f"{len(data)} of {size} bytes of the weights came")])
-    rest, sites = memoryview(data), {}
-    for site in header.sites:
-        a = TensorData(site.a.dtype, tuple(site.a.shape), rest[: site.a.size])
-        rest = rest[site.a.size :]
-        b = TensorData(site.b.dtype, tuple(site.b.shape), rest[: site.b.size])
-        rest = rest[site.b.size :]
-        sites[site.site] = SiteDelta(a, b, site.scaling)
-    parts = tuple((part.digest, part.weight) for part in header.parts)
-    invocation = tuple(header.invocation_tokens)
-    return AdapterArtifact(header.name, header.version, header.digest, sites, parts, invocation)
-
-
-def _tensor(tensor: TensorData) -> pb.PutWeightsRequest.Tensor:
-    return pb.PutWeightsRequest.Tensor(dtype=tensor.dtype, shape=tensor.shape, size=tensor.data.nbytes)

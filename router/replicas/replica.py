@@ -10,7 +10,7 @@ from contextlib import aclosing, suppress
 from itertools import count
 from typing import TYPE_CHECKING, Literal, Protocol
 
-from router.engine.base import AdapterArtifact, EngineStatus
+from router.engine.base import EngineStatus
 from router.errors import RouterError, Unavailable
 from router.replicas.host import BEAT
 from router.replicas.link import Link, LinkLost
@@ -199,20 +199,6 @@ class FleetReplica:
             if self.pending.pop(key, None) is not None:
                 self.cancel(key)
             raise
-
-    async def load(self, digest: str, artifact: AdapterArtifact) -> int:
-        """Have an adapter there; returns its bytes. Its weights travel where the replica has not got them.
-
-        Raises as Engine.load, or LinkLost.
-        """
-        load = pb.EngineCommand.Load(digest=digest)
-        event = await self.call(pb.EngineCommand(load=load))
-        if event.HasField("missing"):
-            await self._link.put_weights(artifact)
-            event = await self.call(pb.EngineCommand(load=load))
-        if not event.HasField("size"):
-            raise LinkLost(f"replica {self.name} has lost the weights that it got")
-        return event.size
 
     def cancel(self, key: int) -> None:
         """Nobody waits for it any more."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
 from router.engine.base import Finished, Job
 from router.engine.output import EventStream
@@ -78,7 +79,7 @@ class RoutedJob:
             if end.reason is FinishReason.CANCELLED and not self.cancelled:
                 self._elsewhere(Unavailable(f"replica {at} has stopped: ask again"))
             else:
-                self.stream.put(Finished(end.reason, self._usage(end.usage), end.stop))
+                self.stream.put(replace(end, usage=self._usage(end.usage)))
             return
         error = error_of(event.error)
         if isinstance(error, Unavailable):
@@ -132,12 +133,9 @@ class RoutedJob:
     def _usage(self, usage: Usage) -> Usage:
         """With times as they were at the edge, where the way is part of them."""
         now = time.monotonic()
-        return Usage(
-            usage.prompt_tokens,
-            usage.cached_tokens,
-            usage.completion_tokens,
+        return replace(
+            usage,
             queue_time=usage.queue_time + self._sent - self._began,
             time_to_first_token=(self._first or now) - self._began,
             total_time=now - self._began,
-            accepted_draft_tokens=usage.accepted_draft_tokens,
         )

@@ -1,4 +1,4 @@
-"""The adapters of a fleet: their weights, put down once, and the replicas that have them."""
+"""The adapters of a fleet, and the replicas that have read them."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from router.engine.base import AdapterArtifact
 from router.errors import FailedPrecondition, ResourceExhausted, RouterError, Unavailable
 from router.replicas.link import LinkLost
+from router.replicas.messages import load
 from router.replicas.placement import Move, Placement
 from router.replicas.replica import FleetReplica
 from router.v1 import engine_pb2 as pb
@@ -27,7 +28,7 @@ class LoadedAdapter:
 
     digest: str
     name: str
-    artifact: AdapterArtifact
+    command: pb.EngineCommand  # that has a replica load it
     parts: tuple[str, ...]
     invocation: tuple[int, ...]
     size: int = 0
@@ -76,9 +77,8 @@ class Weights:
             parts = tuple(digest for digest, _ in artifact.parts)
             self._check_parts(parts)
             size = _bytes(artifact) + sum(self._kept[part].size for part in parts)
-            kept = LoadedAdapter(
-                artifact.digest, artifact.name, artifact, parts, artifact.invocation_tokens, size
-            )
+            invocation = artifact.invocation_tokens
+            kept = LoadedAdapter(artifact.digest, artifact.name, load(artifact), parts, invocation, size)
             kept = self._kept.setdefault(artifact.digest, kept)
         if self.placement.homes(kept.digest):
             return kept.size
@@ -104,9 +104,9 @@ class Weights:
     ) -> str:
         """One more home, the best of those that are up (and `among`); returns its name.
 
-        Where one has no memory for it the next is tried. `pushing`: a request waits for it, so what was asked
-        for least recently goes, and is nowhere until it is asked for. Raises as Engine.load, Unavailable if
-        none is up.
+        Where one has no memory for it, or not its folder, the next is tried. `pushing`: a request waits for
+        it, so what was asked for least recently goes, and is nowhere until it is asked for. Raises as
+        Engine.load, Unavailable if none is up.
         """
         tried: set[str] = set()
         error: RouterError = Unavailable("no replica is up")
@@ -126,8 +126,8 @@ class Weights:
                 return to
             except LinkLost as lost:
                 error = Unavailable(f"{lost}: ask again")
-            except ResourceExhausted as full:
-                error = full
+            except (ResourceExhausted, Unavailable) as refused:
+                error = refused
 
     def has_room(self, kept: LoadedAdapter, name: str) -> bool:
         """Whether that replica can have it beside what it has."""
@@ -221,7 +221,9 @@ class Weights:
                 if name not in self.placement.homes(part):
                     self._check_parts((part,))
                     await self.load(self._kept[part], name)
-            size = await replica.load(kept.digest, kept.artifact)
+            command = pb.EngineCommand()
+            command.CopyFrom(kept.command)  # which gets a key for each replica
+            size = (await replica.call(command)).size
         finally:
             kept.loading.pop(name, None)
             self._coming[name] -= expected

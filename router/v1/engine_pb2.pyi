@@ -132,10 +132,21 @@ class EngineCommand(_message.Message):
         tenant: str
         def __init__(self, constraint: _Optional[_Union[EngineConstraint, _Mapping]] = ..., tenant: _Optional[str] = ...) -> None: ...
     class Load(_message.Message):
-        __slots__ = ("digest",)
+        __slots__ = ("digest", "folder", "parts")
         DIGEST_FIELD_NUMBER: _ClassVar[int]
+        FOLDER_FIELD_NUMBER: _ClassVar[int]
+        PARTS_FIELD_NUMBER: _ClassVar[int]
         digest: str
-        def __init__(self, digest: _Optional[str] = ...) -> None: ...
+        folder: str
+        parts: _containers.RepeatedCompositeFieldContainer[EngineCommand.Part]
+        def __init__(self, digest: _Optional[str] = ..., folder: _Optional[str] = ..., parts: _Optional[_Iterable[_Union[EngineCommand.Part, _Mapping]]] = ...) -> None: ...
+    class Part(_message.Message):
+        __slots__ = ("digest", "weight")
+        DIGEST_FIELD_NUMBER: _ClassVar[int]
+        WEIGHT_FIELD_NUMBER: _ClassVar[int]
+        digest: str
+        weight: float
+        def __init__(self, digest: _Optional[str] = ..., weight: _Optional[float] = ...) -> None: ...
     class Unload(_message.Message):
         __slots__ = ("digest",)
         DIGEST_FIELD_NUMBER: _ClassVar[int]
@@ -225,7 +236,7 @@ class AttachResponse(_message.Message):
     def __init__(self, events: _Optional[_Iterable[_Union[EngineEvent, _Mapping]]] = ..., state: _Optional[_Union[EngineState, _Mapping]] = ...) -> None: ...
 
 class EngineEvent(_message.Message):
-    __slots__ = ("key", "delta", "finished", "error", "numbers", "size", "done", "missing")
+    __slots__ = ("key", "delta", "finished", "error", "numbers", "size", "done")
     class Delta(_message.Message):
         __slots__ = ("text", "tokens", "logprobs")
         TEXT_FIELD_NUMBER: _ClassVar[int]
@@ -270,9 +281,6 @@ class EngineEvent(_message.Message):
     class Done(_message.Message):
         __slots__ = ()
         def __init__(self) -> None: ...
-    class Missing(_message.Message):
-        __slots__ = ()
-        def __init__(self) -> None: ...
     KEY_FIELD_NUMBER: _ClassVar[int]
     DELTA_FIELD_NUMBER: _ClassVar[int]
     FINISHED_FIELD_NUMBER: _ClassVar[int]
@@ -280,7 +288,6 @@ class EngineEvent(_message.Message):
     NUMBERS_FIELD_NUMBER: _ClassVar[int]
     SIZE_FIELD_NUMBER: _ClassVar[int]
     DONE_FIELD_NUMBER: _ClassVar[int]
-    MISSING_FIELD_NUMBER: _ClassVar[int]
     key: int
     delta: EngineEvent.Delta
     finished: EngineEvent.Finished
@@ -288,8 +295,7 @@ class EngineEvent(_message.Message):
     numbers: bytes
     size: int
     done: EngineEvent.Done
-    missing: EngineEvent.Missing
-    def __init__(self, key: _Optional[int] = ..., delta: _Optional[_Union[EngineEvent.Delta, _Mapping]] = ..., finished: _Optional[_Union[EngineEvent.Finished, _Mapping]] = ..., error: _Optional[_Union[EngineError, _Mapping]] = ..., numbers: _Optional[bytes] = ..., size: _Optional[int] = ..., done: _Optional[_Union[EngineEvent.Done, _Mapping]] = ..., missing: _Optional[_Union[EngineEvent.Missing, _Mapping]] = ...) -> None: ...
+    def __init__(self, key: _Optional[int] = ..., delta: _Optional[_Union[EngineEvent.Delta, _Mapping]] = ..., finished: _Optional[_Union[EngineEvent.Finished, _Mapping]] = ..., error: _Optional[_Union[EngineError, _Mapping]] = ..., numbers: _Optional[bytes] = ..., size: _Optional[int] = ..., done: _Optional[_Union[EngineEvent.Done, _Mapping]] = ...) -> None: ...
 
 class EngineLogprob(_message.Message):
     __slots__ = ("token", "token_id", "logprob", "top", "bytes")
@@ -395,59 +401,3 @@ class EngineState(_message.Message):
     flaws: _containers.RepeatedScalarFieldContainer[str]
     draining: bool
     def __init__(self, running: _Optional[int] = ..., waiting: _Optional[int] = ..., reading: _Optional[int] = ..., background: _Optional[int] = ..., background_dropped: _Optional[int] = ..., preemptions: _Optional[int] = ..., steps: _Optional[int] = ..., idle_seconds: _Optional[float] = ..., busy: _Optional[bool] = ..., failed: _Optional[str] = ..., cache_blocks: _Optional[int] = ..., block_size: _Optional[int] = ..., cache_blocks_free: _Optional[int] = ..., prefix_hit_tokens: _Optional[int] = ..., prefix_query_tokens: _Optional[int] = ..., slots: _Optional[int] = ..., host_bytes: _Optional[int] = ..., device_adapters: _Optional[_Iterable[str]] = ..., host_adapters: _Optional[_Iterable[str]] = ..., flaws: _Optional[_Iterable[str]] = ..., draining: _Optional[bool] = ...) -> None: ...
-
-class PutWeightsRequest(_message.Message):
-    __slots__ = ("header", "piece")
-    class Header(_message.Message):
-        __slots__ = ("name", "version", "digest", "sites", "parts", "invocation_tokens")
-        NAME_FIELD_NUMBER: _ClassVar[int]
-        VERSION_FIELD_NUMBER: _ClassVar[int]
-        DIGEST_FIELD_NUMBER: _ClassVar[int]
-        SITES_FIELD_NUMBER: _ClassVar[int]
-        PARTS_FIELD_NUMBER: _ClassVar[int]
-        INVOCATION_TOKENS_FIELD_NUMBER: _ClassVar[int]
-        name: str
-        version: str
-        digest: str
-        sites: _containers.RepeatedCompositeFieldContainer[PutWeightsRequest.SiteDelta]
-        parts: _containers.RepeatedCompositeFieldContainer[PutWeightsRequest.Part]
-        invocation_tokens: _containers.RepeatedScalarFieldContainer[int]
-        def __init__(self, name: _Optional[str] = ..., version: _Optional[str] = ..., digest: _Optional[str] = ..., sites: _Optional[_Iterable[_Union[PutWeightsRequest.SiteDelta, _Mapping]]] = ..., parts: _Optional[_Iterable[_Union[PutWeightsRequest.Part, _Mapping]]] = ..., invocation_tokens: _Optional[_Iterable[int]] = ...) -> None: ...
-    class SiteDelta(_message.Message):
-        __slots__ = ("site", "a", "b", "scaling")
-        SITE_FIELD_NUMBER: _ClassVar[int]
-        A_FIELD_NUMBER: _ClassVar[int]
-        B_FIELD_NUMBER: _ClassVar[int]
-        SCALING_FIELD_NUMBER: _ClassVar[int]
-        site: str
-        a: PutWeightsRequest.Tensor
-        b: PutWeightsRequest.Tensor
-        scaling: float
-        def __init__(self, site: _Optional[str] = ..., a: _Optional[_Union[PutWeightsRequest.Tensor, _Mapping]] = ..., b: _Optional[_Union[PutWeightsRequest.Tensor, _Mapping]] = ..., scaling: _Optional[float] = ...) -> None: ...
-    class Tensor(_message.Message):
-        __slots__ = ("dtype", "shape", "size")
-        DTYPE_FIELD_NUMBER: _ClassVar[int]
-        SHAPE_FIELD_NUMBER: _ClassVar[int]
-        SIZE_FIELD_NUMBER: _ClassVar[int]
-        dtype: str
-        shape: _containers.RepeatedScalarFieldContainer[int]
-        size: int
-        def __init__(self, dtype: _Optional[str] = ..., shape: _Optional[_Iterable[int]] = ..., size: _Optional[int] = ...) -> None: ...
-    class Part(_message.Message):
-        __slots__ = ("digest", "weight")
-        DIGEST_FIELD_NUMBER: _ClassVar[int]
-        WEIGHT_FIELD_NUMBER: _ClassVar[int]
-        digest: str
-        weight: float
-        def __init__(self, digest: _Optional[str] = ..., weight: _Optional[float] = ...) -> None: ...
-    HEADER_FIELD_NUMBER: _ClassVar[int]
-    PIECE_FIELD_NUMBER: _ClassVar[int]
-    header: PutWeightsRequest.Header
-    piece: bytes
-    def __init__(self, header: _Optional[_Union[PutWeightsRequest.Header, _Mapping]] = ..., piece: _Optional[bytes] = ...) -> None: ...
-
-class PutWeightsResponse(_message.Message):
-    __slots__ = ("size",)
-    SIZE_FIELD_NUMBER: _ClassVar[int]
-    size: int
-    def __init__(self, size: _Optional[int] = ...) -> None: ...

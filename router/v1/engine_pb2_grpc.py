@@ -45,11 +45,6 @@ class EngineServiceStub:
                 request_serializer=router_dot_v1_dot_engine__pb2.AttachRequest.SerializeToString,
                 response_deserializer=router_dot_v1_dot_engine__pb2.AttachResponse.FromString,
                 _registered_method=True)
-        self.PutWeights = channel.stream_unary(
-                '/router.v1.EngineService/PutWeights',
-                request_serializer=router_dot_v1_dot_engine__pb2.PutWeightsRequest.SerializeToString,
-                response_deserializer=router_dot_v1_dot_engine__pb2.PutWeightsResponse.FromString,
-                _registered_method=True)
 
 
 class EngineServiceServicer:
@@ -73,14 +68,6 @@ class EngineServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
-    def PutWeights(self, request_iterator, context):
-        """PutWeights uploads an adapter: first the header, then its tensors in pieces. A Load of the digest uses
-        them.
-        """
-        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
-        context.set_details('Method not implemented!')
-        raise NotImplementedError('Method not implemented!')
-
 
 def add_EngineServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -93,11 +80,6 @@ def add_EngineServiceServicer_to_server(servicer, server):
                     servicer.Attach,
                     request_deserializer=router_dot_v1_dot_engine__pb2.AttachRequest.FromString,
                     response_serializer=router_dot_v1_dot_engine__pb2.AttachResponse.SerializeToString,
-            ),
-            'PutWeights': grpc.stream_unary_rpc_method_handler(
-                    servicer.PutWeights,
-                    request_deserializer=router_dot_v1_dot_engine__pb2.PutWeightsRequest.FromString,
-                    response_serializer=router_dot_v1_dot_engine__pb2.PutWeightsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -155,33 +137,6 @@ class EngineService:
             '/router.v1.EngineService/Attach',
             router_dot_v1_dot_engine__pb2.AttachRequest.SerializeToString,
             router_dot_v1_dot_engine__pb2.AttachResponse.FromString,
-            options,
-            channel_credentials,
-            insecure,
-            call_credentials,
-            compression,
-            wait_for_ready,
-            timeout,
-            metadata,
-            _registered_method=True)
-
-    @staticmethod
-    def PutWeights(request_iterator,
-            target,
-            options=(),
-            channel_credentials=None,
-            call_credentials=None,
-            insecure=False,
-            compression=None,
-            wait_for_ready=None,
-            timeout=None,
-            metadata=None):
-        return grpc.experimental.stream_unary(
-            request_iterator,
-            target,
-            '/router.v1.EngineService/PutWeights',
-            router_dot_v1_dot_engine__pb2.PutWeightsRequest.SerializeToString,
-            router_dot_v1_dot_engine__pb2.PutWeightsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -22,6 +22,7 @@ from router.engine.base import (
     Job,
     PoolingRequest,
     Prompt,
+    digest_of_mixture,
     with_grammar,
 )
 from router.errors import (
@@ -35,7 +36,7 @@ from router.errors import (
     PromptTooLong,
     Unavailable,
 )
-from router.types import Constraint, FinishReason, PromptTemplate, SamplingParams, Turn
+from router.types import Constraint, FinishReason, LabelSettings, PromptTemplate, SamplingParams, Turn
 
 ROWS, QUEUE, CONTEXT = 4, 4, 256
 
@@ -131,7 +132,7 @@ class EngineContract:
     async def test_mixtures_are_made_of_loaded_parts(self, engine: Engine) -> None:
         one, two = self.artifact(engine, "one"), self.artifact(engine, "two")
         parts = ((one.digest, 0.5), (two.digest, 0.5))
-        mixture = AdapterArtifact("mixture", "", "5e" * 32, {}, parts=parts)
+        mixture = AdapterArtifact("mixture", "", digest_of_mixture(parts), {}, parts=parts)
         await engine.load(one)
         with pytest.raises(FailedPrecondition):
             await engine.load(mixture)
@@ -188,6 +189,33 @@ class EngineContract:
             engine.submit(job(engine, constraint=constraint))
         with pytest.raises(InvalidRequest):
             await engine.compile(Constraint("regex", "(unclosed"))
+
+    async def test_choices_have_probabilities_where_there_are_any(self, engine: Engine) -> None:
+        constraint = Constraint("choices", choices=("larger", "smaller"))
+        asked = replace(job(engine, constraint=constraint), labels=LabelSettings(temperature=1.5))
+        if Ability.LABELS not in engine.info.abilities:
+            with pytest.raises(FailedPrecondition, match="probabilities"):
+                await answer(engine, asked)
+            return
+        text, end = await answer(engine, asked)
+        assert end.labels is not None
+        assert end.labels.calibrated
+        (likeliest, most), (other, least) = end.labels.values
+        assert {likeliest, other} == set(constraint.choices)
+        assert text == likeliest
+        assert most >= least > 0
+        assert most + least == pytest.approx(1)
+
+    @pytest.mark.parametrize("share", [0.0, -1.0, float("nan"), float("inf")])
+    async def test_a_share_that_is_none_is_refused_and_others_go_on(
+        self, engine: Engine, share: float
+    ) -> None:
+        running = engine.submit(replace(job(engine, min_tokens=20, max_tokens=20), tenant="good"))
+        with pytest.raises(InvalidRequest, match="share"):
+            await answer(engine, replace(job(engine), tenant="bad", share=share))
+        assert (await read(running))[1].usage.completion_tokens == 20
+        assert (await answer(engine, job(engine, max_tokens=2)))[0]
+        assert engine.status().failed == ""
 
     async def test_readings_are_numbers(self, engine: Engine) -> None:
         tokens = engine.encode(Prompt(raw="a sore throat"))

@@ -8,13 +8,15 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Iterator
+from dataclasses import replace
 
 import pytest
 
 from router.engine.base import Job
+from router.engine.rows import BatchRow
 from router.engine.torch_engine import TorchEngine
 from router.errors import EngineFailed
-from router.types import SamplingParams
+from router.types import FinishReason, SamplingParams
 from tests.engine import tiny
 from tests.engine.contract import read, until
 from tests.engine.hanging import Hang, hanging
@@ -83,4 +85,58 @@ async def test_the_status_shows_work_that_hangs_outside_a_step(
     hang.let_go()
     with pytest.raises(EngineFailed):
         await answer
+    await until(lambda: not engine.status().busy)
+
+
+@pytest.mark.parametrize("where", ["add", "admitted", "ended"])
+async def test_an_error_outside_a_step_fails_one_row(
+    where: str, engine: TorchEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever the queue raises for it, and again while it is taken out."""
+    fair = engine._loop._scheduler._fair
+
+    def raising(name: str) -> None:
+        original = getattr(fair, name)
+
+        def called(row: BatchRow, *rest: object, **more: object) -> None:
+            original(row, *rest, **more)
+            if row.tenant == "bad":
+                raise ZeroDivisionError("a bug")
+
+        monkeypatch.setattr(fair, name, called)
+
+    for name in {where, "ended"}:
+        raising(name)
+    long, *others = [engine.submit(replace(job(40), tenant=tenant)) for tenant in ("a", "a", "b")]
+    bad = engine.submit(replace(job(3), tenant="bad"))
+    with pytest.raises(EngineFailed):
+        await read(bad)
+    for good in (long, *others, engine.submit(job(3))):
+        assert (await read(good))[1].reason is FinishReason.LENGTH
+    await until(lambda: not engine.status().busy)
+    status = engine.status()
+    assert (status.running, status.waiting, status.failed) == (0, 0, "")
+    assert status.cache_blocks_free == status.cache_blocks
+
+
+async def test_one_whose_end_raises_lets_others_be_cancelled(
+    engine: TorchEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Commands of the same turn are all carried out."""
+    loop = engine._loop
+    finished = loop._scheduler.finish
+
+    def finish(row: BatchRow) -> None:
+        finished(row)
+        if row.tenant == "bad":
+            raise ZeroDivisionError("a bug")
+
+    monkeypatch.setattr(loop._scheduler, "finish", finish)
+    bad, good = [engine.submit(replace(job(200), tenant=tenant)) for tenant in ("bad", "good")]
+    await until(lambda: engine.status().running == 2)
+    for generation in (bad, good):
+        generation.cancel()
+    with pytest.raises(EngineFailed):
+        await read(bad)
+    assert (await read(good))[1].reason is FinishReason.CANCELLED
     await until(lambda: not engine.status().busy)

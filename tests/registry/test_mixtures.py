@@ -20,7 +20,7 @@ from router.errors import (
 )
 from router.ports import Lease
 from router.registry.registry import Registry, RegistryOptions
-from router.registry.residency import digest_of_mixture
+from router.engine.base import digest_of_mixture
 from router.types import MixturePart
 from tests.registry.life import SIZE, drop, eventually, host_bytes, leases, ref, weights
 from tests.registry.tiny import lora_tensors, safetensors, write_adapter

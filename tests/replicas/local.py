@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Iterable
+from collections.abc import AsyncGenerator, Callable
 from typing import Any
 
-from router.engine.base import AdapterArtifact, Engine
+from router.engine.base import Engine
 from router.replicas.host import SILENCE, EngineHost
 from router.replicas.link import Link, LinkLost, Security
-from router.replicas.messages import artifact_of, weights
 from router.v1 import engine_pb2 as pb
+from tests.engine.test_contract import read_folder
 
 
 class LocalLink(Link):
@@ -35,7 +35,7 @@ class LocalLink(Link):
         if self.host is None:
             self.starts += 1
             self._dead = asyncio.Event()
-            host = EngineHost(self._make(), silence=self._silence)
+            host = EngineHost(self._make(), read_folder, silence=self._silence)
             hello = self._hello = host.start()
             self.host = host
             return hello
@@ -73,12 +73,6 @@ class LocalLink(Link):
             await asyncio.wait((following,))
             await stream.aclose()
 
-    async def put_weights(self, artifact: AdapterArtifact) -> None:
-        """As they come out of messages."""
-        if self.host is None:
-            raise LinkLost("it is not there")
-        self.host.put_weights(await artifact_of(messages_of(weights(artifact))))
-
     def kill(self) -> None:
         """As if its process were gone: anyone who waits is informed, the engine ends."""
         host, self.host = self.host, None
@@ -98,11 +92,3 @@ class LocalLink(Link):
     def mend(self) -> None:
         """All passes again."""
         self._passes.set()
-
-
-async def messages_of(
-    parts: Iterable[pb.PutWeightsRequest],
-) -> AsyncGenerator[pb.PutWeightsRequest, None]:
-    """As a stream."""
-    for part in parts:
-        yield part

@@ -26,7 +26,6 @@ NEW = {  # what a release may have added: the other side must do without
     "EngineCommand.Read": {"scope"},
     "EngineEvent.Finished": {"cached_tokens", "queue_time", "accepted_draft_tokens"},
     "EngineState": {"flaws", "preemptions", "prefix_hit_tokens", "prefix_query_tokens"},
-    "PutWeightsResponse": {"size"},
 }
 Sent = TypeVar("Sent", bound=Message)
 
@@ -82,11 +81,6 @@ class OlderService(EngineService):
     ) -> AsyncIterator[pb.AttachResponse]:
         async for batch in super().Attach(_older(requests), context):
             yield older(batch)
-
-    async def PutWeights(
-        self, requests: AsyncIterator[pb.PutWeightsRequest], context: Any
-    ) -> pb.PutWeightsResponse:
-        return older(await super().PutWeights(_older(requests), context))
 
 
 class OlderLink(Link):

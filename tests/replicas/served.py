@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from pathlib import Path
 from threading import Event, Thread
 
 import grpc
 
-from router.engine.base import Engine
-from router.replicas.host import OPTIONS, EngineHost, EngineService
+from router.engine.base import AdapterArtifact, Engine
+from router.replicas.host import EngineHost, EngineService, engine_server
 from router.replicas.link import Link, Security
 from router.v1 import engine_pb2 as pb
+from tests.engine.test_contract import read_folder
 
 
 class ServedLink(Link):
@@ -25,8 +27,10 @@ class ServedLink(Link):
         make: Callable[[], Engine],
         security: Security | None = None,
         credentials: grpc.ServerCredentials | None = None,
+        read: Callable[[Path], AdapterArtifact] = read_folder,
     ) -> None:
         super().__init__(name, "", security or Security(), 10.0)
+        self._read = read
         self._make, self._credentials = make, credentials
         self.host: EngineHost | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -42,8 +46,8 @@ class ServedLink(Link):
 
     async def _serve(self, listening: Event) -> None:
         self._loop, self._ended = asyncio.get_running_loop(), asyncio.Event()
-        self.host = host = EngineHost(self._make())
-        server, service = grpc.aio.server(options=OPTIONS), self.service(host, self._security.secret)
+        self.host = host = EngineHost(self._make(), self._read)
+        server, service = engine_server(self._security.secret), self.service(host)
         service.register(server)
         if self._credentials is None:
             port = server.add_insecure_port("127.0.0.1:0")

@@ -10,7 +10,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from router.engine.base import AdapterArtifact, Delta, Finished, Generation, PoolingRequest
+from router.engine.base import (
+    AdapterArtifact,
+    Delta,
+    Finished,
+    Generation,
+    PoolingRequest,
+    digest_of_mixture,
+)
 from router.engine.fake import FakeEngine
 from router.errors import AdapterRejected, ConfigError, Overloaded, ResourceExhausted, Unavailable
 from router.replicas.engine import FleetEngine
@@ -77,7 +84,7 @@ async def test_all_are_lost_and_come_back(fleet: Make, monkeypatch: pytest.Monke
     made = await fleet(2)
     one, two = fake_adapter("one"), fake_adapter("two")
     parts = ((one.digest, 0.5), (two.digest, 0.5))
-    mixture = AdapterArtifact("mixture", "", "5e" * 32, {}, parts=parts)
+    mixture = AdapterArtifact("mixture", "", digest_of_mixture(parts), {}, parts=parts)
     for adapter in (one, two, mixture):
         await made.engine.load(adapter)
     steps = made.engine.status().steps
@@ -106,7 +113,7 @@ async def test_all_are_lost_and_come_back(fleet: Make, monkeypatch: pytest.Monke
     waits.set()
     await until(lambda: all(replica.up for replica in made.engine.replicas))
     assert not made.engine.status().busy
-    assert await outcome(made.engine.submit(job(adapter=mixture.digest))) == "[5e5e5e5e] one two three"
+    assert await outcome(made.engine.submit(job(adapter=mixture.digest))) == text_of(mixture)
     await until(lambda: sum(len(e.status().host_adapters) for e in made.made.values()) >= 3)
 
 

@@ -11,19 +11,15 @@ from router.engine.base import Delta, Finished, PoolingRequest
 from router.engine.fake import FakeEngine
 from router.errors import EngineFailed, FailedPrecondition, InvalidRequest, RouterError, Unavailable
 from router.replicas.host import EngineHost
-from router.replicas.messages import compile_, delta_of, error_of, finished_of, read, submit
+from router.replicas.messages import compile_, delta_of, error_of, finished_of, load, read, submit
 from router.types import Constraint, FinishReason
 from router.v1 import engine_pb2 as pb
 from tests.engine.contract import until
-from tests.engine.test_contract import fake_adapter
+from tests.engine.test_contract import fake_adapter, read_folder
 from tests.replicas.conftest import job
 
 CANCEL = pb.EngineCommand(cancel=pb.EngineCommand.Cancel())
 DRAIN = pb.EngineCommand(drain=pb.EngineCommand.Drain())
-
-
-def load(digest: str) -> pb.EngineCommand:
-    return pb.EngineCommand(load=pb.EngineCommand.Load(digest=digest))
 
 
 def unload(digest: str) -> pb.EngineCommand:
@@ -85,7 +81,7 @@ async def meet() -> AsyncGenerator[Meet, None]:
         *names: str, silence: float = 30.0, **options: Any
     ) -> tuple[FakeEngine, EngineHost, list[Edge]]:
         engine = FakeEngine(**options)
-        host = EngineHost(engine, silence=silence)
+        host = EngineHost(engine, read_folder, silence=silence)
         host.start()
         hosts.append(host)
         made = [Edge(host, name) for name in names or ("edge",)]
@@ -117,11 +113,9 @@ async def test_a_batch_carries_the_whole_step_and_now_and_then_the_status(
 async def test_a_silent_edge_loses_jobs_and_holds(meet: Meet) -> None:
     engine, host, (silent, other) = await meet("silent", "other", silence=0.2, step_seconds=0.001)
     one, both = fake_adapter("one"), fake_adapter("both")
-    for adapter in (one, both):
-        host.put_weights(adapter)
-    silent.send({0: load(one.digest), 1: load(both.digest)})
+    silent.send({0: load(one), 1: load(both)})
     await silent.last(1)
-    other.send({0: load(both.digest)})
+    other.send({0: load(both)})
     await asyncio.gather(silent.last(0), silent.last(1), other.last(0))
     silent.send({2: submit(job(adapter=one.digest, min_tokens=1500, max_tokens=1500))})
     await until(lambda: engine.busy)
@@ -149,11 +143,10 @@ async def test_who_was_stopped_itself_blames_nobody(meet: Meet) -> None:
 
 
 async def test_an_adapter_is_there_until_the_last_edge_lets_go(meet: Meet) -> None:
-    engine, host, (one, two) = await meet("one", "two")
+    engine, _, (one, two) = await meet("one", "two")
     adapter = fake_adapter("a")
-    host.put_weights(adapter)
     for edge in (one, two):
-        edge.send({0: load(adapter.digest), 1: load(adapter.digest)})
+        edge.send({0: load(adapter), 1: load(adapter)})
         assert [await edge.last(0), await edge.last(1)] == [8, 8]
     one.send({2: unload(adapter.digest)})
     assert await one.last(2) == 0
@@ -167,7 +160,7 @@ async def test_what_is_refused_is_told_by_its_own_error(meet: Meet) -> None:
     engine, _, (edge,) = await meet()
     edge.send(
         {
-            0: submit(job(adapter="absent")),
+            0: submit(job(adapter="ab" * 32)),
             1: compile_(Constraint("regex", "("), ""),
             2: read(PoolingRequest([], depth=0.5)),
             3: pb.EngineCommand(),  # as one of a later release looks here
@@ -211,7 +204,7 @@ async def test_a_job_may_be_cancelled_while_its_constraint_is_compiled(meet: Mee
 
 
 async def test_a_load_under_way_is_finished_and_then_let_go(meet: Meet) -> None:
-    engine, host, (edge,) = await meet(load_seconds=0.05)
+    engine, _, (edge,) = await meet(load_seconds=0.05)
     adapter, unloaded = fake_adapter("a"), []
     unload = engine.unload
 
@@ -221,8 +214,7 @@ async def test_a_load_under_way_is_finished_and_then_let_go(meet: Meet) -> None:
         return freed
 
     engine.unload = noted
-    host.put_weights(adapter)
-    edge.send({0: load(adapter.digest)})
+    edge.send({0: load(adapter)})
     await asyncio.sleep(0.01)
     edge.task.cancel()
     await until(lambda: unloaded)
@@ -230,23 +222,9 @@ async def test_a_load_under_way_is_finished_and_then_let_go(meet: Meet) -> None:
     assert not engine.status().host_adapters
 
 
-async def test_weights_are_put_first_and_travel_once(meet: Meet) -> None:
-    engine, host, (one, two) = await meet("one", "two")
-    adapter = fake_adapter("a")
-    one.send({0: load(adapter.digest)})
-    assert await one.last(0) == "missing"
-    host.put_weights(adapter)
-    one.send({1: load(adapter.digest)})
-    assert await one.last(1) == 8
-    two.send({0: load(adapter.digest)})
-    assert await two.last(0) == 8
-    assert engine.status().host_adapters == (adapter.digest,)
-
-
 async def test_one_that_drains_says_so_at_once_and_is_idle_when_all_is_done(meet: Meet) -> None:
     _, host, (edge,) = await meet(step_seconds=0.005)
-    host.put_weights(fake_adapter("a"))
-    edge.send({0: submit(job()), 1: load(fake_adapter("a").digest)})
+    edge.send({0: submit(job()), 1: load(fake_adapter("a"))})
     await edge.last(1)
     edge.send({2: DRAIN})
     await until(lambda: any(batch.state.draining for batch in edge.batches))

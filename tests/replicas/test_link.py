@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
 import grpc
 import pytest
 
+from router.cli.fleet import EdgeEncoder
 from router.engine.base import AdapterArtifact, Engine
 from router.engine.fake import FakeEngine
+from router.engine.prompt import PromptEncoder
 from router.errors import ConfigError
+from router.registry.format.artifact import FolderRules, read_artifact
 from router.replicas.engine import FleetEngine
 from router.replicas.link import Link, LinkLost, Security
-from tests.engine.contract import CONTEXT, QUEUE, ROWS, EngineContract, answer, job
-from tests.engine.test_contract import fake_adapter
+from tests.engine import tiny
+from tests.engine.contract import CONTEXT, QUEUE, ROWS, EngineContract
+from tests.engine.test_contract import TestTorchEngine, fake_adapter
 from tests.replicas.served import ServedLink
 from tests.security.test_tls import Files
 
@@ -61,6 +64,31 @@ class TestOverMutualTls(OverGrpc):
         return ServedLink("0", FAKE, *mutual(self.files))
 
 
+class TinyEncoder(EdgeEncoder):
+    def __init__(self) -> None:
+        self._encoder = PromptEncoder(tiny.tokenizer())
+
+
+class TestTorchOverGrpc(TestTorchEngine):
+    """The contract of engines over one replica with the engine on torch, which reads adapters itself."""
+
+    @pytest.fixture(autouse=True)
+    def _ended(self) -> Iterator[None]:
+        self.links: list[ServedLink] = []
+        yield
+        for link in self.links:
+            link.kill()
+
+    def make(self) -> Engine:
+        made = super().make()
+
+        def read(folder: Path) -> AdapterArtifact:
+            return read_artifact(folder, FolderRules(made.info))[0]
+
+        self.links.append(ServedLink("0", lambda: made, Security("secret"), read=read))
+        return FleetEngine(self.links[-1:], TinyEncoder, max_running=ROWS, max_queue=QUEUE)
+
+
 @pytest.fixture
 def served() -> Iterator[Callable[..., ServedLink]]:
     """`served(security, credentials)`: a replica that runs."""
@@ -83,23 +111,17 @@ def test_who_does_not_know_the_secret_is_refused(served: Callable[..., ServedLin
             Link("r", link.address, security, 5.0).start()
 
 
-async def test_no_other_method_is_open_to_strangers(served: Callable[..., ServedLink]) -> None:
+async def test_no_stream_is_open_to_strangers(served: Callable[..., ServedLink]) -> None:
+    """A stream that the replica ended before its first message was out is an internal error to grpc's client,
+    so such a call is made again."""
     link = served(Security("secret"))
     stranger = Link("r", link.address, Security("other"), 5.0)
-    assert "the secret is not that of this replica" in await refusal(lambda: anext(stranger.batches("edge")))
-    weights = fake_adapter("a")
-    assert "the secret is not that of this replica" in await refusal(lambda: stranger.put_weights(weights))
-
-
-async def refusal(call: Callable[[], Awaitable[object]]) -> str:
-    """What the replica says. A stream that it ended before its first message was out is an internal error to
-    grpc's client, so such a call is made again."""
     for _ in range(50):
         with pytest.raises(LinkLost) as caught:
-            await call()
+            await anext(stranger.batches("edge"))
         if "Internal error" not in str(caught.value):
             break
-    return str(caught.value)
+    assert "the secret is not that of this replica" in str(caught.value)
 
 
 def test_certificates_decide_on_both_sides(served: Callable[..., ServedLink], tmp_path: Path) -> None:
@@ -127,18 +149,3 @@ def test_a_proxy_for_the_web_is_not_asked(
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
     monkeypatch.delenv("no_proxy", raising=False)
     assert served(Security("secret")).start().base.name == "fake"
-
-
-async def test_large_weights_travel_beside_tokens(served: Callable[..., ServedLink]) -> None:
-    from router.engine.base import SiteDelta, TensorData
-
-    link = served(Security("secret"))
-    half = TensorData("F32", (1, 1 << 20), memoryview(bytes(4 << 20)))
-    large = AdapterArtifact("large", "1", "d" * 64, {"q": SiteDelta(half, half, 1.0)})
-    engine = FleetEngine([link], FakeEngine, max_running=ROWS, max_queue=QUEUE)
-    await asyncio.to_thread(engine.start)
-    loading = asyncio.ensure_future(engine.load(large))
-    texts = [(await answer(engine, job(engine)))[0] for _ in range(3)]
-    assert await loading == 8 << 20
-    assert len(set(texts)) == 1
-    await asyncio.to_thread(engine.close)

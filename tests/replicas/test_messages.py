@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 import time
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from router import errors
 from router.engine.base import (
@@ -16,13 +18,13 @@ from router.engine.base import (
     Finished,
     Job,
     PoolingRequest,
-    SiteDelta,
-    TensorData,
+    digest_of_mixture,
 )
-from router.errors import ConfigError, FieldViolation, InvalidRequest, RouterError
+from router.errors import ConfigError, FailedPrecondition, FieldViolation, InvalidRequest, RouterError
 from router.replicas import messages
 from router.replicas.messages import MUST_MATCH
 from router.types import (
+    SAMPLING_RANGES,
     Constraint,
     FinishReason,
     LabelProbabilities,
@@ -32,25 +34,8 @@ from router.types import (
     Usage,
 )
 from router.v1 import engine_pb2 as pb
-from tests.replicas.local import messages_of
 
 INFO = BaseInfo("b", "0" * 64, "Fake", "float32", "cpu", 512, 256, {"q": (1, 2)})
-PARAMS = SamplingParams(
-    7,
-    min_tokens=2,
-    temperature=0.1,
-    top_p=0.9,
-    top_k=3,
-    min_p=0.05,
-    repetition_penalty=1.1,
-    frequency_penalty=0.2,
-    presence_penalty=-0.3,
-    seed=2**60,
-    stop=("a", "b"),
-    logprobs=4,
-    constraint=Constraint("regex", "x"),
-    logit_bias=((3, -100.0), (7, 0.5)),
-)
 
 
 def carried(error: RouterError) -> RouterError:
@@ -58,38 +43,165 @@ def carried(error: RouterError) -> RouterError:
     return messages.error_of(pb.EngineError.FromString(sent))
 
 
-def test_jobs_come_as_they_went() -> None:
-    job = Job("r", [1, 2**31], PARAMS, "d", None, -3, True, None, "t", 0.25, True, 2)
-    assert messages.job_of(messages.submit(job).submit) == job
-    plain = Job("r", [1], SamplingParams())
-    assert messages.job_of(messages.submit(plain).submit) == plain
-    preferred = Constraint("choices", choices=("a", "b"), prior=(0.25, -1.0))
-    corrected = Job("r", [1], SamplingParams(constraint=preferred))
-    assert messages.job_of(messages.submit(corrected).submit) == corrected
-    for labels in (LabelSettings(), LabelSettings(temperature=1.5)):
-        labelled = replace(plain, labels=labels)
-        assert messages.job_of(messages.submit(labelled).submit) == labelled
+VOCABULARY = 1 << 17
+number = st.floats(-1e6, 1e6)
+text = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
+digest = st.binary(min_size=32, max_size=32).map(bytes.hex)
+token = st.integers(0, VOCABULARY - 1)
+tokens = st.lists(token, min_size=1, max_size=8)
+unsigned = st.integers(0, 2**31)
 
 
-def test_readings_come_as_they_went() -> None:
-    for reading in (
-        PoolingRequest([1], [2], 0.5, 3, None, True, -7),
-        PoolingRequest([1], [2]),
-        PoolingRequest([1], [], 0.0),
-    ):
-        assert messages.reading_of(messages.read(reading).read) == reading
+def ranged(name: str) -> st.SearchStrategy[Any]:
+    """Of a number of SamplingParams."""
+    allowed = SAMPLING_RANGES[name]
+    if allowed.kind is int:
+        return st.integers(int(allowed.low), int(allowed.high))
+    return st.floats(allowed.low, allowed.high, exclude_min=allowed.open_low)
 
 
-def test_events_come_as_they_went() -> None:
-    part = TokenLogprob("\ufffd", 3, -0.5, (("y", 2, -1.0), ("\ufffd", 3, -2.0)), b"\xf0", (b"", b"\xf0"))
-    delta = Delta("x", 2, (TokenLogprob("x", 1, -0.5, (("y", 2, -1.0),)), part))
-    labels = LabelProbabilities((("a", 0.75), ("b", 0.25)), True)
-    end = Finished(FinishReason.STOP, Usage(1, 2, 3, 0.1, 0.2, 0.3), "stop", labels)
+constraints = st.one_of(
+    st.builds(Constraint, st.sampled_from(["json_schema", "regex", "grammar", "quote"]), text),
+    st.lists(st.tuples(text, number), min_size=1, max_size=4).map(
+        lambda pairs: Constraint("choices", "", tuple(t for t, _ in pairs), tuple(p for _, p in pairs))
+    ),
+)
+sampling = st.builds(
+    SamplingParams,
+    **{name: ranged(name) for name in SAMPLING_RANGES if name != "seed"},
+    seed=st.none() | ranged("seed"),
+    stop=st.lists(st.text("ab\u00e9", min_size=1, max_size=3), max_size=3).map(tuple),
+    constraint=st.none() | constraints,
+    logit_bias=st.dictionaries(token, st.floats(-100, 100, width=32), max_size=3).map(
+        lambda biases: tuple(sorted(biases.items()))
+    ),
+)
+jobs = st.builds(
+    Job,
+    request_id=text,
+    tokens=tokens,
+    params=sampling,
+    adapter=st.none() | digest,
+    deadline=st.none(),  # see `test_times_travel_as_durations`
+    priority=st.integers(-(2**31), 2**31 - 1),
+    background=st.booleans(),
+    grammar=st.none(),  # which the replica makes
+    tenant=text,
+    share=st.floats(1e-3, 1e3),
+    own_constraint=st.booleans(),
+    shared=st.integers(0, 1),
+    labels=st.none() | st.builds(LabelSettings, st.just(False), st.none() | st.floats(0.1, 10)),
+)
+readings = st.builds(
+    PoolingRequest,
+    tokens=tokens,
+    context=tokens,
+    depth=st.none() | st.floats(0, 1),
+    ends=unsigned,
+    deadline=st.none(),
+    background=st.booleans(),
+    scope=st.integers(-(2**63), 2**63 - 1),
+    candidates=st.just(()),  # an engine reads these for itself, and what goes with them
+    adapter=st.none(),
+    tenant=st.just(""),
+    shared=st.just(0),
+)
+alternatives = st.lists(st.tuples(text, token, number, st.binary(min_size=1, max_size=3)), max_size=3)
+logprobs = st.builds(
+    lambda name, id, value, part, top: TokenLogprob(
+        name, id, value, tuple(one[:3] for one in top), part, tuple(one[3] for one in top)
+    ),
+    *(text, token, number, st.binary(max_size=3), alternatives),
+)
+deltas = st.builds(Delta, text, unsigned, st.lists(logprobs, max_size=3).map(tuple))
+labels = st.builds(
+    LabelProbabilities, st.lists(st.tuples(text, number), min_size=1).map(tuple), st.booleans()
+)
+ends = st.builds(
+    Finished,
+    reason=st.sampled_from(FinishReason),
+    usage=st.builds(Usage, unsigned, unsigned, unsigned, number, number, number, unsigned),
+    stop=text,
+    labels=st.none() | labels,
+)
+statuses = st.builds(
+    EngineStatus,
+    **{
+        one.name: {"int": unsigned, "bool": st.booleans(), "str": text}.get(
+            one.type, st.lists(text).map(tuple)
+        )
+        for one in fields(EngineStatus)
+        if one.name != "last_progress"
+    },
+    last_progress=st.just(0.0),
+)
+bases = st.builds(
+    BaseInfo,
+    **dict.fromkeys(("name", "digest", "architecture", "dtype", "device", "kernels", "weights"), text),
+    **dict.fromkeys(("context_length", "vocab_size", "size_bytes"), unsigned),
+    sites=st.dictionaries(text, st.tuples(unsigned, unsigned), max_size=3),
+    abilities=st.frozensets(st.sampled_from(Ability)),
+    chat_template=st.booleans(),
+    tool_form=st.booleans(),
+)
+
+
+def sent(message: Any) -> Any:
+    """As it comes out at the other end."""
+    return type(message).FromString(message.SerializeToString())
+
+
+@given(jobs)
+def test_jobs_come_as_they_went(job: Job) -> None:
+    assert messages.job_of(sent(messages.submit(job)).submit, VOCABULARY) == job
+
+
+@given(readings)
+def test_readings_come_as_they_went(reading: PoolingRequest) -> None:
+    assert messages.reading_of(sent(messages.read(reading)).read, VOCABULARY) == reading
+
+
+def test_readings_of_candidates_stay_in_their_process() -> None:
+    with pytest.raises(InvalidRequest, match="candidates"):
+        messages.read(PoolingRequest([1], candidates=[2]))
+
+
+@given(st.one_of(deltas, ends))
+def test_events_come_as_they_went(what: Delta | Finished) -> None:
     event = pb.EngineEvent()
-    messages.write_event(event, delta)
-    assert messages.delta_of(event.delta) == delta
-    messages.write_event(event, end)
-    assert messages.finished_of(event.finished) == end
+    messages.write_event(event, what)
+    came = sent(event)
+    if isinstance(what, Delta):
+        assert messages.delta_of(came.delta) == what
+    else:
+        assert messages.finished_of(came.finished) == what
+
+
+@given(statuses)
+def test_statuses_come_as_they_went(status: EngineStatus) -> None:
+    came = messages.status_of(sent(messages.state_message(status)))
+    assert replace(came, last_progress=0.0) == status
+
+
+@given(bases)
+def test_bases_come_as_they_went(info: BaseInfo) -> None:
+    assert messages.info_of(sent(messages.hello_message(info)).base) == info
+
+
+@given(st.lists(st.tuples(digest, st.floats(-10, 10)), min_size=1, max_size=4).map(tuple))
+def test_mixtures_come_as_they_went(parts: tuple[tuple[str, float], ...]) -> None:
+    mixture = AdapterArtifact("mixture", "", digest_of_mixture(parts), {}, parts)
+    assert messages.mixture_of(sent(messages.load(mixture)).load) == mixture
+
+
+def test_an_adapter_that_is_nowhere_cannot_be_loaded_elsewhere() -> None:
+    with pytest.raises(FailedPrecondition, match="'a' has no folder"):
+        messages.load(AdapterArtifact("a", "1", "d", {}))
+
+
+def test_more_than_a_message_may_have_is_the_callers_error() -> None:
+    with pytest.raises(InvalidRequest, match=r"input: takes \d+ bytes on its way to a replica, and 1047552"):
+        messages.submit(Job("r", [VOCABULARY - 1] * 400_000, SamplingParams()))
 
 
 def kinds(kind: type[RouterError] = RouterError) -> list[type[RouterError]]:
@@ -139,32 +251,12 @@ def test_text_that_is_no_unicode_is_the_callers_error() -> None:
         messages.compile_(Constraint("regex", "\ud800"), "")
 
 
-async def uploaded(parts: list[pb.PutWeightsRequest]) -> AdapterArtifact:
-    return await messages.artifact_of(messages_of(parts))
-
-
-async def test_weights_come_as_they_went(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(messages, "PIECE", 300)
-    data = memoryview(bytes(range(250)) * 4)
-    one, other = (TensorData("BF16", shape, data) for shape in ((10, 50), (50, 10)))
-    adapter = AdapterArtifact("a", "1", "d", {"q": SiteDelta(one, other, 2.0)}, (("p", 0.5),), (1, 2))
-    parts = list(messages.weights(adapter))
-    assert len(parts) == 9
-    assert await uploaded(parts) == adapter
-    with pytest.raises(InvalidRequest, match="1700 of 2000 bytes"):
-        await uploaded([*parts[:3], *parts[4:]])
-    with pytest.raises(InvalidRequest, match="more bytes"):
-        await uploaded([*parts, parts[1]])
-    with pytest.raises(InvalidRequest, match="header: is missing"):
-        await uploaded([])
-
-
 def test_times_travel_as_durations() -> None:
     now = time.monotonic()
     job = Job("r", [1], SamplingParams(), deadline=now + 5)
     message = messages.submit(job)
     assert message.submit.seconds_left == pytest.approx(5, abs=0.1)
-    assert messages.job_of(message.submit).deadline == pytest.approx(now + 5, abs=0.1)
+    assert messages.job_of(message.submit, 256).deadline == pytest.approx(now + 5, abs=0.1)
     status = EngineStatus(running=3, last_progress=now - 2, host_adapters=("d",), failed="why", flaws=("f",))
     state = messages.state_message(status, draining=True)
     assert state.idle_seconds == pytest.approx(2, abs=0.1)

@@ -214,6 +214,7 @@ def read_artifact(folder: Path, rules: FolderRules) -> tuple[AdapterArtifact, In
         digest=digest_of(exam.files),
         sites=_sites(exam),
         invocation_tokens=inspection.invocation_tokens,
+        folder=folder.absolute(),
     )
     weights = hashlib.sha256(exam.files[WEIGHTS]).hexdigest()
     return artifact, replace(inspection, weights_sha256=weights)
