@@ -151,7 +151,7 @@ class FleetEngine:
         return tuple(self._replicas.values())
 
     def start(self) -> None:
-        """Start the first replicas at once; blocks. Raises ConfigError naming one that fails or differs."""
+        """Start the first replicas at once; blocks. Raises ConfigError where none is up, and why."""
         try:
             self.members.begin()
             self._encoder = self._make_encoder()

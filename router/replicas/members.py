@@ -17,7 +17,7 @@ from router.engine.base import EngineStatus
 from router.errors import ConfigError, NotFound, NotLoaded, RouterError, Unavailable
 from router.replicas.link import Link, LinkLost
 from router.replicas.membership import FleetPlan, FleetReport, Member, MemberLoad, Membership
-from router.replicas.messages import check_alike
+from router.replicas.messages import fleet_of
 from router.replicas.replica import FleetReplica
 from router.replicas.weights import LoadedAdapter, Weights
 from router.v1 import engine_pb2 as pb
@@ -105,14 +105,33 @@ class Members:
                 return
 
     def wait(self) -> pb.HelloResponse:
-        """Block until all are up; where others start them until one is, and a moment for the rest. Returns
-        what they have in common.
+        """Block until each is up or fails; where others start them until one is up, and a moment for the
+        rest. Returns what those that are up have in common.
 
-        Raises ConfigError naming one that does not start, or differs.
+        One that fails, or is not like most, is tried again later. Raises ConfigError where none is up.
         """
+        hellos, failed = self._first_results()
+        self._over.set()
+        for name, error in failed.items():
+            if not hellos:
+                raise ConfigError(f"replica {name} does not start: {error}") from error
+        in_order = {name: hellos[name] for name in self.replicas if name in hellos}
+        self._hello, others = fleet_of(in_order)
+        for name, problem in ({name: str(error) for name, error in failed.items()} | others).items():
+            log.error("replica %s cannot be one of this fleet: %s", name, problem)
+            self.replicas[name].problem = problem
+        for name, replica in self.replicas.items():
+            replica.expect(self._hello, up=name in hellos and name not in others)
+            if replica.up:
+                self._placement.join(name)
+        return self._hello
+
+    def _first_results(self) -> tuple[dict[str, pb.HelloResponse], dict[str, Exception]]:
+        """Which first starts succeeded, and which failed."""
         hellos: dict[str, pb.HelloResponse] = {}
+        failed: dict[str, Exception] = {}
         seconds = FIND_SECONDS if self.membership.found else None
-        while len(hellos) < len(self.replicas):
+        while len(hellos) + len(failed) < len(self.replicas):
             try:
                 name, result = self._results.get(timeout=seconds)
             except Empty:
@@ -121,17 +140,12 @@ class Members:
                 why = "; ".join(f"{name}: {replica.problem}" for name, replica in self.replicas.items())
                 raise ConfigError(f"no replica is up after {FIND_SECONDS:g} s: {why}") from None
             if isinstance(result, Exception):
-                raise ConfigError(f"replica {name} does not start: {result}") from result
+                failed[name] = result
+                continue
             hellos[name] = result
             if self.membership.found:
                 seconds = MOMENT_SECONDS
-        self._over.set()
-        self._hello = check_alike(hellos)
-        for name, replica in self.replicas.items():
-            replica.expect(self._hello, up=name in hellos)
-            if replica.up:
-                self._placement.join(name)
-        return self._hello
+        return hellos, failed
 
     def _replica(self, link: Link) -> FleetReplica:
         return FleetReplica(link, self._edge, self._stall, self, self._hello)

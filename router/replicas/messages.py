@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import re
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from itertools import repeat
@@ -130,21 +131,29 @@ def differences(fleet: pb.HelloResponse, other: pb.HelloResponse) -> str:
     return "; ".join(parts)
 
 
-def check_alike(hellos: Mapping[str, pb.HelloResponse]) -> pb.HelloResponse:
-    """What all replicas are; those of several versions, which is then "", with the abilities that all have.
+def fleet_of(hellos: Mapping[str, pb.HelloResponse]) -> tuple[pb.HelloResponse, dict[str, str]]:
+    """What most of these replicas are, and why each other one cannot be one of them.
 
-    Raises ConfigError naming who differs from the first, and in what.
+    Among equals the first ones count. Those of several versions have the version "", and the abilities that
+    all have.
     """
-    first, *_ = hellos.values()
+    kinds = {name: _kind(hello) for name, hello in hellos.items()}
+    most, _ = Counter(kinds.values()).most_common(1)[0]
+    alike = [hello for name, hello in hellos.items() if kinds[name] == most]
     fleet = pb.HelloResponse()
-    fleet.CopyFrom(first)
-    if len({hello.version for hello in hellos.values()}) > 1:
-        common = set.intersection(*(set(hello.base.abilities) for hello in hellos.values()))
+    fleet.CopyFrom(alike[0])
+    if len({hello.version for hello in alike}) > 1:
+        common = set.intersection(*(set(hello.base.abilities) for hello in alike))
         fleet.version, fleet.base.abilities[:] = "", sorted(common)
-    for name, other in hellos.items():
-        if found := differences(fleet, other):
-            raise ConfigError(f"replica {name} cannot be one of this fleet: {found}")
-    return fleet
+    found = {name: differences(fleet, hello) for name, hello in hellos.items()}
+    return fleet, {name: problem for name, problem in found.items() if problem}
+
+
+def _kind(hello: pb.HelloResponse) -> tuple[object, ...]:
+    """What decides whether two replicas can work together, but for abilities, which may differ by version."""
+    info = info_of(hello.base)
+    values = {name: getattr(info, name) for name in MUST_MATCH if name != "abilities"}
+    return tuple((values | {"sites": tuple(sorted(info.sites.items()))}).values())
 
 
 # -- commands

@@ -10,6 +10,7 @@ from dataclasses import replace
 import pytest
 
 from router.config import Settings
+from router.engine.base import digest_of_mixture
 from router.errors import (
     AdapterNotFound,
     AdapterRejected,
@@ -20,7 +21,6 @@ from router.errors import (
 )
 from router.ports import Lease
 from router.registry.registry import Registry, RegistryOptions
-from router.engine.base import digest_of_mixture
 from router.types import MixturePart
 from tests.registry.life import SIZE, drop, eventually, host_bytes, leases, ref, weights
 from tests.registry.tiny import lora_tensors, safetensors, write_adapter

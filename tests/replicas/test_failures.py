@@ -216,13 +216,6 @@ async def test_a_slow_one_gets_less(fleet: Make) -> None:
     assert counts[0] > 2 * counts[1]
 
 
-async def test_another_base_is_refused(fleet: Make) -> None:
-    made = await fleet(2, each={"1": {"context_length": 99}}, start=False)
-    with pytest.raises(ConfigError, match=r"replica [01] cannot be one of this fleet: its context_length is"):
-        made.engine.start()
-    assert all(link.host is None for link in made.links)  # none stays behind
-
-
 async def test_another_base_in_its_place_is_refused(fleet: Make, caplog: pytest.LogCaptureFixture) -> None:
     made = await fleet(2)
     assert await outcome(made.engine.submit(job()))
@@ -248,15 +241,38 @@ async def test_no_replica_is_no_fleet() -> None:
         FleetEngine([], FakeEngine, max_running=1, max_queue=1)
 
 
-async def test_one_that_does_not_start_is_named(fleet: Make) -> None:
+def fails() -> Any:
+    raise ConfigError("model 'x' cannot be loaded")
+
+
+async def test_where_none_starts_the_edge_does_not(fleet: Make) -> None:
     made = await fleet(2, start=False)
-
-    def fails() -> Any:
-        raise ConfigError("model 'x' cannot be loaded")
-
-    made.link("1")._make = fails
-    with pytest.raises(ConfigError, match="replica 1 does not start: model 'x' cannot be loaded"):
+    for link in made.links:
+        link._make = fails
+    with pytest.raises(ConfigError, match=r"replica \d does not start: model 'x' cannot be loaded"):
         made.engine.start()
+
+
+async def test_one_that_does_not_start_is_shown_and_tried_again(fleet: Make) -> None:
+    made = await fleet(3, start=False)
+    make, made.link("0")._make = made.link("0")._make, fails
+    await asyncio.to_thread(made.engine.start)
+    assert made.engine.status().flaws == ("replica 0 does not start: model 'x' cannot be loaded",)
+    assert await outcome(made.engine.submit(job())) == "[base] one two three"
+    made.link("0")._make = make
+    await until(lambda: made.engine.replicas[0].up)
+    assert made.engine.status().flaws == ()
+
+
+async def test_one_with_another_base_is_shown_and_gets_nothing(fleet: Make) -> None:
+    made = await fleet(3, start=False, each={"0": {"context_length": 99}})
+    await asyncio.to_thread(made.engine.start)
+    (flaw,) = made.engine.status().flaws
+    assert flaw == "replica 0 does not start: its context_length is 99, that of the others 2048"
+    assert made.engine.info.context_length == 2048
+    asked = [made.engine.submit(job()) for _ in range(6)]
+    assert {await outcome(generation) for generation in asked} == {"[base] one two three"}
+    assert not made.made["0"].jobs
 
 
 @pytest.mark.parametrize("error", [ResourceExhausted("too large"), AdapterRejected("rank 99")])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -17,8 +18,9 @@ from router.errors import ConfigError
 from router.registry.format.artifact import FolderRules, read_artifact
 from router.replicas.engine import FleetEngine
 from router.replicas.link import Link, LinkLost, Security
+from router.replicas.membership import FoundMembership
 from tests.engine import tiny
-from tests.engine.contract import CONTEXT, QUEUE, ROWS, EngineContract
+from tests.engine.contract import CONTEXT, QUEUE, ROWS, EngineContract, answer, job, until
 from tests.engine.test_contract import TestTorchEngine, fake_adapter
 from tests.replicas.served import ServedLink
 from tests.security.test_tls import Files
@@ -109,6 +111,19 @@ def test_who_does_not_know_the_secret_is_refused(served: Callable[..., ServedLin
     for security in (Security("other"), Security()):
         with pytest.raises(ConfigError, match=r"replica r does not accept this edge: .*replica_secret"):
             Link("r", link.address, security, 5.0).start()
+
+
+async def test_one_with_another_secret_does_not_stop_an_edge(served: Callable[..., ServedLink]) -> None:
+    good, other = served(Security("secret")), served(Security("other"))
+    found = FoundMembership([other.address, good.address], Security("secret"))
+    engine = FleetEngine(
+        found.link, FakeEngine, max_running=ROWS, max_queue=QUEUE, membership=found, shared=True
+    )
+    await asyncio.to_thread(engine.start)
+    await until(lambda: len(engine.status().flaws) == 1)
+    assert "the secret is not that of this replica (replica_secret)" in engine.status().flaws[0]
+    assert (await answer(engine, job(engine)))[0]
+    await asyncio.to_thread(engine.close)
 
 
 async def test_no_stream_is_open_to_strangers(served: Callable[..., ServedLink]) -> None:

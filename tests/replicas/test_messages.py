@@ -20,7 +20,7 @@ from router.engine.base import (
     PoolingRequest,
     digest_of_mixture,
 )
-from router.errors import ConfigError, FailedPrecondition, FieldViolation, InvalidRequest, RouterError
+from router.errors import FailedPrecondition, FieldViolation, InvalidRequest, RouterError
 from router.replicas import messages
 from router.replicas.messages import MUST_MATCH
 from router.types import (
@@ -291,9 +291,16 @@ def test_the_rest_may_differ() -> None:
 
 def test_what_a_later_release_can_do_more_is_left_out_until_all_can() -> None:
     new, old = hello("2"), hello("1", abilities=INFO.abilities - {Ability.ACTIVATED})
-    assert messages.check_alike({"0": new, "1": old}).base == old.base
+    assert messages.fleet_of({"0": new, "1": old})[0].base == old.base
     assert messages.differences(old, new) == ""
     assert "abilities" in messages.differences(new, old)
     old.version = "2"
-    with pytest.raises(ConfigError, match="replica 1 cannot be one of this fleet: its abilities"):
-        messages.check_alike({"0": new, "1": old})
+    _, others = messages.fleet_of({"0": new, "1": old})
+    assert others.keys() == {"1"}
+    assert others["1"].startswith("its abilities")
+
+
+def test_a_fleet_is_what_most_of_its_replicas_are() -> None:
+    fleet, others = messages.fleet_of({"0": hello(dtype="bfloat16"), "1": hello(), "2": hello()})
+    assert fleet == hello()
+    assert others == {"0": "its dtype is 'bfloat16', that of the others 'float32'"}

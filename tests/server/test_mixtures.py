@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from router.client import AsyncClient, ClientError
+from router.engine.base import digest_of_mixture
 from router.engine.fake import FakeEngine
 from router.errors import InvalidRequest
-from router.engine.base import digest_of_mixture
 from router.server.inference import RequestLimits, generate_request
 from router.types import (
     AdapterInfo,
