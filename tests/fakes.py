@@ -54,6 +54,7 @@ class FakeRegistry:
         self.infos: dict[AdapterRef, AdapterInfo] = {}
         self.mixed = 0
         self.flaws: Sequence[str] = ()
+        self.artifacts: dict[str, AdapterArtifact] = {}  # by digest; others have no weights
         self.measures: dict[AdapterRef, Measured] = {}
         self.documents: dict[tuple[AdapterRef, str], bytes] = {}
         self._etags: dict[AdapterRef, int] = {}

@@ -11,6 +11,7 @@ import asyncio
 import gc
 import os
 import sys
+from dataclasses import replace
 from typing import Any
 
 from router import ports
@@ -23,13 +24,21 @@ from router.replicas.link import Security
 from router.replicas.membership import FoundMembership
 from router.server.app import ServerApp
 from router.server.logs import logging_to
+from tests.engine.test_contract import fake_adapter
 from tests.fakes import FakeRegistry, FakeRouter, adapter
 from tests.replicas.older import OlderLink
 
 
 async def serve(options: argparse.Namespace) -> None:
     engine = edge(options) if options.replicas else FakeEngine(**fake(options))
-    registry = FakeRegistry(engine, [adapter("medical"), adapter("legal", "2.0.0")])
+    known = [adapter("medical"), adapter("legal", "2.0.0")]
+    artifacts = {}
+    if options.replicas:  # which read the adapters' folders
+        made = [fake_adapter(info.ref.name) for info in known]
+        known = [replace(info, digest=one.digest) for info, one in zip(known, made, strict=True)]
+        artifacts = {one.digest: one for one in made}
+    registry = FakeRegistry(engine, known)
+    registry.artifacts = artifacts
     changed: dict[str, Any] = dict(one.split("=", 1) for one in options.set)
     settings = Settings(
         listen=options.listen,
