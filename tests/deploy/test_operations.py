@@ -102,7 +102,7 @@ def test_scripts_and_manifests_that_are_named_are_there():
     for line in (*starting_with("deploy/build.sh"), *starting_with("deploy/smoke.sh")):
         assert os.access(ROOT / line.split()[0], os.X_OK)
     folders = [ROOT / line.split()[-1] for line in starting_with("kubectl apply -k")]
-    assert [folder.name for folder in folders] == ["base", "kuberay"]
+    assert [folder.name for folder in folders] == ["base"]
     assert all((folder / "kustomization.yaml").is_file() for folder in folders)
     files = re.findall(r"^\| `([a-z]+\.yaml)`", PAGE, re.MULTILINE)
     assert files

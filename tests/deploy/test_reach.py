@@ -81,7 +81,7 @@ def reach(variables: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> Setting
 
 
 def test_all_manifests_are_looked_at() -> None:
-    assert set(PODS) >= {"kubernetes/base", "kubernetes/overlays/cert-manager", "kuberay"}
+    assert set(PODS) >= {"kubernetes/base", "kubernetes/overlays/cert-manager"}
     serving = [path for path in DEPLOY.rglob("*.yaml") if "LORA_ROUTER_LISTEN" in path.read_text()]
     assert {path.parent for path in serving} <= set(FOLDERS)
 
@@ -150,7 +150,6 @@ def test_a_network_policy_says_who_reaches_each_port(name: str) -> None:
 
 def test_the_page_makes_the_secrets_before_it_applies_the_manifests() -> None:
     page = (DEPLOY.parent / "docs/operations.md").read_text(encoding="utf-8")
-    for folder in ("deploy/kubernetes/base", "deploy/kuberay"):
-        before = page.partition(f"kubectl apply -k {folder}\n")[0]
-        assert "kubectl create secret tls lora-router-tls --cert=" in before
-        assert "kubectl create secret generic lora-router-clients --from-file=clients.toml" in before
+    before = page.partition("kubectl apply -k deploy/kubernetes/base\n")[0]
+    assert "kubectl create secret tls lora-router-tls --cert=" in before
+    assert "kubectl create secret generic lora-router-clients --from-file=clients.toml" in before
