@@ -78,9 +78,7 @@ class Settings(BaseSettings):
     metrics_listen: str = Field(
         "127.0.0.1:9464", description="HTTP address of metrics and probes; empty: off"
     )
-    engine: str = Field(
-        "torch", description="what runs the base: torch (our own engine), vllm (extra `vllm`) or a plugin's"
-    )
+    engine: str = Field("torch", description="what runs the base: torch (our own engine) or a plugin's")
     model: str = Field(
         "smollm2-135m-instruct", description="base model: the default, a folder, a GGUF file or a hub id"
     )

@@ -48,10 +48,8 @@ def test_a_folder_is_a_plugin_with_modules_of_its_own(write: Write, tmp_path: Pa
 def test_built_in_plugins_are_listed_as_all_others(write: Write) -> None:
     write("one.py", CHECK.format("None"))
     found = {status.name: status for status in loaded().status()}
-    assert (found["vllm"].source, found["vllm"].hooks) == (
-        "built-in",
-        ("register_engines", "register_settings"),
-    )
+    names = found["vllm_names"]
+    assert (names.source, names.hooks) == ("built-in", ("on_startup", "register_settings"))
     assert (found["one"].source, found["one"].hooks) == ("file", ("register_checks",))
 
 
@@ -62,8 +60,8 @@ def test_a_core_without_extensions_does_without_them(write: Write, monkeypatch: 
     )
     host = loaded()
     assert "ModuleNotFoundError" in status_of(host, "absent").error
-    with pytest.raises(ConfigError, match=r"engine .* is 'vllm', and there are torch"):
-        engine_of(Settings(engine="vllm"), host)
+    with pytest.raises(ConfigError, match=r"engine .* is 'echo', and there are torch"):
+        engine_of(Settings(engine="echo"), host)
 
 
 # -- commands
@@ -154,7 +152,7 @@ def test_an_engine_of_a_plugin_is_picked_by_its_name(write: Write) -> None:
     engine, base = engine_of(Settings(engine="echo", max_running=7), loaded())
     assert isinstance(engine, FakeEngine)
     assert (engine.max_running, base) == (7, None)
-    with pytest.raises(ConfigError, match="there are echo, torch, vllm"):
+    with pytest.raises(ConfigError, match="there are echo, torch"):
         engine_of(Settings(engine="eco"), loaded())
 
 

@@ -25,9 +25,7 @@ def engine_of(settings: Settings, plugins: PluginHost) -> tuple[Engine, Path | N
     Raises ConfigError, before anything is fetched where the settings are wrong.
     """
     plugins.check_engine(settings.engine)
-    if settings.replica_addresses and settings.engine != TORCH:  # the edge needs the tokenizer alone
-        return make_fleet(settings), resolve_model(settings.model, any_weights=True)
-    if settings.engine == TORCH:
+    if settings.replica_addresses or settings.engine == TORCH:  # an edge needs the tokenizer alone
         model = resolve_model(settings.model)
         return make_fleet(settings) if settings.replica_bounds[0] else make_engine(settings), model
     entry = plugins.engines().get(settings.engine)
@@ -65,7 +63,7 @@ def make_fleet(settings: Settings) -> Engine:
     membership, links = membership_and_links(settings)
     return FleetEngine(
         links,
-        partial(EdgeEncoder, settings.model, settings.engine == "vllm"),
+        partial(EdgeEncoder, settings.model),
         max_running=settings.max_running,
         max_queue=settings.max_queue,
         host_bytes=settings.host_memory_mb << 20,

@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from router.replicas.link import Link, Security
     from router.replicas.membership import Membership
 
-VLLM = "vllm"
 OF_ENGINES = {  # settings that a replica goes by
     "model", "quantized_from", "dtype", "quantize", "device", "native", "native_dir", "threads",
     "max_running", "max_queue", "max_step_tokens", "max_context", "cache_tokens", "prefix_cache", "slots",
@@ -28,9 +27,8 @@ def replica_settings(settings: Settings) -> dict[str, Any]:
 
     `tables` has that of the plugin called as the engine.
     """
-    unset = {"max_step_tokens"} - settings.model_fields_set  # vLLM has its own where nobody set it
-    own = settings.model_dump(include=OF_ENGINES - unset)
-    shared = not settings.ray and settings.engine in ("torch", VLLM)  # they share this machine's cores
+    own = settings.model_dump(include=OF_ENGINES)
+    shared = not settings.ray and settings.engine == "torch"  # they share this machine's cores
     if shared and not settings.threads:
         own["threads"] = max(1, len(os.sched_getaffinity(0)) // settings.replica_bounds[1])
     name = canonical(settings.engine)
@@ -50,7 +48,7 @@ def security_of(settings: Settings) -> Security:
 
 def membership_and_links(settings: Settings) -> tuple[Membership, Callable[[str], Link]]:
     """Who decides which replicas there are, and the way to each. Raises ConfigError."""
-    from router.replicas.children import ChildLink, devices, share_of_cores
+    from router.replicas.children import ChildLink, devices
     from router.replicas.membership import FixedMembership, FoundMembership, OwnedMembership
 
     if settings.replica_addresses:
@@ -76,12 +74,10 @@ def membership_and_links(settings: Settings) -> tuple[Membership, Callable[[str]
             return FixedMembership([str(number) for number in range(least)]), cluster.link
         return OwnedMembership(least, most), cluster.link
     gpus = devices() if settings.device != "cpu" else ()
-    bound = settings.engine == VLLM and not gpus  # it binds its threads to the first cores that it may use
 
     def child(name: str) -> Link:
         device = {"CUDA_VISIBLE_DEVICES": gpus[int(name) % len(gpus)]} if gpus else {}
-        cores = share_of_cores(int(name), most, own["threads"]) if bound else ()
-        return ChildLink(name, settings.engine, own, environment=device, cores=cores)
+        return ChildLink(name, settings.engine, own, environment=device)
 
     return OwnedMembership(least, most), child
 
@@ -89,11 +85,11 @@ def membership_and_links(settings: Settings) -> tuple[Membership, Callable[[str]
 class EdgeEncoder:
     """A base's tokenizer without its weights."""
 
-    def __init__(self, model: str, any_weights: bool = False) -> None:
+    def __init__(self, model: str) -> None:
         from router.engine.loader import load_tokenizer
         from router.engine.prompt import PromptEncoder
 
-        self._encoder = PromptEncoder(load_tokenizer(resolve_model(model, any_weights=any_weights), model))
+        self._encoder = PromptEncoder(load_tokenizer(resolve_model(model), model))
 
     def encode(
         self, prompt: Prompt, most: int | None = None, check: Callable[[], None] | None = None

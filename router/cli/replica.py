@@ -34,7 +34,7 @@ PATIENCE = 3  # times `stall_seconds` without a step, after which the process en
 LOOK_SECONDS = 0.25
 ENGINE_SECONDS = 10.0  # for the end of an engine
 EngineFlag = Annotated[
-    str, typer.Option("--engine", metavar="torch|vllm|fake", help="What runs the base; fake is for tests.")
+    str, typer.Option("--engine", metavar="NAME", help="What runs the base; fake is for tests.")
 ]
 Listen = Annotated[
     str | None, typer.Option(metavar="HOST:PORT", help=f"Address for edges. Default: {LISTEN}.")
@@ -55,7 +55,6 @@ def replica(
     tls_cert: serve.TlsCert = None,
     tls_key: serve.TlsKey = None,
     tls_client_ca: serve.TlsClientCa = None,
-    vllm_args: serve.VllmArgs = None,
     model: serve.Model = None,
     dtype: serve.Dtype = None,
     quantize: serve.Quantize = None,

@@ -78,11 +78,9 @@ Quantize = Annotated[
 ]
 EngineFlag = Annotated[
     str | None,
-    typer.Option("--engine", metavar="torch|vllm", help="What runs the base: ours, or vLLM. Default: torch."),
-]
-VllmArgs = Annotated[
-    list[str] | None,
-    typer.Option(metavar="KEY=VALUE", help="An argument of vLLM itself; repeatable."),
+    typer.Option(
+        "--engine", metavar="NAME", help="What runs the base: torch or a plugin's. Default: torch."
+    ),
 ]
 Device = Annotated[
     str | None, typer.Option(metavar="DEVICE", help="auto, cpu, cuda or cuda:N. Default: auto.")
@@ -264,7 +262,6 @@ def serve(
     plugins_dir: Plugins = None,
     bare: Bare = None,
     engine: EngineFlag = None,
-    vllm_args: VllmArgs = None,
     model: Model = None,
     dtype: Dtype = None,
     quantize: Quantize = None,

@@ -132,22 +132,20 @@ _QUANTISED = (
 )
 
 
-def resolve_model(spec: str, any_weights: bool = False) -> Path:
+def resolve_model(spec: str) -> Path:
     """The folder for `--model`: a known name, a folder, or a hub id (downloaded if not cached); a GGUF file.
 
-    `any_weights`: quantised ones and those of layers with a state, too, which our own engine does not serve.
     Raises ConfigError that says what to do.
     """
     if spec.lower() in _BASES:
         return fetch_base(spec)
     path = Path(spec).expanduser()
-    if path.suffix == GGUF and path.is_file() and not any_weights:
+    if path.suffix == GGUF and path.is_file():
         return path
     if spec and path.is_dir():
         if not (path / "config.json").is_file():
             raise ConfigError(f"{spec} has no config.json: give the folder that holds the whole model")
-        if not any_weights:
-            _refuse_unserved(path, spec)
+        _refuse_unserved(path, spec)
         return path
     if spec.startswith(("/", ".", "~")) or spec.count("/") != 1:
         known = ", ".join(sorted(_BASES))
@@ -155,8 +153,7 @@ def resolve_model(spec: str, any_weights: bool = False) -> Path:
             f"model {spec!r} is neither a known name ({known}), a folder, a GGUF file nor a hub id OWNER/NAME"
         )
     fetched = fetch_from_hub(spec)
-    if not any_weights:
-        _refuse_unserved(fetched, spec)
+    _refuse_unserved(fetched, spec)
     return fetched
 
 

@@ -34,7 +34,6 @@ MOVED = {
     "mirror_seconds": "mirrors",
     "mirror_wait_seconds": "mirrors",
     "otlp_endpoint": "otel",
-    "vllm_args": "vllm",
 }
 
 

@@ -16,7 +16,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -44,13 +44,11 @@ class Child:
         *,
         environment: Mapping[str, str] | None = None,
         fake: Mapping[str, Any] | None = None,
-        cores: Collection[int] = (),
         listen: str = "127.0.0.1:0",
         forsaken_seconds: float = 0.0,
     ) -> None:
         """`settings` are values of `router.config.Settings`, of which none is a secret; `fake` are options of
-        a fake engine. It runs on `cores`; empty: on those of this process. It ends when no edge was attached
-        for `forsaken_seconds`; 0: never.
+        a fake engine. It ends when no edge was attached for `forsaken_seconds`; 0: never.
         """
         self.secret = secrets.token_hex(32)
         start = {
@@ -67,8 +65,6 @@ class Child:
             env={**os.environ, **(environment or {})},
             start_new_session=True,  # signals of a terminal are for the edge, which drains first
         )
-        if cores:
-            os.sched_setaffinity(self.process.pid, cores)
         with suppress(BrokenPipeError):  # it ended at once, which `address` finds
             self._stdin.write(json.dumps(start, default=str).encode() + b"\n")
             self._stdin.flush()
@@ -191,14 +187,3 @@ def devices(environment: Mapping[str, str] | None = None, folder: Path = GPUS) -
     if named is not None:
         return [name for name in named.split(",") if name.strip()]
     return [str(number) for number in range(len(list(folder.iterdir())))] if folder.is_dir() else []
-
-
-def share_of_cores(number: int, replicas: int, threads: int, cores: Collection[int] = ()) -> Sequence[int]:
-    """The cores of child `number` of so many `replicas`: its share of `cores`, and at least `threads`.
-
-    `cores` are by default those of this process. Children have cores in common only where there are too few.
-    """
-    all_cores = sorted(cores or os.sched_getaffinity(0))
-    width = min(len(all_cores), max(threads, len(all_cores) // replicas))
-    first = number % replicas * width
-    return sorted(all_cores[(first + at) % len(all_cores)] for at in range(width))

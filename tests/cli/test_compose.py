@@ -281,8 +281,8 @@ async def test_a_server_lists_its_plugins(running, client, folders):
     (folders / "plugins" / "later.py").write_text("1 / 0\n")
     await running.plugins.pick_up()
     found = {plugin.name: plugin for plugin in await client.adapters.plugins()}
-    assert found["vllm"].source == "built-in"
-    assert "register_engines" in found["vllm"].hooks
+    assert found["vllm_names"].source == "built-in"
+    assert "register_settings" in found["vllm_names"].hooks
     later, shout = found["later"], found["shout"]
     assert shout.hooks == ("register_classifiers",)
     assert (later.name, later.path, later.enabled) == ("later", "later.py", True)

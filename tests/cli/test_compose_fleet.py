@@ -17,9 +17,8 @@ import pytest
 from pydantic import SecretStr
 
 from router.cli.compose import Composition
-from router.cli.engines import engine_of, make_fleet
+from router.cli.engines import make_fleet
 from router.cli.fleet import OF_ENGINES, membership_and_links, of_all_replicas, replica_settings
-from router.cli.plugins import host_of
 from router.cli.settings import load_settings
 from router.cli.summary import print_summary
 from router.client import AsyncClient
@@ -48,7 +47,7 @@ async def running(own_folder: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIte
 
     def make() -> FakeEngine:
         engine = FakeEngine(step_seconds=0.001)
-        engine._info = dataclasses.replace(engine._info, sites=MODULES, vocab_size=32)
+        engine._info = dataclasses.replace(engine._info, sites=MODULES)
         return engine
 
     settings = Settings(
@@ -137,10 +136,8 @@ def test_a_replica_gets_what_its_engine_goes_by_and_no_secret() -> None:
     assert "hush" not in json.dumps(own)
     assert (own["slots"], "replicas" in own) == (7, False)
     assert own["threads"] >= 1
-    assert "max_step_tokens" not in own
     assert replica_settings(Settings(replicas="2", max_step_tokens=64))["max_step_tokens"] == 64
     assert replica_settings(Settings(replicas="2", threads=3))["threads"] == 3
-    assert replica_settings(Settings(replicas="2", engine="vllm"))["threads"] == own["threads"]
     assert replica_settings(Settings(replicas="2", ray="127.0.0.2:6379"))["threads"] == 0
 
 
@@ -205,14 +202,3 @@ def test_who_starts_the_replicas() -> None:
     for wrong in ("a", "a:b", "dns:///a"):
         with pytest.raises(ConfigError, match="HOST:PORT or dns:///HOST:PORT"):
             membership_and_links(Settings(replica_addresses=wrong))
-
-
-def test_an_edge_over_vllm_elsewhere_needs_none_here(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    asked: list[Any] = []
-    monkeypatch.setattr(
-        "router.cli.engines.resolve_model", lambda model, any_weights: asked.append(any_weights) or tmp_path
-    )
-    settings = Settings(engine="vllm", replica_addresses="a:1")
-    engine, model = engine_of(settings, host_of(settings))
-    assert (model, asked) == (tmp_path, [True])
-    assert isinstance(engine, FleetEngine)

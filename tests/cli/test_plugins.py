@@ -83,9 +83,9 @@ def test_list_shows_classifiers_and_what_is_broken(cli, plugins):
     header, broken, it, *built_in = cli("plugins", "list").out.splitlines()
     columns = ["PLUGIN", "STATE", "VERSION", "HOOKS", "CLASSIFIER", "PRIORITY", "TIMEOUT", "SOURCE", "NOTE"]
     assert header.split() == columns
-    (vllm,) = (line.split() for line in built_in if line.startswith("vllm "))
-    assert vllm[:3] == ["vllm", "loaded", __version__]
-    assert "register_engines" in " ".join(vllm)
+    (names,) = (line.split() for line in built_in if line.startswith("vllm_names "))
+    assert names[:3] == ["vllm_names", "loaded", __version__]
+    assert "on_startup" in " ".join(names)
     assert broken.split()[:2] == ["broken", "broken"]
     assert "ZeroDivisionError" in broken
     assert it.split()[:6] == ["it", "loaded", "it", "100", "50", "ms"]

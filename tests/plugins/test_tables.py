@@ -145,7 +145,6 @@ FLAT: list[tuple[str, str, str, Any, Any]] = [  # name, in the environment, as t
     ("mirror_seconds", "0.5", "seconds", 0.5, 0.5),
     ("mirror_wait_seconds", "0.5", "wait_seconds", 0.5, 0.5),
     ("otlp_endpoint", "env", "endpoint", "env", "env"),
-    ("vllm_args", "a=1 b='{\"c\": [1, 2]}'", "args", ["a=1", 'b={"c": [1, 2]}'], ("a=1", 'b={"c": [1, 2]}')),
 ]
 
 

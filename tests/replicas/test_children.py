@@ -20,7 +20,7 @@ import pytest
 from router.engine.fake import FakeEngine
 from router.errors import ConfigError, Unavailable
 from router.replicas import members
-from router.replicas.children import Child, ChildLink, devices, share_of_cores
+from router.replicas.children import Child, ChildLink, devices
 from router.replicas.engine import FleetEngine
 from router.replicas.link import Link, LinkLost, Security
 from router.replicas.membership import FoundMembership
@@ -107,7 +107,7 @@ time.sleep(60)
 
 
 def test_why_a_child_does_not_start_is_the_edges_error() -> None:
-    with pytest.raises(ConfigError, match=r"engine .* is 'absent', and there are torch, vllm"):
+    with pytest.raises(ConfigError, match=r"engine .* is 'absent', and there are torch"):
         ChildLink("0", "absent", OWN).start()
     with pytest.raises(LinkLost, match=r"has not started within 0\.1 s"):
         ChildLink("0", "fake", OWN, 0.1, fake={"start_seconds": 30.0}).start()
@@ -193,13 +193,6 @@ def test_devices_are_dealt_out() -> None:
     assert devices({"CUDA_VISIBLE_DEVICES": ""}) == []
     with suppress(FileNotFoundError):
         assert devices({}, Path("/nowhere")) == []
-
-
-def test_cores_are_dealt_out() -> None:
-    assert [share_of_cores(number, 2, 1, range(2)) for number in range(3)] == [[0], [1], [0]]
-    assert share_of_cores(1, 2, 1, range(4, 9)) == [6, 7]  # room for its scheduler beside its thread
-    assert share_of_cores(1, 2, 3, range(4)) == [0, 1, 3]
-    assert share_of_cores(4, 8, 1, range(2)) == [0]
 
 
 def test_a_child_runs_on_its_cores(monkeypatch: pytest.MonkeyPatch) -> None:
