@@ -25,7 +25,6 @@ from router.folders import state_folder
 from router.types import Continuity, Keeping
 
 CONFIG_FILE = "lora-router.toml"
-MOST_REPLICAS = 1024
 MOST_FOUND = 16  # replicas of DNS names, for the bound on the streams of one connection
 STORE = "://"  # what an address of an object store has and no folder
 MIRRORED = "adapters"
@@ -97,9 +96,8 @@ class Settings(BaseSettings):
         "", description="folder of native operations built ahead; nothing is compiled then"
     )
     threads: int = Field(0, ge=0, description="CPU threads of the engine; 0: all cores")
-    replicas: str = Field(
-        "0",
-        description="engines in processes of their own: N, or LEAST..MOST by load; 0: one, in this process",
+    replicas: int = Field(
+        0, ge=0, le=1024, description="engines in processes of their own; 0: one, in this process"
     )
     replica_addresses: Annotated[tuple[str, ...], NoDecode] = Field(
         (),
@@ -338,7 +336,7 @@ class Settings(BaseSettings):
         found = len(self.replica_addresses)
         if any(address.startswith("dns:") for address in self.replica_addresses):
             return found, MOST_FOUND
-        return (found, found) if found else bounds_of(self.replicas)
+        return (found, found) if found else (self.replicas, self.replicas)
 
     @field_validator("http_origins")
     @classmethod
@@ -358,33 +356,17 @@ class Settings(BaseSettings):
             )
         return self
 
-    @field_validator("replicas", mode="before")
-    @classmethod
-    def _replicas_are_text(cls, value: Any) -> Any:
-        """Settings files may have a number."""
-        return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
-
-    @field_validator("replicas")
-    @classmethod
-    def _replicas_are_bounds(cls, value: str) -> str:
-        bounds_of(value)
-        return value
-
     @model_validator(mode="after")
     def _replicas_have_a_place(self) -> Self:
         least, _ = self.replica_bounds
-        if self.replica_addresses and bounds_of(self.replicas)[0]:
+        if self.replica_addresses and self.replicas:
             raise ValueError("replicas are started here, replica_addresses are started by others: give one")
         if (self.replica_tls_cert is None) != (self.replica_tls_key is None):
             raise ValueError("replica_tls_cert and replica_tls_key go together")
-        if self.ray and not bounds_of(self.replicas)[0]:
+        if self.ray and not self.replicas:
             raise ValueError("ray is where replicas run, and there are none: say how many (replicas)")
         if self.fleet and not self.ray:
             raise ValueError("fleet is a name in a Ray cluster, and none is named: say its address (ray)")
-        if self.fleet and ".." in self.replicas:
-            raise ValueError(
-                "edges that share replicas have a fixed number of them: give one number (replicas)"
-            )
         if self.fleet and not re.fullmatch(r"[a-z0-9][a-z0-9-]{0,62}", self.fleet):
             raise ValueError("fleet must be 1 to 63 of a-z, 0-9 and -, the first no -")
         number = self.device.partition(":")[2]
@@ -433,14 +415,3 @@ class _FlatSettings(TomlConfigSettingsSource):
 
     def __call__(self) -> dict[str, Any]:
         return {name: value for name, value in super().__call__().items() if not isinstance(value, dict)}
-
-
-def bounds_of(replicas: str) -> tuple[int, int]:
-    """Least and most of `2` or `2..8`. Raises ValueError."""
-    found = re.fullmatch(r"([0-9]{1,4})(?:\.\.([0-9]{1,4}))?", replicas)
-    if found is None:
-        raise ValueError("must be a number N of replicas, or LEAST..MOST such as 2..8")
-    least, most = int(found[1]), int(found[2] or found[1])
-    if most > MOST_REPLICAS or (found[2] and not 1 <= least <= most):
-        raise ValueError(f"LEAST..MOST are numbers from 1 to {MOST_REPLICAS}, the first not above the second")
-    return least, most

@@ -200,7 +200,7 @@ class Range:
 INT32, INT64 = (1 << 31) - 1, (1 << 63) - 1
 MAX_STOPS, MAX_STOP_BYTES = 16, 256
 # Entries of one request.
-MAX_MESSAGES, MAX_LABELS, MAX_OUTCOMES, MAX_REPLICA_NAMES = 256, 16, 1000, 1024
+MAX_MESSAGES, MAX_LABELS, MAX_OUTCOMES = 256, 16, 1000
 
 
 @dataclass(frozen=True, slots=True)

@@ -49,12 +49,12 @@ def security_of(settings: Settings) -> Security:
 def membership_and_links(settings: Settings) -> tuple[Membership, Callable[[str], Link]]:
     """Who decides which replicas there are, and the way to each. Raises ConfigError."""
     from router.replicas.children import ChildLink, devices
-    from router.replicas.membership import FixedMembership, FoundMembership, OwnedMembership
+    from router.replicas.membership import FixedMembership, FoundMembership
 
     if settings.replica_addresses:
         found = FoundMembership(settings.replica_addresses, security_of(settings), settings.replica_tls_name)
         return found, found.link
-    least, most = settings.replica_bounds
+    fixed = FixedMembership(tuple(map(str, range(settings.replicas))))
     own = replica_settings(settings)
     if settings.ray:
         from router.replicas.ray import RayCluster, require_ray
@@ -70,16 +70,14 @@ def membership_and_links(settings: Settings) -> tuple[Membership, Callable[[str]
             security=security_of(settings),
             tls_name=settings.replica_tls_name,
         )
-        if settings.fleet:
-            return FixedMembership([str(number) for number in range(least)]), cluster.link
-        return OwnedMembership(least, most), cluster.link
+        return fixed, cluster.link
     gpus = devices() if settings.device != "cpu" else ()
 
     def child(name: str) -> Link:
         device = {"CUDA_VISIBLE_DEVICES": gpus[int(name) % len(gpus)]} if gpus else {}
         return ChildLink(name, settings.engine, own, environment=device)
 
-    return OwnedMembership(least, most), child
+    return fixed, child
 
 
 class EdgeEncoder:

@@ -90,8 +90,6 @@ app.add_typer(
     group(
         "The engines of a server over several: `serve --replicas`.",
         list=replicas.list_,
-        resize=replicas.resize,
-        replace=replicas.replace,
         drain=replicas.drain,
     ),
     name="replicas",

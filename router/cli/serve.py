@@ -78,9 +78,7 @@ Quantize = Annotated[
 ]
 EngineFlag = Annotated[
     str | None,
-    typer.Option(
-        "--engine", metavar="NAME", help="What runs the base: torch or a plugin's. Default: torch."
-    ),
+    typer.Option("--engine", metavar="NAME", help="What runs the base: torch or a plugin's. Default: torch."),
 ]
 Device = Annotated[
     str | None, typer.Option(metavar="DEVICE", help="auto, cpu, cuda or cuda:N. Default: auto.")
@@ -99,11 +97,8 @@ Threads = Annotated[
     int | None, typer.Option(metavar="N", help="CPU threads of the engine. Default: all cores.")
 ]
 Replicas = Annotated[
-    str | None,
-    typer.Option(
-        metavar="N|LEAST..MOST",
-        help="Engines in processes of their own, as many or as load asks. Default: 0, one in this process.",
-    ),
+    int | None,
+    typer.Option(metavar="N", help="Engines in processes of their own. Default: 0, one in this process."),
 ]
 ReplicaAddresses = Annotated[
     str | None,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from contextlib import aclosing
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Self, Unpack
@@ -27,11 +27,10 @@ from router.client.values import (
     Event,
     FeedbackOptions,
     FeedbackRecorded,
-    Fleet,
     GenerateOptions,
     Plugin,
     Prompt,
-    Replacement,
+    Replica,
     RouteOptions,
     TokenCount,
     Unloaded,
@@ -250,31 +249,10 @@ class AsyncReplicas:
         self._stub: Any = fleet_pb2_grpc.FleetServiceStub(channel)  # type: ignore[no-untyped-call]
         self._caller = caller
 
-    async def list(self, **options: Unpack[CallOptions]) -> Fleet:
-        """All, and how many there may be."""
+    async def list(self, **options: Unpack[CallOptions]) -> tuple[Replica, ...]:
+        """All."""
         answer = await self._caller.unary(self._stub.ListReplicas, fleet_pb2.ListReplicasRequest(), options)
-        return messages.to_fleet(answer)
-
-    async def resize(self, least: int, most: int, **options: Unpack[CallOptions]) -> tuple[int, int]:
-        """No fewer than `least` and no more than `most` from now on; returns both."""
-        request = fleet_pb2.ResizeReplicasRequest(least=least, most=most)
-        answer = await self._caller.unary(self._stub.ResizeReplicas, request, options)
-        return answer.least, answer.most
-
-    async def replace(
-        self, names: Sequence[str] = (), **options: Unpack[CallOptions]
-    ) -> AsyncIterator[Replacement]:
-        """A new one for each of these, or for all, one after the other: every step as it comes.
-
-        What was begun goes on when the loop is left. No deadline unless given.
-        """
-        options.setdefault("timeout", None)
-        received: Any = self._caller.stream(
-            self._stub.ReplaceReplicas, messages.replace_request(names), options
-        )
-        async with aclosing(received):
-            async for message in received:
-                yield messages.to_replacement(message)
+        return tuple(map(messages.to_replica, answer.replicas))
 
     async def drain(self, name: str, **options: Unpack[CallOptions]) -> None:
         """Have one end when it has finished; what started it starts it again."""

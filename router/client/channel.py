@@ -33,7 +33,7 @@ _RETRY = {
 _RETRIED = {
     "InferenceService": ("",),  # every method
     "AdapterService": ("ListAdapters", "GetAdapter", "LoadAdapter", "UnloadAdapter", "ListPlugins"),
-    "FleetService": ("ListReplicas", "ResizeReplicas"),
+    "FleetService": ("ListReplicas",),
     "ExperimentService": (
         "GetExperiment",
         "ListExperiments",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from enum import StrEnum
 from typing import Any, Literal, TypeVar
 
@@ -22,14 +22,12 @@ from router.client.values import (
     FeedbackOptions,
     FeedbackRecorded,
     Finished,
-    Fleet,
     GenerateOptions,
     Label,
     Plugin,
     PluginClassifier,
     PluginJudge,
     Prompt,
-    Replacement,
     Replica,
     RouteOptions,
     Started,
@@ -544,16 +542,6 @@ def _seconds(value: Duration) -> float:
     return value.seconds + value.nanos / 1e9
 
 
-def replace_request(names: Sequence[str]) -> fleet_pb2.ReplaceReplicasRequest:
-    """No names are all."""
-    return fleet_pb2.ReplaceReplicasRequest(names=names, all=not names)
-
-
-def to_fleet(message: fleet_pb2.ListReplicasResponse) -> Fleet:
-    """Without proto types."""
-    return Fleet(tuple(map(to_replica, message.replicas)), message.least, message.most)
-
-
 def to_replica(message: fleet_pb2.Replica) -> Replica:
     """Without proto types."""
     return Replica(
@@ -566,9 +554,3 @@ def to_replica(message: fleet_pb2.Replica) -> Replica:
         message.adapters,
         message.device,
     )
-
-
-def to_replacement(message: fleet_pb2.ReplaceReplicasResponse) -> Replacement:
-    """Without proto types."""
-    step = fleet_pb2.ReplaceReplicasResponse.Step.Name(message.step).removeprefix("STEP_").lower()
-    return Replacement(message.old, message.new, step, message.problem)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Self, Unpack
 
@@ -26,11 +26,10 @@ from router.client.values import (
     Event,
     FeedbackOptions,
     FeedbackRecorded,
-    Fleet,
     GenerateOptions,
     Plugin,
     Prompt,
-    Replacement,
+    Replica,
     RouteOptions,
     TokenCount,
     Unloaded,
@@ -242,27 +241,10 @@ class Replicas:
         self._stub = fleet_pb2_grpc.FleetServiceStub(channel)  # type: ignore[no-untyped-call]
         self._caller = caller
 
-    def list(self, **options: Unpack[CallOptions]) -> Fleet:
-        """All, and how many there may be."""
+    def list(self, **options: Unpack[CallOptions]) -> tuple[Replica, ...]:
+        """All."""
         answer = self._caller.unary(self._stub.ListReplicas, fleet_pb2.ListReplicasRequest(), options)
-        return messages.to_fleet(answer)
-
-    def resize(self, least: int, most: int, **options: Unpack[CallOptions]) -> tuple[int, int]:
-        """No fewer than `least` and no more than `most` from now on; returns both."""
-        request = fleet_pb2.ResizeReplicasRequest(least=least, most=most)
-        answer = self._caller.unary(self._stub.ResizeReplicas, request, options)
-        return answer.least, answer.most
-
-    def replace(self, names: Sequence[str] = (), **options: Unpack[CallOptions]) -> Iterator[Replacement]:
-        """A new one for each of these, or for all, one after the other: every step as it comes.
-
-        What was begun goes on when the loop is left. No deadline unless given.
-        """
-        options.setdefault("timeout", None)
-        for message in self._caller.stream(
-            self._stub.ReplaceReplicas, messages.replace_request(names), options
-        ):
-            yield messages.to_replacement(message)
+        return tuple(map(messages.to_replica, answer.replicas))
 
     def drain(self, name: str, **options: Unpack[CallOptions]) -> None:
         """Have one end when it has finished; what started it starts it again."""

@@ -299,22 +299,3 @@ class Replica:
     waiting: int = 0
     adapters: int = 0
     device: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Fleet:
-    """All replicas, and the bounds between which their number follows the load."""
-
-    replicas: tuple[Replica, ...]
-    least: int
-    most: int
-
-
-@dataclass(frozen=True, slots=True)
-class Replacement:
-    """A step of one: queued, starting, draining, done, or failed for a `problem`, and the old one stays."""
-
-    old: str
-    new: str
-    step: str
-    problem: str = ""

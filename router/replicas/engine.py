@@ -43,7 +43,7 @@ from router.errors import (
 )
 from router.replicas.link import Link, LinkLost
 from router.replicas.members import Members, running_loop
-from router.replicas.membership import FixedMembership, Membership, OwnedMembership
+from router.replicas.membership import FixedMembership, Membership
 from router.replicas.messages import compile_, info_of, read
 from router.replicas.placement import Placement
 from router.replicas.replica import FleetReplica
@@ -120,7 +120,7 @@ class FleetEngine:
         self._readings = 0
         self._known: TenantCache[Constraint, CheckedConstraint] = TenantCache(KNOWN)
         if callable(links):
-            link, membership = links, membership or OwnedMembership(1)
+            link, membership = links, membership or FixedMembership(("0",))
         else:
             named = {link.name: link for link in links}
             link, membership = named.__getitem__, FixedMembership(tuple(named))
@@ -131,7 +131,6 @@ class FleetEngine:
             stall_seconds,
             self._weights,
             places=(max_running, max_queue),
-            jobs=self._held,
             waiting=self._waiting,
         )
         self._info: BaseInfo | None = None

@@ -1,4 +1,4 @@
-"""The replicas of one edge, as the fleet plan wants them: who joins, who is emptied, who is let go."""
+"""The replicas of one edge, as its membership names them: who joins, who is emptied, who is let go."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import asyncio
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Coroutine, Iterator, Sequence
+from collections.abc import Callable, Collection, Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from queue import Empty, SimpleQueue
@@ -16,7 +16,7 @@ from typing import Any
 from router.engine.base import EngineStatus
 from router.errors import ConfigError, NotFound, NotLoaded, RouterError, Unavailable
 from router.replicas.link import Link, LinkLost
-from router.replicas.membership import FleetPlan, FleetReport, Member, MemberLoad, Membership
+from router.replicas.membership import Membership
 from router.replicas.messages import fleet_of
 from router.replicas.replica import FleetReplica
 from router.replicas.weights import LoadedAdapter, Weights
@@ -24,7 +24,7 @@ from router.v1 import engine_pb2 as pb
 
 log = logging.getLogger(__name__)
 
-REPORT_SECONDS = 1.0  # between two reports, if nothing changes
+LOOK_SECONDS = 1.0  # between two looks at which replicas there are
 FIND_SECONDS = 600.0  # until one replica that others start is up
 RETRY_SECONDS = 0.5  # between two tries to reach one
 MOMENT_SECONDS = 1.0  # for the others, once one is up
@@ -36,7 +36,7 @@ COUNTERS = ("steps", "preemptions", "background_dropped", "prefix_hit_tokens", "
 
 
 class Members:
-    """Starts replicas, reports to the membership and follows its fleet plan, on one event loop."""
+    """Starts replicas and follows the membership, on one event loop."""
 
     def __init__(
         self,
@@ -47,24 +47,21 @@ class Members:
         weights: Weights,
         *,
         places: tuple[int, int],
-        jobs: Counter[tuple[str, bool]],
         waiting: Collection[object],
     ) -> None:
         """`link` gives the way to a replica by its name. Each has `places` for jobs that run and that wait;
-        `jobs` counts those by replica and whether in the background, `waiting` are those that no replica has.
+        `waiting` are those that no replica has.
         """
         self.membership, self._link, self._edge = membership, link, edge
         self._stall, self._weights = stall_seconds, weights
         self.replicas, self._placement = weights.replicas, weights.placement
         self._rows, self._queue = places
-        self._jobs, self._waiting = jobs, waiting
-        self.fleet_plan = FleetPlan((), 0, 0)
+        self._waiting = waiting
         self.loop: asyncio.AbstractEventLoop | None = None
         self.closed = False
         self._hello: pb.HelloResponse | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._runs: dict[str, asyncio.Task[None]] = {}
-        self._changed = asyncio.Event()
         self._results: SimpleQueue[tuple[str, pb.HelloResponse | Exception]] = SimpleQueue()
         self._over = Event()  # no first start is tried again
         self._past: Counter[str] = Counter()  # what lost replicas had counted
@@ -80,8 +77,8 @@ class Members:
         end = time.monotonic() + FIND_SECONDS
         while True:
             with ThreadPoolExecutor(1, "membership") as thread:
-                self.fleet_plan = thread.submit(asyncio.run, self._reported()).result()
-            if names := [member.name for member in self.fleet_plan.members if not member.draining]:
+                names = thread.submit(asyncio.run, self.membership.names()).result()
+            if names:
                 break
             if time.monotonic() > end:
                 raise ConfigError(f"no replica was found in {FIND_SECONDS:g} s")
@@ -151,7 +148,7 @@ class Members:
         return FleetReplica(link, self._edge, self._stall, self, self._hello)
 
     def attach(self) -> None:
-        """Follow replicas and fleet plan on this event loop, from the first call on.
+        """Follow replicas and membership on this event loop, from the first call on.
 
         Raises Unavailable after the end, NotLoaded before the replicas are up.
         """
@@ -197,16 +194,6 @@ class Members:
         up = max(1, sum(replica.up for replica in self.replicas.values()))
         return up * self._rows, up * (self._rows + self._queue)
 
-    async def resize(self, least: int, most: int) -> FleetPlan:
-        """As Membership.resize; also raises FailedPrecondition."""
-        self.attach()
-        return self._changing(await self.membership.resize(least, most))
-
-    async def replace(self, names: Sequence[str]) -> FleetPlan:
-        """As Membership.replace; also raises FailedPrecondition."""
-        self.attach()
-        return self._changing(await self.membership.replace(names))
-
     async def drain(self, name: str) -> None:
         """Have a replica end what it has and end itself; what started it starts it again.
 
@@ -225,45 +212,25 @@ class Members:
         except LinkLost as lost:
             raise Unavailable(str(lost)) from None
 
-    def _changing(self, fleet_plan: FleetPlan) -> FleetPlan:
-        self.fleet_plan = fleet_plan
-        self._changed.set()  # the next report is now, and its answer is followed
-        return fleet_plan
-
-    # -- reports up, fleet plans down
-
-    async def _reported(self) -> FleetPlan:
-        loads = {name: self._load(replica) for name, replica in self.replicas.items()}
-        return await self.membership.report(FleetReport(loads, len(self._waiting), self._rows))
-
-    def _load(self, replica: FleetReplica) -> MemberLoad:
-        jobs = self._jobs[replica.name, False]
-        waiting = min(jobs, replica.status.waiting)
-        return MemberLoad(replica.up, jobs - waiting, waiting, replica.problem, replica.failures)
+    # -- who comes and goes
 
     async def _follow(self) -> None:
         while True:
-            self._changed.clear()
             try:
-                self._apply(await self._reported())
+                self._apply(await self.membership.names())
             except Exception:  # of a link, say: the rest goes on
-                log.exception("the fleet plan cannot be followed")
-            with suppress(TimeoutError):  # wait_for may swallow the end of an edge
-                async with asyncio.timeout(REPORT_SECONDS):
-                    await self._changed.wait()
+                log.exception("the replicas cannot be followed")
+            await asyncio.sleep(LOOK_SECONDS)
 
-    def _apply(self, fleet_plan: FleetPlan) -> None:
-        self.fleet_plan = fleet_plan
-        wanted = {member.name: member for member in fleet_plan.members}
-        for name, member in wanted.items():
-            if name not in self.replicas and not member.draining:
+    def _apply(self, names: Collection[str]) -> None:
+        for name in names:
+            if name not in self.replicas:
                 self._join(name)
         for name, replica in tuple(self.replicas.items()):
-            found = wanted.get(name, Member(name, draining=True))
-            if found.draining and not replica.draining:
+            if name not in names and not replica.draining:
                 replica.drain()
                 self._placement.close(name)
-                self.spawn(self._let_go(replica, found.successor))
+                self.spawn(self._let_go(replica))
 
     def _join(self, name: str) -> None:
         replica = self.replicas[name] = self._replica(self._link(name))
@@ -276,7 +243,6 @@ class Members:
         if not replica.draining:
             self._placement.join(replica.name)
             self._weights.restore()
-        self._changed.set()
 
     def went(self, replica: FleetReplica) -> None:
         """It is down. Its jobs are moved or ended afterwards."""
@@ -285,7 +251,6 @@ class Members:
         homeless = self._placement.leave(replica.name)
         log.info("replica %s was the only home of %d adapters", replica.name, len(homeless))
         self._weights.restore()
-        self._changed.set()
 
     def stalled(self, replica: FleetReplica) -> None:
         """Its jobs go elsewhere, where there is a replica that is well."""
@@ -306,12 +271,12 @@ class Members:
         for digest in self._placement.living(replica.name, time.monotonic()):
             kept = self._weights.get(digest)
             if kept is not None and replica.up:
-                await self._rehome(kept, replica.name, "")
+                await self._rehome(kept, replica.name)
         await replica.idle()
         if replica.ending:
             replica.detach()
 
-    async def _let_go(self, replica: FleetReplica, successor: str) -> None:
+    async def _let_go(self, replica: FleetReplica) -> None:
         """Its adapters to others, the busiest first, which it serves until then; its jobs to their end.
 
         One that is not up is ended at once, so that nobody waits for its start, and again afterwards.
@@ -322,7 +287,7 @@ class Members:
         for digest in self._placement.living(name, time.monotonic()):
             kept = self._weights.get(digest)
             if kept is not None and replica.up:
-                await self._rehome(kept, name, successor)
+                await self._rehome(kept, name)
         self._placement.leave(name)
         self._weights.restore()  # what came there meanwhile
         await replica.idle()
@@ -333,7 +298,6 @@ class Members:
         self._count_past(replica)
         del self.replicas[name]
         log.info("replica %s has been let go", name)
-        self._changed.set()
 
     async def _end(self, replica: FleetReplica) -> None:
         """End its process, unless somebody else has started it."""
@@ -342,23 +306,20 @@ class Members:
         except Exception:  # whatever a link raises: the fleet goes on without it
             log.exception("replica %s could not be ended", replica.name)
 
-    async def _rehome(self, kept: LoadedAdapter, name: str, successor: str) -> None:
+    async def _rehome(self, kept: LoadedAdapter, name: str) -> None:
         def elsewhere() -> set[str]:
             return set(self._placement.homes(kept.digest)) - self._placement.closing
 
-        if successor and successor not in elsewhere():
-            await self._bring(kept, {successor})
         if not elsewhere():
-            await self._bring(kept, None)
+            await self._bring(kept)
         if elsewhere():
             self._placement.unsettle(kept.digest, name)
 
-    async def _bring(self, kept: LoadedAdapter, among: set[str] | None) -> None:
+    async def _bring(self, kept: LoadedAdapter) -> None:
         try:
-            await self._weights.bring(kept, among)
+            await self._weights.bring(kept)
         except RouterError as error:
-            to = f" to {', '.join(among)}" if among else ""
-            log.warning("adapter %s cannot move%s: %s", kept.name, to, error)
+            log.warning("adapter %s cannot move: %s", kept.name, error)
 
     # -- the status of all in one, for health, metrics and admission
 

@@ -103,7 +103,6 @@ class FleetReplica:
         self.stalls = ""  # why it gets nothing new, if another can have it
         self.problem = ""  # why it is not up
         self.losses = 0
-        self.failures = 0  # starts since it was lost, or ever
         self.status = EngineStatus()
         self.pending: dict[int, Receiver] = {}
         self.ending = False  # it drains by itself: it takes nothing new
@@ -324,11 +323,10 @@ class FleetReplica:
             except Exception as error:
                 log.exception("replica %s", self.name)
                 self.problem = type(error).__name__
-            self.failures += 1
             log.warning("replica %s cannot be had: %s", self.name, self.problem)
         if self._leaves.is_set():  # while it started
             return
-        self.up, self.problem, self.status, self.failures = True, "", EngineStatus(), 0
+        self.up, self.problem, self.status = True, "", EngineStatus()
         self.ending = False
         self.since = time.time()
         log.info("replica %s is there", self.name)

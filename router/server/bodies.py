@@ -37,7 +37,6 @@ from router.types import (
     MAX_MESSAGES,
     MAX_MIXTURE_PARTS,
     MAX_OUTCOMES,
-    MAX_REPLICA_NAMES,
     MAX_STOPS,
     MAX_TOOL_CALLS,
     MAX_TOOLS,
@@ -65,7 +64,6 @@ MAX_ENTRIES: Mapping[str, int] = {
     "router.v1.StreamGenerateRequest.labels": MAX_LABELS,
     "router.v1.RecordOutcomesRequest.outcomes": MAX_OUTCOMES,
     "router.v1.Experiment.phases": 1024,  # set by the server; clients send it back in updates
-    "router.v1.ReplaceReplicasRequest.names": MAX_REPLICA_NAMES,
 }
 """Entries of each repeated field and map of a request, by the field's full name."""
 NO_MESSAGE = "the bytes are not a message of this method"

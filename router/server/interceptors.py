@@ -47,7 +47,6 @@ from router.server.logs import ACCESS_LOG, Sparse
 from router.server.metrics import ServerMetrics
 from router.server.policy import SMALL, Policy
 from router.server.status import INTERNAL, code_of, first_field, grpc_status, http_status, withheld
-from router.v1.fleet_pb2 import ReplaceReplicasRequest, ResizeReplicasRequest
 
 log = logging.getLogger(__name__)
 access_log = logging.getLogger(ACCESS_LOG)
@@ -249,14 +248,10 @@ def act_of(call: Call, code: str, reason: str = "") -> AuditedCall:
 
 
 def resource_of(message: Any) -> str:
-    """What a request names: an adapter, an experiment, replicas, or how many of them."""
+    """What a request names: an adapter, an experiment or a replica."""
     for name in ("name", "experiment_id"):
         if isinstance(resource := getattr(message, name, ""), str) and resource:
             return resource
-    if isinstance(message, ReplaceReplicasRequest):
-        return "all" if message.all else ", ".join(message.names)
-    if isinstance(message, ResizeReplicasRequest):
-        return f"{message.least}..{message.most}"
     return str(getattr(getattr(message, "experiment", None), "name", ""))
 
 

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15router/v1/fleet.proto\x12\trouter.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xab\x02\n\x07Replica\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\'\n\x05state\x18\x02 \x01(\x0e\x32\x18.router.v1.Replica.State\x12)\n\x05since\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07problem\x18\x04 \x01(\t\x12\x0f\n\x07running\x18\x05 \x01(\x05\x12\x0f\n\x07waiting\x18\x06 \x01(\x05\x12\x10\n\x08\x61\x64\x61pters\x18\x07 \x01(\x05\x12\x0e\n\x06\x64\x65vice\x18\x08 \x01(\t\"i\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x12\n\x0eSTATE_STARTING\x10\x01\x12\x11\n\rSTATE_SERVING\x10\x02\x12\x0e\n\nSTATE_LOST\x10\x03\x12\x12\n\x0eSTATE_DRAINING\x10\x04\"\x15\n\x13ListReplicasRequest\"Y\n\x14ListReplicasResponse\x12$\n\x08replicas\x18\x01 \x03(\x0b\x32\x12.router.v1.Replica\x12\r\n\x05least\x18\x02 \x01(\x05\x12\x0c\n\x04most\x18\x03 \x01(\x05\"4\n\x15ResizeReplicasRequest\x12\r\n\x05least\x18\x01 \x01(\x05\x12\x0c\n\x04most\x18\x02 \x01(\x05\"5\n\x16ResizeReplicasResponse\x12\r\n\x05least\x18\x01 \x01(\x05\x12\x0c\n\x04most\x18\x02 \x01(\x05\"4\n\x16ReplaceReplicasRequest\x12\r\n\x05names\x18\x01 \x03(\t\x12\x0b\n\x03\x61ll\x18\x02 \x01(\x08\"#\n\x13\x44rainReplicaRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"\x16\n\x14\x44rainReplicaResponse\"\xf0\x01\n\x17ReplaceReplicasResponse\x12\x0b\n\x03old\x18\x01 \x01(\t\x12\x0b\n\x03new\x18\x02 \x01(\t\x12\x35\n\x04step\x18\x03 \x01(\x0e\x32\'.router.v1.ReplaceReplicasResponse.Step\x12\x0f\n\x07problem\x18\x04 \x01(\t\"s\n\x04Step\x12\x14\n\x10STEP_UNSPECIFIED\x10\x00\x12\x0f\n\x0bSTEP_QUEUED\x10\x01\x12\x11\n\rSTEP_STARTING\x10\x02\x12\x11\n\rSTEP_DRAINING\x10\x03\x12\r\n\tSTEP_DONE\x10\x04\x12\x0f\n\x0bSTEP_FAILED\x10\x05\x32\xe3\x02\n\x0c\x46leetService\x12O\n\x0cListReplicas\x12\x1e.router.v1.ListReplicasRequest\x1a\x1f.router.v1.ListReplicasResponse\x12U\n\x0eResizeReplicas\x12 .router.v1.ResizeReplicasRequest\x1a!.router.v1.ResizeReplicasResponse\x12Z\n\x0fReplaceReplicas\x12!.router.v1.ReplaceReplicasRequest\x1a\".router.v1.ReplaceReplicasResponse0\x01\x12O\n\x0c\x44rainReplica\x12\x1e.router.v1.DrainReplicaRequest\x1a\x1f.router.v1.DrainReplicaResponseB8\n\x14lorarouter.router.v1P\x01Z\x1elora-router/router/v1;routerv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15router/v1/fleet.proto\x12\trouter.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xab\x02\n\x07Replica\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\'\n\x05state\x18\x02 \x01(\x0e\x32\x18.router.v1.Replica.State\x12)\n\x05since\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07problem\x18\x04 \x01(\t\x12\x0f\n\x07running\x18\x05 \x01(\x05\x12\x0f\n\x07waiting\x18\x06 \x01(\x05\x12\x10\n\x08\x61\x64\x61pters\x18\x07 \x01(\x05\x12\x0e\n\x06\x64\x65vice\x18\x08 \x01(\t\"i\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x12\n\x0eSTATE_STARTING\x10\x01\x12\x11\n\rSTATE_SERVING\x10\x02\x12\x0e\n\nSTATE_LOST\x10\x03\x12\x12\n\x0eSTATE_DRAINING\x10\x04\"\x15\n\x13ListReplicasRequest\"<\n\x14ListReplicasResponse\x12$\n\x08replicas\x18\x01 \x03(\x0b\x32\x12.router.v1.Replica\"#\n\x13\x44rainReplicaRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"\x16\n\x14\x44rainReplicaResponse2\xb0\x01\n\x0c\x46leetService\x12O\n\x0cListReplicas\x12\x1e.router.v1.ListReplicasRequest\x1a\x1f.router.v1.ListReplicasResponse\x12O\n\x0c\x44rainReplica\x12\x1e.router.v1.DrainReplicaRequest\x1a\x1f.router.v1.DrainReplicaResponseB8\n\x14lorarouter.router.v1P\x01Z\x1elora-router/router/v1;routerv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -40,21 +40,11 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LISTREPLICASREQUEST']._serialized_start=371
   _globals['_LISTREPLICASREQUEST']._serialized_end=392
   _globals['_LISTREPLICASRESPONSE']._serialized_start=394
-  _globals['_LISTREPLICASRESPONSE']._serialized_end=483
-  _globals['_RESIZEREPLICASREQUEST']._serialized_start=485
-  _globals['_RESIZEREPLICASREQUEST']._serialized_end=537
-  _globals['_RESIZEREPLICASRESPONSE']._serialized_start=539
-  _globals['_RESIZEREPLICASRESPONSE']._serialized_end=592
-  _globals['_REPLACEREPLICASREQUEST']._serialized_start=594
-  _globals['_REPLACEREPLICASREQUEST']._serialized_end=646
-  _globals['_DRAINREPLICAREQUEST']._serialized_start=648
-  _globals['_DRAINREPLICAREQUEST']._serialized_end=683
-  _globals['_DRAINREPLICARESPONSE']._serialized_start=685
-  _globals['_DRAINREPLICARESPONSE']._serialized_end=707
-  _globals['_REPLACEREPLICASRESPONSE']._serialized_start=710
-  _globals['_REPLACEREPLICASRESPONSE']._serialized_end=950
-  _globals['_REPLACEREPLICASRESPONSE_STEP']._serialized_start=835
-  _globals['_REPLACEREPLICASRESPONSE_STEP']._serialized_end=950
-  _globals['_FLEETSERVICE']._serialized_start=953
-  _globals['_FLEETSERVICE']._serialized_end=1308
+  _globals['_LISTREPLICASRESPONSE']._serialized_end=454
+  _globals['_DRAINREPLICAREQUEST']._serialized_start=456
+  _globals['_DRAINREPLICAREQUEST']._serialized_end=491
+  _globals['_DRAINREPLICARESPONSE']._serialized_start=493
+  _globals['_DRAINREPLICARESPONSE']._serialized_end=515
+  _globals['_FLEETSERVICE']._serialized_start=518
+  _globals['_FLEETSERVICE']._serialized_end=694
 # @@protoc_insertion_point(module_scope)

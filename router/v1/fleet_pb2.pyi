@@ -47,38 +47,10 @@ class ListReplicasRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class ListReplicasResponse(_message.Message):
-    __slots__ = ("replicas", "least", "most")
+    __slots__ = ("replicas",)
     REPLICAS_FIELD_NUMBER: _ClassVar[int]
-    LEAST_FIELD_NUMBER: _ClassVar[int]
-    MOST_FIELD_NUMBER: _ClassVar[int]
     replicas: _containers.RepeatedCompositeFieldContainer[Replica]
-    least: int
-    most: int
-    def __init__(self, replicas: _Optional[_Iterable[_Union[Replica, _Mapping]]] = ..., least: _Optional[int] = ..., most: _Optional[int] = ...) -> None: ...
-
-class ResizeReplicasRequest(_message.Message):
-    __slots__ = ("least", "most")
-    LEAST_FIELD_NUMBER: _ClassVar[int]
-    MOST_FIELD_NUMBER: _ClassVar[int]
-    least: int
-    most: int
-    def __init__(self, least: _Optional[int] = ..., most: _Optional[int] = ...) -> None: ...
-
-class ResizeReplicasResponse(_message.Message):
-    __slots__ = ("least", "most")
-    LEAST_FIELD_NUMBER: _ClassVar[int]
-    MOST_FIELD_NUMBER: _ClassVar[int]
-    least: int
-    most: int
-    def __init__(self, least: _Optional[int] = ..., most: _Optional[int] = ...) -> None: ...
-
-class ReplaceReplicasRequest(_message.Message):
-    __slots__ = ("names", "all")
-    NAMES_FIELD_NUMBER: _ClassVar[int]
-    ALL_FIELD_NUMBER: _ClassVar[int]
-    names: _containers.RepeatedScalarFieldContainer[str]
-    all: bool
-    def __init__(self, names: _Optional[_Iterable[str]] = ..., all: _Optional[bool] = ...) -> None: ...
+    def __init__(self, replicas: _Optional[_Iterable[_Union[Replica, _Mapping]]] = ...) -> None: ...
 
 class DrainReplicaRequest(_message.Message):
     __slots__ = ("name",)
@@ -89,29 +61,3 @@ class DrainReplicaRequest(_message.Message):
 class DrainReplicaResponse(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
-
-class ReplaceReplicasResponse(_message.Message):
-    __slots__ = ("old", "new", "step", "problem")
-    class Step(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
-        __slots__ = ()
-        STEP_UNSPECIFIED: _ClassVar[ReplaceReplicasResponse.Step]
-        STEP_QUEUED: _ClassVar[ReplaceReplicasResponse.Step]
-        STEP_STARTING: _ClassVar[ReplaceReplicasResponse.Step]
-        STEP_DRAINING: _ClassVar[ReplaceReplicasResponse.Step]
-        STEP_DONE: _ClassVar[ReplaceReplicasResponse.Step]
-        STEP_FAILED: _ClassVar[ReplaceReplicasResponse.Step]
-    STEP_UNSPECIFIED: ReplaceReplicasResponse.Step
-    STEP_QUEUED: ReplaceReplicasResponse.Step
-    STEP_STARTING: ReplaceReplicasResponse.Step
-    STEP_DRAINING: ReplaceReplicasResponse.Step
-    STEP_DONE: ReplaceReplicasResponse.Step
-    STEP_FAILED: ReplaceReplicasResponse.Step
-    OLD_FIELD_NUMBER: _ClassVar[int]
-    NEW_FIELD_NUMBER: _ClassVar[int]
-    STEP_FIELD_NUMBER: _ClassVar[int]
-    PROBLEM_FIELD_NUMBER: _ClassVar[int]
-    old: str
-    new: str
-    step: ReplaceReplicasResponse.Step
-    problem: str
-    def __init__(self, old: _Optional[str] = ..., new: _Optional[str] = ..., step: _Optional[_Union[ReplaceReplicasResponse.Step, str]] = ..., problem: _Optional[str] = ...) -> None: ...

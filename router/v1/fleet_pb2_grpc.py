@@ -41,16 +41,6 @@ class FleetServiceStub:
                 request_serializer=router_dot_v1_dot_fleet__pb2.ListReplicasRequest.SerializeToString,
                 response_deserializer=router_dot_v1_dot_fleet__pb2.ListReplicasResponse.FromString,
                 _registered_method=True)
-        self.ResizeReplicas = channel.unary_unary(
-                '/router.v1.FleetService/ResizeReplicas',
-                request_serializer=router_dot_v1_dot_fleet__pb2.ResizeReplicasRequest.SerializeToString,
-                response_deserializer=router_dot_v1_dot_fleet__pb2.ResizeReplicasResponse.FromString,
-                _registered_method=True)
-        self.ReplaceReplicas = channel.unary_stream(
-                '/router.v1.FleetService/ReplaceReplicas',
-                request_serializer=router_dot_v1_dot_fleet__pb2.ReplaceReplicasRequest.SerializeToString,
-                response_deserializer=router_dot_v1_dot_fleet__pb2.ReplaceReplicasResponse.FromString,
-                _registered_method=True)
         self.DrainReplica = channel.unary_unary(
                 '/router.v1.FleetService/DrainReplica',
                 request_serializer=router_dot_v1_dot_fleet__pb2.DrainReplicaRequest.SerializeToString,
@@ -65,23 +55,6 @@ class FleetServiceServicer:
 
     def ListReplicas(self, request, context):
         """ListReplicas lists all replicas, those that start and those that are on their way out, too.
-        """
-        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
-        context.set_details('Method not implemented!')
-        raise NotImplementedError('Method not implemented!')
-
-    def ResizeReplicas(self, request, context):
-        """ResizeReplicas sets the least and the most number of replicas, between which it follows the load. It
-        answers at once, and lasts until the server ends.
-        """
-        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
-        context.set_details('Method not implemented!')
-        raise NotImplementedError('Method not implemented!')
-
-    def ReplaceReplicas(self, request, context):
-        """ReplaceReplicas has each replica replaced by a new one, one after the other: a new one starts, gets the
-        adapters of the old one, and that one ends when its last request has. It sends every step, and ends when
-        all are over; what was begun goes on when the caller leaves.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -102,16 +75,6 @@ def add_FleetServiceServicer_to_server(servicer, server):
                     servicer.ListReplicas,
                     request_deserializer=router_dot_v1_dot_fleet__pb2.ListReplicasRequest.FromString,
                     response_serializer=router_dot_v1_dot_fleet__pb2.ListReplicasResponse.SerializeToString,
-            ),
-            'ResizeReplicas': grpc.unary_unary_rpc_method_handler(
-                    servicer.ResizeReplicas,
-                    request_deserializer=router_dot_v1_dot_fleet__pb2.ResizeReplicasRequest.FromString,
-                    response_serializer=router_dot_v1_dot_fleet__pb2.ResizeReplicasResponse.SerializeToString,
-            ),
-            'ReplaceReplicas': grpc.unary_stream_rpc_method_handler(
-                    servicer.ReplaceReplicas,
-                    request_deserializer=router_dot_v1_dot_fleet__pb2.ReplaceReplicasRequest.FromString,
-                    response_serializer=router_dot_v1_dot_fleet__pb2.ReplaceReplicasResponse.SerializeToString,
             ),
             'DrainReplica': grpc.unary_unary_rpc_method_handler(
                     servicer.DrainReplica,
@@ -148,60 +111,6 @@ class FleetService:
             '/router.v1.FleetService/ListReplicas',
             router_dot_v1_dot_fleet__pb2.ListReplicasRequest.SerializeToString,
             router_dot_v1_dot_fleet__pb2.ListReplicasResponse.FromString,
-            options,
-            channel_credentials,
-            insecure,
-            call_credentials,
-            compression,
-            wait_for_ready,
-            timeout,
-            metadata,
-            _registered_method=True)
-
-    @staticmethod
-    def ResizeReplicas(request,
-            target,
-            options=(),
-            channel_credentials=None,
-            call_credentials=None,
-            insecure=False,
-            compression=None,
-            wait_for_ready=None,
-            timeout=None,
-            metadata=None):
-        return grpc.experimental.unary_unary(
-            request,
-            target,
-            '/router.v1.FleetService/ResizeReplicas',
-            router_dot_v1_dot_fleet__pb2.ResizeReplicasRequest.SerializeToString,
-            router_dot_v1_dot_fleet__pb2.ResizeReplicasResponse.FromString,
-            options,
-            channel_credentials,
-            insecure,
-            call_credentials,
-            compression,
-            wait_for_ready,
-            timeout,
-            metadata,
-            _registered_method=True)
-
-    @staticmethod
-    def ReplaceReplicas(request,
-            target,
-            options=(),
-            channel_credentials=None,
-            call_credentials=None,
-            insecure=False,
-            compression=None,
-            wait_for_ready=None,
-            timeout=None,
-            metadata=None):
-        return grpc.experimental.unary_stream(
-            request,
-            target,
-            '/router.v1.FleetService/ReplaceReplicas',
-            router_dot_v1_dot_fleet__pb2.ReplaceReplicasRequest.SerializeToString,
-            router_dot_v1_dot_fleet__pb2.ReplaceReplicasResponse.FromString,
             options,
             channel_credentials,
             insecure,

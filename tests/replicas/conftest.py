@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import AsyncExitStack
 from typing import Any
 
@@ -13,18 +13,30 @@ from router.engine.base import AdapterArtifact, Job, Prompt
 from router.engine.fake import FakeEngine
 from router.replicas import host, members, replica, weights
 from router.replicas.engine import FleetEngine
-from router.replicas.membership import LoadScaler, OwnedMembership, ScalingRules
+from router.replicas.membership import Membership
 from router.types import SamplingParams
 from tests.engine.test_contract import fake_adapter
 from tests.replicas.local import LocalLink
 from tests.replicas.processes import SECRET, Cable, Children, Standing
 
 
+class Named(Membership):
+    """Replicas that a test names, as a DNS name does."""
+
+    def __init__(self, names: Iterable[str] = ()) -> None:
+        self.now = tuple(names)
+
+    async def names(self) -> tuple[str, ...]:
+        return self.now
+
+
 class Fleet:
     """A FleetEngine with its links, and the engine that each has now."""
 
-    def __init__(self, engine: FleetEngine, links: list[LocalLink], made: dict[str, FakeEngine]) -> None:
-        self.engine, self.links, self.made = engine, links, made
+    def __init__(
+        self, engine: FleetEngine, links: list[LocalLink], made: dict[str, FakeEngine], membership: Named
+    ) -> None:
+        self.engine, self.links, self.made, self.membership = engine, links, made, membership
 
     def link(self, name: str) -> LocalLink:
         return next(link for link in self.links if link.name == name)
@@ -49,14 +61,14 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in (host, replica):
         monkeypatch.setattr(module, "BEAT", 0.02)
     monkeypatch.setattr(weights, "LOOK_SECONDS", 0.02)
-    monkeypatch.setattr(members, "REPORT_SECONDS", 0.02)
+    monkeypatch.setattr(members, "LOOK_SECONDS", 0.02)
 
 
 @pytest.fixture
 async def fleet() -> AsyncIterator[Make]:
     """`await fleet(2, step_seconds=…, stall_seconds=…)`; `each={"1": {...}}` for options of one.
 
-    With `most` replicas come and go, by `rules` as their load does.
+    With `changing` replicas come and go as `Fleet.membership` names them.
     """
     async with AsyncExitStack() as stack:
 
@@ -68,8 +80,7 @@ async def fleet() -> AsyncIterator[Make]:
             placement: Any = None,
             host_bytes: int = 1 << 20,
             start: bool = True,
-            most: int = 0,
-            rules: ScalingRules | None = None,
+            changing: bool = False,
             **options: Any,
         ) -> Fleet:
             made: dict[str, FakeEngine] = {}
@@ -88,7 +99,8 @@ async def fleet() -> AsyncIterator[Make]:
                 links.append(LocalLink(name, maker(name), silence))
                 return links[-1]
 
-            fixed = [] if most else [link(str(i)) for i in range(number)]
+            named = Named(map(str, range(number))) if changing else None
+            fixed = [] if changing else [link(str(i)) for i in range(number)]
             engine = FleetEngine(
                 fixed or link,
                 FakeEngine,
@@ -97,12 +109,12 @@ async def fleet() -> AsyncIterator[Make]:
                 stall_seconds=stall_seconds,
                 placement=placement,
                 host_bytes=host_bytes,
-                membership=OwnedMembership(number, most, scaler=LoadScaler(rules)) if most else None,
+                membership=named,
             )
             if start:
                 engine.start()
             stack.callback(engine.close)
-            return Fleet(engine, links, made)
+            return Fleet(engine, links, made, named or Named())
 
         yield make
 

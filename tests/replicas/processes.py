@@ -18,7 +18,7 @@ import grpc
 from router.engine.fake import FakeEngine
 from router.replicas.children import ChildLink
 from router.replicas.engine import FleetEngine
-from router.replicas.membership import OwnedMembership
+from router.replicas.membership import FixedMembership
 from router.v1 import fleet_pb2 as pb
 from router.v1 import fleet_pb2_grpc, inference_pb2_grpc
 from tests.engine.contract import answer, job
@@ -119,7 +119,7 @@ class Children:
             max_queue=64,
             stall_seconds=stall_seconds,
             host_bytes=host_bytes,
-            membership=OwnedMembership(number, number),
+            membership=FixedMembership(tuple(map(str, range(number)))),
         )
 
     def pid(self, number: int) -> int:

@@ -23,7 +23,6 @@ from router.engine.base import Delta, Finished, Generation
 from router.engine.fake import FakeEngine
 from router.errors import RouterError
 from router.replicas.engine import FleetEngine
-from router.replicas.membership import LoadScaler, OwnedMembership, ScalingRules
 from router.replicas.ray import RayCluster
 from router.types import Constraint
 from tests.engine.test_contract import fake_adapter
@@ -155,70 +154,6 @@ async def stopped() -> Facts:
     return facts
 
 
-async def replaced() -> Facts:
-    """Requests all the time: all replicas are replaced, then load brings one more, then its end takes one."""
-    await head(4)
-    link, rules = cluster_of().link, ScalingRules(memory=0.5, up_seconds=1.0, down_seconds=4.0)
-    membership = OwnedMembership(2, 3, scaler=LoadScaler(rules))
-    engine = FleetEngine(link, FakeEngine, **LIMITS, stall_seconds=5.0, membership=membership)
-    await asyncio.to_thread(engine.start)
-    adapters = [fake_adapter(f"a{i}") for i in range(6)]
-    for adapter in adapters:
-        await engine.load(adapter)
-    wanted, stop = [f"[{a.digest[:8]}] one two three" for a in adapters], asyncio.Event()
-    wrong, answered = set[str](), 0
-
-    async def client(at: int) -> None:
-        nonlocal answered
-        while not stop.is_set():
-            text, end = await outcome(engine.submit(job(adapter=adapters[at % 6].digest)))
-            wrong.update({f"{end}: {text}"} - {f"stop: {wanted[at % 6]}"})
-            at, answered = at + 1, answered + 1
-
-    def serving() -> list[str]:
-        return [r.name for r in engine.replicas if r.state == "serving"]
-
-    asked = [asyncio.create_task(client(i)) for i in range(6)]
-    long = asyncio.create_task(outcome(engine.submit(job(min_tokens=300, max_tokens=300))))
-    await until(lambda: answered > 6)
-    before = {process.pid for process in processes()}
-    await engine.members.replace([])
-    took = await until(lambda: serving() == ["2", "3"] and len(processes()) == 2, 120)
-    after = {process.pid for process in processes()}
-    asked += [asyncio.create_task(client(i)) for i in range(40)]
-    await until(lambda: serving() == ["2", "3", "4"], 120)
-    stop.set()
-    await asyncio.gather(*asked)
-    await until(lambda: len(serving()) == 2 and len(processes()) == 2, 120)
-    again = [(await outcome(engine.submit(job(adapter=a.digest))))[0] for a in adapters]
-    text, _ = await long
-    await asyncio.to_thread(engine.close)
-    return {
-        "wrong": sorted(wrong),
-        "answered": answered,
-        "others": not before & after,
-        "again": again == wanted,
-        "long": len(text.split()),
-        "took": took,
-    }
-
-
-async def crowded() -> Facts:
-    """No room for one more: the old ones stay, and nobody waits for the start of the new one."""
-    await head(2)
-    link = cluster_of().link
-    membership = OwnedMembership(2, 2, start_seconds=5)
-    engine = FleetEngine(link, FakeEngine, **LIMITS, stall_seconds=5.0, membership=membership)
-    await asyncio.to_thread(engine.start)
-    await engine.members.replace(["0"])
-    took = await until(lambda: any(r.over for r in engine.members.fleet_plan.replacements))
-    gone = await until(lambda: len(engine.replicas) == 2)
-    (found,) = engine.members.fleet_plan.replacements
-    text, _ = await outcome(engine.submit(job()))
-    await asyncio.to_thread(engine.close)
-    return {"step": found.step, "problem": found.problem, "took": took, "gone": gone, "text": text}
-
-
 async def edge_killed() -> Facts:
     """The edge is killed: its replicas end by themselves."""
     await head()
@@ -346,8 +281,7 @@ async def _ray(*arguments: str) -> None:
 
 
 SCENARIOS: dict[str, Callable[[], Awaitable[Facts]]] = {
-    kind.__name__: kind
-    for kind in (killed, stopped, replaced, crowded, edge_killed, edge, two_nodes, head_lost, asking, shared)
+    kind.__name__: kind for kind in (killed, stopped, edge_killed, edge, two_nodes, head_lost, asking, shared)
 }
 
 

@@ -85,23 +85,6 @@ def test_a_stopped_replica_is_replaced() -> None:
     assert found["replaced"] == 1
 
 
-def test_all_are_replaced_and_their_number_follows_the_load_without_a_lost_request() -> None:
-    found = facts("replaced")
-    assert found["wrong"] == []
-    assert found["answered"] > 50
-    assert found["others"]
-    assert found["again"]
-    assert found["long"] == 300
-
-
-def test_without_room_for_one_more_the_old_ones_stay() -> None:
-    found = facts("crowded")
-    assert found["step"] == "failed"
-    assert "is there room for one more?" in found["problem"]
-    assert found["took"] + found["gone"] < 30  # a start takes 120 s to give up by itself
-    assert found["text"] == "[base] one two three"
-
-
 def test_nothing_stays_behind_a_killed_edge() -> None:
     found = facts("edge_killed")
     assert found["before"] == 2

@@ -191,12 +191,6 @@ CASES: dict[str, list[Call]] = {
     "FleetService/ListReplicas": [
         lambda at, m: at.fleet.ListReplicas(fleet_pb2.ListReplicasRequest(), metadata=m)
     ],
-    "FleetService/ResizeReplicas": [
-        lambda at, m: at.fleet.ResizeReplicas(fleet_pb2.ResizeReplicasRequest(least=1, most=2), metadata=m)
-    ],
-    "FleetService/ReplaceReplicas": [
-        lambda at, m: at.fleet.ReplaceReplicas(fleet_pb2.ReplaceReplicasRequest(all=True), metadata=m)
-    ],
     "FleetService/DrainReplica": [
         lambda at, m: at.fleet.DrainReplica(fleet_pb2.DrainReplicaRequest(name="0"), metadata=m)
     ],

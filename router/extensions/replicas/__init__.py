@@ -1,4 +1,4 @@
-"""Replicas: FleetService, how many there are, and as many requests let in as they have places for."""
+"""Replicas: FleetService, and as many requests let in as they have places for."""
 
 from __future__ import annotations
 
