@@ -34,7 +34,6 @@ from router.server.app import ServerApp
 from router.v1 import inference_pb2 as pb
 from router.v1.inference_pb2_grpc import InferenceServiceStub
 
-EDGE_COSTS = report.RESULTS / "edge-costs.json"  # which benchmarks.fleet_scale reads
 UNARY, STREAM = "unary", "streaming"
 TOKENS = {UNARY: 8, STREAM: 64}  # of an answer
 STEP = 0.002  # seconds of the fake engines
@@ -265,9 +264,6 @@ def main() -> None:
             "edges that share a core cannot take more calls than one: then what counts is that a call costs "
             "no more",
         ]
-        EDGE_COSTS.write_text(
-            json.dumps({"a core": cored[0], "hardware": report.hardware()}, indent=1) + "\n"
-        )
         title = "What one core of an edge takes, by processor time"
         print(report.write("edge-calls", workload, rows, notes, tables={title: cored}))
 

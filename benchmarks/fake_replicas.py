@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import hashlib
 import os
 import subprocess
 import sys
@@ -18,8 +17,9 @@ from contextlib import ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from router.engine.base import AdapterArtifact, SiteDelta, TensorData
+from router.engine.base import AdapterArtifact
 from router.engine.fake import FakeEngine, FakeGeneration
+from router.registry.format.artifact import FolderRules, read_artifact
 from router.replicas.host import EngineHost, EngineService, engine_server
 from router.replicas.link import Link, Security
 
@@ -64,17 +64,9 @@ def link_to(name: str, address: str) -> Link:
     return Link(name, address, Security(), 30.0)
 
 
-def of_size(name: str, size: int) -> AdapterArtifact:
-    """An adapter of so many bytes that a fake engine takes. `read` makes it of its folder's path alone."""
-    half = TensorData("F32", (1, size // 8), memoryview(bytes(size // 2)))
-    digest = hashlib.sha256(name.encode()).hexdigest()
-    sites = {"all": SiteDelta(half, half, 1.0)}
-    return AdapterArtifact(name, "1", digest, sites, folder=Path("/", str(size), name))
-
-
 def read(folder: Path) -> AdapterArtifact:
-    """The adapter of that path."""
-    return of_size(folder.name, int(folder.parent.name))
+    """The adapter in a folder; its matrices are compared with no base."""
+    return read_artifact(folder, FolderRules(None))[0]
 
 
 @contextmanager

@@ -74,70 +74,39 @@ class ConsistentHash(RoundRobin):
 
 
 class Ours(RoundRobin):
-    """`router.replicas.placement`, used as `router.replicas.engine` uses it.
+    """`router.replicas.placement`, used as `router.replicas.engine` uses it."""
 
-    One edge of several sees its own requests alone. With `homes`, replicas say what they have in memory,
-    and an adapter is brought where it is already, for another edge; with `loads`, they say each second how
-    many requests they have of all edges.
-    """
+    name = "score: requests, and 8 for a load"
 
-    name = "homes by load, two choices"
-
-    def __init__(self, seed: int, shape: Shape, loads: bool = False, homes: bool = False) -> None:
+    def __init__(self, seed: int, shape: Shape) -> None:
         super().__init__()
-        self._loads, self._homes, self._most = loads, homes, shape.rows + shape.queue
-        self.placement = Placement(random.Random(seed), rows=shape.rows)
+        self._most = shape.rows + shape.queue
+        self.placement = Placement(random.Random(seed))
         for i in range(shape.replicas):
             self.placement.join(str(i))
 
     def choose(self, request: Request, machines: Mapping[str, Machine], now: float) -> str:
-        """The less busy of two homes with room; where there is none, the adapter gets one more home."""
+        """The least score of those with room."""
         placement, adapter = self.placement, request.adapter
         for name in placement.homes(adapter):
             if adapter not in machines[name].memory:  # it made room for others since
                 placement.unsettle(adapter, name)
-        there = [name for name in placement.homes(adapter) if placement.held[name] < self._most]
-        if not there:
-            room = [name for name in machines if placement.held[name] < self._most] or list(machines)
-            if self._homes:
-                mine = placement.homes(adapter)
-                room = [n for n in room if adapter in machines[n].memory and n not in mine] or room
-            there = [placement.new_home(adapter, now, room)]
-            if there == [""]:
-                there = list(placement.homes(adapter))
-            else:
-                placement.settle(adapter, there[0])
-        elif more := placement.overflow(there):
-            placement.settle(adapter, more)
-            there.append(more)
-        name = placement.choose(there)
-        placement.begin(adapter, name, now)
+        room = [name for name in machines if placement.held[name] < self._most] or list(machines)
+        name = placement.choose(room, adapter)
+        placement.settle(adapter, name)
+        placement.begin(name)
         return name
 
     def ended(self, request: Request, now: float) -> None:
         """Its load is over."""
-        self.placement.end(request.adapter, request.at, now)
-
-    def look(self, machines: Mapping[str, Machine], now: float) -> list[tuple[str, str]]:
-        """Adapters move as their load does."""
-        if self._loads:
-            for name, machine in machines.items():
-                self.placement.held[name] = machine.held
-        brought = []
-        for move in self.placement.plan(now):
-            if move.to:
-                self.placement.settle(move.digest, move.to)
-                brought.append((move.digest, move.to))
-            if move.away:
-                self.placement.unsettle(move.digest, move.away)
-        return brought
+        self.placement.end(request.at)
 
     def went(self, name: str) -> None:
-        """It is nobody's home any more."""
+        """Nothing is there any more."""
         self.placement.leave(name)
 
     def came(self, name: str) -> None:
-        """It is a home again, for those that will be brought."""
+        """It is there again, empty."""
         self.placement.join(name)
 
 

@@ -2,8 +2,7 @@
 
 A discrete-event simulation, benchmarks/fleet_model.py, with the costs of steps that `benchmarks.step_times`
 measured. Where requests go is decided by `router.replicas.placement` itself, by round robin, and by
-consistent hashing; each policy gets the same clients. `benchmarks.fleet_processes` does the same with real
-processes.
+consistent hashing; each policy gets the same clients.
 """
 
 from __future__ import annotations

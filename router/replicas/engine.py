@@ -94,7 +94,6 @@ class FleetEngine:
         max_queue: int,
         host_bytes: int = 2048 << 20,
         stall_seconds: float = 10.0,
-        placement: Placement | None = None,
         membership: Membership | None = None,
         shared: bool = False,
     ) -> None:
@@ -110,8 +109,7 @@ class FleetEngine:
         self._replicas: dict[str, FleetReplica] = {}
         self._make_encoder = encoder
         self._encoder: EdgeTokenizer | None = None
-        self._placement = placement or Placement()
-        self._placement.rows = max_running
+        self._placement = Placement()
         self._using: Counter[tuple[str, str]] = Counter()  # jobs by adapter and replica
         self._weights = Weights(self._replicas, self._placement, host_bytes, self._using, shared)
         self._rows, self._queue = max_running, max_queue
@@ -253,7 +251,7 @@ class FleetEngine:
                 break
             name = names[scope % len(names)] if scope else self._placement.choose(names)
             tried.add(name)
-            self._placement.begin(None, name, time.monotonic())
+            self._placement.begin(name)
             try:
                 return await ask(self._replicas[name])
             except LinkLost as lost:
@@ -263,7 +261,7 @@ class FleetEngine:
                     raise
                 error = refused
             finally:
-                self._placement.end(None, name, time.monotonic())
+                self._placement.end(name)
         raise error
 
     # -- jobs on their way
@@ -277,16 +275,17 @@ class FleetEngine:
     def _send(self, routed: RoutedJob) -> None:
         """On to a replica it has not tried. Raises Overloaded, Unavailable, FailedPrecondition."""
         job = routed.job
-        there = self._near(job, routed.tried)
-        if not there:
-            room = self._with_room(job, routed.tried)
-            there = room if job.adapter is None else room & set(self._placement.homes(job.adapter))
-        if not there:
-            self._wait(routed, self._send_once_there(routed, self._adapter(job.adapter or ""), room))
-        elif beside := self._beside(routed, there):
-            self._wait(routed, self._send_beside(routed, self._adapter(job.adapter or ""), beside))
+        room = self._with_room(job, routed.tried)
+        if job.adapter is None:
+            self._give(routed, self._placement.choose(room))
+            return
+        there = room & set(self._placement.homes(job.adapter))
+        stays = there and (routed.waited or job.background)  # a request waits for one load, a shadow for none
+        to = self._placement.choose(there if stays else room, job.adapter)
+        if to in there:
+            self._give(routed, to)
         else:
-            self._give(routed, self._placement.choose(there))
+            self._wait(routed, self._send_once_there(routed, self._adapter(job.adapter), to, room))
 
     def _wait(self, routed: RoutedJob, loading: Coroutine[Any, Any, None]) -> None:
         """Until its adapter is where it goes."""
@@ -294,30 +293,6 @@ class FleetEngine:
         self._waiting.add(routed)
         routed.waits = task.cancel
         task.add_done_callback(lambda _: self._waiting.discard(routed))
-
-    def _near(self, job: Job, tried: set[str]) -> set[str]:
-        """Where it can go, without a look at all replicas, which may be a thousand: its adapter's homes, or
-        two that are drawn. Empty where more must be looked at.
-        """
-        most = self._most(job)
-
-        def good(name: str) -> bool:
-            replica = self._replicas[name]
-            well = replica.up and not replica.stalls and self._held[name, job.background] < most
-            return well and name not in tried and (job.adapter is not None or replica.takes)
-
-        if job.adapter is not None:
-            return {name for name in self._placement.homes(job.adapter) if good(name)}
-        pair = self._placement.drawn()
-        return set(pair) if pair and all(map(good, pair)) else set()
-
-    def _beside(self, routed: RoutedJob, homes: set[str]) -> str:
-        """A replica with a free row where its homes have none; "" where it waits at its homes."""
-        if routed.job.adapter is None or routed.job.background or routed.beside:
-            return ""
-        name = self._placement.overflow(homes)
-        replica = self._replicas.get(name)
-        return name if replica is not None and replica.takes and not replica.stalls else ""
 
     def _most(self, job: Job) -> int:
         return self._rows + (0 if job.background else self._queue)
@@ -344,7 +319,7 @@ class FleetEngine:
         if job.adapter is not None:
             self._using[job.adapter, name] += 1
             self._adapter(job.adapter).asked = time.monotonic()
-        self._placement.begin(job.adapter, name, time.monotonic())
+        self._placement.begin(name)
         routed.go(self._replicas[name])
 
     def _left(self, routed: RoutedJob) -> None:
@@ -356,43 +331,34 @@ class FleetEngine:
             self._using[job.adapter, name] -= 1
             if not self._using[job.adapter, name]:
                 del self._using[job.adapter, name]
-        self._placement.end(job.adapter, name, time.monotonic())
+        self._placement.end(name)
 
-    async def _send_once_there(self, routed: RoutedJob, kept: LoadedAdapter, room: set[str]) -> None:
-        """Bring its adapter to one of those with room, then send it there."""
-        late = routed.job.deadline
+    async def _send_once_there(self, routed: RoutedJob, kept: LoadedAdapter, to: str, room: set[str]) -> None:
+        """Bring its adapter to that replica, or another with room where none has it, then send the job."""
+        routed.waited = True
+        homes = self._placement.homes(kept.digest)
+        self._placement.begin(to)  # it counts there while it waits, or all others would go there, too
+        error: RouterError | None = None
         try:
-            async with asyncio.timeout_at(late):
-                await self._weights.bring(kept, room, pushing=True)
-            routed.waits = None
-            self._send(routed)
+            async with asyncio.timeout_at(routed.job.deadline):
+                await self._weights.bring(kept, {to} if homes else room, first=to, pushing=True)
         except TimeoutError:
             routed.waits = None
             routed.end(FinishReason.DEADLINE)
-        except ResourceExhausted as error:  # all that is there is in use
-            routed.waits = None
-            routed.fail(Overloaded(error.message, bound="replicas"))
-        except RouterError as error:
-            routed.waits = None
-            routed.fail(error)
-
-    async def _send_beside(self, routed: RoutedJob, kept: LoadedAdapter, to: str) -> None:
-        """Bring its adapter to one more replica, then send it where fewest wait. It looks no third time."""
-        routed.beside = True
-        self._placement.held[to] += 1  # it counts there while it waits, or all others would go there, too
-        try:
-            async with asyncio.timeout_at(routed.job.deadline):
-                await self._weights.bring(kept, {to}, pushing=True)
-        except (RouterError, TimeoutError) as error:  # its homes have it still
-            log.debug("adapter %s cannot be at %s, too: %s", kept.name, to, error)
+            return
+        except ResourceExhausted as full:  # all that is there is in use
+            error = Overloaded(full.message, bound="replicas")
+        except RouterError as refused:
+            error = refused
         finally:
-            if to in self._placement.replicas:
-                self._placement.held[to] -= 1
+            self._placement.end(to)
         routed.waits = None
         try:
+            if error is not None and not self._placement.homes(kept.digest):
+                raise error
             self._send(routed)
-        except RouterError as error:
-            routed.fail(error)
+        except RouterError as refused:
+            routed.fail(refused)
 
     # -- the end
 

@@ -19,7 +19,7 @@ from router.replicas.link import Link, LinkLost
 from router.replicas.membership import Membership
 from router.replicas.messages import fleet_of
 from router.replicas.replica import FleetReplica
-from router.replicas.weights import LoadedAdapter, Weights
+from router.replicas.weights import Weights
 from router.v1 import engine_pb2 as pb
 
 log = logging.getLogger(__name__)
@@ -161,7 +161,6 @@ class Members:
             for replica in self.replicas.values():
                 self._runs[replica.name] = self.spawn(replica.run())
             self.spawn(self._follow())
-            self.spawn(self._weights.follow_load())
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """A task that `stop` ends; an error that it raises is logged."""
@@ -229,7 +228,6 @@ class Members:
         for name, replica in tuple(self.replicas.items()):
             if name not in names and not replica.draining:
                 replica.drain()
-                self._placement.close(name)
                 self.spawn(self._let_go(replica))
 
     def _join(self, name: str) -> None:
@@ -261,17 +259,13 @@ class Members:
         """It takes nothing new and ends itself: empty it, so that it can."""
         if not replica.draining:
             log.info("replica %s drains, and ends when nothing is left", replica.name)
-            self._placement.close(replica.name)
             self.spawn(self._empty(replica))
 
     # -- one that is draining
 
     async def _empty(self, replica: FleetReplica) -> None:
         """Its adapters to others, the busiest first; then it releases all that it holds for this edge."""
-        for digest in self._placement.living(replica.name, time.monotonic()):
-            kept = self._weights.get(digest)
-            if kept is not None and replica.up:
-                await self._rehome(kept, replica.name)
+        await self._rehome(replica)
         await replica.idle()
         if replica.ending:
             replica.detach()
@@ -284,10 +278,7 @@ class Members:
         name = replica.name
         if not replica.up:
             await self._end(replica)
-        for digest in self._placement.living(name, time.monotonic()):
-            kept = self._weights.get(digest)
-            if kept is not None and replica.up:
-                await self._rehome(kept, name)
+        await self._rehome(replica)
         self._placement.leave(name)
         self._weights.restore()  # what came there meanwhile
         await replica.idle()
@@ -306,20 +297,19 @@ class Members:
         except Exception:  # whatever a link raises: the fleet goes on without it
             log.exception("replica %s could not be ended", replica.name)
 
-    async def _rehome(self, kept: LoadedAdapter, name: str) -> None:
-        def elsewhere() -> set[str]:
-            return set(self._placement.homes(kept.digest)) - self._placement.closing
-
-        if not elsewhere():
-            await self._bring(kept)
-        if elsewhere():
-            self._placement.unsettle(kept.digest, name)
-
-    async def _bring(self, kept: LoadedAdapter) -> None:
-        try:
-            await self._weights.bring(kept)
-        except RouterError as error:
-            log.warning("adapter %s cannot move: %s", kept.name, error)
+    async def _rehome(self, replica: FleetReplica) -> None:
+        """Each adapter that is only there, or only where replicas drain, to another one."""
+        for digest in self._placement.living(replica.name):
+            kept = self._weights.get(digest)
+            if kept is None or not replica.up:
+                continue
+            others = (self.replicas[name] for name in self._placement.homes(digest))
+            try:
+                if not any(other.takes for other in others):
+                    await self._weights.bring(kept)
+                self._placement.unsettle(digest, replica.name)
+            except RouterError as error:
+                log.warning("adapter %s cannot move: %s", kept.name, error)
 
     # -- the status of all in one, for health, metrics and admission
 

@@ -37,7 +37,7 @@ class RoutedJob:
         self.tried: set[str] = set()
         self.at: FleetReplica | None = None
         self.waits: Callable[[], object] | None = None  # while it is at no replica: stops what it waits for
-        self.beside = False  # it has looked for a free row beside its homes
+        self.waited = False  # for its adapter, which a replica loaded or refused
         self.cancelled = False
         self._key = 0
         self._tokens = 0

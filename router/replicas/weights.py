@@ -13,13 +13,11 @@ from router.engine.base import AdapterArtifact
 from router.errors import FailedPrecondition, ResourceExhausted, RouterError, Unavailable
 from router.replicas.link import LinkLost
 from router.replicas.messages import load
-from router.replicas.placement import Move, Placement
+from router.replicas.placement import Placement
 from router.replicas.replica import FleetReplica
 from router.v1 import engine_pb2 as pb
 
 log = logging.getLogger(__name__)
-
-LOOK_SECONDS = 1.0  # between two looks at who lives where
 
 
 @dataclass(eq=False, slots=True)
@@ -38,7 +36,7 @@ class LoadedAdapter:
 
 
 class Weights:
-    """Brings adapters to replicas: the first time, for more load, and again after one was lost."""
+    """Brings adapters to replicas: the first time, for more requests, and again after one was lost."""
 
     def __init__(
         self,
@@ -100,9 +98,15 @@ class Weights:
         return kept.size
 
     async def bring(
-        self, kept: LoadedAdapter, among: Collection[str] | None = None, pushing: bool = False
+        self,
+        kept: LoadedAdapter,
+        among: Collection[str] | None = None,
+        first: str = "",
+        pushing: bool = False,
     ) -> str:
-        """One more home, the best of those that are up (and `among`); returns its name.
+        """Load it at one more replica, `first` or the best of those that are up (and `among`).
+
+        Returns its name.
 
         Where one has no memory for it, or not its folder, the next is tried. `pushing`: a request waits for
         it, so what was asked for least recently goes, and is nowhere until it is asked for. Raises as
@@ -116,8 +120,8 @@ class Weights:
             roomy = names & set(kept.loading) or self._with_room(kept, names, pushing)
             if names and not roomy:
                 error = ResourceExhausted(f"no replica has memory left for {kept.name!r} (host_memory_mb)")
-            names = self._near_parts(kept, self._held_elsewhere(kept, roomy))
-            to = self.placement.new_home(kept.digest, time.monotonic(), names)
+            names = roomy if first in roomy else self._near_parts(kept, self._held_elsewhere(kept, roomy))
+            to = first if first in names else self.placement.new_home(kept.digest, names)
             if not to:
                 raise error
             tried.add(to)
@@ -160,28 +164,6 @@ class Weights:
         self._dropping.add(task)
         task.add_done_callback(self._dropping.discard)
 
-    async def follow_load(self) -> None:
-        """Adapters move as their load does."""
-        while True:
-            await asyncio.sleep(LOOK_SECONDS)
-            for move in self.placement.plan(time.monotonic()):
-                await self._move(move)
-
-    async def _move(self, move: Move) -> None:
-        kept = self.get(move.digest)
-        if kept is None:
-            return
-        try:
-            to = self.replicas.get(move.to)
-            if to is not None and to.takes and self.make_room(kept, move.to, pushing=True):
-                await self.load(kept, move.to)
-        except (LinkLost, RouterError) as error:
-            log.warning("adapter %s could not move to %s: %s", kept.name, move.to, error)
-            return
-        others = set(self.placement.homes(move.digest)) - {move.away}
-        if move.away and others and (move.digest, move.away) not in self._used:
-            self.drop(move.digest, move.away)
-
     def restore(self) -> None:
         """A replica went or came: adapters that are nowhere are brought somewhere, the busiest first."""
         self._look_again = True
@@ -208,9 +190,8 @@ class Weights:
 
     def _homeless(self) -> list[LoadedAdapter]:
         """Mixtures last, which are made of others."""
-        now = time.monotonic()
         found = [kept for kept in self._kept.values() if not self.placement.homes(kept.digest)]
-        return sorted(found, key=lambda kept: (bool(kept.parts), -self.placement.load(kept.digest, now)))
+        return sorted(found, key=lambda kept: (bool(kept.parts), -kept.asked))
 
     async def _load(self, kept: LoadedAdapter, name: str, expected: int) -> int:
         try:
@@ -255,15 +236,17 @@ class Weights:
         return set()
 
     def _who_may_go(self, name: str, pushing: bool, pinned: bool) -> Iterator[str]:
-        """Second homes there; if somebody is `pushing`, what was asked for least recently, and what is pinned
-        last and only with `pinned`. None in use.
+        """What is elsewhere, too; if somebody is `pushing`, also what is there only, and what is pinned last
+        and only with `pinned`. What was asked for least recently goes first, and nothing in use.
         """
-        yield from (digest for digest in self.placement.spare(name) if (digest, name) not in self._used)
+        there = (self._kept[digest] for digest in self.placement.living(name) if digest in self._kept)
+        free = sorted((k for k in there if (k.digest, name) not in self._used), key=lambda kept: kept.asked)
+        several = [kept for kept in free if len(self.placement.homes(kept.digest)) > 1]
+        yield from (kept.digest for kept in several)
         if pushing:
-            only = [kept for kept in self._kept.values() if self.placement.homes(kept.digest) == (name,)]
-            free = [kept for kept in only if (kept.digest, name) not in self._used]
-            order = sorted(free, key=lambda kept: (self.pinned(kept.digest), kept.asked))
-            yield from (kept.digest for kept in order if pinned or not self.pinned(kept.digest))
+            only = [kept for kept in free if kept not in several]
+            yield from (kept.digest for kept in only if not self.pinned(kept.digest))
+            yield from (kept.digest for kept in only if pinned and self.pinned(kept.digest))
 
     def _held_elsewhere(self, kept: LoadedAdapter, names: set[str]) -> set[str]:
         """Those that have it for another edge, where there are some: it needs no memory there."""

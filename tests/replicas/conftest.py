@@ -11,7 +11,7 @@ import pytest
 
 from router.engine.base import AdapterArtifact, Job, Prompt
 from router.engine.fake import FakeEngine
-from router.replicas import host, members, replica, weights
+from router.replicas import host, members, replica
 from router.replicas.engine import FleetEngine
 from router.replicas.membership import Membership
 from router.types import SamplingParams
@@ -60,7 +60,6 @@ Make = Callable[..., Awaitable[Fleet]]
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in (host, replica):
         monkeypatch.setattr(module, "BEAT", 0.02)
-    monkeypatch.setattr(weights, "LOOK_SECONDS", 0.02)
     monkeypatch.setattr(members, "LOOK_SECONDS", 0.02)
 
 
@@ -77,7 +76,6 @@ async def fleet() -> AsyncIterator[Make]:
             stall_seconds: float = 30.0,
             silence: float = 3.0,
             each: dict[str, dict[str, Any]] | None = None,
-            placement: Any = None,
             host_bytes: int = 1 << 20,
             start: bool = True,
             changing: bool = False,
@@ -107,7 +105,6 @@ async def fleet() -> AsyncIterator[Make]:
                 max_running=values["max_running"],
                 max_queue=values["max_queue"],
                 stall_seconds=stall_seconds,
-                placement=placement,
                 host_bytes=host_bytes,
                 membership=named,
             )

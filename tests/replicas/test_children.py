@@ -193,11 +193,3 @@ def test_devices_are_dealt_out() -> None:
     assert devices({"CUDA_VISIBLE_DEVICES": ""}) == []
     with suppress(FileNotFoundError):
         assert devices({}, Path("/nowhere")) == []
-
-
-def test_a_child_runs_on_its_cores(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("router.replicas.children.COMMAND", ("sleep", "60"))
-    last = max(os.sched_getaffinity(0))
-    child = Child("fake", OWN, cores=[last])
-    assert os.sched_getaffinity(child.process.pid) == {last}
-    child.kill()
