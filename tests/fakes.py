@@ -182,7 +182,8 @@ class FakeRegistry:
         info = self.resolve(ref.name, ref.version)
         if info.state is not AdapterState.READY:
             self.put(replace(info, state=AdapterState.LOADING))
-            await self.engine.load(AdapterArtifact(ref.name, ref.version, info.digest, {}))
+            none = AdapterArtifact(ref.name, ref.version, info.digest, {})
+            await self.engine.load(self.artifacts.get(info.digest, none))
             self.put(replace(self.infos[ref], state=AdapterState.READY))
         if pinned is not None:
             self.put(replace(self.infos[ref], pinned=pinned))
