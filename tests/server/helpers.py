@@ -75,7 +75,7 @@ async def messages(call: Any) -> list[Any]:
     return [message async for message in call]
 
 
-async def until(condition: Callable[[], bool], seconds: float = 2.0) -> None:
+async def until(condition: Callable[[], bool], seconds: float = 30.0) -> None:
     """Wait for `condition`; fails after `seconds`."""
     for _ in range(int(seconds / 0.005)):
         if condition():
