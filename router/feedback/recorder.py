@@ -144,13 +144,13 @@ class FeedbackRecorder:
             return tenant in (None, owner) and unit in ("", hashed(one.unit))
 
         self.answers.recent.forget(gone)
-        gone = await self._written(partial(self.store.delete, unit, tenant))
+        deleted = await self._written(partial(self.store.delete, unit, tenant))
         try:
             await self._written(self._erase)
         finally:
             if not self._erased:
                 self._tidy_now.set()
-        return gone
+        return deleted
 
     async def follow(self) -> None:
         """Delete in the background what is too old or too much; does not end."""

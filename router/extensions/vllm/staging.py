@@ -51,7 +51,7 @@ class AdapterStaging:
             return folder, self._write(folder, dict(pairs))
         except (OSError, MemoryError) as error:
             self.remove(folder)
-            raise ResourceExhausted(f"no room to stage adapter {artifact.name!r}: {error}") from error
+            raise ResourceExhausted(f"no room to stage adapter {artifact.name!r}") from error
 
     def zero(self) -> Path:
         """An adapter of rank 1 on the first layer that changes nothing."""
