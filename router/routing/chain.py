@@ -92,6 +92,10 @@ class CatalogView:
         self._left[key] = found
         return found
 
+    def needing_passage(self) -> frozenset[str]:
+        """Names of the adapters that answer from a passage."""
+        return frozenset(profile.name for profile in self.present if profile.needs_passage)
+
     @property
     def languages(self) -> frozenset[str]:
         """Of the examples of the adapters that were learned."""
