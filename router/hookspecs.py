@@ -120,7 +120,7 @@ class RegisterClassifier(Protocol):
         classifier: Classifier,
         *,
         priority: int = 100,
-        timeout_ms: int = 50,
+        timeout_ms: int = 10_000,
         required: bool = False,
         optional: bool = False,
     ) -> None:
@@ -132,7 +132,7 @@ class RegisterClassifier(Protocol):
 
 @hookspec
 def register_classifiers(register: RegisterClassifier, settings: Any) -> None:
-    """Call `register(MyClassifier(), priority=100, timeout_ms=50)` for each classifier."""
+    """Call `register(MyClassifier(), priority=100, timeout_ms=10_000)` for each classifier."""
 
 
 class RegisterJudge(Protocol):

@@ -62,7 +62,7 @@ NO_PASSAGE = (
     f"Not considered: {{}}, which answers from a passage; the request has none: no text with at least "
     f"{PASSAGE_WORDS} words, and no line that begins with Passage:, Context:, Text:, Article: or Document:."
 )
-READY_SECONDS = 30.0
+READY_SECONDS = 600.0  # which only a classifier that hangs takes
 FIT_SECONDS = 30.0
 CLOSE_SECONDS = 3.0  # for fits in progress
 PICK_UP_SECONDS = 0.25
