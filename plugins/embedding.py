@@ -338,5 +338,5 @@ def _join(pieces: Sequence[tuple[str, str, str]], vectors: dict[str, Any]) -> An
 @hookimpl
 def register_classifiers(register):
     """Asked last, for requests that are still undecided."""
-    register(Embedding(), priority=50, timeout_ms=1000)
-    register(Newcomers(), priority=56, timeout_ms=1000)
+    register(Embedding(), priority=50)
+    register(Newcomers(), priority=56)

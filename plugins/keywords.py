@@ -119,4 +119,4 @@ def _is_negative(index: _Index, name: str, tokens: list[str]) -> bool:
 @hookimpl
 def register_classifiers(register):
     """Asked first: it takes some ten microseconds."""
-    register(Keywords(), priority=10, timeout_ms=50)
+    register(Keywords(), priority=10)

@@ -68,4 +68,4 @@ class Linear(Classifier):
 @hookimpl
 def register_classifiers(register):
     """Asked after the keywords, before anything that needs a model."""
-    register(Linear(), priority=20, timeout_ms=100)
+    register(Linear(), priority=20)

@@ -137,4 +137,4 @@ def _train(learned: TrainingSet, descriptions: tuple[str, ...], rows: Array) -> 
 @hookimpl
 def register_classifiers(register):
     """Asked last of all: one request takes two or more steps of the engine."""
-    register(Llm(), priority=90, timeout_ms=5000, optional=True)
+    register(Llm(), priority=90, optional=True)

@@ -204,4 +204,4 @@ def _levelled(chances: Array, level: float) -> Any:
 @hookimpl
 def register_classifiers(register):
     """Asked before all others, for requests in other languages only."""
-    register(Multilingual(), priority=5, timeout_ms=1000)
+    register(Multilingual(), priority=5)

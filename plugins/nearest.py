@@ -257,4 +257,4 @@ def _join(pieces: Sequence[tuple[str, str, str]], vectors: Mapping[str, Array]) 
 @hookimpl
 def register_classifiers(register):
     """Asked after those that a calibration knows, before what needs the base."""
-    register(Nearest(), priority=55, timeout_ms=1000)
+    register(Nearest(), priority=55)

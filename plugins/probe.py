@@ -185,4 +185,4 @@ def _train(learned: TrainingSet, rows: Array) -> _Model:
 @hookimpl
 def register_classifiers(register):
     """Asked after the sentence encoder: it waits for the engine's steps."""
-    register(Probe(), priority=60, timeout_ms=1000)
+    register(Probe(), priority=60)

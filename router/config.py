@@ -177,7 +177,7 @@ class Settings(BaseSettings):
     adapters_lock: str = Field("", description="file that lists digests of adapters; empty: any adapter")
     poll_seconds: float = Field(1.0, gt=0, description="seconds between checks of adapter folders")
     classifiers_ready_seconds: float = Field(
-        30.0,
+        600.0,
         ge=0,
         description="longest wait at the start for classifiers to be ready",
     )

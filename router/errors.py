@@ -64,7 +64,8 @@ class FieldViolation:
 class RouterError(Exception):
     """Base of all; `reason` is the ErrorInfo reason, `code` the gRPC status name.
 
-    `told` is what callers are told where the message is for the log only; empty: the message.
+    `told` is what callers are told where the message is for the log only; empty: the message, in which there
+    is then nothing that a caller may not know, such as a path of this machine or the text of an exception.
     """
 
     code: ClassVar[str] = "INTERNAL"
@@ -288,6 +289,7 @@ class DataLoss(RouterError):
 
     code = "DATA_LOSS"
     reason = "DATA_LOSS"
+    told = "files of the server are not what they were; its log names them"
 
 
 class Unavailable(RouterError):

@@ -49,7 +49,7 @@ class HookLimits:
     UNAVAILABLE; otherwise the request goes on unchanged.
     """
 
-    timeout_ms: int = 50
+    timeout_ms: int = 10_000
     required: bool = False
 
 
@@ -58,7 +58,7 @@ def hookimpl(function: F) -> F: ...
 @overload
 def hookimpl(*, timeout_ms: int = ..., required: bool = ..., **options: Any) -> Callable[[F], F]: ...
 def hookimpl(
-    function: F | None = None, *, timeout_ms: int = 50, required: bool = False, **options: Any
+    function: F | None = None, *, timeout_ms: int = 10_000, required: bool = False, **options: Any
 ) -> F | Callable[[F], F]:
     """Mark a function as the implementation of the hook of its name. `options` are pluggy's own."""
 
@@ -120,7 +120,7 @@ class RegisterClassifier(Protocol):
         classifier: Classifier,
         *,
         priority: int = 100,
-        timeout_ms: int = 50,
+        timeout_ms: int = 10_000,
         required: bool = False,
         optional: bool = False,
     ) -> None:
@@ -132,7 +132,7 @@ class RegisterClassifier(Protocol):
 
 @hookspec
 def register_classifiers(register: RegisterClassifier, settings: Any) -> None:
-    """Call `register(MyClassifier(), priority=100, timeout_ms=50)` for each classifier."""
+    """Call `register(MyClassifier(), priority=100, timeout_ms=10_000)` for each classifier."""
 
 
 class RegisterJudge(Protocol):
@@ -380,7 +380,7 @@ def rewrite_request(request: Request, settings: Any) -> Request | Awaitable[Requ
     `dataclasses.replace(request, turns=...)` changes `turns`, `raw_prompt`, `sampling`, `routing` or
     `labels`; other changes are undone. Plugins are asked one after the other, each with what the one before
     returned. A `router.errors.RouterError` refuses the request with its code; anything else is a failure:
-    see `HookLimits`, whose values `@hookimpl(timeout_ms=50, required=False)` sets. A function that is not
+    see `HookLimits`, whose values `@hookimpl(timeout_ms=10_000, required=False)` sets. A function that is not
     `async` runs in a thread.
     """
 

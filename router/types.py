@@ -380,6 +380,7 @@ class AdapterProfile:
     examples: tuple[str, ...] = ()
     negative_examples: tuple[str, ...] = ()
     keywords: tuple[str, ...] = ()
+    needs_passage: bool = False  # it answers from a passage: not chosen for a request without one
 
 
 @dataclass(frozen=True, slots=True)

@@ -86,7 +86,10 @@ def _texts(name: str, texts: Any) -> tuple[str, ...]:
 def _profile(entry: Mapping[str, Any]) -> AdapterProfile:
     values: dict[str, Any] = {n: tuple(v) if isinstance(v, list) else v for n, v in entry.items()}
     profile = AdapterProfile(**values)
-    for value in asdict(profile).values():
+    known = asdict(profile)
+    if not isinstance(known.pop("needs_passage"), bool):
+        raise ValueError(f"whether adapter {profile.name!r} needs a passage is neither true nor false")
+    for value in known.values():
         if not all(isinstance(text, str) for text in (value if isinstance(value, tuple) else (value,))):
             raise ValueError(f"what is known of adapter {profile.name!r} is no text")
     return profile

@@ -209,6 +209,7 @@ def softmax(logits: Sequence[float]) -> list[float]:
 
 NAME_FORM = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
 MAX_TIMEOUT_MS = 60_000
+DEFAULT_TIMEOUT_MS = 10_000  # which only a call that hangs takes, on the slowest machine, too
 PATIENCE = 2.0  # seconds that a call may wait for processor or base, or ten limits if that is longer
 UNABLE = "unable"  # state of a classifier that lacks something, or needs what the base's engine has not got
 ASLEEP = "asleep"  # state of one for other languages, until the first such request comes
@@ -226,7 +227,7 @@ class Registrar:
         classifier: Classifier,
         *,
         priority: int = 100,
-        timeout_ms: int = 50,
+        timeout_ms: int = DEFAULT_TIMEOUT_MS,
         required: bool = False,
         optional: bool = False,
     ) -> None:

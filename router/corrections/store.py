@@ -158,6 +158,8 @@ class CorrectionStore:
             return 0
         gone = 0
         with self._locked():
+            for path in self._folder.glob(".*.new"):  # what a crash left of `write_whole`
+                path.unlink()
             for path in self._files(tenant):
                 lines = [line for line in path.read_bytes().split(b"\n") if line.strip()]
                 left = [line for line in lines if _is_since(line, before)]

@@ -55,7 +55,7 @@ class GgufBase:
 
     def __init__(self, path: Path, name: str) -> None:
         """Raises ConfigError for a file that cannot be served."""
-        from router.engine.loader import check_shapes
+        from router.engine.loader import check_layers, check_shapes
 
         self.name, self._path = name, path
         self._file = read_gguf(path)
@@ -66,6 +66,7 @@ class GgufBase:
         self.config = config
         if frequencies is not None:
             config.rope_parameters["frequency_factors"] = self._factors(frequencies)
+        check_layers(name, config.num_hidden_layers, len(self._tensors))
         self._shape = DecoderShape.of(config)
         self._shapes = self._shape.weights()
         check_shapes(name, self._shapes, {weight: own.shape for weight, own in self._tensors.items()})

@@ -158,6 +158,7 @@ class StoredBase:
         """Raises ConfigError where the files do not fit the config."""
         self.name, self.config, self._files = name, config, files
         self.architecture = CLASSES[config.model_type]
+        check_layers(name, config.num_hidden_layers, len(files.tensors))
         self._shapes = DecoderShape.of(config).weights()
         check_shapes(name, self._shapes, {weight: own.shape for weight, own in files.tensors.items()})
         self.vocabulary = int(config.vocab_size)
@@ -233,6 +234,16 @@ def is_plain(tensors: Mapping[str, Tensor], config: Any) -> bool:
     kinds = {tensor.dtype for tensor in tensors.values()}
     one = len(kinds) == 1 or isinstance(config.dtype, torch.dtype)
     return one and kinds <= DTYPES.keys() and not (config.tie_word_embeddings and HEAD in parameters(tensors))
+
+
+def check_layers(name: str, layers: int, weights: int) -> None:
+    """Raises ConfigError where so few weights cannot be of so many layers, before anything is made for each
+    layer."""
+    if layers > weights:
+        raise ConfigError(
+            f"model {name!r} cannot be loaded: its config says {layers} layers, and its files hold "
+            f"{weights} weights"
+        )
 
 
 def check_shapes(

@@ -408,7 +408,9 @@ class Guardian:
         self._resting = True
 
     async def look(self) -> None:
-        """Look at every running experiment once. What fails for one is logged, and tried at the next look."""
+        """Remove a part of what was deleted, and look at every running experiment once. What fails for one is
+        logged, and tried at the next look."""
+        await self._tidy()
         running = self._assigner.snapshot.all()
         names = {one.name for one in running}
         self.latest = {name: report for name, report in self.latest.items() if name in names}
@@ -424,6 +426,14 @@ class Guardian:
                 return
             except Exception:
                 log.exception("experiment %s could not be judged", one.name)
+
+    async def _tidy(self) -> None:
+        try:
+            await asyncio.to_thread(self._store.tidy)
+        except StoreDown as error:
+            log.debug("nothing of deleted experiments is removed: %s", error.message)
+        except Exception:
+            log.exception("rows of deleted experiments could not be removed")
 
     async def _look_at(self, name: str) -> None:
         look = asyncio.ensure_future(asyncio.to_thread(self._judge_and_act, name))

@@ -34,6 +34,7 @@ T = TypeVar("T")
 MOST_WAITING = 64  # calls that wait for the database
 DAY = 86_400.0
 TIDY_SECONDS, TIDY_ROWS = 3600.0, 500  # old rows are removed after so long, or so much feedback
+ERASE_SECONDS = 5.0  # between two attempts to erase deleted texts, while another program keeps them
 FORGOTTEN = (
     ": no answer of yours that the server still knows; it remembers the latest ones since it started. Send "
     "`answered_by` with the feedback, and where texts are kept also what was asked and the answer"
@@ -83,6 +84,7 @@ class FeedbackRecorder:
         self._writer = ThreadPoolExecutor(1, "feedback")
         self._waiting = 0
         self._since_tidy, self._tidy_now = 0, asyncio.Event()
+        self._erased = True
         self.counts: Counter[tuple[Verdict, Keeping]] = Counter()  # by what it says and what was kept
 
     async def record(self, request: FeedbackRequest, client: Client) -> Recorded:
@@ -135,14 +137,20 @@ class FeedbackRecorder:
             raise Unavailable("the feedback could not be read") from None
 
     async def delete(self, unit: str, tenant: str | None) -> int:
-        """Delete what a unit (its hash) sent, what a tenant sent, or both, here in memory, too. Raises
-        NotSaved."""
+        """Delete what a unit (its hash) sent, what a tenant sent, or both, here in memory, too, and erase it
+        from the disk; what another program's reading keeps there is erased later. Raises NotSaved."""
 
         def gone(owner: str, one: GivenAnswer) -> bool:
             return tenant in (None, owner) and unit in ("", hashed(one.unit))
 
         self.answers.recent.forget(gone)
-        return await self._written(partial(self.store.delete, unit, tenant))
+        deleted = await self._written(partial(self.store.delete, unit, tenant))
+        try:
+            await self._written(self._erase)
+        finally:
+            if not self._erased:
+                self._tidy_now.set()
+        return deleted
 
     async def follow(self) -> None:
         """Delete in the background what is too old or too much; does not end."""
@@ -154,7 +162,7 @@ class FeedbackRecorder:
             except Unavailable as error:
                 log.warning("old feedback is deleted later: %s", error.message)
             try:
-                async with asyncio.timeout(TIDY_SECONDS):
+                async with asyncio.timeout(TIDY_SECONDS if self._erased else ERASE_SECONDS):
                     await self._tidy_now.wait()
             except TimeoutError:
                 pass
@@ -163,6 +171,19 @@ class FeedbackRecorder:
         gone = self.store.expire(self._now() - self._days * DAY) + self.store.trim()
         if gone:
             log.info("%d rows of old feedback are deleted", gone)
+        self._erase()
+
+    def _erase(self) -> None:
+        before, self._erased = self._erased, False
+        try:
+            self._erased = self.store.erase()
+        except StoreDown as error:
+            log.warning("deleted feedback is erased from the disk later: %s", error.message)
+            return
+        if before and not self._erased:
+            log.warning(
+                "deleted feedback stays in the database's log while another program reads the database"
+            )
 
     def close(self) -> None:
         """Write what is left."""

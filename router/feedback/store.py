@@ -92,6 +92,9 @@ class FeedbackStore:
         self._text, self._most = url, most
         self._opened: Engine | None = None
         self._opening, self._alone = threading.Lock(), threading.Lock()
+        # Of a SQLite file, which an earlier process may have left: whether deleted texts can be in the file,
+        # and in its write-ahead log.
+        self._holes, self._log = True, True
 
     @classmethod
     def in_folder(cls, state: Path) -> FeedbackStore:
@@ -129,6 +132,7 @@ class FeedbackStore:
             if row is not None:
                 one = _completed(one, _feedback(row), recalled, texts)
                 conn.execute(delete(feedback).where(key))
+                self._holes = True
             conn.execute(insert(feedback).values(_values(one)))
         return one, row is not None
 
@@ -169,9 +173,27 @@ class FeedbackStore:
                 keys = conn.execute(select(*key).where(*which).limit(CHUNK)).all()
                 conn.execute(delete(feedback).where(tuple_(*key).in_(keys)))
             gone += len(keys)
+            self._holes = self._holes or bool(keys)
             if len(keys) < CHUNK:
                 break
         return gone
+
+    def erase(self) -> bool:
+        """Take the bytes of deleted and replaced rows off the disk, where the database is a SQLite file.
+
+        Nobody writes meanwhile: about 5 s of processor time for each GB of feedback. False: another program
+        reads the file, and keeps its write-ahead log from being emptied; call it again later.
+        """
+        if not self.exists or not (self._holes or self._log):
+            return True
+        engine = self._engine()
+        with self._one_writer(engine), translated(engine.url):
+            if self._holes:
+                self._log = True
+                database.rebuild(engine)
+                self._holes = False
+            self._log = not database.empty_log(engine)
+        return not self._log
 
     # -- reading
 
@@ -235,11 +257,15 @@ class FeedbackStore:
     @contextmanager
     def _writing(self) -> Iterator[Connection]:
         engine = self._engine()
+        with self._one_writer(engine), translated(engine.url), database.writing(engine) as conn:
+            yield conn
+
+    @contextmanager
+    def _one_writer(self, engine: Engine) -> Iterator[None]:
         if not self._alone.acquire(timeout=2 * database.WAIT_SECONDS):
             raise StoreDown(f"the store {shown_url(engine.url)}: other writers take too long")
         try:
-            with translated(engine.url), database.writing(engine) as conn:
-                yield conn
+            yield
         finally:
             self._alone.release()
 

@@ -92,6 +92,10 @@ class CatalogView:
         self._left[key] = found
         return found
 
+    def needing_passage(self) -> frozenset[str]:
+        """Names of the adapters that answer from a passage."""
+        return frozenset(profile.name for profile in self.present if profile.needs_passage)
+
     @property
     def languages(self) -> frozenset[str]:
         """Of the examples of the adapters that were learned."""
@@ -168,7 +172,6 @@ class Labels:
 # -- the classifiers that vote
 
 OnVote = Callable[[Vote], None]
-WAKING_SECONDS = 3.0  # for which the first request in another language waits for the classifiers of such
 
 
 class ClassifierChain:
@@ -236,10 +239,8 @@ class ClassifierChain:
         able = [executor for executor in others if rule.counts(executor.name) and not executor.unable]
         if not able or self._foreign is None or not self._foreign(request.text):
             return [executor for executor in executors if executor not in others]
-        seconds = WAKING_SECONDS
-        if request.deadline is not None:
-            seconds = max(0.0, min(seconds, request.deadline - time.monotonic()))
-        ready = [executor for executor in able if await executor.wake(seconds)]
+        left = None if request.deadline is None else max(0.0, request.deadline - time.monotonic())
+        ready = [executor for executor in able if await executor.wake(left)]
         return [executor for executor in executors if executor in ready or executor not in others]
 
     def lost(self, votes: Sequence[Vote], candidates: Collection[str], rule: Rule) -> tuple[LostVote, ...]:

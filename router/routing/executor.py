@@ -99,9 +99,11 @@ class ClassifierExecutor:
         """Have it learn these adapters in the background."""
         self.fitter.want(tuple(profiles))
 
-    async def wake(self, seconds: float) -> bool:
-        """Whether it is ready. The first call has it learn, which waits at most so many seconds for that."""
-        if self.fitter.wake() and (learning := self.fitter.running) is not None:
+    async def wake(self, seconds: float | None) -> bool:
+        """Whether it is ready. The first call has it learn; until it has, each call waits, at most so many
+        seconds."""
+        self.fitter.wake()
+        if not self.ready and (learning := self.fitter.running) is not None:
             await asyncio.wait([learning], timeout=seconds)
         return self.ready
 
@@ -293,13 +295,11 @@ class Fitter:
             return
         self._start()
 
-    def wake(self) -> bool:
-        """Begin what `want` left for the first request in another language; False where that was done."""
-        if not self._asleep or self._wanted is None:
-            return False
-        self._asleep, self._registration.health.state = False, "starting"
-        self._start()
-        return True
+    def wake(self) -> None:
+        """Begin what `want` left for the first request in another language, unless that was done."""
+        if self._asleep and self._wanted is not None:
+            self._asleep, self._registration.health.state = False, "starting"
+            self._start()
 
     def _start(self) -> None:
         if self._task is None or self._task.done():

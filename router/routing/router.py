@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 from router.classifiers.texts import is_foreign
 from router.errors import FailedPrecondition, FieldViolation, InvalidRequest, NotFound
 from router.names import BASE, parse_adapter
+from router.passages import PASSAGE_WORDS, has_passage
 from router.ports import Catalog
 from router.routing.chain import CatalogView, ClassifierChain, Executors, FitProfiles, OnVote
 from router.routing.conversations import (
@@ -57,7 +58,11 @@ STALE = "stale: for another set of adapters or classifiers"  # for a caller that
 LOST = "stale: no vote of "  # and classifiers, where the calibration fits and votes were lost
 IN_LANGUAGE = "stale: the text is in another language than the examples"  # where the calibration fits those
 IN_CONTEXT = "stale: more than the text of this turn decided"  # where the calibration fits such texts
-READY_SECONDS = 30.0
+NO_PASSAGE = (
+    f"Not considered: {{}}, which answers from a passage; the request has none: no text with at least "
+    f"{PASSAGE_WORDS} words, and no line that begins with Passage:, Context:, Text:, Article: or Document:."
+)
+READY_SECONDS = 600.0  # which only a classifier that hangs takes
 FIT_SECONDS = 30.0
 CLOSE_SECONDS = 3.0  # for fits in progress
 PICK_UP_SECONDS = 0.25
@@ -221,13 +226,18 @@ class Router:
         if own is not None and not hints.explain:
             return own, ()
         await self._pick_up_classifiers()
+        unfit = candidates & self._catalog_view.needing_passage()
+        if unfit and has_passage(user_texts(request)):
+            unfit = frozenset()
+        candidates -= unfit
+        note = NO_PASSAGE.format(", ".join(sorted(unfit))) if unfit and hints.explain else ""
         classify = TextClassifier(self, request, variant, candidates, known_votes)
         if own is not None or not candidates:
             votes = (await classify(request.text)).votes if hints.explain else ()
             if own is not None:
                 return own, votes
             none = self._decision(Conclusion("", Reason.ABSTAINED), None)
-            return replace(none, note=self._catalog.why_none(request.visible)), votes
+            return replace(none, note=note or self._catalog.why_none(request.visible)), votes
         mode = hints.continuity or self._continuity
         remembered = None
         if hints.conversation and not hints.fresh and mode != "none":
@@ -235,7 +245,10 @@ class Router:
             if remembered is not None and remembered.conclusion.adapter not in (*candidates, ""):
                 remembered = None
         chosen = await choose(routing_input(request), classify, mode, remembered, hints.fresh)
-        return self._of_turn(chosen, request.visible), chosen.classification.votes
+        decision = self._of_turn(chosen, request.visible)
+        if decision.adapter is None:
+            decision = replace(decision, note=note)
+        return decision, chosen.classification.votes
 
     def _of_turn(self, chosen: TurnDecision, visible: Visible) -> Decision:
         """The decision on a turn of a conversation."""
@@ -394,6 +407,13 @@ def resolve_mixture(
     if weights == [1.0]:
         return found[0], ()
     return None, tuple(MixturePart(info.ref, weight) for info, weight in zip(found, weights, strict=True))
+
+
+def user_texts(request: Request) -> Sequence[str]:
+    """What the user wrote: all turns, or the raw prompt."""
+    if request.raw_prompt is not None:
+        return (request.raw_prompt,)
+    return [turn.text for turn in request.turns if turn.role == "user"]
 
 
 def seen(vote: Vote, visible: Visible) -> Vote:

@@ -18,7 +18,6 @@ from router.names import parse_adapter, parse_version
 from router.ports import AdapterRegistry, Force
 from router.server.call import Call
 from router.server.inference import timestamp
-from router.server.status import redacted
 from router.types import AdapterEvent, AdapterEventKind, AdapterInfo, AdapterRef, AdapterState, Override
 from router.v1 import adapters_pb2 as pb
 from router.v1.adapters_pb2_grpc import AdapterServiceServicer
@@ -27,6 +26,7 @@ if TYPE_CHECKING:
     from router.plugins import PluginStatus
 
 MAX_FILTER_BYTES, MAX_TOKEN_BYTES, MAX_REASON_BYTES = 64, 1024, 500
+NOT_SHOWN = 'what is wrong is shown to clients with adapters = ["*"] alone'
 DEFAULT_PAGE, MAX_PAGE = 50, 500  # entries
 T = TypeVar("T")
 Key: TypeAlias = tuple[str, str]  # name and version; of what has no version, ""
@@ -168,13 +168,13 @@ def adapter_message(info: AdapterInfo, etag: str) -> pb.Adapter:
         pinned=info.pinned,
         leases=info.leases,
         last_used=None if info.last_used is None else timestamp(info.last_used),
-        error=redacted(info.error, files=True),
-        notes=[redacted(note, files=True) for note in info.notes],
+        error=info.error,
+        notes=info.notes,
         etag=etag,
         routable=info.routable,
-        routing=redacted(info.routing, files=True),
-        gate=redacted(info.gate, files=True),
-        gate_advice=redacted(info.gate_advice, files=True),
+        routing=info.routing,
+        gate=info.gate,
+        gate_advice=info.gate_advice,
         override=None if info.override is None else _override(info.override),
         carried=info.carried,
     )
@@ -185,16 +185,16 @@ def _override(override: Override) -> pb.Adapter.Override:
         by=override.by,
         time=timestamp(override.time),
         reason=override.reason,
-        finding=redacted(override.finding, files=True),
+        finding=override.finding,
         weights_sha256=override.weights_sha256,
     )
 
 
 def plugin_message(plugin: PluginStatus, everything: bool) -> pb.Plugin:
-    """One plugin. Faults of classifiers and judges may quote adapters: only for who may see `everything`."""
+    """One plugin. What is wrong with it may quote paths and adapters: only for who may see `everything`."""
 
     def shown(problem: str) -> str:
-        return redacted(problem, files=True, faults=True) if everything else ""
+        return problem if everything or not problem else NOT_SHOWN
 
     return pb.Plugin(
         name=plugin.name,
@@ -203,8 +203,8 @@ def plugin_message(plugin: PluginStatus, everything: bool) -> pb.Plugin:
         version=plugin.version,
         digest=plugin.digest,
         enabled=plugin.enabled,
-        error=redacted(plugin.error, files=True, faults=everything),
-        warnings=[redacted(warning, files=True) for warning in plugin.warnings],
+        error=shown(plugin.error),
+        warnings=[shown(warning) for warning in plugin.warnings],
         package=plugin.package,
         carried=plugin.carried,
         hooks=plugin.hooks,

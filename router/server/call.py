@@ -309,14 +309,10 @@ class AnsweredByLibrary(Exception):
 
 
 class NotServed(RouterError):
-    """No method and no route serves what was asked for. Callers get the message as it is."""
+    """No method and no route serves what was asked for."""
 
     code = "UNIMPLEMENTED"
     reason = "UNIMPLEMENTED"
-
-    def __init__(self, message: str) -> None:
-        super().__init__(message)
-        self.told = message  # with the path that was asked for
 
 
 CURRENT: ContextVar[Call] = ContextVar("lora_router_call")

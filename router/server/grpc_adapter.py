@@ -48,8 +48,6 @@ from router.server.status import (
     message_of,
     public_message,
     reason_of,
-    redacted,
-    shown,
 )
 
 CERTIFICATE = "x509_pem_cert"  # of the client, in the library's context
@@ -418,7 +416,7 @@ def details_of(error: RouterError) -> list[Any]:
 
 def error_info(reason: str, metadata: Mapping[str, str], ids: Mapping[str, str]) -> rpc.ErrorInfo:
     """The detail every error has. `ids` are those of the call."""
-    pairs = {clip(redacted(key), 63): shown(value) for key, value in list(metadata.items())[:MAX_METADATA]}
+    pairs = {clip(key, 63): clip(value) for key, value in list(metadata.items())[:MAX_METADATA]}
     return rpc.ErrorInfo(reason=reason, domain=DOMAIN, metadata={**pairs, **ids})
 
 
@@ -426,7 +424,7 @@ def _bad_request(error: InvalidRequest) -> rpc.BadRequest:
     """The first violations, as many as MAX_DETAILS bytes hold."""
     detail, size = rpc.BadRequest(), 0
     for v in error.violations:
-        entry = rpc.BadRequest.FieldViolation(field=shown(v.field), description=shown(v.description))
+        entry = rpc.BadRequest.FieldViolation(field=clip(v.field), description=clip(v.description))
         size += entry.ByteSize() + ENTRY_BYTES
         if size > MAX_DETAILS:
             break
@@ -442,13 +440,13 @@ def _retry(seconds: float) -> rpc.RetryInfo:
 
 def _missing(error: NotFound) -> rpc.ResourceInfo:
     return rpc.ResourceInfo(
-        resource_type=error.resource_type, resource_name=shown(error.name), description="not found"
+        resource_type=error.resource_type, resource_name=clip(error.name), description="not found"
     )
 
 
 def _existing(error: AlreadyExists) -> rpc.ResourceInfo:
     return rpc.ResourceInfo(
-        resource_name=shown(error.metadata.get("resource", "")), description="exists already"
+        resource_name=clip(error.metadata.get("resource", "")), description="exists already"
     )
 
 
@@ -457,7 +455,7 @@ def _precondition(error: FailedPrecondition) -> rpc.PreconditionFailure:
         violations=[
             rpc.PreconditionFailure.Violation(
                 type=error.reason,
-                subject=shown(error.metadata.get("resource", "")),
+                subject=clip(error.metadata.get("resource", "")),
                 description=clip(public_message(error)),
             )
         ]

@@ -34,7 +34,6 @@ from router.server.corrections import record_correction
 from router.server.inputs import mixture_of, prompt_of
 from router.server.labels import label_fields
 from router.server.pipeline import Pipeline
-from router.server.status import redacted
 from router.server.tool_calls import AnswerWithCalls, CallPiece, Piece
 from router.server.tools import forced, named_schemas
 from router.types import (
@@ -523,7 +522,7 @@ def _vote(vote: Vote) -> pb.Vote:
         classifier=vote.classifier,
         scores=dict(vote.scores),
         declined=vote.declined,
-        error=redacted(vote.error),
+        error=vote.error,
         latency=duration(vote.latency),
         evidence=vote.evidence,
     )

@@ -1,15 +1,14 @@
 """An exception as the caller sees it, whatever the transport: a code, a message and a reason.
 
-The code of a RouterError is its class's `code`; anything else is INTERNAL. An INTERNAL answer has a fixed
-text and the request id. Nobody outside is told of the server's inside: no URL (of a database: with its
-password), no path of this machine, no name of a class, no traceback; the log keeps all of it.
+The code of a RouterError is its class's `code`; anything else is INTERNAL, and has a fixed text and the
+request id. A class whose messages may tell of the server's inside, such as the address of a database or a
+path, has a fixed text (`told`) for callers, too; the log keeps all of it. Messages of the other classes are
+told as they are: whoever writes one puts nothing into it but what the caller sent or may know.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
-from pathlib import PurePosixPath, PureWindowsPath
 
 from google.rpc import code_pb2
 
@@ -18,8 +17,6 @@ from router.errors import InvalidRequest, RouterError
 INTERNAL = "INTERNAL"
 INTERNAL_TEXT = "internal error; the server's log has the rest under this request id"
 MAX_MESSAGE, MAX_FIELD = 1024, 256
-MAX_LOOKED_AT = 16_384  # characters; nothing longer is ever told
-MAX_FIELD_LOOKED_AT = 2_048  # the same of a field, of which there may be many
 HTTP_STATUS: Mapping[str, int] = {
     "OK": 200,
     "CANCELLED": 499,
@@ -65,7 +62,7 @@ def grpc_status(code: str) -> int:
 
 def first_field(error: Exception) -> str:
     """The first field that is wrong; '' if none is."""
-    return shown(error.violations[0].field) if isinstance(error, InvalidRequest) and error.violations else ""
+    return clip(error.violations[0].field) if isinstance(error, InvalidRequest) and error.violations else ""
 
 
 def message_of(error: Exception) -> str:
@@ -79,72 +76,15 @@ def message_of(error: Exception) -> str:
 
 def public_message(error: RouterError) -> str:
     """The message as callers get it; of some classes the text is fixed."""
-    return error.told or redacted(error.message)
+    return error.told or error.message
 
 
 def withheld(error: RouterError) -> bool:
-    """Whether message or metadata say more than callers are told."""
-    return public_message(error) != error.message or any(
-        redacted(text) != text for text in error.metadata.values()
-    )
+    """Whether the message says more than callers are told."""
+    return public_message(error) != error.message
 
 
 def clip(text: str, most: int = MAX_FIELD) -> str:
     """`text`, cut to `most` bytes with an ellipsis; half characters (lone surrogates) become `?`."""
-    raw = text.encode(errors="replace")
+    raw = text[: most + 1].encode(errors="replace")  # of a long text no more is looked at
     return raw.decode() if len(raw) <= most else raw[: most - 3].decode(errors="ignore") + "…"
-
-
-def shown(text: str) -> str:
-    """`text` as callers may see it, and as long as they may."""
-    return clip(redacted(text, most=MAX_FIELD_LOOKED_AT))
-
-
-# -- What is taken out of texts.
-
-TRACEBACK = "Traceback (most recent call last)"
-_QUOTED = re.compile(r"""(['"])((?:~?/|~?\\|[A-Za-z]:[\\/])[^'"]*)\1""")
-_UNCLOSED = re.compile(r"""(['"])(?:~?/|~?\\|[A-Za-z]:[\\/])[^'"]*\Z""")
-_OBJECT = re.compile(r"<[\w.]{1,200} object at 0x[0-9a-f]{1,16}>|<class '[^']{1,200}'>")
-_WORD = re.compile(r"""[^\s'"`(),;<>\[\]{}]+""")
-_ABSOLUTE = re.compile(r"(?:(?<=[=:@|])|^)(?:~?/(?=[^/])|//(?=\w)|\\\\(?=\w)|[A-Za-z]:[\\/](?=\w))")
-_SOURCE = re.compile(r"\.pyc?(?::\d+)?$")
-_CLASS = re.compile(r"(?:^|(?<=[=:]))(?:\w+\.)*[A-Z]\w*(?:Error|Exception|Warning|Interrupt)$")
-
-
-def redacted(text: str, files: bool = False, most: int = MAX_LOOKED_AT, faults: bool = False) -> str:
-    """The first `most` characters of `text` without URLs, absolute paths, names of exceptions and tracebacks.
-
-    With `files` the last part of a path stays: that of a file in an adapter's folder, for who looks after it.
-    With `faults` names of exceptions and of source files stay: for who looks after plugins.
-
-    >>> redacted("FileNotFoundError: no '/srv/models/a b.bin', see http://wiki.local/x")
-    "[error]: no '[path]', see [url]"
-    >>> redacted("cannot read /srv/adapters/medical/adapter.toml: denied", files=True)
-    'cannot read adapter.toml: denied'
-    """
-    cut = text if len(text) <= most else _UNCLOSED.sub(r"\1[path]", text[:most])
-    head, traced, _ = cut.partition(TRACEBACK)
-    head = _OBJECT.sub("[object]", head)
-    head = _QUOTED.sub(lambda found: f"{found[1]}{_path(found[2], files)}{found[1]}", head)
-    head = _WORD.sub(lambda found: _word(found[0], files, faults), head)
-    return f"{head}[traceback]" if traced else head
-
-
-def _word(word: str, files: bool, faults: bool) -> str:
-    bare = word.rstrip(".:!?")
-    end = word[len(bare) :]
-    if "://" in bare:
-        return "[url]" + end
-    if (found := _ABSOLUTE.search(bare)) is not None:
-        return bare[: found.start()] + _path(bare[found.start() :], files) + end
-    if faults:
-        return word
-    if _SOURCE.search(bare):
-        return "[path]" + end
-    return _CLASS.sub("[error]", bare) + end
-
-
-def _path(path: str, files: bool) -> str:
-    kind = PureWindowsPath if "\\" in path else PurePosixPath
-    return (kind(path).name if files else "") or "[path]"

@@ -71,6 +71,7 @@ SQLITE_PRAGMAS = (
     "foreign_keys=ON",
     "cache_size=-65536",  # KiB
     "wal_autocheckpoint=8000",  # pages: keys are random, and a page that many batches change is moved once
+    "secure_delete=ON",  # what is deleted is overwritten with zeros
 )
 READ_PRAGMAS = (f"busy_timeout={int(WAIT_SECONDS * 1000)}", "query_only=ON")
 POSTGRES_SETTINGS = (
@@ -238,7 +239,37 @@ def _set_up_sqlite(pragmas: Iterable[str], connection: Any, _record: object) -> 
 
 
 def _begin_sqlite(conn: Connection) -> None:
-    conn.exec_driver_sql("BEGIN IMMEDIATE" if conn.get_execution_options().get("writes") else "BEGIN")
+    options = conn.get_execution_options()
+    if not options.get("alone"):
+        conn.exec_driver_sql("BEGIN IMMEDIATE" if options.get("writes") else "BEGIN")
+
+
+def rebuild(engine: Engine) -> None:
+    """Write a SQLite database anew, from its rows alone. Nothing else writes meanwhile.
+
+    `secure_delete` is not enough: where SQLite moves a row to another page, the old place keeps its bytes.
+    PostgreSQL's database stays as it is.
+    """
+    if engine.dialect.name == "sqlite":
+        with engine.connect().execution_options(alone=True) as conn:
+            conn.exec_driver_sql("VACUUM")
+
+
+def empty_log(engine: Engine) -> bool:
+    """Move what is in SQLite's write-ahead log into the database file, and cut the log to no bytes.
+
+    False: another connection reads an earlier state or writes, so that some of the log stays. It does not
+    wait for that one: call it again later. PostgreSQL's log stays as it is; then the result is True.
+    """
+    if engine.dialect.name != "sqlite":
+        return True
+    with engine.connect().execution_options(alone=True) as conn:
+        conn.exec_driver_sql("PRAGMA busy_timeout=0")
+        try:
+            busy = conn.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)").scalar_one()
+        finally:
+            conn.exec_driver_sql(f"PRAGMA {SQLITE_PRAGMAS[0]}")
+    return not busy
 
 
 def _connect_postgres(_dialect: Any, _record: object, arguments: Any, named: dict[str, Any]) -> Any:

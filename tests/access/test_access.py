@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import re
-import time
 from pathlib import Path
 
 import pytest
@@ -107,7 +106,7 @@ async def test_a_call_ends_when_its_client_may_no_longer_make_it(tmp_path: Path,
 
     async def call(credentials: Credentials) -> None:
         async with held(access, credentials, GENERATE, access.client(credentials, Role.INFER)):
-            await asyncio.sleep(30)
+            await asyncio.Event().wait()
 
     ended, goes_on = asyncio.create_task(call(sent(token))), asyncio.create_task(call(sent(other)))
     await asyncio.sleep(0.01)
@@ -116,11 +115,9 @@ async def test_a_call_ends_when_its_client_may_no_longer_make_it(tmp_path: Path,
         "roles": entry("a", token, "observe"),
         "expired": entry("a", token, "infer", more="expires = 2001-01-01T00:00:00Z"),
     }[change]
-    start = time.monotonic()
     path.write_text(left + entry("b", other, "infer"))
     with pytest.raises(PermissionDenied if change == "roles" else Unauthenticated):
-        await asyncio.wait_for(ended, 5)
-    assert time.monotonic() - start < 1
+        await asyncio.wait_for(ended, 60)
     assert not goes_on.done()
     for task in (goes_on, follow):
         task.cancel()

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import stat
 import threading
-import time
 from pathlib import Path
 
 import pytest
@@ -243,13 +243,22 @@ def test_a_file_that_cannot_be_is_an_error_at_start(tmp_path: Path) -> None:
         Audit(tmp_path)
 
 
-def test_a_refusal_holds_nobody_up(tmp_path: Path) -> None:
+def test_a_refusal_holds_nobody_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     audit = Audit(tmp_path / "audit.jsonl")
-    start = time.perf_counter()
+    go_on, written, sync = threading.Event(), list[int](), os.fsync
+
+    def slow(handle: int) -> None:
+        go_on.wait(60)
+        written.append(handle)
+        sync(handle)
+
+    monkeypatch.setattr("router.access.audit.os.fsync", slow)
     for _ in range(50):
         audit.refused(act())
-    assert time.perf_counter() - start < 0.1
+    assert written == []
+    go_on.set()
     audit.close()
+    assert written
 
 
 # -- The last acts and refusals.

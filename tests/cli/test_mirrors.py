@@ -151,11 +151,9 @@ async def test_a_start_while_the_store_is_away_serves_what_came_before(upload, a
     async with serving(settings()):
         pass
     away(True)
-    began = time.monotonic()
-    async with serving(settings()) as made:
+    async with asyncio.timeout(120), serving(settings()) as made:  # mirrors.wait_seconds are 300
         await until(made, {"medical": "ready"})
         assert "reset" in (await degraded(made))[0]
-    assert time.monotonic() - began < 10, "not mirrors.wait_seconds"
 
 
 @pytest.mark.slow
@@ -173,12 +171,11 @@ async def test_a_start_waits_for_no_store_that_is_silent_where_something_is_here
     await first.opened(), await first.whole()
     first.close()
     go_on = threading.Event()
-    monkeypatch.setattr(MemoryFileSystem, "ls", lambda *_, **__: go_on.wait(20) and [])
+    monkeypatch.setattr(MemoryFileSystem, "ls", lambda *_, **__: go_on.wait(120) and [])
     monkeypatch.setattr("router.extensions.mirrors.OPEN_SECONDS", 0.1)
     second = Mirrors.of(settings(), OWN, ENTRIES)
-    began = time.monotonic()
-    await second.opened(), await second.whole()
-    assert time.monotonic() - began < 5
+    async with asyncio.timeout(60):
+        await second.opened(), await second.whole()
     go_on.set()
     second.close()
 

@@ -122,6 +122,16 @@ def test_tenants_have_files_of_their_own(tmp_path: Path) -> None:
     assert {stat.S_IMODE(path.stat().st_mode) for path in folder.iterdir()} == {0o600}
 
 
+def test_what_was_cleared_is_not_on_the_disk(tmp_path: Path) -> None:
+    store = CorrectionStore(tmp_path)
+    for one in (made(1, tenant="acme", text="my name"), made(2, tenant="bravo", text="another's")):
+        store.append(one)
+    (tmp_path / ".acme.jsonl.new").write_bytes(to_line(made(1, text="my name")))  # of a crash
+    assert store.clear(tenant="acme") == 1
+    left = b"".join(path.read_bytes() for path in tmp_path.iterdir())
+    assert (b"my name" in left, b"another's" in left) == (False, True)
+
+
 @pytest.mark.parametrize("tenant", ["../x", "a/b", "A", "_", ".", "a" * 64, "a\n"])
 def test_a_tenant_is_never_a_path(tmp_path: Path, tenant: str) -> None:
     with pytest.raises(ValueError, match="no tenant is called"):

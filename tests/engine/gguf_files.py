@@ -34,7 +34,7 @@ def write(
     kind: str,
     types: dict[str, Any],
     extra: dict[str, torch.Tensor] | None = None,
-    **facts: str,
+    **facts: str | int,
 ) -> dict[str, torch.Tensor]:
     """`tiny.model(kind)` with weights of these types; returns what they stand for, by transformers' names.
 
@@ -49,7 +49,10 @@ def write(
         name = key.replace("__", ".")
         for known in writer.kv_data:
             known.pop(name, None)
-        writer.add_string(name, value)
+        if isinstance(value, int):
+            writer.add_uint32(name, value)
+        else:
+            writer.add_string(name, value)
     served: dict[str, torch.Tensor] = {}
     names = {hf: own for own, hf in _WHOLE.items()}
     for name, values in state.items():

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -113,10 +112,8 @@ async def test_the_timeout_holds_and_leaves_nothing_behind() -> None:
     engine = started()
     engine.hold()
     base = EngineBaseModel(engine, 0.05)
-    began = time.monotonic()
     with pytest.raises(TimeoutError):
         await asyncio.to_thread(base.hidden, ["slow", "slower"])
-    assert time.monotonic() - began < 2
     engine.resume()
     await asyncio.sleep(0.02)
     assert not engine.busy

@@ -190,6 +190,7 @@ def test_pieces_of_sentencepiece_merge_by_score(tmp_path: Path):
         ({"tokenizer__ggml__pre": "future"}, "tokenizer.ggml.pre = 'future'"),
         ({"llama__rope__scaling__type": "yarn"}, "rotary positions by 'yarn'"),
         ({"llama__rope__freq_base": "high"}, "llama.rope.freq_base is str"),
+        ({"llama__block_count": 1 << 20}, "its config says 1048576 layers, and its files hold 20 weights"),
     ],
 )
 def test_facts_that_are_not_served_are_refused(change, said, tmp_path: Path):

@@ -71,6 +71,9 @@ class MemoryStore:
             raise ExperimentNotFound(name)
         return self.experiments[name]
 
+    def tidy(self) -> None:
+        """Nothing of a deleted experiment is kept."""
+
     def list(self) -> tuple[Experiment, ...]:
         return tuple(self.experiments[name] for name in sorted(self.experiments))
 

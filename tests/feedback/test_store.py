@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ from router.errors import ConfigError
 from router.feedback import store as stores
 from router.feedback.model import Feedback
 from router.feedback.store import FeedbackStore
+from router.shared import database
 from tests.experiments.store.conftest import empty, server, url
 
 __all__ = ["empty", "server", "url"]
@@ -66,6 +69,28 @@ def test_all_of_a_unit_or_a_tenant_is_deleted(store: FeedbackStore, monkeypatch:
     assert store.delete(tenant="bravo") == 1
     with pytest.raises(ValueError, match="name a unit or a tenant"):
         store.delete()
+
+
+def test_rows_that_moved_in_the_file_leave_nothing_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`secure_delete` alone leaves copies of rows that SQLite moved from page to page, here two."""
+    monkeypatch.setattr(database, "SQLITE_PRAGMAS", (*database.SQLITE_PRAGMAS, "synchronous=OFF"))
+    store, chance = FeedbackStore(f"sqlite:///{tmp_path}/feedback.db"), random.Random(1)
+    there: dict[str, str] = {}  # text -> tenant
+    for number in range(160):
+        text, tenant = f"text-{number:04d}-", f"t{chance.choice(range(6))}"
+        messages = (("user", text + "x" * 100),)
+        store.put(one(number, tenant=tenant, unit=f"u{number}", messages=messages))
+        there[text] = tenant
+        if number % 20 == 19:
+            gone = f"t{chance.choice(range(6))}"
+            store.delete(tenant=gone)
+            there = {text: tenant for text, tenant in there.items() if tenant != gone}
+    assert store.erase()
+    on_disk = b"".join(path.read_bytes() for path in tmp_path.iterdir())
+    assert {found.decode() for found in re.findall(rb"text-\d{4}-", on_disk)} == set(there)
+    store.close()
 
 
 def test_old_rows_and_those_beyond_the_bound_go(url: str) -> None:

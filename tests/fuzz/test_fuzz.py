@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from random import Random
@@ -15,7 +14,7 @@ from router.errors import ConfigError, RouterError
 from tests.fuzz import rpcs
 from tests.fuzz.engines import Tally, by_hypothesis, by_random, keep, strategy
 from tests.fuzz.inputs import bytes_changed
-from tests.fuzz.targets import CORPUS, SECONDS, TARGETS, Target, tried
+from tests.fuzz.targets import CORPUS, TARGETS, UNITS, Target, tried, work
 
 KEPT = [(target, path) for target in TARGETS.values() for path in target.kept()]
 
@@ -83,9 +82,7 @@ def test_a_fault_is_seen_and_kept(engine: object, monkeypatch: pytest.MonkeyPatc
 
 def test_a_slow_input_is_a_fault() -> None:
     def slow(data: bytes) -> None:
-        until = time.thread_time() + len(data) * SECONDS
-        while time.thread_time() < until:
-            pass
+        work(len(data) * UNITS)
 
     target = Target("slow", slow, bytes_changed, lambda: [b""])
     assert not tried(target, b"").wrong

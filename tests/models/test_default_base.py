@@ -72,7 +72,7 @@ def test_a_megabyte_that_cannot_fit_is_refused_in_a_moment_of_processor_time(tok
     started = time.process_time()
     with pytest.raises(PromptTooLong, match="at least"):
         encoder.encode(prompt, 8191)
-    assert time.process_time() - started < 0.1
+    assert time.process_time() - started < 0.5
 
 
 @pytest.mark.parametrize("model", KNOWN_MODELS, ids=lambda model: model.name)
@@ -85,19 +85,9 @@ def test_what_is_cached_is_what_is_pinned(model):
     assert (models_dir() / model.folder / SUMS).is_file()
 
 
-@pytest.mark.alone
-def test_the_check_at_start_takes_a_moment():
-    """Some 0.3 s on two cores with instructions for SHA-256."""
-    model = KNOWN_MODELS[0]
-    folder = fetch_base()
-    started = time.perf_counter()
-    assert check(folder, model.pins).problem == ""
-    assert time.perf_counter() - started < 10
-
-
-def test_a_second_fetch_is_instant():
+def test_a_second_fetch_reads_no_weights(monkeypatch):
     fetch_base(), fetch_encoder()
-    started = time.perf_counter()
+    monkeypatch.setattr("hashlib.sha256", None)
+    monkeypatch.setattr("router.models.cache._download", None)
     assert fetch_base().is_dir()
     assert (fetch_encoder() / "model.safetensors").is_file()
-    assert time.perf_counter() - started < 0.1

@@ -361,3 +361,10 @@ def test_an_import_that_never_ends_is_given_up(
     host.refresh()
     assert names(host) == ["shout"]
     assert host.status()[0].error == "loading it did not return within 0.05 s"
+
+
+def test_the_limits_of_shipped_classifiers_catch_calls_that_hang_alone() -> None:
+    """Whether a vote counts must not depend on how fast the machine is: the slowest takes some 0.1 s."""
+    host = PluginHost([Path(__file__).parents[2] / "plugins"])
+    host.refresh()
+    assert {one.timeout for one in host.registrations()} == {10.0}

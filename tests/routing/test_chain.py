@@ -261,6 +261,20 @@ async def test_one_for_other_languages_learns_with_the_first_such_request(kit: A
     await executors.close(5)
 
 
+async def test_every_request_in_another_language_waits_until_it_has_learned(
+    kit: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    go_on = threading.Event()
+    monkeypatch.setattr(Voice, "fit", lambda self, adapters: go_on.wait(60))
+    executors, chain = chain_with(kit, Voice())
+    asked = [asyncio.create_task(voted(kit, chain, "hallo")) for _ in range(2)]
+    assert await voted(kit, chain, "hello") == ["other"]
+    assert not any(one.done() for one in asked)
+    go_on.set()
+    assert await asyncio.gather(*asked) == [["voice", "other"]] * 2
+    await executors.close(5)
+
+
 async def test_one_that_lacks_something_is_not_asked_and_that_is_no_flaw(kit: Any) -> None:
     executors, chain = chain_with(kit, Voice("fetch its model"))
     executor = executors.in_order()[0]

@@ -75,7 +75,7 @@ async def messages(call: Any) -> list[Any]:
     return [message async for message in call]
 
 
-async def until(condition: Callable[[], bool], seconds: float = 2.0) -> None:
+async def until(condition: Callable[[], bool], seconds: float = 30.0) -> None:
     """Wait for `condition`; fails after `seconds`."""
     for _ in range(int(seconds / 0.005)):
         if condition():
@@ -85,8 +85,8 @@ async def until(condition: Callable[[], bool], seconds: float = 2.0) -> None:
 
 
 async def settled(server: ServerApp) -> bool:
-    """Nothing runs any more, within 100 ms."""
-    for _ in range(20):
+    """Nothing runs any more, within 30 s."""
+    for _ in range(6000):
         idle = not server.engine.status().busy and server.admission.in_flight == 0
         if idle and all(info.leases == 0 for info in server.registry.list()):
             return True

@@ -6,6 +6,7 @@ import asyncio
 import base64
 import time
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,11 +15,13 @@ import pytest
 
 from router.engine.fake import FakeEngine
 from router.errors import InvalidRequest
-from router.server.adapters import name_and_version, page, place
+from router.plugins import Hooks, PluginHost
+from router.server.adapters import NOT_SHOWN, name_and_version, page, place
 from router.server.app import ServerApp
 from router.types import AdapterRef, AdapterState
 from router.v1 import adapters_pb2 as pb
 from tests.fakes import FakeRegistry, adapter
+from tests.security.helpers import bearer, write_clients
 from tests.server.helpers import Connect, Start, ask, details, failure
 
 MEDICAL = "adapters/medical/versions/1.0.0"
@@ -37,6 +40,25 @@ async def test_list_shows_quarantined_ones_with_their_reason(
         stubs.adapters.LoadAdapter(pb.LoadAdapterRequest(name="adapters/broken/versions/1.0.0"))
     )
     assert refused.code() is grpc.StatusCode.FAILED_PRECONDITION
+
+
+@pytest.mark.parametrize("adapters", ["*", "legal"])
+async def test_what_is_wrong_with_a_plugin_is_shown_whole_to_who_may_know_of_every_adapter(
+    start_server: Start, connect: Connect, tmp_path: Path, adapters: str
+) -> None:
+    (folder := tmp_path / "plugins").mkdir()
+    (folder / "broken.py").write_text("import no_such_module\n")
+    clients = write_clients(tmp_path, [adapters])
+    hooks = Hooks(PluginHost([folder], built_in=True))
+    at = connect(await start_server(clients=clients.path, hooks=hooks))
+    told = await at.adapters.ListPlugins(pb.ListPluginsRequest(), metadata=bearer(clients.observe))
+    error = next(plugin.error for plugin in told.plugins if plugin.name == "broken")
+    if adapters == "*":
+        assert error == "ModuleNotFoundError: No module named 'no_such_module' (broken.py:1)"
+    else:
+        assert error == NOT_SHOWN
+        assert "no_such_module" not in repr(told)
+        assert str(tmp_path) not in repr(told)
 
 
 async def test_list_filters(stubs: SimpleNamespace) -> None:

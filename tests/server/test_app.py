@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import signal
-import time
 from asyncio.subprocess import Process
 from collections.abc import AsyncIterator
 from types import SimpleNamespace
@@ -59,7 +58,7 @@ async def test_a_server_that_cannot_judge_its_health_ends(fakes: SimpleNamespace
 
 @pytest.fixture
 async def running() -> AsyncIterator[tuple[Process, str]]:
-    process, address = await launch("--step", "0.02", "--drain", "5")
+    process, address = await launch("--step", "0.02", "--drain", "600")
     yield process, address
     if process.returncode is None:
         process.kill()
@@ -96,12 +95,10 @@ async def test_a_second_signal_stops_at_once(running: tuple[Process, str]) -> No
     async with grpc.aio.insecure_channel(address) as channel:
         events = aiter(inference_pb2_grpc.InferenceServiceStub(channel).StreamGenerate(long_stream(1000)))
         await anext(events)
-        start = time.monotonic()
         process.send_signal(signal.SIGTERM)
         await asyncio.sleep(0.4)
         process.send_signal(signal.SIGTERM)
-        assert await asyncio.wait_for(process.wait(), 3) == 0
-    assert time.monotonic() - start < 2
+        assert await asyncio.wait_for(process.wait(), 60) == 0  # the drain takes ten minutes
 
 
 async def test_sigterm_while_loading() -> None:

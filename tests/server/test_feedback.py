@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import sqlite3
+import time
 from collections.abc import Awaitable, Callable
+from contextlib import closing
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,6 +17,7 @@ from router.client import AsyncClient, FeedbackRecorded
 from router.engine.fake import FakeEngine
 from router.errors import NotSaved, StoreDown
 from router.feedback import recorder as recorders
+from router.feedback.model import Feedback
 from router.feedback.recorder import FeedbackRecorder
 from router.feedback.store import FeedbackStore
 from router.types import Keeping
@@ -22,7 +26,7 @@ from router.v1 import feedback_pb2 as pb
 from router.v1 import feedback_pb2_grpc
 from tests.fakes import FakeRegistry, adapter
 from tests.security.helpers import bearer
-from tests.server.helpers import Connect, Start, ask, details, failure, messages, stream
+from tests.server.helpers import Connect, Start, ask, details, failure, messages, stream, until
 
 GOOD, BAD, CORRECTED = pb.FEEDBACK_VERDICT_GOOD, pb.FEEDBACK_VERDICT_BAD, pb.FEEDBACK_VERDICT_CORRECTED
 Open = Callable[..., Awaitable[SimpleNamespace]]
@@ -236,6 +240,44 @@ async def test_all_feedback_of_a_unit_is_deleted_with_what_is_in_memory(
     for fields in wrong:
         error = await failure(at.feedback.DeleteFeedback(pb.DeleteFeedbackRequest(**fields)))
         assert error.code().name == "INVALID_ARGUMENT", fields
+
+
+async def test_what_was_deleted_is_not_on_the_disk(open_server: Open, tmp_path: Path) -> None:
+    at = await open_server()
+    for unit in ("ann", "bob"):
+        answer = await at.inference.Generate(ask(f"a medical question of {unit}", routing={"unit": unit}))
+        await at.feedback.RecordFeedback(on(answer.response_id, comment=f"a word of {unit}"))
+    assert b"of ann" in on_disk(tmp_path)
+    assert (await at.feedback.DeleteFeedback(pb.DeleteFeedbackRequest(unit="ann"))).deleted == 1
+    assert (b"of ann" in on_disk(tmp_path), b"of bob" in on_disk(tmp_path)) == (False, True)
+
+
+async def test_what_a_reader_keeps_on_the_disk_goes_with_it(
+    open_server: Open, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recorders, "ERASE_SECONDS", 0.05)
+    at = await open_server()
+    answer = await at.inference.Generate(ask("a medical question of ann", routing={"unit": "ann"}))
+    await at.feedback.RecordFeedback(on(answer.response_id))
+    with closing(sqlite3.connect(tmp_path / "feedback.db", isolation_level=None)) as reader:
+        reader.execute("BEGIN")
+        assert reader.execute("SELECT count(*) FROM lora_router_feedback").fetchone() == (1,)
+        assert (await at.feedback.DeleteFeedback(pb.DeleteFeedbackRequest(unit="ann"))).deleted == 1
+        assert await listed(at) == []
+        assert b"of ann" in on_disk(tmp_path)  # what the reader may still ask for
+        reader.execute("COMMIT")
+        await until(lambda: b"of ann" not in on_disk(tmp_path))
+
+
+async def test_what_expired_is_not_on_the_disk(open_server: Open, tmp_path: Path) -> None:
+    store = FeedbackStore.in_folder(tmp_path)
+    for age, text in ((91, "an old question"), (89, "a new question")):
+        when, messages_ = time.time() - age * 86_400, (("user", text),)
+        store.put(Feedback(f"r{age}", when, "", "", "medical", "1.0.0", "good", messages_))
+    await open_server(days=90)
+    await until(lambda: b"an old question" not in on_disk(tmp_path))
+    assert b"a new question" in on_disk(tmp_path)
+    store.close()
 
 
 async def test_pages_are_bounded_by_number_and_by_bytes(

@@ -61,7 +61,7 @@ async def test_the_list_says_what_each_check_says(stubs: SimpleNamespace, server
 async def test_watchers_hear_the_drain_and_do_not_hold_it_up(
     start_server: Start, fakes: SimpleNamespace, connect: Connect
 ) -> None:
-    server = await start_server(**vars(fakes), lame_duck_seconds=0.1)
+    server = await start_server(**vars(fakes), lame_duck_seconds=0.1, drain_seconds=600)
     leaver, stayer = connect(server), connect(server)
     request = health_pb2.HealthCheckRequest(service="router.v1.InferenceService")
     left = health_of(leaver).Watch(request)
@@ -69,13 +69,11 @@ async def test_watchers_hear_the_drain_and_do_not_hold_it_up(
     assert (await anext(aiter(left))).status == SERVING
     assert (await anext(stayed)).status == SERVING
     left.cancel()
-    start = time.monotonic()
     stopping = asyncio.ensure_future(server.stop())
     assert (await anext(stayed)).status == NOT_SERVING
     with pytest.raises(grpc.aio.AioRpcError):
         await anext(stayed)
-    await stopping
-    assert time.monotonic() - start < 0.9
+    await asyncio.wait_for(stopping, 60)
 
 
 @pytest.mark.slow

@@ -12,9 +12,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from router.engine.base import Engine, Job, with_grammar
-from router.engine.constrained.quote import ENDS, LABELS, passage_of
 from router.engine.constrained.source import check_form, refused
 from router.errors import FailedPrecondition, InvalidRequest, RouterError
+from router.passages import ENDS, LABELS, passage_of
 from router.types import CONSTRAINT_KINDS, Constraint, Turn
 
 log = logging.getLogger(__name__)

@@ -246,8 +246,8 @@ class ExperimentStore:
         return kept
 
     def delete(self, name: str, etag: str = "") -> None:
-        """Forget it and all that was logged of it. Its name goes now; later calls remove its rows, some at a
-        time, and no reader sees them. Raises ExperimentNotFound, StaleEtag."""
+        """Forget it and all that was logged of it. Its name goes now, and no reader sees its rows; `tidy`
+        removes them, some at a time. Raises ExperimentNotFound, StaleEtag."""
         with self._writing() as conn:
             row = _experiment_row(conn, name)
             _check_etag(row, etag or row.etag)
@@ -282,7 +282,7 @@ class ExperimentStore:
         if exposures:
             with self._session() as session:
                 expose(session, exposures)
-            self._tidy()
+            self.tidy()
 
     def record(self, outcomes: Sequence[StoredOutcome]) -> tuple[Accepted, ...]:
         """Count them, in order. Some thousand at a time are written fastest.
@@ -298,7 +298,7 @@ class ExperimentStore:
         with self._session() as session:
             found = record(session, outcomes, self._waiting.room(session.conn))
             self._waiting.add(sum(status is Accepted.UNKNOWN for status in found))
-        self._tidy()
+        self.tidy()
         return found
 
     def pairs(self, pairs: Sequence[ShadowPair]) -> None:
@@ -383,14 +383,18 @@ class ExperimentStore:
             key = self._phases.one(conn, name, phase).id
             conn.execute(update(phases).where(of.id == key, of.peak < peak).values(peak=peak))
 
-    def _tidy(self) -> None:
-        """One step of removal after a batch: at every batch while there is something, else once an hour."""
+    def tidy(self) -> None:
+        """One step of removal, as long as there is something to remove, then once an hour. When all is
+        removed, SQLite's write-ahead log is emptied, too; a reader of another program delays that."""
         now = time.time()
         if now - self._tidied < TIDY_SECONDS:
             return
         try:
             with self._writing() as conn:
                 more = remove_some(conn, self._bulk, now)
+            if not more:
+                with translated(self._url):
+                    more = not database.empty_log(self._engine)
         except StoreDown as error:  # the batch is kept; the next one tries again
             log.warning("%s; old rows are removed later", error.message)
             return

@@ -22,7 +22,6 @@ from router.errors import RouterError
 from router.extensions.console.rendering import segment, size
 from router.extensions.console.traffic import FEWEST, LATELY, RANGES, Outcome, Traffic, TrafficCount
 from router.quantities import counted, percent
-from router.server.status import redacted
 from router.types import AdapterRef
 
 if TYPE_CHECKING:
@@ -102,7 +101,7 @@ def check(visit: Visit) -> Checked:
     """All checks. A client that may not know of all adapters sees health, and its own adapters."""
     console, context = visit.console, visit.console.context
     everything = visit.client.adapters.everything
-    found: list[Problem] = [*health(context)]
+    found: list[Problem] = [*health(context, everything)]
     quarantined = [ref for ref in console.events.quarantined() if ref.name in visit.client.adapters]
     found += quarantine(context, quarantined)
     looked_at = ["health", "adapters"]
@@ -130,16 +129,20 @@ def check(visit: Visit) -> Checked:
     return Checked(sorted(unique.values(), key=lambda one: ORDER[one.tone]), looked_at)
 
 
-def health(context: ConsoleContext) -> Iterator[Problem]:
-    """Why the server is not ready, and what is degraded."""
+def health(context: ConsoleContext, everything: bool) -> Iterator[Problem]:
+    """Why the server is not ready, and what is degraded, which may quote paths and adapters: in words only
+    for who may see `everything`."""
     for reason in context.health.reasons:
         waits = reason.startswith(("the base model is still", "the server is stopping"))
         fix = (
             "Requests are refused until then." if waits else "Start the server again; the log has the cause."
         )
         yield Problem(WARN if waits else BAD, sentence(reason), fix)
-    for text in islice(context.health.degraded, MOST_FLAWS):
-        yield Problem(WARN, sentence(redacted(text)), **where(text))
+    degraded = context.health.degraded
+    if degraded and not everything:
+        yield Problem(WARN, "Something is degraded.", 'Clients with adapters = ["*"] see what it is.')
+    for text in islice(degraded, MOST_FLAWS if everything else 0):
+        yield Problem(WARN, sentence(text), **where(text))
 
 
 def where(text: str) -> dict[str, str]:
@@ -214,7 +217,7 @@ def classifiers(context: ConsoleContext, lately: TrafficCount) -> Iterator[Probl
         if f"classifier {one.name}" in reported or one.state == "off":
             continue
         if one.state in ("failed", "disabled") or one.breaker != "closed":
-            why = f": {redacted(one.problem)}" if one.problem else ""
+            why = f": {one.problem}" if one.problem else ""
             is_off = one.breaker != "closed"
             what = f"is switched off for now (breaker {one.breaker})" if is_off else f"is {one.state}"
             yield Problem(WARN, sentence(f"classifier {one.name} {what}{why}"), **ROUTING)
@@ -230,11 +233,11 @@ def classifiers(context: ConsoleContext, lately: TrafficCount) -> Iterator[Probl
         if problem not in reported:
             yield Problem(
                 WARN,
-                sentence(f"plugin {redacted(problem).removeprefix('plugin ')}"),
+                sentence(f"plugin {problem.removeprefix('plugin ')}"),
                 command="lora-router plugins list",
             )
     if state.calibration not in ("", "fitted"):
-        text = f"the calibration is {redacted(state.calibration)}"
+        text = f"the calibration is {state.calibration}"
         yield Problem(WARN, sentence(text), command="lora-router route calibrate", **ROUTING)
 
 

@@ -27,7 +27,7 @@ from router.extensions.console.experiments import CREATE, LIST, SERVICE
 from router.extensions.console.fields import BASE, MOST_OFFERED, offered, texts
 from router.extensions.console.rendering import segment
 from router.extensions.console.site import ROOT, Action, Entry, Page, PageReply, Visit, redirect
-from router.server.status import INTERNAL, code_of, public_message, shown
+from router.server.status import INTERNAL, clip, code_of, public_message
 from router.v1 import experiments_pb2 as pb
 
 SIZE = SERVICE + "PlanExperiment"
@@ -148,7 +148,7 @@ async def previewed(visit: Visit, form: Mapping[str, str]) -> dict[str, Any]:
     planned = answer.units if answer is not None and answer.effect else 0
     if planned and not plan.message.HasField("planned_units"):
         plan.message.planned_units = _of_design(answer, plan.message.design).units if answer else planned
-    texts_ = plan.placed([FieldViolation(v.field, shown(v.description)) for v in wrong])
+    texts_ = plan.placed([FieldViolation(v.field, clip(v.description)) for v in wrong])
     made |= {
         "answer": answer,
         "rows": [(name, DESIGN_WORDS[name], one) for name, one in _designs(answer)],
@@ -270,7 +270,7 @@ async def _tried(
             return await _sized(visit, plan, message, [])
         return await visit.ask(method, message)
     except InvalidRequest as error:
-        wrong = [FieldViolation(v.field, shown(v.description)) for v in error.violations]
+        wrong = [FieldViolation(v.field, clip(v.description)) for v in error.violations]
         visit.refused_with(PAGE, await values(visit, form, plan.placed(wrong)))
         raise
     except RouterError as error:

@@ -32,7 +32,7 @@ from router.extensions.console.site import Action, Entry, Page, PageReply, SiteS
 from router.names import model_of
 from router.server.admission import ServerPhase
 from router.server.policy import Policy
-from router.server.status import INTERNAL, code_of, public_message, shown
+from router.server.status import INTERNAL, clip, code_of, public_message
 from router.types import CONTINUITIES, Keeping, weaker
 from router.v1 import experiments_pb2 as experiments
 from router.v1 import feedback_pb2 as feedback_pb
@@ -165,7 +165,7 @@ def placed(error: RouterError) -> dict[str, str]:
     wrong: dict[str, str] = {}
     for one in error.violations:
         place = place_of(one.field)
-        text = shown(one.description if place else f"{one.field}: {one.description}")
+        text = clip(one.description if place else f"{one.field}: {one.description}")
         wrong[place] = f"{wrong[place]}; {text}" if place in wrong else text
     return wrong
 

@@ -51,14 +51,14 @@ async def on_shutdown(server: ServerApp) -> None:
 
 
 def store_of(server: ServerApp) -> FeedbackStore:
-    """Where edges share a database, there; else beside experiments, where these have a database of their own;
-    else a SQLite file in the state folder. Raises ConfigError for a URL that cannot work."""
+    """In PostgreSQL, where edges share a database or experiments have one; else a SQLite file in the state
+    folder, of feedback alone: it is rebuilt when some is deleted. Raises ConfigError for a URL that cannot
+    work."""
     from router.feedback.store import FeedbackStore
     from router.shared.database import parse_url
 
     shared, experiments = server.settings.shared_state, server.settings.experiments
     url = shared if shared not in ("", "experiments") else experiments
-    if url in ("", "auto"):
+    if url in ("", "auto") or parse_url(url).get_backend_name() == "sqlite":
         return FeedbackStore.in_folder(server.state_dir)
-    parse_url(url)
     return FeedbackStore(url)

@@ -118,6 +118,7 @@ class Manifest:
             examples=self.routing.examples,
             negative_examples=self.routing.negative_examples,
             keywords=self.routing.keywords,
+            needs_passage=self.generation.constraint == Constraint("from_prompt", "quote"),
         )
 
 

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from router.engine.constrained.quote import MAX_UNITS, passage_of, quote_grammar, units
+from router.engine.constrained.quote import MAX_UNITS, quote_grammar
+from router.passages import passage_of, units
 from router.types import Constraint
 from tests.engine.constrained.driving import base, compiled, text_of, walked
 from tests.engine.constrained.test_source import refusal

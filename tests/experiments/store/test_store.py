@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import sqlite3
+from contextlib import closing
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from sqlalchemy import event, func, select
@@ -200,6 +203,28 @@ def test_nothing_of_a_deleted_experiment_stays(sql_store, monkeypatch):
     sql_store.delete("y")
     remove_all(sql_store)
     assert rows(sql_store) == {}
+
+
+def on_disk(folder: Path) -> bytes:
+    return b"".join(path.read_bytes() for path in folder.iterdir())
+
+
+def test_a_deleted_experiment_is_not_on_the_disk_once_no_reader_keeps_it(tmp_path):
+    store = ExperimentStore(f"sqlite:///{tmp_path}/experiments.db")
+    for name in ("x", "y"):
+        store.create(experiment(name))
+        store.expose([exposed(f"unit-of-{name}", f"r{name}", name=name)])
+    with closing(sqlite3.connect(tmp_path / "experiments.db", isolation_level=None)) as reader:
+        reader.execute("BEGIN")
+        reader.execute(f"SELECT count(*) FROM {tables.PREFIX}units").fetchone()
+        store.delete("x")
+        for _ in range(4):
+            store.tidy()
+        assert b"unit-of-x" in on_disk(tmp_path)
+        reader.execute("COMMIT")
+        store.tidy()
+    assert (b"unit-of-x" in on_disk(tmp_path), b"unit-of-y" in on_disk(tmp_path)) == (False, True)
+    store.close()
 
 
 def test_batches_remove_what_was_deleted(sql_store):

@@ -144,19 +144,31 @@ async def test_quarantined_versions_with_reason_and_page(roled: Roled) -> None:
 
 async def test_classifiers_that_do_not_vote(start_web: StartWeb, http: Http) -> None:
     off = ClassifierState("llm", "llm", 1, "off", "closed", 0, 0)
-    broken = ClassifierState("linear", "linear", 50, "ready", "open", 7, 3, "cannot read /srv/secret/file")
+    broken = ClassifierState("linear", "linear", 50, "ready", "open", 7, 3, "cannot read /srv/models/file")
     asleep = ClassifierState("multilingual", "multilingual", 1, "asleep", "closed", 0, 0)
     state = RoutingState("stale: adapter medical has changed", (off, asleep, broken), ("x: <i>",))
     page = (await http(await start_web(routing=lambda: state)).get("/console")).text
     for text in (
-        "Classifier linear is switched off for now (breaker open): cannot read [path].",
+        "Classifier linear is switched off for now (breaker open): cannot read /srv/models/file.",
         "The calibration is stale: adapter medical has changed.",
         "Plugin x: &lt;i&gt;.",
     ):
         assert text in page
-    assert "/srv/secret" not in page
     assert "llm" not in page
     assert "multilingual" not in page
+
+
+async def test_flaws_are_told_to_who_may_know_of_every_adapter(roled: Roled) -> None:
+    flaw = "classifier probe is not ready: cannot read /srv/models/file"
+    seen = await roled(adapters=["*"])
+    seen.router.flaws = (flaw,)
+    assert "Classifier probe is not ready: cannot read /srv/models/file." in await overview(seen)
+    page = await overview(await roled(adapters=["legal"]))
+    assert ("Something is degraded." in page, "probe" in page) == (True, False)
+
+
+async def overview(site: SimpleNamespace) -> str:
+    return str((await site.olga.get("/console")).text)
 
 
 async def test_flaws_of_health_with_where_to_mend_them(opened: SimpleNamespace) -> None:

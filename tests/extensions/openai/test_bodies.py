@@ -158,9 +158,8 @@ async def test_a_neighbour_is_served_beside_a_body_of_empty_objects(start_web: S
     hostile = asyncio.ensure_future(
         client.post(CHAT, content=body, headers={"content-type": "application/json"})
     )
-    begin = time.monotonic()
     assert (await client.get("/v1/models")).status_code == 200
-    assert time.monotonic() - begin < 2
+    assert not hostile.done()
     answer = await hostile
     assert answer.status_code == 400
     assert len(answer.content) < 8192

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import time
 from typing import Any
 
 import openai
@@ -46,16 +45,6 @@ async def test_the_model_says_who_answers(client: openai.AsyncOpenAI, model: str
     assert choice.finish_reason == "stop"
     assert answer.usage is not None
     assert answer.usage.total_tokens == answer.usage.prompt_tokens + answer.usage.completion_tokens
-
-
-async def test_answers_on_a_connection_that_stays_open_come_at_once(start_web: StartWeb, http: Http) -> None:
-    """Where the socket delays a body until the client has confirmed the head, each takes 40 ms more."""
-    client, seconds = http(await start_web()), list[float]()
-    for _ in range(8):
-        started = time.perf_counter()
-        assert (await client.post("/v1/chat/completions", json=asking())).status_code == 200
-        seconds.append(time.perf_counter() - started)
-    assert min(seconds[2:]) < 0.03
 
 
 async def test_headers_tell_the_decision_and_the_id_of_the_answer(client: openai.AsyncOpenAI) -> None:
