@@ -12,7 +12,6 @@ import torch
 
 from router.engine.base import Delta, EngineStatus
 from router.engine.constrained.choosing import sample_rows
-from router.engine.constrained.state import MaskMaker
 from router.engine.ops import BLOCK, FAILED, ChosenToken
 from router.engine.output import (
     Event,
@@ -70,7 +69,6 @@ class StepLoop:
         self._progressed = time.monotonic()  # when the last turn ended
         self._busy_since: float | None = None  # when work came to an idle loop; None while there is none
         self._scheduler, self._runner, self._sampler = scheduler, runner, sampler
-        self._masks = MaskMaker()
         self._dispatcher = EventDispatcher(ring)
         self._rows: dict[Receiver, BatchRow] = {}
         self._chunks: Sequence[Chunk] = ()  # of the last step
@@ -161,7 +159,7 @@ class StepLoop:
     ) -> list[ChosenToken]:
         """The next token of each row of logits [rows, vocabulary]. `constrained`: some are."""
         if constrained:
-            return sample_rows(rows, logits, self._sampler, self._masks)
+            return sample_rows(rows, logits, self._sampler)
         return self._sampler.sample(logits, [row.sampling for row in rows])
 
     def _run(self) -> None:
@@ -175,7 +173,6 @@ class StepLoop:
                     self._failures += 1
                     self._dispatcher.send([self._fail(row) for row in list(self._rows.values())])
                 self._note_progress()
-        self._masks.close()
         self._dispatcher.close()
         with self._wake:  # no other thread answers what comes from now on
             self._ended = True

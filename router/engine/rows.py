@@ -330,9 +330,13 @@ class AnswerRow(BatchRow):
 
     @property
     def cost(self) -> int:
-        """Its prompt without what was cached, from its admission on, and its answer; nothing twice."""
+        """Its prompt without what was cached, from its admission on, its answer and its grammar's masks.
+
+        Nothing twice.
+        """
         read = self.prompt_length - self.cached if self.admitted else 0
-        return read + ANSWER_COST * self.generated
+        masks = 0 if self.grammar is None else self.grammar.cost
+        return read + ANSWER_COST * (self.generated + masks)
 
     @property
     def room(self) -> int:

@@ -208,7 +208,11 @@ class Speculation:
         if most <= 0:
             return []
         self.asked[row] = drafter
-        drafts = drafter.propose(row.tokens, row.prompt_length, most, floor, row.grammar)
+        looks_ahead = row.grammar is not None and not row.grammar.mask_first
+        grammar = (
+            row.grammar if looks_ahead else None
+        )  # without it, a draft that may not come is refused later
+        drafts = drafter.propose(row.tokens, row.prompt_length, most, floor, grammar)
         if not drafts:
             self._note_use(row, floor < _BUSY)
         return drafts[: self._room(row, len(drafts))]

@@ -1,7 +1,7 @@
 """Choosing the next token of a constrained row.
 
-A mask costs as much as a hundred questions about single tokens. So it is made only where a few of these do
-not settle what the next token is. The result is as if it had been chosen from the tokens of the mask. The
+A mask costs as much as a hundred questions about single tokens. So where a grammar has no rules, it is made
+only where a few of these do not settle what the next token is. The result is as if it had been chosen from the tokens of the mask. The
 likeliest of all, if it is allowed, is the likeliest of those that are. A draw from all that is thrown away
 and made again until it may be drawn has the distribution of those that may (rejection sampling).
 
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from router.engine.constrained.state import GrammarState, MaskMaker
+from router.engine.constrained.state import GrammarState, make_masks
 from router.engine.ops import ChosenToken
 from router.engine.sampling import Sampler
 
@@ -28,13 +28,10 @@ if TYPE_CHECKING:
 _DRAWS = 3  # from all tokens, before a mask is made
 
 
-def sample_rows(
-    rows: Sequence[AnswerRow], logits: Tensor, sampler: Sampler, masks: MaskMaker
-) -> list[ChosenToken]:
+def sample_rows(rows: Sequence[AnswerRow], logits: Tensor, sampler: Sampler) -> list[ChosenToken]:
     """The next token of each row of logits [rows, >= vocabulary], constrained or not."""
     constrained = [at for at, row in enumerate(rows) if row.grammar is not None]
-    if first := [rows[at] for at in constrained if rows[at].sampling.needs_mask]:
-        masks.make(first)
+    make_masks([row for row in rows if row.grammar and (row.grammar.mask_first or row.sampling.needs_mask)])
     chosen = sampler.sample(logits, [row.sampling for row in rows])
     unsettled = []
     for at in constrained:
@@ -46,7 +43,7 @@ def sample_rows(
                 chosen[at] = settled
     if unsettled:
         again = [rows[at] for at in unsettled]
-        masks.make(again)
+        make_masks(again)
         for at, token in zip(unsettled, _sampled_again(again, unsettled, logits, sampler), strict=True):
             chosen[at] = token
     return chosen

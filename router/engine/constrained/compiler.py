@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from router.engine.constrained.source import VocabularySpec, explained, grammar_text, limits, refused, why_not
 from router.engine.constrained.state import GrammarState
 from router.engine.constrained.trial import Trials
+from router.engine.constrained.work import PAIRS, SCHEMA_PAIRS, Lexer, Work, counts
 from router.engine.fairness import TenantCache, VirtualCounters
 from router.errors import FailedPrecondition, FieldViolation, InvalidRequest, Overloaded, Unavailable
 from router.types import Constraint
@@ -34,16 +35,20 @@ class CompiledGrammar:
     def __init__(self, constraint: Constraint, spec: VocabularySpec, matcher: LLMatcher) -> None:
         self.constraint = constraint
         self.biases: BranchBiases = {}  # what the prior of its choices adds to logits
-        self.spoiled = False  # an answer broke off: copies share what the library learns, and its limits
         self._spec, self._matcher = spec, matcher
+        self._begin = counts(matcher)
+        self._lexer = Lexer(self._begin.fuel)
+
+    @property
+    def spoiled(self) -> bool:
+        """Whether an answer broke off at a limit of the library, which copies of a matcher share."""
+        return self._lexer.spoiled
 
     def start(self, forcing: bool = True) -> GrammarState:
         """The state at the beginning of an answer."""
-        copied = self._matcher.deep_copy()
-        return GrammarState(copied, self.constraint, self._spec, forcing=forcing, on_error=self._spoil)
-
-    def _spoil(self) -> None:
-        self.spoiled = True
+        pairs = SCHEMA_PAIRS if self.constraint.kind == "json_schema" else PAIRS
+        work = Work(self._begin, self._lexer, pairs)
+        return GrammarState(self._matcher.deep_copy(), self.constraint, self._spec, work, forcing=forcing)
 
 
 Outcome = CompiledGrammar | tuple[FieldViolation, ...]
@@ -233,7 +238,7 @@ def _compiled(base: _Base, constraint: Constraint) -> LLMatcher:
 
     grammar, problem = grammar_text(constraint), ""
     if constraint.kind not in PLAIN:
-        problem = base.trials.run(grammar)
+        problem = base.trials.run(grammar, constraint.kind)
     if not problem:
         matcher = LLMatcher(base.tokens, grammar, log_level=0, limits=limits(constraint.kind))
         problem = matcher.get_error()

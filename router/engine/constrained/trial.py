@@ -1,9 +1,8 @@
 """A grammar is tried in a process of its own before it is compiled in the server's.
 
-What a grammar costs cannot be seen in it, and nothing stops a library that is busy with one. So a small
-process, which has read the vocabulary once, makes a child for each grammar: it compiles it and walks some
-tokens through it. The kernel ends a child that has used its processor time or its memory, and the server
-never meets such a grammar, nor one that makes the library crash.
+A small process, which has read the vocabulary once, makes a child for each grammar: it compiles it and walks
+some tokens through it. So the server never meets a grammar that makes the library crash, that takes much
+memory, or that it never finishes. What is too complex is counted (`size`, `source.limits`, `work`).
 """
 
 from __future__ import annotations
@@ -18,7 +17,6 @@ import signal
 import struct
 import subprocess
 import sys
-import time
 import weakref
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -29,20 +27,23 @@ from typing import IO, TYPE_CHECKING, Any
 import numpy as np
 
 from router.engine.constrained.source import VocabularySpec, limits
+from router.engine.constrained.work import Lexer, Work, counts
 from router.errors import EngineFailed
+from router.types import ConstraintKind
 
 if TYPE_CHECKING:
     from llguidance import LLMatcher, LLTokenizer
 
 log = logging.getLogger(__name__)
 
-SECONDS = 0.1  # of processor time, for compiling and walking
-WALK_SECONDS = 0.04  # no step of a walk begins after so much of it
 WALK_STEPS = 32
+WALK_PAIRS = 4_000_000  # no step of a walk begins after so many: see `work`
+STACK_BYTES = 4 << 20  # half of what a thread of the server has
+ENDLESS_SECONDS = 20.0  # of processor time; what the counted bounds let through takes about half of one
 MEMORY_BYTES = 512 << 20  # beside what the process has
 MOST_FORCED = 16384  # tokens at once: no answer is as long
-HUNG_SECONDS = 60.0
-TOO_COMPLEX = f"is too complex: it takes more than {1000 * SECONDS:.0f} ms to compile and to begin an answer"
+HUNG_SECONDS = 300.0
+_ENDLESS = "cannot be compiled: llguidance does not come to an end with it"
 _TOO_LARGE = "is too complex: compiling it takes too much memory"
 _ENVIRONMENT = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}  # a process that forks has one thread
 _MOST_REPLY = 1 << 18  # bytes
@@ -58,12 +59,12 @@ class Trials:
         self._lock = Lock()
         self._closed = False
 
-    def run(self, grammar: str) -> str:
+    def run(self, grammar: str, kind: ConstraintKind) -> str:
         """What is wrong with a grammar; '' if nothing is. Raises EngineFailed if it cannot be tried."""
         with self._lock:
             for _ in range(2):  # a process that is gone is started again, once
                 try:
-                    return self._ask(self._started(), grammar)
+                    return self._ask(self._started(), (grammar, kind))
                 except (OSError, EOFError):
                     log.warning("the process that tries grammars is gone", exc_info=True)
                     self._stop()
@@ -90,7 +91,7 @@ class Trials:
             _send(self._process, asdict(self._spec))
         return self._process
 
-    def _ask(self, process: subprocess.Popen[bytes], grammar: str) -> str:
+    def _ask(self, process: subprocess.Popen[bytes], grammar: tuple[str, ConstraintKind]) -> str:
         _send(process, grammar)
         replies = process.stdout
         if replies is None or not select.select([replies], [], [], HUNG_SECONDS)[0]:
@@ -139,17 +140,17 @@ def main() -> None:
     spec: Mapping[str, Any] = _read(sys.stdin.buffer)
     tokens = VocabularySpec(spec["tokenizer"], spec["width"], tuple(spec["ends"])).tokens()
     while (grammar := _read(sys.stdin.buffer)) is not None:
-        _write(sys.stdout.buffer, _in_child(tokens, grammar))
+        _write(sys.stdout.buffer, _in_child(tokens, *grammar))
 
 
-def _in_child(tokens: LLTokenizer, grammar: str) -> str:
+def _in_child(tokens: LLTokenizer, grammar: str, kind: ConstraintKind) -> str:
     reader, writer = os.pipe()
     child = os.fork()
     if child == 0:
         try:
             os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
             _bound()
-            os.write(writer, tried(tokens, grammar).encode()[:_MOST_REPLY])
+            os.write(writer, tried(tokens, grammar, kind).encode()[:_MOST_REPLY])
         finally:
             os._exit(0)
     os.close(writer)
@@ -157,25 +158,24 @@ def _in_child(tokens: LLTokenizer, grammar: str) -> str:
         reply = pipe.read()
     _, status = os.waitpid(child, 0)
     if os.WIFSIGNALED(status):
-        late = os.WTERMSIG(status) in (signal.SIGPROF, signal.SIGALRM)
-        return TOO_COMPLEX if late else _TOO_LARGE
+        return _ENDLESS if os.WTERMSIG(status) == signal.SIGPROF else _TOO_LARGE
     return reply[1:].decode(errors="replace") if reply else _TOO_LARGE
 
 
 def _bound() -> None:
-    """From here on the kernel ends this process when its time or its memory is used."""
+    """From here on the kernel ends this process when it has used its memory, or hangs."""
     pages = int(Path("/proc/self/statm").read_text().split()[0])
     most = pages * resource.getpagesize() + MEMORY_BYTES
     resource.setrlimit(resource.RLIMIT_AS, (most, most))
-    signal.setitimer(signal.ITIMER_PROF, SECONDS)
-    signal.alarm(int(HUNG_SECONDS))
+    resource.setrlimit(resource.RLIMIT_STACK, (STACK_BYTES, resource.getrlimit(resource.RLIMIT_STACK)[1]))
+    signal.setitimer(signal.ITIMER_PROF, ENDLESS_SECONDS)
 
 
-def tried(tokens: LLTokenizer, grammar: str) -> str:
+def tried(tokens: LLTokenizer, grammar: str, kind: ConstraintKind) -> str:
     """`+`, then what is wrong: nothing where it compiles and a walk through it finds no fault."""
     from llguidance import LLMatcher
 
-    matcher = LLMatcher(tokens, grammar, log_level=0, limits=limits())
+    matcher = LLMatcher(tokens, grammar, log_level=0, limits=limits(kind))
     if not matcher.is_error():
         _walk(matcher, tokens)
     if forced_too_long(matcher):
@@ -191,17 +191,20 @@ def forced_too_long(matcher: LLMatcher) -> bool:
 def _walk(matcher: LLMatcher, tokens: LLTokenizer) -> None:
     """An answer drawn at random, as far as that goes; it ends in the state that is at fault, if any is."""
     chance, ends = random.Random(0), frozenset(tokens.eos_tokens)
+    begin = counts(matcher)
+    work = Work(begin, Lexer(begin.fuel))
     for _ in range(WALK_STEPS):
         forced = matcher.compute_ff_tokens()
         if len(forced) > MOST_FORCED or not matcher.consume_tokens(forced):
             return
         bits = np.frombuffer(matcher.compute_bitmask(), np.uint8)
-        if matcher.is_error() or matcher.is_stopped() or time.process_time() > WALK_SECONDS:
+        if matcher.is_error() or matcher.is_stopped():
             return
+        work.add(counts(matcher))
         allowed = [
             i for i in np.flatnonzero(np.unpackbits(bits, bitorder="little")).tolist() if i not in ends
         ]
-        if not allowed or not matcher.consume_token(chance.choice(allowed)):
+        if not allowed or not matcher.consume_token(chance.choice(allowed)) or work.pairs > WALK_PAIRS:
             return
 
 

@@ -12,7 +12,7 @@ from router.engine.constrained.compiler import CompiledGrammar, _Base, _compiled
 from router.engine.constrained.source import VocabularySpec, spec_of
 from router.engine.constrained.state import GrammarState
 from router.engine.constrained.trial import Trials
-from router.types import Constraint
+from router.types import Constraint, ConstraintKind
 from tests.engine import small_tokenizers
 
 SPARE = 7  # logits that are no token's
@@ -30,7 +30,7 @@ def base(kind: str = "byte_level") -> _Base:
 class _NoTrials(Trials):
     """Compiles what tests know to be harmless at once."""
 
-    def run(self, grammar: str) -> str:
+    def run(self, grammar: str, kind: ConstraintKind) -> str:
         return ""
 
 

@@ -27,7 +27,7 @@ def _nested(depth: int) -> dict[str, Any]:
     return schema
 
 
-COMPLEX, NEVER, LONG = "too complex", "no answer can satisfy it", "an answer could never be complete"
+COMPLEX, NEVER, LONG = "too complex", "no answer can satisfy it", "forces more than"
 TREE = {
     "type": "object",
     "properties": {"l": {"$ref": "#"}, "r": {"$ref": "#"}},
@@ -35,12 +35,14 @@ TREE = {
     "additionalProperties": False,
 }
 
+_OVERLAPPING = "|".join(f"[^{chr(97 + i)}]{chr(97 + i * 7 % 26)}{i}" for i in range(20))
+
 REFUSED: dict[str, tuple[Constraint, str]] = {
     "a megabyte": (_schema({"title": "x" * 2**20}), "at most 65536 bytes"),
     "deep schema": (_schema(_nested(100)), "nested deeper"),
     "deep text": (Constraint("json_schema", "[" * 30000), "nested too deeply"),
-    "nested repetitions": (_regex("(a{1000}){1000}"), COMPLEX),
-    "more nested repetitions": (_regex("((a{100}){100}){100}"), COMPLEX),
+    "nested repetitions": (_regex("(a{1000}){1000}"), LONG),
+    "more nested repetitions": (_regex("((a{100}){100}){100}"), LONG),
     "alternations": (_regex("(a|aa|aaa)*(b|bb)*" * 500), COMPLEX),
     "long expression": (_regex("abcdefghij" * 6000), f"{COMPLEX}|forces more than"),
     "deep expression": (_regex("(" * 20000 + "a" + ")" * 20000), "nested"),
@@ -67,7 +69,7 @@ REFUSED: dict[str, tuple[Constraint, str]] = {
         _schema({"$defs": {"a": {"$ref": "#/$defs/b"}, "b": {"$ref": "#/$defs/a"}}, "$ref": "#/$defs/a"}),
         NEVER,
     ),
-    "endless tree": (_schema(TREE), LONG),
+    "endless tree": (_schema(TREE), COMPLEX),
     "another server": (_schema({"$ref": "https://example.com/s.json"}), r"never read.* at \$.\$ref"),
     "a file": (_schema({"items": {"$ref": "file:///etc/passwd"}}), r"never read.* at \$.items.\$ref"),
     "nowhere": (_schema({"$ref": "#/$defs/none"}), "does not exist"),
@@ -89,6 +91,47 @@ REFUSED: dict[str, tuple[Constraint, str]] = {
     "intersected automata": (
         _lark("start: A\nA: /(a|b)*a(a|b){200}/ & /(b|a)*b(a|b){200}/ & ~/a*/"),
         COMPLEX,
+    ),
+    "intersected branches": (
+        _lark("start: A\nA: " + " & ".join(f"/(.|x)*({_OVERLAPPING})[{c}z]*/" for c in "abcde")),
+        f"{COMPLEX}: A has more than 4",
+    ),
+    "patterns of properties": (
+        _schema({"allOf": [{"properties": {"p": {"pattern": f"{i}.*{i}"}}} for i in range(12)]}),
+        f"{COMPLEX}: more than 4 patterns",
+    ),
+    "parameters without end": (_lark('start: s::0x0\ns::_: s::incr(_) "a" | "b"'), "line 1: .*parameters"),
+    "optional letters": (_regex("a?" * 30000), f"{COMPLEX}: .* more than 1024"),
+    "chain of terminals": (
+        _lark("start: A0\n" + "\n".join(f"A{i}: ~A{i + 1}" for i in range(3000)) + '\nA3000: "a"'),
+        COMPLEX,
+    ),
+    "chain of rules": (
+        _lark("start: r0\n" + "\n".join(f"r{i}: r{i + 1}" for i in range(4500)) + '\nr4500: "a"'),
+        COMPLEX,
+    ),
+    "rules of one another": (
+        _lark(
+            "start: s\ns: "
+            + " | ".join(f"s t{i}" for i in range(1000))
+            + ' | "a"\n'
+            + "\n".join(f't{i}: "a" | s "b"' for i in range(1000))
+        ),
+        f"{COMPLEX}: too many rules",
+    ),
+    "references to one another": (
+        _schema(
+            {
+                "$defs": {f"d{i}": {"type": "array", "items": {"$ref": "#/$defs/x"}} for i in range(500)}
+                | {"x": {"anyOf": [{"$ref": f"#/$defs/d{i}"} for i in range(500)]}},
+                "$ref": "#/$defs/x",
+            }
+        ),
+        f"{COMPLEX}: too many alternatives",
+    ),
+    "a schema in a grammar": (
+        _lark('start: %json {"allOf": [' + ", ".join(f'{{"pattern": ".*{i}"}}' for i in range(9)) + "]}"),
+        f"line 1: is {COMPLEX}",
     ),
     "special token": (_lark('start: <|im_start|> "a"'), "special token"),
     "schema inside": (_lark('start: %json {"$ref": "http://x/y"}'), "retrieving it failed"),

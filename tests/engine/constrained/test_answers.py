@@ -169,7 +169,7 @@ async def test_one_that_breaks_fails_alone_and_says_why(made: TorchEngine) -> No
 
     def breaks(**options: Any) -> Any:
         follower = start_of(**options)
-        follower.make_mask = lambda _: follower.give_up("broke in a test")
+        follower.make_mask = lambda keep_going: follower.give_up("broke in a test")
         return follower
 
     broken.grammar.start = breaks  # type: ignore[attr-defined]

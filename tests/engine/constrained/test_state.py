@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import random
 import re
-import threading
-import time
 from collections import Counter
 from dataclasses import replace
 from types import SimpleNamespace
@@ -17,13 +15,12 @@ import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
-from llguidance import LLParserLimits
 
-from router.engine.constrained import compiler as grammars
-from router.engine.constrained import state as masks
 from router.engine.constrained.choosing import sample_rows
 from router.engine.constrained.compiler import CompiledGrammar, _Base, _compiled
-from router.engine.constrained.state import GrammarState, MaskMaker
+from router.engine.constrained.source import limits
+from router.engine.constrained.state import GrammarState, make_masks
+from router.engine.constrained.work import PAIRS, PAIRS_PER_TOKEN, TOKEN_PAIRS, counts
 from router.engine.ops import ChosenToken, TokenChoice
 from router.engine.sampling import Sampler, SamplingState, TorchChooser, truncate
 from router.errors import InvalidRequest
@@ -214,19 +211,68 @@ def test_a_token_that_is_not_allowed_breaks_this_answer_alone() -> None:
     assert grammar.spoiled
 
 
-def test_a_grammar_that_gets_too_complex_breaks_with_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(
-        grammars, "limits", lambda kind: LLParserLimits(max_items_in_row=40, verbose_errors=False)
-    )
-    follower = compiled(Constraint("grammar", 'start: s\ns: s s | s s s | "a"')).start()
-    (a,) = base().tokens.tokenize_str("a")
-    for _ in range(40):
-        follower.make_mask(keep_going=False)
-        if follower.error is not None:
-            break
-        follower.accept(a)
+AMBIGUOUS = {
+    "sixty bytes": 'start: s\ns: s s | s s s | "a" | "b" | "ab" | "ba"',
+    "one letter": 'start: s\ns: s s | s s s | "a"',
+    "parts that begin again": 'start: (t "\\n")+\nt: t t | t t t | "a"',
+    "behind a text": 'start: /[a-z]{9}/ ":" s\ns: s s | s s s | s s s s | "a"',
+}
+
+
+@pytest.mark.parametrize("name", AMBIGUOUS)
+def test_an_ambiguous_grammar_fails_its_answer_at_bounded_work(name: str) -> None:
+    """All masks of it make at most so many items, however long the answer might become."""
+
+    def chosen() -> int:
+        """Any, but a line ends only now and then: a row of the parser grows until then."""
+        going = [token for token in allowed(follower) if token not in ends]
+        within = [token for token in going if "\n" not in text_of([token])]
+        return chance.choice(within if within and tokens % 60 else going)
+
+    grammar = compiled(Constraint("grammar", AMBIGUOUS[name]))
+    chance, follower, tokens = random.Random(0), grammar.start(forcing=False), 0
+    ends, most = base().spec.ends, limits("grammar").step_max_items
+    while follower.error is None and tokens < 2000:
+        before = follower._work.pairs
+        follower.make_mask(keep_going=True)
+        assert follower._work.pairs - before <= (most + 2000) ** 2
+        if follower.error is None:
+            follower.accept(chosen())
+            tokens += 1
     assert follower.error is not None
-    assert follower.error.violations[0].description == "is too complex to be followed any further"
+    assert follower.error.violations[0].field == "sampling.grammar"
+    assert "make it less ambiguous" in follower.error.violations[0].description
+    assert before <= PAIRS + PAIRS_PER_TOKEN * tokens
+    assert follower.cost >= before // TOKEN_PAIRS, "its tenant is charged"
+
+
+@pytest.mark.parametrize(
+    ("grammar", "answer"),
+    [
+        ('start: s\ns: s " and " s | s " or " s | "(" s ")" | WORD\nWORD: /[a-z]+/', "(a and b) or c and d"),
+        ('start: e\ne: e "+" e | e "*" e | "(" e ")" | NUM\nNUM: /[0-9]+/', "1+2*(3+4)*5+6+7*8"),
+        ("start: (WORD SIGN)*\nWORD: /[a-z]+/\nSIGN: /[,.;] /", "a, b. c; d, e. " * 20),
+    ],
+)
+def test_answers_of_usual_length_keep_far_below_the_bounds(grammar: str, answer: str) -> None:
+    follower = compiled(Constraint("grammar", grammar)).start(forcing=False)
+    for token in base().tokens.tokenize_str(answer):
+        follower.make_mask(keep_going=False)
+        follower.accept(token)
+        assert follower.error is None
+    assert follower._work.pairs < PAIRS / 4
+
+
+def test_work_is_told_by_the_library() -> None:
+    """It is read from the text of an error, so another version may say it in other words."""
+    matcher = _compiled(base(), Constraint("grammar", 'start: "a" b\nb: "b" | "c" b // "rows": 7'))
+    before = counts(matcher)
+    assert matcher.consume_token(base().tokens.tokenize_str("a")[0])
+    after = counts(matcher)
+    assert not matcher.is_error(), "a copy was asked"
+    assert (before.rows, after.rows) == (1, 2)
+    assert 0 < before.items < after.items
+    assert before.fuel > 0
 
 
 @pytest.mark.parametrize("kind", ["byte_level", "sentencepiece", "eager_right"])
@@ -315,13 +361,6 @@ GREEDY = st.fixed_dictionaries(
 TRUNCATED = st.sampled_from([{"top_k": 3}, {"top_p": 0.7}, {"min_p": 0.2}, {"top_k": 5, "top_p": 0.9}])
 
 
-@pytest.fixture(scope="module")
-def maker() -> Any:
-    made = MaskMaker()
-    yield made
-    made.close()
-
-
 def row(follower: GrammarState | None, params: SamplingParams) -> Any:
     """At the beginning of its answer."""
     state = SamplingState(params, (1, 2, 3), ENDS, constrained=follower is not None)
@@ -357,10 +396,10 @@ def scores(seed: int, rows: int) -> torch.Tensor:
     rows=st.lists(st.tuples(st.sampled_from(CONSTRAINTS), GREEDY), min_size=1, max_size=4),
     seed=st.integers(0, 2**20),
 )
-def test_the_likeliest_is_that_of_the_mask(maker: MaskMaker, rows: list[Any], seed: int) -> None:
+def test_the_likeliest_is_that_of_the_mask(rows: list[Any], seed: int) -> None:
     made = [row(somewhere(constraint, seed), SamplingParams(**params)) for constraint, params in rows]
     logits = scores(seed, len(made))
-    assert sample_rows(made, logits, SAMPLER, maker) == masked(made, logits)
+    assert sample_rows(made, logits, SAMPLER) == masked(made, logits)
 
 
 @given(
@@ -370,11 +409,11 @@ def test_the_likeliest_is_that_of_the_mask(maker: MaskMaker, rows: list[Any], se
     peak=st.sampled_from([1.0, 4.0]),
 )
 def test_what_is_drawn_from_the_likeliest_few_is_one_of_those_of_the_mask(
-    maker: MaskMaker, constraint: Constraint, truncated: dict[str, Any], seed: int, peak: float
+    constraint: Constraint, truncated: dict[str, Any], seed: int, peak: float
 ) -> None:
     made = row(somewhere(constraint, seed), SamplingParams(temperature=1.0, seed=seed, **truncated))
     logits = scores(seed, 1) * peak
-    (sampled,) = sample_rows([made], logits, SAMPLER, maker)
+    (sampled,) = sample_rows([made], logits, SAMPLER)
     made.grammar.make_mask(keep_going=False)
     weights = torch.softmax(logits[0], -1)
     weights[[token for token in range(WIDTH) if token not in allowed(made.grammar)]] = 0.0
@@ -382,19 +421,17 @@ def test_what_is_drawn_from_the_likeliest_few_is_one_of_those_of_the_mask(
     assert weights[sampled.token] > 0
 
 
-def test_a_draw_with_logprobs_has_its_mask_before(maker: MaskMaker) -> None:
+def test_a_draw_with_logprobs_has_its_mask_before() -> None:
     made = [row(somewhere(CONSTRAINTS[0], 3), SamplingParams(temperature=1.0, seed=1, top_p=0.7, logprobs=2))]
     logits = scores(3, 1)
-    assert sample_rows(made, logits, SAMPLER, maker) == masked(made, logits)
+    assert sample_rows(made, logits, SAMPLER) == masked(made, logits)
 
 
 @pytest.mark.parametrize("least", [0, 5])
 @pytest.mark.parametrize(
     "truncated", [{}, {"top_p": 0.7}, {"top_k": 4}, {"min_p": 0.5}, {"top_k": 5, "top_p": 0.8}]
 )
-def test_draws_have_the_distribution_of_what_is_allowed(
-    maker: MaskMaker, truncated: dict[str, Any], least: int
-) -> None:
+def test_draws_have_the_distribution_of_what_is_allowed(truncated: dict[str, Any], least: int) -> None:
     """Whole as it is, the answer may end, or must go on where `least` says so."""
     follower = compiled(Constraint("regex", "[a-d]*")).start()
     follower.make_mask(keep_going=least > 0)
@@ -408,7 +445,7 @@ def test_draws_have_the_distribution_of_what_is_allowed(
     draws, counts = 1000, Counter[int]()
     for seed in range(draws):
         drawing = row(follower, SamplingParams(temperature=1.0, seed=seed, min_tokens=least, **truncated))
-        counts[sample_rows([drawing], logits, SAMPLER, maker)[0].token] += 1
+        counts[sample_rows([drawing], logits, SAMPLER)[0].token] += 1
     assert set(counts) <= {token for token, share in zip(possible, expected, strict=True) if share}
     distance = sum((counts[t] / draws - p) ** 2 / p for t, p in zip(possible, expected, strict=True) if p)
     assert (
@@ -416,11 +453,13 @@ def test_draws_have_the_distribution_of_what_is_allowed(
     )  # chi-squared: 1 in 10,000 exceeds it, and seeds are fixed
 
 
-def test_masks_are_made_only_of_what_is_refused(maker: MaskMaker, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_masks_are_made_only_of_what_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     made_of: list[GrammarState] = []
     make_mask = GrammarState.make_mask
     monkeypatch.setattr(
-        GrammarState, "make_mask", lambda self, going: made_of.append(self) or make_mask(self, going)
+        GrammarState,
+        "make_mask",
+        lambda self, keep_going: made_of.append(self) or make_mask(self, keep_going),
     )
     a, q = (base().tokens.tokenize_str(letter)[0] for letter in "aq")
     rows = [row(compiled(Constraint("regex", "[a-d]*")).start(), SamplingParams()) for _ in range(3)]
@@ -430,42 +469,39 @@ def test_masks_are_made_only_of_what_is_refused(maker: MaskMaker, monkeypatch: p
     )
     logits = scores(0, 5)
     logits[[0, 1, 2, 3, 4], [a, q, a, q, a]] = 99.0
-    sampled = sample_rows(rows, logits, SAMPLER, maker)
+    sampled = sample_rows(rows, logits, SAMPLER)
     assert made_of == [rows[1].grammar]
     assert [sampled[at].token for at in (0, 2, 3, 4)] == [a, a, q, a]
     assert sampled[1].token in allowed(rows[1].grammar)
 
 
-def test_a_mask_holds_for_one_token(maker: MaskMaker) -> None:
+def test_a_mask_holds_for_one_token() -> None:
     refused = row(compiled(Constraint("regex", "[a-d]*")).start(), SamplingParams())
     logits = scores(0, 1)
     logits[0, base().tokens.tokenize_str("q")[0]] = 99.0
-    (sampled,) = sample_rows([refused], logits, SAMPLER, maker)
+    (sampled,) = sample_rows([refused], logits, SAMPLER)
     assert refused.sampling.allowed is not None
     refused.sampling.accept(sampled.token)
     assert refused.sampling.allowed is None
 
 
-def test_a_row_whose_logits_are_broken_fails_without_being_looked_at(maker: MaskMaker) -> None:
+def test_a_row_whose_logits_are_broken_fails_without_being_looked_at() -> None:
     rows = [row(compiled(Constraint("regex", "[a-d]*")).start(), SamplingParams()) for _ in range(2)]
     logits = scores(0, 2)
     logits[0, 7] = torch.nan
-    assert [sampled.failed for sampled in sample_rows(rows, logits, SAMPLER, maker)] == [True, False]
+    assert [sampled.failed for sampled in sample_rows(rows, logits, SAMPLER)] == [True, False]
     assert rows[0].sampling.allowed is None
 
 
 class Scripted:
     """A follower that says what is done with it."""
 
-    def __init__(self, seconds: float = 0.0, error: Exception | None = None) -> None:
-        self.seconds, self.raises = seconds, error
-        self.thread, self.kept_going, self.error, self.allowed = "", False, None, object()
+    def __init__(self, error: Exception | None = None) -> None:
+        self.raises = error
+        self.kept_going, self.error, self.allowed = False, None, object()
 
     def make_mask(self, keep_going: bool) -> None:
-        self.thread, self.kept_going = threading.current_thread().name, keep_going
-        end = time.thread_time() + self.seconds
-        while time.thread_time() < end:
-            pass
+        self.kept_going = keep_going
         if self.raises:
             raise self.raises
 
@@ -482,28 +518,15 @@ def scripted_row(follower: Any, generated: int = 5, least: int = 0) -> Any:
     )
 
 
-def test_rows_with_a_grammar_get_theirs(maker: MaskMaker) -> None:
+def test_rows_with_a_grammar_get_theirs() -> None:
     one, other = Scripted(), Scripted()
     rows = [scripted_row(one, least=9), scripted_row(None), scripted_row(other)]
-    maker.make(rows)
-    assert [follower.thread for follower in (one, other)] == ["masks", "masks"]
+    make_masks(rows)
     assert (one.kept_going, other.kept_going) == (True, False)
     assert [made.sampling.allowed for made in rows] == [one.allowed, None, other.allowed]
 
 
-def test_one_that_raises_fails_alone(maker: MaskMaker) -> None:
+def test_one_that_raises_fails_alone() -> None:
     broken, fine = Scripted(error=RuntimeError("no")), Scripted()
-    maker.make([scripted_row(broken), scripted_row(fine)])
-    assert (broken.error is not None, fine.error, fine.thread) == (True, None, "masks")
-
-
-@pytest.mark.slow
-def test_one_that_takes_too_long_fails_alone(maker: MaskMaker, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(masks, "MASK_SECONDS", 0.2)
-    first, slow, last = Scripted(), Scripted(1.0), Scripted()
-    maker.make([scripted_row(first), scripted_row(slow), scripted_row(last)])
-    assert (first.error, last.error, last.thread) == (None, None, "masks")
-    assert "too long" in str(slow.error)
-    again = Scripted()
-    maker.make([scripted_row(again)])
-    assert again.thread == "masks"
+    make_masks([scripted_row(broken), scripted_row(fine)])
+    assert (broken.error is not None, fine.error) == (True, None)
