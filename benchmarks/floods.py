@@ -4,7 +4,8 @@ python -m benchmarks.floods [--part 1.0] [--only NAME ...]
 
 Each attack is a process of its own against a new server on the fake engine. The neighbour asks `Route` 100
 times a second, whatever comes back (an open loop), before the attack and while it lasts, and some seconds
-more. All of it takes about seven minutes.
+more. `ambiguous` is on the real base, and the neighbour's answers have 24 tokens, one after the other.
+All of it takes about seven minutes.
 """
 
 from __future__ import annotations
@@ -22,9 +23,11 @@ from typing import Any
 
 import grpc
 import psutil
+from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
+from grpc_health.v1.health_pb2_grpc import HealthStub
 
 from benchmarks.report import quantile, write
-from benchmarks.serving import HOST, fake, used
+from benchmarks.serving import HOST, fake, real, used
 from router.v1 import inference_pb2 as pb
 from router.v1.inference_pb2_grpc import InferenceServiceStub
 from tests.security.attacks.floods import FRAMINGS
@@ -202,6 +205,54 @@ async def measured(attack: Attack, part: float) -> dict[str, Any]:
     }
 
 
+STREAMS, ANSWERS, NEIGHBOUR_TOKENS = 8, 12, 24
+
+
+async def beside_grammars() -> dict[str, Any]:
+    """An answer beside streams of an ambiguous grammar and alone, in turn, and what health said meanwhile."""
+    tokens = pb.Sampling(max_tokens=NEIGHBOUR_TOKENS, min_tokens=NEIGHBOUR_TOKENS)
+    request = pb.GenerateRequest(input=pb.Input(text="Tell me of the sea."), sampling=tokens)
+    with real() as (process, address):
+        async with grpc.aio.insecure_channel(address) as channel:
+            stub, health = InferenceServiceStub(channel), HealthStub(channel)
+            not_serving = 0
+
+            async def answers() -> list[float]:
+                nonlocal not_serving
+                took = []
+                for _ in range(ANSWERS):
+                    begin = time.monotonic()
+                    await stub.Generate(request, timeout=60)
+                    took.append(time.monotonic() - begin)
+                    said = await health.Check(HealthCheckRequest(), timeout=CALL_SECONDS)
+                    not_serving += said.status != HealthCheckResponse.SERVING
+                return took
+
+            await answers()
+            alone = await answers()
+            arguments = ("ambiguous", address, str(STREAMS), str(2 * NEIGHBOUR_TOKENS))
+            attacking = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-m", "tests.security.attacks", *arguments), stdout=subprocess.PIPE
+            )
+            await asyncio.sleep(BEFORE)
+            spent, begin = used(process), time.monotonic()
+            beside = await answers()
+            spent = (used(process) - spent) / (time.monotonic() - begin)
+            ended = json.loads((await attacking.communicate())[0])
+            alone += await answers()
+    middle, least = quantile(beside, 0.5), quantile(alone, 0.5)
+    return {
+        "streams": STREAMS,
+        "alone ms": 1000 * least,
+        "beside ms": 1000 * middle,
+        "ratio": middle / least,
+        "worst ratio": max(beside) / least,
+        "not SERVING": not_serving,
+        "cores used": spent,
+        "attacker saw": ", ".join(f"{what} {count}" for what, count in ended.items()),
+    }
+
+
 async def run(options: argparse.Namespace) -> list[dict[str, Any]]:
     """All attacks, one after the other."""
     rows = []
@@ -221,7 +272,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--part", type=float, default=1.0, help="of the numbers of each attack")
     parser.add_argument("--only", nargs="+", default=(), help="programs of tests/security/attacks")
-    rows = asyncio.run(run(parser.parse_args()))
+    options = parser.parse_args()
+    grammars = not options.only or "ambiguous" in options.only
+    rows = asyncio.run(run(options))
+    tables = {}
+    if grammars:
+        title = (
+            f"An answer of {NEIGHBOUR_TOKENS} tokens beside streams of an ambiguous grammar, on the real base"
+        )
+        tables = {title: [asyncio.run(beside_grammars())]}
     what = f"The fake engine; a neighbour asks Route {1 / EVERY:.0f} times a second beside each attack."
     notes = [
         "during: from the attacker's start, which includes its imports, to its end",
@@ -229,7 +288,7 @@ def main() -> None:
         f"a call that failed counts as {CALL_SECONDS:g} s",
         "what the library refuses (metadata, pings, sizes, connections) is not counted by the server",
     ]
-    print(write("floods", what, rows, notes))
+    print(write("floods", what, rows, notes, tables))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,9 @@
 """Choosing the next token of a constrained row.
 
-A mask costs as much as a hundred questions about single tokens. So where a grammar has no rules, it is made
-only where a few of these do not settle what the next token is. The result is as if it had been chosen from the tokens of the mask. The
+A grammar with rules makes its mask first, since a question about a single token has no bound there.
+
+Elsewhere a mask costs as much as a hundred such questions. So it is made only where a few of these do not
+settle what the next token is. The result is as if it had been chosen from the tokens of the mask. The
 likeliest of all, if it is allowed, is the likeliest of those that are. A draw from all that is thrown away
 and made again until it may be drawn has the distribution of those that may (rejection sampling).
 

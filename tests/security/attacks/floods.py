@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable, Iterable, Iterator
 import grpc
 
 from router.v1 import inference_pb2 as pb
+from router.v1.inference_pb2_grpc import InferenceServiceStub
 from tests.security.attacks.wire import (
     ACK,
     CANCEL,
@@ -274,6 +275,30 @@ async def constraints(address: str, number: int, connections: int = 4, seconds: 
     return await together([answered(address, requests(n), seconds) for n in range(connections)])
 
 
+AMBIGUOUS = 'start: s\ns: s s | s s s | "a" | "b" | "ab" | "ba"'
+
+
+async def ambiguous(address: str, number: int, seconds: float = 20) -> Seen:
+    """So many streams at once, each again as soon as it ends, of a grammar whose rows grow."""
+    sampling = pb.Sampling(grammar=AMBIGUOUS, max_tokens=200, min_tokens=200, temperature=1.0)
+    request = pb.StreamGenerateRequest(input=pb.Input(text="Write letters."), sampling=sampling)
+    end = asyncio.get_running_loop().time() + seconds
+    async with grpc.aio.insecure_channel(address) as channel:
+
+        async def one() -> Seen:
+            seen: Seen = Counter()
+            while asyncio.get_running_loop().time() < end:
+                try:
+                    async for _ in InferenceServiceStub(channel).StreamGenerate(request, timeout=60):
+                        pass
+                    seen["whole"] += 1
+                except grpc.aio.AioRpcError as error:
+                    seen[f"{error.code().name}: {error.details()}"] += 1
+            return seen
+
+        return await together([one() for _ in range(number)])
+
+
 async def watches(address: str, number: int, connections: int = 1, kind: str = "health") -> Seen:
     """Calls without an end."""
     body = message(b"") if kind in ("health", "adapters") else b""
@@ -433,6 +458,7 @@ ATTACKS: dict[str, Callable[..., Awaitable[Seen]]] = {
         bomb,
         long_prompts,
         constraints,
+        ambiguous,
         watches,
         scrapes,
         slow_http,
