@@ -434,7 +434,7 @@ def byte_grammars(why_not: str = "") -> Grammars:
 def pieces_of(grammar: CompiledGrammar) -> Iterator[str]:
     """An answer, the same each time: what is forced in one piece, what is chosen in pieces of one character.
 
-    It ends as soon as it may, which in some grammars is never. Raises EngineFailed at a dead end.
+    It ends as soon as it may, which in some grammars is never. Raises InvalidRequest where it cannot go on.
     """
     state = grammar.start()
     decoder = codecs.getincrementaldecoder("utf-8")("replace")
@@ -445,7 +445,7 @@ def pieces_of(grammar: CompiledGrammar) -> Iterator[str]:
             return
         state.make_mask(keep_going=False)
         if state.error is not None:
-            raise EngineFailed(state.error.message)
+            raise state.error
         allowed = np.flatnonzero(np.unpackbits(state.allowed.view(np.uint8), bitorder="little")).tolist()
         if _END in allowed:
             return
