@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router.engine.fairness import TenantCache, VirtualCounters
+from router.engine.fairness import ANSWER_COST, TenantCache, VirtualCounters
 from router.engine.ops import BLOCK
 from router.engine.rows import AnswerRow, BatchRow, Chunk
 from router.engine.scheduler import Scheduler
@@ -47,6 +48,12 @@ def test_one_that_is_pushed_aside_is_not_lifted() -> None:
     counters.charge("b", 70)
     counters.enter("a", again=True)
     assert counters.served("a") == 0
+
+
+def test_the_work_of_a_grammar_is_charged_as_tokens_of_the_answer() -> None:
+    plain, constrained = row(), row()
+    constrained.grammar = SimpleNamespace(cost=100)  # type: ignore[assignment]
+    assert constrained.cost == plain.cost + ANSWER_COST * 100
 
 
 # -- Shares of two tenants that always want more.
