@@ -10,7 +10,6 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import replace
-from enum import Enum, auto
 from heapq import heappop, heappush, nsmallest
 from itertools import count
 from pathlib import Path
@@ -29,7 +28,7 @@ from router.errors import (
 )
 from router.registry.folders import FolderReader, FoundFolder, identity, read_whole
 from router.registry.format.artifact import Inspection
-from router.registry.format.folder import CONFIG
+from router.registry.format.folder import CONFIG, PROBES
 from router.registry.format.manifest import Probe
 from router.registry.format.untrusted import Code, FolderFinding, Severity, show
 from router.registry.index import Index, candidate
@@ -125,14 +124,12 @@ class Loader:
         finally:
             self._residency.give_back(room)
         try:
-            result = await self._prove(resident.digest, inspection)
-            if result is ProbeResult.UNKNOWN and record.live is not None:
-                raise Unavailable(f"the probes of adapter {record.ref} did not end; the old files serve on")
+            await self._prove(resident.digest, inspection)
             if record.removed:
                 raise AdapterNotFound(str(record.ref), "; its folder was removed")
             findings = (*inspection.findings, *await self._prover.notes(inspection))
             live = Live(resident, replace(inspection, probes=(), findings=findings), found.stamp)
-            self._switch(record, live, result)
+            self._switch(record, live)
         finally:
             self._residency.release(resident)
 
@@ -155,24 +152,14 @@ class Loader:
             self._changed(found.place.folder)
             await asyncio.sleep(LOOK_SECONDS)
 
-    async def _prove(self, digest: str, inspection: Inspection) -> ProbeResult:
+    async def _prove(self, digest: str, inspection: Inspection) -> None:
         key = self._prover.key(digest)
-        if key in self._proven:
-            return ProbeResult.PROVEN
-        result = await self._prover.prove(digest, inspection)
-        if result is ProbeResult.PROVEN:
+        if key not in self._proven and await self._prover.prove(digest, inspection):
             await self._workers.in_order(self._proven.add, key)
-        return result
 
-    def _switch(self, record: VersionRecord, live: Live, result: ProbeResult) -> None:
+    def _switch(self, record: VersionRecord, live: Live) -> None:
         """From here on new leases get the new files; those in flight keep the old until they end."""
-        unknown = result is ProbeResult.UNKNOWN
-        if unknown:
-            log.info(
-                "adapter %s serves all the same; its probes run again when it is next loaded", record.ref
-            )
-        retry_at = time.monotonic() + RETRY_SECONDS if unknown else 0.0
-        before = record.load_succeeded(live, proven=not unknown, retry_at=retry_at)
+        before = record.load_succeeded(live)
         self._residency.attach(live.resident, record)
         if before is not None and before.resident is not live.resident:
             self._residency.detach(before.resident, record)
@@ -185,21 +172,14 @@ class Loader:
 # -- probes: an adapter must answer as expected, and not as the base does
 
 
-class ProbeResult(Enum):
-    """The result of probes, unless they refused the adapter."""
-
-    PROVEN = auto()
-    NO_PROBES = auto()
-    UNKNOWN = auto()  # the engine was too busy or failed: no fault of the adapter
-
-
 class Prover:
-    """Runs probes through the engine like any request, a few at a time and within `seconds`."""
+    """Runs probes through the engine like any request, a few at a time.
 
-    def __init__(
-        self, engine: Engine, encode: Encode, seconds: float, templates: ConstraintTemplates | None = None
-    ) -> None:
-        self._engine, self._encode, self._seconds = engine, encode, seconds
+    An adapter does not serve before they end, however long that takes. Their number and length are bounded.
+    """
+
+    def __init__(self, engine: Engine, encode: Encode, templates: ConstraintTemplates | None = None) -> None:
+        self._engine, self._encode = engine, encode
         self._templates = templates or ConstraintTemplates()
         self._places = asyncio.Semaphore(PROBES_AT_ONCE)
 
@@ -208,34 +188,30 @@ class Prover:
         base = self._engine.info
         return hashlib.sha256(f"{base.digest} {base.precision} {digest}".encode()).hexdigest()[:32]
 
-    async def prove(self, digest: str, inspection: Inspection) -> ProbeResult:
-        """Run the probes of a loaded adapter. Raises AdapterRejected saying which one failed, and how."""
+    async def prove(self, digest: str, inspection: Inspection) -> bool:
+        """Run the probes of a loaded adapter; False where it has none.
+
+        Raises AdapterRejected saying which one failed, and how; Unavailable where the engine failed.
+        """
         await self._check_constraint(inspection.manifest.generation.constraint)
         probes = inspection.probes[:MOST_PROBES]
         if not probes:
-            return ProbeResult.NO_PROBES
-        try:
-            async with asyncio.timeout(self._seconds):
-                prompts = [await self._prompt(inspection, probe) for probe in probes]
-                asked = [self._answer(*prompt, adapter) for prompt in prompts for adapter in (digest, None)]
-                answers = await asyncio.gather(*asked, return_exceptions=True)
-        except TimeoutError:
-            log.warning("probes of %s did not end within %.0f s", inspection.name, self._seconds)
-            return ProbeResult.UNKNOWN
+            return False
+        prompts = [await self._prompt(inspection, probe) for probe in probes]
+        asked = [self._answer(*prompt, adapter) for prompt in prompts for adapter in (digest, None)]
         texts: list[str] = []
-        for answer in answers:
+        for answer in await asyncio.gather(*asked, return_exceptions=True):
             if isinstance(answer, InvalidRequest):
                 raise AdapterRejected(f"a probe cannot run: {answer.message}", codes="probe-failed")
             if isinstance(answer, RouterError):
-                log.warning("probes of %s could not run: %s", inspection.name, answer)
-                return ProbeResult.UNKNOWN
+                raise Unavailable(f"the probes of adapter {inspection.name} could not run: {answer.message}")
             if isinstance(answer, BaseException):
                 raise answer
             texts.append(answer)
         precision = self._engine.info.precision
         check_answers(probes, texts[0::2], texts[1::2], precision)
         log.info("%s passed its %d probes on the base in %s", inspection.name, len(probes), precision)
-        return ProbeResult.PROVEN
+        return True
 
     async def notes(self, inspection: Inspection) -> Sequence[FolderFinding]:
         """What only the base's own template shows: that an activated LoRA never acts on a conversation."""
@@ -274,7 +250,11 @@ class Prover:
     async def _answer(
         self, prompt: str, tokens: Sequence[int], params: SamplingParams, adapter: str | None
     ) -> str:
+        """The answer of the adapter under its constraint, or of the base without it: held to the adapter's
+        choices, a base may be right, too."""
         name = f"probe-{adapter[:12] if adapter else 'base'}"
+        if adapter is None:
+            params = replace(params, constraint=None)
         job = Job(name, tokens, params, adapter, priority=1, own_constraint=True)
         job = await self._templates.prepared(self._engine, job, prompt)
         text: list[str] = []
@@ -303,11 +283,15 @@ def check_answers(
 ) -> None:
     """Raises AdapterRejected if an answer is not as expected or all are the base's own.
 
+    `base_answers` are without the adapter's constraint.
+
     `precision` is what the base runs in, which may not be what the probes were made in.
     """
     if list(answers) == list(base_answers):
         raise AdapterRejected(
-            "it has no effect: its answers to all probes equal the base's", codes="probes-no-effect"
+            "it has no effect: the base alone gives the same answers to its probes; train it for more steps, "
+            f"or put prompts into {PROBES} that it answers otherwise than the base",
+            codes="probes-no-effect",
         )
     for number, (probe, answer) in enumerate(zip(probes, answers, strict=True), 1):
         if not probe.passes(answer):

@@ -352,14 +352,15 @@ class VersionRecord:
         self._attempt = self._found.stamp
         return self._found
 
-    def load_succeeded(self, live: Live, *, proven: bool, retry_at: float = 0.0) -> Live | None:
-        """New leases get `live`, those in flight keep what it served from so far, which is given back."""
+    def load_succeeded(self, live: Live) -> Live | None:
+        """It passed its probes, if it has any. New leases get `live`, those in flight keep what it served
+        from so far, which is given back."""
         assert self._task is not None
         before, self._live = self._live, live
         self._inspection, self._weights = live.inspection, (live.stamp, live.inspection.weights_sha256)
-        self._was_live, self._proven = True, proven
+        self._was_live = self._proven = True
         self._quarantined = self._preload = False
-        self._retry_at = retry_at
+        self._retry_at = 0.0
         self._lost = live.stamp != self._found.stamp == self._tried  # replaced by bad files meanwhile
         if not self._lost:
             self._error, self._tried = "", None

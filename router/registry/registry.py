@@ -54,7 +54,6 @@ class RegistryOptions:
     settle_seconds: float = 0.35  # a folder that looks the same after so long is read
     grace_seconds: float = 3.0  # a bad folder that looks the same for so long is quarantined
     room_seconds: float = 5.0  # how long a load waits for memory, or for an unload under way
-    probe_seconds: float = 10.0  # for all probes of one adapter
     state_dir: Path | None = None  # the user's state folder if None
     ignore_fields: tuple[str, ...] = ()
     trust: Trust | None = None  # who may bring adapters; None: who can write the folder
@@ -111,9 +110,7 @@ class Registry:
         self._chooser = Chooser(self._index, self._choices, self._gate)
         rules = FolderRules(None, options.max_rank, options.ignore_fields, options.equals_base, options.trust)
         reader = reader or FolderReader(engine, rules)
-        prover = Prover(
-            engine, lambda p: self._workers.run(engine.encode, p), options.probe_seconds, templates
-        )
+        prover = Prover(engine, lambda p: self._workers.run(engine.encode, p), templates)
         self._loader = Loader(
             reader,
             self._residency,

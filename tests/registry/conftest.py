@@ -17,7 +17,6 @@ FAST = RegistryOptions(
     settle_seconds=0.04,
     grace_seconds=0.2,
     room_seconds=0.3,
-    probe_seconds=1.0,
     host_memory_bytes=1 << 20,
     gate="off",
 )

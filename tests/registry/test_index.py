@@ -60,7 +60,7 @@ def prove(record: VersionRecord) -> None:
     """It was loaded, answered its probes, and left memory again."""
     task: Any = object()
     record.load_began(task)
-    record.load_succeeded(Live(Resident("digest", 1), INSPECTION, record.found.stamp), proven=True)
+    record.load_succeeded(Live(Resident("digest", 1), INSPECTION, record.found.stamp))
     record.load_ended()
     record.evicted()
 

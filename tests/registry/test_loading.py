@@ -12,7 +12,14 @@ from types import SimpleNamespace
 import pytest
 
 from router.engine.base import BaseInfo, Generation, Job, Prompt
-from router.errors import AdapterNotFound, AdapterRejected, EngineFailed, Overloaded, PromptTooLong
+from router.errors import (
+    AdapterNotFound,
+    AdapterRejected,
+    EngineFailed,
+    Overloaded,
+    PromptTooLong,
+    Unavailable,
+)
 from router.registry import loading
 from router.registry.format.manifest import Match, Probe
 from router.registry.loading import MOST_PROBES, PROBES_AT_ONCE, Prover, check_answers
@@ -143,7 +150,10 @@ async def test_no_effect_and_wrong_answers_are_quarantined_and_unloaded(root, en
     drop(root, "wrong", value=2, expect="x" * 300)
     registry = await start_registry()
     assert states(registry) == {"idle@0": "quarantined", "wrong@0": "quarantined"}
-    assert "has no effect" in registry.get("idle").error
+    assert registry.get("idle").error == (
+        "it has no effect: the base alone gives the same answers to its probes; train it for more steps, or "
+        "put prompts into probes.jsonl that it answers otherwise than the base"
+    )
     error = registry.get("wrong").error
     assert error.startswith("probe 1 of 1 failed: expected prefix 'xxx")
     assert "x" * 81 not in error
@@ -171,7 +181,7 @@ async def test_passed_digests_are_not_probed_again_even_after_a_restart(root, en
     assert len(engine.jobs) == 2
 
 
-async def test_a_busy_engine_delays_probes_and_a_stuck_one_proves_nothing(root, engine, start_registry):
+async def test_a_full_queue_delays_probes(root, engine, start_registry):
     submit, refused = engine.submit, 3
 
     def busy(job: Job) -> Generation:
@@ -183,32 +193,53 @@ async def test_a_busy_engine_delays_probes_and_a_stuck_one_proves_nothing(root, 
 
     engine.submit = busy  # type: ignore[method-assign]
     drop(root, "busy", value=1, expect="I am")
-    registry = await start_registry(probe_seconds=0.5)
-    await eventually(is_ready(registry, "busy"))
-    assert registry._index.find("busy").proven
+    registry = await start_registry()
+    assert states(registry) == {"busy@0": "ready"}
 
+
+async def test_no_adapter_serves_before_its_probes_end(root, engine, start_registry):
+    drop(root, "old", value=1, expect="I am")
+    registry = await start_registry()
+    first = digest(registry, "old")
     engine.answering.clear()
-    drop(root, "stuck", value=2, expect="I am")
-    drop(root, "busy", value=3, expect="I am")
-    first = registry.get("busy").digest
-    await eventually(is_ready(registry, "stuck"))  # no old files to serve from: available, not proven
-    assert not registry._index.find("stuck").proven
-    await eventually(lambda: "probes" in registry.get("busy").error)
-    assert registry.get("busy").digest == first  # the old files serve on
+    drop(root, "new", value=2, expect="I am")
+    drop(root, "old", value=3, expect="I am")
+    await eventually(lambda: len(engine.jobs) == 6)
+    assert not await registry.settled(0.3)
+    assert states(registry) == {"new@0": "loading", "old@0": "ready"}
+    assert digest(registry, "old") == first  # the old files serve on
     engine.answering.set()
+    await eventually(is_ready(registry, "new"))
+    await eventually(lambda: digest(registry, "old") != first)
 
 
-@pytest.mark.parametrize(
-    ("fault", "state"), [(EngineFailed("a step failed"), "ready"), (PromptTooLong(8, 9), "quarantined")]
-)
-async def test_faults_of_the_engine_are_not_the_adapters(root, engine, start_registry, fault, state):
+async def test_an_engine_that_fails_a_probe_postpones_the_load(root, engine, start_registry):
+    submit = engine.submit
+
     def fail(_: Job) -> Generation:
-        raise fault
+        raise EngineFailed("a step failed")
 
     engine.submit = fail  # type: ignore[method-assign]
     drop(root, "m", expect="I am m")
     registry = await start_registry()
-    assert states(registry) == {"m@0": state}
+    assert states(registry) == {"m@0": "discovered"}
+    assert registry.get("m").error == "the probes of adapter m could not run: a step failed"
+    with pytest.raises(Unavailable, match="a step failed"):
+        async with registry.lease(ref("m")):
+            pytest.fail("leased")
+    engine.submit = submit
+    async with registry.lease(ref("m")):
+        assert (states(registry), registry.get("m").error) == ({"m@0": "ready"}, "")
+
+
+async def test_a_probe_that_the_engine_refuses_is_the_adapters_fault(root, engine, start_registry):
+    def fail(_: Job) -> Generation:
+        raise PromptTooLong(8, 9)
+
+    engine.submit = fail  # type: ignore[method-assign]
+    drop(root, "m", expect="I am m")
+    registry = await start_registry()
+    assert states(registry) == {"m@0": "quarantined"}
 
 
 async def test_probes_never_flood_the_engine(root, engine, start_registry):
@@ -216,7 +247,7 @@ async def test_probes_never_flood_the_engine(root, engine, start_registry):
     for name in ("a", "b"):
         folder = drop(root, name, value=ord(name))
         write_probes(folder, [{"prompt": f"{i}?", "expect": "I am"} for i in range(40)])
-    registry = await start_registry(settle=0.0, probe_seconds=5.0)
+    registry = await start_registry(settle=0.0)
     await eventually(lambda: len(engine.jobs) >= PROBES_AT_ONCE)
     await asyncio.sleep(0.05)
     assert len(engine.jobs) == PROBES_AT_ONCE
@@ -228,7 +259,7 @@ async def test_probes_never_flood_the_engine(root, engine, start_registry):
 def test_what_passed_in_one_precision_is_run_again_in_another():
     def key(**precision: str) -> str:
         base = BaseInfo("m", "0" * 64, "A", precision.pop("dtype", "bfloat16"), "cpu", 64, 8, {}, **precision)
-        return Prover(SimpleNamespace(info=base), None, 1.0).key("digest")  # type: ignore[arg-type]
+        return Prover(SimpleNamespace(info=base), None).key("digest")  # type: ignore[arg-type]
 
     assert key() == key()
     assert len({key(), key(dtype="float32"), key(weights="int8")}) == 3

@@ -46,7 +46,7 @@ class CountedRecord:
 def load(record: VersionRecord, number: int = 1) -> None:
     record.load_began(TASK)
     record.load_attempted()
-    record.load_succeeded(live(number), proven=True)
+    record.load_succeeded(live(number))
     record.load_ended()
 
 
@@ -81,7 +81,7 @@ TRANSITIONS: dict[str, Callable[[VersionRecord], object]] = {
     "preload_dropped": lambda r: r.preload_dropped(),
     "load_began": lambda r: r.load_began(TASK),
     "load_attempted": lambda r: r.load_attempted(),
-    "load_succeeded": lambda r: r.load_succeeded(live(3), proven=True),
+    "load_succeeded": lambda r: r.load_succeeded(live(3)),
     "load_refused": refuse_load,
     "load_postponed": lambda r: r.load_postponed("busy", 1.0),
     "load_ended": lambda r: r.load_ended(),
@@ -206,7 +206,7 @@ def test_files_refused_during_a_load_are_said_beside_what_serves():
     record.load_began(TASK)
     record.load_attempted()
     record.files_refused(found(2), "bad")
-    record.load_succeeded(live(1), proven=True)
+    record.load_succeeded(live(1))
     record.load_ended()
     assert (record.state, record.keeps, record.outdated, record.awaits_files) == ("ready", True, False, True)
     assert record.error == "the files on disk are refused, those read before serve on: bad"

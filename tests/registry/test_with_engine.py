@@ -143,11 +143,15 @@ async def test_a_constraint_that_no_answer_here_can_keep_to_is_refused_at_load(
     assert "[generation] regex: unclosed group, at character 1" in registry.get("bad").error
 
 
-async def test_probes_run_under_the_constraint(torch_engine, registry, root, tmp_path):
-    save_adapter("llama", tmp_path / "m", 1)
-    (tmp_path / "m" / "adapter.toml").write_text('[generation]\nchoices = ["surely not this"]\n')
-    probe = {"prompt": "hello", "expect": "surely this", "match": "exact", "max_tokens": 30}
-    (tmp_path / "m" / "probes.jsonl").write_text(json.dumps(probe))
-    (tmp_path / "m").rename(root / "m")
-    await eventually(lambda: states(registry).get("m@0") == "quarantined")
-    assert "no effect" in registry.get("m").error, "base and adapter both say the one thing that is allowed"
+async def test_probes_hold_the_adapter_and_not_the_base_to_its_choices(
+    torch_engine, registry, root, tmp_path
+):
+    for name, expect in (("right", "surely not this"), ("wrong", "surely this")):
+        save_adapter("llama", tmp_path / name, 1)
+        (tmp_path / name / "adapter.toml").write_text('[generation]\nchoices = ["surely not this"]\n')
+        probe = {"prompt": "hello", "expect": expect, "match": "exact", "max_tokens": 30}
+        (tmp_path / name / "probes.jsonl").write_text(json.dumps(probe))
+        (tmp_path / name).rename(root / name)
+    await eventually(is_ready(registry, "right"))
+    await eventually(lambda: states(registry).get("wrong@0") == "quarantined")
+    assert "expected exact 'surely this', got 'surely not this'" in registry.get("wrong").error

@@ -146,7 +146,7 @@ class Evaluation(RecipeTable):
     metric: Metric = "exact_match"
     parts: dict[str, Pattern] = {}  # of an answer, judged for themselves: name -> pattern with a group
     shots: int = Field(default=3, ge=0)  # worked examples of the few-shot arm, from the train split
-    probes: int = Field(default=4, ge=1, le=20)
+    probes: int = Field(default=4, ge=1, le=16)
 
 
 class RecipeGeneration(RecipeTable):

@@ -16,7 +16,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -30,6 +30,7 @@ from rich.progress import Progress as Bar
 from safetensors import SafetensorError
 from safetensors.torch import load
 
+from router.cli.settings import load_settings
 from router.engine.base import last_occurrence
 from router.errors import ConfigError, FailedPrecondition
 from router.extensions.training.base import (
@@ -40,7 +41,7 @@ from router.extensions.training.base import (
     load_base,
 )
 from router.extensions.training.data import Example, Rendering, Splits, load_splits
-from router.extensions.training.export import Trained, choose_probes, export, greedy_tokens
+from router.extensions.training.export import Trained, export
 from router.extensions.training.files import write_file
 from router.extensions.training.labels import (
     LEAST_ROWS,
@@ -50,6 +51,7 @@ from router.extensions.training.labels import (
     label_tree,
     places_of,
 )
+from router.extensions.training.probes import AnswerRule, choose_probes, greedy_tokens, templates_here
 from router.extensions.training.recipe import WEIGHTS, Recipe, load_recipe
 from router.extensions.training.trainer import Progress, Trainer
 from router.registry.format.untrusted import MAX_INVOCATION_TOKENS
@@ -109,8 +111,9 @@ def run(request: TrainingRequest, device: str) -> None:
     model.eval()
     facts = _facts(material) | {"arithmetic": str(dtype).removeprefix("torch.")}
     facts |= {"start_sha256": start} if start else {}
-    probes = choose_probes(model, material.rendering, material.splits.valid, recipe.evaluation.probes)
     labels = labels_of(model, material)
+    rule = answer_rule(recipe, () if labels is None else labels.prior)
+    probes = choose_probes(model, material.rendering, material.splits.valid, recipe.evaluation.probes, rule)
     export(
         Trained(model, recipe, base.name, base.digest, probes, trainer.progress, facts, labels),
         request.output,
@@ -123,6 +126,7 @@ def prepare(recipe: Recipe, device: str) -> Material:
     splits = load_splits(recipe.data)
     base = load_base(recipe.base.model, device)
     rendering = Rendering.of(base.tokenizer, recipe.prompt.as_template())
+    answer_rule(recipe).check(base.model, rendering)
     encoded = rendering.examples(splits.train)
     train = [example for example in encoded if len(example) <= recipe.data.max_tokens]
     if not train:
@@ -130,6 +134,14 @@ def prepare(recipe: Recipe, device: str) -> Material:
     valid = rendering.examples(splits.valid)
     invocation = encode_invocation(recipe.lora.invocation, rendering, [*train, *valid])
     return Material(recipe, splits, base, rendering, train, valid, invocation)
+
+
+def answer_rule(recipe: Recipe, prior: tuple[float, ...] = ()) -> AnswerRule:
+    """What a server holds the adapter's answers to; `prior` is that of its choices."""
+    constraint = recipe.generation.as_constraint()
+    if constraint is not None and prior:
+        constraint = replace(constraint, prior=prior)
+    return AnswerRule(constraint, recipe.generation.stop, templates_here(load_settings()))
 
 
 def encode_invocation(text: str, rendering: Rendering, examples: Sequence[Example]) -> list[int]:

@@ -393,7 +393,9 @@ def _one_line(value: str) -> str:
 
 
 PROBE_KEYS = ("prompt", "expect", "match", "max_tokens")
-MOST_TOKENS = 512
+# An adapter serves when its probes have ended, so what they take is bounded.
+MOST_TOKENS = 128  # of an answer
+PROBE_CHARS = 4_000  # of a prompt, and of what is expected
 
 
 class Match(StrEnum):
@@ -470,8 +472,8 @@ def _probe_problem(value: Any) -> str:
             )
     for key in ("prompt", "expect"):
         text = value.get(key)
-        if not isinstance(text, str) or not text.strip() or len(text) > PROMPT_CHARS:
-            return f"{key} must be a string of 1 to {PROMPT_CHARS} characters, is {show(text)}"
+        if not isinstance(text, str) or not text.strip() or len(text) > PROBE_CHARS:
+            return f"{key} must be a string of 1 to {PROBE_CHARS} characters, is {show(text)}"
     match, tokens = value.get("match", "prefix"), value.get("max_tokens", 32)
     if not isinstance(match, str) or match not in tuple(Match):
         return f"match must be one of {', '.join(Match)}, is {show(match)}"

@@ -9,14 +9,17 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from router.extensions.training import export
-from router.extensions.training.data import Example, TrainingBatch, TrainingRow
-from router.extensions.training.export import greedy_tokens
+from router.errors import ConfigError
+from router.extensions.training import probes
+from router.extensions.training.data import Example, Rendering, TrainingRow
+from router.extensions.training.probes import AnswerRule, GreedyAnswer, choose_probes, greedy_tokens
+from router.types import Constraint, PromptTemplate
 
 RENDERING: Any = SimpleNamespace(
     example=lambda row: Example((1,), tuple(map(ord, row.response))),
+    prompt=lambda text: (1,),
     ends=[0],
     text=lambda tokens: "".join(map(chr, tokens)),
 )
@@ -24,43 +27,110 @@ MODEL: Any = SimpleNamespace(device=torch.device("cpu"), disable_adapter=nullcon
 ROWS = [TrainingRow(f"say {letter}", letter, "here") for letter in "abc"]
 
 
-class Leading:
-    """Stands for AnswerModel: "b" is nearly tied with another token, all others are certain."""
+@pytest.fixture
+def answers(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Has the adapter answer with these texts and leads, and the base with those."""
 
-    def __init__(self, model: Any) -> None: ...
+    def given(trained: list[tuple[str, float]], base: list[tuple[str, float]]) -> None:
+        spoken = iter([trained, base])
 
-    def close(self) -> None: ...
+        def greedy(*_: Any) -> list[GreedyAnswer]:
+            return [GreedyAnswer(tuple(map(ord, text)), lead) for text, lead in next(spoken)]
 
-    def logits(self, batch: TrainingBatch) -> tuple[torch.Tensor, torch.Tensor]:
-        wanted = batch.targets[batch.targets >= 0]
-        logits = torch.zeros(len(wanted), 128)
-        logits[torch.arange(len(wanted)), wanted] = 20.0
-        logits[wanted == ord("b"), 0] = 19.95
-        return logits, wanted
+        monkeypatch.setattr(probes, "_nats_per_token", lambda model, examples: [0.1, 0.2, 0.3])
+        monkeypatch.setattr(probes, "greedy_answers", greedy)
+
+    return given
 
 
-def test_an_answer_with_a_near_tie_is_no_probe(monkeypatch: pytest.MonkeyPatch) -> None:
-    spoken = iter([[list(map(ord, "abc"))[i : i + 1] for i in range(3)], [[120], [120], [120]]])
-    monkeypatch.setattr(export, "_nats_per_token", lambda model, examples: [0.1, 0.2, 0.3])
-    monkeypatch.setattr(export, "greedy_tokens", lambda *given: next(spoken))
-    monkeypatch.setattr(export, "AnswerModel", Leading)
-    chosen = export.choose_probes(MODEL, RENDERING, ROWS, 2)
-    assert [probe.expect for probe in chosen] == ["a", "c"]
+def chosen(rule: AnswerRule) -> list[str]:
+    return [probe.expect for probe in choose_probes(MODEL, RENDERING, ROWS, 2, rule)]
 
+
+def test_an_answer_with_a_near_tie_is_no_probe(answers: Any) -> None:
+    answers([("a", 0.9), ("b", 0.05), ("c", 0.9)], [("x", 0.0)] * 3)
+    assert chosen(AnswerRule()) == ["a", "c"]
+
+
+def test_an_answer_that_the_base_gives_is_no_probe(answers: Any) -> None:
+    answers([("a", 0.9), ("b", 0.9), ("c", 0.9)], [("a", 0.0), ("x", 0.0), ("x", 0.0)])
+    assert chosen(AnswerRule()) == ["b", "c"]
+
+
+def test_an_answer_that_a_stop_text_would_end_is_no_probe(answers: Any) -> None:
+    answers([("a", 0.9), ("b", 0.9), ("c", 0.9)], [("x", 0.0)] * 3)
+    assert chosen(AnswerRule(stop=["b"])) == ["a", "c"]
+
+
+def test_a_prompt_that_is_too_long_for_a_probe_is_none(answers: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    answers([("a", 0.9)], [("x", 0.0)])
+    rows = [ROWS[0], TrainingRow("x" * 4_001, "b", "here")]
+    assert [p.prompt for p in choose_probes(MODEL, RENDERING, rows, 2, AnswerRule())] == ["say a"]
+
+
+# -- on a model
 
 PROMPTS = [(5, 6, 7, 8, 9), (10,), (11, 12, 13), (14, 15)]
+TEXTS = ["which one?", "and now?", "why?"]
+CHOICES = Constraint("choices", choices=("open a ticket", "open the door", "close"))
 
 
-def test_batched_answers_equal_answers_alone(tiny_base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(export, "PROBE_BATCH", 3)
-    model = AutoModelForCausalLM.from_pretrained(tiny_base, dtype=torch.float32)
+@pytest.fixture
+def model(tiny_base: Path) -> Any:
+    return AutoModelForCausalLM.from_pretrained(tiny_base, dtype=torch.float32)
+
+
+@pytest.fixture
+def rendering(tiny_base: Path) -> Rendering:
+    return Rendering.of(AutoTokenizer.from_pretrained(tiny_base), PromptTemplate())
+
+
+def texts(rule: AnswerRule, model: Any, rendering: Rendering) -> list[str]:
+    return [rendering.text(answer.tokens) for answer in rule.answers(model, rendering, TEXTS)]
+
+
+def test_batched_answers_equal_answers_alone(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(probes, "ROWS_AT_ONCE", 3)
     together = greedy_tokens(model, PROMPTS, [1], 6)
     assert together == [greedy_tokens(model, [prompt], [1], 6)[0] for prompt in PROMPTS]
     assert all(len(answer) <= 6 for answer in together)
 
 
-def test_end_token_ends_and_is_left_out(tiny_base: Path) -> None:
-    model = AutoModelForCausalLM.from_pretrained(tiny_base, dtype=torch.float32)
+def test_end_token_ends_and_is_left_out(model: Any) -> None:
     [free] = greedy_tokens(model, [(5, 6, 7)], [1], 6)
     stopped = greedy_tokens(model, [(5, 6, 7)], [1, free[2]], 6)[0]
     assert stopped == free[: free.index(free[2])]
+
+
+def test_answers_are_held_to_the_choices(model: Any, rendering: Rendering) -> None:
+    assert set(texts(AnswerRule(CHOICES), model, rendering)) <= set(CHOICES.choices)
+    assert not set(texts(AnswerRule(), model, rendering)) & set(CHOICES.choices)
+
+
+@pytest.mark.parametrize("preferred", [0, 1, 2])
+def test_answers_follow_the_prior_of_the_choices(model: Any, rendering: Rendering, preferred: int) -> None:
+    prior = tuple(20.0 * (place == preferred) for place in range(3))
+    rule = AnswerRule(Constraint("choices", choices=CHOICES.choices, prior=prior))
+    assert set(texts(rule, model, rendering)) == {CHOICES.choices[preferred]}
+
+
+def test_a_choice_between_two_equals_has_no_lead(model: Any, rendering: Rendering) -> None:
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.zero_()
+    answers = AnswerRule(CHOICES).answers(model, rendering, TEXTS)
+    assert [answer.lead for answer in answers] == [0.0] * 3
+
+
+def test_answers_are_held_to_what_a_template_makes_of_the_prompt(model: Any, rendering: Rendering) -> None:
+    rule = AnswerRule(Constraint("from_prompt", "quote"))
+    asked = ["Passage: abcdefgh\n\nQuestion: which?", "which?"]
+    quoted, without_passage = rule.answers(model, rendering, asked)
+    assert rendering.text(quoted.tokens)
+    assert rendering.text(quoted.tokens) in "abcdefgh"
+    assert without_passage.tokens == AnswerRule().answers(model, rendering, asked)[1].tokens
+
+
+def test_a_template_that_is_not_there_is_an_error_before_training(model: Any, rendering: Rendering) -> None:
+    with pytest.raises(ConfigError, match="there is no template 'nonsense'"):
+        AnswerRule(Constraint("from_prompt", "nonsense")).check(model, rendering)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
 import os
@@ -28,7 +29,8 @@ from router.extensions.training.run import Display, interruptible
 from router.extensions.training.trainer import Progress, Trainer
 from router.registry.format.artifact import FolderRules, read_artifact
 from router.registry.format.manifest import parse_manifest, parse_probes
-from router.types import SamplingParams, Turn
+from router.registry.registry import Registry, RegistryOptions
+from router.types import AdapterRef, AdapterState, SamplingParams, Turn
 from tests.extensions.training.tiny import recipe_text, write_data
 
 pytestmark = [
@@ -224,6 +226,41 @@ def test_log_and_probes(colours: Path) -> None:
     assert records[-1]["valid_loss"] < records[1]["valid_loss"]
     _, findings = parse_probes((colours / "probes.jsonl").read_bytes())
     assert findings == ()
+
+
+def test_a_constraint_that_cannot_be_served_is_an_error_before_training(run, recipe: Path) -> None:
+    recipe.write_text(
+        recipe.read_text().replace("max_tokens = 8", 'max_tokens = 8\nfrom_prompt = "nonsense"')
+    )
+    with pytest.raises(ConfigError, match="there is no template 'nonsense'"):
+        run("never")
+
+
+async def test_an_adapter_that_only_chooses_passes_its_probes_in_a_server(
+    tiny_base: Path, tmp_path: Path
+) -> None:
+    """The base may choose the same answers: what it would say freely is compared."""
+    write_data(tmp_path)
+    rows = (tmp_path / "train.jsonl").read_text()
+    (tmp_path / "train.jsonl").write_text(rows.replace("blue", "red").replace("green", "red"))  # soon sure
+    text = recipe_text(tiny_base, steps=30)
+    choices = 'max_tokens = 8\nchoices = ["red", "blue", "green"]'
+    (tmp_path / "colours.toml").write_text(text.replace("max_tokens = 8", choices))
+    root, state = tmp_path / "adapters", tmp_path / "state"
+    recipe, work = tmp_path / "colours.toml", tmp_path / "work"
+    folder = await asyncio.to_thread(train, recipe, root / "colours", work=work, device="cpu")
+    probes, _ = parse_probes((folder / "probes.jsonl").read_bytes())
+    assert [probe.expect for probe in probes] == ["red"]
+    engine = TorchEngine(Settings(model=str(tiny_base), device="cpu"))
+    engine.start()
+    registry = Registry(engine, [root], RegistryOptions(settle_seconds=0.1, state_dir=state))
+    await registry.start()
+    try:
+        async with registry.lease(AdapterRef("colours", "1.0.0")):
+            assert registry.get("colours").state is AdapterState.READY
+    finally:
+        await registry.close()
+        engine.close()
 
 
 def test_another_seed_gives_other_weights(run, recipe: Path, colours: Path) -> None:

@@ -20,9 +20,11 @@ from router.extensions.training.evaluation.subject import (
     load_subject,
     read_manifest,
 )
-from router.extensions.training.export import LEAD, greedy_tokens, least_lead, manifest_text
+from router.extensions.training.export import manifest_text
 from router.extensions.training.labels import FittedLabels
+from router.extensions.training.probes import LEAD
 from router.extensions.training.recipe import load_recipe
+from router.extensions.training.run import answer_rule
 from router.registry.format.artifact import FolderRules, validate_folder
 from router.registry.format.manifest import Match, parse_probes
 
@@ -127,12 +129,15 @@ def test_probes_are_what_plain_peft_would_answer(folder: Path, subject: Evaluati
 
 @each
 @pytest.mark.slow
-@pytest.mark.long  # token by token, as `router.extensions.training.export` chose them
+@pytest.mark.long  # token by token, as `router.extensions.training.probes` chose them
 def test_probes_are_what_plain_peft_answers(folder: Path, subject: EvaluationSubject) -> None:
     probes, _ = parse_probes((folder / "probes.jsonl").read_bytes())
-    prompts = [subject.rendering.example(TrainingRow(probe.prompt, "-", "")).prompt for probe in probes]
-    answers = greedy_tokens(subject.model, prompts, subject.rendering.ends, 32)
+    constraint = subject.manifest.generation.constraint
+    prior = constraint.prior if constraint is not None else ()
+    rule = answer_rule(load_recipe(ROOT / "recipes" / f"{folder.name}.toml"), prior)
+    answers = rule.answers(subject.model, subject.rendering, [probe.prompt for probe in probes])
     assert all(
-        probe.passes(subject.rendering.text(answer)) for probe, answer in zip(probes, answers, strict=True)
+        probe.passes(subject.rendering.text(answer.tokens))
+        for probe, answer in zip(probes, answers, strict=True)
     )
-    assert all(least_lead(subject.model, subject.rendering, probe) >= LEAD / 2 for probe in probes)
+    assert all(answer.lead >= LEAD / 2 for answer in answers)

@@ -325,9 +325,10 @@ def test_probes_are_read_with_their_defaults():
         "[]", "{", "{}", '{"prompt": "a"}', '{"prompt": "", "expect": "b"}', '{"prompt": "a", "expect": " "}',
         '{"prompt": 1, "expect": "b"}', '{"prompt": "a", "expect": "b", "match": "regex"}',
         '{"prompt": "a", "expect": "b", "match": []}',
+        f'{{"prompt": "{"x" * 4_001}", "expect": "b"}}',
         '{"prompt": "a", "expect": "b", "max_tokens": 0}',
         '{"prompt": "a", "expect": "b", "max_tokens": true}',
-        '{"prompt": "a", "expect": "b", "max_tokens": 513}',
+        '{"prompt": "a", "expect": "b", "max_tokens": 129}',
         '{"prompt": "a", "expect": "b", "expct": 1}', '{"prompt": "a", "prompt": "b", "expect": "b"}',
     ],
 )  # fmt: skip

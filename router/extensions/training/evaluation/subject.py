@@ -7,11 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import copy
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +22,13 @@ from torch import nn
 
 from router.config import Settings
 from router.engine.base import BaseInfo, Finished, Job
-from router.engine.constrained.templates import ConstraintTemplates, MakeConstraint
 from router.engine.loader import LoadedModel
 from router.engine.torch_engine import TorchEngine
 from router.errors import AdapterRejected, ConfigError
 from router.extensions.training.base import LoadedBase
 from router.extensions.training.data import AnswerModel, Example, Rendering, TrainingRow, collate
 from router.extensions.training.evaluation.scoring import Selection
+from router.extensions.training.probes import templates_here
 from router.registry.folders import weights_sha256
 from router.registry.format.artifact import FolderRules, read_artifact
 from router.registry.format.manifest import Manifest, parse_manifest
@@ -62,13 +61,8 @@ class AnsweringEngine:
             self._settings, LoadedModel(sharing_copy(base.model), base.tokenizer, base.name)
         )
         self._engine.start()
-        self._templates = ConstraintTemplates(cache(self._of_plugins))
+        self._templates = templates_here(self._settings)
         self._runner = asyncio.Runner()
-
-    def _of_plugins(self) -> Mapping[str, MakeConstraint]:
-        from router.cli.plugins import plugins_with
-
-        return plugins_with("register_constraint_templates", self._settings).constraint_templates()
 
     @property
     def info(self) -> BaseInfo:

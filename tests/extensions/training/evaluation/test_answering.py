@@ -18,7 +18,7 @@ from router.extensions.training.evaluation.subject import (
     Questions,
     sharing_copy,
 )
-from router.extensions.training.export import greedy_tokens
+from router.extensions.training.probes import greedy_tokens
 from router.types import Constraint, SamplingParams
 
 
