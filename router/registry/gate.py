@@ -187,7 +187,12 @@ class Gate:
                 verdicts[record] = replace(verdict, finding=f"{replaced}: {verdict.finding}")
             elif not verdict.open and record not in able and judgements[record].again:
                 finding = "its adapter.toml has no [routing] examples"
-                advice = f"write 6 to 12 example requests there, or {verdict.advice}"
+                advice = (
+                    f"write 6 to 12 requests for it as [routing] examples into {_folder(record)}/{MANIFEST}"
+                )
+                seen = record.serving
+                if seen is not None and seen.manifest.routing.keywords:  # else a report does not help it
+                    advice += f", or {verdict.advice}"
                 verdicts[record] = replace(verdict, finding=finding, advice=advice)
 
     def _first(
@@ -332,12 +337,16 @@ def _advice(record: VersionRecord, judgement: ReportJudgement) -> str:
         return "that is under way; look again in a moment"
     if not judgement.again:
         return overrule
-    place, root = record.found.place.folder, record.found.root
-    folder = root.name / place.relative_to(root) if place.is_relative_to(root) else Path(place.name)
+    run, rows = f"run `lora-router adapters evaluate {_folder(record)}", "--data FILE --metric METRIC"
     if any(file[0] == MANIFEST for file in record.found.stamp.files):
-        return f"run `lora-router adapters evaluate {folder}`, or {overrule}"
-    rows = "--data FILE --metric METRIC"  # as PEFT saved it: it has no recipe
-    return f"run `lora-router adapters evaluate {folder} {rows}` on rows of your own, or {overrule}"
+        return f"{run}`, with `{rows}` if it has no recipe, or {overrule}"
+    return f"{run} {rows}` on rows of your own, or {overrule}"
+
+
+def _folder(record: VersionRecord) -> Path:
+    """Its folder as one would type it beside the adapters folder."""
+    place, root = record.found.place.folder, record.found.root
+    return root.name / place.relative_to(root) if place.is_relative_to(root) else Path(place.name)
 
 
 def _log_verdict(record: VersionRecord) -> None:

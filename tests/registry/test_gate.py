@@ -318,14 +318,33 @@ async def test_a_first_version_with_examples_is_routed_to_at_once(root, start_re
     assert registry.why_none() == ""
 
 
+async def test_a_version_with_a_manifest_may_have_no_recipe(root, start_registry):
+    version(root, "1.0")
+    registry = await start_registry(gate="strict")
+    assert registry.get("m").gate_advice == (
+        "run `lora-router adapters evaluate adapters/m/1.0`, with `--data FILE --metric METRIC` if it has no "
+        "recipe, or overrule with `lora-router adapters default m@1.0 --force`"
+    )
+
+
+async def test_with_keywords_and_without_examples_a_report_helps(root, start_registry):
+    folder = version(root, "1.0")
+    with (folder / "adapter.toml").open("a") as file:
+        file.write('\n[routing]\nkeywords = ["bike"]\n')
+    registry = await start_registry(gate="replacements")
+    advice = registry.get("m").gate_advice
+    assert advice.startswith("write 6 to 12 requests for it as [routing] examples into adapters/")
+    assert ", or run `lora-router adapters evaluate adapters/" in advice
+
+
 async def test_without_examples_it_answers_by_name_and_says_what_is_missing(root, start_registry):
     drop(root, "plain")
     registry = await start_registry(gate="replacements")
     info = registry.get("plain")
     assert (routed(registry), info.state) == ([], "ready")
     assert info.routing == "Not routed to: its adapter.toml has no [routing] examples."
-    assert info.gate_advice.startswith(
-        "write 6 to 12 example requests there, or run `lora-router adapters evaluate"
+    assert info.gate_advice == (
+        "write 6 to 12 requests for it as [routing] examples into adapters/plain/adapter.toml"
     )
     assert registry.why_none() == (
         "None of the 1 adapters here is routed to; plain@0 is not routed to by itself: its adapter.toml has "
