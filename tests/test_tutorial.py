@@ -1,8 +1,9 @@
-"""The commands of docs/tutorial.md on the real base: the four of chats as they are, the others in the small
-form that the page itself tells of."""
+"""The commands of docs/tutorial.md on the real base: the four of chats as they are and on other data,
+the others in the small form that the page itself tells of."""
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
@@ -117,6 +118,64 @@ def test_four_commands_lead_from_a_csv_of_chats_to_a_routed_adapter(terminal: Te
     answered = terminal.run(ask)
     assert "(classified)" in answered
     assert "deposit" in answered
+
+
+THINGS = ("the red bike", "my helmet", "a child seat", "the old lock", "your pump", "the blue trailer")
+QUESTIONS = (
+    *("When do you open for", "What do I pay for", "Where can I leave", "May I swap", "Who mends"),
+    *("How do I book", "When must I return", "Can I cancel", "Is there a deposit for", "Who insures"),
+)
+ASKED = [f"{question} {thing}?" for thing in THINGS for question in QUESTIONS]
+CANNED = ["We open at nine each day.", "Our prices hang at the door.", "Write to help@example.com, please."]
+LABELS = ["hours", "prices", "service"]
+
+
+def rows_of(kind: str) -> str:
+    """A small file of this kind: its questions are for one of three answers, or for free text."""
+    place = {question: min(number % 10, 2) for number, question in enumerate(ASKED)}
+    if kind == "faq.csv":
+        return "question,answer\n" + "".join(f'{q},"{CANNED[place[q]]}"\n' for q in ASKED)
+    if kind == "labels.jsonl":
+        return "".join(json.dumps({"text": q, "label": LABELS[place[q]]}) + "\n" for q in ASKED)
+    free = {q: f"You asked: {q} {CANNED[place[q]]} Anything else?" for q in ASKED}
+    if kind == "alpaca.json":
+        return json.dumps([{"instruction": q, "input": "", "output": free[q]} for q in ASKED])
+    assert kind == "sharegpt.json"
+    chats = [[{"from": "human", "value": q}, {"from": "gpt", "value": free[q]}] for q in ASKED]
+    return json.dumps([{"conversations": chat} for chat in chats])
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize(
+    ("kind", "allowed"),
+    [
+        ("faq.csv", CANNED),
+        pytest.param("labels.jsonl", LABELS, marks=pytest.mark.long),
+        pytest.param("sharegpt.json", None, marks=pytest.mark.long),
+        pytest.param("alpaca.json", None, marks=pytest.mark.long),
+    ],
+)
+def test_each_kind_of_data_leads_to_an_adapter_that_serves(
+    terminal: Terminal, kind: str, allowed: list[str] | None
+) -> None:
+    terminal.environment["LORA_ROUTER_LOAD_PLUGINS"] = "keywords"
+    (terminal.folder / kind).write_text(rows_of(kind))
+    new, train, serve, _ = FOUR
+    own = [kind if word == "chats.csv" else word for word in new]
+    terminal.run([*own, "--steps", "4"])
+    terminal.run(train)
+    terminal.serve(serve)
+    ready = re.compile(r"^bikes +1\.0\.0 \* +ready ", re.MULTILINE)
+    terminal.wait_for(
+        "ready", lambda: "".join(ready.findall(terminal.run(["lora-router", "adapters", "list"])))
+    )
+    said = terminal.run(
+        ["lora-router", "ask", "--json", "--adapter", "bikes", "--max-tokens", "16", ASKED[0]]
+    )
+    answer = json.loads(said)
+    assert answer["decision"]["adapter"] == "adapters/bikes/versions/1.0.0"
+    assert answer["text"] in allowed if allowed else answer["text"]
 
 
 @pytest.mark.slow
