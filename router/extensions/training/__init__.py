@@ -2,7 +2,7 @@
 
 `recipe` and `data` are what a run depends on, `batch` encodes it, `trainer` learns, `probes` and `export`
 make the folder; `run` is the whole way. `new` writes recipes out of somebody's file, `evaluation` measures
-adapters, `comparison` compares two on a running server, `merge` and `conversion` make folders out of others.
+adapters, `comparison` compares two on a running server, `conversion` makes a folder out of another one.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ __all__ = ["train"]
 
 @hookimpl
 def register_commands(app: typer.Typer) -> None:
-    """`adapters new`, `train`, `merge`, `evaluate`, `learning-curve`, `convert`, and `compare`."""
+    """`adapters new`, `train`, `evaluate`, `learning-curve`, `convert`, and `compare`."""
     from router.cli.command import group
     from router.cli.flags import connecting
     from router.extensions.training import commands
@@ -32,7 +32,6 @@ def register_commands(app: typer.Typer) -> None:
         convert=commands.convert,
         new=commands.new,
         train=commands.train,
-        merge=commands.merge,
         evaluate=commands.evaluate,
         **{"learning-curve": commands.learning_curve},
     )

@@ -1,20 +1,17 @@
-"""`lora-router adapters new | train | merge | evaluate | learning-curve | convert`."""
+"""`lora-router adapters new | train | evaluate | learning-curve | convert`."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from router.cli import flags
 from router.cli.adapter_folders import base_for
-from router.cli.command import MISUSED, CliError
-
-if TYPE_CHECKING:
-    from router.extensions.training.merge import MergeSource
+from router.cli.command import CliError
 
 # -- flags of train and evaluate
 Recipe = Annotated[Path, typer.Argument(metavar="RECIPE", help="A training recipe, TOML.")]
@@ -60,30 +57,6 @@ FitLabels = Annotated[
         help="Only calibrate the probabilities of their choices, on validation rows, in adapter.toml.",
     ),
 ]
-
-# -- flags of merge
-Mixed = Annotated[
-    list[str],
-    typer.Argument(
-        metavar="ADAPTER[=WEIGHT]...", help="Adapters in the adapters folder, or folders.", show_default=False
-    ),
-]
-Method = Annotated[
-    str, typer.Option("--method", metavar="METHOD", help="cat, linear, svd, ties, dare_ties, …")
-]
-Density = Annotated[
-    float, typer.Option("--density", metavar="F", help="Share of each adapter that ties and dare keep.")
-]
-Rank = Annotated[
-    int | None,
-    typer.Option("--rank", metavar="N", min=1, help="With svd: of the result. Default: the largest."),
-]
-MergeBase = Annotated[str, typer.Option("--base", metavar="MODEL", help="The base. Default: the one served.")]
-Seed = Annotated[int, typer.Option("--seed", metavar="N", help="Draws what dare drops.")]
-MergeOutput = Annotated[
-    Path | None, typer.Option("--output", "-o", metavar="DIR", help="Folder. Default: adapters/NAME.")
-]
-MergeForce = Annotated[bool, typer.Option("--force", help="Replace an adapter folder that exists.")]
 
 # -- flags of learning-curve
 Fractions = Annotated[
@@ -217,70 +190,6 @@ def train(
     quiet_libraries()
     folder = run(recipe, output, resume=resume, work=work, device=device)
     print(f"{folder}\n\ncheck it:\n  lora-router adapters validate {folder}")
-
-
-def merge(
-    name: Name,
-    mixed: Mixed,
-    method: Method = "cat",
-    density: Density = 0.5,
-    rank: Rank = None,
-    version: Version = "1.0.0",
-    base: MergeBase = "",
-    seed: Seed = 0,
-    adapters: Adapters = Path("adapters"),
-    output: MergeOutput = None,
-    device: Device = "auto",
-    force: MergeForce = False,
-) -> None:
-    """Make one adapter out of several.
-
-    cat adds them exactly, at the sum of their ranks; svd is the nearest to that at a rank of your choice.
-    Prompt and labels are those of the first. Measure it before it serves: a mixture is no better than its
-    report.
-
-    \b
-    Examples:
-      lora-router adapters merge advisor legal=0.6 financial=0.4
-      lora-router adapters merge advisor legal financial --method svd --rank 8
-    """
-    from router.cli.command import quiet_libraries
-    from router.cli.settings import load_settings
-    from router.extensions.training.merge import MergeRequest
-    from router.extensions.training.merge import merge as run
-
-    settings = load_settings(None)
-    quiet_libraries()
-    request = MergeRequest(
-        name=name,
-        sources=[_source(spec, adapters) for spec in mixed],
-        output=output or adapters / name,
-        base=base or settings.model,
-        version=version,
-        method=method,
-        density=density,
-        rank=rank or 0,
-        seed=seed,
-        force=force,
-    )
-    folder = run(request, device)
-    print(
-        f"{folder}\n\nmeasure it, or it answers by name only:\n"
-        f"  lora-router adapters evaluate {folder} --data rows.jsonl --metric exact_match"
-    )
-
-
-def _source(spec: str, adapters: Path) -> MergeSource:
-    """`legal`, `legal=0.6` or `../mine/legal=0.6`. Raises CliError."""
-    from router.extensions.training.merge import MergeSource
-
-    name, _, weight = spec.rpartition("=") if "=" in spec else (spec, "", "1")
-    try:
-        value = float(weight)
-    except ValueError:
-        raise CliError(f"{spec!r}: a weight is a number, such as {name}=0.5", MISUSED) from None
-    inside = adapters / name
-    return MergeSource(inside if inside.is_dir() else Path(name), value)
 
 
 def evaluate(

@@ -147,23 +147,6 @@ def test_fractions_that_are_no_numbers_are_a_misuse(cli, curves):
     assert curves == []
 
 
-@pytest.mark.parametrize(
-    ("arguments", "code", "message"),
-    [
-        (["advisor", "legal=much", "financial"], 2, "'legal=much': a weight is a number, such as legal=0.5"),
-        (["advisor", "legal", "financial"], 2, "legal is no adapter folder"),
-        (["advisor", "legal"], 2, "two adapters at least"),
-        (["advisor", "legal", "medical", "--method", "magic"], 2, "--method 'magic': there are"),
-        (["advisor", "legal=0", "medical"], 2, "a weight is a number other than 0"),
-    ],
-)
-def test_bad_input_of_merge_is_one_line(cli, arguments, code, message):
-    done = cli("adapters", "merge", *arguments)
-    assert done.code == code, done.err
-    assert message in done.err
-    assert done.err.count("\n") == 1
-
-
 # -- convert
 
 
