@@ -54,8 +54,9 @@ def choose_probes(
     with model.disable_adapter():
         plain = AnswerRule().answers(model, rendering, [row.prompt for row in shortlist])
     for row, answer, base in zip(shortlist, trained, plain, strict=True):
-        text = rendering.text(answer.tokens)
-        if text != rendering.text(base.tokens) and rule.keeps(text) and answer.lead >= LEAD:
+        text, whole = rendering.text(answer.tokens), len(answer.tokens) <= LONGEST_PROBE
+        differs = text != rendering.text(base.tokens)
+        if differs and whole and rule.keeps(text) and answer.lead >= LEAD:
             chosen.setdefault(text, Probe(row.prompt, text, Match.EXACT, LONGEST_PROBE + 1))
     return list(chosen.values())[:count]
 
@@ -86,7 +87,7 @@ class AnswerRule:
         self._templates = templates or ConstraintTemplates()
 
     def keeps(self, answer: str) -> bool:
-        """Whether it is whole, and no stop text would have ended it earlier."""
+        """Whether a server would give it in full: no stop text ends it earlier."""
         return bool(answer) and not any(stop in answer for stop in self._stop)
 
     def check(self, model: Any, rendering: Rendering) -> None:

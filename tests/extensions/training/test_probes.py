@@ -62,6 +62,11 @@ def test_an_answer_that_a_stop_text_would_end_is_no_probe(answers: Any) -> None:
     assert chosen(AnswerRule(stop=["b"])) == ["a", "c"]
 
 
+def test_an_answer_that_was_cut_off_is_no_probe(answers: Any) -> None:
+    answers([("a" * 25, 0.9), ("b" * 24, 0.9), ("c", 0.9)], [("x", 0.0)] * 3)
+    assert chosen(AnswerRule()) == ["b" * 24, "c"]
+
+
 def test_a_prompt_that_is_too_long_for_a_probe_is_none(answers: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     answers([("a", 0.9)], [("x", 0.0)])
     rows = [ROWS[0], TrainingRow("x" * 4_001, "b", "here")]
