@@ -5,8 +5,10 @@ from __future__ import annotations
 import ast
 import inspect
 import re
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -172,6 +174,25 @@ def test_every_command_and_option_is_told(name, options):
     shared = {"--help", "--server", "--timeout", "--json", *secured}
     assert [o for o in options if o not in shared and not re.search(rf"`{o}\b", told)] == []
     assert all(f"`{o}" in whole for o in shared)
+
+
+def typed(text: str) -> list[str]:
+    """The commands of ours in blocks of a shell, one a line."""
+    blocks = re.findall(r"^ *```(?:sh|bash)?\n(.*?)^ *```", text, re.MULTILINE | re.DOTALL)
+    lines = "".join(blocks).replace("\\\n", " ").splitlines()
+    return [line.strip() for line in lines if line.strip().startswith("lora-router ")]
+
+
+@pytest.mark.parametrize("path", [*sorted(DOCS.glob("*.md")), ROOT / "README.md"], ids=lambda path: path.name)
+def test_every_command_in_a_shell_block_can_be_parsed(path: Path) -> None:
+    for line in typed(path.read_text(encoding="utf-8")):
+        words = shlex.split(re.split(r" [|>&]", line)[0], comments=True)[1:]
+        command: Any = all_commands()
+        while words and hasattr(command, "commands"):
+            context = command.make_context(line, words)
+            words = [*context._protected_args, *context.args]
+            _, command, words = command.resolve_command(context, words)
+        command.make_context(line, words)  # raises UsageError for what it does not take
 
 
 def examples(text: str) -> list[str]:
