@@ -184,6 +184,15 @@ def test_a_taken_port_is_told_before_anything_is_loaded(cli, monkeypatch, flag):
     assert f"choose another address with {flag} HOST:PORT" in done.err
 
 
+def test_all_taken_ports_are_told_at_once(cli):
+    with socket.create_server(("127.0.0.1", 0)) as one, socket.create_server(("127.0.0.1", 0)) as other:
+        first, second = (f"127.0.0.1:{server.getsockname()[1]}" for server in (one, other))
+        done = cli("serve", "--listen", first, "--metrics-listen", second)
+    assert done.code == 2
+    assert f"cannot listen on {first} and {second}" in done.err
+    assert "with --listen HOST:PORT and --metrics-listen HOST:PORT" in done.err
+
+
 def test_a_taken_port_ends_with_2(cli, monkeypatch, own_folder):
     monkeypatch.setattr("router.cli.engines.resolve_model", lambda model: own_folder)
     monkeypatch.setattr("router.cli.engines.make_engine", lambda settings: FakeEngine())
