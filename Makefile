@@ -48,15 +48,15 @@ install: $(STAMP) ## create .venv with all that development needs; demo and serv
 
 # Two environments in one folder: what serving needs, and that with what development needs.
 $(SERVES): pyproject.toml
-	@echo "installing what serving needs into $(VENV), first torch, then the rest"
+	@echo "installing what serving needs into $(VENV): first torch, then the rest"
 	$(MAKE_VENV)
-	$(PIP_INSTALL) $(TORCH_FROM) torch || $(INSTALL_FAILED)
-	$(PIP_INSTALL) -e '.[standard,native]' || $(INSTALL_FAILED)
+	@$(PIP_INSTALL) $(TORCH_FROM) torch || $(INSTALL_FAILED)
+	@$(PIP_INSTALL) -e '.[standard,native]' || $(INSTALL_FAILED)
 	@touch $@
 
 $(STAMP): pyproject.toml
 	$(MAKE_VENV)
-	$(PIP_INSTALL) -e '.[dev,standard,train,pictures,native]' || $(INSTALL_FAILED)
+	@$(PIP_INSTALL) -e '.[dev,standard,train,pictures,native]' || $(INSTALL_FAILED)
 	@touch $(SERVES) $@
 
 install-locked: ## the same with exactly the packages of requirements-dev.lock, by their hashes
@@ -137,8 +137,11 @@ lock: $(TOOLS_STAMP) ## write requirements.lock (the image) and requirements-dev
 audit: $(TOOLS_STAMP) ## ask the advisory database about every package of the locks; fails where it cannot be asked
 	$(PY) -m deploy.audit --pip-audit $(TOOLS)/bin/pip-audit requirements.lock requirements-dev.lock
 
-wheel: $(SERVES) ## write dist/lora_router-VERSION-py3-none-any.whl, which serves from any folder
+wheel: $(SERVES) ## write dist/lora_router-VERSION-py3-none-any.whl, which serves from any folder; list what it serves
 	$(BIN)/pip wheel -q --no-deps --wheel-dir dist .
+	@wheel=$$(ls -t dist/lora_router-*.whl | head -1) && echo "$$wheel, $$(wc -c < $$wheel) bytes. Adapters and plugins in it (router/shipped.txt lists the files):" && \
+	$(BIN)/python -m zipfile -l $$wheel | awk '$$1 ~ /_data\/(adapters|plugins)/ {split($$1, part, "/"); \
+		bytes[part[3] "/" part[4]] += $$NF} END {for (one in bytes) printf "  %-32s %9d bytes\n", one, bytes[one]}' | sort
 
 sbom: $(TOOLS_STAMP) ## write dist/sbom.cdx.json, the packages of the image (CycloneDX)
 	@mkdir -p dist

@@ -1,4 +1,4 @@
-"""`python -m router.cli` is `lora-router`: commands are imported here, so that Ctrl-C ends that quietly, too."""
+"""`python -m router.cli` is `lora-router`: Ctrl-C ends it quietly, also while it is being imported."""
 
 from __future__ import annotations
 

@@ -144,10 +144,12 @@ async def drop_in(server: DemoServer, folder: Path) -> list[DemoRequest]:
 
     Its weights are those of the adapter here that answers from a passage: none is trained for this.
     """
-    from router.carried import carried
+    from router.built_in import built_in_folders
     from router.client import AsyncClient
 
-    weights = next((one / WEIGHTS_OF for one in carried("adapters") if (one / WEIGHTS_OF).is_dir()), None)
+    weights = next(
+        (one / WEIGHTS_OF for one in built_in_folders("adapters") if (one / WEIGHTS_OF).is_dir()), None
+    )
     if weights is None:
         return []
     before, after = DemoRequest("", DROPPED_PROMPT), DemoRequest(DROPPED, DROPPED_PROMPT)
@@ -187,7 +189,10 @@ async def until_routed(client: AsyncClient) -> float:
         if now - said >= SAY_SECONDS:
             said = now
             late = ", ".join(vote.classifier for vote in decision.votes if vote.error == VoteError.NOT_READY)
-            print(f"  {now - began:.0f} s: {f'still learning: {late}' if late else 'not routed yet'}", flush=True)
+            print(
+                f"  {now - began:.0f} s: {f'still learning: {late}' if late else 'not routed yet'}",
+                flush=True,
+            )
         await asyncio.sleep(0.1)
 
 

@@ -132,7 +132,7 @@ def test_a_missing_tool_is_named(cache, monkeypatch, tmp_path, tool, reason):
 
 
 def test_a_build_that_was_interrupted_goes_on_from_its_objects(cache, good, monkeypatch, tmp_path, caplog):
-    """The first process ends after one file, as torch's own lock shows; the second finds what that one made."""
+    """The first process ends after one file and leaves torch's lock; the second finds what that made."""
     compiler = tmp_path / "python"
     compiler.write_text(
         f"""#!/bin/sh
