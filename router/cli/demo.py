@@ -336,6 +336,7 @@ def demo_server(*flags: str) -> Iterator[DemoServer]:
     """`lora-router serve` with its output in a temporary file; ended if it is still there at the end."""
     address, metrics = free_address(), free_address()
     command = [sys.executable, "-m", "router.cli", "serve", "--listen", address, "--metrics-listen", metrics]
+    command += ["--http-listen", ""]
     command += flags
     with tempfile.NamedTemporaryFile(prefix="lora-router-demo-", suffix=".log") as log:
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT)
