@@ -2,6 +2,7 @@
 PY ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+SERVES := $(VENV)/.serves
 STAMP := $(VENV)/.installed
 STUBS := router/v1
 WORKERS ?= -n auto --maxprocesses 4 --dist worksteal
@@ -11,6 +12,13 @@ ALONE = $$(grep -rl 'mark.alone' tests)
 
 # Compiled modules are kept wherever the shell says not to: tests start many processes, and rewrite assertions.
 unexport PYTHONDONTWRITEBYTECODE
+
+# As `python -m venv`, which leaves a traceback if Ctrl-C ends it.
+MAKE_VENV = @$(PY) -c 'import signal, venv; signal.signal(signal.SIGINT, signal.SIG_DFL); venv.main(["$(VENV)"])'
+# Modules are compiled when they are first imported: most never are.
+PIP_INSTALL = $(BIN)/pip install --disable-pip-version-check --no-compile
+INSTALL_FAILED = { echo "make: pip could not install (above is why). See that the network and pip's index settings are \
+	right, then run make again: what is installed stays." >&2; exit 1; }
 
 # What looks after packages has an environment of its own: it is no part of what is served or tested.
 TOOLS := .make/tools
@@ -36,27 +44,35 @@ TARGETS ?=
 help: ## show this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-install: $(STAMP) ## create .venv and install the project with its tools
+install: $(STAMP) ## create .venv with all that development needs; demo and serve need less and install less
 
-$(STAMP): pyproject.toml
-	$(PY) -m venv $(VENV)
-	$(BIN)/pip install -q --disable-pip-version-check -e '.[dev,standard,train,pictures,native]'
+# Two environments in one folder: what serving needs, and that with what development needs.
+$(SERVES): pyproject.toml
+	@echo "installing what serving needs into $(VENV): first torch, then the rest"
+	$(MAKE_VENV)
+	@$(PIP_INSTALL) $(TORCH_FROM) torch || $(INSTALL_FAILED)
+	@$(PIP_INSTALL) -e '.[standard,native]' || $(INSTALL_FAILED)
 	@touch $@
 
+$(STAMP): pyproject.toml
+	$(MAKE_VENV)
+	@$(PIP_INSTALL) -e '.[dev,standard,train,pictures,native]' || $(INSTALL_FAILED)
+	@touch $(SERVES) $@
+
 install-locked: ## the same with exactly the packages of requirements-dev.lock, by their hashes
-	$(PY) -m venv $(VENV)
+	$(MAKE_VENV)
 	$(BIN)/pip install -q --disable-pip-version-check --require-hashes $(TORCH_FROM) -r requirements-dev.lock
 	$(BIN)/pip install -q --disable-pip-version-check --no-deps --no-build-isolation -e .
-	@touch $(STAMP)
+	@touch $(SERVES) $(STAMP)
 
-demo: $(STAMP) ## fetch the base, serve it with the adapters here, send real requests to all at once
-	$(BIN)/python -m router.cli.demo
+demo: $(SERVES) ## fetch the base, serve it with the adapters here, send real requests to all at once
+	@$(BIN)/python -c 'from router.cli.__main__ import main; main("router.cli.demo")'
 
-demo-cluster: $(STAMP) ## the same on two Ray nodes of this machine, a replica on each, one of them killed meanwhile
+demo-cluster: $(SERVES) ## the same on two Ray nodes of this machine, a replica on each, one of them killed meanwhile
 	$(BIN)/pip install -q --disable-pip-version-check -e '.[standard,ray]'
 	$(BIN)/python -m router.cli.demo_cluster
 
-serve: $(STAMP) ## serve the default base with ./adapters and ./plugins
+serve: $(SERVES) ## serve the default base with ./adapters and ./plugins
 	$(BIN)/lora-router serve
 
 test: $(STAMP) ## all tests but the long ones, those on the real base included
@@ -121,8 +137,11 @@ lock: $(TOOLS_STAMP) ## write requirements.lock (the image) and requirements-dev
 audit: $(TOOLS_STAMP) ## ask the advisory database about every package of the locks; fails where it cannot be asked
 	$(PY) -m deploy.audit --pip-audit $(TOOLS)/bin/pip-audit requirements.lock requirements-dev.lock
 
-wheel: $(STAMP) ## write dist/lora_router-VERSION-py3-none-any.whl, which serves from any folder
+wheel: $(SERVES) ## write dist/lora_router-VERSION-py3-none-any.whl, which serves from any folder; list what it serves
 	$(BIN)/pip wheel -q --no-deps --wheel-dir dist .
+	@wheel=$$(ls -t dist/lora_router-*.whl | head -1) && echo "$$wheel, $$(wc -c < $$wheel) bytes. Adapters and plugins in it (router/shipped.txt lists the files):" && \
+	$(BIN)/python -m zipfile -l $$wheel | awk '$$1 ~ /_data\/(adapters|plugins)/ {split($$1, part, "/"); \
+		bytes[part[3] "/" part[4]] += $$NF} END {for (one in bytes) printf "  %-32s %9d bytes\n", one, bytes[one]}' | sort
 
 sbom: $(TOOLS_STAMP) ## write dist/sbom.cdx.json, the packages of the image (CycloneDX)
 	@mkdir -p dist

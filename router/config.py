@@ -127,17 +127,17 @@ class Settings(BaseSettings):
     )
     adapters_dir: Annotated[tuple[Path | str, ...], NoDecode] = Field(
         (),
-        description="adapter folders or stores (s3://BUCKET/KEY), watched; default ./adapters over the "
-        "carried ones",
+        description="adapter folders or stores (s3://BUCKET/KEY), watched; default ./adapters and the "
+        "built-in ones",
     )
     mirror_dir: str = Field(
         "", description="folder for copies and cache of stores; empty: in the state folder"
     )
     plugins_dir: Annotated[tuple[Path, ...], NoDecode] = Field(
-        (), description="plugin folders, watched; default ./plugins over the carried ones"
+        (), description="plugin folders, watched; default ./plugins and the built-in ones"
     )
     bare: bool = Field(
-        False, description="leave out the carried adapters, and the carried plugins where ./plugins exists"
+        False, description="leave out the built-in adapters, and the built-in plugins where ./plugins exists"
     )
     load_plugins: str | None = Field(
         None, description="load only these plugin files (comma list; empty: none)"

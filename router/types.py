@@ -422,7 +422,7 @@ class AdapterInfo:
     gate_advice: str = ""  # what to do about that
     override: Override | None = None  # the gate was overruled for it
     invocation_tokens: tuple[int, ...] = ()  # from which on it acts; none: from the beginning
-    carried: bool = False  # it comes with lora-router
+    built_in: bool = False  # it comes with lora-router
 
 
 class AdapterEventKind(StrEnum):

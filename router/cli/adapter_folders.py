@@ -282,9 +282,7 @@ def validate(
     ignored = tuple(ignore_field or ())
     trust = Trust.of(settings.require_signed, settings.adapters_lock)
     rules = FolderRules(base, max_rank=settings.max_rank, ignore_fields=ignored, trust=trust)
-    reports = [
-        _over_carried(_constraint_checked(validate_folder(path, rules), settings), settings) for path in paths
-    ]
+    reports = [_constraint_checked(validate_folder(path, rules), settings) for path in paths]
     if json:
         print_json([report.to_json() for report in reports])
     else:
@@ -292,22 +290,6 @@ def validate(
             _print_report(report)
     if not all(report.ok for report in reports):
         raise typer.Exit(1)
-
-
-def _over_carried(report: Validation, settings: Settings) -> Validation:
-    """With the version of the carried adapter of its name, where a server has that one below one's own."""
-    from router.carried import carried, is_carried
-    from router.registry.format.manifest import parse_manifest
-
-    here = Path(report.folder).resolve()
-    if settings.bare or settings.adapters_dir or is_carried(Path("adapters"), "adapters"):
-        return report
-    for file in (path / "adapter.toml" for root in carried("adapters") for path in sorted(root.iterdir())):
-        if file.is_file() and file.parent.resolve() != here:
-            manifest, _ = parse_manifest(file.read_bytes(), file.parent.name)
-            if manifest.name == report.inspection.name:
-                return replace(report, covered=manifest.version)
-    return report
 
 
 def base_for(model: str, paths: Sequence[Path]) -> BaseInfo | None:

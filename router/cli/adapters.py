@@ -69,7 +69,7 @@ def row(adapter: Adapter) -> tuple[str, ...]:
 
     overruled = adapter.override is not None and adapter.routable
     marks = (
-        ["carried"] * adapter.carried
+        ["built in"] * adapter.built_in
         + ["pinned"] * adapter.pinned
         + ["gate overruled"] * (overruled and "won experiments/" not in adapter.routing)
     )
@@ -120,7 +120,7 @@ def _pairs(adapter: Adapter) -> list[tuple[str, str]]:
         ("to do", adapter.gate_advice),
         ("overruled", override_line(adapter.override) if adapter.override else ""),
         ("pinned", "yes" if adapter.pinned else "no"),
-        ("carried", "it comes with lora-router" if adapter.carried else ""),
+        ("built in", "yes" if adapter.built_in else ""),
         ("description", adapter.description),
         ("domain", adapter.domain),
         ("task", adapter.task),

@@ -15,7 +15,6 @@ import typer
 from typer.core import TyperGroup
 
 from router.built_in import built_in_modules, name_of
-from router.carried import carried
 from router.cli import flags
 from router.cli.command import MISUSED, CliError
 
@@ -98,8 +97,7 @@ def rows(plugin: PluginStatus | Plugin) -> list[tuple[str, ...]]:
     note = "; ".join(filter(None, [plugin.error, *plugin.warnings, *off, *states]))
     parts = [(c.name, str(c.priority), f"{c.timeout_ms} ms") for c in plugin.classifiers]
     parts += [(j.name, "judge", f"{j.timeout_ms} ms") for j in plugin.judges]
-    built_in = plugin.source == BUILT_IN
-    source = BUILT_IN if built_in else "carried" if plugin.carried else plugin.path or plugin.source
+    source = BUILT_IN if plugin.built_in else plugin.path or plugin.source
     hooks = ", ".join(hook for hook in plugin.hooks if hook not in SHOWN_BELOW)
     first = (plugin.name, state, plugin.version, hooks)
     return [(*first, *part, source, note) for part in parts or [("", "", "")]]
@@ -153,7 +151,6 @@ def host_of(settings: Settings) -> PluginHost:
         settings.plugins_dir,
         settings.load_plugins,
         settings.installed_plugins,
-        carried("plugins"),
         settings.tables,
         built_in=True,
     )

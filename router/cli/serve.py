@@ -45,20 +45,21 @@ Adapters = Annotated[
     typer.Option(
         metavar="DIR|URL",
         help="Adapters folder or store (s3://BUCKET/PREFIX), watched; repeatable. "
-        "Default: ./adapters over the carried ones.",
+        "Default: ./adapters, and those that are built in.",
     ),
 ]
 Plugins = Annotated[
     list[Path] | None,
     typer.Option(
-        metavar="DIR", help="Plugins folder, watched; repeatable. Default: ./plugins over the carried ones."
+        metavar="DIR",
+        help="Plugins folder, watched; repeatable. Default: ./plugins, and those that are built in.",
     ),
 ]
 Bare = Annotated[
     bool | None,
     typer.Option(
         "--bare/--no-bare",
-        help="Leave out what comes with it: adapters, and plugins where ./plugins is there. Default: no.",
+        help="Leave out built-in adapters, and built-in plugins where ./plugins is there. Default: no.",
     ),
 ]
 Model = Annotated[

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from router.carried import carried, is_carried
+from router.built_in import built_in_folders, is_built_in_folder
 from router.cli import flags
 from router.errors import ConfigError
 
@@ -153,7 +153,7 @@ def parse_sets(pairs: Sequence[str]) -> dict[str, str]:
     return values
 
 
-# -- folders of adapters and plugins: those that are named, else ./NAME over the carried ones
+# -- folders of adapters and plugins: those that are named, else ./NAME and the built-in ones
 
 
 def places(settings: Settings) -> tuple[Path | str, ...]:
@@ -164,10 +164,10 @@ def places(settings: Settings) -> tuple[Path | str, ...]:
 
 
 def folders(named: Sequence[Path], name: str, bare: bool) -> tuple[Path, ...]:
-    """The folders of `name`, which is adapters or plugins; the first one that has something of a name wins.
+    """The folders of `name`, which is adapters or plugins: what is in the first overrides what is built in.
 
-    Without `bare`, ./NAME lies over the carried folder; with it ./NAME stands alone, and where there is no
-    ./plugins the carried plugins stay. Folders that are named stand alone. Raises ConfigError for a named
+    Without `bare` these are ./NAME and the built-in folder; with it ./NAME stands alone, and where there is
+    no ./plugins the built-in plugins stay. Folders that are named stand alone. Raises ConfigError for a named
     folder that is not there.
     """
     for folder in named:
@@ -177,9 +177,9 @@ def folders(named: Sequence[Path], name: str, bare: bool) -> tuple[Path, ...]:
         return tuple(named)
     here = tuple(one for one in (Path(name),) if one.is_dir())
     alone = here or name == "adapters"  # without ./plugins, nothing would choose an adapter
-    if (bare and alone) or (here and is_carried(here[0], name)):
+    if (bare and alone) or (here and is_built_in_folder(here[0], name)):
         return here
-    return (*here, *carried(name))
+    return (*here, *built_in_folders(name))
 
 
 # -- `lora-router config show`

@@ -8,7 +8,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from router.carried import carried, is_carried
+from router.built_in import built_in_folders
 from router.cli import output
 from router.config import Settings
 from router.engine.base import BaseInfo
@@ -44,9 +44,9 @@ def print_summary(app: ServerApp, plugins: Sequence[PluginStatus], calibration: 
             *([("replicas", _replicas_line(settings))] if settings.replica_bounds[0] else []),
             (
                 "adapters",
-                f"{adapters} in {_folders_line(settings.adapters_dir, 'adapters')}{_trust_line(settings)}",
+                f"{adapters} in {_folders_line(settings.adapters_dir)}{_trust_line(settings)}",
             ),
-            ("plugins", f"{_classifiers_line(plugins)} in {_folders_line(settings.plugins_dir, 'plugins')}"),
+            ("plugins", f"{_classifiers_line(plugins)} in {_folders_line(settings.plugins_dir)}"),
             *(("plugin", f"{p.name} is broken: {p.error}") for p in plugins if p.error),
             ("calibration", calibration or "none: `lora-router route calibrate` makes one"),
             ("experiments", _experiments_line(app)),
@@ -95,7 +95,7 @@ def adapter_row(info: AdapterInfo) -> tuple[str, ...]:
         info.task,
         str(info.rank or ""),
         output.size(info.size_bytes) if info.size_bytes else "",
-        info.error or info.gate or "; ".join([*["carried"] * info.carried, *info.notes]),
+        info.error or info.gate or "; ".join([*["built in"] * info.built_in, *info.notes]),
     )
 
 
@@ -127,9 +127,8 @@ def lines_to_paste(address: str, settings: Settings, question: str) -> list[str]
 
 def how_to_add(settings: Settings) -> str:
     """A line to paste that puts an adapter where this server looks."""
-    if settings.adapters_dir in ((), carried("adapters")):  # not where one's own belong
-        why = ": yours lie over the carried ones" if settings.adapters_dir else ""
-        return f"mkdir adapters && cp -r my-adapter adapters/  # and start again{why}"
+    if settings.adapters_dir in ((), built_in_folders("adapters")):  # no place for a user's
+        return "mkdir adapters && cp -r my-adapter adapters/  # and start again"
     first = settings.adapters_dir[0]
     if isinstance(first, Path):
         return f"cp -r my-adapter {shlex.quote(f'{first}/')}"
@@ -160,11 +159,8 @@ def _access_line(settings: Settings) -> str:
     return f"{who}; {'TLS' if settings.tls_cert else 'plain text'}{mutual}"
 
 
-def _folders_line(folders: Sequence[Path | str], name: str) -> str:
-    """`adapters, over those that come with lora-router (/usr/lib/.../adapters)`."""
-    mine = [str(one) for one in folders if isinstance(one, str) or not is_carried(one, name)]
-    below = [f"those that come with lora-router ({one})" for one in folders if str(one) not in mine]
-    return ", over ".join(filter(None, [", ".join(mine), *below])) or "no folder"
+def _folders_line(folders: Sequence[Path | str]) -> str:
+    return ", ".join(map(str, folders)) or "no folder"
 
 
 def _trust_line(settings: Settings) -> str:

@@ -417,7 +417,7 @@ def to_adapter(message: adapters_pb2.Adapter) -> Adapter:
         rank=message.rank,
         target_modules=tuple(message.target_modules),
         invocation_tokens=tuple(message.invocation_tokens),
-        carried=message.carried,
+        built_in=message.built_in,
         size_bytes=message.size_bytes,
         default=message.default,
         pinned=message.pinned,
@@ -453,7 +453,7 @@ def to_plugin(message: adapters_pb2.Plugin) -> Plugin:
         ),
         judges=tuple(PluginJudge(j.name, j.timeout_ms, j.breaker, j.problem) for j in message.judges),
         package=message.package,
-        carried=message.carried,
+        built_in=message.built_in,
         hooks=tuple(message.hooks),
     )
 

@@ -256,7 +256,7 @@ class Plugin:
     classifiers: tuple[PluginClassifier, ...]
     judges: tuple[PluginJudge, ...]
     package: str
-    carried: bool
+    built_in: bool
     hooks: tuple[str, ...] = ()  # that it implements
 
 

@@ -11,7 +11,6 @@ import asyncio
 import difflib
 import importlib.metadata
 import logging
-import os
 import re
 import threading
 import time
@@ -22,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from router import hookspecs
-from router.built_in import built_in_modules, name_of
+from router.built_in import built_in_modules, is_built_in, name_of
 from router.classifiers.contract import ClassifierStatus, Registration
 from router.classifiers.isolation import await_in_thread
 from router.errors import ConfigError
@@ -59,14 +58,20 @@ NOTHING = LoadedPlugin()
 Allowed = frozenset[str] | None  # names of plugins; None: all
 
 
+def _not_overridden(found: Sequence[FoundPlugin]) -> list[FoundPlugin]:
+    """Without built-in files that there is another file of the same name for."""
+    ours = {one.path for one in found if is_built_in(one.path, "plugins")}
+    names = {one.name for one in found if not one.unusable and one.path not in ours}
+    return [one for one in found if one.path not in ours or one.name not in names]
+
+
 class PluginHost:
     """Plugins from folders (in their order), from the entry-point group `lora_router`, and built-in ones.
 
     `load_plugins` is an allow-list for the folders, names separated by commas: None loads all, "" loads none.
     `installed_plugins` names the entry points to load, NAME or PACKAGE:NAME; no other is imported. A plugin's
-    name is its file's stem, its folder's or its entry point's name. A file in a folder of `carried` gives
-    way to a file of the same name in another folder. `tables` has the settings of plugins by their canonical
-    names.
+    name is its file's stem, its folder's or its entry point's name. A file overrides the built-in one of its
+    name. `tables` has the settings of plugins by their canonical names.
     """
 
     def __init__(
@@ -74,13 +79,10 @@ class PluginHost:
         dirs: Sequence[Path],
         load_plugins: str | None = None,
         installed_plugins: str = "",
-        carried: Sequence[Path] = (),
         tables: Mapping[str, SettingsTable] | None = None,
         built_in: bool = False,
     ) -> None:
         self._dirs = tuple(Path(d).absolute() for d in dirs)
-        below = {os.path.realpath(d) for d in carried}
-        self._carried = frozenset(d for d in self._dirs if os.path.realpath(d) in below)
         self._allowed = None if load_plugins is None else _names(load_plugins)
         self._installed = frozenset(map(_canonical, _names(installed_plugins)))
         self._lock = threading.Lock()
@@ -106,7 +108,7 @@ class PluginHost:
         """Load what is new, reload what changed, drop what is gone. Blocks; True if classifiers changed."""
         with self._lock:
             stamps = tuple(folder_stamp(d) for d in self._dirs)
-            found = self._uncovered(scan(self._dirs))
+            found = _not_overridden(scan(self._dirs))
             if self._built_in is None:
                 self._built_in = built_in_plugins(self._tables)
             if self._entries is None:
@@ -116,16 +118,11 @@ class PluginHost:
                 f.path: file_plugin(f, before.get(f.path), self._allowed, self._tables) for f in found
             }
             for path, plugin in self._files.items():
-                plugin.carried = path.parent in self._carried
+                plugin.built_in = is_built_in(path, "plugins")
             for path in before.keys() - self._files.keys():
                 before[path].drop()
             self._folder_stamps = stamps
             return self._activate()
-
-    def _uncovered(self, found: Sequence[FoundPlugin]) -> list[FoundPlugin]:
-        """Without carried files that another folder has a file of the same name for."""
-        mine = {f.name for f in found if not f.unusable and f.path.parent not in self._carried}
-        return [f for f in found if f.path.parent not in self._carried or f.name not in mine]
 
     def _activate(self) -> bool:
         """The first classifier or judge of a name wins; the others are reported."""
@@ -328,7 +325,7 @@ class PluginRecord:
     disagreement: str = ""  # of two names of one setting, which ends the start
     loaded: LoadedPlugin | None = None
     package: str = ""  # of an entry point
-    carried: bool = False
+    built_in: bool = False
     faults: Callable[[], Sequence[str]] = tuple  # of its hooks while the server runs
 
     @property
@@ -356,7 +353,7 @@ class PluginRecord:
             classifiers=tuple(r.status() for r in loaded.registrations),
             judges=tuple(r.status() for r in loaded.judges),
             package=self.package,
-            carried=self.carried,
+            built_in=self.built_in,
             hooks=tuple(sorted(loaded.hooks)),
         )
 
@@ -412,7 +409,7 @@ def built_in_plugins(tables: Mapping[str, SettingsTable]) -> list[PluginRecord]:
     found = []
     for module, path in built_in_modules().items():
         name = name_of(module)
-        plugin = PluginRecord(name, "built-in", str(path), carried=True)
+        plugin = PluginRecord(name, "built-in", str(path), built_in=True)
         try:
             plugin.loaded = load_built_in(module, tables.get(canonical(name)))
         except LoadError as error:
@@ -471,5 +468,5 @@ class PluginStatus:
     classifiers: tuple[ClassifierStatus, ...] = ()
     judges: tuple[JudgeStatus, ...] = ()
     package: str = ""  # that an entry point came with
-    carried: bool = False  # it comes with lora-router
+    built_in: bool = False  # it comes with lora-router
     hooks: tuple[str, ...] = ()  # that it implements

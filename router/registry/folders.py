@@ -17,7 +17,7 @@ from enum import IntEnum
 from itertools import islice
 from pathlib import Path
 
-from router.carried import is_carried
+from router.built_in import is_built_in
 from router.engine.base import AdapterArtifact, Engine
 from router.errors import AdapterNotFound, AdapterRejected, Unavailable
 from router.names import DEFAULT_VERSION, is_version, looks_like_version, name_from_folder
@@ -80,7 +80,7 @@ class FoundFolder:
     root: Path
     stamp: Stamp
     report: Stamp = field(default=Stamp(), compare=False)  # read on its own, whatever becomes of the adapter
-    carried: bool = False  # in the folder that comes with lora-router
+    built_in: bool = False  # it comes with lora-router
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +128,6 @@ class Scanner:
 
     def __init__(self, dirs: Sequence[Path]) -> None:
         self._dirs = tuple(dirs)
-        self._carried = frozenset(Path(os.path.realpath(d)) for d in dirs if is_carried(d, "adapters"))
         self._tops: dict[Path, _Top] = {}
         self._paths: dict[Path, dict[str, Path]] = {}  # of each adapters folder: what is in it, by name
         self._turn = 0
@@ -143,7 +142,7 @@ class Scanner:
         for top, root in tops.items():
             old = self._tops.get(top)
             if old is None or top in due or (stat and _folders(old.folders) != old.folders):
-                now[top] = _look(top, root, old, root in self._carried)
+                now[top] = _look(top, root, old)
             else:
                 now[top] = old
         if unreadable:
@@ -154,6 +153,10 @@ class Scanner:
         return Scan({p: f for top in now.values() for p, f in top.found.items()}, unreadable)
 
     def _list(self, unreadable: dict[Path, str]) -> Iterator[tuple[Path, Path]]:
+        """What is in the adapters folders, each with its folder. A folder overrides a later built-in one of
+        its name.
+        """
+        seen: set[str] = set()
         for given in self._dirs:
             root = Path(os.path.realpath(given))
             try:
@@ -165,7 +168,12 @@ class Scanner:
                 unreadable[root] = error.strerror or type(error).__name__
                 continue
             known = self._paths.get(root, {})
-            paths = self._paths[root] = {name: known.get(name) or root / name for name in names}
+            paths = {name: known.get(name) or root / name for name in names}
+            for name in seen.intersection(names):
+                if is_built_in(paths[name], "adapters"):
+                    del paths[name]
+            seen.update(names)
+            self._paths[root] = paths
             yield from ((top, root) for top in paths.values())
 
     def _due(self, tops: Sequence[Path], depth: Depth) -> set[Path]:
@@ -187,7 +195,7 @@ class Scanner:
         return touched
 
 
-def _look(top: Path, root: Path, old: _Top | None, carried: bool) -> _Top:
+def _look(top: Path, root: Path, old: _Top | None) -> _Top:
     """What is in an entry of an adapters folder; what looks as it did is the very same object."""
     found: dict[Path, FoundFolder] = {}
     # The folders first: what changes while the files are looked at is seen again the next time.
@@ -201,7 +209,7 @@ def _look(top: Path, root: Path, old: _Top | None, carried: bool) -> _Top:
     for place in inside:
         try:
             stamps = stamp_of(place.folder, root), report_stamp_of(place.folder)
-            now = FoundFolder(place, root, *stamps, carried=carried)
+            now = FoundFolder(place, root, *stamps, built_in=is_built_in(top, "adapters"))
         except FileNotFoundError:
             continue
         before = old.found.get(place.folder) if old is not None else None

@@ -177,8 +177,7 @@ class Gate:
         first = self._first(able, verdicts)
         for record, verdict in verdicts.items():
             if record is first:
-                which = "of yours, in place of the carried one," if record.covered else "of this adapter,"
-                reason = f"it is the first version {which} and has {_examples(record)}"
+                reason = f"it is the first version of this adapter, and has {_examples(record)}"
                 verdicts[record] = replace(
                     verdict, standing=Standing.PASSED, open=True, reason=reason, finding="", advice=""
                 )

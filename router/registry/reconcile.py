@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
@@ -36,16 +35,11 @@ from router.types import AdapterRef
 
 
 class Claims:
-    """Folders in the order in which they came; the first one without a problem stands for its version.
-
-    Carried folders stand for nothing while another folder has an adapter of their name, in any version.
-    """
+    """Folders in the order in which they came; the first one without a problem stands for its version."""
 
     def __init__(self) -> None:
         self._by_folder: dict[Path, Examined] = {}
         self._folders: dict[AdapterRef, list[Path]] = {}
-        self._own = Counter[str]()  # folders that are not carried, by name of the adapter
-        self._carried: dict[str, Counter[AdapterRef]] = {}  # those that are, by name and version
 
     def get(self, folder: Path) -> Examined | None:
         """What a folder held when it was last examined."""
@@ -64,7 +58,6 @@ class Claims:
         if before is not None and before.ref == examined.ref:
             return examined.ref, None
         self._folders.setdefault(examined.ref, []).append(folder)
-        self._count(examined, 1)
         if before is None:
             return examined.ref, None
         self._unclaim(before)
@@ -83,33 +76,10 @@ class Claims:
         folders.remove(before.found.place.folder)
         if not folders:
             del self._folders[before.ref]
-        self._count(before, -1)
-
-    def _count(self, examined: Examined, by: int) -> None:
-        name = examined.ref.name
-        if not examined.found.carried:
-            self._own[name] += by
-            if not self._own[name]:
-                del self._own[name]
-            return
-        versions = self._carried.setdefault(name, Counter())
-        versions[examined.ref] += by
-        if not versions[examined.ref]:
-            del versions[examined.ref]
-
-    def carried(self, name: str) -> tuple[AdapterRef, ...]:
-        """The carried versions of an adapter: whether they stand depends on the other folders of its name."""
-        return tuple(self._carried.get(name, ()))
-
-    def is_hidden(self, ref: AdapterRef) -> bool:
-        """Whether a carried folder has this version and gives way to others of its name."""
-        return ref.name in self._own and ref in self._carried.get(ref.name, ())
 
     def claimants(self, ref: AdapterRef) -> list[Examined]:
         """Who claims a version: first the one that stands for it."""
         found = [self._by_folder[folder] for folder in self._folders.get(ref, ())]
-        if ref.name in self._own:
-            found = [one for one in found if not one.found.carried]
         return sorted(found, key=lambda e: bool(e.problem))
 
 
@@ -352,14 +322,8 @@ class Reconciler:
         touched = dict.fromkeys(ref for ref in map(self._claims.drop, gone) if ref is not None)
         for one in examined:
             touched.update(dict.fromkeys(self._put(one)))
-        for name in {ref.name for ref in touched}:
-            touched.update(dict.fromkeys(self._claims.carried(name)))
         for ref in touched:
             self._apply(ref)
-        for name in {ref.name for ref in touched}:
-            carried = self._claims.carried(name)
-            for record in self._index.versions(name):
-                record.covers(() if record.found.carried else carried)
         self._conflicts.check(touched)
         for name in dict.fromkeys(ref.name for ref in touched):
             self._index.settle_default(name)
@@ -397,8 +361,7 @@ class Reconciler:
         elif record is not None and record.successor is not None and record.live is not None:
             record.superseded()
         elif record is not None:
-            hidden = self._claims.is_hidden(ref)
-            log.info("adapter %s %s", ref, "gives way to yours" if hidden else "is gone from disk")
+            log.info("adapter %s is gone from disk, or another folder overrides it", ref)
             self._remove(record)
 
     def _appear(self, examined: Examined) -> None:

@@ -108,7 +108,6 @@ class VersionRecord:
         self._lost = False  # `live` can no longer be read from disk
         self._tried: Stamp | None = None  # these files were refused; they are not tried again by themselves
         self._successor: AdapterRef | None = None
-        self._covered: tuple[AdapterRef, ...] = ()
         self._removed = False
         # memory
         self._live: Live | None = None
@@ -203,11 +202,6 @@ class VersionRecord:
         return self._successor
 
     @property
-    def covered(self) -> tuple[AdapterRef, ...]:
-        """The carried versions whose place it takes: they are not served while its folder is there."""
-        return self._covered
-
-    @property
     def removed(self) -> bool:
         """Gone from disk."""
         return self._removed
@@ -282,13 +276,6 @@ class VersionRecord:
             self._quarantined = self._lost = False
             self._error, self._retry_at = "", 0.0
         self._changed()
-
-    def covers(self, carried: tuple[AdapterRef, ...]) -> None:
-        """It takes the place of these carried versions, or of none any more."""
-        assert not self._removed
-        if self._covered != carried:
-            self._covered = carried
-            self._changed()
 
     def files_refused(self, found: FoundFolder, reason: str) -> None:
         """Its folder was examined and cannot be served."""
@@ -489,11 +476,6 @@ class VersionRecord:
             return f"Open ({verdict.reason}), but no classifier can pick it: {lacks}."
         return f"Routed to: {verdict.reason}."
 
-    def _over(self) -> Iterator[str]:
-        """A note where it takes the place of carried versions."""
-        if self._covered:
-            yield f"yours, in place of the carried {', '.join(ref.version for ref in self._covered)}"
-
     def _make_row(self, default: bool) -> AdapterInfo:
         seen, verdict = self.serving, self._verdict
         judged = self.state is not AdapterState.QUARANTINED
@@ -513,7 +495,7 @@ class VersionRecord:
             routing=self._routing(default) if judged else "",
             gate=f"not routed to by itself: {verdict.finding}" if shut else "",
             gate_advice=verdict.advice if shut else "",
-            carried=self._found.carried,
+            built_in=self._found.built_in,
         )
         if seen is None:
             return info
@@ -527,5 +509,5 @@ class VersionRecord:
             target_modules=seen.target_modules,
             invocation_tokens=seen.invocation_tokens,
             size_bytes=seen.size_bytes,
-            notes=(*self._over(), *seen.notes),
+            notes=seen.notes,
         )

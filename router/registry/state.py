@@ -21,7 +21,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
-from router.carried import own
+from router.built_in import is_built_in_folder
 from router.errors import NotSaved
 from router.folders import state_folder
 from router.types import Override
@@ -34,18 +34,12 @@ MOST_SERVED = 20  # versions of a name that are remembered for having been the d
 def state_dir(dirs: Sequence[Path], base: Path | None = None) -> Path:
     """The folder for the state of a server over `dirs`, below the user's state folder.
 
-    A carried folder below others does not count, so that it makes no difference whether it is served. State
-    that an earlier release kept for all of `dirs` is used on.
+    The folder of the built-in adapters does not count beside others: it makes no difference whether that is
+    served, nor where the package is installed.
     """
-    root = base or state_folder()
-    of_all = _state_of(root, dirs)
-    mine = own(dirs, "adapters")
-    return _state_of(root, mine) if mine and not of_all.is_dir() else of_all
-
-
-def _state_of(root: Path, dirs: Sequence[Path]) -> Path:
-    real = "\n".join(os.path.realpath(d) for d in dirs)
-    return root / "registry" / hashlib.sha256(os.fsencode(real)).hexdigest()[:16]
+    named = [d for d in dirs if not is_built_in_folder(d, "adapters")] or dirs
+    real = "\n".join(os.path.realpath(d) for d in named)
+    return (base or state_folder()) / "registry" / hashlib.sha256(os.fsencode(real)).hexdigest()[:16]
 
 
 @dataclass(frozen=True, slots=True)

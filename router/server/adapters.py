@@ -176,7 +176,7 @@ def adapter_message(info: AdapterInfo, etag: str) -> pb.Adapter:
         gate=info.gate,
         gate_advice=info.gate_advice,
         override=None if info.override is None else _override(info.override),
-        carried=info.carried,
+        built_in=info.built_in,
     )
 
 
@@ -206,7 +206,7 @@ def plugin_message(plugin: PluginStatus, everything: bool) -> pb.Plugin:
         error=shown(plugin.error),
         warnings=[shown(warning) for warning in plugin.warnings],
         package=plugin.package,
-        carried=plugin.carried,
+        built_in=plugin.built_in,
         hooks=plugin.hooks,
         classifiers=[
             pb.Plugin.Classifier(

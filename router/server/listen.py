@@ -100,22 +100,25 @@ def bind(server: grpc.aio.Server, listen: str, tls: Tls | None, setting: str = "
 
 
 def check_free(settings: Settings) -> None:
-    """Raises ConfigError for an address where something listens already.
+    """Raises ConfigError that names every address where something listens already.
 
     Takes each for a moment. `bind` finds out, too, but only once torch and the base are there.
     """
+    taken: dict[str, str] = {}  # addresses by their settings
     for setting in ("listen", "metrics_listen", "http_listen", "sidecar_listen"):
         listen = getattr(settings, setting)
         if not listen or listen.startswith(UNIX):
             continue
         host, number = split_address(listen, setting)
-        if setting == "http_listen" and has_default_http(settings):
-            continue  # `Transports.bind` does without
         if number and _is_taken(host.strip("[]"), number):
-            raise ConfigError(
-                f"cannot listen on {listen}: something listens there already, perhaps another server of "
-                f"yours. Stop it, or choose another address with --{setting.replace('_', '-')} HOST:PORT"
-            )
+            taken[setting] = listen
+    if not taken or (list(taken) == ["http_listen"] and has_default_http(settings)):
+        return  # without HTTP `Transports.bind` does
+    flags = " and ".join(f"--{setting.replace('_', '-')} HOST:PORT" for setting in taken)
+    raise ConfigError(
+        f"cannot listen on {' and '.join(taken.values())}: something listens there already, perhaps another "
+        f"server of yours. Stop it, or choose another address with {flags}"
+    )
 
 
 def has_default_http(settings: Settings) -> bool:

@@ -11,7 +11,7 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class Adapter(_message.Message):
-    __slots__ = ("name", "version", "digest", "domain", "task", "description", "base_model", "rank", "target_modules", "size_bytes", "state", "default", "pinned", "leases", "last_used", "error", "notes", "etag", "routable", "routing", "gate", "gate_advice", "override", "invocation_tokens", "carried")
+    __slots__ = ("name", "version", "digest", "domain", "task", "description", "base_model", "rank", "target_modules", "size_bytes", "state", "default", "pinned", "leases", "last_used", "error", "notes", "etag", "routable", "routing", "gate", "gate_advice", "override", "invocation_tokens", "built_in")
     class State(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
         __slots__ = ()
         STATE_UNSPECIFIED: _ClassVar[Adapter.State]
@@ -63,7 +63,7 @@ class Adapter(_message.Message):
     GATE_ADVICE_FIELD_NUMBER: _ClassVar[int]
     OVERRIDE_FIELD_NUMBER: _ClassVar[int]
     INVOCATION_TOKENS_FIELD_NUMBER: _ClassVar[int]
-    CARRIED_FIELD_NUMBER: _ClassVar[int]
+    BUILT_IN_FIELD_NUMBER: _ClassVar[int]
     name: str
     version: str
     digest: str
@@ -88,8 +88,8 @@ class Adapter(_message.Message):
     gate_advice: str
     override: Adapter.Override
     invocation_tokens: _containers.RepeatedScalarFieldContainer[int]
-    carried: bool
-    def __init__(self, name: _Optional[str] = ..., version: _Optional[str] = ..., digest: _Optional[str] = ..., domain: _Optional[str] = ..., task: _Optional[str] = ..., description: _Optional[str] = ..., base_model: _Optional[str] = ..., rank: _Optional[int] = ..., target_modules: _Optional[_Iterable[str]] = ..., size_bytes: _Optional[int] = ..., state: _Optional[_Union[Adapter.State, str]] = ..., default: _Optional[bool] = ..., pinned: _Optional[bool] = ..., leases: _Optional[int] = ..., last_used: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., error: _Optional[str] = ..., notes: _Optional[_Iterable[str]] = ..., etag: _Optional[str] = ..., routable: _Optional[bool] = ..., routing: _Optional[str] = ..., gate: _Optional[str] = ..., gate_advice: _Optional[str] = ..., override: _Optional[_Union[Adapter.Override, _Mapping]] = ..., invocation_tokens: _Optional[_Iterable[int]] = ..., carried: _Optional[bool] = ...) -> None: ...
+    built_in: bool
+    def __init__(self, name: _Optional[str] = ..., version: _Optional[str] = ..., digest: _Optional[str] = ..., domain: _Optional[str] = ..., task: _Optional[str] = ..., description: _Optional[str] = ..., base_model: _Optional[str] = ..., rank: _Optional[int] = ..., target_modules: _Optional[_Iterable[str]] = ..., size_bytes: _Optional[int] = ..., state: _Optional[_Union[Adapter.State, str]] = ..., default: _Optional[bool] = ..., pinned: _Optional[bool] = ..., leases: _Optional[int] = ..., last_used: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., error: _Optional[str] = ..., notes: _Optional[_Iterable[str]] = ..., etag: _Optional[str] = ..., routable: _Optional[bool] = ..., routing: _Optional[str] = ..., gate: _Optional[str] = ..., gate_advice: _Optional[str] = ..., override: _Optional[_Union[Adapter.Override, _Mapping]] = ..., invocation_tokens: _Optional[_Iterable[int]] = ..., built_in: _Optional[bool] = ...) -> None: ...
 
 class ListAdaptersRequest(_message.Message):
     __slots__ = ("page_size", "page_token", "domain", "task")
@@ -220,7 +220,7 @@ class ListPluginsResponse(_message.Message):
     def __init__(self, plugins: _Optional[_Iterable[_Union[Plugin, _Mapping]]] = ...) -> None: ...
 
 class Plugin(_message.Message):
-    __slots__ = ("name", "source", "file", "version", "digest", "enabled", "error", "warnings", "package", "carried", "classifiers", "judges", "hooks")
+    __slots__ = ("name", "source", "file", "version", "digest", "enabled", "error", "warnings", "package", "built_in", "classifiers", "judges", "hooks")
     class Classifier(_message.Message):
         __slots__ = ("name", "priority", "timeout_ms", "state", "breaker", "requests", "errors", "problem")
         NAME_FIELD_NUMBER: _ClassVar[int]
@@ -260,7 +260,7 @@ class Plugin(_message.Message):
     ERROR_FIELD_NUMBER: _ClassVar[int]
     WARNINGS_FIELD_NUMBER: _ClassVar[int]
     PACKAGE_FIELD_NUMBER: _ClassVar[int]
-    CARRIED_FIELD_NUMBER: _ClassVar[int]
+    BUILT_IN_FIELD_NUMBER: _ClassVar[int]
     CLASSIFIERS_FIELD_NUMBER: _ClassVar[int]
     JUDGES_FIELD_NUMBER: _ClassVar[int]
     HOOKS_FIELD_NUMBER: _ClassVar[int]
@@ -273,8 +273,8 @@ class Plugin(_message.Message):
     error: str
     warnings: _containers.RepeatedScalarFieldContainer[str]
     package: str
-    carried: bool
+    built_in: bool
     classifiers: _containers.RepeatedCompositeFieldContainer[Plugin.Classifier]
     judges: _containers.RepeatedCompositeFieldContainer[Plugin.Judge]
     hooks: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, name: _Optional[str] = ..., source: _Optional[str] = ..., file: _Optional[str] = ..., version: _Optional[str] = ..., digest: _Optional[str] = ..., enabled: _Optional[bool] = ..., error: _Optional[str] = ..., warnings: _Optional[_Iterable[str]] = ..., package: _Optional[str] = ..., carried: _Optional[bool] = ..., classifiers: _Optional[_Iterable[_Union[Plugin.Classifier, _Mapping]]] = ..., judges: _Optional[_Iterable[_Union[Plugin.Judge, _Mapping]]] = ..., hooks: _Optional[_Iterable[str]] = ...) -> None: ...
+    def __init__(self, name: _Optional[str] = ..., source: _Optional[str] = ..., file: _Optional[str] = ..., version: _Optional[str] = ..., digest: _Optional[str] = ..., enabled: _Optional[bool] = ..., error: _Optional[str] = ..., warnings: _Optional[_Iterable[str]] = ..., package: _Optional[str] = ..., built_in: _Optional[bool] = ..., classifiers: _Optional[_Iterable[_Union[Plugin.Classifier, _Mapping]]] = ..., judges: _Optional[_Iterable[_Union[Plugin.Judge, _Mapping]]] = ..., hooks: _Optional[_Iterable[str]] = ...) -> None: ...

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from router.built_in import built_in_folders
 from router.calibration.file import write_calibration
 from router.calibration.model import Axes, Calibration, Stage, TemperatureScaler, binding_of
-from router.carried import carried
 from router.cli.compose import Composition, keep
 from router.cli.route import store_here
 from router.cli.summary import lines_to_paste, print_summary, question_of
@@ -243,7 +243,7 @@ def test_the_summary_suggests_a_question_that_an_adapter_knows():
 
 
 def test_nobody_is_told_to_put_adapters_into_the_package():
-    *_, copy = lines_to_paste("127.0.0.1:50051", Settings(adapters_dir=carried("adapters")), "Hello")
+    *_, copy = lines_to_paste("127.0.0.1:50051", Settings(adapters_dir=built_in_folders("adapters")), "Hello")
     assert copy.startswith("mkdir adapters && cp -r my-adapter adapters/ ")
 
 
@@ -287,7 +287,7 @@ async def test_a_server_lists_its_plugins(running, client, folders):
     assert shout.hooks == ("register_classifiers",)
     assert (later.name, later.path, later.enabled) == ("later", "later.py", True)
     assert later.error == "ZeroDivisionError: division by zero (later.py:1)"
-    assert (shout.name, shout.carried, shout.error) == ("shout", False, "")
+    assert (shout.name, shout.built_in, shout.error) == ("shout", False, "")
     (classifier,) = shout.classifiers
     assert (classifier.name, classifier.state) == ("shout", "ready")
 

@@ -5,6 +5,7 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -16,13 +17,14 @@ from router.cli.demo import (
     PINNED,
     PROMPTS,
     DemoRequest,
+    DemoServer,
     batching_summary,
     brief,
     demo_server,
     free_address,
     print_answers,
     requests_for,
-    until_learned,
+    until_routed,
 )
 from router.models import fetch_base, fetch_encoder
 from router.types import AdapterRef, Decision, Reason, Vote, VoteError
@@ -87,36 +89,44 @@ def test_a_free_address_can_be_had():
 
 
 class Learning:
-    """A client of a server whose classifiers are ready one after the other."""
+    """A client of a server that routes to the copied adapter once its classifiers have learned."""
 
     def __init__(self, *late: tuple[str, ...]) -> None:
         self.late = list(late)
 
     async def route(self, prompt: str) -> Decision:
-        names = self.late.pop(0)
-        votes = [Vote(name, error=VoteError.NOT_READY) for name in names]
+        if not self.late:
+            return Decision(AdapterRef(DROPPED, "1.0.0"), Reason.CLASSIFIED)
+        votes = [Vote(name, error=VoteError.NOT_READY) for name in self.late.pop(0)]
         return Decision(None, Reason.ABSTAINED, votes=(Vote("keywords", declined=True), *votes))
 
 
-async def test_it_waits_until_all_have_learned_and_says_for_whom(capsys, monkeypatch):
-    monkeypatch.setattr("router.cli.demo.asyncio.sleep", no_time)
-    await until_learned(Learning(("nearest", "probe"), ("probe",), ("probe",), ()))
-    first, second, third = capsys.readouterr().out.strip().splitlines()
-    assert first.endswith("nearest, probe ...")
-    assert second.endswith(": probe ...")
-    assert third.startswith("all have learned after")
-    await until_learned(Learning(()))
-    assert capsys.readouterr().out == ""
+async def test_it_says_for_whom_it_waits_until_the_new_adapter_is_routed_to(capsys, monkeypatch):
+    monkeypatch.setattr("router.cli.demo.SAY_SECONDS", 0.0)
+    await until_routed(Learning(("nearest", "probe"), (), ("probe",)))
+    lines = [line.split(": ", 1)[1] for line in capsys.readouterr().out.splitlines()]
+    assert lines == ["still learning: nearest, probe", "not routed yet", "still learning: probe"]
 
 
-async def test_it_goes_on_without_one_that_never_learns(capsys, monkeypatch):
-    monkeypatch.setattr("router.cli.demo.LEARN_SECONDS", 0.6)
-    await until_learned(Learning(*[("probe",)] * 9))
-    assert "going on without what probe would say" in capsys.readouterr().out
-
-
-async def no_time(_: float) -> None:
-    """Instead of sleeping."""
+@pytest.mark.parametrize(
+    ("line", "shown"),
+    [
+        ('{"level": "warning", "event": "no native operations"}', "no native operations"),
+        ('{"level": "info", "event": "1 of 14 files compiled"}', "0 s: 1 of 14 files compiled"),
+        ("what a library printed", "0 s: what a library printed"),
+    ],
+)
+def test_it_shows_what_the_server_does_until_it_serves(line, shown, capsys, monkeypatch, tmp_path):
+    monkeypatch.setattr("router.cli.demo.SAY_SECONDS", 0.0)
+    log = tmp_path / "log"
+    log.write_text(f"{line}\nhalf a li")
+    ends_at_the_third_look = SimpleNamespace(poll=iter([None, None, 1]).__next__, returncode=1)
+    with (
+        log.open("rb") as opened,
+        pytest.raises(CliError, match="Run it again: what was installed, fetched and compiled is kept"),
+    ):
+        DemoServer(ends_at_the_third_look, free_address(), "", opened).wait_until_serving()
+    assert capsys.readouterr().out.splitlines()[0] == f"  {shown}"
 
 
 @pytest.mark.slow
@@ -136,7 +146,7 @@ def test_a_server_that_ends_is_told_with_its_last_lines(capsys, monkeypatch):
 def test_the_whole_demonstration(tmp_path):
     """In a network namespace where only loopback exists, if there are any: a filled cache is enough."""
     fetch_base(), fetch_encoder()
-    command = [sys.executable, "-m", "router.cli.demo"]
+    command = [sys.executable, "-c", "from router.cli.__main__ import main; main('router.cli.demo')"]
     quick = {"LORA_ROUTER_LOAD_PLUGINS": "keywords,linear,embedding,nearest"}  # probe takes a minute to learn
     done = subprocess.run(
         without_network(command) or command,

@@ -1,3 +1,5 @@
+import os
+import signal
 import subprocess
 import sys
 
@@ -31,3 +33,19 @@ def test_a_thread_inside_a_library_does_not_abort_the_process_at_its_end():
     done = subprocess.run([sys.executable, "-c", FIT], capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith("lora-router ")
+
+
+DEMO = "from router.cli.__main__ import main; main('router.cli.demo')"  # as the Makefile starts it
+
+
+@pytest.mark.parametrize("command", [["-m", "router.cli"], ["-c", DEMO]], ids=["lora-router", "make demo"])
+def test_ctrl_c_while_it_is_imported_leaves_no_traceback(command, tmp_path):
+    (tmp_path / "typer.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGINT)\n")
+    done = subprocess.run(
+        [sys.executable, *command],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])},
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (-signal.SIGINT, "", "")

@@ -69,10 +69,10 @@ def test_the_test_must_not_become_a_plugin(cli):
     assert cli("plugins", "new", "one", "--tests-dir", "plugins").code == 2
 
 
-def test_list_marks_what_is_carried(cli, own_folder):
+def test_list_marks_what_is_built_in(cli, own_folder):
     (own_folder / "plugins").mkdir()
     write(own_folder / "plugins", "def classify_batch(self, requests): return [None] * len(requests)")
-    found = {p["name"]: p["carried"] for p in json.loads(cli("plugins", "list", "--json").out)}
+    found = {p["name"]: p["built_in"] for p in json.loads(cli("plugins", "list", "--json").out)}
     assert found["it"] is False
     assert found["keywords"] is True
 
@@ -161,7 +161,7 @@ def test_a_server_says_what_it_has_and_not_what_lies_here(cli, plugins, remote):
     header, words, broken = cli("plugins", "list").out.splitlines()
     assert header.split()[:2] == ["PLUGIN", "STATE"]
     assert words.split()[:6] == ["words", "loaded", "words", "10", "20", "ms"]
-    assert words.endswith("carried  words is failed: no examples")
+    assert words.endswith("built-in  words is failed: no examples")
     assert broken.split()[:2] == ["new", "broken"]
     assert "SyntaxError" in broken
     found = {p["name"]: p for p in json.loads(cli("plugins", "list", "--json").out)}

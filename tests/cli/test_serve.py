@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from router.carried import carried
+from router.built_in import built_in_folders
 from router.cli.settings import folders
 from router.engine.fake import FakeEngine
 from router.errors import ConfigError
@@ -59,25 +59,28 @@ def test_keys_and_lists_of_adapters_are_settings(cli, served):
     assert served[2].require_signed == ("a.pub", "b.pub")
 
 
-def test_without_folders_here_the_carried_ones_are_served(cli, served):
+def test_without_folders_here_the_built_in_ones_are_served(cli, served):
     assert cli("serve").code == 0
-    assert served[0].adapters_dir == carried("adapters")
-    assert served[0].plugins_dir == carried("plugins")
-    assert (carried("plugins")[0] / "keywords.py").is_file()
+    assert served[0].adapters_dir == built_in_folders("adapters")
+    assert served[0].plugins_dir == built_in_folders("plugins")
+    assert (built_in_folders("plugins")[0] / "keywords.py").is_file()
 
 
-def test_own_folders_lie_over_the_carried_ones(cli, served, own_folder):
+def test_folders_here_come_before_the_built_in_ones(cli, served, own_folder):
     (own_folder / "adapters").mkdir()
     (own_folder / "plugins").mkdir()
     assert cli("serve").code == 0
-    assert served[0].adapters_dir == (Path("adapters"), *carried("adapters"))
-    assert served[0].plugins_dir == (Path("plugins"), *carried("plugins"))
+    assert served[0].adapters_dir == (Path("adapters"), *built_in_folders("adapters"))
+    assert served[0].plugins_dir == (Path("plugins"), *built_in_folders("plugins"))
 
 
-def test_bare_leaves_out_the_carried_ones(cli, served, own_folder):
+def test_bare_leaves_out_the_built_in_ones(cli, served, own_folder):
     (own_folder / "adapters").mkdir()
     assert cli("serve", "--bare").code == 0
-    assert (served[0].adapters_dir, served[0].plugins_dir) == ((Path("adapters"),), carried("plugins"))
+    assert (served[0].adapters_dir, served[0].plugins_dir) == (
+        (Path("adapters"),),
+        built_in_folders("plugins"),
+    )
     (own_folder / "plugins").mkdir()
     assert cli("serve", "--bare").code == 0
     assert served[1].plugins_dir == (Path("plugins"),)
@@ -93,8 +96,8 @@ def test_folders_that_are_named_stand_alone(cli, served, own_folder):
     assert (served[0].adapters_dir, served[0].plugins_dir) == ((Path("mine"),), (Path("plugins"),))
 
 
-def test_the_carried_folder_lies_over_nothing(own_folder):
-    (own_folder / "adapters").symlink_to(carried("adapters")[0])
+def test_the_built_in_folder_is_served_once(own_folder):
+    (own_folder / "adapters").symlink_to(built_in_folders("adapters")[0])
     assert folders((), "adapters", bare=False) == (Path("adapters"),)
 
 
@@ -182,6 +185,15 @@ def test_a_taken_port_is_told_before_anything_is_loaded(cli, monkeypatch, flag):
     assert done.code == 2
     assert f"cannot listen on {address}: something listens there already" in done.err
     assert f"choose another address with {flag} HOST:PORT" in done.err
+
+
+def test_all_taken_ports_are_told_at_once(cli):
+    with socket.create_server(("127.0.0.1", 0)) as one, socket.create_server(("127.0.0.1", 0)) as other:
+        first, second = (f"127.0.0.1:{server.getsockname()[1]}" for server in (one, other))
+        done = cli("serve", "--listen", first, "--metrics-listen", second)
+    assert done.code == 2
+    assert f"cannot listen on {first} and {second}" in done.err
+    assert "with --listen HOST:PORT and --metrics-listen HOST:PORT" in done.err
 
 
 def test_a_taken_port_ends_with_2(cli, monkeypatch, own_folder):

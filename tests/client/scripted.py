@@ -164,7 +164,7 @@ class ScriptedAdapters(adapters_pb2_grpc.AdapterServiceServicer):
             name="words", priority=10, timeout_ms=20, state="failed", breaker="closed", problem="no examples"
         )
         kept = adapters_pb2.Plugin(
-            name="words", source="file", file="words.py", enabled=True, carried=True, classifiers=[words]
+            name="words", source="file", file="words.py", enabled=True, built_in=True, classifiers=[words]
         )
         broken = adapters_pb2.Plugin(
             name="new", source="file", file="new.py", enabled=True, error="SyntaxError: invalid (new.py:1)"

@@ -168,23 +168,26 @@ def test_switched_off_plugins_do_not_run(folder: Path, write: Write, tmp_path: P
     assert not mark.exists()
 
 
-def test_a_file_of_ones_own_lies_over_the_carried_one(folder: Path, tmp_path: Path, write: Write) -> None:
-    write("shout.py")
-    below = tmp_path / "carried"
-    below.mkdir(mode=0o755)
-    text = (folder / "shout.py").read_text()
-    (below / "shout.py").write_text(text.replace("priority=100", "priority=1"))
-    (below / "more.py").write_text(text.replace('"shout"', '"more"'))
-    host = PluginHost([folder, below], carried=[below])
+def test_a_file_overrides_the_built_in_one_of_its_name(
+    folder: Path, tmp_path: Path, write: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("router.built_in.PACKAGE", tmp_path / "router")
+    below = tmp_path / "router" / "_data" / "plugins"
+    below.mkdir(mode=0o755, parents=True)
+    write("linear.py")
+    text = (folder / "linear.py").read_text()
+    (below / "linear.py").write_text(text.replace("priority=100", "priority=1"))
+    (below / "keywords.py").write_text(text.replace('"linear"', '"keywords"'))
+    host = PluginHost([folder, below])
     host.refresh()
-    assert {(s.name, s.carried, s.warnings) for s in host.status()} == {
-        ("shout", False, ()),
-        ("more", True, ()),
+    assert {(s.name, s.built_in, s.warnings) for s in host.status()} == {
+        ("linear", False, ()),
+        ("keywords", True, ()),
     }
-    assert {r.name: r.priority for r in host.registrations()} == {"shout": 100, "more": 100}
-    (folder / "shout.py").unlink()
+    assert {r.name: r.priority for r in host.registrations()} == {"linear": 100, "keywords": 100}
+    (folder / "linear.py").unlink()
     host.refresh()
-    assert {r.name: r.priority for r in host.registrations()} == {"shout": 1, "more": 100}
+    assert {r.name: r.priority for r in host.registrations()} == {"linear": 1, "keywords": 100}
 
 
 # -- changes while a server runs

@@ -36,26 +36,26 @@ async def test_one_dir_over_another(root, tmp_path, start_registry):
 
 
 @pytest.fixture
-def carried(tmp_path, monkeypatch):
+def built_in(tmp_path, monkeypatch):
     """The adapters folder of an installed package."""
-    monkeypatch.setattr("router.carried.PACKAGE", tmp_path / "router")
+    monkeypatch.setattr("router.built_in.PACKAGE", tmp_path / "router")
     folder = tmp_path / "router" / "_data" / "adapters"
     folder.mkdir(parents=True)
     return folder
 
 
-async def test_an_own_adapter_lies_over_a_carried_one_in_any_version(root, carried, start_registry):
-    drop(carried, "medical", "2.0", 1)
-    drop(carried, "legal", "1.0", 2)
+async def test_a_folder_overrides_the_built_in_one_of_its_name(root, built_in, start_registry):
+    drop(built_in, "medical", "2.0", 1)
+    drop(built_in, "legal", "1.0", 2)
     drop(root, "medical", "1.0", 3)
-    registry = await start_registry(dirs=[root, carried])
+    registry = await start_registry(dirs=[root, built_in])
     await eventually(lambda: states(registry) == {"medical@1.0": "ready", "legal@1.0": "ready"})
-    assert {info.ref.name: info.carried for info in registry.listed()} == {"medical": False, "legal": True}
+    assert {info.ref.name: info.built_in for info in registry.listed()} == {"medical": False, "legal": True}
 
 
-async def test_an_own_adapter_that_comes_and_goes_uncovers_the_carried_one(root, carried, start_registry):
-    drop(carried, "medical", "2.0", 1)
-    registry = await start_registry(dirs=[root, carried])
+async def test_without_its_override_the_built_in_folder_is_back(root, built_in, start_registry):
+    drop(built_in, "medical", "2.0", 1)
+    registry = await start_registry(dirs=[root, built_in])
     assert states(registry) == {"medical@2.0": "ready"}
     drop(root, "medical", "1.0", 3)
     await eventually(lambda: states(registry) == {"medical@1.0": "ready"})
@@ -63,55 +63,35 @@ async def test_an_own_adapter_that_comes_and_goes_uncovers_the_carried_one(root,
     await eventually(lambda: states(registry) == {"medical@2.0": "ready"})
 
 
-async def test_an_own_adapter_of_the_same_version_takes_the_place_of_the_carried_one(
-    root, carried, start_registry
-):
-    drop(carried, "medical", "1.0", 1)
-    registry = await start_registry(dirs=[root, carried])
-    before = registry.get("medical", "1.0").digest
-    drop(root, "medical", "1.0", 3)
-    await eventually(lambda: registry.get("medical", "1.0").digest not in ("", before))
-    assert states(registry) == {"medical@1.0": "ready"}
-    assert not registry.get("medical", "1.0").carried
-
-
 @pytest.mark.parametrize("number", ["1.0", "0.1"])
-async def test_an_own_adapter_is_routed_to_at_once_in_place_of_the_carried_one(
-    number, root, carried, engine, start_registry
-):
-    drop(carried, "medical", "1.0", 1, examples=3)
-    hand_in(carried / "medical")
-    registry = await start_registry(dirs=[root, carried], gate="replacements")
+async def test_an_override_is_routed_to_without_proof(number, root, built_in, engine, start_registry):
+    drop(built_in, "medical", "1.0", 1, examples=3)
+    hand_in(built_in / "medical")
+    registry = await start_registry(dirs=[root, built_in], gate="replacements")
     await eventually(lambda: routed(registry) == ["medical@1.0"])
     before = registry.get("medical").digest
     drop(root, "medical", number, 3, examples=8)
+    await eventually(lambda: states(registry) == {f"medical@{number}": "ready"})
     await eventually(lambda: registry.get("medical").digest not in ("", before))
     await registry.close()
     engine.held.clear()
-    again = await start_registry(dirs=[root, carried], gate="replacements")
+    again = await start_registry(dirs=[root, built_in], gate="replacements")
     for info in (registry.get("medical"), again.get("medical")):
-        assert (str(info.ref), info.routable, info.carried) == (f"medical@{number}", True, False)
-        assert info.routing == (
-            "Routed to: it is the first version of yours, in place of the carried one, and has 8 routing "
-            "examples."
-        )
-        assert info.notes == ("yours, in place of the carried 1.0",)
+        assert (str(info.ref), info.routable, info.built_in) == (f"medical@{number}", True, False)
 
 
-async def test_a_second_own_version_needs_proof_as_any_other(root, carried, start_registry):
-    drop(carried, "m", "3.0", 7, examples=3)
+async def test_a_second_version_of_an_override_needs_proof_as_any_other(root, built_in, start_registry):
+    drop(built_in, "m", "3.0", 7, examples=3)
     version(root, "1.0", examples=8)
-    registry = await start_registry(dirs=[root, carried], gate="replacements")
+    registry = await start_registry(dirs=[root, built_in], gate="replacements")
     version(root, "1.1", examples=8)
     await eventually(is_ready(registry, "m", "1.1"))
     assert routed(registry) == ["m@1.0"]
     assert "it would replace 1.0" in registry.get("m", "1.1").gate
 
 
-async def test_an_own_adapter_that_is_refused_does_not_bring_the_carried_one_back(
-    root, carried, start_registry
-):
-    drop(carried, "medical", "1.0", 1)
+async def test_a_refused_override_does_not_bring_the_built_in_folder_back(root, built_in, start_registry):
+    drop(built_in, "medical", "1.0", 1)
     (drop(root, "medical", "0.1", 3) / "adapter_model.safetensors").unlink()
-    registry = await start_registry(dirs=[root, carried])
+    registry = await start_registry(dirs=[root, built_in])
     await eventually(lambda: states(registry) == {"medical@0.1": "quarantined"})

@@ -74,7 +74,6 @@ TRANSITIONS: dict[str, Callable[[VersionRecord], object]] = {
     "folder_taken": lambda r: r.folder_taken(OTHER),
     "superseded": lambda r: r.superseded(),
     "gone": lambda r: r.gone(),
-    "covers": lambda r: r.covers((OTHER,)),
     "conflict_changed": lambda r: r.conflict_changed("other contents"),
     "preload_wanted": lambda r: r.preload_wanted(),
     "preload_offered": lambda r: r.preload_offered(),
@@ -103,7 +102,6 @@ files_refused     Q!  Q!  L!      R!   R!     R!    R!   R!    Q!      -
 folder_taken      D   Q   L       R    R      R     R    R     O       -
 superseded        -   -   -       -    -      -     -    R!    -       -
 gone              D   Q   L       O    L      O     O    O     O       -
-covers            D!  Q!  L!      R!   R!     R!    R!   R!    O!      -
 conflict_changed  -   -   -       -    -      -     -    -     -       -
 preload_wanted    D   Q   L       R    R      R     R    R     O       O
 preload_offered   D   Q   L       R    R      R     R    R     O       O

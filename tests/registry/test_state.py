@@ -179,21 +179,12 @@ def test_a_file_system_that_does_not_sync_folders_is_none_the_worse(tmp_path, mo
     assert (tmp_path / "f").read_bytes() == b"x"
 
 
-def test_a_carried_folder_below_changes_nothing(tmp_path, monkeypatch):
-    monkeypatch.setattr("router.carried.PACKAGE", tmp_path / "router")
+def test_the_built_in_folder_beside_others_changes_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr("router.built_in.PACKAGE", tmp_path / "router")
     below = tmp_path / "router" / "_data" / "adapters"
     below.mkdir(parents=True)
     mine, alone = state_dir([tmp_path / "a"], tmp_path), state_dir([below], tmp_path)
     assert state_dir([tmp_path / "a", below], tmp_path) == mine != alone
-
-
-def test_state_that_was_kept_for_both_is_used_on(tmp_path, monkeypatch):
-    below = tmp_path / "router" / "_data" / "adapters"
-    both = state_dir([tmp_path / "a", below], tmp_path)
-    both.mkdir(parents=True)
-    monkeypatch.setattr("router.carried.PACKAGE", tmp_path / "router")
-    below.mkdir(parents=True)
-    assert state_dir([tmp_path / "a", below], tmp_path) == both
 
 
 # -- what is remembered across restarts, and what happens where it cannot be

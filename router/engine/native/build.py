@@ -13,11 +13,11 @@ import importlib.util
 import logging
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
 import sysconfig
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -45,7 +45,7 @@ LEVELS = {
 EXTRAS = {"avx512-bf16": ("avx512vbmi",)}
 # Threads are the team's own: OpenMP would share torch's pools, and their waiting.
 FLAGS = ["-O3", "-fno-math-errno", "-fno-trapping-math"]
-TIMEOUT = 600  # seconds for the compiler
+STEP = re.compile(r"\[(\d+)/(\d+)\] ")  # begins ninja's line about a file that is compiled
 
 
 class NotBuilt(Exception):
@@ -67,8 +67,9 @@ def load_module(level: str) -> ModuleType:
     try:
         folder = cache_folder() / "native" / key
         folder.mkdir(parents=True, exist_ok=True)
-        with _locked(folder / "lock"):
-            return _from_cache(folder / f"{name}.so", level) or _build(folder / f"{name}.so", level)
+        with _locked(folder / "lock") as lock:
+            library = folder / f"{name}.so"
+            return _from_cache(library, level) or _build(library, level, lock)
     except OSError as error:
         raise NotBuilt("the cache folder cannot be used", error) from error
 
@@ -133,11 +134,17 @@ def _as_option(flag: str) -> str:
 
 
 @contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """One process builds, the others wait; the lock ends with its process."""
+def _locked(path: Path) -> Iterator[int]:
+    """One process builds, the others wait; the lock ends with that process, and with the compiler that it
+    started and gave the descriptor that this yields.
+    """
     with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            log.info("another process builds the native operations; waiting for it")
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield file.fileno()
 
 
 def _from_cache(library: Path, level: str) -> ModuleType | None:
@@ -155,13 +162,17 @@ def _from_cache(library: Path, level: str) -> ModuleType | None:
     return None
 
 
-def _build(library: Path, level: str) -> ModuleType:
+def _build(library: Path, level: str, lock: int) -> ModuleType:
+    """Compile in a folder that stays if this is interrupted: the next build goes on from its objects."""
     check_tools()
     started = time.monotonic()
-    log.info("building the native operations for %s, once: about 20 s", level)
-    with tempfile.TemporaryDirectory(dir=library.parent) as folder:
-        compile_library(library.stem, folder, compiler_flags(level))
-        Path(folder, library.name).replace(library)
+    log.info("building the native operations for %s, once: about 20 s on two free cores", level)
+    folder = library.parent / "objects"
+    folder.mkdir(exist_ok=True)
+    (folder / "lock").unlink(missing_ok=True)  # torch's own, left by a build that was interrupted
+    compile_library(library.stem, str(folder), compiler_flags(level), lock)
+    Path(folder, library.name).replace(library)
+    shutil.rmtree(folder)
     library.with_suffix(".sha256").write_text(sha256_of(library))
     log.info("built the native operations in %.0f s", time.monotonic() - started)
     try:
@@ -197,18 +208,26 @@ def check_tools() -> None:
         raise NotBuilt("ninja is not installed")
 
 
-def compile_library(name: str, folder: str, flags: list[str]) -> None:
-    """Leave FOLDER/NAME.so, compiled and imported once in a process of its own; raises NotBuilt."""
+def compile_library(name: str, folder: str, flags: list[str], *kept: int) -> None:
+    """Leave FOLDER/NAME.so, compiled and imported once in a process of its own; raises NotBuilt.
+
+    The process has the descriptors `kept`. The log says how many files are compiled.
+    """
     # -P: this package's folder must not come first on the path, its files are named like others.
     command = [sys.executable, "-P", str(Path(__file__).with_name("compile.py")), name, folder, *flags]
     env = {**os.environ, "PATH": tool_path()}
-    try:
-        result = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT, env=env)
-    except subprocess.TimeoutExpired as error:
-        raise NotBuilt(f"the compiler took more than {TIMEOUT} s") from error
-    if result.returncode:
-        log.debug("native build failed:\n%s\n%s", result.stdout, result.stderr)
-        raise NotBuilt("the build failed", _error_line(result.stdout + result.stderr))
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=env, pass_fds=kept
+    ) as process:
+        lines = []
+        for line in process.stdout or ():
+            lines.append(line)
+            if step := STEP.match(line):
+                log.info("native operations: %s of %s files compiled", *step.groups())
+    if process.returncode:
+        output = "".join(lines)
+        log.debug("native build failed:\n%s", output)
+        raise NotBuilt("the build failed", _error_line(output))
 
 
 def tool_path() -> str:

@@ -110,16 +110,12 @@ class Inspection:
 
 @dataclass(frozen=True, slots=True)
 class Validation:
-    """What `adapters validate` found.
-
-    `covered`: the version of the carried adapter of its name whose place it takes; '' if there is none.
-    """
+    """What `adapters validate` found."""
 
     folder: str
     inspection: Inspection
     base_checked: bool
     values_checked: bool
-    covered: str = ""
 
     @property
     def ok(self) -> bool:
@@ -135,13 +131,11 @@ class Validation:
     def routing(self) -> str:
         """Whether requests that name no adapter may come to it with the default gate, and what to do."""
         seen = self.inspection
-        over = f", in place of the carried {seen.name}@{self.covered}" if self.covered else ""
         if not seen.manifest.routing.examples:
-            return f"by name only{over}: write 6 to 12 example requests as [routing] examples in adapter.toml"
+            return "by name only: write 6 to 12 example requests as [routing] examples in adapter.toml"
         count = len(seen.manifest.routing.examples)
-        first = "your first version" if over else "a first version"
         return (
-            f"{count} example{'s' if count != 1 else ''}: {first} is routed to at once{over}; "
+            f"{count} example{'s' if count != 1 else ''}: a first version is routed to at once; "
             "one that replaces it needs a report.json with a gain, or an experiment that it won"
         )
 

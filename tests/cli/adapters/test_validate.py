@@ -39,20 +39,6 @@ def test_it_tells_from_which_tokens_on_an_activated_lora_acts(cli, base, adapter
     assert "vocabulary" in refused.out
 
 
-def test_it_tells_whose_place_an_adapter_takes(cli, base, adapter, own_folder, monkeypatch):
-    mine = adapter("medical")
-    (mine / "adapter.toml").write_text('[routing]\nexamples = ["Does a sprain heal by itself?"]\n')
-    told = cli("adapters", "validate", mine, "--model", base).out
-    assert (
-        "1 example: your first version is routed to at once, in place of the carried medical@1.0.0;" in told
-    )
-    (mine / "adapter.toml").unlink()
-    told = cli("adapters", "validate", mine, "--model", base).out
-    assert "by name only, in place of the carried medical@1.0.0: write 6 to 12" in told
-    monkeypatch.setenv("LORA_ROUTER_BARE", "true")
-    assert "carried" not in cli("adapters", "validate", mine, "--model", base).out
-
-
 def test_all_that_is_wrong_is_told_at_once_for_all_folders(cli, base, adapter):
     spoilt = adapter("spoilt", b=float("nan"))
     (spoilt / "adapter.toml").write_text('[adapter]\nversion = "no spaces please"\n[prompts]\n')

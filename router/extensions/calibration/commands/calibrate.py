@@ -137,11 +137,11 @@ def _ballots(
 def built_in_strange(profiles: Sequence[AdapterProfile], known: Sequence[DataRow]) -> list[DataRow]:
     """The strange requests of this project that no adapter and no labelled request has; none where the
     package came without its plugins."""
-    from router.carried import carried
+    from router.built_in import built_in_folders
     from router.classifiers.regression import read_background
     from router.extensions.calibration.rows import DataRow, distinct, unseen
 
-    paths = [path for folder in carried("plugins") if (path := folder / STRANGERS).is_file()]
+    paths = [path for folder in built_in_folders("plugins") if (path := folder / STRANGERS).is_file()]
     rows = distinct(
         DataRow(text, "", "built in") for path in paths for text in read_background(path, profiles)
     )

@@ -6,7 +6,7 @@ import asyncio
 import sys
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from router.carried import own
+from router.built_in import is_built_in
 from router.cli.command import CliError
 
 if TYPE_CHECKING:
@@ -244,30 +244,31 @@ def read_profiles(dirs: Sequence[Path]) -> tuple[AdapterProfile, ...]:
 
 
 def find_profiles(dirs: Sequence[Path]) -> dict[str, tuple[AdapterProfile, Path]]:
-    """The same by name, each with its folder. A carried adapter gives way to another of its name."""
-    mine = own(dirs, "adapters")
-    found = _highest(one for one in dirs if one not in mine) | _highest(mine)
-    return {name: found[name] for name in sorted(found)}
-
-
-def _highest(dirs: Iterable[Path]) -> dict[str, tuple[AdapterProfile, Path]]:
+    """The same by name, each with its folder."""
     from router.names import version_key
 
     found: dict[str, tuple[AdapterProfile, Path]] = {}
-    for folder in (f for d in dirs for f in _folders(d)):
+    for folder in _folders(dirs):
         profile = read_profile(folder)
         known = found.get(profile.name)
         if known is None or version_key(known[0].version) < version_key(profile.version):
             found[profile.name] = profile, folder
-    return found
+    return {name: found[name] for name in sorted(found)}
 
 
-def _folders(root: Path) -> Iterator[Path]:
-    for child in sorted(p for p in root.iterdir() if p.is_dir() and not p.name.startswith((".", "_"))):
-        if (child / "adapter.toml").is_file():
-            yield child
-        else:
-            yield from (p for p in sorted(child.iterdir()) if (p / "adapter.toml").is_file())
+def _folders(dirs: Sequence[Path]) -> Iterator[Path]:
+    """Of all versions. As in a server, a folder overrides a later built-in one of its name."""
+    seen: set[str] = set()
+    for root in dirs:
+        children = sorted(p for p in root.iterdir() if p.is_dir() and not p.name.startswith((".", "_")))
+        for child in children:
+            if child.name in seen and is_built_in(child, "adapters"):
+                continue
+            if (child / "adapter.toml").is_file():
+                yield child
+            else:
+                yield from (p for p in sorted(child.iterdir()) if (p / "adapter.toml").is_file())
+        seen.update(child.name for child in children)
 
 
 def read_profile(folder: Path) -> AdapterProfile:

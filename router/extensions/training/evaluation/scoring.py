@@ -18,7 +18,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from router.carried import carried
+from router.built_in import built_in_folders
 from router.errors import ConfigError
 from router.extensions.training.data import TrainingRow
 
@@ -135,7 +135,7 @@ RECIPE_METRICS = ("execution",)
 
 def recipe_metric(name: str) -> RecipeMetric:
     """The metric of a folder of recipes. Raises ConfigError where the folder is not there."""
-    folders = carried(f"recipes/{name}")
+    folders = built_in_folders(f"recipes/{name}")
     if not folders:
         raise ConfigError(f"the metric {name} needs the folder recipes/{name}, which is not there")
     module = f"lora_router_recipe_{name}"
