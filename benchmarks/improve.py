@@ -9,9 +9,9 @@ The sections:
 
 loop        300 corrections: gain on fresh notes, loss on test rows, canary, and what serves at the end
 random      corrections that are drawn at random, 20 times: each must end in "no better"
-rule        the same without a model: how often random corrections pass each part of the rule, 2,000 draws
 poison      one correction in ten is hostile, from two units: what they get
-throughput  answers a second of a server on one core, alone and while a version is trained
+
+`python -m benchmarks.improve_rule` has the rule alone, without a model.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from typing import Any
 
 from benchmarks import report
 from router.client import Client, Outcome
-from router.paired import ALPHA, difference
+from router.extensions.improve.state import Result
 from tests.serving import serving
 
 ROOT = Path(__file__).parents[1]
@@ -42,7 +42,6 @@ DATA = ROOT / "recipes" / "data"
 FEEDBACK_ROWS = 1900  # of the notes; the others are fresh
 NEVER = "Symptoms, signs and abnormal clinical and laboratory findings, not elsewhere classified"
 BY_USER = 5  # notes that a user asks about
-DRAWS = 2000
 
 
 def json_lines(name: str) -> list[dict[str, str]]:
@@ -173,12 +172,11 @@ def loop(options: argparse.Namespace) -> bool:
         asked = wrong_answers(place, options.rows)
         feedback = write(place.folder / "feedback.jsonl", feedback_of(asked, by_user))
         with place.server() as address:
-            flags = ("--server", address, "--window", "3s", "--units", "1000", "--promote", "auto")
+            flags = ("--server", address, "--window", "3s", "--units", "1000", "--promote")
             run = place.improve(feedback, *flags)
-            rows = [{"step": "command", "result": run["result"], "points": run["why"][:60]}]
+            rows = [{"step": "command", "result": run["result"], "points": run["why"]}]
             if not run["folder"]:
-                print("\n\n".join(place.said))
-                return False
+                return finish("improve", rows, {"a canary began": False}, place.said, options)
             old, new = place.folder / "adapters" / "medical", Path(run["folder"])
             gained, kept = place.score(old, new, fresh), place.score(old, new, test)
             rows += [scored("fresh notes", gained), scored("test rows", kept)]
@@ -192,7 +190,7 @@ def loop(options: argparse.Namespace) -> bool:
     met = {
         "gain on fresh notes ≥ 10 points": gained["difference"]["mean"] >= 0.10,
         "loss on test rows ≤ 1 point": kept["difference"]["mean"] >= -0.01,
-        "canary won, and it serves": run["result"] == "promoted" and serves == "1.1.0",
+        "canary won, and it serves": run["result"] == Result.PROMOTED and serves == "1.1.0",
     }
     return finish("improve", rows, met, place.said, options)
 
@@ -234,66 +232,30 @@ def randomly(options: argparse.Namespace) -> bool:
     done = {row["seed"] for row in rows}
     with new_place() as place:
         asked = wrong_answers(place, options.rows)
-        for seed in sorted({*range(options.first, options.first + options.runs)} - done):
-            draw = random.Random(seed)
+    for seed in sorted({*range(options.first, options.first + options.runs)} - done):
+        draw = random.Random(seed)
 
-            def drawn(number: int, row: Mapping[str, str], draw: random.Random = draw) -> tuple[str, str]:
-                return f"user-{number // BY_USER}", draw.choice(labels)
+        def drawn(number: int, row: Mapping[str, str], draw: random.Random = draw) -> tuple[str, str]:
+            return f"user-{number // BY_USER}", draw.choice(labels)
 
+        with new_place() as place:
             feedback = write(place.folder / "feedback.jsonl", feedback_of(asked, drawn))
             began = time.monotonic()
-            run = place.improve(feedback, "--canary", "0", "--new")
-            rows.append(
-                {
-                    "seed": seed,
-                    "result": run["result"],
-                    "on feedback": share(run["new"]),
-                    "p": f"{run['new']['difference']['p']:.2g}",
-                    "p against chance": f"{run['new']['by_chance']['p']:.2g}",
-                    "on validation rows": share(run["old"]),
-                    "seconds": round(time.monotonic() - began),
-                }
-            )
-            print(rows[-1], flush=True)
-            if options.keep:
-                with options.keep.open("a") as file:
-                    file.write(json.dumps(rows[-1]) + "\n")
-    met = {f"no better in {len(rows)} of {len(rows)}": all(row["result"] == "no better" for row in rows)}
-    return finish("improve-random", rows, met, [], options)
-
-
-# -- rule
-
-
-def rule(options: argparse.Namespace) -> bool:
-    """Random labels that are never the old answer, against versions that changed some of their answers."""
-    rows = []
-    for changed in (0.3, 0.6, 1.0):
-        passed = [noise(seed, changed) for seed in range(DRAWS)]
+            run = place.improve(feedback, "--canary", "0")
         rows.append(
             {
-                "answers that changed": f"{100 * changed:.0f} %",
-                "gain alone": f"{100 * sum(one for one, _ in passed) / DRAWS:.1f} %",
-                "gain and more than chance": f"{100 * sum(one and two for one, two in passed) / DRAWS:.1f} %",
-                "passed": sum(one and two for one, two in passed),
+                "seed": seed,
+                "result": run["result"],
+                "why": run["why"],
+                "seconds": round(time.monotonic() - began),
             }
         )
-    met = {"at most 5 % pass": all(row["passed"] <= 0.05 * DRAWS for row in rows)}
-    return finish("improve-rule", rows, met, [], options)
-
-
-def noise(seed: int, changed: float) -> tuple[bool, bool]:
-    """Whether a gain is shown, and more than chance, of one draw: 80 rows of 16 users, 19 labels."""
-    draw = random.Random(seed)
-    old = [draw.randrange(19) for _ in range(80)]
-    new = [draw.randrange(19) if draw.random() < changed else answer for answer in old]
-    right = [draw.choice([label for label in range(19) if label != answer]) for answer in old]
-    users = [place // BY_USER for place in range(80)]
-    scores = [float(answer == label) for answer, label in zip(new, right, strict=True)]
-    others = [float(answer == label) for answer, label in zip(new, right[1:] + right[:1], strict=True)]
-    found = difference(scores, [0.0] * 80, users), difference(scores, others, users)
-    gain, chance = (one.mean > 0 and one.p <= ALPHA for one in found)
-    return gain, chance
+        print(rows[-1], flush=True)
+        if options.keep:
+            with options.keep.open("a") as file:
+                file.write(json.dumps(rows[-1]) + "\n")
+    met = {f"no better in {len(rows)} of {len(rows)}": all(row["result"] == Result.NO_BETTER for row in rows)}
+    return finish("improve-random", rows, met, [], options)
 
 
 # -- poison
@@ -321,62 +283,6 @@ def poison(options: argparse.Namespace) -> bool:
         ]
     met = {"the wanted answers rise by less than 2 points": got["difference"]["mean"] < 0.02}
     return finish("improve-poison", rows, met, place.said, options)
-
-
-# -- throughput
-
-
-def throughput(options: argparse.Namespace) -> bool:
-    """A server on core 0 answers, alone before and after, and beside training, which gets what is left."""
-    notes = json_lines("medical.shorthand")
-    with new_place() as place:
-        asked = [(row, "") for row in notes[: options.rows]]
-        feedback = write(place.folder / "feedback.jsonl", feedback_of(asked, by_user))
-        with place.server() as address:
-            pids = subprocess.run(
-                ["pgrep", "-f", address], capture_output=True, text=True, check=True
-            ).stdout.split()
-            for pid in pids:
-                subprocess.run(["taskset", "-acp", "0", pid], check=True, capture_output=True)
-            answers(address, notes, 2 * options.seconds)  # until its cache is warm
-            alone = [answers(address, notes, options.seconds)]
-            words = [sys.executable, "-m", "router.cli", "adapters", "improve", "medical", "--canary", "0"]
-            training = subprocess.Popen(
-                [*words, "--recipes", str(ROOT / "recipes"), "--feedback", str(feedback)],
-                cwd=place.folder,
-                env=os.environ | place.environment,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                text=True,
-            )
-            assert training.stdout is not None
-            for line in training.stdout:
-                if line.startswith("step 1 of"):
-                    break
-            beside = [answers(address, notes, options.seconds) for _ in range(2)]
-            running = training.poll() is None
-            training.send_signal(2)
-            training.communicate()
-            alone.append(answers(address, notes, options.seconds))
-    ratio = sum(beside) / sum(alone)
-    rows = [
-        {"server": "alone", "answers/s": " and ".join(f"{rate:.1f}" for rate in alone)},
-        {"server": "beside training", "answers/s": " and ".join(f"{rate:.1f}" for rate in beside)},
-        {"server": "ratio", "answers/s": f"{ratio:.2f}"},
-    ]
-    return finish("improve-throughput", rows, {"ratio ≥ 0.8": ratio >= 0.8 and running}, [], options)
-
-
-def answers(address: str, rows: Sequence[Mapping[str, str]], seconds: float) -> float:
-    """Answers a second with 8 requests at once."""
-    from concurrent.futures import ThreadPoolExecutor
-
-    with Client(address, timeout=60.0) as client, ThreadPoolExecutor(8) as pool:
-        began, done = time.monotonic(), 0
-        while time.monotonic() - began < seconds:
-            batch = rows[done % 1600 : done % 1600 + 64]
-            done += len(list(pool.map(lambda row: client.generate(row["prompt"], adapter="medical"), batch)))
-        return done / (time.monotonic() - began)
 
 
 # -- pages
@@ -417,7 +323,7 @@ def finish(
     return all(met.values())
 
 
-SECTIONS = {"loop": loop, "random": randomly, "rule": rule, "poison": poison, "throughput": throughput}
+SECTIONS = {"loop": loop, "random": randomly, "poison": poison}
 
 
 def main() -> None:
@@ -433,7 +339,6 @@ def main() -> None:
     parser.add_argument(
         "--keep", type=Path, help="file of finished runs of random feedback: those are not run again"
     )
-    parser.add_argument("--seconds", type=float, default=30.0, help="of a measurement of throughput")
     parser.add_argument("--dry", action="store_true", help="print, write nothing")
     options = parser.parse_args()
     if not SECTIONS[options.section](options):

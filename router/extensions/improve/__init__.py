@@ -1,7 +1,7 @@
 """`lora-router adapters improve NAME`: from feedback to a better version that serves (docs/improve.md).
 
 `run` has the steps, `state` what is known of a run, `rows` reads feedback and makes rows, `recipes` writes
-the recipe, `processes` runs training and comparison, `rule` decides, and `canary` puts a version before users.
+the recipe, `processes` runs training and comparison, `rule` decides, `canary` puts a version before users.
 """
 
 from __future__ import annotations
