@@ -47,7 +47,7 @@ def users_needed(verdict: int) -> int:
 
 
 def rows_needed(verdict: int) -> int:
-    """Rows of the task that the n-th verdict takes: with fewer, equal answers do not show that nothing is lost.
+    """Task rows that the n-th verdict takes: with fewer, not even equal answers show that nothing is lost.
 
     >>> [rows_needed(verdict) for verdict in (1, 2, 3, 10)]
     [193, 287, 349, 551]

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from benchmarks import improve_rule
+from benchmarks.improve_rule import share
 from router.extensions.improve.rule import gains, keeps, level, rows_needed, users_needed
 from router.paired import difference
 
@@ -119,7 +120,3 @@ def test_simulated_test_is_the_one_that_compares_versions():
         )
         (simulated,) = improve_rule.p_values(np.array([better]), np.array([worse]))
         assert found.p == pytest.approx(min(1.0, 2 * simulated if better >= worse else found.p))
-
-
-def share(shown):
-    return float(shown.removesuffix(" %")) / 100
