@@ -6,7 +6,6 @@ Every step leaves its result in the run's state, and the next call goes on behin
 from __future__ import annotations
 
 import gzip
-import hashlib
 import json
 import random
 import shutil
@@ -68,7 +67,7 @@ class Improvement:
             if run.result is Result.CANARY:
                 self._follow(folder)
                 return run
-            if run.result is Result.NONE and not run.rows_sha256:
+            if run.result is Result.NONE and not run.own:
                 self._take_rows(folder)
             if run.result is Result.NONE and not run.trained:
                 self._train(folder)
@@ -186,12 +185,10 @@ class Improvement:
         train = [*new, *own]
         draw.shuffle(train)
         task = [*pairs(recipe.file("valid")), *pairs(recipe.file("test"))]
-        for name, rows in ((state.TRAIN, train), (state.SELECT, select), (state.NEW, held_out)):
+        files = {state.TRAIN: train, state.SELECT: select, state.NEW: held_out, state.TASK: task}
+        for name, rows in files.items():
             write_lines(folder.file(name), rows)
-        write_lines(folder.file(state.TASK), task)
         run.own = len(own)
-        texts = folder.file(state.TRAIN).read_bytes() + folder.file(state.NEW).read_bytes()
-        run.rows_sha256 = hashlib.sha256(texts).hexdigest()
         folder.save()
 
     # -- 3: training
@@ -203,7 +200,7 @@ class Improvement:
             folder.path,
             self._recipe,
             version=run.version,
-            start=self._folder_of(run.first),
+            start=self._folders[run.first],
             train=folder.file(state.TRAIN),
             valid=folder.file(state.SELECT),
             rows=run.train + run.own,
@@ -239,9 +236,7 @@ class Improvement:
             folder.save()
         self._say(f"comparing {run.base} and {run.version} on feedback of {len(run.judged)} users")
         found = self._compared(folder, run.base, state.NEW)
-        run.feedback = {
-            name: found[name] for name in ("old_score", "new_score", "difference", "by_chance")
-        }  # without the regressions, which hold texts
+        run.feedback = {name: found[name] for name in ("difference", "by_chance")}  # and no texts
         decision = gains(run.feedback, run.verdict)
         if decision.passes:
             run.result, run.why = Result.BETTER, f"{decision.why}; {run.task}"
@@ -250,16 +245,13 @@ class Improvement:
             folder.end(Result.NO_BETTER, decision.why)
 
     def _compared(self, folder: RunFolder, other: str, rows: str) -> Mapping[str, Any]:
-        line = ["compare", str(self._folder_of(other)), str(_candidate(folder)), "--offline", "--json"]
+        line = ["compare", str(self._folders[other]), str(_candidate(folder)), "--offline", "--json"]
         line += ["--data", str(folder.file(rows)), "--metric", self._recipe.metric]
         line += ["--max-tokens", str(self._recipe.value("generation", "max_tokens", 64))]
         found: Mapping[str, Any] = json.loads(
             run_command([*line, *(["--group-column", "unit"] if rows == state.NEW else [])])
         )
         return found
-
-    def _folder_of(self, version: str) -> Path:
-        return self._folders[version]
 
     # -- 5 and 6: among the adapters, and before users
 
@@ -290,7 +282,7 @@ class Improvement:
             raise FailedPrecondition(
                 f"{run.name}@{run.version} is not in {self._request.adapters} after it was added"
             )
-        run.folder = str(self._folder_of(run.version))
+        run.folder = str(self._folders[run.version])
         folder.save()
 
     def _follow(self, folder: RunFolder) -> None:

@@ -52,9 +52,8 @@ class Run:
     read: int = 0  # records
     train: int = 0  # rows
     held_out: int = 0
-    own: int = 0  # rows of the recipe that are mixed in
+    own: int = 0  # rows of the recipe that are mixed in; 0: no rows were written yet
     left: dict[str, int] = field(default_factory=dict)  # records that were left out, by reason
-    rows_sha256: str = ""
     steps: int = 0  # of training
     trained: float = 0.0  # seconds
     task: str = ""  # what the task rows show
