@@ -39,7 +39,8 @@ from tests.serving import serving
 
 ROOT = Path(__file__).parents[1]
 DATA = ROOT / "recipes" / "data"
-FEEDBACK_ROWS = 1900  # of the notes; the others are fresh
+ASKED_ROWS = 700  # of the notes: users ask about these
+FEEDBACK_ROWS = 1900  # the terms of notes from ASKED_ROWS to here, as they are printed, are rows of the task
 NEVER = "Symptoms, signs and abnormal clinical and laboratory findings, not elsewhere classified"
 BY_USER = 5  # notes that a user asks about
 
@@ -87,8 +88,7 @@ class Place:
 
     def improve(self, feedback: Path, *flags: str) -> dict[str, Any]:
         """The command, and its last run."""
-        words = ("adapters", "improve", "medical", "--recipes", str(ROOT / "recipes"))
-        self.command(*words, "--feedback", str(feedback), *flags, fails=(3, 4))
+        self.command("adapters", "improve", "medical", "--feedback", str(feedback), *flags, fails=(3, 4))
         shown = self.command("adapters", "improve", "medical", "--status", "--json")
         self.said.pop()
         last: dict[str, Any] = json.loads(shown)[-1]
@@ -110,7 +110,21 @@ def new_place() -> Iterator[Place]:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         shutil.copytree(ROOT / "adapters" / "medical", folder / "adapters" / "medical")
+        write_recipe(folder / "recipes")
         yield Place(folder)
+
+
+def write_recipe(folder: Path) -> None:
+    """The recipe of `medical` with 1,200 more validation rows: its 581 task rows are too few for the rule."""
+    folder.mkdir()
+    printed = [
+        row | {"prompt": row["prompt"].partition('"')[0] + json.dumps(row["x"])}
+        for row in json_lines("medical.shorthand")[ASKED_ROWS:FEEDBACK_ROWS]
+    ]
+    write(folder / "valid.jsonl", [*json_lines("medical.valid"), *printed])
+    text = (ROOT / "recipes" / "medical.toml").read_text(encoding="utf-8")
+    text = text.replace('"data/medical.valid.jsonl.gz"', '"valid.jsonl"').replace('"data/', f'"{DATA}/')
+    (folder / "medical.toml").write_text(text, encoding="utf-8")
 
 
 def write(path: Path, rows: Iterable[Mapping[str, Any]]) -> Path:
@@ -148,7 +162,7 @@ def wrong_answers(place: Place, count: int) -> list[tuple[dict[str, str], str]]:
     """The first `count` notes that a server answers wrongly, with its answers."""
     found: list[tuple[dict[str, str], str]] = []
     with place.server() as address, Client(address, timeout=60.0) as client:
-        for row in json_lines("medical.shorthand")[:FEEDBACK_ROWS]:
+        for row in json_lines("medical.shorthand")[:ASKED_ROWS]:
             answer = client.generate(row["prompt"], adapter="medical").text.strip()
             if answer != row["response"]:
                 found.append((row, answer))
