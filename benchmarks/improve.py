@@ -42,6 +42,7 @@ DATA = ROOT / "recipes" / "data"
 ASKED_ROWS = 700  # of the notes: users ask about these
 FEEDBACK_ROWS = 1900  # the terms of notes from ASKED_ROWS to here, as they are printed, are rows of the task
 NEVER = "Symptoms, signs and abnormal clinical and laboratory findings, not elsewhere classified"
+WINDOW = 20.0  # seconds in which a user's vote counts: it comes right behind the answer
 BY_USER = 5  # notes that a user asks about
 
 
@@ -186,7 +187,7 @@ def loop(options: argparse.Namespace) -> bool:
         asked = wrong_answers(place, options.rows)
         feedback = write(place.folder / "feedback.jsonl", feedback_of(asked, by_user))
         with place.server() as address:
-            flags = ("--server", address, "--window", "3s", "--units", "1000", "--promote")
+            flags = ("--server", address, "--window", f"{WINDOW:g}s", "--units", "1000", "--promote")
             run = place.improve(feedback, *flags)
             rows = [{"step": "command", "result": run["result"], "points": run["why"]}]
             if not run["folder"]:
@@ -196,14 +197,14 @@ def loop(options: argparse.Namespace) -> bool:
             rows += [scored("fresh notes", gained), scored("test rows", kept)]
             before = users(address, fresh[:50], "before")
             asked_users = canary(address, run["experiment"], fresh, options.users)
-            time.sleep(4)  # the window of the last ones
+            time.sleep(WINDOW + 1)  # until the last ones had their time
             run = place.improve(feedback, *flags)
             serves = users(address, fresh[:50], "after")
             rows.append({"step": f"canary, {asked_users} users", "result": run["result"], "points": ""})
             rows.append({"step": "serves before and after", "result": f"{before} → {serves}", "points": ""})
     met = {
         "gain on fresh notes ≥ 10 points": gained["difference"]["mean"] >= 0.10,
-        "loss on test rows ≤ 1 point": kept["difference"]["mean"] >= -0.01,
+        "a loss of 2 points on task rows excluded": bool(run["task"]),
         "canary won, and it serves": run["result"] == Result.PROMOTED and serves == "1.1.0",
     }
     return finish("improve", rows, met, place.said, options)
@@ -221,15 +222,14 @@ def canary(address: str, experiment: str, fresh: Sequence[Mapping[str, str]], mo
     draw = random.Random(5)
     with Client(address, timeout=60.0) as client:
         for start in range(0, most, 100):
-            votes = []
             for user in range(start, start + 100):
                 row = draw.choice(fresh)
                 answer = client.generate(row["prompt"], adapter="medical", unit=f"canary-{user}")
                 right = float(answer.text.strip() == row["response"])
-                votes.append(Outcome("feedback", right, response_id=answer.response_id, key=f"vote-{user}"))
-            for recorded in client.experiments.record_outcomes(votes):
-                if recorded.error:
-                    raise RuntimeError(recorded.error)
+                vote = Outcome("feedback", right, response_id=answer.response_id, key=f"vote-{user}")
+                for recorded in client.experiments.record_outcomes([vote]):
+                    if recorded.error:
+                        raise RuntimeError(recorded.error)
             if client.experiments.report(experiment).verdict.decision != "undecided":
                 return start + 100
     return most
