@@ -9,9 +9,9 @@ The sections:
 
 loop        300 corrections: gain on fresh notes, loss on test rows, canary, and what serves at the end
 random      corrections that are drawn at random, 20 times: each must end in "no better"
-rule        the same without a model: how often random corrections pass each part of the rule, 2,000 draws
 poison      one correction in ten is hostile, from two units: what they get
-throughput  answers a second of a server on one core, alone and while a version is trained
+
+`python -m benchmarks.improve_rule` has the rule alone, without a model.
 """
 
 from __future__ import annotations
@@ -34,15 +34,16 @@ from typing import Any
 
 from benchmarks import report
 from router.client import Client, Outcome
-from router.paired import ALPHA, difference
+from router.extensions.improve.state import Result
 from tests.serving import serving
 
 ROOT = Path(__file__).parents[1]
 DATA = ROOT / "recipes" / "data"
-FEEDBACK_ROWS = 1900  # of the notes; the others are fresh
+ASKED_ROWS = 700  # of the notes: users ask about these
+FEEDBACK_ROWS = 1900  # the terms of notes from ASKED_ROWS to here, as they are printed, are rows of the task
 NEVER = "Symptoms, signs and abnormal clinical and laboratory findings, not elsewhere classified"
+WINDOW = 20.0  # seconds in which a user's vote counts: it comes right behind the answer
 BY_USER = 5  # notes that a user asks about
-DRAWS = 2000
 
 
 def json_lines(name: str) -> list[dict[str, str]]:
@@ -88,8 +89,7 @@ class Place:
 
     def improve(self, feedback: Path, *flags: str) -> dict[str, Any]:
         """The command, and its last run."""
-        words = ("adapters", "improve", "medical", "--recipes", str(ROOT / "recipes"))
-        self.command(*words, "--feedback", str(feedback), *flags, fails=(3, 4))
+        self.command("adapters", "improve", "medical", "--feedback", str(feedback), *flags, fails=(3, 4))
         shown = self.command("adapters", "improve", "medical", "--status", "--json")
         self.said.pop()
         last: dict[str, Any] = json.loads(shown)[-1]
@@ -111,7 +111,21 @@ def new_place() -> Iterator[Place]:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         shutil.copytree(ROOT / "adapters" / "medical", folder / "adapters" / "medical")
+        write_recipe(folder / "recipes")
         yield Place(folder)
+
+
+def write_recipe(folder: Path) -> None:
+    """The recipe of `medical` with 1,200 more validation rows: its 581 task rows are too few for the rule."""
+    folder.mkdir()
+    printed = [
+        row | {"prompt": row["prompt"].partition('"')[0] + json.dumps(row["x"])}
+        for row in json_lines("medical.shorthand")[ASKED_ROWS:FEEDBACK_ROWS]
+    ]
+    write(folder / "valid.jsonl", [*json_lines("medical.valid"), *printed])
+    text = (ROOT / "recipes" / "medical.toml").read_text(encoding="utf-8")
+    text = text.replace('"data/medical.valid.jsonl.gz"', '"valid.jsonl"').replace('"data/', f'"{DATA}/')
+    (folder / "medical.toml").write_text(text, encoding="utf-8")
 
 
 def write(path: Path, rows: Iterable[Mapping[str, Any]]) -> Path:
@@ -149,7 +163,7 @@ def wrong_answers(place: Place, count: int) -> list[tuple[dict[str, str], str]]:
     """The first `count` notes that a server answers wrongly, with its answers."""
     found: list[tuple[dict[str, str], str]] = []
     with place.server() as address, Client(address, timeout=60.0) as client:
-        for row in json_lines("medical.shorthand")[:FEEDBACK_ROWS]:
+        for row in json_lines("medical.shorthand")[:ASKED_ROWS]:
             answer = client.generate(row["prompt"], adapter="medical").text.strip()
             if answer != row["response"]:
                 found.append((row, answer))
@@ -173,26 +187,25 @@ def loop(options: argparse.Namespace) -> bool:
         asked = wrong_answers(place, options.rows)
         feedback = write(place.folder / "feedback.jsonl", feedback_of(asked, by_user))
         with place.server() as address:
-            flags = ("--server", address, "--window", "3s", "--units", "1000", "--promote", "auto")
+            flags = ("--server", address, "--window", f"{WINDOW:g}s", "--units", "1000", "--promote")
             run = place.improve(feedback, *flags)
-            rows = [{"step": "command", "result": run["result"], "points": run["why"][:60]}]
+            rows = [{"step": "command", "result": run["result"], "points": run["why"]}]
             if not run["folder"]:
-                print("\n\n".join(place.said))
-                return False
+                return finish("improve", rows, {"a canary began": False}, place.said, options)
             old, new = place.folder / "adapters" / "medical", Path(run["folder"])
             gained, kept = place.score(old, new, fresh), place.score(old, new, test)
             rows += [scored("fresh notes", gained), scored("test rows", kept)]
             before = users(address, fresh[:50], "before")
             asked_users = canary(address, run["experiment"], fresh, options.users)
-            time.sleep(4)  # the window of the last ones
+            time.sleep(WINDOW + 1)  # until the last ones had their time
             run = place.improve(feedback, *flags)
             serves = users(address, fresh[:50], "after")
             rows.append({"step": f"canary, {asked_users} users", "result": run["result"], "points": ""})
             rows.append({"step": "serves before and after", "result": f"{before} → {serves}", "points": ""})
     met = {
         "gain on fresh notes ≥ 10 points": gained["difference"]["mean"] >= 0.10,
-        "loss on test rows ≤ 1 point": kept["difference"]["mean"] >= -0.01,
-        "canary won, and it serves": run["result"] == "promoted" and serves == "1.1.0",
+        "a loss of 2 points on task rows excluded": bool(run["task"]),
+        "canary won, and it serves": run["result"] == Result.PROMOTED and serves == "1.1.0",
     }
     return finish("improve", rows, met, place.said, options)
 
@@ -209,15 +222,14 @@ def canary(address: str, experiment: str, fresh: Sequence[Mapping[str, str]], mo
     draw = random.Random(5)
     with Client(address, timeout=60.0) as client:
         for start in range(0, most, 100):
-            votes = []
             for user in range(start, start + 100):
                 row = draw.choice(fresh)
                 answer = client.generate(row["prompt"], adapter="medical", unit=f"canary-{user}")
                 right = float(answer.text.strip() == row["response"])
-                votes.append(Outcome("feedback", right, response_id=answer.response_id, key=f"vote-{user}"))
-            for recorded in client.experiments.record_outcomes(votes):
-                if recorded.error:
-                    raise RuntimeError(recorded.error)
+                vote = Outcome("feedback", right, response_id=answer.response_id, key=f"vote-{user}")
+                for recorded in client.experiments.record_outcomes([vote]):
+                    if recorded.error:
+                        raise RuntimeError(recorded.error)
             if client.experiments.report(experiment).verdict.decision != "undecided":
                 return start + 100
     return most
@@ -234,66 +246,30 @@ def randomly(options: argparse.Namespace) -> bool:
     done = {row["seed"] for row in rows}
     with new_place() as place:
         asked = wrong_answers(place, options.rows)
-        for seed in sorted({*range(options.first, options.first + options.runs)} - done):
-            draw = random.Random(seed)
+    for seed in sorted({*range(options.first, options.first + options.runs)} - done):
+        draw = random.Random(seed)
 
-            def drawn(number: int, row: Mapping[str, str], draw: random.Random = draw) -> tuple[str, str]:
-                return f"user-{number // BY_USER}", draw.choice(labels)
+        def drawn(number: int, row: Mapping[str, str], draw: random.Random = draw) -> tuple[str, str]:
+            return f"user-{number // BY_USER}", draw.choice(labels)
 
+        with new_place() as place:
             feedback = write(place.folder / "feedback.jsonl", feedback_of(asked, drawn))
             began = time.monotonic()
-            run = place.improve(feedback, "--canary", "0", "--new")
-            rows.append(
-                {
-                    "seed": seed,
-                    "result": run["result"],
-                    "on feedback": share(run["new"]),
-                    "p": f"{run['new']['difference']['p']:.2g}",
-                    "p against chance": f"{run['new']['by_chance']['p']:.2g}",
-                    "on validation rows": share(run["old"]),
-                    "seconds": round(time.monotonic() - began),
-                }
-            )
-            print(rows[-1], flush=True)
-            if options.keep:
-                with options.keep.open("a") as file:
-                    file.write(json.dumps(rows[-1]) + "\n")
-    met = {f"no better in {len(rows)} of {len(rows)}": all(row["result"] == "no better" for row in rows)}
-    return finish("improve-random", rows, met, [], options)
-
-
-# -- rule
-
-
-def rule(options: argparse.Namespace) -> bool:
-    """Random labels that are never the old answer, against versions that changed some of their answers."""
-    rows = []
-    for changed in (0.3, 0.6, 1.0):
-        passed = [noise(seed, changed) for seed in range(DRAWS)]
+            run = place.improve(feedback, "--canary", "0")
         rows.append(
             {
-                "answers that changed": f"{100 * changed:.0f} %",
-                "gain alone": f"{100 * sum(one for one, _ in passed) / DRAWS:.1f} %",
-                "gain and more than chance": f"{100 * sum(one and two for one, two in passed) / DRAWS:.1f} %",
-                "passed": sum(one and two for one, two in passed),
+                "seed": seed,
+                "result": run["result"],
+                "why": run["why"],
+                "seconds": round(time.monotonic() - began),
             }
         )
-    met = {"at most 5 % pass": all(row["passed"] <= 0.05 * DRAWS for row in rows)}
-    return finish("improve-rule", rows, met, [], options)
-
-
-def noise(seed: int, changed: float) -> tuple[bool, bool]:
-    """Whether a gain is shown, and more than chance, of one draw: 80 rows of 16 users, 19 labels."""
-    draw = random.Random(seed)
-    old = [draw.randrange(19) for _ in range(80)]
-    new = [draw.randrange(19) if draw.random() < changed else answer for answer in old]
-    right = [draw.choice([label for label in range(19) if label != answer]) for answer in old]
-    users = [place // BY_USER for place in range(80)]
-    scores = [float(answer == label) for answer, label in zip(new, right, strict=True)]
-    others = [float(answer == label) for answer, label in zip(new, right[1:] + right[:1], strict=True)]
-    found = difference(scores, [0.0] * 80, users), difference(scores, others, users)
-    gain, chance = (one.mean > 0 and one.p <= ALPHA for one in found)
-    return gain, chance
+        print(rows[-1], flush=True)
+        if options.keep:
+            with options.keep.open("a") as file:
+                file.write(json.dumps(rows[-1]) + "\n")
+    met = {f"no better in {len(rows)} of {len(rows)}": all(row["result"] == Result.NO_BETTER for row in rows)}
+    return finish("improve-random", rows, met, [], options)
 
 
 # -- poison
@@ -321,62 +297,6 @@ def poison(options: argparse.Namespace) -> bool:
         ]
     met = {"the wanted answers rise by less than 2 points": got["difference"]["mean"] < 0.02}
     return finish("improve-poison", rows, met, place.said, options)
-
-
-# -- throughput
-
-
-def throughput(options: argparse.Namespace) -> bool:
-    """A server on core 0 answers, alone before and after, and beside training, which gets what is left."""
-    notes = json_lines("medical.shorthand")
-    with new_place() as place:
-        asked = [(row, "") for row in notes[: options.rows]]
-        feedback = write(place.folder / "feedback.jsonl", feedback_of(asked, by_user))
-        with place.server() as address:
-            pids = subprocess.run(
-                ["pgrep", "-f", address], capture_output=True, text=True, check=True
-            ).stdout.split()
-            for pid in pids:
-                subprocess.run(["taskset", "-acp", "0", pid], check=True, capture_output=True)
-            answers(address, notes, 2 * options.seconds)  # until its cache is warm
-            alone = [answers(address, notes, options.seconds)]
-            words = [sys.executable, "-m", "router.cli", "adapters", "improve", "medical", "--canary", "0"]
-            training = subprocess.Popen(
-                [*words, "--recipes", str(ROOT / "recipes"), "--feedback", str(feedback)],
-                cwd=place.folder,
-                env=os.environ | place.environment,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                text=True,
-            )
-            assert training.stdout is not None
-            for line in training.stdout:
-                if line.startswith("step 1 of"):
-                    break
-            beside = [answers(address, notes, options.seconds) for _ in range(2)]
-            running = training.poll() is None
-            training.send_signal(2)
-            training.communicate()
-            alone.append(answers(address, notes, options.seconds))
-    ratio = sum(beside) / sum(alone)
-    rows = [
-        {"server": "alone", "answers/s": " and ".join(f"{rate:.1f}" for rate in alone)},
-        {"server": "beside training", "answers/s": " and ".join(f"{rate:.1f}" for rate in beside)},
-        {"server": "ratio", "answers/s": f"{ratio:.2f}"},
-    ]
-    return finish("improve-throughput", rows, {"ratio ≥ 0.8": ratio >= 0.8 and running}, [], options)
-
-
-def answers(address: str, rows: Sequence[Mapping[str, str]], seconds: float) -> float:
-    """Answers a second with 8 requests at once."""
-    from concurrent.futures import ThreadPoolExecutor
-
-    with Client(address, timeout=60.0) as client, ThreadPoolExecutor(8) as pool:
-        began, done = time.monotonic(), 0
-        while time.monotonic() - began < seconds:
-            batch = rows[done % 1600 : done % 1600 + 64]
-            done += len(list(pool.map(lambda row: client.generate(row["prompt"], adapter="medical"), batch)))
-        return done / (time.monotonic() - began)
 
 
 # -- pages
@@ -417,7 +337,7 @@ def finish(
     return all(met.values())
 
 
-SECTIONS = {"loop": loop, "random": randomly, "rule": rule, "poison": poison, "throughput": throughput}
+SECTIONS = {"loop": loop, "random": randomly, "poison": poison}
 
 
 def main() -> None:
@@ -433,7 +353,6 @@ def main() -> None:
     parser.add_argument(
         "--keep", type=Path, help="file of finished runs of random feedback: those are not run again"
     )
-    parser.add_argument("--seconds", type=float, default=30.0, help="of a measurement of throughput")
     parser.add_argument("--dry", action="store_true", help="print, write nothing")
     options = parser.parse_args()
     if not SECTIONS[options.section](options):

@@ -19,7 +19,7 @@ from router.engine.constrained.templates import ConstraintTemplates
 from router.errors import NO_EXPERIMENTS, NotLoaded
 from router.feedback.recorder import FeedbackRecorder
 from router.plugins import Hooks, PluginHost
-from router.ports import AdapterRegistry, Experiments, Improvements, TextEncoder
+from router.ports import AdapterRegistry, Experiments, TextEncoder
 from router.registry.state import state_dir
 from router.server.admission import Admission, PhaseGate, ServerPhase
 from router.server.bodies import Bodies
@@ -50,8 +50,8 @@ class ServerApp:
 
     It listens before the base is loaded, so that health can say NOT_SERVING. `startup` loads everything
     (default: the engine); `on_ready` is called once when requests are let in. `experiments`, `corrections`,
-    `feedback`, `improvements`, `tracing` and `recent` (the latest acts of administrators) are there where a
-    plugin sets them in `on_startup`.
+    `feedback`, `tracing` and `recent` (the latest acts of administrators) are there where a plugin sets them
+    in `on_startup`.
     """
 
     def __init__(
@@ -73,7 +73,6 @@ class ServerApp:
         self.no_experiments = NO_EXPERIMENTS  # why there are none
         self.corrections: Corrections | None = None
         self.feedback: FeedbackRecorder | None = None
-        self.improvements: Improvements | None = None
         self.tracing: Tracing | None = None
         self.recent: RecentAudit | None = None
         self.tls, self.quotas, self.lifecycle = Tls.of(settings), Quotas(), PhaseGate()

@@ -27,7 +27,6 @@ from router.extensions.console.report_card import Card, at, card_of, tables, tex
 from router.extensions.console.site import ROOT, Action, Entry, Page, PageReply, Visit, redirect
 from router.ports import AdapterRegistry
 from router.server.adapters import adapter_message
-from router.server.policy import OBSERVE
 from router.types import AdapterInfo, AdapterRef
 from router.v1 import adapters_pb2 as pb
 
@@ -267,8 +266,6 @@ def ways_on(
     context, ways = visit.console.context, []
     if not visit.why_not(GENERATE):
         ways.append(("Ask it", f"{ROOT}/playground?{urlencode({'model': f'{ref.name}@{ref.version}'})}"))
-    if context.improvements is not None and not visit.why_not(OBSERVE):
-        ways.append(("Improve it", ROOT + "/improvement"))
     if not (context.no_experiments or visit.why_not(CREATE)):
         sound = [one["ref"] for one in versions if one["kind"] != "bad" and one["ref"] != ref]
         default = next((one["ref"] for one in versions if one["of"].default and one["ref"] != ref), None)

@@ -17,7 +17,6 @@ from router.extensions.console import (
     experiment_plan,
     experiments,
     feedback,
-    improvement,
     overview,
     playground,
     routing,
@@ -98,7 +97,6 @@ MODULES = (  # as their pages stand at the side
     experiment,
     experiment_plan,
     feedback,
-    improvement,
     activity,
 )
 ENTRIES: tuple[Entry, ...] = tuple(entry for module in MODULES for entry in module.ENTRIES) + SESSION_ENTRIES

@@ -30,7 +30,7 @@ from router.extensions.console.guard import HEADERS, Guard, Sessions
 from router.extensions.console.history import Events
 from router.extensions.console.rendering import Renderer
 from router.extensions.console.traffic import Traffic
-from router.ports import AdapterRegistry, Improvements
+from router.ports import AdapterRegistry
 from router.routing.state import RoutingState
 from router.server.bodies import Decoder, too_many
 from router.server.call import Endpoint
@@ -204,7 +204,6 @@ class ConsoleContext:
     started: float = field(default_factory=time.time)  # unix seconds
     corrections: Corrections | None = None
     no_experiments: str = ""  # why there are none
-    improvements: Improvements | None = None
     preferences: Preferences | None = None  # blind comparisons, which the database of experiments keeps
     feedback: FeedbackRecorder | None = None
     live: LiveExperiments | None = None  # experiments whose guardian is in this process
@@ -229,7 +228,6 @@ class ConsoleContext:
             server.ready,
             corrections=server.corrections,
             no_experiments=absent,
-            improvements=server.improvements,
             preferences=preferences,
             feedback=server.feedback,
             live=live,

@@ -13,9 +13,7 @@ from router.types import AdapterRef, AdapterState
 
 if TYPE_CHECKING:
     from router.client import Client, Spec
-    from router.experiments.report.model import Report
 
-OLD, NEW = "old", "new"
 SEEN_SECONDS = 60.0  # until a server has noticed a new folder
 ASKED_SECONDS = 0.5
 
@@ -28,16 +26,6 @@ class Canary:
     metric: str = "feedback"
     window: float = 86_400.0
     units: int = 5000
-
-
-def pin(client: Client, name: str, version: str) -> None:
-    """Keep `version` the default, whatever is added. Raises FailedPrecondition if another one serves now."""
-    serving = client.adapters.get(name).ref.version
-    if serving != version:
-        raise FailedPrecondition(
-            f"{name} serves {serving} now, and the run started from {version}: begin a new run with --new"
-        )
-    client.adapters.set_default(f"{name}@{version}")
 
 
 def await_version(client: Client, name: str, version: str) -> None:
@@ -58,7 +46,7 @@ def await_version(client: Client, name: str, version: str) -> None:
         time.sleep(ASKED_SECONDS)
 
 
-def plan(name: str, old: str, new: str, canary: Canary) -> Spec:
+def plan(name: str, old: str, new: str, canary: Canary, alpha: float) -> Spec:
     """Users, `share` of them with the new version; errors and broken-off answers are watched."""
     from router.client import ArmSpec, Spec, metric
 
@@ -66,49 +54,27 @@ def plan(name: str, old: str, new: str, canary: Canary) -> Spec:
         hypothesis=f"{name} {new}, trained on feedback, pleases more users than {old}",
         route=name,
         arms=(
-            ArmSpec(OLD, 1 - canary.share, AdapterRef(name, old)),
-            ArmSpec(NEW, canary.share, AdapterRef(name, new)),
+            ArmSpec("old", 1 - canary.share, AdapterRef(name, old)),
+            ArmSpec("new", canary.share, AdapterRef(name, new)),
         ),
-        control=OLD,
+        control="old",
         primary=metric(canary.metric, missing="excluded"),
         guardrails=(
             metric("error", higher_is_better=False, margin=0.1),
             metric("cancelled", higher_is_better=False, margin=0.1),
         ),
+        alpha=alpha,
         planned_units=canary.units,
         window=canary.window,
     )
 
 
-def experiment_name(name: str, version: str) -> str:
-    """What the experiment of a version is called.
-
-    >>> experiment_name("medical", "1.1.0")
-    'improve-medical-1-1-0'
-    """
-    return re.sub(r"[^a-z0-9-]+", "-", f"improve-{name}-{version}".lower())[:63].strip("-")
-
-
-def start(client: Client, name: str, old: str, new: str, canary: Canary) -> str:
-    """Create and start the experiment, unless it is there; returns its name."""
-    called = experiment_name(name, new)
+def start(client: Client, name: str, old: str, new: str, canary: Canary, alpha: float) -> str:
+    """Create and start the experiment, unless it is there; returns its name: improve-medical-1-1-0."""
+    called = re.sub(r"[^a-z0-9-]+", "-", f"improve-{name}-{new}".lower())[:63].strip("-")
     known: Mapping[str, str] = {one.name: str(one.state) for one in client.experiments.list()}
     if called not in known:
-        client.experiments.create(called, plan(name, old, new, canary))
+        client.experiments.create(called, plan(name, old, new, canary, alpha))
     if known.get(called, "draft").lower() == "draft":
         client.experiments.start(called)
     return called
-
-
-def sentence(report: Report) -> str:
-    """The report's verdict in one sentence."""
-    from router.experiments.words import heading
-
-    return heading(report)
-
-
-def gives_up(report: Report) -> bool:
-    """Whether the planned users took part, and no difference is shown."""
-    from router.experiments.words import gives_up
-
-    return gives_up(report)

@@ -1,11 +1,11 @@
-"""The recipe of an adapter, and one that trains its next version on."""
+"""The recipe of an adapter, and one that trains its next version."""
 
 from __future__ import annotations
 
 import json
 import re
 import tomllib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,44 +15,28 @@ from router.errors import ConfigError
 METRICS = ("exact_match", "token_f1", "rouge_l", "chrf")  # that `lora-router compare` knows
 EPOCHS = 2  # over the rows
 RATE = 0.5  # of the recipe's learning rate: the weights are good already
-OF_MODEL = ("adapter", "base", "prompt", "lora", "evaluation", "generation", "routing")
+SOURCE = "source.toml"  # the adapter's recipe, beside that of the next version
 
 
 @dataclass(frozen=True, slots=True)
 class SourceRecipe:
-    """The recipe as it was written, and its files from here."""
+    """An adapter's recipe as it was written: its tables, and its files from here."""
 
     path: Path
-    values: Mapping[str, Any]
+    tables: Mapping[str, Mapping[str, Any]]
 
     def file(self, split: str) -> Path:
-        """The file of a split."""
-        return self.path.parent / str(self.values["data"][split])
+        """The file of train, valid or test."""
+        return self.path.parent / str(self.tables["data"][split])
+
+    def value(self, table: str, name: str, default: Any) -> Any:
+        """What a table says, else `default`."""
+        return self.tables.get(table, {}).get(name, default)
 
     @property
     def metric(self) -> str:
         """How answers are judged."""
-        return str(self.values.get("evaluation", {}).get("metric", "exact_match"))
-
-    @property
-    def system(self) -> str:
-        """The system text of its prompt."""
-        return str(self.values.get("prompt", {}).get("system", ""))
-
-    @property
-    def choices(self) -> Sequence[str]:
-        """Labels, where every answer is one."""
-        return tuple(self.values.get("generation", {}).get("choices", ()))
-
-    @property
-    def answer_tokens(self) -> int:
-        """The longest answer."""
-        return int(self.values.get("generation", {}).get("max_tokens", 64))
-
-    @property
-    def batch(self) -> int:
-        """Rows of a step."""
-        return int(self.values["train"].get("batch", 16))
+        return str(self.value("evaluation", "metric", "exact_match"))
 
 
 def find_recipe(recipes: Path, name: str) -> SourceRecipe:
@@ -65,41 +49,56 @@ def find_recipe(recipes: Path, name: str) -> SourceRecipe:
     try:
         recipe = SourceRecipe(path, tomllib.loads(path.read_text(encoding="utf-8")))
         missing = [split for split in ("train", "valid", "test") if not recipe.file(split).is_file()]
-        steps = recipe.values["train"]["steps"]
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
-        raise ConfigError(f"recipe {path} is not usable: {error}") from error
-    if missing or not isinstance(steps, int):
-        raise ConfigError(f"recipe {path}: data.{missing[0] if missing else 'train'} is not there")
+        raise ConfigError(f"recipe {path} is not usable: {error!r}") from error
+    if missing:
+        raise ConfigError(f"recipe {path}: data.{missing[0]} is not there")
     if recipe.metric not in METRICS:
         raise ConfigError(f"recipe {path}: improve judges by {', '.join(METRICS)}, not by {recipe.metric}")
     return recipe
 
 
-def next_recipe(
-    source: SourceRecipe, *, version: str, start: Path, train: Path, valid: Path, rows: int, about: str
-) -> tuple[str, int]:
-    """The recipe's text for a version that starts from the weights in `start`, and its number of steps.
+def write_recipe(
+    folder: Path,
+    source: SourceRecipe,
+    *,
+    version: str,
+    start: Path,
+    train: Path,
+    valid: Path,
+    rows: int,
+    about: str,
+) -> tuple[Path, int]:
+    """Write the recipe of a version that starts from the weights in `start`; returns its file and its steps.
 
-    `rows` are those of `train`. Weights are judged once, at the end: rows that decide must not choose.
+    It is like the one in `source`, which is copied beside it. `rows` are those of `train`. Weights are judged
+    once, at the end: rows that decide must not choose.
     """
-    steps = max(1, round(EPOCHS * rows / source.batch))
-    values = {table: dict(source.values[table]) for table in OF_MODEL if table in source.values}
-    values["adapter"] |= {"version": version, "description": about}
-    values["lora"] = values.get("lora", {}) | {"start": str(start.resolve())}
-    values["data"] = {
-        "train": str(train.resolve()),
-        "valid": str(valid.resolve()),
-        "test": str(source.file("test").resolve()),
-        "max_tokens": source.values["data"].get("max_tokens", 512),
+    steps = max(1, round(EPOCHS * rows / int(source.value("train", "batch", 16))))
+    tables: dict[str, Mapping[str, Any]] = {
+        "adapter": {"version": version, "description": about},
+        "lora": {"start": str(start.resolve())},
+        "data": {
+            "train": str(train.resolve()),
+            "valid": str(valid.resolve()),
+            "test": str(source.file("test").resolve()),
+            "fraction": 1.0,
+        },
+        "train": {
+            "steps": steps,
+            "eval_every": steps,
+            "learning_rate": float(source.value("train", "learning_rate", 5e-4)) * RATE,
+            "select": "loss",
+        },
     }
-    rate = float(source.values["train"].get("learning_rate", 5e-4)) * RATE
-    values["train"] = dict(source.values["train"]) | {
-        "steps": steps,
-        "eval_every": steps,
-        "learning_rate": rate,
-        "select": "loss",
-    }
-    return toml_text(values), steps
+    lines = [f'like = "{SOURCE}"']
+    for name, values in tables.items():
+        # A JSON string is a TOML string, but for DEL.
+        lines += ["", f"[{name}]", *(f"{key} = {json.dumps(value)}" for key, value in values.items())]
+    (folder / SOURCE).write_bytes(source.path.read_bytes())
+    made = folder / "recipe.toml"
+    made.write_text("\n".join(lines).replace("\x7f", "\\u007F") + "\n", encoding="utf-8")
+    return made, steps
 
 
 def next_version(version: str) -> str:
@@ -112,24 +111,3 @@ def next_version(version: str) -> str:
     if match is None:
         return f"{version}.1"
     return f"{match[1]}.{int(match[2]) + 1}" + re.sub(r"\d+", "0", match[3])
-
-
-def toml_text(tables: Mapping[str, Mapping[str, Any]]) -> str:
-    """Tables as TOML; a value may be a text, a number, a list, or a table of those."""
-    return "\n".join("\n".join(_table(name, values)) + "\n" for name, values in tables.items())
-
-
-def _table(name: str, values: Mapping[str, Any]) -> Iterator[str]:
-    yield f"[{name}]"
-    for key, value in values.items():
-        yield f"{key} = {_value(value)}"
-
-
-def _value(value: Any) -> str:
-    if isinstance(value, Mapping):
-        return "{ " + ", ".join(f"{json.dumps(key)} = {_value(one)}" for key, one in value.items()) + " }"
-    if isinstance(value, list | tuple):
-        return "[" + ", ".join(map(_value, value)) + "]"
-    if isinstance(value, str):  # a JSON string is a TOML string, but for DEL
-        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007F")
-    return str(value).lower() if isinstance(value, bool) else repr(value)

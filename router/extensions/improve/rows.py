@@ -10,18 +10,28 @@ all three: the comparison on held-out rows is the last defence.
 from __future__ import annotations
 
 import hashlib
+import math
+import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
-from math import comb
+from pathlib import Path
 
-from router.extensions.improve.likeness import Index, Texts, key
-from router.extensions.improve.personal import masked
+from pydantic import TypeAdapter, ValidationError
+
+from router.errors import ConfigError
 from router.feedback.examples import Example, example_of
 from router.feedback.model import Feedback
 
-SHOWN = 5  # ids of a reason in a report
+WORD = re.compile(r"\w+")
+RARE = 0.05  # share of texts that have a word, up to which it says what a text is about
+NEIGHBOURS = 5
+HELD_OUT = 0.25  # of the units: their rows are for a comparison alone, until it was made
+AGREEING = 3  # units that overrule a training row
+PER_UNIT, SHARE = 20, 0.1  # most rows of a unit, and their share of all
+OUTLIER = 1e-3  # chance of so many unlike labels in a unit, below which it gives nothing
+RECORD = TypeAdapter(Feedback)
 
 
 class Left(StrEnum):
@@ -31,17 +41,11 @@ class Left(StrEnum):
     CONTRADICTED = "units contradict each other about this prompt"
     SAME_PROMPT = "another unit's row has this prompt"
     HELD_OUT = "the prompt is a row of validation or test"
-    NEARLY_HELD_OUT = "nearly a row of validation or test"
-    AGAINST_HELD_OUT = "contradicts a row of validation or test with nearly the same prompt"
     KNOWN = "already a training row"
     AGAINST_OWN = "contradicts a training row, and too few units agree"
     NO_LABEL = "the response is none of the adapter's labels"
-    LENGTH = "far longer than the adapter's own rows"
-    LANGUAGE = "another script or language than the adapter's own rows"
-    PERSONAL = "personal data in the response"
     OUTLIER = "from a unit whose labels are unlike those of similar prompts"
     UNIT_CAP = "more rows than one unit may give"
-    FEW_UNITS = "from too few units"
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,229 +62,143 @@ class AdapterRows:
 
 
 @dataclass(frozen=True, slots=True)
-class Bounds:
-    """What is taken. `share` is of all rows taken; with few units an equal part for each, if that is more."""
-
-    per_unit: int = 20
-    share: float = 0.1
-    least_units: int = 3  # below it nothing is taken; so many must agree to overrule a training row
-    held_out: float = 0.25  # of the units: their rows are for the comparison alone
-    outlier: float = 1e-3  # chance of so many unlike labels in a unit, below which it gives nothing
-
-
-@dataclass(frozen=True, slots=True)
 class Row:
-    """One request with the answer it should get. All rows of a `unit` stand on one side of the split."""
+    """One request with the answer it should get. All rows of a `unit` stand on one side of the split.
+
+    `asked` is the prompt without a system text, and `support` how many units say the same.
+    """
 
     prompt: str
     response: str
     unit: str
-    response_id: str = ""
+    asked: str = ""
+    time: float = 0.0
+    support: int = 1
 
 
 @dataclass(frozen=True, slots=True)
 class Taken:
-    """Rows by use; how many records were left out, and ids of some, by reason; how many prompts had personal
-    data masked, by its kind."""
+    """Rows by use, and how many records were left out, by reason."""
 
-    train: tuple[Row, ...] = ()
-    held_out: tuple[Row, ...] = ()
+    train: Sequence[Row] = ()
+    held_out: Sequence[Row] = ()
     left: Mapping[str, int] = field(default_factory=dict)
-    examples: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    masked: Mapping[str, int] = field(default_factory=dict)
-
-    def report(self) -> list[str]:
-        """Lines for a person."""
-        lines = [f"{len(self.train)} rows to train on, {len(self.held_out)} held out"]
-        lines += [f"{count} prompts with the {kind} masked" for kind, count in self.masked.items()]
-        for reason, count in sorted(self.left.items(), key=lambda one: -one[1]):
-            lines.append(f"{count} left out: {reason} ({', '.join(self.examples[reason])})")
-        return lines
 
 
-def rows_from(feedback: Iterable[Feedback], own: AdapterRows, bounds: Bounds = Bounds()) -> Taken:
-    """The rows of feedback on one adapter."""
-    return _Screening(own, bounds).rows(feedback)
+def read_records(path: Path, adapter: str) -> list[Feedback]:
+    """The feedback on `adapter` in a file of JSON lines. Raises ConfigError naming the line that is wrong."""
+    found = []
+    try:
+        lines = path.read_text(encoding="utf-8").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} cannot be read: {error}") from error
+    for number, line in enumerate(lines, 1):
+        if line.strip():
+            try:
+                found.append(RECORD.validate_json(line))
+            except ValidationError as error:
+                first = error.errors()[0]
+                where = "".join(f"{part}: " for part in first["loc"])
+                raise ConfigError(f"{path.name}:{number} is no feedback: {where}{first['msg']}") from error
+    return [one for one in found if one.adapter == adapter]
 
 
-@dataclass(slots=True)
-class _Candidate:
-    """An example on its way to a row. `support`: units that say the same."""
+def rows_from(feedback: Iterable[Feedback], own: AdapterRows, judged: Collection[str] = ()) -> Taken:
+    """The rows of feedback on one adapter. `judged`: digests of units whose rows were held out and compared
+    before; they are trained on from then on."""
+    left: Counter[str] = Counter()
+    rows = _fitting(_agreed(feedback, own.system, left), own, left)
+    if own.labels:
+        rows = _without_outliers(rows, own, left)
+    sides: tuple[list[Row], list[Row]] = ([], [])
+    for row in _capped(rows, left):
+        digest = digest_of(row.unit)
+        sides[digest not in judged and int(digest[:8], 16) / 2**32 < HELD_OUT].append(row)
+    return Taken(*sides, {why: count for why, count in left.items() if count})
 
-    example: Example
-    prompt: str
-    response: str
-    unit: str
-    support: int = 1
+
+def _agreed(feedback: Iterable[Feedback], system: str, left: Counter[str]) -> list[Row]:
+    """One row for each prompt: what most units say, each by its newest feedback."""
+    by_prompt: dict[str, dict[str, Example]] = defaultdict(dict)
+    against: Counter[tuple[str, str]] = Counter()  # units that found an answer bad, by prompt and answer
+    for one in sorted(feedback, key=lambda one: one.time):
+        if one.verdict == "bad" and one.messages and one.answer:
+            against[key(one.messages[-1][1]), key(one.answer)] += 1
+        made = example_of(one, system)
+        if not isinstance(made, Example):
+            left[made] += 1
+            continue
+        units = by_prompt[key(made.prompt)]
+        left[Left.SAME_UNIT] += units.pop(unit_of(one), None) is not None
+        units[unit_of(one)] = made
+    found = []
+    for units in by_prompt.values():  # each with the oldest first
+        winner, count = Counter(key(one.response) for one in units.values()).most_common(1)[0]
+        same = [(unit, one) for unit, one in units.items() if key(one.response) == winner]
+        unit, newest = same[-1]
+        if 2 * count <= len(units) or count <= against[key(newest.asked), winner]:
+            left[Left.CONTRADICTED] += len(units)
+            continue
+        left[Left.CONTRADICTED] += len(units) - count
+        left[Left.SAME_PROMPT] += count - 1
+        found.append(Row(newest.prompt, newest.response, unit, newest.asked, newest.feedback.time, count))
+    return found
 
 
-class _Screening:
-    """One pass over feedback."""
+def _fitting(rows: Iterable[Row], own: AdapterRows, left: Counter[str]) -> list[Row]:
+    """Without rows whose right answers are known, or are none of the labels; labels are spelt as they are."""
+    labels = {key(label): label for label in own.labels}
+    held_out = {key(prompt) for prompt, _ in own.held_out}
+    known = {key(prompt): key(response) for prompt, response in own.train}
+    found = []
+    for row in rows:
+        keys = {key(row.prompt), key(row.asked)}
+        before = {known[name] for name in keys if name in known}
+        if labels and key(row.response) not in labels:
+            left[Left.NO_LABEL] += 1
+        elif keys & held_out:
+            left[Left.HELD_OUT] += 1
+        elif key(row.response) in before:
+            left[Left.KNOWN] += 1
+        elif before and row.support < AGREEING:
+            left[Left.AGAINST_OWN] += 1
+        else:
+            found.append(replace(row, response=labels.get(key(row.response), row.response)))
+    return found
 
-    def __init__(self, own: AdapterRows, bounds: Bounds) -> None:
-        self._own, self._bounds = own, bounds
-        self._prompts = Texts([prompt for prompt, _ in own.train])
-        self._responses = Texts([response for _, response in own.train])
-        self._labels = {key(label): label for label in own.labels}
-        self._held_out = {key(prompt): response for prompt, response in own.held_out}
-        self._known = {key(prompt): response for prompt, response in own.train}
-        everything = [prompt for prompt, _ in (*own.train, *own.held_out)]
-        self._near = Index.over(everything)
-        for prompt, response in own.held_out:
-            self._near.add(prompt, response)
-        self._left: dict[str, list[str]] = defaultdict(list)
-        self._masked: Counter[str] = Counter()
 
-    def rows(self, feedback: Iterable[Feedback]) -> Taken:
-        """All steps."""
-        found = self._agreed(feedback)
-        found = [one for one in found if self._passes(one)]
-        if self._labels:
-            found = self._without_outliers(found)
-        found = self._capped(found)
-        sides: tuple[list[Row], list[Row]] = ([], [])
-        for one in found:
-            row = Row(one.prompt, one.response, one.unit, one.example.feedback.response_id)
-            sides[_is_held_out(one.unit, self._bounds.held_out)].append(row)
-        return Taken(
-            tuple(sides[0]),
-            tuple(sides[1]),
-            {reason: len(ids) for reason, ids in self._left.items()},
-            {reason: tuple(ids[:SHOWN]) for reason, ids in self._left.items()},
-            dict(self._masked),
-        )
+def _without_outliers(rows: Sequence[Row], own: AdapterRows, left: Counter[str]) -> list[Row]:
+    """Without units whose labels differ from those of the nearest prompts of others, far more often than the
+    labels of all units do."""
+    index = _Index([*(row.prompt for row in rows), *(prompt for prompt, _ in own.train)])
+    for prompt, response in own.train:
+        index.add(prompt, key(response))
+    for row in rows:
+        index.add(row.prompt, key(row.response), row.unit)
+    unlike: dict[str, list[bool]] = defaultdict(list)
+    for row in rows:
+        if (expected := index.expected(row.prompt, row.unit)) is not None:
+            unlike[row.unit].append(expected != key(row.response))
+    rates = sorted(sum(each) / len(each) for each in unlike.values())
+    usual = max(rates[len(rates) // 2], 0.05) if rates else 0.0  # of the unit in the middle
+    outliers = {unit for unit, each in unlike.items() if _chance(sum(each), len(each), usual) < OUTLIER}
+    left[Left.OUTLIER] += sum(row.unit in outliers for row in rows)
+    return [row for row in rows if row.unit not in outliers]
 
-    def _leave(self, one: Feedback, reason: StrEnum) -> None:
-        self._left[reason.value].append(one.response_id)
 
-    # -- One prompt, one row
-
-    def _agreed(self, feedback: Iterable[Feedback]) -> list[_Candidate]:
-        """One for each prompt: what most units say, each by its newest feedback."""
-        by_prompt: dict[str, dict[str, Example]] = defaultdict(dict)
-        against: Counter[tuple[str, str]] = Counter()  # units that found an answer bad, by prompt and answer
-        for one in sorted(feedback, key=lambda one: one.time):
-            if one.verdict == "bad" and one.messages and one.answer:
-                against[key(one.messages[-1][1]), key(one.answer)] += 1
-            made = example_of(one, self._own.system)
-            if not isinstance(made, Example):
-                self._leave(one, made)
-                continue
-            units = by_prompt[key(made.prompt)]
-            if (before := units.pop(unit_of(one), None)) is not None:
-                self._leave(before.feedback, Left.SAME_UNIT)
-            units[unit_of(one)] = made
-        found = (self._majority(units, against) for units in by_prompt.values())
-        return [candidate for candidate in found if candidate is not None]
-
-    def _majority(
-        self, units: Mapping[str, Example], against: Mapping[tuple[str, str], int]
-    ) -> _Candidate | None:
-        votes = Counter(key(one.response) for one in units.values())
-        winner, count = votes.most_common(1)[0]
-        asked = key(next(iter(units.values())).asked)
-        agreed = 2 * count > len(units) and count > against.get((asked, winner), 0)
-        newest: tuple[str, Example] | None = None
-        for unit, one in units.items():  # the oldest first
-            if not agreed or key(one.response) != winner:
-                self._leave(one.feedback, Left.CONTRADICTED)
-            else:
-                if newest is not None:
-                    self._leave(newest[1].feedback, Left.SAME_PROMPT)
-                newest = unit, one
-        if newest is None:
-            return None
-        return _Candidate(newest[1], newest[1].prompt, newest[1].response, newest[0], count)
-
-    # -- Screens of one row
-
-    def _passes(self, one: _Candidate) -> bool:
-        """Whether it passes; makes its prompt and response what they are in the row."""
-        reason = self._problem(one)
-        if reason is not None:
-            self._leave(one.example.feedback, reason)
-        return reason is None
-
-    def _problem(self, one: _Candidate) -> Left | None:
-        if self._labels:
-            if (label := self._labels.get(key(one.response))) is None:
-                return Left.NO_LABEL
-            one.response = label
-        elif self._responses.too_long(one.response):
-            return Left.LENGTH
-        if self._prompts.too_long(one.prompt):
-            return Left.LENGTH
-        if self._prompts.foreign(one.example.asked) or (
-            not self._labels and self._responses.foreign(one.response)
-        ):
-            return Left.LANGUAGE
-        if not self._labels and masked(one.response)[1]:
-            return Left.PERSONAL
-        if (problem := self._known_problem(one)) is None:
-            one.prompt, kinds = masked(one.prompt)
-            self._masked.update(kinds)
-        return problem
-
-    def _known_problem(self, one: _Candidate) -> Left | None:
-        """Against rows whose answers are known."""
-        keys = {key(one.prompt), key(one.example.asked)}
-        if keys & self._held_out.keys():
-            return Left.HELD_OUT
-        near = self._near.same(one.example.asked)
-        if near is not None:
-            return Left.NEARLY_HELD_OUT if key(near) == key(one.response) else Left.AGAINST_HELD_OUT
-        known = next((self._known[name] for name in keys if name in self._known), None)
-        if known is None:
-            return None
-        if key(known) == key(one.response):
-            return Left.KNOWN
-        return Left.AGAINST_OWN if one.support < self._bounds.least_units else None
-
-    # -- Screens of a unit
-
-    def _without_outliers(self, found: Sequence[_Candidate]) -> list[_Candidate]:
-        """Without units whose labels differ from those of the nearest prompts of others, far more often than
-        the labels of all units do."""
-        index = Index.over([*(one.prompt for one in found), *(prompt for prompt, _ in self._own.train)])
-        for prompt, response in self._own.train:
-            index.add(prompt, key(response))
-        for one in found:
-            index.add(one.prompt, key(one.response), one.unit)
-        unlike: dict[str, list[bool]] = defaultdict(list)
-        for one in found:
-            expected = index.expected(one.prompt, one.unit)
-            if expected is not None:
-                unlike[one.unit].append(expected != key(one.response))
-        rates = sorted(sum(each) / len(each) for each in unlike.values())
-        usual = max(rates[len(rates) // 2], 0.05) if rates else 0.0  # of the unit in the middle
-        least = self._bounds.outlier
-        outliers = {unit for unit, each in unlike.items() if _chance(sum(each), len(each), usual) < least}
-        for one in found:
-            if one.unit in outliers:
-                self._leave(one.example.feedback, Left.OUTLIER)
-        return [one for one in found if one.unit not in outliers]
-
-    def _capped(self, found: Sequence[_Candidate]) -> list[_Candidate]:
-        """The newest rows of each unit, no more than its part."""
-        by_unit: dict[str, list[_Candidate]] = defaultdict(list)
-        for one in sorted(found, key=lambda one: -one.example.feedback.time):
-            by_unit[one.unit].append(one)
-        few = len(by_unit) < self._bounds.least_units
-        cap = 0 if few else self._cap([len(each) for each in by_unit.values()])
-        for each in by_unit.values():
-            for one in each[cap:]:
-                self._leave(one.example.feedback, Left.FEW_UNITS if few else Left.UNIT_CAP)
-        kept = [one for each in by_unit.values() for one in each[:cap]]
-        return sorted(kept, key=lambda one: one.example.feedback.time)
-
-    def _cap(self, counts: Sequence[int]) -> int:
-        """The most rows of a unit, so that none gives more than `share` of the rows that are then taken."""
-        share = max(self._bounds.share, 1 / len(counts))
-        for cap in range(min(self._bounds.per_unit, max(counts)), 1, -1):
-            taken = sum(min(count, cap) for count in counts)
-            if cap <= share * taken + 1e-9:
-                return cap
-        return 1
+def _capped(rows: Iterable[Row], left: Counter[str]) -> list[Row]:
+    """The newest rows of each unit: at most PER_UNIT, and SHARE of the rows that are taken (with few units an
+    equal part for each, if that is more)."""
+    by_unit: dict[str, list[Row]] = defaultdict(list)
+    for row in sorted(rows, key=lambda row: -row.time):
+        by_unit[row.unit].append(row)
+    counts = [len(each) for each in by_unit.values()]
+    share = max(SHARE, 1 / max(1, len(counts)))
+    cap = PER_UNIT
+    while cap > 1 and cap > share * sum(min(count, cap) for count in counts) + 1e-9:
+        cap -= 1
+    left[Left.UNIT_CAP] += sum(max(0, count - cap) for count in counts)
+    return sorted((row for each in by_unit.values() for row in each[:cap]), key=lambda row: row.time)
 
 
 def unit_of(one: Feedback) -> str:
@@ -288,10 +206,55 @@ def unit_of(one: Feedback) -> str:
     return one.unit or f"{one.tenant}/"
 
 
-def _is_held_out(unit: str, share: float) -> bool:
-    return int(hashlib.sha256(unit.encode()).hexdigest()[:8], 16) / 2**32 < share
+def digest_of(unit: str) -> str:
+    """By which a run remembers a unit; its first digits decide whether it is held out."""
+    return hashlib.sha256(unit.encode()).hexdigest()[:16]
+
+
+def key(text: str) -> str:
+    """What two texts share that count as the same: no case, white space folded."""
+    return " ".join(text.casefold().split())
 
 
 def _chance(hits: int, of: int, rate: float) -> float:
     """Of at least so many hits, each with this rate (binomial)."""
-    return sum(comb(of, n) * rate**n * (1 - rate) ** (of - n) for n in range(hits, of + 1))
+    return sum(math.comb(of, n) * rate**n * (1 - rate) ** (of - n) for n in range(hits, of + 1))
+
+
+class _Index:
+    """Labels of texts, found by the rare words that they share with another text; rare among `texts`."""
+
+    def __init__(self, texts: Sequence[str]) -> None:
+        self._frequency = Counter(word for text in texts for word in _words(text))
+        self._total = len(texts)
+        self._rows: list[tuple[int, str, str]] = []  # rare words, label, owner
+        self._by_word: dict[str, list[int]] = defaultdict(list)
+
+    def add(self, text: str, label: str, owner: str = "") -> None:
+        """A text; `owner` is the unit that it comes from."""
+        rare = self._rare(text)
+        for word in rare:
+            self._by_word[word].append(len(self._rows))
+        self._rows.append((len(rare), label, owner))
+
+    def expected(self, text: str, owner: str) -> str | None:
+        """The label that the nearest texts of other owners have; None where none shares a rare word."""
+        scores: defaultdict[int, float] = defaultdict(float)
+        for word in self._rare(text):
+            weight = math.log((self._total + 1) / (self._frequency[word] + 1)) + 0.1
+            for row in self._by_word.get(word, ()):
+                if not owner or self._rows[row][2] != owner:
+                    scores[row] += weight
+        votes: defaultdict[str, float] = defaultdict(float)
+        for row in sorted(scores, key=lambda row: -scores[row])[:NEIGHBOURS]:
+            count, label, _ = self._rows[row]
+            votes[label] += scores[row] / math.sqrt(1 + count)
+        return max(votes, key=lambda label: votes[label]) if votes else None
+
+    def _rare(self, text: str) -> set[str]:
+        most = max(RARE * self._total, 1)
+        return {word for word in _words(text) if self._frequency[word] <= most}
+
+
+def _words(text: str) -> set[str]:
+    return set(WORD.findall(text.casefold()))

@@ -6,41 +6,36 @@ import fcntl
 import json
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from router.errors import FailedPrecondition
 
 STATE, LOCK = "run.json", "lock"
-TRIES, LOOK_SECONDS = 5, 0.1
 WORK = Path("runs") / "improve"
-LEAST_ROWS = 80  # usable rows that a run takes, unless --least says another number
+TRAIN, SELECT, NEW, TASK = "train.jsonl", "select.jsonl", "held_out.jsonl", "task.jsonl"
+TEXTS = (TRAIN, NEW)  # files with texts of users
 
 
 class Result(StrEnum):
     """How far a run came. `NONE`, `BETTER` and `CANARY` go on at the next call; the others are ends."""
 
-    NONE = ""
+    NONE = "not finished"
     TOO_FEW = "too few rows"
     NO_BETTER = "no better"
-    BETTER = "better, not offered yet"
-    CANARY = "canary"
-    PROMOTED = "promoted"
-    LOST = "canary lost"
+    BETTER = "better, not before users yet"
+    CANARY = "better, a canary runs"
+    PROMOTED = "better, and it serves"
+    LOST = "users did not find it better"
 
     @property
     def goes_on(self) -> bool:
         """Whether the next call goes on with the run."""
         return self in (Result.NONE, Result.BETTER, Result.CANARY)
-
-    @property
-    def offered(self) -> bool:
-        """Whether users saw its version: its feedback is used up."""
-        return self in (Result.CANARY, Result.PROMOTED, Result.LOST)
 
 
 @dataclass(slots=True)
@@ -50,21 +45,20 @@ class Run:
     number: int
     name: str
     began: float
-    base: str = ""  # version that it starts from
-    base_folder: str = ""
-    version: str = ""  # of what it makes
-    until: float = 0.0  # time of the newest feedback that was read
+    base: str  # the version that serves
+    first: str  # the version that it is trained from
+    version: str  # of what it makes
+    verdict: int = 0  # the n-th against the version that serves; 0: none was begun
     read: int = 0  # records
     train: int = 0  # rows
     held_out: int = 0
-    own: int = 0  # rows of the recipe that are mixed in
+    own: int = 0  # rows of the recipe that are mixed in; 0: no rows were written yet
     left: dict[str, int] = field(default_factory=dict)  # records that were left out, by reason
-    masked: dict[str, int] = field(default_factory=dict)  # prompts with personal data masked, by its kind
-    rows_sha256: str = ""
     steps: int = 0  # of training
     trained: float = 0.0  # seconds
-    new: Mapping[str, Any] = field(default_factory=dict)  # comparison on feedback that was held out
-    old: Mapping[str, Any] = field(default_factory=dict)  # comparison on the recipe's validation rows
+    task: str = ""  # what the task rows show
+    judged: Sequence[str] = ()  # digests of the users whose feedback was compared: they judge once
+    feedback: Mapping[str, Any] = field(default_factory=dict)  # comparison on the feedback of these users
     result: Result = Result.NONE
     why: str = ""
     folder: str = ""  # of the new version among the adapters
@@ -97,29 +91,22 @@ class RunFolder:
         return self.path / name
 
 
-TRAIN, SELECT, NEW, OLD, CHECKED = (
-    "train.jsonl",
-    "select.jsonl",
-    "held_out.jsonl",
-    "validation.jsonl",
-    "checked.jsonl",
-)
-TEXTS = (TRAIN, NEW, CHECKED)  # files with texts of users
-
-
 def runs_of(work: Path, name: str) -> list[RunFolder]:
     """All runs of an adapter, the oldest first. A state that cannot be read is an error that names it."""
     found = []
     for file in sorted((work / name).glob(f"*/{STATE}"), key=lambda file: int(file.parent.name)):
         try:
-            values = json.loads(file.read_text(encoding="utf-8"))
-            known = {one.name for one in fields(Run)}
-            run = Run(**{key: value for key, value in values.items() if key in known})
+            run = Run(**json.loads(file.read_text(encoding="utf-8")))
             run.result = Result(run.result)
         except (OSError, ValueError, TypeError) as error:
             raise FailedPrecondition(f"{file} cannot be read: {error}; remove its folder") from error
         found.append(RunFolder(file.parent, run))
     return found
+
+
+def first_of(runs: Sequence[RunFolder], version: str) -> str:
+    """The version that runs of `version` train from: itself, or the first one of the run that made it."""
+    return next((one.run.first for one in runs if one.run.experiment and one.run.version == version), version)
 
 
 @contextmanager
@@ -128,32 +115,12 @@ def alone(work: Path, name: str) -> Iterator[None]:
     folder = work / name
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / LOCK).open("a+") as lock:
-        for _ in range(TRIES):
-            if locked := _locked(lock, fcntl.LOCK_EX):
-                break
-            time.sleep(LOOK_SECONDS)  # somebody only looks
-        if not locked:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
             lock.seek(0)
-            raise FailedPrecondition(f"{name} is being improved by process {lock.read() or '?'}")
+            raise FailedPrecondition(f"{name} is being improved by process {lock.read() or '?'}") from None
         lock.truncate(0)
         lock.write(str(os.getpid()))
         lock.flush()
         yield
-
-
-def is_running(work: Path, name: str) -> bool:
-    """Whether a call for this adapter is at work now."""
-    file = work / name / LOCK
-    if not file.is_file():
-        return False
-    with file.open() as lock:
-        return not _locked(lock, fcntl.LOCK_SH)
-
-
-def _locked(file: IO[str], kind: int) -> bool:
-    """Lock it until it is closed; False where another process has it."""
-    try:
-        fcntl.flock(file, kind | fcntl.LOCK_NB)
-    except OSError:
-        return False
-    return True

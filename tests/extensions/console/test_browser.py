@@ -39,7 +39,6 @@ PATHS = (
     "/console/adapters/medical/1.1.0",
     "/console/adapters/medical/1.1.0/default",
     "/console/adapters/evil/1.0.0",
-    "/console/improvement",
     "/console/activity",
     "/console/sign-in",
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,8 @@ import pytest
 
 from router.extensions.improve import run as runs
 
-GAP = {"mean": 0.5, "low": 0.4, "high": 0.6, "p": 0.001, "rows": 40}
-KEPT = {"mean": 0.0, "low": -0.01, "high": 0.01, "p": 1.0, "rows": 30}
+GAP = {"mean": 0.5, "low": 0.4, "high": 0.6, "p": 0.001, "rows": 40, "groups": 30}
+NO_GAP = GAP | {"mean": 0.0, "low": -0.01, "high": 0.01, "p": 1.0}
 RECIPE = """
 [adapter]
 name = "colours"
@@ -46,10 +47,11 @@ class Commands:
 
     def __init__(self) -> None:
         self.called: list[list[str]] = []
-        self.gap, self.kept = GAP, KEPT
+        self.gap = GAP
+        self.changes = [0.0] * 600  # of the scores of task rows
         self.interrupts = ""
 
-    def __call__(self, line: list[str], limits: Any, log: Path, *, shown: bool = True) -> str:
+    def __call__(self, line: list[str], *, shown: bool = False) -> str:
         if self.interrupts and self.interrupts in line:
             self.interrupts = ""
             raise KeyboardInterrupt
@@ -57,18 +59,26 @@ class Commands:
         if line[:2] == ["adapters", "train"]:
             folder = Path(line[line.index("--output") + 1])
             folder.mkdir(exist_ok=True)
-            (folder / "adapter.toml").write_text(MANIFEST.format("1.1.0"))
+            version = tomllib.loads(Path(line[2]).read_text())["adapter"]["version"]
+            (folder / "adapter.toml").write_text(MANIFEST.format(version))
         if line[:2] == ["adapters", "evaluate"]:
             (Path(line[2]) / "report.json").write_text("{}")
         if line[:2] == ["adapters", "add"]:
-            place = Path(line[line.index("--adapters-dir") + 1]) / "colours-1.1.0"
+            version = tomllib.loads((Path(line[2]) / "adapter.toml").read_text())["adapter"]["version"]
+            place = Path(line[line.index("--adapters-dir") + 1]) / f"colours-{version}"
             place.mkdir()
             for name in ("adapter.toml", "report.json"):
                 (place / name).write_text((Path(line[2]) / name).read_text())
         if line[0] == "compare":
-            found = self.gap if any("held_out" in word for word in line) else self.kept
-            return json.dumps({"old_score": 0, "new_score": 1, "difference": found, "by_chance": self.gap})
+            scores = {"old_score": 0, "new_score": 1, "difference": self.gap, "by_chance": GAP}
+            return json.dumps(scores | {"changes": self.changes})
         return ""
+
+    @property
+    def compared(self) -> list[tuple[str, str]]:
+        """The folder of the old version and the file of rows of each comparison."""
+        found = [line for line in self.called if line[0] == "compare"]
+        return [(Path(line[1]).name, Path(line[line.index("--data") + 1]).name) for line in found]
 
     @property
     def names(self) -> list[str]:
@@ -90,8 +100,8 @@ def place(tmp_path: Path) -> Path:
     adapter.mkdir(parents=True)
     (recipes / "colours.toml").write_text(RECIPE)
     write(recipes / "train.jsonl", map(row, range(300)))
-    write(recipes / "valid.jsonl", map(row, range(300, 330)))
-    write(recipes / "test.jsonl", map(row, range(330, 360)))
+    write(recipes / "valid.jsonl", map(row, range(300, 600)))
+    write(recipes / "test.jsonl", map(row, range(600, 900)))
     (adapter / "adapter.toml").write_text(MANIFEST.format("1.0.0"))
     write(tmp_path / "feedback.jsonl", map(record, range(120)))
     return tmp_path

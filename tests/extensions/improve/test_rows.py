@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from router.extensions.improve.rows import AdapterRows, Bounds, Left, Row, Taken, rows_from
+from router.extensions.improve.rows import AdapterRows, Left, Row, Taken, digest_of, rows_from
 from router.feedback.examples import NoExample
 from router.feedback.model import Feedback, Verdict
 
@@ -24,7 +24,6 @@ OWN = AdapterRows(
     held_out=[("What is the capital of Freedonia, and how do you know?", "Fredville")],
     system="Answer.",
 )
-FREE = Bounds(per_unit=1000, share=1.0, least_units=1)
 
 
 def said(
@@ -51,11 +50,9 @@ def test_corrected_and_praised_answers_become_rows() -> None:
             said("Ask three?", "No", verdict="bad"),
         ],
         OWN,
-        FREE,
     )
     assert rows(taken) == {("Ask one?", "New"), ("Ask two?", "Fine")}
     assert taken.left == {NoExample.BAD.value: 1}
-    assert taken.report()[1] == "1 left out: bad, without a corrected text (r1)"
 
 
 @pytest.mark.parametrize(
@@ -66,36 +63,25 @@ def test_corrected_and_praised_answers_become_rows() -> None:
         (said("", messages=(("raw", "Ask?"),)), NoExample.RAW_PROMPT),
         (said("", messages=(("user", "a"), ("assistant", "b"), ("user", "c"))), NoExample.TURNS),
         (said("What is  the Capital of freedonia, and how do you know?"), Left.HELD_OUT),
-        (said("How do you know what the capital of Freedonia is?"), Left.AGAINST_HELD_OUT),
-        (said("How do you know what the capital of Freedonia is?", "fredville"), Left.NEARLY_HELD_OUT),
         (said(OWN.train[3][0], "City 3"), Left.KNOWN),
         (said(OWN.train[3][0], "City 4"), Left.AGAINST_OWN),
-        (said("long " * 200), Left.LENGTH),
-        (said("Ask?", "long " * 200), Left.LENGTH),
-        (said("Какая столица у этой страны?"), Left.LANGUAGE),
-        (said("Welche Stadt ist denn eigentlich die Hauptstadt dieses schönen Landes hier?"), Left.LANGUAGE),
-        (said("Ask?", "Mail ann@example.org"), Left.PERSONAL),
     ],
 )
 def test_what_is_left_out(feedback: Feedback, reason: Any) -> None:
-    taken = rows_from([feedback], OWN, Bounds(per_unit=1000, share=1.0, least_units=2))
+    taken = rows_from([feedback], OWN)
     assert taken.left == {reason.value: 1}
-    assert taken.examples == {reason.value: ("r1",)}
 
 
-def test_a_prompt_is_masked_and_keeps_the_system_text_of_its_request() -> None:
-    own, other = (
-        (("system", "Answer."), ("user", "Ask ann@example.org?")),
-        (("system", "Shout."), ("user", "Ask?")),
-    )
-    taken = rows_from([said("", messages=own), said("", messages=other)], OWN, FREE)
-    assert rows(taken) == {("Ask [e-mail address]?", "Here"), ("Shout.\n\nAsk?", "Here")}
-    assert taken.masked == {"e-mail address": 1}
+def test_a_prompt_keeps_the_system_text_of_its_request() -> None:
+    own = (("system", "Answer."), ("user", "Ask one?"))
+    other = (("system", "Shout."), ("user", "Ask?"))
+    taken = rows_from([said("", messages=own), said("", messages=other)], OWN)
+    assert rows(taken) == {("Ask one?", "Here"), ("Shout.\n\nAsk?", "Here")}
 
 
 def test_of_a_prompt_the_newest_of_a_unit_counts_and_units_must_agree() -> None:
     def taken(*feedback: Feedback) -> tuple[set[tuple[str, str]], dict[str, int]]:
-        found = rows_from(feedback, OWN, FREE)
+        found = rows_from(feedback, OWN)
         return rows(found), dict(found.left)
 
     newest = said("ask?", "New", time=2.0)
@@ -113,29 +99,37 @@ def test_of_a_prompt_the_newest_of_a_unit_counts_and_units_must_agree() -> None:
 def test_no_unit_gives_more_than_its_part() -> None:
     many = [said(f"Ask {n}?", "Here", "loud", time=n) for n in range(50)]
     others = [said(f"Ask {unit} {n}?", "Here", unit, time=n) for unit in "abcdefghijkl" for n in range(5)]
-    taken = rows_from([*many, *others], OWN, Bounds(per_unit=20, share=0.1))
+    taken = rows_from([*many, *others], OWN)
     counts = Counter(row.unit for row in (*taken.train, *taken.held_out))
     assert counts["loud"] <= 0.1 * counts.total()
     assert {counts[unit] for unit in "abcdefghijkl"} == {5}
     newest = {row.prompt for row in (*taken.train, *taken.held_out) if row.unit == "loud"}
     assert newest == {f"Ask {n}?" for n in range(50 - counts["loud"], 50)}
-    alone = rows_from([*many, said("Ask a?", "Here", "a")], OWN)
-    assert (rows(alone), alone.left[Left.FEW_UNITS.value]) == (set(), 51)
 
 
 def test_all_rows_of_a_unit_stand_on_one_side() -> None:
     feedback = [said(f"Ask {unit} {n}?", "Here", f"unit {unit}") for unit in range(40) for n in range(3)]
-    taken = rows_from(feedback, OWN, FREE)
+    taken = rows_from(feedback, OWN)
     train, held_out = ({row.unit for row in side} for side in (taken.train, taken.held_out))
     assert not train & held_out
     assert len(held_out) in range(4, 17)
-    again = rows_from(reversed(feedback), OWN, FREE)
+    again = rows_from(reversed(feedback), OWN)
     assert {row.unit for row in again.held_out} == held_out
+
+
+def test_unit_whose_rows_were_compared_is_trained_on_from_then_on() -> None:
+    feedback = [said(f"Ask {unit}?", "Here", f"unit {unit}") for unit in range(40)]
+    before = rows_from(feedback, OWN)
+    judged = {digest_of(row.unit) for row in before.held_out}
+    after = rows_from([*feedback, *(said(f"New {n}?", "Here", f"new {n}") for n in range(40))], OWN, judged)
+    assert {row.unit for row in before.held_out} <= {row.unit for row in after.train}
+    assert after.held_out
+    assert all(row.unit.startswith("new") for row in after.held_out)
 
 
 def test_a_label_is_spelt_as_the_adapter_has_it() -> None:
     own = AdapterRows([("Is it good?", "Yes"), ("Is it bad?", "No")], labels=("Yes", "No"))
-    taken = rows_from([said("Is it fine?", "yes "), said("Is it big?", "perhaps")], own, FREE)
+    taken = rows_from([said("Is it fine?", "yes "), said("Is it big?", "perhaps")], own)
     assert (rows(taken), dict(taken.left)) == ({("Is it fine?", "Yes")}, {Left.NO_LABEL.value: 1})
 
 

@@ -304,8 +304,9 @@ def _print(found: VersionComparison, margin: float | None, json: bool) -> None:
 
 
 def _plain(found: VersionComparison) -> dict[str, Any]:
-    """For programs: all numbers, and the regressions with their texts."""
+    """For programs: all numbers, the change of each row's score, and the regressions with their texts."""
     from dataclasses import fields
 
     shown = {field.name: getattr(found, field.name) for field in fields(found) if field.name != "pairs"}
-    return shown | {"regressions": found.regressions()}
+    changes = [pair.change for pair in found.pairs]
+    return shown | {"changes": changes, "regressions": found.regressions()}

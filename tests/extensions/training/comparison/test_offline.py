@@ -22,6 +22,7 @@ def test_folders_answer_in_this_process(tmp_path, recipe, tiny_base, monkeypatch
     assert run(["compare", *folders, "--offline", *options]) == 0
     found = json.loads(capsys.readouterr().out)
     assert (found["difference"]["rows"], found["difference"]["mean"]) == (24, 0.0)
+    assert found["changes"] == [0.0] * 24  # by row
 
 
 def test_offline_takes_no_judge_and_no_server(capsys):
